@@ -1,0 +1,358 @@
+"""The model's one configuration object, and every figure that follows from it by arithmetic.
+
+`ModelConfig` uses the field names of Hugging Face's `glm_moe_dsa`, reads and writes that `config.json` unchanged, and
+owns the counts of parameters, FLOPs and cache bytes. The toy on your laptop and the 744B model are two values of this
+one class, and the simulator reads the same object. Nothing here imports torch or numpy.
+
+    >>> glm5 = ModelConfig.named("glm5")
+    >>> f"{glm5.num_params() / 1e9:.3f}B, {glm5.num_active_params() / 1e9:.2f}B active"
+    '743.911B, 40.83B active'
+    >>> glm5.kv_cache_bytes_per_token("bf16"), glm5.indexer_cache_bytes_per_token("bf16")
+    (89856, 19968)
+
+Symbols: C hidden, H heads, E experts, K chosen experts, V vocabulary, S sequence length.
+Sources: GLM-5 report (arXiv 2602.15763, §2.1 and App. A); DeepSeek-V3.2 (DSA); transformers 5.23 `glm_moe_dsa`.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from minglm.errors import InputError, nearest
+
+BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
+
+# Keys of a Hugging Face config.json that say nothing about the computation.
+_HF_BOOKKEEPING = {
+    "architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "use_cache", "_name_or_path",
+    "quantization_config", "auto_map", "head_dim", "qk_head_dim", "layer_types", "output_router_logits",
+    "ep_size", "attention_dropout", "pretraining_tp", "topk_method", "moe_layer_freq", "num_key_value_heads",
+    "rope_interleave", "indexer_rope_interleave", "chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder",
+    "output_attentions", "output_hidden_states", "return_dict", "problem_type", "rope_scaling", "rope_theta",
+    "num_experts", "num_local_experts", "index_share_for_mtp_iteration", "use_index_cache",
+}
+# Keys whose value we support only at one setting: anything else would silently compute another model.
+_HF_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "n_group": 1, "topk_group": 1,
+             "tie_word_embeddings": False, "scoring_func": "sigmoid", "norm_topk_prob": True}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a GLM-5-like model: MLA attention, DSA indexer, mixture of experts, multi-token prediction.
+
+    Raises:
+        InputError: a value breaks a rule; the message names the value, the rule and a remedy.
+    """
+
+    # ---- width and depth
+    vocab_size: int = 154880
+    hidden_size: int = 6144
+    num_hidden_layers: int = 78
+    first_k_dense_replace: int = 3          # the first layers keep a dense FFN
+    intermediate_size: int = 12288          # width of that dense FFN
+    # ---- attention: multi-head latent attention (MLA)
+    num_attention_heads: int = 64
+    q_lora_rank: int = 2048                 # queries pass through a latent of this width
+    kv_lora_rank: int = 512                 # keys and values are rebuilt from a cached latent of this width
+    qk_nope_head_dim: int = 192             # per head, the part without rotary position
+    qk_rope_head_dim: int = 64              # per head, the rotary part; its key is shared by all heads
+    v_head_dim: int = 256
+    # ---- DeepSeek Sparse Attention (DSA): the lightning indexer chooses `index_topk` keys for each query
+    index_topk: int = 2048
+    index_n_heads: int = 32
+    index_head_dim: int = 128
+    indexer_types: tuple[str, ...] | None = None   # per layer: "full" runs the indexer, "shared" reuses the last choice
+    # ---- mixture of experts
+    n_routed_experts: int = 256
+    num_experts_per_tok: int = 8
+    n_shared_experts: int = 1
+    moe_intermediate_size: int = 2048
+    routed_scaling_factor: float = 2.5
+    # ---- multi-token prediction: `num_nextn_predict_layers` stored modules, applied `mtp_depth` times
+    num_nextn_predict_layers: int = 1
+    mtp_depth: int = 3                      # depths that share the module's parameters (GLM-5 report §2.1)
+    # ---- the rest
+    max_position_embeddings: int = 202752
+    rope_theta: float = 1_000_000.0
+    rms_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    bos_token_id: int | None = 0
+    eos_token_id: int | tuple[int, ...] | None = 1
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("indexer_types", "eos_token_id"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.indexer_types is None:
+            object.__setattr__(self, "indexer_types", ("full",) * int(self.num_hidden_layers))
+        self._check()
+
+    def _check(self) -> None:
+        positive = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "q_lora_rank",
+                    "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "index_topk",
+                    "index_n_heads", "index_head_dim", "n_routed_experts", "num_experts_per_tok",
+                    "moe_intermediate_size", "intermediate_size", "max_position_embeddings", "mtp_depth")
+        for name in positive + ("first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers"):
+            value, least = getattr(self, name), 1 if name in positive else 0
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name}={value!r}: must be a whole number of at least {least}; give {name}: {max(least, 1)} or more")
+        for name in ("rope_theta", "rms_norm_eps", "initializer_range", "routed_scaling_factor"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+                raise InputError(f"{name}={value!r}: must be a positive finite number; leave it out for the default")
+        if self.qk_rope_head_dim % 2:
+            raise InputError(f"qk_rope_head_dim={self.qk_rope_head_dim}: rotary position turns pairs of values, so the width "
+                             f"must be even; use {self.qk_rope_head_dim + 1}")
+        if self.index_head_dim < self.qk_rope_head_dim:
+            raise InputError(f"index_head_dim={self.index_head_dim}: must hold the rotary part qk_rope_head_dim="
+                             f"{self.qk_rope_head_dim}; use index_head_dim of at least {self.qk_rope_head_dim}")
+        if self.num_experts_per_tok > self.n_routed_experts:
+            raise InputError(f"num_experts_per_tok={self.num_experts_per_tok}: a token cannot choose more experts than the "
+                             f"n_routed_experts={self.n_routed_experts} there are; lower it to {self.n_routed_experts} or add experts")
+        if self.first_k_dense_replace > self.num_hidden_layers:
+            raise InputError(f"first_k_dense_replace={self.first_k_dense_replace}: more dense layers than "
+                             f"num_hidden_layers={self.num_hidden_layers}; use at most {self.num_hidden_layers}")
+        if self.num_nextn_predict_layers > 1:
+            raise InputError(f"num_nextn_predict_layers={self.num_nextn_predict_layers}: one stored MTP module is supported, shared "
+                             "by all depths as in GLM-5; use 0 or 1 and set mtp_depth")
+        if len(self.indexer_types) != self.num_hidden_layers:
+            raise InputError(f"indexer_types has {len(self.indexer_types)} entries: it needs one for each of the "
+                             f"num_hidden_layers={self.num_hidden_layers}; leave it out for 'full' everywhere")
+        for kind in self.indexer_types:
+            if kind not in ("full", "shared"):
+                raise InputError(f"indexer_types contains {kind!r}: each entry is 'full' or 'shared'{nearest(kind, ('full', 'shared'))}")
+        if self.indexer_types[0] != "full":
+            raise InputError("indexer_types[0]='shared': the first layer has no earlier choice to reuse; make it 'full'")
+
+    # ------------------------------------------------------------------ making one
+
+    @classmethod
+    def named(cls, name: str, **changes) -> ModelConfig:
+        """A named size (`NAMED_SIZES`), with optional changes: `ModelConfig.named("mini", index_topk=32)`."""
+        if name not in NAMED_SIZES:
+            raise InputError(f"model size {name!r}: not one of {', '.join(NAMED_SIZES)}{nearest(name, NAMED_SIZES)}")
+        return cls.from_dict({**NAMED_SIZES[name], **changes})
+
+    @classmethod
+    def from_dict(cls, values: dict) -> ModelConfig:
+        """Build from our own keys; an unknown key is refused with the nearest known one."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise InputError(f"model config key {key!r}: not a known key{nearest(key, known)}; see minglm/config.py for the list")
+        return cls(**values)
+
+    @classmethod
+    def from_hf(cls, source: str | Path | dict) -> ModelConfig:
+        """Read a Hugging Face `config.json` of type `glm_moe_dsa` (a path, a folder, or the parsed dict)."""
+        if isinstance(source, dict):
+            raw = dict(source)
+        else:
+            path = Path(source)
+            path = path / "config.json" if path.is_dir() else path
+            try:
+                raw = json.loads(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                raise InputError(f"{path}: no such file; give a config.json or the folder that holds it") from None
+            except (json.JSONDecodeError, UnicodeDecodeError) as err:
+                raise InputError(f"{path}: not valid JSON ({err}); give a Hugging Face config.json") from None
+        if not isinstance(raw, dict) or raw.get("model_type") != "glm_moe_dsa":
+            kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
+            raise InputError(f"model_type={kind!r}: ModelConfig reads 'glm_moe_dsa' only; the simulator's `clustersim run --model` "
+                             "reads more families")
+        for key, only in _HF_FIXED.items():
+            if (value := raw.pop(key, only)) not in (only, None):
+                raise InputError(f"config.json has {key}={value!r}: only {key}={only!r} is supported; use a config with that value")
+        rope = raw.pop("rope_parameters", None) or {}
+        if rope.get("rope_type", "default") != "default":
+            raise InputError(f"rope_type={rope['rope_type']!r}: only 'default' rotary position is supported; use a config without scaling")
+        values = {"rope_theta": float(rope.get("rope_theta", raw.get("rope_theta", 1e6)))}
+        layers, known = raw.get("num_hidden_layers", cls.num_hidden_layers), {f.name for f in dataclasses.fields(cls)}
+        kinds = raw.pop("mlp_layer_types", None)
+        if kinds is not None:
+            dense = kinds.index("sparse") if "sparse" in kinds else len(kinds)
+            if "dense" in kinds[dense:]:
+                raise InputError("mlp_layer_types: dense layers must come first (first_k_dense_replace); other orders are not supported")
+            raw["first_k_dense_replace"] = dense
+        pattern, freq = raw.pop("index_topk_pattern", None), max(raw.pop("index_topk_freq", 1) or 1, 1)
+        offset = raw.pop("index_skip_topk_offset", 2)
+        if raw.get("indexer_types") is None:
+            if pattern is not None:
+                raw["indexer_types"] = tuple({"F": "full", "S": "shared"}.get(c, c) for c in pattern)
+            else:
+                raw["indexer_types"] = tuple("shared" if max(i - offset + 1, 0) % freq else "full" for i in range(layers))
+        # A checkpoint that transformers wrote has no MTP module and does not mention one.
+        values["num_nextn_predict_layers"] = raw.pop("num_nextn_predict_layers", 0) or 0
+        for key, value in raw.items():
+            if key in known:
+                values[key] = value
+            elif key not in _HF_BOOKKEEPING:
+                raise InputError(f"config.json key {key!r}: not a key of glm_moe_dsa{nearest(key, known)}; remove it if it is a comment")
+        return cls.from_dict(values)
+
+    def to_hf(self) -> dict:
+        """The `config.json` that transformers' `GlmMoeDsaConfig` reads, as a dict."""
+        out = {key: list(v) if isinstance(v := getattr(self, key), tuple) else v
+               for key in (f.name for f in dataclasses.fields(self)) if key != "rope_theta"}
+        return out | {
+            "model_type": "glm_moe_dsa", "architectures": ["GlmMoeDsaForCausalLM"], **_HF_FIXED,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "num_key_value_heads": self.num_attention_heads, "rope_interleave": True, "indexer_rope_interleave": True,
+        }
+
+    def to_dict(self) -> dict:
+        """Every field, JSON-ready; `from_dict` reads it back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    # ------------------------------------------------------------------ derived widths
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of one query or key head: position-free part plus rotary part."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def num_moe_layers(self) -> int:
+        return self.num_hidden_layers - self.first_k_dense_replace
+
+    # ------------------------------------------------------------------ parameters
+
+    def params_breakdown(self) -> dict[str, int]:
+        """Parameters of each part, whole model. `router_bias` are buffers (moved by the balance rule, not by gradients).
+
+        The keys `embedding … final_norm` sum to `num_params()`; `mtp` comes on top.
+        """
+        C, H = self.hidden_size, self.num_attention_heads
+        attention = (C * self.q_lora_rank + self.q_lora_rank                                    # q_a_proj, its norm
+                     + self.q_lora_rank * H * self.qk_head_dim                                  # q_b_proj
+                     + C * (self.kv_lora_rank + self.qk_rope_head_dim) + self.kv_lora_rank      # kv_a_proj_with_mqa, its norm
+                     + self.kv_lora_rank * H * (self.qk_nope_head_dim + self.v_head_dim)        # kv_b_proj
+                     + H * self.v_head_dim * C)                                                 # o_proj
+        indexer = (self.q_lora_rank * self.index_n_heads * self.index_head_dim + C * self.index_head_dim
+                   + 2 * self.index_head_dim + C * self.index_n_heads)   # wq_b, wk, k_norm (weight, bias), weights_proj
+        expert = 3 * C * self.moe_intermediate_size
+        E, moe_layers, layers = self.n_routed_experts, self.num_moe_layers, self.num_hidden_layers
+        full = sum(kind == "full" for kind in self.indexer_types)
+        parts = {
+            "embedding": self.vocab_size * C,
+            "attention": layers * attention,
+            "indexer": full * indexer,
+            "dense_ffn": self.first_k_dense_replace * 3 * C * self.intermediate_size,
+            "routed_experts": moe_layers * E * expert,
+            "shared_experts": moe_layers * self.n_shared_experts * expert,
+            "router": moe_layers * E * C,
+            "router_bias": moe_layers * E,
+            "norms": layers * 2 * C,
+            "head": self.vocab_size * C,
+            "final_norm": C,
+        }
+        # One MTP module: a whole MoE layer, the projection of [embedding; hidden], two norms for those, one for the output.
+        parts["mtp"] = self.num_nextn_predict_layers * (
+            attention + indexer + (E + self.n_shared_experts) * expert + E * C + E + 2 * C + 2 * C * C + 3 * C)
+        return parts
+
+    def num_params(self, mtp: bool = False) -> int:
+        """Total parameters with embedding and head, balance-bias buffers included as in the published count."""
+        parts = self.params_breakdown()
+        return sum(parts.values()) - (0 if mtp else parts["mtp"])
+
+    def num_active_params(self, embedding: bool = False, head: bool = True) -> int:
+        """Parameters that touch one token: K of E experts, all else. The embedding is a lookup, so it is off by default."""
+        parts = self.params_breakdown()
+        routed = self.num_moe_layers * self.num_experts_per_tok * 3 * self.hidden_size * self.moe_intermediate_size
+        total = self.num_params() - parts["routed_experts"] - parts["embedding"] - parts["head"] + routed
+        return total + embedding * parts["embedding"] + head * parts["head"]
+
+    # ------------------------------------------------------------------ FLOPs
+
+    def flops_breakdown(self, seq: int, sparse: bool = True) -> dict[str, float]:
+        """Forward FLOPs for one token of a causal sequence of `seq` tokens, averaged over its positions.
+
+        A multiply-add counts as 2. `linear` is every matmul with a weight; `attention` is scores and values over the keys
+        that a query reads (all visible ones, or at most index_topk when `sparse`); `indexer` scores every visible key.
+        """
+        if seq < 1:
+            raise InputError(f"seq={seq}: a sequence has at least one token; give seq of 1 or more")
+        H, visible = self.num_attention_heads, (seq + 1) / 2
+        read = visible
+        if sparse and seq > self.index_topk:
+            k = self.index_topk
+            read = (k * (k + 1) / 2 + (seq - k) * k) / seq
+        parts = self.params_breakdown()
+        # A query that sees index_topk keys or fewer reads them all: the weights of the indexer still run.
+        matmul = (self.num_active_params() - parts["norms"] - parts["final_norm"] - parts["router_bias"]
+                  - self.num_hidden_layers * (self.q_lora_rank + self.kv_lora_rank))
+        full = sum(kind == "full" for kind in self.indexer_types)
+        matmul -= full * 2 * self.index_head_dim + (0 if sparse else parts["indexer"] - full * 2 * self.index_head_dim)
+        return {
+            "linear": 2.0 * matmul,
+            "attention": self.num_hidden_layers * 2.0 * H * (self.qk_head_dim + self.v_head_dim) * read,
+            "indexer": full * 2.0 * self.index_n_heads * (self.index_head_dim + 1) * visible if sparse else 0.0,
+        }
+
+    def train_flops_per_token(self, seq: int, sparse: bool = True, mtp: bool = False) -> float:
+        """Model FLOPs to train on one token: 3× forward (backward costs two forwards), no recomputation counted.
+
+        This is the numerator of MFU. `mtp` adds the prediction module, run `mtp_depth` times with its own head matmul.
+        """
+        forward = sum(self.flops_breakdown(seq, sparse).values())
+        if mtp and self.num_nextn_predict_layers:
+            one = self.flops_breakdown(seq, sparse)
+            C, n = self.hidden_size, self.num_hidden_layers
+            parts = self.params_breakdown()
+            layer = (parts["attention"] // n + (parts["indexer"] // max(1, sum(k == "full" for k in self.indexer_types)) if sparse else 0)
+                     + 3 * C * self.moe_intermediate_size * (self.num_experts_per_tok + self.n_shared_experts)
+                     + self.n_routed_experts * C + 2 * C * C)
+            forward += self.mtp_depth * (2.0 * (layer + parts["head"]) + (one["attention"] + one["indexer"]) / n)
+        return 3.0 * forward
+
+    # ------------------------------------------------------------------ cache
+
+    def kv_cache_bytes_per_token(self, dtype: str = "bf16") -> int:
+        """Bytes of MLA cache for one token over all layers: the KV latent and the shared rotary key."""
+        return (self.kv_lora_rank + self.qk_rope_head_dim) * _width(dtype) * self.num_hidden_layers
+
+    def indexer_cache_bytes_per_token(self, dtype: str = "bf16") -> int:
+        """Bytes of indexer keys for one token over the layers that run an indexer."""
+        return self.index_head_dim * _width(dtype) * sum(kind == "full" for kind in self.indexer_types)
+
+
+def _width(dtype: str) -> int:
+    if dtype not in BYTES_PER_VALUE:
+        raise InputError(f"dtype {dtype!r}: not one of {', '.join(BYTES_PER_VALUE)}{nearest(dtype, BYTES_PER_VALUE)}")
+    return BYTES_PER_VALUE[dtype]
+
+
+# The sizes. `glm5` is the real thing and runs on the meta device only; the others keep its shape in miniature.
+NAMED_SIZES: dict[str, dict] = {
+    # tests and continuous integration: seconds
+    "nano": dict(vocab_size=512, hidden_size=64, num_hidden_layers=3, first_k_dense_replace=1, intermediate_size=160,
+                 num_attention_heads=4, q_lora_rank=32, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8,
+                 v_head_dim=16, index_topk=16, index_n_heads=2, index_head_dim=16, n_routed_experts=8,
+                 num_experts_per_tok=2, moe_intermediate_size=32, mtp_depth=1, max_position_embeddings=512,
+                 rope_theta=10_000.0),
+    # the demo: minutes on two cores
+    "mini": dict(vocab_size=2048, hidden_size=128, num_hidden_layers=5, first_k_dense_replace=1, intermediate_size=384,
+                 num_attention_heads=4, q_lora_rank=64, kv_lora_rank=32, qk_nope_head_dim=32, qk_rope_head_dim=16,
+                 v_head_dim=32, index_topk=32, index_n_heads=4, index_head_dim=32, n_routed_experts=16,
+                 num_experts_per_tok=4, moe_intermediate_size=64, mtp_depth=1, max_position_embeddings=1024,
+                 rope_theta=10_000.0),
+    # the benchmark shape
+    "bench": dict(vocab_size=4096, hidden_size=256, num_hidden_layers=6, first_k_dense_replace=1, intermediate_size=768,
+                  num_attention_heads=8, q_lora_rank=128, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16,
+                  v_head_dim=32, index_topk=64, index_n_heads=4, index_head_dim=32, n_routed_experts=16,
+                  num_experts_per_tok=4, moe_intermediate_size=128, mtp_depth=1, max_position_embeddings=65536,
+                  rope_theta=10_000.0),
+    # a night on a laptop, or an hour on a GPU
+    "small": dict(vocab_size=8192, hidden_size=512, num_hidden_layers=10, first_k_dense_replace=1, intermediate_size=1536,
+                  num_attention_heads=8, q_lora_rank=256, kv_lora_rank=128, qk_nope_head_dim=48, qk_rope_head_dim=16,
+                  v_head_dim=64, index_topk=256, index_n_heads=8, index_head_dim=64, n_routed_experts=32,
+                  num_experts_per_tok=4, moe_intermediate_size=256, mtp_depth=3, max_position_embeddings=8192,
+                  rope_theta=100_000.0),
+    # GLM-5, 744B-A40B: the defaults of the class
+    "glm5": dict(),
+}

@@ -1,0 +1,19 @@
+"""Bad input, said kindly: one line that gives the value, the rule and the remedy; the command exits with code 2.
+
+Both console scripts catch `InputError` at the top and print it as a single line without a traceback.
+Torch-free, so that `sim/` uses it too.
+"""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used. The message states the value, the rule and the remedy, in one line."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """' (did you mean 'x'?)' for the known name closest to `word`, or '' when none is close."""
+    match = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
+    return f" (did you mean '{match[0]}'?)" if match else ""
