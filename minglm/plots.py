@@ -1,0 +1,103 @@
+"""The house style: one module makes every figure, so that all read alike on a screen, in a report and on paper.
+
+Plotly, Okabe-Ito colours (distinguishable with any colour vision), units in the axis titles, line dashes and markers as
+a second cue beside colour. `html()` makes a self-contained fragment, `static_svg()` a picture for a README or a printed page.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+SEQUENTIAL = "Cividis"     # a colour scale that survives greyscale printing and all colour vision
+
+
+def figure(title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = False, height: int = 380, note: str = ""):
+    """An empty house-style Plotly figure. `x` and `y` are axis titles with their units, `note` a caption below."""
+    import plotly.graph_objects as go
+
+    fig = go.Figure()
+    fig.update_layout(
+        title=dict(text=title, x=0.01, xanchor="left", font=dict(size=17)),
+        template="plotly_white", colorway=list(COLOURS), height=height, autosize=True,
+        font=dict(family="Helvetica, Arial, sans-serif", size=13, color="#222"),
+        margin=dict(l=70, r=20, t=60, b=70 if not note else 105),
+        legend=dict(bgcolor="rgba(255,255,255,0.7)", borderwidth=0), hovermode="closest",
+    )
+    fig.update_xaxes(title=x, type="log" if log_x else None, showline=True, linecolor="#888", ticks="outside")
+    fig.update_yaxes(title=y, type="log" if log_y else None, showline=True, linecolor="#888", ticks="outside")
+    if note:
+        fig.add_annotation(text=note, showarrow=False, x=0, y=0, yshift=-88, xref="paper", yref="paper", align="left",
+                           xanchor="left", yanchor="bottom", font=dict(size=11, color="#555"))
+    return fig
+
+
+def line(fig, x: Sequence, y: Sequence, name: str, index: int = 0, *, markers: bool = False, band: tuple | None = None, **more):
+    """Add a line; `index` picks colour and dash together. `band=(low, high)` shades an interval around it."""
+    colour = COLOURS[index % len(COLOURS)]
+    if band is not None:
+        low, high = band
+        fig.add_scatter(x=list(x) + list(x)[::-1], y=list(high) + list(low)[::-1], fill="toself", mode="lines", line_width=0,
+                        fillcolor=colour, opacity=0.18, hoverinfo="skip", showlegend=False)
+    fig.add_scatter(x=list(x), y=list(y), name=name, mode="lines+markers" if markers else "lines",
+                    line=dict(color=colour, dash=DASHES[index % len(DASHES)], width=2),
+                    marker=dict(symbol=SYMBOLS[index % len(SYMBOLS)], size=7), **more)
+    return fig
+
+
+def bars(fig, labels: Sequence[str], values: Sequence[float], name: str = "", index: int = 0, *, text: Sequence[str] | None = None, **more):
+    """Add bars in one colour, with the value printed on each when `text` is given."""
+    fig.add_bar(x=list(labels), y=list(values), name=name, marker_color=COLOURS[index % len(COLOURS)],
+                text=list(text) if text is not None else None, textposition="auto", showlegend=bool(name), **more)
+    return fig
+
+
+def heatmap(title: str, x: str, y: str, z: Sequence[Sequence[float]], *, unit: str, x_labels=None, y_labels=None,
+            text: bool = False, zmin: float | None = None, zmax: float | None = None, height: int = 380, note: str = ""):
+    """A heat map with a colour bar that names its unit; `text` prints the value in each cell."""
+    fig = figure(title, x, y, height=height, note=note)
+    fig.add_heatmap(z=[list(row) for row in z], x=x_labels, y=y_labels, colorscale=SEQUENTIAL, zmin=zmin, zmax=zmax,
+                    colorbar=dict(title=unit), texttemplate="%{z:.3g}" if text else None)
+    return fig
+
+
+def html(fig, alt: str, first: bool = False) -> str:
+    """A figure as an HTML fragment with a text alternative. The first one on a page carries plotly.js itself (4.8 MB),
+    so that the page needs no network."""
+    import html as escape
+
+    body = fig.to_html(full_html=False, include_plotlyjs=bool(first), config={"displaylogo": False, "responsive": True})
+    return f'<figure role="img" aria-label="{escape.escape(alt, quote=True)}">{body}</figure>'
+
+
+def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[float, float] = (11, 4.2)) -> None:
+    """Write a picture that needs no JavaScript. Each panel is a mapping: title, x, y, and `lines` (name, xs, ys) or
+    `bars` (labels, values); optional `log_x`, `log_y`, `image` (rows of values, with `unit`)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(1, len(panels), figsize=size, constrained_layout=True, squeeze=False)
+    styles = ("-", "--", ":", "-.")
+    for ax, panel in zip(axes[0], panels, strict=True):
+        for i, (name, xs, ys) in enumerate(panel.get("lines", ())):
+            ax.plot(xs, ys, styles[i % 4], color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.8)
+        if "bars" in panel:
+            labels, values = panel["bars"]
+            ax.barh(range(len(values)), values, color=COLOURS[0])
+            ax.set_yticks(range(len(values)), labels)
+            ax.invert_yaxis()
+        if "image" in panel:
+            shown = ax.imshow(panel["image"], cmap="cividis", aspect="auto", interpolation="nearest")
+            fig.colorbar(shown, ax=ax, label=panel.get("unit", ""))
+        if panel.get("log_x"): ax.set_xscale("log")
+        if panel.get("log_y"): ax.set_yscale("log")
+        ax.set_title(panel["title"], fontsize=11, loc="left")
+        ax.set_xlabel(panel["x"]); ax.set_ylabel(panel["y"])
+        for side in ("top", "right"): ax.spines[side].set_visible(False)
+        if len(panel.get("lines", ())) > 1: ax.legend(frameon=False, fontsize=9)
+    if title: fig.suptitle(title, x=0.01, ha="left", fontsize=13)
+    fig.savefig(path, format="svg", metadata={"Date": None})
+    plt.close(fig)
