@@ -1,0 +1,270 @@
+"""DeepSeek Sparse Attention: a lightning indexer chooses `index_topk` keys for each query, attention reads only those.
+
+    I[t,s] = Σ_j w[t,j] · relu(q[t,j] · k[s])                         (DeepSeek-V3.2 eq. 1)
+
+The choice is not differentiable, so the language-model loss gives the indexer no gradient. The indexer learns from
+KL(p_t ‖ softmax(I_t)), where p_t is the attention that the model itself paid, averaged over heads: over all visible keys
+while warming up, over the chosen keys afterwards. Its inputs are detached, so the KL gives the model no gradient.
+
+A choice is an int64 tensor (B, T, k) of key positions in any order; -1 marks a place that a query with fewer than k
+visible keys leaves empty. Equal scores go to the lowest position, so the chosen set is a function of the scores alone.
+
+Shapes: B batch, T query positions, S key positions, k chosen, H heads, Hi/Di indexer heads and width, R latent + rope
+width of a cached key, L latent width (the first L of R are also the value), n queries of one chunk.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minglm.config import ModelConfig
+from minglm.layers import LATENT_EPS, apply_rope
+
+# Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
+SCORE_FLOATS = 1 << 20      # indexer scores (Hi·n·S) of one chunk
+GATHER_FLOATS = 1 << 18     # gathered keys (n·k·R) of one chunk
+
+
+class Indexer(nn.Module):
+    """The lightning indexer: a few small heads, one shared key per token (normalised, interleaved RoPE)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads, self.width, self.rope_width = config.index_n_heads, config.index_head_dim, config.qk_rope_head_dim
+        self.wq_b = nn.Linear(config.q_lora_rank, self.heads * self.width, bias=False)
+        self.wk = nn.Linear(config.hidden_size, self.width, bias=False)
+        self.k_norm = nn.LayerNorm(self.width, eps=LATENT_EPS)
+        self.weights_proj = nn.Linear(config.hidden_size, self.heads, bias=False)
+
+    def forward(self, x: Tensor, q_latent: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B,T,C), q_latent (B,T,q_lora) → q (B,T,Hi,Di), k (B,T,Di), w (B,T,Hi); scales are folded into w."""
+        q = self.wq_b(q_latent).unflatten(-1, (self.heads, self.width))
+        k = self.k_norm(self.wk(x))
+        r = self.rope_width
+        q = torch.cat((apply_rope(q[..., :r], rope), q[..., r:]), -1)
+        k = torch.cat((apply_rope(k[..., :r], rope), k[..., r:]), -1)
+        return q, k, self.weights_proj(x).float() * (self.heads * self.width) ** -0.5
+
+
+def index_scores(q: Tensor, k: Tensor, w: Tensor) -> Tensor:
+    """I for one sequence: q (n, Hi, Di), k (S, Di), w (n, Hi) → (n, S), fp32, not masked."""
+    dots = (q.flatten(0, 1) @ k.T).float().view(q.shape[0], q.shape[1], -1).relu_()
+    return torch.bmm(w.float().unsqueeze(1), dots).squeeze(1)
+
+
+def visible(T: int, offset: int, end: int, doc_start: Tensor | None, device) -> Tensor:
+    """Which of the first `end` keys each of T queries at positions offset… may see: (T, end) bool.
+
+    doc_start (T,) int64 hides everything before it.
+    """
+    keys, queries = torch.arange(end, device=device), torch.arange(offset, offset + T, device=device)
+    mask = keys <= queries[:, None]
+    return mask if doc_start is None else mask & (keys >= doc_start[:, None])
+
+
+def topk_lowest(scores: Tensor, k: int) -> Tensor:
+    """The k largest of each row, (n, S) → (n, k) int64; equal scores go to the lowest position, -inf gives -1.
+
+    One more than k is asked for: where the k-th and the next are equal, torch's own choice is arbitrary and the row is
+    settled by position.
+    """
+    n, S = scores.shape
+    values, index = scores.topk(min(k + 1, S), -1)
+    if S > k:
+        edge = values[:, k - 1]
+        tied = ((edge == values[:, k]) & (edge > -torch.inf)).nonzero().squeeze(-1)
+        values, index = values[:, :k], index[:, :k].contiguous()
+        if tied.numel():
+            row, edge = scores[tied], edge[tied, None]
+            above, equal = row > edge, row == edge
+            room = k - above.sum(-1, keepdim=True)
+            index[tied] = (above | (equal & (equal.cumsum(-1) <= room))).nonzero()[:, 1].view(-1, k)
+            return index      # a row is tied at a finite value: rows with -inf are handled below
+    return index.masked_fill_(values == -torch.inf, -1)
+
+
+@torch.no_grad()
+def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_start: Tensor | None = None) -> Tensor | None:
+    """Choose keys for every query: (B, T, topk) int64, or None when no query sees more than `topk` keys (read them all).
+
+    q (B,T,Hi,Di), k (B,S,Di), w (B,T,Hi); the first query stands at position `offset`; doc_start (B,T) or None.
+    """
+    B, T, Hi, _ = q.shape
+    S = k.shape[1]
+    if S <= topk:
+        return None
+    choice = torch.empty(B, T, topk, dtype=torch.int64, device=q.device)
+    for b in range(B):
+        start = 0
+        while start < T:
+            first = offset + start
+            if first < topk:                                   # these see at most topk keys: all of them
+                stop = min(T, topk - offset)
+                place = torch.arange(topk, device=q.device)
+                seen = visible(stop - start, first, topk, None if doc_start is None else doc_start[b, start:stop], q.device)
+                choice[b, start:stop] = torch.where(seen, place, -1)
+            else:
+                stop = min(T, start + max(1, SCORE_FLOATS // (Hi * (first + 1))))
+                end = offset + stop                            # no query of the chunk sees further
+                scores = index_scores(q[b, start:stop], k[b, :end], w[b, start:stop])
+                seen = visible(stop - start, first, end, None if doc_start is None else doc_start[b, start:stop], q.device)
+                choice[b, start:stop] = topk_lowest(scores.masked_fill_(~seen, -torch.inf), topk)
+            start = stop
+    return choice
+
+
+def _chunks(B: int, T: int, floats_per_query: int, budget: int):
+    step = max(1, budget // floats_per_query)
+    for b in range(B):
+        for start in range(0, T, step):
+            yield b, slice(start, min(T, start + step))
+
+
+class _SparseAttention(torch.autograd.Function):
+    """Attention over gathered latents; the gathered keys are made again in the backward instead of being stored."""
+
+    @staticmethod
+    def forward(ctx, q, latent, choice, value_width, scale, want_p):      # (B,T,H,R) (B,S,R) (B,T,k)
+        B, T, H, R = q.shape
+        k, L = choice.shape[-1], value_width
+        out = q.new_empty(B, T, H, L)
+        probs = q.new_empty(B, T, H, k)
+        empty = choice < 0
+        any_empty = empty.any(-1).any(-1).tolist()
+        index = choice.clamp(min=0)
+        for b, part in _chunks(B, T, k * R, GATHER_FLOATS):
+            keys = latent[b].index_select(0, index[b, part].flatten()).view(-1, k, R)
+            scores = torch.bmm(q[b, part], keys.transpose(1, 2)).mul_(scale)               # (n, H, k)
+            if any_empty[b]:
+                scores.masked_fill_(empty[b, part].unsqueeze(1), -torch.inf)
+            torch.softmax(scores, -1, out=probs[b, part])
+            torch.bmm(probs[b, part], keys[..., :L], out=out[b, part])
+        ctx.save_for_backward(q, latent, index, probs, out)
+        ctx.scale = scale
+        p = probs.mean(2) if want_p else None
+        ctx.mark_non_differentiable(*([p] if want_p else []))
+        return out, p
+
+    @staticmethod
+    def backward(ctx, d_out, _):
+        q, latent, index, probs, out = ctx.saved_tensors
+        B, T, H, R = q.shape
+        k, L = index.shape[-1], out.shape[-1]
+        d_q, d_latent = torch.empty_like(q), torch.zeros_like(latent)
+        delta = (d_out * out).sum(-1, keepdim=True)                                        # (B, T, H, 1)
+        for b, part in _chunks(B, T, k * R, GATHER_FLOATS):
+            flat = index[b, part].flatten()
+            keys = latent[b].index_select(0, flat).view(-1, k, R)
+            p, d_o = probs[b, part], d_out[b, part]
+            d_scores = torch.bmm(d_o, keys[..., :L].transpose(1, 2)).sub_(delta[b, part]).mul_(p).mul_(ctx.scale)
+            torch.bmm(d_scores, keys, out=d_q[b, part])
+            d_keys = torch.bmm(d_scores.transpose(1, 2), q[b, part])                       # (n, k, R)
+            d_keys[..., :L] += torch.bmm(p.transpose(1, 2), d_o)
+            scatter_rows(d_latent[b], flat, d_keys.view(-1, R))
+        return d_q, d_latent, None, None, None, None
+
+
+def scatter_rows(store: Tensor, index: Tensor, rows: Tensor) -> None:
+    """store[index[i]] += rows[i], in a fixed order."""
+    store.scatter_add_(0, index.unsqueeze(-1).expand_as(rows), rows)
+
+
+def sparse_attention(q: Tensor, latent: Tensor, choice: Tensor, value_width: int, scale: float,
+                     want_p: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Attention of absorbed queries over their chosen latents only; compute and memory traffic grow with k, not with S.
+
+    q (B,T,H,R), latent (B,S,R), choice (B,T,k) → values (B,T,H,value_width) and, when asked, the head-averaged attention
+    p (B,T,k) without gradient. Every query must have at least one choice.
+    """
+    return _SparseAttention.apply(q, latent, choice, value_width, scale, want_p)
+
+
+def _kl_and_grad(index: Tensor, p: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ KL(p ‖ softmax(index)) over rows and its gradient softmax(index) − p; `seen` masks what does not exist."""
+    log_q = index.masked_fill(~seen, -torch.inf).log_softmax(-1)
+    kl = (torch.xlogy(p, p) - torch.where(p > 0, p * log_q, 0.0)).sum()
+    return kl, log_q.exp() - p
+
+
+class _ChosenKL(torch.autograd.Function):
+    """Mean over queries of the KL on the chosen set. The gradient is made in the forward pass: the output is a scalar."""
+
+    @staticmethod
+    def forward(ctx, q, k, w, choice, p, wants):   # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
+        B, T, Hi, Di = q.shape
+        n_keys, total = choice.shape[-1], q.new_zeros((), dtype=torch.float32)
+        d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)
+        for b, part in _chunks(B, T, n_keys * Di, GATHER_FLOATS):
+            flat = choice[b, part].clamp(min=0).flatten()
+            keys = k[b].index_select(0, flat).view(-1, n_keys, Di)
+            dots = torch.bmm(q[b, part], keys.transpose(1, 2)).relu_()                     # (n, Hi, k)
+            kl, d_index = _kl_and_grad(torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1), p[b, part], choice[b, part] >= 0)
+            total += kl
+            if not wants:
+                continue
+            torch.bmm(dots, d_index.unsqueeze(-1), out=d_w[b, part].unsqueeze(-1))
+            d_dots = (w[b, part].unsqueeze(-1) * d_index.unsqueeze(1)).mul_(dots > 0)
+            torch.bmm(d_dots, keys, out=d_q[b, part])
+            scatter_rows(d_k[b], flat, torch.bmm(d_dots.transpose(1, 2), q[b, part]).view(-1, Di))
+        ctx.save_for_backward(d_q, d_k, d_w)
+        ctx.queries = B * T
+        return total / (B * T)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return *(g * (grad / ctx.queries) for g in ctx.saved_tensors), None, None, None
+
+
+class _DenseKL(torch.autograd.Function):
+    """Mean over queries of the KL on all visible keys, for the warm-up; attention is formed a chunk of queries at a time."""
+
+    @staticmethod
+    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, wants):     # attn_q (B,T,H,D), attn_k (B,S,H,D)
+        B, T, Hi, Di = q.shape
+        total = q.new_zeros((), dtype=torch.float32)
+        d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)
+        for b, part in _chunks(B, T, T * (Hi + attn_q.shape[2]), SCORE_FLOATS):
+            end, n = part.stop, part.stop - part.start
+            seen = visible(n, part.start, end, None if doc_start is None else doc_start[b, part], q.device)
+            attn = torch.matmul(attn_q[b, part].transpose(0, 1), attn_k[b, :end].permute(1, 2, 0)).mul_(scale)
+            p = attn.masked_fill_(~seen, -torch.inf).softmax(-1).mean(0)                   # (n, end)
+            dots = (q[b, part].flatten(0, 1) @ k[b, :end].T).view(n, Hi, end).relu_()
+            kl, d_index = _kl_and_grad(torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1), p, seen)
+            total += kl
+            if not wants:
+                continue
+            torch.bmm(dots, d_index.unsqueeze(-1), out=d_w[b, part].unsqueeze(-1))
+            d_dots = (w[b, part].unsqueeze(-1) * d_index.unsqueeze(1)).mul_(dots > 0).flatten(0, 1)
+            d_q[b, part] = (d_dots @ k[b, :end]).view(n, Hi, Di)
+            d_k[b, :end] += d_dots.T @ q[b, part].flatten(0, 1)
+        ctx.save_for_backward(d_q, d_k, d_w)
+        ctx.queries = B * T
+        return total / (B * T)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return *(g * (grad / ctx.queries) for g in ctx.saved_tensors), None, None, None, None, None
+
+
+def chosen_kl(q: Tensor, k: Tensor, w: Tensor, choice: Tensor, p: Tensor) -> Tensor:
+    """Sparse-stage indexer loss: mean over queries of KL(p ‖ softmax(I)) over each query's chosen keys, in nats.
+
+    q (B,T,Hi,Di), k (B,S,Di), w (B,T,Hi) from `Indexer`; choice and p (B,T,k) as `sparse_attention` returned it.
+    """
+    return _ChosenKL.apply(q, k, w, choice, p, torch.is_grad_enabled())
+
+
+def dense_kl(q: Tensor, k: Tensor, w: Tensor, attn_q: Tensor, attn_k: Tensor, scale: float,
+             doc_start: Tensor | None = None) -> Tensor:
+    """Warm-up indexer loss: the same over every visible key, p being the dense attention of attn_q, attn_k (B,T,H,D)."""
+    return _DenseKL.apply(q, k, w, attn_q.detach(), attn_k.detach(), scale, doc_start, torch.is_grad_enabled())
+
+
+def masked_reference(q: Tensor, latent: Tensor, choice: Tensor, value_width: int, scale: float) -> Tensor:
+    """What `sparse_attention` must equal, written the slow, obvious way: dense scores, everything unchosen masked."""
+    mask = torch.zeros(*choice.shape[:2], latent.shape[1] + 1, dtype=torch.bool, device=q.device)
+    mask.scatter_(-1, torch.where(choice < 0, latent.shape[1], choice), True)
+    scores = torch.einsum("bthr,bsr->bhts", q, latent) * scale
+    probs = F.softmax(scores.masked_fill(~mask[:, None, :, :-1], -torch.inf), -1)
+    return torch.einsum("bhts,bsl->bthl", probs, latent[..., :value_width])
