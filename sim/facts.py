@@ -22,6 +22,7 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 CONFIDENCE = ("measured", "published", "vendor", "third-party", "assumed")
 PRECISIONS = ("bf16", "fp16", "fp8", "int8", "fp4", "fp32")
 TOPOLOGIES = ("mesh", "switch", "rail", "clos")
+EVERYTHING = 10**8         # size of a tier that joins all chips there are
 
 
 @dataclass(frozen=True)
@@ -217,8 +218,8 @@ def _points(given: object, name: str) -> tuple[tuple[int, int, int, float], ...]
     return tuple(points)
 
 
-def tier_from(given: Mapping, name: str, chips: int) -> Tier:
-    """A tier from a mapping; `size` may be left out for the outermost (all chips)."""
+def tier_from(given: Mapping, name: str) -> Tier:
+    """A tier from a mapping; `size` may be left out for the outermost, which then joins any number of chips."""
     if not isinstance(given, Mapping):
         raise InputError(f"{name}: {given!r} is not a tier; give name, topology, size, bytes_per_s")
     _known_keys(given, _TIER_KEYS, name)
@@ -227,7 +228,9 @@ def tier_from(given: Mapping, name: str, chips: int) -> Tier:
         raise InputError(f"{name}.topology {topology!r}: not one of {', '.join(TOPOLOGIES)}{nearest(str(topology), TOPOLOGIES)}")
     if "bytes_per_s" not in given:
         raise InputError(f"{name}: has no 'bytes_per_s'; give the one-way rate per chip, such as '200 Gbps'")
-    size = whole(given.get("size", max(chips, 2)), f"{name}.size", low=2, high=10**8)
+    if topology == "mesh" and "size" not in given:
+        raise InputError(f"{name}: a mesh needs its size (how many chips are linked pair by pair); give for example size: 8")
+    size = whole(given.get("size", EVERYTHING), f"{name}.size", low=2, high=EVERYTHING)
     over = parse(given.get("oversubscription", 1.0), "ratio", f"{name}.oversubscription", low=1.0, high=1e4)
     return Tier(
         name=str(given.get("name", topology)), topology=topology, size=size,
@@ -267,8 +270,7 @@ def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Clust
         tiers = given["tiers"]
         if not isinstance(tiers, list) or not tiers:
             raise InputError(f"{name}.tiers: must be a list of at least one tier, inner to outer")
-        chips = made.get("chips") or (base.chips if base else 0)
-        made["tiers"] = tuple(tier_from(t, f"{name}.tiers[{i}]", chips) for i, t in enumerate(tiers))
+        made["tiers"] = tuple(tier_from(t, f"{name}.tiers[{i}]") for i, t in enumerate(tiers))
         if any(a.size > b.size for a, b in zip(made["tiers"], made["tiers"][1:])):
             raise InputError(f"{name}.tiers: sizes must grow from the inner tier to the outer; order them inner first")
     for key, dimension in _CLUSTER.items():
@@ -285,10 +287,41 @@ def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Clust
         if key not in made:
             raise InputError(f"{name}: has no {key!r}; a cluster needs a chip, chips_per_node and tiers (or like: a known cluster)")
     made.setdefault("chips_per_node", 8)
-    made.setdefault("chips", made["tiers"][-1].size)
+    if "chips" not in made:
+        outer = made["tiers"][-1].size
+        made["chips"] = outer if outer < EVERYTHING else made["chips_per_node"]
     for key, default in _CLUSTER_DEFAULTS.items():
         made.setdefault(key, replace(figure(default, _CLUSTER[key], f"{name}.{key}"), source="default for a cluster that does not say"))
     return Cluster(**made)
+
+
+def cluster_for_chip(given: str | Mapping | Chip) -> Cluster:
+    """The usual nodes and network of a chip, for a row or scenario that names a chip only.
+
+    The first of `data/clusters` with this chip (or, for a changed chip, the chip it is `like`); otherwise a common node of
+    8 on a switch with 200G a chip, whose every figure says that it is assumed.
+    """
+    chip = chip_from(given)
+    stem = _find("chips", given, "chip")[0] if isinstance(given, str) else None
+    if isinstance(given, Mapping) and "like" in given:
+        stem = _find("chips", str(given["like"]), "chip")[0]
+    if stem in USUAL_CLUSTER:
+        return replace(load_cluster(USUAL_CLUSTER[stem]), chip=chip)
+    assumed = {"confidence": "assumed", "source": "no cluster is named: a common node of 8 on a switch with 200G a chip"}
+    return cluster_from({
+        "name": f"common nodes of {chip.name}", "chips_per_node": 8,
+        "notes": "network assumed: name a cluster or give tiers to replace it",
+        "tiers": [{"name": "node", "topology": "switch", "size": 8, "bytes_per_s": {"value": "300 GB/s", "low": "100 GB/s", "high": "900 GB/s", **assumed}},
+                  {"name": "network", "topology": "rail", "bytes_per_s": {"value": "200 Gbps", "low": "100 Gbps", "high": "400 Gbps", **assumed}}],
+        "chip": chip})
+
+
+# The nodes a chip usually sits in; a chip that is not here gets an assumed network.
+USUAL_CLUSTER = {
+    "910b": "atlas_800t_a2", "910b1": "atlas_900_a2_podc", "910b2": "atlas_900_a2_podc", "910b3": "atlas_800t_a2",
+    "910b4": "atlas_800t_a2", "910c": "cloudmatrix384", "910c_die": "cloudmatrix384", "a100_80": "dgx_a100", "a100_40": "dgx_a100_40",
+    "h100": "dgx_h100", "h800": "h800_deepseek", "h20": "h20_node", "h200": "dgx_h200", "b200": "dgx_b200", "gb200": "gb200_nvl72",
+    "gb300": "gb300_nvl72", "mi300x": "mi300x"}
 
 
 # ------------------------------------------------------------------ by name
