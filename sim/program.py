@@ -48,6 +48,7 @@ class Program:
     rows: list[tuple[int, int, int, bool, int, bool]]
     work: list[Work]
     seconds: list[float] = field(default_factory=list)
+    hideable: bool = False                        # some of the work is communication, which chip noise leaves alone
 
 
 def validate(costs: StepCosts) -> None:
@@ -138,5 +139,6 @@ def compile_programs(costs: StepCosts, schedule: str) -> tuple[list[Program], in
                 whole = cost.backward_s if op.kind == "B" else cost.backward_input_s
                 work.append(Work(backward_s=whole - cost.backward_comm_s, backward_comm_s=cost.backward_comm_s))
         seconds = {w: w.seconds() for w in set(work)}
-        programs.append(Program(order, rows, work, [seconds[w] for w in work]))
+        programs.append(Program(order, rows, work, [seconds[w] for w in work],
+                                any(w.forward_comm_s or w.backward_comm_s for w in seconds)))
     return programs, size, chains
