@@ -69,19 +69,19 @@ def topk_lowest(scores: Tensor, k: int) -> Tensor:
     One more than k is asked for: where the k-th and the next are equal, torch's own choice is arbitrary and the row is
     settled by position.
     """
-    n, S = scores.shape
+    S = scores.shape[1]
     values, index = scores.topk(min(k + 1, S), -1)
-    if S > k:
-        edge = values[:, k - 1]
-        tied = ((edge == values[:, k]) & (edge > -torch.inf)).nonzero().squeeze(-1)
-        values, index = values[:, :k], index[:, :k].contiguous()
-        if tied.numel():
-            row, edge = scores[tied], edge[tied, None]
-            above, equal = row > edge, row == edge
-            room = k - above.sum(-1, keepdim=True)
-            index[tied] = (above | (equal & (equal.cumsum(-1) <= room))).nonzero()[:, 1].view(-1, k)
-            return index      # a row is tied at a finite value: rows with -inf are handled below
-    return index.masked_fill_(values == -torch.inf, -1)
+    if S <= k:
+        return index.masked_fill_(values == -torch.inf, -1)
+    edge = values[:, k - 1]
+    tied = ((edge == values[:, k]) & (edge > -torch.inf)).nonzero().squeeze(-1)
+    index = index[:, :k].masked_fill(values[:, :k] == -torch.inf, -1)
+    if tied.numel():
+        row, edge = scores[tied], edge[tied, None]
+        above, equal = row > edge, row == edge
+        room = k - above.sum(-1, keepdim=True)
+        index[tied] = (above | (equal & (equal.cumsum(-1) <= room))).nonzero()[:, 1].view(-1, k)
+    return index
 
 
 @torch.no_grad()
