@@ -321,7 +321,7 @@ USUAL_CLUSTER = {
     "910b": "atlas_800t_a2", "910b1": "atlas_900_a2_podc", "910b2": "atlas_900_a2_podc", "910b3": "atlas_800t_a2",
     "910b4": "atlas_800t_a2", "910c": "cloudmatrix384", "910c_die": "cloudmatrix384", "a100_80": "dgx_a100", "a100_40": "dgx_a100_40",
     "h100": "dgx_h100", "h800": "h800_deepseek", "h20": "h20_node", "h200": "dgx_h200", "b200": "dgx_b200", "gb200": "gb200_nvl72",
-    "gb300": "gb300_nvl72", "mi300x": "mi300x"}
+    "gb300": "gb300_nvl72", "b300": "dgx_b300", "mi300x": "mi300x"}
 
 
 # ------------------------------------------------------------------ by name
