@@ -1,0 +1,185 @@
+"""Software stacks: how a named framework release runs a training step, and its constants.
+
+`data/stacks.yaml` holds one entry per release: which attention kernel, what is fused, which collectives hide behind
+compute, the host's time per layer, and at most one fitted scalar per chip, with the rows it was fitted on. A stack that
+is not listed falls back to `generic` and says so; the values a row names itself (attention, fusion, overlap) win over both.
+"""
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minglm.errors import InputError, nearest
+from sim.facts import Chip
+from sim.kernels import Kernels
+from sim.operators import Style
+
+FILE = Path(__file__).resolve().parents[1] / "data" / "stacks.yaml"
+
+# Attention kernels: (kernel, chip family or '') → share of the best bf16 matmul forward, backward, keys at half of it.
+# Published curves for causal attention, head width 128: FlashAttention-2 on A100 and H100 (arXiv 2307.08691 Fig. 5-7),
+# FlashAttention-3 on H100 (arXiv 2407.08608 Fig. 5-6); cuDNN's is of FlashAttention-3's class. The rest is assumed.
+ATTENTION = {
+    ("flash1", ""): (0.45, 0.38, 400.0, "assumed"),
+    ("flash2", ""): (0.65, 0.55, 500.0, "assumed"),
+    ("flash2", "A100"): (0.74, 0.63, 500.0, "published"),
+    ("flash2", "H100"): (0.50, 0.42, 450.0, "published"),
+    ("flash3", ""): (0.80, 0.65, 900.0, "assumed"),
+    ("flash3", "H100"): (0.86, 0.72, 950.0, "published"),
+    ("flash3", "A100"): (0.74, 0.63, 500.0, "published"),
+    ("npu_fusion", ""): (0.62, 0.50, 800.0, "assumed"),
+    ("sdpa", ""): (0.60, 0.50, 500.0, "assumed"),
+    ("sdpa", "A100"): (0.74, 0.63, 500.0, "published"),
+    ("sdpa", "H100"): (0.55, 0.46, 450.0, "published"),
+}
+_FAMILY = {"H800": "H100", "H200": "H100", "GH200": "H100", "A800": "A100"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One software release. Shares are of a collective's time hidden behind compute when overlap is on."""
+
+    name: str
+    title: str = ""
+    attention: str = "flash2"              # key of ATTENTION, or 'unfused'
+    fusion: str = "fused"                  # fused | eager | compiled
+    loss: str = "fused"                    # fused | unfused
+    dropout: bool = False
+    accumulate_fused: bool = True
+    fp8_passes: float = 2.0
+    overlap_tp: bool = False
+    overlap_p2p: bool = True               # with interleaving only
+    overlap_grad_reduce: bool = True
+    overlap_param_gather: bool = True
+    overlap_all_to_all: bool = False
+    tp_hidden: float = 0.6                 # share of TP collectives hidden when pipelined with matmuls
+    wgrad_hidden: float = 0.8              # share hidden of those that run beside the weight-gradient matmul
+    dp_hidden: float = 0.9
+    fsdp_hidden: float = 0.9
+    all_to_all_hidden: float = 0.8
+    fsdp_slowdown: float = 1.05            # compute beside communication kernels that take its cores and bandwidth
+    dedup: bool = False                    # expert rows cross the network once per node
+    node_limited: float = 0.0
+    imbalance: float = 1.0
+    router_passes: float = 6.0
+    host_layer_s: float = 0.45e-3          # host's time to launch one layer's forward (backward: as long)
+    host_moe_s: float = 0.6e-3             # added for the expert part
+    host_message_s: float = 60e-6          # host's time to launch one tensor- or expert-parallel collective
+    graphs: bool = False                   # whole layers captured in graphs: host time vanishes
+    fixed_s: float = 10e-3                 # per step: data, logging, gradient norm's sync
+    jitter: float = 0.01                   # spread of compute speed between chips (standard deviation / mean)
+    bf16_grads: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)      # constant → label and source
+    fitted: Mapping[str, Mapping] = field(default_factory=dict)  # chip → {name, value, rows}
+
+    def style(self, fp8: bool, imbalance: float | None = None, **changes) -> Style:
+        values = dict(attention="unfused" if self.attention == "unfused" else "flash", fusion=self.fusion, loss=self.loss,
+                      dropout=self.dropout, fp8=fp8, fp8_passes=self.fp8_passes, accumulate_fused=self.accumulate_fused,
+                      node_limited=self.node_limited, dedup=self.dedup, router_passes=self.router_passes,
+                      imbalance=self.imbalance if imbalance is None else imbalance)
+        return Style(**{**values, **changes})
+
+    def scalar(self, chip: Chip, name: str, default: float) -> float:
+        """The fitted value called `name` for this chip, else `default`."""
+        found = self.fitted.get(chip.name)
+        return float(found["value"]) if found and found.get("name") == name else default
+
+    def kernels(self, chip: Chip) -> Kernels:
+        kernel = "flash2" if self.attention == "unfused" else self.attention
+        forward, backward, half, _ = attention_shares(kernel, chip)
+        return _kernels(chip_key(chip), forward, backward, half, self.scalar(chip, "scale", default_scale(chip)))
+
+
+_CHIPS: dict[tuple, Chip] = {}
+
+
+def chip_key(chip: Chip) -> tuple:
+    key = (chip.name, id(chip))
+    _CHIPS[key] = chip
+    return key
+
+
+@functools.lru_cache(maxsize=512)
+def _kernels(key: tuple, forward: float, backward: float, half: float, scale: float) -> Kernels:
+    return Kernels(_CHIPS[key], forward, backward, half, scale=scale)
+
+
+def attention_shares(kernel: str, chip: Chip) -> tuple[float, float, float, str]:
+    """(forward share, backward share, keys at half, label) of an attention kernel on a chip."""
+    kernels = sorted({k for k, _ in ATTENTION})
+    if kernel not in kernels:
+        raise InputError(f"attention kernel {kernel!r}: not one of {', '.join(kernels)}, unfused{nearest(kernel, kernels)}")
+    name = chip.name.upper()
+    for family in ("A100", "H100", *_FAMILY):
+        if family in name and (kernel, _FAMILY.get(family, family)) in ATTENTION:
+            return ATTENTION[kernel, _FAMILY.get(family, family)]
+    return ATTENTION[kernel, ""]
+
+
+@functools.cache
+def _read() -> dict:
+    from sim.documents import read_document
+    return read_document(FILE)
+
+
+def default_scale(chip: Chip) -> float:
+    """Kernel speed / modelled speed for a stack without a fitted value on this chip: the median of those fitted for it.
+
+    Without any on this chip, the median over all fitted ones: the share that runs keep of their best matmuls.
+    """
+    return _default_scale(chip.name)
+
+
+@functools.cache
+def _default_scale(chip_name: str) -> float:
+    own, every = [], []
+    for entry in _read()["stacks"].values():
+        for name, found in (entry.get("fitted") or {}).items():
+            if found.get("name") == "scale":
+                every.append(float(found["value"]))
+                if name == chip_name:
+                    own.append(float(found["value"]))
+    values = sorted(own or every or [1.0])
+    middle = len(values) // 2
+    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+
+
+def list_stacks() -> list[str]:
+    return sorted(_read()["stacks"])
+
+
+@functools.cache
+def load_stack(name: str) -> Stack:
+    """The stack called `name`.
+
+    Raises:
+        InputError: not listed; the nearest name is given.
+    """
+    entries = _read()["stacks"]
+    key = str(name).strip().lower().replace(" ", "-").replace("_", "-")
+    if key not in entries:
+        raise InputError(f"software stack {name!r}: not listed in data/stacks.yaml{nearest(key, entries)}; known: "
+                         f"{', '.join(sorted(entries))}; leave it out for 'generic'")
+    entry, base = dict(entries[key]), {}
+    while entry.get("like"):
+        parent = dict(entries[entry.pop("like")])
+        parent.pop("fitted", None), parent.pop("title", None)
+        entry = {**parent, **entry, "labels": {**(parent.get("labels") or {}), **(entry.get("labels") or {})}}
+    known = {f.name for f in dataclasses.fields(Stack)}
+    for word, value in entry.items():
+        if word not in known:
+            raise InputError(f"stack {key}: unknown key {word!r}{nearest(word, known)}; see sim/stacks.py's Stack")
+        base[word] = value or {} if word in ("labels", "fitted") else value
+    return Stack(**{**base, "name": key})
+
+
+def with_changes(stack: Stack, **changes) -> Stack:
+    """The stack with some habits changed by a row or a what-if; unknown ones are refused."""
+    known = {f.name for f in dataclasses.fields(Stack)}
+    for key in changes:
+        if key not in known:
+            raise InputError(f"stack option {key!r}: not known{nearest(key, known)}; known: {', '.join(sorted(known))}")
+    return dataclasses.replace(stack, **changes)

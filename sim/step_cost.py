@@ -1,0 +1,343 @@
+"""From a model, a cluster, a plan and a batch to the `StepCosts` that the event floor spends.
+
+    costs = build(load_model("gpt3_175b"), load_cluster("dgx_a100"), Plan(tp=8, pp=8, dp=4), Workload(512, 2048))
+
+`estimate` returns the same with a breakdown by operator class. Per micro-batch and layer: device time is the sum of its
+kernels and of the collectives that nothing hides; host time is what launching takes; the longer one counts.
+"""
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+from sim import collectives
+from sim.experts import layer_params, moe_ffn, optimizer_ops
+from sim.facts import Cluster
+from sim.kernels import Kernels
+from sim.models import ModelSpec
+from sim.operators import WIDTH, Share, Style, Tape, dense_ffn, embedding, gqa, mla, norm, vocabulary
+from sim.plan import Plan, Workload, check
+from sim.stacks import Stack, load_stack
+from sim.step_costs import ChunkCost, StepCosts
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer (or embedding, or head) on one chip for one micro-batch, in seconds. `hideable_*` are inside `*_s`."""
+
+    forward_s: float = 0.0
+    backward_input_s: float = 0.0
+    backward_weight_s: float = 0.0
+    hideable_forward_s: float = 0.0
+    hideable_backward_s: float = 0.0
+    classes: tuple[tuple[str, float], ...] = ()       # operator class → seconds, forward + backward
+    saved: tuple[tuple[str, float], ...] = ()         # activation bytes kept, by part
+
+    def plus(self, other: LayerCost, times: float = 1.0) -> LayerCost:
+        def merge(a, b):
+            out = dict(a)
+            for key, value in b:
+                out[key] = out.get(key, 0.0) + times * value
+            return tuple(out.items())
+        return LayerCost(*(getattr(self, f) + times * getattr(other, f) for f in (
+            "forward_s", "backward_input_s", "backward_weight_s", "hideable_forward_s", "hideable_backward_s")),
+            merge(self.classes, other.classes), merge(self.saved, other.saved))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Costs and where they come from. `classes`: seconds per micro-batch on the busiest rank, by operator class."""
+
+    costs: StepCosts
+    classes: dict[str, float]
+    rank_params: tuple[tuple[float, float], ...]      # per rank: weights replicated over DP, expert weights
+    layer_saved: dict[str, dict[str, float]]          # kind → part → activation bytes of one layer and micro-batch
+    stack: Stack
+    kernels: Kernels
+    assumptions: list[str] = field(default_factory=list)
+
+
+class Coster:
+    """Layer costs of one (model, cluster, plan, workload, precision, stack)."""
+
+    def __init__(self, model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack: Stack) -> None:
+        self.model, self.cluster, self.plan, self.workload, self.stack = model, cluster, plan, workload, stack
+        self.kernels = stack.kernels(cluster.chip)
+        self.style: Style = stack.style(precision == "fp8", workload.imbalance)
+        stride = 1 if plan.etp <= 1 else plan.etp
+        ep = collectives.place(cluster, plan.ep, stride)
+        inside = min(plan.ep, max(1, cluster.tiers[0].size // stride)) if plan.ep > 1 else 1
+        self.share = Share(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp, plan.ep / inside)
+        self.groups = {"tp": collectives.place(cluster, plan.tp), "cp": collectives.place(cluster, plan.cp, plan.tp),
+                       "ep": ep, "etp": collectives.place(cluster, plan.etp)}
+        self.shards = collectives.place(cluster, plan.zero_shards, plan.dp_stride() if plan.cp == 1 else plan.tp)
+        self.expert_shards = collectives.place(cluster, plan.expert_dp, plan.ep * plan.etp)
+
+    def habit(self, name: str) -> bool:
+        """A switch of the plan, or the stack's habit where the plan leaves it open."""
+        value = getattr(self.plan, name)
+        return bool(getattr(self.stack, name) if value is None else value)
+
+    # -------------------------------------------------------------- one tape → seconds
+
+    def price(self, tape: Tape, host_s: float, params: tuple[float, float] = (0.0, 0.0), recompute: str = "none") -> LayerCost:
+        """Seconds of a recorded layer. `params`: its weights on this chip, for ZeRO-3 gathers."""
+        time, stack, classes = self.kernels.time, self.stack, {}
+
+        def total(ops) -> float:
+            out = 0.0
+            for op in ops:
+                t = time(op)
+                out += t
+                classes[op.group] = classes.get(op.group, 0.0) + t
+            return out
+        forward, backward, weight = total(tape.forward), total(tape.backward_input), total(tape.backward_weight)
+        attention = classes.get("attention", 0.0)
+        again = 0.0
+        if recompute == "full":
+            again = total(tape.forward)
+        elif recompute == "selective":
+            again = total(tape.core)
+        elif recompute == "selective_ops":
+            again = total(op for op in tape.forward if op.kind == "memory") + 0.5 * total(op for op in tape.forward if op.kind == "matmul")
+        comm = {"forward": 0.0, "backward_input": 0.0}
+        hide = {"forward": 0.0, "backward_input": 0.0}
+        wgrad = under = 0.0
+        for message in tape.messages:
+            t = collectives.time(message.kind, message.bytes, self.groups[message.group], dedup=message.dedup)
+            if message.hidden_by == "wgrad":
+                wgrad += t
+                continue
+            if message.hidden_by == "matmul" and self.habit("overlap_tp"):
+                t *= 1.0 - stack.tp_hidden
+            elif message.hidden_by == "attention":
+                under += t
+                continue
+            elif message.hidden_by == "schedule":
+                if self.plan.schedule.startswith("dualpipe"):
+                    hide[message.phase] += t
+                elif self.habit("overlap_all_to_all"):
+                    t *= 1.0 - stack.all_to_all_hidden
+            comm[message.phase] += t
+            classes[message.group + " communication"] = classes.get(message.group + " communication", 0.0) + t
+        exposed = wgrad - stack.wgrad_hidden * min(wgrad, weight)
+        if exposed > 0:
+            classes["tp communication"] = classes.get("tp communication", 0.0) + exposed
+        comm["backward_input"] += exposed
+        if under:
+            left = under - stack.wgrad_hidden * min(under, attention)
+            classes["cp communication"] = left
+            comm["forward"] += left / 3
+            comm["backward_input"] += 2 * left / 3
+        if recompute == "full":
+            again += comm["forward"]
+        f, bi, bw = forward + comm["forward"], backward + comm["backward_input"] + again, weight
+        if self.plan.zero == 3 and self.plan.zero_shards > 1:
+            f, bi = self._sharded(f, bi, bw, params, classes)
+        if host_s and not stack.graphs:
+            host_s += stack.host_message_s * len(tape.messages) / 2
+            f = _longer(f, host_s)
+            device = bi + bw
+            bi += _longer(device, host_s * (2.0 if recompute == "full" else 1.0)) - device
+        return LayerCost(f, bi, bw, hide["forward"], hide["backward_input"], tuple(classes.items()), tuple(tape.saved.items()))
+
+    def _sharded(self, f: float, bi: float, bw: float, params: tuple[float, float], classes: dict) -> tuple[float, float]:
+        """ZeRO-3: gather the layer's weights before the forward and the backward, scatter its gradient after."""
+        gather = scatter = 0.0
+        for count, levels in zip(params, (self.shards, self.expert_shards)):
+            gather += collectives.time("all_gather", count * WIDTH, levels)
+            scatter += collectives.time("reduce_scatter", count * (WIDTH if self.stack.bf16_grads else 4), levels)
+        slow = self.stack.fsdp_slowdown
+        hidden = self.stack.fsdp_hidden
+        extra_f = gather - hidden * min(gather, f * slow)
+        both, work = gather + scatter, (bi + bw) * slow
+        extra_b = both - hidden * min(both, work)
+        classes["dp communication"] = classes.get("dp communication", 0.0) + extra_f + extra_b
+        return f * slow + extra_f, bi + (bi + bw) * (slow - 1.0) + extra_b
+
+    # -------------------------------------------------------------- layers
+
+    def tape(self, kind: str, window: int = 0, indexer: bool = True) -> Tape:
+        tape = Tape(self.style)
+        if self.model.attention == "mla":
+            mla(tape, self.share, self.model, indexer)
+        else:
+            gqa(tape, self.share, self.model, window)
+        if kind == "moe":
+            moe_ffn(tape, self.share, self.model)
+        else:
+            dense_ffn(tape, self.share, self.model.hidden, self.model.ffn, self.model.gated_ffn)
+        return tape
+
+    def layer(self, kind: str, recompute: str) -> LayerCost:
+        """Cost of a layer of this kind, averaged over its window and indexer variants."""
+        model, host = self.model, self.stack.host_layer_s + (self.stack.host_moe_s if kind == "moe" else 0.0)
+        params = layer_params(model, kind, self.plan.tp, self.plan.ep, self.plan.etp)
+        variants = [(1.0, 0, True)]
+        if model.window_layers and self.workload.window:
+            share = model.window_layers / model.layers
+            variants = [(1 - share, 0, True), (share, model.window, True)]
+        if model.index_topk and 0 < model.indexer_full_layers < model.layers:
+            share = model.indexer_full_layers / model.layers
+            variants = [(share, 0, True), (1 - share, 0, False)]
+        cost = LayerCost()
+        for weight, window, indexer in variants:
+            if weight > 0:
+                cost = cost.plus(self.price(self.tape(kind, window, indexer), host, params, recompute), weight)
+        return cost
+
+    @functools.cached_property
+    def padded_vocab(self) -> float:
+        """Megatron pads the vocabulary to a multiple of 128 × TP."""
+        block = 128 * self.plan.tp
+        return -(-self.model.vocab // block) * block
+
+    def ends(self) -> tuple[LayerCost, LayerCost]:
+        """(embedding, head with loss; multi-token prediction included in the head)."""
+        model, share = self.model, self.share
+        first = Tape(self.style)
+        embedding(first, share, model.hidden, self.padded_vocab)
+        last = Tape(self.style)
+        vocabulary(last, share, model.hidden, self.padded_vocab)
+        table = self.padded_vocab * model.hidden / self.plan.tp
+        head = self.price(last, self.stack.host_layer_s, (table, 0.0))
+        if model.mtp_modules and self.workload.mtp:
+            extra = Tape(self.style)
+            norm(extra, share, model.hidden)
+            extra.linear("mtp project", "linear", share.tokens_sp, 2 * model.hidden, model.hidden)
+            one = self.price(extra, 0.0).plus(self.layer("moe" if model.experts else "dense", self.plan.recompute)).plus(head)
+            head = head.plus(one, model.mtp_depth)
+        return self.price(first, self.stack.host_layer_s / 2, (table, 0.0)), head
+
+
+def _longer(device_s: float, host_s: float, sharpness: float = 4.0) -> float:
+    """Device and host work side by side, each sometimes waiting for the other: a p-norm, close to the longer of the two."""
+    return (device_s**sharpness + host_s**sharpness) ** (1.0 / sharpness)
+
+
+def rank_params(model: ModelSpec, plan: Plan, padded_vocab: float, mtp: bool = True) -> tuple[tuple[float, float], ...]:
+    """Weights on one chip of each pipeline rank: (replicated over data parallelism, expert weights)."""
+    layers, out = plan.chunk_layers(model.layers), []
+    dense = layer_params(model, "dense", plan.tp, plan.ep, plan.etp) if model.dense_ffn_layers else (0.0, 0.0)
+    moe = layer_params(model, "moe", plan.tp, plan.ep, plan.etp) if model.experts else (0.0, 0.0)
+    table = padded_vocab * model.hidden / plan.tp
+    last = len(layers) - 1
+    starts = [sum(layers[:i]) for i in range(len(layers))]
+    for rank in range(plan.pp):
+        base = expert = 0.0
+        for chunk in plan.chunks_of_rank(rank):
+            n_dense = max(0, min(layers[chunk], model.dense_ffn_layers - starts[chunk])) if model.experts else layers[chunk]
+            n_moe = layers[chunk] - n_dense
+            base += n_dense * dense[0] + n_moe * moe[0]
+            expert += n_dense * dense[1] + n_moe * moe[1]
+            if chunk == 0:
+                base += table + model.positions * model.hidden
+            if chunk == last:
+                base += model.hidden + (0.0 if model.tied and plan.pp == 1 else table)
+                if model.mtp_modules and mtp:
+                    one = moe if model.experts else dense
+                    base += model.mtp_modules * (one[0] + 2 * model.hidden**2)
+                    expert += model.mtp_modules * one[1]
+        out.append((base, expert))
+    return tuple(out)
+
+
+def estimate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str = "bf16",
+             stack: Stack | str | None = None) -> Estimate:
+    """Costs of one training step with their breakdown.
+
+    Args:
+        precision: 'bf16', 'fp16' or 'fp8' (linear layers in fp8; attention, router and logits stay in bf16).
+        stack: a `Stack`, the name of one in data/stacks.yaml, or None for 'generic'.
+    Raises:
+        InputError: the plan cannot run (`sim.plan.check`), or an unknown stack.
+    """
+    stack = stack if isinstance(stack, Stack) else load_stack(stack or "generic")
+    check(plan, model, workload)
+    coster = Coster(model, cluster, plan, workload, precision, stack)
+    full = plan.recompute
+    kinds = (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])
+    per_layer = {kind: coster.layer(kind, full) for kind in kinds}
+    plain = per_layer if full == "none" or plan.recompute_layers is None else {kind: coster.layer(kind, "none") for kind in kinds}
+    first, last = coster.ends()
+
+    layers = plan.chunk_layers(model.layers)
+    starts = [sum(layers[:i]) for i in range(len(layers))]
+    chunks, classes, worst = [], {}, -1.0
+    made: dict[tuple, LayerCost] = {}
+    for rank in range(plan.pp):
+        row, busy = [], LayerCost()
+        left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
+        for chunk in plan.chunks_of_rank(rank):
+            n = layers[chunk]
+            n_dense = (max(0, min(n, model.dense_ffn_layers - starts[chunk])) if model.experts else n)
+            again = min(left, n)
+            left -= again
+            key = (n_dense, n - n_dense, again, chunk == 0, chunk == len(layers) - 1)
+            if key not in made:
+                cost = LayerCost()
+                a_dense = min(again, n_dense)
+                for kind, some, all_of in (("dense", a_dense, n_dense), ("moe", again - a_dense, n - n_dense)):
+                    if some:
+                        cost = cost.plus(per_layer[kind], some)
+                    if all_of - some:
+                        cost = cost.plus(plain[kind], all_of - some)
+                if chunk == 0:
+                    cost = cost.plus(first)
+                if chunk == len(layers) - 1:
+                    cost = cost.plus(last)
+                made[key] = cost
+            cost = made[key]
+            busy = busy.plus(cost)
+            row.append(ChunkCost(cost.forward_s, cost.backward_input_s, cost.backward_weight_s, cost.hideable_forward_s,
+                                 cost.hideable_backward_s))
+        chunks.append(tuple(row))
+        length = busy.forward_s + busy.backward_input_s + busy.backward_weight_s
+        if length > worst:
+            worst, classes = length, dict(busy.classes)
+    params = rank_params(model, plan, coster.padded_vocab, workload.mtp)
+    reduce_s, gather_s, optimizer_s = _data_parallel(coster, params)
+    size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
+    p2p_bytes = size / plan.tp if plan.tp > 1 else size     # tensor-parallel ranks send their slice each
+    p2p_s = collectives.p2p(cluster, p2p_bytes, plan.pp_stride()) if plan.pp > 1 else 0.0
+    if plan.pp > 1 and plan.tp > 1 and not plan.sp:
+        p2p_s += collectives.time("all_gather", size, coster.groups["tp"])
+    costs = StepCosts(
+        chunks=tuple(chunks), micro_batches=plan.micro_batches(workload), p2p_s=p2p_s, p2p_bytes=p2p_bytes,
+        grad_reduce_s=reduce_s, param_gather_s=gather_s, overlap_grad_reduce=coster.habit("overlap_grad_reduce"),
+        optimizer_s=optimizer_s, fixed_s=stack.fixed_s, tokens=workload.tokens, replicas=plan.dp, chips_per_rank=plan.tp * plan.cp)
+    saved = {kind: dict(cost.saved) for kind, cost in per_layer.items()}
+    saved["embedding"], saved["head"] = dict(first.saved), dict(last.saved)
+    return Estimate(costs, classes, params, saved, stack, coster.kernels)
+
+
+def _data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> tuple[float, float, float]:
+    """(gradient reduction, parameter gather, optimiser step) of the slowest rank, in seconds."""
+    plan, stack, cluster, model = coster.plan, coster.stack, coster.cluster, coster.model
+    grad_width = WIDTH if stack.bf16_grads else 4
+    whole = collectives.place(cluster, plan.dp * plan.cp, plan.tp)
+    reduce_s = gather_s = optimizer_s = 0.0
+    for base, expert in params:
+        reduce = gather = 0.0
+        for count, levels in ((base, whole), (expert, coster.expert_shards)):
+            if plan.zero == 3:
+                continue                                         # gathered and scattered layer by layer
+            kind = "reduce_scatter" if plan.zero else "all_reduce"
+            reduce += collectives.time(kind, count * grad_width, levels)
+            if plan.zero:
+                gather += collectives.time("all_gather", count * WIDTH, levels)
+        shards = plan.zero_shards if plan.zero else 1
+        mine = base / shards + expert / (plan.expert_dp if plan.zero else 1)
+        step = sum(coster.kernels.time(op) for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width))
+        if plan.offload:
+            step = max(step, mine * 2 * 16 / cluster.host_bytes_per_s.value)
+        reduce_s, gather_s, optimizer_s = max(reduce_s, reduce), max(gather_s, gather), max(optimizer_s, step)
+    if coster.habit("overlap_param_gather"):
+        gather_s *= 1.0 - stack.dp_hidden
+    return reduce_s, gather_s, optimizer_s
+
+
+def build(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str = "bf16",
+          stack: Stack | str | None = None) -> StepCosts:
+    """`estimate(...)`'s costs alone: what the event floor takes."""
+    return estimate(model, cluster, plan, workload, precision, stack).costs
