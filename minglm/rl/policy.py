@@ -1,0 +1,134 @@
+"""Who runs next, when to stop, what is too stale: the rules of asynchronous RL, without torch and without a clock.
+
+The real loop (processes, a model) and the simulator (SimPy) ask the same `Policy` the same questions, so what one shows
+the other obeys. A *group* is one prompt with all its samples; only complete groups train. Versions count weight pushes.
+
+    mode    rollout of the next batch          at the target            weights go out
+    sync    after the update                   all are done             after every update, nothing is running
+    ahead   while the last batch trains        all are done             after every update, when the rollout has ended
+    async   always, within the bound η         rollout goes on          after every update, into running requests
+    april   after the update, over-sampled     abort; partials are      after every update, nothing is running
+                                               resumed first next time
+    glm5    always                             rollout goes on          every `push_every` updates, into running requests
+
+Sources: slime `sglang_rollout.py` and `train_async.py` (sync, ahead, april); APRIL, arXiv 2509.18521 (april);
+AReaL `staleness_manager.py` (async: the capacity rule); GLM-5 report, arXiv 2602.15763 §4.1 (glm5).
+"""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from minglm.errors import InputError, nearest
+
+MODES = ("sync", "ahead", "async", "april", "glm5")
+Group = TypeVar("Group")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules of one mode. Counts are groups, versions are weight pushes.
+
+    Raises:
+        InputError: a value that breaks a rule, in one line.
+    """
+
+    mode: str = "sync"
+    batch_groups: int = 8            # complete groups that make a training batch
+    over_sampling: int | None = None  # groups submitted at a time (april: above batch_groups); None: batch_groups
+    max_concurrent: int | None = None  # groups in flight at most; None: no limit beyond the mode's own
+    eta: int = 1                     # async: how many versions a sample may lag behind the one it trains (AReaL's η)
+    push_every: int = 1              # glm5: updates between two pushes (K)
+    max_gap: int | None = None       # glm5: drop a group whose oldest token is more than this many versions behind (τ)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"mode {self.mode!r}: not one of {', '.join(MODES)}{nearest(self.mode, MODES)}")
+        for name, least in (("batch_groups", 1), ("eta", 0), ("push_every", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name}={value!r}: must be a whole number of at least {least}; the default is {getattr(type(self), name)}")
+        for name, least in (("over_sampling", self.batch_groups), ("max_concurrent", 1), ("max_gap", 0)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise InputError(f"{name}={value!r}: must be a whole number of at least {least}; leave it out for the default")
+        if self.over_sampling not in (None, self.batch_groups) and self.mode != "april":
+            raise InputError(f"over_sampling={self.over_sampling} with mode {self.mode!r}: only april aborts the surplus; "
+                             f"leave it out or use mode april")
+
+    @property
+    def submit_at_once(self) -> int:
+        """Groups submitted whenever fewer than a batch can still complete."""
+        return self.over_sampling or self.batch_groups
+
+    @property
+    def continuous(self) -> bool:
+        """Whether rollout goes on while the trainer works, across updates."""
+        return self.mode in ("async", "glm5")
+
+    @property
+    def aborts_at_target(self) -> bool:
+        return self.mode == "april"
+
+    @property
+    def generates_ahead(self) -> bool:
+        return self.mode == "ahead"
+
+    @property
+    def resets_optimizer_after_push(self) -> bool:
+        return self.mode == "glm5"
+
+    def groups_to_submit(self, status: Status) -> int:
+        """How many new groups may start now."""
+        if self.mode == "async":
+            room = (self.eta + status.version + 1) * self.batch_groups - (status.accepted + status.finished + status.running)
+        elif self.mode == "glm5":
+            room = self.submit_at_once * 2 - (status.running + status.finished)
+        elif status.running + status.finished < self.batch_groups:      # a round: submit, and refill what a filter dropped
+            room = self.submit_at_once
+        else:
+            room = 0
+        if self.max_concurrent is not None:
+            room = min(room, self.max_concurrent - status.running)
+        return max(0, room)
+
+    def batch_is_ready(self, status: Status) -> bool:
+        """Whether enough complete groups wait for an update."""
+        return status.finished >= self.batch_groups
+
+    def pushes_after(self, updates: int) -> bool:
+        """Whether weights go to the rollout engines after this many updates in all (1, 2, …)."""
+        return updates % (self.push_every if self.mode == "glm5" else 1) == 0
+
+    def too_stale(self, version: int, oldest_version: int) -> bool:
+        """Whether a group whose oldest token was sampled at `oldest_version` is dropped by a trainer at `version`."""
+        return self.mode == "glm5" and self.max_gap is not None and version - oldest_version > self.max_gap
+
+
+@dataclass
+class Status:
+    """What a policy may know: counts of groups, and the version."""
+
+    running: int = 0       # submitted, not complete
+    finished: int = 0      # complete, waiting for an update
+    accepted: int = 0      # already trained on, in all
+    version: int = 0       # weight pushes so far
+
+
+@dataclass
+class PartialBuffer(Generic[Group]):
+    """Groups that an abort left unfinished, first in, first out, ahead of new prompts. Nothing put in is ever lost."""
+
+    waiting: deque[Group] = field(default_factory=deque)
+
+    def put_back(self, groups: Iterable[Group]) -> None:
+        self.waiting.extend(groups)
+
+    def take(self, count: int) -> list[Group]:
+        """Up to `count` groups, the oldest first; the caller fills up with new prompts."""
+        return [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
+
+    def __len__(self) -> int:
+        return len(self.waiting)
