@@ -1,0 +1,182 @@
+"""The ledger: its list of claims is whole, every verdict follows from its computation, and would not if the claim changed."""
+import dataclasses
+import json
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+
+from minglm.errors import InputError
+from sim import claims
+from sim.claims_rules import CONTRADICTED, UNKNOWN, VERDICTS, Answer, by_evidence, exact, judge
+
+IDS = """
+total-params active-params experts experts-per-token dsa-name dsa-origin context output text-only rivals-multimodal
+tokens tokens-before mindspore-required chips-100k chips-all-training run-length run-60-days supply peak-910b peak-a100
+peak-h100 910b-over-a100 910b-under-h100 arena-score arena-second arena-third arena-first arena-beats-closed
+arena-beats-opus arena-beats-gpt arena-gap-4 arena-gap-2 arena-gap-6 arena-and-benchmarks swe-glm swe-opus swe-gpt
+swe-gap-opus swe-gap-gpt aime gpqa hle-glm hle-opus hle-gpt hle-lead vendor-reported hallucination-before
+hallucination-after hallucination-drop hallucination-index hallucination-owner hallucination-in-report slime-decouples
+slime-unpublished april-partial april-in-report long-tail rl-cheaper price-input price-output price-router-input
+price-router-output price-opus-input price-opus-output cheaper-input cheaper-output cheaper-blended weights-precisions
+weights-hugging-face weights-modelscope fp8-fits fp8-minimum speed licence licence-freest release-date ipo-date ipo-hkd
+ipo-usd first-listed stock pony-alpha gap-narrowing export-controls
+""".split()
+
+LEDGER = claims.load()
+RESULT = claims.run()
+BY_COMPUTATION = [c for c in LEDGER if c.rule["compare"] != "evidence"]
+BY_EVIDENCE = [c for c in LEDGER if c.rule["compare"] == "evidence"]
+
+
+def test_the_list_of_claims_is_whole():
+    assert [c.id for c in LEDGER] == IDS
+    assert len(IDS) >= 60
+
+
+@pytest.mark.parametrize("row", RESULT["claims"], ids=IDS)
+def test_the_verdict_follows_and_the_reason_is_one_sentence(row):
+    assert row["verdict"] == row["expected"], f"{row['id']}: the ledger says {row['expected']}, the rule gives {row['verdict']}"
+    assert row["verdict"] in VERDICTS
+    assert 20 < len(row["why"]) < 330 and row["why"].endswith(".") and "\n" not in row["why"]
+
+
+@pytest.mark.parametrize("claim", BY_COMPUTATION, ids=lambda c: c.id)
+def test_another_value_gets_another_verdict(claim):
+    """A rule that any value satisfies would say nothing about the claim."""
+    answer, verdict = claim.answer(), claim.judged(claim.answer())
+
+    def changed(x, factor):
+        return [changed(v, factor) for v in x] if isinstance(x, list) else float(exact(x) * exact(factor)) + (x == 0) * 50 * factor
+    values = [changed(claim.value, factor) for factor in (0.01, 1.09, 0.91, 100)]
+    if not isinstance(answer.value, tuple):     # what the claim would have had to say
+        right = float(answer.value)
+        values.append([0.99 * right, 1.01 * right] if isinstance(claim.value, list) else right)
+    others = {judge(value, claim.rule, answer, claim.sources) for value in values}
+    assert others - {verdict}, f"{claim.id}: {claim.value} could be anything and stay '{verdict}'"
+
+
+@pytest.mark.parametrize("claim", BY_EVIDENCE, ids=lambda c: c.id)
+def test_other_sources_give_another_verdict(claim):
+    against = {"source": "x", "says": "contradicts", "strength": "third-party", "at": ""}
+    verdicts = {by_evidence(claim.sources), by_evidence(()), by_evidence((*claim.sources, against))}
+    assert by_evidence((*claim.sources, against)) == CONTRADICTED and by_evidence(()) == UNKNOWN
+    assert len(verdicts) >= 2
+    if claim.verdict != UNKNOWN:
+        assert claim.sources, f"{claim.id}: a verdict from sources needs sources"
+
+
+def test_enough_claims_have_a_computation_and_the_whole_is_quick():
+    assert RESULT["computed"] >= 0.6 * len(IDS)
+    assert RESULT["seconds"] < 60
+    assert RESULT["all_follow"] and sum(RESULT["verdicts"].values()) == len(IDS)
+
+
+def test_kinds_and_verdicts_are_all_used():
+    assert {c.kind for c in LEDGER} == set(claims.KINDS)
+    assert all(RESULT["verdicts"][v] for v in VERDICTS)
+
+
+def test_counts_are_exact():
+    rows = {r["id"]: r for r in RESULT["claims"]}
+    assert rows["total-params"]["detail"]["exact"] == 743_911_218_432
+    assert rows["total-params"]["detail"]["with_prediction_module"] == 753_864_139_008
+    assert rows["chips-100k"]["detail"]["operations"] == 6_840_000_000_000_000_000_000_000
+    assert rows["ipo-hkd"]["detail"]["exact_hkd"] == pytest.approx(4_348_145_900, abs=0)
+    by_id = {c.id: c for c in LEDGER}
+    assert by_id["swe-gap-opus"].answer().value == Fraction(31, 10)
+    assert by_id["swe-gap-gpt"].answer().value == Fraction(11, 5)
+    assert by_id["hallucination-drop"].answer().value == 56
+    assert by_id["cheaper-output"].answer().value == Fraction(125, 16)
+    assert by_id["tokens"].answer().value == Fraction("28.55")
+
+
+def test_verdicts_that_must_not_drift():
+    """The findings a reader takes away, each for its own reason."""
+    verdict = {r["id"]: r["verdict"] for r in RESULT["claims"]}
+    assert verdict["swe-gap-opus"] == verdict["hle-lead"] == verdict["arena-gap-4"] == "inconsistent"
+    assert verdict["dsa-name"] == verdict["slime-unpublished"] == verdict["licence-freest"] == CONTRADICTED
+    assert verdict["chips-100k"] == verdict["chips-all-training"] == UNKNOWN
+    assert verdict["swe-glm"] == "vendor claim"
+
+
+def test_json_and_table_and_one_claim(capsys):
+    assert claims.cli(True) == 0
+    read = json.loads(capsys.readouterr().out)
+    for row in read["claims"]:
+        assert {"id", "text", "kind", "value", "computation", "computed", "verdict", "why", "sources"} <= set(row)
+    assert claims.cli(False) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in IDS)
+    assert claims.cli(False, "speed") == 0
+    assert "roofline" in capsys.readouterr().out
+
+
+def test_an_unknown_id_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'tokens'"):
+        claims.run(only="tokns")
+
+
+def test_a_verdict_that_no_longer_follows_is_reported(tmp_path, capsys, monkeypatch):
+    text = claims.FILE.read_text(encoding="utf-8").replace("value: 744\n", "value: 700\n")
+    assert "value: 700" in text
+    other = tmp_path / "claims.yaml"
+    other.write_text(text, encoding="utf-8")
+    result = claims.run(other)
+    assert not result["all_follow"]
+    assert [r["id"] for r in result["claims"] if not r["follows"]] == ["total-params"]
+    assert "the ledger says: reproduced" in claims.format_table(result)
+    monkeypatch.setattr(claims, "run", lambda only=None: result)
+    assert claims.cli(False) == 1
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("kind: architecture", "kind: architectur", "did you mean 'architecture'"),
+    ("verdict: reproduced", "verdict: proven", "verdict 'proven'"),
+    ("- [report, supports", "- [reprot, supports", "did you mean 'report'"),
+    ("- [report, supports", "- [report, shows", "says 'shows'"),
+    ("computation: sim.claims_model.total_params", "computation: sim.claims_model.totl", "does not exist"),
+    ("computation: sim.claims_model.total_params", "computation: os.getcwd", "not in a claims module"),
+    ("rule: {compare: rounds}", "rule: {compare: round}", "did you mean 'rounds'"),
+    ("- id: active-params", "- id: total-params", "listed 2 times"),
+    ("    unit: \"billion\"\n", "", "lacks unit"),
+    ("{strength: vendor, title: \"GLM-5: from", "{strength: strong, title: \"GLM-5: from", "strength 'strong'"),
+])
+def test_a_broken_entry_is_refused_with_its_name(tmp_path, old, new, message):
+    text = claims.FILE.read_text(encoding="utf-8")
+    assert old in text
+    bad = tmp_path / "claims.yaml"
+    bad.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        claims.run(bad)
+
+
+def test_a_missing_or_unreadable_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        claims.load(tmp_path / "none.yaml")
+    (tmp_path / "x.yaml").write_text("claims: [", encoding="utf-8")
+    with pytest.raises(InputError, match="not valid YAML"):
+        claims.load(tmp_path / "x.yaml")
+    (tmp_path / "y.yaml").write_text("claims: {}", encoding="utf-8")
+    with pytest.raises(InputError, match="needs a mapping"):
+        claims.load(tmp_path / "y.yaml")
+
+
+def test_a_comparison_without_an_answer_is_refused():
+    with pytest.raises(InputError, match="needs a computation"):
+        judge(1, {"compare": "equal"}, None, ())
+
+
+def test_claims_are_values():
+    claim = LEDGER[0]
+    assert dataclasses.replace(claim, value=1).judged(Answer(1, "")) == "reproduced"
+
+
+def test_the_ledger_loads_without_torch_or_numpy():
+    code = ("import sys, sim.claims, sim.claims_rules, sim.arena\n"
+            "result = sim.claims.run()\n"
+            "assert result['all_follow']\n"
+            "loaded = {'torch', 'numpy', 'plotly'} & set(sys.modules)\n"
+            "assert not loaded, loaded")
+    subprocess.run([sys.executable, "-c", code], check=True)
