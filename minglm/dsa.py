@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
-from minglm.layers import LATENT_EPS, apply_rope
+from minglm.layers import LATENT_EPS, apply_rope, wide
 
 # Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
 SCORE_FLOATS = 1 << 20      # indexer scores (Hi·n·S) of one chunk
@@ -44,13 +44,13 @@ class Indexer(nn.Module):
         r = self.rope_width
         q = torch.cat((apply_rope(q[..., :r], rope), q[..., r:]), -1)
         k = torch.cat((apply_rope(k[..., :r], rope), k[..., r:]), -1)
-        return q, k, self.weights_proj(x).float() * (self.heads * self.width) ** -0.5
+        return q, k, wide(self.weights_proj(x)) * (self.heads * self.width) ** -0.5
 
 
 def index_scores(q: Tensor, k: Tensor, w: Tensor) -> Tensor:
     """I for one sequence: q (n, Hi, Di), k (S, Di), w (n, Hi) → (n, S), fp32, not masked."""
-    dots = (q.flatten(0, 1) @ k.T).float().view(q.shape[0], q.shape[1], -1).relu_()
-    return torch.bmm(w.float().unsqueeze(1), dots).squeeze(1)
+    dots = wide(q.flatten(0, 1) @ k.T).view(q.shape[0], q.shape[1], -1).relu_()
+    return torch.bmm(wide(w).unsqueeze(1), dots).squeeze(1)
 
 
 def visible(T: int, offset: int, end: int, doc_start: Tensor | None, device) -> Tensor:
@@ -193,7 +193,7 @@ class _ChosenKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, w, choice, p, wants):   # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
         B, T, Hi, Di = q.shape
-        n_keys, total = choice.shape[-1], q.new_zeros((), dtype=torch.float32)
+        n_keys, total = choice.shape[-1], wide(q.new_zeros(()))
         d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)
         for b, part in _chunks(B, T, n_keys * Di, GATHER_FLOATS):
             flat = choice[b, part].clamp(min=0).flatten()
@@ -222,7 +222,7 @@ class _DenseKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, wants):     # attn_q (B,T,H,D), attn_k (B,S,H,D)
         B, T, Hi, Di = q.shape
-        total = q.new_zeros((), dtype=torch.float32)
+        total = wide(q.new_zeros(()))
         d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)
         for b, part in _chunks(B, T, T * (Hi + attn_q.shape[2]), SCORE_FLOATS):
             end, n = part.stop, part.stop - part.start

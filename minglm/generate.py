@@ -102,7 +102,7 @@ def _pick(logits: Tensor, temperature: float, top_p: float, draws: list[torch.Ge
     """(B, V) → (B,) tokens. Sampling inverts the cumulative distribution at one uniform number per sequence."""
     if temperature == 0:
         return logits.argmax(-1)
-    probs, order = (logits / temperature).softmax(-1).sort(-1, descending=True, stable=True)
+    probs, order = torch.sort((logits / temperature).softmax(-1), dim=-1, descending=True, stable=True)
     cumulative = probs.cumsum(-1)
     kept = torch.where(cumulative - probs < top_p, probs, 0.0).cumsum(-1)         # the likeliest is always kept
     u = torch.stack([torch.rand((), generator=g) for g in draws]).to(logits.device)

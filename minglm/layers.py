@@ -13,6 +13,11 @@ IGNORE = -100          # a target with this value is not predicted
 HEAD_CHUNK = 1024      # tokens whose logits exist at one time during training
 
 
+def wide(x: Tensor) -> Tensor:
+    """fp32 for sums that half precision would spoil; fp64 stays."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) · weight over the last axis, computed in fp32 (Zhang & Sennrich 2019)."""
 
@@ -21,7 +26,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
+        return F.rms_norm(wide(x), x.shape[-1:], wide(self.weight), self.eps).to(x.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -50,7 +55,7 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
     x is (B, T, D) or (B, T, H, D); table is (T, D/2). transformers writes the turned pairs in another order, which no
     dot product notices.
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(wide(x).unflatten(-1, (-1, 2)).contiguous())
     turned = pairs * (table if x.dim() == 3 else table[:, None])
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
@@ -62,12 +67,12 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> Tensor:   # (N, C), (V, C), (N,)
         keep = targets != IGNORE
         count = keep.sum().clamp(min=1)
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total = wide(hidden.new_zeros(()))
         d_hidden = torch.empty_like(hidden) if wants else None
         d_weight = torch.zeros_like(weight) if wants else None
         for start in range(0, hidden.shape[0], HEAD_CHUNK):
             part = slice(start, start + HEAD_CHUNK)
-            logits = (hidden[part] @ weight.T).float()                              # (n, V)
+            logits = wide(hidden[part] @ weight.T)                              # (n, V)
             target, kept = targets[part].clamp(min=0), keep[part]
             log_z = logits.logsumexp(-1)
             picked = logits.gather(-1, target[:, None]).squeeze(-1)

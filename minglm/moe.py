@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
-from minglm.layers import SwiGLU
+from minglm.layers import SwiGLU, wide
 
 
 class Router(nn.Module):
@@ -27,7 +27,7 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, C) → chosen experts (N, K) int64, gates (N, K) that sum to `routed_scaling_factor`, scores (N, E) fp32."""
-        scores = F.linear(x.float(), self.weight.float()).sigmoid()
+        scores = F.linear(wide(x), wide(self.weight)).sigmoid()
         with torch.no_grad():
             chosen = (scores + self.e_score_correction_bias).topk(self.k, -1, sorted=False).indices
         gates = scores.gather(-1, chosen)

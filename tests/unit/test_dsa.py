@@ -5,7 +5,16 @@ import torch.nn.functional as F
 
 from minglm import dsa
 from minglm.config import ModelConfig
-from minglm.dsa import Indexer, chosen_kl, dense_kl, index_scores, masked_reference, select, sparse_attention, topk_lowest
+from minglm.dsa import (
+    Indexer,
+    chosen_kl,
+    dense_kl,
+    index_scores,
+    masked_reference,
+    select,
+    sparse_attention,
+    topk_lowest,
+)
 from minglm.layers import rope_table
 
 B, T, H, R, L, Hi, Di, k = 2, 40, 3, 10, 6, 2, 4, 5

@@ -1,0 +1,96 @@
+"""Decoding: the cache against no cache, batches against single prompts, stop tokens, sampling, refusals."""
+import pytest
+import torch
+
+from minglm.config import ModelConfig
+from minglm.errors import InputError
+from minglm.generate import _pick, generate, stream
+from minglm.model import Model
+
+PROMPTS = [list(range(5, 45)), [7, 9], list(range(100, 117)), [3] * 30]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Model(ModelConfig.named("nano", initializer_range=0.15)).eval()
+
+
+def without_cache(model, prompt, n, mode="sparse"):
+    row, out = list(prompt), []
+    for _ in range(n):
+        with torch.no_grad():
+            out.append(model(torch.tensor([row]), mode=mode).logits[0, -1].argmax().item())
+        row.append(out[-1])
+    return out
+
+
+@pytest.mark.parametrize("mode", ["sparse", "dense"])
+def test_greedy_with_the_cache_equals_running_it_all_again(model, mode):
+    for prompt in PROMPTS:
+        assert generate(model, [prompt], 25, mode=mode).tokens[0] == without_cache(model, prompt, 25, mode)
+
+
+@pytest.mark.parametrize("mode", ["sparse", "dense"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_ragged_batch_equals_one_by_one(model, mode, temperature):
+    together = generate(model, PROMPTS, 25, mode=mode, temperature=temperature, seed=[4, 5, 6, 7])
+    for i, prompt in enumerate(PROMPTS):
+        alone = generate(model, [prompt], 25, mode=mode, temperature=temperature, seed=[4 + i])
+        assert together.tokens[i] == alone.tokens[0]
+        assert together.logprobs[i] == pytest.approx(alone.logprobs[0], abs=1e-4)
+
+
+def test_stop_tokens_end_a_sequence_and_are_left_out(model):
+    free = generate(model, PROMPTS, 25)
+    stop = free.tokens[0][6]
+    out = generate(model, PROMPTS, 25, stop=[stop])
+    for i, tokens in enumerate(free.tokens):
+        cut = tokens.index(stop) if stop in tokens else len(tokens)
+        assert out.tokens[i] == tokens[:cut] and out.stopped[i] == (stop in tokens)
+        assert len(out.logprobs[i]) == cut
+
+
+def test_streaming_stops_when_all_have_stopped(model):
+    stop = generate(model, PROMPTS[:1], 3).tokens[0][0]
+    assert len(list(stream(model, PROMPTS[:1], 25, stop=[stop]))) == 1
+
+
+def test_logprobs_are_the_models_own(model):
+    out = generate(model, PROMPTS[:1], 5, temperature=1.3, seed=3)
+    row = torch.tensor([PROMPTS[0] + out.tokens[0]])
+    with torch.no_grad():
+        want = model(row).logits.log_softmax(-1)[0, len(PROMPTS[0]) - 1:-1].gather(-1, torch.tensor(out.tokens[0])[:, None])
+    assert out.logprobs[0] == pytest.approx(want.flatten().tolist(), abs=1e-4)
+
+
+def test_sampling_follows_the_probabilities_and_top_p_cuts_the_tail():
+    logits = torch.tensor([[0.5, 0.2, 0.2, 0.1]]).log().expand(4000, 4)
+    draws = [torch.Generator().manual_seed(i) for i in range(4000)]
+    share = torch.bincount(_pick(logits, 1.0, 1.0, draws), minlength=4) / 4000
+    torch.testing.assert_close(share, torch.tensor([0.5, 0.2, 0.2, 0.1]), rtol=0, atol=0.03)
+    cut = torch.bincount(_pick(logits, 1.0, 0.6, draws), minlength=4) / 4000
+    torch.testing.assert_close(cut, torch.tensor([5 / 7, 2 / 7, 0, 0]), rtol=0, atol=0.03)
+    assert (_pick(logits, 1.0, 0.01, draws) == 0).all() and (_pick(logits, 0.01, 1.0, draws) == 0).all()
+
+
+def test_same_seed_same_text_other_seed_other_text(model):
+    draw = lambda seed: generate(model, PROMPTS, 20, temperature=1.0, seed=seed).tokens
+    assert draw(3) == draw(3) != draw(50)
+
+
+@pytest.mark.parametrize(("prompts", "options", "says"), [
+    ([], {}, "no prompts"),
+    ([[1], []], {}, "prompt 1 is empty"),
+    ([[600]], {}, "0 to 511"),
+    ([[1]], {"max_new_tokens": 0}, "at least 1"),
+    ([[1]], {"max_new_tokens": 512}, "max_position_embeddings=512"),
+    ([[1]], {"temperature": -1.0}, "temperature=-1.0"),
+    ([[1]], {"temperature": float("nan")}, "temperature=nan"),
+    ([[1]], {"top_p": 0.0}, "top_p=0.0"),
+    ([[1]], {"seed": [1, 2]}, "2 seeds for 1 prompts"),
+])
+def test_bad_requests_are_refused_in_one_line(model, prompts, options, says):
+    with pytest.raises(InputError) as err:
+        generate(model, prompts, **{"max_new_tokens": 4, **options})
+    assert says in str(err.value) and "\n" not in str(err.value)
