@@ -1,0 +1,384 @@
+"""A scenario: the question as a file. Read, checked, resolved to the objects that the floors below take.
+
+The shape is in `SHAPE`, one table for both readers: pydantic where its compiled core is there, plain checks where it is
+not (a browser). `include:` starts from another file; `--set plan.tp=4` changes one value. Every fault is one line.
+"""
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from minglm.errors import InputError, nearest
+from sim.documents import parse_text, read_document
+from sim.facts import DATA, Cluster, chip_from, cluster_for_chip, cluster_from, figure
+from sim.models import ModelSpec, load_model
+from sim.plan import Plan, Workload, check
+from sim.units import parse, whole
+
+SCENARIOS = DATA / "scenarios"
+VERSION = 1
+ASSUMPTION_KINDS = ("vendor claim", "third-party", "published", "computed", "assumed", "unknown")
+
+# section → key → type. quantity: a number or a text with a unit; named: a name or a mapping; ref: see the section.
+SHAPE: dict[str, dict[str, str]] = {
+    "": {"version": "int", "name": "text", "question": "text", "include": "any", "model": "named", "cluster": "named", "chip": "named",
+         "chips": "quantity", "plan": "mapping", "schedule": "text", "micro_batch": "quantity", "global_batch": "quantity",
+         "global_tokens": "quantity", "seq": "quantity", "precision": "text", "recompute": "any", "options": "mapping", "stack": "text",
+         "attention": "text", "tokens": "quantity", "phases": "any", "plans": "list", "jitter": "mapping", "prices": "mapping",
+         "failures": "mapping", "checkpoint": "mapping", "campaign": "mapping", "seed": "int", "what_if": "list",
+         "assumptions": "list", "notes": "text"},
+    "prices": {"rent_usd_per_hour": "any", "system_price_usd": "any", "electricity_usd_per_kwh": "any", "pue": "any", "power_w": "any",
+               "years": "quantity", "utilization": "quantity", "interest": "quantity", "staff_usd_per_year": "quantity", "currency": "text"},
+    "failures": {"level": "text", "per_chip_day": "quantity", "detect": "quantity", "restart": "quantity", "repair": "quantity",
+                 "elastic": "bool", "slow_servers": "bool"},
+    "checkpoint": {"kind": "text", "interval": "quantity", "write": "quantity", "read": "quantity", "storage_every": "int"},
+    "campaign": {"seeds": "int", "horizon": "quantity"},
+    "jitter": {"noise": "quantity", "spread": "quantity", "slow_share": "quantity", "slow_factor": "quantity",
+               "expert_spread": "quantity", "expert_share": "quantity"},
+    "phase": {"name": "text", "tokens": "quantity", "seq": "quantity", "batch": "quantity", "first_batch": "quantity", "ramp": "quantity",
+              "note": "text"},
+    "what_if": {"name": "text", "set": "mapping", "note": "text"},
+    "assumption": {"text": "text", "kind": "text", "source": "text"},
+}
+_TYPES = {"int": (int,), "text": (str, int, float), "bool": (bool,), "list": (list,), "mapping": (dict,), "named": (str, dict),
+          "quantity": (int, float, str), "any": (object,)}
+_NEEDS = {"int": "a whole number", "text": "a text", "bool": "true or false", "list": "a list", "mapping": "a mapping of keys",
+          "named": "a name or a mapping", "quantity": "a number, or a text with a unit", "any": "anything"}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A resolved scenario. `document` is what it was made from, includes merged."""
+
+    name: str
+    question: str
+    model: ModelSpec
+    cluster: Cluster
+    chips: int                              # inventory
+    plan: Plan
+    workload: Workload
+    precision: str
+    stack: str | None
+    stack_changes: Mapping[str, object]
+    tokens: float
+    phases: tuple = ()                      # sim.phases.Phase
+    candidates: tuple[Plan, ...] = ()
+    jitter: Mapping[str, float] = field(default_factory=dict)
+    prices: Mapping[str, object] = field(default_factory=dict)
+    failures: Mapping[str, object] = field(default_factory=dict)
+    checkpoint: Mapping[str, object] = field(default_factory=dict)
+    seeds: int = 20
+    horizon_s: float | None = None
+    seed: int = 0
+    what_if: tuple[tuple[str, Mapping, str], ...] = ()
+    assumptions: tuple[Mapping, ...] = ()
+    document: Mapping = field(default_factory=dict)
+
+    @property
+    def spares(self) -> int:
+        """Chips of the inventory that the plan does not use."""
+        return self.chips - self.plan.chips
+
+
+def check_shape(document: Mapping, section: str = "", where: str = "scenario") -> None:
+    """Refuse unknown keys and wrong types, by pydantic where it works and by plain checks where it does not."""
+    table = SHAPE[section]
+    for key in document:
+        if key not in table:
+            raise InputError(f"{where}: unknown key {str(key)[:60]!r}{nearest(str(key), table)}; known: {', '.join(table)}")
+    try:
+        _model(section).model_validate(dict(document))
+    except ImportError:
+        for key, value in document.items():
+            kind = table[key]
+            ok = value is None or isinstance(value, _TYPES[kind]) and not (isinstance(value, bool) and kind in ("int", "quantity", "text"))
+            if not ok:
+                raise InputError(_wrong(where, key, value, kind)) from None
+    except ValueError as err:
+        key = str(err.errors()[0]["loc"][0])
+        raise InputError(_wrong(where, key, document[key], table[key])) from None
+
+
+def _wrong(where: str, key: str, value: object, kind: str) -> str:
+    shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "…"
+    return f"{where}: {key}={shown} must be {_NEEDS[kind]}"
+
+
+_MODELS: dict[str, object] = {}
+
+
+def _model(section: str):
+    """The pydantic model of a section, made from `SHAPE`."""
+    if section not in _MODELS:
+        from typing import Any
+
+        from pydantic import ConfigDict, StrictBool, StrictFloat, StrictInt, StrictStr, create_model
+        number = StrictInt | StrictFloat
+        types = {"int": StrictInt, "text": StrictStr | number, "bool": StrictBool, "list": list, "mapping": dict, "named": StrictStr | dict,
+                 "quantity": number | StrictStr, "any": Any}
+        fields = {key: (types[kind] | None if kind != "any" else Any, None) for key, kind in SHAPE[section].items()}
+        _MODELS[section] = create_model(f"Scenario_{section or 'file'}", __config__=ConfigDict(extra="forbid"), **fields)
+    return _MODELS[section]
+
+
+# ------------------------------------------------------------------ reading a file
+
+def read_scenario_document(path: str | Path, _open: tuple[Path, ...] = ()) -> dict:
+    """The mapping of a scenario file with its includes merged (the file wins over what it includes)."""
+    path = _scenario_path(path) if not _open else Path(path)
+    try:
+        here = path.resolve()
+    except (OSError, ValueError, RuntimeError):
+        raise InputError(f"{path}: cannot be read; check the path") from None
+    if here in _open:
+        raise InputError(f"{path}: include goes in a circle ({' → '.join(p.name for p in (*_open, here))}); remove one of them")
+    if len(_open) > 10:
+        raise InputError(f"{path}: includes nested more than 10 deep; flatten them")
+    document = read_document(path)
+    if not isinstance(document, Mapping):
+        kind = "is empty" if document is None else f"holds a {type(document).__name__}, not a mapping"
+        raise InputError(f"{path}: {kind}; a scenario needs keys such as model, cluster, chips, plan")
+    if any(not isinstance(k, str) for k in document):
+        bad = next(k for k in document if not isinstance(k, str))
+        raise InputError(f"{path}: key {bad!r} is not a word; scenario keys are words such as model")
+    check_shape(document, "", str(path.name))
+    if document.get("version", VERSION) != VERSION:
+        raise InputError(f"{path}: version {document['version']!r}: this program reads version {VERSION}; write version: {VERSION} and check the keys")
+    merged: dict = {}
+    includes = document.get("include") or []
+    for name in includes if isinstance(includes, list) else [includes]:
+        if not isinstance(name, str):
+            raise InputError(f"{path}: include {str(name)[:40]!r} is not a file name; give include: other.yaml")
+        merged = merge(merged, read_scenario_document(path.parent / name, (*_open, here)))
+    return merge(merged, {k: v for k, v in document.items() if k != "include"})
+
+
+def _scenario_path(given: str | Path) -> Path:
+    """A path, or the name of a file in `data/scenarios`."""
+    path = Path(given)
+    named = SCENARIOS / f"{given}.yaml"
+    try:
+        if not path.exists() and "/" not in str(given) and named.exists():
+            return named
+        if not path.exists():
+            names = [p.stem for p in SCENARIOS.glob("*.yaml")]
+            shown = str(given) if len(str(given)) <= 80 else str(given)[:77] + "…"
+            raise InputError(f"{shown}: no such scenario file{nearest(Path(str(given)).stem, names)}; shipped: {', '.join(names)}")
+    except (OSError, ValueError):
+        raise InputError(f"{str(given)[:80]!r}: not a usable path; give a scenario file") from None
+    return path
+
+
+def merge(base: Mapping, over: Mapping) -> dict:
+    """`over` on `base`; mappings merge key by key, all else replaces."""
+    out = dict(base)
+    for key, value in over.items():
+        out[key] = merge(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), Mapping) else copy.deepcopy(value)
+    return out
+
+
+def set_value(document: dict, text: str) -> dict:
+    """Apply one `--set key.sub=value`; the value is read as YAML. Unknown keys are refused when the result is resolved."""
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise InputError(f"--set {text!r}: must be key=value, such as --set plan.tp=4")
+    return set_path(document, key.strip().split("."), parse_text(value, f"--set {key.strip()}"))
+
+
+def set_path(document: Mapping, path: list[str], value: object) -> dict:
+    """A copy of the document with the value at a dotted path changed."""
+    out = dict(document)
+    if len(path) == 1:
+        out[path[0]] = value
+        if path[0] in ("global_batch", "global_tokens"):
+            out.pop("global_tokens" if path[0] == "global_batch" else "global_batch", None)
+        return out
+    inner = out.get(path[0])
+    if inner is not None and not isinstance(inner, Mapping):
+        raise InputError(f"--set {'.'.join(path)}: {path[0]} is {str(inner)[:30]!r}, not a mapping; set {path[0]} as a whole")
+    out[path[0]] = set_path(inner or {}, path[1:], value)
+    return out
+
+
+# ------------------------------------------------------------------ resolving
+
+def load_scenario(path: str | Path, changes: list[str] | None = None, **over: object) -> Scenario:
+    """Read, change and resolve a scenario. `over` replaces top-level keys (None ones are left alone)."""
+    document = read_scenario_document(path)
+    for key, value in over.items():
+        if value is not None:
+            document = set_path(document, [key], value)
+    for text in changes or []:
+        document = set_value(document, text)
+    return resolve(document, Path(path).stem)
+
+
+def resolve(document: Mapping, name: str = "scenario") -> Scenario:
+    """From a mapping to a `Scenario`. Everything that can be wrong is refused here, before anything is computed."""
+    check_shape(document, "", name)
+    d = document
+    for key in ("model", "seq"):
+        if d.get(key) is None:
+            raise InputError(f"{name}: has no {key!r}; a scenario needs model, cluster or chip, chips, plan and seq")
+    model = load_model(d["model"])
+    attention = d.get("attention", "sparse" if model.index_topk else "dense")
+    if attention not in ("dense", "sparse"):
+        raise InputError(f"{name}: attention {attention!r}: must be dense or sparse{nearest(str(attention), ('dense', 'sparse'))}")
+    if attention == "sparse" and not model.index_topk:
+        raise InputError(f"{name}: attention sparse: the model {model.name} has no indexer; use attention: dense")
+    if attention == "dense":
+        model = dense(model)
+    if d.get("cluster") is not None:
+        cluster = cluster_from(d["cluster"])
+        cluster = replace(cluster, chip=chip_from(d["chip"])) if d.get("chip") is not None else cluster
+    elif d.get("chip") is not None:
+        cluster = cluster_for_chip(d["chip"])
+    else:
+        raise InputError(f"{name}: has neither cluster nor chip; name one, such as cluster: atlas_800t_a2")
+    chips = whole(d.get("chips", cluster.chips), f"{name}: chips", high=10**8)
+    cluster = replace(cluster, chips=chips)
+    row = _row(d, cluster, chips, name)
+    seeds = int((d.get("campaign") or {}).get("seeds") or 20)
+    if not 2 <= seeds <= 100_000:
+        raise InputError(f"{name}: campaign seeds={seeds}: give 2 to 100,000")
+    horizon = (d.get("campaign") or {}).get("horizon")
+    scenario = Scenario(
+        name=str(d.get("name", name)), question=str(d.get("question", "")), model=model, cluster=cluster, chips=chips,
+        plan=row.plan, workload=row.workload, precision=row.precision, stack=row.stack, stack_changes=row.stack_changes,
+        tokens=parse(d.get("tokens", "1T"), "count", f"{name}: tokens", low=1.0), phases=_phases(d.get("phases"), name),
+        candidates=tuple(_candidate(p, d, cluster, chips, name) for p in d.get("plans") or ()),
+        jitter=_section(d, "jitter", name, {k: "ratio" for k in SHAPE["jitter"]}), prices=_prices(d.get("prices") or {}, name),
+        failures=_section(d, "failures", name, {"per_chip_day": "count", "detect": "time", "restart": "time", "repair": "time"}),
+        checkpoint=_section(d, "checkpoint", name, {"interval": "time", "write": "bytes_per_s", "read": "bytes_per_s"}),
+        seeds=seeds, horizon_s=parse(horizon, "time", f"{name}: campaign horizon", low=1.0) if horizon is not None else None,
+        seed=int(d.get("seed", 0)), what_if=_what_if(d.get("what_if") or (), name), assumptions=_assumptions(d.get("assumptions") or (), name),
+        document=document)
+    check_shape(d.get("campaign") or {}, "campaign", f"{name}: campaign")
+    if scenario.plan.chips > chips:
+        p = scenario.plan
+        raise InputError(f"{name}: the plan needs {p.chips:,} chips (TP {p.tp} × CP {p.cp} × PP {p.pp} × DP {p.dp}) and the inventory is {chips:,}; "
+                         f"lower dp to {max(1, chips // (p.tp * p.cp * p.pp))} or raise chips")
+    check(scenario.plan, model, scenario.workload)
+    return scenario
+
+
+def dense(model: ModelSpec) -> ModelSpec:
+    """The same model before sparse attention: every query reads every visible key, no indexer."""
+    return dataclasses.replace(model, index_topk=0, index_heads=0, index_dim=0, indexer_full_layers=0)
+
+
+_ROW_KEYS = ("plan", "schedule", "micro_batch", "global_batch", "global_tokens", "seq", "precision", "recompute", "options", "stack")
+
+
+def _row(d: Mapping, cluster: Cluster, chips: int, name: str):
+    """Plan, workload and stack, by the same reader as rows of measured runs."""
+    from sim.rows import read_row
+    values = {k: d[k] for k in _ROW_KEYS if d.get(k) is not None}
+    given = dict(values.get("plan") or {})
+    explicit = all(k in given for k in ("dp",))
+    # The inventory is not the plan: a plan that names dp uses that many; the reader must not compare it with the inventory.
+    row = {**values, "cluster": cluster, "model": d["model"], "measured": {"mfu": 1, "peak_tflops": 1}}
+    if not explicit:
+        row["chips"] = chips
+    if values.get("global_tokens") is not None:
+        row.pop("global_tokens")
+        row.pop("global_batch", None)
+        row["global_batch"] = 1
+        first = read_row(row, name)
+        seq = first.workload.seq
+        per = first.plan.dp * first.plan.micro_batch
+        wanted = parse(values["global_tokens"], "count", f"{name}: global_tokens", low=1.0) / seq
+        row["global_batch"] = max(1, round(wanted / per)) * per      # the nearest batch that every replica shares evenly
+    return read_row(row, name)
+
+
+def _candidate(given: object, d: Mapping, cluster: Cluster, chips: int, name: str) -> Plan:
+    if not isinstance(given, Mapping):
+        raise InputError(f"{name}: plans: {str(given)[:40]!r} is not a plan; give mappings such as {{tp: 8, pp: 16, cp: 4, dp: 195}}")
+    own = {k: given[k] for k in given if k in ("schedule", "recompute", "micro_batch", "options")}
+    plan = {k: v for k, v in given.items() if k not in own}
+    base = {k: v for k, v in d.items() if k not in ("plan", "global_tokens", "global_batch")}
+    if "options" in own:
+        own["options"] = merge(d.get("options") or {}, own["options"])
+    return _row({**base, **own, "plan": plan, "global_batch": 1}, cluster, chips, f"{name}: plans").plan
+
+
+def _section(d: Mapping, key: str, name: str, dimensions: Mapping[str, str]) -> dict:
+    values = d.get(key) or {}
+    check_shape(values, key, f"{name}: {key}")
+    return {k: parse(v, dimensions[k], f"{name}: {key}.{k}") if k in dimensions else v for k, v in values.items() if v is not None}
+
+
+def _prices(values: Mapping, name: str) -> dict:
+    check_shape(values, "prices", f"{name}: prices")
+    figures = {"rent_usd_per_hour": "money_per_hour", "system_price_usd": "money", "electricity_usd_per_kwh": "money_per_kwh", "pue": "ratio",
+               "power_w": "power"}
+    plain = {"years": "count", "utilization": "ratio", "interest": "ratio", "staff_usd_per_year": "money"}
+    out: dict = {}
+    for key, value in values.items():
+        if value is None:
+            continue
+        if key in figures:
+            out[key] = figure(value, figures[key], f"{name}: prices.{key}")
+        elif key in plain:
+            out[key] = parse(value, plain[key], f"{name}: prices.{key}", high={"utilization": 1.0, "interest": 1.0, "years": 50.0}.get(key, 1e15))
+        else:
+            out[key] = value
+    for key in ("years", "utilization"):
+        if out.get(key) == 0:
+            raise InputError(f"{name}: prices.{key}=0: must be more than 0")
+    return out
+
+
+def _phases(given: object, name: str) -> tuple:
+    if given is None:
+        return ()
+    from sim.phases import GLM5, Phase
+    if isinstance(given, str):
+        if given.lower() != "glm5":
+            raise InputError(f"{name}: phases {given!r}: must be glm5 or a list of phases{nearest(given, ('glm5',))}")
+        return GLM5
+    if not isinstance(given, list) or not given:
+        raise InputError(f"{name}: phases must be glm5 or a list of phases with name, tokens, seq, batch")
+    out = []
+    for i, values in enumerate(given):
+        where = f"{name}: phases[{i}]"
+        if not isinstance(values, Mapping):
+            raise InputError(f"{where}: {str(values)[:40]!r} is not a phase; give name, tokens, seq, batch")
+        check_shape(values, "phase", where)
+        for key in ("tokens", "seq", "batch"):
+            if values.get(key) is None:
+                raise InputError(f"{where}: has no {key!r}; give name, tokens, seq, batch")
+        first = values.get("first_batch")
+        out.append(Phase(
+            str(values.get("name", f"phase {i + 1}")), parse(values["tokens"], "count", f"{where}.tokens", low=1.0), whole(values["seq"], f"{where}.seq", high=10**8),
+            parse(values["batch"], "count", f"{where}.batch", low=1.0), None if first is None else parse(first, "count", f"{where}.first_batch", low=1.0),
+            parse(values.get("ramp", 0), "count", f"{where}.ramp"), str(values.get("note", ""))))
+    return tuple(out)
+
+
+def _what_if(given: object, name: str) -> tuple[tuple[str, Mapping, str], ...]:
+    out = []
+    for i, values in enumerate(given):
+        where = f"{name}: what_if[{i}]"
+        if not isinstance(values, Mapping) or not isinstance(values.get("set"), Mapping):
+            raise InputError(f"{where}: must have name and set, such as {{name: larger batch, set: {{global_tokens: 256M}}}}")
+        check_shape(values, "what_if", where)
+        out.append((str(values.get("name", f"what if {i + 1}")), values["set"], str(values.get("note", ""))))
+    return tuple(out)
+
+
+def _assumptions(given: object, name: str) -> tuple[Mapping, ...]:
+    out = []
+    for i, values in enumerate(given):
+        where = f"{name}: assumptions[{i}]"
+        if not isinstance(values, Mapping) or not values.get("text"):
+            raise InputError(f"{where}: must have text, kind and source")
+        check_shape(values, "assumption", where)
+        if values.get("kind", "assumed") not in ASSUMPTION_KINDS:
+            raise InputError(f"{where}: kind {values['kind']!r} is not one of {', '.join(ASSUMPTION_KINDS)}{nearest(str(values['kind']), ASSUMPTION_KINDS)}")
+        out.append({"text": str(values["text"]), "kind": values.get("kind", "assumed"), "source": str(values.get("source", ""))})
+    return tuple(out)
