@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from minglm.errors import InputError
 from sim.claims_rules import Answer, exact
+from sim.facts import load_chip
 
 TERA, DAY = 10 ** 12, 86_400
 ACTIVE, TOKENS = 40 * 10 ** 9, 28_500 * 10 ** 9
@@ -48,25 +49,26 @@ def tensor_peak(units: int, flops_per_cycle: int, mhz: int) -> Fraction:
 def peak_910b() -> Answer:
     """The bins of the 910B: 20 cores at 1.80 GHz to 25 at 1.85, each core a 16×16×16 cube (8,192 operations a cycle)."""
     low, high = tensor_peak(20, 8192, 1800), tensor_peak(25, 8192, 1850)
-    return Answer((low, high), "TFLOPS FP16, dense", {"24_cores_at_1.80_ghz": tensor_peak(24, 8192, 1800),
-                                                     "best_measured_matmul": 283})
+    return Answer((low, high), "TFLOPS FP16, dense", {
+        "24_cores_at_1.80_ghz": tensor_peak(24, 8192, 1800)})
 
 
 def peak_a100() -> Answer:
     """108 SMs, 2,048 FP16 operations each a cycle, 1.41 GHz."""
-    return Answer(tensor_peak(108, 2048, 1410), "TFLOPS FP16, dense", {"best_measured_matmul": Fraction("271.2")})
+    return Answer(tensor_peak(108, 2048, 1410), "TFLOPS FP16, dense", {})
 
 
 def peak_h100() -> Answer:
     """SXM: 132 SMs, 4,096 FP16 operations each a cycle, 1.83 GHz."""
-    return Answer(tensor_peak(132, 4096, 1830), "TFLOPS FP16, dense", {"best_measured_matmul": Fraction("794.5")})
+    return Answer(tensor_peak(132, 4096, 1830), "TFLOPS FP16, dense", {})
 
 
-def measured_ratio(a: str = "910B", b: str = "A100") -> Answer:
+def measured_ratio(a: str = "910B2", b: str = "A100_80") -> Answer:
     """Best measured matrix multiplication of one chip over that of another: what software really gets."""
-    best = {"910B": Fraction(283), "A100": Fraction("271.2"), "H100": Fraction("794.5")}
-    return Answer(best[a] / best[b], f"{a} over {b}, measured", {"paper_ratio": {
-        ("910B", "A100"): Fraction(320, 312), ("910B", "H100"): Fraction(320, 989)}.get((a, b), best[a] / best[b])})
+    one, two = load_chip(a), load_chip(b)
+    best = [Fraction(round(chip.max_matmul_flops.value)) for chip in (one, two)]
+    return Answer(best[0] / best[1], f"{a} over {b}, measured", {
+        "by_peak": one.peak("fp16").value / two.peak("fp16").value})
 
 
 # ------------------------------------------------------------------ the run

@@ -11,12 +11,11 @@ from fractions import Fraction
 from minglm.config import ModelConfig
 from minglm.errors import InputError
 from sim.claims_rules import Answer, exact
+from sim.facts import load_chip
 
 GLM5 = ModelConfig.named("glm5")
 BILLION = 10 ** 9
 FP8_BLOCK = 128                    # FP8 weights carry one fp32 scale per 128×128 block
-# memory in decimal GB, bandwidth in TB/s (stas00/ml-engineering, accelerator tables)
-ACCELERATORS = {"H100": (80, 3.35), "H200": (141, 4.8), "B200": (180, 8.0), "B300": (288, 8.0)}
 SERVING_MEASURED = {               # one stream, tokens/s, GLM-5-FP8 on one node of 8, SGLang, 1K in and 1K out
     "8×B200 without speculation": 48, "8×B200 with speculation": 112, "8×H200 with speculation": 118,
 }
@@ -117,15 +116,16 @@ def dense_cache_bytes(context: int) -> int:
 def accelerators_needed(name: str = "H200", dtype: str = "fp8", context: int = 200_000, streams: int = 1,
                         usable: float = 1.0) -> int:
     """How many of them hold the weights and `streams` conversations, by bytes alone."""
-    memory = exact(ACCELERATORS[name][0]) * BILLION * exact(usable)
+    memory = exact(load_chip(name).memory_bytes.value) * exact(usable)
     return math.ceil((weight_bytes(dtype) + streams * cache_bytes(context, dtype)) / memory)
 
 
 def fp8_on_eight_h200() -> Answer:
     """Does one node of eight H200 hold the FP8 weights and one full context? GB needed."""
     need = Fraction(weight_bytes("fp8") + cache_bytes(200_000, "fp8"), BILLION)
-    return Answer(need, "GB needed", {"node_gb": 8 * 141, "contexts_of_200k_that_fit": int(
-        (8 * 141 * BILLION * Fraction(9, 10) - weight_bytes("fp8")) // cache_bytes(200_000, "fp8"))})
+    node = 8 * round(load_chip("H200").memory_bytes.value)
+    return Answer(need, "GB needed", {"node_gb": Fraction(node, BILLION), "contexts_of_200k_that_fit": int(
+        (node * Fraction(9, 10) - weight_bytes("fp8")) // cache_bytes(200_000, "fp8"))})
 
 
 def smallest_h200_group() -> Answer:
@@ -164,7 +164,7 @@ def step_bytes(batch: int = 1, draft: int = 1, context: int = 2048) -> float:
 def roofline_tokens_per_s(gpus: int = 8, name: str = "H200", batch: int = 1, draft: int = 1, accepted: float = 1.0,
                           context: int = 2048) -> float:
     """Upper bound on tokens/s of one stream: memory traffic only, no latency, perfect split over the node."""
-    bytes_per_s = gpus * ACCELERATORS[name][1] * 1e12
+    bytes_per_s = gpus * load_chip(name).memory_bytes_per_s.value
     return accepted * bytes_per_s / step_bytes(batch, draft, context)
 
 

@@ -10,6 +10,7 @@ import pytest
 from minglm.errors import InputError
 from sim import claims
 from sim.claims_rules import CONTRADICTED, UNKNOWN, VERDICTS, Answer, by_evidence, exact, judge
+from sim.facts import load_chip
 
 IDS = """
 total-params active-params experts experts-per-token dsa-name dsa-origin context output text-only rivals-multimodal
@@ -90,6 +91,15 @@ def test_counts_are_exact():
     assert by_id["hallucination-drop"].answer().value == 56
     assert by_id["cheaper-output"].answer().value == Fraction(125, 16)
     assert by_id["tokens"].answer().value == Fraction("28.55")
+
+
+def test_peaks_from_cores_and_clock_agree_with_the_chip_files():
+    by_id = {c.id: c for c in LEDGER}
+    for claim, chip in (("peak-a100", "A100_80"), ("peak-h100", "H100")):
+        assert float(by_id[claim].answer().value) == pytest.approx(load_chip(chip).peak("fp16").value / 1e12, rel=1e-3)
+    low, high = by_id["peak-910b"].answer().value
+    for chip in ("910B1", "910B2", "910B3"):
+        assert low <= load_chip(chip).peak("fp16").value / 1e12 + 0.1 and load_chip(chip).peak("fp16").value / 1e12 <= high + 0.1
 
 
 def test_verdicts_that_must_not_drift():
