@@ -1,0 +1,268 @@
+"""A serving deployment and what fits in its memory: weights, latent key-value cache, indexer keys, per chip.
+
+An instance is `chips` chips that hold one copy of the model. Attention runs on groups of `attention_tp` chips; the
+chips / attention_tp groups serve different requests (attention data parallelism). Routed experts are spread over all
+chips of the instance. MLA's latent is one head wide, so every chip of an attention group holds all of it.
+
+    >>> d = Deployment.of("glm5", "dgx_h200", chips=8, precision="fp8", kv="fp8", attention_tp=8)
+    >>> m = memory(d)
+    >>> round(m.weights_bytes / 2**30, 1), round(m.kv_bytes_per_token)
+    (88.6, 61464)
+"""
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from minglm.errors import InputError, nearest
+from sim.facts import Cluster, cluster_from, list_clusters
+from sim.models import ModelSpec, load_model
+from sim.serving_stacks import Stack, load_stack
+
+GIB = 2.0**30
+
+
+@dataclass(frozen=True)
+class Format:
+    """Bytes of a stored weight (scales included) and the precision its matmuls run at."""
+
+    dense_bytes: float
+    expert_bytes: float
+    dense_compute: str
+    expert_compute: str
+    source: str
+
+
+# Embedding, head, router and norms stay in bf16 in every format, as in the published checkpoints.
+FORMATS = {
+    "bf16": Format(2.0, 2.0, "bf16", "bf16", "two bytes a weight"),
+    "fp8": Format(1.0 + 4 / 16384, 1.0 + 4 / 16384, "fp8", "fp8", "one byte, one fp32 scale per 128×128 block (DeepSeek-V3, GLM-5-FP8)"),
+    "w8a8": Format(1.0, 1.0, "int8", "int8", "INT8 weights and activations (CloudMatrix-Infer, GLM-5 report §5)"),
+    "w4a8": Format(1.0, 0.5 + 2 / 256, "int8", "int8", "attention and dense W8A8, experts W4A8 (GLM-5 report §5); a 16-bit scale per 256 weights assumed"),
+    "nvfp4": Format(2.0, 0.5 + 1 / 16, "bf16", "fp4", "experts in NVFP4: a scale byte per 16 weights; the rest in bf16"),
+}
+KV_FORMATS = ("bf16", "fp8")
+MEMORY_SHARE = 0.9     # published: vLLM's default gpu_memory_utilization; the rest is activations, graphs, buffers
+
+
+@dataclass(frozen=True, eq=False)       # compared by identity: the rooflines of a deployment are kept with it
+class Deployment:
+    """One serving instance.
+
+    accept_length: mean tokens that one decode step yields (1 without drafts); `acceptance`: chance that a draft token is
+    right given the ones before it, used when accept_length is not given.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    chips: int
+    precision: str = "fp8"
+    kv: str = "bf16"
+    attention_tp: int = 1
+    drafts: int = 0
+    acceptance: float = 0.7
+    accept_length: float | None = None
+    stack: Stack = field(default_factory=lambda: load_stack("generic"))
+    memory_share: float = MEMORY_SHARE
+    redundant_experts: int = 0
+
+    @classmethod
+    def of(cls, model, cluster, chips: int, stack="generic", **rest) -> Deployment:
+        """From names or objects; checks every value.
+
+        Raises:
+            InputError: unknown name, or a value that cannot be; one line with the rule and the remedy.
+        """
+        return cls(load_model(model), cluster_from(cluster), chips, stack=load_stack(stack), **rest).check()
+
+    def check(self) -> Deployment:
+        for name, low, high in (("chips", 1, 100_000), ("attention_tp", 1, 100_000), ("drafts", 0, 16), ("redundant_experts", 0, 100_000)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise InputError(f"{name}={value!r}: must be a whole number from {low} to {high:,}")
+        if self.precision not in FORMATS:
+            raise InputError(f"precision {self.precision!r}: not one of {', '.join(FORMATS)}{nearest(str(self.precision), FORMATS)}")
+        if self.kv not in KV_FORMATS:
+            raise InputError(f"kv {self.kv!r}: not one of {', '.join(KV_FORMATS)}{nearest(str(self.kv), KV_FORMATS)}")
+        if self.chips % self.attention_tp:
+            near = max(t for t in range(1, self.attention_tp + 1) if self.chips % t == 0)
+            raise InputError(f"attention_tp={self.attention_tp}: must divide chips={self.chips}; use for example {near}")
+        if self.model.heads % self.attention_tp:
+            near = max(t for t in range(1, self.attention_tp + 1) if self.model.heads % t == 0)
+            raise InputError(f"attention_tp={self.attention_tp}: must divide the {self.model.heads} heads of {self.model.name}; use for example {near}")
+        if self.drafts and not self.model.mtp_modules:
+            raise InputError(f"drafts={self.drafts}: {self.model.name} has no multi-token-prediction module; use drafts: 0")
+        for name, low, high in (("acceptance", 0.0, 1.0), ("memory_share", 0.05, 1.0)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not low <= value <= high:
+                raise InputError(f"{name}={value!r}: must be between {low:g} and {high:g}")
+        if self.accept_length is not None and not 1 <= self.accept_length <= self.drafts + 1:
+            raise InputError(f"accept_length={self.accept_length:g}: a step with {self.drafts} drafts yields 1 to {self.drafts + 1} tokens")
+        return self
+
+    def with_(self, **changes) -> Deployment:
+        return replace(self, **changes).check()
+
+    @functools.cached_property
+    def rooflines(self) -> dict:
+        """Where `sim.serving_costs` keeps what it worked out for this deployment, by mode."""
+        return {}
+
+    @property
+    def format(self) -> Format:
+        return FORMATS[self.precision]
+
+    @property
+    def groups(self) -> int:
+        """Attention groups: requests are spread over them."""
+        return self.chips // self.attention_tp
+
+    @property
+    def tensor_experts(self) -> bool:
+        """Experts sliced like the rest (all chips see all tokens) rather than reached by an all-to-all."""
+        return self.groups == 1
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean tokens that one decode step yields for each request."""
+        if self.accept_length is not None:
+            return self.accept_length
+        return 1.0 + sum(self.acceptance**i for i in range(1, self.drafts + 1))
+
+    def describe(self) -> str:
+        tp = f"attention TP{self.attention_tp}×DP{self.groups}" if self.chips > 1 else "one chip"
+        mtp = f", {self.drafts} draft tokens ({self.tokens_per_step:.2f} a step)" if self.drafts else ""
+        return f"{self.model.name} {self.precision}, KV {self.kv}, {self.chips} × {self.cluster.chip.name}, {tp}{mtp}, {self.stack.name}"
+
+
+def kv_row_bytes(model: ModelSpec, kv: str) -> float:
+    """Bytes of one token's cache in one layer, without indexer keys."""
+    if model.attention == "mla":
+        if kv == "fp8":      # FlashMLA: fp8 latent, an fp32 scale per 128 values, the rotary part in bf16 (656 for 512 + 64)
+            return model.kv_lora + 4.0 * math.ceil(model.kv_lora / 128) + 2.0 * model.rope
+        return 2.0 * (model.kv_lora + model.rope)
+    return 2.0 * model.kv_heads * model.head_dim * (1.0 if kv == "fp8" else 2.0)
+
+
+def index_row_bytes(model: ModelSpec, kv: str) -> float:
+    """Bytes of one token's indexer key in one layer that runs an indexer."""
+    if not model.index_heads:
+        return 0.0
+    return model.index_dim + 4.0 if kv == "fp8" else 2.0 * model.index_dim
+
+
+def kv_bytes_per_token(model: ModelSpec, kv: str) -> float:
+    """All layers, indexer keys included; the MTP module's layer is left out (one layer more)."""
+    return model.layers * kv_row_bytes(model, kv) + model.indexer_full_layers * index_row_bytes(model, kv)
+
+
+def weight_bytes(model: ModelSpec, precision: str, mtp: bool = True) -> dict[str, float]:
+    """Bytes of the whole model by part: experts, dense (attention, shared experts, dense FFN, indexer), bf16 (embedding …)."""
+    form, parts = FORMATS[precision], model.params()
+    experts = parts["routed_experts"]
+    dense = parts["attention"] + parts["indexer"] + parts["dense_ffn"] + parts["shared_experts"]
+    wide = sum(parts[k] for k in ("embedding", "positions", "router", "norms", "head", "final_norm"))
+    if mtp and model.mtp_modules:
+        routed = model.experts * model.expert_params() if model.experts else 0
+        experts += model.mtp_modules * routed
+        dense += parts["mtp"] - model.mtp_modules * routed
+    return {"experts": experts * form.expert_bytes, "dense": dense * form.dense_bytes, "bf16": 2.0 * wide}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one chip. `kv_tokens`: tokens of context that one attention group can hold."""
+
+    capacity_bytes: float
+    usable_bytes: float
+    weights_bytes: float
+    parts: Mapping[str, float]
+    kv_bytes_per_token: float          # on one chip of the group, all layers
+    kv_tokens: float
+
+    @property
+    def over_bytes(self) -> float:
+        """By how much the weights alone exceed what is usable (0 when they fit)."""
+        return max(0.0, self.weights_bytes - self.usable_bytes)
+
+    def requests(self, context: float) -> int:
+        """Requests of `context` tokens that one attention group can hold."""
+        return int(self.kv_tokens // max(context, 1.0))
+
+
+def memory(d: Deployment) -> Memory:
+    """What one chip of the instance holds. Dense parts are cut by attention_tp and replicated over the groups."""
+    whole = weight_bytes(d.model, d.precision, mtp=d.drafts > 0)
+    slots = 1.0 + d.redundant_experts / d.model.experts if d.model.experts else 1.0
+    parts = {"experts": whole["experts"] * slots / d.chips, "dense": whole["dense"] / d.attention_tp, "bf16": whole["bf16"] / d.attention_tp}
+    capacity = d.cluster.chip.memory_bytes.value
+    usable = capacity * d.memory_share
+    per_token = kv_bytes_per_token(d.model, d.kv) * (d.model.layers + (d.drafts > 0)) / d.model.layers
+    if d.model.attention != "mla":
+        per_token /= min(d.attention_tp, d.model.kv_heads)
+    weights = sum(parts.values())
+    return Memory(capacity, usable, weights, parts, per_token, max(0.0, usable - weights) / per_token)
+
+
+def shortfall(d: Deployment, context: float = 0.0, requests: float = 0.0) -> float:
+    """Bytes a chip lacks for the weights and `requests` contexts per attention group (0 when it fits)."""
+    m = memory(d)
+    return max(0.0, m.weights_bytes + m.kv_bytes_per_token * context * requests - m.usable_bytes)
+
+
+def remedies(d: Deployment, context: float = 0.0, requests: float = 0.0, most: int = 3) -> list[str]:
+    """Up to `most` single changes after which it fits, each checked, of different kinds where possible."""
+    found: list[str] = []
+
+    def offer(text: str, other: Deployment | None, c: float = context, r: float = requests) -> bool:
+        if other is not None and shortfall(other, c, r) <= 0 and len(found) < most:
+            found.append(text)
+            return True
+        return False
+
+    def changed(**changes) -> Deployment | None:
+        try:
+            return d.with_(**changes)
+        except InputError:
+            return None
+
+    node = d.cluster.chips_per_node
+    for times in (1.5, 2, 3, 4, 6, 8, 16, 32):
+        chips = math.ceil(d.chips * times / node) * node
+        if chips > d.chips and offer(f"{chips} × {d.cluster.chip.name} instead of {d.chips}", changed(chips=chips)):
+            break
+    for name in ("fp8", "w8a8", "w4a8"):
+        if FORMATS[name].expert_bytes < d.format.expert_bytes and offer(f"precision {name} instead of {d.precision}", changed(precision=name)):
+            break
+    bigger = sorted(((cluster_from(n).chip.memory_bytes.value, n) for n in list_clusters()), key=lambda x: x)
+    for size, name in bigger:
+        if size > d.cluster.chip.memory_bytes.value and offer(f"{d.chips} × {cluster_from(name).chip.name} ({size / GIB:.0f} GiB)", changed(cluster=cluster_from(name))):
+            break
+    if d.kv != "fp8":
+        offer("KV cache in fp8", changed(kv="fp8"))
+    for tp in (2, 4, 8, 16, 32, 64):
+        if tp > d.attention_tp and offer(f"attention_tp {tp} instead of {d.attention_tp}", changed(attention_tp=tp)):
+            break
+    m = memory(d)
+    if requests > 1 and m.kv_tokens >= context > 0:
+        offer(f"{m.requests(context)} requests per attention group instead of {requests:g}", d, context, m.requests(context))
+    if requests and m.kv_tokens > 1 and context > 1:
+        offer(f"contexts of {int(m.kv_tokens / requests):,} tokens instead of {context:,.0f}", d, int(m.kv_tokens / requests), requests)
+    return found
+
+
+def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> Memory:
+    """The memory report, or a refusal.
+
+    Raises:
+        InputError: by how many GiB a chip is over, and changes that would fit.
+    """
+    over = shortfall(d, context, requests)
+    if over > 0:
+        need = f" with {requests:g} contexts of {context:,.0f} tokens per attention group" if requests and context else ""
+        fits = "; ".join(f"({i}) {text}" for i, text in enumerate(remedies(d, context, requests), 1)) or "no single change; combine them"
+        raise InputError(f"{d.model.name} in {d.precision} on {d.chips} × {d.cluster.chip.name}{need}: {over / GIB:.1f} GiB a chip over the "
+                         f"{d.memory_share * d.cluster.chip.memory_bytes.value / GIB:.1f} GiB usable; would fit: {fits}")
+    return memory(d)
