@@ -125,7 +125,7 @@ class Plan:
         """Layers of each chunk in model order. Uneven counts go to the middle: the ends hold embedding and head."""
         if self.stages is not None:
             return self.stages
-        n = self.pp * self.vpp
+        n = self.pp if self.schedule == "dualpipe" else self.pp * self.vpp
         base, extra = divmod(layers, n)
         out = [base] * n
         first = (n - extra) // 2

@@ -23,7 +23,9 @@ FILE = Path(__file__).resolve().parents[1] / "data" / "stacks.yaml"
 # Published curves for causal attention, head width 128: FlashAttention-2 on A100 and H100 (arXiv 2307.08691 Fig. 5-7),
 # FlashAttention-3 on H100 (arXiv 2407.08608 Fig. 5-6); cuDNN's is of FlashAttention-3's class. The rest is assumed.
 ATTENTION = {
-    ("flash1", ""): (0.45, 0.38, 400.0, "assumed"),
+    ("flash1", ""): (0.40, 0.35, 400.0, "assumed"),
+    ("flash1", "A100"): (0.42, 0.36, 400.0, "published"),
+    ("flash1", "H100"): (0.27, 0.23, 400.0, "assumed"),       # the same kernel, no faster units used
     ("flash2", ""): (0.65, 0.55, 500.0, "assumed"),
     ("flash2", "A100"): (0.74, 0.63, 500.0, "published"),
     ("flash2", "H100"): (0.50, 0.42, 450.0, "published"),
@@ -44,7 +46,10 @@ class Stack:
 
     name: str
     title: str = ""
-    attention: str = "flash2"              # key of ATTENTION, or 'unfused'
+    attention: str = "auto"                # key of ATTENTION, 'unfused', or 'auto': the vendor's best
+    family: str = ""                       # releases of one family stand in for each other
+    fsdp: bool = False                     # shards parameters when a row does not say
+    early_stop: bool = False               # recomputation stops before the last matmul, whose output nothing needs
     fusion: str = "fused"                  # fused | eager | compiled
     loss: str = "fused"                    # fused | unfused
     dropout: bool = False
@@ -88,7 +93,7 @@ class Stack:
         return float(found["value"]) if found and found.get("name") == name else default
 
     def kernels(self, chip: Chip) -> Kernels:
-        kernel = "flash2" if self.attention == "unfused" else self.attention
+        kernel = best_attention(chip) if self.attention in ("unfused", "auto") else self.attention
         forward, backward, half, _ = attention_shares(kernel, chip)
         return _kernels(chip_key(chip), forward, backward, half, self.scalar(chip, "scale", default_scale(chip)))
 
@@ -105,6 +110,16 @@ def chip_key(chip: Chip) -> tuple:
 @functools.lru_cache(maxsize=512)
 def _kernels(key: tuple, forward: float, backward: float, half: float, scale: float) -> Kernels:
     return Kernels(_CHIPS[key], forward, backward, half, scale=scale)
+
+
+def best_attention(chip: Chip) -> str:
+    """The attention kernel that current stacks use on a chip: vendor's fused one on Ascend, flash2 on A100, flash3 later."""
+    name = chip.name.upper()
+    if "huawei" in chip.vendor.lower() or "910" in name or "950" in name:
+        return "npu_fusion"
+    if any(new in name for new in ("H100", "H200", "H800", "H20", "GH200", "B200", "B300", "B100")):
+        return "flash3"
+    return "flash2"
 
 
 def attention_shares(kernel: str, chip: Chip) -> tuple[float, float, float, str]:
@@ -151,6 +166,10 @@ def list_stacks() -> list[str]:
     return sorted(_read()["stacks"])
 
 
+def stack_key(name: str) -> str:
+    return "-".join(str(name).strip().lower().replace("_", "-").split())
+
+
 @functools.cache
 def load_stack(name: str) -> Stack:
     """The stack called `name`.
@@ -159,21 +178,44 @@ def load_stack(name: str) -> Stack:
         InputError: not listed; the nearest name is given.
     """
     entries = _read()["stacks"]
-    key = str(name).strip().lower().replace(" ", "-").replace("_", "-")
+    key = stack_key(name)
     if key not in entries:
         raise InputError(f"software stack {name!r}: not listed in data/stacks.yaml{nearest(key, entries)}; known: "
                          f"{', '.join(sorted(entries))}; leave it out for 'generic'")
-    entry, base = dict(entries[key]), {}
+    entry = dict(entries[key] or {})
     while entry.get("like"):
         parent = dict(entries[entry.pop("like")])
         parent.pop("fitted", None), parent.pop("title", None)
         entry = {**parent, **entry, "labels": {**(parent.get("labels") or {}), **(entry.get("labels") or {})}}
     known = {f.name for f in dataclasses.fields(Stack)}
-    for word, value in entry.items():
+    for word in entry:
         if word not in known:
             raise InputError(f"stack {key}: unknown key {word!r}{nearest(word, known)}; see sim/stacks.py's Stack")
-        base[word] = value or {} if word in ("labels", "fitted") else value
-    return Stack(**{**base, "name": key})
+    values = {word: value or {} if word in ("labels", "fitted") else value for word, value in entry.items()}
+    return Stack(**{**values, "name": key})
+
+
+def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:
+    """A stack for a row, and what had to be assumed: an unlisted release stands on its family, an unknown one on 'generic'."""
+    if not name:
+        return load_stack("generic"), ["software stack not named: 'generic'"]
+    entries, key = _read()["stacks"], stack_key(name)
+    if key in entries:
+        return load_stack(key), []
+    words = key.split("-")
+    for family, spellings in _read()["families"].items():
+        if any(spelling in key for spelling in spellings):
+            members = [load_stack(k) for k in entries if load_stack(k).family == family]
+            if not members:
+                continue
+            # the release that shares most leading words, one fitted on this chip first
+            def like(stack: Stack) -> tuple:
+                other = stack.name.split("-")
+                same = next((i for i, (x, y) in enumerate(zip(words, other)) if x != y), min(len(words), len(other)))
+                return (chip.name in stack.fitted, same)
+            best = max(members, key=like)
+            return dataclasses.replace(best, name=key), [f"software stack {name!r} is not listed: taken as {best.name}"]
+    return dataclasses.replace(load_stack("generic"), name=key), [f"software stack {name!r} is not listed: taken as 'generic'"]
 
 
 def with_changes(stack: Stack, **changes) -> Stack:

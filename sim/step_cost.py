@@ -96,13 +96,16 @@ class Coster:
         again = 0.0
         if recompute == "full":
             again = total(tape.forward)
+            if stack.early_stop:
+                last = next((op for op in reversed(tape.forward) if op.kind == "matmul"), None)
+                again -= time(last) if last else 0.0
         elif recompute == "selective":
             again = total(tape.core)
         elif recompute == "selective_ops":
             again = total(op for op in tape.forward if op.kind == "memory") + 0.5 * total(op for op in tape.forward if op.kind == "matmul")
         comm = {"forward": 0.0, "backward_input": 0.0}
         hide = {"forward": 0.0, "backward_input": 0.0}
-        wgrad = under = 0.0
+        wgrad = under = beside = 0.0
         for message in tape.messages:
             t = collectives.time(message.kind, message.bytes, self.groups[message.group], dedup=message.dedup)
             if message.hidden_by == "wgrad":
@@ -117,13 +120,19 @@ class Coster:
                 if self.plan.schedule.startswith("dualpipe"):
                     hide[message.phase] += t
                 elif self.habit("overlap_all_to_all"):
-                    t *= 1.0 - stack.all_to_all_hidden
+                    beside += t
+                    continue
             comm[message.phase] += t
             classes[message.group + " communication"] = classes.get(message.group + " communication", 0.0) + t
         exposed = wgrad - stack.wgrad_hidden * min(wgrad, weight)
         if exposed > 0:
             classes["tp communication"] = classes.get("tp communication", 0.0) + exposed
         comm["backward_input"] += exposed
+        if beside:
+            left = beside - stack.all_to_all_hidden * min(beside, forward + backward + weight)
+            classes["ep communication"] = classes.get("ep communication", 0.0) + left
+            comm["forward"] += left / 2
+            comm["backward_input"] += left / 2
         if under:
             left = under - stack.wgrad_hidden * min(under, attention)
             classes["cp communication"] = left

@@ -1,0 +1,127 @@
+"""Fit the one scalar of each (chip, software stack) on its `fit` rows, and cross-validate.
+
+    python -m sim.fit            # print the fitted values as YAML for data/stacks.yaml
+    python -m sim.fit --check    # compare them with the file
+
+The scalar is `scale`: kernel speed over modelled speed. It is found by bisection on each row (the prediction grows with
+it) and the geometric mean over the stack's fit rows is kept.
+"""
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import sys
+
+from sim.rows import Row
+from sim.stacks import Stack
+
+LOW, HIGH = 0.2, 2.5
+
+
+def with_scale(row: Row, value: float) -> Stack:
+    return dataclasses.replace(row.stack, fitted={row.chip: {"name": "scale", "value": value, "rows": []}})
+
+
+@functools.lru_cache(maxsize=4096)
+def _solve(row_id: str, holder: _Holder) -> float:
+    from sim.validate import predict, speed_error
+    row = holder.row
+    sign = -1.0 if row.quantity == "seconds_per_step" else 1.0
+    low, high = LOW, HIGH
+    for _ in range(24):
+        middle = math.sqrt(low * high)
+        if sign * speed_error(row, predict(row, with_scale(row, middle))) < 0:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(low * high)
+
+
+class _Holder:
+    """A hashable handle on a row (a row holds mappings)."""
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+
+    def __hash__(self) -> int:
+        return hash(self.row.id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Holder) and other.row is self.row
+
+
+def ideal_scale(row: Row) -> float | None:
+    """The scalar at which this row would be predicted exactly; None for rows that it does not move (bubble, memory)."""
+    if row.kind == "listed" or row.quantity in ("bubble", "memory_gib") or row.plan is None:
+        return None
+    return _solve(row.id, _Holder(row))
+
+
+def _geometric(values: list[float]) -> float:
+    return math.exp(sum(math.log(v) for v in values) / len(values))
+
+
+def fitted(rows: list[Row]) -> dict[tuple[str, str], tuple[float, list[str]]]:
+    """(stack, chip) → (scalar, ids of the rows it was fitted on)."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.kind == "fit":
+            groups.setdefault((row.stack.name, row.chip), []).append(row)
+    return {key: (_geometric([ideal_scale(r) for r in some]), [r.id for r in some]) for key, some in groups.items()}
+
+
+def _median(values: list[float]) -> float:
+    values = sorted(values)
+    middle = len(values) // 2
+    return values[middle] if len(values) % 2 else math.sqrt(values[middle - 1] * values[middle])
+
+
+def _error(row: Row, value: float) -> float:
+    from sim.validate import predict, speed_error
+    return abs(speed_error(row, predict(row, with_scale(row, value))))
+
+
+def cross_validate(rows: list[Row]) -> dict:
+    """Mean absolute error of rows predicted without themselves, without their stack, without their chip.
+
+    Row left out: the scalar comes from the other rows of its (stack, chip), or, when it has none, from the chip's other
+    stacks. Stack left out: the median over the chip's other stacks. Chip left out: the median over all other chips.
+    """
+    usable = [r for r in rows if ideal_scale(r) is not None]
+    scale = {r.id: ideal_scale(r) for r in usable}
+    by_stack: dict[tuple[str, str], list[Row]] = {}
+    for r in usable:
+        by_stack.setdefault((r.stack.name, r.chip), []).append(r)
+    centre = {key: _geometric([scale[r.id] for r in some]) for key, some in by_stack.items()}
+    out: dict[str, list[float]] = {"leave_row_out": [], "leave_stack_out": [], "leave_chip_out": []}
+    for r in usable:
+        key = (r.stack.name, r.chip)
+        others = [scale[o.id] for o in by_stack[key] if o is not r]
+        stacks = [v for k, v in centre.items() if k[1] == r.chip and k != key]
+        chips = [v for k, v in centre.items() if k[1] != r.chip]
+        fallback = _median(stacks) if stacks else (_median(chips) if chips else 1.0)
+        out["leave_row_out"].append(_error(r, _geometric(others) if others else fallback))
+        if stacks:
+            out["leave_stack_out"].append(_error(r, _median(stacks)))
+        if chips:
+            out["leave_chip_out"].append(_error(r, _median(chips)))
+    result = {key: (sum(v) / len(v) if v else None) for key, v in out.items()}
+    return {**result, "rows": len(usable)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    from sim.stacks import load_stack
+    from sim.validate import read_rows
+    found = fitted(read_rows())
+    bad = 0
+    for (stack, chip), (value, ids) in sorted(found.items()):
+        have = load_stack(stack).fitted.get(chip, {}).get("value")
+        same = have is not None and abs(float(have) / value - 1) < 2e-3
+        bad += not same
+        print(f"  {stack}: {{{chip}: {{name: scale, value: {value:.4f}, rows: [{', '.join(ids)}]}}}}" + ("" if same else f"   # file has {have}"))
+    return 1 if "--check" in (argv if argv is not None else sys.argv[1:]) and bad else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
