@@ -25,78 +25,9 @@ from dataclasses import asdict, dataclass, field
 
 import simpy
 
-from minglm.errors import InputError
 from sim.serving_costs import decode_step, prefill
-from sim.serving_memory import Deployment, memory
-
-PERCENTILES = (50, 90, 95, 99)
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Token counts: fixed (cv 0), log-normal with `mean` and coefficient of variation `cv`, or uniform from low to high."""
-
-    mean: float
-    cv: float = 0.0
-    low: int = 0
-    high: int = 0
-
-    @classmethod
-    def of(cls, given: float | Mapping | Lengths, name: str = "length") -> Lengths:
-        if isinstance(given, Lengths):
-            return given
-        if isinstance(given, Mapping):
-            unknown = set(given) - {"mean", "cv", "low", "high"}
-            if unknown:
-                raise InputError(f"{name}: unknown key {sorted(unknown)[0]!r}; give mean and cv, or low and high")
-            if "low" in given or "high" in given:
-                low, high = _number(given.get("low", 1), name + ".low", 1), _number(given.get("high", 0), name + ".high", 1)
-                if high < low:
-                    raise InputError(f"{name}: low={low:g} is above high={high:g}; swap them")
-                return cls((low + high) / 2, 0.0, int(low), int(high))
-            return cls(_number(given.get("mean"), name + ".mean", 1), _number(given.get("cv", 0.0), name + ".cv", 0.0, 10.0))
-        return cls(_number(given, name, 1))
-
-    def draw(self, rng: random.Random, most: int) -> int:
-        if self.high:
-            return min(most, rng.randint(self.low, self.high))
-        if not self.cv:
-            return min(most, max(1, round(self.mean)))
-        sigma = math.sqrt(math.log(1.0 + self.cv**2))
-        return min(most, max(1, round(rng.lognormvariate(math.log(self.mean) - sigma**2 / 2, sigma))))
-
-
-def _number(given: object, name: str, low: float, high: float = 1e7) -> float:
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given) or not low <= given <= high:
-        raise InputError(f"{name}={given!r}: must be a number from {low:g} to {high:g}")
-    return float(given)
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Who asks. Either `rate_per_s` (open: Poisson, or even spacing) or `concurrency` (closed: that many users, no pause)."""
-
-    rate_per_s: float | None = None
-    concurrency: int | None = None
-    requests: int = 1000
-    prompt: Lengths | float = 1024
-    output: Lengths | float = 256
-    cached_share: float = 0.0          # share of each prompt whose cache is there already
-    arrivals: str = "poisson"          # poisson | even
-
-    def check(self) -> Workload:
-        if (self.rate_per_s is None) == (self.concurrency is None):
-            raise InputError("workload: give either rate_per_s (requests per second) or concurrency (users), not both")
-        if self.rate_per_s is not None:
-            _number(self.rate_per_s, "rate_per_s", 1e-9, 1e7)
-        if self.concurrency is not None:
-            _number(self.concurrency, "concurrency", 1, 1e6)
-        _number(self.requests, "requests", 1, 1e6)
-        _number(self.cached_share, "cached_share", 0.0, 0.999)
-        if self.arrivals not in ("poisson", "even"):
-            raise InputError(f"arrivals {self.arrivals!r}: must be 'poisson' or 'even'")
-        Lengths.of(self.prompt, "prompt"), Lengths.of(self.output, "output")
-        return self
+from sim.serving_load import Lengths, Workload, number, percentiles
+from sim.serving_memory import Deployment, memory, require_fit
 
 
 @dataclass(frozen=True)
@@ -388,14 +319,6 @@ def _steps(request: Request, per_step: float) -> int:
     return max(1, math.ceil((request.output - 1) / per_step - 1e-9))
 
 
-def percentiles(values: list[float]) -> dict[str, float]:
-    """Mean and nearest-rank percentiles."""
-    if not values:
-        return {"mean": 0.0, **{f"p{p}": 0.0 for p in PERCENTILES}}
-    order = sorted(values)
-    return {"mean": sum(order) / len(order), **{f"p{p}": order[max(0, math.ceil(p / 100 * len(order)) - 1)] for p in PERCENTILES}}
-
-
 def simulate(fleet: Fleet, work: Workload, seed: int = 0, clocks: tuple | None = None, warmup: float = 0.1) -> Result:
     """Run every request of `work` through `fleet`.
 
@@ -406,12 +329,11 @@ def simulate(fleet: Fleet, work: Workload, seed: int = 0, clocks: tuple | None =
     """
     work.check()
     for name in ("decode_instances", "max_batch", "prefill_batch_tokens", "chunk_tokens"):
-        _number(getattr(fleet, name), name, 1)
+        number(getattr(fleet, name), name, 1)
     if fleet.prefill:
-        _number(fleet.prefill_instances, "prefill_instances", 1)
+        number(fleet.prefill_instances, "prefill_instances", 1)
     run = _Run(fleet, work, seed, clocks)
     if clocks is None:
-        from sim.serving_memory import require_fit
         for d in filter(None, (fleet.decode, fleet.prefill)):
             require_fit(d, Lengths.of(work.prompt).mean + (Lengths.of(work.output).mean if d is fleet.decode else 0), 1)
     else:

@@ -7,7 +7,7 @@ chips of the instance. MLA's latent is one head wide, so every chip of an attent
     >>> d = Deployment.of("glm5", "dgx_h200", chips=8, precision="fp8", kv="fp8", attention_tp=8)
     >>> m = memory(d)
     >>> round(m.weights_bytes / 2**30, 1), round(m.kv_bytes_per_token)
-    (88.6, 61464)
+    (86.9, 61464)
 """
 from __future__ import annotations
 

@@ -1,0 +1,252 @@
+"""Published serving figures against the model, fitted rows and predicted rows apart.
+
+A row with `use: fit` sets the one scalar of its (chip, stack): the factor by which the modelled time is multiplied. At most
+a third of a chip's rows may be fitted, one per stack; `check_rows` enforces both. Everything else is predicted.
+"""
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+
+from minglm.errors import InputError
+from sim.documents import read_document
+from sim.serving_costs import decode_step, largest_batch, prefill, tpot
+from sim.serving_memory import Deployment, memory
+from sim.serving_stacks import SERVING, load_stack
+
+USES = ("fit", "predict", "listed")
+# What a row is a figure of: decoding alone, prefill alone, both with queues between, or something else.
+GROUPS = {"decode": ("decode", "decode_limit", "stream"), "prefill": ("prefill",), "end to end": ("closed", "mixed"),
+          "other": ("gain", "arithmetic")}
+WITHIN, WORST = 0.20, 0.30            # the aim for published decode figures: mean and worst relative error
+
+
+@functools.lru_cache(maxsize=1)
+def rows() -> tuple[Mapping, ...]:
+    """The rows of `data/serving/published.yaml`, checked."""
+    for suffix in (".yaml", ".json"):
+        if (SERVING / f"published{suffix}").exists():
+            found = tuple(read_document(SERVING / f"published{suffix}")["rows"])
+            check_rows(found)
+            return found
+    raise InputError(f"{SERVING / 'published.yaml'}: no such file; the installation lacks its data folder")
+
+
+def check_rows(found) -> None:
+    """At most one fitted row per (chip, stack), on at most a third of that chip's countable rows.
+
+    Raises:
+        InputError: a row without source, or too much fitting.
+    """
+    chips: dict[str, list[str]] = {}
+    fitted: set[tuple[str, str]] = set()
+    for row in found:
+        if not row.get("source"):
+            raise InputError(f"serving row {row.get('id')!r}: has no source; say where the figure is printed")
+        if row.get("use") not in USES:
+            raise InputError(f"serving row {row['id']!r}: use={row.get('use')!r} must be one of {', '.join(USES)}")
+        if row["use"] == "listed":
+            continue
+        chips.setdefault(row["chip"], []).append(row["use"])
+        if row["use"] == "fit":
+            key = (row["chip"], row["deployment"]["stack"])
+            if key in fitted:
+                raise InputError(f"serving row {row['id']!r}: a second fitted row for {key[0]} with {key[1]}; one scalar has one row")
+            fitted.add(key)
+    for chip, uses in chips.items():
+        if uses.count("fit") > len(uses) / 3:
+            raise InputError(f"serving rows of {chip}: {uses.count('fit')} of {len(uses)} are fitted; at most a third may be")
+
+
+def _deployment(values: Mapping, stack: Mapping | None = None, scale: float | None = None) -> Deployment:
+    values = dict(values)
+    base = load_stack(values.pop("stack"))
+    if stack:
+        base = base.changed("published", "condition of the row", **stack)
+    if scale is not None:
+        base = base.changed("fitted", "data/serving/published.yaml", scale=scale)
+    return Deployment.of(values.pop("model"), values.pop("cluster"), values.pop("chips"), stack=base, **values)
+
+
+@functools.lru_cache(maxsize=64)
+def fitted_scale(chip: str, stack: str) -> tuple[float, str] | None:
+    """(time factor, row id) fitted for this chip and stack, or None: found by bisection, for a limit moves the batch too.
+
+    `chip` is a name as in the rows or of a die or bin of it ('910C-die' is a 910C).
+    """
+    for row in rows():
+        if row["use"] == "fit" and row["deployment"]["stack"] == stack and chip.upper().startswith(row["chip"]):
+            low, high = 0.2, 5.0
+            for _ in range(50):
+                middle = math.sqrt(low * high)
+                slow = predict(row, scale=middle)[0] < row["measured"]
+                if slow != (row["kind"] == "stream"):        # too few tokens/s: the factor is too large; ms the other way
+                    high = middle
+                else:
+                    low = middle
+            return math.sqrt(low * high), row["id"]
+    return None
+
+
+def fitted(d: Deployment) -> Deployment:
+    """The deployment with the scalar of its chip and stack, where one is fitted."""
+    found = fitted_scale(d.cluster.chip.name, d.stack.name)
+    if not found or "scale" in dict(d.stack.constants):
+        return d
+    return d.with_(stack=d.stack.changed("fitted", f"on {found[1]} of data/serving/published.yaml", scale=found[0]))
+
+
+def predict(row: Mapping, scale: float | None = None) -> tuple[float, dict]:
+    """(figure in the unit of `measured`, details). `scale` overrides the fitted scalar."""
+    kind = row["kind"]
+    if kind == "arithmetic":
+        return _margin(row["money"]), {}
+    if scale is None:
+        found = fitted_scale(row["chip"], row["deployment"]["stack"])
+        scale = found[0] if found else 1.0
+    d, per = _deployment(row["deployment"], row.get("stack"), scale), row.get("per", 1)
+    if kind == "decode":
+        requests = row["batch"] / per * d.attention_tp
+        step = decode_step(d, requests, row["context"])
+        return step.tokens_per_s / d.chips * per, {"tpot_ms": 1e3 * step.total_s / d.tokens_per_step}
+    if kind == "decode_limit":
+        batch = largest_batch(d, row["context"], row["tpot_ms"] / 1e3)
+        if not batch:
+            return 0.0, {"batch": 0}
+        step = decode_step(d, batch, row["context"])
+        return step.tokens_per_s / d.chips * per, {"batch": batch, "tpot_ms": 1e3 * step.total_s / d.tokens_per_step}
+    if kind == "prefill":
+        cached = row.get("cached", 0)
+        step = prefill(d, row["prompt"], cached, row["prompts"])
+        return step.tokens_per_s * row["prompt"] / (row["prompt"] - cached) / d.chips * per, {}
+    if kind == "stream":
+        return 1e3 * tpot(d, 1, row["context"]), {}
+    if kind == "gain":
+        other = dict(row["against"])
+        changed = other.pop("stack", {})
+        against = d.with_(stack=d.stack.changed(**changed), **other)
+        requests = row["batch"] / per * d.attention_tp
+        return tpot(against, requests, row["context"]) / tpot(d, requests, row["context"]), {}
+    if kind == "mixed":
+        return _mixed(row, d, _deployment(row["prefill"], None, scale), per)
+    if kind == "closed":
+        from sim.serving import Fleet, Workload, simulate
+        users = row["users"]
+        work = Workload(concurrency=users, requests=max(60, 5 * users), prompt=row["prompt"], output=row["output"])
+        result = simulate(Fleet(decode=d, max_batch=4 * users), work, seed=0)
+        rate = result.output_tokens_per_s + (result.input_tokens_per_s if row["count"] == "total" else 0.0)
+        return rate / d.chips * per, {"tpot_ms": 1e3 * result.tpot_s["mean"]}
+    raise InputError(f"serving row {row['id']!r}: kind {kind!r} is not known")
+
+
+def _mixed(row: Mapping, d: Deployment, p: Deployment, per: int) -> tuple[float, dict]:
+    """Output tokens/s per unit when prompts and outputs of one workload share units, by a fixed split or as the load asks."""
+    context = row["prompt"] + row["output"] / 2
+    batch = largest_batch(d, context, row["tpot_ms"] / 1e3)
+    if not batch:
+        return 0.0, {"batch": 0, "room": memory(d).requests(context)}
+    decode = decode_step(d, batch, context).tokens_per_s / d.chips * per
+    prompts = max(1, round(16384 / row["prompt"]))
+    if row.get("ttft_ms"):                                   # wait for half a batch on average, then one's own
+        while prompts > 1 and 2.0 * prefill(p, row["prompt"], 0, prompts).total_s > row["ttft_ms"] / 1e3:
+            prompts -= 1
+    fill = prefill(p, row["prompt"], 0, prompts).tokens_per_s / p.chips * per * row["output"] / row["prompt"]
+    details = {"batch": batch, "decode_per_unit": decode, "prefill_prompts": prompts, "prefill_per_unit": fill}
+    if row.get("split"):
+        a, b = row["split"]
+        return min(a * fill, b * decode) / (a + b), details
+    return 1.0 / (1.0 / decode + 1.0 / fill), details
+
+
+def _margin(money: Mapping) -> float:
+    """Profit over cost of a day's tokens."""
+    hit = money["input_tokens"] * money["hit_share"]
+    revenue = (hit * money["hit_price"] + (money["input_tokens"] - hit) * money["miss_price"] + money["output_tokens"] * money["output_price"]) / 1e6
+    return revenue / (money["nodes"] * money["gpus_per_node"] * 24 * money["rent"]) - 1.0
+
+
+def validate() -> dict:
+    """Every row: measured, predicted, error, assumptions; and how far off the predicted rows are.
+
+    Returns a dict with `rows`, `mape_predict`, `worst_predict` (all predicted rows), the same for decode rows alone
+    (`mape_decode`, `worst_decode`) and by group (`groups`), `fitted` (the scalars), `met` (decode rows within the aim) and
+    `beyond` (rows whose error exceeds the aim's worst).
+    """
+    table = []
+    for row in rows():
+        entry = {"id": row["id"], "chip": row["chip"], "stack": row.get("deployment", {}).get("stack", ""), "kind": row["kind"],
+                 "use": row["use"], "measured": row["measured"], "unit": _unit(row), "predicted": None, "error": None,
+                 "mode": "hybrid", "assumed": list(row.get("assumed", [])), "why": row.get("why", ""), "source": row["source"]}
+        if row["kind"] != "none":
+            value, details = predict(row)
+            entry["predicted"], entry["details"] = value, details
+            entry["error"] = _error(row["measured"], value)
+            if row.get("measured_tpot_ms") and details.get("tpot_ms"):
+                entry["tpot_ms"] = [row["measured_tpot_ms"], details["tpot_ms"]]
+        table.append(entry)
+    counted = [e for e in table if e["use"] == "predict"]
+    groups = {}
+    for name, kinds in GROUPS.items():
+        mean, worst = _spread([e for e in counted if e["kind"] in kinds])
+        groups[name] = {"rows": sum(e["kind"] in kinds for e in counted), "mape": mean, "worst": worst}
+    scalars = []
+    for row in rows():
+        if row["use"] == "fit":
+            scale, on = fitted_scale(row["chip"], row["deployment"]["stack"])
+            scalars.append({"chip": row["chip"], "stack": row["deployment"]["stack"], "scale": scale, "row": on})
+    mean, worst = _spread(counted)
+    decode = groups["decode"]
+    return {"rows": table, "mape_predict": mean, "worst_predict": worst, "mape_decode": decode["mape"], "worst_decode": decode["worst"],
+            "groups": groups, "worst_row": max(counted, key=lambda e: abs(e["error"]))["id"], "fitted": scalars, "mode": "hybrid",
+            "aim": {"mean": WITHIN, "worst": WORST}, "met": decode["mape"] <= WITHIN and decode["worst"] <= WORST,
+            "beyond": [e["id"] for e in counted if abs(e["error"]) > WORST]}
+
+
+def _unit(row: Mapping) -> str:
+    if row["kind"] == "stream":
+        return "ms per token"
+    if row["kind"] in ("gain", "arithmetic"):
+        return "ratio"
+    return {1: "tokens/s/chip", 2: "tokens/s/package", 8: "tokens/s/node"}[row.get("per", 1)]
+
+
+def _error(measured, predicted: float) -> float:
+    """Relative error; against a range, the distance to its nearer end (0 inside)."""
+    if isinstance(measured, (list, tuple)):
+        low, high = measured
+        return 0.0 if low <= predicted <= high else (predicted - (low if predicted < low else high)) / (low if predicted < low else high)
+    return predicted / measured - 1.0
+
+
+def _spread(entries: list[dict]) -> tuple[float, float]:
+    errors = [abs(e["error"]) for e in entries]
+    return (sum(errors) / len(errors), max(errors)) if errors else (math.nan, math.nan)
+
+
+def table_text(report: Mapping) -> str:
+    """The report as aligned text, fitted and predicted rows apart."""
+    lines = []
+    for use, title in (("fit", "fitted (one scalar per chip and stack)"), ("predict", "predicted"), ("listed", "listed, not counted")):
+        lines.append(f"{title}\n  {'row':<30} {'measured':>12} {'predicted':>10} {'error':>7}  unit; mode; what was assumed")
+        for e in report["rows"]:
+            if e["use"] != use:
+                continue
+            measured = "-".join(f"{v:g}" for v in e["measured"]) if isinstance(e["measured"], list) else f"{e['measured']:,.5g}"
+            predicted = "-" if e["predicted"] is None else f"{e['predicted']:,.4g}" if e["predicted"] < 1e4 else f"{e['predicted']:,.0f}"
+            error = "-" if e["error"] is None else f"{e['error']:+.0%}"
+            if e.get("tpot_ms"):
+                error_note = f"TPOT {e['tpot_ms'][1]:.1f} against {e['tpot_ms'][0]:g} ms; "
+            else:
+                error_note = ""
+            note = e["why"] if use == "listed" else "; ".join(e["assumed"]) or "nothing"
+            lines.append(f"  {e['id']:<30} {measured:>12} {predicted:>10} {error:>7}  {e['unit']}; {e['mode']}; {error_note}{note}")
+    for s in report["fitted"]:
+        lines.append(f"scalar of {s['chip']} with {s['stack']}: time × {s['scale']:.3f}, from {s['row']}")
+    for name, g in report["groups"].items():
+        aim = report["aim"]
+        verdict = f" (aim {aim['mean']:.0%} and {aim['worst']:.0%}: {'met' if report['met'] else 'not met'})" if name == "decode" else ""
+        lines.append(f"{name}: {g['rows']} rows predicted, mean error {g['mape']:.1%}, worst {g['worst']:.1%}{verdict}")
+    lines.append(f"all predicted rows: mean {report['mape_predict']:.1%}, worst {report['worst_predict']:.1%} ({report['worst_row']}); "
+                 f"beyond {report['aim']['worst']:.0%}: {', '.join(report['beyond']) or 'none'}")
+    return "\n".join(lines)
