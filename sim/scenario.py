@@ -16,6 +16,8 @@ from sim.documents import parse_text, read_document
 from sim.facts import DATA, Cluster, chip_from, cluster_for_chip, cluster_from, figure
 from sim.models import ModelSpec, load_model
 from sim.plan import Plan, Workload, check
+from sim.row_schema import clean_options, clean_plan, clean_recompute, clean_schedule
+from sim.stacks import Stack
 from sim.units import parse, whole
 
 SCENARIOS = DATA / "scenarios"
@@ -61,8 +63,8 @@ class Scenario:
     plan: Plan
     workload: Workload
     precision: str
-    stack: str | None
-    stack_changes: Mapping[str, object]
+    stack: Stack
+    stated: tuple[str, ...]                 # defaults that were taken because the file does not say
     tokens: float
     phases: tuple = ()                      # sim.phases.Phase
     candidates: tuple[Plan, ...] = ()
@@ -240,16 +242,20 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         raise InputError(f"{name}: has neither cluster nor chip; name one, such as cluster: atlas_800t_a2")
     chips = whole(d.get("chips", cluster.chips), f"{name}: chips", high=10**8)
     cluster = replace(cluster, chips=chips)
-    row = _row(d, cluster, chips, name)
+    try:
+        row = _row(d, cluster, chips, name, model)
+        candidates = tuple(_candidate(p, d, cluster, chips, model) for p in d.get("plans") or ())
+    except InputError as err:
+        raise InputError(_located(name, str(err))) from None
     seeds = int((d.get("campaign") or {}).get("seeds") or 20)
     if not 2 <= seeds <= 100_000:
         raise InputError(f"{name}: campaign seeds={seeds}: give 2 to 100,000")
     horizon = (d.get("campaign") or {}).get("horizon")
     scenario = Scenario(
         name=str(d.get("name", name)), question=str(d.get("question", "")), model=model, cluster=cluster, chips=chips,
-        plan=row.plan, workload=row.workload, precision=row.precision, stack=row.stack, stack_changes=row.stack_changes,
+        plan=row.plan, workload=row.workload, precision=row.precision, stack=row.stack, stated=row.assumptions,
         tokens=parse(d.get("tokens", "1T"), "count", f"{name}: tokens", low=1.0), phases=_phases(d.get("phases"), name),
-        candidates=tuple(_candidate(p, d, cluster, chips, name) for p in d.get("plans") or ()),
+        candidates=candidates,
         jitter=_section(d, "jitter", name, {k: "ratio" for k in SHAPE["jitter"]}), prices=_prices(d.get("prices") or {}, name),
         failures=_section(d, "failures", name, {"per_chip_day": "count", "detect": "time", "restart": "time", "repair": "time"}),
         checkpoint=_section(d, "checkpoint", name, {"interval": "time", "write": "bytes_per_s", "read": "bytes_per_s"}),
@@ -270,40 +276,49 @@ def dense(model: ModelSpec) -> ModelSpec:
     return dataclasses.replace(model, index_topk=0, index_heads=0, index_dim=0, indexer_full_layers=0)
 
 
-_ROW_KEYS = ("plan", "schedule", "micro_batch", "global_batch", "global_tokens", "seq", "precision", "recompute", "options", "stack")
+_ROW_KEYS = ("seq", "precision", "stack")
 
 
-def _row(d: Mapping, cluster: Cluster, chips: int, name: str):
-    """Plan, workload and stack, by the same reader as rows of measured runs."""
-    from sim.rows import read_row
-    values = {k: d[k] for k in _ROW_KEYS if d.get(k) is not None}
-    given = dict(values.get("plan") or {})
-    explicit = all(k in given for k in ("dp",))
-    # The inventory is not the plan: a plan that names dp uses that many; the reader must not compare it with the inventory.
-    row = {**values, "cluster": cluster, "model": d["model"], "measured": {"mfu": 1, "peak_tflops": 1}}
-    if not explicit:
-        row["chips"] = chips
-    if values.get("global_tokens") is not None:
-        row.pop("global_tokens")
-        row.pop("global_batch", None)
-        row["global_batch"] = 1
-        first = read_row(row, name)
-        seq = first.workload.seq
-        per = first.plan.dp * first.plan.micro_batch
-        wanted = parse(values["global_tokens"], "count", f"{name}: global_tokens", low=1.0) / seq
-        row["global_batch"] = max(1, round(wanted / per)) * per      # the nearest batch that every replica shares evenly
-    return read_row(row, name)
+def _row(d: Mapping, cluster: Cluster, chips: int, name: str, model: ModelSpec):
+    """Plan, workload and stack, by the same reader as rows of measured runs (`sim/rows.py`)."""
+    from sim.rows import parse as read_row
+    row = {k: d[k] for k in _ROW_KEYS if d.get(k) is not None}
+    row |= {"id": name, "cluster": cluster, "model": model, "measured": {"seconds_per_step": 1.0}, "seq": whole(d["seq"], "seq", high=10**8),
+            "plan": clean_plan(d.get("plan") or {}), "options": clean_options(d.get("options") or {}),
+            "micro_batch": whole(d.get("micro_batch") or 1, "micro_batch", high=10**6), "recompute": clean_recompute(d.get("recompute") or "none")}
+    if d.get("schedule") is not None:
+        row["schedule"] = clean_schedule(d["schedule"])
+    plan = row["plan"]
+    inner = plan.get("tp", 1) * plan.get("pp", 1) * plan.get("cp", 1)
+    if inner > chips:
+        raise InputError(f"the plan needs at least tp × pp × cp = {inner:,} chips and the inventory is {chips:,}; lower one of them or raise chips")
+    plan.setdefault("dp", chips // inner)           # the rest of the inventory is spare
+    row["chips"] = inner * plan["dp"]
+    per = plan["dp"] * row["micro_batch"]
+    if d.get("global_tokens") is not None and d.get("global_batch") is not None:
+        raise InputError("global_batch and global_tokens are both given; keep one")
+    if d.get("global_tokens") is not None:          # the nearest batch that the replicas share evenly
+        row["global_batch"] = max(1, round(parse(d["global_tokens"], "count", "global_tokens", low=1.0) / row["seq"] / per)) * per
+    elif d.get("global_batch") is not None:
+        row["global_batch"] = whole(d["global_batch"], "global_batch", high=10**9)
+    return read_row(row)
 
 
-def _candidate(given: object, d: Mapping, cluster: Cluster, chips: int, name: str) -> Plan:
+def _located(name: str, message: str) -> str:
+    """A row reader's message under the scenario's name."""
+    message = message.removeprefix(f"row {name}: ")
+    return message if message.startswith(f"{name}:") else f"{name}: {message}"
+
+
+def _candidate(given: object, d: Mapping, cluster: Cluster, chips: int, model: ModelSpec) -> Plan:
+    """A further plan for other phases: plan widths, and its own schedule, recompute, micro_batch or options."""
     if not isinstance(given, Mapping):
-        raise InputError(f"{name}: plans: {str(given)[:40]!r} is not a plan; give mappings such as {{tp: 8, pp: 16, cp: 4, dp: 195}}")
+        raise InputError(f"plans: {str(given)[:40]!r} is not a plan; give mappings such as {{tp: 8, pp: 16, cp: 4, dp: 195}}")
     own = {k: given[k] for k in given if k in ("schedule", "recompute", "micro_batch", "options")}
-    plan = {k: v for k, v in given.items() if k not in own}
-    base = {k: v for k, v in d.items() if k not in ("plan", "global_tokens", "global_batch")}
-    if "options" in own:
+    base = {k: v for k, v in d.items() if k not in ("plan", "global_tokens", "global_batch", "schedule")}
+    if isinstance(own.get("options"), Mapping):
         own["options"] = merge(d.get("options") or {}, own["options"])
-    return _row({**base, **own, "plan": plan, "global_batch": 1}, cluster, chips, f"{name}: plans").plan
+    return _row({**base, **own, "plan": {k: v for k, v in given.items() if k not in own}}, cluster, chips, "plans", model).plan
 
 
 def _section(d: Mapping, key: str, name: str, dimensions: Mapping[str, str]) -> dict:

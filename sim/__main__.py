@@ -1,0 +1,6 @@
+"""`python -m sim` is `clustersim`."""
+import sys
+
+from sim.cli import main
+
+sys.exit(main())

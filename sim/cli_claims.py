@@ -1,0 +1,17 @@
+"""`clustersim claims`: the ledger of what the article says."""
+from __future__ import annotations
+
+TEXT = "every claim of the article: computed, traced, or marked unsupported"
+EXAMPLES = """clustersim claims
+clustersim claims total-params
+clustersim claims --json"""
+
+
+def add(parser) -> None:
+    parser.add_argument("claim", nargs="?", help="one claim, with its reason and sources")
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def main(args) -> int:
+    from sim.claims import cli
+    return cli(args.json, args.claim)

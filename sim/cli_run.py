@@ -1,0 +1,52 @@
+"""`clustersim run`: a scenario to its projection."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+TEXT = "project a scenario: memory, step, throughput, MFU, days, money, what-ifs"
+EXAMPLES = """clustersim run glm5_100k_910b
+clustersim run data/scenarios/glm5_100k_910b.yaml --json
+clustersim run glm5_100k_910b --set global_tokens=128M --set plan.ep=16
+clustersim run my.yaml --model some/config.json --chips 4096
+clustersim run glm5_100k_910b --trace step.json    (open in ui.perfetto.dev)"""
+
+
+def arguments(parser) -> None:
+    """Arguments that all commands with a scenario share."""
+    parser.add_argument("scenario", help="a scenario file, or the name of one in data/scenarios")
+    parser.add_argument("--model", help="another model: a name, a Hugging Face config.json, or a YAML of dimensions")
+    parser.add_argument("--cluster", help="another cluster: a name in data/clusters")
+    parser.add_argument("--chip", help="another chip: a name in data/chips")
+    parser.add_argument("--chips", help="another inventory")
+    parser.add_argument("--seed", type=int, help="seed of everything random")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, such as plan.tp=4; may be repeated")
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def load(args):
+    """The scenario with the command line's changes."""
+    from sim.scenario import load_scenario
+    return load_scenario(args.scenario, args.set, model=args.model, cluster=args.cluster, chip=args.chip, chips=args.chips, seed=args.seed)
+
+
+def add(parser) -> None:
+    arguments(parser)
+    parser.add_argument("--out", help="folder for config, versions and metrics (default: runs/<name>; 'none' writes nothing)")
+    parser.add_argument("--trace", metavar="FILE", help="also write the step as a Perfetto trace (Chrome JSON)")
+    parser.add_argument("--no-what-if", action="store_true", help="leave the what-ifs out")
+
+
+def main(args) -> int:
+    from sim.project import project
+    from sim.report import save, table_text
+    scenario = load(args)
+    result = project(scenario, trace=args.trace, what_ifs=not args.no_what_if)
+    folder = None if args.out == "none" else save(result, scenario, Path(args.out) if args.out else None)
+    if args.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        print(table_text(result))
+        if folder:
+            print(f"\nwritten: {folder}/metrics.json, config.json, versions.json   (page: clustersim report {folder})")
+    return 0

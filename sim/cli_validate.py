@@ -1,0 +1,38 @@
+"""`clustersim validate`: predictions beside measurements."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+TEXT = "how wrong are we? predict measured runs and show the error"
+EXAMPLES = """clustersim validate
+clustersim validate my_runs.yaml                   (schema: data/published_runs/schema.json)
+clustersim validate data/published_runs/held_out/megatron_bridge.yaml
+clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
+clustersim validate --json
+clustersim validate --figure errors.html"""
+
+
+def add(parser) -> None:
+    parser.add_argument("files", nargs="*", help="rows of your own (YAML, JSON or CSV); all published rows without it")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--figure", metavar="FILE", help="write the error table as a figure (.html, or .svg/.png with kaleido)")
+    parser.add_argument("--cross", action=argparse_flag(), default=None, help="cross-validate: refit every scalar without the row (default for the published rows)")
+
+
+def argparse_flag():
+    import argparse
+    return argparse.BooleanOptionalAction
+
+
+def main(args) -> int:
+    from sim import validate
+    result = validate.run(args.files or None, cross=args.cross)
+    if args.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        print(validate.format_table(result))
+    if args.figure:
+        from sim.report import write_figure
+        write_figure(validate.figure(result), Path(args.figure))
+    return 0

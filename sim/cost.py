@@ -1,0 +1,98 @@
+"""Money and energy: chips held for a time, as rent and as ownership, each with its range and source.
+
+Whoever trains pays for the whole inventory while it is held, spares and lost hours included. Rent is chip-hours × price.
+Ownership is the system's price spread over its years at a utilisation, interest, electricity × PUE, and staff. All in US
+dollars; prices in RMB were converted at `sim.units.RMB_PER_USD`. Ranges take every input at its low, or at its high end.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sim.facts import Cluster, Figure
+
+HOURS_PER_YEAR = 8766.0
+DEFAULTS = {"years": 4.0, "utilization": 0.9, "interest": 0.05, "staff_usd_per_year": 0.0}
+
+
+@dataclass(frozen=True)
+class Range:
+    """A result with its low and high end and how it came about."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    basis: str
+    source: str = ""
+    confidence: str = ""
+
+    def to_dict(self) -> dict:
+        return {"value": self.value, "low": self.low, "high": self.high, "unit": self.unit, "basis": self.basis, "source": self.source,
+                "confidence": self.confidence}
+
+    def times(self, factor: Range | float, unit: str, basis: str) -> Range:
+        value, low, high = (factor.value, factor.low, factor.high) if isinstance(factor, Range) else (factor,) * 3
+        return replace(self, value=self.value * value, low=self.low * low, high=self.high * high, unit=unit, basis=basis)
+
+
+def with_prices(cluster: Cluster, prices: Mapping[str, object]) -> Cluster:
+    """The cluster with the scenario's own prices and power where it gives any."""
+    chip = cluster.chip
+    if isinstance(prices.get("rent_usd_per_hour"), Figure):
+        chip = replace(chip, rent_usd_per_hour=prices["rent_usd_per_hour"])
+    if isinstance(prices.get("power_w"), Figure):
+        chip = replace(chip, power_w=prices["power_w"])
+    changes = {k: prices[k] for k in ("system_price_usd", "electricity_usd_per_kwh", "pue") if isinstance(prices.get(k), Figure)}
+    return replace(cluster, chip=chip, **changes)
+
+
+def energy(cluster: Cluster, chips: int, hours: Range) -> Range:
+    """Energy at the meter in kWh: (chip + its share of host and network) × PUE × hours, chips at their board power."""
+    power, host, pue = cluster.chip.power_w, cluster.host_power_w, cluster.pue
+
+    def kwh(p: float, h: float, u: float, t: float) -> float:
+        return chips * (p + h) / 1000.0 * u * t
+    return Range(kwh(power.value, host.value, pue.value, hours.value), kwh(power.low, host.low, pue.low, hours.low),
+                 kwh(power.high, host.high, pue.high, hours.high), "kWh",
+                 f"{chips:,} chips × ({power.value:g} W + {host.value:g} W host) × PUE {pue.value:g} × {hours.value:,.0f} h",
+                 f"{power.source}; {host.source}; {pue.source}", "assumed")
+
+
+def costs(cluster: Cluster, chips: int, hours: Range, prices: Mapping[str, object] | None = None) -> dict[str, Range]:
+    """Chip-hours, energy and money for holding `chips` for `hours`.
+
+    Returns:
+        chip_hours, energy, and where a price is known: rent, own (with own_capital, own_energy, own_staff).
+    """
+    prices = prices or {}
+    cluster = with_prices(cluster, prices)
+    plain = {k: float(prices.get(k, v)) for k, v in DEFAULTS.items()}
+    out = {"chip_hours": Range(chips * hours.value, chips * hours.low, chips * hours.high, "chip-hours",
+                               f"{chips:,} chips held for {hours.value:,.0f} h, spares and lost time included")}
+    out["energy"] = energy(cluster, chips, hours)
+    rent = cluster.chip.rent_usd_per_hour
+    if rent is not None:
+        c = out["chip_hours"]
+        out["rent"] = Range(c.value * rent.value, c.low * rent.low, c.high * rent.high, "USD",
+                            f"${rent.value:.2f} (${rent.low:.2f}–${rent.high:.2f}) a chip-hour", rent.source, rent.confidence)
+    system, tariff = cluster.system_price_usd, cluster.electricity_usd_per_kwh
+    power = Range(out["energy"].value * tariff.value, out["energy"].low * tariff.low, out["energy"].high * tariff.high, "USD",
+                  f"${tariff.value:g}/kWh (${tariff.low:g}–{tariff.high:g})", tariff.source, tariff.confidence)
+    out["own_energy"] = power
+    staff = chips and plain["staff_usd_per_year"] / HOURS_PER_YEAR
+    if staff:
+        out["own_staff"] = Range(staff * hours.value, staff * hours.low, staff * hours.high, "USD", "staff for the time held", "scenario", "assumed")
+    if system is not None:
+        # A level payment over the years; half of the price is owed on average.
+        share = (1.0 / plain["years"] + plain["interest"] / 2.0) / HOURS_PER_YEAR / plain["utilization"]
+        capital = Range(chips * system.value * share * hours.value, chips * system.low * share * hours.low,
+                        chips * system.high * share * hours.high, "USD",
+                        f"${system.value:,.0f} a chip with its system, {plain['years']:g} years, {plain['utilization']:.0%} in use, "
+                        f"{plain['interest']:.0%} interest", system.source, system.confidence)
+        out["own_capital"] = capital
+        people = out.get("own_staff", Range(0, 0, 0, "USD", ""))
+        out["own"] = Range(capital.value + power.value + people.value, capital.low + power.low + people.low,
+                           capital.high + power.high + people.high, "USD", "capital, electricity" + (", staff" if staff else ""),
+                           f"{capital.source}; {power.source}", "third-party" if system.confidence != "assumed" else "assumed")
+    return out

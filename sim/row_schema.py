@@ -1,0 +1,158 @@
+"""The schema of a rows file, and the checks of plan and options that scenarios and rows share.
+
+`data/published_runs/schema.json` is `json_schema()` written out (a test keeps them equal); `sim/rows.py` reads the rows.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from minglm.errors import InputError, nearest
+from sim.facts import PRECISIONS
+from sim.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES
+from sim.units import parse, whole
+
+KINDS = ("fit", "predict", "listed")
+FLOPS = ("model", "model_full", "megatron_2021", "hardware")
+
+# option → (type, what it means). The first group goes to the plan, the second to the workload, the third to the stack.
+OPTIONS: dict[str, tuple[str, str]] = {
+    "sequence_parallel": ("bool", "norms and residuals divided over tensor-parallel ranks; default: on when tp > 1"),
+    "zero": ("int", "ZeRO stage 0-3"), "distributed_optimizer": ("bool", "same as zero: 1"), "fsdp": ("bool", "same as zero: 3"),
+    "hsdp": ("int", "ZeRO shards inside groups of this many ranks"), "expert_tp": ("int", "tensor parallelism inside experts"),
+    "optimizer": ("text", "adam or muon"), "optimizer_offload": ("bool", "optimiser states in host memory"),
+    "recompute_layers": ("int", "layers of each pipeline rank that are recomputed; default: all"),
+    "stages": ("list", "layers of each chunk in model order"),
+    "overlap_grad_reduce": ("bool", "gradient reduction under the backward pass"), "overlap_param_gather": ("bool", "parameter gather under compute"),
+    "overlap_tp": ("bool", "tensor-parallel collectives pipelined with matmuls"), "overlap_p2p": ("bool", "pipeline transfers under compute"),
+    "overlap_all_to_all": ("bool", "expert all-to-all under compute"),
+    "precision_aware_optimizer": ("bool", "bf16 moments and gradients"),
+    "causal": ("bool", "attention computes the causal half; default true"), "imbalance": ("number", "slowest expert rank's tokens / mean"),
+    "mtp": ("bool", "train the multi-token prediction modules"), "window": ("bool", "use the model's sliding windows"),
+    "attention": ("text", "flash, unfused, flash1, flash2, flash3, sdpa or npu_fusion"), "fusion": ("text", "fused, eager or compiled"),
+    "loss": ("text", "fused or unfused cross-entropy"), "dropout": ("bool", "dropout kernels run"),
+    "node_limited": ("int", "most nodes a token's experts may lie on"), "dedup": ("bool", "one copy of a token per node crosses the network"),
+    "graphs": ("bool", "whole layers captured in graphs: no launch cost"), "bf16_grads": ("bool", "gradients reduced in bf16"),
+    "accumulate_fused": ("bool", "gradient accumulation inside the weight-gradient matmul"),
+    "recompute_modules": ("list", "small parts recomputed beside `recompute` (recorded, not simulated)"),
+}
+
+# Words people use → ours.
+PLAN_WORDS = {
+    "tensor": "tp", "tensor_parallel": "tp", "pipeline": "pp", "pipeline_parallel": "pp", "data": "dp", "data_parallel": "dp", "context": "cp",
+    "context_parallel": "cp", "expert": "ep", "expert_parallel": "ep", "vp": "vpp", "virtual_stages": "vpp", "interleave": "vpp", "vp_size": "vpp",
+    "expert_tensor_parallel": "etp", "sequence_parallel": "sp"}
+SCHEDULE_WORDS = {"zero_bubble": "zb-h1", "zero-bubble": "zb-h1", "zb_h1": "zb-h1", "zbh1": "zb-h1", "zbv": "zb-v", "zb_v": "zb-v",
+                  "dualpipev": "dualpipe-v", "dualpipe_v": "dualpipe-v", "interleaved_1f1b": "interleaved", "interleaved-1f1b": "interleaved"}
+MEASURED = {"seconds_per_step": "time", "tokens_per_s_per_chip": "count", "tokens_per_s": "count", "tflops_per_chip": "count", "mfu": "ratio",
+            "peak_tflops": "count", "bubble": "ratio", "memory_gib": "count", "linearity": "ratio"}
+PLAN_KEYS = ("tp", "pp", "dp", "vpp", "cp", "ep", "etp", "sp")
+
+
+def clean_plan(given: object) -> dict:
+    """Plan widths as whole numbers under our names; common other names are understood."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"plan: {str(given)[:40]!r} must be a mapping such as {{tp: 8, pp: 4, dp: 2}}")
+    out: dict = {}
+    for key, value in given.items():
+        word = str(key).strip().lower()
+        word = word if word in PLAN_KEYS else PLAN_WORDS.get(word, word)
+        if word not in PLAN_KEYS:
+            raise InputError(f"plan: unknown key {key!r}{nearest(str(key), [*PLAN_KEYS, *PLAN_WORDS])}; known: {', '.join(PLAN_KEYS)}")
+        if word in out:
+            raise InputError(f"plan: {word} is given twice; keep one")
+        if value is None:
+            continue
+        if word == "sp" and not isinstance(value, bool):
+            raise InputError(f"plan sp={value!r}: must be true or false")
+        out[word] = value if word == "sp" else whole(value, f"plan {word}", high=10**7)
+    return out
+
+
+def clean_schedule(given: object) -> str:
+    """A schedule by our name."""
+    text = str(given).strip().lower()
+    text = SCHEDULE_WORDS.get(text, text)
+    if text not in SCHEDULES:
+        raise InputError(f"schedule {str(given)[:40]!r}: not one of {', '.join(SCHEDULES)}{nearest(text, SCHEDULES)}")
+    return text
+
+
+def clean_recompute(given: object) -> dict | str:
+    """`recompute` as one of RECOMPUTE, or {kind, layers}."""
+    if isinstance(given, Mapping):
+        for key in given:
+            if key not in ("kind", "layers"):
+                raise InputError(f"recompute: unknown key {key!r}; use kind and layers")
+        out = {"kind": clean_recompute(given.get("kind", "full"))}
+        if given.get("layers") is not None:
+            out["layers"] = whole(given["layers"], "recompute layers", low=0, high=10**6)
+        return out
+    text = {"true": "full", "false": "none"}.get(str(given).strip().lower(), str(given).strip().lower())
+    if text not in RECOMPUTE:
+        raise InputError(f"recompute {str(given)[:40]!r}: not one of {', '.join(RECOMPUTE)}{nearest(text, RECOMPUTE)}")
+    return text
+
+
+def clean_options(given: object) -> dict:
+    if not isinstance(given, Mapping):
+        raise InputError(f"options: {str(given)[:40]!r} must be a mapping; see data/published_runs/schema.json")
+    out = {}
+    for key, value in given.items():
+        if key not in OPTIONS:
+            raise InputError(f"option {key!r}: not known{nearest(str(key), OPTIONS)}; known: {', '.join(OPTIONS)}")
+        kind = OPTIONS[key][0]
+        if value is None:
+            continue
+        if kind == "bool" and not isinstance(value, bool):
+            raise InputError(f"option {key}={value!r}: must be true or false")
+        if kind == "int":
+            value = whole(value, f"option {key}", low=0, high=10**7)
+        elif kind == "number":
+            value = parse(value, "ratio", f"option {key}", high=1e6)
+        elif kind == "list":
+            value = [whole(v, f"option {key}", low=0) if key == "stages" else str(v) for v in (value if isinstance(value, list) else [value])]
+        elif kind == "text":
+            value = str(value)
+        out[key] = value
+    if "imbalance" in out and out["imbalance"] < 1:
+        raise InputError(f"option imbalance={out['imbalance']:g}: the slowest rank has at least the mean; give 1 or more")
+    if out.get("optimizer", "adam") not in OPTIMIZERS:
+        raise InputError(f"option optimizer {out['optimizer']!r}: not one of {', '.join(OPTIMIZERS)}{nearest(out['optimizer'], OPTIMIZERS)}")
+    if out.get("zero", 0) > 3:
+        raise InputError(f"option zero={out['zero']}: ZeRO has stages 0 to 3; give one of them")
+    return out
+
+
+def json_schema() -> dict:
+    """The JSON Schema of a rows file."""
+    number = {"anyOf": [{"type": "number"}, {"type": "string"}]}
+    types = {"bool": {"type": "boolean"}, "int": {"type": "integer"}, "number": number, "text": {"type": "string"},
+             "list": {"type": "array"}}
+    named = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+    row = {
+        "type": "object", "required": ["measured"], "additionalProperties": False,
+        "anyOf": [{"required": ["chip"]}, {"required": ["cluster"]}],
+        "properties": {
+            "id": {"type": "string"},
+            "kind": {"enum": list(KINDS), "description": "fit: its stack's one scalar may be fitted on it; predict: scored; listed: shown with the reason"},
+            "chip": {**named, "description": "a name of data/chips, or a mapping with peak_flops, memory_bytes, memory_bytes_per_s (like: starts from a chip)"},
+            "cluster": {**named, "description": "a name of data/clusters, or a mapping with chip, chips_per_node, tiers (like: starts from a cluster)"},
+            "chips": {"type": "integer", "minimum": 1},
+            "model": {**named, "description": "a name of data/models, a path, a Hugging Face config, or plain dimensions: layers, hidden, heads, kv_heads, ffn, vocab, experts, experts_per_token, moe_ffn, gated_ffn …"},
+            "plan": {"type": "object", "additionalProperties": False,
+                     "properties": {k: {"type": "integer", "minimum": 1} for k in ("tp", "pp", "dp", "vpp", "cp", "ep", "etp")} | {"sp": {"type": "boolean"}}},
+            "schedule": {"enum": list(SCHEDULES)}, "micro_batch": {"type": "integer", "minimum": 1, "description": "sequences"},
+            "global_batch": {"type": "integer", "minimum": 1, "description": "sequences"}, "global_tokens": number,
+            "seq": {"type": "integer", "minimum": 1}, "precision": {"enum": list(PRECISIONS)},
+            "recompute": {"anyOf": [{"enum": list(RECOMPUTE)}, {"type": "boolean"}, {"type": "object", "properties": {"kind": {"enum": list(RECOMPUTE)}, "layers": {"type": "integer"}}}]},
+            "options": {"type": "object", "additionalProperties": False,
+                        "properties": {k: {**types[t], "description": text} for k, (t, text) in OPTIONS.items()}},
+            "stack": {"type": "string", "description": "a named framework release"},
+            "measured": {"type": "object", "additionalProperties": False,
+                         "properties": {k: number for k in MEASURED} | {"flops": {"enum": list(FLOPS), "description": "what TFLOPS or MFU counts"}}},
+            "assumed": {"type": "array", "items": {"type": "string"}, "description": "inputs that the source does not give"},
+            "reason": {"type": "string"}, "note": {"type": "string"}, "source": {"type": "string"},
+        },
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Measured training runs for clustersim validate",
+            "type": "object", "required": ["rows"], "properties": {"rows": {"type": "array", "minItems": 1, "items": row}, "defaults": {"type": "object"}}}
