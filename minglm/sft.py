@@ -209,29 +209,22 @@ def _default_filler(tokenizer: Tokenizer):
 # ---------------------------------------------------------------------- rows for training
 
 def lookup_row(rng, tokenizer: Tokenizer, filler: np.ndarray, seq_len: int, facts: int) -> tuple[list[int], list[bool]]:
-    """A corpus passage with `facts` sentences hidden in it, each said again later: what teaches a model to look back.
+    """A corpus passage in which one to `facts` facts are stated and said again, some several times: it teaches to look back.
 
-    Plain text, for pre-training. Returns seq_len+1 ids and which of them the loss counts: not the name of a sentence nor
-    the number on its first mention, since nothing could predict those.
+    Plain text, for pre-training. Returns seq_len+1 ids and which of them the loss counts: not the names, nor the number
+    on its first mention, since nothing could predict those.
     """
-    said = [(draw_name(rng), draw_code(rng)) for _ in range(facts)]
-    order = [*range(facts), *range(facts)]
+    said = [(draw_name(rng), draw_code(rng)) for _ in range(int(rng.integers(1, facts + 1)))]
+    sentences = max(2 * len(said), min(12, seq_len // 24))
+    order = [*range(len(said)), *rng.integers(0, len(said), sentences - len(said)).tolist()]
     rng.shuffle(order)
+    head, tail, stop = (tokenizer.encode(t) for t in ("\nThe code of", " is ", ".\n"))
     pieces, seen = [], set()
     for i in order:
-        name, code = said[i]
-        head, middle, tail = tokenizer.encode("\nThe code of"), tokenizer.encode(f" {name}"), tokenizer.encode(" is ")
-        number = tokenizer.encode(code)
-        ids = head + middle + tail + number + tokenizer.encode(".\n")
-        known = i in seen
+        name, number = tokenizer.encode(f" {said[i][0]}"), tokenizer.encode(said[i][1])
+        pieces.append(([*head, *name, *tail, *number, *stop],
+                       [True] * len(head) + [False] * len(name) + [True] * len(tail) + [i in seen] * len(number) + [True] * len(stop)))
         seen.add(i)
-        start = len(head)
-        counted = [True] * len(ids)
-        counted[start:start + len(middle)] = [False] * len(middle)
-        if not known:
-            at = start + len(middle) + len(tail)
-            counted[at:at + len(number)] = [False] * len(number)
-        pieces.append((ids, counted))
     return _weave(rng, tokenizer, filler, seq_len, pieces, lead=[tokenizer.bos], count_filler=True)
 
 
