@@ -26,7 +26,8 @@ def show(fig, alt: str):
     import plotly.io
     from IPython.display import Markdown, display
 
-    plotly.io.renderers.default = "plotly_mimetype+notebook"
+    if plotly.io.renderers.default != "plotly_mimetype+notebook":     # setting it again would store plotly.js again, 4.8 MB
+        plotly.io.renderers.default = "plotly_mimetype+notebook"
     fig.show(config={"displaylogo": False, "responsive": True})
     display(Markdown(f"*{alt}*"))
 

@@ -211,6 +211,18 @@ def format_one(row: Mapping, width: int = 100) -> str:
     return "\n".join(lines)
 
 
+def format_markdown(rows: list[Mapping], computed: bool = True) -> str:
+    """Claims as a Markdown table: what is claimed, what came out, the verdict and why."""
+    head = ["claim", "claimed"] + ["computed here"] * computed + ["verdict", "why"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        claimed = f"{show_value(row['value'])} {row['unit']}".strip()
+        unit = f"({row['computed_unit']})" if isinstance(row["computed"], bool) else row["computed_unit"]
+        out = [f"{show_value(row['computed'])} {unit}".strip() if row["computation"] else "–"] * computed
+        lines.append("| " + " | ".join([row["text"], claimed, *out, f"**{row['verdict']}**", row["why"]]) + " |")
+    return "\n".join(lines).replace("$", "\\$")
+
+
 def _short(text: str, width: int) -> str:
     return text if len(text) <= width else text[:width - 1] + "…"
 
