@@ -41,9 +41,10 @@ def moe_ffn(tape: Tape, share: Share, model) -> None:
     nodes = max(share.nodes, 1.0)
     dedup = 1.0
     if style.dedup and nodes > 1:
-        dedup = expected_nodes(nodes, K, style.node_limited) * (nodes - 1) / nodes / (K * (nodes - 1) / nodes)
-    elif style.node_limited and nodes > 1:
-        dedup = 1.0
+        limit = style.node_limited
+        if model.groups_per_token and model.router_groups > 1:     # groups lie on whole nodes, or several on one
+            limit = min(limit or nodes, model.groups_per_token * max(1.0, nodes / model.router_groups))
+        dedup = expected_nodes(nodes, K, limit) / K
     if share.ep > 1:
         sent = local * K * row * style.imbalance
         for name, phase in (("dispatch", "forward"), ("combine", "forward"), ("combine", "backward_input"), ("dispatch", "backward_input")):
@@ -56,9 +57,9 @@ def moe_ffn(tape: Tape, share: Share, model) -> None:
     experts = E / share.ep
     each, width = rows_worst / experts, model.moe_ffn / share.etp
     gated = model.gated_ffn
-    tape.linear("experts up", "expert", each, C, width * (2 if gated else 1), batch=experts)
+    tape.linear("experts up", "expert", each, C, width * (2 if gated else 1), batch=experts, loop=style.grouped == "loop")
     activation(tape, rows_worst, width, gated)
-    tape.linear("experts down", "expert", each, width, C, batch=experts)
+    tape.linear("experts down", "expert", each, width, C, batch=experts, loop=style.grouped == "loop")
     tape.memory("unpermute", 2 * rows_worst * row + local * K * row + local * row, rows_worst * row + local * K * row * 2 + local * row,
                 group="permutation", kernels=4, keep=local * K * row)
     if model.shared_width:

@@ -1,7 +1,8 @@
 """Fit the one scalar of each (chip, software stack) on its `fit` rows, and cross-validate.
 
-    python -m sim.fit            # print the fitted values as YAML for data/stacks.yaml
-    python -m sim.fit --check    # compare them with the file
+    python -m sim.fit            # print the fitted values beside those in data/fitted.yaml
+    python -m sim.fit --write    # write them there
+    python -m sim.fit --check    # exit 1 when they differ
 
 The scalar is `scale`: kernel speed over modelled speed. It is found by bisection on each row (the prediction grows with
 it) and the geometric mean over the stack's fit rows is kept.
@@ -110,17 +111,41 @@ def cross_validate(rows: list[Row]) -> dict:
     return {**result, "rows": len(usable)}
 
 
+def as_text(found: dict[tuple[str, str], tuple[float, list[str]]], kept: dict) -> str:
+    """The content of data/fitted.yaml; `kept` are entries of another kind (single-node data), left as they are."""
+    lines = ["# The one fitted scalar of each software stack on each chip: `scale` is kernel speed over modelled speed.",
+             "# Written by `python -m sim.fit --write` from the rows marked `fit`; do not edit by hand.", "fitted:"]
+    names = sorted({stack for stack, _ in found} | set(kept))
+    for name in names:
+        lines.append(f"  {name}:")
+        for (stack, chip), (value, ids) in sorted(found.items()):
+            if stack == name:
+                lines.append(f"    {chip}: {{name: scale, value: {value:.4f}, rows: [{', '.join(ids)}]}}")
+        for chip, entry in (kept.get(name) or {}).items():
+            if (name, chip) not in found:
+                lines.append(f"    {chip}: {{name: {entry['name']}, value: {entry['value']}, rows: [{', '.join(map(str, entry['rows']))}]}}")
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: list[str] | None = None) -> int:
-    from sim.stacks import load_stack
+    from sim.stacks import FITTED, _read_fitted
     from sim.validate import read_rows
-    found = fitted(read_rows())
+    argv = sys.argv[1:] if argv is None else argv
+    rows = read_rows()
+    found = fitted(rows)
+    have = _read_fitted()
     bad = 0
     for (stack, chip), (value, ids) in sorted(found.items()):
-        have = load_stack(stack).fitted.get(chip, {}).get("value")
-        same = have is not None and abs(float(have) / value - 1) < 2e-3
+        old = (have.get(stack) or {}).get(chip) or {}
+        same = bool(old) and abs(float(old["value"]) / value - 1) < 2e-3
         bad += not same
-        print(f"  {stack}: {{{chip}: {{name: scale, value: {value:.4f}, rows: [{', '.join(ids)}]}}}}" + ("" if same else f"   # file has {have}"))
-    return 1 if "--check" in (argv if argv is not None else sys.argv[1:]) and bad else 0
+        print(f"{stack:36} {chip:10} scale {value:.4f}  on {', '.join(ids)}" + ("" if same else f"   (file: {old.get('value')})"))
+    if "--write" in argv:
+        kept = {s: {c: e for c, e in chips.items() if e.get("name") != "scale"} for s, chips in have.items()}
+        FITTED.write_text(as_text(found, {s: c for s, c in kept.items() if c}), encoding="utf-8")
+        print(f"wrote {FITTED}")
+        return 0
+    return 1 if "--check" in argv and bad else 0
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf1
     block = 128 * plan.tp
     vocab = -(-model.vocab // block) * block
     params = rank_params(model, plan, vocab, workload.mtp)
-    layers = plan.chunk_layers(model.layers)
+    layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
     starts = [sum(layers[:i]) for i in range(len(layers))]
     kinds = {k: layer_activations(model, plan, workload, stack, k) for k in
              (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])}

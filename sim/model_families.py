@@ -125,7 +125,8 @@ def _deepseek(c):
         c, attention="mla", q_lora=c.int("q_lora_rank", 0), kv_lora=c.int("kv_lora_rank"), nope=c.int("qk_nope_head_dim"),
         rope=c.int("qk_rope_head_dim"), v_dim=c.int("v_head_dim"), experts=c.int("n_routed_experts", 0),
         experts_per_token=c.int("num_experts_per_tok", 0), shared_experts=c.int("n_shared_experts", 0),
-        moe_ffn=c.int("moe_intermediate_size", 0), dense_layers=c.int("first_k_dense_replace", 0))
+        moe_ffn=c.int("moe_intermediate_size", 0), dense_layers=c.int("first_k_dense_replace", 0),
+        router_groups=c.int("n_group", 0), groups_per_token=c.int("topk_group", 0))
     base["head_dim"] = base["nope"] + base["rope"]
     base["kv_heads"] = base["heads"]
     if c.raw.get("moe_layer_freq") not in (None, 1):

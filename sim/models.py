@@ -62,6 +62,8 @@ class ModelSpec:
     moe_ffn: int = 0                 # width of one routed expert
     shared_ffn: int = 0              # width of all shared experts together; 0 means shared_experts × moe_ffn
     dense_layers: int = 0            # layers with a dense FFN (assumed first) in a model with experts
+    router_groups: int = 0           # group-limited routing: experts are in this many groups …
+    groups_per_token: int = 0        # … and a token's choice stays within this many (0: no limit)
     router_bias: bool = False        # loss-free balance bias, one per expert (a buffer, counted as published)
     shared_gate: bool = False        # Qwen2-MoE: a scalar gate on the shared expert
     # ---- multi-token prediction

@@ -33,6 +33,7 @@ class Op(NamedTuple):
     low: bool = False        # runs in fp8 when the recipe says so (linear layers only)
     kernels: float = 1.0     # launches
     backward: bool = False
+    loop: bool = False       # the batch is a loop of single matmuls on a few streams, not one grouped kernel
 
 
 class Message(NamedTuple):
@@ -61,6 +62,7 @@ class Style:
     node_limited: float = 0.0         # most nodes a token's experts may lie on (0: no limit)
     dedup: bool = False               # one copy per node crosses the network (DeepEP style)
     imbalance: float = 1.0            # slowest rank's tokens / mean tokens in expert layers
+    grouped: str = "fused"            # expert matmuls: fused (one grouped kernel) | loop (one per expert)
     router_passes: float = 6.0        # memory passes over tokens × experts (softmax/sigmoid, top-k, losses) in fp32
 
 
@@ -102,24 +104,28 @@ class Tape:
         self.saved[part] = self.saved.get(part, 0.0) + size
 
     def linear(self, name: str, group: str, tokens: float, n_in: float, n_out: float, batch: float = 1.0,
-               low: bool = True, keep_input: float | None = None, weight_uses: float = 1.0) -> None:
+               low: bool = True, keep_input: float | None = None, loop: bool = False) -> None:
         """y = x W for `tokens` rows (per item of `batch`). `keep_input`: bytes kept (default: the input itself)."""
+        launches = batch if loop else 1.0
         size, io = n_in * n_out * batch, batch * tokens * (n_in + n_out) * WIDTH
         flops = 2.0 * tokens * size
         low = low and self.style.fp8
         extra = self.style.fp8_passes * WIDTH * batch * tokens if low else 0.0
-        self.forward.append(Op(name, group, "matmul", flops, io + size * WIDTH, tokens, n_out, n_in, batch, low))
+        self.forward.append(Op(name, group, "matmul", flops, io + size * WIDTH, tokens, n_out, n_in, batch, low, launches, False, loop))
         self.backward_input.append(Op(name + ".dgrad", group, "matmul", flops, io + size * WIDTH, tokens, n_in, n_out, batch, low,
-                                      1.0, True))
+                                      launches, True, loop))
         fused = self.style.accumulate_fused
         self.backward_weight.append(Op(name + ".wgrad", group, "matmul", flops,
-                                       io + size * (2 * ACCUMULATE if fused else WIDTH), n_in, n_out, tokens, batch, low, 1.0, True))
+                                       io + size * (2 * ACCUMULATE if fused else WIDTH), n_in, n_out, tokens, batch, low, launches, True,
+                                       loop))
         if not fused:
             self.backward_weight.append(Op(name + ".accumulate", "elementwise", "memory", 0.0,
                                            size * (WIDTH + 2 * ACCUMULATE), kernels=1.0, backward=True))
         if low:
-            self.forward.append(Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_in, kernels=1.0))
-            self.backward_input.append(Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_out, kernels=1.0, backward=True))
+            # each expert's rows are scaled on their own; the launches come from C++, half a Python-issued one each
+            casts = 0.5 * batch if batch > 1 else 1.0
+            self.forward.append(Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_in, kernels=casts))
+            self.backward_input.append(Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_out, kernels=casts, backward=True))
         self.keep("linear", batch * tokens * n_in * WIDTH if keep_input is None else keep_input)
 
     def memory(self, name: str, forward: float, backward: float, group: str = "elementwise", kernels: float = 1.0,

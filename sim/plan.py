@@ -18,6 +18,11 @@ from minglm.errors import InputError, nearest
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe", "dualpipe-v")
 RECOMPUTE = ("none", "selective", "selective_ops", "full")
 OPTIMIZERS = ("adam", "muon")
+# Megatron-Core's names of parts that can be run again on their own → operators of sim/operators.py
+RECOMPUTE_MODULES = {"mla_up_proj": ("q_b", "kv_b"), "norm": ("norm",), "layernorm": ("norm",), "moe_act": ("activation",),
+                     "mlp": ("ffn up", "activation", "ffn down"), "core_attn": ("flash", "scores", "softmax", "values"),
+                     "moe": ("router", "routing", "permute", "experts up", "activation", "experts down", "unpermute"),
+                     "shared_experts": ("shared up", "shared down")}
 _TWO_CHUNKS = ("zb-v", "dualpipe", "dualpipe-v")
 
 
@@ -62,6 +67,7 @@ class Plan:
     hsdp: int = 0                           # ZeRO shards inside groups of this many ranks (0: over all of DP)
     recompute: str = "none"
     recompute_layers: int | None = None
+    recompute_modules: tuple[str, ...] = ()  # small parts run again beside `recompute`; see RECOMPUTE_MODULES
     offload: bool = False                   # optimiser states in host memory
     stages: tuple[int, ...] | None = None
     optimizer: str = "adam"
@@ -91,6 +97,11 @@ class Plan:
             object.__setattr__(self, "vpp", 2)
         if self.schedule == "1f1b" and self.vpp > 1:
             object.__setattr__(self, "schedule", "interleaved")
+        for module in self.recompute_modules:
+            if module not in RECOMPUTE_MODULES:
+                raise InputError(f"plan recompute_modules: {module!r} is not one of {', '.join(RECOMPUTE_MODULES)}"
+                                 f"{nearest(str(module), RECOMPUTE_MODULES)}")
+        object.__setattr__(self, "recompute_modules", tuple(self.recompute_modules))
         if isinstance(self.stages, list):
             object.__setattr__(self, "stages", tuple(self.stages))
 
@@ -121,16 +132,30 @@ class Plan:
         """Micro-batches per replica and step."""
         return workload.global_batch // (self.dp * self.micro_batch)
 
-    def chunk_layers(self, layers: int) -> tuple[int, ...]:
-        """Layers of each chunk in model order. Uneven counts go to the middle: the ends hold embedding and head."""
+    def chunk_layers(self, layers: int, mtp: int = 0) -> tuple[int, ...]:
+        """Layers of each chunk in model order, `mtp` prediction depths riding on the last.
+
+        Counts that divide are split evenly. Otherwise the embedding, the head and each MTP depth count as a layer, as
+        published layouts do (Llama 3: first and last stage one lighter; DeepSeek-V3 recipes: `Et|(tt|)*30mL`), and what is
+        still left over goes to the middle.
+        """
         if self.stages is not None:
             return self.stages
         n = self.pp if self.schedule == "dualpipe" else self.pp * self.vpp
-        base, extra = divmod(layers, n)
+        if n == 1 or (layers % n == 0 and not mtp):
+            return (layers // n,) * n
+        base, extra = divmod(layers + 2 + mtp, n)
         out = [base] * n
         first = (n - extra) // 2
         for i in range(first, first + extra):
             out[i] += 1
+        owed = 0
+        for end, units in ((0, 1), (n - 1, 1 + mtp)):
+            taken = min(units, out[end])
+            out[end] -= taken
+            owed += units - taken
+        for i in sorted(range(n), key=lambda i: -out[i])[:owed]:
+            out[i] -= 1
         return tuple(out)
 
     def chunks_of_rank(self, rank: int) -> tuple[int, ...]:

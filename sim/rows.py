@@ -21,7 +21,7 @@ from sim.stacks import Stack, resolve, with_changes
 QUANTITIES = ("seconds_per_step", "tokens_per_s_per_chip", "tokens_per_s", "tflops_per_chip", "mfu", "bubble", "memory_gib")
 _STACK_OPTIONS = ("attention", "fusion", "loss", "dropout", "node_limited", "dedup", "graphs", "bf16_grads", "accumulate_fused")
 _PLAN_OPTIONS = ("hsdp", "optimizer", "recompute_layers", "stages", "overlap_grad_reduce", "overlap_param_gather", "overlap_tp",
-                 "overlap_p2p", "overlap_all_to_all", "precision_aware_optimizer", "zero")
+                 "overlap_p2p", "overlap_all_to_all", "precision_aware_optimizer", "zero", "recompute_modules")
 _WORK_OPTIONS = ("causal", "imbalance", "mtp", "window")
 _KEYS = ("id", "kind", "chip", "cluster", "chips", "model", "plan", "schedule", "micro_batch", "global_batch", "global_tokens", "seq",
          "precision", "recompute", "options", "stack", "measured", "assumed", "reason", "note", "source")
@@ -154,7 +154,7 @@ def _parse(given: Mapping, name: str) -> Row:
         if stack.attention == "unfused":
             changes["attention"] = "auto"
     stack = with_changes(stack, **changes) if changes else stack
-    plan = _plan(given, plan_keys, options, chips, stack, assumed)
+    plan = _plan(given, plan_keys, options, chips, stack, model, assumed)
     batch = given.get("global_batch")
     if batch is None and given.get("global_tokens") is not None:
         batch = max(1, round(_number(given["global_tokens"], "global_tokens") / seq))
@@ -206,7 +206,7 @@ def _cluster(given: Mapping, plan: Mapping, assumed: list[str]) -> tuple[Cluster
     return cluster, _count(chips, "chips")
 
 
-def _plan(given: Mapping, keys: dict, options: Mapping, chips: int, stack: Stack, assumed: list[str]) -> Plan:
+def _plan(given: Mapping, keys: dict, options: Mapping, chips: int, stack: Stack, model: ModelSpec, assumed: list[str]) -> Plan:
     if not keys:
         assumed.append("plan: data parallelism alone")
     if "dp" not in keys:
@@ -229,8 +229,13 @@ def _plan(given: Mapping, keys: dict, options: Mapping, chips: int, stack: Stack
             assumed.append(f"ZeRO stage {values['zero']}")
     if "sequence_parallel" in options:
         keys["sp"] = bool(options["sequence_parallel"])
-    if isinstance(values.get("stages"), list):
-        values["stages"] = tuple(values["stages"])
+    for key in ("stages", "recompute_modules"):
+        if isinstance(values.get(key), list):
+            values[key] = tuple(values[key])
+    if model.experts and int(keys.get("tp", 1)) > 1 and "etp" not in keys:
+        # Megatron's default is the tensor-parallel width; with expert parallelism, releases fold it away
+        keys["etp"] = int(keys["tp"]) if int(keys.get("ep", 1)) == 1 else 1
+        assumed.append(f"expert tensor parallelism {keys['etp']}")
     micro = given.get("micro_batch")
     if micro is None:
         assumed.append("micro-batch 1")

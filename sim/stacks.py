@@ -1,7 +1,8 @@
 """Software stacks: how a named framework release runs a training step, and its constants.
 
 `data/stacks.yaml` holds one entry per release: which attention kernel, what is fused, which collectives hide behind
-compute, the host's time per layer, and at most one fitted scalar per chip, with the rows it was fitted on. A stack that
+compute, the host's time per operator. `data/fitted.yaml` holds at most one fitted scalar per release and chip, with the
+rows it was fitted on. A stack that
 is not listed falls back to `generic` and says so; the values a row names itself (attention, fusion, overlap) win over both.
 """
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sim.kernels import Kernels
 from sim.operators import Style
 
 FILE = Path(__file__).resolve().parents[1] / "data" / "stacks.yaml"
+FITTED = FILE.with_name("fitted.yaml")       # written by `python -m sim.fit --write`
 
 # Attention kernels: (kernel, chip family or '') → share of the best bf16 matmul forward, backward, keys at half of it.
 # Published curves for causal attention, head width 128: FlashAttention-2 on A100 and H100 (arXiv 2307.08691 Fig. 5-7),
@@ -70,9 +72,12 @@ class Stack:
     node_limited: float = 0.0
     imbalance: float = 1.0
     router_passes: float = 6.0
-    host_layer_s: float = 0.45e-3          # host's time to launch one layer's forward (backward: as long)
-    host_moe_s: float = 0.6e-3             # added for the expert part
-    host_message_s: float = 60e-6          # host's time to launch one tensor- or expert-parallel collective
+    grouped: str = "fused"                 # fused | loop over experts
+    expert_sync: bool = False              # the host waits for the experts' token counts in each layer: it cannot run ahead
+    comm_cores: float = 0.0                # share of the chip's cores given to communication kernels
+    host_op_s: float = 40e-6               # host's time to issue one operator of the forward pass (framework, Python)
+    host_backward: float = 0.5             # of the backward pass, as a share of that (autograd runs in C++)
+    host_message_s: float = 60e-6          # host's time to issue one tensor- or expert-parallel collective
     graphs: bool = False                   # whole layers captured in graphs: host time vanishes
     fixed_s: float = 10e-3                 # per step: data, logging, gradient norm's sync
     jitter: float = 0.01                   # spread of compute speed between chips (standard deviation / mean)
@@ -83,7 +88,7 @@ class Stack:
     def style(self, fp8: bool, imbalance: float | None = None, **changes) -> Style:
         values = dict(attention="unfused" if self.attention == "unfused" else "flash", fusion=self.fusion, loss=self.loss,
                       dropout=self.dropout, fp8=fp8, fp8_passes=self.fp8_passes, accumulate_fused=self.accumulate_fused,
-                      node_limited=self.node_limited, dedup=self.dedup, router_passes=self.router_passes,
+                      node_limited=self.node_limited, dedup=self.dedup, router_passes=self.router_passes, grouped=self.grouped,
                       imbalance=self.imbalance if imbalance is None else imbalance)
         return Style(**{**values, **changes})
 
@@ -95,7 +100,7 @@ class Stack:
     def kernels(self, chip: Chip) -> Kernels:
         kernel = best_attention(chip) if self.attention in ("unfused", "auto") else self.attention
         forward, backward, half, _ = attention_shares(kernel, chip)
-        return _kernels(chip_key(chip), forward, backward, half, self.scalar(chip, "scale", default_scale(chip)))
+        return _kernels(chip_key(chip), forward, backward, half, self.scalar(chip, "scale", default_scale(chip)) * (1.0 - self.comm_cores))
 
 
 _CHIPS: dict[tuple, Chip] = {}
@@ -140,6 +145,12 @@ def _read() -> dict:
     return read_document(FILE)
 
 
+@functools.cache
+def _read_fitted() -> dict:
+    from sim.documents import read_document
+    return (read_document(FITTED) or {}).get("fitted") or {} if FITTED.exists() else {}
+
+
 def default_scale(chip: Chip) -> float:
     """Kernel speed / modelled speed for a stack without a fitted value on this chip: the median of those fitted for it.
 
@@ -151,8 +162,8 @@ def default_scale(chip: Chip) -> float:
 @functools.cache
 def _default_scale(chip_name: str) -> float:
     own, every = [], []
-    for entry in _read()["stacks"].values():
-        for name, found in (entry.get("fitted") or {}).items():
+    for entry in _read_fitted().values():
+        for name, found in entry.items():
             if found.get("name") == "scale":
                 every.append(float(found["value"]))
                 if name == chip_name:
@@ -185,14 +196,14 @@ def load_stack(name: str) -> Stack:
     entry = dict(entries[key] or {})
     while entry.get("like"):
         parent = dict(entries[entry.pop("like")])
-        parent.pop("fitted", None), parent.pop("title", None)
+        parent.pop("title", None)
         entry = {**parent, **entry, "labels": {**(parent.get("labels") or {}), **(entry.get("labels") or {})}}
     known = {f.name for f in dataclasses.fields(Stack)}
     for word in entry:
         if word not in known:
             raise InputError(f"stack {key}: unknown key {word!r}{nearest(word, known)}; see sim/stacks.py's Stack")
     values = {word: value or {} if word in ("labels", "fitted") else value for word, value in entry.items()}
-    return Stack(**{**values, "name": key})
+    return Stack(**{**values, "name": key, "fitted": _read_fitted().get(key) or {}})
 
 
 def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:

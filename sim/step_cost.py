@@ -16,7 +16,7 @@ from sim.facts import Cluster
 from sim.kernels import Kernels
 from sim.models import ModelSpec
 from sim.operators import WIDTH, Share, Style, Tape, dense_ffn, embedding, gqa, mla, norm, vocabulary
-from sim.plan import Plan, Workload, check
+from sim.plan import RECOMPUTE_MODULES, Plan, Workload, check
 from sim.stacks import Stack, load_stack
 from sim.step_costs import ChunkCost, StepCosts
 
@@ -80,7 +80,8 @@ class Coster:
 
     # -------------------------------------------------------------- one tape → seconds
 
-    def price(self, tape: Tape, host_s: float, params: tuple[float, float] = (0.0, 0.0), recompute: str = "none") -> LayerCost:
+    def price(self, tape: Tape, params: tuple[float, float] = (0.0, 0.0), recompute: str = "none",
+              sync: bool = False) -> LayerCost:
         """Seconds of a recorded layer. `params`: its weights on this chip, for ZeRO-3 gathers."""
         time, stack, classes = self.kernels.time, self.stack, {}
 
@@ -103,6 +104,9 @@ class Coster:
             again = total(tape.core)
         elif recompute == "selective_ops":
             again = total(op for op in tape.forward if op.kind == "memory") + 0.5 * total(op for op in tape.forward if op.kind == "matmul")
+        if self.plan.recompute_modules and recompute != "full":
+            names = {n for module in self.plan.recompute_modules for n in RECOMPUTE_MODULES[module]}
+            again += total(op for op in tape.forward if op.name in names)
         comm = {"forward": 0.0, "backward_input": 0.0}
         hide = {"forward": 0.0, "backward_input": 0.0}
         wgrad = under = beside = 0.0
@@ -118,7 +122,7 @@ class Coster:
                 continue
             elif message.hidden_by == "schedule":
                 if self.plan.schedule.startswith("dualpipe"):
-                    hide[message.phase] += t
+                    hide[message.phase] += t * stack.all_to_all_hidden
                 elif self.habit("overlap_all_to_all"):
                     beside += t
                     continue
@@ -143,11 +147,21 @@ class Coster:
         f, bi, bw = forward + comm["forward"], backward + comm["backward_input"] + again, weight
         if self.plan.zero == 3 and self.plan.zero_shards > 1:
             f, bi = self._sharded(f, bi, bw, params, classes)
-        if host_s and not stack.graphs:
-            host_s += stack.host_message_s * len(tape.messages) / 2
-            f = _longer(f, host_s)
+        if not stack.graphs:
+            issue = stack.scalar(self.cluster.chip, "host_op_s", stack.host_op_s)
+            messages = stack.host_message_s * len(tape.messages) / 2
+            host_f = issue * sum(op.kernels for op in tape.forward) + messages
+            host_b = issue * stack.host_backward * sum(op.kernels for op in tape.backward_input + tape.backward_weight) + messages
+            if recompute == "full":
+                host_b += host_f
             device = bi + bw
-            bi += _longer(device, host_s * (2.0 if recompute == "full" else 1.0)) - device
+            if sync:
+                # no running ahead: each operator takes the longer of its device and its host time
+                late = sum(max(issue * op.kernels - time(op), 0.0) for op in tape.forward)
+                f, bi = f + late, bi + (late if recompute == "full" else 0.0)
+                device = bi + bw
+            f = _longer(f, host_f)
+            bi += _longer(device, host_b) - device
         return LayerCost(f, bi, bw, hide["forward"], hide["backward_input"], tuple(classes.items()), tuple(tape.saved.items()))
 
     def _sharded(self, f: float, bi: float, bw: float, params: tuple[float, float], classes: dict) -> tuple[float, float]:
@@ -180,8 +194,9 @@ class Coster:
 
     def layer(self, kind: str, recompute: str) -> LayerCost:
         """Cost of a layer of this kind, averaged over its window and indexer variants."""
-        model, host = self.model, self.stack.host_layer_s + (self.stack.host_moe_s if kind == "moe" else 0.0)
+        model = self.model
         params = layer_params(model, kind, self.plan.tp, self.plan.ep, self.plan.etp)
+        sync = kind == "moe" and self.stack.expert_sync
         variants = [(1.0, 0, True)]
         if model.window_layers and self.workload.window:
             share = model.window_layers / model.layers
@@ -192,7 +207,7 @@ class Coster:
         cost = LayerCost()
         for weight, window, indexer in variants:
             if weight > 0:
-                cost = cost.plus(self.price(self.tape(kind, window, indexer), host, params, recompute), weight)
+                cost = cost.plus(self.price(self.tape(kind, window, indexer), params, recompute, sync), weight)
         return cost
 
     @functools.cached_property
@@ -209,14 +224,14 @@ class Coster:
         last = Tape(self.style)
         vocabulary(last, share, model.hidden, self.padded_vocab)
         table = self.padded_vocab * model.hidden / self.plan.tp
-        head = self.price(last, self.stack.host_layer_s, (table, 0.0))
+        head = self.price(last, (table, 0.0))
         if model.mtp_modules and self.workload.mtp:
             extra = Tape(self.style)
             norm(extra, share, model.hidden)
             extra.linear("mtp project", "linear", share.tokens_sp, 2 * model.hidden, model.hidden)
-            one = self.price(extra, 0.0).plus(self.layer("moe" if model.experts else "dense", self.plan.recompute)).plus(head)
+            one = self.price(extra).plus(self.layer("moe" if model.experts else "dense", self.plan.recompute)).plus(head)
             head = head.plus(one, model.mtp_depth)
-        return self.price(first, self.stack.host_layer_s / 2, (table, 0.0)), head
+        return self.price(first, (table, 0.0)), head
 
 
 def _longer(device_s: float, host_s: float, sharpness: float = 4.0) -> float:
@@ -226,7 +241,7 @@ def _longer(device_s: float, host_s: float, sharpness: float = 4.0) -> float:
 
 def rank_params(model: ModelSpec, plan: Plan, padded_vocab: float, mtp: bool = True) -> tuple[tuple[float, float], ...]:
     """Weights on one chip of each pipeline rank: (replicated over data parallelism, expert weights)."""
-    layers, out = plan.chunk_layers(model.layers), []
+    layers, out = plan.chunk_layers(model.layers, model.mtp_depth if mtp else 0), []
     dense = layer_params(model, "dense", plan.tp, plan.ep, plan.etp) if model.dense_ffn_layers else (0.0, 0.0)
     moe = layer_params(model, "moe", plan.tp, plan.ep, plan.etp) if model.experts else (0.0, 0.0)
     table = padded_vocab * model.hidden / plan.tp
@@ -270,7 +285,7 @@ def estimate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
     plain = per_layer if full == "none" or plan.recompute_layers is None else {kind: coster.layer(kind, "none") for kind in kinds}
     first, last = coster.ends()
 
-    layers = plan.chunk_layers(model.layers)
+    layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
     starts = [sum(layers[:i]) for i in range(len(layers))]
     chunks, classes, worst = [], {}, -1.0
     made: dict[tuple, LayerCost] = {}
