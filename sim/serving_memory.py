@@ -133,7 +133,7 @@ class Deployment:
 
     def describe(self) -> str:
         tp = f"attention TP{self.attention_tp}×DP{self.groups}" if self.chips > 1 else "one chip"
-        mtp = f", {self.drafts} draft tokens ({self.tokens_per_step:.2f} a step)" if self.drafts else ""
+        mtp = f", {self.drafts} draft token{'s' if self.drafts > 1 else ''} ({self.tokens_per_step:.2f} a step)" if self.drafts else ""
         return f"{self.model.name} {self.precision}, KV {self.kv}, {self.chips} × {self.cluster.chip.name}, {tp}{mtp}, {self.stack.name}"
 
 

@@ -203,6 +203,17 @@ def validate() -> dict:
             "beyond": [e["id"] for e in counted if abs(e["error"]) > WORST]}
 
 
+@functools.lru_cache(maxsize=1)
+def error_band() -> tuple[float, float]:
+    """(lowest, highest) true time over modelled time among the predicted decode rows: the band around a prediction."""
+    ratios = []
+    for row in rows():
+        if row["use"] == "predict" and row["kind"] in GROUPS["decode"]:
+            ratio = predict(row)[0] / row["measured"]
+            ratios.append(1.0 / ratio if row["kind"] == "stream" else ratio)
+    return min(1.0, *ratios), max(1.0, *ratios)
+
+
 def _unit(row: Mapping) -> str:
     if row["kind"] == "stream":
         return "ms per token"
