@@ -81,8 +81,10 @@ def possible_in_one_run(percent: float, items: int, decimals: int = 1) -> bool:
 def score(benchmark: str, percent: float) -> Answer:
     """The interval around a reported score, and whether one run could have given it."""
     n = ITEMS[benchmark]
-    return Answer(wilson(percent, n), "percent, 95% interval", {
-        "items": n, "possible_in_one_run": possible_in_one_run(percent, n)})
+    low, high = wilson(percent, n)
+    return Answer((low, high), "percent, 95% interval", {
+        "items": n, "right_answers": exact(percent) * n / 100, "possible_in_one_run": possible_in_one_run(percent, n),
+        "half_width": (high - low) / 2})
 
 
 def swe_gap_in_noise() -> Answer:
@@ -119,7 +121,7 @@ def arena_gap(points: float) -> Answer:
     """
     needed = arena.votes_to_separate(points)
     return Answer(arena.detectable_gap(2_829, 31_069), "points, smallest gap that shows", {
-        "share_of_votes_won": arena.win_probability(points), "head_to_head_votes_needed": needed})
+        "of_votes": 100, "votes_won": 100 * arena.win_probability(points), "head_to_head_votes_needed": needed})
 
 
 def arena_top() -> Answer:

@@ -29,7 +29,7 @@ def proceeds_hkd() -> Answer:
 def proceeds_usd() -> Answer:
     """Range of the same sum in US dollars over the whole of the currency's band, in millions; the implied rate."""
     hkd = SHARES * OFFER_HKD / 10 ** 6
-    return Answer((hkd / PEG[1], hkd / PEG[0]), "million USD", {"implied_rate": hkd / 558})
+    return Answer((hkd / PEG[1], hkd / PEG[0]), "million USD", {"implied_rate": hkd / 558, "band_low": PEG[0], "band_high": PEG[1]})
 
 
 def days_between(first: str, then: str) -> Answer:

@@ -55,12 +55,14 @@ def peak_910b() -> Answer:
 
 def peak_a100() -> Answer:
     """108 SMs, 2,048 FP16 operations each a cycle, 1.41 GHz."""
-    return Answer(tensor_peak(108, 2048, 1410), "TFLOPS FP16, dense", {})
+    return Answer(tensor_peak(108, 2048, 1410), "TFLOPS FP16, dense", {
+        "multiprocessors": 108, "operations_per_cycle": 2048, "ghz": 1.41})
 
 
 def peak_h100() -> Answer:
     """SXM: 132 SMs, 4,096 FP16 operations each a cycle, 1.83 GHz."""
-    return Answer(tensor_peak(132, 4096, 1830), "TFLOPS FP16, dense", {})
+    return Answer(tensor_peak(132, 4096, 1830), "TFLOPS FP16, dense", {
+        "multiprocessors": 132, "operations_per_cycle": 4096, "ghz": 1.83})
 
 
 def measured_ratio(a: str = "910B2", b: str = "A100_80") -> Answer:

@@ -43,7 +43,7 @@ def active_params() -> Answer:
 
 def experts() -> Answer:
     return Answer(GLM5.n_routed_experts, "routed experts per layer", {
-        "expert_layers": GLM5.num_moe_layers, "shared_beside_them": GLM5.n_shared_experts})
+        "expert_layers": GLM5.num_moe_layers, "layers": GLM5.num_hidden_layers, "shared_beside_them": GLM5.n_shared_experts})
 
 
 def experts_per_token() -> Answer:
@@ -55,7 +55,7 @@ def experts_per_token() -> Answer:
 def context_window() -> Answer:
     """The configured window; 202,752 is 99 blocks of 2,048."""
     return Answer(GLM5.max_position_embeddings, "tokens", {
-        "blocks_of_2048": Fraction(GLM5.max_position_embeddings, 2048)})
+        "block": GLM5.index_topk, "blocks": Fraction(GLM5.max_position_embeddings, GLM5.index_topk)})
 
 
 def output_limit() -> Answer:
@@ -68,7 +68,8 @@ def pretraining_tokens() -> Answer:
     """The report's stages added up, in trillions: pre-training, then mid-training at 32K, 128K and 200K."""
     stages = [Fraction(27), Fraction(1), Fraction(1, 2), Fraction(1, 20)]
     sparse = Fraction(1000 * 14 * 202_752, 10 ** 12) + Fraction(20, 1000)
-    return Answer(sum(stages), "trillion tokens", {"with_sparse_attention_stages": sum(stages) + sparse})
+    return Answer(sum(stages), "trillion tokens", {
+        "pre_training": stages[0], "mid_training": sum(stages[1:]), "with_sparse_attention_stages": sum(stages) + sparse})
 
 
 def growth(new: float = 28.5, old: float = 23) -> Answer:
@@ -132,7 +133,7 @@ def smallest_h200_group() -> Answer:
     """Smallest power of two of H200 that holds weights and a full context with a tenth of memory to spare."""
     by_bytes = accelerators_needed("H200", usable=0.9)
     return Answer(1 << (by_bytes - 1).bit_length(), "H200, a power of two", {
-        "by_bytes": by_bytes, "by_bytes_with_nothing_to_spare": accelerators_needed("H200"),
+        "heads_to_split": GLM5.num_attention_heads, "by_bytes": by_bytes, "by_bytes_with_nothing_to_spare": accelerators_needed("H200"),
         "h100_by_bytes": accelerators_needed("H100", usable=0.9), "b200_by_bytes": accelerators_needed("B200", usable=0.9),
         "h200_for_bf16_by_bytes": accelerators_needed("H200", "bf16", usable=0.9)})
 

@@ -36,11 +36,11 @@ def share_where(ratio: float, model: str = "GLM-5, Z.ai", rival: str = "Claude O
 
 
 def input_ratio() -> Answer:
-    return Answer(times_cheaper(0), "times, input", {})
+    return Answer(times_cheaper(0), "times, input", {"rival": blended("Claude Opus 4.5", 0), "own": blended("GLM-5, Z.ai", 0)})
 
 
 def output_ratio() -> Answer:
-    return Answer(times_cheaper(1), "times, output", {})
+    return Answer(times_cheaper(1), "times, output", {"rival": blended("Claude Opus 4.5", 1), "own": blended("GLM-5, Z.ai", 1)})
 
 
 def blended_ratio(output_share: float = 0.25) -> Answer:

@@ -1,6 +1,7 @@
 """The ledger: its list of claims is whole, every verdict follows from its computation, and would not if the claim changed."""
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -10,6 +11,7 @@ import pytest
 from minglm.errors import InputError
 from sim import claims
 from sim.claims_rules import CONTRADICTED, UNKNOWN, VERDICTS, Answer, by_evidence, exact, judge
+from sim.cli import main
 from sim.facts import load_chip
 
 IDS = """
@@ -111,6 +113,38 @@ def test_verdicts_that_must_not_drift():
     assert verdict["swe-glm"] == "vendor claim"
 
 
+NAMES = re.compile(r"GPT-5\.2|Opus 4\.5|GLM-[45][.\d]*|[AHB]\d00\b|910B|Apache-2\.0|MIT-0|0BSD|mid-2024|Llama 3[\w.-]*|AIME 2026|2026|2025|128K|FP8")
+
+
+def numbers(x):
+    """Every number in a value, a mapping or a text; names that contain digits are left out."""
+    if isinstance(x, str):
+        for found in re.findall(r"\d[\d,]*(?:\.\d+)?", NAMES.sub("", x)):
+            yield float(found.replace(",", ""))
+    elif isinstance(x, dict):
+        for v in x.values():
+            yield from numbers(v)
+    elif isinstance(x, (list, tuple)):
+        for v in x:
+            yield from numbers(v)
+    elif isinstance(x, (int, float)) and not isinstance(x, bool):
+        yield float(x)
+
+
+@pytest.mark.parametrize("row", RESULT["claims"], ids=IDS)
+def test_every_number_in_a_reason_is_computed_or_sourced(row):
+    """A reason may round a figure, and may not bring one of its own."""
+    pool = [*numbers(row["value"]), *numbers(row["computed"]), *numbers(row["detail"]), *numbers(row["text"])]
+    pool += [n for s in row["sources"] for n in (*numbers(s["at"]), *numbers(s["title"]))]
+    pool += [n * factor for n in pool for factor in (100, 1e-9)]        # shares said in percent, counts said in billions
+    claim = next(c for c in LEDGER if c.id == row["id"])
+    pool += numbers(dict(claim.args))
+    for text in re.findall(r"\d[\d,]*(?:\.\d+)?", NAMES.sub("", row["why"])):
+        said = text.replace(",", "")
+        digits = len(said.replace(".", "").lstrip("0")) if "." in said else max(1, len(said.rstrip("0")))
+        assert any(float(f"{n:.{digits}g}") == float(said) for n in pool), f"{row['id']}: where does {text} come from?"
+
+
 def test_json_and_table_and_one_claim(capsys):
     assert claims.cli(True) == 0
     read = json.loads(capsys.readouterr().out)
@@ -123,9 +157,20 @@ def test_json_and_table_and_one_claim(capsys):
     assert "roofline" in capsys.readouterr().out
 
 
-def test_an_unknown_id_is_refused_with_the_nearest():
+def test_an_unknown_id_is_refused_with_the_nearest(capsys):
     with pytest.raises(InputError, match="did you mean 'tokens'"):
         claims.run(only="tokns")
+    assert main(["claims", "--id", "tokns"]) == 2
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "did you mean 'tokens'" in err and not out
+
+
+def test_the_command_gives_the_same_ledger(capsys):
+    assert main(["claims", "--json"]) == 0
+    assert [row["id"] for row in json.loads(capsys.readouterr().out)["claims"]] == IDS
+    assert main(["claims", "licence-freest"]) == main(["claims", "--id", "licence-freest"]) == 0
+    one, two = capsys.readouterr().out.split("licence-freest: ")[1:]
+    assert one == two
 
 
 def test_a_verdict_that_no_longer_follows_is_reported(tmp_path, capsys, monkeypatch):
