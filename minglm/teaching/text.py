@@ -1,0 +1,26 @@
+"""Text as a reader sees it: tokens as coloured pieces."""
+from __future__ import annotations
+
+from html import escape
+
+FILLS = ("#cfe3f5", "#fbe3b5", "#c5ead9", "#f3d6e5")
+
+
+def token_strip(text: str, tokenizers: dict) -> None:
+    """Show `text` once for each entry, cut into its tokens; a tokenizer of None cuts into bytes.
+
+    Colours only tell neighbours apart, and each piece has a border, so that the cut shows without colour too.
+    """
+    from IPython.display import HTML, display
+
+    rows = []
+    for name, tokenizer in tokenizers.items():
+        if tokenizer is None:
+            pieces = [chr(b) if 32 <= b < 127 or b == 10 else f"{b:02x}" for b in text.encode("utf-8")]
+        else:
+            pieces = [tokenizer.token(i) for i in tokenizer.encode(text)]
+        spans = "".join(f'<span style="background:{FILLS[i % 4]};color:#111;border-left:1px solid #888">'
+                        f'{escape(p).replace(" ", "·").replace(chr(10), "↵<br>")}</span>' for i, p in enumerate(pieces))
+        rows.append(f'<p style="margin:10px 0 2px"><b>{escape(name)}</b>: {len(pieces)} pieces</p>'
+                    f'<div style="font:14px monospace;line-height:1.7">{spans}</div>')
+    display(HTML("".join(rows)))
