@@ -138,7 +138,7 @@ def _import_hf(args) -> int:
     if checkpoint.find(run):
         raise InputError(f"{run}: holds checkpoints already; give a new folder")
     model = import_hf(source)
-    found = checkpoint.save(run, 0, model.config, model.state_dict(), {}, {"recipe": None, "dtype": "fp32", "imported_from": source.name})
+    found = checkpoint.save(run, 0, model.config, model.state_dict(), {}, {"recipe": None, "imported_from": source.name})
     (run / "config.json").write_text(json.dumps(model.config.to_hf(), indent=1) + "\n", encoding="utf-8")
     if (source / "tokenizer.json").is_file():
         shutil.copy(source / "tokenizer.json", run / "tokenizer.json")

@@ -58,12 +58,6 @@ def _synchronise(device: str) -> None:
         torch.mps.synchronize()
 
 
-def fastest_dtype(device: str = "cpu") -> str:
-    """"bf16" where its matmul is measured at least 1.5 times as fast as fp32's, else "fp32"."""
-    quick = {d: matmul_flops_per_s(d, device, 0.2) for d in ("fp32", "bf16")}
-    return "bf16" if quick["bf16"] > 1.5 * quick["fp32"] else "fp32"
-
-
 def default_device() -> str:
     """"cuda" or "mps" where there is one, else "cpu"."""
     import torch

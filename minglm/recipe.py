@@ -64,7 +64,6 @@ class Recipe:
     val_batches: int = _key(8, "batches in one validation", "batches", 1)
     checkpoint_every: int = _key(100, "checkpoint every so many updates", "steps", 1)
     seed: int = _key(0, "of the initial weights and of the order of the data", "", 0)
-    dtype: str = _key("auto", "fp32, bf16 (autocast) or auto: the one whose matmul is measured faster")
     compile: bool = _key(False, "torch.compile; off because it takes longer to compile than a short run lasts")
 
     def __post_init__(self) -> None:
@@ -72,8 +71,6 @@ class Recipe:
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
         if self.stage not in STAGES:
             raise InputError(f"stage {self.stage!r}: not one of {', '.join(STAGES)}{nearest(self.stage, STAGES)}")
-        if self.dtype not in ("auto", "fp32", "bf16"):
-            raise InputError(f"dtype {self.dtype!r}: must be auto, fp32 or bf16{nearest(self.dtype, ('auto', 'fp32', 'bf16'))}")
         if self.stage == "sft" and not self.tasks:
             raise InputError("tasks={}: stage sft needs something to teach; for example tasks: {lookup: 0.7, copy: 0.3}")
         if self.stage != "sft" and self.tasks:

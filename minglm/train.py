@@ -103,7 +103,6 @@ class _Run:
         resumed = checkpoint.latest(run_dir)
         start = resumed or self._initial(init_from)
         memory.check(recipe, device, self.config)
-        self.dtype = resumed.state["dtype"] if resumed else (machine.fastest_dtype(device) if recipe.dtype == "auto" else recipe.dtype)
         self.step = resumed.step if resumed else 0
         self.tokenizer, self.loader, self.validation, self.corpus_sha256 = self._data(init_from if not resumed else run_dir)
         torch.manual_seed(recipe.seed)
@@ -170,7 +169,7 @@ class _Run:
         (self.dir / "config.json").write_text(json.dumps(self.config.to_hf(), indent=1) + "\n", encoding="utf-8")
         notes = {"machine": machine.describe(measure=False), "corpus_sha256": self.corpus_sha256, "tokenizer_sha256": self.tokenizer.sha256,
                  "init_from": None if init_from is None else str(init_from), "init_step": start.step if start else None,
-                 "parameters": self.config.num_params(mtp=True), "active_parameters": self.config.num_active_params(), "dtype": self.dtype}
+                 "parameters": self.config.num_params(mtp=True), "active_parameters": self.config.num_active_params()}
         (self.dir / "versions.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
 
     # ------------------------------------------------------------------ the loop
@@ -183,7 +182,7 @@ class _Run:
             return self.last_metrics()
         log = metrics.CsvLog(self.dir / "metrics.csv", metrics.COLUMNS, self.step)
         load_log = metrics.CsvLog(self.dir / "expert_load.csv", ("step", "layer", *(f"expert_{e}" for e in range(self.config.n_routed_experts))), self.step)
-        self.peak = machine.matmul_flops_per_s(self.dtype, self.device)
+        self.peak = machine.matmul_flops_per_s("fp32", self.device)
         bar = tqdm(total=r.steps, initial=self.step, desc=f"{self.dir.name} ({r.stage})", unit="step", disable=not progress, dynamic_ncols=True)
         try:
             with _finish_step_on_sigint() as stop:
@@ -242,8 +241,7 @@ class _Run:
         """The stage's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
-        with self._autocast():
-            out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=r.mtp_weight > 0 and r.mode != "warmup")
+        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=r.mtp_weight > 0 and r.mode != "warmup")
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss
@@ -260,14 +258,10 @@ class _Run:
         total = count = 0.0
         for i in range(self.recipe.val_batches):
             tokens, targets, doc_start = (t.to(self.device) for t in self.validation.batch(i))
-            with self._autocast():
-                loss = self.model(tokens, targets, mode=mode, doc_start=doc_start, mtp=False).lm_loss
+            loss = self.model(tokens, targets, mode=mode, doc_start=doc_start, mtp=False).lm_loss
             n = int((targets != shards.IGNORE).sum())
             total, count = total + float(loss) * n, count + n
         return total / max(count, 1)
-
-    def _autocast(self):
-        return torch.autocast(self.device, torch.bfloat16) if self.dtype == "bf16" else contextlib.nullcontext()
 
     def _check_finite(self, values: dict[str, float]) -> None:
         bad = next((name for name, v in values.items() if not math.isfinite(v) and name != "loss"), None)
@@ -297,7 +291,7 @@ class _Run:
 
     def save(self) -> Path:
         return checkpoint.save(self.dir, self.step, self.config, self.model.state_dict(), self.optimizer.state_dict(),
-                               {"recipe": self.recipe.to_dict(), "dtype": self.dtype, "seed": self.recipe.seed,
+                               {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed,
                                 "versions": machine.versions()})
 
     def last_metrics(self) -> dict:
