@@ -23,6 +23,9 @@ REPORTED = {
     "GPQA-Diamond": ("86.0", "87.0", "92.4"), "HLE with tools": ("50.4", "43.4", "45.5"),
 }
 
+# Fresh problems mined by others each month, percent solved and its standard error: SWE-rebench, January 2026 (Table 9)
+REBENCH = {"GLM-5": ("42.1", "1.21"), "Claude Opus 4.5": ("43.8", "0.93"), "GPT-5.2": ("51.7", "1.21")}
+
 # Text Arena on 6 February 2026, five days before the release: model, rating, votes, closed weights?
 BOARD = (
     ("Claude Opus 4.6", 1496, 2_829, True), ("Gemini 3 Pro", 1486, 34_419, True),
@@ -109,7 +112,8 @@ def hle_rival_ceiling(full_set: float = 45.5) -> Answer:
 
 def vendor_against_independent() -> Answer:
     """Points between the reported SWE-bench Verified score and one that others measured with their own scaffold."""
-    return Answer(exact(77.8) - exact(72.1), "points", {"independent": Fraction("72.1")})
+    fresh = {f"swe_rebench_{name.split()[-1]}": Fraction(score) for name, (score, _) in REBENCH.items()}
+    return Answer(exact(77.8) - exact(72.1), "points", {"independent": Fraction("72.1"), **fresh})
 
 
 # ------------------------------------------------------------------ the Arena
