@@ -15,6 +15,7 @@ clustersim validate --figure errors.html"""
 
 def add(parser) -> None:
     parser.add_argument("files", nargs="*", help="rows of your own (YAML, JSON or CSV); all published rows without it")
+    parser.add_argument("--serving", action="store_true", help="the published serving rows instead (data/serving/published.yaml)")
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("--figure", metavar="FILE", help="write the error table as a figure (.html, or .svg/.png with kaleido)")
     parser.add_argument("--cross", action=argparse_flag(), default=None, help="cross-validate: refit every scalar without the row (default for the published rows)")
@@ -26,6 +27,11 @@ def argparse_flag():
 
 
 def main(args) -> int:
+    if args.serving:
+        from sim import serving, serving_validate
+        report = serving.validate()
+        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
+        return 0
     from sim import validate
     result = validate.run(args.files or None, cross=args.cross)
     if args.json:

@@ -120,7 +120,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Result:
-    """What the users saw and what the machines did. Times in seconds; percentiles over requests after the warm-up."""
+    """What the users saw and what the machines did. Times in seconds; percentiles over requests after the warm-up.
+
+    Token rates count requests that finished between the end of the warm-up and the last arrival.
+    """
 
     finished: int
     duration_s: float
@@ -355,7 +358,13 @@ def _summary(run: _Run, warmup: float) -> Result:
     kept = done[int(len(done) * warmup):] or done
     duration = max(end - begin, 1e-12)
     tpot = [(r.finish - r.first) / (r.output - 1) for r in kept if r.output > 1]
-    out, inp = sum(r.output for r in done), sum(r.prompt for r in done)
+    # Rates over the steady part: from the end of the warm-up to the last arrival; over everything when that is too short.
+    since, until = kept[0].arrive, done[-1].arrive
+    steady = [r for r in done if since < r.finish <= until]
+    if len(steady) < max(10, len(done) // 10):
+        steady, since, until = done, begin, end
+    span = max(until - since, 1e-12)
+    out, inp = sum(r.output for r in steady) / span, sum(r.prompt for r in steady) / span
     prefills = fleet.prefill_instances if fleet.prefill else fleet.decode_instances
     decode_busy = run.busy["decode"] / duration / fleet.decode_instances
     prefill_busy = run.busy["prefill"] / duration / prefills
@@ -366,8 +375,7 @@ def _summary(run: _Run, warmup: float) -> Result:
     saturated = run.work.rate_per_s is not None and full > 0.9 and late > 3 * early + 1e-9 and late > 1.0
     return Result(
         finished=len(done), duration_s=duration, ttft_s=percentiles([r.first - r.arrive for r in kept]), tpot_s=percentiles(tpot),
-        e2e_s=percentiles([r.finish - r.arrive for r in kept]), output_tokens_per_s=out / duration, input_tokens_per_s=inp / duration,
-        output_tokens_per_s_chip=out / duration / fleet.chips, chips=fleet.chips, prefill_busy=prefill_busy, decode_busy=decode_busy,
+        e2e_s=percentiles([r.finish - r.arrive for r in kept]), output_tokens_per_s=out, input_tokens_per_s=inp, output_tokens_per_s_chip=out / fleet.chips, chips=fleet.chips, prefill_busy=prefill_busy, decode_busy=decode_busy,
         mean_in_system=run.area / duration, mean_batch=run.batch_sum / max(run.steps, 1), steps=run.steps, saturated=saturated,
         mode=fleet.mode, requests=done)
 

@@ -68,6 +68,9 @@ class Deployment:
     memory_share: float = MEMORY_SHARE
     redundant_experts: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stack", self.stack.for_chip(self.cluster.chip.name))
+
     @classmethod
     def of(cls, model, cluster, chips: int, stack="generic", **rest) -> Deployment:
         """From names or objects; checks every value.
@@ -261,7 +264,7 @@ def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> M
     """
     over = shortfall(d, context, requests)
     if over > 0:
-        need = f" with {requests:g} contexts of {context:,.0f} tokens per attention group" if requests and context else ""
+        need = f" with {requests:g} context{'s' if requests != 1 else ''} of {context:,.0f} tokens per attention group" if requests and context else ""
         fits = "; ".join(f"({i}) {text}" for i, text in enumerate(remedies(d, context, requests), 1)) or "no single change; combine them"
         raise InputError(f"{d.model.name} in {d.precision} on {d.chips} × {d.cluster.chip.name}{need}: {over / GIB:.1f} GiB a chip over the "
                          f"{d.memory_share * d.cluster.chip.memory_bytes.value / GIB:.1f} GiB usable; would fit: {fits}")

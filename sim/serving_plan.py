@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from minglm.errors import InputError
 from sim.facts import Cluster, Figure, cluster_from
@@ -74,6 +74,12 @@ class Option:
     usd_per_request: float | None
     mode: str
     measured_row: str = ""
+    simulated: Mapping | None = None     # what the event simulation saw, when asked for
+
+    @property
+    def kept(self) -> bool:
+        """Whether the simulated requests kept the target (true when none were simulated)."""
+        return self.simulated is None or (self.simulated["keeps_ttft"] and self.simulated["keeps_tpot"])
 
     def to_dict(self) -> dict:
         out = {k: v for k, v in self.__dict__.items() if k != "decode"}
@@ -256,9 +262,10 @@ def candidates(model: ModelSpec, cluster: Cluster, most: int = 160, kvs: Iterabl
 
 
 def size(model, target: Target, clusters: Iterable = DEFAULT_CLUSTERS, mode: str = "hybrid", rent: Figure | float | None = None,
-         most: int = 160, **narrow) -> Sizing:
+         most: int = 160, verify: int = 0, seed: int = 0, **narrow) -> Sizing:
     """Smallest and cheapest deployment that meets `target` on any of `clusters`.
 
+    verify: simulate up to so many candidates for each of the two, and take the first that keeps the target under arrivals.
     narrow: kvs, formats, drafts, accept, as in `candidates`.
     Raises:
         InputError: nothing meets the target; the message says how many failed for which reason and what comes nearest.
@@ -291,12 +298,26 @@ def size(model, target: Target, clusters: Iterable = DEFAULT_CLUSTERS, mode: str
     options.sort(key=lambda o: (o.usd_per_request is None, o.usd_per_request or 0.0, o.chips))
     priced = [o for o in options if o.usd_per_request is not None]
     notes = [] if len(priced) == len(options) else ["some chips have no rent in data/chips: give --rent to compare them by cost"]
-    smallest = min(options, key=lambda o: (o.chips, o.usd_per_request or math.inf))
-    return Sizing(target, options, smallest, priced[0] if priced else None, refused, tried, text, notes)
+    smallest = _first_kept(sorted(options, key=lambda o: (o.chips, o.usd_per_request or math.inf)), target, verify, seed)
+    cheapest = _first_kept(priced, target, verify, seed) if priced else None
+    for name, option in (("smallest", smallest), ("cheapest", cheapest)):
+        if option and not option.kept:
+            notes.append(f"none of the first {verify} candidates for the {name} kept the target when simulated; the first is shown")
+    return Sizing(target, options, smallest, cheapest, refused, tried, text, notes)
 
 
-def check_by_simulation(option: Option, target: Target, requests: int = 1000, seed: int = 0) -> dict:
-    """The option under Poisson arrivals at HEADROOM of its capacity (or at the target's rate): does it keep TTFT and TPOT?"""
+def _first_kept(options: list[Option], target: Target, verify: int, seed: int) -> Option:
+    seen = [replace(o, simulated=check_by_simulation(o, target, seed=seed)) for o in options[:1]] if verify else options[:1]
+    while verify and not seen[-1].kept and len(seen) < min(verify, len(options)):
+        seen.append(replace(options[len(seen)], simulated=check_by_simulation(options[len(seen)], target, seed=seed)))
+    return seen[-1] if seen[-1].kept else seen[0]
+
+
+def check_by_simulation(option: Option, target: Target, seed: int = 0, most: int = 20_000) -> dict:
+    """The option under Poisson arrivals at HEADROOM of its capacity (or at the target's rate): does it keep TTFT and TPOT?
+
+    Enough requests to fill the batch four times over, up to `most`; the first half is warm-up. TTFT is judged at the median.
+    """
     from sim.serving import Fleet, Workload, simulate
     d = option.decode
     new = target.prompt * (1 - target.cached_share)
@@ -308,8 +329,9 @@ def check_by_simulation(option: Option, target: Target, requests: int = 1000, se
         capacity = min(option.decode_instances / decode_s, option.prefill_instances / prefill_s)
         fleet = Fleet(decode=d, decode_instances=option.decode_instances, prefill=d, prefill_instances=option.prefill_instances, max_batch=option.batch)
     rate = min(target.rate_per_s or capacity, capacity)
+    requests = int(min(most, max(400, 4 * rate * (target.ttft_s + target.output * option.tpot_s))))
     result = simulate(fleet, Workload(rate_per_s=rate, requests=requests, prompt=target.prompt, output=target.output,
-                                      cached_share=target.cached_share), seed=seed)
-    return {"rate_per_s": rate, "ttft_p95_s": result.ttft_s["p95"], "tpot_p95_s": result.tpot_s["p95"], "ttft_p50_s": result.ttft_s["p50"],
+                                      cached_share=target.cached_share), seed=seed, warmup=0.5)
+    return {"rate_per_s": rate, "requests": requests, "ttft_p95_s": result.ttft_s["p95"], "tpot_p95_s": result.tpot_s["p95"], "ttft_p50_s": result.ttft_s["p50"],
             "tpot_p50_s": result.tpot_s["p50"], "output_tokens_per_s_chip": result.output_tokens_per_s_chip, "saturated": result.saturated,
             "keeps_ttft": result.ttft_s["p50"] <= target.ttft_s, "keeps_tpot": result.tpot_s["p95"] <= target.tpot_s * 1.02}

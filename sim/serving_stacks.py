@@ -46,6 +46,7 @@ class Stack:
     ep_label: str = "assumed"
     ep_source: str = ""
     notes: str = ""
+    chips: tuple[tuple[str, tuple[tuple[str, Constant], ...]], ...] = ()   # constants that differ on a chip, by name prefix
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Constant]:
@@ -65,6 +66,13 @@ class Stack:
         """The same stack with some constants replaced."""
         kept = [(k, c) for k, c in self.constants if k not in values]
         return replace(self, constants=tuple(kept + [(k, Constant(float(v), label, source)) for k, v in values.items()]))
+
+    def for_chip(self, chip: str) -> Stack:
+        """The stack as it runs on `chip`: its own constants there, where the file gives some."""
+        if not self.chips:
+            return self
+        own = {k: c for prefix, found in self.chips if chip.upper().startswith(prefix.upper()) for k, c in found}
+        return replace(self, constants=tuple(sorted((dict(self.constants) | own).items())), chips=())
 
     def ep_latency(self, width: int) -> tuple[float, float] | None:
         """(dispatch, combine) seconds of the table's message at `width`, between its points in log(width); None without one."""
@@ -130,11 +138,21 @@ def _load(name: str) -> Stack:
 def _read(name: str, values: Mapping, base: Stack | None) -> Stack:
     constants = dict(base.constants) if base else {}
     table, label, source = (base.ep_table, base.ep_label, base.ep_source) if base else ((), "assumed", "")
-    known = {*_DIMENSIONS, "ep_table", "like", "name", "notes"}
+    chips = dict(base.chips) if base else {}
+    weaker = values.get("inherit_as")
+    if weaker:
+        if weaker not in LABELS:
+            raise InputError(f"stack {name}.inherit_as {weaker!r}: not one of {', '.join(LABELS)}{nearest(str(weaker), LABELS)}")
+        constants = {k: Constant(c.value, weaker, f"as {base.name}: {c.source}") for k, c in constants.items()}
+        label, source, chips = weaker, f"as {base.name}: {source}", {}
+    known = {*_DIMENSIONS, "ep_table", "like", "name", "notes", "inherit_as", "chips"}
     for key, given in values.items():
         if key not in known:
             raise InputError(f"stack {name}: unknown constant {key!r}{nearest(str(key), known)}; known: {', '.join(sorted(known))}")
-        if key in ("like", "name", "notes"):
+        if key in ("like", "name", "notes", "inherit_as"):
+            continue
+        if key == "chips":
+            chips |= {prefix: _read(f"{name}.chips.{prefix}", own, None).constants for prefix, own in given.items()}
             continue
         full = given if isinstance(given, Mapping) and "value" in given else {"value": given, "label": "assumed", "source": "given by the user"}
         said = full.get("label", "assumed")
@@ -151,4 +169,5 @@ def _read(name: str, values: Mapping, base: Stack | None) -> Stack:
         if key in ("imbalance", "prefill_imbalance") and value < 1:
             raise InputError(f"stack {name}.{key}: {value:g} is below 1 (the busiest chip cannot be below the mean); give 1 or more")
         constants[key] = Constant(value, said, str(full.get("source", "")))
-    return Stack(name, tuple(sorted(constants.items())), table, label, source, str(values.get("notes", base.notes if base else "")))
+    return Stack(name, tuple(sorted(constants.items())), table, label, source, str(values.get("notes", base.notes if base else "")),
+                 tuple(chips.items()))
