@@ -73,7 +73,7 @@ def html(fig, alt: str, first: bool = False) -> str:
 
 def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[float, float] = (11, 4.2)) -> None:
     """Write a picture that needs no JavaScript. Each panel is a mapping: title, x, y, and `lines` (name, xs, ys) or
-    `bars` (labels, values); optional `log_x`, `log_y`, `image` (rows of values, with `unit`)."""
+    `bars` (labels, values); optional `log_x`, `log_y`, `image` (rows of values, with `unit`, `range`, `x_labels`, `y_labels`)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -90,7 +90,10 @@ def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[flo
             ax.set_yticks(range(len(values)), labels)
             ax.invert_yaxis()
         if "image" in panel:
-            shown = ax.imshow(panel["image"], cmap="cividis", aspect="auto", interpolation="nearest")
+            low, high = panel.get("range", (None, None))
+            shown = ax.imshow(panel["image"], cmap="cividis", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
+            for labels, ticks in ((panel.get("x_labels"), ax.set_xticks), (panel.get("y_labels"), ax.set_yticks)):
+                if labels is not None: ticks(range(len(labels)), [str(v) for v in labels])
             fig.colorbar(shown, ax=ax, label=panel.get("unit", ""))
         if panel.get("log_x"): ax.set_xscale("log")
         if panel.get("log_y"): ax.set_yscale("log")
