@@ -55,10 +55,11 @@ def bars(fig, labels: Sequence[str], values: Sequence[float], name: str = "", in
 
 def heatmap(title: str, x: str, y: str, z: Sequence[Sequence[float]], *, unit: str, x_labels=None, y_labels=None,
             text: bool = False, zmin: float | None = None, zmax: float | None = None, height: int = 380, note: str = ""):
-    """A heat map with a colour bar that names its unit; `text` prints the value in each cell."""
+    """A heat map, first row on top, with a colour bar that names its unit; `text` prints the value in each cell."""
     fig = figure(title, x, y, height=height, note=note)
     fig.add_heatmap(z=[list(row) for row in z], x=x_labels, y=y_labels, colorscale=SEQUENTIAL, zmin=zmin, zmax=zmax,
                     colorbar=dict(title=unit), texttemplate="%{z:.3g}" if text else None)
+    fig.update_yaxes(autorange="reversed", type="category" if y_labels is not None else None)
     return fig
 
 
