@@ -32,7 +32,7 @@ def table(names: list[str]) -> list[dict]:
                 continue
             label, _, source = str(stack.labels.get(field.name, "assumed: habit of the release")).partition(": ")
             out.append({"name": f"{name}.{field.name}", "value": value, "label": label, "source": source})
-    for key in ("tp_hidden", "wgrad_hidden", "dp_hidden", "fsdp_hidden", "all_to_all_hidden", "fsdp_slowdown", "host_op_s", "host_backward",
+    for key in ("tp_hidden", "wgrad_hidden", "dp_hidden", "fsdp_hidden", "all_to_all_hidden", "host_op_s", "host_backward",
                 "host_message_s", "fixed_s", "jitter", "router_passes", "fp8_passes"):
         out.append({"name": f"stack.{key}", "value": default[key], "label": "assumed", "source": "default of every stack; see sim/stacks.py"})
     return out

@@ -9,16 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minglm.errors import InputError
+from sim.experts import layer_params, moe_ffn
 from sim.facts import Cluster
 from sim.models import ModelSpec
 from sim.operators import WIDTH, Share, Tape, dense_ffn, embedding, gqa, mla, vocabulary
-from sim.experts import layer_params, moe_ffn
 from sim.plan import Plan, Workload
 from sim.stacks import Stack, load_stack
 from sim.step_cost import rank_params
 
 # bytes that the runtime, the communicators and kernels' workspaces hold (assumed; NCCL and a CUDA context take 1-2 GiB)
 RUNTIME_BYTES = 1.5 * 2**30
+# bytes per logit at the peak of the loss: unfused holds bf16 logits, their fp32 copy, its log-softmax and the gradient;
+# fused writes the gradient over the logits
+LOGIT_BYTES = {"unfused": 14.0, "fused": 4.0}
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def layer_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: S
     if kind == "moe":
         moe_ffn(tape, share, model)
     else:
-        dense_ffn(tape, share, model.hidden, model.ffn, model.gated_ffn)
+        dense_ffn(tape, share, model.hidden, model.ffn, model.gated_ffn, model.norm)
     full = sum(tape.saved.values())
     entry = share.tokens_sp * model.hidden * WIDTH
     if plan.recompute == "full":
@@ -76,7 +79,7 @@ def layer_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: S
     if plan.recompute == "selective":
         return full - tape.saved.get("scores", 0.0), full
     if plan.recompute == "selective_ops":
-        return 0.5 * tape.saved.get("linear", 0.0) + tape.saved.get("flash", 0.0) + entry, full
+        return 0.5 * tape.outputs + share.tokens * model.heads * model.value_dim / plan.tp * WIDTH + entry, full
     return full, full
 
 
@@ -107,7 +110,7 @@ def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf1
         states = (base / shards + expert / expert_shards if z else base + expert) * (state - (4 if z == 3 else 0))
         if plan.offload:
             states = 0.0
-        kept = transient = 0.0
+        kept = transient = loss = 0.0
         held = in_flight(plan, rank, m)
         left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
         for chunk, flights in zip(plan.chunks_of_rank(rank), held):
@@ -125,8 +128,11 @@ def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf1
             if chunk == 0:
                 kept += flights * sum(first.saved.values())
             if chunk == len(layers) - 1:
-                kept += sum(head.saved.values())
-        buffers = transient
+                loss = share.tokens * vocab / plan.tp * LOGIT_BYTES[stack.loss]
+                if plan.sp:                        # the head's gathered input and its gradient
+                    loss += 2 * share.tokens * model.hidden * WIDTH
+                kept += sum(size for part, size in head.saved.items() if part != "logits")
+        buffers = max(transient, loss)            # the loss is over before the first layer is run again
         if z == 3:
             one = layer_params(model, "moe" if model.experts else "dense", plan.tp, plan.ep, plan.etp)
             table = vocab * model.hidden / plan.tp

@@ -98,6 +98,7 @@ class Tape:
     backward_weight: list[Op] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     saved: dict[str, float] = field(default_factory=dict)
+    outputs: float = 0.0                              # bytes of all matmul outputs (selective checkpointing keeps half)
     core: list[Op] = field(default_factory=list)     # what selective recomputation runs again (core attention)
 
     def keep(self, part: str, size: float) -> None:
@@ -127,6 +128,7 @@ class Tape:
             self.forward.append(Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_in, kernels=casts))
             self.backward_input.append(Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_out, kernels=casts, backward=True))
         self.keep("linear", batch * tokens * n_in * WIDTH if keep_input is None else keep_input)
+        self.outputs += batch * tokens * n_out * WIDTH
 
     def memory(self, name: str, forward: float, backward: float, group: str = "elementwise", kernels: float = 1.0,
                backward_kernels: float | None = None, keep: float = 0.0, part: str = "elementwise") -> None:
@@ -149,14 +151,16 @@ class Tape:
 
 # Passes over [T, C] (forward, backward) and launches (forward, backward), by fusion.
 # fused: one kernel reads and writes once; compiled: same traffic, residual joined to the norm; eager: an op per kernel.
-_NORM = {"fused": (2.0, 3.0, 1, 2), "compiled": (2.0, 3.0, 1, 2), "eager": (8.0, 12.0, 6, 9)}
-_RESIDUAL = {"fused": (3.0, 1.0, 1, 1), "compiled": (2.0, 1.0, 0.5, 0.5), "eager": (5.0, 2.0, 3, 2)}
-_ACTIVATION = {"fused": (1.0, 1.0, 1, 1), "compiled": (1.0, 1.0, 1, 1), "eager": (2.5, 2.5, 3, 4)}
+# Eager RMSNorm is six operators through fp32 copies; LayerNorm is one kernel everywhere.
+_NORM = {"fused": (2.0, 3.0, 1, 2), "compiled": (2.0, 3.0, 1, 2), "eager": (16.0, 20.0, 6, 9), "eager layer": (2.0, 4.0, 1, 2)}
+_RESIDUAL = {"fused": (3.0, 1.0, 1, 1), "compiled": (2.0, 1.0, 0.5, 0.5), "eager": (3.0, 1.0, 1, 1)}
+_ACTIVATION = {"fused": (1.0, 1.0, 1, 1), "compiled": (1.0, 1.0, 1, 1), "eager": (5 / 3, 8 / 5, 2, 3), "eager plain": (1.0, 1.0, 1, 1)}
 _ROPE = {"fused": (2.0, 2.0, 2, 2), "compiled": (2.0, 2.0, 1, 1), "eager": (6.0, 6.0, 8, 10)}
 
 
-def norm(tape: Tape, share: Share, hidden: float) -> None:
-    f, b, kf, kb = _NORM[tape.style.fusion]
+def norm(tape: Tape, share: Share, hidden: float, kind: str = "rms") -> None:
+    eager = tape.style.fusion == "eager"
+    f, b, kf, kb = _NORM["eager layer" if eager and kind == "layer" else tape.style.fusion]
     size = share.tokens_sp * hidden * WIDTH
     tape.memory("norm", f * size, b * size, kernels=kf, backward_kernels=kb, keep=size)
 
@@ -234,7 +238,7 @@ def gqa(tape: Tape, share: Share, model, window: int = 0) -> None:
     C, D, t = model.hidden, model.head_dim, share.tp
     heads, kv = model.heads / t, max(model.kv_heads / t, 1.0)
     T = share.tokens
-    norm(tape, share, C)
+    norm(tape, share, C, model.norm)
     enter(tape, share, C)
     tape.linear("qkv", "linear", T, C, (heads + 2 * kv) * D, keep_input=share.tokens_sp * C * WIDTH)
     if not model.positions:                                # rotary models; GPT-2-like ones add a learned position once
@@ -320,24 +324,23 @@ def _indexer(tape: Tape, share: Share, model, q_in: float, full: bool) -> None:
 
 
 def activation(tape: Tape, tokens: float, ffn: float, gated: bool, keep: bool = True) -> None:
-    f, b, kf, kb = _ACTIVATION[tape.style.fusion]
+    eager = tape.style.fusion == "eager"
+    f, b, kf, kb = _ACTIVATION["eager plain" if eager and not gated else tape.style.fusion]
     size = tokens * ffn * WIDTH
     tape.memory("activation", f * size * (3 if gated else 2), b * size * (5 if gated else 3), kernels=kf, backward_kernels=kb,
                 keep=size * (2 if gated else 1) if keep else 0.0)
 
 
-def dense_ffn(tape: Tape, share: Share, hidden: float, ffn: float, gated: bool, outer: bool = True, group: str = "linear") -> None:
-    """Feed-forward block; `outer` adds its norm and residual (a shared expert has none of its own)."""
+def dense_ffn(tape: Tape, share: Share, hidden: float, ffn: float, gated: bool, kind: str = "rms") -> None:
+    """Feed-forward block with its norm and residual."""
     T, t = share.tokens, share.tp
-    if outer:
-        norm(tape, share, hidden)
+    norm(tape, share, hidden, kind)
     enter(tape, share, hidden)
-    tape.linear("ffn up", group, T, hidden, ffn * (2 if gated else 1) / t, keep_input=share.tokens_sp * hidden * WIDTH)
+    tape.linear("ffn up", "linear", T, hidden, ffn * (2 if gated else 1) / t, keep_input=share.tokens_sp * hidden * WIDTH)
     activation(tape, T, ffn / t, gated)
-    tape.linear("ffn down", group, T, ffn / t, hidden)
+    tape.linear("ffn down", "linear", T, ffn / t, hidden)
     leave(tape, share, hidden)
-    if outer:
-        residual(tape, share, hidden)
+    residual(tape, share, hidden)
 
 
 def vocabulary(tape: Tape, share: Share, hidden: float, vocab: float) -> None:

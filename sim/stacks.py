@@ -65,9 +65,8 @@ class Stack:
     tp_hidden: float = 0.6                 # share of TP collectives hidden when pipelined with matmuls
     wgrad_hidden: float = 0.8              # share hidden of those that run beside the weight-gradient matmul
     dp_hidden: float = 0.9
-    fsdp_hidden: float = 0.9
+    fsdp_hidden: float = 0.75              # the rest is what compute loses to communication kernels beside it
     all_to_all_hidden: float = 0.8
-    fsdp_slowdown: float = 1.05            # compute beside communication kernels that take its cores and bandwidth
     dedup: bool = False                    # expert rows cross the network once per node
     node_limited: float = 0.0
     imbalance: float = 1.0
@@ -75,11 +74,12 @@ class Stack:
     grouped: str = "fused"                 # fused | loop over experts
     expert_sync: bool = False              # the host waits for the experts' token counts in each layer: it cannot run ahead
     comm_cores: float = 0.0                # share of the chip's cores given to communication kernels
-    host_op_s: float = 40e-6               # host's time to issue one operator of the forward pass (framework, Python)
+    host_op_s: float = 50e-6               # host's time to issue one operator of the forward pass (framework, Python)
     host_backward: float = 0.5             # of the backward pass, as a share of that (autograd runs in C++)
     host_message_s: float = 60e-6          # host's time to issue one tensor- or expert-parallel collective
     graphs: bool = False                   # whole layers captured in graphs: host time vanishes
     fixed_s: float = 10e-3                 # per step: data, logging, gradient norm's sync
+    scale: float = 0.0                     # kernel speed / modelled speed where none is fitted; 0: the chip's median
     jitter: float = 0.01                   # spread of compute speed between chips (standard deviation / mean)
     bf16_grads: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)      # constant → label and source
@@ -100,7 +100,7 @@ class Stack:
     def kernels(self, chip: Chip) -> Kernels:
         kernel = best_attention(chip) if self.attention in ("unfused", "auto") else self.attention
         forward, backward, half, _ = attention_shares(kernel, chip)
-        return _kernels(chip_key(chip), forward, backward, half, self.scalar(chip, "scale", default_scale(chip)) * (1.0 - self.comm_cores))
+        return _kernels(chip_key(chip), forward, backward, half, self.scalar(chip, "scale", self.scale or default_scale(chip)) * (1.0 - self.comm_cores))
 
 
 _CHIPS: dict[tuple, Chip] = {}
@@ -225,7 +225,9 @@ def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:
                 same = next((i for i, (x, y) in enumerate(zip(words, other)) if x != y), min(len(words), len(other)))
                 return (chip.name in stack.fitted, same)
             best = max(members, key=like)
-            return dataclasses.replace(best, name=key), [f"software stack {name!r} is not listed: taken as {best.name}"]
+            # its habits, not its scalar: that belongs to the release it was fitted on
+            return dataclasses.replace(best, name=key, fitted={}), [f"software stack {name!r} is not listed: taken as {best.name}, with the "
+                                                                    "chip's median kernel speed"]
     return dataclasses.replace(load_stack("generic"), name=key), [f"software stack {name!r} is not listed: taken as 'generic'"]
 
 

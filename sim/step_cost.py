@@ -170,13 +170,12 @@ class Coster:
         for count, levels in zip(params, (self.shards, self.expert_shards)):
             gather += collectives.time("all_gather", count * WIDTH, levels)
             scatter += collectives.time("reduce_scatter", count * (WIDTH if self.stack.bf16_grads else 4), levels)
-        slow = self.stack.fsdp_slowdown
         hidden = self.stack.fsdp_hidden
-        extra_f = gather - hidden * min(gather, f * slow)
-        both, work = gather + scatter, (bi + bw) * slow
-        extra_b = both - hidden * min(both, work)
+        extra_f = gather - hidden * min(gather, f)
+        both = gather + scatter
+        extra_b = both - hidden * min(both, bi + bw)
         classes["dp communication"] = classes.get("dp communication", 0.0) + extra_f + extra_b
-        return f * slow + extra_f, bi + (bi + bw) * (slow - 1.0) + extra_b
+        return f + extra_f, bi + extra_b
 
     # -------------------------------------------------------------- layers
 
@@ -189,7 +188,7 @@ class Coster:
         if kind == "moe":
             moe_ffn(tape, self.share, self.model)
         else:
-            dense_ffn(tape, self.share, self.model.hidden, self.model.ffn, self.model.gated_ffn)
+            dense_ffn(tape, self.share, self.model.hidden, self.model.ffn, self.model.gated_ffn, self.model.norm)
         return tape
 
     def layer(self, kind: str, recompute: str) -> LayerCost:
