@@ -2,8 +2,10 @@
 
 Symbols: P ranks, m micro-batches, v chunks per rank, F/B/W forward, input-gradient and weight-gradient time of a chunk.
 Sources: GPipe (arXiv 1811.06965), 1F1B and interleaved (arXiv 2104.04473 §2.2: bubble (P−1)/(v·m)), zero bubble (arXiv
-2401.10241: (P−1)(F + B − W)), ZB-V (2405.15362), DualPipe (arXiv 2412.19437 Table 2: (P/2−1)(F&B + B − 3W)).
-Exact for equal stages; for unequal ones the busiest rank sets the pace and the others the ramp.
+2401.10241: (P−1)(F + B − W)), ZB-V (2405.15362), DualPipe (arXiv 2412.19437 Table 2: (P/2−1)(F&B + B − 3W)). The counts of
+messages and of unpaired chunks in the ramps are those of `sim/pipeline.py`'s orders.
+Exact for equal stages of GPipe, 1F1B, interleaved and ZB-H1; for unequal ones the busiest rank sets the pace and the
+others the ramp. DualPipe and ZB-V are within a few percent.
 """
 from __future__ import annotations
 
@@ -50,21 +52,25 @@ def pipeline_time(costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = 
         f, b = max(fwd), max(x + y for x, y in zip(bwd, wgt))
         time = (m - 1) * (f + b) + total + 2 * (P - 1) * p2p
         return time, time - m * busy
-    if schedule in ("dualpipe", "dualpipe-v", "zb-v", "zb-h1"):
-        hide = max(sum(min(c.forward_comm_s + c.backward_comm_s, c.forward_s + c.backward_s) for c in row) for row in costs.chunks) * slow
-        F, B, W = (sum(x) / P / v for x in (fwd, bwd, wgt))
-        if schedule == "zb-h1":
-            bubble, hide = (P - 1) * max(F + B - 2 * W if F + B > 2 * W else 0.0, max(F + B - W, 0.0)), 0.0
-        elif schedule == "zb-v":
-            bubble, hide = (P - 1) * max(F + B - 2 * W, 0.0), 0.0
-        else:
-            # F and B are of one chunk; each rank holds two. Pairs of F and B overlap, hiding the all-to-all.
-            pair = F + B + W - hide / v
-            bubble = (P / 2 - 1) * max(pair + (B + W) - 3 * W, 0.0)
-            if schedule == "dualpipe-v":
-                bubble = (P - 1) * max(pair + (B + W) - 3 * W, 0.0) * 0.5
-        steady = m * (busy - hide) if schedule != "dualpipe" else m * (busy - hide) / 2
-        return steady + bubble + 2 * (P - 1) * p2p, bubble + 2 * (P - 1) * p2p
+    F, B, W = (sum(x) / P / v for x in (fwd, bwd, wgt))           # of one chunk
+    if schedule == "zb-h1":
+        bubble = (P - 1) * max(F + B - W, F, B) + 4 * (P - 1) * p2p
+        return m * busy + bubble, bubble
+    if schedule == "zb-v":
+        bubble = (P - 1) * max(F + B - 2 * W, 2 * (B - W), F, B, W) + (5 * P - 7) * p2p
+        return m * busy + bubble, bubble
+    if schedule in ("dualpipe", "dualpipe-v"):
+        # Pairs of a forward and a full backward run together and hide the all-to-all; the ramps run unpaired.
+        hide = [sum(min(c.forward_comm_s + c.backward_comm_s, c.forward_s, c.backward_s) for c in row) * slow for row in costs.chunks]
+        pair = F + B + W - sum(hide) / P / v
+        unpaired = (P + 1 if schedule == "dualpipe" else 2 * P + 1) * sum(hide) / P / v
+        bubble = (P / 2 - 1 if schedule == "dualpipe" else P - 1) * max(pair + (B + W) - 3 * W, 0.0) + unpaired
+        share = 0.5 if schedule == "dualpipe" else 1.0            # each direction carries half of the micro-batches
+        steady = m * share * max(w - h for w, h in zip(work, hide))
+        # equal stages wait for every message; with a busier rank the others' messages fall into its shadow
+        even = max(0.0, 1.0 - 20 * (busy / (total / P) - 1.0))
+        messages = (m * share * (4 - 4 / P) + max(P - 5, 0)) * even + 2 * (P - 1) * (1 - even)
+        return steady + bubble + messages * p2p, bubble + messages * p2p
     # 1F1B and interleaved: the busiest rank, the rest of the ramp, and messages
     ramp = (total - busy) / v
     if v == 1:
@@ -73,9 +79,9 @@ def pipeline_time(costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = 
         cycle = max(busy, round_trip)
         time = (m - 1) * cycle + total + 2 * (P - 1) * p2p
         return time, time - m * busy
-    time = m * busy + ramp + 2 * (P - 1) * p2p
+    time = m * busy + ramp + 2 * (P * v - 1) * p2p
     if not overlap_p2p:
-        time += 2 * m * v * p2p
+        time += 2 * m * v * p2p                                   # each chunk waits for its messages
     return time, time - m * busy
 
 
@@ -99,8 +105,12 @@ def step_time(costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = True
     pipeline, bubble = pipeline_time(costs, schedule, overlap_p2p, slow)
     reduce = costs.grad_reduce_s
     if costs.overlap_grad_reduce and reduce > 0:
-        last = min(sum(c.backward_s for c in row) for row in costs.chunks) * slow
-        layers = 8                                                # buckets: the last one has nothing to hide under
-        reduce = max(reduce - dp_hidden * last, reduce / layers * (1 - dp_hidden), 0.0)
+        v = max(len(row) for row in costs.chunks)
+        chunk = min(sum(c.backward_s for c in row) for row in costs.chunks) * slow / v
+        # interleaving finishes a chunk's gradients P micro-batches of backwards before the next chunk's
+        early, last = reduce * (v - 1) / v, reduce / v
+        waiting = max(early - dp_hidden * (v - 1) * min(costs.ranks, costs.micro_batches) * chunk, 0.0)
+        buckets = 8                                               # the last bucket has nothing to hide under
+        reduce = max(waiting + last - dp_hidden * chunk, last / buckets * (1 - dp_hidden))
     total = pipeline + reduce + costs.param_gather_s + costs.optimizer_s + costs.fixed_s
     return StepTime(total, pipeline, bubble, reduce, costs.param_gather_s, costs.optimizer_s, costs.fixed_s)
