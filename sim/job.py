@@ -5,7 +5,8 @@ stands after any time is arithmetic (`Course`), and an event is spent only on fa
 changes, not on steps or checkpoints.
 
 Rules. A failure during recovery starts the recovery over. Work since the last usable checkpoint is done again. Where a
-replica is missing, its share of the batch is left out, so more steps are needed (time × R/(R−1)).
+replica is missing, its share of the batch is left out, so more steps are needed (time × R/(R−1)); once it has its servers
+it joins between two steps, with the state of its peers, as fault-tolerant data parallelism does.
 """
 from __future__ import annotations
 
@@ -165,20 +166,15 @@ class Job:
             self.needed += failure.replaces_server
             failure = yield from self.pause("detection", self.inp.recovery.detect_s, failure.component, heed=True)
             while failure is None and self.needed:
-                if self.spares:
+                if self.spares > 0:
                     self.spares -= 1
                     self.needed -= 1
                 elif self.inp.recovery.elastic and self.missing + 1 < self._pace().replicas:
                     self.missing += 1
                     self.spares += self._servers_per_replica()     # the others of that replica are now spares
-                elif not self.repairing:
-                    self.spares += 1                               # the vendor brings one: no server is left to wait for
                 else:
                     failure = yield from self.pause("waiting for a server", None, heed=True)
             if failure is None:
-                while self.missing and self.spares >= self._servers_per_replica():
-                    self.spares -= self._servers_per_replica()
-                    self.missing -= 1
                 failure = yield from self.pause("restart", self.inp.recovery.restart_s + self.inp.checkpoint.load_s(
                     self._pace().chips, from_memory), heed=True)
 
@@ -219,8 +215,8 @@ class Job:
                 if failure.replaces_server:
                     self.env.process(self.repair())
                 self.process.interrupt(failure)
-            elif failure.replaces_server and self.spares:
-                self.spares -= 1
+            elif failure.replaces_server:
+                self.spares -= 1                               # below 0: a server already in repair needs another one
                 self.env.process(self.repair())
 
     def repair(self):
@@ -228,6 +224,11 @@ class Job:
         yield self.env.timeout(self.inp.recovery.repair_s)
         self.repairing -= 1
         self.spares += 1
+        if self.missing and self.spares >= self._servers_per_replica() and not self.needed:
+            self.spares -= self._servers_per_replica()         # a whole replica again
+            self.missing -= 1
+            if self.state == "train" and self.process.is_alive:
+                self.process.interrupt("pace")
         self.returned.succeed()
         self.returned = self.env.event()
 
@@ -240,7 +241,7 @@ class Job:
             if rng.random() * self.inp.chips < self._pace().chips:
                 self.slow += 1
                 if self.state == "train":
-                    self.process.interrupt("slow")
+                    self.process.interrupt("pace")
                 if slow.remove_after_s is not None:
                     self.env.process(self.find_slow())
 
@@ -287,7 +288,7 @@ class Job:
     def _swap(self) -> None:
         if self.slow:
             self.slow -= 1
-            if self.spares:
+            if self.spares > 0:
                 self.spares -= 1
                 self.env.process(self.repair())
 
@@ -337,8 +338,10 @@ class Job:
         """Return to the newest usable checkpoint; True if it came from memory."""
         self.saved = max([self.saved] + [at for due, at in self.writing if due <= self.env.now])
         self.writing.clear()                                   # a write in flight dies with the job
-        from_memory = (self.inp.checkpoint.kind == "memory" and failure.luck < self.inp.checkpoint.memory_survival
-                       and self.memory > self.saved)
+        c, chips = self.inp.checkpoint, self._pace().chips
+        in_memory = c.kind == "memory" and failure.luck < c.memory_survival
+        from_memory = in_memory and (self.memory > self.saved
+                                     or self.memory == self.saved and c.load_s(chips, True) <= c.load_s(chips))
         target = self.memory if from_memory else self.saved
         again = self.done_s(self.at) - self.done_s(target)
         self.lost["work done again"] += again

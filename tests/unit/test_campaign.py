@@ -57,7 +57,8 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
             while failure is not None:
                 saved = max([saved] + [at for due, at in writing if due <= env.now])
                 writing.clear()
-                from_memory = c.kind == "memory" and failure.luck < c.memory_survival and memory > saved
+                quicker = memory > saved or memory == saved and c.load_s(pace.chips, True) <= c.load_s(pace.chips)
+                from_memory = c.kind == "memory" and failure.luck < c.memory_survival and quicker
                 target = memory if from_memory else saved
                 done = [sum(le.steps * le.pace.step_s for le in inp.legs[:at[0]]) + at[1] * inp.legs[min(at[0], len(inp.legs) - 1)].pace.step_s
                         for at in ((leg, step), target)]
