@@ -168,7 +168,7 @@ def _width(decode: dict, model) -> int:
     from sim.models import load_model
     node = cluster_from(decode["cluster"]).chips_per_node
     chips = decode.get("chips", node)
-    return chips if chips <= node and load_model(model).heads % chips == 0 else 1
+    return chips if 1 <= chips <= node and load_model(model).heads % chips == 0 else 1
 
 
 def _scenario_text(r: dict) -> str:

@@ -215,44 +215,52 @@ def shortfall(d: Deployment, context: float = 0.0, requests: float = 0.0) -> flo
     return max(0.0, m.weights_bytes + m.kv_bytes_per_token * context * requests - m.usable_bytes)
 
 
-def remedies(d: Deployment, context: float = 0.0, requests: float = 0.0, most: int = 3) -> list[str]:
-    """Up to `most` single changes after which it fits, each checked, of different kinds where possible."""
-    found: list[str] = []
+@dataclass(frozen=True)
+class Remedy:
+    """One change after which it fits, in words and as what would then run."""
 
-    def offer(text: str, other: Deployment | None, c: float = context, r: float = requests) -> bool:
-        if other is not None and shortfall(other, c, r) <= 0 and len(found) < most:
-            found.append(text)
+    text: str
+    deployment: Deployment
+    context: float
+    requests: float
+
+
+def remedies(d: Deployment, context: float = 0.0, requests: float = 0.0, most: int = 3) -> list[Remedy]:
+    """Up to `most` single changes after which it fits, each checked, of different kinds where possible."""
+    found: list[Remedy] = []
+
+    def offer(text: str, c: float = context, r: float = requests, **changes) -> bool:
+        try:
+            other = d.with_(**changes)
+        except InputError:
+            return False
+        if shortfall(other, c, r) <= 0 and len(found) < most:
+            found.append(Remedy(text, other, c, r))
             return True
         return False
 
-    def changed(**changes) -> Deployment | None:
-        try:
-            return d.with_(**changes)
-        except InputError:
-            return None
-
-    node = d.cluster.chips_per_node
-    for times in (1.5, 2, 3, 4, 6, 8, 16, 32):
+    node, chip = d.cluster.chips_per_node, d.cluster.chip
+    for times in (1.5, 2, 3, 4, 6, 8, 16, 32, 64):
         chips = math.ceil(d.chips * times / node) * node
-        if chips > d.chips and offer(f"{chips} × {d.cluster.chip.name} instead of {d.chips}", changed(chips=chips)):
+        if chips > d.chips and offer(f"{chips} × {chip.name} instead of {d.chips}", chips=chips):
             break
     for name in ("fp8", "w8a8", "w4a8"):
-        if FORMATS[name].expert_bytes < d.format.expert_bytes and offer(f"precision {name} instead of {d.precision}", changed(precision=name)):
+        if FORMATS[name].expert_bytes < d.format.expert_bytes and offer(f"precision {name} instead of {d.precision}", precision=name):
             break
-    bigger = sorted(((cluster_from(n).chip.memory_bytes.value, n) for n in list_clusters()), key=lambda x: x)
-    for size, name in bigger:
-        if size > d.cluster.chip.memory_bytes.value and offer(f"{d.chips} × {cluster_from(name).chip.name} ({size / GIB:.0f} GiB)", changed(cluster=cluster_from(name))):
+    for size, name in sorted((cluster_from(n).chip.memory_bytes.value, n) for n in list_clusters()):
+        other = cluster_from(name)
+        if size > chip.memory_bytes.value and offer(f"{d.chips} × {other.chip.name} ({size / GIB:.0f} GiB)", cluster=other):
             break
     if d.kv != "fp8":
-        offer("KV cache in fp8", changed(kv="fp8"))
+        offer("KV cache in fp8", kv="fp8")
     for tp in (2, 4, 8, 16, 32, 64):
-        if tp > d.attention_tp and offer(f"attention_tp {tp} instead of {d.attention_tp}", changed(attention_tp=tp)):
+        if tp > d.attention_tp and offer(f"attention_tp {tp} instead of {d.attention_tp}", attention_tp=tp):
             break
     m = memory(d)
-    if requests > 1 and m.kv_tokens >= context > 0:
-        offer(f"{m.requests(context)} requests per attention group instead of {requests:g}", d, context, m.requests(context))
-    if requests and m.kv_tokens > 1 and context > 1:
-        offer(f"contexts of {int(m.kv_tokens / requests):,} tokens instead of {context:,.0f}", d, int(m.kv_tokens / requests), requests)
+    if requests > 1 and m.requests(context) >= 1:
+        offer(f"{m.requests(context)} requests per attention group instead of {requests:g}", context, m.requests(context))
+    if requests and context > 1 and m.kv_tokens > requests:
+        offer(f"contexts of {int(m.kv_tokens / requests):,} tokens instead of {context:,.0f}", int(m.kv_tokens / requests), requests)
     return found
 
 
@@ -265,7 +273,7 @@ def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> M
     over = shortfall(d, context, requests)
     if over > 0:
         need = f" with {requests:g} context{'s' if requests != 1 else ''} of {context:,.0f} tokens per attention group" if requests and context else ""
-        fits = "; ".join(f"({i}) {text}" for i, text in enumerate(remedies(d, context, requests), 1)) or "no single change; combine them"
+        fits = "; ".join(f"({i}) {r.text}" for i, r in enumerate(remedies(d, context, requests), 1)) or "no single change; combine them"
         raise InputError(f"{d.model.name} in {d.precision} on {d.chips} × {d.cluster.chip.name}{need}: {over / GIB:.1f} GiB a chip over the "
                          f"{d.memory_share * d.cluster.chip.memory_bytes.value / GIB:.1f} GiB usable; would fit: {fits}")
     return memory(d)

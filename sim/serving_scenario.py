@@ -50,13 +50,13 @@ def load(given: str | Path | Mapping) -> dict:
         if not isinstance(values, Mapping):
             raise InputError(f"{where}: must be a mapping with kind: serving, model, decode and workload")
         values = dict(values)
-    _known(values, KEYS, where)
     if values.get("kind") != "serving":
         raise InputError(f"{where}: kind={values.get('kind')!r} must be 'serving'; other scenarios go to clustersim run")
+    _known(values, KEYS, where)
     if values.get("version", 1) != 1:
         raise InputError(f"{where}: version {values['version']!r} is not known; this program reads version 1")
     for key in ("model", "decode", "workload"):
-        if key not in values:
+        if values.get(key) is None:
             raise InputError(f"{where}: has no {key!r}; a serving scenario needs model, decode and workload")
     for key, known in (("decode", _DEPLOYMENT), ("prefill", _DEPLOYMENT), ("workload", _WORKLOAD), ("target", _TARGET), ("prices", _PRICES)):
         if values.get(key) is not None:
