@@ -32,6 +32,8 @@ def read_document(path: str | Path) -> object:
         data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
+    except InputError:
+        raise
     except (OSError, ValueError) as err:
         raise InputError(f"{path}: cannot be read ({getattr(err, 'strerror', None) or err}); check the path") from None
     if b"\0" in data:

@@ -197,9 +197,8 @@ def chip_from(given: str | Mapping | Chip, name: str = "chip") -> Chip:
         if "peak_flops" in made:
             made["peak_flops"] = {**base.peak_flops, **made["peak_flops"]}
             # The measured matmuls of the base were made at the base's peak: they do not describe the changed chip.
-            if "max_matmul_flops" not in made and "bf16" in given["peak_flops"] and base.max_matmul_flops:
-                made["max_matmul_flops"] = None
-                made.setdefault("matmul_points", ())
+            if "bf16" in peaks and "max_matmul_flops" not in made:
+                made |= {"max_matmul_flops": None, "matmul_points": made.get("matmul_points", ())}
         return replace(base, **made)
     for key in ("peak_flops", "memory_bytes", "memory_bytes_per_s"):
         if key not in made:

@@ -20,11 +20,13 @@ from sim.critical_path import causes, what_to_buy
 from sim.facts import Cluster, Figure
 from sim.jitter import Jitter
 from sim.models import ModelSpec, load_model
+from sim.phases import Pace
 from sim.plan import Plan, Workload
 from sim.scenario import Scenario, load_scenario, merge, resolve
 from sim.step_cost import Estimate, estimate
 
 DAY_S = 86400.0
+MAX_FAILURES = 50_000                # a campaign with more is a job that does not run: it is refused in seconds
 CHECKPOINT_BYTES_PER_PARAM = 14      # bf16 weights, fp32 master weights, two fp32 moments
 
 
@@ -44,12 +46,8 @@ class Point:
         return self.result.tokens_per_s
 
 
-def evaluate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack, *,
-             jitter: Mapping[str, float] | None = None, seed: int = 0, trace=None) -> Point:
-    """Check that it fits, cost it, play one step.
-
-    Without `jitter` the replicas are alike and fold into one; the expected slowest of all chips (the stack's spread)
-    stretches compute instead. With it every stage of every replica is played.
+def in_closed_form(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack) -> tuple[Estimate, memory.Memory, float, float]:
+    """(costs, memory, seconds of a step in closed form, factor of the slowest chip), in about a millisecond.
 
     Raises:
         InputError: a plan that cannot run, or how many GiB it is over and what would fit.
@@ -58,13 +56,24 @@ def evaluate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
     made = estimate(model, cluster, plan, workload, precision, stack)
     slow = straggler(plan.chips, made.stack.jitter)
     overlap = made.stack.overlap_p2p if plan.overlap_p2p is None else plan.overlap_p2p
-    closed = step_time(made.costs, plan.schedule, overlap, slow, made.stack.dp_hidden)
+    seconds = step_time(made.costs, plan.schedule, overlap, slow, made.stack.dp_hidden).total_s
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise InputError(f"a step of {seconds} s: an input is out of range; check peaks, bandwidths and batch")
+    return made, need, seconds, slow
+
+
+def evaluate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack, *,
+             jitter: Mapping[str, float] | None = None, seed: int = 0, trace=None) -> Point:
+    """Check that it fits, cost it, play one step.
+
+    Without `jitter` the replicas are alike and fold into one; the expected slowest of all chips (the stack's spread)
+    stretches compute instead. With it every stage of every replica is played.
+    """
+    made, need, closed, slow = in_closed_form(model, cluster, plan, workload, precision, stack)
     noise = Jitter(**jitter) if jitter else None
     costs = made.costs if noise else stretched(made.costs, slow)
     result = step.simulate(costs, plan.schedule, replicas=plan.dp, jitter=noise, seed=seed, trace=trace)
-    if not math.isfinite(result.step_s) or result.step_s <= 0:
-        raise InputError(f"a step of {result.step_s} s: an input is out of range; check peaks, bandwidths and batch")
-    return Point(made, need, result, closed.total_s, slow, plan.chips)
+    return Point(made, need, result, closed, slow, plan.chips)
 
 
 def stretched(costs, factor: float):
@@ -125,37 +134,51 @@ def campaign_input(s: Scenario, legs: tuple, level: str | None = None):
         given["elastic"] = bool(f["elastic"])
     extra = {} if s.horizon_s is None else {"horizon_s": s.horizon_s}
     return CampaignInput(legs=legs, chips=s.chips, failures=failure_model(s, level), checkpoint=saved, recovery=Recovery(**given),
-                         slow=SlowServers() if f.get("slow_servers", True) else None, chips_per_server=s.cluster.chips_per_node, **extra)
+                         slow=SlowServers() if f.get("slow_servers", True) else None, chips_per_server=min(s.cluster.chips_per_node, s.chips, *(leg.pace.chips for leg in legs)),
+                         max_failures=MAX_FAILURES, **extra)
 
 
-def campaign_legs(s: Scenario, cluster: Cluster | None = None) -> tuple:
-    """The campaign's legs: each phase with the plan that finishes it soonest, or the main plan for all tokens."""
-    from sim.phases import Leg, Pace, choose_plans
-    at = cluster or s.cluster
-    sparse = resolve({**s.document, "attention": "sparse"}, s.name).model if s.phases and s.document.get("attention") == "dense" \
-        and any(p.name.startswith("DSA") for p in s.phases) else s.model
-    if not s.phases:
-        p = point(s, at, jitter=None)
-        return (Leg("training", max(1, round(s.tokens / s.workload.tokens)), Pace(p.result.step_s, s.workload.tokens, s.plan.chips, s.plan.dp, describe(s.plan))),)
+def campaign_legs(s: Scenario, cluster: Cluster | None = None, like: tuple = ()) -> tuple:
+    """The campaign's legs: each phase with the plan that finishes it soonest, or the main plan for all tokens.
+
+    Plans are chosen in closed form; the chosen ones are played as events. With `like` (the legs of the scenario's own
+    cluster) the same plans are timed on another `cluster` in closed form, times what events added to it there.
+    """
+    from sim.phases import Leg, Phase, choose_plans
+    at, wet = cluster or s.cluster, _sparse_model(s)
+    phases = s.phases or (Phase("training", s.tokens, s.workload.seq, s.workload.tokens),)
+    plans = {describe(p): p for p in (s.plan, *s.candidates)}
 
     @functools.cache
-    def pace(plan: Plan, seq: int, batch: int, dsa: bool) -> Pace:
-        p = evaluate(sparse if dsa else s.model, at, plan, replace(s.workload, global_batch=batch, seq=seq), s.precision, s.stack)
-        return Pace(p.result.step_s, batch * seq, plan.chips, plan.dp, describe(plan))
+    def seconds(name: str, seq: int, batch: int, dsa: bool, where: int, events: bool) -> float:
+        args = (wet if dsa else s.model, (s.cluster, at)[where], plans[name], replace(s.workload, global_batch=batch, seq=seq), s.precision, s.stack)
+        return evaluate(*args).result.step_s if events else in_closed_form(*args)[2]
 
-    def candidate(plan: Plan, phase, batch_tokens: float) -> Pace:
+    def pace(name: str, phase, batch_tokens: float) -> Pace:
+        plan = plans[name]
         per = plan.dp * plan.micro_batch
         wanted = batch_tokens / phase.seq
         batch = max(1, round(wanted / per)) * per
         if not 0.75 <= batch / wanted <= 1.34:
             raise InputError(f"{phase.name}: a batch of {wanted:,.0f} sequences does not divide over {plan.dp} replicas; use fewer replicas")
-        return pace(plan, phase.seq, batch, phase.name.startswith("DSA"))
+        return Pace(seconds(name, phase.seq, batch, phase.name.startswith("DSA"), 1, False), batch * phase.seq, plan.chips, plan.dp, name)
 
-    plans = [s.plan, *s.candidates]
-    legs = []
-    for phase in s.phases:
-        legs += choose_plans([phase], plans, candidate)
-    return tuple(legs)
+    seqs = {phase.name: phase.seq for phase in phases}
+
+    def played(leg: Leg) -> Leg:
+        key = (leg.pace.plan, seqs[leg.phase], round(leg.pace.tokens_per_step / seqs[leg.phase]), leg.phase.startswith("DSA"))
+        if not like:
+            return replace(leg, pace=replace(leg.pace, step_s=seconds(*key, 0, True)))
+        return replace(leg, pace=replace(leg.pace, step_s=leg.pace.step_s * seconds(*key, 1, False) / seconds(*key, 0, False)))
+    if like:
+        return tuple(map(played, like))
+    return tuple(map(played, choose_plans(phases, list(plans), pace)))
+
+
+def _sparse_model(s: Scenario) -> ModelSpec:
+    """The model of the DSA phases, where the scenario's own is still dense."""
+    later = s.document.get("attention") == "dense" and any(p.name.startswith("DSA") for p in s.phases)
+    return load_model(s.document["model"]) if later else s.model
 
 
 def describe(plan: Plan) -> str:
@@ -172,13 +195,13 @@ def project(s: Scenario, trace=None, what_ifs: bool = True) -> dict:
     p = point(s, trace=trace)
     legs = campaign_legs(s)
     main = run_campaign(campaign_input(s, legs), seed=s.seed, timeline=False)
+    if not main.finished:
+        raise InputError(f"{s.name}: the campaign does not finish within {main.days:,.0f} days ({main.tokens / max(total_tokens(s), 1):.1%} of the tokens); "
+                         "use more chips, fewer tokens or a lower failure rate")
     ends = {}
     for name, good, level in (("low", True, "low"), ("high", False, "high")):
         at = corner(s.cluster, good)
-        ends[name] = run_campaign(campaign_input(s, campaign_legs(s, at), level), seed=s.seed, timeline=False)
-    if not main.finished:
-        raise InputError(f"{s.name}: the campaign does not finish within {main.days:,.0f} days ({main.tokens / max(s.tokens, 1):.1%} of the tokens); "
-                         "use more chips, fewer tokens or a lower failure rate")
+        ends[name] = run_campaign(campaign_input(s, campaign_legs(s, at, legs), level), seed=s.seed, timeline=False)
     days = cost.Range(main.days, min(ends["low"].days, main.days), max(ends["high"].days, main.days), "days",
                       "campaign with failures, checkpoints and restarts; range: all uncertain inputs at their good or bad end together")
     hours = days.times(24.0, "h", "wall-clock hours")

@@ -33,7 +33,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "node_limited": ("int", "most nodes a token's experts may lie on"), "dedup": ("bool", "one copy of a token per node crosses the network"),
     "graphs": ("bool", "whole layers captured in graphs: no launch cost"), "bf16_grads": ("bool", "gradients reduced in bf16"),
     "accumulate_fused": ("bool", "gradient accumulation inside the weight-gradient matmul"),
-    "recompute_modules": ("list", "small parts recomputed beside `recompute` (recorded, not simulated)"),
+    "recompute_modules": ("list", "small parts run again beside `recompute`: mla_up_proj, norm, moe_act, mlp, core_attn, moe, shared_experts"),
 }
 
 # Words people use → ours.
@@ -130,8 +130,8 @@ def json_schema() -> dict:
              "list": {"type": "array"}}
     named = {"anyOf": [{"type": "string"}, {"type": "object"}]}
     row = {
-        "type": "object", "required": ["measured"], "additionalProperties": False,
-        "anyOf": [{"required": ["chip"]}, {"required": ["cluster"]}],
+        "type": "object", "additionalProperties": False,
+        "description": "a scored row needs chip or cluster, chips or a complete plan, model, seq and measured, here or in defaults",
         "properties": {
             "id": {"type": "string"},
             "kind": {"enum": list(KINDS), "description": "fit: its stack's one scalar may be fitted on it; predict: scored; listed: shown with the reason"},
@@ -155,4 +155,4 @@ def json_schema() -> dict:
         },
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Measured training runs for clustersim validate",
-            "type": "object", "required": ["rows"], "properties": {"rows": {"type": "array", "minItems": 1, "items": row}, "defaults": {"type": "object"}}}
+            "type": "object", "required": ["rows"], "properties": {"rows": {"type": "array", "minItems": 1, "items": row}, "defaults": {**row, "description": "values for every row that does not give its own"}}}

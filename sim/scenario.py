@@ -169,6 +169,8 @@ def _scenario_path(given: str | Path) -> Path:
             names = [p.stem for p in SCENARIOS.glob("*.yaml")]
             shown = str(given) if len(str(given)) <= 80 else str(given)[:77] + "…"
             raise InputError(f"{shown}: no such scenario file{nearest(Path(str(given)).stem, names)}; shipped: {', '.join(names)}")
+    except InputError:
+        raise
     except (OSError, ValueError):
         raise InputError(f"{str(given)[:80]!r}: not a usable path; give a scenario file") from None
     return path
