@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +54,7 @@ class Stack:
     fsdp: bool = False                     # shards parameters when a row does not say
     early_stop: bool = False               # recomputation stops before the last matmul, whose output nothing needs
     fusion: str = "fused"                  # fused | eager | compiled
-    loss: str = "fused"                    # fused | unfused
+    loss: str = "fused"                    # fused | torch | unfused
     dropout: bool = False
     accumulate_fused: bool = True
     fp8_passes: float = 2.0
@@ -93,8 +94,10 @@ class Stack:
         return Style(**{**values, **changes})
 
     def scalar(self, chip: Chip, name: str, default: float) -> float:
-        """The fitted value called `name` for this chip, else `default`."""
-        found = self.fitted.get(chip.name)
+        """The fitted value called `name` for this chip, or for another bin of it (910B2 for 910B), else `default`."""
+        bin_of = chip.name.rstrip("0123456789")
+        bins = [f for other, f in self.fitted.items() if len(bin_of) >= 4 and other.rstrip("0123456789") == bin_of]
+        found = self.fitted.get(chip.name) or (bins[0] if bins else None)
         return float(found["value"]) if found and found.get("name") == name else default
 
     def kernels(self, chip: Chip) -> Kernels:
@@ -213,22 +216,21 @@ def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:
     entries, key = _read()["stacks"], stack_key(name)
     if key in entries:
         return load_stack(key), []
-    words = key.split("-")
-    for family, spellings in _read()["families"].items():
-        if any(spelling in key for spelling in spellings):
-            members = [load_stack(k) for k in entries if load_stack(k).family == family]
-            if not members:
-                continue
-            # the release that shares most leading words, one fitted on this chip first
-            def like(stack: Stack) -> tuple:
-                other = stack.name.split("-")
-                same = next((i for i, (x, y) in enumerate(zip(words, other)) if x != y), min(len(words), len(other)))
-                return (chip.name in stack.fitted, same)
-            best = max(members, key=like)
-            # its habits, not its scalar: that belongs to the release it was fitted on
-            return dataclasses.replace(best, name=key, fitted={}), [f"software stack {name!r} is not listed: taken as {best.name}, with the "
-                                                                    "chip's median kernel speed"]
-    return dataclasses.replace(load_stack("generic"), name=key), [f"software stack {name!r} is not listed: taken as 'generic'"]
+    product, release = _product(key)
+    same = [k for k in entries if _product(k)[0] == product and product]
+    chosen = min(same, key=lambda k: (abs(_product(k)[1] - release), k)) if same else next(
+        (family for family, words in _read()["families"].items() if any(word in key for word in words)), "generic")
+    # its habits, not its scalar: that belongs to the release it was fitted on
+    found = dataclasses.replace(load_stack(chosen), name=key, fitted={})
+    return found, [f"software stack {str(name)[:60]!r} is not listed: taken as {chosen}, with the chip's median kernel speed"]
+
+
+def _product(key: str) -> tuple[str, float]:
+    """'megatron-bridge-25.11' → ('megatron-bridge', 25.11): the words before the first number, and that number."""
+    match = re.search(r"(^|[-vr])(\d+(?:\.\d+)?)", key)
+    if not match:
+        return key, 0.0
+    return key[:match.start()].strip("-"), float(match.group(2))
 
 
 def with_changes(stack: Stack, **changes) -> Stack:
