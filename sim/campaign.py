@@ -142,6 +142,7 @@ def interval(inp: CampaignInput, seeds: int = 200, workers: int | None = None,
              progress: Callable[[int], object] | None = None) -> dict[str, tuple[float, float, float]]:
     """95% intervals over `seeds` campaigns: (2.5%, median, 97.5%) of `days`, `goodput`, `interruptions` and each
     `lost <cause>` in hours. The seeds are 0…seeds−1, so the answer does not depend on how many workers there are.
+    `progress` is called with 1 after each campaign.
     `progress` is called with 1 after each campaign (a progress bar's `update`).
 
     Raises InputError for fewer than 2 seeds.
@@ -150,14 +151,21 @@ def interval(inp: CampaignInput, seeds: int = 200, workers: int | None = None,
         raise InputError(f"seeds={seeds!r}: an interval needs at least 2; give 200")
     workers = min(workers or os.cpu_count() or 1, seeds)
     play = partial(_figures, inp)
-    rows = None
+    rows: list[tuple] = []
+
+    def collect(figures: Iterable[tuple]) -> None:
+        for row in figures:
+            rows.append(row)
+            if progress is not None:
+                progress(1)
+
     if workers > 1:
         try:
             with ProcessPoolExecutor(workers) as pool:
-                rows = _told(pool.map(play, range(seeds), chunksize=max(1, min(4, seeds // (workers * 4)))), progress)
+                collect(pool.map(play, range(seeds), chunksize=max(1, seeds // (workers * 8))))
         except (OSError, ImportError, NotImplementedError):      # no processes in a browser
-            rows = None
-    rows = rows or _told(map(play, range(seeds)), progress)
+            pass
+    collect(map(play, range(len(rows), seeds)))
     columns = {"days": [r[0] for r in rows], "goodput": [r[1] for r in rows], "interruptions": [r[2] for r in rows]}
     columns |= {f"lost {cause}": [r[3][cause] for r in rows] for cause in rows[0][3]}
     return {name: tuple(_quantile(sorted(v), q) for q in (0.025, 0.5, 0.975)) for name, v in columns.items()}

@@ -72,6 +72,7 @@ class StepResult:
     chips: int
     wall_s: float
     critical_path: list[Segment]
+    reduced_s: tuple[float, ...] = ()             # per rank: when its gradients were reduced
     programs: list[Program] = field(repr=False, default_factory=list)
     slowest: Replica | None = field(repr=False, default=None)
 
@@ -245,7 +246,7 @@ def _result(costs: StepCosts, schedule: str, programs: list[Program], played: li
         replicas=replicas, simulated_replicas=len(played), schedule=schedule, tokens=costs.tokens,
         chips=len(programs) * costs.chips_per_rank * replicas, wall_s=0.0,
         critical_path=critical_path(programs, slowest, costs, max(range(len(reduced)), key=reduced.__getitem__), reduced),
-        programs=programs, slowest=slowest)
+        reduced_s=tuple(reduced), programs=programs, slowest=slowest)
 
 
 def _last_gradient(program: Program) -> list[int]:
