@@ -80,10 +80,9 @@ class MLA(nn.Module):
         want_kl = index is not None and view.mode != "dense" and view.indexer_loss
 
         if view.mode == "sparse" and view.choice is not None:
-            values, p = sparse_attention(self.absorb(q_nope, q_rope), latent, view.choice, self.L, self.scale, want_kl)
+            out, p = sparse_attention(q_nope, q_rope, latent, *self._up(), view.choice, self.scale, want_kl)
             if want_kl:
                 kl = chosen_kl(*index, view.choice, p)
-            out = self.expand_values(values)
         elif x.shape[1] == 1:
             out = self.expand_values(self.absorbed(q_nope, q_rope, latent, view))
         else:

@@ -14,6 +14,8 @@ width of a cached key, L latent width (the first L of R are also the value), n q
 """
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ from minglm.layers import LATENT_EPS, apply_rope, wide
 
 # Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
 SCORE_FLOATS = 1 << 20      # indexer scores (Hi·n·S) of one chunk
-GATHER_FLOATS = 1 << 18     # gathered keys (n·k·R) of one chunk
+GATHER_FLOATS = 5 << 16     # gathered keys (n·k·R) of one chunk
 
 
 class Indexer(nn.Module):
@@ -66,16 +68,20 @@ def visible(T: int, offset: int, end: int, doc_start: Tensor | None, device) -> 
 def topk_lowest(scores: Tensor, k: int) -> Tensor:
     """The k largest of each row, (n, S) → (n, k) int64; equal scores go to the lowest position, -inf gives -1.
 
-    One more than k is asked for: where the k-th and the next are equal, torch's own choice is arbitrary and the row is
-    settled by position.
+    One more than k is asked for, and the smallest of them dropped. Where another equals it, torch's own choice was
+    arbitrary and the row is settled by position.
     """
     S = scores.shape[1]
-    values, index = scores.topk(min(k + 1, S), -1)
+    values, index = scores.topk(min(k + 1, S), -1, sorted=False)
     if S <= k:
         return index.masked_fill_(values == -torch.inf, -1)
-    edge = values[:, k - 1]
-    tied = ((edge == values[:, k]) & (edge > -torch.inf)).nonzero().squeeze(-1)
-    index = index[:, :k].masked_fill(values[:, :k] == -torch.inf, -1)
+    dropped, place = values.min(-1, keepdim=True)
+    for t in (values, index):                                  # the last place moves into the dropped one's
+        t.scatter_(-1, place, t[:, k:].clone())
+    values, index = values[:, :k], index[:, :k]
+    edge = values.amin(-1)
+    tied = ((edge == dropped.squeeze(-1)) & (edge > -torch.inf)).nonzero().squeeze(-1)
+    index = index.masked_fill(values == -torch.inf, -1)
     if tied.numel():
         row, edge = scores[tied], edge[tied, None]
         above, equal = row > edge, row == edge
@@ -115,54 +121,100 @@ def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_star
 
 
 def _chunks(B: int, T: int, floats_per_query: int, budget: int):
-    step = max(1, budget // floats_per_query)
+    step = max(1, budget * torch.get_num_threads() // floats_per_query)
     for b in range(B):
         for start in range(0, T, step):
             yield b, slice(start, min(T, start + step))
 
 
+class _Workspace:
+    """Buffers that chunks reuse: fresh memory costs a page fault per 4 KiB, more than the arithmetic done on it here."""
+
+    def __init__(self, like: Tensor):
+        self.like, self.buffers = like, {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """An uninitialised tensor of this shape, overwritten by the next call with the same name."""
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].numel() < size:
+            self.buffers[name] = self.like.new_empty(size)
+        return self.buffers[name][:size].view(shape)
+
+
+def _gather(store: Tensor, index: Tensor, space: _Workspace) -> Tensor:
+    """Rows (n·k, R) of (S, R) as (n, k, R)."""
+    n, k = index.shape
+    keys = space("keys", n * k, store.shape[-1])
+    return torch.index_select(store, 0, index.flatten(), out=keys).view(n, k, -1)
+
+
+def _absorb(q_nope: Tensor, q_rope: Tensor, up_k: Tensor, out: Tensor) -> Tensor:
+    """(n,H,nope), (n,H,rope), (H,nope,L) → out (n,H,R), stored heads first so that the product is one batched matmul."""
+    L = up_k.shape[-1]
+    torch.bmm(q_nope.transpose(0, 1), up_k, out=out[..., :L].transpose(0, 1))
+    out[..., L:] = q_rope
+    return out
+
+
 class _SparseAttention(torch.autograd.Function):
-    """Attention over gathered latents; the gathered keys are made again in the backward instead of being stored."""
+    """Absorbed attention over gathered latents, a chunk of queries at a time: absorb the query, gather, attend, expand the
+    values. Gathered keys and absorbed queries are made again in the backward instead of being stored."""
 
     @staticmethod
-    def forward(ctx, q, latent, choice, value_width, scale, want_p):      # (B,T,H,R) (B,S,R) (B,T,k)
-        B, T, H, R = q.shape
-        k, L = choice.shape[-1], value_width
-        out = q.new_empty(B, T, H, L)
-        probs = q.new_empty(B, T, H, k)
-        empty = choice < 0
-        any_empty = empty.any(-1).any(-1).tolist()
-        index = choice.clamp(min=0)
+    def forward(ctx, q_nope, q_rope, latent, up_k, up_v, choice, scale, want_p):
+        B, T, H, _ = q_nope.shape
+        k, R, L, Dv = choice.shape[-1], latent.shape[-1], up_k.shape[-1], up_v.shape[1]
+        out, attended = q_nope.new_empty(B, T, H, Dv), q_nope.new_empty(B, T, H, L)
+        probs = q_nope.new_empty(B, T, H, k)
+        p = q_nope.new_empty(B, T, k) if want_p else None
+        index, space = choice.clamp(min=0), _Workspace(latent)
+        ragged = (choice < 0).any(-1)
         for b, part in _chunks(B, T, k * R, GATHER_FLOATS):
-            keys = latent[b].index_select(0, index[b, part].flatten()).view(-1, k, R)
-            scores = torch.bmm(q[b, part], keys.transpose(1, 2)).mul_(scale)               # (n, H, k)
-            if any_empty[b]:
-                scores.masked_fill_(empty[b, part].unsqueeze(1), -torch.inf)
-            torch.softmax(scores, -1, out=probs[b, part])
-            torch.bmm(probs[b, part], keys[..., :L], out=out[b, part])
-        ctx.save_for_backward(q, latent, index, probs, out)
+            n, P, A = part.stop - part.start, probs[b, part], attended[b, part]
+            keys = _gather(latent[b], index[b, part], space)
+            q = _absorb(q_nope[b, part], q_rope[b, part], up_k, space("q", H, n, R).transpose(0, 1))
+            scores = torch.bmm(q, keys.transpose(1, 2), out=space("scores", n, H, k)).mul_(scale)
+            if ragged[b, part].any():
+                scores.masked_fill_((choice[b, part] < 0).unsqueeze(1), -torch.inf)
+            torch.softmax(scores, -1, out=P)
+            torch.bmm(P, keys[..., :L], out=A)
+            torch.bmm(A.transpose(0, 1), up_v.transpose(1, 2), out=out[b, part].transpose(0, 1))
+            if want_p:
+                torch.mean(P, 1, out=p[b, part])
+        ctx.save_for_backward(q_nope, q_rope, latent, up_k, up_v, index, probs, attended)
         ctx.scale = scale
-        p = probs.mean(2) if want_p else None
-        ctx.mark_non_differentiable(*([p] if want_p else []))
+        if want_p:
+            ctx.mark_non_differentiable(p)
         return out, p
 
     @staticmethod
     def backward(ctx, d_out, _):
-        q, latent, index, probs, out = ctx.saved_tensors
-        B, T, H, R = q.shape
-        k, L = index.shape[-1], out.shape[-1]
-        d_q, d_latent = torch.empty_like(q), torch.zeros_like(latent)
-        delta = (d_out * out).sum(-1, keepdim=True)                                        # (B, T, H, 1)
+        q_nope, q_rope, latent, up_k, up_v, index, probs, attended = ctx.saved_tensors
+        B, T, H, _ = q_nope.shape
+        k, R, L = index.shape[-1], latent.shape[-1], up_k.shape[-1]
+        d_nope, d_rope, d_latent = torch.empty_like(q_nope), torch.empty_like(q_rope), torch.zeros_like(latent)
+        d_up_k, d_up_v, space = torch.zeros_like(up_k), torch.zeros_like(up_v), _Workspace(latent)
         for b, part in _chunks(B, T, k * R, GATHER_FLOATS):
-            flat = index[b, part].flatten()
-            keys = latent[b].index_select(0, flat).view(-1, k, R)
-            p, d_o = probs[b, part], d_out[b, part]
-            d_scores = torch.bmm(d_o, keys[..., :L].transpose(1, 2)).sub_(delta[b, part]).mul_(p).mul_(ctx.scale)
-            torch.bmm(d_scores, keys, out=d_q[b, part])
-            d_keys = torch.bmm(d_scores.transpose(1, 2), q[b, part])                       # (n, k, R)
-            d_keys[..., :L] += torch.bmm(p.transpose(1, 2), d_o)
-            scatter_rows(d_latent[b], flat, d_keys.view(-1, R))
-        return d_q, d_latent, None, None, None, None
+            n, P, A, d_values = part.stop - part.start, probs[b, part], attended[b, part], d_out[b, part].transpose(0, 1)
+            keys = _gather(latent[b], index[b, part], space)
+            # A key's gradient is dS^T·q + (P^T·dA, 0): one product of the stacked pairs [dS; P] and [q; (dA, 0)].
+            left, right = space("left", n, 2 * H, k), space("right", 2 * H, n, R).transpose(0, 1)
+            left[:, H:], d_scores, d_attended = P, left[:, :H], right[:, H:, :L]
+            right[:, H:, L:] = 0
+            torch.bmm(d_values, up_v, out=d_attended.transpose(0, 1))
+            _absorb(q_nope[b, part], q_rope[b, part], up_k, right[:, :H])
+            d_p = torch.bmm(d_attended, keys[..., :L].transpose(1, 2), out=space("scores", n, H, k))
+            d_p -= (d_attended * A).sum(-1, keepdim=True)
+            torch.mul(d_p, P, out=d_scores).mul_(ctx.scale)
+            d_keys = torch.bmm(left.transpose(1, 2), right, out=space("d_keys", n, k, R))
+            scatter_rows(d_latent[b], index[b, part].flatten(), d_keys.view(-1, R))
+            d_q = torch.bmm(d_scores, keys, out=space("q", n, H, R))
+            d_rope[b, part] = d_q[..., L:]
+            d_absorbed = d_q[..., :L].transpose(0, 1)                                      # (H, n, L)
+            torch.bmm(d_absorbed, up_k.transpose(1, 2), out=d_nope[b, part].transpose(0, 1))
+            d_up_k.baddbmm_(q_nope[b, part].permute(1, 2, 0), d_absorbed)
+            d_up_v.baddbmm_(d_values.transpose(1, 2), A.transpose(0, 1))
+        return d_nope, d_rope, d_latent, d_up_k, d_up_v, None, None, None
 
 
 def scatter_rows(store: Tensor, index: Tensor, rows: Tensor) -> None:
@@ -170,14 +222,19 @@ def scatter_rows(store: Tensor, index: Tensor, rows: Tensor) -> None:
     store.scatter_add_(0, index.unsqueeze(-1).expand_as(rows), rows)
 
 
-def sparse_attention(q: Tensor, latent: Tensor, choice: Tensor, value_width: int, scale: float,
+def sparse_attention(q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tensor, up_v: Tensor, choice: Tensor, scale: float,
                      want_p: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Attention of absorbed queries over their chosen latents only; compute and memory traffic grow with k, not with S.
+    """MLA over the chosen keys only: compute and memory traffic grow with k, not with S.
 
-    q (B,T,H,R), latent (B,S,R), choice (B,T,k) → values (B,T,H,value_width) and, when asked, the head-averaged attention
-    p (B,T,k) without gradient. Every query must have at least one choice.
+    Args:
+        q_nope, q_rope: the two parts of the queries, (B, T, H, nope) and (B, T, H, rope), the latter already turned.
+        latent: cached keys (B, S, R): L of latent, then the rotary key.
+        up_k, up_v: halves of kv_b_proj, (H, nope, L) and (H, Dv, L).
+        choice: (B, T, k) int64, -1 for an empty place; every query has at least one key.
+    Returns:
+        values (B, T, H, Dv) and, when asked, the head-averaged attention p (B, T, k) without gradient.
     """
-    return _SparseAttention.apply(q, latent, choice, value_width, scale, want_p)
+    return _SparseAttention.apply(q_nope, q_rope, latent, up_k, up_v, choice, scale, want_p)
 
 
 def _kl_and_grad(index: Tensor, p: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,10 +318,14 @@ def dense_kl(q: Tensor, k: Tensor, w: Tensor, attn_q: Tensor, attn_k: Tensor, sc
     return _DenseKL.apply(q, k, w, attn_q.detach(), attn_k.detach(), scale, doc_start, torch.is_grad_enabled())
 
 
-def masked_reference(q: Tensor, latent: Tensor, choice: Tensor, value_width: int, scale: float) -> Tensor:
-    """What `sparse_attention` must equal, written the slow, obvious way: dense scores, everything unchosen masked."""
-    mask = torch.zeros(*choice.shape[:2], latent.shape[1] + 1, dtype=torch.bool, device=q.device)
-    mask.scatter_(-1, torch.where(choice < 0, latent.shape[1], choice), True)
-    scores = torch.einsum("bthr,bsr->bhts", q, latent) * scale
-    probs = F.softmax(scores.masked_fill(~mask[:, None, :, :-1], -torch.inf), -1)
-    return torch.einsum("bhts,bsl->bthl", probs, latent[..., :value_width])
+def masked_reference(q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tensor, up_v: Tensor, choice: Tensor,
+                     scale: float) -> Tensor:
+    """What `sparse_attention` must equal, written the slow, obvious way: every key expanded, everything unchosen masked."""
+    S, L = latent.shape[1], up_k.shape[-1]
+    mask = torch.zeros(*choice.shape[:2], S + 1, dtype=torch.bool, device=latent.device)
+    mask.scatter_(-1, torch.where(choice < 0, S, choice), True)
+    keys = torch.einsum("bsl,hnl->bhsn", latent[..., :L], up_k)
+    values = torch.einsum("bsl,hvl->bhsv", latent[..., :L], up_v)
+    scores = torch.einsum("bthn,bhsn->bhts", q_nope, keys) + torch.einsum("bthr,bsr->bhts", q_rope, latent[..., L:])
+    probs = F.softmax((scores * scale).masked_fill(~mask[:, None, :, :-1], -torch.inf), -1)
+    return torch.einsum("bhts,bhsv->bthv", probs, values)

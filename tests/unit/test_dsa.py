@@ -18,12 +18,20 @@ from minglm.dsa import (
 from minglm.layers import rope_table
 
 B, T, H, R, L, Hi, Di, k = 2, 40, 3, 10, 6, 2, 4, 5
+NOPE, DV = 5, 7
 
 
 def inputs(seed=0, T=T, ties=False):
     g = torch.Generator().manual_seed(seed)
     q, keys, w = torch.randn(B, T, Hi, Di, generator=g), torch.randn(B, T, Di, generator=g), torch.randn(B, T, Hi, generator=g)
     return (q.round(), keys.round(), w.round()) if ties else (q, keys, w)
+
+
+def attention_inputs(seed=1, B=B, T=T, S=T, **kind):
+    """q_nope, q_rope, latent, up_k, up_v of an attention layer."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = ((B, T, H, NOPE), (B, T, H, R - L), (B, S, R), (H, NOPE, L), (H, DV, L))
+    return [torch.randn(*s, generator=g, **kind) for s in shapes]
 
 
 def slow_choice(q, keys, w, topk, doc_start=None):
@@ -100,13 +108,12 @@ def test_choice_continues_after_cached_keys():
 def past_changes(chooser) -> bool:
     """Whether changing the last tokens' keys changes what earlier queries read: must be False for a causal chooser."""
     q, keys, w = inputs()
-    g = torch.Generator().manual_seed(9)
-    absorbed, latent = torch.randn(B, T, H, R, generator=g), torch.randn(B, T, R, generator=g)
+    q_nope, q_rope, latent, *up = attention_inputs(9)
     cut = 3                                            # fewer visible keys than k: where leaks hide
-    before = sparse_attention(absorbed, latent, chooser(q, keys, w), L, 0.3)[0][:, :cut]
+    before = sparse_attention(q_nope, q_rope, latent, *up, chooser(q, keys, w), 0.3)[0][:, :cut]
     keys, latent = keys.clone(), latent.clone()
     keys[:, cut:], latent[:, cut:] = 7 * keys[:, cut:].flip(1), -latent[:, cut:]
-    after = sparse_attention(absorbed, latent, chooser(q, keys, w), L, 0.3)[0][:, :cut]
+    after = sparse_attention(q_nope, q_rope, latent, *up, chooser(q, keys, w), 0.3)[0][:, :cut]
     return not torch.equal(before, after)
 
 
@@ -131,23 +138,22 @@ def test_the_check_catches_the_large_negative_number_leak():
 def test_sparse_attention_equals_masked_dense_in_values_and_gradients(monkeypatch, budget, ragged):
     monkeypatch.setattr(dsa, "GATHER_FLOATS", budget)
     g = torch.Generator().manual_seed(1)
-    q = torch.randn(B, T, H, R, generator=g, requires_grad=True)
-    latent = torch.randn(B, T, R, generator=g, requires_grad=True)
+    leaves = [t.requires_grad_() for t in attention_inputs()]
     choice = select(*inputs(), k) if ragged else torch.stack([torch.randperm(T, generator=g)[:k] for _ in range(B * T)]).view(B, T, k)
-    got, p = sparse_attention(q, latent, choice, L, 0.4, want_p=True)
-    want = masked_reference(q, latent, choice, L, 0.4)
-    torch.testing.assert_close(got, want)
+    got, p = sparse_attention(*leaves, choice, 0.4, want_p=True)
+    want = masked_reference(*leaves, choice, 0.4)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(p.sum(-1), torch.ones(B, T))
     assert (p[choice < 0] == 0).all() and not p.requires_grad
     d = torch.randn_like(want)
-    for a, b in zip(torch.autograd.grad(got, (q, latent), d), torch.autograd.grad(want, (q, latent), d)):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(torch.autograd.grad(got, leaves, d), torch.autograd.grad(want, leaves, d)):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_sparse_attention_gradient_in_double_precision():
-    q, latent = torch.randn(1, 6, 2, 5, dtype=torch.float64, requires_grad=True), torch.randn(1, 6, 5, dtype=torch.float64, requires_grad=True)
+    leaves = [t.requires_grad_() for t in attention_inputs(B=1, T=6, S=6, dtype=torch.float64)]
     choice = torch.tensor([[[0, -1], [0, 1], [2, 0], [1, 3], [4, 0], [5, 2]]])
-    assert torch.autograd.gradcheck(lambda a, b: sparse_attention(a, b, choice, 3, 0.5)[0], (q, latent))
+    assert torch.autograd.gradcheck(lambda *t: sparse_attention(*t, choice, 0.5)[0], leaves)
 
 
 # ------------------------------------------------------------------ the indexer's loss
@@ -220,10 +226,11 @@ def test_compute_falls_with_k():
     from torch.utils.flop_counter import FlopCounterMode
 
     def flops(S, topk):
-        q, latent = torch.randn(1, 64, H, R), torch.randn(1, S, R)
         choice = torch.randint(0, S, (1, 64, topk))
         with FlopCounterMode(display=False) as counter:
-            sparse_attention(q, latent, choice, L, 1.0)
+            sparse_attention(*attention_inputs(B=1, T=64, S=S), choice, 1.0)
         return counter.get_total_flops()
 
-    assert flops(1000, 32) == 2 * flops(1000, 16) == 2 * flops(4000, 16)
+    fixed = 2 * flops(1000, 16) - flops(1000, 32)                # absorbing the query and expanding the values
+    assert fixed == 64 * 2 * H * L * (NOPE + DV)
+    assert flops(1000, 16) - fixed == 64 * 2 * H * 16 * (R + L) == flops(4000, 16) - fixed
