@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sim import collectives, kernels, memory, stacks
+from sim import collectives, kernels, memory, operators, stacks
 
 
 def table(names: list[str]) -> list[dict]:
@@ -12,6 +12,8 @@ def table(names: list[str]) -> list[dict]:
     for where, constants in (("kernel", kernels.CONSTANTS), ("collective", collectives.CONSTANTS)):
         out += [{"name": f"{where}.{key}", "value": value, "label": label, "source": source}
                 for key, (value, label, source) in constants.items()]
+    out.append({"name": "attention.sink_slowdown", "value": operators.SINK_SLOWDOWN, "label": "assumed",
+                "source": "no measured kernel for attention with learned sinks is at hand"})
     out.append({"name": "memory.runtime_bytes", "value": memory.RUNTIME_BYTES, "label": "assumed",
                 "source": "runtime, communicators and workspaces; NCCL and a CUDA context take 1-2 GiB"})
     for (kernel, family), (forward, backward, half, label) in stacks.ATTENTION.items():

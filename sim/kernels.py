@@ -3,7 +3,7 @@
 Matmul: the library tiles the output; tiles run in waves over the chip's cores, and each tile pays a fill and drain of
 its K loop. The best of a few tile sizes is taken, as autotuned libraries do. The curve is generic (marked assumed) and is
 scaled to the chip's own measured best matmul; where a chip has measured points (`Chip.matmul_points`) the ratio of
-measured to generic, interpolated in log(smallest side) and log(product of the others), corrects it.
+measured to generic, interpolated in log(smallest side) and log(product of the others), corrects its compute roof.
 
 Attention: a share of the best matmul rate that grows with the number of keys, S/(S + S½) (FlashAttention-2, arXiv
 2307.08691 Fig. 4–6; FlashAttention-3, arXiv 2407.08608 Fig. 5–6). Memory passes: bytes over a share of HBM bandwidth.
@@ -111,7 +111,7 @@ class Kernels:
         """Measured points as (log smallest side, log product of the others, log measured/generic)."""
         chip, rows = self.chip, []
         for m, n, k, rate in chip.matmul_points:
-            generic = self._roofline(2.0 * m * n * k, (m * k + k * n + m * n) * 2.0, m, n, k, 1.0, False, False)
+            generic = 2.0 * m * n * k / (self.matmul_flops[False] * tile_share(m, n, k, 1.0, self.cores, self._fill))
             a, b, c = sorted((m, n, k))
             rows.append((math.log(a), math.log(b * c), math.log(2.0 * m * n * k / rate / generic)))
         return tuple(rows)
@@ -127,14 +127,13 @@ class Kernels:
             total, weight = total + w * value, weight + w
         return math.exp(total / weight)
 
-    def _roofline(self, flops, size, m, n, k, batch, low, corrected=True) -> float:
-        rate = self.matmul_flops[low] * tile_share(m, n, k, batch, self.cores, self._fill)
-        compute, memory, p = flops / rate, size / self.bandwidth, _c("roof_norm")
+    def _roofline(self, flops, size, m, n, k, batch, low) -> float:
+        compute = flops / (self.matmul_flops[low] * tile_share(m, n, k, batch, self.cores, self._fill))
+        if self._points:
+            compute *= self._correction(m, n, k)       # of the compute roof alone: bandwidth has its own
+        memory, p = size / self.bandwidth, _c("roof_norm")
         high, other = max(compute, memory), min(compute, memory)
-        time = high * (1.0 + (other / high) ** p) ** (1.0 / p)
-        if corrected and self._points:
-            time *= self._correction(m, n, k)
-        return time
+        return high * (1.0 + (other / high) ** p) ** (1.0 / p) if high > 0 else 0.0
 
     def time(self, op: Op) -> float:
         """Seconds of one operator on the device, its own start and end included."""
@@ -145,7 +144,7 @@ class Kernels:
         elif op.kind == "attention":
             share = self.attention_backward if op.backward else self.attention_forward
             rate = self.matmul_flops[False] * share * op.m / (op.m + self.attention_half) * min(1.0, op.k / 128) ** 0.4
-            time = max(op.flops / rate, op.bytes / self.bandwidth)
+            time = max(op.flops * op.slow / rate, op.bytes / self.bandwidth)
         else:
             time = op.bytes / self.bandwidth
         return time / self.scale + op.kernels * _c("kernel_s")

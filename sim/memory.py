@@ -21,7 +21,7 @@ from sim.step_cost import rank_params
 RUNTIME_BYTES = 1.5 * 2**30
 # bytes per logit at the peak of the loss: unfused holds bf16 logits, their fp32 copy, its log-softmax and the gradient;
 # fused writes the gradient over the logits
-LOGIT_BYTES = {"unfused": 14.0, "fused": 4.0}
+LOGIT_BYTES = {"unfused": 14.0, "torch": 14.0, "fused": 4.0}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf1
         shards, expert_shards = max(plan.zero_shards, 1), plan.expert_dp
         z = plan.zero
         weights = (base / shards + expert / expert_shards if z == 3 else base + expert) * (4 if z == 3 else WIDTH)
-        gradients = (base / shards + expert / expert_shards if z == 3 else base + expert) * (4 if z == 3 else grad)
+        gradients = (base / shards + expert / expert_shards if z >= 2 else base + expert) * (4 if z == 3 else grad)
         states = (base / shards + expert / expert_shards if z else base + expert) * (state - (4 if z == 3 else 0))
         if plan.offload:
             states = 0.0

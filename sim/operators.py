@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 WIDTH = 2          # bytes of an activation or weight in bf16/fp16
 ACCUMULATE = 4     # bytes of an accumulated gradient (fp32)
+# Attention with learned sinks against plain flash attention, and no skipping of what a window hides: no measured kernel is
+# at hand, so this is assumed.
+SINK_SLOWDOWN = 2.5
 
 
 class Op(NamedTuple):
@@ -34,6 +37,7 @@ class Op(NamedTuple):
     kernels: float = 1.0     # launches
     backward: bool = False
     loop: bool = False       # the batch is a loop of single matmuls on a few streams, not one grouped kernel
+    slow: float = 1.0        # an attention variant's time over that of plain attention (sinks)
 
 
 class Message(NamedTuple):
@@ -54,7 +58,7 @@ class Style:
 
     attention: str = "flash"          # flash | unfused
     fusion: str = "fused"             # fused | eager | compiled
-    loss: str = "fused"               # fused | unfused cross-entropy
+    loss: str = "fused"               # fused | torch | unfused cross-entropy
     dropout: bool = False
     fp8: bool = False
     fp8_passes: float = 2.0           # extra memory passes (in bf16 widths) per fp8 operand for scaling and transposing
@@ -198,20 +202,22 @@ def leave(tape: Tape, share: Share, hidden: float) -> None:
         tape.message("tp.reduce", "all_reduce", size, "tp", hidden_by="none")
 
 
-def core_attention(tape: Tape, share: Share, heads: float, kv_heads: float, qk: float, v: float, window: int = 0) -> None:
+def core_attention(tape: Tape, share: Share, heads: float, kv_heads: float, qk: float, v: float, window: int = 0,
+                   sinks: bool = False) -> None:
     """softmax(Q Kᵀ) V for `heads` local heads; causal kernels do half of the square, unfused ones all of it."""
     b, S, rows = share.micro_batch, share.seq, share.seq / share.cp
     style, start = tape.style, len(tape.forward)
     if style.attention == "flash":
         visible = (S + 1) / 2
-        if window and window < S:
+        slow = SINK_SLOWDOWN if sinks else 1.0
+        if window and window < S and not sinks:
             visible = (window * (window + 1) / 2 + (S - window) * window) / S
         flops = 2.0 * b * rows * visible * heads * (qk + v)
         size = b * rows * (heads * (qk + v) + kv_heads * (qk + v)) * WIDTH
-        tape.forward.append(Op("flash", "attention", "attention", flops, size, m=min(S, 2 * visible), k=qk))
+        tape.forward.append(Op("flash", "attention", "attention", flops, size, m=min(S, 2 * visible), k=qk, slow=slow))
         # dQ, dK, dV, dP and the scores again: five matmuls for two.
         tape.backward_input.append(Op("flash.backward", "attention", "attention", 2.5 * flops, 2.5 * size,
-                                      m=min(S, 2 * visible), k=qk, kernels=3.0, backward=True))
+                                      m=min(S, 2 * visible), k=qk, kernels=3.0, backward=True, slow=slow))
         tape.keep("flash", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH + 4.0 * b * rows * heads)
     else:
         square = b * heads * rows * S
@@ -250,7 +256,7 @@ def gqa(tape: Tape, share: Share, model, window: int = 0) -> None:
         tape.message("cp.keys", "all_gather", size, "cp", hidden_by="attention")
         tape.message("cp.keys", "reduce_scatter", size, "cp", "backward_input", hidden_by="attention")
         tape.message("cp.keys", "all_gather", size, "cp", "backward_input", hidden_by="attention")
-    core_attention(tape, share, heads, kv, D, D, window)
+    core_attention(tape, share, heads, kv, D, D, window, model.sinks)
     tape.linear("proj", "linear", T, heads * D, C)
     leave(tape, share, C)
     residual(tape, share, C)
@@ -349,8 +355,9 @@ def vocabulary(tape: Tape, share: Share, hidden: float, vocab: float) -> None:
     norm(tape, share, hidden)
     enter(tape, share, hidden)
     tape.linear("logits", "vocabulary", T, hidden, n, low=False, keep_input=share.tokens_sp * hidden * WIDTH)
-    # bytes per logit: fused reads and writes bf16 twice each way; unfused goes through fp32 copies
-    forward, backward = {"fused": (6.0, 6.0), "unfused": (38.0, 14.0)}[tape.style.loss]
+    # bytes per logit. fused: bf16 read twice, written once, each way. torch: cast to fp32, log-softmax, and back. unfused:
+    # Megatron's vocabulary-parallel loss, an fp32 pass per step (max, subtract, exp, sum, divide).
+    forward, backward = {"fused": (6.0, 6.0), "torch": (14.0, 18.0), "unfused": (38.0, 14.0)}[tape.style.loss]
     tape.memory("loss", forward * T * n, backward * T * n, group="vocabulary", kernels=3 if tape.style.loss == "fused" else 12,
                 keep=T * n * (WIDTH if tape.style.loss == "fused" else 4 + WIDTH), part="logits")
 

@@ -103,7 +103,7 @@ class Stack:
     def kernels(self, chip: Chip) -> Kernels:
         kernel = best_attention(chip) if self.attention in ("unfused", "auto") else self.attention
         forward, backward, half, _ = attention_shares(kernel, chip)
-        return _kernels(chip_key(chip), forward, backward, half, self.scalar(chip, "scale", self.scale or default_scale(chip)) * (1.0 - self.comm_cores))
+        return _kernels(chip_key(chip), forward, backward, half, self.scalar(chip, "scale", self.scale or default_scale(chip, self.name)) * (1.0 - self.comm_cores))
 
 
 _CHIPS: dict[tuple, Chip] = {}
@@ -154,24 +154,27 @@ def _read_fitted() -> dict:
     return (read_document(FITTED) or {}).get("fitted") or {} if FITTED.exists() else {}
 
 
-def default_scale(chip: Chip) -> float:
-    """Kernel speed / modelled speed for a stack without a fitted value on this chip: the median of those fitted for it.
+def default_scale(chip: Chip, stack: str = "") -> float:
+    """Kernel speed / modelled speed for a stack without a fitted value on this chip.
 
-    Without any on this chip, the median over all fitted ones: the share that runs keep of their best matmuls.
+    The median over other releases of the same product on this chip; without any, over all stacks on this chip; without
+    any, over all fitted ones: the share of their best matmuls that long runs keep.
     """
-    return _default_scale(chip.name)
+    return _default_scale(chip.name, _product(stack)[0])
 
 
 @functools.cache
-def _default_scale(chip_name: str) -> float:
-    own, every = [], []
-    for entry in _read_fitted().values():
+def _default_scale(chip_name: str, product: str) -> float:
+    kin, own, every = [], [], []
+    for stack, entry in _read_fitted().items():
         for name, found in entry.items():
             if found.get("name") == "scale":
                 every.append(float(found["value"]))
                 if name == chip_name:
-                    own.append(float(found["value"]))
-    values = sorted(own or every or [1.0])
+                    own.append(every[-1])
+                    if product and _product(stack)[0] == product:
+                        kin.append(every[-1])
+    values = sorted(kin or own or every or [1.0])
     middle = len(values) // 2
     return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
 
@@ -220,7 +223,7 @@ def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:
     same = [k for k in entries if _product(k)[0] == product and product]
     chosen = min(same, key=lambda k: (abs(_product(k)[1] - release), k)) if same else next(
         (family for family, words in _read()["families"].items() if any(word in key for word in words)), "generic")
-    # its habits, not its scalar: that belongs to the release it was fitted on
+    # its habits, not its scalar: that belongs to the release it was fitted on; a release of the same product lends it
     found = dataclasses.replace(load_stack(chosen), name=key, fitted={})
     return found, [f"software stack {str(name)[:60]!r} is not listed: taken as {chosen}, with the chip's median kernel speed"]
 

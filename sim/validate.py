@@ -152,6 +152,9 @@ _UNITS = {"seconds_per_step": ("s/step", 2), "tokens_per_s_per_chip": ("tokens/s
 
 def format_table(result: dict, assumptions: bool = True) -> str:
     """The error table as text: predicted rows, fitted rows apart, listed rows with their reason, then the scores."""
+    if "host_op_s" in result:
+        from sim.single_node import summary
+        return summary(result)
     lines = []
     for kind, title in (("predict", "Predicted rows"), ("fit", "Fitted rows (their stack's one scalar comes from them)")):
         rows = [r for r in result["rows"] if r["kind"] == kind]
