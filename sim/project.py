@@ -46,13 +46,13 @@ class Point:
         return self.result.tokens_per_s
 
 
-def in_closed_form(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack) -> tuple[Estimate, memory.Memory, float, float]:
+def in_closed_form(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack, warn: bool = False) -> tuple[Estimate, memory.Memory, float, float]:
     """(costs, memory, seconds of a step in closed form, factor of the slowest chip), in about a millisecond.
 
     Raises:
         InputError: a plan that cannot run, or how many GiB it is over and what would fit.
     """
-    need = memory.check_fits(model, cluster, plan, workload, precision, stack)
+    need = memory.peak(model, plan, workload, precision, stack) if warn else memory.check_fits(model, cluster, plan, workload, precision, stack)
     made = estimate(model, cluster, plan, workload, precision, stack)
     slow = straggler(plan.chips, made.stack.jitter)
     overlap = made.stack.overlap_p2p if plan.overlap_p2p is None else plan.overlap_p2p
@@ -63,13 +63,13 @@ def in_closed_form(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Wor
 
 
 def evaluate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack, *,
-             jitter: Mapping[str, float] | None = None, seed: int = 0, trace=None) -> Point:
-    """Check that it fits, cost it, play one step.
+             jitter: Mapping[str, float] | None = None, seed: int = 0, trace=None, warn: bool = False) -> Point:
+    """Check that it fits (unless `warn`), cost it, play one step.
 
     Without `jitter` the replicas are alike and fold into one; the expected slowest of all chips (the stack's spread)
     stretches compute instead. With it every stage of every replica is played.
     """
-    made, need, closed, slow = in_closed_form(model, cluster, plan, workload, precision, stack)
+    made, need, closed, slow = in_closed_form(model, cluster, plan, workload, precision, stack, warn)
     noise = Jitter(**jitter) if jitter else None
     costs = made.costs if noise else stretched(made.costs, slow)
     result = step.simulate(costs, plan.schedule, replicas=plan.dp, jitter=noise, seed=seed, trace=trace)
@@ -87,7 +87,7 @@ def stretched(costs, factor: float):
 def point(s: Scenario, cluster: Cluster | None = None, **changes) -> Point:
     """The scenario's main plan and batch; `changes` replaces plan, workload, jitter, seed or trace."""
     return evaluate(s.model, cluster or s.cluster, changes.pop("plan", s.plan), changes.pop("workload", s.workload), s.precision, s.stack,
-                    jitter=changes.pop("jitter", s.jitter or None), seed=changes.pop("seed", s.seed), **changes)
+                    jitter=changes.pop("jitter", s.jitter or None), seed=changes.pop("seed", s.seed), warn=s.memory_warns, **changes)
 
 
 def corner(cluster: Cluster, good: bool) -> Cluster:
@@ -152,7 +152,7 @@ def campaign_legs(s: Scenario, cluster: Cluster | None = None, like: tuple = ())
     @functools.cache
     def seconds(name: str, seq: int, batch: int, dsa: bool, where: int, events: bool) -> float:
         args = (wet if dsa else s.model, (s.cluster, at)[where], plans[name], replace(s.workload, global_batch=batch, seq=seq), s.precision, s.stack)
-        return evaluate(*args).result.step_s if events else in_closed_form(*args)[2]
+        return (evaluate(*args, warn=s.memory_warns).result.step_s if events else in_closed_form(*args, s.memory_warns)[2])
 
     def pace(name: str, phase, batch_tokens: float) -> Pace:
         plan = plans[name]
@@ -211,7 +211,7 @@ def project(s: Scenario, trace=None, what_ifs: bool = True) -> dict:
         "days": days.to_dict(), "days_at_this_step": total_tokens(s) / p.tokens_per_s / DAY_S, "tokens": total_tokens(s),
         "campaign": campaign_facts(main, legs), "cost": {k: r.to_dict() for k, r in cost.costs(s.cluster, s.chips, hours, s.prices).items()},
         "batches": batch_facts(s), "what_if": what_if_facts(s, p) if what_ifs else [],
-        "assumptions": assumption_facts(s), "seed": s.seed, "versions": versions()}
+        "assumptions": assumption_facts(s, p), "seed": s.seed, "versions": versions()}
     check_finite(out)
     return out
 
@@ -345,7 +345,7 @@ def what_if_facts(s: Scenario, p: Point) -> list[dict]:
     return out
 
 
-def assumption_facts(s: Scenario) -> list[dict]:
+def assumption_facts(s: Scenario, p: Point) -> list[dict]:
     """The scenario's own list, then every figure that is not measured or published, then defaults that were taken."""
     out = [dict(a) for a in s.assumptions]
     figures = [("peak of the chip", s.cluster.chip.peak(_peak(s))), ("memory bandwidth", s.cluster.chip.memory_bytes_per_s),
@@ -359,6 +359,10 @@ def assumption_facts(s: Scenario) -> list[dict]:
         if f is not None:
             span = f"{f.value:.4g}" if f.certain else f"{f.value:.4g} ({f.low:.4g}–{f.high:.4g})"
             out.append({"text": f"{name}: {span} {f.unit}", "kind": words.get(f.confidence, f.confidence), "source": f.source})
+    over = p.memory.total_bytes - s.cluster.chip.memory_bytes.value
+    if over > 0:
+        out.insert(0, {"text": f"the plan fits, although the memory estimate is {over / 2**30:.1f} GiB over", "kind": "assumed",
+                       "source": "the scenario says memory: warn"})
     out += [{"text": text, "kind": "assumed", "source": "default: the scenario does not say"} for text in s.stated]
     return out
 

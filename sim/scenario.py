@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,10 +27,10 @@ ASSUMPTION_KINDS = ("vendor claim", "third-party", "published", "computed", "ass
 
 # section → key → type. quantity: a number or a text with a unit; named: a name or a mapping; ref: see the section.
 SHAPE: dict[str, dict[str, str]] = {
-    "": {"version": "int", "name": "text", "question": "text", "include": "any", "model": "named", "cluster": "named", "chip": "named",
+    "": {"version": "int", "kind": "text", "name": "text", "question": "text", "include": "any", "model": "named", "cluster": "named", "chip": "named",
          "chips": "quantity", "plan": "mapping", "schedule": "text", "micro_batch": "quantity", "global_batch": "quantity",
          "global_tokens": "quantity", "seq": "quantity", "precision": "text", "recompute": "any", "options": "mapping", "stack": "text",
-         "attention": "text", "tokens": "quantity", "phases": "any", "plans": "list", "jitter": "mapping", "prices": "mapping",
+         "attention": "text", "memory": "text", "tokens": "quantity", "phases": "any", "plans": "list", "jitter": "mapping", "prices": "mapping",
          "failures": "mapping", "checkpoint": "mapping", "campaign": "mapping", "seed": "int", "what_if": "list",
          "assumptions": "list", "notes": "text"},
     "prices": {"rent_usd_per_hour": "any", "system_price_usd": "any", "electricity_usd_per_kwh": "any", "pue": "any", "power_w": "any",
@@ -75,6 +76,7 @@ class Scenario:
     seeds: int = 20
     horizon_s: float | None = None
     seed: int = 0
+    memory_warns: bool = False              # a plan that is over the memory estimate is shown, not refused
     what_if: tuple[tuple[str, Mapping, str], ...] = ()
     assumptions: tuple[Mapping, ...] = ()
     document: Mapping = field(default_factory=dict)
@@ -146,6 +148,10 @@ def read_scenario_document(path: str | Path, _open: tuple[Path, ...] = ()) -> di
     if any(not isinstance(k, str) for k in document):
         bad = next(k for k in document if not isinstance(k, str))
         raise InputError(f"{path}: key {bad!r} is not a word; scenario keys are words such as model")
+    if document.get("kind", "training") != "training":
+        kind = str(document["kind"])[:40]
+        raise InputError(f"{path}: kind {kind!r}: this command reads training scenarios; " + (
+            f"use clustersim {'serve' if kind == 'serving' else kind}" if kind.isidentifier() else "write kind: training"))
     check_shape(document, "", str(path.name))
     if document.get("version", VERSION) != VERSION:
         raise InputError(f"{path}: version {document['version']!r}: this program reads version {VERSION}; write version: {VERSION} and check the keys")
@@ -166,7 +172,7 @@ def _scenario_path(given: str | Path) -> Path:
         if not path.exists() and "/" not in str(given) and named.exists():
             return named
         if not path.exists():
-            names = [p.stem for p in SCENARIOS.glob("*.yaml")]
+            names = [p.stem for p in SCENARIOS.glob("*.yaml") if not p.stem.startswith(("serving_", "rollouts_"))]
             shown = str(given) if len(str(given)) <= 80 else str(given)[:77] + "…"
             raise InputError(f"{shown}: no such scenario file{nearest(Path(str(given)).stem, names)}; shipped: {', '.join(names)}")
     except InputError:
@@ -212,12 +218,31 @@ def set_path(document: Mapping, path: list[str], value: object) -> dict:
 def load_scenario(path: str | Path, changes: list[str] | None = None, **over: object) -> Scenario:
     """Read, change and resolve a scenario. `over` replaces top-level keys (None ones are left alone)."""
     document = read_scenario_document(path)
+    if over.get("model") is not None and document.get("model") is not None:
+        document = for_another_model(document, load_model(over["model"]))
     for key, value in over.items():
         if value is not None:
             document = set_path(document, [key], value)
     for text in changes or []:
         document = set_value(document, text)
     return resolve(document, Path(path).stem)
+
+
+def for_another_model(document: Mapping, model: ModelSpec) -> dict:
+    """The scenario without what belongs to its own model: stages, the indexer's phase, more experts per group than there are."""
+    out = {k: v for k, v in document.items() if k != "attention"}
+    out["options"] = {k: v for k, v in (out.get("options") or {}).items() if k != "stages"}
+
+    def narrowed(plan: object) -> object:
+        if not isinstance(plan, Mapping) or not isinstance(plan.get("ep"), int):
+            return plan
+        return {**plan, "ep": math.gcd(plan["ep"], model.experts) if model.experts else 1}
+    out["plan"] = narrowed(out.get("plan"))
+    out["plans"] = [narrowed(p) for p in out.get("plans") or ()]
+    note = {"text": f"the scenario is of {document['model'] if isinstance(document['model'], str) else 'another model'}: its plan, batch and "
+                    f"phases are kept for {model.name}, its stages are not", "kind": "assumed", "source": "--model"}
+    out["assumptions"] = [note, *(out.get("assumptions") or ())]
+    return out
 
 
 def resolve(document: Mapping, name: str = "scenario") -> Scenario:
@@ -228,9 +253,7 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         if d.get(key) is None:
             raise InputError(f"{name}: has no {key!r}; a scenario needs model, cluster or chip, chips, plan and seq")
     model = load_model(d["model"])
-    attention = d.get("attention", "sparse" if model.index_topk else "dense")
-    if attention not in ("dense", "sparse"):
-        raise InputError(f"{name}: attention {attention!r}: must be dense or sparse{nearest(str(attention), ('dense', 'sparse'))}")
+    attention = _choose(d, "attention", ("sparse", "dense") if model.index_topk else ("dense", "sparse"), name)
     if attention == "sparse" and not model.index_topk:
         raise InputError(f"{name}: attention sparse: the model {model.name} has no indexer; use attention: dense")
     if attention == "dense":
@@ -262,7 +285,7 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         failures=_section(d, "failures", name, {"per_chip_day": "count", "detect": "time", "restart": "time", "repair": "time"}),
         checkpoint=_section(d, "checkpoint", name, {"interval": "time", "write": "bytes_per_s", "read": "bytes_per_s"}),
         seeds=seeds, horizon_s=parse(horizon, "time", f"{name}: campaign horizon", low=1.0) if horizon is not None else None,
-        seed=int(d.get("seed", 0)), what_if=_what_if(d.get("what_if") or (), name), assumptions=_assumptions(d.get("assumptions") or (), name),
+        seed=int(d.get("seed") or 0), memory_warns=_choose(d, "memory", ("refuse", "warn"), name) == "warn", what_if=_what_if(d.get("what_if") or (), name), assumptions=_assumptions(d.get("assumptions") or (), name),
         document=document)
     check_shape(d.get("campaign") or {}, "campaign", f"{name}: campaign")
     if scenario.plan.chips > chips:
@@ -271,6 +294,14 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
                          f"lower dp to {max(1, chips // (p.tp * p.cp * p.pp))} or raise chips")
     check(scenario.plan, model, scenario.workload)
     return scenario
+
+
+def _choose(d: Mapping, key: str, known: tuple[str, ...], name: str) -> str:
+    """The value of a key that has a few; the first is the default."""
+    value = d.get(key) if d.get(key) is not None else known[0]
+    if value not in known:
+        raise InputError(f"{name}: {key} {str(value)[:40]!r}: must be {' or '.join(known)}{nearest(str(value), known)}")
+    return value
 
 
 def dense(model: ModelSpec) -> ModelSpec:

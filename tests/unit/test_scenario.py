@@ -24,7 +24,10 @@ def refused(make) -> str:
     return message
 
 
-@pytest.mark.parametrize("path", sorted(scenario.SCENARIOS.glob("*.yaml")), ids=lambda p: p.stem)
+TRAINING = [p for p in sorted(scenario.SCENARIOS.glob("*.yaml")) if documents.read_document(p).get("kind", "training") == "training"]
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
 def test_shipped_scenarios_resolve(path):
     s = load_scenario(path)
     assert s.plan.chips <= s.chips and s.spares >= 0 and s.tokens > 0
@@ -71,6 +74,11 @@ def test_bad_values_are_one_line(change, words):
         return
     message = refused(lambda: resolve({**GOOD, **change}))
     assert words in message
+
+
+def test_another_kind_names_its_command(tmp_path):
+    assert "clustersim serve" in refused(lambda: load_scenario(write(tmp_path, "kind: serving\nmodel: glm5\n")))
+    refused(lambda: load_scenario(write(tmp_path, "kind: [1]\n")))
 
 
 def test_a_newer_version_is_refused_in_words(tmp_path):
@@ -155,3 +163,20 @@ def test_json_scenarios_need_no_yaml(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", lambda name, *a, **k: (_ for _ in ()).throw(ImportError(name)) if name == "yaml" else real(name, *a, **k))
     assert documents.parse_text(json.dumps(GOOD), "x.yaml") == GOOD
     assert "PyYAML is missing" in refused(lambda: documents.parse_text("a: b", "x.yaml"))
+
+
+@pytest.mark.parametrize("model", ["llama3_8b", "mixtral_8x7b", "deepseek_v3", "kimi_k2", "gpt3_175b", "data/models/glm5.json"])
+def test_another_model_keeps_plan_and_batch(model, monkeypatch):
+    monkeypatch.chdir(scenario.DATA.parent)
+    s = load_scenario("glm5_100k_910b", model=model)
+    assert s.plan.chips == 99_840 and s.plan.stages is None and s.workload.global_batch == 15_600
+    assert not s.model.experts or s.model.experts % s.plan.ep == 0
+    assert any(a["source"] == "--model" for a in s.assumptions)
+
+
+def test_a_run_that_is_known_to_fit_may_be_over_the_estimate():
+    from sim.project import project
+    document = {**GOOD, "model": "llama3_70b", "plan": {"tp": 1, "pp": 1, "dp": 64}, "options": {"zero": 0}, "memory": "warn"}
+    r = project(resolve(document))
+    assert r["memory"]["share"] > 1 and "although the memory estimate" in r["assumptions"][0]["text"]
+    assert "must be refuse or warn" in refused(lambda: resolve({**document, "memory": "ignore"}))
