@@ -97,7 +97,8 @@ def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fol
         fold: False plays every replica even where they are identical.
         jitter: unevenness; None for none.
         seed: of the jitter. Same seed, same result.
-        trace: a path (Chrome JSON is written there) or a `sim.trace.StepTrace` that takes the replicas it asked for.
+        trace: a path (Chrome JSON is written there), or an object with `take(result, replicas, costs)` such as a
+            `sim.trace.StepTrace`, which is given everything that was played.
         share_port: how many neighbouring replicas send the transfers of the same rank through one port.
     Raises:
         InputError: a schedule that cannot run so, or costs that are negative or not finite.
@@ -130,7 +131,7 @@ def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fol
     result.wall_s = time.perf_counter() - began
     if trace is not None:
         from sim.trace import StepTrace
-        recorder = trace if isinstance(trace, StepTrace) else StepTrace()
+        recorder = trace if hasattr(trace, "take") else StepTrace()
         recorder.take(result, played, costs)
         if recorder is not trace:
             recorder.write(trace)

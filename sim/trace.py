@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from minglm.errors import InputError
 from sim.program import Program
 from sim.step_costs import StepCosts
 
@@ -37,7 +38,7 @@ class StepTrace:
 
     def write(self, path) -> None:
         """Write Chrome JSON; open it in ui.perfetto.dev."""
-        Path(path).write_text(json.dumps({"traceEvents": self.events, "displayTimeUnit": "ms"}), encoding="utf-8")
+        _write(self.events, path)
 
     def _replica(self, result, replica, costs: StepCosts) -> None:
         P = len(result.programs)
@@ -139,7 +140,14 @@ def campaign_events(result) -> list[dict]:
 
 def write_campaign(result, path) -> None:
     """Write a campaign as Chrome JSON; open it in ui.perfetto.dev."""
-    Path(path).write_text(json.dumps({"traceEvents": campaign_events(result), "displayTimeUnit": "ms"}), encoding="utf-8")
+    _write(campaign_events(result), path)
+
+
+def _write(events: list[dict], path) -> None:
+    try:
+        Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+    except OSError as err:
+        raise InputError(f"{path}: cannot be written ({err.strerror}); give a file in an existing folder") from None
 
 
 def _us(seconds: float) -> float:

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import pytest
 
+from minglm.errors import InputError
 from sim.campaign import CampaignInput, run
 from sim.jitter import Jitter
 from sim.phases import Leg, Pace
@@ -97,6 +98,8 @@ def test_only_sampled_ranks_are_drawn():
 def test_file_is_json(tmp_path):
     path = tmp_path / "step.json"
     simulate(costs(), "1f1b", trace=path)
+    with pytest.raises(InputError, match="existing folder"):
+        simulate(costs(), "1f1b", trace=tmp_path / "no" / "step.json")
     assert {"X", "M", "C", "s", "f"} <= {e["ph"] for e in json.loads(path.read_text())["traceEvents"]}
 
 
