@@ -73,13 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as err:
         print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
         return 2
+    except OSError as err:
+        if isinstance(err, BrokenPipeError):
+            # the reader (head, less) went away: not our failure
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        where = f"{err.filename}: " if err.filename else ""
+        print(f"error: {where}{err.strerror or err}; check the path, its permissions and the free space", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # the reader (head, less) went away: not our failure
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ def add(parser) -> None:
 
 
 def main(args) -> int:
-    from minglm.errors import InputError
     from sim import campaign, project
     from sim.cli_run import load
     from sim.phases import describe as describe_phases
@@ -36,10 +35,7 @@ def main(args) -> int:
     result = campaign.run(inp, seed=s.seed)
     spread = _interval(campaign, inp, s.seeds, quiet=args.json)
     if args.trace:
-        try:
-            from sim.trace import write_campaign
-        except ImportError:
-            raise InputError("campaign --trace: not available in this version; use clustersim trace for a step") from None
+        from sim.trace import write_campaign
         write_campaign(result, Path(args.trace))
     facts = project.campaign_facts(result, legs)
     facts["interval_95"] = {k: list(v) for k, v in spread.items()}
@@ -78,7 +74,8 @@ def text(f: dict) -> str:
              f"{'interruptions':28}{f['interruptions']:>10,}   one per {mtbf} ({f['failures_per_chip_day'] * 1000:.3f} per 1,000 chips and day; a range of GPU clusters, none is published for Ascend)",
              f"{'checkpoint every':28}{(f['checkpoint_interval_s'] or 0):>9.0f}s   {f['checkpoint']['kind']}, {f['checkpoint']['bytes'] / 1e12:.1f} TB",
              f"{'chip-hours held':28}{f['chip_hours']:>10,.0f}   {f['inventory']:,} chips, spares included", "", "lost hours by cause"]
-    lines += [f"  {cause:26}{hours:>10.1f}" for cause, hours in sorted(f["lost_hours"].items(), key=lambda item: -item[1]) if hours > 0.05]
+    lost = [f"  {cause:26}{hours:>10.1f}" for cause, hours in sorted(f["lost_hours"].items(), key=lambda item: -item[1]) if hours > 0.05]
+    lines += lost or ["  none above three minutes"]
     lines += ["", f"{'phase':24}{'tokens':>10}{'days (ideal)':>14}{'chips':>9}  plan"]
     lines += [f"{name:24}{p['tokens'] / 1e12:>9.3f}T{p['ideal_days']:>14.2f}{p['chips']:>9,}  {p['plan']}" for name, p in f["phases"].items()]
     if not f["finished"]:

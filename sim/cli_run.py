@@ -12,9 +12,9 @@ clustersim run my.yaml --model some/config.json --chips 4096
 clustersim run glm5_100k_910b --trace step.json    (open in ui.perfetto.dev)"""
 
 
-def arguments(parser) -> None:
+def arguments(parser, required: bool = True) -> None:
     """Arguments that all commands with a scenario share."""
-    parser.add_argument("scenario", help="a scenario file, or the name of one in data/scenarios")
+    parser.add_argument("scenario", nargs=None if required else "?", help="a scenario file, or the name of one in data/scenarios")
     parser.add_argument("--model", help="another model: a name, a Hugging Face config.json, or a YAML of dimensions")
     parser.add_argument("--cluster", help="another cluster: a name in data/clusters")
     parser.add_argument("--chip", help="another chip: a name in data/chips")

@@ -1,43 +1,61 @@
-"""`clustersim trace`: one step as a timeline."""
+"""`clustersim trace`: one step as a timeline, for people and for other simulators."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-TEXT = "write one training step as a Perfetto trace and name its critical path"
-EXAMPLES = """clustersim trace glm5_100k_910b --out step.json    (open in ui.perfetto.dev)
-clustersim trace deepseek_v3_h800 --out step.json --set jitter.noise=0.02"""
+TEXT = "write one training step as a Perfetto trace, a timeline page or Chakra traces; name its critical path"
+EXAMPLES = """clustersim trace glm5_100k_910b --out step.json            (open in ui.perfetto.dev)
+clustersim trace deepseek_v3_h800 --out step.json --set jitter.noise=0.02
+clustersim trace glm5_mini_smoke --timeline step.html
+clustersim trace llama3_405b_16k_h100 --chakra traces/     (MLCommons Chakra, for ASTRA-sim)
+clustersim trace --replay traces/                           (read Chakra traces back and play them)"""
 
 
 def add(parser) -> None:
     from sim.cli_run import arguments
-    arguments(parser)
-    parser.add_argument("--out", default="step.json", help="file to write (Chrome JSON)")
+    arguments(parser, required=False)
+    parser.add_argument("--out", metavar="FILE", help="Perfetto trace to write (Chrome JSON); the default, step.json")
+    parser.add_argument("--timeline", metavar="FILE", help="the step as a picture (.html)")
+    parser.add_argument("--chakra", metavar="FOLDER", help="one execution trace per distinct rank")
+    parser.add_argument("--replay", metavar="FOLDER", help="replay the Chakra traces in a folder instead of simulating a scenario")
 
 
 def main(args) -> int:
-    from pathlib import Path
-
     from minglm.errors import InputError
+    if args.replay:
+        from sim.replay import replay
+        result = replay(args.replay)
+        answer = {"step_s": result.step_s, "files": len(result.ends_us), "nodes": sum(map(len, result.ends_us))}
+        print(json.dumps(answer) if args.json else f"replayed {answer['nodes']:,} nodes of {answer['files']} files: {answer['step_s']:.6f} s")
+        return 0
+    if args.scenario is None:
+        raise InputError("clustersim trace: give a scenario, or --replay FOLDER; see clustersim trace --help")
     from sim import project
     from sim.cli_run import load
+    from sim.critical_path import what_to_buy
     s = load(args)
-    if Path(args.out).is_dir() or not Path(args.out).resolve().parent.is_dir():
-        raise InputError(f"--out {args.out}: not a file in an existing folder; give for example --out step.json")
-    p = project.point(s, trace=args.out)
-    path = critical(p.result.critical_path)
-    answer = {"trace": args.out, "step_s": p.result.step_s, "bubble_share": p.result.bubble_share, "critical_path": path}
+    out = args.out or (None if args.timeline or args.chakra else "step.json")
+    for name, given in (("--out", out), ("--timeline", args.timeline)):
+        if given and (Path(given).is_dir() or not Path(given).resolve().parent.is_dir()):
+            raise InputError(f"{name} {given}: not a file in an existing folder; give for example {name} step.{'json' if name == '--out' else 'html'}")
+    p = project.point(s, trace=out)
+    costs = project.stretched(p.estimate.costs, p.straggler)
+    written = [out] if out else []
+    if args.timeline:
+        from sim.report import write_figure
+        from sim.timeline import figure
+        written.append(str(write_figure(figure(p.result, f"{s.name}: one step"), Path(args.timeline))))
+    if args.chakra:
+        from sim import chakra
+        chakra.write(costs, s.plan.schedule, args.chakra, seed=s.seed)
+        written.append(args.chakra)
+    answer = {"written": written, "step_s": p.result.step_s, "bubble_share": p.result.bubble_share, "critical_path": project.path_facts(p),
+              "faster": {what: saved / p.result.step_s for what, saved in what_to_buy(costs, s.plan.schedule) if saved > 0}}
     if args.json:
         print(json.dumps(answer, indent=1))
     else:
-        print(f"written: {args.out}   step {p.result.step_s:.3f} s, bubble {p.result.bubble_share:.1%} of rank time")
-        print("critical path: " + ", ".join(f"{kind} {share:.0%}" for kind, share in path.items()))
+        print(f"written: {', '.join(written)}   step {p.result.step_s:.3f} s, bubble {p.result.bubble_share:.1%} of rank time")
+        print("critical path: " + ", ".join(f"{cause} {share:.0%}" for cause, share in answer["critical_path"].items()))
+        print("twice as good would save: " + ", ".join(f"{what} {share:.1%}" for what, share in answer["faster"].items()))
     return 0
-
-
-def critical(segments) -> dict[str, float]:
-    """Share of the critical path by kind of work, largest first."""
-    total: dict[str, float] = {}
-    for segment in segments:
-        total[segment.cause] = total.get(segment.cause, 0.0) + (segment.end_s - segment.start_s)
-    whole = sum(total.values()) or 1.0
-    return {k: v / whole for k, v in sorted(total.items(), key=lambda item: -item[1])}

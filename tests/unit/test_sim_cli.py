@@ -76,7 +76,7 @@ def test_another_model_and_chips(capsys, in_tmp):
     (["run", "glm5_100k_910b", "--set", "plan.dp=1.5"], "not a whole number"), (["run", "glm5_100k_910b", "--seed", "x"], "invalid int"),
     (["run", "glm5_100k_910b", "--model", "nope.json"], "neither a known name"), (["run", "glm5_100k_910b", "--chip", "910x"], "not known"),
     (["run", "glm5_100k_910b", "--set", "plan={tp: 1, pp: 16, dp: 780, ep: 4}", "--set", "recompute=none"], "GiB over"), (["run", "glm5_100k_910b", "--out", "/dev/null/x"], "cannot be written"),
-    (["run", "glm5_100k_910b", "--frobnicate"], "unrecognized"), (["report", "nowhere"], "no such folder"), (["validate", "nope.yaml"], "no such file"),
+    (["run", "glm5_100k_910b", "--frobnicate"], "unrecognized"), (["report", "nowhere"], "no such folder"), (["run", "serving_glm5_h200"], "use clustersim serve"), (["validate", "nope.yaml"], "no such file"),
     (["campaign", "glm5_mini_smoke", "--horizon", "3 GiB"], "measures bytes"), (["campaign", "glm5_mini_smoke", "--seeds", "1"], "give 2 to 100,000"),
     (["trace", "glm5_mini_smoke", "--out", "/nowhere/at/all.json"], "not a file in an existing folder")])
 def test_bad_input_is_one_line_and_exit_2(capsys, in_tmp, argv, words):
@@ -102,6 +102,19 @@ def test_campaign(capsys, in_tmp):
 def test_trace(capsys, in_tmp):
     code, out, _ = call(capsys, "trace", "glm5_mini_smoke", "--out", "t.json", "--json")
     assert code == 0 and json.loads((in_tmp / "t.json").read_text()) and sum(json.loads(out)["critical_path"].values()) == pytest.approx(1.0)
+
+
+def test_timeline_chakra_and_replay(capsys, in_tmp):
+    code, out, _ = call(capsys, "trace", "llama3_405b_16k_h100", "--timeline", "t.html", "--chakra", "et", "--json")
+    step = json.loads(out)["step_s"]
+    assert code == 0 and "plotly" in (in_tmp / "t.html").read_text() and not (in_tmp / "step.json").exists()
+    code, out, _ = call(capsys, "trace", "--replay", "et", "--json")
+    assert code == 0 and json.loads(out)["step_s"] == pytest.approx(step, rel=1e-3) and json.loads(out)["files"] == 16
+    for argv in (["trace"], ["trace", "--replay", "nowhere"], ["trace", "glm5_mini_smoke", "--chakra", "/dev/null/x"], ["trace", "glm5_mini_smoke", "--timeline", "t.txt"]):
+        code, _, err = call(capsys, *argv)
+        assert code == 2 and err.count("\n") == 1
+    code, _, _ = call(capsys, "campaign", "glm5_mini_smoke", "--seeds", "2", "--trace", "c.json")
+    assert code == 0 and json.loads((in_tmp / "c.json").read_text())["traceEvents"]
 
 
 def test_user_rows(capsys, in_tmp):
