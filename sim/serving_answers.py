@@ -205,13 +205,14 @@ def long_context(model="glm5", cluster="dgx_h200", chips: int = 8, context: int 
             step = decode_step(d, batch, length, mode)
             seconds = fill + output * step.total_s / d.tokens_per_step / batch          # of the whole instance
             rows.append({"model": which.name, "context": length, "kv_gib": {k: kv_bytes_per_token(which, k) * length / GIB for k in ("bf16", "fp8")},
-                         "fit_on_instance": room.requests(length) * d.groups, "prefill_s": fill, "prefill_parts": describe_parts(prefill(d, length, 0, 1, mode)), "batch": batch, "tpot_ms": 1e3 * step.total_s / d.tokens_per_step,
+                         "fit_on_instance": room.requests(length) * d.groups, "prefill_s": fill, "prefill_s_nine_tenths_cached": prefill(d, length, int(0.9 * length), 1, mode).total_s, "prefill_parts": describe_parts(prefill(d, length, 0, 1, mode)), "batch": batch, "tpot_ms": 1e3 * step.total_s / d.tokens_per_step,
                          "tpot_ms_batch_1": 1e3 * tpot(d, 1, length, mode), "instance_seconds": seconds,
                          "usd": usd and seconds * chips * usd.value / 3600, "revenue_usd": (length * prices[0] + output * prices[1]) / 1e6})
     long, short = rows[1], rows[0]
     text = (f"A context of {context:,} tokens takes {long['kv_gib']['bf16']:.1f} GiB in 16 bits and {long['kv_gib']['fp8']:.1f} GiB in fp8 (indexer keys included); "
             f"{long['fit_on_instance']} fit on {chips} × {place.chip.name} beside the weights. Its prefill takes {long['prefill_s']:.1f} s "
             f"({long['prefill_s'] / short['prefill_s']:.0f} times that of 4,096 tokens; {long['prefill_parts']}), a token then {long['tpot_ms_batch_1']:.1f} ms against {short['tpot_ms_batch_1']:.1f}.")
+    text += f" With nine tenths of it cached the prefill takes {long['prefill_s_nine_tenths_cached']:.1f} s."
     if usd:
         text += f" With {output:,} tokens out the request costs ${long['usd']:.3f} of machine time at full load and brings ${long['revenue_usd']:.3f} at ${prices[0]:.2f}/${prices[1]:.2f}."
     if len(rows) > 2:

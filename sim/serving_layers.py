@@ -24,6 +24,8 @@ CONSTANTS = {
     "indexer_kernels": (8, "assumed", "small kernels of a lightning indexer: norm, rope, Hadamard, quantisation (twice), cache write, weights"),
     "elementwise_passes": (12, "assumed", "passes over [T, C] in bf16 in a layer: two norms, two residuals, quantisation, rope, latents"),
     "expert_passes": (2.5, "assumed", "passes over a received token (C in, C out, gate and up between) in the expert part"),
+    "score_bytes": (12.0, "assumed", "bytes a score costs: written in fp32 by the indexer, read twice by top-k"),
+    "gather_reuse": (64.0, "assumed", "queries of a prefill that share a gathered cache row (neighbours choose much the same keys)"),
     "prefill_keys_half": (600.0, "assumed", "keys at which prefill attention reaches half its share (as sim.kernels)"),
     "table_tiers": (0, "published", "an ep_table holds where the group spans the tiers it was measured on: NVLink and InfiniBand, or UB"),
 }
@@ -134,7 +136,7 @@ def decode_attention(roof: Roof, R: float, q: float, keys: float, parts: dict) -
         score = 2.0 * T * m.index_heads * (m.index_dim + 1) * keys
         low = kind if d.kv == "fp8" else "bf16"
         rate = roof.peak(low) * (d.stack["sparse_compute"] if roof.hybrid else 1.0)
-        size = R * keys * index_row_bytes(m, d.kv) + 12.0 * T * keys            # scores written, read by top-k, in fp32
+        size = R * keys * index_row_bytes(m, d.kv) + CONSTANTS["score_bytes"][0] * T * keys
         time = roof.matmul(T, dims, m.q_lora or m.hidden, w, kind) + roof.matmul(T, m.index_dim + m.index_heads, m.hidden, 2.0, "bf16")
         time += max(score / rate, size / roof.decode_memory) + roof.small(2 + CONSTANTS["indexer_kernels"][0])
         add(parts, "indexer", share * time)
@@ -151,12 +153,12 @@ def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict
         dense_part = max(0.0, min(k, visible) - past)            # queries that see fewer than k keys
         read = (dense_part * (past + dense_part / 2) + (new - dense_part) * k) / new
         flops = 2.0 * T * H * read * (2 * m.kv_lora + m.rope)
-        size = T * read * kv_row_bytes(m, d.kv) / 64.0            # neighbouring queries choose much the same rows: read from cache
+        size = T * read * kv_row_bytes(m, d.kv) / CONSTANTS["gather_reuse"][0]
         score = 2.0 * T * m.index_heads * (m.index_dim + 1) * keys
         low = d.format.dense_compute if d.kv == "fp8" else "bf16"
         w = d.format.dense_bytes
         time = roof.matmul(T, m.index_heads * m.index_dim, m.q_lora or m.hidden, w, d.format.dense_compute)
-        time += max(score / (roof.peak(low) * share), roof.pass_(12.0 * T * keys))
+        time += max(score / (roof.peak(low) * share), roof.pass_(CONSTANTS["score_bytes"][0] * T * keys))
         add(parts, "indexer", time * m.indexer_full_layers / m.layers)
     else:
         read = keys

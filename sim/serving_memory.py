@@ -225,43 +225,60 @@ class Remedy:
     requests: float
 
 
+def _hardware(d: Deployment) -> dict[str, list[tuple[str, dict]]]:
+    """Changes of the deployment by kind, mildest first: (words, fields)."""
+    node, chip = d.cluster.chips_per_node, d.cluster.chip
+    counts = sorted({math.ceil(d.chips * t / node) * node for t in (1.5, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256)})
+    bigger = sorted((cluster_from(n).chip.memory_bytes.value, n) for n in list_clusters())
+    return {
+        "chips": [(f"{n} × {chip.name} instead of {d.chips}", {"chips": n}) for n in counts if n > d.chips],
+        "precision": [(f"precision {f} instead of {d.precision}", {"precision": f}) for f in ("fp8", "w8a8", "w4a8")
+                      if FORMATS[f].expert_bytes < d.format.expert_bytes],
+        "chip": [(f"{d.chips} × {cluster_from(n).chip.name} ({size / GIB:.0f} GiB)", {"cluster": cluster_from(n)}) for size, n in bigger
+                 if size > chip.memory_bytes.value],
+        "kv": [] if d.kv == "fp8" else [("KV cache in fp8", {"kv": "fp8"})],
+        "tp": [(f"attention_tp {t} instead of {d.attention_tp}", {"attention_tp": t}) for t in (2, 4, 8, 16, 32, 64) if t > d.attention_tp],
+    }
+
+
 def remedies(d: Deployment, context: float = 0.0, requests: float = 0.0, most: int = 3) -> list[Remedy]:
-    """Up to `most` single changes after which it fits, each checked, of different kinds where possible."""
+    """Up to `most` changes after which it fits, each checked and of another kind: single ones first, then two together."""
     found: list[Remedy] = []
 
-    def offer(text: str, c: float = context, r: float = requests, **changes) -> bool:
+    def offer(text: str, changes: Mapping, c: float = context, r: float = requests) -> bool:
         try:
             other = d.with_(**changes)
         except InputError:
             return False
-        if shortfall(other, c, r) <= 0 and len(found) < most:
+        if len(found) < most and shortfall(other, c, r) <= 0:
             found.append(Remedy(text, other, c, r))
             return True
         return False
 
-    node, chip = d.cluster.chips_per_node, d.cluster.chip
-    for times in (1.5, 2, 3, 4, 6, 8, 16, 32, 64):
-        chips = math.ceil(d.chips * times / node) * node
-        if chips > d.chips and offer(f"{chips} × {chip.name} instead of {d.chips}", chips=chips):
-            break
-    for name in ("fp8", "w8a8", "w4a8"):
-        if FORMATS[name].expert_bytes < d.format.expert_bytes and offer(f"precision {name} instead of {d.precision}", precision=name):
-            break
-    for size, name in sorted((cluster_from(n).chip.memory_bytes.value, n) for n in list_clusters()):
-        other = cluster_from(name)
-        if size > chip.memory_bytes.value and offer(f"{d.chips} × {other.chip.name} ({size / GIB:.0f} GiB)", cluster=other):
-            break
-    if d.kv != "fp8":
-        offer("KV cache in fp8", kv="fp8")
-    for tp in (2, 4, 8, 16, 32, 64):
-        if tp > d.attention_tp and offer(f"attention_tp {tp} instead of {d.attention_tp}", attention_tp=tp):
-            break
-    m = memory(d)
-    if requests > 1 and m.requests(context) >= 1:
-        offer(f"{m.requests(context)} requests per attention group instead of {requests:g}", context, m.requests(context))
-    if requests and context > 1 and m.kv_tokens > requests:
-        offer(f"contexts of {int(m.kv_tokens / requests):,} tokens instead of {context:,.0f}", int(m.kv_tokens / requests), requests)
-    return found
+    def offer_load(text: str, changes: Mapping) -> None:
+        """The same with fewer or with shorter contexts, as many or as long as then fit."""
+        try:
+            m = memory(d.with_(**changes))
+        except InputError:
+            return
+        lead = text + " and " if text else ""
+        if requests > 1 and 1 <= m.requests(context) < requests:
+            offer(f"{lead}{m.requests(context)} requests per attention group instead of {requests:g}", changes, context, m.requests(context))
+        if requests and 1 <= int(m.kv_tokens / requests) < context:
+            offer(f"{lead}contexts of {int(m.kv_tokens / requests):,} tokens instead of {context:,.0f}", changes, int(m.kv_tokens / requests), requests)
+
+    kinds = _hardware(d)
+    for options in kinds.values():
+        for text, changes in options:
+            if offer(text, changes):
+                break
+    offer_load("", {})
+    for kind in ("kv", "precision", "tp", "chip"):                # two together: more chips with one of the others
+        any(offer(f"{a} and {b}", {**x, **y}) for a, x in kinds["chips"] for b, y in kinds[kind])
+    for text, changes in kinds["chips"]:
+        if len(found) < most:
+            offer_load(text, changes)
+    return found[:most]
 
 
 def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> Memory:

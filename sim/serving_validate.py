@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from minglm.errors import InputError
 from sim.documents import read_document
 from sim.serving_costs import decode_step, largest_batch, prefill, tpot
+from sim.serving_layers import CONSTANTS
 from sim.serving_memory import Deployment, memory
-from sim.serving_stacks import SERVING, load_stack
+from sim.serving_stacks import LABELS, SERVING, load_stack
 
 USES = ("fit", "predict", "listed")
 # What a row is a figure of: decoding alone, prefill alone, both with queues between, or something else.
@@ -170,7 +171,7 @@ def validate() -> dict:
     """Every row: measured, predicted, error, assumptions; and how far off the predicted rows are.
 
     Returns a dict with `rows`, `mape_predict`, `worst_predict` (all predicted rows), the same for decode rows alone
-    (`mape_decode`, `worst_decode`) and by group (`groups`), `fitted` (the scalars), `met` (decode rows within the aim) and
+    (`mape_decode`, `worst_decode`) and by group (`groups`), `fitted` (the scalars), `unfitted_decode` (decode rows without any), `met` (decode rows within the aim) and
     `beyond` (rows whose error exceeds the aim's worst).
     """
     table = []
@@ -197,8 +198,12 @@ def validate() -> dict:
             scalars.append({"chip": row["chip"], "stack": row["deployment"]["stack"], "scale": scale, "row": on})
     mean, worst = _spread(counted)
     decode = groups["decode"]
-    return {"rows": table, "mape_predict": mean, "worst_predict": worst, "mape_decode": decode["mape"], "worst_decode": decode["worst"],
-            "groups": groups, "worst_row": max(counted, key=lambda e: abs(e["error"]))["id"], "fitted": scalars, "mode": "hybrid",
+    bare = [abs(_error(row["measured"], predict(row, scale=1.0)[0])) for row in rows() if row["use"] != "listed" and row["kind"] in GROUPS["decode"]]
+    used = sorted({row["deployment"]["stack"] for row in rows() if row.get("deployment")})
+    constants = {name: load_stack(name).describe() for name in used}
+    constants["operators"] = [{"constant": k, "value": v, "label": label, "source": source} for k, (v, label, source) in CONSTANTS.items()]
+    return {"constants": constants, "rows": table, "mape_predict": mean, "worst_predict": worst, "mape_decode": decode["mape"], "worst_decode": decode["worst"],
+            "groups": groups, "unfitted_decode": {"rows": len(bare), "mape": sum(bare) / len(bare), "worst": max(bare)}, "worst_row": max(counted, key=lambda e: abs(e["error"]))["id"], "fitted": scalars, "mode": "hybrid",
             "aim": {"mean": WITHIN, "worst": WORST}, "met": decode["mape"] <= WITHIN and decode["worst"] <= WORST,
             "beyond": [e["id"] for e in counted if abs(e["error"]) > WORST]}
 
@@ -251,13 +256,20 @@ def table_text(report: Mapping) -> str:
             else:
                 error_note = ""
             note = e["why"] if use == "listed" else "; ".join(e["assumed"]) or "nothing"
+            if use == "predict" and e["why"]:
+                note += f". Out of reach: {e['why']}"
             lines.append(f"  {e['id']:<30} {measured:>12} {predicted:>10} {error:>7}  {e['unit']}; {e['mode']}; {error_note}{note}")
     for s in report["fitted"]:
         lines.append(f"scalar of {s['chip']} with {s['stack']}: time × {s['scale']:.3f}, from {s['row']}")
+    labels = [c["label"] for group in report["constants"].values() for c in group]
+    lines.append("constants of the stacks used: " + ", ".join(f"{labels.count(x)} {x}" for x in LABELS if x != "fitted")
+                 + f", and {len(report['fitted'])} fitted scalars; data/serving/stacks.yaml and --json give each with its source")
     for name, g in report["groups"].items():
         aim = report["aim"]
         verdict = f" (aim {aim['mean']:.0%} and {aim['worst']:.0%}: {'met' if report['met'] else 'not met'})" if name == "decode" else ""
         lines.append(f"{name}: {g['rows']} rows predicted, mean error {g['mape']:.1%}, worst {g['worst']:.1%}{verdict}")
+    u = report["unfitted_decode"]
+    lines.append(f"the same decode rows and the fitted ones without any scalar: {u['rows']} rows, mean error {u['mape']:.1%}, worst {u['worst']:.1%}")
     lines.append(f"all predicted rows: mean {report['mape_predict']:.1%}, worst {report['worst_predict']:.1%} ({report['worst_row']}); "
                  f"beyond {report['aim']['worst']:.0%}: {', '.join(report['beyond']) or 'none'}")
     return "\n".join(lines)
