@@ -24,3 +24,27 @@ def token_strip(text: str, tokenizers: dict) -> None:
         rows.append(f'<p style="margin:10px 0 2px"><b>{escape(name)}</b>: {len(pieces)} pieces</p>'
                     f'<div style="font:14px monospace;line-height:1.7">{spans}</div>')
     display(HTML("".join(rows)))
+
+
+def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
+    """`count` windows of `length` tokens from the files that `recipe`'s training holds back, spread over them; (length,) each."""
+    import torch
+
+    from minglm import corpus
+
+    _, held_back = corpus.load(recipe.corpus, recipe.corpus_max_bytes).split()
+    ids = [t for document in tokenizer.encode_batch([d.text for d in held_back]) for t in document]
+    step = (len(ids) - length) // count
+    return [torch.tensor(ids[i * step:i * step + length]) for i in range(count)]
+
+
+def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int = 4, seed: int = 3) -> list:
+    """The same, with `facts` short sentences hidden in each passage and said again later, as `lookup_share` does in training."""
+    import numpy as np
+    import torch
+
+    from minglm.sft import lookup_row
+
+    rng = np.random.default_rng(seed)
+    filler = np.concatenate(unseen_passages(tokenizer, recipe, 8 * length, 4))
+    return [torch.tensor(lookup_row(rng, tokenizer, filler, length - 1, facts)[0]) for _ in range(count)]
