@@ -24,6 +24,7 @@ from sim.phases import Pace
 from sim.plan import Plan, Workload
 from sim.scenario import Scenario, load_scenario, merge, resolve
 from sim.step_cost import Estimate, estimate
+from sim.units import show
 
 DAY_S = 86400.0
 MAX_FAILURES = 50_000                # a campaign with more is a job that does not run: it is refused in seconds
@@ -357,14 +358,22 @@ def assumption_facts(s: Scenario, p: Point) -> list[dict]:
     words = {"vendor": "vendor claim"}
     for name, f in figures:
         if f is not None:
-            span = f"{f.value:.4g}" if f.certain else f"{f.value:.4g} ({f.low:.4g}–{f.high:.4g})"
-            out.append({"text": f"{name}: {span} {f.unit}", "kind": words.get(f.confidence, f.confidence), "source": f.source})
+            span = said(f.value, f.unit) + ("" if f.certain else f" ({said(f.low, f.unit)} to {said(f.high, f.unit)})")
+            out.append({"text": f"{name}: {span}", "kind": words.get(f.confidence, f.confidence), "source": f.source})
     over = p.memory.total_bytes - s.cluster.chip.memory_bytes.value
     if over > 0:
         out.insert(0, {"text": f"the plan fits, although the memory estimate is {over / 2**30:.1f} GiB over", "kind": "assumed",
                        "source": "the scenario says memory: warn"})
     out += [{"text": text, "kind": "assumed", "source": "default: the scenario does not say"} for text in s.stated]
     return out
+
+
+def said(value: float, unit: str) -> str:
+    """A figure in human units; rates per hour as so many million hours between events."""
+    if unit == "1/h":
+        return f"one in {1 / value:,.0f} h" if value else "never"
+    kinds = {"B": "bytes", "B/s": "bytes_per_s", "FLOP/s": "flops", "s": "time", "W": "power", "USD": "money"}
+    return show(value, kinds[unit]) if unit in kinds else f"{value:.4g}" + ("" if unit == "1" else f" {unit}")
 
 
 def check_finite(value: object, where: str = "result") -> None:

@@ -99,8 +99,8 @@ def section(page, r: dict) -> None:
     """The projection as sections of an HTML page (`sim.page.Page`)."""
     from sim.page import cards, table
     days = r["days"]
-    page.heading(r["name"], "projection")
-    if r["question"]:
+    page.heading(r["name"] if page.title != r["name"] else "The projection", "projection")
+    if r["question"] and page.lead != r["question"]:
         page.prose(r["question"], "lead")
     own = r["cost"].get("own") or r["cost"].get("rent")
     items = [(f"{days['value']:.3g} days", f"for {show(r['tokens'], 'count')} tokens (range {days['low']:.3g}–{days['high']:.3g})"),
@@ -115,6 +115,9 @@ def section(page, r: dict) -> None:
                 + ", ".join(f"{k} {v:.0%}" for k, v in r["breakdown"].items() if v >= 0.01))
     if any("step_s" in b for b in r["batches"]):
         page.figure(_batch_figure(r), "Idle share of the pipeline and throughput against the batch: more micro-batches fill the pipeline.")
+    if len(r["campaign"]["phases"]) > 1:
+        page.add(table(["phase", "tokens", "days without failures", "chips", "plan"],
+                       [[k, show(p["tokens"], "count"), f"{p['ideal_days']:.2f}", f"{p['chips']:,}", p["plan"]] for k, p in r["campaign"]["phases"].items()]))
     if r["what_if"]:
         page.add(table(["what if", "speed", "step", "bubble", "memory", ""],
                        [[w["name"], "–", "–", "–", "–", w["reason"]] if "reason" in w else
