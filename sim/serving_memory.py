@@ -85,7 +85,7 @@ class Deployment:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise InputError(f"{name}={value!r}: must be a whole number from {low} to {high:,}")
-        if self.precision not in FORMATS:
+        if not isinstance(self.precision, str) or self.precision not in FORMATS:
             raise InputError(f"precision {self.precision!r}: not one of {', '.join(FORMATS)}{nearest(str(self.precision), FORMATS)}")
         if self.kv not in KV_FORMATS:
             raise InputError(f"kv {self.kv!r}: not one of {', '.join(KV_FORMATS)}{nearest(str(self.kv), KV_FORMATS)}")
@@ -99,10 +99,11 @@ class Deployment:
             raise InputError(f"drafts={self.drafts}: {self.model.name} has no multi-token-prediction module; use drafts: 0")
         for name, low, high in (("acceptance", 0.0, 1.0), ("memory_share", 0.05, 1.0)):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not low <= value <= high:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise InputError(f"{name}={value!r}: must be between {low:g} and {high:g}")
-        if self.accept_length is not None and not 1 <= self.accept_length <= self.drafts + 1:
-            raise InputError(f"accept_length={self.accept_length:g}: a step with {self.drafts} drafts yields 1 to {self.drafts + 1} tokens")
+        length = self.accept_length
+        if length is not None and (isinstance(length, bool) or not isinstance(length, (int, float)) or not 1 <= length <= self.drafts + 1):
+            raise InputError(f"accept_length={length!r}: a step with {self.drafts} drafts yields 1 to {self.drafts + 1} tokens")
         return self
 
     def with_(self, **changes) -> Deployment:

@@ -63,7 +63,13 @@ def load(given: str | Path | Mapping) -> dict:
             if not isinstance(values[key], Mapping):
                 raise InputError(f"{where}: {key} must be a mapping of {', '.join(sorted(known))}")
             _known(values[key], known, f"{where}: {key}")
-    if values.get("mode", "hybrid") not in MODES:
+    for key in ("name", "question"):
+        if not isinstance(values.get(key, ""), str):
+            raise InputError(f"{where}: {key}={values[key]!r} must be text")
+    told = values.get("assumptions")
+    if told is not None and not (isinstance(told, list) and all(isinstance(a, str) for a in told)):
+        raise InputError(f"{where}: assumptions must be a list of sentences")
+    if not isinstance(values.get("mode", "hybrid"), str) or values.get("mode", "hybrid") not in MODES:
         raise InputError(f"{where}: mode {values['mode']!r} must be one of {', '.join(MODES)}{nearest(str(values['mode']), MODES)}")
     seed = values.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int):
