@@ -1,7 +1,10 @@
 """`clustersim run`: a scenario to its projection."""
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+import threading
 from pathlib import Path
 
 TEXT = "project a scenario: memory, step, throughput, MFU, days, money, what-ifs"
@@ -30,6 +33,27 @@ def load(args):
     return load_scenario(args.scenario, args.set, model=args.model, cluster=args.cluster, chip=args.chip, chips=args.chips, seed=args.seed)
 
 
+@contextlib.contextmanager
+def waiting(text: str):
+    """A line with the elapsed time on stderr for work of unknown length, from its third second on."""
+    from tqdm import tqdm
+    done = threading.Event()
+
+    def tick() -> None:
+        if done.wait(2.0):
+            return
+        with tqdm(desc=text, bar_format="{desc} {elapsed}", file=sys.stderr, leave=False) as bar:
+            while not done.wait(0.5):
+                bar.refresh()
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 def add(parser) -> None:
     arguments(parser)
     parser.add_argument("--out", help="folder for config, versions and metrics (default: runs/<name>; 'none' writes nothing)")
@@ -41,7 +65,9 @@ def main(args) -> int:
     from sim.project import project
     from sim.report import save, table_text
     scenario = load(args)
-    result = project(scenario, trace=args.trace, what_ifs=not args.no_what_if)
+    played = scenario.plan.dp if scenario.jitter else 1
+    with waiting(f"playing {played:,} replicas of {scenario.plan.pp} stages") if not args.json else contextlib.nullcontext():
+        result = project(scenario, trace=args.trace, what_ifs=not args.no_what_if)
     folder = None if args.out == "none" else save(result, scenario, Path(args.out) if args.out else None)
     if args.json:
         print(json.dumps(result, indent=1, ensure_ascii=False))

@@ -55,7 +55,7 @@ def energy(cluster: Cluster, chips: int, hours: Range) -> Range:
         return chips * (p + h) / 1000.0 * u * t
     return Range(kwh(power.value, host.value, pue.value, hours.value), kwh(power.low, host.low, pue.low, hours.low),
                  kwh(power.high, host.high, pue.high, hours.high), "kWh",
-                 f"{chips:,} chips × ({power.value:g} W + {host.value:g} W host) × PUE {pue.value:g} × {hours.value:,.0f} h",
+                 f"{chips:,} chips × ({power.value:g} W + {host.value:g} W host) × PUE {pue.value:g} × {hours.value:,.0f} h, chips at board power throughout",
                  f"{power.source}; {host.source}; {pue.source}", "assumed")
 
 

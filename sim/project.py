@@ -24,7 +24,7 @@ from sim.phases import Pace
 from sim.plan import Plan, Workload
 from sim.scenario import Scenario, load_scenario, merge, resolve
 from sim.step_cost import Estimate, estimate
-from sim.units import show
+from sim.units import RMB_PER_USD, show
 
 DAY_S = 86400.0
 MAX_FAILURES = 50_000                # a campaign with more is a job that does not run: it is refused in seconds
@@ -211,7 +211,7 @@ def project(s: Scenario, trace=None, what_ifs: bool = True) -> dict:
         "step": step_facts(s, p), "mfu": mfu(s, p), "memory": memory_facts(s, p), "breakdown": breakdown(p), "critical_path": path_facts(p), "faster": faster_facts(s, p),
         "days": days.to_dict(), "days_at_this_step": total_tokens(s) / p.tokens_per_s / DAY_S, "tokens": total_tokens(s),
         "campaign": campaign_facts(main, legs), "cost": {k: r.to_dict() for k, r in cost.costs(s.cluster, s.chips, hours, s.prices).items()},
-        "batches": batch_facts(s), "what_if": what_if_facts(s, p) if what_ifs else [],
+        "currency": f"USD; prices in RMB converted at {RMB_PER_USD:g}", "batches": batch_facts(s), "what_if": what_if_facts(s, p) if what_ifs else [],
         "assumptions": assumption_facts(s, p), "seed": s.seed, "versions": versions()}
     check_finite(out)
     return out

@@ -74,7 +74,7 @@ def table_text(r: dict) -> str:
     """The projection for a terminal."""
     lines = [r["name"]] + ([r["question"]] if r["question"] else []) + [""]
     lines += [f"{what:14}{value:28} {remark}" for what, value, remark in rows(r)]
-    lines += ["", "busiest rank's time: " + ", ".join(f"{k} {v:.0%}" for k, v in r["breakdown"].items() if v >= 0.01)]
+    lines += [f"{'currency':14}{r['currency']}", "", "busiest rank's time: " + ", ".join(f"{k} {v:.0%}" for k, v in r["breakdown"].items() if v >= 0.01)]
     if r["critical_path"]:
         lines.append("critical path:       " + ", ".join(f"{k} {v:.0%}" for k, v in r["critical_path"].items() if v >= 0.01))
     if r["faster"]:
@@ -111,6 +111,7 @@ def section(page, r: dict) -> None:
         items.append((show(own["value"], "money"), f"{'to own' if 'own' in r['cost'] else 'to rent'} ({_span(own, 'money')})"))
     page.add(cards(items))
     page.add(table(["", "value", ""], rows(r)))
+    page.prose(f"Money in {r['currency']}.", "note")
     page.figure(_breakdown_figure(r), "Where the busiest rank's time goes, by class of work: "
                 + ", ".join(f"{k} {v:.0%}" for k, v in r["breakdown"].items() if v >= 0.01))
     if any("step_s" in b for b in r["batches"]):

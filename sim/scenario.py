@@ -34,7 +34,7 @@ SHAPE: dict[str, dict[str, str]] = {
          "failures": "mapping", "checkpoint": "mapping", "campaign": "mapping", "seed": "int", "what_if": "list",
          "assumptions": "list", "notes": "text"},
     "prices": {"rent_usd_per_hour": "any", "system_price_usd": "any", "electricity_usd_per_kwh": "any", "pue": "any", "power_w": "any",
-               "years": "quantity", "utilization": "quantity", "interest": "quantity", "staff_usd_per_year": "quantity", "currency": "text"},
+               "years": "quantity", "utilization": "quantity", "interest": "quantity", "staff_usd_per_year": "quantity"},
     "failures": {"level": "text", "per_chip_day": "quantity", "detect": "quantity", "restart": "quantity", "repair": "quantity",
                  "elastic": "bool", "slow_servers": "bool"},
     "checkpoint": {"kind": "text", "interval": "quantity", "write": "quantity", "read": "quantity", "storage_every": "int"},
