@@ -67,9 +67,7 @@ def pipeline_time(costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = 
         bubble = (P / 2 - 1 if schedule == "dualpipe" else P - 1) * max(pair + (B + W) - 3 * W, 0.0) + unpaired
         share = 0.5 if schedule == "dualpipe" else 1.0            # each direction carries half of the micro-batches
         steady = m * share * max(w - h for w, h in zip(work, hide))
-        # equal stages wait for every message; with a busier rank the others' messages fall into its shadow
-        even = max(0.0, 1.0 - 20 * (busy / (total / P) - 1.0))
-        messages = (m * share * (4 - 4 / P) + max(P - 5, 0)) * even + 2 * (P - 1) * (1 - even)
+        messages = m * share * (4 - 4 / P) + max(P - 5, 0)         # behind a busier rank some fall into its shadow: not counted off
         return steady + bubble + messages * p2p, bubble + messages * p2p
     # 1F1B and interleaved: the busiest rank, the rest of the ramp, and messages
     ramp = (total - busy) / v

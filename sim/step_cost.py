@@ -57,6 +57,9 @@ class Estimate:
     assumptions: list[str] = field(default_factory=list)
 
 
+_LAYERS: dict[tuple, tuple[LayerCost, Stack, Cluster]] = {}
+
+
 class Coster:
     """Layer costs of one (model, cluster, plan, workload, precision, stack)."""
 
@@ -149,19 +152,15 @@ class Coster:
             f, bi = self._sharded(f, bi, bw, params, classes)
         if not stack.graphs:
             issue = stack.scalar(self.cluster.chip, "host_op_s", stack.host_op_s)
-            messages = stack.host_message_s * len(tape.messages) / 2
+            later, messages = issue * stack.host_backward, stack.host_message_s * len(tape.messages) / 2
             host_f = issue * sum(op.kernels for op in tape.forward) + messages
-            host_b = issue * stack.host_backward * sum(op.kernels for op in tape.backward_input + tape.backward_weight) + messages
-            if recompute == "full":
-                host_b += host_f
-            device = bi + bw
+            host_b = later * sum(op.kernels for op in tape.backward_input) + messages + (host_f if recompute == "full" else 0.0)
             if sync:
                 # no running ahead: each operator takes the longer of its device and its host time
                 late = sum(max(issue * op.kernels - time(op), 0.0) for op in tape.forward)
                 f, bi = f + late, bi + (late if recompute == "full" else 0.0)
-                device = bi + bw
-            f = _longer(f, host_f)
-            bi += _longer(device, host_b) - device
+            f, bi = _longer(f, host_f), _longer(bi, host_b)
+            bw = _longer(bw, later * sum(op.kernels for op in tape.backward_weight))
         return LayerCost(f, bi, bw, hide["forward"], hide["backward_input"], tuple(classes.items()), tuple(tape.saved.items()))
 
     def _sharded(self, f: float, bi: float, bw: float, params: tuple[float, float], classes: dict) -> tuple[float, float]:
@@ -192,7 +191,22 @@ class Coster:
         return tape
 
     def layer(self, kind: str, recompute: str) -> LayerCost:
-        """Cost of a layer of this kind, averaged over its window and indexer variants."""
+        """Cost of a layer of this kind, averaged over its window and indexer variants; kept for the next plan that shares it."""
+        shape = tuple(self.model.__dict__.values())           # every field; the name and the depth (first two) change no layer …
+        if not (self.model.window_layers or self.model.index_topk):
+            shape = shape[2:]                                 # … unless only some of the layers have a window or an indexer
+        key = (shape, self.share, kind, recompute, self.style, self.plan.schedule.startswith("dualpipe"), self.plan.recompute_modules,
+               self.plan.zero == 3 and (self.plan.zero_shards, self.plan.expert_dp), self.workload.window, self.plan.overlap_tp,
+               self.plan.overlap_all_to_all, id(self.stack), id(self.cluster))
+        found = _LAYERS.get(key)
+        if found is None:
+            if len(_LAYERS) > 4096:
+                _LAYERS.clear()
+            # the stack and the cluster are kept, so that their identities stay theirs
+            found = _LAYERS[key] = (self._layer(kind, recompute), self.stack, self.cluster)
+        return found[0]
+
+    def _layer(self, kind: str, recompute: str) -> LayerCost:
         model = self.model
         params = layer_params(model, kind, self.plan.tp, self.plan.ep, self.plan.etp)
         sync = kind == "moe" and self.stack.expert_sync
