@@ -58,7 +58,7 @@ def _interval(campaign, inp, seeds: int, quiet: bool) -> dict:
     import sys
 
     from tqdm import tqdm
-    with tqdm(total=seeds, desc="campaigns", unit="seed", file=sys.stderr, leave=False, delay=2.0) as bar:
+    with tqdm(total=seeds, desc="campaigns", unit="seed", file=sys.stderr, leave=False, delay=2.0, disable=None) as bar:
         return campaign.interval(inp, seeds, progress=bar.update)
 
 

@@ -35,7 +35,10 @@ def load(args):
 
 @contextlib.contextmanager
 def waiting(text: str):
-    """A line with the elapsed time on stderr for work of unknown length, from its third second on."""
+    """A line with the elapsed time in the terminal for work of unknown length, from its third second on."""
+    if not sys.stderr.isatty():
+        yield
+        return
     from tqdm import tqdm
     done = threading.Event()
 

@@ -64,7 +64,7 @@ def test_tokens_become_the_nearest_batch_that_divides():
     ({"seq": 0}, "below 1"), ({"seq": "90 min"}, "measures time, not count"), ({"tokens": "64 GiB"}, "measures bytes"), ({"tokens": -1}, "below 1"),
     ({"global_tokens": "1M"}, "keep one"), ({"cluster": "dgx_h10"}, "did you mean"), ({"chip": "h1000"}, "did you mean"), ({"model": "lama3_8b"}, "did you mean 'llama3_8b'"),
     ({"model": {"layers": 2}}, "has no 'hidden'"), ({"model": 5}, "must be a name or a mapping"), ({"attention": "sparse"}, "has no indexer"), ({"phases": "glm6"}, "must be glm5"),
-    ({"phases": [{"tokens": "1T"}]}, "has no 'seq'"), ({"prices": {"rent": 1}}, "did you mean"), ({"prices": {"utilization": 0}}, "more than 0"),
+    ({"phases": [{"tokens": "1T"}]}, "has no 'seq'"), ({"prices": {"rent_usd": 1}}, "did you mean 'rent_usd_per_hour'"), ({"prices": {"utilization": 0}}, "more than 0"),
     ({"prices": {"utilization": 1.5}}, "larger than 1"), ({"failures": {"detect": "3 GiB"}}, "measures bytes"), ({"failures": {"levle": "mid"}}, "did you mean 'level'"),
     ({"what_if": [{"name": "x"}]}, "must have name and set"), ({"assumptions": [{"text": "x", "kind": "sure"}]}, "is not one of"),
     ({"jitter": {"noise": "big"}}, "not a quantity"), ({"seed": "x"}, "must be a whole number"), ({"campaign": {"seeds": 1}}, "give 2 to 100,000"),
