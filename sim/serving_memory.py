@@ -12,6 +12,7 @@ chips of the instance. MLA's latent is one head wide, so every chip of an attent
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -269,16 +270,17 @@ def remedies(d: Deployment, context: float = 0.0, requests: float = 0.0, most: i
             offer(f"{lead}contexts of {int(m.kv_tokens / requests):,} tokens instead of {context:,.0f}", changes, int(m.kv_tokens / requests), requests)
 
     kinds = _hardware(d)
+    pairs = [[(f"{a} and {b}", {**x, **y}) for a, x in kinds[one] for b, y in kinds[two]] for one, two in itertools.combinations(kinds, 2)]
     for options in kinds.values():
-        for text, changes in options:
-            if offer(text, changes):
-                break
+        any(offer(text, changes) for text, changes in options)
     offer_load("", {})
-    for kind in ("kv", "precision", "tp", "chip"):                # two together: more chips with one of the others
-        any(offer(f"{a} and {b}", {**x, **y}) for a, x in kinds["chips"] for b, y in kinds[kind])
-    for text, changes in kinds["chips"]:
+    for options in pairs:
         if len(found) < most:
-            offer_load(text, changes)
+            any(offer(text, changes) for text, changes in options)
+    for options in (*kinds.values(), *pairs):
+        for text, changes in options:
+            if len(found) < most:
+                offer_load(text, changes)
     return found[:most]
 
 
