@@ -59,10 +59,15 @@ class Jitter:
 
     def rank_factors(self, replicas: int, ranks: int, chips: int, seed: int) -> list[tuple[float, ...]]:
         """Permanent slowness of each rank of each replica: its slowest chip. Shape [replicas][ranks]."""
+        named = {(replica, rank): factor for replica, rank, factor in self.slow}
+        if not self.spread and not self.slow_share:
+            rows = [(1.0,) * ranks] * replicas
+            for replica in {replica for replica, _ in named if 0 <= replica < replicas}:
+                rows[replica] = tuple(named.get((replica, r), 1.0) for r in range(ranks))
+            return rows
         rng = random.Random(f"chips {seed}")
         table = largest(self.spread, chips) if self.spread else (1.0,)
         healthy = (1.0 - self.slow_share) ** chips
-        named = {(replica, rank): factor for replica, rank, factor in self.slow}
         out = []
         for replica in range(replicas):
             base = rng.choices(table, k=ranks) if self.spread else [1.0] * ranks
