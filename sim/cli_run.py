@@ -18,7 +18,7 @@ clustersim run glm5_100k_910b --trace step.json    (open in ui.perfetto.dev)"""
 def arguments(parser, required: bool = True) -> None:
     """Arguments that all commands with a scenario share."""
     parser.add_argument("scenario", nargs=None if required else "?", help="a scenario file, or the name of one in data/scenarios")
-    parser.add_argument("--model", help="another model: a name, a Hugging Face config.json, or a YAML of dimensions")
+    parser.add_argument("--model", help="another model: a name, a Hugging Face config.json, a YAML of dimensions, or '{layers: 32, …}'")
     parser.add_argument("--cluster", help="another cluster: a name in data/clusters")
     parser.add_argument("--chip", help="another chip: a name in data/chips")
     parser.add_argument("--chips", help="another inventory")
@@ -29,8 +29,11 @@ def arguments(parser, required: bool = True) -> None:
 
 def load(args):
     """The scenario with the command line's changes."""
+    from sim.documents import parse_text
     from sim.scenario import load_scenario
-    return load_scenario(args.scenario, args.set, model=args.model, cluster=args.cluster, chip=args.chip, chips=args.chips, seed=args.seed)
+    given = {name: parse_text(value, f"--{name}") if value and value.lstrip().startswith("{") else value
+             for name, value in (("model", args.model), ("cluster", args.cluster), ("chip", args.chip))}
+    return load_scenario(args.scenario, args.set, **given, chips=args.chips, seed=args.seed)
 
 
 @contextlib.contextmanager

@@ -93,6 +93,8 @@ class ModelSpec:
         for field in dataclasses.fields(self):
             if field.type == "int":
                 _at_least(self, field.name, 0)
+        if self.layers > 100_000:
+            raise InputError(f"model layers={self.layers:,}: more than 100,000; check the number")
         if self.attention not in ("gqa", "mla"):
             raise InputError(f"attention={self.attention!r}: must be 'gqa' or 'mla'{nearest(self.attention, ('gqa', 'mla'))}")
         if self.attention == "gqa":

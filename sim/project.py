@@ -2,7 +2,8 @@
 
 `project(scenario)` returns a JSON-ready dict; nothing in it is measured here, and every input's range and source is
 carried along. Low and high take all uncertain inputs at their bad, or all at their good end together, so they bracket
-more than a 95% interval would; how wrong the simulator itself is stands in `clustersim validate`.
+more than a 95% interval would; how wrong the simulator itself is stands in `clustersim validate`. Jitter is played in the
+one step that is shown; the campaign's steps take the expected slowest chip instead.
 """
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ from sim.step_cost import Estimate, estimate
 from sim.units import RMB_PER_USD, show
 
 DAY_S = 86400.0
+MAX_PIECES = 20_000_000              # of work in one step; a headline step with noise on every replica has one million
 MAX_FAILURES = 50_000                # a campaign with more is a job that does not run: it is refused in seconds
 CHECKPOINT_BYTES_PER_PARAM = 14      # bf16 weights, fp32 master weights, two fp32 moments
 
@@ -72,6 +74,11 @@ def evaluate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
     """
     made, need, closed, slow = in_closed_form(model, cluster, plan, workload, precision, stack, warn)
     noise = Jitter(**jitter) if jitter else None
+    pieces = 3 * plan.pp * plan.vpp * plan.micro_batches(workload) * (plan.dp if noise else 1)
+    if pieces > MAX_PIECES:
+        raise InputError(f"a step of {plan.micro_batches(workload):,} micro-batches on {plan.pp} × {plan.vpp} stages"
+                         + (f" of {plan.dp:,} replicas" if noise else "") + f" is {pieces:,} pieces of work, more than {MAX_PIECES:,} are played; "
+                         + ("leave the jitter out, or " if noise else "") + "lower the batch or raise micro_batch")
     costs = made.costs if noise else stretched(made.costs, slow)
     result = step.simulate(costs, plan.schedule, replicas=plan.dp, jitter=noise, seed=seed, trace=trace)
     return Point(made, need, result, closed, slow, plan.chips)

@@ -281,7 +281,7 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         plan=row.plan, workload=row.workload, precision=row.precision, stack=row.stack, stated=row.assumptions,
         tokens=parse(d.get("tokens", "1T"), "count", f"{name}: tokens", low=1.0), phases=_phases(d.get("phases"), name),
         candidates=candidates,
-        jitter=_section(d, "jitter", name, {k: "ratio" for k in SHAPE["jitter"]}), prices=_prices(d.get("prices") or {}, name),
+        jitter=_jitter(d, name), prices=_prices(d.get("prices") or {}, name),
         failures=_section(d, "failures", name, {"per_chip_day": "count", "detect": "time", "restart": "time", "repair": "time"}),
         checkpoint=_section(d, "checkpoint", name, {"interval": "time", "write": "bytes_per_s", "read": "bytes_per_s"}),
         seeds=seeds, horizon_s=parse(horizon, "time", f"{name}: campaign horizon", low=1.0) if horizon is not None else None,
@@ -358,6 +358,16 @@ def _section(d: Mapping, key: str, name: str, dimensions: Mapping[str, str]) -> 
     values = d.get(key) or {}
     check_shape(values, key, f"{name}: {key}")
     return {k: parse(v, dimensions[k], f"{name}: {key}.{k}") if k in dimensions else v for k, v in values.items() if v is not None}
+
+
+def _jitter(d: Mapping, name: str) -> dict:
+    """Spreads of the logarithm up to 2 (a factor of seven), shares up to 1, a slow chip up to a hundred times slower."""
+    out = _section(d, "jitter", name, {k: "ratio" for k in SHAPE["jitter"]})
+    for key, value in out.items():
+        most = 100.0 if key == "slow_factor" else 1.0 if key.endswith("share") else 2.0
+        if value > most:
+            raise InputError(f"{name}: jitter.{key}={value:g}: must be at most {most:g}")
+    return {"slow_factor": 1.0, **out} if "slow_share" in out else out
 
 
 def _prices(values: Mapping, name: str) -> dict:

@@ -67,7 +67,7 @@ def test_tokens_become_the_nearest_batch_that_divides():
     ({"phases": [{"tokens": "1T"}]}, "has no 'seq'"), ({"prices": {"rent_usd": 1}}, "did you mean 'rent_usd_per_hour'"), ({"prices": {"utilization": 0}}, "more than 0"),
     ({"prices": {"utilization": 1.5}}, "larger than 1"), ({"failures": {"detect": "3 GiB"}}, "measures bytes"), ({"failures": {"levle": "mid"}}, "did you mean 'level'"),
     ({"what_if": [{"name": "x"}]}, "must have name and set"), ({"assumptions": [{"text": "x", "kind": "sure"}]}, "is not one of"),
-    ({"jitter": {"noise": "big"}}, "not a quantity"), ({"seed": "x"}, "must be a whole number"), ({"campaign": {"seeds": 1}}, "give 2 to 100,000"),
+    ({"jitter": {"noise": "big"}}, "not a quantity"), ({"jitter": {"noise": 1e20}}, "must be at most 2"), ({"global_batch": 10**9}, "must be a whole number from"), ({"seed": "x"}, "must be a whole number"), ({"campaign": {"seeds": 1}}, "give 2 to 100,000"),
     ({"plans": [3]}, "is not a plan"), ({"version": 2}, None)])
 def test_bad_values_are_one_line(change, words):
     if words is None:
