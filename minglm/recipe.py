@@ -192,7 +192,7 @@ def render(recipe: Recipe, title: str = "") -> str:
     for spec in dataclasses.fields(Recipe):
         unit = f", {spec.metadata['unit']}" if spec.metadata["unit"] else ""
         entry = f"{spec.name}: {_yaml(getattr(recipe, spec.name))}"
-        lines.append(f"{entry:<28}# {spec.metadata['meaning']}{unit} (default {_yaml(spec.metadata['default'])})")
+        lines.append(f"{entry:<27} # {spec.metadata['meaning']}{unit} (default {_yaml(spec.metadata['default'])})")
     return "\n".join(lines) + "\n"
 
 
@@ -205,8 +205,10 @@ def _yaml(value) -> str:
         return "{" + ", ".join(f"{k}: {_yaml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_yaml, value)) + "]"
-    if isinstance(value, str) and (not value or any(c in value for c in "#{}[],&*!|>'\"%@`\n") or ": " in value or value != value.strip()
-                                   or value.lower() in ("null", "true", "false", "yes", "no", "on", "off", "~")):
-        import json
-        return json.dumps(value)
+    if isinstance(value, str):
+        import yaml
+        plain = set(value) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./ ") and value[:1].isalpha()
+        if plain and value == value.strip() and yaml.safe_load(value) == value:
+            return value
+        return yaml.safe_dump(value, default_style='"', width=10**9).strip()
     return str(value)
