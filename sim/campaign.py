@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -142,7 +142,6 @@ def interval(inp: CampaignInput, seeds: int = 200, workers: int | None = None,
              progress: Callable[[int], object] | None = None) -> dict[str, tuple[float, float, float]]:
     """95% intervals over `seeds` campaigns: (2.5%, median, 97.5%) of `days`, `goodput`, `interruptions` and each
     `lost <cause>` in hours. The seeds are 0…seeds−1, so the answer does not depend on how many workers there are.
-    `progress` is called with 1 after each campaign.
     `progress` is called with 1 after each campaign (a progress bar's `update`).
 
     Raises InputError for fewer than 2 seeds.
@@ -162,23 +161,13 @@ def interval(inp: CampaignInput, seeds: int = 200, workers: int | None = None,
     if workers > 1:
         try:
             with ProcessPoolExecutor(workers) as pool:
-                collect(pool.map(play, range(seeds), chunksize=max(1, seeds // (workers * 8))))
-        except (OSError, ImportError, NotImplementedError):      # no processes in a browser
+                collect(pool.map(play, range(seeds), chunksize=max(1, min(4, seeds // (workers * 4)))))
+        except (OSError, ImportError, NotImplementedError, BrokenExecutor):      # no processes in a browser
             pass
     collect(map(play, range(len(rows), seeds)))
     columns = {"days": [r[0] for r in rows], "goodput": [r[1] for r in rows], "interruptions": [r[2] for r in rows]}
     columns |= {f"lost {cause}": [r[3][cause] for r in rows] for cause in rows[0][3]}
     return {name: tuple(_quantile(sorted(v), q) for q in (0.025, 0.5, 0.975)) for name, v in columns.items()}
-
-
-def _told(rows: Iterable, progress: Callable[[int], object] | None) -> list:
-    """The rows as a list, telling `progress` of each."""
-    out = []
-    for row in rows:
-        out.append(row)
-        if progress is not None:
-            progress(1)
-    return out
 
 
 def _quantile(values: list[float], q: float) -> float:

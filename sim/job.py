@@ -101,8 +101,10 @@ class Job:
         self.inp, self.env = inp, simpy.Environment()
         self.courses = [Course(leg, inp.checkpoint, inp.failures.mtbf_s(leg.pace.chips)) for leg in inp.legs]
         self.before = [0.0]                                    # nominal work before each leg
+        self.tokens_before = [0.0]                             # tokens before each leg
         for course in self.courses:
             self.before.append(self.before[-1] + course.leg.work_s)
+            self.tokens_before.append(self.tokens_before[-1] + course.leg.tokens)
         self.at, self.stalled = At(0), 0.0
         self.saved, self.memory = At(0), At(0)                 # newest checkpoint in storage, newest in memory
         self.writing: list[tuple[float, At]] = []              # (when storage will have it, place)
@@ -261,7 +263,7 @@ class Job:
         return self.before[at.leg] + (self.courses[at.leg].work(at.period, at.work_s) if at.leg < len(self.courses) else 0.0)
 
     def tokens(self, at: At) -> float:
-        whole = sum(leg.tokens for leg in self.inp.legs[:at.leg])
+        whole = self.tokens_before[at.leg]
         if at.leg == len(self.courses):
             return whole
         pace = self._pace(at.leg)

@@ -5,8 +5,8 @@ arrived over a link that may be busy, its own previous work must be done, and ea
 the rank's chips. After the pipeline come what no schedule hides: the rest of the gradient reduction (`sim/gradients.py`),
 the optimiser (which waits for all ranks: the gradient norm is global), the parameter gather and the host's own work.
 
-What is simplified: a transfer occupies the sender's port and never the sender; all-to-all is part of the rank's own work,
-so replicas that share experts do not wait for each other inside a step; collectives of different ranks do not collide.
+What is simplified: a transfer occupies the sender's port and never the sender; replicas that share experts are played as
+one in lock step (`lockstep`); collectives of different ranks do not collide.
 """
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class StepResult:
 
 
 def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fold: bool = True,
-             jitter: Jitter | None = None, seed: int = 0, trace=None, share_port: int = 1) -> StepResult:
+             jitter: Jitter | None = None, seed: int = 0, trace=None, share_port: int = 1, lockstep: int = 1) -> StepResult:
     """Play one training step.
 
     Args:
@@ -100,17 +100,22 @@ def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fol
         trace: a path (Chrome JSON is written there), or an object with `take(result, replicas, costs)` such as a
             `sim.trace.StepTrace`, which is given everything that was played.
         share_port: how many neighbouring replicas send the transfers of the same rank through one port.
+        lockstep: how many neighbouring replicas exchange tokens in every expert layer (experts spread beyond one replica).
+            They wait for each other layer by layer, so they are played as one, at the pace of the slowest chip of all.
     Raises:
         InputError: a schedule that cannot run so, or costs that are negative or not finite.
     """
-    for name, value in (("replicas", replicas), ("share_port", share_port)):
+    for name, value in (("replicas", replicas), ("share_port", share_port), ("lockstep", lockstep)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name}={value!r}: must be a whole number of at least 1; give {name}: 1 or more")
     began = time.perf_counter()
     programs, size, _ = compile_programs(costs, schedule)
     jitter = jitter or Jitter()
     factors = jitter.rank_factors(replicas, len(programs), costs.chips_per_rank, seed)
-    chosen = _representatives(factors, share_port) if fold and not jitter.random else range(replicas)
+    if lockstep > 1:
+        factors = [tuple(map(max, zip(*factors[k:k + lockstep]))) for k in range(0, replicas, lockstep)]
+    chips = costs.chips_per_rank * min(lockstep, replicas)
+    chosen = _representatives(factors, share_port) if fold and not jitter.random else range(len(factors))
 
     env, rng = simpy.Environment(), random.Random(f"work {seed}")
     played, ports, waits = [], {}, [0]
@@ -121,13 +126,14 @@ def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fol
         replica = Replica(index, [0.0] + [None] * (size - 1), [[] for _ in programs], [])
         load = _loads(jitter, size, rng)
         for rank, program in enumerate(programs):
-            seconds = _seconds(program, factors[index][rank], jitter, costs.chips_per_rank, load, rng)
+            seconds = _seconds(program, factors[index][rank], jitter, chips, load, rng)
             replica.seconds.append(seconds)
             env.process(_rank(env, program.rows, seconds, replica.slots, ports[group][rank], costs.p2p_s,
                               replica.ends[rank], waits))
         played.append(replica)
     _run(env)
     result = _result(costs, schedule, programs, played, replicas, waits[0])
+    result.simulated_replicas = min(replicas, len(played) * lockstep)
     result.wall_s = time.perf_counter() - began
     if trace is not None:
         from sim.trace import StepTrace

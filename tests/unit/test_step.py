@@ -129,6 +129,17 @@ def test_popular_experts_stretch_all_to_all():
         even, jitter=Jitter(expert_spread=0.3)).step_s
 
 
+def test_replicas_that_share_experts_move_together():
+    """Lock step of four replicas: a fourth of the processes, each as slow as the slowest of four times the chips."""
+    noise = Jitter(noise=0.05)
+    apart, together = (simulate(costs(4, 32, chips_per_rank=8), replicas=64, jitter=noise, lockstep=n) for n in (1, 4))
+    assert together.processes == apart.processes / 4 and together.simulated_replicas == apart.simulated_replicas == 64
+    assert min(together.busy_s) > max(apart.busy_s) * 1.01
+    slow = Jitter(slow=((6, 1, 1.2),))
+    assert simulate(costs(), replicas=8, jitter=slow, lockstep=4).step_s == simulate(costs(), replicas=8, jitter=slow).step_s
+    assert simulate(costs(), replicas=8, lockstep=4).step_s == simulate(costs()).step_s
+
+
 def test_seed_decides_everything():
     j = Jitter(noise=0.05, spread=0.02)
     a, b, c = (simulate(costs(), jitter=j, replicas=5, seed=s) for s in (1, 1, 2))
