@@ -23,7 +23,8 @@ from sim.jitter import Jitter
 from sim.models import ModelSpec, load_model
 from sim.phases import Pace
 from sim.plan import Plan, Workload
-from sim.scenario import Scenario, load_scenario, merge, resolve
+from sim.scenario import Scenario, load_scenario, resolve
+from sim.scenario_file import merge
 from sim.step_cost import Estimate, estimate
 from sim.units import RMB_PER_USD, show
 

@@ -4,8 +4,9 @@ import builtins
 import pytest
 
 from minglm.errors import InputError
-from sim import documents, scenario
-from sim.scenario import SHAPE, check_shape, load_scenario, read_scenario_document, resolve, set_value
+from sim import documents, scenario_file
+from sim.scenario import load_scenario, resolve
+from sim.scenario_file import SHAPE, check_shape, read_scenario_document, set_value
 
 GOOD = {"model": "llama3_8b", "cluster": "dgx_h100", "chips": 64, "plan": {"tp": 2, "pp": 4}, "global_batch": 64, "seq": 4096, "tokens": "1T"}
 
@@ -24,7 +25,7 @@ def refused(make) -> str:
     return message
 
 
-TRAINING = [p for p in sorted(scenario.SCENARIOS.glob("*.yaml")) if documents.read_document(p).get("kind", "training") == "training"]
+TRAINING = [p for p in sorted(scenario_file.SCENARIOS.glob("*.yaml")) if documents.read_document(p).get("kind", "training") == "training"]
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
@@ -143,7 +144,7 @@ def test_without_pydantic_the_same_is_refused(monkeypatch):
         return real(name, *args, **kw)
     cases = [{**GOOD, k: v} for k, v in (("chips", True), ("plan", 3), ("seed", "x"), ("plans", 3), ("name", [1]), ("model", 3.5), ("chips", [2]))]
     with_it = [refused(lambda c=c: check_shape(c)) for c in cases]
-    monkeypatch.setattr(scenario, "_MODELS", {})
+    monkeypatch.setattr(scenario_file, "_MODELS", {})
     monkeypatch.setattr(builtins, "__import__", no_pydantic)
     check_shape(GOOD)
     assert [refused(lambda c=c: check_shape(c)) for c in cases] == with_it
@@ -151,7 +152,7 @@ def test_without_pydantic_the_same_is_refused(monkeypatch):
 
 
 def test_every_section_has_known_types():
-    assert {t for section in SHAPE.values() for t in section.values()} == set(scenario._TYPES)
+    assert {t for section in SHAPE.values() for t in section.values()} == set(scenario_file._TYPES)
 
 
 def test_json_scenarios_need_no_yaml(tmp_path, monkeypatch):
@@ -167,7 +168,7 @@ def test_json_scenarios_need_no_yaml(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("model", ["llama3_8b", "mixtral_8x7b", "deepseek_v3", "kimi_k2", "gpt3_175b", "data/models/glm5.json"])
 def test_another_model_keeps_plan_and_batch(model, monkeypatch):
-    monkeypatch.chdir(scenario.DATA.parent)
+    monkeypatch.chdir(scenario_file.DATA.parent)
     s = load_scenario("glm5_100k_910b", model=model)
     assert s.plan.chips == 99_840 and s.plan.stages is None and s.workload.global_batch == 15_600
     assert not s.model.experts or s.model.experts % s.plan.ep == 0
