@@ -24,6 +24,7 @@ from minglm.config import ModelConfig
 from minglm.layers import LATENT_EPS, apply_rope, wide
 
 # Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
+FOLD = 8                    # rows of scores are folded this often to prune what top-k looks at
 SCORE_FLOATS = 1 << 20      # indexer scores (Hi·n·S) of one chunk
 GATHER_FLOATS = 5 << 16     # gathered keys (n·k·R) of one chunk
 
@@ -72,9 +73,15 @@ def topk_lowest(scores: Tensor, k: int) -> Tensor:
     arbitrary and the row is settled by position.
     """
     S = scores.shape[1]
-    values, index = scores.topk(min(k + 1, S), -1, sorted=False)
     if S <= k:
+        values, index = scores.topk(S, -1, sorted=False)
         return index.masked_fill_(values == -torch.inf, -1)
+    if S >= 2 * FOLD * (k + 1):
+        places = _candidates(scores, k + 1)
+        values, index = scores.gather(1, places).topk(k + 1, -1, sorted=False)
+        index = places.gather(1, index)
+    else:
+        values, index = scores.topk(k + 1, -1, sorted=False)
     dropped, place = values.min(-1, keepdim=True)
     for t in (values, index):                                  # the last place moves into the dropped one's
         t.scatter_(-1, place, t[:, k:].clone())
@@ -88,6 +95,17 @@ def topk_lowest(scores: Tensor, k: int) -> Tensor:
         room = k - above.sum(-1, keepdim=True)
         index[tied] = (above | (equal & (equal.cumsum(-1) <= room))).nonzero()[:, 1].view(-1, k)
     return index
+
+
+def _candidates(scores: Tensor, m: int) -> Tensor:
+    """Positions that hold m largest values of each row: fold the row FOLD times, keep the m columns with the highest
+    maxima. A value outside them is at most the smallest of m maxima, so it cannot be needed. (n, S) → (n, about FOLD·m)."""
+    n, S = scores.shape
+    columns = S // FOLD
+    best = scores[:, :columns * FOLD].unflatten(1, (FOLD, columns)).amax(1).topk(m, -1, sorted=False).indices
+    places = (best.unsqueeze(1) + columns * torch.arange(FOLD, device=scores.device)[:, None]).flatten(1)
+    rest = torch.arange(columns * FOLD, S, device=scores.device)
+    return torch.cat((places, rest.expand(n, -1)), 1) if rest.numel() else places
 
 
 @torch.no_grad()
@@ -111,11 +129,14 @@ def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_star
                 seen = visible(stop - start, first, topk, None if doc_start is None else doc_start[b, start:stop], q.device)
                 choice[b, start:stop] = torch.where(seen, place, -1)
             else:
-                stop = min(T, start + max(1, SCORE_FLOATS // (Hi * (first + 1))))
+                stop = min(T, start + max(1, SCORE_FLOATS * torch.get_num_threads() // (Hi * (first + 1))))
                 end = offset + stop                            # no query of the chunk sees further
                 scores = index_scores(q[b, start:stop], k[b, :end], w[b, start:stop])
-                seen = visible(stop - start, first, end, None if doc_start is None else doc_start[b, start:stop], q.device)
-                choice[b, start:stop] = topk_lowest(scores.masked_fill_(~seen, -torch.inf), topk)
+                if doc_start is None:                          # only the chunk's own keys can lie in a query's future
+                    scores[:, first:].masked_fill_(~visible(stop - start, 0, stop - start, None, q.device), -torch.inf)
+                else:
+                    scores.masked_fill_(~visible(stop - start, first, end, doc_start[b, start:stop], q.device), -torch.inf)
+                choice[b, start:stop] = topk_lowest(scores, topk)
             start = stop
     return choice
 

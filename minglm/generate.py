@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from minglm.cache import LatentCache
+from minglm.decode import Decoder
 from minglm.errors import InputError
 from minglm.model import Model
 
@@ -85,9 +86,14 @@ def stream(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_toke
         doc_start = torch.minimum(pad[:, None], torch.arange(longest, device=device))
     cache = LatentCache(model.config, B, longest + max_new_tokens, model.embed_tokens.weight.dtype, device)
     active, stop = [True] * B, frozenset(stop)
+    decoder, chosen = None, None
     for _ in range(max_new_tokens):
         with torch.inference_mode():
-            logits = model(tokens, cache=cache, doc_start=doc_start, mode=mode, last_only=True).logits[:, -1].float()
+            if decoder is None:
+                logits = model(tokens, cache=cache, doc_start=doc_start, mode=mode, last_only=True).logits[:, -1].float()
+                decoder = Decoder(model, cache, None if doc_start is None else pad, mode)
+            else:
+                logits = decoder.step(chosen).float()
             chosen = _pick(logits, temperature, top_p, draws)
             logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
         step, were = chosen.tolist(), list(active)
@@ -95,7 +101,6 @@ def stream(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_toke
         yield step, logprobs.tolist(), were
         if not any(active):
             return
-        tokens, doc_start = chosen[:, None], None if doc_start is None else pad[:, None]
 
 
 def _pick(logits: Tensor, temperature: float, top_p: float, draws: list[torch.Generator]) -> Tensor:
