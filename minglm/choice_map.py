@@ -16,11 +16,12 @@ from minglm.dsa import index_scores, visible
 
 
 @torch.no_grad()
-def choice_map(model, tokens: Tensor, keep_layer: int | None = None) -> dict:
-    """Run one passage sparsely and compare choice and attention in every layer that runs an indexer.
+def choice_map(model, tokens: Tensor, keep_layer: int | None = None, mode: str = "sparse") -> dict:
+    """Run one passage and compare choice and attention in every layer that runs an indexer.
 
     Args:
         tokens: (T,) int64, with T > index_topk. keep_layer: the layer whose maps are returned; None takes the middle one.
+        mode: "sparse", or "dense" to judge several indexers by the very same attention.
 
     Returns: `layers` (per layer: indexer, recent, best: mean share of attention captured by queries that see more than k
         keys), and `attention`, `chosen`: (T, T) lists of the kept layer.
@@ -35,7 +36,7 @@ def choice_map(model, tokens: Tensor, keep_layer: int | None = None) -> dict:
     blocks = [layer.self_attn for layer in model.layers if layer.self_attn.indexer is not None]
     handles = [block.register_forward_pre_hook(remember) for block in blocks]
     try:
-        model(tokens[None], mode="sparse")
+        model(tokens[None], mode=mode)
     finally:
         for handle in handles:
             handle.remove()

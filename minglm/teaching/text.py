@@ -48,3 +48,17 @@ def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int =
     rng = np.random.default_rng(seed)
     filler = np.concatenate(unseen_passages(tokenizer, recipe, 8 * length, 4))
     return [torch.tensor(lookup_row(rng, tokenizer, filler, length - 1, facts)[0]) for _ in range(count)]
+
+
+def chat_strip(tokenizer, messages: tuple) -> None:
+    """A conversation as its tokens: what the loss counts has a blue ground and is underlined, the rest is grey."""
+    from IPython.display import HTML, display
+
+    from minglm.sft import encode_chat
+
+    spans = []
+    for token, counted in zip(*encode_chat(tokenizer, messages)):
+        style = f"background:{FILLS[0]};border-bottom:3px solid #0072B2" if counted else "background:#eee"
+        words = escape(tokenizer.token(token)).replace(" ", "·").replace("\n", "↵")
+        spans.append(f'<span style="{style};color:#111;border-left:1px solid #888;padding:0 1px">{words}</span>')
+    display(HTML(f'<div style="font:14px monospace;line-height:2">{"".join(spans)}</div>'))
