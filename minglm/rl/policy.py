@@ -6,7 +6,7 @@ the other obeys. A *group* is one prompt with all its samples; only complete gro
     mode    rollout of the next batch          at the target            weights go out
     sync    after the update                   all are done             after every update, nothing is running
     ahead   while the last batch trains        all are done             after every update, when the rollout has ended
-    async   always, within the bound η         rollout goes on          after every update, into running requests
+    async   always, at most η batches ahead    rollout goes on          after every update, into running requests
     april   after the update, over-sampled     abort; partials are      after every update, nothing is running
                                                resumed first next time
     glm5    always                             rollout goes on          every `push_every` updates, into running requests
@@ -39,7 +39,7 @@ class Policy:
     batch_groups: int = 8            # complete groups that make a training batch
     over_sampling: int | None = None  # groups submitted at a time (april: above batch_groups); None: batch_groups
     max_concurrent: int | None = None  # groups in flight at most; None: no limit beyond the mode's own
-    eta: int = 1                     # async: how many versions a sample may lag behind the one it trains (AReaL's η)
+    eta: int = 1                     # async: batches that may be started ahead of the one in training (AReaL's η)
     push_every: int = 1              # glm5: updates between two pushes (K)
     max_gap: int | None = None       # glm5: drop a group whose oldest token is more than this many versions behind (τ)
 
