@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -160,10 +160,11 @@ def interval(inp: CampaignInput, seeds: int = 200, workers: int | None = None,
 
     if workers > 1:
         try:
+            from concurrent.futures import ProcessPoolExecutor  # not in a browser
             with ProcessPoolExecutor(workers) as pool:
                 collect(pool.map(play, range(seeds), chunksize=max(1, min(4, seeds // (workers * 4)))))
-        except (OSError, ImportError, NotImplementedError, BrokenExecutor):      # no processes in a browser
-            pass
+        except (OSError, ImportError, NotImplementedError, BrokenExecutor):
+            pass                                                # the rest is played here, one after another
     collect(map(play, range(len(rows), seeds)))
     columns = {"days": [r[0] for r in rows], "goodput": [r[1] for r in rows], "interruptions": [r[2] for r in rows]}
     columns |= {f"lost {cause}": [r[3][cause] for r in rows] for cause in rows[0][3]}

@@ -111,6 +111,10 @@ def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fol
     began = time.perf_counter()
     programs, size, _ = compile_programs(costs, schedule)
     jitter = jitter or Jitter()
+    for replica, rank, factor in jitter.slow:
+        if not (0 <= replica < replicas and 0 <= rank < len(programs)):
+            raise InputError(f"jitter slow=({replica}, {rank}, {factor:g}): there are replicas 0 to {replicas - 1} and ranks 0 to "
+                             f"{len(programs) - 1}; name one of them")
     factors = jitter.rank_factors(replicas, len(programs), costs.chips_per_rank, seed)
     if lockstep > 1:
         factors = [tuple(map(max, zip(*factors[k:k + lockstep]))) for k in range(0, replicas, lockstep)]

@@ -42,3 +42,24 @@ def figure(result, title: str | None = None, height: int | None = None):
     fig.update_yaxes(title="pipeline rank", autorange="reversed", dtick=1)
     fig.update_xaxes(title="time (s)", rangemode="tozero")
     return fig
+
+
+def campaign_figure(result, title: str | None = None, height: int = 380):
+    """A Plotly figure of a campaign (`sim.campaign.run`): tokens kept over the days, and what the run would have been had
+    nothing been lost."""
+    import plotly.graph_objects as go
+
+    fig = go.Figure()
+    days = [0.0] + [span.end_s / 86400.0 for span in result.timeline]
+    tokens = [0.0] + [span.tokens / 1e12 for span in result.timeline]
+    keep = range(0, len(days), max(1, len(days) // 2000))
+    fig.add_scatter(x=[days[k] for k in keep] + days[-1:], y=[tokens[k] for k in keep] + tokens[-1:], mode="lines", name="this campaign",
+                    line=dict(color="#0072B2", width=2))
+    fig.add_scatter(x=[0.0, result.ideal_days], y=[0.0, result.tokens / 1e12], mode="lines", name="nothing lost (mean pace)",
+                    line=dict(color="#E69F00", dash="dash", width=2))
+    fig.update_layout(template="plotly_white", height=height, margin=dict(l=70, r=20, t=60, b=60), title=dict(
+        text=title or f"{result.days:.1f} days, goodput {result.goodput:.0%}, {result.interruptions:,} interruptions", x=0.01,
+        xanchor="left", font=dict(size=15)))
+    fig.update_xaxes(title="days")
+    fig.update_yaxes(title="tokens kept (trillions)", rangemode="tozero")
+    return fig

@@ -205,6 +205,11 @@ def test_bad_costs_are_refused_in_one_line(change, words):
     assert words in str(err.value) and "\n" not in str(err.value)
 
 
+def test_a_slow_rank_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match="ranks 0 to 3"):
+        simulate(costs(4, 8), jitter=Jitter(slow=((0, 4, 1.1),)))
+
+
 @pytest.mark.parametrize("change", [dict(noise=-0.1), dict(slow_share=1.5), dict(slow_factor=0.9), dict(spread=math.nan),
                                     dict(slow=((0, 0, 0.0),))])
 def test_bad_jitter_is_refused(change):

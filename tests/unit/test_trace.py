@@ -12,7 +12,7 @@ from sim.jitter import Jitter
 from sim.phases import Leg, Pace
 from sim.step import simulate
 from sim.step_costs import ChunkCost, StepCosts
-from sim.timeline import bars, figure
+from sim.timeline import bars, campaign_figure, figure
 from sim.trace import COMM, COMPUTE, SEND, StepTrace, campaign_events, write_campaign
 
 CASES = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("zb-v", 2), ("dualpipe", 1), ("dualpipe-v", 2)]
@@ -111,6 +111,9 @@ def test_campaign_trace(tmp_path):
     assert sum(e["ph"] == "i" for e in events) == sum(s.state == "detection" for s in r.timeline) > 10
     hours = [e["args"]["value"] for e in events if e["name"] == "hours not training"]
     assert hours == sorted(hours)
+    fig = campaign_figure(r)
+    assert fig.data[0].x[-1] == pytest.approx(r.days) and fig.data[0].y[-1] == pytest.approx(r.tokens / 1e12)
+    assert fig.data[1].x[-1] == pytest.approx(r.ideal_days) and r.ideal_days < r.days
     write_campaign(r, tmp_path / "c.json")
     assert json.loads((tmp_path / "c.json").read_text())["traceEvents"] == events
 
