@@ -226,7 +226,7 @@ def lookup_row(rng, tokenizer: Tokenizer, filler: np.ndarray, seq_len: int, fact
         pieces.append(([*head, *name, *tail, *number, *stop],
                        [True] * len(head) + [False] * len(name) + [True] * len(tail) + [i in seen] * len(number) + [True] * len(stop)))
         seen.add(i)
-    return _weave(rng, tokenizer, filler, seq_len, pieces, lead=[tokenizer.bos], count_filler=True)
+    return _weave(rng, tokenizer, filler, seq_len, pieces, lead=[tokenizer.bos], count_filler=False)
 
 
 def repeat_row(rng, tokenizer: Tokenizer, seq_len: int) -> tuple[list[int], list[bool]]:
