@@ -18,6 +18,24 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+class _RMSNorm(torch.autograd.Function):
+    """Forward and backward in as few passes over x as there can be; both are bound by memory, not by arithmetic."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:                     # (N, C), (C,)
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return (x * inverse).mul_(weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight, inverse = ctx.saved_tensors                                             # inverse (N, 1)
+        gx = grad * x
+        d_weight = gx.T @ inverse.squeeze(-1)
+        along = (gx @ weight).unsqueeze(-1).mul_(inverse.pow(3)).div_(x.shape[-1])         # the part of grad along x
+        return torch.mul(grad, weight, out=gx).mul_(inverse).addcmul_(x, along, value=-1), d_weight, None
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) · weight over the last axis, computed in fp32 (Zhang & Sennrich 2019)."""
 
@@ -26,7 +44,8 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(wide(x), x.shape[-1:], wide(self.weight), self.eps).to(x.dtype)
+        flat = wide(x).reshape(-1, x.shape[-1])
+        return _RMSNorm.apply(flat, wide(self.weight), self.eps).view(x.shape).to(x.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -72,26 +91,28 @@ class _HeadLoss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if wants else None
         for start in range(0, hidden.shape[0], HEAD_CHUNK):
             part = slice(start, start + HEAD_CHUNK)
-            logits = wide(hidden[part] @ weight.T)                              # (n, V)
-            target, kept = targets[part].clamp(min=0), keep[part]
-            log_z = logits.logsumexp(-1)
-            picked = logits.gather(-1, target[:, None]).squeeze(-1)
+            logits = wide(hidden[part] @ weight.T)                                  # (n, V)
+            target, kept = targets[part].clamp(min=0)[:, None], keep[part]
+            picked, (highest, place) = logits.gather(-1, target).squeeze(-1), logits.max(-1)
+            probs = logits.softmax(-1)
+            log_z = highest - probs.gather(-1, place[:, None]).squeeze(-1).log()    # the largest probability is exp(highest)/Z
             total += ((log_z - picked) * kept).sum()
             if wants:
-                scale = kept / count
-                grad = logits.sub_(log_z[:, None]).exp_().mul_(scale[:, None])      # softmax, then minus one at the target
-                grad.scatter_add_(-1, target[:, None], -scale[:, None].to(grad.dtype))
-                grad = grad.to(hidden.dtype)
+                probs.scatter_add_(-1, target, probs.new_full((), -1.0).expand_as(target))
+                if not bool(kept.all()):
+                    probs.mul_(kept[:, None])
+                grad = probs.to(hidden.dtype)
                 torch.mm(grad, weight, out=d_hidden[part])
                 d_weight.addmm_(grad.T, hidden[part])
         if wants:
-            ctx.save_for_backward(d_hidden, d_weight)
+            ctx.save_for_backward(d_hidden, d_weight, count)
         return total / count
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        d_hidden, d_weight = ctx.saved_tensors
-        return d_hidden * grad, d_weight * grad, None, None
+        d_hidden, d_weight, count = ctx.saved_tensors
+        scale = grad / count
+        return d_hidden * scale, d_weight * scale, None, None
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -50,48 +50,50 @@ class _GroupedSwiGLU(torch.autograd.Function):
         place = torch.empty_like(order)
         place[order] = torch.arange(order.numel(), device=order.device)
         counts = torch.bincount(chosen.flatten(), minlength=gate_up.shape[0])
-        rows = x.index_select(0, order // chosen.shape[1])        # (N·K, C)
-        gate = gates.flatten().index_select(0, order).unsqueeze(-1)
-        inner = rows.new_empty(rows.shape[0], gate_up.shape[1])   # (N·K, 2F)
-        out = torch.empty_like(rows)
-        start = 0
-        for e, n in enumerate(counts.tolist()):
-            if n:
-                part = slice(start, start + n)
-                torch.mm(rows[part], gate_up[e].T, out=inner[part])
-                g, u = inner[part].chunk(2, -1)
-                torch.mm(F.silu(g).mul_(u).mul_(gate[part]), down[e].T, out=out[part])
-                start += n
-        ctx.save_for_backward(x, gate_up, down, gate, order, place, inner)
+        token, gate = order // chosen.shape[1], gates.flatten().index_select(0, order).unsqueeze(-1)
+        inner = x.new_empty(order.numel(), gate_up.shape[1])      # (N·K, 2F)
+        out = x.new_empty(order.numel(), x.shape[1])              # (N·K, C)
+        for e, part in _parts(counts):
+            torch.mm(x.index_select(0, token[part]), gate_up[e].T, out=inner[part])
+            g, u = inner[part].chunk(2, -1)
+            torch.mm(F.silu(g).mul_(u).mul_(gate[part]), down[e].T, out=out[part])
+        ctx.save_for_backward(x, gate_up, down, gate, token, place, inner)
         ctx.counts, ctx.k = counts, chosen.shape[1]
         return F.embedding_bag(place.view_as(chosen), out, mode="sum"), counts
 
     @staticmethod
     def backward(ctx, grad, _):
-        x, gate_up, down, gate, order, place, inner = ctx.saved_tensors
-        token = order // ctx.k
-        rows, d_out = x.index_select(0, token), grad.index_select(0, token)
-        d_rows, d_gate = torch.empty_like(rows), torch.empty_like(gate)
-        d_gate_up, d_down = torch.zeros_like(gate_up), torch.zeros_like(down)
-        start = 0
-        for e, n in enumerate(ctx.counts.tolist()):
-            if n:
-                part = slice(start, start + n)
-                g, u = inner[part].chunk(2, -1)
-                sig = g.sigmoid()
-                act = g * sig
-                hidden = act * u                                   # silu(g)·u
-                d_hidden = d_out[part] @ down[e]                   # gradient of gate·hidden
-                torch.sum(d_hidden * hidden, -1, keepdim=True, out=d_gate[part])
-                torch.mm(d_out[part].T, hidden * gate[part], out=d_down[e])
-                d_hidden *= gate[part]
-                d_inner = torch.cat((d_hidden * u * (sig + act * (1 - sig)), d_hidden * act), -1)
-                torch.mm(d_inner.T, rows[part], out=d_gate_up[e])
-                torch.mm(d_inner, gate_up[e], out=d_rows[part])
-                start += n
+        x, gate_up, down, gate, token, place, inner = ctx.saved_tensors
+        d_rows, d_gate = x.new_empty(token.numel(), x.shape[1]), torch.empty_like(gate)
+        d_gate_up, d_down, width = torch.zeros_like(gate_up), torch.zeros_like(down), down.shape[-1]
+        for e, part in _parts(ctx.counts):
+            rows, d_out = x.index_select(0, token[part]), grad.index_select(0, token[part])
+            g, u = inner[part].chunk(2, -1)
+            sigmoid = g.sigmoid()
+            act = g * sigmoid                                      # silu(g)
+            hidden = act * u
+            d_hidden = d_out @ down[e]                             # gradient of gate·hidden
+            torch.sum(d_hidden * hidden, -1, keepdim=True, out=d_gate[part])
+            torch.mm(d_out.T, hidden.mul_(gate[part]), out=d_down[e])
+            d_hidden *= gate[part]
+            d_inner = torch.empty_like(inner[part])
+            torch.mul(d_hidden, act, out=d_inner[:, width:])
+            # silu'(g) = sigmoid + silu·(1 − sigmoid)
+            torch.mul(act.addcmul_(act, sigmoid, value=-1).add_(sigmoid), d_hidden.mul_(u), out=d_inner[:, :width])
+            torch.mm(d_inner.T, rows, out=d_gate_up[e])
+            torch.mm(d_inner, gate_up[e], out=d_rows[part])
         place = place.view(-1, ctx.k)
         return (F.embedding_bag(place, d_rows, mode="sum"), d_gate_up, d_down,
                 d_gate.flatten().index_select(0, place.flatten()).view_as(place), None)
+
+
+def _parts(counts: Tensor):
+    """(expert, slice of the sorted rows) for every expert that was chosen."""
+    start = 0
+    for e, n in enumerate(counts.tolist()):
+        if n:
+            yield e, slice(start, start + n)
+        start += n
 
 
 class Experts(nn.Module):
