@@ -1,8 +1,8 @@
 """A measured run in the documented row schema (`data/published_runs/schema.json`) → the objects that predict it.
 
 Missing optional fields take the defaults below, and each default used is named in `Row.assumptions`:
-precision bf16; micro_batch 1; dp fills the chips; recompute none; schedule 1f1b (interleaved when vpp > 1); zero 1 when
-dp > 1 in Megatron-like stacks, 3 in FSDP-like ones; TFLOPS and MFU count the causal half of attention; a chip without a
+precision bf16; micro_batch 1; dp fills the chips; recompute none where that fits the chip, else full; schedule 1f1b
+(interleaved when vpp > 1); zero 1 when dp > 1 in Megatron-like stacks, 3 in FSDP-like ones; TFLOPS and MFU count the causal half of attention; a chip without a
 cluster gets the cluster in data/clusters built on it, or nodes of 8 behind a switch.
 """
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from minglm.errors import InputError, nearest
 from sim.facts import Cluster, chip_from, cluster_for_chip, cluster_from
 from sim.models import ModelSpec, load_model
-from sim.plan import Plan, Workload
+from sim.plan import Plan, Workload, check
 from sim.row_schema import FLOPS, KINDS, clean_options, clean_plan, clean_recompute, clean_schedule
 from sim.stacks import Stack, resolve, with_changes
 
@@ -145,6 +145,7 @@ def _parse(given: Mapping, name: str) -> Row:
         return Row(name, "listed", quantity, value, "", None, model, None, None, None, precision, None, tuple(assumed),
                    f"training in {precision} is not simulated", source)
     plan_keys = clean_plan(given.get("plan") or {})
+    plan_keys_given = bool(plan_keys)
     cluster, chips = _cluster(given, plan_keys, assumed)
     stack, notes = resolve(given.get("stack"), cluster.chip)
     assumed += notes
@@ -170,6 +171,7 @@ def _parse(given: Mapping, name: str) -> Row:
     imbalance = options.get("imbalance")
     work = Workload(batch, seq, causal=bool(options.get("causal", True)), imbalance=None if imbalance is None else _number(imbalance, "imbalance"),
                     mtp=bool(options.get("mtp", True)), window=bool(options.get("window", True)))
+    plan = _fitting(plan, given, plan_keys_given, model, cluster, work, precision, stack, assumed)
     flops, peak = str(measured.get("flops", "")), None
     if quantity in ("tflops_per_chip", "mfu"):
         if not flops:
@@ -242,7 +244,6 @@ def _plan(given: Mapping, keys: dict, options: Mapping, chips: int, stack: Stack
     recompute = given.get("recompute", None)
     if recompute is None:
         recompute = "none"
-        assumed.append("no recomputation")
     recompute = clean_recompute(recompute)
     if isinstance(recompute, Mapping):
         values["recompute_layers"], recompute = recompute.get("layers"), recompute["kind"]
@@ -250,3 +251,29 @@ def _plan(given: Mapping, keys: dict, options: Mapping, chips: int, stack: Stack
     if schedule == "interleaved" and int(keys.get("vpp", 1)) == 1:
         schedule = "1f1b"
     return Plan(**keys, schedule=schedule, micro_batch=_count(1 if micro is None else micro, "micro_batch"), recompute=recompute, **values)
+
+
+def _fitting(plan: Plan, given: Mapping, planned: bool, model: ModelSpec, cluster: Cluster, work: Workload, precision: str, stack: Stack,
+             assumed: list[str]) -> Plan:
+    """What a row leaves open is chosen so that the run fits its chip: recomputation, and ZeRO-3 where no plan is given.
+
+    The memory estimate must be over by a tenth before it overrules the default.
+    """
+    from sim.memory import peak
+
+    def over(candidate: Plan) -> bool:
+        return peak(model, candidate, work, precision, stack).total_bytes > 1.1 * cluster.chip.memory_bytes.value
+    try:
+        check(plan, model, work)
+    except InputError:
+        return plan                                       # reported when it is predicted
+    if not planned and plan.zero < 3 and plan.dp > 1 and over(plan):
+        plan = dataclasses.replace(plan, zero=3)
+        assumed.append("ZeRO stage 3 in place of 1: it would not fit otherwise")
+    if given.get("recompute") is None:
+        if plan.recompute == "none" and over(plan) and not over(dataclasses.replace(plan, recompute="full")):
+            plan = dataclasses.replace(plan, recompute="full")
+            assumed.append("full recomputation: it would not fit otherwise")
+        else:
+            assumed.append("no recomputation")
+    return plan

@@ -131,15 +131,24 @@ class Coster:
                     continue
             comm[message.phase] += t
             classes[message.group + " communication"] = classes.get(message.group + " communication", 0.0) + t
-        exposed = wgrad - stack.wgrad_hidden * min(wgrad, weight)
+        host_f = host_b = host_w = 0.0
+        if not stack.graphs:
+            issue = stack.scalar(self.cluster.chip, "host_op_s", stack.host_op_s)
+            later, messages = issue * stack.host_backward, stack.host_message_s * len(tape.messages) / 2
+            host_f = issue * sum(op.kernels for op in tape.forward) + messages
+            host_b = later * sum(op.kernels for op in tape.backward_input) + messages + (host_f if recompute == "full" else 0.0)
+            host_w = later * sum(op.kernels for op in tape.backward_weight)
+        bw = _longer(weight, host_w)
+        exposed = wgrad - stack.wgrad_hidden * min(wgrad, bw)
         if exposed > 0:
             classes["tp communication"] = classes.get("tp communication", 0.0) + exposed
         comm["backward_input"] += exposed
         if beside:
-            left = beside - stack.all_to_all_hidden * min(beside, forward + backward + weight)
+            work = forward + backward + weight
+            left = beside - stack.all_to_all_hidden * min(beside, work)
             classes["ep communication"] = classes.get("ep communication", 0.0) + left
-            comm["forward"] += left / 2
-            comm["backward_input"] += left / 2
+            comm["forward"] += left * forward / work
+            comm["backward_input"] += left * (1.0 - forward / work)
         if under:
             left = under - stack.wgrad_hidden * min(under, attention)
             classes["cp communication"] = left
@@ -147,21 +156,17 @@ class Coster:
             comm["backward_input"] += 2 * left / 3
         if recompute == "full":
             again += comm["forward"]
-        f, bi, bw = forward + comm["forward"], backward + comm["backward_input"] + again, weight
+        f, bi = forward + comm["forward"], backward + comm["backward_input"] + again
+        if sync and host_f:
+            # no running ahead: each operator takes the longer of its device and its host time
+            late = sum(max(issue * op.kernels - time(op), 0.0) for op in tape.forward)
+            f, bi = f + late, bi + (late if recompute == "full" else 0.0)
         if self.plan.zero == 3 and self.plan.zero_shards > 1:
             f, bi = self._sharded(f, bi, bw, params, classes)
-        if not stack.graphs:
-            issue = stack.scalar(self.cluster.chip, "host_op_s", stack.host_op_s)
-            later, messages = issue * stack.host_backward, stack.host_message_s * len(tape.messages) / 2
-            host_f = issue * sum(op.kernels for op in tape.forward) + messages
-            host_b = later * sum(op.kernels for op in tape.backward_input) + messages + (host_f if recompute == "full" else 0.0)
-            if sync:
-                # no running ahead: each operator takes the longer of its device and its host time
-                late = sum(max(issue * op.kernels - time(op), 0.0) for op in tape.forward)
-                f, bi = f + late, bi + (late if recompute == "full" else 0.0)
-            f, bi = _longer(f, host_f), _longer(bi, host_b)
-            bw = _longer(bw, later * sum(op.kernels for op in tape.backward_weight))
-        return LayerCost(f, bi, bw, hide["forward"], hide["backward_input"], tuple(classes.items()), tuple(tape.saved.items()))
+        # what hiding saves: nothing where the host sets the pace
+        saved = [_longer(t, host) - _longer(max(t - hidden, 0.0), host) for t, host, hidden in
+                 ((f, host_f, hide["forward"]), (bi, host_b, hide["backward_input"]))]
+        return LayerCost(_longer(f, host_f), _longer(bi, host_b), bw, *saved, tuple(classes.items()), tuple(tape.saved.items()))
 
     def _sharded(self, f: float, bi: float, bw: float, params: tuple[float, float], classes: dict) -> tuple[float, float]:
         """ZeRO-3: gather the layer's weights before the forward and the backward, scatter its gradient after."""
@@ -249,7 +254,7 @@ class Coster:
 
 def _longer(device_s: float, host_s: float, sharpness: float = 4.0) -> float:
     """Device and host work side by side, each sometimes waiting for the other: a p-norm, close to the longer of the two."""
-    return (device_s**sharpness + host_s**sharpness) ** (1.0 / sharpness)
+    return (device_s**sharpness + host_s**sharpness) ** (1.0 / sharpness) if host_s else device_s
 
 
 def rank_params(model: ModelSpec, plan: Plan, padded_vocab: float, mtp: bool = True) -> tuple[tuple[float, float], ...]:
@@ -358,7 +363,12 @@ def _data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> t
         reduce = gather = 0.0
         for count, levels in ((base, whole), (expert, coster.expert_shards)):
             if plan.zero == 3:
-                continue                                         # gathered and scattered layer by layer
+                # gathered and scattered layer by layer; hybrid shards are then reduced over their copies
+                copies = plan.dp * plan.cp // plan.zero_shards
+                if copies > 1:
+                    reduce += collectives.time("all_reduce", count / plan.zero_shards * grad_width,
+                                               collectives.place(cluster, copies, plan.tp * plan.zero_shards))
+                continue
             kind = "reduce_scatter" if plan.zero else "all_reduce"
             reduce += collectives.time(kind, count * grad_width, levels)
             if plan.zero:
