@@ -14,8 +14,8 @@ LLAMA = ModelSpec("llama", layers=4, hidden=1024, heads=16, kv_heads=4, head_dim
 MOE = dataclasses.replace(LLAMA, experts=16, experts_per_token=2, moe_ffn=512, shared_experts=1)
 
 
-def record(model: ModelSpec, share: Share, style: Style = Style(), kind: str = "dense") -> Tape:
-    tape = Tape(style)
+def record(model: ModelSpec, share: Share, style: Style | None = None, kind: str = "dense") -> Tape:
+    tape = Tape(style or Style())
     (mla if model.attention == "mla" else gqa)(tape, share, model)
     if kind == "moe":
         moe_ffn(tape, share, model)
