@@ -58,6 +58,7 @@ class Recipe:
     indexer_weight: float = _key(1.0, "weight of the indexer's KL", "", 0.0)
     lookup_share: float = _key(0.0, "part of the rows that hide facts in the text and repeat them later (what teaches looking back)", "", 0.0, 1.0)
     lookup_facts: int = _key(4, "facts in such a row", "facts", 1)
+    recall_steps: int = _key(0, "updates at the start in which all rows are such, with one fact each: looking back is learnt first", "steps", 0)
     tasks: dict = _key({}, "sft: share of each task of minglm.sft, e.g. {lookup: 0.7, copy: 0.3}; `file` for conversations")
     conversations: str | None = _key(None, "sft: your own JSON-lines file of conversations; null for none")
     val_every: int = _key(100, "validation loss every so many updates", "steps", 1)

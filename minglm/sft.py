@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from minglm.errors import InputError, nearest
 from minglm.shards import IGNORE, Batch, Shard
-from minglm.tokenizer import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -212,8 +211,10 @@ def _default_filler(tokenizer: Tokenizer):
 def lookup_row(rng, tokenizer: Tokenizer, filler: np.ndarray, seq_len: int, facts: int) -> tuple[list[int], list[bool]]:
     """A corpus passage in which one to `facts` facts are stated and said again, some several times: it teaches to look back.
 
-    Plain text, for pre-training. Returns seq_len+1 ids and which of them the loss counts: not the names, nor the number
-    on its first mention, since nothing could predict those.
+    Plain text, for pre-training. Returns seq_len+1 ids and which of them the loss counts: the sentences, without the names
+    and without a number's first mention, since nothing could predict those. The passage around is not counted either:
+    language is learnt from the other rows, and Muon, which takes the direction of the gradient and not its size, would
+    spend these rows on it too (measured: with the passage counted, copying takes several times as many steps).
     """
     said = [(draw_name(rng), draw_code(rng)) for _ in range(int(rng.integers(1, facts + 1)))]
     sentences = max(2 * len(said), min(12, seq_len // 24))
@@ -227,18 +228,6 @@ def lookup_row(rng, tokenizer: Tokenizer, filler: np.ndarray, seq_len: int, fact
                        [True] * len(head) + [False] * len(name) + [True] * len(tail) + [i in seen] * len(number) + [True] * len(stop)))
         seen.add(i)
     return _weave(rng, tokenizer, filler, seq_len, pieces, lead=[tokenizer.bos], count_filler=False)
-
-
-def repeat_row(rng, tokenizer: Tokenizer, seq_len: int) -> tuple[list[int], list[bool]]:
-    """Tokens drawn at random and said again until the row is full; the loss counts the repetitions.
-
-    Only looking back can predict them, and it predicts every one: a model that sees such rows grows the heads for it
-    within a few hundred steps, where facts in prose alone take many times as long.
-    """
-    length = int(rng.integers(8, seq_len // 2 + 1))
-    stretch = rng.integers(len(SPECIAL_TOKENS), tokenizer.vocab_size, length).tolist()
-    ids = [tokenizer.bos, *(stretch * (seq_len // length + 1))][:seq_len + 1]
-    return ids, [False] * (length + 1) + [True] * (seq_len - length)
 
 
 def _weave(rng, tokenizer, filler, seq_len, pieces, lead, count_filler) -> tuple[list[int], list[bool]]:
@@ -346,10 +335,14 @@ def stack(rows: list[list[tuple[list[int], list[bool]]]], seq_len: int, pad: int
 
 
 class MixedLoader:
-    """A corpus loader in which a share of the rows is replaced by `lookup_row`s; same contract as `shards.Loader`."""
+    """A corpus loader in which a share of the rows is replaced by `lookup_row`s; same contract as `shards.Loader`.
 
-    def __init__(self, base, tokenizer: Tokenizer, lookup_share: float, facts: int, seed: int = 0) -> None:
+    In the first `recall_steps` all rows are, with a single fact each: looking back is learnt first, then kept.
+    """
+
+    def __init__(self, base, tokenizer: Tokenizer, lookup_share: float, facts: int, seed: int = 0, recall_steps: int = 0) -> None:
         self.base, self.tokenizer, self.share, self.facts, self.seed = base, tokenizer, lookup_share, facts, seed
+        self.recall_steps = recall_steps
         self.batch_size, self.seq_len = base.batch_size, base.seq_len
 
     def batch(self, step: int) -> Batch:
@@ -360,8 +353,11 @@ class MixedLoader:
         rng = np.random.default_rng([self.seed, 2, step])
         # Spread evenly: the count of replaced rows follows the share exactly over the steps.
         count = int((step + 1) * self.batch_size * self.share) - int(step * self.batch_size * self.share)
+        facts = self.facts
+        if step < self.recall_steps:
+            count, facts = self.batch_size, 1
         if not count:
             return batch
-        rows = [[lookup_row(rng, self.tokenizer, self.base.shard.tokens, self.seq_len, self.facts)] for _ in range(count)]
+        rows = [[lookup_row(rng, self.tokenizer, self.base.shard.tokens, self.seq_len, facts)] for _ in range(count)]
         made = stack(rows, self.seq_len, self.tokenizer.pad)
         return Batch(*(torch.cat([new, old[count:]]) for new, old in zip(made, batch)))

@@ -152,8 +152,8 @@ class _Run:
             def make(shard, seed):
                 return shards.Loader(shard, r.batch_size, r.seq_len, seed)
         loader = make(train, r.seed)
-        if r.stage != "sft" and r.lookup_share:
-            loader = MixedLoader(loader, tokenizer, r.lookup_share, r.lookup_facts, r.seed)
+        if r.stage != "sft" and (r.lookup_share or r.recall_steps):
+            loader = MixedLoader(loader, tokenizer, r.lookup_share, r.lookup_facts, r.seed, r.recall_steps * r.grad_accum)
         return tokenizer, loader, make(valid, VALIDATION_SEED), train.header["corpus_sha256"]
 
     def _learning(self) -> list[tuple[str, torch.Tensor]]:
