@@ -337,7 +337,7 @@ NAMED_SIZES: dict[str, dict] = {
                  rope_theta=10_000.0),
     # the demo: minutes on two cores
     "mini": dict(vocab_size=2048, hidden_size=128, num_hidden_layers=5, first_k_dense_replace=1, intermediate_size=384,
-                 num_attention_heads=4, q_lora_rank=64, kv_lora_rank=32, qk_nope_head_dim=32, qk_rope_head_dim=16,
+                 num_attention_heads=4, q_lora_rank=96, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16,
                  v_head_dim=32, index_topk=32, index_n_heads=4, index_head_dim=32, n_routed_experts=16,
                  num_experts_per_tok=4, moe_intermediate_size=64, mtp_depth=1, max_position_embeddings=1024,
                  rope_theta=10_000.0),

@@ -217,7 +217,7 @@ def lookup_row(rng, tokenizer: Tokenizer, filler: np.ndarray, seq_len: int, fact
     spend these rows on it too (measured: with the passage counted, copying takes several times as many steps).
     """
     said = [(draw_name(rng), draw_code(rng)) for _ in range(int(rng.integers(1, facts + 1)))]
-    sentences = max(2 * len(said), min(12, seq_len // 24))
+    sentences = max(2 * len(said), min(20, seq_len // 16))
     order = [*range(len(said)), *rng.integers(0, len(said), sentences - len(said)).tolist()]
     rng.shuffle(order)
     head, tail, stop = (tokenizer.encode(t) for t in ("\nThe code of", " is ", ".\n"))
