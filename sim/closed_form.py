@@ -10,6 +10,7 @@ others the ramp. DualPipe and ZB-V are within a few percent.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.step_costs import StepCosts
@@ -32,27 +33,64 @@ class StepTime:
         return self.bubble_s / self.pipeline_s if self.pipeline_s > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """What a pipeline's ranks do with one micro-batch, summed over their chunks, in seconds: all that the formulas ask for.
+
+    It knows nothing of the number of micro-batches, so plans that differ in that alone share it.
+    """
+
+    ranks: int
+    chunks: int                      # per rank
+    busy: float                      # the busiest rank's work
+    total: float                     # all ranks' work
+    forward: float                   # the longest forward, and the longest backward with weights
+    backward: float
+    mean: tuple[float, float, float]  # forward, input-gradient and weight-gradient of an average chunk
+    rest: tuple[float, ...]          # work of rank r and all after it
+    hidden: float                    # all-to-all that paired micro-batches hide, all ranks
+    steady: float                    # the busiest rank's work when it is hidden
+    last_backward: float             # the shortest backward of a rank: what gradient reduction hides under
+
+
+def loads(fwd: Sequence[float], bwd: Sequence[float], wgt: Sequence[float], hide: Sequence[float], chunks: int) -> Loads:
+    """From each rank's forward, input-gradient, weight-gradient and hideable seconds."""
+    work = [f + b + w for f, b, w in zip(fwd, bwd, wgt)]
+    back = [b + w for b, w in zip(bwd, wgt)]
+    rest, left = [], 0.0
+    for one in reversed(work):
+        left += one
+        rest.append(left)
+    n = len(work)
+    return Loads(n, chunks, max(work), left, max(fwd), max(back), tuple(sum(x) / n / chunks for x in (fwd, bwd, wgt)), tuple(reversed(rest)),
+                 sum(hide), max(w - h for w, h in zip(work, hide)), min(back))
+
+
+def loads_of(costs: StepCosts) -> Loads:
+    return loads([sum(c.forward_s for c in row) for row in costs.chunks], [sum(c.backward_input_s for c in row) for row in costs.chunks],
+                 [sum(c.backward_weight_s for c in row) for row in costs.chunks],
+                 [sum(min(c.forward_comm_s + c.backward_comm_s, c.forward_s, c.backward_s) for c in row) for row in costs.chunks],
+                 max(len(row) for row in costs.chunks))
+
+
 def pipeline_time(costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = True, slow: float = 1.0) -> tuple[float, float]:
     """(seconds from the first forward to the last backward, idle seconds of the busiest rank).
 
     `slow` multiplies compute: the slowest chip of every rank (see `straggler`).
     """
-    P, m = costs.ranks, costs.micro_batches
-    fwd = [sum(c.forward_s for c in row) * slow for row in costs.chunks]
-    bwd = [sum(c.backward_input_s for c in row) * slow for row in costs.chunks]
-    wgt = [sum(c.backward_weight_s for c in row) * slow for row in costs.chunks]
-    work = [f + b + w for f, b, w in zip(fwd, bwd, wgt)]
-    busy, v = max(work), max(len(row) for row in costs.chunks)
+    return pipeline_of(loads_of(costs), costs.micro_batches, costs.p2p_s, schedule, overlap_p2p, slow)
+
+
+def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: bool, slow: float) -> tuple[float, float]:
+    """`pipeline_time` of m micro-batches of these loads."""
+    P, v, busy, total = work.ranks, work.chunks, work.busy * slow, work.total * slow
     if P == 1:
         return m * busy, 0.0
-    total = sum(work)
-    p2p = costs.p2p_s
     if schedule == "gpipe":
         # the forwards run through, then the backwards: each ramp passes every other rank once
-        f, b = max(fwd), max(x + y for x, y in zip(bwd, wgt))
-        time = (m - 1) * (f + b) + total + 2 * (P - 1) * p2p
+        time = (m - 1) * (work.forward + work.backward) * slow + total + 2 * (P - 1) * p2p
         return time, time - m * busy
-    F, B, W = (sum(x) / P / v for x in (fwd, bwd, wgt))           # of one chunk
+    F, B, W = (x * slow for x in work.mean)                       # of one chunk
     if schedule == "zb-h1":
         bubble = (P - 1) * max(F + B - W, F, B) + 4 * (P - 1) * p2p
         return m * busy + bubble, bubble
@@ -61,23 +99,20 @@ def pipeline_time(costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = 
         return m * busy + bubble, bubble
     if schedule in ("dualpipe", "dualpipe-v"):
         # Pairs of a forward and a full backward run together and hide the all-to-all; the ramps run unpaired.
-        hide = [sum(min(c.forward_comm_s + c.backward_comm_s, c.forward_s, c.backward_s) for c in row) * slow for row in costs.chunks]
-        pair = F + B + W - sum(hide) / P / v
-        unpaired = (P + 1 if schedule == "dualpipe" else 2 * P + 1) * sum(hide) / P / v
+        hide = work.hidden * slow / P / v
+        pair = F + B + W - hide
+        unpaired = (P + 1 if schedule == "dualpipe" else 2 * P + 1) * hide
         bubble = (P / 2 - 1 if schedule == "dualpipe" else P - 1) * max(pair + (B + W) - 3 * W, 0.0) + unpaired
         share = 0.5 if schedule == "dualpipe" else 1.0            # each direction carries half of the micro-batches
-        steady = m * share * max(w - h for w, h in zip(work, hide))
         messages = m * share * (4 - 4 / P) + max(P - 5, 0)         # behind a busier rank some fall into its shadow: not counted off
-        return steady + bubble + messages * p2p, bubble + messages * p2p
+        return m * share * work.steady * slow + bubble + messages * p2p, bubble + messages * p2p
     # 1F1B and interleaved: the busiest rank, the rest of the ramp, and messages
-    ramp = (total - busy) / v
     if v == 1:
         # a rank r keeps P−r micro-batches in flight: the round trip to the last rank and back must fit in their work
-        round_trip = max((sum(work[r:]) + 2 * (P - 1 - r) * p2p) / (P - r) for r in range(P))
-        cycle = max(busy, round_trip)
-        time = (m - 1) * cycle + total + 2 * (P - 1) * p2p
+        round_trip = max((rest * slow + 2 * (P - 1 - r) * p2p) / (P - r) for r, rest in enumerate(work.rest))
+        time = (m - 1) * max(busy, round_trip) + total + 2 * (P - 1) * p2p
         return time, time - m * busy
-    time = m * busy + ramp + 2 * (P * v - 1) * p2p
+    time = m * busy + (total - busy) / v + 2 * (P * v - 1) * p2p
     if not overlap_p2p:
         time += 2 * m * v * p2p                                   # each chunk waits for its messages
     return time, time - m * busy
@@ -100,15 +135,21 @@ def step_time(costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = True
     The gradient reduction may run under the backward of the last micro-batch (`overlap_grad_reduce`): what is longer than
     `dp_hidden` of that stays visible, and the last bucket always does.
     """
-    pipeline, bubble = pipeline_time(costs, schedule, overlap_p2p, slow)
+    work = loads_of(costs)
+    pipeline, bubble = pipeline_of(work, costs.micro_batches, costs.p2p_s, schedule, overlap_p2p, slow)
     reduce = costs.grad_reduce_s
     if costs.overlap_grad_reduce and reduce > 0:
-        v = max(len(row) for row in costs.chunks)
-        chunk = min(sum(c.backward_s for c in row) for row in costs.chunks) * slow / v
-        # interleaving finishes a chunk's gradients P micro-batches of backwards before the next chunk's
-        early, last = reduce * (v - 1) / v, reduce / v
-        waiting = max(early - dp_hidden * (v - 1) * min(costs.ranks, costs.micro_batches) * chunk, 0.0)
-        buckets = 8                                               # the last bucket has nothing to hide under
-        reduce = max(waiting + last - dp_hidden * chunk, last / buckets * (1 - dp_hidden))
+        reduce = exposed_reduction(work, costs.micro_batches, reduce, slow, dp_hidden)
     total = pipeline + reduce + costs.param_gather_s + costs.optimizer_s + costs.fixed_s
     return StepTime(total, pipeline, bubble, reduce, costs.param_gather_s, costs.optimizer_s, costs.fixed_s)
+
+
+def exposed_reduction(work: Loads, m: int, reduce: float, slow: float, dp_hidden: float) -> float:
+    """Seconds of a gradient reduction of `reduce` seconds that stay visible after the last backward passes."""
+    v = work.chunks
+    chunk = work.last_backward * slow / v
+    # interleaving finishes a chunk's gradients P micro-batches of backwards before the next chunk's
+    early, last = reduce * (v - 1) / v, reduce / v
+    waiting = max(early - dp_hidden * (v - 1) * min(work.ranks, m) * chunk, 0.0)
+    buckets = 8                                                   # the last bucket has nothing to hide under
+    return max(waiting + last - dp_hidden * chunk, last / buckets * (1 - dp_hidden))

@@ -6,6 +6,7 @@ layer's input instead. Buffers: gathered layers of ZeRO-3, logits of the loss, a
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minglm.errors import InputError
@@ -83,33 +84,66 @@ def layer_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: S
     return full, full
 
 
-def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf16", stack: Stack | str | None = None) -> Memory:
-    """Memory of the fullest chip of a plan."""
-    stack = stack if isinstance(stack, Stack) else load_stack(stack or "generic")
-    block = 128 * plan.tp
-    vocab = -(-model.vocab // block) * block
-    params = rank_params(model, plan, vocab, workload.mtp)
-    layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
-    starts = [sum(layers[:i]) for i in range(len(layers))]
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that one micro-batch leaves on a chip: whatever dp, pp and ZeRO are, plans of the same layers share it."""
+
+    kinds: Mapping[str, tuple[float, float]]     # kind of layer → bytes kept as the plan recomputes it, without recomputation
+    embedding: float
+    head: float
+    loss: float                                  # peak of logits and loss
+
+
+def kept_bytes(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack) -> Kept:
+    """Activations by part for the plan's tp, cp, ep, etp, micro-batch and recomputation."""
+    vocab = padded(model.vocab, plan.tp)
     kinds = {k: layer_activations(model, plan, workload, stack, k) for k in
              (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])}
     share = Share(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp)
     head, first = Tape(stack.style(False)), Tape(stack.style(False))
     vocabulary(head, share, model.hidden, vocab)
     embedding(first, share, model.hidden, vocab)
-    m = max(1, plan.micro_batches(workload))
+    loss = share.tokens * vocab / plan.tp * LOGIT_BYTES[stack.loss]
+    if plan.sp:                                # the head's gathered input and its gradient
+        loss += 2 * share.tokens * model.hidden * WIDTH
+    return Kept(kinds, sum(first.saved.values()), sum(size for part, size in head.saved.items() if part != "logits"), loss)
+
+
+def padded(vocab: int, tp: int) -> int:
+    """Megatron pads the vocabulary to a multiple of 128 × TP."""
+    return -(-vocab // (128 * tp)) * 128 * tp
+
+
+def state_bytes(plan: Plan, stack: Stack, base: float, expert: float, shards: float, expert_shards: float, zero: int) -> tuple[float, float, float]:
+    """(weights, gradients, optimiser states) of a chip that holds `base` replicated and `expert` expert weights."""
     grad = WIDTH if stack.bf16_grads or plan.precision_aware_optimizer else 4
     state = (2 + 2 + 2 if plan.precision_aware_optimizer else 4 + (4 if plan.optimizer == "muon" else 8))
+    whole, part = base + expert, base / max(shards, 1) + expert / expert_shards
+    weights = (part if zero == 3 else whole) * (4 if zero == 3 else WIDTH)
+    gradients = (part if zero >= 2 else whole) * (4 if zero == 3 else grad)
+    states = 0.0 if plan.offload else (part if zero else whole) * (state - (4 if zero == 3 else 0))
+    return weights, gradients, states
+
+
+def gathered_bytes(model: ModelSpec, plan: Plan, stack: Stack) -> float:
+    """Buffers of ZeRO-3: two gathered layers (or the table) and one gradient."""
+    grad = WIDTH if stack.bf16_grads or plan.precision_aware_optimizer else 4
+    one = layer_params(model, "moe" if model.experts else "dense", plan.tp, plan.ep, plan.etp)
+    largest = max(sum(one), padded(model.vocab, plan.tp) * model.hidden / plan.tp)
+    return 2 * largest * WIDTH + largest * grad
+
+
+def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf16", stack: Stack | str | None = None) -> Memory:
+    """Memory of the fullest chip of a plan."""
+    stack = stack if isinstance(stack, Stack) else load_stack(stack or "generic")
+    params = rank_params(model, plan, padded(model.vocab, plan.tp), workload.mtp)
+    layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
+    starts = [sum(layers[:i]) for i in range(len(layers))]
+    parts = kept_bytes(model, plan, workload, stack)
+    m = max(1, plan.micro_batches(workload))
     worst = None
     for rank in range(plan.pp):
-        base, expert = params[rank]
-        shards, expert_shards = max(plan.zero_shards, 1), plan.expert_dp
-        z = plan.zero
-        weights = (base / shards + expert / expert_shards if z == 3 else base + expert) * (4 if z == 3 else WIDTH)
-        gradients = (base / shards + expert / expert_shards if z >= 2 else base + expert) * (4 if z == 3 else grad)
-        states = (base / shards + expert / expert_shards if z else base + expert) * (state - (4 if z == 3 else 0))
-        if plan.offload:
-            states = 0.0
+        weights, gradients, states = state_bytes(plan, stack, *params[rank], plan.zero_shards, plan.expert_dp, plan.zero)
         kept = transient = loss = 0.0
         held = in_flight(plan, rank, m)
         left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
@@ -122,21 +156,17 @@ def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf1
                 if count:
                     some = min(again, count)
                     again -= some
-                    kept += flights * (some * kinds[kind][0] + (count - some) * kinds[kind][1])
+                    kept += flights * (some * parts.kinds[kind][0] + (count - some) * parts.kinds[kind][1])
                     if plan.recompute != "none":
-                        transient = max(transient, kinds[kind][1])
+                        transient = max(transient, parts.kinds[kind][1])
             if chunk == 0:
-                kept += flights * sum(first.saved.values())
+                kept += flights * parts.embedding
             if chunk == len(layers) - 1:
-                loss = share.tokens * vocab / plan.tp * LOGIT_BYTES[stack.loss]
-                if plan.sp:                        # the head's gathered input and its gradient
-                    loss += 2 * share.tokens * model.hidden * WIDTH
-                kept += sum(size for part, size in head.saved.items() if part != "logits")
+                loss = parts.loss
+                kept += parts.head
         buffers = max(transient, loss)            # the loss is over before the first layer is run again
-        if z == 3:
-            one = layer_params(model, "moe" if model.experts else "dense", plan.tp, plan.ep, plan.etp)
-            table = vocab * model.hidden / plan.tp
-            buffers += 2 * max(sum(one), table) * WIDTH + max(sum(one), table) * grad
+        if plan.zero == 3:
+            buffers += gathered_bytes(model, plan, stack)
         found = Memory(weights, gradients, states, kept, buffers, RUNTIME_BYTES, rank, held[0])
         if worst is None or found.total_bytes > worst.total_bytes:
             worst = found

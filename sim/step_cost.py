@@ -45,6 +45,21 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
+class LayerWork:
+    """What one layer asks of device and host, in seconds, before its weights are sharded over data parallelism."""
+
+    forward_s: float
+    backward_input_s: float
+    backward_weight_s: float
+    host_forward_s: float
+    host_backward_s: float
+    hideable_forward_s: float
+    hideable_backward_s: float
+    classes: tuple[tuple[str, float], ...]
+    saved: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Costs and where they come from. `classes`: seconds per micro-batch on the busiest rank, by operator class."""
 
@@ -57,7 +72,7 @@ class Estimate:
     assumptions: list[str] = field(default_factory=list)
 
 
-_LAYERS: dict[tuple, tuple[LayerCost, Stack, Cluster]] = {}
+_LAYERS: dict[tuple, tuple[tuple[tuple[float, LayerWork], ...], Stack, Cluster]] = {}
 
 
 class Coster:
@@ -86,6 +101,10 @@ class Coster:
     def price(self, tape: Tape, params: tuple[float, float] = (0.0, 0.0), recompute: str = "none",
               sync: bool = False) -> LayerCost:
         """Seconds of a recorded layer. `params`: its weights on this chip, for ZeRO-3 gathers."""
+        return self.finish(self.work(tape, recompute, sync), params)
+
+    def work(self, tape: Tape, recompute: str = "none", sync: bool = False) -> LayerWork:
+        """Device and host seconds of a recorded layer before any sharding of its weights: the same for every dp."""
         time, stack, classes = self.kernels.time, self.stack, {}
 
         def total(ops) -> float:
@@ -161,12 +180,19 @@ class Coster:
             # no running ahead: each operator takes the longer of its device and its host time
             late = sum(max(issue * op.kernels - time(op), 0.0) for op in tape.forward)
             f, bi = f + late, bi + (late if recompute == "full" else 0.0)
+        return LayerWork(f, bi, bw, host_f, host_b, hide["forward"], hide["backward_input"], tuple(classes.items()), tuple(tape.saved.items()))
+
+    def finish(self, work: LayerWork, params: tuple[float, float] = (0.0, 0.0)) -> LayerCost:
+        """The layer's cost under this plan's sharding of its weights (`params`: how many are on this chip)."""
+        f, bi, classes = work.forward_s, work.backward_input_s, work.classes
         if self.plan.zero == 3 and self.plan.zero_shards > 1:
-            f, bi = self._sharded(f, bi, bw, params, classes)
+            classes = dict(classes)
+            f, bi = self._sharded(f, bi, work.backward_weight_s, params, classes)
+            classes = tuple(classes.items())
         # what hiding saves: nothing where the host sets the pace
-        saved = [_longer(t, host) - _longer(max(t - hidden, 0.0), host) for t, host, hidden in
-                 ((f, host_f, hide["forward"]), (bi, host_b, hide["backward_input"]))]
-        return LayerCost(_longer(f, host_f), _longer(bi, host_b), bw, *saved, tuple(classes.items()), tuple(tape.saved.items()))
+        saved = [_longer(t, host) - _longer(max(t - hidden, 0.0), host) if hidden else 0.0 for t, host, hidden in
+                 ((f, work.host_forward_s, work.hideable_forward_s), (bi, work.host_backward_s, work.hideable_backward_s))]
+        return LayerCost(_longer(f, work.host_forward_s), _longer(bi, work.host_backward_s), work.backward_weight_s, *saved, classes, work.saved)
 
     def _sharded(self, f: float, bi: float, bw: float, params: tuple[float, float], classes: dict) -> tuple[float, float]:
         """ZeRO-3: gather the layer's weights before the forward and the backward, scatter its gradient after."""
@@ -196,24 +222,29 @@ class Coster:
         return tape
 
     def layer(self, kind: str, recompute: str) -> LayerCost:
-        """Cost of a layer of this kind, averaged over its window and indexer variants; kept for the next plan that shares it."""
+        """Cost of a layer of this kind, averaged over its window and indexer variants."""
+        params, cost = layer_params(self.model, kind, self.plan.tp, self.plan.ep, self.plan.etp), LayerCost()
+        for weight, work in self.layer_work(kind, recompute):
+            cost = cost.plus(self.finish(work, params), weight)
+        return cost
+
+    def layer_work(self, kind: str, recompute: str) -> tuple[tuple[float, LayerWork], ...]:
+        """(share of the layers, work) of each variant of a kind of layer; kept for the next plan that shares it."""
         shape = tuple(self.model.__dict__.values())           # every field; the name and the depth (first two) change no layer …
         if not (self.model.window_layers or self.model.index_topk):
             shape = shape[2:]                                 # … unless only some of the layers have a window or an indexer
         key = (shape, self.share, kind, recompute, self.style, self.plan.schedule.startswith("dualpipe"), self.plan.recompute_modules,
-               self.plan.zero == 3 and (self.plan.zero_shards, self.plan.expert_dp), self.workload.window, self.plan.overlap_tp,
-               self.plan.overlap_all_to_all, id(self.stack), id(self.cluster))
+               self.workload.window, self.plan.overlap_tp, self.plan.overlap_all_to_all, id(self.stack), id(self.cluster))
         found = _LAYERS.get(key)
         if found is None:
             if len(_LAYERS) > 4096:
                 _LAYERS.clear()
             # the stack and the cluster are kept, so that their identities stay theirs
-            found = _LAYERS[key] = (self._layer(kind, recompute), self.stack, self.cluster)
+            found = _LAYERS[key] = (self._layer_work(kind, recompute), self.stack, self.cluster)
         return found[0]
 
-    def _layer(self, kind: str, recompute: str) -> LayerCost:
+    def _layer_work(self, kind: str, recompute: str) -> tuple[tuple[float, LayerWork], ...]:
         model = self.model
-        params = layer_params(model, kind, self.plan.tp, self.plan.ep, self.plan.etp)
         sync = kind == "moe" and self.stack.expert_sync
         variants = [(1.0, 0, True)]
         if model.window_layers and self.workload.window:
@@ -222,11 +253,7 @@ class Coster:
         if model.index_topk and 0 < model.indexer_full_layers < model.layers:
             share = model.indexer_full_layers / model.layers
             variants = [(share, 0, True), (1 - share, 0, False)]
-        cost = LayerCost()
-        for weight, window, indexer in variants:
-            if weight > 0:
-                cost = cost.plus(self.price(self.tape(kind, window, indexer), params, recompute, sync), weight)
-        return cost
+        return tuple((weight, self.work(self.tape(kind, window, indexer), recompute, sync)) for weight, window, indexer in variants if weight > 0)
 
     @functools.cached_property
     def padded_vocab(self) -> float:
@@ -236,20 +263,31 @@ class Coster:
 
     def ends(self) -> tuple[LayerCost, LayerCost]:
         """(embedding, head with loss; multi-token prediction included in the head)."""
+        return self.finish_ends(self.end_work())
+
+    def end_work(self) -> tuple[LayerWork, LayerWork, LayerWork | None]:
+        """Work of the embedding, of the head with its loss, and of what joins two streams for multi-token prediction."""
         model, share = self.model, self.share
         first = Tape(self.style)
         embedding(first, share, model.hidden, self.padded_vocab)
         last = Tape(self.style)
         vocabulary(last, share, model.hidden, self.padded_vocab)
-        table = self.padded_vocab * model.hidden / self.plan.tp
-        head = self.price(last, (table, 0.0))
+        join = None
         if model.mtp_modules and self.workload.mtp:
             extra = Tape(self.style)
             norm(extra, share, model.hidden)
             extra.linear("mtp project", "linear", share.tokens_sp, 2 * model.hidden, model.hidden)
-            one = self.price(extra).plus(self.layer("moe" if model.experts else "dense", self.plan.recompute)).plus(head)
-            head = head.plus(one, model.mtp_depth)
-        return self.price(first, (table, 0.0)), head
+            join = self.work(extra)
+        return self.work(first), self.work(last), join
+
+    def finish_ends(self, ends: tuple[LayerWork, LayerWork, LayerWork | None]) -> tuple[LayerCost, LayerCost]:
+        """`ends`, from their work."""
+        table = (self.padded_vocab * self.model.hidden / self.plan.tp, 0.0)
+        first, head, join = self.finish(ends[0], table), self.finish(ends[1], table), ends[2]
+        if join is not None:
+            one = self.finish(join).plus(self.layer("moe" if self.model.experts else "dense", self.plan.recompute)).plus(head)
+            head = head.plus(one, self.model.mtp_depth)
+        return first, head
 
 
 def _longer(device_s: float, host_s: float, sharpness: float = 4.0) -> float:
