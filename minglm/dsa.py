@@ -25,7 +25,7 @@ from minglm.layers import LATENT_EPS, apply_rope, wide
 
 # Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
 FOLD = 8                    # rows of scores are folded this often to prune what top-k looks at
-SCORE_FLOATS = 1 << 20      # indexer scores (Hi·n·S) of one chunk
+SCORE_FLOATS = 1 << 18      # indexer scores (Hi·n·S) of one chunk
 GATHER_FLOATS = 5 << 16     # gathered keys (n·k·R) of one chunk
 
 
@@ -50,10 +50,29 @@ class Indexer(nn.Module):
         return q, k, wide(self.weights_proj(x)) * (self.heads * self.width) ** -0.5
 
 
-def index_scores(q: Tensor, k: Tensor, w: Tensor) -> Tensor:
-    """I for one sequence: q (n, Hi, Di), k (S, Di), w (n, Hi) → (n, S), fp32, not masked."""
-    dots = wide(q.flatten(0, 1) @ k.T).view(q.shape[0], q.shape[1], -1).relu_()
-    return torch.bmm(wide(w).unsqueeze(1), dots).squeeze(1)
+class _Workspace:
+    """Buffers that chunks reuse: fresh memory costs a page fault per 4 KiB, more than the arithmetic done on it here."""
+
+    def __init__(self, like: Tensor):
+        self.like, self.buffers = like, {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """An uninitialised tensor of this shape, overwritten by the next call with the same name."""
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].numel() < size:
+            self.buffers[name] = self.like.new_empty(size)
+        return self.buffers[name][:size].view(shape)
+
+
+def index_scores(q: Tensor, k: Tensor, w: Tensor, space: _Workspace | None = None) -> Tensor:
+    """I for one sequence: q (n, Hi, Di), k (S, Di), w (n, Hi) → (n, S), fp32, not masked; in `space` when it is given."""
+    n, Hi, S = q.shape[0], q.shape[1], k.shape[0]
+    space = space or _Workspace(w)
+    if q.dtype == w.dtype:
+        dots = torch.mm(q.flatten(0, 1), k.T, out=space("dots", n * Hi, S))
+    else:                                                      # half precision: the sum over heads stays in fp32
+        dots = wide(q.flatten(0, 1) @ k.T)
+    return torch.bmm(w.unsqueeze(1), dots.view(n, Hi, S).relu_(), out=space("scores", n, 1, S)).squeeze(1)
 
 
 def visible(T: int, offset: int, end: int, doc_start: Tensor | None, device) -> Tensor:
@@ -69,26 +88,22 @@ def visible(T: int, offset: int, end: int, doc_start: Tensor | None, device) -> 
 def topk_lowest(scores: Tensor, k: int) -> Tensor:
     """The k largest of each row, (n, S) → (n, k) int64; equal scores go to the lowest position, -inf gives -1.
 
-    One more than k is asked for, and the smallest of them dropped. Where another equals it, torch's own choice was
-    arbitrary and the row is settled by position.
+    One more than k is asked for. Where the k-th and the next are equal, torch's own choice was arbitrary and the row is
+    settled by position.
     """
     S = scores.shape[1]
     if S <= k:
-        values, index = scores.topk(S, -1, sorted=False)
+        values, index = scores.topk(S, -1)
         return index.masked_fill_(values == -torch.inf, -1)
     if S >= 2 * FOLD * (k + 1):
         places = _candidates(scores, k + 1)
-        values, index = scores.gather(1, places).topk(k + 1, -1, sorted=False)
+        values, index = scores.gather(1, places).topk(k + 1, -1)
         index = places.gather(1, index)
     else:
-        values, index = scores.topk(k + 1, -1, sorted=False)
-    dropped, place = values.min(-1, keepdim=True)
-    for t in (values, index):                                  # the last place moves into the dropped one's
-        t.scatter_(-1, place, t[:, k:].clone())
-    values, index = values[:, :k], index[:, :k]
-    edge = values.amin(-1)
-    tied = ((edge == dropped.squeeze(-1)) & (edge > -torch.inf)).nonzero().squeeze(-1)
-    index = index.masked_fill(values == -torch.inf, -1)
+        values, index = scores.topk(k + 1, -1)
+    edge = values[:, k - 1]
+    tied = ((edge == values[:, k]) & (edge > -torch.inf)).nonzero().squeeze(-1)
+    index = index[:, :k].masked_fill(values[:, :k] == -torch.inf, -1)
     if tied.numel():
         row, edge = scores[tied], edge[tied, None]
         above, equal = row > edge, row == edge
@@ -118,7 +133,7 @@ def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_star
     S = k.shape[1]
     if S <= topk:
         return None
-    choice = torch.empty(B, T, topk, dtype=torch.int64, device=q.device)
+    choice, space = torch.empty(B, T, topk, dtype=torch.int64, device=q.device), _Workspace(w)
     for b in range(B):
         start = 0
         while start < T:
@@ -131,7 +146,7 @@ def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_star
             else:
                 stop = min(T, start + max(1, SCORE_FLOATS * torch.get_num_threads() // (Hi * (first + 1))))
                 end = offset + stop                            # no query of the chunk sees further
-                scores = index_scores(q[b, start:stop], k[b, :end], w[b, start:stop])
+                scores = index_scores(q[b, start:stop], k[b, :end], w[b, start:stop], space)
                 if doc_start is None:                          # only the chunk's own keys can lie in a query's future
                     scores[:, first:].masked_fill_(~visible(stop - start, 0, stop - start, None, q.device), -torch.inf)
                 else:
@@ -146,20 +161,6 @@ def _chunks(B: int, T: int, floats_per_query: int, budget: int):
     for b in range(B):
         for start in range(0, T, step):
             yield b, slice(start, min(T, start + step))
-
-
-class _Workspace:
-    """Buffers that chunks reuse: fresh memory costs a page fault per 4 KiB, more than the arithmetic done on it here."""
-
-    def __init__(self, like: Tensor):
-        self.like, self.buffers = like, {}
-
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        """An uninitialised tensor of this shape, overwritten by the next call with the same name."""
-        size = math.prod(shape)
-        if name not in self.buffers or self.buffers[name].numel() < size:
-            self.buffers[name] = self.like.new_empty(size)
-        return self.buffers[name][:size].view(shape)
 
 
 def _gather(store: Tensor, index: Tensor, space: _Workspace) -> Tensor:

@@ -1,0 +1,229 @@
+"""The model against transformers with the same weights: training steps, prefill, decoding; how prefill grows; MFU.
+
+fp32, 2 threads, the size "bench" without its MTP module (transformers has none). transformers runs as the fastest of its
+attention (eager, sdpa) and expert (eager, batched_mm, grouped_mm) implementations, chosen on a shorter run of the same
+kind; batched_mm copies a weight matrix per token and is tried for decoding only. Repetitions alternate; figures are
+medians. Both sides train on the language-model loss alone unless a row says otherwise.
+
+MINGLM_BENCH_CPU_TIME=1 counts CPU seconds of one thread instead, for a rough ratio on a busy machine.
+"""
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+
+import torch
+
+import minglm.attention
+from minglm import machine
+from minglm.cache import LatentCache
+from minglm.config import ModelConfig
+from minglm.generate import generate
+from minglm.interop import export_hf
+from minglm.model import Model
+
+NAME = "model"
+CPU_TIME = bool(os.environ.get("MINGLM_BENCH_CPU_TIME"))
+clock = time.process_time if CPU_TIME else time.perf_counter
+CONFIG = ModelConfig.named("bench", num_nextn_predict_layers=0)
+PROMPT, NEW = 128, 128
+
+
+def timed(work) -> float:
+    start = clock()
+    work()
+    return clock() - start
+
+
+def alternate(works: dict, repeats: int) -> dict[str, float]:
+    """Median seconds of each, after one warm-up of each, repetitions interleaved."""
+    seconds = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            took = timed(work)
+            if turn:
+                seconds[name].append(took)
+    return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+class Theirs:
+    """transformers' model from our weights; `best` finds its fastest implementation for a kind of work."""
+
+    def __init__(self, folder: str):
+        from transformers import GlmMoeDsaForCausalLM
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        self.folder, self.make = folder, GlmMoeDsaForCausalLM.from_pretrained
+
+    def build(self, attention: str, experts: str):
+        return self.make(self.folder, attn_implementation=attention, experts_implementation=experts)
+
+    def best(self, prepare, experts=("eager", "grouped_mm")):
+        """(fastest model, its name): `prepare(model)` gives the work to time, once warm and once measured."""
+        took = {}
+        for attention in ("eager", "sdpa"):
+            for expert in experts:
+                work = prepare(self.build(attention, expert))
+                work()
+                took[attention, expert] = timed(work)
+        chosen = min(took, key=took.get)
+        return self.build(*chosen), "/".join(chosen)
+
+
+def tokens(B: int, T: int) -> torch.Tensor:
+    return torch.randint(0, CONFIG.vocab_size, (B, T), generator=torch.Generator().manual_seed(B * T))
+
+
+def our_step(model: Model, B: int, T: int, kl: bool = False):
+    model.train()
+    learns = [p for n, p in model.named_parameters() if kl or ".indexer." not in n]
+    optimiser, row = torch.optim.AdamW(learns, lr=1e-5, fused=True), tokens(B, T + 1)
+    x, y = row[:, :-1].contiguous(), row[:, 1:].contiguous()
+
+    def work():
+        out = model(x, y, indexer_loss=kl)
+        (out.lm_loss + out.indexer_kl if kl else out.lm_loss).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return work
+
+
+def their_step(model, B: int, T: int):
+    """The same tokens and targets; transformers' indexer never gets a gradient."""
+    model.train()
+    optimiser, row = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True), tokens(B, T + 1)
+    x, y = row[:, :-1].contiguous(), row[:, 1:].contiguous()
+
+    def work():
+        logits = model(x).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return work
+
+
+def our_prefill(model: Model, T: int):
+    x = tokens(1, T)
+
+    def work():
+        with torch.inference_mode():
+            model(x, cache=LatentCache(CONFIG, 1, T), last_only=True)
+
+    return work
+
+
+def their_prefill(model, T: int):
+    x = tokens(1, T)
+
+    def work():
+        with torch.inference_mode():
+            model(x, use_cache=True, logits_to_keep=1)
+
+    return work
+
+
+def their_decode(model, B: int, new: int):
+    x = tokens(B, PROMPT)
+    ask = dict(attention_mask=torch.ones_like(x), max_new_tokens=new, min_new_tokens=new, do_sample=False, eos_token_id=None)
+
+    def work():
+        with torch.inference_mode():
+            model.generate(x, **ask)
+
+    return work
+
+
+def row(name, value, unit, ratio=None, target=None, note=""):
+    return dict(name=name, value=value, unit=unit, ratio=ratio, target=None if target is None else f">= {target}",
+                met=None if target is None else bool(ratio >= target), note=note)
+
+
+def training(ours: Model, theirs: Theirs) -> list[dict]:
+    rows, peak = [], machine.matmul_flops_per_s()
+    for B, T, target in ((8, 512, 2.0), (2, 2048, 4.0)):
+        hf, name = theirs.best(lambda m, B=B, T=T: their_step(m, B, T))
+        took = alternate({"ours": our_step(ours, B, T), "kl": our_step(ours, B, T, kl=True), "hf": their_step(hf, B, T)}, 3)
+        rate = {k: B * T / s for k, s in took.items()}
+        rows += [row(f"train step {B}x{T}", rate["ours"], "tokens/s", rate["ours"] / rate["hf"], target, f"transformers: {name}"),
+                 row(f"train step {B}x{T} with the indexer's KL", rate["kl"], "tokens/s", rate["kl"] / rate["hf"]),
+                 row(f"train step {B}x{T}, transformers ({name})", rate["hf"], "tokens/s"),
+                 row(f"train step {B}x{T} MFU of measured matmul peak {peak / 1e9:.0f} GFLOP/s",
+                     100 * rate["ours"] * CONFIG.train_flops_per_token(T) / peak, "%")]
+    return rows
+
+
+def prefilling(ours: Model, theirs: Theirs) -> list[dict]:
+    ours.eval()
+    hf, name = theirs.best(lambda m: their_prefill(m.eval(), 2048))
+    took = alternate({"ours": our_prefill(ours, 8192), "hf": their_prefill(hf.eval(), 8192)}, 2)
+    rate = {k: 8192 / s for k, s in took.items()}
+    return [row("prefill 8192", rate["ours"], "tokens/s", rate["ours"] / rate["hf"], 8, f"aim 20; transformers: {name}"),
+            row(f"prefill 8192, transformers ({name})", rate["hf"], "tokens/s")]
+
+
+def decoding(ours: Model, theirs: Theirs) -> list[dict]:
+    ours.eval()
+    every, names, works = ("eager", "batched_mm", "grouped_mm"), {}, {}
+    for B in (1, 32):
+        hf, names[B] = theirs.best(lambda m, B=B: their_decode(m.eval(), B, 16), every)
+        works[f"hf {B}"] = their_decode(hf.eval(), B, NEW)
+        works[f"ours {B}"] = lambda B=B: generate(ours, tokens(B, PROMPT), NEW)
+    took = alternate(works, 3)
+    rate = {k: int(k.split()[1]) * NEW / s for k, s in took.items()}
+    return [row("greedy decode, 1 sequence", rate["ours 1"], "tokens/s", rate["ours 1"] / rate["hf 1"], 3, f"transformers: {names[1]}"),
+            row(f"greedy decode, 1 sequence, transformers ({names[1]})", rate["hf 1"], "tokens/s"),
+            row("greedy decode, 32 together, against one of transformers", rate["ours 32"], "tokens/s", rate["ours 32"] / rate["hf 1"], 15),
+            row("greedy decode, 32 together, against 32 of transformers", rate["ours 32"], "tokens/s", rate["ours 32"] / rate["hf 32"], 2),
+            row(f"greedy decode, 32 together, transformers ({names[32]})", rate["hf 32"], "tokens/s")]
+
+
+def growth(ours: Model) -> list[dict]:
+    """Prefill seconds by length, the indexer's scores and top-k apart from everything else."""
+    ours.eval()
+    real, spent = minglm.attention.select, [0.0]
+
+    def counted(*args):
+        start = clock()
+        out = real(*args)
+        spent[0] += clock() - start
+        return out
+
+    rows, rest = [], {}
+    minglm.attention.select = counted
+    try:
+        for T in (4096, 8192, 16384, 32768):
+            work, runs = our_prefill(ours, T), []
+            work()
+            for _ in range(3 if T < 16384 else 2):
+                spent[0] = 0.0
+                total = timed(work)
+                runs.append((total, spent[0]))
+            total, indexer = sorted(runs)[(len(runs) - 1) // 2]
+            rest[T] = total - indexer
+            rows += [row(f"prefill {T}: total", total, "s"), row(f"prefill {T}: indexer scores and top-k", indexer, "s"),
+                     row(f"prefill {T}: everything else", rest[T], "s")]
+    finally:
+        minglm.attention.select = real
+    grew = rest[32768] / rest[4096]
+    return rows + [dict(name="prefill 4096 to 32768, everything but the indexer", value=grew, unit="times", ratio=grew,
+                        target="< 10", met=bool(grew < 10))]
+
+
+def run() -> list[dict]:
+    torch.set_num_threads(1 if CPU_TIME else 2)
+    torch.manual_seed(0)
+    ours = Model(CONFIG)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = Theirs(str(export_hf(ours, folder)))
+        with torch.inference_mode():
+            x = tokens(1, 1024)
+            gap = (ours.eval()(x[:, :64]).logits - theirs.build("eager", "eager").eval()(x[:, :64]).logits).abs().max().item()
+        same = [dict(name="same weights: largest difference of logits over 64 tokens", value=gap, unit="logits", ratio=None,
+                     target="<= 1e-4", met=gap <= 1e-4)]
+        return same + training(ours, theirs) + prefilling(ours, theirs) + decoding(ours, theirs) + growth(ours)
