@@ -10,7 +10,9 @@ day as the reference of a 32,000-GPU run. MegaScale (arXiv 2402.15627 §6.3): de
 """
 from __future__ import annotations
 
+import bisect
 import heapq
+import itertools
 import math
 import random
 from collections.abc import Iterator
@@ -86,7 +88,8 @@ class FailureModel:
         """
         names = [c[0] for c in self.components]
         replaces = {c[0]: c[2] for c in self.components}
-        weights = [c[1] for c in self.components]
+        upto = list(itertools.accumulate(c[1] for c in self.components))
+        last = len(names) - 1
         left, layer, queue = self.per_chip_day * chips / DAY_S, 0, []
         while left > 0:
             full = 1e-10 * 2.0 ** layer
@@ -97,7 +100,7 @@ class FailureModel:
             time_s, layer, keep, full, rng = queue[0]
             if time_s > until_s:
                 return
-            thin, mark, luck, pick = rng.random(), rng.random(), rng.random(), rng.choices(names, weights)[0]
+            thin, mark, luck, pick = rng.random(), rng.random(), rng.random(), names[bisect.bisect(upto, rng.random() * upto[-1], 0, last)]
             heapq.heapreplace(queue, (time_s + rng.expovariate(full), layer, keep, full, rng))
             if thin < keep:
                 yield Failure(time_s, pick, replaces[pick], mark, luck)

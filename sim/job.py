@@ -215,15 +215,18 @@ class Job:
             if failure.mark * self.inp.chips < self._pace().chips:
                 self.failed[failure.component] = self.failed.get(failure.component, 0) + 1
                 if failure.replaces_server:
-                    self.env.process(self.repair())
+                    self.repair()
                 self.process.interrupt(failure)
             elif failure.replaces_server:
                 self.spares -= 1                               # below 0: a server already in repair needs another one
-                self.env.process(self.repair())
+                self.repair()
 
     def repair(self):
+        """Send a server away; it comes back as a spare. A call-back on a timeout: nothing else happens to it meanwhile."""
         self.repairing += 1
-        yield self.env.timeout(self.inp.recovery.repair_s)
+        self.env.timeout(self.inp.recovery.repair_s).callbacks.append(self.repaired)
+
+    def repaired(self, _):
         self.repairing -= 1
         self.spares += 1
         if self.missing and self.spares >= self._servers_per_replica() and not self.needed:
@@ -231,8 +234,9 @@ class Job:
             self.missing -= 1
             if self.state == "train" and self.process.is_alive:
                 self.process.interrupt("pace")
-        self.returned.succeed()
-        self.returned = self.env.event()
+        if self.state == "waiting for a server":
+            self.returned.succeed()
+            self.returned = self.env.event()
 
     def turn_slow(self, rng: random.Random):
         slow = self.inp.slow
@@ -292,7 +296,7 @@ class Job:
             self.slow -= 1
             if self.spares > 0:
                 self.spares -= 1
-                self.env.process(self.repair())
+                self.repair()
 
     def _enter(self, state: str, note: str = "") -> None:
         self.state, self.note, self.since = state, note, self.env.now
