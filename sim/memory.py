@@ -50,7 +50,7 @@ def in_flight(plan: Plan, rank: int, micro_batches: int) -> list[float]:
     """Micro-batches whose activations each chunk of a rank holds at the worst moment."""
     P, v, m = plan.pp, plan.vpp, micro_batches
     if P == 1:
-        return [1.0] * (v if plan.schedule == "interleaved" else 1)
+        return [1.0] * v
     if plan.schedule == "gpipe":
         return [float(m)]
     if plan.schedule in ("1f1b", "zb-h1"):

@@ -376,7 +376,7 @@ def estimate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
         if length > worst:
             worst, classes = length, dict(busy.classes)
     params = rank_params(model, plan, coster.padded_vocab, workload.mtp)
-    reduce_s, gather_s, optimizer_s = _data_parallel(coster, params)
+    reduce_s, gather_s, optimizer_s = data_parallel(coster, params)
     size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
     p2p_bytes = size / plan.tp if plan.tp > 1 else size     # tensor-parallel ranks send their slice each
     p2p_s = collectives.p2p(cluster, p2p_bytes, plan.pp_stride()) if plan.pp > 1 else 0.0
@@ -391,7 +391,7 @@ def estimate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
     return Estimate(costs, classes, params, saved, stack, coster.kernels)
 
 
-def _data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> tuple[float, float, float]:
+def data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> tuple[float, float, float]:
     """(gradient reduction, parameter gather, optimiser step) of the slowest rank, in seconds."""
     plan, stack, cluster, model = coster.plan, coster.stack, coster.cluster, coster.model
     grad_width = WIDTH if stack.bf16_grads else 4
