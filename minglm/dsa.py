@@ -24,7 +24,6 @@ from minglm.config import ModelConfig
 from minglm.layers import LATENT_EPS, apply_rope, wide
 
 # Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
-FOLD = 8                    # rows of scores are folded this often to prune what top-k looks at
 SCORE_FLOATS = 1 << 18      # indexer scores (Hi·n·S) of one chunk
 GATHER_FLOATS = 5 << 16     # gathered keys (n·k·R) of one chunk
 
@@ -95,8 +94,10 @@ def topk_lowest(scores: Tensor, k: int) -> Tensor:
     if S <= k:
         values, index = scores.topk(S, -1)
         return index.masked_fill_(values == -torch.inf, -1)
-    if S >= 2 * FOLD * (k + 1):
-        places = _candidates(scores, k + 1)
+    # Looking for m values in S/f folded maxima and then in f·m candidates costs least at f = √(S/m).
+    fold = 1 << round(math.log2(S / (k + 1)) / 2) if S >= 4 * (k + 1) else 1
+    if fold > 1:
+        places = _candidates(scores, k + 1, fold)
         values, index = scores.gather(1, places).topk(k + 1, -1)
         index = places.gather(1, index)
     else:
@@ -112,14 +113,14 @@ def topk_lowest(scores: Tensor, k: int) -> Tensor:
     return index
 
 
-def _candidates(scores: Tensor, m: int) -> Tensor:
-    """Positions that hold m largest values of each row: fold the row FOLD times, keep the m columns with the highest
-    maxima. A value outside them is at most the smallest of m maxima, so it cannot be needed. (n, S) → (n, about FOLD·m)."""
+def _candidates(scores: Tensor, m: int, fold: int) -> Tensor:
+    """Positions that hold m largest values of each row: fold the row, keep the m columns with the highest maxima. A value
+    outside them is at most the smallest of m maxima, so it cannot be needed. (n, S) → (n, about fold·m)."""
     n, S = scores.shape
-    columns = S // FOLD
-    best = scores[:, :columns * FOLD].unflatten(1, (FOLD, columns)).amax(1).topk(m, -1, sorted=False).indices
-    places = (best.unsqueeze(1) + columns * torch.arange(FOLD, device=scores.device)[:, None]).flatten(1)
-    rest = torch.arange(columns * FOLD, S, device=scores.device)
+    columns = S // fold
+    best = scores[:, :columns * fold].unflatten(1, (fold, columns)).amax(1).topk(m, -1, sorted=False).indices
+    places = (best.unsqueeze(1) + columns * torch.arange(fold, device=scores.device)[:, None]).flatten(1)
+    rest = torch.arange(columns * fold, S, device=scores.device)
     return torch.cat((places, rest.expand(n, -1)), 1) if rest.numel() else places
 
 
@@ -331,13 +332,14 @@ def chosen_kl(q: Tensor, k: Tensor, w: Tensor, choice: Tensor, p: Tensor) -> Ten
 
     q (B,T,Hi,Di), k (B,S,Di), w (B,T,Hi) from `Indexer`; choice and p (B,T,k) as `sparse_attention` returned it.
     """
-    return _ChosenKL.apply(q, k, w, choice, p, torch.is_grad_enabled())
+    return _ChosenKL.apply(wide(q), wide(k), wide(w), choice, wide(p), torch.is_grad_enabled())
 
 
 def dense_kl(q: Tensor, k: Tensor, w: Tensor, attn_q: Tensor, attn_k: Tensor, scale: float,
              doc_start: Tensor | None = None) -> Tensor:
     """Warm-up indexer loss: the same over every visible key, p being the dense attention of attn_q, attn_k (B,T,H,D)."""
-    return _DenseKL.apply(q, k, w, attn_q.detach(), attn_k.detach(), scale, doc_start, torch.is_grad_enabled())
+    return _DenseKL.apply(wide(q), wide(k), wide(w), wide(attn_q.detach()), wide(attn_k.detach()), scale, doc_start,
+                          torch.is_grad_enabled())
 
 
 def masked_reference(q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tensor, up_v: Tensor, choice: Tensor,

@@ -2,7 +2,9 @@
 import pytest
 import torch
 
+from minglm.cache import LatentCache
 from minglm.config import ModelConfig
+from minglm.decode import Decoder
 from minglm.errors import InputError
 from minglm.generate import _pick, generate, stream
 from minglm.model import Model
@@ -39,6 +41,26 @@ def test_a_ragged_batch_equals_one_by_one(model, mode, temperature):
         alone = generate(model, [prompt], 25, mode=mode, temperature=temperature, seed=[4 + i])
         assert together.tokens[i] == alone.tokens[0]
         assert together.logprobs[i] == pytest.approx(alone.logprobs[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["sparse", "dense"])
+@pytest.mark.parametrize("changes", [{}, {"indexer_types": ("full", "shared", "full")}, {"n_shared_experts": 0}, {"index_topk": 1}])
+def test_one_decoder_step_gives_the_logits_of_a_forward(mode, changes):
+    """Step by step, past index_topk, for one sequence (its own expert path) and for three with padding."""
+    torch.manual_seed(1)
+    model = Model(ModelConfig.named("nano", initializer_range=0.15, **changes)).eval()
+    for b in model.buffers():
+        b.normal_(0, 0.1)
+    for pads in ([0], [0, 4, 9]):
+        tokens, pad = torch.randint(0, 512, (len(pads), 40)), torch.tensor(pads)
+        doc_start = torch.minimum(pad[:, None], torch.arange(40))
+        cache = LatentCache(model.config, len(pads), 40)
+        with torch.inference_mode():
+            whole = model(tokens, mode=mode, doc_start=doc_start).logits
+            model(tokens[:, :10], mode=mode, doc_start=doc_start[:, :10], cache=cache)
+            decoder = Decoder(model, cache, pad if any(pads) else None, mode)
+            for t in range(10, 40):
+                torch.testing.assert_close(decoder.step(tokens[:, t]), whole[:, t], rtol=1e-3, atol=1e-4)
 
 
 def test_stop_tokens_end_a_sequence_and_are_left_out(model):
