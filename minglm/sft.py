@@ -51,9 +51,9 @@ def draw_name(rng: np.random.Generator, held_out: bool = False) -> str:
 
 
 def draw_code(rng: np.random.Generator, held_out: bool = False) -> str:
-    """A four-digit number as text, from the held-out set or the training set."""
+    """A two-digit number as text, from the held-out set or the training set."""
     while True:
-        code = str(rng.integers(1000, 10000))
+        code = str(rng.integers(10, 100))
         if is_held_out(code) == held_out:
             return code
 
@@ -217,7 +217,8 @@ def lookup_row(rng, tokenizer: Tokenizer, filler: np.ndarray, seq_len: int, fact
     spend these rows on it too (measured: with the passage counted, copying takes several times as many steps).
     """
     said = [(draw_name(rng), draw_code(rng)) for _ in range(int(rng.integers(1, facts + 1)))]
-    sentences = max(2 * len(said), min(20, seq_len // 16))
+    # From two mentions to a row full of them: the full rows teach to look back at all, the empty ones to look far.
+    sentences = int(rng.integers(2 * len(said), max(2 * len(said), min(20, seq_len // 12)) + 1))
     order = [*range(len(said)), *rng.integers(0, len(said), sentences - len(said)).tolist()]
     rng.shuffle(order)
     head, tail, stop = (tokenizer.encode(t) for t in ("\nThe code of", " is ", ".\n"))

@@ -241,7 +241,8 @@ class _Run:
         """The stage's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
-        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=r.mtp_weight > 0 and r.mode != "warmup")
+        mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.recall_steps       # the first lesson is about looking back
+        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp)
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss
@@ -287,7 +288,7 @@ class _Run:
         c, r = self.config, self.recipe
         if r.mode == "warmup":                                     # forward of all, backward of the indexer's scores
             return c.train_flops_per_token(r.seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(r.seq_len)["indexer"]
-        return c.train_flops_per_token(r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0)
+        return c.train_flops_per_token(r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.recall_steps)
 
     def save(self) -> Path:
         return checkpoint.save(self.dir, self.step, self.config, self.model.state_dict(), self.optimizer.state_dict(),

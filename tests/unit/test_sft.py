@@ -37,7 +37,7 @@ def test_examples_are_deterministic_and_never_use_held_out_words(task):
     for example in some:
         text = " ".join(t for _, t in example.messages)
         if task != "arithmetic":
-            assert not [w for w in re.findall(r"\b\d{4}\b", text) if sft.is_held_out(w)]
+            assert not [w for w in re.findall(r"\b\d\d\b", text) if sft.is_held_out(w)]
         assert not [w for w in re.findall(r"\b[A-Z][a-z]{5}\b", text) if sft.is_held_out(w)]
     if task == "arithmetic":
         for example in some:
@@ -52,8 +52,8 @@ def test_unknown_task_names_the_nearest():
 
 def test_held_out_share_and_draws():
     rng = np.random.default_rng(0)
-    share = np.mean([sft.is_held_out(str(n)) for n in range(1000, 10000)])
-    assert 0.17 < share < 0.23
+    share = np.mean([sft.is_held_out(str(n)) for n in range(10, 100)])
+    assert 0.1 < share < 0.3
     assert all(sft.is_held_out(sft.draw_name(rng, True)) and not sft.is_held_out(sft.draw_code(rng)) for _ in range(50))
 
 
@@ -124,7 +124,7 @@ def test_lookup_rows_repeat_what_they_state(tokenizer, filler):
         assert len(ids) == len(counted) == 257
         text = tokenizer.decode(ids)
         facts: dict[str, set] = {}
-        mentions = re.findall(r"The code of (\w+) is (\d{4})", text)
+        mentions = re.findall(r"The code of (\w+) is (\d\d)", text)
         for name, code in mentions:
             facts.setdefault(name, set()).add(code)
         assert mentions and all(len(codes) == 1 for codes in facts.values()) and len(mentions) > len(facts)

@@ -148,11 +148,11 @@ tokens = torch.randint(0, 512, (1, 32)); doc = torch.zeros(1, 32, dtype=torch.in
 def step(tokens, doc):
     out = model(tokens, tokens, mode={mode!r}, doc_start=doc); (out.lm_loss + out.mtp_loss).backward()
 step(tokens, doc); before = machine.peak_rss_bytes()
-step(torch.randint(0, 512, (48, 512)), torch.zeros(48, 512, dtype=torch.int64))
+step(torch.randint(0, 512, (12, 512)), torch.zeros(12, 512, dtype=torch.int64))
 print(machine.peak_rss_bytes() - before)
 """
     measured = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    recipe = recipes.load("ci_pretrain").changed(batch_size=48, seq_len=512, stage=stage)
+    recipe = recipes.load("ci_pretrain").changed(batch_size=12, seq_len=512, stage=stage)
     estimated = memory.estimate(recipe)["activations"]
     assert 0.5 < estimated / measured < 2.0, f"estimated {estimated / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB"
 
