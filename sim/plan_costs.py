@@ -16,11 +16,12 @@ from sim import collectives, memory
 from sim.closed_form import Loads, exposed_reduction, loads, pipeline_of, straggler
 from sim.experts import layer_params
 from sim.facts import Cluster
+from sim.layer_cost import Coster, LayerWork
 from sim.models import ModelSpec
 from sim.operators import WIDTH
 from sim.plan import Plan, Workload
 from sim.stacks import Stack
-from sim.step_cost import Coster, LayerWork, data_parallel, rank_params
+from sim.step_cost import data_parallel, rank_params
 
 
 class Candidate(NamedTuple):
@@ -95,7 +96,7 @@ class PlanCosts:
         self.room = cluster.chip.memory_bytes.value
         # settings that agree on a layer's cost share it
         settled = [tuple((k, s[k]) for k in _A if k in s) for s in switches]
-        self._layer_set = [settled.index(s) for s in settled]
+        self.layer_set = [settled.index(s) for s in settled]
         self._work: dict[tuple, Work] = {}
         self._costs: dict[tuple, dict[str, Cost]] = {}
         self._layouts: dict[tuple, Layout] = {}
@@ -138,7 +139,7 @@ class PlanCosts:
 
     def work(self, c: Candidate) -> Work:
         dual = c.schedule.startswith("dualpipe")
-        key = (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, dual, self._layer_set[c.switches])
+        key = (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, dual, self.layer_set[c.switches])
         found = self._work.get(key)
         if found is None:
             coster, model = self._coster(c), self.model
@@ -151,7 +152,7 @@ class PlanCosts:
         """(key, cost of each kind of layer and of the two ends) under the candidate's ZeRO."""
         sharded = (c.dp, c.pp if c.cp == 1 else 0) if c.zero == 3 and c.dp * c.cp > 1 else 0
         dual = c.schedule.startswith("dualpipe")
-        key = (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, dual, self._layer_set[c.switches], sharded and sharded[0],
+        key = (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, dual, self.layer_set[c.switches], sharded and sharded[0],
                sharded and self.switches[c.switches].get("hsdp", 0))
         found = self._costs.get(key)
         if found is None:
