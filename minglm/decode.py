@@ -19,14 +19,17 @@ from torch import Tensor
 from minglm.attention import MLA
 from minglm.cache import LatentCache
 from minglm.dsa import topk_lowest
+from minglm.layers import LATENT_EPS, RMSNorm
 from minglm.model import Layer, Model
 from minglm.moe import MoE
 
 
-class _FoldedAttention:
-    """The matrices of one MLA layer as decoding wants them."""
+class _Folded:
+    """The matrices of one layer as decoding wants them; calling modules would cost more than their arithmetic."""
 
-    def __init__(self, mla: MLA):
+    def __init__(self, layer: Layer):
+        mla, ffn = layer.self_attn, layer.mlp
+        self.norm_in, self.norm_ffn = layer.input_layernorm, layer.post_attention_layernorm
         up_k, up_v = mla._up()                                                             # (H, nope, L), (H, Dv, L)
         w_q = mla.q_b_proj.weight.unflatten(0, (mla.H, -1)) * mla.scale                    # (H, nope + r, Q)
         absorbed = torch.bmm(up_k.transpose(1, 2), w_q[:, :mla.nope])                      # (H, L, Q)
@@ -34,13 +37,23 @@ class _FoldedAttention:
         w_o = mla.o_proj.weight.unflatten(1, (mla.H, -1)).transpose(0, 1)                  # (H, C, Dv)
         self.w_out = torch.bmm(w_o, up_v).transpose(0, 1).flatten(1).T.contiguous()        # (H·L, C)
         rows, self.widths = [mla.q_a_proj.weight, mla.kv_a_proj_with_mqa.weight], [mla.q_a_proj.out_features, mla.L, mla.rope]
-        self.w_qi = None
         if mla.indexer is not None:
             ix = mla.indexer
             rows += [ix.wk.weight, ix.weights_proj.weight * (ix.heads * ix.width) ** -0.5]
             self.widths += [ix.width, ix.heads]
-            self.w_qi = ix.wq_b.weight
         self.w_in = torch.cat(rows)                                                        # (Q + R [+ Di + Hi], C)
+        self.moe = ffn if isinstance(ffn, MoE) else None
+        always = ffn.shared_experts if self.moe else ffn                                   # the feed-forward every token takes
+        if always is not None:
+            self.gate_up = torch.cat((always.gate_proj.weight, always.up_proj.weight))     # (2F, C)
+            self.down = always.down_proj.weight.T                                          # (F, C)
+        self.always = always is not None
+        if self.moe:
+            self.expert_gate_up, self.expert_down = ffn.experts.gate_up_proj.unbind(), ffn.experts.down_proj.unbind()
+
+
+def _norm(x: Tensor, norm: RMSNorm) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
 
 class Decoder:
@@ -56,7 +69,7 @@ class Decoder:
     def __init__(self, model: Model, cache: LatentCache, pad: Tensor | None = None, mode: str = "sparse"):
         self.model, self.cache, self.pad, self.sparse = model, cache, pad, mode == "sparse"
         with torch.no_grad():
-            self.folded = [_FoldedAttention(layer.self_attn) for layer in model.layers]
+            self.folded = [_Folded(layer) for layer in model.layers]
         B, width = cache.latent.shape[1], cache.latent.shape[-1]
         self.flat = [store.view(-1, width) for store in cache.latent]
         self.first_row = torch.arange(B, device=cache.latent.device).mul_(cache.max_len).unsqueeze(-1)      # (B, 1)
@@ -74,10 +87,9 @@ class Decoder:
             self.hidden_keys = torch.arange(end, device=tokens.device) < self.pad[:, None]
         x = self.model.embed_tokens(tokens)
         for layer, folded in zip(self.model.layers, self.folded):
-            x = self._attend(x, layer, folded, end)
-            x = self._feed(x, layer)
+            x = self._feed(self._attend(x, layer.self_attn, folded, end), folded)
         self.cache.advance(1)
-        return self.model.lm_head(self.model.norm(x))
+        return F.linear(_norm(x, self.model.norm), self.model.lm_head.weight)
 
     def _turn(self, position: int) -> Tensor:
         """(r, r): row vectors times this are turned to `position`, pairs (0,1), (2,3), …"""
@@ -86,17 +98,17 @@ class Decoder:
         blocks = torch.stack((turns.real, turns.imag, -turns.imag, turns.real), -1).view(-1, 2, 2)
         return torch.block_diag(*blocks).to(self.cache.latent.dtype)
 
-    def _attend(self, x: Tensor, layer: Layer, folded: _FoldedAttention, end: int) -> Tensor:
-        mla, cache = layer.self_attn, self.cache
+    def _attend(self, x: Tensor, mla: MLA, folded: _Folded, end: int) -> Tensor:
+        cache = self.cache
         B, L, R = x.shape[0], mla.L, mla.L + mla.rope
-        q_a, kv, k_rope, *index = F.linear(layer.input_layernorm(x), folded.w_in).split(folded.widths, -1)
-        q_latent = mla.q_a_layernorm(q_a)
+        q_a, kv, k_rope, *index = F.linear(_norm(x, folded.norm_in), folded.w_in).split(folded.widths, -1)
+        q_latent = _norm(q_a, mla.q_a_layernorm)
         q = torch.mm(F.linear(q_latent, folded.w_q).view(B * mla.H, R), self.turn_q).view(B, mla.H, R)
         slot = cache.latent[mla.layer][:, end - 1]
-        slot[:, :L] = mla.kv_a_layernorm(kv)
+        slot[:, :L] = _norm(kv, mla.kv_a_layernorm)
         slot[:, L:] = torch.mm(k_rope, self.turn_k)
         if self.sparse and mla.indexer is not None:
-            self.choice = self._choose(mla, folded, q_latent, *index, end)
+            self.choice = self._choose(mla, q_latent, *index, end)
         hidden = self.hidden_keys
         if self.choice is None:
             keys = cache.latent[mla.layer][:, :end]                                        # (B, S, R)
@@ -109,14 +121,14 @@ class Decoder:
         values = torch.bmm(scores.softmax(-1), keys[..., :L])                              # (B, H, L)
         return torch.addmm(x, values.view(B, -1), folded.w_out)
 
-    def _choose(self, mla: MLA, folded: _FoldedAttention, q_latent: Tensor, key: Tensor, w: Tensor, end: int):
+    def _choose(self, mla: MLA, q_latent: Tensor, key: Tensor, w: Tensor, end: int):
         """The indexer's choice: (B, k) positions and which of them are empty (or None); None when all keys are read."""
         ix, cache, B = mla.indexer, self.cache, key.shape[0]
         store = cache.index_keys[cache._index_row[mla.layer]]
-        store[:, end - 1] = torch.mm(ix.k_norm(key), self.turn_i)
+        store[:, end - 1] = torch.mm(F.layer_norm(key, key.shape[-1:], ix.k_norm.weight, ix.k_norm.bias, LATENT_EPS), self.turn_i)
         if end <= mla.topk:
             return None
-        q = torch.mm(F.linear(q_latent, folded.w_qi).view(B * ix.heads, ix.width), self.turn_i).view(B, ix.heads, ix.width)
+        q = torch.mm(F.linear(q_latent, ix.wq_b.weight).view(B * ix.heads, ix.width), self.turn_i).view(B, ix.heads, ix.width)
         dots = torch.bmm(q, store[:, :end].transpose(1, 2)).relu_()
         scores = torch.bmm(w.unsqueeze(1), dots).squeeze(1)                                # (B, S)
         if self.hidden_keys is not None:
@@ -128,13 +140,21 @@ class Decoder:
         empty = choice < 0
         return choice.clamp_(min=0), empty if bool(empty.any()) else None
 
-    def _feed(self, x: Tensor, layer: Layer) -> Tensor:
-        h = layer.post_attention_layernorm(x)
-        if not isinstance(layer.mlp, MoE):
-            return x + layer.mlp(h)
-        moe = layer.mlp
-        chosen, gates, _ = moe.gate(h)
-        out = moe.experts.one(h, chosen, gates) if h.shape[0] == 1 else moe.experts(h, chosen, gates)[0]
-        if moe.shared_experts is not None:
-            out += moe.shared_experts(h)
-        return x + out
+    def _feed(self, x: Tensor, folded: _Folded) -> Tensor:
+        h, out = _norm(x, folded.norm_ffn), x
+        if folded.always:
+            g, u = F.linear(h, folded.gate_up).chunk(2, -1)
+            out = torch.addmm(x, F.silu(g).mul_(u), folded.down)
+        if folded.moe is None:
+            return out
+        chosen, gates, _ = folded.moe.gate.forward(h)
+        if h.shape[0] > 1:
+            return out + folded.moe.experts.forward(h, chosen, gates)[0]
+        # A single token: a few matrix-vector products; sorting rows by expert would cost more than they do.
+        picked, h = chosen[0].tolist(), h[0]
+        inner = torch.stack([torch.mv(folded.expert_gate_up[e], h) for e in picked])       # (K, 2F)
+        g, u = inner.chunk(2, -1)
+        total = out[0]
+        for row, e in zip(F.silu(g).mul_(u).mul_(gates.to(h.dtype).view(-1, 1)).unbind(), picked):
+            total = torch.addmv(total, folded.expert_down[e], row)
+        return total.unsqueeze(0)

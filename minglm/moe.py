@@ -109,18 +109,6 @@ class Experts(nn.Module):
         """x (N, C), chosen (N, K), gates (N, K) → output (N, C) and tokens per expert (E,) int64."""
         return _GroupedSwiGLU.apply(x, self.gate_up_proj, self.down_proj, gates.to(x.dtype), chosen)
 
-    def one(self, x: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
-        """The same for a single token (1, C), without gradients: a few matrix-vector products instead of sorting."""
-        picked, x = chosen[0].tolist(), x[0]
-        inner = x.new_empty(len(picked), self.gate_up_proj.shape[1])                       # (K, 2F)
-        for row, e in zip(inner, picked):
-            torch.mv(self.gate_up_proj[e], x, out=row)
-        g, u = inner.chunk(2, -1)
-        hidden, out = F.silu(g).mul_(u).mul_(gates.view(-1, 1)), torch.zeros_like(x)
-        for row, e in zip(hidden, picked):
-            out.addmv_(self.down_proj[e], row)
-        return out.unsqueeze(0)
-
 
 class MoE(nn.Module):
     """Router, routed experts and shared expert of one layer."""
