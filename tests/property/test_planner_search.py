@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from sim import pipeline
 from sim.facts import load_cluster
-from sim.memory import check_fits
 from sim.models import load_model
 from sim.plan import Workload, check
 from sim.plan_costs import PlanCosts
