@@ -1,15 +1,17 @@
 """Money and energy: chips held for a time, as rent and as ownership, each with its range and source.
 
 Whoever trains pays for the whole inventory while it is held, spares and lost hours included. Rent is chip-hours × price.
-Ownership is the system's price spread over its years at a utilisation, interest, electricity × PUE, and staff. All in US
-dollars; prices in RMB were converted at `sim.units.RMB_PER_USD`. Ranges take every input at its low, or at its high end.
+Ownership is the system's price spread over its years at a utilisation, interest, electricity × PUE, staff and storage. All in
+the currency of `data/money.yaml`; prices in RMB were converted at its rate (`sim.units.RMB_PER_USD`). Ranges take every input at its low, or at its high end.
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sim.facts import Cluster, Figure
+from sim.documents import read_document
+from sim.facts import DATA, Cluster, Figure, figure
 
 HOURS_PER_YEAR = 8766.0
 DEFAULTS = {"years": 4.0, "utilization": 0.9, "interest": 0.05, "staff_usd_per_year": 0.0}
@@ -36,6 +38,13 @@ class Range:
         return replace(self, value=self.value * value, low=self.low * low, high=self.high * high, unit=unit, basis=basis)
 
 
+@functools.cache
+def money() -> dict:
+    """The currency and the figures of `data/money.yaml`: carbon of electricity, network's and storage's share of a system."""
+    given = read_document(DATA / "money.yaml")
+    return {**given, **{k: figure(given[k], "ratio", f"money.{k}") for k in ("carbon_kg_per_kwh", "network_share", "storage_share")}}
+
+
 def with_prices(cluster: Cluster, prices: Mapping[str, object]) -> Cluster:
     """The cluster with the scenario's own prices and power where it gives any."""
     chip = cluster.chip
@@ -59,11 +68,14 @@ def energy(cluster: Cluster, chips: int, hours: Range) -> Range:
                  f"{power.source}; {host.source}; {pue.source}", "assumed")
 
 
-def costs(cluster: Cluster, chips: int, hours: Range, prices: Mapping[str, object] | None = None) -> dict[str, Range]:
-    """Chip-hours, energy and money for holding `chips` for `hours`.
+def costs(cluster: Cluster, chips: int, hours: Range, prices: Mapping[str, object] | None = None, goodput: float | None = None) -> dict[str, Range]:
+    """Chip-hours, energy, carbon and money for holding `chips` for `hours`.
 
+    Args:
+        goodput: share of the hours that is first-time work; with it, what the rest costs is said (`failed_…`).
     Returns:
-        chip_hours, energy, and where a price is known: rent, own (with own_capital, own_energy, own_staff).
+        chip_hours, energy, cooling (the part of it above the machines' own), carbon, and where a price is known: rent, own (with
+        own_capital, own_energy, own_staff, own_storage; own_network is the part of the capital that is network).
     """
     prices = prices or {}
     cluster = with_prices(cluster, prices)
@@ -71,6 +83,11 @@ def costs(cluster: Cluster, chips: int, hours: Range, prices: Mapping[str, objec
     out = {"chip_hours": Range(chips * hours.value, chips * hours.low, chips * hours.high, "chip-hours",
                                f"{chips:,} chips held for {hours.value:,.0f} h, spares and lost time included")}
     out["energy"] = energy(cluster, chips, hours)
+    e, pue, kg = out["energy"], cluster.pue, prices.get("carbon_kg_per_kwh") or money()["carbon_kg_per_kwh"]
+    out["cooling"] = Range(e.value * (1 - 1 / pue.value), e.low * (1 - 1 / pue.low), e.high * (1 - 1 / pue.high), "kWh",
+                           f"cooling and power conversion: the part of the energy above the machines' own, PUE {pue.value:g}", pue.source, pue.confidence)
+    out["carbon"] = Range(e.value * kg.value / 1000, e.low * kg.low / 1000, e.high * kg.high / 1000, "t CO2",
+                          f"{kg.value:g} ({kg.low:g}–{kg.high:g}) kg CO2 a kWh", kg.source, kg.confidence)
     rent = cluster.chip.rent_usd_per_hour
     if rent is not None:
         c = out["chip_hours"]
@@ -91,8 +108,22 @@ def costs(cluster: Cluster, chips: int, hours: Range, prices: Mapping[str, objec
                         f"${system.value:,.0f} a chip with its system, {plain['years']:g} years, {plain['utilization']:.0%} in use, "
                         f"{plain['interest']:.0%} interest", system.source, system.confidence)
         out["own_capital"] = capital
-        people = out.get("own_staff", Range(0, 0, 0, "USD", ""))
-        out["own"] = Range(capital.value + power.value + people.value, capital.low + power.low + people.low,
-                           capital.high + power.high + people.high, "USD", "capital, electricity" + (", staff" if staff else ""),
+        part = money()["network_share"]
+        out["own_network"] = Range(capital.value * part.value, capital.low * part.low, capital.high * part.high, "USD",
+                                   f"{part.value:.0%} ({part.low:.0%}–{part.high:.0%}) of the capital is network", part.source, part.confidence)
+        sums = [capital, power] + ([out["own_staff"]] if staff else [])
+        if prices.get("storage_share"):
+            part = prices["storage_share"]
+            out["own_storage"] = Range(capital.value * part.value, capital.low * part.low, capital.high * part.high, "USD",
+                                       f"storage: {part.value:.1%} of the capital on top", part.source, part.confidence)
+            sums.append(out["own_storage"])
+        out["own"] = Range(sum(r.value for r in sums), sum(r.low for r in sums), sum(r.high for r in sums), "USD",
+                           "capital, electricity" + (", staff" if staff else "") + (", storage" if prices.get("storage_share") else ""),
                            f"{capital.source}; {power.source}", "third-party" if system.confidence != "assumed" else "assumed")
+    if goodput is not None:
+        for key in ("chip_hours", "rent", "own"):
+            if key in out:
+                r = out[key]
+                out[f"failed_{key}"] = Range(r.value * (1 - goodput), r.low * (1 - goodput), r.high * (1 - goodput), r.unit,
+                                             f"{1 - goodput:.1%} of the time is lost to failures, restarts and checkpoints", "goodput", "computed")
     return out

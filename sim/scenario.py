@@ -223,7 +223,7 @@ def _jitter(d: Mapping, name: str) -> dict:
 def _prices(values: Mapping, name: str) -> dict:
     check_shape(values, "prices", f"{name}: prices")
     figures = {"rent_usd_per_hour": "money_per_hour", "system_price_usd": "money", "electricity_usd_per_kwh": "money_per_kwh", "pue": "ratio",
-               "power_w": "power"}
+               "power_w": "power", "carbon_kg_per_kwh": "ratio", "storage_share": "ratio"}
     plain = {"years": "count", "utilization": "ratio", "interest": "ratio", "staff_usd_per_year": "money"}
     out: dict = {}
     for key, value in values.items():
