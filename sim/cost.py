@@ -2,7 +2,8 @@
 
 Whoever trains pays for the whole inventory while it is held, spares and lost hours included. Rent is chip-hours × price.
 Ownership is the system's price spread over its years at a utilisation, interest, electricity × PUE, staff and storage. All in
-the currency of `data/money.yaml`; prices in RMB were converted at its rate (`sim.units.RMB_PER_USD`). Ranges take every input at its low, or at its high end.
+the currency of `data/money.yaml`; prices in RMB were converted at its rate (`sim.units.RMB_PER_USD`). Ranges take every input at
+its low, or at its high end.
 """
 from __future__ import annotations
 
