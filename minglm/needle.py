@@ -1,6 +1,6 @@
 """The needle test: is a fact that stands somewhere in a long passage found when it is asked for?
 
-Names and numbers are ones that training never shows (`minglm.sft`). The control asks the same questions about passages
+Names and codes are ones that training never shows (`minglm.sft`). The control asks the same questions about passages
 without the needle: what it scores is guessing, and the distance between the two is what the context is worth.
 """
 from __future__ import annotations
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from minglm.generate import generate
 from minglm.sft import lookup_example
 
-ANSWER_TOKENS = 28         # "The code of <name> is <number>." with room to spare
+ANSWER_TOKENS = 28         # "The code of <name> is <code>." with room to spare
 CELL_BATCH = 32
 
 

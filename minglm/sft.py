@@ -2,20 +2,20 @@
 
 Format: `<|bos|><|user|>question<|assistant|>answer<|eos|>`, more turns appended; the loss counts the assistant's words
 and its <|eos|> only. The instructions are small skills that a model of a few million parameters can learn: look a fact
-up in a passage, copy, add, read a function. Names and numbers whose hash falls in the held-out fifth never occur in
+up in a passage, copy, add, read a function. Names and codes (`minglm.invented`) whose hash falls in the held-out fifth never occur in
 training; the needle test asks for exactly those.
 
 Shapes: B batch, T positions.
 """
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minglm.errors import InputError, nearest
+from minglm.invented import draw_code, draw_name, find_code, statement
 from minglm.shards import IGNORE, Batch, Shard
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from minglm.tokenizer import Tokenizer
 
-HELD_OUT_SHARE = 0.2
-_SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+SHORT = 64        # tokens of one conversation while looking back is learnt first
 
 
 @dataclass(frozen=True)
@@ -33,33 +32,6 @@ class Example:
 
     task: str
     messages: tuple[tuple[str, str], ...]
-
-
-# ---------------------------------------------------------------------- names and numbers
-
-def is_held_out(word: str) -> bool:
-    """Whether a name or number is kept from training; decided by its hash, so by nothing that could drift."""
-    return hashlib.sha256(f"held out {word}".encode()).digest()[0] < HELD_OUT_SHARE * 256
-
-
-def draw_name(rng: np.random.Generator, held_out: bool = False) -> str:
-    """An invented name of three syllables, such as 'Tokiru', from the held-out set or the training set."""
-    while True:
-        name = "".join(_SYLLABLES[i] for i in rng.integers(0, len(_SYLLABLES), 3)).capitalize()
-        if is_held_out(name) == held_out:
-            return name
-
-
-def draw_code(rng: np.random.Generator, held_out: bool = False) -> str:
-    """A two-digit number as text, from the held-out set or the training set."""
-    while True:
-        code = str(rng.integers(10, 100))
-        if is_held_out(code) == held_out:
-            return code
-
-
-def statement(name: str, code: str) -> str:
-    return f"The code of {name} is {code}."
 
 
 # ---------------------------------------------------------------------- tasks in words
@@ -84,7 +56,7 @@ def _arithmetic(rng) -> Example:
 
 
 def _returns(rng) -> Example:
-    name, code = draw_name(rng).lower(), draw_code(rng)
+    name, code = draw_name(rng).lower(), int(rng.integers(10, 100))
     return Example("returns", (("user", f"def {name}():\n    return {code}\nWhat does {name} return?"),
                                ("assistant", f"{name} returns {code}.")))
 
@@ -93,7 +65,7 @@ TASKS = {"lookup": _lookup, "copy": _copy, "arithmetic": _arithmetic, "returns":
 
 
 def examples(task: str, seed: int, n: int) -> list[Example]:
-    """`n` examples of a task (`TASKS`); the same seed gives the same ones. None uses a held-out name or number.
+    """`n` examples of a task (`TASKS`); the same seed gives the same ones. None uses a held-out name or code.
 
     >>> examples("arithmetic", seed=0, n=1)[0].messages[0]
     ('user', 'What is 42 + 31?')
@@ -154,10 +126,8 @@ class LookupExample:
     depth: float                   # 0 the passage's beginning, 1 its end
 
     def is_correct(self, generated: str) -> bool:
-        """Exact answer: the first number in the generated text is the code."""
-        import re
-        found = re.search(r"\d+", generated)
-        return found is not None and found.group() == self.code
+        """Exact answer: the first code in the generated text is the right one."""
+        return find_code(generated) == self.code
 
 
 def lookup_example(rng: np.random.Generator, tokenizer: Tokenizer, length_tokens: int, depth: float, held_out: bool,
@@ -165,7 +135,7 @@ def lookup_example(rng: np.random.Generator, tokenizer: Tokenizer, length_tokens
     """A question whose answer stands at `depth` of a passage; the whole prompt has `length_tokens` tokens.
 
     Args:
-        held_out: draw name and number from the set that training never shows.
+        held_out: draw name and code from the set that training never shows.
         filler: token ids to cut the passage from (a shard's `tokens`); default the topic texts of Python's documentation.
         context: False leaves the needle's sentence out: the control that shows what guessing reaches.
     """
@@ -208,29 +178,6 @@ def _default_filler(tokenizer: Tokenizer):
 
 # ---------------------------------------------------------------------- rows for training
 
-def lookup_row(rng, tokenizer: Tokenizer, filler: np.ndarray, seq_len: int, facts: int) -> tuple[list[int], list[bool]]:
-    """A corpus passage in which one to `facts` facts are stated and said again, some several times: it teaches to look back.
-
-    Plain text, for pre-training. Returns seq_len+1 ids and which of them the loss counts: the sentences, without the names
-    and without a number's first mention, since nothing could predict those. The passage around is not counted either:
-    language is learnt from the other rows, and Muon, which takes the direction of the gradient and not its size, would
-    spend these rows on it too (measured: with the passage counted, copying takes several times as many steps).
-    """
-    said = [(draw_name(rng), draw_code(rng)) for _ in range(int(rng.integers(1, facts + 1)))]
-    # From two mentions to a row full of them: the full rows teach to look back at all, the empty ones to look far.
-    sentences = int(rng.integers(2 * len(said), max(2 * len(said), min(20, seq_len // 12)) + 1))
-    order = [*range(len(said)), *rng.integers(0, len(said), sentences - len(said)).tolist()]
-    rng.shuffle(order)
-    head, tail, stop = (tokenizer.encode(t) for t in ("\nThe code of", " is ", ".\n"))
-    pieces, seen = [], set()
-    for i in order:
-        name, number = tokenizer.encode(f" {said[i][0]}"), tokenizer.encode(said[i][1])
-        pieces.append(([*head, *name, *tail, *number, *stop],
-                       [True] * len(head) + [False] * len(name) + [True] * len(tail) + [i in seen] * len(number) + [True] * len(stop)))
-        seen.add(i)
-    return _weave(rng, tokenizer, filler, seq_len, pieces, lead=[tokenizer.bos], count_filler=False)
-
-
 def _weave(rng, tokenizer, filler, seq_len, pieces, lead, count_filler) -> tuple[list[int], list[bool]]:
     """Spread pieces over a filler passage in order, at random cuts; cut or pad to seq_len+1."""
     while pieces and sum(len(p) for p, _ in pieces) + len(lead) > seq_len + 1:
@@ -246,9 +193,12 @@ def _weave(rng, tokenizer, filler, seq_len, pieces, lead, count_filler) -> tuple
     return ids + passage[at:], counted + [count_filler] * (room - at)
 
 
-def lookup_chat(rng, tokenizer: Tokenizer, filler: np.ndarray, length: int) -> tuple[list[int], list[bool]]:
-    """A passage with one to three facts and one to three questions about them, as a chat of at most `length` tokens."""
-    facts = {draw_name(rng): draw_code(rng) for _ in range(int(rng.integers(1, 4)))}
+def lookup_chat(rng, tokenizer: Tokenizer, filler: np.ndarray, length: int, most_facts: int = 3) -> tuple[list[int], list[bool]]:
+    """A passage with one to `most_facts` facts and a question about each, as a chat of `length` tokens where they fit.
+
+    Returns ids and which of them the loss counts: the answers.
+    """
+    facts = {draw_name(rng): draw_code(rng) for _ in range(int(rng.integers(1, most_facts + 1)))}
     names = list(facts)
     needles = [tokenizer.encode(f"\n{statement(n, facts[n])}\n") for n in names]
     asked = [names[i] for i in rng.permutation(len(names))]
@@ -336,9 +286,11 @@ def stack(rows: list[list[tuple[list[int], list[bool]]]], seq_len: int, pad: int
 
 
 class MixedLoader:
-    """A corpus loader in which a share of the rows is replaced by `lookup_row`s; same contract as `shards.Loader`.
+    """A corpus loader in which a share of the rows is replaced by lookups (`lookup_chat`); same contract as `shards.Loader`.
 
-    In the first `recall_steps` all rows are, with a single fact each: looking back is learnt first, then kept.
+    In the first `recall_steps` all rows are short lookups with one fact each. Their loss counts the answers alone, so the
+    whole gradient is about looking back; mixed in from the start, a few answers among thousands of words of text are
+    not noticed for a long time. What is learnt there at 64 tokens carries over to long rows, and the mixture keeps it.
     """
 
     def __init__(self, base, tokenizer: Tokenizer, lookup_share: float, facts: int, seed: int = 0, recall_steps: int = 0) -> None:
@@ -350,15 +302,21 @@ class MixedLoader:
         import numpy as np
         import torch
 
-        batch = self.base.batch(step)
         rng = np.random.default_rng([self.seed, 2, step])
+        if step < self.recall_steps:
+            return stack([self._short_row(rng) for _ in range(self.batch_size)], self.seq_len, self.tokenizer.pad)
+        batch = self.base.batch(step)
         # Spread evenly: the count of replaced rows follows the share exactly over the steps.
         count = int((step + 1) * self.batch_size * self.share) - int(step * self.batch_size * self.share)
-        facts = self.facts
-        if step < self.recall_steps:
-            count, facts = self.batch_size, 1
         if not count:
             return batch
-        rows = [[lookup_row(rng, self.tokenizer, self.base.shard.tokens, self.seq_len, facts)] for _ in range(count)]
-        made = stack(rows, self.seq_len, self.tokenizer.pad)
+        made = stack([[self._lookup(rng, self.seq_len + 1, self.facts)] for _ in range(count)], self.seq_len, self.tokenizer.pad)
         return Batch(*(torch.cat([new, old[count:]]) for new, old in zip(made, batch)))
+
+    def _lookup(self, rng, length: int, facts: int):
+        ids, counted = lookup_chat(rng, self.tokenizer, self.base.shard.tokens, length, facts)
+        return ids[-length:], counted[-length:]                   # a row too short for it keeps its end, the answer
+
+    def _short_row(self, rng) -> list[tuple[list[int], list[bool]]]:
+        parts = max(1, (self.seq_len + 1) // SHORT)
+        return [self._lookup(rng, min(SHORT, self.seq_len + 1), 1) for _ in range(parts)]

@@ -124,6 +124,7 @@ def build(source: str, folder: Path, vocab_size: int, max_bytes: int | None = No
     and validation.bin/.json. With `tokenizer_path` the given tokenizer is used instead of a new one.
     """
     from minglm import corpus as corpus_module
+    from minglm.invented import CODE_WORDS
     from minglm.tokenizer import Tokenizer
 
     wanted = {"source": source, "vocab_size": vocab_size, "max_bytes": max_bytes,
@@ -140,7 +141,8 @@ def build(source: str, folder: Path, vocab_size: int, max_bytes: int | None = No
     if tokenizer_path:
         tokenizer = Tokenizer.load(tokenizer_path)
     else:
-        tokenizer = Tokenizer.train([d.text for d in train], vocab_size)
+        # A small vocabulary has no room for them: there a code word stays in pieces.
+        tokenizer = Tokenizer.train([d.text for d in train], vocab_size, whole=CODE_WORDS if vocab_size >= 1024 else ())
     tokenizer.save(folder / "tokenizer.json")
     (folder / "corpus.json").write_text(json.dumps(text.manifest(), indent=1), encoding="utf-8")
     shards = [write(folder / name, ([tokenizer.bos, *ids, tokenizer.eos] for ids in tokenizer.encode_batch([d.text for d in docs])),

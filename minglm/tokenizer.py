@@ -29,8 +29,10 @@ class Tokenizer:
             backend.token_to_id(t) for t in SPECIAL_TOKENS)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, sample_bytes: int = _SAMPLE_BYTES) -> Tokenizer:
+    def train(cls, texts: Iterable[str], vocab_size: int, sample_bytes: int = _SAMPLE_BYTES, whole: Iterable[str] = ()) -> Tokenizer:
         """Learn merges from `texts`, of which an even sample of about `sample_bytes` characters is read.
+
+        The words `whole` are added often enough for each, after a space, to become one token.
 
         Raises:
             InputError: `vocab_size` leaves no room for the 256 bytes and the special tokens.
@@ -48,7 +50,8 @@ class Tokenizer:
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False,
                                       initial_alphabet=sorted(pre.ByteLevel.alphabet()))
-        backend.train_from_iterator(texts[::step], trainer)
+        sample = texts[::step]
+        backend.train_from_iterator([*sample, *[" " + " ".join(whole)] * (1 + sum(map(len, sample)) // 2500)] if whole else sample, trainer)
         return cls(backend)
 
     @classmethod

@@ -39,15 +39,15 @@ def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
 
 
 def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int = 4, seed: int = 3) -> list:
-    """The same, with `facts` short sentences hidden in each passage and said again later, as `lookup_share` does in training."""
+    """The same, with `facts` short sentences hidden in each passage and asked for at the end, as `lookup_share` does in training."""
     import numpy as np
     import torch
 
-    from minglm.sft import lookup_row
+    from minglm.sft import lookup_chat
 
     rng = np.random.default_rng(seed)
     filler = np.concatenate(unseen_passages(tokenizer, recipe, 8 * length, 4))
-    return [torch.tensor(lookup_row(rng, tokenizer, filler, length - 1, facts)[0]) for _ in range(count)]
+    return [torch.tensor(lookup_chat(rng, tokenizer, filler, length, facts)[0]) for _ in range(count)]
 
 
 def chat_strip(tokenizer, messages: tuple) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from minglm import sft, shards
+from minglm import invented, sft, shards
 from minglm.errors import InputError
 from minglm.shards import IGNORE
 from minglm.tokenizer import Tokenizer
@@ -36,9 +36,8 @@ def test_examples_are_deterministic_and_never_use_held_out_words(task):
     assert some == sft.examples(task, 1, 200) and some != sft.examples(task, 2, 200)
     for example in some:
         text = " ".join(t for _, t in example.messages)
-        if task != "arithmetic":
-            assert not [w for w in re.findall(r"\b\d\d\b", text) if sft.is_held_out(w)]
-        assert not [w for w in re.findall(r"\b[A-Z][a-z]{5}\b", text) if sft.is_held_out(w)]
+        assert not [w for w in re.findall(r"\b[a-z]+ [a-z]+\b", text) if invented.find_code(w) and invented.is_held_out(w)]
+        assert not [w for w in re.findall(r"\b[A-Z][a-z]{5}\b", text) if invented.is_held_out(w)]
     if task == "arithmetic":
         for example in some:
             a, b, c = map(int, re.findall(r"\d+", example.messages[1][1]))
@@ -52,9 +51,9 @@ def test_unknown_task_names_the_nearest():
 
 def test_held_out_share_and_draws():
     rng = np.random.default_rng(0)
-    share = np.mean([sft.is_held_out(str(n)) for n in range(10, 100)])
+    share = np.mean([invented.is_held_out(str(n)) for n in range(10, 100)])
     assert 0.1 < share < 0.3
-    assert all(sft.is_held_out(sft.draw_name(rng, True)) and not sft.is_held_out(sft.draw_code(rng)) for _ in range(50))
+    assert all(invented.is_held_out(invented.draw_name(rng, True)) and not invented.is_held_out(invented.draw_code(rng)) for _ in range(50))
 
 
 @pytest.mark.parametrize("length", [48, 100, 333])
@@ -64,11 +63,11 @@ def test_needle_has_the_length_and_depth_asked_for(tokenizer, filler, length, de
     assert len(e.prompt_ids) == length and e.prompt_ids[-1] == tokenizer.assistant and e.answer_ids[-1] == tokenizer.eos
     text = tokenizer.decode(e.prompt_ids)
     assert text.count(f"The code of {e.name} is {e.code}.") == 1 and text.endswith(f"What is the code of {e.name}?")
-    needle = tokenizer.encode(f"\n{sft.statement(e.name, e.code)}\n")
+    needle = tokenizer.encode(f"\n{invented.statement(e.name, e.code)}\n")
     at = next(i for i in range(length) if e.prompt_ids[i:i + len(needle)] == needle)
     question = len(tokenizer.encode(f"\nWhat is the code of {e.name}?"))
     assert at - 2 == round(depth * (length - 3 - len(needle) - question))
-    assert sft.is_held_out(e.name) and sft.is_held_out(e.code)
+    assert invented.is_held_out(e.name) and invented.is_held_out(e.code)
     assert e.is_correct(tokenizer.decode(e.answer_ids)) and not e.is_correct("The code is 0.") and not e.is_correct("")
 
 
@@ -109,7 +108,7 @@ def test_loader_rows(tokenizer, filler):
                 assert not learn[r, t] or speaking
         decoded = tokenizer.decode(tokens.flatten().tolist())
         import re
-        assert not [w for w in re.findall(r"\bcode of ([A-Z][a-z]{5})\b", decoded) if sft.is_held_out(w)]
+        assert not [w for w in re.findall(r"\bcode of ([A-Z][a-z]{5})\b", decoded) if invented.is_held_out(w)]
     assert seen > 200
     with pytest.raises(InputError, match="did you mean 'copy'"):
         sft.SftLoader(tokenizer, filler, 1, 64, {"cpy": 1.0})
@@ -117,20 +116,34 @@ def test_loader_rows(tokenizer, filler):
         sft.SftLoader(tokenizer, filler, 1, 64, {"copy": 0.0})
 
 
-def test_lookup_rows_repeat_what_they_state(tokenizer, filler):
+def test_lookup_chats_ask_for_what_they_state_and_count_the_answers_alone(tokenizer, filler):
     import re
     for seed in range(20):
-        ids, counted = sft.lookup_row(np.random.default_rng(seed), tokenizer, filler.tokens, 256, 4)
-        assert len(ids) == len(counted) == 257
+        ids, counted = sft.lookup_chat(np.random.default_rng(seed), tokenizer, filler.tokens, 256, 3)
+        assert len(ids) == len(counted) == 256
         text = tokenizer.decode(ids)
-        facts: dict[str, set] = {}
-        mentions = re.findall(r"The code of (\w+) is (\d\d)", text)
-        for name, code in mentions:
-            facts.setdefault(name, set()).add(code)
-        assert mentions and all(len(codes) == 1 for codes in facts.values()) and len(mentions) > len(facts)
-        hidden = tokenizer.decode([i for i, c in zip(ids, counted) if not c])
-        first = {n: c for n, c in reversed(mentions)}
-        assert all(n in hidden for n in facts) and sum(c in hidden for c in first.values()) == len(facts)
+        mentions = re.findall(r"The code of (\w+) is (\w+ \w+)\.", text)
+        facts = dict(mentions)
+        assert 1 <= len(facts) <= 3 and len(mentions) == 2 * len(facts) and all(facts[n] == c for n, c in mentions)
+        learnt = tokenizer.decode([i for i, c in zip(ids, counted) if c])
+        assert [c for _, c in re.findall(r"The code of (\w+) is (\w+ \w+)\.", learnt)] == [c for _, c in mentions[len(facts):]]
+        assert "What is" not in learnt
+
+
+def test_recall_comes_first_in_short_rows(tokenizer, filler):
+    mixed = sft.MixedLoader(shards.Loader(filler, 3, 256, 0), tokenizer, 0.3, 1, 0, recall_steps=2)
+    for step in range(2):
+        batch = mixed.batch(step)
+        assert batch.tokens.shape == (3, 256) and len(batch.doc_start.unique()) >= 4
+        assert (batch.targets == tokenizer.eos).sum() == 3 * 4
+    assert (mixed.batch(2).targets != IGNORE).sum() > 256
+
+
+def test_code_words_are_whole_in_a_vocabulary_with_room():
+    text = "\n".join(f"def function_{i}(value):\n    return value + {i} if value else None" for i in range(3000))
+    tokenizer = Tokenizer.train([text], 1100, whole=invented.CODE_WORDS)
+    assert all(len(tokenizer.encode(" " + word)) == 1 for word in invented.CODE_WORDS)
+    assert invented.find_code("It is amber falcon, not calm otter") == "amber falcon" and invented.find_code("amber") is None
 
 
 def test_mixed_loader_replaces_the_share_it_says(tokenizer, filler):
