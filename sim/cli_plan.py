@@ -31,6 +31,7 @@ def add(parser) -> None:
     parser.add_argument("--rent", help="price of a chip, such as '$2/h'")
     parser.add_argument("--price", help="price of a chip with its system, such as '$30000'")
     parser.add_argument("--keep", type=int, default=20, help="length of the ranked list (default 20)")
+    parser.add_argument("--samples", type=int, help="Monte Carlo samples for the winner's interval (default: 500 with --out, else none)")
     parser.add_argument("--out", help="folder for plan.json, plans.csv and plan.html")
     parser.add_argument("--json", action="store_true", help="for machines")
 
@@ -68,6 +69,7 @@ def asked(args):
 def main(args) -> int:
     from sim.planner import answer
     q, bar = asked(args), None
+    samples = args.samples if args.samples is not None else 500 if args.out else 0
 
     def progress(done: int, of: int) -> None:
         nonlocal bar
@@ -77,7 +79,7 @@ def main(args) -> int:
         if bar is not None:
             bar.update(done - bar.n)
     try:
-        result = answer(q, args.keep, progress)
+        result = answer(q, args.keep, progress, samples=samples)
     finally:
         if bar is not None:
             bar.close()
@@ -110,5 +112,9 @@ def text(r: dict) -> str:
     front = r["front"]
     shown = front if len(front) <= 12 else [front[round(i * (len(front) - 1) / 11)] for i in range(12)]
     out += [line("", x) for x in shown] + ([f"    {len(front)} plans on the front; --json has all"] if len(front) > 12 else [])
+    for name, i in (r.get("uncertainty") or {}).get("intervals", {}).items():
+        if name in ("days", "rent_usd", "own_usd"):
+            kind = "money" if name.endswith("usd") else "count"
+            out.append(f"{name.removesuffix('_usd')}: 90% of samples between {show(i['p5'], kind)} and {show(i['p95'], kind)}")
     out += ["", "best of each schedule", head, *(line("", x) for x in r["by_schedule"].values()), "", "assumptions", *(f"  {a}" for a in r["assumptions"])]
     return "\n".join(out)

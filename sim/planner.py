@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from minglm.errors import InputError, nearest
 from sim import cost
 from sim.closed_form import step_time
-from sim.facts import Cluster, cluster_for_chip, cluster_from
+from sim.facts import Cluster, chip_from, cluster_for_chip, cluster_from
 from sim.memory import check_fits
 from sim.models import ModelSpec, load_model
 from sim.plan import Plan, Workload
@@ -28,8 +28,10 @@ from sim.project import (
     describe,
     evaluate,
     in_closed_form,
+    said,
     versions,
 )
+from sim.scenario import Scenario
 from sim.search import OBJECTIVES, Found, Outcome, search
 from sim.search_space import Space, default_space
 from sim.stacks import Stack, resolve
@@ -76,10 +78,7 @@ def question(model: object, cluster: object = None, chips: object = None, *, chi
         raise InputError("neither a cluster nor a chip is given; name one, such as --cluster dgx_h100 (names are in data/clusters)")
     machine = cluster_from(cluster) if cluster is not None else cluster_for_chip(chip)
     if cluster is not None and chip is not None:
-        import dataclasses
-
-        from sim.facts import chip_from
-        machine = dataclasses.replace(machine, chip=chip_from(chip))
+        machine = replace(machine, chip=chip_from(chip))
     count = whole(machine.chips if chips is None else parse(chips, "count", "chips", low=1.0), "chips", high=10**8)
     length = min(spec.max_seq, 4096) if seq is None else whole(parse(seq, "count", "seq", low=1.0), "seq", high=10**8)
     if seq is None:
@@ -175,8 +174,11 @@ def row(q: Question, costs: PlanCosts, found: Found) -> dict:
     return out
 
 
-def answer(q: Question, keep: int = 20, progress: Callable[[int, int], None] | None = None, verify: bool = True) -> dict:
-    """The planner's whole answer, JSON-ready: winner, ranked list, Pareto front, the best of each schedule, reasons."""
+def answer(q: Question, keep: int = 20, progress: Callable[[int, int], None] | None = None, verify: bool = True, samples: int = 0) -> dict:
+    """The planner's whole answer, JSON-ready: winner, ranked list, Pareto front, the best of each schedule, reasons.
+
+    samples: Monte Carlo over the facts' ranges for the winner (`sim.uncertainty`); 0 draws none.
+    """
     start = time.process_time()
     out, costs = find(q, keep, progress)
     spent = time.process_time() - start
@@ -188,10 +190,31 @@ def answer(q: Question, keep: int = 20, progress: Callable[[int, int], None] | N
         "search": {"combinations": out.combinations, "evaluated": out.evaluated, "too_large": out.too_large, "bounded": out.bounded, "cpu_s": spent},
         "winner": ranked[0], "ranked": ranked, "front": [row(q, costs, f) for f in out.front],
         "by_schedule": {name: row(q, costs, f) for name, f in sorted(out.by_schedule.items(), key=lambda i: i[1].value(q.objective))},
-        "explanation": explain(q, costs, out.best[0], second, out), "assumptions": [*q.stated, *_assumptions(q)], "versions": versions()}
+        "explanation": explain(q, costs, out.best[0], second, out), "assumptions": [*q.stated, *_assumptions(q)], "facts": facts(q), "versions": versions()}
     if verify:
         result["verified"] = by_events(q, costs, out.best[0])
+    if samples:
+        from sim.uncertainty import monte_carlo
+        result["uncertainty"] = monte_carlo(scenario_of(q, costs, out.best[0]), samples)
     return result
+
+
+def scenario_of(q: Question, costs: PlanCosts, found: Found) -> Scenario:
+    """The plan as a scenario on just the chips that it uses: for `sim.uncertainty`, `sim.project` and `sim.campaign`."""
+    plan = costs.plan(found.candidate)
+    return Scenario(f"{q.model.name} on {plan.chips:,} × {q.cluster.chip.name}", "", q.model, replace(q.cluster, chips=plan.chips), plan.chips, plan,
+                    costs.load(found.candidate), q.precision, q.stack, q.stated, q.tokens, prices=q.prices)
+
+
+def facts(q: Question) -> list[dict]:
+    """The machine's figures with range, strength and source, as a report shows them."""
+    c, chip = q.cluster, q.cluster.chip
+    listed = [("peak of the chip", chip.peak("fp8" if q.precision == "fp8" else "bf16")), ("memory bandwidth", chip.memory_bytes_per_s),
+              ("power of the chip", chip.power_w), ("rent of a chip", chip.rent_usd_per_hour), ("failures of a chip", chip.failures_per_chip_hour),
+              ("price with the system", c.system_price_usd), ("PUE", c.pue), ("electricity", c.electricity_usd_per_kwh)]
+    listed += [(f"{t.name} {what}", f) for t in c.tiers for what, f in (("rate", t.bytes_per_s), ("efficiency", t.efficiency), ("latency", t.latency_s))]
+    return [{"name": name, "value": said(f.value, f.unit), "range": "" if f.certain else f"{said(f.low, f.unit)} – {said(f.high, f.unit)}",
+             "strength": f.confidence, "source": f.source} for name, f in listed if f is not None]
 
 
 def _assumptions(q: Question) -> list[str]:

@@ -150,3 +150,17 @@ def test_without_mtp_is_faster():
     pinned = {"tp": 1, "ep": 64, "micro_batch": 1, "pp": 16, "recompute": "full", "zero": 1}
     a, b = (find(question("deepseek_v3", "h800_deepseek", 2048, seq=4096, batch=15360, mtp=mtp, fixed=pinned), keep=1)[0].best[0] for mtp in (True, False))
     assert b.step_s < a.step_s
+
+
+def test_report_is_one_page_with_its_numbers(tmp_path, capsys):
+    import csv
+    code, out, err = call(capsys, "--model", "llama3_8b", "--cluster", "dgx_h100", "--chips", "16", "--seq", "4096", "--batch", "32", "--keep", "4", "--fix",
+                          "micro_batch=1", "--samples", "40", "--out", str(tmp_path / "r"))
+    assert code == 0 and not err and "90% of samples" in out
+    a, html = json.loads((tmp_path / "r/plan.json").read_text()), (tmp_path / "r/plan.html").read_text()
+    rows = list(csv.DictReader((tmp_path / "r/plans.csv").open()))
+    assert len(rows) == len(a["ranked"]) + len(a["front"]) and float(rows[0]["step_s"]) == a["winner"]["step_s"]
+    assert a["winner"]["plan"] in html and "What would change the answer" in html and "mean absolute error" in html and "Plotly" in html
+    assert '<script src=' not in html and '<link' not in html.split('<body>')[0]
+    i = a["uncertainty"]["intervals"]["days"]
+    assert i["p5"] < i["p95"] and a["uncertainty"]["centre"]["days"] == pytest.approx(a["winner"]["days"], rel=1e-6)
