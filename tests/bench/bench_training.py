@@ -77,7 +77,7 @@ def _sparse_against_dense(home: Path, common: dict, steps: int) -> list[dict]:
     dense = train(Recipe(**{**adapted, "stage": "long_context"}), home / "dense", init_from=home / "warmup", progress=False, device="cpu")
     gap = sparse["val_loss"] - dense["val_loss"]
     return [_row(f"dense attention, {steps} more steps of {SPARSE_SEQ} tokens: validation loss", dense["val_loss"], "nats"),
-            _row(f"sparse attention (32 keys), the same steps: validation loss, attending sparsely", sparse["val_loss"], "nats"),
+            _row("sparse attention (32 keys), the same steps: validation loss, attending sparsely", sparse["val_loss"], "nats"),
             _row("sparse minus dense", gap, "nats", target=SPARSE_MARGIN, met=gap <= SPARSE_MARGIN)]
 
 

@@ -5,7 +5,17 @@ import pytest
 
 from minglm.errors import InputError
 from sim import facts
-from sim.facts import CONFIDENCE, Figure, chip_from, cluster_for_chip, cluster_from, list_chips, list_clusters, load_chip, load_cluster
+from sim.facts import (
+    CONFIDENCE,
+    Figure,
+    chip_from,
+    cluster_for_chip,
+    cluster_from,
+    list_chips,
+    list_clusters,
+    load_chip,
+    load_cluster,
+)
 
 
 def figures(thing):
