@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from minglm.config import ModelConfig
 from minglm.layers import LATENT_EPS, apply_rope, wide
+from minglm.parallel import share_out
 
 # Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
 SCORE_FLOATS = 1 << 18      # indexer scores (Hi·n·S) of one chunk
@@ -134,34 +135,35 @@ def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_star
     S = k.shape[1]
     if S <= topk:
         return None
-    choice, space = torch.empty(B, T, topk, dtype=torch.int64, device=q.device), _Workspace(w)
-    for b in range(B):
-        start = 0
-        while start < T:
-            first = offset + start
-            if first < topk:                                   # these see at most topk keys: all of them
-                stop = min(T, topk - offset)
-                place = torch.arange(topk, device=q.device)
-                seen = visible(stop - start, first, topk, None if doc_start is None else doc_start[b, start:stop], q.device)
-                choice[b, start:stop] = torch.where(seen, place, -1)
+    choice = torch.empty(B, T, topk, dtype=torch.int64, device=q.device)
+    early = max(0, min(T, topk - offset))                      # these see at most topk keys: all of them
+    for b in range(B if early else 0):
+        seen = visible(early, offset, topk, None if doc_start is None else doc_start[b, :early], q.device)
+        choice[b, :early] = torch.where(seen, torch.arange(topk, device=q.device), -1)
+    parts, start = [], early
+    while start < T:
+        stop = min(T, start + max(1, SCORE_FLOATS // (Hi * (offset + start + 1))))
+        parts += [(b, slice(start, stop)) for b in range(B)]
+        start = stop
+
+    def work(share):
+        space = _Workspace(w)
+        for b, part in share:
+            first, n, end = offset + part.start, part.stop - part.start, offset + part.stop     # no query sees past end
+            scores = index_scores(q[b, part], k[b, :end], w[b, part], space)
+            if doc_start is None:                              # only the chunk's own keys can lie in a query's future
+                scores[:, first:].masked_fill_(~visible(n, 0, n, None, q.device), -torch.inf)
             else:
-                stop = min(T, start + max(1, SCORE_FLOATS * torch.get_num_threads() // (Hi * (first + 1))))
-                end = offset + stop                            # no query of the chunk sees further
-                scores = index_scores(q[b, start:stop], k[b, :end], w[b, start:stop], space)
-                if doc_start is None:                          # only the chunk's own keys can lie in a query's future
-                    scores[:, first:].masked_fill_(~visible(stop - start, 0, stop - start, None, q.device), -torch.inf)
-                else:
-                    scores.masked_fill_(~visible(stop - start, first, end, doc_start[b, start:stop], q.device), -torch.inf)
-                choice[b, start:stop] = topk_lowest(scores, topk)
-            start = stop
+                scores.masked_fill_(~visible(n, first, end, doc_start[b, part], q.device), -torch.inf)
+            choice[b, part] = topk_lowest(scores, topk)
+
+    share_out(work, parts, q.device)
     return choice
 
 
-def _chunks(B: int, T: int, floats_per_query: int, budget: int):
-    step = max(1, budget * torch.get_num_threads() // floats_per_query)
-    for b in range(B):
-        for start in range(0, T, step):
-            yield b, slice(start, min(T, start + step))
+def _chunks(B: int, T: int, floats_per_query: int, budget: int) -> list[tuple[int, slice]]:
+    step = max(1, budget // floats_per_query)
+    return [(b, slice(start, min(T, start + step))) for b in range(B) for start in range(0, T, step)]
 
 
 def _gather(store: Tensor, index: Tensor, space: _Workspace) -> Tensor:
@@ -190,20 +192,24 @@ class _SparseAttention(torch.autograd.Function):
         out, attended = q_nope.new_empty(B, T, H, Dv), q_nope.new_empty(B, T, H, L)
         probs = q_nope.new_empty(B, T, H, k)
         p = q_nope.new_empty(B, T, k) if want_p else None
-        index, space = choice.clamp(min=0), _Workspace(latent)
-        ragged = (choice < 0).any(-1)
-        for b, part in _chunks(B, T, k * R, GATHER_FLOATS):
-            n, P, A = part.stop - part.start, probs[b, part], attended[b, part]
-            keys = _gather(latent[b], index[b, part], space)
-            q = _absorb(q_nope[b, part], q_rope[b, part], up_k, space("q", H, n, R).transpose(0, 1))
-            scores = torch.bmm(q, keys.transpose(1, 2), out=space("scores", n, H, k)).mul_(scale)
-            if ragged[b, part].any():
-                scores.masked_fill_((choice[b, part] < 0).unsqueeze(1), -torch.inf)
-            torch.softmax(scores, -1, out=P)
-            torch.bmm(P, keys[..., :L], out=A)
-            torch.bmm(A.transpose(0, 1), up_v.transpose(1, 2), out=out[b, part].transpose(0, 1))
-            if want_p:
-                torch.mean(P, 1, out=p[b, part])
+        index, ragged = choice.clamp(min=0), (choice < 0).any(-1)
+
+        def work(share):
+            space = _Workspace(latent)
+            for b, part in share:
+                n, P, A = part.stop - part.start, probs[b, part], attended[b, part]
+                keys = _gather(latent[b], index[b, part], space)
+                q = _absorb(q_nope[b, part], q_rope[b, part], up_k, space("q", H, n, R).transpose(0, 1))
+                scores = torch.bmm(q, keys.transpose(1, 2), out=space("scores", n, H, k)).mul_(scale)
+                if ragged[b, part].any():
+                    scores.masked_fill_((choice[b, part] < 0).unsqueeze(1), -torch.inf)
+                torch.softmax(scores, -1, out=P)
+                torch.bmm(P, keys[..., :L], out=A)
+                torch.bmm(A.transpose(0, 1), up_v.transpose(1, 2), out=out[b, part].transpose(0, 1))
+                if want_p:
+                    torch.mean(P, 1, out=p[b, part])
+
+        share_out(work, _chunks(B, T, k * R, GATHER_FLOATS), latent.device)
         ctx.save_for_backward(q_nope, q_rope, latent, up_k, up_v, index, probs, attended)
         ctx.scale = scale
         if want_p:
@@ -215,29 +221,44 @@ class _SparseAttention(torch.autograd.Function):
         q_nope, q_rope, latent, up_k, up_v, index, probs, attended = ctx.saved_tensors
         B, T, H, _ = q_nope.shape
         k, R, L = index.shape[-1], latent.shape[-1], up_k.shape[-1]
-        d_nope, d_rope, d_latent = torch.empty_like(q_nope), torch.empty_like(q_rope), torch.zeros_like(latent)
-        d_up_k, d_up_v, space = torch.zeros_like(up_k), torch.zeros_like(up_v), _Workspace(latent)
-        for b, part in _chunks(B, T, k * R, GATHER_FLOATS):
-            n, P, A, d_values = part.stop - part.start, probs[b, part], attended[b, part], d_out[b, part].transpose(0, 1)
-            keys = _gather(latent[b], index[b, part], space)
-            # A key's gradient is dS^T·q + (P^T·dA, 0): one product of the stacked pairs [dS; P] and [q; (dA, 0)].
-            left, right = space("left", n, 2 * H, k), space("right", 2 * H, n, R).transpose(0, 1)
-            left[:, H:], d_scores, d_attended = P, left[:, :H], right[:, H:, :L]
-            right[:, H:, L:] = 0
-            torch.bmm(d_values, up_v, out=d_attended.transpose(0, 1))
-            _absorb(q_nope[b, part], q_rope[b, part], up_k, right[:, :H])
-            d_p = torch.bmm(d_attended, keys[..., :L].transpose(1, 2), out=space("scores", n, H, k))
-            d_p -= (d_attended * A).sum(-1, keepdim=True)
-            torch.mul(d_p, P, out=d_scores).mul_(ctx.scale)
-            d_keys = torch.bmm(left.transpose(1, 2), right, out=space("d_keys", n, k, R))
-            scatter_rows(d_latent[b], index[b, part].flatten(), d_keys.view(-1, R))
-            d_q = torch.bmm(d_scores, keys, out=space("q", n, H, R))
-            d_rope[b, part] = d_q[..., L:]
-            d_absorbed = d_q[..., :L].transpose(0, 1)                                      # (H, n, L)
-            torch.bmm(d_absorbed, up_k.transpose(1, 2), out=d_nope[b, part].transpose(0, 1))
-            d_up_k.baddbmm_(q_nope[b, part].permute(1, 2, 0), d_absorbed)
-            d_up_v.baddbmm_(d_values.transpose(1, 2), A.transpose(0, 1))
+        d_nope, d_rope = torch.empty_like(q_nope), torch.empty_like(q_rope)
+
+        def work(share):
+            d_latent, d_up_k, d_up_v = torch.zeros_like(latent), torch.zeros_like(up_k), torch.zeros_like(up_v)
+            space = _Workspace(latent)
+            for b, part in share:
+                n, P, A, d_values = part.stop - part.start, probs[b, part], attended[b, part], d_out[b, part].transpose(0, 1)
+                keys = _gather(latent[b], index[b, part], space)
+                # A key's gradient is dS^T·q + (P^T·dA, 0): one product of the stacked pairs [dS; P] and [q; (dA, 0)].
+                left, right = space("left", n, 2 * H, k), space("right", 2 * H, n, R).transpose(0, 1)
+                left[:, H:], d_scores, d_attended = P, left[:, :H], right[:, H:, :L]
+                right[:, H:, L:] = 0
+                torch.bmm(d_values, up_v, out=d_attended.transpose(0, 1))
+                _absorb(q_nope[b, part], q_rope[b, part], up_k, right[:, :H])
+                d_p = torch.bmm(d_attended, keys[..., :L].transpose(1, 2), out=space("scores", n, H, k))
+                d_p -= (d_attended * A).sum(-1, keepdim=True)
+                torch.mul(d_p, P, out=d_scores).mul_(ctx.scale)
+                d_keys = torch.bmm(left.transpose(1, 2), right, out=space("d_keys", n, k, R))
+                scatter_rows(d_latent[b], index[b, part].flatten(), d_keys.view(-1, R))
+                d_q = torch.bmm(d_scores, keys, out=space("q", n, H, R))
+                d_rope[b, part] = d_q[..., L:]
+                d_absorbed = d_q[..., :L].transpose(0, 1)                                      # (H, n, L)
+                torch.bmm(d_absorbed, up_k.transpose(1, 2), out=d_nope[b, part].transpose(0, 1))
+                d_up_k.baddbmm_(q_nope[b, part].permute(1, 2, 0), d_absorbed)
+                d_up_v.baddbmm_(d_values.transpose(1, 2), A.transpose(0, 1))
+            return d_latent, d_up_k, d_up_v
+
+        shares = share_out(work, _chunks(B, T, k * R, GATHER_FLOATS), latent.device)
+        d_latent, d_up_k, d_up_v = (_sum(parts) for parts in zip(*shares))
         return d_nope, d_rope, d_latent, d_up_k, d_up_v, None, None, None
+
+
+def _sum(parts: tuple[Tensor, ...]) -> Tensor:
+    """Adds the threads' shares, in order."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def scatter_rows(store: Tensor, index: Tensor, rows: Tensor) -> None:
@@ -273,20 +294,27 @@ class _ChosenKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, w, choice, p, wants):   # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
         B, T, Hi, Di = q.shape
-        n_keys, total = choice.shape[-1], wide(q.new_zeros(()))
-        d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)
-        for b, part in _chunks(B, T, n_keys * Di, GATHER_FLOATS):
-            flat = choice[b, part].clamp(min=0).flatten()
-            keys = k[b].index_select(0, flat).view(-1, n_keys, Di)
-            dots = torch.bmm(q[b, part], keys.transpose(1, 2)).relu_()                     # (n, Hi, k)
-            kl, d_index = _kl_and_grad(torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1), p[b, part], choice[b, part] >= 0)
-            total += kl
-            if not wants:
-                continue
-            torch.bmm(dots, d_index.unsqueeze(-1), out=d_w[b, part].unsqueeze(-1))
-            d_dots = (w[b, part].unsqueeze(-1) * d_index.unsqueeze(1)).mul_(dots > 0)
-            torch.bmm(d_dots, keys, out=d_q[b, part])
-            scatter_rows(d_k[b], flat, torch.bmm(d_dots.transpose(1, 2), q[b, part]).view(-1, Di))
+        n_keys, d_q, d_w = choice.shape[-1], torch.empty_like(q), torch.empty_like(w)
+
+        def work(share):
+            space, total, d_k = _Workspace(k), q.new_zeros(()), torch.zeros_like(k)
+            for b, part in share:
+                index, n = choice[b, part].clamp(min=0), part.stop - part.start
+                keys = _gather(k[b], index, space)
+                dots = torch.bmm(q[b, part], keys.transpose(1, 2), out=space("dots", n, Hi, n_keys)).relu_()
+                scores = torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1)
+                kl, d_index = _kl_and_grad(scores, p[b, part], choice[b, part] >= 0)
+                total += kl
+                if not wants:
+                    continue
+                torch.bmm(dots, d_index.unsqueeze(-1), out=d_w[b, part].unsqueeze(-1))
+                d_dots = (w[b, part].unsqueeze(-1) * d_index.unsqueeze(1)).mul_(dots > 0)
+                torch.bmm(d_dots, keys, out=d_q[b, part])
+                d_keys = torch.bmm(d_dots.transpose(1, 2), q[b, part], out=space("d_keys", n, n_keys, Di))
+                scatter_rows(d_k[b], index.flatten(), d_keys.view(-1, Di))
+            return total, d_k
+
+        total, d_k = (_sum(parts) for parts in zip(*share_out(work, _chunks(B, T, n_keys * Di, GATHER_FLOATS), k.device)))
         ctx.save_for_backward(d_q, d_k, d_w)
         ctx.queries = B * T
         return total / (B * T)
