@@ -74,7 +74,7 @@ def html(fig, alt: str, first: bool = False) -> str:
 
 def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[float, float] = (11, 4.2)) -> None:
     """Write a picture that needs no JavaScript. Each panel is a mapping: title, x, y, and `lines` (name, xs, ys) or
-    `bars` (labels, values); optional `log_x`, `log_y`, `image` (rows of values, with `unit`, `range`, `x_labels`, `y_labels`)."""
+    `points` (name, xs, ys) with `bands` (low, high, colour), or `bars` (labels, values); optional `log_x`, `log_y`, `image` (rows of values, with `unit`, `range`, `x_labels`, `y_labels`)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -85,6 +85,13 @@ def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[flo
     for ax, panel in zip(axes[0], panels, strict=True):
         for i, (name, xs, ys) in enumerate(panel.get("lines", ())):
             ax.plot(xs, ys, styles[i % 4], color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.8)
+        for low, high, colour in panel.get("bands", ()):
+            ax.axhspan(low, high, color=colour, alpha=0.13, linewidth=0)
+        for i, (name, xs, ys) in enumerate(panel.get("points", ())):
+            ax.plot(xs, ys, linestyle="", marker="oD"[i % 2], markersize=5, fillstyle="full" if i == 0 else "none",
+                    color=COLOURS[i % len(COLOURS)], label=name)
+        if "points" in panel and panel.get("x_labels") is not None:
+            ax.set_xticks(range(len(panel["x_labels"])), panel["x_labels"], fontsize=9)
         if "bars" in panel:
             labels, values = panel["bars"]
             ax.barh(range(len(values)), values, color=COLOURS[0])
@@ -101,7 +108,7 @@ def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[flo
         ax.set_title(panel["title"], fontsize=11, loc="left")
         ax.set_xlabel(panel["x"]); ax.set_ylabel(panel["y"])
         for side in ("top", "right"): ax.spines[side].set_visible(False)
-        if len(panel.get("lines", ())) > 1: ax.legend(frameon=False, fontsize=9)
+        if len(panel.get("lines", ())) + len(panel.get("points", ())) > 1: ax.legend(frameon=False, fontsize=9)
     if title: fig.suptitle(title, x=0.01, ha="left", fontsize=13)
     fig.savefig(path, format="svg", metadata={"Date": None})
     plt.close(fig)

@@ -17,7 +17,7 @@ def add(parser) -> None:
     parser.add_argument("files", nargs="*", help="rows of your own (YAML, JSON or CSV); all published rows without it")
     parser.add_argument("--serving", action="store_true", help="the published serving rows instead (data/serving/published.yaml)")
     parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("--figure", metavar="FILE", help="write the error table as a figure (.html, or .svg/.png with kaleido)")
+    parser.add_argument("--figure", metavar="FILE", help="write the error table as a figure (.html, .svg, or .png with kaleido)")
     parser.add_argument("--cross", action=argparse_flag(), default=None, help="cross-validate: refit every scalar without the row (default for the published rows)")
 
 
@@ -39,6 +39,9 @@ def main(args) -> int:
     else:
         print(validate.format_table(result))
     if args.figure:
-        from sim.report import write_figure
-        write_figure(validate.figure(result), Path(args.figure))
+        if Path(args.figure).suffix == ".svg":
+            validate.static_figure(result, Path(args.figure))
+        else:
+            from sim.report import write_figure
+            write_figure(validate.figure(result), Path(args.figure))
     return 0

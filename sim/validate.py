@@ -215,3 +215,21 @@ def figure(result: dict):
                       yaxis_title="error of the prediction (%)", xaxis_title="measured run (bands: ±8% and ±20%)",
                       template="plotly_white", xaxis=dict(showticklabels=len(rows) <= 40))
     return fig
+
+
+def static_figure(result: dict, path) -> None:
+    """The same as an .svg for a page without JavaScript: one column a chip, a point a row. Needs matplotlib."""
+    from minglm import plots
+    rows = [r for r in result["rows"] if r["error"] is not None]
+    chips = sorted({r["chip"] for r in rows})
+    points = []
+    for kind, name in (("predict", f"predicted ({result['count_predict']} rows)"), ("fit", f"used for fitting ({result['count_fit']} rows)")):
+        some = [r for r in rows if r["kind"] == kind]
+        if some:      # spread inside the column, in the table's order
+            column = {c: [r for r in some if r["chip"] == c] for c in chips}
+            xs = [chips.index(r["chip"]) + 0.7 * ((column[r["chip"]].index(r) + 0.5) / len(column[r["chip"]]) - 0.5) for r in some]
+            points.append((name, xs, [100 * r["error"] for r in some]))
+    plots.static_svg(path, [{"title": f"Mean absolute error of the predicted rows: {100 * result['mape_predict']:.1f}%, worst {100 * result['worst_predict']:.1f}%"
+                             if result["mape_predict"] is not None else "Predicted against measured",
+                             "x": "chip of the measured run (bands: ±8% and ±20%)", "y": "error of the prediction (%)", "points": points,
+                             "bands": ((-20, 20, "#56B4E9"), (-8, 8, "#009E73")), "x_labels": chips}], size=(11, 4.4))
