@@ -25,7 +25,7 @@ STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
 PROMPTS = ("def ", "import os\n\ndef ", "class Error(Exception):\n", "The \"for\" statement ")
 SIZES = {   # recipes' prefix, and how thorough the tests at the end are
     "mini": dict(prefix="", lengths=(128, 256, 384, 512), depths=(0.1, 0.3, 0.5, 0.7, 0.9), per_cell=16, map_tokens=192,
-                 cost_lengths=(256, 512, 1024, 2048, 4096), repeats=5),
+                 cost_lengths=(256, 512, 1024, 2048, 4096, 8192), repeats=5),
     "nano": dict(prefix="ci_", lengths=(96, 128), depths=(0.2, 0.8), per_cell=2, map_tokens=64,
                  cost_lengths=(64, 128, 256), repeats=2),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 from minglm import plots
@@ -59,7 +60,7 @@ def build(run_dir: Path, scenario: Path = SCENARIO) -> Path:
     toy, glm5 = ModelConfig.from_dict(demo["config"]), ModelConfig.named("glm5")
     days = projection["days"]
     page.add(cards([
-        (f"{metrics['sparse'][-1]['lm_loss']:.2f} nats", f"training loss after pre-training and sparse stage; it began at ln V = {demo['ln_vocab']:.2f}"),
+        (f"{demo['stages']['sparse']['val_loss']:.2f} nats", f"loss on unseen files after the sparse stage; knowing nothing is ln V = {demo['ln_vocab']:.2f}"),
         (f"{needle['with_context']:.0%} vs {needle['without_context']:.0%}", "unseen needles found with the passage, and without it"),
         (f"{demo['seconds'] / 60:.1f} min", f"of training for {sum(s['tokens'] for s in demo['stages'].values()) / 1e6:.1f}M tokens on {demo['cpu']}"),
         (f"{days['value']:.0f} days", f"projected for 28.5T tokens on 100,000 Ascend 910B (range {days['low']:.0f}–{days['high']:.0f})"),
@@ -110,16 +111,17 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
         seen += len(rows) * per_step
     fig.add_hline(y=demo["ln_vocab"], line_dash="dot", line_color="#555",
                   annotation_text=f"ln V = {demo['ln_vocab']:.2f}: knowing nothing", annotation_position="top right")
-    if REFERENCE.exists():
+    if REFERENCE.exists() and demo["size"] == "mini":
         reference = rows_of(REFERENCE)
         per_step = demo["stages"]["pretrain"]["tokens"] / len(metrics["pretrain"]) / 1e6
         fig.add_scatter(x=[r["step"] * per_step for r in reference], y=[r["lm_loss"] for r in reference], name="reference run (pre-training)",
                         mode="lines", line=dict(color="#999", width=5), opacity=0.5)
         fig.data = (fig.data[-1],) + fig.data[:-1]
     fig.update_xaxes(range=[0, end * 1.02])
-    page.figure(fig, f"Loss against tokens for the five stages. It starts near ln V = {demo['ln_vocab']:.2f} and falls; the chat stage counts "
-                     "the assistant's words only, which is another and easier question. The grey band is a recorded run of the same recipe: "
-                     "yours should lie on it.")
+    page.figure(fig, f"Loss against tokens for the five stages. It starts near ln V = {demo['ln_vocab']:.2f}. The first valley is a lesson of its own: "
+                     "looking up one fact in a short passage. Then text begins, which the model has never seen, so the loss leaps up before it falls. "
+                     "The chat stage counts the assistant's words only, which is another and easier question."
+                     + (" The grey band is a recorded run of the same recipe: yours should lie close to it." if REFERENCE.exists() and demo["size"] == "mini" else ""))
     page.add(table(["stage", "steps", "tokens", "sequence", "first loss", "last loss", "validation loss", "tokens/s"],
                    [[STAGE_NAMES[s], v["steps"], f"{v['tokens']:,}", v["seq_len"], f"{v['first_loss']:.3f}", f"{v['last_loss']:.3f}",
                      "—" if v["val_loss"] is None else f"{v['val_loss']:.3f}", f"{v['tokens_per_s']:,}"] for s, v in demo["stages"].items()],
@@ -177,7 +179,8 @@ def _cost(page: Page, cost: dict) -> None:
     last = cost["rows"][-1]
     page.figure(fig, f"Time per token, measured side by side. Dense attention grows with the length; sparse attention reads {cost['index_topk']} keys "
                      f"whatever the length, and only its light indexer grows. At {last['length']:,} tokens dense takes {last['dense_over_sparse']:.2f}× "
-                     "the time of sparse.")
+                     "the time of sparse" + (": at these lengths gathering costs a laptop more than it saves, although the FLOPs below already favour "
+                     "sparse. `make bench` finds the length where it wins." if last["dense_over_sparse"] < 1 else "."))
     page.add(table(["length", "dense, FLOPs per token", "sparse, FLOPs per token", "time: dense / sparse"],
                    [[f"{r['length']:,}", f"{r['dense_flops']:,.0f}", f"{r['sparse_flops']:,.0f}", f"{r['dense_over_sparse']:.2f}"] for r in cost["rows"]],
                    "FLOPs of scores, values and indexer by arithmetic; the ratio of times as measured."))
@@ -188,7 +191,7 @@ def _needle(page: Page, needle: dict) -> None:
     page.figure(plots.heatmap("Unseen needles found, by depth and length", "prompt length (tokens)", "depth of the needle (0 = beginning)",
                               [[100 * v for v in row] for row in needle["accuracy"]], unit="% right", x_labels=[str(n) for n in needle["lengths"]],
                               y_labels=[str(d) for d in needle["depths"]], text=True, zmin=0, zmax=100),
-                f"{needle['per_cell']} questions a cell about names and numbers that training never showed. With the passage "
+                f"{needle['per_cell']} questions a cell about names and codes that training never showed. With the passage "
                 f"{needle['with_context']:.1%} of {needle['questions']} answers were exactly right; the same questions without the needle: "
                 f"{needle['without_context']:.1%}.")
     page.add(table(["length", "depth", "question", "right", "the model said"],
@@ -199,7 +202,7 @@ def _samples(page: Page, samples: dict) -> None:
     page.heading("What it writes", "samples")
     page.prose("A few million parameters and a few minutes give the shape of Python and English, not their sense.")
     for sample in samples["samples"]:
-        page.add(f"<pre><b>{escape(sample['prompt'])}</b>{' → ' if sample['kind'] == 'chat' else ''}{escape(sample['text'])}</pre>")
+        page.add(f"<pre><b>{escape(sample['prompt'])}</b>{' → ' if sample['kind'] == 'chat' else ''}{escape(re.sub(chr(10) + '{3,}', chr(10) * 2, sample['text']))}</pre>")
 
 
 def _projection(page: Page, p: dict) -> None:
