@@ -220,11 +220,11 @@ def _picture(run_dir: Path, demo: dict, metrics: dict, needle: dict, projection:
     rows = metrics["pretrain"]
     batches = projection["batches"]
     plots.static_svg(run_dir / "picture.svg", [
-        {"title": "The toy learns (this machine)", "x": "pre-training step", "y": "loss (nats per token)",
+        {"title": "The toy: lookups first, then text", "x": "pre-training step", "y": "loss (nats per token)",
          "lines": [("training loss", [r["step"] for r in rows], [r["lm_loss"] for r in rows]),
                    ("ln V: knowing nothing", [1, rows[-1]["step"]], [demo["ln_vocab"]] * 2)]},
         {"title": "…finds unseen needles (% right)", "x": "prompt length (tokens)", "y": "depth (0 = beginning)", "unit": "% right",
          "image": [[100 * v for v in row] for row in needle["accuracy"]], "x_labels": needle["lengths"], "y_labels": needle["depths"], "range": (0, 100)},
-        {"title": "…and GLM-5 on 99,840 chips: the bubble", "x": "batch (million tokens)", "y": "share of pipeline time (%)",
+        {"title": "GLM-5 on 99,840 chips: idle time", "x": "batch (million tokens)", "y": "share of pipeline time (%)",
          "lines": [("idle (bubble)", [b["tokens"] / 1e6 for b in batches], [100 * b["bubble_share"] for b in batches])]},
     ])
