@@ -65,7 +65,7 @@ class Recipe:
     val_batches: int = _key(8, "batches in one validation", "batches", 1)
     checkpoint_every: int = _key(100, "checkpoint every so many updates", "steps", 1)
     seed: int = _key(0, "of the initial weights and of the order of the data", "", 0)
-    compile: bool = _key(False, "torch.compile; off because it takes longer to compile than a short run lasts")
+    compile: bool = _key(False, "torch.compile; off: whether it pays here has not been measured")
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
