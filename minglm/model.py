@@ -187,7 +187,8 @@ class Model(nn.Module):
         end = offset + T
         if self._rope is None or self._rope.shape[0] < end or self._rope.device != device:
             length = min(self.config.max_position_embeddings, max(1024, 2 * end))
-            self._rope = rope_table(length, self.config.qk_rope_head_dim, self.config.rope_theta, device)
+            with torch.inference_mode(False):      # made while decoding, it must serve a training step later
+                self._rope = rope_table(length, self.config.qk_rope_head_dim, self.config.rope_theta, device)
         return self._rope[offset:end]
 
     # ------------------------------------------------------------------ for the trainer

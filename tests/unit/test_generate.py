@@ -116,3 +116,12 @@ def test_bad_requests_are_refused_in_one_line(model, prompts, options, says):
     with pytest.raises(InputError) as err:
         generate(model, prompts, **{"max_new_tokens": 4, **options})
     assert says in str(err.value) and "\n" not in str(err.value)
+
+
+def test_a_model_that_has_generated_can_still_be_trained():
+    """What decoding caches in inference mode must not reach the backward pass."""
+    model = Model(ModelConfig.named("nano"))
+    generate(model, [[5, 6, 7]], max_new_tokens=2)
+    tokens = torch.randint(0, 512, (1, 40))
+    model(tokens, tokens, mode="sparse").lm_loss.backward()
+    assert model.embed_tokens.weight.grad is not None
