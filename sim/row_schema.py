@@ -48,18 +48,26 @@ MEASURED = {"seconds_per_step": "time", "tokens_per_s_per_chip": "count", "token
 PLAN_KEYS = ("tp", "pp", "dp", "vpp", "cp", "ep", "etp", "sp")
 
 
+def rename(given: Mapping, words: Mapping[str, str], known: tuple[str, ...], where: str) -> dict:
+    """The same mapping under our names: `words` are other names that people use. `where` begins the message of a refusal."""
+    out: dict = {}
+    for key, value in given.items():
+        word = str(key).strip().lower()
+        word = word if word in known else words.get(word, word)
+        if word not in known:
+            raise InputError(f"{where}unknown key {key!r}{nearest(str(key), [*known, *words])}; known: {', '.join(known)}")
+        if word in out:
+            raise InputError(f"{where}{word!r} is given twice; keep one")
+        out[word] = value
+    return out
+
+
 def clean_plan(given: object) -> dict:
     """Plan widths as whole numbers under our names; common other names are understood."""
     if not isinstance(given, Mapping):
         raise InputError(f"plan: {str(given)[:40]!r} must be a mapping such as {{tp: 8, pp: 4, dp: 2}}")
     out: dict = {}
-    for key, value in given.items():
-        word = str(key).strip().lower()
-        word = word if word in PLAN_KEYS else PLAN_WORDS.get(word, word)
-        if word not in PLAN_KEYS:
-            raise InputError(f"plan: unknown key {key!r}{nearest(str(key), [*PLAN_KEYS, *PLAN_WORDS])}; known: {', '.join(PLAN_KEYS)}")
-        if word in out:
-            raise InputError(f"plan: {word} is given twice; keep one")
+    for word, value in rename(given, PLAN_WORDS, tuple(PLAN_KEYS), "plan: ").items():
         if value is None:
             continue
         if word == "sp" and not isinstance(value, bool):

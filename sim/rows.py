@@ -15,7 +15,7 @@ from minglm.errors import InputError, nearest
 from sim.facts import Cluster, chip_from, cluster_for_chip, cluster_from
 from sim.models import ModelSpec, load_model
 from sim.plan import Plan, Workload, check
-from sim.row_schema import FLOPS, KINDS, clean_options, clean_plan, clean_recompute, clean_schedule
+from sim.row_schema import FLOPS, KINDS, clean_options, clean_plan, clean_recompute, clean_schedule, rename
 from sim.stacks import Stack, resolve, with_changes
 
 QUANTITIES = ("seconds_per_step", "tokens_per_s_per_chip", "tokens_per_s", "tflops_per_chip", "mfu", "bubble", "memory_gib")
@@ -94,21 +94,8 @@ def parse(given: Mapping, number: int = 0) -> Row:
         raise InputError(f"row {name}: {error}") from None
 
 
-def _rename(given: Mapping, words: Mapping[str, str], known: tuple[str, ...], where: str) -> dict:
-    out: dict = {}
-    for key, value in given.items():
-        word = str(key).strip().lower()
-        word = word if word in known else words.get(word, word)
-        if word not in known:
-            raise InputError(f"{where}unknown key {key!r}{nearest(str(key), [*known, *words])}; known: {', '.join(known)}")
-        if word in out:
-            raise InputError(f"{where}{word!r} is given twice; keep one")
-        out[word] = value
-    return out
-
-
 def _parse(given: Mapping, name: str) -> Row:
-    given = _rename(given, WORDS, _KEYS, "")
+    given = rename(given, WORDS, _KEYS, "")
     name = str(given.get("id", name))
     kind = str(given.get("kind", "predict"))
     if kind not in KINDS:
@@ -118,7 +105,7 @@ def _parse(given: Mapping, name: str) -> Row:
     measured = given.get("measured") or {}
     if not isinstance(measured, Mapping):
         raise InputError("measured: must be a mapping such as {seconds_per_step: 1.42}")
-    measured = _rename(measured, MEASURED_WORDS, (*QUANTITIES, "peak_tflops", "linearity", "flops"), "measured: ")
+    measured = rename(measured, MEASURED_WORDS, (*QUANTITIES, "peak_tflops", "linearity", "flops"), "measured: ")
     quantity, value = next(((q, _number(measured[q], q)) for q in QUANTITIES if measured.get(q) is not None), ("", 0.0))
     source = str(given.get("source", ""))
     if kind == "listed":
