@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -225,7 +226,19 @@ def parser() -> argparse.ArgumentParser:
                            epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.splitlines()))
         _ARGUMENTS[name](p)
         p.set_defaults(function=function)
+    for name in _in_files():
+        module = importlib.import_module(f"minglm.cli_{name}")
+        p = sub.add_parser(name, help=module.TEXT, description=module.TEXT[0].upper() + module.TEXT[1:] + ".", formatter_class=argparse.RawDescriptionHelpFormatter,
+                           epilog="examples:\n" + "\n".join(f"  {line}" for line in module.EXAMPLES.splitlines()))
+        module.add(p)
+        p.set_defaults(function=module.main)
     return top
+
+
+def _in_files() -> list[str]:
+    """Commands that are a file `minglm/cli_<name>.py` with TEXT, EXAMPLES, `add(parser)` and `main(args) -> int`; they
+    import torch inside `main` only."""
+    return sorted(p.stem.removeprefix("cli_") for p in Path(__file__).parent.glob("cli_*.py"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
