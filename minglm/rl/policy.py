@@ -16,6 +16,7 @@ AReaL `staleness_manager.py` (async: the capacity rule); GLM-5 report, arXiv 260
 """
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -39,14 +40,17 @@ class Policy:
     batch_groups: int = 8            # complete groups that make a training batch
     over_sampling: int | None = None  # groups submitted at a time (april: above batch_groups); None: batch_groups
     max_concurrent: int | None = None  # groups in flight at most; None: no limit beyond the mode's own
-    eta: int = 1                     # async: batches that may be started ahead of the one in training (AReaL's η)
+    eta: float = 1                   # async: batches that may be started ahead of the one in training (AReaL's η; a
+                                     # fraction of a batch is verl's staleness threshold)
     push_every: int = 1              # glm5: updates between two pushes (K)
     max_gap: int | None = None       # glm5: drop a group whose oldest token is more than this many versions behind (τ)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InputError(f"mode {self.mode!r}: not one of {', '.join(MODES)}{nearest(self.mode, MODES)}")
-        for name, least in (("batch_groups", 1), ("eta", 0), ("push_every", 1)):
+        if isinstance(self.eta, bool) or not isinstance(self.eta, (int, float)) or not 0 <= self.eta < math.inf:
+            raise InputError(f"eta={self.eta!r}: staleness must be a number of at least 0; the default is {type(self).eta}")
+        for name, least in (("batch_groups", 1), ("push_every", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name}={value!r}: must be a whole number of at least {least}; the default is {getattr(type(self), name)}")
@@ -83,7 +87,8 @@ class Policy:
     def groups_to_submit(self, status: Status) -> int:
         """How many new groups may start now."""
         if self.mode == "async":
-            room = (self.eta + status.version + 1) * self.batch_groups - (status.accepted + status.finished + status.running)
+            allowed = math.floor((self.eta + status.version + 1) * self.batch_groups + 1e-9)
+            room = allowed - (status.accepted + status.finished + status.running)
         elif self.mode == "glm5":
             room = self.submit_at_once * 2 - (status.running + status.finished)
         elif status.running + status.finished < self.batch_groups:      # a round: submit, and refill what a filter dropped
@@ -97,6 +102,14 @@ class Policy:
     def batch_is_ready(self, status: Status) -> bool:
         """Whether enough complete groups wait for an update."""
         return status.finished >= self.batch_groups
+
+    def must_wait(self, version: int, oldest_running: int | None) -> bool:
+        """Whether an update must wait for a group in flight that started at version `oldest_running` (None: none is).
+
+        Async: at the next version that group would be more than ⌈η⌉ old. There are never more such groups than a batch,
+        because of the capacity rule, so that taking the oldest groups first keeps staleness within ⌈η⌉ and never blocks.
+        """
+        return self.mode == "async" and oldest_running is not None and version - oldest_running >= math.ceil(self.eta)
 
     def pushes_after(self, updates: int) -> bool:
         """Whether weights go to the rollout engines after this many updates in all (1, 2, …)."""
