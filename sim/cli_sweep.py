@@ -20,6 +20,7 @@ def add(parser) -> None:
     parser.add_argument("--samples", type=int, help="Monte Carlo with so many samples over the facts' ranges and --vary")
     parser.add_argument("--no-facts", action="store_true", help="with --samples: hold the facts, draw --vary alone")
     parser.add_argument("--engine", default="local", help="local (this machine's cores) | ray")
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help="with --engine ray: the cluster (default: RAY_ADDRESS, else one on this machine)")
     parser.add_argument("--workers", type=int, help="processes (default: all cores)")
     parser.add_argument("--out", help="grid: the .csv (gone on with when it exists) or .parquet; Monte Carlo: a .json")
 
@@ -48,6 +49,8 @@ def main(args) -> int:
     from sim import engines
     from sim.cli_run import load
     engines.check(args.engine)
+    if args.ray_address and args.engine != "ray":
+        raise InputError(f"--ray-address {args.ray_address}: needs --engine ray")
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: must be at least 1")
     vary, scenario, bar = varied(args), load(args), None
@@ -62,11 +65,12 @@ def main(args) -> int:
     try:
         if args.samples is not None:
             from sim.uncertainty import monte_carlo
-            result = monte_carlo(scenario, args.samples, vary, not args.no_facts, scenario.seed, args.engine, args.workers, lambda n: progress(n, args.samples))
+            result = monte_carlo(scenario, args.samples, vary, not args.no_facts, scenario.seed, args.engine, args.workers, lambda n: progress(n, args.samples),
+                                 args.ray_address)
         else:
             from sim.sweep import grid, sweep
             size = len(grid(vary))
-            result = sweep(scenario.document, vary, Path(args.out) if args.out else None, args.engine, args.workers, lambda n: progress(n, size))
+            result = sweep(scenario.document, vary, Path(args.out) if args.out else None, args.engine, args.workers, lambda n: progress(n, size), args.ray_address)
     finally:
         if bar is not None:
             bar.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+from minglm import ray_cluster
 from minglm.errors import InputError, nearest
 
 ENGINES = ("local", "ray")
@@ -14,21 +15,19 @@ def check(engine: str) -> None:
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r}: not one of {', '.join(ENGINES)}{nearest(str(engine), ENGINES)}")
     if engine == "ray":
-        try:
-            import ray  # noqa: F401
-        except ImportError:
-            raise InputError("engine ray: the ray package is not installed; pip install 'ray[default]', or use --engine local") from None
+        ray_cluster.check()
 
 
-def run(function: Callable, items: Sequence, engine: str = "local", workers: int | None = None) -> Iterator[tuple[int, object]]:
+def run(function: Callable, items: Sequence, engine: str = "local", workers: int | None = None, address: str | None = None) -> Iterator[tuple[int, object]]:
     """(index, result) of every item, as they are done. `function` and items must be picklable; exceptions are raised here.
 
-    workers: processes (default: the cores there are; 1 runs in this process).
+    workers: processes (default: the cores there are; 1 runs in this process). address: of a Ray cluster (default: one on this
+    machine). An item whose Ray worker dies is run again, up to three times.
     """
     check(engine)
     workers = min(workers or os.cpu_count() or 1, max(len(items), 1))
     if engine == "ray":
-        yield from _ray(function, items)
+        yield from _ray(function, items, address)
     elif workers == 1:
         yield from ((i, function(item)) for i, item in enumerate(items))
     else:
@@ -53,13 +52,15 @@ def _processes(function: Callable, items: Sequence, workers: int) -> Iterator[tu
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ray(function: Callable, items: Sequence) -> Iterator[tuple[int, object]]:
-    import ray
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)
-    remote = ray.remote(function)
-    waiting = {remote.remote(item): i for i, item in enumerate(items)}
-    while waiting:
+def _ray(function: Callable, items: Sequence, address: str | None) -> Iterator[tuple[int, object]]:
+    ray = ray_cluster.connect(address)
+    remote = ray.remote(max_retries=3)(function)
+    room, waiting, left = 2 * max(1, int(ray.cluster_resources().get("CPU", 1))), {}, iter(enumerate(items))
+    while True:
+        while len(waiting) < room and (pair := next(left, None)) is not None:
+            waiting[remote.remote(pair[1])] = pair[0]
+        if not waiting:
+            return
         done, _ = ray.wait(list(waiting))
         for ref in done:
             yield waiting.pop(ref), ray.get(ref)

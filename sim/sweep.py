@@ -61,7 +61,7 @@ def point(job: tuple[Mapping, Mapping]) -> dict:
 
 
 def sweep(document: Mapping, vary: Mapping[str, Sequence], path: Path | None = None, engine: str = "local", workers: int | None = None,
-          progress: Callable[[int], object] | None = None) -> list[dict]:
+          progress: Callable[[int], object] | None = None, address: str | None = None) -> list[dict]:
     """Rows of the whole grid in its order: key, the varied fields, then OUTPUTS.
 
     Args:
@@ -86,7 +86,7 @@ def sweep(document: Mapping, vary: Mapping[str, Sequence], path: Path | None = N
     file = _open(table, columns) if table is not None else None
     try:
         writer = csv.DictWriter(file, columns, lineterminator="\n") if file else None
-        for i, row in engines.run(point, [(document, points[j]) for j in todo], engine, workers):
+        for i, row in engines.run(point, [(document, points[j]) for j in todo], engine, workers, address):
             at = todo[i]
             done[keys[at]] = full = {"key": keys[at], **{k: _plain(v) for k, v in points[at].items()}, **row}
             if writer:

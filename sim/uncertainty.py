@@ -166,7 +166,7 @@ def _chunk(job: tuple) -> list[dict | str]:
 # ------------------------------------------------------------------ the answer
 
 def monte_carlo(s: Scenario, samples: int = 1000, vary: Mapping[str, object] | None = None, facts: bool = True, seed: int = 0, engine: str = "local",
-                workers: int | None = None, progress: Callable[[int], object] | None = None) -> dict:
+                workers: int | None = None, progress: Callable[[int], object] | None = None, address: str | None = None) -> dict:
     """Intervals of days, throughput, money, energy and carbon, and what moves them.
 
     Args:
@@ -185,7 +185,7 @@ def monte_carlo(s: Scenario, samples: int = 1000, vary: Mapping[str, object] | N
         raise InputError("nothing is uncertain: no field varies and facts are held; give --vary or leave the facts free")
     jobs = [(s, inputs, seed, start, min(CHUNK, samples - start)) for start in range(0, samples, CHUNK)]
     found: list[list] = [[] for _ in jobs]
-    for i, rows in engines.run(_chunk, jobs, engine, workers):
+    for i, rows in engines.run(_chunk, jobs, engine, workers, address):
         found[i] = rows
         if progress:
             progress(len(rows))

@@ -88,11 +88,11 @@ def test_another_sweeps_file_is_refused(tmp_path):
         sweep(SMALL, {"plan.tp": [1]}, path, workers=1)
 
 
-@pytest.mark.parametrize("module, call", [("ray", lambda p: engines.check("ray")), ("pyarrow", lambda p: sweep(SMALL, {"micro_batch": [1]}, p / "a.parquet"))])
-def test_missing_packages_say_how_to_install(tmp_path, monkeypatch, module, call):
+@pytest.mark.parametrize("module, words, call", [("ray", r"pip install .*\[dist\]", lambda p: engines.check("ray")), ("pyarrow", "pip install '?pyarrow", lambda p: sweep(SMALL, {"micro_batch": [1]}, p / "a.parquet"))])
+def test_missing_packages_say_how_to_install(tmp_path, monkeypatch, module, words, call):
     for name in (module, f"{module}.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match=f"pip install '?{module}"):
+    with pytest.raises(InputError, match=words):
         call(tmp_path)
 
 
@@ -104,6 +104,38 @@ def test_bad_input_is_one_line(capsys, argv, words):
     code = main(["sweep", "llama3_405b_16k_h100", *argv])
     err = capsys.readouterr().err
     assert code == 2 and err.count("\n") == 1 and words in err
+
+
+def test_a_local_ray_gives_the_same_table():
+    pytest.importorskip("ray")
+    from minglm import ray_cluster
+
+    def dies_once(item: int) -> int:
+        import os
+        import signal
+        import tempfile
+        from pathlib import Path
+        mark = Path(tempfile.gettempdir()) / f"minglm_ray_{os.getppid()}_{item}"
+        if item == 1 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        mark.unlink(missing_ok=True)
+        return item
+
+    ray = ray_cluster.connect(cpus=2)
+    try:
+        vary = {"micro_batch": [1, 2, 4]}
+        assert sweep(SMALL, vary, engine="ray") == sweep(SMALL, vary, workers=1)
+        assert sorted(dict(engines.run(dies_once, [0, 1], "ray")).values()) == [0, 1], "the item of a killed worker is run again"
+    finally:
+        ray.shutdown()
+
+
+def test_no_ray_answers_at_the_address():
+    pytest.importorskip("ray")
+    from minglm import ray_cluster
+    with pytest.raises(InputError, match="give its host:port"):
+        ray_cluster.connect("127.0.0.1:1")
 
 
 def test_outputs_are_all_columns():

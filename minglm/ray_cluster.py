@@ -1,0 +1,53 @@
+"""A Ray cluster, or one on this machine: connecting, in one place for rollouts (`minglm rl --engine ray`) and sweeps
+(`clustersim sweep --engine ray`). Ray is optional and imported here only; neither torch nor numpy is needed.
+"""
+from __future__ import annotations
+
+import os
+
+from minglm.errors import InputError
+
+
+def check() -> None:
+    """Refuse in one line where Ray is not installed."""
+    import importlib.util
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("engine ray: the ray package is not installed; pip install -c constraints.txt -e '.[dist]', or use --engine local")
+
+
+def _answers(address: str | None, wait_s: float = 5.0) -> None:
+    """Ray itself retries for minutes where nothing listens; a socket says so in seconds."""
+    import socket
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return                                                  # "auto", "local", or none: Ray knows at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), wait_s).close()
+    except OSError as err:
+        raise InputError(f"Ray at {address}: {err.strerror or err}; start one with `ray start --head`, give its host:port, or use --engine local") from None
+
+
+def connect(address: str | None = None, cpus: int | None = None):
+    """The `ray` module, connected: to `address` ("host:port", "ray://host:10001" or "auto"), else to RAY_ADDRESS if set,
+    else to a new cluster on this machine that ends with the program.
+
+    Raises:
+        InputError: Ray absent, or nothing answers at the address.
+    """
+    check()
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    if ray.is_initialized():
+        return ray
+    address = address or os.environ.get("RAY_ADDRESS")
+    _answers(address)
+    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(num_cpus=cpus, include_dashboard=False, _metrics_export_port=0, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as err:
+        first = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+        raise InputError(f"Ray at {address or 'this machine'}: {first}; start one with `ray start --head`, give its host:port, or use --engine local") from None
+    return ray
