@@ -15,7 +15,7 @@ from pathlib import Path
 from minglm.errors import InputError, nearest
 
 # The order of --help; commands that are not listed come after, by name.
-ORDER = ("run", "plan", "sweep", "campaign", "rollouts", "serve", "validate", "trace", "claims", "dashboard", "report")
+ORDER = ("run", "plan", "compare", "sweep", "campaign", "rollouts", "serve", "validate", "trace", "claims", "dashboard", "report")
 
 
 class Parser(argparse.ArgumentParser):

@@ -42,3 +42,25 @@ def test_what_does_not_fit_is_a_row_with_its_reason():
 def test_unknown_reference_is_refused():
     with pytest.raises(InputError, match="not among the compared"):
         compare("llama3_8b", 8, names=("h100",), against="b200")
+
+
+def test_command_prints_the_library_s_figures(capsys, table):
+    import json
+
+    from sim.cli import main
+    asked = ["compare", "--model", "llama3_8b", "--chips", "64", "--names", "910b,h100", "--seq", "4096", "--batch", "128", "--tokens", "1T"]
+    assert main([*asked, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    library = compare("llama3_8b", 64, names=("910b", "h100"), seq=4096, batch=128, tokens="1T")
+    assert shown == json.loads(json.dumps(library))
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    assert "break-even" in out and f"${shown['rows'][0]['break_even_usd_per_hour']:.2f}/h" in out
+
+
+@pytest.mark.parametrize("argv, words", [(["--names", "910b,h9"], "h9"), (["--names", ","], "name at least one chip"), (["--against", "b200", "--names", "h100"], "not among")])
+def test_command_refuses_in_one_line(capsys, argv, words):
+    from sim.cli import main
+    code = main(["compare", "--model", "llama3_8b", "--chips", "8", "--batch", "8", *argv])
+    err = capsys.readouterr().err
+    assert code == 2 and err.count("\n") == 1 and words in err
