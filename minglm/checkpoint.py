@@ -120,6 +120,8 @@ def latest(path: str | Path, warn=None) -> Checkpoint | None:
 
     Returns None when there is no checkpoint at all; raises InputError when there are some and all are damaged.
     """
+    if (Path(path) / "quantization.json").is_file():
+        raise InputError(f"{path}: holds quantised weights, which cannot be trained; give the run that it was made from")
     warn = warn or (lambda line: print(line, file=sys.stderr))
     found = find(path)
     for folder in found:
@@ -141,6 +143,10 @@ def load_model(path: str | Path, device: str = "cpu"):
     from minglm.model import Model
     from minglm.tokenizer import Tokenizer
 
+    if (Path(path) / "quantization.json").is_file():           # written by `minglm quantize`
+        from minglm.quant import store
+        model, tokenizer, note = store.load(path, device)
+        return model, tokenizer, Checkpoint(Path(path), 0, model.config, note, {}, {})
     checkpoint = latest(path)
     if checkpoint is None:
         raise InputError(f"{path}: no checkpoint here; give a run folder such as runs/pretrain, or train one with `minglm train`")

@@ -55,6 +55,8 @@ def export_hf(model: Model, folder: str | Path) -> Path:
 
     Each file appears under its name only when complete. Returns the folder.
     """
+    if getattr(model, "quantization", None) is not None:
+        raise InputError("the model is quantised: `minglm quantize RUN --hf DIR` writes it for transformers")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     layers = model.config.num_hidden_layers

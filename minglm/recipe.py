@@ -61,6 +61,8 @@ class Recipe:
     recall_steps: int = _key(0, "updates at the start in which all rows are short lookups of one fact: looking back is learnt first", "steps", 0)
     tasks: dict = _key({}, "sft: share of each task of minglm.sft, e.g. {lookup: 0.7, copy: 0.3}; `file` for conversations")
     conversations: str | None = _key(None, "sft: your own JSON-lines file of conversations; null for none")
+    qat: str | None = _key(None, "train with the rounding of this format, so that `minglm quantize` costs less: int4; null for none")
+    qat_group: int = _key(32, "inputs that share a scale; divides every width", "inputs", 2)
     val_every: int = _key(100, "validation loss every so many updates", "steps", 1)
     val_batches: int = _key(8, "batches in one validation", "batches", 1)
     checkpoint_every: int = _key(100, "checkpoint every so many updates", "steps", 1)
@@ -76,6 +78,8 @@ class Recipe:
             raise InputError("tasks={}: stage sft needs something to teach; for example tasks: {lookup: 0.7, copy: 0.3}")
         if self.stage != "sft" and self.tasks:
             raise InputError(f"tasks={self.tasks!r}: only stage sft has tasks; remove the key or use stage: sft")
+        if self.qat not in (None, "int4"):
+            raise InputError(f"qat={self.qat!r}: only int4 is trained with its rounding; use qat: int4, or null")
         if self.model == "glm5":
             raise InputError("model 'glm5': 744B parameters are for arithmetic and the simulator; train nano, mini or small")
         config = self.config()

@@ -28,6 +28,8 @@ from minglm.config import ModelConfig
 from minglm.errors import InputError
 from minglm.model import Model
 from minglm.optim import MuonAdamW, cosine_with_warmup
+from minglm.quant.formats import Spec
+from minglm.quant.qat import FakeQuant
 from minglm.recipe import Recipe
 from minglm.sft import MixedLoader, SftLoader, load_jsonl
 from minglm.tokenizer import Tokenizer
@@ -115,6 +117,7 @@ class _Run:
         if resumed:
             self.optimizer.load_state_dict(resumed.optimizer)
             resumed.restore_rng()
+        self.rounding = FakeQuant(self.model, Spec(recipe.qat, recipe.qat_group) if recipe.qat else None)
         self.forward = torch.compile(self.model) if recipe.compile else self.model
         self._write_notes(init_from, start)
 
@@ -208,6 +211,7 @@ class _Run:
         r, started = self.recipe, time.perf_counter()
         self.model.train()
         self.optimizer.zero_grad()
+        self.rounding.on()
         parts: dict[str, float] = {}
         counts = None
         for i in range(r.grad_accum):
@@ -220,6 +224,7 @@ class _Run:
                     parts[name] = parts.get(name, 0.0) + float(value.detach()) / r.grad_accum
             if out.expert_counts is not None:
                 counts = out.expert_counts if counts is None else counts + out.expert_counts
+        self.rounding.off()                                        # the update is the master weights'
         norm = float(self.optimizer.clip_grad_norm(r.clip))
         self._check_finite({**parts, "grad_norm": norm})
         scale = cosine_with_warmup(self.step, r.steps, r.warmup_steps, r.final_lr_fraction)
@@ -234,7 +239,8 @@ class _Run:
                "dropped_tokens": self._dropped(loads, len(batch.tokens) * r.grad_accum), "grad_norm": norm, "lr": r.lr * scale,
                "tokens_per_s": r.tokens_per_step / took, "mfu": r.tokens_per_step / took * self.flops_per_token() / self.peak}
         if self.step % r.val_every == 0 or self.step == r.steps:
-            row["val_loss"] = self.validate()
+            with self.rounding:
+                row["val_loss"] = self.validate()
         return row, loads
 
     def loss(self, batch: shards.Batch):
