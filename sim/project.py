@@ -81,7 +81,9 @@ def evaluate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
                          + (f" of {plan.dp:,} replicas" if noise else "") + f" is {pieces:,} pieces of work, more than {MAX_PIECES:,} are played; "
                          + ("leave the jitter out, or " if noise else "") + "lower the batch or raise micro_batch")
     costs = made.costs if noise else stretched(made.costs, slow)
-    result = step.simulate(costs, plan.schedule, replicas=plan.dp, jitter=noise, seed=seed, trace=trace)
+    # experts spread over several replicas: these meet in every expert layer and go at the pace of their slowest chip
+    together = max(1, plan.ep * plan.etp // (plan.tp * plan.cp)) if noise and model.experts else 1
+    result = step.simulate(costs, plan.schedule, replicas=plan.dp, jitter=noise, seed=seed, trace=trace, lockstep=min(together, plan.dp))
     return Point(made, need, result, closed, slow, plan.chips)
 
 

@@ -33,7 +33,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "node_limited": ("int", "most nodes a token's experts may lie on"), "dedup": ("bool", "one copy of a token per node crosses the network"),
     "graphs": ("bool", "whole layers captured in graphs: no launch cost"), "bf16_grads": ("bool", "gradients reduced in bf16"),
     "accumulate_fused": ("bool", "gradient accumulation inside the weight-gradient matmul"),
-    "recompute_modules": ("list", "small parts run again beside `recompute`: mla_up_proj, norm, moe_act, mlp, core_attn, moe, shared_experts"),
+    "recompute_modules": ("list", "small parts run again beside `recompute`: mla_up_proj, norm (or layernorm), moe_act, mlp, core_attn, moe, shared_experts"),
 }
 
 # Words people use → ours.

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from minglm.errors import InputError
+from sim.jitter import Jitter
 from sim.project import campaign_legs, corner, describe, point, project, project_file, stretched
 from sim.scenario import load_scenario, resolve
+from sim.step import simulate
 
 SMALL = {"name": "small", "model": "llama3_8b", "cluster": "dgx_h100", "chips": 66, "plan": {"tp": 2, "pp": 4, "dp": 8}, "global_batch": 128, "seq": 4096,
          "precision": "bf16", "recompute": "none", "options": {"zero": 1}, "tokens": "100B"}
@@ -67,6 +69,15 @@ def test_jitter_plays_every_replica_and_is_seeded():
     a, b, c = point(s), point(s), point(s, seed=1)
     assert a.result.simulated_replicas == 8 and a.result.step_s == b.result.step_s != c.result.step_s
     assert point(resolve(SMALL)).result.simulated_replicas == 1
+
+
+def test_experts_spread_over_replicas_meet_in_every_layer():
+    moe = {**SMALL, "model": "mixtral_8x7b", "chips": 16, "plan": {"tp": 1, "pp": 2, "dp": 8, "ep": 8}, "global_batch": 64, "recompute": "full",
+           "options": {"zero": 1, "optimizer_offload": True}, "jitter": {"noise": 0.05}}
+    together = point(resolve(moe))
+    alone = simulate(together.estimate.costs, "1f1b", replicas=8, jitter=Jitter(noise=0.05), seed=resolve(moe).seed)
+    assert together.result.simulated_replicas == 8
+    assert together.result.step_s > alone.step_s, "all eight go at the pace of the slowest chip of all, layer by layer"
 
 
 def test_corners_bracket():
