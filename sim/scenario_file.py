@@ -24,7 +24,7 @@ SHAPE: dict[str, dict[str, str]] = {
          "global_tokens": "quantity", "seq": "quantity", "precision": "text", "recompute": "any", "options": "mapping", "stack": "text",
          "attention": "text", "memory": "text", "tokens": "quantity", "phases": "any", "plans": "list", "jitter": "mapping", "prices": "mapping",
          "failures": "mapping", "checkpoint": "mapping", "campaign": "mapping", "seed": "int", "what_if": "list",
-         "assumptions": "list", "notes": "text"},
+         "assumptions": "list", "notes": "text", "planner": "mapping"},
     "prices": {"rent_usd_per_hour": "any", "system_price_usd": "any", "electricity_usd_per_kwh": "any", "pue": "any", "power_w": "any",
                "years": "quantity", "utilization": "quantity", "interest": "quantity", "staff_usd_per_year": "quantity",
                "carbon_kg_per_kwh": "any", "storage_share": "any"},

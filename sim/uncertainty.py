@@ -26,6 +26,7 @@ from sim.scenario import Scenario, resolve
 from sim.scenario_file import set_path
 
 ERROR, FAILURES = "simulator's own error", "failures per chip and day"
+MOVED = ("days", "rent_usd", "own_usd", "energy_kwh")
 CHUNK = 50                                       # samples that a process takes at a time
 # the dimension of scenario fields that take units; all others are counts or ratios
 DIMENSIONS = {"rent_usd_per_hour": "money_per_hour", "system_price_usd": "money", "electricity_usd_per_kwh": "money_per_kwh", "power_w": "power",
@@ -211,8 +212,9 @@ def interval(values: Sequence[float]) -> dict[str, float]:
 
 
 def tornado(s: Scenario, inputs: Sequence[Input]) -> list[dict]:
-    """Each input alone at its 5% and its 95% point: days and money there, widest swing of days first, then of money."""
-    rows, money = [], next((k for k in ("own_usd", "rent_usd") if k in outcome(s)), None)
+    """Each input alone at its 5% and its 95% point: `MOVED` there, widest swing of days first, then of money."""
+    rows, base = [], outcome(s)
+    money = next((k for k in ("own_usd", "rent_usd") if k in base), None)
     for one in inputs:
         row: dict = {"name": one.name}
         for end, q in (("low", 0.05), ("high", 0.95)):
@@ -223,9 +225,7 @@ def tornado(s: Scenario, inputs: Sequence[Input]) -> list[dict]:
             except InputError as err:
                 row["reason"] = str(err)
                 continue
-            row[f"{end}_days"] = got["days"]
-            if money:
-                row[f"{end}_{money}"] = got[money]
+            row |= {f"{end}_{k}": got[k] for k in MOVED if k in got}
         row["days_swing"] = abs(row.get("high_days", 0.0) - row.get("low_days", 0.0))
         row["money_swing"] = abs(row.get(f"high_{money}", 0.0) - row.get(f"low_{money}", 0.0)) if money else 0.0
         rows.append(row)

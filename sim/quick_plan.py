@@ -1,0 +1,67 @@
+"""A good plan in a fraction of a second: a coarse look at the space, then a few axes at a time from the best found so far.
+
+`sim.search` proves that nothing is better and takes seconds to a minute; a page with sliders cannot wait that long. Every plan
+is costed by the same functions as there, so a quick plan's figures are exact for that plan; what is not proven is that it is the best.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sim.plan_costs import PlanCosts
+from sim.planner import Question, find, space_of
+from sim.search import Found, search
+from sim.search_space import Space
+
+# The coarse look: widths that published runs use. An axis without any of them keeps its first value.
+COARSE = {"tp": (1, 2, 8), "cp": (1, 8), "ep": (1, 8, 64), "etp": (1,), "micro_batch": (1,), "zero": (1,), "recompute": ("none", "full")}
+# Axes that depend on each other are varied together.
+TOGETHER = (("pp", "pipelines"), ("tp", "ep"), ("tp", "cp", "micro_batch"), ("recompute", "zero", "etp", "switches"), ("pp", "tp", "recompute"))
+ROUNDS = 4
+
+
+def quick(q: Question) -> tuple[Found, PlanCosts]:
+    """A plan that fits and is near the best, and the costs that priced it.
+
+    Raises:
+        InputError: nothing fits; the nearest plan and what it lacks.
+    """
+    space = space_of(q)
+    costs = PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
+
+    def best(some: Space) -> Found | None:
+        found = search(costs, some, q.chips, q.batch, q.objective, 1).best
+        return found[0] if found else None
+    top = best(coarse(space, q))
+    if top is None:                                   # a rare corner: look everywhere; the refusal then names the nearest plan
+        out, costs = find(q, 1)
+        return out.best[0], costs
+    seen: dict[tuple, Found] = {}
+    for axes in TOGETHER * ROUNDS:
+        if seen.get(axes) is top:                     # nothing has moved since these axes were last looked at
+            continue
+        other = best(around(space, top, axes))
+        if other is not None and other.value(q.objective) < top.value(q.objective):
+            top = other
+        seen[axes] = top
+    return top, costs
+
+
+def coarse(space: Space, q: Question) -> Space:
+    """Few values of each axis: powers of two for the stages, two virtual stages where interleaved."""
+    def keep(axis: str) -> tuple:
+        values = getattr(space, axis)
+        return tuple(v for v in values if v in COARSE[axis]) or values[:1]
+    cut = {axis: keep(axis) for axis in COARSE}
+    if q.seq <= 16_384:
+        cut["cp"] = cut["cp"][:1]
+    pipelines = tuple(p for p in space.pipelines if p in (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1))) or space.pipelines
+    return replace(space, **cut, pp=tuple(p for p in space.pp if p & (p - 1) == 0) or space.pp, pipelines=pipelines)
+
+
+def around(space: Space, found: Found, axes: tuple[str, ...]) -> Space:
+    """The space with every axis held at the found plan's value, except `axes`."""
+    c = found.candidate
+    held = {axis: (getattr(c, axis),) for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute")}
+    held |= {"pipelines": ((c.schedule, c.vpp),)}
+    # switches are known by their place in the space's own list, so they are never cut
+    return replace(space, **{k: v for k, v in held.items() if k not in axes})
