@@ -1,0 +1,108 @@
+"""What a run writes down: every trajectory, every event, every update; and the journal that a kill cannot take. Torch-free.
+
+    metrics.csv          one row an update, `COLUMNS`
+    evals.csv            held-out pass@1 (greedy) after so many updates; time_s without the evaluations themselves
+    trajectories.jsonl   one line a trajectory, when its group is complete: task's difficulty, lengths, times, versions, reward
+    events.jsonl         training, pushes, aborts, drops, faults, with start_s and end_s; with the above, a timeline
+    journal_*.jsonl      finished samples with their tokens since the checkpoint of that number, for a resumed run
+
+Times are seconds since the run began, kept across resumptions.
+"""
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+LAGS = 6                          # lag_0 … lag_4, and lag_5 for five and more
+COLUMNS = ("step", "version", "time_s", "trajectories", "trained_tokens", "reward", "loss", "grad_norm", "entropy",
+           "ratio_mean", "ratio_max", "clipped", "masked", "kl", "mismatch", "advantage_std",
+           "length_mean", "length_max", "lag_mean", "lag_max", *(f"lag_{i}" for i in range(LAGS)),
+           "generated_tokens", "tokens_per_s", "trajectories_per_s", "rollout_s", "train_s", "push_s", "eval_s",
+           "rollout_idle", "trainer_idle", "slots_idle",
+           "wasted_tokens", "dropped_equal", "dropped_stale", "reward_errors", "aborted_groups", "restarts", "refused_pushes")
+EVAL_COLUMNS = ("step", "time_s", "trajectories", "pass_at_1")
+TIMED = ("time_s", "tokens_per_s", "trajectories_per_s", "rollout_s", "train_s", "push_s", "eval_s", "rollout_idle", "trainer_idle",
+         "slots_idle")
+
+
+class JsonLines:
+    """Append-only file of JSON objects, one write each."""
+
+    def __init__(self, path: Path) -> None:
+        if path.is_file():
+            _drop_torn_line(path)
+        self.path, self._file = path, open(path, "a", encoding="utf-8")
+
+    def write(self, **values) -> None:
+        self._file.write(json.dumps(values, separators=(",", ":")) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[dict]:
+    """All whole lines of a JSON-lines file; none where it is missing."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines() if text.endswith("\n") or not text else text.splitlines()[:-1]
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _drop_torn_line(path: Path) -> None:
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with open(path, "r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+class Journal:
+    """Finished samples since the last checkpoint. A new file begins at each checkpoint; `replay` reads all that are younger."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder = folder
+        self._lines = JsonLines(self._path(step))
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"journal_{step:08d}.jsonl"
+
+    def write(self, group: int, sample: int, record: dict) -> None:
+        self._lines.write(group=group, sample=sample, record=record)
+
+    def roll(self, step: int, keep_from: int) -> None:
+        """Begin the file of checkpoint `step`; files older than checkpoint `keep_from` go."""
+        self._lines.close()
+        self._lines = JsonLines(self._path(step))
+        for path in self.folder.glob("journal_*.jsonl"):
+            if int(path.stem.rpartition("_")[2]) < keep_from:
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self._lines.close()
+
+    @classmethod
+    def rewritten(cls, folder: Path, step: int, lines: list[dict]) -> Journal:
+        """The journal of a resumed run: what it still can use, and nothing of the updates that were lost."""
+        temporary = folder / "journal.tmp"
+        temporary.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines), encoding="utf-8")
+        final = folder / f"journal_{step:08d}.jsonl"
+        os.replace(temporary, final)
+        for path in folder.glob("journal_*.jsonl"):
+            if path > final:
+                path.unlink(missing_ok=True)
+        return cls(folder, step)
+
+    @staticmethod
+    def replay(folder: Path, step: int) -> list[dict]:
+        """Lines written since the checkpoint of `step`."""
+        files = sorted(p for p in folder.glob("journal_*.jsonl") if int(p.stem.rpartition("_")[2]) >= step)
+        return [line for path in files for line in read_lines(path)]
+
+
+def write_json(path: Path, value) -> None:
+    """Write aside, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
