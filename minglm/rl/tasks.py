@@ -113,9 +113,30 @@ class Task:
         before, mark, after = text.partition("#")
         return float(bool(mark) and "#" not in after and after.strip() == problem.answer)
 
+    def start(self, problem: Problem) -> Episode:
+        """An episode to play: tell it what the policy said and it observes, or ends."""
+        return Episode(self, problem)
+
     def _steps(self, rng: random.Random, difficulty: int) -> int:
         """Lognormal with median difficulty + 1, at least 1 and at most `MAX_STEPS`."""
         return max(1, min(MAX_STEPS, round((difficulty + 1) * math.exp(rng.gauss(0, self.tail)))))
+
+
+class Episode:
+    """One problem being worked on. `respond` takes what the policy said, and returns what it sees next; None: the end.
+
+    Here one answer is all there is; `minglm.rl.agentic` lets a policy run its program and try again.
+    """
+
+    def __init__(self, task: Task, problem: Problem) -> None:
+        self.task, self.problem = task, problem
+        self.reward, self.turns, self.done = 0.0, 0, False
+
+    def respond(self, text: str) -> str | None:
+        if self.done:
+            raise InputError(f"episode of seed {self.problem.seed} has ended: it takes no further answer; start another")
+        self.reward, self.turns, self.done = self.task.reward(self.problem, text), 1, True
+        return None
 
 
 def is_held_out(prompt: str) -> bool:
@@ -220,13 +241,17 @@ TASKS: dict[str, Task] = {task.name: task for task in (
 
 
 def get(name: str, tail: float | None = None) -> Task:
-    """The task of that name, with another spread of lengths if given.
+    """The task of that name, with another spread of lengths if given; "code" is the agentic one, whose lengths are its own.
 
     Raises:
         InputError: no such task, or a spread out of range.
     """
-    if name not in TASKS:
-        raise InputError(f"task {name!r}: not one of {', '.join(TASKS)}{nearest(name, TASKS)}")
+    if name == "code":
+        from minglm.rl.agentic import CODE       # it starts processes: imported by those who ask for it
+        return CODE
+    known = [*TASKS, "code"]
+    if name not in known:
+        raise InputError(f"task {name!r}: not one of {', '.join(known)}{nearest(name, known)}")
     return TASKS[name] if tail is None else TASKS[name].with_tail(tail)
 
 
