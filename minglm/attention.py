@@ -13,6 +13,7 @@ width, R = L + rope, C hidden, k chosen keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from minglm.cache import LatentCache
 from minglm.config import ModelConfig
 from minglm.dsa import Indexer, chosen_kl, dense_kl, select, sparse_attention, visible
 from minglm.layers import LATENT_EPS, RMSNorm, apply_rope
+
+if TYPE_CHECKING:
+    from minglm.distributed.context_parallel import Share
 
 
 @dataclass
@@ -36,6 +40,7 @@ class View:
     losses: bool = False               # whether balance losses are wanted
     indexer_loss: bool = False         # whether the indexer's KL is wanted
     indexer_grad: bool = False         # whether that KL is to be differentiated (in "warmup" nothing else is)
+    share: Share | None = None         # what other processes hold of the sequence and the heads
     choice: Tensor | None = None       # (B, T, k), left by the last "full" layer for "shared" ones; None: read everything
 
 
@@ -67,6 +72,8 @@ class MLA(nn.Module):
         latent = torch.cat((self.kv_a_layernorm(kv), apply_rope(k_rope, view.rope)), -1)   # (B, T, R)
         if view.cache is not None:
             latent = view.cache.append(self.layer, latent)                                 # (B, S, R)
+        elif view.share is not None:
+            latent = view.share.keys(latent)
 
         index, kl = None, None
         if self.indexer is not None and (view.mode != "dense" or view.cache is not None):
@@ -75,6 +82,9 @@ class MLA(nn.Module):
             q_i, k_i, w_i = index
             if view.cache is not None:
                 k_i = view.cache.append_index_key(self.layer, k_i)
+            elif view.share is not None:
+                k_i = view.share.keys(k_i, heads=False)
+                index = q_i, k_i, w_i
             if view.mode == "sparse":
                 view.choice = select(q_i, k_i, w_i, self.topk, view.offset, view.doc_start)
         want_kl = index is not None and view.mode != "dense" and view.indexer_loss
@@ -82,7 +92,7 @@ class MLA(nn.Module):
         if view.mode == "sparse" and view.choice is not None:
             out, p = sparse_attention(q_nope, q_rope, latent, *self._up(), view.choice, self.scale, want_kl)
             if want_kl:
-                kl = chosen_kl(*index, view.choice, p)
+                kl = chosen_kl(*index, view.choice, p if view.share is None else view.share.mean_heads(p))
         elif x.shape[1] == 1:
             out = self.expand_values(self.absorbed(q_nope, q_rope, latent, view))
         else:
@@ -91,8 +101,10 @@ class MLA(nn.Module):
             out = self.dense(q, k, v, view)
         if want_kl and kl is None:      # every visible key was read: the chosen set is the visible set
             q, (k, _) = torch.cat((q_nope, q_rope), -1), self.expand(latent)
+            if view.share is not None:
+                q, k = view.share.all_heads(q), view.share.all_heads(k)
             with torch.set_grad_enabled(view.indexer_grad):
-                kl = dense_kl(*index, q, k, self.scale, view.doc_start)
+                kl = dense_kl(*index, q, k, self.scale, view.doc_start, view.offset)
         return self.o_proj(out.flatten(-2)), kl
 
     # ------------------------------------------------------------------ expanded

@@ -27,6 +27,7 @@ from minglm.parallel import share_out
 # Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
 SCORE_FLOATS = 1 << 18      # indexer scores (Hi·n·S) of one chunk
 GATHER_FLOATS = 5 << 16     # gathered keys (n·k·R) of one chunk
+ACCELERATOR_CHUNK = 256     # times as much on an accelerator, which wants few large operations (not measured)
 
 
 class Indexer(nn.Module):
@@ -142,7 +143,7 @@ def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_star
         choice[b, :early] = torch.where(seen, torch.arange(topk, device=q.device), -1)
     parts, start = [], early
     while start < T:
-        stop = min(T, start + max(1, SCORE_FLOATS // (Hi * (offset + start + 1))))
+        stop = min(T, start + max(1, _budget(SCORE_FLOATS, q.device) // (Hi * (offset + start + 1))))
         parts += [(b, slice(start, stop)) for b in range(B)]
         start = stop
 
@@ -159,6 +160,10 @@ def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_star
 
     share_out(work, parts, q.device)
     return choice
+
+
+def _budget(floats: int, device: torch.device) -> int:
+    return floats if device.type == "cpu" else floats * ACCELERATOR_CHUNK
 
 
 def _chunks(B: int, T: int, floats_per_query: int, budget: int) -> list[tuple[int, slice]]:
@@ -209,7 +214,7 @@ class _SparseAttention(torch.autograd.Function):
                 if want_p:
                     torch.mean(P, 1, out=p[b, part])
 
-        share_out(work, _chunks(B, T, k * R, GATHER_FLOATS), latent.device)
+        share_out(work, _chunks(B, T, k * R, _budget(GATHER_FLOATS, latent.device)), latent.device)
         ctx.save_for_backward(q_nope, q_rope, latent, up_k, up_v, index, probs, attended)
         ctx.scale = scale
         if want_p:
@@ -248,7 +253,7 @@ class _SparseAttention(torch.autograd.Function):
                 d_up_v.baddbmm_(d_values.transpose(1, 2), A.transpose(0, 1))
             return d_latent, d_up_k, d_up_v
 
-        shares = share_out(work, _chunks(B, T, k * R, GATHER_FLOATS), latent.device)
+        shares = share_out(work, _chunks(B, T, k * R, _budget(GATHER_FLOATS, latent.device)), latent.device)
         d_latent, d_up_k, d_up_v = (_sum(parts) for parts in zip(*shares))
         return d_nope, d_rope, d_latent, d_up_k, d_up_v, None, None, None
 
@@ -314,7 +319,7 @@ class _ChosenKL(torch.autograd.Function):
                 scatter_rows(d_k[b], index.flatten(), d_keys.view(-1, Di))
             return total, d_k
 
-        total, d_k = (_sum(parts) for parts in zip(*share_out(work, _chunks(B, T, n_keys * Di, GATHER_FLOATS), k.device)))
+        total, d_k = (_sum(parts) for parts in zip(*share_out(work, _chunks(B, T, n_keys * Di, _budget(GATHER_FLOATS, k.device)), k.device)))
         ctx.save_for_backward(d_q, d_k, d_w)
         ctx.queries = B * T
         return total / (B * T)
@@ -328,13 +333,13 @@ class _DenseKL(torch.autograd.Function):
     """Mean over queries of the KL on all visible keys, for the warm-up; attention is formed a chunk of queries at a time."""
 
     @staticmethod
-    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, wants):     # attn_q (B,T,H,D), attn_k (B,S,H,D)
+    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):     # attn_q (B,T,H,D), attn_k (B,S,H,D)
         B, T, Hi, Di = q.shape
         total = wide(q.new_zeros(()))
         d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)
-        for b, part in _chunks(B, T, T * (Hi + attn_q.shape[2]), SCORE_FLOATS):
-            end, n = part.stop, part.stop - part.start
-            seen = visible(n, part.start, end, None if doc_start is None else doc_start[b, part], q.device)
+        for b, part in _chunks(B, T, k.shape[1] * (Hi + attn_q.shape[2]), _budget(SCORE_FLOATS, k.device)):
+            end, n = offset + part.stop, part.stop - part.start
+            seen = visible(n, offset + part.start, end, None if doc_start is None else doc_start[b, part], q.device)
             attn = torch.matmul(attn_q[b, part].transpose(0, 1), attn_k[b, :end].permute(1, 2, 0)).mul_(scale)
             p = attn.masked_fill_(~seen, -torch.inf).softmax(-1).mean(0)                   # (n, end)
             dots = (q[b, part].flatten(0, 1) @ k[b, :end].T).view(n, Hi, end).relu_()
@@ -352,7 +357,7 @@ class _DenseKL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return *(g * (grad / ctx.queries) for g in ctx.saved_tensors), None, None, None, None, None
+        return *(g * (grad / ctx.queries) for g in ctx.saved_tensors), None, None, None, None, None, None
 
 
 def chosen_kl(q: Tensor, k: Tensor, w: Tensor, choice: Tensor, p: Tensor) -> Tensor:
@@ -364,9 +369,10 @@ def chosen_kl(q: Tensor, k: Tensor, w: Tensor, choice: Tensor, p: Tensor) -> Ten
 
 
 def dense_kl(q: Tensor, k: Tensor, w: Tensor, attn_q: Tensor, attn_k: Tensor, scale: float,
-             doc_start: Tensor | None = None) -> Tensor:
-    """Warm-up indexer loss: the same over every visible key, p being the dense attention of attn_q, attn_k (B,T,H,D)."""
-    return _DenseKL.apply(wide(q), wide(k), wide(w), wide(attn_q.detach()), wide(attn_k.detach()), scale, doc_start,
+             doc_start: Tensor | None = None, offset: int = 0) -> Tensor:
+    """Warm-up indexer loss: the same over every visible key, p being the dense attention of attn_q (B,T,H,D) to attn_k
+    (B,S,H,D); the first query stands at position `offset`."""
+    return _DenseKL.apply(wide(q), wide(k), wide(w), wide(attn_q.detach()), wide(attn_k.detach()), scale, doc_start, offset,
                           torch.is_grad_enabled())
 
 

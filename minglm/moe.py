@@ -96,6 +96,15 @@ def _parts(counts: Tensor):
         start += n
 
 
+def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token through the experts it chose, weighted by its gates: x (N, C), gate_up (E, 2F, C), down (E, C, F),
+    gates and chosen (N, K) → output (N, C) and tokens per expert (E,)."""
+    if x.device.type == "cpu":
+        return _GroupedSwiGLU.apply(x, gate_up, down, gates, chosen)
+    from minglm import gpu                                     # no loop over experts, which would wait for their counts
+    return gpu.grouped_swiglu(x, gate_up, down, gates, chosen)
+
+
 class Experts(nn.Module):
     """The routed experts' weights, stacked: gate and up in one matrix per expert, as in transformers."""
 
@@ -107,7 +116,7 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, chosen: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, C), chosen (N, K), gates (N, K) → output (N, C) and tokens per expert (E,) int64."""
-        return _GroupedSwiGLU.apply(x, self.gate_up_proj, self.down_proj, gates.to(x.dtype), chosen)
+        return grouped_swiglu(x, self.gate_up_proj, self.down_proj, gates.to(x.dtype), chosen)
 
 
 class MoE(nn.Module):
