@@ -26,7 +26,7 @@ def add(p) -> None:
         p.add_argument("--" + name.replace("_", "-"), type=kind, default=None, help=helps.get(name))
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change any key of the settings; repeatable")
     p.add_argument("--fresh", action="store_true", help="delete the run and start over")
-    p.add_argument("--engine", default="local", help="local: processes here; ray: actors, see --address (default local)")
+    p.add_argument("--engine", default="local", help="local: processes here; inline: one process, repeatable; ray: actors, see --address (default local)")
     p.add_argument("--address", help="of a Ray cluster; default a private one on this machine")
     p.add_argument("--show", action="store_true", help="print all settings, explained, and stop")
     p.add_argument("--json", action="store_true", help="print the summary as JSON, nothing else on stdout")

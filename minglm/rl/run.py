@@ -18,10 +18,10 @@ from minglm.rl import tasks
 from minglm.rl.crew import START_S, Crew
 from minglm.rl.loop import WAIT_S, Loop
 from minglm.rl.settings import Settings
-from minglm.rl.transport import LocalWorker
+from minglm.rl.transport import InlineWorker, LocalWorker
 from minglm.tokenizer import Tokenizer
 
-ENGINES = ("local", "ray")
+ENGINES = ("local", "inline", "ray")
 MAY_CHANGE = ("updates", "eval_every", "checkpoint_every", "threads", "stall_s", "max_restarts")     # between two starts of one run
 
 
@@ -31,7 +31,7 @@ def rl(settings: Settings, run_dir: str | Path, init_from: str | Path | None = N
 
     Args:
         init_from: run or checkpoint folder of the model to start from; not needed to resume.
-        fresh: delete the run and start over. engine: "local" processes or "ray" actors; address: of a Ray cluster.
+        fresh: delete the run and start over. engine: "local" processes, "inline" (one process, no overlap, exactly repeatable) or "ray" actors; address: of a Ray cluster.
         task: an object with problem, reward, train_seed, heldout_seed; default the task that the settings name.
         show: called with one line for each thing that happens.
 
@@ -112,5 +112,7 @@ def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> To
 def _launcher(engine: str, address: str | None) -> Callable:
     if engine == "local":
         return LocalWorker
+    if engine == "inline":
+        return InlineWorker
     from minglm.rl.ray_workers import connect
     return connect(address)

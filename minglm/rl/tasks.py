@@ -247,7 +247,7 @@ def get(name: str, tail: float | None = None) -> Task:
         InputError: no such task, or a spread out of range.
     """
     if name == "code":
-        from minglm.rl.agentic import CODE       # it starts processes: imported by those who ask for it
+        from minglm.rl.agentic import CODE  # it starts processes: imported by those who ask for it
         return CODE
     known = [*TASKS, "code"]
     if name not in known:

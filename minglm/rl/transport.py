@@ -162,3 +162,57 @@ class LocalWorker:
     def wait_any(workers: list[LocalWorker], timeout_s: float) -> None:
         """Until one has something to say, or the time is over."""
         wait([w.waitable() for w in workers], timeout_s)
+
+
+class InlineWorker:
+    """A worker in the coordinator's own process and thread: no overlap, no clock, the same order of events every time.
+
+    Rollout workers run until they have nothing left before the trainer handles its next message, so with `async` every
+    batch is as stale as η allows. For experiments on staleness, for stepping through a run, and for fast tests.
+    """
+
+    def __init__(self, name: str, make: str, arguments: dict) -> None:
+        self.name, self._make, self._arguments = name, make, arguments
+        self.pid = None
+        self.restart()
+
+    def restart(self) -> None:
+        self._worker = find(self._make)(beat=lambda: None, **self._arguments)
+        self._inbox: list[dict] = []
+        self._outbox: list[dict] = [{"got": "started"}]
+
+    def send(self, message: dict) -> None:
+        self._inbox.append(message)
+
+    def receive(self) -> tuple[list[dict], bool]:
+        messages, self._outbox = self._outbox, []
+        return messages, True
+
+    def kill(self) -> None:
+        self._inbox, self._outbox = [], []
+
+    def stop(self) -> None:
+        self.kill()
+
+    def _work(self) -> bool:
+        """One message, or one step; whether there was anything to do."""
+        try:
+            if self._inbox:
+                self._outbox += self._worker.handle(self._inbox.pop(0))
+            elif self._worker.busy:
+                self._outbox += self._worker.step()
+            else:
+                return False
+        except InputError as err:
+            self._outbox.append({"got": "failed", "why": str(err), "input": True})
+        return True
+
+    @staticmethod
+    def wait_any(workers: list[InlineWorker], timeout_s: float) -> None:
+        """Work until one has something to say: rollout first, the trainer when rollout has nothing to do."""
+        if any(w._outbox for w in workers):
+            return
+        for worker in sorted(workers, key=lambda w: w.name == "trainer"):
+            while worker._work():
+                if worker._outbox:
+                    return

@@ -95,7 +95,7 @@ def warm_start(recipe: WarmStart, run_dir: str | Path, show: Callable[[str], Non
                 optimizer.step(cosine_with_warmup(step, recipe.steps, max(1, recipe.steps // 20), 0.1))
                 model.update_router_bias(out.expert_counts, 0.01)
                 if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-                    show(f"warm start: step {step + 1} of {recipe.steps}, loss {float(out.lm_loss):.3f}, {time.perf_counter() - started:.0f} s")
+                    show(f"warm start: step {step + 1} of {recipe.steps}, loss {out.lm_loss.item():.3f}, {time.perf_counter() - started:.0f} s")
     finally:
         torch.set_num_threads(threads_before)
     run_dir.mkdir(parents=True, exist_ok=True)
