@@ -1,0 +1,176 @@
+"""Checking an answer: the learner's function is called, compared with an independent reference, and told what is wrong.
+
+An exercise knows the mistakes people make. When an answer is wrong, each known mistake is computed on the same inputs; if
+one of them gives just what the learner's function gave, its own sentence is shown, else a general one with the input, the
+answer and what it should have been. A mistake is also the negative control of its exercise: a check that lets it pass is
+a check that cannot fail, and a test says so.
+"""
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from minglm.errors import InputError, nearest
+
+FOLDER = Path(__file__).parent / "checks"
+
+
+class NotYet(AssertionError):
+    """The answer is not right yet; the message says in a sentence why. Jupyter shows the sentence without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"\x1b[1mNot yet.\x1b[0m {self}"]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer people give, as a function, and the sentence that helps."""
+
+    answer: Callable
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What one exercise asks for.
+
+    Args:
+        key: "NN.name", NN the number of its notebook.
+        reference: the right answer, computed another way than a learner would.
+        cases: makes the inputs, a list of argument tuples; the same ones each time.
+        mistakes: known wrong answers, tried in order.
+        hint: said when the answer is wrong in a way nobody has listed.
+        also: further demands: called with the learner's function, raises NotYet.
+    """
+
+    key: str
+    reference: Callable
+    cases: Callable[[], Sequence[tuple]]
+    mistakes: tuple[Mistake, ...]
+    hint: str
+    also: Callable[[Callable], None] | None = None
+
+
+@lru_cache(maxsize=1)
+def all_exercises() -> dict[str, Exercise]:
+    """Key → exercise, from every module in checks/ (each has a list EXERCISES)."""
+    out: dict[str, Exercise] = {}
+    for path in sorted(FOLDER.glob("c[0-9]*.py")):
+        for exercise in importlib.import_module(f"minglm.workshop.checks.{path.stem}").EXERCISES:
+            if exercise.key in out:
+                raise InputError(f"exercise {exercise.key!r}: defined twice; give each its own key")
+            out[exercise.key] = exercise
+    return out
+
+
+def check(key: str, answer: Callable, record: bool = True) -> None:
+    """Check a learner's function; prints a line when it is right.
+
+    Args:
+        key: the exercise, such as "02.causal_attention". answer: the function. record: keep the result for `collect`.
+
+    Raises:
+        NotYet: it is not right, with the reason. InputError: no such exercise.
+    """
+    exercises = all_exercises()
+    if key not in exercises:
+        raise InputError(f"exercise {key!r}: not a known one{nearest(key, exercises)}; the keys stand in minglm/workshop/checks")
+    from minglm.workshop import results
+    try:
+        judge(exercises[key], answer)
+    except NotYet as err:
+        if record:
+            results.record(key, False, str(err))
+        raise
+    if record:
+        results.record(key, True)
+    print(f"{key}: right.")
+
+
+def judge(exercise: Exercise, answer: Callable) -> None:
+    """Raise NotYet unless `answer` is right on every case and meets the further demands."""
+    cases = list(exercise.cases())
+    got = [_call(answer, args) for args in cases]
+    want = [exercise.reference(*copy.deepcopy(args)) for args in cases]
+    wrong = [i for i, (a, b) in enumerate(zip(got, want)) if not same(a, b)]
+    if not wrong:
+        if exercise.also is not None:
+            exercise.also(answer)
+        return
+    for value in got:
+        if isinstance(value, NotImplementedError):
+            raise NotYet("This one is still to be written: replace the line `raise NotImplementedError()` by your answer.")
+    if all(value is None for value in got):
+        raise NotYet("Your function gives back nothing (None). Does it end with `return ...`?")
+    for mistake in exercise.mistakes:
+        if all(same(value, _call(mistake.answer, args)) for value, args in zip(got, cases)):
+            raise NotYet(mistake.sentence)
+    at = wrong[0]
+    if isinstance(got[at], Exception):
+        raise NotYet(f"For {_words(cases[at])} your function stopped with {type(got[at]).__name__}: {got[at]}. {exercise.hint}")
+    shape = _shape(got[at]), _shape(want[at])
+    if None not in shape and shape[0] != shape[1]:
+        raise NotYet(f"The result has shape {shape[0]}; it should have shape {shape[1]}. {exercise.hint}")
+    raise NotYet(f"For {_words(cases[at])} your answer is {_short(got[at])}; right is {_short(want[at])}. {exercise.hint}")
+
+
+def _call(function: Callable, args: tuple):
+    """The function's result on copies of the arguments, or the exception it raised."""
+    try:
+        return function(*copy.deepcopy(args))
+    except Exception as err:
+        return err
+
+
+def same(a, b, rel: float = 1e-4, absolute: float = 1e-6) -> bool:
+    """Whether two answers agree: numbers within rounding, containers element by element, NaN equal to NaN."""
+    if isinstance(a, Exception) or isinstance(b, Exception):
+        return type(a) is type(b)
+    if a is None or b is None:
+        return a is b
+    if _is_tensor(a) or _is_tensor(b):
+        import torch
+
+        try:
+            a, b = (torch.as_tensor(v) for v in (a, b))
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        if a.shape != b.shape:
+            return False
+        return bool(torch.allclose(a.double(), b.double(), rtol=rel, atol=absolute, equal_nan=True))
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y, rel, absolute) for x, y in zip(a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k], rel, absolute) for k in a)
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        if math.isnan(a) or math.isnan(b):
+            return math.isnan(a) and math.isnan(b)
+        return math.isclose(a, b, rel_tol=rel, abs_tol=absolute)
+    return type(a) is type(b) and bool(a == b)
+
+
+def _is_tensor(value) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _shape(value) -> tuple | None:
+    return tuple(value.shape) if _is_tensor(value) else None
+
+
+def _short(value) -> str:
+    if _is_tensor(value) and value.ndim:
+        text = str([round(v, 4) for v in value.flatten().tolist()[:6]]).rstrip("]")
+        return f"{text}{', ...' if math.prod(value.shape) > 6 else ''}] of shape {tuple(value.shape)}"
+    if isinstance(value, float) or _is_tensor(value):
+        return f"{float(value):.6g}"
+    text = repr(value)
+    return text if len(text) <= 90 else text[:87] + "..."
+
+
+def _words(args: tuple) -> str:
+    return "(" + ", ".join(f"a tensor {tuple(v.shape)}" if _is_tensor(v) and math.prod(v.shape) > 4 else _short(v) for v in args) + ")"
