@@ -1,16 +1,21 @@
-"""One new token per sequence, with as few operations as possible: decoding is bound by their number, not by arithmetic.
+"""The next few tokens of each sequence, with as few operations as possible: decoding is bound by their number.
 
-`Decoder` computes what `Model.forward` computes for a single position (a test compares them), after folding what does not
-change from step to step:
+`Decoder` computes what `Model.forward` computes for the newest positions of cached sequences (a test compares them), after
+folding what does not change from step to step:
 
 - the absorbed query: kv_b_proj's key half is multiplied into q_b_proj, its value half into o_proj, the softmax scale too;
 - projections that read the same input become one matrix;
-- rotary position is one small matrix per step, shared by all layers, because all sequences stand at the same slot.
+- rotary position is a small matrix for each token, shared by all layers; a single one when all stand at one position.
 
-Shapes: B sequences, S cached positions, H heads, L latent width, r rope width, R = L + r, Q q_lora_rank, Hi/Di indexer
-heads and width, C hidden, k chosen keys, V vocabulary.
+Every sequence has a position of its own, so one may join or leave while the others go on (`minglm.rl.engine`). A step takes
+one token of each, or a few when drafts are checked (`minglm.speculate`).
+
+Shapes: B sequences, T new tokens of each, N = B·T, S cached positions, H heads, L latent width, r rope width, R = L + r,
+Q q_lora_rank, Hi/Di indexer heads and width, C hidden, K chosen experts, k chosen keys, V vocabulary.
 """
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +24,7 @@ from torch import Tensor
 from minglm.attention import MLA
 from minglm.cache import LatentCache
 from minglm.dsa import topk_lowest
-from minglm.layers import LATENT_EPS, RMSNorm
+from minglm.layers import LATENT_EPS, RMSNorm, rope_table
 from minglm.model import Layer, Model
 from minglm.moe import MoE
 
@@ -29,7 +34,7 @@ class _Folded:
 
     def __init__(self, layer: Layer):
         mla, ffn = layer.self_attn, layer.mlp
-        self.norm_in, self.norm_ffn = layer.input_layernorm, layer.post_attention_layernorm
+        self.mla, self.norm_in, self.norm_ffn = mla, layer.input_layernorm, layer.post_attention_layernorm
         up_k, up_v = mla._up()                                                             # (H, nope, L), (H, Dv, L)
         w_q = mla.q_b_proj.weight.unflatten(0, (mla.H, -1)) * mla.scale                    # (H, nope + r, Q)
         absorbed = torch.bmm(up_k.transpose(1, 2), w_q[:, :mla.nope])                      # (H, L, Q)
@@ -44,10 +49,10 @@ class _Folded:
         self.w_in = torch.cat(rows)                                                        # (Q + R [+ Di + Hi], C)
         self.moe = ffn if isinstance(ffn, MoE) else None
         always = ffn.shared_experts if self.moe else ffn                                   # the feed-forward every token takes
-        if always is not None:
+        self.always = always is not None
+        if self.always:
             self.gate_up = torch.cat((always.gate_proj.weight, always.up_proj.weight))     # (2F, C)
             self.down = always.down_proj.weight.T                                          # (F, C)
-        self.always = always is not None
         if self.moe:
             self.expert_gate_up, self.expert_down = ffn.experts.gate_up_proj.unbind(), ffn.experts.down_proj.unbind()
 
@@ -56,89 +61,157 @@ def _norm(x: Tensor, norm: RMSNorm) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
 
+class _Where:
+    """Where the tokens of one step stand, as every layer needs it."""
+
+    def __init__(self, decoder: Decoder, positions: Sequence[int], T: int):
+        cache, config = decoder.cache, decoder.model.config
+        B, r, device = len(positions), config.qk_rope_head_dim, cache.latent.device
+        self.B, self.T, self.first = B, T, positions[0]
+        self.low, self.end = min(positions), max(positions) + T
+        self.together = self.low + T == self.end                   # all sequences at the same position
+        if self.together:                                          # one set of turns serves all
+            at = torch.arange(self.first, self.end, device=device)                         # (T,)
+            self.alike, self.hidden = T == 1, None if T == 1 else at.unsqueeze(-1)
+        else:
+            at = torch.tensor(positions, device=device).unsqueeze(-1) + torch.arange(T, device=device)
+            self.slots = (at + decoder.first_row[:B]).view(-1)                             # (N,) rows of the flat cache
+            self.alike, self.hidden = False, at.unsqueeze(-1)
+        if self.hidden is not None:                                # ([B,] T, S) True where a key lies in the future
+            self.hidden = torch.arange(self.end, device=device) > self.hidden
+        cos, sin = decoder.turns.index_select(0, at.view(-1)).unsqueeze(2).unbind(1)       # (N or T, 1, r) each
+        turn = torch.addcmul(decoder.diagonal * cos, decoder.off_diagonal, sin)            # (N or T, r, r)
+        self.turn_k = turn
+        self.turn_q = decoder.eye_q.expand(len(turn), -1, -1).clone()
+        self.turn_q[:, -r:, -r:] = turn
+        self.turn_i = decoder.eye_i.expand(len(turn), -1, -1).clone()
+        self.turn_i[:, :r, :r] = turn
+        self.choice = None                                         # left by the last "full" layer for "shared" ones
+
+    def turned(self, x: Tensor, turn: Tensor) -> Tensor:
+        """x (N·h, D) of h heads, turned to each token's position, as (N, h, D)."""
+        N, D = self.B * self.T, x.shape[-1]
+        if self.alike:
+            return torch.mm(x, turn[0]).view(N, -1, D)
+        if len(turn) < N:
+            turn = turn.repeat(self.B, 1, 1)
+        return torch.bmm(x.view(N, -1, D), turn)
+
+    def write(self, store: Tensor, flat: Tensor, new: Tensor) -> None:
+        """Put new (N, D) at the tokens' places in a layer's store (rows, max_len, D), which is also given flat."""
+        if self.together:
+            store[:self.B, self.first:self.end] = new.view(self.B, self.T, -1)
+        else:
+            flat.index_copy_(0, self.slots, new)
+
+
 class Decoder:
     """Continues the sequences of a filled cache.
 
     Args:
-        model: its weights are folded now; changing them later does not reach this decoder.
-        cache: holds the prompts; `step` appends to it.
-        pad: (B,) int64, positions at the left of each sequence that do not exist; None: no sequence is padded.
+        model: its weights are folded now; `refold` takes later changes in.
+        cache: holds the prompts; `step` writes to it. Its first B rows are the sequences.
         mode: "sparse", or "dense" (which leaves indexer keys unwritten).
+        record_routes: keep the experts each token chose in `routes`.
     """
 
-    def __init__(self, model: Model, cache: LatentCache, pad: Tensor | None = None, mode: str = "sparse"):
-        self.model, self.cache, self.pad, self.sparse = model, cache, pad, mode == "sparse"
-        with torch.no_grad():
-            self.folded = [_Folded(layer) for layer in model.layers]
-        B, width = cache.latent.shape[1], cache.latent.shape[-1]
-        self.flat = [store.view(-1, width) for store in cache.latent]
-        self.first_row = torch.arange(B, device=cache.latent.device).mul_(cache.max_len).unsqueeze(-1)      # (B, 1)
+    def __init__(self, model: Model, cache: LatentCache, mode: str = "sparse", record_routes: bool = False):
+        self.model, self.cache, self.sparse = model, cache, mode == "sparse"
+        self.routes: list[Tensor] | None = [] if record_routes else None       # of the last step: (N, K) for each MoE layer
+        self.hidden: Tensor | None = None                                      # of the last step: (N, C) before the final norm
+        config, like = model.config, cache.latent
+        r, options = config.qk_rope_head_dim, dict(dtype=like.dtype, device=like.device)
+        self.first_row = torch.arange(like.shape[1], device=like.device).mul_(cache.max_len).unsqueeze(-1)     # (B, 1)
+        turns = torch.view_as_real(rope_table(cache.max_len, r, config.rope_theta, like.device))               # (S, r/2, 2)
+        self.turns = turns.repeat_interleave(2, 1).transpose(1, 2).to(like.dtype).contiguous()                 # (S, 2, r)
+        # A row vector times this is turned: pairs (0,1), (2,3), … by [[cos, sin], [-sin, cos]].
+        self.diagonal = torch.eye(r, **options)
+        self.off_diagonal = torch.block_diag(*[torch.tensor([[0.0, 1.0], [-1.0, 0.0]])] * (r // 2)).to(**options)
+        self.eye_q = torch.eye(config.kv_lora_rank + r, **options)
+        self.eye_i = torch.eye(config.index_head_dim, **options)
+        self.flat = [store.view(-1, store.shape[-1]) for store in cache.latent]
+        self.refold()
+
+    @torch.no_grad()
+    def refold(self) -> None:
+        """Fold the model's present weights."""
+        self.folded = [_Folded(layer) for layer in self.model.layers]
+        self.folded_mtp = _Folded(self.model.mtp.layer) if self.model.mtp is not None else None
 
     @torch.inference_mode()
-    def step(self, tokens: Tensor) -> Tensor:
-        """tokens (B,) int64, the last one of each sequence → logits of the next (B, V)."""
-        config, end = self.model.config, self.cache.length + 1
-        turn = self._turn(end - 1)
-        self.turn_q = torch.block_diag(torch.eye(config.kv_lora_rank, dtype=turn.dtype, device=turn.device), turn)
-        self.turn_i = torch.block_diag(turn, torch.eye(config.index_head_dim - len(turn), dtype=turn.dtype, device=turn.device))
-        self.turn_k, self.choice = turn, None
-        self.hidden_keys = None                                # (B, S) True where a padded position must not be seen
-        if self.pad is not None:
-            self.hidden_keys = torch.arange(end, device=tokens.device) < self.pad[:, None]
-        x = self.model.embed_tokens(tokens)
-        for layer, folded in zip(self.model.layers, self.folded):
-            x = self._feed(self._attend(x, layer.self_attn, folded, end), folded)
-        self.cache.advance(1)
-        return F.linear(_norm(x, self.model.norm), self.model.lm_head.weight)
+    def step(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
+        """tokens (B, T) int64, those of row b at positions[b] … → logits of what follows each (B, T, V).
 
-    def _turn(self, position: int) -> Tensor:
-        """(r, r): row vectors times this are turned to `position`, pairs (0,1), (2,3), …"""
-        device = self.cache.latent.device
-        turns = self.model._rope_slice(position, 1, device)[0]                             # (r/2,) complex
-        blocks = torch.stack((turns.real, turns.imag, -turns.imag, turns.real), -1).view(-1, 2, 2)
-        return torch.block_diag(*blocks).to(self.cache.latent.dtype)
+        Keys at these positions and after are overwritten; a caller that rejects tokens comes back with a lower position.
+        """
+        where = _Where(self, positions, tokens.shape[1])
+        if self.routes is not None:
+            self.routes = []
+        x = self.model.embed_tokens(tokens.reshape(-1))
+        for folded in self.folded:
+            x = self._layer(x, folded, where)
+        self.hidden = x
+        return self.logits(x, self.model.norm).view(*tokens.shape, -1)
 
-    def _attend(self, x: Tensor, mla: MLA, folded: _Folded, end: int) -> Tensor:
-        cache = self.cache
-        B, L, R = x.shape[0], mla.L, mla.L + mla.rope
+    @torch.inference_mode()
+    def mtp_step(self, hidden: Tensor, tokens: Tensor, positions: Sequence[int]) -> Tensor:
+        """The prediction module: hidden (B, T, C) joined with the tokens (B, T) that follow → its own hidden (B, T, C)."""
+        where, routes, self.routes = _Where(self, positions, tokens.shape[1]), self.routes, None
+        joined = self.model.mtp.join(hidden, self.model.embed_tokens(tokens))
+        out = self._layer(joined.flatten(0, 1), self.folded_mtp, where)
+        self.routes = routes
+        return out.view_as(hidden)
+
+    def logits(self, hidden: Tensor, norm: RMSNorm) -> Tensor:
+        return F.linear(_norm(hidden, norm), self.model.lm_head.weight)
+
+    def _layer(self, x: Tensor, folded: _Folded, where: _Where) -> Tensor:
+        return self._feed(self._attend(x, folded.mla, folded, where), folded)
+
+    def _attend(self, x: Tensor, mla: MLA, folded: _Folded, where: _Where) -> Tensor:
+        B, T, N, L, R = where.B, where.T, len(x), mla.L, mla.L + mla.rope
         q_a, kv, k_rope, *index = F.linear(_norm(x, folded.norm_in), folded.w_in).split(folded.widths, -1)
         q_latent = _norm(q_a, mla.q_a_layernorm)
-        q = torch.mm(F.linear(q_latent, folded.w_q).view(B * mla.H, R), self.turn_q).view(B, mla.H, R)
-        slot = cache.latent[mla.layer][:, end - 1]
-        slot[:, :L] = _norm(kv, mla.kv_a_layernorm)
-        slot[:, L:] = torch.mm(k_rope, self.turn_k)
+        q = where.turned(F.linear(q_latent, folded.w_q).view(N * mla.H, R), where.turn_q)  # (N, H, R)
+        store, flat = self.cache.latent[mla.layer], self.flat[mla.layer]
+        where.write(store, flat, torch.cat((_norm(kv, mla.kv_a_layernorm), where.turned(k_rope, where.turn_k).squeeze(1)), -1))
         if self.sparse and mla.indexer is not None:
-            self.choice = self._choose(mla, q_latent, *index, end)
-        hidden = self.hidden_keys
-        if self.choice is None:
-            keys = cache.latent[mla.layer][:, :end]                                        # (B, S, R)
+            where.choice = self._choose(mla, q_latent, *index, where)
+        if where.choice is None:                                   # every visible key is read
+            keys = store[:B, :where.end]                                                   # (B, S, R)
+            scores = torch.bmm(q.view(B, -1, R), keys.transpose(1, 2))                     # (B, T·H, S)
+            if where.hidden is not None:
+                scores.view(B, T, mla.H, -1).masked_fill_(where.hidden.unsqueeze(-2), -torch.inf)
         else:
-            choice, hidden = self.choice
-            keys = self.flat[mla.layer].index_select(0, (choice + self.first_row).view(-1)).view(B, -1, R)
-        scores = torch.bmm(q, keys.transpose(1, 2))
-        if hidden is not None:
-            scores.masked_fill_(hidden.unsqueeze(1), -torch.inf)
-        values = torch.bmm(scores.softmax(-1), keys[..., :L])                              # (B, H, L)
-        return torch.addmm(x, values.view(B, -1), folded.w_out)
+            choice, empty = where.choice
+            if B > 1:
+                choice = choice.reshape(B, -1) + self.first_row[:B]
+            keys = flat.index_select(0, choice.reshape(-1)).view(N, -1, R)                  # (N, k, R)
+            scores = torch.bmm(q, keys.transpose(1, 2))                                    # (N, H, k)
+            if empty is not None:
+                scores.masked_fill_(empty.unsqueeze(1), -torch.inf)
+        values = torch.bmm(scores.softmax(-1), keys[..., :L])
+        return torch.addmm(x, values.view(N, -1), folded.w_out)
 
-    def _choose(self, mla: MLA, q_latent: Tensor, key: Tensor, w: Tensor, end: int):
-        """The indexer's choice: (B, k) positions and which of them are empty (or None); None when all keys are read."""
-        ix, cache, B = mla.indexer, self.cache, key.shape[0]
-        store = cache.index_keys[cache._index_row[mla.layer]]
-        store[:, end - 1] = torch.mm(F.layer_norm(key, key.shape[-1:], ix.k_norm.weight, ix.k_norm.bias, LATENT_EPS), self.turn_i)
-        if end <= mla.topk:
+    def _choose(self, mla: MLA, q_latent: Tensor, key: Tensor, w: Tensor, where: _Where):
+        """The indexer's choice: (N, k) positions and which of them are empty (or None); None when all keys are read."""
+        ix, store, B, N = mla.indexer, self.cache.index_store(mla.layer), where.B, len(key)
+        key = where.turned(F.layer_norm(key, key.shape[-1:], ix.k_norm.weight, ix.k_norm.bias, LATENT_EPS), where.turn_i)
+        where.write(store, store.view(-1, ix.width), key.squeeze(1))
+        if where.end <= mla.topk:
             return None
-        q = torch.mm(F.linear(q_latent, ix.wq_b.weight).view(B * ix.heads, ix.width), self.turn_i).view(B, ix.heads, ix.width)
-        dots = torch.bmm(q, store[:, :end].transpose(1, 2)).relu_()
-        scores = torch.bmm(w.unsqueeze(1), dots).squeeze(1)                                # (B, S)
-        if self.hidden_keys is not None:
-            scores.masked_fill_(self.hidden_keys, -torch.inf)
+        q = where.turned(F.linear(q_latent, ix.wq_b.weight).view(N * ix.heads, ix.width), where.turn_i)
+        dots = torch.bmm(q.view(B, -1, ix.width), store[:B, :where.end].transpose(1, 2)).relu_()   # (B, T·Hi, S)
+        scores = torch.bmm(w.unsqueeze(1), dots.view(N, ix.heads, -1)).squeeze(1)          # (N, S)
+        if where.hidden is not None:
+            scores.view(B, where.T, -1).masked_fill_(where.hidden, -torch.inf)
         values, index = scores.topk(mla.topk + 1, -1)
-        if not bool((values[:, -1] == values[:, -2]).any()):
-            return index[:, :-1], None                         # no tie at the edge: torch's choice is the only one
-        choice = topk_lowest(scores, mla.topk)
-        empty = choice < 0
-        return choice.clamp_(min=0), empty if bool(empty.any()) else None
+        edge, few = values[:, -2], where.low < mla.topk            # few: some query sees fewer than k keys
+        tied = edge == values[:, -1]
+        if bool((tied & (edge > -torch.inf) if few else tied).any()):
+            index = topk_lowest(scores, mla.topk)                  # a tie at the edge: the lowest position wins
+            return index.clamp(min=0), index < 0 if few else None
+        return index[:, :-1], values[:, :-1] == -torch.inf if few else None
 
     def _feed(self, x: Tensor, folded: _Folded) -> Tensor:
         h, out = _norm(x, folded.norm_ffn), x
@@ -148,6 +221,8 @@ class Decoder:
         if folded.moe is None:
             return out
         chosen, gates, _ = folded.moe.gate.forward(h)
+        if self.routes is not None:
+            self.routes.append(chosen)
         if h.shape[0] > 1:
             return out + folded.moe.experts.forward(h, chosen, gates)[0]
         # A single token: a few matrix-vector products; sorting rows by expert would cost more than they do.

@@ -5,8 +5,8 @@
     >>> [len(t) for t in generate(model, [[5, 6, 7], [8]], max_new_tokens=4).tokens]
     [4, 4]
 
-Prompts of unequal length are padded on the left and the padding is hidden with `doc_start`; rotary position is relative,
-so a sequence gets the same tokens alone and in a batch.
+Prompts of unequal length run together, each sequence at a position of its own, so a sequence gets the same tokens alone and
+in a batch (up to the rounding of a matrix product, which depends on its size).
 
 Shapes: B sequences, T prompt positions, V vocabulary.
 """
@@ -22,6 +22,7 @@ from minglm.cache import LatentCache
 from minglm.decode import Decoder
 from minglm.errors import InputError
 from minglm.model import Model
+from minglm.sampling import check_sampling, choose
 
 
 @dataclass
@@ -73,29 +74,20 @@ def stream(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_toke
     sequence. A sequence that has met a stop token goes on as padding with its flag False."""
     rows = [[int(t) for t in p] for p in prompts]
     _check(model, rows, max_new_tokens, temperature, top_p)
-    B, longest = len(rows), max(map(len, rows))
-    seeds = [seed + i for i in range(B)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != B:
-        raise InputError(f"{len(seeds)} seeds for {B} prompts: give one seed, or one for each prompt")
-    device = model.embed_tokens.weight.device
-    draws = [torch.Generator().manual_seed(s) for s in seeds]
-    pad = torch.tensor([longest - len(r) for r in rows], device=device)
-    tokens = torch.tensor([[0] * (longest - len(r)) + r for r in rows], device=device)
-    doc_start = None
-    if bool(pad.any()):                        # a pad position sees itself only, so that no row of the softmax is empty
-        doc_start = torch.minimum(pad[:, None], torch.arange(longest, device=device))
-    cache = LatentCache(model.config, B, longest + max_new_tokens, model.embed_tokens.weight.dtype, device)
-    active, stop = [True] * B, frozenset(stop)
-    decoder, chosen = None, None
-    for _ in range(max_new_tokens):
+    B, lengths, seeds = len(rows), [len(r) for r in rows], _seeds(seed, len(rows))
+    weight, stop = model.embed_tokens.weight, frozenset(stop)
+    cache = LatentCache(model.config, B, max(lengths) + max_new_tokens, weight.dtype, weight.device)
+    active, decoder, chosen = [True] * B, None, None
+    for i in range(max_new_tokens):
         with torch.inference_mode():
             if decoder is None:
-                logits = model(tokens, cache=cache, doc_start=doc_start, mode=mode, last_only=True).logits[:, -1].float()
-                decoder = Decoder(model, cache, None if doc_start is None else pad, mode)
+                logits = prefill(model, cache, rows, mode=mode)[0].float()
+                decoder = Decoder(model, cache, mode)
             else:
-                logits = decoder.step(chosen).float()
-            chosen = _pick(logits, temperature, top_p, draws)
-            logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
+                logits = decoder.step(chosen[:, None], [n + i - 1 for n in lengths])[:, 0].float()
+            chosen, logprobs = choose(logits, [temperature] * B, [top_p] * B, [(s, i) for s in seeds])
+            if temperature:
+                logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
         step, were = chosen.tolist(), list(active)
         active = [on and t not in stop for on, t in zip(active, step)]
         yield step, logprobs.tolist(), were
@@ -103,16 +95,28 @@ def stream(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_toke
             return
 
 
-def _pick(logits: Tensor, temperature: float, top_p: float, draws: list[torch.Generator]) -> Tensor:
-    """(B, V) → (B,) tokens. Sampling inverts the cumulative distribution at one uniform number per sequence."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    probs, order = torch.sort((logits / temperature).softmax(-1), dim=-1, descending=True, stable=True)
-    cumulative = probs.cumsum(-1)
-    kept = torch.where(cumulative - probs < top_p, probs, 0.0).cumsum(-1)         # the likeliest is always kept
-    u = torch.stack([torch.rand((), generator=g) for g in draws]).to(logits.device)
-    place = torch.searchsorted(kept, (u * kept[:, -1])[:, None], right=True).clamp(max=logits.shape[-1] - 1)
-    return order.gather(-1, place).squeeze(-1)
+@torch.inference_mode()
+def prefill(model: Model, cache: LatentCache, rows: Sequence[Sequence[int]], mode: str = "sparse") -> tuple[Tensor, Tensor]:
+    """Run token lists of any lengths through the model, appending to the cache, padded on the right: a query sees nothing
+    after itself, so only what is written past a row's end is meaningless, and decoding overwrites it.
+
+    Returns logits (B, V) of what follows each row, and the hidden states (B, T, C) of all positions.
+    """
+    longest = max(map(len, rows))
+    device = model.embed_tokens.weight.device
+    tokens = torch.tensor([[*r, *[0] * (longest - len(r))] for r in rows], device=device)
+    out = model(tokens, cache=cache, mode=mode, last_only=True)
+    if all(len(r) == longest for r in rows):
+        return out.logits[:, -1], out.hidden
+    last = out.hidden[torch.arange(len(rows), device=device), torch.tensor([len(r) - 1 for r in rows], device=device)]
+    return model.lm_head(model.norm(last)), out.hidden
+
+
+def _seeds(seed: int | Sequence[int], B: int) -> list[int]:
+    seeds = [seed + i for i in range(B)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != B:
+        raise InputError(f"{len(seeds)} seeds for {B} prompts: give one seed, or one for each prompt")
+    return seeds
 
 
 def _check(model: Model, rows: list[list[int]], max_new_tokens: int, temperature: float, top_p: float) -> None:
@@ -128,7 +132,4 @@ def _check(model: Model, rows: list[list[int]], max_new_tokens: int, temperature
         raise InputError(f"max_new_tokens={max_new_tokens}: must be at least 1")
     if (total := max(map(len, rows)) + max_new_tokens) > limit:
         raise InputError(f"prompt and new tokens are {total}: the model has max_position_embeddings={limit}; shorten one of them")
-    if not temperature >= 0 or temperature == float("inf"):
-        raise InputError(f"temperature={temperature}: must be 0 (greedy) or a positive number")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p={top_p}: must lie in (0, 1]; 1 keeps every token")
+    check_sampling(temperature, top_p)

@@ -6,7 +6,7 @@ from minglm.cache import LatentCache
 from minglm.config import ModelConfig
 from minglm.decode import Decoder
 from minglm.errors import InputError
-from minglm.generate import _pick, generate, stream
+from minglm.generate import generate, prefill, stream
 from minglm.model import Model
 
 PROMPTS = [list(range(5, 45)), [7, 9], list(range(100, 117)), [3] * 30]
@@ -46,21 +46,25 @@ def test_a_ragged_batch_equals_one_by_one(model, mode, temperature):
 @pytest.mark.parametrize("mode", ["sparse", "dense"])
 @pytest.mark.parametrize("changes", [{}, {"indexer_types": ("full", "shared", "full")}, {"n_shared_experts": 0}, {"index_topk": 1}])
 def test_one_decoder_step_gives_the_logits_of_a_forward(mode, changes):
-    """Step by step, past index_topk, for one sequence (its own expert path) and for three with padding."""
+    """A token or a few at a time, past index_topk, for one sequence (its own expert path) and for three side by side or
+    each at a position of its own."""
     torch.manual_seed(1)
     model = Model(ModelConfig.named("nano", initializer_range=0.15, **changes)).eval()
     for b in model.buffers():
         b.normal_(0, 0.1)
-    for pads in ([0], [0, 4, 9]):
-        tokens, pad = torch.randint(0, 512, (len(pads), 40)), torch.tensor(pads)
-        doc_start = torch.minimum(pad[:, None], torch.arange(40))
-        cache = LatentCache(model.config, len(pads), 40)
-        with torch.inference_mode():
-            whole = model(tokens, mode=mode, doc_start=doc_start).logits
-            model(tokens[:, :10], mode=mode, doc_start=doc_start[:, :10], cache=cache)
-            decoder = Decoder(model, cache, pad if any(pads) else None, mode)
-            for t in range(10, 40):
-                torch.testing.assert_close(decoder.step(tokens[:, t]), whole[:, t], rtol=1e-3, atol=1e-4)
+    tokens = torch.randint(0, 512, (3, 44))
+    with torch.inference_mode():
+        whole = model(tokens, mode=mode).logits
+        for ahead in ([10], [10, 10, 10], [12, 6, 9]):                  # tokens that each sequence has before the first step
+            B = len(ahead)
+            cache = LatentCache(model.config, B, 44)
+            prefill(model, cache, [row[:n].tolist() for row, n in zip(tokens, ahead)], mode)
+            decoder, at = Decoder(model, cache, mode), list(ahead)
+            for T in (1, 1, 3, 1, 4) + (1, 2) * 7:
+                new = torch.stack([row[n:n + T] for row, n in zip(tokens, at)])
+                want = torch.stack([row[n:n + T] for row, n in zip(whole, at)])
+                torch.testing.assert_close(decoder.step(new, at), want, rtol=1e-3, atol=1e-4)
+                at = [n + T for n in at]
 
 
 def test_stop_tokens_end_a_sequence_and_are_left_out(model):
@@ -84,16 +88,6 @@ def test_logprobs_are_the_models_own(model):
     with torch.no_grad():
         want = model(row).logits.log_softmax(-1)[0, len(PROMPTS[0]) - 1:-1].gather(-1, torch.tensor(out.tokens[0])[:, None])
     assert out.logprobs[0] == pytest.approx(want.flatten().tolist(), abs=1e-4)
-
-
-def test_sampling_follows_the_probabilities_and_top_p_cuts_the_tail():
-    logits = torch.tensor([[0.5, 0.2, 0.2, 0.1]]).log().expand(4000, 4)
-    draws = [torch.Generator().manual_seed(i) for i in range(4000)]
-    share = torch.bincount(_pick(logits, 1.0, 1.0, draws), minlength=4) / 4000
-    torch.testing.assert_close(share, torch.tensor([0.5, 0.2, 0.2, 0.1]), rtol=0, atol=0.03)
-    cut = torch.bincount(_pick(logits, 1.0, 0.6, draws), minlength=4) / 4000
-    torch.testing.assert_close(cut, torch.tensor([5 / 7, 2 / 7, 0, 0]), rtol=0, atol=0.03)
-    assert (_pick(logits, 1.0, 0.01, draws) == 0).all() and (_pick(logits, 0.01, 1.0, draws) == 0).all()
 
 
 def test_same_seed_same_text_other_seed_other_text(model):
