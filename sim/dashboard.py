@@ -138,19 +138,23 @@ class Page:
         self.seconds = time.perf_counter() - start
 
     def _draw(self, found: state.Answer) -> None:
-        self.answer, self.error.value = found, ""
+        before, self.answer, self.error.value = self.answer, found, ""
+        same_step = before is not None and before.question.model == found.question.model and before.found == found.found and (
+            before.question.cluster.chip.name, before.question.cluster.name, before.question.precision) == (
+            found.question.cluster.chip.name, found.question.cluster.name, found.question.precision)
         self.top.value = pictures.block(f'<p class="said"><b>{escape(state.sentence(found))}</b></p>', live=True)
         self.cards.value = pictures.cards(found)
         self.plan_note.value = pictures.block(self._plan_words())
         self.release.layout.display = "" if self.fixed else "none"
         self.search.layout.display = "none" if self.fixed else ""
-        for key in ("memory", "step"):
-            self._put(key, *getattr(pictures, key)(found))
         self._metrics()
         self._tornado()
-        small = found.pieces <= state.PIECES
-        self.play.layout.display = "none" if small else ""
-        self._timeline() if small else self._no_timeline()
+        if not same_step:
+            for key in ("memory", "step"):
+                self._put(key, *getattr(pictures, key)(found))
+            small = found.pieces <= state.PIECES
+            self.play.layout.display = "none" if small else ""
+            self._timeline() if small else self._no_timeline()
         if NOW in (self.a.value, self.b.value):
             self._versus()
 

@@ -198,15 +198,16 @@ def _rent(a: Answer) -> str:
 
 
 def fill(widget, fig) -> None:
-    """Show `fig` in a FigureWidget that is already on the page, without building a new one."""
+    """Show `fig` in a FigureWidget that is already on the page, without building a new one. The template stays as it is."""
+    layout = fig.layout.to_plotly_json()
+    layout.pop("template", None)
+    kept = widget.layout.template
     with widget.batch_update():
         if len(widget.data) == len(fig.data) and all(a.type == b.type for a, b in zip(widget.data, fig.data)):
             for old, new in zip(widget.data, fig.data):
                 old.update(new.to_plotly_json(), overwrite=True)
-            widget.layout.update(fig.layout.to_plotly_json(), overwrite=True)
+            widget.layout.update(layout, overwrite=False)
             return
     widget.data = ()
     widget.add_traces(list(fig.data))
-    widget.layout.update(fig.layout.to_plotly_json(), overwrite=True)
-
-
+    widget.layout.update({**layout, "template": kept}, overwrite=True)

@@ -23,7 +23,7 @@ from sim.search import Found
 from sim.uncertainty import monte_carlo
 from sim.units import parse, show
 
-SAMPLES = 100               # of the interval that follows a slider; a report draws more
+SAMPLES = 60                # of the interval that follows a slider; a report draws more
 RESULTS = (("days", "Time", "days"), ("rent_usd", "Cost to rent", "USD"), ("own_usd", "Cost to own", "USD"), ("energy_kwh", "Energy", "kWh"))
 AXES = ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute", "schedule")     # what a kept plan keeps; replicas follow the chips
 PIECES = 1500               # of work in one step that is played without asking
@@ -90,12 +90,36 @@ def answer(values: Mapping[str, str], fixed: Mapping[str, object] | None = None,
     """
     fixed = dict(fixed or {})
     q = question_of(values, fixed)
-    if fixed:
-        out, costs = find(q, 1)
-        found = out.best[0]
-    else:
-        found, costs = quick(q)
+    found, costs = _plan(q, fixed)
     return answered(values, fixed, q, found, costs, samples)
+
+
+_KNOWN: dict[tuple, PlanCosts] = {}         # costs of the last few machines: they depend on neither chips, batch nor prices
+_FOUND: dict[tuple, Found] = {}
+
+
+def _plan(q: Question, fixed: Mapping[str, object]) -> tuple[Found, PlanCosts]:
+    """The plan, from what was computed before where only chips, batch, tokens or prices have moved."""
+    about = (q.model, q.cluster.name, q.cluster.chip.name, q.seq, q.precision, q.stack.name, q.mtp)
+    exact = (*about, q.chips, q.batch, q.objective, tuple(sorted(fixed.items())))
+    found = _FOUND.get(exact)
+    if found is None:
+        if fixed:
+            out, costs = find(q, 1)
+            found = out.best[0]
+        else:
+            found, costs = quick(q, _KNOWN.get(about))
+            _remember(_KNOWN, about, costs, 4)
+        _remember(_FOUND, exact, found, 500)
+        return found, costs
+    # fresh costs where none are at hand: they only turn the candidate into a plan and a row
+    return found, _KNOWN.get(about) or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack)
+
+
+def _remember(store: dict, key: tuple, value: object, most: int) -> None:
+    store[key] = value
+    while len(store) > most:
+        del store[next(iter(store))]
 
 
 def answered(values: Mapping[str, str], fixed: Mapping[str, object], q: Question, found: Found, costs: PlanCosts, samples: int = SAMPLES) -> Answer:

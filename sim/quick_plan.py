@@ -19,14 +19,15 @@ TOGETHER = (("pp", "pipelines"), ("tp", "ep"), ("tp", "cp", "micro_batch"), ("re
 ROUNDS = 4
 
 
-def quick(q: Question) -> tuple[Found, PlanCosts]:
+def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts]:
     """A plan that fits and is near the best, and the costs that priced it.
 
+    costs: of an earlier question about the same model, machine, sequence, precision and stack: what it has computed is used again.
     Raises:
         InputError: nothing fits; the nearest plan and what it lacks.
     """
     space = space_of(q)
-    costs = PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
+    costs = costs or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
 
     def best(some: Space) -> Found | None:
         found = search(costs, some, q.chips, q.batch, q.objective, 1).best
