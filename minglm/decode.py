@@ -24,6 +24,7 @@ from torch import Tensor
 from minglm.attention import MLA
 from minglm.cache import LatentCache
 from minglm.dsa import topk_lowest
+from minglm.errors import InputError
 from minglm.layers import LATENT_EPS, RMSNorm, rope_table
 from minglm.model import Layer, Model
 from minglm.moe import MoE
@@ -116,7 +117,11 @@ class Decoder:
     """
 
     def __init__(self, model: Model, cache: LatentCache, mode: str = "sparse", record_routes: bool = False):
-        self.model, self.cache, self.sparse = model, cache, mode == "sparse"
+        self.model, self.cache, self.mode, self.sparse = model, cache, mode, mode == "sparse"
+        quantization = getattr(model, "quantization", None)
+        self.rounds = quantization is not None and quantization.rounds_activations
+        if self.rounds and record_routes:
+            raise InputError(f"record_routes with {quantization.format}: not kept while activations are rounded; quantise with activations=False")
         self.routes: list[Tensor] | None = [] if record_routes else None       # of the last step: (N, K) for each MoE layer
         self.hidden: Tensor | None = None                                      # of the last step: (N, C) before the final norm
         config, like = model.config, cache.latent
@@ -135,7 +140,7 @@ class Decoder:
     @torch.no_grad()
     def refold(self) -> None:
         """Fold the model's present weights."""
-        self.folded = [_Folded(layer) for layer in self.model.layers]
+        self.folded = [] if self.rounds else [_Folded(layer) for layer in self.model.layers]
         self.folded_mtp = _Folded(self.model.mtp.layer) if self.model.mtp is not None else None
 
     @torch.inference_mode()
@@ -144,6 +149,8 @@ class Decoder:
 
         Keys at these positions and after are overwritten; a caller that rejects tokens comes back with a lower position.
         """
+        if self.rounds:
+            return self._unfolded(tokens, positions)
         where = _Where(self, positions, tokens.shape[1])
         if self.routes is not None:
             self.routes = []
@@ -152,6 +159,15 @@ class Decoder:
             x = self._layer(x, folded, where)
         self.hidden = x
         return self.logits(x, self.model.norm).view(*tokens.shape, -1)
+
+    def _unfolded(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
+        """The same by `Model.forward`: a quantised model rounds activations between matrices that folding would join."""
+        B = len(positions)
+        alike = all(at == positions[0] for at in positions)
+        parts = [(0, B, positions[0])] if alike else [(b, b + 1, at) for b, at in enumerate(positions)]
+        outs = [self.model(tokens[a:b], cache=self.cache.rows(a, b, at), mode=self.mode) for a, b, at in parts]
+        self.hidden = torch.cat([out.hidden for out in outs]).flatten(0, 1)
+        return torch.cat([out.logits for out in outs])
 
     @torch.inference_mode()
     def mtp_step(self, hidden: Tensor, tokens: Tensor, positions: Sequence[int]) -> Tensor:

@@ -61,8 +61,8 @@ class Spec:
             return None
         if self.format == "int4":
             return Int4(self.group)
-        if self.format == "fp8":
-            return Fp8(self.block, self.activations)
+        if self.format == "fp8":        # kv_b_proj meets inputs in one form of attention, queries in the other: neither is rounded
+            return Fp8(self.block, self.activations and "kv_b_proj" not in name)
         return Int4(self.group, self.activations) if expert else Int8(self.activations)
 
     def reason_kept(self, name: str) -> str | None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.errors import InputError
+from minglm.layers import wide
 
 LARGEST = 448.0          # of float8_e4m3fn
 
@@ -45,10 +46,10 @@ def _spread(scale: Tensor, rows: int, width: int, block: int) -> Tensor:
 def round_activations(x: Tensor, tile: int) -> Tensor:
     """(…, I) → the same, rounded to e4m3 with one scale for each `tile` neighbouring values of a token."""
     width = x.shape[-1]
-    tiles = F.pad(x.float(), (0, -width % tile)).unflatten(-1, (-1, tile))
+    tiles = F.pad(wide(x), (0, -width % tile)).unflatten(-1, (-1, tile))
     scale = tiles.abs().amax(-1, keepdim=True) / LARGEST
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    rounded = (tiles / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).float() * scale
+    rounded = (tiles / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).to(scale.dtype) * scale
     return rounded.flatten(-2)[..., :width].to(x.dtype)
 
 

@@ -15,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minglm.layers import wide
+
 LARGEST = 127
 EXACT = 2**24        # whole numbers up to here are exact in fp32
 
 
 def encode(x: Tensor) -> tuple[Tensor, Tensor]:
     """(…, I) → whole numbers (…, I) in −127 … 127, kept as fp32, and scales (…, 1) fp32: one for each row or token."""
-    x = x.detach().float()
+    x = wide(x.detach())
     scale = x.abs().amax(-1, keepdim=True) / LARGEST
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return (x / scale).round_().clamp_(-LARGEST, LARGEST), scale
@@ -38,8 +40,8 @@ def grouped_product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     width = codes.shape[-1] // G
     pieces = next(p for p in range(1, width + 1) if width % p == 0 and (width // p) * LARGEST**2 < EXACT)
     left = whole.reshape(-1, G * pieces, width // pieces).transpose(0, 1)                  # (G, N, width)
-    right = codes.float().view(-1, G * pieces, width // pieces).permute(1, 2, 0)           # (G, width, O)
-    sums = torch.bmm(left, right) * scale.float().repeat_interleave(pieces, -1).T.unsqueeze(1)
+    right = codes.to(whole.dtype).view(-1, G * pieces, width // pieces).permute(1, 2, 0)           # (G, width, O)
+    sums = torch.bmm(left, right) * scale.to(whole.dtype).repeat_interleave(pieces, -1).T.unsqueeze(1)
     return (sums.sum(0).view(*x.shape[:-1], -1) * x_scale).to(x.dtype)
 
 
@@ -53,7 +55,7 @@ class Int8:
     def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(…, O, I) → codes (…, O, I) int8, scale (…, O, 1) fp32."""
         codes, scale = encode(weight)
-        return codes.to(torch.int8), scale
+        return codes.to(torch.int8), scale.float()
 
     def dequantize(self, codes: Tensor, scale: Tensor) -> Tensor:
         """→ (…, O, I) fp32."""

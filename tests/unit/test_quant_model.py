@@ -1,5 +1,6 @@
 """Quantised models: training and inference see the same bits; checkpoints and the command; bad files in one line."""
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -7,9 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minglm import checkpoint
+from minglm.cache import LatentCache
 from minglm.cli import main
 from minglm.config import ModelConfig
+from minglm.decode import Decoder
 from minglm.errors import InputError
+from minglm.generate import generate
 from minglm.model import Model
 from minglm.quant import measure, store
 from minglm.quant.formats import Spec
@@ -215,6 +219,26 @@ def test_quantising_twice_is_refused_everywhere():
     for call in (lambda: pack(packed, SPECS["fp8"]), lambda: FakeQuant(packed, SPECS["int4"])):
         with pytest.raises(InputError, match="already quantised"):
             call()
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("prompts", [TOKENS[:, :30].tolist(), [TOKENS[0, :9].tolist(), TOKENS[1, :33].tolist()]], ids=["even", "ragged"])
+def test_decoding_rounds_activations_as_a_forward_does(name, prompts):
+    """Activations are rounded in steps too: log-probabilities of a generation equal those of one forward over it.
+
+    In fp64, because rounding to a few bits turns a difference in the last bit of fp32 into a whole step.
+    """
+    packed = pack(make(), SPECS[name]).double()
+    out = generate(packed, prompts, 6)
+    for prompt, tokens, got in zip(prompts, out.tokens, out.logprobs):
+        want = measure.logprobs(packed, torch.tensor([prompt + tokens]))[0, len(prompt) - 1:]
+        assert torch.allclose(torch.tensor(got), want.float(), atol=1e-4), (got, want.tolist())
+    unrounded = pack(make(), dataclasses.replace(SPECS[name], activations=False)).double()
+    other = measure.logprobs(unrounded, torch.tensor([prompt + tokens]))[0, len(prompt) - 1:]
+    assert (name == "int4") == bool(torch.allclose(other, want, atol=1e-5)), "the comparison must tell rounding from none"
+    if SPECS[name].rounds_activations:
+        with pytest.raises(InputError, match="record_routes"):
+            Decoder(packed, LatentCache(packed.config, 1, 8), record_routes=True)
 
 
 def test_rollout_mismatch_is_zero_against_itself_and_small_against_fp8():
