@@ -1,0 +1,190 @@
+"""What this machine needs for each part of an RL step, measured; the simulator predicts the real loop from it.
+
+`python -m minglm.rl.profile --init-from RUN [--recipe NAME] --out runs/NAME/profile.json` writes:
+
+    decode_step_s        [[batch, seconds], …]: one decode step of the engine with so many running, at `decode_context` tokens
+    decode_context       tokens in each sequence while those were measured
+    decode_by_context_s  [[context, seconds], …] at the largest batch
+    prefill_s_per_token, prefill_fixed_s   reading in N tokens takes fixed + per token · N (one call of at most 512 tokens)
+    train_s_per_token, train_fixed_s       an update on N tokens, prompts included, takes fixed + per token · N
+    push_s               writing a weights file and loading it into a running engine
+    step_overhead_s      one message from coordinator to worker and back
+    parameters, max_batch, threads         of the model and the settings it was measured with
+
+Two threads measure at once where `busy` is asked for: then the other core trains meanwhile, as in asynchronous modes, and
+decode_step_busy_s holds the same table under that load. Times are medians of repetitions.
+"""
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from minglm.errors import InputError
+from minglm.rl.settings import Settings, load
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
+REPEATS = 15
+
+
+def line_fit(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """(slope, intercept ≥ 0) of the least-squares line through (x, y), relative errors weighed alike."""
+    weights = [1 / max(y, 1e-9) ** 2 for _, y in points]
+    total = sum(weights)
+    mx = sum(w * x for w, (x, _) in zip(weights, points)) / total
+    my = sum(w * y for w, (_, y) in zip(weights, points)) / total
+    slope = sum(w * (x - mx) * (y - my) for w, (x, y) in zip(weights, points)) / max(1e-12, sum(w * (x - mx) ** 2 for w, (x, _) in zip(weights, points)))
+    if my - slope * mx < 0:
+        return sum(w * x * y for w, (x, y) in zip(weights, points)) / sum(w * x * x for w, (x, _) in zip(weights, points)), 0.0
+    return slope, my - slope * mx
+
+
+def profile(init_from: str | Path, settings: Settings, busy: bool = False) -> dict:
+    """The table above as a dict."""
+    import torch
+
+    from minglm.checkpoint import load_model
+    from minglm.rl.engine import Engine, Request
+
+    torch.set_num_threads(settings.threads)
+    model, tokenizer, _ = load_model(init_from)
+    limit = model.config.max_position_embeddings
+    context = min(64, limit // 4)
+    batches = [b for b in BATCHES if b <= settings.max_batch]
+
+    def engine_at(batch: int, length: int, new: int) -> Engine:
+        engine = Engine(copy.deepcopy(model), max_batch=batch, max_len=limit)
+        for i in range(batch):                             # no stop token: all keep running
+            engine.submit(Request(str(i), [tokenizer.bos, *[6 + (i + j) % 90 for j in range(length - 1)]], new, seed=i))
+        while engine.waiting:
+            engine.step()
+        return engine
+
+    def decode(batch: int, length: int) -> float:
+        engine, times = engine_at(batch, length, 3 * REPEATS + 40), []
+        for _ in range(REPEATS + 3):
+            started = time.perf_counter()
+            engine.step()
+            times.append(time.perf_counter() - started)
+        return statistics.median(times[3:])
+
+    out: dict = {"decode_context": context, "decode_step_s": [[b, decode(b, context)] for b in batches]}
+    out["decode_by_context_s"] = [[n, decode(batches[-1], n)] for n in (16, 64, 128, 256, 512) if n + 3 * REPEATS + 40 <= limit]
+    if busy:
+        with _trainer_beside(init_from, settings):
+            out["decode_step_busy_s"] = [[b, decode(b, context)] for b in batches]
+    out["prefill_s_per_token"], out["prefill_fixed_s"] = line_fit([_prefill(model, n) for n in (8, 32, 96, 256, 480) if n < limit])
+    points, push = _train(init_from, settings)
+    out["train_s_per_token"], out["train_fixed_s"] = line_fit(points)
+    return out | {"push_s": push, "step_overhead_s": _round_trip(), "parameters": model.config.num_params(mtp=True),
+                  "max_batch": settings.max_batch, "threads": settings.threads}
+
+
+def _prefill(model, tokens: int) -> tuple[float, float]:
+    from minglm.rl.engine import Engine, Request
+    times = []
+    for i in range(9):
+        engine = Engine(model, max_batch=1, max_len=model.config.max_position_embeddings)
+        engine.submit(Request(str(i), [6 + (i + j) % 90 for j in range(tokens)], 1))     # one token: reading in is all it does
+        started = time.perf_counter()
+        engine.step()
+        times.append(time.perf_counter() - started)
+    return float(tokens), statistics.median(times[2:])
+
+
+def _groups(settings: Settings, samples: int, length: int) -> list[dict]:
+    """A batch of made-up samples for a trainer."""
+    rows = [{"tokens": [6 + (i * 7 + j) % 90 for j in range(length)], "logprobs": [-1.0] * length, "versions": [0] * length, "reward": float(i % 2)}
+            for i in range(samples)]
+    return [{"prompt": [0, 4, 20, 30, 5], "samples": rows[i:i + settings.group_size]} for i in range(0, samples, settings.group_size)]
+
+
+def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float, float]], float]:
+    """(tokens, seconds) of updates of several sizes, and seconds of a push from the trainer into an engine."""
+    from minglm.rl.trainer import Trainer
+    from minglm.rl.worker import RolloutWorker
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(settings.changed(routing_replay=False).to_dict(), folder, str(init_from))
+        worker, points, pushes, update = RolloutWorker(settings.to_dict(), [1]), [], [], 0
+        for samples, length in ((8, 16), (32, 30), (64, 30), (64, 90), (96, 120)):
+            samples = -(-samples // settings.group_size) * settings.group_size
+            times = []
+            for _ in range(4):
+                update += 1
+                started = time.perf_counter()
+                (reply,) = trainer.handle({"do": "train", "update": update, "version": update - 1, "push": update, "reset": False,
+                                           "groups": _groups(settings, samples, length)})
+                written = time.perf_counter() - started - reply["seconds"]
+                started = time.perf_counter()
+                list(worker.handle({"do": "push", "path": reply["weights"], "version": update, "config": trainer.config.to_dict(),
+                                    "max_len": trainer.config.max_position_embeddings}))
+                pushes.append(written + time.perf_counter() - started)
+                times.append(reply["seconds"])
+            points.append((float(samples * (length + 5)), statistics.median(times[1:])))
+    return points, statistics.median(pushes[2:])
+
+
+class _trainer_beside:
+    """A process that trains without pause, so that the other core is busy as in an asynchronous run."""
+
+    def __init__(self, init_from, settings: Settings) -> None:
+        import subprocess
+        code = ("import sys, json, tempfile; from minglm.rl import profile as p; from minglm.rl.settings import from_dict; "
+                "from minglm.rl.trainer import Trainer\n"
+                "s = from_dict(json.loads(sys.argv[2])); t = Trainer(s.to_dict(), tempfile.mkdtemp(), sys.argv[1]); print('on', flush=True)\n"
+                "for u in range(1, 100000):\n"
+                "    list(t.handle({'do': 'train', 'update': u, 'version': 0, 'push': None, 'reset': False, 'groups': p._groups(s, 64, 60)}))\n")
+        self.process = subprocess.Popen([sys.executable, "-c", code, str(init_from), json.dumps(settings.to_dict())], stdout=subprocess.PIPE, text=True)
+        self.process.stdout.readline()
+        time.sleep(1.0)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+def _round_trip() -> float:
+    """Seconds of one message through a pipe and back, a thread on the way as in `LocalWorker`."""
+    import multiprocessing
+    import threading
+    ours, theirs = multiprocessing.Pipe()
+    threading.Thread(target=lambda: [theirs.send(theirs.recv()) for _ in range(50)], daemon=True).start()
+    times = []
+    for _ in range(50):
+        started = time.perf_counter()
+        ours.send({"do": "nothing"})
+        ours.recv()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m minglm.rl.profile", description=__doc__.splitlines()[0])
+    parser.add_argument("--init-from", required=True, help="run folder of the model")
+    parser.add_argument("--recipe", default="division", help="RL recipe, for max_batch, group_size and threads")
+    parser.add_argument("--out", required=True, help="where to write, such as runs/rl/profile.json")
+    parser.add_argument("--busy", action="store_true", help="measure decoding also while the other core trains")
+    args = parser.parse_args(argv)
+    try:
+        found = profile(args.init_from, load(args.recipe), args.busy)
+    except InputError as err:
+        print(err, file=sys.stderr)
+        return 2
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
