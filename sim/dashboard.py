@@ -24,8 +24,11 @@ CSS = """<style>
 .planner-help { color:#4a5361; font-size:12.5px; line-height:1.3; display:block; white-space:normal }
 .planner-page { font-family:system-ui,"Helvetica Neue",Arial,sans-serif; max-width:72rem; margin:0 auto; overflow:visible }
 .planner-page .widget-html-content, .planner-page .jupyter-widget-html-content { white-space:normal; line-height:1.4 }
-.planner-page .widget-label { white-space:normal; line-height:1.25; height:auto; font-weight:600; max-width:62% }
-.planner-page .widget-text, .planner-page .widget-dropdown { height:auto; align-items:center; overflow:visible }
+.planner-page .planner-field .widget-text, .planner-page .planner-field .widget-dropdown { flex-direction:column; align-items:stretch; height:auto; overflow:visible }
+.planner-page .planner-field .widget-label { text-align:left; white-space:normal; line-height:1.25; height:auto; font-weight:600; width:auto; font-size:14px }
+.planner-page input[type=text], .planner-page select { height:32px !important; min-height:32px; font-size:16px; box-sizing:border-box }
+.planner-page .widget-dropdown { height:auto } .planner-page .planner-field { gap:0 } .planner-page .planner-field .widget-html { height:auto }
+.planner-page .planner-field .widget-slider { height:30px; padding:0 .5rem } .planner-page .noUi-handle { width:22px !important; height:22px !important; top:-10px !important }
 .planner-page :focus-visible { outline:3px solid #0072B2; outline-offset:2px }
 .planner-top { position:sticky; top:0; background:#fff; z-index:20; border-bottom:2px solid #0072B2; padding:.2rem 0 }
 .planner-page .widget-slider, .planner-page .slider-container { min-height:26px; overflow:visible }

@@ -22,6 +22,7 @@ from sim.dashboard_controls import (
 from sim.page import escape
 from sim.units import parse, show
 
+POSITIONS = 120            # of a slider: a step is about 8% where it spans four powers of ten
 GRID = "repeat(auto-fit, minmax(min(100%, 17rem), 1fr))"
 
 
@@ -39,22 +40,23 @@ class Field:
 
     def __init__(self, control: Control, changed: Callable[[str], None]) -> None:
         import ipywidgets as w
-        self.control, self._changed, self._quiet = control, changed, False
+        self.control, self._changed, self._quiet, self._placed = control, changed, False, -1
         wide = w.Layout(width="auto")
-        label = f"{control.label} ({control.unit})"
+        label = f"{control.label}, {control.unit}" if control.unit not in ("name", "chips", "tokens") else control.label
         style = {"description_width": "initial"}
         self.slider = None
         if control.kind == "choice":
             self.box = w.Dropdown(options=choices(control.key), value=control.default, description=label, style=style, layout=wide, tooltip=control.help)
         else:
             self.box = w.Text(value=control.default, description=label, style=style, layout=wide, continuous_update=False, tooltip=control.help)
-            low, high = math.log10(control.low), math.log10(control.high)
-            self.slider = w.FloatLogSlider(value=self._position(control.default), base=10, min=low, max=high, step=(high - low) / 100, readout=False,
-                                           layout=wide, tooltip=f"{label}: slider", continuous_update=True)
+            # whole positions: a browser rounds a slider's value to its steps and would send a changed one back
+            self.slider = w.IntSlider(value=self._position(self._value(control.default)), min=0, max=POSITIONS, readout=False, layout=wide,
+                                      tooltip=f"{label}: slider", continuous_update=True)
             self.slider.observe(self._slid, "value")
         self.box.observe(self._typed, "value")
         self.help = w.HTML(layout=wide)
         self.widget = w.VBox([x for x in (self.box, self.slider, self.help) if x is not None], layout=w.Layout(min_width="0", overflow="visible"))
+        self.widget.add_class("planner-field")
 
     @property
     def text(self) -> str:
@@ -72,34 +74,42 @@ class Field:
             self._quiet = False
 
     def describe(self, words: str) -> None:
-        self.help.value = f'<span class="planner-help">{escape(self.control.help)}. {escape(words[:1].upper() + words[1:])}.</span>'
+        self.help.value = f'<span class="planner-help">{escape(self.control.help[:1].upper() + self.control.help[1:])}. {escape(words[:1].upper() + words[1:])}.</span>'
 
     def place(self, value: float) -> None:
         """The slider's handle at a value, without writing the text."""
         if self.slider is not None:
             before, self._quiet = self._quiet, True
-            self.slider.value = min(max(value, self.control.low), self.control.high)
+            self._placed = self.slider.value = self._position(value)
             self._quiet = before
 
-    def _position(self, text: str) -> float:
+    def _position(self, value: float) -> int:
+        """A slider's position 0 … POSITIONS, even on a log scale."""
+        c = self.control
+        inside = min(max(value, c.low), c.high)
+        return round(POSITIONS * math.log(inside / c.low) / math.log(c.high / c.low))
+
+    def _value(self, text: str) -> float:
+        """What the text means; the middle of the slider where it means nothing."""
         c = self.control
         try:
             found = price(text, c.kind, c.label) if c.fact else parse(text, c.kind, c.label)
         except InputError:
             found = None
-        return min(max(float(found), c.low), c.high) if found else math.sqrt(c.low * c.high)
+        return float(found) if found else math.sqrt(c.low * c.high)
 
     def _move(self) -> None:
         if self.slider is not None and self.text.strip():
-            self.place(self._position(self.text))
+            self.place(self._value(self.text))
 
     def _slid(self, change) -> None:
-        if self._quiet:
+        if self._quiet or change["new"] == self._placed:            # the page's own move, come back from the browser
             return
-        self._quiet = True
-        self.box.value = human(change["new"], self.control.kind)
+        c = self.control
+        self._quiet, self._placed = True, change["new"]
+        self.box.value = human(c.low * (c.high / c.low) ** (change["new"] / POSITIONS), c.kind)
         self._quiet = False
-        self._changed(self.control.key)
+        self._changed(c.key)
 
     def _typed(self, change) -> None:
         if not self._quiet:

@@ -68,13 +68,30 @@ def _yaml(text: str, where: str) -> object:
         try:
             return json.loads(text)       # JSON is YAML: where PyYAML is missing, JSON files still work
         except ValueError:
-            raise InputError(f"{where}: PyYAML is missing, so only JSON can be read; pip install pyyaml") from None
+            return _lines(text, where)
     try:
         return yaml.load(text, Loader=_loader(yaml))
     except yaml.YAMLError as err:
         raise InputError(f"{where}: not valid YAML ({_one_line(err)}); check the indentation and quotes") from None
     except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as err:
         raise InputError(f"{where}: not valid YAML ({_one_line(err)}); check the values") from None
+
+
+def _lines(text: str, where: str) -> dict:
+    """Files with one `key: JSON value` a line, as the planner page saves them: all of YAML that is read without PyYAML."""
+    out: dict = {}
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        key, colon, value = line.partition(": ")
+        try:
+            if not colon or not key.isidentifier() or key in out:
+                raise ValueError(line)
+            out[key] = json.loads(value)
+        except ValueError:
+            raise InputError(f"{where}: PyYAML is missing, so only JSON and files saved by the planner page can be read; "
+                             f"{line[:40]!r} is neither; pip install pyyaml") from None
+    return out
 
 
 _LOADER = None

@@ -1,0 +1,60 @@
+"""The project as a wheel for a browser: what runs without torch, numpy, PyYAML and pydantic, with its data files as JSON.
+
+The data files keep their names (`h100.yaml`): JSON is YAML, so the same loaders read them with PyYAML and without
+(`sim.documents`).
+"""
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+from minglm.errors import InputError
+from sim.documents import read_document
+
+ROOT = Path(__file__).resolve().parents[1]
+MINGLM = ("__init__.py", "config.py", "errors.py", "plots.py", "notebook.py", "ray_cluster.py", "rl/__init__.py", "rl/policy.py")
+DATA = ("chips", "clusters", "models", "published_runs", "scenarios", "money.yaml", "stacks.yaml", "fitted.yaml")
+VERSION = "0.1.0"
+NAME = f"minglm-{VERSION}-py3-none-any.whl"
+
+
+def sources() -> dict[str, bytes]:
+    """Path in the wheel → contents."""
+    out = {f"sim/{p.name}": p.read_bytes() for p in sorted((ROOT / "sim").glob("*.py"))}
+    out |= {f"minglm/{name}": (ROOT / "minglm" / name).read_bytes() for name in MINGLM if (ROOT / "minglm" / name).is_file()}
+    for name in DATA:
+        place = ROOT / "data" / name
+        for p in [place] if place.is_file() else sorted(q for q in place.rglob("*") if q.suffix in (".yaml", ".json", ".csv")):
+            inside = p.relative_to(ROOT).as_posix()
+            out[inside] = as_json(p) if p.suffix == ".yaml" else p.read_bytes()
+    return out
+
+
+def as_json(path: Path) -> bytes:
+    return (json.dumps(read_document(path), ensure_ascii=False) + "\n").encode()
+
+
+def build(folder: Path) -> Path:
+    """Write the wheel; the same sources give the same bytes.
+
+    Raises:
+        InputError: a data file that is not YAML, or the folder cannot be written.
+    """
+    files = sources()
+    info = f"minglm-{VERSION}.dist-info"
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: minglm\nVersion: {VERSION}\n".encode()
+    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: sim.lite_wheel\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    record = "".join(f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}\n" for name, data in files.items())
+    files[f"{info}/RECORD"] = (record + f"{info}/RECORD,,\n").encode()
+    path = folder / NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+            for name, data in files.items():
+                z.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
+    except OSError as err:
+        raise InputError(f"{path}: cannot be written ({err.strerror or err}); give another folder") from None
+    return path
