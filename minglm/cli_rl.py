@@ -12,7 +12,7 @@ TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rol
 EXAMPLES = ("minglm rl --mode april\nminglm rl --mode async --eta 2 --objective decoupled_ppo --run runs/rl_async\n"
             "minglm rl brackets --mode sync --updates 30 --init-from runs/my_model --json\nminglm rl --show")
 # Flags that are keys of the settings; everything else goes through --set.
-FLAGS = {"mode": str, "task": str, "objective": str, "updates": int, "eta": int, "over_sampling": int, "seed": int, "push_every": int,
+FLAGS = {"mode": str, "task": str, "objective": str, "updates": int, "eta": float, "over_sampling": int, "seed": int, "push_every": int,
          "max_gap": int, "difficulty": str}
 
 

@@ -14,6 +14,9 @@ from minglm.recipe import _checked, _key, _yaml
 from minglm.rl.policy import MODES, Policy
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "recipes" / "rl"
+# As in minglm.rl.objectives, which needs torch; a test compares the two.
+OBJECTIVE_NAMES = ("grpo", "naive", "bypass", "decoupled_ppo", "tis", "icepop", "double_sided_mask", "cross_stage")
+CLIP_NAMES = ("low", "high", "tis_low", "tis_high", "beta", "mask_low", "mask_high", "average")
 SEED_ROOM = 1 << 20                     # draws of one group's samples never meet those of the next
 
 
@@ -33,7 +36,7 @@ class Settings:
     group_size: int = _key(8, "samples of one prompt", "samples", 2)
     over_sampling: int | None = _key(None, "april: groups submitted at a time; null for batch_groups", "groups", 1)
     max_concurrent: int | None = _key(None, "groups in flight at most; null for the mode's own limit", "groups", 1)
-    eta: int = _key(1, "async: batches that may be started ahead of the one in training", "batches", 0)
+    eta: float = _key(1.0, "async: batches that may be started ahead of the one in training; a fraction is allowed", "batches", 0.0)
     push_every: int = _key(1, "glm5: updates between two pushes", "updates", 1)
     max_gap: int | None = _key(None, "glm5: drop a group whose oldest token is more versions behind", "versions", 0)
     dynamic_filter: bool = _key(True, "drop groups whose rewards are all equal, and roll out others instead")
@@ -76,6 +79,11 @@ class Settings:
         for spec in dataclasses.fields(self):
             if spec.name != "difficulty":
                 object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
+        if self.objective not in OBJECTIVE_NAMES:
+            raise InputError(f"objective {self.objective!r}: not one of {', '.join(OBJECTIVE_NAMES)}{nearest(self.objective, OBJECTIVE_NAMES)}")
+        for key in self.objective_args:
+            if key not in CLIP_NAMES:
+                raise InputError(f"objective_args key {key!r}: not one of {', '.join(CLIP_NAMES)}{nearest(key, CLIP_NAMES)}")
         self.policy()
 
     def policy(self) -> Policy:

@@ -62,6 +62,16 @@ def trained_groups(folder: Path) -> list[int]:
     return [g for e in events(folder, "update") for g in e["groups"]]
 
 
+class Luck(tasks.Task):
+    """A reward that a model that knows nothing earns by luck, so that there is something to learn."""
+
+    def reward(self, problem, text):
+        return float(len(text) % 2)
+
+
+LUCK = Luck("sum", "luck", 0.8)
+
+
 @pytest.mark.parametrize("mode", ("sync", "april"))
 def test_a_killed_rollout_worker_costs_its_running_requests_and_nothing_else(warm, tmp_path, mode):
     settings = Settings(mode=mode, **SMALL, **({"over_sampling": 4} if mode == "april" else {}))
@@ -83,10 +93,10 @@ def test_a_killed_rollout_worker_costs_its_running_requests_and_nothing_else(war
 def test_a_killed_trainer_repeats_its_updates_exactly(warm, tmp_path):
     from minglm import checkpoint
     settings = Settings(mode="sync", **SMALL)
-    straight, _ = run(settings, tmp_path / "straight", warm)
+    straight, _ = run(settings, tmp_path / "straight", warm, task=LUCK)
     folder = tmp_path / "killed"
     killer = kill_when(folder, "trainer", lambda: len(metrics.read(folder / "metrics.csv")) >= 3)     # after update 3, saved at 2
-    summary, _ = run(settings, folder, warm)
+    summary, _ = run(settings, folder, warm, task=LUCK)
     killer.join(1)
     assert summary["restarts"] == 1 and straight["restarts"] == 0
     assert sorted(trained_groups(folder)) == list(range(12))
@@ -131,20 +141,20 @@ def _lives(pid: int) -> bool:
         return False
 
 
-class Broken:
+class Broken(tasks.Task):
     """A task whose reward fails now and then, as a learner's own might."""
 
     def __init__(self, how: str, every: int) -> None:
-        self.inner, self.how, self.every, self.calls = tasks.get("sum", 0.8), how, every, 0
-        self.problem, self.train_seed, self.heldout_seed = self.inner.problem, self.inner.train_seed, self.inner.heldout_seed
+        super().__init__("sum", "breaks", 0.8)
+        self.__dict__.update(how=how, every=every, calls=0)              # frozen otherwise
 
     def reward(self, problem, text):
-        self.calls += 1
+        self.__dict__["calls"] += 1
         if self.calls % self.every == 0:
             if self.how == "raises":
                 raise RuntimeError("the checker\nfell over")
             return float("nan")
-        return self.inner.reward(problem, text)
+        return super().reward(problem, text)
 
 
 @pytest.mark.parametrize("how", ("raises", "nan"))
