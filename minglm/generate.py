@@ -36,10 +36,12 @@ class Generated:
     tokens: list[list[int]] = field(default_factory=list)
     logprobs: list[list[float]] = field(default_factory=list)
     stopped: list[bool] = field(default_factory=list)
+    acceptance: float | None = None     # with drafts: the share of them that were right
 
 
 def generate(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_tokens: int, *, temperature: float = 0.0,
-             top_p: float = 1.0, seed: int | Sequence[int] = 0, stop: Sequence[int] = (), mode: str = "sparse") -> Generated:
+             top_p: float = 1.0, seed: int | Sequence[int] = 0, stop: Sequence[int] = (), mode: str = "sparse",
+             speculate: int = 0) -> Generated:
     """Continue every prompt by up to `max_new_tokens` tokens.
 
     Args:
@@ -49,10 +51,15 @@ def generate(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_to
         seed: one for all (sequence i uses seed + i), or one for each sequence: a sequence's draws depend on its own only.
         stop: token ids that end a sequence.
         mode: "sparse" or "dense".
+        speculate: let the prediction module draft this many tokens at a time; the tokens stay the same (`minglm.speculate`).
 
     Raises:
         InputError: an empty prompt, tokens outside the vocabulary, settings out of range, more positions than the model has.
     """
+    if speculate:
+        rows = [[int(t) for t in p] for p in prompts]
+        _check(model, rows, max_new_tokens, temperature, top_p)
+        return _drafted(model, rows, max_new_tokens, temperature, top_p, _seeds(seed, len(rows)), stop, mode, speculate)
     out = Generated()
     for tokens, logprobs, active in stream(model, prompts, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed,
                                            stop=stop, mode=mode):
@@ -87,7 +94,7 @@ def stream(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_toke
                 logits = decoder.step(chosen[:, None], [n + i - 1 for n in lengths])[:, 0].float()
             chosen, logprobs = choose(logits, [temperature] * B, [top_p] * B, [(s, i) for s in seeds])
             if temperature:
-                logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
+                logprobs = _own(logits, chosen)
         step, were = chosen.tolist(), list(active)
         active = [on and t not in stop for on, t in zip(active, step)]
         yield step, logprobs.tolist(), were
@@ -110,6 +117,37 @@ def prefill(model: Model, cache: LatentCache, rows: Sequence[Sequence[int]], mod
         return out.logits[:, -1], out.hidden
     last = out.hidden[torch.arange(len(rows), device=device), torch.tensor([len(r) - 1 for r in rows], device=device)]
     return model.lm_head(model.norm(last)), out.hidden
+
+
+def _drafted(model: Model, rows: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, top_p: float,
+             seeds: list[int], stop: Sequence[int], mode: str, speculate: int) -> Generated:
+    """`generate` with drafts: sequences advance by unequal numbers of tokens, so the rollout engine runs them."""
+    from minglm.rl.engine import Engine, Request
+
+    engine = Engine(model, len(rows), max(map(len, rows)) + max_new_tokens, mode=mode, speculate=speculate,
+                    prefill_budget=max(512, sum(map(len, rows))))
+    asked = [Request(str(i), row, max_new_tokens, temperature, top_p, seed, tuple(stop)) for i, (row, seed) in enumerate(zip(rows, seeds))]
+    for request in asked:
+        engine.submit(request)
+    while engine.running or engine.waiting:
+        engine.step()
+    out = Generated(acceptance=engine.stats.acceptance)
+    for r in asked:
+        if temperature not in (0, 1) or top_p < 1:             # the engine's belong to the distribution that was sampled from
+            with torch.inference_mode():
+                logits = model(torch.tensor([r.prompt + r.tokens], device=model.embed_tokens.weight.device), mode=mode).logits[0].float()
+            chosen = torch.tensor(r.tokens, device=logits.device)
+            r.logprobs = _own(logits[len(r.prompt) - 1:-1], chosen).tolist()
+        stopped = r.reason == "stop"
+        out.stopped.append(stopped)
+        out.tokens.append(r.tokens[:-1] if stopped else r.tokens)
+        out.logprobs.append(r.logprobs[:len(out.tokens[-1])])
+    return out
+
+
+def _own(logits: Tensor, tokens: Tensor) -> Tensor:
+    """The model's log-probabilities at temperature 1 of the tokens chosen: (N, V), (N,) → (N,)."""
+    return logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 def _seeds(seed: int | Sequence[int], B: int) -> list[int]:

@@ -203,7 +203,7 @@ def test_routes_are_the_experts_of_the_position_that_predicted(model, speculate)
     for request in finish(engine).values():
         chosen, hooks = [], []
         for layer in model.layers[1:]:
-            hooks.append(layer.mlp.gate.register_forward_hook(lambda _, __, out: chosen.append(out[0])))
+            hooks.append(layer.mlp.gate.register_forward_hook(lambda _, __, out, into=chosen: into.append(out[0])))
         with torch.no_grad():
             model(torch.tensor([request.prompt + request.tokens]))
         for hook in hooks:
