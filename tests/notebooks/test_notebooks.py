@@ -1,4 +1,7 @@
-"""Every notebook runs from top to bottom in smoke mode, shows its plots, and keeps the promises of its first cell."""
+"""Every notebook runs from top to bottom in smoke mode, shows its plots, and keeps the promises of its first cell.
+
+Exercise sheets are checked in tests/unit/test_workshop_exercises.py.
+"""
 import json
 import re
 from pathlib import Path
@@ -7,7 +10,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").rglob("*.ipynb") if not {".ipynb_checkpoints", "workshop"} & set(p.parts))
 IDS = [str(p.relative_to(ROOT / "notebooks")) for p in NOTEBOOKS]
 
 
