@@ -256,7 +256,12 @@ async def _stream(asked, answer: Answer, tickets: list[Ticket], driver: Driver, 
 
     tasks = [asyncio.create_task(one(i, t)) for i, t in enumerate(tickets)]
     together = asyncio.gather(*tasks)
-    together.add_done_callback(lambda _: lines.put_nowait(None))
+
+    def ended(future: asyncio.Future) -> None:
+        if not future.cancelled():
+            future.exception()                                 # looked at, so that asyncio does not report it as forgotten
+        lines.put_nowait(None)
+    together.add_done_callback(ended)
     try:
         while (chunk := await lines.get()) is not None:
             yield f"data: {json.dumps(chunk)}\n\n"
@@ -271,6 +276,4 @@ async def _stream(asked, answer: Answer, tickets: list[Ticket], driver: Driver, 
     finally:
         for task in tasks:
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Refusal):
-            together.exception()
         _cancel(tickets, driver)

@@ -15,6 +15,7 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -27,12 +28,17 @@ WEIGHTS = (35, 35, 10, 10, 5, 5)
 @contextlib.contextmanager
 def running(checkpoint: str | Path, *arguments: str, wait_s: float = 90.0) -> Iterator[tuple[subprocess.Popen, str]]:
     """`minglm serve` in a process of its own on a free port: (process, base URL ending in /v1)."""
+    errors = tempfile.TemporaryFile("w+", encoding="utf-8")   # a pipe that nobody reads would fill and stop the server
     process = subprocess.Popen([sys.executable, "-m", "minglm", "serve", "--checkpoint", str(checkpoint), "--port", "0", *arguments],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                               stdout=subprocess.PIPE, stderr=errors, text=True)
+
+    def said() -> str:
+        errors.seek(0)
+        return errors.read()
     try:
         line = process.stdout.readline()                      # it says where it listens, or ends
         if "http://" not in line:
-            raise RuntimeError(f"the server did not start: {line}{process.stderr.read()}")
+            raise RuntimeError(f"the server did not start: {line}{said()}")
         url, deadline = line.split(" on ")[1].split()[0], time.monotonic() + wait_s
         import urllib.request
         while True:
@@ -41,7 +47,7 @@ def running(checkpoint: str | Path, *arguments: str, wait_s: float = 90.0) -> It
                     break
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"the server did not come up: {process.stderr.read() if process.poll() is not None else 'no answer'}") from None
+                    raise RuntimeError(f"the server did not come up: {said() or 'no answer'}") from None
                 time.sleep(0.1)
         yield process, url
     finally:
@@ -53,7 +59,9 @@ def running(checkpoint: str | Path, *arguments: str, wait_s: float = 90.0) -> It
                 process.kill()
         process.wait()
         process.stdout.close()
-        process.stderr.close()
+        if "Traceback" in (text := said()):
+            sys.stderr.write(f"the server's own errors:\n{text[-3000:]}")
+        errors.close()
 
 
 def rss_bytes(pid: int) -> int | None:
