@@ -60,7 +60,7 @@ def closure(lock: dict, names=THEIRS) -> dict[str, str]:
     """Name → version of what `names` need, by the lock file. Compiled packages are refused: none is needed."""
     out, waiting = {}, list(names)
     while waiting:
-        name = waiting.pop()
+        name = _flat(waiting.pop())
         if name in out or name in OURS:
             continue
         entry = lock["packages"].get(name)
@@ -97,9 +97,13 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
     return found
 
 
+def _flat(name: str) -> str:
+    """A package's name as indexes spell it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def _wheel(place: Path, name: str, version: str) -> Path | None:
-    flat = re.sub(r"[-_.]+", "_", name).lower()
-    return next((p for p in place.glob("*.whl") if re.sub(r"[-_.]+", "_", p.name.split("-")[0]).lower() == flat and p.name.split("-")[1] == version), None)
+    return next((p for p in place.glob("*.whl") if _flat(p.name.split("-")[0]) == name and p.name.split("-")[1] == version), None)
 
 
 def _last(text: str) -> str:
@@ -111,7 +115,7 @@ def lock_file(lock: dict, wheels: dict[str, Path], project: Path) -> dict:
     """Pyodide's lock file with only what is served, each with the hash of the file that is served."""
     def entry(name: str, path: Path, depends, imports, version: str) -> dict:
         return {"name": name, "version": version, "file_name": path.name, "install_dir": "site", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-                "package_type": "package", "imports": list(imports), "depends": [d for d in depends if d in wheels], "unvendored_tests": False}
+                "package_type": "package", "imports": list(imports), "depends": [_flat(d) for d in depends if _flat(d) in wheels], "unvendored_tests": False}
     packages = {}
     for name, path in wheels.items():
         if name in OURS:
@@ -175,7 +179,7 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
     made = stage(cache)
     shutil.rmtree(site, ignore_errors=True)
     done = subprocess.run([sys.executable, "-m", "jupyterlite_core", "build", "--lite-dir", str(made), "--output-dir", str(site), "--contents", str(made / "files"),
-                           "--cache-dir", str(cache / "cache"), "--no-sourcemaps", "--apps", "lab", "--apps", "repl", "--apps", "notebooks", "--apps", "tree"],
+                           "--no-sourcemaps", "--apps", "lab", "--apps", "repl", "--apps", "notebooks", "--apps", "tree"],
                           cwd=made, capture_output=True, text=True)
     if done.returncode or not (site / "jupyter-lite.json").is_file():
         raise InputError(f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {made} to see why")
