@@ -148,7 +148,7 @@ def training(ours: Model, theirs: Theirs) -> list[dict]:
     rows, peak = [], machine.matmul_flops_per_s()
     for B, T, target in ((8, 512, 2.0), (2, 2048, 4.0)):
         hf, name = theirs.best(lambda m, B=B, T=T: their_step(m, B, T))
-        took = alternate({"ours": our_step(ours, B, T), "kl": our_step(ours, B, T, kl=True), "hf": their_step(hf, B, T)}, 3)
+        took = alternate({"ours": our_step(ours, B, T), "kl": our_step(ours, B, T, kl=True), "hf": their_step(hf, B, T)}, 2)
         rate = {k: B * T / s for k, s in took.items()}
         rows += [row(f"train step {B}x{T}", rate["ours"], "tokens/s", rate["ours"] / rate["hf"], target, f"transformers: {name}"),
                  row(f"train step {B}x{T} with the indexer's KL", rate["kl"], "tokens/s", rate["kl"] / rate["hf"]),
@@ -174,7 +174,7 @@ def decoding(ours: Model, theirs: Theirs) -> list[dict]:
         hf, names[B] = theirs.best(lambda m, B=B: their_decode(m.eval(), B, 16), every)
         works[f"hf {B}"] = their_decode(hf.eval(), B, NEW)
         works[f"ours {B}"] = lambda B=B: generate(ours, tokens(B, PROMPT), NEW)
-    took = alternate(works, 3)
+    took = alternate(works, 2)
     rate = {k: int(k.split()[1]) * NEW / s for k, s in took.items()}
     return [row("greedy decode, 1 sequence", rate["ours 1"], "tokens/s", rate["ours 1"] / rate["hf 1"], 3, f"transformers: {names[1]}"),
             row(f"greedy decode, 1 sequence, transformers ({names[1]})", rate["hf 1"], "tokens/s"),
@@ -200,7 +200,7 @@ def growth(ours: Model) -> list[dict]:
         for T in (4096, 8192, 16384, 32768):
             work, runs = our_prefill(ours, T), []
             work()
-            for _ in range(3 if T < 16384 else 2):
+            for _ in range(3 if T < 16384 else 1):
                 spent[0] = 0.0
                 total = timed(work)
                 runs.append((total, spent[0]))

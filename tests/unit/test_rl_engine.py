@@ -32,7 +32,7 @@ def alone(model):
     return [generate(model, [p], NEW, temperature=t, top_p=q, seed=[i]).tokens[0] for i, (p, (t, q)) in enumerate(zip(PROMPTS, HOW))]
 
 
-def requests(order=range(len(PROMPTS)), **changes):
+def requests(order, **changes):
     return [Request(**{"id": str(i), "prompt": PROMPTS[i], "max_new_tokens": NEW, "temperature": HOW[i][0], "top_p": HOW[i][1],
                        "seed": i} | changes) for i in order]
 
@@ -86,7 +86,7 @@ def test_equals_generate_for_other_shapes_of_model(mode, changes):
 
 def test_logprobs_are_those_of_the_distribution_sampled_from(model):
     engine = Engine(model, 6, 48)
-    for request in requests():
+    for request in requests(range(len(PROMPTS))):
         engine.submit(request)
     for i, request in finish(engine).items():
         temperature, top_p = HOW[int(i)]
