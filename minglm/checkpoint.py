@@ -5,6 +5,9 @@
         optimizer.safetensors  Muon momenta, AdamW moments, step count
         state.json             step, RNG, config, recipe, and the SHA-256 of the other files
 
+Several processes write shards of the same tensors in place of the first two (minglm/distributed/checkpoint.py); either kind
+can be read here, and resumed by any number of processes.
+
 A folder that carries its final name is complete; a checksum catches what the disk did to it afterwards. Nothing is pickled.
 """
 from __future__ import annotations
@@ -48,22 +51,35 @@ class Checkpoint:
 def save(run_dir: Path, step: int, config: ModelConfig, model: dict[str, Tensor], optimizer: dict[str, Tensor],
          extra: dict | None = None, keep: int = KEEP) -> Path:
     """Write the checkpoint of `step` finished steps and delete all but the last `keep`. Returns its folder."""
-    import torch
     from safetensors.torch import save_file
 
-    folder = run_dir / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".writing_*"):                # a kill during an earlier save
-        shutil.rmtree(leftover, ignore_errors=True)
-    final, temporary = folder / f"step_{step:08d}", folder / f".writing_{step:08d}"
-    temporary.mkdir()
+    temporary = begin(run_dir, step)
     files = {"model.safetensors": model, "optimizer.safetensors": optimizer}
     for name, tensors in files.items():
         # clone: safetensors refuses tensors that share storage, and views would drag their base along
         save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary / name, {"format": "pt"})
+    return commit(temporary, step, config, {name: sha256(temporary / name) for name in files}, extra, keep)
+
+
+def begin(run_dir: Path, step: int) -> Path:
+    """An empty folder to write a checkpoint in, until `commit` gives it its name."""
+    folder = run_dir / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".writing_*"):                # a kill during an earlier save
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = folder / f".writing_{step:08d}"
+    temporary.mkdir()
+    return temporary
+
+
+def commit(temporary: Path, step: int, config: ModelConfig, hashes: dict[str, str], extra: dict | None = None, keep: int = KEEP) -> Path:
+    """Add state.json to the files of `hashes` (name → SHA-256), flush all to the disk, and give the folder its final name."""
+    import torch
+
+    folder = temporary.parent
+    final = folder / f"step_{step:08d}"
     state = {"format": _FORMAT, "step": step, "data_position": step, "config": config.to_dict(),
-             "torch_rng": base64.b64encode(bytes(torch.get_rng_state().tolist())).decode(),
-             "sha256": {name: _sha256(temporary / name) for name in files}, **(extra or {})}
+             "torch_rng": base64.b64encode(bytes(torch.get_rng_state().tolist())).decode(), "sha256": hashes, **(extra or {})}
     (temporary / "config.json").write_text(json.dumps(config.to_hf(), indent=1), encoding="utf-8")
     (temporary / "state.json").write_text(_with_own_hash(state), encoding="utf-8")
     for path in temporary.iterdir():
@@ -77,8 +93,8 @@ def save(run_dir: Path, step: int, config: ModelConfig, model: dict[str, Tensor]
     return final
 
 
-def read(path: Path) -> Checkpoint:
-    """Read and verify one checkpoint folder.
+def read(path: Path, tensors: bool = True) -> Checkpoint:
+    """Read and verify one checkpoint folder; without `tensors` it is verified only, and its weights are left on the disk.
 
     Raises:
         InputError: names the file that is missing, truncated or altered.
@@ -96,15 +112,19 @@ def read(path: Path) -> Checkpoint:
         raise InputError(f"{state_path}: missing; give a checkpoint folder or a run folder that holds one") from None
     except (ValueError, KeyError, TypeError, InputError) as err:
         raise InputError(f"{state_path}: damaged ({err}); use an earlier checkpoint") from None
-    tensors = {}
+    loaded = {}
     for name, expected in hashes.items():
         file = path / name
         if not file.is_file():
             raise InputError(f"{file}: missing; use an earlier checkpoint")
-        if _sha256(file) != expected:
+        if sha256(file) != expected:
             raise InputError(f"{file}: damaged, {file.stat().st_size} bytes do not fit the hash in state.json; use an earlier checkpoint")
-        tensors[name] = load_file(file)
-    return Checkpoint(path, step, config, state, tensors["model.safetensors"], tensors["optimizer.safetensors"])
+        if tensors and "processes" not in state:
+            loaded[name] = load_file(file)
+    if tensors and "processes" in state:                       # shards of several processes
+        from minglm.distributed.checkpoint import assemble
+        return Checkpoint(path, step, config, state, *assemble(path))
+    return Checkpoint(path, step, config, state, loaded.get("model.safetensors", {}), loaded.get("optimizer.safetensors", {}))
 
 
 def find(path: str | Path) -> list[Path]:
@@ -115,7 +135,7 @@ def find(path: str | Path) -> list[Path]:
     return sorted((path / "checkpoints").glob("step_*"), reverse=True)
 
 
-def latest(path: str | Path, warn=None) -> Checkpoint | None:
+def latest(path: str | Path, warn=None, tensors: bool = True) -> Checkpoint | None:
     """The newest checkpoint that verifies. A damaged one is named on stderr and the one before it used.
 
     Returns None when there is no checkpoint at all; raises InputError when there are some and all are damaged.
@@ -126,7 +146,7 @@ def latest(path: str | Path, warn=None) -> Checkpoint | None:
     found = find(path)
     for folder in found:
         try:
-            return read(folder)
+            return read(folder, tensors)
         except InputError as err:
             warn(f"{err}" if folder == found[-1] else f"{err}: taking the previous one")
     if found:
@@ -165,7 +185,7 @@ def _with_own_hash(state: dict) -> str:
     return json.dumps({**body, "own_sha256": state.get("own_sha256", digest)}, indent=1)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

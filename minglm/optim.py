@@ -79,15 +79,16 @@ class MuonAdamW:
         config: head widths for the split.
         lr: Muon's learning rate. adam_lr: AdamW's; default the same, since Muon's update has AdamW's size.
         weight_decay: decoupled, on matrices and embeddings; norms and biases have none.
+        muon: False leaves everything to AdamW.
 
     State is a flat dict of tensors (`state_dict`), so that it is stored as safetensors.
     """
 
     def __init__(self, named: Iterable[tuple[str, Tensor]], config: ModelConfig, lr: float = 2e-3, adam_lr: float | None = None,
                  momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8,
-                 weight_decay: float = 0.1, ns_steps: int = 5) -> None:
+                 weight_decay: float = 0.1, ns_steps: int = 5, muon: bool = True) -> None:
         self.parameters = {name: p for name, p in named if p.requires_grad}
-        self.muon = {n: p for n, p in self.parameters.items() if uses_muon(n, p)}
+        self.muon = {n: p for n, p in self.parameters.items() if muon and uses_muon(n, p)}
         self.adam = {n: p for n, p in self.parameters.items() if n not in self.muon}
         self.splits = {n: split_rule(n, tuple(p.shape), config) for n, p in self.muon.items()}
         self.lr, self.adam_lr = lr, lr if adam_lr is None else adam_lr
@@ -106,25 +107,33 @@ class MuonAdamW:
         self._adam_step(self.adam_lr * scale)
 
     def _muon_step(self, lr: float) -> None:
-        # Blocks of equal shape from all over the model go through one batched iteration.
-        groups: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        updates = {}
         for name, p in self.muon.items():
             if p.grad is None:
                 continue
             buffer = self.momenta[name]
             buffer.lerp_(p.grad, 1 - self.momentum)
-            update = p.grad.lerp(buffer, self.momentum)                       # Nesterov
+            updates[name] = p.grad.lerp(buffer, self.momentum)                # Nesterov
             p.mul_(1 - lr * self.weight_decay)
-            for start, end in self.splits[name] or [(0, p.shape[-2])]:
-                piece, target = update[..., start:end, :], p[..., start:end, :]
-                groups.setdefault(tuple(piece.shape[-2:]), []).append((piece, target))
-        for (m, n), pairs in groups.items():
-            stack = torch.cat([piece.reshape(-1, m, n) for piece, _ in pairs])
+        self._directions(updates, lr)
+        for name, update in updates.items():
+            self.muon[name].add_(update)
+
+    def _directions(self, updates: dict[str, Tensor], lr: float) -> None:
+        """Turn each update into the step to take, in place: orthogonalised, scaled, with its sign."""
+        # Blocks of equal shape from all over the model go through one batched iteration.
+        groups: dict[tuple[int, int], list[Tensor]] = {}
+        for name, update in updates.items():
+            for start, end in self.splits[name] or [(0, update.shape[-2])]:
+                piece = update[..., start:end, :]
+                groups.setdefault(tuple(piece.shape[-2:]), []).append(piece)
+        for (m, n), pieces in groups.items():
+            stack = torch.cat([piece.reshape(-1, m, n) for piece in pieces])
             stack = orthogonalize(stack, self.ns_steps).mul_(-lr * 0.2 * math.sqrt(max(m, n)))
             at = 0
-            for piece, target in pairs:
+            for piece in pieces:
                 count = piece.numel() // (m * n)
-                target.add_(stack[at:at + count].view(piece.shape))
+                piece.copy_(stack[at:at + count].view(piece.shape))
                 at += count
 
     def _adam_step(self, lr: float) -> None:

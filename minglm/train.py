@@ -22,9 +22,10 @@ from pathlib import Path
 
 import torch
 
-from minglm import checkpoint, machine, memory, metrics, shards
+from minglm import checkpoint, gpu_device, machine, memory, metrics, shards
 from minglm import recipe as recipes
 from minglm.config import ModelConfig
+from minglm.distributed.layout import launched
 from minglm.errors import InputError
 from minglm.model import Model
 from minglm.optim import MuonAdamW, cosine_with_warmup
@@ -43,14 +44,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 def train(recipe: Recipe, run_dir: str | Path, init_from: str | Path | None = None, resume: bool = True,
-          progress: bool = True, device: str = "auto") -> dict:
+          progress: bool = True, device: str = "auto", parallel: dict[str, int | None] | None = None) -> dict:
     """Run one stage, or go on with it, or say that it is done.
 
     Args:
         run_dir: folder of the run, made when missing. init_from: run or checkpoint folder whose weights and tokenizer the
             stage starts from; needed by every stage but pretrain, and ignored when the run itself can be resumed.
         resume: False deletes the run and starts over. progress: show a bar on stderr.
-        device: cpu, cuda, mps or auto.
+        device: cpu, cuda, npu, mps or auto.
+        parallel: with torchrun, processes along dp, ep, tp and cp (minglm/distributed/layout.py); default all dp.
 
     Returns: the last row of metrics.csv as a dict, with `val_loss` the last one measured.
 
@@ -59,7 +61,10 @@ def train(recipe: Recipe, run_dir: str | Path, init_from: str | Path | None = No
         Interrupted: Ctrl-C, after the state has been saved.
     """
     run_dir = Path(run_dir)
-    device = machine.default_device() if device == "auto" else device
+    if launched() or any((parallel or {}).values()):
+        from minglm.distributed import run
+        return run.train(recipe, run_dir, init_from, resume, progress, device, parallel)
+    device = gpu_device.resolve(device)
     _claim(run_dir, recipe, resume)
     with deterministic():
         return _Run(recipe, run_dir, init_from, device).loop(progress)
@@ -102,31 +107,61 @@ class _Run:
 
     def __init__(self, recipe: Recipe, run_dir: Path, init_from: str | Path | None, device: str) -> None:
         self.recipe, self.dir, self.device, self.config = recipe, run_dir, device, recipe.config()
-        resumed = checkpoint.latest(run_dir)
+        resumed = self._latest(run_dir)
         start = resumed or self._initial(init_from)
         memory.check(recipe, device, self.config)
         self.step = resumed.step if resumed else 0
         self.tokenizer, self.loader, self.validation, self.corpus_sha256 = self._data(init_from if not resumed else run_dir)
         torch.manual_seed(recipe.seed)
-        self.model = Model(self.config)
-        if start:
-            self.model.load_state_dict(start.model)
-        self.model.to(device)
+        self.model = self._place(Model(self.config))
         self.named = self._learning()
-        self.optimizer = MuonAdamW(self.named, self.config, recipe.lr, recipe.adam_lr, weight_decay=recipe.weight_decay)
+        self.optimizer = self._optimizer(lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay)
+        if start:
+            self._restore(start, optimizer=resumed is not None)
         if resumed:
-            self.optimizer.load_state_dict(resumed.optimizer)
             resumed.restore_rng()
         self.rounding = FakeQuant(self.model, Spec(recipe.qat, recipe.qat_group) if recipe.qat else None)
         self.forward = torch.compile(self.model) if recipe.compile else self.model
         self._write_notes(init_from, start)
+
+    # ------------------------------------------------------------------ what minglm/distributed/run.py does otherwise
+
+    first = True                                                   # of the processes of this run: the one that writes
+
+    def _latest(self, path: str | Path) -> checkpoint.Checkpoint | None:
+        return checkpoint.latest(path)
+
+    def _place(self, model: Model):
+        return model.to(self.device)
+
+    def _optimizer(self, **options) -> MuonAdamW:
+        return MuonAdamW(self.named, self.config, **options)
+
+    def _restore(self, found: checkpoint.Checkpoint, optimizer: bool) -> None:
+        self.model.load_state_dict(found.model)
+        if optimizer:
+            self.optimizer.load_state_dict(found.optimizer)
+
+    def _pass(self, last: bool) -> None:
+        """Called before each forward pass of an update."""
+
+    def _agreed(self, stop: bool) -> bool:
+        return stop
+
+    def _log(self, name: str, columns: tuple[str, ...]):
+        return metrics.CsvLog(self.dir / name, columns, self.step)
+
+    def save(self) -> Path:
+        return checkpoint.save(self.dir, self.step, self.config, self.model.state_dict(), self.optimizer.state_dict(), self._notes())
+
+    # ------------------------------------------------------------------ setting up
 
     def _initial(self, init_from: str | Path | None) -> checkpoint.Checkpoint | None:
         if init_from is None:
             if self.recipe.stage == "pretrain":
                 return None
             raise InputError(f"stage {self.recipe.stage}: starts from a trained model; give --init-from RUN, such as runs/pretrain")
-        found = checkpoint.latest(init_from)
+        found = self._latest(init_from)
         if found is None:
             raise InputError(f"--init-from {init_from}: no checkpoint there; train that stage first")
         ours, theirs = self.config.to_dict(), found.config.to_dict()
@@ -183,10 +218,10 @@ class _Run:
         r = self.recipe
         if self.step >= r.steps:
             return self.last_metrics()
-        log = metrics.CsvLog(self.dir / "metrics.csv", metrics.COLUMNS, self.step)
-        load_log = metrics.CsvLog(self.dir / "expert_load.csv", ("step", "layer", *(f"expert_{e}" for e in range(self.config.n_routed_experts))), self.step)
-        self.peak = machine.matmul_flops_per_s("fp32", self.device)
-        bar = tqdm(total=r.steps, initial=self.step, desc=f"{self.dir.name} ({r.stage})", unit="step", disable=not progress, dynamic_ncols=True)
+        log = self._log("metrics.csv", metrics.COLUMNS)
+        load_log = self._log("expert_load.csv", ("step", "layer", *(f"expert_{e}" for e in range(self.config.n_routed_experts))))
+        self.peak = self._peak()
+        bar = tqdm(total=r.steps, initial=self.step, desc=f"{self.dir.name} ({r.stage})", unit="step", disable=not (progress and self.first), dynamic_ncols=True)
         try:
             with _finish_step_on_sigint() as stop:
                 while self.step < r.steps:
@@ -197,10 +232,11 @@ class _Run:
                             load_log.write({"step": self.step, "layer": layer, **{f"expert_{e}": n for e, n in enumerate(load)}})
                     bar.update(1)
                     bar.set_postfix(loss=f"{row['loss']:.3f}", tok_s=f"{row['tokens_per_s']:.0f}", refresh=False)
-                    if self.step % r.checkpoint_every == 0 or self.step == r.steps or stop.is_set():
+                    stopping = self._agreed(stop.is_set())
+                    if self.step % r.checkpoint_every == 0 or self.step == r.steps or stopping:
                         log.flush_to_disk(), load_log.flush_to_disk()
                         self.save()
-                    if stop.is_set() and self.step < r.steps:
+                    if stopping and self.step < r.steps:
                         raise Interrupted(f"{self.dir}: stopped after step {self.step} of {r.steps}, state saved; the same command goes on")
         finally:
             bar.close(), log.close(), load_log.close()
@@ -215,6 +251,7 @@ class _Run:
         parts: dict[str, float] = {}
         counts = None
         for i in range(r.grad_accum):
+            self._pass(last=i == r.grad_accum - 1)
             batch = self.loader.batch(self.step * r.grad_accum + i)
             loss, out = self.loss(batch)
             (loss / r.grad_accum).backward()
@@ -296,10 +333,11 @@ class _Run:
             return c.train_flops_per_token(r.seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(r.seq_len)["indexer"]
         return c.train_flops_per_token(r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.recall_steps)
 
-    def save(self) -> Path:
-        return checkpoint.save(self.dir, self.step, self.config, self.model.state_dict(), self.optimizer.state_dict(),
-                               {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed,
-                                "versions": machine.versions()})
+    def _notes(self) -> dict:
+        return {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed, "versions": machine.versions()}
+
+    def _peak(self) -> float:
+        return machine.matmul_flops_per_s("fp32", self.device)
 
     def last_metrics(self) -> dict:
         rows = metrics.read(self.dir / "metrics.csv")

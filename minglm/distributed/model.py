@@ -1,0 +1,165 @@
+"""The model of `minglm.model`, split over a mesh: same modules, same names of weights, same numbers.
+
+Every process is given the whole batch and works on its rows and positions. A loss comes out as the value for the whole
+batch; its gradient is that of this process's summand only, and FSDP2 adds the summands of all. Sums, not means of means:
+processes may have different numbers of targets, and the curve must be that of one process.
+
+Shapes: B rows of the whole batch, T positions of the whole sequence, C hidden, E experts.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.utils import _pytree
+
+from minglm.attention import View
+from minglm.distributed.collectives import total
+from minglm.distributed.context_parallel import Share
+from minglm.distributed.expert_parallel import ExpertParallel, balance_share, split_experts
+from minglm.distributed.mesh import Mesh
+from minglm.distributed.tensor_parallel import split_heads
+from minglm.layers import IGNORE, head_loss, wide
+from minglm.model import Layer, Model, Output
+from minglm.moe import MoE
+from minglm.mtp import shift_targets
+
+# FSDP2 finds the tensors of an output, to know when backward reaches it, only in containers that torch knows.
+if Output not in _pytree.SUPPORTED_NODES:
+    _pytree.register_dataclass(Output)
+
+
+class ShardedLayer(nn.Module):
+    """`minglm.model.Layer` on a mesh. What it makes besides x is returned too, so that FSDP2 sees all of its gradients."""
+
+    def __init__(self, layer: Layer, mesh: Mesh) -> None:
+        super().__init__()
+        self.input_layernorm, self.self_attn = layer.input_layernorm, layer.self_attn
+        self.post_attention_layernorm, self.mlp = layer.post_attention_layernorm, layer.mlp
+        self.mesh = mesh
+        split_heads(self.self_attn, mesh)
+        if isinstance(self.mlp, MoE):
+            split_experts(self.mlp, mesh)
+
+    def forward(self, x: Tensor, view: View) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """x (B', T', C) → x, the summands of this process in the indexer's KL and the balance loss, tokens per expert."""
+        share = view.share
+        attended, kl = self.self_attn(self.input_layernorm(x), view)
+        if kl is not None:                                      # a mean over this process's queries
+            with torch.set_grad_enabled(view.indexer_grad):     # in "warmup" only this has a gradient
+                kl = kl * (x.shape[0] * x.shape[1] / (share.batch * share.length))
+        x = x + attended
+        x_norm = self.post_attention_layernorm(x)
+        if not isinstance(self.mlp, MoE):
+            return x + self.mlp(x_norm), kl, None, None
+        flat = x_norm.flatten(0, -2)
+        chosen, gates, scores = self.mlp.gate(flat)
+        out, counts = self.mlp.experts(flat, chosen, gates)
+        if self.mlp.shared_experts is not None:
+            out = out + self.mlp.shared_experts(flat)
+        balance = balance_share(scores.view(*x.shape[:2], -1), chosen.view(*x.shape[:2], -1), self.mesh, share.batch, share.length)
+        return x + out.view_as(x), kl, balance, counts
+
+
+class ShardedModel(Model):
+    """`minglm.model.Model` for training on a mesh.
+
+    Args:
+        full: the whole model with its starting weights, the same in every process; it is taken apart.
+        bf16: compute in bf16; sharded weights, gradients' sums and optimiser state stay fp32.
+        reshard: drop gathered weights after the forward pass and gather them again for the backward (ZeRO-3). False keeps
+            them in between (ZeRO-2): one gathering a step.
+    """
+
+    def __init__(self, full: Model, mesh: Mesh, bf16: bool = False, reshard: bool = False) -> None:
+        nn.Module.__init__(self)
+        self.config, self.mesh, self._rope = full.config, mesh, None
+        self.shapes = {name: p.shape for name, p in full.named_parameters()}
+        self.embed_tokens = full.embed_tokens                   # in the order of Model: its methods walk the modules
+        self.layers = nn.ModuleList(ShardedLayer(layer, mesh) for layer in full.layers)
+        self.norm, self.lm_head, self.mtp = full.norm, full.lm_head, full.mtp
+        if self.mtp is not None:
+            self.mtp.layer = ShardedLayer(self.mtp.layer, mesh)
+        self.to(mesh.device)
+        options = {"reshard_after_forward": reshard}
+        if bf16:
+            options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for layer in [*self.layers, *([self.mtp.layer] if self.mtp is not None else [])]:
+            if isinstance(getattr(layer.mlp, "experts", None), ExpertParallel):
+                fully_shard(layer.mlp.experts, mesh=mesh.expert_mesh, **options)
+            fully_shard(layer, mesh=mesh.data_mesh, **options)
+        fully_shard(self, mesh=mesh.data_mesh, **options)
+        for module in self.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)          # losses are summands already
+                if mesh.device.type == "cpu":
+                    module.set_force_sum_reduction_for_comms(True)      # gloo cannot average
+
+    def forward(self, tokens: Tensor, targets: Tensor, *, mode: str = "sparse", doc_start: Tensor | None = None,
+                mtp: bool = True, indexer_loss: bool = True) -> Output:
+        """As `Model.forward` with targets: the whole batch (B, T) in, the whole batch's losses and expert counts out."""
+        self._check(tokens, targets, mode, doc_start, 0)
+        rows, share = self.mesh.rows(len(tokens)), Share(self.mesh, *tokens.shape)
+        here = slice(share.offset, share.offset + share.own)
+        view = View(mode, self._rope_slice(share.offset, share.own, tokens.device), share.offset,
+                    None if doc_start is None else doc_start[rows, here], losses=True, indexer_loss=indexer_loss,
+                    indexer_grad=torch.is_grad_enabled(), share=share)
+        kls, balances, counts = [], [], []
+        with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
+            hidden = self.embed_tokens(tokens[rows, here])
+            for layer in self.layers:
+                hidden, kl, balance, count = layer(hidden, view)
+                kls, balances, counts = _add(kls, kl), _add(balances, balance), _add(counts, count)
+            out = Output(lm_loss=_part(self.norm(hidden), self.lm_head.weight, targets, rows, here))
+            if mtp and self.mtp is not None:
+                out.mtp_loss, mtp_counts = self._depths(tokens, targets, doc_start, rows, hidden, view, kls, balances)
+                counts = _add(counts, mtp_counts)
+        out.indexer_kl = torch.stack(kls).mean() if kls else None
+        out.balance_loss = torch.stack(balances).sum() if balances else None
+        return self._of_all(out, counts)
+
+    def _depths(self, tokens, targets, doc_start, rows, hidden, view, kls, balances) -> tuple[Tensor | None, Tensor | None]:
+        """MTP loss and expert counts, as `Model._mtp_loss`; a process needs tokens of the next one's part, never hidden states."""
+        losses, counts, start = [], None, view.share.offset
+        for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
+            share = view.share.shorter(depth)
+            end = start + share.own
+            part = replace(view, rope=view.rope[:share.own], share=share,
+                           doc_start=None if view.doc_start is None else view.doc_start[:, :share.own])
+            joined = self.mtp.join(hidden[:, :share.own], self.embed_tokens(tokens[rows, start + depth:end + depth]))
+            hidden, kl, balance, count = self.mtp.layer(joined, part)
+            if kl is not None:
+                kls.append(kl)
+            balances.append(balance)
+            counts = count if counts is None else counts + count
+            losses.append(_part(self.mtp.norm(hidden), self.lm_head.weight, shift_targets(targets, depth, doc_start), rows, slice(start, end)))
+        return (torch.stack(losses).mean() if losses else None), counts
+
+    def _of_all(self, out: Output, counts: list[Tensor]) -> Output:
+        """Each loss's value for the whole batch, in one exchange, and the expert counts of all in another."""
+        names = [n for n in ("lm_loss", "mtp_loss", "balance_loss", "indexer_kl") if getattr(out, n) is not None]
+        summed = total(torch.stack([wide(getattr(out, n)) for n in names]), self.mesh.data)
+        for name, value in zip(names, summed.unbind()):
+            setattr(out, name, value)
+        if counts:
+            out.expert_counts = torch.stack(counts)
+            dist.all_reduce(out.expert_counts, group=self.mesh.data)
+        return out
+
+    def accumulate(self, last: bool) -> None:
+        """Whether the next backward pass is the last of an update: only then are gradients summed over processes."""
+        self.set_requires_gradient_sync(last)
+
+
+def _add(values: list[Tensor], value: Tensor | None) -> list[Tensor]:
+    return values if value is None else [*values, value]
+
+
+def _part(hidden: Tensor, weight: Tensor, targets: Tensor, rows: slice, here: slice) -> Tensor:
+    """This process's summand of the mean cross-entropy over all of `targets` (B, T); hidden (B', T', C) is its own part."""
+    mine = targets[rows, here]
+    share = (mine != IGNORE).sum() / (targets != IGNORE).sum().clamp(min=1)
+    return head_loss(hidden, weight, mine) * share
