@@ -8,7 +8,8 @@
 
 transformers 5.23 without a GPU multiplies FP8 out and takes the height of a block to be rows / scale rows. That is wrong
 for a last block that is smaller, so such matrices are written multiplied out and listed in `modules_to_not_convert`.
-Activations are rounded by whoever runs the checkpoint; transformers on a CPU does not round them.
+Ask for `from_pretrained(DIR, quantization_config=CompressedTensorsConfig(dequantize=True))` with int4 and w4a8: without it
+transformers 5.23 leaves this architecture's experts as they were initialised. Activations are rounded by whoever runs the checkpoint; transformers on a CPU does not round them.
 """
 from __future__ import annotations
 
