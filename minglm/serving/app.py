@@ -100,6 +100,8 @@ def make_app(driver: Driver, tokenizer, settings: ServeSettings) -> FastAPI:
         first = err.errors()[0]
         where = ".".join(str(p) for p in first["loc"] if p not in ("body", "str", "list[str]", "list[int]")) or "body"
         said = {"json_invalid": "the body is not JSON", "missing": "is needed", "extra_forbidden": "is not supported here"}.get(first["type"], first["msg"])
+        if where == "body" and first["type"] == "value_error":       # a rule of the whole request, said in its own words
+            return _refuse(Refusal(400, str(first["ctx"]["error"])))
         if where == "body" and first["type"] != "json_invalid":
             return _refuse(Refusal(400, "the body must be a JSON object, sent with the header content-type: application/json"))
         if first["type"] == "json_invalid":
@@ -109,6 +111,8 @@ def make_app(driver: Driver, tokenizer, settings: ServeSettings) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def _(request: Request, err: HTTPException):
         text = {404: f"no such path {request.url.path[:80]}", 405: f"{request.method} is not for {request.url.path[:80]}"}.get(err.status_code, str(err.detail))
+        if err.status_code == 400 and "parsing the body" in text:      # FastAPI's word for bytes that are no text, or nested too deep
+            text = "the body is not JSON"
         return _refuse(Refusal(err.status_code, text))
 
     async def known(request: Request) -> None:
