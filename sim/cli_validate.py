@@ -9,6 +9,7 @@ EXAMPLES = """clustersim validate
 clustersim validate my_runs.yaml                   (schema: data/published_runs/schema.json)
 clustersim validate data/published_runs/held_out/megatron_bridge.yaml
 clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
+clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --json
 clustersim validate --figure errors.html"""
 
@@ -16,6 +17,7 @@ clustersim validate --figure errors.html"""
 def add(parser) -> None:
     parser.add_argument("files", nargs="*", help="rows of your own (YAML, JSON or CSV); all published rows without it")
     parser.add_argument("--serving", action="store_true", help="the published serving rows instead (data/serving/published.yaml)")
+    parser.add_argument("--rollouts", action="store_true", help="the published rollout rows instead (data/rollouts/published.yaml)")
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("--figure", metavar="FILE", help="write the error table as a figure (.html, .svg, or .png with kaleido)")
     parser.add_argument("--cross", action=argparse_flag(), default=None, help="cross-validate: refit every scalar without the row (default for the published rows)")
@@ -31,6 +33,11 @@ def main(args) -> int:
         from sim import serving, serving_validate
         report = serving.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
+        return 0
+    if args.rollouts:
+        from sim import rollout_validate
+        report = rollout_validate.validate()
+        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout_validate.table_text(report))
         return 0
     from sim import validate
     result = validate.run(args.files or None, cross=args.cross)
