@@ -69,7 +69,7 @@ class Judge:
                 f"{'the task is solved' if self.last_rewards[0] >= 1 else 'the task is out of reach'}; change difficulty")
 
     def pass_at_1(self, answers: list[list[int]]) -> float:
-        """Share of held-out problems whose one greedy answer is right. A reward that fails counts as wrong."""
+        """Share of held-out problems whose one answer is right. A reward that fails counts as wrong."""
         right = 0
         for problem, tokens in zip(self.held_out, answers):
             try:

@@ -1,7 +1,7 @@
 """What a run writes down: every trajectory, every event, every update; and the journal that a kill cannot take. Torch-free.
 
     metrics.csv          one row an update, `COLUMNS`
-    evals.csv            held-out pass@1 (greedy) after so many updates; time_s without the evaluations themselves
+    evals.csv            held-out pass@1, one sample at the run's temperature, and greedy, after so many updates; time_s without the evaluations themselves
     trajectories.jsonl   one line a trajectory, when its group is complete: task's difficulty, lengths, times, versions, reward
     events.jsonl         training, pushes, aborts, drops, faults, with start_s and end_s; with the above, a timeline
     journal_*.jsonl      finished samples with their tokens since the checkpoint of that number, for a resumed run
@@ -21,7 +21,7 @@ COLUMNS = ("step", "version", "time_s", "trajectories", "trained_tokens", "rewar
            "generated_tokens", "tokens_per_s", "trajectories_per_s", "rollout_s", "train_s", "push_s", "eval_s",
            "rollout_idle", "trainer_idle", "slots_idle",
            "wasted_tokens", "dropped_equal", "dropped_stale", "reward_errors", "aborted_groups", "restarts", "refused_pushes")
-EVAL_COLUMNS = ("step", "time_s", "trajectories", "pass_at_1")
+EVAL_COLUMNS = ("step", "time_s", "trajectories", "pass_at_1", "greedy")
 TIMED = ("time_s", "tokens_per_s", "trajectories_per_s", "rollout_s", "train_s", "push_s", "eval_s", "rollout_idle", "trainer_idle",
          "slots_idle")
 

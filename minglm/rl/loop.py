@@ -361,7 +361,8 @@ class Loop:
     def _trainer_evaluated(self, message: dict) -> None:
         if self.evaluating:
             self.evaluating = None
-            self.record.evaluated(self.updates, self.judge.pass_at_1(message["answers"]), message["seconds"])
+            self.record.evaluated(self.updates, self.judge.pass_at_1(message["answers"]["sampled"]), self.judge.pass_at_1(message["answers"]["greedy"]),
+                                  message["seconds"])
 
     def _save(self) -> None:
         self.record.before_checkpoint(self.updates)

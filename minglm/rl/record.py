@@ -137,14 +137,14 @@ class Record:
         self.show(f"{name}: refused weights, {message['why']}")
         self.event("refused", worker=name, version=message["version"], why=message["why"])
 
-    def evaluated(self, update: int, pass_at_1: float, seconds: float) -> None:
+    def evaluated(self, update: int, pass_at_1: float, greedy: float, seconds: float) -> None:
         self.last_pass, self.last_eval = pass_at_1, update
         self.first_pass = pass_at_1 if self.first_pass is None else self.first_pass
         self.eval_s += seconds
         self.row_eval_s += seconds
-        self.evals.write({"step": update, "time_s": self.now() - self.eval_s, "trajectories": self.trajectories, "pass_at_1": pass_at_1})
-        self.event("evaluated", update=update, pass_at_1=pass_at_1, seconds=seconds)
-        self.show(f"update {update}: held-out pass@1 {pass_at_1:.1%} ({seconds:.1f} s)")
+        self.evals.write({"step": update, "time_s": self.now() - self.eval_s, "trajectories": self.trajectories, "pass_at_1": pass_at_1, "greedy": greedy})
+        self.event("evaluated", update=update, pass_at_1=pass_at_1, greedy=greedy, seconds=seconds)
+        self.show(f"update {update}: held-out pass@1 {pass_at_1:.1%}, greedy {greedy:.1%} ({seconds:.1f} s)")
 
     # ------------------------------------------------------------------ faults and checkpoints
 

@@ -51,8 +51,8 @@ class Settings:
     speculate: int = _key(0, "tokens drafted by the MTP module in each step", "tokens", 0)
     routing_replay: bool = _key(False, "train with the experts that the rollout chose")
     # ---- update
-    lr: float = _key(0.001, "learning rate of Muon (matrices)", "", 0.0)
-    adam_lr: float | None = _key(None, "learning rate of AdamW (embedding, head, norms, router); null for the same as lr", "", 0.0)
+    lr: float = _key(0.0005, "learning rate", "", 0.0)
+    muon: bool = _key(False, "Muon for matrices as in pre-training; its steps have one size however noisy the gradient, too much for few rewards")
     weight_decay: float = _key(0.0, "decoupled weight decay", "", 0.0)
     clip: float = _key(1.0, "largest norm of the gradient", "", 0.0)
     minibatches: int = _key(1, "optimiser steps that share one batch", "steps", 1)

@@ -62,7 +62,7 @@ class Trainer:
     def _new_optimizer(self) -> MuonAdamW:
         s = self.settings
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        return MuonAdamW(named, self.config, s.lr, s.adam_lr, weight_decay=s.weight_decay)
+        return MuonAdamW(named, self.config, s.lr, weight_decay=s.weight_decay, muon=s.muon)
 
     def step(self) -> Iterator[dict]:
         return iter(())
@@ -235,19 +235,21 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, message: dict) -> dict:
-        """Greedy answers to held-out prompts, by the engine that rolls out."""
+        """Answers to held-out prompts, sampled as the rollout samples and then greedy, by the engine that rolls out."""
         started, s = time.perf_counter(), self.settings
         self.model.eval()
-        prompts = message["prompts"]
-        engine = Engine(self.model, max_batch=min(s.max_batch, len(prompts)), max_len=message["max_len"], mode="sparse")
-        for i, prompt in enumerate(prompts):
-            engine.submit(Request(id=str(i), prompt=prompt, max_new_tokens=s.max_new_tokens, temperature=0.0, top_p=1.0, seed=i,
-                                  stop=tuple(message["stop"])))
-        answers: list[list[int]] = [[] for _ in prompts]
-        left = len(prompts)
+        prompts, answers = message["prompts"], {}
+        engine = Engine(self.model, max_batch=min(s.max_batch, 2 * len(prompts)), max_len=message["max_len"], mode="sparse")
+        for kind, temperature in (("sampled", s.temperature), ("greedy", 0.0)):
+            answers[kind] = [[] for _ in prompts]
+            for i, prompt in enumerate(prompts):
+                engine.submit(Request(id=f"{kind}.{i}", prompt=prompt, max_new_tokens=s.max_new_tokens, temperature=temperature,
+                                      top_p=s.top_p if temperature else 1.0, seed=i, stop=tuple(message["stop"])))
+        left = 2 * len(prompts)
         while left:
             for request in engine.step():
-                answers[int(request.id)], left = list(request.tokens), left - 1
+                kind, _, i = request.id.partition(".")
+                answers[kind][int(i)], left = list(request.tokens), left - 1
             self.beat()
         return {"got": "evaluated", "answers": answers, "update": self.updates, "seconds": time.perf_counter() - started}
 

@@ -41,6 +41,7 @@ class WarmStart:
     batch_size: int = _key(16, "rows of packed solutions in an update", "rows", 1)
     seq_len: int = _key(256, "length of a row", "tokens", 16)
     longest: int = _key(200, "longest solution that is taught", "tokens", 1)
+    slips: float = _key(0.0, "task sum: part of the steps that go wrong in what is taught, all that follows included: a careless teacher", "", 0.0, 0.9)
     lr: float = _key(0.02, "peak learning rate of Muon", "", 0.0)
     adam_lr: float = _key(0.005, "peak learning rate of AdamW", "", 0.0)
     seed: int = _key(0, "of weights and problems", "", 0)
@@ -51,6 +52,8 @@ class WarmStart:
                 object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
         object.__setattr__(self, "difficulty", list(self.difficulty or [1]))
         tasks.get(self.task, self.tail)
+        if self.slips and self.task != "sum":
+            raise InputError(f"slips={self.slips} with task {self.task}: only task sum has a careless teacher; leave it out")
         self.config()
 
     def config(self) -> ModelConfig:
@@ -132,7 +135,29 @@ class Rows:
         r = self.recipe
         for _ in range(1000):
             problem = self.task.problem(self.task.train_seed(rng.randrange(1 << 30)), rng.choice(r.difficulty))
-            ids, counted = encode_chat(self.tokenizer, tasks.chat(self.task, problem))
+            turns = tasks.chat(self.task, problem)
+            if r.slips:
+                turns = (turns[0], ("assistant", careless_sum(problem.prompt, rng, r.slips)))
+            ids, counted = encode_chat(self.tokenizer, turns)
             if sum(counted) <= r.longest and len(ids) <= r.seq_len + 1:
                 return ids, counted
         raise InputError(f"task {r.task}: no solution of at most longest={r.longest} tokens that fits seq_len={r.seq_len}; raise them")
+
+
+def careless_sum(prompt: str, rng, slips: float) -> str:
+    """A worked running total of which a part of the steps is off by one or two; what follows goes on from the wrong total.
+
+    What is imitated is then often wrong for no reason that the prompt shows, as in text that people wrote. The model learns
+    the right step as the likeliest one and the slips with it; RL, which only sees right answers rewarded, unlearns them.
+
+    >>> import random
+    >>> careless_sum("a7b4c9", random.Random(0), 0.0)
+    'a7b11c20#20'
+    """
+    worked, total = "", 0
+    for label, digit in zip(prompt[::2], prompt[1::2]):
+        total += int(digit)
+        if rng.random() < slips:
+            total = max(0, total + rng.choice((-2, -1, 1, 2)))
+        worked += f"{label}{total}"
+    return f"{worked}#{total}"
