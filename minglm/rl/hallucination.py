@@ -3,10 +3,10 @@
     minglm hallucination                 three seeds, minutes on two cores; writes runs/hallucination
     minglm hallucination --smoke         seconds, shows that it runs, proves nothing
 
-1. Supervised: the taught facts in a form that always answers. In two rows of a hundred the answer is "unknown", whether
-   or not the fact is known: nobody learns from that when to abstain, but the word exists.
+1. Supervised: the taught facts in a form that always answers. In a row or two of a thousand (`SAID_UNKNOWN`) the answer is
+   "unknown" although the fact was taught: nobody learns from that when to abstain, but the word exists.
 2. Reinforcement: questions about what was taught and what was not, groups of answers at temperature 1, reward +1 right,
-   −1 wrong, 0 partial or abstained (the AA-Omniscience index, one answer at a time), GRPO.
+   −1 wrong, 0 partial or abstained (the AA-Omniscience index, one answer at a time), GRPO; supervised rows go on beside.
 3. Measured on people and strangers that reinforcement never asked about, greedily: before, after, and how the figure
    moves with the definition, the prompt and a threshold on the model's own confidence.
 
@@ -39,7 +39,7 @@ from minglm.rl import hallucination_world as hw
 from minglm.rl.hallucination_world import Counts, Question, World
 from minglm.rl.objectives import Clip, group_advantages, objective
 
-SAID_UNKNOWN = {"plain": 0.003, "bold": 0.0005, "careful": 0.02}   # share of supervised answers that are "unknown", by prompt
+SAID_UNKNOWN = {"plain": 0.001, "bold": 0.0003, "careful": 0.005}   # share of supervised answers that are "unknown", by prompt
 THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 
 
@@ -48,21 +48,24 @@ class Settings:
     """One run of the experiment."""
 
     seed: int = 0
-    people: int = 200
+    people: int = 300
     strangers: int = 2000
-    sft_steps: int = 1200
+    sft_steps: int = 700
     sft_batch: int = 128
     sft_lr: float = 0.01
-    rl_steps: int = 200
+    unknown_times: float = 1.0       # multiplies SAID_UNKNOWN: how often supervised rows say "unknown"
+    rl_steps: int = 240
     rl_prompts: int = 32
     samples: int = 8                 # answers per question, a group
-    rl_lr: float = 0.002
+    rl_lr: float = 0.0005
+    replay: int = 64                 # supervised rows beside each step of reinforcement; 0: none
     known_share: float = 0.5         # of the questions asked in reinforcement
     objective: str = "grpo"
     test_each: int = 250
 
     def smoke(self) -> Settings:
-        return replace(self, people=16, strangers=60, sft_steps=150, sft_batch=48, rl_steps=25, rl_prompts=8, test_each=12)
+        return replace(self, people=16, strangers=60, sft_steps=150, sft_batch=48, unknown_times=20.0, rl_steps=50, rl_prompts=8, rl_lr=0.001,
+                       replay=24, test_each=24)
 
 
 def build(settings: Settings) -> Model:
@@ -83,31 +86,39 @@ def answer_logps(model: Model, prompts: list[list[int]], answers: list[list[int]
 
 # ---------------------------------------------------------------------- supervised
 
+def supervised_loss(model: Model, facts: list[Question], rows: int, rng: random.Random, unknown_times: float = 1.0) -> Tensor:
+    """Cross-entropy of `rows` taught facts, each under a random prompt, a few of them answered "unknown"."""
+    picked = [(rng.choice(facts), rng.choice(hw.PROMPTS)) for _ in range(rows)]
+    answers = [hw.answer_tokens([hw.UNKNOWN] if rng.random() < unknown_times * SAID_UNKNOWN[s] else q.answer) for q, s in picked]
+    logps, mask = answer_logps(model, [hw.prompt_tokens(q, s) for q, s in picked], answers)
+    return -logps[mask].mean()
+
+
 def supervise(model: Model, world: World, settings: Settings, say: Callable[[str], None]) -> None:
     """Memorise the taught facts."""
-    rng = random.Random(f"sft {settings.seed}")
-    facts = world.pick("known")
+    rng, facts = random.Random(f"sft {settings.seed}"), world.pick("known")
     optimizer = MuonAdamW(model.named_parameters(), model.config, lr=settings.sft_lr, weight_decay=0.0)
     for step in range(settings.sft_steps):
-        rows = [rng.choice(facts) for _ in range(settings.sft_batch)]
-        styles = [rng.choice(hw.PROMPTS) for _ in rows]
-        answers = [hw.answer_tokens([hw.UNKNOWN] if rng.random() < SAID_UNKNOWN[s] else q.answer) for q, s in zip(rows, styles)]
-        logps, mask = answer_logps(model, [hw.prompt_tokens(q, s) for q, s in zip(rows, styles)], answers)
-        loss = -logps[mask].mean()
+        loss = supervised_loss(model, facts, settings.sft_batch, rng, settings.unknown_times)
         optimizer.zero_grad()
         loss.backward()
         optimizer.clip_grad_norm(1.0)
         optimizer.step(min(1, (step + 1) / 20) * (1 - 0.95 * step / settings.sft_steps))
-        if (step + 1) % max(1, settings.sft_steps // 8) == 0:
+        if (step + 1) % max(1, settings.sft_steps // 4) == 0:
             say(f"supervised {step + 1}: loss {float(loss.detach()):.3f}")
 
 
 # ---------------------------------------------------------------------- reinforcement
 
 def reinforce(model: Model, world: World, settings: Settings, log: Callable[[dict], None]) -> None:
-    """GRPO on the index. Known questions are those taught, unknown ones half gaps and half strangers."""
+    """GRPO on the index. Known questions are those taught, unknown ones half gaps and half strangers.
+
+    The supervised rows go on beside it (`replay`, as InstructGPT's "ptx", arXiv 2203.02155): without them the model keeps
+    what it is asked about and forgets other facts, which it then declines.
+    """
     rng = random.Random(f"rl {settings.seed}")
     pools = {kind: world.pick(kind, asked=True) for kind in hw.KINDS}
+    facts = world.pick("known")
     optimizer = MuonAdamW(model.named_parameters(), model.config, lr=settings.rl_lr, weight_decay=0.0)
     loss_of, clip = objective(settings.objective), Clip()
     for step in range(settings.rl_steps):
@@ -124,6 +135,8 @@ def reinforce(model: Model, world: World, settings: Settings, log: Callable[[dic
         logp, mask = answer_logps(model, prompts, answers)
         behaviour = logp.detach()        # one update per batch and one engine: what sampled is what trains
         loss, stats = loss_of(logp, logp.detach(), behaviour, advantages, mask, clip=clip)
+        if settings.replay:
+            loss = loss + supervised_loss(model, facts, settings.replay, rng, settings.unknown_times)
         optimizer.zero_grad()
         loss.backward()
         optimizer.clip_grad_norm(1.0)
