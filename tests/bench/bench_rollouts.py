@@ -1,0 +1,31 @@
+"""Rollout simulation at 5K, 50K and 500K trajectories a step: seconds, and whether they grow in proportion.
+
+Every engine has the same load (500,000 trajectories on 3,000 engines, synchronous, groups of 32); one run each, largest last.
+"""
+from __future__ import annotations
+
+import time
+
+from minglm.rl.policy import Policy
+from sim.rollout_engines import DecodeCurve
+from sim.rollout_lengths import Lengths
+from sim.rollouts import Case, simulate
+
+NAME = "rollouts"
+CURVE = DecodeCurve(((1, 0.02), (64, 0.04), (256, 0.1)), ((1, 1e-8),))
+SIZES = ((160, 30), (1_600, 300), (16_000, 3_000))
+
+
+def run() -> list[dict]:
+    rows, seconds = [], {}
+    for groups, engines in SIZES:
+        case = Case(Policy("sync", groups), 32, Lengths.lognormal(8000, 65536), engines, CURVE, kv_limit=2e6, steps=1)
+        start = time.perf_counter()
+        result = simulate(case)
+        n = result.trained_trajectories
+        seconds[n] = time.perf_counter() - start
+        rows.append({"name": f"{n:,} trajectories on {engines:,} engines", "value": seconds[n], "unit": "s"})
+    rows[-1] |= {"target": 60.0, "met": rows[-1]["value"] < 60.0}
+    small, middle, large = (s / n for n, s in seconds.items())
+    rows.append({"name": "seconds per trajectory, 500K over 50K", "value": large / middle, "unit": "x", "ratio": large / middle, "target": 2.0, "met": large / middle < 2.0})
+    return rows
