@@ -6,6 +6,7 @@ the memory that disappeared from the machine.
 """
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
     try:
         for _ in range(count):
             manager = KernelManager()
-            manager.start_kernel()
+            manager.start_kernel(stderr=subprocess.DEVNULL)
             managers.append(manager)
         clients = [m.blocking_client() for m in managers]
         for client in clients:
@@ -82,7 +83,7 @@ def _weigh(process) -> tuple[int, int]:
     """(resident, proportional) bytes; where the system does not tell proportional memory, resident stands in."""
     rollup = Path(f"/proc/{process.pid}/smaps_rollup")
     try:
-        lines = {k: int(v.split()[0]) * 1024 for k, v in (line.split(":", 1) for line in rollup.read_text().splitlines()[1:])}
+        lines = {k: int(v.split()[0]) * 1024 for k, v in (line.split(":", 1) for line in rollup.read_text(encoding="ascii").splitlines()[1:])}
         return lines["Rss"], lines["Pss"]
     except (OSError, KeyError, ValueError):
         resident = process.memory_info().rss

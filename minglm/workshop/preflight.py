@@ -7,6 +7,7 @@ on is readable, checkpoints are whole.
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -70,7 +71,7 @@ def _kernel() -> Check:
 
     begun = time.monotonic()
     try:
-        manager, client = start_new_kernel(startup_timeout=KERNEL_S)
+        manager, client = start_new_kernel(startup_timeout=KERNEL_S, stderr=subprocess.DEVNULL)
     except Exception as err:
         return Check("kernel", "problem", f"does not start: {err}", "python -m ipykernel install --sys-prefix")
     try:
