@@ -1,23 +1,22 @@
 """`minglm rl`: reinforcement learning from verifiable rewards, synchronous or asynchronous."""
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from pathlib import Path
 
-from minglm.errors import InputError, nearest
+from minglm.errors import InputError
 
 TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rollout and training"
-EXAMPLES = ("minglm rl --mode april\nminglm rl --mode async --eta 2 --objective decoupled_ppo --run runs/rl_async\n"
-            "minglm rl brackets --mode sync --updates 30 --init-from runs/my_model --json\nminglm rl --show")
+EXAMPLES = ("minglm rl --mode april --over-sampling 64\nminglm rl long_tail --mode april --over-sampling 16\nminglm rl --mode async --eta 2 --objective decoupled_ppo --run runs/rl_async\n"
+            "minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json\nminglm rl --show")
 # Flags that are keys of the settings; everything else goes through --set.
 FLAGS = {"mode": str, "task": str, "objective": str, "updates": int, "eta": float, "over_sampling": int, "seed": int, "push_every": int,
          "max_gap": int, "difficulty": str}
 
 
 def add(p) -> None:
-    p.add_argument("recipe", nargs="?", default="division", help="name in data/recipes/rl, or a .yaml file (default division)")
+    p.add_argument("recipe", nargs="?", default="sum", help="name in data/recipes/rl, or a .yaml file (default sum)")
     p.add_argument("--run", help="folder of the run (default runs/rl_RECIPE_MODE)")
     p.add_argument("--init-from", metavar="RUN", help="run or checkpoint with the model to start from (default: the recipe's warm start, made once)")
     helps = {"mode": "sync, ahead, async, april or glm5", "eta": "async: batches started ahead", "over_sampling": "april: groups submitted at a time",
@@ -51,6 +50,7 @@ def main(args) -> int:
     from minglm import checkpoint
     from minglm.rl import tasks
     from minglm.rl.run import rl
+    from minglm.rl.warm import for_recipe
 
     def show(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -59,7 +59,7 @@ def main(args) -> int:
     run_dir = Path(args.run) if args.run else Path("runs") / f"rl_{Path(args.recipe).stem}_{chosen.mode}"
     init_from = args.init_from
     if init_from is None and (args.fresh or not checkpoint.find(run_dir)):
-        init_from = _warm(warm, chosen, run_dir.parent, show)
+        init_from = for_recipe(warm, chosen, run_dir.parent, show)
     summary = rl(chosen, run_dir, init_from, args.fresh, args.engine, args.address, show=show)
     print(json.dumps(summary) if args.json else _text(summary))
     return 0
@@ -70,20 +70,6 @@ def _numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"--difficulty {text!r}: must be whole numbers, as 1 or 1,2,4") from None
-
-
-def _warm(warm: dict | None, settings, folder: Path, show) -> Path:
-    """The model of the recipe's warm start, made once for all runs in a folder."""
-    if warm is None:
-        raise InputError("--init-from is missing: this recipe has no warm start; give the run folder of a trained model")
-    from minglm.rl.warm import WarmStart, warm_start
-    known = {"task", "tail", "difficulty", *WarmStart.__dataclass_fields__}
-    for key in warm:
-        if key not in known:
-            raise InputError(f"warm_start key {key!r}: not a known key{nearest(str(key), known)}; see minglm/rl/warm.py for the list")
-    recipe = WarmStart(**{"task": settings.task, "tail": settings.tail, "difficulty": settings.difficulty, **warm})
-    key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]
-    return warm_start(recipe, folder / f"rl_warm_{recipe.task}_{key}", show, settings.threads)
 
 
 def _text(s: dict) -> str:

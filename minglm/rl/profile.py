@@ -170,7 +170,7 @@ def _round_trip() -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m minglm.rl.profile", description=__doc__.splitlines()[0])
     parser.add_argument("--init-from", required=True, help="run folder of the model")
-    parser.add_argument("--recipe", default="division", help="RL recipe, for max_batch, group_size and threads")
+    parser.add_argument("--recipe", default="long_tail", help="RL recipe, for max_batch, group_size and threads")
     parser.add_argument("--out", required=True, help="where to write, such as runs/rl/profile.json")
     parser.add_argument("--busy", action="store_true", help="measure decoding also while the other core trains")
     args = parser.parse_args(argv)

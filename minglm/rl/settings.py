@@ -25,7 +25,7 @@ class Settings:
     """One RL run. Raises InputError for any value that breaks a rule."""
 
     mode: str = _key("sync", "who runs when: " + ", ".join(MODES))
-    task: str = _key("division", "a task of minglm.rl.tasks")
+    task: str = _key("sum", "a task of minglm.rl.tasks")
     tail: float | None = _key(None, "spread of the solutions' lengths (σ of the logarithm); null for the task's own long tail, 0 for none", "", 0.0, 3.0)
     difficulty: list = _key(None, "difficulties that problems are drawn from, evenly; null for [1]")
     objective: str = _key("grpo", "an objective of minglm.rl.objectives")

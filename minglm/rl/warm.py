@@ -10,6 +10,7 @@ Shapes: B rows, T positions.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minglm.config import ModelConfig
-from minglm.errors import InputError
+from minglm.errors import InputError, nearest
 from minglm.recipe import _checked, _key
 from minglm.rl import tasks
 from minglm.sft import encode_chat, stack
@@ -107,6 +108,23 @@ def warm_start(recipe: WarmStart, run_dir: str | Path, show: Callable[[str], Non
     note.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     checkpoint.save(run_dir, recipe.steps, config, model.state_dict(), optimizer.state_dict(), {"recipe": None, "seed": recipe.seed})
     return run_dir
+
+
+def for_recipe(warm: dict | None, settings, folder: Path, show: Callable[[str], None] = lambda line: None) -> Path:
+    """The run folder of an RL recipe's warm start: task and difficulty are the recipe's unless it says otherwise; made once.
+
+    Raises:
+        InputError: the recipe has none, or a key of it is unknown.
+    """
+    if warm is None:
+        raise InputError("--init-from is missing: this recipe has no warm start; give the run folder of a trained model")
+    known = [spec.name for spec in dataclasses.fields(WarmStart)]
+    for key in warm:
+        if key not in known:
+            raise InputError(f"warm_start key {key!r}: not a known key{nearest(str(key), known)}; see minglm/rl/warm.py for the list")
+    recipe = WarmStart(**{"task": settings.task, "tail": settings.tail, "difficulty": settings.difficulty, **warm})
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()).hexdigest()[:8]
+    return warm_start(recipe, Path(folder) / f"rl_warm_{recipe.task}_{digest}", show, settings.threads)
 
 
 class Rows:
