@@ -111,10 +111,10 @@ class Result:
     max_staleness: int
     oldest_staleness: Mapping[int, int]  # versions behind of the oldest token → trajectories
     max_span: int                       # versions that one trained trajectory spans
-    wasted: Mapping[str, int]           # tokens: filtered, too_stale
+    wasted: Mapping[str, int]           # tokens: filtered, too_stale, surplus
     reprefilled_tokens: int
     preemptions: int
-    counts: Mapping[str, int]           # trajectories, whole run: submitted = trained + filtered + too_stale + waiting + buffered + running
+    counts: Mapping[str, int]           # trajectories, whole run: submitted = trained + filtered + too_stale + surplus + waiting + buffered + running
     chips: int
     watched: tuple = field(repr=False, default=())      # per watched engine: [(second, running)]
     trainer_spans: tuple = field(repr=False, default=())  # (kind, start, end)

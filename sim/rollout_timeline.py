@@ -19,7 +19,6 @@ def grid(result: Result, bins: int = 240) -> tuple[list[float], list[list[int]]]
 
 def figure(result: Result, title: str | None = None, height: int = 460):
     """A Plotly figure of a result whose case had `watch` > 0."""
-    import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     times, rows = grid(result)

@@ -63,6 +63,7 @@ class _Run:
         self.dirty: dict[int, Engine] = {}
         self.filtered: list[Group] = []
         self.dropped: list[Group] = []
+        self.surplus: list[Group] = []
         self.trained = 0
         self.steps: list[Step] = []
         self.rollout_spans: list[tuple[float, float]] = []
@@ -70,7 +71,7 @@ class _Run:
         self.watched = [[(0.0, 0)] for _ in range(min(case.watch, case.engines))]
         self.last_change = self.tail_s = self.active_s = self.running_area = 0.0
         self.staleness, self.oldest, self.span = Counter(), Counter(), 0
-        self.start = {"time": 0.0, "generated": 0.0, "busy": 0.0, "tail": 0.0, "active": 0.0, "area": 0.0, "rolling": 0.0, "filtered": 0, "dropped": 0,
+        self.start = {"time": 0.0, "generated": 0.0, "busy": 0.0, "tail": 0.0, "active": 0.0, "area": 0.0, "rolling": 0.0, "filtered": 0, "dropped": 0, "surplus": 0,
                       "reprefilled": 0, "preemptions": 0}
 
     # ---- submission
@@ -209,7 +210,7 @@ class _Run:
                 waited += env.now - start
                 if last and not policy.continuous:
                     self.rollout_spans.append((self.rolling_since, self.last_complete))
-                    if policy.aborts_at_target:
+                    if self.running:
                         self._abort()
                     self.rolling = False
                 batch = self._take(share)
@@ -269,16 +270,27 @@ class _Run:
         return batch
 
     def _abort(self) -> None:
+        """Stop what still runs: april keeps the parts for the next round, the others lose what a filter's refill began."""
         for engine in self.engines:
             if engine.load:
                 engine.advance(self.env.now)
                 before = engine.n
-                engine.abort(self.env.now)
+                stopped = engine.abort(self.env.now)
                 self._count(-before)
                 self._plan(engine)
-        self.buffer.put_back(self.running.values())
-        self.running = {}
-        self.status.running = 0
+                for trajectory in stopped:
+                    if trajectory.done >= trajectory.length:    # it ended at this very moment
+                        trajectory.group.left -= 1
+                        if not trajectory.group.left:
+                            self._complete(trajectory.group)
+        left, self.running = self.running, {}
+        if self.policy.aborts_at_target:
+            self.buffer.put_back(left.values())
+        else:
+            n = self.policy.batch_groups
+            self.surplus += [*left.values(), *self.finished[n:]]
+            self.finished = self.finished[:n]
+        self.status.running, self.status.finished = 0, len(self.finished)
         self.loads = [(0, e.id) for e in self.engines]
 
     def _push(self):
@@ -334,7 +346,7 @@ class _Run:
         self._count(0)
         rolling = sum(b - a for a, b in self.rollout_spans)
         return {"time": now, "generated": sum(e.tokens for e in self.engines), "busy": sum(e.busy_s for e in self.engines), "tail": self.tail_s,
-                "active": self.active_s, "area": self.running_area, "rolling": rolling, "filtered": len(self.filtered), "dropped": len(self.dropped),
+                "active": self.active_s, "area": self.running_area, "rolling": rolling, "filtered": len(self.filtered), "dropped": len(self.dropped), "surplus": len(self.surplus),
                 "reprefilled": sum(e.reprefilled for e in self.engines), "preemptions": sum(e.preemptions for e in self.engines)}
 
     def _restart(self) -> None:
@@ -362,10 +374,11 @@ class _Run:
             return sum(len(g.samples) for g in groups)
 
         counts = {"submitted": self.made * case.group, "trained": self.trained * case.group, "waiting": samples(self.finished),
-                  "filtered": samples(self.filtered), "too_stale": samples(self.dropped), "buffered": samples(self.buffer.waiting),
+                  "filtered": samples(self.filtered), "too_stale": samples(self.dropped), "surplus": samples(self.surplus), "buffered": samples(self.buffer.waiting),
                   "running": samples(self.running.values())}
         wasted = {name: sum(t.done for g in groups for t in g.samples)
-                  for name, groups in (("filtered", self.filtered[begin["filtered"]:]), ("too_stale", self.dropped[begin["dropped"]:]))}
+                  for name, groups in (("filtered", self.filtered[begin["filtered"]:]), ("too_stale", self.dropped[begin["dropped"]:]),
+                                       ("surplus", self.surplus[begin["surplus"]:]))}
         return Result(
             case.name, case.policy.mode, seconds, tuple(steps), seconds / len(steps), sum(spans) / len(spans) if spans else seconds / len(steps),
             diff["generated"], diff["generated"] / seconds if seconds else 0.0, tokens, tokens / seconds if seconds else 0.0,
