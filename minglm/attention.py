@@ -78,13 +78,12 @@ class MLA(nn.Module):
         index, kl = None, None
         if self.indexer is not None and (view.mode != "dense" or view.cache is not None):
             with torch.set_grad_enabled(view.indexer_grad and view.indexer_loss):
-                index = self.indexer(x.detach(), q_latent.detach(), view.rope)
-            q_i, k_i, w_i = index
+                q_i, k_i, w_i = self.indexer(x.detach(), q_latent.detach(), view.rope)
+                if view.share is not None:
+                    k_i = view.share.keys(k_i, heads=False)
+                index = q_i, k_i, w_i
             if view.cache is not None:
                 k_i = view.cache.append_index_key(self.layer, k_i)
-            elif view.share is not None:
-                k_i = view.share.keys(k_i, heads=False)
-                index = q_i, k_i, w_i
             if view.mode == "sparse":
                 view.choice = select(q_i, k_i, w_i, self.topk, view.offset, view.doc_start)
         want_kl = index is not None and view.mode != "dense" and view.indexer_loss
