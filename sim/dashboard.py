@@ -27,6 +27,7 @@ CSS = """<style>
 .planner-page .planner-field .widget-text, .planner-page .planner-field .widget-dropdown { flex-direction:column; align-items:stretch; height:auto; overflow:visible }
 .planner-page .planner-field .widget-label { text-align:left; white-space:normal; line-height:1.25; height:auto; font-weight:600; width:auto; font-size:14px }
 .planner-page input[type=text], .planner-page select { height:32px !important; min-height:32px; font-size:16px; box-sizing:border-box }
+.planner-page .planner-field .widget-dropdown > select, .planner-page .planner-field .widget-text > input { flex:none !important; width:100% }
 .planner-page .widget-dropdown { height:auto } .planner-page .planner-field { gap:0 } .planner-page .planner-field .widget-html { height:auto }
 .planner-page .planner-field .widget-slider { height:30px; padding:0 .5rem } .planner-page .noUi-handle { width:22px !important; height:22px !important; top:-10px !important }
 .planner-page :focus-visible { outline:3px solid #0072B2; outline-offset:2px }
@@ -42,7 +43,6 @@ class Page:
 
     def __init__(self, values: Mapping[str, str] | None = None) -> None:
         import ipywidgets as w
-        import plotly.graph_objects as go
         self.fixed: dict[str, object] = {}
         self.answer: state.Answer | None = None
         self.kept: dict[str, state.Answer] = {}                   # saved on this page or loaded: name → answer
@@ -52,11 +52,9 @@ class Page:
         wide = w.Layout(width="auto", min_width="0")
         text, button = (lambda: w.HTML(layout=wide)), (lambda label, tip, style="": w.Button(description=label, tooltip=tip, button_style=style, layout=w.Layout(width="auto")))
         self.top, self.error, self.cards, self.plan_note = text(), text(), text(), text()
-        self.figures = {k: go.FigureWidget() for k in ("memory", "step", "timeline", "tornado", "versus")}
-        for f in self.figures.values():
-            f.update_layout(height=200, autosize=True, template="plotly_white")
-            f._config = {"displayModeBar": False, "responsive": True, "displaylogo": False}
-        self.alts = {k: text() for k in self.figures}
+        # A figure becomes a widget with its first drawing: a page that connects later asks for the state that it was made with.
+        self.figures: dict[str, object] = {}
+        self.alts = {k: text() for k in ("memory", "step", "timeline", "tornado", "versus")}
         self.search = button("Look at every plan (seconds to a minute)", "Search the whole space of plans; the best is then kept")
         self.release = button("Find a plan for me again", "Stop keeping the plan")
         self.bar = w.FloatProgress(min=0, max=1, description="groups", layout=w.Layout(width="auto", display="none"))
@@ -71,10 +69,14 @@ class Page:
         self.versus_words = text()
         self.export = button("Make the report", "HTML, JSON and CSV, with more samples and the step played as events")
         self.reset = button("All controls to their defaults", "")
+        self.links = text()
         self._wire()
         self._compare_options()
+        self._draw(state.answer(self.inputs.values if values is None else dict(values)))
+        if values is not None:
+            self.inputs.show(values)
+        self._versus()
         self.widget = self._lay_out(w)
-        self._show(self.inputs.values if values is None else dict(values), move=values is not None)
 
     # ---------------------------------------------------------------- layout
 
@@ -95,14 +97,9 @@ class Page:
             head("What would change the answer"), picture("tornado", self.metric), head("Memory and the step"), w.GridBox([picture("memory"), picture("step")], layout=pair),
             picture("timeline", self.play), head("Compare two"), w.HTML(pictures.block("<p class=note>Save what is shown, change a control (another chip, say), and see B against A.</p>")),
             w.GridBox([self.name, w.Box([self.save_button], layout=row)], layout=pair), self.files, w.GridBox([self.a, self.b], layout=pair), self.versus_words, picture("versus"),
-            head("Files and the report"), w.GridBox([self.upload, self.open], layout=pair), w.Box([self.export], layout=row), self.export_links()], layout=auto)
+            head("Files and the report"), w.GridBox([self.upload, self.open], layout=pair), w.Box([self.export], layout=row), self.links], layout=auto)
         page.add_class("planner-page")
         return page
-
-    def export_links(self):
-        import ipywidgets as w
-        self.links = w.HTML(layout=w.Layout(width="auto"))
-        return self.links
 
     def _wire(self) -> None:
         self.search.on_click(lambda _: self._search())
@@ -167,9 +164,13 @@ class Page:
         return f'<p class="note">{how} The same figures in a terminal:<br><code>{escape(state.command(self.answer))}</code></p>'
 
     def _put(self, key: str, fig, alt: str) -> None:
-        pictures.fill(self.figures[key], fig)
-        self.figures[key].layout.meta = {"alt": alt}
-        self.alts[key].value = pictures.block(f'<p class="note">{escape(alt)}</p>')
+        fig = pictures.padded(key, fig)
+        fig.update_layout(meta={"alt": alt})
+        if key in self.figures:
+            pictures.fill(self.figures[key], fig)
+        else:
+            self.figures[key] = pictures.widget(fig)
+        self.alts[key].value = pictures.block(f'<p class="note">{escape(alt)}</p>' if alt else "")
 
     def _metrics(self) -> None:
         options = [(label, key) for key, label, _ in self.answer.results]
@@ -187,13 +188,9 @@ class Page:
 
     def _timeline(self) -> None:
         self._put("timeline", *pictures.timeline(self.answer, state.played(self.answer)))
-        self.figures["timeline"].layout.height = self.figures["timeline"].layout.height or 300
 
     def _no_timeline(self) -> None:
-        from minglm import plots
-        fig = plots.figure("", "", "")
-        fig.update_layout(height=60, margin=dict(l=0, r=0, t=0, b=0)).update_xaxes(visible=False).update_yaxes(visible=False)
-        self._put("timeline", fig, f"A step of {self.answer.pieces:,} pieces of work is not played at every move: press the button to see its timeline.")
+        self._put("timeline", pictures.blank(), f"A step of {self.answer.pieces:,} pieces of work is not played at every move: press the button to see its timeline.")
 
     def _guard(self, act) -> None:
         """Do what a button asks; a refusal is one line on the page."""
@@ -259,18 +256,11 @@ class Page:
             return
         if self.a.value == self.b.value:
             self.versus_words.value = pictures.block('<p class="note">A and B are the same: save one scenario, then change a control.</p>')
-            self.figures["versus"].layout.height = 60
-            pictures.fill(self.figures["versus"], self._blank())
-            self.alts["versus"].value = ""
+            self._put("versus", pictures.blank(), "")
             return
         names = [f"{a.name}" if box.value == NOW else box.value for box, a in ((self.a, first), (self.b, second))]
         self.versus_words.value = pictures.block(f'<p class="said" role="status">{escape(pictures.versus_words(first, second))}</p>{pictures.versus_table(first, second, names)}')
         self._put("versus", *pictures.versus(first, second, names))
-
-    def _blank(self):
-        from minglm import plots
-        fig = plots.figure("", "", "", height=40)
-        return fig.update_layout(margin=dict(l=0, r=0, t=0, b=0)).update_xaxes(visible=False).update_yaxes(visible=False)
 
     def _export(self) -> None:
         self.export.disabled = True

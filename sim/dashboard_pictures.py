@@ -80,9 +80,24 @@ def _fit(fig, height: int):
     """Margins and legend for a narrow screen."""
     fig.update_layout(height=height, autosize=True, margin=dict(l=8, r=12, t=44, b=8), title=dict(font=dict(size=15), x=0, xanchor="left"),
                       legend=dict(orientation="h", y=-0.28, yanchor="top", x=0, font=dict(size=12)), dragmode=False)
-    fig.update_xaxes(automargin=True, fixedrange=True)
-    fig.update_yaxes(automargin=True, fixedrange=True)
+    fig.update_xaxes(automargin=True, fixedrange=True, visible=True)
+    fig.update_yaxes(automargin=True, fixedrange=True, visible=True)
     return fig
+
+
+# Bars and lines of each picture. A page that is already open follows changes of traces, not traces that come or go: what is not needed is empty.
+TRACES = {"memory": (8, 1), "step": (1, 0), "timeline": (5, 1), "tornado": (2, 0), "versus": (1, 0)}
+
+
+def padded(key: str, fig):
+    """The figure with the number of bars and lines that its kind always has, those that are not needed empty and not shown."""
+    import plotly.graph_objects as go
+    bars, lines = ([t.to_plotly_json() for t in fig.data if t.type == kind] for kind in ("bar", "scatter"))
+    made = go.Figure(layout=fig.layout)
+    for kind, have, want in (("bar", bars, TRACES[key][0]), ("scatter", lines, TRACES[key][1])):
+        for i in range(want):
+            made.add_trace({"visible": True, **have[i]} if i < len(have) else {"type": kind, "x": [], "y": [], "visible": False})
+    return made
 
 
 def _wrap(text: str, width: int = 18) -> str:
@@ -95,7 +110,7 @@ def memory(a: Answer):
     for i, (part, gib) in enumerate(a.memory.items()):
         fig.add_bar(orientation="h", y=["chip"], x=[gib], name=part, marker=dict(color=plots.COLOURS[i % 8], pattern_shape=("", "/", ".", "x", "-", "\\")[i % 6]),
                     hovertemplate=f"{part}: %{{x:.1f}} GiB<extra></extra>")
-    fig.add_scatter(x=[a.room_gib, a.room_gib], y=[-0.45, 0.45], yaxis="y2", mode="lines", line=dict(color="#000000", width=3, dash="dash"), name="capacity",
+    fig.add_scatter(x=[a.room_gib, a.room_gib], y=[-0.45, 0.45], yaxis="y2", mode="lines", line=dict(color="#000000", width=3, dash="dash"), showlegend=True, name="capacity",
                     hovertemplate=f"capacity: {a.room_gib:.0f} GiB<extra></extra>")
     fig.update_layout(barmode="stack", yaxis2=dict(overlaying="y", range=[-0.5, 0.5], visible=False, fixedrange=True))
     fig.update_yaxes(showticklabels=False, selector=dict(anchor=None))
@@ -197,17 +212,25 @@ def _rent(a: Answer) -> str:
     return "not known" if f is None else f"${f.value:.2f}" + ("" if f.certain else f" (${f.low:.2f} to ${f.high:.2f})")
 
 
+def blank():
+    """A figure that takes almost no room: nothing to show yet."""
+    fig = plots.figure("", "", "", height=30)
+    return fig.update_layout(margin=dict(l=0, r=0, t=0, b=0)).update_xaxes(visible=False).update_yaxes(visible=False)
+
+
+def widget(fig):
+    """The figure as a widget that later figures are filled into."""
+    import plotly.graph_objects as go
+    made = go.FigureWidget(fig)
+    made._config = {"displayModeBar": False, "responsive": True, "displaylogo": False}
+    return made
+
+
 def fill(widget, fig) -> None:
     """Show `fig` in a FigureWidget that is already on the page, without building a new one. The template stays as it is."""
     layout = fig.layout.to_plotly_json()
     layout.pop("template", None)
-    kept = widget.layout.template
     with widget.batch_update():
-        if len(widget.data) == len(fig.data) and all(a.type == b.type for a, b in zip(widget.data, fig.data)):
-            for old, new in zip(widget.data, fig.data):
-                old.update(new.to_plotly_json(), overwrite=True)
-            widget.layout.update(layout, overwrite=False)
-            return
-    widget.data = ()
-    widget.add_traces(list(fig.data))
-    widget.layout.update({**layout, "template": kept}, overwrite=True)
+        for old, new in zip(widget.data, fig.data, strict=True):
+            old.update(new.to_plotly_json(), overwrite=True)
+        widget.layout.update(layout, overwrite=False)

@@ -62,7 +62,8 @@ def page(result: Mapping):
     if "difference" in result.get("verified", {}):
         v = result["verified"]
         made.prose(f"Played as events the step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} from the closed form that ranked it.")
-    made.prose(f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large for memory, {s['bounded']:,} skipped by a bound.", "note")
+    if s["combinations"] > 1:
+        made.prose(f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large for memory, {s['bounded']:,} skipped by a bound.", "note")
     head = ("plan", "micro-batch", "recompute", "chips", "step", "tokens/s/chip", "GiB", "days", "rent", "own")
 
     def line(r: Mapping) -> tuple:

@@ -1,0 +1,173 @@
+"""A person with a budget question at the planner page: Voila in a real browser, on a desk and on a phone.
+
+Needs Chromium, Playwright and Voila. Nothing may be asked of another machine.
+"""
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[dev]'")
+pytest.importorskip("voila", reason="Voila is missing: pip install -e '.[lab]'")
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "/usr/bin/chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome found: install one (Debian: apt install chromium)")
+ANSWER = ".planner-top .said"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The served page's address with its token."""
+    home = tmp_path_factory.mktemp("planner")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "sim", "dashboard", "--json", "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, stderr=open(home / "log", "w"),
+                              text=True, env={**os.environ, "MINGLM_RUNS": str(home / "runs")})
+    try:
+        assert select.select([server.stdout], [], [], 60)[0], (home / "log").read_text()
+        said = json.loads(server.stdout.readline())
+        deadline = time.monotonic() + 90
+        while True:
+            assert server.poll() is None and time.monotonic() < deadline, (home / "log").read_text()[-2000:]
+            try:
+                socket.create_connection(("127.0.0.1", port), 2).close()
+                break
+            except OSError:
+                time.sleep(0.3)
+        yield said
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as p:
+        made = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield made
+        made.close()
+
+
+def opened(browser, address: dict, width: int, height: int):
+    """The page with its pictures drawn; `page.elsewhere`: requests that left this machine."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.elsewhere = []
+    for event in ("request", "websocket"):
+        page.on(event, lambda r: page.elsewhere.append(r.url) if urlparse(r.url).hostname not in ("127.0.0.1", "localhost", "", None) else None)
+    page.goto(address["address"])
+    page.wait_for_selector(ANSWER, timeout=180_000)
+    page.wait_for_selector(".js-plotly-plot .barlayer .point", state="attached", timeout=60_000)
+    return page
+
+
+@pytest.fixture(scope="module")
+def desk(browser, address):
+    return opened(browser, address, 1280, 900)
+
+
+@pytest.fixture(scope="module")
+def phone(browser, address):
+    return opened(browser, address, 390, 844)
+
+
+def typed(page, label: str, text: str) -> None:
+    box = page.get_by_label(label, exact=False).first
+    box.fill(text)
+    box.press("Enter")
+
+
+def until(page, words: str, selector: str = ANSWER) -> None:
+    page.wait_for_function("([s, w]) => document.querySelector(s)?.innerText.includes(w)", arg=[selector, words], timeout=30_000)
+
+
+def drawn(page) -> list[int]:
+    """Bars drawn in each figure."""
+    return page.evaluate("() => [...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelectorAll('.barlayer .point').length)")
+
+
+def test_without_the_token_nothing_is_shown(browser, address):
+    page = browser.new_page()
+    page.goto(address["address"].split("?")[0])
+    page.wait_for_timeout(1000)
+    assert page.locator(ANSWER).count() == 0 and page.locator(".js-plotly-plot").count() == 0
+    page.close()
+
+
+def test_opening_the_page_changes_no_control(desk):
+    until(desk, "20,000 × H100")
+    assert desk.get_by_label("How many chips").first.input_value() == "20,000" and desk.get_by_label("Training tokens").first.input_value() == "28.5T"
+
+
+def test_the_budget_question_is_answered_and_says_what_the_library_says(desk):
+    from sim import dashboard_state as state
+    typed(desk, "Rent of a chip", "2-3")
+    want = state.sentence(state.answer({"rent_usd_per_hour": "2-3"}))
+    until(desk, want.split("days ")[1][:30])
+    assert desk.locator(ANSWER).inner_text() == want
+    assert "moved most by" in desk.locator(".planner .cards").inner_text().lower()
+
+
+def test_an_arrow_key_on_a_slider_moves_answer_and_pictures(desk):
+    typed(desk, "How many chips", "20,000")
+    until(desk, "20,000")
+    before, handle = desk.locator(ANSWER).inner_text(), desk.locator(".noUi-handle").first
+    handle.focus()
+    handle.press("ArrowLeft")
+    desk.wait_for_function("([s, w]) => document.querySelector(s).innerText != w", arg=[ANSWER, before], timeout=30_000)
+    assert all(n >= 1 for n in drawn(desk)[:4]), drawn(desk)
+
+
+def test_a_bad_value_is_one_kind_line_and_the_answer_stays(desk):
+    before = desk.locator(ANSWER).inner_text()
+    typed(desk, "How many chips", "lots")
+    until(desk, "How many chips", ".planner .error")
+    assert desk.locator(ANSWER).inner_text() == before and "\n" not in desk.locator(".planner .error").inner_text()
+    typed(desk, "How many chips", "20,000")
+    desk.wait_for_function("() => !document.querySelector('.planner .error')", timeout=30_000)
+
+
+def test_is_the_910b_cheaper(desk):
+    desk.get_by_role("button", name="Save this scenario").click()
+    desk.wait_for_selector("a.file[download$='.yaml']", timeout=30_000)
+    desk.get_by_label("Chip and its nodes").select_option("910B in Atlas 800T A2")
+    until(desk, "× 910B")
+    desk.wait_for_function("() => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith('B takes'))", timeout=30_000)
+    said = desk.locator(".said", has_text="B takes").inner_text()
+    assert "to rent" in said and "a chip-hour B would cost as much" in said
+    desk.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot')].every(p => p.querySelectorAll('.barlayer .point').length)", timeout=30_000)
+    assert drawn(desk)[4] >= 3, drawn(desk)
+
+
+def test_the_report_comes_as_files(desk):
+    desk.get_by_role("button", name="Make the report").click()
+    desk.wait_for_selector("a.file[download='plan.html']", timeout=60_000)
+    for name in ("plan.json", "plans.csv"):
+        assert desk.locator(f"a.file[download='{name}']").count() == 1
+
+
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(phone):
+    wide = phone.evaluate("() => Math.max(...[...document.querySelectorAll('.planner-page .planner-field, .planner-page .card, .planner-page .js-plotly-plot')].map(e => e.getBoundingClientRect().right))")
+    assert wide <= 390 and phone.evaluate("() => document.documentElement.scrollWidth") <= 390
+    assert phone.evaluate("() => parseFloat(getComputedStyle(document.querySelector('.planner-top .said')).fontSize)") >= 14
+
+
+def test_pictures_have_text_alternatives_and_controls_have_labels(desk):
+    assert desk.locator(".planner .note", has_text="Memory of the fullest chip in GiB").count() == 1
+    unlabelled = desk.evaluate("() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select')].filter(e => !e.labels?.length && !e.getAttribute('aria-label')).length")
+    assert unlabelled == 0
+
+
+def test_nothing_was_asked_of_the_network(desk, phone):
+    assert desk.elsewhere == [] and phone.elsewhere == []
