@@ -2,61 +2,149 @@
 
     python -m minglm.book            # executes every notebook (full length), writes runs/book/_build/html
     MINGLM_SMOKE=1 python -m minglm.book
+    python -m minglm.book --check    # looks at a built book: figures, links, search, nothing loaded from elsewhere
 
-Needs the `dev` extra (jupyter-book 1; version 2 fetches a template from the net at build time).
+Needs the `dev` extra (jupyter-book 1; version 2 fetches a template from the net at build time). Every page prints: the
+style sheet shows pictures whole and hides the sidebars.
 """
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
+
+from minglm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "runs" / "book"
 PARTS = {"learn": "Learn: build it", "scale": "Scale: simulate it", "plan": "Plan: decide with it"}
+SHEETS = "Workshop: exercises"
 
 CONFIG = """title: minglm
 author: the minglm authors
-execute: {execute_notebooks: force, timeout: 1800, run_in_temp: true}
+execute: {execute_notebooks: force, timeout: 1800, run_in_temp: true, allow_errors: false, exclude_patterns: ['workshop/*', 'workshop/exercises/*', '*exercises*']}
 only_build_toc_files: true
 html: {use_issues_button: false, use_repository_button: false}
 sphinx:
   config:
     html_js_files: []
-    mathjax_path: ""
-    thebe_config: false
+    mathjax_path: no_mathjax.js
+    thebe_config: {always_load: false}
     language: en
+    html_static_path: [_static]
+    html_css_files: [print.css]
+"""
+PRINT = """@media print {
+  .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .header-article, .prev-next-footer, .widget-slider { display: none !important; }
+  .js-plotly-plot, table, svg { break-inside: avoid; max-width: 100%; }
+  details > * { display: block !important; }
+}
 """
 
 
-def build(target: Path = ROOT / "runs" / "book") -> Path:
-    """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html."""
+def build(target: Path = TARGET, only: str | None = None) -> Path:
+    """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
+
+    Args:
+        only: build a book of the notebooks whose path holds this word (for trying out).
+    """
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
-        notebooks = sorted((ROOT / "notebooks" / folder).glob("*.ipynb"))
+        notebooks = [p for p in sorted((ROOT / "notebooks" / folder).glob("*.ipynb")) if only is None or only in p.as_posix()]
         if notebooks:
             (target / folder).mkdir()
             toc += [f"- caption: '{caption}'", "  chapters:"]
             for path in notebooks:
                 shutil.copy(path, target / folder / path.name)
                 toc.append(f"  - file: {folder}/{path.stem}")
+    sheets = [p for p in sorted((ROOT / "notebooks" / "workshop" / "exercises").glob("*.ipynb")) if only is None or only in p.as_posix()]
+    if sheets:
+        (target / "workshop" / "exercises").mkdir(parents=True)
+        toc += [f"- caption: '{SHEETS}'", "  chapters:"]
+        for path in sheets:
+            shutil.copy(path, target / "workshop" / "exercises" / path.name)
+            toc.append(f"  - file: workshop/exercises/{path.stem}")
     (target / "_toc.yml").write_text("\n".join(toc) + "\n", encoding="utf-8")
     (target / "_config.yml").write_text(CONFIG, encoding="utf-8")
+    (target / "_static").mkdir()
+    # No page has formulas that need MathJax, and its default comes from the net: an empty script stands in.
+    (target / "_static" / "no_mathjax.js").write_text("", encoding="utf-8")
+    (target / "_static" / "print.css").write_text(PRINT, encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     figures = ROOT / "data" / "figures"
     if figures.is_dir():
         shutil.copytree(figures, target / "data" / "figures")
     (target / "intro.md").write_text(readme, encoding="utf-8")
     env = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook", "MINGLM_RUNS": str(target / "runs")}
-    subprocess.run([sys.executable, "-m", "jupyter_book", "build", str(target), "--quiet"], check=True, env=env)
+    run = "from jupyter_book.cli.main import main; main()"          # the package has no __main__, and Scripts may not be on the path
+    subprocess.run([sys.executable, "-c", run, "build", str(target), "--quiet"], check=True, env=env)
     index = target / "_build" / "html" / "index.html"
+    for page in index.parent.rglob("*.html"):                      # what the theme would load from elsewhere; nothing here needs it
+        text = page.read_text(encoding="utf-8")
+        kept = re.sub(r'<script[^>]*src="(https?:)?//[^"]*"[^>]*>\s*</script>|<link[^>]*href="(https?:)?//[^"]*"[^>]*>', "", text)
+        if kept != text:
+            page.write_text(kept, encoding="utf-8")
     print(f"the book: {index}")
     return index
 
 
+def check(target: Path = TARGET) -> list[str]:
+    """What is wrong with a built book, one line each; an empty list means: figures present, links whole, search filled, offline.
+
+    Raises:
+        InputError: no book there.
+    """
+    html = target / "_build" / "html"
+    if not (html / "index.html").is_file():
+        raise InputError(f"{html}: no book there; `make book` builds one")
+    wrong: list[str] = []
+    chapters = re.findall(r"- file: (\S+)", (target / "_toc.yml").read_text(encoding="utf-8"))
+    for name in chapters:
+        page = html / f"{name}.html"
+        if not page.is_file():
+            wrong.append(f"{name}: no page")
+            continue
+        text = page.read_text(encoding="utf-8")
+        cells = json.loads((target / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+        asked = sum(len(re.findall(r"^\s*show\(", "".join(c["source"]), flags=re.M)) for c in cells if c["cell_type"] == "code")
+        drawn = len(re.findall(r"Plotly\.newPlot\(", text))
+        if not name.startswith("workshop/") and drawn < asked:
+            wrong.append(f"{name}: {asked} figures asked for, {drawn} in the page")
+        if "Traceback" in text:
+            wrong.append(f"{name}: an error in an output")
+    for page in html.rglob("*.html"):
+        text, name = page.read_text(encoding="utf-8"), page.relative_to(html).as_posix()
+        if name.startswith("_static/"):                            # the theme's own templates
+            continue
+        for link in re.findall(r'<(?:script|img|iframe)[^>]+src="([^"]+)"|<link[^>]+rel="stylesheet"[^>]*href="([^"]+)"', text):
+            source = link[0] or link[1]
+            if re.match(r"(https?:)?//", source):
+                wrong.append(f"{name}: loads {source}")
+            elif not source.startswith("data:") and not (page.parent / unquote(source.split("?")[0])).exists():
+                wrong.append(f"{name}: {source} is missing")
+        if name.split("/")[0] in (*PARTS, "workshop"):
+            body = re.sub(r"<script.*?</script>", "", text[text.find("<article"):text.rfind("</article>")], flags=re.S)
+            for link in re.findall(r'<a [^>]*href="([^"#?]+)[^"]*"', body):
+                if not re.match(r"(https?:)?//|mailto:", link) and not (page.parent / unquote(link)).exists():
+                    wrong.append(f"{name}: link to {link} leads nowhere")
+    index = html / "searchindex.js"
+    words = index.read_text(encoding="utf-8") if index.is_file() else ""
+    if not all(f'"{word}"' in words or f"{word}:" in words for word in ("expert", "token")):
+        wrong.append("search: the index lacks words of the notebooks")
+    return wrong
+
+
 if __name__ == "__main__":
-    build()
+    if "--check" not in sys.argv[1:]:
+        build()
+    problems = check()
+    print("\n".join(problems) if problems else "every figure present, no broken link, search filled, nothing loaded from elsewhere")
+    sys.exit(1 if problems else 0)
