@@ -27,7 +27,8 @@ def watch(recipe, run_dir: Path, init_from: Path | None = None, resume: bool = F
 
     def redraw() -> None:
         while not done.wait(every_s):
-            handle.update(_Strip(recipe, run_dir, started))
+            if handle is not None:                            # None outside a notebook
+                handle.update(_Strip(recipe, run_dir, started))
 
     thread = threading.Thread(target=redraw, daemon=True)
     if not resume:
@@ -38,7 +39,8 @@ def watch(recipe, run_dir: Path, init_from: Path | None = None, resume: bool = F
     finally:
         done.set()
         thread.join()
-        handle.update(_Strip(recipe, run_dir, started, over=True))
+        if handle is not None:
+            handle.update(_Strip(recipe, run_dir, started, over=True))
 
 
 class _Strip:

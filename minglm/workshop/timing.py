@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -64,10 +65,17 @@ def table(rows: list[dict]) -> str:
 
 
 def write(rows: list[dict], full: bool) -> Path:
-    """notebooks/workshop/timing.md (smoke mode) or timing_full.md, with the machine it was measured on."""
+    """notebooks/workshop/timing.md (smoke mode) or timing_full.md, with the machine; rows not measured now stay as they are."""
     from minglm import machine
 
     path = ROOT / "notebooks" / "workshop" / ("timing_full.md" if full else "timing.md")
+    measured = {r["notebook"]: r for r in rows}
+    old = re.findall(r"^\| (\S+\.ipynb)( \(\*\*failed\*\*\))? \| ([\d,]+) \| ([\d,]+) \| (\d+) \|", path.read_text(encoding="utf-8"), flags=re.M) if path.is_file() else ()
+    for name, failed, *numbers in old:                         # with --only the other rows stay
+        seconds, peak, figures = (int(n.replace(",", "")) for n in numbers)
+        measured.setdefault(name, {"notebook": name, "seconds": seconds, "peak_mib": peak, "figures": figures, "error": failed.strip()})
+    names = [p.relative_to(ROOT / "notebooks").as_posix() for p in notebooks()]
+    rows = [measured[n] for n in names if n in measured]
     mode = "at full length" if full else "in smoke mode (the short version that the tests run)"
     path.write_text(f"# How long the notebooks take\n\nEvery notebook {mode}, one after the other, kernel start included. Made by\n"
                     f"`minglm workshop timing{' --full' if full else ''} --write` on {machine.cpu_name()}, {os.cpu_count()} cores.\n\n{table(rows)}\n",
