@@ -87,6 +87,8 @@ def staleness(folder: Path, seeds: list[int], show=lambda line: None, updates: i
     for seed in seeds:
         for eta in ETAS:
             for use, objective in USES.items():
+                if eta == 0 and use == "corrected":          # fresh data: the same update, bit for bit
+                    continue
                 s = one("sum", f"stale_{use}_{eta}_{seed}", folder, show, engine="inline", mode="async", eta=float(eta), objective=objective, seed=seed,
                         batch_groups=16, updates=updates or 40, eval_every=0, eval_problems=400, lr=0.001)
                 rows.append({"use": use, "objective": objective, "eta": eta, "seed": seed, "updates": s["updates"], "pass_at_1_before": s["pass_at_1_before"],
@@ -110,6 +112,10 @@ def report(name: str, rows: list[dict]) -> list[str]:
             lines.append(f"seed {r['seed']}: pass@1 {r['pass_at_1_before']:.1%} -> {r['pass_at_1']:.1%} ({100 * r['lift']:+.1f} points) in {r['seconds']:.0f} s")
     else:
         for eta in sorted({r["eta"] for r in rows}):
+            if eta == 0:
+                mean, half = interval([100 * r["pass_at_1"] for r in rows if r["eta"] == 0])
+                lines.append(f"η=0: fresh data, both are the same update: {mean:.1f}% (±{half:.1f})")
+                continue
             found = {use: interval([100 * r["pass_at_1"] for r in rows if r["eta"] == eta and r["use"] == use]) for use in USES}
             pairs = {use: {r["seed"]: 100 * r["pass_at_1"] for r in rows if r["eta"] == eta and r["use"] == use} for use in USES}
             both = [pairs["corrected"][s] - pairs["naive"][s] for s in pairs["naive"] if s in pairs["corrected"]]
