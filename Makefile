@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test lab bench soak book clean
+.PHONY: help demo test lab bench bench-gpu drills soak course-check checkpoints book lite test-mindspore clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
@@ -29,11 +29,34 @@ lab: $(STAMP)    ## open the notebooks in JupyterLab
 bench: $(STAMP)  ## performance ratios, side by side in one run; ONLY=name for one
 	$(BIN)/minglm bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-soak: $(STAMP)   ## the long checks: 10,000 generated scenarios
-	MINGLM_SOAK=1 $(BIN)/python -m pytest tests/property $(ARGS)
+bench-gpu: $(STAMP) ## the accelerator's bench; says so and stops where there is none
+	$(BIN)/minglm bench --only gpu $(ARGS)
+
+drills: $(STAMP) ## 50 faults at random moments: kills, full disk, truncated shard, clock jumps; table in runs/drills
+	$(BIN)/python -m minglm.drills $(ARGS)
+
+soak: $(STAMP)   ## the long checks: 10,000 generated scenarios, 64 clients on the server for two minutes (needs runs/demo)
+	MINGLM_SOAK=1 $(BIN)/python -m pytest tests/property
+	$(BIN)/python -m minglm.serving.load --clients 64 --seconds 120 $(ARGS)
+
+course-check: $(STAMP) ## every exercise both ways, the book, the site, all walks in a browser
+	MINGLM_COURSE=1 $(BIN)/python -m pytest tests/unit/test_workshop_exercises.py tests/unit/test_workshop_kit.py tests/notebooks tests/browser $(ARGS)
+	$(BIN)/python -m minglm.book --check
+
+checkpoints: $(STAMP) ## small results that any notebook can start from, with their hashes
+	$(BIN)/minglm workshop checkpoints $(ARGS)
 
 book: $(STAMP)   ## executed HTML book of the notebooks, in runs/book
 	$(BIN)/python -m minglm.book
+
+lite: $(STAMP)   ## the planner page as a site for a browser with nothing installed, in runs/lite
+	$(BIN)/python -m sim.lite
+
+test-mindspore: $(STAMP) ## the MindSpore twin against the torch model; 2.8 GB into .venv-mindspore (Python 3.11 or older)
+	test -x .venv-mindspore/bin/python || $(PYTHON) -m venv .venv-mindspore
+	.venv-mindspore/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-mindspore.txt
+	$(BIN)/python tests/mindspore/write_reference.py runs/mindspore-reference
+	PYTHONPATH=. .venv-mindspore/bin/python -m pytest -c /dev/null --rootdir=. -q tests/mindspore $(ARGS)
 
 clean:           ## remove the virtual environment and all runs
 	rm -rf $(VENV) runs *.egg-info

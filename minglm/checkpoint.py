@@ -51,13 +51,18 @@ class Checkpoint:
 def save(run_dir: Path, step: int, config: ModelConfig, model: dict[str, Tensor], optimizer: dict[str, Tensor],
          extra: dict | None = None, keep: int = KEEP) -> Path:
     """Write the checkpoint of `step` finished steps and delete all but the last `keep`. Returns its folder."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     temporary = begin(run_dir, step)
     files = {"model.safetensors": model, "optimizer.safetensors": optimizer}
     for name, tensors in files.items():
         # clone: safetensors refuses tensors that share storage, and views would drag their base along
-        save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary / name, {"format": "pt"})
+        try:
+            save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary / name, {"format": "pt"})
+        except SafetensorError as err:                        # a full disk, in the library's words
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise OSError(f"{temporary / name}: cannot be written ({err}); the checkpoint before it is whole: make room and run the same command again") from None
     return commit(temporary, step, config, {name: sha256(temporary / name) for name in files}, extra, keep)
 
 

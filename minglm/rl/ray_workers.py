@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 
-from minglm.errors import InputError
+from minglm import ray_cluster
 from minglm.rl.transport import find, serve
 
 TAKE_S = 1.0                      # a call to `take` waits at most so long inside the actor
@@ -54,18 +54,7 @@ def connect(address: str | None):
     Raises:
         InputError: Ray is not installed, or there is no cluster at that address.
     """
-    import importlib.util
-    if importlib.util.find_spec("ray") is None:
-        raise InputError("--engine ray: Ray is not installed; pip install -c constraints.txt -e '.[dist]', or use --engine local")
-    import logging
-
-    import ray
-    if not ray.is_initialized():
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False, configure_logging=False)
-        except Exception as err:
-            raise InputError(f"--address {address}: no Ray cluster answers there ({str(err).splitlines()[0][:150]}); start one with `ray start --head`, "
-                             "or leave --address out") from None
+    ray_cluster.connect(address)
     return RayWorker
 
 
