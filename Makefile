@@ -41,6 +41,7 @@ soak: $(STAMP)   ## the long checks: 10,000 generated scenarios, 64 clients on t
 
 course-check: $(STAMP) ## every exercise both ways, the book, the site, all walks in a browser
 	MINGLM_COURSE=1 $(BIN)/python -m pytest tests/unit/test_workshop_exercises.py tests/unit/test_workshop_kit.py tests/notebooks tests/browser $(ARGS)
+	$(BIN)/python -m minglm.book
 	$(BIN)/python -m minglm.book --check
 
 checkpoints: $(STAMP) ## small results that any notebook can start from, with their hashes
