@@ -66,6 +66,8 @@ def predict(row: Mapping, scalar: tuple[str, float] | None = None) -> float:
 @functools.lru_cache(maxsize=32)
 def fitted(family: str) -> tuple[str, float, str] | None:
     """(key, value, row id) of a family's scalar, or None where nothing is fitted."""
+    if "fit_from" in document()["families"][family]:
+        return fitted(document()["families"][family]["fit_from"])
     spec = document()["families"][family].get("fit")
     row = next((r for r in document()["rows"] if r["family"] == family and r["use"] == "fit"), None)
     if not spec or row is None:
