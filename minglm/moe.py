@@ -101,7 +101,7 @@ def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chos
     gates and chosen (N, K) → output (N, C) and tokens per expert (E,)."""
     if x.device.type == "cpu":
         return _GroupedSwiGLU.apply(x, gate_up, down, gates, chosen)
-    from minglm import gpu                                     # no loop over experts, which would wait for their counts
+    from minglm import gpu  # no loop over experts, which would wait for their counts
     return gpu.grouped_swiglu(x, gate_up, down, gates, chosen)
 
 

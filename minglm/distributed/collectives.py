@@ -49,7 +49,7 @@ class _GatherKeys(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad, group=ctx.group)      # gloo has no reduce-scatter worth the name: sum all, keep one's own
+        dist.all_reduce(grad, group=ctx.group)      # summed whole, then cut: the same on every backend
         return grad.chunk(ctx.size, 1)[ctx.rank].contiguous(), None, None, None
 
 
