@@ -1,0 +1,206 @@
+"""The simulator against the loop that ran on this machine: rates from one run, times of the others predicted.
+
+    clustersim rollouts --run runs/a_sync --run runs/b_april --run runs/c_async
+
+The first run gives the rates: its `profile.json` where there is one, otherwise its log (`trajectories.jsonl`,
+`events.jsonl`, `metrics.csv`): seconds per token against the requests running, by least squares over the logged segments;
+seconds of an update against its tokens; seconds of a push; and what a step costs beside, from its own measured steps. Of
+every other run only its settings and the lengths of its trajectories are read; its times are predicted and compared.
+"""
+from __future__ import annotations
+
+import csv
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from minglm.errors import InputError
+from minglm.rl.policy import Policy
+from sim.documents import read_document
+from sim.rollout_engines import DecodeCurve
+from sim.rollout_lengths import Lengths, read_log
+from sim.rollouts import Case, simulate
+
+WARMUP = 2            # updates in which pipelines fill and caches warm
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Rates of this machine. `overhead_s`: seconds of a step that nothing else accounts for."""
+
+    curve: DecodeCurve
+    prefill_s_per_token: float
+    prefill_fixed_s: float
+    train_s_per_token: float
+    train_fixed_s: float
+    push_s: float
+    overhead_s: float = 0.0
+    source: str = ""
+
+
+def settings_of(run: Path) -> Mapping:
+    """The run's settings.
+
+    Raises:
+        InputError: not a folder of a run of minglm rl.
+    """
+    if not (run / "rl.yaml").is_file():
+        raise InputError(f"{str(run)[:100]}: not a run of minglm rl (no rl.yaml in it); give its folder, such as runs/rl")
+    return read_document(run / "rl.yaml")
+
+
+def measured_step(run: Path) -> tuple[float, int]:
+    """(mean seconds of an update after the warm-up, evaluation left out; updates)."""
+    try:
+        with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            times = [float(row["time_s"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError):
+        raise InputError(f"{run / 'metrics.csv'}: has no readable column time_s; give a finished run") from None
+    if len(times) < WARMUP + 2:
+        raise InputError(f"{run}: {len(times)} updates; at least {WARMUP + 2} are needed to compare times")
+    return (times[-1] - times[WARMUP - 1]) / (len(times) - WARMUP), len(times)
+
+
+def logged_lengths(run: Path) -> tuple[Lengths, float]:
+    """(the finished groups in the order in which they were made, share of groups that the filter kept)."""
+    groups: dict[int, list[dict]] = {}
+    for row in read_log(run / "trajectories.jsonl"):
+        groups.setdefault(int(row["group"] or 0), []).append(row)
+    kept = sum(rows[0].get("fate", "ready") == "ready" for rows in groups.values()) / len(groups)
+    table = tuple(tuple(max(1, r["length"]) for r in groups[i]) for i in sorted(groups))
+    prompts = [r["prompt"] for rows in groups.values() for r in rows]
+    return Lengths(groups=table, prompt=round(sum(prompts) / len(prompts))), kept
+
+
+def case_of(run: Path, profile: Profile) -> Case:
+    """A run as a case: its settings and lengths, this machine's rates."""
+    s = settings_of(run)
+    lengths, kept = logged_lengths(run)
+    continuous = s["mode"] in ("async", "glm5")
+    policy = Policy(s["mode"], s["batch_groups"], s.get("over_sampling"), s.get("max_concurrent"), s.get("eta", 1), s.get("push_every", 1), s.get("max_gap"))
+    _, updates = measured_step(run)
+    return Case(policy, s["group_size"], lengths, s.get("rollout_workers", 1), profile.curve, profile.prefill_s_per_token, profile.prefill_fixed_s,
+                max_running=s.get("max_batch"), train_s_per_token=profile.train_s_per_token, train_fixed_s=profile.train_fixed_s, push_s=profile.push_s,
+                overhead_s=profile.overhead_s, keep=max(kept, 0.01) if kept < 1 else 1.0, keep_cache=not s.get("refresh_on_push") if continuous else bool(s.get("keep_cache")),
+                strict=False, steps=updates, warmup=WARMUP, train_chips=1, name=run.name)
+
+
+def profile_of(run: Path) -> Profile:
+    """Rates of this machine from `profile.json` or from the log of a run."""
+    if (run / "profile.json").is_file():
+        given = read_document(run / "profile.json")
+        try:
+            points = tuple((float(b), float(s)) for b, s in sorted(given["decode_step_s"]))
+            found = Profile(DecodeCurve(points), *(float(given.get(k, 0.0)) for k in ("prefill_s_per_token", "prefill_fixed_s")),
+                            float(given["train_s_per_token"]), *(float(given.get(k, 0.0)) for k in ("train_fixed_s", "push_s")), source="profile.json")
+        except (KeyError, TypeError, ValueError) as err:
+            raise InputError(f"{run / 'profile.json'}: {err} is missing or not a number; needs decode_step_s, train_s_per_token and more") from None
+    else:
+        found = _from_log(run)
+    rest = measured_step(run)[0] - simulate(case_of(run, found)).step_s
+    return replace(found, overhead_s=max(0.0, rest))
+
+
+def _from_log(run: Path) -> Profile:
+    rows = read_log(run / "trajectories.jsonl")
+    spans = [(a, b, n) for row in rows for a, b, n in row.get("segments") or () if b is not None and n and n > 0 and b > a]
+    if len(spans) < 20:
+        raise InputError(f"{run}: {len(spans)} logged segments; at least 20 are needed for a decode curve, or a profile.json")
+    starts, ends = sorted(a for a, _, _ in spans), sorted(b for _, b, _ in spans)
+    marks = sorted({*starts, *ends})
+    area, total = [0.0], 0.0                                  # ∫ running dt at each mark
+    for x, y in zip(marks, marks[1:]):
+        total += (y - x) * (bisect_right(starts, x) - bisect_right(ends, x))
+        area.append(total)
+    points = []
+    for a, b, n in spans:
+        running = (area[bisect_left(marks, b)] - area[bisect_left(marks, a)]) / (b - a)
+        points.append(((1.0, float(n), n * running), b - a))
+    fixed, alone, more = _least_squares(points)
+    if alone <= 0:
+        alone, more = sum(y for _, y in points) / sum(x[1] for x, _ in points), 0.0
+    more, fixed = max(0.0, more), max(0.0, fixed)
+    most = max(1, round(max(x[2] / x[1] for x, _ in points)))
+    curve = DecodeCurve(((1.0, alone + more), (float(most + 1), alone + more * (most + 1))))
+    updates = _events(run, "update")[1:]
+    if len(updates) < 2:
+        raise InputError(f"{run}: fewer than 3 updates in events.jsonl; give a longer run")
+    prompt = sum(r["prompt"] for r in rows) / len(rows)
+    size = settings_of(run)["batch_groups"] * settings_of(run)["group_size"]
+    base, rate = _line([(u["tokens"] + prompt * size, u["train_s"]) for u in updates])
+    pushes = [e["seconds"] for e in _events(run, "pushed")] or [0.0]
+    push = sum(pushes) / len(pushes) + sum(u.get("push_s", 0.0) for u in updates) / len(updates)
+    return Profile(curve, 0.0, fixed / max(1, most), rate, base, push, source="log")
+
+
+def _events(run: Path, kind: str) -> list[dict]:
+    try:
+        with (run / "events.jsonl").open(encoding="utf-8") as file:
+            found = [json.loads(line) for line in file if line.strip()]
+    except (OSError, ValueError):
+        raise InputError(f"{run / 'events.jsonl'}: cannot be read; give a run of minglm rl") from None
+    return [e for e in found if e.get("event") == kind]
+
+
+def _least_squares(points: Sequence[tuple[tuple[float, float, float], float]]) -> tuple[float, float, float]:
+    """Three coefficients by normal equations, solved by elimination with a little ridge."""
+    m = [[sum(x[i] * x[j] for x, _ in points) + (1e-9 if i == j else 0.0) for j in range(3)] + [sum(x[i] * y for x, y in points)] for i in range(3)]
+    for i in range(3):
+        at = max(range(i, 3), key=lambda r: abs(m[r][i]))
+        m[i], m[at] = m[at], m[i]
+        for r in range(3):
+            if r != i:
+                factor = m[r][i] / m[i][i]
+                m[r] = [a - factor * b for a, b in zip(m[r], m[i])]
+    return tuple(m[i][3] / m[i][i] for i in range(3))
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """(fixed, per unit) of a straight line; all of it per unit where the slope or the rest would be negative."""
+    n = len(points)
+    mx, my = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
+    spread = sum((x - mx) ** 2 for x, _ in points)
+    slope = sum((x - mx) * (y - my) for x, y in points) / spread if spread else 0.0
+    fixed = my - slope * mx
+    return (0.0, my / mx) if slope <= 0 or fixed < 0 else (fixed, slope)
+
+
+def agree(runs: Sequence[str | Path]) -> dict:
+    """Measured, predicted and error of the mean step of every run, and of the gain of each mode over sync.
+
+    Raises:
+        InputError: a folder that is not a finished run.
+    """
+    folders = [Path(r) for r in runs]
+    profile = profile_of(folders[0])
+    rows = []
+    for i, folder in enumerate(folders):
+        measured, updates = measured_step(folder)
+        case = case_of(folder, profile)
+        result = simulate(case)
+        rows.append({"run": folder.name, "mode": case.policy.mode, "kind": "fit" if i == 0 else "predict", "updates": updates, "trajectories": case.policy.batch_groups * case.group,
+                     "mean_length": case.lengths.mean(), "measured": measured, "predicted": result.step_s, "error": result.step_s / measured - 1.0})
+    gains = []
+    sync = next((r for r in rows if r["mode"] == "sync" and r["kind"] == "predict"), next((r for r in rows if r["mode"] == "sync"), None))
+    for row in rows:
+        if sync and row["mode"] != "sync" and row["trajectories"] == sync["trajectories"]:
+            m, p = sync["measured"] / row["measured"] - 1.0, sync["predicted"] / row["predicted"] - 1.0
+            gains.append({"run": row["run"], "mode": row["mode"], "over": sync["run"], "measured": m, "predicted": p, "error": p - m})
+    curve = profile.curve
+    return {"profile": {"from": folders[0].name, "source": profile.source, "decode_s": [[b, s] for b, s in curve.points], "train_s_per_token": profile.train_s_per_token,
+                        "train_fixed_s": profile.train_fixed_s, "push_s": profile.push_s, "overhead_s": profile.overhead_s}, "rows": rows, "gains": gains}
+
+
+def table_text(report: Mapping) -> str:
+    p = report["profile"]
+    lines = [f"rates from {p['from']} ({p['source']}): a token takes " + ", ".join(f"{1e3 * s:.3g} ms with {b:g} running" for b, s in p["decode_s"])
+             + f"; update {p['train_fixed_s']:.3g} s + {1e6 * p['train_s_per_token']:.3g} µs a token; push {1e3 * p['push_s']:.3g} ms; {p['overhead_s']:.3g} s a step beside", "",
+             f"{'run':28} {'mode':6} {'updates':>8} {'mean length':>12} {'measured s':>11} {'predicted s':>12} {'error':>8}"]
+    for r in report["rows"]:
+        lines.append(f"{r['run'][:28]:28} {r['mode']:6} {r['updates']:>8} {r['mean_length']:>12.1f} {r['measured']:>11.3f} {r['predicted']:>12.3f} {100 * r['error']:>+7.1f}%"
+                     + ("  (gave the rates)" if r["kind"] == "fit" else ""))
+    for g in report["gains"]:
+        lines.append(f"gain of {g['mode']} over {g['over']}: measured {100 * g['measured']:+.0f}%, predicted {100 * g['predicted']:+.0f}%, error {100 * g['error']:+.0f} points")
+    return "\n".join(lines)
