@@ -76,10 +76,10 @@ def _span(low: float, value: float, high: float) -> str:
 
 # ------------------------------------------------------------------ figures
 
-def _fit(fig, height: int):
+def _fit(fig, height: int, legend: bool = False):
     """Margins and legend for a narrow screen."""
-    fig.update_layout(height=height, autosize=True, margin=dict(l=8, r=12, t=44, b=8), title=dict(font=dict(size=15), x=0, xanchor="left"),
-                      legend=dict(orientation="h", y=-0.28, yanchor="top", x=0, font=dict(size=12)), dragmode=False)
+    fig.update_layout(height=height, autosize=True, margin=dict(l=8, r=12, t=44, b=84 if legend else 44), title=dict(font=dict(size=15), x=0, xanchor="left"),
+                      legend=dict(orientation="h", yref="container", y=0.0, yanchor="bottom", x=0, font=dict(size=12)), dragmode=False)
     fig.update_xaxes(automargin=True, fixedrange=True, visible=True)
     fig.update_yaxes(automargin=True, fixedrange=True, visible=True)
     return fig
@@ -96,7 +96,7 @@ def padded(key: str, fig):
     made = go.Figure(layout=fig.layout)
     for kind, have, want in (("bar", bars, TRACES[key][0]), ("scatter", lines, TRACES[key][1])):
         for i in range(want):
-            made.add_trace({"visible": True, **have[i]} if i < len(have) else {"type": kind, "x": [], "y": [], "visible": False})
+            made.add_trace({"visible": True, **have[i]} if i < len(have) else {"type": kind, "x": [None], "y": [None], "showlegend": False, "visible": True})
     return made
 
 
@@ -114,7 +114,7 @@ def memory(a: Answer):
                     hovertemplate=f"capacity: {a.room_gib:.0f} GiB<extra></extra>")
     fig.update_layout(barmode="stack", yaxis2=dict(overlaying="y", range=[-0.5, 0.5], visible=False, fixedrange=True))
     fig.update_yaxes(showticklabels=False, selector=dict(anchor=None))
-    _fit(fig, 210).update_layout(legend=dict(y=-0.55))
+    _fit(fig, 240, legend=True)
     fig.update_xaxes(range=[0, 1.05 * max(a.room_gib, sum(a.memory.values()))])
     listed = ", ".join(f"{k} {v:.1f}" for k, v in a.memory.items() if v >= 0.05)
     return fig, f"Memory of the fullest chip in GiB: {listed}; {sum(a.memory.values()):.1f} of {a.room_gib:.0f}."
@@ -136,7 +136,7 @@ def timeline(a: Answer, point):
     from sim.timeline import figure
     r = point.result
     fig = figure(r, title=f"One step as events: {show(r.step_s, 'time')}, bubble {r.bubble_share:.0%}")
-    _fit(fig, 150 + 26 * len(r.programs)).update_layout(legend=dict(y=-0.3))
+    _fit(fig, 180 + 26 * len(r.programs), legend=True)
     return fig, (f"One step of one replica as events on {len(r.programs)} pipeline ranks: {show(r.step_s, 'time')} ({point.closed_form_s / r.step_s - 1:+.1%} in closed "
                  f"form), {r.bubble_share:.0%} of the pipeline's time idle.")
 
@@ -153,7 +153,7 @@ def tornado(a: Answer, key: str, most: int = 8):
         fig.add_bar(orientation="h", y=[_wrap(r["name"]) for r in rows], x=[scale * (r[f"{end}_{key}"] - centre) for r in rows], name=words,
                     marker=dict(color=plots.COLOURS[index], pattern_shape=pattern), hovertemplate="%{y}: %{x:+.3g} " + unit + "<extra></extra>")
     fig.update_layout(barmode="overlay")
-    _fit(fig, 150 + 34 * len(rows)).update_layout(legend=dict(y=-0.3))
+    _fit(fig, 180 + 34 * len(rows), legend=True)
     top = a.mover(key)
     return fig, (f"{label} with one input at a time at its 5% and 95% point: {top['name']} moves it most, from {figure_words(a, key, top['low'])} to "
                  f"{figure_words(a, key, top['high'])}." if top else f"No input with a range moves {label.lower()}.")
@@ -232,5 +232,7 @@ def fill(widget, fig) -> None:
     layout.pop("template", None)
     with widget.batch_update():
         for old, new in zip(widget.data, fig.data, strict=True):
-            old.update(new.to_plotly_json(), overwrite=True)
+            wanted = new.to_plotly_json()
+            if {k: v for k, v in old.to_plotly_json().items() if k != "uid"} != wanted:
+                old.update(wanted, overwrite=True)
         widget.layout.update(layout, overwrite=False)

@@ -66,8 +66,8 @@ def opened(browser, address: dict, width: int, height: int):
     page.elsewhere = []
     for event in ("request", "websocket"):
         page.on(event, lambda r: page.elsewhere.append(r.url) if urlparse(r.url).hostname not in ("127.0.0.1", "localhost", "", None) else None)
-    page.goto(address["address"])
-    page.wait_for_selector(ANSWER, timeout=180_000)
+    page.goto(address["address"], timeout=240_000, wait_until="commit")
+    page.wait_for_selector(ANSWER, timeout=240_000)
     page.wait_for_selector(".js-plotly-plot .barlayer .point", state="attached", timeout=60_000)
     return page
 
@@ -99,7 +99,7 @@ def drawn(page) -> list[int]:
 
 def test_without_the_token_nothing_is_shown(browser, address):
     page = browser.new_page()
-    page.goto(address["address"].split("?")[0])
+    page.goto(address["address"].split("?")[0], timeout=240_000, wait_until="commit")
     page.wait_for_timeout(1000)
     assert page.locator(ANSWER).count() == 0 and page.locator(".js-plotly-plot").count() == 0
     page.close()

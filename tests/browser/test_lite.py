@@ -42,7 +42,7 @@ def test_the_site_answers_in_the_browser_alone(site):
         page, elsewhere = browser.new_page(viewport={"width": 1280, "height": 900}), []
         for event in ("request", "websocket"):
             page.on(event, lambda r: elsewhere.append(r.url) if urlparse(r.url).hostname not in ("127.0.0.1", "", None) else None)
-        page.goto(site)
+        page.goto(site, timeout=240_000, wait_until="commit")
         inside = page.frame_locator("#page")
         inside.locator(ANSWER).wait_for(timeout=300_000)
         assert inside.locator(ANSWER).inner_text() == state.sentence(state.answer({}))
