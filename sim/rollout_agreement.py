@@ -110,15 +110,21 @@ def _from_log(run: Path) -> Profile:
         raise InputError(f"{run}: {len(spans)} logged segments; at least 20 are needed for a decode curve, or a profile.json")
     starts, ends = sorted(a for a, _, _ in spans), sorted(b for _, b, _ in spans)
     marks = sorted({*starts, *ends})
-    area, total = [0.0], 0.0                                  # ∫ running dt at each mark
-    for x, y in zip(marks, marks[1:]):
-        total += (y - x) * (bisect_right(starts, x) - bisect_right(ends, x))
-        area.append(total)
-    points = []
-    for a, b, n in spans:
-        running = (area[bisect_left(marks, b)] - area[bisect_left(marks, a)]) / (b - a)
-        points.append(((1.0, float(n), n * running), b - a))
-    fixed, alone, more = _least_squares(points)
+    running = [bisect_right(starts, x) - bisect_right(ends, x) for x in marks]
+    fixed, alone, more = 0.0, 1.0, 0.0
+    for _ in range(6):       # a token sees the batch of its own time: the mean over tokens, which the rates themselves weigh
+        ticks, seen = [0.0], [0.0]
+        for x, y, b in zip(marks, marks[1:], running):
+            passed = (y - x) / max(alone + more * b, 1e-9)
+            ticks.append(ticks[-1] + passed)
+            seen.append(seen[-1] + passed * b)
+        points = []
+        for a, b, n in spans:
+            i, j = bisect_left(marks, a), bisect_left(marks, b)
+            points.append(((1.0, float(n), n * (seen[j] - seen[i]) / (ticks[j] - ticks[i])), b - a))
+        fixed, alone, more = _least_squares(points)
+        if alone <= 0 or more < 0:
+            break
     if alone <= 0:
         alone, more = sum(y for _, y in points) / sum(x[1] for x, _ in points), 0.0
     more, fixed = max(0.0, more), max(0.0, fixed)
