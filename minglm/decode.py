@@ -41,7 +41,7 @@ class _Folded:
         absorbed = torch.bmm(up_k.transpose(1, 2), w_q[:, :mla.nope])                      # (H, L, Q)
         self.w_q = torch.cat((absorbed, w_q[:, mla.nope:]), 1).flatten(0, 1)               # (H·R, Q)
         w_o = mla.o_proj.weight.unflatten(1, (mla.H, -1)).transpose(0, 1)                  # (H, C, Dv)
-        self.w_out = torch.bmm(w_o, up_v).transpose(0, 1).flatten(1).T.contiguous()        # (H·L, C)
+        self.w_out = torch.bmm(w_o, up_v).transpose(0, 1).flatten(1)                       # (C, H·L)
         rows, self.widths = [mla.q_a_proj.weight, mla.kv_a_proj_with_mqa.weight], [mla.q_a_proj.out_features, mla.L, mla.rope]
         if mla.indexer is not None:
             ix = mla.indexer
@@ -53,9 +53,45 @@ class _Folded:
         self.always = always is not None
         if self.always:
             self.gate_up = torch.cat((always.gate_proj.weight, always.up_proj.weight))     # (2F, C)
-            self.down = always.down_proj.weight.T                                          # (F, C)
+            self.down = always.down_proj.weight                                            # (C, F)
         if self.moe:
-            self.expert_gate_up, self.expert_down = ffn.experts.gate_up_proj.unbind(), ffn.experts.down_proj.unbind()
+            self.expert_gate_up = [_in_parts(w) for w in ffn.experts.gate_up_proj.unbind()]
+            self.expert_down = [_in_parts(w) for w in ffn.experts.down_proj.unbind()]
+
+
+PARTS = 4      # measured on 2 cores; more parts than cores leave none idle
+
+
+def _in_parts(weight: Tensor) -> Tensor:
+    """A view (P, in, out/P) of a matrix (out, in). A single row times a matrix reads the matrix once and is bound by that;
+    a batched product reads the parts on several threads, a plain one reads all of it on one."""
+    parts = PARTS if weight.shape[0] % PARTS == 0 else 1
+    return weight.view(parts, -1, weight.shape[1]).transpose(1, 2)
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    """F.linear of x (N, in) and weight (out, in)."""
+    if len(x) > 1:
+        return F.linear(x, weight)
+    parts = _in_parts(weight)
+    return torch.bmm(x.expand(len(parts), 1, -1), parts).view(1, -1)
+
+
+def _experts(h: Tensor, moe: MoE, chosen: Tensor, gates: Tensor) -> Tensor:
+    """`Experts.forward` for few tokens, h (N, C), chosen and gates (N, K) → (N, C): every expert gets as many rows as the
+    busiest one, so that all of them are two batched products. Tokens chosen unevenly by many experts are left to the loop."""
+    E, (N, K), experts = moe.experts.gate_up_proj.shape[0], chosen.shape, moe.experts
+    rank = h.new_zeros(N, E, dtype=torch.int64).scatter_(1, chosen, 1).cumsum(0)           # the token's turn at an expert, from 1
+    rows = int(rank[-1].max())
+    if E * rows > 4 * N * K or h.device.type != "cpu":
+        return experts.forward(h, chosen, gates)[0]
+    slot = chosen * rows + rank.gather(1, chosen) - 1                                      # (N, K) places among E·rows
+    token = slot.new_zeros(E * rows)                                                       # places nobody takes repeat token 0
+    token[slot] = torch.arange(N, device=h.device).unsqueeze(-1)
+    inner = torch.bmm(h.index_select(0, token).view(E, rows, -1), experts.gate_up_proj.transpose(1, 2))
+    g, u = inner.chunk(2, -1)
+    out = torch.bmm(F.silu(g).mul_(u), experts.down_proj.transpose(1, 2)).flatten(0, 1)    # (E·rows, C)
+    return F.embedding_bag(slot, out, mode="sum", per_sample_weights=gates.to(h.dtype))
 
 
 def _norm(x: Tensor, norm: RMSNorm) -> Tensor:
@@ -179,16 +215,16 @@ class Decoder:
         return out.view_as(hidden)
 
     def logits(self, hidden: Tensor, norm: RMSNorm) -> Tensor:
-        return F.linear(_norm(hidden, norm), self.model.lm_head.weight)
+        return _linear(_norm(hidden, norm), self.model.lm_head.weight)
 
     def _layer(self, x: Tensor, folded: _Folded, where: _Where) -> Tensor:
         return self._feed(self._attend(x, folded.mla, folded, where), folded)
 
     def _attend(self, x: Tensor, mla: MLA, folded: _Folded, where: _Where) -> Tensor:
         B, T, N, L, R = where.B, where.T, len(x), mla.L, mla.L + mla.rope
-        q_a, kv, k_rope, *index = F.linear(_norm(x, folded.norm_in), folded.w_in).split(folded.widths, -1)
+        q_a, kv, k_rope, *index = _linear(_norm(x, folded.norm_in), folded.w_in).split(folded.widths, -1)
         q_latent = _norm(q_a, mla.q_a_layernorm)
-        q = where.turned(F.linear(q_latent, folded.w_q).view(N * mla.H, R), where.turn_q)  # (N, H, R)
+        q = where.turned(_linear(q_latent, folded.w_q).view(N * mla.H, R), where.turn_q)  # (N, H, R)
         store, flat = self.cache.latent[mla.layer], self.flat[mla.layer]
         where.write(store, flat, torch.cat((_norm(kv, mla.kv_a_layernorm), where.turned(k_rope, where.turn_k).squeeze(1)), -1))
         if self.sparse and mla.indexer is not None:
@@ -207,7 +243,7 @@ class Decoder:
             if empty is not None:
                 scores.masked_fill_(empty.unsqueeze(1), -torch.inf)
         values = torch.bmm(scores.softmax(-1), keys[..., :L])
-        return torch.addmm(x, values.view(N, -1), folded.w_out)
+        return x + _linear(values.view(N, -1), folded.w_out)
 
     def _choose(self, mla: MLA, q_latent: Tensor, key: Tensor, w: Tensor, where: _Where):
         """The indexer's choice: (N, k) positions and which of them are empty (or None); None when all keys are read."""
@@ -216,7 +252,7 @@ class Decoder:
         where.write(store, store.view(-1, ix.width), key.squeeze(1))
         if where.end <= mla.topk:
             return None
-        q = where.turned(F.linear(q_latent, ix.wq_b.weight).view(N * ix.heads, ix.width), where.turn_i)
+        q = where.turned(_linear(q_latent, ix.wq_b.weight).view(N * ix.heads, ix.width), where.turn_i)
         dots = torch.bmm(q.view(B, -1, ix.width), store[:B, :where.end].transpose(1, 2)).relu_()   # (B, T·Hi, S)
         scores = torch.bmm(w.unsqueeze(1), dots.view(N, ix.heads, -1)).squeeze(1)          # (N, S)
         if where.hidden is not None:
@@ -232,20 +268,21 @@ class Decoder:
     def _feed(self, x: Tensor, folded: _Folded) -> Tensor:
         h, out = _norm(x, folded.norm_ffn), x
         if folded.always:
-            g, u = F.linear(h, folded.gate_up).chunk(2, -1)
-            out = torch.addmm(x, F.silu(g).mul_(u), folded.down)
+            g, u = _linear(h, folded.gate_up).chunk(2, -1)
+            out = x + _linear(F.silu(g).mul_(u), folded.down)
         if folded.moe is None:
             return out
         chosen, gates, _ = folded.moe.gate.forward(h)
         if self.routes is not None:
             self.routes.append(chosen)
         if h.shape[0] > 1:
-            return out + folded.moe.experts.forward(h, chosen, gates)[0]
-        # A single token: a few matrix-vector products; sorting rows by expert would cost more than they do.
-        picked, h = chosen[0].tolist(), h[0]
-        inner = torch.stack([torch.mv(folded.expert_gate_up[e], h) for e in picked])       # (K, 2F)
+            return out + _experts(h, folded.moe, chosen, gates)
+        # A single token: its experts one by one; sorting rows by expert, or reading all experts, would cost more.
+        picked, first = chosen[0].tolist(), folded.expert_gate_up[0]
+        h = h.expand(len(first), 1, -1)
+        inner = torch.stack([torch.bmm(h, folded.expert_gate_up[e]).view(-1) for e in picked])        # (K, 2F)
         g, u = inner.chunk(2, -1)
-        total = out[0]
-        for row, e in zip(F.silu(g).mul_(u).mul_(gates.to(h.dtype).view(-1, 1)).unbind(), picked):
-            total = torch.addmv(total, folded.expert_down[e], row)
-        return total.unsqueeze(0)
+        total = out.view(len(folded.expert_down[0]), 1, -1)
+        for row, e in zip(F.silu(g).mul_(u).mul_(gates.to(inner.dtype).view(-1, 1)).unbind(), picked):
+            total = torch.baddbmm(total, row.expand(len(total), 1, -1), folded.expert_down[e])
+        return total.view(1, -1)
