@@ -15,6 +15,7 @@ from minglm.errors import InputError
 from sim import dashboard_files as files
 from sim import dashboard_pictures as pictures
 from sim import dashboard_state as state
+from sim import dashboard_strips as strips
 from sim.dashboard_controls import BY_KEY, DEFAULT
 from sim.dashboard_inputs import Inputs
 from sim.page import escape
@@ -70,6 +71,7 @@ class Page:
         self.export = button("Make the report", "HTML, JSON and CSV, with more samples and the step played as events")
         self.reset = button("All controls to their defaults", "")
         self.links = text()
+        self.strips = {k: text() for k in ("timeline", "versus")}
         self._wire()
         self._compare_options()
         self._draw(state.answer(self.inputs.values if values is None else dict(values)))
@@ -85,14 +87,14 @@ class Page:
             return w.HTML(f'<h{level} style="margin:.9rem 0 .1rem;font-size:1.15rem">{escape(words)}</h{level}>')
 
         def picture(key: str, *more):
-            return w.VBox([*more, self.figures[key], self.alts[key]], layout=w.Layout(min_width="0", width="auto", overflow="visible"))
+            return w.VBox([*more, self.figures.get(key) or self.strips[key], self.alts[key]], layout=w.Layout(min_width="0", width="auto", overflow="visible"))
         auto = w.Layout(width="auto", overflow="visible")
         pair = w.Layout(grid_template_columns="repeat(auto-fit, minmax(min(100%, 24rem), 1fr))", grid_gap="0.4rem 1.2rem", width="auto")
         top = w.VBox([self.top, self.error], layout=auto)
         top.add_class("planner-top")
         row = w.Layout(flex_flow="row wrap", width="auto")
         page = w.VBox([
-            w.HTML(CSS + pictures.STYLE), top, head("What you ask"), self.inputs.widget, w.Box([self.reset], layout=row), head("The answer"), self.cards, self.plan_note,
+            w.HTML(CSS + pictures.STYLE + strips.STYLE), top, head("What you ask"), self.inputs.widget, w.Box([self.reset], layout=row), head("The answer"), self.cards, self.plan_note,
             w.Box([self.search, self.release, self.bar], layout=row),
             head("What would change the answer"), picture("tornado", self.metric), head("Memory and the step"), w.GridBox([picture("memory"), picture("step")], layout=pair),
             picture("timeline", self.play), head("Compare two"), w.HTML(pictures.block("<p class=note>Save what is shown, change a control (another chip, say), and see B against A.</p>")),
@@ -172,6 +174,10 @@ class Page:
             self.figures[key] = pictures.widget(fig)
         self.alts[key].value = pictures.block(f'<p class="note">{escape(alt)}</p>' if alt else "")
 
+    def _strip(self, key: str, picture: str, alt: str) -> None:
+        self.strips[key].value = pictures.block(picture)
+        self.alts[key].value = pictures.block(f'<p class="note">{escape(alt)}</p>' if alt else "")
+
     def _metrics(self) -> None:
         options = [(label, key) for key, label, _ in self.answer.results]
         if tuple(self.metric.options) != tuple(options):
@@ -187,10 +193,10 @@ class Page:
             self._put("tornado", *pictures.tornado(self.answer, self.metric.value))
 
     def _timeline(self) -> None:
-        self._put("timeline", *pictures.timeline(self.answer, state.played(self.answer)))
+        self._strip("timeline", *strips.timeline(self.answer, state.played(self.answer)))
 
     def _no_timeline(self) -> None:
-        self._put("timeline", pictures.blank(), f"A step of {self.answer.pieces:,} pieces of work is not played at every move: press the button to see its timeline.")
+        self._strip("timeline", "", f"A step of {self.answer.pieces:,} pieces of work is not played at every move: press the button to see its timeline.")
 
     def _guard(self, act) -> None:
         """Do what a button asks; a refusal is one line on the page."""
@@ -256,11 +262,11 @@ class Page:
             return
         if self.a.value == self.b.value:
             self.versus_words.value = pictures.block('<p class="note">A and B are the same: save one scenario, then change a control.</p>')
-            self._put("versus", pictures.blank(), "")
+            self._strip("versus", "", "")
             return
         names = [f"{a.name}" if box.value == NOW else box.value for box, a in ((self.a, first), (self.b, second))]
         self.versus_words.value = pictures.block(f'<p class="said" role="status">{escape(pictures.versus_words(first, second))}</p>{pictures.versus_table(first, second, names)}')
-        self._put("versus", *pictures.versus(first, second, names))
+        self._strip("versus", *strips.versus(first, second, names))
 
     def _export(self) -> None:
         self.export.disabled = True

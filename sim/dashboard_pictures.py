@@ -86,7 +86,7 @@ def _fit(fig, height: int, legend: bool = False):
 
 
 # Bars and lines of each picture. A page that is already open follows changes of traces, not traces that come or go: what is not needed is empty.
-TRACES = {"memory": (8, 1), "step": (1, 0), "timeline": (5, 1), "tornado": (2, 0), "versus": (1, 0)}
+TRACES = {"memory": (8, 1), "step": (1, 0), "tornado": (2, 0)}
 
 
 def padded(key: str, fig):
@@ -129,16 +129,6 @@ def step(a: Answer):
                 text=[f"{100 * v / total:.0f}%" for _, v in shown], textposition="auto", hovertemplate="%{y}: %{x:.1f}%<extra></extra>")
     _fit(fig, 110 + 24 * len(shown))
     return fig, f"A step takes {show(a.row['step_s'], 'time')}: " + ", ".join(f"{k} {v / total:.0%}" for k, v in reversed(shown)) + "."
-
-
-def timeline(a: Answer, point):
-    """The step as events: one row per pipeline rank (`sim.timeline`)."""
-    from sim.timeline import figure
-    r = point.result
-    fig = figure(r, title=f"One step as events: {show(r.step_s, 'time')}, bubble {r.bubble_share:.0%}")
-    _fit(fig, 180 + 26 * len(r.programs), legend=True)
-    return fig, (f"One step of one replica as events on {len(r.programs)} pipeline ranks: {show(r.step_s, 'time')} ({point.closed_form_s / r.step_s - 1:+.1%} in closed "
-                 f"form), {r.bubble_share:.0%} of the pipeline's time idle.")
 
 
 def tornado(a: Answer, key: str, most: int = 8):
@@ -210,12 +200,6 @@ def _rent(a: Answer) -> str:
     from sim.cost import with_prices
     f = with_prices(a.question.cluster, a.question.prices).chip.rent_usd_per_hour
     return "not known" if f is None else f"${f.value:.2f}" + ("" if f.certain else f" (${f.low:.2f} to ${f.high:.2f})")
-
-
-def blank():
-    """A figure that takes almost no room: nothing to show yet."""
-    fig = plots.figure("", "", "", height=30)
-    return fig.update_layout(margin=dict(l=0, r=0, t=0, b=0)).update_xaxes(visible=False).update_yaxes(visible=False)
 
 
 def widget(fig):
