@@ -8,7 +8,8 @@
 2. Reinforcement: questions about what was taught and what was not, groups of answers at temperature 1, reward +1 right,
    −1 wrong, 0 partial or abstained (the AA-Omniscience index, one answer at a time), GRPO; supervised rows go on beside.
 3. Measured on people and strangers that reinforcement never asked about, greedily: before, after, and how the figure
-   moves with the definition, the prompt and a threshold on the model's own confidence.
+   moves with the definition, the prompt and a threshold on the model's own confidence. The supervised rows do hold the
+   test's known facts (they were taught, and stay taught); nothing ever holds its unknown ones.
 
 The article that the claims are about says 90% became 34%; it gives no method and no test. What is shown here is that such
 a fall is within reach of a reward, and how much of it is a choice of words.
@@ -54,7 +55,7 @@ class Settings:
     sft_batch: int = 128
     sft_lr: float = 0.01
     unknown_times: float = 1.0       # multiplies SAID_UNKNOWN: how often supervised rows say "unknown"
-    rl_steps: int = 240
+    rl_steps: int = 400              # 240 leave the rate at 35% with known facts untouched (seeds 0, 1, 2 together)
     rl_prompts: int = 32
     samples: int = 8                 # answers per question, a group
     rl_lr: float = 0.0005
