@@ -1,0 +1,23 @@
+"""Three fault drills of the fifty (`make drills` does them all), and that a failed drill is told as failed."""
+import signal
+
+import pytest
+
+pytest.importorskip("torch")
+from minglm import drills  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+
+
+def test_three_drills_end_well(tmp_path):
+    rows = drills.run(3, tmp_path / "out", seed=5, kinds=("trainer", "disk_full", "rl_run"))
+    assert [r["ok"] for r in rows] == [True] * 3, [r["what"] for r in rows]
+    assert (tmp_path / "out" / "drills.csv").read_text(encoding="utf-8").count("\n") == 4
+
+
+def test_a_drill_that_fails_says_so(tmp_path, monkeypatch):
+    def broken(self, run):
+        raise drills.Failed("the losses differ")
+    monkeypatch.setattr(drills.Drills, "trainer", broken)
+    rows = drills.run(1, tmp_path / "out", kinds=("trainer",))
+    assert rows[0]["ok"] is False and rows[0]["what"] == "the losses differ"
