@@ -48,7 +48,8 @@ def _doctor_arguments(p) -> None:
 
 @command("train", "train one stage from a recipe; the same command resumes it",
          "minglm train pretrain\nminglm train sparse --init-from runs/dsa_warmup\n"
-         "minglm train pretrain --run runs/mine --set lr=0.01 --set steps=200\nminglm train ci_pretrain --fresh --json")
+         "minglm train pretrain --run runs/mine --set lr=0.01 --set steps=200\nminglm train ci_pretrain --fresh --json\n"
+         "torchrun --nproc-per-node 2 -m -- minglm train ci_pretrain --run runs/two --dp 2")
 def _train(args) -> int:
     from minglm import recipe
     changes = dict(recipe.parse_change(text) for text in args.set)
@@ -59,7 +60,8 @@ def _train(args) -> int:
     run_dir = Path(args.run) if args.run else Path("runs") / Path(args.recipe).stem
     _need_torch()
     from minglm.train import train
-    row = train(chosen, run_dir, args.init_from, resume=not args.fresh, progress=not args.json, device=args.device)
+    row = train(chosen, run_dir, args.init_from, resume=not args.fresh, progress=not args.json, device=args.device,
+                parallel={"dp": args.dp, "ep": args.ep, "tp": args.tp, "cp": args.cp})
     if args.json:
         print(json.dumps(row))
     else:
@@ -74,7 +76,9 @@ def _train_arguments(p) -> None:
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe; repeatable")
     p.add_argument("--init-from", metavar="RUN", help="run or checkpoint whose weights the stage starts from")
     p.add_argument("--fresh", action="store_true", help="delete the run and start over")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu", "mps"))
+    for kind, text in (("dp", "rows"), ("ep", "experts"), ("tp", "heads"), ("cp", "the sequence")):
+        p.add_argument(f"--{kind}", type=int, metavar="N", help=f"with torchrun: split {text} over N processes")
     p.add_argument("--show", action="store_true", help="print the recipe, every key explained, and stop")
     p.add_argument("--json", action="store_true", help="print the last row of metrics as JSON, no progress bar")
 

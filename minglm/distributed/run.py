@@ -39,7 +39,7 @@ def train(recipe: Recipe, run_dir: Path, init_from: str | Path | None, resume: b
     try:
         if not layout.launched():
             raise InputError(f"{' '.join(f'--{k} {v}' for k, v in (parallel or {}).items() if v)}: needs several processes; start with "
-                             "torchrun --nproc-per-node N -m minglm train …")
+                             "torchrun --nproc-per-node N -m -- minglm train …")
         chosen = layout.choose(parallel, int(os.environ["WORLD_SIZE"]))
         layout.check(chosen, recipe, recipe.config())
         if recipe.qat:
