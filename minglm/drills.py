@@ -180,10 +180,10 @@ class Drills:
         if len(groups) != len(set(groups)):
             raise Failed("a group was trained on twice")
 
-    def rl_worker(self, run: Path) -> str:
+    def rl_worker(self, run: Path, engine: str = "local") -> str:
         """kill -9 of the rollout worker or the trainer of an RL run: the run goes on by itself."""
         worker = self.rng.choice(("rollout0", "trainer"))
-        command, errors = self._rl(run), tempfile.TemporaryFile("w+")
+        command, errors = [*self._rl(run), "--engine", engine], tempfile.TemporaryFile("w+")
         process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=errors, text=True)
         aim = self.rng.randint(0, 3)
         _until(process, lambda: len(self._events(run, "update")) >= aim and any(e["worker"] == worker for e in self._events(run, "started")))
@@ -226,28 +226,8 @@ class Drills:
     # ------------------------------------------------------------------ others
 
     def ray_worker(self, run: Path) -> str:
-        """kill -9 of a Ray worker in a sweep: its items run again."""
-        code = r"""
-import os, signal, sys
-from pathlib import Path
-from minglm import ray_cluster
-from sim import engines
-mark, victim = Path(sys.argv[1]), int(sys.argv[2])
-def item(n):
-    if n == victim and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return n * n
-ray_cluster.connect(cpus=2)
-assert dict(engines.run(item, range(8), "ray")) == {n: n * n for n in range(8)}
-assert mark.exists()
-"""
-        run.mkdir(parents=True)
-        victim = self.rng.randrange(8)
-        done = _run([sys.executable, "-c", code, str(run / "mark"), str(victim)])
-        if done.returncode:
-            raise Failed(f"the sweep ended with {done.returncode}: {done.stderr.strip()[-300:]}")
-        return f"the worker of item {victim} killed; all 8 items came back"
+        """kill -9 of a Ray actor of an RL run: the run goes on by itself."""
+        return self.rl_worker(run, "ray")
 
     def server(self, run: Path) -> str:
         """kill -9 of a server in the middle of an answer: the client hears of it, and after a restart the same port answers."""
@@ -281,7 +261,7 @@ assert mark.exists()
         return "killed while answering" + ("" if rest.endswith(b"[DONE]\n\n") else ", the client's stream broke off") + "; restarted on the same port, answered"
 
 
-KINDS = ("trainer", "rl_worker", "server", "rl_run", "disk_full", "ray_worker", "trainer", "rl_worker", "truncated_shard", "clock_jump")
+KINDS = ("trainer", "rl_worker", "server", "rl_run", "disk_full", "rl_worker", "trainer", "rl_worker", "truncated_shard", "clock_jump")
 
 
 def run(count: int, out: Path, seed: int = 0, kinds: tuple[str, ...] = KINDS, show: Callable[[str], None] = lambda line: None) -> list[dict]:
