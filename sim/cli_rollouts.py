@@ -5,7 +5,7 @@ import argparse
 import json
 
 TEXT = "rollouts of reinforcement learning: tokens/s, idle and tail, staleness, waste, best split, over-sampling, cost"
-EXAMPLES = """clustersim rollouts rollouts_glm5_100k
+EXAMPLES = """clustersim rollouts rollouts_glm5_100k            (a few minutes; --fold: seconds)
 clustersim rollouts case.yaml                     (keys: data/rollouts/README.md; published seconds give an error column)
 clustersim rollouts case.yaml --mode april --set over_sampling=1.5
 clustersim rollouts rollouts_glm5_100k --answers  (best split of the chips, over-sampling that pays)
@@ -20,6 +20,7 @@ def add(parser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key (YAML value); may be repeated")
     parser.add_argument("--seed", type=int, help="seed of the lengths")
     parser.add_argument("--answers", action="store_true", help="also the best split of the chips and the over-sampling that pays")
+    parser.add_argument("--fold", action="store_true", help="divide engines, prompts and trainer alike, so that a large cluster takes seconds")
     parser.add_argument("--run", action="append", metavar="FOLDER", help="a run of minglm rl with a profile.json beside its log; may be repeated: "
                         "the first gives the profile and the lengths")
     parser.add_argument("--figure", metavar="FILE", help="write the timeline (.html, .svg or .png)")
@@ -36,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
     if not args.case:
         raise InputError("rollouts: no case given; give a file or a name such as rollouts_glm5_100k, or --run runs/NAME")
     from sim.rollout_answers import answer
-    report = answer(args.case, args.answers, **_changes(args))
+    report = answer(args.case, args.answers, args.fold, **_changes(args))
     given = report.pop("case")
     if args.figure:
         from dataclasses import replace

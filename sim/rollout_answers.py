@@ -131,9 +131,12 @@ def rollout_rate(result: Result) -> float:
     return result.generated_tokens / (result.rollout_s * len(result.steps))
 
 
-def answer(source, all_answers: bool = False, **changes) -> dict:
-    """Everything that `clustersim rollouts` prints, as one mapping."""
+def answer(source, all_answers: bool = False, folded: bool = False, **changes) -> dict:
+    """Everything that `clustersim rollouts` prints, as one mapping; `folded`: of the divided cluster (see `fold`)."""
     given = read(source, **changes)
+    if folded:
+        small, k = fold(given.case)
+        given = replace(given, case=replace(small, steps=max(7, small.steps), warmup=3), notes=(f"folded {k}-fold: rates and chips are one {k}th of the cluster's", *given.notes))
     case = given.case
     result = simulate(case)
     out = {"name": case.name, "question": given.values.get("question", ""), "result": result.to_dict(), "lengths": case.lengths.describe(), "notes": list(given.notes),

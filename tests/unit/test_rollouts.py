@@ -173,6 +173,7 @@ def test_command(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["result"]["mode"] == "sync"
     assert cli.main(["rollouts", str(path), "--set", "eta=-2"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert cli.main(["rollouts", str(path), "--fold"]) == 0 and "folded" in capsys.readouterr().out
     assert cli.main(["rollouts"]) == 2
 
 
