@@ -80,7 +80,8 @@ def text(report: dict) -> str:
              f"throughput   {r['tokens_per_s']:,.0f} generated and {r['trained_tokens_per_s']:,.0f} trained tokens/s"
              + (f" ({r['tokens_per_s'] / r['chips']:,.1f} generated a chip)" if r["chips"] else ""),
              f"idle         {r['idle_share']:.1%} of the chips' time (engines {r['rollout_idle']:.1%}, trainer {r['trainer_idle']:.1%})",
-             f"tail         {r['tail_share']:.1%} of the rollout time with under a tenth of the most requests; {r['mean_running']:,.1f} running in an engine on average",
+             (f"tail         {r['tail_share']:.1%} of the rollout time with under a tenth of the most requests; " if r["mode"] not in ("async", "glm5") else "batch        ")
+             + f"{r['mean_running']:,.1f} running in an engine on average",
              f"staleness    versions behind, share of trained tokens: {stale}; at most {r['max_staleness']}; a trajectory spans up to {r['max_span'] + 1} versions",
              f"waste        filtered {r['wasted']['filtered']:,}, too stale {r['wasted']['too_stale']:,}, surplus {r['wasted']['surplus']:,} tokens; prefilled again {r['reprefilled_tokens']:,}; {r['preemptions']:,} preemptions",
              "trajectories " + ", ".join(f"{n:,} {k}" for k, n in counts.items() if n or k in ("submitted", "trained"))]
