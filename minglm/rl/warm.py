@@ -122,7 +122,10 @@ def for_recipe(warm: dict | None, settings, folder: Path, show: Callable[[str], 
     for key in warm:
         if key not in known:
             raise InputError(f"warm_start key {key!r}: not a known key{nearest(str(key), known)}; see minglm/rl/warm.py for the list")
-    recipe = WarmStart(**{"task": settings.task, "tail": settings.tail, "difficulty": settings.difficulty, **warm})
+    values = {"task": settings.task, "tail": settings.tail, "difficulty": settings.difficulty, **warm}
+    if values["task"] != "sum":                # another task than the recipe's own has a careful teacher
+        values.pop("slips", None)
+    recipe = WarmStart(**values)
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()).hexdigest()[:8]
     return warm_start(recipe, Path(folder) / f"rl_warm_{recipe.task}_{digest}", show, settings.threads)
 

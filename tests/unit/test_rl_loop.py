@@ -202,7 +202,7 @@ def test_recipes_are_settings_and_their_warm_start_is_known():
     assert recipes.names()
     for name in recipes.names():
         values = recipes.read(name)
-        WarmStart(**values.pop("warm_start", {}))
+        WarmStart(**{"task": values["task"], **values.pop("warm_start", {})})
         assert recipes.from_dict(recipes.from_dict(values).to_dict()) == recipes.load(name)
 
 
