@@ -11,7 +11,7 @@ from sim.serving_validate import fitted, rows
 
 @pytest.fixture(scope="module")
 def chat():
-    return size("glm5", Target(4096, 512, 2.0, 0.03), ["dgx_h200", "dgx_b200"], most=16, verify=8)
+    return size("glm5", Target(4096, 512, 2.0, 0.03), ["dgx_h200", "dgx_b200"], most=16, verify=40)
 
 
 def test_every_option_meets_the_target_and_fits(chat):
