@@ -13,6 +13,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,8 +118,7 @@ class Drills:
         limit = self.rng.randint(size // 50, size // 4)
         code = f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); " \
                "from minglm.cli import main; sys.exit(main(sys.argv[1:]))"
-        import shutil
-        shutil.copytree(straight.parent / "data", run.parent / "data", dirs_exist_ok=True) if (straight.parent / "data").is_dir() else None
+        shutil.copytree(straight.parent / "data", run.parent / "data")     # so that it is the checkpoint that finds no room
         done = _run([sys.executable, "-c", code, *_train(run)[3:]])
         if done.returncode not in (1, 2) or len(done.stderr.strip().splitlines()) != 1:
             raise Failed(f"a full disk ended with {done.returncode} and {done.stderr.strip()[-300:]!r}, not with one line")

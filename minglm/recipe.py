@@ -149,28 +149,37 @@ def from_dict(values: dict) -> Recipe:
     return Recipe(**values)
 
 
+def read(name: str | Path, folder: Path, kind: str) -> dict:
+    """The keys of a YAML file, by path or by its name in `folder`, not checked yet; `kind` names it in messages.
+
+    Raises:
+        InputError: no such file (the nearest name is given), or not YAML.
+    """
+    import yaml
+
+    path, named, shown = Path(name), [p.stem for p in sorted(folder.glob("*.yaml"))], folder.relative_to(FOLDER.parents[1]).as_posix()
+    if path.suffix not in (".yaml", ".yml"):
+        path = folder / f"{name}.yaml"
+        if not path.is_file():
+            raise InputError(f"{kind} {str(name)!r}: not one of {', '.join(named)}{nearest(str(name), named)}; or give a path ending in .yaml")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe file; named {kind}s are {', '.join(named)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
+        raise InputError(f"{path}: not readable as YAML ({' '.join(str(err).split())}); see {shown} for examples") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must be key: value lines; see {shown} for examples")
+    return values
+
+
 def load(name: str | Path, changes: dict | None = None) -> Recipe:
     """Read a recipe by path, or by the name of a file in data/recipes; `changes` override its keys.
 
     Raises:
         InputError: no such recipe (the nearest name is given), not YAML, or a key or value out of order.
     """
-    import yaml
-
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = FOLDER / f"{name}.yaml"
-        if not path.is_file():
-            raise InputError(f"recipe {str(name)!r}: not one of {', '.join(names())}{nearest(str(name), names())}; or give a path ending in .yaml")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe file; named recipes are {', '.join(names())}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
-        raise InputError(f"{path}: not readable as YAML ({' '.join(str(err).split())}); see data/recipes for examples") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: must be key: value lines; see data/recipes for examples")
-    return from_dict({**values, **(changes or {})})
+    return from_dict({**read(name, FOLDER, "recipe"), **(changes or {})})
 
 
 def parse_change(text: str) -> tuple[str, object]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from minglm.errors import InputError, nearest
 from minglm.recipe import _checked, _key, _yaml
+from minglm.recipe import read as read_yaml
 from minglm.rl.policy import MODES, Policy
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "recipes" / "rl"
@@ -121,22 +122,7 @@ def read(name: str | Path) -> dict:
     Raises:
         InputError: no such recipe, or not YAML.
     """
-    import yaml
-
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = FOLDER / f"{name}.yaml"
-        if not path.is_file():
-            raise InputError(f"RL recipe {str(name)!r}: not one of {', '.join(names())}{nearest(str(name), names())}; or give a path ending in .yaml")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe file; named RL recipes are {', '.join(names())}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
-        raise InputError(f"{path}: not readable as YAML ({' '.join(str(err).split())}); see data/recipes/rl for examples") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: must be key: value lines; see data/recipes/rl for examples")
-    return values
+    return read_yaml(name, FOLDER, "RL recipe")
 
 
 def load(name: str | Path, changes: dict | None = None) -> Settings:
