@@ -84,7 +84,7 @@ def case_of(run: Path, profile: Profile) -> Case:
     return Case(policy, s["group_size"], lengths, s.get("rollout_workers", 1), profile.curve, profile.prefill_s_per_token, profile.prefill_fixed_s,
                 max_running=s.get("max_batch"), train_s_per_token=profile.train_s_per_token, train_fixed_s=profile.train_fixed_s, push_s=profile.push_s,
                 overhead_s=profile.overhead_s, keep=max(kept, 0.01) if kept < 1 else 1.0, keep_cache=not s.get("refresh_on_push") if continuous else bool(s.get("keep_cache")),
-                strict=False, steps=updates, warmup=WARMUP, train_chips=1, name=run.name)
+                strict=bool(s.get("strict", False)), steps=updates, warmup=WARMUP, train_chips=1, name=run.name)
 
 
 def profile_of(run: Path) -> Profile:

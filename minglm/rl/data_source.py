@@ -41,6 +41,7 @@ class Group:
     samples: list[Sample]
     problem: object = None            # what the task's reward reads
     difficulty: int = 1
+    version: int = 0                  # of the weights when it was handed out
 
     @property
     def complete(self) -> bool:

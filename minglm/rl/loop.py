@@ -120,7 +120,7 @@ class Loop:
         if self.aborting is None and not self.in_training and not self.push and not self.evaluating and self.updates < self.settings.updates:
             self._drop_stale()
             self._count()
-            if self.policy.batch_is_ready(self.status):
+            if self.policy.batch_is_ready(self.status) and not self._must_wait():
                 if self.open and not self.policy.continuous:
                     self._abort()
                 else:
@@ -151,6 +151,8 @@ class Loop:
             if room <= 0:
                 return
             for group in self.source.take(room):
+                tokens = any(s.versions for s in group.samples)
+                group.version = group.oldest_version if tokens else self.status.version
                 self.open[group.index] = group
                 member = min(self.rollouts, key=lambda m: len(m.groups))
                 member.groups.add(group.index)
@@ -244,7 +246,15 @@ class Loop:
 
     # ------------------------------------------------------------------ training
 
+    def _must_wait(self) -> bool:
+        """Async: whether a group in flight would break the staleness bound if this update came before it."""
+        if not self.settings.strict:
+            return False
+        return self.policy.must_wait(self.status.version, min((g.version for g in self.open.values()), default=None))
+
     def _train(self) -> None:
+        if self.settings.strict and self.policy.mode == "async":
+            self.ready.sort(key=lambda g: g.index)                # the oldest first: they may not wait for the next update
         batch, self.ready = self.ready[:self.policy.batch_groups], self.ready[self.policy.batch_groups:]
         update = self.updates + 1
         pushes = self.policy.pushes_after(update)

@@ -82,6 +82,26 @@ def test_how_stale_a_batch_is_follows_from_the_mode(warm, tmp_path):
     assert lag(warm, tmp_path / "async3", mode="async", eta=3) == [0, 1, 2, 3, 3, 3]     # inline: as stale as η allows
 
 
+def test_the_staleness_bound_holds_where_some_answers_are_much_longer(warm, tmp_path, monkeypatch):
+    from minglm.rl import worker
+    from minglm.rl.transport import InlineWorker
+    whole = worker.request_from
+
+    def uneven(values, settings, stop):
+        long = int(values["id"].split(".")[0]) % 5 == 2
+        return whole(values, {**settings, "max_new_tokens": 100 if long else 4}, stop)
+
+    def trainer_first(workers, timeout_s):                # else a rollout would run to its end before every update
+        for one in sorted(workers, key=lambda w: w.name != "trainer"):
+            if not any(w._outbox for w in workers) and one._work():
+                return
+    monkeypatch.setattr(worker, "request_from", uneven)
+    monkeypatch.setattr(InlineWorker, "wait_any", trainer_first)
+    rules = dict(mode="async", eta=1, updates=16, max_new_tokens=100, group_size=2)
+    assert max(lag(warm, tmp_path / "strict", **rules)) == 1
+    assert max(lag(warm, tmp_path / "loose", strict=False, **rules)) > 1
+
+
 def test_fresh_data_of_the_same_engine_has_ratio_one_and_no_mismatch(warm, tmp_path):
     run(warm, tmp_path / "run", mode="sync", objective="bypass", task=Chance("sum", "luck", 0.8))
     for row in metrics.read(tmp_path / "run" / "metrics.csv"):
