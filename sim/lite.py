@@ -170,6 +170,8 @@ const timer = setInterval(() => {{
   const style = inside.createElement("style");
   style.textContent = ".jp-CodeConsole-input, .jp-CodeConsole .jp-Cell-inputWrapper, .jp-InputPrompt, .jp-OutputPrompt, .jp-Toolbar {{ display:none !important }}";
   inside.head.append(style);
+  // The console around the page takes Enter for its prompt; here it belongs to the control that has the focus.
+  inside.defaultView.addEventListener("keydown", e => {{ if (e.key === "Enter" && e.target.closest(".planner-page")) e.stopImmediatePropagation(); }}, true);
   const top = () => {{ inside.defaultView.dispatchEvent(new Event("resize")); for (let e = answer; e; e = e.parentElement) e.scrollTop = 0; }};
   [0, 500, 1500, 3000].forEach(ms => setTimeout(top, ms));
 }}, 500);
