@@ -4,17 +4,19 @@
 
 Each drill takes one kind in turn and a random moment, runs real processes in a folder of its own, and says what was lost. A
 run's committed result (its last checkpoint, its finished trajectories, its answered requests) must survive; what may be lost
-is the work since. The table goes to runs/drills/drills.csv.
+is the work since. The table goes to runs/drills/drills.csv; with --out data/reference it becomes the recorded one.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from minglm import metrics
+from minglm import metrics, ray_cluster
+from minglm.errors import InputError, nearest
 
 STEPS = 16
 LIMIT_S = 240                     # a drill that has not ended by then has hung: it failed
@@ -56,6 +59,13 @@ def _until(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
 
 def _kill(process: subprocess.Popen) -> None:
     process.kill()
+    process.wait()
+
+
+def _kill_all(process: subprocess.Popen) -> None:
+    """A process that leads a session, and what it started in it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -183,25 +193,26 @@ class Drills:
     def rl_worker(self, run: Path, engine: str = "local") -> str:
         """kill -9 of the rollout worker or the trainer of an RL run: the run goes on by itself."""
         worker = self.rng.choice(("rollout0", "trainer"))
-        command, errors = [*self._rl(run), "--engine", engine], tempfile.TemporaryFile("w+")
-        process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=errors, text=True)
-        aim = self.rng.randint(0, 3)
-        _until(process, lambda: len(self._events(run, "update")) >= aim and any(e["worker"] == worker for e in self._events(run, "started")))
-        time.sleep(self.rng.random() * 0.3)
-        killed = False
-        try:
-            os.kill([e["pid"] for e in self._events(run, "started") if e["worker"] == worker][-1], signal.SIGKILL)
-            killed = True
-        except (IndexError, ProcessLookupError):
-            pass                                              # it had just ended
-        try:
-            code = process.wait(LIMIT_S)
-        except subprocess.TimeoutExpired:
-            _kill(process)
-            raise Failed(f"the run hung after its {worker} was killed") from None
-        if code:
-            errors.seek(0)
-            raise Failed(f"the run ended with {code} after its {worker} was killed: {errors.read()[-300:]}")
+        command, aim, killed = [*self._rl(run), "--engine", engine], self.rng.randint(0, 3), False
+
+        def pids() -> list[int]:
+            return [e["pid"] for e in self._events(run, "started") if e["worker"] == worker and e["pid"]]
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=errors, text=True, start_new_session=True)
+            try:
+                _until(process, lambda: len(self._events(run, "update")) >= aim and bool(pids()))
+                time.sleep(self.rng.random() * 0.3)
+                with contextlib.suppress(IndexError, ProcessLookupError):     # it had just ended
+                    os.kill(pids()[-1], signal.SIGKILL)
+                    killed = True
+                code = process.wait(LIMIT_S)
+            except subprocess.TimeoutExpired:
+                raise Failed(f"the run hung after its {worker} was killed") from None
+            finally:
+                _kill_all(process)
+            if code:
+                errors.seek(0)
+                raise Failed(f"the run ended with {code} after its {worker} was killed: {errors.read()[-300:]}")
         self._whole(run)
         lost = sum(e.get("tokens", 0) for e in self._events(run, "lost"))
         return f"{worker} {'killed' if killed else 'had just ended'} at update {aim}; started again, 6 of 6 updates" + (f", {lost} tokens done again" if lost else "")
@@ -213,8 +224,7 @@ class Drills:
         aim = self.rng.randint(0, 5)
         _until(process, lambda: len(self._events(run, "update")) >= aim)
         time.sleep(self.rng.random() * 0.3)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _kill_all(process)
         done = _run(command)
         if done.returncode:
             raise Failed(f"the resumed RL run ended with {done.returncode}: {done.stderr.strip()[-300:]}")
@@ -261,7 +271,8 @@ class Drills:
         return "killed while answering" + ("" if rest.endswith(b"[DONE]\n\n") else ", the client's stream broke off") + "; restarted on the same port, answered"
 
 
-KINDS = ("trainer", "rl_worker", "server", "rl_run", "disk_full", "rl_worker", "trainer", "rl_worker", "truncated_shard", "clock_jump")
+KINDS = ("trainer", "rl_worker", "server", "rl_run", "disk_full", "ray_worker", "trainer", "rl_worker", "truncated_shard", "clock_jump")
+RECORD = Path(__file__).resolve().parents[1] / "data" / "reference" / "drills.csv"
 
 
 def run(count: int, out: Path, seed: int = 0, kinds: tuple[str, ...] = KINDS, show: Callable[[str], None] = lambda line: None) -> list[dict]:
@@ -287,17 +298,53 @@ def run(count: int, out: Path, seed: int = 0, kinds: tuple[str, ...] = KINDS, sh
     return rows
 
 
+def by_kind(rows: list[dict]) -> list[dict]:
+    """Rows of `run`, or of its file, summed up: kind, what it does, drills, how many ended well, median seconds."""
+    out = []
+    for kind in dict.fromkeys(r["kind"] for r in rows):
+        mine = [r for r in rows if r["kind"] == kind]
+        out.append({"kind": kind, "what": getattr(Drills, kind).__doc__.strip(), "drills": len(mine), "well": sum(str(r["ok"]) == "True" for r in mine),
+                    "seconds": statistics.median(float(r["seconds"]) for r in mine)})
+    return out
+
+
+def read(path: Path = RECORD) -> list[dict]:
+    """The rows of a finished run, by default of the one that is recorded in data/reference."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(prog="python -m minglm.drills", description=__doc__.splitlines()[0])
-    p.add_argument("--count", type=int, default=50)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--only", choices=sorted(set(KINDS)))
-    p.add_argument("--out", default="runs/drills")
-    args = p.parse_args(argv)
-    if not hasattr(signal, "SIGKILL"):
-        print("drills kill processes with SIGKILL, which this system does not have", file=sys.stderr)
+    p = _Parser(prog="python -m minglm.drills", description=__doc__.splitlines()[0])
+    p.add_argument("--count", type=int, default=50, help="how many (default 50)")
+    p.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
+    p.add_argument("--only", metavar="KIND", help=f"one kind alone: {', '.join(dict.fromkeys(KINDS))}")
+    p.add_argument("--out", default="runs/drills", metavar="DIR", help="folder for drills.csv (default runs/drills)")
+    try:
+        args = p.parse_args(argv)
+        kinds = (args.only,) if args.only else KINDS
+        if args.count < 1:
+            raise InputError(f"--count {args.count}: at least one drill; the default is 50")
+        if args.only and args.only not in KINDS:
+            raise InputError(f"--only {args.only}: not one of {', '.join(dict.fromkeys(KINDS))}{nearest(args.only, KINDS)}")
+        if not hasattr(signal, "SIGKILL"):
+            raise InputError("drills: processes are killed with SIGKILL, which this system does not have; use Linux or macOS")
+        if "ray_worker" in kinds:
+            ray_cluster.check()
+        rows = run(args.count, Path(args.out), args.seed, kinds, lambda line: print(line, flush=True))
+    except InputError as err:
+        print(err, file=sys.stderr)
         return 2
-    rows = run(args.count, Path(args.out), args.seed, (args.only,) if args.only else KINDS, lambda line: print(line, flush=True))
+    except OSError as err:
+        print(f"--out {args.out}: {err.strerror or err}; give a folder that can be written", file=sys.stderr)
+        return 2
+    for row in by_kind(rows):
+        print(f"{row['well']:3} of {row['drills']:<3} {row['kind']:16} {row['what']}")
     good = sum(r["ok"] for r in rows)
     print(f"{good}/{len(rows)} drills ended well")
     return 0 if good == len(rows) else 1

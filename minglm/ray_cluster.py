@@ -36,6 +36,9 @@ def connect(address: str | None = None, cpus: int | None = None):
     """
     check()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray starts workers at niceness 15: on a machine with other work they hardly get a processor, and an actor that is
+    # started again after a death may need minutes until it speaks, as if it hung.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
     if ray.is_initialized():
         return ray

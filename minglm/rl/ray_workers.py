@@ -77,12 +77,10 @@ class RayWorker:
     def pid(self) -> int | None:
         import ray
         if self._pid is None:
-            ready, _ = ray.wait([self._where], timeout=0)
-            if ready:
-                try:
-                    self._pid = ray.get(self._where)
-                except ray.exceptions.RayError:
-                    return None
+            try:
+                self._pid = ray.get(self._where, timeout=TAKE_S)
+            except ray.exceptions.RayError:                   # dead, or (GetTimeoutError) not there yet
+                return None
         return self._pid
 
     def send(self, message: dict) -> None:

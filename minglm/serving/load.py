@@ -16,6 +16,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -36,10 +37,15 @@ def running(checkpoint: str | Path, *arguments: str, wait_s: float = 90.0) -> It
         errors.seek(0)
         return errors.read()
     try:
-        line = process.stdout.readline()                      # it says where it listens, or ends
+        deadline, first = time.monotonic() + wait_s, []
+        reader = threading.Thread(target=lambda: first.append(process.stdout.readline()), daemon=True)
+        reader.start()                                        # it says where it listens, or ends
+        reader.join(wait_s)
+        line = first[0] if first else f"silent for {wait_s:.0f} s "
         if "http://" not in line:
+            process.kill()
             raise RuntimeError(f"the server did not start: {line}{said()}")
-        url, deadline = line.split(" on ")[1].split()[0], time.monotonic() + wait_s
+        url = line.split(" on ")[1].split()[0]
         import urllib.request
         while True:
             try:
