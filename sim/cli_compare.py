@@ -11,24 +11,18 @@ clustersim compare --model glm5 --chips 100000 --batch-tokens 64M --tokens 28.5T
 
 
 def add(parser) -> None:
+    from sim.cli_plan import question_arguments
     from sim.comparison import CHIPS
-    parser.add_argument("--model", required=True, help="a name in data/models, a Hugging Face config.json, or '{layers: 32, …}'")
+    question_arguments(parser)
     parser.add_argument("--chips", default="8192", help="inventory, the same number of each; a plan may use fewer (default 8192)")
     parser.add_argument("--names", default=",".join(CHIPS), help=f"chips, comma-separated (default {','.join(CHIPS)})")
     parser.add_argument("--against", help="the chip whose cost the others must meet (default h100, or the first named)")
-    parser.add_argument("--seq", help="tokens of a sequence (default 4096)")
-    parser.add_argument("--batch", help="sequences of a step, kept exactly")
-    parser.add_argument("--batch-tokens", help="tokens of a step, met within 2%% (default 16M)")
-    parser.add_argument("--tokens", default="1T", help="tokens of the whole run (default 1T)")
-    parser.add_argument("--objective", default="tokens", help="what each chip's best plan is best at: tokens | time | cost")
-    parser.add_argument("--precision", default="bf16", help="bf16 | fp16 | fp8 (default bf16)")
-    parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def main(args) -> int:
     from minglm.errors import InputError
+    from sim.cli_plan import asked, maybe_mapping
     from sim.comparison import compare
-    from sim.documents import parse_text
     names = [n.strip() for n in args.names.split(",") if n.strip()]
     if not names:
         raise InputError("--names is empty: name at least one chip, such as --names 910b,h100")
@@ -42,10 +36,8 @@ def main(args) -> int:
             bar = tqdm(total=of, desc="chips", file=sys.stderr, leave=False)
         if bar is not None:
             bar.update(done - bar.n)
-    model = parse_text(args.model, "--model") if args.model.lstrip().startswith("{") else args.model
     try:
-        result = compare(model, args.chips, names, against, progress, seq=args.seq, batch=args.batch, batch_tokens=args.batch_tokens,
-                         tokens=args.tokens, objective=args.objective, precision=args.precision)
+        result = compare(maybe_mapping(args.model, "--model"), args.chips, names, against, progress, **asked(args))
     finally:
         if bar is not None:
             bar.close()

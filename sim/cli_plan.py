@@ -13,35 +13,25 @@ clustersim plan --model llama3_70b --chip h100 --chips 512 --fix tp=8 --fix opti
 clustersim plan --model llama3_70b --cluster dgx_h100 --chips 256 --schedules 1f1b,interleaved --out runs/plan_70b"""
 
 
-def add(parser) -> None:
+def question_arguments(parser) -> None:
+    """Arguments of the training run that is planned: `compare` asks it of several chips."""
     parser.add_argument("--model", required=True, help="a name in data/models, a Hugging Face config.json, or '{layers: 32, …}'")
-    parser.add_argument("--cluster", help="a name in data/clusters (default: the chip's usual one)")
-    parser.add_argument("--chip", help="a name in data/chips")
-    parser.add_argument("--chips", help="inventory; a plan may use fewer (default: the cluster's)")
     parser.add_argument("--seq", help="tokens of a sequence (default: 4096, or the model's if shorter)")
     parser.add_argument("--batch", help="sequences of a step, kept exactly")
     parser.add_argument("--batch-tokens", help="tokens of a step, met within the tolerance (default 16M)")
     parser.add_argument("--batch-tolerance", help="share by which the batch may differ (default: 0, or 2%% with --batch-tokens)")
     parser.add_argument("--tokens", default="1T", help="tokens of the whole run, for days and cost (default 1T)")
-    parser.add_argument("--objective", default="tokens", help="tokens (throughput) | time | cost (default tokens)")
+    parser.add_argument("--objective", default="tokens", help="what the best plan is best at: tokens (throughput) | time | cost (default tokens)")
     parser.add_argument("--precision", default="bf16", help="bf16 | fp16 | fp8 (default bf16)")
-    parser.add_argument("--stack", help="software stack, as in data/stacks.yaml (default generic)")
     parser.add_argument("--schedules", help="comma-separated, such as 1f1b,interleaved (default: all)")
     parser.add_argument("--fix", action="append", default=[], metavar="KEY=VALUE", help="pin an axis (tp=8, ep=[8, 16]) or a plan field (optimizer=muon)")
-    parser.add_argument("--rent", help="price of a chip, such as '$2/h'")
-    parser.add_argument("--price", help="price of a chip with its system, such as '$30000'")
-    parser.add_argument("--keep", type=int, default=20, help="length of the ranked list (default 20)")
-    parser.add_argument("--samples", type=int, help="Monte Carlo samples for the winner's interval (default: 500 with --out, else none)")
-    parser.add_argument("--out", help="folder for plan.json, plans.csv and plan.html")
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
-def asked(args):
-    """The question of the command line."""
+def asked(args) -> dict:
+    """The keyword arguments of `sim.planner.question` that `question_arguments` hold, without the model."""
     from minglm.errors import InputError
     from sim.documents import parse_text
-    from sim.facts import figure
-    from sim.planner import question
     from sim.units import parse
     fixed = {}
     for text in args.fix:
@@ -49,26 +39,47 @@ def asked(args):
         if not sign or not key.strip():
             raise InputError(f"--fix {text!r}: must be KEY=VALUE, such as --fix tp=8")
         fixed[key.strip()] = parse_text(value, f"--fix {key}")
-    prices = {}
-    if args.rent:
-        prices["rent_usd_per_hour"] = figure(args.rent, "money_per_hour", "--rent")
-    if args.price:
-        prices["system_price_usd"] = figure(args.price, "money", "--price")
+    tolerance = None if args.batch_tolerance is None else parse(args.batch_tolerance, "ratio", "--batch-tolerance", high=0.49)
+    schedules = None if args.schedules is None else tuple(s.strip() for s in args.schedules.split(","))
+    return {"seq": args.seq, "batch": args.batch, "batch_tokens": args.batch_tokens, "tolerance": tolerance, "tokens": args.tokens,
+            "objective": args.objective, "precision": args.precision, "schedules": schedules, "fixed": fixed}
+
+
+def maybe_mapping(text: str | None, name: str) -> object:
+    """A name, or a mapping that is written out."""
+    from sim.documents import parse_text
+    return parse_text(text, name) if text and text.lstrip().startswith("{") else text
+
+
+def add(parser) -> None:
+    question_arguments(parser)
+    parser.add_argument("--cluster", help="a name in data/clusters (default: the chip's usual one)")
+    parser.add_argument("--chip", help="a name in data/chips")
+    parser.add_argument("--chips", help="inventory; a plan may use fewer (default: the cluster's)")
+    parser.add_argument("--stack", help="software stack, as in data/stacks.yaml (default generic)")
+    parser.add_argument("--rent", help="price of a chip, such as '$2/h'")
+    parser.add_argument("--price", help="price of a chip with its system, such as '$30000'")
+    parser.add_argument("--keep", type=int, default=20, help="length of the ranked list (default 20)")
+    parser.add_argument("--samples", type=int, help="Monte Carlo samples for the winner's interval (default: 500 with --out, else none)")
+    parser.add_argument("--out", help="folder for plan.json, plans.csv and plan.html")
+
+
+def question_of(args):
+    """The question of the command line."""
+    from minglm.errors import InputError
+    from sim.facts import figure
+    from sim.planner import question
+    prices = {key: figure(text, kind, flag) for key, text, kind, flag in (
+        ("rent_usd_per_hour", args.rent, "money_per_hour", "--rent"), ("system_price_usd", args.price, "money", "--price")) if text is not None}
     if args.keep < 1:
         raise InputError(f"--keep {args.keep}: must be at least 1; give for example 20")
-
-    def maybe(text, name):
-        return parse_text(text, name) if text and text.lstrip().startswith("{") else text
-    tolerance = None if args.batch_tolerance is None else parse(args.batch_tolerance, "ratio", "--batch-tolerance", high=0.49)
-    return question(maybe(args.model, "--model"), maybe(args.cluster, "--cluster"), args.chips, chip=maybe(args.chip, "--chip"), seq=args.seq,
-                    batch=args.batch, batch_tokens=args.batch_tokens, tokens=args.tokens, objective=args.objective, precision=args.precision,
-                    stack=args.stack, tolerance=tolerance, fixed=fixed,
-                    schedules=tuple(s.strip() for s in args.schedules.split(",")) if args.schedules else None, prices=prices)
+    return question(maybe_mapping(args.model, "--model"), maybe_mapping(args.cluster, "--cluster"), args.chips, chip=maybe_mapping(args.chip, "--chip"),
+                    stack=args.stack, prices=prices, **asked(args))
 
 
 def main(args) -> int:
     from sim.planner import answer
-    q, bar = asked(args), None
+    q, bar = question_of(args), None
     samples = args.samples if args.samples is not None else 500 if args.out else 0
 
     def progress(done: int, of: int) -> None:

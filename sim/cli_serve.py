@@ -44,8 +44,32 @@ def add(parser) -> None:
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
+# What each way of asking reads beside the model, the cluster and --json; the rest is refused rather than left unread.
+READ = {"speed": {"wanted", "context", "chips", "precision", "kv", "mode"}, "fits": {"precision", "kv"},
+        "margin": {"wanted", "rent", "seed", "price", "prompt", "output", "mode"},
+        "context": {"context", "output", "chips", "precision", "rent", "price", "mode"},
+        "size": {"chips", "precision", "kv", "drafts", "accept", "prompt", "output", "cached", "rate", "users", "ttft", "tpot", "rent", "mode", "seed"}}
+OPTIONS = ("scenario", "chips", "precision", "kv", "tp", "drafts", "accept", "stack", "prompt", "output", "cv", "cached", "rate", "users", "requests", "ttft",
+           "tpot", "wanted", "context", "rent", "price", "mode", "seed")
+
+
+def _check_read(args: argparse.Namespace) -> None:
+    """Refuse a flag that this way of asking would not read."""
+    from minglm.errors import InputError
+    if args.ask and args.size:
+        raise InputError("--ask and --size are two questions; keep one")
+    way = args.ask or ("size" if args.size else None)
+    read = READ[way] if way else set(OPTIONS) - {"wanted", "context"}
+    unread = [k for k in OPTIONS if getattr(args, k) is not None and k not in read]
+    if unread:
+        words = "a scenario" if unread[0] == "scenario" else f"--{unread[0]}"
+        flag = f"--ask {args.ask}" if args.ask else "--size" if way else "a simulation (without --ask)"
+        raise InputError(f"{words} is not read by {flag}; leave it out: {flag} reads {', '.join('--' + k for k in OPTIONS if k in read and k != 'scenario')}")
+
+
 def main(args: argparse.Namespace) -> int:
     from sim.units import parse
+    _check_read(args)
     rent = None if args.rent is None else parse(args.rent, "money_per_hour", "--rent", low=1e-9)
     if args.ask:
         result = _ask(args, rent)

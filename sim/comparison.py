@@ -30,6 +30,9 @@ def compare(model: object, chips: object = 1024, names: Sequence[str] = CHIPS, a
     """
     if against not in names:
         raise InputError(f"against {against!r}: not among the compared chips {', '.join(names)}; name one of them")
+    twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+    if twice is not None:
+        raise InputError(f"chip {twice!r}: named twice; name each chip once")
     rows, notes = [], []
     for i, name in enumerate(names):
         q = question(model, None, chips, chip=name, **asked)

@@ -23,6 +23,8 @@ RECOMPUTE_MODULES = {"mla_up_proj": ("q_b", "kv_b"), "norm": ("norm",), "layerno
                      "mlp": ("ffn up", "activation", "ffn down"), "core_attn": ("flash", "scores", "softmax", "values"),
                      "moe": ("router", "routing", "permute", "experts up", "activation", "experts down", "unpermute"),
                      "shared_experts": ("shared up", "shared down")}
+SWITCHES = ("sp", "offload", "overlap_grad_reduce", "overlap_param_gather", "overlap_tp", "overlap_p2p", "overlap_all_to_all",
+            "precision_aware_optimizer")
 _TWO_CHUNKS = ("zb-v", "dualpipe", "dualpipe-v")
 
 
@@ -89,6 +91,14 @@ class Plan:
                 raise InputError(f"plan {name}={value!r}: not one of {', '.join(known)}{nearest(str(value), known)}")
         if self.zero not in (0, 1, 2, 3) or isinstance(self.zero, bool):
             raise InputError(f"plan zero={self.zero!r}: ZeRO has stages 0 to 3; give one of them")
+        for name in SWITCHES:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, bool):
+                raise InputError(f"plan {name}={value!r}: must be true or false; give {name}: true")
+        if isinstance(self.hsdp, bool) or not isinstance(self.hsdp, int) or not 0 <= self.hsdp <= 10**7:
+            raise InputError(f"plan hsdp={self.hsdp!r}: must be a number of ranks, or 0 for all; give hsdp: 0")
+        if isinstance(self.recompute_modules, str) or not isinstance(self.recompute_modules, (list, tuple)):
+            raise InputError(f"plan recompute_modules={self.recompute_modules!r}: must be a list; give recompute_modules: [norm]")
         if self.sp is None:
             object.__setattr__(self, "sp", self.tp > 1)
         if self.sp and self.tp == 1:

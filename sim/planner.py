@@ -83,6 +83,8 @@ def question(model: object, cluster: object = None, chips: object = None, *, chi
     length = min(spec.max_seq, 4096) if seq is None else whole(parse(seq, "count", "seq", low=1.0), "seq", high=10**8)
     if seq is None:
         stated.append(f"sequences of {length:,} tokens")
+    if length > spec.max_seq:
+        stated.append(f"sequences of {length:,} tokens, longer than the {spec.max_seq:,} that {spec.name} is made for")
     if batch is not None and batch_tokens is not None:
         raise InputError("batch and batch_tokens are both given; keep one")
     if batch is not None:
@@ -90,7 +92,7 @@ def question(model: object, cluster: object = None, chips: object = None, *, chi
     else:
         if batch_tokens is None:
             stated.append("a batch of 16M tokens")
-        size = max(1, round(parse("16M" if batch_tokens is None else batch_tokens, "count", "batch_tokens", low=1.0) / length))
+        size = max(1, round(parse("16M" if batch_tokens is None else batch_tokens, "count", "batch_tokens", low=1.0, high=1e13) / length))
         tolerance = 0.02 if tolerance is None else tolerance
     if objective not in OBJECTIVES:
         raise InputError(f"objective {objective!r}: not one of {', '.join(OBJECTIVES)}{nearest(objective, OBJECTIVES)}")
@@ -98,7 +100,7 @@ def question(model: object, cluster: object = None, chips: object = None, *, chi
         raise InputError(f"precision {precision!r}: not one of bf16, fp16, fp8{nearest(precision, ('bf16', 'fp16', 'fp8'))}")
     found, notes = resolve(stack, machine.chip)
     stated += notes
-    total = parse(tokens, "count", "tokens", low=1.0)
+    total = parse(tokens, "count", "tokens", low=1.0, high=1e18)
     machine = cost.with_prices(machine, prices or {})
     if objective == "cost" and machine.chip.rent_usd_per_hour is None and machine.system_price_usd is None:
         raise InputError(f"objective cost: no price of {machine.chip.name} is known; give one with --rent '$2/h' or prices.rent_usd_per_hour, or "
@@ -218,7 +220,8 @@ def facts(q: Question) -> list[dict]:
 
 
 def _assumptions(q: Question) -> list[str]:
-    out = ["plans are ranked in closed form, every chip at the speed of the expected slowest", "cost counts the chips a plan uses, not the rest of the inventory"]
+    out = ["plans are ranked in closed form, every chip at the speed of the expected slowest", "cost counts the chips a plan uses, not the rest of the inventory",
+           "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, and GPipe, which has 1F1B's bubble and needs more memory"]
     rate = q.cluster.chip.failures_per_chip_hour
     out.append(f"failures: {rate.source}" if rate else "failures per chip as in Llama 3's table: none is known for this chip")
     if q.cluster.chip.rent_usd_per_hour is None:

@@ -122,6 +122,7 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         candidates = tuple(_candidate(p, d, cluster, chips, model) for p in d.get("plans") or ())
     except InputError as err:
         raise InputError(_located(name, str(err))) from None
+    check_shape(d.get("campaign") or {}, "campaign", f"{name}: campaign")
     seeds = int((d.get("campaign") or {}).get("seeds") or 20)
     if not 2 <= seeds <= 100_000:
         raise InputError(f"{name}: campaign seeds={seeds}: give 2 to 100,000")
@@ -137,7 +138,6 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         seeds=seeds, horizon_s=parse(horizon, "time", f"{name}: campaign horizon", low=1.0) if horizon is not None else None,
         seed=int(d.get("seed") or 0), memory_warns=_choose(d, "memory", ("refuse", "warn"), name) == "warn", what_if=_what_if(d.get("what_if") or (), name), assumptions=_assumptions(d.get("assumptions") or (), name),
         document=document)
-    check_shape(d.get("campaign") or {}, "campaign", f"{name}: campaign")
     if scenario.plan.chips > chips:
         p = scenario.plan
         raise InputError(f"{name}: the plan needs {p.chips:,} chips (TP {p.tp} × CP {p.cp} × PP {p.pp} × DP {p.dp}) and the inventory is {chips:,}; "

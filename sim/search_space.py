@@ -94,9 +94,17 @@ def default_space(model: ModelSpec, cluster: Cluster, chips: int, seq: int, batc
         values = value if isinstance(value, (tuple, list)) and key != "recompute_modules" else [value]
         switches = [{**s, key: v} for s in switches for v in values]
     space = Space(**{k: tuple(v) for k, v in axes.items()}, pipelines=tuple(pipelines), switches=tuple(switches), tolerance=tolerance)
-    for value in space.tp + space.pp + space.cp + space.ep + space.etp + space.micro_batch:
-        Plan(tp=value)                                                   # refuses what is not a whole number of at least 1
-    Plan(**switches[0])
+    for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute"):
+        for value in getattr(space, axis):
+            Plan(**{axis: value})                                        # refuses what no plan takes
+    for switch in switches:
+        Plan(**switch)
+    if not model.experts and (1 not in space.ep or 1 not in space.etp):
+        raise InputError(f"ep={space.ep[0]}, etp={space.etp[0]}: {model.name} has no experts; give ep=1 and etp=1, or leave them out")
+    for axis, of, what in (("tp", model.heads, "attention heads"), ("ep", model.experts or 1, "experts"), ("cp", seq, "tokens of a sequence")):
+        odd = [v for v in getattr(space, axis) if of % v]
+        if len(odd) == len(getattr(space, axis)):
+            raise InputError(f"{axis}={odd[0]}: does not divide the {of:,} {what}; give one of {', '.join(map(str, divisors(of)[:12]))}")
     return space
 
 
