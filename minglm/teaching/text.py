@@ -52,13 +52,18 @@ def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int =
 
 def chat_strip(tokenizer, messages: tuple) -> None:
     """A conversation as its tokens: what the loss counts has a blue ground and is underlined, the rest is grey."""
-    from IPython.display import HTML, display
-
     from minglm.sft import encode_chat
 
+    counted_strip(tokenizer, *encode_chat(tokenizer, messages))
+
+
+def counted_strip(tokenizer, tokens, counted) -> None:
+    """Tokens, and for each whether the loss counts it: blue and underlined where it does, else grey."""
+    from IPython.display import HTML, display
+
     spans = []
-    for token, counted in zip(*encode_chat(tokenizer, messages)):
-        style = f"background:{FILLS[0]};border-bottom:3px solid #0072B2" if counted else "background:#eee"
+    for token, own in zip(tokens, counted):
+        style = f"background:{FILLS[0]};border-bottom:3px solid #0072B2" if own else "background:#eee"
         words = escape(tokenizer.token(token)).replace(" ", "·").replace("\n", "↵")
         spans.append(f'<span style="{style};color:#111;border-left:1px solid #888;padding:0 1px">{words}</span>')
     display(HTML(f'<div style="font:14px monospace;line-height:2">{"".join(spans)}</div>'))

@@ -75,4 +75,4 @@ def bradley_terry_step(strength, wins):
 # %%
 check("10.bradley_terry_step", bradley_terry_step)
 # %% [markdown]
-# That was the last one. Ask your instructor for the solutions, or compare with `notebooks/workshop/solutions/`.
+# **Next:** [exercises 12](12_rl_from_verifiable_rewards.ipynb). Solutions are in `notebooks/workshop/solutions/`.
