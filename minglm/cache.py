@@ -33,7 +33,7 @@ class LatentCache:
                  device: torch.device | str = "cpu", mtp: bool = False):
         self.max_len, self.length = max_len, 0
         full = [i for i, kind in enumerate(config.indexer_types) if kind == "full"] + [config.num_hidden_layers] * mtp
-        self._index_row = {layer: row for row, layer in enumerate(full)}
+        self.index_row = {layer: row for row, layer in enumerate(full)}
         width = config.kv_lora_rank + config.qk_rope_head_dim
         self.latent = torch.zeros(config.num_hidden_layers + mtp, batch, max_len, width, dtype=dtype, device=device)
         self.index_keys = torch.zeros(len(full), batch, max_len, config.index_head_dim, dtype=dtype, device=device)
@@ -55,7 +55,7 @@ class LatentCache:
 
     def index_store(self, layer: int) -> Tensor:
         """Indexer keys of a layer, (B, max_len, Di)."""
-        return self.index_keys[self._index_row[layer]]
+        return self.index_keys[self.index_row[layer]]
 
     def append(self, layer: int, latent: Tensor) -> Tensor:
         """Write (B, T, R) after the tokens already there; returns all of them, (B, length + T, R)."""

@@ -8,7 +8,8 @@ folding what does not change from step to step:
 - rotary position is a small matrix for each token, shared by all layers; a single one when all stand at one position.
 
 Every sequence has a position of its own, so one may join or leave while the others go on (`minglm.rl.engine`). A step takes
-one token of each, or a few when drafts are checked (`minglm.speculate`).
+one token of each, or a few when drafts are checked (`minglm.speculate`). A single token of a single sequence is worth a way
+of its own (`minglm.decode_one`).
 
 Shapes: B sequences, T new tokens of each, N = B·T, S cached positions, H heads, L latent width, r rope width, R = L + r,
 Q q_lora_rank, Hi/Di indexer heads and width, C hidden, K chosen experts, k chosen keys, V vocabulary.
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from minglm.attention import MLA
 from minglm.cache import LatentCache
+from minglm.decode_one import OneToken, in_parts
 from minglm.dsa import topk_lowest
 from minglm.errors import InputError
 from minglm.layers import LATENT_EPS, RMSNorm, rope_table
@@ -30,7 +32,7 @@ from minglm.model import Layer, Model
 from minglm.moe import MoE
 
 
-class _Folded:
+class Folded:
     """The matrices of one layer as decoding wants them; calling modules would cost more than their arithmetic."""
 
     def __init__(self, layer: Layer):
@@ -55,30 +57,20 @@ class _Folded:
             self.gate_up = torch.cat((always.gate_proj.weight, always.up_proj.weight))     # (2F, C)
             self.down = always.down_proj.weight                                            # (C, F)
         if self.moe:
-            self.expert_gate_up = [_in_parts(w) for w in ffn.experts.gate_up_proj.unbind()]
-            self.expert_down = [_in_parts(w) for w in ffn.experts.down_proj.unbind()]
-
-
-PARTS = 4      # measured on 2 cores; more parts than cores leave none idle
-
-
-def _in_parts(weight: Tensor) -> Tensor:
-    """A view (P, in, out/P) of a matrix (out, in). A single row times a matrix reads the matrix once and is bound by that;
-    a batched product reads the parts on several threads, a plain one reads all of it on one."""
-    parts = PARTS if weight.shape[0] % PARTS == 0 else 1
-    return weight.view(parts, -1, weight.shape[1]).transpose(1, 2)
+            self.expert_gate_up = [in_parts(w) for w in ffn.experts.gate_up_proj.unbind()]
+            self.expert_down = [in_parts(w) for w in ffn.experts.down_proj.unbind()]
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
     """F.linear of x (N, in) and weight (out, in)."""
     if len(x) > 1:
         return F.linear(x, weight)
-    parts = _in_parts(weight)
+    parts = in_parts(weight)
     return torch.bmm(x.expand(len(parts), 1, -1), parts).view(1, -1)
 
 
 def _experts(h: Tensor, moe: MoE, chosen: Tensor, gates: Tensor) -> Tensor:
-    """`Experts.forward` for few tokens, h (N, C), chosen and gates (N, K) → (N, C): every expert gets as many rows as the
+    """`Experts.forward` for a few tokens, h (N, C), chosen and gates (N, K) → (N, C): every expert gets as many rows as the
     busiest one, so that all of them are two batched products. Tokens chosen unevenly by many experts are left to the loop."""
     E, (N, K), experts = moe.experts.gate_up_proj.shape[0], chosen.shape, moe.experts
     rank = h.new_zeros(N, E, dtype=torch.int64).scatter_(1, chosen, 1).cumsum(0)           # the token's turn at an expert, from 1
@@ -170,14 +162,16 @@ class Decoder:
         self.off_diagonal = torch.block_diag(*[torch.tensor([[0.0, 1.0], [-1.0, 0.0]])] * (r // 2)).to(**options)
         self.eye_q = torch.eye(config.kv_lora_rank + r, **options)
         self.eye_i = torch.eye(config.index_head_dim, **options)
+        self.suits_one = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
         self.flat = [store.view(-1, store.shape[-1]) for store in cache.latent]
         self.refold()
 
     @torch.no_grad()
     def refold(self) -> None:
         """Fold the model's present weights."""
-        self.folded = [] if self.rounds else [_Folded(layer) for layer in self.model.layers]
-        self.folded_mtp = _Folded(self.model.mtp.layer) if self.model.mtp is not None else None
+        self.folded = [] if self.rounds else [Folded(layer) for layer in self.model.layers]
+        self.folded_mtp = Folded(self.model.mtp.layer) if self.model.mtp is not None else None
+        self.one = None                                            # made when the first single token comes
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
@@ -187,14 +181,25 @@ class Decoder:
         """
         if self.rounds:
             return self._unfolded(tokens, positions)
-        where = _Where(self, positions, tokens.shape[1])
         if self.routes is not None:
             self.routes = []
+        if tokens.numel() == 1 and self.suits_one:
+            return self._one(tokens.item(), positions[0])
+        where = _Where(self, positions, tokens.shape[1])
         x = self.model.embed_tokens(tokens.reshape(-1))
         for folded in self.folded:
             x = self._layer(x, folded, where)
         self.hidden = x
         return self.logits(x, self.model.norm).view(*tokens.shape, -1)
+
+    def _one(self, token: int, position: int) -> Tensor:
+        """The same for a single token, (1, 1, V)."""
+        if self.one is None:
+            self.one = OneToken(self)
+        self.one.routes = self.routes
+        logits = self.one.step(token, position)
+        self.hidden = self.one.x.clone().unsqueeze(0)
+        return logits.view(1, 1, -1)
 
     def _unfolded(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
         """The same by `Model.forward`: a quantised model rounds activations between matrices that folding would join."""
@@ -217,10 +222,10 @@ class Decoder:
     def logits(self, hidden: Tensor, norm: RMSNorm) -> Tensor:
         return _linear(_norm(hidden, norm), self.model.lm_head.weight)
 
-    def _layer(self, x: Tensor, folded: _Folded, where: _Where) -> Tensor:
+    def _layer(self, x: Tensor, folded: Folded, where: _Where) -> Tensor:
         return self._feed(self._attend(x, folded.mla, folded, where), folded)
 
-    def _attend(self, x: Tensor, mla: MLA, folded: _Folded, where: _Where) -> Tensor:
+    def _attend(self, x: Tensor, mla: MLA, folded: Folded, where: _Where) -> Tensor:
         B, T, N, L, R = where.B, where.T, len(x), mla.L, mla.L + mla.rope
         q_a, kv, k_rope, *index = _linear(_norm(x, folded.norm_in), folded.w_in).split(folded.widths, -1)
         q_latent = _norm(q_a, mla.q_a_layernorm)
@@ -265,7 +270,7 @@ class Decoder:
             return index.clamp(min=0), index < 0 if few else None
         return index[:, :-1], values[:, :-1] == -torch.inf if few else None
 
-    def _feed(self, x: Tensor, folded: _Folded) -> Tensor:
+    def _feed(self, x: Tensor, folded: Folded) -> Tensor:
         h, out = _norm(x, folded.norm_ffn), x
         if folded.always:
             g, u = _linear(h, folded.gate_up).chunk(2, -1)
@@ -275,14 +280,4 @@ class Decoder:
         chosen, gates, _ = folded.moe.gate.forward(h)
         if self.routes is not None:
             self.routes.append(chosen)
-        if h.shape[0] > 1:
-            return out + _experts(h, folded.moe, chosen, gates)
-        # A single token: its experts one by one; sorting rows by expert, or reading all experts, would cost more.
-        picked, first = chosen[0].tolist(), folded.expert_gate_up[0]
-        h = h.expand(len(first), 1, -1)
-        inner = torch.stack([torch.bmm(h, folded.expert_gate_up[e]).view(-1) for e in picked])        # (K, 2F)
-        g, u = inner.chunk(2, -1)
-        total = out.view(len(folded.expert_down[0]), 1, -1)
-        for row, e in zip(F.silu(g).mul_(u).mul_(gates.to(inner.dtype).view(-1, 1)).unbind(), picked):
-            total = torch.baddbmm(total, row.expand(len(total), 1, -1), folded.expert_down[e])
-        return total.view(1, -1)
+        return out + _experts(h, folded.moe, chosen, gates)
