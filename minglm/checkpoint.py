@@ -112,12 +112,15 @@ def read(path: Path, tensors: bool = True) -> Checkpoint:
         if _with_own_hash({k: v for k, v in state.items() if k != "own_sha256"}) != _with_own_hash(state) \
                 or state["format"] != _FORMAT:
             raise ValueError("its hash does not fit its content")
-        config, step, hashes = ModelConfig.from_dict(state["config"]), int(state["step"]), state["sha256"]
+        config, step, hashes = ModelConfig.from_dict(state["config"]), int(state["step"]), dict(state["sha256"])
     except FileNotFoundError:
         raise InputError(f"{state_path}: missing; give a checkpoint folder or a run folder that holds one") from None
     except (ValueError, KeyError, TypeError, InputError) as err:
         raise InputError(f"{state_path}: damaged ({err}); use an earlier checkpoint") from None
     loaded = {}
+    there = {p.name for p in path.glob("*.safetensors")}
+    if odd := (there - set(hashes)) or {n for n in hashes if Path(n).name != n or "\\" in n}:
+        raise InputError(f"{state_path}: {min(odd)!r} is not one of this checkpoint's own files; use an earlier checkpoint")
     for name, expected in hashes.items():
         file = path / name
         if not file.is_file():

@@ -39,20 +39,7 @@ def main(args) -> int:
         raise InputError(f"not installed: {', '.join(missing)}; pip install -c constraints.txt -e '.[dist]'")
     from minglm.serving.server import serve
     settings = ServeSettings(host=args.host, port=args.port, key=args.key or os.environ.get("MINGLM_KEY") or None, name=args.name, max_batch=args.max_batch,
-                             max_len=args.max_len or _positions(args.checkpoint), max_tokens=args.max_tokens, max_concurrent=args.max_concurrent,
+                             max_len=args.max_len, max_tokens=args.max_tokens, max_concurrent=args.max_concurrent,
                              max_body=args.max_body, timeout_s=args.timeout, drain_s=args.drain, speculate=args.speculate, mode=args.mode)
     return serve(args.checkpoint, settings, args.device, said=lambda line: print(line, flush=True))
 
-
-def _positions(checkpoint: str) -> int:
-    """The model's own limit, at most 1,024: a row of the cache is kept for each place in the batch."""
-    import json
-    from pathlib import Path
-    root = Path(checkpoint)
-    for path in (root / "config.json", *sorted(root.glob("checkpoints/step_*/config.json"), reverse=True)):
-        if path.is_file():
-            try:
-                return min(1024, int(json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings", 1024)))
-            except (ValueError, TypeError, AttributeError):
-                break
-    return 1024

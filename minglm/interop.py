@@ -80,8 +80,10 @@ class _Checkpoint:
         if index.exists():
             try:
                 files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError) as err:
+            except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as err:
                 raise InputError(f"{index}: not a safetensors index ({err}); download the checkpoint again") from None
+            if odd := [f for f in files if not isinstance(f, str) or Path(f).name != f or "\\" in f]:
+                raise InputError(f"{index}: {odd[0]!r} is not a file of this folder; download the checkpoint again")
             paths = [folder / f for f in files]
         else:
             paths = [single]

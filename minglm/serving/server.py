@@ -1,6 +1,7 @@
 """A server in this process: the model read, the engine's thread, uvicorn; SIGTERM or Ctrl-C drains it."""
 from __future__ import annotations
 
+import dataclasses
 import socket
 from pathlib import Path
 
@@ -9,14 +10,23 @@ from minglm.serving.settings import ServeSettings
 
 
 def build(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu"):
-    """(driver, application) for a run folder or checkpoint folder."""
+    """(driver, application) for a run folder or checkpoint folder.
+
+    Raises:
+        InputError: no model there, or one with fewer positions than `settings.max_len`.
+    """
     from minglm.checkpoint import load_model
     from minglm.rl.engine import Engine
     from minglm.serving.app import make_app
     from minglm.serving.driver import Driver
     from minglm.serving.metrics import Metrics
     model, tokenizer, _ = load_model(checkpoint, device)
-    engine = Engine(model, settings.max_batch, min(settings.max_len, model.config.max_position_embeddings), mode=settings.mode, speculate=settings.speculate)
+    positions = model.config.max_position_embeddings
+    if settings.max_len and settings.max_len > positions:
+        raise InputError(f"max_len={settings.max_len}: the model has {positions} positions; give at most that, or leave --max-len out")
+    # A row of the cache is kept for each place in the batch, so not all of a long model's positions unless asked for.
+    settings = dataclasses.replace(settings, max_len=settings.max_len or min(1024, positions))
+    engine = Engine(model, settings.max_batch, settings.max_len, mode=settings.mode, speculate=settings.speculate)
     driver = Driver(engine, Metrics())
     return driver, make_app(driver, tokenizer, settings)
 

@@ -22,7 +22,7 @@ class ServeSettings:
     key: str | None = None             # clients send it as "Authorization: Bearer KEY"
     name: str = "minglm"               # the model's name in answers
     max_batch: int = 32                # sequences decoded together
-    max_len: int = 1024                # positions of one sequence, prompt and answer
+    max_len: int | None = None         # positions of one sequence, prompt and answer; None: the model's own, at most 1,024
     max_tokens: int = 256              # new tokens of one answer at most, and where a request names none
     max_concurrent: int = 128          # sequences in work or waiting; more are answered 429
     max_body: int = 1 << 20            # bytes of a request's body
@@ -34,9 +34,11 @@ class ServeSettings:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
+            if f.name == "max_len" and value is None:
+                continue
             if f.name in ("port", "max_batch", "max_len", "max_tokens", "max_concurrent", "max_body") and (
                     isinstance(value, bool) or not isinstance(value, int) or value < (0 if f.name == "port" else 1)):
-                raise InputError(f"{f.name}={value!r}: must be a whole number of at least {0 if f.name == 'port' else 1}; the default is {f.default}")
+                raise InputError(f"{f.name}={value!r}: must be a whole number of at least {0 if f.name == 'port' else 1}; the default is {f.default or 'what the model has'}")
             if f.name in ("timeout_s", "drain_s") and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
                 raise InputError(f"{f.name}={value!r}: must be a positive number of seconds; the default is {f.default:g}")
         if self.port > 65535:
