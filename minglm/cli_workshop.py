@@ -3,7 +3,7 @@ from __future__ import annotations
 
 TEXT = "for instructors: check the machine, build exercises and checkpoints, collect results, measure"
 EXAMPLES = ("minglm workshop preflight\nminglm workshop build\nminglm workshop checkpoints\nminglm workshop collect runs/workshop/results\n"
-            "minglm workshop timing --write\nminglm workshop kernels --count 30\nminglm workshop slides")
+            "minglm workshop timing --write\nminglm workshop kernels --count 30\nminglm workshop slides\nminglm workshop contents")
 
 
 def add(parser) -> None:
@@ -20,15 +20,20 @@ def add(parser) -> None:
     p.add_argument("--verify", action="store_true", help="only compare the files with their hashes")
     p = sub.add_parser("timing", help="run every notebook and measure it")
     p.add_argument("--full", action="store_true", help="full length; default is smoke mode")
+    p.add_argument("--book", action="store_true", help="run nothing: the seconds at full length of the book built last")
     p.add_argument("--only", help="only notebooks whose path holds this word")
     p.add_argument("--write", action="store_true", help="write notebooks/workshop/timing.md")
     p.add_argument("--json", action="store_true")
+    p = sub.add_parser("contents", help="the table of all notebooks: minutes, prerequisites, one sentence each")
+    p.add_argument("--write", metavar="FILE", help="put it into a Markdown file between its <!-- notebooks --> and <!-- /notebooks --> lines")
     p = sub.add_parser("kernels", help="start so many kernels at once, each with a model, and measure their memory")
     p.add_argument("--count", type=int, default=30)
     p.add_argument("--model", default="mini", help="named size that each kernel trains for a few steps")
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("slides", help="slides of a notebook, one file that opens offline")
-    p.add_argument("notebooks", nargs="*", help="notebooks (default: learn/00 to 05)")
+    p.add_argument("notebooks", nargs="*", help="notebooks (default: learn/00 to 05 and scale/04, the half day)")
+    p.add_argument("--all", action="store_true", help="every notebook of the course")
+    p.add_argument("--book", action="store_true", help="with the full-length results of the book built last, in seconds; default runs each in smoke mode")
     p.add_argument("--out", help="folder (default runs/workshop/slides)")
 
 
@@ -86,11 +91,23 @@ def _timing(args) -> int:
 
     from minglm.workshop import timing
 
-    rows = timing.measure(full=args.full, only=args.only)
+    rows = timing.from_book() if args.book else timing.measure(full=args.full, only=args.only)
     print(json.dumps(rows, indent=1) if args.json else timing.table(rows))
     if args.write:
-        print(f"{timing.write(rows, args.full)}: written")
+        print(f"{timing.write(rows, args.full or args.book)}: written")
     return 1 if any(r["error"] for r in rows) else 0
+
+
+def _contents(args) -> int:
+    from pathlib import Path
+
+    from minglm.workshop import contents
+
+    if args.write:
+        print(f"{args.write}: {'written' if contents.write(Path(args.write)) else 'in step already'}")
+    else:
+        print(contents.table())
+    return 0
 
 
 def _kernels(args) -> int:
@@ -106,8 +123,11 @@ def _kernels(args) -> int:
 def _slides(args) -> int:
     from pathlib import Path
 
-    from minglm.workshop import slides
+    from minglm.workshop import slides, timing
 
-    for path in slides.export([Path(n) for n in args.notebooks], Path(args.out) if args.out else slides.FOLDER):
+    chosen = [Path(n) for n in args.notebooks] or (timing.notebooks() if args.all else [slides.ROOT / "notebooks" / f"{n}.ipynb" for n in slides.DEFAULT])
+    if args.book:
+        chosen = [slides.executed(path) for path in chosen]
+    for path in slides.export(chosen, Path(args.out) if args.out else slides.FOLDER, execute=not args.book):
         print(path)
     return 0

@@ -1,4 +1,4 @@
-"""`minglm workshop slides`: a notebook as slides in one HTML file that opens without a network.
+"""`minglm workshop slides`: notebooks as slides, each in one HTML file that opens without a network.
 
 nbconvert's own slide template loads reveal.js from the net. Here the executed notebook is cut at its headings, one slide
 each, and a few lines of script move between them; arrow keys, space, and printing (one slide a page) work.
@@ -14,7 +14,8 @@ from minglm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "runs" / "workshop" / "slides"
-DEFAULT = ("00_start_here", "01_tokens_and_data", "02_mla", "03_lightning_indexer", "04_mixture_of_experts", "05_train_it")
+DEFAULT = ("learn/00_start_here", "learn/01_tokens_and_data", "learn/02_mla", "learn/03_lightning_indexer", "learn/04_mixture_of_experts",
+           "learn/05_train_it", "scale/04_a_hundred_thousand_chips")                    # the half day
 STYLE = """<style>
 .slide{display:none;min-height:92vh;max-width:1100px;margin:0 auto;padding:1rem 2rem;font-size:1.25rem;box-sizing:border-box}
 .slide.now{display:block} .slide .jp-Cell{max-width:100%} #place{position:fixed;right:1rem;bottom:.5rem;color:#555;font:14px sans-serif}
@@ -29,8 +30,25 @@ if(['ArrowLeft','PageUp'].includes(e.key)){show(now-1);e.preventDefault()} if(e.
 show(now);</script>"""
 
 
+def executed(notebook: Path) -> Path:
+    """The same notebook with its outputs, from the book built last.
+
+    Raises:
+        InputError: that book does not hold it.
+    """
+    from minglm import book
+
+    found = book.TARGET / "_build" / "jupyter_execute" / notebook.parent.name / notebook.name
+    if not found.is_file():
+        raise InputError(f"{found}: the book does not hold it; run `make book`, or leave --book out")
+    return found
+
+
 def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -> list[Path]:
     """Write one HTML file for each notebook; runs them in smoke mode first, so that pictures are there.
+
+    Args:
+        execute: False takes the outputs that the notebooks have.
 
     Raises:
         InputError: a notebook that is not there.
@@ -38,7 +56,7 @@ def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -
     import nbformat
     from nbclient import NotebookClient
 
-    chosen = notebooks or [ROOT / "notebooks" / "learn" / f"{name}.ipynb" for name in DEFAULT]
+    chosen = notebooks or [ROOT / "notebooks" / f"{name}.ipynb" for name in DEFAULT]
     folder.mkdir(parents=True, exist_ok=True)
     out = []
     for path in chosen:

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 from minglm import cli  # noqa: E402
 from minglm.doctor import Check  # noqa: E402
 from minglm.errors import InputError  # noqa: E402
-from minglm.workshop import checkpoints, generator, kernels, preflight, slides, timing  # noqa: E402
+from minglm.workshop import checkpoints, contents, generator, kernels, preflight, slides, timing  # noqa: E402
 
 
 @pytest.fixture
@@ -105,6 +105,50 @@ def test_the_timing_table_covers_all_notebooks_and_is_committed():
     assert "| a (**failed**) | 2 | 10 | 1 |" in made
     with pytest.raises(InputError, match="no notebook's path"):
         timing.notebooks("nonsense")
+
+
+def test_the_table_of_notebooks_is_whole_and_the_readme_is_in_step(tmp_path):
+    rows = contents.rows()
+    names = {r[0] for r in rows}
+    assert names == {p.relative_to(timing.ROOT / "notebooks").with_suffix("").as_posix() for p in timing.notebooks()}
+    assert set(contents.ABOUT) <= names, "a sentence about a notebook that is not there"
+    for name, minutes, sentence, _ in rows:
+        assert re.fullmatch(r"(\d+|\?), \d+", minutes), f"{name}: its first cell does not say how many minutes it takes to read"
+        assert len(sentence.split()) >= 3
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{contents.BEGIN}\nold\n{contents.END}\nafter\n", encoding="utf-8")
+    assert contents.write(page) and not contents.write(page)
+    assert page.read_text(encoding="utf-8") == f"before\n{contents.BEGIN}\n{contents.table()}\n{contents.END}\nafter\n"
+    page.write_text("no marks", encoding="utf-8")
+    with pytest.raises(InputError, match="not marked"):
+        contents.write(page)
+    readme = (timing.ROOT / "README.md").read_text(encoding="utf-8")
+    if contents.BEGIN not in readme:
+        pytest.skip("the README's table is not marked for `minglm workshop contents --write README.md`")
+    assert contents.table() in readme, "run `minglm workshop contents --write README.md`"
+
+
+def test_seconds_of_the_book_are_read_and_written(tmp_path, monkeypatch):
+    import pickle
+    import types
+
+    from minglm import book
+
+    monkeypatch.setattr(book, "TARGET", tmp_path)
+    monkeypatch.setattr(book.seconds, "__defaults__", (tmp_path,))
+    with pytest.raises(InputError, match="no book there"):
+        timing.from_book()
+    for part in ("learn", "scale"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "one.ipynb").write_text(json.dumps({"cells": [{"cell_type": "code", "source": ["show(fig, 'a')\n", "show(fig, 'b')\n"]}]}))
+    (tmp_path / "_build" / ".doctrees").mkdir(parents=True)
+    kept = types.SimpleNamespace(nb_metadata={"scale/one": {"exec_data": {"runtime": 3.21}}, "learn/one": {"exec_data": {"runtime": 61.0}}, "intro": {}})
+    (tmp_path / "_build" / ".doctrees" / "environment.pickle").write_bytes(pickle.dumps(kept))
+    rows = timing.from_book()
+    assert [(r["notebook"], r["seconds"], r["figures"], r["error"]) for r in rows] == [("learn/one.ipynb", 61.0, 2, ""), ("scale/one.ipynb", 3.2, 2, "")]
+    assert "| together | 64 | 4 |" in timing.table(rows)
+    with pytest.raises(InputError, match="does not hold it"):
+        slides.executed(tmp_path / "learn" / "one.ipynb")
 
 
 @pytest.mark.parametrize("argv,code,part", [(["workshop", "build", "--check"], 0, "what their sources give"),

@@ -75,4 +75,4 @@ def bradley_terry_step(strength, wins):
 # %%
 check("10.bradley_terry_step", bradley_terry_step)
 # %% [markdown]
-# **Next:** [exercises 12](12_rl_from_verifiable_rewards.ipynb). Solutions are in `notebooks/workshop/solutions/`.
+# **Next:** [exercises 11](11_open_it_elsewhere.ipynb). Solutions are in `notebooks/workshop/solutions/`.
