@@ -10,6 +10,8 @@
     optim.py               Muon and AdamW on shards
     checkpoint.py          torch.distributed.checkpoint as safetensors, for any number of processes
     run.py                 the training loop's other half
+    traffic.py             what a step says to other processes, counted
+    launch.py              processes on this machine without torchrun, for notebooks
 
 Run on CPU with gloo. Not run on CUDA with nccl, not run on Ascend with hccl: written for both, tried on neither.
 """

@@ -72,6 +72,10 @@ class ShardedModel(Model):
         bf16: compute in bf16; sharded weights, gradients' sums and optimiser state stay fp32.
         reshard: drop gathered weights after the forward pass and gather them again for the backward (ZeRO-3). False keeps
             them in between (ZeRO-2): one gathering a step.
+
+    On an accelerator each layer is a unit of its own, so that its exchange runs beside another layer's computation. On CPU
+    nothing runs beside, and every exchange waits for the slower process, so all layers are one unit: one gathering and one
+    reduction a step.
     """
 
     def __init__(self, full: Model, mesh: Mesh, bf16: bool = False, reshard: bool = False) -> None:
@@ -90,7 +94,8 @@ class ShardedModel(Model):
         for layer in [*self.layers, *([self.mtp.layer] if self.mtp is not None else [])]:
             if isinstance(getattr(layer.mlp, "experts", None), ExpertParallel):
                 fully_shard(layer.mlp.experts, mesh=mesh.expert_mesh, **options)
-            fully_shard(layer, mesh=mesh.data_mesh, **options)
+            if reshard or mesh.device.type != "cpu":
+                fully_shard(layer, mesh=mesh.data_mesh, **options)
         fully_shard(self, mesh=mesh.data_mesh, **options)
         for module in self.modules():
             if isinstance(module, FSDPModule):

@@ -1,0 +1,151 @@
+"""What a training step says to other processes, counted while it runs:
+
+    torchrun --nproc-per-node 2 -m -- minglm.distributed.traffic --model nano --rows 8 --length 128
+
+One JSON row for each layout, phase (forward, backward, optimizer) and kind of exchange: calls, and the bytes that leave this
+process when the exchange is done by a ring: an all-gather or a reduce-scatter of n parts sends n−1 of them, an all-reduce
+twice that, an all-to-all what is not for itself (Thakur, Rabenseifner and Gropp 2005). The counter sits where torch hands
+tensors to the backend, so that it counts what FSDP2 sends too. It measures no time.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from minglm.errors import InputError
+
+NAMES = {"_allgather_base_": "all-gather", "allgather_": "all-gather", "_reduce_scatter_base_": "reduce-scatter", "allreduce_": "all-reduce",
+         "alltoall_base_": "all-to-all", "broadcast_": "broadcast"}
+
+
+class Counter(TorchDispatchMode):
+    """Counts exchanges by (phase, kind): [calls, bytes sent by this process]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase, self.seen = "", defaultdict(lambda: [0, 0.0])
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "c10d":
+            name = function._schema.name.split("::")[1]
+            entry = self.seen[self.phase, NAMES.get(name, name)]
+            entry[0] += 1
+            entry[1] += _sent(name, args)
+        return function(*args, **(kwargs or {}))
+
+    @contextlib.contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        self.phase = phase
+        with self:
+            yield
+
+
+def _sent(name: str, args: tuple) -> float:
+    """Bytes that one exchange sends from this process; 0 for kinds that a step does not use."""
+    group = next((g for g in map(_group, args) if g is not None), dist.group.WORLD)
+    n, me = group.size(), group.rank()
+
+    def size(what) -> int:
+        return sum(t.numel() * t.element_size() for t in tree_flatten(what)[0] if isinstance(t, torch.Tensor))
+    if name == "allreduce_":
+        return 2 * (n - 1) / n * size(args[0])
+    if name in ("_allgather_base_", "allgather_"):
+        return (n - 1) * size(args[1])                          # (output, input, group, …)
+    if name == "_reduce_scatter_base_":
+        return (n - 1) * size(args[0])
+    if name == "alltoall_base_":                                # (output, input, group, output sizes, input sizes, …)
+        rows = list(args[4]) or [args[1].shape[0] // n] * n
+        return size(args[1]) * (1 - rows[me] / max(1, sum(rows)))
+    return 0.0
+
+
+def _group(value):
+    if isinstance(value, torch.ScriptObject):
+        try:
+            return dist.ProcessGroup.unbox(value)
+        except (RuntimeError, TypeError):
+            return None                                         # the kind of reduction is such an object too
+    return value if isinstance(value, dist.ProcessGroup) else None
+
+
+def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list[dict]:
+    """Count one training step of a seeded model on seeded tokens, dense attention; all processes together."""
+    from minglm.config import ModelConfig
+    from minglm.distributed.mesh import Mesh
+    from minglm.distributed.model import ShardedModel
+    from minglm.distributed.optim import ShardedMuonAdamW
+    from minglm.model import Model
+
+    mesh = Mesh(layout, torch.device("cpu"))
+    torch.manual_seed(seed)
+    config = ModelConfig.named(model_name)
+    model = ShardedModel(Model(config), mesh)
+    optimizer = ShardedMuonAdamW([(n, p) for n, p in model.named_parameters()], model.shapes, mesh, config)
+    tokens = torch.randint(0, config.vocab_size, (rows, length))
+    counter = Counter()
+    with counter.during("forward"):
+        out = model(tokens, tokens.roll(-1, 1), mode="dense", indexer_loss=False)
+    loss = out.lm_loss + 0.3 * out.mtp_loss if out.mtp_loss is not None else out.lm_loss
+    with counter.during("backward"):
+        loss.backward()
+    with counter.during("optimizer"):
+        optimizer.clip_grad_norm(1.0)
+        optimizer.step()
+    return [{"layout": str(layout), "phase": phase, "kind": kind, "calls": calls, "bytes": round(sent), "loss": float(out.lm_loss.detach())}
+            for (phase, kind), (calls, sent) in counter.seen.items()]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    from minglm.distributed import layout as layouts
+    from minglm.distributed.mesh import join, leave
+
+    first = os.environ.get("RANK", "0") == "0"
+    p = _Parser(prog="minglm.distributed.traffic", description=__doc__.splitlines()[0])
+    p.add_argument("--model", default="nano", help="named size (default nano)")
+    p.add_argument("--rows", type=int, default=8, help="rows of the batch (default 8)")
+    p.add_argument("--length", type=int, default=128, help="tokens of a row (default 128)")
+    p.add_argument("--layout", action="append", metavar="dp=2,ep=2", help="repeatable (default: all processes along dp, ep, tp, cp, each alone)")
+    try:
+        args = p.parse_args(argv)
+        if not layouts.launched():
+            raise InputError("traffic: counts what several processes say; start it with torchrun --nproc-per-node 2 -m -- minglm.distributed.traffic")
+        world = int(os.environ["WORLD_SIZE"])
+        asked = [dict(part.partition("=")[::2] for part in text.split(",")) for text in args.layout or [f"{k}={world}" for k in layouts.KINDS]]
+        for one in asked:
+            if odd := next((f"{k}={v}" for k, v in one.items() if not v.isdigit()), None):
+                raise InputError(f"--layout {odd}: must be kind=number, such as dp=2,ep=2")
+        plans = [layouts.choose({k: int(v) for k, v in one.items()}, world) for one in asked]
+        for name, value, parts in (("rows", args.rows, max(q.dp * q.ep for q in plans)), ("length", args.length, max(q.cp for q in plans))):
+            if value < 1 or value % parts:
+                raise InputError(f"--{name} {value}: must be a positive multiple of {parts}, which it is split over")
+        from minglm.config import ModelConfig
+        ModelConfig.named(args.model)
+    except InputError as err:
+        if first:
+            print(err, file=sys.stderr)
+        return 2
+    join(plans[0], "cpu")
+    found = [row for plan in plans for row in step(plan, args.model, args.rows, args.length)]
+    if first:
+        print(json.dumps(found))
+    leave()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
