@@ -25,7 +25,7 @@ from torch import Tensor
 from minglm.attention import MLA
 from minglm.cache import LatentCache
 from minglm.decode_one import OneToken, in_parts
-from minglm.dsa import topk_lowest
+from minglm.dsa import settle_ties
 from minglm.errors import InputError
 from minglm.layers import LATENT_EPS, RMSNorm, rope_table
 from minglm.model import Layer, Model
@@ -61,6 +61,9 @@ class Folded:
             self.expert_down = [in_parts(w) for w in ffn.experts.down_proj.unbind()]
 
 
+HEAD_PARTS = 16
+
+
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
     """F.linear of x (N, in) and weight (out, in)."""
     if len(x) > 1:
@@ -84,10 +87,6 @@ def _experts(h: Tensor, moe: MoE, chosen: Tensor, gates: Tensor) -> Tensor:
     g, u = inner.chunk(2, -1)
     out = torch.bmm(F.silu(g).mul_(u), experts.down_proj.transpose(1, 2)).flatten(0, 1)    # (E·rows, C)
     return F.embedding_bag(slot, out, mode="sum", per_sample_weights=gates.to(h.dtype))
-
-
-def _norm(x: Tensor, norm: RMSNorm) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
 
 class _Where:
@@ -220,18 +219,23 @@ class Decoder:
         return out.view_as(hidden)
 
     def logits(self, hidden: Tensor, norm: RMSNorm) -> Tensor:
-        return _linear(_norm(hidden, norm), self.model.lm_head.weight)
+        h, weight = norm.forward(hidden), self.model.lm_head.weight
+        if len(h) == 1 or len(weight) % HEAD_PARTS or h.device.type != "cpu":
+            return _linear(h, weight)
+        # The widest matrix: torch's product of a few rows with it takes a third longer than one of its parts at a time.
+        parts = in_parts(weight, HEAD_PARTS)
+        return torch.bmm(h.expand(len(parts), -1, -1), parts).transpose(0, 1).flatten(1)
 
     def _layer(self, x: Tensor, folded: Folded, where: _Where) -> Tensor:
         return self._feed(self._attend(x, folded.mla, folded, where), folded)
 
     def _attend(self, x: Tensor, mla: MLA, folded: Folded, where: _Where) -> Tensor:
         B, T, N, L, R = where.B, where.T, len(x), mla.L, mla.L + mla.rope
-        q_a, kv, k_rope, *index = _linear(_norm(x, folded.norm_in), folded.w_in).split(folded.widths, -1)
-        q_latent = _norm(q_a, mla.q_a_layernorm)
+        q_a, kv, k_rope, *index = _linear(folded.norm_in.forward(x), folded.w_in).split(folded.widths, -1)
+        q_latent = mla.q_a_layernorm.forward(q_a)
         q = where.turned(_linear(q_latent, folded.w_q).view(N * mla.H, R), where.turn_q)  # (N, H, R)
         store, flat = self.cache.latent[mla.layer], self.flat[mla.layer]
-        where.write(store, flat, torch.cat((_norm(kv, mla.kv_a_layernorm), where.turned(k_rope, where.turn_k).squeeze(1)), -1))
+        where.write(store, flat, torch.cat((mla.kv_a_layernorm.forward(kv), where.turned(k_rope, where.turn_k).squeeze(1)), -1))
         if self.sparse and mla.indexer is not None:
             where.choice = self._choose(mla, q_latent, *index, where)
         if where.choice is None:                                   # every visible key is read
@@ -263,15 +267,12 @@ class Decoder:
         if where.hidden is not None:
             scores.view(B, where.T, -1).masked_fill_(where.hidden, -torch.inf)
         values, index = scores.topk(mla.topk + 1, -1)
-        edge, few = values[:, -2], where.low < mla.topk            # few: some query sees fewer than k keys
-        tied = edge == values[:, -1]
-        if bool((tied & (edge > -torch.inf) if few else tied).any()):
-            index = topk_lowest(scores, mla.topk)                  # a tie at the edge: the lowest position wins
-            return index.clamp(min=0), index < 0 if few else None
-        return index[:, :-1], values[:, :-1] == -torch.inf if few else None
+        index = settle_ties(scores, values, index)                 # equal scores go to the lowest position
+        # Some query may see fewer than k keys; what else it was given lies in its future.
+        return index, values[:, :-1] == -torch.inf if where.low < mla.topk else None
 
     def _feed(self, x: Tensor, folded: Folded) -> Tensor:
-        h, out = _norm(x, folded.norm_ffn), x
+        h, out = folded.norm_ffn.forward(x), x
         if folded.always:
             g, u = _linear(h, folded.gate_up).chunk(2, -1)
             out = x + _linear(F.silu(g).mul_(u), folded.down)

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 PARTS = 4      # measured on 2 cores; more parts than cores leave none idle
 
 
-def in_parts(weight: Tensor) -> Tensor:
+def in_parts(weight: Tensor, parts: int = PARTS) -> Tensor:
     """A view (P, in, out/P) of a matrix (out, in). A single row times a matrix reads the matrix once and is bound by that;
     a batched product reads the parts on several threads, a plain one reads all of it on one."""
-    parts = PARTS if weight.shape[0] % PARTS == 0 else 1
+    parts = parts if weight.shape[0] % parts == 0 else 1
     return weight.view(parts, -1, weight.shape[1]).transpose(1, 2)
 
 

@@ -104,9 +104,16 @@ def topk_lowest(scores: Tensor, k: int) -> Tensor:
         index = places.gather(1, index)
     else:
         values, index = scores.topk(k + 1, -1)
-    edge = values[:, k - 1]
+    empty = values[:, :k] == -torch.inf
+    return settle_ties(scores, values, index).masked_fill_(empty, -1)
+
+
+def settle_ties(scores: Tensor, values: Tensor, index: Tensor) -> Tensor:
+    """The k best of each row, given the k + 1 best in order (values and index, (n, k + 1)): where the last two are equal,
+    whichever torch put first is replaced by the lowest position. (n, S) → (n, k)."""
+    k = index.shape[1] - 1
+    edge, index = values[:, k - 1], index[:, :k]
     tied = ((edge == values[:, k]) & (edge > -torch.inf)).nonzero().squeeze(-1)
-    index = index[:, :k].masked_fill(values[:, :k] == -torch.inf, -1)
     if tied.numel():
         row, edge = scores[tied], edge[tied, None]
         above, equal = row > edge, row == edge

@@ -18,12 +18,17 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """1 / rms(x) over the last axis, which stays with width 1."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
 class _RMSNorm(torch.autograd.Function):
     """Forward and backward in as few passes over x as there can be; both are bound by memory, not by arithmetic."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:                     # (N, C), (C,)
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight)
 
@@ -45,7 +50,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return F.rms_norm(wide(x), x.shape[-1:], wide(self.weight), self.eps).to(x.dtype)
+            if x.device.type != "cpu":                         # torch's own is one kernel there, and a dozen passes on a CPU
+                return F.rms_norm(wide(x), x.shape[-1:], wide(self.weight), self.eps).to(x.dtype)
+            return (wide(x) * _inverse_rms(wide(x), self.eps)).mul_(wide(self.weight)).to(x.dtype)
         flat = wide(x).reshape(-1, x.shape[-1])
         return _RMSNorm.apply(flat, wide(self.weight), self.eps).view(x.shape).to(x.dtype)
 
