@@ -18,6 +18,7 @@ from sim import dashboard_state as state
 from sim import dashboard_strips as strips
 from sim.dashboard_controls import BY_KEY, DEFAULT
 from sim.dashboard_inputs import Inputs
+from sim.dashboard_serving import Serving
 from sim.page import escape
 
 NOW = "what is shown now"
@@ -30,7 +31,7 @@ CSS = """<style>
 .planner-page input[type=text], .planner-page select { height:32px !important; min-height:32px; font-size:16px; box-sizing:border-box }
 .planner-page .planner-field .widget-dropdown > select, .planner-page .planner-field .widget-text > input { flex:none !important; width:100% }
 .planner-page .widget-dropdown { height:auto } .planner-page .planner-field { gap:0 } .planner-page .planner-field .widget-html { height:auto }
-.planner-page .planner-field .widget-slider { height:30px; padding:0 .5rem } .planner-page .noUi-handle { width:22px !important; height:22px !important; top:-10px !important }
+.planner-page .planner-field .widget-slider { height:26px; padding:8px .5rem 0; margin:0 2px 4px } .planner-page .noUi-handle { width:22px !important; height:22px !important; top:-10px !important }
 .planner-page :focus-visible { outline:3px solid #0072B2; outline-offset:2px }
 .planner-top { position:sticky; top:0; background:#fff; z-index:20; border-bottom:2px solid #0072B2; padding:.2rem 0 }
 .planner-page .widget-slider, .planner-page .slider-container { min-height:26px; overflow:visible }
@@ -72,6 +73,7 @@ class Page:
         self.reset = button("All controls to their defaults", "")
         self.links = text()
         self.strips = {k: text() for k in ("timeline", "versus")}
+        self.serving = Serving(lambda: self.inputs.values["model"], self._guard, pictures.block)
         self._wire()
         self._compare_options()
         self._draw(state.answer(self.inputs.values if values is None else dict(values)))
@@ -99,6 +101,7 @@ class Page:
             head("What would change the answer"), picture("tornado", self.metric), head("Memory and the step"), w.GridBox([picture("memory"), picture("step")], layout=pair),
             picture("timeline", self.play), head("Compare two"), w.HTML(pictures.block("<p class=note>Save what is shown, change a control (another chip, say), and see B against A.</p>")),
             w.GridBox([self.name, w.Box([self.save_button], layout=row)], layout=pair), self.files, w.GridBox([self.a, self.b], layout=pair), self.versus_words, picture("versus"),
+            head("What serving it would earn"), self.serving.widget,
             head("Files and the report"), w.GridBox([self.upload, self.open], layout=pair), w.Box([self.export], layout=row), self.links], layout=auto)
         page.add_class("planner-page")
         return page
@@ -123,6 +126,8 @@ class Page:
         if key in ("model", "machine", "objective", "seq"):
             self.fixed = {}
         self._show(self.inputs.values)
+        if key == "model":
+            self.serving.follow()
 
     def _show(self, values: Mapping[str, str], fixed: Mapping[str, object] | None = None, move: bool = False) -> None:
         """Answer and draw; on a refusal everything that is shown stays."""
@@ -200,6 +205,7 @@ class Page:
 
     def _guard(self, act) -> None:
         """Do what a button asks; a refusal is one line on the page."""
+        self.error.value = ""
         try:
             act()
         except InputError as err:

@@ -50,7 +50,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("machine", "Chip and its nodes", "name", "choice", "chip:h100", help="each chip in the nodes and network it usually comes in"),
     Control("chips", "How many chips", "chips", "count", "20,000", 8, 200_000, "the most that a plan may use; it may leave some spare"),
     Control("tokens", "Training tokens", "tokens", "count", "28.5T", 1e10, 1e14, "of the whole run; GLM-5's report says 28.5T"),
-    Control("batch", "Batch", "tokens a step", "count", "16M", 1e5, 1e9, "met within 2%, so that it divides over the replicas"),
+    Control("batch", "Batch", "tokens a step", "count", "64M", 1e5, 1e9, "met within 2%, so that it divides over the replicas; GLM-5's recipe grows from 16M to 64M"),
     Control("seq", "Context", "tokens a sequence", "count", "4096", 512, 262_144, "length of a training sequence"),
     Control("precision", "Precision", "number format", "choice", "bf16", help="of the matrix multiplications"),
     Control("objective", "Best plan means", "aim", "choice", "tokens", help="shortest time, or lowest cost (fewest chip-hours)"),

@@ -154,6 +154,8 @@ class Inputs:
         for field in self.fields.values():
             field.describe(default_words(field.control, at))
             fact = fact_of(field.control.key, at) if field.control.fact else None
+            if field.control.fact:                              # what an empty price means stands in its box
+                field.box.placeholder = "not known: give one" if fact is None else f"{fact.value:,.4g}" + ("" if fact.certain else f" ({fact.low:,.4g} to {fact.high:,.4g})")
             if fact is not None and not field.text.strip():
                 field.place(fact.value)
 

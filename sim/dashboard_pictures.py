@@ -57,7 +57,8 @@ def cards(a: Answer) -> str:
                        "among the controls.</span></div>")
     out.append(f'<div class="card"><span>Speed</span><b>{show(r["tokens_per_s"], "count")} tokens/s</b><span>{r["tokens_per_s_per_chip"]:.1f} a chip, '
                f'MFU {r["mfu"]:.1%} of the chip\'s {escape(_precision(a))} peak, goodput {r["goodput"]:.1%}</span></div>')
-    spare = f'{r["spares"]:,} stay spare and are not paid for' if r["spares"] else "none stays spare"
+    spare = (f'{r["spares"]:,} stay spare and are not paid for: no plan that was looked at is faster on more; a larger batch may use them' if r["spares"] else
+             "none stays spare")
     out.append(f'<div class="card"><span>Plan</span><b>{r["chips"]:,} chips used</b><span>{escape(str(r["plan"]))}, micro-batch {r["micro_batch"]}, ZeRO {r["zero"]}, '
                f'recompute {escape(str(r["recompute"]))}; {spare}</span></div>')
     return block(f'<div class="cards">{"".join(out)}</div>')
@@ -174,7 +175,8 @@ def versus_words(first: Answer, second: Answer) -> str:
     if "rent_usd" in a and "rent_usd" in b:
         apart = b["rent_usd"] / a["rent_usd"]
         sure = second.interval("rent_usd")[0] > first.interval("rent_usd")[1] or second.interval("rent_usd")[1] < first.interval("rent_usd")[0]
-        said.append(f"and is {'dearer' if apart > 1 else 'cheaper'} to rent: {apart:.2f} times A's cost ({'the 90% intervals do not overlap' if sure else 'their 90% intervals overlap, so that is not sure'})")
+        word = "dearer to rent" if apart > 1.005 else "cheaper to rent" if apart < 0.995 else "as dear to rent"
+        said.append(f"and is {word}: {apart:.2f} times A's cost ({'the 90% intervals do not overlap' if sure else 'their 90% intervals overlap, so that is not sure'})")
         said.append(f"at ${a['rent_usd'] / b['chip_hours']:.2f} a chip-hour B would cost as much as A to rent")
     elif "own_usd" in a and "own_usd" in b:
         said.append(f"and costs {b['own_usd'] / a['own_usd']:.2f} times as much to own")

@@ -157,7 +157,8 @@ def sentence(a: Answer) -> str:
     money = [f"{show(r[k], 'money')} to {word} ({show(a.interval(k)[0], 'money')} to {show(a.interval(k)[1], 'money')})"
              for k, word in (("rent_usd", "rent"), ("own_usd", "own")) if k in r]
     cost = " or ".join(money) if money else f"no price of {a.question.cluster.chip.name} is known, so no cost"
-    return f"{a.name}: {r['days']:.3g} days ({low:.3g} to {high:.3g}), {cost}."
+    used = f"{r['chips']:,} of {a.question.chips:,}" if r["spares"] else f"{a.question.chips:,}"
+    return f"{a.question.model.name} on {used} × {a.question.cluster.chip.name}: {r['days']:.3g} days ({low:.3g} to {high:.3g}), {cost}."
 
 
 def figure_words(a: Answer, key: str, value: float | None = None) -> str:

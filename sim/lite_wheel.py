@@ -16,7 +16,7 @@ from sim.documents import read_document
 
 ROOT = Path(__file__).resolve().parents[1]
 MINGLM = ("__init__.py", "config.py", "errors.py", "plots.py", "notebook.py", "ray_cluster.py", "rl/__init__.py", "rl/policy.py")
-DATA = ("chips", "clusters", "models", "published_runs", "scenarios", "money.yaml", "stacks.yaml", "fitted.yaml")
+DATA = ("chips", "clusters", "models", "published_runs", "scenarios", "serving", "money.yaml", "stacks.yaml", "fitted.yaml")
 VERSION = "0.1.0"
 NAME = f"minglm-{VERSION}-py3-none-any.whl"
 

@@ -13,10 +13,12 @@ from sim.search import Found, search
 from sim.search_space import Space
 
 # The coarse look: widths that published runs use. An axis without any of them keeps its first value.
-COARSE = {"tp": (1, 2, 8), "cp": (1, 8), "ep": (1, 8, 64), "etp": (1,), "micro_batch": (1,), "zero": (1,), "recompute": ("none", "full")}
+COARSE = {"tp": (1, 2, 8), "ep": (1, 8, 64), "etp": (1,), "micro_batch": (1,), "zero": (1,), "recompute": ("none", "full")}
 # Axes that depend on each other are varied together.
 TOGETHER = (("pp", "pipelines"), ("tp", "ep"), ("tp", "cp", "micro_batch"), ("recompute", "zero", "etp", "switches"), ("pp", "tp", "recompute"))
 ROUNDS = 4
+SCHEDULES = (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("dualpipe-v", 2))
+APART = 1.3                  # a start that is this many times as slow as the best one is not followed
 
 
 def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts]:
@@ -32,31 +34,37 @@ def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts
     def best(some: Space) -> Found | None:
         found = search(costs, some, q.chips, q.batch, q.objective, 1).best
         return found[0] if found else None
-    top = best(coarse(space, q))
-    if top is None:                                   # a rare corner: look everywhere; the refusal then names the nearest plan
+    starts = [found for found in (best(some) for some in coarse(space, q)) if found is not None]
+    if not starts:                                    # a rare corner: look everywhere; the refusal then names the nearest plan
         out, costs = find(q, 1)
         return out.best[0], costs
-    seen: dict[tuple, Found] = {}
-    for axes in TOGETHER * ROUNDS:
-        if seen.get(axes) is top:                     # nothing has moved since these axes were last looked at
+    first = min(f.value(q.objective) for f in starts)
+    ends = []
+    for top in starts:
+        if top.value(q.objective) > APART * first:
             continue
-        other = best(around(space, top, axes))
-        if other is not None and other.value(q.objective) < top.value(q.objective):
-            top = other
-        seen[axes] = top
-    return top, costs
+        seen: dict[tuple, Found] = {}
+        for axes in TOGETHER * ROUNDS:
+            if seen.get(axes) is top:                 # nothing has moved since these axes were last looked at
+                continue
+            other = best(around(space, top, axes))
+            if other is not None and other.value(q.objective) < top.value(q.objective):
+                top = other
+            seen[axes] = top
+        ends.append(top)
+    return min(ends, key=lambda f: f.value(q.objective)), costs
 
 
-def coarse(space: Space, q: Question) -> Space:
-    """Few values of each axis: powers of two for the stages, two virtual stages where interleaved."""
+def coarse(space: Space, q: Question) -> list[Space]:
+    """Few values of each axis, one space to start from for each context width: what is best with sequences whole may be a hollow
+    that no few axes lead out of where they are better split."""
     def keep(axis: str) -> tuple:
         values = getattr(space, axis)
         return tuple(v for v in values if v in COARSE[axis]) or values[:1]
     cut = {axis: keep(axis) for axis in COARSE}
-    if q.seq <= 16_384:
-        cut["cp"] = cut["cp"][:1]
-    pipelines = tuple(p for p in space.pipelines if p in (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1))) or space.pipelines
-    return replace(space, **cut, pp=tuple(p for p in space.pp if p & (p - 1) == 0) or space.pp, pipelines=pipelines)
+    pipelines = tuple(p for p in space.pipelines if p in SCHEDULES) or space.pipelines
+    widths = [c for c in space.cp if c in ((1, 2) if q.seq <= 16_384 else (1, 2, 8))] or space.cp[:1]
+    return [replace(space, **cut, cp=(c,), pp=tuple(p for p in space.pp if p & (p - 1) == 0) or space.pp, pipelines=pipelines) for c in widths]
 
 
 def around(space: Space, found: Found, axes: tuple[str, ...]) -> Space:

@@ -156,9 +156,9 @@ def _chunk(job: tuple) -> list[dict | str]:
     s, inputs, seed, start, count = job
     out: list[dict | str] = []
     for i in range(start, start + count):
-        rng = random.Random(f"{seed} {i}")
         try:
-            out.append(_drawn(s, [(one, one.dist.draw(rng)) for one in inputs]))
+            # each input has its own stream: a price that is set, or a field that varies, leaves the others' draws as they are
+            out.append(_drawn(s, [(one, one.dist.draw(random.Random(f"{seed} {i} {one.name}"))) for one in inputs]))
         except InputError as err:
             out.append(str(err))
     return out
