@@ -108,7 +108,7 @@ def test_a_quick_plan_is_real_and_never_better_than_the_proven_best():
     for values in (SMALL, {**SMALL, "model": "mixtral_8x7b", "chips": "128"}):
         q = controls.question_of(values)
         fast, best = quick(q)[0], find(q, 1)[0].best[0]
-        assert best.value("tokens") <= fast.value("tokens") * (1 + 1e-9) <= best.value("tokens") * 1.3
+        assert best.value("tokens") <= fast.value("tokens") * (1 + 1e-9) <= best.value("tokens") * 1.1
         assert fast.memory_bytes <= q.cluster.chip.memory_bytes.value
 
 
