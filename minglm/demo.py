@@ -4,6 +4,7 @@ Steps, each skipped when its result is there, so a killed demo goes on where it 
 
     pretrain · long_context · dsa_warmup · sparse · sft     training stages (`data/recipes`), each a run folder
     samples · needle · choice_map · cost_by_length          what the model does and what sparsity buys, one JSON each
+    rl_sync · rl_april                                      a round of reinforcement learning, twice (`minglm/demo_rl.py`)
 
 `clustersim report runs/demo` then adds the projection for 100,000 chips and writes `report.html`.
 """
@@ -54,7 +55,7 @@ def run_demo(run_dir: Path, size: str = "mini", fresh: bool = False, progress: b
     from minglm.train import model_of, train
 
     began, previous, stages = time.monotonic(), None, {}
-    steps = len(STAGES) + 4
+    steps = len(STAGES) + 5
     for number, stage in enumerate(STAGES, 1):
         chosen = recipe.load(plan["prefix"] + stage)
         _say(number, steps, f"{stage}: {recipe.STAGES[stage]}", progress)
@@ -71,12 +72,15 @@ def run_demo(run_dir: Path, size: str = "mini", fresh: bool = False, progress: b
     _step(run_dir, "choice_map", lambda: _choice(plan, model, tokenizer))
     _say(len(STAGES) + 4, steps, "cost of dense and sparse attention by length", progress)
     _step(run_dir, "cost_by_length", lambda: cost_by_length(config, plan["cost_lengths"], plan["repeats"], progress))
+    _say(len(STAGES) + 5, steps, "reinforcement learning with a long tail of answers: synchronous, then APRIL", progress)
+    from minglm.demo_rl import rounds
+    rl = rounds(run_dir, size, progress)
 
     summary = {
         "size": size, "config": config.to_dict(), "stages": stages,
         "params": config.num_params(), "active_params": config.num_active_params(), "ln_vocab": math.log(config.vocab_size),
         "needle_with_context": needle["with_context"], "needle_without_context": needle["without_context"],
-        "samples": len(samples["samples"]), "seconds": round(sum(s["seconds"] for s in stages.values()), 1),
+        "rl_answers_per_s": {mode: s["trajectories_per_s"] for mode, s in rl.items()}, "samples": len(samples["samples"]), "seconds": round(sum(s["seconds"] for s in stages.values()), 1),
         "seconds_this_call": round(time.monotonic() - began, 1), "versions": machine.versions(), "cpu": machine.cpu_name(),
     }
     return _step(run_dir, "demo", lambda: summary)
@@ -204,5 +208,6 @@ def main(args) -> int:
           f"{sum(s['tokens'] for s in summary['stages'].values()) / 1e6:.2f}M tokens in {summary['seconds'] / 60:.1f} min of training; "
           f"validation loss {summary['stages']['sparse']['val_loss']:.3f} (ln V = {summary['ln_vocab']:.3f}), chat loss {last['last_loss']:.3f}")
     print(f"needle: {summary['needle_with_context']:.0%} right with the context, {summary['needle_without_context']:.0%} without")
+    print("reinforcement learning: " + ", ".join(f"{mode} {rate or 0:.0f} answers/s" for mode, rate in summary["rl_answers_per_s"].items()))
     print(f"next: clustersim report {run_dir}")
     return 0

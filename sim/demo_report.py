@@ -14,7 +14,7 @@ from pathlib import Path
 from minglm import plots
 from minglm.config import ModelConfig
 from minglm.errors import InputError
-from sim import report
+from sim import demo_rollouts, report
 from sim.page import Page, cards, escape, table
 from sim.project import project_file
 
@@ -72,6 +72,7 @@ def build(run_dir: Path, scenario: Path = SCENARIO) -> Path:
     _cost(page, cost)
     _needle(page, needle)
     _samples(page, samples)
+    demo_rollouts.section(page, run_dir)
     _projection(page, projection)
     page.heading("Make it again", "again")
     page.prose("Every figure above is read from this folder or computed while this page was written. `make demo` resumes or says that it is "

@@ -130,18 +130,19 @@ def _from_log(run: Path) -> Profile:
     more, fixed = max(0.0, more), max(0.0, fixed)
     most = max(1, round(max(x[2] / x[1] for x, _ in points)))
     curve = DecodeCurve(((1.0, alone + more), (float(most + 1), alone + more * (most + 1))))
-    updates = _events(run, "update")[1:]
+    updates = logged_events(run, "update")[1:]
     if len(updates) < 2:
         raise InputError(f"{run}: fewer than 3 updates in events.jsonl; give a longer run")
     prompt = sum(r["prompt"] for r in rows) / len(rows)
     size = settings_of(run)["batch_groups"] * settings_of(run)["group_size"]
     base, rate = _line([(u["tokens"] + prompt * size, u["train_s"]) for u in updates])
-    pushes = [e["seconds"] for e in _events(run, "pushed")] or [0.0]
+    pushes = [e["seconds"] for e in logged_events(run, "pushed")] or [0.0]
     push = sum(pushes) / len(pushes) + sum(u.get("push_s", 0.0) for u in updates) / len(updates)
     return Profile(curve, 0.0, fixed / max(1, most), rate, base, push, source="log")
 
 
-def _events(run: Path, kind: str) -> list[dict]:
+def logged_events(run: Path, kind: str) -> list[dict]:
+    """Lines of one kind in a run's events.jsonl."""
     try:
         with (run / "events.jsonl").open(encoding="utf-8") as file:
             found = [json.loads(line) for line in file if line.strip()]

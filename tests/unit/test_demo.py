@@ -20,9 +20,9 @@ def _call(run, *more):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A demo that was killed twice on its way."""
+    """A demo that was killed three times on its way."""
     run = tmp_path_factory.mktemp("demo") / "run"
-    for wait_for in ("pretrain/metrics.csv", "sparse/metrics.csv"):
+    for wait_for in ("pretrain/metrics.csv", "sparse/metrics.csv", "rl_sync/metrics.csv"):
         process = subprocess.Popen(_call(run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while not (run / wait_for).exists() and process.poll() is None and time.monotonic() < deadline:
@@ -41,6 +41,8 @@ def test_every_stage_and_every_result_is_there(done):
         assert json.loads((done / f"{name}.json").read_text())
     summary = json.loads((done / "demo.json").read_text())
     assert summary["stages"]["pretrain"]["last_loss"] < summary["ln_vocab"]
+    assert {mode: json.loads((done / f"rl_{mode}" / "summary.json").read_text())["updates"] for mode in ("sync", "april")} == {"sync": 5, "april": 5}
+    assert set(summary["rl_answers_per_s"]) == {"sync", "april"}
     needle = json.loads((done / "needle.json").read_text())
     assert needle["questions"] == len(needle["lengths"]) * len(needle["depths"]) * needle["per_cell"]
     assert 0 <= needle["without_context"] <= needle["with_context"] + 1 <= 2
