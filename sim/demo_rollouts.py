@@ -15,7 +15,7 @@ from sim.rollout_lengths import read_log
 from sim.rollouts import simulate
 
 SHOWN = 4                   # updates in the picture
-NAMES = {"sync": "synchronous", "april": "APRIL"}
+NAMES = {"sync": "Synchronous", "april": "APRIL"}
 
 
 def measured_running(run: Path, first: int, last: int) -> tuple[list[float], list[int]]:
@@ -70,5 +70,5 @@ def section(page: Page, run_dir: Path) -> None:
         for index, (name, found) in enumerate((("measured", measured_running(run, first, first + SHOWN)),
                                                ("simulated", simulated_running(run, profile, first, first + SHOWN)))):
             plots.line(fig, *found, name, index, line_shape="hv")
-        page.figure(fig, f"Answers being generated over {SHOWN} updates of the {NAMES[mode]} run, measured and simulated; where the curve lies near "
+        page.figure(fig, f"Answers being generated over {SHOWN} updates of the run ({NAMES[mode]}), measured and simulated; where the curve lies near "
                          "zero for long, everything waits for a few long answers, and where it is at zero, the trainer works.")

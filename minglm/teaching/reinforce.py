@@ -54,10 +54,10 @@ def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tupl
 
 
 def lengths(n: int, seed: int = 0, difficulty: int = 2) -> list[int]:
-    """Lengths of n worked divisions, in tokens: what a long tail looks like before any model is involved."""
+    """Lengths of n worked sums, in tokens: what a long tail looks like before any model is involved."""
     from minglm.rl.tasks import get
 
-    task = get("division")
+    task = get("sum")
     return [task.problem(task.train_seed(seed * 100_000 + i), difficulty).length_hint for i in range(n)]
 
 
