@@ -1,0 +1,46 @@
+"""The simulator against the RL loop of this machine: rates from one run, every mode predicted at other lengths and another batch.
+
+The first run (synchronous, the recipe `long_tail`) gives the rates by its log. The others ask longer problems in larger
+batches; of them the simulator reads settings and lengths, and its mean step is compared with theirs. The machine should
+have nothing else to do: both sides are times.
+"""
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+NAME = "agreement"
+STEP_TARGET, GAIN_TARGET = 10.0, 10.0          # % of a step; points of gain over synchronous
+UPDATES = 40
+OTHER = dict(difficulty=[2], batch_groups=12, seed=1)
+MODES = {"sync": {}, "ahead": {}, "async": {"eta": 2.0}, "april": {"over_sampling": 24}, "glm5": {"push_every": 2, "max_gap": 4}}
+
+
+def run() -> list[dict]:
+    from minglm.rl import measure
+    from minglm.rl import settings as recipes
+    from minglm.rl.run import rl
+    from sim.rollout_agreement import agree
+
+    def show(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    start = measure.warm("long_tail", Path("runs/rl_measure"), show)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [Path(folder) / "rates"]
+        rl(recipes.load("long_tail", {"mode": "sync", "updates": UPDATES, "eval_problems": 0}), runs[0], start, show=show)
+        for mode, rules in MODES.items():
+            runs.append(Path(folder) / mode)
+            rl(recipes.load("long_tail", {"mode": mode, "updates": UPDATES, "eval_problems": 0, **OTHER, **rules}), runs[-1], start, show=show)
+        report = agree(runs)
+    for r in report["rows"][1:]:
+        error = 100 * r["error"]
+        rows.append(dict(name=f"{r['mode']}: {r['measured']:.3f} s an update, simulated {r['predicted']:.3f} s; error", value=error, unit="%", ratio=abs(error),
+                         target=f"<= {STEP_TARGET:g}", met=abs(error) <= STEP_TARGET))
+    for g in report["gains"]:
+        error = 100 * g["error"]
+        rows.append(dict(name=f"gain of {g['mode']}: {100 * g['measured']:+.0f}%, simulated {100 * g['predicted']:+.0f}%; error", value=error, unit="points",
+                         ratio=abs(error), target=f"<= {GAIN_TARGET:g}", met=abs(error) <= GAIN_TARGET))
+    return rows
