@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from minglm.cache import LatentCache
 from minglm.config import ModelConfig
-from minglm.dsa import Indexer, chosen_kl, dense_kl, select, sparse_attention, visible
+from minglm.dsa import Indexer, chosen_kl, chosen_mask, dense_kl, select, sparse_attention, visible
 from minglm.layers import LATENT_EPS, RMSNorm, apply_rope
 
 if TYPE_CHECKING:
     from minglm.distributed.context_parallel import Share
+
+MASK_UNTIL = 2      # times index_topk: up to here most keys are chosen, and masking the others costs less than gathering
 
 
 @dataclass
@@ -88,7 +90,11 @@ class MLA(nn.Module):
                 view.choice = select(q_i, k_i, w_i, self.topk, view.offset, view.doc_start)
         want_kl = index is not None and view.mode != "dense" and view.indexer_loss
 
-        if view.mode == "sparse" and view.choice is not None:
+        few = latent.shape[1] <= MASK_UNTIL * self.topk and x.shape[1] > 1 and view.share is None
+        if view.mode == "sparse" and view.choice is not None and few and not want_kl:
+            mask = chosen_mask(view.choice, latent.shape[1]).unsqueeze(1)
+            out = self.dense(torch.cat((q_nope, q_rope), -1), *self.expand(latent), view, mask)
+        elif view.mode == "sparse" and view.choice is not None:
             out, p = sparse_attention(q_nope, q_rope, latent, *self._up(), view.choice, self.scale, want_kl)
             if want_kl:
                 kl = chosen_kl(*index, view.choice, p if view.share is None else view.share.mean_heads(p))
@@ -114,16 +120,17 @@ class MLA(nn.Module):
         k_nope, v = self.kv_b_proj(kv).unflatten(-1, (self.H, -1)).split((self.nope, self.Dv), -1)
         return torch.cat((k_nope, k_rope.unsqueeze(2).expand(-1, -1, self.H, -1)), -1), v
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
-        """Every visible key: q (B,T,H,D), k (B,S,H,D), v (B,S,H,Dv) → (B,T,H,Dv).
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, view: View, mask: Tensor | None = None) -> Tensor:
+        """Every visible key, or those in the mask (B, 1, T, S): q (B,T,H,D), k (B,S,H,D), v (B,S,H,Dv) → (B,T,H,Dv).
 
         The narrower of key and value is padded with zeros, because only equal widths take torch's fused path.
         """
         T, S, D = q.shape[1], k.shape[1], q.shape[3]
         width = max(D, self.Dv)
         q, k, v = (F.pad(t, (0, width - t.shape[-1])) if t.shape[-1] < width else t for t in (q, k, v))
-        mask = None
-        if view.doc_start is not None:
+        if mask is not None:
+            pass
+        elif view.doc_start is not None:
             mask = torch.stack([visible(T, view.offset, S, start, q.device) for start in view.doc_start]).unsqueeze(1)
         elif view.offset:
             mask = visible(T, view.offset, S, None, q.device)

@@ -293,6 +293,12 @@ def sparse_attention(q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tenso
     return _SparseAttention.apply(q_nope, q_rope, latent, up_k, up_v, choice, scale, want_p)
 
 
+def chosen_mask(choice: Tensor, S: int) -> Tensor:
+    """A choice (B, T, k) as a mask (B, T, S), True where a key was chosen."""
+    mask = torch.zeros(*choice.shape[:2], S + 1, dtype=torch.bool, device=choice.device)   # empty places mark the last column
+    return mask.scatter_(-1, torch.where(choice < 0, S, choice), True)[..., :-1]
+
+
 def _kl_and_grad(index: Tensor, p: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Σ KL(p ‖ softmax(index)) over rows and its gradient softmax(index) − p; `seen` masks what does not exist."""
     log_q = index.masked_fill(~seen, -torch.inf).log_softmax(-1)
@@ -387,10 +393,9 @@ def masked_reference(q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tenso
                      scale: float) -> Tensor:
     """What `sparse_attention` must equal, written the slow, obvious way: every key expanded, everything unchosen masked."""
     S, L = latent.shape[1], up_k.shape[-1]
-    mask = torch.zeros(*choice.shape[:2], S + 1, dtype=torch.bool, device=latent.device)
-    mask.scatter_(-1, torch.where(choice < 0, S, choice), True)
+    mask = chosen_mask(choice, S).unsqueeze(1)
     keys = torch.einsum("bsl,hnl->bhsn", latent[..., :L], up_k)
     values = torch.einsum("bsl,hvl->bhsv", latent[..., :L], up_v)
     scores = torch.einsum("bthn,bhsn->bhts", q_nope, keys) + torch.einsum("bthr,bsr->bhts", q_rope, latent[..., L:])
-    probs = F.softmax((scores * scale).masked_fill(~mask[:, None, :, :-1], -torch.inf), -1)
+    probs = F.softmax((scores * scale).masked_fill(~mask, -torch.inf), -1)
     return torch.einsum("bhts,bhsv->bthv", probs, values)

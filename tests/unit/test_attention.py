@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+import minglm.attention
 from minglm.attention import MLA, View
 from minglm.cache import LatentCache
 from minglm.config import ModelConfig
@@ -99,3 +100,24 @@ def test_sparse_with_room_for_all_keys_is_dense():
     assert not torch.allclose(run(few, x, "sparse"), run(few, x, "dense"), atol=1e-2)
     # k = 39 < S = 40: only the last query leaves one key out
     torch.testing.assert_close(run(many, x, "sparse")[:, :39], run(few, x, "dense")[:, :39], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_masking_what_was_not_chosen_equals_gathering_what_was(monkeypatch, documents):
+    """Up to a few times index_topk keys the layer masks, beyond that it gathers: the same values and gradients."""
+    mla, T = layer(), 2 * CONFIG.index_topk
+    x = torch.randn(2, T, CONFIG.hidden_size, requires_grad=True)
+    doc_start = torch.tensor([[0] * 10 + [10] * (T - 10), [0] * T]) if documents else None
+    leaves = [x, *(p for n, p in mla.named_parameters() if "indexer" not in n)]
+    got, want, calls = [], [], []
+    gather = minglm.attention.sparse_attention
+    monkeypatch.setattr("minglm.attention.sparse_attention", lambda *args: calls.append(1) or gather(*args))
+    for out, until in ((got, 2), (want, 0)):
+        assert not calls
+        monkeypatch.setattr("minglm.attention.MASK_UNTIL", until)
+        y = run(mla, x, "sparse", doc_start=doc_start)
+        out += [y, *torch.autograd.grad(y.square().sum(), leaves)]
+    assert len(calls) == 1
+    assert not torch.allclose(got[0], run(mla, x, "dense", doc_start=doc_start), atol=1e-3), "the choice must leave keys out"
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
