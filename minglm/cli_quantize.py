@@ -10,7 +10,7 @@ from minglm.errors import InputError
 TEXT = "store a run's weights in fewer bits; say what it saves and what it costs"
 EXAMPLES = ("minglm quantize runs/demo/sft --format int4 --out runs/int4 --eval\n"
             "minglm quantize runs/demo/sft --format fp8 --out runs/fp8 --hf runs/fp8-hf\n"
-            "minglm quantize runs/demo/sft --format w4a8 --out runs/w4a8 --eval\n"
+            "minglm quantize runs/demo/sft --format w4a8 --out runs/w4a8 --eval --record data/reference/quantize_demo.csv\n"
             "minglm generate --checkpoint runs/int4 --chat --prompt \"What is 2 + 3?\"\n"
             "minglm train sft --init-from runs/demo/sparse --run runs/qat --set qat=int4    # then quantize runs/qat")
 
@@ -26,6 +26,7 @@ def add(p) -> None:
     p.add_argument("--questions", type=int, default=4, help="with --eval: needle questions in each of 20 cells (default 4)")
     p.add_argument("--hf", metavar="DIR", help="write it for transformers as well (fp8 needs accelerate there, int4 and w4a8 compressed-tensors)")
     p.add_argument("--hf-plain", metavar="DIR", help="the same multiplied out: rounded values in ordinary tensors, loads everywhere")
+    p.add_argument("--record", metavar="CSV", help="with --eval: keep the figures as a row of this file, one for each run and format")
     p.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -35,6 +36,8 @@ def main(args) -> int:
     spec = Spec(args.format, args.group or 32, args.block, not args.weights_only)
     if args.eval and args.questions < 1:
         raise InputError(f"--questions {args.questions}: at least 1 in each cell; the default is 4")
+    if args.record and not args.eval:
+        raise InputError(f"--record {args.record}: there is nothing to record without --eval; add it")
     from minglm.cli import _need_torch
     _need_torch()
     import copy
@@ -59,6 +62,9 @@ def main(args) -> int:
             written.append(transformers_format.write(small, target, plain))
             tokenizer.save(Path(target) / "tokenizer.json")
     report["written"] = [str(w) for w in written]
+    if args.record:
+        _record(report, Path(args.record))
+        written.append(Path(args.record))
     if args.json:
         print(json.dumps(report, indent=1))
         return 0
@@ -103,6 +109,35 @@ def _evaluate(args, model, small, tokenizer, spec) -> dict:
     out["mismatch"] = measure.rollout_mismatch(model, small, prompts)
     out["questions"] = found["questions"]
     return out
+
+
+RECORDED = ("run", "format", "bytes_before", "bytes_after", "bits_per_weight", "loss_before", "loss_after", "needles_before", "needles_after", "questions",
+            "mean_abs_log_ratio", "largest_ratio", "masked_share", "tokens")
+
+
+def _record(report: dict, path: Path) -> None:
+    """The figures of one evaluation as a row of a CSV; the row of the same run and format is replaced."""
+    import csv
+    import os
+
+    row = dict(zip(RECORDED, (
+        report["run"], report["format"], report["before"]["bytes"], report["after"]["bytes"], round(report["after"]["bits_per_weight"], 3),
+        *(round(v, 5) for v in report["loss"]), *(round(v, 4) for v in report["needle"]), report["questions"],
+        *(round(report["mismatch"][k], 6) for k in ("mean_abs_log_ratio", "largest_ratio", "masked_share")), report["mismatch"]["tokens"])))
+    rows = []
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file)
+            rows = [r for r in table if (r.get("run"), r.get("format")) != (row["run"], row["format"])]
+            if tuple(table.fieldnames or ()) != RECORDED:
+                raise InputError(f"{path}: not a file that --record wrote; give another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, RECORDED, lineterminator="\n")
+        table.writeheader()
+        table.writerows([*rows, row])
+    os.replace(partial, path)
 
 
 def _table(report: dict) -> str:

@@ -40,8 +40,9 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 def _train(run: Path, **more: str) -> list[str]:
+    more = {"steps": str(STEPS), "checkpoint_every": "4", "val_every": "100", **more}
     return [sys.executable, "-m", "minglm", "train", "ci_pretrain", "--run", str(run), "--json", "--device", "cpu",
-            "--set", f"steps={STEPS}", "--set", "checkpoint_every=4", "--set", "val_every=100", *(x for k, v in more.items() for x in ("--set", f"{k}={v}"))]
+            *(x for k, v in more.items() for x in ("--set", f"{k}={v}"))]
 
 
 def _run(command: list[str], **kw) -> subprocess.CompletedProcess:
@@ -104,17 +105,21 @@ class Drills:
 
     def trainer(self, run: Path) -> str:
         """kill -9 of a training run, anywhere; the resumed run equals the undisturbed one."""
-        straight, aim = self.straight(), self.rng.randint(0, STEPS - 1)
-        process = subprocess.Popen(_train(run), env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        straight, aim, every = self.straight(), self.rng.randint(0, STEPS - 1), self.rng.choice((1, 4))
+        command = _train(run, checkpoint_every=str(every))
+        process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _until(process, lambda: (run / "metrics.csv").is_file() and (run / "metrics.csv").read_bytes().count(b"\n") > aim)
         time.sleep(self.rng.random() * 0.05)
         _kill(process)
-        before = len(_steps(run)) if (run / "metrics.csv").is_file() else 0
-        self._resumes(run, straight)
-        return f"killed after step {before}; steps since the last checkpoint done again, same losses"
+        logged = len(_steps(run)) if (run / "metrics.csv").is_file() else 0
+        kept = max((int(p.name.removeprefix("step_")) for p in (run / "checkpoints").glob("step_*")), default=0)
+        if logged - kept > every:
+            raise Failed(f"{logged} steps had been logged, the last checkpoint is {kept}: more than {every} lost")
+        self._resumes(run, straight, command)
+        return f"killed after step {logged}, checkpoint every {every}: {max(0, logged - kept)} steps done again, same losses"
 
-    def _resumes(self, run: Path, straight: Path) -> None:
-        done = _run(_train(run))
+    def _resumes(self, run: Path, straight: Path, command: list[str] | None = None) -> None:
+        done = _run(command or _train(run))
         if done.returncode:
             raise Failed(f"the resumed run ended with {done.returncode}: {done.stderr.strip()[-300:]}")
         if _steps(run) != _steps(straight):

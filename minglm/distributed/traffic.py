@@ -101,7 +101,7 @@ def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list
     with counter.during("optimizer"):
         optimizer.clip_grad_norm(1.0)
         optimizer.step()
-    return [{"layout": str(layout), "phase": phase, "kind": kind, "calls": calls, "bytes": round(sent), "loss": float(out.lm_loss.detach())}
+    return [{"layout": str(layout), "rows": rows, "phase": phase, "kind": kind, "calls": calls, "bytes": round(sent), "loss": float(out.lm_loss.detach())}
             for (phase, kind), (calls, sent) in counter.seen.items()]
 
 
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     first = os.environ.get("RANK", "0") == "0"
     p = _Parser(prog="minglm.distributed.traffic", description=__doc__.splitlines()[0])
     p.add_argument("--model", default="nano", help="named size (default nano)")
-    p.add_argument("--rows", type=int, default=8, help="rows of the batch (default 8)")
+    p.add_argument("--rows", type=int, action="append", help="rows of the batch; repeatable (default 8)")
     p.add_argument("--length", type=int, default=128, help="tokens of a row (default 128)")
     p.add_argument("--layout", action="append", metavar="dp=2,ep=2", help="repeatable (default: all processes along dp, ep, tp, cp, each alone)")
     try:
@@ -130,7 +130,8 @@ def main(argv: list[str] | None = None) -> int:
             if odd := next((f"{k}={v}" for k, v in one.items() if not v.isdigit()), None):
                 raise InputError(f"--layout {odd}: must be kind=number, such as dp=2,ep=2")
         plans = [layouts.choose({k: int(v) for k, v in one.items()}, world) for one in asked]
-        for name, value, parts in (("rows", args.rows, max(q.dp * q.ep for q in plans)), ("length", args.length, max(q.cp for q in plans))):
+        batches = args.rows or [8]
+        for name, value, parts in (*(("rows", b, max(q.dp * q.ep for q in plans)) for b in batches), ("length", args.length, max(q.cp for q in plans))):
             if value < 1 or value % parts:
                 raise InputError(f"--{name} {value}: must be a positive multiple of {parts}, which it is split over")
         from minglm.config import ModelConfig
@@ -140,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
             print(err, file=sys.stderr)
         return 2
     join(plans[0], "cpu")
-    found = [row for plan in plans for row in step(plan, args.model, args.rows, args.length)]
+    found = [row for plan in plans for rows in batches for row in step(plan, args.model, rows, args.length)]
     if first:
         print(json.dumps(found))
     leave()
