@@ -7,6 +7,7 @@ import os
 
 from minglm.errors import InputError
 
+STARTS = 3                     # tries to start a cluster on this machine
 
 def check() -> None:
     """Refuse in one line where Ray is not installed."""
@@ -45,12 +46,16 @@ def connect(address: str | None = None, cpus: int | None = None):
     address = address or os.environ.get("RAY_ADDRESS")
     _answers(address)
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-    try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(num_cpus=cpus, include_dashboard=False, _metrics_export_port=0, **quiet)
-    except Exception as err:        # a node that does not start in time is a plain Exception
-        first = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
-        raise InputError(f"Ray at {address or 'this machine'}: {first}; start one with `ray start --head`, give its host:port, or use --engine local") from None
-    return ray
+    for left in reversed(range(STARTS)):
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(num_cpus=cpus, include_dashboard=False, _metrics_export_port=0, **quiet)
+            return ray
+        except Exception as err:        # a node that does not start in time is a plain Exception
+            if not address and left and "timed out during startup" in str(err):
+                ray.shutdown()          # what has started of it ends; Ray gives a node 30 s, too little where others compute
+                continue
+            first = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+            raise InputError(f"Ray at {address or 'this machine'}: {first}; start one with `ray start --head`, give its host:port, or use --engine local") from None

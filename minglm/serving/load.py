@@ -22,6 +22,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from minglm.errors import InputError
+
 KINDS = ("whole", "stream", "leaves", "slow", "broken", "too_long")
 WEIGHTS = (35, 35, 10, 10, 5, 5)
 
@@ -182,21 +184,36 @@ def judge(result: dict, p99_factor: float = 8.0) -> list[str]:
     return bad
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
 def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
-    p = argparse.ArgumentParser(prog="python -m minglm.serving.load", description=__doc__.splitlines()[0])
+    p = _Parser(prog="python -m minglm.serving.load", description=__doc__.splitlines()[0])
     p.add_argument("--checkpoint", default="runs/demo/sft")
     p.add_argument("--clients", type=int, default=64)
     p.add_argument("--seconds", type=float, default=120.0)
     p.add_argument("--out", default="runs/soak/serving.json")
-    args = p.parse_args(argv)
-    with running(args.checkpoint) as (process, url), tqdm(total=args.seconds, unit="s", desc=f"{args.clients} clients", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s") as bar:
-        result = asyncio.run(load(url, process.pid, args.clients, args.seconds, progress=lambda t: bar.update(t - bar.n)))
-        import urllib.request
-        with urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=10) as answer:
-            result["afterwards"] = json.load(answer)
+    try:
+        args = p.parse_args(argv)
+        if not 1 <= args.clients <= 1000:
+            raise InputError(f"--clients {args.clients}: 1 to 1,000 clients; the default is 64")
+        if not 1 <= args.seconds <= 86_400:
+            raise InputError(f"--seconds {args.seconds:g}: 1 to 86,400 seconds; the default is 120")
+        if not Path(args.checkpoint).is_dir():
+            raise InputError(f"--checkpoint {args.checkpoint}: no such run; make demo trains runs/demo/sft, or give another run folder")
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        with running(args.checkpoint) as (process, url), tqdm(total=args.seconds, unit="s", desc=f"{args.clients} clients", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s") as bar:
+            result = asyncio.run(load(url, process.pid, args.clients, args.seconds, progress=lambda t: bar.update(t - bar.n)))
+            import urllib.request
+            with urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=10) as answer:
+                result["afterwards"] = json.load(answer)
+    except (InputError, OSError, RuntimeError) as err:         # a server that does not start says why in its last line
+        print((str(err).strip().splitlines() or [type(err).__name__])[-1], file=sys.stderr)
+        return 1 if isinstance(err, RuntimeError) else 2
     result["wrong"] = judge(result)
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
     return 1 if result["wrong"] else 0
