@@ -9,6 +9,7 @@ from minglm.errors import InputError
 
 STARTS = 3                     # tries to start a cluster on this machine
 
+
 def check() -> None:
     """Refuse in one line where Ray is not installed."""
     import importlib.util
