@@ -15,7 +15,7 @@ from sim.units import show
 
 STYLE = """<style>
 .planner { font:15px/1.5 system-ui,"Helvetica Neue",Arial,sans-serif; color:#1c2330 }
-.planner .cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(13rem,1fr)); gap:.6rem; margin:.4rem 0 }
+.planner .cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(11rem,1fr)); gap:.6rem; margin:.4rem 0 }
 .planner .card { background:#f5f7fa; border-left:4px solid #0072B2; border-radius:4px; padding:.5rem .7rem }
 .planner .card b { display:block; font-size:1.3rem; line-height:1.3 } .planner .card span { display:block; color:#4a5361; font-size:.86rem; line-height:1.35 }
 .planner .card .span { position:relative; height:6px; background:#dfe3ea; border-radius:3px; margin:.3rem 0 }
@@ -137,7 +137,7 @@ def tornado(a: Answer, key: str, most: int = 8):
     rows = [r for r in a.sure["tornado"] if f"low_{key}" in r and f"high_{key}" in r]
     rows = sorted(rows, key=lambda r: abs(r[f"high_{key}"] - r[f"low_{key}"]))[-most:]
     label = dict((k, n) for k, n, _ in a.results)[key]
-    unit, scale = {"days": ("days", 1.0), "energy_kwh": ("GWh", 1e-6)}.get(key, ("million $", 1e-6))
+    unit, scale = {"days": ("days", 1.0), "energy_kwh": ("GWh", 1e-6)}.get(key, ("million dollars", 1e-6))      # two dollar signs in one text would be read as a formula
     centre = a.row[key]
     fig = plots.figure(f"What moves {label.lower()}", f"change from {figure_words(a, key)} ({unit})", "")
     for end, words, index, pattern in (("low", "at its low end (5%)", 0, ""), ("high", "at its high end (95%)", 1, "/")):

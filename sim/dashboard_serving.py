@@ -19,7 +19,7 @@ from sim.units import parse
 
 PROMPT, OUTPUT, TTFT_S = 8192, 1024, 5.0
 DEFAULT = {"machine": "chip:h200", "speed": "wide", "input": "1.00", "output": "3.20", "rent": ""}
-SPEEDS = {"wide": ("20 tokens/s a stream, up to 72 chips an instance", 1 / 20, 72), "node": ("72.5 tokens/s a stream, instances of one node", 1 / 72.5, None)}
+SPEEDS = {"wide": ("20 tokens/s, on up to 72 chips", 1 / 20, 72), "node": ("72.5 tokens/s, on one node", 1 / 72.5, None)}
 
 
 @functools.cache
@@ -43,7 +43,7 @@ def earned(model: str, place: str, speed: str, price_in: str, price_out: str, re
     Raises:
         InputError: a value is refused, nothing meets the speed, or no rent is known.
     """
-    asked = [(parse(str(price_in).strip() or DEFAULT["input"], "money", "Price of input"), parse(str(price_out).strip() or DEFAULT["output"], "money", "Price of output"))]
+    asked = [(parse(str(price_in).strip() or DEFAULT["input"], "money", "Input price"), parse(str(price_out).strip() or DEFAULT["output"], "money", "Output price"))]
     given = price(rent, "money_per_hour", "Rent of a serving chip")
     at = machine(place)
     if given is None and at.chip.rent_usd_per_hour is None:
@@ -73,7 +73,7 @@ def command(model: str, place: str, price_in: str, price_out: str, rent: str = "
     """The line that gives the same figures in a terminal. A range of rents has no flag: its middle is given."""
     kind, name = place.split(":", 1)
     line = ["clustersim", "serve", "--ask", "margin", "--model", model, "--cluster", name if kind == "cluster" else USUAL_CLUSTER[name],
-            "--price", f"{parse(price_in, 'money', 'Price of input'):g}", f"{parse(price_out, 'money', 'Price of output'):g}"]
+            "--price", f"{parse(price_in, 'money', 'Input price'):g}", f"{parse(price_out, 'money', 'Output price'):g}"]
     given = price(rent, "money_per_hour", "Rent of a serving chip")
     return shlex.join([*line, *(["--rent", f"${given.value:g}/h"] if given else [])])
 
@@ -88,8 +88,8 @@ class Serving:
         self.boxes = {
             "machine": w.Dropdown(options=places(), value=DEFAULT["machine"], description="Serve on", layout=wide, style=style),
             "speed": w.Dropdown(options=[(label, k) for k, (label, *_) in SPEEDS.items()], value=DEFAULT["speed"], description="Speed that users get", layout=wide, style=style),
-            "input": w.Text(value=DEFAULT["input"], description="Price of input, $ a million tokens", continuous_update=False, layout=wide, style=style),
-            "output": w.Text(value=DEFAULT["output"], description="Price of output, $ a million tokens", continuous_update=False, layout=wide, style=style),
+            "input": w.Text(value=DEFAULT["input"], description="Input, $ a million tokens", continuous_update=False, layout=wide, style=style),
+            "output": w.Text(value=DEFAULT["output"], description="Output, $ a million tokens", continuous_update=False, layout=wide, style=style),
             "rent": w.Text(value="", description="Rent of a serving chip, $ an hour", continuous_update=False, layout=wide, style=style)}
         self.button = w.Button(description="What would serving earn?", button_style="primary", tooltip="Size a deployment and draw the margin", layout=w.Layout(width="auto"))
         self.said = w.HTML(layout=wide)

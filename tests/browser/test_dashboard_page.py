@@ -15,6 +15,8 @@ from urllib.parse import urlparse
 
 import pytest
 
+from sim.units import show
+
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[dev]'")
 pytest.importorskip("voila", reason="Voila is missing: pip install -e '.[lab]'")
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,8 +150,34 @@ def test_is_the_910b_cheaper(desk):
     said = desk.locator(".said", has_text="B takes").inner_text()
     assert "to rent" in said and "a chip-hour B would cost as much" in said
     assert desk.locator(".versus .bar").count() >= 3
-    desk.wait_for_function("() => document.querySelector('svg.strip')?.getAttribute('aria-label').includes('6.012 s')", timeout=30_000)
+    from sim import dashboard_state as state
+    step = show(state.played(state.answer({"machine": "chip:910b"})).result.step_s, "time")
+    desk.wait_for_function("s => document.querySelector('svg.strip')?.getAttribute('aria-label').includes(s)", arg=step, timeout=30_000)
     assert all(n >= 1 for n in drawn(desk)) and desk.locator("svg.strip rect").count() > 10
+
+
+def test_what_would_serving_earn(desk):
+    from sim import dashboard_serving as serving
+    desk.get_by_role("button", name="What would serving earn?").click()
+    for label, key in (("Output, $ a million tokens", "output"), ("Input, $ a million tokens", "input")):
+        typed(desk, label, {"input": "0.80", "output": "2.56"}[key])
+    row = serving.earned("glm5", "chip:h200", "wide", "0.80", "2.56")["rows"][0]
+    want = f"At $0.80 a million tokens in and $2.56 out, serving glm5 on H200 keeps {row['likely']:.0%} of its income ({row['p5']:.0%} to {row['p95']:.0%}"
+    desk.wait_for_function("w => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith(w))", arg=want, timeout=30_000)
+
+
+def test_every_control_is_reached_by_the_tab_key_with_an_outline(phone):
+    """What can be pressed, chosen or typed into, from first to last, on the narrow screen."""
+    wanted = phone.evaluate("() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select, .planner-page button, .planner-page .noUi-handle')]"
+                            ".filter(e => e.offsetParent && !e.disabled).length")
+    phone.evaluate("() => { document.activeElement.blur(); window.reached = new Set(); window.bare = []; document.addEventListener('focusin', e => {"
+                   " if (!e.target.closest('.planner-page')) return; window.reached.add(e.target);"
+                   " const s = getComputedStyle(e.target); if (s.outlineStyle == 'none' && s.boxShadow == 'none') window.bare.push(e.target.outerHTML.slice(0, 200)); }) }")
+    for _ in range(3 * wanted):
+        phone.keyboard.press("Tab")
+        if phone.evaluate("() => window.reached.size") >= wanted:
+            break
+    assert phone.evaluate("() => window.reached.size") >= wanted and phone.evaluate("() => window.bare") == []
 
 
 def test_the_report_comes_as_files(desk):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from minglm.errors import InputError
 from sim import dashboard_controls as controls
 from sim import dashboard_files as files
+from sim import dashboard_pictures as pictures
 from sim import dashboard_state as state
 from sim.cli import main as clustersim
 from sim.quick_plan import quick
@@ -281,3 +282,24 @@ def test_the_served_page_links_to_no_other_machine(tmp_path):
     for name in ("index.html.j2", "page.html"):
         text = (made / name).read_text()
         assert "http" not in text.replace("https://github.com", "").replace("http-equiv", "") and "{%" in text
+
+
+def test_what_serving_earns_is_what_the_command_line_prints(capsys):
+    from sim import dashboard_serving as serving
+    found = serving.earned("glm5", "chip:h200", "wide", "0.80", "2.56", "2-3")
+    words = shlex.split(serving.command("glm5", "chip:h200", "0.80", "2.56", "2.5"))
+    assert words[0] == "clustersim" and clustersim([*words[1:], "--json"]) == 0
+    said = next(iter(json.loads(capsys.readouterr().out)["cases"].values()))["rows"][0]
+    assert said["likely"] == pytest.approx(found["rows"][0]["likely"]) and said["p5"] != found["rows"][0]["p5"]      # one rent against a range
+    assert f"{abs(said['likely']):.0%} of its income" in serving.words(found) and found["mode"] in serving.words(found)
+    for refused in (("x", "3.2", ""), ("1", "0", ""), ("1", "3.2", "-2")):
+        with pytest.raises(InputError):
+            serving.earned("glm5", "chip:h200", "wide", *refused)
+    with pytest.raises(InputError, match="910C-die"):
+        serving.earned("glm5", "chip:910c_die", "wide", "1", "3.2")
+
+
+def test_a_picture_has_no_two_dollar_signs_in_one_text(budget):
+    for key, _, _ in budget.results:
+        fig, _ = pictures.tornado(budget, key)
+        assert fig.layout.xaxis.title.text.count("$") <= 1 and fig.layout.title.text.count("$") <= 1      # read as a formula
