@@ -8,7 +8,6 @@ is the work since. The table goes to runs/drills/drills.csv; with --out data/ref
 """
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import json
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minglm import metrics, ray_cluster
+from minglm.cli import _Parser
 from minglm.errors import InputError, nearest
 
 STEPS = 16
@@ -317,11 +317,6 @@ def read(path: Path = RECORD) -> list[dict]:
     """The rows of a finished run, by default of the one that is recorded in data/reference."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
 def main(argv: list[str] | None = None) -> int:

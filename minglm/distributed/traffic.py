@@ -9,7 +9,6 @@ tensors to the backend, so that it counts what FSDP2 sends too. It measures no t
 """
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -22,6 +21,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from minglm.cli import _Parser
 from minglm.errors import InputError
 
 NAMES = {"_allgather_base_": "all-gather", "allgather_": "all-gather", "_reduce_scatter_base_": "reduce-scatter", "allreduce_": "all-reduce",
@@ -103,11 +103,6 @@ def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list
         optimizer.step()
     return [{"layout": str(layout), "rows": rows, "phase": phase, "kind": kind, "calls": calls, "bytes": round(sent), "loss": float(out.lm_loss.detach())}
             for (phase, kind), (calls, sent) in counter.seen.items()]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,6 @@ order; each result is measured unquantised and quantised on the same validation 
 """
 from __future__ import annotations
 
-import argparse
 import copy
 import csv
 import os
@@ -14,6 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from minglm.cli import _Parser
 from minglm.errors import InputError
 from minglm.quant.formats import Spec
 
@@ -103,15 +103,15 @@ def table(rows: list[dict]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(prog="python -m minglm.quant.compare", description=__doc__.splitlines()[0])
+    p = _Parser(prog="python -m minglm.quant.compare", description=__doc__.splitlines()[0])
     p.add_argument("base", nargs="?", default="runs/demo/sparse", help="run that stage sft starts from (default runs/demo/sparse)")
     p.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     p.add_argument("--runs", default="runs/quantization", help="where the runs are kept (default runs/quantization)")
     p.add_argument("--out", type=Path, default=REFERENCE, help="CSV to write (default data/reference/quantization.csv)")
     p.add_argument("--questions", type=int, default=4, help="needle questions in each of 20 cells (default 4)")
     p.add_argument("--show", type=Path, metavar="CSV", help="print the summary of a CSV and stop")
-    args = p.parse_args(argv)
     try:
+        args = p.parse_args(argv)
         if args.show:
             print(table(read(args.show)))
             return 0
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         write(rows, args.out)
         print(table(rows))
         print(f"{args.out}: written")
-    except (InputError, ValueError) as err:
+    except (InputError, ValueError, OSError) as err:
         print(err, file=sys.stderr)
         return 2
     return 0

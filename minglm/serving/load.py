@@ -8,7 +8,6 @@ talks to the loopback address. Exit code 0: no unexpected answer, memory flat, t
 """
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -22,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from minglm.cli import _Parser
 from minglm.errors import InputError
 
 KINDS = ("whole", "stream", "leaves", "slow", "broken", "too_long")
@@ -182,11 +182,6 @@ def judge(result: dict, p99_factor: float = 8.0) -> list[str]:
     if result["rss_growth"] is not None and result["rss_growth"] > 0.05:
         bad.append(f"memory grew by {result['rss_growth']:.1%} after the warm-up, more than 5%")
     return bad
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
 def main(argv: list[str] | None = None) -> int:
