@@ -1,0 +1,76 @@
+"""Any words after `minglm serve`, `quantize`, `train --dp…`, the drills, the load test and the traffic counter: one line and exit
+code 2 where they make no sense, never a traceback. No run exists here, so that nothing starts."""
+import contextlib
+import io
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+pytest.importorskip("fastapi")
+COMMON = settings(max_examples=2000 if os.environ.get("MINGLM_SOAK") else 150, deadline=None,
+                  suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+word = st.sampled_from(["0", "-1", "1", "7", "1e9", "nan", "inf", "-inf", "1.5", "", " ", "x", "int4", "int5", "fp8", "w4a8", "sparse", "cuda", "::", "0.0.0.0", "99999999999999999999", "../x", "é\u2028"]) \
+    | st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8)
+SERVE = ("--host", "--port", "--key", "--name", "--max-batch", "--max-len", "--max-tokens", "--max-concurrent", "--max-body", "--timeout", "--drain", "--speculate", "--mode", "--device", "--bogus")
+QUANTIZE = ("--format", "--out", "--group", "--block", "--questions", "--hf", "--hf-plain", "--weights-only", "--eval", "--json", "--record", "--bogus")
+TRAIN = ("--dp", "--ep", "--tp", "--cp", "--set", "--device", "--init-from", "--bogus")
+
+
+def flags(names):
+    return st.lists(st.tuples(st.sampled_from(names), word), max_size=4).map(lambda pairs: [x for pair in pairs for x in pair])
+
+
+def call(main, argv) -> tuple[int, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(argv)
+        except SystemExit as leave:                            # --help
+            code = leave.code
+    return code or 0, err.getvalue()
+
+
+def refused(code: int, err: str) -> None:
+    assert code == 2 and err.count("\n") == 1 and "Traceback" not in err and len(err) < 700, (code, err)
+
+
+@COMMON
+@given(flags(SERVE))
+def test_serve(tmp_path_factory, words):
+    from minglm.cli import main
+    words = [w for w in words if w not in ("-h", "--help")]
+    refused(*call(main, ["serve", "--checkpoint", str(tmp_path_factory.getbasetemp() / "nothing"), *words]))
+
+
+@COMMON
+@given(flags(QUANTIZE))
+def test_quantize(tmp_path_factory, words):
+    from minglm.cli import main
+    base = tmp_path_factory.getbasetemp()
+    words = [w for w in words if w not in ("-h", "--help")]
+    refused(*call(main, ["quantize", str(base / "nothing"), "--format", "int4", "--out", str(base / "out"), *words]))
+    assert not (base / "out").exists()
+
+
+@COMMON
+@given(flags(TRAIN), st.sampled_from(["ci_pretrain", "sft"]))
+def test_train_on_axes_without_torchrun(tmp_path_factory, words, recipe):
+    from minglm.cli import main
+    run = tmp_path_factory.getbasetemp() / "run"
+    words = [w for w in words if w not in ("-h", "--help", "--sh", "--sho", "--show")]
+    refused(*call(main, ["train", recipe, "--run", str(run), "--json", "--tp", "2", *words, "--dp", "2"]))
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("module, argv", [
+    ("drills", ["--count", "0"]), ("drills", ["--count", "ten"]), ("drills", ["--only", "ray"]), ("drills", ["--seed", "x"]), ("drills", ["--bogus"]), ("drills", ["--out", "/dev/null/x"]),
+    ("serving.load", ["--clients", "0"]), ("serving.load", ["--seconds", "nan"]), ("serving.load", ["--checkpoint", "nothing"]), ("serving.load", ["--seconds", "inf"]), ("serving.load", ["words"]),
+    ("distributed.traffic", []), ("distributed.traffic", ["--rows", "x"]), ("quant.compare", ["nothing", "--runs", "/dev/null/x"]), ("quant.compare", ["--seeds", "a"]),
+    ("quant.compare", ["--show", "nothing.csv"]), ("quant.compare", ["--bogus"])])
+def test_modules(module, argv, monkeypatch, tmp_path):
+    import importlib
+    monkeypatch.chdir(tmp_path)
+    refused(*call(importlib.import_module(f"minglm.{module}").main, argv))
