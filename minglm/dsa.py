@@ -25,7 +25,8 @@ from minglm.layers import LATENT_EPS, apply_rope, wide
 from minglm.parallel import share_out
 
 # Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
-SCORE_FLOATS = 1 << 18      # indexer scores (Hi·n·S) of one chunk
+SCORE_FLOATS = 1 << 20      # indexer scores (Hi·n·S) of one chunk
+CANDIDATES = 15 << 10       # places where a chunk's best keys may be: over 128 KiB, the C library maps fresh memory for them
 GATHER_FLOATS = 5 << 16     # gathered keys (n·k·R) of one chunk
 ACCELERATOR_CHUNK = 256     # times as much on an accelerator, which wants few large operations (not measured)
 
@@ -61,7 +62,7 @@ class _Workspace:
         """An uninitialised tensor of this shape, overwritten by the next call with the same name."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].numel() < size:
-            self.buffers[name] = self.like.new_empty(size)
+            self.buffers[name] = self.like.new_empty(size + size // 4)     # the next chunk may be a little larger
         return self.buffers[name][:size].view(shape)
 
 
@@ -96,8 +97,7 @@ def topk_lowest(scores: Tensor, k: int) -> Tensor:
     if S <= k:
         values, index = scores.topk(S, -1)
         return index.masked_fill_(values == -torch.inf, -1)
-    # Looking for m values in S/f folded maxima and then in f·m candidates costs least at f = √(S/m).
-    fold = 1 << round(math.log2(S / (k + 1)) / 2) if S >= 4 * (k + 1) else 1
+    fold = _fold(S, k + 1)
     if fold > 1:
         places = _candidates(scores, k + 1, fold)
         values, index = scores.gather(1, places).topk(k + 1, -1)
@@ -115,11 +115,21 @@ def settle_ties(scores: Tensor, values: Tensor, index: Tensor) -> Tensor:
     edge, index = values[:, k - 1], index[:, :k]
     tied = ((edge == values[:, k]) & (edge > -torch.inf)).nonzero().squeeze(-1)
     if tied.numel():
-        row, edge = scores[tied], edge[tied, None]
-        above, equal = row > edge, row == edge
-        room = k - above.sum(-1, keepdim=True)
-        index[tied] = (above | (equal & (equal.cumsum(-1) <= room))).nonzero()[:, 1].view(-1, k)
+        edge = edge[tied, None]
+        above = (values[tied, :k] > edge).sum(-1)                  # these stay, in front
+        row, place = (scores[tied] == edge).nonzero().unbind(1)    # all that are equal to the last, in order
+        first = torch.searchsorted(row, torch.arange(len(tied), device=row.device))
+        room = k - above
+        kept = torch.arange(len(row), device=row.device) - first[row] < room[row]
+        settled = index[tied]
+        settled[torch.arange(k, device=row.device) >= above[:, None]] = place[kept]
+        index[tied] = settled
     return index
+
+
+def _fold(S: int, m: int) -> int:
+    """Looking for m values in S/f folded maxima and then in f·m candidates costs least at f = √(S/m)."""
+    return 1 << round(math.log2(S / m) / 2) if S >= 4 * m else 1
 
 
 def _candidates(scores: Tensor, m: int, fold: int) -> Tensor:
@@ -150,7 +160,9 @@ def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_star
         choice[b, :early] = torch.where(seen, torch.arange(topk, device=q.device), -1)
     parts, start = [], early
     while start < T:
-        stop = min(T, start + max(1, _budget(SCORE_FLOATS, q.device) // (Hi * (offset + start + 1))))
+        S_now = offset + start + 1
+        n = min(_budget(SCORE_FLOATS, q.device) // (Hi * S_now), _budget(CANDIDATES, q.device) // (_fold(S_now, topk + 1) * (topk + 1)))
+        stop = min(T, start + max(1, n))
         parts += [(b, slice(start, stop)) for b in range(B)]
         start = stop
 
