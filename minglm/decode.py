@@ -183,7 +183,10 @@ class Decoder:
         if self.routes is not None:
             self.routes = []
         if tokens.numel() == 1 and self.suits_one:
-            return self._one(tokens.item(), positions[0])
+            one = self._short(self.routes)
+            logits = one.step(tokens.item(), positions[0])
+            self.hidden = one.x.clone().unsqueeze(0)
+            return logits.view(1, 1, -1)
         where = _Where(self, positions, tokens.shape[1])
         x = self.model.embed_tokens(tokens.reshape(-1))
         for folded in self.folded:
@@ -191,14 +194,11 @@ class Decoder:
         self.hidden = x
         return self.logits(x, self.model.norm).view(*tokens.shape, -1)
 
-    def _one(self, token: int, position: int) -> Tensor:
-        """The same for a single token, (1, 1, V)."""
+    def _short(self, routes: list[Tensor] | None) -> OneToken:
         if self.one is None:
             self.one = OneToken(self)
-        self.one.routes = self.routes
-        logits = self.one.step(token, position)
-        self.hidden = self.one.x.clone().unsqueeze(0)
-        return logits.view(1, 1, -1)
+        self.one.routes = routes
+        return self.one
 
     def _unfolded(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
         """The same by `Model.forward`: a quantised model rounds activations between matrices that folding would join."""
@@ -212,8 +212,12 @@ class Decoder:
     @torch.inference_mode()
     def mtp_step(self, hidden: Tensor, tokens: Tensor, positions: Sequence[int]) -> Tensor:
         """The prediction module: hidden (B, T, C) joined with the tokens (B, T) that follow → its own hidden (B, T, C)."""
-        where, routes, self.routes = _Where(self, positions, tokens.shape[1]), self.routes, None
         joined = self.model.mtp.join(hidden, self.model.embed_tokens(tokens))
+        if tokens.numel() == 1 and self.suits_one:
+            one = self._short(None)
+            one.mtp_step(joined.view(-1), positions[0])
+            return one.x.clone().view_as(hidden)
+        where, routes, self.routes = _Where(self, positions, tokens.shape[1]), self.routes, None
         out = self._layer(joined.flatten(0, 1), self.folded_mtp, where)
         self.routes = routes
         return out.view_as(hidden)

@@ -200,6 +200,8 @@ class OneToken:
         self.turn_t = self.turn.T
         self.embedding, self.routes = model.embed_tokens.weight.detach(), None
         self.layers = [part(folded, self) for folded in decoder.folded for part in (_Attend, _Feed)]
+        drafts = decoder.folded_mtp if config.num_hidden_layers in self.index_row else None   # the cache may have no room for it
+        self.mtp = [] if drafts is None else [part(drafts, self) for part in (_Attend, _Feed)]
         self.norm = _Norm(model.norm, self.x, self.h)
         self.head = in_parts(model.lm_head.weight.detach())
         self.h_for_head = rows_for(self.h, self.head)
@@ -207,6 +209,17 @@ class OneToken:
     def step(self, token: int, position: int) -> Tensor:
         """Logits (V,) of what follows the token at this position. `x` is left as the hidden state before the final norm;
         `routes`, when it is a list, gets the experts chosen (1, K) of each MoE layer."""
+        self.x.copy_(self.embedding[token])
+        self._run(self.layers, position)
+        self.norm()
+        return torch.bmm(self.h_for_head, self.head).view(-1)
+
+    def mtp_step(self, joined: Tensor, position: int) -> None:
+        """The prediction module's layer: joined (C,) → its hidden state, left in `x`."""
+        self.x.copy_(joined)
+        self._run(self.mtp, position)
+
+    def _run(self, layers: list, position: int) -> None:
         cos, sin = self.decoder.turns[position]
         torch.mul(self.decoder.diagonal, cos, out=self.turn).addcmul_(self.decoder.off_diagonal, sin)
         self.turn_of_i.copy_(self.turn)
@@ -214,8 +227,5 @@ class OneToken:
         # One operation each gives the slices of all layers: where the new keys go, and all keys up to them.
         self.new_kv, self.new_rope, self.new_index = (store[:, position].unbind(0) for store in (self.kv, self.rope, self.index))
         self.keys, self.index_keys = (store[:, :self.end].unbind(0) for store in (self.latent, self.index))
-        self.x.copy_(self.embedding[token])
-        for part in self.layers:
+        for part in layers:
             part()
-        self.norm()
-        return torch.bmm(self.h_for_head, self.head).view(-1)

@@ -96,6 +96,19 @@ def test_a_single_token_takes_the_short_way_to_the_same_state(mode, changes):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["sparse", "dense"])
+def test_the_prediction_module_takes_the_short_way_too(mode):
+    model, *_ = decoders(num_nextn_predict_layers=1)
+    both = [Decoder(model, LatentCache(model.config, 1, 60, mtp=True), mode) for _ in range(2)]
+    both[1].suits_one = False
+    generator = torch.Generator().manual_seed(0)
+    for at in range(60):
+        hidden = torch.randn(1, 1, CONFIG.hidden_size, generator=generator)
+        got, want = (decoder.mtp_step(hidden, torch.tensor([[at]]), [at]) for decoder in both)
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+    assert both[0].one is not None and both[1].one is None
+
+
 def test_hidden_and_logits_of_a_step_outlive_the_next_one():
     _, short, _ = decoders()
     logits, hidden = short.step(torch.tensor([[3]]), [10]), short.hidden
