@@ -27,7 +27,7 @@ from minglm.parallel import share_out
 # Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
 SCORE_FLOATS = 1 << 20      # indexer scores (Hi·n·S) of one chunk
 CANDIDATES = 15 << 10       # places where a chunk's best keys may be: over 128 KiB, the C library maps fresh memory for them
-GATHER_FLOATS = 5 << 16     # gathered keys (n·k·R) of one chunk
+GATHER_FLOATS = 12 << 16    # gathered keys (n·k·R) of one chunk
 ACCELERATOR_CHUNK = 256     # times as much on an accelerator, which wants few large operations (not measured)
 
 

@@ -65,7 +65,9 @@ class _GroupedSwiGLU(torch.autograd.Function):
     def backward(ctx, grad, _):
         x, gate_up, down, gate, token, place, inner = ctx.saved_tensors
         d_rows, d_gate = x.new_empty(token.numel(), x.shape[1]), torch.empty_like(gate)
-        d_gate_up, d_down, width = torch.zeros_like(gate_up), torch.zeros_like(down), down.shape[-1]
+        d_gate_up, d_down, width = torch.empty_like(gate_up), torch.empty_like(down), down.shape[-1]
+        for e in (ctx.counts == 0).nonzero().flatten().tolist():
+            d_gate_up[e], d_down[e] = 0.0, 0.0
         for e, part in _parts(ctx.counts):
             rows, d_out = x.index_select(0, token[part]), grad.index_select(0, token[part])
             g, u = inner[part].chunk(2, -1)
