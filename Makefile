@@ -24,7 +24,7 @@ test: $(STAMP)   ## every test, every notebook in smoke mode
 	$(BIN)/python -m pytest $(ARGS)
 
 lab: $(STAMP)    ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.app_settings_dir=notebooks/workshop/lab notebooks/learn/00_start_here.ipynb $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --ServerApp.root_dir=. --ServerApp.terminado_settings="{'shell_command': ['$${SHELL:-/bin/sh}']}" --LabApp.app_settings_dir=notebooks/workshop/lab notebooks/learn/00_start_here.ipynb $(ARGS)
 
 bench: $(STAMP)  ## performance ratios, side by side in one run; ONLY=name for one
 	$(BIN)/minglm bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
