@@ -163,7 +163,7 @@ async def _answer(asked: ChatAsked | TextAsked, request: Request, driver: Driver
         raise Refusal(429, f"{driver.load} sequences are in work, of at most {settings.max_concurrent}: try again in a moment", headers={"retry-after": "1"})
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     tickets = [driver.submit(list(p), limit, temperature=asked.temperature, top_p=asked.top_p, seed=seed + i, stop=(tokenizer.eos,),
-                             timeout_s=settings.timeout_s) for i, p in enumerate(p for p in prompts for _ in range(asked.n))]
+                             timeout_s=settings.timeout_s, whole=not asked.stream and not asked.stop) for i, p in enumerate(p for p in prompts for _ in range(asked.n))]
     answer, wants_logs = Answer(isinstance(asked, ChatAsked), settings.name), asked.logprobs not in (None, False)
     read_in = sum(map(len, prompts))
     if asked.stream:
@@ -174,7 +174,8 @@ async def _answer(asked: ChatAsked | TextAsked, request: Request, driver: Driver
     finally:
         _cancel(tickets, driver)
     made = sum(n for *_, n in ended)
-    return answer.whole([(text, reason, logs if wants_logs else None) for text, reason, logs, _ in ended], usage(read_in, made))
+    choices = [(text, reason, _named(logs, tokenizer) if wants_logs else None) for text, reason, logs, _ in ended]
+    return JSONResponse(answer.whole(choices, usage(read_in, made)))
 
 
 def _limit(asked, prompts: list[list[int]], driver: Driver, settings: ServeSettings) -> int:
@@ -217,14 +218,14 @@ async def _while_connected(request: Request, work):
 
 
 async def _pieces(ticket: Ticket, asked, driver: Driver, tokenizer) -> AsyncIterator[tuple[str, list, str | None]]:
-    """(text, log-probabilities, finish_reason or None) as it comes; the last one has the reason."""
+    """(text, tokens with log-probabilities, finish_reason or None) as it comes; the last one has the reason."""
     words = Words(tokenizer, asked.stop or [])
     while True:
         tokens, logprobs, reason = await ticket.out.get()
         if reason == "failed":
             raise Refusal(500, f"the engine gave up on this sequence: {ticket.request.reason or driver.failure or 'the server is closing'}")
         text = words.add(tokens, last=reason is not None)
-        logs = [(tokenizer.token(t), p) for t, p in zip(tokens, logprobs)]
+        logs = list(zip(tokens, logprobs))
         if words.stopped:
             if reason is None:
                 driver.cancel(ticket)
@@ -235,8 +236,12 @@ async def _pieces(ticket: Ticket, asked, driver: Driver, tokenizer) -> AsyncIter
             return
 
 
+def _named(logs: list[tuple[int, float]], tokenizer) -> list[tuple[str, float]]:
+    return [(tokenizer.token(t), p) for t, p in logs]
+
+
 async def _collect(ticket: Ticket, asked, driver: Driver, tokenizer) -> tuple[str, str, list, int]:
-    """(text, finish_reason, log-probabilities, tokens) of a whole sequence."""
+    """(text, finish_reason, tokens with log-probabilities, their number) of a whole sequence."""
     said, logs, end = [], [], ""
     async for text, more, reason in _pieces(ticket, asked, driver, tokenizer):
         said.append(text)
@@ -255,7 +260,7 @@ async def _stream(asked, answer: Answer, tickets: list[Ticket], driver: Driver, 
         async for text, logs, reason in _pieces(ticket, asked, driver, tokenizer):
             made[index] += len(logs)
             if text or reason or first:
-                await lines.put(answer.chunk(index, text, reason, first, logs if wants_logs else None))
+                await lines.put(answer.chunk(index, text, reason, first, _named(logs, tokenizer) if wants_logs else None))
                 first = False
 
     tasks = [asyncio.create_task(one(i, t)) for i, t in enumerate(tickets)]

@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import sys
 from pathlib import Path
 
 from minglm.errors import InputError
 from minglm.serving.settings import ServeSettings
+
+SWITCH_S = 0.0005
 
 
 def build(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu"):
@@ -65,6 +68,10 @@ def serve(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu", 
     host, port = sock.getsockname()[:2]
     said(f"{settings.name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1 "
          f"({'key needed' if settings.key else 'this machine only, no key'}); Ctrl-C drains and stops")
+
+    # The engine's thread gives up the interpreter in every torch operation; a handler may then keep it for this long. Python's
+    # default is 5 ms, which is a whole step of a small model.
+    sys.setswitchinterval(SWITCH_S)
 
     async def run() -> None:
         await server.serve(sockets=[sock])
