@@ -93,7 +93,7 @@ class Plan:
             raise InputError(f"plan zero={self.zero!r}: ZeRO has stages 0 to 3; give one of them")
         for name in SWITCHES:
             value = getattr(self, name)
-            if value is not None and not isinstance(value, bool):
+            if value is not None and value is not True and value is not False:
                 raise InputError(f"plan {name}={value!r}: must be true or false; give {name}: true")
         if isinstance(self.hsdp, bool) or not isinstance(self.hsdp, int) or not 0 <= self.hsdp <= 10**7:
             raise InputError(f"plan hsdp={self.hsdp!r}: must be a number of ranks, or 0 for all; give hsdp: 0")

@@ -18,6 +18,7 @@ COARSE = {"tp": (1, 2, 8), "ep": (1, 8, 64), "etp": (1,), "micro_batch": (1,), "
 TOGETHER = (("pp", "pipelines"), ("tp", "ep"), ("tp", "cp", "micro_batch"), ("recompute", "zero", "etp", "switches"), ("pp", "tp", "recompute"))
 ROUNDS = 4
 SCHEDULES = (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("dualpipe-v", 2))
+NEAR = {"tp": 1, "cp": 1, "micro_batch": 1, "ep": 2}             # steps from the held value that are looked at
 APART = 1.3                  # a start that is this many times as slow as the best one is not followed
 
 
@@ -72,5 +73,10 @@ def around(space: Space, found: Found, axes: tuple[str, ...]) -> Space:
     c = found.candidate
     held = {axis: (getattr(c, axis),) for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute")}
     held |= {"pipelines": ((c.schedule, c.vpp),)}
+    near = {}
+    for axis, steps in NEAR.items():
+        values = getattr(space, axis)
+        at = values.index(getattr(c, axis)) if getattr(c, axis) in values else 0
+        near[axis] = values[max(at - steps, 0):at + steps + 1]
     # switches are known by their place in the space's own list, so they are never cut
-    return replace(space, **{k: v for k, v in held.items() if k not in axes})
+    return replace(space, **near | {k: v for k, v in held.items() if k not in axes})
