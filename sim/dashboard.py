@@ -171,12 +171,12 @@ class Page:
         return f'<p class="note">{how} The same figures in a terminal:<br><code>{escape(state.command(self.answer))}</code></p>'
 
     def _put(self, key: str, fig, alt: str) -> None:
-        fig = pictures.padded(key, fig)
         fig.update_layout(meta={"alt": alt})
+        drawn = pictures.padded(key, fig)
         if key in self.figures:
-            pictures.fill(self.figures[key], fig)
+            pictures.fill(self.figures[key], drawn)
         else:
-            self.figures[key] = pictures.widget(fig)
+            self.figures[key] = pictures.widget(drawn)
         self.alts[key].value = pictures.block(f'<p class="note">{escape(alt)}</p>' if alt else "")
 
     def _strip(self, key: str, picture: str, alt: str) -> None:

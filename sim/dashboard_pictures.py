@@ -90,15 +90,14 @@ def _fit(fig, height: int, legend: bool = False):
 TRACES = {"memory": (8, 1), "step": (1, 0), "tornado": (2, 0)}
 
 
-def padded(key: str, fig):
-    """The figure with the number of bars and lines that its kind always has, those that are not needed empty and not shown."""
-    import plotly.graph_objects as go
+def padded(key: str, fig) -> dict:
+    """The figure as {data, layout} with the number of bars and lines that its kind always has, those not needed empty and not shown."""
     bars, lines = ([t.to_plotly_json() for t in fig.data if t.type == kind] for kind in ("bar", "scatter"))
-    made = go.Figure(layout=fig.layout)
+    data = []
     for kind, have, want in (("bar", bars, TRACES[key][0]), ("scatter", lines, TRACES[key][1])):
-        for i in range(want):
-            made.add_trace({"visible": True, **have[i]} if i < len(have) else {"type": kind, "x": [None], "y": [None], "showlegend": False, "visible": True})
-    return made
+        data += [{"visible": True, **have[i]} if i < len(have) else {"type": kind, "x": [None], "y": [None], "showlegend": False, "visible": True}
+                 for i in range(want)]
+    return {"data": data, "layout": fig.layout.to_plotly_json()}
 
 
 def _wrap(text: str, width: int = 18) -> str:
@@ -204,21 +203,19 @@ def _rent(a: Answer) -> str:
     return "not known" if f is None else f"${f.value:.2f}" + ("" if f.certain else f" (${f.low:.2f} to ${f.high:.2f})")
 
 
-def widget(fig):
-    """The figure as a widget that later figures are filled into."""
+def widget(drawn: dict):
+    """What `padded` made as a widget that later figures are filled into."""
     import plotly.graph_objects as go
-    made = go.FigureWidget(fig)
+    made = go.FigureWidget(drawn)
     made._config = {"displayModeBar": False, "responsive": True, "displaylogo": False}
     return made
 
 
-def fill(widget, fig) -> None:
-    """Show `fig` in a FigureWidget that is already on the page, without building a new one. The template stays as it is."""
-    layout = fig.layout.to_plotly_json()
-    layout.pop("template", None)
+def fill(widget, drawn: dict) -> None:
+    """Show what `padded` made in a FigureWidget that is already on the page, without building a new one. The template stays as it is."""
+    layout = {k: v for k, v in drawn["layout"].items() if k != "template"}
     with widget.batch_update():
-        for old, new in zip(widget.data, fig.data, strict=True):
-            wanted = new.to_plotly_json()
+        for old, wanted in zip(widget.data, drawn["data"], strict=True):
             if {k: v for k, v in old.to_plotly_json().items() if k != "uid"} != wanted:
                 old.update(wanted, overwrite=True)
         widget.layout.update(layout, overwrite=False)

@@ -50,13 +50,17 @@ class Point:
         return self.result.tokens_per_s
 
 
-def in_closed_form(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack, warn: bool = False) -> tuple[Estimate, memory.Memory, float, float]:
+def in_closed_form(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack, warn: bool = False,
+                   need: memory.Memory | None = None) -> tuple[Estimate, memory.Memory, float, float]:
     """(costs, memory, seconds of a step in closed form, factor of the slowest chip), in about a millisecond.
+
+    need: the plan's memory where it is known to fit: it is then not counted again.
 
     Raises:
         InputError: a plan that cannot run, or how many GiB it is over and what would fit.
     """
-    need = memory.peak(model, plan, workload, precision, stack) if warn else memory.check_fits(model, cluster, plan, workload, precision, stack)
+    if need is None:
+        need = memory.peak(model, plan, workload, precision, stack) if warn else memory.check_fits(model, cluster, plan, workload, precision, stack)
     made = estimate(model, cluster, plan, workload, precision, stack)
     slow = straggler(plan.chips, made.stack.jitter)
     overlap = made.stack.overlap_p2p if plan.overlap_p2p is None else plan.overlap_p2p

@@ -21,6 +21,7 @@ from minglm.errors import InputError
 from sim import cost, engines
 from sim.distributions import Normal, Triangle, Values, distribution
 from sim.facts import Cluster, Figure
+from sim.memory import Memory
 from sim.project import DAY_S, campaign_input, check_finite, describe, in_closed_form, total_tokens, versions
 from sim.scenario import Scenario, resolve
 from sim.scenario_file import set_path
@@ -113,14 +114,35 @@ def _changed(thing: object, path: tuple, value: float) -> object:
     return replace(thing, **{key: _changed(getattr(thing, key), rest, value)})
 
 
-def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None) -> dict[str, float]:
-    """The scenario's figures in closed form, with some facts at other values."""
+# Facts that a step does not depend on: with these alone at other values it is not computed again.
+BESIDE = {("chip", "rent_usd_per_hour"), ("chip", "power_w"), ("host_power_w",), ("pue",), ("electricity_usd_per_kwh",), ("system_price_usd",)}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The scenario with every fact at its middle: its step, and its memory, which no fact moves."""
+
+    step_s: float
+    need: Memory
+
+
+def base_of(s: Scenario) -> Base:
+    cluster = cost.with_prices(s.cluster, s.prices)
+    _, need, seconds, _ = in_closed_form(s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.memory_warns)
+    return Base(seconds, need)
+
+
+def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base | None = None) -> dict[str, float]:
+    """The scenario's figures in closed form, with some facts at other values; `base` saves what they do not move."""
     facts = dict(facts or {})
     factor, rate = facts.pop((ERROR,), 1.0), facts.pop((FAILURES,), None)
     cluster: Cluster = cost.with_prices(s.cluster, s.prices)
     for path, value in facts.items():
         cluster = _changed(cluster, path, value)
-    step_s = in_closed_form(s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.memory_warns)[2] * factor
+    if base is not None and BESIDE.issuperset(facts):
+        step_s = base.step_s * factor
+    else:
+        step_s = in_closed_form(s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.memory_warns, base and base.need)[2] * factor
     from sim.campaign import expected
     from sim.phases import Leg, Pace
     tokens = total_tokens(s)
@@ -139,8 +161,8 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None) -> dict[str
     return out
 
 
-def _drawn(s: Scenario, drawn: Sequence[tuple[Input, object]]) -> dict[str, float]:
-    """The outcome with these inputs at these values."""
+def _drawn(s: Scenario, drawn: Sequence[tuple[Input, object]], base: Base) -> dict[str, float]:
+    """The outcome with these inputs at these values. `base` is the scenario's own: of no use where a field of it changes."""
     document = None
     for one, value in drawn:
         if one.field:
@@ -148,17 +170,17 @@ def _drawn(s: Scenario, drawn: Sequence[tuple[Input, object]]) -> dict[str, floa
             value = max(1, round(value)) if key in WHOLE and isinstance(value, float) else value
             document = set_path(s.document if document is None else document, list(one.path), value)
     scenario = s if document is None else resolve(document, s.name)
-    return outcome(scenario, {one.path: value for one, value in drawn if not one.field})
+    return outcome(scenario, {one.path: value for one, value in drawn if not one.field}, base if document is None else None)
 
 
 def _chunk(job: tuple) -> list[dict | str]:
     """Samples start … start+count−1; a sample that cannot run is the reason."""
-    s, inputs, seed, start, count = job
+    s, inputs, seed, start, count, base = job
     out: list[dict | str] = []
     for i in range(start, start + count):
         try:
             # each input has its own stream: a price that is set, or a field that varies, leaves the others' draws as they are
-            out.append(_drawn(s, [(one, one.dist.draw(random.Random(f"{seed} {i} {one.name}"))) for one in inputs]))
+            out.append(_drawn(s, [(one, one.dist.draw(random.Random(f"{seed} {i} {one.name}"))) for one in inputs], base))
         except InputError as err:
             out.append(str(err))
     return out
@@ -184,7 +206,8 @@ def monte_carlo(s: Scenario, samples: int = 1000, vary: Mapping[str, object] | N
     inputs = field_inputs(vary or {}) + (fact_inputs(s) if facts else [])
     if not inputs:
         raise InputError("nothing is uncertain: no field varies and facts are held; give --vary or leave the facts free")
-    jobs = [(s, inputs, seed, start, min(CHUNK, samples - start)) for start in range(0, samples, CHUNK)]
+    base = base_of(s)
+    jobs = [(s, inputs, seed, start, min(CHUNK, samples - start), base) for start in range(0, samples, CHUNK)]
     found: list[list] = [[] for _ in jobs]
     for i, rows in engines.run(_chunk, jobs, engine, workers, address):
         found[i] = rows
@@ -195,8 +218,8 @@ def monte_carlo(s: Scenario, samples: int = 1000, vary: Mapping[str, object] | N
     refused = [r for r in every if isinstance(r, str)]
     if len(good) < 2:
         raise InputError(f"no sample can run: {refused[0]}")
-    return {"samples": len(good), "refused": len(refused), "reason": refused[0] if refused else "", "seed": seed, "centre": outcome(s),
-            "intervals": {k: interval([r[k] for r in good]) for k in good[0]}, "tornado": tornado(s, inputs),
+    return {"samples": len(good), "refused": len(refused), "reason": refused[0] if refused else "", "seed": seed, "centre": outcome(s, base=base),
+            "intervals": {k: interval([r[k] for r in good]) for k in good[0]}, "tornado": tornado(s, inputs, base),
             "inputs": [{"name": i.name, "p5": i.dist.quantile(0.05), "middle": i.dist.middle, "p95": i.dist.quantile(0.95)} for i in inputs],
             "plan": describe(s.plan), "name": s.name, "versions": versions()}
 
@@ -211,17 +234,18 @@ def interval(values: Sequence[float]) -> dict[str, float]:
     return {"p5": at(0.05), "p25": at(0.25), "p50": at(0.5), "p75": at(0.75), "p95": at(0.95), "mean": sum(ordered) / len(ordered)}
 
 
-def tornado(s: Scenario, inputs: Sequence[Input]) -> list[dict]:
+def tornado(s: Scenario, inputs: Sequence[Input], base: Base | None = None) -> list[dict]:
     """Each input alone at its 5% and its 95% point: `MOVED` there, widest swing of days first, then of money."""
-    rows, base = [], outcome(s)
-    money = next((k for k in ("own_usd", "rent_usd") if k in base), None)
+    base = base or base_of(s)
+    rows, centre = [], outcome(s, base=base)
+    money = next((k for k in ("own_usd", "rent_usd") if k in centre), None)
     for one in inputs:
         row: dict = {"name": one.name}
         for end, q in (("low", 0.05), ("high", 0.95)):
             value = one.dist.quantile(q)
             row[f"{end}_input"] = value
             try:
-                got = _drawn(s, [(one, value)])
+                got = _drawn(s, [(one, value)], base)
             except InputError as err:
                 row["reason"] = str(err)
                 continue
