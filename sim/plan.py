@@ -105,6 +105,8 @@ class Plan:
             object.__setattr__(self, "sp", False)
         if self.schedule in _TWO_CHUNKS and self.vpp == 1:
             object.__setattr__(self, "vpp", 2)
+        if self.schedule in _TWO_CHUNKS and self.vpp != 2:
+            raise InputError(f"vpp={self.vpp}: schedule {self.schedule} has two chunks a rank, no more and no fewer; leave vpp out, or use schedule='interleaved'")
         if self.schedule == "1f1b" and self.vpp > 1:
             object.__setattr__(self, "schedule", "interleaved")
         for module in self.recompute_modules:
