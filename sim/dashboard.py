@@ -32,7 +32,7 @@ CSS = """<style>
 .planner-page .planner-field .widget-dropdown > select, .planner-page .planner-field .widget-text > input { flex:none !important; width:100% }
 .planner-page .widget-dropdown { height:auto } .planner-page .planner-field { gap:0 } .planner-page .planner-field .widget-html { height:auto }
 .planner-page .planner-field .widget-slider { height:30px; padding:0 .5rem } .planner-page .planner-field .noUi-target { margin-top:9px } .planner-page .noUi-handle { width:22px !important; height:22px !important; top:-10px !important }
-.planner-page :focus-visible { outline:3px solid #0072B2 !important; outline-offset:2px }
+.planner-page.planner-page.planner-page.planner-page :focus-visible { outline:3px solid #0072B2 !important; outline-offset:0 }
 .planner-top { position:sticky; top:0; background:#fff; z-index:20; border-bottom:2px solid #0072B2; padding:.2rem 0 }
 .planner-page .widget-slider, .planner-page .slider-container { min-height:26px; overflow:visible }
 .planner-page .accordion, .planner-page .jupyter-widget-Collapse-contents, .planner-page .lm-Panel { overflow:visible }

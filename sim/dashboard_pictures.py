@@ -57,7 +57,7 @@ def cards(a: Answer) -> str:
                        "among the controls.</span></div>")
     out.append(f'<div class="card"><span>Speed</span><b>{show(r["tokens_per_s"], "count")} tokens/s</b><span>{r["tokens_per_s_per_chip"]:.1f} a chip, '
                f'MFU {r["mfu"]:.1%} of the chip\'s {escape(_precision(a))} peak, goodput {r["goodput"]:.1%}</span></div>')
-    spare = (f'{r["spares"]:,} stay spare and are not paid for: no plan that was looked at is faster on more; a larger batch may use them' if r["spares"] else
+    spare = (f'{r["spares"]:,} stay spare and are not paid for; a larger batch may use them' if r["spares"] else
              "none stays spare")
     out.append(f'<div class="card"><span>Plan</span><b>{r["chips"]:,} chips used</b><span>{escape(str(r["plan"]))}, micro-batch {r["micro_batch"]}, ZeRO {r["zero"]}, '
                f'recompute {escape(str(r["recompute"]))}; {spare}</span></div>')
