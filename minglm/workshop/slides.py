@@ -74,13 +74,28 @@ def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -
     return out
 
 
+def _parts(cells):
+    """The cells, with text cut at the headings inside it."""
+    for cell in cells:
+        texts = re.split(r"\n(?=#{1,3} )", cell.source) if cell.cell_type == "markdown" else [cell.source]
+        for text in texts:
+            part = cell.copy()
+            part["source"] = text
+            yield part
+
+
+def _pictures(cell) -> bool:
+    return any("application/vnd.plotly.v1+json" in o.get("data", {}) for o in cell.get("outputs", ()))
+
+
 def page(book) -> str:
-    """The executed notebook as one self-contained page of slides; a new slide begins at every heading."""
+    """The executed notebook as one self-contained page of slides; a new one begins at every heading and every further picture."""
     from nbconvert import HTMLExporter
 
     deck, current = [], []
-    for cell in book.cells:
-        if cell.cell_type == "markdown" and re.match(r"#{1,3} ", cell.source) and current:
+    for cell in _parts(book.cells):
+        heading = cell.cell_type == "markdown" and re.match(r"#{1,3} ", cell.source)
+        if current and (heading or _pictures(cell) and any(map(_pictures, current))):
             deck.append(current)
             current = []
         current.append(cell)

@@ -90,6 +90,9 @@ def test_slides_open_offline_and_each_heading_begins_one():
         nbformat.v4.new_markdown_cell("## Two"), nbformat.v4.new_markdown_cell("text")])
     page = slides.page(book)
     assert page.count('<section class="slide">') == 2 and "ArrowRight" in page
+    picture = nbformat.v4.new_output("display_data", {"application/vnd.plotly.v1+json": {}, "text/plain": "a picture"})
+    book.cells += [nbformat.v4.new_markdown_cell("more\n\n## Three\n\ntext"), *(nbformat.v4.new_code_cell("show()", outputs=[picture]) for _ in range(2))]
+    assert slides.page(book).count('<section class="slide">') == 4, "headings inside a text and a second picture begin slides too"
     assert not re.findall(r'<(?:script|link)[^>]+(?:src|href)="(https?:)?//', page), "nothing may be loaded from elsewhere"
     with pytest.raises(InputError, match="no such notebook"):
         slides.export([generator.ROOT / "nowhere.ipynb"], execute=False)

@@ -5,8 +5,6 @@
 #
 # **Time:** 20 minutes. **You need:** [`11_open_it_elsewhere`](../../learn/11_open_it_elsewhere.ipynb).
 # %%
-import torch
-
 from minglm.workshop import check
 
 
