@@ -15,6 +15,19 @@ def test_three_drills_end_well(tmp_path):
     assert (tmp_path / "out" / "drills.csv").read_text(encoding="utf-8").count("\n") == 4
 
 
+def test_a_killed_ray_actor_costs_nothing_that_was_finished(tmp_path):
+    pytest.importorskip("ray")
+    (row,) = drills.run(1, tmp_path / "out", seed=2, kinds=("ray_worker",))
+    assert row["ok"], row["what"]
+    assert "killed at update" in row["what"] and "6 of 6 updates" in row["what"]
+
+
+def test_the_recorded_drills_are_fifty_that_ended_well():
+    rows = drills.read()
+    assert len(rows) == 50 and all(r["ok"] == "True" for r in rows) and {r["kind"] for r in rows} == set(drills.KINDS)
+    assert sum(r["well"] for r in drills.by_kind(rows)) == 50
+
+
 def test_a_drill_that_fails_says_so(tmp_path, monkeypatch):
     def broken(self, run):
         raise drills.Failed("the losses differ")
