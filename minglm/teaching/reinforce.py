@@ -53,12 +53,21 @@ def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tupl
     return [(p.prompt, text, task.reward(p, text) == 1.0) for p, text in zip(problems, said)]
 
 
-def lengths(n: int, seed: int = 0, difficulty: int = 2) -> list[int]:
-    """Lengths of n worked sums, in tokens: what a long tail looks like before any model is involved."""
-    from minglm.rl.tasks import get
+def worked(recipe: str, n: int, seed: int = 0) -> list[tuple[str, str]]:
+    """n training problems of the recipe's task with their worked solutions: (prompt, solution)."""
+    from minglm.rl import tasks
+    from minglm.rl.settings import load
 
-    task = get("sum")
-    return [task.problem(task.train_seed(seed * 100_000 + i), difficulty).length_hint for i in range(n)]
+    settings = load(recipe)
+    task = tasks.get(settings.task, settings.tail)
+    problems = [task.problem(task.train_seed(seed * 100_000 + i), settings.difficulty[i % len(settings.difficulty)]) for i in range(n)]
+    return [(p.prompt, task.solution(p)) for p in problems]
+
+
+def lengths(n: int, seed: int = 0, recipe: str = "long_tail") -> list[int]:
+    """Lengths of n worked solutions with their end token, in characters, which are tokens here: what a long tail looks like
+    before any model is involved."""
+    return [len(solution) + 1 for _, solution in worked(recipe, n, seed)]
 
 
 def one_token_a_step(todo: list[int], target: int, started: int, rounds: int) -> list[dict]:
