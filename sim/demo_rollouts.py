@@ -52,8 +52,8 @@ def section(page: Page, run_dir: Path) -> None:
     if not all((run / "summary.json").is_file() for run in runs.values()):
         return
     page.heading("Reinforcement learning, and its long tail", "rollouts")
-    page.prose("A smaller model answers sums; most answers are short and a few are many times longer. A synchronous update waits for the last of "
-               "them. APRIL starts twice the groups, stops when enough are complete, and goes on with the parts in the next round: work that was "
+    page.prose("A smaller model divides by subtracting and counting; most answers are short and a few are many times longer. A synchronous update waits for the last of "
+               "them. APRIL starts half as many groups again, stops when enough are complete, and goes on with the parts in the next round: work that was "
                "begun is kept. The simulator, which plays rollouts on 100,000 chips with the same rules, was given this machine's rates from the "
                "synchronous run, and foretold the other.")
     report = agree(list(runs.values()))

@@ -1,6 +1,7 @@
 """The RL figures that this project states, each by a command that remakes it.
 
     python -m minglm.rl.measure speed      sync, april and async on the long-tailed recipe, interleaved: trajectories/s, pass@1
+    python -m minglm.rl.measure accuracy   the same modes on the recipe `sum`, which learns: final held-out pass@1
     python -m minglm.rl.measure lift       held-out pass@1 before and after the recipe `sum`, and the seconds it took
     python -m minglm.rl.measure staleness  naive against corrected use of stale data over η, inline, so that every batch is
                                            exactly η versions old
@@ -22,7 +23,7 @@ from minglm.rl import settings as recipes
 
 REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}       # two-sided 95% t quantiles by number of seeds
-SPEED_MODES = {"sync": {}, "april": {"over_sampling": 16}, "async": {"eta": 2.0}}
+SPEED_MODES = {"sync": {}, "april": {"over_sampling": 24}, "async": {"eta": 2.0}}
 ETAS = (0, 2, 8)
 USES = {"naive": "naive", "corrected": "decoupled_ppo"}
 
@@ -62,7 +63,7 @@ def speed(folder: Path, seeds: list[int], show=lambda line: None, updates: int |
     for seed in seeds:
         for mode, rules in SPEED_MODES.items():
             name = f"speed_{mode}_{seed}"
-            s = one("long_tail", name, folder, show, mode=mode, seed=seed, **rules, **({"updates": updates} if updates else {}))
+            s = one("long_tail", name, folder, show, mode=mode, seed=seed, eval_problems=2000, **rules, **({"updates": updates} if updates else {}))
             log = metrics.read(folder / name / "metrics.csv")
             first, last = log[min(1, len(log) - 2)], log[-1]
             rate = (last["trajectories"] - first["trajectories"]) / (last["time_s"] - first["time_s"])
@@ -70,6 +71,18 @@ def speed(folder: Path, seeds: list[int], show=lambda line: None, updates: int |
                          "pass_at_1_before": s["pass_at_1_before"], "wasted_tokens": s["wasted_tokens"], "generated_tokens": s["generated_tokens"],
                          "lag_mean": statistics.fmean(r["lag_mean"] for r in log), "rollout_idle": statistics.fmean(r["rollout_idle"] for r in log),
                          "trainer_idle": statistics.fmean(r["trainer_idle"] for r in log), "slots_idle": statistics.fmean(r["slots_idle"] or 1 for r in log)})
+    return rows
+
+
+def accuracy(folder: Path, seeds: list[int], show=lambda line: None, updates: int | None = None) -> list[dict]:
+    """Where a recipe that learns ends in each mode, after the same number of updates."""
+    rows = []
+    for seed in seeds:
+        for mode, rules in {**SPEED_MODES, "april": {"over_sampling": 48}}.items():
+            s = one("sum", f"accuracy_{mode}_{seed}", folder, show, mode=mode, seed=seed, eval_every=0, eval_problems=1000, **rules,
+                    **({"updates": updates} if updates else {}))
+            rows.append({"mode": mode, "seed": seed, "updates": s["updates"], "pass_at_1_before": s["pass_at_1_before"], "pass_at_1": s["pass_at_1"],
+                         "seconds": s["seconds"]})
     return rows
 
 
@@ -107,6 +120,13 @@ def report(name: str, rows: list[dict]) -> list[str]:
             gap, spread = interval([100 * (r["pass_at_1"] - base[r["seed"]]["pass_at_1"]) for r in mine])
             lines.append(f"{mode}: {statistics.fmean(r['trajectories_per_s'] for r in mine):.1f} trajectories/s, {ratio:.2f}x sync (±{half:.2f}); "
                          f"pass@1 {statistics.fmean(r['pass_at_1'] for r in mine):.1%}, {gap:+.1f} points against sync (±{spread:.1f})")
+    elif name == "accuracy":
+        base = {r["seed"]: r for r in rows if r["mode"] == "sync"}
+        for mode in SPEED_MODES:
+            mine = [r for r in rows if r["mode"] == mode]
+            end, half = interval([100 * r["pass_at_1"] for r in mine])
+            gap, spread = interval([100 * (r["pass_at_1"] - base[r["seed"]]["pass_at_1"]) for r in mine])
+            lines.append(f"{mode}: pass@1 {100 * statistics.fmean(r['pass_at_1_before'] for r in mine):.1f}% -> {end:.1f}% (±{half:.1f}), {gap:+.1f} points against sync (±{spread:.1f})")
     elif name == "lift":
         for r in rows:
             lines.append(f"seed {r['seed']}: pass@1 {r['pass_at_1_before']:.1%} -> {r['pass_at_1']:.1%} ({100 * r['lift']:+.1f} points) in {r['seconds']:.0f} s")
@@ -145,7 +165,7 @@ def read(name: str) -> list[dict]:
         return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-WHAT = {"speed": speed, "lift": lift, "staleness": staleness}
+WHAT = {"speed": speed, "accuracy": accuracy, "lift": lift, "staleness": staleness}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 NAME = "agreement"
 STEP_TARGET, GAIN_TARGET = 10.0, 10.0          # % of a step; points of gain over synchronous
-UPDATES = 40
-OTHER = dict(difficulty=[2], batch_groups=12, seed=1)
-MODES = {"sync": {}, "ahead": {}, "async": {"eta": 2.0}, "april": {"over_sampling": 24}, "glm5": {"push_every": 2, "max_gap": 4}}
+UPDATES = 30
+OTHER = dict(difficulty=[3, 4], batch_groups=24, seed=1)
+MODES = {"sync": {}, "ahead": {}, "async": {"eta": 2.0}, "april": {"over_sampling": 36}, "glm5": {"push_every": 2, "max_gap": 4}}
 
 
 def run() -> list[dict]:
