@@ -3,7 +3,7 @@
     clustersim rollouts --run runs/a_sync --run runs/b_april --run runs/c_async
 
 The first run gives the rates: its `profile.json` where there is one, otherwise its log (`trajectories.jsonl`,
-`events.jsonl`, `metrics.csv`): seconds per token against the requests running, by least squares over the logged segments;
+`events.jsonl`, `metrics.csv`): seconds per token against the requests running and what they read, by least squares over the logged segments;
 seconds of an update against its tokens; seconds of a push; and what a step costs beside, from its own measured steps. Of
 every other run only its settings and the lengths of its trajectories are read; its times are predicted and compared.
 """
@@ -83,7 +83,7 @@ def case_of(run: Path, profile: Profile) -> Case:
     _, updates = measured_step(run)
     return Case(policy, s["group_size"], lengths, s.get("rollout_workers", 1), profile.curve, profile.prefill_s_per_token, profile.prefill_fixed_s,
                 max_running=s.get("max_batch"), train_s_per_token=profile.train_s_per_token, train_fixed_s=profile.train_fixed_s, push_s=profile.push_s,
-                overhead_s=profile.overhead_s, keep=max(kept, 0.01) if kept < 1 else 1.0, keep_cache=not s.get("refresh_on_push") if continuous else bool(s.get("keep_cache")),
+                overhead_s=profile.overhead_s, topk=_index_topk(run), keep=max(kept, 0.01) if kept < 1 else 1.0, keep_cache=not s.get("refresh_on_push") if continuous else bool(s.get("keep_cache")),
                 strict=bool(s.get("strict", False)), steps=updates, warmup=WARMUP, train_chips=1, name=run.name)
 
 
@@ -105,31 +105,44 @@ def profile_of(run: Path) -> Profile:
 
 def _from_log(run: Path) -> Profile:
     rows = read_log(run / "trajectories.jsonl")
-    spans = [(a, b, n) for row in rows for a, b, n in row.get("segments") or () if b is not None and n and n > 0 and b > a]
+    spans = []                                             # (start, end, tokens made, context before)
+    for row in rows:
+        context = row["prompt"]
+        for a, b, n in row.get("segments") or ():
+            if b is not None and n and n > 0 and b > a:
+                spans.append((a, b, n, context))
+                context += n
     if len(spans) < 20:
         raise InputError(f"{run}: {len(spans)} logged segments; at least 20 are needed for a decode curve, or a profile.json")
-    starts, ends = sorted(a for a, _, _ in spans), sorted(b for _, b, _ in spans)
+    spans.sort()
+    starts, ends = sorted(a for a, *_ in spans), sorted(b for _, b, *_ in spans)
     marks = sorted({*starts, *ends})
     running = [bisect_right(starts, x) - bisect_right(ends, x) for x in marks]
-    fixed, alone, more = 0.0, 1.0, 0.0
-    for _ in range(6):       # a token sees the batch of its own time: the mean over tokens, which the rates themselves weigh
-        ticks, seen = [0.0], [0.0]
+    topk = _index_topk(run) or float("inf")
+    found = [0.0, 1.0, 0.0, 0.0]                           # seconds a request; a token; for each one running, and when keys are chosen
+    for _ in range(8):       # a token sees the batch of its own time: the mean over tokens, which the rates themselves weigh
+        ticks, seen, chosen, here, coming = [0.0], [0.0], [0.0], [], iter([*spans, (float("inf"), 0.0, 0, 0)])
+        following = next(coming)
         for x, y, b in zip(marks, marks[1:], running):
-            passed = (y - x) / max(alone + more * b, 1e-9)
-            ticks.append(ticks[-1] + passed)
+            at = ticks[-1]
+            here = [(end, lead) for end, lead in here if end > x]
+            while following[0] <= x:
+                here.append((following[1], following[3] - at))
+                following = next(coming)
+            chooses = at + max((lead for _, lead in here), default=-at) >= topk     # the longest has so many keys: all pay
+            passed = (y - x) / max(found[1] + b * (found[2] + found[3] * chooses), 1e-9)
+            ticks.append(at + passed)
             seen.append(seen[-1] + passed * b)
+            chosen.append(chosen[-1] + passed * b * chooses)
         points = []
-        for a, b, n in spans:
+        for a, b, n, _ in spans:
             i, j = bisect_left(marks, a), bisect_left(marks, b)
-            points.append(((1.0, float(n), n * (seen[j] - seen[i]) / (ticks[j] - ticks[i])), b - a))
-        fixed, alone, more = _least_squares(points)
-        if alone <= 0 or more < 0:
-            break
-    if alone <= 0:
-        alone, more = sum(y for _, y in points) / sum(x[1] for x, _ in points), 0.0
-    more, fixed = max(0.0, more), max(0.0, fixed)
-    most = max(1, round(max(x[2] / x[1] for x, _ in points)))
-    curve = DecodeCurve(((1.0, alone + more), (float(most + 1), alone + more * (most + 1))))
+            share = n / (ticks[j] - ticks[i])
+            points.append(((1.0, float(n), share * (seen[j] - seen[i]), share * (chosen[j] - chosen[i])), b - a))
+        found = _not_negative(points)
+    fixed, alone, more, choosing = found
+    most = max(2, round(max(x[2] / x[1] for x, _ in points)))
+    curve = DecodeCurve(((1.0, alone + more), (float(most), alone + more * most)), beyond=((1.0, choosing), (float(most), choosing * most)))
     updates = logged_events(run, "update")[1:]
     if len(updates) < 2:
         raise InputError(f"{run}: fewer than 3 updates in events.jsonl; give a longer run")
@@ -151,17 +164,39 @@ def logged_events(run: Path, kind: str) -> list[dict]:
     return [e for e in found if e.get("event") == kind]
 
 
-def _least_squares(points: Sequence[tuple[tuple[float, float, float], float]]) -> tuple[float, float, float]:
-    """Three coefficients by normal equations, solved by elimination with a little ridge."""
-    m = [[sum(x[i] * x[j] for x, _ in points) + (1e-9 if i == j else 0.0) for j in range(3)] + [sum(x[i] * y for x, y in points)] for i in range(3)]
-    for i in range(3):
-        at = max(range(i, 3), key=lambda r: abs(m[r][i]))
+def _index_topk(run: Path) -> int | None:
+    """Keys that the run's model reads; None where it does not say."""
+    try:
+        return json.loads((run / "config.json").read_text(encoding="utf-8")).get("index_topk")
+    except (OSError, ValueError):
+        return None
+
+
+def _not_negative(points: Sequence[tuple[Sequence[float], float]]) -> list[float]:
+    """Least squares without negative coefficients: the most negative one is left out, until none is."""
+    kept, size = list(range(len(points[0][0]))), len(points[0][0])
+    while True:
+        found = _least_squares([([x[i] for i in kept], y) for x, y in points])
+        worst = min(range(len(kept)), key=lambda i: found[i])
+        if found[worst] >= 0 or len(kept) == 1:
+            return [max(0.0, dict(zip(kept, found)).get(i, 0.0)) for i in range(size)]
+        del kept[worst]
+
+
+def _least_squares(points: Sequence[tuple[Sequence[float], float]]) -> list[float]:
+    """Coefficients by normal equations in columns of one scale, solved by elimination with a little ridge."""
+    n = len(points[0][0])
+    scale = [max(1e-12, sum(x[i] * x[i] for x, _ in points)) ** 0.5 for i in range(n)]
+    m = [[sum(x[i] * x[j] for x, _ in points) / (scale[i] * scale[j]) + (1e-9 if i == j else 0.0) for j in range(n)]
+         + [sum(x[i] * y for x, y in points) / scale[i]] for i in range(n)]
+    for i in range(n):
+        at = max(range(i, n), key=lambda r: abs(m[r][i]))
         m[i], m[at] = m[at], m[i]
-        for r in range(3):
+        for r in range(n):
             if r != i:
                 factor = m[r][i] / m[i][i]
                 m[r] = [a - factor * b for a, b in zip(m[r], m[i])]
-    return tuple(m[i][3] / m[i][i] for i in range(3))
+    return [m[i][n] / m[i][i] / scale[i] for i in range(n)]
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -196,13 +231,13 @@ def agree(runs: Sequence[str | Path]) -> dict:
             m, p = sync["measured"] / row["measured"] - 1.0, sync["predicted"] / row["predicted"] - 1.0
             gains.append({"run": row["run"], "mode": row["mode"], "over": sync["run"], "measured": m, "predicted": p, "error": p - m})
     curve = profile.curve
-    return {"profile": {"from": folders[0].name, "source": profile.source, "decode_s": [[b, s] for b, s in curve.points], "train_s_per_token": profile.train_s_per_token,
+    return {"profile": {"from": folders[0].name, "source": profile.source, "decode_s": [[b, s] for b, s in curve.points], "beyond_s": [[b, s] for b, s in curve.beyond] or [[1, 0.0]], "train_s_per_token": profile.train_s_per_token,
                         "train_fixed_s": profile.train_fixed_s, "push_s": profile.push_s, "overhead_s": profile.overhead_s}, "rows": rows, "gains": gains}
 
 
 def table_text(report: Mapping) -> str:
     p = report["profile"]
-    lines = [f"rates from {p['from']} ({p['source']}): a token takes " + ", ".join(f"{1e3 * s:.3g} ms with {b:g} running" for b, s in p["decode_s"])
+    lines = [f"rates from {p['from']} ({p['source']}): a token takes " + ", ".join(f"{1e3 * s:.3g} ms with {b:g} running" for b, s in p["decode_s"]) + f", {1e3 * p['beyond_s'][-1][1]:.3g} ms more once keys are chosen"
              + f"; update {p['train_fixed_s']:.3g} s + {1e6 * p['train_s_per_token']:.3g} µs a token; push {1e3 * p['push_s']:.3g} ms; {p['overhead_s']:.3g} s a step beside", "",
              f"{'run':28} {'mode':6} {'updates':>8} {'mean length':>12} {'measured s':>11} {'predicted s':>12} {'error':>8}"]
     for r in report["rows"]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from minglm.errors import InputError
 
 AHEAD = 256      # tokens of growth that must fit for every running request before another is admitted (assumed)
+FULL, SELECTION = -1.0, -2.0     # what happens next where it is no request's end: the cache is full; selection sets in
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class DecodeCurve:
 
     points: (requests running, seconds); straight lines between, and beyond the last with its last slope.
     slopes: (requests running, seconds per cached token of the whole engine); empty where the cache costs nothing.
+    beyond: (requests running, seconds more) while the longest request has more keys than sparse attention reads.
     """
 
     points: tuple[tuple[float, float], ...]
     slopes: tuple[tuple[float, float], ...] = ()
+    beyond: tuple[tuple[float, float], ...] = ()
     _base: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
     _slope: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -57,6 +60,9 @@ class DecodeCurve:
         while len(table) <= b:
             table.append(max(0.0, _interpolate(self.slopes, len(table))))
         return table[b]
+
+    def beyond_topk(self, b: int) -> float:
+        return _interpolate(self.beyond, b) if self.beyond else 0.0
 
     def seconds(self, b: int, kv: float = 0.0) -> float:
         """τ(b, kv)."""
@@ -107,10 +113,11 @@ class Engine:
     """The state of one engine and its arithmetic; `sim.rollouts` owns the events."""
 
     __slots__ = ("id", "curve", "prefill_s", "prefill_fixed_s", "kv_limit", "max_running", "keep_cache", "v", "t", "resume", "heap", "queue", "kv", "n",
-                 "marks", "serial", "order", "timer", "busy_s", "tokens", "blocked", "held", "reprefilled", "preemptions", "target")
+                 "marks", "serial", "order", "timer", "busy_s", "tokens", "blocked", "held", "reprefilled", "preemptions", "target", "topk")
 
     def __init__(self, id: int, curve: DecodeCurve, prefill_s: float = 0.0, prefill_fixed_s: float = 0.0, kv_limit: float | None = None,
-                 max_running: int | None = None, keep_cache: bool = False):
+                 max_running: int | None = None, keep_cache: bool = False, topk: float | None = None):
+        self.topk = topk or math.inf                 # context of the longest request from which on a step costs `beyond` more
         self.id, self.curve, self.prefill_s, self.prefill_fixed_s = id, curve, prefill_s, prefill_fixed_s
         self.kv_limit, self.max_running = kv_limit or math.inf, max_running or 1 << 60
         self.keep_cache = keep_cache
@@ -138,11 +145,21 @@ class Engine:
             start = self.t if self.t > self.resume else self.resume
             left = now - start
             if left > 0.0:
-                a = self.curve.base(n) + self.curve.slope(n) * self.kv
+                a = self._seconds(n)
                 c = self.curve.slope(n) * n
                 x = left / a if c <= 0.0 else 2.0 * left / (a + math.sqrt(a * a + 2.0 * c * left))
                 self._tick(x)
         self.t = now
+
+    def _until_selection(self) -> float:
+        """Ticks until the longest running request has more than `topk` keys; 0 from then on."""
+        longest = self.v + max((t.prompt - t.origin for serial, t in self.order if serial == t.admitted), default=-self.v)
+        return max(0.0, self.topk - longest - 1e-9)
+
+    def _seconds(self, n: int) -> float:
+        """Seconds of a tick now."""
+        now = self.curve.base(n) + self.curve.slope(n) * self.kv
+        return now if self.topk == math.inf or self._until_selection() > 0.0 else now + self.curve.beyond_topk(n)
 
     def _tick(self, x: float) -> None:
         self.v += x
@@ -161,10 +178,12 @@ class Engine:
         full = (self.kv_limit - self.kv) / n
         if full < x and n > 1:
             x = full if full > 0.0 else 0.0
-            self.target = -1.0
+            self.target = FULL
         else:
             self.target = heap[0][0]
-        a = self.curve.base(n) + self.curve.slope(n) * self.kv
+        if self.topk < math.inf and 0.0 < (until := self._until_selection()) < x:
+            x, self.target = until, SELECTION
+        a = self._seconds(n)
         dt = a * x + self.curve.slope(n) * n * x * x / 2.0
         return (now if now > self.resume else self.resume) + dt
 
@@ -173,7 +192,10 @@ class Engine:
         n = self.n
         self.busy_s += now - self.t
         self.t = now
-        if self.target < 0.0:
+        if self.target == SELECTION:
+            self._tick(self._until_selection() + 2e-9)
+            return []
+        if self.target == FULL:
             self._tick(max(0.0, (self.kv_limit - self.kv) / n))
             self._preempt()
             return []

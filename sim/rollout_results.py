@@ -40,6 +40,7 @@ class Case:
     train_chips: int = 0
     watch: int = 0                      # engines whose batch is recorded for the picture
     name: str = "rollouts"
+    topk: int | None = None             # keys that sparse attention reads, for a curve that knows what choosing them costs (`beyond`)
 
     @property
     def chips(self) -> int:

@@ -51,7 +51,7 @@ class _Run:
     def __init__(self, case: Case):
         self.case, self.policy, self.env = case, case.policy, simpy.Environment()
         self.rng = random.Random(case.seed)
-        self.engines = [Engine(i, case.curve, case.prefill_s_per_token, case.prefill_fixed_s, case.kv_limit, case.max_running, case.keep_cache)
+        self.engines = [Engine(i, case.curve, case.prefill_s_per_token, case.prefill_fixed_s, case.kv_limit, case.max_running, case.keep_cache, case.topk)
                         for i in range(case.engines)]
         self.loads = [(0, i) for i in range(case.engines)]      # heap of (load, engine), stale entries skipped
         self.status, self.buffer = Status(), PartialBuffer()

@@ -14,7 +14,8 @@ from sim.rollout_lengths import Lengths
 from sim.rollouts import Case, simulate
 
 CURVE = DecodeCurve(((1, 0.010), (65, 0.042)))
-TRAIN = 2e-4
+TRAIN, TOPK = 2e-4, 80
+CHOOSING = DecodeCurve(CURVE.points, beyond=((1, 0.0004), (65, 0.026)))
 
 
 def write_run(folder, mode: str, seed: int, prompts: int, **rules):
@@ -23,7 +24,11 @@ def write_run(folder, mode: str, seed: int, prompts: int, **rules):
     rng, drawn = random.Random(seed), Lengths.lognormal(60, 250, sigma=0.8)
     groups = tuple(tuple(drawn.draw_group(rng, 4, i)) for i in range(prompts * 40))
     policy = Policy(mode, prompts, rules.get("over_sampling"), eta=rules.get("eta", 1))
-    case = Case(policy, 4, Lengths(groups=groups), 1, CURVE, train_s_per_token=TRAIN, push_s=0.05, overhead_s=0.2, steps=12, strict=False, keep_cache=mode == "async")
+    topk = rules.get("topk")
+    curve = CHOOSING if topk else CURVE
+    if topk:
+        (folder / "config.json").write_text(json.dumps({"index_topk": topk}))
+    case = Case(policy, 4, Lengths(groups=groups), 1, curve, topk=topk, train_s_per_token=TRAIN, push_s=0.05, overhead_s=0.2, steps=12, strict=False, keep_cache=mode == "async")
     result = simulate(case)
     settings = {"mode": mode, "batch_groups": prompts, "group_size": 4, "over_sampling": rules.get("over_sampling"), "eta": rules.get("eta", 1), "max_batch": 512}
     (folder / "rl.yaml").write_text(json.dumps(settings))
@@ -39,7 +44,8 @@ def write_run(folder, mode: str, seed: int, prompts: int, **rules):
                 # a synchronous step by hand: when the request of n tokens ends
                 order, end, last = sorted(x for g in batch for x in g), 0.0, 0
                 for j, x in enumerate(order):
-                    end += CURVE.base(len(order) - j) * (min(x, n) - last)
+                    end += curve.base(len(order) - j) * (min(x, n) - last)
+                    end += curve.beyond_topk(len(order) - j) * max(0, min(x, n) - max(last, topk or 1e9))
                     last = min(x, n)
                     if x >= n:
                         break
@@ -56,6 +62,15 @@ def test_rates_are_found_in_a_log(tmp_path):
     assert found.curve.seconds(1) == pytest.approx(0.010, rel=0.05) and found.curve.seconds(33) == pytest.approx(CURVE.seconds(33), rel=0.05)
     assert found.train_s_per_token == pytest.approx(TRAIN, rel=1e-6) and found.push_s == pytest.approx(0.05)
     assert found.overhead_s == pytest.approx(0.2, abs=0.05)
+
+
+def test_what_choosing_keys_costs_is_found_too_and_predicts_other_modes(tmp_path):
+    runs = [write_run(tmp_path / "rates", "sync", 0, 8, topk=TOPK), write_run(tmp_path / "sync", "sync", 1, 12, topk=TOPK),
+            write_run(tmp_path / "april", "april", 2, 12, over_sampling=24, topk=TOPK)]
+    found = profile_of(runs[0])
+    assert found.curve.beyond_topk(33) == pytest.approx(CHOOSING.beyond_topk(33), rel=0.15) and found.curve.seconds(33) == pytest.approx(CURVE.seconds(33), rel=0.1)
+    report = agree(runs)
+    assert all(abs(r["error"]) < 0.06 for r in report["rows"]), report["rows"]
 
 
 def test_other_modes_and_sizes_are_predicted(tmp_path):
