@@ -96,22 +96,6 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     return index
 
 
-def seconds(target: Path = TARGET) -> dict[str, float]:
-    """How long each notebook of a built book took to execute, kernel start included: "learn/02_mla.ipynb" → seconds.
-
-    Raises:
-        InputError: no book there.
-    """
-    import pickle
-
-    kept = target / "_build" / ".doctrees" / "environment.pickle"      # Sphinx's own record of the build that we just ran
-    if not kept.is_file():
-        raise InputError(f"{kept}: no book there; `make book` builds one")
-    with open(kept, "rb") as file:
-        pages = pickle.load(file).nb_metadata
-    return {f"{name}.ipynb": page["exec_data"]["runtime"] for name, page in pages.items() if "exec_data" in page}
-
-
 def check(target: Path = TARGET) -> list[str]:
     """What is wrong with a built book, one line each; an empty list means: figures present, links whole, search filled, offline.
 

@@ -19,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse's errors in our manner: one line, exit code 2."""
 
     def error(self, message: str):
-        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
+        raise InputError(f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help")      # what was given may hold line ends
 
 
 def command(name: str, text: str, examples: str):

@@ -20,7 +20,6 @@ def add(parser) -> None:
     p.add_argument("--verify", action="store_true", help="only compare the files with their hashes")
     p = sub.add_parser("timing", help="run every notebook and measure it")
     p.add_argument("--full", action="store_true", help="full length; default is smoke mode")
-    p.add_argument("--book", action="store_true", help="run nothing: the seconds at full length of the book built last")
     p.add_argument("--only", help="only notebooks whose path holds this word")
     p.add_argument("--write", action="store_true", help="write notebooks/workshop/timing.md")
     p.add_argument("--json", action="store_true")
@@ -91,10 +90,10 @@ def _timing(args) -> int:
 
     from minglm.workshop import timing
 
-    rows = timing.from_book() if args.book else timing.measure(full=args.full, only=args.only)
+    rows = timing.measure(full=args.full, only=args.only)
     print(json.dumps(rows, indent=1) if args.json else timing.table(rows))
     if args.write:
-        print(f"{timing.write(rows, args.full or args.book)}: written")
+        print(f"{timing.write(rows, args.full)}: written")
     return 1 if any(r["error"] for r in rows) else 0
 
 

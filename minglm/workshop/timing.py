@@ -1,7 +1,4 @@
-"""`minglm workshop timing`: run every notebook and write down how long it takes and how much memory its kernel used.
-
-The book executes every notebook at full length anyway: `--book` reads the seconds of the one that was built last.
-"""
+"""`minglm workshop timing`: run every notebook and write down how long it takes and how much memory its kernel used."""
 from __future__ import annotations
 
 import os
@@ -59,25 +56,6 @@ def measure(full: bool = False, only: str | None = None) -> list[dict]:
     return rows
 
 
-def from_book() -> list[dict]:
-    """Rows as `measure` gives them, from the book built last; memory is not known there (None).
-
-    Raises:
-        InputError: no book was built.
-    """
-    import json
-
-    from minglm import book
-
-    rows = []
-    for name, seconds in sorted(book.seconds().items(), key=lambda item: (PARTS.index(item[0].split("/")[0]), item[0])):
-        cells = json.loads((book.TARGET / name).read_text(encoding="utf-8"))["cells"]
-        figures = sum(len(re.findall(r"^\s*show\(", "".join(c["source"]), flags=re.M)) for c in cells if c["cell_type"] == "code")
-        rows.append({"notebook": name, "seconds": round(seconds, 1), "peak_mib": None, "figures": figures,
-                     "error": "failed" if (book.TARGET / "_build" / "html" / "reports" / f"{name.removesuffix('.ipynb')}.err.log").is_file() else ""})
-    return rows
-
-
 def table(rows: list[dict]) -> str:
     """As Markdown."""
     if any(r["peak_mib"] is None for r in rows):
@@ -97,14 +75,14 @@ def write(rows: list[dict], full: bool) -> Path:
 
     path = ROOT / "notebooks" / "workshop" / ("timing_full.md" if full else "timing.md")
     measured = {r["notebook"]: r for r in rows}
-    if not full and path.is_file():                            # with --only the other rows stay
-        for name, failed, *numbers in re.findall(r"^\| (\S+\.ipynb)( \(\*\*failed\*\*\))? \| ([\d,]+) \| ([\d,]+) \| (\d+) \|", path.read_text(encoding="utf-8"), flags=re.M):
-            seconds, peak, figures = (int(n.replace(",", "")) for n in numbers)
+    if path.is_file():                                         # with --only the other rows stay
+        for name, failed, *numbers in re.findall(r"^\| (\S+\.ipynb)( \(\*\*failed\*\*\))? \| ([\d,]+) \|(?: ([\d,]+) \|)? (\d+) \|$", path.read_text(encoding="utf-8"), flags=re.M):
+            seconds, peak, figures = (int(n.replace(",", "")) if n else None for n in numbers)
             measured.setdefault(name, {"notebook": name, "seconds": seconds, "peak_mib": peak, "figures": figures, "error": failed.strip()})
     names = [p.relative_to(ROOT / "notebooks").as_posix() for p in notebooks()]
     rows = [measured[n] for n in names if n in measured]
     mode = "at full length" if full else "in smoke mode (the short version that the tests run)"
-    made = "`make book` and `minglm workshop timing --book --write`" if full else "`minglm workshop timing --write`"
+    made = f"`minglm workshop timing {'--full ' if full else ''}--write`"
     path.write_text(f"# How long the notebooks take\n\nEvery notebook {mode}, one after the other, kernel start included. Made by\n"
                     f"{made} on {machine.cpu_name()}, {os.cpu_count()} cores.\n\n{table(rows)}\n", encoding="utf-8")
     return path
