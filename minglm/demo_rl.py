@@ -14,7 +14,7 @@ from pathlib import Path
 RECIPE = "long_tail"
 OVER_SAMPLING = 1.5         # APRIL starts this many times the groups of a batch
 SIZES = {                   # updates of each mode; keys of the recipe and of its warm start that differ
-    "mini": dict(updates=24, rules={}, warm=dict(steps=80)),
+    "mini": dict(updates=16, rules={}, warm=dict(steps=40)),
     "nano": dict(updates=5, rules=dict(max_new_tokens=40, batch_groups=4, group_size=4), warm=dict(steps=2, batch_size=2, seq_len=64, longest=40,
                                       model=dict(hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_intermediate_size=16, max_position_embeddings=512))),
 }

@@ -93,7 +93,9 @@ def profile_of(run: Path) -> Profile:
         given = read_document(run / "profile.json")
         try:
             points = tuple((float(b), float(s)) for b, s in sorted(given["decode_step_s"]))
-            found = Profile(DecodeCurve(points), *(float(given.get(k, 0.0)) for k in ("prefill_s_per_token", "prefill_fixed_s")),
+            slower = dict(sorted((float(b), float(s)) for b, s in given.get("decode_choosing_s", ())))
+            beyond = tuple((b, max(0.0, slower[b] - s)) for b, s in points) if all(b in slower for b, _ in points) else ()
+            found = Profile(DecodeCurve(points, beyond=beyond), *(float(given.get(k, 0.0)) for k in ("prefill_s_per_token", "prefill_fixed_s")),
                             float(given["train_s_per_token"]), *(float(given.get(k, 0.0)) for k in ("train_fixed_s", "push_s")), source="profile.json")
         except (KeyError, TypeError, ValueError) as err:
             raise InputError(f"{run / 'profile.json'}: {err} is missing or not a number; needs decode_step_s, train_s_per_token and more") from None

@@ -3,7 +3,8 @@
 `python -m minglm.rl.profile --init-from RUN [--recipe NAME] --out runs/NAME/profile.json` writes:
 
     decode_step_s        [[batch, seconds], …]: one decode step of the engine with so many running, at `decode_context` tokens
-    decode_context       tokens in each sequence while those were measured
+    decode_context       tokens in each sequence while those were measured, below the model's index_topk
+    decode_choosing_s    the same table with more tokens than index_topk in each sequence, so that keys are chosen
     decode_by_context_s  [[context, seconds], …] at the largest batch
     prefill_s_per_token, prefill_fixed_s   reading in N tokens takes fixed + per token · N (one call of at most 512 tokens)
     train_s_per_token, train_fixed_s       an update on N tokens, prompts included, takes fixed + per token · N
@@ -54,7 +55,8 @@ def profile(init_from: str | Path, settings: Settings, busy: bool = False) -> di
     torch.set_num_threads(settings.threads)
     model, tokenizer, _ = load_model(init_from)
     limit = model.config.max_position_embeddings
-    context = min(64, limit // 4)
+    topk = model.config.index_topk
+    context = max(4, min(64, limit // 4, topk - 2 * REPEATS - 10))
     batches = [b for b in BATCHES if b <= settings.max_batch]
 
     def engine_at(batch: int, length: int, new: int) -> Engine:
@@ -74,6 +76,8 @@ def profile(init_from: str | Path, settings: Settings, busy: bool = False) -> di
         return statistics.median(times[3:])
 
     out: dict = {"decode_context": context, "decode_step_s": [[b, decode(b, context)] for b in batches]}
+    if topk + 8 * REPEATS < limit:
+        out["decode_choosing_s"] = [[b, decode(b, topk + 1)] for b in batches]
     out["decode_by_context_s"] = [[n, decode(batches[-1], n)] for n in (16, 64, 128, 256, 512) if n + 3 * REPEATS + 40 <= limit]
     if busy:
         with _trainer_beside(init_from, settings):
