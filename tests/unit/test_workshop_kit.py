@@ -141,29 +141,6 @@ def test_make_lab_shows_the_whole_project_and_asks_nothing():
     assert kept["@jupyterlab/apputils-extension:notification"] == {"fetchNews": "false", "checkForUpdates": False}
 
 
-def test_seconds_of_the_book_are_read_and_written(tmp_path, monkeypatch):
-    import pickle
-    import types
-
-    from minglm import book
-
-    monkeypatch.setattr(book, "TARGET", tmp_path)
-    monkeypatch.setattr(book.seconds, "__defaults__", (tmp_path,))
-    with pytest.raises(InputError, match="no book there"):
-        timing.from_book()
-    for part in ("learn", "scale"):
-        (tmp_path / part).mkdir()
-        (tmp_path / part / "one.ipynb").write_text(json.dumps({"cells": [{"cell_type": "code", "source": ["show(fig, 'a')\n", "show(fig, 'b')\n"]}]}))
-    (tmp_path / "_build" / ".doctrees").mkdir(parents=True)
-    kept = types.SimpleNamespace(nb_metadata={"scale/one": {"exec_data": {"runtime": 3.21}}, "learn/one": {"exec_data": {"runtime": 61.0}}, "intro": {}})
-    (tmp_path / "_build" / ".doctrees" / "environment.pickle").write_bytes(pickle.dumps(kept))
-    rows = timing.from_book()
-    assert [(r["notebook"], r["seconds"], r["figures"], r["error"]) for r in rows] == [("learn/one.ipynb", 61.0, 2, ""), ("scale/one.ipynb", 3.2, 2, "")]
-    assert "| together | 64 | 4 |" in timing.table(rows)
-    with pytest.raises(InputError, match="does not hold it"):
-        slides.executed(tmp_path / "learn" / "one.ipynb")
-
-
 @pytest.mark.parametrize("argv,code,part", [(["workshop", "build", "--check"], 0, "what their sources give"),
                                             (["workshop", "collect", "nowhere"], 2, "no results there"),
                                             (["workshop", "kernels", "--count", "-1"], 2, "--count -1"),
