@@ -128,11 +128,9 @@ class MLA(nn.Module):
         T, S, D = q.shape[1], k.shape[1], q.shape[3]
         width = max(D, self.Dv)
         q, k, v = (F.pad(t, (0, width - t.shape[-1])) if t.shape[-1] < width else t for t in (q, k, v))
-        if mask is not None:
-            pass
-        elif view.doc_start is not None:
+        if mask is None and view.doc_start is not None:
             mask = torch.stack([visible(T, view.offset, S, start, q.device) for start in view.doc_start]).unsqueeze(1)
-        elif view.offset:
+        elif mask is None and view.offset:
             mask = visible(T, view.offset, S, None, q.device)
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
                                              is_causal=mask is None, scale=self.scale)

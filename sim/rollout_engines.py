@@ -73,7 +73,7 @@ class DecodeCurve:
 
     def times(self, factor: float) -> DecodeCurve:
         """The same curve, `factor` slower."""
-        return DecodeCurve(tuple((b, s * factor) for b, s in self.points), tuple((b, s * factor) for b, s in self.slopes))
+        return DecodeCurve(*(tuple((b, s * factor) for b, s in pairs) for pairs in (self.points, self.slopes, self.beyond)))
 
 
 def _interpolate(points: Sequence[tuple[float, float]], b: float) -> float:

@@ -64,6 +64,11 @@ def test_rates_are_found_in_a_log(tmp_path):
     assert found.overhead_s == pytest.approx(0.2, abs=0.05)
 
 
+def test_a_slower_curve_is_slower_in_all_its_parts():
+    slow = CHOOSING.times(2.0)
+    assert slow.seconds(33) == pytest.approx(2 * CHOOSING.seconds(33)) and slow.beyond_topk(33) == pytest.approx(2 * CHOOSING.beyond_topk(33))
+
+
 def test_what_choosing_keys_costs_is_found_too_and_predicts_other_modes(tmp_path):
     runs = [write_run(tmp_path / "rates", "sync", 0, 8, topk=TOPK), write_run(tmp_path / "sync", "sync", 1, 12, topk=TOPK),
             write_run(tmp_path / "april", "april", 2, 12, over_sampling=24, topk=TOPK)]
