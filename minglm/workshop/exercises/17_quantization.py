@@ -57,4 +57,4 @@ check("17.size_gib", size_gib)
 # %% [markdown]
 # Try `size_gib(744e9, 4, 128)` and `size_gib(744e9, 16, 1, 0)`. How many chips of 64 GiB does each need, with nothing else in memory?
 #
-# That was the last sheet; solutions are in `notebooks/workshop/solutions/`. Go on with the simulator: [`scale/00_chips_and_rooflines`](../../scale/00_chips_and_rooflines.ipynb).
+# **Next:** [exercises 18](18_past_one_machine.ipynb).

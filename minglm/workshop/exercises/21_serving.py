@@ -1,0 +1,67 @@
+# %% [markdown]
+# # Exercises 21: promises to readers
+#
+# **You will learn** to say how long the unlucky wait, whom a server may let in, and how much of its output keeps what was promised.
+#
+# **Time:** 30 minutes. **You need:** [`21_serving`](../../learn/21_serving.ipynb).
+# %%
+from minglm.workshop import check
+
+
+# %% [markdown]
+# ## 1. The unlucky
+#
+# The p-th percentile is the smallest of the measured values for which at least p in a hundred of all values are no larger. Of 200 waits, the 99th percentile is the 198th in rising order: two people waited longer. `p` is a whole number from 1 to 100.
+# %%
+def percentile(values, p):
+    """([0.3, 0.1, 0.2, 9.0], 50) -> 0.2"""
+    ### BEGIN SOLUTION
+    rank = -(-p * len(values) // 100)                # rounded up
+    return sorted(values)[rank - 1]
+    ### END SOLUTION
+# %%
+check("21.percentile", percentile)
+# %% [markdown]
+# A page of a web shop asks the server ten times and is ready when the last answer is there. About which share of pages meets the 99th percentile of single answers?
+#
+# ## 2. Who may come in
+#
+# A cache is cut into pages of `page` tokens, `free` of them are free. A request `(prompt, new)` may grow to prompt + new tokens, and its pages are set aside when it enters, so that nobody has to be thrown out halfway. Those who came first enter first: if the next in the queue does not fit, it waits, and everybody behind it waits too.
+#
+# Give the numbers of pages of those who enter, in order.
+# %%
+def admit(queue, free, page):
+    """([(100, 28), (10, 10)], 5, 64) -> [2, 1]"""
+    ### BEGIN SOLUTION
+    out = []
+    for prompt, new in queue:
+        need = -(-(prompt + new) // page)
+        if need > free:
+            break
+        free -= need
+        out.append(need)
+    return out
+    ### END SOLUTION
+# %%
+check("21.admit", admit)
+# %% [markdown]
+# ## 3. What counts
+#
+# A server that makes many tokens and lets everyone wait has a high throughput and unhappy readers. *Goodput* counts only answers that kept **both** promises: the first token after at most `ttft` seconds, each further one after at most `tpot` seconds on average.
+#
+# `answers` is a list of `(first, last, tokens)`: seconds from the question to the first and to the last token, and how many tokens there were (a single token keeps the second promise). All this happened in `seconds` seconds. Give the tokens per second of answers that kept both.
+# %%
+def goodput(answers, ttft, tpot, seconds):
+    """([(0.5, 10.5, 101), (3.0, 4.0, 50)], 1.0, 0.2, 20.0) -> 5.05: the second one began too late"""
+    ### BEGIN SOLUTION
+    kept = 0
+    for first, last, tokens in answers:
+        each = (last - first) / (tokens - 1) if tokens > 1 else 0.0
+        if first <= ttft and each <= tpot:
+            kept += tokens
+    return kept / seconds
+    ### END SOLUTION
+# %%
+check("21.goodput", goodput)
+# %% [markdown]
+# That was the last sheet; solutions are in `notebooks/workshop/solutions/`. Go on with the simulator: [`scale/00_chips_and_rooflines`](../../scale/00_chips_and_rooflines.ipynb).
