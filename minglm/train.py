@@ -66,20 +66,25 @@ def train(recipe: Recipe, run_dir: str | Path, init_from: str | Path | None = No
         return run.train(recipe, run_dir, init_from, resume, progress, device, parallel)
     device = gpu_device.resolve(device)
     _claim(run_dir, recipe, resume)
-    with deterministic():
+    with deterministic(compiled=recipe.compile):
         return _Run(recipe, run_dir, init_from, device).loop(progress)
 
 
 @contextlib.contextmanager
-def deterministic():
-    """Ask torch for the same result every time, without its habit of filling fresh memory, which costs time."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+def deterministic(compiled: bool = False):
+    """Ask torch for the same result every time, without its habit of filling fresh memory, which costs time.
+
+    `compiled`: ask torch's compiler too. That imports it, a second in every process, which nothing else here needs.
+    """
+    before = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("warn")
+    if compiled:
+        torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.set_deterministic_debug_mode(before[0])
         torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 

@@ -53,8 +53,7 @@ class Trainer:
         for name, p in self.model.named_parameters():
             p.requires_grad_(".indexer." not in name and not name.startswith("mtp."))
         self.optimizer = self._new_optimizer()
-        with deterministic():              # imports torch's compiler the first time, which would count as the first update's time
-            beat()
+        beat()
         if resumed:
             self.optimizer.load_state_dict(resumed.optimizer)
             resumed.restore_rng()
