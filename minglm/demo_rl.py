@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 RECIPE = "long_tail"
-OVER_SAMPLING = 1.5         # APRIL starts this many times the groups of a batch
+OVER_SAMPLING = 2           # APRIL starts this many times the groups of a batch
 SIZES = {                   # updates of each mode; keys of the recipe and of its warm start that differ
     "mini": dict(updates=16, rules={}, warm=dict(steps=40)),
     "nano": dict(updates=5, rules=dict(max_new_tokens=40, batch_groups=4, group_size=4), warm=dict(steps=2, batch_size=2, seq_len=64, longest=40,
@@ -28,7 +28,7 @@ def rounds(run_dir: Path, size: str = "mini", progress: bool = True) -> dict[str
 
     plan = SIZES[size]
     values = recipes.read(RECIPE) | plan["rules"]
-    warm = {**values.pop("warm_start"), **plan["warm"], "task": values["task"], "difficulty": values["difficulty"]}
+    warm = {**values.pop("warm_start"), **plan["warm"], "task": values["task"], "difficulty": values["difficulty"], "tail": values.get("tail")}
     show = (lambda line: print(line, file=sys.stderr, flush=True)) if progress else lambda line: None
     start = warm_start(WarmStart(**warm), run_dir / "warm_start", show, threads=2)
     modes = {"sync": {}, "april": {"over_sampling": round(OVER_SAMPLING * values["batch_groups"])}}

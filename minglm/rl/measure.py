@@ -23,7 +23,7 @@ from minglm.rl import settings as recipes
 
 REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}       # two-sided 95% t quantiles by number of seeds
-SPEED_MODES = {"sync": {}, "april": {"over_sampling": 24}, "async": {"eta": 2.0}}
+SPEED_MODES = {"sync": {}, "april": {"over_sampling": 16}, "async": {"eta": 2.0}}
 ETAS = (0, 2, 8)
 USES = {"naive": "naive", "corrected": "decoupled_ppo"}
 

@@ -7,13 +7,14 @@
     decode_choosing_s    the same table with more tokens than index_topk in each sequence, so that keys are chosen
     decode_by_context_s  [[context, seconds], …] at the largest batch
     prefill_s_per_token, prefill_fixed_s   reading in N tokens takes fixed + per token · N (one call of at most 512 tokens)
-    train_s_per_token, train_fixed_s       an update on N tokens, prompts included, takes fixed + per token · N
+    train_fixed_s, train_s_per_token, train_s_per_square   an update takes fixed + per token · N + per square · Σ n², rows of n
+                         tokens, prompts included, N in all: attention grows with the square, and so does padding behind short rows
+    beside               how many times slower a decode step is while the other process trains, as in asynchronous modes
     push_s               writing a weights file and loading it into a running engine
     step_overhead_s      one message from coordinator to worker and back
     parameters, max_batch, threads         of the model and the settings it was measured with
 
-Two threads measure at once where `busy` is asked for: then the other core trains meanwhile, as in asynchronous modes, and
-decode_step_busy_s holds the same table under that load. Times are medians of repetitions.
+Times are medians of repetitions. decode_step_busy_s is the first table measured again beside a process that trains.
 """
 from __future__ import annotations
 
@@ -45,7 +46,20 @@ def line_fit(points: list[tuple[float, float]]) -> tuple[float, float]:
     return slope, my - slope * mx
 
 
-def profile(init_from: str | Path, settings: Settings, busy: bool = False) -> dict:
+def surface_fit(points: list[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """(fixed, per token, per square), none below 0, of (tokens, squares, seconds); relative errors weighed alike."""
+    import numpy as np
+    table, seconds = np.array([(1.0, n, q) for n, q, _ in points]), np.array([s for *_, s in points])
+    kept = [0, 1, 2]
+    while True:
+        found = np.linalg.lstsq(table[:, kept] / seconds[:, None], np.ones(len(points)), rcond=None)[0]
+        worst = int(found.argmin())
+        if found[worst] >= 0:
+            return tuple(float(dict(zip(kept, found)).get(i, 0.0)) for i in range(3))
+        del kept[worst]
+
+
+def profile(init_from: str | Path, settings: Settings) -> dict:
     """The table above as a dict."""
     import torch
 
@@ -79,12 +93,12 @@ def profile(init_from: str | Path, settings: Settings, busy: bool = False) -> di
     if topk + 8 * REPEATS < limit:
         out["decode_choosing_s"] = [[b, decode(b, topk + 1)] for b in batches]
     out["decode_by_context_s"] = [[n, decode(batches[-1], n)] for n in (16, 64, 128, 256, 512) if n + 3 * REPEATS + 40 <= limit]
-    if busy:
-        with _trainer_beside(init_from, settings):
-            out["decode_step_busy_s"] = [[b, decode(b, context)] for b in batches]
+    with _trainer_beside(init_from, settings):
+        out["decode_step_busy_s"] = [[b, decode(b, context)] for b in batches]
+    out["beside"] = statistics.median(slow / alone for (_, slow), (_, alone) in zip(out["decode_step_busy_s"], out["decode_step_s"]))
     out["prefill_s_per_token"], out["prefill_fixed_s"] = line_fit([_prefill(model, n) for n in (8, 32, 96, 256, 480) if n < limit])
     points, push = _train(init_from, settings)
-    out["train_s_per_token"], out["train_fixed_s"] = line_fit(points)
+    out["train_fixed_s"], out["train_s_per_token"], out["train_s_per_square"] = surface_fit(points)
     return out | {"push_s": push, "step_overhead_s": _round_trip(), "parameters": model.config.num_params(mtp=True),
                   "max_batch": settings.max_batch, "threads": settings.threads}
 
@@ -108,15 +122,17 @@ def _groups(settings: Settings, samples: int, length: int) -> list[dict]:
     return [{"prompt": [0, 4, 20, 30, 5], "samples": rows[i:i + settings.group_size]} for i in range(0, samples, settings.group_size)]
 
 
-def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float, float]], float]:
-    """(tokens, seconds) of updates of several sizes, and seconds of a push from the trainer into an engine."""
+def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float, float, float]], float]:
+    """(tokens, squares, seconds) of updates of several sizes, and seconds of a push from the trainer into an engine."""
     from minglm.rl.trainer import Trainer
     from minglm.rl.worker import RolloutWorker
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(settings.changed(routing_replay=False).to_dict(), folder, str(init_from))
         worker, points, pushes, update = RolloutWorker(settings.to_dict(), [1]), [], [], 0
-        for samples, length in ((8, 16), (32, 30), (64, 30), (64, 90), (96, 120)):
+        longest = trainer.config.max_position_embeddings - 8
+        for samples, length in ((8, 16), (32, 30), (64, 30), (64, 90), (96, 120), (8, 200), (8, 350)):
+            length = min(length, longest)
             samples = -(-samples // settings.group_size) * settings.group_size
             times = []
             for _ in range(4):
@@ -130,7 +146,7 @@ def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float,
                                     "max_len": trainer.config.max_position_embeddings}))
                 pushes.append(written + time.perf_counter() - started)
                 times.append(reply["seconds"])
-            points.append((float(samples * (length + 5)), statistics.median(times[1:])))
+            points.append((float(samples * (length + 5)), float(samples * (length + 5) ** 2), statistics.median(times[1:])))
     return points, statistics.median(pushes[2:])
 
 
@@ -176,10 +192,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--init-from", required=True, help="run folder of the model")
     parser.add_argument("--recipe", default="long_tail", help="RL recipe, for max_batch, group_size and threads")
     parser.add_argument("--out", required=True, help="where to write, such as runs/rl/profile.json")
-    parser.add_argument("--busy", action="store_true", help="measure decoding also while the other core trains")
     args = parser.parse_args(argv)
     try:
-        found = profile(args.init_from, load(args.recipe), args.busy)
+        found = profile(args.init_from, load(args.recipe))
     except InputError as err:
         print(err, file=sys.stderr)
         return 2

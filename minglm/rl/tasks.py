@@ -40,7 +40,8 @@ LONG_TAIL = 1.15               # σ of the logarithm of the number of steps: the
 MAX_STEPS = 80                 # the cap on steps, as an engine has a cap on tokens
 MAX_DIFFICULTY = 8
 HELD_OUT_OF_FIVE = 1           # prompts whose hash falls in this many fifths are held out
-LABELS = "abcdefghijklmnopqrstuvwABCDEFGHIJKLMNOPQRSTUVW"
+# One for each step, so that none repeats; those that also are letters, operations or brackets of some task come last.
+LABELS = "abcdefghijklmnopqrstuvwABCDEFGHIJKLMNOPQRSTUVWXYZ" + "$&'*,-./;=@_`|" + "xyz~<>^+!%:()[]{}"
 
 
 @dataclass(frozen=True)
