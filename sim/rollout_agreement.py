@@ -38,6 +38,8 @@ class Profile:
     push_s: float
     overhead_s: float = 0.0
     source: str = ""
+    train_s_per_square: float = 0.0
+    beside: float = 1.0
 
 
 def settings_of(run: Path) -> Mapping:
@@ -70,8 +72,7 @@ def logged_lengths(run: Path) -> tuple[Lengths, float]:
         groups.setdefault(int(row["group"] or 0), []).append(row)
     kept = sum(rows[0].get("fate", "ready") == "ready" for rows in groups.values()) / len(groups)
     table = tuple(tuple(max(1, r["length"]) for r in groups[i]) for i in sorted(groups))
-    prompts = [r["prompt"] for rows in groups.values() for r in rows]
-    return Lengths(groups=table, prompt=round(sum(prompts) / len(prompts))), kept
+    return Lengths(groups=table, prompts=tuple(round(groups[i][0]["prompt"]) for i in sorted(groups))), kept
 
 
 def case_of(run: Path, profile: Profile) -> Case:
@@ -84,7 +85,8 @@ def case_of(run: Path, profile: Profile) -> Case:
     return Case(policy, s["group_size"], lengths, s.get("rollout_workers", 1), profile.curve, profile.prefill_s_per_token, profile.prefill_fixed_s,
                 max_running=s.get("max_batch"), train_s_per_token=profile.train_s_per_token, train_fixed_s=profile.train_fixed_s, push_s=profile.push_s,
                 overhead_s=profile.overhead_s, topk=_index_topk(run), keep=max(kept, 0.01) if kept < 1 else 1.0, keep_cache=not s.get("refresh_on_push") if continuous else bool(s.get("keep_cache")),
-                strict=bool(s.get("strict", False)), steps=updates, warmup=WARMUP, train_chips=1, name=run.name)
+                strict=bool(s.get("strict", False)), steps=updates, warmup=WARMUP, train_chips=1, name=run.name,
+                train_s_per_square=profile.train_s_per_square, beside=profile.beside, share_prompts=True)
 
 
 def profile_of(run: Path) -> Profile:
@@ -96,7 +98,8 @@ def profile_of(run: Path) -> Profile:
             slower = dict(sorted((float(b), float(s)) for b, s in given.get("decode_choosing_s", ())))
             beyond = tuple((b, max(0.0, slower[b] - s)) for b, s in points) if all(b in slower for b, _ in points) else ()
             found = Profile(DecodeCurve(points, beyond=beyond), *(float(given.get(k, 0.0)) for k in ("prefill_s_per_token", "prefill_fixed_s")),
-                            float(given["train_s_per_token"]), *(float(given.get(k, 0.0)) for k in ("train_fixed_s", "push_s")), source="profile.json")
+                            float(given["train_s_per_token"]), *(float(given.get(k, 0.0)) for k in ("train_fixed_s", "push_s")), source="profile.json",
+                            train_s_per_square=float(given.get("train_s_per_square", 0.0)), beside=max(1.0, float(given.get("beside", 1.0))))
         except (KeyError, TypeError, ValueError) as err:
             raise InputError(f"{run / 'profile.json'}: {err} is missing or not a number; needs decode_step_s, train_s_per_token and more") from None
     else:
@@ -148,12 +151,14 @@ def _from_log(run: Path) -> Profile:
     updates = logged_events(run, "update")[1:]
     if len(updates) < 2:
         raise InputError(f"{run}: fewer than 3 updates in events.jsonl; give a longer run")
-    prompt = sum(r["prompt"] for r in rows) / len(rows)
-    size = settings_of(run)["batch_groups"] * settings_of(run)["group_size"]
-    base, rate = _line([(u["tokens"] + prompt * size, u["train_s"]) for u in updates])
+    squares: dict[int, float] = {}
+    for row in rows:
+        index = int(row["group"] or 0)
+        squares[index] = squares.get(index, 0.0) + (row["prompt"] + row["length"]) ** 2
+    base, rate, square = _not_negative([((1.0, float(u["tokens"]), sum(squares.get(i, 0.0) for i in u.get("groups", ()))), u["train_s"]) for u in updates])
     pushes = [e["seconds"] for e in logged_events(run, "pushed")] or [0.0]
     push = sum(pushes) / len(pushes) + sum(u.get("push_s", 0.0) for u in updates) / len(updates)
-    return Profile(curve, 0.0, fixed / max(1, most), rate, base, push, source="log")
+    return Profile(curve, 0.0, fixed / max(1, most), rate, base, push, source="log", train_s_per_square=square)
 
 
 def logged_events(run: Path, kind: str) -> list[dict]:
@@ -201,16 +206,6 @@ def _least_squares(points: Sequence[tuple[Sequence[float], float]]) -> list[floa
     return [m[i][n] / m[i][i] / scale[i] for i in range(n)]
 
 
-def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """(fixed, per unit) of a straight line; all of it per unit where the slope or the rest would be negative."""
-    n = len(points)
-    mx, my = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
-    spread = sum((x - mx) ** 2 for x, _ in points)
-    slope = sum((x - mx) * (y - my) for x, y in points) / spread if spread else 0.0
-    fixed = my - slope * mx
-    return (0.0, my / mx) if slope <= 0 or fixed < 0 else (fixed, slope)
-
-
 def agree(runs: Sequence[str | Path]) -> dict:
     """Measured, predicted and error of the mean step of every run, and of the gain of each mode over sync.
 
@@ -234,13 +229,13 @@ def agree(runs: Sequence[str | Path]) -> dict:
             gains.append({"run": row["run"], "mode": row["mode"], "over": sync["run"], "measured": m, "predicted": p, "error": p - m})
     curve = profile.curve
     return {"profile": {"from": folders[0].name, "source": profile.source, "decode_s": [[b, s] for b, s in curve.points], "beyond_s": [[b, s] for b, s in curve.beyond] or [[1, 0.0]], "train_s_per_token": profile.train_s_per_token,
-                        "train_fixed_s": profile.train_fixed_s, "push_s": profile.push_s, "overhead_s": profile.overhead_s}, "rows": rows, "gains": gains}
+                        "train_fixed_s": profile.train_fixed_s, "train_s_per_square": profile.train_s_per_square, "beside": profile.beside, "push_s": profile.push_s, "overhead_s": profile.overhead_s}, "rows": rows, "gains": gains}
 
 
 def table_text(report: Mapping) -> str:
     p = report["profile"]
     lines = [f"rates from {p['from']} ({p['source']}): a token takes " + ", ".join(f"{1e3 * s:.3g} ms with {b:g} running" for b, s in p["decode_s"]) + f", {1e3 * p['beyond_s'][-1][1]:.3g} ms more once keys are chosen"
-             + f"; update {p['train_fixed_s']:.3g} s + {1e6 * p['train_s_per_token']:.3g} µs a token; push {1e3 * p['push_s']:.3g} ms; {p['overhead_s']:.3g} s a step beside", "",
+             + f"; update {p['train_fixed_s']:.3g} s + {1e6 * p['train_s_per_token']:.3g} µs a token + {1e9 * p['train_s_per_square']:.3g} ns times the squared length of each row; push {1e3 * p['push_s']:.3g} ms; {p['overhead_s']:.3g} s a step beside", "",
              f"{'run':28} {'mode':6} {'updates':>8} {'mean length':>12} {'measured s':>11} {'predicted s':>12} {'error':>8}"]
     for r in report["rows"]:
         lines.append(f"{r['run'][:28]:28} {r['mode']:6} {r['updates']:>8} {r['mean_length']:>12.1f} {r['measured']:>11.3f} {r['predicted']:>12.3f} {100 * r['error']:>+7.1f}%"

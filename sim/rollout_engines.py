@@ -113,14 +113,15 @@ class Engine:
     """The state of one engine and its arithmetic; `sim.rollouts` owns the events."""
 
     __slots__ = ("id", "curve", "prefill_s", "prefill_fixed_s", "kv_limit", "max_running", "keep_cache", "v", "t", "resume", "heap", "queue", "kv", "n",
-                 "marks", "serial", "order", "timer", "busy_s", "tokens", "blocked", "held", "reprefilled", "preemptions", "target", "topk")
+                 "marks", "serial", "order", "timer", "busy_s", "tokens", "blocked", "held", "reprefilled", "preemptions", "target", "topk", "share", "slow")
 
     def __init__(self, id: int, curve: DecodeCurve, prefill_s: float = 0.0, prefill_fixed_s: float = 0.0, kv_limit: float | None = None,
-                 max_running: int | None = None, keep_cache: bool = False, topk: float | None = None):
+                 max_running: int | None = None, keep_cache: bool = False, topk: float | None = None, share_prompts: bool = False):
         self.topk = topk or math.inf                 # context of the longest request from which on a step costs `beyond` more
         self.id, self.curve, self.prefill_s, self.prefill_fixed_s = id, curve, prefill_s, prefill_fixed_s
         self.kv_limit, self.max_running = kv_limit or math.inf, max_running or 1 << 60
-        self.keep_cache = keep_cache
+        self.keep_cache, self.share = keep_cache, share_prompts
+        self.slow = 1.0                              # times its usual seconds, while another process has part of the machine
         self.v = self.t = self.resume = 0.0          # token clock; time it was read; decoding goes on from `resume`
         self.heap: list[tuple[float, int, Trajectory]] = []
         self.queue: deque[Trajectory] = deque()
@@ -146,7 +147,7 @@ class Engine:
             left = now - start
             if left > 0.0:
                 a = self._seconds(n)
-                c = self.curve.slope(n) * n
+                c = self.curve.slope(n) * n * self.slow
                 x = left / a if c <= 0.0 else 2.0 * left / (a + math.sqrt(a * a + 2.0 * c * left))
                 self._tick(x)
         self.t = now
@@ -159,7 +160,9 @@ class Engine:
     def _seconds(self, n: int) -> float:
         """Seconds of a tick now."""
         now = self.curve.base(n) + self.curve.slope(n) * self.kv
-        return now if self.topk == math.inf or self._until_selection() > 0.0 else now + self.curve.beyond_topk(n)
+        if self.topk < math.inf and self._until_selection() <= 0.0:
+            now += self.curve.beyond_topk(n)
+        return now * self.slow
 
     def _tick(self, x: float) -> None:
         self.v += x
@@ -184,7 +187,7 @@ class Engine:
         if self.topk < math.inf and 0.0 < (until := self._until_selection()) < x:
             x, self.target = until, SELECTION
         a = self._seconds(n)
-        dt = a * x + self.curve.slope(n) * n * x * x / 2.0
+        dt = a * x + self.curve.slope(n) * n * self.slow * x * x / 2.0
         return (now if now > self.resume else self.resume) + dt
 
     def fire(self, now: float) -> list[Trajectory]:
@@ -246,7 +249,7 @@ class Engine:
         """Start queued requests while they fit; the engine must be at `now`. Returns how many."""
         if self.blocked or self.held:
             return 0
-        queue, count = self.queue, 0
+        queue, count, called, read = self.queue, 0, False, set()
         if not self.n:
             self.order.clear()
         while queue and self.n < self.max_running:
@@ -259,6 +262,13 @@ class Engine:
             if not kept:
                 self.reprefilled += trajectory.done
                 cost = self.prefill_fixed_s + self.prefill_s * need
+                if self.share:
+                    if called:                       # one call for all that come together
+                        cost -= self.prefill_fixed_s
+                    if not trajectory.done and trajectory.group in read:
+                        cost = 0.0                   # its siblings' prompt is the same: their cache is copied
+                    called = True
+                    read.add(trajectory.group)
                 if cost:
                     self.resume = (self.resume if self.resume > now else now) + cost
             self.n += 1

@@ -34,6 +34,7 @@ class Lengths:
     """Response lengths in tokens. Exactly one of three: log-normal (`sigma` > 0 or fixed), `values`, or `groups`.
 
     groups: lengths of whole groups, taken in order and again from the start; nothing is drawn.
+    prompts: the prompt of each of those groups; empty where all have `prompt` tokens.
     """
 
     median: float = 1.0
@@ -43,6 +44,7 @@ class Lengths:
     prompt: int = 0
     values: tuple[int, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
+    prompts: tuple[int, ...] = ()
 
     @classmethod
     def lognormal(cls, mean: float | None = None, cap: int = LONGEST, sigma: float | None = None, percentile: tuple[float, float] | None = None,
@@ -108,6 +110,10 @@ class Lengths:
             return [table[min(n - 1, int(_NORMAL.cdf(common + own * gauss(0.0, 1.0)) * n))] for _ in range(size)]
         median, sigma, cap, exp = self.median, self.sigma, self.cap, math.exp
         return [min(cap, max(1, round(median * exp(sigma * (common + own * gauss(0.0, 1.0)))))) for _ in range(size)]
+
+    def prompt_of(self, index: int) -> int:
+        """Prompt tokens of the group of that index."""
+        return self.prompts[index % len(self.prompts)] if self.prompts else self.prompt
 
     def mean(self) -> float:
         if self.groups:

@@ -41,6 +41,9 @@ class Case:
     watch: int = 0                      # engines whose batch is recorded for the picture
     name: str = "rollouts"
     topk: int | None = None             # keys that sparse attention reads, for a curve that knows what choosing them costs (`beyond`)
+    train_s_per_square: float = 0.0     # times the sum of squared row lengths: attention, and padding behind short rows
+    beside: float = 1.0                 # where rollout and trainer share a machine: each is so many times slower while the other works
+    share_prompts: bool = False         # samples of a group admitted together read their prompt in once, one call for all
 
     @property
     def chips(self) -> int:
@@ -53,7 +56,7 @@ class Case:
 
     def check(self) -> Case:
         """Raises InputError for what cannot run."""
-        longest = self.lengths.longest + self.lengths.prompt
+        longest = self.lengths.longest + max(self.lengths.prompts, default=self.lengths.prompt)
         for name, low in (("group", 1), ("engines", 1), ("parts", 1), ("steps", 1), ("warmup", 0), ("chips_per_engine", 0), ("train_chips", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:

@@ -51,7 +51,7 @@ class _Run:
     def __init__(self, case: Case):
         self.case, self.policy, self.env = case, case.policy, simpy.Environment()
         self.rng = random.Random(case.seed)
-        self.engines = [Engine(i, case.curve, case.prefill_s_per_token, case.prefill_fixed_s, case.kv_limit, case.max_running, case.keep_cache, case.topk)
+        self.engines = [Engine(i, case.curve, case.prefill_s_per_token, case.prefill_fixed_s, case.kv_limit, case.max_running, case.keep_cache, case.topk, case.share_prompts)
                         for i in range(case.engines)]
         self.loads = [(0, i) for i in range(case.engines)]      # heap of (load, engine), stale entries skipped
         self.status, self.buffer = Status(), PartialBuffer()
@@ -96,7 +96,8 @@ class _Run:
         lengths = case.lengths.draw_group(self.rng, case.group, self.made)
         if case.keep < 1.0:
             group.kept = self.rng.random() < case.keep
-        group.samples = [Trajectory(group, n, case.lengths.prompt) for n in lengths]
+        prompt = case.lengths.prompt_of(self.made)
+        group.samples = [Trajectory(group, n, prompt) for n in lengths]
         group.left = len(lengths)
         self.made += 1
         return group
@@ -219,10 +220,17 @@ class _Run:
                     self._begin()
                 if policy.continuous:
                     self.refill()
-                tokens = sum(t.length + t.prompt for g in batch for t in g.samples)
-                seconds = case.train_fixed_s / case.parts + case.train_s_per_token * tokens + (case.overhead_s if last else 0.0)
+                rows = [t.length + t.prompt for g in batch for t in g.samples]
+                seconds = case.train_fixed_s / case.parts + case.train_s_per_token * sum(rows)
+                if case.train_s_per_square:
+                    seconds += case.train_s_per_square * sum(n * n for n in rows)
+                if case.beside > 1.0 and self.in_flight:
+                    seconds *= case.beside
+                seconds += case.overhead_s if last else 0.0
                 self.trainer_spans.append(("train", env.now, env.now + seconds))
+                self._slow_down(case.beside)
                 yield env.timeout(seconds)
+                self._slow_down(1.0)
                 trained += seconds
                 updates += 1
             self._book(used)
@@ -241,6 +249,16 @@ class _Run:
                     self.refill()
                 elif not policy.generates_ahead:
                     self._begin()
+
+    def _slow_down(self, factor: float) -> None:
+        """From now on every engine takes `factor` times its usual seconds: a trainer works beside it, or no longer."""
+        if self.case.beside == 1.0:
+            return
+        for engine in self.engines:
+            engine.advance(self.env.now)
+            engine.slow = factor
+            if engine.load:
+                self._plan(engine)
 
     def _begin(self) -> None:
         self.rolling, self.rolling_since = True, self.env.now

@@ -1,11 +1,12 @@
 """The simulator against the RL loop of this machine: rates from one run, every mode predicted at other lengths and another batch.
 
-The first run (synchronous, the recipe `long_tail`) gives the rates by its log. The others ask longer problems in larger
-batches; of them the simulator reads settings and lengths, and its mean step is compared with theirs. The machine should
-have nothing else to do: both sides are times.
+The rates are those of `minglm.rl.profile`; a first run (synchronous, the recipe `long_tail`) gives what a step costs beside.
+The others ask longer problems in larger batches; of them the simulator reads settings and lengths, and its mean step is
+compared with theirs. The machine should have nothing else to do: both sides are times.
 """
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -13,13 +14,14 @@ from pathlib import Path
 NAME = "agreement"
 STEP_TARGET, GAIN_TARGET = 10.0, 10.0          # % of a step; points of gain over synchronous
 UPDATES = 30
-OTHER = dict(difficulty=[3, 4], batch_groups=24, seed=1)
-MODES = {"sync": {}, "ahead": {}, "async": {"eta": 2.0}, "april": {"over_sampling": 36}, "glm5": {"push_every": 2, "max_gap": 4}}
+OTHER = dict(difficulty=[2], batch_groups=12, seed=1)
+MODES = {"sync": {}, "ahead": {}, "async": {"eta": 2.0}, "april": {"over_sampling": 24}, "glm5": {"push_every": 2, "max_gap": 4}}
 
 
 def run() -> list[dict]:
     from minglm.rl import measure
     from minglm.rl import settings as recipes
+    from minglm.rl.profile import profile
     from minglm.rl.run import rl
     from sim.rollout_agreement import agree
 
@@ -31,6 +33,7 @@ def run() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         runs = [Path(folder) / "rates"]
         rl(recipes.load("long_tail", {"mode": "sync", "updates": UPDATES, "eval_problems": 0}), runs[0], start, show=show)
+        (runs[0] / "profile.json").write_text(json.dumps(profile(start, recipes.load("long_tail"))), encoding="utf-8")
         for mode, rules in MODES.items():
             runs.append(Path(folder) / mode)
             rl(recipes.load("long_tail", {"mode": mode, "updates": UPDATES, "eval_problems": 0, **OTHER, **rules}), runs[-1], start, show=show)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 NAME = "training"
 SEEDS = (0, 1, 2)
-STEPS, BATCH, SEQ = 110, 16, 128              # (a), per seed and model
+STEPS, BATCH, SEQ = 300, 16, 128              # (a), per seed and model
 SPARSE_STEPS, SPARSE_SEQ = 60, 512            # (b), each of warm-up, sparse and dense
 MOE_MARGIN, SPARSE_MARGIN = 0.0, 0.02         # nats of validation loss
 
@@ -43,8 +43,8 @@ def run() -> list[dict]:
     config = ModelConfig.named("mini")
     dense = equal_active_dense(config)
     dense_config = ModelConfig.named("mini", **dense)
-    common = dict(model="mini", batch_size=BATCH, seq_len=SEQ, steps=steps, lr=0.015, adam_lr=0.008, warmup_steps=max(1, steps // 10),
-                  val_every=steps, val_batches=16, checkpoint_every=steps, bias_rate=0.01, mtp_weight=0.0)
+    common = dict(model="mini", batch_size=BATCH, seq_len=SEQ, steps=steps, lr=0.015, adam_lr=0.015, warmup_steps=max(1, steps // 10),
+                  val_every=steps, val_batches=16, checkpoint_every=steps, bias_rate=0.003, mtp_weight=0.0)
     rows, losses = [], {"moe": [], "dense": []}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

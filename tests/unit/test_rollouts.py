@@ -182,3 +182,29 @@ def test_cost_needs_a_chip():
     cost = answer({"mode": "sync", "prompts": 8, "group": 4, "mean": 500, "max": 2000, "engines": 2, "chips_per_engine": 2, "chip": "h100", "model": "qwen3_8b", "train": 5})
     rent = cost["cost_per_million_trained_tokens"]["rent"]
     assert 0 < rent["low"] < rent["value"] < rent["high"]
+
+
+def test_each_group_has_its_own_prompt():
+    """Of two groups with prompts of 10 and 1000 tokens the trainer reads both, whatever their mean is."""
+    lengths = Lengths(groups=((5, 5), (7, 7)), prompts=(10, 1000))
+    case = Case(Policy("sync", batch_groups=1), 2, lengths, 1, DecodeCurve(((1, 0.01),)), train_s_per_token=0.001, train_s_per_square=1e-6, steps=2)
+    first, second = (s.train_s for s in simulate(case).steps)
+    assert first == pytest.approx(0.001 * 30 + 1e-6 * 2 * 15**2)
+    assert second == pytest.approx(0.001 * 2014 + 1e-6 * 2 * 1007**2)
+
+
+def test_a_shared_prompt_is_read_once():
+    curve = DecodeCurve(((1, 0.01),))
+    case = Case(Policy("sync", batch_groups=3), 4, Lengths(groups=((5,) * 4,), prompts=(100,)), 1, curve, prefill_s_per_token=0.001, prefill_fixed_s=0.5, steps=1)
+    alone = simulate(case).seconds
+    shared = simulate(replace(case, share_prompts=True)).seconds
+    assert alone - shared == pytest.approx(9 * 0.1 + 11 * 0.5)          # 3 of 12 prompts are read, in one call
+
+
+def test_who_works_beside_another_is_slower():
+    """Asynchronous: engine and trainer slow each other down; synchronous, they never meet."""
+    lengths = Lengths(groups=((20, 20),))
+    case = Case(Policy("async", batch_groups=2, eta=1), 2, lengths, 1, DecodeCurve(((1, 0.01),)), train_s_per_token=0.005, steps=6)
+    assert simulate(replace(case, beside=2.0)).seconds > 1.3 * simulate(case).seconds
+    alone = replace(case, policy=Policy("sync", batch_groups=2))
+    assert simulate(replace(alone, beside=2.0)).seconds == pytest.approx(simulate(alone).seconds)
