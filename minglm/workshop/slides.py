@@ -16,10 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "runs" / "workshop" / "slides"
 DEFAULT = ("learn/00_start_here", "learn/01_tokens_and_data", "learn/02_mla", "learn/03_lightning_indexer", "learn/04_mixture_of_experts",
            "learn/05_train_it", "scale/04_a_hundred_thousand_chips")                    # the half day
+TALL = 900                    # pixels that a slide may hold before a new one begins
+CODE, PRINTED = 13, 14        # lines of code and of printed text in sight; the rest scrolls
 STYLE = """<style>
-.slide{display:none;min-height:92vh;max-width:1100px;margin:0 auto;padding:1rem 2rem;font-size:1.25rem;box-sizing:border-box}
+.slide{display:none;min-height:92vh;max-width:1100px;margin:0 auto;padding:1rem 2rem;box-sizing:border-box;--jp-content-font-size1:17px;--jp-code-font-size:14px}
 .slide.now{display:block} .slide .jp-Cell{max-width:100%} #place{position:fixed;right:1rem;bottom:.5rem;color:#555;font:14px sans-serif}
-@media print{.slide{display:block;page-break-after:always} #place{display:none}}
+.slide pre{white-space:pre-wrap;overflow-wrap:anywhere} .slide .anchor-link,.slide .jp-InputPrompt,.slide .jp-OutputPrompt{display:none}
+.slide .highlight pre,.slide .jp-RenderedText pre{max-height:19rem;overflow:auto}
+@media print{.slide{display:block;page-break-after:always} .slide .highlight pre,.slide .jp-RenderedText pre{max-height:none} #place{display:none}}
 </style>"""
 SCRIPT = """<script>
 const slides=[...document.querySelectorAll('.slide')];let now=Math.min(Math.max(+location.hash.slice(1)||1,1),slides.length)-1;
@@ -75,27 +79,68 @@ def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -
 
 
 def _parts(cells):
-    """The cells, with text cut at the headings inside it."""
+    """The cells, with text cut at the headings inside it, and a code cell cut before each further picture."""
     for cell in cells:
-        texts = re.split(r"\n(?=#{1,3} )", cell.source) if cell.cell_type == "markdown" else [cell.source]
-        for text in texts:
-            part = cell.copy()
-            part["source"] = text
-            yield part
+        if cell.cell_type != "code":
+            for text in re.split(r"\n(?=#{1,3} )", cell.source):
+                yield _part(cell, source=text)
+            continue
+        pieces = [[]]
+        for output in cell.get("outputs", ()):
+            if _drawn(output) and any(map(_drawn, pieces[-1])):
+                pieces.append([])
+            pieces[-1].append(output)
+        yield _part(cell, outputs=_tidy(pieces[0]))
+        for more in pieces[1:]:
+            yield _part(cell, source="", outputs=_tidy(more), metadata={"transient": {"remove_source": True}})
+
+
+def _part(cell, **changes):
+    part = cell.copy()
+    part.update(changes)
+    return part
+
+
+def _tidy(outputs: list) -> list:
+    """Printed lines as one piece, so that it can scroll, and no slider: it has no kernel here and its script comes from the net."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and kept and kept[-1].output_type == "stream":
+            kept[-1]["text"] += output["text"]
+        elif "application/vnd.jupyter.widget-view+json" not in output.get("data", {}):
+            kept.append(output.copy())
+    return kept
+
+
+def _drawn(output) -> bool:
+    return "application/vnd.plotly.v1+json" in output.get("data", {})
 
 
 def _pictures(cell) -> bool:
-    return any("application/vnd.plotly.v1+json" in o.get("data", {}) for o in cell.get("outputs", ()))
+    return any(map(_drawn, cell.get("outputs", ())))
+
+
+def _height(cell) -> int:
+    """About how many pixels a cell takes on a slide."""
+    if cell.cell_type == "markdown":
+        seen = re.sub(r"(</summary>).*?(</details>)", r"\1\2", cell.source, flags=re.S)     # what is folded takes no room
+        return 12 + sum(26 * -(-len(line) // 110) for line in seen.splitlines())
+    printed = sum(str(o.get("text", "")).count("\n") for o in cell.get("outputs", ()) if o.output_type == "stream")
+    return 20 + 19 * (min(CODE, cell.source.count("\n") + 1) + min(PRINTED, printed)) + 430 * _pictures(cell)
 
 
 def page(book) -> str:
-    """The executed notebook as one self-contained page of slides; a new one begins at every heading and every further picture."""
+    """The executed notebook as one self-contained page of slides.
+
+    A new one begins at every heading and every further picture, and where a slide would become too tall to be seen whole.
+    """
     from nbconvert import HTMLExporter
 
     deck, current = [], []
     for cell in _parts(book.cells):
         heading = cell.cell_type == "markdown" and re.match(r"#{1,3} ", cell.source)
-        if current and (heading or _pictures(cell) and any(map(_pictures, current))):
+        tall = sum(map(_height, [*current, cell])) > TALL
+        if current and (heading or tall or _pictures(cell) and any(map(_pictures, current))):
             deck.append(current)
             current = []
         current.append(cell)
@@ -105,7 +150,7 @@ def page(book) -> str:
     bodies, head = [], ""
     for number, cells in enumerate(deck):
         part = book.copy()
-        part["cells"] = cells
+        part["cells"], part["metadata"] = cells, {k: v for k, v in book.metadata.items() if k != "widgets"}
         text, _ = exporter.from_notebook_node(part)
         if not number:
             head = text[:text.index("<body")]

@@ -94,6 +94,13 @@ def test_slides_open_offline_and_each_heading_begins_one():
     book.cells += [nbformat.v4.new_markdown_cell("more\n\n## Three\n\ntext"), *(nbformat.v4.new_code_cell("show()", outputs=[picture]) for _ in range(2))]
     assert slides.page(book).count('<section class="slide">') == 4, "headings inside a text and a second picture begin slides too"
     assert not re.findall(r'<(?:script|link)[^>]+(?:src|href)="(https?:)?//', page), "nothing may be loaded from elsewhere"
+    slider = nbformat.v4.new_output("execute_result", {"application/vnd.jupyter.widget-view+json": {"model_id": "7"}, "text/plain": "VBox()"})
+    printed = [nbformat.v4.new_output("stream", name="stdout", text=f"line {i}\n") for i in range(3)]
+    book.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {"7": {}}}}
+    book.cells = [nbformat.v4.new_code_cell("twice()", outputs=[slider, *printed, picture, picture]), nbformat.v4.new_markdown_cell("word " * 900)]
+    page = slides.page(book)
+    assert page.count('<section class="slide">') == 3 and page.count("twice") == 1, "a second picture of one cell, and a text too long for its place, begin slides"
+    assert "line 0\nline 1\nline 2" in page and "VBox" not in page and "html-manager" not in page
     with pytest.raises(InputError, match="no such notebook"):
         slides.export([generator.ROOT / "nowhere.ipynb"], execute=False)
 
