@@ -113,7 +113,8 @@ def _tidy(outputs: list) -> list:
 
 
 def _drawn(output) -> bool:
-    return "application/vnd.plotly.v1+json" in output.get("data", {})
+    data = output.get("data", {})
+    return "application/vnd.plotly.v1+json" in data or "image/svg+xml" in data or "<svg" in "".join(data.get("text/html", ""))
 
 
 def _pictures(cell) -> bool:
