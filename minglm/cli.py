@@ -10,16 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from minglm.errors import InputError
+from minglm.errors import InputError, Parser
 
 COMMANDS: dict[str, tuple[str, str, Callable]] = {}
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse's errors in our manner: one line, exit code 2."""
-
-    def error(self, message: str):
-        raise InputError(f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help")      # what was given may hold line ends
 
 
 def command(name: str, text: str, examples: str):
@@ -222,9 +215,9 @@ def _need_torch() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(prog="minglm", description="A small GLM-5, trained end to end on your machine.", formatter_class=argparse.RawDescriptionHelpFormatter,
+    top = Parser(prog="minglm", description="A small GLM-5, trained end to end on your machine.", formatter_class=argparse.RawDescriptionHelpFormatter,
                   epilog="examples:\n  minglm doctor\n  minglm demo\n  minglm train pretrain\n  minglm generate --checkpoint runs/demo/sft --chat --prompt \"What is 2 + 3?\"")
-    sub = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    sub = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, (text, examples, function) in COMMANDS.items():
         p = sub.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=argparse.RawDescriptionHelpFormatter,
                            epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.splitlines()))

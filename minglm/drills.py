@@ -24,8 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minglm import metrics, ray_cluster
-from minglm.cli import _Parser
-from minglm.errors import InputError, nearest
+from minglm.errors import InputError, Parser, nearest
 
 STEPS = 16
 LIMIT_S = 240                     # a drill that has not ended by then has hung: it failed
@@ -320,7 +319,7 @@ def read(path: Path = RECORD) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = _Parser(prog="python -m minglm.drills", description=__doc__.splitlines()[0])
+    p = Parser(prog="python -m minglm.drills", description=__doc__.splitlines()[0])
     p.add_argument("--count", type=int, default=50, help="how many (default 50)")
     p.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
     p.add_argument("--only", metavar="KIND", help=f"one kind alone: {', '.join(dict.fromkeys(KINDS))}")

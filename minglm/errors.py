@@ -5,6 +5,7 @@ Torch-free, so that `sim/` uses it too.
 """
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Iterable
 
@@ -17,3 +18,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean 'x'?)' for the known name closest to `word`, or '' when none is close."""
     match = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
     return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with its errors in our manner."""
+
+    def error(self, message: str):
+        raise InputError(f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help")      # what was given may hold line ends

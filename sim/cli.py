@@ -12,17 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from minglm.errors import InputError, nearest
+from minglm.errors import InputError, Parser, nearest
 
 # The order of --help; commands that are not listed come after, by name.
 ORDER = ("run", "plan", "compare", "sweep", "campaign", "rollouts", "serve", "validate", "trace", "claims", "dashboard", "report")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse's errors in our manner: one line, exit code 2."""
-
-    def error(self, message: str):
-        raise InputError(f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help")      # what was given may hold line ends
 
 
 def commands() -> list[str]:

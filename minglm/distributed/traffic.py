@@ -21,8 +21,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from minglm.cli import _Parser
-from minglm.errors import InputError
+from minglm.errors import InputError, Parser
 
 NAMES = {"_allgather_base_": "all-gather", "allgather_": "all-gather", "_reduce_scatter_base_": "reduce-scatter", "allreduce_": "all-reduce",
          "alltoall_base_": "all-to-all", "broadcast_": "broadcast"}
@@ -110,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     from minglm.distributed.mesh import join, leave
 
     first = os.environ.get("RANK", "0") == "0"
-    p = _Parser(prog="minglm.distributed.traffic", description=__doc__.splitlines()[0])
+    p = Parser(prog="minglm.distributed.traffic", description=__doc__.splitlines()[0])
     p.add_argument("--model", default="nano", help="named size (default nano)")
     p.add_argument("--rows", type=int, action="append", help="rows of the batch; repeatable (default 8)")
     p.add_argument("--length", type=int, default=128, help="tokens of a row (default 128)")

@@ -13,8 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from minglm.cli import _Parser
-from minglm.errors import InputError
+from minglm.errors import InputError, Parser
 from minglm.quant.formats import Spec
 
 COLUMNS = ("seed", "training", "format", "bits_per_weight", "bytes", "val_loss", "loss_added", "needles", "questions")
@@ -103,7 +102,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = _Parser(prog="python -m minglm.quant.compare", description=__doc__.splitlines()[0])
+    p = Parser(prog="python -m minglm.quant.compare", description=__doc__.splitlines()[0])
     p.add_argument("base", nargs="?", default="runs/demo/sparse", help="run that stage sft starts from (default runs/demo/sparse)")
     p.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     p.add_argument("--runs", default="runs/quantization", help="where the runs are kept (default runs/quantization)")

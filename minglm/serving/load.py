@@ -21,8 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from minglm.cli import _Parser
-from minglm.errors import InputError
+from minglm.errors import InputError, Parser
 
 KINDS = ("whole", "stream", "leaves", "slow", "broken", "too_long")
 WEIGHTS = (35, 35, 10, 10, 5, 5)
@@ -186,7 +185,7 @@ def judge(result: dict, p99_factor: float = 8.0) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
-    p = _Parser(prog="python -m minglm.serving.load", description=__doc__.splitlines()[0])
+    p = Parser(prog="python -m minglm.serving.load", description=__doc__.splitlines()[0])
     p.add_argument("--checkpoint", default="runs/demo/sft")
     p.add_argument("--clients", type=int, default=64)
     p.add_argument("--seconds", type=float, default=120.0)

@@ -78,6 +78,11 @@ def serve(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu", 
     watcher = threading.Thread(target=lambda: (_started(server, driver), watch()), daemon=True)
     watcher.start()
     import asyncio
+    import signal
+    if threading.current_thread() is threading.main_thread():
+        # uvicorn drains on these two and then raises them again for whoever was listening before: a drained server ends with 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
     asyncio.run(run())
     if driver.failure:
         said(f"the engine stopped: {driver.failure}")
