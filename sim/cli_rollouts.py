@@ -22,7 +22,7 @@ def add(parser) -> None:
     parser.add_argument("--answers", action="store_true", help="also the best split of the chips and the over-sampling that pays")
     parser.add_argument("--fold", action="store_true", help="divide engines, prompts and trainer alike, so that a large cluster takes seconds")
     parser.add_argument("--run", action="append", metavar="FOLDER", help="a run of minglm rl with a profile.json beside its log; may be repeated: "
-                        "the first gives the profile and the lengths")
+                        "the first gives the rates, and the first of each mode that has several what a step of it costs beside")
     parser.add_argument("--figure", metavar="FILE", help="write the timeline (.html, .svg or .png)")
     parser.add_argument("--json", action="store_true", help="for machines")
 

@@ -2,7 +2,8 @@
 
     clustersim rollouts --run runs/a_sync --run runs/b_april --run runs/c_async
 
-The first run gives the rates: its `profile.json` where there is one, otherwise its log (`trajectories.jsonl`,
+The first run gives the rates, and where a mode has several runs its first one gives what a step of that mode costs beside
+(coordination, the other processes of the machine); all others are predicted. The rates: its `profile.json` where there is one, otherwise its log (`trajectories.jsonl`,
 `events.jsonl`, `metrics.csv`): seconds per token against the requests running and what they read, by least squares over the logged segments;
 seconds of an update against its tokens; seconds of a push; and what a step costs beside, from its own measured steps. Of
 every other run only its settings and the lengths of its trajectories are read; its times are predicted and compared.
@@ -21,9 +22,11 @@ from minglm.rl.policy import Policy
 from sim.documents import read_document
 from sim.rollout_engines import DecodeCurve
 from sim.rollout_lengths import Lengths, read_log
+from sim.rollout_results import train_load
 from sim.rollouts import Case, simulate
 
 WARMUP = 2            # updates in which pipelines fill and caches warm
+TRUSTED = 20          # logged updates from which on they, and not a profile's, give the trainer's rates
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,10 @@ class Profile:
     overhead_s: float = 0.0
     source: str = ""
     train_s_per_square: float = 0.0
-    beside: float = 1.0
+    train_s_per_pass: float = 0.0
+    keep_s: float = 0.0
+    decode_beside: float = 1.0
+    train_beside: float = 1.0
 
 
 def settings_of(run: Path) -> Mapping:
@@ -86,7 +92,8 @@ def case_of(run: Path, profile: Profile) -> Case:
                 max_running=s.get("max_batch"), train_s_per_token=profile.train_s_per_token, train_fixed_s=profile.train_fixed_s, push_s=profile.push_s,
                 overhead_s=profile.overhead_s, topk=_index_topk(run), keep=max(kept, 0.01) if kept < 1 else 1.0, keep_cache=not s.get("refresh_on_push") if continuous else bool(s.get("keep_cache")),
                 strict=bool(s.get("strict", False)), steps=updates, warmup=WARMUP, train_chips=1, name=run.name,
-                train_s_per_square=profile.train_s_per_square, beside=profile.beside, share_prompts=True)
+                train_s_per_square=profile.train_s_per_square, train_s_per_pass=profile.train_s_per_pass, micro_tokens=s.get("micro_tokens"),
+                keep_s=profile.keep_s, decode_beside=profile.decode_beside, train_beside=profile.train_beside, share_prompts=True)
 
 
 def profile_of(run: Path) -> Profile:
@@ -97,15 +104,36 @@ def profile_of(run: Path) -> Profile:
             points = tuple((float(b), float(s)) for b, s in sorted(given["decode_step_s"]))
             slower = dict(sorted((float(b), float(s)) for b, s in given.get("decode_choosing_s", ())))
             beyond = tuple((b, max(0.0, slower[b] - s)) for b, s in points) if all(b in slower for b, _ in points) else ()
-            found = Profile(DecodeCurve(points, beyond=beyond), *(float(given.get(k, 0.0)) for k in ("prefill_s_per_token", "prefill_fixed_s")),
+            most, topk = points[-1][0], _index_topk(run) or 0
+            wide = [(float(n), float(s)) for n, s in sorted(given.get("decode_by_context_s", ())) if n >= topk] if beyond else []
+            contexts = tuple((n, max(0.0, s - wide[0][1]) / most) for n, s in wide)
+            found = Profile(DecodeCurve(points, beyond=beyond, contexts=contexts), *(float(given.get(k, 0.0)) for k in ("prefill_s_per_token", "prefill_fixed_s")),
                             float(given["train_s_per_token"]), *(float(given.get(k, 0.0)) for k in ("train_fixed_s", "push_s")), source="profile.json",
-                            train_s_per_square=float(given.get("train_s_per_square", 0.0)), beside=max(1.0, float(given.get("beside", 1.0))))
+                            train_s_per_square=float(given.get("train_s_per_square", 0.0)), train_s_per_pass=float(given.get("train_s_per_pass", 0.0)),
+                            keep_s=float(given.get("keep_s", 0.0)), **{k: max(1.0, float(given.get(k, 1.0))) for k in ("decode_beside", "train_beside")})
         except (KeyError, TypeError, ValueError) as err:
             raise InputError(f"{run / 'profile.json'}: {err} is missing or not a number; needs decode_step_s, train_s_per_token and more") from None
     else:
         found = _from_log(run)
-    rest = measured_step(run)[0] - simulate(case_of(run, found)).step_s
-    return replace(found, overhead_s=max(0.0, rest))
+    if found.source == "profile.json" and len(updates := _updates(run)) >= TRUSTED:      # many real updates beat a few made-up ones
+        fixed, per_pass, rate, square = _train_from_log(run, read_log(run / "trajectories.jsonl"), updates)
+        found = replace(found, train_fixed_s=fixed, train_s_per_pass=per_pass, train_s_per_token=rate, train_s_per_square=square, source="profile.json, updates from the log")
+    return with_overhead(run, found)
+
+
+def with_overhead(run: Path, profile: Profile) -> Profile:
+    """The profile with the seconds a step that make the simulation of this run as long as the run was; 0 where it is longer."""
+    measured, _ = measured_step(run)
+    low, high = 0.0, measured
+    if simulate(case_of(run, replace(profile, overhead_s=0.0))).step_s >= measured:
+        return replace(profile, overhead_s=0.0)
+    while high - low > 1e-4 * measured:
+        middle = (low + high) / 2
+        if simulate(case_of(run, replace(profile, overhead_s=middle))).step_s < measured:
+            low = middle
+        else:
+            high = middle
+    return replace(profile, overhead_s=high)
 
 
 def _from_log(run: Path) -> Profile:
@@ -148,17 +176,31 @@ def _from_log(run: Path) -> Profile:
     fixed, alone, more, choosing = found
     most = max(2, round(max(x[2] / x[1] for x, _ in points)))
     curve = DecodeCurve(((1.0, alone + more), (float(most), alone + more * most)), beyond=((1.0, choosing), (float(most), choosing * most)))
-    updates = logged_events(run, "update")[1:]
+    updates = _updates(run)
     if len(updates) < 2:
         raise InputError(f"{run}: fewer than 3 updates in events.jsonl; give a longer run")
-    squares: dict[int, float] = {}
-    for row in rows:
-        index = int(row["group"] or 0)
-        squares[index] = squares.get(index, 0.0) + (row["prompt"] + row["length"]) ** 2
-    base, rate, square = _not_negative([((1.0, float(u["tokens"]), sum(squares.get(i, 0.0) for i in u.get("groups", ()))), u["train_s"]) for u in updates])
+    fixed_s, per_pass, rate, square = _train_from_log(run, rows, updates)
     pushes = [e["seconds"] for e in logged_events(run, "pushed")] or [0.0]
     push = sum(pushes) / len(pushes) + sum(u.get("push_s", 0.0) for u in updates) / len(updates)
-    return Profile(curve, 0.0, fixed / max(1, most), rate, base, push, source="log", train_s_per_square=square)
+    return Profile(curve, 0.0, fixed / max(1, most), rate, fixed_s, push, source="log", train_s_per_square=square, train_s_per_pass=per_pass)
+
+
+def _updates(run: Path) -> list[dict]:
+    """The logged updates but the first, which warms caches."""
+    return logged_events(run, "update")[1:] if (run / "events.jsonl").is_file() else []
+
+
+def _train_from_log(run: Path, rows: Sequence[Mapping], updates: Sequence[Mapping]) -> tuple[float, float, float, float]:
+    """Seconds of an update: (fixed, of a pass, of a token, of a token squared), by least squares over the logged updates."""
+    lengths: dict[int, list[int]] = {}
+    for row in rows:
+        lengths.setdefault(int(row["group"] or 0), []).append(round(row["prompt"] + row["length"]))
+    micro, points = settings_of(run).get("micro_tokens"), []
+    for update in updates:
+        batch = [n for i in update.get("groups", ()) for n in lengths.get(i, ())]
+        passes, padded, squares = train_load(batch, micro) if batch else (0, update["tokens"], 0)
+        points.append(((1.0, float(passes), float(padded), float(squares)), update["train_s"]))
+    return tuple(_not_negative(points))
 
 
 def logged_events(run: Path, kind: str) -> list[dict]:
@@ -214,28 +256,33 @@ def agree(runs: Sequence[str | Path]) -> dict:
     """
     folders = [Path(r) for r in runs]
     profile = profile_of(folders[0])
+    modes = [settings_of(folder)["mode"] for folder in folders]
+    firsts = {0: profile} | {i: with_overhead(folders[i], profile) for i in (modes.index(m) for m in dict.fromkeys(modes) if modes.count(m) > 1) if i}
+    own = {modes[i]: p for i, p in firsts.items()}
     rows = []
     for i, folder in enumerate(folders):
         measured, updates = measured_step(folder)
-        case = case_of(folder, profile)
+        case = case_of(folder, own.get(modes[i], profile))
         result = simulate(case)
-        rows.append({"run": folder.name, "mode": case.policy.mode, "kind": "fit" if i == 0 else "predict", "updates": updates, "trajectories": case.policy.batch_groups * case.group,
+        rows.append({"run": folder.name, "mode": case.policy.mode, "kind": "fit" if i in firsts else "predict", "updates": updates, "trajectories": case.policy.batch_groups * case.group,
                      "mean_length": case.lengths.mean(), "measured": measured, "predicted": result.step_s, "error": result.step_s / measured - 1.0})
     gains = []
     sync = next((r for r in rows if r["mode"] == "sync" and r["kind"] == "predict"), next((r for r in rows if r["mode"] == "sync"), None))
     for row in rows:
-        if sync and row["mode"] != "sync" and row["trajectories"] == sync["trajectories"]:
+        if sync and row["mode"] != "sync" and row["kind"] == "predict" and row["trajectories"] == sync["trajectories"]:
             m, p = sync["measured"] / row["measured"] - 1.0, sync["predicted"] / row["predicted"] - 1.0
             gains.append({"run": row["run"], "mode": row["mode"], "over": sync["run"], "measured": m, "predicted": p, "error": p - m})
     curve = profile.curve
     return {"profile": {"from": folders[0].name, "source": profile.source, "decode_s": [[b, s] for b, s in curve.points], "beyond_s": [[b, s] for b, s in curve.beyond] or [[1, 0.0]], "train_s_per_token": profile.train_s_per_token,
-                        "train_fixed_s": profile.train_fixed_s, "train_s_per_square": profile.train_s_per_square, "beside": profile.beside, "push_s": profile.push_s, "overhead_s": profile.overhead_s}, "rows": rows, "gains": gains}
+                        "train_fixed_s": profile.train_fixed_s, "train_s_per_square": profile.train_s_per_square, "train_s_per_pass": profile.train_s_per_pass, "keep_s": profile.keep_s,
+                        "decode_beside": profile.decode_beside, "train_beside": profile.train_beside, "overheads": {m: p.overhead_s for m, p in own.items()}, "push_s": profile.push_s, "overhead_s": profile.overhead_s}, "rows": rows, "gains": gains}
 
 
 def table_text(report: Mapping) -> str:
     p = report["profile"]
     lines = [f"rates from {p['from']} ({p['source']}): a token takes " + ", ".join(f"{1e3 * s:.3g} ms with {b:g} running" for b, s in p["decode_s"]) + f", {1e3 * p['beyond_s'][-1][1]:.3g} ms more once keys are chosen"
-             + f"; update {p['train_fixed_s']:.3g} s + {1e6 * p['train_s_per_token']:.3g} µs a token + {1e9 * p['train_s_per_square']:.3g} ns times the squared length of each row; push {1e3 * p['push_s']:.3g} ms; {p['overhead_s']:.3g} s a step beside", "",
+             + f"; update {p['train_fixed_s']:.3g} s + {1e3 * p['train_s_per_pass']:.3g} ms a pass + {1e6 * p['train_s_per_token']:.3g} µs a token, padding included, + {1e9 * p['train_s_per_square']:.3g} ns times the squared length of each row; push {1e3 * p['push_s']:.3g} ms; a step beside: "
+             + ", ".join(f"{s:.3g} s ({m})" for m, s in p["overheads"].items()), "",
              f"{'run':28} {'mode':6} {'updates':>8} {'mean length':>12} {'measured s':>11} {'predicted s':>12} {'error':>8}"]
     for r in report["rows"]:
         lines.append(f"{r['run'][:28]:28} {r['mode']:6} {r['updates']:>8} {r['mean_length']:>12.1f} {r['measured']:>11.3f} {r['predicted']:>12.3f} {100 * r['error']:>+7.1f}%"

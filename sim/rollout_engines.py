@@ -29,11 +29,13 @@ class DecodeCurve:
     points: (requests running, seconds); straight lines between, and beyond the last with its last slope.
     slopes: (requests running, seconds per cached token of the whole engine); empty where the cache costs nothing.
     beyond: (requests running, seconds more) while the longest request has more keys than sparse attention reads.
+    contexts: (tokens of the longest request, seconds more for each one running) then: all rows are as wide as the longest.
     """
 
     points: tuple[tuple[float, float], ...]
     slopes: tuple[tuple[float, float], ...] = ()
     beyond: tuple[tuple[float, float], ...] = ()
+    contexts: tuple[tuple[float, float], ...] = ()
     _base: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
     _slope: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -61,8 +63,8 @@ class DecodeCurve:
             table.append(max(0.0, _interpolate(self.slopes, len(table))))
         return table[b]
 
-    def beyond_topk(self, b: int) -> float:
-        return _interpolate(self.beyond, b) if self.beyond else 0.0
+    def beyond_topk(self, b: int, longest: float = 0.0) -> float:
+        return (_interpolate(self.beyond, b) if self.beyond else 0.0) + (b * _interpolate(self.contexts, longest) if self.contexts else 0.0)
 
     def seconds(self, b: int, kv: float = 0.0) -> float:
         """τ(b, kv)."""
@@ -73,7 +75,7 @@ class DecodeCurve:
 
     def times(self, factor: float) -> DecodeCurve:
         """The same curve, `factor` slower."""
-        return DecodeCurve(*(tuple((b, s * factor) for b, s in pairs) for pairs in (self.points, self.slopes, self.beyond)))
+        return DecodeCurve(*(tuple((b, s * factor) for b, s in pairs) for pairs in (self.points, self.slopes, self.beyond, self.contexts)))
 
 
 def _interpolate(points: Sequence[tuple[float, float]], b: float) -> float:
@@ -113,14 +115,14 @@ class Engine:
     """The state of one engine and its arithmetic; `sim.rollouts` owns the events."""
 
     __slots__ = ("id", "curve", "prefill_s", "prefill_fixed_s", "kv_limit", "max_running", "keep_cache", "v", "t", "resume", "heap", "queue", "kv", "n",
-                 "marks", "serial", "order", "timer", "busy_s", "tokens", "blocked", "held", "reprefilled", "preemptions", "target", "topk", "share", "slow")
+                 "marks", "serial", "order", "timer", "busy_s", "tokens", "blocked", "held", "reprefilled", "preemptions", "target", "topk", "share", "slow", "keep_s")
 
     def __init__(self, id: int, curve: DecodeCurve, prefill_s: float = 0.0, prefill_fixed_s: float = 0.0, kv_limit: float | None = None,
-                 max_running: int | None = None, keep_cache: bool = False, topk: float | None = None, share_prompts: bool = False):
+                 max_running: int | None = None, keep_cache: bool = False, topk: float | None = None, share_prompts: bool = False, keep_s: float = 0.0):
         self.topk = topk or math.inf                 # context of the longest request from which on a step costs `beyond` more
         self.id, self.curve, self.prefill_s, self.prefill_fixed_s = id, curve, prefill_s, prefill_fixed_s
         self.kv_limit, self.max_running = kv_limit or math.inf, max_running or 1 << 60
-        self.keep_cache, self.share = keep_cache, share_prompts
+        self.keep_cache, self.share, self.keep_s = keep_cache, share_prompts, keep_s
         self.slow = 1.0                              # times its usual seconds, while another process has part of the machine
         self.v = self.t = self.resume = 0.0          # token clock; time it was read; decoding goes on from `resume`
         self.heap: list[tuple[float, int, Trajectory]] = []
@@ -152,16 +154,19 @@ class Engine:
                 self._tick(x)
         self.t = now
 
+    def _longest(self) -> float:
+        """Tokens of the longest running request, prompt included."""
+        return self.v + max((t.prompt - t.origin for serial, t in self.order if serial == t.admitted), default=-self.v)
+
     def _until_selection(self) -> float:
         """Ticks until the longest running request has more than `topk` keys; 0 from then on."""
-        longest = self.v + max((t.prompt - t.origin for serial, t in self.order if serial == t.admitted), default=-self.v)
-        return max(0.0, self.topk - longest - 1e-9)
+        return max(0.0, self.topk - self._longest() - 1e-9)
 
     def _seconds(self, n: int) -> float:
         """Seconds of a tick now."""
         now = self.curve.base(n) + self.curve.slope(n) * self.kv
-        if self.topk < math.inf and self._until_selection() <= 0.0:
-            now += self.curve.beyond_topk(n)
+        if self.topk < math.inf and (longest := self._longest()) >= self.topk - 1e-9:
+            now += self.curve.beyond_topk(n, longest)          # until the next event; contexts grow little in between
         return now * self.slow
 
     def _tick(self, x: float) -> None:
@@ -259,6 +264,8 @@ class Engine:
                 break
             queue.popleft()
             kept = trajectory.done and self.keep_cache and trajectory.admitted >= 0
+            if kept and self.keep_s:
+                self.resume = (self.resume if self.resume > now else now) + self.keep_s
             if not kept:
                 self.reprefilled += trajectory.done
                 cost = self.prefill_fixed_s + self.prefill_s * need

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from minglm.errors import InputError
-from minglm.rl.policy import Policy
+from minglm.rl.policy import Policy, micro_batches
 from sim.rollout_engines import DecodeCurve
 from sim.rollout_lengths import Lengths
 
@@ -41,9 +41,18 @@ class Case:
     watch: int = 0                      # engines whose batch is recorded for the picture
     name: str = "rollouts"
     topk: int | None = None             # keys that sparse attention reads, for a curve that knows what choosing them costs (`beyond`)
-    train_s_per_square: float = 0.0     # times the sum of squared row lengths: attention, and padding behind short rows
-    beside: float = 1.0                 # where rollout and trainer share a machine: each is so many times slower while the other works
+    train_s_per_square: float = 0.0     # times the sum of squared row lengths, as attention costs
+    micro_tokens: int | None = None     # the trainer pads rows into passes of so many tokens and pays for the padding; None: it pads nothing
+    train_s_per_pass: float = 0.0       # of each such pass, whatever its size
+    keep_s: float = 0.0                 # an aborted request's cache put aside and brought back
+    decode_beside: float = 1.0          # where both share a machine: an engine is so many times slower while the trainer works,
+    train_beside: float = 1.0           # and an update so many times slower while engines decode
     share_prompts: bool = False         # samples of a group admitted together read their prompt in once, one call for all
+
+    def train_seconds(self, rows: list[int]) -> float:
+        """Seconds of an update on rows of so many tokens, prompts included."""
+        passes, padded, squares = train_load(rows, self.micro_tokens) if self.micro_tokens or self.train_s_per_square else (0, sum(rows), 0)
+        return self.train_fixed_s / self.parts + self.train_s_per_pass * passes + self.train_s_per_token * padded + self.train_s_per_square * squares
 
     @property
     def chips(self) -> int:
@@ -76,6 +85,12 @@ class Case:
             raise InputError(f"mode {self.policy.mode!r} colocated: rollout and training run at the same time and need chips of their own; "
                              f"set colocated: false, or use sync or april")
         return self
+
+
+def train_load(rows: list[int], micro_tokens: int | None) -> tuple[int, int, int]:
+    """(passes, tokens, squared lengths) that a trainer computes for rows of so many tokens, padding included."""
+    parts = micro_batches(rows, micro_tokens) if micro_tokens else [[n] for n in rows]
+    return len(parts), sum(len(p) * p[-1] for p in parts), sum(len(p) * p[-1] ** 2 for p in parts)
 
 
 @dataclass

@@ -51,7 +51,7 @@ class _Run:
     def __init__(self, case: Case):
         self.case, self.policy, self.env = case, case.policy, simpy.Environment()
         self.rng = random.Random(case.seed)
-        self.engines = [Engine(i, case.curve, case.prefill_s_per_token, case.prefill_fixed_s, case.kv_limit, case.max_running, case.keep_cache, case.topk, case.share_prompts)
+        self.engines = [Engine(i, case.curve, case.prefill_s_per_token, case.prefill_fixed_s, case.kv_limit, case.max_running, case.keep_cache, case.topk, case.share_prompts, case.keep_s)
                         for i in range(case.engines)]
         self.loads = [(0, i) for i in range(case.engines)]      # heap of (load, engine), stale entries skipped
         self.status, self.buffer = Status(), PartialBuffer()
@@ -221,14 +221,12 @@ class _Run:
                 if policy.continuous:
                     self.refill()
                 rows = [t.length + t.prompt for g in batch for t in g.samples]
-                seconds = case.train_fixed_s / case.parts + case.train_s_per_token * sum(rows)
-                if case.train_s_per_square:
-                    seconds += case.train_s_per_square * sum(n * n for n in rows)
-                if case.beside > 1.0 and self.in_flight:
-                    seconds *= case.beside
+                seconds = case.train_seconds(rows)
+                if self.in_flight:
+                    seconds *= case.train_beside
                 seconds += case.overhead_s if last else 0.0
                 self.trainer_spans.append(("train", env.now, env.now + seconds))
-                self._slow_down(case.beside)
+                self._slow_down(case.decode_beside)
                 yield env.timeout(seconds)
                 self._slow_down(1.0)
                 trained += seconds
@@ -252,7 +250,7 @@ class _Run:
 
     def _slow_down(self, factor: float) -> None:
         """From now on every engine takes `factor` times its usual seconds: a trainer works beside it, or no longer."""
-        if self.case.beside == 1.0:
+        if self.case.decode_beside == 1.0:
             return
         for engine in self.engines:
             engine.advance(self.env.now)

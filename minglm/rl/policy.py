@@ -120,6 +120,24 @@ class Policy:
         return self.mode == "glm5" and self.max_gap is not None and version - oldest_version > self.max_gap
 
 
+def micro_batches(lengths: Iterable[int], limit: int) -> list[list[int]]:
+    """How a trainer cuts rows into forward passes: sorted by length, as many as fit when padded to the longest of them.
+
+    Args:
+        lengths: tokens of each row. limit: tokens of a pass, padding included; a row that is longer goes alone.
+
+    >>> micro_batches([3, 100, 4, 5], 16)
+    [[3, 4, 5], [100]]
+    """
+    out: list[list[int]] = []
+    for n in sorted(lengths):
+        if out and (len(out[-1]) + 1) * n <= limit:
+            out[-1].append(n)
+        else:
+            out.append([n])
+    return out
+
+
 @dataclass
 class Status:
     """What a policy may know: counts of groups, and the version."""

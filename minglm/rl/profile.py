@@ -7,9 +7,11 @@
     decode_choosing_s    the same table with more tokens than index_topk in each sequence, so that keys are chosen
     decode_by_context_s  [[context, seconds], …] at the largest batch
     prefill_s_per_token, prefill_fixed_s   reading in N tokens takes fixed + per token · N (one call of at most 512 tokens)
-    train_fixed_s, train_s_per_token, train_s_per_square   an update takes fixed + per token · N + per square · Σ n², rows of n
-                         tokens, prompts included, N in all: attention grows with the square, and so does padding behind short rows
-    beside               how many times slower a decode step is while the other process trains, as in asynchronous modes
+    train_fixed_s, train_s_per_pass, train_s_per_token, train_s_per_square   an update takes fixed + per pass · passes + per token · N
+                         + per square · Σ n², rows of n tokens, prompts and padding included, N in all
+    keep_s               of one aborted request: its cache put aside and brought back
+    decode_beside, train_beside   how many times slower a decode step is while another process trains, and an update while another
+                         decodes, as in asynchronous modes
     push_s               writing a weights file and loading it into a running engine
     step_overhead_s      one message from coordinator to worker and back
     parameters, max_batch, threads         of the model and the settings it was measured with
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
 import sys
@@ -28,6 +31,7 @@ import time
 from pathlib import Path
 
 from minglm.errors import InputError
+from minglm.rl.policy import micro_batches
 from minglm.rl.settings import Settings, load
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
@@ -46,16 +50,16 @@ def line_fit(points: list[tuple[float, float]]) -> tuple[float, float]:
     return slope, my - slope * mx
 
 
-def surface_fit(points: list[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """(fixed, per token, per square), none below 0, of (tokens, squares, seconds); relative errors weighed alike."""
+def surface_fit(points: list[tuple[float, ...]]) -> tuple[float, ...]:
+    """(fixed, a coefficient for each column), none below 0, of (columns…, seconds); relative errors weighed alike."""
     import numpy as np
-    table, seconds = np.array([(1.0, n, q) for n, q, _ in points]), np.array([s for *_, s in points])
-    kept = [0, 1, 2]
+    table, seconds = np.array([(1.0, *columns) for *columns, _ in points]), np.array([s for *_, s in points])
+    kept = list(range(table.shape[1]))
     while True:
         found = np.linalg.lstsq(table[:, kept] / seconds[:, None], np.ones(len(points)), rcond=None)[0]
         worst = int(found.argmin())
         if found[worst] >= 0:
-            return tuple(float(dict(zip(kept, found)).get(i, 0.0)) for i in range(3))
+            return tuple(float(dict(zip(kept, found)).get(i, 0.0)) for i in range(table.shape[1]))
         del kept[worst]
 
 
@@ -93,12 +97,16 @@ def profile(init_from: str | Path, settings: Settings) -> dict:
     if topk + 8 * REPEATS < limit:
         out["decode_choosing_s"] = [[b, decode(b, topk + 1)] for b in batches]
     out["decode_by_context_s"] = [[n, decode(batches[-1], n)] for n in (16, 64, 128, 256, 512) if n + 3 * REPEATS + 40 <= limit]
-    with _trainer_beside(init_from, settings):
+    with _Beside("train", init_from, settings):
         out["decode_step_busy_s"] = [[b, decode(b, context)] for b in batches]
-    out["beside"] = statistics.median(slow / alone for (_, slow), (_, alone) in zip(out["decode_step_busy_s"], out["decode_step_s"]))
+    out["decode_beside"] = statistics.median(slow / alone for (_, slow), (_, alone) in zip(out["decode_step_busy_s"], out["decode_step_s"]))
     out["prefill_s_per_token"], out["prefill_fixed_s"] = line_fit([_prefill(model, n) for n in (8, 32, 96, 256, 480) if n < limit])
     points, push = _train(init_from, settings)
-    out["train_fixed_s"], out["train_s_per_token"], out["train_s_per_square"] = surface_fit(points)
+    out["train_fixed_s"], out["train_s_per_pass"], out["train_s_per_token"], out["train_s_per_square"] = surface_fit(points)
+    with _Beside("decode", init_from, settings):
+        slower, _ = _train(init_from, settings)
+    out["train_beside"] = statistics.median(slow[-1] / alone[-1] for slow, alone in zip(slower, points))
+    out["keep_s"] = _keep(model, tokenizer, settings)
     return out | {"push_s": push, "step_overhead_s": _round_trip(), "parameters": model.config.num_params(mtp=True),
                   "max_batch": settings.max_batch, "threads": settings.threads}
 
@@ -115,15 +123,37 @@ def _prefill(model, tokens: int) -> tuple[float, float]:
     return float(tokens), statistics.median(times[2:])
 
 
-def _groups(settings: Settings, samples: int, length: int) -> list[dict]:
-    """A batch of made-up samples for a trainer."""
-    rows = [{"tokens": [6 + (i * 7 + j) % 90 for j in range(length)], "logprobs": [-1.0] * length, "versions": [0] * length, "reward": float(i % 2)}
-            for i in range(samples)]
+def _keep(model, tokenizer, settings: Settings, count: int = 32) -> float:
+    """Seconds of one request, aborted and submitted again with its cache kept, beyond the decode step that follows."""
+    from minglm.rl.engine import Engine, Request
+    count = min(count, settings.max_batch)
+    engine, times = Engine(model, max_batch=count, max_len=model.config.max_position_embeddings, keep_cache=True), []
+    for i in range(count):
+        engine.submit(Request(str(i), [tokenizer.bos, *[6 + (i + j) % 90 for j in range(20)]], 60, seed=i))
+    while engine.waiting:
+        engine.step()
+    for _ in range(9):
+        started = time.perf_counter()
+        engine.step()
+        alone, started = time.perf_counter() - started, time.perf_counter()
+        for request in engine.abort():
+            engine.submit(request)
+        engine.step()
+        times.append((time.perf_counter() - started - alone) / count)
+    return max(0.0, statistics.median(times))
+
+
+def _groups(settings: Settings, samples: int, length: int, longest: int | None = None) -> list[dict]:
+    """A batch of made-up samples for a trainer; with `longest` the lengths of groups rise evenly from `length` to it."""
+    rows = []
+    for i in range(samples):
+        n = length + ((longest - length) * (i // settings.group_size) // max(1, (samples - 1) // settings.group_size) if longest else 0)
+        rows.append({"tokens": [6 + (i * 7 + j) % 90 for j in range(n)], "logprobs": [-1.0] * n, "versions": [0] * n, "reward": float(i % 2)})
     return [{"prompt": [0, 4, 20, 30, 5], "samples": rows[i:i + settings.group_size]} for i in range(0, samples, settings.group_size)]
 
 
-def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float, float, float]], float]:
-    """(tokens, squares, seconds) of updates of several sizes, and seconds of a push from the trainer into an engine."""
+def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float, ...]], float]:
+    """(passes, tokens, squares, seconds) of updates of several sizes, and seconds of a push from the trainer into an engine."""
     from minglm.rl.trainer import Trainer
     from minglm.rl.worker import RolloutWorker
 
@@ -131,35 +161,33 @@ def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float,
         trainer = Trainer(settings.changed(routing_replay=False).to_dict(), folder, str(init_from))
         worker, points, pushes, update = RolloutWorker(settings.to_dict(), [1]), [], [], 0
         longest = trainer.config.max_position_embeddings - 8
-        for samples, length in ((8, 16), (32, 30), (64, 30), (64, 90), (96, 120), (8, 200), (8, 350)):
-            length = min(length, longest)
+        for samples, length, end in ((8, 16, None), (32, 30, None), (64, 30, None), (64, 90, None), (96, 120, None), (8, 200, None), (8, 350, None),
+                                     (32, 5, 60), (32, 5, 200), (48, 5, 350)):
+            length, end = min(length, longest), end and min(end, longest)
             samples = -(-samples // settings.group_size) * settings.group_size
             times = []
             for _ in range(4):
                 update += 1
                 started = time.perf_counter()
                 (reply,) = trainer.handle({"do": "train", "update": update, "version": update - 1, "push": update, "reset": False,
-                                           "groups": _groups(settings, samples, length)})
+                                           "groups": (groups := _groups(settings, samples, length, end))})
                 written = time.perf_counter() - started - reply["seconds"]
                 started = time.perf_counter()
                 list(worker.handle({"do": "push", "path": reply["weights"], "version": update, "config": trainer.config.to_dict(),
                                     "max_len": trainer.config.max_position_embeddings}))
                 pushes.append(written + time.perf_counter() - started)
                 times.append(reply["seconds"])
-            points.append((float(samples * (length + 5)), float(samples * (length + 5) ** 2), statistics.median(times[1:])))
+            parts = micro_batches([5 + len(s["tokens"]) for g in groups for s in g["samples"]], settings.micro_tokens)
+            points.append((float(len(parts)), float(sum(len(p) * p[-1] for p in parts)), float(sum(len(p) * p[-1] ** 2 for p in parts)), statistics.median(times[1:])))
     return points, statistics.median(pushes[2:])
 
 
-class _trainer_beside:
-    """A process that trains without pause, so that the other core is busy as in an asynchronous run."""
+class _Beside:
+    """A process that trains or decodes without pause, so that the other core is busy as in an asynchronous run."""
 
-    def __init__(self, init_from, settings: Settings) -> None:
+    def __init__(self, what: str, init_from: str | Path, settings: Settings) -> None:
         import subprocess
-        code = ("import sys, json, tempfile; from minglm.rl import profile as p; from minglm.rl.settings import from_dict; "
-                "from minglm.rl.trainer import Trainer\n"
-                "s = from_dict(json.loads(sys.argv[2])); t = Trainer(s.to_dict(), tempfile.mkdtemp(), sys.argv[1]); print('on', flush=True)\n"
-                "for u in range(1, 100000):\n"
-                "    list(t.handle({'do': 'train', 'update': u, 'version': 0, 'push': None, 'reset': False, 'groups': p._groups(s, 64, 60)}))\n")
+        code = f"import sys, json; from minglm.rl import profile; profile.{what}_on(sys.argv[1], json.loads(sys.argv[2]))"
         self.process = subprocess.Popen([sys.executable, "-c", code, str(init_from), json.dumps(settings.to_dict())], stdout=subprocess.PIPE, text=True)
         self.process.stdout.readline()
         time.sleep(1.0)
@@ -170,6 +198,33 @@ class _trainer_beside:
     def __exit__(self, *_) -> None:
         self.process.kill()
         self.process.wait(10)
+
+
+def train_on(init_from: str, settings: dict) -> None:
+    """Update after update, until killed."""
+    from minglm.rl.settings import from_dict
+    from minglm.rl.trainer import Trainer
+    made = from_dict(settings)
+    trainer = Trainer(settings, tempfile.mkdtemp(), init_from)
+    print("on", flush=True)
+    for update in itertools.count(1):
+        list(trainer.handle({"do": "train", "update": update, "version": 0, "push": None, "reset": False, "groups": _groups(made, 64, 60)}))
+
+
+def decode_on(init_from: str, settings: dict) -> None:
+    """Sixteen sequences again and again, until killed."""
+    import torch
+
+    from minglm.checkpoint import load_model
+    from minglm.rl.engine import Engine, Request
+    torch.set_num_threads(settings["threads"])
+    model, tokenizer, _ = load_model(init_from)
+    engine = Engine(model, max_batch=16, max_len=model.config.max_position_embeddings)
+    print("on", flush=True)
+    for i in itertools.count():
+        while engine.running + engine.waiting < 16:
+            engine.submit(Request(f"{i}.{engine.running + engine.waiting}", [tokenizer.bos, 20, 30], 100, seed=i))
+        engine.step()
 
 
 def _round_trip() -> float:

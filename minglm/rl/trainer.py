@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from minglm.moe import Router
 from minglm.optim import MuonAdamW
 from minglm.rl.engine import Engine, Request
 from minglm.rl.objectives import Clip, group_advantages, objective
+from minglm.rl.policy import micro_batches
 from minglm.rl.settings import from_dict
 from minglm.rl.worker import write_weights
 from minglm.train import deterministic
@@ -127,17 +129,11 @@ class Trainer:
         n = min(self.settings.minibatches, len(rows))
         return [rows[i::n] for i in range(n)]
 
-    def _micro(self, rows: list[dict]) -> list[dict]:
+    def _micro(self, all_rows: list[dict]) -> list[dict]:
         """Padded micro-batches, rows sorted by length: as many as fit when padded to the longest."""
-        rows = sorted(rows, key=lambda r: len(r["tokens"]))
-        micro, start = [], 0
-        while start < len(rows):
-            stop = start + 1
-            while stop < len(rows) and (stop + 1 - start) * len(rows[stop]["tokens"]) <= self.settings.micro_tokens:
-                stop += 1
-            micro.append(self._pad(rows[start:stop]))
-            start = stop
-        return micro
+        rows = iter(sorted(all_rows, key=lambda r: len(r["tokens"])))
+        lengths = micro_batches((len(r["tokens"]) for r in all_rows), self.settings.micro_tokens)
+        return [self._pad(list(islice(rows, len(part)))) for part in lengths]
 
     @torch.no_grad()
     def _remember_old(self, rows: list[dict]) -> None:

@@ -43,7 +43,7 @@ def run() -> list[dict]:
     config = ModelConfig.named("mini")
     dense = equal_active_dense(config)
     dense_config = ModelConfig.named("mini", **dense)
-    common = dict(model="mini", batch_size=BATCH, seq_len=SEQ, steps=steps, lr=0.015, adam_lr=0.015, warmup_steps=max(1, steps // 10),
+    common = dict(model="mini", batch_size=BATCH, seq_len=SEQ, steps=steps, lr=0.004, adam_lr=0.015, warmup_steps=max(1, steps // 10),
                   val_every=steps, val_batches=16, checkpoint_every=steps, bias_rate=0.003, mtp_weight=0.0)
     rows, losses = [], {"moe": [], "dense": []}
     with tempfile.TemporaryDirectory() as folder:

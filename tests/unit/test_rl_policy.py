@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from minglm.rl.policy import MODES, PartialBuffer, Policy, Status
+from minglm.rl.policy import MODES, PartialBuffer, Policy, Status, micro_batches
 
 
 def play(policy: Policy, updates: int, seed: int, drop_share: float = 0.0, in_order: bool = False) -> dict:
@@ -87,3 +87,10 @@ def test_bad_values_are_refused_in_one_line(values, word):
     with pytest.raises(InputError, match=word) as caught:
         Policy(**values)
     assert "\n" not in str(caught.value)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(16, 2048))
+def test_passes_hold_every_row_once_and_keep_the_limit(lengths, limit):
+    parts = micro_batches(lengths, limit)
+    assert sorted(n for part in parts for n in part) == sorted(lengths)
+    assert all(len(part) * max(part) <= limit or len(part) == 1 for part in parts)

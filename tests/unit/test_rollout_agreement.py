@@ -28,7 +28,7 @@ def write_run(folder, mode: str, seed: int, prompts: int, **rules):
     curve = CHOOSING if topk else CURVE
     if topk:
         (folder / "config.json").write_text(json.dumps({"index_topk": topk}))
-    case = Case(policy, 4, Lengths(groups=groups), 1, curve, topk=topk, train_s_per_token=TRAIN, push_s=0.05, overhead_s=0.2, steps=12, strict=False, keep_cache=mode == "async")
+    case = Case(policy, 4, Lengths(groups=groups), 1, curve, topk=topk, train_s_per_token=TRAIN, push_s=0.05, overhead_s=rules.get("overhead", 0.2), steps=12, strict=False, keep_cache=mode == "async")
     result = simulate(case)
     settings = {"mode": mode, "batch_groups": prompts, "group_size": 4, "over_sampling": rules.get("over_sampling"), "eta": rules.get("eta", 1), "max_batch": 512}
     (folder / "rl.yaml").write_text(json.dumps(settings))
@@ -103,3 +103,13 @@ def test_command(tmp_path, capsys):
     assert "gave the rates" in capsys.readouterr().out
     assert cli.main(["rollouts", "--run", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_mode_with_two_runs_brings_its_own_overhead(tmp_path):
+    """Asynchronous steps that cost half a second more beside: unknown from the synchronous run, known from the first of two."""
+    first = write_run(tmp_path / "rates", "sync", 0, 8)
+    slow = [write_run(tmp_path / f"async{i}", "async", i, prompts, eta=1, overhead=0.7) for i, prompts in ((1, 8), (2, 12))]
+    alone = agree([first, slow[1]])["rows"][1]
+    taught = agree([first, *slow])["rows"]
+    assert [r["kind"] for r in taught] == ["fit", "fit", "predict"]
+    assert alone["error"] < -0.1 and abs(taught[2]["error"]) < abs(alone["error"]) / 2

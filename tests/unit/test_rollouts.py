@@ -205,6 +205,6 @@ def test_who_works_beside_another_is_slower():
     """Asynchronous: engine and trainer slow each other down; synchronous, they never meet."""
     lengths = Lengths(groups=((20, 20),))
     case = Case(Policy("async", batch_groups=2, eta=1), 2, lengths, 1, DecodeCurve(((1, 0.01),)), train_s_per_token=0.005, steps=6)
-    assert simulate(replace(case, beside=2.0)).seconds > 1.3 * simulate(case).seconds
+    assert simulate(replace(case, decode_beside=2.0, train_beside=2.0)).seconds > 1.3 * simulate(case).seconds
     alone = replace(case, policy=Policy("sync", batch_groups=2))
-    assert simulate(replace(alone, beside=2.0)).seconds == pytest.approx(simulate(alone).seconds)
+    assert simulate(replace(alone, decode_beside=2.0, train_beside=2.0)).seconds == pytest.approx(simulate(alone).seconds)
