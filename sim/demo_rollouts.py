@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minglm import plots
 from sim.page import Page, table
-from sim.rollout_agreement import WARMUP, agree, case_of, logged_events, profile_of
+from sim.rollout_agreement import WARMUP, agree, case_of, logged_events, profile_of, settings_of
 from sim.rollout_lengths import read_log
 from sim.rollouts import simulate
 
@@ -52,10 +52,12 @@ def section(page: Page, run_dir: Path) -> None:
     if not all((run / "summary.json").is_file() for run in runs.values()):
         return
     page.heading("Reinforcement learning, and its long tail", "rollouts")
-    page.prose("A smaller model divides by subtracting and counting; most answers are short and a few are many times longer. A synchronous update waits for the last of "
-               "them. APRIL starts half as many groups again, stops when enough are complete, and goes on with the parts in the next round: work that was "
-               "begun is kept. The simulator, which plays rollouts on 100,000 chips with the same rules, was given this machine's rates from the "
-               "synchronous run, and foretold the other.")
+    rules = settings_of(runs["april"])
+    more = (rules["over_sampling"] or rules["batch_groups"]) / rules["batch_groups"]
+    page.prose("A smaller model keeps running totals of a few digits, sometimes of eighty: most answers are short and a few are many times longer. A synchronous "
+               f"update waits for the last of them. APRIL starts {more:g} times the groups that an update needs, stops when enough are complete, and goes on with "
+               "the parts in the next round: work that was begun is kept. The simulator, which plays rollouts on 100,000 chips with the same rules, was given this "
+               "machine's rates from the synchronous run, and foretold the other.")
     report = agree(list(runs.values()))
     rows = [[NAMES[r["mode"]], f"{r['trajectories'] / r['measured']:.0f}", f"{r['measured']:.3f}", f"{r['predicted']:.3f}",
              "gave the rates" if r["kind"] == "fit" else f"{100 * r['error']:+.0f}%"] for r in report["rows"]]
