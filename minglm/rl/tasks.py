@@ -40,8 +40,8 @@ LONG_TAIL = 1.15               # σ of the logarithm of the number of steps: the
 MAX_STEPS = 80                 # the cap on steps, as an engine has a cap on tokens
 MAX_DIFFICULTY = 8
 HELD_OUT_OF_FIVE = 1           # prompts whose hash falls in this many fifths are held out
-# One for each step, so that none repeats; those that also are letters, operations or brackets of some task come last.
-LABELS = "abcdefghijklmnopqrstuvwABCDEFGHIJKLMNOPQRSTUVWXYZ" + "$&'*,-./;=@_`|" + "xyz~<>^+!%:()[]{}"
+LABELS = "abcdefghijklmnopqrstuvwABCDEFGHIJKLMNOPQRSTUVWXYZ" + "$&'*,-./;=@_`|"
+SUM_LABELS = LABELS + "xyz~<>^+!%:()[]{}"      # one for each step; other tasks use these as values and operations, and repeat
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,9 @@ def _sum(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str
     for i in range(steps):
         digit = rng.randint(0, min(9, 1 + 2 * difficulty))
         total += digit
-        prompt += f"{_label(i)}{digit}"
-        worked += f"{_label(i)}{total}"
+        label = SUM_LABELS[i]
+        prompt += f"{label}{digit}"
+        worked += f"{label}{total}"
     return prompt, worked, str(total)
 
 

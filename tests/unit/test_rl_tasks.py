@@ -126,3 +126,11 @@ def test_bad_input_says_value_rule_and_remedy():
 def test_tasks_need_no_torch():
     code = "import sys; from minglm.rl.tasks import TASKS; TASKS['list'].problem(0); assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_no_label_of_a_sum_repeats():
+    """Which digit comes next is a look-up by label, however many there are."""
+    task = TASKS["sum"].with_tail(3.0)
+    prompts = [task.problem(seed).prompt for seed in range(200)]
+    assert max(map(len, prompts)) == 2 * MAX_STEPS
+    assert all(len(set(p[::2])) == len(p) // 2 for p in prompts)
