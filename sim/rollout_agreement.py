@@ -3,10 +3,10 @@
     clustersim rollouts --run runs/a_sync --run runs/b_april --run runs/c_async
 
 The first run gives the rates, and where a mode has several runs its first one gives what a step of that mode costs beside
-(coordination, the other processes of the machine); all others are predicted. The rates: its `profile.json` where there is one, otherwise its log (`trajectories.jsonl`,
-`events.jsonl`, `metrics.csv`): seconds per token against the requests running and what they read, by least squares over the logged segments;
-seconds of an update against its tokens; seconds of a push; and what a step costs beside, from its own measured steps. Of
-every other run only its settings and the lengths of its trajectories are read; its times are predicted and compared.
+(coordination, the other processes of the machine). The rates are those of its `profile.json` where there is one, otherwise of
+its log (`trajectories.jsonl`, `events.jsonl`, `metrics.csv`): seconds per token against the requests running and what they read,
+by least squares over the logged segments; seconds of an update against its passes and tokens; seconds of a push. Of every
+other run only its settings and the lengths of its trajectories are read; its times are predicted and compared.
 """
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minglm.errors import InputError
-from minglm.rl.policy import Policy
+from minglm.rl.policy import Policy, train_load
 from sim.documents import read_document
 from sim.rollout_engines import DecodeCurve
 from sim.rollout_lengths import Lengths, read_log
-from sim.rollout_results import train_load
 from sim.rollouts import Case, simulate
 
 WARMUP = 2            # updates in which pipelines fill and caches warm
@@ -124,12 +123,12 @@ def profile_of(run: Path) -> Profile:
 def with_overhead(run: Path, profile: Profile) -> Profile:
     """The profile with the seconds a step that make the simulation of this run as long as the run was; 0 where it is longer."""
     measured, _ = measured_step(run)
-    low, high = 0.0, measured
-    if simulate(case_of(run, replace(profile, overhead_s=0.0))).step_s >= measured:
+    case, low, high = case_of(run, profile), 0.0, measured         # its log is read once
+    if simulate(replace(case, overhead_s=0.0)).step_s >= measured:
         return replace(profile, overhead_s=0.0)
     while high - low > 1e-4 * measured:
         middle = (low + high) / 2
-        if simulate(case_of(run, replace(profile, overhead_s=middle))).step_s < measured:
+        if simulate(replace(case, overhead_s=middle)).step_s < measured:
             low = middle
         else:
             high = middle

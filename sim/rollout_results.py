@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from minglm.errors import InputError
-from minglm.rl.policy import Policy, micro_batches
+from minglm.rl.policy import Policy, train_load
 from sim.rollout_engines import DecodeCurve
 from sim.rollout_lengths import Lengths
 
@@ -51,7 +51,7 @@ class Case:
 
     def train_seconds(self, rows: list[int]) -> float:
         """Seconds of an update on rows of so many tokens, prompts included."""
-        passes, padded, squares = train_load(rows, self.micro_tokens) if self.micro_tokens or self.train_s_per_square else (0, sum(rows), 0)
+        passes, padded, squares = train_load(rows, self.micro_tokens)
         return self.train_fixed_s / self.parts + self.train_s_per_pass * passes + self.train_s_per_token * padded + self.train_s_per_square * squares
 
     @property
@@ -85,12 +85,6 @@ class Case:
             raise InputError(f"mode {self.policy.mode!r} colocated: rollout and training run at the same time and need chips of their own; "
                              f"set colocated: false, or use sync or april")
         return self
-
-
-def train_load(rows: list[int], micro_tokens: int | None) -> tuple[int, int, int]:
-    """(passes, tokens, squared lengths) that a trainer computes for rows of so many tokens, padding included."""
-    parts = micro_batches(rows, micro_tokens) if micro_tokens else [[n] for n in rows]
-    return len(parts), sum(len(p) * p[-1] for p in parts), sum(len(p) * p[-1] ** 2 for p in parts)
 
 
 @dataclass

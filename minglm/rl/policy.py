@@ -138,6 +138,13 @@ def micro_batches(lengths: Iterable[int], limit: int) -> list[list[int]]:
     return out
 
 
+def train_load(rows: list[int], micro_tokens: int | None) -> tuple[int, int, int]:
+    """(passes, tokens, squared lengths) that a trainer computes for rows of so many tokens, padding included; without
+    `micro_tokens` each row goes alone."""
+    parts = micro_batches(rows, micro_tokens) if micro_tokens else [[n] for n in rows]
+    return len(parts), sum(len(p) * p[-1] for p in parts), sum(len(p) * p[-1] ** 2 for p in parts)
+
+
 @dataclass
 class Status:
     """What a policy may know: counts of groups, and the version."""

@@ -31,23 +31,11 @@ import time
 from pathlib import Path
 
 from minglm.errors import InputError
-from minglm.rl.policy import micro_batches
+from minglm.rl.policy import train_load
 from minglm.rl.settings import Settings, load
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
 REPEATS = 15
-
-
-def line_fit(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """(slope, intercept ≥ 0) of the least-squares line through (x, y), relative errors weighed alike."""
-    weights = [1 / max(y, 1e-9) ** 2 for _, y in points]
-    total = sum(weights)
-    mx = sum(w * x for w, (x, _) in zip(weights, points)) / total
-    my = sum(w * y for w, (_, y) in zip(weights, points)) / total
-    slope = sum(w * (x - mx) * (y - my) for w, (x, y) in zip(weights, points)) / max(1e-12, sum(w * (x - mx) ** 2 for w, (x, _) in zip(weights, points)))
-    if my - slope * mx < 0:
-        return sum(w * x * y for w, (x, y) in zip(weights, points)) / sum(w * x * x for w, (x, _) in zip(weights, points)), 0.0
-    return slope, my - slope * mx
 
 
 def surface_fit(points: list[tuple[float, ...]]) -> tuple[float, ...]:
@@ -61,6 +49,12 @@ def surface_fit(points: list[tuple[float, ...]]) -> tuple[float, ...]:
         if found[worst] >= 0:
             return tuple(float(dict(zip(kept, found)).get(i, 0.0)) for i in range(table.shape[1]))
         del kept[worst]
+
+
+def line_fit(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """(slope, intercept) of the line through (x, y), neither below 0, relative errors weighed alike."""
+    fixed, slope = surface_fit(points)
+    return slope, fixed
 
 
 def profile(init_from: str | Path, settings: Settings) -> dict:
@@ -177,8 +171,8 @@ def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float,
                                     "max_len": trainer.config.max_position_embeddings}))
                 pushes.append(written + time.perf_counter() - started)
                 times.append(reply["seconds"])
-            parts = micro_batches([5 + len(s["tokens"]) for g in groups for s in g["samples"]], settings.micro_tokens)
-            points.append((float(len(parts)), float(sum(len(p) * p[-1] for p in parts)), float(sum(len(p) * p[-1] ** 2 for p in parts)), statistics.median(times[1:])))
+            counted = train_load([5 + len(s["tokens"]) for g in groups for s in g["samples"]], settings.micro_tokens)
+            points.append((*map(float, counted), statistics.median(times[1:])))
     return points, statistics.median(pushes[2:])
 
 

@@ -129,11 +129,11 @@ class Trainer:
         n = min(self.settings.minibatches, len(rows))
         return [rows[i::n] for i in range(n)]
 
-    def _micro(self, all_rows: list[dict]) -> list[dict]:
+    def _micro(self, rows: list[dict]) -> list[dict]:
         """Padded micro-batches, rows sorted by length: as many as fit when padded to the longest."""
-        rows = iter(sorted(all_rows, key=lambda r: len(r["tokens"])))
-        lengths = micro_batches((len(r["tokens"]) for r in all_rows), self.settings.micro_tokens)
-        return [self._pad(list(islice(rows, len(part)))) for part in lengths]
+        parts = micro_batches((len(r["tokens"]) for r in rows), self.settings.micro_tokens)
+        in_order = iter(sorted(rows, key=lambda r: len(r["tokens"])))
+        return [self._pad(list(islice(in_order, len(part)))) for part in parts]
 
     @torch.no_grad()
     def _remember_old(self, rows: list[dict]) -> None:
