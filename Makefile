@@ -39,10 +39,9 @@ soak: $(STAMP)   ## the long checks: 10,000 generated scenarios, 64 clients on t
 	MINGLM_SOAK=1 $(BIN)/python -m pytest tests/property
 	$(BIN)/python -m minglm.serving.load --clients 64 --seconds 120 $(ARGS)
 
-course-check: $(STAMP) ## every exercise both ways, the book, the site, all walks in a browser
-	MINGLM_COURSE=1 $(BIN)/python -m pytest tests/unit/test_workshop_exercises.py tests/unit/test_workshop_kit.py tests/notebooks tests/browser $(ARGS)
+course-check: $(STAMP) ## the whole book, every exercise both ways, the site, all walks in a browser
 	$(BIN)/python -m minglm.book
-	$(BIN)/python -m minglm.book --check
+	MINGLM_COURSE=1 $(BIN)/python -m pytest tests/unit/test_workshop_exercises.py tests/unit/test_workshop_kit.py tests/notebooks tests/browser $(ARGS)
 
 checkpoints: $(STAMP) ## small results that any notebook can start from, with their hashes
 	$(BIN)/minglm workshop checkpoints $(ARGS)

@@ -78,11 +78,10 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     # No page has formulas that need MathJax, and its default comes from the net: an empty script stands in.
     (target / "_static" / "no_mathjax.js").write_text("", encoding="utf-8")
     (target / "_static" / "print.css").write_text(PRINT, encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     figures = ROOT / "data" / "figures"
     if figures.is_dir():
         shutil.copytree(figures, target / "data" / "figures")
-    (target / "intro.md").write_text(readme, encoding="utf-8")
+    (target / "intro.md").write_text(_intro((ROOT / "README.md").read_text(encoding="utf-8"), target), encoding="utf-8")
     env = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook", "MINGLM_RUNS": str(target / "runs")}
     run = "from jupyter_book.cli.main import main; main()"          # the package has no __main__, and Scripts may not be on the path
     subprocess.run([sys.executable, "-c", run, "build", str(target), "--quiet"], check=True, env=env)
@@ -94,6 +93,14 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
             page.write_text(kept, encoding="utf-8")
     print(f"the book: {index}")
     return index
+
+
+def _intro(readme: str, target: Path) -> str:
+    """The README as first page: links to notebooks lead to their pages, those to files outside the book become plain words."""
+    def kept(link: re.Match) -> str:
+        words, path = link[1], link[2].removeprefix("notebooks/")
+        return f"[{words}]({path})" if re.match(r"https?://", path) or (target / path).is_file() else words
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)\)", kept, readme)
 
 
 def check(target: Path = TARGET) -> list[str]:
@@ -130,7 +137,7 @@ def check(target: Path = TARGET) -> list[str]:
                 wrong.append(f"{name}: loads {source}")
             elif not source.startswith("data:") and not (page.parent / unquote(source.split("?")[0])).exists():
                 wrong.append(f"{name}: {source} is missing")
-        if name.split("/")[0] in (*PARTS, "workshop"):
+        if name.split("/")[0] in (*PARTS, "workshop", "intro.html"):
             body = re.sub(r"<script.*?</script>", "", text[text.find("<article"):text.rfind("</article>")], flags=re.S)
             for link in re.findall(r'<a [^>]*href="([^"#?]+)[^"]*"', body):
                 if not re.match(r"(https?:)?//|mailto:", link) and not (page.parent / unquote(link)).exists():

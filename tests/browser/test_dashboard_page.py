@@ -5,37 +5,32 @@ Needs Chromium, Playwright and Voila. Nothing may be asked of another machine.
 import json
 import os
 import select
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from urllib.parse import urlparse
 
 import pytest
 
 from sim.units import show
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[dev]'")
 pytest.importorskip("voila", reason="Voila is missing: pip install -e '.[lab]'")
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "/usr/bin/chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome found: install one (Debian: apt install chromium)"),
-              pytest.mark.skipif(os.environ.get("MINGLM_COURSE") != "1", reason="a long walk: make course-check")]
+pytestmark = pytest.mark.skipif(os.environ.get("MINGLM_COURSE") != "1", reason="a long walk: make course-check")
 ANSWER = ".planner-top .said"
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address(browser, tmp_path_factory, ending):
     """The served page's address with its token."""
     home = tmp_path_factory.mktemp("planner")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "sim", "dashboard", "--json", "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, stderr=open(home / "log", "w"),
-                              text=True, env={**os.environ, "MINGLM_RUNS": str(home / "runs")})
-    try:
+    command = [sys.executable, "-m", "sim", "dashboard", "--json", "--port", str(port)]
+    with open(home / "log", "w") as log, ending(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True,
+                                                                 env={**os.environ, "MINGLM_RUNS": str(home / "runs")})) as server:
         assert select.select([server.stdout], [], [], 60)[0], (home / "log").read_text()
         said = json.loads(server.stdout.readline())
         deadline = time.monotonic() + 90
@@ -47,28 +42,10 @@ def address(tmp_path_factory):
             except OSError:
                 time.sleep(0.3)
         yield said
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        made = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield made
-        made.close()
-
-
-def opened(browser, address: dict, width: int, height: int):
-    """The page with its pictures drawn; `page.elsewhere`: requests that left this machine."""
-    page = browser.new_page(viewport={"width": width, "height": height})
-    page.elsewhere = []
-    for event in ("request", "websocket"):
-        page.on(event, lambda r: page.elsewhere.append(r.url) if urlparse(r.url).hostname not in ("127.0.0.1", "localhost", "", None) else None)
+def opened(page, address: dict):
+    """The page with its pictures drawn."""
     page.goto(address["address"], timeout=240_000, wait_until="commit")
     page.wait_for_selector(ANSWER, timeout=240_000)
     page.wait_for_selector(".js-plotly-plot .barlayer .point", state="attached", timeout=60_000)
@@ -76,13 +53,13 @@ def opened(browser, address: dict, width: int, height: int):
 
 
 @pytest.fixture(scope="module")
-def desk(browser, address):
-    return opened(browser, address, 1280, 900)
+def desk(new_page, address):
+    return opened(new_page(1280, 900), address)
 
 
 @pytest.fixture(scope="module")
-def phone(browser, address):
-    return opened(browser, address, 390, 844)
+def phone(new_page, address):
+    return opened(new_page(390, 844), address)
 
 
 def typed(page, label: str, text: str) -> None:

@@ -13,22 +13,17 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlparse
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[dev]'")
 pytest.importorskip("jupyterlab", reason="JupyterLab is missing: pip install -e '.[lab]'")
 pytest.importorskip("torch", reason="torch is missing: pip install -e '.[train]'")
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "/usr/bin/chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome found: install one (Debian: apt install chromium)")
 NOTEBOOK = "02_mla.ipynb"
-LOCAL = {"127.0.0.1", "localhost", ""}
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(browser, tmp_path_factory, ending):
     """A JupyterLab server on a free port with its own settings; yields (address, token)."""
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks" / "learn", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
@@ -38,22 +33,13 @@ def lab(tmp_path_factory):
     token = secrets.token_hex(16)
     env = {**os.environ, "MINGLM_SMOKE": "1", "MINGLM_RUNS": str(home / "runs"), "JUPYTER_CONFIG_DIR": str(home / "config"),
            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
-    log = open(home / "lab.log", "w")
-    server = subprocess.Popen(
+    address = f"http://127.0.0.1:{port}"
+    with open(home / "lab.log", "w") as log, ending(subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
          f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home / 'notebooks'}", "--expose-app-in-browser", "--allow-root",
-         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], env=env, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
+         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], env=env, stdout=log, stderr=log)) as server:
         _wait_for(f"{address}/api/status?token={token}", server, home / "lab.log")
         yield address, token
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-        log.close()
 
 
 def _wait_for(url: str, server, log: Path, seconds: float = 90) -> None:
@@ -69,18 +55,11 @@ def _wait_for(url: str, server, log: Path, seconds: float = 90) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(lab):
-    """The notebook, opened and run to the end; `page.elsewhere` collects every request that left this machine."""
-    address, token = lab
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1300, "height": 900})
-        page.elsewhere = []
-        for event in ("request", "websocket"):
-            page.on(event, lambda r: page.elsewhere.append(r.url) if urlparse(r.url).hostname not in (*LOCAL, None) else None)
-        _open_and_run(page, address, token, NOTEBOOK)
-        yield page
-        browser.close()
+def page(new_page, lab):
+    """The notebook, opened and run to the end."""
+    page = new_page(1300, 900)
+    _open_and_run(page, *lab, NOTEBOOK)
+    return page
 
 
 def _open_and_run(page, address: str, token: str, notebook: str) -> None:

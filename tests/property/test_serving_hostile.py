@@ -37,22 +37,12 @@ asked = json_value | right | text | one_field_wrong({**LIMITED, "messages": [{"r
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    from minglm import recipe
-    from minglm.train import train
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("hostile") / "run"
-    train(recipe.load("ci_pretrain", {"steps": 1}), folder, None, progress=False, device="cpu")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def client(checkpoint):
+def client(small_checkpoint):
     from fastapi.testclient import TestClient
 
     from minglm.serving.server import build
     from minglm.serving.settings import ServeSettings
-    _, app = build(checkpoint, ServeSettings(mode="dense", max_body=MAX_BODY, max_tokens=8, max_len=64, max_batch=4))
+    _, app = build(small_checkpoint, ServeSettings(mode="dense", max_body=MAX_BODY, max_tokens=8, max_len=64, max_batch=4))
     with TestClient(app, raise_server_exceptions=True) as it:
         yield it
 
@@ -110,7 +100,7 @@ def test_raw_bytes_and_people_who_leave_or_read_slowly(server, raw, asks, reads)
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint):
+def server(small_checkpoint):
     from minglm.serving import load
-    with load.running(checkpoint, "--mode", "dense") as (_, url):
+    with load.running(small_checkpoint, "--mode", "dense") as (_, url):
         yield url

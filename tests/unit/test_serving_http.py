@@ -22,18 +22,8 @@ KEY = "a-key-for-tests"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    from minglm import recipe
-    from minglm.train import train
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("served") / "run"
-    train(recipe.load("ci_pretrain", {"steps": 3}), folder, None, progress=False, device="cpu")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(checkpoint):
-    with load.running(checkpoint, "--mode", "dense", "--max-concurrent", "24", "--max-body", "20000", "--max-tokens", "100", "--key", KEY) as (process, url):
+def server(small_checkpoint):
+    with load.running(small_checkpoint, "--mode", "dense", "--max-concurrent", "24", "--max-body", "20000", "--max-tokens", "100", "--key", KEY) as (process, url):
         yield process, url
 
 
@@ -80,10 +70,10 @@ def test_completions_of_several_prompts(client):
     assert client.models.list().data[0].id == "minglm"
 
 
-def test_the_answer_is_the_engine_s_own(client, checkpoint):
+def test_the_answer_is_the_engine_s_own(client, small_checkpoint):
     from minglm.checkpoint import load_model
     from minglm.generate import generate
-    model, tokenizer, _ = load_model(checkpoint)
+    model, tokenizer, _ = load_model(small_checkpoint)
     prompt = [tokenizer.bos, tokenizer.user, *tokenizer.encode(HELLO[0]["content"]), tokenizer.assistant]
     wanted = generate(model, [prompt], 20, stop=(tokenizer.eos,), mode="dense").tokens[0]
     got = client.chat.completions.create(model="minglm", messages=HELLO, max_tokens=20, temperature=0).choices[0].message.content
@@ -141,8 +131,8 @@ def test_metrics_count(server):
     assert value["minglm_generated_tokens_total"] > 0 and value['minglm_requests_total{path="/v1/chat/completions",status="200"}'] > 0
 
 
-def test_ten_seconds_of_load(checkpoint):
-    with load.running(checkpoint, "--mode", "dense") as (process, url):
+def test_ten_seconds_of_load(small_checkpoint):
+    with load.running(small_checkpoint, "--mode", "dense") as (process, url):
         result = asyncio.run(load.load(url, process.pid, clients=16, seconds=10, tokens=24))
     assert not result["unexpected"] and result["measured"] > 20, result
     assert result["rss_growth"] is None or result["rss_growth"] < 0.15, "ten seconds are short; the soak asks for 5% over two minutes"
@@ -156,14 +146,14 @@ def test_load_is_judged():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_kill_and_restart_on_the_same_port_and_drain(checkpoint):
+def test_kill_and_restart_on_the_same_port_and_drain(small_checkpoint):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    with load.running(checkpoint, "--mode", "dense", "--port", port) as (process, url):
+    with load.running(small_checkpoint, "--mode", "dense", "--port", port) as (process, url):
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
-    with load.running(checkpoint, "--mode", "dense", "--port", port) as (process, url):
+    with load.running(small_checkpoint, "--mode", "dense", "--port", port) as (process, url):
         request = urllib.request.Request(url + "/chat/completions", headers={"content-type": "application/json"},
                                          data=json.dumps({"messages": HELLO, "max_tokens": 60, "temperature": 0, "stream": True}).encode())
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -175,7 +165,7 @@ def test_kill_and_restart_on_the_same_port_and_drain(checkpoint):
     with pytest.raises(RuntimeError, match="did not start"), socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with load.running(checkpoint, "--port", str(taken.getsockname()[1])):
+        with load.running(small_checkpoint, "--port", str(taken.getsockname()[1])):
             pass
 
 
