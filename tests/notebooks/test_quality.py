@@ -2,6 +2,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,21 @@ def test_the_spelling_check_can_fail(tmp_path):
     codespell = pytest.importorskip("codespell_lib", reason="codespell is missing: pip install codespell")
     (tmp_path / "a.md").write_text("This is recieved wih a mispelling.\n")
     assert codespell.main(str(tmp_path / "a.md")) > 0
+
+
+def test_code_and_notebooks_pass_the_linter():
+    """ruff with the rules of pyproject.toml: unused imports, names that nothing defines, order of imports."""
+    pytest.importorskip("ruff", reason="ruff is missing: pip install -e '.[dev]'")
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format=concise", str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_linter_reads_notebooks(tmp_path):
+    pytest.importorskip("ruff", reason="ruff is missing: pip install -e '.[dev]'")
+    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": ["import os\n", "nothing\n"]}
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1 and "F401" in done.stdout and "F821" in done.stdout
 
 
 # ---------------------------------------------------------------- Windows and macOS
