@@ -4,10 +4,10 @@
     assistant   def f(x): return 3*x+3
     user        f(1) gave 6, not 5                               ← observation, made by the sandbox, never in the loss
     assistant   def f(x): return 3*x+2
-                → the hidden tests decide the reward
+                → all tests, shown and hidden, decide the reward
 
-The tests that are shown decide whether another turn follows, the hidden ones decide the reward, so a function that only
-repeats what is shown earns nothing. Every turn after the first costs a tenth of the reward.
+The tests that are shown decide whether another turn follows; the reward asks for the hidden ones too, so a function that
+only repeats what is shown earns nothing. Every turn after the first costs a tenth of the reward.
 
     >>> p = CODE.problem(CODE.train_seed(0), difficulty=2)
     >>> episode = CODE.start(p)
@@ -48,7 +48,7 @@ class CodeProblem(Problem):
 
 
 class CodeEpisode(Episode):
-    """Up to `MAX_TURNS` programs; the last one is judged by the hidden tests."""
+    """Up to `MAX_TURNS` programs; the last one is judged by all tests, shown and hidden."""
 
     result: Result | None = None     # of the last run, for logs
 

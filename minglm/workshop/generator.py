@@ -2,7 +2,8 @@
 
 A source is a Python file in cells: `# %% [markdown]` opens text (each line behind "# "), `# %%` opens code. What stands
 between `### BEGIN SOLUTION` and `### END SOLUTION` is replaced by a line that raises NotImplementedError. The markers and
-the cell metadata are nbgrader's, so a course that grades with nbgrader can take the solutions as its source.
+the cell metadata are nbgrader's, so a course that grades with nbgrader can take the solutions as its source. The first
+cell of every sheet ends with how to work on it.
 """
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ SOURCES = Path(__file__).parent / "exercises"
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "notebooks" / "workshop"
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+HOW = """**How it works:** replace the line `raise NotImplementedError()` by your answer, run the cell, then run the check below it. A check says "right", or in one sentence what is not right yet. Try as often as you like. If it stays silent for ten seconds, a loop does not end: press the square above (interrupt). After a restart of the kernel run all cells above first. Leave the inputs as they are, and give plain numbers unless the text asks for a tensor. Every answer is in the folder `solutions` beside this one, for when you have tried."""
 BLANK = ("# YOUR CODE HERE", "raise NotImplementedError()")
 
 
@@ -72,6 +74,7 @@ def notebook(source: Path, solved: bool) -> dict:
     """The notebook as a dictionary of nbformat 4.5, without outputs, the same bytes each time."""
     made = []
     for at, (kind, text) in enumerate(cells(source.read_text(encoding="utf-8"), source.name)):
+        text = f"{text}\n\n{HOW}" if at == 0 else text
         cell = {"cell_type": kind, "id": f"{source.stem[:2]}-{at:02d}", "metadata": {}}
         if kind == "code":
             cell |= {"execution_count": None, "outputs": []}

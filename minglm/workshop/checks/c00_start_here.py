@@ -2,9 +2,10 @@
 import math
 
 from minglm.config import ModelConfig
-from minglm.workshop.checking import Exercise, Mistake
+from minglm.workshop.checking import Exercise, Mistake, NotYet, same
 
 YEAR_S = 365 * 86400
+ROUNDED = "You rounded the seconds (`//` gives whole numbers): a training of 1.2 seconds becomes one of 1 second. Divide with `/`."
 
 
 def _expert(hidden: int, width: int) -> int:
@@ -12,6 +13,12 @@ def _expert(hidden: int, width: int) -> int:
     base = dict(hidden_size=hidden, moe_intermediate_size=width, num_hidden_layers=2, first_k_dense_replace=1, num_experts_per_tok=1)
     one, two = (ModelConfig(n_routed_experts=n, **base).params_breakdown()["routed_experts"] for n in (1, 2))
     return two - one
+
+
+def _no_whole_seconds(answer) -> None:
+    """A training of 1.2 seconds: in years the difference would be lost in the tolerance."""
+    if not same(answer(1e6, 2e5, 1e12) * YEAR_S, 1.2):
+        raise NotYet(ROUNDED)
 
 
 EXERCISES = [
@@ -24,7 +31,7 @@ EXERCISES = [
         "Each of V tokens has probability 1/V; the loss is minus the natural logarithm of the probability of the right one."),
     Exercise(
         "00.expert_parameters", _expert, lambda: [(64, 32), (6144, 2048), (10, 7)],
-        (Mistake(lambda C, F: 2 * C * F, "You counted two matrices. A gated expert (SwiGLU) has three: gate and up lead from C to F, down leads back from F to C."),
+        (Mistake(lambda C, F: 2 * C * F, "You counted two matrices. An expert has three: gate and up lead from `hidden` to `width`, down leads back from `width` to `hidden`."),
          Mistake(lambda C, F: C * F, "That is one matrix. An expert has three of them: gate, up and down."),
          Mistake(lambda C, F: 3 * C * F + 2 * F + C, "There are no biases in GLM-5's experts: count the three matrices only.")),
         "An expert has three matrices, gate, up and down, each with hidden x width numbers."),
@@ -34,6 +41,7 @@ EXERCISES = [
         (Mistake(lambda n, t, r: 2 * n * t / r / YEAR_S, "Two operations per parameter and token is the forward pass alone. Backward costs twice as much again: six in all."),
          Mistake(lambda n, t, r: 6 * n * t / r, "Those are seconds. Divide by the seconds of a year."),
          Mistake(lambda n, t, r: 6 * n * t / r / 86400, "Those are days. A year has 365 of them."),
-         Mistake(lambda n, t, r: r / (6 * n * t) / YEAR_S, "The fraction is upside down: time is work divided by speed.")),
-        "Work is 6 x active parameters x tokens; divide by operations per second, then by the seconds in 365 days."),
+         Mistake(lambda n, t, r: r / (6 * n * t) / YEAR_S, "The fraction is upside down: time is work divided by speed."),
+         Mistake(lambda n, t, r: 6 * n * t // r / YEAR_S, ROUNDED)),
+        "Work is 6 x active parameters x tokens; divide by operations per second, then by the seconds in 365 days.", _no_whole_seconds),
 ]

@@ -1,4 +1,6 @@
 """Checks of 04: routing with a bias that only steers, moving the bias, how uneven a load is."""
+import math
+
 from minglm.workshop.checking import Exercise, Mistake
 from minglm.workshop.checks import drawn
 
@@ -39,15 +41,17 @@ def _cases():
     return [(drawn(5, 6).sigmoid(), bias, 2, 2.5), (drawn(3, 6, seed=1).sigmoid(), bias * 0, 3, 1.0)]
 
 
-def _moved(bias, counts, rate):
+def _moved(bias, counts, rate, rounded=float):
     import torch
 
-    mean = float(sum(counts.tolist())) / len(counts)
+    mean = rounded(sum(counts.tolist()) / len(counts))
     return torch.tensor([b + rate * ((c < mean) - (c > mean)) for b, c in zip(bias.tolist(), counts.tolist())])
 
 
 def _bias_cases():
-    return [(drawn(4) * 0.01, drawn(4).new_tensor([10, 2, 4, 8]).long(), 0.01), (drawn(4) * 0, drawn(4).new_tensor([4, 4, 4, 4]).long(), 0.1)]
+    bias = drawn(4) * 0.01
+    return [(bias, bias.new_tensor([10, 2, 4, 8]).long(), 0.01), (bias.new_zeros(4), bias.new_tensor([4, 4, 4, 4]).long(), 0.1),
+            (bias, bias.new_tensor([2, 3, 4, 2]).long(), 0.01)]      # mean 2.75: rounded, it would be just what some expert had
 
 
 def _unevenness(counts):
@@ -67,12 +71,14 @@ EXERCISES = [
         "04.move_bias", _moved, _bias_cases,
         (Mistake(lambda b, c, r: b - r * (c.float().mean() - c).sign(), "The sign is wrong: who had too little work must become likelier, so its bias goes up."),
          Mistake(lambda b, c, r: b + r * (c.float().mean() - c), "You moved in proportion to the load. The rule takes the sign only: every bias moves by the same small step, however large the batch."),
-         Mistake(lambda b, c, r: r * (c.float().mean() - c).sign(), "You threw the old bias away. The step is added to it.")),
+         Mistake(lambda b, c, r: r * (c.float().mean() - c).sign(), "You threw the old bias away. The step is added to it."),
+         *(Mistake(lambda b, c, r, rounded=rounded: _moved(b, c, r, rounded), "You rounded the mean. It need not be a whole number: use counts.float().mean().") for rounded in (math.floor, math.ceil))),
         "bias + rate x sign(mean load − load)."),
     Exercise(
-        "04.unevenness", _unevenness, lambda: [([10, 2, 4, 8],), ([5, 5],), ([0, 0, 9],)],
+        "04.unevenness", _unevenness, lambda: [([10, 2, 4, 8],), ([5, 5],), ([0, 0, 9],), ([5, 2],)],
         (Mistake(lambda c: max(c) / sum(c), "That is the busiest expert's share of all work. Compare it with an even share: divide by the mean, not by the sum."),
          Mistake(lambda c: max(c) / max(min(c), 1e-9), "You compared with the idlest expert. The measure is the busiest over the mean: it says how long the others wait."),
-         Mistake(lambda c: sum(c) / len(c) / max(c), "The fraction is upside down: 1 is even, larger is worse.")),
+         Mistake(lambda c: sum(c) / len(c) / max(c), "The fraction is upside down: 1 is even, larger is worse."),
+         *(Mistake(lambda c, rounded=rounded: max(c) / rounded(sum(c) / len(c)), "You rounded the mean. It need not be a whole number: sum / len, with one slash.") for rounded in (math.floor, math.ceil))),
         "The busiest expert's work divided by the mean."),
 ]

@@ -50,15 +50,16 @@ EXERCISES = [
          Mistake(lambda d, m: len(d) if d == m else 0, "All or nothing wastes work: the tokens before the first disagreement are right and can be kept.")),
         "The length of the common beginning."),
     Exercise(
-        "06.tokens_per_pass", _expected, lambda: [(0.8, 1), (0.5, 3), (0.0, 2), (0.9, 5)],
+        "06.tokens_per_pass", _expected, lambda: [(0.8, 1), (0.5, 3), (0.0, 2), (0.9, 5), (1.0, 3), (0.7, 0)],
         (Mistake(lambda r, d: 1 + d * r, "A later draft only counts if all before it were right: its chance is rate**j, not rate."),
          Mistake(lambda r, d: _expected(r, d) - 1, "You forgot the token that the main model itself gives in each pass: it comes even when every draft is wrong."),
-         Mistake(lambda r, d: 1 + r**d, "Partly right drafts count too: add rate**j for every j from 1 to depth.")),
+         Mistake(lambda r, d: 1 + r**d, "Partly right drafts count too: add rate**j for every j from 1 to depth."),
+         Mistake(lambda r, d: (1 - r ** (d + 1)) / (1 - r), "Your formula divides by zero when rate is 1. Then every draft is right and a pass gives depth + 1 tokens; adding the powers one by one needs no such exception.")),
         "1 + rate + rate² + ... + rate**depth."),
     Exercise(
         "06.residual", _residual, lambda: [(drawn(5).softmax(-1), drawn(5, seed=1).softmax(-1)), (drawn(3, seed=2).softmax(-1), drawn(3, seed=3).softmax(-1))],
         (Mistake(lambda p, q: p, "Drawing from p again after a rejection favours what the draft had too little of twice over: the result is no longer p. Take what p has more than q, scaled to 1."),
          Mistake(lambda p, q: (p - q).abs() / (p - q).abs().sum(), "Where the draft had too much (p < q) nothing may be added: cut p - q off below zero instead of taking its absolute value."),
          Mistake(lambda p, q: (p - q).clamp(min=0), "This does not add up to 1: divide by its sum.")),
-        "max(0, p − q), divided by its sum."),
+        "For each token p − q, or 0 where that is negative: (p - q).clamp(min=0). Then divide by its sum."),
 ]

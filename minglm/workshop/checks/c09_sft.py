@@ -27,7 +27,7 @@ def _mean(losses, targets):
 
 
 def _loss_cases():
-    t = drawn(6).new_tensor([5, IGNORE, 7, IGNORE, IGNORE, 2]).long()
+    t = drawn(6).new_tensor([5, IGNORE, 0, IGNORE, IGNORE, 2]).long()      # 0 is a token as any other
     return [(drawn(6).abs(), t), (drawn(6).abs(), t * 0 + IGNORE), (drawn(6, seed=3).abs(), t.abs())]
 
 
@@ -51,8 +51,9 @@ EXERCISES = [
     Exercise(
         "09.counted_mean", _mean, _loss_cases,
         (Mistake(lambda x, t: (x * (t != IGNORE)).mean(), "You divided by all tokens. Divide by the number of counted ones, or a long question makes the loss look small."),
-         Mistake(lambda x, t: x.mean(), "The ignored tokens are counted too: leave out places whose target is -100."),
+         Mistake(lambda x, t: x.mean(), "The ignored tokens are counted too: leave out places whose label is -100."),
          Mistake(lambda x, t: x[t != IGNORE].mean(), "When nothing is counted this is 0/0, NaN, and one such batch spoils the whole run: give 0 then."),
-         Mistake(lambda x, t: (x * (t != IGNORE)).sum(), "That is the sum; divide by the number of counted tokens.")),
-        "The mean over places whose target is not -100, and 0 when there is none."),
+         Mistake(lambda x, t: (x * (t != IGNORE)).sum(), "That is the sum; divide by the number of counted tokens."),
+         Mistake(lambda x, t: _mean(x, t.masked_fill(t == 0, IGNORE)), "You left out token 0. It is a token as any other: only -100 marks what is ignored.")),
+        "The mean over places whose label is not -100, and 0 when there is none; a plain number."),
 ]

@@ -1,7 +1,7 @@
 """Checks of 14: the rule that bounds staleness, importance weights, and two ways to tame them."""
 import math
 
-from minglm.workshop.checking import Exercise, Mistake, NotYet
+from minglm.workshop.checking import Exercise, Mistake, NotYet, attempt, same
 from minglm.workshop.checks import drawn
 
 
@@ -33,10 +33,19 @@ def _weights():
     return [(torch.tensor([0.1, 0.5, 1.0, 1.5, 2.0, 50.0]), 2.0), (drawn(3, 4, seed=8).exp(), 1.5)]
 
 
+CARRIES = "The weights are right, but they carry a gradient: the step would also change them, in place of making good tokens likelier. End with .detach()."
+WRITES = ("The weights are right, but your function changed `logp_old`, which its caller still needs. What ends in `_`, such as .sub_() or .detach_(), "
+          "changes the tensor itself: use its twin without the `_`.")
+
+
 def _is_detached(answer):
-    old = (-drawn(2, 3).abs()).requires_grad_()
-    if getattr(answer(old, -drawn(2, 3, seed=1).abs()), "requires_grad", False):
-        raise NotYet("The weights are right, but they carry a gradient: the step would also change them, in place of making good tokens likelier. End with .detach().")
+    given = -drawn(2, 3).abs()
+    old = given.clone().requires_grad_().clone()          # a leaf would stop what writes in place with words of autograd's own
+    weights = attempt(answer, old, -drawn(2, 3, seed=1).abs())
+    if not old.requires_grad or not same(old.detach(), given, 0.0, 0.0):
+        raise NotYet(WRITES)
+    if getattr(weights, "requires_grad", False):
+        raise NotYet(CARRIES)
 
 
 EXERCISES = [
@@ -52,14 +61,17 @@ EXERCISES = [
         (Mistake(lambda o, b: _importance(b, o), "Upside down: a token that the trainer likes more than its author did must count more. Trainer over author."),
          Mistake(lambda o, b: o - b, "That is the logarithm of the weight. Take exp."),
          Mistake(lambda o, b: o / b, "Those are log-probabilities: the ratio of probabilities is exp of their difference."),
-         Mistake(lambda o, b: o.exp() - b.exp(), "A weight is a ratio of probabilities, not a difference.")),
+         Mistake(lambda o, b: o.exp() - b.exp(), "A weight is a ratio of probabilities, not a difference."),
+         Mistake(lambda o, b: (o - b).exp(), CARRIES),
+         Mistake(lambda o, b: o.sub_(b).exp().detach(), WRITES),
+         Mistake(lambda o, b: (o.detach_() - b).exp(), WRITES)),
         "exp(logp_old − logp_behaviour), token by token.", also=_is_detached),
     Exercise(
         "14.truncated", _each(lambda w, high: high if w > high else w), _weights,
         (Mistake(lambda w, h: w.clamp(1 / h, h), "Small weights stay as they are: only the upper side is cut."),
          Mistake(lambda w, h: w.clamp(min=h), "That lifts small weights up to the bound. Limit them from above: clamp(max=...)."),
          Mistake(_each(lambda w, h: 0.0 if w > h else w), "A weight above the bound becomes the bound, not 0. Leaving the token out is the next exercise.")),
-        "min(weight, high) for each token."),
+        "The smaller of weight and high for each token; torch does it for a tensor of any shape at once."),
     Exercise(
         "14.icepop", _each(lambda w, beta: w if 1 / beta <= w <= beta else 0.0), _weights,
         (Mistake(lambda w, b: w.clamp(1 / b, b), "The weight is pulled to the bound, as in truncation. IcePop leaves the token out: 0."),

@@ -44,10 +44,11 @@ EXERCISES = [
          Mistake(lambda a, t: _index(a, t) / 100, "The index runs from −100 to 100: multiply by 100.")),
         "Only answers with confidence ≥ threshold count above the line; below it stand all questions."),
     Exercise(
-        "15.speak_above", _speak, lambda: [(1, -1, 0), (1, 0, 0), (1, -1, -0.5), (1, -3, 0), (2, -1, 0.5)],
+        "15.speak_above", _speak, lambda: [(1, -1, 0), (1, 0, 0), (1, -1, -0.5), (1, -3, 0), (2, -1, 0.5), (1, 0.2, 0.6)],
         (Mistake(lambda r, w, u: (u - w) / r, "Divide by the whole distance from wrong to right: p·right + (1 − p)·wrong = wrong + p·(right − wrong)."),
          Mistake(lambda r, w, u: (r - u) / (r - w), "That is how unsure it may be. Turn it round: the certainty from which on it pays."),
          Mistake(lambda r, w, u: 0.5, "One half is right for +1, −1 and 0 only. Set p·right + (1 − p)·wrong equal to unknown and solve for p."),
-         Mistake(lambda r, w, u: u / r, "A wrong answer earns `wrong`, not 0: set p·right + (1 − p)·wrong equal to unknown and solve for p.")),
+         Mistake(lambda r, w, u: u / r, "A wrong answer earns `wrong`, not 0: set p·right + (1 − p)·wrong equal to unknown and solve for p."),
+         Mistake(lambda r, w, u: (u + abs(w)) / (r + abs(w)), "That takes `wrong` for a penalty. It may be above 0 too, such as 0.2: subtract it as it is, without abs.")),
         "Solve p·right + (1 − p)·wrong = unknown for p."),
 ]

@@ -48,10 +48,11 @@ EXERCISES = [
          Mistake(lambda c, e, ep: [sum(t.count(x) for t in c) for x in range(e)], "That is one number for each expert. Experts of the same owner travel in one parcel: add them up, `ep` numbers.")),
         "The owner of expert e is e // (experts // ep); count one row for each choice."),
     Exercise(
-        "18.ring_bytes", _ring, lambda: [(1200, 4), (1200, 2), (1000, 1), (8e9, 16)],
+        "18.ring_bytes", _ring, lambda: [(1200, 4), (1200, 2), (1000, 1), (8e9, 16), (1000, 3)],
         (Mistake(lambda s, n: _ring(s, n) / 2, "That is one lap. The finished parts have to go round as well, so it takes two."),
          Mistake(lambda s, n: 2 * (n - 1) * s, "That is n times too much: in a step one process passes on one part, size / n, not all it holds; and what the others send is not its own."),
          Mistake(lambda s, n: 2 * s, "Close for many processes, but a lap has n − 1 steps, not n: nobody sends to itself. What would one process alone send?"),
+         Mistake(lambda s, n: 2 * (n - 1) * (s // n), "`//` throws the remainder away: a third of 1000 bytes is 333.33, not 333. Divide with `/`."),
          Mistake(lambda s, n: (n - 1) * s, "That sends everything to everybody. A ring needs less, as the parts are summed on their way.")),
         "Two laps of n − 1 steps, size / n bytes in each."),
     Exercise(

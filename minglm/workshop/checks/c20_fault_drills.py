@@ -14,6 +14,8 @@ FOLDERS = [
     ([("step_20", WHOLE, WHOLE), ("step_24", WHOLE, {"model": 100})],),
     ([("step_4", WHOLE, {"model": 100, "optimizer": 0})],),
     ([("step_16", None, WHOLE), ("step_12", WHOLE, {**WHOLE, "notes": 5})],),
+    ([("step_12", WHOLE, WHOLE), ("step_8", WHOLE, WHOLE)],),
+    ([("step_8", {"model": 100}, {"model": 100}), ("step_12", {"model": 100}, {"model": 120})],),
     ([],),
 ]
 MACHINES = [(10.0, 8_000_000.0, 1000), (30.0, 5e8, 100_000), (0.5, 86400.0, 1), (60.0, 1e8, 16)]
@@ -67,6 +69,9 @@ def _up_to_limit(first, factor, most, limit):
     return [w for w in dict.fromkeys(min(first * factor**k, most) for k in range(64)) if w <= limit]
 
 
+UNPROMISED = "Nothing promised, nothing to check: such a checkpoint can never be told from half a one, so it is not trusted. Pass over an entry whose `promised` is None."
+
+
 EXERCISES = [
     Exercise(
         "20.resume_from", _newest, lambda: FOLDERS,
@@ -76,15 +81,20 @@ EXERCISES = [
          Mistake(lambda e: _newest(e, lambda x: x[0][0] != "." and x[1] is not None and all(x[1].get(f, n) == n for f, n in x[2].items())), "You looked at the files that are there. One that is missing is not among them: go through the promised ones."),
          Mistake(lambda e: _newest(e, lambda x: x[0][0] != "." and x[1] is not None and set(x[1]) <= set(x[2])), "A file that is there may be cut short, even empty: compare its bytes with the promised number."),
          Mistake(lambda e: _newest(e, lambda x: _whole(x) and set(x[1]) == set(x[2])), "A further file does no harm: whole means that every promised file is there in full."),
-         Mistake(lambda e: _newest(e, lambda x: x[1] is None and x[0][0] != "." or _whole(x)), "Nothing promised, nothing to check: such a checkpoint can never be told from half a one, so it is not trusted."),
+         Mistake(lambda e: _newest(e, lambda x: x[1] is None and x[0][0] != "." or _whole(x)), UNPROMISED),
+         Mistake(lambda e: _newest(e, lambda x: x[0][0] != "." and all(x[2].get(f) == n for f, n in x[1].items())), UNPROMISED),
+         Mistake(lambda e: _newest(e, lambda x: x[0][0] != "." and x[1] is not None and all(x[2][f] == n for f, n in x[1].items())), "A promised file may be missing from `found`, and then `found[file]` stops with a KeyError. `found.get(file)` gives None in its place."),
+         Mistake(lambda e: _newest(e, lambda x: x[0][0] != "." and x[1] is not None and all(x[2].get(f, -1) >= n for f, n in x[1].items())), "A file that is too long is not the promised one either: its bytes must be exactly as many."),
+         Mistake(lambda e: ([_number(x[0]) for x in e if _whole(x)] or [0])[-1], "You took the last whole one in the list. A folder's list has no particular order: compare the steps."),
          Mistake(lambda e: _newest(e, none=None), "With no whole checkpoint the run begins again: give 0, not nothing.")),
-        "Keep names that begin with step_ and whose promised files are all found with their bytes; the largest number, or 0."),
+        "Keep names that begin with step_ and whose promised files are all found with their bytes (`promised` may be None, and a promised file may be missing from `found`); the largest number, or 0."),
     Exercise(
         "20.best_interval", _interval, lambda: MACHINES,
         (Mistake(lambda s, m, n: math.sqrt(2 * s * m), "That is right for one chip. With many, one of them fails that many times as often: divide its time between failures by `chips`."),
          Mistake(lambda s, m, n: math.sqrt(2 * s * m * n), "More chips fail more often, so the time between failures becomes shorter: divide by `chips`."),
          Mistake(lambda s, m, n: math.sqrt(s * m / n), "The factor 2 is missing: half of an interval is lost on average, not all of it. Set the derivative −stall/τ² + 1/(2M) to zero."),
          Mistake(lambda s, m, n: 2 * s * m / n, "That is τ². Take the square root."),
+         Mistake(lambda s, m, n: round(math.sqrt(2 * s * m / n)), "That is rounded to whole seconds. Give τ exactly: set the derivative −stall/τ² + 1/(2M) to zero and solve for τ."),
          Mistake(lambda s, m, n: math.sqrt(2 * s * m) / n, "Only the time between failures is divided by `chips`, and it stands under the root."),
          Mistake(lambda s, m, n: math.sqrt(s * m / (2 * n)), "The 2 stands on the wrong side: −stall/τ² + 1/(2M) = 0 gives τ² = 2 · stall · M.")),
         "τ = √(2 · stall · M) with M = chip_mtbf / chips."),
@@ -97,5 +107,5 @@ EXERCISES = [
          Mistake(lambda f, k, m, t: _waits(min(f, m), 1, m, t), "All waits are equal. Each is `factor` times the one before, up to `most`."),
          Mistake(lambda f, k, m, t: [w for w in [min(f * k**(i + 1), m) for i in range(64)][:len(_waits(min(f * k, m), k, m, t))]], "The first wait is `first`; it grows only after that."),
          Mistake(lambda f, k, m, t: [f, *_waits(min(f * k, m), k, m, t - f)] if f <= t else [], "The first wait may not be longer than `most` either.")),
-        "Begin with min(first, most); as long as the sum stays within `limit`, add the wait and multiply it by `factor`, at most `most`."),
+        "Begin with min(first, most); as long as the sum stays within `limit`, add the wait and multiply it by `factor`, at most `most`. Give the list back; raise nothing at the limit."),
 ]

@@ -4,8 +4,6 @@
 # **You will learn** to check the three numbers of the first notebook yourself: the loss of a model that knows nothing, the weight of an expert, and the length of a training.
 #
 # **Time:** 15 minutes, nothing to compute. **You need:** [`00_start_here`](../../learn/00_start_here.ipynb).
-#
-# **How it works:** replace the line `raise NotImplementedError()` by your answer, run the cell, then run the check below it. A check says "right", or in one sentence what is not right yet. Try as often as you like.
 # %%
 import math
 
@@ -15,10 +13,10 @@ from minglm.workshop import check
 # %% [markdown]
 # ## 1. The loss of knowing nothing
 #
-# A model that finds all `V` tokens equally likely gives the right one the probability 1/V. Its loss is the surprise: minus the natural logarithm of that probability. Write it.
+# A model that finds all `V` tokens equally likely gives the right one the probability 1/V. Its loss is the surprise in nats: minus the natural logarithm of that probability. Write it.
 # %%
 def loss_of_knowing_nothing(V):
-    """V tokens, all equally likely -> loss in nats."""
+    """V (a number): tokens, all equally likely -> loss in nats (natural logarithm)."""
     ### BEGIN SOLUTION
     return math.log(V)
     ### END SOLUTION
@@ -30,7 +28,7 @@ check("00.loss_of_knowing_nothing", loss_of_knowing_nothing)
 # An expert takes `hidden` numbers, works on `width` of them inside, and gives back `hidden` numbers. It has three matrices without biases: *gate* and *up* lead in, *down* leads out. How many parameters is that?
 # %%
 def expert_parameters(hidden, width):
-    """Parameters of one expert."""
+    """Two whole numbers -> parameters of one expert."""
     ### BEGIN SOLUTION
     return 3 * hidden * width
     ### END SOLUTION
@@ -39,10 +37,10 @@ check("00.expert_parameters", expert_parameters)
 # %% [markdown]
 # ## 3. How long would it take?
 #
-# Training costs about six operations for each *active* parameter and token. A machine does `flops_per_s` operations per second. How many years of 365 days does it need?
+# Training costs about six operations for each token and each *active* parameter (one that the token uses). A machine does `flops_per_s` operations per second. How many years of 365 days does it need?
 # %%
 def training_years(active_parameters, tokens, flops_per_s):
-    """Years to train on so many tokens."""
+    """Three numbers -> years of training."""
     ### BEGIN SOLUTION
     seconds = 6 * active_parameters * tokens / flops_per_s
     return seconds / (365 * 24 * 3600)

@@ -4,8 +4,6 @@
 # **You will learn** to write byte-pair encoding yourself, to measure what a token holds, and to keep documents apart in a batch.
 #
 # **Time:** 25 minutes. **You need:** [`01_tokens_and_data`](../../learn/01_tokens_and_data.ipynb).
-#
-# Replace each `raise NotImplementedError()` by your answer, then run the check below it.
 # %%
 from collections import Counter
 
@@ -15,10 +13,10 @@ from minglm.workshop import check
 # %% [markdown]
 # ## 1. The most frequent pair
 #
-# `ids` is a list of token numbers. Give the pair of neighbours that occurs most often, as a tuple. Of several equally frequent ones, give the one that comes first in the list.
+# `ids` is a Python list of token numbers. Give the pair of neighbours that occurs most often, as a tuple. Overlapping pairs count: `[7, 7, 7]` holds (7, 7) twice. Of equally frequent pairs, give the one that comes first in the list.
 # %%
 def most_frequent_pair(ids):
-    """[1, 2, 3, 1, 2] -> (1, 2)"""
+    """list of ints -> tuple of two ints: [1, 2, 3, 1, 2] -> (1, 2)"""
     ### BEGIN SOLUTION
     return Counter(zip(ids, ids[1:])).most_common(1)[0][0]
     ### END SOLUTION
@@ -27,10 +25,10 @@ check("01.most_frequent_pair", most_frequent_pair)
 # %% [markdown]
 # ## 2. A merge
 #
-# Go through `ids` from left to right. Where the two tokens of `pair` stand side by side, write `new` in their place. The input must stay as it is: build a new list.
+# Go once through the list `ids`, from left to right. Where the two tokens of `pair` stand side by side in this order, write `new` in their place. Build a new list.
 # %%
 def merge(ids, pair, new):
-    """[1, 2, 3, 1, 2], (1, 2), 300 -> [300, 3, 300]"""
+    """list, tuple of two, int -> list: [1, 2, 3, 1, 2], (1, 2), 300 -> [300, 3, 300]"""
     ### BEGIN SOLUTION
     out, i = [], 0
     while i < len(ids):
@@ -50,7 +48,7 @@ check("01.merge", merge)
 # A text and its tokens are given. How many **bytes** (of the text in UTF-8) does one token hold on average?
 # %%
 def bytes_per_token(text, ids):
-    """'abcd', [1, 2] -> 2.0"""
+    """string, list of ints -> float: 'abcd', [1, 2] -> 2.0"""
     ### BEGIN SOLUTION
     return len(text.encode("utf-8")) / len(ids)
     ### END SOLUTION
@@ -59,10 +57,10 @@ check("01.bytes_per_token", bytes_per_token)
 # %% [markdown]
 # ## 4. Where a document starts
 #
-# A row of a batch holds several documents; each begins with the token `bos`. For each place give the first place it may see: that of the last `bos` at or before it. Before any `bos` (a window that starts in the middle of a document) it is 0.
+# `tokens`, a Python list, holds several documents; each begins with the token `bos`. For each place (counted from 0) give the place where its document starts: that of the last `bos` up to here, this place included. Where no `bos` has come yet (the list begins in the middle of a document), give 0.
 # %%
 def document_starts(tokens, bos):
-    """[0, 5, 6, 0, 7], 0 -> [0, 0, 0, 3, 3]"""
+    """list of ints, int -> list: [0, 5, 6, 0, 7], 0 -> [0, 0, 0, 3, 3]"""
     ### BEGIN SOLUTION
     out, start = [], 0
     for place, token in enumerate(tokens):

@@ -20,7 +20,7 @@ from minglm.workshop import check
 # Each token leaves one key and one value in each head of each layer. How many bytes is that, if one number takes `bytes_each`?
 # %%
 def cache_bytes(heads, key_width, value_width, layers, bytes_each):
-    """Bytes of cache for one token."""
+    """Five whole numbers -> bytes of cache for one token."""
     ### BEGIN SOLUTION
     return heads * (key_width + value_width) * layers * bytes_each
     ### END SOLUTION
@@ -29,10 +29,10 @@ check("02.cache_bytes", cache_bytes)
 # %% [markdown]
 # ## 2. Causal attention
 #
-# `q`, `k`, `v` have the shape (T, H, D). Score is query times key, divided by the square root of D. Nobody sees the future. The result has the shape (T, H, D) again.
+# For each head on its own: a score is the inner product of a query and a key, divided by √D. The scores of the future are set to −inf: query t sees keys 0 to t. A softmax over the keys makes them shares. The result for a query is the sum of the values, each times its share.
 # %%
 def causal_attention(q, k, v):
-    """(T, H, D) three times -> (T, H, D)"""
+    """q, k, v: tensors (T, H, D) -> tensor (T, H, D)"""
     ### BEGIN SOLUTION
     T, _, D = q.shape
     scores = torch.einsum("thd,shd->hts", q, k) / D**0.5
@@ -45,14 +45,14 @@ check("02.causal_attention", causal_attention)
 # %% [markdown]
 # ## 3. Turning by position
 #
-# `x` holds D numbers. Pair number j is places 2j and 2j+1. Turn it by the angle *position* × *theta*^(−2j/D):
+# `x` holds D numbers, D even. Pair j, for j = 0 … D/2 − 1, is *a* = x[2j] and *b* = x[2j+1]. Turn each pair by the angle *position* × *theta*^(−2j/D), in radians:
 #
 # > new *a* = *a* cos − *b* sin,  new *b* = *a* sin + *b* cos
 #
 # Give a new tensor.
 # %%
 def rotate(x, position, theta):
-    """x (D,), turned to this position -> (D,)"""
+    """x: tensor (D,), position: int, theta: float -> tensor (D,)"""
     ### BEGIN SOLUTION
     out = x.clone()
     D = len(x)
@@ -68,10 +68,10 @@ check("02.rotate", rotate)
 # %% [markdown]
 # ## 4. Absorbed scores
 #
-# The key of head h for a latent c would be `up[h] @ c`. Give the scores of all queries with all latents, shape (H, T, S), *without* making these keys: move the matrix to the query. The check also counts your operations.
+# The key of head h for a latent c would be `up[h] @ c`; a score is the inner product of query and key (here not divided). Give the scores of all queries with all latents, shape (H, T, S), *without* making these keys: multiply the query with the matrix first. The check also counts torch's multiplications.
 # %%
 def absorbed_scores(q, up, latents):
-    """q (T, H, n), up (H, n, L), latents (S, L) -> (H, T, S)"""
+    """tensors q (T, H, D), up (H, D, L), latents (S, L) -> tensor (H, T, S)"""
     ### BEGIN SOLUTION
     absorbed = torch.einsum("thn,hnl->htl", q, up)
     return absorbed @ latents.T

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercises 03: choosing what to read
 #
-# **You will learn** to write the indexer's score, a choice that never sees the future, the measure of a good choice, and the loss that teaches it.
+# **You will learn** to write the indexer's score, to choose keys without seeing the future, to measure how good a choice is, and to write the loss that trains the indexer.
 #
 # **Time:** 40 minutes. **You need:** [`03_lightning_indexer`](../../learn/03_lightning_indexer.ipynb).
 #
@@ -18,7 +18,7 @@ from minglm.workshop import check
 # > *I*(t, s) = Σ over heads j of  *w*(t, j) · max(0, *q*(t, j) · *k*(s))
 # %%
 def index_scores(q, k, w):
-    """q (T, H, D), k (S, D), w (T, H) -> (T, S)"""
+    """tensors q (T, H, D), k (S, D), w (T, H) -> tensor (T, S)"""
     ### BEGIN SOLUTION
     products = torch.einsum("thd,sd->ths", q, k).relu()
     return torch.einsum("th,ths->ts", w, products)
@@ -28,12 +28,12 @@ check("03.index_scores", index_scores)
 # %% [markdown]
 # ## 2. A causal choice
 #
-# `scores` is (T, T). Query t may read keys 0 to t. Give for each query its `k` best keys as a tensor (T, k) of whole numbers, each row **sorted**. Where fewer than `k` keys are visible the empty places hold −1, and so come first.
+# `scores` is (T, T). Query t may read keys 0 to t. Give for each query the column numbers of its `k` best keys (k ≤ T) as a tensor (T, k) of whole numbers, each row **sorted**. Where fewer than `k` keys are visible the empty places hold −1, and so come first.
 #
 # `scores.topk(k, -1)` gives `.values` and `.indices`; `tensor.sort(-1).values` sorts rows.
 # %%
 def choose_keys(scores, k):
-    """(T, T) -> (T, k) int64, rows sorted, -1 for empty places"""
+    """scores: tensor (T, T), k: int -> tensor (T, k) of int64, rows sorted, -1 for empty places"""
     ### BEGIN SOLUTION
     future = torch.ones_like(scores).triu(1).bool()
     best = scores.masked_fill(future, -torch.inf).topk(k, -1)
@@ -44,10 +44,10 @@ check("03.choose_keys", choose_keys)
 # %% [markdown]
 # ## 3. How good is a choice?
 #
-# `attention` (T, S) says where dense attention looks; each row adds up to 1. `chosen` (T, k) holds key places, −1 for empty ones. Which share of the attention falls on the chosen keys, averaged over the queries?
+# `attention` (T, S) says where dense attention looks; each row adds up to 1. `chosen` (T, k) holds column numbers of keys, −1 for empty places. Which share of the attention falls on the chosen keys, averaged over the queries?
 # %%
 def captured(attention, chosen):
-    """-> a number between 0 and 1"""
+    """attention (T, S), chosen (T, k) of int64 -> a number between 0 and 1"""
     ### BEGIN SOLUTION
     shares = attention.gather(-1, chosen.clamp(min=0))
     return float(shares.masked_fill(chosen < 0, 0.0).sum(-1).mean())
@@ -57,12 +57,12 @@ check("03.captured", captured)
 # %% [markdown]
 # ## 4. The indexer's loss
 #
-# `p` (T, S) is the attention, the teacher; `scores` (T, S) are the indexer's. Give KL(*p* ‖ softmax(scores)): for each query the sum over keys of *p* · (log *p* − log softmax), averaged over queries. Use `log_softmax`.
+# `p` (T, S) is the attention, the teacher; `scores` (T, S) are the indexer's. Give KL(*p* ‖ softmax(scores)): for each query the sum over keys of *p* · (log *p* − log softmax), averaged over queries. Use `log_softmax`. Where *p* is 0 the term is 0: `torch.xlogy(p, p)` is *p* · log *p* with 0 there.
 # %%
 def indexer_kl(p, scores):
-    """-> the loss, 0 when softmax(scores) equals p"""
+    """p (T, S), scores (T, S) -> the loss, one number; 0 when softmax(scores) equals p"""
     ### BEGIN SOLUTION
-    return (p * (p.log() - scores.log_softmax(-1))).sum(-1).mean()
+    return (torch.xlogy(p, p) - p * scores.log_softmax(-1)).sum(-1).mean()
     ### END SOLUTION
 # %%
 check("03.indexer_kl", indexer_kl)

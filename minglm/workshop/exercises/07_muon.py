@@ -5,6 +5,8 @@
 #
 # **Time:** 30 minutes. **You need:** [`07_muon`](../../learn/07_muon.ipynb).
 # %%
+import math
+
 import torch
 
 from minglm.workshop import check
@@ -15,10 +17,10 @@ FAST = (3.4445, -4.7750, 2.0315)
 #
 # > a·x + b·(x xᵀ) x + c·(x xᵀ)² x
 #
-# Products are matrix products. The step leaves the directions of a matrix alone and sends each singular value s to a·s + b·s³ + c·s⁵.
+# Products are matrix products (`@`); xᵀ is `x.mT`. The step leaves the directions of a matrix alone and sends each singular value s to a·s + b·s³ + c·s⁵.
 # %%
 def newton_schulz_step(x, a, b, c):
-    """(m, n) -> (m, n)"""
+    """x a tensor (m, n); a, b, c numbers -> (m, n)"""
     ### BEGIN SOLUTION
     gram = x @ x.mT
     return a * x + (b * gram + c * gram @ gram) @ x
@@ -28,10 +30,10 @@ check("07.newton_schulz_step", newton_schulz_step)
 # %% [markdown]
 # ## 2. The whole iteration
 #
-# Divide by the Frobenius norm (`x.norm()`, plus 1e-7 against zero), then take `steps` steps with the numbers `FAST`. If the matrix has more rows than columns, transpose it before and back afterwards: the product x xᵀ is then the smaller one.
+# Divide by the Frobenius norm (`x.norm()`, plus 1e-7 against zero), then take `steps` steps with the numbers `FAST`. If the matrix has more rows than columns, transpose it before and back afterwards. This is only for speed: x xᵀ is then the smaller product, and the result is the same.
 # %%
 def orthogonalise(m, steps):
-    """(m, n) -> (m, n), singular values near 1"""
+    """m a tensor, steps a number -> the same shape, singular values near 1"""
     ### BEGIN SOLUTION
     tall = m.shape[0] > m.shape[1]
     x = m.mT if tall else m
@@ -48,7 +50,7 @@ check("07.orthogonalise", orthogonalise)
 # The rows of `update` are the rows of `heads` attention heads, one head after the other. Orthogonalise each head's block of rows alone, with five steps (GLM-5's "Muon split").
 # %%
 def per_head(update, heads):
-    """(heads * rows, n) -> the same shape"""
+    """update a tensor (heads * rows, n), heads a number -> the same shape"""
     ### BEGIN SOLUTION
     return torch.cat([orthogonalise(block, 5) for block in update.chunk(heads)])
     ### END SOLUTION
@@ -60,14 +62,18 @@ check("07.per_head", per_head)
 # Suppose that a matrix (m, n) has been made orthogonal exactly: its min(m, n) singular values are all 1. It is multiplied by 0.2·sqrt(max(m, n)). What is the RMS (root of the mean square) of its numbers? The sum of the squares of all numbers equals the sum of the squares of the singular values.
 # %%
 def update_rms(m, n):
-    """-> RMS of the update before the learning rate"""
+    """numbers of rows and columns -> RMS of the update before the learning rate"""
     ### BEGIN SOLUTION
-    before = (min(m, n) / (m * n)) ** 0.5
-    return 0.2 * max(m, n) ** 0.5 * before
+    before = math.sqrt(min(m, n) / (m * n))
+    return 0.2 * math.sqrt(max(m, n)) * before
     ### END SOLUTION
 # %%
 check("07.update_rms", update_rms)
 # %% [markdown]
-# The answer is 0.2 for every shape: that is why one learning rate fits all matrices.
+# <details style="margin-bottom:1em"><summary>What does the answer mean for the learning rate?</summary>
+#
+# The RMS is 0.2 for every shape: min(m, n) · max(m, n) = m · n, so the shape cancels. One learning rate fits all matrices.
+#
+# </details>
 #
 # **Next:** [exercises 08](08_long_context_and_the_needle.ipynb).

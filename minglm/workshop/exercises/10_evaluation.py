@@ -13,7 +13,7 @@ from minglm.workshop import check
 # %% [markdown]
 # ## 1. pass@k
 #
-# Of `n` answers to a question `c` are right. Draw `k` of them without putting any back. What is the chance that at least one is right? `math.comb(a, b)` counts the ways to draw b of a.
+# A question has `n` answers; `c` of them are right. Draw `k` of them without putting any back. What is the chance that at least one is right? `math.comb(a, b)` counts the ways to draw b of a.
 # %%
 def pass_at_k(n, c, k):
     """10 answers, 3 right, 1 draw -> 0.3"""
@@ -25,14 +25,14 @@ check("10.pass_at_k", pass_at_k)
 # %% [markdown]
 # ## 2. An honest interval
 #
-# `right` of `total` questions were answered. Give Wilson's 95% interval as (low, high). With z = 1.96 and p = right / total:
+# `right` of `total` questions were answered correctly. Give Wilson's 95% interval as the pair (low, high) = (centre − half, centre + half), without rounding. With z = 1.96, n = `total` and p = `right` / n:
 #
 # > centre = (p + z²/(2n)) / (1 + z²/n)
 # >
 # > half = z · sqrt(p(1−p)/n + z²/(4n²)) / (1 + z²/n)
 # %%
 def wilson(right, total):
-    """39, 50 -> (0.6476, 0.8725)"""
+    """39, 50 -> (0.6475..., 0.8724...)"""
     ### BEGIN SOLUTION
     z, n, p = 1.96, total, right / total
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -44,7 +44,7 @@ check("10.wilson", wilson)
 # %% [markdown]
 # ## 3. What a rating means
 #
-# In a rating on the usual scale, 400 points are odds of ten to one. What is the chance that a player rated `a` beats one rated `b`?
+# Equal players have odds of 1. On the usual scale every 400 points of difference multiply the odds by ten, and a chance is odds / (1 + odds). What is the chance that a player rated `a` beats one rated `b`?
 # %%
 def win_probability(a, b):
     """1200, 800 -> 0.909..."""
@@ -56,14 +56,14 @@ check("10.win_probability", win_probability)
 # %% [markdown]
 # ## 4. One step of Bradley–Terry
 #
-# `wins[i][j]` says how often player i beat player j; `strength` holds the present strengths. Give the next ones:
+# `wins[i][j]` says how often player i beat player j; `wins[i][i]` is 0. `strength` holds the present strengths: strength[i] is 10 ** (rating of i / 400), up to a factor that all share. Give the next ones:
 #
 # > new[i] = (all wins of i) / Σ over j≠i of  games(i, j) / (strength[i] + strength[j])
 #
 # then divide all by their sum. games(i, j) is wins[i][j] + wins[j][i].
 # %%
 def bradley_terry_step(strength, wins):
-    """-> list of strengths that add up to 1"""
+    """strength a list of numbers, wins a list of lists, for any number of players -> list of strengths that add up to 1"""
     ### BEGIN SOLUTION
     players = range(len(strength))
     new = []
@@ -75,4 +75,4 @@ def bradley_terry_step(strength, wins):
 # %%
 check("10.bradley_terry_step", bradley_terry_step)
 # %% [markdown]
-# **Next:** [exercises 11](11_open_it_elsewhere.ipynb). Solutions are in `notebooks/workshop/solutions/`.
+# **Next:** [exercises 11](11_open_it_elsewhere.ipynb).

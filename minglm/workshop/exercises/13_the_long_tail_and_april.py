@@ -11,7 +11,7 @@ from minglm.workshop import check
 # %% [markdown]
 # ## 1. The share that waits
 #
-# A synchronous rollout starts all answers together. Each step writes one token of every answer that is not finished; a slot whose answer is finished waits for the longest one. `lengths` are the lengths in tokens. Which share of all slot-steps is waiting?
+# A synchronous rollout starts all answers together; each answer has one slot. Each step writes one token of every answer that is not finished; a slot whose answer is finished waits for the longest one. A slot-step is one slot in one step. `lengths` is a list of the lengths in tokens. What share of all slot-steps is waiting?
 # %%
 def waiting_share(lengths):
     """[2, 2, 8] -> 0.5: of 3 slots x 8 steps, 6 + 6 wait"""
@@ -23,14 +23,14 @@ check("13.waiting_share", waiting_share)
 # %% [markdown]
 # ## 2. A round with a target
 #
-# APRIL starts more answers than it needs and stops when `target` of them are finished. `todo[i]` says how many tokens answer i still lacks (a new one all of them, a resumed one the rest). Each step writes one token of every unfinished answer. Give three things:
+# APRIL (active partial rollouts) starts more answers than it needs and stops when `target` of them are finished. `todo[i]` is the number of tokens that answer i still lacks: all its tokens if it is new, the rest if an earlier round stopped it. Each step writes one token of every unfinished answer. `target` is at least 1 and at most `len(todo)`. Give three things:
 #
 # - `steps`: how many steps the round takes, until at least `target` answers are finished;
-# - `done`: the places of the answers that are finished then, in rising order (if several end in the last step, all of them);
-# - `rest`: what each of the others still lacks, in the order of their places. Nothing that was written is thrown away.
+# - `done`: the indices, from 0, of the answers that are finished then, in rising order (if several end in the last step, all of them);
+# - `rest`: what each of the others still lacks, in the order of their indices. Nothing that was written is thrown away.
 # %%
 def april_round(todo, target):
-    """([5, 1, 9, 2], 2) -> (2, [1, 3], [3, 7])"""
+    """list of ints, int -> (int, list, list); ([9, 2, 5, 1], 2) -> (2, [1, 3], [7, 3])"""
     ### BEGIN SOLUTION
     steps = sorted(todo)[target - 1]
     done = [i for i, n in enumerate(todo) if n <= steps]
@@ -42,13 +42,13 @@ check("13.april_round", april_round)
 # %% [markdown]
 # ## 3. The price
 #
-# A resumed answer is a list of segments `(version, tokens)`: which version of the weights wrote how many tokens. The trainer holds version `now`. Which share of the **tokens** is stale, that is, written by an older version?
+# An answer that was stopped and resumed is a list of segments `(version, n_tokens)`: which version of the weights wrote how many tokens. The trainer holds version `now`. What share of the **tokens** is stale, that is, written by an older version?
 # %%
 def stale_share(segments, now):
     """([(3, 30), (4, 10)], 4) -> 0.75"""
     ### BEGIN SOLUTION
-    old = sum(tokens for version, tokens in segments if version < now)
-    return old / sum(tokens for _, tokens in segments)
+    old = sum(n_tokens for version, n_tokens in segments if version < now)
+    return old / sum(n_tokens for _, n_tokens in segments)
     ### END SOLUTION
 # %%
 check("13.stale_share", stale_share)

@@ -13,12 +13,12 @@ from minglm.workshop import check
 # %% [markdown]
 # ## 1. Round in groups
 #
-# `weight` is a row of numbers, `group` divides its length. The neighbours of a group share a scale: their largest absolute value, divided by 7. Each code is the weight over its scale, rounded to a whole number (−7 to 7). Give the **rounded weights**: codes times scale. A group of zeros stays zeros.
+# `weight` is a 1-D tensor. Cut it into groups of `group` neighbours (its length is a multiple of `group`). Each group has one scale: its largest absolute value, divided by 7. Each code is the weight over its scale, rounded to a whole number (−7 to 7). Give the **rounded weights**, a tensor like `weight`: codes times scale. A group of zeros stays zeros.
 #
-# `row.view(-1, group)` cuts a row into groups; `.abs().amax(1, keepdim=True)` gives the largest of each.
+# `weight.view(-1, group)` makes each group a row; `.abs().amax(1, keepdim=True)` gives the largest of each; `.view(-1)` at the end makes it 1-D again.
 # %%
 def round_int4(weight, group):
-    """([7.0, 1.2, 0.0, 0.0], 2) -> [7.0, 1.0, 0.0, 0.0]"""
+    """weight: tensor (n,), group: int -> tensor (n,); [7.0, 1.2, 0.0, 0.0] and 2 -> [7.0, 1.0, 0.0, 0.0]"""
     ### BEGIN SOLUTION
     groups = weight.view(-1, group)
     scale = groups.abs().amax(1, keepdim=True) / 7
@@ -30,10 +30,10 @@ check("17.round_int4", round_int4)
 # %% [markdown]
 # ## 2. Two in a byte
 #
-# `codes` are whole numbers from −7 to 7, an even number of them. Add 8 to each, so that it lies between 1 and 15, and put two neighbours into one byte: the first into the **low** four bits, the second into the high four. (x << 4 moves x four bits up; | joins.)
+# `codes` is a list of whole numbers from −7 to 7, an even number of them. Add 8 to each, so that it lies between 1 and 15, and put two neighbours into one byte: the first into the **low** four bits, the second into the high four. Give the bytes as a list of whole numbers. (`x << 4` moves x four bits up; `|` joins.)
 # %%
 def pack(codes):
-    """[-7, 7] -> [241], as 7 + 8 = 15 is high, -7 + 8 = 1 is low: 15 * 16 + 1"""
+    """list of n ints -> list of n/2 ints; [-7, 7] -> [241], as 7 + 8 = 15 is high, -7 + 8 = 1 is low: 15 * 16 + 1"""
     ### BEGIN SOLUTION
     out = []
     for low, high in zip(codes[0::2], codes[1::2]):
@@ -48,13 +48,19 @@ check("17.pack", pack)
 # Every code has `bits` bits, every scale `scale_bits`, and `group` weights share a scale. How many GiB (2³⁰ bytes) do `n` weights need?
 # %%
 def size_gib(n, bits, group, scale_bits=16):
-    """(2**30, 8, 16) -> 1.125"""
+    """four numbers -> a number; (2**30, 8, 16) -> 1.125"""
     ### BEGIN SOLUTION
     return n * (bits + scale_bits / group) / 8 / 2**30
     ### END SOLUTION
 # %%
 check("17.size_gib", size_gib)
 # %% [markdown]
-# Try `size_gib(744e9, 4, 128)` and `size_gib(744e9, 16, 1, 0)`. How many chips of 64 GiB does each need, with nothing else in memory?
+# Try `size_gib(744e9, 4, 128)` and `size_gib(744e9, 16, 1, 0)`: 4 bits with scales, and 16 bits without. How many chips of 64 GiB does each need, with nothing else in memory?
+#
+# <details style="margin-bottom:1em"><summary>Answer</summary>
+#
+# 357 GiB and 1386 GiB, so 6 chips and 22.
+#
+# </details>
 #
 # **Next:** [exercises 18](18_past_one_machine.ipynb).

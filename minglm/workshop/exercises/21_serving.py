@@ -11,10 +11,10 @@ from minglm.workshop import check
 # %% [markdown]
 # ## 1. The unlucky
 #
-# The p-th percentile is the smallest of the measured values for which at least p in a hundred of all values are no larger. Of 200 waits, the 99th percentile is the 198th in rising order: two people waited longer. `p` is a whole number from 1 to 100.
+# The p-th percentile is the smallest measured value such that at least p% of all values are equal to it or smaller: in rising order, the one at rank p · n / 100, rounded up (n values). Of 200 waits, the 99th percentile is the 198th: two people waited longer. `values` is a list of numbers, `p` is a whole number from 1 to 100.
 # %%
 def percentile(values, p):
-    """([0.3, 0.1, 0.2, 9.0], 50) -> 0.2"""
+    """list of floats, int -> one of them; ([0.3, 0.1, 0.2, 9.0], 50) -> 0.2"""
     ### BEGIN SOLUTION
     rank = -(-p * len(values) // 100)                # rounded up
     return sorted(values)[rank - 1]
@@ -22,16 +22,22 @@ def percentile(values, p):
 # %%
 check("21.percentile", percentile)
 # %% [markdown]
-# A page of a web shop asks the server ten times and is ready when the last answer is there. About which share of pages meets the 99th percentile of single answers?
+# A shop site asks the server ten times for one view and shows it when the last answer is there. About which share of views has all ten answers within the 99th percentile?
+#
+# <details style="margin-bottom:1em"><summary>Answer</summary>
+#
+# 0.99¹⁰ = 0.904, if the answers are slow independently of each other: one view in ten has to wait for a slow one.
+#
+# </details>
 #
 # ## 2. Who may come in
 #
-# A cache is cut into pages of `page` tokens, `free` of them are free. A request `(prompt, new)` may grow to prompt + new tokens, and its pages are set aside when it enters, so that nobody has to be thrown out halfway. Those who came first enter first: if the next in the queue does not fit, it waits, and everybody behind it waits too.
+# A cache is cut into pages of `page` tokens; `free` pages are free. `queue` is a list of requests. A request `(prompt, new)` may grow to prompt + new tokens, and its pages are set aside when it enters, so that nobody has to be thrown out halfway. Those who came first enter first: if the next in the queue does not fit, it waits, and everybody behind it waits too.
 #
-# Give the numbers of pages of those who enter, in order.
+# Give, for each who enters, how many pages it takes; in order.
 # %%
 def admit(queue, free, page):
-    """([(100, 28), (10, 10)], 5, 64) -> [2, 1]"""
+    """list of pairs of ints, two ints -> list of ints; ([(100, 28), (10, 10)], 5, 64) -> [2, 1]"""
     ### BEGIN SOLUTION
     out = []
     for prompt, new in queue:
@@ -49,10 +55,10 @@ check("21.admit", admit)
 #
 # A server that makes many tokens and lets everyone wait has a high throughput and unhappy readers. *Goodput* counts only answers that kept **both** promises: the first token after at most `ttft` seconds, each further one after at most `tpot` seconds on average.
 #
-# `answers` is a list of `(first, last, tokens)`: seconds from the question to the first and to the last token, and how many tokens there were (a single token keeps the second promise). All this happened in `seconds` seconds. Give the tokens per second of answers that kept both.
+# `answers` is a list of `(first, last, tokens)`: seconds from the question to the first and to the last token, and how many tokens there were (a single token has no further ones, so it keeps the second promise). All this happened in `seconds` seconds. Give the tokens per second of answers that kept both.
 # %%
 def goodput(answers, ttft, tpot, seconds):
-    """([(0.5, 10.5, 101), (3.0, 4.0, 50)], 1.0, 0.2, 20.0) -> 5.05: the second one began too late"""
+    """list of triples, three floats -> a number; ([(0.5, 10.5, 101), (3.0, 4.0, 50)], 1.0, 0.2, 20.0) -> 5.05: the second one began too late"""
     ### BEGIN SOLUTION
     kept = 0
     for first, last, tokens in answers:
