@@ -43,7 +43,7 @@ def main(args) -> int:
     values |= dict(yaml_recipes.parse_change(text) for text in args.set)
     chosen = recipes.from_dict(values)
     if args.show:
-        print(recipes.render(chosen), end="")
+        print(yaml_recipes.explained(chosen), end="")
         return 0
     from minglm.cli import _need_torch
     _need_torch()

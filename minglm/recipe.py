@@ -142,11 +142,16 @@ def _checked(spec: dataclasses.Field, value):
 
 def from_dict(values: dict) -> Recipe:
     """Build a recipe; an unknown key is refused with the nearest known one."""
-    known = [spec.name for spec in dataclasses.fields(Recipe)]
+    return made(Recipe, values, "recipe", "minglm/recipe.py")
+
+
+def made(kind: type, values: dict, word: str, home: str):
+    """A dataclass of keys from a mapping; `word` names it in messages, `home` is the file that lists its keys."""
+    known = [spec.name for spec in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
-            raise InputError(f"recipe key {key!r}: not a known key{nearest(key, known)}; see minglm/recipe.py for the list")
-    return Recipe(**values)
+            raise InputError(f"{word} key {key!r}: not a known key{nearest(str(key), known)}; see {home} for the list")
+    return kind(**values)
 
 
 def read(name: str | Path, folder: Path, kind: str) -> dict:
@@ -202,10 +207,15 @@ def names() -> list[str]:
 
 def render(recipe: Recipe, title: str = "") -> str:
     """The recipe as YAML, each key with a comment: meaning, unit, default."""
-    lines = [f"# {title or STAGES[recipe.stage]}"]
-    for spec in dataclasses.fields(Recipe):
+    return f"# {title or STAGES[recipe.stage]}\n{explained(recipe)}"
+
+
+def explained(keys) -> str:
+    """A dataclass of keys as YAML, each with its meaning, unit and default behind it."""
+    lines = []
+    for spec in dataclasses.fields(keys):
         unit = f", {spec.metadata['unit']}" if spec.metadata["unit"] else ""
-        entry = f"{spec.name}: {_yaml(getattr(recipe, spec.name))}"
+        entry = f"{spec.name}: {_yaml(getattr(keys, spec.name))}"
         lines.append(f"{entry:<27} # {spec.metadata['meaning']}{unit} (default {_yaml(spec.metadata['default'])})")
     return "\n".join(lines) + "\n"
 

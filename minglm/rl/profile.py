@@ -181,8 +181,10 @@ class _Beside:
 
     def __init__(self, what: str, init_from: str | Path, settings: Settings) -> None:
         import subprocess
-        code = f"import sys, json; from minglm.rl import profile; profile.{what}_on(sys.argv[1], json.loads(sys.argv[2]))"
-        self.process = subprocess.Popen([sys.executable, "-c", code, str(init_from), json.dumps(settings.to_dict())], stdout=subprocess.PIPE, text=True)
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        code = f"import sys, json; from minglm.rl import profile; profile.{what}_on(sys.argv[1], json.loads(sys.argv[2]), sys.argv[3])"
+        self.process = subprocess.Popen([sys.executable, "-c", code, str(init_from), json.dumps(settings.to_dict()), self.folder.name],
+                                        stdout=subprocess.PIPE, text=True)
         self.process.stdout.readline()
         time.sleep(1.0)
 
@@ -192,20 +194,22 @@ class _Beside:
     def __exit__(self, *_) -> None:
         self.process.kill()
         self.process.wait(10)
+        self.process.stdout.close()
+        self.folder.cleanup()
 
 
-def train_on(init_from: str, settings: dict) -> None:
+def train_on(init_from: str, settings: dict, folder: str) -> None:
     """Update after update, until killed."""
     from minglm.rl.settings import from_dict
     from minglm.rl.trainer import Trainer
     made = from_dict(settings)
-    trainer = Trainer(settings, tempfile.mkdtemp(), init_from)
+    trainer = Trainer(settings, folder, init_from)
     print("on", flush=True)
     for update in itertools.count(1):
         list(trainer.handle({"do": "train", "update": update, "version": 0, "push": None, "reset": False, "groups": _groups(made, 64, 60)}))
 
 
-def decode_on(init_from: str, settings: dict) -> None:
+def decode_on(init_from: str, settings: dict, _folder: str) -> None:
     """Sixteen sequences again and again, until killed."""
     import torch
 

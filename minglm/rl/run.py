@@ -13,6 +13,7 @@ from pathlib import Path
 
 from minglm import checkpoint
 from minglm.errors import InputError, nearest
+from minglm.recipe import explained
 from minglm.rl import settings as recipes
 from minglm.rl import tasks
 from minglm.rl.crew import START_S, Crew
@@ -91,7 +92,7 @@ def _claim(run_dir: Path, settings: Settings) -> None:
         if odd:
             raise InputError(f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --fresh to start over or another --run")
     run_dir.mkdir(parents=True, exist_ok=True)
-    note.write_text(recipes.render(settings), encoding="utf-8")
+    note.write_text(explained(settings), encoding="utf-8")
 
 
 def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> Tokenizer:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minglm.errors import InputError, nearest
-from minglm.recipe import _checked, _key, _yaml
+from minglm.recipe import _checked, _key, made
 from minglm.recipe import read as read_yaml
 from minglm.rl.policy import MODES, Policy
 
@@ -105,11 +105,7 @@ class Settings:
 
 def from_dict(values: dict) -> Settings:
     """Build settings; an unknown key is refused with the nearest known one."""
-    known = [spec.name for spec in dataclasses.fields(Settings)]
-    for key in values:
-        if key not in known:
-            raise InputError(f"RL key {key!r}: not a known key{nearest(str(key), known)}; see minglm/rl/settings.py for the list")
-    return Settings(**values)
+    return made(Settings, values, "RL", "minglm/rl/settings.py")
 
 
 def names() -> list[str]:
@@ -129,12 +125,3 @@ def read(name: str | Path) -> dict:
 def load(name: str | Path, changes: dict | None = None) -> Settings:
     """Read and check an RL recipe without its key `warm_start`; `changes` override its keys."""
     return from_dict({**{k: v for k, v in read(name).items() if k != "warm_start"}, **(changes or {})})
-
-
-def render(settings: Settings) -> str:
-    """The settings as YAML, each key with its meaning, unit and default."""
-    lines = []
-    for spec in dataclasses.fields(Settings):
-        unit = f", {spec.metadata['unit']}" if spec.metadata["unit"] else ""
-        lines.append(f"{spec.name + ': ' + _yaml(getattr(settings, spec.name)):<27} # {spec.metadata['meaning']}{unit} (default {_yaml(spec.metadata['default'])})")
-    return "\n".join(lines) + "\n"
