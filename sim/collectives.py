@@ -93,11 +93,11 @@ def _flat(levels: tuple[Level, ...]) -> tuple[int, float, float]:
 
 
 def _steps(levels: tuple[Level, ...]) -> float:
-    """Latency of one trip around a ring that crosses each tier as seldom as it can."""
-    total, outer = 0.0, 1
+    """Latency of one trip around a ring that crosses each tier as seldom as it can: n − 1 hops, most of them inside."""
+    total, groups = 0.0, 1
     for level in reversed(levels):
-        total += (level.fan - 1) * level.latency_s * outer if outer == 1 else level.fan * level.latency_s
-        outer *= level.fan
+        total += groups * (level.fan - 1) * level.latency_s
+        groups *= level.fan
     return total
 
 

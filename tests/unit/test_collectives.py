@@ -96,3 +96,12 @@ def test_unknown_names_are_refused_with_the_nearest():
         time("all_reduce", 1.0, place(DGX, 8), "rings")
     with pytest.raises(InputError, match="pairwise"):
         time("all_reduce", 1.0, place(DGX, 8), "pairwise")
+
+
+def test_a_ring_has_one_hop_less_than_ranks_and_only_one_of_each_node_leaves_it():
+    cluster = load_cluster("atlas_800t_a2")
+    inner, outer = place(cluster, 4096)
+    hops = outer.fan * (inner.fan - 1) * inner.latency_s + (outer.fan - 1) * outer.latency_s
+    assert outer.fan * (inner.fan - 1) + outer.fan - 1 == 4095
+    empty = time("broadcast", 1e-9, (inner, outer), algorithm="ring")
+    assert empty == pytest.approx(hops + CONSTANTS["launch_s"][0], rel=1e-6)
