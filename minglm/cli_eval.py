@@ -9,7 +9,7 @@ EXAMPLES = ("minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --sam
 
 def add(parser) -> None:
     sub = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
-    p = sub.add_parser("pass", help="pass@k on copy, arithmetic, returns and lookup")
+    p = sub.add_parser("pass", help="pass@k on copy, arithmetic, returns and lookup (a fact hidden in a passage)")
     p.add_argument("--checkpoint", required=True, metavar="RUN")
     p.add_argument("--problems", type=int, default=16, help="problems of each task")
     p.add_argument("--samples", type=int, default=8, help="answers to each problem")
@@ -52,7 +52,7 @@ def _pass(args) -> dict:
     model, tokenizer, _ = load_model(args.checkpoint)
     ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= args.samples]
     tasks, lines = {}, ["task        " + "".join(f"{f'pass@{k}':>9}" for k in ks) + "   pass@1, 95%"]
-    for task, asked in problems(args.problems, args.seed).items():
+    for task, asked in problems(args.problems, args.seed, tokenizer).items():
         right = [sum(row) for row in ask(model, tokenizer, asked, args.samples, args.temperature, args.seed)]
         rates = {k: sum(evals.pass_at_k(args.samples, c, k) for c in right) / len(right) for k in ks}
         low, high = evals.wilson(round(sum(c / args.samples for c in right)), len(right))
@@ -86,7 +86,7 @@ def _arena(args) -> dict:
     answers = {}
     for run in dict.fromkeys(args.checkpoints):
         model, tokenizer, _ = load_model(run)
-        answers[run] = [row[0] for asked in problems(args.problems, args.seed).values()
+        answers[run] = [row[0] for asked in problems(args.problems, args.seed, tokenizer).values()
                         for row in ask(model, tokenizer, asked, 1, 0.0, args.seed)]
     votes = evals.arena(answers, lambda a, b, _: better(a, b), args.votes, args.seed)
     ratings, intervals = evals.bradley_terry(votes), evals.bootstrap(votes, seed=args.seed)

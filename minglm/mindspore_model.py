@@ -129,7 +129,7 @@ class Indexer(nn.Cell):
 
 
 def choose(scores, seen, k: int):
-    """The k best visible keys of each query, equal scores to the lowest position: (B, T, S) → positions (B, T, k), -1 for none."""
+    """The k best visible keys of each query, equal scores to the lowest position: (B, T, S) → positions (B, T, k); S, one past the last, for none."""
     S = scores.shape[-1]
     scores = ops.where(seen, scores, Tensor(FAR, ms.float32))
     edge = ops.topk(scores, k, -1)[0][..., -1:]

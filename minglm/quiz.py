@@ -6,16 +6,27 @@ from __future__ import annotations
 
 import re
 
-from minglm.invented import find_code
-from minglm.sft import TASKS, Example, examples
+from minglm.invented import find_code, statement
+from minglm.sft import TASKS, Example, examples, lookup_example
 
 ANSWER_TOKENS = 32
 BATCH = 128
+PASSAGE_TOKENS = 192
 
 
-def problems(per_task: int, seed: int) -> dict[str, list[Example]]:
+def problems(per_task: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS) -> dict[str, list[Example]]:
     """`per_task` problems of every task; a seed other than the training's gives problems it has most likely not seen."""
-    return {task: examples(task, 10_000 + seed, per_task) for task in TASKS}
+    return {task: hidden_facts(per_task, seed, tokenizer, passage_tokens) if task == "lookup" else examples(task, 10_000 + seed, per_task)
+            for task in TASKS}
+
+
+def hidden_facts(count: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS) -> list[Example]:
+    """Lookups as training asks them: one fact somewhere in a passage, `passage_tokens` long with its question; names that training never shows."""
+    import numpy as np
+
+    rng = np.random.default_rng([seed, passage_tokens])
+    drawn = [lookup_example(rng, tokenizer, passage_tokens, float(rng.random()), held_out=True) for _ in range(count)]
+    return [Example("lookup", (("user", tokenizer.decode(e.prompt_ids[2:-1])), ("assistant", statement(e.name, e.code)))) for e in drawn]
 
 
 def answers(model, tokenizer, asked: list[Example], samples: int = 1, temperature: float = 0.0, seed: int = 0,

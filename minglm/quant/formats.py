@@ -20,7 +20,7 @@ KEPT = {
     "mlp.gate.": "the router decides by rank too: a token that changes its expert is wrong by a whole expert",
     "embed_tokens": "a lookup: each row is read alone, nothing averages its error",
     "lm_head": "its error lands on the logits, and the loss sees it undamped",
-    "eh_proj": "the MTP module's entry; what it spoils no residual connection carries past",
+    "eh_proj": "the MTP module's entry; its error reaches everything behind it, with no path around",
 }
 VECTORS = "norms and biases are a few thousand numbers that scale everything after them"
 ABSORBED = "kv_b_proj is folded into queries and outputs where activations are not rounded"

@@ -116,3 +116,17 @@ def test_the_quiz_judges_what_counts():
         for e in examples(task, 5, 4):
             assert is_right(e, e.messages[-1][1]) and is_right(e, f" {e.messages[-1][1]}\n") and not is_right(e, "no idea")
     assert [better(*v) for v in ((True, False), (True, True), (False, True))] == [1.0, 0.5, 0.0]
+
+
+def test_lookups_of_the_quiz_hide_their_fact_in_a_passage(small_checkpoint):
+    from minglm import quiz
+    from minglm.checkpoint import load_model
+
+    _, tokenizer, _ = load_model(small_checkpoint)
+    asked = quiz.problems(3, 1, tokenizer, passage_tokens=160)["lookup"]
+    assert [e.messages for e in asked] == [e.messages for e in quiz.hidden_facts(3, 1, tokenizer, 160)]
+    for e in asked:
+        (_, user), (_, fact) = e.messages
+        assert user.count(fact) == 1 and user.endswith("?") and quiz.is_right(e, fact)
+        assert 100 <= len(tokenizer.encode(user)) <= 170
+    assert [e.messages for e in asked] != [e.messages for e in quiz.hidden_facts(3, 2, tokenizer, 160)]
