@@ -1,6 +1,8 @@
 """What tests of several folders share."""
 import pytest
 
+import minglm  # noqa: F401  sets how threads wait, before any test loads torch
+
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory):

@@ -1,4 +1,5 @@
 """The project's own promises: light imports, one way to run the tests, environments in step, nothing of the workshop left in."""
+import os
 import re
 import subprocess
 import sys
@@ -86,3 +87,10 @@ def test_files_stay_small():
             lines = len(path.read_text(encoding="utf-8").splitlines())
             assert lines <= 450, f"{path.relative_to(ROOT)} has {lines} lines: one file is one concept"
     assert not [p for p in tracked() if p.name == "utils.py"]
+
+
+@pytest.mark.parametrize("given,kept", [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)])
+def test_how_threads_wait_is_set_before_torch_and_a_user_s_choice_is_kept(given, kept):
+    env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
+    done = subprocess.run([sys.executable, "-c", "import minglm, os; print(os.environ.get('GOMP_SPINCOUNT'))"], capture_output=True, text=True, env=env)
+    assert done.stdout.strip() == str(kept)
