@@ -55,8 +55,8 @@ lite: $(STAMP)   ## the planner page as a site for a browser with nothing instal
 test-mindspore: $(STAMP) ## the MindSpore twin against the torch model; 2.8 GB into .venv-mindspore (Python 3.11 or older)
 	test -x .venv-mindspore/bin/python || $(PYTHON) -m venv .venv-mindspore
 	.venv-mindspore/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-mindspore.txt
-	$(BIN)/python tests/mindspore/write_reference.py runs/mindspore-reference
-	PYTHONPATH=. .venv-mindspore/bin/python -m pytest -c /dev/null --rootdir=. -q tests/mindspore $(ARGS)
+	$(BIN)/python tests/mindspore_twin/write_reference.py runs/mindspore-reference
+	PYTHONPATH=. .venv-mindspore/bin/python -m pytest -c /dev/null --rootdir=. -q tests/mindspore_twin $(ARGS)
 
 clean:           ## remove the virtual environment and all runs
 	rm -rf $(VENV) .venv-mindspore runs *.egg-info

@@ -1,4 +1,4 @@
-"""Writes what the torch model computes, for MindSpore in its own environment: python tests/mindspore/write_reference.py DIR
+"""Writes what the torch model computes, for MindSpore in its own environment: python tests/mindspore_twin/write_reference.py DIR
 
 One folder for each case: config.json (our keys), model.safetensors, reference.npz with tokens, targets, logits of both
 modes, losses, and the gradient of one training step by parameter name.
@@ -51,7 +51,7 @@ def write(folder: Path, changes: dict, seed: int) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python tests/mindspore/write_reference.py DIR")
+        sys.exit("usage: python tests/mindspore_twin/write_reference.py DIR")
     torch.set_num_threads(1)
     for name, changes in CASES.items():
         for seed in SEEDS:

@@ -45,7 +45,7 @@ def check_step(model, made, data):
 
 
 def test_the_reference_was_written():
-    assert len(CASES) >= 20, f"{FOLDER}: run tests/mindspore/write_reference.py in the torch environment first"
+    assert len(CASES) >= 20, f"{FOLDER}: run tests/mindspore_twin/write_reference.py in the torch environment first"
 
 
 @pytest.mark.parametrize("case", CASES)
