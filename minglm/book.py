@@ -88,7 +88,8 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     index = target / "_build" / "html" / "index.html"
     for page in index.parent.rglob("*.html"):                      # what the theme would load from elsewhere; nothing here needs it
         text = page.read_text(encoding="utf-8")
-        kept = re.sub(r'<script[^>]*src="(https?:)?//[^"]*"[^>]*>\s*</script>|<link[^>]*href="(https?:)?//[^"]*"[^>]*>', "", text)
+        # (the live-code button's settings name such an address, and stand twice in a page, which is a script error)
+        kept = re.sub(r'<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>|<script[^>]*src="(https?:)?//[^"]*"[^>]*>\s*</script>|<link[^>]*href="(https?:)?//[^"]*"[^>]*>', "", text)
         if kept != text:
             page.write_text(kept, encoding="utf-8")
     print(f"the book: {index}")

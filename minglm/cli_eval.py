@@ -83,11 +83,11 @@ def _arena(args) -> dict:
 
     if len(set(args.checkpoints)) < 2:
         raise InputError(f"{len(set(args.checkpoints))} different checkpoints: an arena needs two or more; name another run")
-    answers = {}
+    answers, asked = {}, None
     for run in dict.fromkeys(args.checkpoints):
         model, tokenizer, _ = load_model(run)
-        answers[run] = [row[0] for asked in problems(args.problems, args.seed, tokenizer).values()
-                        for row in ask(model, tokenizer, asked, 1, 0.0, args.seed)]
+        asked = asked or problems(args.problems, args.seed, tokenizer)         # the same texts for all, whatever their tokens
+        answers[run] = [row[0] for part in asked.values() for row in ask(model, tokenizer, part, 1, 0.0, args.seed)]
     votes = evals.arena(answers, lambda a, b, _: better(a, b), args.votes, args.seed)
     ratings, intervals = evals.bradley_terry(votes), evals.bootstrap(votes, seed=args.seed)
     ranks = evals.ranks(intervals)

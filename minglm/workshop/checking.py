@@ -15,7 +15,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Real
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Exercise:
         cases: makes the inputs, a list of argument tuples; the same ones each time.
         mistakes: known wrong answers, tried in order.
         hint: said when the answer is wrong in a way nobody has listed.
-        also: further demands: called with the learner's function, raises NotYet.
+        also: further demands: called with the learner's function, raises NotYet; where that function stops, so does it, with NotYet.
     """
 
     key: str
@@ -99,13 +99,13 @@ def check(key: str, answer: Callable, record: bool = True) -> None:
 def judge(exercise: Exercise, answer: Callable) -> None:
     """Raise NotYet unless `answer` is right on every case and meets the further demands."""
     cases = list(exercise.cases())
-    given = copy.deepcopy(cases)
+    given = [copy.deepcopy(args) for args in cases]              # one by one: cases may share a tensor
     got = [_call(answer, args) for args in given]
     want = [exercise.reference(*copy.deepcopy(args)) for args in cases]
     wrong = [i for i, (a, b) in enumerate(zip(got, want)) if not same(a, b)]
     if not wrong:
         if exercise.also is not None:
-            exercise.also(answer)
+            exercise.also(partial(attempt, answer))
         for before, after in zip(cases, given):
             for name, old, new in zip(_names(answer, len(before)), before, after):
                 if not same(old, new, 0.0, 0.0):

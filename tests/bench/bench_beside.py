@@ -5,13 +5,14 @@ libgomp's default. Each figure comes from a process of its own, default and ours
 """
 from __future__ import annotations
 
-import csv
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from minglm import metrics
 
 NAME = "beside"
 BUSY = "import torch; torch.set_num_threads(1); a = torch.randn(400, 400)\nwhile True: a = (a @ a).clamp(-1, 1)"
@@ -27,8 +28,7 @@ def trained(spin: str | None, steps: int) -> float:
         command = [sys.executable, "-m", "minglm", "train", "pretrain", "--run", str(run), "--set", f"steps={steps}", "--set", "val_every=1000",
                    "--set", "corpus_max_bytes=400000"]
         subprocess.run(command, env=env, check=True, capture_output=True)
-        with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
-            speeds = [float(row["tokens_per_s"]) for row in csv.DictReader(file) if row["tokens_per_s"]]
+        speeds = [row["tokens_per_s"] for row in metrics.read(run / "metrics.csv") if row["tokens_per_s"]]
     return statistics.median(speeds[1:])
 
 

@@ -60,7 +60,7 @@ def _equal_rewards_teach_nothing(answer):
 
     for value in (0.9, 0.7, 0.3, 0.1):
         for n in range(2, 33):
-            if float(torch.as_tensor(attempt(answer, torch.full((1, n), value))).abs().max()) > 0.3:
+            if float(torch.as_tensor(answer(torch.full((1, n), value))).abs().max()) > 0.3:
                 raise NotYet(ROUNDING)
 
 
@@ -121,7 +121,7 @@ def _has_a_gradient(answer):
     leaf = given.clone().requires_grad_()
     logp = leaf.clone()          # a leaf would stop what writes in place with words of autograd's own
     others = advantage.clone(), mask.clone()
-    loss = attempt(answer, logp, *others)
+    loss = answer(logp, *others)
     if not same(logp.detach(), given, 0.0, 0.0):
         raise NotYet(WRITES)
     if not same(others, (advantage, mask), 0.0, 0.0):
