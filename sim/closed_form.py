@@ -50,6 +50,7 @@ class Loads:
     rest: tuple[float, ...]          # work of rank r and all after it
     hidden: float                    # all-to-all that paired micro-batches hide, all ranks
     steady: float                    # the busiest rank's work when it is hidden
+    paces: tuple[tuple[float, float, float], ...]   # (work, work when it is hidden, weight-gradient of one chunk), distinct ranks
     last_backward: float             # the shortest backward of a rank: what gradient reduction hides under
 
 
@@ -63,7 +64,7 @@ def loads(fwd: Sequence[float], bwd: Sequence[float], wgt: Sequence[float], hide
         rest.append(left)
     n = len(work)
     return Loads(n, chunks, max(work), left, max(fwd), max(back), tuple(sum(x) / n / chunks for x in (fwd, bwd, wgt)), tuple(reversed(rest)),
-                 sum(hide), max(w - h for w, h in zip(work, hide)), min(back))
+                 sum(hide), max(w - h for w, h in zip(work, hide)), tuple({(k, k - h, w / chunks) for k, h, w in zip(work, hide, wgt)}), min(back))
 
 
 def loads_of(costs: StepCosts) -> Loads:
@@ -91,21 +92,24 @@ def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: boo
         time = (m - 1) * (work.forward + work.backward) * slow + total + 2 * (P - 1) * p2p
         return time, time - m * busy
     F, B, W = (x * slow for x in work.mean)                       # of one chunk
+    paces = [(k * slow, s * slow, w * slow) for k, s, w in work.paces]
     if schedule == "zb-h1":
-        bubble = (P - 1) * max(F + B - W, F, B) + 4 * (P - 1) * p2p
-        return m * busy + bubble, bubble
+        # any rank can set the pace: the ramp takes long where its weight gradients, which fill it, are short
+        time = max(m * work_r + (P - 1) * max(F + B - W, F, B) for work_r, _, W in paces) + 4 * (P - 1) * p2p
+        return time, time - m * busy
     if schedule == "zb-v":
-        bubble = (P - 1) * max(F + B - 2 * W, 2 * (B - W), F, B, W) + (5 * P - 7) * p2p
-        return m * busy + bubble, bubble
+        time = max(m * work_r + (P - 1) * max(F + B - 2 * W, 2 * (B - W), F, B, W) for work_r, _, W in paces) + (5 * P - 7) * p2p
+        return time, time - m * busy
     if schedule in ("dualpipe", "dualpipe-v"):
         # Pairs of a forward and a full backward run together and hide the all-to-all; the ramps run unpaired.
         hide = work.hidden * slow / P / v
         pair = F + B + W - hide
         unpaired = (P + 1 if schedule == "dualpipe" else 2 * P + 1) * hide
-        bubble = (P / 2 - 1 if schedule == "dualpipe" else P - 1) * max(pair + (B + W) - 3 * W, 0.0) + unpaired
+        ramp = P / 2 - 1 if schedule == "dualpipe" else P - 1
         share = 0.5 if schedule == "dualpipe" else 1.0            # each direction carries half of the micro-batches
         messages = m * share * (4 - 4 / P) + max(P - 5, 0)         # behind a busier rank some fall into its shadow: not counted off
-        return m * share * work.steady * slow + bubble + messages * p2p, bubble + messages * p2p
+        time = max(m * share * steady + ramp * max(pair + (B + W) - 3 * w, 0.0) for _, steady, w in paces) + unpaired + messages * p2p
+        return time, time - m * share * work.steady * slow
     # 1F1B and interleaved: the busiest rank, the rest of the ramp, and messages
     if v == 1:
         # a rank r keeps P−r micro-batches in flight: the round trip to the last rank and back must fit in their work

@@ -119,8 +119,8 @@ class Coster:
             t = collectives.time(message.kind, message.bytes, self.groups[message.group], dedup=message.dedup)
             if message.hidden_by == "wgrad":
                 wgrad += t
-                continue
-            if message.hidden_by == "matmul" and self.habit("overlap_tp"):
+                t *= 1.0 - stack.wgrad_hidden
+            elif message.hidden_by == "matmul" and self.habit("overlap_tp"):
                 t *= 1.0 - stack.tp_hidden
             elif message.hidden_by == "attention":
                 under += t
@@ -130,7 +130,7 @@ class Coster:
                     hide[message.phase] += t * stack.all_to_all_hidden
                 elif self.habit("overlap_all_to_all"):
                     beside += t
-                    continue
+                    t *= 1.0 - stack.all_to_all_hidden
             comm[message.phase] += t
             classes[message.group + " communication"] = classes.get(message.group + " communication", 0.0) + t
         host_f = host_b = host_w = 0.0
@@ -141,16 +141,11 @@ class Coster:
             host_b = later * sum(op.kernels for op in tape.backward_input) + messages + (host_f if recompute == "full" else 0.0)
             host_w = later * sum(op.kernels for op in tape.backward_weight)
         bw = _longer(weight, host_w)
-        exposed = wgrad - stack.wgrad_hidden * min(wgrad, bw)
-        if exposed > 0:
-            classes["tp communication"] = classes.get("tp communication", 0.0) + exposed
-        comm["backward_input"] += exposed
-        if beside:
-            work = forward + backward + weight
-            left = beside - stack.all_to_all_hidden * min(beside, work)
-            classes["ep communication"] = classes.get("ep communication", 0.0) + left
-            comm["forward"] += left * forward / work
-            comm["backward_input"] += left * (1.0 - forward / work)
+        after = {"tp": _after(wgrad, bw, stack.wgrad_hidden),
+                 "ep": _after(beside, _longer(forward, host_f) + _longer(backward, host_b) + bw, stack.all_to_all_hidden)}
+        for group, left in after.items():
+            if left:
+                classes[group + " communication"] = classes.get(group + " communication", 0.0) + left
         if under:
             left = under - stack.wgrad_hidden * min(under, attention)
             classes["cp communication"] = left
@@ -163,32 +158,32 @@ class Coster:
             # no running ahead: each operator takes the longer of its device and its host time
             late = sum(max(issue * op.kernels - time(op), 0.0) for op in tape.forward)
             f, bi = f + late, bi + (late if recompute == "full" else 0.0)
-        return LayerWork(f, bi, bw, host_f, host_b, hide["forward"], hide["backward_input"], tuple(classes.items()), tuple(tape.saved.items()))
+        return LayerWork(f, bi, bw + sum(after.values()), host_f, host_b, hide["forward"], hide["backward_input"], tuple(classes.items()), tuple(tape.saved.items()))
 
     def finish(self, work: LayerWork, params: tuple[float, float] = (0.0, 0.0)) -> LayerCost:
         """The layer's cost under this plan's sharding of its weights (`params`: how many are on this chip)."""
-        f, bi, classes = work.forward_s, work.backward_input_s, work.classes
+        f, bi, bw, classes = work.forward_s, work.backward_input_s, work.backward_weight_s, work.classes
         if self.plan.zero == 3 and self.plan.zero_shards > 1:
             classes = dict(classes)
-            f, bi = self._sharded(f, bi, work.backward_weight_s, params, classes)
+            f, bi, bw = self._sharded(work, params, classes)
             classes = tuple(classes.items())
         # what hiding saves: nothing where the host sets the pace
         saved = [_longer(t, host) - _longer(max(t - hidden, 0.0), host) if hidden else 0.0 for t, host, hidden in
                  ((f, work.host_forward_s, work.hideable_forward_s), (bi, work.host_backward_s, work.hideable_backward_s))]
-        return LayerCost(_longer(f, work.host_forward_s), _longer(bi, work.host_backward_s), work.backward_weight_s, *saved, classes, work.saved)
+        return LayerCost(_longer(f, work.host_forward_s), _longer(bi, work.host_backward_s), bw, *saved, classes, work.saved)
 
-    def _sharded(self, f: float, bi: float, bw: float, params: tuple[float, float], classes: dict) -> tuple[float, float]:
+    def _sharded(self, work: LayerWork, params: tuple[float, float], classes: dict) -> tuple[float, float, float]:
         """ZeRO-3: gather the layer's weights before the forward and the backward, scatter its gradient after."""
-        gather = scatter = 0.0
+        f, bi, bw, gather, scatter = work.forward_s, work.backward_input_s, work.backward_weight_s, 0.0, 0.0
         for count, levels in zip(params, (self.shards, self.expert_shards)):
             gather += collectives.time("all_gather", count * WIDTH, levels)
             scatter += collectives.time("reduce_scatter", count * (WIDTH if self.stack.bf16_grads else 4), levels)
         hidden = self.stack.fsdp_hidden
+        both, paced = gather + scatter, _longer(bi, work.host_backward_s) + bw
         extra_f = gather - hidden * min(gather, f)
-        both = gather + scatter
-        extra_b = both - hidden * min(both, bi + bw)
-        classes["dp communication"] = classes.get("dp communication", 0.0) + extra_f + extra_b
-        return f + extra_f, bi + extra_b
+        extra_bi, extra_bw = (1.0 - hidden) * both, _after(both, paced, hidden)
+        classes["dp communication"] = classes.get("dp communication", 0.0) + extra_f + extra_bi + extra_bw
+        return f + extra_f, bi + extra_bi, bw + extra_bw
 
     # -------------------------------------------------------------- layers
 
@@ -276,3 +271,12 @@ class Coster:
 def _longer(device_s: float, host_s: float, sharpness: float = 4.0) -> float:
     """Device and host work side by side, each sometimes waiting for the other: a p-norm, close to the longer of the two."""
     return (device_s**sharpness + host_s**sharpness) ** (1.0 / sharpness) if host_s else device_s
+
+
+def _after(messages_s: float, work_s: float, hidden: float) -> float:
+    """Seconds of messages that are left when the work beside them is done; the other (1 − hidden) of them slows that work.
+
+    They follow the last part of the backward, the weight gradient. Were they counted with the input gradient, which
+    zero-bubble schedules have on their critical path, then quicker weight gradients would make a step longer.
+    """
+    return hidden * max(messages_s - work_s, 0.0)
