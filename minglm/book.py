@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -85,6 +86,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     env = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook", "MINGLM_RUNS": str(target / "runs")}
     run = "from jupyter_book.cli.main import main; main()"          # the package has no __main__, and Scripts may not be on the path
     subprocess.run([sys.executable, "-c", run, "build", str(target), "--quiet"], check=True, env=env)
+    _note_seconds(target)
     index = target / "_build" / "html" / "index.html"
     for page in index.parent.rglob("*.html"):                      # what the theme would load from elsewhere; nothing here needs it
         text = page.read_text(encoding="utf-8")
@@ -94,6 +96,15 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
             page.write_text(kept, encoding="utf-8")
     print(f"the book: {index}")
     return index
+
+
+def _note_seconds(target: Path) -> None:
+    """seconds.json: how long each notebook ran, as the builder kept it, and whether in smoke mode (`minglm workshop timing --book`)."""
+    with open(target / "_build" / ".doctrees" / "environment.pickle", "rb") as file:
+        pages = pickle.load(file).nb_metadata
+    seconds = {name: page["exec_data"]["runtime"] for name, page in pages.items() if page.get("exec_data")}
+    noted = {"smoke": os.environ.get("MINGLM_SMOKE") == "1", "seconds": seconds}
+    (target / "seconds.json").write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
 
 
 def _intro(readme: str, target: Path) -> str:

@@ -20,6 +20,7 @@ def add(parser) -> None:
     p.add_argument("--verify", action="store_true", help="only compare the files with their hashes")
     p = sub.add_parser("timing", help="run every notebook and measure it")
     p.add_argument("--full", action="store_true", help="full length; default is smoke mode")
+    p.add_argument("--book", action="store_true", help="full length, as the book built last (`make book`) took; runs nothing")
     p.add_argument("--only", help="only notebooks whose path holds this word")
     p.add_argument("--write", action="store_true", help="write notebooks/workshop/timing.md")
     p.add_argument("--json", action="store_true")
@@ -88,12 +89,17 @@ def _checkpoints(args) -> int:
 def _timing(args) -> int:
     import json
 
+    from minglm import book
     from minglm.workshop import timing
 
-    rows = timing.measure(full=args.full, only=args.only)
+    if args.book:
+        wanted = {p.relative_to(timing.ROOT / "notebooks").as_posix() for p in timing.notebooks(args.only)}
+        rows = [r for r in timing.from_book(book.TARGET) if r["notebook"] in wanted]
+    else:
+        rows = timing.measure(full=args.full, only=args.only)
     print(json.dumps(rows, indent=1) if args.json else timing.table(rows))
     if args.write:
-        print(f"{timing.write(rows, args.full)}: written")
+        print(f"{timing.write(rows, args.full or args.book)}: written")
     return 1 if any(r["error"] for r in rows) else 0
 
 

@@ -1,6 +1,7 @@
 """`minglm workshop timing`: run every notebook and write down how long it takes and how much memory its kernel used."""
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -56,6 +57,25 @@ def measure(full: bool = False, only: str | None = None) -> list[dict]:
     return rows
 
 
+def from_book(target: Path) -> list[dict]:
+    """The same rows at full length, without memory, from a book that `make book` built: it runs every notebook anyway.
+
+    Raises:
+        InputError: no book there, or one of short runs.
+    """
+    noted = target / "seconds.json"
+    if not noted.is_file():
+        raise InputError(f"{noted}: no book was built there; `make book` builds one and notes the seconds")
+    found = json.loads(noted.read_text(encoding="utf-8"))
+    if found["smoke"]:
+        raise InputError(f"{noted}: this book was built in smoke mode; build it at full length with `make book`")
+    rows = []
+    for name, seconds in found["seconds"].items():
+        page = (target / "_build" / "html" / f"{name}.html").read_text(encoding="utf-8")
+        rows.append({"notebook": f"{name}.ipynb", "seconds": round(seconds, 1), "peak_mib": None, "error": "", "figures": len(re.findall(r"Plotly\.newPlot\(", page))})
+    return rows
+
+
 def table(rows: list[dict]) -> str:
     """As Markdown."""
     if any(r["peak_mib"] is None for r in rows):
@@ -82,7 +102,7 @@ def write(rows: list[dict], full: bool) -> Path:
     names = [p.relative_to(ROOT / "notebooks").as_posix() for p in notebooks()]
     rows = [measured[n] for n in names if n in measured]
     mode = "at full length" if full else "in smoke mode (the short version that the tests run)"
-    made = f"`minglm workshop timing {'--full ' if full else ''}--write`"
+    made = "`minglm workshop timing --book --write` (or `--full --write`)" if full else "`minglm workshop timing --write`"
     path.write_text(f"# How long the notebooks take\n\nEvery notebook {mode}, one after the other, kernel start included. Made by\n"
                     f"{made} on {machine.cpu_name()}, {os.cpu_count()} cores.\n\n{table(rows)}\n", encoding="utf-8")
     return path

@@ -6,6 +6,7 @@ import pytest
 
 from minglm import book
 from minglm.errors import InputError
+from minglm.workshop import timing
 
 PLOT = "<script>Plotly.newPlot('a', [])</script>"
 
@@ -60,6 +61,14 @@ def test_one_chapter_is_built_whole_and_opens_from_the_disk(tmp_path, monkeypatc
     monkeypatch.setenv("MINGLM_SMOKE", "1")
     book.build(tmp_path / "book", only="02_mla")
     assert book.check(tmp_path / "book") == []
+    noted = json.loads((tmp_path / "book" / "seconds.json").read_text(encoding="utf-8"))
+    assert noted["smoke"] and list(noted["seconds"]) == ["learn/02_mla"] and noted["seconds"]["learn/02_mla"] > 0.1
+    with pytest.raises(InputError, match="smoke mode"):
+        timing.from_book(tmp_path / "book")
+    noted["smoke"] = False
+    (tmp_path / "book" / "seconds.json").write_text(json.dumps(noted), encoding="utf-8")
+    row, = timing.from_book(tmp_path / "book")
+    assert row["notebook"] == "learn/02_mla.ipynb" and row["figures"] >= 2 and abs(row["seconds"] - noted["seconds"]["learn/02_mla"]) < 0.1
     html = tmp_path / "book" / "_build" / "html"
     assert (html / "search.html").is_file() and "print.css" in (html / "learn" / "02_mla.html").read_text(encoding="utf-8")
     assert (html / "workshop" / "exercises" / "02_mla.html").is_file()

@@ -115,6 +115,8 @@ def test_the_timing_table_covers_all_notebooks_and_is_committed():
     assert "| a (**failed**) | 2 | 10 | 1 |" in made
     with pytest.raises(InputError, match="no notebook's path"):
         timing.notebooks("nonsense")
+    with pytest.raises(InputError, match="make book"):
+        timing.from_book(generator.ROOT / "nowhere")
 
 
 def test_the_table_of_notebooks_is_whole_and_the_readme_is_in_step(tmp_path):
