@@ -28,6 +28,7 @@ SHEETS = "Workshop: exercises"
 
 CONFIG = """title: minglm
 author: the minglm authors
+copyright: "2026"
 execute: {execute_notebooks: force, timeout: 1800, run_in_temp: true, allow_errors: false, exclude_patterns: ['workshop/*', 'workshop/exercises/*', '*exercises*']}
 only_build_toc_files: true
 html: {use_issues_button: false, use_repository_button: false}
@@ -37,6 +38,8 @@ sphinx:
     mathjax_path: no_mathjax.js
     thebe_config: {always_load: false}
     language: en
+    nb_render_markdown_format: gfm
+    nb_merge_streams: true
     html_static_path: [_static]
     html_css_files: [print.css]
 """
@@ -44,6 +47,7 @@ PRINT = """@media print {
   .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .header-article, .prev-next-footer, .widget-slider { display: none !important; }
   .js-plotly-plot, table, svg { break-inside: avoid; max-width: 100%; }
   details > * { display: block !important; }
+  pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 }
 """
 
@@ -137,6 +141,8 @@ def check(target: Path = TARGET) -> list[str]:
         drawn = len(re.findall(r"Plotly\.newPlot\(", text))
         if not name.startswith("workshop/") and drawn < asked:
             wrong.append(f"{name}: {asked} figures asked for, {drawn} in the page")
+        if re.search(r"<p>\s*\|[^<]*\|", text):
+            wrong.append(f"{name}: a table shown as plain text")
         if "Traceback" in text:
             wrong.append(f"{name}: an error in an output")
     for page in html.rglob("*.html"):

@@ -35,6 +35,7 @@ def test_a_whole_book_passes(tmp_path):
     (dict(page=PLOT + '<script src="//elsewhere.org/a.js"></script>'), "loads //"),
     (dict(page=PLOT + '<link rel="stylesheet" href="gone.css">'), "gone.css is missing"),
     (dict(body="Traceback (most recent call last)"), "an error in an output"),
+    (dict(body="<p>| chip | days |\n|—|—| | 910B | 38 |</p>"), "a table shown as plain text"),
     (dict(search="{}"), "search")])
 def test_each_fault_is_named(tmp_path, changes, part):
     found = book.check(_a_book(tmp_path / "b", **changes))
