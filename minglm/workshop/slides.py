@@ -18,12 +18,14 @@ DEFAULT = ("learn/00_start_here", "learn/01_tokens_and_data", "learn/02_mla", "l
            "learn/05_train_it", "scale/04_a_hundred_thousand_chips")                    # the half day
 TALL = 900                    # pixels that a slide may hold before a new one begins
 CODE, PRINTED = 13, 14        # lines of code and of printed text in sight; the rest scrolls
+DRAWING = 7                   # lines of code in sight above a picture, which people came to see
 STYLE = """<style>
 .slide{display:none;min-height:92vh;max-width:1100px;margin:0 auto;padding:1rem 2rem;box-sizing:border-box;--jp-content-font-size1:17px;--jp-code-font-size:14px}
 .slide.now{display:block} .slide .jp-Cell{max-width:100%} #place{position:fixed;right:1rem;bottom:.5rem;color:#555;font:14px sans-serif}
 .slide pre{white-space:pre-wrap;overflow-wrap:anywhere} .slide .anchor-link,.slide .jp-InputPrompt,.slide .jp-OutputPrompt{display:none}
 .slide .highlight pre,.slide .jp-RenderedText pre{max-height:19rem;overflow:auto}
-@media print{.slide{display:block;page-break-after:always} .slide .highlight pre,.slide .jp-RenderedText pre{max-height:none} #place{display:none}}
+.slide .jp-CodeCell:has(.plotly-graph-div,svg) .highlight pre{max-height:8.6rem}
+@media print{.slide{display:block;page-break-after:always} .slide .highlight pre,.slide .jp-RenderedText pre{max-height:none!important} #place{display:none}}
 </style>"""
 SCRIPT = """<script>
 const slides=[...document.querySelectorAll('.slide')];let now=Math.min(Math.max(+location.hash.slice(1)||1,1),slides.length)-1;
@@ -127,7 +129,7 @@ def _height(cell) -> int:
         seen = re.sub(r"(</summary>).*?(</details>)", r"\1\2", cell.source, flags=re.S)     # what is folded takes no room
         return 12 + sum(26 * -(-len(line) // 110) for line in seen.splitlines())
     printed = sum(str(o.get("text", "")).count("\n") for o in cell.get("outputs", ()) if o.output_type == "stream")
-    return 20 + 19 * (min(CODE, cell.source.count("\n") + 1) + min(PRINTED, printed)) + 430 * _pictures(cell)
+    return 20 + 19 * (min(DRAWING if _pictures(cell) else CODE, cell.source.count("\n") + 1) + min(PRINTED, printed)) + 430 * _pictures(cell)
 
 
 def page(book) -> str:
