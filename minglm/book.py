@@ -47,6 +47,7 @@ PRINT = """@media print {
   .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .header-article, .prev-next-footer, .widget-slider { display: none !important; }
   .js-plotly-plot, table, svg { break-inside: avoid; max-width: 100%; }
   details > * { display: block !important; }
+  details::details-content { content-visibility: visible !important; block-size: auto !important; }
   pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 }
 """
@@ -92,14 +93,19 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     subprocess.run([sys.executable, "-c", run, "build", str(target), "--quiet"], check=True, env=env)
     _note_seconds(target)
     index = target / "_build" / "html" / "index.html"
-    for page in index.parent.rglob("*.html"):                      # what the theme would load from elsewhere; nothing here needs it
+    _cut_off(index.parent)
+    print(f"the book: {index}")
+    return index
+
+
+def _cut_off(html: Path) -> None:
+    """Take out of every page what the theme would load from elsewhere; nothing here needs it."""
+    for page in html.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         # (the live-code button's settings name such an address, and stand twice in a page, which is a script error)
         kept = re.sub(r'<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>|<script[^>]*src="(https?:)?//[^"]*"[^>]*>\s*</script>|<link[^>]*href="(https?:)?//[^"]*"[^>]*>', "", text)
         if kept != text:
             page.write_text(kept, encoding="utf-8")
-    print(f"the book: {index}")
-    return index
 
 
 def _note_seconds(target: Path) -> None:

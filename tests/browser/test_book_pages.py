@@ -55,7 +55,7 @@ def test_the_search_finds_a_word_in_its_chapter(page, word, chapter):
 
 
 def test_every_page_prints_with_its_pictures(page, tmp_path):
-    """Chromium's own printer; sidebars are hidden and no picture is cut off at the margin."""
+    """Chromium's own printer; sidebars are hidden, no picture and no line is cut off at the margin, and folded answers are open."""
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 760, "height": 1000})                  # the text width of an A4 page at 96 pixels an inch
     wrong = {}
@@ -63,9 +63,11 @@ def test_every_page_prints_with_its_pictures(page, tmp_path):
         page.goto((HTML / f"{name}.html").as_uri(), wait_until="load")
         hidden = page.evaluate("() => [...document.querySelectorAll('.bd-sidebar-primary, .bd-sidebar-secondary, .widget-slider')].every(e => getComputedStyle(e).display === 'none')")
         wide = page.evaluate("() => Math.max(0, ...[...document.querySelectorAll('article .js-plotly-plot, article svg, article table, article img')].map(e => e.getBoundingClientRect().right))")
+        cut = page.evaluate("() => [...document.querySelectorAll('article pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length")
+        folded = page.evaluate("() => [...document.querySelectorAll('article details > :last-child')].filter(e => !e.checkVisibility({contentVisibilityAuto: true})).length")
         pdf = page.pdf(path=str(tmp_path / "page.pdf"), format="A4")
-        if not hidden or wide > 780 or len(pdf) < 10_000:
-            wrong[name] = f"sidebars hidden: {hidden}; widest thing ends at {wide:.0f} of 760 pixels; {len(pdf)} bytes"
+        if not hidden or wide > 780 or cut or folded or len(pdf) < 10_000:
+            wrong[name] = f"{cut} blocks with lines cut off, {folded} answers folded; sidebars hidden: {hidden}; widest thing ends at {wide:.0f} of 760 pixels; {len(pdf)} bytes"
     page.emulate_media(media="screen")
     page.set_viewport_size({"width": 1280, "height": 900})
     assert wrong == {}
