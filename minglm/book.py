@@ -43,7 +43,8 @@ sphinx:
     html_static_path: [_static]
     html_css_files: [print.css]
 """
-PRINT = """@media print {
+PRINT = """article table td :is(a, code), article table td :is(a, code) * { overflow-wrap: anywhere !important; white-space: normal !important; }
+@media print {
   .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .header-article, .prev-next-footer, .widget-slider { display: none !important; }
   .js-plotly-plot, table, svg { break-inside: avoid; max-width: 100%; }
   details > * { display: block !important; }
