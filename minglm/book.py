@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -33,6 +32,7 @@ execute: {execute_notebooks: force, timeout: 1800, run_in_temp: true, allow_erro
 only_build_toc_files: true
 html: {use_issues_button: false, use_repository_button: false}
 sphinx:
+  extra_extensions: [minglm.book]
   config:
     html_js_files: []
     mathjax_path: no_mathjax.js
@@ -92,7 +92,6 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     env = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook", "MINGLM_RUNS": str(target / "runs")}
     run = "from jupyter_book.cli.main import main; main()"          # the package has no __main__, and Scripts may not be on the path
     subprocess.run([sys.executable, "-c", run, "build", str(target), "--quiet"], check=True, env=env)
-    _note_seconds(target)
     index = target / "_build" / "html" / "index.html"
     _cut_off(index.parent)
     print(f"the book: {index}")
@@ -109,13 +108,17 @@ def _cut_off(html: Path) -> None:
             page.write_text(kept, encoding="utf-8")
 
 
-def _note_seconds(target: Path) -> None:
-    """seconds.json: how long each notebook ran, as the builder kept it, and whether in smoke mode (`minglm workshop timing --book`)."""
-    with open(target / "_build" / ".doctrees" / "environment.pickle", "rb") as file:
-        pages = pickle.load(file).nb_metadata
-    seconds = {name: page["exec_data"]["runtime"] for name, page in pages.items() if page.get("exec_data")}
+def setup(app) -> dict:
+    """The builder's hook (CONFIG names this module as an extension): when all is built, write down how long each notebook ran."""
+    app.connect("build-finished", _note_seconds)
+    return {"parallel_read_safe": True}
+
+
+def _note_seconds(app, error) -> None:
+    """seconds.json: each notebook's seconds, and whether in smoke mode (`minglm workshop timing --book`)."""
+    seconds = {name: page["exec_data"]["runtime"] for name, page in app.env.nb_metadata.items() if page.get("exec_data")}
     noted = {"smoke": os.environ.get("MINGLM_SMOKE") == "1", "seconds": seconds}
-    (target / "seconds.json").write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
+    (Path(app.srcdir) / "seconds.json").write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
 
 
 def _intro(readme: str, target: Path) -> str:
