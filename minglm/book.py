@@ -115,8 +115,11 @@ def setup(app) -> dict:
 
 
 def _note_seconds(app, error) -> None:
-    """seconds.json: each notebook's seconds, and whether in smoke mode (`minglm workshop timing --book`)."""
-    seconds = {name: page["exec_data"]["runtime"] for name, page in app.env.nb_metadata.items() if page.get("exec_data")}
+    """seconds.json: seconds of each notebook that ran to its end, and whether in smoke mode (`minglm workshop timing --book`)."""
+    if error:
+        return
+    ran = {name: page["exec_data"] for name, page in app.env.nb_metadata.items() if page.get("exec_data")}
+    seconds = {name: data["runtime"] for name, data in ran.items() if data["succeeded"]}
     noted = {"smoke": os.environ.get("MINGLM_SMOKE") == "1", "seconds": seconds}
     (Path(app.srcdir) / "seconds.json").write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
 

@@ -22,7 +22,7 @@ def add(parser) -> None:
     p.add_argument("--full", action="store_true", help="full length; default is smoke mode")
     p.add_argument("--book", action="store_true", help="full length, as the book built last (`make book`) took; runs nothing")
     p.add_argument("--only", help="only notebooks whose path holds this word")
-    p.add_argument("--write", action="store_true", help="write notebooks/workshop/timing.md")
+    p.add_argument("--write", action="store_true", help="write notebooks/workshop/timing.md, or timing_full.md at full length")
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("contents", help="the table of all notebooks: minutes, prerequisites, one sentence each")
     p.add_argument("--write", metavar="FILE", help="put it into a Markdown file between its <!-- notebooks --> and <!-- /notebooks --> lines")
@@ -92,11 +92,7 @@ def _timing(args) -> int:
     from minglm import book
     from minglm.workshop import timing
 
-    if args.book:
-        wanted = {p.relative_to(timing.ROOT / "notebooks").as_posix() for p in timing.notebooks(args.only)}
-        rows = [r for r in timing.from_book(book.TARGET) if r["notebook"] in wanted]
-    else:
-        rows = timing.measure(full=args.full, only=args.only)
+    rows = timing.from_book(book.TARGET, args.only) if args.book else timing.measure(full=args.full, only=args.only)
     print(json.dumps(rows, indent=1) if args.json else timing.table(rows))
     if args.write:
         print(f"{timing.write(rows, args.full or args.book)}: written")

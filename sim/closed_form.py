@@ -5,7 +5,7 @@ Sources: GPipe (arXiv 1811.06965), 1F1B and interleaved (arXiv 2104.04473 §2.2:
 2401.10241: (P−1)(F + B − W)), ZB-V (2405.15362), DualPipe (arXiv 2412.19437 Table 2: (P/2−1)(F&B + B − 3W)). The counts of
 messages and of unpaired chunks in the ramps are those of `sim/pipeline.py`'s orders.
 Exact for equal stages of GPipe, 1F1B, interleaved and ZB-H1; for unequal ones the busiest rank sets the pace and the
-others the ramp. DualPipe and ZB-V are within a few percent.
+others the ramp, and where weight gradients are deferred any rank can set it. DualPipe and ZB-V are within a few percent.
 """
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.step_costs import StepCosts
+
+DEFERRED = ("zb-h1", "zb-v", "dualpipe", "dualpipe-v")       # schedules that put weight gradients off to fill their ramps
 
 
 @dataclass(frozen=True)
@@ -91,35 +93,35 @@ def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: boo
         # the forwards run through, then the backwards: each ramp passes every other rank once
         time = (m - 1) * (work.forward + work.backward) * slow + total + 2 * (P - 1) * p2p
         return time, time - m * busy
+    if schedule not in DEFERRED:
+        # 1F1B and interleaved: the busiest rank, the rest of the ramp, and messages
+        if v == 1:
+            # a rank r keeps P−r micro-batches in flight: the round trip to the last rank and back must fit in their work
+            round_trip = max((rest * slow + 2 * (P - 1 - r) * p2p) / (P - r) for r, rest in enumerate(work.rest))
+            time = (m - 1) * max(busy, round_trip) + total + 2 * (P - 1) * p2p
+            return time, time - m * busy
+        time = m * busy + (total - busy) / v + 2 * (P * v - 1) * p2p
+        if not overlap_p2p:
+            time += 2 * m * v * p2p                                   # each chunk waits for its messages
+        return time, time - m * busy
     F, B, W = (x * slow for x in work.mean)                       # of one chunk
     paces = [(k * slow, s * slow, w * slow) for k, s, w in work.paces]
+    # any rank can set the pace: the ramp takes long where its weight gradients, which fill it, are short
     if schedule == "zb-h1":
-        # any rank can set the pace: the ramp takes long where its weight gradients, which fill it, are short
-        time = max(m * work_r + (P - 1) * max(F + B - W, F, B) for work_r, _, W in paces) + 4 * (P - 1) * p2p
+        time = max(m * work_r + (P - 1) * max(F + B - w, F, B) for work_r, _, w in paces) + 4 * (P - 1) * p2p
         return time, time - m * busy
     if schedule == "zb-v":
-        time = max(m * work_r + (P - 1) * max(F + B - 2 * W, 2 * (B - W), F, B, W) for work_r, _, W in paces) + (5 * P - 7) * p2p
+        time = max(m * work_r + (P - 1) * max(F + B - 2 * w, 2 * (B - w), F, B, w) for work_r, _, w in paces) + (5 * P - 7) * p2p
         return time, time - m * busy
-    if schedule in ("dualpipe", "dualpipe-v"):
-        # Pairs of a forward and a full backward run together and hide the all-to-all; the ramps run unpaired.
-        hide = work.hidden * slow / P / v
-        pair = F + B + W - hide
-        unpaired = (P + 1 if schedule == "dualpipe" else 2 * P + 1) * hide
-        ramp = P / 2 - 1 if schedule == "dualpipe" else P - 1
-        share = 0.5 if schedule == "dualpipe" else 1.0            # each direction carries half of the micro-batches
-        messages = m * share * (4 - 4 / P) + max(P - 5, 0)         # behind a busier rank some fall into its shadow: not counted off
-        time = max(m * share * steady + ramp * max(pair + (B + W) - 3 * w, 0.0) for _, steady, w in paces) + unpaired + messages * p2p
-        return time, time - m * share * work.steady * slow
-    # 1F1B and interleaved: the busiest rank, the rest of the ramp, and messages
-    if v == 1:
-        # a rank r keeps P−r micro-batches in flight: the round trip to the last rank and back must fit in their work
-        round_trip = max((rest * slow + 2 * (P - 1 - r) * p2p) / (P - r) for r, rest in enumerate(work.rest))
-        time = (m - 1) * max(busy, round_trip) + total + 2 * (P - 1) * p2p
-        return time, time - m * busy
-    time = m * busy + (total - busy) / v + 2 * (P * v - 1) * p2p
-    if not overlap_p2p:
-        time += 2 * m * v * p2p                                   # each chunk waits for its messages
-    return time, time - m * busy
+    # Pairs of a forward and a full backward run together and hide the all-to-all; the ramps run unpaired.
+    hide = work.hidden * slow / P / v
+    pair = F + B + W - hide
+    unpaired = (P + 1 if schedule == "dualpipe" else 2 * P + 1) * hide
+    ramp = P / 2 - 1 if schedule == "dualpipe" else P - 1
+    share = 0.5 if schedule == "dualpipe" else 1.0            # each direction carries half of the micro-batches
+    messages = m * share * (4 - 4 / P) + max(P - 5, 0)         # behind a busier rank some fall into its shadow: not counted off
+    time = max(m * share * steady + ramp * max(pair + (B + W) - 3 * w, 0.0) for _, steady, w in paces) + unpaired + messages * p2p
+    return time, time - m * share * work.steady * slow
 
 
 def straggler(chips: int, spread: float) -> float:

@@ -57,11 +57,11 @@ def measure(full: bool = False, only: str | None = None) -> list[dict]:
     return rows
 
 
-def from_book(target: Path) -> list[dict]:
+def from_book(target: Path, only: str | None = None) -> list[dict]:
     """The same rows at full length, without memory, from a book that `make book` built: it runs every notebook anyway.
 
     Raises:
-        InputError: no book there, or one of short runs.
+        InputError: no book there, or one of short runs; no notebook's path holds `only`.
     """
     noted = target / "seconds.json"
     if not noted.is_file():
@@ -70,9 +70,12 @@ def from_book(target: Path) -> list[dict]:
     if found["smoke"]:
         raise InputError(f"{noted}: this book was built in smoke mode; build it at full length with `make book`")
     rows = []
-    for name, seconds in found["seconds"].items():
-        page = (target / "_build" / "html" / f"{name}.html").read_text(encoding="utf-8")
-        rows.append({"notebook": f"{name}.ipynb", "seconds": round(seconds, 1), "peak_mib": None, "error": "", "figures": len(re.findall(r"Plotly\.newPlot\(", page))})
+    for path in notebooks(only):
+        name = path.relative_to(ROOT / "notebooks").with_suffix("").as_posix()
+        if name in found["seconds"]:
+            page = (target / "_build" / "html" / f"{name}.html").read_text(encoding="utf-8")
+            rows.append({"notebook": f"{name}.ipynb", "seconds": round(found["seconds"][name], 1), "peak_mib": None, "error": "",
+                         "figures": page.count("Plotly.newPlot(")})
     return rows
 
 
