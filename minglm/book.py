@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+from minglm import run_folder
 from minglm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,9 +61,8 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     Args:
         only: build a book of the notebooks whose path holds this word (for trying out).
     """
-    if target.exists():
-        shutil.rmtree(target)
-    target.mkdir(parents=True)
+    run_folder.set_aside(target, "book")
+    run_folder.claim(target, "book")
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
         notebooks = [p for p in sorted((ROOT / "notebooks" / folder).glob("*.ipynb")) if only is None or only in p.as_posix()]

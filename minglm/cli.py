@@ -68,7 +68,7 @@ def _train_arguments(p) -> None:
     p.add_argument("--run", help="folder of the run (default runs/RECIPE)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe; repeatable")
     p.add_argument("--init-from", metavar="RUN", help="run or checkpoint whose weights the stage starts from")
-    p.add_argument("--fresh", action="store_true", help="delete the run and start over")
+    p.add_argument("--fresh", action="store_true", help="start over; the old run is moved to .trash-TIME-NAME beside it")
     p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu", "mps"))
     for kind, text in (("dp", "rows"), ("ep", "experts"), ("tp", "heads"), ("cp", "the sequence")):
         p.add_argument(f"--{kind}", type=int, metavar="N", help=f"with torchrun: split {text} over N processes")
@@ -183,7 +183,7 @@ def _demo(args) -> int:
 def _demo_arguments(p) -> None:
     p.add_argument("--run", default="runs/demo", help="folder for everything it makes (default runs/demo)")
     p.add_argument("--size", default="mini", help="mini (minutes) or nano (seconds, learns nothing much)")
-    p.add_argument("--fresh", action="store_true", help="delete the folder and start over")
+    p.add_argument("--fresh", action="store_true", help="start over; the old folder is moved to .trash-TIME-NAME beside it")
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
 

@@ -18,6 +18,7 @@ import urllib.parse
 from importlib import metadata
 from pathlib import Path
 
+from minglm import run_folder
 from minglm.errors import InputError
 from sim import lite_wheel
 
@@ -192,7 +193,7 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
     except ImportError as err:
         raise InputError(f"{err.name} is not installed; pip install -e '.[dev]', then build again") from None
     made = stage(cache)
-    shutil.rmtree(site, ignore_errors=True)
+    run_folder.set_aside(site, "site")
     done = subprocess.run([sys.executable, "-m", "jupyterlite_core", "build", "--lite-dir", str(made), "--output-dir", str(site), "--contents", str(made / "files"),
                            "--no-sourcemaps", "--apps", "lab", "--apps", "repl", "--apps", "notebooks", "--apps", "tree"],
                           cwd=made, capture_output=True, text=True)
