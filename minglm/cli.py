@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, Parser
 
 COMMANDS: dict[str, tuple[str, str, Callable]] = {}
@@ -192,8 +193,8 @@ def _lab(args) -> int:
     import importlib.util
     import subprocess
     if importlib.util.find_spec("jupyterlab") is None:
-        raise InputError("jupyterlab is not installed; pip install -c constraints.txt -e '.[lab]' or call `make lab`")
-    first = Path(__file__).resolve().parents[1] / "notebooks" / "learn" / "00_start_here.ipynb"
+        raise InputError("jupyterlab is not installed; " + datafiles.hint("call `make lab`", datafiles.install_hint("lab")))
+    first = datafiles.notebooks("learn", "00_start_here.ipynb")
     return subprocess.call([sys.executable, "-m", "jupyterlab", *([str(first)] if first.is_file() else []), *args.rest])
 
 
@@ -211,7 +212,7 @@ def _need_torch() -> None:
     import importlib.util
     missing = [p for p in ("torch", "numpy", "tokenizers", "safetensors") if importlib.util.find_spec(p) is None]
     if missing:
-        raise InputError(f"not installed: {', '.join(missing)}; pip install -c constraints.txt -e '.[train]' or call `make demo`")
+        raise InputError(f"not installed: {', '.join(missing)}; {datafiles.install_hint('train')}" + datafiles.hint(" or call `make demo`", ""))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -354,7 +354,7 @@ def _tokenizer_path(folder: str | Path | None) -> Path | None:
     if folder is None:
         return None
     folder = Path(folder)
-    return next((p / "tokenizer.json" for p in (folder, *folder.parents[:2]) if (p / "tokenizer.json").is_file()), None)
+    return next((p / "tokenizer.json" for p in (folder, folder.parent, folder.parent.parent) if (p / "tokenizer.json").is_file()), None)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> To
             raise InputError(f"{run_dir}: a new RL run starts from a trained model; give --init-from RUN, or leave it out with a recipe that has a warm start")
         if not checkpoint.find(init_from):
             raise InputError(f"--init-from {init_from}: no checkpoint there; give a run folder with a trained model")
-        folders = (Path(init_from), *Path(init_from).parents[:2])
+        folders = (Path(init_from), Path(init_from).parent, Path(init_from).parent.parent)
         found = next((f / "tokenizer.json" for f in folders if (f / "tokenizer.json").is_file()), None)
         if found is None:
             raise InputError(f"--init-from {init_from}: no tokenizer.json beside the checkpoint; copy the one of its training run there")
