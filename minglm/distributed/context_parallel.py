@@ -5,7 +5,7 @@ is cheap: all-gather in the forward pass, a sum in the backward. A process with 
 and drops the rest. Parts are contiguous: with dense attention the last process computes most (3/4 of it for two); with
 sparse attention every query reads the same number of keys and only the indexer is uneven.
 
-`Share` is what attention asks (`minglm.attention.View.share`): keys of all positions, and sums over all heads.
+`Share` is what attention asks (`minglm.model.attention.View.share`): keys of all positions, and sums over all heads.
 
 Shapes: B batch, T positions of this process, S keys it may see, H heads of this process, k chosen keys, R width of a key.
 """

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from minglm.distributed.collectives import exchange
 from minglm.distributed.mesh import Mesh
-from minglm.moe import Experts, MoE, grouped_swiglu
+from minglm.model.moe import Experts, MoE, grouped_swiglu
 
 
 class ExpertParallel(nn.Module):
-    """This process's experts, in place of `minglm.moe.Experts`: same call, same names of weights, E/ep of them."""
+    """This process's experts, in place of `minglm.model.moe.Experts`: same call, same names of weights, E/ep of them."""
 
     def __init__(self, experts: Experts, mesh: Mesh) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class ExpertParallel(nn.Module):
 
 
 def balance_share(scores: Tensor, chosen: Tensor, mesh: Mesh, batch: int, length: int) -> Tensor:
-    """This process's summand of `minglm.moe.balance_loss` over the whole batch.
+    """This process's summand of `minglm.model.moe.balance_loss` over the whole batch.
 
     scores (B, T, E) and chosen (B, T, K) of this process's rows and positions; `batch` rows and `length` positions there are
     in all. The load f of a sequence counts all its positions, so it is summed over cp; it carries no gradient.

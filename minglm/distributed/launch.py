@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from minglm import metrics
 from minglm.errors import InputError
+from minglm.training import metrics
 
 LIMIT_S = 300.0
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from minglm.distributed.layout import Layout
 from minglm.errors import InputError
+from minglm.training.parallel_dims import Layout
 
 Result = TypeVar("Result")
 BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}      # nccl and hccl: not run

@@ -1,4 +1,4 @@
-"""The model of `minglm.model`, split over a mesh: same modules, same names of weights, same numbers.
+"""The model of `minglm.model.model`, split over a mesh: same modules, same names of weights, same numbers.
 
 Every process is given the whole batch and works on its rows and positions. A loss comes out as the value for the whole
 batch; its gradient is that of this process's summand only, and FSDP2 adds the summands of all. Sums, not means of means:
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils import _pytree
 
-from minglm.attention import View
 from minglm.distributed.collectives import total
 from minglm.distributed.context_parallel import Share
 from minglm.distributed.expert_parallel import ExpertParallel, balance_share, split_experts
 from minglm.distributed.mesh import Mesh
 from minglm.distributed.tensor_parallel import split_heads
-from minglm.layers import IGNORE, head_loss, wide
-from minglm.model import Layer, Model, Output
-from minglm.moe import MoE
-from minglm.mtp import shift_targets
+from minglm.model.attention import View
+from minglm.model.layers import IGNORE, head_loss, wide
+from minglm.model.model import Layer, Model, Output
+from minglm.model.moe import MoE
+from minglm.model.mtp import shift_targets
 
 # FSDP2 finds the tensors of an output, to know when backward reaches it, only in containers that torch knows.
 if Output not in _pytree.SUPPORTED_NODES:
@@ -33,7 +33,7 @@ if Output not in _pytree.SUPPORTED_NODES:
 
 
 class ShardedLayer(nn.Module):
-    """`minglm.model.Layer` on a mesh. What it makes besides x is returned too, so that FSDP2 sees all of its gradients."""
+    """`minglm.model.model.Layer` on a mesh. What it makes besides x is returned too, so that FSDP2 sees all of its gradients."""
 
     def __init__(self, layer: Layer, mesh: Mesh) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class ShardedLayer(nn.Module):
 
 
 class ShardedModel(Model):
-    """`minglm.model.Model` for training on a mesh.
+    """`minglm.model.model.Model` for training on a mesh.
 
     Args:
         full: the whole model with its starting weights, the same in every process; it is taken apart.

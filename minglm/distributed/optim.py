@@ -19,11 +19,11 @@ from torch import Tensor
 
 from minglm.config import ModelConfig
 from minglm.distributed.mesh import Mesh
-from minglm.optim import MuonAdamW
+from minglm.training.optim import MuonAdamW
 
 
 class ShardedMuonAdamW(MuonAdamW):
-    """`minglm.optim.MuonAdamW` for the parameters of a `ShardedModel`; same rules, same arguments.
+    """`minglm.training.optim.MuonAdamW` for the parameters of a `ShardedModel`; same rules, same arguments.
 
     Args:
         named: (name, parameter), DTensors as FSDP2 left them. shapes: name → shape of the whole parameter.

@@ -1,4 +1,4 @@
-"""The training loop of `minglm.train` on a mesh: the same steps; process 0 alone writes notes, logs and the one line at the end.
+"""The training loop of `minglm.training.loop` on a mesh: the same steps; process 0 alone writes notes, logs and the one line at the end.
 
 Every process builds the seeded model whole once, so that a run starts from the same weights on any mesh, then keeps its
 shards. A process that loses another ends with one line and exit code 1; the same command goes on from the last checkpoint.
@@ -14,22 +14,24 @@ from pathlib import Path
 import torch
 from torch.distributed import DistError
 
-from minglm import checkpoint as single
-from minglm import gpu_device, machine
-from minglm import train as trainer
-from minglm.distributed import checkpoint, layout
+from minglm.distributed import checkpoint
 from minglm.distributed.mesh import Mesh, PeerLost, fall_silent, join, leave
 from minglm.distributed.model import ShardedModel
 from minglm.distributed.optim import ShardedMuonAdamW
 from minglm.errors import InputError
-from minglm.recipe import Recipe
+from minglm.runtime import device as gpu_device
+from minglm.runtime import machine
+from minglm.training import checkpoint as single
+from minglm.training import loop as trainer
+from minglm.training import parallel_dims
+from minglm.training.recipe import Recipe
 
 LOST = ("connection closed", "connection reset", "broken pipe", "timed out", "connection refused", "gloo", "nccl", "hccl")
 
 
 def train(recipe: Recipe, run_dir: Path, init_from: str | Path | None, resume: bool, progress: bool, device: str,
           parallel: dict[str, int | None] | None = None) -> dict:
-    """As `minglm.train.train`, in a process that torchrun started.
+    """As `minglm.training.loop.train`, in a process that torchrun started.
 
     Raises:
         InputError: on process 0; the others end with exit code 2 and say nothing.
@@ -37,11 +39,11 @@ def train(recipe: Recipe, run_dir: Path, init_from: str | Path | None, resume: b
     """
     first = os.environ.get("RANK", "0") == "0"
     try:
-        if not layout.launched():
+        if not parallel_dims.launched():
             raise InputError(f"{' '.join(f'--{k} {v}' for k, v in (parallel or {}).items() if v)}: needs several processes; start with "
                              "torchrun --nproc-per-node N -m -- minglm train …")
-        chosen = layout.choose(parallel, int(os.environ["WORLD_SIZE"]))
-        layout.check(chosen, recipe, recipe.config())
+        chosen = parallel_dims.choose(parallel, int(os.environ["WORLD_SIZE"]))
+        parallel_dims.check(chosen, recipe, recipe.config())
         if recipe.qat:
             raise InputError(f"qat={recipe.qat}: rounding during training works in one process; leave out torchrun or qat")
         device = gpu_device.resolve(device)

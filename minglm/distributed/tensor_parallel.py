@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minglm.attention import MLA
 from minglm.distributed.collectives import from_group, to_group
 from minglm.distributed.mesh import Mesh
+from minglm.model.attention import MLA
 
 
 class _IntoHeads(nn.Module):

@@ -83,7 +83,7 @@ def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list
     from minglm.distributed.mesh import Mesh
     from minglm.distributed.model import ShardedModel
     from minglm.distributed.optim import ShardedMuonAdamW
-    from minglm.model import Model
+    from minglm.model.model import Model
 
     mesh = Mesh(layout, torch.device("cpu"))
     torch.manual_seed(seed)
@@ -105,8 +105,8 @@ def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list
 
 
 def main(argv: list[str] | None = None) -> int:
-    from minglm.distributed import layout as layouts
     from minglm.distributed.mesh import join, leave
+    from minglm.training import parallel_dims as layouts
 
     first = os.environ.get("RANK", "0") == "0"
     p = Parser(prog="minglm.distributed.traffic", description=__doc__.splitlines()[0])

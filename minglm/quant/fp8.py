@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.errors import InputError
-from minglm.layers import wide
+from minglm.model.layers import wide
 
 LARGEST = 448.0          # of float8_e4m3fn
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minglm.layers import wide
+from minglm.model.layers import wide
 
 LARGEST = 127
 EXACT = 2**24        # whole numbers up to here are exact in fp32

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from minglm.model import Model
-from minglm.moe import Experts
+from minglm.model.model import Model
+from minglm.model.moe import Experts
 from minglm.quant.formats import Spec
-from minglm.quant.packed import quantised_modules, refuse_packed
+from minglm.quant.modules import quantised_modules, refuse_packed
 
 
 class FakeQuant:

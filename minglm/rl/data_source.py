@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from minglm.errors import InputError
+from minglm.rl.config import Settings
 from minglm.rl.policy import PartialBuffer
-from minglm.rl.settings import Settings
 
 
 @dataclass

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minglm.errors import InputError
-from minglm.rl.crew import Crew, Member
+from minglm.rl.config import Settings
 from minglm.rl.data_source import DataSource, Group, Sample
-from minglm.rl.judge import Judge
 from minglm.rl.policy import Status
-from minglm.rl.record import Record
-from minglm.rl.settings import Settings
+from minglm.rl.recorder import Record
+from minglm.rl.rewards import Judge
+from minglm.rl.supervisor import Crew, Member
 
 WAIT_S = 0.25                     # longest time between two looks at the clock
 PATIENCE_S = 600.0                # without any progress, before the run gives up

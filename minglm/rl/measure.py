@@ -20,7 +20,7 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
-from minglm.rl import settings as recipes
+from minglm.rl import config as recipes
 
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}       # two-sided 95% t quantiles by number of seeds
 SPEED_MODES = {"sync": {}, "april": {"over_sampling": 16}, "async": {"eta": 2.0}}
@@ -37,7 +37,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 def warm(recipe: str, folder: Path, show: Callable[[str], None]) -> Path:
     """The recipe's warm start in `folder`, made once."""
-    from minglm.rl.warm import for_recipe
+    from minglm.rl.warm_start import for_recipe
     values = recipes.read(recipe)
     start = values.pop("warm_start", None)
     return for_recipe(start, recipes.from_dict(values), folder, show)
@@ -58,7 +58,7 @@ def one(recipe: str, name: str, folder: Path, show, engine: str = "local", **cha
 def speed(folder: Path, seeds: list[int], show=lambda line: None, updates: int | None = None) -> list[dict]:
     """Modes interleaved, seed by seed, so that all meet the same machine. The rate leaves out the first two updates, in
     which pipelines fill, and all evaluation."""
-    from minglm import metrics
+    from minglm.training import metrics
     rows = []
     for seed in seeds:
         for mode, rules in SPEED_MODES.items():

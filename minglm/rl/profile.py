@@ -31,8 +31,8 @@ import time
 from pathlib import Path
 
 from minglm.errors import InputError
+from minglm.rl.config import Settings, load
 from minglm.rl.policy import train_load
-from minglm.rl.settings import Settings, load
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
 REPEATS = 15
@@ -61,8 +61,8 @@ def profile(init_from: str | Path, settings: Settings) -> dict:
     """The table above as a dict."""
     import torch
 
-    from minglm.checkpoint import load_model
-    from minglm.rl.engine import Engine, Request
+    from minglm.inference.engine import Engine, Request
+    from minglm.inference.load import load_model
 
     torch.set_num_threads(settings.threads)
     model, tokenizer, _ = load_model(init_from)
@@ -106,7 +106,7 @@ def profile(init_from: str | Path, settings: Settings) -> dict:
 
 
 def _prefill(model, tokens: int) -> tuple[float, float]:
-    from minglm.rl.engine import Engine, Request
+    from minglm.inference.engine import Engine, Request
     times = []
     for i in range(9):
         engine = Engine(model, max_batch=1, max_len=model.config.max_position_embeddings)
@@ -119,7 +119,7 @@ def _prefill(model, tokens: int) -> tuple[float, float]:
 
 def _keep(model, tokenizer, settings: Settings, count: int = 32) -> float:
     """Seconds of one request, aborted and submitted again with its cache kept, beyond the decode step that follows."""
-    from minglm.rl.engine import Engine, Request
+    from minglm.inference.engine import Engine, Request
     count = min(count, settings.max_batch)
     engine, times = Engine(model, max_batch=count, max_len=model.config.max_position_embeddings, keep_cache=True), []
     for i in range(count):
@@ -200,7 +200,7 @@ class _Beside:
 
 def train_on(init_from: str, settings: dict, folder: str) -> None:
     """Update after update, until killed."""
-    from minglm.rl.settings import from_dict
+    from minglm.rl.config import from_dict
     from minglm.rl.trainer import Trainer
     made = from_dict(settings)
     trainer = Trainer(settings, folder, init_from)
@@ -213,8 +213,8 @@ def decode_on(init_from: str, settings: dict, _folder: str) -> None:
     """Sixteen sequences again and again, until killed."""
     import torch
 
-    from minglm.checkpoint import load_model
-    from minglm.rl.engine import Engine, Request
+    from minglm.inference.engine import Engine, Request
+    from minglm.inference.load import load_model
     torch.set_num_threads(settings["threads"])
     model, tokenizer, _ = load_model(init_from)
     engine = Engine(model, max_batch=16, max_len=model.config.max_position_embeddings)

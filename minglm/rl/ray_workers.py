@@ -9,8 +9,8 @@ from __future__ import annotations
 import queue
 import threading
 
-from minglm import ray_cluster
 from minglm.rl.transport import find, serve
+from minglm.runtime import ray as ray_cluster
 
 TAKE_S = 1.0                      # a call to `take` waits at most so long inside the actor
 CALL_S = 30.0                     # and its answer may take so long on the way

@@ -1,7 +1,7 @@
 """Start or resume an RL run: check, claim the folder, start the workers, run the loop. Torch-free.
 
     runs/NAME/  rl.yaml tokenizer.json config.json      what is run
-                checkpoints/ weights/                   minglm/checkpoint.py; weights on their way to the rollout
+                checkpoints/ weights/                   minglm/training/checkpoint.py; weights on their way to the rollout
                 metrics.csv … summary.json              minglm/rl/log.py
 """
 from __future__ import annotations
@@ -11,16 +11,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from minglm import checkpoint, run_folder
+from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError, nearest
-from minglm.recipe import explained
-from minglm.rl import settings as recipes
-from minglm.rl import tasks
-from minglm.rl.crew import START_S, Crew
+from minglm.rl import config as recipes
+from minglm.rl import task_registry
+from minglm.rl.config import Settings
 from minglm.rl.loop import WAIT_S, Loop
-from minglm.rl.settings import Settings
+from minglm.rl.supervisor import START_S, Crew
 from minglm.rl.transport import InlineWorker, LocalWorker
-from minglm.tokenizer import Tokenizer
+from minglm.runtime import run_folder
+from minglm.training import checkpoint
+from minglm.training.recipe import explained
 
 ENGINES = ("local", "inline", "ray")
 MAY_CHANGE = ("updates", "eval_every", "checkpoint_every", "threads", "stall_s", "max_restarts")     # between two starts of one run
@@ -42,7 +43,7 @@ def rl(settings: Settings, run_dir: str | Path, init_from: str | Path | None = N
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r}: not one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
     run_dir = Path(run_dir)
-    task = task or tasks.get(settings.task, settings.tail)
+    task = task or task_registry.get(settings.task, settings.tail)
     if fresh:
         run_folder.set_aside(run_dir, "rl")
     resumes = bool(checkpoint.find(run_dir))

@@ -31,10 +31,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from minglm.errors import InputError, nearest
+from minglm.errors import InputError
 
 if TYPE_CHECKING:
-    from minglm.tokenizer import Tokenizer
+    from minglm.data.tokenizer import Tokenizer
 
 LONG_TAIL = 1.15               # σ of the logarithm of the number of steps: the 99th percentile is e^(2.33σ) ≈ 14.5 × the median
 MAX_STEPS = 80                 # the cap on steps, as an engine has a cap on tokens
@@ -126,7 +126,7 @@ class Task:
 class Episode:
     """One problem being worked on. `respond` takes what the policy said, and returns what it sees next; None: the end.
 
-    Here one answer is all there is; `minglm.rl.agentic` lets a policy run its program and try again.
+    Here one answer is all there is; `minglm.rl.tasks_code` lets a policy run its program and try again.
     """
 
     def __init__(self, task: Task, problem: Problem) -> None:
@@ -232,31 +232,6 @@ def _label(i: int) -> str:
 
 _MAKERS = {"division": _division, "addition": _addition, "sum": _sum, "list": _list, "string": _string, "brackets": _brackets}
 
-TASKS: dict[str, Task] = {task.name: task for task in (
-    Task("division", "divide by subtracting and counting"),
-    Task("addition", "add two numbers column by column"),
-    Task("sum", "running total of labelled digits"),
-    Task("list", "apply operations to a list of digits"),
-    Task("string", "apply operations to a string"),
-    Task("brackets", "follow a stack of brackets and close it"),
-)}
-
-
-def get(name: str, tail: float | None = None) -> Task:
-    """The task of that name, with another spread of lengths if given; "code" is the agentic one, whose lengths are its own.
-
-    Raises:
-        InputError: no such task, or a spread out of range.
-    """
-    if name == "code":
-        from minglm.rl.agentic import CODE  # it starts processes: imported by those who ask for it
-        return CODE
-    known = [*TASKS, "code"]
-    if name not in known:
-        raise InputError(f"task {name!r}: not one of {', '.join(known)}{nearest(name, known)}")
-    return TASKS[name] if tail is None else TASKS[name].with_tail(tail)
-
-
 # ---------------------------------------------------------------------- tokens
 
 @lru_cache(maxsize=1)
@@ -268,7 +243,7 @@ def task_tokenizer() -> Tokenizer:
     """
     import tokenizers
 
-    from minglm.tokenizer import SPECIAL_TOKENS, Tokenizer
+    from minglm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
     alphabet = [*SPECIAL_TOKENS, "\t", "\n", *map(chr, range(32, 127))]
     backend = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(alphabet)}, [], unk_token="?"))
@@ -284,5 +259,5 @@ def prompt_ids(tokenizer: Tokenizer, problem: Problem) -> list[int]:
 
 
 def chat(task: Task, problem: Problem) -> tuple[tuple[str, str], ...]:
-    """The conversation that a warm start learns from, as `minglm.sft.encode_chat` takes it."""
+    """The conversation that a warm start learns from, as `minglm.data.chat.encode_chat` takes it."""
     return (("user", problem.prompt), ("assistant", task.solution(problem)))

@@ -19,17 +19,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minglm import checkpoint
 from minglm.errors import InputError
-from minglm.model import Model
-from minglm.moe import Router
-from minglm.optim import MuonAdamW
-from minglm.rl.engine import Engine, Request
+from minglm.inference.engine import Engine, Request
+from minglm.model.model import Model
+from minglm.model.moe import Router
+from minglm.rl.config import from_dict
 from minglm.rl.objectives import Clip, group_advantages, objective
 from minglm.rl.policy import micro_batches
-from minglm.rl.settings import from_dict
 from minglm.rl.worker import write_weights
-from minglm.train import deterministic
+from minglm.training import checkpoint
+from minglm.training.loop import deterministic
+from minglm.training.optim import MuonAdamW
 
 KEEP_WEIGHTS = 3                  # weight files left in place: a worker that restarts reads the newest
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from minglm.config import ModelConfig
-from minglm.model import Model
-from minglm.rl.engine import Engine, Request
+from minglm.inference.engine import Engine, Request
+from minglm.model.model import Model
 
 REPORT_S = 0.5                    # between two reports of tokens and time, which tell the coordinator what a kill cost
 

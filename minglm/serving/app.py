@@ -16,11 +16,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from minglm.serving.driver import Driver, Ticket
+from minglm.serving.config import ServeSettings
+from minglm.serving.detokenizer import Words
+from minglm.serving.engine_thread import Driver, Ticket
 from minglm.serving.metrics import Metrics
 from minglm.serving.protocol import Answer, ChatAsked, Refusal, TextAsked, usage
-from minglm.serving.settings import ServeSettings
-from minglm.serving.words import Words
 
 BODY_S = 30.0          # a request's body must have come by then
 

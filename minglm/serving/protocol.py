@@ -92,7 +92,7 @@ class ChatAsked(_Asked):
         return self.max_completion_tokens or self.max_tokens
 
     def prompts(self, tokenizer) -> list[list[int]]:
-        """<|bos|> and a marker before each turn; an assistant's turn ends with <|eos|>, as in training (`minglm.sft`)."""
+        """<|bos|> and a marker before each turn; an assistant's turn ends with <|eos|>, as in training (`minglm.data.chat`)."""
         ids = [tokenizer.bos]
         for m in self.messages:
             ids += [{"system": tokenizer.system, "user": tokenizer.user, "assistant": tokenizer.assistant}[m.role], *tokenizer.encode(m.text)]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from minglm.errors import InputError
-from minglm.serving.settings import ServeSettings
+from minglm.serving.config import ServeSettings
 
 SWITCH_S = 0.0005
 
@@ -18,10 +18,10 @@ def build(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu"):
     Raises:
         InputError: no model there, or one with fewer positions than `settings.max_len`.
     """
-    from minglm.checkpoint import load_model
-    from minglm.rl.engine import Engine
+    from minglm.inference.engine import Engine
+    from minglm.inference.load import load_model
     from minglm.serving.app import make_app
-    from minglm.serving.driver import Driver
+    from minglm.serving.engine_thread import Driver
     from minglm.serving.metrics import Metrics
     model, tokenizer, _ = load_model(checkpoint, device)
     positions = model.config.max_position_embeddings

@@ -19,11 +19,11 @@ MODES = {"sync": {}, "ahead": {}, "async": {"eta": 2.0}, "april": {"over_samplin
 
 
 def run() -> list[dict]:
+    from minglm.rl import config as recipes
     from minglm.rl import measure
-    from minglm.rl import settings as recipes
     from minglm.rl.profile import profile
     from minglm.rl.run import rl
-    from sim.rollout_agreement import agree, table_text
+    from sim.validation.local_runs import agree, table_text
 
     def show(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

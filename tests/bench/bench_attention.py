@@ -13,9 +13,9 @@ import time
 import torch
 import torch.nn.functional as F
 
-from minglm.attention import MLA, View
 from minglm.config import ModelConfig
-from minglm.layers import rope_table
+from minglm.model.attention import MLA, View
+from minglm.model.layers import rope_table
 
 NAME = "attention"
 CPU_TIME = bool(os.environ.get("MINGLM_BENCH_CPU_TIME"))

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from minglm import metrics
+from minglm.training import metrics
 
 NAME = "beside"
 BUSY = "import torch; torch.set_num_threads(1); a = torch.randn(400, 400)\nwhile True: a = (a @ a).clamp(-1, 1)"

@@ -7,11 +7,11 @@ from __future__ import annotations
 import statistics
 import time
 
-from sim import campaign
-from sim.campaign import CampaignInput
-from sim.checkpoints import Checkpoint
-from sim.failures import DAY_S, FailureModel
-from sim.phases import GLM5, Leg, Pace, legs
+from sim.spec.phases import GLM5, Leg, Pace, legs
+from sim.training import campaign
+from sim.training.campaign import CampaignInput
+from sim.training.checkpoints import Checkpoint
+from sim.training.failures import DAY_S, FailureModel
 
 NAME = "campaign"
 CHECKPOINT = Checkpoint("async", bytes=10.5e12, write_bytes_per_s=200e9)

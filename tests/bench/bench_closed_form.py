@@ -6,12 +6,12 @@ import statistics
 import time
 from pathlib import Path
 
-from sim.closed_form import step_time
-from sim.facts import load_cluster
-from sim.models import load_model
-from sim.plan import Plan, Workload
-from sim.step import simulate
-from sim.step_cost import build
+from sim.cost.closed_form import step_time
+from sim.cost.step import build
+from sim.spec.hardware import load_cluster
+from sim.spec.model_loader import load_model
+from sim.spec.plan import Plan, Workload
+from sim.training.step import simulate
 
 NAME = "closed_form"
 
@@ -42,7 +42,7 @@ def run() -> list[dict]:
     ]
     table = os.environ.get("MINGLM_VTRAIN_CSV", "")
     if table and Path(table).exists():
-        from sim.single_node import run_csv
+        from sim.validation.single_node import run_csv
         spent = run_csv(table, fit=False)["evaluation_s"]
         rows.append({"name": "1,440 iterations of the single-node table, costs and closed form", "value": spent, "unit": "s", "ratio": None,
                      "target": "under 2 s", "met": spent < 2.0})

@@ -24,7 +24,7 @@ def run() -> list[dict]:
 
 
 def _run() -> list[dict]:
-    from sim.dashboard import Page
+    from sim.dashboard.page import Page
     page, out = Page(), []
     for key, values in MOVES:
         spent = []
@@ -42,9 +42,9 @@ def _run() -> list[dict]:
 
 def _quick(values: dict) -> dict:
     """The plan that follows a slider against the best one, which takes the search many seconds to prove."""
-    from sim.dashboard_controls import BY_KEY, question_of
-    from sim.planner import find
-    from sim.quick_plan import quick
+    from sim.dashboard.controls import BY_KEY, question_of
+    from sim.planner.planner import find
+    from sim.planner.quick import quick
     q = question_of(values)
     fast, best = quick(q)[0], find(q, 1)[0].best[0]
     apart = fast.value(q.objective) / best.value(q.objective)

@@ -22,7 +22,7 @@ SETTINGS = {"model": "mini", "batch_size": 16, "seq_len": 256, "steps": STEPS, "
 
 def _train(run: Path, world: int) -> float:
     """Median tokens/s of the later steps."""
-    from minglm import metrics
+    from minglm.training import metrics
 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from minglm.config import ModelConfig
-from minglm.generate import generate
-from minglm.model import Model
-from minglm.rl.engine import Engine, Request
+from minglm.inference.engine import Engine, Request
+from minglm.inference.generate import generate
+from minglm.model.model import Model
 
 NAME = "engine"
 BATCH, REQUESTS, PROMPT, CAP = 32, 64, 32, 128
@@ -78,7 +78,7 @@ def batching() -> list[dict]:
 
 
 def drafting() -> list[dict]:
-    from minglm.checkpoint import load_model
+    from minglm.inference.load import load_model
 
     model, tokenizer, _ = load_model(TRAINED)
     ids = tokenizer.encode("def read_lines(path):\n    with open(path) as f:\n        return [line.strip() for line in f]\n" * 8)

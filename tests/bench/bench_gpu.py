@@ -7,6 +7,8 @@ from __future__ import annotations
 import statistics
 import time
 
+from minglm.model import indexer
+
 NAME = "gpu"
 LENGTHS = (4096, 8192, 16384, 32768, 65536)
 TOPK, REPEATS = 2048, 5
@@ -43,9 +45,9 @@ def _training() -> list[dict]:
     """Forward and backward of `small`, 8 rows of 2048, ours in bf16 weights and transformers' under the same dtype."""
     import torch
 
-    from minglm import machine
     from minglm.config import ModelConfig
-    from minglm.model import Model
+    from minglm.model.model import Model
+    from minglm.runtime import machine
 
     config, B, T = ModelConfig.named("small"), 8, 2048
     tokens = torch.randint(0, config.vocab_size, (B, T), device="cuda")
@@ -78,7 +80,7 @@ def _attention(length: int) -> list[dict]:
     import torch
     import torch.nn.functional as F
 
-    from minglm import dsa
+    from minglm.model import sparse_attention
 
     H, nope, rope, L, Dv, Hi, Di = 16, 192, 64, 512, 256, 8, 128
     make = lambda *shape: torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * 0.1          # noqa: E731
@@ -88,8 +90,8 @@ def _attention(length: int) -> list[dict]:
     q, k, v = (make(1, H, length, nope + rope).requires_grad_() for _ in range(3))
 
     def sparse() -> None:
-        choice = dsa.select(q_i, k_i, w_i, TOPK)
-        dsa.sparse_attention(q_nope, q_rope, latent, up_k, up_v, choice, 0.06)[0].sum().backward()
+        choice = indexer.select(q_i, k_i, w_i, TOPK)
+        sparse_attention.sparse_attention(q_nope, q_rope, latent, up_k, up_v, choice, 0.06)[0].sum().backward()
 
     def dense() -> None:
         F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()

@@ -16,13 +16,13 @@ import time
 
 import torch
 
-import minglm.attention
-from minglm import machine
-from minglm.cache import LatentCache
+import minglm.model.attention
 from minglm.config import ModelConfig
-from minglm.generate import generate
-from minglm.interop import export_hf
-from minglm.model import Model
+from minglm.inference.generate import generate
+from minglm.interop.huggingface import export_hf
+from minglm.model.cache import LatentCache
+from minglm.model.model import Model
+from minglm.runtime import machine
 
 NAME = "model"
 CPU_TIME = bool(os.environ.get("MINGLM_BENCH_CPU_TIME"))

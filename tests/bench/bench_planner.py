@@ -6,13 +6,13 @@ import os
 import time
 
 from minglm import datafiles
-from sim.plan_costs import PlanCosts
-from sim.planner import by_events, find, question, space_of
-from sim.project import in_closed_form
-from sim.scenario import load_scenario
-from sim.search import search
-from sim.uncertainty import monte_carlo
-from sim.validate import read_rows
+from sim.cost.evaluate import in_closed_form
+from sim.planner.candidates import PlanCosts
+from sim.planner.planner import by_events, find, question, space_of
+from sim.planner.search import search
+from sim.scenario.training import load_scenario
+from sim.study.monte_carlo import monte_carlo
+from sim.validation.training import read_rows
 
 NAME = "planner"
 

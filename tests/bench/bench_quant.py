@@ -11,10 +11,10 @@ import time
 import torch
 
 from minglm.config import ModelConfig
-from minglm.model import Model
-from minglm.quant import measure
+from minglm.evals import quantization
+from minglm.model.model import Model
 from minglm.quant.formats import FORMATS, Spec
-from minglm.quant.packed import pack
+from minglm.quant.modules import pack
 from minglm.quant.qat import FakeQuant
 
 NAME = "quant"
@@ -39,10 +39,10 @@ def run() -> list[dict]:
             rounding.off()
             times["rounding"].append(time.perf_counter() - start)
     median = {name: statistics.median(t[1:]) for name, t in times.items()}
-    full = measure.sizes(model)
+    full = quantization.sizes(model)
     rows = []
     for name in FORMATS:
-        size = measure.sizes(models[name])
+        size = quantization.sizes(models[name])
         rows += [{"name": f"{name}: bytes against fp32", "value": size["bytes"], "unit": "bytes", "ratio": size["bytes"] / full["bytes"]},
                  {"name": f"{name}: bits per quantised weight", "value": size["quantised_bits_per_weight"], "unit": "bits"},
                  {"name": f"{name}: forward of {TOKENS} tokens against fp32", "value": median[name], "unit": "s", "ratio": median[name] / median["fp32"]}]

@@ -9,9 +9,9 @@ import os
 import time
 
 from minglm.rl.policy import Policy
-from sim.rollout_engines import DecodeCurve
-from sim.rollout_lengths import Lengths
-from sim.rollouts import Case, simulate
+from sim.rollout.engine import DecodeCurve
+from sim.rollout.lengths import Lengths
+from sim.rollout.simulate import Case, simulate
 
 NAME = "rollouts"
 clock = time.process_time if os.environ.get("MINGLM_BENCH_CPU_TIME") else time.perf_counter

@@ -8,10 +8,10 @@ NAME = "serving"
 
 
 def run() -> list[dict]:
-    from sim.serving import Fleet, simulate, validate
-    from sim.serving_costs import decode_step
-    from sim.serving_load import Lengths, Workload
-    from sim.serving_memory import Deployment
+    from sim.serving.deployment import Deployment
+    from sim.serving.simulate import Fleet, simulate, validate
+    from sim.serving.step_time import decode_step
+    from sim.serving.workload import Lengths, Workload
 
     report = validate()
     rows = [

@@ -19,11 +19,11 @@ def run() -> list[dict]:
     import httpx
     import torch
 
-    from minglm import recipe
-    from minglm.checkpoint import load_model
-    from minglm.rl.engine import Engine, Request
-    from minglm.serving import load
-    from minglm.train import train
+    from minglm.inference.engine import Engine, Request
+    from minglm.inference.load import load_model
+    from minglm.serving import load_test
+    from minglm.training import recipe
+    from minglm.training.loop import train
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         train(recipe.load("pretrain", {"steps": 1, "warmup_steps": 0, "recall_steps": 0}), run_dir, None, progress=False, device="cpu")
@@ -41,7 +41,7 @@ def run() -> list[dict]:
             return time.perf_counter() - start
         import os
         os.environ["OMP_NUM_THREADS"] = "1"
-        with load.running(run_dir, "--mode", "dense", "--max-len", "256") as (_, url):
+        with load_test.running(run_dir, "--mode", "dense", "--max-len", "256") as (_, url):
             async def through(http) -> float:
                 start = time.perf_counter()
                 answers = await asyncio.gather(*(http.post(url + "/completions", json={"prompt": prompt, "max_tokens": NEW, "temperature": 0}) for _ in range(ROWS)))

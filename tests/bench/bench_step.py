@@ -16,10 +16,10 @@ from pathlib import Path
 
 import simpy
 
-from sim.jitter import Jitter
-from sim.links import Link
-from sim.step import simulate
-from sim.step_costs import ChunkCost, StepCosts
+from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.training.jitter import Jitter
+from sim.training.links import Link
+from sim.training.step import simulate
 
 NAME = "step"
 NOISE = Jitter(noise=0.02, spread=0.01)

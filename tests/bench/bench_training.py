@@ -35,8 +35,8 @@ def equal_active_dense(config) -> dict:
 
 def run() -> list[dict]:
     from minglm.config import ModelConfig
-    from minglm.recipe import Recipe
-    from minglm.train import train
+    from minglm.training.loop import train
+    from minglm.training.recipe import Recipe
 
     share = float(os.environ.get("MINGLM_BENCH_SHARE", "1"))
     steps, sparse_steps = max(4, round(STEPS * share)), max(4, round(SPARSE_STEPS * share))
@@ -65,8 +65,8 @@ def run() -> list[dict]:
 
 
 def _sparse_against_dense(home: Path, common: dict, steps: int) -> list[dict]:
-    from minglm.recipe import Recipe
-    from minglm.train import train
+    from minglm.training.loop import train
+    from minglm.training.recipe import Recipe
 
     late = {**common, "seq_len": SPARSE_SEQ, "batch_size": BATCH * SEQ // SPARSE_SEQ, "steps": steps, "val_every": steps,
             "checkpoint_every": steps, "warmup_steps": max(1, steps // 10)}

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from minglm import book
+from minglm.course import book
 
 pytestmark = pytest.mark.skipif(os.environ.get("MINGLM_COURSE") != "1", reason="walked by make course-check, which builds the book first")
 HTML = book.TARGET / "_build" / "html"

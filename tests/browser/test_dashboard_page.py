@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.units import show
+from sim.base.units import show
 
 pytest.importorskip("voila", reason="Voila is missing: pip install -e '.[lab]'")
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def test_opening_the_page_changes_no_control(desk):
 
 
 def test_the_budget_question_is_answered_and_says_what_the_library_says(desk):
-    from sim import dashboard_state as state
+    from sim.dashboard import state
     typed(desk, "Rent of a chip", "2-3")
     want = state.sentence(state.answer({"rent_usd_per_hour": "2-3"}))
     until(desk, want.split("days ")[1][:30])
@@ -127,14 +127,14 @@ def test_is_the_910b_cheaper(desk):
     said = desk.locator(".said", has_text="B takes").inner_text()
     assert "to rent" in said and "a chip-hour B would cost as much" in said
     assert desk.locator(".versus .bar").count() >= 3
-    from sim import dashboard_state as state
+    from sim.dashboard import state
     step = show(state.played(state.answer({"machine": "chip:910b"})).result.step_s, "time")
     desk.wait_for_function("s => document.querySelector('svg.strip')?.getAttribute('aria-label').includes(s)", arg=step, timeout=30_000)
     assert all(n >= 1 for n in drawn(desk)) and desk.locator("svg.strip rect").count() > 10
 
 
 def test_what_would_serving_earn(desk):
-    from sim import dashboard_serving as serving
+    from sim.dashboard import serving
     desk.get_by_role("button", name="What would serving earn?").click()
     for label, key in (("Output, $ a million tokens", "output"), ("Input, $ a million tokens", "input")):
         typed(desk, label, {"input": "0.80", "output": "2.56"}[key])

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from minglm.errors import InputError
-from sim import lite
+from sim.dashboard import lite
 
 pytestmark = pytest.mark.skipif(os.environ.get("MINGLM_COURSE") != "1", reason="a long walk: make course-check")
 ANSWER = ".planner-top .said"
@@ -33,7 +33,7 @@ def site(browser, tmp_path_factory):
 
 
 def test_the_site_answers_in_the_browser_alone(site, new_page):
-    from sim import dashboard_state as state
+    from sim.dashboard import state
     page = new_page()
     page.goto(site, timeout=240_000, wait_until="commit")
     inside = page.frame_locator("#page")

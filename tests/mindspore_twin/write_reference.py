@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from minglm.config import ModelConfig
-from minglm.model import Model
+from minglm.model.model import Model
 
 WEIGHTS = (1.0, 0.3, 1e-4, 1.0)
 CASES = {

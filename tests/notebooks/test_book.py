@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from minglm import book
+from minglm.course import book
+from minglm.course.workshop import timing
 from minglm.errors import InputError
-from minglm.workshop import timing
 
 PLOT = "<script>Plotly.newPlot('a', [])</script>"
 

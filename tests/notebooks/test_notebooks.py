@@ -1,6 +1,6 @@
 """Every notebook runs from top to bottom in smoke mode, shows its plots, and keeps the promises of its first cell.
 
-Exercise sheets are checked in tests/unit/test_workshop_exercises.py.
+Exercise sheets are checked in tests/minglm/course/test_workshop_exercises.py.
 """
 import json
 import re

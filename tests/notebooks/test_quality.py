@@ -107,8 +107,8 @@ POSIX_CALLS = {"os.fork", "os.forkpty", "os.getuid", "os.geteuid", "os.setuid", 
                "os.getpgid", "os.wait", "os.nice", "os.uname", "os.getloadavg", "os.sysconf", "os.system", "os.popen",
                "signal.alarm", "signal.SIGKILL", "signal.SIGALRM", "signal.SIGUSR1", "signal.setitimer"}
 # File → names it may use, because the use stands behind a check of the system or a try.
-GUARDED = {"minglm/machine.py": {"os.sysconf"}, "minglm/bench.py": {"os.getloadavg"},
-           "minglm/drills.py": {"os.killpg", "signal.SIGKILL"}}      # drills kill process groups: a tool for Linux servers, not for a class
+GUARDED = {"minglm/runtime/machine.py": {"os.sysconf"}, "minglm/tools/bench.py": {"os.getloadavg"},
+           "minglm/tools/fault_injection.py": {"os.killpg", "signal.SIGKILL"}}      # drills kill process groups: a tool for Linux servers, not for a class
 
 
 def _posix_uses(code: str) -> set[str]:
@@ -167,4 +167,4 @@ def test_files_are_read_as_utf8_everywhere():
 
 
 # machine.py reads /proc and /sys, which only Linux has; chakra.py writes and replay.py reads JSON that is ASCII.
-KNOWN_WITHOUT_ENCODING = {"minglm/machine.py", "sim/chakra.py", "sim/replay.py"}
+KNOWN_WITHOUT_ENCODING = {"minglm/runtime/machine.py", "sim/trace/chakra.py", "sim/trace/replay.py"}

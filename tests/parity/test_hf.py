@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minglm import dsa
 from minglm.config import ModelConfig
 from minglm.errors import InputError
-from minglm.generate import generate
-from minglm.interop import export_hf, import_hf
-from minglm.model import Model
+from minglm.inference.generate import generate
+from minglm.interop.huggingface import export_hf, import_hf
+from minglm.model import indexer, sparse_attention
+from minglm.model.model import Model
 
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def theirs(folder, **options):
 @pytest.fixture(autouse=True)
 def no_ties(monkeypatch):
     """Fail when a query's last chosen and first left-out scores are equal: the comparison would be a matter of luck."""
-    real = dsa.topk_lowest
+    real = indexer.topk_lowest
 
     def checked(scores, k):
         if scores.shape[1] > k:
@@ -54,7 +54,7 @@ def no_ties(monkeypatch):
             assert not ((top[:, k - 1] == top[:, k]) & (top[:, k] > -torch.inf)).any(), "the test data holds a tie"
         return real(scores, k)
 
-    monkeypatch.setattr(dsa, "topk_lowest", checked)
+    monkeypatch.setattr(sparse_attention, "topk_lowest", checked)
 
 
 TOKENS = torch.randint(0, 512, (2, LENGTH), generator=torch.Generator().manual_seed(5))
@@ -96,7 +96,7 @@ def test_export_then_import_is_the_same_model_with_mtp(tmp_path):
 
 
 def test_decoding_with_the_cache_gives_the_same_logits_and_tokens(tmp_path):
-    from minglm.cache import LatentCache
+    from minglm.model.cache import LatentCache
 
     model = make()
     hf = theirs(export_hf(model, tmp_path))

@@ -6,11 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from sim import claims_benchmarks as bench
-from sim import claims_cluster as cluster
-from sim import claims_model as model
-from sim import claims_price as price
-from sim.claims_rules import COMPARISONS, exact
+from sim.claims import benchmarks as bench
+from sim.claims import cluster, model, price
+from sim.claims.rules import COMPARISONS, exact
 
 shares = st.integers(0, 1000).map(lambda n: Fraction(n, 1000))
 tenths = st.integers(0, 1000).map(lambda n: n / 10)

@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from sim import collectives, memory
-from sim.closed_form import step_time
-from sim.facts import Figure, cluster_from, load_cluster
-from sim.models import ModelSpec
-from sim.plan import SCHEDULES, Plan, Workload
-from sim.stacks import list_stacks, load_stack
-from sim.step_cost import estimate
+from sim.base.figure import Figure
+from sim.cost import collectives, memory
+from sim.cost.closed_form import step_time
+from sim.cost.stacks import list_stacks, load_stack
+from sim.cost.step import estimate
+from sim.spec.hardware import cluster_from, load_cluster
+from sim.spec.model import ModelSpec
+from sim.spec.plan import SCHEDULES, Plan, Workload
 
 EXAMPLES = 3000 if os.environ.get("MINGLM_SOAK") else 60
 SETTINGS = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])

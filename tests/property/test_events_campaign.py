@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.campaign import CampaignInput, run
-from sim.checkpoints import KINDS, Checkpoint
-from sim.failures import FailureModel, Recovery, SlowServers
-from sim.job import Course
-from sim.phases import Leg, Pace
+from sim.spec.phases import Leg, Pace
+from sim.training.campaign import CampaignInput, run
+from sim.training.checkpoints import KINDS, Checkpoint
+from sim.training.failures import FailureModel, Recovery, SlowServers
+from sim.training.job import Course
 
 SOAK = 20 if os.environ.get("MINGLM_SOAK") else 1     # `make soak` looks twenty times as long
 

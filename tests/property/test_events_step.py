@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import pipeline
-from sim.jitter import Jitter
-from sim.step import simulate
-from sim.step_costs import ChunkCost, StepCosts
+from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.training import schedules
+from sim.training.jitter import Jitter
+from sim.training.step import simulate
 
 SOAK = 20 if os.environ.get("MINGLM_SOAK") else 1     # `make soak` looks twenty times as long
 time_s = st.floats(0.0, 3.0, allow_nan=False)
@@ -20,9 +20,9 @@ time_s = st.floats(0.0, 3.0, allow_nan=False)
 @st.composite
 def steps(draw):
     """(costs, schedule) that the schedule accepts, with uneven stages."""
-    schedule = draw(st.sampled_from(pipeline.SCHEDULES))
+    schedule = draw(st.sampled_from(schedules.SCHEDULES))
     ranks = draw(st.integers(1, 6))
-    chunks = pipeline.CHUNKS[schedule] or draw(st.integers(2, 3))
+    chunks = schedules.CHUNKS[schedule] or draw(st.integers(2, 3))
     m = draw(st.integers(1, 8))
     if schedule == "dualpipe":
         ranks, chunks = ranks + ranks % 2, draw(st.sampled_from([1, 2]))
@@ -91,7 +91,7 @@ def test_slowness_only_adds(step, seed):
     assert simulate(costs, schedule, jitter=j, seed=seed, replicas=3).step_s >= simulate(costs, schedule).step_s - 1e-9
 
 
-@pytest.mark.parametrize("schedule", pipeline.SCHEDULES)
+@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
 def test_hypothesis_reaches_every_schedule(schedule):
     """The generator above is only worth something if no schedule is out of its reach."""
     from hypothesis import find

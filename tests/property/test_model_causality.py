@@ -3,10 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minglm import dsa
-from minglm.cache import LatentCache
 from minglm.config import ModelConfig
-from minglm.model import Model
+from minglm.model import indexer, workspace
+from minglm.model.cache import LatentCache
+from minglm.model.model import Model
 
 torch.set_num_threads(1)
 
@@ -32,12 +32,12 @@ def test_changing_the_future_leaves_the_past_unchanged(shape, cut, mode, budget)
     model, tokens = build(shape)
     other = tokens.clone()
     other[:, cut:] = (other[:, cut:] + 1 + torch.arange(34 - cut)) % model.config.vocab_size
-    old, dsa.SCORE_FLOATS = dsa.SCORE_FLOATS, budget
+    old, workspace.SCORE_FLOATS = workspace.SCORE_FLOATS, budget
     try:
         with torch.no_grad():
             before, after = model(tokens, mode=mode).logits, model(other, mode=mode).logits
     finally:
-        dsa.SCORE_FLOATS = old
+        workspace.SCORE_FLOATS = old
     # Matmuls over another set of rows (experts get other tokens) round differently in the last bits only.
     torch.testing.assert_close(before[:, :cut], after[:, :cut], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(before[:, cut:], after[:, cut:], atol=1e-4)
@@ -77,5 +77,5 @@ def test_top_k_is_a_stable_sort(width, k, levels, seed):
     scores[scores == levels] = -torch.inf
     order = torch.sort(scores, dim=-1, descending=True, stable=True)
     want = order.indices[:, :k].masked_fill(order.values[:, :k] == -torch.inf, -1)
-    got = dsa.topk_lowest(scores, k)
+    got = indexer.topk_lowest(scores, k)
     assert torch.equal(got.sort(-1).values, want.sort(-1).values)

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sim.facts import load_cluster
-from sim.models import load_model
-from sim.plan import RECOMPUTE, SCHEDULES, Workload, check
-from sim.plan_costs import Candidate, PlanCosts
-from sim.project import in_closed_form
-from sim.stacks import load_stack
+from sim.cost.evaluate import in_closed_form
+from sim.cost.stacks import load_stack
+from sim.planner.candidates import Candidate, PlanCosts
+from sim.spec.hardware import load_cluster
+from sim.spec.model_loader import load_model
+from sim.spec.plan import RECOMPUTE, SCHEDULES, Workload, check
 
 SWITCHES = ({}, {"sp": False, "optimizer": "muon"}, {"overlap_all_to_all": True, "overlap_grad_reduce": False, "offload": True},
             {"overlap_tp": True, "precision_aware_optimizer": True, "hsdp": 2, "overlap_param_gather": False})

@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import pipeline
-from sim.facts import load_cluster
-from sim.models import load_model
-from sim.plan import Workload, check
-from sim.plan_costs import PlanCosts
-from sim.project import in_closed_form
-from sim.search import search
-from sim.search_space import default_space, every
-from sim.stacks import load_stack
+from sim.cost.evaluate import in_closed_form
+from sim.cost.stacks import load_stack
+from sim.planner.candidates import PlanCosts
+from sim.planner.search import search
+from sim.planner.space import default_space, every
+from sim.spec.hardware import load_cluster
+from sim.spec.model_loader import load_model
+from sim.spec.plan import Workload, check
+from sim.training import schedules
 
 SMALL = {
     "dense": (load_model({"name": "small dense", "layers": 12, "hidden": 4096, "heads": 32, "kv_heads": 8, "ffn": 14336, "vocab": 64000}), "dgx_a100"),
@@ -29,7 +29,7 @@ def brute(costs, space, chips, batch):
     for c in every(space, costs.model, chips, batch):
         plan, load = costs.plan(c), costs.load(c)
         check(plan, costs.model, load, chips)
-        pipeline.check(c.schedule, c.pp, plan.micro_batches(load), plan.vpp)
+        schedules.check(c.schedule, c.pp, plan.micro_batches(load), plan.vpp)
         try:
             seconds = in_closed_form(costs.model, costs.cluster, plan, load, costs.precision, costs.stack)[2]
         except ValueError as err:

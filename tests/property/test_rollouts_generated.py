@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.rl.policy import Policy
-from sim.rollout_engines import DecodeCurve, synchronous_makespan
-from sim.rollout_lengths import Lengths
-from sim.rollouts import Case, simulate
+from sim.rollout.engine import DecodeCurve, synchronous_makespan
+from sim.rollout.lengths import Lengths
+from sim.rollout.simulate import Case, simulate
 
 GROUPS = st.lists(st.lists(st.integers(1, 60), min_size=3, max_size=3).map(tuple), min_size=2, max_size=12).map(tuple)
 CURVES = st.tuples(st.floats(0.01, 1.0), st.floats(0.0, 0.2), st.floats(0.0, 0.01)).map(

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from minglm import datafiles
 from minglm.errors import InputError
-from sim.documents import parse_text
-from sim.rows import parse as read_row
-from sim.scenario import load_scenario
+from sim.base.documents import parse_text
+from sim.scenario.training import load_scenario
+from sim.validation.rows import parse as read_row
 
 EXAMPLES = 10_000 if os.environ.get("MINGLM_SOAK") else 300
 RUN = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not os.environ.get("MINGLM_SOAK"))

@@ -9,10 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from sim import campaign
-from sim.facts import list_chips, list_clusters
-from sim.project import campaign_input, campaign_legs, check_finite, point, project
-from sim.scenario import resolve
+from sim.base.checks import check_finite
+from sim.scenario.training import resolve
+from sim.spec.hardware import list_chips, list_clusters
+from sim.study.campaign import campaign_input, campaign_legs
+from sim.study.projection import point, project
+from sim.training import campaign
 
 EXAMPLES = 10_000 if os.environ.get("MINGLM_SOAK") else 300
 RUN = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not os.environ.get("MINGLM_SOAK"))

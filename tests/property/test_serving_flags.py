@@ -40,7 +40,7 @@ def refused(code: int, err: str) -> None:
 @COMMON
 @given(flags(SERVE))
 def test_serve(tmp_path_factory, words):
-    from minglm.cli import main
+    from minglm.cli.main import main
     words = [w for w in words if w not in ("-h", "--help")]
     refused(*call(main, ["serve", "--checkpoint", str(tmp_path_factory.getbasetemp() / "nothing"), *words]))
 
@@ -48,7 +48,7 @@ def test_serve(tmp_path_factory, words):
 @COMMON
 @given(flags(QUANTIZE))
 def test_quantize(tmp_path_factory, words):
-    from minglm.cli import main
+    from minglm.cli.main import main
     base = tmp_path_factory.getbasetemp()
     words = [w for w in words if w not in ("-h", "--help")]
     refused(*call(main, ["quantize", str(base / "nothing"), "--format", "int4", "--out", str(base / "out"), *words]))
@@ -58,7 +58,7 @@ def test_quantize(tmp_path_factory, words):
 @COMMON
 @given(flags(TRAIN), st.sampled_from(["ci_pretrain", "sft"]))
 def test_train_on_axes_without_torchrun(tmp_path_factory, words, recipe):
-    from minglm.cli import main
+    from minglm.cli.main import main
     run = tmp_path_factory.getbasetemp() / "run"
     words = [w for w in words if w not in ("-h", "--help", "--sh", "--sho", "--show")]
     refused(*call(main, ["train", recipe, "--run", str(run), "--json", "--tp", "2", *words, "--dp", "2"]))

@@ -40,8 +40,8 @@ asked = json_value | right | text | one_field_wrong({**LIMITED, "messages": [{"r
 def client(small_checkpoint):
     from fastapi.testclient import TestClient
 
+    from minglm.serving.config import ServeSettings
     from minglm.serving.server import build
-    from minglm.serving.settings import ServeSettings
     _, app = build(small_checkpoint, ServeSettings(mode="dense", max_body=MAX_BODY, max_tokens=8, max_len=64, max_batch=4))
     with TestClient(app, raise_server_exceptions=True) as it:
         yield it
@@ -101,6 +101,6 @@ def test_raw_bytes_and_people_who_leave_or_read_slowly(server, raw, asks, reads)
 
 @pytest.fixture(scope="module")
 def server(small_checkpoint):
-    from minglm.serving import load
-    with load.running(small_checkpoint, "--mode", "dense") as (_, url):
+    from minglm.serving import load_test
+    with load_test.running(small_checkpoint, "--mode", "dense") as (_, url):
         yield url

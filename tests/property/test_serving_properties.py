@@ -6,11 +6,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from sim.facts import chip_from, cluster_from
-from sim.serving import Fleet, simulate
-from sim.serving_costs import decode_step, flops_per_token, prefill
-from sim.serving_load import Lengths, Workload
-from sim.serving_memory import GIB, Deployment, memory, remedies, require_fit, shortfall
+from sim.serving.deployment import GIB, Deployment, memory, remedies, require_fit, shortfall
+from sim.serving.simulate import Fleet, simulate
+from sim.serving.step_time import decode_step, flops_per_token, prefill
+from sim.serving.workload import Lengths, Workload
+from sim.spec.hardware import chip_from, cluster_from
 
 EXAMPLES = 1000 if os.environ.get("MINGLM_SOAK") else 60
 COMMON = settings(max_examples=EXAMPLES, deadline=None)

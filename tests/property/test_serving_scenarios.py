@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from sim.serving_scenario import run
+from sim.serving.scenario import run
 
 EXAMPLES = 2000 if os.environ.get("MINGLM_SOAK") else 120
 GOOD = {

@@ -7,11 +7,11 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minglm import recipe as recipes
-from minglm import shards
+from minglm.data import shards
+from minglm.data.shards import IGNORE, Loader
 from minglm.errors import InputError
-from minglm.recipe import Recipe
-from minglm.shards import IGNORE, Loader
+from minglm.training import recipe as recipes
+from minglm.training.recipe import Recipe
 
 BOUNDED = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 documents = st.lists(st.lists(st.integers(2, 999), min_size=1, max_size=40), min_size=1, max_size=12)
