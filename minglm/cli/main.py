@@ -45,7 +45,7 @@ def _doctor_arguments(p) -> None:
          "minglm train pretrain --run runs/mine --set lr=0.01 --set steps=200\nminglm train ci_pretrain --fresh --json\n"
          "torchrun --nproc-per-node 2 -m -- minglm train ci_pretrain --run runs/two --dp 2")
 def _train(args) -> int:
-    from minglm.training import recipe
+    from minglm.training import parallel_dims, recipe
     changes = dict(recipe.parse_change(text) for text in args.set)
     chosen = recipe.load(args.recipe, changes)
     if args.show:
@@ -53,9 +53,13 @@ def _train(args) -> int:
         return 0
     run_dir = Path(args.run) if args.run else Path("runs") / Path(args.recipe).stem
     _need_torch()
-    from minglm.training.loop import train
-    row = train(chosen, run_dir, args.init_from, resume=not args.fresh, progress=not args.json, device=args.device,
-                parallel={"dp": args.dp, "ep": args.ep, "tp": args.tp, "cp": args.cp})
+    parallel = {"dp": args.dp, "ep": args.ep, "tp": args.tp, "cp": args.cp}
+    if parallel_dims.launched() or any(parallel.values()):
+        from minglm.distributed.run import train
+        row = train(chosen, run_dir, args.init_from, not args.fresh, not args.json, args.device, parallel)
+    else:
+        from minglm.training.loop import train
+        row = train(chosen, run_dir, args.init_from, resume=not args.fresh, progress=not args.json, device=args.device)
     if args.json:
         print(json.dumps(row))
     else:
@@ -225,7 +229,7 @@ def parser() -> argparse.ArgumentParser:
         _ARGUMENTS[name](p)
         p.set_defaults(function=function)
     for name in _in_files():
-        module = importlib.import_module(f"minglm.cli_{name}")
+        module = importlib.import_module(f"minglm.cli.{name}")
         p = sub.add_parser(name, help=module.TEXT, description=module.TEXT[0].upper() + module.TEXT[1:] + ".", formatter_class=argparse.RawDescriptionHelpFormatter,
                            epilog="examples:\n" + "\n".join(f"  {line}" for line in module.EXAMPLES.splitlines()))
         module.add(p)
@@ -234,9 +238,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _in_files() -> list[str]:
-    """Commands that are a file `minglm/cli_<name>.py` with TEXT, EXAMPLES, `add(parser)` and `main(args) -> int`; they
+    """Commands that are a file `minglm/cli/<name>.py` with TEXT, EXAMPLES, `add(parser)` and `main(args) -> int`; they
     import torch inside `main` only."""
-    return sorted(p.stem.removeprefix("cli_") for p in Path(__file__).parent.glob("cli_*.py"))
+    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "main"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,11 +45,11 @@ def main(args) -> int:
 
     from minglm.evals import quantization
     from minglm.interop import compressed_tensors
-    from minglm.quant import checkpoint as store
+    from minglm.quant import checkpoint as quantised
     from minglm.quant.modules import pack
 
-    if store.is_quantised(args.run):
-        raise InputError(f"{args.run}: already quantised to {store.read_note(args.run)['spec'].format}; rounding twice only adds error, give the run it was made from")
+    if quantised.is_quantised(args.run):
+        raise InputError(f"{args.run}: already quantised to {quantised.read_note(args.run)['spec'].format}; rounding twice only adds error, give the run it was made from")
     model, tokenizer, found = load.load_model(args.run)
     spec = _as_trained(spec, args.group, found.state.get("recipe"), args.run)
     small = pack(copy.deepcopy(model), spec)
@@ -57,7 +57,7 @@ def main(args) -> int:
     report = {"run": str(args.run), "format": spec.format, "before": before, "after": after}
     if args.eval:
         report |= _evaluate(args, model, small, tokenizer, spec)
-    folder = store.save(small, tokenizer, args.out, str(args.run), {"sizes": {"before": before, "after": after}})
+    folder = quantised.save(small, tokenizer, args.out, str(args.run), {"sizes": {"before": before, "after": after}})
     written = [folder]
     for target, plain in ((args.hf, False), (args.hf_plain, True)):
         if target:

@@ -19,7 +19,7 @@ from minglm.distributed.mesh import Mesh, PeerLost, fall_silent, join, leave
 from minglm.distributed.model import ShardedModel
 from minglm.distributed.optim import ShardedMuonAdamW
 from minglm.errors import InputError
-from minglm.runtime import device as gpu_device
+from minglm.runtime import device as devices
 from minglm.runtime import machine
 from minglm.training import checkpoint as single
 from minglm.training import loop as trainer
@@ -46,7 +46,7 @@ def train(recipe: Recipe, run_dir: Path, init_from: str | Path | None, resume: b
         parallel_dims.check(chosen, recipe, recipe.config())
         if recipe.qat:
             raise InputError(f"qat={recipe.qat}: rounding during training works in one process; leave out torchrun or qat")
-        device = gpu_device.resolve(device)
+        device = devices.resolve(device)
         mesh = join(chosen, device)
         mesh.first_does(lambda: trainer._claim(run_dir, recipe, resume))
         with trainer.deterministic(), warnings.catch_warnings():

@@ -21,8 +21,8 @@ def load_model(path: str | Path, device: str = "cpu"):
     from minglm.model.model import Model
 
     if (Path(path) / "quantization.json").is_file():           # written by `minglm quantize`
-        from minglm.quant import checkpoint as store
-        model, tokenizer, note = store.load(path, device)
+        from minglm.quant import checkpoint as quantised
+        model, tokenizer, note = quantised.load(path, device)
         return model, tokenizer, Checkpoint(Path(path), 0, model.config, note, {}, {})
     checkpoint = latest(path)
     if checkpoint is None:

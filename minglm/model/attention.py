@@ -13,7 +13,7 @@ width, R = L + rope, C hidden, k chosen keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,14 @@ from minglm.model.indexer_loss import chosen_kl, dense_kl
 from minglm.model.layers import LATENT_EPS, RMSNorm, apply_rope
 from minglm.model.sparse_attention import chosen_mask, sparse_attention
 
-if TYPE_CHECKING:
-    from minglm.distributed.context_parallel import Share
+
+class SequenceShare(Protocol):
+    """What other processes hold of the sequence and the heads (`minglm.distributed.context_parallel.Share`)."""
+
+    def keys(self, local: Tensor, heads: bool = True) -> Tensor: ...
+    def all_heads(self, local: Tensor) -> Tensor: ...
+    def mean_heads(self, local: Tensor) -> Tensor: ...
+
 
 MASK_UNTIL = 2      # times index_topk: up to here most keys are chosen, and masking the others costs less than gathering
 
@@ -44,7 +50,7 @@ class View:
     losses: bool = False               # whether balance losses are wanted
     indexer_loss: bool = False         # whether the indexer's KL is wanted
     indexer_grad: bool = False         # whether that KL is to be differentiated (in "warmup" nothing else is)
-    share: Share | None = None         # what other processes hold of the sequence and the heads
+    share: SequenceShare | None = None         # what other processes hold of the sequence and the heads
     choice: Tensor | None = None       # (B, T, k), left by the last "full" layer for "shared" ones; None: read everything
 
 

@@ -28,12 +28,11 @@ from minglm.errors import InputError
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
 from minglm.quant.qat import FakeQuant
-from minglm.runtime import device as gpu_device
+from minglm.runtime import device as devices
 from minglm.runtime import machine, run_folder
 from minglm.training import checkpoint, memory, metrics
 from minglm.training import recipe as recipes
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
-from minglm.training.parallel_dims import launched
 from minglm.training.recipe import Recipe
 
 VALIDATION_SEED = 10_007           # far from any run's own seed, so that no run validates on its training order
@@ -45,15 +44,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 def train(recipe: Recipe, run_dir: str | Path, init_from: str | Path | None = None, resume: bool = True,
-          progress: bool = True, device: str = "auto", parallel: dict[str, int | None] | None = None) -> dict:
-    """Run one stage, or go on with it, or say that it is done.
+          progress: bool = True, device: str = "auto") -> dict:
+    """Run one stage in this process, or go on with it, or say that it is done; in several: `minglm.distributed.run.train`.
 
     Args:
         run_dir: folder of the run, made when missing. init_from: run or checkpoint folder whose weights and tokenizer the
             stage starts from; needed by every stage but pretrain, and ignored when the run itself can be resumed.
         resume: False sets the old run aside and starts over. progress: show a bar on stderr.
         device: cpu, cuda, npu, mps or auto.
-        parallel: with torchrun, processes along dp, ep, tp and cp (minglm/training/parallel_dims.py); default all dp.
 
     Returns: the last row of metrics.csv as a dict, with `val_loss` the last one measured.
 
@@ -62,10 +60,7 @@ def train(recipe: Recipe, run_dir: str | Path, init_from: str | Path | None = No
         Interrupted: Ctrl-C, after the state has been saved.
     """
     run_dir = Path(run_dir)
-    if launched() or any((parallel or {}).values()):
-        from minglm.distributed import run
-        return run.train(recipe, run_dir, init_from, resume, progress, device, parallel)
-    device = gpu_device.resolve(device)
+    device = devices.resolve(device)
     _claim(run_dir, recipe, resume)
     with deterministic(compiled=recipe.compile):
         return _Run(recipe, run_dir, init_from, device).loop(progress)

@@ -1,6 +1,6 @@
 """The `clustersim` command. Exit code 0: done. 1: it ran and the answer is a failure. 2: bad input, one line says what.
 
-Each subcommand is a file `sim/cli_<name>.py` with TEXT (one line), EXAMPLES, `add(parser)` and `main(args) -> int`; this
+Each subcommand is a file `sim/cli/<name>.py` with TEXT (one line), EXAMPLES, `add(parser)` and `main(args) -> int`; this
 file finds them by name, so a new command needs no change here.
 """
 from __future__ import annotations
@@ -20,7 +20,7 @@ ORDER = ("run", "plan", "compare", "sweep", "campaign", "rollouts", "serve", "va
 
 def commands() -> list[str]:
     """Names of the subcommands that are there."""
-    found = {p.stem.removeprefix("cli_") for p in Path(__file__).parent.glob("cli_*.py")}
+    found = {p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "main")}
     return [n for n in ORDER if n in found] + sorted(found - set(ORDER))
 
 
@@ -33,7 +33,7 @@ def build_parser(chosen: str | None = None) -> Parser:
     parser.add_argument("--version", action="version", version=_version())
     sub = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name in ([chosen] if chosen else commands()):
-        module = importlib.import_module(f"sim.cli_{name}")
+        module = importlib.import_module(f"sim.cli.{name}")
         child = sub.add_parser(name, help=module.TEXT, description=module.TEXT[0].upper() + module.TEXT[1:] + ".",
                                formatter_class=argparse.RawDescriptionHelpFormatter,
                                epilog="examples:\n" + "\n".join("  " + line for line in module.EXAMPLES.splitlines()))

@@ -70,10 +70,14 @@ def add(parser) -> None:
 def main(args) -> int:
     from sim.report.projection import save, table_text
     from sim.study.projection import project
+    from sim.trace.perfetto import StepTrace
     scenario = load(args)
     played = scenario.plan.dp if scenario.jitter else 1
     with waiting(f"playing {played:,} replicas of {scenario.plan.pp} stages") if not args.json else contextlib.nullcontext():
-        result = project(scenario, trace=args.trace, what_ifs=not args.no_what_if)
+        recorder = StepTrace() if args.trace else None
+        result = project(scenario, recorder, what_ifs=not args.no_what_if)
+    if recorder:
+        recorder.write(args.trace)
     folder = None if args.out == "none" else save(result, scenario, Path(args.out) if args.out else None)
     if args.json:
         print(json.dumps(result, indent=1, ensure_ascii=False))

@@ -35,13 +35,17 @@ def main(args) -> int:
         raise InputError("clustersim trace: give a scenario, or --replay FOLDER; see clustersim trace --help")
     from sim.cli.run import load
     from sim.study import projection
+    from sim.trace.perfetto import StepTrace
     from sim.training.sensitivity import what_to_buy
     s = load(args)
     out = args.out or (None if args.timeline or args.chakra else "step.json")
     for name, given in (("--out", out), ("--timeline", args.timeline)):
         if given and (Path(given).is_dir() or not Path(given).resolve().parent.is_dir()):
             raise InputError(f"{name} {given}: not a file in an existing folder; give for example {name} step.{'json' if name == '--out' else 'html'}")
-    p = projection.point(s, trace=out)
+    recorder = StepTrace() if out else None
+    p = projection.point(s, recorder=recorder)
+    if recorder:
+        recorder.write(out)
     costs = evaluate.stretched(p.estimate.costs, p.straggler)
     written = [out] if out else []
     if args.timeline:

@@ -15,7 +15,8 @@ from minglm import __version__, datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
 
-MINGLM = ("__init__.py", "config.py", "datafiles.py", "errors.py", "plots.py", "notebook.py", "ray_cluster.py", "rl/__init__.py", "rl/policy.py")
+MINGLM = ("__init__.py", "config.py", "datafiles.py", "errors.py", "plots.py", "course/__init__.py", "course/notebook.py", "runtime/__init__.py", "runtime/ray.py", "runtime/run_folder.py",
+          "rl/__init__.py", "rl/policy.py")
 DATA = ("chips", "clusters", "models", "published_runs", "scenarios", "serving", "money.yaml", "stacks.yaml", "fitted.yaml")
 VERSION = __version__
 NAME = f"minglm-{VERSION}-py3-none-any.whl"
@@ -24,7 +25,7 @@ NAME = f"minglm-{VERSION}-py3-none-any.whl"
 def sources() -> dict[str, bytes]:
     """Path in the wheel → contents."""
     ours, theirs = (datafiles.package(name) for name in ("sim", "minglm"))
-    out = {f"sim/{p.name}": p.read_bytes() for p in sorted(ours.glob("*.py"))}
+    out = {f"sim/{p.relative_to(ours).as_posix()}": p.read_bytes() for p in sorted(ours.rglob("*.py"))}
     out |= {f"minglm/{name}": (theirs / name).read_bytes() for name in MINGLM if (theirs / name).is_file()}
     for name in DATA:
         place = datafiles.data(name)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from minglm.errors import InputError, nearest
 from sim.base.checks import DAY_S, check_finite, versions
 from sim.base.units import parse, said, whole
-from sim.cost import money as cost
+from sim.cost import money
 from sim.cost.closed_form import step_time
 from sim.cost.evaluate import in_closed_form
 from sim.cost.memory import check_fits
@@ -96,7 +96,7 @@ def question(model: object, cluster: object = None, chips: object = None, *, chi
     found, notes = resolve(stack, machine.chip)
     stated += notes
     total = parse(tokens, "count", "tokens", low=1.0, high=1e18)
-    machine = cost.with_prices(machine, prices or {})
+    machine = money.with_prices(machine, prices or {})
     if objective == "cost" and machine.chip.rent_usd_per_hour is None and machine.system_price_usd is None:
         raise InputError(f"objective cost: no price of {machine.chip.name} is known; give one with --rent '$2/h' or prices.rent_usd_per_hour, or "
                          "choose --objective tokens")
@@ -158,15 +158,15 @@ def row(q: Question, costs: PlanCosts, found: Found) -> dict:
     c, plan = found.candidate, costs.plan(found.candidate)
     share = goodput(q, c.chips, found.step_s, found.tokens)
     days = q.tokens / found.tokens_per_s / DAY_S / share
-    hours = cost.Range(days * 24, days * 24, days * 24, "h", "expected time with failures")
-    money = cost.costs(q.cluster, c.chips, hours, q.prices)
+    hours = money.Range(days * 24, days * 24, days * 24, "h", "expected time with failures")
+    price = money.costs(q.cluster, c.chips, hours, q.prices)
     per_chip = q.model.train_flops_per_token(q.seq, mtp=q.mtp) * found.tokens_per_s / c.chips
     out = {"plan": describe(plan), **{k: getattr(c, k) for k in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")},
            **costs.switches[c.switches], "chips": c.chips, "spares": q.chips - c.chips, "global_batch": c.batch, "tokens_per_step": found.tokens,
            "micro_batches_per_replica": c.batch // (c.dp * c.micro_batch), "step_s": found.step_s, "tokens_per_s": found.tokens_per_s,
            "tokens_per_s_per_chip": found.tokens_per_s / c.chips, "mfu": per_chip / q.cluster.chip.peak("fp8" if q.precision == "fp8" else "bf16").value,
-           "memory_gib": found.memory_bytes / 2**30, "goodput": share, "days": days, "chip_hours": money["chip_hours"].value,
-           "energy_kwh": money["energy"].value, **{f"{k}_usd": money[k].value for k in ("rent", "own") if k in money}}
+           "memory_gib": found.memory_bytes / 2**30, "goodput": share, "days": days, "chip_hours": price["chip_hours"].value,
+           "energy_kwh": price["energy"].value, **{f"{k}_usd": price[k].value for k in ("rent", "own") if k in price}}
     check_finite(out)
     return out
 

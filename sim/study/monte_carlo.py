@@ -22,7 +22,7 @@ from sim.base import parallel_map
 from sim.base.checks import DAY_S, check_finite, versions
 from sim.base.distributions import Normal, Triangle, Values, distribution
 from sim.base.figure import Figure
-from sim.cost import money as cost
+from sim.cost import money
 from sim.cost.evaluate import in_closed_form
 from sim.cost.memory import Memory
 from sim.scenario.file import set_path
@@ -56,7 +56,7 @@ class Input:
 def fact_inputs(s: Scenario) -> list[Input]:
     """Every figure of the scenario's machine that has a range, its failure rate and the simulator's error."""
     from sim.training.failures import RATES_PER_CHIP_DAY
-    cluster, out = cost.with_prices(s.cluster, s.prices), []
+    cluster, out = money.with_prices(s.cluster, s.prices), []
 
     def add(name: str, path: tuple, f: Figure | None) -> None:
         if f is not None and f.low < f.high:
@@ -132,7 +132,7 @@ class Base:
 
 
 def base_of(s: Scenario) -> Base:
-    cluster = cost.with_prices(s.cluster, s.prices)
+    cluster = money.with_prices(s.cluster, s.prices)
     _, need, seconds, _ = in_closed_form(s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.memory_warns)
     return Base(seconds, need)
 
@@ -141,7 +141,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     """The scenario's figures in closed form, with some facts at other values; `base` saves what they do not move."""
     facts = dict(facts or {})
     factor, rate = facts.pop((ERROR,), 1.0), facts.pop((FAILURES,), None)
-    cluster: Cluster = cost.with_prices(s.cluster, s.prices)
+    cluster: Cluster = money.with_prices(s.cluster, s.prices)
     for path, value in facts.items():
         cluster = _changed(cluster, path, value)
     if base is not None and BESIDE.issuperset(facts):
@@ -156,9 +156,9 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
                           (Leg("training", tokens, Pace(step_s, s.workload.tokens, s.plan.chips, s.plan.dp, "")),))
     good = expected(made)
     days = tokens * step_s / s.workload.tokens / DAY_S / good if good else math.inf
-    hours = cost.Range(days * 24, days * 24, days * 24, "h", "")
+    hours = money.Range(days * 24, days * 24, days * 24, "h", "")
     prices = {k: v for k, v in s.prices.items() if not isinstance(v, Figure) or k in ("carbon_kg_per_kwh", "storage_share")}
-    paid = cost.costs(cluster, s.chips, hours, prices)
+    paid = money.costs(cluster, s.chips, hours, prices)
     out = {"step_s": step_s, "tokens_per_s": s.workload.tokens / step_s, "goodput": good, "days": days, "energy_kwh": paid["energy"].value,
            "carbon_t": paid["carbon"].value}
     out |= {f"{k}_usd": paid[k].value for k in ("rent", "own") if k in paid}

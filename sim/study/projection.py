@@ -29,7 +29,7 @@ from sim.training.sensitivity import what_to_buy
 
 
 def point(s: Scenario, cluster: Cluster | None = None, **changes) -> Point:
-    """The scenario's main plan and batch; `changes` replaces plan, workload, jitter, seed or trace."""
+    """The scenario's main plan and batch; `changes` replaces plan, workload, jitter, seed or recorder."""
     return evaluate(s.model, cluster or s.cluster, changes.pop("plan", s.plan), changes.pop("workload", s.workload), s.precision, s.stack,
                     jitter=changes.pop("jitter", s.jitter or None), seed=changes.pop("seed", s.seed), warn=s.memory_warns, **changes)
 
@@ -38,10 +38,10 @@ def point(s: Scenario, cluster: Cluster | None = None, **changes) -> Point:
 
 # ------------------------------------------------------------------ the projection
 
-def project(s: Scenario, trace=None, what_ifs: bool = True) -> dict:
+def project(s: Scenario, recorder=None, what_ifs: bool = True) -> dict:
     """The whole answer to a scenario as a JSON-ready dict."""
     from sim.training.campaign import run as run_campaign
-    p = point(s, trace=trace)
+    p = point(s, recorder=recorder)
     legs = campaign_legs(s)
     main = run_campaign(campaign_input(s, legs), seed=s.seed, timeline=False)
     if not main.finished:

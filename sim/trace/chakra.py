@@ -122,7 +122,7 @@ def write(costs: StepCosts, schedule: str, folder, prefix: str = "step", *, repl
     Raises InputError where there would be over 4,096 files: noise makes every replica distinct.
     """
     folder, recorder = Path(folder), _Recorder()
-    result = simulate(costs, schedule, replicas=replicas, fold=fold, jitter=jitter, seed=seed, trace=recorder)
+    result = simulate(costs, schedule, replicas=replicas, fold=fold, jitter=jitter, seed=seed, recorder=recorder)
     played, P = recorder.played, len(result.programs)
     if len(played) * P > MOST_FILES:
         raise InputError(f"{len(played)} distinct replicas of {P} ranks: {len(played) * P} trace files are more than {MOST_FILES}; leave "

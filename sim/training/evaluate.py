@@ -34,7 +34,7 @@ class Point:
 
 
 def evaluate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack, *,
-             jitter: Mapping[str, float] | None = None, seed: int = 0, trace=None, warn: bool = False) -> Point:
+             jitter: Mapping[str, float] | None = None, seed: int = 0, recorder=None, warn: bool = False) -> Point:
     """Check that it fits (unless `warn`), cost it, play one step.
 
     Without `jitter` the replicas are alike and fold into one; the expected slowest of all chips (the stack's spread)
@@ -50,5 +50,5 @@ def evaluate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
     costs = made.costs if noise else stretched(made.costs, slow)
     # experts spread over several replicas: these meet in every expert layer and go at the pace of their slowest chip
     together = max(1, plan.ep * plan.etp // (plan.tp * plan.cp)) if noise and model.experts else 1
-    result = step.simulate(costs, plan.schedule, replicas=plan.dp, jitter=noise, seed=seed, trace=trace, lockstep=min(together, plan.dp))
+    result = step.simulate(costs, plan.schedule, replicas=plan.dp, jitter=noise, seed=seed, recorder=recorder, lockstep=min(together, plan.dp))
     return Point(made, need, result, closed, slow, plan.chips)

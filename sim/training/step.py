@@ -86,7 +86,7 @@ class StepResult:
 
 
 def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fold: bool = True,
-             jitter: Jitter | None = None, seed: int = 0, trace=None, share_port: int = 1, lockstep: int = 1) -> StepResult:
+             jitter: Jitter | None = None, seed: int = 0, recorder=None, share_port: int = 1, lockstep: int = 1) -> StepResult:
     """Play one training step.
 
     Args:
@@ -97,8 +97,8 @@ def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fol
         fold: False plays every replica even where they are identical.
         jitter: unevenness; None for none.
         seed: of the jitter. Same seed, same result.
-        trace: a path (Chrome JSON is written there), or an object with `take(result, replicas, costs)` such as a
-            `sim.trace.perfetto.StepTrace`, which is given everything that was played.
+        recorder: an object with `take(result, replicas, costs)`, such as a `sim.trace.perfetto.StepTrace`, which is given
+            everything that was simulated.
         share_port: how many neighbouring replicas send the transfers of the same rank through one port.
         lockstep: how many neighbouring replicas exchange tokens in every expert layer (experts spread beyond one replica).
             They wait for each other layer by layer, so they are played as one, at the pace of the slowest chip of all.
@@ -139,12 +139,8 @@ def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fol
     result = _result(costs, schedule, programs, played, replicas, waits[0])
     result.simulated_replicas = min(replicas, len(played) * lockstep)
     result.wall_s = time.perf_counter() - began
-    if trace is not None:
-        from sim.trace.perfetto import StepTrace
-        recorder = trace if hasattr(trace, "take") else StepTrace()
+    if recorder is not None:
         recorder.take(result, played, costs)
-        if recorder is not trace:
-            recorder.write(trace)
         result.wall_s = time.perf_counter() - began
     return result
 

@@ -9,9 +9,10 @@ NAME = "serving"
 
 def run() -> list[dict]:
     from sim.serving.deployment import Deployment
-    from sim.serving.simulate import Fleet, simulate, validate
+    from sim.serving.simulate import Fleet, simulate
     from sim.serving.step_time import decode_step
     from sim.serving.workload import Lengths, Workload
+    from sim.validation.serving import validate
 
     report = validate()
     rows = [

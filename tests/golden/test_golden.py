@@ -24,7 +24,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cases import CASES, Case, prepare
+
+from tests.golden.cases import CASES, Case, prepare
 
 OUTPUTS = Path(__file__).parent / "outputs"
 MAX_LINES = 40

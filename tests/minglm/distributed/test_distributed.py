@@ -3,12 +3,11 @@
 Compared in fp64, where only a mistake can make a difference; fp32 is compared in test_distributed_train.py.
 """
 import json
-import os
-import socket
-import subprocess
 import sys
 
 import pytest
+
+from tests.helpers.processes import start_ranks
 
 torch = pytest.importorskip("torch")
 
@@ -91,23 +90,9 @@ def worker(world: int, path: str) -> None:
     leave()
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def start(world: int, command: list[str], **changes) -> list[subprocess.Popen]:
-    """One process for each rank, as torchrun would start them."""
-    port = str(free_port())
-    return [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={
-        **os.environ, "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-        "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **changes}) for r in range(world)]
-
-
 @pytest.mark.parametrize("world", PLANS)
 def test_every_split_trains_as_one_process_does(world, tmp_path):
-    processes = start(world, [sys.executable, __file__, str(world), str(tmp_path / "found.json")])
+    processes = start_ranks(world, [sys.executable, __file__, str(world), str(tmp_path / "found.json")])
     errors = [p.communicate(timeout=240)[1] for p in processes]
     assert not any(p.returncode for p in processes), errors
     found = json.loads((tmp_path / "found.json").read_text())

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
-from test_distributed import start
+
+from tests.helpers.processes import start_ranks
 
 torch = pytest.importorskip("torch")
 
-from minglm.distributed.checkpoint import to_single  # noqa: E402
 from minglm.training import checkpoint, metrics  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here")
@@ -25,7 +25,7 @@ def command(run: Path, **changes) -> list[str]:
 
 
 def together(world: int, run: Path, plan: str = "", **changes) -> list[subprocess.Popen]:
-    processes = start(world, command(run, **changes), MINGLM_PARALLEL=plan)
+    processes = start_ranks(world, command(run, **changes), MINGLM_PARALLEL=plan)
     for p in processes:
         p.out, p.err = p.communicate(timeout=200)
     return processes
@@ -59,7 +59,7 @@ def one(tmp_path_factory):
 def two(tmp_path_factory):
     """Two processes, one of which is killed in the middle; then the same command again."""
     run = tmp_path_factory.mktemp("pair") / "run"
-    processes = start(2, command(run))
+    processes = start_ranks(2, command(run))
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not any((run / "checkpoints").glob("step_*")):
         time.sleep(0.01)
@@ -108,7 +108,7 @@ def test_a_checkpoint_loads_at_another_number_of_processes_and_in_one(one, two, 
         same_curve(runs[name], one)
         same_weights(runs[name], run, 1e-4)
     # and nothing changes on the way into a single process's files
-    single = checkpoint.read(to_single(expected.path, tmp_path / "converted"))
+    single = checkpoint.read(checkpoint.save(tmp_path / "converted", expected.step, expected.config, expected.model, expected.optimizer))
     assert (single.path / "model.safetensors").is_file() and single.step == expected.step
     assert all(torch.equal(t, single.model[n]) for n, t in expected.model.items())
     assert all(torch.equal(t, single.optimizer[n]) for n, t in expected.optimizer.items())

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sim.cli import main as cli
+from minglm import datafiles
 from sim.cli.main import commands, main
 
 
@@ -137,7 +137,7 @@ def test_user_rows(capsys, in_tmp):
 def test_module_and_import_need_neither_torch_nor_numpy():
     program = ("import sys; from sim.cli.main import main; code = main(['run', 'glm5_mini_smoke', '--json', '--out', 'none']); "
                "bad = {'torch', 'numpy'} & set(sys.modules); sys.exit(code or (3 if bad else 0))")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=cli.Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=datafiles.root())
     assert done.returncode == 0, done.stderr
     done = subprocess.run([sys.executable, "-m", "sim", "--version"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("clustersim")

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from minglm import datafiles
 from minglm.errors import InputError
 from sim.base import parallel_map
 from sim.cli.main import main
@@ -53,7 +54,7 @@ def test_killed_and_gone_on_with(tmp_path):
     path = tmp_path / "out.csv"
     argv = [sys.executable, "-m", "sim", "sweep", "glm5_100k_910b", "--vary", f"tokens={list(range(10**12, 10**12 + 400))}", "--workers", "1",
             "--out", str(path), "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))}
+    environment = {**os.environ, "PYTHONPATH": str(datafiles.root())}
     job = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not path.exists() or path.read_bytes().count(b"\n") < 20):

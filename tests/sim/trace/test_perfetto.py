@@ -45,7 +45,7 @@ def assert_nested(events):
 @pytest.mark.parametrize("schedule, chunks", CASES)
 def test_slices_nest_and_tracks_are_apart(schedule, chunks):
     trace = StepTrace()
-    r = simulate(costs(chunks), schedule, trace=trace, replicas=3, jitter=Jitter(noise=0.05))
+    r = simulate(costs(chunks), schedule, recorder=trace, replicas=3, jitter=Jitter(noise=0.05))
     tracks = assert_nested(trace.events)
     assert len(tracks) == 4 * 4
     depth = {e["name"] for e in tracks[1, COMPUTE]}
@@ -57,7 +57,7 @@ def test_slices_nest_and_tracks_are_apart(schedule, chunks):
 @pytest.mark.parametrize("schedule, chunks", CASES)
 def test_arrows_have_two_ends(schedule, chunks):
     trace = StepTrace()
-    simulate(costs(chunks), schedule, trace=trace)
+    simulate(costs(chunks), schedule, recorder=trace)
     starts = {e["id"]: e for e in trace.events if e["ph"] == "s"}
     ends = {e["id"]: e for e in trace.events if e["ph"] == "f"}
     assert len(starts) == sum(e["ph"] == "s" for e in trace.events) and starts.keys() == ends.keys() and starts
@@ -73,7 +73,7 @@ def test_arrows_have_two_ends(schedule, chunks):
 @pytest.mark.parametrize("schedule, chunks", CASES)
 def test_counters(schedule, chunks):
     trace = StepTrace(activation_bytes=2.0)
-    simulate(costs(chunks), schedule, trace=trace)
+    simulate(costs(chunks), schedule, recorder=trace)
     series = defaultdict(list)
     for e in trace.events:
         if e["ph"] == "C":
@@ -90,16 +90,18 @@ def test_counters(schedule, chunks):
 
 def test_only_sampled_ranks_are_drawn():
     trace = StepTrace(replicas=(0, 2), ranks=(0, 3))
-    simulate(costs(), "1f1b", trace=trace, replicas=3, jitter=Jitter(noise=0.1))
+    simulate(costs(), "1f1b", recorder=trace, replicas=3, jitter=Jitter(noise=0.1))
     assert {e["pid"] for e in trace.events} == {1, 4, 9, 12}
     assert sum(e["ph"] == "s" for e in trace.events) == sum(e["ph"] == "f" for e in trace.events) == 0   # neighbours are not drawn
 
 
 def test_file_is_json(tmp_path):
     path = tmp_path / "step.json"
-    simulate(costs(), "1f1b", trace=path)
+    trace = StepTrace()
+    simulate(costs(), "1f1b", recorder=trace)
+    trace.write(path)
     with pytest.raises(InputError, match="existing folder"):
-        simulate(costs(), "1f1b", trace=tmp_path / "no" / "step.json")
+        trace.write(tmp_path / "no" / "step.json")
     assert {"X", "M", "C", "s", "f"} <= {e["ph"] for e in json.loads(path.read_text())["traceEvents"]}
 
 
