@@ -70,6 +70,18 @@ warmup: 1
 published: {step_s: 90}
 """
 
+# Reinforcement learning in one process; brackets are right by chance often enough that there is something to learn from.
+RL_RECIPE = """task: brackets
+difficulty: [1]
+updates: 3
+batch_groups: 4
+group_size: 4
+max_new_tokens: 24
+max_batch: 16
+eval_problems: 16
+warm_start: {steps: 40, seq_len: 64, longest: 30}
+"""
+
 SIMULATOR = [
     *(_one(f"run_{s}", f"clustersim run {s} --json --out none") for s in TRAINING_SCENARIOS),
     _one("run_changed", "clustersim run llama3_405b_16k_h100 --json --out none --no-what-if --chips 8192 --seed 3 --set plan.dp=64 "
@@ -128,6 +140,9 @@ TOY = [
     Case("toy_curves", _CHAIN, files=("*/metrics.csv",), tolerance=2e-4),
     Case("toy_weights", (*_CHAIN, "minglm generate --checkpoint sft --prompt value --tokens 16 --json"),
          files=("*/expert_load.csv", "*/tokenizer.json", "*/checkpoints/*/*.safetensors"), exact_only=True),
+    Case("toy_rl", tuple(f"minglm rl rl.yaml --engine inline --json --run {options.split()[0]} --mode {options}" for options in (
+        "sync", "ahead --objective decoupled_ppo", "async --eta 2", "april --over-sampling 6", "glm5 --push-every 2 --max-gap 2")),
+        files=("*/metrics.csv", "*/evals.csv"), exact_only=True),
 ]
 
 CASES = [*SIMULATOR, *TEXTS, *HELP, *TOY]
@@ -137,7 +152,9 @@ def prepare(case: Case, folder: Path) -> None:
     """Write what the commands of a case read."""
     if any("case.yaml" in command for command in case.commands):
         (folder / "case.yaml").write_text(ROLLOUT_CASE, encoding="utf-8")
-    if case.uses_torch:
+    if any("rl.yaml" in command for command in case.commands):
+        (folder / "rl.yaml").write_text(RL_RECIPE, encoding="utf-8")
+    if any("folder:corpus" in command for command in case.commands):
         _write_corpus(folder / "corpus")
 
 

@@ -33,9 +33,12 @@ MASK = "<masked>"
 # What differs from one run or installation to the next, as CASE.PATH. Keys stay, values are masked.
 VOLATILE = (
     r"(run|plan)_\w+\.versions\.[^.]+",      # of Python and of packages
+    r"run_\w+\.step\.wall_s",                # of simulating
     r"plan_\w+\.(.*\.)?cpu_s",              # of a search
     r"claims\.seconds",                      # of recomputing the claims
-    r"toy_\w+\.(printed\[\d+\]|files\..*/metrics\.csv)\.(tokens_per_s|mfu)(\[\d+\])?",     # measured on this machine
+    # of the toy: what a clock said
+    r"toy_(curves|weights)\.(printed\[\d+\]|files\..*\.csv)\.(tokens_per_s|mfu)(\[\d+\])?",
+    r"toy_rl\.(printed\[\d+\]|files\..*\.csv)\.(\w+_s|seconds|\w+_idle)(\[\d+\])?",
 )
 PACKAGES = {"clustersim": "sim", "minglm": "minglm"}
 
@@ -191,4 +194,6 @@ def shown(value) -> str:
 
 
 def words(text: str) -> list[str]:
-    return text.splitlines()
+    """A help text an option a line: where argparse breaks its lines differs between Pythons."""
+    text = re.sub(r"-\s+", "-", " ".join(text.split()))
+    return re.split(r"\s(?=\[?--?[a-z]|\$ )", text)
