@@ -1,8 +1,8 @@
 """Golden outputs: what the commands print is what is stored, so that code can be moved without changing an answer.
 
-    python -m pytest tests/golden               figures of the simulator to 1e-12, loss curves of the toy to 2e-4
+    python -m pytest tests/golden               figures of the simulator to 1e-12, loss curves of the toy to 1e-6
     python -m pytest tests/golden --update      store what is printed now; read the difference before committing it
-    python -m pytest tests/golden --exact       bit for bit, and the toy's weights by their hash. For a refactor: --update
+    python -m pytest tests/golden --exact       bit for bit, with the toy's weights and its RL. For a refactor: --update
                                                 on the commit before it, then --exact after it, on one machine
 
 Keys, texts, counts and the length of lists are always compared as they are. Nothing here imports a module of the
@@ -33,9 +33,12 @@ MASK = "<masked>"
 # What differs from one run or installation to the next, as CASE.PATH. Keys stay, values are masked.
 VOLATILE = (
     r"(run|plan)_\w+\.versions\.[^.]+",      # of Python and of packages
+    r"run_\w+\.step\.wall_s",                # of simulating
     r"plan_\w+\.(.*\.)?cpu_s",              # of a search
     r"claims\.seconds",                      # of recomputing the claims
-    r"toy_\w+\.(printed\[\d+\]|files\..*/metrics\.csv)\.(tokens_per_s|mfu)(\[\d+\])?",     # measured on this machine
+    # of the toy: what a clock said
+    r"toy_(curves|weights)\.(printed\[\d+\]|files\..*\.csv)\.(tokens_per_s|mfu)(\[\d+\])?",
+    r"toy_rl\.(printed\[\d+\]|files\..*\.csv)\.(\w+_s|seconds|\w+_idle)(\[\d+\])?",
 )
 PACKAGES = {"clustersim": "sim", "minglm": "minglm"}
 
@@ -82,7 +85,7 @@ def observe(case: Case, folder: Path):
     """What the commands print, and the files that are asked for: a tree for JSON, else a text."""
     printed = {}
     for command in case.commands:
-        code, out, err = call(command, one_thread=case.uses_torch)
+        code, out, err = call(command, repeatable(case.float64) if case.uses_torch else contextlib.nullcontext())
         assert code == case.exit_code, f"{command}: exit code {code}\n{err}"
         printed[command] = json.loads(out) if case.is_json else out + (err if case.exit_code else "")
     if not case.is_json:
@@ -96,14 +99,14 @@ def observe(case: Case, folder: Path):
     return mask(next(iter(printed.values())) if len(printed) == 1 else list(printed.values()), case.name)
 
 
-def call(command: str, one_thread: bool = False) -> tuple[int, str, str]:
+def call(command: str, state: contextlib.AbstractContextManager) -> tuple[int, str, str]:
     """Run a command line in this process as `python -m PACKAGE`: (exit code, standard output, standard error)."""
     program, *argv = shlex.split(command)
     out, err = io.StringIO(), io.StringIO()
     before, code = sys.argv, 0
     sys.argv = [program, *argv]
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), single_thread() if one_thread else contextlib.nullcontext():
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), state:
             runpy.run_module(PACKAGES[program], run_name="__main__")
     except SystemExit as stop:
         code = stop.code or 0
@@ -113,15 +116,17 @@ def call(command: str, one_thread: bool = False) -> tuple[int, str, str]:
 
 
 @contextlib.contextmanager
-def single_thread():
-    """Sums of floats in one order, whatever the number of cores."""
+def repeatable(float64: bool):
+    """torch on one thread, so that sums have one order whatever the number of cores; in double precision if asked."""
     import torch
-    before = torch.get_num_threads()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64 if float64 else torch.float32)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
 
 
 def summary(path: Path):
@@ -191,4 +196,6 @@ def shown(value) -> str:
 
 
 def words(text: str) -> list[str]:
-    return text.splitlines()
+    """A help text an option a line: where argparse breaks its lines differs between Pythons."""
+    text = re.sub(r"-\s+", "-", " ".join(text.split()))
+    return re.split(r"\s(?=\[?--?[a-z]|\$ )", text)
