@@ -1,6 +1,6 @@
 """The claims ledger: every claim of a launch article, held against a computation or its sources, with a verdict.
 
-`data/claims.yaml` holds the entries, `claims_*.py` the computations, `claims_rules.py` the rules. Reading the file needs
+`data/claims.yaml` holds the entries, the other files of this room the computations, `rules.py` the rules. Reading the file needs
 PyYAML; nothing else here does.
 
     clustersim claims               the table, recomputed
@@ -50,9 +50,9 @@ class Claim:
         if self.computation is None:
             return None
         module, _, name = self.computation.rpartition(".")
-        if not module.startswith("sim.claims_"):
+        if not module.startswith("sim.claims."):
             raise InputError(f"claim {self.id}: computation {self.computation!r} is not in a claims module; "
-                             "name a function of sim.claims_*")
+                             "name a function of one of sim.claims")
         try:
             function = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from minglm.errors import InputError, Parser, nearest
 
 # The order of --help; commands that are not listed come after, by name.
-ORDER = ("run", "plan", "compare", "sweep", "campaign", "rollouts", "serve", "validate", "trace", "claims", "dashboard", "report")
+ORDER = ("run", "plan", "compare", "sweep", "campaign", "rollouts", "serving", "validate", "trace", "claims", "dashboard", "report")
 
 
 def commands() -> list[str]:

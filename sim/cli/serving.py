@@ -1,16 +1,16 @@
-"""`clustersim serve`: what a deployment serves, how large it must be, what it earns."""
+"""`clustersim serving`: what a deployment serves, how large it must be, what it earns."""
 from __future__ import annotations
 
 import argparse
 import json
 
 TEXT = "serve a model: memory, latency percentiles, tokens/s per chip, size to a target, cost and margin per million tokens"
-EXAMPLES = """clustersim serve serving_glm5_h200
-clustersim serve --model glm5 --cluster dgx_h200 --tp 8 --kv fp8 --drafts 3 --accept 2.76 --users 16 --prompt 8192 --output 1024
-clustersim serve --model glm5 --ask fits                (also: speed, margin, context)
-clustersim serve --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024
-clustersim serve --size --model deepseek_v3 --cluster h800_deepseek --rate 180 --prompt 4300 --output 1190 --cached 0.563
-clustersim serve serving_deepseek_h800 --json"""
+EXAMPLES = """clustersim serving serving_glm5_h200
+clustersim serving --model glm5 --cluster dgx_h200 --tp 8 --kv fp8 --drafts 3 --accept 2.76 --users 16 --prompt 8192 --output 1024
+clustersim serving --model glm5 --ask fits                (also: speed, margin, context)
+clustersim serving --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024
+clustersim serving --size --model deepseek_v3 --cluster h800_deepseek --rate 180 --prompt 4300 --output 1190 --cached 0.563
+clustersim serving serving_deepseek_h800 --json"""
 
 
 def add(parser) -> None:

@@ -32,9 +32,8 @@ def argparse_flag():
 
 def main(args) -> int:
     if args.serving:
-        from sim.serving import simulate
         from sim.validation import serving as serving_validate
-        report = simulate.validate()
+        report = serving_validate.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
         return 0
     if args.rollouts:

@@ -1,6 +1,6 @@
 """The planner page's second question: what would serving the model earn at a price per million tokens?
 
-The figures are `sim.serving.questions.margin`'s, so `clustersim serve --ask margin` prints the same. The deployment is sized once
+The figures are `sim.serving.questions.margin`'s, so `clustersim serving --ask margin` prints the same. The deployment is sized once
 for a model, a machine and a speed; prices and rent then move the answer at once.
 """
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPEEDS = {"wide": ("20 tokens/s, on up to 72 chips", 1 / 20, 72), "node": ("72.5
 
 @functools.cache
 def places() -> tuple[tuple[str, str], ...]:
-    """(label, value) of the machines as their clusters describe them, which is how `clustersim serve` names them."""
+    """(label, value) of the machines as their clusters describe them, which is how `clustersim serving` names them."""
     return tuple((label, v) for label, v in choices("machine") if v.startswith("cluster:") or machine(v) == load_cluster(USUAL_CLUSTER[v.split(":", 1)[1]]))
 
 
@@ -72,7 +72,7 @@ def words(r: dict) -> str:
 def command(model: str, place: str, price_in: str, price_out: str, rent: str = "") -> str:
     """The line that gives the same figures in a terminal. A range of rents has no flag: its middle is given."""
     kind, name = place.split(":", 1)
-    line = ["clustersim", "serve", "--ask", "margin", "--model", model, "--cluster", name if kind == "cluster" else USUAL_CLUSTER[name],
+    line = ["clustersim", "serving", "--ask", "margin", "--model", model, "--cluster", name if kind == "cluster" else USUAL_CLUSTER[name],
             "--price", f"{parse(price_in, 'money', 'Input price'):g}", f"{parse(price_out, 'money', 'Output price'):g}"]
     given = price(rent, "money_per_hour", "Rent of a serving chip")
     return shlex.join([*line, *(["--rent", f"${given.value:g}/h"] if given else [])])

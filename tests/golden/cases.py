@@ -96,9 +96,9 @@ SIMULATOR = [
     _one("compare", "clustersim compare --model llama3_70b --chips 512 --names 910b,h100 --against h100 --tokens 15T --schedules 1f1b,interleaved --json"),
     _one("sweep_grid", "clustersim sweep glm5_mini_smoke --vary plan.tp=[1,2] --vary global_batch=[64,128] --set plan.dp=null --json"),
     _one("sweep_monte_carlo", "clustersim sweep glm5_mini_smoke --samples 30 --vary tokens=[20M,40M] --json"),
-    *(_one(s, f"clustersim serve {s} --json") for s in SERVING_SCENARIOS),
-    *(_one(f"serving_ask_{ask}", f"clustersim serve --ask {ask} --json") for ask in ("fits", "speed", "margin", "context")),
-    _one("serving_size", "clustersim serve --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024 --json"),
+    *(_one(s, f"clustersim serving {s} --json") for s in SERVING_SCENARIOS),
+    *(_one(f"serving_ask_{ask}", f"clustersim serving --ask {ask} --json") for ask in ("fits", "speed", "margin", "context")),
+    _one("serving_size", "clustersim serving --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024 --json"),
     _one("rollouts_glm5_100k_folded", "clustersim rollouts rollouts_glm5_100k --fold --json"),
     Case("rollouts_small", tuple(f"clustersim rollouts case.yaml --json --mode {mode}" for mode in ("sync", "ahead", "async", "april", "glm5"))),
     _one("validate_training", "clustersim validate --json"),
@@ -114,18 +114,18 @@ SIMULATOR = [
 TEXTS = [
     _one("text_run", "clustersim run glm5_100k_910b --out none"),
     _one("text_campaign", "clustersim campaign glm5_100k_910b --seeds 3"),
-    _one("text_serving", "clustersim serve serving_glm5_h200"),
+    _one("text_serving", "clustersim serving serving_glm5_h200"),
     _one("text_rollouts", "clustersim rollouts case.yaml --mode april"),
     _one("text_claim", "clustersim claims total-params"),
     _one("text_recipe", "minglm train ci_pretrain --show"),
     _one("text_rl_settings", "minglm rl --show"),
     Case("text_bad_input", (
         "clustersim rum", "clustersim run nowhere", "clustersim run glm5_mini_smoke --set plan.tpp=4", "clustersim run glm5_mini_smoke --set plan.dp=16",
-        "clustersim plan --model nowhere", "clustersim serve --model glm5 --precision fp3", "clustersim rollouts nowhere",
+        "clustersim plan --model nowhere", "clustersim serving --model glm5 --precision fp3", "clustersim rollouts nowhere",
         "clustersim validate nowhere.yaml", "minglm train nowhere.yaml", "minglm train ci_pretrain --set lrr=3"), exit_code=2),
 ]
 
-_SIM_COMMANDS = ("run", "plan", "compare", "sweep", "campaign", "rollouts", "serve", "validate", "trace", "claims", "dashboard", "report")
+_SIM_COMMANDS = ("run", "plan", "compare", "sweep", "campaign", "rollouts", "serving", "validate", "trace", "claims", "dashboard", "report")
 _MINGLM_COMMANDS = ("doctor", "train", "generate", "export-hf", "import-hf", "bench", "demo", "lab", "eval", "eval pass", "eval needle", "eval arena",
                     "hallucination", "quantize", "rl", "serve", "workshop",
                     *(f"workshop {what}" for what in ("preflight", "build", "collect", "checkpoints", "timing", "contents", "kernels", "slides")))

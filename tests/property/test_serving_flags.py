@@ -66,10 +66,10 @@ def test_train_on_axes_without_torchrun(tmp_path_factory, words, recipe):
 
 
 @pytest.mark.parametrize("module, argv", [
-    ("drills", ["--count", "0"]), ("drills", ["--count", "ten"]), ("drills", ["--only", "ray"]), ("drills", ["--seed", "x"]), ("drills", ["--bogus"]), ("drills", ["--out", "/dev/null/x"]),
-    ("serving.load", ["--clients", "0"]), ("serving.load", ["--seconds", "nan"]), ("serving.load", ["--checkpoint", "nothing"]), ("serving.load", ["--seconds", "inf"]), ("serving.load", ["words"]),
-    ("distributed.traffic", []), ("distributed.traffic", ["--rows", "x"]), ("quant.compare", ["nothing", "--runs", "/dev/null/x"]), ("quant.compare", ["--seeds", "a"]),
-    ("quant.compare", ["--show", "nothing.csv"]), ("quant.compare", ["--bogus"])])
+    ("tools.fault_injection", ["--count", "0"]), ("tools.fault_injection", ["--count", "ten"]), ("tools.fault_injection", ["--only", "ray"]), ("tools.fault_injection", ["--seed", "x"]), ("tools.fault_injection", ["--bogus"]), ("tools.fault_injection", ["--out", "/dev/null/x"]),
+    ("serving.load_test", ["--clients", "0"]), ("serving.load_test", ["--seconds", "nan"]), ("serving.load_test", ["--checkpoint", "nothing"]), ("serving.load_test", ["--seconds", "inf"]), ("serving.load_test", ["words"]),
+    ("distributed.traffic", []), ("distributed.traffic", ["--rows", "x"]), ("tools.qat_vs_ptq", ["nothing", "--runs", "/dev/null/x"]), ("tools.qat_vs_ptq", ["--seeds", "a"]),
+    ("tools.qat_vs_ptq", ["--show", "nothing.csv"]), ("tools.qat_vs_ptq", ["--bogus"])])
 def test_modules(module, argv, monkeypatch, tmp_path):
     import importlib
     monkeypatch.chdir(tmp_path)

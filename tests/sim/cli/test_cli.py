@@ -76,7 +76,7 @@ def test_another_model_and_chips(capsys, in_tmp):
     (["run", "glm5_100k_910b", "--set", "plan.dp=1.5"], "not a whole number"), (["run", "glm5_100k_910b", "--seed", "x"], "invalid int"),
     (["run", "glm5_100k_910b", "--model", "nope.json"], "neither a known name"), (["run", "glm5_100k_910b", "--chip", "910x"], "not known"),
     (["run", "glm5_100k_910b", "--set", "plan={tp: 1, pp: 16, dp: 780, ep: 4}", "--set", "recompute=none"], "GiB over"), (["run", "glm5_100k_910b", "--out", "/dev/null/x"], "cannot be written"),
-    (["run", "glm5_100k_910b", "--frobnicate"], "unrecognized"), (["report", "nowhere"], "no such folder"), (["run", "serving_glm5_h200"], "use clustersim serve"), (["validate", "nope.yaml"], "no such file"),
+    (["run", "glm5_100k_910b", "--frobnicate"], "unrecognized"), (["report", "nowhere"], "no such folder"), (["run", "serving_glm5_h200"], "use clustersim serving"), (["validate", "nope.yaml"], "no such file"),
     (["campaign", "glm5_mini_smoke", "--horizon", "3 GiB"], "measures bytes"), (["campaign", "glm5_mini_smoke", "--seeds", "1"], "give 2 to 100,000"),
     (["trace", "glm5_mini_smoke", "--out", "/nowhere/at/all.json"], "not a file in an existing folder")])
 def test_bad_input_is_one_line_and_exit_2(capsys, in_tmp, argv, words):

@@ -1,4 +1,4 @@
-"""`clustersim serve`: the same figures as the library, and one line for every fault."""
+"""`clustersim serving`: the same figures as the library, and one line for every fault."""
 import json
 
 import pytest
@@ -16,7 +16,7 @@ def call(capsys, *argv):
 
 @pytest.mark.parametrize("name", ["serving_glm5_h200", "serving_glm5_cloudmatrix"])
 def test_scenarios_run_and_the_command_gives_the_librarys_figures(capsys, name):
-    code, out, _ = call(capsys, "serve", name, "--json")
+    code, out, _ = call(capsys, "serving", name, "--json")
     result = run(name)
     assert json.loads(out) == json.loads(json.dumps(result))
     assert code == (0 if all(t["met"] for t in result["target"].values()) else 1)
@@ -34,29 +34,29 @@ def test_deepseeks_published_load_runs_at_the_published_speed():
 def test_flags_alone_and_flags_on_a_file(capsys):
     flags = ["--model", "glm5", "--cluster", "dgx_h200", "--tp", "8", "--kv", "fp8", "--drafts", "3", "--accept", "2.76", "--users", "4", "--requests", "60",
              "--prompt", "2048", "--output", "128"]
-    code, out, _ = call(capsys, "serve", *flags)
+    code, out, _ = call(capsys, "serving", *flags)
     assert code == 0 and "TTFT" in out and "8 × H200" in out and "mode         hybrid" in out
-    code, out, _ = call(capsys, "serve", "serving_glm5_h200", "--requests", "100", "--seed", "3", "--json")
+    code, out, _ = call(capsys, "serving", "serving_glm5_h200", "--requests", "100", "--seed", "3", "--json")
     assert code == 0 and json.loads(out)["simulated"]["finished"] == 100
-    code, out, _ = call(capsys, "serve", *flags, "--tpot", "1ms")
+    code, out, _ = call(capsys, "serving", *flags, "--tpot", "1ms")
     assert code == 1 and "missed" in out                         # it ran, and the target is not kept
 
 
 def test_roofline_mode_is_named(capsys):
-    code, out, _ = call(capsys, "serve", "--users", "2", "--requests", "20", "--mode", "roofline", "--json")
+    code, out, _ = call(capsys, "serving", "--users", "2", "--requests", "20", "--mode", "roofline", "--json")
     assert code == 0 and json.loads(out)["mode"] == "roofline"
 
 
 @pytest.mark.parametrize("question", ["fits", "speed", "context"])
 def test_questions(capsys, question):
-    code, out, _ = call(capsys, "serve", "--ask", question)
+    code, out, _ = call(capsys, "serving", "--ask", question)
     assert code == 0 and "mode:" in out and "assumed:" in out
-    code, out, _ = call(capsys, "serve", "--ask", question, "--json")
+    code, out, _ = call(capsys, "serving", "--ask", question, "--json")
     assert json.loads(out)["answer"]
 
 
 def test_size(capsys):
-    code, out, _ = call(capsys, "serve", "--size", "--cluster", "dgx_h200", "--ttft", "2s", "--tpot", "30ms", "--json")
+    code, out, _ = call(capsys, "serving", "--size", "--cluster", "dgx_h200", "--ttft", "2s", "--tpot", "30ms", "--json")
     result = json.loads(out)
     assert code == 0 and result["smallest"]["mode"] == "hybrid" and result["smallest"]["simulated"]["keeps_tpot"]
 
@@ -77,7 +77,7 @@ def test_validate_serving(capsys):
     (["--accept", "9"], "yields 1 to 1"), (["--chips", "0"], "chips=0"),
 ])
 def test_bad_input_is_one_line_and_code_two(capsys, argv, says):
-    code, out, err = call(capsys, "serve", *argv)
+    code, out, err = call(capsys, "serving", *argv)
     assert code == 2 and out == "" and err.count("\n") == 1 and says in err, err
 
 

@@ -80,7 +80,7 @@ def test_bad_values_are_one_line(change, words):
 
 
 def test_another_kind_names_its_command(tmp_path):
-    assert "clustersim serve" in refused(lambda: load_scenario(write(tmp_path, "kind: serving\nmodel: glm5\n")))
+    assert "clustersim serving" in refused(lambda: load_scenario(write(tmp_path, "kind: serving\nmodel: glm5\n")))
     refused(lambda: load_scenario(write(tmp_path, "kind: [1]\n")))
 
 
