@@ -108,7 +108,7 @@ def read_scenario_document(path: str | Path, _open: tuple[Path, ...] = ()) -> di
     if document.get("kind", "training") != "training":
         kind = str(document["kind"])[:40]
         raise InputError(f"{path}: kind {kind!r}: this command reads training scenarios; " + (
-            f"use clustersim {'serve' if kind == 'serving' else kind}" if kind.isidentifier() else "write kind: training"))
+            f"use clustersim {kind}" if kind.isidentifier() else "write kind: training"))
     check_shape(document, "", str(path.name))
     if document.get("version", VERSION) != VERSION:
         raise InputError(f"{path}: version {document['version']!r}: this program reads version {VERSION}; write version: {VERSION} and check the keys")

@@ -21,7 +21,7 @@ def installed(tmp_path, monkeypatch):
 
 def test_a_checkout_has_its_folders_beside_the_packages(monkeypatch):
     assert datafiles.root() == ROOT and datafiles.data("chips", "h100.yaml").is_file() and datafiles.notebooks("plan", "planner.ipynb").is_file()
-    assert (datafiles.package("sim") / "cli.py").is_file()
+    assert (datafiles.package("sim") / "cli" / "main.py").is_file()
     assert datafiles.shown(datafiles.data("recipes")) == "data/recipes" and datafiles.shown(Path("elsewhere/x")) == "elsewhere/x"
     assert datafiles.install_hint("lab") == "pip install -c constraints.txt -e '.[lab]'"
     monkeypatch.delenv("MINGLM_RUNS", raising=False)

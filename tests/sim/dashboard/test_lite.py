@@ -17,8 +17,7 @@ for name in ("torch", "numpy", "yaml", "pydantic", "pydantic_core", "transformer
 sys.path.insert(0, sys.argv[1])
 import sim
 assert sim.__file__.startswith(sys.argv[1]), sim.__file__
-from sim import dashboard_files as files
-from sim import dashboard_state as state
+from sim.dashboard import files, state
 a = state.answer({"model": "glm5", "machine": "chip:h100", "chips": "20k", "rent_usd_per_hour": "2-3"})
 path = files.save(a, "from a browser")
 values, keep, name = files.load(path)

@@ -4,15 +4,14 @@ import copy
 import pytest
 
 from minglm.errors import InputError
-from sim.serving import simulate
 from sim.serving.calibration import check_rows, error_band, fitted, fitted_scale, predict, rows
 from sim.serving.deployment import Deployment
-from sim.validation.serving import table_text
+from sim.validation.serving import table_text, validate
 
 
 @pytest.fixture(scope="module")
 def report():
-    return simulate.validate()
+    return validate()
 
 
 def test_decode_figures_are_within_the_aim(report):
