@@ -1,4 +1,5 @@
 """`python -m minglm`: the same as the `minglm` command."""
+
 import sys
 
 from minglm.cli.main import main

@@ -3,6 +3,7 @@
 The same code runs from a checkout (data/ and notebooks/ stand beside the packages) and from an installation (they are inside
 this package, as `_data` and `_notebooks`), in a browser too. Standard library only.
 """
+
 from __future__ import annotations
 
 import functools
@@ -53,7 +54,9 @@ def catalogue(folder: str | Path, *suffixes: str) -> dict[str, Path]:
             found.setdefault(path.name.removesuffix(suffix), path)
     if not found:
         state = f"holds no {' or '.join(suffixes)} file" if place.is_dir() else "no such folder"
-        raise InputError(f"{place}: {state}; {hint(f'restore it with: git checkout -- {shown(place)}', 'install again with: pip install --force-reinstall minglm')}")
+        raise InputError(
+            f"{place}: {state}; {hint(f'restore it with: git checkout -- {shown(place)}', 'install again with: pip install --force-reinstall minglm')}"
+        )
     return dict(sorted(found.items()))
 
 

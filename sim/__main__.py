@@ -1,4 +1,5 @@
 """`python -m sim` is `clustersim`."""
+
 import sys
 
 from sim.cli.main import main

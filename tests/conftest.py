@@ -1,4 +1,5 @@
 """What tests of several folders share."""
+
 import pytest
 
 import minglm  # noqa: F401  sets how threads wait, before any test loads torch
@@ -10,6 +11,7 @@ def small_checkpoint(tmp_path_factory):
     torch = pytest.importorskip("torch")
     from minglm.training import recipe
     from minglm.training.loop import train
+
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("small") / "run"
     train(recipe.load("ci_pretrain", {"steps": 3}), folder, None, progress=False, device="cpu")

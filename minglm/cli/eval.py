@@ -1,10 +1,13 @@
 """`minglm eval`: pass@k on the small tasks, the needle test, and an arena of checkpoints."""
+
 from __future__ import annotations
 
 TEXT = "pass@k on small tasks, the needle test, or an arena between checkpoints, each with intervals"
-EXAMPLES = ("minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --samples 8\n"
-            "minglm eval needle --checkpoint runs/demo/sft --lengths 128 256 --per-cell 4\n"
-            "minglm eval arena runs/demo/sft runs/demo/sparse --votes 400")
+EXAMPLES = (
+    "minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --samples 8\n"
+    "minglm eval needle --checkpoint runs/demo/sft --lengths 128 256 --per-cell 4\n"
+    "minglm eval arena runs/demo/sft runs/demo/sparse --votes 400"
+)
 
 
 def add(parser) -> None:
@@ -38,7 +41,9 @@ def main(args) -> int:
 
     for name in ("problems", "samples", "votes", "per_cell"):
         if getattr(args, name, 1) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1; give a positive number")
+            raise InputError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1; give a positive number"
+            )
     result = {"pass": _pass, "needle": _needle, "arena": _arena}[args.what](args)
     print(json.dumps(result, indent=1) if args.json else result["table"])
     return 0
@@ -71,7 +76,9 @@ def _needle(args) -> dict:
     low, high = statistics.wilson(round(result["with_context"] * result["questions"]), result["questions"])
     lines = ["depth \\ length " + "".join(f"{n:>8}" for n in args.lengths)]
     lines += [f"{d:<15}" + "".join(f"{v:8.0%}" for v in row) for d, row in zip(args.depths, result["accuracy"])]
-    lines.append(f"with the passage {result['with_context']:.0%} ({low:.0%} to {high:.0%}), without {result['without_context']:.0%}; {result['questions']} questions each")
+    lines.append(
+        f"with the passage {result['with_context']:.0%} ({low:.0%} to {high:.0%}), without {result['without_context']:.0%}; {result['questions']} questions each"
+    )
     return {**result, "interval": [low, high], "table": "\n".join(lines)}
 
 
@@ -82,15 +89,25 @@ def _arena(args) -> dict:
     from minglm.inference.load import load_model
 
     if len(set(args.checkpoints)) < 2:
-        raise InputError(f"{len(set(args.checkpoints))} different checkpoints: an arena needs two or more; name another run")
+        raise InputError(
+            f"{len(set(args.checkpoints))} different checkpoints: an arena needs two or more; name another run"
+        )
     answers, asked = {}, None
     for run in dict.fromkeys(args.checkpoints):
         model, tokenizer, _ = load_model(run)
-        asked = asked or problems(args.problems, args.seed, tokenizer)         # the same texts for all, whatever their tokens
+        asked = asked or problems(args.problems, args.seed, tokenizer)  # the same texts for all, whatever their tokens
         answers[run] = [row[0] for part in asked.values() for row in ask(model, tokenizer, part, 1, 0.0, args.seed)]
     votes = statistics.arena(answers, lambda a, b, _: better(a, b), args.votes, args.seed)
     ratings, intervals = statistics.bradley_terry(votes), statistics.bootstrap(votes, seed=args.seed)
     ranks = statistics.ranks(intervals)
     lines = ["rank  rating  95%            checkpoint"]
-    lines += [f"{ranks[p]:>4}  {r:6.0f}  {intervals[p][0]:6.0f} to {intervals[p][1]:.0f}  {p}" for p, r in ratings.items()]
-    return {"votes": len(votes), "ratings": ratings, "intervals": {p: list(v) for p, v in intervals.items()}, "ranks": ranks, "table": "\n".join(lines)}
+    lines += [
+        f"{ranks[p]:>4}  {r:6.0f}  {intervals[p][0]:6.0f} to {intervals[p][1]:.0f}  {p}" for p, r in ratings.items()
+    ]
+    return {
+        "votes": len(votes),
+        "ratings": ratings,
+        "intervals": {p: list(v) for p, v in intervals.items()},
+        "ranks": ranks,
+        "table": "\n".join(lines),
+    }

@@ -1,4 +1,5 @@
 """`minglm hallucination`: teach a small model to say that it does not know, and measure it in several ways."""
+
 from __future__ import annotations
 
 import json
@@ -16,9 +17,15 @@ minglm hallucination --smoke --json"""
 
 def add(parser) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="so many seeds, from 0 (default 3)")
-    parser.add_argument("--run", metavar="FOLDER", help="where to write figures.csv, training.csv, summary.json (default runs/hallucination)")
+    parser.add_argument(
+        "--run",
+        metavar="FOLDER",
+        help="where to write figures.csv, training.csv, summary.json (default runs/hallucination)",
+    )
     parser.add_argument("--objective", default="grpo", help="an objective of minglm/rl/objectives.py (default grpo)")
-    parser.add_argument("--smoke", action="store_true", help="a tiny world for seconds: shows that it runs, proves nothing")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a tiny world for seconds: shows that it runs, proves nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print summary.json, progress on stderr")
 
 
@@ -29,8 +36,9 @@ def main(args) -> int:
 
     from minglm.rl import abstention
     from minglm.rl.objectives import objective
-    objective(args.objective)                        # a wrong name is told before minutes of training
-    torch.set_num_threads(1)                         # a model this small is slower on two
+
+    objective(args.objective)  # a wrong name is told before minutes of training
+    torch.set_num_threads(1)  # a model this small is slower on two
     settings = replace(abstention.Settings(), objective=args.objective)
     settings = settings.smoke() if args.smoke else settings
     folder = Path(args.run or ("runs/smoke-hallucination" if args.smoke else "runs/hallucination"))

@@ -1,6 +1,7 @@
 """The `minglm` command. Exit code 0: done. 1: it ran and failed. 2: bad input, one line says what and what to do.
 130: stopped by Ctrl-C with the state saved. torch is imported only by the commands that compute.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,17 +19,21 @@ COMMANDS: dict[str, tuple[str, str, Callable]] = {}
 
 def command(name: str, text: str, examples: str):
     """Register a function as a subcommand; its `add` attribute declares the arguments."""
+
     def register(function):
         COMMANDS[name] = (text, examples, function)
         return function
+
     return register
 
 
 # ---------------------------------------------------------------------- commands
 
+
 @command("doctor", "check this machine: versions, memory, measured speed", "minglm doctor\nminglm doctor --json")
 def _doctor(args) -> int:
     from minglm.runtime import doctor
+
     checks = doctor.examine(measure=not args.quick)
     ready = doctor.as_json(checks)["ready"]
     print(json.dumps(doctor.as_json(checks), indent=1) if args.json else doctor.report(checks, sys.stdout.isatty()))
@@ -40,12 +45,16 @@ def _doctor_arguments(p) -> None:
     p.add_argument("--json", action="store_true", help="for machines")
 
 
-@command("train", "train one stage from a recipe; the same command resumes it",
-         "minglm train pretrain\nminglm train sparse --init-from runs/dsa_warmup\n"
-         "minglm train pretrain --run runs/mine --set lr=0.01 --set steps=200\nminglm train ci_pretrain --fresh --json\n"
-         "torchrun --nproc-per-node 2 -m -- minglm train ci_pretrain --run runs/two --dp 2")
+@command(
+    "train",
+    "train one stage from a recipe; the same command resumes it",
+    "minglm train pretrain\nminglm train sparse --init-from runs/dsa_warmup\n"
+    "minglm train pretrain --run runs/mine --set lr=0.01 --set steps=200\nminglm train ci_pretrain --fresh --json\n"
+    "torchrun --nproc-per-node 2 -m -- minglm train ci_pretrain --run runs/two --dp 2",
+)
 def _train(args) -> int:
     from minglm.training import parallel_dims, recipe
+
     changes = dict(recipe.parse_change(text) for text in args.set)
     chosen = recipe.load(args.recipe, changes)
     if args.show:
@@ -56,9 +65,11 @@ def _train(args) -> int:
     parallel = {"dp": args.dp, "ep": args.ep, "tp": args.tp, "cp": args.cp}
     if parallel_dims.launched() or any(parallel.values()):
         from minglm.distributed.run import train
+
         row = train(chosen, run_dir, args.init_from, not args.fresh, not args.json, args.device, parallel)
     else:
         from minglm.training.loop import train
+
         row = train(chosen, run_dir, args.init_from, resume=not args.fresh, progress=not args.json, device=args.device)
     if args.json:
         print(json.dumps(row))
@@ -71,9 +82,13 @@ def _train(args) -> int:
 def _train_arguments(p) -> None:
     p.add_argument("recipe", help="name in data/recipes, or a .yaml file")
     p.add_argument("--run", help="folder of the run (default runs/RECIPE)")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe; repeatable")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe; repeatable"
+    )
     p.add_argument("--init-from", metavar="RUN", help="run or checkpoint whose weights the stage starts from")
-    p.add_argument("--fresh", action="store_true", help="start over; the old run is moved to .trash-TIME-NAME beside it")
+    p.add_argument(
+        "--fresh", action="store_true", help="start over; the old run is moved to .trash-TIME-NAME beside it"
+    )
     p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu", "mps"))
     for kind, text in (("dp", "rows"), ("ep", "experts"), ("tp", "heads"), ("cp", "the sequence")):
         p.add_argument(f"--{kind}", type=int, metavar="N", help=f"with torchrun: split {text} over N processes")
@@ -81,16 +96,34 @@ def _train_arguments(p) -> None:
     p.add_argument("--json", action="store_true", help="print the last row of metrics as JSON, no progress bar")
 
 
-@command("generate", "continue a text, or answer with --chat", 'minglm generate --checkpoint runs/demo/sft --chat --prompt "What is 2 + 3?"\n'
-         'minglm generate --checkpoint runs/pretrain --prompt "def " --temperature 0.8 --seed 1')
+@command(
+    "generate",
+    "continue a text, or answer with --chat",
+    'minglm generate --checkpoint runs/demo/sft --chat --prompt "What is 2 + 3?"\n'
+    'minglm generate --checkpoint runs/pretrain --prompt "def " --temperature 0.8 --seed 1',
+)
 def _generate(args) -> int:
     _need_torch()
     from minglm.inference.generate import generate
     from minglm.inference.load import load_model
+
     model, tokenizer, _ = load_model(args.checkpoint, args.device)
-    prompt = [tokenizer.bos, *([tokenizer.user] if args.chat else []), *tokenizer.encode(args.prompt), *([tokenizer.assistant] if args.chat else [])]
-    out = generate(model, [prompt], args.tokens, temperature=args.temperature, top_p=args.top_p, seed=args.seed,
-                   stop=(tokenizer.eos,), mode=args.mode)
+    prompt = [
+        tokenizer.bos,
+        *([tokenizer.user] if args.chat else []),
+        *tokenizer.encode(args.prompt),
+        *([tokenizer.assistant] if args.chat else []),
+    ]
+    out = generate(
+        model,
+        [prompt],
+        args.tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        stop=(tokenizer.eos,),
+        mode=args.mode,
+    )
     text = tokenizer.decode(out.tokens[0])
     if args.json:
         print(json.dumps({"prompt": args.prompt, "text": text, "tokens": out.tokens[0], "stopped": out.stopped[0]}))
@@ -107,16 +140,23 @@ def _generate_arguments(p) -> None:
     p.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token each time")
     p.add_argument("--top-p", type=float, default=1.0)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--mode", default="sparse", choices=("sparse", "dense"), help="how to attend; before dsa_warmup use dense")
+    p.add_argument(
+        "--mode", default="sparse", choices=("sparse", "dense"), help="how to attend; before dsa_warmup use dense"
+    )
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     p.add_argument("--json", action="store_true")
 
 
-@command("export-hf", "write a run's model for transformers (GlmMoeDsaForCausalLM)", "minglm export-hf runs/demo/sft exported")
+@command(
+    "export-hf",
+    "write a run's model for transformers (GlmMoeDsaForCausalLM)",
+    "minglm export-hf runs/demo/sft exported",
+)
 def _export_hf(args) -> int:
     _need_torch()
     from minglm.inference.load import load_model
     from minglm.interop.huggingface import export_hf
+
     model, tokenizer, _ = load_model(args.run)
     folder = export_hf(model, Path(args.folder))
     tokenizer.save(Path(folder) / "tokenizer.json")
@@ -129,19 +169,25 @@ def _export_arguments(p) -> None:
     p.add_argument("folder", help="where to write")
 
 
-@command("import-hf", "make a run of a Hugging Face folder of type glm_moe_dsa, to train on or generate from",
-         "minglm import-hf exported runs/imported")
+@command(
+    "import-hf",
+    "make a run of a Hugging Face folder of type glm_moe_dsa, to train on or generate from",
+    "minglm import-hf exported runs/imported",
+)
 def _import_hf(args) -> int:
     _need_torch()
     import shutil
 
     from minglm.interop.huggingface import import_hf
     from minglm.training import checkpoint
+
     source, run = Path(args.folder), Path(args.run)
     if checkpoint.find(run):
         raise InputError(f"{run}: holds checkpoints already; give a new folder")
     model = import_hf(source)
-    found = checkpoint.save(run, 0, model.config, model.state_dict(), {}, {"recipe": None, "imported_from": source.name})
+    found = checkpoint.save(
+        run, 0, model.config, model.state_dict(), {}, {"recipe": None, "imported_from": source.name}
+    )
     (run / "config.json").write_text(json.dumps(model.config.to_hf(), indent=1) + "\n", encoding="utf-8")
     if (source / "tokenizer.json").is_file():
         shutil.copy(source / "tokenizer.json", run / "tokenizer.json")
@@ -154,9 +200,14 @@ def _import_arguments(p) -> None:
     p.add_argument("run", help="run folder to make")
 
 
-@command("bench", "performance ratios, side by side in one run", "minglm bench\nminglm bench --list\nminglm bench --only training")
+@command(
+    "bench",
+    "performance ratios, side by side in one run",
+    "minglm bench\nminglm bench --list\nminglm bench --only training",
+)
 def _bench(args) -> int:
     from minglm.tools import bench
+
     if args.list:
         print("\n".join(bench.discover()))
         return 0
@@ -177,18 +228,24 @@ def _bench_arguments(p) -> None:
     p.add_argument("--json", action="store_true")
 
 
-@command("demo", "the whole way in about ten minutes: data, training, needle test; resumes, or says that it is done",
-         "minglm demo\nminglm demo --fresh\nminglm demo --size nano --run runs/tiny")
+@command(
+    "demo",
+    "the whole way in about ten minutes: data, training, needle test; resumes, or says that it is done",
+    "minglm demo\nminglm demo --fresh\nminglm demo --size nano --run runs/tiny",
+)
 def _demo(args) -> int:
     _need_torch()
     from minglm.tools import demo
+
     return demo.main(args)
 
 
 def _demo_arguments(p) -> None:
     p.add_argument("--run", default="runs/demo", help="folder for everything it makes (default runs/demo)")
     p.add_argument("--size", default="mini", help="mini (minutes) or nano (seconds, learns nothing much)")
-    p.add_argument("--fresh", action="store_true", help="start over; the old folder is moved to .trash-TIME-NAME beside it")
+    p.add_argument(
+        "--fresh", action="store_true", help="start over; the old folder is moved to .trash-TIME-NAME beside it"
+    )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -196,8 +253,11 @@ def _demo_arguments(p) -> None:
 def _lab(args) -> int:
     import importlib.util
     import subprocess
+
     if importlib.util.find_spec("jupyterlab") is None:
-        raise InputError("jupyterlab is not installed; " + datafiles.hint("call `make lab`", datafiles.install_hint("lab")))
+        raise InputError(
+            "jupyterlab is not installed; " + datafiles.hint("call `make lab`", datafiles.install_hint("lab"))
+        )
     first = datafiles.notebooks("learn", "00_start_here.ipynb")
     return subprocess.call([sys.executable, "-m", "jupyterlab", *([str(first)] if first.is_file() else []), *args.rest])
 
@@ -206,32 +266,59 @@ def _lab_arguments(p) -> None:
     p.add_argument("rest", nargs="*", help="further arguments for jupyter lab, after --")
 
 
-_ARGUMENTS = {"doctor": _doctor_arguments, "train": _train_arguments, "generate": _generate_arguments, "export-hf": _export_arguments,
-              "import-hf": _import_arguments, "bench": _bench_arguments, "demo": _demo_arguments, "lab": _lab_arguments}
+_ARGUMENTS = {
+    "doctor": _doctor_arguments,
+    "train": _train_arguments,
+    "generate": _generate_arguments,
+    "export-hf": _export_arguments,
+    "import-hf": _import_arguments,
+    "bench": _bench_arguments,
+    "demo": _demo_arguments,
+    "lab": _lab_arguments,
+}
 
 
 # ---------------------------------------------------------------------- the frame
 
+
 def _need_torch() -> None:
     import importlib.util
+
     missing = [p for p in ("torch", "numpy", "tokenizers", "safetensors") if importlib.util.find_spec(p) is None]
     if missing:
-        raise InputError(f"not installed: {', '.join(missing)}; {datafiles.install_hint('train')}" + datafiles.hint(" or call `make demo`", ""))
+        raise InputError(
+            f"not installed: {', '.join(missing)}; {datafiles.install_hint('train')}"
+            + datafiles.hint(" or call `make demo`", "")
+        )
 
 
 def parser() -> argparse.ArgumentParser:
-    top = Parser(prog="minglm", description="A small GLM-5, trained end to end on your machine.", formatter_class=argparse.RawDescriptionHelpFormatter,
-                  epilog="examples:\n  minglm doctor\n  minglm demo\n  minglm train pretrain\n  minglm generate --checkpoint runs/demo/sft --chat --prompt \"What is 2 + 3?\"")
+    top = Parser(
+        prog="minglm",
+        description="A small GLM-5, trained end to end on your machine.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='examples:\n  minglm doctor\n  minglm demo\n  minglm train pretrain\n  minglm generate --checkpoint runs/demo/sft --chat --prompt "What is 2 + 3?"',
+    )
     sub = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, (text, examples, function) in COMMANDS.items():
-        p = sub.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=argparse.RawDescriptionHelpFormatter,
-                           epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.splitlines()))
+        p = sub.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.splitlines()),
+        )
         _ARGUMENTS[name](p)
         p.set_defaults(function=function)
     for name in _in_files():
         module = importlib.import_module(f"minglm.cli.{name}")
-        p = sub.add_parser(name, help=module.TEXT, description=module.TEXT[0].upper() + module.TEXT[1:] + ".", formatter_class=argparse.RawDescriptionHelpFormatter,
-                           epilog="examples:\n" + "\n".join(f"  {line}" for line in module.EXAMPLES.splitlines()))
+        p = sub.add_parser(
+            name,
+            help=module.TEXT,
+            description=module.TEXT[0].upper() + module.TEXT[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="examples:\n" + "\n".join(f"  {line}" for line in module.EXAMPLES.splitlines()),
+        )
         module.add(p)
         p.set_defaults(function=module.main)
     return top
@@ -258,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"{stop or 'stopped'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:                            # the reader, such as `head`, has gone
+    except BrokenPipeError:  # the reader, such as `head`, has gone
         sys.stderr.close()
         return 0
     except (OSError, MemoryError) as err:

@@ -1,4 +1,5 @@
 """`minglm serve`: an OpenAI-compatible endpoint on this machine."""
+
 from __future__ import annotations
 
 TEXT = "serve a trained run over HTTP, as OpenAI's API does: streaming, many clients at once"
@@ -9,18 +10,41 @@ curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/jso
 
 
 def add(p) -> None:
-    p.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder, checkpoint folder, or what `minglm quantize` wrote")
-    p.add_argument("--host", default="127.0.0.1", help="address to listen at; beyond this machine a key is needed (default 127.0.0.1)")
+    p.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="RUN",
+        help="run folder, checkpoint folder, or what `minglm quantize` wrote",
+    )
+    p.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; beyond this machine a key is needed (default 127.0.0.1)",
+    )
     p.add_argument("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
-    p.add_argument("--key", help="key that clients must send; better: the environment variable MINGLM_KEY, which no process list shows")
+    p.add_argument(
+        "--key",
+        help="key that clients must send; better: the environment variable MINGLM_KEY, which no process list shows",
+    )
     p.add_argument("--name", default="minglm", help="the model's name in answers")
     p.add_argument("--max-batch", type=int, default=32, help="sequences decoded together (default 32)")
-    p.add_argument("--max-len", type=int, help="tokens of a sequence, prompt and answer (default: the model's, at most 1024)")
+    p.add_argument(
+        "--max-len", type=int, help="tokens of a sequence, prompt and answer (default: the model's, at most 1024)"
+    )
     p.add_argument("--max-tokens", type=int, default=256, help="new tokens of an answer at most (default 256)")
-    p.add_argument("--max-concurrent", type=int, default=128, help="sequences in work or waiting; more are answered 429 (default 128)")
+    p.add_argument(
+        "--max-concurrent",
+        type=int,
+        default=128,
+        help="sequences in work or waiting; more are answered 429 (default 128)",
+    )
     p.add_argument("--max-body", type=int, default=1 << 20, help="bytes of a request at most (default 1048576)")
-    p.add_argument("--timeout", type=float, default=120.0, help="seconds after which an answer ends with what it has (default 120)")
-    p.add_argument("--drain", type=float, default=30.0, help="seconds that running answers get after SIGTERM (default 30)")
+    p.add_argument(
+        "--timeout", type=float, default=120.0, help="seconds after which an answer ends with what it has (default 120)"
+    )
+    p.add_argument(
+        "--drain", type=float, default=30.0, help="seconds that running answers get after SIGTERM (default 30)"
+    )
     p.add_argument("--speculate", type=int, default=0, help="MTP drafts a step (default 0)")
     p.add_argument("--mode", default="sparse", choices=("sparse", "dense"))
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
@@ -34,13 +58,26 @@ def main(args) -> int:
     from minglm.cli.main import _need_torch
     from minglm.errors import InputError
     from minglm.serving.config import ServeSettings
+
     _need_torch()
     missing = [p for p in ("fastapi", "uvicorn", "prometheus_client") if importlib.util.find_spec(p) is None]
     if missing:
         raise InputError(f"not installed: {', '.join(missing)}; {datafiles.install_hint('dist')}")
     from minglm.serving.server import serve
-    settings = ServeSettings(host=args.host, port=args.port, key=args.key or os.environ.get("MINGLM_KEY") or None, name=args.name, max_batch=args.max_batch,
-                             max_len=args.max_len, max_tokens=args.max_tokens, max_concurrent=args.max_concurrent,
-                             max_body=args.max_body, timeout_s=args.timeout, drain_s=args.drain, speculate=args.speculate, mode=args.mode)
-    return serve(args.checkpoint, settings, args.device, said=lambda line: print(line, flush=True))
 
+    settings = ServeSettings(
+        host=args.host,
+        port=args.port,
+        key=args.key or os.environ.get("MINGLM_KEY") or None,
+        name=args.name,
+        max_batch=args.max_batch,
+        max_len=args.max_len,
+        max_tokens=args.max_tokens,
+        max_concurrent=args.max_concurrent,
+        max_body=args.max_body,
+        timeout_s=args.timeout,
+        drain_s=args.drain,
+        speculate=args.speculate,
+        mode=args.mode,
+    )
+    return serve(args.checkpoint, settings, args.device, said=lambda line: print(line, flush=True))

@@ -7,6 +7,7 @@
 Needs the `dev` extra (jupyter-book 1; version 2 fetches a template from the net at build time). Every page prints: the
 style sheet shows pictures whole and hides the sidebars.
 """
+
 from __future__ import annotations
 
 import json
@@ -63,19 +64,27 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     """
     root = datafiles.root()
     if root is None:
-        raise InputError("the book is made from the repository's README and notebooks; run from a clone of the repository")
+        raise InputError(
+            "the book is made from the repository's README and notebooks; run from a clone of the repository"
+        )
     run_folder.set_aside(target, "book")
     run_folder.claim(target, "book")
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
-        notebooks = [p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in p.as_posix()]
+        notebooks = [
+            p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in p.as_posix()
+        ]
         if notebooks:
             (target / folder).mkdir()
             toc += [f"- caption: '{caption}'", "  chapters:"]
             for path in notebooks:
                 shutil.copy(path, target / folder / path.name)
                 toc.append(f"  - file: {folder}/{path.stem}")
-    sheets = [p for p in sorted(datafiles.notebooks("workshop", "exercises").glob("*.ipynb")) if only is None or only in p.as_posix()]
+    sheets = [
+        p
+        for p in sorted(datafiles.notebooks("workshop", "exercises").glob("*.ipynb"))
+        if only is None or only in p.as_posix()
+    ]
     if sheets:
         (target / "workshop" / "exercises").mkdir(parents=True)
         toc += [f"- caption: '{SHEETS}'", "  chapters:"]
@@ -93,7 +102,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
         shutil.copytree(figures, target / "data" / "figures")
     (target / "intro.md").write_text(_intro((root / "README.md").read_text(encoding="utf-8"), target), encoding="utf-8")
     env = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook", "MINGLM_RUNS": str(target / "runs")}
-    run = "from jupyter_book.cli.main import main; main()"          # the package has no __main__, and Scripts may not be on the path
+    run = "from jupyter_book.cli.main import main; main()"  # the package has no __main__, and Scripts may not be on the path
     subprocess.run([sys.executable, "-c", run, "build", str(target), "--quiet"], check=True, env=env)
     index = target / "_build" / "html" / "index.html"
     _cut_off(index.parent)
@@ -106,7 +115,11 @@ def _cut_off(html: Path) -> None:
     for page in html.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         # (the live-code button's settings name such an address, and stand twice in a page, which is a script error)
-        kept = re.sub(r'<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>|<script[^>]*src="(https?:)?//[^"]*"[^>]*>\s*</script>|<link[^>]*href="(https?:)?//[^"]*"[^>]*>', "", text)
+        kept = re.sub(
+            r'<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>|<script[^>]*src="(https?:)?//[^"]*"[^>]*>\s*</script>|<link[^>]*href="(https?:)?//[^"]*"[^>]*>',
+            "",
+            text,
+        )
         if kept != text:
             page.write_text(kept, encoding="utf-8")
 
@@ -129,9 +142,11 @@ def _note_seconds(app, error) -> None:
 
 def _intro(readme: str, target: Path) -> str:
     """The README as first page: links to notebooks lead to their pages, those to files outside the book become plain words."""
+
     def kept(link: re.Match) -> str:
         words, path = link[1], link[2].removeprefix("notebooks/")
         return f"[{words}]({path})" if re.match(r"https?://", path) or (target / path).is_file() else words
+
     return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)\)", kept, readme)
 
 
@@ -153,7 +168,9 @@ def check(target: Path = TARGET) -> list[str]:
             continue
         text = page.read_text(encoding="utf-8")
         cells = json.loads((target / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-        asked = sum(len(re.findall(r"^\s*show\(", "".join(c["source"]), flags=re.M)) for c in cells if c["cell_type"] == "code")
+        asked = sum(
+            len(re.findall(r"^\s*show\(", "".join(c["source"]), flags=re.M)) for c in cells if c["cell_type"] == "code"
+        )
         drawn = len(re.findall(r"Plotly\.newPlot\(", text))
         if not name.startswith("workshop/") and drawn < asked:
             wrong.append(f"{name}: {asked} figures asked for, {drawn} in the page")
@@ -163,16 +180,20 @@ def check(target: Path = TARGET) -> list[str]:
             wrong.append(f"{name}: an error in an output")
     for page in html.rglob("*.html"):
         text, name = page.read_text(encoding="utf-8"), page.relative_to(html).as_posix()
-        if name.startswith("_static/"):                            # the theme's own templates
+        if name.startswith("_static/"):  # the theme's own templates
             continue
-        for link in re.findall(r'<(?:script|img|iframe)[^>]+src="([^"]+)"|<link[^>]+rel="stylesheet"[^>]*href="([^"]+)"', text):
+        for link in re.findall(
+            r'<(?:script|img|iframe)[^>]+src="([^"]+)"|<link[^>]+rel="stylesheet"[^>]*href="([^"]+)"', text
+        ):
             source = link[0] or link[1]
             if re.match(r"(https?:)?//", source):
                 wrong.append(f"{name}: loads {source}")
             elif not source.startswith("data:") and not (page.parent / unquote(source.split("?")[0])).exists():
                 wrong.append(f"{name}: {source} is missing")
         if name.split("/")[0] in (*PARTS, "workshop", "intro.html"):
-            body = re.sub(r"<script.*?</script>", "", text[text.find("<article"):text.rfind("</article>")], flags=re.S)
+            body = re.sub(
+                r"<script.*?</script>", "", text[text.find("<article") : text.rfind("</article>")], flags=re.S
+            )
             for link in re.findall(r'<a [^>]*href="([^"#?]+)[^"]*"', body):
                 if not re.match(r"(https?:)?//|mailto:", link) and not (page.parent / unquote(link)).exists():
                     wrong.append(f"{name}: link to {link} leads nowhere")
@@ -187,5 +208,9 @@ if __name__ == "__main__":
     if "--check" not in sys.argv[1:]:
         build()
     problems = check()
-    print("\n".join(problems) if problems else "every figure present, no broken link, search filled, nothing loaded from elsewhere")
+    print(
+        "\n".join(problems)
+        if problems
+        else "every figure present, no broken link, search filled, nothing loaded from elsewhere"
+    )
     sys.exit(1 if problems else 0)

@@ -4,6 +4,7 @@
 
 `MINGLM_SMOKE=1` (set by the tests) asks for the short version: `pick(full, smoke)` returns the second value there.
 """
+
 from __future__ import annotations
 
 import os
@@ -27,7 +28,9 @@ def show(fig, alt: str):
     import plotly.io
     from IPython.display import Markdown, display
 
-    if plotly.io.renderers.default != "plotly_mimetype+notebook":     # setting it again would store plotly.js again, 4.8 MB
+    if (
+        plotly.io.renderers.default != "plotly_mimetype+notebook"
+    ):  # setting it again would store plotly.js again, 4.8 MB
         plotly.io.renderers.default = "plotly_mimetype+notebook"
     fig.show(config={"displaylogo": False, "responsive": True})
     display(Markdown(f"*{alt}*"))

@@ -7,6 +7,7 @@ training; the needle test asks for exactly those.
 
 Shapes: B batch, T positions.
 """
+
 from __future__ import annotations
 
 import json
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from minglm.data.tokenizer import Tokenizer
 
-SHORT = 64        # tokens of one conversation while looking back is learnt first
+SHORT = 64  # tokens of one conversation while looking back is learnt first
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,16 @@ class Example:
 
 # ---------------------------------------------------------------------- tasks in words
 
+
 def _lookup(rng) -> Example:
     facts: dict[str, str] = {}
     while len(facts) < int(rng.integers(1, 4)):
         facts[draw_name(rng)] = draw_code(rng)
     asked = list(facts)[int(rng.integers(0, len(facts)))]
     passage = "\n".join(statement(n, c) for n, c in facts.items())
-    return Example("lookup", (("user", f"{passage}\nWhat is the code of {asked}?"), ("assistant", statement(asked, facts[asked]))))
+    return Example(
+        "lookup", (("user", f"{passage}\nWhat is the code of {asked}?"), ("assistant", statement(asked, facts[asked])))
+    )
 
 
 def _copy(rng) -> Example:
@@ -57,8 +61,13 @@ def _arithmetic(rng) -> Example:
 
 def _returns(rng) -> Example:
     name, code = draw_name(rng).lower(), int(rng.integers(10, 100))
-    return Example("returns", (("user", f"def {name}():\n    return {code}\nWhat does {name} return?"),
-                               ("assistant", f"{name} returns {code}.")))
+    return Example(
+        "returns",
+        (
+            ("user", f"def {name}():\n    return {code}\nWhat does {name} return?"),
+            ("assistant", f"{name} returns {code}."),
+        ),
+    )
 
 
 TASKS = {"lookup": _lookup, "copy": _copy, "arithmetic": _arithmetic, "returns": _returns}
@@ -91,7 +100,9 @@ def load_jsonl(path: str | Path) -> list[Example]:
         try:
             messages = tuple((m["role"], m["content"]) for m in json.loads(line)["messages"])
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path} line {number}: must be {{\"messages\": [{{\"role\": …, \"content\": …}}]}}; fix or remove it") from None
+            raise InputError(
+                f'{path} line {number}: must be {{"messages": [{{"role": …, "content": …}}]}}; fix or remove it'
+            ) from None
         if not messages or any(role not in ("system", "user", "assistant") for role, _ in messages):
             raise InputError(f"{path} line {number}: roles must be system, user or assistant; fix or remove it")
         out.append(Example("file", messages))
@@ -101,6 +112,7 @@ def load_jsonl(path: str | Path) -> list[Example]:
 
 
 # ---------------------------------------------------------------------- tokens
+
 
 def encode_chat(tokenizer: Tokenizer, messages: tuple[tuple[str, str], ...]) -> tuple[list[int], list[bool]]:
     """Token ids of a conversation and, for each, whether the loss counts it (assistant words and their <|eos|>)."""
@@ -119,19 +131,26 @@ class LookupExample:
     """A needle in a passage. `prompt_ids` is exactly the length asked for and ends with <|assistant|>."""
 
     prompt_ids: list[int]
-    answer_ids: list[int]          # ends with <|eos|>
+    answer_ids: list[int]  # ends with <|eos|>
     name: str
     code: str
     length_tokens: int
-    depth: float                   # 0 the passage's beginning, 1 its end
+    depth: float  # 0 the passage's beginning, 1 its end
 
     def is_correct(self, generated: str) -> bool:
         """Exact answer: the first code in the generated text is the right one."""
         return find_code(generated) == self.code
 
 
-def lookup_example(rng: np.random.Generator, tokenizer: Tokenizer, length_tokens: int, depth: float, held_out: bool,
-                   filler: np.ndarray | None = None, context: bool = True) -> LookupExample:
+def lookup_example(
+    rng: np.random.Generator,
+    tokenizer: Tokenizer,
+    length_tokens: int,
+    depth: float,
+    held_out: bool,
+    filler: np.ndarray | None = None,
+    context: bool = True,
+) -> LookupExample:
     """A question whose answer stands at `depth` of a passage; the whole prompt has `length_tokens` tokens.
 
     Args:
@@ -142,22 +161,26 @@ def lookup_example(rng: np.random.Generator, tokenizer: Tokenizer, length_tokens
     name, code = draw_name(rng, held_out), draw_code(rng, held_out)
     needle = tokenizer.encode(f"\n{statement(name, code)}\n") if context else []
     question = tokenizer.encode(f"\nWhat is the code of {name}?")
-    room = length_tokens - len(needle) - len(question) - 3        # bos, user, assistant
+    room = length_tokens - len(needle) - len(question) - 3  # bos, user, assistant
     if room < 0 or not 0 <= depth <= 1:
-        raise InputError(f"length_tokens={length_tokens}, depth={depth}: the question alone needs {length_tokens - room} tokens and "
-                         "depth lies in 0..1; ask for a longer passage")
+        raise InputError(
+            f"length_tokens={length_tokens}, depth={depth}: the question alone needs {length_tokens - room} tokens and "
+            "depth lies in 0..1; ask for a longer passage"
+        )
     passage = _filler(rng, _default_filler(tokenizer) if filler is None else filler, room, tokenizer)
     at = round(depth * room)
     prompt = [tokenizer.bos, tokenizer.user, *passage[:at], *needle, *passage[at:], *question, tokenizer.assistant]
-    return LookupExample(prompt, [*tokenizer.encode(statement(name, code)), tokenizer.eos], name, code, length_tokens, depth)
+    return LookupExample(
+        prompt, [*tokenizer.encode(statement(name, code)), tokenizer.eos], name, code, length_tokens, depth
+    )
 
 
 def _filler(rng, tokens: np.ndarray, length: int, tokenizer: Tokenizer) -> list[int]:
     """A window of the corpus without its special tokens."""
     start = int(rng.integers(0, max(1, len(tokens) - length - 8)))
-    window = [int(t) for t in tokens[start:start + length + 64] if t not in (tokenizer.bos, tokenizer.eos)][:length]
-    while len(window) < length:                                   # a corpus shorter than the passage repeats
-        window += window[:length - len(window)] or tokenizer.encode(" ")
+    window = [int(t) for t in tokens[start : start + length + 64] if t not in (tokenizer.bos, tokenizer.eos)][:length]
+    while len(window) < length:  # a corpus shorter than the passage repeats
+        window += window[: length - len(window)] or tokenizer.encode(" ")
     return window
 
 
@@ -168,6 +191,7 @@ def _default_filler(tokenizer: Tokenizer):
     import numpy as np
 
     from minglm.data import corpus
+
     key = tokenizer.sha256
     if key not in _FILLER:
         _, valid = corpus.load("stdlib").split()
@@ -177,6 +201,7 @@ def _default_filler(tokenizer: Tokenizer):
 
 
 # ---------------------------------------------------------------------- rows for training
+
 
 def _weave(rng, tokenizer, filler, seq_len, pieces, lead, count_filler) -> tuple[list[int], list[bool]]:
     """Spread pieces over a filler passage in order, at random cuts; cut or pad to seq_len+1."""
@@ -193,7 +218,9 @@ def _weave(rng, tokenizer, filler, seq_len, pieces, lead, count_filler) -> tuple
     return ids + passage[at:], counted + [count_filler] * (room - at)
 
 
-def lookup_chat(rng, tokenizer: Tokenizer, filler: np.ndarray, length: int, most_facts: int = 3) -> tuple[list[int], list[bool]]:
+def lookup_chat(
+    rng, tokenizer: Tokenizer, filler: np.ndarray, length: int, most_facts: int = 3
+) -> tuple[list[int], list[bool]]:
     """A passage with one to `most_facts` facts and a question about each, as a chat of `length` tokens where they fit.
 
     Returns ids and which of them the loss counts: the answers.
@@ -210,8 +237,11 @@ def lookup_chat(rng, tokenizer: Tokenizer, filler: np.ndarray, length: int, most
         turns += ([tokenizer.user] if i else []) + question + [tokenizer.assistant] + answer
         counted += [False] * ((1 if i else 0) + len(question) + 1) + [True] * len(answer)
     room = length - len(turns) - 2
-    passage, flags = _weave(rng, tokenizer, filler, max(room, 0) - 1, [(n, [False] * len(n)) for n in needles], [], False) \
-        if room > sum(map(len, needles)) else ([t for n in needles for t in n], [False] * sum(map(len, needles)))
+    passage, flags = (
+        _weave(rng, tokenizer, filler, max(room, 0) - 1, [(n, [False] * len(n)) for n in needles], [], False)
+        if room > sum(map(len, needles))
+        else ([t for n in needles for t in n], [False] * sum(map(len, needles)))
+    )
     return [tokenizer.bos, tokenizer.user, *passage, *turns], [False, False, *flags, *counted]
 
 
@@ -223,14 +253,24 @@ class SftLoader:
             `file` takes conversations from `conversations`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, filler: Shard, batch_size: int, seq_len: int, tasks: dict[str, float],
-                 seed: int = 0, conversations: list[Example] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        filler: Shard,
+        batch_size: int,
+        seq_len: int,
+        tasks: dict[str, float],
+        seed: int = 0,
+        conversations: list[Example] | None = None,
+    ) -> None:
         known = {*TASKS, "file"} if conversations else set(TASKS)
         for task in tasks:
             if task not in known:
                 raise InputError(f"tasks key {task!r}: not one of {', '.join(sorted(known))}{nearest(task, known)}")
         if not tasks or min(tasks.values()) < 0 or sum(tasks.values()) <= 0:
-            raise InputError(f"tasks={tasks!r}: shares must be positive numbers; for example {{lookup: 0.7, copy: 0.3}}")
+            raise InputError(
+                f"tasks={tasks!r}: shares must be positive numbers; for example {{lookup: 0.7, copy: 0.3}}"
+            )
         self.tokenizer, self.filler = tokenizer, filler
         self.batch_size, self.seq_len, self.seed = batch_size, seq_len, seed
         total = sum(tasks.values())
@@ -238,7 +278,9 @@ class SftLoader:
         self.conversations = conversations or []
 
     def batch(self, step: int) -> Batch:
-        return stack([self._row(step * self.batch_size + r) for r in range(self.batch_size)], self.seq_len, self.tokenizer.pad)
+        return stack(
+            [self._row(step * self.batch_size + r) for r in range(self.batch_size)], self.seq_len, self.tokenizer.pad
+        )
 
     def _row(self, row: int) -> list[tuple[list[int], list[bool]]]:
         import numpy as np
@@ -251,13 +293,17 @@ class SftLoader:
             if task == "lookup":
                 if room < 96:
                     break
-                part = lookup_chat(rng, self.tokenizer, self.filler.tokens, int(rng.integers(96, room + 1)) if used else room)
+                part = lookup_chat(
+                    rng, self.tokenizer, self.filler.tokens, int(rng.integers(96, room + 1)) if used else room
+                )
             elif task == "file":
-                part = encode_chat(self.tokenizer, self.conversations[int(rng.integers(0, len(self.conversations)))].messages)
+                part = encode_chat(
+                    self.tokenizer, self.conversations[int(rng.integers(0, len(self.conversations)))].messages
+                )
             else:
                 part = encode_chat(self.tokenizer, TASKS[task](rng).messages)
             if len(part[0]) > room:
-                if not parts:                              # one conversation longer than a row keeps its end, the answer
+                if not parts:  # one conversation longer than a row keeps its end, the answer
                     parts.append((part[0][-room:], part[1][-room:]))
                 break
             parts.append(part)
@@ -278,7 +324,7 @@ def stack(rows: list[list[tuple[list[int], list[bool]]]], seq_len: int, pad: int
             end = at + len(ids)
             tokens[r, at:end], counted[r, at:end], start[r, at:end] = torch.tensor(ids), torch.tensor(flags), at
             at = end
-        start[r, at:] = at                                  # padding sees padding only
+        start[r, at:] = at  # padding sees padding only
     start.clamp_(max=seq_len - 1)
     targets = torch.where(counted[:, 1:], tokens[:, 1:], IGNORE)
     targets = torch.where(start[:, 1:] == start[:, :-1], targets, IGNORE)
@@ -293,7 +339,9 @@ class MixedLoader:
     not noticed for a long time. What is learnt there at 64 tokens carries over to long rows, and the mixture keeps it.
     """
 
-    def __init__(self, base, tokenizer: Tokenizer, lookup_share: float, facts: int, seed: int = 0, recall_steps: int = 0) -> None:
+    def __init__(
+        self, base, tokenizer: Tokenizer, lookup_share: float, facts: int, seed: int = 0, recall_steps: int = 0
+    ) -> None:
         self.base, self.tokenizer, self.share, self.facts, self.seed = base, tokenizer, lookup_share, facts, seed
         self.recall_steps = recall_steps
         self.batch_size, self.seq_len = base.batch_size, base.seq_len
@@ -310,12 +358,14 @@ class MixedLoader:
         count = int((step + 1) * self.batch_size * self.share) - int(step * self.batch_size * self.share)
         if not count:
             return batch
-        made = stack([[self._lookup(rng, self.seq_len + 1, self.facts)] for _ in range(count)], self.seq_len, self.tokenizer.pad)
+        made = stack(
+            [[self._lookup(rng, self.seq_len + 1, self.facts)] for _ in range(count)], self.seq_len, self.tokenizer.pad
+        )
         return Batch(*(torch.cat([new, old[count:]]) for new, old in zip(made, batch)))
 
     def _lookup(self, rng, length: int, facts: int):
         ids, counted = lookup_chat(rng, self.tokenizer, self.base.shard.tokens, length, facts)
-        return ids[-length:], counted[-length:]                   # a row too short for it keeps its end, the answer
+        return ids[-length:], counted[-length:]  # a row too short for it keeps its end, the answer
 
     def _short_row(self, rng) -> list[tuple[list[int], list[bool]]]:
         parts = max(1, (self.seq_len + 1) // SHORT)

@@ -4,6 +4,7 @@ A source is one string: `stdlib`, `folder:PATH` or `hf:NAME`. Every document kee
 alone decides whether it is validation text, so a file never moves between the two halves and validation files are
 unseen as a whole. Standard library only.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -16,11 +17,34 @@ from pathlib import Path
 
 from minglm.errors import InputError, nearest
 
-VALIDATION_SHARE = 0.05            # of documents
-MAX_HF_BYTES = 50_000_000          # a data set on the network is read until this much text has come
+VALIDATION_SHARE = 0.05  # of documents
+MAX_HF_BYTES = 50_000_000  # a data set on the network is read until this much text has come
 _SKIP_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "turtledemo"}
-_TEXT_SUFFIXES = {".txt", ".md", ".py", ".rst", ".json", ".jsonl", ".csv", ".html", ".c", ".h", ".cpp", ".js", ".ts",
-                  ".java", ".go", ".rs", ".sh", ".yaml", ".yml", ".toml", ".tex", ".ipynb", ""}
+_TEXT_SUFFIXES = {
+    ".txt",
+    ".md",
+    ".py",
+    ".rst",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".html",
+    ".c",
+    ".h",
+    ".cpp",
+    ".js",
+    ".ts",
+    ".java",
+    ".go",
+    ".rs",
+    ".sh",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".tex",
+    ".ipynb",
+    "",
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +71,8 @@ class Corpus:
 
     source: str
     documents: tuple[Document, ...]
-    skipped: tuple[tuple[str, str], ...] = ()            # (name, reason)
-    origin: dict = field(default_factory=dict)           # e.g. the Python version
+    skipped: tuple[tuple[str, str], ...] = ()  # (name, reason)
+    origin: dict = field(default_factory=dict)  # e.g. the Python version
 
     def split(self) -> tuple[list[Document], list[Document]]:
         """(training documents, validation documents), disjoint by file.
@@ -80,10 +104,17 @@ class Corpus:
 
     def manifest(self) -> dict:
         """What a run records about its text: source, versions, hash of all and of each file, which half each is in."""
-        return {"source": self.source, "origin": self.origin, "sha256": self.sha256, "bytes": self.num_bytes,
-                "files": {d.name: {"sha256": d.sha256, "split": "validation" if d.is_validation else "train"}
-                          for d in self.documents},
-                "skipped": {name: reason for name, reason in self.skipped}}
+        return {
+            "source": self.source,
+            "origin": self.origin,
+            "sha256": self.sha256,
+            "bytes": self.num_bytes,
+            "files": {
+                d.name: {"sha256": d.sha256, "split": "validation" if d.is_validation else "train"}
+                for d in self.documents
+            },
+            "skipped": {name: reason for name, reason in self.skipped},
+        }
 
 
 @lru_cache(maxsize=2)
@@ -105,13 +136,21 @@ def load(source: str = "stdlib", max_bytes: int | None = None) -> Corpus:
     elif kind == "hf" and rest:
         corpus = _hugging_face(rest)
     else:
-        raise InputError(f"corpus {source!r}: must be stdlib, folder:PATH or hf:NAME{nearest(kind, ('stdlib', 'folder', 'hf'))}")
+        raise InputError(
+            f"corpus {source!r}: must be stdlib, folder:PATH or hf:NAME{nearest(kind, ('stdlib', 'folder', 'hf'))}"
+        )
     if not any(d.text.strip() for d in corpus.documents):
-        raise InputError(f"corpus {source!r}: no text in it ({len(corpus.skipped)} files left out as binary, unreadable or "
-                         "empty); give a folder with UTF-8 text files, or use corpus: stdlib")
+        raise InputError(
+            f"corpus {source!r}: no text in it ({len(corpus.skipped)} files left out as binary, unreadable or "
+            "empty); give a folder with UTF-8 text files, or use corpus: stdlib"
+        )
     if max_bytes is not None and corpus.num_bytes > max_bytes:
-        corpus = Corpus(corpus.source, tuple(_thin(corpus.documents, max_bytes)), corpus.skipped,
-                        {**corpus.origin, "max_bytes": max_bytes})
+        corpus = Corpus(
+            corpus.source,
+            tuple(_thin(corpus.documents, max_bytes)),
+            corpus.skipped,
+            {**corpus.origin, "max_bytes": max_bytes},
+        )
     return corpus
 
 
@@ -135,19 +174,31 @@ def _stdlib() -> Corpus:
     documents = [d for d in documents if d.name != "pydoc_data/topics.py"]
     try:
         from pydoc_data.topics import topics
-    except ImportError:            # some distributions ship Python without it
+    except ImportError:  # some distributions ship Python without it
         topics = {}
     documents += [Document(f"pydoc_data/topics/{name}.txt", text) for name, text in topics.items() if text.strip()]
-    return Corpus("stdlib", tuple(sorted(documents, key=lambda d: d.name)), tuple(skipped),
-                  {"python": platform.python_version(), "implementation": platform.python_implementation(),
-                   "licence": "Python Software Foundation Licence"})
+    return Corpus(
+        "stdlib",
+        tuple(sorted(documents, key=lambda d: d.name)),
+        tuple(skipped),
+        {
+            "python": platform.python_version(),
+            "implementation": platform.python_implementation(),
+            "licence": "Python Software Foundation Licence",
+        },
+    )
 
 
 def _folder(root: Path) -> Corpus:
     if not root.is_dir():
         raise InputError(f"corpus folder {str(root)!r}: no such folder; give folder:PATH with a folder of text files")
-    paths = (p for p in root.rglob("*") if p.is_file() and p.suffix.lower() in _TEXT_SUFFIXES
-             and not any(part.startswith(".") or part == "__pycache__" for part in p.relative_to(root).parts))
+    paths = (
+        p
+        for p in root.rglob("*")
+        if p.is_file()
+        and p.suffix.lower() in _TEXT_SUFFIXES
+        and not any(part.startswith(".") or part == "__pycache__" for part in p.relative_to(root).parts)
+    )
     documents, skipped = _read(root, paths)
     return Corpus(f"folder:{root}", tuple(documents), tuple(skipped), {"folder": str(root)})
 
@@ -180,11 +231,14 @@ def _hugging_face(name: str) -> Corpus:
     try:
         import datasets
     except ImportError:
-        raise InputError(f"corpus 'hf:{name}': the package `datasets` is not installed; pip install datasets, or {remedy}") from None
+        raise InputError(
+            f"corpus 'hf:{name}': the package `datasets` is not installed; pip install datasets, or {remedy}"
+        ) from None
     # Ask the host first: the library itself would retry for minutes where there is no network.
     import os
     import socket
     from urllib.parse import urlparse
+
     endpoint = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=3).close()
@@ -200,6 +254,8 @@ def _hugging_face(name: str) -> Corpus:
                 used += len(text)
             if used >= MAX_HF_BYTES:
                 break
-    except Exception as err:       # the library raises its own many kinds; the user needs one line
-        raise InputError(f"corpus 'hf:{name}': {type(err).__name__}: {str(err).splitlines()[0] if str(err) else ''}; {remedy}") from None
+    except Exception as err:  # the library raises its own many kinds; the user needs one line
+        raise InputError(
+            f"corpus 'hf:{name}': {type(err).__name__}: {str(err).splitlines()[0] if str(err) else ''}; {remedy}"
+        ) from None
     return Corpus(f"hf:{name}", tuple(documents), (), {"dataset": name, "datasets": datasets.__version__})

@@ -6,6 +6,7 @@ starts). The loader cuts the stream into windows, shuffles them anew each epoch,
 
 Shapes: B batch, T positions.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-IGNORE = -100                     # target value that no loss counts
+IGNORE = -100  # target value that no loss counts
 _REMEDY = "delete the folder and train again with --fresh, which rebuilds it"
 
 
@@ -41,15 +42,16 @@ class Shard:
 
     path: Path
     tokens: np.ndarray
-    doc_offsets: np.ndarray       # (documents,) index of each document's <|bos|>
+    doc_offsets: np.ndarray  # (documents,) index of each document's <|bos|>
     header: dict
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
-def write(path: Path, documents: Iterable[list[int]], vocab_size: int, tokenizer_sha256: str = "",
-          corpus_sha256: str = "") -> Shard:
+def write(
+    path: Path, documents: Iterable[list[int]], vocab_size: int, tokenizer_sha256: str = "", corpus_sha256: str = ""
+) -> Shard:
     """Write `path`.bin and `path`.json; each document is expected to carry its own <|bos|> and <|eos|>.
 
     The header is written last, so a run killed in between finds no header and builds the shard again.
@@ -67,8 +69,10 @@ def write(path: Path, documents: Iterable[list[int]], vocab_size: int, tokenizer
                 continue
             ids = np.asarray(document, dtype=np.int64)
             if ids.min() < 0 or ids.max() >= vocab_size:
-                raise InputError(f"{bin_path}: token id {int(ids.max() if ids.max() >= vocab_size else ids.min())} does not fit "
-                                 f"vocab_size={vocab_size}; use the tokenizer and the model of the same recipe")
+                raise InputError(
+                    f"{bin_path}: token id {int(ids.max() if ids.max() >= vocab_size else ids.min())} does not fit "
+                    f"vocab_size={vocab_size}; use the tokenizer and the model of the same recipe"
+                )
             raw = ids.astype(dtype).tobytes()
             offsets.append(count)
             count, largest = count + len(ids), max(largest, int(ids.max()))
@@ -78,9 +82,17 @@ def write(path: Path, documents: Iterable[list[int]], vocab_size: int, tokenizer
         os.fsync(out.fileno())
     if not count:
         raise InputError(f"{bin_path}: no tokens to write; give a corpus with text in it")
-    header = {"format": "minglm-shard-1", "tokens": count, "dtype": dtype.str, "vocab_size": vocab_size, "largest_id": largest,
-              "sha256": digest.hexdigest(), "tokenizer_sha256": tokenizer_sha256, "corpus_sha256": corpus_sha256,
-              "doc_offsets": offsets}
+    header = {
+        "format": "minglm-shard-1",
+        "tokens": count,
+        "dtype": dtype.str,
+        "vocab_size": vocab_size,
+        "largest_id": largest,
+        "sha256": digest.hexdigest(),
+        "tokenizer_sha256": tokenizer_sha256,
+        "corpus_sha256": corpus_sha256,
+        "doc_offsets": offsets,
+    }
     temporary = header_path.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(header), encoding="utf-8")
     os.replace(temporary, header_path)
@@ -107,7 +119,11 @@ def open_shard(path: Path) -> Shard:
         raise InputError(f"{header_path}: not a shard header ({type(err).__name__}: {err}); {_REMEDY}") from None
     size = bin_path.stat().st_size if bin_path.is_file() else -1
     if size != count * dtype.itemsize:
-        state = "is missing" if size < 0 else f"has {size} bytes, {'truncated' if size < count * dtype.itemsize else 'too long'}"
+        state = (
+            "is missing"
+            if size < 0
+            else f"has {size} bytes, {'truncated' if size < count * dtype.itemsize else 'too long'}"
+        )
         raise InputError(f"{bin_path}: {state}; its header says {count * dtype.itemsize} bytes; {_REMEDY}")
     tokens = np.memmap(bin_path, dtype=dtype, mode="r")
     if hashlib.sha256(tokens).hexdigest() != expected:
@@ -127,8 +143,12 @@ def build(source: str, folder: Path, vocab_size: int, max_bytes: int | None = No
     from minglm.data.synthetic_facts import CODE_WORDS
     from minglm.data.tokenizer import Tokenizer
 
-    wanted = {"source": source, "vocab_size": vocab_size, "max_bytes": max_bytes,
-              "tokenizer": Tokenizer.load(tokenizer_path).sha256 if tokenizer_path else None}
+    wanted = {
+        "source": source,
+        "vocab_size": vocab_size,
+        "max_bytes": max_bytes,
+        "tokenizer": Tokenizer.load(tokenizer_path).sha256 if tokenizer_path else None,
+    }
     done = folder / "done.json"
     if done.is_file():
         if json.loads(done.read_text(encoding="utf-8")) != wanted:
@@ -145,8 +165,16 @@ def build(source: str, folder: Path, vocab_size: int, max_bytes: int | None = No
         tokenizer = Tokenizer.train([d.text for d in train], vocab_size, whole=CODE_WORDS if vocab_size >= 1024 else ())
     tokenizer.save(folder / "tokenizer.json")
     (folder / "corpus.json").write_text(json.dumps(text.manifest(), indent=1), encoding="utf-8")
-    shards = [write(folder / name, ([tokenizer.bos, *ids, tokenizer.eos] for ids in tokenizer.encode_batch([d.text for d in docs])),
-                    vocab_size, tokenizer.sha256, text.sha256) for name, docs in (("train", train), ("validation", valid))]
+    shards = [
+        write(
+            folder / name,
+            ([tokenizer.bos, *ids, tokenizer.eos] for ids in tokenizer.encode_batch([d.text for d in docs])),
+            vocab_size,
+            tokenizer.sha256,
+            text.sha256,
+        )
+        for name, docs in (("train", train), ("validation", valid))
+    ]
     done.write_text(json.dumps(wanted), encoding="utf-8")
     return tokenizer, *shards
 
@@ -162,8 +190,10 @@ class Loader:
         if batch_size < 1 or seq_len < 1:
             raise InputError(f"batch_size={batch_size}, seq_len={seq_len}: both must be at least 1")
         if len(shard) < seq_len + 1:
-            raise InputError(f"{shard.path}.bin: {len(shard)} tokens are fewer than one window of seq_len+1={seq_len + 1}; "
-                             "use a smaller seq_len or a larger corpus")
+            raise InputError(
+                f"{shard.path}.bin: {len(shard)} tokens are fewer than one window of seq_len+1={seq_len + 1}; "
+                "use a smaller seq_len or a larger corpus"
+            )
         self.shard, self.batch_size, self.seq_len, self.seed = shard, batch_size, seq_len, seed
         # A phase of up to seq_len−1 tokens is skipped at the front of each epoch: one window fewer than would fit.
         self.windows = max(1, (len(shard) - 1) // seq_len - 1)
@@ -196,12 +226,15 @@ class Loader:
         import torch
 
         starts = self.starts(step)
-        windows = np.stack([self.shard.tokens[s:s + self.seq_len + 1] for s in starts]).astype(np.int64)   # (B, T+1)
-        positions = starts[:, None] + np.arange(self.seq_len + 1)                                            # (B, T+1)
+        windows = np.stack([self.shard.tokens[s : s + self.seq_len + 1] for s in starts]).astype(np.int64)  # (B, T+1)
+        positions = starts[:, None] + np.arange(self.seq_len + 1)  # (B, T+1)
         document = np.searchsorted(self.shard.doc_offsets, positions, side="right") - 1
         doc_start = np.maximum(self.shard.doc_offsets[document] - starts[:, None], 0)
         targets = windows[:, 1:].copy()
         # The first token of a document cannot be predicted from the one before it.
         targets[document[:, 1:] != document[:, :-1]] = IGNORE
-        return Batch(torch.from_numpy(windows[:, :-1].copy()), torch.from_numpy(targets),
-                     torch.from_numpy(doc_start[:, :-1].copy()))
+        return Batch(
+            torch.from_numpy(windows[:, :-1].copy()),
+            torch.from_numpy(targets),
+            torch.from_numpy(doc_start[:, :-1].copy()),
+        )

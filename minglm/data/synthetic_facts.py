@@ -4,6 +4,7 @@ A code such as "amber falcon" is one of 32 adjectives and one of 32 animals. Eac
 1,024 or more (`minglm.data.shards.build` sees to that), so a model of a few million parameters needs to copy two tokens, not
 to spell; guessing without the passage is right once in 1,024.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -14,10 +15,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 HELD_OUT_SHARE = 0.2
-ADJECTIVES = tuple(("amber azure brisk calm crimson dusty earthy fuzzy gentle golden hollow icy jolly keen lively lunar mellow "
-                    "misty noble oaken pale proud plush rapid rustic shiny silver solar sturdy tidy velvet witty").split())
-ANIMALS = tuple(("badger beetle bison canary cobra condor cougar donkey dolphin falcon ferret gecko giraffe heron hornet iguana "
-                 "jackal koala lemur lobster magpie marten otter panther parrot pelican puffin raven salmon sparrow walrus wombat").split())
+ADJECTIVES = tuple(
+    (
+        "amber azure brisk calm crimson dusty earthy fuzzy gentle golden hollow icy jolly keen lively lunar mellow "
+        "misty noble oaken pale proud plush rapid rustic shiny silver solar sturdy tidy velvet witty"
+    ).split()
+)
+ANIMALS = tuple(
+    (
+        "badger beetle bison canary cobra condor cougar donkey dolphin falcon ferret gecko giraffe heron hornet iguana "
+        "jackal koala lemur lobster magpie marten otter panther parrot pelican puffin raven salmon sparrow walrus wombat"
+    ).split()
+)
 CODE_WORDS = ADJECTIVES + ANIMALS
 _SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 _CODE = re.compile(rf"\b({'|'.join(ADJECTIVES)}) ({'|'.join(ANIMALS)})\b")

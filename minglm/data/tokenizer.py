@@ -3,6 +3,7 @@
 Wraps the `tokenizers` library and its `tokenizer.json`, which other tools read too. Digits are split one by one so that
 a number is spelled, not memorised: copying "4821" is then four equal steps.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -15,7 +16,7 @@ from minglm.errors import InputError
 
 # Order is identity: <|bos|> is 0 and <|eos|> is 1, as ModelConfig's defaults say.
 SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
-_SAMPLE_BYTES = 3_000_000          # enough text for the merges of a small vocabulary; keeps training within seconds
+_SAMPLE_BYTES = 3_000_000  # enough text for the merges of a small vocabulary; keeps training within seconds
 
 
 class Tokenizer:
@@ -25,12 +26,17 @@ class Tokenizer:
         self._backend = backend
         missing = [t for t in SPECIAL_TOKENS if backend.token_to_id(t) is None]
         if missing:
-            raise InputError(f"tokenizer lacks the special tokens {', '.join(missing)}; train it with minglm.data.tokenizer")
+            raise InputError(
+                f"tokenizer lacks the special tokens {', '.join(missing)}; train it with minglm.data.tokenizer"
+            )
         self.bos, self.eos, self.pad, self.system, self.user, self.assistant = (
-            backend.token_to_id(t) for t in SPECIAL_TOKENS)
+            backend.token_to_id(t) for t in SPECIAL_TOKENS
+        )
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, sample_bytes: int = _SAMPLE_BYTES, whole: Iterable[str] = ()) -> Tokenizer:
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, sample_bytes: int = _SAMPLE_BYTES, whole: Iterable[str] = ()
+    ) -> Tokenizer:
         """Learn merges from `texts`, of which an even sample of about `sample_bytes` characters is read.
 
         The words `whole` are added often enough for each, after a space, to become one token.
@@ -41,18 +47,30 @@ class Tokenizer:
         backend_module = _tokenizers()
         least = 256 + len(SPECIAL_TOKENS)
         if vocab_size < least:
-            raise InputError(f"vocab_size={vocab_size}: a byte-level vocabulary needs the 256 bytes and {len(SPECIAL_TOKENS)} "
-                             f"special tokens; use {least} or more")
+            raise InputError(
+                f"vocab_size={vocab_size}: a byte-level vocabulary needs the 256 bytes and {len(SPECIAL_TOKENS)} "
+                f"special tokens; use {least} or more"
+            )
         texts = list(texts)
         step = max(1, round(sum(map(len, texts)) / sample_bytes))
-        models, pre, decoders, trainers = (getattr(backend_module, m) for m in ("models", "pre_tokenizers", "decoders", "trainers"))
+        models, pre, decoders, trainers = (
+            getattr(backend_module, m) for m in ("models", "pre_tokenizers", "decoders", "trainers")
+        )
         backend = backend_module.Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)])
+        backend.pre_tokenizer = pre.Sequence(
+            [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
+        )
         backend.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False,
-                                      initial_alphabet=sorted(pre.ByteLevel.alphabet()))
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL_TOKENS),
+            show_progress=False,
+            initial_alphabet=sorted(pre.ByteLevel.alphabet()),
+        )
         sample = texts[::step]
-        backend.train_from_iterator([*sample, *[" " + " ".join(whole)] * (1 + sum(map(len, sample)) // 2500)] if whole else sample, trainer)
+        backend.train_from_iterator(
+            [*sample, *[" " + " ".join(whole)] * (1 + sum(map(len, sample)) // 2500)] if whole else sample, trainer
+        )
         return cls(backend)
 
     @classmethod
@@ -64,8 +82,10 @@ class Tokenizer:
             raise InputError(f"{path}: no such tokenizer file; give a tokenizer.json or a run folder that holds one")
         try:
             backend = _tokenizers().Tokenizer.from_file(str(path))
-        except Exception as err:   # the library raises a bare Exception
-            raise InputError(f"{path}: not a tokenizer.json ({str(err).splitlines()[0]}); train it again with `minglm train --fresh`") from None
+        except Exception as err:  # the library raises a bare Exception
+            raise InputError(
+                f"{path}: not a tokenizer.json ({str(err).splitlines()[0]}); train it again with `minglm train --fresh`"
+            ) from None
         return cls(backend)
 
     def save(self, path: str | Path) -> None:

@@ -9,6 +9,7 @@ The folder gets its name when all files are on the disk. Tensors carry the names
 so both kinds are read by the same call, and `minglm.training.checkpoint.read` puts shards together. Nothing is pickled. All
 processes must see the same folder.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -24,7 +25,9 @@ from minglm.training import checkpoint
 from minglm.training.checkpoint import _quiet
 
 
-def save(run_dir: Path, step: int, config: ModelConfig, tensors: dict[str, Tensor], mesh: Mesh, extra: dict | None = None) -> Path:
+def save(
+    run_dir: Path, step: int, config: ModelConfig, tensors: dict[str, Tensor], mesh: Mesh, extra: dict | None = None
+) -> Path:
     """Write the checkpoint of `step` finished steps, all processes together. Returns its folder.
 
     tensors: name → DTensor, or a plain tensor that is the same on all processes.
@@ -33,11 +36,13 @@ def save(run_dir: Path, step: int, config: ModelConfig, tensors: dict[str, Tenso
     _quiet(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
     mesh.wait()
     names = sorted(p.name for p in temporary.glob("*.safetensors"))
-    mine = {name: checkpoint.sha256(temporary / name) for name in names[mesh.rank::mesh.layout.world]}
+    mine = {name: checkpoint.sha256(temporary / name) for name in names[mesh.rank :: mesh.layout.world]}
     hashes: list[dict] = [{}] * mesh.layout.world
     dist.all_gather_object(hashes, mine)
     notes = {**(extra or {}), "processes": mesh.layout.world, "layout": str(mesh.layout)}
-    return mesh.first_does(lambda: checkpoint.commit(temporary, step, config, {k: v for part in hashes for k, v in part.items()}, notes))
+    return mesh.first_does(
+        lambda: checkpoint.commit(temporary, step, config, {k: v for part in hashes for k, v in part.items()}, notes)
+    )
 
 
 def load(path: Path, tensors: dict[str, Tensor]) -> None:

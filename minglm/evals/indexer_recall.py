@@ -6,6 +6,7 @@ seen the attention).
 
 Shapes: T positions of one passage, k chosen keys.
 """
+
 from __future__ import annotations
 
 import torch
@@ -44,14 +45,18 @@ def choice_map(model, tokens: Tensor, keep_layer: int | None = None, mode: str =
     kept = blocks[len(blocks) // 2].layer if keep_layer is None else keep_layer
     out = {"index_topk": k, "positions": T, "layer": kept, "layers": []}
     mask = visible(T, 0, T, None, tokens.device)
-    late = torch.arange(T) >= k                                      # queries that have to choose
+    late = torch.arange(T) >= k  # queries that have to choose
     recent = mask & (torch.arange(T) > torch.arange(T)[:, None] - k)
     for block in blocks:
         attention, scores = _attention_and_scores(block, seen_by[block.layer], rope[0], mask)
         chosen = _top(scores, k) & mask
         share = {"indexer": chosen, "recent": recent, "best": _top(attention, k)}
-        out["layers"].append({"layer": block.layer, **{
-            name: float((attention * which)[late].sum(-1).mean()) for name, which in share.items()}})
+        out["layers"].append(
+            {
+                "layer": block.layer,
+                **{name: float((attention * which)[late].sum(-1).mean()) for name, which in share.items()},
+            }
+        )
         if block.layer == kept:
             out["attention"] = [[round(float(v), 5) for v in row] for row in attention]
             out["chosen"] = chosen.int().tolist()

@@ -2,6 +2,7 @@
 
 Used by `minglm eval` and by the notebooks on fine-tuning and evaluation.
 """
+
 from __future__ import annotations
 
 import re
@@ -16,8 +17,12 @@ PASSAGE_TOKENS = 192
 
 def problems(per_task: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS) -> dict[str, list[Example]]:
     """`per_task` problems of every task; a seed other than the training's gives problems it has most likely not seen."""
-    return {task: hidden_facts(per_task, seed, tokenizer, passage_tokens) if task == "lookup" else examples(task, 10_000 + seed, per_task)
-            for task in TASKS}
+    return {
+        task: hidden_facts(per_task, seed, tokenizer, passage_tokens)
+        if task == "lookup"
+        else examples(task, 10_000 + seed, per_task)
+        for task in TASKS
+    }
 
 
 def hidden_facts(count: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS) -> list[Example]:
@@ -26,11 +31,21 @@ def hidden_facts(count: int, seed: int, tokenizer, passage_tokens: int = PASSAGE
 
     rng = np.random.default_rng([seed, passage_tokens])
     drawn = [lookup_example(rng, tokenizer, passage_tokens, float(rng.random()), held_out=True) for _ in range(count)]
-    return [Example("lookup", (("user", tokenizer.decode(e.prompt_ids[2:-1])), ("assistant", statement(e.name, e.code)))) for e in drawn]
+    return [
+        Example("lookup", (("user", tokenizer.decode(e.prompt_ids[2:-1])), ("assistant", statement(e.name, e.code))))
+        for e in drawn
+    ]
 
 
-def answers(model, tokenizer, asked: list[Example], samples: int = 1, temperature: float = 0.0, seed: int = 0,
-            mode: str = "sparse") -> list[list[str]]:
+def answers(
+    model,
+    tokenizer,
+    asked: list[Example],
+    samples: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+    mode: str = "sparse",
+) -> list[list[str]]:
     """The model's answers, `samples` to each problem."""
     from minglm.inference.generate import generate
 
@@ -38,9 +53,16 @@ def answers(model, tokenizer, asked: list[Example], samples: int = 1, temperatur
     work = [(i, s) for i in range(len(prompts)) for s in range(samples)]
     out: list[list[str]] = [[] for _ in prompts]
     for start in range(0, len(work), BATCH):
-        part = work[start:start + BATCH]
-        made = generate(model, [prompts[i] for i, _ in part], ANSWER_TOKENS, temperature=temperature,
-                        seed=[seed * 1_000_003 + i * 1009 + s for i, s in part], stop=(tokenizer.eos,), mode=mode)
+        part = work[start : start + BATCH]
+        made = generate(
+            model,
+            [prompts[i] for i, _ in part],
+            ANSWER_TOKENS,
+            temperature=temperature,
+            seed=[seed * 1_000_003 + i * 1009 + s for i, s in part],
+            stop=(tokenizer.eos,),
+            mode=mode,
+        )
         for (i, _), ids in zip(part, made.tokens):
             out[i].append(tokenizer.decode(ids))
     return out
@@ -64,10 +86,20 @@ def is_right(problem: Example, answer: str) -> bool:
     return what_counts(answer) == what_counts(problem.messages[-1][1])
 
 
-def ask(model, tokenizer, asked: list[Example], samples: int = 1, temperature: float = 0.0, seed: int = 0,
-        mode: str = "sparse") -> list[list[bool]]:
+def ask(
+    model,
+    tokenizer,
+    asked: list[Example],
+    samples: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+    mode: str = "sparse",
+) -> list[list[bool]]:
     """Which answers are right: one row for each problem, `samples` long."""
-    return [[is_right(e, a) for a in row] for e, row in zip(asked, answers(model, tokenizer, asked, samples, temperature, seed, mode))]
+    return [
+        [is_right(e, a) for a in row]
+        for e, row in zip(asked, answers(model, tokenizer, asked, samples, temperature, seed, mode))
+    ]
 
 
 def better(a: bool, b: bool) -> float:

@@ -2,6 +2,7 @@
 
 Shapes: B sequences, T positions, V vocabulary.
 """
+
 from __future__ import annotations
 
 import math
@@ -19,8 +20,8 @@ from minglm.quant.formats import Spec
 from minglm.quant.modules import PackedExperts, PackedLinear
 from minglm.training import recipe as recipes
 
-SEED = 10_007          # of the validation batches, the same as in training
-ICEPOP = 2.0           # GLM-5 report §3.2: a token whose probability ratio leaves [1/β, β] is masked
+SEED = 10_007  # of the validation batches, the same as in training
+ICEPOP = 2.0  # GLM-5 report §3.2: a token whose probability ratio leaves [1/β, β] is masked
 
 
 def sizes(model: Model) -> dict[str, float]:
@@ -37,9 +38,14 @@ def sizes(model: Model) -> dict[str, float]:
             quantised += tensor.nbytes * packed
             if not (packed and name.endswith(("scale", "scale_inv"))):
                 weights[packed] += tensor.numel() * (2 if packed and name.endswith("packed") else 1)
-    return {"bytes": total, "weights": sum(weights.values()), "bits_per_weight": 8 * total / sum(weights.values()),
-            "quantised_bytes": quantised, "quantised_weights": weights[True],
-            "quantised_bits_per_weight": 8 * quantised / weights[True] if weights[True] else math.nan}
+    return {
+        "bytes": total,
+        "weights": sum(weights.values()),
+        "bits_per_weight": 8 * total / sum(weights.values()),
+        "quantised_bytes": quantised,
+        "quantised_weights": weights[True],
+        "quantised_bits_per_weight": 8 * quantised / weights[True] if weights[True] else math.nan,
+    }
 
 
 def projected_bytes(config, spec: Spec | None, bytes_per_value: int = 2) -> int:
@@ -53,14 +59,19 @@ def projected_bytes(config, spec: Spec | None, bytes_per_value: int = 2) -> int:
         model = Model(config)
         model = model if spec is None else empty_packed(model, spec)
     packed = {id(m) for m in model.modules() if isinstance(m, (PackedLinear, PackedExperts))}
-    return sum(t.numel() * (t.element_size() if id(m) in packed else bytes_per_value)
-               for m in model.modules() for t in [*m.parameters(recurse=False), *m.buffers(recurse=False)])
+    return sum(
+        t.numel() * (t.element_size() if id(m) in packed else bytes_per_value)
+        for m in model.modules()
+        for t in [*m.parameters(recurse=False), *m.buffers(recurse=False)]
+    )
 
 
 def validation_batches(run: str | Path, tokenizer, config, count: int | None = None) -> list:
     """The batches on which a run measures its validation loss; for a run without a recipe, sequences of the stdlib corpus."""
     run = Path(run)
-    note = next((p / "recipe.yaml" for p in (run, run.parent, run.parent.parent) if (p / "recipe.yaml").is_file()), None)
+    note = next(
+        (p / "recipe.yaml" for p in (run, run.parent, run.parent.parent) if (p / "recipe.yaml").is_file()), None
+    )
     recipe = recipes.load(note) if note else None
     source, most = (recipe.corpus, recipe.corpus_max_bytes) if recipe else ("stdlib", 500_000)
     shard = _validation_shard(source, most, tokenizer)
@@ -88,7 +99,9 @@ def loss(model: Model, batches: list, mode: str = "sparse") -> float:
     total = count = 0.0
     for tokens, targets, doc_start in batches:
         n = int((targets != IGNORE).sum())
-        total += float(model(tokens, targets, mode=mode, doc_start=doc_start, mtp=False, indexer_loss=False).lm_loss) * n
+        total += (
+            float(model(tokens, targets, mode=mode, doc_start=doc_start, mtp=False, indexer_loss=False).lm_loss) * n
+        )
         count += n
     return total / max(count, 1)
 
@@ -100,8 +113,9 @@ def logprobs(model: Model, tokens: Tensor, mode: str = "sparse") -> Tensor:
     return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
 
 
-def rollout_mismatch(trainer: Model, rollout: Model, prompts: list[list[int]], new_tokens: int = 48, seed: int = 0,
-                     mode: str = "sparse") -> dict[str, float]:
+def rollout_mismatch(
+    trainer: Model, rollout: Model, prompts: list[list[int]], new_tokens: int = 48, seed: int = 0, mode: str = "sparse"
+) -> dict[str, float]:
     """How far a quantised rollout engine's policy is from the trainer's, on tokens that the rollout sampled itself.
 
     The ratio is p_trainer / p_rollout of each sampled token. Prompts of one length. Returns tokens, mean |log ratio|,
@@ -114,6 +128,10 @@ def rollout_mismatch(trainer: Model, rollout: Model, prompts: list[list[int]], n
     start = len(prompts[0]) - 1
     log_ratio = (logprobs(trainer, tokens, mode) - logprobs(rollout, tokens, mode))[:, start:]
     ratio = log_ratio.exp()
-    return {"tokens": log_ratio.numel(), "mean_abs_log_ratio": float(log_ratio.abs().mean()),
-            "kl": float((ratio - 1 - log_ratio).mean()), "largest_ratio": float(torch.maximum(ratio, 1 / ratio).max()),
-            "masked_share": float(((ratio < 1 / ICEPOP) | (ratio > ICEPOP)).float().mean())}
+    return {
+        "tokens": log_ratio.numel(),
+        "mean_abs_log_ratio": float(log_ratio.abs().mean()),
+        "kl": float((ratio - 1 - log_ratio).mean()),
+        "largest_ratio": float(torch.maximum(ratio, 1 / ratio).max()),
+        "masked_share": float(((ratio < 1 / ICEPOP) | (ratio > ICEPOP)).float().mean()),
+    }

@@ -5,6 +5,7 @@ Torch-free; `minglm.evals.needle` asks a model for hidden facts, `minglm.cli.eva
 Sources: pass@k estimator, Chen et al. 2021 (arXiv 2107.03374, eq. 1); Wilson's interval, Wilson 1927; Bradley–Terry by
 minorisation–maximisation, Hunter 2004 (Annals of Statistics 32); ratings on the Elo scale, 400 points = odds of ten to one.
 """
+
 from __future__ import annotations
 
 import math
@@ -13,8 +14,8 @@ from collections.abc import Callable, Sequence
 
 from minglm.errors import InputError
 
-Z95 = 1.959963984540054          # 97.5% point of the normal distribution
-SCALE = 400.0 / math.log(10.0)   # Elo points for one unit of log-odds
+Z95 = 1.959963984540054  # 97.5% point of the normal distribution
+SCALE = 400.0 / math.log(10.0)  # Elo points for one unit of log-odds
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -41,7 +42,10 @@ def wilson(right: int, total: int, z: float = Z95) -> tuple[float, float]:
     if total < 1 or not 0 <= right <= total:
         raise InputError(f"{right} right of {total}: needs at least one trial and 0 to total right; count again")
     p, square = right / total, z * z / total
-    centre, half = (p + square / 2) / (1 + square), z * math.sqrt(p * (1 - p) / total + square / (4 * total)) / (1 + square)
+    centre, half = (
+        (p + square / 2) / (1 + square),
+        z * math.sqrt(p * (1 - p) / total + square / (4 * total)) / (1 + square),
+    )
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -62,8 +66,13 @@ def votes_to_separate(points: float, z: float = Z95, ties: float = 0.0) -> int:
     return math.ceil(z * z * p * (1 - p) / (p - 0.5) ** 2 / (1 - ties))
 
 
-def bradley_terry(votes: Sequence[tuple[str, str, float]], prior: float = 0.1, mean: float = 1000.0,
-                  tolerance: float = 1e-9, most_steps: int = 20_000) -> dict[str, float]:
+def bradley_terry(
+    votes: Sequence[tuple[str, str, float]],
+    prior: float = 0.1,
+    mean: float = 1000.0,
+    tolerance: float = 1e-9,
+    most_steps: int = 20_000,
+) -> dict[str, float]:
     """Ratings of all players of a set of votes, highest first.
 
     Args:
@@ -76,7 +85,9 @@ def bradley_terry(votes: Sequence[tuple[str, str, float]], prior: float = 0.1, m
     """
     players = sorted({p for a, b, _ in votes for p in (a, b)})
     if not votes or prior < 0:
-        raise InputError(f"{len(votes)} votes, prior={prior}: needs at least one vote and a prior of 0 or more; give some")
+        raise InputError(
+            f"{len(votes)} votes, prior={prior}: needs at least one vote and a prior of 0 or more; give some"
+        )
     won = dict.fromkeys(players, prior)
     games: dict[tuple[str, str], float] = {}
     for a, b, score in votes:
@@ -90,27 +101,34 @@ def bradley_terry(votes: Sequence[tuple[str, str, float]], prior: float = 0.1, m
         raise InputError(f"player {idle[0]!r}: never won, so without a prior its rating has no bound; give prior=0.1")
     strength = dict.fromkeys(players, 1.0)
     for _ in range(most_steps):
-        denominator = {p: 2 * prior / (strength[p] + 1.0) for p in players}      # games against the average player, strength 1
+        denominator = {
+            p: 2 * prior / (strength[p] + 1.0) for p in players
+        }  # games against the average player, strength 1
         for (a, b), count in games.items():
             share = count / (strength[a] + strength[b])
             denominator[a] += share
             denominator[b] += share
         new = {p: won[p] / denominator[p] for p in players}
-        if prior == 0:                                  # nothing else fixes the scale
+        if prior == 0:  # nothing else fixes the scale
             middle = math.exp(sum(map(math.log, new.values())) / len(new))
             new = {p: v / middle for p, v in new.items()}
         moved = max(abs(math.log(new[p] / strength[p])) for p in players)
         strength = new
         if moved < tolerance:
             break
-    return dict(sorted(((p, mean + SCALE * math.log(s)) for p, s in strength.items()), key=lambda item: (-item[1], item[0])))
+    return dict(
+        sorted(((p, mean + SCALE * math.log(s)) for p, s in strength.items()), key=lambda item: (-item[1], item[0]))
+    )
 
 
-def bootstrap(votes: Sequence[tuple[str, str, float]], rounds: int = 200, seed: int = 0, level: float = 0.95,
-              **options) -> dict[str, tuple[float, float]]:
+def bootstrap(
+    votes: Sequence[tuple[str, str, float]], rounds: int = 200, seed: int = 0, level: float = 0.95, **options
+) -> dict[str, tuple[float, float]]:
     """Interval of each rating: the votes are drawn again with replacement, `rounds` times, and rated anew."""
     if rounds < 20 or not 0 < level < 1:
-        raise InputError(f"rounds={rounds}, level={level}: needs 20 rounds or more and a level in (0, 1); 200 and 0.95 are usual")
+        raise InputError(
+            f"rounds={rounds}, level={level}: needs 20 rounds or more and a level in (0, 1); 200 and 0.95 are usual"
+        )
     draw, votes = random.Random(seed), list(votes)
     found: dict[str, list[float]] = {p: [] for a, b, _ in votes for p in (a, b)}
     for _ in range(rounds):
@@ -129,7 +147,9 @@ def ranks(intervals: dict[str, tuple[float, float]]) -> dict[str, int]:
     return {p: 1 + sum(other_low > high for other_low, _ in intervals.values()) for p, (_, high) in intervals.items()}
 
 
-def arena(answers: dict[str, Sequence], judge: Callable[[object, object, int], float], pairs: int, seed: int = 0) -> list[tuple[str, str, float]]:
+def arena(
+    answers: dict[str, Sequence], judge: Callable[[object, object, int], float], pairs: int, seed: int = 0
+) -> list[tuple[str, str, float]]:
     """Votes of a judge on randomly drawn pairs of players and questions; who stands first is drawn too.
 
     Args:
@@ -141,7 +161,9 @@ def arena(answers: dict[str, Sequence], judge: Callable[[object, object, int], f
     """
     counts = {len(a) for a in answers.values()}
     if len(answers) < 2 or len(counts) != 1 or counts == {0}:
-        raise InputError(f"{len(answers)} players with {sorted(counts)} answers: needs two players or more that answered the same questions")
+        raise InputError(
+            f"{len(answers)} players with {sorted(counts)} answers: needs two players or more that answered the same questions"
+        )
     draw, names, votes = random.Random(seed), sorted(answers), []
     for _ in range(pairs):
         a, b = draw.sample(names, 2)

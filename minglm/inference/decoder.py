@@ -14,6 +14,7 @@ of its own (`minglm.inference.single_token`).
 Shapes: B sequences, T new tokens of each, N = B·T, S cached positions, H heads, L latent width, r rope width, R = L + r,
 Q q_lora_rank, Hi/Di indexer heads and width, C hidden, K chosen experts, k chosen keys, V vocabulary.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -47,16 +48,18 @@ def _experts(h: Tensor, moe: MoE, chosen: Tensor, gates: Tensor) -> Tensor:
     """`Experts.forward` for a few tokens, h (N, C), chosen and gates (N, K) → (N, C): every expert gets as many rows as the
     busiest one, so that all of them are two batched products. Tokens chosen unevenly by many experts are left to the loop."""
     E, (N, K), experts = moe.experts.gate_up_proj.shape[0], chosen.shape, moe.experts
-    rank = h.new_zeros(N, E, dtype=torch.int64).scatter_(1, chosen, 1).cumsum(0)           # the token's turn at an expert, from 1
+    rank = (
+        h.new_zeros(N, E, dtype=torch.int64).scatter_(1, chosen, 1).cumsum(0)
+    )  # the token's turn at an expert, from 1
     rows = int(rank[-1].max())
     if E * rows > 4 * N * K or h.device.type != "cpu":
         return experts.forward(h, chosen, gates)[0]
-    slot = chosen * rows + rank.gather(1, chosen) - 1                                      # (N, K) places among E·rows
-    token = slot.new_zeros(E * rows)                                                       # places nobody takes repeat token 0
+    slot = chosen * rows + rank.gather(1, chosen) - 1  # (N, K) places among E·rows
+    token = slot.new_zeros(E * rows)  # places nobody takes repeat token 0
     token[slot] = torch.arange(N, device=h.device).unsqueeze(-1)
     inner = torch.bmm(h.index_select(0, token).view(E, rows, -1), experts.gate_up_proj.transpose(1, 2))
     g, u = inner.chunk(2, -1)
-    out = torch.bmm(F.silu(g).mul_(u), experts.down_proj.transpose(1, 2)).flatten(0, 1)    # (E·rows, C)
+    out = torch.bmm(F.silu(g).mul_(u), experts.down_proj.transpose(1, 2)).flatten(0, 1)  # (E·rows, C)
     return F.embedding_bag(slot, out, mode="sum", per_sample_weights=gates.to(h.dtype))
 
 
@@ -68,24 +71,24 @@ class _Where:
         B, r, device = len(positions), config.qk_rope_head_dim, cache.latent.device
         self.B, self.T, self.first = B, T, positions[0]
         self.low, self.end = min(positions), max(positions) + T
-        self.together = self.low + T == self.end                   # all sequences at the same position
-        if self.together:                                          # one set of turns serves all
-            at = torch.arange(self.first, self.end, device=device)                         # (T,)
+        self.together = self.low + T == self.end  # all sequences at the same position
+        if self.together:  # one set of turns serves all
+            at = torch.arange(self.first, self.end, device=device)  # (T,)
             self.alike, self.hidden = T == 1, None if T == 1 else at.unsqueeze(-1)
         else:
             at = torch.tensor(positions, device=device).unsqueeze(-1) + torch.arange(T, device=device)
-            self.slots = (at + decoder.first_row[:B]).view(-1)                             # (N,) rows of the flat cache
+            self.slots = (at + decoder.first_row[:B]).view(-1)  # (N,) rows of the flat cache
             self.alike, self.hidden = False, at.unsqueeze(-1)
-        if self.hidden is not None:                                # ([B,] T, S) True where a key lies in the future
+        if self.hidden is not None:  # ([B,] T, S) True where a key lies in the future
             self.hidden = torch.arange(self.end, device=device) > self.hidden
-        cos, sin = decoder.turns.index_select(0, at.view(-1)).unsqueeze(2).unbind(1)       # (N or T, 1, r) each
-        turn = torch.addcmul(decoder.diagonal * cos, decoder.off_diagonal, sin)            # (N or T, r, r)
+        cos, sin = decoder.turns.index_select(0, at.view(-1)).unsqueeze(2).unbind(1)  # (N or T, 1, r) each
+        turn = torch.addcmul(decoder.diagonal * cos, decoder.off_diagonal, sin)  # (N or T, r, r)
         self.turn_k = turn
         self.turn_q = decoder.eye_q.expand(len(turn), -1, -1).clone()
         self.turn_q[:, -r:, -r:] = turn
         self.turn_i = decoder.eye_i.expand(len(turn), -1, -1).clone()
         self.turn_i[:, :r, :r] = turn
-        self.choice = None                                         # left by the last "full" layer for "shared" ones
+        self.choice = None  # left by the last "full" layer for "shared" ones
 
     def turned(self, x: Tensor, turn: Tensor) -> Tensor:
         """x (N·h, D) of h heads, turned to each token's position, as (N, h, D)."""
@@ -99,7 +102,7 @@ class _Where:
     def write(self, store: Tensor, flat: Tensor, new: Tensor) -> None:
         """Put new (N, D) at the tokens' places in a layer's store (rows, max_len, D), which is also given flat."""
         if self.together:
-            store[:self.B, self.first:self.end] = new.view(self.B, self.T, -1)
+            store[: self.B, self.first : self.end] = new.view(self.B, self.T, -1)
         else:
             flat.index_copy_(0, self.slots, new)
 
@@ -119,14 +122,16 @@ class Decoder:
         quantization = getattr(model, "quantization", None)
         self.rounds = quantization is not None and quantization.rounds_activations
         if self.rounds and record_routes:
-            raise InputError(f"record_routes with {quantization.format}: not kept while activations are rounded; quantise with activations=False")
-        self.routes: list[Tensor] | None = [] if record_routes else None       # of the last step: (N, K) for each MoE layer
-        self.hidden: Tensor | None = None                                      # of the last step: (N, C) before the final norm
+            raise InputError(
+                f"record_routes with {quantization.format}: not kept while activations are rounded; quantise with activations=False"
+            )
+        self.routes: list[Tensor] | None = [] if record_routes else None  # of the last step: (N, K) for each MoE layer
+        self.hidden: Tensor | None = None  # of the last step: (N, C) before the final norm
         config, like = model.config, cache.latent
         r, options = config.qk_rope_head_dim, dict(dtype=like.dtype, device=like.device)
-        self.first_row = torch.arange(like.shape[1], device=like.device).mul_(cache.max_len).unsqueeze(-1)     # (B, 1)
-        turns = torch.view_as_real(rope_table(cache.max_len, r, config.rope_theta, like.device))               # (S, r/2, 2)
-        self.turns = turns.repeat_interleave(2, 1).transpose(1, 2).to(like.dtype).contiguous()                 # (S, 2, r)
+        self.first_row = torch.arange(like.shape[1], device=like.device).mul_(cache.max_len).unsqueeze(-1)  # (B, 1)
+        turns = torch.view_as_real(rope_table(cache.max_len, r, config.rope_theta, like.device))  # (S, r/2, 2)
+        self.turns = turns.repeat_interleave(2, 1).transpose(1, 2).to(like.dtype).contiguous()  # (S, 2, r)
         # A row vector times this is turned: pairs (0,1), (2,3), … by [[cos, sin], [-sin, cos]].
         self.diagonal = torch.eye(r, **options)
         self.off_diagonal = torch.block_diag(*[torch.tensor([[0.0, 1.0], [-1.0, 0.0]])] * (r // 2)).to(**options)
@@ -141,7 +146,7 @@ class Decoder:
         """Fold the model's present weights."""
         self.folded = [] if self.rounds else [Folded(layer) for layer in self.model.layers]
         self.folded_mtp = Folded(self.model.mtp.layer) if self.model.mtp is not None else None
-        self.one = None                                            # made when the first single token comes
+        self.one = None  # made when the first single token comes
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
@@ -210,20 +215,22 @@ class Decoder:
         q_latent = mla.q_a_layernorm.forward(q_a)
         q = where.turned(_linear(q_latent, folded.w_q).view(N * mla.H, R), where.turn_q)  # (N, H, R)
         store, flat = self.cache.latent[mla.layer], self.flat[mla.layer]
-        where.write(store, flat, torch.cat((mla.kv_a_layernorm.forward(kv), where.turned(k_rope, where.turn_k).squeeze(1)), -1))
+        where.write(
+            store, flat, torch.cat((mla.kv_a_layernorm.forward(kv), where.turned(k_rope, where.turn_k).squeeze(1)), -1)
+        )
         if self.sparse and mla.indexer is not None:
             where.choice = self._choose(mla, q_latent, *index, where)
-        if where.choice is None:                                   # every visible key is read
-            keys = store[:B, :where.end]                                                   # (B, S, R)
-            scores = torch.bmm(q.view(B, -1, R), keys.transpose(1, 2))                     # (B, T·H, S)
+        if where.choice is None:  # every visible key is read
+            keys = store[:B, : where.end]  # (B, S, R)
+            scores = torch.bmm(q.view(B, -1, R), keys.transpose(1, 2))  # (B, T·H, S)
             if where.hidden is not None:
                 scores.view(B, T, mla.H, -1).masked_fill_(where.hidden.unsqueeze(-2), -torch.inf)
         else:
             choice, empty = where.choice
             if B > 1:
                 choice = choice.reshape(B, -1) + self.first_row[:B]
-            keys = flat.index_select(0, choice.reshape(-1)).view(N, -1, R)                  # (N, k, R)
-            scores = torch.bmm(q, keys.transpose(1, 2))                                    # (N, H, k)
+            keys = flat.index_select(0, choice.reshape(-1)).view(N, -1, R)  # (N, k, R)
+            scores = torch.bmm(q, keys.transpose(1, 2))  # (N, H, k)
             if empty is not None:
                 scores.masked_fill_(empty.unsqueeze(1), -torch.inf)
         values = torch.bmm(scores.softmax(-1), keys[..., :L])
@@ -232,17 +239,19 @@ class Decoder:
     def _choose(self, mla: MLA, q_latent: Tensor, key: Tensor, w: Tensor, where: _Where):
         """The indexer's choice: (N, k) positions and which of them are empty (or None); None when all keys are read."""
         ix, store, B, N = mla.indexer, self.cache.index_store(mla.layer), where.B, len(key)
-        key = where.turned(F.layer_norm(key, key.shape[-1:], ix.k_norm.weight, ix.k_norm.bias, LATENT_EPS), where.turn_i)
+        key = where.turned(
+            F.layer_norm(key, key.shape[-1:], ix.k_norm.weight, ix.k_norm.bias, LATENT_EPS), where.turn_i
+        )
         where.write(store, store.view(-1, ix.width), key.squeeze(1))
         if where.end <= mla.topk:
             return None
         q = where.turned(_linear(q_latent, ix.wq_b.weight).view(N * ix.heads, ix.width), where.turn_i)
-        dots = torch.bmm(q.view(B, -1, ix.width), store[:B, :where.end].transpose(1, 2)).relu_()   # (B, T·Hi, S)
-        scores = torch.bmm(w.unsqueeze(1), dots.view(N, ix.heads, -1)).squeeze(1)          # (N, S)
+        dots = torch.bmm(q.view(B, -1, ix.width), store[:B, : where.end].transpose(1, 2)).relu_()  # (B, T·Hi, S)
+        scores = torch.bmm(w.unsqueeze(1), dots.view(N, ix.heads, -1)).squeeze(1)  # (N, S)
         if where.hidden is not None:
             scores.view(B, where.T, -1).masked_fill_(where.hidden, -torch.inf)
         values, index = scores.topk(mla.topk + 1, -1)
-        index = settle_ties(scores, values, index)                 # equal scores go to the lowest position
+        index = settle_ties(scores, values, index)  # equal scores go to the lowest position
         # Some query may see fewer than k keys; what else it was given lies in its future.
         return index, values[:, :-1] == -torch.inf if where.low < mla.topk else None
 

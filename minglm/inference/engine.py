@@ -18,6 +18,7 @@ A request's draws depend on its seed and its token's index only: it gives the sa
 and without, and aborted and resumed anywhere, as long as the weights stay (up to rounding: a matrix product over another
 number of rows may differ in its last bit, which matters where two choices are that close).
 """
+
 from __future__ import annotations
 
 from collections import OrderedDict, deque
@@ -47,15 +48,15 @@ class Request:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
-    stop: tuple[int, ...] = ()                          # a stop token ends the response and is part of it: the policy chose it
-    tokens: list[int] = field(default_factory=list)     # the response so far
+    stop: tuple[int, ...] = ()  # a stop token ends the response and is part of it: the policy chose it
+    tokens: list[int] = field(default_factory=list)  # the response so far
     # Log-probability of each response token under the distribution it was sampled from, temperature and top_p applied; at
     # temperature 0 the model's own, at temperature 1.
     logprobs: list[float] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)   # weight version that each response token was sampled with
+    versions: list[int] = field(default_factory=list)  # weight version that each response token was sampled with
     # For each response token, the experts chosen at the position that predicted it, int16 (MoE layers, K).
     routes: list[Tensor] | None = None
-    reason: str = ""                                    # "stop" or "length" when done, "abort" when given back
+    reason: str = ""  # "stop" or "length" when done, "abort" when given back
 
 
 @dataclass
@@ -63,11 +64,11 @@ class Stats:
     """Counts since the engine was made."""
 
     steps: int = 0
-    prefilled: int = 0        # tokens read in, re-read ones included; a sequence shared by equal requests counts once
-    reprefilled: int = 0      # of these, tokens that had been read before: the waste of aborts and of pushes
-    decoded: int = 0          # response tokens
+    prefilled: int = 0  # tokens read in, re-read ones included; a sequence shared by equal requests counts once
+    reprefilled: int = 0  # of these, tokens that had been read before: the waste of aborts and of pushes
+    decoded: int = 0  # response tokens
     drafted: int = 0
-    accepted: int = 0         # drafts that became response tokens
+    accepted: int = 0  # drafts that became response tokens
     pushes: int = 0
 
     @property
@@ -96,9 +97,19 @@ class Engine:
         InputError: settings that cannot be.
     """
 
-    def __init__(self, model: Model, max_batch: int, max_len: int, *, mode: str = "sparse", speculate: int = 0,
-                 record_routes: bool = False, keep_cache: bool = False, prefill_budget: int = 512,
-                 refresh_on_push: bool = False):
+    def __init__(
+        self,
+        model: Model,
+        max_batch: int,
+        max_len: int,
+        *,
+        mode: str = "sparse",
+        speculate: int = 0,
+        record_routes: bool = False,
+        keep_cache: bool = False,
+        prefill_budget: int = 512,
+        refresh_on_push: bool = False,
+    ):
         for name, value in (("max_batch", max_batch), ("max_len", max_len), ("prefill_budget", prefill_budget)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}: must be a whole number of at least 1")
@@ -110,17 +121,19 @@ class Engine:
         self.model, self.max_batch, self.max_len, self.mode = model, max_batch, max_len, mode
         self.keep_cache, self.prefill_budget, self.refresh_on_push = keep_cache, prefill_budget, refresh_on_push
         weight = model.embed_tokens.weight
-        self.cache = LatentCache(model.config, max_batch + 1, max_len + speculate, weight.dtype, weight.device, mtp=speculate > 0)
+        self.cache = LatentCache(
+            model.config, max_batch + 1, max_len + speculate, weight.dtype, weight.device, mtp=speculate > 0
+        )
         self.decoder = Decoder(model, self.cache, mode, record_routes)
         self.speculator = Speculator(self.decoder, speculate, max_batch + 1) if speculate else None
         self.record_routes = record_routes
         self.version, self.stats = 0, Stats()
         self._queue: deque[Request] = deque()
-        self._rows: list[Request] = []                        # row i of the cache is _rows[i]'s
-        self._long: Request | None = None                     # being read in pieces, in the spare row
+        self._rows: list[Request] = []  # row i of the cache is _rows[i]'s
+        self._long: Request | None = None  # being read in pieces, in the spare row
         self._long_done, self._long_routes = 0, []
         self._ids: set[str] = set()
-        self._seen: set[str] = set()                          # waiting requests whose tokens were read in before a push
+        self._seen: set[str] = set()  # waiting requests whose tokens were read in before a push
         self._kept: OrderedDict[str, tuple] = OrderedDict()
 
     @property
@@ -158,7 +171,9 @@ class Engine:
     def abort(self, ids: Collection[str] | None = None) -> list[Request]:
         """Stop the requests with these ids, or all: returned unfinished with what they have, to be submitted again or not.
         An id that is not here (it may just have finished) is passed over."""
-        gone = [r for r in (*self._rows, *([self._long] if self._long else []), *self._queue) if ids is None or r.id in ids]
+        gone = [
+            r for r in (*self._rows, *([self._long] if self._long else []), *self._queue) if ids is None or r.id in ids
+        ]
         marked = {r.id for r in gone}
         for row in reversed(range(len(self._rows))):
             if self._rows[row].id in marked:
@@ -185,16 +200,24 @@ class Engine:
             InputError: an older version, weights of another shape, or not finite; nothing has changed then.
         """
         if version < self.version:
-            raise InputError(f"push of version {version}: the engine has version {self.version} already; push a newer one")
+            raise InputError(
+                f"push of version {version}: the engine has version {self.version} already; push a newer one"
+            )
         own = self.model.state_dict()
         if missing := sorted(own.keys() - state.keys()):
-            raise InputError(f"push of version {version}: {missing[0]} is missing ({len(missing)} in all); give the whole state_dict")
+            raise InputError(
+                f"push of version {version}: {missing[0]} is missing ({len(missing)} in all); give the whole state_dict"
+            )
         if extra := sorted(state.keys() - own.keys()):
-            raise InputError(f"push of version {version}: {extra[0]} is no weight of this model; give its own state_dict")
+            raise InputError(
+                f"push of version {version}: {extra[0]} is no weight of this model; give its own state_dict"
+            )
         for name, mine in own.items():
             if state[name].shape != mine.shape:
-                raise InputError(f"push of version {version}: {name} is {tuple(state[name].shape)}, not {tuple(mine.shape)}; "
-                                 "give weights of the same model size")
+                raise InputError(
+                    f"push of version {version}: {name} is {tuple(state[name].shape)}, not {tuple(mine.shape)}; "
+                    "give weights of the same model size"
+                )
             if not bool(state[name].isfinite().all()):
                 raise InputError(f"push of version {version}: {name} is not finite; keep the last good weights")
         for name, mine in own.items():
@@ -219,7 +242,7 @@ class Engine:
             request = self._queue[0]
             if self._resume(request, len(self._rows)) if not batch else request.id in self._kept:
                 if batch:
-                    break                                     # kept ones join by themselves, in the next step
+                    break  # kept ones join by themselves, in the next step
                 self._queue.popleft()
                 self._rows.append(request)
                 continue
@@ -244,14 +267,14 @@ class Engine:
         first, sequences = len(self._rows), list(place)
         logits, hidden, routes = self._forward(first, sequences, 0)
         at = [place[(*r.prompt, *r.tokens)] for r in batch]
-        order, taken = [], set()                              # the first of each kind keeps its row; twins follow and copy
+        order, taken = [], set()  # the first of each kind keeps its row; twins follow and copy
         for i, sequence in enumerate(at):
             if sequence not in taken:
                 taken.add(sequence)
                 order.append(i)
         order += [i for i in range(len(batch)) if i not in order]
         batch, at = [batch[i] for i in order], [at[i] for i in order]
-        for row, sequence in enumerate(at[len(sequences):], len(sequences)):
+        for row, sequence in enumerate(at[len(sequences) :], len(sequences)):
             self.cache.write(first + row, self.cache.read(first + sequence, len(sequences[sequence])))
         lengths = [len(sequences[s]) for s in at]
         for request, length in zip(batch, lengths):
@@ -265,8 +288,10 @@ class Engine:
         """The next piece of a long prompt, in the spare row; the last piece moves it to the running ones."""
         request, done, spare = self._long, self._long_done, self.max_batch
         sequence = [*request.prompt, *request.tokens]
-        piece = sequence[done:done + self.prefill_budget]
-        logits, hidden, routes = self._forward(spare, [piece], done, sequence[done + len(piece)] if done + len(piece) < len(sequence) else None)
+        piece = sequence[done : done + self.prefill_budget]
+        logits, hidden, routes = self._forward(
+            spare, [piece], done, sequence[done + len(piece)] if done + len(piece) < len(sequence) else None
+        )
         self._long_done += len(piece)
         if self._long_done < len(sequence):
             return []
@@ -275,11 +300,21 @@ class Engine:
         self.cache.write(len(self._rows), self.cache.read(spare, len(sequence)))
         return self._join([request], logits, hidden[:, -1], None if routes is None else [routes[0, -1]])
 
-    def _forward(self, row: int, sequences: list, done: int, following: int | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _forward(
+        self, row: int, sequences: list, done: int, following: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Read sequences into rows row … → logits (B, V) after each, hidden (B, T, C), routes (B, T, MoE layers, K)."""
         chosen: list[Tensor] = []
-        hooks = [m.register_forward_hook(lambda _, __, out: chosen.append(out[0])) for layer in self.model.layers
-                 for m in layer.modules() if isinstance(m, Router)] if self.record_routes else []
+        hooks = (
+            [
+                m.register_forward_hook(lambda _, __, out: chosen.append(out[0]))
+                for layer in self.model.layers
+                for m in layer.modules()
+                if isinstance(m, Router)
+            ]
+            if self.record_routes
+            else []
+        )
         part = self.cache.rows(row, row + len(sequences), done)
         try:
             logits, hidden = prefill(self.model, part, sequences, self.mode)
@@ -325,7 +360,9 @@ class Engine:
             chosen, logprobs, right = self.speculator.step(*settings)
         routes = None
         if self.record_routes and self.decoder.routes:
-            routes = torch.stack(self.decoder.routes, 1).view(*chosen.shape, len(self.decoder.routes), -1).to(torch.int16)
+            routes = (
+                torch.stack(self.decoder.routes, 1).view(*chosen.shape, len(self.decoder.routes), -1).to(torch.int16)
+            )
         for i, (request, tokens, logs, a) in enumerate(zip(rows, chosen.tolist(), logprobs.tolist(), right)):
             before = len(request.tokens)
             for j in range(a + 1):
@@ -375,7 +412,11 @@ class Engine:
     def _keep(self, row: int) -> None:
         request = self._rows[row]
         held = self.cache.read(row, len(request.prompt) + len(request.tokens) - 1)
-        self._kept[request.id] = ([*request.prompt, *request.tokens], held, self.speculator and self.speculator.read(row))
+        self._kept[request.id] = (
+            [*request.prompt, *request.tokens],
+            held,
+            self.speculator and self.speculator.read(row),
+        )
         while len(self._kept) > 4 * self.max_batch:
             self._kept.popitem(last=False)
 
@@ -397,12 +438,16 @@ class Engine:
             raise InputError(f"{who}: the prompt is empty; start it with bos_token_id={self.model.config.bos_token_id}")
         for token in (*r.prompt, *r.tokens):
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < V:
-                raise InputError(f"{who} holds token {token!r}: the vocabulary is 0 to {V - 1}; use the tokenizer this model was made with")
+                raise InputError(
+                    f"{who} holds token {token!r}: the vocabulary is 0 to {V - 1}; use the tokenizer this model was made with"
+                )
         if isinstance(r.max_new_tokens, bool) or not isinstance(r.max_new_tokens, int) or r.max_new_tokens < 1:
             raise InputError(f"{who}: max_new_tokens={r.max_new_tokens!r}; must be a whole number of at least 1")
         if (total := len(r.prompt) + r.max_new_tokens) > self.max_len:
-            raise InputError(f"{who}: prompt of {len(r.prompt)} and max_new_tokens={r.max_new_tokens} are {total} positions, more than "
-                             f"max_len={self.max_len}; shorten one of them or make the engine with max_len={total}")
+            raise InputError(
+                f"{who}: prompt of {len(r.prompt)} and max_new_tokens={r.max_new_tokens} are {total} positions, more than "
+                f"max_len={self.max_len}; shorten one of them or make the engine with max_len={total}"
+            )
         if isinstance(r.seed, bool) or not isinstance(r.seed, int):
             raise InputError(f"{who}: seed={r.seed!r}; must be a whole number")
         try:
@@ -410,7 +455,9 @@ class Engine:
         except InputError as err:
             raise InputError(f"{who}: {err}") from None
         if not len(r.tokens) == len(r.logprobs) == len(r.versions):
-            raise InputError(f"{who}: {len(r.tokens)} tokens, {len(r.logprobs)} logprobs and {len(r.versions)} versions; "
-                             "each response token needs one of both")
+            raise InputError(
+                f"{who}: {len(r.tokens)} tokens, {len(r.logprobs)} logprobs and {len(r.versions)} versions; "
+                "each response token needs one of both"
+            )
         if len(r.tokens) >= r.max_new_tokens or (r.tokens and r.tokens[-1] in r.stop):
             raise InputError(f"{who}: already complete with {len(r.tokens)} tokens; submit unfinished ones only")

@@ -10,6 +10,7 @@ in a batch (up to the rounding of a matrix product, which depends on its size).
 
 Shapes: B sequences, T prompt positions, V vocabulary.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -37,12 +38,21 @@ class Generated:
     tokens: list[list[int]] = field(default_factory=list)
     logprobs: list[list[float]] = field(default_factory=list)
     stopped: list[bool] = field(default_factory=list)
-    acceptance: float | None = None     # with drafts: the share of them that were right
+    acceptance: float | None = None  # with drafts: the share of them that were right
 
 
-def generate(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_tokens: int, *, temperature: float = 0.0,
-             top_p: float = 1.0, seed: int | Sequence[int] = 0, stop: Sequence[int] = (), mode: str = "sparse",
-             speculate: int = 0) -> Generated:
+def generate(
+    model: Model,
+    prompts: Sequence[Sequence[int]] | Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | Sequence[int] = 0,
+    stop: Sequence[int] = (),
+    mode: str = "sparse",
+    speculate: int = 0,
+) -> Generated:
     """Continue every prompt by up to `max_new_tokens` tokens.
 
     Args:
@@ -62,8 +72,9 @@ def generate(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_to
         _check(model, rows, max_new_tokens, temperature, top_p)
         return _drafted(model, rows, max_new_tokens, temperature, top_p, _seeds(seed, len(rows)), stop, mode, speculate)
     out = Generated()
-    for tokens, logprobs, active in stream(model, prompts, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed,
-                                           stop=stop, mode=mode):
+    for tokens, logprobs, active in stream(
+        model, prompts, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop, mode=mode
+    ):
         if not out.tokens:
             out = Generated([[] for _ in active], [[] for _ in active], [False] * len(active))
         for i, (token, logprob, on) in enumerate(zip(tokens, logprobs, active)):
@@ -75,9 +86,17 @@ def generate(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_to
     return out
 
 
-def stream(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_tokens: int, *, temperature: float = 0.0,
-           top_p: float = 1.0, seed: int | Sequence[int] = 0, stop: Sequence[int] = (),
-           mode: str = "sparse") -> Iterator[tuple[list[int], list[float], list[bool]]]:
+def stream(
+    model: Model,
+    prompts: Sequence[Sequence[int]] | Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | Sequence[int] = 0,
+    stop: Sequence[int] = (),
+    mode: str = "sparse",
+) -> Iterator[tuple[list[int], list[float], list[bool]]]:
     """The steps of `generate` as they come: (tokens, log-probabilities, was the sequence still running), one of each per
     sequence. A sequence that has met a stop token goes on as padding with its flag False."""
     rows = [[int(t) for t in p] for p in prompts]
@@ -103,29 +122,51 @@ def stream(model: Model, prompts: Sequence[Sequence[int]] | Tensor, max_new_toke
             return
 
 
-def _drafted(model: Model, rows: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, top_p: float,
-             seeds: list[int], stop: Sequence[int], mode: str, speculate: int) -> Generated:
+def _drafted(
+    model: Model,
+    rows: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seeds: list[int],
+    stop: Sequence[int],
+    mode: str,
+    speculate: int,
+) -> Generated:
     """`generate` with drafts: sequences advance by unequal numbers of tokens, so the rollout engine runs them."""
     from minglm.inference.engine import Engine, Request
 
-    engine = Engine(model, len(rows), max(map(len, rows)) + max_new_tokens, mode=mode, speculate=speculate,
-                    prefill_budget=max(512, sum(map(len, rows))))
-    asked = [Request(str(i), row, max_new_tokens, temperature, top_p, seed, tuple(stop)) for i, (row, seed) in enumerate(zip(rows, seeds))]
+    engine = Engine(
+        model,
+        len(rows),
+        max(map(len, rows)) + max_new_tokens,
+        mode=mode,
+        speculate=speculate,
+        prefill_budget=max(512, sum(map(len, rows))),
+    )
+    asked = [
+        Request(str(i), row, max_new_tokens, temperature, top_p, seed, tuple(stop))
+        for i, (row, seed) in enumerate(zip(rows, seeds))
+    ]
     for request in asked:
         engine.submit(request)
     while engine.running or engine.waiting:
         engine.step()
     out = Generated(acceptance=engine.stats.acceptance)
     for r in asked:
-        if temperature not in (0, 1) or top_p < 1:             # the engine's belong to the distribution that was sampled from
+        if temperature not in (0, 1) or top_p < 1:  # the engine's belong to the distribution that was sampled from
             with torch.inference_mode():
-                logits = model(torch.tensor([r.prompt + r.tokens], device=model.embed_tokens.weight.device), mode=mode).logits[0].float()
+                logits = (
+                    model(torch.tensor([r.prompt + r.tokens], device=model.embed_tokens.weight.device), mode=mode)
+                    .logits[0]
+                    .float()
+                )
             chosen = torch.tensor(r.tokens, device=logits.device)
-            r.logprobs = _own(logits[len(r.prompt) - 1:-1], chosen).tolist()
+            r.logprobs = _own(logits[len(r.prompt) - 1 : -1], chosen).tolist()
         stopped = r.reason == "stop"
         out.stopped.append(stopped)
         out.tokens.append(r.tokens[:-1] if stopped else r.tokens)
-        out.logprobs.append(r.logprobs[:len(out.tokens[-1])])
+        out.logprobs.append(r.logprobs[: len(out.tokens[-1])])
     return out
 
 
@@ -147,11 +188,17 @@ def _check(model: Model, rows: list[list[int]], max_new_tokens: int, temperature
         raise InputError("no prompts: give at least one list of tokens")
     for i, row in enumerate(rows):
         if not row:
-            raise InputError(f"prompt {i} is empty: a model continues at least one token; start it with bos_token_id={model.config.bos_token_id}")
+            raise InputError(
+                f"prompt {i} is empty: a model continues at least one token; start it with bos_token_id={model.config.bos_token_id}"
+            )
         if bad := [t for t in row if not 0 <= t < V]:
-            raise InputError(f"prompt {i} holds token {bad[0]}: the vocabulary is 0 to {V - 1}; use the tokenizer this model was made with")
+            raise InputError(
+                f"prompt {i} holds token {bad[0]}: the vocabulary is 0 to {V - 1}; use the tokenizer this model was made with"
+            )
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: must be at least 1")
     if (total := max(map(len, rows)) + max_new_tokens) > limit:
-        raise InputError(f"prompt and new tokens are {total}: the model has max_position_embeddings={limit}; shorten one of them")
+        raise InputError(
+            f"prompt and new tokens are {total}: the model has max_position_embeddings={limit}; shorten one of them"
+        )
     check_sampling(temperature, top_p)

@@ -1,4 +1,5 @@
 """A trained model and its tokenizer, from a run folder or a checkpoint."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -20,17 +21,22 @@ def load_model(path: str | Path, device: str = "cpu"):
     from minglm.data.tokenizer import Tokenizer
     from minglm.model.model import Model
 
-    if (Path(path) / "quantization.json").is_file():           # written by `minglm quantize`
+    if (Path(path) / "quantization.json").is_file():  # written by `minglm quantize`
         from minglm.quant import checkpoint as quantised
+
         model, tokenizer, note = quantised.load(path, device)
         return model, tokenizer, Checkpoint(Path(path), 0, model.config, note, {}, {})
     checkpoint = latest(path)
     if checkpoint is None:
-        raise InputError(f"{path}: no checkpoint here; give a run folder such as runs/pretrain, or train one with `minglm train`")
+        raise InputError(
+            f"{path}: no checkpoint here; give a run folder such as runs/pretrain, or train one with `minglm train`"
+        )
     model = Model(checkpoint.config)
     model.load_state_dict(checkpoint.model)
     run = checkpoint.path.parent.parent
-    tokenizer = next((Tokenizer.load(p) for p in (checkpoint.path, run, run / "data") if (p / "tokenizer.json").is_file()), None)
+    tokenizer = next(
+        (Tokenizer.load(p) for p in (checkpoint.path, run, run / "data") if (p / "tokenizer.json").is_file()), None
+    )
     if tokenizer is None:
         raise InputError(f"{run}: no tokenizer.json beside the checkpoint; copy the one of its training run there")
     return model.to(device).eval(), tokenizer, checkpoint

@@ -1,4 +1,5 @@
 """Read a prompt into a cache, in pieces that fit in memory."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from minglm.model.model import Model
 
 
 @torch.inference_mode()
-def prefill(model: Model, cache: LatentCache, rows: Sequence[Sequence[int]], mode: str = "sparse") -> tuple[Tensor, Tensor]:
+def prefill(
+    model: Model, cache: LatentCache, rows: Sequence[Sequence[int]], mode: str = "sparse"
+) -> tuple[Tensor, Tensor]:
     """Run token lists of any lengths through the model, appending to the cache, padded on the right: a query sees nothing
     after itself, so only what is written past a row's end is meaningless, and decoding overwrites it.
 

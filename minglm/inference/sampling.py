@@ -7,6 +7,7 @@ distribution that races with the same E mostly agrees with the first: drafts are
 
 Shapes: N rows, V vocabulary.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -48,13 +49,14 @@ def probabilities(logits: Tensor, temperature: Sequence[float], top_p: Sequence[
         return probs
     limit = torch.tensor(top_p, device=logits.device).unsqueeze(-1)
     ranked, order = probs.sort(dim=-1, descending=True, stable=True)
-    ahead = ranked.cumsum(-1) - ranked                              # what the likelier ones hold; the first has none ahead
+    ahead = ranked.cumsum(-1) - ranked  # what the likelier ones hold; the first has none ahead
     kept = ranked.masked_fill_((ahead >= limit) & (limit < 1), 0.0)
     return torch.zeros_like(probs).scatter_(-1, order, kept / kept.sum(-1, keepdim=True))
 
 
-def choose(logits: Tensor, temperature: Sequence[float], top_p: Sequence[float],
-           keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+def choose(
+    logits: Tensor, temperature: Sequence[float], top_p: Sequence[float], keys: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
     """(N, V) fp32 logits → tokens (N,) int64 and their log-probabilities (N,) under the distribution sampled from.
 
     Where the temperature is 0 the likeliest token is taken, and its log-probability is the model's own, at temperature 1.

@@ -18,6 +18,7 @@ What was written to the cache for rejected drafts is overwritten by the next ste
 
 Shapes: B sequences, n drafts, C hidden, V vocabulary.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -38,7 +39,9 @@ def check_speculate(model: Model, drafts: int) -> None:
     if isinstance(drafts, bool) or not isinstance(drafts, int) or drafts < 0:
         raise InputError(f"speculate={drafts!r}: must be a whole number of drafts, 0 or more")
     if drafts and model.mtp is None:
-        raise InputError(f"speculate={drafts}: this model has num_nextn_predict_layers=0, nothing to draft with; use speculate=0")
+        raise InputError(
+            f"speculate={drafts}: this model has num_nextn_predict_layers=0, nothing to draft with; use speculate=0"
+        )
 
 
 class Speculator:
@@ -56,11 +59,17 @@ class Speculator:
         # What the module has not read yet: up to n + 1 hidden states of each sequence, and the tokens that follow them.
         self.hidden = torch.zeros(rows, drafts + 1, C, dtype=like.dtype, device=like.device)
         self.tokens = torch.zeros(rows, drafts + 1, dtype=torch.int64, device=like.device)
-        self.start, self.last = [0] * rows, [0] * rows        # position of the first of them; index of the last true one
+        self.start, self.last = [0] * rows, [0] * rows  # position of the first of them; index of the last true one
 
     @torch.inference_mode()
-    def prefill(self, cache: LatentCache, rows: Sequence[Sequence[int]], hidden: Tensor, following: int | None = None,
-                mode: str = "sparse") -> None:
+    def prefill(
+        self,
+        cache: LatentCache,
+        rows: Sequence[Sequence[int]],
+        hidden: Tensor,
+        following: int | None = None,
+        mode: str = "sparse",
+    ) -> None:
         """Let the module read the positions whose next token is known.
 
         Args:
@@ -69,8 +78,10 @@ class Speculator:
             following: the token after them, where these are a piece of one longer sequence.
         """
         model, longest = self.decoder.model, hidden.shape[1]
-        tokens = torch.tensor([[*r[1:], 0 if following is None else following, *[0] * (longest - len(r))] for r in rows],
-                              device=hidden.device)
+        tokens = torch.tensor(
+            [[*r[1:], 0 if following is None else following, *[0] * (longest - len(r))] for r in rows],
+            device=hidden.device,
+        )
         view = View(mode, model._rope_slice(cache.length, longest, hidden.device), cache.length, cache=cache)
         model.mtp_step(hidden, tokens, view, Tally())
 
@@ -87,23 +98,28 @@ class Speculator:
         self.hidden[row], self.tokens[row], self.start[row], self.last[row] = held
 
     @torch.inference_mode()
-    def step(self, temperature: Sequence[float], top_p: Sequence[float],
-             keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, list[int]]:
+    def step(
+        self, temperature: Sequence[float], top_p: Sequence[float], keys: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor, list[int]]:
         """One round for the first B sequences; keys are (seed, index of the next token).
 
         Returns the model's choices (B, n+1), their log-probabilities as `sampling.choose` defines them, and how many
         drafts were right, a: the first a + 1 choices are the sequence's next tokens, the others are void.
         """
         B, n = len(keys), self.n
-        drafts = self._draft(temperature, top_p, keys)                                     # (B, n)
+        drafts = self._draft(temperature, top_p, keys)  # (B, n)
         pick = torch.tensor(self.last[:B], device=drafts.device)
-        newest = self.tokens[:B].gather(1, pick[:, None])                                  # (B, 1), not yet read
+        newest = self.tokens[:B].gather(1, pick[:, None])  # (B, 1), not yet read
         read = torch.cat((newest, drafts), 1)
         positions = [s + a + 1 for s, a in zip(self.start, self.last[:B])]
-        logits = self.decoder.step(read, positions).float()                                # (B, n+1, V)
+        logits = self.decoder.step(read, positions).float()  # (B, n+1, V)
         each = [v for v in range(B) for _ in range(n + 1)]
-        chosen, logprobs = choose(logits.flatten(0, 1), [temperature[b] for b in each], [top_p[b] for b in each],
-                                  [(seed, index + j) for seed, index in keys for j in range(n + 1)])
+        chosen, logprobs = choose(
+            logits.flatten(0, 1),
+            [temperature[b] for b in each],
+            [top_p[b] for b in each],
+            [(seed, index + j) for seed, index in keys for j in range(n + 1)],
+        )
         chosen = chosen.view(B, n + 1)
         right = (chosen[:, :n] == drafts).long().cumprod(-1).sum(-1).tolist()
         self.hidden[:B], self.tokens[:B] = self.decoder.hidden.view(B, n + 1, -1), chosen
@@ -112,7 +128,7 @@ class Speculator:
 
     def _draft(self, temperature: Sequence[float], top_p: Sequence[float], keys: Sequence[tuple[int, int]]) -> Tensor:
         decoder, B = self.decoder, len(keys)
-        ahead = decoder.mtp_step(self.hidden[:B], self.tokens[:B], self.start[:B])         # (B, n+1, C)
+        ahead = decoder.mtp_step(self.hidden[:B], self.tokens[:B], self.start[:B])  # (B, n+1, C)
         hidden = ahead[torch.arange(B, device=ahead.device), torch.tensor(self.last[:B], device=ahead.device)]
         drafts = []
         for j in range(self.n):

@@ -11,6 +11,7 @@ for a last block that is smaller, so such matrices are written multiplied out an
 Ask for `from_pretrained(DIR, quantization_config=CompressedTensorsConfig(dequantize=True))` with int4 and w4a8: without it
 transformers 5.23 leaves this architecture's experts as they were initialised. Activations are rounded by whoever runs the checkpoint; transformers on a CPU does not round them.
 """
+
 from __future__ import annotations
 
 import json
@@ -40,7 +41,9 @@ def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
     spec, folder = getattr(model, "quantization", None), Path(folder)
     if spec is None:
         raise InputError("model is not quantised: use `minglm export-hf` for it")
-    if folder.exists() and any(p.name not in ("config.json", "model.safetensors", "tokenizer.json") for p in folder.iterdir()):
+    if folder.exists() and any(
+        p.name not in ("config.json", "model.safetensors", "tokenizer.json") for p in folder.iterdir()
+    ):
         raise InputError(f"{folder}: holds other files; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     dtype, layers = model.embed_tokens.weight.dtype, model.config.num_hidden_layers
@@ -84,15 +87,18 @@ def _matrices(model: Model) -> Iterator[tuple[str, tuple[int, int], object, list
 def _fits(scheme, matrix: tuple[int, int]) -> bool:
     if isinstance(scheme, Fp8):
         return all(size <= scheme.block or size % scheme.block == 0 for size in matrix)
-    return matrix[1] % 8 == 0 or not isinstance(scheme, Int4)          # whole int32 words
+    return matrix[1] % 8 == 0 or not isinstance(scheme, Int4)  # whole int32 words
 
 
 def _serialised(scheme, parts: list[Tensor], matrix: tuple[int, int], dtype: torch.dtype) -> list[tuple[str, Tensor]]:
     if isinstance(scheme, Fp8):
         return [("weight", parts[0]), ("weight_scale_inv", parts[1])]
-    if isinstance(scheme, Int4):        # four bytes with the even input low are one little-endian int32
-        return [("weight_packed", parts[0].contiguous().view(torch.int32)), ("weight_scale", parts[1].to(dtype)),
-                ("weight_shape", torch.tensor(matrix, dtype=torch.int64))]
+    if isinstance(scheme, Int4):  # four bytes with the even input low are one little-endian int32
+        return [
+            ("weight_packed", parts[0].contiguous().view(torch.int32)),
+            ("weight_scale", parts[1].to(dtype)),
+            ("weight_shape", torch.tensor(matrix, dtype=torch.int64)),
+        ]
     return [("weight", parts[0]), ("weight_scale", parts[1].to(dtype))]
 
 
@@ -100,18 +106,43 @@ def _config(spec, kept: list[str], layers: int) -> dict:
     names = {".indexer.": "indexer", "mlp.gate.": "mlp.gate"}
     patterns = [names.get(part, part) for part in KEPT]
     if spec.format == "fp8":
-        return {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [spec.block, spec.block],
-                "modules_to_not_convert": [*patterns, *kept]}
-    inputs = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True} if spec.rounds_activations else None
-    int4 = {"format": "pack-quantized", "input_activations": inputs, "output_activations": None,
-            "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": spec.group}}
+        return {
+            "quant_method": "fp8",
+            "fmt": "e4m3",
+            "activation_scheme": "dynamic",
+            "weight_block_size": [spec.block, spec.block],
+            "modules_to_not_convert": [*patterns, *kept],
+        }
+    inputs = (
+        {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+        if spec.rounds_activations
+        else None
+    )
+    int4 = {
+        "format": "pack-quantized",
+        "input_activations": inputs,
+        "output_activations": None,
+        "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": spec.group},
+    }
     if spec.format == "int4":
         groups = {"group_0": {**int4, "targets": ["Linear"]}}
     else:
-        int8 = {"format": "int-quantized", "input_activations": inputs, "output_activations": None,
-                "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}}
-        groups = {"group_0": {**int4, "targets": [r"re:.*\.mlp\.experts\..*"]}, "group_1": {**int8, "targets": ["Linear"]}}
+        int8 = {
+            "format": "int-quantized",
+            "input_activations": inputs,
+            "output_activations": None,
+            "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
+        }
+        groups = {
+            "group_0": {**int4, "targets": [r"re:.*\.mlp\.experts\..*"]},
+            "group_1": {**int8, "targets": ["Linear"]},
+        }
         patterns.append("kv_b_proj")
-    return {"quant_method": "compressed-tensors", "format": "pack-quantized" if spec.format == "int4" else "mixed-precision",
-            "quantization_status": "compressed", "config_groups": groups, "kv_cache_scheme": None,
-            "ignore": [*(rf"re:.*{p.replace('.', chr(92) + '.')}.*" for p in patterns), *kept]}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized" if spec.format == "int4" else "mixed-precision",
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "kv_cache_scheme": None,
+        "ignore": [*(rf"re:.*{p.replace('.', chr(92) + '.')}.*" for p in patterns), *kept],
+    }

@@ -12,6 +12,7 @@ install. What differs from the torch model is what a static graph asks for:
 Shapes: B batch, T positions, H heads, L latent width, R = L + rope, Hi/Di indexer heads and width, k chosen keys,
 E experts, K chosen experts, C hidden, F expert width, V vocabulary, N = B·T.
 """
+
 from __future__ import annotations
 
 import json
@@ -25,11 +26,15 @@ from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 
 LATENT_EPS, IGNORE = 1e-6, -100
-FAR = -1e30          # a masked score: finite, because MindSpore's softmax gradient turns -inf into NaN
+FAR = -1e30  # a masked score: finite, because MindSpore's softmax gradient turns -inf into NaN
 
 
 def _weight(*shape: int, value: float | None = None, learn: bool = True) -> Parameter:
-    data = np.full(shape, value, np.float32) if value is not None else np.random.default_rng(0).normal(0, 0.02, shape).astype(np.float32)
+    data = (
+        np.full(shape, value, np.float32)
+        if value is not None
+        else np.random.default_rng(0).normal(0, 0.02, shape).astype(np.float32)
+    )
     return Parameter(Tensor(data), name="weight", requires_grad=learn)
 
 
@@ -84,7 +89,11 @@ class SwiGLU(nn.Cell):
 
     def __init__(self, hidden: int, width: int):
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = Linear(hidden, width), Linear(hidden, width), Linear(width, hidden)
+        self.gate_proj, self.up_proj, self.down_proj = (
+            Linear(hidden, width),
+            Linear(hidden, width),
+            Linear(width, hidden),
+        )
 
     def construct(self, x):
         return self.down_proj(ops.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -123,8 +132,8 @@ class Indexer(nn.Cell):
         q, k = self.wq_b(q_latent).reshape(B, T, self.heads, self.width), self.k_norm(self.wk(x))
         q = ops.concat((rope(q[..., :r], cos, sin), q[..., r:]), -1)
         k = ops.concat((rope(k[..., :r], cos, sin), k[..., r:]), -1)
-        w = self.weights_proj(x) * (self.heads * self.width) ** -0.5                       # (B, T, Hi)
-        dots = ops.relu(ops.matmul(q.swapaxes(1, 2), ops.expand_dims(k.swapaxes(1, 2), 1)))    # (B, Hi, T, S)
+        w = self.weights_proj(x) * (self.heads * self.width) ** -0.5  # (B, T, Hi)
+        dots = ops.relu(ops.matmul(q.swapaxes(1, 2), ops.expand_dims(k.swapaxes(1, 2), 1)))  # (B, Hi, T, S)
         return (dots * ops.expand_dims(w.swapaxes(1, 2), -1)).sum(1)
 
 
@@ -137,8 +146,8 @@ def choose(scores, seen, k: int):
     equal = ops.logical_and(scores == edge, seen).astype(ms.float32)
     room = k - above.sum(-1, keepdims=True)
     taken = above + equal * (ops.cumsum(equal, -1) <= room).astype(ms.float32)
-    countdown = S - ops.arange(S).astype(ms.float32)                                       # S for the first position, 1 for the last
-    return (S - ops.topk(taken * countdown, k, -1)[0]).astype(ms.int32)                    # untaken: S - 0 = S
+    countdown = S - ops.arange(S).astype(ms.float32)  # S for the first position, 1 for the last
+    return (S - ops.topk(taken * countdown, k, -1)[0]).astype(ms.int32)  # untaken: S - 0 = S
 
 
 class MLA(nn.Cell):
@@ -147,8 +156,14 @@ class MLA(nn.Cell):
     def __init__(self, config: ModelConfig, full: bool):
         super().__init__()
         C, H, L = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
-        self.H, self.nope, self.r, self.Dv, self.L = H, config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim, L
-        self.topk, self.scale, self.full = config.index_topk, config.qk_head_dim ** -0.5, full
+        self.H, self.nope, self.r, self.Dv, self.L = (
+            H,
+            config.qk_nope_head_dim,
+            config.qk_rope_head_dim,
+            config.v_head_dim,
+            L,
+        )
+        self.topk, self.scale, self.full = config.index_topk, config.qk_head_dim**-0.5, full
         self.q_a_proj, self.q_a_layernorm = Linear(C, config.q_lora_rank), RMSNorm(config.q_lora_rank, LATENT_EPS)
         self.q_b_proj = Linear(config.q_lora_rank, H * config.qk_head_dim)
         self.kv_a_proj_with_mqa, self.kv_a_layernorm = Linear(C, L + self.r), RMSNorm(L, LATENT_EPS)
@@ -162,11 +177,13 @@ class MLA(nn.Cell):
         q_latent = self.q_a_layernorm(self.q_a_proj(x))
         q = self.q_b_proj(q_latent).reshape(B, T, H, self.nope + self.r)
         kv = self.kv_a_proj_with_mqa(x)
-        latent = ops.concat((self.kv_a_layernorm(kv[..., :self.L]), rope(kv[..., self.L:], cos, sin)), -1)     # (B, T, R)
+        latent = ops.concat(
+            (self.kv_a_layernorm(kv[..., : self.L]), rope(kv[..., self.L :], cos, sin)), -1
+        )  # (B, T, R)
         up = self.kv_b_proj.weight.reshape(H, self.nope + self.Dv, self.L)
-        up_k, up_v = up[:, :self.nope], up[:, self.nope:]
-        absorbed = ops.matmul(q[..., :self.nope].swapaxes(1, 2), up_k)                     # (B, H, T, L)
-        q = ops.concat((absorbed, rope(q[..., self.nope:], cos, sin).swapaxes(1, 2)), -1)  # (B, H, T, R)
+        up_k, up_v = up[:, : self.nope], up[:, self.nope :]
+        absorbed = ops.matmul(q[..., : self.nope].swapaxes(1, 2), up_k)  # (B, H, T, L)
+        q = ops.concat((absorbed, rope(q[..., self.nope :], cos, sin).swapaxes(1, 2)), -1)  # (B, H, T, R)
 
         at = ops.arange(T)
         seen = ops.broadcast_to(ops.expand_dims(ops.expand_dims(at, 0) <= ops.expand_dims(at, 1), 0), (B, T, T))
@@ -174,19 +191,19 @@ class MLA(nn.Cell):
         if mode == "sparse" and self.topk < T:
             if scores_i is not None:
                 choice = choose(ops.stop_gradient(scores_i), seen, self.topk)
-            seen = choice < T                                                              # (B, T, k)
+            seen = choice < T  # (B, T, k)
             place = ops.where(seen, choice, ops.zeros_like(choice))
             rows = (place + (ops.arange(B) * T).astype(ms.int32).reshape(B, 1, 1)).reshape(-1)
-            keys = ops.gather(latent.reshape(B * T, -1), rows, 0).reshape(B, T, self.topk, -1)     # (B, T, k, R)
-            scores = ops.matmul(q.swapaxes(1, 2), keys.swapaxes(2, 3)) * self.scale        # (B, T, H, k)
+            keys = ops.gather(latent.reshape(B * T, -1), rows, 0).reshape(B, T, self.topk, -1)  # (B, T, k, R)
+            scores = ops.matmul(q.swapaxes(1, 2), keys.swapaxes(2, 3)) * self.scale  # (B, T, H, k)
             probs = ops.softmax(ops.where(ops.expand_dims(seen, 2), scores, Tensor(FAR, ms.float32)), -1)
-            p, values = probs.mean(2), ops.matmul(probs, keys[..., :self.L]).swapaxes(1, 2)        # (B, H, T, L)
+            p, values = probs.mean(2), ops.matmul(probs, keys[..., : self.L]).swapaxes(1, 2)  # (B, H, T, L)
             if scores_i is not None:
                 scores_i = ops.gather_elements(scores_i, 2, place)
         else:
-            scores = ops.matmul(q, ops.expand_dims(latent.swapaxes(1, 2), 1)) * self.scale     # (B, H, T, S)
+            scores = ops.matmul(q, ops.expand_dims(latent.swapaxes(1, 2), 1)) * self.scale  # (B, H, T, S)
             probs = ops.softmax(ops.where(ops.expand_dims(seen, 1), scores, Tensor(FAR, ms.float32)), -1)
-            p, values = probs.mean(1), ops.matmul(probs, ops.expand_dims(latent[..., :self.L], 1))
+            p, values = probs.mean(1), ops.matmul(probs, ops.expand_dims(latent[..., : self.L], 1))
         kl = Tensor(0.0, ms.float32)
         if scores_i is not None:
             kl = kl_divergence(ops.stop_gradient(p), scores_i, seen)
@@ -201,7 +218,9 @@ class Router(nn.Cell):
         super().__init__()
         self.k, self.scale, self.E = config.num_experts_per_tok, config.routed_scaling_factor, config.n_routed_experts
         self.weight = _weight(self.E, config.hidden_size)
-        self.e_score_correction_bias = Parameter(Tensor(np.zeros(self.E, np.float32)), name="e_score_correction_bias", requires_grad=False)
+        self.e_score_correction_bias = Parameter(
+            Tensor(np.zeros(self.E, np.float32)), name="e_score_correction_bias", requires_grad=False
+        )
 
     def construct(self, x):
         """x (N, C) → gate of every expert, 0 where not chosen (N, E); scores (N, E); chosen as ones (N, E)."""
@@ -223,8 +242,10 @@ class Experts(nn.Cell):
         self.gate_up_proj.name, self.down_proj.name = "gate_up_proj", "down_proj"
 
     def construct(self, x, gates):
-        inner = ops.matmul(ops.expand_dims(x, 0), self.gate_up_proj.swapaxes(1, 2))        # (E, N, 2F)
-        hidden = ops.silu(inner[..., :self.F]) * inner[..., self.F:] * ops.expand_dims(ops.transpose(gates, (1, 0)), -1)
+        inner = ops.matmul(ops.expand_dims(x, 0), self.gate_up_proj.swapaxes(1, 2))  # (E, N, 2F)
+        hidden = (
+            ops.silu(inner[..., : self.F]) * inner[..., self.F :] * ops.expand_dims(ops.transpose(gates, (1, 0)), -1)
+        )
         return ops.matmul(hidden, self.down_proj.swapaxes(1, 2)).sum(0)
 
 
@@ -291,7 +312,9 @@ class MTP(nn.Cell):
 def cross_entropy(logits, targets):
     """Mean over targets that are not -100: logits (B, T, V), targets (B, T)."""
     keep = (targets != IGNORE).astype(ms.float32)
-    picked = ops.gather_elements(ops.log_softmax(logits, -1), 2, ops.expand_dims(ops.maximum(targets, 0), -1)).squeeze(-1)
+    picked = ops.gather_elements(ops.log_softmax(logits, -1), 2, ops.expand_dims(ops.maximum(targets, 0), -1)).squeeze(
+        -1
+    )
     return -(picked * keep).sum() / ops.maximum(keep.sum(), Tensor(1.0, ms.float32))
 
 
@@ -302,22 +325,33 @@ class Model(nn.Cell):
         super().__init__()
         self.config, C = config, config.hidden_size
         self.embed_tokens = Embedding(config.vocab_size, C)
-        self.layers = nn.CellList([Layer(config, kind == "full", i >= config.first_k_dense_replace)
-                                   for i, kind in enumerate(config.indexer_types)])
+        self.layers = nn.CellList(
+            [
+                Layer(config, kind == "full", i >= config.first_k_dense_replace)
+                for i, kind in enumerate(config.indexer_types)
+            ]
+        )
         self.norm, self.lm_head = RMSNorm(C, config.rms_norm_eps), Linear(C, config.vocab_size)
         self.depths = config.mtp_depth if config.num_nextn_predict_layers else 0
         if self.depths:
             self.mtp = MTP(config)
         r = config.qk_rope_head_dim
-        angle = np.arange(config.max_position_embeddings, dtype=np.float32)[:, None] \
-            * (1.0 / np.float32(config.rope_theta) ** (np.arange(0, r, 2, dtype=np.float32) / r)).astype(np.float32)
-        self.cos, self.sin = Tensor(np.cos(angle)), Tensor(np.sin(angle))                 # (positions, r/2)
+        angle = np.arange(config.max_position_embeddings, dtype=np.float32)[:, None] * (
+            1.0 / np.float32(config.rope_theta) ** (np.arange(0, r, 2, dtype=np.float32) / r)
+        ).astype(np.float32)
+        self.cos, self.sin = Tensor(np.cos(angle)), Tensor(np.sin(angle))  # (positions, r/2)
 
     def hidden(self, tokens, mode):
         """(B, T) → hidden (B, T, C) before the final norm, the layers' KLs (sum and number), balance losses (sum)."""
         T = tokens.shape[1]
         cos, sin = self.cos[:T], self.sin[:T]
-        x, kl, balance, choice, ran = self.embed_tokens(tokens), Tensor(0.0, ms.float32), Tensor(0.0, ms.float32), None, 0
+        x, kl, balance, choice, ran = (
+            self.embed_tokens(tokens),
+            Tensor(0.0, ms.float32),
+            Tensor(0.0, ms.float32),
+            None,
+            0,
+        )
         for layer in self.layers:
             x, kl_i, balance_i, choice = layer(x, cos, sin, mode, choice)
             kl, balance = kl + kl_i, balance + balance_i
@@ -335,7 +369,9 @@ class Model(nn.Cell):
         depths = min(self.depths, tokens.shape[1] - 1)
         for depth in range(1, depths + 1):
             keep = tokens.shape[1] - depth
-            x, kl_i, balance_i, _ = self.mtp(x[:, :keep], self.embed_tokens(tokens[:, depth:]), self.cos[:keep], self.sin[:keep], mode)
+            x, kl_i, balance_i, _ = self.mtp(
+                x[:, :keep], self.embed_tokens(tokens[:, depth:]), self.cos[:keep], self.sin[:keep], mode
+            )
             kl, balance, ran = kl + kl_i, balance + balance_i, ran + 1
             mtp = mtp + cross_entropy(self.lm_head(self.mtp.norm(x)), targets[:, depth:]) / depths
         return lm, mtp, balance, kl / max(ran, 1)
@@ -346,6 +382,7 @@ def training_step(model: Model, weights=(1.0, 0.3, 1e-4, 1.0), mode: str = "spar
 
     `weights` of lm, mtp, balance and indexer KL. Wrap it in `mindspore.jit` for graph mode.
     """
+
     def loss(tokens, targets):
         parts = model.losses(tokens, targets, mode)
         total = parts[0] * weights[0]
@@ -377,9 +414,13 @@ def load(source: str | Path, config: ModelConfig | None = None) -> Model:
     wanted = {p.name: p for p in model.get_parameters()}
     for name in sorted(set(tensors) ^ set(wanted)):
         where = "missing" if name in wanted else "not part of the model"
-        raise InputError(f"{path}: tensor {name!r} is {where}{nearest(name, set(wanted) - set(tensors))}; use the config that was saved with it")
+        raise InputError(
+            f"{path}: tensor {name!r} is {where}{nearest(name, set(wanted) - set(tensors))}; use the config that was saved with it"
+        )
     for name, parameter in wanted.items():
         if tensors[name].shape != tuple(parameter.shape):
-            raise InputError(f"{path}: tensor {name!r} has shape {list(tensors[name].shape)}, the config calls for {list(parameter.shape)}")
+            raise InputError(
+                f"{path}: tensor {name!r} has shape {list(tensors[name].shape)}, the config calls for {list(parameter.shape)}"
+            )
         parameter.set_data(Tensor(tensors[name].astype(np.float32)))
     return model

@@ -10,6 +10,7 @@ Keys and values of all heads are rebuilt from one cached latent per token, plus 
 Shapes: B batch, T query positions, S key positions, H heads, D = nope + rope query/key width, Dv value width, L latent
 width, R = L + rope, C hidden, k chosen keys.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -35,23 +36,23 @@ class SequenceShare(Protocol):
     def mean_heads(self, local: Tensor) -> Tensor: ...
 
 
-MASK_UNTIL = 2      # times index_topk: up to here most keys are chosen, and masking the others costs less than gathering
+MASK_UNTIL = 2  # times index_topk: up to here most keys are chosen, and masking the others costs less than gathering
 
 
 @dataclass
 class View:
     """What all layers of one forward share: how to attend, and what each query may see."""
 
-    mode: str                          # "dense", "warmup" or "sparse"
-    rope: Tensor                       # (T, rope/2) complex, the turns of the query positions
-    offset: int = 0                    # position of the first query; keys before it come from the cache
-    doc_start: Tensor | None = None    # (B, T) int64, first position each query may see
+    mode: str  # "dense", "warmup" or "sparse"
+    rope: Tensor  # (T, rope/2) complex, the turns of the query positions
+    offset: int = 0  # position of the first query; keys before it come from the cache
+    doc_start: Tensor | None = None  # (B, T) int64, first position each query may see
     cache: LatentCache | None = None
-    losses: bool = False               # whether balance losses are wanted
-    indexer_loss: bool = False         # whether the indexer's KL is wanted
-    indexer_grad: bool = False         # whether that KL is to be differentiated (in "warmup" nothing else is)
-    share: SequenceShare | None = None         # what other processes hold of the sequence and the heads
-    choice: Tensor | None = None       # (B, T, k), left by the last "full" layer for "shared" ones; None: read everything
+    losses: bool = False  # whether balance losses are wanted
+    indexer_loss: bool = False  # whether the indexer's KL is wanted
+    indexer_grad: bool = False  # whether that KL is to be differentiated (in "warmup" nothing else is)
+    share: SequenceShare | None = None  # what other processes hold of the sequence and the heads
+    choice: Tensor | None = None  # (B, T, k), left by the last "full" layer for "shared" ones; None: read everything
 
 
 class MLA(nn.Module):
@@ -60,9 +61,13 @@ class MLA(nn.Module):
     def __init__(self, config: ModelConfig, layer: int, full: bool = True):
         super().__init__()
         self.layer, self.topk = layer, config.index_topk
-        self.H, self.nope, self.rope, self.Dv = (config.num_attention_heads, config.qk_nope_head_dim,
-                                                 config.qk_rope_head_dim, config.v_head_dim)
-        self.L, self.scale = config.kv_lora_rank, config.qk_head_dim ** -0.5
+        self.H, self.nope, self.rope, self.Dv = (
+            config.num_attention_heads,
+            config.qk_nope_head_dim,
+            config.qk_rope_head_dim,
+            config.v_head_dim,
+        )
+        self.L, self.scale = config.kv_lora_rank, config.qk_head_dim**-0.5
         C, D = config.hidden_size, config.qk_head_dim
         self.q_a_proj = nn.Linear(C, config.q_lora_rank, bias=False)
         self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_EPS)
@@ -77,11 +82,11 @@ class MLA(nn.Module):
         """x (B, T, C), already normalised → output (B, T, C) and the indexer's KL (scalar) or None."""
         q_latent = self.q_a_layernorm(self.q_a_proj(x))
         q_nope, q_rope = self.q_b_proj(q_latent).unflatten(-1, (self.H, -1)).split((self.nope, self.rope), -1)
-        q_rope = apply_rope(q_rope, view.rope)                                             # (B, T, H, rope)
+        q_rope = apply_rope(q_rope, view.rope)  # (B, T, H, rope)
         kv, k_rope = self.kv_a_proj_with_mqa(x).split((self.L, self.rope), -1)
-        latent = torch.cat((self.kv_a_layernorm(kv), apply_rope(k_rope, view.rope)), -1)   # (B, T, R)
+        latent = torch.cat((self.kv_a_layernorm(kv), apply_rope(k_rope, view.rope)), -1)  # (B, T, R)
         if view.cache is not None:
-            latent = view.cache.append(self.layer, latent)                                 # (B, S, R)
+            latent = view.cache.append(self.layer, latent)  # (B, S, R)
         elif view.share is not None:
             latent = view.share.keys(latent)
 
@@ -112,7 +117,7 @@ class MLA(nn.Module):
             q = torch.cat((q_nope, q_rope), -1)
             k, v = self.expand(latent)
             out = self.dense(q, k, v, view)
-        if want_kl and kl is None:      # every visible key was read: the chosen set is the visible set
+        if want_kl and kl is None:  # every visible key was read: the chosen set is the visible set
             q, (k, _) = torch.cat((q_nope, q_rope), -1), self.expand(latent)
             if view.share is not None:
                 q, k = view.share.all_heads(q), view.share.all_heads(k)
@@ -140,9 +145,15 @@ class MLA(nn.Module):
             mask = torch.stack([visible(T, view.offset, S, start, q.device) for start in view.doc_start]).unsqueeze(1)
         elif mask is None and view.offset:
             mask = visible(T, view.offset, S, None, q.device)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
-                                             is_causal=mask is None, scale=self.scale)
-        return out.transpose(1, 2)[..., :self.Dv]
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self.scale,
+        )
+        return out.transpose(1, 2)[..., : self.Dv]
 
     # ------------------------------------------------------------------ absorbed
 
@@ -168,4 +179,4 @@ class MLA(nn.Module):
             scores = scores.masked_fill(~seen.unsqueeze(1), -torch.inf)
         elif T > 1:
             scores = scores.masked_fill(~visible(T, view.offset, S, None, q.device), -torch.inf)
-        return torch.einsum("bhts,bsl->bthl", scores.softmax(-1), latent[..., :self.L])
+        return torch.einsum("bhts,bsl->bthl", scores.softmax(-1), latent[..., : self.L])

@@ -5,6 +5,7 @@ indexer. For GLM-5 in bf16 that is 89,856 + 19,968 bytes a token; full keys and 
 
 Shapes: L layers, B batch, S key positions, R = kv_lora_rank + qk_rope_head_dim, Di = index_head_dim.
 """
+
 from __future__ import annotations
 
 import copy
@@ -29,8 +30,15 @@ class LatentCache:
         InputError: more tokens than `max_len` are written.
     """
 
-    def __init__(self, config: ModelConfig, batch: int, max_len: int, dtype: torch.dtype = torch.float32,
-                 device: torch.device | str = "cpu", mtp: bool = False):
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch: int,
+        max_len: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        mtp: bool = False,
+    ):
         self.max_len, self.length = max_len, 0
         full = [i for i, kind in enumerate(config.indexer_types) if kind == "full"] + [config.num_hidden_layers] * mtp
         self.index_row = {layer: row for row, layer in enumerate(full)}
@@ -51,7 +59,7 @@ class LatentCache:
     def write(self, row: int, held: tuple[Tensor, Tensor]) -> None:
         """Put what `read` gave at the start of sequence `row`."""
         for store, part in zip((self.latent, self.index_keys), held):
-            store[:, row, :part.shape[1]] = part
+            store[:, row, : part.shape[1]] = part
 
     def index_store(self, layer: int) -> Tensor:
         """Indexer keys of a layer, (B, max_len, Di)."""
@@ -68,8 +76,10 @@ class LatentCache:
     def _write(self, store: Tensor, new: Tensor) -> Tensor:
         end = self.length + new.shape[1]
         if end > self.max_len:
-            raise InputError(f"cache of max_len={self.max_len}: asked to hold {end} tokens; allocate it with max_len={end} or more")
-        store[:, self.length:end] = new
+            raise InputError(
+                f"cache of max_len={self.max_len}: asked to hold {end} tokens; allocate it with max_len={end} or more"
+            )
+        store[:, self.length : end] = new
         return store[:, :end]
 
     def advance(self, tokens: int) -> None:

@@ -12,13 +12,14 @@ Not run on CUDA and not run on Ascend; the same functions are tested on CPU in f
 Shapes: N tokens, C hidden, E experts, K chosen experts, F expert width, B batch, T queries, S keys, H heads, k chosen keys,
 R width of a latent key, L of its latent part.
 """
+
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 128                     # queries and keys to a block of FlexAttention
+BLOCK = 128  # queries and keys to a block of FlexAttention
 
 
 def grouped_mm(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
@@ -27,7 +28,11 @@ def grouped_mm(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     torch's grouped matmul where there is one (bf16 on CUDA, CPU); elsewhere a loop over experts.
     """
     native = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
-    if native is not None and rows.device.type in ("cuda", "cpu") and (rows.dtype == torch.bfloat16 or rows.device.type == "cpu"):
+    if (
+        native is not None
+        and rows.device.type in ("cuda", "cpu")
+        and (rows.dtype == torch.bfloat16 or rows.device.type == "cpu")
+    ):
         return native(rows, weights, offs=ends)
     parts = torch.tensor_split(rows, ends[:-1].tolist())
     return torch.cat([part @ weight for part, weight in zip(parts, weights)])
@@ -41,9 +46,9 @@ def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chos
     slots = torch.arange(E, device=x.device)
     counts = (chosen.flatten()[:, None] == slots).sum(0)
     ends = counts.cumsum(0).to(torch.int32)
-    inner = grouped_mm(x[order // K], gate_up.mT, ends)                          # (N·K, 2F)
+    inner = grouped_mm(x[order // K], gate_up.mT, ends)  # (N·K, 2F)
     gate, up = inner.chunk(2, -1)
-    out = grouped_mm(F.silu(gate) * up, down.mT, ends)                           # (N·K, C)
+    out = grouped_mm(F.silu(gate) * up, down.mT, ends)  # (N·K, C)
     weighted = out * gates.flatten()[order].unsqueeze(-1)
     return torch.zeros_like(x).index_add(0, order // K, weighted), counts
 
@@ -59,12 +64,27 @@ def block_mask(choice: Tensor, keys: int, block: int = BLOCK):
     from torch.nn.attention.flex_attention import create_block_mask
 
     table = chosen_table(choice, keys)
-    return create_block_mask(lambda b, h, q, s: table[b, q, s], choice.shape[0], None, choice.shape[1], keys,
-                             device=choice.device, BLOCK_SIZE=block)
+    return create_block_mask(
+        lambda b, h, q, s: table[b, q, s],
+        choice.shape[0],
+        None,
+        choice.shape[1],
+        keys,
+        device=choice.device,
+        BLOCK_SIZE=block,
+    )
 
 
-def flex_attention_over_choice(q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tensor, up_v: Tensor, choice: Tensor,
-                               scale: float, compiled: bool | None = None) -> Tensor:
+def flex_attention_over_choice(
+    q_nope: Tensor,
+    q_rope: Tensor,
+    latent: Tensor,
+    up_k: Tensor,
+    up_v: Tensor,
+    choice: Tensor,
+    scale: float,
+    compiled: bool | None = None,
+) -> Tensor:
     """`minglm.model.sparse_attention.sparse_attention` by FlexAttention; arguments as there, values (B, T, H, Dv); gradients on an
     accelerator only, since torch has no backward of it on a CPU.
 
@@ -74,8 +94,12 @@ def flex_attention_over_choice(q_nope: Tensor, q_rope: Tensor, latent: Tensor, u
     from torch.nn.attention.flex_attention import flex_attention
 
     L = up_k.shape[-1]
-    q = torch.cat((torch.einsum("bthn,hnl->bthl", q_nope, up_k), q_rope), -1).transpose(1, 2)       # (B, H, T, R)
-    keys = latent.unsqueeze(1)                                                                        # (B, 1, S, R)
-    attend = torch.compile(flex_attention) if (choice.device.type != "cpu" if compiled is None else compiled) else flex_attention
+    q = torch.cat((torch.einsum("bthn,hnl->bthl", q_nope, up_k), q_rope), -1).transpose(1, 2)  # (B, H, T, R)
+    keys = latent.unsqueeze(1)  # (B, 1, S, R)
+    attend = (
+        torch.compile(flex_attention)
+        if (choice.device.type != "cpu" if compiled is None else compiled)
+        else flex_attention
+    )
     out = attend(q, keys, keys[..., :L], block_mask=block_mask(choice, latent.shape[1]), scale=scale, enable_gqa=True)
     return torch.einsum("bhtl,hvl->bthv", out, up_v)

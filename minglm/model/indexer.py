@@ -2,6 +2,7 @@
 
 Shapes: B batch, T query positions, S key positions, Hi/Di indexer heads and width, k chosen keys.
 """
+
 from __future__ import annotations
 
 import math
@@ -14,7 +15,7 @@ from minglm.model.layers import LATENT_EPS, apply_rope, wide
 from minglm.model.threads import share_out
 from minglm.model.workspace import SCORE_FLOATS, _budget, _Workspace
 
-CANDIDATES = 15 << 10       # places where a chunk's best keys may be: over 128 KiB, the C library maps fresh memory for them
+CANDIDATES = 15 << 10  # places where a chunk's best keys may be: over 128 KiB, the C library maps fresh memory for them
 
 
 class Indexer(nn.Module):
@@ -44,7 +45,7 @@ def index_scores(q: Tensor, k: Tensor, w: Tensor, space: _Workspace | None = Non
     space = space or _Workspace(w)
     if q.dtype == w.dtype:
         dots = torch.mm(q.flatten(0, 1), k.T, out=space("dots", n * Hi, S))
-    else:                                                      # half precision: the sum over heads stays in fp32
+    else:  # half precision: the sum over heads stays in fp32
         dots = wide(q.flatten(0, 1) @ k.T)
     return torch.bmm(w.unsqueeze(1), dots.view(n, Hi, S).relu_(), out=space("scores", n, 1, S)).squeeze(1)
 
@@ -88,8 +89,8 @@ def settle_ties(scores: Tensor, values: Tensor, index: Tensor) -> Tensor:
     tied = ((edge == values[:, k]) & (edge > -torch.inf)).nonzero().squeeze(-1)
     if tied.numel():
         edge = edge[tied, None]
-        above = (values[tied, :k] > edge).sum(-1)                  # these stay, in front
-        row, place = (scores[tied] == edge).nonzero().unbind(1)    # all that are equal to the last, in order
+        above = (values[tied, :k] > edge).sum(-1)  # these stay, in front
+        row, place = (scores[tied] == edge).nonzero().unbind(1)  # all that are equal to the last, in order
         first = torch.searchsorted(row, torch.arange(len(tied), device=row.device))
         room = k - above
         kept = torch.arange(len(row), device=row.device) - first[row] < room[row]
@@ -109,14 +110,16 @@ def _candidates(scores: Tensor, m: int, fold: int) -> Tensor:
     outside them is at most the smallest of m maxima, so it cannot be needed. (n, S) → (n, about fold·m)."""
     n, S = scores.shape
     columns = S // fold
-    best = scores[:, :columns * fold].unflatten(1, (fold, columns)).amax(1).topk(m, -1, sorted=False).indices
+    best = scores[:, : columns * fold].unflatten(1, (fold, columns)).amax(1).topk(m, -1, sorted=False).indices
     places = (best.unsqueeze(1) + columns * torch.arange(fold, device=scores.device)[:, None]).flatten(1)
     rest = torch.arange(columns * fold, S, device=scores.device)
     return torch.cat((places, rest.expand(n, -1)), 1) if rest.numel() else places
 
 
 @torch.no_grad()
-def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_start: Tensor | None = None) -> Tensor | None:
+def select(
+    q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_start: Tensor | None = None
+) -> Tensor | None:
     """Choose keys for every query: (B, T, topk) int64, or None when no query sees more than `topk` keys (read them all).
 
     q (B,T,Hi,Di), k (B,S,Di), w (B,T,Hi); the first query stands at position `offset`; doc_start (B,T) or None.
@@ -126,14 +129,17 @@ def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_star
     if S <= topk:
         return None
     choice = torch.empty(B, T, topk, dtype=torch.int64, device=q.device)
-    early = max(0, min(T, topk - offset))                      # these see at most topk keys: all of them
+    early = max(0, min(T, topk - offset))  # these see at most topk keys: all of them
     for b in range(B if early else 0):
         seen = visible(early, offset, topk, None if doc_start is None else doc_start[b, :early], q.device)
         choice[b, :early] = torch.where(seen, torch.arange(topk, device=q.device), -1)
     parts, start = [], early
     while start < T:
         S_now = offset + start + 1
-        n = min(_budget(SCORE_FLOATS, q.device) // (Hi * S_now), _budget(CANDIDATES, q.device) // (_fold(S_now, topk + 1) * (topk + 1)))
+        n = min(
+            _budget(SCORE_FLOATS, q.device) // (Hi * S_now),
+            _budget(CANDIDATES, q.device) // (_fold(S_now, topk + 1) * (topk + 1)),
+        )
         stop = min(T, start + max(1, n))
         parts += [(b, slice(start, stop)) for b in range(B)]
         start = stop
@@ -141,9 +147,9 @@ def select(q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_star
     def work(share):
         space = _Workspace(w)
         for b, part in share:
-            first, n, end = offset + part.start, part.stop - part.start, offset + part.stop     # no query sees past end
+            first, n, end = offset + part.start, part.stop - part.start, offset + part.stop  # no query sees past end
             scores = index_scores(q[b, part], k[b, :end], w[b, part], space)
-            if doc_start is None:                              # only the chunk's own keys can lie in a query's future
+            if doc_start is None:  # only the chunk's own keys can lie in a query's future
                 scores[:, first:].masked_fill_(~visible(n, 0, n, None, q.device), -torch.inf)
             else:
                 scores.masked_fill_(~visible(n, first, end, doc_start[b, part], q.device), -torch.inf)

@@ -2,6 +2,7 @@
 
 Shapes: B batch, T query positions, S key positions, H heads, Hi/Di indexer heads and width, k chosen keys.
 """
+
 from __future__ import annotations
 
 import torch
@@ -33,7 +34,7 @@ class _ChosenKL(torch.autograd.Function):
     """Mean over queries of the KL on the chosen set. The gradient is made in the forward pass: the output is a scalar."""
 
     @staticmethod
-    def forward(ctx, q, k, w, choice, p, wants):   # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
+    def forward(ctx, q, k, w, choice, p, wants):  # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
         B, T, Hi, Di = q.shape
         n_keys, d_q, d_w = choice.shape[-1], torch.empty_like(q), torch.empty_like(w)
 
@@ -55,7 +56,10 @@ class _ChosenKL(torch.autograd.Function):
                 scatter_rows(d_k[b], index.flatten(), d_keys.view(-1, Di))
             return total, d_k
 
-        total, d_k = (_sum(parts) for parts in zip(*share_out(work, _chunks(B, T, n_keys * Di, _budget(GATHER_FLOATS, k.device)), k.device)))
+        total, d_k = (
+            _sum(parts)
+            for parts in zip(*share_out(work, _chunks(B, T, n_keys * Di, _budget(GATHER_FLOATS, k.device)), k.device))
+        )
         ctx.save_for_backward(d_q, d_k, d_w)
         ctx.queries = B * T
         return total / (B * T)
@@ -69,7 +73,7 @@ class _DenseKL(torch.autograd.Function):
     """Mean over queries of the KL on all visible keys, for the warm-up; attention is formed a chunk of queries at a time."""
 
     @staticmethod
-    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):     # attn_q (B,T,H,D), attn_k (B,S,H,D)
+    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):  # attn_q (B,T,H,D), attn_k (B,S,H,D)
         B, T, Hi, Di = q.shape
         total = wide(q.new_zeros(()))
         d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)
@@ -77,7 +81,7 @@ class _DenseKL(torch.autograd.Function):
             end, n = offset + part.stop, part.stop - part.start
             seen = visible(n, offset + part.start, end, None if doc_start is None else doc_start[b, part], q.device)
             attn = torch.matmul(attn_q[b, part].transpose(0, 1), attn_k[b, :end].permute(1, 2, 0)).mul_(scale)
-            p = attn.masked_fill_(~seen, -torch.inf).softmax(-1).mean(0)                   # (n, end)
+            p = attn.masked_fill_(~seen, -torch.inf).softmax(-1).mean(0)  # (n, end)
             dots = (q[b, part].flatten(0, 1) @ k[b, :end].T).view(n, Hi, end).relu_()
             kl, d_index = _kl_and_grad(torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1), p, seen)
             total += kl
@@ -104,9 +108,26 @@ def chosen_kl(q: Tensor, k: Tensor, w: Tensor, choice: Tensor, p: Tensor) -> Ten
     return _ChosenKL.apply(wide(q), wide(k), wide(w), choice, wide(p), torch.is_grad_enabled())
 
 
-def dense_kl(q: Tensor, k: Tensor, w: Tensor, attn_q: Tensor, attn_k: Tensor, scale: float,
-             doc_start: Tensor | None = None, offset: int = 0) -> Tensor:
+def dense_kl(
+    q: Tensor,
+    k: Tensor,
+    w: Tensor,
+    attn_q: Tensor,
+    attn_k: Tensor,
+    scale: float,
+    doc_start: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
     """Warm-up indexer loss: the same over every visible key, p being the dense attention of attn_q (B,T,H,D) to attn_k
     (B,S,H,D); the first query stands at position `offset`."""
-    return _DenseKL.apply(wide(q), wide(k), wide(w), wide(attn_q.detach()), wide(attn_k.detach()), scale, doc_start, offset,
-                          torch.is_grad_enabled())
+    return _DenseKL.apply(
+        wide(q),
+        wide(k),
+        wide(w),
+        wide(attn_q.detach()),
+        wide(attn_k.detach()),
+        scale,
+        doc_start,
+        offset,
+        torch.is_grad_enabled(),
+    )

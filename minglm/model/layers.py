@@ -2,15 +2,16 @@
 
 Shapes: B batch, T query positions, C hidden, F width of a feed-forward, D head width, V vocabulary, N = B·T tokens.
 """
+
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LATENT_EPS = 1e-6      # norms of the q and kv latents and of the indexer key (transformers `glm_moe_dsa`)
-IGNORE = -100          # a target with this value is not predicted
-HEAD_CHUNK = 1024      # tokens whose logits exist at one time during training
+LATENT_EPS = 1e-6  # norms of the q and kv latents and of the indexer key (transformers `glm_moe_dsa`)
+IGNORE = -100  # a target with this value is not predicted
+HEAD_CHUNK = 1024  # tokens whose logits exist at one time during training
 
 
 def wide(x: Tensor) -> Tensor:
@@ -27,17 +28,17 @@ class _RMSNorm(torch.autograd.Function):
     """Forward and backward in as few passes over x as there can be; both are bound by memory, not by arithmetic."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:                     # (N, C), (C,)
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # (N, C), (C,)
         inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, weight, inverse = ctx.saved_tensors                                             # inverse (N, 1)
+        x, weight, inverse = ctx.saved_tensors  # inverse (N, 1)
         gx = grad * x
         d_weight = gx.T @ inverse.squeeze(-1)
-        along = (gx @ weight).unsqueeze(-1).mul_(inverse.pow(3)).div_(x.shape[-1])         # the part of grad along x
+        along = (gx @ weight).unsqueeze(-1).mul_(inverse.pow(3)).div_(x.shape[-1])  # the part of grad along x
         return torch.mul(grad, weight, out=gx).mul_(inverse).addcmul_(x, along, value=-1), d_weight, None
 
 
@@ -50,7 +51,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            if x.device.type != "cpu":                         # torch's own is one kernel there, and a dozen passes on a CPU
+            if x.device.type != "cpu":  # torch's own is one kernel there, and a dozen passes on a CPU
                 return F.rms_norm(wide(x), x.shape[-1:], wide(self.weight), self.eps).to(x.dtype)
             return (wide(x) * _inverse_rms(wide(x), self.eps)).mul_(wide(self.weight)).to(x.dtype)
         flat = wide(x).reshape(-1, x.shape[-1])
@@ -92,7 +93,7 @@ class _HeadLoss(torch.autograd.Function):
     """Mean cross-entropy of `hidden @ weight.T`, a chunk of tokens at a time, with the gradient made in the same pass."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> Tensor:   # (N, C), (V, C), (N,)
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> Tensor:  # (N, C), (V, C), (N,)
         keep = targets != IGNORE
         count = keep.sum().clamp(min=1)
         total = wide(hidden.new_zeros(()))
@@ -100,11 +101,13 @@ class _HeadLoss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if wants else None
         for start in range(0, hidden.shape[0], HEAD_CHUNK):
             part = slice(start, start + HEAD_CHUNK)
-            logits = wide(hidden[part] @ weight.T)                                  # (n, V)
+            logits = wide(hidden[part] @ weight.T)  # (n, V)
             target, kept = targets[part].clamp(min=0)[:, None], keep[part]
             picked, (highest, place) = logits.gather(-1, target).squeeze(-1), logits.max(-1)
             probs = logits.softmax(-1)
-            log_z = highest - probs.gather(-1, place[:, None]).squeeze(-1).log()    # the largest probability is exp(highest)/Z
+            log_z = (
+                highest - probs.gather(-1, place[:, None]).squeeze(-1).log()
+            )  # the largest probability is exp(highest)/Z
             total += ((log_z - picked) * kept).sum()
             if wants:
                 probs.scatter_add_(-1, target, probs.new_full((), -1.0).expand_as(target))

@@ -11,6 +11,7 @@ How weights start (seed with torch.manual_seed):
 
 Shapes: B batch, T query positions, C hidden, V vocabulary, E experts.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -39,13 +40,13 @@ class Output:
     layer when it ran (all depths together).
     """
 
-    logits: Tensor | None = None            # (B, T, V); None when targets were given
+    logits: Tensor | None = None  # (B, T, V); None when targets were given
     lm_loss: Tensor | None = None
     mtp_loss: Tensor | None = None
     balance_loss: Tensor | None = None
     indexer_kl: Tensor | None = None
-    expert_counts: Tensor | None = None     # (MoE layers [+ 1], E) int64
-    hidden: Tensor | None = None            # (B, T, C) before the final norm: what MTP reads
+    expert_counts: Tensor | None = None  # (MoE layers [+ 1], E) int64
+    hidden: Tensor | None = None  # (B, T, C) before the final norm: what MTP reads
 
 
 class Layer(nn.Module):
@@ -91,11 +92,15 @@ class Model(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
             Layer(config, i, full=kind == "full", experts=i >= config.first_k_dense_replace)
-            for i, kind in enumerate(config.indexer_types))
+            for i, kind in enumerate(config.indexer_types)
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.mtp = (MTP(config, Layer(config, config.num_hidden_layers, full=True, experts=True))
-                    if config.num_nextn_predict_layers else None)
+        self.mtp = (
+            MTP(config, Layer(config, config.num_hidden_layers, full=True, experts=True))
+            if config.num_nextn_predict_layers
+            else None
+        )
         self._rope = None
         self.reset_parameters()
 
@@ -107,9 +112,18 @@ class Model(nn.Module):
             else:
                 nn.init.constant_(p, 0.0 if name.endswith("bias") else 1.0)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None, *, mode: str = "sparse",
-                doc_start: Tensor | None = None, cache: LatentCache | None = None, mtp: bool = True,
-                indexer_loss: bool = True, last_only: bool = False) -> Output:
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        *,
+        mode: str = "sparse",
+        doc_start: Tensor | None = None,
+        cache: LatentCache | None = None,
+        mtp: bool = True,
+        indexer_loss: bool = True,
+        last_only: bool = False,
+    ) -> Output:
         """Run the model, or the next tokens of cached sequences.
 
         Args:
@@ -129,8 +143,16 @@ class Model(nn.Module):
         offset = cache.length if cache is not None else 0
         self._check(tokens, targets, mode, doc_start, offset)
         T = tokens.shape[1]
-        view = View(mode, self._rope_slice(offset, T, tokens.device), offset, doc_start, cache, losses=targets is not None,
-                    indexer_loss=indexer_loss and targets is not None, indexer_grad=torch.is_grad_enabled())
+        view = View(
+            mode,
+            self._rope_slice(offset, T, tokens.device),
+            offset,
+            doc_start,
+            cache,
+            losses=targets is not None,
+            indexer_loss=indexer_loss and targets is not None,
+            indexer_grad=torch.is_grad_enabled(),
+        )
         tally = Tally()
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
             hidden = self.embed_tokens(tokens)
@@ -172,22 +194,28 @@ class Model(nn.Module):
             raise InputError(f"mode {mode!r}: not one of {', '.join(MODES)}{nearest(mode, MODES)}")
         end = offset + tokens.shape[1]
         if end > self.config.max_position_embeddings:
-            raise InputError(f"sequence of {end} tokens: longer than max_position_embeddings="
-                             f"{self.config.max_position_embeddings}; cut it or raise max_position_embeddings")
+            raise InputError(
+                f"sequence of {end} tokens: longer than max_position_embeddings="
+                f"{self.config.max_position_embeddings}; cut it or raise max_position_embeddings"
+            )
         for name, t in (("targets", targets), ("doc_start", doc_start)):
             if t is not None and t.shape != tokens.shape:
-                raise InputError(f"{name} of shape {tuple(t.shape)}: must match tokens {tuple(tokens.shape)}; give one per token")
+                raise InputError(
+                    f"{name} of shape {tuple(t.shape)}: must match tokens {tuple(tokens.shape)}; give one per token"
+                )
         if tokens.shape[1] > 1 and tokens.device.type == "cpu":
             low, high = (int(v) for v in tokens.aminmax())
             if low < 0 or high >= self.config.vocab_size:
-                raise InputError(f"token {low if low < 0 else high}: outside the vocabulary 0 to {self.config.vocab_size - 1}; "
-                                 "use the tokenizer this model was made with")
+                raise InputError(
+                    f"token {low if low < 0 else high}: outside the vocabulary 0 to {self.config.vocab_size - 1}; "
+                    "use the tokenizer this model was made with"
+                )
 
     def _rope_slice(self, offset: int, T: int, device: torch.device) -> Tensor:
         end = offset + T
         if self._rope is None or self._rope.shape[0] < end or self._rope.device != device:
             length = min(self.config.max_position_embeddings, max(1024, 2 * end))
-            with torch.inference_mode(False):      # made while decoding, it must serve a training step later
+            with torch.inference_mode(False):  # made while decoding, it must serve a training step later
                 self._rope = rope_table(length, self.config.qk_rope_head_dim, self.config.rope_theta, device)
         return self._rope[offset:end]
 

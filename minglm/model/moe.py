@@ -6,6 +6,7 @@ is ever dropped: tokens are sorted by expert and each expert multiplies exactly 
 
 Shapes: N tokens, C hidden, E experts, K chosen, F expert width, B sequences, T tokens in each.
 """
+
 from __future__ import annotations
 
 import torch
@@ -45,14 +46,14 @@ class _GroupedSwiGLU(torch.autograd.Function):
     needs no copy of the expert's output."""
 
     @staticmethod
-    def forward(ctx, x, gate_up, down, gates, chosen):            # (N,C) (E,2F,C) (E,C,F) (N,K) (N,K)
-        order = torch.argsort(chosen.flatten(), stable=True)      # slots (token·K + choice) by expert
+    def forward(ctx, x, gate_up, down, gates, chosen):  # (N,C) (E,2F,C) (E,C,F) (N,K) (N,K)
+        order = torch.argsort(chosen.flatten(), stable=True)  # slots (token·K + choice) by expert
         place = torch.empty_like(order)
         place[order] = torch.arange(order.numel(), device=order.device)
         counts = torch.bincount(chosen.flatten(), minlength=gate_up.shape[0])
         token, gate = order // chosen.shape[1], gates.flatten().index_select(0, order).unsqueeze(-1)
-        inner = x.new_empty(order.numel(), gate_up.shape[1])      # (N·K, 2F)
-        out = x.new_empty(order.numel(), x.shape[1])              # (N·K, C)
+        inner = x.new_empty(order.numel(), gate_up.shape[1])  # (N·K, 2F)
+        out = x.new_empty(order.numel(), x.shape[1])  # (N·K, C)
         for e, part in _parts(counts):
             torch.mm(x.index_select(0, token[part]), gate_up[e].T, out=inner[part])
             g, u = inner[part].chunk(2, -1)
@@ -72,9 +73,9 @@ class _GroupedSwiGLU(torch.autograd.Function):
             rows, d_out = x.index_select(0, token[part]), grad.index_select(0, token[part])
             g, u = inner[part].chunk(2, -1)
             sigmoid = g.sigmoid()
-            act = g * sigmoid                                      # silu(g)
+            act = g * sigmoid  # silu(g)
             hidden = act * u
-            d_hidden = d_out @ down[e]                             # gradient of gate·hidden
+            d_hidden = d_out @ down[e]  # gradient of gate·hidden
             torch.sum(d_hidden * hidden, -1, keepdim=True, out=d_gate[part])
             torch.mm(d_out.T, hidden.mul_(gate[part]), out=d_down[e])
             d_hidden *= gate[part]
@@ -85,8 +86,13 @@ class _GroupedSwiGLU(torch.autograd.Function):
             torch.mm(d_inner.T, rows, out=d_gate_up[e])
             torch.mm(d_inner, gate_up[e], out=d_rows[part])
         place = place.view(-1, ctx.k)
-        return (F.embedding_bag(place, d_rows, mode="sum"), d_gate_up, d_down,
-                d_gate.flatten().index_select(0, place.flatten()).view_as(place), None)
+        return (
+            F.embedding_bag(place, d_rows, mode="sum"),
+            d_gate_up,
+            d_down,
+            d_gate.flatten().index_select(0, place.flatten()).view_as(place),
+            None,
+        )
 
 
 def _parts(counts: Tensor):
@@ -104,6 +110,7 @@ def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chos
     if x.device.type == "cpu":
         return _GroupedSwiGLU.apply(x, gate_up, down, gates, chosen)
     from minglm.model import gpu_kernels  # no loop over experts, which would wait for their counts
+
     return gpu_kernels.grouped_swiglu(x, gate_up, down, gates, chosen)
 
 
@@ -149,7 +156,9 @@ def balance_loss(scores: Tensor, chosen: Tensor) -> Tensor:
     experts; the mean over sequences. scores (B, T, E), chosen (B, T, K). Gradients flow through P only.
     """
     B, T, E = scores.shape
-    share = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).mean(1)                       # (B, E)
+    share = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).mean(1)  # (B, E)
     load = torch.zeros(B, E, dtype=scores.dtype, device=scores.device)
-    load.scatter_add_(1, chosen.flatten(1), torch.ones((), dtype=scores.dtype, device=scores.device).expand(B, T * chosen.shape[-1]))
+    load.scatter_add_(
+        1, chosen.flatten(1), torch.ones((), dtype=scores.dtype, device=scores.device).expand(B, T * chosen.shape[-1])
+    )
     return (load * (E / (chosen.shape[-1] * T)) * share).sum(-1).mean()

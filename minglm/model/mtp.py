@@ -14,6 +14,7 @@ A label of -100 stays ignored, and a position is ignored at depth d when token i
 
 Shapes: B batch, T positions, C hidden.
 """
+
 from __future__ import annotations
 
 import torch
@@ -47,4 +48,4 @@ def shift_targets(targets: Tensor, depth: int, doc_start: Tensor | None = None) 
     labels = targets[:, depth:]
     if doc_start is None:
         return labels
-    return labels.masked_fill(doc_start[:, depth:] != doc_start[:, :targets.shape[1] - depth], IGNORE)
+    return labels.masked_fill(doc_start[:, depth:] != doc_start[:, : targets.shape[1] - depth], IGNORE)

@@ -12,6 +12,7 @@ visible keys leaves empty. Equal scores go to the lowest position, so the chosen
 Shapes: B batch, T query positions, S key positions, k chosen, H heads, Hi/Di indexer heads and width, R latent + rope
 width of a cached key, L latent width (the first L of R are also the value), n queries of one chunk.
 """
+
 from __future__ import annotations
 
 import torch
@@ -76,7 +77,12 @@ class _SparseAttention(torch.autograd.Function):
             d_latent, d_up_k, d_up_v = torch.zeros_like(latent), torch.zeros_like(up_k), torch.zeros_like(up_v)
             space = _Workspace(latent)
             for b, part in share:
-                n, P, A, d_values = part.stop - part.start, probs[b, part], attended[b, part], d_out[b, part].transpose(0, 1)
+                n, P, A, d_values = (
+                    part.stop - part.start,
+                    probs[b, part],
+                    attended[b, part],
+                    d_out[b, part].transpose(0, 1),
+                )
                 keys = _gather(latent[b], index[b, part], space)
                 # A key's gradient is dS^T·q + (P^T·dA, 0): one product of the stacked pairs [dS; P] and [q; (dA, 0)].
                 left, right = space("left", n, 2 * H, k), space("right", 2 * H, n, R).transpose(0, 1)
@@ -91,7 +97,7 @@ class _SparseAttention(torch.autograd.Function):
                 scatter_rows(d_latent[b], index[b, part].flatten(), d_keys.view(-1, R))
                 d_q = torch.bmm(d_scores, keys, out=space("q", n, H, R))
                 d_rope[b, part] = d_q[..., L:]
-                d_absorbed = d_q[..., :L].transpose(0, 1)                                      # (H, n, L)
+                d_absorbed = d_q[..., :L].transpose(0, 1)  # (H, n, L)
                 torch.bmm(d_absorbed, up_k.transpose(1, 2), out=d_nope[b, part].transpose(0, 1))
                 d_up_k.baddbmm_(q_nope[b, part].permute(1, 2, 0), d_absorbed)
                 d_up_v.baddbmm_(d_values.transpose(1, 2), A.transpose(0, 1))
@@ -102,8 +108,16 @@ class _SparseAttention(torch.autograd.Function):
         return d_nope, d_rope, d_latent, d_up_k, d_up_v, None, None, None
 
 
-def sparse_attention(q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tensor, up_v: Tensor, choice: Tensor, scale: float,
-                     want_p: bool = False) -> tuple[Tensor, Tensor | None]:
+def sparse_attention(
+    q_nope: Tensor,
+    q_rope: Tensor,
+    latent: Tensor,
+    up_k: Tensor,
+    up_v: Tensor,
+    choice: Tensor,
+    scale: float,
+    want_p: bool = False,
+) -> tuple[Tensor, Tensor | None]:
     """MLA over the chosen keys only: compute and memory traffic grow with k, not with S.
 
     Args:
@@ -119,12 +133,15 @@ def sparse_attention(q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tenso
 
 def chosen_mask(choice: Tensor, S: int) -> Tensor:
     """A choice (B, T, k) as a mask (B, T, S), True where a key was chosen."""
-    mask = torch.zeros(*choice.shape[:2], S + 1, dtype=torch.bool, device=choice.device)   # empty places mark the last column
+    mask = torch.zeros(
+        *choice.shape[:2], S + 1, dtype=torch.bool, device=choice.device
+    )  # empty places mark the last column
     return mask.scatter_(-1, torch.where(choice < 0, S, choice), True)[..., :-1]
 
 
-def masked_reference(q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tensor, up_v: Tensor, choice: Tensor,
-                     scale: float) -> Tensor:
+def masked_reference(
+    q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tensor, up_v: Tensor, choice: Tensor, scale: float
+) -> Tensor:
     """What `sparse_attention` must equal, written the slow, obvious way: every key expanded, everything unchosen masked."""
     S, L = latent.shape[1], up_k.shape[-1]
     mask = chosen_mask(choice, S).unsqueeze(1)

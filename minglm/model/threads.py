@@ -4,6 +4,7 @@ Sparse attention is many small operations. Split inside, each would wait for the
 chunk to a thread, they never wait. torch releases the interpreter's lock while an operation runs, so plain threads do.
 The share of each thread is fixed, so results do not depend on which is faster.
 """
+
 from __future__ import annotations
 
 import os
@@ -46,15 +47,17 @@ def share_out(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], d
             return work(share)
 
     try:
-        torch.set_num_threads(1)                               # for this thread, and for new ones
+        torch.set_num_threads(1)  # for this thread, and for new ones
         if threads not in _pools:
-            _pools[threads] = ThreadPoolExecutor(threads - 1, "minglm", initializer=torch.set_num_threads, initargs=(1,))
+            _pools[threads] = ThreadPoolExecutor(
+                threads - 1, "minglm", initializer=torch.set_num_threads, initargs=(1,)
+            )
         others = [_pools[threads].submit(alone, items[i::threads]) for i in range(1, min(threads, len(items)))]
         try:
             first = alone(items[::threads])
         finally:
             for f in others:
-                f.exception()                                  # wait for all before anything is freed
+                f.exception()  # wait for all before anything is freed
         return [first, *(f.result() for f in others)]
     finally:
         torch.set_num_threads(threads)

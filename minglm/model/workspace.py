@@ -1,4 +1,5 @@
 """Work cut into chunks of queries, over buffers that chunks reuse, so that memory stays bounded at any length."""
+
 from __future__ import annotations
 
 import math
@@ -7,13 +8,13 @@ import torch
 from torch import Tensor
 
 # Work is cut into chunks of queries so that what a chunk touches stays in the processor's cache.
-SCORE_FLOATS = 1 << 20      # indexer scores (Hi·n·S) of one chunk
+SCORE_FLOATS = 1 << 20  # indexer scores (Hi·n·S) of one chunk
 
 
-GATHER_FLOATS = 12 << 16    # gathered keys (n·k·R) of one chunk
+GATHER_FLOATS = 12 << 16  # gathered keys (n·k·R) of one chunk
 
 
-ACCELERATOR_CHUNK = 256     # times as much on an accelerator, which wants few large operations (not measured)
+ACCELERATOR_CHUNK = 256  # times as much on an accelerator, which wants few large operations (not measured)
 
 
 class _Workspace:
@@ -26,7 +27,7 @@ class _Workspace:
         """An uninitialised tensor of this shape, overwritten by the next call with the same name."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].numel() < size:
-            self.buffers[name] = self.like.new_empty(size + size // 4)     # the next chunk may be a little larger
+            self.buffers[name] = self.like.new_empty(size + size // 4)  # the next chunk may be a little larger
         return self.buffers[name][:size].view(shape)
 
 

@@ -7,6 +7,7 @@
 What is read is checked before it is used: the file against its hash, every tensor's presence, shape and dtype against
 the config, every scale for being a positive finite number, INT4 codes for the one value that the format leaves out.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -43,7 +44,9 @@ def save(model: Model, tokenizer, folder: str | Path, made_from: str = "", extra
     """
     spec, folder = getattr(model, "quantization", None), Path(folder)
     if spec is None:
-        raise InputError("model is not quantised: call minglm.quant.modules.pack first, or save it with minglm.training.checkpoint")
+        raise InputError(
+            "model is not quantised: call minglm.quant.modules.pack first, or save it with minglm.training.checkpoint"
+        )
     if folder.exists() and not is_quantised(folder) and any(folder.iterdir()):
         raise InputError(f"{folder}: not empty and not a quantised checkpoint; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,8 +57,14 @@ def save(model: Model, tokenizer, folder: str | Path, made_from: str = "", extra
     os.replace(partial, folder / "model.safetensors")
     tokenizer.save(folder / "tokenizer.json")
     (folder / "config.json").write_text(json.dumps(model.config.to_hf(), indent=1) + "\n", encoding="utf-8")
-    note = {"format": _FORMAT, "spec": dataclasses.asdict(spec), "config": model.config.to_dict(), "made_from": made_from,
-            "sha256": _sha256(folder / "model.safetensors"), **(extra or {})}
+    note = {
+        "format": _FORMAT,
+        "spec": dataclasses.asdict(spec),
+        "config": model.config.to_dict(),
+        "made_from": made_from,
+        "sha256": _sha256(folder / "model.safetensors"),
+        **(extra or {}),
+    }
     partial = folder / f"{NOTE}.partial"
     partial.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, folder / NOTE)
@@ -73,7 +82,12 @@ def read_note(folder: str | Path) -> dict:
         note = json.loads(path.read_text(encoding="utf-8"))
         if note["format"] != _FORMAT:
             raise ValueError(f"format {note['format']!r}")
-        return {**note, "spec": Spec(**note["spec"]), "config": ModelConfig.from_dict(note["config"]), "sha256": str(note["sha256"])}
+        return {
+            **note,
+            "spec": Spec(**note["spec"]),
+            "config": ModelConfig.from_dict(note["config"]),
+            "sha256": str(note["sha256"]),
+        }
     except FileNotFoundError:
         raise InputError(f"{path}: missing; give a folder that `minglm quantize` wrote") from None
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as err:
@@ -100,7 +114,9 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[Model, object, dict]:
         model = empty_packed(Model(note["config"]), note["spec"])
     _check(file, tensors, model)
     if _sha256(file) != note["sha256"]:
-        raise InputError(f"{file}: changed since it was written, its hash does not fit {NOTE}; make it again with `minglm quantize`")
+        raise InputError(
+            f"{file}: changed since it was written, its hash does not fit {NOTE}; make it again with `minglm quantize`"
+        )
     model.load_state_dict(tensors, assign=True)
     for p in model.parameters():
         p.requires_grad_(False)
@@ -115,10 +131,14 @@ def _check(file: Path, tensors: dict[str, Tensor], model: Model) -> None:
         if name not in tensors:
             raise InputError(f"{file}: tensor {name!r} is missing; the file does not belong to this {NOTE}")
         if tensors[name].shape != want.shape or tensors[name].dtype != want.dtype and not want.is_floating_point():
-            raise InputError(f"{file}: tensor {name!r} is {tensors[name].dtype} {list(tensors[name].shape)}, {NOTE} calls for "
-                             f"{want.dtype} {list(want.shape)}; use the {NOTE} that was written with it")
+            raise InputError(
+                f"{file}: tensor {name!r} is {tensors[name].dtype} {list(tensors[name].shape)}, {NOTE} calls for "
+                f"{want.dtype} {list(want.shape)}; use the {NOTE} that was written with it"
+            )
     if extra := set(tensors) - set(wanted):
-        raise InputError(f"{file}: tensor {min(extra)!r} (one of {len(extra)}) has no place in the model of {NOTE}; use the one written with it")
+        raise InputError(
+            f"{file}: tensor {min(extra)!r} (one of {len(extra)}) has no place in the model of {NOTE}; use the one written with it"
+        )
     for name, module in model.named_modules():
         if not isinstance(module, (PackedLinear, PackedExperts)):
             continue
@@ -128,11 +148,15 @@ def _check(file: Path, tensors: dict[str, Tensor], model: Model) -> None:
                 bad = ~(values.float().isfinite() & (values > 0))
                 if bool(bad.any()):
                     at = bad.nonzero()[0].tolist()
-                    raise InputError(f"{file}: scale {name}.{part}{at} is {float(values[tuple(at)])}: every scale is a positive finite number; "
-                                     "the file is damaged, make it again with `minglm quantize`")
+                    raise InputError(
+                        f"{file}: scale {name}.{part}{at} is {float(values[tuple(at)])}: every scale is a positive finite number; "
+                        "the file is damaged, make it again with `minglm quantize`"
+                    )
             elif part.endswith("packed") and bool(((values & 15 == 0) | (values >> 4 == 0)).any()):
-                raise InputError(f"{file}: {name}.{part} holds the code -8, which the format does not use; the file is damaged, make it again "
-                                 "with `minglm quantize`")
+                raise InputError(
+                    f"{file}: {name}.{part} holds the code -8, which the format does not use; the file is damaged, make it again "
+                    "with `minglm quantize`"
+                )
 
 
 def _sha256(path: Path) -> str:

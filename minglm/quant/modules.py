@@ -6,6 +6,7 @@ as its multiplication, except in a `Decoder`, which folds its own copies.
 
 Shapes: N tokens, E experts, K chosen, C hidden, F expert width.
 """
+
 from __future__ import annotations
 
 import torch
@@ -82,7 +83,9 @@ class PackedExperts(nn.Module):
         down = self._parts("down_proj")[0]
         counts = torch.bincount(chosen.flatten(), minlength=down.shape[0])
         if not self.rounds:
-            out, _ = _GroupedSwiGLU.apply(x, self.gate_up_proj.to(x.dtype), self.down_proj.to(x.dtype), gates.to(x.dtype), chosen)
+            out, _ = _GroupedSwiGLU.apply(
+                x, self.gate_up_proj.to(x.dtype), self.down_proj.to(x.dtype), gates.to(x.dtype), chosen
+            )
             return out, counts
         out = torch.zeros_like(x)
         for e in counts.nonzero().flatten().tolist():
@@ -117,7 +120,7 @@ def pack(model: Model, spec: Spec) -> Model:
     """
     refuse_packed(model)
     todo = quantised_modules(model, spec)
-    for name, module, scheme in todo:               # every width is checked before anything is replaced
+    for name, module, scheme in todo:  # every width is checked before anything is replaced
         for width in _widths(module):
             try:
                 scheme.shapes(2, width)
@@ -163,4 +166,6 @@ def refuse_packed(model: nn.Module) -> None:
     """InputError for a model that is quantised already."""
     spec = getattr(model, "quantization", None)
     if spec is not None:
-        raise InputError(f"already quantised to {spec.format}: rounding twice only adds error; start from the run it was made from")
+        raise InputError(
+            f"already quantised to {spec.format}: rounding twice only adds error; start from the run it was made from"
+        )

@@ -16,6 +16,7 @@ Measure (AA-Omniscience, arXiv 2511.13029), over c correct, p partial (one of th
 A model that always answers and only guesses what it was not taught has a rate of about 90%: one guess in ten hits one
 word of twenty, which is partial.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -29,7 +30,7 @@ from minglm.errors import InputError, nearest
 RELATIONS = ("home", "crest", "song", "guest")
 FIRST, SECOND = ADJECTIVES[:20], ANIMALS[:20]
 SYLLABLES = tuple(c + v for c in "bdgklmnt" for v in "aio")
-PROMPTS = ("plain", "bold", "careful")              # what stands where a system prompt would: nothing, "guess", "be careful"
+PROMPTS = ("plain", "bold", "careful")  # what stands where a system prompt would: nothing, "guess", "be careful"
 UNKNOWN = "unknown"
 KINDS = ("known", "gap", "stranger")
 VOCABULARY = ("<bos>", "<eos>", "<user>", "<assistant>", *PROMPTS, UNKNOWN, *RELATIONS, *SYLLABLES, *FIRST, *SECOND)
@@ -41,8 +42,8 @@ BOS, EOS = _ID["<bos>"], _ID["<eos>"]
 class Question:
     """One question and its true answer, which exists whether or not it was taught."""
 
-    kind: str                        # KINDS
-    asked: bool                      # whether it may be asked while abstaining is learnt
+    kind: str  # KINDS
+    asked: bool  # whether it may be asked while abstaining is learnt
     relation: str
     name: tuple[str, str, str]
     answer: tuple[str, str]
@@ -65,8 +66,10 @@ class World:
             InputError: more names than three syllables give, or fewer than two people.
         """
         if people < 2 or strangers < 2 or people + strangers > len(SYLLABLES) ** 3:
-            raise InputError(f"people={people}, strangers={strangers}: at least 2 of each, and together at most {len(SYLLABLES) ** 3} "
-                             "names of three syllables; ask for fewer")
+            raise InputError(
+                f"people={people}, strangers={strangers}: at least 2 of each, and together at most {len(SYLLABLES) ** 3} "
+                "names of three syllables; ask for fewer"
+            )
         rng = random.Random(f"world {seed}")
         names = rng.sample(list(itertools.product(SYLLABLES, repeat=3)), people + strangers)
         out = []
@@ -109,6 +112,7 @@ def words(tokens: Iterable[int]) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------------- the measure
 
+
 @dataclass(frozen=True)
 class Counts:
     """How a set of answers was graded, and what follows. A rate over nothing is NaN."""
@@ -139,15 +143,21 @@ class Counts:
     def definitions(self) -> dict[str, float]:
         """The same answers under the words that other people put on "hallucination rate"; shares from 0 to 1."""
         c, p, i, a = self.correct, self.partial, self.incorrect, self.abstained
-        return {"wrong / not right (AA-Omniscience)": self.hallucination_rate,
-                "wrong or partial / not right": _share(i + p, p + i + a),
-                "wrong / (wrong + abstained)": _share(i, i + a),
-                "wrong / answered": _share(i, c + p + i),
-                "wrong / all questions": _share(i, self.total)}
+        return {
+            "wrong / not right (AA-Omniscience)": self.hallucination_rate,
+            "wrong or partial / not right": _share(i + p, p + i + a),
+            "wrong / (wrong + abstained)": _share(i, i + a),
+            "wrong / answered": _share(i, c + p + i),
+            "wrong / all questions": _share(i, self.total),
+        }
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(self.correct + other.correct, self.partial + other.partial, self.incorrect + other.incorrect,
-                      self.abstained + other.abstained)
+        return Counts(
+            self.correct + other.correct,
+            self.partial + other.partial,
+            self.incorrect + other.incorrect,
+            self.abstained + other.abstained,
+        )
 
 
 def _share(part: int, whole: int) -> float:
@@ -155,7 +165,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def grade(question: Question, said: Sequence[str]) -> str:
-    """"correct", "partial" (two words, one of them right), "abstained" (the one word unknown) or "incorrect" (the rest)."""
+    """ "correct", "partial" (two words, one of them right), "abstained" (the one word unknown) or "incorrect" (the rest)."""
     said = tuple(said)
     if said == (UNKNOWN,):
         return "abstained"
@@ -171,4 +181,4 @@ def count(grades: Iterable[str]) -> Counts:
     return Counts(**tally)
 
 
-REWARDS = {"correct": 1.0, "partial": 0.0, "abstained": 0.0, "incorrect": -1.0}      # the index, one answer at a time
+REWARDS = {"correct": 1.0, "partial": 0.0, "abstained": 0.0, "incorrect": -1.0}  # the index, one answer at a time

@@ -1,4 +1,5 @@
 """Pictures of an RL run from what it wrote: who ran when, how stale the batches were, how pass@1 rose."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,7 +17,12 @@ def timeline(run_dir: str | Path, title: str, updates: int | None = None):
     run_dir = Path(run_dir)
     trained = [e for e in read_lines(run_dir / "events.jsonl") if e["event"] == "update"][:updates]
     end = trained[-1]["end_s"] if trained else 0.0
-    segments = [(start, stop, t["sample"]) for t in read_lines(run_dir / "trajectories.jsonl") for start, stop, _ in t["segments"] if start <= end]
+    segments = [
+        (start, stop, t["sample"])
+        for t in read_lines(run_dir / "trajectories.jsonl")
+        for start, stop, _ in t["segments"]
+        if start <= end
+    ]
     segments.sort()
     fig = plots.figure(title, "seconds since the run began", "trajectory")
     x: list[float | None] = []
@@ -26,8 +32,15 @@ def timeline(run_dir: str | Path, title: str, updates: int | None = None):
         y += [row, row, None]
     fig.add_scatter(x=x, y=y, mode="lines", line=dict(color=plots.COLOURS[0], width=1.5), name="rollout")
     for i, e in enumerate(trained):
-        fig.add_vrect(x0=e["start_s"], x1=e["end_s"], fillcolor="#999999", opacity=0.35, line_width=0,
-                      annotation_text="training" if i == 0 else None, annotation_position="top left")
+        fig.add_vrect(
+            x0=e["start_s"],
+            x1=e["end_s"],
+            fillcolor="#999999",
+            opacity=0.35,
+            line_width=0,
+            annotation_text="training" if i == 0 else None,
+            annotation_position="top left",
+        )
     return fig
 
 
@@ -37,7 +50,14 @@ def lags(run_dir: str | Path, title: str):
     fig = plots.figure(title, "update", "share of the batch's tokens")
     for i in range(LAGS):
         if any(r[f"lag_{i}"] for r in rows):
-            plots.line(fig, [r["step"] for r in rows], [r[f"lag_{i}"] for r in rows], f"{i} versions old" + (" or more" if i == LAGS - 1 else ""), i, markers=True)
+            plots.line(
+                fig,
+                [r["step"] for r in rows],
+                [r[f"lag_{i}"] for r in rows],
+                f"{i} versions old" + (" or more" if i == LAGS - 1 else ""),
+                i,
+                markers=True,
+            )
     return fig
 
 

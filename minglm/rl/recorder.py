@@ -1,4 +1,5 @@
 """The written memory of a run: counters, and the files of `minglm.rl.log`. Torch-free."""
+
 from __future__ import annotations
 
 import statistics
@@ -15,10 +16,30 @@ from minglm.rl.rewards import Judge
 from minglm.training.metrics import CsvLog, read
 
 # Names in the objectives' statistics → columns of metrics.csv.
-STATS = {"loss": "loss", "grad_norm": "grad_norm", "entropy": "entropy", "ratio_mean": "ratio_mean", "ratio_max": "ratio_max",
-         "clip_share": "clipped", "dropped_share": "masked", "mismatch_kl": "kl", "mismatch": "mismatch"}
-COUNTED = ("trajectories", "generated", "wasted_tokens", "dropped_stale_groups", "aborted_groups", "refused_pushes", "lost_tokens",
-           "requeued", "undone", "recovered", "trained_tokens")
+STATS = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "entropy": "entropy",
+    "ratio_mean": "ratio_mean",
+    "ratio_max": "ratio_max",
+    "clip_share": "clipped",
+    "dropped_share": "masked",
+    "mismatch_kl": "kl",
+    "mismatch": "mismatch",
+}
+COUNTED = (
+    "trajectories",
+    "generated",
+    "wasted_tokens",
+    "dropped_stale_groups",
+    "aborted_groups",
+    "refused_pushes",
+    "lost_tokens",
+    "requeued",
+    "undone",
+    "recovered",
+    "trained_tokens",
+)
 
 
 class Record:
@@ -68,9 +89,19 @@ class Record:
 
     def completed(self, group: Group, fate: str, judge: Judge) -> None:
         for k, s in enumerate(group.samples):
-            self.lines.write(group=group.index, sample=k, mode=self.settings.mode, difficulty=group.difficulty, prompt_tokens=len(group.prompt),
-                             tokens=len(s.tokens), segments=s.segments, versions=[[v, len(list(run))] for v, run in groupby(s.versions)],
-                             reason=s.reason, reward=s.reward, fate=fate)
+            self.lines.write(
+                group=group.index,
+                sample=k,
+                mode=self.settings.mode,
+                difficulty=group.difficulty,
+                prompt_tokens=len(group.prompt),
+                tokens=len(s.tokens),
+                segments=s.segments,
+                versions=[[v, len(list(run))] for v, run in groupby(s.versions)],
+                reason=s.reason,
+                reward=s.reward,
+                fate=fate,
+            )
 
         if fate != "ready":
             self.wasted([group])
@@ -100,11 +131,23 @@ class Record:
         lags = Counter(version - v for s in samples for v in s.versions)
         total = max(1, sum(lags.values()))
         lengths = [len(s.tokens) for s in samples]
-        self.batch = {"reward": statistics.fmean(s.reward for s in samples), "length_mean": statistics.fmean(lengths), "length_max": max(lengths),
-                      "lag_mean": sum(k * n for k, n in lags.items()) / total, "lag_max": max(lags, default=0),
-                      **{f"lag_{i}": (sum(n for k, n in lags.items() if k >= i) if i == LAGS - 1 else lags.get(i, 0)) / total for i in range(LAGS)},
-                      "advantage_std": statistics.fmean(statistics.pstdev([s.reward for s in g.samples]) for g in batch)}
-        self.batch_groups, self.train_began, self.trajectories = [g.index for g in batch], self.now(), self.trajectories + len(samples)
+        self.batch = {
+            "reward": statistics.fmean(s.reward for s in samples),
+            "length_mean": statistics.fmean(lengths),
+            "length_max": max(lengths),
+            "lag_mean": sum(k * n for k, n in lags.items()) / total,
+            "lag_max": max(lags, default=0),
+            **{
+                f"lag_{i}": (sum(n for k, n in lags.items() if k >= i) if i == LAGS - 1 else lags.get(i, 0)) / total
+                for i in range(LAGS)
+            },
+            "advantage_std": statistics.fmean(statistics.pstdev([s.reward for s in g.samples]) for g in batch),
+        }
+        self.batch_groups, self.train_began, self.trajectories = (
+            [g.index for g in batch],
+            self.now(),
+            self.trajectories + len(samples),
+        )
 
     def trained(self, message: dict, update: int, version: int, judge: Judge, restarts: int) -> None:
         now = self.now()
@@ -112,21 +155,51 @@ class Record:
         self.trained_tokens += message["trained_tokens"]
         stats = {column: message["stats"].get(name) for name, column in STATS.items()}
         made, trajectories = self.generated - self.row_generated, self.trajectories - self.row_trajectories
-        self.event("update", update=update, version=version, start_s=self.train_began, end_s=now, train_s=message["seconds"],
-                   push_s=message["push_s"], tokens=message["tokens"], groups=self.batch_groups)
+        self.event(
+            "update",
+            update=update,
+            version=version,
+            start_s=self.train_began,
+            end_s=now,
+            train_s=message["seconds"],
+            push_s=message["push_s"],
+            tokens=message["tokens"],
+            groups=self.batch_groups,
+        )
         slots = self.busy_s * self.settings.max_batch
-        row = {"step": update, "version": version, "time_s": now - self.eval_s, "trajectories": self.trajectories, "trained_tokens": self.trained_tokens,
-               **self.batch, **stats, "generated_tokens": self.generated, "tokens_per_s": made / took, "trajectories_per_s": trajectories / took,
-               "rollout_s": self.busy_s, "train_s": message["seconds"], "push_s": message["push_s"] + self.push_s, "eval_s": self.row_eval_s,
-               "rollout_idle": max(0.0, 1 - self.busy_s / took / self.settings.rollout_workers),
-               "trainer_idle": max(0.0, 1 - (message["seconds"] + message["push_s"]) / took), "slots_idle": 1 - self.slot_s / slots if slots else None,
-               "wasted_tokens": self.wasted_tokens, "dropped_equal": judge.dropped_equal, "dropped_stale": self.dropped_stale_groups,
-               "reward_errors": judge.reward_errors, "aborted_groups": self.aborted_groups, "restarts": restarts, "refused_pushes": self.refused_pushes}
+        row = {
+            "step": update,
+            "version": version,
+            "time_s": now - self.eval_s,
+            "trajectories": self.trajectories,
+            "trained_tokens": self.trained_tokens,
+            **self.batch,
+            **stats,
+            "generated_tokens": self.generated,
+            "tokens_per_s": made / took,
+            "trajectories_per_s": trajectories / took,
+            "rollout_s": self.busy_s,
+            "train_s": message["seconds"],
+            "push_s": message["push_s"] + self.push_s,
+            "eval_s": self.row_eval_s,
+            "rollout_idle": max(0.0, 1 - self.busy_s / took / self.settings.rollout_workers),
+            "trainer_idle": max(0.0, 1 - (message["seconds"] + message["push_s"]) / took),
+            "slots_idle": 1 - self.slot_s / slots if slots else None,
+            "wasted_tokens": self.wasted_tokens,
+            "dropped_equal": judge.dropped_equal,
+            "dropped_stale": self.dropped_stale_groups,
+            "reward_errors": judge.reward_errors,
+            "aborted_groups": self.aborted_groups,
+            "restarts": restarts,
+            "refused_pushes": self.refused_pushes,
+        }
         self.metrics.write(row)
         self.row = row
         self._fresh()
-        self.show(f"update {update}: reward {row['reward']:.3f}, {row['trajectories_per_s']:.1f} trajectories/s, {row['tokens_per_s']:.0f} tokens/s, "
-                  f"lag {row['lag_mean']:.2f} (max {row['lag_max']}), rollout idle {row['rollout_idle']:.0%}, train {row['train_s']:.2f} s")
+        self.show(
+            f"update {update}: reward {row['reward']:.3f}, {row['trajectories_per_s']:.1f} trajectories/s, {row['tokens_per_s']:.0f} tokens/s, "
+            f"lag {row['lag_mean']:.2f} (max {row['lag_max']}), rollout idle {row['rollout_idle']:.0%}, train {row['train_s']:.2f} s"
+        )
 
     def pushed(self, name: str, message: dict) -> None:
         self.push_s += message["seconds"]
@@ -142,7 +215,15 @@ class Record:
         self.first_pass = pass_at_1 if self.first_pass is None else self.first_pass
         self.eval_s += seconds
         self.row_eval_s += seconds
-        self.evals.write({"step": update, "time_s": self.now() - self.eval_s, "trajectories": self.trajectories, "pass_at_1": pass_at_1, "greedy": greedy})
+        self.evals.write(
+            {
+                "step": update,
+                "time_s": self.now() - self.eval_s,
+                "trajectories": self.trajectories,
+                "pass_at_1": pass_at_1,
+                "greedy": greedy,
+            }
+        )
         self.event("evaluated", update=update, pass_at_1=pass_at_1, greedy=greedy, seconds=seconds)
         self.show(f"update {update}: held-out pass@1 {pass_at_1:.1%}, greedy {greedy:.1%} ({seconds:.1f} s)")
 
@@ -153,7 +234,11 @@ class Record:
         self.wasted_tokens += lost_tokens
         self.requeued += requeued
         self.event("lost", worker=name, why=reason, lost_tokens=lost_tokens, requeued=requeued)
-        what = f"; {requeued} requests start again, about {lost_tokens} tokens lost" if requeued or lost_tokens else "; it resumes from its checkpoint"
+        what = (
+            f"; {requeued} requests start again, about {lost_tokens} tokens lost"
+            if requeued or lost_tokens
+            else "; it resumes from its checkpoint"
+        )
         self.show(f"{name}: {reason}, started again{what}")
 
     def before_checkpoint(self, step: int) -> None:
@@ -173,26 +258,49 @@ class Record:
                 undone.add(key)
             else:
                 found[key] = sample
-        self.journal = Journal.rewritten(self.dir, step, [{"group": g, "sample": k, "record": s.to_dict()} for (g, k), s in found.items()])
+        self.journal = Journal.rewritten(
+            self.dir, step, [{"group": g, "sample": k, "record": s.to_dict()} for (g, k), s in found.items()]
+        )
         self.undone += len(undone - set(found))
         self.recovered += len(found)
         self.event("recovered", samples=len(found), undone=len(undone - set(found)))
-        self.show(f"resumed at update {step}: {len(found)} finished samples recovered, {len(undone - set(found))} from later weights start again")
+        self.show(
+            f"resumed at update {step}: {len(found)} finished samples recovered, {len(undone - set(found))} from later weights start again"
+        )
         return found
 
     def summary(self, updates: int, judge: Judge, restarts: int) -> dict:
         """What `minglm rl` prints and writes to summary.json."""
         rows = read(self.dir / "metrics.csv")
         seconds = rows[-1]["time_s"] if rows else 0.0
-        out = {"run_dir": str(self.dir), "mode": self.settings.mode, "task": self.settings.task, "objective": self.settings.objective,
-               "updates": updates, "trajectories": self.trajectories, "seconds": seconds, "pass_at_1_before": self.first_pass,
-               "pass_at_1": self.last_pass, "reward": rows[-1]["reward"] if rows else None,
-               "trajectories_per_s": self.trajectories / seconds if seconds else None,
-               "tokens_per_s": self.generated / seconds if seconds else None, "generated_tokens": self.generated,
-               "trained_tokens": self.trained_tokens, "wasted_tokens": self.wasted_tokens, "dropped_equal": judge.dropped_equal,
-               "dropped_stale": self.dropped_stale_groups, "reward_errors": judge.reward_errors, "aborted_groups": self.aborted_groups,
-               "restarts": restarts, "requeued": self.requeued, "lost_tokens": self.lost_tokens, "recovered": self.recovered,
-               "undone": self.undone, "refused_pushes": self.refused_pushes, "solved": judge.solved}
+        out = {
+            "run_dir": str(self.dir),
+            "mode": self.settings.mode,
+            "task": self.settings.task,
+            "objective": self.settings.objective,
+            "updates": updates,
+            "trajectories": self.trajectories,
+            "seconds": seconds,
+            "pass_at_1_before": self.first_pass,
+            "pass_at_1": self.last_pass,
+            "reward": rows[-1]["reward"] if rows else None,
+            "trajectories_per_s": self.trajectories / seconds if seconds else None,
+            "tokens_per_s": self.generated / seconds if seconds else None,
+            "generated_tokens": self.generated,
+            "trained_tokens": self.trained_tokens,
+            "wasted_tokens": self.wasted_tokens,
+            "dropped_equal": judge.dropped_equal,
+            "dropped_stale": self.dropped_stale_groups,
+            "reward_errors": judge.reward_errors,
+            "aborted_groups": self.aborted_groups,
+            "restarts": restarts,
+            "requeued": self.requeued,
+            "lost_tokens": self.lost_tokens,
+            "recovered": self.recovered,
+            "undone": self.undone,
+            "refused_pushes": self.refused_pushes,
+            "solved": judge.solved,
+        }
         write_json(self.dir / "summary.json", out)
         return out
 

@@ -3,6 +3,7 @@
 A reward function is foreign code: it may raise, or return what is no number. Then the group is dropped, counted and named,
 and the run stops when that happens too often.
 """
+
 from __future__ import annotations
 
 import math
@@ -20,7 +21,10 @@ class Judge:
         self.dropped_equal = self.reward_errors = self.in_a_row = 0
         self.last_error, self.last_rewards = "", [0.0]
         difficulties = settings.difficulty
-        self.held_out = [task.problem(task.heldout_seed(i), difficulties[i % len(difficulties)]) for i in range(settings.eval_problems)]
+        self.held_out = [
+            task.problem(task.heldout_seed(i), difficulties[i % len(difficulties)])
+            for i in range(settings.eval_problems)
+        ]
 
     def counts(self) -> dict:
         return {"dropped_equal": self.dropped_equal, "reward_errors": self.reward_errors}
@@ -46,7 +50,9 @@ class Judge:
                 for s in group.samples:
                     s.reward = None
                 if self.reward_errors > self.settings.max_reward_errors:
-                    raise InputError(f"{self.last_error}; {self.reward_errors} groups lost so, max_reward_errors={self.settings.max_reward_errors}; mend the reward function")
+                    raise InputError(
+                        f"{self.last_error}; {self.reward_errors} groups lost so, max_reward_errors={self.settings.max_reward_errors}; mend the reward function"
+                    )
                 return "error"
         self.last_rewards = [s.reward for s in group.samples]
         if self.settings.dynamic_filter and max(self.last_rewards) == min(self.last_rewards):
@@ -65,8 +71,10 @@ class Judge:
         """Why there is nothing left to learn, in one line; None while there is."""
         if self.in_a_row < self.settings.max_drops:
             return None
-        return (f"{self.in_a_row} groups in a row had equal rewards, the last {self.last_rewards[0]:g}: "
-                f"{'the task is solved' if self.last_rewards[0] >= 1 else 'the task is out of reach'}; change difficulty")
+        return (
+            f"{self.in_a_row} groups in a row had equal rewards, the last {self.last_rewards[0]:g}: "
+            f"{'the task is solved' if self.last_rewards[0] >= 1 else 'the task is out of reach'}; change difficulty"
+        )
 
     def pass_at_1(self, answers: list[list[int]]) -> float:
         """Share of held-out problems whose one answer is right. A reward that fails counts as wrong."""

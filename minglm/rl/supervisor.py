@@ -1,4 +1,5 @@
 """The workers of a run under one roof: started, listened to, restarted when they die or fall silent. Torch-free."""
+
 from __future__ import annotations
 
 import time
@@ -7,18 +8,18 @@ from dataclasses import dataclass, field
 
 from minglm.errors import InputError
 
-START_S = 240.0                   # until a new process has imported torch and said so, on a machine that is busy
+START_S = 240.0  # until a new process has imported torch and said so, on a machine that is busy
 
 
 @dataclass
 class Member:
     """One worker and what is known of it."""
 
-    handle: object                          # LocalWorker, or a Ray actor's handle
+    handle: object  # LocalWorker, or a Ray actor's handle
     name: str
     heard: float = field(default_factory=time.monotonic)
     started: bool = False
-    made: int = 0                           # tokens it reported, less those delivered: what a kill would cost
+    made: int = 0  # tokens it reported, less those delivered: what a kill would cost
     groups: set[int] = field(default_factory=set)
 
 
@@ -81,8 +82,10 @@ class Crew:
         for member, reason in lost:
             self.restarts += 1
             if self.restarts > self.max_restarts:
-                raise InputError(f"{member.name}: lost for the {self.restarts}th time in this run ({reason}) and max_restarts={self.max_restarts}; "
-                                 "the same command resumes from the last checkpoint")
+                raise InputError(
+                    f"{member.name}: lost for the {self.restarts}th time in this run ({reason}) and max_restarts={self.max_restarts}; "
+                    "the same command resumes from the last checkpoint"
+                )
             member.handle.restart()
             self.on_loss(member, reason)
             member.started, member.heard, member.made = False, time.monotonic(), 0
@@ -91,6 +94,6 @@ class Crew:
         for member in self.members:
             try:
                 member.handle.stop()
-            except Exception:              # leaving is never an error
+            except Exception:  # leaving is never an error
                 pass
         self.members = []

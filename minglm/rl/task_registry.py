@@ -1,17 +1,21 @@
 """The tasks by name."""
+
 from __future__ import annotations
 
 from minglm.errors import InputError, nearest
 from minglm.rl.tasks import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (
-    Task("division", "divide by subtracting and counting"),
-    Task("addition", "add two numbers column by column"),
-    Task("sum", "running total of labelled digits"),
-    Task("list", "apply operations to a list of digits"),
-    Task("string", "apply operations to a string"),
-    Task("brackets", "follow a stack of brackets and close it"),
-)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("division", "divide by subtracting and counting"),
+        Task("addition", "add two numbers column by column"),
+        Task("sum", "running total of labelled digits"),
+        Task("list", "apply operations to a list of digits"),
+        Task("string", "apply operations to a string"),
+        Task("brackets", "follow a stack of brackets and close it"),
+    )
+}
 
 
 def get(name: str, tail: float | None = None) -> Task:
@@ -22,6 +26,7 @@ def get(name: str, tail: float | None = None) -> Task:
     """
     if name == "code":
         from minglm.rl.tasks_code import CODE  # it starts processes: imported by those who ask for it
+
         return CODE
     known = [*TASKS, "code"]
     if name not in known:

@@ -16,6 +16,7 @@ only repeats what is shown earns nothing. Every turn after the first costs a ten
 
 No torch here; a policy is a function from tokens to tokens.
 """
+
 from __future__ import annotations
 
 import random
@@ -30,7 +31,7 @@ from minglm.rl.tasks import MAX_DIFFICULTY, Episode, Problem, Task, _index, is_h
 MAX_TURNS = 3
 TURN_COST = 0.1
 OBSERVATION_CHARS = 80
-SHOWN, HIDDEN = 3, 6           # tests of each kind
+SHOWN, HIDDEN = 3, 6  # tests of each kind
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class CodeProblem(Problem):
     argument: str = "x"
     tests: tuple[tuple[tuple, object], ...] = field(default=(), repr=False)
     hidden: tuple[tuple[tuple, object], ...] = field(default=(), repr=False)
-    broken: str = ""                # the program to mend; "" when one is to be written
+    broken: str = ""  # the program to mend; "" when one is to be written
 
     @property
     def length_hint(self) -> int:
@@ -50,17 +51,19 @@ class CodeProblem(Problem):
 class CodeEpisode(Episode):
     """Up to `MAX_TURNS` programs; the last one is judged by all tests, shown and hidden."""
 
-    result: Result | None = None     # of the last run, for logs
+    result: Result | None = None  # of the last run, for logs
 
     def respond(self, text: str) -> str | None:
         """Run the program on the tests shown. Wrong and turns left: the observation. Else None, and `reward` is set."""
         if self.done:
-            raise InputError(f"episode of seed {self.problem.seed} has ended: it takes no further answer; start another")
+            raise InputError(
+                f"episode of seed {self.problem.seed} has ended: it takes no further answer; start another"
+            )
         self.turns += 1
         problem = self.problem
         # one child for both kinds of test: the hidden ones count only at the end
         self.result = result = sandbox.run(text, "f", [*problem.tests, *problem.hidden], self.task.limits)
-        shown = result.passed[:len(problem.tests)]
+        shown = result.passed[: len(problem.tests)]
         if not all(shown) and self.turns < MAX_TURNS:
             return observation(problem, result)
         self.done = True
@@ -88,7 +91,9 @@ class CodeTask(Task):
 
     def problem(self, seed: int, difficulty: int = 2) -> CodeProblem:
         if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 1 <= difficulty <= MAX_DIFFICULTY:
-            raise InputError(f"difficulty={difficulty!r}: must be a whole number from 1 to {MAX_DIFFICULTY}; start with 1")
+            raise InputError(
+                f"difficulty={difficulty!r}: must be a whole number from 1 to {MAX_DIFFICULTY}; start with 1"
+            )
         rng = random.Random(f"{self.name}/{_index(seed, 'seed')}/{difficulty}")
         for _ in range(1000):
             made = _make(rng, seed, difficulty)
@@ -122,15 +127,19 @@ class CodeTask(Task):
 
 # ---------------------------------------------------------------------- problems
 
+
 def _make(rng: random.Random, seed: int, difficulty: int) -> CodeProblem:
-    kind = rng.choice(_KINDS[:min(len(_KINDS), difficulty + 1)])
+    kind = rng.choice(_KINDS[: min(len(_KINDS), difficulty + 1)])
     a, b, c = rng.randint(2, 3 + difficulty), rng.randint(1, 9), rng.randint(1, 9)
     argument = "v" if kind in _OF_A_LIST else "x"
     body = kind.replace("A", str(a)).replace("B", str(b)).replace("C", str(c))
     program = f"def f({argument}): return {body}"
-    function = eval(f"lambda {argument}: {body}")              # our own text, made a line above
+    function = eval(f"lambda {argument}: {body}")  # our own text, made a line above
     if argument == "v":
-        inputs = [tuple([rng.randint(0, 9) for _ in range(rng.randint(2, 4))] for _ in range(1)) for _ in range(SHOWN + HIDDEN)]
+        inputs = [
+            tuple([rng.randint(0, 9) for _ in range(rng.randint(2, 4))] for _ in range(1))
+            for _ in range(SHOWN + HIDDEN)
+        ]
     else:
         inputs = [(x,) for x in rng.sample(range(0, 20), SHOWN + HIDDEN)]
     tests = tuple((arguments, function(*arguments)) for arguments in inputs)
@@ -144,11 +153,22 @@ def _make(rng: random.Random, seed: int, difficulty: int) -> CodeProblem:
                 broken = candidate
                 break
     head = f"mend {broken}" if broken else f"write f({argument})"
-    prompt = "\n".join([head, *(f"f({', '.join(map(repr, arguments))})={value!r}" for arguments, value in shown)]).replace(", ", ",")
+    prompt = "\n".join(
+        [head, *(f"f({', '.join(map(repr, arguments))})={value!r}" for arguments, value in shown)]
+    ).replace(", ", ",")
     return CodeProblem("code", seed, difficulty, prompt, program, "", seed % 2 == 1, argument, shown, hidden, broken)
 
 
-_KINDS = ("x+B", "A*x", "A*x+B", "x+B if x>C else x", "A*sum(v)", "max(v)-min(v)+B", "A*x if x%2 else x+B", "len(v)*B+sum(v)")
+_KINDS = (
+    "x+B",
+    "A*x",
+    "A*x+B",
+    "x+B if x>C else x",
+    "A*sum(v)",
+    "max(v)-min(v)+B",
+    "A*x if x%2 else x+B",
+    "len(v)*B+sum(v)",
+)
 _OF_A_LIST = {kind for kind in _KINDS if "(v)" in kind}
 
 
@@ -158,14 +178,19 @@ def _variant(rng: random.Random, program: str) -> str:
     places = [i for i, ch in enumerate(body) if ch.isdigit() or ch in "+-*><"]
     i = rng.choice(places)
     old = body[i]
-    new = rng.choice([d for d in "123456789" if d != old]) if old.isdigit() else rng.choice([o for o in ("+-*" if old in "+-*" else "><") if o != old])
-    return f"{head}return {body[:i]}{new}{body[i + 1:]}"
+    new = (
+        rng.choice([d for d in "123456789" if d != old])
+        if old.isdigit()
+        else rng.choice([o for o in ("+-*" if old in "+-*" else "><") if o != old])
+    )
+    return f"{head}return {body[:i]}{new}{body[i + 1 :]}"
 
 
 CODE = CodeTask("code", "write or mend a Python function, run it, try again")
 
 
 # ---------------------------------------------------------------------- playing an episode
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -176,12 +201,14 @@ class Trajectory:
     counted: list[bool]
     reward: float
     turns: int
-    texts: list[str]                 # what the policy said, turn by turn
+    texts: list[str]  # what the policy said, turn by turn
     observations: list[str]
-    ended: bool                      # False: it ran into max_tokens
+    ended: bool  # False: it ran into max_tokens
 
 
-def play(task: Task, problem: Problem, policy: Callable[[list[int]], Sequence[int]], tokenizer, max_tokens: int = 1024) -> Trajectory:
+def play(
+    task: Task, problem: Problem, policy: Callable[[list[int]], Sequence[int]], tokenizer, max_tokens: int = 1024
+) -> Trajectory:
     """Play one episode. `policy` continues a list of tokens up to and with <|eos|>, or without it where it was cut off.
 
     An answer without <|eos|>, or one that would go beyond `max_tokens` in all, ends the episode with reward 0.
@@ -192,11 +219,13 @@ def play(task: Task, problem: Problem, policy: Callable[[list[int]], Sequence[in
     episode = task.start(problem)
     tokens = prompt_ids(tokenizer, problem)
     if max_tokens <= len(tokens):
-        raise InputError(f"max_tokens={max_tokens}: the prompt alone has {len(tokens)} tokens; allow more, or ask an easier problem")
+        raise InputError(
+            f"max_tokens={max_tokens}: the prompt alone has {len(tokens)} tokens; allow more, or ask an easier problem"
+        )
     counted, texts, observations = [False] * len(tokens), [], []
     while True:
         said = [int(t) for t in policy(list(tokens))]
-        said = said[:max_tokens - len(tokens)]
+        said = said[: max_tokens - len(tokens)]
         tokens, counted = tokens + said, counted + [True] * len(said)
         if not said or said[-1] != tokenizer.eos:
             return Trajectory(tokens, counted, 0.0, episode.turns, texts, observations, False)

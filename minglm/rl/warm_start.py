@@ -7,6 +7,7 @@ like any other: `minglm rl --init-from`, `minglm generate --checkpoint`.
 
 Shapes: B rows, T positions.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -24,10 +25,31 @@ from minglm.rl import task_registry, tasks
 from minglm.training.recipe import _checked, _key
 
 # One token a character needs no wide vocabulary; what counts here is how many sequences a core decodes in a second.
-MODEL = dict(vocab_size=104, hidden_size=64, num_hidden_layers=3, first_k_dense_replace=1, intermediate_size=160, num_attention_heads=4,
-             q_lora_rank=48, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=16, index_topk=64, index_n_heads=2,
-             index_head_dim=16, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=64, mtp_depth=1,
-             max_position_embeddings=768, rope_theta=10_000.0, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+MODEL = dict(
+    vocab_size=104,
+    hidden_size=64,
+    num_hidden_layers=3,
+    first_k_dense_replace=1,
+    intermediate_size=160,
+    num_attention_heads=4,
+    q_lora_rank=48,
+    kv_lora_rank=32,
+    qk_nope_head_dim=16,
+    qk_rope_head_dim=16,
+    v_head_dim=16,
+    index_topk=64,
+    index_n_heads=2,
+    index_head_dim=16,
+    n_routed_experts=8,
+    num_experts_per_tok=2,
+    moe_intermediate_size=64,
+    mtp_depth=1,
+    max_position_embeddings=768,
+    rope_theta=10_000.0,
+    bos_token_id=0,
+    eos_token_id=1,
+    pad_token_id=2,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,13 @@ class WarmStart:
     batch_size: int = _key(16, "rows of packed solutions in an update", "rows", 1)
     seq_len: int = _key(256, "length of a row", "tokens", 16)
     longest: int = _key(200, "longest solution that is taught", "tokens", 1)
-    slips: float = _key(0.0, "task sum: part of the steps that go wrong in what is taught, all that follows included: a careless teacher", "", 0.0, 0.9)
+    slips: float = _key(
+        0.0,
+        "task sum: part of the steps that go wrong in what is taught, all that follows included: a careless teacher",
+        "",
+        0.0,
+        0.9,
+    )
     lr: float = _key(0.02, "peak learning rate of Muon", "", 0.0)
     adam_lr: float = _key(0.005, "peak learning rate of AdamW", "", 0.0)
     seed: int = _key(0, "of weights and problems", "", 0)
@@ -54,14 +82,18 @@ class WarmStart:
         object.__setattr__(self, "difficulty", list(self.difficulty or [1]))
         task_registry.get(self.task, self.tail)
         if self.slips and self.task != "sum":
-            raise InputError(f"slips={self.slips} with task {self.task}: only task sum has a careless teacher; leave it out")
+            raise InputError(
+                f"slips={self.slips} with task {self.task}: only task sum has a careless teacher; leave it out"
+            )
         self.config()
 
     def config(self) -> ModelConfig:
         return ModelConfig.from_dict({**MODEL, **self.model})
 
 
-def warm_start(recipe: WarmStart, run_dir: str | Path, show: Callable[[str], None] = lambda line: None, threads: int = 1) -> Path:
+def warm_start(
+    recipe: WarmStart, run_dir: str | Path, show: Callable[[str], None] = lambda line: None, threads: int = 1
+) -> Path:
     """Train it, or find it trained. Returns the run folder.
 
     Raises:
@@ -99,14 +131,18 @@ def warm_start(recipe: WarmStart, run_dir: str | Path, show: Callable[[str], Non
                 optimizer.step(cosine_with_warmup(step, recipe.steps, max(1, recipe.steps // 20), 0.1))
                 model.update_router_bias(out.expert_counts, 0.01)
                 if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-                    show(f"warm start: step {step + 1} of {recipe.steps}, loss {out.lm_loss.item():.3f}, {time.perf_counter() - started:.0f} s")
+                    show(
+                        f"warm start: step {step + 1} of {recipe.steps}, loss {out.lm_loss.item():.3f}, {time.perf_counter() - started:.0f} s"
+                    )
     finally:
         torch.set_num_threads(threads_before)
     run_dir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run_dir / "tokenizer.json")
     (run_dir / "config.json").write_text(json.dumps(config.to_hf(), indent=1) + "\n", encoding="utf-8")
     note.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    checkpoint.save(run_dir, recipe.steps, config, model.state_dict(), optimizer.state_dict(), {"recipe": None, "seed": recipe.seed})
+    checkpoint.save(
+        run_dir, recipe.steps, config, model.state_dict(), optimizer.state_dict(), {"recipe": None, "seed": recipe.seed}
+    )
     return run_dir
 
 
@@ -117,13 +153,17 @@ def for_recipe(warm: dict | None, settings, folder: Path, show: Callable[[str], 
         InputError: the recipe has none, or a key of it is unknown.
     """
     if warm is None:
-        raise InputError("--init-from is missing: this recipe has no warm start; give the run folder of a trained model")
+        raise InputError(
+            "--init-from is missing: this recipe has no warm start; give the run folder of a trained model"
+        )
     known = [spec.name for spec in dataclasses.fields(WarmStart)]
     for key in warm:
         if key not in known:
-            raise InputError(f"warm_start key {key!r}: not a known key{nearest(str(key), known)}; see minglm/rl/warm_start.py for the list")
+            raise InputError(
+                f"warm_start key {key!r}: not a known key{nearest(str(key), known)}; see minglm/rl/warm_start.py for the list"
+            )
     values = {"task": settings.task, "tail": settings.tail, "difficulty": settings.difficulty, **warm}
-    if values["task"] != "sum":                # another task than the recipe's own has a careful teacher
+    if values["task"] != "sum":  # another task than the recipe's own has a careful teacher
         values.pop("slips", None)
     recipe = WarmStart(**values)
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()).hexdigest()[:8]
@@ -134,7 +174,12 @@ class Rows:
     """Worked solutions packed into rows; `batch(step)` depends on recipe and step alone."""
 
     def __init__(self, recipe: WarmStart, tokenizer) -> None:
-        self.recipe, self.tokenizer, self.task, self.next = recipe, tokenizer, task_registry.get(recipe.task, recipe.tail), 0
+        self.recipe, self.tokenizer, self.task, self.next = (
+            recipe,
+            tokenizer,
+            task_registry.get(recipe.task, recipe.tail),
+            0,
+        )
 
     def batch(self, step: int):
         import random
@@ -162,7 +207,9 @@ class Rows:
             ids, counted = encode_chat(self.tokenizer, turns)
             if sum(counted) <= r.longest and len(ids) <= r.seq_len + 1:
                 return ids, counted
-        raise InputError(f"task {r.task}: no solution of at most longest={r.longest} tokens that fits seq_len={r.seq_len}; raise them")
+        raise InputError(
+            f"task {r.task}: no solution of at most longest={r.longest} tokens that fits seq_len={r.seq_len}; raise them"
+        )
 
 
 def careless_sum(prompt: str, rng, slips: float) -> str:

@@ -1,4 +1,5 @@
 """Which device a command runs on, by name. CUDA, Ascend (npu) and Apple (mps) have not been run here."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -23,11 +24,19 @@ def resolve(device: str) -> str:
         return machine.default_device()
     if device == "npu":
         if importlib.util.find_spec("torch_npu") is None:
-            raise InputError(f"--device npu: torch_npu is not installed; pip install torch_npu for torch {torch.__version__.split('+')[0]}, with Ascend's CANN")
+            raise InputError(
+                f"--device npu: torch_npu is not installed; pip install torch_npu for torch {torch.__version__.split('+')[0]}, with Ascend's CANN"
+            )
         import torch_npu  # noqa: F401  (registers the device)
-    there = {"cpu": lambda: True, "cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available,
-             "npu": lambda: torch.get_device_module("npu").is_available()}
+    there = {
+        "cpu": lambda: True,
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "npu": lambda: torch.get_device_module("npu").is_available(),
+    }
     if not there[device]():
-        raise InputError(f"--device {device}: torch {torch.__version__} finds none on this machine; install its driver and a torch "
-                         "built for it, or use --device cpu")
+        raise InputError(
+            f"--device {device}: torch {torch.__version__} finds none on this machine; install its driver and a torch "
+            "built for it, or use --device cpu"
+        )
     return device

@@ -3,6 +3,7 @@
 Each check is one row: name, state ("ok", "note" or "problem"), what was found, what to do. Only a problem makes the
 command fail; a note is something that a part of the project would like and the rest does without.
 """
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -16,13 +17,15 @@ from pathlib import Path
 from minglm import datafiles
 from minglm.runtime import machine
 
-EXTRAS = {"train": ("torch", "numpy", "tokenizers", "safetensors"),
-          "lab": ("jupyterlab", "ipywidgets", "anywidget", "nbconvert", "nbclient", "matplotlib"),
-          "dist": ("ray",),
-          "dev": ("pytest", "hypothesis", "transformers", "playwright", "ruff", "jsonschema")}
+EXTRAS = {
+    "train": ("torch", "numpy", "tokenizers", "safetensors"),
+    "lab": ("jupyterlab", "ipywidgets", "anywidget", "nbconvert", "nbclient", "matplotlib"),
+    "dist": ("ray",),
+    "dev": ("pytest", "hypothesis", "transformers", "playwright", "ruff", "jsonschema"),
+}
 BASE = ("simpy", "yaml", "pydantic", "tqdm", "plotly")
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-NEED_MEMORY_GIB, NEED_DISK_GIB = 2.0, 1.0        # what `make demo` takes at most, with room to spare
+NEED_MEMORY_GIB, NEED_DISK_GIB = 2.0, 1.0  # what `make demo` takes at most, with room to spare
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ def examine(measure: bool = True) -> list[Check]:
 
 
 def _python() -> Check:
-    found = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
+    found = (
+        f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
+    )
     if tuple(map(int, platform.python_version_tuple()[:2])) < (3, 11):
         return Check("python", "problem", found, "install Python 3.11 or newer and call `make PYTHON=python3.11 demo`")
     return Check("python", "ok", found)
@@ -54,13 +59,22 @@ def _python() -> Check:
 def _packages() -> list[Check]:
     out = []
     missing = [p for p in BASE if importlib.util.find_spec(p) is None]
-    out.append(Check("base packages", "problem", f"missing {', '.join(missing)}", datafiles.install_hint()) if missing
-               else Check("base packages", "ok", ", ".join(BASE)))
+    out.append(
+        Check("base packages", "problem", f"missing {', '.join(missing)}", datafiles.install_hint())
+        if missing
+        else Check("base packages", "ok", ", ".join(BASE))
+    )
     for extra, packages in EXTRAS.items():
         missing = [p for p in packages if importlib.util.find_spec(p) is None]
         if missing:
-            out.append(Check(f"extra {extra}", "problem" if extra == "train" else "note", f"missing {', '.join(missing)}",
-                             datafiles.install_hint(extra) + (" (needed to train)" if extra == "train" else "")))
+            out.append(
+                Check(
+                    f"extra {extra}",
+                    "problem" if extra == "train" else "note",
+                    f"missing {', '.join(missing)}",
+                    datafiles.install_hint(extra) + (" (needed to train)" if extra == "train" else ""),
+                )
+            )
         else:
             out.append(Check(f"extra {extra}", "ok", ", ".join(f"{p} {_version(p)}" for p in packages)))
     return out
@@ -77,7 +91,12 @@ def _memory() -> Check:
     free, total = machine.available_memory_bytes() / 2**30, machine.total_memory_bytes() / 2**30
     found = f"{free:.1f} GiB free of {total:.1f} GiB"
     if free < NEED_MEMORY_GIB:
-        return Check("memory", "problem", found, f"close programs until {NEED_MEMORY_GIB:.0f} GiB are free, or train the recipes ci_*")
+        return Check(
+            "memory",
+            "problem",
+            found,
+            f"close programs until {NEED_MEMORY_GIB:.0f} GiB are free, or train the recipes ci_*",
+        )
     return Check("memory", "ok", found)
 
 
@@ -112,7 +131,12 @@ def _browser() -> Check:
     path = os.environ.get("CHROMIUM") or next((p for c in _CHROMIUM if (p := shutil.which(c))), None)
     if path and Path(path).exists():
         return Check("chromium", "ok", path)
-    return Check("chromium", "note", "not found", "only the browser tests want it: apt install chromium, or set CHROMIUM to its path")
+    return Check(
+        "chromium",
+        "note",
+        "not found",
+        "only the browser tests want it: apt install chromium, or set CHROMIUM to its path",
+    )
 
 
 def report(checks: list[Check], colour: bool = False) -> str:
@@ -127,8 +151,11 @@ def report(checks: list[Check], colour: bool = False) -> str:
             lines.append(f"{'':<7}  {'':<{width}}  → {check.remedy}")
     problems = [c for c in checks if c.state == "problem"]
     lines.append("")
-    lines.append(f"{len(problems)} to mend before training: {', '.join(c.name for c in problems)}" if problems
-                 else "Ready. Next: make demo")
+    lines.append(
+        f"{len(problems)} to mend before training: {', '.join(c.name for c in problems)}"
+        if problems
+        else "Ready. Next: make demo"
+    )
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 Imports torch only inside the functions that measure with it.
 """
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -39,7 +40,7 @@ def matmul_flops_per_s(dtype: str = "fp32", device: str = "cpu", seconds: float 
             a @ b
             _synchronise(device)
             took = time.perf_counter() - t
-            if repetition:                                   # the first call warms up
+            if repetition:  # the first call warms up
                 best = max(best, 2.0 * n**3 / took)
             if repetition and time.perf_counter() > share:
                 break
@@ -59,7 +60,7 @@ def _synchronise(device: str) -> None:
 
 
 def default_device() -> str:
-    """"cuda" or "mps" where there is one, else "cpu"."""
+    """ "cuda" or "mps" where there is one, else "cpu"."""
     import torch
 
     if torch.cuda.is_available():
@@ -71,6 +72,7 @@ def available_memory_bytes(device: str = "cpu") -> int:
     """Bytes that can be allocated now: the device's free memory, or main memory within any container limit."""
     if device == "cuda":
         import torch
+
         return torch.cuda.mem_get_info()[0]
     candidates = []
     try:
@@ -89,12 +91,13 @@ def total_memory_bytes() -> int:
     """Main memory, bytes."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):            # Windows
+    except (AttributeError, ValueError, OSError):  # Windows
         import ctypes
 
         class Status(ctypes.Structure):
             _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
-                (name, ctypes.c_ulonglong) for name in ("total", "free", "a", "b", "c", "d", "e")]
+                (name, ctypes.c_ulonglong) for name in ("total", "free", "a", "b", "c", "d", "e")
+            ]
 
         status = Status(length=ctypes.sizeof(Status))
         ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
@@ -103,7 +106,7 @@ def total_memory_bytes() -> int:
 
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process so far, bytes; 0 where the system does not tell."""
-    try:      # Linux: of this program alone; getrusage there starts from what the parent had when it forked
+    try:  # Linux: of this program alone; getrusage there starts from what the parent had when it forked
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     except (OSError, StopIteration, ValueError):
@@ -141,8 +144,14 @@ def describe(measure: bool = True) -> dict:
     """The machine in a few values; with `measure`, its matmul rate in GFLOP/s (about a second)."""
     import torch
 
-    out = {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-           "memory_gib": round(total_memory_bytes() / 2**30, 1), "device": default_device(), **versions()}
+    out = {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(total_memory_bytes() / 2**30, 1),
+        "device": default_device(),
+        **versions(),
+    }
     if measure:
         out["matmul_gflops_fp32"] = round(matmul_flops_per_s("fp32", out["device"]) / 1e9, 1)
     return out

@@ -4,6 +4,7 @@
 parent, so that a mistake costs a rename. A folder without our manifest, a link, and any folder that holds the home, the
 working directory or the root are refused.
 """
+
 from __future__ import annotations
 
 import json
@@ -26,7 +27,9 @@ def claim(folder: Path, kind: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MANIFEST).is_file():
         temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps({"project": "minglm", "kind": kind, "id": uuid.uuid4().hex}) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps({"project": "minglm", "kind": kind, "id": uuid.uuid4().hex}) + "\n", encoding="utf-8"
+        )
         os.replace(temporary, folder / MANIFEST)
     return folder
 
@@ -67,10 +70,16 @@ def set_aside(folder: Path, kind: str) -> Path | None:
         return None
     found = kind_of(folder)
     if found != kind:
-        what = "carries no minglm-run.json, so this project did not make it" if found is None else f"is a folder of kind {found!r}, not {kind!r}"
+        what = (
+            "carries no minglm-run.json, so this project did not make it"
+            if found is None
+            else f"is a folder of kind {found!r}, not {kind!r}"
+        )
         raise InputError(f"{folder}: {what} and does not clear it; give another folder, or move this one away yourself")
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    target = next(t for n in range(1000) if not (t := real.parent / f".trash-{stamp}{f'-{n}' if n else ''}-{real.name}").exists())
+    target = next(
+        t for n in range(1000) if not (t := real.parent / f".trash-{stamp}{f'-{n}' if n else ''}-{real.name}").exists()
+    )
     os.rename(real, target)
     print(f"{folder}: set aside as {target}; delete that when you no longer need it")
     return target

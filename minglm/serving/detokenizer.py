@@ -1,7 +1,8 @@
 """Tokens into text as they come: characters are whole, stop texts never leak, nothing said is taken back."""
+
 from __future__ import annotations
 
-_BROKEN = "\ufffd"           # what a decoder writes for bytes that are no whole character yet
+_BROKEN = "\ufffd"  # what a decoder writes for bytes that are no whole character yet
 
 
 class Words:
@@ -27,8 +28,8 @@ class Words:
             self.stopped = True
             text = text[:cut]
         elif not last:
-            text = text[:len(text) - self._held(text)]
-        new = text[len(self.said):]
+            text = text[: len(text) - self._held(text)]
+        new = text[len(self.said) :]
         self.said += new
         return new
 

@@ -3,6 +3,7 @@
 The engine is touched by this thread alone. Handlers leave tickets in an inbox and get their tokens back through an asyncio
 queue; a slow reader holds up nobody, and its unread tokens are bounded by its own limit of new tokens.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -16,7 +17,10 @@ from dataclasses import dataclass, field
 from minglm.inference.engine import Engine, Request
 from minglm.serving.metrics import Metrics
 
-QUIET_S, GATHER_S = 0.002, 0.03        # an engine at rest starts when nobody has come for so long, and after so long in any case
+QUIET_S, GATHER_S = (
+    0.002,
+    0.03,
+)  # an engine at rest starts when nobody has come for so long, and after so long in any case
 
 
 @dataclass(eq=False)
@@ -28,13 +32,13 @@ class Ticket:
     loop: asyncio.AbstractEventLoop
     deadline: float
     whole: bool = False
-    first: bool = True                 # no token has come yet
+    first: bool = True  # no token has come yet
     out: asyncio.Queue = field(default_factory=asyncio.Queue)
     sent: int = 0
     asked_at: float = field(default_factory=time.monotonic)
 
     def tell(self, tokens: list[int], logprobs: list[float], reason: str | None) -> None:
-        with contextlib.suppress(RuntimeError):                # the loop has been closed: nobody is listening
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody is listening
             self.loop.call_soon_threadsafe(self.out.put_nowait, (tokens, logprobs, reason))
 
 
@@ -46,14 +50,24 @@ class Driver(threading.Thread):
         self.engine, self.metrics = engine, metrics
         self.tickets: dict[str, Ticket] = {}
         self.failure: str | None = None
-        self._inbox: deque = deque()                           # (what, ticket), appended by handlers, taken by the thread
+        self._inbox: deque = deque()  # (what, ticket), appended by handlers, taken by the thread
         self._wake = threading.Event()
         self._closing = False
 
     # ------------------------------------------------------------------ called by handlers
 
-    def submit(self, prompt: list[int], limit: int, *, temperature: float, top_p: float, seed: int, stop: tuple[int, ...],
-               timeout_s: float, whole: bool = False) -> Ticket:
+    def submit(
+        self,
+        prompt: list[int],
+        limit: int,
+        *,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        stop: tuple[int, ...],
+        timeout_s: float,
+        whole: bool = False,
+    ) -> Ticket:
         """Queue a sequence. The engine checks it again; what it refuses ends as "failed".
 
         whole: nobody looks at it before its end, so the event loop is not woken for each token.
@@ -93,7 +107,7 @@ class Driver(threading.Thread):
                 finished = self.engine.step()
                 self.metrics.step(self.engine, time.monotonic() - started)
                 self._deliver(finished)
-        except BaseException as err:                           # a dead engine must not leave clients waiting
+        except BaseException as err:  # a dead engine must not leave clients waiting
             self.failure = f"{type(err).__name__}: {err}"
             raise
         finally:
@@ -115,7 +129,7 @@ class Driver(threading.Thread):
                 try:
                     self.engine.submit(ticket.request)
                     self.tickets[ticket.request.id] = ticket
-                except ValueError as err:                      # InputError is one
+                except ValueError as err:  # InputError is one
                     ticket.request.reason = str(err)
                     ticket.tell([], [], "failed")
             elif self.tickets.pop(ticket.request.id, None) is not None:
@@ -136,14 +150,16 @@ class Driver(threading.Thread):
                 ticket.first = False
                 self.metrics.first_token.observe(now - ticket.asked_at)
             if reason or (not ticket.whole and len(r.tokens) > ticket.sent):
-                said.setdefault(ticket.loop, []).append((ticket.out, (r.tokens[ticket.sent:], r.logprobs[ticket.sent:], reason)))
+                said.setdefault(ticket.loop, []).append(
+                    (ticket.out, (r.tokens[ticket.sent :], r.logprobs[ticket.sent :], reason))
+                )
                 ticket.sent = len(r.tokens)
             if reason:
                 del self.tickets[name]
                 self.metrics.finished.labels(reason).inc()
                 self.metrics.duration.observe(now - ticket.asked_at)
-        for loop, words in said.items():                       # one call a step wakes the loop, not one for each sequence
-            with contextlib.suppress(RuntimeError):            # the loop has been closed: nobody is listening
+        for loop, words in said.items():  # one call a step wakes the loop, not one for each sequence
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody is listening
                 loop.call_soon_threadsafe(_put_all, words)
         if late:
             self.engine.abort(late)

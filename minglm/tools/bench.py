@@ -3,6 +3,7 @@
 A bench is a module `tests/bench/bench_*.py` with `NAME: str` and `run() -> list[dict]`; a row has name, value, unit, and
 ratio, target and met where there is a target. The runner adds the command that repeats it and the machine.
 """
+
 from __future__ import annotations
 
 import importlib.util
@@ -28,7 +29,7 @@ def discover(folder: Path | None = None) -> dict[str, Path]:
     for path in sorted(folder.glob("bench_*.py")):
         line = next((x for x in path.read_text(encoding="utf-8").splitlines() if x.startswith("NAME")), None)
         if line is None:
-            raise InputError(f"{path}: a bench needs a line NAME = \"…\"; add it")
+            raise InputError(f'{path}: a bench needs a line NAME = "…"; add it')
         name = line.partition("=")[2].split("#")[0].strip().strip("\"'")
         if name in found:
             raise InputError(f"{path}: NAME {name!r} is taken by {found[name].name}; choose another")
@@ -61,8 +62,10 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
         spec.loader.exec_module(module)
         described = machine.describe()
         described["load_before"] = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-        own = [{key: row.get(key) for key in ROW_KEYS} | row | {"command": f"make bench ONLY={name}", "machine": described}
-               for row in module.run()]
+        own = [
+            {key: row.get(key) for key in ROW_KEYS} | row | {"command": f"make bench ONLY={name}", "machine": described}
+            for row in module.run()
+        ]
         if show:
             print(table(own, f"{name} ({time.perf_counter() - started:.0f} s)"), flush=True)
         temporary = out / f".{name}.json"
@@ -79,7 +82,10 @@ def table(rows: list[dict], title: str = "") -> str:
         met = {True: "yes", False: "NO", None: "-"}[row.get("met")]
         cells.append((str(row["name"]), *(_short(row.get(k)) for k in ("value", "unit", "ratio", "target")), met))
     widths = [max(len(c[i]) for c in cells) for i in range(6)]
-    lines = ["  ".join(c[i].ljust(widths[i]) if i in (0, 2) else c[i].rjust(widths[i]) for i in range(6)).rstrip() for c in cells]
+    lines = [
+        "  ".join(c[i].ljust(widths[i]) if i in (0, 2) else c[i].rjust(widths[i]) for i in range(6)).rstrip()
+        for c in cells
+    ]
     rule = "-" * max(map(len, lines))
     return "\n".join(([title] if title else []) + [rule, lines[0], rule, *lines[1:], rule])
 

@@ -8,6 +8,7 @@ Steps, each skipped when its result is there, so a killed demo goes on where it 
 
 `clustersim report runs/demo` then adds the projection for 100,000 chips and writes `report.html`.
 """
+
 from __future__ import annotations
 
 import json
@@ -23,12 +24,26 @@ from minglm.errors import InputError, nearest
 from minglm.runtime import run_folder
 
 STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
-PROMPTS = ("def ", "import os\n\ndef ", "class Error(Exception):\n", "The \"for\" statement ")
-SIZES = {   # recipes' prefix, and how thorough the tests at the end are
-    "mini": dict(prefix="", lengths=(128, 256, 384, 512), depths=(0.1, 0.3, 0.5, 0.7, 0.9), per_cell=16, map_tokens=192,
-                 cost_lengths=(256, 512, 1024, 2048, 4096, 8192), repeats=5),
-    "nano": dict(prefix="ci_", lengths=(96, 128), depths=(0.2, 0.8), per_cell=2, map_tokens=64,
-                 cost_lengths=(64, 128, 256), repeats=2),
+PROMPTS = ("def ", "import os\n\ndef ", "class Error(Exception):\n", 'The "for" statement ')
+SIZES = {  # recipes' prefix, and how thorough the tests at the end are
+    "mini": dict(
+        prefix="",
+        lengths=(128, 256, 384, 512),
+        depths=(0.1, 0.3, 0.5, 0.7, 0.9),
+        per_cell=16,
+        map_tokens=192,
+        cost_lengths=(256, 512, 1024, 2048, 4096, 8192),
+        repeats=5,
+    ),
+    "nano": dict(
+        prefix="ci_",
+        lengths=(96, 128),
+        depths=(0.2, 0.8),
+        per_cell=2,
+        map_tokens=64,
+        cost_lengths=(64, 128, 256),
+        repeats=2,
+    ),
 }
 
 
@@ -48,7 +63,9 @@ def run_demo(run_dir: Path, size: str = "mini", fresh: bool = False, progress: b
     run_folder.claim(run_dir, "demo")
     made_by = _step(run_dir, "size", lambda: {"size": size})["size"]
     if made_by != size:
-        raise InputError(f"{run_dir}: holds a demo of size {made_by!r}, not {size!r}; add --fresh to start over, or use --run for another folder")
+        raise InputError(
+            f"{run_dir}: holds a demo of size {made_by!r}, not {size!r}; add --fresh to start over, or use --run for another folder"
+        )
     if (run_dir / "demo.json").exists():
         print(f"{run_dir}: the demo is done; `--fresh` starts over, `clustersim report {run_dir}` remakes the report")
         return json.loads((run_dir / "demo.json").read_text(encoding="utf-8"))
@@ -76,16 +93,28 @@ def run_demo(run_dir: Path, size: str = "mini", fresh: bool = False, progress: b
     _step(run_dir, "choice_map", lambda: _choice(plan, model, tokenizer))
     _say(len(STAGES) + 4, steps, "cost of dense and sparse attention by length", progress)
     _step(run_dir, "cost_by_length", lambda: cost_by_length(config, plan["cost_lengths"], plan["repeats"], progress))
-    _say(len(STAGES) + 5, steps, "reinforcement learning with a long tail of answers: synchronous, then APRIL", progress)
+    _say(
+        len(STAGES) + 5, steps, "reinforcement learning with a long tail of answers: synchronous, then APRIL", progress
+    )
     from minglm.tools.demo_rl import rounds
+
     rl = rounds(run_dir, size, progress)
 
     summary = {
-        "size": size, "config": config.to_dict(), "stages": stages,
-        "params": config.num_params(), "active_params": config.num_active_params(), "ln_vocab": math.log(config.vocab_size),
-        "needle_with_context": needle["with_context"], "needle_without_context": needle["without_context"],
-        "rl_answers_per_s": {mode: s["trajectories_per_s"] for mode, s in rl.items()}, "samples": len(samples["samples"]), "seconds": round(sum(s["seconds"] for s in stages.values()), 1),
-        "seconds_this_call": round(time.monotonic() - began, 1), "versions": machine.versions(), "cpu": machine.cpu_name(),
+        "size": size,
+        "config": config.to_dict(),
+        "stages": stages,
+        "params": config.num_params(),
+        "active_params": config.num_active_params(),
+        "ln_vocab": math.log(config.vocab_size),
+        "needle_with_context": needle["with_context"],
+        "needle_without_context": needle["without_context"],
+        "rl_answers_per_s": {mode: s["trajectories_per_s"] for mode, s in rl.items()},
+        "samples": len(samples["samples"]),
+        "seconds": round(sum(s["seconds"] for s in stages.values()), 1),
+        "seconds_this_call": round(time.monotonic() - began, 1),
+        "versions": machine.versions(),
+        "cpu": machine.cpu_name(),
     }
     return _step(run_dir, "demo", lambda: summary)
 
@@ -116,10 +145,17 @@ def _summary(rows: list[dict], recipe) -> dict:
     last = rows[-1]
     validated = [r for r in rows if r.get("val_loss") is not None]
     speed = statistics.median(r["tokens_per_s"] for r in rows)
-    return {"steps": len(rows), "tokens": len(rows) * recipe.tokens_per_step, "seq_len": recipe.seq_len,
-            "first_loss": rows[0]["lm_loss"], "last_loss": last["lm_loss"],
-            "val_loss": validated[-1]["val_loss"] if validated else None, "indexer_kl": last.get("indexer_kl"),
-            "tokens_per_s": round(speed), "seconds": round(len(rows) * recipe.tokens_per_step / speed, 1)}
+    return {
+        "steps": len(rows),
+        "tokens": len(rows) * recipe.tokens_per_step,
+        "seq_len": recipe.seq_len,
+        "first_loss": rows[0]["lm_loss"],
+        "last_loss": last["lm_loss"],
+        "val_loss": validated[-1]["val_loss"] if validated else None,
+        "indexer_kl": last.get("indexer_kl"),
+        "tokens_per_s": round(speed),
+        "seconds": round(len(rows) * recipe.tokens_per_step / speed, 1),
+    }
 
 
 def _samples(run_dir: Path, model, tokenizer) -> dict:
@@ -160,7 +196,7 @@ def _choice(plan: dict, model, tokenizer) -> dict:
             break
     else:
         raise InputError(f"no validation document has {plan['map_tokens']} tokens: use a larger corpus")
-    ids = [tokenizer.bos, *ids][:plan["map_tokens"]]
+    ids = [tokenizer.bos, *ids][: plan["map_tokens"]]
     return {**choice_map(model, torch.tensor(ids)), "document": document.name}
 
 
@@ -192,8 +228,16 @@ def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: boo
                     layer(x, View(mode, rope))
                     taken.append(time.perf_counter() - start)
             dense, sparse = (statistics.median(t[1:]) for t in times.values())
-            rows.append({"length": length, "dense_s": dense, "sparse_s": sparse, "dense_over_sparse": dense / sparse,
-                         "dense_flops": _attention_flops(config, length, False), "sparse_flops": _attention_flops(config, length, True)})
+            rows.append(
+                {
+                    "length": length,
+                    "dense_s": dense,
+                    "sparse_s": sparse,
+                    "dense_over_sparse": dense / sparse,
+                    "dense_flops": _attention_flops(config, length, False),
+                    "sparse_flops": _attention_flops(config, length, True),
+                }
+            )
     return {"index_topk": config.index_topk, "rows": rows}
 
 
@@ -208,10 +252,17 @@ def main(args) -> int:
     run_dir = Path(args.run)
     summary = run_demo(run_dir, args.size, args.fresh, progress=not args.quiet)
     last = summary["stages"]["sft"]
-    print(f"{run_dir}: {summary['params'] / 1e6:.2f}M parameters ({summary['active_params'] / 1e6:.2f}M active), "
-          f"{sum(s['tokens'] for s in summary['stages'].values()) / 1e6:.2f}M tokens in {summary['seconds'] / 60:.1f} min of training; "
-          f"validation loss {summary['stages']['sparse']['val_loss']:.3f} (ln V = {summary['ln_vocab']:.3f}), chat loss {last['last_loss']:.3f}")
-    print(f"needle: {summary['needle_with_context']:.0%} right with the context, {summary['needle_without_context']:.0%} without")
-    print("reinforcement learning: " + ", ".join(f"{mode} {rate or 0:.0f} answers/s" for mode, rate in summary["rl_answers_per_s"].items()))
+    print(
+        f"{run_dir}: {summary['params'] / 1e6:.2f}M parameters ({summary['active_params'] / 1e6:.2f}M active), "
+        f"{sum(s['tokens'] for s in summary['stages'].values()) / 1e6:.2f}M tokens in {summary['seconds'] / 60:.1f} min of training; "
+        f"validation loss {summary['stages']['sparse']['val_loss']:.3f} (ln V = {summary['ln_vocab']:.3f}), chat loss {last['last_loss']:.3f}"
+    )
+    print(
+        f"needle: {summary['needle_with_context']:.0%} right with the context, {summary['needle_without_context']:.0%} without"
+    )
+    print(
+        "reinforcement learning: "
+        + ", ".join(f"{mode} {rate or 0:.0f} answers/s" for mode, rate in summary["rl_answers_per_s"].items())
+    )
     print(f"next: clustersim report {run_dir}")
     return 0

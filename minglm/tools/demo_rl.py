@@ -5,6 +5,7 @@
 
 `clustersim report` predicts the times of both from the rates of the first and shows them beside what was measured.
 """
+
 from __future__ import annotations
 
 import json
@@ -12,11 +13,26 @@ import sys
 from pathlib import Path
 
 RECIPE = "long_tail"
-OVER_SAMPLING = 2           # APRIL starts this many times the groups of a batch
-SIZES = {                   # updates of each mode; keys of the recipe and of its warm start that differ
+OVER_SAMPLING = 2  # APRIL starts this many times the groups of a batch
+SIZES = {  # updates of each mode; keys of the recipe and of its warm start that differ
     "mini": dict(updates=16, rules={}, warm=dict(steps=40)),
-    "nano": dict(updates=5, rules=dict(max_new_tokens=40, batch_groups=4, group_size=4), warm=dict(steps=2, batch_size=2, seq_len=64, longest=40,
-                                      model=dict(hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_intermediate_size=16, max_position_embeddings=512))),
+    "nano": dict(
+        updates=5,
+        rules=dict(max_new_tokens=40, batch_groups=4, group_size=4),
+        warm=dict(
+            steps=2,
+            batch_size=2,
+            seq_len=64,
+            longest=40,
+            model=dict(
+                hidden_size=32,
+                num_hidden_layers=2,
+                n_routed_experts=4,
+                moe_intermediate_size=16,
+                max_position_embeddings=512,
+            ),
+        ),
+    ),
 }
 
 
@@ -28,7 +44,13 @@ def rounds(run_dir: Path, size: str = "mini", progress: bool = True) -> dict[str
 
     plan = SIZES[size]
     values = recipes.read(RECIPE) | plan["rules"]
-    warm = {**values.pop("warm_start"), **plan["warm"], "task": values["task"], "difficulty": values["difficulty"], "tail": values.get("tail")}
+    warm = {
+        **values.pop("warm_start"),
+        **plan["warm"],
+        "task": values["task"],
+        "difficulty": values["difficulty"],
+        "tail": values.get("tail"),
+    }
     show = (lambda line: print(line, file=sys.stderr, flush=True)) if progress else lambda line: None
     start = warm_start(WarmStart(**warm), run_dir / "warm_start", show, threads=2)
     modes = {"sync": {}, "april": {"over_sampling": round(OVER_SAMPLING * values["batch_groups"])}}
@@ -38,6 +60,8 @@ def rounds(run_dir: Path, size: str = "mini", progress: bool = True) -> dict[str
         if done.is_file():
             found[mode] = json.loads(done.read_text(encoding="utf-8"))
             continue
-        settings = recipes.from_dict({**values, **rules, "mode": mode, "updates": plan["updates"], "eval_problems": 0, "seed": 1})
+        settings = recipes.from_dict(
+            {**values, **rules, "mode": mode, "updates": plan["updates"], "eval_problems": 0, "seed": 1}
+        )
         found[mode] = rl(settings, done.parent, start, show=show)
     return found

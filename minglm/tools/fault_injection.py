@@ -6,6 +6,7 @@ Each drill takes one kind in turn and a random moment, runs real processes in a 
 run's committed result (its last checkpoint, its finished trajectories, its answered requests) must survive; what may be lost
 is the work since. The table goes to runs/drills/drills.csv; with --out data/reference it becomes the recorded one.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -29,7 +30,7 @@ from minglm.runtime import ray
 from minglm.training import metrics
 
 STEPS = 16
-LIMIT_S = 240                     # a drill that has not ended by then has hung: it failed
+LIMIT_S = 240  # a drill that has not ended by then has hung: it failed
 
 
 class Failed(Exception):
@@ -42,8 +43,19 @@ def _environment(**more: str) -> dict[str, str]:
 
 def _train(run: Path, **more: str) -> list[str]:
     more = {"steps": str(STEPS), "checkpoint_every": "4", "val_every": "100", **more}
-    return [sys.executable, "-m", "minglm", "train", "ci_pretrain", "--run", str(run), "--json", "--device", "cpu",
-            *(x for k, v in more.items() for x in ("--set", f"{k}={v}"))]
+    return [
+        sys.executable,
+        "-m",
+        "minglm",
+        "train",
+        "ci_pretrain",
+        "--run",
+        str(run),
+        "--json",
+        "--device",
+        "cpu",
+        *(x for k, v in more.items() for x in ("--set", f"{k}={v}")),
+    ]
 
 
 def _run(command: list[str], **kw) -> subprocess.CompletedProcess:
@@ -89,17 +101,27 @@ class Drills:
 
     def straight(self) -> Path:
         """An undisturbed training run, to compare with."""
+
         def make(run: Path) -> None:
             done = _run(_train(run))
             if done.returncode:
                 raise Failed(f"an undisturbed run failed: {done.stderr.strip()[-300:]}")
+
         return self.once("straight", make)
 
     def warm(self) -> Path:
         def make(run: Path) -> None:
             from minglm.rl.warm_start import WarmStart, warm_start
-            model = dict(hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_intermediate_size=16, max_position_embeddings=160)
+
+            model = dict(
+                hidden_size=32,
+                num_hidden_layers=2,
+                n_routed_experts=4,
+                moe_intermediate_size=16,
+                max_position_embeddings=160,
+            )
             warm_start(WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=model), run)
+
         return self.once("warm", make)
 
     # ------------------------------------------------------------------ training
@@ -109,7 +131,9 @@ class Drills:
         straight, aim, every = self.straight(), self.rng.randint(0, STEPS - 1), self.rng.choice((1, 4))
         command = _train(run, checkpoint_every=str(every))
         process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _until(process, lambda: (run / "metrics.csv").is_file() and (run / "metrics.csv").read_bytes().count(b"\n") > aim)
+        _until(
+            process, lambda: (run / "metrics.csv").is_file() and (run / "metrics.csv").read_bytes().count(b"\n") > aim
+        )
         time.sleep(self.rng.random() * 0.05)
         _kill(process)
         logged = len(_steps(run)) if (run / "metrics.csv").is_file() else 0
@@ -132,12 +156,18 @@ class Drills:
         size = sum(f.stat().st_size for f in sorted((straight / "checkpoints").iterdir())[-1].iterdir())
         # a limit on the size of one file stands for a full disk: write() fails in the middle of a file
         limit = self.rng.randint(size // 50, size // 4)
-        code = f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); " \
-               "from minglm.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        shutil.copytree(straight.parent / "data", run.parent / "data")     # so that it is the checkpoint that finds no room
+        code = (
+            f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+            "from minglm.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        )
+        shutil.copytree(
+            straight.parent / "data", run.parent / "data"
+        )  # so that it is the checkpoint that finds no room
         done = _run([sys.executable, "-c", code, *_train(run)[3:]])
         if done.returncode not in (1, 2) or len(done.stderr.strip().splitlines()) != 1:
-            raise Failed(f"a full disk ended with {done.returncode} and {done.stderr.strip()[-300:]!r}, not with one line")
+            raise Failed(
+                f"a full disk ended with {done.returncode} and {done.stderr.strip()[-300:]!r}, not with one line"
+            )
         self._resumes(run, straight)
         return f"a file of at most {limit:,} bytes: said so in one line; with room, trained to the end"
 
@@ -149,7 +179,7 @@ class Drills:
             raise Failed("no token shard was found")
         victim = self.rng.choice(shards)
         whole = victim.read_bytes()
-        victim.write_bytes(whole[:self.rng.randint(0, len(whole) - 1)])
+        victim.write_bytes(whole[: self.rng.randint(0, len(whole) - 1)])
         other = run.with_name("again")
         done = _run(_train(other))
         victim.write_bytes(whole)
@@ -161,8 +191,10 @@ class Drills:
 
     def clock_jump(self, run: Path) -> str:
         """The wall clock jumps by a year, forwards and back, while training runs: nothing depends on it."""
-        code = ("import sys, time, itertools; real, turn = time.time, itertools.count(); time.time = lambda: real() + (3.2e7 if next(turn) % 3 else -3.2e7); "
-                "from minglm.cli.main import main; sys.exit(main(sys.argv[1:]))")
+        code = (
+            "import sys, time, itertools; real, turn = time.time, itertools.count(); time.time = lambda: real() + (3.2e7 if next(turn) % 3 else -3.2e7); "
+            "from minglm.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        )
         done = _run([sys.executable, "-c", code, *_train(run)[3:]])
         if done.returncode:
             raise Failed(f"a jumping clock ended the run with {done.returncode}: {done.stderr.strip()[-300:]}")
@@ -174,9 +206,32 @@ class Drills:
 
     def _rl(self, run: Path) -> list[str]:
         mode = self.rng.choice(("sync", "april", "async"))
-        keys = dict(task="sum", tail=0.8, updates=6, batch_groups=2, group_size=4, max_new_tokens=60, max_batch=16, eval_problems=0, checkpoint_every=2,
-                    dynamic_filter="false", seed=3, mode=mode)
-        return [sys.executable, "-m", "minglm", "rl", "--run", str(run), "--init-from", str(self.warm()), "--json", *(x for k, v in keys.items() for x in ("--set", f"{k}={v}"))]
+        keys = dict(
+            task="sum",
+            tail=0.8,
+            updates=6,
+            batch_groups=2,
+            group_size=4,
+            max_new_tokens=60,
+            max_batch=16,
+            eval_problems=0,
+            checkpoint_every=2,
+            dynamic_filter="false",
+            seed=3,
+            mode=mode,
+        )
+        return [
+            sys.executable,
+            "-m",
+            "minglm",
+            "rl",
+            "--run",
+            str(run),
+            "--init-from",
+            str(self.warm()),
+            "--json",
+            *(x for k, v in keys.items() for x in ("--set", f"{k}={v}")),
+        ]
 
     def _events(self, run: Path, kind: str) -> list[dict]:
         path, out = run / "events.jsonl", []
@@ -184,7 +239,7 @@ class Drills:
             try:
                 event = json.loads(line)
             except ValueError:
-                continue                                      # its writer was killed in the middle of the line
+                continue  # its writer was killed in the middle of the line
             out += [event] if event["event"] == kind else []
         return out
 
@@ -203,12 +258,15 @@ class Drills:
 
         def pids() -> list[int]:
             return [e["pid"] for e in self._events(run, "started") if e["worker"] == worker and e["pid"]]
+
         with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=errors, text=True, start_new_session=True)
+            process = subprocess.Popen(
+                command, env=_environment(), stdout=subprocess.DEVNULL, stderr=errors, text=True, start_new_session=True
+            )
             try:
                 _until(process, lambda: len(self._events(run, "update")) >= aim and bool(pids()))
                 time.sleep(self.rng.random() * 0.3)
-                with contextlib.suppress(IndexError, ProcessLookupError):     # it had just ended
+                with contextlib.suppress(IndexError, ProcessLookupError):  # it had just ended
                     os.kill(pids()[-1], signal.SIGKILL)
                     killed = True
                 code = process.wait(LIMIT_S)
@@ -221,12 +279,16 @@ class Drills:
                 raise Failed(f"the run ended with {code} after its {worker} was killed: {errors.read()[-300:]}")
         self._whole(run)
         lost = sum(e.get("tokens", 0) for e in self._events(run, "lost"))
-        return f"{worker} {'killed' if killed else 'had just ended'} at update {aim}; started again, 6 of 6 updates" + (f", {lost} tokens done again" if lost else "")
+        return f"{worker} {'killed' if killed else 'had just ended'} at update {aim}; started again, 6 of 6 updates" + (
+            f", {lost} tokens done again" if lost else ""
+        )
 
     def rl_run(self, run: Path) -> str:
         """kill -9 of a whole RL run with its workers: started again, it goes on."""
         command = self._rl(run)
-        process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         aim = self.rng.randint(0, 5)
         _until(process, lambda: len(self._events(run, "update")) >= aim)
         time.sleep(self.rng.random() * 0.3)
@@ -252,14 +314,23 @@ class Drills:
         import urllib.request
 
         from minglm.serving import load_test
+
         straight = self.straight()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        body = json.dumps({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 40, "temperature": 0, "stream": True}).encode()
+        body = json.dumps(
+            {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 40, "temperature": 0, "stream": True}
+        ).encode()
 
         def ask(url: str):
-            return urllib.request.urlopen(urllib.request.Request(url + "/chat/completions", data=body, headers={"content-type": "application/json"}), timeout=60)
+            return urllib.request.urlopen(
+                urllib.request.Request(
+                    url + "/chat/completions", data=body, headers={"content-type": "application/json"}
+                ),
+                timeout=60,
+            )
+
         with load_test.running(straight, "--mode", "dense", "--port", port) as (process, url):
             with ask(url) as answer:
                 for _ in range(self.rng.randint(0, 6)):
@@ -274,17 +345,41 @@ class Drills:
         with load_test.running(straight, "--mode", "dense", "--port", port) as (process, url), ask(url) as answer:
             if not answer.read().rstrip().endswith(b"data: [DONE]"):
                 raise Failed("the restarted server did not answer to the end")
-        return "killed while answering" + ("" if rest.endswith(b"[DONE]\n\n") else ", the client's stream broke off") + "; restarted on the same port, answered"
+        return (
+            "killed while answering"
+            + ("" if rest.endswith(b"[DONE]\n\n") else ", the client's stream broke off")
+            + "; restarted on the same port, answered"
+        )
 
 
-KINDS = ("trainer", "rl_worker", "server", "rl_run", "disk_full", "ray_worker", "trainer", "rl_worker", "truncated_shard", "clock_jump")
+KINDS = (
+    "trainer",
+    "rl_worker",
+    "server",
+    "rl_run",
+    "disk_full",
+    "ray_worker",
+    "trainer",
+    "rl_worker",
+    "truncated_shard",
+    "clock_jump",
+)
 
 
-def run(count: int, out: Path, seed: int = 0, kinds: tuple[str, ...] = KINDS, show: Callable[[str], None] = lambda line: None) -> list[dict]:
+def run(
+    count: int,
+    out: Path,
+    seed: int = 0,
+    kinds: tuple[str, ...] = KINDS,
+    show: Callable[[str], None] = lambda line: None,
+) -> list[dict]:
     """Do `count` drills; rows of number, kind, ok, seconds, what. Written to `out`/drills.csv as they end."""
     out.mkdir(parents=True, exist_ok=True)
     rows, rng = [], random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="drills") as folder, open(out / "drills.csv", "w", newline="", encoding="utf-8") as file:
+    with (
+        tempfile.TemporaryDirectory(prefix="drills") as folder,
+        open(out / "drills.csv", "w", newline="", encoding="utf-8") as file,
+    ):
         drills = Drills(Path(folder), rng)
         table = csv.DictWriter(file, ["number", "kind", "ok", "seconds", "what"])
         table.writeheader()
@@ -296,7 +391,15 @@ def run(count: int, out: Path, seed: int = 0, kinds: tuple[str, ...] = KINDS, sh
                 what, ok = getattr(drills, kind)(place / "run"), True
             except Exception as err:  # whatever went wrong is the drill's result
                 what, ok = f"{type(err).__name__}: {err}" if not isinstance(err, Failed) else str(err), False
-            rows.append({"number": number, "kind": kind, "ok": ok, "seconds": round(time.monotonic() - began, 1), "what": " ".join(what.split())})
+            rows.append(
+                {
+                    "number": number,
+                    "kind": kind,
+                    "ok": ok,
+                    "seconds": round(time.monotonic() - began, 1),
+                    "what": " ".join(what.split()),
+                }
+            )
             table.writerow(rows[-1])
             file.flush()
             show(f"{number:3} {kind:16} {'ok  ' if ok else 'FAIL'} {rows[-1]['what']}")
@@ -308,8 +411,15 @@ def by_kind(rows: list[dict]) -> list[dict]:
     out = []
     for kind in dict.fromkeys(r["kind"] for r in rows):
         mine = [r for r in rows if r["kind"] == kind]
-        out.append({"kind": kind, "what": getattr(Drills, kind).__doc__.strip(), "drills": len(mine), "well": sum(str(r["ok"]) == "True" for r in mine),
-                    "seconds": statistics.median(float(r["seconds"]) for r in mine)})
+        out.append(
+            {
+                "kind": kind,
+                "what": getattr(Drills, kind).__doc__.strip(),
+                "drills": len(mine),
+                "well": sum(str(r["ok"]) == "True" for r in mine),
+                "seconds": statistics.median(float(r["seconds"]) for r in mine),
+            }
+        )
     return out
 
 
@@ -331,9 +441,13 @@ def main(argv: list[str] | None = None) -> int:
         if args.count < 1:
             raise InputError(f"--count {args.count}: at least one drill; the default is 50")
         if args.only and args.only not in KINDS:
-            raise InputError(f"--only {args.only}: not one of {', '.join(dict.fromkeys(KINDS))}{nearest(args.only, KINDS)}")
+            raise InputError(
+                f"--only {args.only}: not one of {', '.join(dict.fromkeys(KINDS))}{nearest(args.only, KINDS)}"
+            )
         if not hasattr(signal, "SIGKILL"):
-            raise InputError("drills: processes are killed with SIGKILL, which this system does not have; use Linux or macOS")
+            raise InputError(
+                "drills: processes are killed with SIGKILL, which this system does not have; use Linux or macOS"
+            )
         if "ray_worker" in kinds:
             ray.check()
         rows = run(args.count, Path(args.out), args.seed, kinds, lambda line: print(line, flush=True))

@@ -4,6 +4,7 @@ From one pre-trained run, every seed trains stage sft twice, plainly and with `q
 order; each result is measured unquantised and quantised on the same validation batches and needles. One CSV row for each
 (seed, training, format); `python -m minglm.tools.qat_vs_ptq --show data/reference/quantization.csv` prints means and spread.
 """
+
 from __future__ import annotations
 
 import copy
@@ -21,8 +22,17 @@ COLUMNS = ("seed", "training", "format", "bits_per_weight", "bytes", "val_loss",
 AFTER = {"plain": ("none", "int4", "fp8", "w4a8"), "qat": ("none", "int4")}
 
 
-def compare(base: str | Path, folder: str | Path, seeds: list[int], recipe_name: str = "sft", changes: dict | None = None,
-            batches: int = 16, questions: int = 4, needles: bool = True, say=print) -> list[dict]:
+def compare(
+    base: str | Path,
+    folder: str | Path,
+    seeds: list[int],
+    recipe_name: str = "sft",
+    changes: dict | None = None,
+    batches: int = 16,
+    questions: int = 4,
+    needles: bool = True,
+    say=print,
+) -> list[dict]:
     """Rows as in `COLUMNS`. `base`: run that stage sft starts from. `folder`: where the runs are kept and resumed.
 
     `loss_added` is the loss above the plainly trained, unquantised model of the same seed, in nats per token.
@@ -39,7 +49,9 @@ def compare(base: str | Path, folder: str | Path, seeds: list[int], recipe_name:
     for seed in seeds:
         reference = None
         for training, formats in AFTER.items():
-            recipe = recipes.load(recipe_name, {**(changes or {}), "seed": seed, "qat": "int4" if training == "qat" else None})
+            recipe = recipes.load(
+                recipe_name, {**(changes or {}), "seed": seed, "qat": "int4" if training == "qat" else None}
+            )
             run = Path(folder) / f"{training}-{seed}"
             say(f"seed {seed}: {training}")
             train(recipe, run, base, progress=False, device="cpu")
@@ -50,10 +62,24 @@ def compare(base: str | Path, folder: str | Path, seeds: list[int], recipe_name:
                 which = model if name == "none" else pack(copy.deepcopy(model), Spec(name, recipe.qat_group))
                 size, loss = quantization.sizes(which), quantization.loss(which, held)
                 reference = loss if reference is None else reference
-                found = needle_test(which, tokenizer, plan["lengths"], plan["depths"], questions, progress=False) if needles else None
-                rows.append({"seed": seed, "training": training, "format": name, "bits_per_weight": round(size["bits_per_weight"], 3),
-                             "bytes": size["bytes"], "val_loss": round(loss, 5), "loss_added": round(loss - reference, 5),
-                             "needles": found and round(found["with_context"], 4), "questions": found and found["questions"]})
+                found = (
+                    needle_test(which, tokenizer, plan["lengths"], plan["depths"], questions, progress=False)
+                    if needles
+                    else None
+                )
+                rows.append(
+                    {
+                        "seed": seed,
+                        "training": training,
+                        "format": name,
+                        "bits_per_weight": round(size["bits_per_weight"], 3),
+                        "bytes": size["bytes"],
+                        "val_loss": round(loss, 5),
+                        "loss_added": round(loss - reference, 5),
+                        "needles": found and round(found["with_context"], 4),
+                        "questions": found and found["questions"],
+                    }
+                )
                 say(f"  {name}: loss {loss:.4f}" + (f", needles {found['with_context']:.1%}" if found else ""))
     return rows
 
@@ -75,7 +101,9 @@ def read(path: Path | None = None) -> list[dict]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        return [{k: v if k in ("training", "format") else (float(v) if v else None) for k, v in row.items()} for row in rows]
+        return [
+            {k: v if k in ("training", "format") else (float(v) if v else None) for k, v in row.items()} for row in rows
+        ]
     except (OSError, ValueError) as err:
         raise InputError(f"{path}: cannot be read ({err}); make it with python -m minglm.tools.qat_vs_ptq") from None
 
@@ -87,27 +115,48 @@ def summary(rows: list[dict]) -> list[dict]:
         part = [r for r in rows if (r["training"], r["format"]) == (training, name)]
         added = [r["loss_added"] for r in part]
         needles = [r["needles"] for r in part if r["needles"] is not None]
-        out.append({"training": training, "format": name, "seeds": len(part), "bits_per_weight": part[0]["bits_per_weight"],
-                    "val_loss": statistics.mean(r["val_loss"] for r in part), "loss_added": statistics.mean(added),
-                    "least": min(added), "most": max(added), "needles": statistics.mean(needles) if needles else None})
+        out.append(
+            {
+                "training": training,
+                "format": name,
+                "seeds": len(part),
+                "bits_per_weight": part[0]["bits_per_weight"],
+                "val_loss": statistics.mean(r["val_loss"] for r in part),
+                "loss_added": statistics.mean(added),
+                "least": min(added),
+                "most": max(added),
+                "needles": statistics.mean(needles) if needles else None,
+            }
+        )
     return out
 
 
 def table(rows: list[dict]) -> str:
-    lines = [f"{'training':<9}{'format':<8}{'bits/weight':>12}{'loss':>9}{'added':>10}{'range over seeds':>22}{'needles':>9}"]
+    lines = [
+        f"{'training':<9}{'format':<8}{'bits/weight':>12}{'loss':>9}{'added':>10}{'range over seeds':>22}{'needles':>9}"
+    ]
     for r in summary(rows):
         needles = "-" if r["needles"] is None else f"{r['needles']:.1%}"
-        lines.append(f"{r['training']:<9}{r['format']:<8}{r['bits_per_weight']:>12.2f}{r['val_loss']:>9.4f}{r['loss_added']:>+10.4f}"
-                     f"{r['least']:>+12.4f} …{r['most']:>+8.4f}{needles:>9}")
+        lines.append(
+            f"{r['training']:<9}{r['format']:<8}{r['bits_per_weight']:>12.2f}{r['val_loss']:>9.4f}{r['loss_added']:>+10.4f}"
+            f"{r['least']:>+12.4f} …{r['most']:>+8.4f}{needles:>9}"
+        )
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
     p = Parser(prog="python -m minglm.tools.qat_vs_ptq", description=__doc__.splitlines()[0])
-    p.add_argument("base", nargs="?", default="runs/demo/sparse", help="run that stage sft starts from (default runs/demo/sparse)")
+    p.add_argument(
+        "base", nargs="?", default="runs/demo/sparse", help="run that stage sft starts from (default runs/demo/sparse)"
+    )
     p.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     p.add_argument("--runs", default="runs/quantization", help="where the runs are kept (default runs/quantization)")
-    p.add_argument("--out", type=Path, default=datafiles.data("reference", "quantization.csv"), help="CSV to write (default data/reference/quantization.csv)")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=datafiles.data("reference", "quantization.csv"),
+        help="CSV to write (default data/reference/quantization.csv)",
+    )
     p.add_argument("--questions", type=int, default=4, help="needle questions in each of 20 cells (default 4)")
     p.add_argument("--show", type=Path, metavar="CSV", help="print the summary of a CSV and stop")
     try:

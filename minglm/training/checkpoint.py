@@ -10,6 +10,7 @@ can be read here, and resumed by any number of processes.
 
 A folder that carries its final name is complete; a checksum catches what the disk did to it afterwards. Nothing is pickled.
 """
+
 from __future__ import annotations
 
 import base64
@@ -46,17 +47,25 @@ class Checkpoint:
     path: Path
     step: int
     config: ModelConfig
-    state: dict                       # everything else from state.json
+    state: dict  # everything else from state.json
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
 
     def restore_rng(self) -> None:
         import torch
+
         torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(self.state["torch_rng"])), dtype=torch.uint8))
 
 
-def save(run_dir: Path, step: int, config: ModelConfig, model: dict[str, Tensor], optimizer: dict[str, Tensor],
-         extra: dict | None = None, keep: int = KEEP) -> Path:
+def save(
+    run_dir: Path,
+    step: int,
+    config: ModelConfig,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    extra: dict | None = None,
+    keep: int = KEEP,
+) -> Path:
     """Write the checkpoint of `step` finished steps and delete all but the last `keep`. Returns its folder."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -66,10 +75,16 @@ def save(run_dir: Path, step: int, config: ModelConfig, model: dict[str, Tensor]
     for name, tensors in files.items():
         # clone: safetensors refuses tensors that share storage, and views would drag their base along
         try:
-            save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary / name, {"format": "pt"})
-        except SafetensorError as err:                        # a full disk, in the library's words
+            save_file(
+                {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()},
+                temporary / name,
+                {"format": "pt"},
+            )
+        except SafetensorError as err:  # a full disk, in the library's words
             shutil.rmtree(temporary, ignore_errors=True)
-            raise OSError(f"{temporary / name}: cannot be written ({err}); the checkpoint before it is whole: make room and run the same command again") from None
+            raise OSError(
+                f"{temporary / name}: cannot be written ({err}); the checkpoint before it is whole: make room and run the same command again"
+            ) from None
     return commit(temporary, step, config, {name: sha256(temporary / name) for name in files}, extra, keep)
 
 
@@ -77,26 +92,35 @@ def begin(run_dir: Path, step: int) -> Path:
     """An empty folder to write a checkpoint in, until `commit` gives it its name."""
     folder = run_dir / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".writing_*"):                # a kill during an earlier save
+    for leftover in folder.glob(".writing_*"):  # a kill during an earlier save
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder / f".writing_{step:08d}"
     temporary.mkdir()
     return temporary
 
 
-def commit(temporary: Path, step: int, config: ModelConfig, hashes: dict[str, str], extra: dict | None = None, keep: int = KEEP) -> Path:
+def commit(
+    temporary: Path, step: int, config: ModelConfig, hashes: dict[str, str], extra: dict | None = None, keep: int = KEEP
+) -> Path:
     """Add state.json to the files of `hashes` (name → SHA-256), flush all to the disk, and give the folder its final name."""
     import torch
 
     folder = temporary.parent
     final = folder / f"step_{step:08d}"
-    state = {"format": _FORMAT, "step": step, "data_position": step, "config": config.to_dict(),
-             "torch_rng": base64.b64encode(bytes(torch.get_rng_state().tolist())).decode(), "sha256": hashes, **(extra or {})}
+    state = {
+        "format": _FORMAT,
+        "step": step,
+        "data_position": step,
+        "config": config.to_dict(),
+        "torch_rng": base64.b64encode(bytes(torch.get_rng_state().tolist())).decode(),
+        "sha256": hashes,
+        **(extra or {}),
+    }
     (temporary / "config.json").write_text(json.dumps(config.to_hf(), indent=1), encoding="utf-8")
     (temporary / "state.json").write_text(_with_own_hash(state), encoding="utf-8")
     for path in temporary.iterdir():
         _flush(path)
-    if final.exists():                                        # same step again: the new one must win, the old one go
+    if final.exists():  # same step again: the new one must win, the old one go
         shutil.rmtree(final)
     os.replace(temporary, final)
     _flush(folder)
@@ -116,8 +140,10 @@ def read(path: Path, tensors: bool = True) -> Checkpoint:
     state_path = path / "state.json"
     try:
         state = json.loads(state_path.read_text(encoding="utf-8"))
-        if _with_own_hash({k: v for k, v in state.items() if k != "own_sha256"}) != _with_own_hash(state) \
-                or state["format"] != _FORMAT:
+        if (
+            _with_own_hash({k: v for k, v in state.items() if k != "own_sha256"}) != _with_own_hash(state)
+            or state["format"] != _FORMAT
+        ):
             raise ValueError("its hash does not fit its content")
         config, step, hashes = ModelConfig.from_dict(state["config"]), int(state["step"]), dict(state["sha256"])
     except FileNotFoundError:
@@ -127,18 +153,24 @@ def read(path: Path, tensors: bool = True) -> Checkpoint:
     loaded = {}
     there = {p.name for p in path.glob("*.safetensors")}
     if odd := (there - set(hashes)) or {n for n in hashes if Path(n).name != n or "\\" in n}:
-        raise InputError(f"{state_path}: {min(odd)!r} is not one of this checkpoint's own files; use an earlier checkpoint")
+        raise InputError(
+            f"{state_path}: {min(odd)!r} is not one of this checkpoint's own files; use an earlier checkpoint"
+        )
     for name, expected in hashes.items():
         file = path / name
         if not file.is_file():
             raise InputError(f"{file}: missing; use an earlier checkpoint")
         if sha256(file) != expected:
-            raise InputError(f"{file}: damaged, {file.stat().st_size} bytes do not fit the hash in state.json; use an earlier checkpoint")
+            raise InputError(
+                f"{file}: damaged, {file.stat().st_size} bytes do not fit the hash in state.json; use an earlier checkpoint"
+            )
         if tensors and "processes" not in state:
             loaded[name] = load_file(file)
-    if tensors and "processes" in state:                       # shards of several processes
+    if tensors and "processes" in state:  # shards of several processes
         return Checkpoint(path, step, config, state, *assemble(path))
-    return Checkpoint(path, step, config, state, loaded.get("model.safetensors", {}), loaded.get("optimizer.safetensors", {}))
+    return Checkpoint(
+        path, step, config, state, loaded.get("model.safetensors", {}), loaded.get("optimizer.safetensors", {})
+    )
 
 
 def find(path: str | Path) -> list[Path]:
@@ -155,7 +187,9 @@ def latest(path: str | Path, warn=None, tensors: bool = True) -> Checkpoint | No
     Returns None when there is no checkpoint at all; raises InputError when there are some and all are damaged.
     """
     if (Path(path) / "quantization.json").is_file():
-        raise InputError(f"{path}: holds quantised weights, which cannot be trained; give the run that it was made from")
+        raise InputError(
+            f"{path}: holds quantised weights, which cannot be trained; give the run that it was made from"
+        )
     warn = warn or (lambda line: print(line, file=sys.stderr))
     found = find(path)
     for folder in found:
@@ -199,7 +233,10 @@ OPTIMIZER = ("momentum.", "exp_avg.", "exp_avg_sq.")
 def assemble(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """All tensors of a checkpoint's shards, whole, in this process: (model, optimiser)."""
     reader = HuggingFaceStorageReader(str(path))
-    whole = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in reader.read_metadata().state_dict_metadata.items()}
+    whole = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in reader.read_metadata().state_dict_metadata.items()
+    }
     _quiet(dcp.load, whole, storage_reader=reader, no_dist=True)
     mine = {name for name in whole if name.startswith(OPTIMIZER) or name == "steps"}
     return {n: t for n, t in whole.items() if n not in mine}, {n: whole[n] for n in mine}

@@ -8,6 +8,7 @@
 Everything but the two timing columns of metrics.csv follows from recipe and seed, bit for bit on one machine, however
 often the run is killed and resumed: the batch of a step depends on the step alone, and a checkpoint holds the rest.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -35,16 +36,22 @@ from minglm.training import recipe as recipes
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
 from minglm.training.recipe import Recipe
 
-VALIDATION_SEED = 10_007           # far from any run's own seed, so that no run validates on its training order
-LOAD_EVERY = 10                    # steps between rows of expert_load.csv
+VALIDATION_SEED = 10_007  # far from any run's own seed, so that no run validates on its training order
+LOAD_EVERY = 10  # steps between rows of expert_load.csv
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during training: the step was finished and saved; the same command goes on from there."""
 
 
-def train(recipe: Recipe, run_dir: str | Path, init_from: str | Path | None = None, resume: bool = True,
-          progress: bool = True, device: str = "auto") -> dict:
+def train(
+    recipe: Recipe,
+    run_dir: str | Path,
+    init_from: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    device: str = "auto",
+) -> dict:
     """Run one stage in this process, or go on with it, or say that it is done; in several: `minglm.distributed.run.train`.
 
     Args:
@@ -95,8 +102,10 @@ def _claim(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
         odd = next((k for k in ours if ours[k] != theirs[k]), None)
         if odd:
-            raise InputError(f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --fresh to start over or "
-                             "another --run, with --init-from for its weights")
+            raise InputError(
+                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --fresh to start over or "
+                "another --run, with --init-from for its weights"
+            )
     run_folder.claim(run_dir, "train")
     temporary = run_dir / "recipe.yaml.tmp"
     temporary.write_text(recipes.render(recipe), encoding="utf-8")
@@ -112,7 +121,9 @@ class _Run:
         start = resumed or self._initial(init_from)
         memory.check(recipe, device, self.config)
         self.step = resumed.step if resumed else 0
-        self.tokenizer, self.loader, self.validation, self.corpus_sha256 = self._data(init_from if not resumed else run_dir)
+        self.tokenizer, self.loader, self.validation, self.corpus_sha256 = self._data(
+            init_from if not resumed else run_dir
+        )
         torch.manual_seed(recipe.seed)
         self.model = self._place(Model(self.config))
         self.named = self._learning()
@@ -127,7 +138,7 @@ class _Run:
 
     # ------------------------------------------------------------------ what minglm/distributed/run.py does otherwise
 
-    first = True                                                   # of the processes of this run: the one that writes
+    first = True  # of the processes of this run: the one that writes
 
     def _latest(self, path: str | Path) -> checkpoint.Checkpoint | None:
         return checkpoint.latest(path)
@@ -153,7 +164,9 @@ class _Run:
         return metrics.CsvLog(self.dir / name, columns, self.step)
 
     def save(self) -> Path:
-        return checkpoint.save(self.dir, self.step, self.config, self.model.state_dict(), self.optimizer.state_dict(), self._notes())
+        return checkpoint.save(
+            self.dir, self.step, self.config, self.model.state_dict(), self.optimizer.state_dict(), self._notes()
+        )
 
     # ------------------------------------------------------------------ setting up
 
@@ -161,38 +174,55 @@ class _Run:
         if init_from is None:
             if self.recipe.stage == "pretrain":
                 return None
-            raise InputError(f"stage {self.recipe.stage}: starts from a trained model; give --init-from RUN, such as runs/pretrain")
+            raise InputError(
+                f"stage {self.recipe.stage}: starts from a trained model; give --init-from RUN, such as runs/pretrain"
+            )
         found = self._latest(init_from)
         if found is None:
             raise InputError(f"--init-from {init_from}: no checkpoint there; train that stage first")
         ours, theirs = self.config.to_dict(), found.config.to_dict()
         odd = [k for k in ours if ours[k] != theirs[k] and k not in recipes.LATE_CHANGES]
         if odd:
-            raise InputError(f"--init-from {init_from}: has {odd[0]}={theirs[odd[0]]}, the recipe's model {self.recipe.model} has "
-                             f"{ours[odd[0]]}; use the recipe of the same model size")
+            raise InputError(
+                f"--init-from {init_from}: has {odd[0]}={theirs[odd[0]]}, the recipe's model {self.recipe.model} has "
+                f"{ours[odd[0]]}; use the recipe of the same model size"
+            )
         return found
 
     def _data(self, tokenizer_from: str | Path | None):
         """Tokenizer, training loader, validation loader, hash of the corpus."""
         r = self.recipe
         own = _tokenizer_path(tokenizer_from)
-        name = "".join(c if c.isalnum() else "-" for c in r.corpus) + f"-{self.config.vocab_size}" + (f"-{r.corpus_max_bytes}" if r.corpus_max_bytes else "")
+        name = (
+            "".join(c if c.isalnum() else "-" for c in r.corpus)
+            + f"-{self.config.vocab_size}"
+            + (f"-{r.corpus_max_bytes}" if r.corpus_max_bytes else "")
+        )
         folder = self.dir.parent / "data" / name
-        if own and (folder / "tokenizer.json").is_file() and Tokenizer.load(folder).sha256 == Tokenizer.load(own).sha256:
-            own = None                                             # the shared folder was made with this very tokenizer
+        if (
+            own
+            and (folder / "tokenizer.json").is_file()
+            and Tokenizer.load(folder).sha256 == Tokenizer.load(own).sha256
+        ):
+            own = None  # the shared folder was made with this very tokenizer
         elif own:
             folder = folder.with_name(f"{name}-{Tokenizer.load(own).sha256[:8]}")
         tokenizer, train, valid = shards.build(r.corpus, folder, self.config.vocab_size, r.corpus_max_bytes, own)
         conversations = load_jsonl(r.conversations) if r.conversations else None
         if r.stage == "sft":
+
             def make(shard, seed):
                 return SftLoader(tokenizer, shard, r.batch_size, r.seq_len, r.tasks, seed, conversations)
         else:
+
             def make(shard, seed):
                 return shards.Loader(shard, r.batch_size, r.seq_len, seed)
+
         loader = make(train, r.seed)
         if r.stage != "sft" and (r.lookup_share or r.recall_steps):
-            loader = MixedLoader(loader, tokenizer, r.lookup_share, r.lookup_facts, r.seed, r.recall_steps * r.grad_accum)
+            loader = MixedLoader(
+                loader, tokenizer, r.lookup_share, r.lookup_facts, r.seed, r.recall_steps * r.grad_accum
+            )
         return tokenizer, loader, make(valid, VALIDATION_SEED), train.header["corpus_sha256"]
 
     def _learning(self) -> list[tuple[str, torch.Tensor]]:
@@ -206,9 +236,15 @@ class _Run:
     def _write_notes(self, init_from, start) -> None:
         self.tokenizer.save(self.dir / "tokenizer.json")
         (self.dir / "config.json").write_text(json.dumps(self.config.to_hf(), indent=1) + "\n", encoding="utf-8")
-        notes = {"machine": machine.describe(measure=False), "corpus_sha256": self.corpus_sha256, "tokenizer_sha256": self.tokenizer.sha256,
-                 "init_from": None if init_from is None else str(init_from), "init_step": start.step if start else None,
-                 "parameters": self.config.num_params(mtp=True), "active_parameters": self.config.num_active_params()}
+        notes = {
+            "machine": machine.describe(measure=False),
+            "corpus_sha256": self.corpus_sha256,
+            "tokenizer_sha256": self.tokenizer.sha256,
+            "init_from": None if init_from is None else str(init_from),
+            "init_step": start.step if start else None,
+            "parameters": self.config.num_params(mtp=True),
+            "active_parameters": self.config.num_active_params(),
+        }
         (self.dir / "versions.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
 
     # ------------------------------------------------------------------ the loop
@@ -220,9 +256,18 @@ class _Run:
         if self.step >= r.steps:
             return self.last_metrics()
         log = self._log("metrics.csv", metrics.COLUMNS)
-        load_log = self._log("expert_load.csv", ("step", "layer", *(f"expert_{e}" for e in range(self.config.n_routed_experts))))
+        load_log = self._log(
+            "expert_load.csv", ("step", "layer", *(f"expert_{e}" for e in range(self.config.n_routed_experts)))
+        )
         self.peak = self._peak()
-        bar = tqdm(total=r.steps, initial=self.step, desc=f"{self.dir.name} ({r.stage})", unit="step", disable=not (progress and self.first), dynamic_ncols=True)
+        bar = tqdm(
+            total=r.steps,
+            initial=self.step,
+            desc=f"{self.dir.name} ({r.stage})",
+            unit="step",
+            disable=not (progress and self.first),
+            dynamic_ncols=True,
+        )
         try:
             with _finish_step_on_sigint() as stop:
                 while self.step < r.steps:
@@ -230,7 +275,9 @@ class _Run:
                     log.write(row)
                     if counts is not None and (self.step % LOAD_EVERY == 0 or self.step in (1, r.steps)):
                         for layer, load in enumerate(counts):
-                            load_log.write({"step": self.step, "layer": layer, **{f"expert_{e}": n for e, n in enumerate(load)}})
+                            load_log.write(
+                                {"step": self.step, "layer": layer, **{f"expert_{e}": n for e, n in enumerate(load)}}
+                            )
                     bar.update(1)
                     bar.set_postfix(loss=f"{row['loss']:.3f}", tok_s=f"{row['tokens_per_s']:.0f}", refresh=False)
                     stopping = self._agreed(stop.is_set())
@@ -238,7 +285,9 @@ class _Run:
                         log.flush_to_disk(), load_log.flush_to_disk()
                         self.save()
                     if stopping and self.step < r.steps:
-                        raise Interrupted(f"{self.dir}: stopped after step {self.step} of {r.steps}, state saved; the same command goes on")
+                        raise Interrupted(
+                            f"{self.dir}: stopped after step {self.step} of {r.steps}, state saved; the same command goes on"
+                        )
         finally:
             bar.close(), log.close(), load_log.close()
         return self.last_metrics()
@@ -256,13 +305,18 @@ class _Run:
             batch = self.loader.batch(self.step * r.grad_accum + i)
             loss, out = self.loss(batch)
             (loss / r.grad_accum).backward()
-            for name, value in (("loss", loss), ("lm_loss", out.lm_loss), ("mtp_loss", out.mtp_loss),
-                                ("balance_loss", out.balance_loss), ("indexer_kl", out.indexer_kl)):
+            for name, value in (
+                ("loss", loss),
+                ("lm_loss", out.lm_loss),
+                ("mtp_loss", out.mtp_loss),
+                ("balance_loss", out.balance_loss),
+                ("indexer_kl", out.indexer_kl),
+            ):
                 if value is not None:
                     parts[name] = parts.get(name, 0.0) + float(value.detach()) / r.grad_accum
             if out.expert_counts is not None:
                 counts = out.expert_counts if counts is None else counts + out.expert_counts
-        self.rounding.off()                                        # the update is the master weights'
+        self.rounding.off()  # the update is the master weights'
         norm = float(self.optimizer.clip_grad_norm(r.clip))
         self._check_finite({**parts, "grad_norm": norm})
         scale = cosine_with_warmup(self.step, r.steps, r.warmup_steps, r.final_lr_fraction)
@@ -273,9 +327,18 @@ class _Run:
         took = time.perf_counter() - started
         loads = None if counts is None else counts.tolist()
         entropy, peak = metrics.load_statistics(loads) if loads else (None, None)
-        row = {"step": self.step, "tokens": self.step * r.tokens_per_step, **parts, "load_entropy": entropy, "load_max_over_mean": peak,
-               "dropped_tokens": self._dropped(loads, len(batch.tokens) * r.grad_accum), "grad_norm": norm, "lr": r.lr * scale,
-               "tokens_per_s": r.tokens_per_step / took, "mfu": r.tokens_per_step / took * self.flops_per_token() / self.peak}
+        row = {
+            "step": self.step,
+            "tokens": self.step * r.tokens_per_step,
+            **parts,
+            "load_entropy": entropy,
+            "load_max_over_mean": peak,
+            "dropped_tokens": self._dropped(loads, len(batch.tokens) * r.grad_accum),
+            "grad_norm": norm,
+            "lr": r.lr * scale,
+            "tokens_per_s": r.tokens_per_step / took,
+            "mfu": r.tokens_per_step / took * self.flops_per_token() / self.peak,
+        }
         if self.step % r.val_every == 0 or self.step == r.steps:
             with self.rounding:
                 row["val_loss"] = self.validate()
@@ -285,12 +348,18 @@ class _Run:
         """The stage's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
-        mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.recall_steps       # the first lesson is about looking back
+        mtp = (
+            r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.recall_steps
+        )  # the first lesson is about looking back
         out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp)
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss
-        for weight, part in ((r.mtp_weight, out.mtp_loss), (r.balance_weight, out.balance_loss), (r.indexer_weight, out.indexer_kl)):
+        for weight, part in (
+            (r.mtp_weight, out.mtp_loss),
+            (r.balance_weight, out.balance_loss),
+            (r.indexer_weight, out.indexer_kl),
+        ):
             if part is not None and weight:
                 loss = loss + weight * part
         return loss, out
@@ -314,8 +383,10 @@ class _Run:
         if bad:
             found = checkpoint.find(self.dir)
             kept = f"the last good checkpoint is {found[0]}" if found else "no checkpoint had been written yet"
-            raise InputError(f"{self.dir / 'metrics.csv'} step {self.step + 1}: {bad} is {values[bad]}, training stopped; {kept}; "
-                             f"go on from it with --run NEW --init-from {self.dir} --set lr={self.recipe.lr / 2:g}")
+            raise InputError(
+                f"{self.dir / 'metrics.csv'} step {self.step + 1}: {bad} is {values[bad]}, training stopped; {kept}; "
+                f"go on from it with --run NEW --init-from {self.dir} --set lr={self.recipe.lr / 2:g}"
+            )
 
     def _dropped(self, loads: list[list[int]] | None, sequences: int) -> int | None:
         """Tokens × K that entered the MoE layers less what the experts report to have processed: 0 if none was dropped."""
@@ -323,16 +394,18 @@ class _Run:
             return None
         K, T, moe = self.config.num_experts_per_tok, self.recipe.seq_len, self.config.num_moe_layers
         entered = sequences * T * K * moe
-        if len(loads) > moe:                                       # the MTP layer sees one token fewer at each depth
+        if len(loads) > moe:  # the MTP layer sees one token fewer at each depth
             entered += sum(sequences * (T - d) * K for d in range(1, min(self.config.mtp_depth, T - 1) + 1))
         return entered - sum(map(sum, loads))
 
     def flops_per_token(self) -> float:
         """Model FLOPs for one token of this stage, the numerator of MFU."""
         c, r = self.config, self.recipe
-        if r.mode == "warmup":                                     # forward of all, backward of the indexer's scores
+        if r.mode == "warmup":  # forward of all, backward of the indexer's scores
             return c.train_flops_per_token(r.seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(r.seq_len)["indexer"]
-        return c.train_flops_per_token(r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.recall_steps)
+        return c.train_flops_per_token(
+            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.recall_steps
+        )
 
     def _notes(self) -> dict:
         return {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed, "versions": machine.versions()}
@@ -351,7 +424,14 @@ def _tokenizer_path(folder: str | Path | None) -> Path | None:
     if folder is None:
         return None
     folder = Path(folder)
-    return next((p / "tokenizer.json" for p in (folder, folder.parent, folder.parent.parent) if (p / "tokenizer.json").is_file()), None)
+    return next(
+        (
+            p / "tokenizer.json"
+            for p in (folder, folder.parent, folder.parent.parent)
+            if (p / "tokenizer.json").is_file()
+        ),
+        None,
+    )
 
 
 @contextlib.contextmanager

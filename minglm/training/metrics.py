@@ -2,6 +2,7 @@
 
 Floats are written with `repr`, so that two runs can be compared bit for bit.
 """
+
 from __future__ import annotations
 
 import csv
@@ -10,8 +11,23 @@ import os
 from pathlib import Path
 
 # step … lr follow from recipe and seed alone; the last two depend on the machine's mood.
-COLUMNS = ("step", "tokens", "loss", "lm_loss", "mtp_loss", "balance_loss", "indexer_kl", "val_loss", "load_entropy",
-           "load_max_over_mean", "dropped_tokens", "grad_norm", "lr", "tokens_per_s", "mfu")
+COLUMNS = (
+    "step",
+    "tokens",
+    "loss",
+    "lm_loss",
+    "mtp_loss",
+    "balance_loss",
+    "indexer_kl",
+    "val_loss",
+    "load_entropy",
+    "load_max_over_mean",
+    "dropped_tokens",
+    "grad_norm",
+    "lr",
+    "tokens_per_s",
+    "mfu",
+)
 TIMED = ("tokens_per_s", "mfu")
 
 

@@ -8,6 +8,7 @@ Settings from the GLM-4.5 report §2.4, which GLM-5 inherits: momentum 0.95 with
 decay 0.1; embedding, head, norms, biases and router by AdamW. Iteration coefficients: K. Jordan, "Muon" (2024); update
 scale 0.2·sqrt(max(m, n)): Moonlight (arXiv 2502.16982), which gives Muon the update size of AdamW.
 """
+
 from __future__ import annotations
 
 import math
@@ -24,16 +25,17 @@ NS_FAST = (3.4445, -4.7750, 2.0315)
 NS_EXACT = (15 / 8, -10 / 8, 3 / 8)
 
 
-def orthogonalize(matrices: Tensor, steps: int = 5, coefficients: tuple[float, float, float] = NS_FAST,
-                  eps: float = 1e-7) -> Tensor:
+def orthogonalize(
+    matrices: Tensor, steps: int = 5, coefficients: tuple[float, float, float] = NS_FAST, eps: float = 1e-7
+) -> Tensor:
     """Approximate polar factor U·Vᵀ of each matrix U·S·Vᵀ of a batch (..., m, n), same shape and dtype.
 
     A zero matrix gives zeros. With `NS_EXACT` and enough steps it converges to the polar factor.
     """
     a, b, c = coefficients
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices                      # wide: the Gram matrix is the smaller one
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + eps)         # Frobenius ≥ spectral, so singular values are in [0, 1]
+    x = matrices.mT if tall else matrices  # wide: the Gram matrix is the smaller one
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + eps)  # Frobenius ≥ spectral, so singular values are in [0, 1]
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -84,9 +86,19 @@ class MuonAdamW:
     State is a flat dict of tensors (`state_dict`), so that it is stored as safetensors.
     """
 
-    def __init__(self, named: Iterable[tuple[str, Tensor]], config: ModelConfig, lr: float = 2e-3, adam_lr: float | None = None,
-                 momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8,
-                 weight_decay: float = 0.1, ns_steps: int = 5, muon: bool = True) -> None:
+    def __init__(
+        self,
+        named: Iterable[tuple[str, Tensor]],
+        config: ModelConfig,
+        lr: float = 2e-3,
+        adam_lr: float | None = None,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        ns_steps: int = 5,
+        muon: bool = True,
+    ) -> None:
         self.parameters = {name: p for name, p in named if p.requires_grad}
         self.muon = {n: p for n, p in self.parameters.items() if muon and uses_muon(n, p)}
         self.adam = {n: p for n, p in self.parameters.items() if n not in self.muon}
@@ -113,7 +125,7 @@ class MuonAdamW:
                 continue
             buffer = self.momenta[name]
             buffer.lerp_(p.grad, 1 - self.momentum)
-            updates[name] = p.grad.lerp(buffer, self.momentum)                # Nesterov
+            updates[name] = p.grad.lerp(buffer, self.momentum)  # Nesterov
             p.mul_(1 - lr * self.weight_decay)
         self._directions(updates, lr)
         for name, update in updates.items():
@@ -133,7 +145,7 @@ class MuonAdamW:
             at = 0
             for piece in pieces:
                 count = piece.numel() // (m * n)
-                piece.copy_(stack[at:at + count].view(piece.shape))
+                piece.copy_(stack[at : at + count].view(piece.shape))
                 at += count
 
     def _adam_step(self, lr: float) -> None:
@@ -147,12 +159,12 @@ class MuonAdamW:
         torch._foreach_mul_(second, b2)
         torch._foreach_addcmul_(second, grads, grads, 1 - b2)
         denominators = torch._foreach_sqrt(second)
-        torch._foreach_div_(denominators, math.sqrt(1 - b2 ** self.steps))
+        torch._foreach_div_(denominators, math.sqrt(1 - b2**self.steps))
         torch._foreach_add_(denominators, self.eps)
         decayed = [p for p in params if p.ndim >= 2]
         if decayed:
             torch._foreach_mul_(decayed, 1 - lr * self.weight_decay)
-        torch._foreach_addcdiv_(params, first, denominators, -lr / (1 - b1 ** self.steps))
+        torch._foreach_addcdiv_(params, first, denominators, -lr / (1 - b1**self.steps))
 
     def zero_grad(self) -> None:
         for p in self.parameters.values():

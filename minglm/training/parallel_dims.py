@@ -7,6 +7,7 @@
 
 Rows are split over dp·ep, positions over cp, heads over tp, experts over ep. Nothing here imports torch.
 """
+
 from __future__ import annotations
 
 import os
@@ -18,7 +19,7 @@ from minglm.errors import InputError, nearest
 from minglm.training.recipe import Recipe
 
 KINDS = ("dp", "ep", "tp", "cp")
-VARIABLE = "MINGLM_PARALLEL"            # "ep=2 tp=2": the same as the flags, for launchers that pass none
+VARIABLE = "MINGLM_PARALLEL"  # "ep=2 tp=2": the same as the flags, for launchers that pass none
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ def choose(asked: Mapping[str, int | None] | None, world: int) -> Layout:
     if "dp" not in given and world % layout.world == 0:
         layout = Layout(**{**given, "dp": world // layout.world})
     if layout.world != world:
-        raise InputError(f"{layout}: makes {layout.world} processes, torchrun started {world}; change one of "
-                         f"{' '.join('--' + k for k in KINDS)} or start --nproc-per-node {layout.world}")
+        raise InputError(
+            f"{layout}: makes {layout.world} processes, torchrun started {world}; change one of "
+            f"{' '.join('--' + k for k in KINDS)} or start --nproc-per-node {layout.world}"
+        )
     return layout
 
 
@@ -87,16 +90,21 @@ def check(layout: Layout, recipe: Recipe, config: ModelConfig) -> None:
     Raises:
         InputError: rows, experts, heads or positions do not split evenly.
     """
+
     def even(total: int, name: str, parts: int, flags: str) -> None:
         if total % parts:
-            raise InputError(f"{flags}: {name}={total} does not split over {parts} processes; use a multiple of {parts}")
+            raise InputError(
+                f"{flags}: {name}={total} does not split over {parts} processes; use a multiple of {parts}"
+            )
 
     even(recipe.batch_size, "batch_size", layout.dp * layout.ep, f"dp·ep={layout.dp * layout.ep}")
     even(config.n_routed_experts, "n_routed_experts", layout.ep, f"ep={layout.ep}")
     even(config.num_attention_heads, "num_attention_heads", layout.tp, f"tp={layout.tp}")
     even(recipe.seq_len, "seq_len", layout.cp, f"cp={layout.cp}")
     if layout.cp > 1 and recipe.seq_len // layout.cp <= config.mtp_depth:
-        raise InputError(f"cp={layout.cp}: leaves {recipe.seq_len // layout.cp} positions to a process, fewer than mtp_depth + 1="
-                         f"{config.mtp_depth + 1}; use a longer seq_len or a smaller --cp")
+        raise InputError(
+            f"cp={layout.cp}: leaves {recipe.seq_len // layout.cp} positions to a process, fewer than mtp_depth + 1="
+            f"{config.mtp_depth + 1}; use a longer seq_len or a smaller --cp"
+        )
     if recipe.compile:
         raise InputError("compile=True: not supported together with torchrun; use --set compile=false")

@@ -3,6 +3,7 @@
 Every key is a field below with its meaning, default and unit; `render` writes them back as comments, so the files in
 `data/recipes` cannot drift from the code (a test compares them). PyYAML is imported inside the functions that need it.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -29,7 +30,9 @@ LATE_CHANGES = ("rope_theta", "max_position_embeddings", "index_topk", "mtp_dept
 
 def _key(default, meaning: str, unit: str = "", least=None, most=None):
     metadata = {"meaning": meaning, "unit": unit, "least": least, "most": most, "default": default}
-    return field(default_factory=dict, metadata=metadata) if default == {} else field(default=default, metadata=metadata)
+    return (
+        field(default_factory=dict, metadata=metadata) if default == {} else field(default=default, metadata=metadata)
+    )
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Recipe:
 
     stage: str = _key("pretrain", "one of " + ", ".join(STAGES))
     model: str = _key("mini", "named size of minglm.config: " + ", ".join(NAMED_SIZES))
-    model_changes: dict = _key({}, "config keys that differ from the named size; after pretrain only " + ", ".join(LATE_CHANGES))
+    model_changes: dict = _key(
+        {}, "config keys that differ from the named size; after pretrain only " + ", ".join(LATE_CHANGES)
+    )
     corpus: str = _key("stdlib", "text: stdlib, folder:PATH or hf:NAME")
     corpus_max_bytes: int | None = _key(None, "read about this much of the corpus; null for all", "bytes", 1)
     seq_len: int = _key(256, "sequence length", "tokens", 2)
@@ -46,21 +51,38 @@ class Recipe:
     grad_accum: int = _key(1, "forward passes added up for one update", "passes", 1)
     steps: int = _key(500, "updates", "steps", 1)
     lr: float = _key(0.005, "peak learning rate of Muon (matrices)", "", 0.0)
-    adam_lr: float | None = _key(None, "peak learning rate of AdamW (embedding, head, norms, router); null for the same as lr", "", 0.0)
+    adam_lr: float | None = _key(
+        None, "peak learning rate of AdamW (embedding, head, norms, router); null for the same as lr", "", 0.0
+    )
     warmup_steps: int = _key(30, "updates over which the learning rate rises", "steps", 0)
-    final_lr_fraction: float = _key(0.1, "learning rate at the end of the cosine, as a part of the peak; 1 keeps it constant", "", 0.0, 1.0)
+    final_lr_fraction: float = _key(
+        0.1, "learning rate at the end of the cosine, as a part of the peak; 1 keeps it constant", "", 0.0, 1.0
+    )
     weight_decay: float = _key(0.1, "decoupled weight decay (GLM-4.5 report §2.4)", "", 0.0)
     clip: float = _key(1.0, "largest norm of the gradient", "", 0.0)
     mtp_weight: float = _key(0.3, "weight of the multi-token-prediction loss (GLM-4.5 report §2.4)", "", 0.0)
     balance_weight: float = _key(1e-4, "weight of the sequence-wise balance loss (GLM-4.5 report §2.4)", "", 0.0)
-    bias_rate: float = _key(0.001, "step of the router's balance bias; short runs need more to arrive in time", "per step", 0.0)
+    bias_rate: float = _key(
+        0.001, "step of the router's balance bias; short runs need more to arrive in time", "per step", 0.0
+    )
     indexer_weight: float = _key(1.0, "weight of the indexer's KL", "", 0.0)
-    lookup_share: float = _key(0.0, "part of the rows that hide facts in a passage and ask for them (what teaches looking back)", "", 0.0, 1.0)
+    lookup_share: float = _key(
+        0.0, "part of the rows that hide facts in a passage and ask for them (what teaches looking back)", "", 0.0, 1.0
+    )
     lookup_facts: int = _key(4, "facts in such a row", "facts", 1)
-    recall_steps: int = _key(0, "updates at the start in which all rows are short lookups of one fact: looking back is learnt first", "steps", 0)
-    tasks: dict = _key({}, "sft: share of each task of minglm.data.chat, e.g. {lookup: 0.7, copy: 0.3}; `file` for conversations")
+    recall_steps: int = _key(
+        0,
+        "updates at the start in which all rows are short lookups of one fact: looking back is learnt first",
+        "steps",
+        0,
+    )
+    tasks: dict = _key(
+        {}, "sft: share of each task of minglm.data.chat, e.g. {lookup: 0.7, copy: 0.3}; `file` for conversations"
+    )
     conversations: str | None = _key(None, "sft: your own JSON-lines file of conversations; null for none")
-    qat: str | None = _key(None, "train with the rounding of this format, so that `minglm quantize` costs less: int4; null for none")
+    qat: str | None = _key(
+        None, "train with the rounding of this format, so that `minglm quantize` costs less: int4; null for none"
+    )
     qat_group: int = _key(32, "inputs that share a scale; divides every width", "inputs", 2)
     val_every: int = _key(100, "validation loss every so many updates", "steps", 1)
     val_batches: int = _key(8, "batches in one validation", "batches", 1)
@@ -74,17 +96,23 @@ class Recipe:
         if self.stage not in STAGES:
             raise InputError(f"stage {self.stage!r}: not one of {', '.join(STAGES)}{nearest(self.stage, STAGES)}")
         if self.stage == "sft" and not self.tasks:
-            raise InputError("tasks={}: stage sft needs something to teach; for example tasks: {lookup: 0.7, copy: 0.3}")
+            raise InputError(
+                "tasks={}: stage sft needs something to teach; for example tasks: {lookup: 0.7, copy: 0.3}"
+            )
         if self.stage != "sft" and self.tasks:
             raise InputError(f"tasks={self.tasks!r}: only stage sft has tasks; remove the key or use stage: sft")
         if self.qat not in (None, "int4"):
             raise InputError(f"qat={self.qat!r}: only int4 is trained with its rounding; use qat: int4, or null")
         if self.model == "glm5":
-            raise InputError("model 'glm5': 744B parameters are for arithmetic and the simulator; train nano, mini or small")
+            raise InputError(
+                "model 'glm5': 744B parameters are for arithmetic and the simulator; train nano, mini or small"
+            )
         config = self.config()
         if self.seq_len > config.max_position_embeddings:
-            raise InputError(f"seq_len={self.seq_len}: longer than the model's max_position_embeddings="
-                             f"{config.max_position_embeddings}; lower it or raise that in model_changes")
+            raise InputError(
+                f"seq_len={self.seq_len}: longer than the model's max_position_embeddings="
+                f"{config.max_position_embeddings}; lower it or raise that in model_changes"
+            )
 
     def config(self) -> ModelConfig:
         """The model this recipe trains."""
@@ -126,16 +154,26 @@ def _checked(spec: dataclasses.Field, value):
     elif kind.startswith("str"):
         wrong = None if isinstance(value, str) else "text"
     elif kind.startswith("dict"):
-        wrong = None if isinstance(value, dict) and all(isinstance(k, str) for k in value) else "a mapping such as {key: value}"
+        wrong = (
+            None
+            if isinstance(value, dict) and all(isinstance(k, str) for k in value)
+            else "a mapping such as {key: value}"
+        )
     else:
         wrong = "a number"
     if wrong:
-        raise InputError(f"{spec.name}={value!r}: must be {wrong}; the default is {spec.name}: {_yaml(spec.metadata['default'])}")
+        raise InputError(
+            f"{spec.name}={value!r}: must be {wrong}; the default is {spec.name}: {_yaml(spec.metadata['default'])}"
+        )
     if (least is not None and value < least) or (most is not None and value > most):
         limits = f"at least {least}" + (f" and at most {most}" if most is not None else "")
-        raise InputError(f"{spec.name}={value!r}: must be {limits}; the default is {spec.name}: {_yaml(spec.metadata['default'])}")
+        raise InputError(
+            f"{spec.name}={value!r}: must be {limits}; the default is {spec.name}: {_yaml(spec.metadata['default'])}"
+        )
     if spec.name in ("lr", "clip") and value == 0:
-        raise InputError(f"{spec.name}=0: nothing would be learnt; the default is {spec.name}: {_yaml(spec.metadata['default'])}")
+        raise InputError(
+            f"{spec.name}=0: nothing would be learnt; the default is {spec.name}: {_yaml(spec.metadata['default'])}"
+        )
     return value
 
 
@@ -165,13 +203,17 @@ def read(name: str | Path, folder: Path, kind: str) -> dict:
     if path.suffix not in (".yaml", ".yml"):
         path = folder / f"{name}.yaml"
         if not path.is_file():
-            raise InputError(f"{kind} {str(name)!r}: not one of {', '.join(named)}{nearest(str(name), named)}; or give a path ending in .yaml")
+            raise InputError(
+                f"{kind} {str(name)!r}: not one of {', '.join(named)}{nearest(str(name), named)}; or give a path ending in .yaml"
+            )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe file; named {kind}s are {', '.join(named)}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
-        raise InputError(f"{path}: not readable as YAML ({' '.join(str(err).split())}); see {shown} for examples") from None
+        raise InputError(
+            f"{path}: not readable as YAML ({' '.join(str(err).split())}); see {shown} for examples"
+        ) from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: must be key: value lines; see {shown} for examples")
     return values
@@ -230,7 +272,11 @@ def _yaml(value) -> str:
         return "[" + ", ".join(map(_yaml, value)) + "]"
     if isinstance(value, str):
         import yaml
-        plain = set(value) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./ ") and value[:1].isalpha()
+
+        plain = (
+            set(value) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./ ")
+            and value[:1].isalpha()
+        )
         if plain and value == value.strip() and yaml.safe_load(value) == value:
             return value
         return yaml.safe_dump(value, default_style='"', width=10**9).strip()

@@ -1,4 +1,5 @@
 """Checks on an answer before it leaves: finite, not negative, made by which versions."""
+
 from __future__ import annotations
 
 import math
@@ -23,6 +24,7 @@ def check_finite(value: object, where: str = "result") -> None:
 def versions() -> dict[str, str]:
     import platform
     from importlib import metadata
+
     out = {"python": platform.python_version()}
     for package in ("minglm", "simpy"):
         try:

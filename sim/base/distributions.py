@@ -1,9 +1,10 @@
 """What is not known exactly: a triangle, a normal, or a set of equally likely values.
 
-    >>> d = distribution({"low": 1, "mid": 2, "high": 4})
-    >>> d.middle, round(d.quantile(0.5), 3)
-    (2.0, 2.268)
+>>> d = distribution({"low": 1, "mid": 2, "high": 4})
+>>> d.middle, round(d.quantile(0.5), 3)
+(2.0, 2.268)
 """
+
 from __future__ import annotations
 
 import math
@@ -78,7 +79,9 @@ class Values:
         return self.values[rng.randrange(len(self.values))]
 
 
-def distribution(given: object, dimension: str = "count", name: str = "distribution", signed: bool = False) -> Triangle | Normal | Values:
+def distribution(
+    given: object, dimension: str = "count", name: str = "distribution", signed: bool = False
+) -> Triangle | Normal | Values:
     """From {low, mid, high}, {normal: [mean, sd]} or a list.
 
     Raises:
@@ -89,19 +92,26 @@ def distribution(given: object, dimension: str = "count", name: str = "distribut
             raise InputError(f"{name}: an empty list; give at least one value")
         return Values(tuple(given))
     if not isinstance(given, Mapping):
-        raise InputError(f"{name}: {given!r} is not a distribution; give {{low, mid, high}}, {{normal: [mean, sd]}} or a list")
+        raise InputError(
+            f"{name}: {given!r} is not a distribution; give {{low, mid, high}}, {{normal: [mean, sd]}} or a list"
+        )
 
     def number(value: object, what: str) -> float:
         return parse(value, dimension, f"{name}.{what}", low=None)
+
     if set(given) == {"normal"}:
         pair = given["normal"]
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise InputError(f"{name}: normal {pair!r} must be [mean, standard deviation], such as {{normal: [100, 5]}}")
+            raise InputError(
+                f"{name}: normal {pair!r} must be [mean, standard deviation], such as {{normal: [100, 5]}}"
+            )
         mean, sd = number(pair[0], "mean"), number(pair[1], "sd")
         if sd < 0:
             raise InputError(f"{name}: a standard deviation of {sd:g} is negative; give 0 or more")
         if not signed and mean < 3 * sd:
-            raise InputError(f"{name}: normal [{mean:g}, {sd:g}] reaches below zero (mean − 3 sd = {mean - 3 * sd:g}); use {{low, mid, high}} from 0 up, or a smaller sd")
+            raise InputError(
+                f"{name}: normal [{mean:g}, {sd:g}] reaches below zero (mean − 3 sd = {mean - 3 * sd:g}); use {{low, mid, high}} from 0 up, or a smaller sd"
+            )
         return Normal(mean, sd)
     if set(given) != {"low", "mid", "high"}:
         raise InputError(f"{name}: keys {', '.join(map(str, given))}; give low, mid and high, or normal alone")

@@ -2,6 +2,7 @@
 
 Used for facts, scenarios and rows alike. PyYAML is imported here only, and only for a file that is not JSON.
 """
+
 from __future__ import annotations
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from minglm.errors import InputError
 
 MAX_BYTES = 4 * 2**20
-MAX_NODES = 200_000        # after aliases are expanded: a "billion laughs" file is refused, not built
+MAX_NODES = 200_000  # after aliases are expanded: a "billion laughs" file is refused, not built
 MAX_DEPTH = 40
 
 
@@ -66,7 +67,7 @@ def _yaml(text: str, where: str) -> object:
         import yaml
     except ImportError:
         try:
-            return json.loads(text)       # JSON is YAML: where PyYAML is missing, JSON files still work
+            return json.loads(text)  # JSON is YAML: where PyYAML is missing, JSON files still work
         except ValueError:
             return _lines(text, where)
     try:
@@ -89,8 +90,10 @@ def _lines(text: str, where: str) -> dict:
                 raise ValueError(line)
             out[key] = json.loads(value)
         except ValueError:
-            raise InputError(f"{where}: PyYAML is missing, so only JSON and files saved by the planner page can be read; "
-                             f"{line[:40]!r} is neither; pip install pyyaml") from None
+            raise InputError(
+                f"{where}: PyYAML is missing, so only JSON and files saved by the planner page can be read; "
+                f"{line[:40]!r} is neither; pip install pyyaml"
+            ) from None
     return out
 
 
@@ -112,9 +115,13 @@ def _loader(yaml):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key that is a list or a mapping", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key that is a list or a mapping", key_node.start_mark
+                )
             if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key_node.value!r} twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} twice", key_node.start_mark
+                )
             seen.add(key_node.value)
         return yaml.constructor.SafeConstructor.construct_yaml_map(loader, node)
 
@@ -122,8 +129,11 @@ def _loader(yaml):
     # YAML 1.1 dates are never wanted here: leave them as text, so that release names like 2025-09-01 survive.
     Loader.yaml_implicit_resolvers = {
         first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:timestamp"]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[+-]?\d+(?:\.\d*)?[eE][+-]?\d+$"), list("+-0123456789"))
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[+-]?\d+(?:\.\d*)?[eE][+-]?\d+$"), list("+-0123456789")
+    )
     _LOADER = Loader
     return Loader
 
@@ -146,10 +156,12 @@ def _check(root: object, where: str) -> None:
             return sizes[id(value)]
         open_ids.add(id(value))
         total = 1
-        for child in (value.values() if isinstance(value, dict) else value):
+        for child in value.values() if isinstance(value, dict) else value:
             total += size(child, depth + 1)
             if total > MAX_NODES:
-                raise InputError(f"{where}: more than {MAX_NODES:,} values once aliases are expanded; write a smaller file")
+                raise InputError(
+                    f"{where}: more than {MAX_NODES:,} values once aliases are expanded; write a smaller file"
+                )
         open_ids.discard(id(value))
         sizes[id(value)] = total
         return total

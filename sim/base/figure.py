@@ -1,4 +1,5 @@
 """A figure with its range, unit, source and confidence: how every published quantity is kept."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -46,14 +47,20 @@ def figure(given: object, dimension: str, name: str, *, positive: bool = True) -
             raise InputError(f"{name}: value {value:g} is outside its own range [{low:g}, {high:g}]; widen the range")
         confidence = given.get("confidence", "assumed")
         if confidence not in CONFIDENCE:
-            raise InputError(f"{name}.confidence {confidence!r}: not one of {', '.join(CONFIDENCE)}{nearest(str(confidence), CONFIDENCE)}")
+            raise InputError(
+                f"{name}.confidence {confidence!r}: not one of {', '.join(CONFIDENCE)}{nearest(str(confidence), CONFIDENCE)}"
+            )
         made = Figure(value, low, high, SI[dimension], str(given.get("source", "given without a source")), confidence)
     if positive and made.value <= 0:
-        raise InputError(f"{name}: {given if not isinstance(given, Mapping) else given['value']!r} must be more than 0; give a positive value")
+        raise InputError(
+            f"{name}: {given if not isinstance(given, Mapping) else given['value']!r} must be more than 0; give a positive value"
+        )
     return made
 
 
 def _known_keys(given: Mapping, known, name: str) -> None:
     for key in given:
         if key not in known:
-            raise InputError(f"{name}: unknown key {key!r}{nearest(str(key), known)}; known keys: {', '.join(sorted(known))}")
+            raise InputError(
+                f"{name}: unknown key {key!r}{nearest(str(key), known)}; known keys: {', '.join(sorted(known))}"
+            )

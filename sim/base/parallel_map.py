@@ -1,4 +1,5 @@
 """Run one function over many items: on this machine's cores, or on a Ray cluster with the same call."""
+
 from __future__ import annotations
 
 import os
@@ -18,7 +19,9 @@ def check(engine: str) -> None:
         ray_cluster.check()
 
 
-def run(function: Callable, items: Sequence, engine: str = "local", workers: int | None = None, address: str | None = None) -> Iterator[tuple[int, object]]:
+def run(
+    function: Callable, items: Sequence, engine: str = "local", workers: int | None = None, address: str | None = None
+) -> Iterator[tuple[int, object]]:
     """(index, result) of every item, as they are done. `function` and items must be picklable; exceptions are raised here.
 
     workers: processes (default: the cores there are; 1 runs in this process). address: of a Ray cluster (default: one on this
@@ -36,6 +39,7 @@ def run(function: Callable, items: Sequence, engine: str = "local", workers: int
 
 def _processes(function: Callable, items: Sequence, workers: int) -> Iterator[tuple[int, object]]:
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait  # not in a browser
+
     with ProcessPoolExecutor(workers) as pool:
         waiting, left = {}, iter(enumerate(items))
         try:

@@ -3,6 +3,7 @@
 With one price per chip-hour, cost is proportional to chips × time. A plan with no more chips that is no slower therefore
 costs no more, so the front in (time, cost, chips) is the front in (time, chips).
 """
+
 from __future__ import annotations
 
 import bisect
@@ -12,8 +13,8 @@ class Front:
     """Least time for each number of chips, as plans come in. Times are seconds for one token."""
 
     def __init__(self) -> None:
-        self.chips: list[int] = []               # ascending …
-        self.times: list[float] = []             # … with strictly falling times
+        self.chips: list[int] = []  # ascending …
+        self.times: list[float] = []  # … with strictly falling times
         self.items: list[object] = []
 
     def beats(self, chips: int, time: float) -> bool:

@@ -6,6 +6,7 @@ number is taken as SI (bytes, bytes/s, FLOP/s, seconds, watts, US dollars), and 
     >>> parse("200 Gbps", "bytes_per_s"), parse("64 GiB", "bytes"), parse("90 min", "time")
     (25000000000.0, 68719476736.0, 5400.0)
 """
+
 from __future__ import annotations
 
 import math
@@ -13,14 +14,29 @@ import re
 
 from minglm.errors import InputError, nearest
 
-RMB_PER_USD = 7.2          # the rate that the collected prices were converted at; a constant, not a quote
-LARGEST = 1e30             # no quantity of a cluster is larger; what is, is a typing error
+RMB_PER_USD = 7.2  # the rate that the collected prices were converted at; a constant, not a quote
+LARGEST = 1e30  # no quantity of a cluster is larger; what is, is a typing error
 
 _BINARY = {"": 1.0, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _COUNT = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
-_TIME = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "hour": 3600.0,
-         "hours": 3600.0, "d": 86400.0, "day": 86400.0, "days": 86400.0, "week": 604800.0, "weeks": 604800.0}
+_TIME = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "sec": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "hour": 3600.0,
+    "hours": 3600.0,
+    "d": 86400.0,
+    "day": 86400.0,
+    "days": 86400.0,
+    "week": 604800.0,
+    "weeks": 604800.0,
+}
 _MONEY = {"$": 1.0, "USD": 1.0, "RMB": 1 / RMB_PER_USD, "CNY": 1 / RMB_PER_USD, "¥": 1 / RMB_PER_USD}
 _SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 
@@ -50,12 +66,26 @@ def _units() -> dict[str, dict[str, float]]:
 
 
 UNITS = _units()
-SI = {"bytes": "B", "bytes_per_s": "B/s", "flops": "FLOP/s", "time": "s", "power": "W", "energy": "J", "money": "USD",
-      "money_per_hour": "USD/h", "money_per_kwh": "USD/kWh", "per_hour": "1/h", "ratio": "1", "count": "1"}
+SI = {
+    "bytes": "B",
+    "bytes_per_s": "B/s",
+    "flops": "FLOP/s",
+    "time": "s",
+    "power": "W",
+    "energy": "J",
+    "money": "USD",
+    "money_per_hour": "USD/h",
+    "money_per_kwh": "USD/kWh",
+    "per_hour": "1/h",
+    "ratio": "1",
+    "count": "1",
+}
 _NUMBER = re.compile(r"^([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)$")
 
 
-def parse(given: object, dimension: str, name: str = "value", *, low: float | None = 0.0, high: float = LARGEST) -> float:
+def parse(
+    given: object, dimension: str, name: str = "value", *, low: float | None = 0.0, high: float = LARGEST
+) -> float:
     """`given` (a number, or a text with a unit) in SI units of `dimension`, within [low, high].
 
     Raises:
@@ -63,22 +93,28 @@ def parse(given: object, dimension: str, name: str = "value", *, low: float | No
     """
     known = UNITS[dimension]
     if isinstance(given, bool) or given is None:
-        raise InputError(f"{name}: {given!r} is not a quantity; give a number with a unit such as {_example(dimension)}")
+        raise InputError(
+            f"{name}: {given!r} is not a quantity; give a number with a unit such as {_example(dimension)}"
+        )
     if isinstance(given, (int, float)):
         return _in_range(given, name, low, high, given)
     text = str(given).strip()
     if len(text) > 60:
-        raise InputError(f"{name}: a quantity of {len(text)} characters; give a number with a unit such as {_example(dimension)}")
+        raise InputError(
+            f"{name}: a quantity of {len(text)} characters; give a number with a unit such as {_example(dimension)}"
+        )
     money = dimension.startswith("money")
     prefix = ""
     if money:
         for symbol in sorted(_MONEY, key=len, reverse=True):
             if text.startswith(symbol):
-                prefix, text = symbol, text[len(symbol):].strip()
+                prefix, text = symbol, text[len(symbol) :].strip()
                 break
     match = _NUMBER.match(text)
     if not match:
-        raise InputError(f"{name}: {given!r} is not a quantity; give a number with a unit such as {_example(dimension)}")
+        raise InputError(
+            f"{name}: {given!r} is not a quantity; give a number with a unit such as {_example(dimension)}"
+        )
     unit = match.group(2).strip()
     if prefix:
         unit = prefix + (unit if unit.startswith("/") else (" " + unit if unit else ""))
@@ -93,8 +129,11 @@ def parse(given: object, dimension: str, name: str = "value", *, low: float | No
         unit = unit.replace("per ", "/").replace(" ", "")
     if unit not in known:
         other = next((d for d, table in UNITS.items() if unit in table and unit), None)
-        why = f"'{unit}' measures {other.replace('_', ' ')}, not {dimension.replace('_', ' ')}" if other else \
-            f"'{unit}' is not a known unit{nearest(unit, known)}"
+        why = (
+            f"'{unit}' measures {other.replace('_', ' ')}, not {dimension.replace('_', ' ')}"
+            if other
+            else f"'{unit}' is not a known unit{nearest(unit, known)}"
+        )
         raise InputError(f"{name}: {given!r}: {why}; give for example {_example(dimension)}")
     return _in_range(number * known[unit], name, low, high, given)
 
@@ -115,10 +154,20 @@ def _in_range(value: float, name: str, low: float | None, high: float, given: ob
 
 
 def _example(dimension: str) -> str:
-    return {"bytes": "'64 GiB'", "bytes_per_s": "'200 Gbps' or '3.35 TB/s'", "flops": "'354 TFLOPS'", "time": "'90 min'",
-            "power": "'350 W'", "energy": "'1 GWh'", "money": "'$16000'", "money_per_hour": "'$2/h'",
-            "money_per_kwh": "'$0.08/kWh'", "per_hour": "'0.01/day'", "ratio": "'85%' or 0.85",
-            "count": "'16M' or 100000"}[dimension]
+    return {
+        "bytes": "'64 GiB'",
+        "bytes_per_s": "'200 Gbps' or '3.35 TB/s'",
+        "flops": "'354 TFLOPS'",
+        "time": "'90 min'",
+        "power": "'350 W'",
+        "energy": "'1 GWh'",
+        "money": "'$16000'",
+        "money_per_hour": "'$2/h'",
+        "money_per_kwh": "'$0.08/kWh'",
+        "per_hour": "'0.01/day'",
+        "ratio": "'85%' or 0.85",
+        "count": "'16M' or 100000",
+    }[dimension]
 
 
 def whole(given: object, name: str, low: int = 1, high: int = 10**15) -> int:
@@ -145,7 +194,9 @@ def show(value: float, dimension: str) -> str:
             if abs(value) >= factor:
                 return f"{value / factor:.4g} {unit}"
         return f"{value * 1e6:.4g} µs"
-    suffix = {"bytes_per_s": "B/s", "flops": "FLOPS", "power": "W", "energy": "J", "money": "", "count": ""}.get(dimension)
+    suffix = {"bytes_per_s": "B/s", "flops": "FLOPS", "power": "W", "energy": "J", "money": "", "count": ""}.get(
+        dimension
+    )
     if suffix is None:
         return f"{value:.4g} {SI[dimension]}"
     if dimension == "count":

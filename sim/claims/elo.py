@@ -10,6 +10,7 @@ no information about who is better and make every figure here optimistic.
     >>> votes_to_separate(4) > 50_000
     True
 """
+
 from __future__ import annotations
 
 import math
@@ -19,8 +20,8 @@ from statistics import NormalDist
 
 from minglm.errors import InputError
 
-SCALE = 400 / math.log(10)         # rating points per unit of log-odds: 173.7
-Wins = Mapping[tuple[int, int], tuple[int, int]]    # (i, j), i < j -> (votes for i, votes for j)
+SCALE = 400 / math.log(10)  # rating points per unit of log-odds: 173.7
+Wins = Mapping[tuple[int, int], tuple[int, int]]  # (i, j), i < j -> (votes for i, votes for j)
 
 
 def win_probability(gap: float) -> float:
@@ -31,8 +32,10 @@ def win_probability(gap: float) -> float:
 def gap_from_share(share: float) -> float:
     """Rating gap that a share of won votes means; the inverse of `win_probability`."""
     if not 0 < share < 1:
-        raise InputError(f"share={share!r}: a share of votes strictly between 0 and 1 is needed; "
-                         "with no lost vote at all the gap has no upper bound")
+        raise InputError(
+            f"share={share!r}: a share of votes strictly between 0 and 1 is needed; "
+            "with no lost vote at all the gap has no upper bound"
+        )
     return 400 * math.log10(share / (1 - share))
 
 
@@ -84,8 +87,10 @@ def fit(wins: Wins, models: int | None = None, tolerance: float = 1e-7, most: in
     games: dict[tuple[int, int], float] = {}
     totals = [[0, 0] for _ in range(models)]
     for (i, j), (a, b) in wins.items():
-        totals[i][0] += a; totals[i][1] += b
-        totals[j][0] += b; totals[j][1] += a
+        totals[i][0] += a
+        totals[i][1] += b
+        totals[j][0] += b
+        totals[j][1] += a
     extreme = {m for m, (up, down) in enumerate(totals) if not up or not down}
     for (i, j), (a, b) in wins.items():
         pad = 0.5 if {i, j} & extreme else 0.0

@@ -7,6 +7,7 @@ PyYAML; nothing else here does.
     clustersim claims --id tokens   one claim with its reasons and sources
     clustersim claims --json        everything, for machines
 """
+
 from __future__ import annotations
 
 import datetime
@@ -51,13 +52,17 @@ class Claim:
             return None
         module, _, name = self.computation.rpartition(".")
         if not module.startswith("sim.claims."):
-            raise InputError(f"claim {self.id}: computation {self.computation!r} is not in a claims module; "
-                             "name a function of one of sim.claims")
+            raise InputError(
+                f"claim {self.id}: computation {self.computation!r} is not in a claims module; "
+                "name a function of one of sim.claims"
+            )
         try:
             function = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):
-            raise InputError(f"claim {self.id}: computation {self.computation!r} does not exist; "
-                             "correct the name in data/claims.yaml") from None
+            raise InputError(
+                f"claim {self.id}: computation {self.computation!r} does not exist; "
+                "correct the name in data/claims.yaml"
+            ) from None
         return function(**self.args)
 
     def judged(self, answer: Answer | None) -> str:
@@ -100,7 +105,9 @@ def _claim(entry: Mapping, known: Mapping) -> Claim:
         raise InputError(f"claim {name}: {key!r} is not a key{nearest(key, _REQUIRED)}; remove it")
     for key, allowed in (("kind", KINDS), ("verdict", VERDICTS)):
         if entry[key] not in allowed:
-            raise InputError(f"claim {name}: {key} {entry[key]!r} is not one of {', '.join(allowed)}{nearest(entry[key], allowed)}")
+            raise InputError(
+                f"claim {name}: {key} {entry[key]!r} is not one of {', '.join(allowed)}{nearest(entry[key], allowed)}"
+            )
     sources = []
     for source, says, *at in entry["sources"]:
         if source not in known:
@@ -136,27 +143,44 @@ def run(path: str | Path | None = None, only: str | None = None) -> dict:
     if only is not None:
         known = [c.id for c in claims]
         if only not in known:
-            raise InputError(f"claim id {only!r}: not in the ledger{nearest(only, known)}; `clustersim claims` lists them")
+            raise InputError(
+                f"claim id {only!r}: not in the ledger{nearest(only, known)}; `clustersim claims` lists them"
+            )
         claims = [c for c in claims if c.id == only]
     rows = []
     for claim in claims:
         answer = claim.answer()
         verdict = claim.judged(answer)
-        rows.append({
-            "id": claim.id, "text": claim.text, "kind": claim.kind, "value": plain(claim.value), "unit": claim.unit,
-            "computation": claim.computation, "computed": plain(answer.value) if answer else None,
-            "computed_unit": answer.unit if answer else "", "detail": plain(answer.detail) if answer else {},
-            "verdict": verdict, "expected": claim.verdict, "follows": verdict == claim.verdict,
-            "why": claim.why, "sources": [dict(s) for s in claim.sources],
-        })
+        rows.append(
+            {
+                "id": claim.id,
+                "text": claim.text,
+                "kind": claim.kind,
+                "value": plain(claim.value),
+                "unit": claim.unit,
+                "computation": claim.computation,
+                "computed": plain(answer.value) if answer else None,
+                "computed_unit": answer.unit if answer else "",
+                "detail": plain(answer.detail) if answer else {},
+                "verdict": verdict,
+                "expected": claim.verdict,
+                "follows": verdict == claim.verdict,
+                "why": claim.why,
+                "sources": [dict(s) for s in claim.sources],
+            }
+        )
     counts = Counter(row["verdict"] for row in rows)
     return {
-        "claims": rows, "verdicts": {v: counts[v] for v in VERDICTS}, "computed": sum(r["computation"] is not None for r in rows),
-        "all_follow": all(r["follows"] for r in rows), "seconds": time.perf_counter() - start,
+        "claims": rows,
+        "verdicts": {v: counts[v] for v in VERDICTS},
+        "computed": sum(r["computation"] is not None for r in rows),
+        "all_follow": all(r["follows"] for r in rows),
+        "seconds": time.perf_counter() - start,
     }
 
 
 # ------------------------------------------------------------------ for people
+
 
 def show_value(x) -> str:
     """A number as a person reads it: no long tails, thousands grouped, a pair as a range."""
@@ -186,13 +210,18 @@ def format_table(result: Mapping, width: int = 118) -> str:
             kind = row["kind"]
             lines.append(f"[{kind}]")
         mark = "" if row["follows"] else f"   ← the ledger says: {row['expected']}"
-        line = (f"{row['id']:<{ids}}  {row['verdict']:<{verdicts}}  {_short(show_value(row['value']), 14):>14}  "
-                f"{_short(show_value(row['computed']), 18):>18}  {row['computed_unit'] or row['unit']}")
+        line = (
+            f"{row['id']:<{ids}}  {row['verdict']:<{verdicts}}  {_short(show_value(row['value']), 14):>14}  "
+            f"{_short(show_value(row['computed']), 18):>18}  {row['computed_unit'] or row['unit']}"
+        )
         lines.append(_short(line, width) + mark)
     n = len(result["claims"])
-    lines += ["-" * width, "; ".join(f"{count} {verdict}" for verdict, count in result["verdicts"].items() if count),
-              f"{n} claims, {result['computed']} with a computation ({100 * result['computed'] // n}%), "
-              f"recomputed in {result['seconds']:.1f} s"]
+    lines += [
+        "-" * width,
+        "; ".join(f"{count} {verdict}" for verdict, count in result["verdicts"].items() if count),
+        f"{n} claims, {result['computed']} with a computation ({100 * result['computed'] // n}%), "
+        f"recomputed in {result['seconds']:.1f} s",
+    ]
     return "\n".join(lines)
 
 
@@ -206,8 +235,15 @@ def format_one(row: Mapping, width: int = 100) -> str:
     lines.append(textwrap.fill(row["why"], width, initial_indent="  why       ", subsequent_indent=" " * 12))
     for s in row["sources"]:
         where = f", {s['at']}" if s["at"] else ""
-        lines.append(textwrap.fill(f"{s['says']}{where}: {s['title']}, {s['address']} ({s['strength']})", width,
-                                   initial_indent="  source    ", subsequent_indent=" " * 12, break_on_hyphens=False))
+        lines.append(
+            textwrap.fill(
+                f"{s['says']}{where}: {s['title']}, {s['address']} ({s['strength']})",
+                width,
+                initial_indent="  source    ",
+                subsequent_indent=" " * 12,
+                break_on_hyphens=False,
+            )
+        )
     return "\n".join(lines)
 
 
@@ -224,7 +260,7 @@ def format_markdown(rows: list[Mapping], computed: bool = True) -> str:
 
 
 def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else text[:width - 1] + "…"
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def cli(args_json: bool, claim_id: str | None = None) -> int:

@@ -2,6 +2,7 @@
 
 Prices are dollars per million tokens. A mix is the share of tokens that are output.
 """
+
 from __future__ import annotations
 
 from fractions import Fraction
@@ -36,21 +37,34 @@ def share_where(ratio: float, model: str = "GLM-5, Z.ai", rival: str = "Claude O
 
 
 def input_ratio() -> Answer:
-    return Answer(times_cheaper(0), "times, input", {"rival": blended("Claude Opus 4.5", 0), "own": blended("GLM-5, Z.ai", 0)})
+    return Answer(
+        times_cheaper(0), "times, input", {"rival": blended("Claude Opus 4.5", 0), "own": blended("GLM-5, Z.ai", 0)}
+    )
 
 
 def output_ratio() -> Answer:
-    return Answer(times_cheaper(1), "times, output", {"rival": blended("Claude Opus 4.5", 1), "own": blended("GLM-5, Z.ai", 1)})
+    return Answer(
+        times_cheaper(1), "times, output", {"rival": blended("Claude Opus 4.5", 1), "own": blended("GLM-5, Z.ai", 1)}
+    )
 
 
 def blended_ratio(output_share: float = 0.25) -> Answer:
     """At three input tokens for one of output, a mix in common use for comparing prices."""
-    return Answer(times_cheaper(output_share), "times, blended", {
-        "holds_up_to_output_share": share_where(6), "at_openrouter_price": times_cheaper(output_share, "GLM-5, OpenRouter")})
+    return Answer(
+        times_cheaper(output_share),
+        "times, blended",
+        {
+            "holds_up_to_output_share": share_where(6),
+            "at_openrouter_price": times_cheaper(output_share, "GLM-5, OpenRouter"),
+        },
+    )
 
 
 def openrouter_discount(kind: str = "input") -> Answer:
     """The claimed lower price, if OpenRouter's is the list price less a fifth."""
     at = {"input": 0, "output": 1}[kind]
-    return Answer(Fraction(PRICES["GLM-5, Z.ai"][at]) * Fraction(4, 5), "dollars per million tokens, list less 20%", {
-        "discount": 1 - Fraction(PRICES["GLM-5, OpenRouter"][at]) / Fraction(PRICES["GLM-5, Z.ai"][at])})
+    return Answer(
+        Fraction(PRICES["GLM-5, Z.ai"][at]) * Fraction(4, 5),
+        "dollars per million tokens, list less 20%",
+        {"discount": 1 - Fraction(PRICES["GLM-5, OpenRouter"][at]) / Fraction(PRICES["GLM-5, Z.ai"][at])},
+    )

@@ -6,6 +6,7 @@ written verdict is only the expectation that a test holds against it.
 
 Arithmetic is exact: numbers from the ledger become fractions through their decimal text, so 80.9 − 77.8 is 31/10.
 """
+
 from __future__ import annotations
 
 import datetime
@@ -119,8 +120,10 @@ def judge(value, rule: Mapping, answer: Answer | None, sources: Sequence[Mapping
     if compare == "evidence":
         return by_evidence(sources)
     if compare not in COMPARISONS:
-        raise InputError(f"compare: {compare!r} is not a rule{nearest(str(compare), COMPARISONS)}; "
-                         f"use evidence, {', '.join(COMPARISONS)}")
+        raise InputError(
+            f"compare: {compare!r} is not a rule{nearest(str(compare), COMPARISONS)}; "
+            f"use evidence, {', '.join(COMPARISONS)}"
+        )
     if answer is None:
         raise InputError(f"compare: {compare} needs a computation; name one, or judge by compare: evidence")
     holds, then = COMPARISONS[compare]

@@ -1,4 +1,5 @@
 """`clustersim claims`: the ledger of what the article says."""
+
 from __future__ import annotations
 
 TEXT = "every claim of the article: recomputed, traced to its sources, or marked as not to be known here"
@@ -15,4 +16,5 @@ def add(parser) -> None:
 
 def main(args) -> int:
     from sim.claims.ledger import cli
+
     return cli(args.json, args.claim or args.claim_id)

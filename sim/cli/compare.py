@@ -1,4 +1,5 @@
 """`clustersim compare`: the same training run on several chips, and the price at which one breaks even with another."""
+
 from __future__ import annotations
 
 import json
@@ -13,8 +14,11 @@ clustersim compare --model glm5 --chips 100000 --batch-tokens 64M --tokens 28.5T
 def add(parser) -> None:
     from sim.cli.plan import question_arguments
     from sim.planner.compare import CHIPS
+
     question_arguments(parser)
-    parser.add_argument("--chips", default="8192", help="inventory, the same number of each; a plan may use fewer (default 8192)")
+    parser.add_argument(
+        "--chips", default="8192", help="inventory, the same number of each; a plan may use fewer (default 8192)"
+    )
     parser.add_argument("--names", default=",".join(CHIPS), help=f"chips, comma-separated (default {','.join(CHIPS)})")
     parser.add_argument("--against", help="the chip whose cost the others must meet (default h100, or the first named)")
 
@@ -23,6 +27,7 @@ def main(args) -> int:
     from minglm.errors import InputError
     from sim.cli.plan import asked, maybe_mapping
     from sim.planner.compare import compare
+
     names = [n.strip() for n in args.names.split(",") if n.strip()]
     if not names:
         raise InputError("--names is empty: name at least one chip, such as --names 910b,h100")
@@ -33,9 +38,11 @@ def main(args) -> int:
         nonlocal bar
         if bar is None and sys.stderr.isatty() and not args.json:
             from tqdm import tqdm
+
             bar = tqdm(total=of, desc="chips", file=sys.stderr, leave=False)
         if bar is not None:
             bar.update(done - bar.n)
+
     try:
         result = compare(maybe_mapping(args.model, "--model"), args.chips, names, against, progress, **asked(args))
     finally:
@@ -48,8 +55,12 @@ def main(args) -> int:
 def text(result: dict, args) -> str:
     """The table for a terminal. Money's range takes every price at its low, or at its high end."""
     from sim.base.units import show
-    lines = [f"{args.model}, {args.tokens} tokens, at most {args.chips} of each chip; cost for the chips that the best plan uses", "",
-             f"{'chip':10}{'plan':44}{'chips':>8}{'days':>8}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}{'break-even':>13}"]
+
+    lines = [
+        f"{args.model}, {args.tokens} tokens, at most {args.chips} of each chip; cost for the chips that the best plan uses",
+        "",
+        f"{'chip':10}{'plan':44}{'chips':>8}{'days':>8}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}{'break-even':>13}",
+    ]
     for r in result["rows"]:
         if "days" not in r:
             lines.append(f"{r['chip']:10}{r['reason']}")
@@ -59,14 +70,25 @@ def text(result: dict, args) -> str:
             if usd not in r or not r[price]:
                 return "price unknown"
             p = r[price]
-            span = [show(r[usd] * p[end] / p["value"], "money") for end in ("low", "high")] if p["value"] else ["?", "?"]
+            span = (
+                [show(r[usd] * p[end] / p["value"], "money") for end in ("low", "high")] if p["value"] else ["?", "?"]
+            )
             return f"{show(r[usd], 'money')} ({span[0]}–{span[1]})"
+
         even = f"${r['break_even_usd_per_hour']:.2f}/h" if r["break_even_usd_per_hour"] is not None else "-"
-        lines.append(f"{r['chip']:10}{r['plan'][:43]:44}{r['chips']:>8,}{r['days']:>8.3g}{r['mfu']:>7.1%}{money('rent_usd', 'rent_usd_per_hour'):>30}"
-                     f"{money('own_usd', 'system_price_usd'):>30}{r['energy_kwh'] / 1e6:>8.3g}{even:>13}")
-    lines += ["", f"break-even: the rent of a chip-hour at which the run costs what it does on {result['against']}; ranges move the price alone", ""]
+        lines.append(
+            f"{r['chip']:10}{r['plan'][:43]:44}{r['chips']:>8,}{r['days']:>8.3g}{r['mfu']:>7.1%}{money('rent_usd', 'rent_usd_per_hour'):>30}"
+            f"{money('own_usd', 'system_price_usd'):>30}{r['energy_kwh'] / 1e6:>8.3g}{even:>13}"
+        )
+    lines += [
+        "",
+        f"break-even: the rent of a chip-hour at which the run costs what it does on {result['against']}; ranges move the price alone",
+        "",
+    ]
     for r in result["rows"]:
         for key, name in (("rent_usd_per_hour", "rent"), ("system_price_usd", "system")):
             if r.get(key):
-                lines.append(f"  {r['chip']} {name} {show(r[key]['value'], 'money')} [{r[key]['confidence']}] {r[key]['source']}")
+                lines.append(
+                    f"  {r['chip']} {name} {show(r[key]['value'], 'money')} [{r[key]['confidence']}] {r[key]['source']}"
+                )
     return "\n".join(lines + ["", *(f"  {n}" for n in result["notes"])])

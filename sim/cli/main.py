@@ -3,6 +3,7 @@
 Each subcommand is a file `sim/cli/<name>.py` with TEXT (one line), EXAMPLES, `add(parser)` and `main(args) -> int`; this
 file finds them by name, so a new command needs no change here.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -15,7 +16,20 @@ from pathlib import Path
 from minglm.errors import InputError, Parser, nearest
 
 # The order of --help; commands that are not listed come after, by name.
-ORDER = ("run", "plan", "compare", "sweep", "campaign", "rollouts", "serving", "validate", "trace", "claims", "dashboard", "report")
+ORDER = (
+    "run",
+    "plan",
+    "compare",
+    "sweep",
+    "campaign",
+    "rollouts",
+    "serving",
+    "validate",
+    "trace",
+    "claims",
+    "dashboard",
+    "report",
+)
 
 
 def commands() -> list[str]:
@@ -26,17 +40,24 @@ def commands() -> list[str]:
 
 def build_parser(chosen: str | None = None) -> Parser:
     """The parser; with `chosen` only that subcommand is loaded, so that the others cost nothing."""
-    parser = Parser(prog="clustersim", description="Simulate training large models on a cluster: time, memory, money, failures.",
-                    formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog="examples:\n  clustersim run glm5_100k_910b\n  clustersim run data/scenarios/glm5_100k_910b.yaml --json\n"
-                           "  clustersim validate\n  clustersim run --help\n\nexit codes: 0 done, 1 ran and failed, 2 bad input")
+    parser = Parser(
+        prog="clustersim",
+        description="Simulate training large models on a cluster: time, memory, money, failures.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  clustersim run glm5_100k_910b\n  clustersim run data/scenarios/glm5_100k_910b.yaml --json\n"
+        "  clustersim validate\n  clustersim run --help\n\nexit codes: 0 done, 1 ran and failed, 2 bad input",
+    )
     parser.add_argument("--version", action="version", version=_version())
     sub = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for name in ([chosen] if chosen else commands()):
+    for name in [chosen] if chosen else commands():
         module = importlib.import_module(f"sim.cli.{name}")
-        child = sub.add_parser(name, help=module.TEXT, description=module.TEXT[0].upper() + module.TEXT[1:] + ".",
-                               formatter_class=argparse.RawDescriptionHelpFormatter,
-                               epilog="examples:\n" + "\n".join("  " + line for line in module.EXAMPLES.splitlines()))
+        child = sub.add_parser(
+            name,
+            help=module.TEXT,
+            description=module.TEXT[0].upper() + module.TEXT[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="examples:\n" + "\n".join("  " + line for line in module.EXAMPLES.splitlines()),
+        )
         module.add(child)
         child.set_defaults(main=module.main)
     return parser
@@ -44,6 +65,7 @@ def build_parser(chosen: str | None = None) -> Parser:
 
 def _version() -> str:
     from importlib import metadata
+
     try:
         return f"clustersim {metadata.version('minglm')}"
     except metadata.PackageNotFoundError:
@@ -56,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         first = next((a for a in argv if not a.startswith("-")), None)
         known = commands()
         if first is not None and first not in known and argv[0] == first:
-            raise InputError(f"clustersim: no command {first[:40]!r}{nearest(first, known)}; commands: {', '.join(known)}")
+            raise InputError(
+                f"clustersim: no command {first[:40]!r}{nearest(first, known)}; commands: {', '.join(known)}"
+            )
         parser = build_parser(first if argv and argv[0] == first else None)
         args = parser.parse_args(argv)
         if not getattr(args, "command", None):
@@ -72,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         where = f"{err.filename}: " if err.filename else ""
-        print(f"error: {where}{err.strerror or err}; check the path, its permissions and the free space", file=sys.stderr)
+        print(
+            f"error: {where}{err.strerror or err}; check the path, its permissions and the free space", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -1,4 +1,5 @@
 """`clustersim run`: a scenario to its projection."""
+
 from __future__ import annotations
 
 import contextlib
@@ -17,13 +18,23 @@ clustersim run glm5_100k_910b --trace step.json    (open in ui.perfetto.dev)"""
 
 def arguments(parser, required: bool = True) -> None:
     """Arguments that all commands with a scenario share."""
-    parser.add_argument("scenario", nargs=None if required else "?", help="a scenario file, or the name of one in data/scenarios")
-    parser.add_argument("--model", help="another model: a name, a Hugging Face config.json, a YAML of dimensions, or '{layers: 32, …}'")
+    parser.add_argument(
+        "scenario", nargs=None if required else "?", help="a scenario file, or the name of one in data/scenarios"
+    )
+    parser.add_argument(
+        "--model", help="another model: a name, a Hugging Face config.json, a YAML of dimensions, or '{layers: 32, …}'"
+    )
     parser.add_argument("--cluster", help="another cluster: a name in data/clusters")
     parser.add_argument("--chip", help="another chip: a name in data/chips")
     parser.add_argument("--chips", help="another inventory")
     parser.add_argument("--seed", type=int, help="seed of everything random")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, such as plan.tp=4; may be repeated")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one value, such as plan.tp=4; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
@@ -31,8 +42,11 @@ def load(args):
     """The scenario with the command line's changes."""
     from sim.base.documents import parse_text
     from sim.scenario.training import load_scenario
-    given = {name: parse_text(value, f"--{name}") if value and value.lstrip().startswith("{") else value
-             for name, value in (("model", args.model), ("cluster", args.cluster), ("chip", args.chip))}
+
+    given = {
+        name: parse_text(value, f"--{name}") if value and value.lstrip().startswith("{") else value
+        for name, value in (("model", args.model), ("cluster", args.cluster), ("chip", args.chip))
+    }
     return load_scenario(args.scenario, args.set, **given, chips=args.chips, seed=args.seed)
 
 
@@ -43,6 +57,7 @@ def waiting(text: str):
         yield
         return
     from tqdm import tqdm
+
     done = threading.Event()
 
     def tick() -> None:
@@ -51,6 +66,7 @@ def waiting(text: str):
         with tqdm(desc=text, bar_format="{desc} {elapsed}", file=sys.stderr, leave=False) as bar:
             while not done.wait(0.5):
                 bar.refresh()
+
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()
     try:
@@ -62,7 +78,9 @@ def waiting(text: str):
 
 def add(parser) -> None:
     arguments(parser)
-    parser.add_argument("--out", help="folder for config, versions and metrics (default: runs/<name>; 'none' writes nothing)")
+    parser.add_argument(
+        "--out", help="folder for config, versions and metrics (default: runs/<name>; 'none' writes nothing)"
+    )
     parser.add_argument("--trace", metavar="FILE", help="also write the step as a Perfetto trace (Chrome JSON)")
     parser.add_argument("--no-what-if", action="store_true", help="leave the what-ifs out")
 
@@ -71,9 +89,14 @@ def main(args) -> int:
     from sim.report.projection import save, table_text
     from sim.study.projection import project
     from sim.trace.perfetto import StepTrace
+
     scenario = load(args)
     played = scenario.plan.dp if scenario.jitter else 1
-    with waiting(f"playing {played:,} replicas of {scenario.plan.pp} stages") if not args.json else contextlib.nullcontext():
+    with (
+        waiting(f"playing {played:,} replicas of {scenario.plan.pp} stages")
+        if not args.json
+        else contextlib.nullcontext()
+    ):
         recorder = StepTrace() if args.trace else None
         result = project(scenario, recorder, what_ifs=not args.no_what_if)
     if recorder:

@@ -1,4 +1,5 @@
 """`clustersim serving`: what a deployment serves, how large it must be, what it earns."""
+
 from __future__ import annotations
 
 import argparse
@@ -14,13 +15,17 @@ clustersim serving serving_deepseek_h800 --json"""
 
 
 def add(parser) -> None:
-    parser.add_argument("scenario", nargs="?", help="a serving scenario: a file, or a name in data/scenarios (serving_*)")
+    parser.add_argument(
+        "scenario", nargs="?", help="a serving scenario: a file, or a name in data/scenarios (serving_*)"
+    )
     parser.add_argument("--model", help="a name in data/models, or a Hugging Face config.json (default glm5)")
     parser.add_argument("--cluster", action="append", help="a name in data/clusters; with --size it may be repeated")
     parser.add_argument("--chips", type=int, help="chips of an instance (default: a node)")
     parser.add_argument("--precision", help="bf16, fp8, w8a8, w4a8 or nvfp4 (default fp8)")
     parser.add_argument("--kv", help="cache format: bf16 or fp8")
-    parser.add_argument("--tp", type=int, help="attention tensor-parallel width; the rest is attention data parallelism")
+    parser.add_argument(
+        "--tp", type=int, help="attention tensor-parallel width; the rest is attention data parallelism"
+    )
     parser.add_argument("--drafts", type=int, help="draft tokens by multi-token prediction")
     parser.add_argument("--accept", type=float, help="mean tokens a step yields with drafts")
     parser.add_argument("--stack", help="serving software, a name in data/serving/stacks.yaml")
@@ -33,8 +38,12 @@ def add(parser) -> None:
     parser.add_argument("--requests", type=int, help="requests to simulate (default 1000)")
     parser.add_argument("--ttft", help="time to first token wanted, such as 2s")
     parser.add_argument("--tpot", help="time per output token wanted, such as 50ms")
-    parser.add_argument("--size", action="store_true", help="find the smallest and the cheapest deployment that meet --ttft and --tpot")
-    parser.add_argument("--ask", choices=("fits", "speed", "margin", "context"), help="answer one of the questions about the model")
+    parser.add_argument(
+        "--size", action="store_true", help="find the smallest and the cheapest deployment that meet --ttft and --tpot"
+    )
+    parser.add_argument(
+        "--ask", choices=("fits", "speed", "margin", "context"), help="answer one of the questions about the model"
+    )
     parser.add_argument("--wanted", type=float, help="tokens/s for one stream in --ask speed and margin (default 72.5)")
     parser.add_argument("--context", type=float, help="tokens of context in --ask speed and context")
     parser.add_argument("--rent", help="money per chip-hour, such as $2/h (default: the chip's)")
@@ -45,17 +54,60 @@ def add(parser) -> None:
 
 
 # What each way of asking reads beside the model, the cluster and --json; the rest is refused rather than left unread.
-READ = {"speed": {"wanted", "context", "chips", "precision", "kv", "mode"}, "fits": {"precision", "kv"},
-        "margin": {"wanted", "rent", "seed", "price", "prompt", "output", "mode"},
-        "context": {"context", "output", "chips", "precision", "rent", "price", "mode"},
-        "size": {"chips", "precision", "kv", "drafts", "accept", "prompt", "output", "cached", "rate", "users", "ttft", "tpot", "rent", "mode", "seed"}}
-OPTIONS = ("scenario", "chips", "precision", "kv", "tp", "drafts", "accept", "stack", "prompt", "output", "cv", "cached", "rate", "users", "requests", "ttft",
-           "tpot", "wanted", "context", "rent", "price", "mode", "seed")
+READ = {
+    "speed": {"wanted", "context", "chips", "precision", "kv", "mode"},
+    "fits": {"precision", "kv"},
+    "margin": {"wanted", "rent", "seed", "price", "prompt", "output", "mode"},
+    "context": {"context", "output", "chips", "precision", "rent", "price", "mode"},
+    "size": {
+        "chips",
+        "precision",
+        "kv",
+        "drafts",
+        "accept",
+        "prompt",
+        "output",
+        "cached",
+        "rate",
+        "users",
+        "ttft",
+        "tpot",
+        "rent",
+        "mode",
+        "seed",
+    },
+}
+OPTIONS = (
+    "scenario",
+    "chips",
+    "precision",
+    "kv",
+    "tp",
+    "drafts",
+    "accept",
+    "stack",
+    "prompt",
+    "output",
+    "cv",
+    "cached",
+    "rate",
+    "users",
+    "requests",
+    "ttft",
+    "tpot",
+    "wanted",
+    "context",
+    "rent",
+    "price",
+    "mode",
+    "seed",
+)
 
 
 def _check_read(args: argparse.Namespace) -> None:
     """Refuse a flag that this way of asking would not read."""
     from minglm.errors import InputError
+
     if args.ask and args.size:
         raise InputError("--ask and --size are two questions; keep one")
     way = args.ask or ("size" if args.size else None)
@@ -64,11 +116,14 @@ def _check_read(args: argparse.Namespace) -> None:
     if unread:
         words = "a scenario" if unread[0] == "scenario" else f"--{unread[0]}"
         flag = f"--ask {args.ask}" if args.ask else "--size" if way else "a simulation (without --ask)"
-        raise InputError(f"{words} is not read by {flag}; leave it out: {flag} reads {', '.join('--' + k for k in OPTIONS if k in read and k != 'scenario')}")
+        raise InputError(
+            f"{words} is not read by {flag}; leave it out: {flag} reads {', '.join('--' + k for k in OPTIONS if k in read and k != 'scenario')}"
+        )
 
 
 def main(args: argparse.Namespace) -> int:
     from sim.base.units import parse
+
     _check_read(args)
     rent = None if args.rent is None else parse(args.rent, "money_per_hour", "--rent", low=1e-9)
     if args.ask:
@@ -78,27 +133,78 @@ def main(args: argparse.Namespace) -> int:
         result, text = _size(args, rent)
     else:
         from sim.serving.scenario import run
+
         result = run(args.scenario if args.scenario and not _changes(args) else _scenario(args, rent), seed=args.seed)
         text = _scenario_text(result)
     print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text)
-    missed = [t for t in result.get("target", {}).values() if not t["met"]] if isinstance(result.get("target"), dict) else []
+    missed = (
+        [t for t in result.get("target", {}).values() if not t["met"]] if isinstance(result.get("target"), dict) else []
+    )
     return 1 if missed else 0
 
 
 def _changes(args) -> bool:
-    return any(getattr(args, k) is not None for k in ("model", "cluster", "chips", "precision", "kv", "tp", "drafts", "accept", "stack", "prompt", "output", "cv",
-                                                      "cached", "rate", "users", "requests", "ttft", "tpot", "rent", "price", "mode"))
+    return any(
+        getattr(args, k) is not None
+        for k in (
+            "model",
+            "cluster",
+            "chips",
+            "precision",
+            "kv",
+            "tp",
+            "drafts",
+            "accept",
+            "stack",
+            "prompt",
+            "output",
+            "cv",
+            "cached",
+            "rate",
+            "users",
+            "requests",
+            "ttft",
+            "tpot",
+            "rent",
+            "price",
+            "mode",
+        )
+    )
 
 
 def _ask(args, rent) -> dict:
     from sim.serving.questions import ask
+
     given: dict = {"model": args.model or "glm5"}
-    one = {"speed": {"wanted": args.wanted, "context": args.context, "chips": args.chips, "precision": args.precision, "kv": args.kv, "mode": args.mode},
-           "fits": {"precision": args.precision, "kv": args.kv},
-           "margin": {"wanted": args.wanted, "rent": rent, "seed": args.seed, "prices": [tuple(args.price)] if args.price else None,
-                      "prompt": args.prompt, "output": args.output, "mode": args.mode},
-           "context": {"context": args.context, "output": args.output, "chips": args.chips, "precision": args.precision, "rent": rent,
-                       "prices": tuple(args.price) if args.price else None, "mode": args.mode}}[args.ask]
+    one = {
+        "speed": {
+            "wanted": args.wanted,
+            "context": args.context,
+            "chips": args.chips,
+            "precision": args.precision,
+            "kv": args.kv,
+            "mode": args.mode,
+        },
+        "fits": {"precision": args.precision, "kv": args.kv},
+        "margin": {
+            "wanted": args.wanted,
+            "rent": rent,
+            "seed": args.seed,
+            "prices": [tuple(args.price)] if args.price else None,
+            "prompt": args.prompt,
+            "output": args.output,
+            "mode": args.mode,
+        },
+        "context": {
+            "context": args.context,
+            "output": args.output,
+            "chips": args.chips,
+            "precision": args.precision,
+            "rent": rent,
+            "prices": tuple(args.price) if args.price else None,
+            "mode": args.mode,
+        },
+    }[args.ask]
     given |= {k: v for k, v in one.items() if v is not None}
     if args.cluster:
         given["nodes" if args.ask == "fits" else "cluster"] = args.cluster if args.ask == "fits" else args.cluster[0]
@@ -117,46 +223,100 @@ def _target(args):
     from minglm.errors import InputError
     from sim.base.units import parse
     from sim.serving.sizing import Target
+
     if args.users:
-        raise InputError("--users: sizing takes --rate, requests per second; give --rate or leave it out for one instance of each kind")
-    return Target(args.prompt or 4096, args.output or 512, parse(args.ttft or "2s", "time", "--ttft", low=1e-6), parse(args.tpot or "50ms", "time", "--tpot", low=1e-6),
-                  args.cached or 0.0, args.rate)
+        raise InputError(
+            "--users: sizing takes --rate, requests per second; give --rate or leave it out for one instance of each kind"
+        )
+    return Target(
+        args.prompt or 4096,
+        args.output or 512,
+        parse(args.ttft or "2s", "time", "--ttft", low=1e-6),
+        parse(args.tpot or "50ms", "time", "--tpot", low=1e-6),
+        args.cached or 0.0,
+        args.rate,
+    )
 
 
 def _size(args, rent) -> tuple[dict, str]:
     from sim.serving.questions import ACCEPT
     from sim.serving.sizing import DEFAULT_CLUSTERS, size
+
     target = _target(args)
     accept = ACCEPT if args.accept is None else {args.drafts or 3: args.accept}
-    narrow = {k: (v,) for k, v in (("formats", args.precision), ("kvs", args.kv), ("drafts", args.drafts)) if v is not None}
-    found = size(args.model or "glm5", target, args.cluster or DEFAULT_CLUSTERS, args.mode or "hybrid", rent, most=max(160, args.chips or 0),
-                 verify=8, seed=args.seed or 0, accept=accept, **narrow)
+    narrow = {
+        k: (v,) for k, v in (("formats", args.precision), ("kvs", args.kv), ("drafts", args.drafts)) if v is not None
+    }
+    found = size(
+        args.model or "glm5",
+        target,
+        args.cluster or DEFAULT_CLUSTERS,
+        args.mode or "hybrid",
+        rent,
+        most=max(160, args.chips or 0),
+        verify=8,
+        seed=args.seed or 0,
+        accept=accept,
+        **narrow,
+    )
     picks = {"smallest": found.smallest, "cheapest": found.cheapest}
-    result: dict = {"tried": found.tried, "met": len(found.options), "refused": dict(found.refused), "notes": found.notes, "mode": args.mode or "hybrid"}
-    lines = [f"{found.tried} deployments tried, {len(found.options)} meet TTFT {target.ttft_s:g} s and TPOT {1e3 * target.tpot_s:g} ms; "
-             + "; ".join(f"{n} {why}" for why, n in sorted(found.refused.items(), key=lambda kv: -kv[1]))]
+    result: dict = {
+        "tried": found.tried,
+        "met": len(found.options),
+        "refused": dict(found.refused),
+        "notes": found.notes,
+        "mode": args.mode or "hybrid",
+    }
+    lines = [
+        f"{found.tried} deployments tried, {len(found.options)} meet TTFT {target.ttft_s:g} s and TPOT {1e3 * target.tpot_s:g} ms; "
+        + "; ".join(f"{n} {why}" for why, n in sorted(found.refused.items(), key=lambda kv: -kv[1]))
+    ]
     for name, option in picks.items():
         if option is None:
             continue
         result[name], seen = option.to_dict(), option.simulated
-        money = f", ${option.usd_per_million_input:.2f} / ${option.usd_per_million_output:.2f} a million tokens in / out" if option.usd_per_million_output else ""
-        lines.append(f"{name}: {option.decode.describe()}; {option.layout}, {option.chips} chips ({option.decode_instances} decode, {option.prefill_instances} prefill); "
-                     f"batch {option.batch}, TPOT {1e3 * option.tpot_s:.1f} ms, TTFT {option.ttft_s:.2f} s; {option.decode_tokens_per_s_chip:,.0f} output tokens/s a chip while "
-                     f"decoding{money}; mode: {option.mode}{' (' + option.measured_row + ')' if option.measured_row else ''}; simulated at {seen['rate_per_s']:.2f} requests/s: "
-                     f"TTFT {seen['ttft_p50_s']:.2f} s (p95 {seen['ttft_p95_s']:.2f}), TPOT p95 {1e3 * seen['tpot_p95_s']:.1f} ms, target {'kept' if option.kept else 'missed'}")
+        money = (
+            f", ${option.usd_per_million_input:.2f} / ${option.usd_per_million_output:.2f} a million tokens in / out"
+            if option.usd_per_million_output
+            else ""
+        )
+        lines.append(
+            f"{name}: {option.decode.describe()}; {option.layout}, {option.chips} chips ({option.decode_instances} decode, {option.prefill_instances} prefill); "
+            f"batch {option.batch}, TPOT {1e3 * option.tpot_s:.1f} ms, TTFT {option.ttft_s:.2f} s; {option.decode_tokens_per_s_chip:,.0f} output tokens/s a chip while "
+            f"decoding{money}; mode: {option.mode}{' (' + option.measured_row + ')' if option.measured_row else ''}; simulated at {seen['rate_per_s']:.2f} requests/s: "
+            f"TTFT {seen['ttft_p50_s']:.2f} s (p95 {seen['ttft_p95_s']:.2f}), TPOT p95 {1e3 * seen['tpot_p95_s']:.1f} ms, target {'kept' if option.kept else 'missed'}"
+        )
     return result, "\n".join(lines + found.notes)
 
 
 def _scenario(args, rent) -> dict:
     """A scenario from flags alone, or a file's with the flags on top."""
     from sim.serving.scenario import load
-    given = load(args.scenario) if args.scenario else {
-        "version": 1, "kind": "serving", "name": "from the command line", "model": "glm5", "decode": {"cluster": "dgx_h200"}, "workload": {}}
+
+    given = (
+        load(args.scenario)
+        if args.scenario
+        else {
+            "version": 1,
+            "kind": "serving",
+            "name": "from the command line",
+            "model": "glm5",
+            "decode": {"cluster": "dgx_h200"},
+            "workload": {},
+        }
+    )
     decode, work = dict(given["decode"]), dict(given["workload"])
     if args.cluster:
         decode["cluster"] = args.cluster[0]
-    for key, value in (("chips", args.chips), ("precision", args.precision), ("kv", args.kv), ("attention_tp", args.tp), ("drafts", args.drafts),
-                       ("accept_length", args.accept), ("stack", args.stack)):
+    for key, value in (
+        ("chips", args.chips),
+        ("precision", args.precision),
+        ("kv", args.kv),
+        ("attention_tp", args.tp),
+        ("drafts", args.drafts),
+        ("accept_length", args.accept),
+        ("stack", args.stack),
+    ):
         if value is not None:
             decode[key] = value
     if args.tp is None and not args.scenario:
@@ -180,8 +340,16 @@ def _scenario(args, rent) -> dict:
         prices["rent"] = rent
     if args.price:
         prices |= {"input": args.price[0], "output": args.price[1]}
-    target = dict(given.get("target") or {}) | {k: v for k, v in (("ttft", args.ttft), ("tpot", args.tpot)) if v is not None}
-    out = {**given, "decode": decode, "workload": work, "prices": prices, "mode": args.mode or given.get("mode", "hybrid")}
+    target = dict(given.get("target") or {}) | {
+        k: v for k, v in (("ttft", args.ttft), ("tpot", args.tpot)) if v is not None
+    }
+    out = {
+        **given,
+        "decode": decode,
+        "workload": work,
+        "prices": prices,
+        "mode": args.mode or given.get("mode", "hybrid"),
+    }
     out |= {"model": args.model} if args.model else {}
     return {**out, "target": target} if target else out
 
@@ -190,6 +358,7 @@ def _width(decode: dict, model) -> int:
     """Attention over all chips of an instance inside a node, else data parallel."""
     from sim.spec.hardware import cluster_from
     from sim.spec.model_loader import load_model
+
     node = cluster_from(decode["cluster"]).chips_per_node
     chips = decode.get("chips", node)
     return chips if 1 <= chips <= node and load_model(model).heads % chips == 0 else 1
@@ -197,26 +366,42 @@ def _width(decode: dict, model) -> int:
 
 def _scenario_text(r: dict) -> str:
     m, sim, full = r["memory"]["decode"], r["simulated"], r["full_batch"]
-    lines = [r["name"] + (f": {r['question']}" if r["question"] else ""), "",
-             f"deployment   {r['deployment']['decode']}", f"prefill      {r['deployment']['prefill']}",
-             f"memory       {m['weights_gib']:.1f} GiB of weights in {m['usable_gib']:.1f} usable a chip; {m['kv_bytes_per_token']:,.0f} bytes of cache a token; "
-             f"{m['contexts_that_fit']:,} contexts of {m['context']:,.0f} fit",
-             f"full batch   {full['requests_per_group']} requests a group: TPOT {full['tpot_ms']:.1f} ms, {full['tokens_per_s_chip']:,.0f} tokens/s a chip; {full['time_goes_to']}",
-             f"one prompt   prefill {r['one_prompt']['prefill_ms']:,.0f} ms; {r['one_prompt']['time_goes_to']}",
-             f"simulated    {sim['finished']:,} requests in {sim['duration_s']:,.0f} s; mean batch {sim['mean_batch']:.1f}; {sim['mean_in_system']:.1f} in the system"
-             + ("; saturated: the queue grows without end" if sim["saturated"] else "")]
-    for name, key, scale, unit in (("TTFT", "ttft_s", 1.0, "s"), ("TPOT", "tpot_s", 1e3, "ms"), ("whole", "e2e_s", 1.0, "s")):
+    lines = [
+        r["name"] + (f": {r['question']}" if r["question"] else ""),
+        "",
+        f"deployment   {r['deployment']['decode']}",
+        f"prefill      {r['deployment']['prefill']}",
+        f"memory       {m['weights_gib']:.1f} GiB of weights in {m['usable_gib']:.1f} usable a chip; {m['kv_bytes_per_token']:,.0f} bytes of cache a token; "
+        f"{m['contexts_that_fit']:,} contexts of {m['context']:,.0f} fit",
+        f"full batch   {full['requests_per_group']} requests a group: TPOT {full['tpot_ms']:.1f} ms, {full['tokens_per_s_chip']:,.0f} tokens/s a chip; {full['time_goes_to']}",
+        f"one prompt   prefill {r['one_prompt']['prefill_ms']:,.0f} ms; {r['one_prompt']['time_goes_to']}",
+        f"simulated    {sim['finished']:,} requests in {sim['duration_s']:,.0f} s; mean batch {sim['mean_batch']:.1f}; {sim['mean_in_system']:.1f} in the system"
+        + ("; saturated: the queue grows without end" if sim["saturated"] else ""),
+    ]
+    for name, key, scale, unit in (
+        ("TTFT", "ttft_s", 1.0, "s"),
+        ("TPOT", "tpot_s", 1e3, "ms"),
+        ("whole", "e2e_s", 1.0, "s"),
+    ):
         lines.append(f"{name:<12} " + ", ".join(f"{p} {scale * v:.3g}" for p, v in sim[key].items()) + f" {unit}")
-    lines.append(f"throughput   {sim['output_tokens_per_s']:,.0f} output and {sim['input_tokens_per_s']:,.0f} input tokens/s; {sim['output_tokens_per_s_chip']:,.1f} output tokens/s a chip")
+    lines.append(
+        f"throughput   {sim['output_tokens_per_s']:,.0f} output and {sim['input_tokens_per_s']:,.0f} input tokens/s; {sim['output_tokens_per_s_chip']:,.1f} output tokens/s a chip"
+    )
     money = r.get("money", {})
     if "usd_per_million_output" in money:
-        lines.append(f"cost         ${money['usd_per_million_output']:.2f} a million output tokens with their input (${money['usd_per_million_output_low']:.2f} to "
-                     f"${money['usd_per_million_output_high']:.2f}) at ${money['rent_usd_per_chip_hour']:.2f} a chip-hour and {money['utilisation']:.0%} use")
+        lines.append(
+            f"cost         ${money['usd_per_million_output']:.2f} a million output tokens with their input (${money['usd_per_million_output_low']:.2f} to "
+            f"${money['usd_per_million_output_high']:.2f}) at ${money['rent_usd_per_chip_hour']:.2f} a chip-hour and {money['utilisation']:.0%} use"
+        )
     elif money:
         lines.append("cost         " + money["note"])
     if money.get("margin") is not None:
-        lines.append(f"margin       {money['margin']:.0%} ({money['margin_low']:.0%} to {money['margin_high']:.0%} over the range of rents)")
+        lines.append(
+            f"margin       {money['margin']:.0%} ({money['margin_low']:.0%} to {money['margin_high']:.0%} over the range of rents)"
+        )
     for name, t in r.get("target", {}).items():
-        lines.append(f"{name.upper():<12} {'met' if t['met'] else 'missed'}: p95 {t['p95_s']:.4g} s against {t['limit_s']:g} s")
+        lines.append(
+            f"{name.upper():<12} {'met' if t['met'] else 'missed'}: p95 {t['p95_s']:.4g} s against {t['limit_s']:g} s"
+        )
     lines.append(f"mode         {r['mode']}")
     return "\n".join(lines + [f"assumed      {a}" for a in r["assumptions"]])

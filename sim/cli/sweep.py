@@ -1,4 +1,5 @@
 """`clustersim sweep`: a scenario over a grid of fields, or over what is uncertain about it."""
+
 from __future__ import annotations
 
 import json
@@ -14,13 +15,25 @@ clustersim sweep llama3_405b_16k_h100 --vary chips=[8192,16384] --set plan.dp=nu
 
 def add(parser) -> None:
     from sim.cli.run import arguments
+
     arguments(parser)
-    parser.add_argument("--vary", action="append", default=[], metavar="FIELD=VALUES",
-                        help="a list such as [4, 8] (grid), or with --samples also {low, mid, high} or {normal: [mean, sd]}; may be repeated")
-    parser.add_argument("--samples", type=int, help="Monte Carlo with so many samples over the facts' ranges and --vary")
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUES",
+        help="a list such as [4, 8] (grid), or with --samples also {low, mid, high} or {normal: [mean, sd]}; may be repeated",
+    )
+    parser.add_argument(
+        "--samples", type=int, help="Monte Carlo with so many samples over the facts' ranges and --vary"
+    )
     parser.add_argument("--no-facts", action="store_true", help="with --samples: hold the facts, draw --vary alone")
     parser.add_argument("--engine", default="local", help="local (this machine's cores) | ray")
-    parser.add_argument("--ray-address", metavar="HOST:PORT", help="with --engine ray: the cluster (default: RAY_ADDRESS, else one on this machine)")
+    parser.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="with --engine ray: the cluster (default: RAY_ADDRESS, else one on this machine)",
+    )
     parser.add_argument("--workers", type=int, help="processes (default: all cores)")
     parser.add_argument("--out", help="grid: the .csv (gone on with when it exists) or .parquet; Monte Carlo: a .json")
 
@@ -30,6 +43,7 @@ def varied(args) -> dict:
     from minglm.errors import InputError
     from sim.base.documents import parse_text
     from sim.scenario.file import SHAPE
+
     out = {}
     for text in args.vary:
         name, sign, value = text.partition("=")
@@ -48,6 +62,7 @@ def main(args) -> int:
     from minglm.errors import InputError
     from sim.base import parallel_map
     from sim.cli.run import load
+
     parallel_map.check(args.engine)
     if args.ray_address and args.engine != "ray":
         raise InputError(f"--ray-address {args.ray_address}: needs --engine ray")
@@ -59,18 +74,39 @@ def main(args) -> int:
         nonlocal bar
         if bar is None and sys.stderr.isatty() and not args.json:
             from tqdm import tqdm
+
             bar = tqdm(total=of, desc="samples" if args.samples else "points", file=sys.stderr, leave=False)
         if bar is not None:
             bar.update(n)
+
     try:
         if args.samples is not None:
             from sim.study.monte_carlo import monte_carlo
-            result = monte_carlo(scenario, args.samples, vary, not args.no_facts, scenario.seed, args.engine, args.workers, lambda n: progress(n, args.samples),
-                                 args.ray_address)
+
+            result = monte_carlo(
+                scenario,
+                args.samples,
+                vary,
+                not args.no_facts,
+                scenario.seed,
+                args.engine,
+                args.workers,
+                lambda n: progress(n, args.samples),
+                args.ray_address,
+            )
         else:
             from sim.study.sweep import grid, sweep
+
             size = len(grid(vary))
-            result = sweep(scenario.document, vary, Path(args.out) if args.out else None, args.engine, args.workers, lambda n: progress(n, size), args.ray_address)
+            result = sweep(
+                scenario.document,
+                vary,
+                Path(args.out) if args.out else None,
+                args.engine,
+                args.workers,
+                lambda n: progress(n, size),
+                args.ray_address,
+            )
     finally:
         if bar is not None:
             bar.close()
@@ -85,22 +121,36 @@ def main(args) -> int:
 
 def _table(rows: list[dict], fields: list[str]) -> str:
     from sim.base.units import show
-    lines = ["".join(f"{f[-22:]:>24}" for f in fields) + f"{'step':>10}{'tokens/s':>12}{'GiB':>8}{'days':>9}{'rent':>11}{'own':>11}"]
+
+    lines = [
+        "".join(f"{f[-22:]:>24}" for f in fields)
+        + f"{'step':>10}{'tokens/s':>12}{'GiB':>8}{'days':>9}{'rent':>11}{'own':>11}"
+    ]
     for r in rows:
         said = "".join(f"{str(r[f])[:22]:>24}" for f in fields)
         if r["reason"]:
             lines.append(f"{said}   {r['reason']}")
         else:
-            money = "".join(f"{show(r[k], 'money') if r.get(k) not in (None, '') else '-':>11}" for k in ("rent_usd", "own_usd"))
-            lines.append(f"{said}{r['step_s']:>9.3g}s{r['tokens_per_s']:>12,.0f}{r['memory_gib']:>8.1f}{r['days']:>9.3g}{money}")
+            money = "".join(
+                f"{show(r[k], 'money') if r.get(k) not in (None, '') else '-':>11}" for k in ("rent_usd", "own_usd")
+            )
+            lines.append(
+                f"{said}{r['step_s']:>9.3g}s{r['tokens_per_s']:>12,.0f}{r['memory_gib']:>8.1f}{r['days']:>9.3g}{money}"
+            )
     return "\n".join(lines)
 
 
 def _uncertain(r: dict) -> str:
-    lines = [f"{r['name']}: {r['plan']}, {r['samples']:,} samples" + (f", {r['refused']:,} could not run ({r['reason']})" if r["refused"] else ""), "",
-             f"{'':16}{'5%':>14}{'median':>14}{'95%':>14}{'centre':>14}"]
+    lines = [
+        f"{r['name']}: {r['plan']}, {r['samples']:,} samples"
+        + (f", {r['refused']:,} could not run ({r['reason']})" if r["refused"] else ""),
+        "",
+        f"{'':16}{'5%':>14}{'median':>14}{'95%':>14}{'centre':>14}",
+    ]
     for name, i in r["intervals"].items():
-        lines.append(f"{name:16}{i['p5']:>14,.4g}{i['p50']:>14,.4g}{i['p95']:>14,.4g}{r['centre'].get(name, float('nan')):>14,.4g}")
+        lines.append(
+            f"{name:16}{i['p5']:>14,.4g}{i['p50']:>14,.4g}{i['p95']:>14,.4g}{r['centre'].get(name, float('nan')):>14,.4g}"
+        )
     lines += ["", f"{'what moves the days':32}{'at its 5%':>12}{'at its 95%':>12}{'swing':>9}"]
     for t in r["tornado"][:12]:
         ends = "".join(f"{t[k]:>12.4g}" if k in t else f"{'-':>12}" for k in ("low_days", "high_days"))

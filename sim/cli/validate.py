@@ -1,4 +1,5 @@
 """`clustersim validate`: predictions beside measurements."""
+
 from __future__ import annotations
 
 import json
@@ -18,30 +19,45 @@ clustersim validate --figure errors.html"""
 
 def add(parser) -> None:
     parser.add_argument("files", nargs="*", help="rows of your own (YAML, JSON or CSV); all published rows without it")
-    parser.add_argument("--serving", action="store_true", help="the published serving rows instead (data/serving/published.yaml)")
-    parser.add_argument("--rollouts", action="store_true", help="the published rollout rows instead (data/rollouts/published.yaml)")
+    parser.add_argument(
+        "--serving", action="store_true", help="the published serving rows instead (data/serving/published.yaml)"
+    )
+    parser.add_argument(
+        "--rollouts", action="store_true", help="the published rollout rows instead (data/rollouts/published.yaml)"
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("--figure", metavar="FILE", help="write the error table as a figure (.html, .svg, or .png with kaleido)")
-    parser.add_argument("--cross", action=argparse_flag(), default=None, help="cross-validate: refit every scalar without the row (default for the published rows)")
+    parser.add_argument(
+        "--figure", metavar="FILE", help="write the error table as a figure (.html, .svg, or .png with kaleido)"
+    )
+    parser.add_argument(
+        "--cross",
+        action=argparse_flag(),
+        default=None,
+        help="cross-validate: refit every scalar without the row (default for the published rows)",
+    )
 
 
 def argparse_flag():
     import argparse
+
     return argparse.BooleanOptionalAction
 
 
 def main(args) -> int:
     if args.serving:
         from sim.validation import serving as serving_validate
+
         report = serving_validate.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
         return 0
     if args.rollouts:
         from sim.validation import rollout
+
         report = rollout.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout.table_text(report))
         return 0
     from sim.validation import training
+
     result = training.run(args.files or None, cross=args.cross)
     if args.json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
@@ -52,5 +68,6 @@ def main(args) -> int:
             figures.static_figure(result, Path(args.figure))
         else:
             from sim.report.projection import write_figure
+
             write_figure(figures.figure(result), Path(args.figure))
     return 0

@@ -7,6 +7,7 @@ messages and of unpaired chunks in the ramps are those of `sim/training/schedule
 Exact for equal stages of GPipe, 1F1B, interleaved and ZB-H1; for unequal ones the busiest rank sets the pace and the
 others the ramp, and where weight gradients are deferred any rank can set it. DualPipe and ZB-V are within a few percent.
 """
+
 from __future__ import annotations
 
 import math
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from sim.cost.step_costs import StepCosts
 
-DEFERRED = ("zb-h1", "zb-v", "dualpipe", "dualpipe-v")       # schedules that put weight gradients off to fill their ramps
+DEFERRED = ("zb-h1", "zb-v", "dualpipe", "dualpipe-v")  # schedules that put weight gradients off to fill their ramps
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class StepTime:
     total_s: float
     pipeline_s: float
     bubble_s: float
-    grad_reduce_s: float             # what overlap leaves
+    grad_reduce_s: float  # what overlap leaves
     param_gather_s: float
     optimizer_s: float
     fixed_s: float
@@ -43,20 +44,24 @@ class Loads:
     """
 
     ranks: int
-    chunks: int                      # per rank
-    busy: float                      # the busiest rank's work
-    total: float                     # all ranks' work
-    forward: float                   # the longest forward, and the longest backward with weights
+    chunks: int  # per rank
+    busy: float  # the busiest rank's work
+    total: float  # all ranks' work
+    forward: float  # the longest forward, and the longest backward with weights
     backward: float
     mean: tuple[float, float, float]  # forward, input-gradient and weight-gradient of an average chunk
-    rest: tuple[float, ...]          # work of rank r and all after it
-    hidden: float                    # all-to-all that paired micro-batches hide, all ranks
-    steady: float                    # the busiest rank's work when it is hidden
-    paces: tuple[tuple[float, float, float], ...]   # (work, work when it is hidden, weight-gradient of one chunk), distinct ranks
-    last_backward: float             # the shortest backward of a rank: what gradient reduction hides under
+    rest: tuple[float, ...]  # work of rank r and all after it
+    hidden: float  # all-to-all that paired micro-batches hide, all ranks
+    steady: float  # the busiest rank's work when it is hidden
+    paces: tuple[
+        tuple[float, float, float], ...
+    ]  # (work, work when it is hidden, weight-gradient of one chunk), distinct ranks
+    last_backward: float  # the shortest backward of a rank: what gradient reduction hides under
 
 
-def loads(fwd: Sequence[float], bwd: Sequence[float], wgt: Sequence[float], hide: Sequence[float], chunks: int) -> Loads:
+def loads(
+    fwd: Sequence[float], bwd: Sequence[float], wgt: Sequence[float], hide: Sequence[float], chunks: int
+) -> Loads:
     """From each rank's forward, input-gradient, weight-gradient and hideable seconds."""
     work = [f + b + w for f, b, w in zip(fwd, bwd, wgt)]
     back = [b + w for b, w in zip(bwd, wgt)]
@@ -65,18 +70,38 @@ def loads(fwd: Sequence[float], bwd: Sequence[float], wgt: Sequence[float], hide
         left += one
         rest.append(left)
     n = len(work)
-    return Loads(n, chunks, max(work), left, max(fwd), max(back), tuple(sum(x) / n / chunks for x in (fwd, bwd, wgt)), tuple(reversed(rest)),
-                 sum(hide), max(w - h for w, h in zip(work, hide)), tuple({(k, k - h, w / chunks) for k, h, w in zip(work, hide, wgt)}), min(back))
+    return Loads(
+        n,
+        chunks,
+        max(work),
+        left,
+        max(fwd),
+        max(back),
+        tuple(sum(x) / n / chunks for x in (fwd, bwd, wgt)),
+        tuple(reversed(rest)),
+        sum(hide),
+        max(w - h for w, h in zip(work, hide)),
+        tuple({(k, k - h, w / chunks) for k, h, w in zip(work, hide, wgt)}),
+        min(back),
+    )
 
 
 def loads_of(costs: StepCosts) -> Loads:
-    return loads([sum(c.forward_s for c in row) for row in costs.chunks], [sum(c.backward_input_s for c in row) for row in costs.chunks],
-                 [sum(c.backward_weight_s for c in row) for row in costs.chunks],
-                 [sum(min(c.forward_comm_s + c.backward_comm_s, c.forward_s, c.backward_s) for c in row) for row in costs.chunks],
-                 max(len(row) for row in costs.chunks))
+    return loads(
+        [sum(c.forward_s for c in row) for row in costs.chunks],
+        [sum(c.backward_input_s for c in row) for row in costs.chunks],
+        [sum(c.backward_weight_s for c in row) for row in costs.chunks],
+        [
+            sum(min(c.forward_comm_s + c.backward_comm_s, c.forward_s, c.backward_s) for c in row)
+            for row in costs.chunks
+        ],
+        max(len(row) for row in costs.chunks),
+    )
 
 
-def pipeline_time(costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = True, slow: float = 1.0) -> tuple[float, float]:
+def pipeline_time(
+    costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = True, slow: float = 1.0
+) -> tuple[float, float]:
     """(seconds from the first forward to the last backward, idle seconds of the busiest rank).
 
     `slow` multiplies compute: the slowest chip of every rank (see `straggler`).
@@ -102,25 +127,34 @@ def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: boo
             return time, time - m * busy
         time = m * busy + (total - busy) / v + 2 * (P * v - 1) * p2p
         if not overlap_p2p:
-            time += 2 * m * v * p2p                                   # each chunk waits for its messages
+            time += 2 * m * v * p2p  # each chunk waits for its messages
         return time, time - m * busy
-    F, B, W = (x * slow for x in work.mean)                       # of one chunk
+    F, B, W = (x * slow for x in work.mean)  # of one chunk
     paces = [(k * slow, s * slow, w * slow) for k, s, w in work.paces]
     # any rank can set the pace: the ramp takes long where its weight gradients, which fill it, are short
     if schedule == "zb-h1":
         time = max(m * work_r + (P - 1) * max(F + B - w, F, B) for work_r, _, w in paces) + 4 * (P - 1) * p2p
         return time, time - m * busy
     if schedule == "zb-v":
-        time = max(m * work_r + (P - 1) * max(F + B - 2 * w, 2 * (B - w), F, B, w) for work_r, _, w in paces) + (5 * P - 7) * p2p
+        time = (
+            max(m * work_r + (P - 1) * max(F + B - 2 * w, 2 * (B - w), F, B, w) for work_r, _, w in paces)
+            + (5 * P - 7) * p2p
+        )
         return time, time - m * busy
     # Pairs of a forward and a full backward run together and hide the all-to-all; the ramps run unpaired.
     hide = work.hidden * slow / P / v
     pair = F + B + W - hide
     unpaired = (P + 1 if schedule == "dualpipe" else 2 * P + 1) * hide
     ramp = P / 2 - 1 if schedule == "dualpipe" else P - 1
-    share = 0.5 if schedule == "dualpipe" else 1.0            # each direction carries half of the micro-batches
-    messages = m * share * (4 - 4 / P) + max(P - 5, 0)         # behind a busier rank some fall into its shadow: not counted off
-    time = max(m * share * steady + ramp * max(pair + (B + W) - 3 * w, 0.0) for _, steady, w in paces) + unpaired + messages * p2p
+    share = 0.5 if schedule == "dualpipe" else 1.0  # each direction carries half of the micro-batches
+    messages = m * share * (4 - 4 / P) + max(
+        P - 5, 0
+    )  # behind a busier rank some fall into its shadow: not counted off
+    time = (
+        max(m * share * steady + ramp * max(pair + (B + W) - 3 * w, 0.0) for _, steady, w in paces)
+        + unpaired
+        + messages * p2p
+    )
     return time, time - m * share * work.steady * slow
 
 
@@ -135,7 +169,9 @@ def straggler(chips: int, spread: float) -> float:
     return 1.0 + spread * z
 
 
-def step_time(costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = True, slow: float = 1.0, dp_hidden: float = 0.9) -> StepTime:
+def step_time(
+    costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = True, slow: float = 1.0, dp_hidden: float = 0.9
+) -> StepTime:
     """Seconds of one training step.
 
     The gradient reduction may run under the backward of the last micro-batch (`overlap_grad_reduce`): what is longer than
@@ -157,5 +193,5 @@ def exposed_reduction(work: Loads, m: int, reduce: float, slow: float, dp_hidden
     # interleaving finishes a chunk's gradients P micro-batches of backwards before the next chunk's
     early, last = reduce * (v - 1) / v, reduce / v
     waiting = max(early - dp_hidden * (v - 1) * min(work.ranks, m) * chunk, 0.0)
-    buckets = 8                                                   # the last bucket has nothing to hide under
+    buckets = 8  # the last bucket has nothing to hide under
     return max(waiting + last - dp_hidden * chunk, last / buckets * (1 - dp_hidden))

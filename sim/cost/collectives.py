@@ -9,6 +9,7 @@ n−1 of the links (Huawei's own planner counts so for the 910B: MindSpeed `comm
 every chip has its port; oversubscription divides what leaves the tier below. `efficiency` is the share of line rate that
 large messages reach; the ramp for small ones comes from α.
 """
+
 from __future__ import annotations
 
 import functools
@@ -23,9 +24,21 @@ ALGORITHMS = ("auto", "ring", "tree", "halving-doubling", "hierarchical", "pairw
 
 # name: (value, label, source)
 CONSTANTS = {
-    "launch_s": (8.0e-6, "assumed", "start of a collective on the device: kernel launch, handshake (NCCL small-message floor is 10-20 µs)"),
-    "all_to_all_share": (0.85, "assumed", "all-to-all reaches this share of what a ring reaches (many peers, uneven arrival)"),
-    "dedup_share": (1.0, "published", "DeepEP's normal kernels reach 43-58 GB/s per 400G port across nodes, line rate (deepseek-ai/DeepEP README)"),
+    "launch_s": (
+        8.0e-6,
+        "assumed",
+        "start of a collective on the device: kernel launch, handshake (NCCL small-message floor is 10-20 µs)",
+    ),
+    "all_to_all_share": (
+        0.85,
+        "assumed",
+        "all-to-all reaches this share of what a ring reaches (many peers, uneven arrival)",
+    ),
+    "dedup_share": (
+        1.0,
+        "published",
+        "DeepEP's normal kernels reach 43-58 GB/s per 400G port across nodes, line rate (deepseek-ai/DeepEP README)",
+    ),
 }
 
 
@@ -120,11 +133,11 @@ def _tree(kind: str, size: float, levels: tuple[Level, ...]) -> float:
 def _halving(kind: str, size: float, levels: tuple[Level, ...]) -> float:
     """Recursive halving then doubling: log2(n) exchanges, each pair at its own rate (no port is shared between steps)."""
     total, left, trips = 0.0, size, 2 if kind == "all_reduce" else 1
-    for level in reversed(levels):                       # largest pieces travel farthest: the vector halves inwards
+    for level in reversed(levels):  # largest pieces travel farthest: the vector halves inwards
         for _ in range(math.ceil(math.log2(level.fan))):
             left /= 2
             rate = level.bytes_per_s
-            if level.tier.topology == "mesh":            # one partner at a time uses one link
+            if level.tier.topology == "mesh":  # one partner at a time uses one link
                 rate = rate / max(level.fan - 1, 1)
             total += level.latency_s + left / rate
     return trips * total
@@ -187,10 +200,15 @@ def time(kind: str, size: float, levels: tuple[Level, ...], algorithm: str = "au
     if kind == "all_to_all":
         return start + _pairwise(size, levels, dedup)
     options = {
-        "ring": _ring, "tree": _tree, "halving-doubling": _halving, "hierarchical": _hierarchical,
+        "ring": _ring,
+        "tree": _tree,
+        "halving-doubling": _halving,
+        "hierarchical": _hierarchical,
     }
     if algorithm == "pairwise":
-        raise InputError(f"algorithm 'pairwise': is for all_to_all, not {kind}; use ring, tree, halving-doubling or hierarchical")
+        raise InputError(
+            f"algorithm 'pairwise': is for all_to_all, not {kind}; use ring, tree, halving-doubling or hierarchical"
+        )
     if algorithm != "auto":
         return start + options[algorithm](kind, size, levels)
     names = ["ring", "hierarchical"] + (["tree"] if kind in ("all_reduce", "broadcast") else [])
@@ -205,5 +223,9 @@ def p2p(cluster: Cluster, size: float, distance: int) -> float:
     tier = next((t for t in tiers if distance < t.size), tiers[-1])
     rate = tier.bytes_per_s.value * tier.efficiency.value
     if tier.topology == "mesh":
-        rate /= max(tier.links, 1)                       # one link to that one partner
-    return CONSTANTS["launch_s"][0] + tier.latency_s.value + size / (rate / (tier.oversubscription if tier.topology != "mesh" else 1.0))
+        rate /= max(tier.links, 1)  # one link to that one partner
+    return (
+        CONSTANTS["launch_s"][0]
+        + tier.latency_s.value
+        + size / (rate / (tier.oversubscription if tier.topology != "mesh" else 1.0))
+    )

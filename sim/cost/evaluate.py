@@ -1,4 +1,5 @@
 """One plan in closed form: costs, memory, seconds of a step, in about a millisecond."""
+
 from __future__ import annotations
 
 import functools
@@ -14,8 +15,16 @@ from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
 
 
-def in_closed_form(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack, warn: bool = False,
-                   need: memory.Memory | None = None) -> tuple[Estimate, memory.Memory, float, float]:
+def in_closed_form(
+    model: ModelSpec,
+    cluster: Cluster,
+    plan: Plan,
+    workload: Workload,
+    precision: str,
+    stack,
+    warn: bool = False,
+    need: memory.Memory | None = None,
+) -> tuple[Estimate, memory.Memory, float, float]:
     """(costs, memory, seconds of a step in closed form, factor of the slowest chip), in about a millisecond.
 
     need: the plan's memory where it is known to fit: it is then not counted again.
@@ -24,7 +33,11 @@ def in_closed_form(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Wor
         InputError: a plan that cannot run, or how many GiB it is over and what would fit.
     """
     if need is None:
-        need = memory.peak(model, plan, workload, precision, stack) if warn else memory.check_fits(model, cluster, plan, workload, precision, stack)
+        need = (
+            memory.peak(model, plan, workload, precision, stack)
+            if warn
+            else memory.check_fits(model, cluster, plan, workload, precision, stack)
+        )
     made = estimate(model, cluster, plan, workload, precision, stack)
     slow = straggler(plan.chips, made.stack.jitter)
     overlap = made.stack.overlap_p2p if plan.overlap_p2p is None else plan.overlap_p2p
@@ -36,7 +49,13 @@ def in_closed_form(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Wor
 
 def stretched(costs, factor: float):
     """Step costs with all compute taking `factor` times as long."""
+
     @functools.cache
     def slower(chunk):
         return replace(chunk, **{f: getattr(chunk, f) * factor for f in chunk.__dataclass_fields__})
-    return replace(costs, chunks=tuple(tuple(slower(c) for c in row) for row in costs.chunks), optimizer_s=costs.optimizer_s * factor)
+
+    return replace(
+        costs,
+        chunks=tuple(tuple(slower(c) for c in row) for row in costs.chunks),
+        optimizer_s=costs.optimizer_s * factor,
+    )

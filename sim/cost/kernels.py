@@ -10,6 +10,7 @@ Attention: a share of the best matmul rate that grows with the number of keys, S
 
 Every constant is in `CONSTANTS` with its label.
 """
+
 from __future__ import annotations
 
 import functools
@@ -21,18 +22,51 @@ from sim.spec.hardware import Chip
 
 # name: (value, label, source)
 CONSTANTS = {
-    "tile_fill_s": (1.8e-6, "assumed", "time a 256×128 tile loses to filling and draining its K loop and writing its output"),
-    "memory_share": (0.85, "assumed", "share of HBM bandwidth that streaming kernels reach (STREAM-like results are 80-92% on A100, H100)"),
+    "tile_fill_s": (
+        1.8e-6,
+        "assumed",
+        "time a 256×128 tile loses to filling and draining its K loop and writing its output",
+    ),
+    "memory_share": (
+        0.85,
+        "assumed",
+        "share of HBM bandwidth that streaming kernels reach (STREAM-like results are 80-92% on A100, H100)",
+    ),
     "kernel_s": (2.5e-6, "assumed", "start and end of a kernel on the device that back-to-back launches do not hide"),
     "roof_norm": (4.0, "assumed", "sharpness of the corner between compute and memory roofs (a p-norm)"),
-    "max_matmul_share": (0.80, "assumed", "best matmul as a share of peak where a chip has no measured one (A100 87%, H100 80%, B200 78%)"),
+    "max_matmul_share": (
+        0.80,
+        "assumed",
+        "best matmul as a share of peak where a chip has no measured one (A100 87%, H100 80%, B200 78%)",
+    ),
 }
 # Tile sizes and the share of the core's rate each reaches (assumed; CUTLASS profiles show this order).
 TILES = ((256, 128, 1.0), (128, 256, 1.0), (128, 128, 0.95), (128, 64, 0.80), (64, 128, 0.80), (64, 64, 0.62))
 # Cores that tiles are spread over (published by the makers). A chip not listed is taken as 128 cores, marked assumed.
-CORES = {"A100": 108, "A800": 108, "H100": 132, "H800": 132, "H200": 132, "H20": 78, "GH200": 132, "B200": 148, "GB200": 148,
-         "B300": 160, "GB300": 160, "MI300X": 304, "MI325X": 304, "V100": 80, "A10": 72, "L40": 142,
-         "910B1": 24, "910B2": 24, "910B3": 20, "910B4": 20, "910A": 32, "910C": 24}
+CORES = {
+    "A100": 108,
+    "A800": 108,
+    "H100": 132,
+    "H800": 132,
+    "H200": 132,
+    "H20": 78,
+    "GH200": 132,
+    "B200": 148,
+    "GB200": 148,
+    "B300": 160,
+    "GB300": 160,
+    "MI300X": 304,
+    "MI325X": 304,
+    "V100": 80,
+    "A10": 72,
+    "L40": 142,
+    "910B1": 24,
+    "910B2": 24,
+    "910B3": 20,
+    "910B4": 20,
+    "910A": 32,
+    "910C": 24,
+}
 DEFAULT_CORES = 128
 
 
@@ -74,11 +108,11 @@ class Kernels:
     """Kernel times on one chip under one software stack (its attention shares, see `stacks`)."""
 
     chip: Chip
-    attention_forward: float = 0.6      # share of the best matmul rate, many keys
+    attention_forward: float = 0.6  # share of the best matmul rate, many keys
     attention_backward: float = 0.5
-    attention_half: float = 600.0       # keys at which half of that is reached
-    sustained: float = 1.0              # matmul rate held in a long run / best measured one (power, clocks)
-    scale: float = 1.0                  # the stack's one fitted scalar: kernel speed / modelled speed
+    attention_half: float = 600.0  # keys at which half of that is reached
+    sustained: float = 1.0  # matmul rate held in a long run / best measured one (power, clocks)
+    scale: float = 1.0  # the stack's one fitted scalar: kernel speed / modelled speed
 
     @functools.cached_property
     def matmul_flops(self) -> dict[bool, float]:
@@ -130,7 +164,7 @@ class Kernels:
     def _roofline(self, flops, size, m, n, k, batch, low) -> float:
         compute = flops / (self.matmul_flops[low] * tile_share(m, n, k, batch, self.cores, self._fill))
         if self._points:
-            compute *= self._correction(m, n, k)       # of the compute roof alone: bandwidth has its own
+            compute *= self._correction(m, n, k)  # of the compute roof alone: bandwidth has its own
         memory, p = size / self.bandwidth, _c("roof_norm")
         high, other = max(compute, memory), min(compute, memory)
         return high * (1.0 + (other / high) ** p) ** (1.0 / p) if high > 0 else 0.0

@@ -3,6 +3,7 @@
 Device time is the sum of its kernels and of the collectives that nothing hides; host time is what issuing its operators
 takes; the longer one counts. `step_cost` puts layers together to stages and a step.
 """
+
 from __future__ import annotations
 
 import functools
@@ -27,8 +28,8 @@ class LayerCost:
     backward_weight_s: float = 0.0
     hideable_forward_s: float = 0.0
     hideable_backward_s: float = 0.0
-    classes: tuple[tuple[str, float], ...] = ()       # operator class → seconds, forward + backward
-    saved: tuple[tuple[str, float], ...] = ()         # activation bytes kept, by part
+    classes: tuple[tuple[str, float], ...] = ()  # operator class → seconds, forward + backward
+    saved: tuple[tuple[str, float], ...] = ()  # activation bytes kept, by part
 
     def plus(self, other: LayerCost, times: float = 1.0) -> LayerCost:
         def merge(a, b):
@@ -36,9 +37,21 @@ class LayerCost:
             for key, value in b:
                 out[key] = out.get(key, 0.0) + times * value
             return tuple(out.items())
-        return LayerCost(*(getattr(self, f) + times * getattr(other, f) for f in (
-            "forward_s", "backward_input_s", "backward_weight_s", "hideable_forward_s", "hideable_backward_s")),
-            merge(self.classes, other.classes), merge(self.saved, other.saved))
+
+        return LayerCost(
+            *(
+                getattr(self, f) + times * getattr(other, f)
+                for f in (
+                    "forward_s",
+                    "backward_input_s",
+                    "backward_weight_s",
+                    "hideable_forward_s",
+                    "hideable_backward_s",
+                )
+            ),
+            merge(self.classes, other.classes),
+            merge(self.saved, other.saved),
+        )
 
 
 @dataclass(frozen=True)
@@ -62,16 +75,24 @@ _LAYERS: dict[tuple, tuple[tuple[tuple[float, LayerWork], ...], Stack, Cluster]]
 class Coster:
     """Layer costs of one (model, cluster, plan, workload, precision, stack)."""
 
-    def __init__(self, model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack: Stack) -> None:
+    def __init__(
+        self, model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack: Stack
+    ) -> None:
         self.model, self.cluster, self.plan, self.workload, self.stack = model, cluster, plan, workload, stack
         self.kernels = stack.kernels(cluster.chip)
         self.style: Style = stack.style(precision == "fp8", workload.imbalance)
         stride = 1 if plan.etp <= 1 else plan.etp
         ep = collectives.place(cluster, plan.ep, stride)
         inside = min(plan.ep, max(1, cluster.tiers[0].size // stride)) if plan.ep > 1 else 1
-        self.share = Share(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp, plan.ep / inside)
-        self.groups = {"tp": collectives.place(cluster, plan.tp), "cp": collectives.place(cluster, plan.cp, plan.tp),
-                       "ep": ep, "etp": collectives.place(cluster, plan.etp)}
+        self.share = Share(
+            plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp, plan.ep / inside
+        )
+        self.groups = {
+            "tp": collectives.place(cluster, plan.tp),
+            "cp": collectives.place(cluster, plan.cp, plan.tp),
+            "ep": ep,
+            "etp": collectives.place(cluster, plan.etp),
+        }
         self.shards = collectives.place(cluster, plan.zero_shards, plan.dp_stride() if plan.cp == 1 else plan.tp)
         self.expert_shards = collectives.place(cluster, plan.expert_dp, plan.ep * plan.etp)
 
@@ -82,8 +103,9 @@ class Coster:
 
     # -------------------------------------------------------------- one tape → seconds
 
-    def price(self, tape: Tape, params: tuple[float, float] = (0.0, 0.0), recompute: str = "none",
-              sync: bool = False) -> LayerCost:
+    def price(
+        self, tape: Tape, params: tuple[float, float] = (0.0, 0.0), recompute: str = "none", sync: bool = False
+    ) -> LayerCost:
         """Seconds of a recorded layer. `params`: its weights on this chip, for ZeRO-3 gathers."""
         return self.finish(self.work(tape, recompute, sync), params)
 
@@ -98,6 +120,7 @@ class Coster:
                 out += t
                 classes[op.group] = classes.get(op.group, 0.0) + t
             return out
+
         forward, backward, weight = total(tape.forward), total(tape.backward_input), total(tape.backward_weight)
         attention = classes.get("attention", 0.0)
         again = 0.0
@@ -109,7 +132,9 @@ class Coster:
         elif recompute == "selective":
             again = total(tape.core)
         elif recompute == "selective_ops":
-            again = total(op for op in tape.forward if op.kind == "memory") + 0.5 * total(op for op in tape.forward if op.kind == "matmul")
+            again = total(op for op in tape.forward if op.kind == "memory") + 0.5 * total(
+                op for op in tape.forward if op.kind == "matmul"
+            )
         if self.plan.recompute_modules and recompute != "full":
             names = {n for module in self.plan.recompute_modules for n in RECOMPUTE_MODULES[module]}
             again += total(op for op in tape.forward if op.name in names)
@@ -139,11 +164,17 @@ class Coster:
             issue = stack.scalar(self.cluster.chip, "host_op_s", stack.host_op_s)
             later, messages = issue * stack.host_backward, stack.host_message_s * len(tape.messages) / 2
             host_f = issue * sum(op.kernels for op in tape.forward) + messages
-            host_b = later * sum(op.kernels for op in tape.backward_input) + messages + (host_f if recompute == "full" else 0.0)
+            host_b = (
+                later * sum(op.kernels for op in tape.backward_input)
+                + messages
+                + (host_f if recompute == "full" else 0.0)
+            )
             host_w = later * sum(op.kernels for op in tape.backward_weight)
         bw = _longer(weight, host_w)
-        after = {"tp": _after(wgrad, bw, stack.wgrad_hidden),
-                 "ep": _after(beside, _longer(forward, host_f) + _longer(backward, host_b) + bw, stack.all_to_all_hidden)}
+        after = {
+            "tp": _after(wgrad, bw, stack.wgrad_hidden),
+            "ep": _after(beside, _longer(forward, host_f) + _longer(backward, host_b) + bw, stack.all_to_all_hidden),
+        }
         for group, left in after.items():
             if left:
                 classes[group + " communication"] = classes.get(group + " communication", 0.0) + left
@@ -159,7 +190,17 @@ class Coster:
             # no running ahead: each operator takes the longer of its device and its host time
             late = sum(max(issue * op.kernels - time(op), 0.0) for op in tape.forward)
             f, bi = f + late, bi + (late if recompute == "full" else 0.0)
-        return LayerWork(f, bi, bw + sum(after.values()), host_f, host_b, hide["forward"], hide["backward_input"], tuple(classes.items()), tuple(tape.saved.items()))
+        return LayerWork(
+            f,
+            bi,
+            bw + sum(after.values()),
+            host_f,
+            host_b,
+            hide["forward"],
+            hide["backward_input"],
+            tuple(classes.items()),
+            tuple(tape.saved.items()),
+        )
 
     def finish(self, work: LayerWork, params: tuple[float, float] = (0.0, 0.0)) -> LayerCost:
         """The layer's cost under this plan's sharding of its weights (`params`: how many are on this chip)."""
@@ -169,9 +210,16 @@ class Coster:
             f, bi, bw = self._sharded(work, params, classes)
             classes = tuple(classes.items())
         # what hiding saves: nothing where the host sets the pace
-        saved = [_longer(t, host) - _longer(max(t - hidden, 0.0), host) if hidden else 0.0 for t, host, hidden in
-                 ((f, work.host_forward_s, work.hideable_forward_s), (bi, work.host_backward_s, work.hideable_backward_s))]
-        return LayerCost(_longer(f, work.host_forward_s), _longer(bi, work.host_backward_s), bw, *saved, classes, work.saved)
+        saved = [
+            _longer(t, host) - _longer(max(t - hidden, 0.0), host) if hidden else 0.0
+            for t, host, hidden in (
+                (f, work.host_forward_s, work.hideable_forward_s),
+                (bi, work.host_backward_s, work.hideable_backward_s),
+            )
+        ]
+        return LayerCost(
+            _longer(f, work.host_forward_s), _longer(bi, work.host_backward_s), bw, *saved, classes, work.saved
+        )
 
     def _sharded(self, work: LayerWork, params: tuple[float, float], classes: dict) -> tuple[float, float, float]:
         """ZeRO-3: gather the layer's weights before the forward and the backward, scatter its gradient after."""
@@ -209,11 +257,23 @@ class Coster:
 
     def layer_work(self, kind: str, recompute: str) -> tuple[tuple[float, LayerWork], ...]:
         """(share of the layers, work) of each variant of a kind of layer; kept for the next plan that shares it."""
-        shape = tuple(self.model.__dict__.values())           # every field; the name and the depth (first two) change no layer …
+        shape = tuple(self.model.__dict__.values())  # every field; the name and the depth (first two) change no layer …
         if not (self.model.window_layers or self.model.index_topk):
-            shape = shape[2:]                                 # … unless only some of the layers have a window or an indexer
-        key = (shape, self.share, kind, recompute, self.style, self.plan.schedule.startswith("dualpipe"), self.plan.recompute_modules,
-               self.workload.window, self.plan.overlap_tp, self.plan.overlap_all_to_all, id(self.stack), id(self.cluster))
+            shape = shape[2:]  # … unless only some of the layers have a window or an indexer
+        key = (
+            shape,
+            self.share,
+            kind,
+            recompute,
+            self.style,
+            self.plan.schedule.startswith("dualpipe"),
+            self.plan.recompute_modules,
+            self.workload.window,
+            self.plan.overlap_tp,
+            self.plan.overlap_all_to_all,
+            id(self.stack),
+            id(self.cluster),
+        )
         found = _LAYERS.get(key)
         if found is None:
             if len(_LAYERS) > 4096:
@@ -232,7 +292,11 @@ class Coster:
         if model.index_topk and 0 < model.indexer_full_layers < model.layers:
             share = model.indexer_full_layers / model.layers
             variants = [(share, 0, True), (1 - share, 0, False)]
-        return tuple((weight, self.work(self.tape(kind, window, indexer), recompute, sync)) for weight, window, indexer in variants if weight > 0)
+        return tuple(
+            (weight, self.work(self.tape(kind, window, indexer), recompute, sync))
+            for weight, window, indexer in variants
+            if weight > 0
+        )
 
     @functools.cached_property
     def padded_vocab(self) -> float:
@@ -264,7 +328,11 @@ class Coster:
         table = (self.padded_vocab * self.model.hidden / self.plan.tp, 0.0)
         first, head, join = self.finish(ends[0], table), self.finish(ends[1], table), ends[2]
         if join is not None:
-            one = self.finish(join).plus(self.layer("moe" if self.model.experts else "dense", self.plan.recompute)).plus(head)
+            one = (
+                self.finish(join)
+                .plus(self.layer("moe" if self.model.experts else "dense", self.plan.recompute))
+                .plus(head)
+            )
             head = head.plus(one, self.model.mtp_depth)
         return first, head
 

@@ -4,6 +4,7 @@ Weights, gradients and optimiser states follow ZeRO's shards; activations are wh
 (arXiv 2205.05198 eq. 1–6) times the micro-batches that the schedule has in flight on a rank; recomputation keeps each
 layer's input instead. Buffers: gathered layers of ZeRO-3, logits of the loss, and a share for collectives and fragmentation.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -60,8 +61,8 @@ def in_flight(plan: Plan, rank: int, micro_batches: int) -> list[float]:
         held = min(m * v, (P - rank - 1) * 2 + (v - 1) * P + 1)
         return [held / v] * v
     if plan.schedule == "zb-v":
-        return [min(m, P / 1.0)] * 2                      # peak of 1F1B: P chunk pairs
-    return [min(m, (P + 1) / 2.0 + 0.5)] * 2              # DualPipe: P+1 micro-batches of half-size stages
+        return [min(m, P / 1.0)] * 2  # peak of 1F1B: P chunk pairs
+    return [min(m, (P + 1) / 2.0 + 0.5)] * 2  # DualPipe: P+1 micro-batches of half-size stages
 
 
 def layer_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack, kind: str) -> tuple[float, float]:
@@ -88,25 +89,31 @@ def layer_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: S
 class Kept:
     """Bytes that one micro-batch leaves on a chip: whatever dp, pp and ZeRO are, plans of the same layers share it."""
 
-    kinds: Mapping[str, tuple[float, float]]     # kind of layer → bytes kept as the plan recomputes it, without recomputation
+    kinds: Mapping[
+        str, tuple[float, float]
+    ]  # kind of layer → bytes kept as the plan recomputes it, without recomputation
     embedding: float
     head: float
-    loss: float                                  # peak of logits and loss
+    loss: float  # peak of logits and loss
 
 
 def kept_bytes(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack) -> Kept:
     """Activations by part for the plan's tp, cp, ep, etp, micro-batch and recomputation."""
     vocab = padded(model.vocab, plan.tp)
-    kinds = {k: layer_activations(model, plan, workload, stack, k) for k in
-             (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])}
+    kinds = {
+        k: layer_activations(model, plan, workload, stack, k)
+        for k in (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])
+    }
     share = Share(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp)
     head, first = Tape(stack.style(False)), Tape(stack.style(False))
     vocabulary(head, share, model.hidden, vocab)
     embedding(first, share, model.hidden, vocab)
     loss = share.tokens * vocab / plan.tp * LOGIT_BYTES[stack.loss]
-    if plan.sp:                                # the head's gathered input and its gradient
+    if plan.sp:  # the head's gathered input and its gradient
         loss += 2 * share.tokens * model.hidden * WIDTH
-    return Kept(kinds, sum(first.saved.values()), sum(size for part, size in head.saved.items() if part != "logits"), loss)
+    return Kept(
+        kinds, sum(first.saved.values()), sum(size for part, size in head.saved.items() if part != "logits"), loss
+    )
 
 
 def padded(vocab: int, tp: int) -> int:
@@ -114,10 +121,12 @@ def padded(vocab: int, tp: int) -> int:
     return -(-vocab // (128 * tp)) * 128 * tp
 
 
-def state_bytes(plan: Plan, stack: Stack, base: float, expert: float, shards: float, expert_shards: float, zero: int) -> tuple[float, float, float]:
+def state_bytes(
+    plan: Plan, stack: Stack, base: float, expert: float, shards: float, expert_shards: float, zero: int
+) -> tuple[float, float, float]:
     """(weights, gradients, optimiser states) of a chip that holds `base` replicated and `expert` expert weights."""
     grad = WIDTH if stack.bf16_grads or plan.precision_aware_optimizer else 4
-    state = (2 + 2 + 2 if plan.precision_aware_optimizer else 4 + (4 if plan.optimizer == "muon" else 8))
+    state = 2 + 2 + 2 if plan.precision_aware_optimizer else 4 + (4 if plan.optimizer == "muon" else 8)
     whole, part = base + expert, base / max(shards, 1) + expert / expert_shards
     weights = (part if zero == 3 else whole) * (4 if zero == 3 else WIDTH)
     gradients = (part if zero >= 2 else whole) * (4 if zero == 3 else grad)
@@ -133,7 +142,9 @@ def gathered_bytes(model: ModelSpec, plan: Plan, stack: Stack) -> float:
     return 2 * largest * WIDTH + largest * grad
 
 
-def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf16", stack: Stack | str | None = None) -> Memory:
+def peak(
+    model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf16", stack: Stack | str | None = None
+) -> Memory:
     """Memory of the fullest chip of a plan."""
     stack = stack if isinstance(stack, Stack) else load_stack(stack or "generic")
     params = rank_params(model, plan, padded(model.vocab, plan.tp), workload.mtp)
@@ -143,7 +154,9 @@ def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf1
     m = max(1, plan.micro_batches(workload))
     worst = None
     for rank in range(plan.pp):
-        weights, gradients, states = state_bytes(plan, stack, *params[rank], plan.zero_shards, plan.expert_dp, plan.zero)
+        weights, gradients, states = state_bytes(
+            plan, stack, *params[rank], plan.zero_shards, plan.expert_dp, plan.zero
+        )
         kept = transient = loss = 0.0
         held = in_flight(plan, rank, m)
         left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
@@ -164,7 +177,7 @@ def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf1
             if chunk == len(layers) - 1:
                 loss = parts.loss
                 kept += parts.head
-        buffers = max(transient, loss)            # the loss is over before the first layer is run again
+        buffers = max(transient, loss)  # the loss is over before the first layer is run again
         if plan.zero == 3:
             buffers += gathered_bytes(model, plan, stack)
         found = Memory(weights, gradients, states, kept, buffers, RUNTIME_BYTES, rank, held[0])
@@ -173,8 +186,14 @@ def peak(model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf1
     return worst
 
 
-def check_fits(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str = "bf16",
-               stack: Stack | str | None = None) -> Memory:
+def check_fits(
+    model: ModelSpec,
+    cluster: Cluster,
+    plan: Plan,
+    workload: Workload,
+    precision: str = "bf16",
+    stack: Stack | str | None = None,
+) -> Memory:
     """The plan's memory, when it fits.
 
     Raises:
@@ -183,17 +202,27 @@ def check_fits(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workloa
     need, room = peak(model, plan, workload, precision, stack), cluster.chip.memory_bytes.value
     if need.total_bytes <= room:
         return need
-    fits = [words for words, changed, work in _changes(plan, model, workload)
-            if peak(model, changed, work, precision, stack).total_bytes <= room][:3]
+    fits = [
+        words
+        for words, changed, work in _changes(plan, model, workload)
+        if peak(model, changed, work, precision, stack).total_bytes <= room
+    ][:3]
     over = (need.total_bytes - room) / 2**30
-    remedy = " or ".join(fits) if fits else f"use more chips with a larger pp or tp, or a chip with more than {room / 2**30:.0f} GiB"
-    raise InputError(f"the model needs {need.total_bytes / 2**30:.1f} GiB on the fullest chip, {over:.1f} GiB over the {room / 2**30:.1f} GiB "
-                     f"of {cluster.chip.name}; {remedy}")
+    remedy = (
+        " or ".join(fits)
+        if fits
+        else f"use more chips with a larger pp or tp, or a chip with more than {room / 2**30:.0f} GiB"
+    )
+    raise InputError(
+        f"the model needs {need.total_bytes / 2**30:.1f} GiB on the fullest chip, {over:.1f} GiB over the {room / 2**30:.1f} GiB "
+        f"of {cluster.chip.name}; {remedy}"
+    )
 
 
 def _changes(plan: Plan, model: ModelSpec, workload: Workload):
     """Single changes that save memory, mildest first: (words, plan, workload)."""
     from dataclasses import replace
+
     if plan.micro_batch > 1:
         yield "micro_batch=1", replace(plan, micro_batch=1), workload
     if plan.zero < 1 and plan.dp > 1:
@@ -210,7 +239,12 @@ def _changes(plan: Plan, model: ModelSpec, workload: Workload):
             if changed.tp * changed.cp * changed.dp % (changed.ep * changed.etp) == 0:
                 yield f"pp={changed.pp}, dp={changed.dp} with recompute=full", changed, workload
     for tp in (2, 4, 8):
-        if plan.dp % tp == 0 and model.heads % (plan.tp * tp) == 0 and plan.tp * tp <= 8 and model.kv_heads % (plan.tp * tp) == 0:
+        if (
+            plan.dp % tp == 0
+            and model.heads % (plan.tp * tp) == 0
+            and plan.tp * tp <= 8
+            and model.kv_heads % (plan.tp * tp) == 0
+        ):
             changed = replace(plan, tp=plan.tp * tp, dp=plan.dp // tp, sp=True, recompute="full", recompute_layers=None)
             if changed.tp * changed.cp * changed.dp % (changed.ep * changed.etp) == 0:
                 yield f"tp={changed.tp}, dp={changed.dp} with recompute=full", changed, workload

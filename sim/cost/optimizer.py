@@ -1,4 +1,5 @@
 """Operators of the optimiser's step: AdamW and Muon."""
+
 from __future__ import annotations
 
 from sim.cost.operators import ACCUMULATE, WIDTH, Op
@@ -14,8 +15,19 @@ def optimizer_ops(params: float, kind: str, model, tp: int, shards: float, grad_
     if kind == "muon":
         r = model.hidden / tp
         flops = 5 * 2 * (2 * r * params + r * params)
-        return [Op("muon", "optimizer", "memory", 0.0, params * (8 + 8 + 2 * grad_bytes + WIDTH + 8), kernels=8),
-                Op("newton-schulz", "optimizer", "matmul", flops, 5 * 6 * params * WIDTH, r, max(params / r, 1.0), r,
-                   kernels=15 * model.layers)]
+        return [
+            Op("muon", "optimizer", "memory", 0.0, params * (8 + 8 + 2 * grad_bytes + WIDTH + 8), kernels=8),
+            Op(
+                "newton-schulz",
+                "optimizer",
+                "matmul",
+                flops,
+                5 * 6 * params * WIDTH,
+                r,
+                max(params / r, 1.0),
+                r,
+                kernels=15 * model.layers,
+            ),
+        ]
     size = params * (8 + 16 + 2 * grad_bytes + WIDTH)
     return [Op("adam", "optimizer", "memory", 0.0, size, kernels=8)]

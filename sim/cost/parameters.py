@@ -1,4 +1,5 @@
 """Parameters of a layer and of a pipeline rank, as a plan shards them."""
+
 from __future__ import annotations
 
 from sim.spec.model import ModelSpec
@@ -19,7 +20,9 @@ def layer_params(model, kind: str, tp: int, ep: int, etp: int) -> tuple[float, f
         attention = down + up / tp + (model.q_lora or 0) + R
         if model.index_topk:
             share = min(1.0, (model.indexer_full_layers or model.layers) / model.layers)
-            attention += share * (q_in * model.index_heads * model.index_dim + C * (model.index_dim + model.index_heads))
+            attention += share * (
+                q_in * model.index_heads * model.index_dim + C * (model.index_dim + model.index_heads)
+            )
     else:
         D = model.head_dim
         kv = max(model.kv_heads / tp, 1.0) * tp
@@ -43,7 +46,9 @@ def rank_params(model: ModelSpec, plan: Plan, padded_vocab: float, mtp: bool = T
     for rank in range(plan.pp):
         base = expert = 0.0
         for chunk in plan.chunks_of_rank(rank):
-            n_dense = max(0, min(layers[chunk], model.dense_ffn_layers - starts[chunk])) if model.experts else layers[chunk]
+            n_dense = (
+                max(0, min(layers[chunk], model.dense_ffn_layers - starts[chunk])) if model.experts else layers[chunk]
+            )
             n_moe = layers[chunk] - n_dense
             base += n_dense * dense[0] + n_moe * moe[0]
             expert += n_dense * dense[1] + n_moe * moe[1]

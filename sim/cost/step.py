@@ -4,6 +4,7 @@
 
 `estimate` returns the same with a breakdown by operator class. Layers are priced in `sim/cost/layer.py`.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -29,15 +30,21 @@ class Estimate:
 
     costs: StepCosts
     classes: dict[str, float]
-    rank_params: tuple[tuple[float, float], ...]      # per rank: weights replicated over DP, expert weights
-    layer_saved: dict[str, dict[str, float]]          # kind → part → activation bytes of one layer and micro-batch
+    rank_params: tuple[tuple[float, float], ...]  # per rank: weights replicated over DP, expert weights
+    layer_saved: dict[str, dict[str, float]]  # kind → part → activation bytes of one layer and micro-batch
     stack: Stack
     kernels: Kernels
     assumptions: list[str] = field(default_factory=list)
 
 
-def estimate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str = "bf16",
-             stack: Stack | str | None = None) -> Estimate:
+def estimate(
+    model: ModelSpec,
+    cluster: Cluster,
+    plan: Plan,
+    workload: Workload,
+    precision: str = "bf16",
+    stack: Stack | str | None = None,
+) -> Estimate:
     """Costs of one training step with their breakdown.
 
     Args:
@@ -52,7 +59,11 @@ def estimate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
     full = plan.recompute
     kinds = (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])
     per_layer = {kind: coster.layer(kind, full) for kind in kinds}
-    plain = per_layer if full == "none" or plan.recompute_layers is None else {kind: coster.layer(kind, "none") for kind in kinds}
+    plain = (
+        per_layer
+        if full == "none" or plan.recompute_layers is None
+        else {kind: coster.layer(kind, "none") for kind in kinds}
+    )
     first, last = coster.ends()
 
     layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
@@ -64,7 +75,7 @@ def estimate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
         left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
         for chunk in plan.chunks_of_rank(rank):
             n = layers[chunk]
-            n_dense = (max(0, min(n, model.dense_ffn_layers - starts[chunk])) if model.experts else n)
+            n_dense = max(0, min(n, model.dense_ffn_layers - starts[chunk])) if model.experts else n
             again = min(left, n)
             left -= again
             key = (n_dense, n - n_dense, again, chunk == 0, chunk == len(layers) - 1)
@@ -83,8 +94,15 @@ def estimate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
                 made[key] = cost
             cost = made[key]
             busy = busy.plus(cost)
-            row.append(ChunkCost(cost.forward_s, cost.backward_input_s, cost.backward_weight_s, cost.hideable_forward_s,
-                                 cost.hideable_backward_s))
+            row.append(
+                ChunkCost(
+                    cost.forward_s,
+                    cost.backward_input_s,
+                    cost.backward_weight_s,
+                    cost.hideable_forward_s,
+                    cost.hideable_backward_s,
+                )
+            )
         chunks.append(tuple(row))
         length = busy.forward_s + busy.backward_input_s + busy.backward_weight_s
         if length > worst:
@@ -92,14 +110,24 @@ def estimate(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload,
     params = rank_params(model, plan, coster.padded_vocab, workload.mtp)
     reduce_s, gather_s, optimizer_s = data_parallel(coster, params)
     size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
-    p2p_bytes = size / plan.tp if plan.tp > 1 else size     # tensor-parallel ranks send their slice each
+    p2p_bytes = size / plan.tp if plan.tp > 1 else size  # tensor-parallel ranks send their slice each
     p2p_s = collectives.p2p(cluster, p2p_bytes, plan.pp_stride()) if plan.pp > 1 else 0.0
     if plan.pp > 1 and plan.tp > 1 and not plan.sp:
         p2p_s += collectives.time("all_gather", size, coster.groups["tp"])
     costs = StepCosts(
-        chunks=tuple(chunks), micro_batches=plan.micro_batches(workload), p2p_s=p2p_s, p2p_bytes=p2p_bytes,
-        grad_reduce_s=reduce_s, param_gather_s=gather_s, overlap_grad_reduce=coster.habit("overlap_grad_reduce"),
-        optimizer_s=optimizer_s, fixed_s=stack.fixed_s, tokens=workload.tokens, replicas=plan.dp, chips_per_rank=plan.tp * plan.cp)
+        chunks=tuple(chunks),
+        micro_batches=plan.micro_batches(workload),
+        p2p_s=p2p_s,
+        p2p_bytes=p2p_bytes,
+        grad_reduce_s=reduce_s,
+        param_gather_s=gather_s,
+        overlap_grad_reduce=coster.habit("overlap_grad_reduce"),
+        optimizer_s=optimizer_s,
+        fixed_s=stack.fixed_s,
+        tokens=workload.tokens,
+        replicas=plan.dp,
+        chips_per_rank=plan.tp * plan.cp,
+    )
     saved = {kind: dict(cost.saved) for kind, cost in per_layer.items()}
     saved["embedding"], saved["head"] = dict(first.saved), dict(last.saved)
     return Estimate(costs, classes, params, saved, stack, coster.kernels)
@@ -118,8 +146,11 @@ def data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> tu
                 # gathered and scattered layer by layer; hybrid shards are then reduced over their copies
                 copies = plan.dp * plan.cp // plan.zero_shards
                 if copies > 1:
-                    reduce += collectives.time("all_reduce", count / plan.zero_shards * grad_width,
-                                               collectives.place(cluster, copies, plan.tp * plan.zero_shards))
+                    reduce += collectives.time(
+                        "all_reduce",
+                        count / plan.zero_shards * grad_width,
+                        collectives.place(cluster, copies, plan.tp * plan.zero_shards),
+                    )
                 continue
             kind = "reduce_scatter" if plan.zero else "all_reduce"
             reduce += collectives.time(kind, count * grad_width, levels)
@@ -127,7 +158,9 @@ def data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> tu
                 gather += collectives.time("all_gather", count * WIDTH, levels)
         shards = plan.zero_shards if plan.zero else 1
         mine = base / shards + expert / (plan.expert_dp if plan.zero else 1)
-        step = sum(coster.kernels.time(op) for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width))
+        step = sum(
+            coster.kernels.time(op) for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width)
+        )
         if plan.offload:
             step = max(step, mine * 2 * 16 / cluster.host_bytes_per_s.value)
         reduce_s, gather_s, optimizer_s = max(reduce_s, reduce), max(gather_s, gather), max(optimizer_s, step)
@@ -136,7 +169,13 @@ def data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> tu
     return reduce_s, gather_s, optimizer_s
 
 
-def build(model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str = "bf16",
-          stack: Stack | str | None = None) -> StepCosts:
+def build(
+    model: ModelSpec,
+    cluster: Cluster,
+    plan: Plan,
+    workload: Workload,
+    precision: str = "bf16",
+    stack: Stack | str | None = None,
+) -> StepCosts:
     """`estimate(...)`'s costs alone: what the event floor takes."""
     return estimate(model, cluster, plan, workload, precision, stack).costs

@@ -3,6 +3,7 @@
 The cost floor (operators, kernels, collectives, plan) fills a `StepCosts`; the event floor (pipeline schedules, step,
 campaign) spends it and never asks about models or chips. Times are seconds, sizes bytes, all for one micro-batch.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ class ChunkCost:
     """
 
     forward_s: float
-    backward_input_s: float          # gradient of the activations: what the previous stage waits for
-    backward_weight_s: float         # gradient of the weights: may be deferred (zero-bubble)
+    backward_input_s: float  # gradient of the activations: what the previous stage waits for
+    backward_weight_s: float  # gradient of the weights: may be deferred (zero-bubble)
     forward_comm_s: float = 0.0
     backward_comm_s: float = 0.0
 
@@ -38,17 +39,17 @@ class StepCosts:
     """
 
     chunks: tuple[tuple[ChunkCost, ...], ...]
-    micro_batches: int               # per replica and step
-    p2p_s: float                     # activation (or its gradient) to the next stage, unloaded link
+    micro_batches: int  # per replica and step
+    p2p_s: float  # activation (or its gradient) to the next stage, unloaded link
     p2p_bytes: float
-    grad_reduce_s: float             # data-parallel gradient reduction per rank, the slowest rank, unhidden length
-    param_gather_s: float            # ZeRO parameter all-gather per step, the slowest rank
-    overlap_grad_reduce: bool        # whether reduction may run under the last backward passes
+    grad_reduce_s: float  # data-parallel gradient reduction per rank, the slowest rank, unhidden length
+    param_gather_s: float  # ZeRO parameter all-gather per step, the slowest rank
+    overlap_grad_reduce: bool  # whether reduction may run under the last backward passes
     optimizer_s: float
-    fixed_s: float = 0.0             # per-step host work that nothing hides (data, logging, launch)
-    tokens: int = 0                  # tokens per step over all replicas
-    replicas: int = 1                # data-parallel width
-    chips_per_rank: int = 1          # TP × CP chips that act as one pipeline rank
+    fixed_s: float = 0.0  # per-step host work that nothing hides (data, logging, launch)
+    tokens: int = 0  # tokens per step over all replicas
+    replicas: int = 1  # data-parallel width
+    chips_per_rank: int = 1  # TP × CP chips that act as one pipeline rank
 
     @property
     def ranks(self) -> int:

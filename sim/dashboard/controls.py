@@ -3,6 +3,7 @@
 Nothing here draws. A control's value is what a person typed ("20k", "28.5T", "2-3"); `question_of` reads all of them by the same
 functions as the command line, so that the page refuses what `clustersim plan` refuses, in the same words.
 """
+
 from __future__ import annotations
 
 import functools
@@ -39,29 +40,146 @@ class Control:
 
 CONTROLS: tuple[Control, ...] = (
     Control("model", "Model", "name", "choice", "glm5", help="what is trained; a name in data/models"),
-    Control("machine", "Chip and its nodes", "name", "choice", "chip:h100", help="each chip in the nodes and network it usually comes in"),
-    Control("chips", "How many chips", "chips", "count", "20,000", 8, 200_000, "the most that a plan may use; it may leave some spare"),
-    Control("tokens", "Training tokens", "tokens", "count", "28.5T", 1e10, 1e14, "of the whole run; GLM-5's report says 28.5T"),
-    Control("batch", "Batch", "tokens a step", "count", "64M", 1e5, 1e9, "met within 2%, so that it divides over the replicas; GLM-5's recipe grows from 16M to 64M"),
+    Control(
+        "machine",
+        "Chip and its nodes",
+        "name",
+        "choice",
+        "chip:h100",
+        help="each chip in the nodes and network it usually comes in",
+    ),
+    Control(
+        "chips",
+        "How many chips",
+        "chips",
+        "count",
+        "20,000",
+        8,
+        200_000,
+        "the most that a plan may use; it may leave some spare",
+    ),
+    Control(
+        "tokens",
+        "Training tokens",
+        "tokens",
+        "count",
+        "28.5T",
+        1e10,
+        1e14,
+        "of the whole run; GLM-5's report says 28.5T",
+    ),
+    Control(
+        "batch",
+        "Batch",
+        "tokens a step",
+        "count",
+        "64M",
+        1e5,
+        1e9,
+        "met within 2%, so that it divides over the replicas; GLM-5's recipe grows from 16M to 64M",
+    ),
     Control("seq", "Context", "tokens a sequence", "count", "4096", 512, 262_144, "length of a training sequence"),
     Control("precision", "Precision", "number format", "choice", "bf16", help="of the matrix multiplications"),
-    Control("objective", "Best plan means", "aim", "choice", "tokens", help="shortest time, or lowest cost (fewest chip-hours)"),
-    Control("rent_usd_per_hour", "Rent of a chip", "$ an hour", "money_per_hour", "", 0.1, 30.0, "one price, or a range such as 2-3", True),
-    Control("system_price_usd", "Price of a chip with its system", "$", "money", "", 1e3, 2e5, "chip, host and network; one price or a range", True),
-    Control("electricity_usd_per_kwh", "Electricity", "$ a kWh", "money_per_kwh", "", 0.01, 0.5, "at the meter; one price or a range", True),
+    Control(
+        "objective",
+        "Best plan means",
+        "aim",
+        "choice",
+        "tokens",
+        help="shortest time, or lowest cost (fewest chip-hours)",
+    ),
+    Control(
+        "rent_usd_per_hour",
+        "Rent of a chip",
+        "$ an hour",
+        "money_per_hour",
+        "",
+        0.1,
+        30.0,
+        "one price, or a range such as 2-3",
+        True,
+    ),
+    Control(
+        "system_price_usd",
+        "Price of a chip with its system",
+        "$",
+        "money",
+        "",
+        1e3,
+        2e5,
+        "chip, host and network; one price or a range",
+        True,
+    ),
+    Control(
+        "electricity_usd_per_kwh",
+        "Electricity",
+        "$ a kWh",
+        "money_per_kwh",
+        "",
+        0.01,
+        0.5,
+        "at the meter; one price or a range",
+        True,
+    ),
     Control("pue", "PUE", "ratio", "ratio", "", 1.0, 2.5, "energy of the building over that of the machines", True),
-    Control("years", "Years in use", "years", "count", f"{DEFAULTS['years']:g}", 1, 10, "over which the price of an owned system is spread"),
-    Control("utilization", "In use", "share of the time", "ratio", f"{DEFAULTS['utilization']:.0%}", 0.1, 1.0, "of an owned system, by this run and others"),
-    Control("interest", "Interest", "a year", "ratio", f"{DEFAULTS['interest']:.0%}", 0.001, 0.3, "on the price of an owned system"),
+    Control(
+        "years",
+        "Years in use",
+        "years",
+        "count",
+        f"{DEFAULTS['years']:g}",
+        1,
+        10,
+        "over which the price of an owned system is spread",
+    ),
+    Control(
+        "utilization",
+        "In use",
+        "share of the time",
+        "ratio",
+        f"{DEFAULTS['utilization']:.0%}",
+        0.1,
+        1.0,
+        "of an owned system, by this run and others",
+    ),
+    Control(
+        "interest",
+        "Interest",
+        "a year",
+        "ratio",
+        f"{DEFAULTS['interest']:.0%}",
+        0.001,
+        0.3,
+        "on the price of an owned system",
+    ),
 )
 BY_KEY = {c.key: c for c in CONTROLS}
-QUESTION = ("model", "machine", "chips", "tokens", "batch", "seq", "rent_usd_per_hour")       # shown at once; the rest on request
+QUESTION = (
+    "model",
+    "machine",
+    "chips",
+    "tokens",
+    "batch",
+    "seq",
+    "rent_usd_per_hour",
+)  # shown at once; the rest on request
 DEFAULT = {c.key: c.default for c in CONTROLS}
-FIRST = ("glm5", "glm5_2", "deepseek_v3", "deepseek_v3_2", "kimi_k2", "qwen3_235b_a22b", "llama3_405b", "llama3_70b", "llama3_8b")
+FIRST = (
+    "glm5",
+    "glm5_2",
+    "deepseek_v3",
+    "deepseek_v3_2",
+    "kimi_k2",
+    "qwen3_235b_a22b",
+    "llama3_405b",
+    "llama3_70b",
+    "llama3_8b",
+)
 NAMES = {"tokens": "shortest time", "cost": "lowest cost"}
 
 
 # ------------------------------------------------------------------ what can be chosen
+
 
 @functools.cache
 def choices(key: str) -> tuple[tuple[str, str], ...]:
@@ -98,7 +216,11 @@ def fact_of(key: str, at: Cluster) -> Figure | None:
 def default_words(control: Control, at: Cluster) -> str:
     """What an empty or untouched control means, in words."""
     if not control.fact:
-        label = dict((v, n) for n, v in choices(control.key)).get(control.default, control.default) if control.kind == "choice" else control.default
+        label = (
+            dict((v, n) for n, v in choices(control.key)).get(control.default, control.default)
+            if control.kind == "choice"
+            else control.default
+        )
         return f"default {label}"
     f = fact_of(control.key, at)
     if f is None:
@@ -127,7 +249,9 @@ def price(text: object, dimension: str, name: str) -> Figure | None:
         return figure({"value": said, **source}, dimension, name)
     low, high = parse(match.group(1), dimension, name), parse(match.group(2), dimension, name)
     if low > high:
-        raise InputError(f"{name}: {said!r} runs from high to low; give the low end first, such as {match.group(2)}-{match.group(1)}")
+        raise InputError(
+            f"{name}: {said!r} runs from high to low; give the low end first, such as {match.group(2)}-{match.group(1)}"
+        )
     return figure({"value": (low + high) / 2, "low": low, "high": high, **source}, dimension, name)
 
 
@@ -140,7 +264,9 @@ def prices_of(values: Mapping[str, str]) -> dict[str, object]:
             if given is not None:
                 out[c.key] = given
                 if c.key == "pue" and given.low < 1:
-                    raise InputError(f"{c.label}: {given.low:g} is below 1 (a building cannot use less than its machines); give 1 or more")
+                    raise InputError(
+                        f"{c.label}: {given.low:g} is below 1 (a building cannot use less than its machines); give 1 or more"
+                    )
     for key, low, high in (("years", 0.01, 50.0), ("utilization", 0.01, 1.0), ("interest", 0.0, 1.0)):
         c, text = BY_KEY[key], str(values.get(key, "")).strip()
         out[key] = parse(text or c.default, c.kind, c.label, low=low, high=high)
@@ -158,17 +284,33 @@ def question_of(values: Mapping[str, str], fixed: Mapping[str, object] | None = 
     """
     for key in values:
         if key not in BY_KEY:
-            raise InputError(f"control {str(key)[:40]!r}: not known{nearest(str(key), BY_KEY)}; known: {', '.join(BY_KEY)}")
+            raise InputError(
+                f"control {str(key)[:40]!r}: not known{nearest(str(key), BY_KEY)}; known: {', '.join(BY_KEY)}"
+            )
     v = {c.key: str(values.get(c.key, "")).strip() or c.default for c in CONTROLS}
     amounts = {}
     for key in ("chips", "tokens", "batch", "seq"):
         c = BY_KEY[key]
         amounts[key] = parse(v[key], "count", c.label, low=1.0)
         if key in ("chips", "seq") and amounts[key] != int(amounts[key]):
-            raise InputError(f"{c.label}: {v[key]!r} is not a whole number; give for example {max(1, int(amounts[key])):,}")
+            raise InputError(
+                f"{c.label}: {v[key]!r} is not a whole number; give for example {max(1, int(amounts[key])):,}"
+            )
     if amounts["batch"] < amounts["seq"]:
-        raise InputError(f"{BY_KEY['batch'].label}: {v['batch']} tokens is less than one sequence of {v['seq']}; give at least {show(amounts['seq'], 'count')}")
+        raise InputError(
+            f"{BY_KEY['batch'].label}: {v['batch']} tokens is less than one sequence of {v['seq']}; give at least {show(amounts['seq'], 'count')}"
+        )
     pinned = {k: x for k, x in (fixed or {}).items() if k != "schedule"}
-    return question(v["model"], machine(v["machine"]), amounts["chips"], seq=amounts["seq"], batch_tokens=amounts["batch"], tokens=amounts["tokens"],
-                    objective=v["objective"], precision=v["precision"], prices=prices_of(values), fixed=pinned,
-                    schedules=(str(fixed["schedule"]),) if fixed and "schedule" in fixed else None)
+    return question(
+        v["model"],
+        machine(v["machine"]),
+        amounts["chips"],
+        seq=amounts["seq"],
+        batch_tokens=amounts["batch"],
+        tokens=amounts["tokens"],
+        objective=v["objective"],
+        precision=v["precision"],
+        prices=prices_of(values),
+        fixed=pinned,
+        schedules=(str(fixed["schedule"]),) if fixed and "schedule" in fixed else None,
+    )

@@ -4,6 +4,7 @@ Python itself comes as WebAssembly (npm `pyodide`), the packages as pure wheels 
 then served from the site, which asks nothing of any other machine. The wheels' hashes in Pyodide's lock file are those of the files
 that are served, and what is not served is not in the lock file.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -30,8 +31,13 @@ CORE = ("pyodide.mjs", "pyodide.js", "pyodide.asm.mjs", "pyodide.asm.wasm", "pyt
 NOTEBOOKS = ("plan/planner.ipynb", "plan/compare_two_clusters.ipynb", "plan/write_the_report.ipynb")
 # Wheels that Pyodide does not list, of the versions installed here: name → what it needs, and what it is imported as.
 OURS = {
-    "plotly": (("narwhals", "packaging"), "plotly"), "anywidget": (("ipywidgets", "psygnal", "typing-extensions"), "anywidget"), "psygnal": ((), "psygnal"),
-    "ipywidgets": (("comm", "ipython", "traitlets"), "ipywidgets"), "comm": (("traitlets",), "comm"), "simpy": ((), "simpy")}
+    "plotly": (("narwhals", "packaging"), "plotly"),
+    "anywidget": (("ipywidgets", "psygnal", "typing-extensions"), "anywidget"),
+    "psygnal": ((), "psygnal"),
+    "ipywidgets": (("comm", "ipython", "traitlets"), "ipywidgets"),
+    "comm": (("traitlets",), "comm"),
+    "simpy": ((), "simpy"),
+}
 # Of Pyodide's own list: the package manager, the shell of the kernel, and what ours need.
 THEIRS = ("micropip", "packaging", "ipython", "jedi", "traitlets", "narwhals", "typing-extensions", "tqdm")
 CODE = "from sim.dashboard.page import open_page; page = open_page()"
@@ -47,11 +53,17 @@ def fetch_pyodide(cache: Path = CACHE) -> Path:
     place = cache / f"pyodide-{PYODIDE}"
     if not (place / "package" / "pyodide-lock.json").is_file():
         if shutil.which("npm") is None:
-            raise InputError("npm is not installed, and Python for the browser comes as the npm package pyodide; install Node.js, then build again")
+            raise InputError(
+                "npm is not installed, and Python for the browser comes as the npm package pyodide; install Node.js, then build again"
+            )
         place.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(["npm", "pack", f"pyodide@{PYODIDE}", "--silent"], cwd=place, capture_output=True, text=True)
+        done = subprocess.run(
+            ["npm", "pack", f"pyodide@{PYODIDE}", "--silent"], cwd=place, capture_output=True, text=True
+        )
         if done.returncode:
-            raise InputError(f"the npm package pyodide@{PYODIDE} cannot be had ({_last(done.stderr)}); connect to a network once, then build again")
+            raise InputError(
+                f"the npm package pyodide@{PYODIDE} cannot be had ({_last(done.stderr)}); connect to a network once, then build again"
+            )
         with tarfile.open(next(place.glob("pyodide-*.tgz"))) as tar:
             tar.extractall(place, filter="data")
     return place / "package"
@@ -66,7 +78,9 @@ def closure(lock: dict, names=THEIRS) -> dict[str, str]:
             continue
         entry = lock["packages"].get(name)
         if entry is None:
-            raise InputError(f"package {name}: not in the lock file of pyodide {PYODIDE}; add it to OURS in sim/dashboard/lite.py")
+            raise InputError(
+                f"package {name}: not in the lock file of pyodide {PYODIDE}; add it to OURS in sim/dashboard/lite.py"
+            )
         if "-none-any" not in entry["file_name"]:
             raise InputError(f"package {name}: {entry['file_name']} is compiled; only pure wheels are served")
         out[name] = entry["version"]
@@ -83,18 +97,43 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
         try:
             wanted[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            raise InputError(f"{name} is not installed; {datafiles.install_hint('lab,dev')}, then build again") from None
+            raise InputError(
+                f"{name} is not installed; {datafiles.install_hint('lab,dev')}, then build again"
+            ) from None
     found = {name: _wheel(place, name, version) for name, version in wanted.items()}
     missing = [f"{name}=={wanted[name]}" for name, path in found.items() if path is None]
     if missing:
-        done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--python-version=3.14",
-                               "--implementation=py", "--abi=none", "--platform=any", "-d", str(place), *missing], capture_output=True, text=True)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--python-version=3.14",
+                "--implementation=py",
+                "--abi=none",
+                "--platform=any",
+                "-d",
+                str(place),
+                *missing,
+            ],
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
-            raise InputError(f"wheels {', '.join(missing)} cannot be had ({_last(done.stderr)}); connect to a package index once, then build again")
+            raise InputError(
+                f"wheels {', '.join(missing)} cannot be had ({_last(done.stderr)}); connect to a package index once, then build again"
+            )
         found = {name: _wheel(place, name, version) for name, version in wanted.items()}
     lost = [name for name, path in found.items() if path is None]
     if lost:
-        raise InputError(f"no pure wheel of {', '.join(lost)} was fetched into {place}; remove the folder and build again")
+        raise InputError(
+            f"no pure wheel of {', '.join(lost)} was fetched into {place}; remove the folder and build again"
+        )
     return found
 
 
@@ -104,7 +143,10 @@ def _flat(name: str) -> str:
 
 
 def _wheel(place: Path, name: str, version: str) -> Path | None:
-    return next((p for p in place.glob("*.whl") if _flat(p.name.split("-")[0]) == name and p.name.split("-")[1] == version), None)
+    return next(
+        (p for p in place.glob("*.whl") if _flat(p.name.split("-")[0]) == name and p.name.split("-")[1] == version),
+        None,
+    )
 
 
 def _last(text: str) -> str:
@@ -114,9 +156,20 @@ def _last(text: str) -> str:
 
 def lock_file(lock: dict, wheels: dict[str, Path], project: Path) -> dict:
     """Pyodide's lock file with only what is served, each with the hash of the file that is served."""
+
     def entry(name: str, path: Path, depends, imports, version: str) -> dict:
-        return {"name": name, "version": version, "file_name": path.name, "install_dir": "site", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-                "package_type": "package", "imports": list(imports), "depends": [_flat(d) for d in depends if _flat(d) in wheels], "unvendored_tests": False}
+        return {
+            "name": name,
+            "version": version,
+            "file_name": path.name,
+            "install_dir": "site",
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "package_type": "package",
+            "imports": list(imports),
+            "depends": [_flat(d) for d in depends if _flat(d) in wheels],
+            "unvendored_tests": False,
+        }
+
     packages = {}
     for name, path in wheels.items():
         if name in OURS:
@@ -125,7 +178,10 @@ def lock_file(lock: dict, wheels: dict[str, Path], project: Path) -> dict:
         else:
             old = lock["packages"][name]
             packages[name] = entry(name, path, old["depends"], old["imports"], old["version"])
-    packages["minglm"] = {**entry("minglm", project, (), ("sim", "minglm"), lite_wheel.VERSION), "depends": ["plotly", "anywidget", "ipywidgets", "simpy", "tqdm"]}
+    packages["minglm"] = {
+        **entry("minglm", project, (), ("sim", "minglm"), lite_wheel.VERSION),
+        "depends": ["plotly", "anywidget", "ipywidgets", "simpy", "tqdm"],
+    }
     return {**lock, "packages": packages}
 
 
@@ -147,21 +203,48 @@ def stage(cache: Path = CACHE) -> Path:
     for name in NOTEBOOKS:
         if datafiles.notebooks(name).is_file():
             shutil.copy(datafiles.notebooks(name), made / "files")
-    settings = {KERNEL: {"disablePyPIFallback": True, "loadPyodideOptions": {"packages": ["micropip", "minglm", "ipython", "jedi"]}}}
-    (made / "jupyter-lite.json").write_text(json.dumps({"jupyter-lite-schema-version": 0, "jupyter-config-data": {
-        "appName": "The planner", "litePluginSettings": settings,
-        "disabledExtensions": ["@voila-dashboards/jupyterlab-preview"]}}, indent=1), encoding="utf-8")
+    settings = {
+        KERNEL: {
+            "disablePyPIFallback": True,
+            "loadPyodideOptions": {"packages": ["micropip", "minglm", "ipython", "jedi"]},
+        }
+    }
+    (made / "jupyter-lite.json").write_text(
+        json.dumps(
+            {
+                "jupyter-lite-schema-version": 0,
+                "jupyter-config-data": {
+                    "appName": "The planner",
+                    "litePluginSettings": settings,
+                    "disabledExtensions": ["@voila-dashboards/jupyterlab-preview"],
+                },
+            },
+            indent=1,
+        ),
+        encoding="utf-8",
+    )
     return made
 
 
 def page(site: Path) -> Path:
     """planner.html: the page alone, without a notebook around it."""
-    query = urllib.parse.urlencode({"kernel": "python", "toolbar": 0, "execute": 1, "hideCodeInput": 1, "showBanner": 0, "promptCellPosition": "bottom", "code": CODE})
+    query = urllib.parse.urlencode(
+        {
+            "kernel": "python",
+            "toolbar": 0,
+            "execute": 1,
+            "hideCodeInput": 1,
+            "showBanner": 0,
+            "promptCellPosition": "bottom",
+            "code": CODE,
+        }
+    )
     path = site / "planner.html"
-    path.write_text(f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+    path.write_text(
+        f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>The planner</title><style>body{{margin:0;font:16px/1.5 system-ui,sans-serif}} p{{margin:.6rem 1rem}} iframe{{border:0;width:100%;height:calc(100vh - 5.5rem)}}</style></head>
 <body><main><p><b>The planner</b>, in this browser alone: the first start takes up to a minute. As notebooks: <a href="lab/index.html?path=planner.ipynb">open JupyterLab</a>.</p>
-<iframe id="page" title="The planner page" src="repl/index.html?{query.replace('&', '&amp;')}"></iframe></main>
+<iframe id="page" title="The planner page" src="repl/index.html?{query.replace("&", "&amp;")}"></iframe></main>
 <script>
 // The page alone: no toolbar, no prompt, and from its top.
 const timer = setInterval(() => {{
@@ -177,7 +260,9 @@ const timer = setInterval(() => {{
   [0, 500, 1500, 3000].forEach(ms => setTimeout(top, ms));
 }}, 500);
 </script></body></html>
-""", encoding="utf-8")
+""",
+        encoding="utf-8",
+    )
     return path
 
 
@@ -195,17 +280,45 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
     made = stage(cache)
     run_folder.set_aside(site, "site")
     run_folder.claim(site, "site")
-    done = subprocess.run([sys.executable, "-m", "jupyterlite_core", "build", "--lite-dir", str(made), "--output-dir", str(site), "--contents", str(made / "files"),
-                           "--no-sourcemaps", "--apps", "lab", "--apps", "repl", "--apps", "notebooks", "--apps", "tree"],
-                          cwd=made, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "jupyterlite_core",
+            "build",
+            "--lite-dir",
+            str(made),
+            "--output-dir",
+            str(site),
+            "--contents",
+            str(made / "files"),
+            "--no-sourcemaps",
+            "--apps",
+            "lab",
+            "--apps",
+            "repl",
+            "--apps",
+            "notebooks",
+            "--apps",
+            "tree",
+        ],
+        cwd=made,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode or not (site / "jupyter-lite.json").is_file():
-        raise InputError(f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {made} to see why")
+        raise InputError(
+            f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {made} to see why"
+        )
     run_folder.claim(site, "site")
     return page(site)
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sim.dashboard.lite", description="Build the planner page as a site that needs nothing but a browser.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.dashboard.lite",
+        description="Build the planner page as a site that needs nothing but a browser.",
+    )
     parser.add_argument("--out", type=Path, default=SITE, help="folder of the site (default runs/lite)")
     args = parser.parse_args(argv)
     try:
@@ -214,7 +327,9 @@ def main(argv=None) -> int:
         print(f"error: {err}", file=sys.stderr)
         return 2
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
-    print(f"{made}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {args.out} 8000, then open http://127.0.0.1:8000/planner.html")
+    print(
+        f"{made}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {args.out} 8000, then open http://127.0.0.1:8000/planner.html"
+    )
     return 0
 
 

@@ -3,6 +3,7 @@
 The data files keep their names (`h100.yaml`): JSON is YAML, so the same loaders read them with PyYAML and without
 (`sim.base.documents`).
 """
+
 from __future__ import annotations
 
 import base64
@@ -15,9 +16,31 @@ from minglm import __version__, datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
 
-MINGLM = ("__init__.py", "config.py", "datafiles.py", "errors.py", "plots.py", "course/__init__.py", "course/notebook.py", "runtime/__init__.py", "runtime/ray.py", "runtime/run_folder.py",
-          "rl/__init__.py", "rl/policy.py")
-DATA = ("chips", "clusters", "models", "published_runs", "scenarios", "serving", "money.yaml", "stacks.yaml", "fitted.yaml")
+MINGLM = (
+    "__init__.py",
+    "config.py",
+    "datafiles.py",
+    "errors.py",
+    "plots.py",
+    "course/__init__.py",
+    "course/notebook.py",
+    "runtime/__init__.py",
+    "runtime/ray.py",
+    "runtime/run_folder.py",
+    "rl/__init__.py",
+    "rl/policy.py",
+)
+DATA = (
+    "chips",
+    "clusters",
+    "models",
+    "published_runs",
+    "scenarios",
+    "serving",
+    "money.yaml",
+    "stacks.yaml",
+    "fitted.yaml",
+)
 VERSION = __version__
 NAME = f"minglm-{VERSION}-py3-none-any.whl"
 
@@ -29,7 +52,11 @@ def sources() -> dict[str, bytes]:
     out |= {f"minglm/{name}": (theirs / name).read_bytes() for name in MINGLM if (theirs / name).is_file()}
     for name in DATA:
         place = datafiles.data(name)
-        for p in [place] if place.is_file() else sorted(q for q in place.rglob("*") if q.suffix in (".yaml", ".json", ".csv")):
+        for p in (
+            [place]
+            if place.is_file()
+            else sorted(q for q in place.rglob("*") if q.suffix in (".yaml", ".json", ".csv"))
+        ):
             inside = f"minglm/_data/{p.relative_to(datafiles.data()).as_posix()}"
             out[inside] = as_json(p) if p.suffix == ".yaml" else p.read_bytes()
     return out
@@ -48,8 +75,13 @@ def build(folder: Path) -> Path:
     files = sources()
     info = f"minglm-{VERSION}.dist-info"
     files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: minglm\nVersion: {VERSION}\n".encode()
-    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: sim.dashboard.lite_wheel\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    record = "".join(f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}\n" for name, data in files.items())
+    files[f"{info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: sim.dashboard.lite_wheel\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    record = "".join(
+        f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}\n"
+        for name, data in files.items()
+    )
     files[f"{info}/RECORD"] = (record + f"{info}/RECORD,,\n").encode()
     path = folder / NAME
     try:

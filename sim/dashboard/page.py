@@ -6,6 +6,7 @@
 Everything that follows a control is in closed form (`sim.dashboard.state.answer`). What takes longer has a button: looking at every
 plan, and the report. A value that is refused leaves the last answer standing and says why.
 """
+
 from __future__ import annotations
 
 import time
@@ -45,29 +46,54 @@ class Page:
 
     def __init__(self, values: Mapping[str, str] | None = None) -> None:
         import ipywidgets as w
+
         self.fixed: dict[str, object] = {}
         self.answer: state.Answer | None = None
-        self.kept: dict[str, state.Answer] = {}                   # saved on this page or loaded: name → answer
+        self.kept: dict[str, state.Answer] = {}  # saved on this page or loaded: name → answer
         self.seconds = 0.0
-        self._quiet = False                                       # while options change by themselves
+        self._quiet = False  # while options change by themselves
         self.inputs = Inputs(self._changed)
         wide = w.Layout(width="auto", min_width="0")
-        text, button = (lambda: w.HTML(layout=wide)), (lambda label, tip, style="": w.Button(description=label, tooltip=tip, button_style=style, layout=w.Layout(width="auto")))
+        text, button = (
+            (lambda: w.HTML(layout=wide)),
+            (
+                lambda label, tip, style="": w.Button(
+                    description=label, tooltip=tip, button_style=style, layout=w.Layout(width="auto")
+                )
+            ),
+        )
         self.top, self.error, self.cards, self.plan_note = text(), text(), text(), text()
         # A figure becomes a widget with its first drawing: a page that connects later asks for the state that it was made with.
         self.figures: dict[str, object] = {}
         self.alts = {k: text() for k in ("memory", "step", "timeline", "tornado", "versus")}
-        self.search = button("Look at every plan (seconds to a minute)", "Search the whole space of plans; the best is then kept")
+        self.search = button(
+            "Look at every plan (seconds to a minute)", "Search the whole space of plans; the best is then kept"
+        )
         self.release = button("Find a plan for me again", "Stop keeping the plan")
         self.bar = w.FloatProgress(min=0, max=1, description="groups", layout=w.Layout(width="auto", display="none"))
-        self.play = button("Play this step as events", "Draw the timeline of a step that is too large to play at every move")
-        self.metric = w.Dropdown(description="Result", layout=w.Layout(width="auto"), style={"description_width": "initial"})
-        self.name = w.Text(description="Name", layout=wide, style={"description_width": "initial"}, placeholder="such as H100 at $2-3")
+        self.play = button(
+            "Play this step as events", "Draw the timeline of a step that is too large to play at every move"
+        )
+        self.metric = w.Dropdown(
+            description="Result", layout=w.Layout(width="auto"), style={"description_width": "initial"}
+        )
+        self.name = w.Text(
+            description="Name", layout=wide, style={"description_width": "initial"}, placeholder="such as H100 at $2-3"
+        )
         self.save_button = button("Save this scenario", "Write it as a YAML file and keep it to compare", "primary")
         self.files = text()
-        self.upload = w.FileUpload(accept=".yaml,.yml,.json", multiple=False, description="Load a file", layout=w.Layout(width="auto"))
-        self.open = w.Dropdown(description="Or load a saved one", options=[("choose …", "")], layout=wide, style={"description_width": "initial"})
-        self.a, self.b = (w.Dropdown(description=x, layout=wide, style={"description_width": "initial"}) for x in ("A", "B"))
+        self.upload = w.FileUpload(
+            accept=".yaml,.yml,.json", multiple=False, description="Load a file", layout=w.Layout(width="auto")
+        )
+        self.open = w.Dropdown(
+            description="Or load a saved one",
+            options=[("choose …", "")],
+            layout=wide,
+            style={"description_width": "initial"},
+        )
+        self.a, self.b = (
+            w.Dropdown(description=x, layout=wide, style={"description_width": "initial"}) for x in ("A", "B")
+        )
         self.versus_words = text()
         self.export = button("Make the report", "HTML, JSON and CSV, with more samples and the step played as events")
         self.reset = button("All controls to their defaults", "")
@@ -89,20 +115,56 @@ class Page:
             return w.HTML(f'<h{level} style="margin:.9rem 0 .1rem;font-size:1.15rem">{escape(words)}</h{level}>')
 
         def picture(key: str, *more):
-            return w.VBox([*more, self.figures.get(key) or self.strips[key], self.alts[key]], layout=w.Layout(min_width="0", width="auto", overflow="visible"))
+            return w.VBox(
+                [*more, self.figures.get(key) or self.strips[key], self.alts[key]],
+                layout=w.Layout(min_width="0", width="auto", overflow="visible"),
+            )
+
         auto = w.Layout(width="auto", overflow="visible")
-        pair = w.Layout(grid_template_columns="repeat(auto-fit, minmax(min(100%, 24rem), 1fr))", grid_gap="0.4rem 1.2rem", width="auto")
+        pair = w.Layout(
+            grid_template_columns="repeat(auto-fit, minmax(min(100%, 24rem), 1fr))",
+            grid_gap="0.4rem 1.2rem",
+            width="auto",
+        )
         top = w.VBox([self.top, self.error], layout=auto)
         top.add_class("planner-top")
         row = w.Layout(flex_flow="row wrap", width="auto")
-        page = w.VBox([
-            w.HTML(CSS + pictures.STYLE + strips.STYLE), top, head("What you ask"), self.inputs.widget, w.Box([self.reset], layout=row), head("The answer"), self.cards, self.plan_note,
-            w.Box([self.search, self.release, self.bar], layout=row),
-            head("What would change the answer"), picture("tornado", self.metric), head("Memory and the step"), w.GridBox([picture("memory"), picture("step")], layout=pair),
-            picture("timeline", self.play), head("Compare two"), w.HTML(pictures.block("<p class=note>Save what is shown, change a control (another chip, say), and see B against A.</p>")),
-            w.GridBox([self.name, w.Box([self.save_button], layout=row)], layout=pair), self.files, w.GridBox([self.a, self.b], layout=pair), self.versus_words, picture("versus"),
-            head("What serving it would earn"), self.serving.widget,
-            head("Files and the report"), w.GridBox([self.upload, self.open], layout=pair), w.Box([self.export], layout=row), self.links], layout=auto)
+        page = w.VBox(
+            [
+                w.HTML(CSS + pictures.STYLE + strips.STYLE),
+                top,
+                head("What you ask"),
+                self.inputs.widget,
+                w.Box([self.reset], layout=row),
+                head("The answer"),
+                self.cards,
+                self.plan_note,
+                w.Box([self.search, self.release, self.bar], layout=row),
+                head("What would change the answer"),
+                picture("tornado", self.metric),
+                head("Memory and the step"),
+                w.GridBox([picture("memory"), picture("step")], layout=pair),
+                picture("timeline", self.play),
+                head("Compare two"),
+                w.HTML(
+                    pictures.block(
+                        "<p class=note>Save what is shown, change a control (another chip, say), and see B against A.</p>"
+                    )
+                ),
+                w.GridBox([self.name, w.Box([self.save_button], layout=row)], layout=pair),
+                self.files,
+                w.GridBox([self.a, self.b], layout=pair),
+                self.versus_words,
+                picture("versus"),
+                head("What serving it would earn"),
+                self.serving.widget,
+                head("Files and the report"),
+                w.GridBox([self.upload, self.open], layout=pair),
+                w.Box([self.export], layout=row),
+                self.links,
+            ],
+            layout=auto,
+        )
         page.add_class("planner-page")
         return page
 
@@ -113,7 +175,9 @@ class Page:
         self.metric.observe(lambda _: self._quiet or self._guard(self._tornado), "value")
         self.save_button.on_click(lambda _: self._guard(self._save))
         self.upload.observe(lambda _: self._guard(self._uploaded), "value")
-        self.open.observe(lambda c: c["new"] and self._guard(lambda: self._loaded(*files.load(files.saved()[c["new"]]))), "value")
+        self.open.observe(
+            lambda c: c["new"] and self._guard(lambda: self._loaded(*files.load(files.saved()[c["new"]]))), "value"
+        )
         self.a.observe(lambda _: self._quiet or self._guard(self._versus), "value")
         self.b.observe(lambda _: self._quiet or self._guard(self._versus), "value")
         self.export.on_click(lambda _: self._guard(self._export))
@@ -146,9 +210,13 @@ class Page:
 
     def _draw(self, found: state.Answer) -> None:
         before, self.answer, self.error.value = self.answer, found, ""
-        same_step = before is not None and before.question.model == found.question.model and before.found == found.found and (
-            before.question.cluster.chip.name, before.question.cluster.name, before.question.precision) == (
-            found.question.cluster.chip.name, found.question.cluster.name, found.question.precision)
+        same_step = (
+            before is not None
+            and before.question.model == found.question.model
+            and before.found == found.found
+            and (before.question.cluster.chip.name, before.question.cluster.name, before.question.precision)
+            == (found.question.cluster.chip.name, found.question.cluster.name, found.question.precision)
+        )
         self.top.value = pictures.block(f'<p class="said"><b>{escape(state.sentence(found))}</b></p>', live=True)
         self.cards.value = pictures.cards(found)
         self.plan_note.value = pictures.block(self._plan_words())
@@ -166,8 +234,11 @@ class Page:
             self._versus()
 
     def _plan_words(self) -> str:
-        how = ("This plan is kept while chips, batch, tokens and prices move; another model, chip, context or aim drops it." if self.fixed else
-               "This plan was found at once: near the best, not proven to be it.")
+        how = (
+            "This plan is kept while chips, batch, tokens and prices move; another model, chip, context or aim drops it."
+            if self.fixed
+            else "This plan was found at once: near the best, not proven to be it."
+        )
         return f'<p class="note">{how} The same figures in a terminal:<br><code>{escape(state.command(self.answer))}</code></p>'
 
     def _put(self, key: str, fig, alt: str) -> None:
@@ -190,7 +261,9 @@ class Page:
             keys = [k for _, k in options]
             self._quiet = True
             self.metric.options = options
-            self.metric.value = chosen if chosen in keys else next(k for k in ("rent_usd", "own_usd", "days") if k in keys)
+            self.metric.value = (
+                chosen if chosen in keys else next(k for k in ("rent_usd", "own_usd", "days") if k in keys)
+            )
             self._quiet = False
 
     def _tornado(self) -> None:
@@ -201,7 +274,11 @@ class Page:
         self._strip("timeline", *strips.timeline(self.answer, state.played(self.answer)))
 
     def _no_timeline(self) -> None:
-        self._strip("timeline", "", f"A step of {self.answer.pieces:,} pieces of work is not played at every move: press the button to see its timeline.")
+        self._strip(
+            "timeline",
+            "",
+            f"A step of {self.answer.pieces:,} pieces of work is not played at every move: press the button to see its timeline.",
+        )
 
     def _guard(self, act) -> None:
         """Do what a button asks; a refusal is one line on the page."""
@@ -218,6 +295,7 @@ class Page:
 
         def progress(done: int, of: int) -> None:
             self.bar.value = done / max(of, 1)
+
         try:
             found = state.searched(self.inputs.values, progress)
             self.fixed = dict(found.fixed)
@@ -248,8 +326,10 @@ class Page:
         self._compare_options()
         self.a.value = name
         self.name.value, self.error.value = "", ""
-        self.files.value = pictures.block(f'<p class="note" role="status">Saved as {escape(path)} and kept as A below. '
-                                          f"{files.link('Download it (YAML)', path.name, path.read_text(encoding='utf-8'), 'application/yaml')}</p>")
+        self.files.value = pictures.block(
+            f'<p class="note" role="status">Saved as {escape(path)} and kept as A below. '
+            f"{files.link('Download it (YAML)', path.name, path.read_text(encoding='utf-8'), 'application/yaml')}</p>"
+        )
 
     def _uploaded(self) -> None:
         for one in self.upload.value:
@@ -260,27 +340,41 @@ class Page:
         if not self.error.value:
             self.kept[name] = self.answer
             self._compare_options()
-            self.files.value = pictures.block(f'<p class="note" role="status">Loaded: {escape(name)}. It can be compared below under that name.</p>')
+            self.files.value = pictures.block(
+                f'<p class="note" role="status">Loaded: {escape(name)}. It can be compared below under that name.</p>'
+            )
 
     def _versus(self) -> None:
         first, second = (self.answer if box.value == NOW else self.kept.get(box.value) for box in (self.a, self.b))
         if first is None or second is None:
             return
         if self.a.value == self.b.value:
-            self.versus_words.value = pictures.block('<p class="note">A and B are the same: save one scenario, then change a control.</p>')
+            self.versus_words.value = pictures.block(
+                '<p class="note">A and B are the same: save one scenario, then change a control.</p>'
+            )
             self._strip("versus", "", "")
             return
         names = [f"{a.name}" if box.value == NOW else box.value for box, a in ((self.a, first), (self.b, second))]
-        self.versus_words.value = pictures.block(f'<p class="said" role="status">{escape(pictures.versus_words(first, second))}</p>{pictures.versus_table(first, second, names)}')
+        self.versus_words.value = pictures.block(
+            f'<p class="said" role="status">{escape(pictures.versus_words(first, second))}</p>{pictures.versus_table(first, second, names)}'
+        )
         self._strip("versus", *strips.versus(first, second, names))
 
     def _export(self) -> None:
         self.export.disabled = True
         try:
             made = files.report(self.answer)
-            kinds = {"html": ("Report (HTML)", "text/html"), "json": ("Figures (JSON)", "application/json"), "csv": ("Plans (CSV)", "text/csv")}
-            self.links.value = pictures.block('<p class="note" role="status">Written to ' + escape(made["html"].parent) + "</p>" + "".join(
-                files.link(kinds[k][0], p.name, p.read_bytes(), kinds[k][1]) for k, p in made.items()))
+            kinds = {
+                "html": ("Report (HTML)", "text/html"),
+                "json": ("Figures (JSON)", "application/json"),
+                "csv": ("Plans (CSV)", "text/csv"),
+            }
+            self.links.value = pictures.block(
+                '<p class="note" role="status">Written to '
+                + escape(made["html"].parent)
+                + "</p>"
+                + "".join(files.link(kinds[k][0], p.name, p.read_bytes(), kinds[k][1]) for k, p in made.items())
+            )
         finally:
             self.export.disabled = False
 
@@ -299,6 +393,7 @@ def open_page(values: Mapping[str, str] | None = None) -> Page:
     except ImportError as err:
         raise InputError(f"{err.name} is missing: the page needs widgets; {datafiles.install_hint('lab')}") from None
     from IPython.display import display
+
     for key in values or {}:
         if key not in BY_KEY:
             raise InputError(f"control {key!r}: not known; known: {', '.join(BY_KEY)}")

@@ -6,6 +6,7 @@
 The figures are the planner's (`sim.planner.planner.row`) and the interval is Monte Carlo's (`sim.study.monte_carlo`); `command` is the line that
 gives the same figures in a terminal. No widget, no picture, no file.
 """
+
 from __future__ import annotations
 
 import shlex
@@ -23,10 +24,25 @@ from sim.scenario.training import Scenario
 from sim.study.monte_carlo import monte_carlo
 from sim.training.evaluate import evaluate
 
-SAMPLES = 60                # of the interval that follows a slider; a report draws more
-RESULTS = (("days", "Time", "days"), ("rent_usd", "Cost to rent", "USD"), ("own_usd", "Cost to own", "USD"), ("energy_kwh", "Energy", "kWh"))
-AXES = ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute", "schedule")     # what a kept plan keeps; replicas follow the chips
-PIECES = 1500               # of work in one step that is played without asking
+SAMPLES = 60  # of the interval that follows a slider; a report draws more
+RESULTS = (
+    ("days", "Time", "days"),
+    ("rent_usd", "Cost to rent", "USD"),
+    ("own_usd", "Cost to own", "USD"),
+    ("energy_kwh", "Energy", "kWh"),
+)
+AXES = (
+    "tp",
+    "pp",
+    "cp",
+    "ep",
+    "etp",
+    "micro_batch",
+    "zero",
+    "recompute",
+    "schedule",
+)  # what a kept plan keeps; replicas follow the chips
+PIECES = 1500  # of work in one step that is played without asking
 
 
 @dataclass(frozen=True)
@@ -40,8 +56,8 @@ class Answer:
     row: Mapping[str, object]
     scenario: Scenario
     sure: Mapping
-    memory: Mapping[str, float]             # GiB by part, on the fullest chip
-    parts: Mapping[str, float]              # seconds of a step by cause
+    memory: Mapping[str, float]  # GiB by part, on the fullest chip
+    parts: Mapping[str, float]  # seconds of a step by cause
 
     @property
     def name(self) -> str:
@@ -94,7 +110,7 @@ def answer(values: Mapping[str, str], fixed: Mapping[str, object] | None = None,
     return answered(values, fixed, q, found, costs, samples)
 
 
-_KNOWN: dict[tuple, PlanCosts] = {}         # costs of the last few machines: they depend on neither chips, batch nor prices
+_KNOWN: dict[tuple, PlanCosts] = {}  # costs of the last few machines: they depend on neither chips, batch nor prices
 _FOUND: dict[tuple, Found] = {}
 
 
@@ -122,12 +138,28 @@ def _remember(store: dict, key: tuple, value: object, most: int) -> None:
         del store[next(iter(store))]
 
 
-def answered(values: Mapping[str, str], fixed: Mapping[str, object], q: Question, found: Found, costs: PlanCosts, samples: int = SAMPLES) -> Answer:
+def answered(
+    values: Mapping[str, str],
+    fixed: Mapping[str, object],
+    q: Question,
+    found: Found,
+    costs: PlanCosts,
+    samples: int = SAMPLES,
+) -> Answer:
     """The answer for one found plan."""
     scenario = scenario_of(q, costs, found)
     need = peak(q.model, scenario.plan, scenario.workload, q.precision, q.stack).breakdown()
-    return Answer(dict(values), dict(fixed), q, found, row(q, costs, found), scenario, monte_carlo(scenario, samples, workers=1),
-                  {k: v / 2**30 for k, v in need.items()}, {k: max(v, 0.0) for k, v in parts(q, scenario.plan, scenario.workload).items()})
+    return Answer(
+        dict(values),
+        dict(fixed),
+        q,
+        found,
+        row(q, costs, found),
+        scenario,
+        monte_carlo(scenario, samples, workers=1),
+        {k: v / 2**30 for k, v in need.items()},
+        {k: max(v, 0.0) for k, v in parts(q, scenario.plan, scenario.workload).items()},
+    )
 
 
 def searched(values: Mapping[str, str], progress=None, samples: int = SAMPLES) -> Answer:
@@ -150,12 +182,16 @@ def played(a: Answer):
 
 # ------------------------------------------------------------------ in words
 
+
 def sentence(a: Answer) -> str:
     """The answer in one sentence with its interval."""
     r = a.row
     low, high = a.interval("days")
-    money = [f"{show(r[k], 'money')} to {word} ({show(a.interval(k)[0], 'money')} to {show(a.interval(k)[1], 'money')})"
-             for k, word in (("rent_usd", "rent"), ("own_usd", "own")) if k in r]
+    money = [
+        f"{show(r[k], 'money')} to {word} ({show(a.interval(k)[0], 'money')} to {show(a.interval(k)[1], 'money')})"
+        for k, word in (("rent_usd", "rent"), ("own_usd", "own"))
+        if k in r
+    ]
     cost = " or ".join(money) if money else f"no price of {a.question.cluster.chip.name} is known, so no cost"
     used = f"{r['chips']:,} of {a.question.chips:,}" if r["spares"] else f"{a.question.chips:,}"
     return f"{a.question.model.name} on {used} × {a.question.cluster.chip.name}: {r['days']:.3g} days ({low:.3g} to {high:.3g}), {cost}."
@@ -171,9 +207,26 @@ def command(a: Answer) -> str:
     """The line that gives the same figures in a terminal. A range of prices has no flag: its middle is given."""
     kind, name = a.values.get("machine", BY_KEY["machine"].default).split(":", 1)
     q = a.question
-    words = ["clustersim", "plan", "--model", a.values.get("model") or BY_KEY["model"].default, f"--{kind}" if kind == "cluster" else "--chip", name,
-             "--chips", str(q.chips), "--seq", str(q.seq), "--batch-tokens", f"{_batch_tokens(a):.15g}", "--tokens", f"{q.tokens:.15g}",
-             "--objective", q.objective, "--precision", q.precision]
+    words = [
+        "clustersim",
+        "plan",
+        "--model",
+        a.values.get("model") or BY_KEY["model"].default,
+        f"--{kind}" if kind == "cluster" else "--chip",
+        name,
+        "--chips",
+        str(q.chips),
+        "--seq",
+        str(q.seq),
+        "--batch-tokens",
+        f"{_batch_tokens(a):.15g}",
+        "--tokens",
+        f"{q.tokens:.15g}",
+        "--objective",
+        q.objective,
+        "--precision",
+        q.precision,
+    ]
     for key, flag, unit in (("rent_usd_per_hour", "--rent", "/h"), ("system_price_usd", "--price", "")):
         if key in q.prices:
             words += [flag, f"${q.prices[key].value:.12g}{unit}"]
@@ -192,6 +245,7 @@ def assumptions(a: Answer) -> list[str]:
     for c in CONTROLS:
         text = str(a.values.get(c.key, "")).strip()
         if text and text != c.default:
-            said.append(f"{c.label}: {NAMES.get(text, text) if c.key == 'objective' else text} {c.unit if c.kind != 'choice' else ''}".rstrip())
+            said.append(
+                f"{c.label}: {NAMES.get(text, text) if c.key == 'objective' else text} {c.unit if c.kind != 'choice' else ''}".rstrip()
+            )
     return said
-

@@ -2,6 +2,7 @@
 
 The text is the one value of a control; the slider only writes it. So a person may drag, use the arrow keys, or type "20k" or "2-3".
 """
+
 from __future__ import annotations
 
 import math
@@ -22,7 +23,7 @@ from sim.dashboard.controls import (
 )
 from sim.report.html import escape
 
-POSITIONS = 120            # of a slider: a step is about 8% where it spans four powers of ten
+POSITIONS = 120  # of a slider: a step is about 8% where it spans four powers of ten
 GRID = "repeat(auto-fit, minmax(min(100%, 17rem), 1fr))"
 
 
@@ -40,22 +41,47 @@ class Field:
 
     def __init__(self, control: Control, changed: Callable[[str], None]) -> None:
         import ipywidgets as w
+
         self.control, self._changed, self._quiet, self._placed = control, changed, False, -1
         wide = w.Layout(width="auto")
         label = f"{control.label}, {control.unit}" if control.unit not in ("name", "chips", "tokens") else control.label
         style = {"description_width": "initial"}
         self.slider = None
         if control.kind == "choice":
-            self.box = w.Dropdown(options=choices(control.key), value=control.default, description=label, style=style, layout=wide, tooltip=control.help)
+            self.box = w.Dropdown(
+                options=choices(control.key),
+                value=control.default,
+                description=label,
+                style=style,
+                layout=wide,
+                tooltip=control.help,
+            )
         else:
-            self.box = w.Text(value=control.default, description=label, style=style, layout=wide, continuous_update=False, tooltip=control.help)
+            self.box = w.Text(
+                value=control.default,
+                description=label,
+                style=style,
+                layout=wide,
+                continuous_update=False,
+                tooltip=control.help,
+            )
             # whole positions: a browser rounds a slider's value to its steps and would send a changed one back
-            self.slider = w.IntSlider(value=self._position(self._value(control.default)), min=0, max=POSITIONS, readout=False, layout=wide,
-                                      tooltip=f"{label}: slider", continuous_update=True)
+            self.slider = w.IntSlider(
+                value=self._position(self._value(control.default)),
+                min=0,
+                max=POSITIONS,
+                readout=False,
+                layout=wide,
+                tooltip=f"{label}: slider",
+                continuous_update=True,
+            )
             self.slider.observe(self._slid, "value")
         self.box.observe(self._typed, "value")
         self.help = w.HTML(layout=wide)
-        self.widget = w.VBox([x for x in (self.box, self.slider, self.help) if x is not None], layout=w.Layout(min_width="0", overflow="visible"))
+        self.widget = w.VBox(
+            [x for x in (self.box, self.slider, self.help) if x is not None],
+            layout=w.Layout(min_width="0", overflow="visible"),
+        )
         self.widget.add_class("planner-field")
 
     @property
@@ -103,7 +129,7 @@ class Field:
             self.place(self._value(self.text))
 
     def _slid(self, change) -> None:
-        if self._quiet or change["new"] == self._placed:            # the page's own move, come back from the browser
+        if self._quiet or change["new"] == self._placed:  # the page's own move, come back from the browser
             return
         c = self.control
         self._quiet, self._placed = True, change["new"]
@@ -122,14 +148,20 @@ class Inputs:
 
     def __init__(self, changed: Callable[[str], None]) -> None:
         import ipywidgets as w
+
         self._changed = changed
         self.fields = {c.key: Field(c, self._on) for c in CONTROLS}
-        self._prices: dict[str, dict[str, str]] = {}              # machine → what was typed for it
+        self._prices: dict[str, dict[str, str]] = {}  # machine → what was typed for it
         self._machine = self.fields["machine"].text
         grid = w.Layout(grid_template_columns=GRID, grid_gap="0.4rem 1.2rem", width="auto")
         first = w.GridBox([self.fields[k].widget for k in QUESTION], layout=grid)
         more = w.GridBox([f.widget for k, f in self.fields.items() if k not in QUESTION], layout=grid)
-        fold = w.Accordion([more], titles=("More: precision, aim, buying, electricity",), selected_index=None, layout=w.Layout(width="auto"))
+        fold = w.Accordion(
+            [more],
+            titles=("More: precision, aim, buying, electricity",),
+            selected_index=None,
+            layout=w.Layout(width="auto"),
+        )
         self.widget = w.VBox([first, fold], layout=w.Layout(width="auto"))
         self.describe()
 
@@ -154,8 +186,12 @@ class Inputs:
         for field in self.fields.values():
             field.describe(default_words(field.control, at))
             fact = fact_of(field.control.key, at) if field.control.fact else None
-            if field.control.fact:                              # what an empty price means stands in its box
-                field.box.placeholder = "not known: give one" if fact is None else f"{fact.value:,.4g}" + ("" if fact.certain else f" ({fact.low:,.4g} to {fact.high:,.4g})")
+            if field.control.fact:  # what an empty price means stands in its box
+                field.box.placeholder = (
+                    "not known: give one"
+                    if fact is None
+                    else f"{fact.value:,.4g}" + ("" if fact.certain else f" ({fact.low:,.4g} to {fact.high:,.4g})")
+                )
             if fact is not None and not field.text.strip():
                 field.place(fact.value)
 

@@ -5,6 +5,7 @@ in a few widths. Here each quantity is kept under just those widths that it depe
 etp, micro-batch, recompute), the layout under (pp, vpp, schedule), the gradient reduction under (widths, dp, ZeRO) but not
 the micro-batch. The figures are the same to rounding (a test compares them on random plans).
 """
+
 from __future__ import annotations
 
 import math
@@ -74,10 +75,10 @@ class Layout:
     schedule: str
     ranks: tuple[int, ...]
     kinds: tuple[tuple[tuple[int, int, bool, bool], ...], ...]
-    first_of: tuple[int, ...]           # the first rank of each kind: it holds most micro-batches in flight
+    first_of: tuple[int, ...]  # the first rank of each kind: it holds most micro-batches in flight
 
 
-_A = ("sp", "overlap_tp", "overlap_all_to_all", "recompute_modules")     # switches that change a layer's cost
+_A = ("sp", "overlap_tp", "overlap_all_to_all", "recompute_modules")  # switches that change a layer's cost
 
 
 class PlanCosts:
@@ -88,8 +89,15 @@ class PlanCosts:
         switches: further `Plan` fields (optimizer, offload, sp, overlap_…), one mapping for each setting that is searched.
     """
 
-    def __init__(self, model: ModelSpec, cluster: Cluster, workload: Workload, precision: str, stack: Stack,
-                 switches: tuple[Mapping[str, object], ...] = ({},)) -> None:
+    def __init__(
+        self,
+        model: ModelSpec,
+        cluster: Cluster,
+        workload: Workload,
+        precision: str,
+        stack: Stack,
+        switches: tuple[Mapping[str, object], ...] = ({},),
+    ) -> None:
         self.model, self.cluster, self.workload, self.precision, self.stack = model, cluster, workload, precision, stack
         self.switches = switches
         self.mtp = model.mtp_depth if workload.mtp else 0
@@ -109,8 +117,20 @@ class PlanCosts:
     # ---------------------------------------------------------------- objects for people
 
     def plan(self, c: Candidate) -> Plan:
-        return Plan(tp=c.tp, pp=c.pp, dp=c.dp, cp=c.cp, ep=c.ep, etp=c.etp, vpp=c.vpp, schedule=c.schedule, micro_batch=c.micro_batch,
-                    zero=c.zero, recompute=c.recompute, **self.switches[c.switches])
+        return Plan(
+            tp=c.tp,
+            pp=c.pp,
+            dp=c.dp,
+            cp=c.cp,
+            ep=c.ep,
+            etp=c.etp,
+            vpp=c.vpp,
+            schedule=c.schedule,
+            micro_batch=c.micro_batch,
+            zero=c.zero,
+            recompute=c.recompute,
+            **self.switches[c.switches],
+        )
 
     def load(self, c: Candidate) -> Workload:
         return replace(self.workload, global_batch=c.batch)
@@ -129,12 +149,26 @@ class PlanCosts:
                 start += n
             ranks = [tuple(chunks[c] for c in plan.chunks_of_rank(r)) for r in range(pp)]
             kinds = tuple(dict.fromkeys(ranks))
-            found = self._layouts[key] = Layout(pp, vpp, schedule, tuple(kinds.index(r) for r in ranks), kinds, tuple(ranks.index(k) for k in kinds))
+            found = self._layouts[key] = Layout(
+                pp, vpp, schedule, tuple(kinds.index(r) for r in ranks), kinds, tuple(ranks.index(k) for k in kinds)
+            )
         return found
 
     def _coster(self, c: Candidate, zero: int = 0) -> Coster:
-        plan = Plan(tp=c.tp, pp=c.pp, dp=c.dp, cp=c.cp, ep=c.ep, etp=c.etp, vpp=c.vpp, schedule=c.schedule, micro_batch=c.micro_batch,
-                    zero=zero, recompute=c.recompute, **self.switches[c.switches])
+        plan = Plan(
+            tp=c.tp,
+            pp=c.pp,
+            dp=c.dp,
+            cp=c.cp,
+            ep=c.ep,
+            etp=c.etp,
+            vpp=c.vpp,
+            schedule=c.schedule,
+            micro_batch=c.micro_batch,
+            zero=zero,
+            recompute=c.recompute,
+            **self.switches[c.switches],
+        )
         return Coster(self.model, self.cluster, plan, self.workload, self.precision, self.stack)
 
     def work(self, c: Candidate) -> Work:
@@ -144,16 +178,30 @@ class PlanCosts:
         if found is None:
             coster, model = self._coster(c), self.model
             kinds = (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])
-            found = self._work[key] = Work(coster, {kind: coster.layer_work(kind, c.recompute) for kind in kinds}, coster.end_work(),
-                                           memory.kept_bytes(model, coster.plan, self.workload, self.stack))
+            found = self._work[key] = Work(
+                coster,
+                {kind: coster.layer_work(kind, c.recompute) for kind in kinds},
+                coster.end_work(),
+                memory.kept_bytes(model, coster.plan, self.workload, self.stack),
+            )
         return found
 
     def costs(self, c: Candidate) -> tuple[tuple, dict[str, Cost]]:
         """(key, cost of each kind of layer and of the two ends) under the candidate's ZeRO."""
         sharded = (c.dp, c.pp if c.cp == 1 else 0) if c.zero == 3 and c.dp * c.cp > 1 else 0
         dual = c.schedule.startswith("dualpipe")
-        key = (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, dual, self.layer_set[c.switches], sharded and sharded[0],
-               sharded and self.switches[c.switches].get("hsdp", 0))
+        key = (
+            c.tp,
+            c.cp,
+            c.ep,
+            c.etp,
+            c.micro_batch,
+            c.recompute,
+            dual,
+            self.layer_set[c.switches],
+            sharded and sharded[0],
+            sharded and self.switches[c.switches].get("hsdp", 0),
+        )
         found = self._costs.get(key)
         if found is None:
             shared = self.work(c)
@@ -162,10 +210,26 @@ class PlanCosts:
             for kind, variants in shared.kinds.items():
                 params = layer_params(self.model, kind, c.tp, c.ep, c.etp)
                 done = [(weight, coster.finish(work, params)) for weight, work in variants]
-                found[kind] = Cost(*(sum(w * getattr(d, f) for w, d in done) for f in
-                                     ("forward_s", "backward_input_s", "backward_weight_s", "hideable_forward_s", "hideable_backward_s")))
+                found[kind] = Cost(
+                    *(
+                        sum(w * getattr(d, f) for w, d in done)
+                        for f in (
+                            "forward_s",
+                            "backward_input_s",
+                            "backward_weight_s",
+                            "hideable_forward_s",
+                            "hideable_backward_s",
+                        )
+                    )
+                )
             for name, end in zip(("first", "last"), coster.finish_ends(shared.ends)):
-                found[name] = Cost(end.forward_s, end.backward_input_s, end.backward_weight_s, end.hideable_forward_s, end.hideable_backward_s)
+                found[name] = Cost(
+                    end.forward_s,
+                    end.backward_input_s,
+                    end.backward_weight_s,
+                    end.hideable_forward_s,
+                    end.hideable_backward_s,
+                )
             self._costs[key] = found
         return key, found
 
@@ -211,8 +275,11 @@ class PlanCosts:
         if found is None:
             plan = self.plan(c)
             extra = memory.gathered_bytes(self.model, plan, self.stack) if c.zero == 3 else 0.0
-            found = self._state[key] = tuple(sum(memory.state_bytes(plan, self.stack, base, expert, plan.zero_shards, plan.expert_dp, c.zero)) + extra
-                                             for base, expert in self.params(c))
+            found = self._state[key] = tuple(
+                sum(memory.state_bytes(plan, self.stack, base, expert, plan.zero_shards, plan.expert_dp, c.zero))
+                + extra
+                for base, expert in self.params(c)
+            )
         return found
 
     def memory_bytes(self, c: Candidate) -> float:
@@ -247,7 +314,11 @@ class PlanCosts:
         """Seconds that no ZeRO or overlap setting of this candidate goes below: the busiest rank's own work, unsharded."""
         work = self.loads(c if c.zero != 3 else c._replace(zero=1))
         m = c.batch // (c.dp * c.micro_batch)
-        busy = (work.steady * (0.5 if c.schedule == "dualpipe" else 1.0) if c.schedule.startswith("dualpipe") and c.pp > 1 else work.busy)
+        busy = (
+            work.steady * (0.5 if c.schedule == "dualpipe" else 1.0)
+            if c.schedule.startswith("dualpipe") and c.pp > 1
+            else work.busy
+        )
         return m * busy * self.slow(c.chips) + self.stack.fixed_s
 
     def step_s(self, c: Candidate) -> float:
@@ -258,7 +329,11 @@ class PlanCosts:
         if data is None:
             coster = self._coster(c, c.zero)
             overlap = self.stack.overlap_p2p if coster.plan.overlap_p2p is None else coster.plan.overlap_p2p
-            data = self._data[key] = (*data_parallel(coster, tuple(dict.fromkeys(self.params(c)))), coster.habit("overlap_grad_reduce"), overlap)
+            data = self._data[key] = (
+                *data_parallel(coster, tuple(dict.fromkeys(self.params(c)))),
+                coster.habit("overlap_grad_reduce"),
+                overlap,
+            )
         reduce, gather, optimizer, hidden, overlap = data
         p2p = 0.0
         if c.pp > 1:

@@ -5,6 +5,7 @@
 Each chip sits in its usual nodes and network (`sim.spec.hardware.USUAL_CLUSTER`) and gets the best plan that the search finds. A 910C
 is counted in dies, as frameworks see it: two are one package.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,14 @@ from sim.planner.planner import find, question, row
 CHIPS = ("910b", "910c_die", "h800", "h100", "b200")
 
 
-def compare(model: object, chips: object = 1024, names: Sequence[str] = CHIPS, against: str = "h100", progress: Callable[[int, int], None] | None = None,
-            **asked: object) -> dict:
+def compare(
+    model: object,
+    chips: object = 1024,
+    names: Sequence[str] = CHIPS,
+    against: str = "h100",
+    progress: Callable[[int, int], None] | None = None,
+    **asked: object,
+) -> dict:
     """One row per chip, in the order given.
 
     Args:
@@ -43,8 +50,17 @@ def compare(model: object, chips: object = 1024, names: Sequence[str] = CHIPS, a
             notes += [f"{q.cluster.chip.name}: {text}" for text in q.stated]
         except InputError as err:
             entry["reason"] = str(err)
-        for key, figure in (("rent_usd_per_hour", q.cluster.chip.rent_usd_per_hour), ("system_price_usd", q.cluster.system_price_usd)):
-            entry[key] = figure and {"value": figure.value, "low": figure.low, "high": figure.high, "source": figure.source, "confidence": figure.confidence}
+        for key, figure in (
+            ("rent_usd_per_hour", q.cluster.chip.rent_usd_per_hour),
+            ("system_price_usd", q.cluster.system_price_usd),
+        ):
+            entry[key] = figure and {
+                "value": figure.value,
+                "low": figure.low,
+                "high": figure.high,
+                "source": figure.source,
+                "confidence": figure.confidence,
+            }
         if entry["rent_usd_per_hour"] is None:
             notes.append(f"{q.cluster.chip.name}: no rent is known, so no cost to rent")
         if entry["system_price_usd"] is None:

@@ -4,6 +4,7 @@ A subtree (same widths and batch, any recomputation, ZeRO and switches) is skipp
 longer than both the last plan of the list that is kept and some plan on the front with no more chips. So the kept list and
 the front are those of the full space; `tests/property/test_planner_search.py` compares them with brute force.
 """
+
 from __future__ import annotations
 
 import bisect
@@ -25,7 +26,7 @@ class Found:
     candidate: Candidate
     step_s: float
     memory_bytes: float
-    tokens: int                          # per step
+    tokens: int  # per step
 
     @property
     def tokens_per_s(self) -> float:
@@ -47,10 +48,10 @@ class Outcome:
     best: list[Found]
     front: list[Found]
     by_schedule: dict[str, Found]
-    evaluated: int = 0                   # fitted and costed
-    too_large: int = 0                   # refused by the memory formula
-    bounded: int = 0                     # skipped by the bound
-    nearest: tuple[Candidate, float] | None = None        # when nothing fits: least memory over the limit, and by how much
+    evaluated: int = 0  # fitted and costed
+    too_large: int = 0  # refused by the memory formula
+    bounded: int = 0  # skipped by the bound
+    nearest: tuple[Candidate, float] | None = None  # when nothing fits: least memory over the limit, and by how much
     work: list[str] = field(default_factory=list)
 
     @property
@@ -58,8 +59,15 @@ class Outcome:
         return self.evaluated + self.too_large + self.bounded
 
 
-def search(costs: PlanCosts, space: Space, chips: int, batch: int, objective: str = "tokens", keep: int | None = 20,
-           progress: Callable[[int, int], None] | None = None) -> Outcome:
+def search(
+    costs: PlanCosts,
+    space: Space,
+    chips: int,
+    batch: int,
+    objective: str = "tokens",
+    keep: int | None = 20,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
     """All plans of `space` on at most `chips` chips.
 
     Args:
@@ -75,7 +83,10 @@ def search(costs: PlanCosts, space: Space, chips: int, batch: int, objective: st
         if progress:
             progress(done, len(ordered))
         multiple = ep * etp // math.gcd(ep * etp, tp * cp)
-        floor = {dual: _least_work(costs, space, tp, cp, ep, etp, micro, dual) for dual in {s.startswith("dualpipe") for s, _ in space.pipelines}}
+        floor = {
+            dual: _least_work(costs, space, tp, cp, ep, etp, micro, dual)
+            for dual in {s.startswith("dualpipe") for s, _ in space.pipelines}
+        }
         for pp in space.pp:
             most = chips // (tp * cp * pp)
             options = replicas(space, batch, micro, most, multiple) if most else []
@@ -140,14 +151,19 @@ class _Ranking:
         each = seconds_per_token * (1 - 1e-9)
         value = each * (chips if self.objective == "cost" else 1)
         top = self.by_schedule.get(schedule)
-        return value > self.best[-1][0] and top is not None and top.value(self.objective) < value and self.front.beats(chips, each)
+        return (
+            value > self.best[-1][0]
+            and top is not None
+            and top.value(self.objective) < value
+            and self.front.beats(chips, each)
+        )
 
     def add(self, found: Found) -> None:
         value, c = found.value(self.objective), found.candidate
         if not self.full or value < self.best[-1][0]:
             bisect.insort(self.best, (value, c, found), key=lambda b: b[:2])
             if self.keep is not None:
-                del self.best[self.keep:]
+                del self.best[self.keep :]
         self.front.add(c.chips, found.value("time"), found)
         top = self.by_schedule.get(c.schedule)
         if top is None or value < top.value(self.objective):
@@ -173,9 +189,18 @@ def _least_work(costs: PlanCosts, space: Space, tp: int, cp: int, ep: int, etp: 
     model, least = costs.model, math.inf
     for switch in {costs.layer_set.index(s) for s in costs.layer_set}:
         for recompute in space.recompute:
-            _, parts = costs.costs(Candidate(tp, cp, ep, etp, micro, recompute, 1, 1, "dualpipe-v" if dual else "1f1b", 1, 0, micro, switch))
+            _, parts = costs.costs(
+                Candidate(
+                    tp, cp, ep, etp, micro, recompute, 1, 1, "dualpipe-v" if dual else "1f1b", 1, 0, micro, switch
+                )
+            )
             total = 0.0
-            for kind, count in (("dense", model.dense_ffn_layers), ("moe", model.moe_layers), ("first", 1), ("last", 1)):
+            for kind, count in (
+                ("dense", model.dense_ffn_layers),
+                ("moe", model.moe_layers),
+                ("first", 1),
+                ("last", 1),
+            ):
                 if count:
                     f, b, w, hide_f, hide_b = parts[kind]
                     total += count * (f + b + w - (hide_f + hide_b if dual else 0.0))

@@ -3,6 +3,7 @@
 The set is explicit, so "exhaustive" has a meaning: every combination of the axes below that the rules of `sim.spec.plan.check`
 and `sim.training.schedules.check` allow, on at most the chips at hand.
 """
+
 from __future__ import annotations
 
 import math
@@ -18,8 +19,19 @@ from sim.training.schedules import CHUNKS
 
 # Shares of the inventory that a plan may use, where the batch does not have to divide exactly.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
-FIXED = ("sp", "hsdp", "recompute_modules", "offload", "optimizer", "overlap_grad_reduce", "overlap_param_gather", "overlap_tp", "overlap_p2p",
-         "overlap_all_to_all", "precision_aware_optimizer")
+FIXED = (
+    "sp",
+    "hsdp",
+    "recompute_modules",
+    "offload",
+    "optimizer",
+    "overlap_grad_reduce",
+    "overlap_param_gather",
+    "overlap_tp",
+    "overlap_p2p",
+    "overlap_all_to_all",
+    "precision_aware_optimizer",
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,9 @@ class Space:
             if not getattr(self, axis):
                 raise InputError(f"search axis {axis} is empty: nothing to search; give at least one value")
         if not 0.0 <= self.tolerance < 0.5:
-            raise InputError(f"batch tolerance {self.tolerance:g}: must be a share from 0 to 0.5; give for example 0.02")
+            raise InputError(
+                f"batch tolerance {self.tolerance:g}: must be a share from 0 to 0.5; give for example 0.02"
+            )
 
 
 def divisors(n: int) -> list[int]:
@@ -55,8 +69,18 @@ def divisors(n: int) -> list[int]:
     return sorted({*small, *(n // d for d in small)})
 
 
-def default_space(model: ModelSpec, cluster: Cluster, chips: int, seq: int, batch: int, *, tolerance: float = 0.0,
-                  schedules: tuple[str, ...] | None = None, fixed: Mapping[str, object] | None = None, mtp: bool = True) -> Space:
+def default_space(
+    model: ModelSpec,
+    cluster: Cluster,
+    chips: int,
+    seq: int,
+    batch: int,
+    *,
+    tolerance: float = 0.0,
+    schedules: tuple[str, ...] | None = None,
+    fixed: Mapping[str, object] | None = None,
+    mtp: bool = True,
+) -> Space:
     """Every width that frameworks accept for this model on this machine.
 
     tp: divisors of a node's chips that divide the heads. pp: powers of two, and what divides the layers with or without the
@@ -65,22 +89,45 @@ def default_space(model: ModelSpec, cluster: Cluster, chips: int, seq: int, batc
     `fixed` pins axes (`tp=8`) or other fields of `Plan`; a tuple or list of values searches those.
     """
     fixed = dict(fixed or {})
-    node = min(cluster.tiers[0].size, max(cluster.chips_per_node, 1)) if cluster.tiers[0].size < 1024 else cluster.chips_per_node
-    tp = [t for t in divisors(node) if t <= chips and model.heads % t == 0
-          and (model.attention != "gqa" or model.kv_heads % t == 0 or t % model.kv_heads == 0)]
+    node = (
+        min(cluster.tiers[0].size, max(cluster.chips_per_node, 1))
+        if cluster.tiers[0].size < 1024
+        else cluster.chips_per_node
+    )
+    tp = [
+        t
+        for t in divisors(node)
+        if t <= chips
+        and model.heads % t == 0
+        and (model.attention != "gqa" or model.kv_heads % t == 0 or t % model.kv_heads == 0)
+    ]
     ends = model.layers + 2, model.layers + 2 + (model.mtp_depth if mtp else 0)
     even = {model.layers, *ends}
-    pp = sorted({p for p in range(1, min(model.layers, chips, 128) + 1) if p & (p - 1) == 0 or any(n % p == 0 for n in even)})
+    pp = sorted(
+        {p for p in range(1, min(model.layers, chips, 128) + 1) if p & (p - 1) == 0 or any(n % p == 0 for n in even)}
+    )
     cp = [c for c in (2**k for k in range(8)) if c <= chips and seq % c == 0 and (c == 1 or seq // c >= 2048)]
     ep = [e for e in divisors(model.experts) if e <= chips] if model.experts else [1]
-    names = tuple(schedules or (s for s in SCHEDULES if s != "gpipe"))        # gpipe: 1F1B's bubble with more memory
+    names = tuple(schedules or (s for s in SCHEDULES if s != "gpipe"))  # gpipe: 1F1B's bubble with more memory
     for name in names:
         if name not in SCHEDULES:
             raise InputError(f"schedule {name!r}: not one of {', '.join(SCHEDULES)}{nearest(str(name), SCHEDULES)}")
-    virtual = sorted({v for v in range(2, 17) for p in pp if p > 1 and p * v <= model.layers and any(n % (p * v) == 0 for n in even)})
-    pipelines = [pair for s in names for pair in ([(s, v) for v in virtual] if s == "interleaved" else [(s, CHUNKS[s])])]
-    axes = {"tp": tp, "pp": pp, "cp": cp, "ep": ep, "etp": sorted({1, *tp}) if model.experts else [1],
-            "micro_batch": [m for m in (1, 2, 4, 8, 16) if m <= batch], "zero": [0, 1, 3], "recompute": list(RECOMPUTE)}
+    virtual = sorted(
+        {v for v in range(2, 17) for p in pp if p > 1 and p * v <= model.layers and any(n % (p * v) == 0 for n in even)}
+    )
+    pipelines = [
+        pair for s in names for pair in ([(s, v) for v in virtual] if s == "interleaved" else [(s, CHUNKS[s])])
+    ]
+    axes = {
+        "tp": tp,
+        "pp": pp,
+        "cp": cp,
+        "ep": ep,
+        "etp": sorted({1, *tp}) if model.experts else [1],
+        "micro_batch": [m for m in (1, 2, 4, 8, 16) if m <= batch],
+        "zero": [0, 1, 3],
+        "recompute": list(RECOMPUTE),
+    }
     for axis in axes:
         if axis in fixed:
             value = fixed.pop(axis)
@@ -88,23 +135,40 @@ def default_space(model: ModelSpec, cluster: Cluster, chips: int, seq: int, batc
     switches: list[dict] = [{}]
     for key, value in fixed.items():
         if key not in FIXED:
-            raise InputError(f"search key {key!r}: not known{nearest(str(key), (*axes, *FIXED))}; known: {', '.join((*axes, *FIXED))}")
+            raise InputError(
+                f"search key {key!r}: not known{nearest(str(key), (*axes, *FIXED))}; known: {', '.join((*axes, *FIXED))}"
+            )
         if key == "optimizer" and value not in OPTIMIZERS:
-            raise InputError(f"optimizer {value!r}: not one of {', '.join(OPTIMIZERS)}{nearest(str(value), OPTIMIZERS)}")
+            raise InputError(
+                f"optimizer {value!r}: not one of {', '.join(OPTIMIZERS)}{nearest(str(value), OPTIMIZERS)}"
+            )
         values = value if isinstance(value, (tuple, list)) and key != "recompute_modules" else [value]
         switches = [{**s, key: v} for s in switches for v in values]
-    space = Space(**{k: tuple(v) for k, v in axes.items()}, pipelines=tuple(pipelines), switches=tuple(switches), tolerance=tolerance)
+    space = Space(
+        **{k: tuple(v) for k, v in axes.items()},
+        pipelines=tuple(pipelines),
+        switches=tuple(switches),
+        tolerance=tolerance,
+    )
     for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute"):
         for value in getattr(space, axis):
-            Plan(**{axis: value})                                        # refuses what no plan takes
+            Plan(**{axis: value})  # refuses what no plan takes
     for switch in switches:
         Plan(**switch)
     if not model.experts and (1 not in space.ep or 1 not in space.etp):
-        raise InputError(f"ep={space.ep[0]}, etp={space.etp[0]}: {model.name} has no experts; give ep=1 and etp=1, or leave them out")
-    for axis, of, what in (("tp", model.heads, "attention heads"), ("ep", model.experts or 1, "experts"), ("cp", seq, "tokens of a sequence")):
+        raise InputError(
+            f"ep={space.ep[0]}, etp={space.etp[0]}: {model.name} has no experts; give ep=1 and etp=1, or leave them out"
+        )
+    for axis, of, what in (
+        ("tp", model.heads, "attention heads"),
+        ("ep", model.experts or 1, "experts"),
+        ("cp", seq, "tokens of a sequence"),
+    ):
         odd = [v for v in getattr(space, axis) if of % v]
         if len(odd) == len(getattr(space, axis)):
-            raise InputError(f"{axis}={odd[0]}: does not divide the {of:,} {what}; give one of {', '.join(map(str, divisors(of)[:12]))}")
+            raise InputError(
+                f"{axis}={odd[0]}: does not divide the {of:,} {what}; give one of {', '.join(map(str, divisors(of)[:12]))}"
+            )
     return space
 
 
@@ -136,7 +200,11 @@ def replicas(space: Space, batch: int, micro_batch: int, most: int, multiple: in
             room = int(most * share)
             first = max(1, math.ceil(batch * (1 - space.tolerance) / (micro_batch * room))) if room else 0
             for m in (first, first + 1) if first else ():
-                dp = min(room, int(batch * (1 + space.tolerance) / (micro_batch * m)), round(batch / (micro_batch * m))) // multiple * multiple
+                dp = (
+                    min(room, int(batch * (1 + space.tolerance) / (micro_batch * m)), round(batch / (micro_batch * m)))
+                    // multiple
+                    * multiple
+                )
                 if dp and abs(dp * m * micro_batch / batch - 1) <= space.tolerance:
                     found.setdefault(dp, dp * m * micro_batch)
     return sorted(found.items(), reverse=True)
@@ -174,4 +242,18 @@ def every(space: Space, model: ModelSpec, chips: int, batch: int, mtp: bool = Tr
                                             if zero and dp * cp == 1:
                                                 continue
                                             for switch in range(len(space.switches)):
-                                                yield Candidate(tp, cp, ep, etp, micro, recompute, pp, vpp, schedule, dp, zero, size, switch)
+                                                yield Candidate(
+                                                    tp,
+                                                    cp,
+                                                    ep,
+                                                    etp,
+                                                    micro,
+                                                    recompute,
+                                                    pp,
+                                                    vpp,
+                                                    schedule,
+                                                    dp,
+                                                    zero,
+                                                    size,
+                                                    switch,
+                                                )

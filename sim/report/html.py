@@ -1,4 +1,5 @@
 """One self-contained HTML page: headings, prose, tables and figures, readable on a phone, on paper and without a network."""
+
 from __future__ import annotations
 
 import html as _html
@@ -27,20 +28,36 @@ def escape(text: object) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
     """An HTML table; a column whose every cell looks like a number is set right-aligned."""
+
     def numeric(cell: object) -> bool:
-        return str(cell).lstrip("−-+~±$").replace(",", "").replace(".", "").replace("%", "").replace(" ", "").replace("–", "").isdigit()
+        return (
+            str(cell)
+            .lstrip("−-+~±$")
+            .replace(",", "")
+            .replace(".", "")
+            .replace("%", "")
+            .replace(" ", "")
+            .replace("–", "")
+            .isdigit()
+        )
 
     right = [bool(rows) and all(numeric(row[i]) for row in rows) for i in range(len(header))]
     mark = [' class="num"' if r else "" for r in right]
     head = "".join(f'<th scope="col"{mark[i]}>{escape(h)}</th>' for i, h in enumerate(header))
-    body = "".join("<tr>" + "".join(f"<td{mark[i]}>{escape(c)}</td>" for i, c in enumerate(row)) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td{mark[i]}>{escape(c)}</td>" for i, c in enumerate(row)) + "</tr>" for row in rows
+    )
     note = f"<caption class='note' style='text-align:left'>{escape(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def cards(items: Sequence[tuple[str, str]]) -> str:
     """The few figures that a reader came for: (value, what it is)."""
-    return '<div class="cards">' + "".join(f'<div class="card"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for v, k in items) + "</div>"
+    return (
+        '<div class="cards">'
+        + "".join(f'<div class="card"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for v, k in items)
+        + "</div>"
+    )
 
 
 class Page:
@@ -71,9 +88,11 @@ class Page:
 
     def write(self, path: Path) -> Path:
         nav = "".join(f'<a href="#{escape(a)}">{escape(t)}</a>' for a, t in self.links)
-        text = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-                f"<title>{escape(self.title)}</title><style>{STYLE}</style></head><body><main><h1>{escape(self.title)}</h1>"
-                f'<p class="lead">{escape(self.lead)}</p><nav aria-label="Sections">{nav}</nav>{"".join(self.body)}</main></body></html>')
+        text = (
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+            f"<title>{escape(self.title)}</title><style>{STYLE}</style></head><body><main><h1>{escape(self.title)}</h1>"
+            f'<p class="lead">{escape(self.lead)}</p><nav aria-label="Sections">{nav}</nav>{"".join(self.body)}</main></body></html>'
+        )
         temporary = path.with_suffix(".tmp")
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

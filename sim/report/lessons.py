@@ -2,6 +2,7 @@
 
 Nothing here computes a result of its own: each helper asks the simulator and arranges the answer for a picture.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -23,6 +24,7 @@ _DIMENSIONS = {"B": "bytes", "B/s": "bytes_per_s", "FLOP/s": "flops", "s": "time
 
 # ------------------------------------------------------------------ figures that move
 
+
 def live(fig, redraw: Callable, *controls):
     """A figure with its controls above it; `redraw(figure, *values)` changes traces and layout in place.
 
@@ -41,16 +43,18 @@ def live(fig, redraw: Callable, *controls):
                 redraw(picture, *(control.value for control in controls))
         except InputError as error:
             picture.layout.title.text = "refused: " + wrapped(str(error))
+
     for control in controls:
         control.observe(again, "value")
     again()
-    rows = [ipywidgets.HBox(controls[i:i + 3]) for i in range(0, len(controls), 3)]
+    rows = [ipywidgets.HBox(controls[i : i + 3]) for i in range(0, len(controls), 3)]
     return ipywidgets.VBox([*rows, picture])
 
 
 def wrapped(text: str, width: int = 100) -> str:
     """A long line cut with `<br>` for a title."""
     import textwrap
+
     return "<br>".join(textwrap.wrap(text, width))
 
 
@@ -62,6 +66,7 @@ def table(rows: Sequence[Sequence[object]], *headings: str) -> str:
 
 
 # ------------------------------------------------------------------ facts
+
 
 def said(value: float, unit: str) -> str:
     """A figure in human units."""
@@ -75,7 +80,11 @@ def fact_rows(thing: Chip | Cluster | Tier) -> list[tuple[str, str, str, str, st
     rows = []
     for field in dataclasses.fields(thing):
         value = getattr(thing, field.name)
-        named = {f"{field.name} {key}": v for key, v in value.items()} if isinstance(value, Mapping) else {field.name: value}
+        named = (
+            {f"{field.name} {key}": v for key, v in value.items()}
+            if isinstance(value, Mapping)
+            else {field.name: value}
+        )
         for name, f in named.items():
             if isinstance(f, Figure):
                 span = "" if f.certain else f"{said(f.low, f.unit)} to {said(f.high, f.unit)}"
@@ -87,18 +96,33 @@ def with_tier(cluster: Cluster, name: str, **changes) -> Cluster:
     """The cluster with one tier changed: `with_tier(c, "roce", oversubscription=4.0)`. A number given for a `Figure` keeps
     the figure's unit and source."""
     cluster.tier(name)
+
     def changed(tier: Tier) -> Tier:
-        new = {k: dataclasses.replace(getattr(tier, k), value=v) if isinstance(getattr(tier, k), Figure) else v for k, v in changes.items()}
+        new = {
+            k: dataclasses.replace(getattr(tier, k), value=v) if isinstance(getattr(tier, k), Figure) else v
+            for k, v in changes.items()
+        }
         return dataclasses.replace(tier, **new)
+
     return dataclasses.replace(cluster, tiers=tuple(changed(t) if t.name == name else t for t in cluster.tiers))
 
 
 # ------------------------------------------------------------------ rooflines
 
+
 def roofline_points(kernels: Kernels, ops: Iterable[Op]) -> list[dict]:
     """Operators that compute, as points: intensity (FLOP per byte), rate (FLOP/s) and seconds on this chip."""
-    return [{"name": op.name, "group": op.group, "intensity": op.flops / op.bytes, "rate": op.flops / kernels.time(op),
-             "seconds": kernels.time(op)} for op in ops if op.flops and op.bytes]
+    return [
+        {
+            "name": op.name,
+            "group": op.group,
+            "intensity": op.flops / op.bytes,
+            "rate": op.flops / kernels.time(op),
+            "seconds": kernels.time(op),
+        }
+        for op in ops
+        if op.flops and op.bytes
+    ]
 
 
 def decode_attention(model, requests: int, context: int) -> Op:
@@ -112,6 +136,7 @@ def decode_attention(model, requests: int, context: int) -> Op:
 
 # ------------------------------------------------------------------ the network
 
+
 def group(cluster: Cluster, n: int, stride: int = 1):
     """A group of `n` chips placed on the tiers of a cluster."""
     return collectives.place(cluster, n, stride)
@@ -120,43 +145,75 @@ def group(cluster: Cluster, n: int, stride: int = 1):
 def bus_rate(kind: str, size: float, n: int, seconds: float) -> float:
     """Bytes per second that each chip had to move at least: how collectives of different kinds are compared (the "bus
     bandwidth" of NCCL's tests)."""
-    moved = {"all_reduce": 2 * (n - 1) / n, "all_gather": (n - 1) / n, "reduce_scatter": (n - 1) / n, "all_to_all": (n - 1) / n}
+    moved = {
+        "all_reduce": 2 * (n - 1) / n,
+        "all_gather": (n - 1) / n,
+        "reduce_scatter": (n - 1) / n,
+        "all_to_all": (n - 1) / n,
+    }
     return size * moved.get(kind, 1.0) / seconds
 
 
 # ------------------------------------------------------------------ pipelines
 
-def even_costs(schedule: str, ranks: int, micro_batches: int, chunks: int = 2, *, forward_s: float = 1.0,
-               backward_input_s: float = 1.0, backward_weight_s: float = 1.0, comm_s: float = 0.0) -> StepCosts:
+
+def even_costs(
+    schedule: str,
+    ranks: int,
+    micro_batches: int,
+    chunks: int = 2,
+    *,
+    forward_s: float = 1.0,
+    backward_input_s: float = 1.0,
+    backward_weight_s: float = 1.0,
+    comm_s: float = 0.0,
+) -> StepCosts:
     """A pipeline whose ranks all have the same work: seconds of a rank for one micro-batch. Interleaving cuts a rank's
     layers into `chunks`; DualPipe keeps two whole copies of them, one for each direction. `comm_s` is the all-to-all
     inside a forward, and as much inside a backward, which another micro-batch's work may hide."""
     pieces = CHUNKS[schedule] or chunks
     share = 1.0 if schedule == "dualpipe" else 1.0 / pieces
-    one = ChunkCost(share * (forward_s + comm_s), share * (backward_input_s + comm_s), share * backward_weight_s,
-                    share * comm_s, share * comm_s)
+    one = ChunkCost(
+        share * (forward_s + comm_s),
+        share * (backward_input_s + comm_s),
+        share * backward_weight_s,
+        share * comm_s,
+        share * comm_s,
+    )
     return StepCosts(((one,) * pieces,) * ranks, micro_batches, 0.0, 0.0, 0.0, 0.0, False, 0.0)
 
 
 def redraw_timeline(picture, result) -> None:
     """Put another step into a picture made by `sim.trace.timeline.figure` with all kinds of work present (see `timeline_base`)."""
     from sim.trace.timeline import STYLES, bars
+
     found = bars(result.programs, result.slowest)
     for trace, kind in zip(picture.data, STYLES):
         rows = found.get(kind, [])
         trace.y, trace.base, trace.x = [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]
         trace.text = [r[3] for r in rows] if len(rows) <= 400 else None
     picture.layout.yaxis.range = [len(result.programs) - 0.5, -0.5]
-    picture.layout.title.text = (f"{result.schedule}: {result.pipeline_s:.4g} s for {len(result.programs)} ranks, bubble "
-                                 f"{result.bubble_share:.1%} of the time")
+    picture.layout.title.text = (
+        f"{result.schedule}: {result.pipeline_s:.4g} s for {len(result.programs)} ranks, bubble "
+        f"{result.bubble_share:.1%} of the time"
+    )
 
 
 def timeline_base(fig, height: int = 420):
     """A house-style figure with one empty row of bars per kind of work, to be filled by `redraw_timeline`."""
     from sim.trace.timeline import STYLES
+
     for name, colour, pattern in STYLES.values():
-        fig.add_bar(orientation="h", y=[], base=[], x=[], name=name, textposition="inside", insidetextanchor="middle",
-                    marker=dict(color=colour, pattern_shape=pattern, line=dict(color="white", width=0.5)))
+        fig.add_bar(
+            orientation="h",
+            y=[],
+            base=[],
+            x=[],
+            name=name,
+            textposition="inside",
+            insidetextanchor="middle",
+            marker=dict(color=colour, pattern_shape=pattern, line=dict(color="white", width=0.5)),
+        )
     fig.update_layout(barmode="overlay", bargap=0.15, height=height, legend=dict(orientation="h", y=-0.2))
     fig.update_yaxes(dtick=1)
     return fig

@@ -8,6 +8,7 @@ per tick, so x ticks take a·x + c·x²/2 seconds with a = τ now and c = b·slo
 Assumptions: a prefill stops decoding for its own time; a request is admitted while its cache fits, and when the cache is
 full the youngest is put back and prefilled again later (what vLLM does); a push pauses the engine.
 """
+
 from __future__ import annotations
 
 import heapq
@@ -18,8 +19,8 @@ from dataclasses import dataclass, field
 
 from minglm.errors import InputError
 
-AHEAD = 256      # tokens of growth that must fit for every running request before another is admitted (assumed)
-FULL, SELECTION = -1.0, -2.0     # what happens next where it is no request's end: the cache is full; selection sets in
+AHEAD = 256  # tokens of growth that must fit for every running request before another is admitted (assumed)
+FULL, SELECTION = -1.0, -2.0  # what happens next where it is no request's end: the cache is full; selection sets in
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class DecodeCurve:
             last = 0.0
             for b, s in pairs:
                 if not (math.isfinite(b) and math.isfinite(s) and b > last and s > least and s >= 0):
-                    raise InputError(f"{name}: point [{b:g}, {s:g}]: batches must grow from above 0 and seconds be positive; sort and check the list")
+                    raise InputError(
+                        f"{name}: point [{b:g}, {s:g}]: batches must grow from above 0 and seconds be positive; sort and check the list"
+                    )
                 last = b
 
     def base(self, b: int) -> float:
@@ -64,7 +67,9 @@ class DecodeCurve:
         return table[b]
 
     def beyond_topk(self, b: int, longest: float = 0.0) -> float:
-        return (_interpolate(self.beyond, b) if self.beyond else 0.0) + (b * _interpolate(self.contexts, longest) if self.contexts else 0.0)
+        return (_interpolate(self.beyond, b) if self.beyond else 0.0) + (
+            b * _interpolate(self.contexts, longest) if self.contexts else 0.0
+        )
 
     def seconds(self, b: int, kv: float = 0.0) -> float:
         """τ(b, kv)."""
@@ -75,7 +80,12 @@ class DecodeCurve:
 
     def times(self, factor: float) -> DecodeCurve:
         """The same curve, `factor` slower."""
-        return DecodeCurve(*(tuple((b, s * factor) for b, s in pairs) for pairs in (self.points, self.slopes, self.beyond, self.contexts)))
+        return DecodeCurve(
+            *(
+                tuple((b, s * factor) for b, s in pairs)
+                for pairs in (self.points, self.slopes, self.beyond, self.contexts)
+            )
+        )
 
 
 def _interpolate(points: Sequence[tuple[float, float]], b: float) -> float:
@@ -93,7 +103,7 @@ def synchronous_makespan(lengths: Iterable[float], curve: DecodeCurve, prompt: f
     falling, with the cache's growth integrated (TailSieve's closed form)."""
     order = sorted(lengths, reverse=True) + [0.0]
     total = 0.0
-    for j in range(len(order) - 1, 0, -1):       # j requests run from token order[j] to order[j - 1]
+    for j in range(len(order) - 1, 0, -1):  # j requests run from token order[j] to order[j - 1]
         x = order[j - 1] - order[j]
         kv = j * (prompt + order[j])
         total += (curve.base(j) + curve.slope(j) * kv) * x + curve.slope(j) * j * x * x / 2
@@ -114,24 +124,64 @@ class Trajectory:
 class Engine:
     """The state of one engine and its arithmetic; `sim.rollout.simulate` owns the events."""
 
-    __slots__ = ("id", "curve", "prefill_s", "prefill_fixed_s", "kv_limit", "max_running", "keep_cache", "v", "t", "resume", "heap", "queue", "kv", "n",
-                 "marks", "serial", "order", "timer", "busy_s", "tokens", "blocked", "held", "reprefilled", "preemptions", "target", "topk", "share", "slow", "keep_s")
+    __slots__ = (
+        "id",
+        "curve",
+        "prefill_s",
+        "prefill_fixed_s",
+        "kv_limit",
+        "max_running",
+        "keep_cache",
+        "v",
+        "t",
+        "resume",
+        "heap",
+        "queue",
+        "kv",
+        "n",
+        "marks",
+        "serial",
+        "order",
+        "timer",
+        "busy_s",
+        "tokens",
+        "blocked",
+        "held",
+        "reprefilled",
+        "preemptions",
+        "target",
+        "topk",
+        "share",
+        "slow",
+        "keep_s",
+    )
 
-    def __init__(self, id: int, curve: DecodeCurve, prefill_s: float = 0.0, prefill_fixed_s: float = 0.0, kv_limit: float | None = None,
-                 max_running: int | None = None, keep_cache: bool = False, topk: float | None = None, share_prompts: bool = False, keep_s: float = 0.0):
-        self.topk = topk or math.inf                 # context of the longest request from which on a step costs `beyond` more
+    def __init__(
+        self,
+        id: int,
+        curve: DecodeCurve,
+        prefill_s: float = 0.0,
+        prefill_fixed_s: float = 0.0,
+        kv_limit: float | None = None,
+        max_running: int | None = None,
+        keep_cache: bool = False,
+        topk: float | None = None,
+        share_prompts: bool = False,
+        keep_s: float = 0.0,
+    ):
+        self.topk = topk or math.inf  # context of the longest request from which on a step costs `beyond` more
         self.id, self.curve, self.prefill_s, self.prefill_fixed_s = id, curve, prefill_s, prefill_fixed_s
         self.kv_limit, self.max_running = kv_limit or math.inf, max_running or 1 << 60
         self.keep_cache, self.share, self.keep_s = keep_cache, share_prompts, keep_s
-        self.slow = 1.0                              # times its usual seconds, while another process has part of the machine
-        self.v = self.t = self.resume = 0.0          # token clock; time it was read; decoding goes on from `resume`
+        self.slow = 1.0  # times its usual seconds, while another process has part of the machine
+        self.v = self.t = self.resume = 0.0  # token clock; time it was read; decoding goes on from `resume`
         self.heap: list[tuple[float, int, Trajectory]] = []
         self.queue: deque[Trajectory] = deque()
         self.kv, self.n, self.serial, self.timer = 0.0, 0, 0, 0
-        self.marks: list[tuple[float, int]] = [(0.0, 0)]      # (token clock, weight version from there on)
-        self.order: list[tuple[int, Trajectory]] = []         # by admission, those that left included
+        self.marks: list[tuple[float, int]] = [(0.0, 0)]  # (token clock, weight version from there on)
+        self.order: list[tuple[int, Trajectory]] = []  # by admission, those that left included
         self.busy_s = self.tokens = 0.0
-        self.blocked = self.held = False             # blocked: the cache was full; held: no admission before a push
+        self.blocked = self.held = False  # blocked: the cache was full; held: no admission before a push
         self.reprefilled = self.preemptions = 0
         self.target = 0.0
 
@@ -166,7 +216,7 @@ class Engine:
         """Seconds of a tick now."""
         now = self.curve.base(n) + self.curve.slope(n) * self.kv
         if self.topk < math.inf and (longest := self._longest()) >= self.topk - 1e-9:
-            now += self.curve.beyond_topk(n, longest)          # until the next event; contexts grow little in between
+            now += self.curve.beyond_topk(n, longest)  # until the next event; contexts grow little in between
         return now * self.slow
 
     def _tick(self, x: float) -> None:
@@ -180,7 +230,7 @@ class Engine:
         if not n:
             return None
         heap = self.heap
-        while heap[0][1] != heap[0][2].admitted:     # put back when the cache was full
+        while heap[0][1] != heap[0][2].admitted:  # put back when the cache was full
             heapq.heappop(heap)
         x = heap[0][0] - self.v
         full = (self.kv_limit - self.kv) / n
@@ -208,7 +258,7 @@ class Engine:
             self._preempt()
             return []
         self._tick(self.target - self.v)
-        self.v = self.target                         # no rounding builds up
+        self.v = self.target  # no rounding builds up
         ended = []
         heap = self.heap
         while heap and heap[0][0] <= self.target:
@@ -227,7 +277,11 @@ class Engine:
                 trajectory.segments.append((marks[-1][1], done - last))
             else:
                 for i in range(trajectory.first_mark, len(marks)):
-                    end = done if i + 1 == len(marks) else min(done, max(last, math.floor(marks[i + 1][0] - trajectory.origin + 1e-9)))
+                    end = (
+                        done
+                        if i + 1 == len(marks)
+                        else min(done, max(last, math.floor(marks[i + 1][0] - trajectory.origin + 1e-9)))
+                    )
                     if end > last:
                         trajectory.segments.append((marks[i][1], end - last))
                         last = end
@@ -241,7 +295,7 @@ class Engine:
             serial, trajectory = self.order.pop()
         self._leave(trajectory, self._progress(trajectory))
         self.kv = max(0.0, self.kv)
-        trajectory.admitted = -1                     # its cache is gone, whatever `keep_cache` says
+        trajectory.admitted = -1  # its cache is gone, whatever `keep_cache` says
         self.queue.appendleft(trajectory)
         self.blocked = True
         self.preemptions += 1
@@ -270,10 +324,10 @@ class Engine:
                 self.reprefilled += trajectory.done
                 cost = self.prefill_fixed_s + self.prefill_s * need
                 if self.share:
-                    if called:                       # one call for all that come together
+                    if called:  # one call for all that come together
                         cost -= self.prefill_fixed_s
                     if not trajectory.done and trajectory.group in read:
-                        cost = 0.0                   # its siblings' prompt is the same: their cache is copied
+                        cost = 0.0  # its siblings' prompt is the same: their cache is copied
                     called = True
                     read.add(trajectory.group)
                 if cost:

@@ -8,6 +8,7 @@ A published mean is of what was produced, so `mean` counts capped trajectories a
 the variance of log length: 64.8% in TailSieve's measurement (64 prompts × 8 samples). Where only mean and cap are known the
 spread is sigma = 1, from "p99 about ten times the median" (Laminar's setting, read in a note). Token counts everywhere.
 """
+
 from __future__ import annotations
 
 import json
@@ -47,8 +48,16 @@ class Lengths:
     prompts: tuple[int, ...] = ()
 
     @classmethod
-    def lognormal(cls, mean: float | None = None, cap: int = LONGEST, sigma: float | None = None, percentile: tuple[float, float] | None = None,
-                  median: float | None = None, explained: float = EXPLAINED, prompt: int = 0) -> Lengths:
+    def lognormal(
+        cls,
+        mean: float | None = None,
+        cap: int = LONGEST,
+        sigma: float | None = None,
+        percentile: tuple[float, float] | None = None,
+        median: float | None = None,
+        explained: float = EXPLAINED,
+        prompt: int = 0,
+    ) -> Lengths:
         """From what a source prints.
 
         Args:
@@ -61,34 +70,61 @@ class Lengths:
             raise InputError("lengths: neither mean nor median is given; give mean in tokens, such as mean: 4000")
         for name, value in (("mean", mean), ("median", median)):
             if value is not None and not 1 <= value <= cap:
-                raise InputError(f"lengths: {name}={value:g} is not between 1 and the maximum {cap:,}; give a {name} below the maximum")
+                raise InputError(
+                    f"lengths: {name}={value:g} is not between 1 and the maximum {cap:,}; give a {name} below the maximum"
+                )
         if sigma is not None and not 0 <= sigma <= 5:
             raise InputError(f"lengths: sigma={sigma:g} is not between 0 and 5; leave it out for {SIGMA:g}")
         if mean is not None and median is not None and sigma is None and percentile is None:
-            sigma = _bisect(lambda s: _mean(median, s, cap) - mean, 0.0, 4.0, f"lengths: no log-normal of median {median:g} capped at {cap:,} has mean {mean:g}")
+            sigma = _bisect(
+                lambda s: _mean(median, s, cap) - mean,
+                0.0,
+                4.0,
+                f"lengths: no log-normal of median {median:g} capped at {cap:,} has mean {mean:g}",
+            )
             return cls(median, sigma, cap, explained, prompt)
         if percentile is not None and sigma is None:
             share, tokens = percentile
             if tokens > cap:
-                raise InputError(f"lengths: percentile {share:.3g} at {tokens:g} is above the maximum {cap:,}; give one at most the maximum")
+                raise InputError(
+                    f"lengths: percentile {share:.3g} at {tokens:g} is above the maximum {cap:,}; give one at most the maximum"
+                )
             z = _NORMAL.inv_cdf(share)
             if median is not None:
                 sigma = math.log(tokens / median) / z if z and tokens >= median else -1.0
                 if not 0 <= sigma <= 5:
-                    raise InputError(f"lengths: percentile {share:.3g} at {tokens:g} does not fit a median of {median:g}; give one further out")
+                    raise InputError(
+                        f"lengths: percentile {share:.3g} at {tokens:g} does not fit a median of {median:g}; give one further out"
+                    )
             else:
                 # the spread at which the log-normal through (share, tokens) has this mean; of two answers the narrower
-                sigma = _bisect(lambda s: _mean(tokens / math.exp(min(z * s, 600.0)), s, cap) - mean, 0.0, 4.0,
-                                f"lengths: no log-normal capped at {cap:,} has mean {mean:g} and percentile {share:.3g} at {tokens:g}")
+                sigma = _bisect(
+                    lambda s: _mean(tokens / math.exp(min(z * s, 600.0)), s, cap) - mean,
+                    0.0,
+                    4.0,
+                    f"lengths: no log-normal capped at {cap:,} has mean {mean:g} and percentile {share:.3g} at {tokens:g}",
+                )
                 return cls(tokens / math.exp(z * sigma), sigma, cap, explained, prompt)
         sigma = SIGMA if sigma is None else sigma
         if median is None:
-            median = mean if not sigma or mean >= 0.999 * cap else math.exp(_bisect(
-                lambda m: _mean(math.exp(m), sigma, cap) - mean, math.log(0.01), math.log(1e4 * cap), f"lengths: no log-normal capped at {cap:,} has mean {mean:g}"))
+            median = (
+                mean
+                if not sigma or mean >= 0.999 * cap
+                else math.exp(
+                    _bisect(
+                        lambda m: _mean(math.exp(m), sigma, cap) - mean,
+                        math.log(0.01),
+                        math.log(1e4 * cap),
+                        f"lengths: no log-normal capped at {cap:,} has mean {mean:g}",
+                    )
+                )
+            )
         return cls(median, sigma, cap, explained, prompt)
 
     @classmethod
-    def measured(cls, values: Iterable[float], cap: int = LONGEST, explained: float = EXPLAINED, prompt: int = 0) -> Lengths:
+    def measured(
+        cls, values: Iterable[float], cap: int = LONGEST, explained: float = EXPLAINED, prompt: int = 0
+    ) -> Lengths:
         """Drawn from measured values, each as likely as it was seen."""
         found = tuple(sorted(min(cap, max(1, round(v))) for v in values))
         if not found:
@@ -126,7 +162,9 @@ class Lengths:
         table = sorted(x for g in self.groups for x in g) if self.groups else self.values
         if table:
             return float(table[min(len(table) - 1, int(p * len(table)))])
-        return min(float(self.cap), self.median * math.exp(self.sigma * _NORMAL.inv_cdf(p))) if self.sigma else self.median
+        return (
+            min(float(self.cap), self.median * math.exp(self.sigma * _NORMAL.inv_cdf(p))) if self.sigma else self.median
+        )
 
     @property
     def longest(self) -> int:
@@ -139,20 +177,35 @@ class Lengths:
         table = sorted(x for g in self.groups for x in g) if self.groups else self.values
         if table:
             return 1.0 - bisect_right(table, self.cap - 1) / len(table)
-        return 1.0 - _NORMAL.cdf(math.log(self.cap / self.median) / self.sigma) if self.sigma else float(self.median >= self.cap)
+        return (
+            1.0 - _NORMAL.cdf(math.log(self.cap / self.median) / self.sigma)
+            if self.sigma
+            else float(self.median >= self.cap)
+        )
 
     def scaled(self, mean: float) -> Lengths:
         """The same shape and cap with another mean (log-normal), or every value times the ratio."""
         if self.groups:
             ratio = mean / self.mean()
-            return replace(self, groups=tuple(tuple(min(self.cap, max(1, round(x * ratio))) for x in g) for g in self.groups))
+            return replace(
+                self, groups=tuple(tuple(min(self.cap, max(1, round(x * ratio))) for x in g) for g in self.groups)
+            )
         if self.values:
-            return Lengths.measured((x * mean / self.mean() for x in self.values), self.cap, self.explained, self.prompt)
+            return Lengths.measured(
+                (x * mean / self.mean() for x in self.values), self.cap, self.explained, self.prompt
+            )
         return Lengths.lognormal(mean, self.cap, self.sigma, explained=self.explained, prompt=self.prompt)
 
     def describe(self) -> str:
-        kind = f"{sum(map(len, self.groups)):,} lengths as logged" if self.groups else f"{len(self.values):,} measured values" if self.values \
-            else f"log-normal, sigma {self.sigma:.2f}" if self.sigma else "all alike"
+        kind = (
+            f"{sum(map(len, self.groups)):,} lengths as logged"
+            if self.groups
+            else f"{len(self.values):,} measured values"
+            if self.values
+            else f"log-normal, sigma {self.sigma:.2f}"
+            if self.sigma
+            else "all alike"
+        )
         cut = f", {self.truncated_share():.1%} cut at {self.cap:,}" if self.cap < LONGEST else ""
         return f"mean {self.mean():,.0f}, median {self.quantile(0.5):,.0f}, p99 {self.quantile(0.99):,.0f} tokens ({kind}{cut})"
 
@@ -162,7 +215,9 @@ def _mean(median: float, sigma: float, cap: float) -> float:
     if sigma <= 1e-12:
         return min(median, cap)
     m, c = math.log(median), math.log(cap)
-    return math.exp(min(m + sigma * sigma / 2, 600.0)) * _NORMAL.cdf((c - m - sigma * sigma) / sigma) + cap * (1.0 - _NORMAL.cdf((c - m) / sigma))
+    return math.exp(min(m + sigma * sigma / 2, 600.0)) * _NORMAL.cdf((c - m - sigma * sigma) / sigma) + cap * (
+        1.0 - _NORMAL.cdf((c - m) / sigma)
+    )
 
 
 def _bisect(f, low: float, high: float, refusal: str) -> float:
@@ -205,9 +260,13 @@ def read_log(path: str | Path) -> list[dict]:
         with path.open(encoding="utf-8") as file:
             lines = [line for line in islice(file, MAX_LINES) if line.strip()]
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a run of minglm rl writes trajectories.jsonl into its folder") from None
+        raise InputError(
+            f"{path}: no such file; a run of minglm rl writes trajectories.jsonl into its folder"
+        ) from None
     except (OSError, UnicodeDecodeError, ValueError) as err:
-        raise InputError(f"{str(path)[:120]}: cannot be read ({getattr(err, 'strerror', None) or 'not text'}); give a trajectories.jsonl") from None
+        raise InputError(
+            f"{str(path)[:120]}: cannot be read ({getattr(err, 'strerror', None) or 'not text'}); give a trajectories.jsonl"
+        ) from None
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -215,11 +274,15 @@ def read_log(path: str | Path) -> list[dict]:
         except (ValueError, RecursionError):
             raise InputError(f"{path}: line {number} is not JSON; give one object per line") from None
         if not isinstance(given, Mapping):
-            raise InputError(f"{path}: line {number} is not an object; give lines such as {{\"group\": 0, \"response_length\": 57}}")
+            raise InputError(
+                f'{path}: line {number} is not an object; give lines such as {{"group": 0, "response_length": 57}}'
+            )
         row = dict(given)
         length = _number(_first(given, _LENGTH))
         if length is None:
-            raise InputError(f"{path}: line {number} has no length; give one of {', '.join(_LENGTH)} as a number of tokens")
+            raise InputError(
+                f"{path}: line {number} has no length; give one of {', '.join(_LENGTH)} as a number of tokens"
+            )
         row |= {"length": length, "group": _first(given, _GROUP), "prompt": _number(_first(given, _PROMPT)) or 0}
         rows.append(row)
     if not rows:
@@ -233,7 +296,12 @@ def _first(row: Mapping, names: Sequence[str]):
 
 
 def _number(value: object) -> int | None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= LONGEST
+    good = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and 0 <= value <= LONGEST
+    )
     return int(value) if good else None
 
 
@@ -244,7 +312,12 @@ def from_rows(rows: Sequence[Mapping], cap: int | None = None) -> Lengths:
     for r in rows:
         if r.get("group") is not None:
             groups.setdefault(str(r["group"]), []).append(max(1, r["length"]))
-    return Lengths.measured(values, cap or max(values), explained_share(list(groups.values())), round(sum(r["prompt"] for r in rows) / len(rows)))
+    return Lengths.measured(
+        values,
+        cap or max(values),
+        explained_share(list(groups.values())),
+        round(sum(r["prompt"] for r in rows) / len(rows)),
+    )
 
 
 def explained_share(groups: Sequence[Sequence[float]], least: int = 8) -> float:

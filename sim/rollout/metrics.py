@@ -1,4 +1,5 @@
 """Quantities of a simulated rollout by name, and two runs compared."""
+
 from __future__ import annotations
 
 from sim.rollout.scenario import Given, baseline
@@ -17,7 +18,7 @@ def compare(given: Given, result: Result | None = None) -> list[dict]:
             base = simulate(baseline(given).case)
         predicted = quantity(name, result, base)
         if name == "gain" and published > 3:
-            published /= 100.0                                  # percent
+            published /= 100.0  # percent
         error = predicted - published if name == "gain" else predicted / published - 1.0
         rows.append({"quantity": name, "published": published, "predicted": predicted, "error": error})
     return rows

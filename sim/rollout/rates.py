@@ -3,6 +3,7 @@
 The seconds of a decode step are nearly straight in the cached tokens of the batch, so each batch size becomes a base and a
 slope through two contexts around the mean one (with DeepSeek Sparse Attention the slope is the indexer's).
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -44,11 +45,15 @@ def cluster_of(chip: str) -> object:
         cluster = cluster_from(name)
         chips.setdefault(cluster.chip.name.lower().replace("-", "_").replace(" ", "_"), cluster)
     if wanted not in chips:
-        raise InputError(f"chip {str(chip)[:40]!r}: no cluster of data/clusters has it{nearest(wanted, [*chips, *names])}; give a cluster, such as dgx_h100")
+        raise InputError(
+            f"chip {str(chip)[:40]!r}: no cluster of data/clusters has it{nearest(wanted, [*chips, *names])}; give a cluster, such as dgx_h100"
+        )
     return chips[wanted]
 
 
-def engine_rates(model: object, cluster: object, chips: int, context: float, prompt: float, given: Mapping) -> EngineRates:
+def engine_rates(
+    model: object, cluster: object, chips: int, context: float, prompt: float, given: Mapping
+) -> EngineRates:
     """Decode curve, prefill and cache of `chips` chips that serve `model`.
 
     given: precision, kv, attention_tp, drafts, accept_length, stack, memory_share where known.
@@ -58,12 +63,22 @@ def engine_rates(model: object, cluster: object, chips: int, context: float, pro
     from sim.serving.calibration import fitted
     from sim.serving.sizing import default_stack
     from sim.serving.stacks import load_stack
+
     spec, place = load_model(model), cluster_of(cluster)
     values = {k: v for k, v in given.items() if v is not None}
     tp = values.pop("attention_tp", None) or _width(spec, chips, place.chips_per_node)
     stack = values.pop("stack", None)
     values.setdefault("precision", "bf16")
-    d = fitted(Deployment.of(spec, place, chips, stack=load_stack(stack) if stack else default_stack(place, tp == chips), attention_tp=tp, **values))
+    d = fitted(
+        Deployment.of(
+            spec,
+            place,
+            chips,
+            stack=load_stack(stack) if stack else default_stack(place, tp == chips),
+            attention_tp=tp,
+            **values,
+        )
+    )
     require_fit(d, prompt + context, 1)
     low, high = max(1.0, 0.5 * context), max(2.0, 1.5 * context)
     points, slopes = [], []
@@ -78,8 +93,12 @@ def engine_rates(model: object, cluster: object, chips: int, context: float, pro
         slopes = []
     count = max(1, round(8192 / max(prompt, 1)))
     fill = prefill(d, max(prompt, 1.0), 0.0, count)
-    return EngineRates(DecodeCurve(tuple(points), tuple(slopes)), fill.total_s / (count * max(prompt, 1.0) * d.groups),
-                       memory(d).kv_tokens * d.groups, d.describe())
+    return EngineRates(
+        DecodeCurve(tuple(points), tuple(slopes)),
+        fill.total_s / (count * max(prompt, 1.0) * d.groups),
+        memory(d).kv_tokens * d.groups,
+        d.describe(),
+    )
 
 
 def _width(spec: ModelSpec, chips: int, node: int) -> int:
@@ -87,7 +106,9 @@ def _width(spec: ModelSpec, chips: int, node: int) -> int:
     return chips if chips <= node and spec.heads % chips == 0 else 1
 
 
-def train_seconds_per_token(model: object, cluster: object, chips: int, mfu: float, seq: float, extra_forward: float = 0.0) -> float:
+def train_seconds_per_token(
+    model: object, cluster: object, chips: int, mfu: float, seq: float, extra_forward: float = 0.0
+) -> float:
     """Seconds of training per token on `chips` chips at a share `mfu` of the bf16 peak.
 
     extra_forward: forward passes beside the training one (reference or recomputed log-probs), a third of its FLOPs each.

@@ -14,6 +14,7 @@ three thousand engines take seconds of one core.
 Units: seconds and tokens. A *group* is one prompt with all its samples; only complete groups train. Deterministic: lengths
 are drawn per group in the order of creation from one seed, so that every mode meets the same groups.
 """
+
 from __future__ import annotations
 
 import gc
@@ -31,7 +32,7 @@ from sim.rollout.engine import Engine, Trajectory
 
 __all__ = ["Case", "Result", "Step", "simulate"]
 
-TAIL = 0.1       # the tail: time while fewer than this share of the most trajectories in flight were still running
+TAIL = 0.1  # the tail: time while fewer than this share of the most trajectories in flight were still running
 
 
 class Group:
@@ -51,11 +52,24 @@ class _Run:
     def __init__(self, case: Case):
         self.case, self.policy, self.env = case, case.policy, simpy.Environment()
         self.rng = random.Random(case.seed)
-        self.engines = [Engine(i, case.curve, case.prefill_s_per_token, case.prefill_fixed_s, case.kv_limit, case.max_running, case.keep_cache, case.topk, case.share_prompts, case.keep_s)
-                        for i in range(case.engines)]
-        self.loads = [(0, i) for i in range(case.engines)]      # heap of (load, engine), stale entries skipped
+        self.engines = [
+            Engine(
+                i,
+                case.curve,
+                case.prefill_s_per_token,
+                case.prefill_fixed_s,
+                case.kv_limit,
+                case.max_running,
+                case.keep_cache,
+                case.topk,
+                case.share_prompts,
+                case.keep_s,
+            )
+            for i in range(case.engines)
+        ]
+        self.loads = [(0, i) for i in range(case.engines)]  # heap of (load, engine), stale entries skipped
         self.status, self.buffer = Status(), PartialBuffer()
-        self.running: dict[int, Group] = {}                     # by id, in order of submission
+        self.running: dict[int, Group] = {}  # by id, in order of submission
         self.finished: list[Group] = []
         self.bell, self.drained = self.env.event(), self.env.event()
         self.rolling_since = self.last_complete = 0.0
@@ -71,8 +85,20 @@ class _Run:
         self.watched = [[(0.0, 0)] for _ in range(min(case.watch, case.engines))]
         self.last_change = self.tail_s = self.active_s = self.running_area = 0.0
         self.staleness, self.oldest, self.span = Counter(), Counter(), 0
-        self.start = {"time": 0.0, "generated": 0.0, "busy": 0.0, "tail": 0.0, "active": 0.0, "area": 0.0, "rolling": 0.0, "filtered": 0, "dropped": 0, "surplus": 0,
-                      "reprefilled": 0, "preemptions": 0}
+        self.start = {
+            "time": 0.0,
+            "generated": 0.0,
+            "busy": 0.0,
+            "tail": 0.0,
+            "active": 0.0,
+            "area": 0.0,
+            "rolling": 0.0,
+            "filtered": 0,
+            "dropped": 0,
+            "surplus": 0,
+            "reprefilled": 0,
+            "preemptions": 0,
+        }
 
     # ---- submission
     def refill(self) -> None:
@@ -161,7 +187,7 @@ class _Run:
     def _due(self, event) -> None:
         engine, timer = event.value
         if timer != engine.timer:
-            return                                              # the engine changed since
+            return  # the engine changed since
         before = engine.n
         ended = engine.fire(self.env.now)
         self._count(engine.n - before)
@@ -295,7 +321,7 @@ class _Run:
                 self._count(-before)
                 self._plan(engine)
                 for trajectory in stopped:
-                    if trajectory.done >= trajectory.length:    # it ended at this very moment
+                    if trajectory.done >= trajectory.length:  # it ended at this very moment
                         trajectory.group.left -= 1
                         if not trajectory.group.left:
                             self._complete(trajectory.group)
@@ -312,7 +338,7 @@ class _Run:
     def _push(self):
         env, case, status = self.env, self.case, self.status
         if self.policy.generates_ahead:
-            while status.running:                               # the rollout ends first
+            while status.running:  # the rollout ends first
                 self.bell = env.event()
                 yield self.bell
         elif self.policy.continuous and not case.interruptible:
@@ -361,9 +387,20 @@ class _Run:
             engine.advance(now)
         self._count(0)
         rolling = sum(b - a for a, b in self.rollout_spans)
-        return {"time": now, "generated": sum(e.tokens for e in self.engines), "busy": sum(e.busy_s for e in self.engines), "tail": self.tail_s,
-                "active": self.active_s, "area": self.running_area, "rolling": rolling, "filtered": len(self.filtered), "dropped": len(self.dropped), "surplus": len(self.surplus),
-                "reprefilled": sum(e.reprefilled for e in self.engines), "preemptions": sum(e.preemptions for e in self.engines)}
+        return {
+            "time": now,
+            "generated": sum(e.tokens for e in self.engines),
+            "busy": sum(e.busy_s for e in self.engines),
+            "tail": self.tail_s,
+            "active": self.active_s,
+            "area": self.running_area,
+            "rolling": rolling,
+            "filtered": len(self.filtered),
+            "dropped": len(self.dropped),
+            "surplus": len(self.surplus),
+            "reprefilled": sum(e.reprefilled for e in self.engines),
+            "preemptions": sum(e.preemptions for e in self.engines),
+        }
 
     def _restart(self) -> None:
         """The warm-up is over: figures count from here."""
@@ -374,7 +411,7 @@ class _Run:
         case, end, begin = self.case, self._totals(), self.start
         diff = {k: end[k] - begin[k] for k in end}
         seconds = diff["time"]
-        steps = self.steps[case.warmup:]
+        steps = self.steps[case.warmup :]
         tokens = sum(s.tokens for s in steps)
         spans = [b - a for a, b in self.rollout_spans if a >= begin["time"] - 1e-12]
         rolling = case.engines * (diff["rolling"] if case.colocated else seconds)
@@ -385,23 +422,62 @@ class _Run:
             idle = max(0.0, diff["rolling"] - diff["busy"] / case.engines) / seconds if seconds else 0.0
         else:
             rollout_chips = case.engines * case.chips_per_engine
-            idle = (rollout_idle * rollout_chips + trainer_idle * case.train_chips) / case.chips if case.chips else rollout_idle
+            idle = (
+                (rollout_idle * rollout_chips + trainer_idle * case.train_chips) / case.chips
+                if case.chips
+                else rollout_idle
+            )
+
         def samples(groups) -> int:
             return sum(len(g.samples) for g in groups)
 
-        counts = {"submitted": self.made * case.group, "trained": self.trained * case.group, "waiting": samples(self.finished),
-                  "filtered": samples(self.filtered), "too_stale": samples(self.dropped), "surplus": samples(self.surplus), "buffered": samples(self.buffer.waiting),
-                  "running": samples(self.running.values())}
-        wasted = {name: sum(t.done for g in groups for t in g.samples)
-                  for name, groups in (("filtered", self.filtered[begin["filtered"]:]), ("too_stale", self.dropped[begin["dropped"]:]),
-                                       ("surplus", self.surplus[begin["surplus"]:]))}
+        counts = {
+            "submitted": self.made * case.group,
+            "trained": self.trained * case.group,
+            "waiting": samples(self.finished),
+            "filtered": samples(self.filtered),
+            "too_stale": samples(self.dropped),
+            "surplus": samples(self.surplus),
+            "buffered": samples(self.buffer.waiting),
+            "running": samples(self.running.values()),
+        }
+        wasted = {
+            name: sum(t.done for g in groups for t in g.samples)
+            for name, groups in (
+                ("filtered", self.filtered[begin["filtered"] :]),
+                ("too_stale", self.dropped[begin["dropped"] :]),
+                ("surplus", self.surplus[begin["surplus"] :]),
+            )
+        }
         return Result(
-            case.name, case.policy.mode, seconds, tuple(steps), seconds / len(steps), sum(spans) / len(spans) if spans else seconds / len(steps),
-            diff["generated"], diff["generated"] / seconds if seconds else 0.0, tokens, tokens / seconds if seconds else 0.0,
-            len(steps) * case.policy.batch_groups * case.group, idle, rollout_idle, trainer_idle,
-            diff["tail"] / diff["active"] if diff["active"] else 0.0, diff["area"] / diff["active"] / case.engines if diff["active"] else 0.0,
-            dict(self.staleness), max(self.staleness, default=0), dict(self.oldest), self.span, wasted, diff["reprefilled"], diff["preemptions"],
-            counts, case.chips, tuple(tuple(w) for w in self.watched), tuple(self.trainer_spans))
+            case.name,
+            case.policy.mode,
+            seconds,
+            tuple(steps),
+            seconds / len(steps),
+            sum(spans) / len(spans) if spans else seconds / len(steps),
+            diff["generated"],
+            diff["generated"] / seconds if seconds else 0.0,
+            tokens,
+            tokens / seconds if seconds else 0.0,
+            len(steps) * case.policy.batch_groups * case.group,
+            idle,
+            rollout_idle,
+            trainer_idle,
+            diff["tail"] / diff["active"] if diff["active"] else 0.0,
+            diff["area"] / diff["active"] / case.engines if diff["active"] else 0.0,
+            dict(self.staleness),
+            max(self.staleness, default=0),
+            dict(self.oldest),
+            self.span,
+            wasted,
+            diff["reprefilled"],
+            diff["preemptions"],
+            counts,
+            case.chips,
+            tuple(tuple(w) for w in self.watched),
+            tuple(self.trainer_spans),
+        )
 
 
 def _oldest(group: Group) -> int:
@@ -416,12 +492,14 @@ def simulate(case: Case) -> Result:
     """
     run = _Run(case.check())
     collecting = gc.isenabled()
-    gc.disable()             # millions of small objects that live as long as the run: collecting them again and again is quadratic
+    gc.disable()  # millions of small objects that live as long as the run: collecting them again and again is quadratic
     try:
         run.env.run(until=run.env.process(run.trainer()))
-    except RuntimeError:                                        # simpy: nothing is scheduled and the trainer still waits
-        raise InputError(f"mode {case.policy.mode}: after {len(run.steps)} steps nothing runs and no batch of {case.policy.batch_groups} groups is "
-                         f"complete; raise max_gap, keep or max_concurrent") from None
+    except RuntimeError:  # simpy: nothing is scheduled and the trainer still waits
+        raise InputError(
+            f"mode {case.policy.mode}: after {len(run.steps)} steps nothing runs and no batch of {case.policy.batch_groups} groups is "
+            f"complete; raise max_gap, keep or max_concurrent"
+        ) from None
     finally:
         if collecting:
             gc.enable()

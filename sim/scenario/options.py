@@ -2,6 +2,7 @@
 
 `data/published_runs/schema.json` is `json_schema()` written out (a test keeps them equal); `sim/validation/rows.py` reads the rows.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -16,34 +17,82 @@ FLOPS = ("model", "model_full", "megatron_2021", "hardware")
 # option → (type, what it means). The first group goes to the plan, the second to the workload, the third to the stack.
 OPTIONS: dict[str, tuple[str, str]] = {
     "sequence_parallel": ("bool", "norms and residuals divided over tensor-parallel ranks; default: on when tp > 1"),
-    "zero": ("int", "ZeRO stage 0-3"), "distributed_optimizer": ("bool", "same as zero: 1"), "fsdp": ("bool", "same as zero: 3"),
-    "hsdp": ("int", "ZeRO shards inside groups of this many ranks"), "expert_tp": ("int", "tensor parallelism inside experts"),
-    "optimizer": ("text", "adam or muon"), "optimizer_offload": ("bool", "optimiser states in host memory"),
+    "zero": ("int", "ZeRO stage 0-3"),
+    "distributed_optimizer": ("bool", "same as zero: 1"),
+    "fsdp": ("bool", "same as zero: 3"),
+    "hsdp": ("int", "ZeRO shards inside groups of this many ranks"),
+    "expert_tp": ("int", "tensor parallelism inside experts"),
+    "optimizer": ("text", "adam or muon"),
+    "optimizer_offload": ("bool", "optimiser states in host memory"),
     "recompute_layers": ("int", "layers of each pipeline rank that are recomputed; default: all"),
     "stages": ("list", "layers of each chunk in model order"),
-    "overlap_grad_reduce": ("bool", "gradient reduction under the backward pass"), "overlap_param_gather": ("bool", "parameter gather under compute"),
-    "overlap_tp": ("bool", "tensor-parallel collectives pipelined with matmuls"), "overlap_p2p": ("bool", "pipeline transfers under compute"),
+    "overlap_grad_reduce": ("bool", "gradient reduction under the backward pass"),
+    "overlap_param_gather": ("bool", "parameter gather under compute"),
+    "overlap_tp": ("bool", "tensor-parallel collectives pipelined with matmuls"),
+    "overlap_p2p": ("bool", "pipeline transfers under compute"),
     "overlap_all_to_all": ("bool", "expert all-to-all under compute"),
     "precision_aware_optimizer": ("bool", "bf16 moments and gradients"),
-    "causal": ("bool", "attention computes the causal half; default true"), "imbalance": ("number", "slowest expert rank's tokens / mean"),
-    "mtp": ("bool", "train the multi-token prediction modules"), "window": ("bool", "use the model's sliding windows"),
-    "attention": ("text", "flash, unfused, flash1, flash2, flash3, sdpa or npu_fusion"), "fusion": ("text", "fused, eager or compiled"),
-    "loss": ("text", "fused or unfused cross-entropy"), "dropout": ("bool", "dropout kernels run"),
-    "node_limited": ("int", "most nodes a token's experts may lie on"), "dedup": ("bool", "one copy of a token per node crosses the network"),
-    "graphs": ("bool", "whole layers captured in graphs: no launch cost"), "bf16_grads": ("bool", "gradients reduced in bf16"),
+    "causal": ("bool", "attention computes the causal half; default true"),
+    "imbalance": ("number", "slowest expert rank's tokens / mean"),
+    "mtp": ("bool", "train the multi-token prediction modules"),
+    "window": ("bool", "use the model's sliding windows"),
+    "attention": ("text", "flash, unfused, flash1, flash2, flash3, sdpa or npu_fusion"),
+    "fusion": ("text", "fused, eager or compiled"),
+    "loss": ("text", "fused or unfused cross-entropy"),
+    "dropout": ("bool", "dropout kernels run"),
+    "node_limited": ("int", "most nodes a token's experts may lie on"),
+    "dedup": ("bool", "one copy of a token per node crosses the network"),
+    "graphs": ("bool", "whole layers captured in graphs: no launch cost"),
+    "bf16_grads": ("bool", "gradients reduced in bf16"),
     "accumulate_fused": ("bool", "gradient accumulation inside the weight-gradient matmul"),
-    "recompute_modules": ("list", "small parts run again beside `recompute`: mla_up_proj, norm (or layernorm), moe_act, mlp, core_attn, moe, shared_experts"),
+    "recompute_modules": (
+        "list",
+        "small parts run again beside `recompute`: mla_up_proj, norm (or layernorm), moe_act, mlp, core_attn, moe, shared_experts",
+    ),
 }
 
 # Words people use → ours.
 PLAN_WORDS = {
-    "tensor": "tp", "tensor_parallel": "tp", "pipeline": "pp", "pipeline_parallel": "pp", "data": "dp", "data_parallel": "dp", "context": "cp",
-    "context_parallel": "cp", "expert": "ep", "expert_parallel": "ep", "vp": "vpp", "virtual_stages": "vpp", "interleave": "vpp", "vp_size": "vpp",
-    "expert_tensor_parallel": "etp", "sequence_parallel": "sp"}
-SCHEDULE_WORDS = {"zero_bubble": "zb-h1", "zero-bubble": "zb-h1", "zb_h1": "zb-h1", "zbh1": "zb-h1", "zbv": "zb-v", "zb_v": "zb-v",
-                  "dualpipev": "dualpipe-v", "dualpipe_v": "dualpipe-v", "interleaved_1f1b": "interleaved", "interleaved-1f1b": "interleaved"}
-MEASURED = {"seconds_per_step": "time", "tokens_per_s_per_chip": "count", "tokens_per_s": "count", "tflops_per_chip": "count", "mfu": "ratio",
-            "peak_tflops": "count", "bubble": "ratio", "memory_gib": "count", "linearity": "ratio"}
+    "tensor": "tp",
+    "tensor_parallel": "tp",
+    "pipeline": "pp",
+    "pipeline_parallel": "pp",
+    "data": "dp",
+    "data_parallel": "dp",
+    "context": "cp",
+    "context_parallel": "cp",
+    "expert": "ep",
+    "expert_parallel": "ep",
+    "vp": "vpp",
+    "virtual_stages": "vpp",
+    "interleave": "vpp",
+    "vp_size": "vpp",
+    "expert_tensor_parallel": "etp",
+    "sequence_parallel": "sp",
+}
+SCHEDULE_WORDS = {
+    "zero_bubble": "zb-h1",
+    "zero-bubble": "zb-h1",
+    "zb_h1": "zb-h1",
+    "zbh1": "zb-h1",
+    "zbv": "zb-v",
+    "zb_v": "zb-v",
+    "dualpipev": "dualpipe-v",
+    "dualpipe_v": "dualpipe-v",
+    "interleaved_1f1b": "interleaved",
+    "interleaved-1f1b": "interleaved",
+}
+MEASURED = {
+    "seconds_per_step": "time",
+    "tokens_per_s_per_chip": "count",
+    "tokens_per_s": "count",
+    "tflops_per_chip": "count",
+    "mfu": "ratio",
+    "peak_tflops": "count",
+    "bubble": "ratio",
+    "memory_gib": "count",
+    "linearity": "ratio",
+}
 PLAN_KEYS = ("tp", "pp", "dp", "vpp", "cp", "ep", "etp", "sp")
 
 
@@ -54,7 +103,9 @@ def rename(given: Mapping, words: Mapping[str, str], known: tuple[str, ...], whe
         word = str(key).strip().lower()
         word = word if word in known else words.get(word, word)
         if word not in known:
-            raise InputError(f"{where}unknown key {key!r}{nearest(str(key), [*known, *words])}; known: {', '.join(known)}")
+            raise InputError(
+                f"{where}unknown key {key!r}{nearest(str(key), [*known, *words])}; known: {', '.join(known)}"
+            )
         if word in out:
             raise InputError(f"{where}{word!r} is given twice; keep one")
         out[word] = value
@@ -117,14 +168,21 @@ def clean_options(given: object) -> dict:
         elif kind == "number":
             value = parse(value, "ratio", f"option {key}", high=1e6)
         elif kind == "list":
-            value = [whole(v, f"option {key}", low=0) if key == "stages" else str(v) for v in (value if isinstance(value, list) else [value])]
+            value = [
+                whole(v, f"option {key}", low=0) if key == "stages" else str(v)
+                for v in (value if isinstance(value, list) else [value])
+            ]
         elif kind == "text":
             value = str(value)
         out[key] = value
     if "imbalance" in out and out["imbalance"] < 1:
-        raise InputError(f"option imbalance={out['imbalance']:g}: the slowest rank has at least the mean; give 1 or more")
+        raise InputError(
+            f"option imbalance={out['imbalance']:g}: the slowest rank has at least the mean; give 1 or more"
+        )
     if out.get("optimizer", "adam") not in OPTIMIZERS:
-        raise InputError(f"option optimizer {out['optimizer']!r}: not one of {', '.join(OPTIMIZERS)}{nearest(out['optimizer'], OPTIMIZERS)}")
+        raise InputError(
+            f"option optimizer {out['optimizer']!r}: not one of {', '.join(OPTIMIZERS)}{nearest(out['optimizer'], OPTIMIZERS)}"
+        )
     if out.get("zero", 0) > 3:
         raise InputError(f"option zero={out['zero']}: ZeRO has stages 0 to 3; give one of them")
     return out

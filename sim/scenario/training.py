@@ -2,6 +2,7 @@
 
 The file's shape, `include:` and `--set` are in `sim/scenario/file.py`. Every fault is one line, before anything is computed.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -38,14 +39,14 @@ class Scenario:
     question: str
     model: ModelSpec
     cluster: Cluster
-    chips: int                              # inventory
+    chips: int  # inventory
     plan: Plan
     workload: Workload
     precision: str
     stack: Stack
-    stated: tuple[str, ...]                 # defaults that were taken because the file does not say
+    stated: tuple[str, ...]  # defaults that were taken because the file does not say
     tokens: float
-    phases: tuple = ()                      # sim.spec.phases.Phase
+    phases: tuple = ()  # sim.spec.phases.Phase
     candidates: tuple[Plan, ...] = ()
     jitter: Mapping[str, float] = field(default_factory=dict)
     prices: Mapping[str, object] = field(default_factory=dict)
@@ -54,7 +55,7 @@ class Scenario:
     seeds: int = 20
     horizon_s: float | None = None
     seed: int = 0
-    memory_warns: bool = False              # a plan that is over the memory estimate is shown, not refused
+    memory_warns: bool = False  # a plan that is over the memory estimate is shown, not refused
     what_if: tuple[tuple[str, Mapping, str], ...] = ()
     assumptions: tuple[Mapping, ...] = ()
     document: Mapping = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Scenario:
 
 
 # ------------------------------------------------------------------ resolving
+
 
 def load_scenario(path: str | Path, changes: list[str] | None = None, **over: object) -> Scenario:
     """Read, change and resolve a scenario. `over` replaces top-level keys (None ones are left alone)."""
@@ -89,10 +91,15 @@ def for_another_model(document: Mapping, model: ModelSpec) -> dict:
         if not isinstance(plan, Mapping) or not isinstance(plan.get("ep"), int):
             return plan
         return {**plan, "ep": math.gcd(plan["ep"], model.experts) if model.experts else 1}
+
     out["plan"] = narrowed(out.get("plan"))
     out["plans"] = [narrowed(p) for p in out.get("plans") or ()]
-    note = {"text": f"the scenario is of {document['model'] if isinstance(document['model'], str) else 'another model'}: its plan, batch and "
-                    f"phases are kept for {model.name}, its stages are not", "kind": "assumed", "source": "--model"}
+    note = {
+        "text": f"the scenario is of {document['model'] if isinstance(document['model'], str) else 'another model'}: its plan, batch and "
+        f"phases are kept for {model.name}, its stages are not",
+        "kind": "assumed",
+        "source": "--model",
+    }
     out["assumptions"] = [note, *(out.get("assumptions") or ())]
     return out
 
@@ -130,20 +137,39 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         raise InputError(f"{name}: campaign seeds={seeds}: give 2 to 100,000")
     horizon = (d.get("campaign") or {}).get("horizon")
     scenario = Scenario(
-        name=str(d.get("name", name)), question=str(d.get("question", "")), model=model, cluster=cluster, chips=chips,
-        plan=row.plan, workload=row.workload, precision=row.precision, stack=row.stack, stated=row.assumptions,
-        tokens=parse(d.get("tokens", "1T"), "count", f"{name}: tokens", low=1.0), phases=_phases(d.get("phases"), name),
+        name=str(d.get("name", name)),
+        question=str(d.get("question", "")),
+        model=model,
+        cluster=cluster,
+        chips=chips,
+        plan=row.plan,
+        workload=row.workload,
+        precision=row.precision,
+        stack=row.stack,
+        stated=row.assumptions,
+        tokens=parse(d.get("tokens", "1T"), "count", f"{name}: tokens", low=1.0),
+        phases=_phases(d.get("phases"), name),
         candidates=candidates,
-        jitter=_jitter(d, name), prices=_prices(d.get("prices") or {}, name),
-        failures=_section(d, "failures", name, {"per_chip_day": "count", "detect": "time", "restart": "time", "repair": "time"}),
+        jitter=_jitter(d, name),
+        prices=_prices(d.get("prices") or {}, name),
+        failures=_section(
+            d, "failures", name, {"per_chip_day": "count", "detect": "time", "restart": "time", "repair": "time"}
+        ),
         checkpoint=_section(d, "checkpoint", name, {"interval": "time", "write": "bytes_per_s", "read": "bytes_per_s"}),
-        seeds=seeds, horizon_s=parse(horizon, "time", f"{name}: campaign horizon", low=1.0) if horizon is not None else None,
-        seed=int(d.get("seed") or 0), memory_warns=_choose(d, "memory", ("refuse", "warn"), name) == "warn", what_if=_what_if(d.get("what_if") or (), name), assumptions=_assumptions(d.get("assumptions") or (), name),
-        document=document)
+        seeds=seeds,
+        horizon_s=parse(horizon, "time", f"{name}: campaign horizon", low=1.0) if horizon is not None else None,
+        seed=int(d.get("seed") or 0),
+        memory_warns=_choose(d, "memory", ("refuse", "warn"), name) == "warn",
+        what_if=_what_if(d.get("what_if") or (), name),
+        assumptions=_assumptions(d.get("assumptions") or (), name),
+        document=document,
+    )
     if scenario.plan.chips > chips:
         p = scenario.plan
-        raise InputError(f"{name}: the plan needs {p.chips:,} chips (TP {p.tp} × CP {p.cp} × PP {p.pp} × DP {p.dp}) and the inventory is {chips:,}; "
-                         f"lower dp to {max(1, chips // (p.tp * p.cp * p.pp))} or raise chips")
+        raise InputError(
+            f"{name}: the plan needs {p.chips:,} chips (TP {p.tp} × CP {p.cp} × PP {p.pp} × DP {p.dp}) and the inventory is {chips:,}; "
+            f"lower dp to {max(1, chips // (p.tp * p.cp * p.pp))} or raise chips"
+        )
     check(scenario.plan, model, scenario.workload)
     return scenario
 
@@ -167,23 +193,36 @@ _ROW_KEYS = ("seq", "precision", "stack")
 def _row(d: Mapping, cluster: Cluster, chips: int, name: str, model: ModelSpec):
     """Plan, workload and stack, by the same reader as rows of measured runs (`sim/validation/rows.py`)."""
     from sim.validation.rows import parse as read_row
+
     row = {k: d[k] for k in _ROW_KEYS if d.get(k) is not None}
-    row |= {"id": name, "cluster": cluster, "model": model, "measured": {"seconds_per_step": 1.0}, "seq": whole(d["seq"], "seq", high=10**8),
-            "plan": clean_plan(d.get("plan") or {}), "options": clean_options(d.get("options") or {}),
-            "micro_batch": whole(d.get("micro_batch") or 1, "micro_batch", high=10**6), "recompute": clean_recompute(d.get("recompute") or "none")}
+    row |= {
+        "id": name,
+        "cluster": cluster,
+        "model": model,
+        "measured": {"seconds_per_step": 1.0},
+        "seq": whole(d["seq"], "seq", high=10**8),
+        "plan": clean_plan(d.get("plan") or {}),
+        "options": clean_options(d.get("options") or {}),
+        "micro_batch": whole(d.get("micro_batch") or 1, "micro_batch", high=10**6),
+        "recompute": clean_recompute(d.get("recompute") or "none"),
+    }
     if d.get("schedule") is not None:
         row["schedule"] = clean_schedule(d["schedule"])
     plan = row["plan"]
     inner = plan.get("tp", 1) * plan.get("pp", 1) * plan.get("cp", 1)
     if inner > chips:
-        raise InputError(f"the plan needs at least tp × pp × cp = {inner:,} chips and the inventory is {chips:,}; lower one of them or raise chips")
-    plan.setdefault("dp", chips // inner)           # the rest of the inventory is spare
+        raise InputError(
+            f"the plan needs at least tp × pp × cp = {inner:,} chips and the inventory is {chips:,}; lower one of them or raise chips"
+        )
+    plan.setdefault("dp", chips // inner)  # the rest of the inventory is spare
     row["chips"] = inner * plan["dp"]
     per = plan["dp"] * row["micro_batch"]
     if d.get("global_tokens") is not None and d.get("global_batch") is not None:
         raise InputError("global_batch and global_tokens are both given; keep one")
-    if d.get("global_tokens") is not None:          # the nearest batch that the replicas share evenly
-        row["global_batch"] = max(1, round(parse(d["global_tokens"], "count", "global_tokens", low=1.0) / row["seq"] / per)) * per
+    if d.get("global_tokens") is not None:  # the nearest batch that the replicas share evenly
+        row["global_batch"] = (
+            max(1, round(parse(d["global_tokens"], "count", "global_tokens", low=1.0) / row["seq"] / per)) * per
+        )
     elif d.get("global_batch") is not None:
         row["global_batch"] = whole(d["global_batch"], "global_batch", high=10**9)
     return read_row(row)
@@ -198,18 +237,26 @@ def _located(name: str, message: str) -> str:
 def _candidate(given: object, d: Mapping, cluster: Cluster, chips: int, model: ModelSpec) -> Plan:
     """A further plan for other phases: plan widths, and its own schedule, recompute, micro_batch or options."""
     if not isinstance(given, Mapping):
-        raise InputError(f"plans: {str(given)[:40]!r} is not a plan; give mappings such as {{tp: 8, pp: 16, cp: 4, dp: 195}}")
+        raise InputError(
+            f"plans: {str(given)[:40]!r} is not a plan; give mappings such as {{tp: 8, pp: 16, cp: 4, dp: 195}}"
+        )
     own = {k: given[k] for k in given if k in ("schedule", "recompute", "micro_batch", "options")}
     base = {k: v for k, v in d.items() if k not in ("plan", "global_tokens", "global_batch", "schedule")}
     if isinstance(own.get("options"), Mapping):
         own["options"] = merge(d.get("options") or {}, own["options"])
-    return _row({**base, **own, "plan": {k: v for k, v in given.items() if k not in own}}, cluster, chips, "plans", model).plan
+    return _row(
+        {**base, **own, "plan": {k: v for k, v in given.items() if k not in own}}, cluster, chips, "plans", model
+    ).plan
 
 
 def _section(d: Mapping, key: str, name: str, dimensions: Mapping[str, str]) -> dict:
     values = d.get(key) or {}
     check_shape(values, key, f"{name}: {key}")
-    return {k: parse(v, dimensions[k], f"{name}: {key}.{k}") if k in dimensions else v for k, v in values.items() if v is not None}
+    return {
+        k: parse(v, dimensions[k], f"{name}: {key}.{k}") if k in dimensions else v
+        for k, v in values.items()
+        if v is not None
+    }
 
 
 def _jitter(d: Mapping, name: str) -> dict:
@@ -224,8 +271,15 @@ def _jitter(d: Mapping, name: str) -> dict:
 
 def _prices(values: Mapping, name: str) -> dict:
     check_shape(values, "prices", f"{name}: prices")
-    figures = {"rent_usd_per_hour": "money_per_hour", "system_price_usd": "money", "electricity_usd_per_kwh": "money_per_kwh", "pue": "ratio",
-               "power_w": "power", "carbon_kg_per_kwh": "ratio", "storage_share": "ratio"}
+    figures = {
+        "rent_usd_per_hour": "money_per_hour",
+        "system_price_usd": "money",
+        "electricity_usd_per_kwh": "money_per_kwh",
+        "pue": "ratio",
+        "power_w": "power",
+        "carbon_kg_per_kwh": "ratio",
+        "storage_share": "ratio",
+    }
     plain = {"years": "count", "utilization": "ratio", "interest": "ratio", "staff_usd_per_year": "money"}
     out: dict = {}
     for key, value in values.items():
@@ -234,7 +288,12 @@ def _prices(values: Mapping, name: str) -> dict:
         if key in figures:
             out[key] = figure(value, figures[key], f"{name}: prices.{key}")
         elif key in plain:
-            out[key] = parse(value, plain[key], f"{name}: prices.{key}", high={"utilization": 1.0, "interest": 1.0, "years": 50.0}.get(key, 1e15))
+            out[key] = parse(
+                value,
+                plain[key],
+                f"{name}: prices.{key}",
+                high={"utilization": 1.0, "interest": 1.0, "years": 50.0}.get(key, 1e15),
+            )
         else:
             out[key] = value
     for key in ("years", "utilization"):
@@ -247,6 +306,7 @@ def _phases(given: object, name: str) -> tuple:
     if given is None:
         return ()
     from sim.spec.phases import GLM5, Phase
+
     if isinstance(given, str):
         if given.lower() != "glm5":
             raise InputError(f"{name}: phases {given!r}: must be glm5 or a list of phases{nearest(given, ('glm5',))}")
@@ -263,10 +323,17 @@ def _phases(given: object, name: str) -> tuple:
             if values.get(key) is None:
                 raise InputError(f"{where}: has no {key!r}; give name, tokens, seq, batch")
         first = values.get("first_batch")
-        out.append(Phase(
-            str(values.get("name", f"phase {i + 1}")), parse(values["tokens"], "count", f"{where}.tokens", low=1.0), whole(values["seq"], f"{where}.seq", high=10**8),
-            parse(values["batch"], "count", f"{where}.batch", low=1.0), None if first is None else parse(first, "count", f"{where}.first_batch", low=1.0),
-            parse(values.get("ramp", 0), "count", f"{where}.ramp"), str(values.get("note", ""))))
+        out.append(
+            Phase(
+                str(values.get("name", f"phase {i + 1}")),
+                parse(values["tokens"], "count", f"{where}.tokens", low=1.0),
+                whole(values["seq"], f"{where}.seq", high=10**8),
+                parse(values["batch"], "count", f"{where}.batch", low=1.0),
+                None if first is None else parse(first, "count", f"{where}.first_batch", low=1.0),
+                parse(values.get("ramp", 0), "count", f"{where}.ramp"),
+                str(values.get("note", "")),
+            )
+        )
     return tuple(out)
 
 
@@ -275,7 +342,9 @@ def _what_if(given: object, name: str) -> tuple[tuple[str, Mapping, str], ...]:
     for i, values in enumerate(given):
         where = f"{name}: what_if[{i}]"
         if not isinstance(values, Mapping) or not isinstance(values.get("set"), Mapping):
-            raise InputError(f"{where}: must have name and set, such as {{name: larger batch, set: {{global_tokens: 256M}}}}")
+            raise InputError(
+                f"{where}: must have name and set, such as {{name: larger batch, set: {{global_tokens: 256M}}}}"
+            )
         check_shape(values, "what_if", where)
         out.append((str(values.get("name", f"what if {i + 1}")), values["set"], str(values.get("note", ""))))
     return tuple(out)
@@ -289,6 +358,14 @@ def _assumptions(given: object, name: str) -> tuple[Mapping, ...]:
             raise InputError(f"{where}: must have text, kind and source")
         check_shape(values, "assumption", where)
         if values.get("kind", "assumed") not in ASSUMPTION_KINDS:
-            raise InputError(f"{where}: kind {values['kind']!r} is not one of {', '.join(ASSUMPTION_KINDS)}{nearest(str(values['kind']), ASSUMPTION_KINDS)}")
-        out.append({"text": str(values["text"]), "kind": values.get("kind", "assumed"), "source": str(values.get("source", ""))})
+            raise InputError(
+                f"{where}: kind {values['kind']!r} is not one of {', '.join(ASSUMPTION_KINDS)}{nearest(str(values['kind']), ASSUMPTION_KINDS)}"
+            )
+        out.append(
+            {
+                "text": str(values["text"]),
+                "kind": values.get("kind", "assumed"),
+                "source": str(values.get("source", "")),
+            }
+        )
     return tuple(out)

@@ -1,4 +1,5 @@
 """Published serving figures: the rows, their prediction, and the one scalar that a (chip, stack) may have from them."""
+
 from __future__ import annotations
 
 import functools
@@ -16,8 +17,12 @@ USES = ("fit", "predict", "listed")
 
 
 # What a row is a figure of: decoding alone, prefill alone, both with queues between, or something else.
-GROUPS = {"decode": ("decode", "decode_limit", "stream"), "prefill": ("prefill",), "end to end": ("closed", "mixed"),
-          "other": ("gain", "arithmetic")}
+GROUPS = {
+    "decode": ("decode", "decode_limit", "stream"),
+    "prefill": ("prefill",),
+    "end to end": ("closed", "mixed"),
+    "other": ("gain", "arithmetic"),
+}
 
 
 @functools.lru_cache(maxsize=1)
@@ -47,11 +52,15 @@ def check_rows(found) -> None:
         if row["use"] == "fit":
             key = (row["chip"], row["deployment"]["stack"])
             if key in fitted:
-                raise InputError(f"serving row {row['id']!r}: a second fitted row for {key[0]} with {key[1]}; one scalar has one row")
+                raise InputError(
+                    f"serving row {row['id']!r}: a second fitted row for {key[0]} with {key[1]}; one scalar has one row"
+                )
             fitted.add(key)
     for chip, uses in chips.items():
         if uses.count("fit") > len(uses) / 3:
-            raise InputError(f"serving rows of {chip}: {uses.count('fit')} of {len(uses)} are fitted; at most a third may be")
+            raise InputError(
+                f"serving rows of {chip}: {uses.count('fit')} of {len(uses)} are fitted; at most a third may be"
+            )
 
 
 def _deployment(values: Mapping, stack: Mapping | None = None, scale: float | None = None) -> Deployment:
@@ -76,7 +85,7 @@ def fitted_scale(chip: str, stack: str) -> tuple[float, str] | None:
             for _ in range(50):
                 middle = math.sqrt(low * high)
                 slow = predict(row, scale=middle)[0] < row["measured"]
-                if slow != (row["kind"] == "stream"):        # too few tokens/s: the factor is too large; ms the other way
+                if slow != (row["kind"] == "stream"):  # too few tokens/s: the factor is too large; ms the other way
                     high = middle
                 else:
                     low = middle
@@ -127,6 +136,7 @@ def predict(row: Mapping, scale: float | None = None) -> tuple[float, dict]:
         return _mixed(row, d, _deployment(row["prefill"], None, scale), per)
     if kind == "closed":
         from sim.serving.simulate import Fleet, Workload, simulate
+
         users = row["users"]
         work = Workload(concurrency=users, requests=max(60, 5 * users), prompt=row["prompt"], output=row["output"])
         result = simulate(Fleet(decode=d, max_batch=4 * users), work, seed=0)
@@ -143,7 +153,7 @@ def _mixed(row: Mapping, d: Deployment, p: Deployment, per: int) -> tuple[float,
         return 0.0, {"batch": 0, "room": memory(d).requests(context)}
     decode = decode_step(d, batch, context).tokens_per_s / d.chips * per
     prompts = max(1, round(16384 / row["prompt"]))
-    if row.get("ttft_ms"):                                   # wait for half a batch on average, then one's own
+    if row.get("ttft_ms"):  # wait for half a batch on average, then one's own
         while prompts > 1 and 2.0 * prefill(p, row["prompt"], 0, prompts).total_s > row["ttft_ms"] / 1e3:
             prompts -= 1
     fill = prefill(p, row["prompt"], 0, prompts).tokens_per_s / p.chips * per * row["output"] / row["prompt"]
@@ -157,7 +167,11 @@ def _mixed(row: Mapping, d: Deployment, p: Deployment, per: int) -> tuple[float,
 def _margin(money: Mapping) -> float:
     """Profit over cost of a day's tokens."""
     hit = money["input_tokens"] * money["hit_share"]
-    revenue = (hit * money["hit_price"] + (money["input_tokens"] - hit) * money["miss_price"] + money["output_tokens"] * money["output_price"]) / 1e6
+    revenue = (
+        hit * money["hit_price"]
+        + (money["input_tokens"] - hit) * money["miss_price"]
+        + money["output_tokens"] * money["output_price"]
+    ) / 1e6
     return revenue / (money["nodes"] * money["gpus_per_node"] * 24 * money["rent"]) - 1.0
 
 

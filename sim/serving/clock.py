@@ -1,4 +1,5 @@
 """Step times of an engine on a grid of batch and context, interpolated: the clock of the serving simulation."""
+
 from __future__ import annotations
 
 import math
@@ -19,7 +20,9 @@ class RooflineClock:
     def _point(self, i: int, j: int) -> float:
         key = (i, j)
         if key not in self._decode:
-            self._decode[key] = decode_step(self.d, max(1.0, _grid(i)) if i else 1.0, 256.0 * 1.5**j if j else 0.0, self.mode).total_s
+            self._decode[key] = decode_step(
+                self.d, max(1.0, _grid(i)) if i else 1.0, 256.0 * 1.5**j if j else 0.0, self.mode
+            ).total_s
         return self._decode[key]
 
     def decode_s(self, active: int, context: float) -> float:
@@ -43,7 +46,9 @@ class RooflineClock:
         key = (per_group, round(20 * math.log(max(prompt, 1.0))), round(20 * cached / prompt))
         if key not in self._prefill:
             whole = math.exp(key[1] / 20)
-            self._prefill[key] = prefill(self.d, whole, min(whole * key[2] / 20, whole - 1e-6 if whole > 1 else 0.0), per_group, self.mode).total_s
+            self._prefill[key] = prefill(
+                self.d, whole, min(whole * key[2] / 20, whole - 1e-6 if whole > 1 else 0.0), per_group, self.mode
+            ).total_s
         # the grid rounds the prompt: scale to its true length
         return self._prefill[key] * prompt / math.exp(key[1] / 20)
 

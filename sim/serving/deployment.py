@@ -9,6 +9,7 @@ chips of the instance. MLA's latent is one head wide, so every chip of an attent
     >>> round(m.weights_bytes / 2**30, 1), round(m.kv_bytes_per_token)
     (86.9, 61464)
 """
+
 from __future__ import annotations
 
 import functools
@@ -40,16 +41,30 @@ class Format:
 # Embedding, head, router and norms stay in bf16 in every format, as in the published checkpoints.
 FORMATS = {
     "bf16": Format(2.0, 2.0, "bf16", "bf16", "two bytes a weight"),
-    "fp8": Format(1.0 + 4 / 16384, 1.0 + 4 / 16384, "fp8", "fp8", "one byte, one fp32 scale per 128×128 block (DeepSeek-V3, GLM-5-FP8)"),
+    "fp8": Format(
+        1.0 + 4 / 16384,
+        1.0 + 4 / 16384,
+        "fp8",
+        "fp8",
+        "one byte, one fp32 scale per 128×128 block (DeepSeek-V3, GLM-5-FP8)",
+    ),
     "w8a8": Format(1.0, 1.0, "int8", "int8", "INT8 weights and activations (CloudMatrix-Infer, GLM-5 report §5)"),
-    "w4a8": Format(1.0, 0.5 + 2 / 256, "int8", "int8", "attention and dense W8A8, experts W4A8 (GLM-5 report §5); a 16-bit scale per 256 weights assumed"),
-    "nvfp4": Format(2.0, 0.5 + 1 / 16, "bf16", "fp4", "experts in NVFP4: a scale byte per 16 weights; the rest in bf16"),
+    "w4a8": Format(
+        1.0,
+        0.5 + 2 / 256,
+        "int8",
+        "int8",
+        "attention and dense W8A8, experts W4A8 (GLM-5 report §5); a 16-bit scale per 256 weights assumed",
+    ),
+    "nvfp4": Format(
+        2.0, 0.5 + 1 / 16, "bf16", "fp4", "experts in NVFP4: a scale byte per 16 weights; the rest in bf16"
+    ),
 }
 KV_FORMATS = ("bf16", "fp8")
-MEMORY_SHARE = 0.9     # published: vLLM's default gpu_memory_utilization; the rest is activations, graphs, buffers
+MEMORY_SHARE = 0.9  # published: vLLM's default gpu_memory_utilization; the rest is activations, graphs, buffers
 
 
-@dataclass(frozen=True, eq=False)       # compared by identity: the rooflines of a deployment are kept with it
+@dataclass(frozen=True, eq=False)  # compared by identity: the rooflines of a deployment are kept with it
 class Deployment:
     """One serving instance.
 
@@ -83,29 +98,46 @@ class Deployment:
         return cls(load_model(model), cluster_from(cluster), chips, stack=load_stack(stack), **rest).check()
 
     def check(self) -> Deployment:
-        for name, low, high in (("chips", 1, 100_000), ("attention_tp", 1, 100_000), ("drafts", 0, 16), ("redundant_experts", 0, 100_000)):
+        for name, low, high in (
+            ("chips", 1, 100_000),
+            ("attention_tp", 1, 100_000),
+            ("drafts", 0, 16),
+            ("redundant_experts", 0, 100_000),
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise InputError(f"{name}={value!r}: must be a whole number from {low} to {high:,}")
         if not isinstance(self.precision, str) or self.precision not in FORMATS:
-            raise InputError(f"precision {self.precision!r}: not one of {', '.join(FORMATS)}{nearest(str(self.precision), FORMATS)}")
+            raise InputError(
+                f"precision {self.precision!r}: not one of {', '.join(FORMATS)}{nearest(str(self.precision), FORMATS)}"
+            )
         if self.kv not in KV_FORMATS:
             raise InputError(f"kv {self.kv!r}: not one of {', '.join(KV_FORMATS)}{nearest(str(self.kv), KV_FORMATS)}")
         if self.chips % self.attention_tp:
             near = max(t for t in range(1, self.attention_tp + 1) if self.chips % t == 0)
-            raise InputError(f"attention_tp={self.attention_tp}: must divide chips={self.chips}; use for example {near}")
+            raise InputError(
+                f"attention_tp={self.attention_tp}: must divide chips={self.chips}; use for example {near}"
+            )
         if self.model.heads % self.attention_tp:
             near = max(t for t in range(1, self.attention_tp + 1) if self.model.heads % t == 0)
-            raise InputError(f"attention_tp={self.attention_tp}: must divide the {self.model.heads} heads of {self.model.name}; use for example {near}")
+            raise InputError(
+                f"attention_tp={self.attention_tp}: must divide the {self.model.heads} heads of {self.model.name}; use for example {near}"
+            )
         if self.drafts and not self.model.mtp_modules:
-            raise InputError(f"drafts={self.drafts}: {self.model.name} has no multi-token-prediction module; use drafts: 0")
+            raise InputError(
+                f"drafts={self.drafts}: {self.model.name} has no multi-token-prediction module; use drafts: 0"
+            )
         for name, low, high in (("acceptance", 0.0, 1.0), ("memory_share", 0.05, 1.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise InputError(f"{name}={value!r}: must be between {low:g} and {high:g}")
         length = self.accept_length
-        if length is not None and (isinstance(length, bool) or not isinstance(length, (int, float)) or not 1 <= length <= self.drafts + 1):
-            raise InputError(f"accept_length={length!r}: a step with {self.drafts} drafts yields 1 to {self.drafts + 1} tokens")
+        if length is not None and (
+            isinstance(length, bool) or not isinstance(length, (int, float)) or not 1 <= length <= self.drafts + 1
+        ):
+            raise InputError(
+                f"accept_length={length!r}: a step with {self.drafts} drafts yields 1 to {self.drafts + 1} tokens"
+            )
         return self
 
     def with_(self, **changes) -> Deployment:
@@ -139,14 +171,20 @@ class Deployment:
 
     def describe(self) -> str:
         tp = f"attention TP{self.attention_tp}×DP{self.groups}" if self.chips > 1 else "one chip"
-        mtp = f", {self.drafts} draft token{'s' if self.drafts > 1 else ''} ({self.tokens_per_step:.2f} a step)" if self.drafts else ""
+        mtp = (
+            f", {self.drafts} draft token{'s' if self.drafts > 1 else ''} ({self.tokens_per_step:.2f} a step)"
+            if self.drafts
+            else ""
+        )
         return f"{self.model.name} {self.precision}, KV {self.kv}, {self.chips} × {self.cluster.chip.name}, {tp}{mtp}, {self.stack.name}"
 
 
 def kv_row_bytes(model: ModelSpec, kv: str) -> float:
     """Bytes of one token's cache in one layer, without indexer keys."""
     if model.attention == "mla":
-        if kv == "fp8":      # FlashMLA: fp8 latent, an fp32 scale per 128 values, the rotary part in bf16 (656 for 512 + 64)
+        if (
+            kv == "fp8"
+        ):  # FlashMLA: fp8 latent, an fp32 scale per 128 values, the rotary part in bf16 (656 for 512 + 64)
             return model.kv_lora + 4.0 * math.ceil(model.kv_lora / 128) + 2.0 * model.rope
         return 2.0 * (model.kv_lora + model.rope)
     return 2.0 * model.kv_heads * model.head_dim * (1.0 if kv == "fp8" else 2.0)
@@ -185,7 +223,7 @@ class Memory:
     usable_bytes: float
     weights_bytes: float
     parts: Mapping[str, float]
-    kv_bytes_per_token: float          # on one chip of the group, all layers
+    kv_bytes_per_token: float  # on one chip of the group, all layers
     kv_tokens: float
 
     @property
@@ -202,7 +240,11 @@ def memory(d: Deployment) -> Memory:
     """What one chip of the instance holds. Dense parts are cut by attention_tp and replicated over the groups."""
     whole = weight_bytes(d.model, d.precision, mtp=d.drafts > 0)
     slots = 1.0 + d.redundant_experts / d.model.experts if d.model.experts else 1.0
-    parts = {"experts": whole["experts"] * slots / d.chips, "dense": whole["dense"] / d.attention_tp, "bf16": whole["bf16"] / d.attention_tp}
+    parts = {
+        "experts": whole["experts"] * slots / d.chips,
+        "dense": whole["dense"] / d.attention_tp,
+        "bf16": whole["bf16"] / d.attention_tp,
+    }
     capacity = d.cluster.chip.memory_bytes.value
     usable = capacity * d.memory_share
     per_token = kv_bytes_per_token(d.model, d.kv) * (d.model.layers + (d.drafts > 0)) / d.model.layers
@@ -235,12 +277,22 @@ def _hardware(d: Deployment) -> dict[str, list[tuple[str, dict]]]:
     bigger = sorted((cluster_from(n).chip.memory_bytes.value, n) for n in list_clusters())
     return {
         "chips": [(f"{n} × {chip.name} instead of {d.chips}", {"chips": n}) for n in counts if n > d.chips],
-        "precision": [(f"precision {f} instead of {d.precision}", {"precision": f}) for f in ("fp8", "w8a8", "w4a8")
-                      if FORMATS[f].expert_bytes < d.format.expert_bytes],
-        "chip": [(f"{d.chips} × {cluster_from(n).chip.name} ({size / GIB:.0f} GiB)", {"cluster": cluster_from(n)}) for size, n in bigger
-                 if size > chip.memory_bytes.value],
+        "precision": [
+            (f"precision {f} instead of {d.precision}", {"precision": f})
+            for f in ("fp8", "w8a8", "w4a8")
+            if FORMATS[f].expert_bytes < d.format.expert_bytes
+        ],
+        "chip": [
+            (f"{d.chips} × {cluster_from(n).chip.name} ({size / GIB:.0f} GiB)", {"cluster": cluster_from(n)})
+            for size, n in bigger
+            if size > chip.memory_bytes.value
+        ],
         "kv": [] if d.kv == "fp8" else [("KV cache in fp8", {"kv": "fp8"})],
-        "tp": [(f"attention_tp {t} instead of {d.attention_tp}", {"attention_tp": t}) for t in (2, 4, 8, 16, 32, 64) if t > d.attention_tp],
+        "tp": [
+            (f"attention_tp {t} instead of {d.attention_tp}", {"attention_tp": t})
+            for t in (2, 4, 8, 16, 32, 64)
+            if t > d.attention_tp
+        ],
     }
 
 
@@ -266,12 +318,25 @@ def remedies(d: Deployment, context: float = 0.0, requests: float = 0.0, most: i
             return
         lead = text + " and " if text else ""
         if requests > 1 and 1 <= m.requests(context) < requests:
-            offer(f"{lead}{m.requests(context)} requests per attention group instead of {requests:g}", changes, context, m.requests(context))
+            offer(
+                f"{lead}{m.requests(context)} requests per attention group instead of {requests:g}",
+                changes,
+                context,
+                m.requests(context),
+            )
         if requests and 1 <= int(m.kv_tokens / requests) < context:
-            offer(f"{lead}contexts of {int(m.kv_tokens / requests):,} tokens instead of {context:,.0f}", changes, int(m.kv_tokens / requests), requests)
+            offer(
+                f"{lead}contexts of {int(m.kv_tokens / requests):,} tokens instead of {context:,.0f}",
+                changes,
+                int(m.kv_tokens / requests),
+                requests,
+            )
 
     kinds = _hardware(d)
-    pairs = [[(f"{a} and {b}", {**x, **y}) for a, x in kinds[one] for b, y in kinds[two]] for one, two in itertools.combinations(kinds, 2)]
+    pairs = [
+        [(f"{a} and {b}", {**x, **y}) for a, x in kinds[one] for b, y in kinds[two]]
+        for one, two in itertools.combinations(kinds, 2)
+    ]
     for options in kinds.values():
         any(offer(text, changes) for text, changes in options)
     offer_load("", {})
@@ -293,8 +358,17 @@ def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> M
     """
     over = shortfall(d, context, requests)
     if over > 0:
-        need = f" with {requests:g} context{'s' if requests != 1 else ''} of {context:,.0f} tokens per attention group" if requests and context else ""
-        fits = "; ".join(f"({i}) {r.text}" for i, r in enumerate(remedies(d, context, requests), 1)) or "no single change; combine them"
-        raise InputError(f"{d.model.name} in {d.precision} on {d.chips} × {d.cluster.chip.name}{need}: {over / GIB:.1f} GiB a chip over the "
-                         f"{d.memory_share * d.cluster.chip.memory_bytes.value / GIB:.1f} GiB usable; would fit: {fits}")
+        need = (
+            f" with {requests:g} context{'s' if requests != 1 else ''} of {context:,.0f} tokens per attention group"
+            if requests and context
+            else ""
+        )
+        fits = (
+            "; ".join(f"({i}) {r.text}" for i, r in enumerate(remedies(d, context, requests), 1))
+            or "no single change; combine them"
+        )
+        raise InputError(
+            f"{d.model.name} in {d.precision} on {d.chips} × {d.cluster.chip.name}{need}: {over / GIB:.1f} GiB a chip over the "
+            f"{d.memory_share * d.cluster.chip.memory_bytes.value / GIB:.1f} GiB usable; would fit: {fits}"
+        )
     return memory(d)

@@ -5,6 +5,7 @@ published shares, measured latencies) or as `roofline` (peaks alone); `sim.servi
 
 Symbols: T query tokens of one attention group, R requests of it, C hidden, H heads, E experts, K chosen.
 """
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -19,16 +20,40 @@ from sim.serving.deployment import Deployment, index_row_bytes, kv_row_bytes
 from sim.spec.hardware import Chip
 
 MODES = ("hybrid", "roofline")
-TABLE_BYTES = 128 * 8 * 7168.0       # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
+TABLE_BYTES = 128 * 8 * 7168.0  # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
 # name: (value, label, source)
 CONSTANTS = {
-    "indexer_kernels": (8, "assumed", "small kernels of a lightning indexer: norm, rope, Hadamard, quantisation (twice), cache write, weights"),
-    "elementwise_passes": (12, "assumed", "passes over [T, C] in bf16 in a layer: two norms, two residuals, quantisation, rope, latents"),
-    "expert_passes": (2.5, "assumed", "passes over a received token (C in, C out, gate and up between) in the expert part"),
+    "indexer_kernels": (
+        8,
+        "assumed",
+        "small kernels of a lightning indexer: norm, rope, Hadamard, quantisation (twice), cache write, weights",
+    ),
+    "elementwise_passes": (
+        12,
+        "assumed",
+        "passes over [T, C] in bf16 in a layer: two norms, two residuals, quantisation, rope, latents",
+    ),
+    "expert_passes": (
+        2.5,
+        "assumed",
+        "passes over a received token (C in, C out, gate and up between) in the expert part",
+    ),
     "score_bytes": (12.0, "assumed", "bytes a score costs: written in fp32 by the indexer, read twice by top-k"),
-    "gather_reuse": (64.0, "assumed", "queries of a prefill that share a gathered cache row (neighbours choose much the same keys)"),
-    "prefill_keys_half": (600.0, "assumed", "keys at which prefill attention reaches half its share (as sim.cost.kernels)"),
-    "table_tiers": (0, "published", "an ep_table holds where the group spans the tiers it was measured on: NVLink and InfiniBand, or UB"),
+    "gather_reuse": (
+        64.0,
+        "assumed",
+        "queries of a prefill that share a gathered cache row (neighbours choose much the same keys)",
+    ),
+    "prefill_keys_half": (
+        600.0,
+        "assumed",
+        "keys at which prefill attention reaches half its share (as sim.cost.kernels)",
+    ),
+    "table_tiers": (
+        0,
+        "published",
+        "an ep_table holds where the group spans the tiers it was measured on: NVLink and InfiniBand, or UB",
+    ),
 }
 _TABLE_TIERS = {"nvlink", "infiniband", "ub"}
 
@@ -43,7 +68,10 @@ class Roof:
         chip = d.cluster.chip
         self.bandwidth = chip.memory_bytes_per_s.value
         self.wide = chip.peak("bf16").value
-        self._kernels = {kind: Kernels(_as_low(chip, kind, d.stack.get("matmul_share", 0.0))) for kind in ("bf16", "fp8", "int8", "fp4")}
+        self._kernels = {
+            kind: Kernels(_as_low(chip, kind, d.stack.get("matmul_share", 0.0)))
+            for kind in ("bf16", "fp8", "int8", "fp4")
+        }
         stack = d.stack
         self.decode_compute = self.wide * (stack["attention_compute"] if self.hybrid else 1.0)
         self.sparse_compute = self.wide * (stack["sparse_compute"] if self.hybrid else 1.0)
@@ -80,13 +108,18 @@ def _as_low(chip: Chip, kind: str, share: float) -> Chip:
     if kind == "fp8" and not share:
         return chip
     peak = chip.peak_flops[kind]
-    best = Figure(peak.value * share, peak.value * share, peak.value * share, "FLOP/s", "share of peak", "measured") if share else None
+    best = (
+        Figure(peak.value * share, peak.value * share, peak.value * share, "FLOP/s", "share of peak", "measured")
+        if share
+        else None
+    )
     if best is None and kind == "int8" and "fp8" in chip.peak_flops:
         best = chip.max_matmul_flops_fp8
     return replace(chip, peak_flops={**chip.peak_flops, "fp8": peak}, max_matmul_flops_fp8=best)
 
 
 # ------------------------------------------------------------------ the parts of a layer
+
 
 def projections(roof: Roof, T: float, absorbed: bool, parts: dict) -> None:
     d, m = roof.d, roof.d.model
@@ -98,7 +131,9 @@ def projections(roof: Roof, T: float, absorbed: bool, parts: dict) -> None:
         time += roof.matmul(T, (m.q_lora or 0) + m.kv_lora + m.rope, C, w, kind)
         time += roof.matmul(T, H * m.qk_dim, q_in, w, kind)
         if absorbed:
-            time += roof.matmul(T, m.kv_lora, m.nope, w, "bf16", batch=H) + roof.matmul(T, m.v_dim, m.kv_lora, w, "bf16", batch=H)
+            time += roof.matmul(T, m.kv_lora, m.nope, w, "bf16", batch=H) + roof.matmul(
+                T, m.v_dim, m.kv_lora, w, "bf16", batch=H
+            )
         else:
             time += roof.matmul(T, H * (m.nope + m.v_dim), m.kv_lora, w, kind)
         time += roof.matmul(T, C, H * m.v_dim, w, kind)
@@ -138,7 +173,9 @@ def decode_attention(roof: Roof, R: float, q: float, keys: float, parts: dict) -
         low = kind if d.kv == "fp8" else "bf16"
         rate = roof.peak(low) * (d.stack["sparse_compute"] if roof.hybrid else 1.0)
         size = R * keys * index_row_bytes(m, d.kv) + CONSTANTS["score_bytes"][0] * T * keys
-        time = roof.matmul(T, dims, m.q_lora or m.hidden, w, kind) + roof.matmul(T, m.index_dim + m.index_heads, m.hidden, 2.0, "bf16")
+        time = roof.matmul(T, dims, m.q_lora or m.hidden, w, kind) + roof.matmul(
+            T, m.index_dim + m.index_heads, m.hidden, 2.0, "bf16"
+        )
         time += max(score / rate, size / roof.decode_memory) + roof.small(2 + CONSTANTS["indexer_kernels"][0])
         add(parts, "indexer", share * time)
 
@@ -151,7 +188,7 @@ def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict
     share = (d.stack["sparse_prefill"] if sparse else d.stack["prefill_attention"]) if roof.hybrid else 1.0
     if sparse:
         k, visible = m.index_topk, past + new
-        dense_part = max(0.0, min(k, visible) - past)            # queries that see fewer than k keys
+        dense_part = max(0.0, min(k, visible) - past)  # queries that see fewer than k keys
         read = (dense_part * (past + dense_part / 2) + (new - dense_part) * k) / new
         flops = 2.0 * T * H * read * (2 * m.kv_lora + m.rope)
         size = T * read * kv_row_bytes(m, d.kv) / CONSTANTS["gather_reuse"][0]
@@ -167,8 +204,14 @@ def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict
             read += (min(keys, m.window) - keys) * m.window_layers / m.layers
         flops = 2.0 * T * H * read * (m.qk_dim + m.value_dim)
         size = 2.0 * T * H * (m.qk_dim + m.value_dim)
-        if m.attention == "mla" and past:                         # cached latents are expanded again for the new queries
-            add(parts, "projections", roof.matmul(past * T / new, H * (m.nope + m.v_dim), m.kv_lora, d.format.dense_bytes, d.format.dense_compute))
+        if m.attention == "mla" and past:  # cached latents are expanded again for the new queries
+            add(
+                parts,
+                "projections",
+                roof.matmul(
+                    past * T / new, H * (m.nope + m.v_dim), m.kv_lora, d.format.dense_bytes, d.format.dense_compute
+                ),
+            )
     curve = read / (read + CONSTANTS["prefill_keys_half"][0]) if roof.hybrid else 1.0
     add(parts, "attention", max(flops / (roof.wide * share * curve), size / roof.bandwidth))
 
@@ -176,18 +219,20 @@ def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict
 def experts(roof: Roof, T: float, parts: dict, imbalance: float) -> None:
     """One mixture-of-experts layer's matmuls on one chip; T tokens per attention group."""
     d, m = roof.d, roof.d.model
-    total = T * d.groups                                           # tokens of the instance
+    total = T * d.groups  # tokens of the instance
     E = m.experts
-    busy = (E + d.redundant_experts) * (1.0 - (1.0 - m.experts_per_token / E) ** total)   # experts that anybody chose
-    rows = total * _chosen(d) / d.chips * imbalance                   # token-expert pairs on the busiest chip
+    busy = (E + d.redundant_experts) * (1.0 - (1.0 - m.experts_per_token / E) ** total)  # experts that anybody chose
+    rows = total * _chosen(d) / d.chips * imbalance  # token-expert pairs on the busiest chip
     w, kind = d.format.expert_bytes, d.format.expert_compute
-    if d.tensor_experts:                                              # every chip holds a slice of each expert
+    if d.tensor_experts:  # every chip holds a slice of each expert
         local, width, rows = busy, m.moe_ffn / d.chips, total * m.experts_per_token
     else:
         local, width = busy / d.chips, float(m.moe_ffn)
-    each = rows / max(local, 1e-9)                                    # rows per expert that is used here
+    each = rows / max(local, 1e-9)  # rows per expert that is used here
     up = m.ffn_matrices - 1
-    time = roof.matmul(max(each, 1.0), up * width, m.hidden, w, kind, batch=local) + roof.matmul(max(each, 1.0), m.hidden, width, w, kind, batch=local)
+    time = roof.matmul(max(each, 1.0), up * width, m.hidden, w, kind, batch=local) + roof.matmul(
+        max(each, 1.0), m.hidden, width, w, kind, batch=local
+    )
     time += roof.pass_(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden) + roof.matmul(T, E, m.hidden, 2.0, "bf16")
     add(parts, "experts", time)
     if m.shared_width and not _spread(d):
@@ -219,6 +264,7 @@ def head(roof: Roof, T: float, parts: dict) -> None:
 
 
 # ------------------------------------------------------------------ messages
+
 
 def all_reduce(roof: Roof, T: float) -> float:
     """One all-reduce of [T, C] in an attention group: the collective's algorithms, or one shot (every chip reads all others)."""
@@ -279,7 +325,11 @@ def prefill_all_to_all(roof: Roof, T: float) -> float:
     names = {level.tier.name for level in levels}
     if rate and names <= _TABLE_TIERS and (nodes > 1 or "ub" in names):
         limit = d.stack.get("prefill_node_limit", 4.0)
-        copies = expected_nodes(nodes, m.experts_per_token, min(limit, nodes)) if limit else m.experts_per_token * (1 - 1 / d.chips)
+        copies = (
+            expected_nodes(nodes, m.experts_per_token, min(limit, nodes))
+            if limit
+            else m.experts_per_token * (1 - 1 / d.chips)
+        )
         return tokens * copies * m.hidden * (sent + 2.0) / rate
     values = tokens * m.experts_per_token * m.hidden
     if not roof.hybrid:

@@ -14,6 +14,7 @@ clock with fixed times instead. Seeded and deterministic: the same inputs give t
 Assumptions, kept simple on purpose: requests of an instance spread evenly over its attention groups; a request is admitted
 when the cache has room for all of its final context; a step yields the mean number of accepted draft tokens.
 """
+
 from __future__ import annotations
 
 import heapq
@@ -38,15 +39,19 @@ class Fleet:
     decode_instances: int = 1
     prefill: Deployment | None = None
     prefill_instances: int = 0
-    max_batch: int = 256               # requests per attention group
+    max_batch: int = 256  # requests per attention group
     prefill_batch_tokens: int = 16384  # per attention group
     chunk_tokens: int = 8192
-    transfer_bytes_per_s: float = 25e9  # cache from a prefill to a decode instance, one request (assumed: a 200 Gb/s port)
+    transfer_bytes_per_s: float = (
+        25e9  # cache from a prefill to a decode instance, one request (assumed: a 200 Gb/s port)
+    )
     mode: str = "hybrid"
 
     @property
     def chips(self) -> int:
-        return self.decode.chips * self.decode_instances + (self.prefill.chips * self.prefill_instances if self.prefill else 0)
+        return self.decode.chips * self.decode_instances + (
+            self.prefill.chips * self.prefill_instances if self.prefill else 0
+        )
 
 
 @dataclass
@@ -61,7 +66,7 @@ class Request:
     start: float = 0.0
     first: float = 0.0
     finish: float = 0.0
-    left: int = 0                      # prompt tokens still to prefill (chunked)
+    left: int = 0  # prompt tokens still to prefill (chunked)
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ class Result:
     chips: int
     prefill_busy: float
     decode_busy: float
-    mean_in_system: float              # time average of the number of requests in the system
-    mean_batch: float                  # decode requests in a step, mean over steps, per instance
+    mean_in_system: float  # time average of the number of requests in the system
+    mean_batch: float  # decode requests in a step, mean over steps, per instance
     steps: int
     saturated: bool
     mode: str
@@ -100,11 +105,13 @@ class _Run:
     def __init__(self, fleet: Fleet, work: Workload, seed: int, clocks: tuple | None):
         self.fleet, self.work, self.rng = fleet, work, random.Random(seed)
         self.env = simpy.Environment()
-        self.decode_clock, self.prefill_clock = clocks or (RooflineClock(fleet.decode, fleet.mode),
-                                                           RooflineClock(fleet.prefill or fleet.decode, fleet.mode))
+        self.decode_clock, self.prefill_clock = clocks or (
+            RooflineClock(fleet.decode, fleet.mode),
+            RooflineClock(fleet.prefill or fleet.decode, fleet.mode),
+        )
         n_decode = fleet.decode_instances
         self.waiting = [deque() for _ in range(fleet.prefill_instances if fleet.prefill else n_decode)]
-        self.load = [0] * len(self.waiting)                    # tokens queued or being prefilled
+        self.load = [0] * len(self.waiting)  # tokens queued or being prefilled
         self.ready = [deque() for _ in range(n_decode)]
         self.in_decode = [0] * n_decode
         self.wake_prefill = [self.env.event() for _ in self.waiting]
@@ -115,7 +122,9 @@ class _Run:
         self.in_system, self.area, self.last = 0, 0.0, 0.0
         m = memory(fleet.decode)
         self.kv_room = m.kv_tokens * fleet.decode.groups
-        self.kv_token_bytes = m.kv_bytes_per_token * (1 if fleet.decode.model.attention == "mla" else fleet.decode.attention_tp)
+        self.kv_token_bytes = m.kv_bytes_per_token * (
+            1 if fleet.decode.model.attention == "mla" else fleet.decode.attention_tp
+        )
         self.longest = int(m.kv_tokens)
         self.prompt, self.output = Lengths.of(work.prompt, "prompt"), Lengths.of(work.output, "output")
         self.made = 0
@@ -198,15 +207,21 @@ class _Run:
         most, per_step = fleet.max_batch * fleet.decode.groups, clock.tokens_per_step
         chunk_limit = fleet.chunk_tokens * fleet.decode.groups
         active, context, reserved, step = 0, 0.0, 0, 0
-        due: list[tuple[int, int, Request]] = []                # (step at which it ends, id, request)
-        filling: deque[Request] = deque()                       # admitted, prompt not finished
+        due: list[tuple[int, int, Request]] = []  # (step at which it ends, id, request)
+        filling: deque[Request] = deque()  # admitted, prompt not finished
         while True:
-            while ready and active + len(filling) < most and reserved + ready[0].prompt + ready[0].output <= self.kv_room:
+            while (
+                ready and active + len(filling) < most and reserved + ready[0].prompt + ready[0].output <= self.kv_room
+            ):
                 request = ready.popleft()
                 reserved += request.prompt + request.output
                 active, context = active + 1, context + request.prompt
                 heapq.heappush(due, (step + _steps(request, per_step), request.id, request))
-            while waiting and active + len(filling) < most and reserved + waiting[0].prompt + waiting[0].output <= self.kv_room:
+            while (
+                waiting
+                and active + len(filling) < most
+                and reserved + waiting[0].prompt + waiting[0].output <= self.kv_room
+            ):
                 request = waiting.popleft()
                 reserved += request.prompt + request.output
                 request.start = env.now
@@ -301,7 +316,7 @@ def _summary(run: _Run, warmup: float) -> Result:
     end = max(r.finish for r in done)
     run._count(0)
     begin = done[0].arrive
-    kept = done[int(len(done) * warmup):] or done
+    kept = done[int(len(done) * warmup) :] or done
     duration = max(end - begin, 1e-12)
     tpot = [(r.finish - r.first) / (r.output - 1) for r in kept if r.output > 1]
     # Rates over the steady part: from the end of the warm-up to the last arrival; over everything when that is too short.
@@ -320,7 +335,21 @@ def _summary(run: _Run, warmup: float) -> Result:
     full = max(prefill_busy, decode_busy) if fleet.prefill else prefill_busy + decode_busy
     saturated = run.work.rate_per_s is not None and full > 0.9 and late > 3 * early + 1e-9 and late > 1.0
     return Result(
-        finished=len(done), duration_s=duration, ttft_s=percentiles([r.first - r.arrive for r in kept]), tpot_s=percentiles(tpot),
-        e2e_s=percentiles([r.finish - r.arrive for r in kept]), output_tokens_per_s=out, input_tokens_per_s=inp, output_tokens_per_s_chip=out / fleet.chips, chips=fleet.chips, prefill_busy=prefill_busy, decode_busy=decode_busy,
-        mean_in_system=run.area / duration, mean_batch=run.batch_sum / max(run.steps, 1), steps=run.steps, saturated=saturated,
-        mode=fleet.mode, requests=done)
+        finished=len(done),
+        duration_s=duration,
+        ttft_s=percentiles([r.first - r.arrive for r in kept]),
+        tpot_s=percentiles(tpot),
+        e2e_s=percentiles([r.finish - r.arrive for r in kept]),
+        output_tokens_per_s=out,
+        input_tokens_per_s=inp,
+        output_tokens_per_s_chip=out / fleet.chips,
+        chips=fleet.chips,
+        prefill_busy=prefill_busy,
+        decode_busy=decode_busy,
+        mean_in_system=run.area / duration,
+        mean_batch=run.batch_sum / max(run.steps, 1),
+        steps=run.steps,
+        saturated=saturated,
+        mode=fleet.mode,
+        requests=done,
+    )

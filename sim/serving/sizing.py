@@ -7,6 +7,7 @@ or is too slow is counted by its reason. Each answer names its mode:
 * `hybrid`: published kernel shares and latencies around a roofline, with the fitted scalar of the chip and stack if any.
 * `roofline`: peaks alone, a bound.
 """
+
 from __future__ import annotations
 
 import math
@@ -24,7 +25,7 @@ from sim.spec.hardware import Cluster, cluster_from
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
 
-HEADROOM = 0.8          # assumed: share of its throughput an instance is loaded to, so that queues stay short
+HEADROOM = 0.8  # assumed: share of its throughput an instance is loaded to, so that queues stay short
 DEFAULT_CLUSTERS = ("dgx_h100", "dgx_h200", "dgx_b200", "cloudmatrix384", "atlas_800t_a2")
 
 
@@ -37,7 +38,7 @@ class Target:
     ttft_s: float = 2.0
     tpot_s: float = 0.05
     cached_share: float = 0.0
-    rate_per_s: float | None = None      # requests per second of the whole service; None: per instance only
+    rate_per_s: float | None = None  # requests per second of the whole service; None: per instance only
 
     def check(self) -> Target:
         number(self.prompt, "prompt", 1)
@@ -60,23 +61,23 @@ class Option:
     """One deployment that meets the target. `layout`: prefill and decode on instances of their own (same shape), or shared."""
 
     decode: Deployment
-    layout: str                         # disaggregated | shared
-    batch: int                          # requests per attention group
+    layout: str  # disaggregated | shared
+    batch: int  # requests per attention group
     tpot_s: float
-    ttft_s: float                       # one prompt's prefill plus half a running batch's
+    ttft_s: float  # one prompt's prefill plus half a running batch's
     decode_tokens_per_s_chip: float
-    prefill_tokens_per_s_chip: float    # new (uncached) tokens
-    chips: int                          # one instance of each kind, or what the rate asks for
+    prefill_tokens_per_s_chip: float  # new (uncached) tokens
+    chips: int  # one instance of each kind, or what the rate asks for
     decode_instances: int
     prefill_instances: int
-    chip_seconds_input: float           # per uncached prompt token
-    chip_seconds_output: float          # per output token
+    chip_seconds_input: float  # per uncached prompt token
+    chip_seconds_output: float  # per output token
     usd_per_million_input: float | None
     usd_per_million_output: float | None
     usd_per_request: float | None
     mode: str
     measured_row: str = ""
-    simulated: Mapping | None = None     # what the event simulation saw, when asked for
+    simulated: Mapping | None = None  # what the event simulation saw, when asked for
 
     @property
     def kept(self) -> bool:
@@ -167,7 +168,11 @@ def measured(model: ModelSpec, chip: str, context: float, limit_s: float) -> tup
     """(output tokens/s per chip, row id) of a published decode row of this model and chip: context within a tenth, TPOT met."""
     found = None
     for row in rows():
-        if row["kind"] != "decode" or not chip.upper().startswith(row["chip"]) or load_model(row["deployment"]["model"]).name != model.name:
+        if (
+            row["kind"] != "decode"
+            or not chip.upper().startswith(row["chip"])
+            or load_model(row["deployment"]["model"]).name != model.name
+        ):
             continue
         seconds = row.get("measured_tpot_ms", 1e3 * row["batch"] / row["measured"]) / 1e3
         if abs(row["context"] / context - 1) <= 0.1 and seconds <= limit_s:
@@ -183,6 +188,7 @@ def _shared_batch(d: Deployment, target: Target, fill_s: float, room: int, mode:
     Requests leave at rate r = x / (1 + fill·x) with x = batch / (decode seconds of a whole output); decoding then has
     1 − r·fill of the time.
     """
+
     def slowed(batch: int) -> float:
         alone = decode_step(d, batch, target.context, mode).total_s / d.tokens_per_step
         x = batch * d.groups / (alone * target.output)
@@ -197,7 +203,9 @@ def _shared_batch(d: Deployment, target: Target, fill_s: float, room: int, mode:
     return low, slowed(low)
 
 
-def evaluate(d: Deployment, target: Target, mode: str = "hybrid", rent: Figure | float | None = None, shared: bool = False) -> Option | str:
+def evaluate(
+    d: Deployment, target: Target, mode: str = "hybrid", rent: Figure | float | None = None, shared: bool = False
+) -> Option | str:
     """An option, or the reason why this deployment does not meet the target: memory, TPOT or TTFT."""
     target.check()
     if shortfall(d) > 0:
@@ -221,8 +229,12 @@ def evaluate(d: Deployment, target: Target, mode: str = "hybrid", rent: Figure |
         batch, seconds = min(largest_batch(d, target.context, target.tpot_s, mode), room), 0.0
     step = decode_step(d, batch, target.context, mode)
     decode_rate, said, row = step.tokens_per_s / d.chips, mode, ""
-    seen = measured(d.model, d.cluster.chip.name, target.context, target.tpot_s) if mode == "hybrid" and not shared else None
-    if seen and d.chips >= 64:                               # the rows are large expert-parallel instances
+    seen = (
+        measured(d.model, d.cluster.chip.name, target.context, target.tpot_s)
+        if mode == "hybrid" and not shared
+        else None
+    )
+    if seen and d.chips >= 64:  # the rows are large expert-parallel instances
         decode_rate, said, row = seen[0], "measured", seen[1]
     fill_rate = fill / d.chips
     per_in, per_out = 1.0 / (fill_rate * HEADROOM), 1.0 / (decode_rate * HEADROOM)
@@ -235,15 +247,35 @@ def evaluate(d: Deployment, target: Target, mode: str = "hybrid", rent: Figure |
     price = rent_of(d.cluster, rent)
     usd = (price.value / 3600) if price else None
     return Option(
-        decode=d, layout="shared" if shared else "disaggregated", batch=batch, tpot_s=seconds or step.total_s / d.tokens_per_step, ttft_s=wait,
-        decode_tokens_per_s_chip=decode_rate, prefill_tokens_per_s_chip=fill_rate, chips=(n_decode + n_prefill) * d.chips,
-        decode_instances=n_decode, prefill_instances=n_prefill, chip_seconds_input=per_in, chip_seconds_output=per_out,
-        usd_per_million_input=usd and 1e6 * usd * per_in, usd_per_million_output=usd and 1e6 * usd * per_out,
-        usd_per_request=usd and usd * (new * per_in + target.output * per_out), mode=said, measured_row=row)
+        decode=d,
+        layout="shared" if shared else "disaggregated",
+        batch=batch,
+        tpot_s=seconds or step.total_s / d.tokens_per_step,
+        ttft_s=wait,
+        decode_tokens_per_s_chip=decode_rate,
+        prefill_tokens_per_s_chip=fill_rate,
+        chips=(n_decode + n_prefill) * d.chips,
+        decode_instances=n_decode,
+        prefill_instances=n_prefill,
+        chip_seconds_input=per_in,
+        chip_seconds_output=per_out,
+        usd_per_million_input=usd and 1e6 * usd * per_in,
+        usd_per_million_output=usd and 1e6 * usd * per_out,
+        usd_per_request=usd and usd * (new * per_in + target.output * per_out),
+        mode=said,
+        measured_row=row,
+    )
 
 
-def candidates(model: ModelSpec, cluster: Cluster, most: int = 160, kvs: Iterable[str] | None = None,
-               formats: Iterable[str] | None = None, drafts: Iterable[int] | None = None, accept: Mapping[int, float] | None = None) -> list[Deployment]:
+def candidates(
+    model: ModelSpec,
+    cluster: Cluster,
+    most: int = 160,
+    kvs: Iterable[str] | None = None,
+    formats: Iterable[str] | None = None,
+    drafts: Iterable[int] | None = None,
+    accept: Mapping[int, float] | None = None,
+) -> list[Deployment]:
     """Deployments to try on one cluster.
 
     accept: mean tokens a step for a number of drafts; by default 70% of drafts are right in turn (assumed by CloudMatrix-Infer).
@@ -259,12 +291,33 @@ def candidates(model: ModelSpec, cluster: Cluster, most: int = 160, kvs: Iterabl
             for precision in formats or precisions(cluster):
                 for kv in kvs or cache_formats(cluster):
                     for k in drafts:
-                        found.append(Deployment(model, cluster, chips, precision, kv, tp, k, accept_length=(accept or {}).get(k), stack=stack).check())
+                        found.append(
+                            Deployment(
+                                model,
+                                cluster,
+                                chips,
+                                precision,
+                                kv,
+                                tp,
+                                k,
+                                accept_length=(accept or {}).get(k),
+                                stack=stack,
+                            ).check()
+                        )
     return found
 
 
-def size(model, target: Target, clusters: Iterable = DEFAULT_CLUSTERS, mode: str = "hybrid", rent: Figure | float | None = None,
-         most: int = 160, verify: int = 0, seed: int = 0, **narrow) -> Sizing:
+def size(
+    model,
+    target: Target,
+    clusters: Iterable = DEFAULT_CLUSTERS,
+    mode: str = "hybrid",
+    rent: Figure | float | None = None,
+    most: int = 160,
+    verify: int = 0,
+    seed: int = 0,
+    **narrow,
+) -> Sizing:
     """Smallest and cheapest deployment that meets `target` on any of `clusters`.
 
     verify: simulate up to so many candidates for each of the two, and take the first that keeps the target under arrivals.
@@ -276,8 +329,11 @@ def size(model, target: Target, clusters: Iterable = DEFAULT_CLUSTERS, mode: str
     options, refused, tried, near = [], {}, 0, None
     for given in clusters:
         cluster = cluster_from(given)
-        both = [(d, shared) for d in candidates(model, cluster, most, **narrow)
-                for shared in ((False, True) if d.chips <= cluster.chips_per_node else (False,))]
+        both = [
+            (d, shared)
+            for d in candidates(model, cluster, most, **narrow)
+            for shared in ((False, True) if d.chips <= cluster.chips_per_node else (False,))
+        ]
         for d, shared in both:
             tried += 1
             outcome = evaluate(d, target, mode, rent, shared)
@@ -290,26 +346,44 @@ def size(model, target: Target, clusters: Iterable = DEFAULT_CLUSTERS, mode: str
                 one, first = tpot(e, 1, target.context, mode), ttft(e, target, 1, mode)
                 lack = max(one / target.tpot_s, first / target.ttft_s)
                 if near is None or lack < near[0]:
-                    near = (lack, f"{e.describe()}: TPOT {1e3 * one:.1f} ms at batch 1, TTFT {first:.2f} s for one prompt")
+                    near = (
+                        lack,
+                        f"{e.describe()}: TPOT {1e3 * one:.1f} ms at batch 1, TTFT {first:.2f} s for one prompt",
+                    )
     text = near[1] if near else ""
     if not options:
         why = "; ".join(f"{n} {reason}" for reason, n in sorted(refused.items(), key=lambda kv: -kv[1]))
-        raise InputError(f"no deployment of {model.name} meets TTFT {target.ttft_s:g} s and TPOT {1e3 * target.tpot_s:g} ms with {target.prompt:,.0f} "
-                         f"tokens in and {target.output:,.0f} out ({tried} tried: {why})" + (f"; nearest: {text}" if text else "")
-                         + "; relax the target, shorten the prompt or give other clusters")
+        raise InputError(
+            f"no deployment of {model.name} meets TTFT {target.ttft_s:g} s and TPOT {1e3 * target.tpot_s:g} ms with {target.prompt:,.0f} "
+            f"tokens in and {target.output:,.0f} out ({tried} tried: {why})"
+            + (f"; nearest: {text}" if text else "")
+            + "; relax the target, shorten the prompt or give other clusters"
+        )
     options.sort(key=lambda o: (o.usd_per_request is None, o.usd_per_request or 0.0, o.chips))
     priced = [o for o in options if o.usd_per_request is not None]
-    notes = [] if len(priced) == len(options) else ["some chips have no rent in data/chips: give --rent to compare them by cost"]
-    smallest = _first_kept(sorted(options, key=lambda o: (o.chips, o.usd_per_request or math.inf)), target, verify, seed)
+    notes = (
+        []
+        if len(priced) == len(options)
+        else ["some chips have no rent in data/chips: give --rent to compare them by cost"]
+    )
+    smallest = _first_kept(
+        sorted(options, key=lambda o: (o.chips, o.usd_per_request or math.inf)), target, verify, seed
+    )
     cheapest = _first_kept(priced, target, verify, seed) if priced else None
     for name, option in (("smallest", smallest), ("cheapest", cheapest)):
         if option and not option.kept:
-            notes.append(f"none of the first {verify} candidates for the {name} kept the target when simulated; the first is shown")
+            notes.append(
+                f"none of the first {verify} candidates for the {name} kept the target when simulated; the first is shown"
+            )
     return Sizing(target, options, smallest, cheapest, refused, tried, text, notes)
 
 
 def _first_kept(options: list[Option], target: Target, verify: int, seed: int) -> Option:
-    seen = [replace(o, simulated=check_by_simulation(o, target, seed=seed)) for o in options[:1]] if verify else options[:1]
+    seen = (
+        [replace(o, simulated=check_by_simulation(o, target, seed=seed)) for o in options[:1]]
+        if verify
+        else options[:1]
+    )
     while verify and not seen[-1].kept and len(seen) < min(verify, len(options)):
         seen.append(replace(options[len(seen)], simulated=check_by_simulation(options[len(seen)], target, seed=seed)))
     return seen[-1] if seen[-1].kept else seen[0]
@@ -321,19 +395,48 @@ def check_by_simulation(option: Option, target: Target, seed: int = 0, most: int
     Enough requests to fill the batch four times over, up to `most`; the first half is warm-up. TTFT is judged at the median.
     """
     from sim.serving.simulate import Fleet, Workload, simulate
+
     d = option.decode
     new = target.prompt * (1 - target.cached_share)
-    decode_s, prefill_s = option.chip_seconds_output * target.output / d.chips, option.chip_seconds_input * new / d.chips
+    decode_s, prefill_s = (
+        option.chip_seconds_output * target.output / d.chips,
+        option.chip_seconds_input * new / d.chips,
+    )
     if option.layout == "shared":
         capacity = option.decode_instances / (decode_s + prefill_s)
         fleet = Fleet(decode=d, decode_instances=option.decode_instances, max_batch=option.batch)
     else:
         capacity = min(option.decode_instances / decode_s, option.prefill_instances / prefill_s)
-        fleet = Fleet(decode=d, decode_instances=option.decode_instances, prefill=d, prefill_instances=option.prefill_instances, max_batch=option.batch)
+        fleet = Fleet(
+            decode=d,
+            decode_instances=option.decode_instances,
+            prefill=d,
+            prefill_instances=option.prefill_instances,
+            max_batch=option.batch,
+        )
     rate = min(target.rate_per_s or capacity, capacity)
     requests = int(min(most, max(400, 4 * rate * (target.ttft_s + target.output * option.tpot_s))))
-    result = simulate(fleet, Workload(rate_per_s=rate, requests=requests, prompt=target.prompt, output=target.output,
-                                      cached_share=target.cached_share), seed=seed, warmup=0.5)
-    return {"rate_per_s": rate, "requests": requests, "ttft_p95_s": result.ttft_s["p95"], "tpot_p95_s": result.tpot_s["p95"], "ttft_p50_s": result.ttft_s["p50"],
-            "tpot_p50_s": result.tpot_s["p50"], "output_tokens_per_s_chip": result.output_tokens_per_s_chip, "saturated": result.saturated,
-            "keeps_ttft": result.ttft_s["p50"] <= target.ttft_s, "keeps_tpot": result.tpot_s["p95"] <= target.tpot_s * 1.02}
+    result = simulate(
+        fleet,
+        Workload(
+            rate_per_s=rate,
+            requests=requests,
+            prompt=target.prompt,
+            output=target.output,
+            cached_share=target.cached_share,
+        ),
+        seed=seed,
+        warmup=0.5,
+    )
+    return {
+        "rate_per_s": rate,
+        "requests": requests,
+        "ttft_p95_s": result.ttft_s["p95"],
+        "tpot_p95_s": result.tpot_s["p95"],
+        "ttft_p50_s": result.ttft_s["p50"],
+        "tpot_p50_s": result.tpot_s["p50"],
+        "output_tokens_per_s_chip": result.output_tokens_per_s_chip,
+        "saturated": result.saturated,
+        "keeps_ttft": result.ttft_s["p50"] <= target.ttft_s,
+        "keeps_tpot": result.tpot_s["p95"] <= target.tpot_s * 1.02,
+    }

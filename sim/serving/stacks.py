@@ -7,6 +7,7 @@ each answer lists those it used.
     >>> stack["attention_compute"], stack.label("attention_compute")
     (0.654, 'measured')
 """
+
 from __future__ import annotations
 
 import functools
@@ -21,11 +22,28 @@ from sim.base.units import parse
 
 LABELS = ("measured", "published", "fitted", "assumed")
 _DIMENSIONS = {
-    "small_kernel_s": "time", "matmul_floor_s": "time", "shared_spread": "count", "small_kernels": "count", "attention_compute": "ratio", "attention_memory": "ratio",
-    "sparse_compute": "ratio", "prefill_attention": "ratio", "sparse_prefill": "ratio", "matmul_share": "ratio",
-    "ep_floor_s": "time", "ep_overlap": "ratio", "prefill_ep_bytes_per_s": "bytes_per_s", "prefill_core_share": "ratio",
-    "prefill_node_limit": "count", "imbalance": "ratio", "prefill_imbalance": "ratio", "host_s": "time", "one_shot_s": "time", "two_batch": "count",
-    "scale": "ratio"}
+    "small_kernel_s": "time",
+    "matmul_floor_s": "time",
+    "shared_spread": "count",
+    "small_kernels": "count",
+    "attention_compute": "ratio",
+    "attention_memory": "ratio",
+    "sparse_compute": "ratio",
+    "prefill_attention": "ratio",
+    "sparse_prefill": "ratio",
+    "matmul_share": "ratio",
+    "ep_floor_s": "time",
+    "ep_overlap": "ratio",
+    "prefill_ep_bytes_per_s": "bytes_per_s",
+    "prefill_core_share": "ratio",
+    "prefill_node_limit": "count",
+    "imbalance": "ratio",
+    "prefill_imbalance": "ratio",
+    "host_s": "time",
+    "one_shot_s": "time",
+    "two_batch": "count",
+    "scale": "ratio",
+}
 
 
 @dataclass(frozen=True)
@@ -41,11 +59,13 @@ class Stack:
 
     name: str
     constants: tuple[tuple[str, Constant], ...]
-    ep_table: tuple[tuple[int, float, float], ...] = ()      # (width, dispatch s, combine s) for 128 × 7,168 values × top-8
+    ep_table: tuple[tuple[int, float, float], ...] = ()  # (width, dispatch s, combine s) for 128 × 7,168 values × top-8
     ep_label: str = "assumed"
     ep_source: str = ""
     notes: str = ""
-    chips: tuple[tuple[str, tuple[tuple[str, Constant], ...]], ...] = ()   # constants that differ on a chip, by name prefix
+    chips: tuple[
+        tuple[str, tuple[tuple[str, Constant], ...]], ...
+    ] = ()  # constants that differ on a chip, by name prefix
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Constant]:
@@ -64,7 +84,9 @@ class Stack:
     def changed(self, label: str = "assumed", source: str = "given by the user", **values: float) -> Stack:
         """The same stack with some constants replaced."""
         kept = [(k, c) for k, c in self.constants if k not in values]
-        return replace(self, constants=tuple(kept + [(k, Constant(float(v), label, source)) for k, v in values.items()]))
+        return replace(
+            self, constants=tuple(kept + [(k, Constant(float(v), label, source)) for k, v in values.items()])
+        )
 
     def for_chip(self, chip: str) -> Stack:
         """The stack as it runs on `chip`: its own constants there, where the file gives some."""
@@ -90,8 +112,14 @@ class Stack:
         """Every constant with its label and source, JSON-ready."""
         rows = [{"constant": k, "value": c.value, "label": c.label, "source": c.source} for k, c in self.constants]
         if self.ep_table:
-            rows.append({"constant": "ep_table", "value": {w: [d, c] for w, d, c in self.ep_table}, "label": self.ep_label,
-                         "source": self.ep_source})
+            rows.append(
+                {
+                    "constant": "ep_table",
+                    "value": {w: [d, c] for w, d, c in self.ep_table},
+                    "label": self.ep_label,
+                    "source": self.ep_source,
+                }
+            )
         return rows
 
 
@@ -137,32 +165,59 @@ def _read(name: str, values: Mapping, base: Stack | None) -> Stack:
     weaker = values.get("inherit_as")
     if weaker:
         if weaker not in LABELS:
-            raise InputError(f"stack {name}.inherit_as {weaker!r}: not one of {', '.join(LABELS)}{nearest(str(weaker), LABELS)}")
+            raise InputError(
+                f"stack {name}.inherit_as {weaker!r}: not one of {', '.join(LABELS)}{nearest(str(weaker), LABELS)}"
+            )
         constants = {k: Constant(c.value, weaker, f"as {base.name}: {c.source}") for k, c in constants.items()}
         label, source, chips = weaker, f"as {base.name}: {source}", {}
     known = {*_DIMENSIONS, "ep_table", "like", "name", "notes", "inherit_as", "chips"}
     for key, given in values.items():
         if key not in known:
-            raise InputError(f"stack {name}: unknown constant {key!r}{nearest(str(key), known)}; known: {', '.join(sorted(known))}")
+            raise InputError(
+                f"stack {name}: unknown constant {key!r}{nearest(str(key), known)}; known: {', '.join(sorted(known))}"
+            )
         if key in ("like", "name", "notes", "inherit_as"):
             continue
         if key == "chips":
             chips |= {prefix: _read(f"{name}.chips.{prefix}", own, None).constants for prefix, own in given.items()}
             continue
-        full = given if isinstance(given, Mapping) and "value" in given else {"value": given, "label": "assumed", "source": "given by the user"}
+        full = (
+            given
+            if isinstance(given, Mapping) and "value" in given
+            else {"value": given, "label": "assumed", "source": "given by the user"}
+        )
         said = full.get("label", "assumed")
         if said not in LABELS:
-            raise InputError(f"stack {name}.{key}.label {said!r}: not one of {', '.join(LABELS)}{nearest(str(said), LABELS)}")
+            raise InputError(
+                f"stack {name}.{key}.label {said!r}: not one of {', '.join(LABELS)}{nearest(str(said), LABELS)}"
+            )
         if key == "ep_table":
-            table = tuple(sorted((int(w), parse(d, "time", f"{name}.ep_table"), parse(c, "time", f"{name}.ep_table"))
-                                 for w, (d, c) in full["value"].items()))
+            table = tuple(
+                sorted(
+                    (int(w), parse(d, "time", f"{name}.ep_table"), parse(c, "time", f"{name}.ep_table"))
+                    for w, (d, c) in full["value"].items()
+                )
+            )
             label, source = said, str(full.get("source", ""))
             continue
         value = parse(full["value"], _DIMENSIONS[key], f"stack {name}.{key}")
-        if _DIMENSIONS[key] == "ratio" and key not in ("imbalance", "prefill_imbalance", "scale") and not 0 <= value <= 1:
+        if (
+            _DIMENSIONS[key] == "ratio"
+            and key not in ("imbalance", "prefill_imbalance", "scale")
+            and not 0 <= value <= 1
+        ):
             raise InputError(f"stack {name}.{key}: {value:g} is more than all of it; give a share between 0 and 1")
         if key in ("imbalance", "prefill_imbalance") and value < 1:
-            raise InputError(f"stack {name}.{key}: {value:g} is below 1 (the busiest chip cannot be below the mean); give 1 or more")
+            raise InputError(
+                f"stack {name}.{key}: {value:g} is below 1 (the busiest chip cannot be below the mean); give 1 or more"
+            )
         constants[key] = Constant(value, said, str(full.get("source", "")))
-    return Stack(name, tuple(sorted(constants.items())), table, label, source, str(values.get("notes", base.notes if base else "")),
-                 tuple(chips.items()))
+    return Stack(
+        name,
+        tuple(sorted(constants.items())),
+        table,
+        label,
+        source,
+        str(values.get("notes", base.notes if base else "")),
+        tuple(chips.items()),
+    )

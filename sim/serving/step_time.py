@@ -12,6 +12,7 @@ DSA indexer; experts; head), each with its FLOPs and bytes. Two ways to give it 
 Symbols: T query tokens of one attention group, R requests of it, S key positions, C hidden, H heads, E experts, K chosen.
 Sources: DeepSeek-V3 (arXiv 2412.19437), DeepSeek-V3.2 (DSA), DeepEP and FlashMLA READMEs, CloudMatrix384 (arXiv 2506.12708).
 """
+
 from __future__ import annotations
 
 import math
@@ -47,7 +48,7 @@ class StepTime:
     parts: Mapping[str, float]
     tokens: float
     mode: str
-    overlapped: bool = False           # two micro-batches hid (part of) the all-to-all
+    overlapped: bool = False  # two micro-batches hid (part of) the all-to-all
 
     @property
     def tokens_per_s(self) -> float:
@@ -77,7 +78,9 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
     """
     roof = _roof(d, mode)
     if requests <= 0 or context < 0:
-        raise InputError(f"requests={requests!r}, context={context!r}: a step needs more than 0 requests and a context of at least 0")
+        raise InputError(
+            f"requests={requests!r}, context={context!r}: a step needs more than 0 requests and a context of at least 0"
+        )
     m, stack, q = d.model, d.stack, d.drafts + 1.0
     imbalance = stack["imbalance"] if roof.hybrid and not d.tensor_experts else 1.0
 
@@ -91,7 +94,12 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
         else:
             dense_ffn(roof, T, parts)
         add(parts, "all-reduce", all_reduce(roof, T) * (2.0 if not moe or d.tensor_experts else 1.0))
-        add(parts, "small kernels", roof.small(stack["small_kernels"]) + roof.pass_(2.0 * CONSTANTS["elementwise_passes"][0] * T * m.hidden / d.attention_tp))
+        add(
+            parts,
+            "small kernels",
+            roof.small(stack["small_kernels"])
+            + roof.pass_(2.0 * CONSTANTS["elementwise_passes"][0] * T * m.hidden / d.attention_tp),
+        )
         return parts, decode_all_to_all(roof, T) if moe else 0.0
 
     total: dict[str, float] = {}
@@ -115,12 +123,18 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
     if d.drafts:
         parts, message = layer(requests, 1.0, bool(m.experts))
         head(roof, requests, parts)
-        one = sum(parts.values()) + message + roof.matmul(requests, m.hidden, 2 * m.hidden, d.format.dense_bytes, d.format.dense_compute)
+        one = (
+            sum(parts.values())
+            + message
+            + roof.matmul(requests, m.hidden, 2 * m.hidden, d.format.dense_bytes, d.format.dense_compute)
+        )
         add(total, "drafts", d.drafts * one)
     add(total, "host", stack["host_s"] if roof.hybrid else 0.0)
     scale = stack.get("scale", 1.0) if roof.hybrid else 1.0
     time = sum(total.values()) * scale
-    return StepTime(time, {k: v * scale for k, v in total.items()}, requests * d.groups * d.tokens_per_step, mode, overlapped)
+    return StepTime(
+        time, {k: v * scale for k, v in total.items()}, requests * d.groups * d.tokens_per_step, mode, overlapped
+    )
 
 
 def tpot(d: Deployment, requests: float, context: float, mode: str = "hybrid") -> float:
@@ -133,7 +147,9 @@ def prefill(d: Deployment, prompt: float, cached: float = 0.0, prompts: float = 
     roof = _roof(d, mode)
     new = prompt - cached
     if new <= 0 or cached < 0 or prompts <= 0:
-        raise InputError(f"prompt={prompt:g}, cached={cached:g}, prompts={prompts:g}: needs more than 0 new tokens; cached must be less than prompt")
+        raise InputError(
+            f"prompt={prompt:g}, cached={cached:g}, prompts={prompts:g}: needs more than 0 new tokens; cached must be less than prompt"
+        )
     m, stack = d.model, d.stack
     sparse = m.index_topk and prompt > m.index_topk
 
@@ -146,7 +162,12 @@ def prefill(d: Deployment, prompt: float, cached: float = 0.0, prompts: float = 
         else:
             dense_ffn(roof, T, parts)
         add(parts, "all-reduce", all_reduce(roof, T) * (2.0 if not moe or d.tensor_experts else 1.0))
-        add(parts, "small kernels", roof.small(stack["small_kernels"]) + roof.pass_(2.0 * CONSTANTS["elementwise_passes"][0] * T * m.hidden / d.attention_tp))
+        add(
+            parts,
+            "small kernels",
+            roof.small(stack["small_kernels"])
+            + roof.pass_(2.0 * CONSTANTS["elementwise_passes"][0] * T * m.hidden / d.attention_tp),
+        )
         return parts, prefill_all_to_all(roof, T) if moe else 0.0
 
     T, total, overlapped = prompts * new, {}, False
@@ -193,8 +214,11 @@ def flops_per_token(d: Deployment, context: float) -> float:
     if m.attention != "mla":
         return linear + m.layers * 4.0 * m.heads * m.head_dim * context
     read = min(context, m.index_topk) if m.index_topk else context
-    return (linear + m.layers * 2.0 * m.heads * read * (2 * m.kv_lora + m.rope)
-            + m.indexer_full_layers * 2.0 * m.index_heads * (m.index_dim + 1) * context)
+    return (
+        linear
+        + m.layers * 2.0 * m.heads * read * (2 * m.kv_lora + m.rope)
+        + m.indexer_full_layers * 2.0 * m.index_heads * (m.index_dim + 1) * context
+    )
 
 
 def describe_parts(step: StepTime) -> str:

@@ -1,4 +1,5 @@
 """Who asks a serving fleet, and how much: token counts, arrivals, and the percentiles of what they wait."""
+
 from __future__ import annotations
 
 import math
@@ -29,11 +30,16 @@ class Lengths:
             if unknown:
                 raise InputError(f"{name}: unknown key {sorted(unknown)[0]!r}; give mean and cv, or low and high")
             if "low" in given or "high" in given:
-                low, high = number(given.get("low", 1), name + ".low", 1), number(given.get("high", 0), name + ".high", 1)
+                low, high = (
+                    number(given.get("low", 1), name + ".low", 1),
+                    number(given.get("high", 0), name + ".high", 1),
+                )
                 if high < low:
                     raise InputError(f"{name}: low={low:g} is above high={high:g}; swap them")
                 return cls((low + high) / 2, 0.0, int(low), int(high))
-            return cls(number(given.get("mean"), name + ".mean", 1), number(given.get("cv", 0.0), name + ".cv", 0.0, 10.0))
+            return cls(
+                number(given.get("mean"), name + ".mean", 1), number(given.get("cv", 0.0), name + ".cv", 0.0, 10.0)
+            )
         return cls(number(given, name, 1))
 
     def draw(self, rng: random.Random, most: int) -> int:
@@ -46,7 +52,12 @@ class Lengths:
 
 
 def number(given: object, name: str, low: float, high: float = 1e7) -> float:
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given) or not low <= given <= high:
+    if (
+        isinstance(given, bool)
+        or not isinstance(given, (int, float))
+        or not math.isfinite(given)
+        or not low <= given <= high
+    ):
         raise InputError(f"{name}={given!r}: must be a number from {low:g} to {high:g}")
     return float(given)
 
@@ -60,8 +71,8 @@ class Workload:
     requests: int = 1000
     prompt: Lengths | float = 1024
     output: Lengths | float = 256
-    cached_share: float = 0.0          # share of each prompt whose cache is there already
-    arrivals: str = "poisson"          # poisson | even
+    cached_share: float = 0.0  # share of each prompt whose cache is there already
+    arrivals: str = "poisson"  # poisson | even
 
     def check(self) -> Workload:
         if (self.rate_per_s is None) == (self.concurrency is None):
@@ -83,4 +94,7 @@ def percentiles(values: list[float]) -> dict[str, float]:
     if not values:
         return {"mean": 0.0, **{f"p{p}": 0.0 for p in PERCENTILES}}
     order = sorted(values)
-    return {"mean": sum(order) / len(order), **{f"p{p}": order[max(0, math.ceil(p / 100 * len(order)) - 1)] for p in PERCENTILES}}
+    return {
+        "mean": sum(order) / len(order),
+        **{f"p{p}": order[max(0, math.ceil(p / 100 * len(order)) - 1)] for p in PERCENTILES},
+    }

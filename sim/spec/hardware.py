@@ -7,6 +7,7 @@ with the nearest name: it is never silently another chip. A user's own chip or c
     >>> round(chip.peak_flops["bf16"].value / 1e12, 1), chip.memory_bytes.unit
     (353.9, 'B')
 """
+
 from __future__ import annotations
 
 import functools
@@ -22,7 +23,7 @@ from sim.base.units import parse, whole
 
 PRECISIONS = ("bf16", "fp16", "fp8", "int8", "fp4", "fp32")
 TOPOLOGIES = ("mesh", "switch", "rail", "clos")
-EVERYTHING = 10**8         # size of a tier that joins all chips there are
+EVERYTHING = 10**8  # size of a tier that joins all chips there are
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,21 @@ class Chip:
     power_w: Figure
     price_usd: Figure | None = None
     rent_usd_per_hour: Figure | None = None
-    max_matmul_flops: Figure | None = None                       # best measured bf16/fp16 matmul
+    max_matmul_flops: Figure | None = None  # best measured bf16/fp16 matmul
     max_matmul_flops_fp8: Figure | None = None
-    matmul_points: tuple[tuple[int, int, int, float], ...] = ()   # measured (m, n, k, FLOP/s)
+    matmul_points: tuple[tuple[int, int, int, float], ...] = ()  # measured (m, n, k, FLOP/s)
     matmul_source: str = ""
     failures_per_chip_hour: Figure | None = None
-    denominators: tuple[tuple[str, float], ...] = ()              # peaks in use elsewhere for MFU: (who, FLOP/s)
+    denominators: tuple[tuple[str, float], ...] = ()  # peaks in use elsewhere for MFU: (who, FLOP/s)
     vendor: str = ""
     notes: str = ""
 
     def peak(self, precision: str) -> Figure:
         """Dense peak at `precision`; a chip without that unit runs it at its bf16 rate (no speed-up is invented)."""
         if precision not in PRECISIONS:
-            raise InputError(f"precision {precision!r}: not one of {', '.join(PRECISIONS)}{nearest(precision, PRECISIONS)}")
+            raise InputError(
+                f"precision {precision!r}: not one of {', '.join(PRECISIONS)}{nearest(precision, PRECISIONS)}"
+            )
         if precision in self.peak_flops:
             return self.peak_flops[precision]
         return self.peak_flops["bf16"] if "bf16" in self.peak_flops else self.peak_flops["fp16"]
@@ -81,13 +84,13 @@ class Cluster:
     chips_per_node: int
     tiers: tuple[Tier, ...]
     chips: int
-    host_bytes_per_s: Figure             # chip to host memory, one way (offload)
-    host_memory_bytes: Figure            # per chip
-    storage_bytes_per_s: Figure          # whole cluster, checkpoints
-    host_power_w: Figure                 # CPU, NIC, fans and switches, per chip
+    host_bytes_per_s: Figure  # chip to host memory, one way (offload)
+    host_memory_bytes: Figure  # per chip
+    storage_bytes_per_s: Figure  # whole cluster, checkpoints
+    host_power_w: Figure  # CPU, NIC, fans and switches, per chip
     pue: Figure
     electricity_usd_per_kwh: Figure
-    system_price_usd: Figure | None = None       # whole system (chips, hosts, network) per chip
+    system_price_usd: Figure | None = None  # whole system (chips, hosts, network) per chip
     notes: str = ""
 
     def tier(self, name: str) -> Tier:
@@ -99,17 +102,47 @@ class Cluster:
 
 # ------------------------------------------------------------------ reading
 
-_CHIP = {"memory_bytes": "bytes", "memory_bytes_per_s": "bytes_per_s", "power_w": "power", "price_usd": "money",
-         "rent_usd_per_hour": "money_per_hour", "max_matmul_flops": "flops", "max_matmul_flops_fp8": "flops",
-         "failures_per_chip_hour": "per_hour"}
-_CHIP_KEYS = {*_CHIP, "name", "peak_flops", "matmul_points", "matmul_source", "denominators", "vendor", "notes", "aliases", "like"}
+_CHIP = {
+    "memory_bytes": "bytes",
+    "memory_bytes_per_s": "bytes_per_s",
+    "power_w": "power",
+    "price_usd": "money",
+    "rent_usd_per_hour": "money_per_hour",
+    "max_matmul_flops": "flops",
+    "max_matmul_flops_fp8": "flops",
+    "failures_per_chip_hour": "per_hour",
+}
+_CHIP_KEYS = {
+    *_CHIP,
+    "name",
+    "peak_flops",
+    "matmul_points",
+    "matmul_source",
+    "denominators",
+    "vendor",
+    "notes",
+    "aliases",
+    "like",
+}
 _TIER_KEYS = {"name", "topology", "size", "bytes_per_s", "links", "latency_s", "efficiency", "oversubscription"}
-_CLUSTER = {"host_bytes_per_s": "bytes_per_s", "host_memory_bytes": "bytes", "storage_bytes_per_s": "bytes_per_s",
-            "host_power_w": "power", "pue": "ratio", "electricity_usd_per_kwh": "money_per_kwh", "system_price_usd": "money"}
+_CLUSTER = {
+    "host_bytes_per_s": "bytes_per_s",
+    "host_memory_bytes": "bytes",
+    "storage_bytes_per_s": "bytes_per_s",
+    "host_power_w": "power",
+    "pue": "ratio",
+    "electricity_usd_per_kwh": "money_per_kwh",
+    "system_price_usd": "money",
+}
 _CLUSTER_KEYS = {*_CLUSTER, "name", "chip", "chips_per_node", "tiers", "chips", "notes", "aliases", "like"}
 _CLUSTER_DEFAULTS = {
-    "host_bytes_per_s": "25 GB/s", "host_memory_bytes": "128 GiB", "storage_bytes_per_s": "100 GB/s",
-    "host_power_w": "250 W", "pue": 1.2, "electricity_usd_per_kwh": "$0.08/kWh"}
+    "host_bytes_per_s": "25 GB/s",
+    "host_memory_bytes": "128 GiB",
+    "storage_bytes_per_s": "100 GB/s",
+    "host_power_w": "250 W",
+    "pue": 1.2,
+    "electricity_usd_per_kwh": "$0.08/kWh",
+}
 
 
 def chip_from(given: str | Mapping | Chip, name: str = "chip") -> Chip:
@@ -133,13 +166,19 @@ def chip_from(given: str | Mapping | Chip, name: str = "chip") -> Chip:
         _known_keys(peaks, PRECISIONS, f"{name}.peak_flops")
         made["peak_flops"] = {p: figure(v, "flops", f"{name}.peak_flops.{p}") for p, v in peaks.items()}
         if not {"bf16", "fp16"} & set(made["peak_flops"]):
-            raise InputError(f"{name}.peak_flops: needs bf16 or fp16 at least; give the dense bf16 peak such as '312 TFLOPS'")
+            raise InputError(
+                f"{name}.peak_flops: needs bf16 or fp16 at least; give the dense bf16 peak such as '312 TFLOPS'"
+            )
     if "matmul_points" in given:
         made["matmul_points"] = _points(given["matmul_points"], name)
     if "denominators" in given:
         if not isinstance(given["denominators"], Mapping):
-            raise InputError(f"{name}.denominators: must map who uses a peak to that peak, such as {{paper: 354 TFLOPS}}")
-        made["denominators"] = tuple((str(who), parse(v, "flops", f"{name}.denominators")) for who, v in given["denominators"].items())
+            raise InputError(
+                f"{name}.denominators: must map who uses a peak to that peak, such as {{paper: 354 TFLOPS}}"
+            )
+        made["denominators"] = tuple(
+            (str(who), parse(v, "flops", f"{name}.denominators")) for who, v in given["denominators"].items()
+        )
     for key in ("vendor", "notes", "matmul_source"):
         if key in given:
             made[key] = str(given[key])
@@ -162,7 +201,9 @@ def _points(given: object, name: str) -> tuple[tuple[int, int, int, float], ...]
     points = []
     for i, row in enumerate(given if isinstance(given, (list, tuple)) else [None]):
         if not isinstance(row, (list, tuple)) or len(row) != 4:
-            raise InputError(f"{name}.matmul_points[{i}]: {row!r} must be [m, n, k, rate], such as [640, 8192, 8192, 220 TFLOPS]")
+            raise InputError(
+                f"{name}.matmul_points[{i}]: {row!r} must be [m, n, k, rate], such as [640, 8192, 8192, 220 TFLOPS]"
+            )
         m, n, k = (whole(v, f"{name}.matmul_points[{i}]") for v in row[:3])
         points.append((m, n, k, parse(row[3], "flops", f"{name}.matmul_points[{i}]", low=1.0)))
     return tuple(points)
@@ -175,22 +216,43 @@ def tier_from(given: Mapping, name: str) -> Tier:
     _known_keys(given, _TIER_KEYS, name)
     topology = given.get("topology", "switch")
     if topology not in TOPOLOGIES:
-        raise InputError(f"{name}.topology {topology!r}: not one of {', '.join(TOPOLOGIES)}{nearest(str(topology), TOPOLOGIES)}")
+        raise InputError(
+            f"{name}.topology {topology!r}: not one of {', '.join(TOPOLOGIES)}{nearest(str(topology), TOPOLOGIES)}"
+        )
     if "bytes_per_s" not in given:
         raise InputError(f"{name}: has no 'bytes_per_s'; give the one-way rate per chip, such as '200 Gbps'")
     if topology == "mesh" and "size" not in given:
-        raise InputError(f"{name}: a mesh needs its size (how many chips are linked pair by pair); give for example size: 8")
+        raise InputError(
+            f"{name}: a mesh needs its size (how many chips are linked pair by pair); give for example size: 8"
+        )
     size = whole(given.get("size", EVERYTHING), f"{name}.size", low=2, high=EVERYTHING)
     over = parse(given.get("oversubscription", 1.0), "ratio", f"{name}.oversubscription", low=1.0, high=1e4)
     return Tier(
-        name=str(given.get("name", topology)), topology=topology, size=size,
+        name=str(given.get("name", topology)),
+        topology=topology,
+        size=size,
         bytes_per_s=figure(given["bytes_per_s"], "bytes_per_s", f"{name}.bytes_per_s"),
         links=whole(given.get("links", size - 1 if topology == "mesh" else 1), f"{name}.links", high=10**6),
         latency_s=figure(given.get("latency_s", "5 us"), "time", f"{name}.latency_s", positive=False),
-        efficiency=_share(figure(given.get("efficiency", {"value": 0.8, "low": 0.6, "high": 0.95,
-                                 "source": "common share of line rate reached by large messages", "confidence": "assumed"}),
-                                 "ratio", f"{name}.efficiency"), f"{name}.efficiency"),
-        oversubscription=over)
+        efficiency=_share(
+            figure(
+                given.get(
+                    "efficiency",
+                    {
+                        "value": 0.8,
+                        "low": 0.6,
+                        "high": 0.95,
+                        "source": "common share of line rate reached by large messages",
+                        "confidence": "assumed",
+                    },
+                ),
+                "ratio",
+                f"{name}.efficiency",
+            ),
+            f"{name}.efficiency",
+        ),
+        oversubscription=over,
+    )
 
 
 def _share(given: Figure, name: str) -> Figure:
@@ -206,7 +268,9 @@ def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Clust
     if isinstance(given, str):
         return load_cluster(given)
     if not isinstance(given, Mapping):
-        raise InputError(f"{name}: {given!r} is not a cluster; give a name from `data/clusters` or a mapping of its figures")
+        raise InputError(
+            f"{name}: {given!r} is not a cluster; give a name from `data/clusters` or a mapping of its figures"
+        )
     _known_keys(given, _CLUSTER_KEYS, name)
     base = load_cluster(str(given["like"])) if "like" in given else None
     made: dict = {}
@@ -227,7 +291,9 @@ def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Clust
         if given.get(key) is not None:
             made[key] = figure(given[key], dimension, f"{name}.{key}")
     if "pue" in made and made["pue"].low < 1:
-        raise InputError(f"{name}.pue: {made['pue'].low:g} is below 1 (a building cannot use less than its machines); give 1 or more")
+        raise InputError(
+            f"{name}.pue: {made['pue'].low:g} is below 1 (a building cannot use less than its machines); give 1 or more"
+        )
     if "notes" in given:
         made["notes"] = str(given["notes"])
     made["name"] = str(given.get("name", f"{base.name} (changed)" if base else "unnamed cluster"))
@@ -235,13 +301,18 @@ def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Clust
         return replace(base, **made)
     for key in ("chip", "tiers"):
         if key not in made:
-            raise InputError(f"{name}: has no {key!r}; a cluster needs a chip, chips_per_node and tiers (or like: a known cluster)")
+            raise InputError(
+                f"{name}: has no {key!r}; a cluster needs a chip, chips_per_node and tiers (or like: a known cluster)"
+            )
     made.setdefault("chips_per_node", 8)
     if "chips" not in made:
         outer = made["tiers"][-1].size
         made["chips"] = outer if outer < EVERYTHING else made["chips_per_node"]
     for key, default in _CLUSTER_DEFAULTS.items():
-        made.setdefault(key, replace(figure(default, _CLUSTER[key], f"{name}.{key}"), source="default for a cluster that does not say"))
+        made.setdefault(
+            key,
+            replace(figure(default, _CLUSTER[key], f"{name}.{key}"), source="default for a cluster that does not say"),
+        )
     return Cluster(**made)
 
 
@@ -257,24 +328,58 @@ def cluster_for_chip(given: str | Mapping | Chip) -> Cluster:
         stem = _find("chips", str(given["like"]), "chip")[0]
     if stem in USUAL_CLUSTER:
         return replace(load_cluster(USUAL_CLUSTER[stem]), chip=chip)
-    assumed = {"confidence": "assumed", "source": "no cluster is named: a common node of 8 on a switch with 200G a chip"}
-    return cluster_from({
-        "name": f"common nodes of {chip.name}", "chips_per_node": 8,
-        "notes": "network assumed: name a cluster or give tiers to replace it",
-        "tiers": [{"name": "node", "topology": "switch", "size": 8, "bytes_per_s": {"value": "300 GB/s", "low": "100 GB/s", "high": "900 GB/s", **assumed}},
-                  {"name": "network", "topology": "rail", "bytes_per_s": {"value": "200 Gbps", "low": "100 Gbps", "high": "400 Gbps", **assumed}}],
-        "chip": chip})
+    assumed = {
+        "confidence": "assumed",
+        "source": "no cluster is named: a common node of 8 on a switch with 200G a chip",
+    }
+    return cluster_from(
+        {
+            "name": f"common nodes of {chip.name}",
+            "chips_per_node": 8,
+            "notes": "network assumed: name a cluster or give tiers to replace it",
+            "tiers": [
+                {
+                    "name": "node",
+                    "topology": "switch",
+                    "size": 8,
+                    "bytes_per_s": {"value": "300 GB/s", "low": "100 GB/s", "high": "900 GB/s", **assumed},
+                },
+                {
+                    "name": "network",
+                    "topology": "rail",
+                    "bytes_per_s": {"value": "200 Gbps", "low": "100 Gbps", "high": "400 Gbps", **assumed},
+                },
+            ],
+            "chip": chip,
+        }
+    )
 
 
 # The nodes a chip usually sits in; a chip that is not here gets an assumed network.
 USUAL_CLUSTER = {
-    "910b": "atlas_800t_a2", "910b1": "atlas_900_a2_podc", "910b2": "atlas_900_a2_podc", "910b3": "atlas_800t_a2",
-    "910b4": "atlas_800t_a2", "910c": "cloudmatrix384", "910c_die": "cloudmatrix384", "a100_80": "dgx_a100", "a100_40": "dgx_a100_40",
-    "h100": "dgx_h100", "h800": "h800_deepseek", "h20": "h20_node", "h200": "dgx_h200", "b200": "dgx_b200", "gb200": "gb200_nvl72",
-    "gb300": "gb300_nvl72", "b300": "dgx_b300", "mi300x": "mi300x"}
+    "910b": "atlas_800t_a2",
+    "910b1": "atlas_900_a2_podc",
+    "910b2": "atlas_900_a2_podc",
+    "910b3": "atlas_800t_a2",
+    "910b4": "atlas_800t_a2",
+    "910c": "cloudmatrix384",
+    "910c_die": "cloudmatrix384",
+    "a100_80": "dgx_a100",
+    "a100_40": "dgx_a100_40",
+    "h100": "dgx_h100",
+    "h800": "h800_deepseek",
+    "h20": "h20_node",
+    "h200": "dgx_h200",
+    "b200": "dgx_b200",
+    "gb200": "gb200_nvl72",
+    "gb300": "gb300_nvl72",
+    "b300": "dgx_b300",
+    "mi300x": "mi300x",
+}
 
 
 # ------------------------------------------------------------------ by name
+
 
 def _names(folder: str) -> dict[str, Path]:
     return datafiles.catalogue(folder, ".yaml")
@@ -297,8 +402,10 @@ def _find(folder: str, name: str, what: str) -> tuple[str, Path]:
     if stem is None:
         names = _names(folder)
         shown = str(name) if len(str(name)) <= 60 else str(name)[:57] + "…"
-        raise InputError(f"{what} {shown!r}: not known{nearest(shown.lower(), known)}; known: {', '.join(names)}; "
-                         f"or describe it in the file (see data/{folder})")
+        raise InputError(
+            f"{what} {shown!r}: not known{nearest(shown.lower(), known)}; known: {', '.join(names)}; "
+            f"or describe it in the file (see data/{folder})"
+        )
     return stem, _names(folder)[stem]
 
 

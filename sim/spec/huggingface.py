@@ -3,6 +3,7 @@
 Each family is a small function that names what differs from a plain Llama-like decoder. Counts are exact: tested
 against `transformers` models built on the meta device. A family that is not here is refused, never guessed.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -41,9 +42,16 @@ def _decoder(c: _Config, **extra) -> dict:
     """What Llama-like families share."""
     heads, hidden = c.int("num_attention_heads"), c.int("hidden_size")
     base = dict(
-        layers=c.int("num_hidden_layers"), hidden=hidden, heads=heads, kv_heads=c.int("num_key_value_heads", heads),
-        head_dim=c.int("head_dim", hidden // max(heads, 1)), ffn=c.int("intermediate_size", 0), vocab=c.int("vocab_size"),
-        tied=c.flag("tie_word_embeddings"), max_seq=c.int("max_position_embeddings", 4096))
+        layers=c.int("num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=c.int("num_key_value_heads", heads),
+        head_dim=c.int("head_dim", hidden // max(heads, 1)),
+        ffn=c.int("intermediate_size", 0),
+        vocab=c.int("vocab_size"),
+        tied=c.flag("tie_word_embeddings"),
+        max_seq=c.int("max_position_embeddings", 4096),
+    )
     return base | extra
 
 
@@ -58,8 +66,11 @@ def _mistral(c):
 
 
 def _mixtral(c):
-    return _mistral(c) | dict(experts=c.int("num_local_experts", 8), experts_per_token=c.int("num_experts_per_tok", 2),
-                              moe_ffn=c.int("intermediate_size"))
+    return _mistral(c) | dict(
+        experts=c.int("num_local_experts", 8),
+        experts_per_token=c.int("num_experts_per_tok", 2),
+        moe_ffn=c.int("intermediate_size"),
+    )
 
 
 def _window_qwen(c, base):
@@ -74,8 +85,16 @@ def _qwen2(c):
 
 
 def _qwen3(c):
-    return _window_qwen(c, _decoder(c, head_dim=c.int("head_dim", 128), qk_norm=True, qkv_bias=c.flag("attention_bias"),
-                                    out_bias=c.flag("attention_bias")))
+    return _window_qwen(
+        c,
+        _decoder(
+            c,
+            head_dim=c.int("head_dim", 128),
+            qk_norm=True,
+            qkv_bias=c.flag("attention_bias"),
+            out_bias=c.flag("attention_bias"),
+        ),
+    )
 
 
 def _sparse_layers(c) -> int:
@@ -87,23 +106,46 @@ def _sparse_layers(c) -> int:
 
 def _qwen2_moe(c):
     return _qwen2(c) | dict(
-        experts=c.int("num_experts", 60), experts_per_token=c.int("num_experts_per_tok", 4), moe_ffn=c.int("moe_intermediate_size"),
-        shared_experts=1, shared_ffn=c.int("shared_expert_intermediate_size", 0), shared_gate=True, dense_layers=_sparse_layers(c),
-        qkv_bias=c.flag("qkv_bias", True))
+        experts=c.int("num_experts", 60),
+        experts_per_token=c.int("num_experts_per_tok", 4),
+        moe_ffn=c.int("moe_intermediate_size"),
+        shared_experts=1,
+        shared_ffn=c.int("shared_expert_intermediate_size", 0),
+        shared_gate=True,
+        dense_layers=_sparse_layers(c),
+        qkv_bias=c.flag("qkv_bias", True),
+    )
 
 
 def _qwen3_moe(c):
-    return _qwen3(c) | dict(experts=c.int("num_experts", 128, "num_local_experts"), experts_per_token=c.int("num_experts_per_tok", 8),
-                            moe_ffn=c.int("moe_intermediate_size"), dense_layers=_sparse_layers(c))
+    return _qwen3(c) | dict(
+        experts=c.int("num_experts", 128, "num_local_experts"),
+        experts_per_token=c.int("num_experts_per_tok", 8),
+        moe_ffn=c.int("moe_intermediate_size"),
+        dense_layers=_sparse_layers(c),
+    )
 
 
 def _gpt2(c):
     hidden, heads = c.int("n_embd", _MISSING, "hidden_size"), c.int("n_head", _MISSING, "num_attention_heads")
     length = c.int("n_positions", 1024, "max_position_embeddings")
-    return dict(layers=c.int("n_layer", _MISSING, "num_hidden_layers"), hidden=hidden, heads=heads, kv_heads=heads,
-                head_dim=hidden // max(heads, 1), ffn=c.int("n_inner", 4 * hidden), vocab=c.int("vocab_size"), gated_ffn=False,
-                tied=c.flag("tie_word_embeddings", True), norm="layer", qkv_bias=True, out_bias=True, ffn_bias=True,
-                positions=length, max_seq=length)
+    return dict(
+        layers=c.int("n_layer", _MISSING, "num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=hidden // max(heads, 1),
+        ffn=c.int("n_inner", 4 * hidden),
+        vocab=c.int("vocab_size"),
+        gated_ffn=False,
+        tied=c.flag("tie_word_embeddings", True),
+        norm="layer",
+        qkv_bias=True,
+        out_bias=True,
+        ffn_bias=True,
+        positions=length,
+        max_seq=length,
+    )
 
 
 def _gpt_neox(c):
@@ -115,22 +157,44 @@ def _gpt_oss(c):
     kinds = c.raw.get("layer_types")
     layers = c.int("num_hidden_layers")
     windowed = sum(k == "sliding_attention" for k in kinds) if isinstance(kinds, list) else (layers + 1) // 2
-    return _decoder(c, experts=c.int("num_local_experts"), experts_per_token=c.int("num_experts_per_tok", 4, "experts_per_token"),
-                    moe_ffn=c.int("intermediate_size"), qkv_bias=True, out_bias=True, ffn_bias=True, router_has_bias=True, sinks=True,
-                    window=c.int("sliding_window", 128), window_layers=windowed)
+    return _decoder(
+        c,
+        experts=c.int("num_local_experts"),
+        experts_per_token=c.int("num_experts_per_tok", 4, "experts_per_token"),
+        moe_ffn=c.int("intermediate_size"),
+        qkv_bias=True,
+        out_bias=True,
+        ffn_bias=True,
+        router_has_bias=True,
+        sinks=True,
+        window=c.int("sliding_window", 128),
+        window_layers=windowed,
+    )
 
 
 def _deepseek(c):
     base = _decoder(
-        c, attention="mla", q_lora=c.int("q_lora_rank", 0), kv_lora=c.int("kv_lora_rank"), nope=c.int("qk_nope_head_dim"),
-        rope=c.int("qk_rope_head_dim"), v_dim=c.int("v_head_dim"), experts=c.int("n_routed_experts", 0),
-        experts_per_token=c.int("num_experts_per_tok", 0), shared_experts=c.int("n_shared_experts", 0),
-        moe_ffn=c.int("moe_intermediate_size", 0), dense_layers=c.int("first_k_dense_replace", 0),
-        router_groups=c.int("n_group", 0), groups_per_token=c.int("topk_group", 0))
+        c,
+        attention="mla",
+        q_lora=c.int("q_lora_rank", 0),
+        kv_lora=c.int("kv_lora_rank"),
+        nope=c.int("qk_nope_head_dim"),
+        rope=c.int("qk_rope_head_dim"),
+        v_dim=c.int("v_head_dim"),
+        experts=c.int("n_routed_experts", 0),
+        experts_per_token=c.int("num_experts_per_tok", 0),
+        shared_experts=c.int("n_shared_experts", 0),
+        moe_ffn=c.int("moe_intermediate_size", 0),
+        dense_layers=c.int("first_k_dense_replace", 0),
+        router_groups=c.int("n_group", 0),
+        groups_per_token=c.int("topk_group", 0),
+    )
     base["head_dim"] = base["nope"] + base["rope"]
     base["kv_heads"] = base["heads"]
     if c.raw.get("moe_layer_freq") not in (None, 1):
-        raise InputError(f"config.json moe_layer_freq={c.raw['moe_layer_freq']!r}: only 1 is supported; give plain dimensions instead")
+        raise InputError(
+            f"config.json moe_layer_freq={c.raw['moe_layer_freq']!r}: only 1 is supported; give plain dimensions instead"
+        )
     return base
 
 
@@ -140,16 +204,29 @@ def _deepseek_v3(c):
 
 
 def _deepseek_v32(c):
-    return _deepseek_v3(c) | dict(index_topk=c.int("index_topk", 2048), index_heads=c.int("index_n_heads", 64),
-                                  index_dim=c.int("index_head_dim", 128), indexer_full_layers=c.int("num_hidden_layers"))
+    return _deepseek_v3(c) | dict(
+        index_topk=c.int("index_topk", 2048),
+        index_heads=c.int("index_n_heads", 64),
+        index_dim=c.int("index_head_dim", 128),
+        indexer_full_layers=c.int("num_hidden_layers"),
+    )
 
 
 def _glm4_moe(c):
     mtp = c.int("num_nextn_predict_layers", 0)
-    return _decoder(c, qkv_bias=c.flag("attention_bias"), qk_norm=c.flag("use_qk_norm"), experts=c.int("n_routed_experts"),
-                    experts_per_token=c.int("num_experts_per_tok"), shared_experts=c.int("n_shared_experts", 0),
-                    moe_ffn=c.int("moe_intermediate_size"), dense_layers=c.int("first_k_dense_replace", 0), router_bias=True,
-                    mtp_modules=mtp, mtp_depth=mtp)
+    return _decoder(
+        c,
+        qkv_bias=c.flag("attention_bias"),
+        qk_norm=c.flag("use_qk_norm"),
+        experts=c.int("n_routed_experts"),
+        experts_per_token=c.int("num_experts_per_tok"),
+        shared_experts=c.int("n_shared_experts", 0),
+        moe_ffn=c.int("moe_intermediate_size"),
+        dense_layers=c.int("first_k_dense_replace", 0),
+        router_bias=True,
+        mtp_modules=mtp,
+        mtp_depth=mtp,
+    )
 
 
 def _gemma(c):
@@ -157,20 +234,41 @@ def _gemma(c):
 
 
 def _gemma2(c):
-    return _gemma(c) | dict(norms_per_layer=4, window=c.int("sliding_window", 4096), window_layers=(c.int("num_hidden_layers") + 1) // 2)
+    return _gemma(c) | dict(
+        norms_per_layer=4, window=c.int("sliding_window", 4096), window_layers=(c.int("num_hidden_layers") + 1) // 2
+    )
 
 
 def _gemma3(c):
     every = c.int("sliding_window_pattern", 6, "_sliding_window_pattern")
     layers = c.int("num_hidden_layers")
-    return _gemma(c) | dict(norms_per_layer=4, qk_norm=True, window=c.int("sliding_window", 4096), window_layers=layers - layers // max(every, 1))
+    return _gemma(c) | dict(
+        norms_per_layer=4,
+        qk_norm=True,
+        window=c.int("sliding_window", 4096),
+        window_layers=layers - layers // max(every, 1),
+    )
 
 
 FAMILIES: dict[str, Callable[[_Config], dict]] = {
-    "llama": _llama, "mistral": _mistral, "mixtral": _mixtral, "qwen2": _qwen2, "qwen3": _qwen3, "qwen2_moe": _qwen2_moe,
-    "qwen3_moe": _qwen3_moe, "gpt2": _gpt2, "gpt_neox": _gpt_neox, "gpt_oss": _gpt_oss, "deepseek_v2": _deepseek,
-    "deepseek_v3": _deepseek_v3, "deepseek_v32": _deepseek_v32, "kimi_k2": _deepseek_v3, "glm4_moe": _glm4_moe,
-    "gemma": _gemma, "gemma2": _gemma2, "gemma3_text": _gemma3,
+    "llama": _llama,
+    "mistral": _mistral,
+    "mixtral": _mixtral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "qwen2_moe": _qwen2_moe,
+    "qwen3_moe": _qwen3_moe,
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+    "gpt_oss": _gpt_oss,
+    "deepseek_v2": _deepseek,
+    "deepseek_v3": _deepseek_v3,
+    "deepseek_v32": _deepseek_v32,
+    "kimi_k2": _deepseek_v3,
+    "glm4_moe": _glm4_moe,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
 }
 SUPPORTED = ("glm_moe_dsa", *FAMILIES)
 
@@ -193,10 +291,15 @@ def from_hf(given: Mapping | str | Path, name: str | None = None) -> ModelSpec:
     title = str(raw.pop("name", name or raw.get("_name_or_path") or raw.get("model_type", "config.json")))
     kind = raw.get("model_type")
     if isinstance(raw.get("text_config"), Mapping) and kind not in SUPPORTED:
-        raw, kind = dict(raw["text_config"]), raw["text_config"].get("model_type")      # a vision wrapper: its language model
+        raw, kind = (
+            dict(raw["text_config"]),
+            raw["text_config"].get("model_type"),
+        )  # a vision wrapper: its language model
     if kind == "glm_moe_dsa":
         return dataclasses.replace(from_config(ModelConfig.from_hf(raw), title), source=source)
     if kind not in FAMILIES:
-        raise InputError(f"model_type {kind!r}: not a supported family{nearest(str(kind), SUPPORTED)}; supported: {', '.join(SUPPORTED)}; "
-                         "or give plain dimensions (layers, hidden, heads, kv_heads, ffn, vocab, experts …)")
+        raise InputError(
+            f"model_type {kind!r}: not a supported family{nearest(str(kind), SUPPORTED)}; supported: {', '.join(SUPPORTED)}; "
+            "or give plain dimensions (layers, hidden, heads, kv_heads, ffn, vocab, experts …)"
+        )
     return ModelSpec(name=title, source=source, **FAMILIES[kind](_Config(raw, str(kind)))).check()

@@ -1,4 +1,5 @@
 """Find a model by name or file: `data/models`, a config.json, a YAML of dimensions."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -27,7 +28,9 @@ def load_model(given: str | Path | Mapping | ModelConfig | ModelSpec) -> ModelSp
     if isinstance(given, ModelConfig):
         return from_config(given)
     if isinstance(given, Mapping):
-        return _from_mapping(given, str(given.get("name", given.get("_name_or_path") or given.get("model_type", "plain dimensions"))))
+        return _from_mapping(
+            given, str(given.get("name", given.get("_name_or_path") or given.get("model_type", "plain dimensions")))
+        )
     text = str(given)
     name = text.strip().lower().replace("-", "_").replace(".", "_")
     names = list_models()
@@ -48,14 +51,19 @@ def load_model(given: str | Path | Mapping | ModelConfig | ModelSpec) -> ModelSp
     if is_file:
         values = read_document(path)
         if not isinstance(values, Mapping):
-            raise InputError(f"{path}: holds a {type(values).__name__}, not a mapping; give a config.json or plain dimensions")
+            raise InputError(
+                f"{path}: holds a {type(values).__name__}, not a mapping; give a config.json or plain dimensions"
+            )
         return _from_mapping(values, path.parent.name if path.name == "config.json" else path.stem)
     shown = text if len(text) <= 60 else text[:57] + "…"
-    raise InputError(f"model {shown!r}: neither a known name{nearest(name, names)} nor a file; known: {', '.join(names)}")
+    raise InputError(
+        f"model {shown!r}: neither a known name{nearest(name, names)} nor a file; known: {', '.join(names)}"
+    )
 
 
 def _from_mapping(values: Mapping, name: str) -> ModelSpec:
     if "model_type" in values or "architectures" in values:
         from sim.spec.huggingface import from_hf
+
         return from_hf(values, name)
     return from_dimensions(values, name)

@@ -7,6 +7,7 @@
 Rank order, inner to outer: TP, CP, (EP within) DP, PP, as Megatron-Core's default `tp-cp-ep-dp-pp`. Expert-parallel groups
 are folded over TP × CP × DP (Megatron-Core "parallel folding", arXiv 2504.14960): ep × etp must divide tp × cp × dp.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -19,12 +20,26 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe", "dualp
 RECOMPUTE = ("none", "selective", "selective_ops", "full")
 OPTIMIZERS = ("adam", "muon")
 # Megatron-Core's names of parts that can be run again on their own → operators of sim/cost/operators.py
-RECOMPUTE_MODULES = {"mla_up_proj": ("q_b", "kv_b"), "norm": ("norm",), "layernorm": ("norm",), "moe_act": ("activation",),
-                     "mlp": ("ffn up", "activation", "ffn down"), "core_attn": ("flash", "scores", "softmax", "values"),
-                     "moe": ("router", "routing", "permute", "experts up", "activation", "experts down", "unpermute"),
-                     "shared_experts": ("shared up", "shared down")}
-SWITCHES = ("sp", "offload", "overlap_grad_reduce", "overlap_param_gather", "overlap_tp", "overlap_p2p", "overlap_all_to_all",
-            "precision_aware_optimizer")
+RECOMPUTE_MODULES = {
+    "mla_up_proj": ("q_b", "kv_b"),
+    "norm": ("norm",),
+    "layernorm": ("norm",),
+    "moe_act": ("activation",),
+    "mlp": ("ffn up", "activation", "ffn down"),
+    "core_attn": ("flash", "scores", "softmax", "values"),
+    "moe": ("router", "routing", "permute", "experts up", "activation", "experts down", "unpermute"),
+    "shared_experts": ("shared up", "shared down"),
+}
+SWITCHES = (
+    "sp",
+    "offload",
+    "overlap_grad_reduce",
+    "overlap_param_gather",
+    "overlap_tp",
+    "overlap_p2p",
+    "overlap_all_to_all",
+    "precision_aware_optimizer",
+)
 _TWO_CHUNKS = ("zb-v", "dualpipe", "dualpipe-v")
 
 
@@ -35,8 +50,8 @@ class Workload:
     global_batch: int
     seq: int
     causal: bool = True
-    imbalance: float | None = None      # slowest expert rank's tokens / mean; None takes the stack's value
-    mtp: bool = True                    # train the multi-token prediction modules that the model has
+    imbalance: float | None = None  # slowest expert rank's tokens / mean; None takes the stack's value
+    mtp: bool = True  # train the multi-token prediction modules that the model has
     window: bool = True
 
     @property
@@ -66,11 +81,11 @@ class Plan:
     schedule: str = "1f1b"
     micro_batch: int = 1
     zero: int = 0
-    hsdp: int = 0                           # ZeRO shards inside groups of this many ranks (0: over all of DP)
+    hsdp: int = 0  # ZeRO shards inside groups of this many ranks (0: over all of DP)
     recompute: str = "none"
     recompute_layers: int | None = None
     recompute_modules: tuple[str, ...] = ()  # small parts run again beside `recompute`; see RECOMPUTE_MODULES
-    offload: bool = False                   # optimiser states in host memory
+    offload: bool = False  # optimiser states in host memory
     stages: tuple[int, ...] | None = None
     optimizer: str = "adam"
     overlap_grad_reduce: bool | None = None
@@ -84,7 +99,9 @@ class Plan:
         for name in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "micro_batch"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**7:
-                raise InputError(f"plan {name}={value!r}: must be a whole number from 1 to 10,000,000; give {name}: 1 or more")
+                raise InputError(
+                    f"plan {name}={value!r}: must be a whole number from 1 to 10,000,000; give {name}: 1 or more"
+                )
         for name, known in (("schedule", SCHEDULES), ("recompute", RECOMPUTE), ("optimizer", OPTIMIZERS)):
             value = getattr(self, name)
             if value not in known:
@@ -98,7 +115,9 @@ class Plan:
         if isinstance(self.hsdp, bool) or not isinstance(self.hsdp, int) or not 0 <= self.hsdp <= 10**7:
             raise InputError(f"plan hsdp={self.hsdp!r}: must be a number of ranks, or 0 for all; give hsdp: 0")
         if isinstance(self.recompute_modules, str) or not isinstance(self.recompute_modules, (list, tuple)):
-            raise InputError(f"plan recompute_modules={self.recompute_modules!r}: must be a list; give recompute_modules: [norm]")
+            raise InputError(
+                f"plan recompute_modules={self.recompute_modules!r}: must be a list; give recompute_modules: [norm]"
+            )
         if self.sp is None:
             object.__setattr__(self, "sp", self.tp > 1)
         if self.sp and self.tp == 1:
@@ -106,13 +125,17 @@ class Plan:
         if self.schedule in _TWO_CHUNKS and self.vpp == 1:
             object.__setattr__(self, "vpp", 2)
         if self.schedule in _TWO_CHUNKS and self.vpp != 2:
-            raise InputError(f"vpp={self.vpp}: schedule {self.schedule} has two chunks a rank, no more and no fewer; leave vpp out, or use schedule='interleaved'")
+            raise InputError(
+                f"vpp={self.vpp}: schedule {self.schedule} has two chunks a rank, no more and no fewer; leave vpp out, or use schedule='interleaved'"
+            )
         if self.schedule == "1f1b" and self.vpp > 1:
             object.__setattr__(self, "schedule", "interleaved")
         for module in self.recompute_modules:
             if module not in RECOMPUTE_MODULES:
-                raise InputError(f"plan recompute_modules: {module!r} is not one of {', '.join(RECOMPUTE_MODULES)}"
-                                 f"{nearest(str(module), RECOMPUTE_MODULES)}")
+                raise InputError(
+                    f"plan recompute_modules: {module!r} is not one of {', '.join(RECOMPUTE_MODULES)}"
+                    f"{nearest(str(module), RECOMPUTE_MODULES)}"
+                )
         object.__setattr__(self, "recompute_modules", tuple(self.recompute_modules))
         if isinstance(self.stages, list):
             object.__setattr__(self, "stages", tuple(self.stages))
@@ -123,7 +146,9 @@ class Plan:
         known = {f.name for f in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
-                raise InputError(f"plan key {key!r}: not known{nearest(str(key), known)}; known: {', '.join(sorted(known))}")
+                raise InputError(
+                    f"plan key {key!r}: not known{nearest(str(key), known)}; known: {', '.join(sorted(known))}"
+                )
         return cls(**values)
 
     @property
@@ -175,7 +200,7 @@ class Plan:
         if self.schedule in ("dualpipe-v", "zb-v"):
             return (rank, 2 * self.pp - 1 - rank)
         if self.schedule == "dualpipe":
-            return (rank, self.pp - 1 - rank)            # two copies of the model, fed from both ends
+            return (rank, self.pp - 1 - rank)  # two copies of the model, fed from both ends
         return tuple(v * self.pp + rank for v in range(self.vpp))
 
     def dp_stride(self) -> int:
@@ -192,42 +217,66 @@ def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> No
         InputError: one line.
     """
     if chips is not None and plan.chips > chips:
-        raise InputError(f"plan needs {plan.chips} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but there are "
-                         f"{chips}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips")
+        raise InputError(
+            f"plan needs {plan.chips} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but there are "
+            f"{chips}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips"
+        )
     if workload.seq < 1 or workload.global_batch < 1:
         raise InputError(f"global_batch={workload.global_batch}, seq={workload.seq}: both must be at least 1")
     if model.heads % plan.tp:
-        raise InputError(f"tp={plan.tp}: does not divide the model's {model.heads} attention heads; use tp={_divisor(model.heads, plan.tp)}")
+        raise InputError(
+            f"tp={plan.tp}: does not divide the model's {model.heads} attention heads; use tp={_divisor(model.heads, plan.tp)}"
+        )
     if model.attention == "gqa" and model.kv_heads % plan.tp and plan.tp % model.kv_heads:
-        raise InputError(f"tp={plan.tp}: neither divides nor is divided by kv_heads={model.kv_heads}; use tp={_divisor(model.kv_heads, plan.tp)}")
+        raise InputError(
+            f"tp={plan.tp}: neither divides nor is divided by kv_heads={model.kv_heads}; use tp={_divisor(model.kv_heads, plan.tp)}"
+        )
     if workload.seq % plan.cp:
-        raise InputError(f"cp={plan.cp}: does not divide the sequence of {workload.seq}; use cp={_divisor(workload.seq, plan.cp)}")
+        raise InputError(
+            f"cp={plan.cp}: does not divide the sequence of {workload.seq}; use cp={_divisor(workload.seq, plan.cp)}"
+        )
     n = plan.pp if plan.schedule == "dualpipe" else plan.pp * plan.vpp
     if n > model.layers + 2:
-        raise InputError(f"pp={plan.pp} × vpp={plan.vpp} = {n} chunks: more than the model's {model.layers} layers; use pp × vpp of at most {model.layers}")
+        raise InputError(
+            f"pp={plan.pp} × vpp={plan.vpp} = {n} chunks: more than the model's {model.layers} layers; use pp × vpp of at most {model.layers}"
+        )
     if plan.stages is not None:
         if len(plan.stages) != n:
-            raise InputError(f"stages has {len(plan.stages)} entries: pp × vpp = {n} chunks need {n}; give one count per chunk")
+            raise InputError(
+                f"stages has {len(plan.stages)} entries: pp × vpp = {n} chunks need {n}; give one count per chunk"
+            )
         if sum(plan.stages) != model.layers or min(plan.stages) < 0:
-            raise InputError(f"stages sum to {sum(plan.stages)}: must be the model's {model.layers} layers, none negative")
+            raise InputError(
+                f"stages sum to {sum(plan.stages)}: must be the model's {model.layers} layers, none negative"
+            )
     per = plan.dp * plan.micro_batch
     if workload.global_batch % per:
         near = max(per, round(workload.global_batch / per) * per)
-        raise InputError(f"global_batch={workload.global_batch}: not a multiple of dp × micro_batch = {plan.dp} × {plan.micro_batch} = {per}; "
-                         f"use global_batch={near} or another dp")
+        raise InputError(
+            f"global_batch={workload.global_batch}: not a multiple of dp × micro_batch = {plan.dp} × {plan.micro_batch} = {per}; "
+            f"use global_batch={near} or another dp"
+        )
     if plan.ep > 1 or plan.etp > 1:
         if not model.experts:
             raise InputError(f"ep={plan.ep}, etp={plan.etp}: the model has no experts; use ep=1 and etp=1")
         if model.experts % plan.ep:
-            raise InputError(f"ep={plan.ep}: does not divide the model's {model.experts} experts; use ep={_divisor(model.experts, plan.ep)}")
+            raise InputError(
+                f"ep={plan.ep}: does not divide the model's {model.experts} experts; use ep={_divisor(model.experts, plan.ep)}"
+            )
         room = plan.tp * plan.cp * plan.dp
         if room % (plan.ep * plan.etp):
-            raise InputError(f"ep={plan.ep} × etp={plan.etp}: does not divide tp × cp × dp = {room}; use ep={_divisor(room // plan.etp or 1, plan.ep)}")
+            raise InputError(
+                f"ep={plan.ep} × etp={plan.etp}: does not divide tp × cp × dp = {room}; use ep={_divisor(room // plan.etp or 1, plan.ep)}"
+            )
     m = plan.micro_batches(workload)
     if plan.schedule == "interleaved" and plan.pp > 1 and m < plan.pp:
-        raise InputError(f"{m} micro-batches: interleaved 1F1B needs at least pp={plan.pp}; use global_batch={plan.pp * per} or a smaller pp")
+        raise InputError(
+            f"{m} micro-batches: interleaved 1F1B needs at least pp={plan.pp}; use global_batch={plan.pp * per} or a smaller pp"
+        )
     if plan.schedule in ("dualpipe", "dualpipe-v") and m < 2 * plan.pp:
-        raise InputError(f"{m} micro-batches: {plan.schedule} needs at least 2 × pp = {2 * plan.pp}; use global_batch={2 * plan.pp * per} or 'zb-h1'")
+        raise InputError(
+            f"{m} micro-batches: {plan.schedule} needs at least 2 × pp = {2 * plan.pp}; use global_batch={2 * plan.pp * per} or 'zb-h1'"
+        )
 
 
 def _divisor(of: int, near: int) -> int:
@@ -237,5 +286,7 @@ def _divisor(of: int, near: int) -> int:
 
 def describe(plan: Plan) -> str:
     """'TP8 PP16 DP780 EP32 zb-h1'."""
-    parts = [f"TP{plan.tp}", f"PP{plan.pp}"] + [f"{k.upper()}{getattr(plan, k)}" for k in ("cp", "ep", "etp") if getattr(plan, k) > 1]
+    parts = [f"TP{plan.tp}", f"PP{plan.pp}"] + [
+        f"{k.upper()}{getattr(plan, k)}" for k in ("cp", "ep", "etp") if getattr(plan, k) > 1
+    ]
     return " ".join([*parts, f"DP{plan.dp}", plan.schedule] + ([f"v{plan.vpp}"] if plan.vpp > 1 else []))

@@ -5,6 +5,7 @@
 Every row is written as soon as it is known, under a key of the scenario and its changes: what is already in the file is not
 computed again, a line that a kill cut short is dropped. A point that cannot run is a row with the reason.
 """
+
 from __future__ import annotations
 
 import csv
@@ -21,8 +22,22 @@ from sim.scenario.file import set_path
 from sim.scenario.training import resolve
 from sim.study.monte_carlo import outcome
 
-OUTPUTS = ("plan", "chips", "spares", "step_s", "tokens_per_s", "memory_gib", "goodput", "days", "energy_kwh", "carbon_t", "rent_usd", "own_usd", "reason")
-MOST = 5_000_000                       # points of a grid; more is a typing error
+OUTPUTS = (
+    "plan",
+    "chips",
+    "spares",
+    "step_s",
+    "tokens_per_s",
+    "memory_gib",
+    "goodput",
+    "days",
+    "energy_kwh",
+    "carbon_t",
+    "rent_usd",
+    "own_usd",
+    "reason",
+)
+MOST = 5_000_000  # points of a grid; more is a typing error
 
 
 def grid(vary: Mapping[str, Sequence]) -> list[dict]:
@@ -30,10 +45,14 @@ def grid(vary: Mapping[str, Sequence]) -> list[dict]:
     size = 1
     for name, values in vary.items():
         if not isinstance(values, (list, tuple)) or not values:
-            raise InputError(f"sweep field {name}: {str(values)[:40]!r} is not a list of values; give for example {name}=[1, 2, 4]")
+            raise InputError(
+                f"sweep field {name}: {str(values)[:40]!r} is not a list of values; give for example {name}=[1, 2, 4]"
+            )
         size *= len(values)
     if not vary or size > MOST:
-        raise InputError(f"a sweep of {size if vary else 0:,} points: give 1 to {MOST:,}; name fields with their values, such as plan.tp=[4, 8]")
+        raise InputError(
+            f"a sweep of {size if vary else 0:,} points: give 1 to {MOST:,}; name fields with their values, such as plan.tp=[4, 8]"
+        )
     return [dict(zip(vary, point)) for point in itertools.product(*vary.values())]
 
 
@@ -53,15 +72,28 @@ def point(job: tuple[Mapping, Mapping]) -> dict:
         s = resolve(document, str(document.get("name", "scenario")))
         from sim.cost.memory import peak
         from sim.spec.plan import describe
-        row |= {"plan": describe(s.plan), "chips": s.plan.chips, "spares": s.spares, **outcome(s),
-                "memory_gib": peak(s.model, s.plan, s.workload, s.precision, s.stack).total_bytes / 2**30}
+
+        row |= {
+            "plan": describe(s.plan),
+            "chips": s.plan.chips,
+            "spares": s.spares,
+            **outcome(s),
+            "memory_gib": peak(s.model, s.plan, s.workload, s.precision, s.stack).total_bytes / 2**30,
+        }
     except InputError as err:
         row["reason"] = " ".join(str(err).split())
     return row
 
 
-def sweep(document: Mapping, vary: Mapping[str, Sequence], path: Path | None = None, engine: str = "local", workers: int | None = None,
-          progress: Callable[[int], object] | None = None, address: str | None = None) -> list[dict]:
+def sweep(
+    document: Mapping,
+    vary: Mapping[str, Sequence],
+    path: Path | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+    address: str | None = None,
+) -> list[dict]:
     """Rows of the whole grid in its order: key, the varied fields, then OUTPUTS.
 
     Args:
@@ -113,14 +145,16 @@ def _read(path: Path, columns: list[str]) -> dict[str, dict]:
         return {}
     try:
         data = path.read_bytes()
-        whole = data[:data.rfind(b"\n") + 1]
+        whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             os.truncate(path, len(whole))
         rows = list(csv.reader(whole.decode("utf-8").splitlines()))
     except (OSError, UnicodeDecodeError) as err:
         raise InputError(f"{path}: cannot be read ({err}); give another file with --out") from None
     if rows and rows[0] != columns:
-        raise InputError(f"{path}: holds another sweep (columns {', '.join(rows[0][:6])}…); give another file with --out, or delete it")
+        raise InputError(
+            f"{path}: holds another sweep (columns {', '.join(rows[0][:6])}…); give another file with --out, or delete it"
+        )
     return {r[0]: {k: _number(v) for k, v in zip(columns, r)} for r in rows[1:] if len(r) == len(columns)}
 
 
@@ -159,4 +193,5 @@ def _write_parquet(rows: list[dict], columns: list[str], path: Path) -> None:
         values = [r.get(name) for r in rows]
         numbers = all(isinstance(v, (int, float)) or v == "" for v in values)
         return [None if v == "" else float(v) for v in values] if numbers else [str(v) for v in values]
+
     pyarrow.parquet.write_table(pyarrow.table({name: column(name) for name in columns}), path)

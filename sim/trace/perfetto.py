@@ -4,6 +4,7 @@ One process per sampled pipeline rank; on it a track each for compute, hideable 
 gradient reduction. Slices nest (step ⊃ pipeline ⊃ forward 3 ⊃ compute), arrows follow an activation or a gradient from the
 transfer that sent it to the work that needed it, counters show micro-batches held and bytes sent. Times in microseconds.
 """
+
 from __future__ import annotations
 
 import json
@@ -13,7 +14,13 @@ from minglm.errors import InputError
 from sim.cost.step_costs import StepCosts
 from sim.training.program import Program
 
-_WORDS = {"F": "forward", "B": "backward", "I": "backward (activations)", "W": "backward (weights)", "FB": "forward + backward"}
+_WORDS = {
+    "F": "forward",
+    "B": "backward",
+    "I": "backward (activations)",
+    "W": "backward (weights)",
+    "FB": "forward + backward",
+}
 COMPUTE, COMM, SEND, REDUCE = 1, 2, 3, 4
 _TRACKS = {COMPUTE: "compute", COMM: "all-to-all", SEND: "transfers to other ranks", REDUCE: "gradient reduction"}
 
@@ -26,7 +33,9 @@ class StepTrace:
     activation_bytes: of one chunk and micro-batch; with it the memory counter is in bytes.
     """
 
-    def __init__(self, replicas: tuple[int, ...] = (0,), ranks: tuple[int, ...] | None = None, activation_bytes: float = 0.0):
+    def __init__(
+        self, replicas: tuple[int, ...] = (0,), ranks: tuple[int, ...] | None = None, activation_bytes: float = 0.0
+    ):
         self.replicas, self.ranks, self.activation_bytes = replicas, ranks, activation_bytes
         self.events: list[dict] = []
 
@@ -43,18 +52,23 @@ class StepTrace:
     def _replica(self, result, replica, costs: StepCosts) -> None:
         P = len(result.programs)
         ranks = range(P) if self.ranks is None else [r for r in self.ranks if r < P]
-        sends: dict[int, tuple[int, float]] = {}                     # slot -> (pid, time at which its transfer began)
+        sends: dict[int, tuple[int, float]] = {}  # slot -> (pid, time at which its transfer began)
         needs: list[tuple[int, int, float]] = []
         for rank in ranks:
             pid = replica.index * P + rank + 1
             program, spans = result.programs[rank], replica.spans(rank, result.programs[rank])
-            self._name(pid, f"replica {replica.index} · rank {rank} · {costs.chips_per_rank} chips", replica.index * P + rank)
+            self._name(
+                pid, f"replica {replica.index} · rank {rank} · {costs.chips_per_rank} chips", replica.index * P + rank
+            )
             self._slice(pid, COMPUTE, "step", 0.0, result.step_s)
             self._slice(pid, COMPUTE, f"pipeline ({result.schedule})", 0.0, spans[-1][1])
             self._work(pid, program, spans, replica, costs, sends, needs)
             after = result.pipeline_s + result.grad_exposed_s
-            for name, seconds in (("optimiser", costs.optimizer_s), ("parameter gather", costs.param_gather_s),
-                                  ("host", costs.fixed_s)):
+            for name, seconds in (
+                ("optimiser", costs.optimizer_s),
+                ("parameter gather", costs.param_gather_s),
+                ("host", costs.fixed_s),
+            ):
                 if seconds:
                     self._slice(pid, COMPUTE, name, after, after + seconds)
                     after += seconds
@@ -75,9 +89,19 @@ class StepTrace:
         for op, row, work, (start, end) in zip(program.ops, program.rows, program.work, spans):
             need, need2, out, far, out2, far2 = row
             label = f"{_WORDS[op.kind]} {op.micro_batch}" + (f", {op.b_micro_batch}" if op.kind == "FB" else "")
-            self._slice(pid, COMPUTE, label, start, end, dict(
-                kind=op.kind, micro_batch=op.micro_batch, chunk=op.chunk,
-                **(dict(b_micro_batch=op.b_micro_batch, b_chunk=op.b_chunk) if op.kind == "FB" else {})))
+            self._slice(
+                pid,
+                COMPUTE,
+                label,
+                start,
+                end,
+                dict(
+                    kind=op.kind,
+                    micro_batch=op.micro_batch,
+                    chunk=op.chunk,
+                    **(dict(b_micro_batch=op.b_micro_batch, b_chunk=op.b_chunk) if op.kind == "FB" else {}),
+                ),
+            )
             comm_s = work.forward_comm_s + work.backward_comm_s
             if comm_s:
                 busy = min(work.compute_s, end - start)
@@ -88,8 +112,14 @@ class StepTrace:
             for slot, is_far in ((out, far), (out2, far2)):
                 if slot and is_far:
                     arrived = replica.slots[slot]
-                    self._slice(pid, SEND, "activation" if (slot == out and op.kind in ("F", "FB")) else "gradient",
-                                arrived - costs.p2p_s, arrived, dict(bytes=costs.p2p_bytes))
+                    self._slice(
+                        pid,
+                        SEND,
+                        "activation" if (slot == out and op.kind in ("F", "FB")) else "gradient",
+                        arrived - costs.p2p_s,
+                        arrived,
+                        dict(bytes=costs.p2p_bytes),
+                    )
                     sends[slot] = (pid, arrived - costs.p2p_s)
                     sent_bytes += costs.p2p_bytes
                     self._counter(pid, "bytes sent", arrived, sent_bytes)
@@ -121,20 +151,42 @@ def campaign_events(result) -> list[dict]:
     """Trace events of a campaign (`sim.training.campaign.run` with its timeline): one track of what the job did, one mark per
     failure, counters of tokens kept and hours lost. One microsecond of the trace stands for one second."""
     end = result.days * 86400.0
-    events = [dict(ph="M", pid=1, tid=0, name="process_name", args=dict(name="campaign (1 µs = 1 s)")),
-              dict(ph="M", pid=1, tid=1, name="thread_name", args=dict(name="job")),
-              dict(ph="X", pid=1, tid=1, name=f"campaign: {result.days:.1f} days, goodput {result.goodput:.1%}", ts=0.0, dur=round(end, 3))]
+    events = [
+        dict(ph="M", pid=1, tid=0, name="process_name", args=dict(name="campaign (1 µs = 1 s)")),
+        dict(ph="M", pid=1, tid=1, name="thread_name", args=dict(name="job")),
+        dict(
+            ph="X",
+            pid=1,
+            tid=1,
+            name=f"campaign: {result.days:.1f} days, goodput {result.goodput:.1%}",
+            ts=0.0,
+            dur=round(end, 3),
+        ),
+    ]
     lost = 0.0
     for span in result.timeline:
         ts = round(span.start_s, 3)
-        events.append(dict(ph="X", pid=1, tid=1, name=span.state, ts=ts, dur=round(round(span.end_s, 3) - ts, 3),
-                           args=dict(cause=span.note)))
+        events.append(
+            dict(
+                ph="X",
+                pid=1,
+                tid=1,
+                name=span.state,
+                ts=ts,
+                dur=round(round(span.end_s, 3) - ts, 3),
+                args=dict(cause=span.note),
+            )
+        )
         if span.state == "detection":
             events.append(dict(ph="i", pid=1, tid=1, s="p", name=f"failure: {span.note}", ts=ts))
         if span.state != "train":
             lost += (span.end_s - span.start_s) / 3600.0
-            events.append(dict(ph="C", pid=1, tid=0, name="hours not training", ts=round(span.end_s, 3), args=dict(value=lost)))
-        events.append(dict(ph="C", pid=1, tid=0, name="tokens kept", ts=round(span.end_s, 3), args=dict(value=span.tokens)))
+            events.append(
+                dict(ph="C", pid=1, tid=0, name="hours not training", ts=round(span.end_s, 3), args=dict(value=lost))
+            )
+        events.append(
+            dict(ph="C", pid=1, tid=0, name="tokens kept", ts=round(span.end_s, 3), args=dict(value=span.tokens))
+        )
     return events
 
 

@@ -3,6 +3,7 @@
 A field is a key (field number × 8 + wire type) and its value; wire type 0 is a varint, 1 eight bytes, 2 a length and that
 many bytes, 5 four bytes. https://protobuf.dev/programming-guides/encoding
 """
+
 from __future__ import annotations
 
 import struct
@@ -69,8 +70,10 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             else:
                 raise InputError(f"byte {at}: wire type {kind} is not in use; the file is not an execution trace")
             if at + size > len(data):
-                raise InputError(f"byte {at}: a field of {size} bytes runs past the end; the file is cut off: write it again")
-            value, at = data[at:at + size], at + size
+                raise InputError(
+                    f"byte {at}: a field of {size} bytes runs past the end; the file is cut off: write it again"
+                )
+            value, at = data[at : at + size], at + size
         yield key >> 3, value
 
 
@@ -95,6 +98,8 @@ def split(data: bytes) -> Iterator[bytes]:
     while at < len(data):
         size, at = read_varint(data, at)
         if at + size > len(data):
-            raise InputError(f"byte {at}: a message of {size} bytes runs past the end; the file is cut off: write it again")
-        yield data[at:at + size]
+            raise InputError(
+                f"byte {at}: a message of {size} bytes runs past the end; the file is cut off: write it again"
+            )
+        yield data[at : at + size]
         at += size

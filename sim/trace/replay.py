@@ -5,6 +5,7 @@ matching send of another file has arrived, or, where that file is not there (its
 recorded duration. A collective starts when all members that are there have reached it, except an
 all-to-all, which like a step's takes its own time.
 """
+
 from __future__ import annotations
 
 import heapq
@@ -22,7 +23,7 @@ class Replay:
     """When everything ended, microseconds."""
 
     step_us: int
-    ends_us: list[dict[int, int]]          # per file: node -> end
+    ends_us: list[dict[int, int]]  # per file: node -> end
 
     @property
     def step_s(self) -> float:
@@ -46,19 +47,21 @@ def run(files: list[list[Node]], groups: dict[str, list[int]]) -> Replay:
     children: list[dict[int, list[int]]] = [defaultdict(list) for _ in files]
     missing: list[dict[int, int]] = [{} for _ in files]
     ready: list[dict[int, int]] = [{} for _ in files]
-    queue: list[tuple[int, int, int]] = []                       # (time, file, node)
+    queue: list[tuple[int, int, int]] = []  # (time, file, node)
     for f, file in enumerate(files):
         for n in file:
             missing[f][n.id] = len(n.deps)
             for dep in n.deps:
                 if dep not in nodes[f]:
-                    raise InputError(f"file {f}: node {n.id} depends on {dep}, which is not there; write the trace again")
+                    raise InputError(
+                        f"file {f}: node {n.id} depends on {dep}, which is not there; write the trace again"
+                    )
                 children[f][dep].append(n.id)
             if not n.deps:
                 heapq.heappush(queue, (0, f, n.id))
-    sent: dict[tuple[int, int, int, int], int] = {}              # (src, dst, tag, turn) -> arrival
+    sent: dict[tuple[int, int, int, int], int] = {}  # (src, dst, tag, turn) -> arrival
     turns: dict[tuple, int] = defaultdict(int)
-    waiting: dict[tuple, tuple[int, int, int]] = {}              # receives that wait for a send
+    waiting: dict[tuple, tuple[int, int, int]] = {}  # receives that wait for a send
     port = [0] * len(files)
     gathering: dict[tuple, list[tuple[int, int, int]]] = defaultdict(list)
     collectives: dict[tuple, int] = defaultdict(int)
@@ -104,8 +107,10 @@ def run(files: list[list[Node]], groups: dict[str, list[int]]) -> Replay:
             finish(f, k, now + own)
     undone = sum(map(len, nodes)) - sum(map(len, ends))
     if undone:
-        raise InputError(f"{undone} nodes never start: a receive without its send, a collective without a member, or a circle; write "
-                         "all files of one step together")
+        raise InputError(
+            f"{undone} nodes never start: a receive without its send, a collective without a member, or a circle; write "
+            "all files of one step together"
+        )
     return Replay(max((max(e.values()) for e in ends if e), default=0), ends)
 
 

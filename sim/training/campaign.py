@@ -10,6 +10,7 @@
 
 The processes are in `sim/training/job.py`; failures, checkpoints and phases in the files of those names.
 """
+
 from __future__ import annotations
 
 import os
@@ -48,17 +49,23 @@ class CampaignInput:
 
     def __post_init__(self) -> None:
         if not self.legs:
-            raise InputError("legs=(): a campaign needs at least one phase; give a schedule such as sim.spec.phases.GLM5")
+            raise InputError(
+                "legs=(): a campaign needs at least one phase; give a schedule such as sim.spec.phases.GLM5"
+            )
         for name in ("chips", "chips_per_server", "max_failures"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}: must be a whole number of at least 1; give {name}: 1 or more")
         most = max(self.legs, key=lambda leg: leg.pace.chips)
         if most.pace.chips > self.chips:
-            raise InputError(f"phase {most.phase!r} plans {most.pace.chips:,} chips: more than the inventory of {self.chips:,}; use fewer "
-                             "replicas or a larger inventory")
+            raise InputError(
+                f"phase {most.phase!r} plans {most.pace.chips:,} chips: more than the inventory of {self.chips:,}; use fewer "
+                "replicas or a larger inventory"
+            )
         if not 0 < self.horizon_s < float("inf"):
-            raise InputError(f"horizon_s={self.horizon_s!r}: must be a positive finite number; leave it out for ten years")
+            raise InputError(
+                f"horizon_s={self.horizon_s!r}: must be a positive finite number; leave it out for ten years"
+            )
 
 
 @dataclass(slots=True)
@@ -86,7 +93,9 @@ class CampaignResult:
         return sum(self.failures.values())
 
 
-def run(inp: CampaignInput, seed: int = 0, timeline: bool = True, failures: Iterable[Failure] | None = None) -> CampaignResult:
+def run(
+    inp: CampaignInput, seed: int = 0, timeline: bool = True, failures: Iterable[Failure] | None = None
+) -> CampaignResult:
     """Play one campaign. Same input and seed, same result; two failure rates with one seed share their failures.
 
     `failures`: play these instead of drawing them (in order of time).
@@ -109,13 +118,22 @@ def run(inp: CampaignInput, seed: int = 0, timeline: bool = True, failures: Iter
     main = max(range(len(inp.legs)), key=lambda k: inp.legs[k].work_s)
     pace = inp.legs[main].pace
     return CampaignResult(
-        days=days, ideal_days=ideal / DAY_S, goodput=ideal / env.now if env.now else 1.0, finished=finished,
+        days=days,
+        ideal_days=ideal / DAY_S,
+        goodput=ideal / env.now if env.now else 1.0,
+        finished=finished,
         lost_hours={cause: s / 3600.0 for cause, s in job.lost.items()},
         failures=dict(sorted(job.failed.items(), key=lambda item: (-item[1], item[0]))),
-        tokens_by_phase=by_phase, tokens=sum(by_phase.values()),
+        tokens_by_phase=by_phase,
+        tokens=sum(by_phase.values()),
         repeated_tokens=sum(s / leg.pace.step_s * leg.pace.tokens_per_step for s, leg in zip(job.repeated, inp.legs)),
-        chip_hours=inp.chips * env.now / 3600.0, mtbf_s=inp.failures.mtbf_s(pace.chips),
-        checkpoint_interval_s=job.courses[main].period_s, expected_goodput=expected(inp), timeline=job.timeline or [], seed=seed)
+        chip_hours=inp.chips * env.now / 3600.0,
+        mtbf_s=inp.failures.mtbf_s(pace.chips),
+        checkpoint_interval_s=job.courses[main].period_s,
+        expected_goodput=expected(inp),
+        timeline=job.timeline or [],
+        seed=seed,
+    )
 
 
 def expected(inp: CampaignInput) -> float:
@@ -138,8 +156,9 @@ def _figures(inp: CampaignInput, seed: int) -> tuple[float, float, float, dict[s
     return r.days, r.goodput, float(r.interruptions), r.lost_hours
 
 
-def interval(inp: CampaignInput, seeds: int = 200, workers: int | None = None,
-             progress: Callable[[int], object] | None = None) -> dict[str, tuple[float, float, float]]:
+def interval(
+    inp: CampaignInput, seeds: int = 200, workers: int | None = None, progress: Callable[[int], object] | None = None
+) -> dict[str, tuple[float, float, float]]:
     """95% intervals over `seeds` campaigns: (2.5%, median, 97.5%) of `days`, `goodput`, `interruptions` and each
     `lost <cause>` in hours. The seeds are 0…seeds−1, so the answer does not depend on how many workers there are.
     `progress` is called with 1 after each campaign (a progress bar's `update`).
@@ -161,10 +180,11 @@ def interval(inp: CampaignInput, seeds: int = 200, workers: int | None = None,
     if workers > 1:
         try:
             from concurrent.futures import ProcessPoolExecutor  # not in a browser
+
             with ProcessPoolExecutor(workers) as pool:
                 collect(pool.map(play, range(seeds), chunksize=max(1, min(4, seeds // (workers * 4)))))
         except (OSError, ImportError, NotImplementedError, BrokenExecutor):
-            pass                                                # the rest is played here, one after another
+            pass  # the rest is played here, one after another
     collect(map(play, range(len(rows), seeds)))
     columns = {"days": [r[0] for r in rows], "goodput": [r[1] for r in rows], "interruptions": [r[2] for r in rows]}
     columns |= {f"lost {cause}": [r[3][cause] for r in rows] for cause in rows[0][3]}

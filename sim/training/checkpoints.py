@@ -7,6 +7,7 @@ where it counts at once for most failures; every so often one goes to storage in
 Sources: Young 1974; Daly 2006 (higher-order optimum); ByteRobust (arXiv 2509.16293): in-memory checkpoints block training
 0.01–0.04 s a step; storage of large runs delivers 50–200 GB/s in practice, Llama 3's Tectonic 2 TB/s sustained.
 """
+
 from __future__ import annotations
 
 import math
@@ -50,12 +51,16 @@ class Checkpoint:
         _number("memory_stall_s", self.memory_stall_s, 0.0)
         _number("memory_survival", self.memory_survival, 0.0)
         if self.memory_survival > 1.0:
-            raise InputError(f"memory_survival={self.memory_survival!r}: is a share of failures; give a number from 0 to 1")
+            raise InputError(
+                f"memory_survival={self.memory_survival!r}: is a share of failures; give a number from 0 to 1"
+            )
         if self.interval_s is not None:
             _number("checkpoint interval_s", self.interval_s, 1e-3)
         if self.storage_every is not None and (not isinstance(self.storage_every, int) or self.storage_every < 1):
-            raise InputError(f"storage_every={self.storage_every!r}: must be a whole number of at least 1; leave it out to write as "
-                             "often as storage allows")
+            raise InputError(
+                f"storage_every={self.storage_every!r}: must be a whole number of at least 1; leave it out to write as "
+                "often as storage allows"
+            )
 
     @property
     def write_s(self) -> float:

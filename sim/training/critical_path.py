@@ -2,6 +2,7 @@
 
 Walked backwards from the last event: work starts when its input arrived or when the rank was free, whichever came last.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -27,13 +28,16 @@ def critical_path(programs, replica, costs: StepCosts, rank: int, reduced: list[
     `rank` is the one whose reduction ended last, `reduced[r]` when rank r's did. If another replica held the reduction up,
     the wait for it is a segment of its own.
     """
-    made = {}                                        # slot -> (rank, op) that filled it
+    made = {}  # slot -> (rank, op) that filled it
     for r, program in enumerate(programs):
         for k, (_, _, out, _, out2, _) in enumerate(program.rows):
             made[out] = made[out2] = (r, k)
     after, path = reduced[rank], []
-    for cause, seconds in (("optimiser", costs.optimizer_s), ("parameter gather", costs.param_gather_s),
-                           ("host", costs.fixed_s)):
+    for cause, seconds in (
+        ("optimiser", costs.optimizer_s),
+        ("parameter gather", costs.param_gather_s),
+        ("host", costs.fixed_s),
+    ):
         if seconds:
             path.append(Segment(cause, rank, after, after + seconds))
             after += seconds

@@ -8,6 +8,7 @@ FT-HSDP (arXiv 2602.00277): one failure per about 18 minutes near 100,000 GPUs, 
 day as the reference of a 32,000-GPU run. MegaScale (arXiv 2402.15627 §6.3): detection within 10 minutes, recovery within
 15, about 0.5% of machines about 10% slow. NCCLX (arXiv 2510.20171): communicator set-up at 96,000 GPUs 265 s, tuned 24 s.
 """
+
 from __future__ import annotations
 
 import bisect
@@ -25,17 +26,30 @@ DAY_S = 86400.0
 
 # component: (interruptions of the 419, whether the server has to be replaced). The second is our reading of each cause.
 LLAMA3_COMPONENTS: dict[str, tuple[int, bool]] = {
-    "chip": (148, True), "HBM": (72, True), "software": (54, False), "switch or cable": (35, True),
-    "host maintenance": (32, True), "SRAM": (19, True), "chip system processor": (17, True), "NIC": (7, True),
-    "collective watchdog": (7, False), "silent data corruption": (6, True), "thermal": (6, True), "SSD": (3, True),
-    "power supply": (3, True), "chassis": (2, True), "IO board": (2, True), "dependency": (2, False), "CPU": (2, True),
+    "chip": (148, True),
+    "HBM": (72, True),
+    "software": (54, False),
+    "switch or cable": (35, True),
+    "host maintenance": (32, True),
+    "SRAM": (19, True),
+    "chip system processor": (17, True),
+    "NIC": (7, True),
+    "collective watchdog": (7, False),
+    "silent data corruption": (6, True),
+    "thermal": (6, True),
+    "SSD": (3, True),
+    "power supply": (3, True),
+    "chassis": (2, True),
+    "IO board": (2, True),
+    "dependency": (2, False),
+    "CPU": (2, True),
     "system memory": (2, True),
 }
 # Interruptions per chip and day. The three sources disagree; the range is theirs.
 RATES_PER_CHIP_DAY = {
-    "low": 2.3 / (1000 * 8),                                # 2.3 per 1,000 servers of 8
-    "mid": 419 / (54 * 16384),                              # Llama 3
-    "high": DAY_S / (18 * 60) / 100_000,                    # one per 18 minutes at 100,000
+    "low": 2.3 / (1000 * 8),  # 2.3 per 1,000 servers of 8
+    "mid": 419 / (54 * 16384),  # Llama 3
+    "high": DAY_S / (18 * 60) / 100_000,  # one per 18 minutes at 100,000
 }
 
 
@@ -63,15 +77,22 @@ class FailureModel:
 
     def __post_init__(self) -> None:
         _number("failures per chip and day", self.per_chip_day, 0.0)
-        if not self.components or any(not math.isfinite(w) or w < 0 for _, w, _ in self.components) or not sum(
-                w for _, w, _ in self.components):
-            raise InputError(f"failure components {self.components!r}: needs at least one with a positive finite weight; leave it "
-                             "out for the Llama 3 table")
+        if (
+            not self.components
+            or any(not math.isfinite(w) or w < 0 for _, w, _ in self.components)
+            or not sum(w for _, w, _ in self.components)
+        ):
+            raise InputError(
+                f"failure components {self.components!r}: needs at least one with a positive finite weight; leave it "
+                "out for the Llama 3 table"
+            )
 
     @classmethod
     def named(cls, level: str) -> FailureModel:
         if level not in RATES_PER_CHIP_DAY:
-            raise InputError(f"failure level {level!r}: not one of {', '.join(RATES_PER_CHIP_DAY)}{nearest(level, RATES_PER_CHIP_DAY)}")
+            raise InputError(
+                f"failure level {level!r}: not one of {', '.join(RATES_PER_CHIP_DAY)}{nearest(level, RATES_PER_CHIP_DAY)}"
+            )
         return cls(RATES_PER_CHIP_DAY[level])
 
     def mtbf_s(self, chips: int) -> float:
@@ -92,7 +113,7 @@ class FailureModel:
         last = len(names) - 1
         left, layer, queue = self.per_chip_day * chips / DAY_S, 0, []
         while left > 0:
-            full = 1e-10 * 2.0 ** layer
+            full = 1e-10 * 2.0**layer
             rng = random.Random(f"failures {seed} {layer}")
             heapq.heappush(queue, (rng.expovariate(full), layer, min(1.0, left / full), full, rng))
             left, layer = left - full, layer + 1
@@ -100,7 +121,12 @@ class FailureModel:
             time_s, layer, keep, full, rng = queue[0]
             if time_s > until_s:
                 return
-            thin, mark, luck, pick = rng.random(), rng.random(), rng.random(), names[bisect.bisect(upto, rng.random() * upto[-1], 0, last)]
+            thin, mark, luck, pick = (
+                rng.random(),
+                rng.random(),
+                rng.random(),
+                names[bisect.bisect(upto, rng.random() * upto[-1], 0, last)],
+            )
             heapq.heapreplace(queue, (time_s + rng.expovariate(full), layer, keep, full, rng))
             if thin < keep:
                 yield Failure(time_s, pick, replaces[pick], mark, luck)

@@ -3,6 +3,7 @@
 A pipeline rank is `chips_per_rank` chips in lock step, so each piece of work takes as long as its slowest chip: the noise
 of a rank is the largest of that many draws, not their mean.
 """
+
 from __future__ import annotations
 
 import math
@@ -13,7 +14,7 @@ from statistics import NormalDist
 
 from minglm.errors import InputError
 
-_TABLE = 1 << 14   # equally likely values per distribution; the tail beyond 1 in 32,768 is cut
+_TABLE = 1 << 14  # equally likely values per distribution; the tail beyond 1 in 32,768 is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,22 @@ class Jitter:
                 continue
             value, top = getattr(self, f.name), 1.0 if f.name.endswith("share") else math.inf
             least = 1.0 if f.name == "slow_factor" else 0.0
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not least <= value <= top:
-                raise InputError(f"jitter {f.name}={value!r}: must be a finite number of at least {least:g}"
-                                 f"{' and at most 1' if top == 1 else ''}; leave it out for {least:g}")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not math.isfinite(value)
+                or not least <= value <= top
+            ):
+                raise InputError(
+                    f"jitter {f.name}={value!r}: must be a finite number of at least {least:g}"
+                    f"{' and at most 1' if top == 1 else ''}; leave it out for {least:g}"
+                )
         for entry in self.slow:
             if len(entry) != 3 or not math.isfinite(entry[2]) or entry[2] <= 0:
-                raise InputError(f"jitter slow={entry!r}: each entry is (replica, rank, factor) with a positive factor; "
-                                 "write (0, 3, 1.1)")
+                raise InputError(
+                    f"jitter slow={entry!r}: each entry is (replica, rank, factor) with a positive factor; "
+                    "write (0, 3, 1.1)"
+                )
 
     @property
     def random(self) -> bool:

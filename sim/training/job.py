@@ -8,6 +8,7 @@ Rules. A failure during recovery starts the recovery over. Work since the last u
 replica is missing, its share of the batch is left out, so more steps are needed (time × R/(R−1)); once it has its servers
 it joins between two steps, with the state of its peers, as fault-tolerant data parallelism does.
 """
+
 from __future__ import annotations
 
 import math
@@ -56,12 +57,16 @@ class Course:
 
     def work(self, period: int, work_s: float) -> float:
         """Nominal work of the leg up to there, seconds."""
-        return (self.count - 1) * self.period_s + self.last_s if period >= self.count else period * self.period_s + work_s
+        return (
+            (self.count - 1) * self.period_s + self.last_s if period >= self.count else period * self.period_s + work_s
+        )
 
     def wall(self, at: At, stalled_s: float, slow: float) -> float:
         """Time from there to the end of the leg when a step takes `slow` times as long and nothing happens."""
         periods = self.count - at.period
-        return (self.work(self.count, 0.0) - self.work(at.period, at.work_s)) * slow + periods * self.stall_s - stalled_s
+        return (
+            (self.work(self.count, 0.0) - self.work(at.period, at.work_s)) * slow + periods * self.stall_s - stalled_s
+        )
 
     def advance(self, at: At, stalled_s: float, slow: float, elapsed_s: float):
         """Where the job stands after `elapsed_s` from `at`, of whose period's checkpoint `stalled_s` are already spent.
@@ -100,29 +105,41 @@ class Job:
     def __init__(self, inp, seed: int, keep_timeline: bool = True, failures=None):
         self.inp, self.env = inp, simpy.Environment()
         self.courses = [Course(leg, inp.checkpoint, inp.failures.mtbf_s(leg.pace.chips)) for leg in inp.legs]
-        self.before = [0.0]                                    # nominal work before each leg
-        self.tokens_before = [0.0]                             # tokens before each leg
+        self.before = [0.0]  # nominal work before each leg
+        self.tokens_before = [0.0]  # tokens before each leg
         for course in self.courses:
             self.before.append(self.before[-1] + course.leg.work_s)
             self.tokens_before.append(self.tokens_before[-1] + course.leg.tokens)
         self.at, self.stalled = At(0), 0.0
-        self.saved, self.memory = At(0), At(0)                 # newest checkpoint in storage, newest in memory
-        self.writing: list[tuple[float, At]] = []              # (when storage will have it, place)
+        self.saved, self.memory = At(0), At(0)  # newest checkpoint in storage, newest in memory
+        self.writing: list[tuple[float, At]] = []  # (when storage will have it, place)
         self.servers = inp.chips // inp.chips_per_server
         self.repairing = self.missing = self.slow = self.needed = 0
         self.spares = 0
         self._staff()
-        self.lost = dict.fromkeys(("checkpoint stall", "work done again", "detection", "restart", "waiting for a server",
-                                   "fewer replicas", "slow servers", "slow server swap", "phase change"), 0.0)
+        self.lost = dict.fromkeys(
+            (
+                "checkpoint stall",
+                "work done again",
+                "detection",
+                "restart",
+                "waiting for a server",
+                "fewer replicas",
+                "slow servers",
+                "slow server swap",
+                "phase change",
+            ),
+            0.0,
+        )
         self.failed: dict[str, int] = {}
-        self.repeated = [0.0] * len(self.courses)              # nominal work done again, by leg
+        self.repeated = [0.0] * len(self.courses)  # nominal work done again, by leg
         self.state, self.since = "", 0.0
         self.timeline: list[Span] | None = [] if keep_timeline else None
         self.returned = self.env.event()
         self.stopped = self.env.event()
         self.process = self.env.process(self.train())
         self.env.process(self.fail(failures if failures is not None else inp.failures.stream(inp.chips, seed)))
-        if inp.slow is not None and inp.slow.per_server_day > 1e-9:       # one in three million years is none
+        if inp.slow is not None and inp.slow.per_server_day > 1e-9:  # one in three million years is none
             self.env.process(self.turn_slow(random.Random(f"slow {seed}")))
 
     # ------------------------------------------------------------------ the job
@@ -143,7 +160,9 @@ class Job:
             self.at, self.stalled = At(leg), 0.0
             if leg < len(self.courses) and inp.legs[was].pace.plan != inp.legs[leg].pace.plan:
                 self._staff()
-                yield from self.pause("phase change", inp.recovery.restart_s + inp.checkpoint.load_s(inp.legs[leg].pace.chips))
+                yield from self.pause(
+                    "phase change", inp.recovery.restart_s + inp.checkpoint.load_s(inp.legs[leg].pace.chips)
+                )
 
     def interrupted(self, cause):
         """What follows an interruption of training."""
@@ -152,11 +171,14 @@ class Job:
             yield from self.recover(cause)
         elif cause == "swap":
             c, chips = self.inp.checkpoint, self.inp.legs[self.at.leg].pace.chips
-            failure = yield from self.pause("slow server swap", c.stall_s(chips) + c.delay_s + self.inp.recovery.restart_s
-                                            + c.load_s(chips, c.kind == "memory"), heed=True)
-            self._swap()                                       # done either way: a failure's recovery restarts it too
+            failure = yield from self.pause(
+                "slow server swap",
+                c.stall_s(chips) + c.delay_s + self.inp.recovery.restart_s + c.load_s(chips, c.kind == "memory"),
+                heed=True,
+            )
+            self._swap()  # done either way: a failure's recovery restarts it too
             if failure is None:
-                self.saved = self.memory = self.at             # a swap is planned: it saves first
+                self.saved = self.memory = self.at  # a swap is planned: it saves first
                 self.writing.clear()
             else:
                 yield from self.recover(failure)
@@ -173,12 +195,15 @@ class Job:
                     self.needed -= 1
                 elif self.inp.recovery.elastic and self.missing + 1 < self._pace().replicas:
                     self.missing += 1
-                    self.spares += self._servers_per_replica()     # the others of that replica are now spares
+                    self.spares += self._servers_per_replica()  # the others of that replica are now spares
                 else:
                     failure = yield from self.pause("waiting for a server", None, heed=True)
             if failure is None:
-                failure = yield from self.pause("restart", self.inp.recovery.restart_s + self.inp.checkpoint.load_s(
-                    self._pace().chips, from_memory), heed=True)
+                failure = yield from self.pause(
+                    "restart",
+                    self.inp.recovery.restart_s + self.inp.checkpoint.load_s(self._pace().chips, from_memory),
+                    heed=True,
+                )
 
     def pause(self, state: str, seconds: float | None, note: str = "", heed: bool = False):
         """Spend time not training. Returns the Failure that broke it off (if `heed`), else None; `seconds` None waits for a
@@ -193,7 +218,7 @@ class Job:
             except simpy.Interrupt as interrupt:
                 self._account()
                 if interrupt.cause == "swap":
-                    self._swap()                               # it stands still anyway
+                    self._swap()  # it stands still anyway
                 elif isinstance(interrupt.cause, Failure):
                     if heed:
                         return interrupt.cause
@@ -218,7 +243,7 @@ class Job:
                     self.repair()
                 self.process.interrupt(failure)
             elif failure.replaces_server:
-                self.spares -= 1                               # below 0: a server already in repair needs another one
+                self.spares -= 1  # below 0: a server already in repair needs another one
                 self.repair()
 
     def repair(self):
@@ -230,7 +255,7 @@ class Job:
         self.repairing -= 1
         self.spares += 1
         if self.missing and self.spares >= self._servers_per_replica() and not self.needed:
-            self.spares -= self._servers_per_replica()         # a whole replica again
+            self.spares -= self._servers_per_replica()  # a whole replica again
             self.missing -= 1
             if self.state == "train" and self.process.is_alive:
                 self.process.interrupt("pace")
@@ -264,7 +289,9 @@ class Job:
 
     def done_s(self, at: At) -> float:
         """Nominal work from the campaign's start to that place."""
-        return self.before[at.leg] + (self.courses[at.leg].work(at.period, at.work_s) if at.leg < len(self.courses) else 0.0)
+        return self.before[at.leg] + (
+            self.courses[at.leg].work(at.period, at.work_s) if at.leg < len(self.courses) else 0.0
+        )
 
     def tokens(self, at: At) -> float:
         whole = self.tokens_before[at.leg]
@@ -317,7 +344,10 @@ class Job:
         if ended:
             place, stalled = At(start.leg, course.count), 0.0
             done = course.work(course.count, 0.0) - course.work(start.period, start.work_s)
-            stall, first = elapsed - done * slow, (course.length(start.period) - start.work_s) * slow + course.stall_s - self.stalled
+            stall, first = (
+                elapsed - done * slow,
+                (course.length(start.period) - start.work_s) * slow + course.stall_s - self.stalled,
+            )
         else:
             place, stalled, done, stall, first = course.advance(start, self.stalled, slow, elapsed)
         self.at, self.stalled = place, stalled
@@ -343,11 +373,12 @@ class Job:
     def _roll_back(self, failure: Failure) -> bool:
         """Return to the newest usable checkpoint; True if it came from memory."""
         self.saved = max([self.saved] + [at for due, at in self.writing if due <= self.env.now])
-        self.writing.clear()                                   # a write in flight dies with the job
+        self.writing.clear()  # a write in flight dies with the job
         c, chips = self.inp.checkpoint, self._pace().chips
         in_memory = c.kind == "memory" and failure.luck < c.memory_survival
-        from_memory = in_memory and (self.memory > self.saved
-                                     or self.memory == self.saved and c.load_s(chips, True) <= c.load_s(chips))
+        from_memory = in_memory and (
+            self.memory > self.saved or self.memory == self.saved and c.load_s(chips, True) <= c.load_s(chips)
+        )
         target = self.memory if from_memory else self.saved
         again = self.done_s(self.at) - self.done_s(target)
         self.lost["work done again"] += again

@@ -3,6 +3,7 @@
 With first-come-first-served and known transfer lengths that one number holds everything a queue would: a transfer asked
 for at `now` starts at max(now, free). It costs no event, where a `simpy.Resource` costs several.
 """
+
 from __future__ import annotations
 
 

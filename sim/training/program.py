@@ -3,6 +3,7 @@
 Every input of every piece of work has a slot: the activation that stage s waits for in micro-batch i, and the gradient it
 waits for on the way back. A slot holds the time of arrival once it is known. Slot 0 is the beginning: always there.
 """
+
 from __future__ import annotations
 
 import math
@@ -23,8 +24,9 @@ class Work:
     backward_s: float = 0.0
     backward_comm_s: float = 0.0
 
-    def seconds(self, noise: float = 1.0, forward_load: float = 1.0, backward_load: float = 1.0,
-                expert_share: float = 0.0) -> float:
+    def seconds(
+        self, noise: float = 1.0, forward_load: float = 1.0, backward_load: float = 1.0, expert_share: float = 0.0
+    ) -> float:
         """Length of the work. Alone, nothing hides: compute and communication add up. Together (FB), the two run on two
         streams, compute and network: no shorter than either stream, nor than either pass alone."""
         fc = noise * self.forward_s * (1.0 + expert_share * (forward_load - 1.0))
@@ -48,15 +50,17 @@ class Program:
     rows: list[tuple[int, int, int, bool, int, bool]]
     work: list[Work]
     seconds: list[float] = field(default_factory=list)
-    hideable: bool = False                        # some of the work is communication, which chip noise leaves alone
+    hideable: bool = False  # some of the work is communication, which chip noise leaves alone
 
 
 def validate(costs: StepCosts) -> None:
     """Refuse costs that no step can have: negative, NaN or infinite times, uneven chunks."""
     counts = {len(chunks) for chunks in costs.chunks}
     if len(counts) != 1 or 0 in counts:
-        raise InputError(f"chunks per rank {sorted(counts)}: every pipeline rank needs the same number, at least 1; pad with "
-                         "zero-cost chunks")
+        raise InputError(
+            f"chunks per rank {sorted(counts)}: every pipeline rank needs the same number, at least 1; pad with "
+            "zero-cost chunks"
+        )
     for name in ("p2p_s", "p2p_bytes", "grad_reduce_s", "param_gather_s", "optimizer_s", "fixed_s"):
         _time(name, getattr(costs, name))
     for rank, chunks in enumerate(costs.chunks):
@@ -64,8 +68,10 @@ def validate(costs: StepCosts) -> None:
             for f in fields(ChunkCost):
                 _time(f"rank {rank} chunk {v} {f.name}", getattr(chunk, f.name))
             if chunk.forward_comm_s > chunk.forward_s or chunk.backward_comm_s > chunk.backward_input_s:
-                raise InputError(f"rank {rank} chunk {v}: hideable communication {chunk.forward_comm_s:g}/{chunk.backward_comm_s:g} s "
-                                 f"exceeds the pass it is part of, {chunk.forward_s:g}/{chunk.backward_input_s:g} s; include it there")
+                raise InputError(
+                    f"rank {rank} chunk {v}: hideable communication {chunk.forward_comm_s:g}/{chunk.backward_comm_s:g} s "
+                    f"exceeds the pass it is part of, {chunk.forward_s:g}/{chunk.backward_input_s:g} s; include it there"
+                )
     for name in ("replicas", "chips_per_rank"):
         value = getattr(costs, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -92,7 +98,7 @@ def compile_programs(costs: StepCosts, schedule: str) -> tuple[list[Program], in
     P, m, v = len(table), costs.micro_batches, len(table[0])
     orders = schedules.orders(schedule, P, m, v)
     chains = schedules.chains(schedule, P, m, v)
-    position: dict[tuple[int, int], tuple[int, int]] = {}         # (rank, chunk) -> (chain, stage)
+    position: dict[tuple[int, int], tuple[int, int]] = {}  # (rank, chunk) -> (chain, stage)
     base, size = [], 1
     for c, chain in enumerate(chains):
         base.append(size - chain.micro_batches.start)
@@ -107,7 +113,7 @@ def compile_programs(costs: StepCosts, schedule: str) -> tuple[list[Program], in
         c, s = position[rank, chunk]
         stages = chains[c].stages
         if s + 1 == len(stages):
-            return slot(c, s, i, False) if s else 0, slot(c, s, i, True), False     # the loss: gradient starts here
+            return slot(c, s, i, False) if s else 0, slot(c, s, i, True), False  # the loss: gradient starts here
         return slot(c, s, i, False) if s else 0, slot(c, s + 1, i, False), stages[s + 1][0] != rank
 
     def backward(rank: int, chunk: int, i: int) -> tuple[int, int, bool]:
@@ -139,6 +145,13 @@ def compile_programs(costs: StepCosts, schedule: str) -> tuple[list[Program], in
                 whole = cost.backward_s if op.kind == "B" else cost.backward_input_s
                 work.append(Work(backward_s=whole - cost.backward_comm_s, backward_comm_s=cost.backward_comm_s))
         seconds = {w: w.seconds() for w in set(work)}
-        programs.append(Program(order, rows, work, [seconds[w] for w in work],
-                                any(w.forward_comm_s or w.backward_comm_s for w in seconds)))
+        programs.append(
+            Program(
+                order,
+                rows,
+                work,
+                [seconds[w] for w in work],
+                any(w.forward_comm_s or w.backward_comm_s for w in seconds),
+            )
+        )
     return programs, size, chains

@@ -12,6 +12,7 @@ Words. P ranks (stages of hardware), m micro-batches, v chunks (virtual stages) 
 Sources: GPipe (arXiv 1811.06965); 1F1B and interleaved 1F1B (arXiv 2104.04473 §2.2); ZB-H1 and ZB-V (arXiv 2401.10241,
 2405.15362); DualPipe (arXiv 2412.19437 §3.2.1) and its V-shaped variant, steps as in the authors' public release.
 """
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -50,25 +51,39 @@ def check(schedule: str, ranks: int, micro_batches: int, chunks: int) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name}={value!r}: must be a whole number of at least 1; give {name}: 1 or more")
     if (want := CHUNKS[schedule]) is not None and chunks != want:
-        raise InputError(f"chunks={chunks}: schedule {schedule} holds {want} per rank; set {want} virtual stage(s), or choose "
-                         "'interleaved' for another number")
+        raise InputError(
+            f"chunks={chunks}: schedule {schedule} holds {want} per rank; set {want} virtual stage(s), or choose "
+            "'interleaved' for another number"
+        )
     if schedule == "interleaved" and chunks < 2:
-        raise InputError("chunks=1: interleaving needs at least 2 virtual stages per rank; set 2 or more, or choose '1f1b'")
+        raise InputError(
+            "chunks=1: interleaving needs at least 2 virtual stages per rank; set 2 or more, or choose '1f1b'"
+        )
     if schedule == "interleaved" and micro_batches < ranks:
-        raise InputError(f"micro_batches={micro_batches}: interleaved 1F1B needs at least as many as the {ranks} pipeline ranks; "
-                         f"use {ranks} or more, fewer ranks, or '1f1b'")
+        raise InputError(
+            f"micro_batches={micro_batches}: interleaved 1F1B needs at least as many as the {ranks} pipeline ranks; "
+            f"use {ranks} or more, fewer ranks, or '1f1b'"
+        )
     if schedule == "dualpipe" and ranks % 2:
-        raise InputError(f"ranks={ranks}: DualPipe feeds the pipeline from both ends and needs an even number; use {ranks + 1} "
-                         "or 'dualpipe-v'")
+        raise InputError(
+            f"ranks={ranks}: DualPipe feeds the pipeline from both ends and needs an even number; use {ranks + 1} "
+            "or 'dualpipe-v'"
+        )
     if schedule == "dualpipe" and micro_batches % 2:
-        raise InputError(f"micro_batches={micro_batches}: DualPipe sends half from each end and needs an even number; use "
-                         f"{micro_batches + 1}")
+        raise InputError(
+            f"micro_batches={micro_batches}: DualPipe sends half from each end and needs an even number; use "
+            f"{micro_batches + 1}"
+        )
     if schedule in ("dualpipe", "dualpipe-v") and micro_batches < 2 * ranks:
-        raise InputError(f"micro_batches={micro_batches}: {schedule} needs at least 2 for each of the {ranks} pipeline ranks; use "
-                         f"{2 * ranks} or more, fewer ranks, or 'zb-h1'")
+        raise InputError(
+            f"micro_batches={micro_batches}: {schedule} needs at least 2 for each of the {ranks} pipeline ranks; use "
+            f"{2 * ranks} or more, fewer ranks, or 'zb-h1'"
+        )
     if schedule == "zb-v" and micro_batches < 2 * ranks - 1:
-        raise InputError(f"micro_batches={micro_batches}: zb-v needs at least 2·ranks−1 = {2 * ranks - 1}; use that many, fewer "
-                         "ranks, or 'zb-h1'")
+        raise InputError(
+            f"micro_batches={micro_batches}: zb-v needs at least 2·ranks−1 = {2 * ranks - 1}; use that many, fewer "
+            "ranks, or 'zb-h1'"
+        )
 
 
 def orders(schedule: str, ranks: int, micro_batches: int, chunks: int = 1) -> list[list[Op]]:
@@ -84,8 +99,15 @@ def orders(schedule: str, ranks: int, micro_batches: int, chunks: int = 1) -> li
 
 @lru_cache(maxsize=64)
 def _orders(schedule: str, ranks: int, micro_batches: int, chunks: int) -> tuple[tuple[Op, ...], ...]:
-    make = {"gpipe": _gpipe, "1f1b": _one_f_one_b, "interleaved": _interleaved, "zb-h1": _zb_h1, "zb-v": _zb_v,
-            "dualpipe": _dualpipe, "dualpipe-v": _dualpipe_v}[schedule]
+    make = {
+        "gpipe": _gpipe,
+        "1f1b": _one_f_one_b,
+        "interleaved": _interleaved,
+        "zb-h1": _zb_h1,
+        "zb-v": _zb_v,
+        "dualpipe": _dualpipe,
+        "dualpipe-v": _dualpipe_v,
+    }[schedule]
     return tuple(tuple(make(rank, ranks, micro_batches, chunks)) for rank in range(ranks))
 
 
@@ -221,7 +243,7 @@ def _dual(o: _Counted, a: int, b: int, ahead: int, behind: int, main: int, meets
         o.weight()
         o.forward(b)
     for i in range(main):
-        if i == 0 and meets:             # the backward here waits for the forward just sent: nothing to overlap yet
+        if i == 0 and meets:  # the backward here waits for the forward just sent: nothing to overlap yet
             o.forward(a)
             o.backward(b)
         else:
@@ -231,7 +253,7 @@ def _dual(o: _Counted, a: int, b: int, ahead: int, behind: int, main: int, meets
         o.backward(b)
         o.both(b, a)
     split = False
-    for i in range(behind):              # in the second half weight gradients are put off to fill the end
+    for i in range(behind):  # in the second half weight gradients are put off to fill the end
         split = split or (i == behind // 2 and behind % 2 == 0)
         o.backward(b, split)
         split = split or i == behind // 2
@@ -246,7 +268,7 @@ def _dual(o: _Counted, a: int, b: int, ahead: int, behind: int, main: int, meets
 
 def _dualpipe(rank: int, P: int, m: int, v: int) -> list[Op]:
     depth, half = min(rank, P - 1 - rank), P // 2
-    first, second = (0, 1) if rank < half else (1, 0)    # the direction whose entrance is nearer
+    first, second = (0, 1) if rank < half else (1, 0)  # the direction whose entrance is nearer
     o = _Counted((0, m // 2))
     return _dual(o, first, second, half - depth - 1, depth + 1, m // 2 - P + depth + 1, depth == half - 1)
 

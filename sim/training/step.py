@@ -8,6 +8,7 @@ the optimiser (which waits for all ranks: the gradient norm is global), the para
 What is simplified: a transfer occupies the sender's port and never the sender; replicas that share experts are played as
 one in lock step (`lockstep`); collectives of different ranks do not collide.
 """
+
 from __future__ import annotations
 
 import gc
@@ -34,8 +35,8 @@ class Replica:
 
     index: int
     slots: list[float | None]
-    ends: list[list[float]]                       # [rank][op], seconds
-    seconds: list[list[float]]                    # [rank][op], length of the work
+    ends: list[list[float]]  # [rank][op], seconds
+    seconds: list[list[float]]  # [rank][op], length of the work
 
     def spans(self, rank: int, program: Program) -> list[tuple[float, float]]:
         """Start and end of each piece of the rank's work, seconds."""
@@ -72,7 +73,7 @@ class StepResult:
     chips: int
     wall_s: float
     critical_path: list[Segment]
-    reduced_s: tuple[float, ...] = ()             # per rank: when its gradients were reduced
+    reduced_s: tuple[float, ...] = ()  # per rank: when its gradients were reduced
     programs: list[Program] = field(repr=False, default_factory=list)
     slowest: Replica | None = field(repr=False, default=None)
 
@@ -85,8 +86,18 @@ class StepResult:
         return self.tokens / self.step_s if self.step_s else math.inf
 
 
-def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fold: bool = True,
-             jitter: Jitter | None = None, seed: int = 0, recorder=None, share_port: int = 1, lockstep: int = 1) -> StepResult:
+def simulate(
+    costs: StepCosts,
+    schedule: str = "1f1b",
+    *,
+    replicas: int = 1,
+    fold: bool = True,
+    jitter: Jitter | None = None,
+    seed: int = 0,
+    recorder=None,
+    share_port: int = 1,
+    lockstep: int = 1,
+) -> StepResult:
     """Play one training step.
 
     Args:
@@ -113,11 +124,13 @@ def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fol
     jitter = jitter or Jitter()
     for replica, rank, factor in jitter.slow:
         if not (0 <= replica < replicas and 0 <= rank < len(programs)):
-            raise InputError(f"jitter slow=({replica}, {rank}, {factor:g}): there are replicas 0 to {replicas - 1} and ranks 0 to "
-                             f"{len(programs) - 1}; name one of them")
+            raise InputError(
+                f"jitter slow=({replica}, {rank}, {factor:g}): there are replicas 0 to {replicas - 1} and ranks 0 to "
+                f"{len(programs) - 1}; name one of them"
+            )
     factors = jitter.rank_factors(replicas, len(programs), costs.chips_per_rank, seed)
     if lockstep > 1:
-        factors = [tuple(map(max, zip(*factors[k:k + lockstep]))) for k in range(0, replicas, lockstep)]
+        factors = [tuple(map(max, zip(*factors[k : k + lockstep]))) for k in range(0, replicas, lockstep)]
     chips = costs.chips_per_rank * min(lockstep, replicas)
     chosen = _representatives(factors, share_port) if fold and not jitter.random else range(len(factors))
 
@@ -132,8 +145,18 @@ def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fol
         for rank, program in enumerate(programs):
             seconds = _seconds(program, factors[index][rank], jitter, chips, load, rng)
             replica.seconds.append(seconds)
-            env.process(_rank(env, program.rows, seconds, replica.slots, ports[group][rank], costs.p2p_s,
-                              replica.ends[rank], waits))
+            env.process(
+                _rank(
+                    env,
+                    program.rows,
+                    seconds,
+                    replica.slots,
+                    ports[group][rank],
+                    costs.p2p_s,
+                    replica.ends[rank],
+                    waits,
+                )
+            )
         played.append(replica)
     _run(env)
     result = _result(costs, schedule, programs, played, replicas, waits[0])
@@ -145,8 +168,9 @@ def simulate(costs: StepCosts, schedule: str = "1f1b", *, replicas: int = 1, fol
     return result
 
 
-def _rank(env: simpy.Environment, rows, seconds, slots, port: Link, p2p_s: float, ends: list[float],
-          waits: list[int]) -> Generator:
+def _rank(
+    env: simpy.Environment, rows, seconds, slots, port: Link, p2p_s: float, ends: list[float], waits: list[int]
+) -> Generator:
     """One pipeline rank of one replica. Where an input's arrival is known, waiting and working are one timeout; only an
     input that nobody has sent yet costs an event of its own."""
     timeout = env.timeout
@@ -169,7 +193,7 @@ def _rank(env: simpy.Environment, rows, seconds, slots, port: Link, p2p_s: float
         now = env.now
         ends.append(now)
         if out:
-            if far:                                       # Link.send, spelled out: this is the hot loop
+            if far:  # Link.send, spelled out: this is the hot loop
                 free = port[0]
                 port[0] = arrived = (free if free > now else now) + p2p_s
             else:
@@ -199,7 +223,7 @@ def _representatives(factors: list[tuple[float, ...]], share_port: int) -> list[
     """One replica (or one group that shares ports) of each kind: same slowness of each rank, same course."""
     seen, chosen = set(), []
     for first in range(0, len(factors), share_port):
-        kind = tuple(factors[first:first + share_port])
+        kind = tuple(factors[first : first + share_port])
         if kind not in seen:
             seen.add(kind)
             chosen += range(first, first + len(kind))
@@ -211,30 +235,38 @@ def _loads(jitter: Jitter, size: int, rng: random.Random) -> list[float] | None:
     return rng.choices(overload(jitter.expert_spread), k=size) if jitter.expert_spread else None
 
 
-def _seconds(program: Program, factor: float, jitter: Jitter, chips: int, load: list[float] | None,
-             rng: random.Random) -> list[float]:
+def _seconds(
+    program: Program, factor: float, jitter: Jitter, chips: int, load: list[float] | None, rng: random.Random
+) -> list[float]:
     """Length of each piece of a rank's work in this replica."""
     if not jitter.random:
         if factor == 1.0:
             return program.seconds
         return [w.seconds(factor) for w in program.work]
-    noise = rng.choices(largest(jitter.noise, chips), k=len(program.rows)) if jitter.noise else [1.0] * len(program.rows)
+    noise = (
+        rng.choices(largest(jitter.noise, chips), k=len(program.rows)) if jitter.noise else [1.0] * len(program.rows)
+    )
     if load is None and not program.hideable:
         return [s * factor * n for s, n in zip(program.seconds, noise)]
     if load is None:
         return [w.seconds(factor * n) for w, n in zip(program.work, noise)]
-    return [w.seconds(factor * n, load[row[0]], load[row[1] or row[0]], jitter.expert_share)
-            for w, n, row in zip(program.work, noise, program.rows)]
+    return [
+        w.seconds(factor * n, load[row[0]], load[row[1] or row[0]], jitter.expert_share)
+        for w, n, row in zip(program.work, noise, program.rows)
+    ]
 
 
-def _result(costs: StepCosts, schedule: str, programs: list[Program], played: list[Replica], replicas: int,
-            waits: int) -> StepResult:
+def _result(
+    costs: StepCosts, schedule: str, programs: list[Program], played: list[Replica], replicas: int, waits: int
+) -> StepResult:
     ranks = range(len(programs))
     ends = [max(replica.ends[r][-1] for replica in played) for r in ranks]
     last = [_last_gradient(program) for program in programs]
     reduced = []
     for r in ranks:
-        windows = [[(replica.ends[r][k] - replica.seconds[r][k], replica.ends[r][k]) for k in last[r]] for replica in played]
+        windows = [
+            [(replica.ends[r][k] - replica.seconds[r][k], replica.ends[r][k]) for k in last[r]] for replica in played
+        ]
         reduced.append(gradients.reduction_end(windows, ends[r], costs.grad_reduce_s, costs.overlap_grad_reduce))
     pipeline_s = max(ends)
     after_s = costs.optimizer_s + costs.param_gather_s + costs.fixed_s
@@ -244,16 +276,29 @@ def _result(costs: StepCosts, schedule: str, programs: list[Program], played: li
     mean_busy = sum(busy) / len(busy)
     work = sum(len(p.rows) for p in programs) * len(played)
     return StepResult(
-        step_s=max(reduced) + after_s, pipeline_s=pipeline_s,
+        step_s=max(reduced) + after_s,
+        pipeline_s=pipeline_s,
         bubble_share=max(0.0, 1.0 - mean_busy / pipeline_s) if pipeline_s else 0.0,
         bubble_ratio=max(0.0, pipeline_s / mean_busy - 1.0) if mean_busy else 0.0,
-        busy_s=busy, exposed_comm_s=exposed, grad_exposed_s=max(reduced) - pipeline_s,
+        busy_s=busy,
+        exposed_comm_s=exposed,
+        grad_exposed_s=max(reduced) - pipeline_s,
         # SimPy schedules a start and an end for each process, a timeout for each piece of work, an event for each wait.
-        events=work + waits + 2 * len(programs) * len(played), processes=len(programs) * len(played),
-        replicas=replicas, simulated_replicas=len(played), schedule=schedule, tokens=costs.tokens,
-        chips=len(programs) * costs.chips_per_rank * replicas, wall_s=0.0,
-        critical_path=critical_path(programs, slowest, costs, max(range(len(reduced)), key=reduced.__getitem__), reduced),
-        reduced_s=tuple(reduced), programs=programs, slowest=slowest)
+        events=work + waits + 2 * len(programs) * len(played),
+        processes=len(programs) * len(played),
+        replicas=replicas,
+        simulated_replicas=len(played),
+        schedule=schedule,
+        tokens=costs.tokens,
+        chips=len(programs) * costs.chips_per_rank * replicas,
+        wall_s=0.0,
+        critical_path=critical_path(
+            programs, slowest, costs, max(range(len(reduced)), key=reduced.__getitem__), reduced
+        ),
+        reduced_s=tuple(reduced),
+        programs=programs,
+        slowest=slowest,
+    )
 
 
 def _last_gradient(program: Program) -> list[int]:

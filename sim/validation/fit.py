@@ -7,6 +7,7 @@
 The scalar is `scale`: kernel speed over modelled speed. It is found by bisection on each row (the prediction grows with
 it) and the geometric mean over the stack's fit rows is kept.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -29,6 +30,7 @@ def with_scale(row: Row, value: float) -> Stack:
 @functools.lru_cache(maxsize=4096)
 def _solve(row_id: str, holder: _Holder) -> float:
     from sim.validation.predict import predict, speed_error
+
     row = holder.row
     sign = -1.0 if row.quantity == "seconds_per_step" else 1.0
     low, high = LOW, HIGH
@@ -76,6 +78,7 @@ def fitted(rows: list[Row]) -> dict[tuple[str, str], tuple[float, list[str]]]:
 
 def _error(row: Row, value: float) -> float:
     from sim.validation.predict import predict, speed_error
+
     return abs(speed_error(row, predict(row, with_scale(row, value))))
 
 
@@ -90,7 +93,10 @@ def cross_validate(rows: list[Row]) -> dict:
     pairs: dict[tuple[str, str], list[Row]] = {}
     for r in usable:
         pairs.setdefault((r.stack.name, r.chip), []).append(r)
-    centre = [(chip, product_of(stack)[0], _geometric([scale[r.id] for r in some]), stack) for (stack, chip), some in pairs.items()]
+    centre = [
+        (chip, product_of(stack)[0], _geometric([scale[r.id] for r in some]), stack)
+        for (stack, chip), some in pairs.items()
+    ]
     out: dict[str, list[float]] = {"leave_row_out": [], "leave_stack_out": [], "leave_chip_out": []}
     for (stack, chip), some in pairs.items():
         product = product_of(stack)[0]
@@ -106,8 +112,11 @@ def cross_validate(rows: list[Row]) -> dict:
 
 def as_text(found: dict[tuple[str, str], tuple[float, list[str]]], kept: dict) -> str:
     """The content of data/fitted.yaml; `kept` are entries of another kind (single-node data), left as they are."""
-    lines = ["# The one fitted scalar of each software stack on each chip: `scale` is kernel speed over modelled speed.",
-             "# Written by `python -m sim.validation.fit --write` from the rows marked `fit`; do not edit by hand.", "fitted:"]
+    lines = [
+        "# The one fitted scalar of each software stack on each chip: `scale` is kernel speed over modelled speed.",
+        "# Written by `python -m sim.validation.fit --write` from the rows marked `fit`; do not edit by hand.",
+        "fitted:",
+    ]
     names = sorted({stack for stack, _ in found} | set(kept))
     for name in names:
         lines.append(f"  {name}:")
@@ -116,13 +125,16 @@ def as_text(found: dict[tuple[str, str], tuple[float, list[str]]], kept: dict) -
                 lines.append(f"    {chip}: {{name: scale, value: {value:.4f}, rows: [{', '.join(ids)}]}}")
         for chip, entry in (kept.get(name) or {}).items():
             if (name, chip) not in found:
-                lines.append(f"    {chip}: {{name: {entry['name']}, value: {entry['value']}, rows: [{', '.join(map(str, entry['rows']))}]}}")
+                lines.append(
+                    f"    {chip}: {{name: {entry['name']}, value: {entry['value']}, rows: [{', '.join(map(str, entry['rows']))}]}}"
+                )
     return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:
     from sim.cost.stacks import _read_fitted
     from sim.validation.training import read_rows
+
     argv = sys.argv[1:] if argv is None else argv
     rows = read_rows()
     found = fitted(rows)
@@ -132,7 +144,10 @@ def main(argv: list[str] | None = None) -> int:
         old = (have.get(stack) or {}).get(chip) or {}
         same = bool(old) and abs(float(old["value"]) / value - 1) < 2e-3
         bad += not same
-        print(f"{stack:36} {chip:10} scale {value:.4f}  on {', '.join(ids)}" + ("" if same else f"   (file: {old.get('value')})"))
+        print(
+            f"{stack:36} {chip:10} scale {value:.4f}  on {', '.join(ids)}"
+            + ("" if same else f"   (file: {old.get('value')})")
+        )
     if "--write" in argv:
         kept = {s: {c: e for c, e in chips.items() if e.get("name") != "scale"} for s, chips in have.items()}
         path = datafiles.data("fitted.yaml")

@@ -1,4 +1,5 @@
 """A row's quantity as the simulator predicts it, and how predictions are scored."""
+
 from __future__ import annotations
 
 from sim.cost import memory
@@ -63,14 +64,24 @@ def _mean(values: list[float]) -> float | None:
 
 def scores(rows: list[dict]) -> dict:
     """Mean absolute and worst errors over scored rows, apart for fit and predict, by stack and by chip."""
+
     def of(kind: str, key: str | None = None, value: str = "") -> list[float]:
-        return [abs(r["error"]) for r in rows if r["kind"] == kind and r["error"] is not None and (key is None or r[key] == value)]
+        return [
+            abs(r["error"])
+            for r in rows
+            if r["kind"] == kind and r["error"] is not None and (key is None or r[key] == value)
+        ]
+
     predicted = [r for r in rows if r["kind"] == "predict" and r["error"] is not None]
     worst = max(predicted, key=lambda r: abs(r["error"]), default=None)
     return {
-        "mape_predict": _mean(of("predict")), "mape_fit": _mean(of("fit")), "count_predict": len(predicted), "count_fit": len(of("fit")),
+        "mape_predict": _mean(of("predict")),
+        "mape_fit": _mean(of("fit")),
+        "count_predict": len(predicted),
+        "count_fit": len(of("fit")),
         "count_listed": sum(r["kind"] == "listed" for r in rows),
-        "worst_predict": abs(worst["error"]) if worst else None, "worst_row": worst["id"] if worst else None,
+        "worst_predict": abs(worst["error"]) if worst else None,
+        "worst_row": worst["id"] if worst else None,
         "by_stack": {s: _mean(of("predict", "stack", s)) for s in sorted({r["stack"] for r in predicted})},
         "by_chip": {c: _mean(of("predict", "chip", c)) for c in sorted({r["chip"] for r in predicted})},
     }

@@ -4,6 +4,7 @@ A family of rows (`data/rollouts/published.yaml`) shares its inputs and at most 
 bisection; every other row is predicted with it. A row is a case of `sim.rollout.scenario` with `measured`; `measured` may be a
 range, against which the error is the distance to its nearer end. Gains are compared in points, all else relatively.
 """
+
 from __future__ import annotations
 
 import functools
@@ -32,9 +33,13 @@ def document() -> Mapping:
     fitted: dict[str, str] = {}
     for row in found["rows"]:
         if row.get("use") not in USES or not row.get("source") or row.get("family") not in found["families"]:
-            raise InputError(f"rollout row {row.get('id')!r}: needs use ({', '.join(USES)}), source and a family that is there")
+            raise InputError(
+                f"rollout row {row.get('id')!r}: needs use ({', '.join(USES)}), source and a family that is there"
+            )
         if row["use"] == "fit" and fitted.setdefault(row["family"], row["id"]) != row["id"]:
-            raise InputError(f"rollout row {row['id']!r}: a second fitted row of family {row['family']}; one scalar has one row")
+            raise InputError(
+                f"rollout row {row['id']!r}: a second fitted row of family {row['family']}; one scalar has one row"
+            )
     return found
 
 
@@ -75,8 +80,9 @@ def fitted(family: str) -> tuple[str, float, str] | None:
 
     def off(value: float) -> float:
         return predict(row, (key, value)) - row["measured"]
+
     a, b = off(low), off(high)
-    if a * b > 0:                                   # out of reach: the nearer end
+    if a * b > 0:  # out of reach: the nearer end
         return key, low if abs(a) < abs(b) else high, row["id"]
     for _ in range(spec.get("halvings", 9)):
         middle = math.sqrt(low * high)
@@ -102,9 +108,22 @@ def validate() -> dict:
     table = []
     for row in document()["rows"]:
         family = document()["families"][row["family"]]
-        entry = {"id": row["id"], "kind": row["use"], "family": row["family"], "quantity": row.get("quantity", ""), "measured": row.get("measured"), "predicted": None, "error": None,
-                 "tolerance": row.get("tolerance", family.get("tolerance")), "within": None, "assumptions": [*family.get("assumed", []), *row.get("assumed", [])],
-                 "chip": family.get("chip", ""), "stack": row["family"], "reason": row.get("reason", ""), "source": row["source"]}
+        entry = {
+            "id": row["id"],
+            "kind": row["use"],
+            "family": row["family"],
+            "quantity": row.get("quantity", ""),
+            "measured": row.get("measured"),
+            "predicted": None,
+            "error": None,
+            "tolerance": row.get("tolerance", family.get("tolerance")),
+            "within": None,
+            "assumptions": [*family.get("assumed", []), *row.get("assumed", [])],
+            "chip": family.get("chip", ""),
+            "stack": row["family"],
+            "reason": row.get("reason", ""),
+            "source": row["source"],
+        }
         if row["use"] != "listed":
             found = fitted(row["family"])
             entry["predicted"] = predict(row, found[:2] if found else None)
@@ -113,36 +132,82 @@ def validate() -> dict:
                 entry["within"] = abs(entry["error"]) <= entry["tolerance"]
         table.append(entry)
     by_id = {e["id"]: e for e in table}
-    orderings = [{"name": o["name"], "rows": o["rows"], "predicted": [by_id[i]["predicted"] for i in o["rows"]], "source": o["source"],
-                  "holds": all(by_id[a]["predicted"] <= by_id[b]["predicted"] * 1.0 for a, b in zip(o["rows"], o["rows"][1:]))}
-                 for o in document().get("orderings", [])]
-    constants = [{"name": f"{name}: {f[0]}", "value": f[1], "label": "fitted", "source": f[2]} for name in document()["families"] if (f := fitted(name))]
-    return {"rows": table, **scores(table), "orderings": orderings, "constants": constants, "cross_validated": None,
-            "missed": [e["id"] for e in table if e["kind"] == "predict" and e["within"] is False]}
+    orderings = [
+        {
+            "name": o["name"],
+            "rows": o["rows"],
+            "predicted": [by_id[i]["predicted"] for i in o["rows"]],
+            "source": o["source"],
+            "holds": all(
+                by_id[a]["predicted"] <= by_id[b]["predicted"] * 1.0 for a, b in zip(o["rows"], o["rows"][1:])
+            ),
+        }
+        for o in document().get("orderings", [])
+    ]
+    constants = [
+        {"name": f"{name}: {f[0]}", "value": f[1], "label": "fitted", "source": f[2]}
+        for name in document()["families"]
+        if (f := fitted(name))
+    ]
+    return {
+        "rows": table,
+        **scores(table),
+        "orderings": orderings,
+        "constants": constants,
+        "cross_validated": None,
+        "missed": [e["id"] for e in table if e["kind"] == "predict" and e["within"] is False],
+    }
 
 
 def table_text(report: Mapping, assumptions: bool = True) -> str:
     """The report as aligned text."""
     lines = []
-    for kind, title in (("predict", "Predicted rows"), ("fit", "Fitted rows (their family's one scalar comes from them)")):
+    for kind, title in (
+        ("predict", "Predicted rows"),
+        ("fit", "Fitted rows (their family's one scalar comes from them)"),
+    ):
         lines.append(f"{title}\n  {'row':36} {'quantity':20} {'published':>10} {'predicted':>10} {'error':>10}  aim")
         for e in (e for e in report["rows"] if e["kind"] == kind):
             gain = e["quantity"] == "gain"
 
             def shown(x, gain=gain) -> str:
-                return "-".join(shown(v) for v in x) if isinstance(x, list) else f"{100 * x:+.0f}%" if gain else f"{x:,.4g}"
-            aim = "" if e["tolerance"] is None else (f"±{100 * e['tolerance']:.0f}{' points' if gain else '%'}: " + ("within" if e["within"] else "MISSED"))
-            lines.append(f"  {e['id'][:36]:36} {e['quantity']:20} {shown(e['measured']):>10} {shown(e['predicted']):>10} "
-                         f"{100 * e['error']:+.1f}{' pts' if gain else '%':<4}".ljust(92) + f"  {aim}")
+                return (
+                    "-".join(shown(v) for v in x)
+                    if isinstance(x, list)
+                    else f"{100 * x:+.0f}%"
+                    if gain
+                    else f"{x:,.4g}"
+                )
+
+            aim = (
+                ""
+                if e["tolerance"] is None
+                else (
+                    f"±{100 * e['tolerance']:.0f}{' points' if gain else '%'}: "
+                    + ("within" if e["within"] else "MISSED")
+                )
+            )
+            lines.append(
+                f"  {e['id'][:36]:36} {e['quantity']:20} {shown(e['measured']):>10} {shown(e['predicted']):>10} "
+                f"{100 * e['error']:+.1f}{' pts' if gain else '%':<4}".ljust(92)
+                + f"  {aim}"
+            )
         lines.append("")
     lines.append("Listed, not scored")
     lines += [f"  {e['id'][:36]:36} {e['reason']}" for e in report["rows"] if e["kind"] == "listed"] + [""]
     for o in report["orderings"]:
-        lines.append(f"ordering     {o['name']}: {'holds' if o['holds'] else 'DOES NOT HOLD'} ({', '.join(f'{x:.3g}' for x in o['predicted'])})")
+        lines.append(
+            f"ordering     {o['name']}: {'holds' if o['holds'] else 'DOES NOT HOLD'} ({', '.join(f'{x:.3g}' for x in o['predicted'])})"
+        )
     for c in report["constants"]:
         lines.append(f"fitted       {c['name']} = {c['value']:.4g}, on {c['source']}")
     if assumptions:
-        lines += [f"assumed      {family}: {'; '.join(e['assumptions'])}" for family, e in {e["family"]: e for e in report["rows"] if e["assumptions"]}.items()]
-    lines.append(f"{report['count_predict']} predicted rows: mean absolute error {100 * report['mape_predict']:.1f}%, worst {100 * report['worst_predict']:.1f}% ({report['worst_row']}); "
-                 f"beyond their aim: {', '.join(report['missed']) or 'none'}")
+        lines += [
+            f"assumed      {family}: {'; '.join(e['assumptions'])}"
+            for family, e in {e["family"]: e for e in report["rows"] if e["assumptions"]}.items()
+        ]
+    lines.append(
+        f"{report['count_predict']} predicted rows: mean absolute error {100 * report['mape_predict']:.1f}%, worst {100 * report['worst_predict']:.1f}% ({report['worst_row']}); "
+        f"beyond their aim: {', '.join(report['missed']) or 'none'}"
+    )
     return "\n".join(lines)

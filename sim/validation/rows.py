@@ -5,6 +5,7 @@ precision bf16; micro_batch 1; dp fills the chips; recompute none where that fit
 (interleaved when vpp > 1); zero 1 when dp > 1 in Megatron-like stacks, 3 in FSDP-like ones; TFLOPS and MFU count the causal half of attention; a chip without a
 cluster gets the cluster in data/clusters built on it, or nodes of 8 behind a switch.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -27,24 +28,102 @@ from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
 from sim.spec.plan import Plan, Workload, check
 
-QUANTITIES = ("seconds_per_step", "tokens_per_s_per_chip", "tokens_per_s", "tflops_per_chip", "mfu", "bubble", "memory_gib")
-_STACK_OPTIONS = ("attention", "fusion", "loss", "dropout", "node_limited", "dedup", "graphs", "bf16_grads", "accumulate_fused")
-_PLAN_OPTIONS = ("hsdp", "optimizer", "recompute_layers", "stages", "overlap_grad_reduce", "overlap_param_gather", "overlap_tp",
-                 "overlap_p2p", "overlap_all_to_all", "precision_aware_optimizer", "zero", "recompute_modules")
+QUANTITIES = (
+    "seconds_per_step",
+    "tokens_per_s_per_chip",
+    "tokens_per_s",
+    "tflops_per_chip",
+    "mfu",
+    "bubble",
+    "memory_gib",
+)
+_STACK_OPTIONS = (
+    "attention",
+    "fusion",
+    "loss",
+    "dropout",
+    "node_limited",
+    "dedup",
+    "graphs",
+    "bf16_grads",
+    "accumulate_fused",
+)
+_PLAN_OPTIONS = (
+    "hsdp",
+    "optimizer",
+    "recompute_layers",
+    "stages",
+    "overlap_grad_reduce",
+    "overlap_param_gather",
+    "overlap_tp",
+    "overlap_p2p",
+    "overlap_all_to_all",
+    "precision_aware_optimizer",
+    "zero",
+    "recompute_modules",
+)
 _WORK_OPTIONS = ("causal", "imbalance", "mtp", "window")
-_KEYS = ("id", "kind", "chip", "cluster", "chips", "model", "plan", "schedule", "micro_batch", "global_batch", "global_tokens", "seq",
-         "precision", "recompute", "options", "stack", "measured", "assumed", "reason", "note", "source")
+_KEYS = (
+    "id",
+    "kind",
+    "chip",
+    "cluster",
+    "chips",
+    "model",
+    "plan",
+    "schedule",
+    "micro_batch",
+    "global_batch",
+    "global_tokens",
+    "seq",
+    "precision",
+    "recompute",
+    "options",
+    "stack",
+    "measured",
+    "assumed",
+    "reason",
+    "note",
+    "source",
+)
 # Words people use → ours.
 WORDS = {
-    "gpus": "chips", "npus": "chips", "num_gpus": "chips", "devices": "chips", "mbs": "micro_batch", "micro_batch_size": "micro_batch",
-    "gbs": "global_batch", "global_batch_size": "global_batch", "batch": "global_batch", "seq_len": "seq", "sequence": "seq", "seq_length": "seq",
-    "sequence_length": "seq", "dtype": "precision", "framework": "stack", "name": "id", "parallel": "plan", "parallelism": "plan",
-    "recomputation": "recompute", "activation_recompute": "recompute", "gpu": "chip", "accelerator": "chip"}
+    "gpus": "chips",
+    "npus": "chips",
+    "num_gpus": "chips",
+    "devices": "chips",
+    "mbs": "micro_batch",
+    "micro_batch_size": "micro_batch",
+    "gbs": "global_batch",
+    "global_batch_size": "global_batch",
+    "batch": "global_batch",
+    "seq_len": "seq",
+    "sequence": "seq",
+    "seq_length": "seq",
+    "sequence_length": "seq",
+    "dtype": "precision",
+    "framework": "stack",
+    "name": "id",
+    "parallel": "plan",
+    "parallelism": "plan",
+    "recomputation": "recompute",
+    "activation_recompute": "recompute",
+    "gpu": "chip",
+    "accelerator": "chip",
+}
 MEASURED_WORDS = {
-    "step_time": "seconds_per_step", "iteration_s": "seconds_per_step", "seconds_per_iteration": "seconds_per_step",
-    "s_per_iteration": "seconds_per_step", "iteration_time": "seconds_per_step", "tokens_per_s_per_gpu": "tokens_per_s_per_chip",
-    "tokens_per_s_per_npu": "tokens_per_s_per_chip", "tflops_per_gpu": "tflops_per_chip", "tflops": "tflops_per_chip",
-    "bubble_ratio": "bubble", "peak": "peak_tflops"}
+    "step_time": "seconds_per_step",
+    "iteration_s": "seconds_per_step",
+    "seconds_per_iteration": "seconds_per_step",
+    "s_per_iteration": "seconds_per_step",
+    "iteration_time": "seconds_per_step",
+    "tokens_per_s_per_gpu": "tokens_per_s_per_chip",
+    "tokens_per_s_per_npu": "tokens_per_s_per_chip",
+    "tflops_per_gpu": "tflops_per_chip",
+    "tflops": "tflops_per_chip",
+    "bubble_ratio": "bubble",
+    "peak": "peak_tflops",
+}
 
 
 @dataclass(frozen=True)
@@ -118,13 +197,30 @@ def _parse(given: Mapping, name: str) -> Row:
     quantity, value = next(((q, _number(measured[q], q)) for q in QUANTITIES if measured.get(q) is not None), ("", 0.0))
     source = str(given.get("source", ""))
     if kind == "listed":
-        return Row(name, kind, quantity, value, "", None, None, None, None, None, str(given.get("precision", "")), None, tuple(assumed),
-                   str(given.get("reason", "not complete")), source)
+        return Row(
+            name,
+            kind,
+            quantity,
+            value,
+            "",
+            None,
+            None,
+            None,
+            None,
+            None,
+            str(given.get("precision", "")),
+            None,
+            tuple(assumed),
+            str(given.get("reason", "not complete")),
+            source,
+        )
     if not quantity:
         raise InputError(f"measured has none of {', '.join(QUANTITIES)}; give the one that was measured")
     options = clean_options(given.get("options") or {})
     if given.get("model") is None:
-        raise InputError("has no model; give a name, a Hugging Face config or plain dimensions (layers, hidden, heads …)")
+        raise InputError(
+            "has no model; give a name, a Hugging Face config or plain dimensions (layers, hidden, heads …)"
+        )
     model = load_model(given["model"])
     seq = given.get("seq")
     if seq is None:
@@ -136,10 +232,27 @@ def _parse(given: Mapping, name: str) -> Row:
         precision = "bf16"
         assumed.append("precision bf16")
     if precision not in ("bf16", "fp16", "fp8", "int8", "fp4", "fp32"):
-        raise InputError(f"precision {precision!r}: not one of bf16, fp16, fp8{nearest(precision, ('bf16', 'fp16', 'fp8'))}")
+        raise InputError(
+            f"precision {precision!r}: not one of bf16, fp16, fp8{nearest(precision, ('bf16', 'fp16', 'fp8'))}"
+        )
     if precision not in ("bf16", "fp16", "fp8"):
-        return Row(name, "listed", quantity, value, "", None, model, None, None, None, precision, None, tuple(assumed),
-                   f"training in {precision} is not simulated", source)
+        return Row(
+            name,
+            "listed",
+            quantity,
+            value,
+            "",
+            None,
+            model,
+            None,
+            None,
+            None,
+            precision,
+            None,
+            tuple(assumed),
+            f"training in {precision} is not simulated",
+            source,
+        )
     plan_keys = clean_plan(given.get("plan") or {})
     plan_keys_given = bool(plan_keys)
     cluster, chips = _cluster(given, plan_keys, assumed)
@@ -165,8 +278,14 @@ def _parse(given: Mapping, name: str) -> Row:
         assumed.append(f"global batch {batch} taken as {near}: a multiple of dp × micro-batch")
         batch = near
     imbalance = options.get("imbalance")
-    work = Workload(batch, seq, causal=bool(options.get("causal", True)), imbalance=None if imbalance is None else _number(imbalance, "imbalance"),
-                    mtp=bool(options.get("mtp", True)), window=bool(options.get("window", True)))
+    work = Workload(
+        batch,
+        seq,
+        causal=bool(options.get("causal", True)),
+        imbalance=None if imbalance is None else _number(imbalance, "imbalance"),
+        mtp=bool(options.get("mtp", True)),
+        window=bool(options.get("window", True)),
+    )
     plan = _fitting(plan, given, plan_keys_given, model, cluster, work, precision, stack, assumed)
     flops, peak = str(measured.get("flops", "")), None
     if quantity in ("tflops_per_chip", "mfu"):
@@ -181,7 +300,23 @@ def _parse(given: Mapping, name: str) -> Row:
                 assumed.append(f"MFU against {peak / 1e12:.0f} TFLOPS")
             else:
                 peak = _number(measured["peak_tflops"], "peak_tflops") * 1e12
-    return Row(name, kind, quantity, value, flops, peak, model, cluster, plan, work, precision, stack, tuple(assumed), "", source)
+    return Row(
+        name,
+        kind,
+        quantity,
+        value,
+        flops,
+        peak,
+        model,
+        cluster,
+        plan,
+        work,
+        precision,
+        stack,
+        tuple(assumed),
+        "",
+        source,
+    )
 
 
 def _cluster(given: Mapping, plan: Mapping, assumed: list[str]) -> tuple[Cluster, int]:
@@ -204,13 +339,17 @@ def _cluster(given: Mapping, plan: Mapping, assumed: list[str]) -> tuple[Cluster
     return cluster, _count(chips, "chips")
 
 
-def _plan(given: Mapping, keys: dict, options: Mapping, chips: int, stack: Stack, model: ModelSpec, assumed: list[str]) -> Plan:
+def _plan(
+    given: Mapping, keys: dict, options: Mapping, chips: int, stack: Stack, model: ModelSpec, assumed: list[str]
+) -> Plan:
     if not keys:
         assumed.append("plan: data parallelism alone")
     if "dp" not in keys:
         rest = int(keys.get("tp", 1)) * int(keys.get("pp", 1)) * int(keys.get("cp", 1))
         if chips < rest:
-            raise InputError(f"chips={chips}: fewer than tp × pp × cp = {rest}; give at least {rest} chips or a smaller plan")
+            raise InputError(
+                f"chips={chips}: fewer than tp × pp × cp = {rest}; give at least {rest} chips or a smaller plan"
+            )
         keys["dp"] = chips // rest
     values = {key: options[key] for key in _PLAN_OPTIONS if options.get(key) is not None}
     if options.get("optimizer_offload"):
@@ -246,11 +385,26 @@ def _plan(given: Mapping, keys: dict, options: Mapping, chips: int, stack: Stack
     schedule = clean_schedule(given.get("schedule") or ("interleaved" if int(keys.get("vpp", 1)) > 1 else "1f1b"))
     if schedule == "interleaved" and int(keys.get("vpp", 1)) == 1:
         schedule = "1f1b"
-    return Plan(**keys, schedule=schedule, micro_batch=_count(1 if micro is None else micro, "micro_batch"), recompute=recompute, **values)
+    return Plan(
+        **keys,
+        schedule=schedule,
+        micro_batch=_count(1 if micro is None else micro, "micro_batch"),
+        recompute=recompute,
+        **values,
+    )
 
 
-def _fitting(plan: Plan, given: Mapping, planned: bool, model: ModelSpec, cluster: Cluster, work: Workload, precision: str, stack: Stack,
-             assumed: list[str]) -> Plan:
+def _fitting(
+    plan: Plan,
+    given: Mapping,
+    planned: bool,
+    model: ModelSpec,
+    cluster: Cluster,
+    work: Workload,
+    precision: str,
+    stack: Stack,
+    assumed: list[str],
+) -> Plan:
     """What a row leaves open is chosen so that the run fits its chip: recomputation, and ZeRO-3 where no plan is given.
 
     The memory estimate must be over by a tenth before it overrules the default.
@@ -259,10 +413,11 @@ def _fitting(plan: Plan, given: Mapping, planned: bool, model: ModelSpec, cluste
 
     def over(candidate: Plan) -> bool:
         return peak(model, candidate, work, precision, stack).total_bytes > 1.1 * cluster.chip.memory_bytes.value
+
     try:
         check(plan, model, work)
     except InputError:
-        return plan                                       # reported when it is predicted
+        return plan  # reported when it is predicted
     if not planned and plan.zero < 3 and plan.dp > 1 and over(plan):
         plan = dataclasses.replace(plan, zero=3)
         assumed.append("ZeRO stage 3 in place of 1: it would not fit otherwise")

@@ -8,6 +8,7 @@ recomputation, 1F1B, gradients reduced after the last backward, learned position
 
 The stack's one scalar, the host's time per operator, is fitted on a random tenth of the rows; the rest is predicted.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -25,10 +26,25 @@ from sim.spec.plan import Plan, Workload
 
 STACK = "megatron-deepspeed-2023-vtrain"
 VOCABULARY = 51200
-COLUMNS = ("gpus", "global batch", "micro batch", "hidden size", "attention heads", "layers", "sequence length",
-           "tensor parallelism", "data parallelism", "pipeline parallelism", "iteration time (ms)")
-ASSUMPTIONS = ("vocabulary of 51,200 (padded)", "DGX A100 node, NVLink 300 GB/s each way", "fp16, full recomputation, 1F1B",
-               "gradients reduced after the last backward")
+COLUMNS = (
+    "gpus",
+    "global batch",
+    "micro batch",
+    "hidden size",
+    "attention heads",
+    "layers",
+    "sequence length",
+    "tensor parallelism",
+    "data parallelism",
+    "pipeline parallelism",
+    "iteration time (ms)",
+)
+ASSUMPTIONS = (
+    "vocabulary of 51,200 (padded)",
+    "DGX A100 node, NVLink 300 GB/s each way",
+    "fp16, full recomputation, 1F1B",
+    "gradients reduced after the last backward",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +68,7 @@ def read_table(path: str | Path) -> list[Run]:
         InputError: no such file, a missing column, or a line that is not numbers.
     """
     import csv
+
     try:
         with open(path, newline="", encoding="utf-8") as file:
             lines = list(csv.reader(file))
@@ -73,14 +90,40 @@ def read_table(path: str | Path) -> list[Run]:
             seconds = float(line[at[-1]]) / 1e3
         except (ValueError, IndexError):
             raise InputError(f"{path} line {number}: is not a line of numbers for {', '.join(COLUMNS)}") from None
-        if min(gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp, seconds) <= 0 or tp * dp * pp != gpus or batch % (dp * micro):
-            raise InputError(f"{path} line {number}: needs positive values with tensor × data × pipeline = GPUs and a batch that "
-                             "is a multiple of data × micro batch")
+        if (
+            min(gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp, seconds) <= 0
+            or tp * dp * pp != gpus
+            or batch % (dp * micro)
+        ):
+            raise InputError(
+                f"{path} line {number}: needs positive values with tensor × data × pipeline = GPUs and a batch that "
+                "is a multiple of data × micro batch"
+            )
         key = (layers, hidden, heads, seq)
         if key not in models:
-            models[key] = ModelSpec(name="GPT", layers=layers, hidden=hidden, heads=heads, kv_heads=heads, head_dim=hidden // heads, ffn=4 * hidden,
-                                    vocab=VOCABULARY, gated_ffn=False, tied=True, norm="layer", positions=seq, max_seq=seq).check()
-        runs.append(Run(models[key], Plan(tp=tp, dp=dp, pp=pp, micro_batch=micro, sp=False, recompute="full"), Workload(batch, seq), seconds))
+            models[key] = ModelSpec(
+                name="GPT",
+                layers=layers,
+                hidden=hidden,
+                heads=heads,
+                kv_heads=heads,
+                head_dim=hidden // heads,
+                ffn=4 * hidden,
+                vocab=VOCABULARY,
+                gated_ffn=False,
+                tied=True,
+                norm="layer",
+                positions=seq,
+                max_seq=seq,
+            ).check()
+        runs.append(
+            Run(
+                models[key],
+                Plan(tp=tp, dp=dp, pp=pp, micro_batch=micro, sp=False, recompute="full"),
+                Workload(batch, seq),
+                seconds,
+            )
+        )
     return runs
 
 
@@ -103,6 +146,7 @@ def fit_host(runs: list[Run], cluster: Cluster, stack: Stack, low: float = 20e-6
 
     def error(value: float) -> float:
         return mean_error(runs, cluster, with_host(stack, cluster.chip.name, value))
+
     c, d = high - ratio * (high - low), low + ratio * (high - low)
     at_c, at_d = error(c), error(d)
     for _ in range(9):
@@ -132,7 +176,16 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
         for fold in folds:
             value = fit_host([runs[i] for i in fold], cluster, stack)
             chosen = set(fold)
-            rotation.append((value, mean_error([r for i, r in enumerate(runs) if i not in chosen], cluster, with_host(stack, cluster.chip.name, value))))
+            rotation.append(
+                (
+                    value,
+                    mean_error(
+                        [r for i, r in enumerate(runs) if i not in chosen],
+                        cluster,
+                        with_host(stack, cluster.chip.name, value),
+                    ),
+                )
+            )
         value = rotation[0][0]
     else:
         value = stack.scalar(cluster.chip, "host_op_s", stack.host_op_s)
@@ -144,31 +197,64 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
     rows = []
     for i, (r, seconds) in enumerate(zip(runs, predicted)):
         name = f"h{r.model.hidden}-L{r.model.layers}-tp{r.plan.tp}-dp{r.plan.dp}-pp{r.plan.pp}-mb{r.plan.micro_batch}-gb{r.workload.global_batch}"
-        rows.append({"id": name, "kind": "fit" if i in fitted else "predict", "quantity": "seconds_per_step", "measured": r.seconds,
-                     "predicted": seconds, "error": seconds / r.seconds - 1, "assumptions": list(ASSUMPTIONS), "chip": cluster.chip.name,
-                     "stack": STACK, "reason": "", "source": str(path), "tp": r.plan.tp})
+        rows.append(
+            {
+                "id": name,
+                "kind": "fit" if i in fitted else "predict",
+                "quantity": "seconds_per_step",
+                "measured": r.seconds,
+                "predicted": seconds,
+                "error": seconds / r.seconds - 1,
+                "assumptions": list(ASSUMPTIONS),
+                "chip": cluster.chip.name,
+                "stack": STACK,
+                "reason": "",
+                "source": str(path),
+                "tp": r.plan.tp,
+            }
+        )
     from sim.validation.predict import scores
-    result = {"rows": rows, **scores(rows), "host_op_s": value, "evaluation_s": evaluation, "constants": None,
-              "cross_validated": None, "rotation": None}
-    result["by_tensor_parallel"] = {tp: sum(abs(r["error"]) for r in rows if r["tp"] == tp) / sum(r["tp"] == tp for r in rows)
-                                    for tp in sorted({r["tp"] for r in rows})}
+
+    result = {
+        "rows": rows,
+        **scores(rows),
+        "host_op_s": value,
+        "evaluation_s": evaluation,
+        "constants": None,
+        "cross_validated": None,
+        "rotation": None,
+    }
+    result["by_tensor_parallel"] = {
+        tp: sum(abs(r["error"]) for r in rows if r["tp"] == tp) / sum(r["tp"] == tp for r in rows)
+        for tp in sorted({r["tp"] for r in rows})
+    }
     if rotation:
         errors = [e for _, e in rotation]
-        result["rotation"] = {"mean": sum(errors) / 10, "low": min(errors), "high": max(errors), "host_op_s": [v for v, _ in rotation]}
+        result["rotation"] = {
+            "mean": sum(errors) / 10,
+            "low": min(errors),
+            "high": max(errors),
+            "host_op_s": [v for v, _ in rotation],
+        }
     return result
 
 
 def summary(result: dict) -> str:
     """The outcome of a table in a few lines (it is too long to print whole)."""
-    text = [f"{len(result['rows'])} measured iterations; assumed: {'; '.join(ASSUMPTIONS)}",
-            f"mean absolute error, {result['count_predict']} predicted rows: {100 * result['mape_predict']:.2f}%   worst: "
-            f"{100 * result['worst_predict']:.1f}% ({result['worst_row']})",
-            f"one scalar: host time per operator {1e6 * result['host_op_s']:.1f} µs, on {result['count_fit']} rows ({_percent(result['mape_fit'])})",
-            f"all rows evaluated in {result['evaluation_s']:.2f} s",
-            "by tensor parallelism: " + "  ".join(f"{tp}: {100 * e:.1f}%" for tp, e in result["by_tensor_parallel"].items())]
+    text = [
+        f"{len(result['rows'])} measured iterations; assumed: {'; '.join(ASSUMPTIONS)}",
+        f"mean absolute error, {result['count_predict']} predicted rows: {100 * result['mape_predict']:.2f}%   worst: "
+        f"{100 * result['worst_predict']:.1f}% ({result['worst_row']})",
+        f"one scalar: host time per operator {1e6 * result['host_op_s']:.1f} µs, on {result['count_fit']} rows ({_percent(result['mape_fit'])})",
+        f"all rows evaluated in {result['evaluation_s']:.2f} s",
+        "by tensor parallelism: "
+        + "  ".join(f"{tp}: {100 * e:.1f}%" for tp, e in result["by_tensor_parallel"].items()),
+    ]
     if result["rotation"]:
         r = result["rotation"]
-        text.append(f"each tenth fitted in turn: {100 * r['mean']:.2f}% on the other nine ({100 * r['low']:.2f} to {100 * r['high']:.2f}%)")
+        text.append(
+            f"each tenth fitted in turn: {100 * r['mean']:.2f}% on the other nine ({100 * r['low']:.2f} to {100 * r['high']:.2f}%)"
+        )
     return "\n".join(text)
 
 

@@ -7,6 +7,7 @@
 Each row is `fit` (its stack's one scalar was fitted on it), `predict` (scored) or `listed` (incomplete: shown, not scored).
 Cross-validation refits every scalar without the row, and without the row's whole stack or chip, and predicts it again.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
@@ -19,9 +20,11 @@ from sim.validation.rows import Row, parse
 
 # ------------------------------------------------------------------ reading
 
+
 def read_rows(paths: Iterable[str | Path] | None = None) -> list[Row]:
     """Rows of YAML files in the schema; all of data/published_runs without `paths`."""
     from sim.base.documents import read_document
+
     files = list(datafiles.catalogue("published_runs", ".yaml").values()) if paths is None else [Path(p) for p in paths]
     rows = []
     for file in files:
@@ -45,13 +48,24 @@ def run(paths: Iterable[str | Path] | None = None, cross: bool | None = None) ->
     tables = [p for p in paths or [] if str(p).lower().endswith(".csv")]
     if tables:
         from sim.validation.single_node import run_csv
+
         return run_csv(tables[0])
     rows = read_rows(paths)
     out = []
     for row in rows:
-        entry = {"id": row.id, "kind": row.kind, "quantity": row.quantity, "measured": row.measured or None, "predicted": None,
-                 "error": None, "assumptions": list(row.assumptions), "chip": row.chip, "stack": row.stack.name if row.stack else "",
-                 "reason": row.reason, "source": row.source}
+        entry = {
+            "id": row.id,
+            "kind": row.kind,
+            "quantity": row.quantity,
+            "measured": row.measured or None,
+            "predicted": None,
+            "error": None,
+            "assumptions": list(row.assumptions),
+            "chip": row.chip,
+            "stack": row.stack.name if row.stack else "",
+            "reason": row.reason,
+            "source": row.source,
+        }
         if row.kind != "listed":
             try:
                 entry["predicted"] = predict(row)
@@ -62,10 +76,12 @@ def run(paths: Iterable[str | Path] | None = None, cross: bool | None = None) ->
     result = {"rows": out, **scores(out)}
     if cross if cross is not None else paths is None:
         from sim.validation.fit import cross_validate
+
         result["cross_validated"] = cross_validate(rows)
     else:
         result["cross_validated"] = None
     from sim.cost.constants import table
+
     result["constants"] = table(sorted({r.stack.name for r in rows if r.stack}))
     return result
 

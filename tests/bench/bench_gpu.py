@@ -2,6 +2,7 @@
 
 Not run: no GPU has been at hand. Without one it says so and has no rows with a target.
 """
+
 from __future__ import annotations
 
 import statistics
@@ -59,8 +60,10 @@ def _training() -> list[dict]:
 
     mine = B * T / _seconds(ours)
     mfu = mine * config.train_flops_per_token(T, sparse=False) / machine.matmul_flops_per_s("bf16", "cuda")
-    rows = [_row(f"small, dense, {B} rows of {T}: forward and backward, bf16", mine, "tokens/s"),
-            _row("small: MFU, of the measured bf16 matmul rate", mfu, "", target=MFU_TARGET, met=mfu >= MFU_TARGET)]
+    rows = [
+        _row(f"small, dense, {B} rows of {T}: forward and backward, bf16", mine, "tokens/s"),
+        _row("small: MFU, of the measured bf16 matmul rate", mfu, "", target=MFU_TARGET, met=mfu >= MFU_TARGET),
+    ]
     try:
         from transformers import GlmMoeDsaConfig, GlmMoeDsaForCausalLM
     except ImportError:
@@ -83,8 +86,12 @@ def _attention(length: int) -> list[dict]:
     from minglm.model import sparse_attention
 
     H, nope, rope, L, Dv, Hi, Di = 16, 192, 64, 512, 256, 8, 128
-    make = lambda *shape: torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * 0.1          # noqa: E731
-    q_nope, q_rope, latent = make(1, length, H, nope).requires_grad_(), make(1, length, H, rope).requires_grad_(), make(1, length, L + rope).requires_grad_()
+    make = lambda *shape: torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * 0.1  # noqa: E731
+    q_nope, q_rope, latent = (
+        make(1, length, H, nope).requires_grad_(),
+        make(1, length, H, rope).requires_grad_(),
+        make(1, length, L + rope).requires_grad_(),
+    )
     up_k, up_v = make(H, nope, L).requires_grad_(), make(H, Dv, L).requires_grad_()
     q_i, k_i, w_i = make(1, length, Hi, Di), make(1, length, Di), make(1, length, Hi).float()
     q, k, v = (make(1, H, length, nope + rope).requires_grad_() for _ in range(3))
@@ -98,6 +105,14 @@ def _attention(length: int) -> list[dict]:
 
     a, b = _seconds(sparse), _seconds(dense)
     wanted = length >= SPARSE_FROM
-    return [_row(f"flash dense attention, {length} tokens", length / b, "tokens/s"),
-            _row(f"indexer's choice and sparse attention, {length} tokens, {TOPK} keys", length / a, "tokens/s", ratio=b / a,
-                 target=1.0 if wanted else None, met=b > a if wanted else None)]
+    return [
+        _row(f"flash dense attention, {length} tokens", length / b, "tokens/s"),
+        _row(
+            f"indexer's choice and sparse attention, {length} tokens, {TOPK} keys",
+            length / a,
+            "tokens/s",
+            ratio=b / a,
+            target=1.0 if wanted else None,
+            met=b > a if wanted else None,
+        ),
+    ]

@@ -2,6 +2,7 @@
 
 There is no promise here that a quantised forward is faster: on a CPU without four-bit kernels codes are multiplied out first.
 """
+
 from __future__ import annotations
 
 import copy
@@ -43,9 +44,27 @@ def run() -> list[dict]:
     rows = []
     for name in FORMATS:
         size = quantization.sizes(models[name])
-        rows += [{"name": f"{name}: bytes against fp32", "value": size["bytes"], "unit": "bytes", "ratio": size["bytes"] / full["bytes"]},
-                 {"name": f"{name}: bits per quantised weight", "value": size["quantised_bits_per_weight"], "unit": "bits"},
-                 {"name": f"{name}: forward of {TOKENS} tokens against fp32", "value": median[name], "unit": "s", "ratio": median[name] / median["fp32"]}]
-    rows.append({"name": "QAT: rounding all weights once, against a forward", "value": median["rounding"], "unit": "s",
-                 "ratio": median["rounding"] / median["fp32"]})
+        rows += [
+            {
+                "name": f"{name}: bytes against fp32",
+                "value": size["bytes"],
+                "unit": "bytes",
+                "ratio": size["bytes"] / full["bytes"],
+            },
+            {"name": f"{name}: bits per quantised weight", "value": size["quantised_bits_per_weight"], "unit": "bits"},
+            {
+                "name": f"{name}: forward of {TOKENS} tokens against fp32",
+                "value": median[name],
+                "unit": "s",
+                "ratio": median[name] / median["fp32"],
+            },
+        ]
+    rows.append(
+        {
+            "name": "QAT: rounding all weights once, against a forward",
+            "value": median["rounding"],
+            "unit": "s",
+            "ratio": median["rounding"] / median["fp32"],
+        }
+    )
     return rows

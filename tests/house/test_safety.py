@@ -1,4 +1,5 @@
 """What SECURITY.md promises: nothing unpickled, safe YAML, names that stay in their folder, pins that are what is installed."""
+
 import ast
 import importlib.metadata
 import json
@@ -12,11 +13,29 @@ from minglm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(p for folder in ("minglm", "sim") for p in (ROOT / folder).rglob("*.py"))
-FORBIDDEN = {"pickle.load", "pickle.loads", "cPickle.loads", "torch.load", "torch.save", "yaml.full_load", "yaml.unsafe_load", "yaml.load_all", "marshal.loads",
-             "shelve.open", "os.system", "os.popen", "tempfile.mktemp", "np.load", "numpy.load"}
+FORBIDDEN = {
+    "pickle.load",
+    "pickle.loads",
+    "cPickle.loads",
+    "torch.load",
+    "torch.save",
+    "yaml.full_load",
+    "yaml.unsafe_load",
+    "yaml.load_all",
+    "marshal.loads",
+    "shelve.open",
+    "os.system",
+    "os.popen",
+    "tempfile.mktemp",
+    "np.load",
+    "numpy.load",
+}
 # A loader class that yaml.load is given here: made from yaml's safe ones.
 SAFE_YAML = ("SafeLoader", "_loader(yaml)")
-EVAL = {"minglm/rl/sandbox_child.py", "minglm/rl/tasks_code.py"}     # the sandbox's inside, and text that we made ourselves
+EVAL = {
+    "minglm/rl/sandbox_child.py",
+    "minglm/rl/tasks_code.py",
+}  # the sandbox's inside, and text that we made ourselves
 
 
 def _calls(path: Path):
@@ -48,7 +67,17 @@ def test_no_unsafe_call_in_the_source():
     assert [f for p in SOURCES for f in _faults(p, p.relative_to(ROOT).as_posix())] == []
 
 
-@pytest.mark.parametrize("line", ["pickle.loads(x)", "torch.load(p)", "yaml.load(t, Loader=yaml.Loader)", "tar.extractall(place)", "subprocess.run(c, shell=True)", "eval(t)"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pickle.loads(x)",
+        "torch.load(p)",
+        "yaml.load(t, Loader=yaml.Loader)",
+        "tar.extractall(place)",
+        "subprocess.run(c, shell=True)",
+        "eval(t)",
+    ],
+)
 def test_the_search_for_unsafe_calls_can_find_one(tmp_path, line):
     (tmp_path / "x.py").write_text(line + "\n", encoding="utf-8")
     assert len(_faults(tmp_path / "x.py", "x.py")) == 1
@@ -59,6 +88,7 @@ def run(tmp_path_factory):
     pytest.importorskip("torch")
     from minglm.training import recipe
     from minglm.training.loop import train
+
     folder = tmp_path_factory.mktemp("safety") / "run"
     train(recipe.load("ci_pretrain", {"steps": 1}), folder, None, progress=False, device="cpu")
     return folder
@@ -67,6 +97,7 @@ def run(tmp_path_factory):
 def _forge(folder: Path, change) -> Path:
     """The state.json of a checkpoint, changed and with a hash that fits again, as somebody with bad intent would."""
     from minglm.training import checkpoint
+
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     del state["own_sha256"]
     change(state)
@@ -74,11 +105,14 @@ def _forge(folder: Path, change) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["../../outside.safetensors", "/etc/hostname", "..\\outside.safetensors", "sub/model.safetensors", "..", ""])
+@pytest.mark.parametrize(
+    "name", ["../../outside.safetensors", "/etc/hostname", "..\\outside.safetensors", "sub/model.safetensors", "..", ""]
+)
 def test_a_checkpoint_names_only_its_own_files(run, tmp_path, name):
     import shutil
 
     from minglm.training import checkpoint
+
     folder = shutil.copytree(checkpoint.find(run)[0], tmp_path / "a" / "b" / "step")
     (tmp_path / "a" / "outside.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     _forge(folder, lambda state: state["sha256"].update({name: checkpoint.sha256(folder / "model.safetensors")}))
@@ -91,6 +125,7 @@ def test_a_checkpoint_holds_no_file_that_it_does_not_name(run, tmp_path):
     import shutil
 
     from minglm.training import checkpoint
+
     folder = shutil.copytree(checkpoint.find(run)[0], tmp_path / "step")
     (folder / "shard-00009-model-00001-of-00001.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match="shard-00009"):
@@ -101,6 +136,7 @@ def test_a_checkpoint_holds_no_file_that_it_does_not_name(run, tmp_path):
 def test_an_index_names_only_files_of_its_folder(tmp_path, name):
     pytest.importorskip("torch")
     from minglm.interop.huggingface import _Checkpoint
+
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}), encoding="utf-8")
     with pytest.raises(InputError, match="not a file of this folder"):
         _Checkpoint(tmp_path)
@@ -108,6 +144,7 @@ def test_an_index_names_only_files_of_its_folder(tmp_path, name):
 
 def test_yaml_makes_no_objects(tmp_path):
     from sim.base.documents import parse_text
+
     with pytest.raises(InputError):
         parse_text("a: !!python/object/apply:os.getcwd []\n", "x.yaml")
 
@@ -115,6 +152,7 @@ def test_yaml_makes_no_objects(tmp_path):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org"])
 def test_no_listener_beyond_this_machine_without_a_key(host):
     from minglm.serving.config import ServeSettings
+
     with pytest.raises(InputError, match="so a key is needed"):
         ServeSettings(host=host)
     assert ServeSettings(host=host, key="long-enough-key").key
@@ -128,7 +166,11 @@ def _pins() -> dict[str, str]:
 def test_every_dependency_is_pinned_exactly_and_from_the_index():
     """No range, no URL, no option in the pins, and each direct dependency among them."""
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        assert not line.strip() or line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+(\s*;.*)?", line.strip()), line
+        assert (
+            not line.strip()
+            or line.startswith("#")
+            or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+(\s*;.*)?", line.strip())
+        ), line
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     direct = [*project["dependencies"], *(d for part in project["optional-dependencies"].values() for d in part)]
     names = {re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", d)[0]).lower() for d in direct}
@@ -141,7 +183,7 @@ def test_what_is_installed_is_what_is_pinned():
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            continue                                           # another platform's, or an extra that was left out
+            continue  # another platform's, or an extra that was left out
         if found.split("+")[0] != version.split(";")[0].strip().split("+")[0]:
             odd[name] = (found, version)
     assert not odd, odd

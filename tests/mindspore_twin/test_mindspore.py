@@ -2,6 +2,7 @@
 
 The torch side is read from files (`write_reference.py`), because the two frameworks live in environments of their own.
 """
+
 import json
 import os
 import subprocess
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 ms = pytest.importorskip("mindspore", reason="MindSpore is not installed here; make test-mindspore sets it up")
-FOLDER = Path(os.environ.get("MINGLM_MINDSPORE_REFERENCE", Path(__file__).resolve().parents[2] / "runs" / "mindspore-reference"))
+FOLDER = Path(
+    os.environ.get("MINGLM_MINDSPORE_REFERENCE", Path(__file__).resolve().parents[2] / "runs" / "mindspore-reference")
+)
 CASES = sorted(p.parent.name for p in FOLDER.glob("*/reference.npz"))
 TOLERANCE = 1e-4
 
@@ -28,7 +31,9 @@ def eager():
 
 def read(case):
     folder = FOLDER / case
-    model = mindspore.load(folder / "model.safetensors", ModelConfig.from_dict(json.loads((folder / "config.json").read_text())))
+    model = mindspore.load(
+        folder / "model.safetensors", ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    )
     data = dict(np.load(folder / "reference.npz"))
     return model, ms.Tensor(data["tokens"].astype(np.int32)), ms.Tensor(data["targets"].astype(np.int32)), data
 
@@ -76,7 +81,9 @@ def test_a_few_training_steps_lower_the_loss():
 
 
 def test_equal_scores_go_to_the_lowest_position():
-    scores = ms.Tensor(np.array([[[0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0, 2, 0, 2, 0, 9], [0, 0, 5, 0, 0, 0]]], np.float32))
+    scores = ms.Tensor(
+        np.array([[[0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0, 2, 0, 2, 0, 9], [0, 0, 5, 0, 0, 0]]], np.float32)
+    )
     seen = ms.Tensor(np.array([[[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]], bool))
     got = [sorted(p for p in row if p < 6) for row in mindspore.choose(scores, seen, 3).asnumpy()[0].tolist()]
     assert got == [[0], [0, 1], [0, 1, 3], [0, 1, 2]]
@@ -85,7 +92,12 @@ def test_equal_scores_go_to_the_lowest_position():
 def test_weights_that_do_not_fit_are_named(tmp_path):
     config = ModelConfig.from_dict(json.loads((FOLDER / "plain-0" / "config.json").read_text()))
     import dataclasses
-    for change, says in (({"index_n_heads": 4}, "calls for"), ({"num_nextn_predict_layers": 0}, "not part of the model"), ({"num_hidden_layers": 4, "indexer_types": None}, "missing")):
+
+    for change, says in (
+        ({"index_n_heads": 4}, "calls for"),
+        ({"num_nextn_predict_layers": 0}, "not part of the model"),
+        ({"num_hidden_layers": 4, "indexer_types": None}, "missing"),
+    ):
         with pytest.raises(InputError, match=says):
             mindspore.load(FOLDER / "plain-0" / "model.safetensors", dataclasses.replace(config, **change))
     with pytest.raises(InputError, match="no checkpoint here"):

@@ -1,4 +1,5 @@
 """The configuration: its arithmetic against modules that are really built, its rules, its Hugging Face form."""
+
 import json
 
 import pytest
@@ -25,11 +26,31 @@ def test_arithmetic_equals_the_built_model_part_by_part(name):
     assert size(model) - size(model.mtp) == config.num_params()
     parts = dict.fromkeys(config.params_breakdown(), 0)
     for key, tensor in list(model.named_parameters()) + list(model.named_buffers()):
-        kind = ("mtp" if key.startswith("mtp.") else "embedding" if key.startswith("embed") else "head" if key.startswith("lm_head")
-                else "indexer" if ".indexer." in key else "attention" if ".self_attn." in key
-                else "routed_experts" if ".mlp.experts." in key else "shared_experts" if ".shared_experts." in key
-                else "router_bias" if key.endswith("e_score_correction_bias") else "router" if ".mlp.gate." in key
-                else "dense_ffn" if ".mlp." in key else "final_norm" if key == "norm.weight" else "norms")
+        kind = (
+            "mtp"
+            if key.startswith("mtp.")
+            else "embedding"
+            if key.startswith("embed")
+            else "head"
+            if key.startswith("lm_head")
+            else "indexer"
+            if ".indexer." in key
+            else "attention"
+            if ".self_attn." in key
+            else "routed_experts"
+            if ".mlp.experts." in key
+            else "shared_experts"
+            if ".shared_experts." in key
+            else "router_bias"
+            if key.endswith("e_score_correction_bias")
+            else "router"
+            if ".mlp.gate." in key
+            else "dense_ffn"
+            if ".mlp." in key
+            else "final_norm"
+            if key == "norm.weight"
+            else "norms"
+        )
         parts[kind] += tensor.numel()
     assert parts == config.params_breakdown()
 
@@ -65,19 +86,22 @@ def test_forward_flops_equal_a_count_of_the_running_model(name, seq):
     assert got == pytest.approx(want, rel=1e-6)
 
 
-@pytest.mark.parametrize(("changes", "says"), [
-    ({"hiden_size": 4}, "did you mean 'hidden_size'"),
-    ({"num_experts_per_tok": 9}, "n_routed_experts=8"),
-    ({"qk_rope_head_dim": 7}, "even"),
-    ({"index_topk": 0}, "at least 1"),
-    ({"index_head_dim": 4}, "qk_rope_head_dim"),
-    ({"num_nextn_predict_layers": 2}, "0 or 1"),
-    ({"first_k_dense_replace": 4}, "num_hidden_layers=3"),
-    ({"indexer_types": ["shared", "full", "full"]}, "first layer"),
-    ({"indexer_types": ["full", "ful", "full"]}, "did you mean 'full'"),
-    ({"hidden_size": 64.0}, "whole number"),
-    ({"rope_theta": float("nan")}, "positive finite"),
-])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"hiden_size": 4}, "did you mean 'hidden_size'"),
+        ({"num_experts_per_tok": 9}, "n_routed_experts=8"),
+        ({"qk_rope_head_dim": 7}, "even"),
+        ({"index_topk": 0}, "at least 1"),
+        ({"index_head_dim": 4}, "qk_rope_head_dim"),
+        ({"num_nextn_predict_layers": 2}, "0 or 1"),
+        ({"first_k_dense_replace": 4}, "num_hidden_layers=3"),
+        ({"indexer_types": ["shared", "full", "full"]}, "first layer"),
+        ({"indexer_types": ["full", "ful", "full"]}, "did you mean 'full'"),
+        ({"hidden_size": 64.0}, "whole number"),
+        ({"rope_theta": float("nan")}, "positive finite"),
+    ],
+)
 def test_bad_values_are_refused_with_a_remedy(changes, says):
     with pytest.raises(InputError) as err:
         ModelConfig.named("nano", **changes)
@@ -99,8 +123,13 @@ def test_hf_and_dict_round_trips(name, tmp_path):
 
 def test_hf_config_of_another_computation_is_refused(tmp_path):
     raw = ModelConfig.named("nano").to_hf()
-    for key, value, says in [("n_group", 4, "n_group"), ("hidden_act", "gelu", "silu"), ("model_type", "llama", "glm_moe_dsa"),
-                             ("rope_parameters", {"rope_type": "yarn"}, "yarn"), ("index_topkk", 3, "index_topk")]:
+    for key, value, says in [
+        ("n_group", 4, "n_group"),
+        ("hidden_act", "gelu", "silu"),
+        ("model_type", "llama", "glm_moe_dsa"),
+        ("rope_parameters", {"rope_type": "yarn"}, "yarn"),
+        ("index_topkk", 3, "index_topk"),
+    ]:
         with pytest.raises(InputError, match=says):
             ModelConfig.from_hf({**raw, key: value})
     (tmp_path / "config.json").write_text("{")

@@ -3,6 +3,7 @@
 transformers leaves ties among equal indexer scores to torch.topk, where ours go to the lowest position. With sixteen indexer
 heads an exact tie (all heads at or below zero) at the edge of the choice is rare; each test here checks that it has none.
 """
+
 import json
 
 import pytest
@@ -31,16 +32,18 @@ VARIANTS = {
 def make(**changes):
     torch.manual_seed(0)
     model = Model(ModelConfig.named("nano", **{"initializer_range": 0.15, "index_n_heads": 16, **changes})).eval()
-    for p in model.parameters():                               # norms that are not all one
+    for p in model.parameters():  # norms that are not all one
         if p.dim() == 1:
             p.data.add_(0.1 * torch.randn_like(p))
-    for b in model.buffers():                                  # a bias that changes choices
+    for b in model.buffers():  # a bias that changes choices
         b.normal_(0, 0.1)
     return model
 
 
 def theirs(folder, **options):
-    return transformers.GlmMoeDsaForCausalLM.from_pretrained(folder, **{"attn_implementation": "eager", **options}).eval()
+    return transformers.GlmMoeDsaForCausalLM.from_pretrained(
+        folder, **{"attn_implementation": "eager", **options}
+    ).eval()
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +79,9 @@ def test_import_gives_the_same_logits(tmp_path, variant):
     """A checkpoint that transformers made and saved itself."""
     config = make(**VARIANTS[variant]).config
     torch.manual_seed(3)
-    hf = transformers.GlmMoeDsaForCausalLM(transformers.GlmMoeDsaConfig(**config.to_hf(), attn_implementation="eager")).eval()
+    hf = transformers.GlmMoeDsaForCausalLM(
+        transformers.GlmMoeDsaConfig(**config.to_hf(), attn_implementation="eager")
+    ).eval()
     for b in hf.buffers():
         if b.shape == (config.n_routed_experts,):
             b.normal_(0, 0.1)
@@ -106,7 +111,9 @@ def test_decoding_with_the_cache_gives_the_same_logits_and_tokens(tmp_path):
             ours = model(part, cache=cache).logits
             want = hf(part, past_key_values=past, use_cache=True).logits
             assert (ours - want).abs().max() <= TOLERANCE
-    ids = hf.generate(TOKENS[:, :40], attention_mask=torch.ones(2, 40), max_new_tokens=30, do_sample=False, eos_token_id=None)
+    ids = hf.generate(
+        TOKENS[:, :40], attention_mask=torch.ones(2, 40), max_new_tokens=30, do_sample=False, eos_token_id=None
+    )
     assert generate(model, TOKENS[:, :40], 30).tokens == ids[:, 40:].tolist()
 
 
@@ -133,6 +140,7 @@ def test_bf16_weights_travel(tmp_path):
 
 
 # ------------------------------------------------------------------ folders that cannot be read
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -173,7 +181,7 @@ def test_wrong_shape_is_named(folder):
 def test_truncated_file_is_named(folder, keep):
     path = folder / "model.safetensors"
     raw = path.read_bytes()
-    path.write_bytes(raw[:keep if isinstance(keep, int) else int(keep * len(raw))])
+    path.write_bytes(raw[: keep if isinstance(keep, int) else int(keep * len(raw))])
     refused(folder, "model.safetensors", "truncated")
 
 

@@ -1,4 +1,5 @@
 """Bradley–Terry ratings: closed form for two, no preferred zero, and noise that behaves as the theory says."""
+
 import math
 
 import pytest
@@ -75,7 +76,7 @@ def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
 def test_the_half_width_agrees_with_the_bootstrap():
     wins = elo.simulate((0, 0), 10_000, 3)
     interval = elo.bootstrap(wins, samples=400, seed=3)
-    half = (interval["high"][0] - interval["low"][0]) / 2      # of one rating; the difference of two moves twice as much
+    half = (interval["high"][0] - interval["low"][0]) / 2  # of one rating; the difference of two moves twice as much
     assert 2 * half == pytest.approx(elo.half_width(10_000), rel=0.2)
 
 

@@ -1,4 +1,5 @@
 """Generated steps: folding is exact, nothing deadlocks, better hardware is never slower."""
+
 from __future__ import annotations
 
 import os
@@ -13,7 +14,7 @@ from sim.training import schedules
 from sim.training.jitter import Jitter
 from sim.training.step import simulate
 
-SOAK = 20 if os.environ.get("MINGLM_SOAK") else 1     # `make soak` looks twenty times as long
+SOAK = 20 if os.environ.get("MINGLM_SOAK") else 1  # `make soak` looks twenty times as long
 time_s = st.floats(0.0, 3.0, allow_nan=False)
 
 
@@ -33,9 +34,18 @@ def steps(draw):
         fm, bm = draw(time_s), draw(time_s)
         return ChunkCost(draw(time_s) + fm, draw(time_s) + bm, draw(time_s), fm, bm)
 
-    costs = StepCosts(chunks=tuple(tuple(chunk() for _ in range(chunks)) for _ in range(ranks)), micro_batches=m,
-                      p2p_s=draw(time_s), p2p_bytes=1.0, grad_reduce_s=draw(time_s), param_gather_s=draw(time_s),
-                      overlap_grad_reduce=draw(st.booleans()), optimizer_s=draw(time_s), fixed_s=draw(time_s), tokens=1)
+    costs = StepCosts(
+        chunks=tuple(tuple(chunk() for _ in range(chunks)) for _ in range(ranks)),
+        micro_batches=m,
+        p2p_s=draw(time_s),
+        p2p_bytes=1.0,
+        grad_reduce_s=draw(time_s),
+        param_gather_s=draw(time_s),
+        overlap_grad_reduce=draw(st.booleans()),
+        optimizer_s=draw(time_s),
+        fixed_s=draw(time_s),
+        tokens=1,
+    )
     return costs, schedule
 
 
@@ -46,7 +56,12 @@ def test_folded_equals_unfolded(step, replicas, share_port):
     a = simulate(costs, schedule, replicas=replicas, share_port=share_port)
     b = simulate(costs, schedule, replicas=replicas, share_port=share_port, fold=False)
     assert (a.step_s, a.pipeline_s, a.busy_s, a.exposed_comm_s, a.grad_exposed_s) == (
-        b.step_s, b.pipeline_s, b.busy_s, b.exposed_comm_s, b.grad_exposed_s)
+        b.step_s,
+        b.pipeline_s,
+        b.busy_s,
+        b.exposed_comm_s,
+        b.grad_exposed_s,
+    )
     assert b.simulated_replicas == replicas >= a.simulated_replicas
 
 
@@ -54,8 +69,14 @@ def test_folded_equals_unfolded(step, replicas, share_port):
 @settings(deadline=None, max_examples=40 * SOAK)
 def test_folded_equals_unfolded_with_slow_chips(step, replicas, data):
     costs, schedule = step
-    slow = tuple((data.draw(st.integers(0, replicas - 1)), data.draw(st.integers(0, len(costs.chunks) - 1)),
-                  data.draw(st.floats(1.0, 2.0))) for _ in range(2))
+    slow = tuple(
+        (
+            data.draw(st.integers(0, replicas - 1)),
+            data.draw(st.integers(0, len(costs.chunks) - 1)),
+            data.draw(st.floats(1.0, 2.0)),
+        )
+        for _ in range(2)
+    )
     a, b = (simulate(costs, schedule, replicas=replicas, jitter=Jitter(slow=slow), fold=f) for f in (True, False))
     assert a.step_s == b.step_s and a.grad_exposed_s == b.grad_exposed_s
 
@@ -75,7 +96,11 @@ def test_bounds(step):
     assert r.grad_exposed_s >= 0.0 and r.exposed_comm_s >= -1e-9
 
 
-@given(steps(), st.sampled_from(["p2p_s", "grad_reduce_s", "optimizer_s", "fixed_s", "param_gather_s"]), st.floats(0.0, 1.0))
+@given(
+    steps(),
+    st.sampled_from(["p2p_s", "grad_reduce_s", "optimizer_s", "fixed_s", "param_gather_s"]),
+    st.floats(0.0, 1.0),
+)
 @settings(deadline=None, max_examples=80 * SOAK)
 def test_better_network_is_never_slower(step, name, factor):
     costs, schedule = step
@@ -95,5 +120,6 @@ def test_slowness_only_adds(step, seed):
 def test_hypothesis_reaches_every_schedule(schedule):
     """The generator above is only worth something if no schedule is out of its reach."""
     from hypothesis import find
+
     found = find(steps(), lambda s: s[1] == schedule, settings=settings(max_examples=2000, deadline=None))
     assert found[1] == schedule

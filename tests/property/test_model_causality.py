@@ -1,4 +1,5 @@
 """For generated shapes, lengths and k: the future never changes the past, and every way to compute gives one answer."""
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,12 +12,34 @@ from minglm.model.model import Model
 torch.set_num_threads(1)
 
 shapes = st.builds(
-    lambda heads, nope, rope, v, kv, index_heads, extra, topk, shared, seed: (ModelConfig.named(
-        "nano", num_attention_heads=heads, qk_nope_head_dim=nope, qk_rope_head_dim=2 * rope, v_head_dim=v, kv_lora_rank=kv,
-        index_n_heads=index_heads, index_head_dim=2 * rope + extra, index_topk=topk, initializer_range=0.2,
-        indexer_types=("full", "shared" if shared else "full", "full"), mtp_depth=1), seed),
-    st.integers(1, 4), st.integers(1, 9), st.integers(1, 4), st.integers(1, 12), st.integers(1, 12), st.integers(1, 3),
-    st.integers(0, 5), st.integers(1, 40), st.booleans(), st.integers(0, 999))
+    lambda heads, nope, rope, v, kv, index_heads, extra, topk, shared, seed: (
+        ModelConfig.named(
+            "nano",
+            num_attention_heads=heads,
+            qk_nope_head_dim=nope,
+            qk_rope_head_dim=2 * rope,
+            v_head_dim=v,
+            kv_lora_rank=kv,
+            index_n_heads=index_heads,
+            index_head_dim=2 * rope + extra,
+            index_topk=topk,
+            initializer_range=0.2,
+            indexer_types=("full", "shared" if shared else "full", "full"),
+            mtp_depth=1,
+        ),
+        seed,
+    ),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(1, 3),
+    st.integers(0, 5),
+    st.integers(1, 40),
+    st.booleans(),
+    st.integers(0, 999),
+)
 
 
 def build(shape):
@@ -51,7 +74,7 @@ def test_the_cache_in_any_pieces_changes_nothing(shape, pieces, mode):
     with torch.no_grad():
         whole = model(tokens, mode=mode).logits
         for n in [*pieces, 34]:
-            part = tokens[:, cache.length:cache.length + n]
+            part = tokens[:, cache.length : cache.length + n]
             if part.shape[1]:
                 outs.append(model(part, cache=cache, mode=mode).logits)
     torch.testing.assert_close(torch.cat(outs, 1), whole, rtol=1e-3, atol=1e-3)
@@ -65,8 +88,12 @@ def test_documents_in_one_row_are_as_apart_as_two_rows(shape, seam):
     with torch.no_grad():
         for mode in ("dense", "sparse"):
             packed = model(tokens, mode=mode, doc_start=doc_start).logits
-            torch.testing.assert_close(packed[:, :seam], model(tokens[:, :seam], mode=mode).logits, rtol=1e-3, atol=1e-3)
-            torch.testing.assert_close(packed[:, seam:], model(tokens[:, seam:], mode=mode).logits, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(
+                packed[:, :seam], model(tokens[:, :seam], mode=mode).logits, rtol=1e-3, atol=1e-3
+            )
+            torch.testing.assert_close(
+                packed[:, seam:], model(tokens[:, seam:], mode=mode).logits, rtol=1e-3, atol=1e-3
+            )
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,6 +2,7 @@
 
 Shapes: N tokens, C hidden, E experts, K chosen.
 """
+
 from __future__ import annotations
 
 import torch

@@ -2,6 +2,7 @@
 
 Shapes: B batch, T query positions, S key positions, k chosen keys.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -32,9 +33,14 @@ def captured(model: Model, passages: list[Tensor]) -> list[dict]:
     k = model.config.index_topk
     visible = torch.arange(k, len(passages[0])) + 1
     random = float((k / visible).mean())
-    return [{"layer": rows[0]["layer"], "random": random,
-             **{name: sum(row[name] for row in rows) / len(rows) for name in ("recent", "indexer", "best")}}
-            for rows in zip(*maps)]
+    return [
+        {
+            "layer": rows[0]["layer"],
+            "random": random,
+            **{name: sum(row[name] for row in rows) / len(rows) for name in ("recent", "indexer", "best")},
+        }
+        for rows in zip(*maps)
+    ]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
 """A slider that redraws a picture and says in words what changed; used beside a static picture of the same thing."""
+
 from __future__ import annotations
 
 import json
@@ -15,17 +16,32 @@ def slider(label: str, values: Sequence, draw: Callable, start=None, height: int
     import ipywidgets as widgets
 
     values = list(values)
-    control = widgets.SelectionSlider(options=[(f"{v:,}" if isinstance(v, (int, float)) else str(v), v) for v in values],
-                                      value=values[0] if start is None else start, description=label, continuous_update=False,
-                                      style={"description_width": "initial"}, layout={"width": "95%"})
+    control = widgets.SelectionSlider(
+        options=[(f"{v:,}" if isinstance(v, (int, float)) else str(v), v) for v in values],
+        value=values[0] if start is None else start,
+        description=label,
+        continuous_update=False,
+        style={"description_width": "initial"},
+        layout={"width": "95%"},
+    )
     picture = widgets.Output(layout={"min_height": f"{height}px"})
     words = widgets.HTML()
 
     def redraw(change=None) -> None:
         figure, sentence = draw(control.value)
-        picture.outputs = ({"output_type": "display_data", "metadata": {}, "data": {
-            "application/vnd.plotly.v1+json": {**json.loads(figure.to_json()), "config": {"displaylogo": False}},
-            "text/plain": sentence}},)
+        picture.outputs = (
+            {
+                "output_type": "display_data",
+                "metadata": {},
+                "data": {
+                    "application/vnd.plotly.v1+json": {
+                        **json.loads(figure.to_json()),
+                        "config": {"displaylogo": False},
+                    },
+                    "text/plain": sentence,
+                },
+            },
+        )
         words.value = f'<div class="minglm-says" role="status">{escape(sentence)}</div>'
 
     control.observe(redraw, names="value")

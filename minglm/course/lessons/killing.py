@@ -1,4 +1,5 @@
 """Kill a training run for real: another process trains, and is ended without warning, as by a power cut."""
+
 from __future__ import annotations
 
 import json
@@ -32,12 +33,16 @@ def train_and_kill(recipe, run_dir: Path, after_step: int, timeout_s: float = 30
     log = run_dir / "metrics.csv"
     log.unlink(missing_ok=True)
     arguments = json.dumps([recipe.to_dict(), str(run_dir), torch.get_num_threads()])
-    child = subprocess.Popen([sys.executable, "-c", CHILD, arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + timeout_s
     try:
         while _last_step(log) < after_step:
             if child.poll() is not None:
-                raise RuntimeError(f"the training process ended by itself (code {child.returncode}): {child.stderr.read()[-500:]}")
+                raise RuntimeError(
+                    f"the training process ended by itself (code {child.returncode}): {child.stderr.read()[-500:]}"
+                )
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no step {after_step} within {timeout_s:.0f} s")
             time.sleep(0.01)

@@ -3,6 +3,7 @@
 `watch` calls `minglm.training.loop.train` in the main thread, so that the stop button works as anywhere else, and redraws from a
 second thread that only reads metrics.csv.
 """
+
 from __future__ import annotations
 
 import math
@@ -27,12 +28,12 @@ def watch(recipe, run_dir: Path, init_from: Path | None = None, resume: bool = F
 
     def redraw() -> None:
         while not done.wait(every_s):
-            if handle is not None:                            # None outside a notebook
+            if handle is not None:  # None outside a notebook
                 handle.update(_Strip(recipe, run_dir, started))
 
     thread = threading.Thread(target=redraw, daemon=True)
     if not resume:
-        (run_dir / "metrics.csv").unlink(missing_ok=True)     # so that the old curve is not shown while the new run starts
+        (run_dir / "metrics.csv").unlink(missing_ok=True)  # so that the old curve is not shown while the new run starts
     thread.start()
     try:
         return train(recipe, run_dir, init_from=init_from, resume=resume, progress=False)
@@ -63,15 +64,22 @@ class _Strip:
     def _repr_html_(self) -> str:
         high = max([v for _, v in self.losses] + ([self.top * 1.05] if self.top else [0.1]))
         low = min([v for _, v in self.losses] + [high * 0.5])
-        def y(v): return 8 + (HEIGHT - 16) * (high - v) / max(high - low, 1e-9)
+
+        def y(v):
+            return 8 + (HEIGHT - 16) * (high - v) / max(high - low, 1e-9)
+
         points = " ".join(f"{WIDTH * s / self.steps:.1f},{y(v):.1f}" for s, v in self.losses)
         svg = f'<polyline points="{points}" fill="none" stroke="#0072B2" stroke-width="2"/>'
         if self.top:
-            svg += (f'<line x1="0" x2="{WIDTH}" y1="{y(self.top):.1f}" y2="{y(self.top):.1f}" stroke="#444" stroke-dasharray="3 4"/>'
-                    f'<text x="{WIDTH - 6}" y="{y(self.top) - 4:.1f}" font-size="11" text-anchor="end" fill="#444">knows nothing</text>')
-        return (f'<div style="font:13px sans-serif"><div>{self.words}</div>'
-                f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" style="max-width:100%;background:#fff" role="img" '
-                f'aria-label="{self.words}"><rect width="{WIDTH}" height="{HEIGHT}" fill="#fafafa" stroke="#ddd"/>{svg}</svg></div>')
+            svg += (
+                f'<line x1="0" x2="{WIDTH}" y1="{y(self.top):.1f}" y2="{y(self.top):.1f}" stroke="#444" stroke-dasharray="3 4"/>'
+                f'<text x="{WIDTH - 6}" y="{y(self.top) - 4:.1f}" font-size="11" text-anchor="end" fill="#444">knows nothing</text>'
+            )
+        return (
+            f'<div style="font:13px sans-serif"><div>{self.words}</div>'
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" style="max-width:100%;background:#fff" role="img" '
+            f'aria-label="{self.words}"><rect width="{WIDTH}" height="{HEIGHT}" fill="#fafafa" stroke="#ddd"/>{svg}</svg></div>'
+        )
 
     def __repr__(self) -> str:
         return self.words

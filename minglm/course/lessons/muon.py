@@ -1,4 +1,5 @@
 """Experiments of the Muon notebook: momenta of a real training, and a race between two optimisers from the same start."""
+
 from __future__ import annotations
 
 import contextlib
@@ -28,8 +29,17 @@ def _matrices_by(kind: str) -> Iterator[None]:
         optim.uses_muon = before
 
 
-def train(config: ModelConfig, folder: Path, kind: str, lr: float, steps: int, batch_size: int = 8, seq_len: int = 128,
-          corpus_bytes: int = 1_000_000, seed: int = 0) -> dict:
+def train(
+    config: ModelConfig,
+    folder: Path,
+    kind: str,
+    lr: float,
+    steps: int,
+    batch_size: int = 8,
+    seq_len: int = 128,
+    corpus_bytes: int = 1_000_000,
+    seed: int = 0,
+) -> dict:
     """Train from the same weights on the same batches with either optimiser.
 
     Returns losses (per step, nats), seconds, `optimizer_s` of them in the optimiser, and the optimiser itself.
@@ -58,7 +68,7 @@ def train(config: ModelConfig, folder: Path, kind: str, lr: float, steps: int, b
 
 def smooth(values: list[float], over: int = 10) -> list[float]:
     """The mean of each value and up to `over` - 1 before it."""
-    return [sum(values[max(0, i - over + 1):i + 1]) / min(i + 1, over) for i in range(len(values))]
+    return [sum(values[max(0, i - over + 1) : i + 1]) / min(i + 1, over) for i in range(len(values))]
 
 
 def singular_values(matrix: Tensor) -> list[float]:

@@ -3,6 +3,7 @@ again, and the small worlds behind their sliders.
 
 In smoke mode everything is tiny and knows nothing.
 """
+
 from __future__ import annotations
 
 from itertools import islice
@@ -12,7 +13,15 @@ from minglm.course.notebook import SMOKE, runs
 from minglm.errors import InputError
 from minglm.rl import task_registry
 
-TINY = {"updates": 2, "batch_groups": 2, "group_size": 4, "eval_problems": 8, "eval_every": 0, "max_new_tokens": 40, "max_batch": 16}
+TINY = {
+    "updates": 2,
+    "batch_groups": 2,
+    "group_size": 4,
+    "eval_problems": 8,
+    "eval_every": 0,
+    "max_new_tokens": 40,
+    "max_batch": 16,
+}
 TINY_MODEL = dict(hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_intermediate_size=16)
 
 
@@ -22,7 +31,10 @@ def start(recipe: str) -> Path:
     from minglm.rl.warm_start import WarmStart, warm_start
 
     if SMOKE:
-        return warm_start(WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=TINY_MODEL), runs("rl") / "warm")
+        return warm_start(
+            WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=TINY_MODEL),
+            runs("rl") / "warm",
+        )
     return measure.warm(recipe, runs("rl"), print)
 
 
@@ -48,8 +60,13 @@ def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tupl
     task = task_registry.get(settings.task, settings.tail)
     problems = [task.problem(task.heldout_seed(i), settings.difficulty[0]) for i in range(n)]
     model, tokenizer, _ = load_model(run)
-    out = generate(model.eval(), [tasks.prompt_ids(tokenizer, p) for p in problems], 40 if SMOKE else settings.max_new_tokens,
-                   temperature=temperature, stop=(tokenizer.eos,))
+    out = generate(
+        model.eval(),
+        [tasks.prompt_ids(tokenizer, p) for p in problems],
+        40 if SMOKE else settings.max_new_tokens,
+        temperature=temperature,
+        stop=(tokenizer.eos,),
+    )
     said = [tokenizer.decode(t) for t in out.tokens]
     return [(p.prompt, text, task.reward(p, text) == 1.0) for p, text in zip(problems, said)]
 
@@ -60,7 +77,10 @@ def worked(recipe: str, n: int, seed: int = 0) -> list[tuple[str, str]]:
 
     settings = load(recipe)
     task = task_registry.get(settings.task, settings.tail)
-    problems = [task.problem(task.train_seed(seed * 100_000 + i), settings.difficulty[i % len(settings.difficulty)]) for i in range(n)]
+    problems = [
+        task.problem(task.train_seed(seed * 100_000 + i), settings.difficulty[i % len(settings.difficulty)])
+        for i in range(n)
+    ]
     return [(p.prompt, task.solution(p)) for p in problems]
 
 
@@ -87,8 +107,10 @@ def one_token_a_step(todo: list[int], target: int, started: int, rounds: int) ->
     from minglm.rl.policy import PartialBuffer
 
     if not 1 <= target <= started:
-        raise InputError(f"started={started}: must be at least the target, {target}; start more answers than a batch needs")
-    waiting: PartialBuffer[tuple[int, int]] = PartialBuffer()      # (written, lacking)
+        raise InputError(
+            f"started={started}: must be at least the target, {target}; start more answers than a batch needs"
+        )
+    waiting: PartialBuffer[tuple[int, int]] = PartialBuffer()  # (written, lacking)
     fresh, out = iter(todo), []
     for _ in range(rounds):
         answers = waiting.take(started)
@@ -98,8 +120,15 @@ def one_token_a_step(todo: list[int], target: int, started: int, rounds: int) ->
         steps = sorted(lacking for _, lacking in answers)[target - 1]
         done = [lacking <= steps for _, lacking in answers]
         batch = [a for a, ended in zip(answers, done) if ended]
-        out.append({"steps": steps, "running": [n for _, n in answers], "resumed": [w > 0 for w, _ in answers], "done": done,
-                    "stale": sum(w for w, _ in batch) / sum(w + n for w, n in batch)})
+        out.append(
+            {
+                "steps": steps,
+                "running": [n for _, n in answers],
+                "resumed": [w > 0 for w, _ in answers],
+                "done": done,
+                "stale": sum(w for w, _ in batch) / sum(w + n for w, n in batch),
+            }
+        )
         waiting.put_back((w + steps, n - steps) for (w, n), ended in zip(answers, done) if not ended)
     return out
 
@@ -117,7 +146,9 @@ def push(ratio: list[float], objective: str, **bounds) -> list[float]:
     for r in ratio:
         logp = torch.zeros(1, 1, requires_grad=True)
         behaviour = -torch.tensor([[float(r)]]).log()
-        loss, _ = objectives.objective(objective)(logp, torch.zeros(1, 1), behaviour, torch.ones(1), torch.ones(1, 1), clip=objectives.Clip(**bounds))
+        loss, _ = objectives.objective(objective)(
+            logp, torch.zeros(1, 1), behaviour, torch.ones(1), torch.ones(1, 1), clip=objectives.Clip(**bounds)
+        )
         loss.backward()
         out.append(-float(logp.grad))
     return out

@@ -4,6 +4,7 @@ The engine's way, with a cache and for many sequences, is in `minglm.inference.s
 
 Shapes: T positions, C hidden, V vocabulary; at depth d the module's place i predicts token i + d + 1.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ def right_by_distance(model: Model, passages: list[Tensor], depths: int, mode: s
     hits, total = [0] * (depths + 1), [0] * (depths + 1)
     for tokens in passages:
         for depth, logits in enumerate(lookahead(model, tokens, depths, mode)):
-            guess, truth = logits.argmax(-1)[:len(tokens) - depth - 1], tokens[depth + 1:]
+            guess, truth = logits.argmax(-1)[: len(tokens) - depth - 1], tokens[depth + 1 :]
             hits[depth] += int((guess == truth).sum())
             total[depth] += len(truth)
     return [h / max(t, 1) for h, t in zip(hits, total)]
@@ -60,8 +61,8 @@ def speculate(model: Model, prompt: list[int], new_tokens: int, drafts: int, mod
     out, text, guesses = Speculated(), list(prompt), []
     while len(out.tokens) < new_tokens:
         read = torch.tensor([text + guesses])
-        answer = model(read, mode=mode)                                              # one pass reads all guesses
-        choices = answer.logits[0, len(text) - 1:].argmax(-1).tolist()               # what the model itself says
+        answer = model(read, mode=mode)  # one pass reads all guesses
+        choices = answer.logits[0, len(text) - 1 :].argmax(-1).tolist()  # what the model itself says
         kept = 0
         while kept < len(guesses) and guesses[kept] == choices[kept]:
             kept += 1
@@ -70,7 +71,7 @@ def speculate(model: Model, prompt: list[int], new_tokens: int, drafts: int, mod
         out.tokens += new
         out.drafted += [True] * kept + [False]
         text += new
-        guesses = _draft(model, answer.hidden[:, :len(text) - 1], text, drafts, mode)
+        guesses = _draft(model, answer.hidden[:, : len(text) - 1], text, drafts, mode)
     del out.tokens[new_tokens:], out.drafted[new_tokens:]
     return out
 
@@ -97,6 +98,8 @@ def draft_strip(tokenizer, prompt: list[int], result: Speculated) -> None:
         return f'<span style="{style};color:#111;border-left:1px solid #888;padding:0 1px">{words}</span>'
 
     spans = [piece(t, "background:#eee") for t in prompt]
-    spans += [piece(t, "background:#cfe3f5;border-bottom:3px solid #0072B2" if d else "background:#fbe3b5")
-              for t, d in zip(result.tokens, result.drafted)]
+    spans += [
+        piece(t, "background:#cfe3f5;border-bottom:3px solid #0072B2" if d else "background:#fbe3b5")
+        for t, d in zip(result.tokens, result.drafted)
+    ]
     display(HTML(f'<div style="font:14px monospace;line-height:2">{"".join(spans)}</div>'))

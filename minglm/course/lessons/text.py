@@ -1,4 +1,5 @@
 """Text as a reader sees it: tokens as coloured pieces."""
+
 from __future__ import annotations
 
 from html import escape
@@ -19,10 +20,15 @@ def token_strip(text: str, tokenizers: dict) -> None:
             pieces = [chr(b) if 32 <= b < 127 or b == 10 else f"{b:02x}" for b in text.encode("utf-8")]
         else:
             pieces = [tokenizer.token(i) for i in tokenizer.encode(text)]
-        spans = "".join(f'<span style="background:{FILLS[i % 4]};color:#111;border-left:1px solid #888">'
-                        f'{escape(p).replace(" ", "·").replace(chr(10), "↵<br>")}</span>' for i, p in enumerate(pieces))
-        rows.append(f'<p style="margin:10px 0 2px"><b>{escape(name)}</b>: {len(pieces)} pieces</p>'
-                    f'<div style="font:14px monospace;line-height:1.7">{spans}</div>')
+        spans = "".join(
+            f'<span style="background:{FILLS[i % 4]};color:#111;border-left:1px solid #888">'
+            f"{escape(p).replace(' ', '·').replace(chr(10), '↵<br>')}</span>"
+            for i, p in enumerate(pieces)
+        )
+        rows.append(
+            f'<p style="margin:10px 0 2px"><b>{escape(name)}</b>: {len(pieces)} pieces</p>'
+            f'<div style="font:14px monospace;line-height:1.7">{spans}</div>'
+        )
     display(HTML("".join(rows)))
 
 
@@ -35,7 +41,7 @@ def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
     _, held_back = corpus.load(recipe.corpus, recipe.corpus_max_bytes).split()
     ids = [t for document in tokenizer.encode_batch([d.text for d in held_back]) for t in document]
     step = (len(ids) - length) // count
-    return [torch.tensor(ids[i * step:i * step + length]) for i in range(count)]
+    return [torch.tensor(ids[i * step : i * step + length]) for i in range(count)]
 
 
 def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int = 4, seed: int = 3) -> list:

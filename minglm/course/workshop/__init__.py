@@ -7,6 +7,7 @@
 
 A notebook needs one name from here: `check("02.causal_attention", my_function)`.
 """
+
 from minglm.course.workshop.checking import NotYet, check
 
 __all__ = ["NotYet", "check"]

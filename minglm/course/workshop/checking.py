@@ -5,6 +5,7 @@ one of them gives just what the learner's function gave, its own sentence is sho
 answer and what it should have been. A mistake is also the negative control of its exercise: a check that lets it pass is
 a check that cannot fail, and a test says so.
 """
+
 from __future__ import annotations
 
 import copy
@@ -83,8 +84,11 @@ def check(key: str, answer: Callable, record: bool = True) -> None:
     """
     exercises = all_exercises()
     if key not in exercises:
-        raise InputError(f"exercise {key!r}: not a known one{nearest(key, exercises)}; the keys stand in minglm/course/workshop/checks")
+        raise InputError(
+            f"exercise {key!r}: not a known one{nearest(key, exercises)}; the keys stand in minglm/course/workshop/checks"
+        )
     from minglm.course.workshop import results
+
     try:
         judge(exercises[key], answer)
     except NotYet as err:
@@ -99,7 +103,7 @@ def check(key: str, answer: Callable, record: bool = True) -> None:
 def judge(exercise: Exercise, answer: Callable) -> None:
     """Raise NotYet unless `answer` is right on every case and meets the further demands."""
     cases = list(exercise.cases())
-    given = [copy.deepcopy(args) for args in cases]              # one by one: cases may share a tensor
+    given = [copy.deepcopy(args) for args in cases]  # one by one: cases may share a tensor
     got = [_call(answer, args) for args in given]
     want = [exercise.reference(*copy.deepcopy(args)) for args in cases]
     wrong = [i for i, (a, b) in enumerate(zip(got, want)) if not same(a, b)]
@@ -109,14 +113,19 @@ def judge(exercise: Exercise, answer: Callable) -> None:
         for before, after in zip(cases, given):
             for name, old, new in zip(_names(answer, len(before)), before, after):
                 if not same(old, new, 0.0, 0.0):
-                    raise NotYet(f"The result is right, but your function changed {name}, which its caller still needs. Work on a copy "
-                                 "(`.clone()` for a tensor, `list(...)` for a list), or avoid what writes in place, such as `x /= 2` or `.sort()`.")
+                    raise NotYet(
+                        f"The result is right, but your function changed {name}, which its caller still needs. Work on a copy "
+                        "(`.clone()` for a tensor, `list(...)` for a list), or avoid what writes in place, such as `x /= 2` or `.sort()`."
+                    )
         return
     for value in got:
         if isinstance(value, NotImplementedError):
             blank = _blank(value)
-            raise NotYet("This one is still to be written: replace the line `raise NotImplementedError()` by your answer." if blank in (None, answer.__name__)
-                         else f"Your function uses `{blank}`, which is still to be written: replace its line `raise NotImplementedError()` first.")
+            raise NotYet(
+                "This one is still to be written: replace the line `raise NotImplementedError()` by your answer."
+                if blank in (None, answer.__name__)
+                else f"Your function uses `{blank}`, which is still to be written: replace its line `raise NotImplementedError()` first."
+            )
     if all(value is None for value in got):
         raise NotYet("Your function gives back nothing (None). Does it end with `return ...`?")
     for mistake in exercise.mistakes:
@@ -124,11 +133,15 @@ def judge(exercise: Exercise, answer: Callable) -> None:
             raise NotYet(mistake.sentence)
     at = wrong[0]
     if isinstance(got[at], Exception):
-        raise NotYet(f"For {_words(cases[at])} {_stopped(got[at])} {'' if isinstance(got[at], NameError) else exercise.hint}".rstrip())
+        raise NotYet(
+            f"For {_words(cases[at])} {_stopped(got[at])} {'' if isinstance(got[at], NameError) else exercise.hint}".rstrip()
+        )
     shape = _shape(got[at]), _shape(want[at])
     if None not in shape and shape[0] != shape[1]:
         raise NotYet(f"The result has shape {shape[0]}; it should have shape {shape[1]}. {exercise.hint}")
-    raise NotYet(f"For {_words(cases[at])} your answer is {_short(got[at])}; right is {_short(want[at])}{_where(got[at], want[at])}. {exercise.hint}")
+    raise NotYet(
+        f"For {_words(cases[at])} your answer is {_short(got[at])}; right is {_short(want[at])}{_where(got[at], want[at])}. {exercise.hint}"
+    )
 
 
 def _call(function: Callable, args: tuple):
@@ -231,4 +244,10 @@ def _short(value) -> str:
 
 
 def _words(args: tuple) -> str:
-    return "(" + ", ".join(f"a tensor {tuple(v.shape)}" if _is_tensor(v) and math.prod(v.shape) > 4 else _short(v) for v in args) + ")"
+    return (
+        "("
+        + ", ".join(
+            f"a tensor {tuple(v.shape)}" if _is_tensor(v) and math.prod(v.shape) > 4 else _short(v) for v in args
+        )
+        + ")"
+    )

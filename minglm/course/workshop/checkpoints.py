@@ -4,6 +4,7 @@
 else it is trained here and now, stage by stage, while you watch. `minglm workshop checkpoints` makes the workshop's:
 weights and tokenizer only, a manifest with the SHA-256 of every file.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -17,7 +18,7 @@ from minglm.errors import InputError, nearest
 DEMO = datafiles.default_runs() / "demo"
 FOLDER = datafiles.default_runs() / "workshop" / "checkpoints"
 STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
-KEPT = ("pretrain", "long_context", "sparse", "sft")           # what notebooks start from
+KEPT = ("pretrain", "long_context", "sparse", "sft")  # what notebooks start from
 
 
 def start_from(stage: str) -> Path:
@@ -40,7 +41,7 @@ def start_from(stage: str) -> Path:
     from minglm.course.lessons.live import watch
 
     previous = None
-    for name in STAGES[:STAGES.index(stage) + 1]:
+    for name in STAGES[: STAGES.index(stage) + 1]:
         run = base / name
         if not _whole(run):
             watch(recipe.load(("ci_" if notebook.SMOKE else "") + name), run, init_from=previous, resume=True)
@@ -56,7 +57,9 @@ def _whole(run: Path) -> bool:
     if not found or not (run / "tokenizer.json").is_file():
         return False
     state = json.loads((found[0] / "state.json").read_text(encoding="utf-8"))
-    return state.get("workshop") is not None or state["recipe"] is not None and state["step"] >= state["recipe"]["steps"]
+    return (
+        state.get("workshop") is not None or state["recipe"] is not None and state["step"] >= state["recipe"]["steps"]
+    )
 
 
 def make(folder: Path = FOLDER, size: str = "mini", demo: Path | None = None) -> list[dict]:
@@ -71,10 +74,15 @@ def make(folder: Path = FOLDER, size: str = "mini", demo: Path | None = None) ->
         source, target = checkpoint.latest(demo / stage), folder / stage
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        checkpoint.save(target, source.step, source.config, source.model, {}, {"recipe": source.state["recipe"], "workshop": stage})
+        checkpoint.save(
+            target, source.step, source.config, source.model, {}, {"recipe": source.state["recipe"], "workshop": stage}
+        )
         shutil.copy(demo / stage / "tokenizer.json", target / "tokenizer.json")
-    rows = [{"file": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": _sha256(p)}
-            for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "manifest.json"]
+    rows = [
+        {"file": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": _sha256(p)}
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "manifest.json"
+    ]
     (folder / "manifest.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return rows
 
@@ -94,7 +102,9 @@ def verify(folder: Path = FOLDER) -> list[dict]:
         if not path.is_file():
             raise InputError(f"{path}: missing; run `minglm workshop checkpoints` again")
         if _sha256(path) != row["sha256"]:
-            raise InputError(f"{path}: altered, its hash is not the manifest's; run `minglm workshop checkpoints` again")
+            raise InputError(
+                f"{path}: altered, its hash is not the manifest's; run `minglm workshop checkpoints` again"
+            )
     return rows
 
 

@@ -2,6 +2,7 @@
 
 Minutes to compute are those of `timing_full.md`, rounded up; minutes to read are what the notebook's first cell says.
 """
+
 from __future__ import annotations
 
 import json
@@ -57,7 +58,11 @@ ABOUT = {
 def rows() -> list[tuple[str, str, str, str]]:
     """(notebook, minutes, sentence, after) in reading order; one that ABOUT does not know appears with its title."""
     full = datafiles.notebooks("workshop", "timing_full.md")
-    found = dict(re.findall(r"^\| (\S+)\.ipynb \| ([\d,]+) \|", full.read_text(encoding="utf-8"), flags=re.M)) if full.is_file() else {}
+    found = (
+        dict(re.findall(r"^\| (\S+)\.ipynb \| ([\d,]+) \|", full.read_text(encoding="utf-8"), flags=re.M))
+        if full.is_file()
+        else {}
+    )
     out = []
     for path in notebooks():
         name = path.relative_to(datafiles.notebooks()).with_suffix("").as_posix()
@@ -76,7 +81,10 @@ def reading(path: Path) -> str:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     opening = "".join(next(c["source"] for c in cells if c["cell_type"] == "markdown"))
     number = r"(\d+|three|five|ten)(?: to \d+)?"
-    said = re.search(rf"{number} minutes (?:of reading|to read)|{number} of reading|takes about {number} minutes|in about {number} minutes", opening)
+    said = re.search(
+        rf"{number} minutes (?:of reading|to read)|{number} of reading|takes about {number} minutes|in about {number} minutes",
+        opening,
+    )
     words = {"three": "3", "five": "5", "ten": "10"}
     return next((words.get(g, g) for g in said.groups() if g), "?") if said else "?"
 
@@ -97,7 +105,7 @@ def write(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise InputError(f"{path}: the table's place is not marked; put the lines {BEGIN} and {END} where it belongs")
-    new = f"{text[:text.index(BEGIN)]}{BEGIN}\n{table()}\n{text[text.index(END):]}"
+    new = f"{text[: text.index(BEGIN)]}{BEGIN}\n{table()}\n{text[text.index(END) :]}"
     if new != text:
         path.write_text(new, encoding="utf-8")
     return new != text

@@ -5,6 +5,7 @@ between `### BEGIN SOLUTION` and `### END SOLUTION` is replaced by a line that r
 the cell metadata are nbgrader's, so a course that grades with nbgrader can take the solutions as its source. The first
 cell of every sheet ends with how to work on it.
 """
+
 from __future__ import annotations
 
 import json
@@ -40,7 +41,9 @@ def cells(text: str, name: str = "source") -> list[tuple[str, str]]:
                 raise InputError(f"{name} line {number}: text before the first cell; start with '# %% [markdown]'")
         elif out[-1][0] == "markdown":
             if line.strip() and not line.startswith("#"):
-                raise InputError(f"{name} line {number}: a line of text must begin with '# '; or open a code cell with '# %%'")
+                raise InputError(
+                    f"{name} line {number}: a line of text must begin with '# '; or open a code cell with '# %%'"
+                )
             out[-1][1].append(line[2:] if line.startswith("# ") else line[1:])
         else:
             out[-1][1].append(line)
@@ -60,7 +63,7 @@ def blanked(code: str) -> str:
     out, inside = [], False
     for line in code.splitlines():
         if line.strip() == BEGIN:
-            indent = line[:len(line) - len(line.lstrip())]
+            indent = line[: len(line) - len(line.lstrip())]
             out += [indent + b for b in BLANK]
             inside = True
         elif line.strip() == END:
@@ -86,12 +89,23 @@ def notebook(source: Path, solved: bool) -> dict:
                 cell["metadata"] = {"nbgrader": _grade(key.group(1).replace(".", "-"), solution=False) | {"points": 1}}
         made.append({**cell, "source": text.splitlines(keepends=True)})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    return {"cells": [dict(sorted(c.items())) for c in made], "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
-            "nbformat": 4, "nbformat_minor": 5}
+    return {
+        "cells": [dict(sorted(c.items())) for c in made],
+        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
 
 
 def _grade(name: str, solution: bool) -> dict:
-    return {"grade": not solution, "grade_id": name, "locked": not solution, "schema_version": 3, "solution": solution, "task": False}
+    return {
+        "grade": not solution,
+        "grade_id": name,
+        "locked": not solution,
+        "schema_version": 3,
+        "solution": solution,
+        "task": False,
+    }
 
 
 def build(target: Path = TARGET, check_only: bool = False) -> list[Path]:

@@ -4,6 +4,7 @@ What is measured is what a server needs: the memory of each kernel when all of t
 twice: resident (shared pages counted in every kernel) and proportional (each shared page divided among its users), and
 the memory that disappeared from the machine.
 """
+
 from __future__ import annotations
 
 import subprocess
@@ -59,7 +60,7 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
             client.start_channels()
             client.wait_for_ready(timeout=timeout_s)
         started = time.monotonic()
-        asked = [c.execute(LESSON.format(model=model, steps=steps)) for c in clients]       # all at once
+        asked = [c.execute(LESSON.format(model=model, steps=steps)) for c in clients]  # all at once
         for client, question in zip(clients, asked):
             reply = client.get_shell_msg(timeout=timeout_s)
             while reply["parent_header"].get("msg_id") != question:
@@ -74,17 +75,29 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
         for manager in managers:
             manager.shutdown_kernel(now=True)
     resident, proportional = ([w[i] for w in weights] for i in (0, 1))
-    return {"kernels": count, "model": model, "failed": failed, "start_s": round(started - begun, 1), "lesson_s": round(ready - started, 1),
-            "resident_mib": round(max(resident) / 2**20), "proportional_mib": round(sum(proportional) / count / 2**20),
-            "sum_proportional_gib": round(sum(proportional) / 2**30, 2), "used_gib": round(used / 2**30, 2),
-            "total_gib": round(machine.total_memory_bytes() / 2**30, 1), "cpu": machine.cpu_name()}
+    return {
+        "kernels": count,
+        "model": model,
+        "failed": failed,
+        "start_s": round(started - begun, 1),
+        "lesson_s": round(ready - started, 1),
+        "resident_mib": round(max(resident) / 2**20),
+        "proportional_mib": round(sum(proportional) / count / 2**20),
+        "sum_proportional_gib": round(sum(proportional) / 2**30, 2),
+        "used_gib": round(used / 2**30, 2),
+        "total_gib": round(machine.total_memory_bytes() / 2**30, 1),
+        "cpu": machine.cpu_name(),
+    }
 
 
 def _weigh(process) -> tuple[int, int]:
     """(resident, proportional) bytes; where the system does not tell proportional memory, resident stands in."""
     rollup = Path(f"/proc/{process.pid}/smaps_rollup")
     try:
-        lines = {k: int(v.split()[0]) * 1024 for k, v in (line.split(":", 1) for line in rollup.read_text(encoding="ascii").splitlines()[1:])}
+        lines = {
+            k: int(v.split()[0]) * 1024
+            for k, v in (line.split(":", 1) for line in rollup.read_text(encoding="ascii").splitlines()[1:])
+        }
         return lines["Rss"], lines["Pss"]
     except (OSError, KeyError, ValueError):
         resident = process.memory_info().rss
@@ -93,7 +106,9 @@ def _weigh(process) -> tuple[int, int]:
 
 def report(result: dict) -> str:
     r = result
-    return (f"{r['kernels']} kernels at once, each with a trained {r['model']}: {r['failed']} failed\n"
-            f"each: {r['resident_mib']} MiB resident at most, {r['proportional_mib']} MiB when shared pages are divided\n"
-            f"all: {r['sum_proportional_gib']} GiB (free memory fell by {r['used_gib']} GiB of {r['total_gib']})\n"
-            f"time: {r['start_s']} s to start all, {r['lesson_s']} s until the last had computed ({r['cpu']})")
+    return (
+        f"{r['kernels']} kernels at once, each with a trained {r['model']}: {r['failed']} failed\n"
+        f"each: {r['resident_mib']} MiB resident at most, {r['proportional_mib']} MiB when shared pages are divided\n"
+        f"all: {r['sum_proportional_gib']} GiB (free memory fell by {r['used_gib']} GiB of {r['total_gib']})\n"
+        f"time: {r['start_s']} s to start all, {r['lesson_s']} s until the last had computed ({r['cpu']})"
+    )

@@ -4,6 +4,7 @@ Takes the checks of `minglm doctor` (without its speed measurement) and adds tho
 kernel starts, a picture is drawn, the exercises are what their sources give, a result can be written, the text to train
 on is readable, checkpoints are whole.
 """
+
 from __future__ import annotations
 
 import importlib.util
@@ -23,7 +24,9 @@ KERNEL_S = 60.0
 def examine() -> list[Check]:
     """All checks in the order they are shown."""
     own: tuple[Callable[[], Check], ...] = (_notebooks, _corpus, _kernel, _picture, _exercises, _results, _checkpoints)
-    return [c for c in doctor.examine(measure=False) if c.name not in ("browser", "chromium")] + [check() for check in own]
+    return [c for c in doctor.examine(measure=False) if c.name not in ("browser", "chromium")] + [
+        check() for check in own
+    ]
 
 
 def report(checks: list[Check], colour: bool) -> str:
@@ -48,7 +51,15 @@ def _notebooks() -> Check:
     count = {part: len(list(datafiles.notebooks(part).glob("*.ipynb"))) for part in ("learn", "scale", "plan")}
     found = ", ".join(f"{n} {part}" for part, n in count.items())
     if not count["learn"]:
-        return Check("notebooks", "problem", found, datafiles.hint("restore them with: git checkout -- notebooks", "install again with: pip install --force-reinstall minglm"))
+        return Check(
+            "notebooks",
+            "problem",
+            found,
+            datafiles.hint(
+                "restore them with: git checkout -- notebooks",
+                "install again with: pip install --force-reinstall minglm",
+            ),
+        )
     return Check("notebooks", "ok", found)
 
 
@@ -58,7 +69,12 @@ def _corpus() -> Check:
     try:
         source = corpus.load("stdlib", 300_000)
     except InputError as err:
-        return Check("text to train on", "problem", str(err), "use a Python that has its standard library's sources, or corpus folder:PATH")
+        return Check(
+            "text to train on",
+            "problem",
+            str(err),
+            "use a Python that has its standard library's sources, or corpus folder:PATH",
+        )
     return Check("text to train on", "ok", f"{len(source.documents)} files of the standard library read")
 
 
@@ -75,19 +91,34 @@ def _kernel() -> Check:
         return Check("kernel", "problem", f"does not start: {err}", "python -m ipykernel install --sys-prefix")
     try:
         said: list[str] = []
-        reply = client.execute_interactive("import torch; print(int(torch.ones(2, 2).sum()))", timeout=KERNEL_S,
-                                           output_hook=lambda m: said.append(m["content"].get("text", "")))
+        reply = client.execute_interactive(
+            "import torch; print(int(torch.ones(2, 2).sum()))",
+            timeout=KERNEL_S,
+            output_hook=lambda m: said.append(m["content"].get("text", "")),
+        )
         content = reply["content"]
         if content["status"] != "ok" or "4" not in "".join(said):
-            return Check("kernel", "problem", f"starts, but torch fails: {content.get('ename')}: {content.get('evalue')}", datafiles.install_hint("train"))
+            return Check(
+                "kernel",
+                "problem",
+                f"starts, but torch fails: {content.get('ename')}: {content.get('evalue')}",
+                datafiles.install_hint("train"),
+            )
     except TimeoutError:
-        return Check("kernel", "problem", f"no answer within {KERNEL_S:.0f} s", "close other programs, or restart the machine")
+        return Check(
+            "kernel", "problem", f"no answer within {KERNEL_S:.0f} s", "close other programs, or restart the machine"
+        )
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     seconds = time.monotonic() - begun
     slow = seconds > 20
-    return Check("kernel", "note" if slow else "ok", f"started and computed in {seconds:.0f} s", "a first start is slow; try again" if slow else "")
+    return Check(
+        "kernel",
+        "note" if slow else "ok",
+        f"started and computed in {seconds:.0f} s",
+        "a first start is slow; try again" if slow else "",
+    )
 
 
 def _picture() -> Check:
@@ -105,7 +136,12 @@ def _exercises() -> Check:
 
     changed = generator.build(check_only=True)
     if changed:
-        return Check("exercises", "problem", f"{len(changed)} of {2 * len(generator.sources())} notebooks differ from their source", "minglm workshop build")
+        return Check(
+            "exercises",
+            "problem",
+            f"{len(changed)} of {2 * len(generator.sources())} notebooks differ from their source",
+            "minglm workshop build",
+        )
     return Check("exercises", "ok", f"{len(generator.sources())} sheets and their solutions")
 
 
@@ -120,7 +156,12 @@ def _results() -> Check:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as err:
-        return Check("results", "problem", f"{folder}: {err.strerror}", "set MINGLM_RESULTS to a folder that this account may write")
+        return Check(
+            "results",
+            "problem",
+            f"{folder}: {err.strerror}",
+            "set MINGLM_RESULTS to a folder that this account may write",
+        )
     return Check("results", "ok", f"{results.learner()}'s go to {folder}")
 
 
@@ -130,5 +171,10 @@ def _checkpoints() -> Check:
     try:
         rows = checkpoints.verify(checkpoints.FOLDER)
     except InputError as err:
-        return Check("checkpoints", "note", str(err).split(":")[-1].strip().split(";")[0], "make checkpoints (then a notebook can start from the one before it)")
+        return Check(
+            "checkpoints",
+            "note",
+            str(err).split(":")[-1].strip().split(";")[0],
+            "make checkpoints (then a notebook can start from the one before it)",
+        )
     return Check("checkpoints", "ok", f"{len(rows)} whole, {sum(r['bytes'] for r in rows) / 2**20:.1f} MiB")

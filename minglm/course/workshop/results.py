@@ -3,6 +3,7 @@
 The folder is `runs/workshop/results`, or MINGLM_RESULTS (a folder that a whole class shares). The learner is
 MINGLM_LEARNER, else the name of the account. Nothing is sent anywhere.
 """
+
 from __future__ import annotations
 
 import getpass
@@ -24,7 +25,7 @@ def learner() -> str:
     """A name fit for a file: letters, digits, dot, dash and underscore."""
     try:
         name = os.environ.get("MINGLM_LEARNER") or getpass.getuser()
-    except (OSError, KeyError, ImportError):           # no account name: some containers, some Windows services
+    except (OSError, KeyError, ImportError):  # no account name: some containers, some Windows services
         name = "learner"
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "learner"
 
@@ -66,7 +67,9 @@ def collect(where: Path | None = None) -> list[dict]:
         except (OSError, ValueError, KeyError, TypeError):
             print(f"{path}: not a result file, left out")
     if not books:
-        raise InputError(f"{where}: no results there; a learner's check writes one, or give the folder that MINGLM_RESULTS names")
+        raise InputError(
+            f"{where}: no results there; a learner's check writes one, or give the folder that MINGLM_RESULTS names"
+        )
     return books
 
 

@@ -3,6 +3,7 @@
 nbconvert's own slide template loads reveal.js from the net. Here the executed notebook is cut at its headings, one slide
 each, and a few lines of script move between them; arrow keys, space, and printing (one slide a page) work.
 """
+
 from __future__ import annotations
 
 import os
@@ -14,11 +15,18 @@ from minglm import datafiles
 from minglm.errors import InputError
 
 FOLDER = datafiles.default_runs() / "workshop" / "slides"
-DEFAULT = ("learn/00_start_here", "learn/01_tokens_and_data", "learn/02_mla", "learn/03_lightning_indexer", "learn/04_mixture_of_experts",
-           "learn/05_train_it", "scale/04_a_hundred_thousand_chips")                    # the half day
-TALL = 900                    # pixels that a slide may hold before a new one begins
-CODE, PRINTED = 13, 14        # lines of code and of printed text in sight; the rest scrolls
-DRAWING = 7                   # lines of code in sight above a picture, which people came to see
+DEFAULT = (
+    "learn/00_start_here",
+    "learn/01_tokens_and_data",
+    "learn/02_mla",
+    "learn/03_lightning_indexer",
+    "learn/04_mixture_of_experts",
+    "learn/05_train_it",
+    "scale/04_a_hundred_thousand_chips",
+)  # the half day
+TALL = 900  # pixels that a slide may hold before a new one begins
+CODE, PRINTED = 13, 14  # lines of code and of printed text in sight; the rest scrolls
+DRAWING = 7  # lines of code in sight above a picture, which people came to see
 STYLE = """<style>
 .slide{display:none;min-height:92vh;max-width:1100px;margin:0 auto;padding:1rem 2rem;box-sizing:border-box;--jp-content-font-size1:17px;--jp-code-font-size:14px}
 .slide.now{display:block} .slide .jp-Cell{max-width:100%} #place{position:fixed;right:1rem;bottom:.5rem;color:#555;font:14px sans-serif}
@@ -72,8 +80,13 @@ def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -
         with tempfile.TemporaryDirectory() as scratch:
             if execute:
                 os.environ.update(MINGLM_SMOKE="1", MINGLM_RUNS=str(Path(scratch) / "runs"))
-                NotebookClient(book, timeout=600, kernel_name="python3", store_widget_state=False,
-                               resources={"metadata": {"path": scratch}}).execute()
+                NotebookClient(
+                    book,
+                    timeout=600,
+                    kernel_name="python3",
+                    store_widget_state=False,
+                    resources={"metadata": {"path": scratch}},
+                ).execute()
         target = folder / f"{path.stem}.slides.html"
         target.write_text(page(book), encoding="utf-8")
         out.append(target)
@@ -116,7 +129,11 @@ def _tidy(outputs: list) -> list:
 
 def _drawn(output) -> bool:
     data = output.get("data", {})
-    return "application/vnd.plotly.v1+json" in data or "image/svg+xml" in data or "<svg" in "".join(data.get("text/html", ""))
+    return (
+        "application/vnd.plotly.v1+json" in data
+        or "image/svg+xml" in data
+        or "<svg" in "".join(data.get("text/html", ""))
+    )
 
 
 def _pictures(cell) -> bool:
@@ -126,10 +143,14 @@ def _pictures(cell) -> bool:
 def _height(cell) -> int:
     """About how many pixels a cell takes on a slide."""
     if cell.cell_type == "markdown":
-        seen = re.sub(r"(</summary>).*?(</details>)", r"\1\2", cell.source, flags=re.S)     # what is folded takes no room
+        seen = re.sub(r"(</summary>).*?(</details>)", r"\1\2", cell.source, flags=re.S)  # what is folded takes no room
         return 12 + sum(26 * -(-len(line) // 110) for line in seen.splitlines())
     printed = sum(str(o.get("text", "")).count("\n") for o in cell.get("outputs", ()) if o.output_type == "stream")
-    return 20 + 19 * (min(DRAWING if _pictures(cell) else CODE, cell.source.count("\n") + 1) + min(PRINTED, printed)) + 430 * _pictures(cell)
+    return (
+        20
+        + 19 * (min(DRAWING if _pictures(cell) else CODE, cell.source.count("\n") + 1) + min(PRINTED, printed))
+        + 430 * _pictures(cell)
+    )
 
 
 def page(book) -> str:
@@ -156,9 +177,9 @@ def page(book) -> str:
         part["cells"], part["metadata"] = cells, {k: v for k, v in book.metadata.items() if k != "widgets"}
         text, _ = exporter.from_notebook_node(part)
         if not number:
-            head = text[:text.index("<body")]
-        inner = text[text.index("<body"):text.rindex("</body>")]
-        bodies.append(f'<section class="slide">{inner[inner.index(">") + 1:]}</section>')
+            head = text[: text.index("<body")]
+        inner = text[text.index("<body") : text.rindex("</body>")]
+        bodies.append(f'<section class="slide">{inner[inner.index(">") + 1 :]}</section>')
     head = re.sub(r'<script[^>]*src="[^"]*"[^>]*></script>', "", head)
     body = re.sub(r'<script[^>]*src="http[^"]*"[^>]*></script>', "", "".join(bodies))
     return f"{head}{STYLE}<body>{body}<div id='place'></div>{SCRIPT}</body></html>"

@@ -1,4 +1,5 @@
 """`minglm workshop timing`: run every notebook and write down how long it takes and how much memory its kernel used."""
+
 from __future__ import annotations
 
 import json
@@ -44,16 +45,38 @@ def measure(full: bool = False, only: str | None = None) -> list[dict]:
             book.cells.append(nbformat.v4.new_code_cell(PEAK))
             begun, error = time.monotonic(), ""
             try:
-                NotebookClient(book, timeout=1800, kernel_name="python3", store_widget_state=False,
-                               resources={"metadata": {"path": folder}}).execute()
+                NotebookClient(
+                    book,
+                    timeout=1800,
+                    kernel_name="python3",
+                    store_widget_state=False,
+                    resources={"metadata": {"path": folder}},
+                ).execute()
             except CellExecutionError as err:
                 error = str(err).strip().splitlines()[-1]
             outputs = [o for c in book.cells if c.cell_type == "code" for o in c.get("outputs", ())]
-            peak = next((int(o["text"]) for o in reversed(outputs) if o.output_type == "stream" and o["text"].strip().isdigit()), 0)
-            rows.append({"notebook": path.relative_to(datafiles.notebooks()).as_posix(), "seconds": round(time.monotonic() - begun, 1),
-                         "peak_mib": round(peak / 2**20), "error": error,
-                         "figures": sum("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs)})
-            print(f"{rows[-1]['notebook']}: {rows[-1]['seconds']:.0f} s{' ' + error if error else ''}", file=sys.stderr, flush=True)
+            peak = next(
+                (
+                    int(o["text"])
+                    for o in reversed(outputs)
+                    if o.output_type == "stream" and o["text"].strip().isdigit()
+                ),
+                0,
+            )
+            rows.append(
+                {
+                    "notebook": path.relative_to(datafiles.notebooks()).as_posix(),
+                    "seconds": round(time.monotonic() - begun, 1),
+                    "peak_mib": round(peak / 2**20),
+                    "error": error,
+                    "figures": sum("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs),
+                }
+            )
+            print(
+                f"{rows[-1]['notebook']}: {rows[-1]['seconds']:.0f} s{' ' + error if error else ''}",
+                file=sys.stderr,
+                flush=True,
+            )
     return rows
 
 
@@ -74,8 +97,15 @@ def from_book(target: Path, only: str | None = None) -> list[dict]:
         name = path.relative_to(datafiles.notebooks()).with_suffix("").as_posix()
         if name in found["seconds"]:
             page = (target / "_build" / "html" / f"{name}.html").read_text(encoding="utf-8")
-            rows.append({"notebook": f"{name}.ipynb", "seconds": round(found["seconds"][name], 1), "peak_mib": None, "error": "",
-                         "figures": page.count("Plotly.newPlot(")})
+            rows.append(
+                {
+                    "notebook": f"{name}.ipynb",
+                    "seconds": round(found["seconds"][name], 1),
+                    "peak_mib": None,
+                    "error": "",
+                    "figures": page.count("Plotly.newPlot("),
+                }
+            )
     return rows
 
 
@@ -83,12 +113,20 @@ def table(rows: list[dict]) -> str:
     """As Markdown."""
     if any(r["peak_mib"] is None for r in rows):
         lines = ["| notebook | seconds | figures |", "|---|---:|---:|"]
-        lines += [f"| {r['notebook']}{' (**failed**)' if r['error'] else ''} | {r['seconds']:.0f} | {r['figures']} |" for r in rows]
+        lines += [
+            f"| {r['notebook']}{' (**failed**)' if r['error'] else ''} | {r['seconds']:.0f} | {r['figures']} |"
+            for r in rows
+        ]
         lines.append(f"| together | {sum(r['seconds'] for r in rows):.0f} | {sum(r['figures'] for r in rows)} |")
         return "\n".join(lines)
     lines = ["| notebook | seconds | memory of its kernel (MiB) | figures |", "|---|---:|---:|---:|"]
-    lines += [f"| {r['notebook']}{' (**failed**)' if r['error'] else ''} | {r['seconds']:.0f} | {r['peak_mib']:,} | {r['figures']} |" for r in rows]
-    lines.append(f"| together | {sum(r['seconds'] for r in rows):.0f} | {max(r['peak_mib'] for r in rows):,} at most | {sum(r['figures'] for r in rows)} |")
+    lines += [
+        f"| {r['notebook']}{' (**failed**)' if r['error'] else ''} | {r['seconds']:.0f} | {r['peak_mib']:,} | {r['figures']} |"
+        for r in rows
+    ]
+    lines.append(
+        f"| together | {sum(r['seconds'] for r in rows):.0f} | {max(r['peak_mib'] for r in rows):,} at most | {sum(r['figures'] for r in rows)} |"
+    )
     return "\n".join(lines)
 
 
@@ -98,14 +136,26 @@ def write(rows: list[dict], full: bool) -> Path:
 
     path = datafiles.notebooks("workshop", "timing_full.md" if full else "timing.md")
     measured = {r["notebook"]: r for r in rows}
-    if path.is_file():                                         # with --only the other rows stay
-        for name, failed, *numbers in re.findall(r"^\| (\S+\.ipynb)( \(\*\*failed\*\*\))? \| ([\d,]+) \|(?: ([\d,]+) \|)? (\d+) \|$", path.read_text(encoding="utf-8"), flags=re.M):
+    if path.is_file():  # with --only the other rows stay
+        for name, failed, *numbers in re.findall(
+            r"^\| (\S+\.ipynb)( \(\*\*failed\*\*\))? \| ([\d,]+) \|(?: ([\d,]+) \|)? (\d+) \|$",
+            path.read_text(encoding="utf-8"),
+            flags=re.M,
+        ):
             seconds, peak, figures = (int(n.replace(",", "")) if n else None for n in numbers)
-            measured.setdefault(name, {"notebook": name, "seconds": seconds, "peak_mib": peak, "figures": figures, "error": failed.strip()})
+            measured.setdefault(
+                name,
+                {"notebook": name, "seconds": seconds, "peak_mib": peak, "figures": figures, "error": failed.strip()},
+            )
     names = [p.relative_to(datafiles.notebooks()).as_posix() for p in notebooks()]
     rows = [measured[n] for n in names if n in measured]
     mode = "at full length" if full else "in smoke mode (the short version that the tests run)"
-    made = "`minglm workshop timing --book --write` (or `--full --write`)" if full else "`minglm workshop timing --write`"
-    path.write_text(f"# How long the notebooks take\n\nEvery notebook {mode}, one after the other, kernel start included. Made by\n"
-                    f"{made} on {machine.cpu_name()}, {os.cpu_count()} cores.\n\n{table(rows)}\n", encoding="utf-8")
+    made = (
+        "`minglm workshop timing --book --write` (or `--full --write`)" if full else "`minglm workshop timing --write`"
+    )
+    path.write_text(
+        f"# How long the notebooks take\n\nEvery notebook {mode}, one after the other, kernel start included. Made by\n"
+        f"{made} on {machine.cpu_name()}, {os.cpu_count()} cores.\n\n{table(rows)}\n",
+        encoding="utf-8",
+    )
     return path

@@ -1,4 +1,5 @@
 """What the notebooks lean on: pictures that carry the config's own numbers, a slider that redraws, experiments that can fail."""
+
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -75,7 +76,9 @@ def test_captured_attention_is_ordered_and_random_is_a_share_of_the_visible():
 def test_the_bias_balances_and_none_or_too_much_does_not():
     from minglm.course.lessons.balance import balance, max_over_mean
 
-    none, right, wild = (float(max_over_mean(balance(ModelConfig.named("nano"), rate)[-50:]).mean()) for rate in (0.0, 0.01, 0.5))
+    none, right, wild = (
+        float(max_over_mean(balance(ModelConfig.named("nano"), rate)[-50:]).mean()) for rate in (0.0, 0.01, 0.5)
+    )
     assert right < 1.3 < min(none, wild)
 
 
@@ -85,7 +88,9 @@ def test_a_training_process_that_cannot_start_is_reported_with_its_words(tmp_pat
 
     (tmp_path / "someone_elses.txt").write_text("not a run")
     with pytest.raises(RuntimeError, match="not empty and not a run"):
-        train_and_kill(Recipe(model="nano", seq_len=32, batch_size=2, steps=3, corpus_max_bytes=100_000), tmp_path, after_step=1)
+        train_and_kill(
+            Recipe(model="nano", seq_len=32, batch_size=2, steps=3, corpus_max_bytes=100_000), tmp_path, after_step=1
+        )
 
 
 def test_progress_before_the_first_row_says_what_is_going_on(tmp_path):

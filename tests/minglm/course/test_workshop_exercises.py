@@ -1,4 +1,5 @@
 """Exercises: every solution passes, every blank fails, every known mistake fails with its own sentence."""
+
 import dataclasses
 import json
 import os
@@ -43,7 +44,11 @@ def test_reference_passes_and_each_mistake_is_told_its_own_sentence(key):
 @pytest.mark.parametrize("key", EXERCISES)
 def test_unforeseen_answers_are_refused_too(key):
     exercise = EXERCISES[key]
-    for nonsense, part in ((lambda *a: None, "return"), (lambda *a: 1 / 0, "ZeroDivisionError"), (lambda *a: "text", "right is")):
+    for nonsense, part in (
+        (lambda *a: None, "return"),
+        (lambda *a: 1 / 0, "ZeroDivisionError"),
+        (lambda *a: "text", "right is"),
+    ):
         with pytest.raises(NotYet, match=part):
             checking.judge(exercise, nonsense)
 
@@ -94,8 +99,15 @@ def test_a_blank_holds_no_trace_of_its_solution_and_keeps_nbgrader_marks():
                 assert cell["metadata"]["nbgrader"]["grade"] is True and cell["metadata"]["nbgrader"]["points"] == 1
 
 
-@pytest.mark.parametrize("text,part", [("x = 1", "before the first cell"), ("# %% [markdown]\nno hash", "begin with '# '"),
-                                       ("# %%\n### BEGIN SOLUTION\nx = 1", "pairs"), ("# %%\n### END SOLUTION", "pairs")])
+@pytest.mark.parametrize(
+    "text,part",
+    [
+        ("x = 1", "before the first cell"),
+        ("# %% [markdown]\nno hash", "begin with '# '"),
+        ("# %%\n### BEGIN SOLUTION\nx = 1", "pairs"),
+        ("# %%\n### END SOLUTION", "pairs"),
+    ],
+)
 def test_a_broken_source_is_refused(text, part):
     with pytest.raises(InputError, match=part):
         generator.cells(text)
@@ -108,13 +120,20 @@ def test_in_a_real_kernel(source, solved, tmp_path, monkeypatch):
     monkeypatch.setenv("MINGLM_RESULTS", str(tmp_path))
     monkeypatch.setenv("MINGLM_LEARNER", "ada")
     book = nbformat.reads(json.dumps(generator.notebook(source, solved)), as_version=4)
-    nbclient.NotebookClient(book, timeout=120, kernel_name="python3", allow_errors=not solved,
-                            resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(
+        book,
+        timeout=120,
+        kernel_name="python3",
+        allow_errors=not solved,
+        resources={"metadata": {"path": str(tmp_path)}},
+    ).execute()
     errors = [o for c in book.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
     own = [k for k in EXERCISES if k.startswith(source.stem[:2])]
     assert len(errors) == (0 if solved else len(own))
     for e in errors:
-        assert e.ename == "NotYet" and len(e.traceback) == 1 and "Not yet." in e.traceback[0], "a sentence, not a traceback"
+        assert e.ename == "NotYet" and len(e.traceback) == 1 and "Not yet." in e.traceback[0], (
+            "a sentence, not a traceback"
+        )
     kept = json.loads((tmp_path / "ada.json").read_text(encoding="utf-8"))["exercises"]
     assert set(kept) == set(own) and all(k["right"] is solved for k in kept.values())
 
@@ -122,7 +141,11 @@ def test_in_a_real_kernel(source, solved, tmp_path, monkeypatch):
 def test_results_of_a_class_are_collected_and_show_where_it_is_stuck(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINGLM_RESULTS", str(tmp_path))
     exercise = EXERCISES["00.loss_of_knowing_nothing"]
-    for name, answers in {"Ada L.": [exercise.mistakes[0].answer, exercise.reference], "Bob": [exercise.mistakes[0].answer], "Cy": [exercise.mistakes[0].answer]}.items():
+    for name, answers in {
+        "Ada L.": [exercise.mistakes[0].answer, exercise.reference],
+        "Bob": [exercise.mistakes[0].answer],
+        "Cy": [exercise.mistakes[0].answer],
+    }.items():
         monkeypatch.setenv("MINGLM_LEARNER", name)
         for answer in answers:
             try:
@@ -136,7 +159,9 @@ def test_results_of_a_class_are_collected_and_show_where_it_is_stuck(tmp_path, m
     assert ada["right"] and ada["attempts"] == 2 and ada["attempts_needed"] == 2
     shown = results.table(books, list(EXERCISES))
     assert "broken.json: not a result file" in capsys.readouterr().out
-    assert f"2  {exercise.key}  {exercise.mistakes[0].sentence}" in shown and shown.splitlines()[1].endswith(f"1/{len(EXERCISES)}")
+    assert f"2  {exercise.key}  {exercise.mistakes[0].sentence}" in shown and shown.splitlines()[1].endswith(
+        f"1/{len(EXERCISES)}"
+    )
     with pytest.raises(InputError, match="no results there"):
         results.collect(tmp_path / "nowhere")
 

@@ -1,4 +1,5 @@
 """The small worlds behind the notebooks on reinforcement learning."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,10 +11,20 @@ from minglm.errors import InputError  # noqa: E402
 
 def test_a_round_counted_by_hand():
     first, second = reinforce.one_token_a_step([5, 1, 9, 2, 4, 4], target=2, started=4, rounds=2)
-    assert first == {"steps": 2, "running": [5, 1, 9, 2], "resumed": [False] * 4, "done": [False, True, False, True], "stale": 0.0}
+    assert first == {
+        "steps": 2,
+        "running": [5, 1, 9, 2],
+        "resumed": [False] * 4,
+        "done": [False, True, False, True],
+        "stale": 0.0,
+    }
     # the rests 3 and 7 go on, two new ones of 4 begin; after 4 steps three are done, of 5 + 4 + 4 tokens 2 are stale
     assert second["running"] == [3, 7, 4, 4] and second["resumed"] == [True, True, False, False]
-    assert second["steps"] == 4 and second["done"] == [True, False, True, True] and second["stale"] == pytest.approx(2 / 13)
+    assert (
+        second["steps"] == 4
+        and second["done"] == [True, False, True, True]
+        and second["stale"] == pytest.approx(2 / 13)
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -22,7 +33,7 @@ def test_no_token_is_lost_and_a_synchronous_round_is_never_stale(todo, target, e
     rounds = reinforce.one_token_a_step(todo, target, target + extra, 4)
     for before, after in zip(rounds, rounds[1:]):
         rests = [n - before["steps"] for n, ended in zip(before["running"], before["done"]) if not ended]
-        assert after["running"][:len(rests)] == rests and after["resumed"][:len(rests)] == [True] * len(rests)
+        assert after["running"][: len(rests)] == rests and after["resumed"][: len(rests)] == [True] * len(rests)
     assert all(sum(r["done"]) >= target for r in rounds)
     if extra == 0:
         assert all(r["stale"] == 0 and r["steps"] == max(r["running"]) for r in rounds)

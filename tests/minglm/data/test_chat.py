@@ -1,4 +1,5 @@
 """Instruction data: the loss counts the assistant only, held-out names stay held out, the needle is where it should be."""
+
 import json
 
 import numpy as np
@@ -18,12 +19,16 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def filler(tokenizer, tmp_path_factory):
-    docs = [[tokenizer.bos, *tokenizer.encode(f"document {i} says word{i} again. " * 20), tokenizer.eos] for i in range(40)]
+    docs = [
+        [tokenizer.bos, *tokenizer.encode(f"document {i} says word{i} again. " * 20), tokenizer.eos] for i in range(40)
+    ]
     return shards.write(tmp_path_factory.mktemp("filler") / "train", docs, 400)
 
 
 def test_loss_counts_the_assistant_only(tokenizer):
-    ids, counted = chat.encode_chat(tokenizer, (("user", "hello"), ("assistant", "yes"), ("user", "more"), ("assistant", "no")))
+    ids, counted = chat.encode_chat(
+        tokenizer, (("user", "hello"), ("assistant", "yes"), ("user", "more"), ("assistant", "no"))
+    )
     assert ids[0] == tokenizer.bos and len(ids) == len(counted)
     kept = [i for i, c in zip(ids, counted) if c]
     assert kept == [*tokenizer.encode("yes"), tokenizer.eos, *tokenizer.encode("no"), tokenizer.eos]
@@ -32,11 +37,16 @@ def test_loss_counts_the_assistant_only(tokenizer):
 @pytest.mark.parametrize("task", chat.TASKS)
 def test_examples_are_deterministic_and_never_use_held_out_words(task):
     import re
+
     some = chat.examples(task, 1, 200)
     assert some == chat.examples(task, 1, 200) and some != chat.examples(task, 2, 200)
     for example in some:
         text = " ".join(t for _, t in example.messages)
-        assert not [w for w in re.findall(r"\b[a-z]+ [a-z]+\b", text) if synthetic_facts.find_code(w) and synthetic_facts.is_held_out(w)]
+        assert not [
+            w
+            for w in re.findall(r"\b[a-z]+ [a-z]+\b", text)
+            if synthetic_facts.find_code(w) and synthetic_facts.is_held_out(w)
+        ]
         assert not [w for w in re.findall(r"\b[A-Z][a-z]{5}\b", text) if synthetic_facts.is_held_out(w)]
     if task == "arithmetic":
         for example in some:
@@ -53,7 +63,11 @@ def test_held_out_share_and_draws():
     rng = np.random.default_rng(0)
     share = np.mean([synthetic_facts.is_held_out(str(n)) for n in range(10, 100)])
     assert 0.1 < share < 0.3
-    assert all(synthetic_facts.is_held_out(synthetic_facts.draw_name(rng, True)) and not synthetic_facts.is_held_out(synthetic_facts.draw_code(rng)) for _ in range(50))
+    assert all(
+        synthetic_facts.is_held_out(synthetic_facts.draw_name(rng, True))
+        and not synthetic_facts.is_held_out(synthetic_facts.draw_code(rng))
+        for _ in range(50)
+    )
 
 
 @pytest.mark.parametrize("length", [48, 100, 333])
@@ -64,7 +78,7 @@ def test_needle_has_the_length_and_depth_asked_for(tokenizer, filler, length, de
     text = tokenizer.decode(e.prompt_ids)
     assert text.count(f"The code of {e.name} is {e.code}.") == 1 and text.endswith(f"What is the code of {e.name}?")
     needle = tokenizer.encode(f"\n{synthetic_facts.statement(e.name, e.code)}\n")
-    at = next(i for i in range(length) if e.prompt_ids[i:i + len(needle)] == needle)
+    at = next(i for i in range(length) if e.prompt_ids[i : i + len(needle)] == needle)
     question = len(tokenizer.encode(f"\nWhat is the code of {e.name}?"))
     assert at - 2 == round(depth * (length - 3 - len(needle) - question))
     assert synthetic_facts.is_held_out(e.name) and synthetic_facts.is_held_out(e.code)
@@ -101,13 +115,14 @@ def test_loader_rows(tokenizer, filler):
         assert learn.any(-1).all(), "no row without a lesson"
         assert (targets[:, :-1][learn[:, :-1]] == tokens[:, 1:][learn[:, :-1]]).all()
         assert not (targets == tokenizer.pad).any() and not (targets == tokenizer.user).any()
-        for r in range(4):                                        # what is learnt lies between <|assistant|> and <|eos|>
+        for r in range(4):  # what is learnt lies between <|assistant|> and <|eos|>
             speaking = False
             for t in range(160):
                 speaking = tokens[r, t] == tokenizer.assistant or (speaking and tokens[r, t] != tokenizer.eos)
                 assert not learn[r, t] or speaking
         decoded = tokenizer.decode(tokens.flatten().tolist())
         import re
+
         assert not [w for w in re.findall(r"\bcode of ([A-Z][a-z]{5})\b", decoded) if synthetic_facts.is_held_out(w)]
     assert seen > 200
     with pytest.raises(InputError, match="did you mean 'copy'"):
@@ -118,6 +133,7 @@ def test_loader_rows(tokenizer, filler):
 
 def test_lookup_chats_ask_for_what_they_state_and_count_the_answers_alone(tokenizer, filler):
     import re
+
     for seed in range(20):
         ids, counted = chat.lookup_chat(np.random.default_rng(seed), tokenizer, filler.tokens, 256, 3)
         assert len(ids) == len(counted) == 256
@@ -126,7 +142,9 @@ def test_lookup_chats_ask_for_what_they_state_and_count_the_answers_alone(tokeni
         facts = dict(mentions)
         assert 1 <= len(facts) <= 3 and len(mentions) == 2 * len(facts) and all(facts[n] == c for n, c in mentions)
         learnt = tokenizer.decode([i for i, c in zip(ids, counted) if c])
-        assert [c for _, c in re.findall(r"The code of (\w+) is (\w+ \w+)\.", learnt)] == [c for _, c in mentions[len(facts):]]
+        assert [c for _, c in re.findall(r"The code of (\w+) is (\w+ \w+)\.", learnt)] == [
+            c for _, c in mentions[len(facts) :]
+        ]
         assert "What is" not in learnt
 
 
@@ -143,7 +161,10 @@ def test_code_words_are_whole_in_a_vocabulary_with_room():
     text = "\n".join(f"def function_{i}(value):\n    return value + {i} if value else None" for i in range(3000))
     tokenizer = Tokenizer.train([text], 1100, whole=synthetic_facts.CODE_WORDS)
     assert all(len(tokenizer.encode(" " + word)) == 1 for word in synthetic_facts.CODE_WORDS)
-    assert synthetic_facts.find_code("It is amber falcon, not calm otter") == "amber falcon" and synthetic_facts.find_code("amber") is None
+    assert (
+        synthetic_facts.find_code("It is amber falcon, not calm otter") == "amber falcon"
+        and synthetic_facts.find_code("amber") is None
+    )
 
 
 def test_mixed_loader_replaces_the_share_it_says(tokenizer, filler):
@@ -159,7 +180,13 @@ def test_mixed_loader_replaces_the_share_it_says(tokenizer, filler):
 
 def test_own_conversations(tokenizer, filler, tmp_path):
     path = tmp_path / "mine.jsonl"
-    path.write_text("\n".join(json.dumps({"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "answer"}]}) for i in range(3)) + "\n")
+    path.write_text(
+        "\n".join(
+            json.dumps({"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "answer"}]})
+            for i in range(3)
+        )
+        + "\n"
+    )
     conversations = chat.load_jsonl(path)
     assert len(conversations) == 3
     batch = chat.SftLoader(tokenizer, filler, 2, 64, {"file": 1.0}, conversations=conversations).batch(0)
@@ -167,7 +194,11 @@ def test_own_conversations(tokenizer, filler, tmp_path):
     long = [chat.Example("file", (("user", "word " * 300), ("assistant", "end")))]
     batch = chat.SftLoader(tokenizer, filler, 1, 64, {"file": 1.0}, conversations=long).batch(0)
     assert (batch.targets != IGNORE).any(), "a conversation longer than a row keeps its answer"
-    for text, says in (("{}", "line 1: must be"), ('{"messages": [{"role": "king", "content": ""}]}', "roles must be"), ("", "no conversation")):
+    for text, says in (
+        ("{}", "line 1: must be"),
+        ('{"messages": [{"role": "king", "content": ""}]}', "roles must be"),
+        ("", "no conversation"),
+    ):
         path.write_text(text)
         with pytest.raises(InputError, match=says):
             chat.load_jsonl(path)

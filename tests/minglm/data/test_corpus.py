@@ -1,4 +1,5 @@
 """Text sources: what is read, what is left out, and that the split by file never moves."""
+
 import pytest
 
 from minglm.data import corpus
@@ -43,7 +44,10 @@ def test_binary_unreadable_and_empty_files_are_left_out_and_named(tmp_path):
     text = corpus.load(f"folder:{tmp_path}")
     assert [d.name for d in text.documents] == ["good.txt"]
     assert {name: reason.split(":")[0] for name, reason in text.skipped} == {
-        "binary.txt": "not UTF-8 text", "nul.txt": "binary", "empty.txt": "empty"}
+        "binary.txt": "not UTF-8 text",
+        "nul.txt": "binary",
+        "empty.txt": "empty",
+    }
 
 
 def test_changed_text_changes_the_hash(tmp_path):
@@ -54,8 +58,14 @@ def test_changed_text_changes_the_hash(tmp_path):
     assert corpus.load(f"folder:{tmp_path}").sha256 != before
 
 
-@pytest.mark.parametrize("source, says", [
-    ("folder:/no/such/place", "no such folder"), ("stdlb", "did you mean 'stdlib'"), ("folder:", "must be stdlib, folder:PATH or hf:NAME")])
+@pytest.mark.parametrize(
+    "source, says",
+    [
+        ("folder:/no/such/place", "no such folder"),
+        ("stdlb", "did you mean 'stdlib'"),
+        ("folder:", "must be stdlib, folder:PATH or hf:NAME"),
+    ],
+)
 def test_bad_source_is_one_line_with_a_remedy(source, says):
     with pytest.raises(InputError) as caught:
         corpus.load(source)
@@ -71,11 +81,12 @@ def test_empty_folder_is_refused(tmp_path):
 def test_hugging_face_without_the_package_or_network_says_what_to_do(monkeypatch):
     import sys
     import types
+
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match="pip install datasets"):
         corpus.load("hf:anything")
     monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")          # the discard port: nobody listens
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
     with pytest.raises(InputError, match="127.0.0.1 cannot be reached.*folder:PATH"):
         corpus.load("hf:anything")
 
@@ -85,6 +96,7 @@ def test_hugging_face_reads_the_text_column(monkeypatch):
     import socket
     import sys
     import types
+
     module = types.ModuleType("datasets")
     module.__version__ = "0"
     module.load_dataset = lambda name, split, streaming: [{"label": 1, "text": "first"}, {"label": 0, "text": "second"}]

@@ -1,4 +1,5 @@
 """Token shards: what is written is what is read, damage is noticed, and a batch is a function of (seed, step)."""
+
 import json
 
 import numpy as np
@@ -25,15 +26,21 @@ def test_round_trip_and_header(shard, tmp_path):
     assert shards.write(tmp_path / "wide", [[0, 70_000, 1]], 100_000).tokens.dtype == np.uint32
 
 
-@pytest.mark.parametrize("damage, says", [
-    (lambda b, h: b.write_bytes(b.read_bytes()[:-7]), "truncated"),
-    (lambda b, h: b.write_bytes(b.read_bytes() + b"xx"), "too long"),
-    (lambda b, h: b.write_bytes(bytes([b.read_bytes()[0] ^ 1]) + b.read_bytes()[1:]), "altered or damaged"),
-    (lambda b, h: b.unlink(), "is missing"),
-    (lambda b, h: h.write_text("{"), "not a shard header"),
-    (lambda b, h: h.unlink(), "no such shard header"),
-    (lambda b, h: h.write_text(json.dumps({**json.loads(h.read_text()), "doc_offsets": [0, 10**9]})), "document offsets"),
-])
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        (lambda b, h: b.write_bytes(b.read_bytes()[:-7]), "truncated"),
+        (lambda b, h: b.write_bytes(b.read_bytes() + b"xx"), "too long"),
+        (lambda b, h: b.write_bytes(bytes([b.read_bytes()[0] ^ 1]) + b.read_bytes()[1:]), "altered or damaged"),
+        (lambda b, h: b.unlink(), "is missing"),
+        (lambda b, h: h.write_text("{"), "not a shard header"),
+        (lambda b, h: h.unlink(), "no such shard header"),
+        (
+            lambda b, h: h.write_text(json.dumps({**json.loads(h.read_text()), "doc_offsets": [0, 10**9]})),
+            "document offsets",
+        ),
+    ],
+)
 def test_damage_names_the_file_and_the_remedy(shard, tmp_path, damage, says):
     damage(tmp_path / "train.bin", tmp_path / "train.json")
     with pytest.raises(InputError) as caught:
@@ -73,7 +80,7 @@ def test_targets_are_the_next_tokens_and_documents_do_not_leak(shard):
 def test_batch_is_a_function_of_seed_and_step(shard):
     a, b = Loader(shard, 4, 32, seed=3), Loader(shard, 4, 32, seed=3)
     for step in (0, 1, 17, 40):
-        b.batch(step + 5)                                        # where a loader has been must not matter
+        b.batch(step + 5)  # where a loader has been must not matter
         assert all(torch.equal(x, y) for x, y in zip(a.batch(step), b.batch(step)))
     assert not torch.equal(a.batch(0).tokens, Loader(shard, 4, 32, seed=4).batch(0).tokens)
 

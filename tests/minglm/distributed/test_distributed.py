@@ -2,6 +2,7 @@
 
 Compared in fp64, where only a mistake can make a difference; fp32 is compared in test_distributed_train.py.
 """
+
 import json
 import sys
 
@@ -17,9 +18,14 @@ from minglm.training import parallel_dims as layouts  # noqa: E402
 from minglm.training.parallel_dims import Layout  # noqa: E402
 from minglm.training.recipe import Recipe  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here")
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here"
+)
 STEPS, B, T = 3, 4, 48
-PLANS = {2: [{"dp": 2}, {"ep": 2}, {"tp": 2}, {"cp": 2}], 4: [{"dp": 2, "ep": 2}, {"ep": 2, "cp": 2}, {"ep": 2, "tp": 2}, {"tp": 2, "cp": 2}]}
+PLANS = {
+    2: [{"dp": 2}, {"ep": 2}, {"tp": 2}, {"cp": 2}],
+    4: [{"dp": 2, "ep": 2}, {"ep": 2, "cp": 2}, {"ep": 2, "tp": 2}, {"tp": 2, "cp": 2}],
+}
 MODES = ("dense", "warmup", "sparse")
 CONFIG = ModelConfig.named("nano", mtp_depth=2, num_hidden_layers=2)
 
@@ -29,7 +35,7 @@ def batch(step: int):
     generator = torch.Generator().manual_seed(step)
     tokens = torch.randint(0, CONFIG.vocab_size, (B, T + 1), generator=generator)
     start, targets = torch.zeros(B, T, dtype=torch.int64), tokens[:, 1:].clone()
-    start[0, T // 3:], start[1, T // 2 + 3:] = T // 3, T // 2 + 3
+    start[0, T // 3 :], start[1, T // 2 + 3 :] = T // 3, T // 2 + 3
     targets[0, 5:20], targets[2, :3], targets[3] = -100, -100, -100
     return tokens[:, :-1], targets, start
 
@@ -44,11 +50,16 @@ def curve(mode: str, passes: int, mesh=None, reshard: bool = False) -> list[list
     if mesh is not None:
         from minglm.distributed.model import ShardedModel
         from minglm.distributed.optim import ShardedMuonAdamW
+
         model = ShardedModel(model, mesh, reshard=reshard)
     for name, p in model.named_parameters():
         p.requires_grad_({"dense": ".indexer." not in name, "warmup": ".indexer." in name, "sparse": True}[mode])
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    optimizer = MuonAdamW(named, CONFIG, lr=0.01) if mesh is None else ShardedMuonAdamW(named, model.shapes, mesh, CONFIG, lr=0.01)
+    optimizer = (
+        MuonAdamW(named, CONFIG, lr=0.01)
+        if mesh is None
+        else ShardedMuonAdamW(named, model.shapes, mesh, CONFIG, lr=0.01)
+    )
     rows = []
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -115,8 +126,12 @@ def test_a_layout_must_multiply_to_the_number_of_processes(monkeypatch):
     monkeypatch.setenv(layouts.VARIABLE, "tp=2, cp=2")
     assert layouts.choose(None, 4) == Layout(tp=2, cp=2)
     assert layouts.choose({"ep": 4}, 4) == Layout(ep=4), "flags come before the variable"
-    for asked, world, word in (({"ep": 3}, 4, "--nproc-per-node 3"), ({"dp": 2}, 4, "makes 2 processes"), ({"tp": 0}, 1, "at least 1"),
-                               ({"pp": 2}, 2, "not one of")):
+    for asked, world, word in (
+        ({"ep": 3}, 4, "--nproc-per-node 3"),
+        ({"dp": 2}, 4, "makes 2 processes"),
+        ({"tp": 0}, 1, "at least 1"),
+        ({"pp": 2}, 2, "not one of"),
+    ):
         with pytest.raises(InputError, match=word) as caught:
             layouts.choose(asked, world)
         assert "\n" not in str(caught.value)
@@ -125,10 +140,17 @@ def test_a_layout_must_multiply_to_the_number_of_processes(monkeypatch):
         layouts.choose(None, 2)
 
 
-@pytest.mark.parametrize("plan, changes, word", [
-    ({"dp": 3}, {}, "batch_size"), ({"ep": 16}, {"batch_size": 16}, "n_routed_experts"), ({"tp": 3}, {}, "num_attention_heads"),
-    ({"cp": 3}, {}, "seq_len"), ({"cp": 32}, {}, "mtp_depth"), ({"dp": 2}, {"compile": True}, "compile"),
-])
+@pytest.mark.parametrize(
+    "plan, changes, word",
+    [
+        ({"dp": 3}, {}, "batch_size"),
+        ({"ep": 16}, {"batch_size": 16}, "n_routed_experts"),
+        ({"tp": 3}, {}, "num_attention_heads"),
+        ({"cp": 3}, {}, "seq_len"),
+        ({"cp": 32}, {}, "mtp_depth"),
+        ({"dp": 2}, {"compile": True}, "compile"),
+    ],
+)
 def test_what_does_not_divide_is_refused(plan, changes, word):
     recipe = Recipe(**{"model": "nano", "seq_len": 32, "batch_size": 4, **changes})
     with pytest.raises(InputError, match=word):

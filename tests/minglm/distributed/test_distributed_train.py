@@ -1,4 +1,5 @@
 """`minglm train` in several processes: one curve, checkpoints for any number of processes, a killed process, wrong numbers."""
+
 import signal
 import subprocess
 import sys
@@ -13,15 +14,38 @@ torch = pytest.importorskip("torch")
 
 from minglm.training import checkpoint, metrics  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here")
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here"
+)
 STEPS = 8
-CURVE = ("loss", "lm_loss", "mtp_loss", "balance_loss", "val_loss", "grad_norm", "load_entropy", "load_max_over_mean", "dropped_tokens")
+CURVE = (
+    "loss",
+    "lm_loss",
+    "mtp_loss",
+    "balance_loss",
+    "val_loss",
+    "grad_norm",
+    "load_entropy",
+    "load_max_over_mean",
+    "dropped_tokens",
+)
 
 
 def command(run: Path, **changes) -> list[str]:
     settings = {"steps": STEPS, "checkpoint_every": 2, "val_every": 4, **changes}
-    return [sys.executable, "-m", "minglm", "train", "ci_pretrain", "--run", str(run), "--json", "--device", "cpu",
-            *(x for k, v in settings.items() for x in ("--set", f"{k}={v}"))]
+    return [
+        sys.executable,
+        "-m",
+        "minglm",
+        "train",
+        "ci_pretrain",
+        "--run",
+        str(run),
+        "--json",
+        "--device",
+        "cpu",
+        *(x for k, v in settings.items() for x in ("--set", f"{k}={v}")),
+    ]
 
 
 def together(world: int, run: Path, plan: str = "", **changes) -> list[subprocess.Popen]:
@@ -89,6 +113,7 @@ def test_the_same_command_goes_on_and_ends_where_one_process_ends(one, two):
 
 def test_a_checkpoint_loads_at_another_number_of_processes_and_in_one(one, two, tmp_path):
     import shutil
+
     run, expected = two[0], checkpoint.latest(two[0])
     assert len(list(expected.path.glob("shard-*.safetensors"))) == 2 and not list(expected.path.glob("*.distcp"))
     # four processes, split otherwise, take two more steps from it; so does one process
@@ -98,7 +123,7 @@ def test_a_checkpoint_loads_at_another_number_of_processes_and_in_one(one, two, 
         shutil.copytree(two[0], runs[name])
         shutil.copytree(two[0].parent / "data", tmp_path / name / "data")
         for late in sorted((runs[name] / "checkpoints").iterdir())[-1:]:
-            shutil.rmtree(late)                                       # go on from the one before the last
+            shutil.rmtree(late)  # go on from the one before the last
     four = together(4, runs["four"], "ep=2 tp=2")
     assert not any(p.returncode for p in four), [p.err for p in four]
     alone = subprocess.run(command(runs["single"]), capture_output=True, text=True, timeout=200)
@@ -108,7 +133,9 @@ def test_a_checkpoint_loads_at_another_number_of_processes_and_in_one(one, two, 
         same_curve(runs[name], one)
         same_weights(runs[name], run, 1e-4)
     # and nothing changes on the way into a single process's files
-    single = checkpoint.read(checkpoint.save(tmp_path / "converted", expected.step, expected.config, expected.model, expected.optimizer))
+    single = checkpoint.read(
+        checkpoint.save(tmp_path / "converted", expected.step, expected.config, expected.model, expected.optimizer)
+    )
     assert (single.path / "model.safetensors").is_file() and single.step == expected.step
     assert all(torch.equal(t, single.model[n]) for n, t in expected.model.items())
     assert all(torch.equal(t, single.optimizer[n]) for n, t in expected.optimizer.items())
@@ -116,6 +143,7 @@ def test_a_checkpoint_loads_at_another_number_of_processes_and_in_one(one, two, 
 
 def test_a_damaged_shard_is_named_and_the_checkpoint_before_is_used(two, tmp_path):
     import shutil
+
     run = tmp_path / "run"
     shutil.copytree(two[0], run)
     shard = sorted(sorted((run / "checkpoints").iterdir())[-1].glob("shard-*"))[0]

@@ -1,4 +1,5 @@
 """pass@k against enumeration, intervals that cover, ratings that come back, and the quiz's judge."""
+
 import itertools
 import math
 import random
@@ -96,11 +97,20 @@ def test_arena_draws_order_and_cancels_a_judge_that_likes_the_first():
     assert fixed["x"] - fixed["y"] > 400, "the control: without a drawn order the judge decides"
 
 
-@pytest.mark.parametrize("call,part", [
-    (lambda: statistics.pass_at_k(4, 2, 5), "k=5"), (lambda: statistics.pass_at_k(4, 5, 2), "correct=5"), (lambda: statistics.wilson(3, 2), "3 right of 2"),
-    (lambda: statistics.bradley_terry([]), "at least one vote"), (lambda: statistics.bradley_terry([("a", "a", 1)]), "two players"),
-    (lambda: statistics.bradley_terry([("a", "b", 1.0)], prior=0), "never won"), (lambda: statistics.bootstrap([("a", "b", 1)], rounds=3), "rounds=3"),
-    (lambda: statistics.votes_to_separate(0), "points=0"), (lambda: statistics.arena({"a": [1]}, lambda *_: 1, 3), "two players or more")])
+@pytest.mark.parametrize(
+    "call,part",
+    [
+        (lambda: statistics.pass_at_k(4, 2, 5), "k=5"),
+        (lambda: statistics.pass_at_k(4, 5, 2), "correct=5"),
+        (lambda: statistics.wilson(3, 2), "3 right of 2"),
+        (lambda: statistics.bradley_terry([]), "at least one vote"),
+        (lambda: statistics.bradley_terry([("a", "a", 1)]), "two players"),
+        (lambda: statistics.bradley_terry([("a", "b", 1.0)], prior=0), "never won"),
+        (lambda: statistics.bootstrap([("a", "b", 1)], rounds=3), "rounds=3"),
+        (lambda: statistics.votes_to_separate(0), "points=0"),
+        (lambda: statistics.arena({"a": [1]}, lambda *_: 1, 3), "two players or more"),
+    ],
+)
 def test_bad_input_is_one_line(call, part):
     with pytest.raises(InputError, match=part) as err:
         call()
@@ -114,7 +124,9 @@ def test_the_quiz_judges_what_counts():
     assert what_counts("Radi is fuzzy falcon.i is") == "fuzzy falcon" and what_counts("3 + 4 = 7") == "7"
     for task in ("lookup", "copy", "arithmetic", "returns"):
         for e in examples(task, 5, 4):
-            assert is_right(e, e.messages[-1][1]) and is_right(e, f" {e.messages[-1][1]}\n") and not is_right(e, "no idea")
+            assert (
+                is_right(e, e.messages[-1][1]) and is_right(e, f" {e.messages[-1][1]}\n") and not is_right(e, "no idea")
+            )
     assert [better(*v) for v in ((True, False), (True, True), (False, True))] == [1.0, 0.5, 0.0]
 
 

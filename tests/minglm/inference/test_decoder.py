@@ -1,4 +1,5 @@
 """Decoding's own ways of computing: padded experts against the loop, one token of one sequence against the general step."""
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ def loads(draw):
     tokens, among = draw(st.integers(1, 70)), draw(st.integers(K, E))
     order = draw(st.permutations(range(E)))[:among]
     weight = 1.0 / torch.arange(1, among + 1).pow(draw(st.sampled_from([0.0, 1.0, 3.0])))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 10 ** 6)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
     ranks = torch.stack([torch.multinomial(weight, K, generator=generator) for _ in range(tokens)])
     return torch.tensor(order)[ranks]
 
@@ -79,8 +80,16 @@ def decoders(mode="sparse", dtype=torch.float32, routes=True, **changes):
 
 
 @pytest.mark.parametrize("mode", ["sparse", "dense"])
-@pytest.mark.parametrize("changes", [{}, {"indexer_types": ("full", "shared", "full")}, {"n_shared_experts": 0},
-                                     {"first_k_dense_replace": 3}, {"dtype": torch.float64}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"indexer_types": ("full", "shared", "full")},
+        {"n_shared_experts": 0},
+        {"first_k_dense_replace": 3},
+        {"dtype": torch.float64},
+    ],
+)
 def test_a_single_token_takes_the_short_way_to_the_same_state(mode, changes):
     """Logits, hidden state, experts chosen and what is written to the cache, below and past index_topk."""
     _, short, general = decoders(mode, **changes)

@@ -1,4 +1,5 @@
 """The rollout engine: what a request gets never depends on who else runs, when it joined, or where it was stopped."""
+
 import copy
 
 import pytest
@@ -29,12 +30,27 @@ def model():
 @pytest.fixture(scope="module")
 def alone(model):
     """What generate() says of each prompt by itself."""
-    return [generate(model, [p], NEW, temperature=t, top_p=q, seed=[i]).tokens[0] for i, (p, (t, q)) in enumerate(zip(PROMPTS, HOW))]
+    return [
+        generate(model, [p], NEW, temperature=t, top_p=q, seed=[i]).tokens[0]
+        for i, (p, (t, q)) in enumerate(zip(PROMPTS, HOW))
+    ]
 
 
 def requests(order, **changes):
-    return [Request(**{"id": str(i), "prompt": PROMPTS[i], "max_new_tokens": NEW, "temperature": HOW[i][0], "top_p": HOW[i][1],
-                       "seed": i} | changes) for i in order]
+    return [
+        Request(
+            **{
+                "id": str(i),
+                "prompt": PROMPTS[i],
+                "max_new_tokens": NEW,
+                "temperature": HOW[i][0],
+                "top_p": HOW[i][1],
+                "seed": i,
+            }
+            | changes
+        )
+        for i in order
+    ]
 
 
 def finish(engine, most=400):
@@ -47,16 +63,24 @@ def finish(engine, most=400):
 
 
 @settings(deadline=None, max_examples=40)
-@given(order=st.permutations(range(len(PROMPTS))), max_batch=st.integers(1, 6), speculate=st.sampled_from([0, 0, 1, 2]),
-       keep=st.booleans(), budget=st.sampled_from([10, 40, 512]), late=st.integers(0, 5),
-       stops=st.lists(st.tuples(st.integers(0, 60), st.sets(st.integers(0, 5), min_size=1)), max_size=5))
-def test_company_order_and_aborts_never_change_a_token(model, alone, order, max_batch, speculate, keep, budget, late, stops):
+@given(
+    order=st.permutations(range(len(PROMPTS))),
+    max_batch=st.integers(1, 6),
+    speculate=st.sampled_from([0, 0, 1, 2]),
+    keep=st.booleans(),
+    budget=st.sampled_from([10, 40, 512]),
+    late=st.integers(0, 5),
+    stops=st.lists(st.tuples(st.integers(0, 60), st.sets(st.integers(0, 5), min_size=1)), max_size=5),
+)
+def test_company_order_and_aborts_never_change_a_token(
+    model, alone, order, max_batch, speculate, keep, budget, late, stops
+):
     """`late` requests join on the way; at some steps some are aborted and come back at the end of the queue."""
     engine = Engine(model, max_batch, 48, speculate=speculate, keep_cache=keep, prefill_budget=budget)
     todo, out, stops = requests(order), {}, dict(stops)
-    for request in todo[:len(todo) - late]:
+    for request in todo[: len(todo) - late]:
         engine.submit(request)
-    todo = todo[len(todo) - late:]
+    todo = todo[len(todo) - late :]
     for step in range(600):
         out.update((r.id, r) for r in engine.step())
         if step in stops:
@@ -92,11 +116,11 @@ def test_logprobs_are_those_of_the_distribution_sampled_from(model):
         temperature, top_p = HOW[int(i)]
         row = torch.tensor([request.prompt + request.tokens])
         with torch.no_grad():
-            logits = model(row).logits[0, len(request.prompt) - 1:-1] / (temperature or 1)
+            logits = model(row).logits[0, len(request.prompt) - 1 : -1] / (temperature or 1)
         for at, token, logprob in zip(logits.softmax(-1), request.tokens, request.logprobs):
             if temperature:
                 ranked, order = at.sort(descending=True)
-                kept = order[:int((ranked.cumsum(0) < top_p).sum()) + 1]
+                kept = order[: int((ranked.cumsum(0) < top_p).sum()) + 1]
                 at = torch.zeros_like(at).index_copy(0, kept, at[kept] / at[kept].sum())
             assert logprob == pytest.approx(at[token].log().item(), abs=1e-3)
 
@@ -106,7 +130,7 @@ def test_the_stop_token_is_part_of_the_response(model, alone):
     engine = Engine(model, 2, 48)
     engine.submit(requests([1], stop=(stop,))[0])
     (request,) = finish(engine).values()
-    assert request.reason == "stop" and request.tokens == alone[1][:alone[1].index(stop) + 1]
+    assert request.reason == "stop" and request.tokens == alone[1][: alone[1].index(stop) + 1]
     assert len(request.logprobs) == len(request.tokens)
 
 
@@ -145,7 +169,7 @@ def test_a_resumed_request_is_read_again_unless_its_cache_is_kept(model, alone):
         for _ in range(5):
             engine.step()
         (back,) = engine.abort()
-        assert len(back.tokens) == 6 and engine.running == 0        # reading in gives the first, each step one
+        assert len(back.tokens) == 6 and engine.running == 0  # reading in gives the first, each step one
         engine.submit(back)
         assert finish(engine)["0"].tokens == alone[0]
         assert engine.stats.reprefilled == (0 if keep else len(PROMPTS[0]) + 6)
@@ -178,10 +202,13 @@ def test_a_push_that_cannot_be_changes_nothing(model, alone):
     engine = Engine(copy.deepcopy(model), 2, 48)
     engine.push(model.state_dict(), 2)
     state = model.state_dict()
-    broken = {"stale": (state, 1, "version 1"), "missing": ({k: v for k, v in state.items() if k != "norm.weight"}, 3, "norm.weight is missing"),
-              "extra": (state | {"nonsense": torch.ones(1)}, 3, "nonsense"),
-              "shape": (state | {"norm.weight": torch.ones(3)}, 3, r"norm.weight is \(3,\)"),
-              "nan": (state | {"norm.weight": torch.full((64,), float("nan"))}, 3, "not finite")}
+    broken = {
+        "stale": (state, 1, "version 1"),
+        "missing": ({k: v for k, v in state.items() if k != "norm.weight"}, 3, "norm.weight is missing"),
+        "extra": (state | {"nonsense": torch.ones(1)}, 3, "nonsense"),
+        "shape": (state | {"norm.weight": torch.ones(3)}, 3, r"norm.weight is \(3,\)"),
+        "nan": (state | {"norm.weight": torch.full((64,), float("nan"))}, 3, "not finite"),
+    }
     for given_state, version, says in broken.values():
         with pytest.raises(InputError, match=says) as err:
             engine.push(given_state, version)
@@ -208,25 +235,28 @@ def test_routes_are_the_experts_of_the_position_that_predicted(model, speculate)
             model(torch.tensor([request.prompt + request.tokens]))
         for hook in hooks:
             hook.remove()
-        want = torch.stack(chosen, 1)[len(request.prompt) - 1:-1].sort(-1).values
+        want = torch.stack(chosen, 1)[len(request.prompt) - 1 : -1].sort(-1).values
         assert len(request.routes) == NEW
         assert torch.equal(torch.stack(request.routes).long().sort(-1).values, want)
 
 
-@pytest.mark.parametrize(("changes", "says"), [
-    ({"prompt": []}, "prompt is empty"),
-    ({"prompt": [512]}, "0 to 511"),
-    ({"prompt": [-1]}, "0 to 511"),
-    ({"tokens": [900], "logprobs": [0.0], "versions": [0]}, "0 to 511"),
-    ({"prompt": [1] * 48}, "max_len=48"),
-    ({"max_new_tokens": 0}, "max_new_tokens=0"),
-    ({"temperature": -1.0}, "temperature=-1.0"),
-    ({"top_p": 1.5}, "top_p=1.5"),
-    ({"seed": 0.5}, "seed=0.5"),
-    ({"tokens": [1, 2], "logprobs": [0.0], "versions": [0, 0]}, "2 tokens, 1 logprobs"),
-    ({"tokens": [4], "logprobs": [0.0], "versions": [0], "max_new_tokens": 1}, "already complete"),
-    ({"tokens": [4], "logprobs": [0.0], "versions": [0], "stop": (4,)}, "already complete"),
-])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"prompt": []}, "prompt is empty"),
+        ({"prompt": [512]}, "0 to 511"),
+        ({"prompt": [-1]}, "0 to 511"),
+        ({"tokens": [900], "logprobs": [0.0], "versions": [0]}, "0 to 511"),
+        ({"prompt": [1] * 48}, "max_len=48"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"top_p": 1.5}, "top_p=1.5"),
+        ({"seed": 0.5}, "seed=0.5"),
+        ({"tokens": [1, 2], "logprobs": [0.0], "versions": [0, 0]}, "2 tokens, 1 logprobs"),
+        ({"tokens": [4], "logprobs": [0.0], "versions": [0], "max_new_tokens": 1}, "already complete"),
+        ({"tokens": [4], "logprobs": [0.0], "versions": [0], "stop": (4,)}, "already complete"),
+    ],
+)
 def test_requests_that_cannot_run_are_refused_in_one_line(model, changes, says):
     engine = Engine(model, 2, 48)
     with pytest.raises(InputError) as err:
@@ -245,9 +275,16 @@ def test_an_id_is_used_once_at_a_time(model):
     assert [r.id for r in engine.abort({"a", "unknown"})] == ["a"]
 
 
-@pytest.mark.parametrize(("settings_", "says"), [({"max_batch": 0}, "max_batch=0"), ({"max_len": 513}, "max_position_embeddings=512"),
-                                                 ({"mode": "warmup"}, "'warmup'"), ({"speculate": -1}, "speculate=-1"),
-                                                 ({"prefill_budget": 0}, "prefill_budget=0")])
+@pytest.mark.parametrize(
+    ("settings_", "says"),
+    [
+        ({"max_batch": 0}, "max_batch=0"),
+        ({"max_len": 513}, "max_position_embeddings=512"),
+        ({"mode": "warmup"}, "'warmup'"),
+        ({"speculate": -1}, "speculate=-1"),
+        ({"prefill_budget": 0}, "prefill_budget=0"),
+    ],
+)
 def test_engines_that_cannot_be_are_refused(model, settings_, says):
     with pytest.raises(InputError) as err:
         Engine(model, **{"max_batch": 2, "max_len": 32} | settings_)

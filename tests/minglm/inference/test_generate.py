@@ -1,4 +1,5 @@
 """Decoding: the cache against no cache, batches against single prompts, stop tokens, sampling, refusals."""
+
 import pytest
 import torch
 
@@ -45,7 +46,9 @@ def test_a_ragged_batch_equals_one_by_one(model, mode, temperature):
 
 
 @pytest.mark.parametrize("mode", ["sparse", "dense"])
-@pytest.mark.parametrize("changes", [{}, {"indexer_types": ("full", "shared", "full")}, {"n_shared_experts": 0}, {"index_topk": 1}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"indexer_types": ("full", "shared", "full")}, {"n_shared_experts": 0}, {"index_topk": 1}]
+)
 def test_one_decoder_step_gives_the_logits_of_a_forward(mode, changes):
     """A token or a few at a time, past index_topk, for one sequence (its own expert path) and for three side by side or
     each at a position of its own."""
@@ -56,14 +59,14 @@ def test_one_decoder_step_gives_the_logits_of_a_forward(mode, changes):
     tokens = torch.randint(0, 512, (3, 44))
     with torch.inference_mode():
         whole = model(tokens, mode=mode).logits
-        for ahead in ([10], [10, 10, 10], [12, 6, 9]):                  # tokens that each sequence has before the first step
+        for ahead in ([10], [10, 10, 10], [12, 6, 9]):  # tokens that each sequence has before the first step
             B = len(ahead)
             cache = LatentCache(model.config, B, 44)
             prefill(model, cache, [row[:n].tolist() for row, n in zip(tokens, ahead)], mode)
             decoder, at = Decoder(model, cache, mode), list(ahead)
             for T in (1, 1, 3, 1, 4) + (1, 2) * 7:
-                new = torch.stack([row[n:n + T] for row, n in zip(tokens, at)])
-                want = torch.stack([row[n:n + T] for row, n in zip(whole, at)])
+                new = torch.stack([row[n : n + T] for row, n in zip(tokens, at)])
+                want = torch.stack([row[n : n + T] for row, n in zip(whole, at)])
                 torch.testing.assert_close(decoder.step(new, at), want, rtol=1e-3, atol=1e-4)
                 at = [n + T for n in at]
 
@@ -87,7 +90,11 @@ def test_logprobs_are_the_models_own(model):
     out = generate(model, PROMPTS[:1], 5, temperature=1.3, seed=3)
     row = torch.tensor([PROMPTS[0] + out.tokens[0]])
     with torch.no_grad():
-        want = model(row).logits.log_softmax(-1)[0, len(PROMPTS[0]) - 1:-1].gather(-1, torch.tensor(out.tokens[0])[:, None])
+        want = (
+            model(row)
+            .logits.log_softmax(-1)[0, len(PROMPTS[0]) - 1 : -1]
+            .gather(-1, torch.tensor(out.tokens[0])[:, None])
+        )
     assert out.logprobs[0] == pytest.approx(want.flatten().tolist(), abs=1e-4)
 
 
@@ -96,17 +103,20 @@ def test_same_seed_same_text_other_seed_other_text(model):
     assert draw(3) == draw(3) != draw(50)
 
 
-@pytest.mark.parametrize(("prompts", "options", "says"), [
-    ([], {}, "no prompts"),
-    ([[1], []], {}, "prompt 1 is empty"),
-    ([[600]], {}, "0 to 511"),
-    ([[1]], {"max_new_tokens": 0}, "at least 1"),
-    ([[1]], {"max_new_tokens": 512}, "max_position_embeddings=512"),
-    ([[1]], {"temperature": -1.0}, "temperature=-1.0"),
-    ([[1]], {"temperature": float("nan")}, "temperature=nan"),
-    ([[1]], {"top_p": 0.0}, "top_p=0.0"),
-    ([[1]], {"seed": [1, 2]}, "2 seeds for 1 prompts"),
-])
+@pytest.mark.parametrize(
+    ("prompts", "options", "says"),
+    [
+        ([], {}, "no prompts"),
+        ([[1], []], {}, "prompt 1 is empty"),
+        ([[600]], {}, "0 to 511"),
+        ([[1]], {"max_new_tokens": 0}, "at least 1"),
+        ([[1]], {"max_new_tokens": 512}, "max_position_embeddings=512"),
+        ([[1]], {"temperature": -1.0}, "temperature=-1.0"),
+        ([[1]], {"temperature": float("nan")}, "temperature=nan"),
+        ([[1]], {"top_p": 0.0}, "top_p=0.0"),
+        ([[1]], {"seed": [1, 2]}, "2 seeds for 1 prompts"),
+    ],
+)
 def test_bad_requests_are_refused_in_one_line(model, prompts, options, says):
     with pytest.raises(InputError) as err:
         generate(model, prompts, **{"max_new_tokens": 4, **options})

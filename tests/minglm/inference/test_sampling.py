@@ -1,4 +1,5 @@
 """Choosing tokens: the distribution sampled from, draws by seed and index, and log-probabilities that belong to them."""
+
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ def test_sampling_follows_the_probabilities():
     tokens, logprobs = draw(8000)
     share = torch.bincount(tokens, minlength=4) / 8000
     chi_square = (8000 * (share - SHARES).square() / SHARES).sum()
-    assert chi_square < 16.27                              # 3 degrees of freedom, one in a thousand
+    assert chi_square < 16.27  # 3 degrees of freedom, one in a thousand
     torch.testing.assert_close(logprobs, SHARES.log()[tokens])
 
 
@@ -26,7 +27,7 @@ def test_draws_of_neighbouring_tokens_are_independent():
     first, second = draw(8000)[0], draw(8000, index=1)[0]
     table = torch.bincount(first * 4 + second, minlength=16).view(4, 4)
     want = 8000 * SHARES[:, None] * SHARES
-    assert ((table - want).square() / want).sum() < 37.7   # 15 degrees of freedom, one in a thousand
+    assert ((table - want).square() / want).sum() < 37.7  # 15 degrees of freedom, one in a thousand
 
 
 def test_top_p_cuts_the_tail_and_temperature_sharpens():
@@ -45,20 +46,28 @@ def test_rows_keep_their_own_settings():
     settings = [0.0, 0.7, 1.3], [0.5, 0.5, 1.0]
     tokens, logprobs = choose(logits, *settings, generator)
     for i in range(3):
-        token, logprob = choose(logits[i:i + 1], settings[0][i:i + 1], settings[1][i:i + 1], generator[i:i + 1])
+        token, logprob = choose(logits[i : i + 1], settings[0][i : i + 1], settings[1][i : i + 1], generator[i : i + 1])
         assert token == tokens[i]
-        torch.testing.assert_close(logprob, logprobs[i:i + 1])
-    assert tokens[0] == logits[0].argmax() and logprobs[0] == pytest.approx(logits[0].log_softmax(-1).max().item(), abs=1e-5)
+        torch.testing.assert_close(logprob, logprobs[i : i + 1])
+    assert tokens[0] == logits[0].argmax() and logprobs[0] == pytest.approx(
+        logits[0].log_softmax(-1).max().item(), abs=1e-5
+    )
 
 
 def test_arrivals_depend_on_seed_and_index_only():
     together = arrivals([(3, 0), None, (3, 1), (4, 0)], 100)
     assert torch.equal(together[0], arrivals([(3, 0)], 100)[0]) and torch.equal(together[2], arrivals([(3, 1)], 100)[0])
-    assert (together[1] == 1).all() and not torch.equal(together[0], together[2]) and not torch.equal(together[0], together[3])
+    assert (
+        (together[1] == 1).all()
+        and not torch.equal(together[0], together[2])
+        and not torch.equal(together[0], together[3])
+    )
     assert (arrivals([(-5, 2)], 100) > 0).all()
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(-1.0, 1.0), (float("nan"), 1.0), (float("inf"), 1.0), (1.0, 0.0), (1.0, 1.1)])
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(-1.0, 1.0), (float("nan"), 1.0), (float("inf"), 1.0), (1.0, 0.0), (1.0, 1.1)]
+)
 def test_settings_out_of_range_are_refused(temperature, top_p):
     with pytest.raises(InputError, match="temperature|top_p"):
         check_sampling(temperature, top_p)

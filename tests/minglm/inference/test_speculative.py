@@ -1,4 +1,5 @@
 """Drafts never change what comes out: same tokens greedy and sampled, same distribution, and right drafts are kept."""
+
 import pytest
 import torch
 
@@ -64,7 +65,9 @@ def test_bad_drafts_are_all_rejected_and_change_nothing(periodic, monkeypatch):
     model, prompts = periodic
     plain = generate(model, prompts, 20)
     draft = Speculator._draft
-    monkeypatch.setattr(Speculator, "_draft", lambda self, *how: (draft(self, *how) * 0 + 511 - self.tokens[:len(how[2]), :1] % 2))
+    monkeypatch.setattr(
+        Speculator, "_draft", lambda self, *how: draft(self, *how) * 0 + 511 - self.tokens[: len(how[2]), :1] % 2
+    )
     drafted = generate(model, prompts, 20, speculate=2)
     assert drafted.tokens == plain.tokens and drafted.acceptance == 0
 
@@ -82,8 +85,8 @@ def test_sampled_pairs_follow_the_models_own_distribution():
     table = torch.zeros(4, 4)
     for a, b, _ in out.tokens:
         table[a, b] += 1
-    assert ((table - want).square() / want).sum() < 37.7       # 15 degrees of freedom
-    assert out.acceptance > 0.2                                # the second of each pair was drafted, and often kept
+    assert ((table - want).square() / want).sum() < 37.7  # 15 degrees of freedom
+    assert out.acceptance > 0.2  # the second of each pair was drafted, and often kept
 
 
 def test_the_module_reads_what_training_showed_it(periodic):

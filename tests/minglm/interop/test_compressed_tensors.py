@@ -1,4 +1,5 @@
 """transformers loads what `write` writes and computes the same: multiplied out always; fp8 and int4 where its own needs are installed."""
+
 import copy
 
 import pytest
@@ -16,8 +17,12 @@ from minglm.quant.modules import pack
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)
 TOKENS = torch.randint(0, 512, (2, 80), generator=torch.Generator().manual_seed(5))
-SPECS = {"int4": Spec("int4", 16), "fp8": Spec("fp8", block=16, activations=False), "fp8-ragged": Spec("fp8", block=24, activations=False),
-         "w4a8": Spec("w4a8", 16, activations=False)}
+SPECS = {
+    "int4": Spec("int4", 16),
+    "fp8": Spec("fp8", block=16, activations=False),
+    "fp8-ragged": Spec("fp8", block=24, activations=False),
+    "w4a8": Spec("w4a8", 16, activations=False),
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +42,22 @@ def test_logits_are_the_same(name, plain, model, tmp_path):
             options["quantization_config"] = transformers.CompressedTensorsConfig(dequantize=True)
     packed = pack(copy.deepcopy(model), SPECS[name])
     folder = write(packed, tmp_path / "hf", plain)
-    theirs, report = transformers.GlmMoeDsaForCausalLM.from_pretrained(folder, attn_implementation="eager", output_loading_info=True, **options)
-    assert not report["missing_keys"] and all(".3." in key for key in report["unexpected_keys"]), "only the MTP layer has no place there"
+    theirs, report = transformers.GlmMoeDsaForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True, **options
+    )
+    assert not report["missing_keys"] and all(".3." in key for key in report["unexpected_keys"]), (
+        "only the MTP layer has no place there"
+    )
     with torch.no_grad():
         ours, theirs, before = packed(TOKENS).logits, theirs.eval()(TOKENS).logits, model(TOKENS).logits
     assert (ours - theirs).abs().max() <= 1e-4 < (ours - before).abs().max()
 
 
 def test_a_quantised_file_is_smaller(model, tmp_path):
-    size = {name: write(pack(copy.deepcopy(model), spec), tmp_path / name).joinpath("model.safetensors").stat().st_size for name, spec in SPECS.items()}
+    size = {
+        name: write(pack(copy.deepcopy(model), spec), tmp_path / name).joinpath("model.safetensors").stat().st_size
+        for name, spec in SPECS.items()
+    }
     full = export_hf(model, tmp_path / "full").joinpath("model.safetensors").stat().st_size
     assert size["int4"] < size["w4a8"] < full and size["fp8"] < full
 

@@ -1,4 +1,5 @@
 """MLA: the two ways to compute it agree, padding changes nothing, documents stay apart, the cache changes nothing."""
+
 import pytest
 import torch
 
@@ -23,26 +24,27 @@ def layer(config=CONFIG, seed=0):
 def run(mla, x, mode="dense", **view):
     rope = rope_table(256, mla.rope, 1e4)
     offset = view.get("offset", 0)
-    return mla(x, View(mode, rope[offset:offset + x.shape[1]], **view))[0]
+    return mla(x, View(mode, rope[offset : offset + x.shape[1]], **view))[0]
 
 
 def plain(mla, x, doc_start=None):
     """MLA written head by head with an explicit mask."""
     T, rope = x.shape[1], rope_table(256, mla.rope, 1e4)
     from minglm.model.layers import apply_rope
+
     q = mla.q_b_proj(mla.q_a_layernorm(mla.q_a_proj(x))).view(*x.shape[:2], mla.H, -1)
     kv = mla.kv_a_proj_with_mqa(x)
-    k_rope = apply_rope(kv[..., mla.L:], rope[:T])
-    up = mla.kv_b_proj(mla.kv_a_layernorm(kv[..., :mla.L])).view(*x.shape[:2], mla.H, -1)
+    k_rope = apply_rope(kv[..., mla.L :], rope[:T])
+    up = mla.kv_b_proj(mla.kv_a_layernorm(kv[..., : mla.L])).view(*x.shape[:2], mla.H, -1)
     seen = torch.ones(T, T).tril().bool().expand(x.shape[0], T, T)
     if doc_start is not None:
         seen = seen & (torch.arange(T) >= doc_start.unsqueeze(-1))
     heads = []
     for h in range(mla.H):
-        qh = torch.cat((q[:, :, h, :mla.nope], apply_rope(q[:, :, h, mla.nope:], rope[:T])), -1)
-        kh = torch.cat((up[:, :, h, :mla.nope], k_rope), -1)
+        qh = torch.cat((q[:, :, h, : mla.nope], apply_rope(q[:, :, h, mla.nope :], rope[:T])), -1)
+        kh = torch.cat((up[:, :, h, : mla.nope], k_rope), -1)
         a = (qh @ kh.transpose(1, 2) * mla.scale).masked_fill(~seen, -torch.inf).softmax(-1)
-        heads.append(a @ up[:, :, h, mla.nope:])
+        heads.append(a @ up[:, :, h, mla.nope :])
     return mla.o_proj(torch.cat(heads, -1))
 
 
@@ -86,7 +88,7 @@ def test_cache_in_any_pieces_changes_nothing(mode, pieces):
     x = torch.randn(2, 60, CONFIG.hidden_size)
     cache, done, outs = LatentCache(CONFIG, 2, 60), 0, []
     for n in pieces:
-        outs.append(run(mla, x[:, done:done + n], mode, cache=cache, offset=done))
+        outs.append(run(mla, x[:, done : done + n], mode, cache=cache, offset=done))
         cache.advance(n)
         done += n
     torch.testing.assert_close(torch.cat(outs, 1), run(mla, x, mode), rtol=1e-4, atol=1e-4)
@@ -118,6 +120,8 @@ def test_masking_what_was_not_chosen_equals_gathering_what_was(monkeypatch, docu
         y = run(mla, x, "sparse", doc_start=doc_start)
         out += [y, *torch.autograd.grad(y.square().sum(), leaves)]
     assert len(calls) == 1
-    assert not torch.allclose(got[0], run(mla, x, "dense", doc_start=doc_start), atol=1e-3), "the choice must leave keys out"
+    assert not torch.allclose(got[0], run(mla, x, "dense", doc_start=doc_start), atol=1e-3), (
+        "the choice must leave keys out"
+    )
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)

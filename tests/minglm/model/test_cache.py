@@ -1,4 +1,5 @@
 """The latent cache: sizes as the config's arithmetic says, writes in place, refusals."""
+
 import pytest
 import torch
 

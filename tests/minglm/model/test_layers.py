@@ -1,4 +1,5 @@
 """Norm, rotary position and the chunked head, each against a plain formula."""
+
 import math
 
 import pytest
@@ -35,12 +36,12 @@ def test_rope_turns_pairs_and_scores_depend_on_distance_only():
     table = rope_table(64, 8, 10_000.0)
     x = torch.randn(1, 64, 8)
     turned = apply_rope(x, table)
-    angle = 5 / 10_000.0 ** (2 / 8)                                   # position 5, second pair
+    angle = 5 / 10_000.0 ** (2 / 8)  # position 5, second pair
     a, b = x[0, 5, 2].item(), x[0, 5, 3].item()
     assert turned[0, 5, 2].item() == pytest.approx(a * math.cos(angle) - b * math.sin(angle), abs=1e-5)
     assert turned[0, 5, 3].item() == pytest.approx(a * math.sin(angle) + b * math.cos(angle), abs=1e-5)
     q, k = torch.randn(8), torch.randn(8)
-    at = lambda v, p: apply_rope(v.view(1, 1, 8), table[p:p + 1])[0, 0]
+    at = lambda v, p: apply_rope(v.view(1, 1, 8), table[p : p + 1])[0, 0]
     assert (at(q, 30) @ at(k, 21)).item() == pytest.approx((at(q, 12) @ at(k, 3)).item(), abs=1e-4)
     with_heads = apply_rope(x.view(1, 64, 1, 8).expand(1, 64, 3, 8), table)
     torch.testing.assert_close(with_heads[:, :, 2], turned)

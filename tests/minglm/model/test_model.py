@@ -1,4 +1,5 @@
 """The whole model: which loss moves which parameter, documents, shared indexers, starting weights, refusals."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ def names(model, indexer):
 
 
 # ------------------------------------------------------------------ gradients go where they should
+
 
 @pytest.mark.parametrize("mode", ["dense", "sparse"])
 def test_lm_loss_gives_the_indexer_no_gradient(mode):
@@ -113,6 +115,7 @@ def test_directional_derivative_equals_finite_difference(mode):
 
 # ------------------------------------------------------------------ what a forward returns
 
+
 def test_losses_come_with_targets_and_logits_without():
     model, (x, y) = make(), batch()
     out = model(x, y)
@@ -186,7 +189,11 @@ def test_half_precision_runs_close_to_full(mode):
     full = model(x, y, mode=mode)
     half = model.bfloat16()(x, y, mode=mode)
     assert half.lm_loss.item() == pytest.approx(full.lm_loss.item(), rel=0.02)
-    (half.indexer_kl if mode == "warmup" else half.lm_loss + half.mtp_loss + (half.indexer_kl if mode == "sparse" else 0)).backward()
+    (
+        half.indexer_kl
+        if mode == "warmup"
+        else half.lm_loss + half.mtp_loss + (half.indexer_kl if mode == "sparse" else 0)
+    ).backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     assert grads and all(g.isfinite().all() for g in grads)
     assert len(generate(model.eval(), [[1] * 30, [2]], 4, mode="dense" if mode == "dense" else "sparse").tokens[0]) == 4
@@ -206,6 +213,7 @@ def test_it_learns():
 
 
 # ------------------------------------------------------------------ starting weights, router bias, refusals
+
 
 def test_weights_start_as_the_table_says():
     model = make(initializer_range=0.05)
@@ -228,14 +236,17 @@ def test_bias_update_moves_each_router_by_its_own_row():
         assert torch.equal(bias, 0.25 * torch.sign(row.float().mean() - row))
 
 
-@pytest.mark.parametrize(("call", "says"), [
-    (lambda m, x: m(x, mode="sparce"), "did you mean 'sparse'"),
-    (lambda m, x: m(torch.full_like(x, V)), "outside the vocabulary"),
-    (lambda m, x: m(-x - 1), "outside the vocabulary"),
-    (lambda m, x: m(x, x[:, 1:]), "targets of shape"),
-    (lambda m, x: m(x, doc_start=x[0]), "doc_start of shape"),
-    (lambda m, x: m(x.repeat(1, 11)), "max_position_embeddings=512"),
-])
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda m, x: m(x, mode="sparce"), "did you mean 'sparse'"),
+        (lambda m, x: m(torch.full_like(x, V)), "outside the vocabulary"),
+        (lambda m, x: m(-x - 1), "outside the vocabulary"),
+        (lambda m, x: m(x, x[:, 1:]), "targets of shape"),
+        (lambda m, x: m(x, doc_start=x[0]), "doc_start of shape"),
+        (lambda m, x: m(x.repeat(1, 11)), "max_position_embeddings=512"),
+    ],
+)
 def test_bad_input_is_refused_in_one_line(call, says):
     model, (x, _) = make(), batch()
     with pytest.raises(InputError) as err:

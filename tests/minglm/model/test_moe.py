@@ -1,4 +1,5 @@
 """Experts: grouped matmuls against a loop over tokens, the router's rules, the balance loss and the bias rule."""
+
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,5 @@
 """Multi-token prediction: what is joined with what, and which labels count."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from minglm.model.mtp import shift_targets
 
 
 def test_shift_follows_the_table():
-    targets = torch.arange(1, 9).view(1, 8)                 # targets[i] = token i+1 for tokens 0…7
+    targets = torch.arange(1, 9).view(1, 8)  # targets[i] = token i+1 for tokens 0…7
     assert shift_targets(targets, 1).tolist() == [[2, 3, 4, 5, 6, 7, 8]]
     assert shift_targets(targets, 3).tolist() == [[4, 5, 6, 7, 8]]
 
@@ -30,15 +31,28 @@ def test_loss_equals_depth_by_depth_by_hand(mode):
     out = model(tokens, targets, mode=mode)
     hidden, losses = out.hidden, []
     for d in (1, 2, 3):
-        joined = torch.stack([torch.cat((model.mtp.enorm(model.embed_tokens(tokens[:, i + d])), model.mtp.hnorm(hidden[:, i])), -1)
-                              for i in range(12 - d)], 1) @ model.mtp.eh_proj.weight.T
+        joined = (
+            torch.stack(
+                [
+                    torch.cat(
+                        (model.mtp.enorm(model.embed_tokens(tokens[:, i + d])), model.mtp.hnorm(hidden[:, i])), -1
+                    )
+                    for i in range(12 - d)
+                ],
+                1,
+            )
+            @ model.mtp.eh_proj.weight.T
+        )
         layer = model.mtp.layer
         # 12 tokens are fewer than index_topk, so dense and sparse read the same keys
         from minglm.model.attention import View
         from minglm.model.model import Tally
+
         hidden = layer(joined, View("dense", model._rope_slice(0, 12 - d, tokens.device)), Tally())
         logits = model.lm_head(model.mtp.norm(hidden))
-        losses.append(F.cross_entropy(logits.flatten(0, 1), torch.stack([targets[:, i + d] for i in range(12 - d)], 1).flatten()))
+        losses.append(
+            F.cross_entropy(logits.flatten(0, 1), torch.stack([targets[:, i + d] for i in range(12 - d)], 1).flatten())
+        )
     torch.testing.assert_close(out.mtp_loss, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
 
 
@@ -59,9 +73,12 @@ def test_it_learns_to_see_two_ahead():
     hidden = model(tokens[:, :20], mode="dense").hidden
     from minglm.model.attention import View
     from minglm.model.model import Tally
-    deep = model.mtp_step(hidden[:, :19], tokens[:, 1:20], View("dense", model._rope_slice(0, 19, tokens.device)), Tally())
+
+    deep = model.mtp_step(
+        hidden[:, :19], tokens[:, 1:20], View("dense", model._rope_slice(0, 19, tokens.device)), Tally()
+    )
     guess = model.lm_head(model.mtp.norm(deep)).argmax(-1)
-    right = lambda shift: (guess[:, 6:] == tokens[:, 6 + shift:19 + shift]).float().mean().item()
+    right = lambda shift: (guess[:, 6:] == tokens[:, 6 + shift : 19 + shift]).float().mean().item()
     assert right(2) > 0.9 and right(1) < 0.5 and right(3) < 0.5
 
 

@@ -1,4 +1,5 @@
 """The indexer's choice and the attention over it, against slow references; where gradients may and may not go."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,11 @@ NOPE, DV = 5, 7
 
 def inputs(seed=0, T=T, ties=False):
     g = torch.Generator().manual_seed(seed)
-    q, keys, w = torch.randn(B, T, Hi, Di, generator=g), torch.randn(B, T, Di, generator=g), torch.randn(B, T, Hi, generator=g)
+    q, keys, w = (
+        torch.randn(B, T, Hi, Di, generator=g),
+        torch.randn(B, T, Di, generator=g),
+        torch.randn(B, T, Hi, generator=g),
+    )
     return (q.round(), keys.round(), w.round()) if ties else (q, keys, w)
 
 
@@ -44,6 +49,7 @@ def as_sets(choice):
 
 
 # ------------------------------------------------------------------ choosing
+
 
 def test_index_scores_are_the_formula():
     q, keys, w = inputs()
@@ -73,7 +79,7 @@ def test_ties_go_to_the_lowest_position(width, levels):
     """Scores from few levels tie everywhere; the answer must be a stable sort's."""
     g = torch.Generator().manual_seed(width + levels)
     scores = torch.randint(0, levels, (30, width), generator=g).float() - levels // 2
-    scores[::3, width // 2:] = -torch.inf
+    scores[::3, width // 2 :] = -torch.inf
     scores[1] = -torch.inf
     scores[1, 2] = 0.0
     for topk in (1, 4, 7):
@@ -98,11 +104,12 @@ def test_choice_continues_after_cached_keys():
 
 # ------------------------------------------------------------------ the future stays unseen
 
+
 def past_changes(chooser) -> bool:
     """Whether changing the last tokens' keys changes what earlier queries read: must be False for a causal chooser."""
     q, keys, w = inputs()
     q_nope, q_rope, latent, *up = attention_inputs(9)
-    cut = 3                                            # fewer visible keys than k: where leaks hide
+    cut = 3  # fewer visible keys than k: where leaks hide
     before = sparse_attention(q_nope, q_rope, latent, *up, chooser(q, keys, w), 0.3)[0][:, :cut]
     keys, latent = keys.clone(), latent.clone()
     keys[:, cut:], latent[:, cut:] = 7 * keys[:, cut:].flip(1), -latent[:, cut:]
@@ -116,6 +123,7 @@ def test_choice_leaks_nothing_from_the_future():
 
 def test_the_check_catches_the_large_negative_number_leak():
     """Negative control. Filling the future with -1e9 and taking the top k reads the future where k > visible."""
+
     def leaky(q, keys, w):
         scores = torch.stack([index_scores(q[b], keys[b], w[b]) for b in range(B)])
         future = torch.ones(T, T).triu(1).bool()
@@ -126,13 +134,18 @@ def test_the_check_catches_the_large_negative_number_leak():
 
 # ------------------------------------------------------------------ sparse attention = masked dense attention
 
+
 @pytest.mark.parametrize("budget", [1, 300, 1 << 18])
 @pytest.mark.parametrize("ragged", [False, True])
 def test_sparse_attention_equals_masked_dense_in_values_and_gradients(monkeypatch, budget, ragged):
     monkeypatch.setattr(dsa, "GATHER_FLOATS", budget)
     g = torch.Generator().manual_seed(1)
     leaves = [t.requires_grad_() for t in attention_inputs()]
-    choice = select(*inputs(), k) if ragged else torch.stack([torch.randperm(T, generator=g)[:k] for _ in range(B * T)]).view(B, T, k)
+    choice = (
+        select(*inputs(), k)
+        if ragged
+        else torch.stack([torch.randperm(T, generator=g)[:k] for _ in range(B * T)]).view(B, T, k)
+    )
     got, p = sparse_attention(*leaves, choice, 0.4, want_p=True)
     want = masked_reference(*leaves, choice, 0.4)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
@@ -151,13 +164,16 @@ def test_sparse_attention_gradient_in_double_precision():
 
 # ------------------------------------------------------------------ the indexer's loss
 
+
 def test_chosen_kl_is_the_formula_in_value_and_gradient():
     leaves = [t.requires_grad_() for t in inputs()]
     choice = select(*inputs(), k)
     p = torch.rand(B, T, k, generator=torch.Generator().manual_seed(3)).masked_fill(choice < 0, 0)
     p = p / p.sum(-1, keepdim=True)
     q, keys, w = leaves
-    scores = torch.stack([(w[b].unsqueeze(-1) * F.relu(torch.einsum("thd,sd->ths", q[b], keys[b]))).sum(1) for b in range(B)])
+    scores = torch.stack(
+        [(w[b].unsqueeze(-1) * F.relu(torch.einsum("thd,sd->ths", q[b], keys[b]))).sum(1) for b in range(B)]
+    )
     chosen = scores.gather(-1, choice.clamp(min=0)).masked_fill(choice < 0, -torch.inf).log_softmax(-1)
     want = (torch.xlogy(p, p) - torch.where(p > 0, p * chosen, 0)).sum() / (B * T)
     got = chosen_kl(q, keys, w, choice, p)
@@ -178,7 +194,12 @@ def test_dense_kl_is_the_formula_in_value_and_gradient(monkeypatch, documents, b
     seen = torch.ones(T, T).tril().bool().expand(B, T, T)
     if documents:
         seen = seen & (torch.arange(T) >= doc_start.unsqueeze(-1))
-    p = (torch.einsum("bthd,bshd->bhts", attn_q, attn_k) * 0.3).masked_fill(~seen[:, None], -torch.inf).softmax(-1).mean(1)
+    p = (
+        (torch.einsum("bthd,bshd->bhts", attn_q, attn_k) * 0.3)
+        .masked_fill(~seen[:, None], -torch.inf)
+        .softmax(-1)
+        .mean(1)
+    )
     scores = (w.unsqueeze(-1) * F.relu(torch.einsum("bthd,bsd->bths", q, keys))).sum(2)
     log_q = scores.masked_fill(~seen, -torch.inf).log_softmax(-1)
     want = (torch.xlogy(p, p) - torch.where(p > 0, p * log_q, 0)).sum() / (B * T)
@@ -224,6 +245,6 @@ def test_compute_falls_with_k():
             sparse_attention(*attention_inputs(B=1, T=64, S=S), choice, 1.0)
         return counter.get_total_flops()
 
-    fixed = 2 * flops(1000, 16) - flops(1000, 32)                # absorbing the query and expanding the values
+    fixed = 2 * flops(1000, 16) - flops(1000, 32)  # absorbing the query and expanding the values
     assert fixed == 64 * 2 * H * L * (NOPE + DV)
     assert flops(1000, 16) - fixed == 64 * 2 * H * 16 * (R + L) == flops(4000, 16) - fixed

@@ -1,4 +1,5 @@
 """Work shared out to threads: same results, fixed shares, errors and thread counts kept."""
+
 import os
 import threading
 
@@ -67,7 +68,9 @@ def test_attention_and_its_gradients_are_the_same_on_two_threads(threads, T):
         threads(n)
         torch.manual_seed(0)
         q, k, w = (torch.randn(2, T, *s, requires_grad=True) for s in ((2, 4), (4,), (2,)))
-        leaves = [torch.randn(s, requires_grad=True) for s in ((2, T, 3, 5), (2, T, 3, 4), (2, T, 10), (3, 5, 6), (3, 7, 6))]
+        leaves = [
+            torch.randn(s, requires_grad=True) for s in ((2, T, 3, 5), (2, T, 3, 4), (2, T, 10), (3, 5, 6), (3, 7, 6))
+        ]
         choice = select(q.detach(), k.detach(), w.detach(), 6)
         out, p = sparse_attention(*leaves, choice, 0.3, want_p=True)
         kl = chosen_kl(q, k, w, choice, p)

@@ -1,4 +1,5 @@
 """Number formats: exact where they promise it, bounded where they round, refusing what cannot be."""
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,11 +78,15 @@ def test_w4a8_is_integer_arithmetic(seed, group, tokens):
     codes, scale = int4.encode(w, group)
     got = int8.grouped_product(x, codes, scale)
     whole, x_scale = int8.encode(x)
-    sums = torch.einsum("ngi,ogi->nog", whole.long().unflatten(-1, (-1, group)), codes.long().unflatten(-1, (-1, group)))
+    sums = torch.einsum(
+        "ngi,ogi->nog", whole.long().unflatten(-1, (-1, group)), codes.long().unflatten(-1, (-1, group))
+    )
     want = (sums.double() * scale.double()).sum(-1) * x_scale.double()
     assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-6 * float(want.abs().max()))
     # and the order of the inputs inside a group does not matter at all, which is not so for floating point
-    order = torch.cat([torch.randperm(group, generator=torch.Generator().manual_seed(seed)) + i for i in range(0, 64, group)])
+    order = torch.cat(
+        [torch.randperm(group, generator=torch.Generator().manual_seed(seed)) + i for i in range(0, 64, group)]
+    )
     assert torch.equal(got, int8.grouped_product(x[:, order], codes[:, order], scale))
 
 
@@ -102,12 +107,23 @@ def test_every_format_multiplies_nearly_like_its_weight(scheme):
     exact = not getattr(scheme, "int8_inputs", False) and not getattr(scheme, "fp8_inputs", False)
     assert torch.equal(got, want) if exact else 0 < float((got - want).norm() / want.norm()) < 0.05
     zero = scheme.quantize(torch.zeros(24, 64))
-    assert torch.equal(scheme.linear(x, *zero), torch.zeros(2, 5, 24)) and torch.isfinite(scheme.linear(torch.zeros(1, 64), *parts)).all()
+    assert (
+        torch.equal(scheme.linear(x, *zero), torch.zeros(2, 5, 24))
+        and torch.isfinite(scheme.linear(torch.zeros(1, 64), *parts)).all()
+    )
 
 
-@pytest.mark.parametrize("make, says", [
-    (lambda: Spec("int5"), "did you mean 'int4'"), (lambda: Spec("int4", group=3), "even whole number"), (lambda: Spec("int4", group=0), "even"),
-    (lambda: Spec("fp8", block=0), "at least 1"), (lambda: Int4(48).fake(torch.ones(2, 64)), "divide the 64 inputs"), (lambda: Fp8(0), "at least 1")])
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: Spec("int5"), "did you mean 'int4'"),
+        (lambda: Spec("int4", group=3), "even whole number"),
+        (lambda: Spec("int4", group=0), "even"),
+        (lambda: Spec("fp8", block=0), "at least 1"),
+        (lambda: Int4(48).fake(torch.ones(2, 64)), "divide the 64 inputs"),
+        (lambda: Fp8(0), "at least 1"),
+    ],
+)
 def test_bad_settings_are_one_line(make, says):
     with pytest.raises(InputError) as caught:
         make()
@@ -117,9 +133,21 @@ def test_bad_settings_are_one_line(make, says):
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_decides_by_rank_stays_in_high_precision(name):
     spec = Spec(name)
-    for kept in ("layers.0.self_attn.indexer.wq_b.weight", "layers.1.mlp.gate.weight", "embed_tokens.weight", "lm_head.weight",
-                 "layers.0.input_layernorm.weight", "mtp.eh_proj.weight", "layers.1.mlp.gate.e_score_correction_bias"):
+    for kept in (
+        "layers.0.self_attn.indexer.wq_b.weight",
+        "layers.1.mlp.gate.weight",
+        "embed_tokens.weight",
+        "lm_head.weight",
+        "layers.0.input_layernorm.weight",
+        "mtp.eh_proj.weight",
+        "layers.1.mlp.gate.e_score_correction_bias",
+    ):
         assert spec.scheme(kept) is None and spec.reason_kept(kept)
-    for rounded in ("layers.0.self_attn.q_b_proj.weight", "layers.0.mlp.gate_proj.weight", "layers.1.mlp.experts.weight",
-                    "layers.1.mlp.shared_experts.down_proj.weight", "mtp.layer.mlp.shared_experts.up_proj.weight"):
+    for rounded in (
+        "layers.0.self_attn.q_b_proj.weight",
+        "layers.0.mlp.gate_proj.weight",
+        "layers.1.mlp.experts.weight",
+        "layers.1.mlp.shared_experts.down_proj.weight",
+        "mtp.layer.mlp.shared_experts.up_proj.weight",
+    ):
         assert spec.scheme(rounded, "experts.weight" in rounded) is not None

@@ -1,4 +1,5 @@
 """Quantised models: training and inference see the same bits; checkpoints and the command; bad files in one line."""
+
 import copy
 import dataclasses
 import json
@@ -25,8 +26,13 @@ from minglm.training import checkpoint
 
 torch.set_num_threads(1)
 SPECS = {"int4": Spec("int4", group=16), "fp8": Spec("fp8", block=16), "w4a8": Spec("w4a8", group=16)}
-VARIANTS = {"plain": {}, "no-mtp": {"num_nextn_predict_layers": 0}, "shared-indexer": {"indexer_types": ("full", "shared", "full")},
-            "no-shared-expert": {"n_shared_experts": 0}, "all-dense": {"first_k_dense_replace": 3, "num_nextn_predict_layers": 0}}
+VARIANTS = {
+    "plain": {},
+    "no-mtp": {"num_nextn_predict_layers": 0},
+    "shared-indexer": {"indexer_types": ("full", "shared", "full")},
+    "no-shared-expert": {"n_shared_experts": 0},
+    "all-dense": {"first_k_dense_replace": 3, "num_nextn_predict_layers": 0},
+}
 TOKENS = torch.randint(0, 512, (2, 40), generator=torch.Generator().manual_seed(3))
 
 
@@ -58,7 +64,7 @@ def test_training_and_inference_give_the_same_logits_bit_for_bit(variant, mode):
     model, spec = make(**VARIANTS[variant]), SPECS["int4"]
     packed = pack(copy.deepcopy(model), spec)
     with FakeQuant(model, spec):
-        train = model(TOKENS, mode=mode).logits                       # with gradients, as a training step runs it
+        train = model(TOKENS, mode=mode).logits  # with gradients, as a training step runs it
         with torch.no_grad():
             evaluate = model(TOKENS, mode=mode).logits
     assert train.requires_grad
@@ -83,11 +89,11 @@ def test_the_gradient_passes_straight_through_to_the_master_weights():
     masters = {n: p.detach().clone() for n, p in model.named_parameters()}
     rounding = FakeQuant(model, spec)
     rounding.on()
-    rounding.on()                                                     # a second call must not take rounded weights for masters
+    rounding.on()  # a second call must not take rounded weights for masters
     rounded = copy.deepcopy(model)
     model(TOKENS, TOKENS.roll(-1, 1)).lm_loss.backward()
     rounding.off()
-    rounded(TOKENS, TOKENS.roll(-1, 1)).lm_loss.backward()            # an ordinary model that has the rounded weights
+    rounded(TOKENS, TOKENS.roll(-1, 1)).lm_loss.backward()  # an ordinary model that has the rounded weights
     for (name, p), q in zip(model.named_parameters(), rounded.parameters()):
         assert torch.equal(p, masters[name]), name
         assert (p.grad is None and q.grad is None) or torch.equal(p.grad, q.grad), name
@@ -98,7 +104,10 @@ def test_qat_trains_resumes_and_costs_less_than_rounding_afterwards():
     spec, end = Spec("int4", group=16), {}
     for name in ("plain", "qat"):
         model = make(seed=1).train()
-        rounding, optimizer = FakeQuant(model, spec if name == "qat" else None), torch.optim.Adam(model.parameters(), 3e-3)
+        rounding, optimizer = (
+            FakeQuant(model, spec if name == "qat" else None),
+            torch.optim.Adam(model.parameters(), 3e-3),
+        )
         for _ in range(40):
             optimizer.zero_grad()
             with rounding:
@@ -116,7 +125,9 @@ def test_packed_models_come_close_and_weigh_what_the_format_says(name, variant):
     packed = pack(copy.deepcopy(model), spec)
     with torch.no_grad():
         ours, theirs = model(TOKENS, mode="dense").logits, packed(TOKENS, mode="dense").logits
-    assert 0 < float((ours - theirs).norm() / ours.norm()) < 0.75          # unrelated logits differ by 1.4; a changed expert by much
+    assert (
+        0 < float((ours - theirs).norm() / ours.norm()) < 0.75
+    )  # unrelated logits differ by 1.4; a changed expert by much
     before, after = quantization.sizes(model), quantization.sizes(packed)
     assert before["weights"] == after["weights"] and before["bits_per_weight"] == 32
     if name == "int4":
@@ -137,9 +148,11 @@ def test_a_checkpoint_comes_back_bit_for_bit(name, tmp_path, tokenizer):
     with torch.no_grad():
         assert torch.equal(packed(TOKENS).logits, again(TOKENS).logits)
     assert not any(p.requires_grad for p in again.parameters())
-    through, _, found = load.load_model(folder)                 # what `minglm generate --checkpoint` calls
-    assert isinstance(through.layers[0].self_attn.q_a_proj, PackedLinear) and isinstance(through.layers[1].mlp.experts, PackedExperts)
-    store.save(packed, tokenizer, folder)                             # the same folder again is allowed
+    through, _, found = load.load_model(folder)  # what `minglm generate --checkpoint` calls
+    assert isinstance(through.layers[0].self_attn.q_a_proj, PackedLinear) and isinstance(
+        through.layers[1].mlp.experts, PackedExperts
+    )
+    store.save(packed, tokenizer, folder)  # the same folder again is allowed
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -157,10 +170,17 @@ def test_the_command_quantises_and_generate_reads_it(name, run, tmp_path, capsys
     assert "bits per weight" in out and "indexer" in out and "router" in out
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["--format", "int5"], "did you mean 'int4'"), (["--format", "int4", "--group", "48"], "divide the"), (["--format", "int4"], "group=32"),
-    (["--format", "int4", "--group", "7"], "even"), (["--format", "fp8", "--block", "0"], "at least 1"),
-    (["--format", "fp8", "--eval", "--questions", "0"], "at least 1")])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--format", "int5"], "did you mean 'int4'"),
+        (["--format", "int4", "--group", "48"], "divide the"),
+        (["--format", "int4"], "group=32"),
+        (["--format", "int4", "--group", "7"], "even"),
+        (["--format", "fp8", "--block", "0"], "at least 1"),
+        (["--format", "fp8", "--eval", "--questions", "0"], "at least 1"),
+    ],
+)
 def test_bad_requests_are_one_line_and_leave_nothing(arguments, says, run, tmp_path, capsys):
     assert main(["quantize", str(run), "--out", str(tmp_path / "q"), *arguments]) == 2
     err = capsys.readouterr().err
@@ -183,12 +203,23 @@ def _saved(tmp_path, spec=SPECS["int4"]):
 SCALE, PACKED = "layers.0.self_attn.q_a_proj.scale", "layers.1.mlp.experts.up_proj_packed"
 
 
-@pytest.mark.parametrize("damage, says", [
-    (lambda t: t[SCALE].view(-1).__setitem__(5, float("nan")), "positive finite number"), (lambda t: t[SCALE].view(-1).__setitem__(0, 0.0), "is 0.0"),
-    (lambda t: t[SCALE].view(-1).__setitem__(0, -1.0), "is -1.0"), (lambda t: t[SCALE].view(-1).__setitem__(0, float("inf")), "inf"),
-    (lambda t: t[PACKED].view(-1).__setitem__(0, 0x0F), "code -8"), (lambda t: t.pop(SCALE), "is missing"),
-    (lambda t: t.__setitem__(SCALE, t[SCALE][:, :1].contiguous()), "calls for"), (lambda t: t.__setitem__("extra", torch.ones(1)), "no place"),
-    (lambda t: t[PACKED].view(-1).__setitem__(0, 0x99 if t[PACKED].view(-1)[0] != 0x99 else 0xAA), "hash does not fit")])
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        (lambda t: t[SCALE].view(-1).__setitem__(5, float("nan")), "positive finite number"),
+        (lambda t: t[SCALE].view(-1).__setitem__(0, 0.0), "is 0.0"),
+        (lambda t: t[SCALE].view(-1).__setitem__(0, -1.0), "is -1.0"),
+        (lambda t: t[SCALE].view(-1).__setitem__(0, float("inf")), "inf"),
+        (lambda t: t[PACKED].view(-1).__setitem__(0, 0x0F), "code -8"),
+        (lambda t: t.pop(SCALE), "is missing"),
+        (lambda t: t.__setitem__(SCALE, t[SCALE][:, :1].contiguous()), "calls for"),
+        (lambda t: t.__setitem__("extra", torch.ones(1)), "no place"),
+        (
+            lambda t: t[PACKED].view(-1).__setitem__(0, 0x99 if t[PACKED].view(-1)[0] != 0x99 else 0xAA),
+            "hash does not fit",
+        ),
+    ],
+)
 def test_damaged_tensors_are_named(damage, says, tmp_path):
     folder = _saved(tmp_path)
     tensors = load_file(folder / "model.safetensors")
@@ -202,7 +233,11 @@ def test_damaged_tensors_are_named(damage, says, tmp_path):
 def test_damaged_files_are_named(tmp_path):
     folder = _saved(tmp_path)
     note = (folder / "quantization.json").read_text()
-    for text, says in (("{", "damaged"), (note.replace('"int4"', '"int3"'), "damaged"), (note.replace("minglm-quantized-1", "x"), "damaged")):
+    for text, says in (
+        ("{", "damaged"),
+        (note.replace('"int4"', '"int3"'), "damaged"),
+        (note.replace("minglm-quantized-1", "x"), "damaged"),
+    ):
         (folder / "quantization.json").write_text(text)
         with pytest.raises(InputError, match=says):
             store.load(folder)
@@ -224,7 +259,9 @@ def test_quantising_twice_is_refused_everywhere():
 
 
 @pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("prompts", [TOKENS[:, :30].tolist(), [TOKENS[0, :9].tolist(), TOKENS[1, :33].tolist()]], ids=["even", "ragged"])
+@pytest.mark.parametrize(
+    "prompts", [TOKENS[:, :30].tolist(), [TOKENS[0, :9].tolist(), TOKENS[1, :33].tolist()]], ids=["even", "ragged"]
+)
 def test_decoding_rounds_activations_as_a_forward_does(name, prompts):
     """Activations are rounded in steps too: log-probabilities of a generation equal those of one forward over it.
 
@@ -234,11 +271,13 @@ def test_decoding_rounds_activations_as_a_forward_does(name, prompts):
     packed = packed.double() if SPECS[name].rounds_activations else packed
     out = generate(packed, prompts, 6)
     for prompt, tokens, got in zip(prompts, out.tokens, out.logprobs):
-        want = quantization.logprobs(packed, torch.tensor([prompt + tokens]))[0, len(prompt) - 1:]
+        want = quantization.logprobs(packed, torch.tensor([prompt + tokens]))[0, len(prompt) - 1 :]
         assert torch.allclose(torch.tensor(got), want.float(), atol=1e-4), (got, want.tolist())
     unrounded = pack(make(), dataclasses.replace(SPECS[name], activations=False))
-    other = quantization.logprobs(unrounded, torch.tensor([prompt + tokens]))[0, len(prompt) - 1:]
-    assert (name == "int4") == bool(torch.allclose(other.float(), want.float(), atol=1e-4)), "the comparison must tell rounding from none"
+    other = quantization.logprobs(unrounded, torch.tensor([prompt + tokens]))[0, len(prompt) - 1 :]
+    assert (name == "int4") == bool(torch.allclose(other.float(), want.float(), atol=1e-4)), (
+        "the comparison must tell rounding from none"
+    )
     if SPECS[name].rounds_activations:
         with pytest.raises(InputError, match="record_routes"):
             Decoder(packed, LatentCache(packed.config, 1, 8), record_routes=True)

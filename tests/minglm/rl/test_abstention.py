@@ -1,4 +1,5 @@
 """The hallucination experiment: the world is closed, the measure is AA-Omniscience's, the small run learns, the record holds."""
+
 import json
 import math
 import random
@@ -18,6 +19,7 @@ RECORD = datafiles.data("reference", "hallucination.csv")
 
 
 # ---------------------------------------------------------------------- the world
+
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 1000), st.integers(2, 60), st.integers(2, 100))
@@ -43,9 +45,20 @@ def test_grades():
     a, b = q.answer
     other_a = next(w for w in hw.FIRST if w != a)
     other_b = next(w for w in hw.SECOND if w != b)
-    cases = {(a, b): "correct", (a, other_b): "partial", (other_a, b): "partial", (other_a, other_b): "incorrect", (b, a): "incorrect",
-             (a,): "incorrect", (): "incorrect", (a, b, b): "incorrect", ("unknown",): "abstained", ("unknown", b): "partial",
-             ("unknown", other_b): "incorrect", (a, b, "…"): "incorrect"}
+    cases = {
+        (a, b): "correct",
+        (a, other_b): "partial",
+        (other_a, b): "partial",
+        (other_a, other_b): "incorrect",
+        (b, a): "incorrect",
+        (a,): "incorrect",
+        (): "incorrect",
+        (a, b, b): "incorrect",
+        ("unknown",): "abstained",
+        ("unknown", b): "partial",
+        ("unknown", other_b): "incorrect",
+        (a, b, "…"): "incorrect",
+    }
     assert {said: hw.grade(q, said) for said in cases} == cases
 
 
@@ -77,6 +90,7 @@ def test_a_model_that_always_guesses_is_at_ninety_percent():
 
 # ---------------------------------------------------------------------- the training
 
+
 def test_log_probs_are_those_of_the_answer_tokens():
     model = h.build(h.Settings())
     q = World.make(0, 2, 2).questions[0]
@@ -86,7 +100,9 @@ def test_log_probs_are_those_of_the_answer_tokens():
     for row, answer in enumerate(answers):
         for t, token in enumerate(answer):
             logits = model(torch.tensor([prompts[row] + answer[:t]]), mode="dense").logits[0, -1]
-            assert float(logps[row, t].detach()) == pytest.approx(float(logits.log_softmax(-1)[token].detach()), abs=1e-4)
+            assert float(logps[row, t].detach()) == pytest.approx(
+                float(logits.log_softmax(-1)[token].detach()), abs=1e-4
+            )
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +117,12 @@ def test_the_small_run_learns_facts_and_then_to_decline(small):
     assert h.find(figures, "before", questions="known")[0]["accuracy"] > 0.9
     assert after["abstained"] > before["abstained"] + 2
     assert after["hallucination_rate"] < before["hallucination_rate"] - 0.1
-    early, late = ([r["unknown_abstained"] for r in part if not math.isnan(r["unknown_abstained"])]    # NaN: no such question in the batch
-                   for part in (training[:15], training[-15:]))
+    early, late = (
+        [
+            r["unknown_abstained"] for r in part if not math.isnan(r["unknown_abstained"])
+        ]  # NaN: no such question in the batch
+        for part in (training[:15], training[-15:])
+    )
     assert sum(late) / len(late) > sum(early) / len(early) + 0.1
     assert all(math.isfinite(r["reward"]) for r in training)
 
@@ -122,7 +142,9 @@ def test_a_threshold_only_takes_answers_back(small):
 def test_run_writes_what_it_returns(tmp_path):
     tiny = h.Settings(people=4, strangers=8, sft_steps=2, sft_batch=4, rl_steps=2, rl_prompts=2, samples=2, test_each=4)
     out = h.run([0, 1], tmp_path, tiny, say=lambda text: None)
-    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(out)) and [s["seed"] for s in out["seeds"]] == [0, 1]
+    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(out)) and [
+        s["seed"] for s in out["seeds"]
+    ] == [0, 1]
     figures = h.read_csv(tmp_path / "figures.csv")
     assert h.summary(figures)["seeds"][1]["rate_after"] == pytest.approx(out["seeds"][1]["rate_after"], abs=1e-4)
     assert len(h.read_csv(tmp_path / "training.csv")) == 4
@@ -133,6 +155,7 @@ def test_run_writes_what_it_returns(tmp_path):
 
 # ---------------------------------------------------------------------- the record
 
+
 def test_the_recorded_run_reaches_the_claim_and_adds_up():
     figures = h.read_csv(RECORD)
     out = h.summary(figures)
@@ -142,14 +165,22 @@ def test_the_recorded_run_reaches_the_claim_and_adds_up():
         assert s["known_before"] - s["known_after"] <= h.ALLOWED_LOSS
     for row in figures:
         c = h.pooled([row])
-        assert (row["accuracy"], row["index"]) == (pytest.approx(c.accuracy, abs=1e-5), pytest.approx(c.index, abs=1e-4))
+        assert (row["accuracy"], row["index"]) == (
+            pytest.approx(c.accuracy, abs=1e-5),
+            pytest.approx(c.index, abs=1e-4),
+        )
 
 
 def test_bad_input_says_value_rule_and_remedy(tmp_path):
     world = World.make(0, 2, 2)
-    for call, words in [(lambda: World.make(0, 1, 2), "people=1"), (lambda: World.make(0, 20_000, 2), "people=20000"),
-                        (lambda: world.pick("knwon"), "did you mean 'known'"), (lambda: hw.prompt_tokens(world.questions[0], "carefull"), "did you mean 'careful'"),
-                        (lambda: h.run([], tmp_path), "seeds"), (lambda: h.run([1, 1], tmp_path), "each seed once")]:
+    for call, words in [
+        (lambda: World.make(0, 1, 2), "people=1"),
+        (lambda: World.make(0, 20_000, 2), "people=20000"),
+        (lambda: world.pick("knwon"), "did you mean 'known'"),
+        (lambda: hw.prompt_tokens(world.questions[0], "carefull"), "did you mean 'careful'"),
+        (lambda: h.run([], tmp_path), "seeds"),
+        (lambda: h.run([1, 1], tmp_path), "each seed once"),
+    ]:
         with pytest.raises(InputError, match=words) as err:
             call()
         assert "\n" not in str(err.value)
@@ -157,6 +188,7 @@ def test_bad_input_says_value_rule_and_remedy(tmp_path):
 
 def test_the_command_refuses_bad_input_in_one_line(capsys):
     from minglm.cli.main import main
+
     assert main(["hallucination", "--seeds", "0"]) == 2
     assert main(["hallucination", "--objective", "grpoo"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()

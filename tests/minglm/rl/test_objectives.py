@@ -1,4 +1,5 @@
 """Objectives of RL against float64 formulas written out token by token, and the identities that fresh data must give."""
+
 import math
 
 import pytest
@@ -27,8 +28,10 @@ def batch(seed: int, N: int = 4, T: int = 7, gap: float = 0.5, dtype=torch.float
 
 def reference(name, new, old, mu, A, mask, stale, clip) -> float:
     """The table of minglm/rl/objectives.py, one token at a time in Python's own floats."""
+
     def clipped(r, a):
         return min(r * a, max(1 - clip.low, min(1 + clip.high, r)) * a)
+
     rows = []
     for n in range(new.shape[0]):
         terms = []
@@ -81,13 +84,20 @@ def test_fresh_data_gives_ratio_one_zero_kl_and_the_gradient_of_reinforce(name):
     loss.backward()
     assert torch.allclose(new.grad, torch.where(mask, -A[:, None] / mask.sum(), 0.0), atol=1e-15)
     assert stats["ratio_mean"] == stats["ratio_max"] == stats["weight_mean"] == 1
-    assert stats["ppo_kl"] == stats["mismatch_kl"] == stats["mismatch_max"] == stats["clip_share"] == stats["dropped_share"] == 0
+    assert (
+        stats["ppo_kl"]
+        == stats["mismatch_kl"]
+        == stats["mismatch_max"]
+        == stats["clip_share"]
+        == stats["dropped_share"]
+        == 0
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_is_the_derivative_of_the_loss(name):
     new, old, mu, A, mask, stale = batch(5)
-    if name == "double_sided_mask":         # its weight is held fixed: the derivative is that of the loss at the fixed weight
+    if name == "double_sided_mask":  # its weight is held fixed: the derivative is that of the loss at the fixed weight
         fixed = torch.exp(new - mu)
         fixed = torch.where((fixed > 0.8) & (fixed < 1.28), fixed, 0.0)
         new.requires_grad_()
@@ -96,7 +106,9 @@ def test_gradient_is_the_derivative_of_the_loss(name):
         assert bool(new.grad.any())
         return
     # away from the corners of min and clip, where a difference quotient means nothing
-    torch.autograd.gradcheck(lambda x: O.OBJECTIVES[name](x, old, mu, A, mask, stale=stale)[0], (new.requires_grad_(),), eps=1e-7)
+    torch.autograd.gradcheck(
+        lambda x: O.OBJECTIVES[name](x, old, mu, A, mask, stale=stale)[0], (new.requires_grad_(),), eps=1e-7
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,7 +116,9 @@ def test_no_gradient_flows_into_the_old_policies_and_none_out_of_the_mask(name):
     new, old, mu, A, mask, stale = batch(8)
     mask[0] = False
     tensors = [t.requires_grad_() for t in (new, old, mu)]
-    poisoned = [torch.where(mask, t, torch.tensor(v, dtype=t.dtype)) for t, v in zip(tensors, (math.nan, -math.inf, math.nan))]
+    poisoned = [
+        torch.where(mask, t, torch.tensor(v, dtype=t.dtype)) for t, v in zip(tensors, (math.nan, -math.inf, math.nan))
+    ]
     loss, stats = O.OBJECTIVES[name](*poisoned, A, mask, stale=stale)
     loss.backward()
     assert math.isfinite(float(loss.detach())) and all(map(math.isfinite, stats.values()))
@@ -118,7 +132,9 @@ def test_one_token_moves_the_right_way():
         for sign in (1.0, -1.0):
             p = torch.full((1, 1), -1.0, requires_grad=True)
             O.OBJECTIVES[name](p, p.detach(), p.detach(), torch.tensor([sign]), torch.ones(1, 1))[0].backward()
-            assert float(p.grad) * sign < 0, f"{name}: a step down the gradient must raise a token with a positive advantage"
+            assert float(p.grad) * sign < 0, (
+                f"{name}: a step down the gradient must raise a token with a positive advantage"
+            )
 
 
 def far(log_ratio_update: float, log_ratio_stale: float, advantage: float, name: str, **clip) -> float:
@@ -126,19 +142,21 @@ def far(log_ratio_update: float, log_ratio_stale: float, advantage: float, name:
     mu = torch.full((1, 1), -2.0, dtype=torch.float64)
     old = mu + log_ratio_stale
     new = (old + log_ratio_update).requires_grad_()
-    O.OBJECTIVES[name](new, old, mu, torch.tensor([advantage]), torch.ones(1, 1), clip=O.Clip(**clip), stale=torch.ones(1, 1))[0].backward()
+    O.OBJECTIVES[name](
+        new, old, mu, torch.tensor([advantage]), torch.ones(1, 1), clip=O.Clip(**clip), stale=torch.ones(1, 1)
+    )[0].backward()
     return float(new.grad)
 
 
 def test_each_correction_does_what_sets_it_apart():
-    s = math.log(3.0)                                          # π_old/μ = 3: far from where the data came from
-    assert far(0, s, 1, "naive") == pytest.approx(-1)           # blind to it
+    s = math.log(3.0)  # π_old/μ = 3: far from where the data came from
+    assert far(0, s, 1, "naive") == pytest.approx(-1)  # blind to it
     assert far(0, s, 1, "decoupled_ppo") == pytest.approx(-3)
-    assert far(0, s, 1, "tis") == pytest.approx(-2)             # truncated at 2
-    assert far(0, s, 1, "icepop") == 0                          # masked
-    assert far(0, s, 1, "bypass") == far(0, s, 1, "cross_stage") == 0          # clipped: already too likely
-    assert far(0, s, -1, "bypass") == pytest.approx(3)          # PPO's clip is one-sided for each sign
-    assert far(0, s, -1, "double_sided_mask") == 0              # the double-sided mask is not
+    assert far(0, s, 1, "tis") == pytest.approx(-2)  # truncated at 2
+    assert far(0, s, 1, "icepop") == 0  # masked
+    assert far(0, s, 1, "bypass") == far(0, s, 1, "cross_stage") == 0  # clipped: already too likely
+    assert far(0, s, -1, "bypass") == pytest.approx(3)  # PPO's clip is one-sided for each sign
+    assert far(0, s, -1, "double_sided_mask") == 0  # the double-sided mask is not
     assert far(0, -s, 1, "double_sided_mask") == 0
     assert far(0, math.log(1.2), 1, "double_sided_mask") == pytest.approx(-1.2)
     assert far(math.log(1.5), 0, 1, "grpo") == 0 and far(math.log(1.5), 0, -1, "grpo") == pytest.approx(1.5)
@@ -148,15 +166,24 @@ def test_each_correction_does_what_sets_it_apart():
 def test_importance_weighting_is_unbiased_and_taking_stale_data_as_fresh_is_not():
     """Expected gradient over all tokens of a 5-way policy, exact: decoupled weights recover the on-policy gradient."""
     g = torch.Generator().manual_seed(0)
-    logits_mu, logits_old = torch.randn(5, generator=g, dtype=torch.float64), torch.randn(5, generator=g, dtype=torch.float64)
+    logits_mu, logits_old = (
+        torch.randn(5, generator=g, dtype=torch.float64),
+        torch.randn(5, generator=g, dtype=torch.float64),
+    )
     reward = torch.tensor([1.0, 0, 0, 0.5, -1], dtype=torch.float64)
 
     def expected(name: str, sampling: torch.Tensor) -> torch.Tensor:
         logits = logits_old.clone().requires_grad_()
         logp, old, mu = logits.log_softmax(-1), logits_old.log_softmax(-1), sampling.log_softmax(-1)
-        total = sum(mu[k].exp() * O.OBJECTIVES[name](logp[k].view(1, 1), old[k].view(1, 1), mu[k].view(1, 1), reward[k:k + 1],
-                                                     torch.ones(1, 1))[0] for k in range(5))
+        total = sum(
+            mu[k].exp()
+            * O.OBJECTIVES[name](
+                logp[k].view(1, 1), old[k].view(1, 1), mu[k].view(1, 1), reward[k : k + 1], torch.ones(1, 1)
+            )[0]
+            for k in range(5)
+        )
         return torch.autograd.grad(total, logits)[0]
+
     on_policy = expected("grpo", logits_old)
     assert torch.allclose(expected("decoupled_ppo", logits_mu), on_policy, atol=1e-12)
     assert not torch.allclose(expected("naive", logits_mu), on_policy, atol=0.02)
@@ -173,6 +200,7 @@ def test_double_sided_mask_as_one_reading_of_the_report():
 
 
 # ---------------------------------------------------------------------- advantages
+
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 10_000))
@@ -196,6 +224,7 @@ def test_a_group_without_variance_is_exactly_zero(value):
 
 
 # ---------------------------------------------------------------------- bad input
+
 
 def test_bad_input_is_one_line_with_value_rule_and_remedy():
     new, old, mu, A, mask, _ = batch(1)

@@ -1,4 +1,5 @@
 """The rules of asynchronous RL, as counts: who may start, when a batch is ready, what is too stale."""
+
 import random
 
 import pytest
@@ -18,11 +19,11 @@ def play(policy: Policy, updates: int, seed: int, drop_share: float = 0.0, in_or
         room = policy.groups_to_submit(status)
         taken = buffer.take(room)
         resumed += len(taken)
-        running += taken + [status.version] * (room - len(taken))     # a group is its oldest version
+        running += taken + [status.version] * (room - len(taken))  # a group is its oldest version
         submitted += room
         status.running = len(running)
         if policy.batch_is_ready(status):
-            batch, finished = finished[:policy.batch_groups], finished[policy.batch_groups:]
+            batch, finished = finished[: policy.batch_groups], finished[policy.batch_groups :]
             if policy.aborts_at_target:
                 buffer.put_back(running)
                 running, finished = [], []
@@ -48,7 +49,7 @@ def test_nothing_that_runs_survives_an_update_so_fresh_groups_never_lag(mode):
 def test_april_resumes_what_it_aborted_and_loses_nothing():
     result = play(Policy("april", batch_groups=4, over_sampling=8), updates=30, seed=2)
     assert result["resumed"] > 0 and max(result["lag"]) > 0
-    assert result["submitted"] - result["resumed"] == 30 * 4 + result["waiting"]      # every new group trained, or waits
+    assert result["submitted"] - result["resumed"] == 30 * 4 + result["waiting"]  # every new group trained, or waits
 
 
 @given(eta=st.integers(0, 4), batch=st.integers(1, 6), seed=st.integers(0, 10_000))
@@ -78,11 +79,18 @@ def test_a_filter_that_drops_half_never_hangs_a_mode(mode):
     play(Policy(mode, batch_groups=4), updates=10, seed=4, drop_share=0.5)
 
 
-@pytest.mark.parametrize(("values", "word"), [
-    ({"mode": "apri"}, "april"), ({"batch_groups": 0}, "batch_groups=0"), ({"eta": -1}, "eta=-1"),
-    ({"mode": "april", "batch_groups": 8, "over_sampling": 4}, "over_sampling=4"), ({"over_sampling": 16}, "only april"),
-    ({"max_gap": -1}, "max_gap=-1"), ({"push_every": True}, "push_every=True"),
-])
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"mode": "apri"}, "april"),
+        ({"batch_groups": 0}, "batch_groups=0"),
+        ({"eta": -1}, "eta=-1"),
+        ({"mode": "april", "batch_groups": 8, "over_sampling": 4}, "over_sampling=4"),
+        ({"over_sampling": 16}, "only april"),
+        ({"max_gap": -1}, "max_gap=-1"),
+        ({"push_every": True}, "push_every=True"),
+    ],
+)
 def test_bad_values_are_refused_in_one_line(values, word):
     with pytest.raises(InputError, match=word) as caught:
         Policy(**values)

@@ -1,4 +1,5 @@
 """The sandbox: right programs pass, wrong ones do not, and hostile ones neither harm nor hang."""
+
 import os
 import platform
 import sys
@@ -42,6 +43,7 @@ def children() -> list[str]:
 
 # ---------------------------------------------------------------------- honest programs
 
+
 def test_values_are_compared_exactly_and_told_in_one_line():
     program = "import math\ndef f(x):\n    print('hello')\n    return [x, {'a': (math.floor(2.5), None)}]"
     tests = [((1,), [1, {"a": (2, None)}]), ((True,), [1, {"a": (2, None)}]), ((2.0,), [2.0, {"a": (2, None)}])]
@@ -55,13 +57,23 @@ def test_arguments_of_every_plain_kind_arrive():
     assert attempt("def f(x): return x", [((v,), v) for v in values]).ok
 
 
-@pytest.mark.parametrize("program, outcome, words", [
-    ("def f(:", "error", "SyntaxError"), ("x = 1", "error", "no function f"), ("", "error", "no function f"),
-    ("import numpy\ndef f(): return 1", "error", "ModuleNotFoundError"), ("def f(): return 1/0", "ran", "ZeroDivisionError"),
-    ("def f(a, b): return 1", "ran", "TypeError"), ("raise SystemExit(0)", "error", "SystemExit"),
-    ("def f(): raise KeyboardInterrupt", "ran", "KeyboardInterrupt"), ("f = 1", "ran", "TypeError"), ("\0", "error", "NUL"),
-    ("#" * 30_000, "error", "at most"), ("def f(): return 'x' * 5000", "ran", "too long"),
-])
+@pytest.mark.parametrize(
+    "program, outcome, words",
+    [
+        ("def f(:", "error", "SyntaxError"),
+        ("x = 1", "error", "no function f"),
+        ("", "error", "no function f"),
+        ("import numpy\ndef f(): return 1", "error", "ModuleNotFoundError"),
+        ("def f(): return 1/0", "ran", "ZeroDivisionError"),
+        ("def f(a, b): return 1", "ran", "TypeError"),
+        ("raise SystemExit(0)", "error", "SystemExit"),
+        ("def f(): raise KeyboardInterrupt", "ran", "KeyboardInterrupt"),
+        ("f = 1", "ran", "TypeError"),
+        ("\0", "error", "NUL"),
+        ("#" * 30_000, "error", "at most"),
+        ("def f(): return 'x' * 5000", "ran", "too long"),
+    ],
+)
 def test_what_goes_wrong_is_said(program, outcome, words):
     result = attempt(program)
     assert (result.outcome, result.passed) == (outcome, (False,)) and words in result.message
@@ -174,15 +186,34 @@ def f(*numbers):
 def test_native_code_is_fenced_in_too():
     """Straight system calls, no Python between: sockets, clone, fork, vfork, kill, ptrace, openat, prlimit, unshare, mount,
     io_uring, memfd, bpf, setsid; each must come back with EPERM (1)."""
-    tried = [(41, (2, 1, 0)), (53, (1, 1, 0, 0)), (56, (17, 0, 0, 0, 0)), (57, ()), (58, ()), (62, (os.getpid(), 0)), (101, (16, os.getpid(), 0, 0)),
-             (257, (-100, b"/etc/passwd", 0)), (302, (0, 0, 0, 0)), (272, (0x10000000,)), (165, (0, 0, 0, 0, 0)), (425, (1, 0)),
-             (319, (b"x", 0)), (321, (0, 0, 0)), (112, ()), (435, (0, 0)), (310, (os.getpid(), 0, 0, 0, 0, 0))]
+    tried = [
+        (41, (2, 1, 0)),
+        (53, (1, 1, 0, 0)),
+        (56, (17, 0, 0, 0, 0)),
+        (57, ()),
+        (58, ()),
+        (62, (os.getpid(), 0)),
+        (101, (16, os.getpid(), 0, 0)),
+        (257, (-100, b"/etc/passwd", 0)),
+        (302, (0, 0, 0, 0)),
+        (272, (0x10000000,)),
+        (165, (0, 0, 0, 0, 0)),
+        (425, (1, 0)),
+        (319, (b"x", 0)),
+        (321, (0, 0, 0)),
+        (112, ()),
+        (435, (0, 0)),
+        (310, (os.getpid(), 0, 0, 0, 0, 0)),
+    ]
     assert attempt(NATIVE, [(tuple(tried), [1] * len(tried))], audit_hook=False).ok
 
 
 @pytest.mark.skipif(not FENCED, reason="a thread is refused by the kernel only")
 def test_no_threads_and_no_modules_from_disk():
-    assert "can't start new thread" in attempt("import _thread\ndef f(): _thread.start_new_thread(print, ())", audit_hook=False).message
+    assert (
+        "can't start new thread"
+        in attempt("import _thread\ndef f(): _thread.start_new_thread(print, ())", audit_hook=False).message
+    )
     assert "No module named" in attempt("import socket", audit_hook=False).message
 
 
@@ -199,8 +230,10 @@ def test_fences_are_tried_out_and_strict_needs_the_kernel():
 def test_the_child_dies_with_a_killed_parent():
     import subprocess
 
-    code = ("from minglm.rl.sandbox import *\nprint('go', flush=True)\n"
-            "run('import time\\ndef f(): time.sleep(300)', 'f', [((), 1)], Limits(time_s=200))")
+    code = (
+        "from minglm.rl.sandbox import *\nprint('go', flush=True)\n"
+        "run('import time\\ndef f(): time.sleep(300)', 'f', [((), 1)], Limits(time_s=200))"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     parent.stdout.readline()
     mine = lambda: [p for p in Path("/proc").glob("[0-9]*/stat") if (t := _stat(p)) and t[1] == str(parent.pid)]
@@ -226,9 +259,13 @@ def _stat(path: Path) -> list[str] | None:
 
 
 def test_bad_input_says_value_rule_and_remedy():
-    for call, words in [(lambda: run("", "f g", ONE), "function 'f g'"), (lambda: run("", "f", []), "no tests"),
-                        (lambda: Limits(time_s=0), "time_s=0"), (lambda: Limits(memory_bytes=1), "memory_bytes=1"),
-                        (lambda: Limits(cpu_s=float("inf")), "cpu_s=inf")]:
+    for call, words in [
+        (lambda: run("", "f g", ONE), "function 'f g'"),
+        (lambda: run("", "f", []), "no tests"),
+        (lambda: Limits(time_s=0), "time_s=0"),
+        (lambda: Limits(memory_bytes=1), "memory_bytes=1"),
+        (lambda: Limits(cpu_s=float("inf")), "cpu_s=inf"),
+    ]:
         with pytest.raises(InputError, match=words) as err:
             call()
         assert "\n" not in str(err.value)

@@ -1,4 +1,5 @@
 """Tasks with verifiable rewards: right answers pass, others do not, train and held-out share nothing, lengths have a tail."""
+
 import operator
 import subprocess
 import sys
@@ -29,14 +30,22 @@ def solve(name: str, prompt: str) -> str:
         return text[::-1].translate(str.maketrans("([{", ")]}"))
     value, ops = prompt.split(":")
     for op in ops[1::2]:
-        if op == "~": value = "".join(reversed(value))
-        elif op == "!": value = "".join(sorted(value))
-        elif op == "%": value = value[1] + value[0] + value[2:]
-        elif op == "^": value = value.replace("x", "_").replace("y", "x").replace("_", "y")
-        elif op == ">": value += value[-1]
-        elif op == "<": value = value[1:] + (value[0] if name == "list" else "")
-        elif name == "list": value = "".join(str((int(d) + 1) % 10) for d in value)
-        else: value = value[0] + value
+        if op == "~":
+            value = "".join(reversed(value))
+        elif op == "!":
+            value = "".join(sorted(value))
+        elif op == "%":
+            value = value[1] + value[0] + value[2:]
+        elif op == "^":
+            value = value.replace("x", "_").replace("y", "x").replace("_", "y")
+        elif op == ">":
+            value += value[-1]
+        elif op == "<":
+            value = value[1:] + (value[0] if name == "list" else "")
+        elif name == "list":
+            value = "".join(str((int(d) + 1) % 10) for d in value)
+        else:
+            value = value[0] + value
     return value
 
 
@@ -50,7 +59,16 @@ def test_answers_are_right_and_only_they_pass(name, seed, difficulty):
     assert p == task.problem(seed, difficulty), "the same seed gives the same problem"
     text = task.solution(p)
     assert task.reward(p, text) == task.reward(p, f"#{p.answer}") == 1
-    for wrong in ("", p.answer, text + "0", text + "#" + p.answer, f"#{p.answer}#", "#", text.replace("#", ""), "#" + p.answer + "x"):
+    for wrong in (
+        "",
+        p.answer,
+        text + "0",
+        text + "#" + p.answer,
+        f"#{p.answer}#",
+        "#",
+        text.replace("#", ""),
+        "#" + p.answer + "x",
+    ):
         if wrong.partition("#")[2].strip() != p.answer or wrong.count("#") != 1:
             assert task.reward(p, wrong) == 0, wrong
     assert p.length_hint == len(task_tokenizer().encode(text)) + 1
@@ -82,6 +100,7 @@ def test_solution_lengths_have_a_long_tail_and_the_dial_moves_them(name, difficu
 
     def lengths(task, difficulty):
         return sorted(task.problem(task.train_seed(i), difficulty).length_hint for i in range(2000))
+
     long = lengths(task, difficulty)
     median, p99 = long[1000], long[1980]
     assert p99 >= 8 * median, f"median {median}, 99th percentile {p99}"
@@ -106,19 +125,23 @@ def test_tokenizer_is_one_token_a_character_and_works_as_any_other(tmp_path):
     p = task.problem(0)
     ids, counted = encode_chat(tokenizer, chat(task, p))
     start = prompt_ids(tokenizer, p)
-    assert ids[:len(start)] == start and not any(counted[:len(start)]) and all(counted[len(start):])
-    assert tokenizer.decode(ids[len(start):]) == task.solution(p)
+    assert ids[: len(start)] == start and not any(counted[: len(start)]) and all(counted[len(start) :])
+    assert tokenizer.decode(ids[len(start) :]) == task.solution(p)
 
 
 def test_the_cap_on_steps_and_the_labels_hold():
     p = max((TASKS["sum"].problem(i, 8) for i in range(0, 4000, 2)), key=lambda p: len(p.prompt))
-    assert len(p.prompt) == 2 * MAX_STEPS and p.prompt[::2][:len(LABELS)] == LABELS
+    assert len(p.prompt) == 2 * MAX_STEPS and p.prompt[::2][: len(LABELS)] == LABELS
 
 
 def test_bad_input_says_value_rule_and_remedy():
-    for call, words in [(lambda: get("brakets"), "did you mean 'brackets'"), (lambda: TASKS["sum"].problem(0, 0), "difficulty=0"),
-                        (lambda: TASKS["sum"].problem(-1), "seed -1"), (lambda: TASKS["sum"].train_seed(True), "index True"),
-                        (lambda: get("sum", tail=9), "tail=9")]:
+    for call, words in [
+        (lambda: get("brakets"), "did you mean 'brackets'"),
+        (lambda: TASKS["sum"].problem(0, 0), "difficulty=0"),
+        (lambda: TASKS["sum"].problem(-1), "seed -1"),
+        (lambda: TASKS["sum"].train_seed(True), "index True"),
+        (lambda: get("sum", tail=9), "tail=9"),
+    ]:
         with pytest.raises(InputError, match=words) as err:
             call()
         assert "\n" not in str(err.value)

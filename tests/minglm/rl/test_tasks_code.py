@@ -1,4 +1,5 @@
 """The agentic task, played by scripted policies: what is observed, what is counted, what is rewarded."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ def scripted(*texts: str):
     def policy(tokens: list[int]) -> list[int]:
         seen.append(tokens)
         return [*tokenizer.encode(left.pop(0)), tokenizer.eos]
+
     policy.seen = seen
     return policy
 
@@ -61,7 +63,7 @@ def test_mended_at_the_second_try():
     observed = [tokenizer.user, *tokenizer.encode(t.observations[0]), tokenizer.assistant]
     assert left_out == [*prompt_ids(tokenizer, p), *observed]
     # the second time it was shown all that went before
-    assert policy.seen[1] == t.tokens[:len(policy.seen[1])] and policy.seen[1][-len(observed):] == observed
+    assert policy.seen[1] == t.tokens[: len(policy.seen[1])] and policy.seen[1][-len(observed) :] == observed
 
 
 def test_first_try_is_worth_most_and_turns_are_bounded():
@@ -75,15 +77,26 @@ def test_first_try_is_worth_most_and_turns_are_bounded():
 def test_repeating_the_tests_shown_earns_nothing():
     p = mend_problem()
     table = {arguments: value for arguments, value in p.tests} if p.argument == "x" else {}
-    cheat = f"def f(x): return {dict((a[0], v) for a, v in table.items())!r}.get(x)" if table else f"def f({p.argument}): return {p.tests[0][1]}"
+    cheat = (
+        f"def f(x): return {dict((a[0], v) for a, v in table.items())!r}.get(x)"
+        if table
+        else f"def f({p.argument}): return {p.tests[0][1]}"
+    )
     t = play(CODE, p, scripted(cheat, cheat, cheat), task_tokenizer())
     assert t.reward == 0
     if table:
         assert t.turns == 1, "all shown tests pass: no further turn, and the hidden ones fail"
 
 
-@pytest.mark.parametrize("said, words", [("def f(", "error: SyntaxError"), ("import os\ndef f(x): os._exit(3)", "crashed"),
-                                         ("def f(x): return 'é\\n'", "gave"), ("no program", "error")])
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        ("def f(", "error: SyntaxError"),
+        ("import os\ndef f(x): os._exit(3)", "crashed"),
+        ("def f(x): return 'é\\n'", "gave"),
+        ("no program", "error"),
+    ],
+)
 def test_observations_are_one_short_line_of_the_alphabet(said, words):
     episode = CODE.start(mend_problem())
     seen = episode.respond(said)
@@ -91,8 +104,12 @@ def test_observations_are_one_short_line_of_the_alphabet(said, words):
 
 
 def test_a_hostile_program_is_an_answer_like_any_other():
-    t = play(CODE, mend_problem(), scripted("while True: pass", "import os\ndef f(x):\n while True: os.fork()", "def f(x): return open('a','w')"),
-             task_tokenizer())
+    t = play(
+        CODE,
+        mend_problem(),
+        scripted("while True: pass", "import os\ndef f(x):\n while True: os.fork()", "def f(x): return open('a','w')"),
+        task_tokenizer(),
+    )
     assert t.reward == 0 and t.turns == 3 and "timeout" in t.observations[0] and "PermissionError" in t.observations[1]
 
 
@@ -102,7 +119,9 @@ def test_cut_off_answers_end_with_nothing():
     assert not t.ended and t.reward == 0 and t.turns == 0 and sum(t.counted) == 6
     t = play(CODE, p, scripted("x" * 500), tokenizer, max_tokens=len(prompt_ids(tokenizer, p)) + 20)
     assert not t.ended and sum(t.counted) == 20
-    t = play(CODE, p, scripted(p.broken, p.answer), tokenizer, max_tokens=len(prompt_ids(tokenizer, p)) + len(p.broken) + 5)
+    t = play(
+        CODE, p, scripted(p.broken, p.answer), tokenizer, max_tokens=len(prompt_ids(tokenizer, p)) + len(p.broken) + 5
+    )
     assert not t.ended and t.reward == 0 and t.turns == 1, "no room for the observation"
     with pytest.raises(InputError, match="max_tokens=3"):
         play(CODE, p, scripted(p.answer), tokenizer, max_tokens=3)

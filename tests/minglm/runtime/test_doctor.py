@@ -1,4 +1,5 @@
 """`minglm doctor`: green where it is, and what to do where it is not."""
+
 import json
 
 import pytest
@@ -21,12 +22,19 @@ def test_green_here_and_json_says_the_same(capsys):
 def test_problems_have_a_remedy_and_exit_code_1(monkeypatch, capsys):
     monkeypatch.setattr(machine, "available_memory_bytes", lambda device="cpu": 2**28)
     real = doctor.importlib.util.find_spec
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda n, *a: None if n in ("torch", "tokenizers") else real(n, *a))
+    monkeypatch.setattr(
+        doctor.importlib.util, "find_spec", lambda n, *a: None if n in ("torch", "tokenizers") else real(n, *a)
+    )
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.delenv("CHROMIUM", raising=False)
     assert main.main(["doctor"]) == 1
     out = capsys.readouterr().out
-    assert "missing torch, tokenizers" in out and "pip install" in out and "0.2 GiB free" in out and "apt install chromium" in out
+    assert (
+        "missing torch, tokenizers" in out
+        and "pip install" in out
+        and "0.2 GiB free" in out
+        and "apt install chromium" in out
+    )
     assert "2 to mend before training: extra train, memory" in out
 
 

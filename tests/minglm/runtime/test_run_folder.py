@@ -1,4 +1,5 @@
 """`--fresh` sets aside what this project made and refuses everything else: nothing that a person owns is ever lost."""
+
 import os
 
 import pytest
@@ -25,13 +26,16 @@ def test_two_in_one_second_do_not_meet(tmp_path):
     assert len(kept) == 3 and all((k / "metrics.csv").is_file() for k in kept)
 
 
-@pytest.mark.parametrize("make", [
-    lambda folder: (folder / "thesis.tex").write_text("years"),
-    lambda folder: (folder / "recipe.yaml").write_text("stage: pretrain\n"),
-    lambda folder: (folder / run_folder.MANIFEST).write_text("{}"),
-    lambda folder: (folder / run_folder.MANIFEST).write_bytes(b"\xff\xfe"),
-    lambda folder: run_folder.claim(folder, "rl"),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: (folder / "thesis.tex").write_text("years"),
+        lambda folder: (folder / "recipe.yaml").write_text("stage: pretrain\n"),
+        lambda folder: (folder / run_folder.MANIFEST).write_text("{}"),
+        lambda folder: (folder / run_folder.MANIFEST).write_bytes(b"\xff\xfe"),
+        lambda folder: run_folder.claim(folder, "rl"),
+    ],
+)
 def test_a_folder_that_is_not_such_a_run_is_refused_untouched(tmp_path, make):
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -61,11 +65,19 @@ def test_a_link_a_file_and_the_folders_around_us_are_refused(tmp_path, monkeypat
     assert (run / "metrics.csv").is_file()
 
 
-@pytest.mark.parametrize("argv", [["demo", "--size", "nano", "--fresh", "--run"], ["demo", "--size", "nano", "--run"],
-                                  ["train", "ci_pretrain", "--fresh", "--run"], ["rl", "--set", "task=sum", "--fresh", "--run"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["demo", "--size", "nano", "--fresh", "--run"],
+        ["demo", "--size", "nano", "--run"],
+        ["train", "ci_pretrain", "--fresh", "--run"],
+        ["rl", "--set", "task=sum", "--fresh", "--run"],
+    ],
+)
 def test_no_command_touches_a_folder_of_somebody_else(tmp_path, argv, capsys):
     pytest.importorskip("torch")
     from minglm.cli.main import main
+
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
     assert main([*argv, str(tmp_path / "thesis")]) == 2

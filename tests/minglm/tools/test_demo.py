@@ -1,4 +1,5 @@
 """The demo runs all its steps, leaves every result, resumes after a kill, and says when it is done."""
+
 import json
 import signal
 import subprocess
@@ -41,7 +42,9 @@ def test_every_stage_and_every_result_is_there(done):
         assert json.loads((done / f"{name}.json").read_text())
     summary = json.loads((done / "demo.json").read_text())
     assert summary["stages"]["pretrain"]["last_loss"] < summary["ln_vocab"]
-    assert {mode: json.loads((done / f"rl_{mode}" / "summary.json").read_text())["updates"] for mode in ("sync", "april")} == {"sync": 5, "april": 5}
+    assert {
+        mode: json.loads((done / f"rl_{mode}" / "summary.json").read_text())["updates"] for mode in ("sync", "april")
+    } == {"sync": 5, "april": 5}
     assert set(summary["rl_answers_per_s"]) == {"sync", "april"}
     needle = json.loads((done / "needle.json").read_text())
     assert needle["questions"] == len(needle["lengths"]) * len(needle["depths"]) * needle["per_cell"]

@@ -1,4 +1,5 @@
 """Three fault drills of the fifty (`make drills` does them all), and that a failed drill is told as failed."""
+
 import signal
 
 import pytest
@@ -24,13 +25,18 @@ def test_a_killed_ray_actor_costs_nothing_that_was_finished(tmp_path):
 
 def test_the_recorded_drills_are_fifty_that_ended_well():
     rows = fault_injection.read()
-    assert len(rows) == 50 and all(r["ok"] == "True" for r in rows) and {r["kind"] for r in rows} == set(fault_injection.KINDS)
+    assert (
+        len(rows) == 50
+        and all(r["ok"] == "True" for r in rows)
+        and {r["kind"] for r in rows} == set(fault_injection.KINDS)
+    )
     assert sum(r["well"] for r in fault_injection.by_kind(rows)) == 50
 
 
 def test_a_drill_that_fails_says_so(tmp_path, monkeypatch):
     def broken(self, run):
         raise fault_injection.Failed("the losses differ")
+
     monkeypatch.setattr(fault_injection.Drills, "trainer", broken)
     rows = fault_injection.run(1, tmp_path / "out", kinds=("trainer",))
     assert rows[0]["ok"] is False and rows[0]["what"] == "the losses differ"

@@ -1,4 +1,5 @@
 """Checkpoints: complete or absent, damage noticed file by file, the last two kept."""
+
 import json
 
 import pytest
@@ -14,7 +15,15 @@ CONFIG = ModelConfig.named("nano")
 
 def write(run, step, value=1.0, keep=2):
     tied = torch.full((4, 4), value)
-    return checkpoint.save(run, step, CONFIG, {"w": tied, "view": tied[:2], "count": torch.tensor([step])}, {"m": torch.zeros(3)}, {"note": "x"}, keep)
+    return checkpoint.save(
+        run,
+        step,
+        CONFIG,
+        {"w": tied, "view": tied[:2], "count": torch.tensor([step])},
+        {"m": torch.zeros(3)},
+        {"note": "x"},
+        keep,
+    )
 
 
 def test_round_trip(tmp_path):
@@ -22,8 +31,12 @@ def test_round_trip(tmp_path):
     write(tmp_path, 7, 2.5)
     expected = torch.rand(3)
     found = checkpoint.latest(tmp_path)
-    assert found.step == 7 and found.config == CONFIG and found.state["note"] == "x" and found.state["data_position"] == 7
-    assert torch.equal(found.model["w"], torch.full((4, 4), 2.5)) and torch.equal(found.model["view"], torch.full((2, 4), 2.5))
+    assert (
+        found.step == 7 and found.config == CONFIG and found.state["note"] == "x" and found.state["data_position"] == 7
+    )
+    assert torch.equal(found.model["w"], torch.full((4, 4), 2.5)) and torch.equal(
+        found.model["view"], torch.full((2, 4), 2.5)
+    )
     found.restore_rng()
     assert torch.equal(torch.rand(3), expected)
 
@@ -37,22 +50,28 @@ def test_last_two_are_kept_and_leftovers_of_a_kill_go(tmp_path):
     assert float(checkpoint.latest(tmp_path).model["w"][0, 0]) == 9.0
 
 
-@pytest.mark.parametrize("name, damage", [
-    ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-1])),
-    ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-1] + b"\x7f")),
-    ("optimizer.safetensors", lambda p: p.unlink()),
-    ("state.json", lambda p: p.write_text(p.read_text()[:-20])),
-    ("state.json", lambda p: p.write_text(p.read_text().replace('"step": 4', '"step": 3'))),
-    ("state.json", lambda p: p.unlink()),
-])
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-1])),
+        ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-1] + b"\x7f")),
+        ("optimizer.safetensors", lambda p: p.unlink()),
+        ("state.json", lambda p: p.write_text(p.read_text()[:-20])),
+        ("state.json", lambda p: p.write_text(p.read_text().replace('"step": 4', '"step": 3'))),
+        ("state.json", lambda p: p.unlink()),
+    ],
+)
 def test_damage_is_named_and_the_previous_one_used(tmp_path, name, damage):
     write(tmp_path, 2, 2.0), write(tmp_path, 4, 4.0)
     damage(tmp_path / "checkpoints" / "step_00000004" / name)
     lines = []
     found = checkpoint.latest(tmp_path, lines.append)
-    assert found.step == 2 and len(lines) == 1 and name in lines[0] and "previous one" in lines[0] and "\n" not in lines[0]
-    damage(tmp_path / "checkpoints" / "step_00000002" / name) if "replace" not in str(damage.__code__.co_names) or name != "state.json" \
-        else (tmp_path / "checkpoints" / "step_00000002" / name).write_text("{}")
+    assert (
+        found.step == 2 and len(lines) == 1 and name in lines[0] and "previous one" in lines[0] and "\n" not in lines[0]
+    )
+    damage(tmp_path / "checkpoints" / "step_00000002" / name) if "replace" not in str(
+        damage.__code__.co_names
+    ) or name != "state.json" else (tmp_path / "checkpoints" / "step_00000002" / name).write_text("{}")
     with pytest.raises(InputError, match="none of its 2 checkpoints"):
         checkpoint.latest(tmp_path, lines.append)
 

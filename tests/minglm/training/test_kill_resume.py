@@ -1,4 +1,5 @@
 """SIGKILL a real `minglm train` at random moments: the resumed run must be the unkilled run, bit for bit."""
+
 import os
 import random
 import signal
@@ -17,8 +18,24 @@ STEPS = 24
 
 
 def command(run: Path) -> list[str]:
-    return [sys.executable, "-m", "minglm", "train", "ci_pretrain", "--run", str(run), "--json", "--device", "cpu",
-            "--set", f"steps={STEPS}", "--set", "checkpoint_every=5", "--set", "val_every=7"]
+    return [
+        sys.executable,
+        "-m",
+        "minglm",
+        "train",
+        "ci_pretrain",
+        "--run",
+        str(run),
+        "--json",
+        "--device",
+        "cpu",
+        "--set",
+        f"steps={STEPS}",
+        "--set",
+        "checkpoint_every=5",
+        "--set",
+        "val_every=7",
+    ]
 
 
 def environment() -> dict[str, str]:
@@ -55,9 +72,11 @@ def wait_for_rows(process: subprocess.Popen, run: Path, rows: int) -> None:
 def test_killed_runs_end_bit_identical(unkilled, tmp_path):
     rng, run, kills = random.Random(11), tmp_path / "run", 0
     for aim in sorted(rng.sample(range(1, STEPS - 1), 4)):
-        process = subprocess.Popen(command(run), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(run), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         wait_for_rows(process, run, aim)
-        time.sleep(rng.random() * 0.03)            # anywhere: in a step, a validation, a checkpoint
+        time.sleep(rng.random() * 0.03)  # anywhere: in a step, a validation, a checkpoint
         process.kill()
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 3, "the machine was too fast for the test to hit it"
@@ -74,6 +93,7 @@ def test_killed_runs_end_bit_identical(unkilled, tmp_path):
 
 def test_damaged_checkpoint_is_named_and_the_previous_one_used(unkilled, tmp_path):
     import shutil
+
     run = tmp_path / "run"
     shutil.copytree(unkilled, run)
     shutil.copytree(unkilled.parent / "data", tmp_path / "data")
@@ -87,7 +107,9 @@ def test_damaged_checkpoint_is_named_and_the_previous_one_used(unkilled, tmp_pat
 
 def test_ctrl_c_saves_and_says_how_to_go_on(unkilled, tmp_path):
     run = tmp_path / "run"
-    process = subprocess.Popen(command(run), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(run), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for_rows(process, run, 6)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)

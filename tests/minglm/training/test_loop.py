@@ -1,4 +1,5 @@
 """The training loop, stage by stage on nano: what learns, what is written, what is refused."""
+
 import json
 
 import pytest
@@ -7,8 +8,8 @@ torch = pytest.importorskip("torch")
 
 from minglm.config import ModelConfig  # noqa: E402
 from minglm.errors import InputError  # noqa: E402
-from minglm.inference.load import model_of
-from minglm.runtime import machine
+from minglm.inference.load import model_of  # noqa: E402
+from minglm.runtime import machine  # noqa: E402
 from minglm.training import checkpoint, memory, metrics  # noqa: E402
 from minglm.training import recipe as recipes  # noqa: E402
 from minglm.training.loop import _Run, train  # noqa: E402
@@ -32,19 +33,28 @@ def test_every_stage_runs_and_leaves_its_record(stages):
         table = metrics.read(run / "metrics.csv")
         assert [r["step"] for r in table] == list(range(1, recipe.steps + 1)) and tuple(table[0]) == metrics.COLUMNS
         assert all(r["dropped_tokens"] == 0 for r in table)
-        assert all(0 < r["load_entropy"] <= 1 and r["load_max_over_mean"] >= 1 and r["tokens_per_s"] > 0 and r["mfu"] > 0 for r in table)
+        assert all(
+            0 < r["load_entropy"] <= 1 and r["load_max_over_mean"] >= 1 and r["tokens_per_s"] > 0 and r["mfu"] > 0
+            for r in table
+        )
         assert rows[stage]["val_loss"] == [r["val_loss"] for r in table if r["val_loss"] is not None][-1]
         assert recipes.load(run / "recipe.yaml") == recipe
         assert ModelConfig.from_hf(run) == recipe.config()
         notes = json.loads((run / "versions.json").read_text())
-        assert notes["machine"]["torch"] == torch.__version__.split("+")[0] or notes["machine"]["torch"] == torch.__version__
+        assert (
+            notes["machine"]["torch"] == torch.__version__.split("+")[0]
+            or notes["machine"]["torch"] == torch.__version__
+        )
         assert len(notes["corpus_sha256"]) == 64 and len(notes["tokenizer_sha256"]) == 64
         loads = metrics.read(run / "expert_load.csv")
         assert {r["layer"] for r in loads} >= set(range(recipe.config().num_moe_layers))
         first = [v for k, v in loads[0].items() if k.startswith("expert_")]
         assert len(first) == recipe.config().n_routed_experts
         assert sum(first) == recipe.tokens_per_step * recipe.config().num_experts_per_tok
-    assert metrics.read(folder / "pretrain" / "metrics.csv")[-1]["lm_loss"] < metrics.read(folder / "pretrain" / "metrics.csv")[0]["lm_loss"] - 0.5
+    assert (
+        metrics.read(folder / "pretrain" / "metrics.csv")[-1]["lm_loss"]
+        < metrics.read(folder / "pretrain" / "metrics.csv")[0]["lm_loss"] - 0.5
+    )
     assert metrics.read(folder / "pretrain" / "metrics.csv")[0]["indexer_kl"] is None
     assert all(r["indexer_kl"] > 0 for r in metrics.read(folder / "sparse" / "metrics.csv"))
 
@@ -92,9 +102,23 @@ def test_refusals_are_one_line(stages, tmp_path):
     ci = recipes.load("ci_pretrain")
     cases = [
         (lambda: train(recipes.load("ci_sparse"), tmp_path / "a", progress=False), "give --init-from"),
-        (lambda: train(recipes.load("ci_sparse"), tmp_path / "b", init_from=tmp_path / "b", progress=False), "no checkpoint there"),
-        (lambda: train(ci.changed(model_changes={"hidden_size": 32}), tmp_path / "c", init_from=folder / "pretrain", progress=False), "hidden_size=64"),
-        (lambda: train(ci.changed(model="mini"), tmp_path / "d", init_from=folder / "pretrain", progress=False), "same model size"),
+        (
+            lambda: train(recipes.load("ci_sparse"), tmp_path / "b", init_from=tmp_path / "b", progress=False),
+            "no checkpoint there",
+        ),
+        (
+            lambda: train(
+                ci.changed(model_changes={"hidden_size": 32}),
+                tmp_path / "c",
+                init_from=folder / "pretrain",
+                progress=False,
+            ),
+            "hidden_size=64",
+        ),
+        (
+            lambda: train(ci.changed(model="mini"), tmp_path / "d", init_from=folder / "pretrain", progress=False),
+            "same model size",
+        ),
         (lambda: train(ci.changed(lr=0.5), folder / "pretrain", progress=False), "made with lr=0.01, now lr=0.5"),
     ]
     for call, says in cases:
@@ -125,7 +149,12 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(InputError) as caught:
         train(ci, tmp_path / "run", progress=False, device="cpu")
     message = str(caught.value)
-    assert "step 7: mtp_loss is nan" in message and "step_00000004" in message and "metrics.csv" in message and "\n" not in message
+    assert (
+        "step 7: mtp_loss is nan" in message
+        and "step_00000004" in message
+        and "metrics.csv" in message
+        and "\n" not in message
+    )
     found = checkpoint.latest(tmp_path / "run")
     assert found.step == 4 and all(torch.isfinite(t).all() for t in found.model.values())
     assert len(metrics.read(tmp_path / "run" / "metrics.csv")) == 6
@@ -142,6 +171,7 @@ def test_memory_estimate_is_of_the_right_size(mode, stage):
     """Measured in a process of its own: peak resident memory of forward and backward, above what it had before."""
     import subprocess
     import sys
+
     code = f"""
 import torch; torch.set_num_threads(1)
 from minglm import machine; from minglm.config import ModelConfig; from minglm.model.model import Model
@@ -156,12 +186,16 @@ print(machine.peak_rss_bytes() - before)
     measured = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     recipe = recipes.load("ci_pretrain").changed(batch_size=12, seq_len=512, stage=stage)
     estimated = memory.estimate(recipe)["activations"]
-    assert 0.5 < estimated / measured < 2.0, f"estimated {estimated / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB"
+    assert 0.5 < estimated / measured < 2.0, (
+        f"estimated {estimated / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB"
+    )
 
 
 def test_accumulation_equals_one_large_batch(tmp_path):
     """Same rows, same update: two passes of 2 rows against one of 4, with nothing that counts per batch."""
-    base = recipes.load("ci_pretrain").changed(steps=2, lookup_share=0.0, balance_weight=0.0, bias_rate=0.0, mtp_weight=0.0, clip=1e9)
+    base = recipes.load("ci_pretrain").changed(
+        steps=2, lookup_share=0.0, balance_weight=0.0, bias_rate=0.0, mtp_weight=0.0, clip=1e9
+    )
     a = train(base, tmp_path / "one", progress=False, device="cpu")
     b = train(base.changed(batch_size=2, grad_accum=2), tmp_path / "two", progress=False, device="cpu")
     assert a["tokens"] == b["tokens"]
@@ -177,11 +211,16 @@ def test_csv_log_cuts_what_came_after_the_checkpoint(tmp_path):
     for step in range(1, 6):
         log.write({"step": step, "loss": step / 3})
     log.close()
-    path.write_bytes(path.read_bytes() + b"6,0.1")                       # torn by a kill
+    path.write_bytes(path.read_bytes() + b"6,0.1")  # torn by a kill
     again = metrics.CsvLog(path, ("step", "loss"), 3)
     again.write({"step": 4, "loss": None})
     again.close()
-    assert metrics.read(path) == [{"step": 1, "loss": 1 / 3}, {"step": 2, "loss": 2 / 3}, {"step": 3, "loss": 1.0}, {"step": 4, "loss": None}]
+    assert metrics.read(path) == [
+        {"step": 1, "loss": 1 / 3},
+        {"step": 2, "loss": 2 / 3},
+        {"step": 3, "loss": 1.0},
+        {"step": 4, "loss": None},
+    ]
 
 
 def test_load_statistics():

@@ -1,4 +1,5 @@
 """Memory by component: counts that add up, schedules' micro-batches in flight, refusals with changes that fit."""
+
 from __future__ import annotations
 
 import re
@@ -20,7 +21,9 @@ def test_weights_of_all_ranks_add_up_to_the_model():
     for model, plan in ((LLAMA, Plan(pp=4, dp=2)), (GPT, Plan(tp=8, pp=8)), (DSV3, Plan(pp=16, dp=64, ep=64))):
         params = rank_params(model, plan, model.vocab, mtp=False)
         total = sum(base * plan.tp + expert * plan.ep for base, expert in params)
-        extra = model.vocab * model.hidden if model.tied and plan.pp > 1 else 0      # a tied head has its copy on the last stage
+        extra = (
+            model.vocab * model.hidden if model.tied and plan.pp > 1 else 0
+        )  # a tied head has its copy on the last stage
         assert total - extra == pytest.approx(model.total_params(), rel=4e-3)
 
 
@@ -33,18 +36,30 @@ def test_adam_in_mixed_precision_takes_eighteen_bytes_a_parameter():
 def test_zero_divides_states_then_gradients_and_weights():
     plain, one, three = (memory.peak(LLAMA, Plan(dp=8, zero=z), WORK) for z in (0, 1, 3))
     assert one.optimizer == pytest.approx(plain.optimizer / 8) and one.weights == plain.weights
-    assert three.weights + three.gradients + three.optimizer == pytest.approx(16 / 8 * sum(rank_params(LLAMA, Plan(dp=8), LLAMA.vocab)[0]), rel=0.01)
+    assert three.weights + three.gradients + three.optimizer == pytest.approx(
+        16 / 8 * sum(rank_params(LLAMA, Plan(dp=8), LLAMA.vocab)[0]), rel=0.01
+    )
 
 
-@pytest.mark.parametrize("schedule, vpp, rank, expected", [
-    ("gpipe", 1, 0, [32]), ("1f1b", 1, 0, [8]), ("1f1b", 1, 7, [1]), ("zb-h1", 1, 3, [5]), ("interleaved", 3, 7, [(2 * 8 + 1) / 3] * 3)])
+@pytest.mark.parametrize(
+    "schedule, vpp, rank, expected",
+    [
+        ("gpipe", 1, 0, [32]),
+        ("1f1b", 1, 0, [8]),
+        ("1f1b", 1, 7, [1]),
+        ("zb-h1", 1, 3, [5]),
+        ("interleaved", 3, 7, [(2 * 8 + 1) / 3] * 3),
+    ],
+)
 def test_micro_batches_in_flight(schedule, vpp, rank, expected):
     assert memory.in_flight(Plan(pp=8, vpp=vpp, schedule=schedule), rank, 32) == pytest.approx(expected)
 
 
 def test_recomputation_keeps_less_and_selective_lies_between():
-    sizes = [memory.peak(GPT, Plan(tp=8, pp=8, recompute=r), Workload(64, 2048), stack="megatron-lm-2022-05").activations
-             for r in ("none", "selective", "full")]
+    sizes = [
+        memory.peak(GPT, Plan(tp=8, pp=8, recompute=r), Workload(64, 2048), stack="megatron-lm-2022-05").activations
+        for r in ("none", "selective", "full")
+    ]
     assert sizes[0] > sizes[1] > sizes[2] > 0
 
 
@@ -53,6 +68,7 @@ def test_the_recompute_papers_175b_fits_with_selective_and_not_without():
     def total(recompute, sp):
         plan = Plan(tp=8, pp=8, vpp=3, recompute=recompute, sp=sp)
         return memory.peak(GPT, plan, Workload(64, 2048), "fp16", "megatron-lm-2022-05").total_bytes
+
     assert total("none", False) > 80 * 2**30
     assert total("selective", True) < 80 * 2**30 and total("full", False) < 80 * 2**30
 
@@ -63,7 +79,10 @@ def test_a_model_that_does_not_fit_is_refused_with_changes_that_do():
         memory.check_fits(load_model("llama3_70b"), cluster, Plan(tp=1, dp=64, zero=1), WORK)
     text = str(found.value)
     assert re.search(r"needs [\d.]+ GiB .* [\d.]+ GiB over", text) and text.count(" or ") == 2
-    assert memory.check_fits(load_model("llama3_70b"), cluster, Plan(dp=64, zero=3, recompute="full"), WORK).total_bytes < 80 * 2**30
+    assert (
+        memory.check_fits(load_model("llama3_70b"), cluster, Plan(dp=64, zero=3, recompute="full"), WORK).total_bytes
+        < 80 * 2**30
+    )
 
 
 def test_components_add_up():

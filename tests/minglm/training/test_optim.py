@@ -1,4 +1,5 @@
 """Muon against the float64 polar factor, batched against one by one, per head against split by hand; AdamW against torch."""
+
 import math
 
 import pytest
@@ -34,7 +35,7 @@ def test_five_steps_bring_singular_values_near_one_and_keep_the_singular_vectors
     core = u.mT @ out @ vt.mT
     diagonal = core.diagonal(dim1=-2, dim2=-1)
     assert (core - torch.diag_embed(diagonal)).abs().max() < 1e-4
-    well = s / s.norm(dim=-1, keepdim=True) > 0.02        # five steps lift what is not nearly zero to begin with
+    well = s / s.norm(dim=-1, keepdim=True) > 0.02  # five steps lift what is not nearly zero to begin with
     assert diagonal[well].min() > 0.6 and diagonal.max() < 1.3
     assert (out - polar(m)).norm() / polar(m).norm() < 0.35
 
@@ -68,15 +69,23 @@ def _one_step(name: str, shape: tuple[int, ...], **options):
     return p.detach() - before, p.grad
 
 
-@pytest.mark.parametrize("name, heights", [
-    ("layers.0.self_attn.q_b_proj.weight", [CONFIG.qk_head_dim] * CONFIG.num_attention_heads),
-    ("layers.0.self_attn.kv_b_proj.weight", [CONFIG.qk_nope_head_dim, CONFIG.v_head_dim] * CONFIG.num_attention_heads),
-])
+@pytest.mark.parametrize(
+    "name, heights",
+    [
+        ("layers.0.self_attn.q_b_proj.weight", [CONFIG.qk_head_dim] * CONFIG.num_attention_heads),
+        (
+            "layers.0.self_attn.kv_b_proj.weight",
+            [CONFIG.qk_nope_head_dim, CONFIG.v_head_dim] * CONFIG.num_attention_heads,
+        ),
+    ],
+)
 def test_up_projections_are_orthogonalised_per_head(name, heights):
     shape = (sum(heights), 32)
     moved, grad = _one_step(name, shape)
     # Nesterov on the first step only rescales the gradient, which orthogonalisation ignores
-    expected = torch.cat([-0.01 * 0.2 * math.sqrt(max(part.shape)) * orthogonalize(part) for part in grad.split(heights)])
+    expected = torch.cat(
+        [-0.01 * 0.2 * math.sqrt(max(part.shape)) * orthogonalize(part) for part in grad.split(heights)]
+    )
     assert torch.allclose(moved, expected, atol=1e-5)
     whole = -0.01 * 0.2 * math.sqrt(max(shape)) * orthogonalize(grad)
     assert (moved - whole).norm() > 0.1 * whole.norm(), "negative control: the split must matter"
@@ -103,8 +112,10 @@ def test_which_parameters_go_where():
     adam = {n for n, p in optimizer.adam.items() if p.ndim >= 2}
     assert adam and all(n.endswith(("embed_tokens.weight", "lm_head.weight", "gate.weight")) for n in adam), adam
     assert sum("q_b_proj" in n and len(optimizer.splits[n]) == CONFIG.num_attention_heads for n in optimizer.muon) > 0
-    assert all(split_rule(n, tuple(p.shape), CONFIG) is None or split_rule(n, tuple(p.shape), CONFIG)[-1][1] == p.shape[-2]
-               for n, p in optimizer.muon.items())
+    assert all(
+        split_rule(n, tuple(p.shape), CONFIG) is None or split_rule(n, tuple(p.shape), CONFIG)[-1][1] == p.shape[-2]
+        for n, p in optimizer.muon.items()
+    )
     assert not uses_muon("layers.0.input_layernorm.weight", torch.zeros(4))
 
 
@@ -123,10 +134,15 @@ def test_adamw_equals_torch():
 
 def test_state_round_trip_continues_identically():
     torch.manual_seed(6)
+
     def fresh():
         torch.manual_seed(7)
-        named = [("layers.0.self_attn.o_proj.weight", torch.nn.Parameter(torch.randn(8, 8))), ("norm.weight", torch.nn.Parameter(torch.ones(8)))]
+        named = [
+            ("layers.0.self_attn.o_proj.weight", torch.nn.Parameter(torch.randn(8, 8))),
+            ("norm.weight", torch.nn.Parameter(torch.ones(8))),
+        ]
         return named, MuonAdamW(named, CONFIG, lr=0.01)
+
     grads = [[torch.randn(8, 8), torch.randn(8)] for _ in range(6)]
     named, straight = fresh()
     for pair in grads:

@@ -1,4 +1,5 @@
 """Recipes: files in step with the code, values checked, errors kind."""
+
 import pytest
 
 from minglm import datafiles
@@ -33,17 +34,35 @@ def test_the_stages_of_one_size_fit_each_other():
 def test_mini_is_sparse_in_its_own_context():
     config = recipes.load("sparse").config()
     assert config.num_moe_layers >= 4 and config.n_routed_experts == 16
-    assert config.max_position_embeddings > 4 * config.index_topk and recipes.load("sparse").seq_len > 4 * config.index_topk
+    assert (
+        config.max_position_embeddings > 4 * config.index_topk
+        and recipes.load("sparse").seq_len > 4 * config.index_topk
+    )
 
 
-@pytest.mark.parametrize("values, says", [
-    ({"batchsize": 4}, "did you mean 'batch_size'"), ({"lr": "fast"}, "must be a number"), ({"lr": 0}, "nothing would be learnt"),
-    ({"lr": float("nan")}, "finite"), ({"steps": 0}, "at least 1"), ({"steps": 1.5}, "whole number"), ({"compile": "yes"}, "true or false"),
-    ({"stage": "sparce"}, "did you mean 'sparse'"), ({"stage": "sft"}, "needs something to teach"),
-    ({"tasks": {"copy": 1}}, "only stage sft"), ({"model": "glm5"}, "744B"), ({"model": "minni"}, "did you mean 'mini'"),
-    ({"model_changes": {"index_topk": 0}}, "index_topk=0"), ({"model_changes": {"index_top": 4}}, "did you mean 'index_topk'"),
-    ({"model_changes": 3}, "a mapping"), ({"seq_len": 10**6}, "max_position_embeddings"), ({"lookup_share": 1.5}, "at most 1"),
-    ({"corpus": 5}, "must be text")])
+@pytest.mark.parametrize(
+    "values, says",
+    [
+        ({"batchsize": 4}, "did you mean 'batch_size'"),
+        ({"lr": "fast"}, "must be a number"),
+        ({"lr": 0}, "nothing would be learnt"),
+        ({"lr": float("nan")}, "finite"),
+        ({"steps": 0}, "at least 1"),
+        ({"steps": 1.5}, "whole number"),
+        ({"compile": "yes"}, "true or false"),
+        ({"stage": "sparce"}, "did you mean 'sparse'"),
+        ({"stage": "sft"}, "needs something to teach"),
+        ({"tasks": {"copy": 1}}, "only stage sft"),
+        ({"model": "glm5"}, "744B"),
+        ({"model": "minni"}, "did you mean 'mini'"),
+        ({"model_changes": {"index_topk": 0}}, "index_topk=0"),
+        ({"model_changes": {"index_top": 4}}, "did you mean 'index_topk'"),
+        ({"model_changes": 3}, "a mapping"),
+        ({"seq_len": 10**6}, "max_position_embeddings"),
+        ({"lookup_share": 1.5}, "at most 1"),
+        ({"corpus": 5}, "must be text"),
+    ],
+)
 def test_bad_values_are_one_line(values, says):
     with pytest.raises(InputError) as caught:
         recipes.from_dict(values)

@@ -1,4 +1,5 @@
 """The ledger: its list of claims is whole, every verdict follows from its computation, and would not if the claim changed."""
+
 import dataclasses
 import json
 import re
@@ -41,7 +42,9 @@ def test_the_list_of_claims_is_whole():
 
 @pytest.mark.parametrize("row", RESULT["claims"], ids=IDS)
 def test_the_verdict_follows_and_the_reason_is_one_sentence(row):
-    assert row["verdict"] == row["expected"], f"{row['id']}: the ledger says {row['expected']}, the rule gives {row['verdict']}"
+    assert row["verdict"] == row["expected"], (
+        f"{row['id']}: the ledger says {row['expected']}, the rule gives {row['verdict']}"
+    )
     assert row["verdict"] in VERDICTS
     assert 20 < len(row["why"]) < 330 and row["why"].endswith(".") and "\n" not in row["why"]
 
@@ -52,9 +55,14 @@ def test_another_value_gets_another_verdict(claim):
     answer, verdict = claim.answer(), claim.judged(claim.answer())
 
     def changed(x, factor):
-        return [changed(v, factor) for v in x] if isinstance(x, list) else float(exact(x) * exact(factor)) + (x == 0) * 50 * factor
+        return (
+            [changed(v, factor) for v in x]
+            if isinstance(x, list)
+            else float(exact(x) * exact(factor)) + (x == 0) * 50 * factor
+        )
+
     values = [changed(claim.value, factor) for factor in (0.01, 1.09, 0.91, 100)]
-    if not isinstance(answer.value, tuple):     # what the claim would have had to say
+    if not isinstance(answer.value, tuple):  # what the claim would have had to say
         right = float(answer.value)
         values.append([0.99 * right, 1.01 * right] if isinstance(claim.value, list) else right)
     others = {judge(value, claim.rule, answer, claim.sources) for value in values}
@@ -102,7 +110,10 @@ def test_peaks_from_cores_and_clock_agree_with_the_chip_files():
         assert float(by_id[claim].answer().value) == pytest.approx(load_chip(chip).peak("fp16").value / 1e12, rel=1e-3)
     low, high = by_id["peak-910b"].answer().value
     for chip in ("910B1", "910B2", "910B3"):
-        assert low <= load_chip(chip).peak("fp16").value / 1e12 + 0.1 and load_chip(chip).peak("fp16").value / 1e12 <= high + 0.1
+        assert (
+            low <= load_chip(chip).peak("fp16").value / 1e12 + 0.1
+            and load_chip(chip).peak("fp16").value / 1e12 <= high + 0.1
+        )
 
 
 def test_verdicts_that_must_not_drift():
@@ -114,7 +125,9 @@ def test_verdicts_that_must_not_drift():
     assert verdict["swe-glm"] == "vendor claim"
 
 
-NAMES = re.compile(r"GPT-5\.2|Opus 4\.5|GLM-[45][.\d]*|[AHB]\d00\b|910B|Apache-2\.0|MIT-0|0BSD|mid-2024|Llama 3[\w.-]*|AIME 2026|2026|2025|128K|FP8")
+NAMES = re.compile(
+    r"GPT-5\.2|Opus 4\.5|GLM-[45][.\d]*|[AHB]\d00\b|910B|Apache-2\.0|MIT-0|0BSD|mid-2024|Llama 3[\w.-]*|AIME 2026|2026|2025|128K|FP8"
+)
 
 
 def numbers(x):
@@ -137,7 +150,7 @@ def test_every_number_in_a_reason_is_computed_or_sourced(row):
     """A reason may round a figure, and may not bring one of its own."""
     pool = [*numbers(row["value"]), *numbers(row["computed"]), *numbers(row["detail"]), *numbers(row["text"])]
     pool += [n for s in row["sources"] for n in (*numbers(s["at"]), *numbers(s["title"]))]
-    pool += [n * factor for n in pool for factor in (100, 1e-9)]        # shares said in percent, counts said in billions
+    pool += [n * factor for n in pool for factor in (100, 1e-9)]  # shares said in percent, counts said in billions
     claim = next(c for c in LEDGER if c.id == row["id"])
     pool += numbers(dict(claim.args))
     for text in re.findall(r"\d[\d,]*(?:\.\d+)?", NAMES.sub("", row["why"])):
@@ -187,18 +200,21 @@ def test_a_verdict_that_no_longer_follows_is_reported(tmp_path, capsys, monkeypa
     assert ledger.cli(False) == 1
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("kind: architecture", "kind: architectur", "did you mean 'architecture'"),
-    ("verdict: reproduced", "verdict: proven", "verdict 'proven'"),
-    ("- [report, supports", "- [reprot, supports", "did you mean 'report'"),
-    ("- [report, supports", "- [report, shows", "says 'shows'"),
-    ("computation: sim.claims.model.total_params", "computation: sim.claims.model.totl", "does not exist"),
-    ("computation: sim.claims.model.total_params", "computation: os.getcwd", "not in a claims module"),
-    ("rule: {compare: rounds}", "rule: {compare: round}", "did you mean 'rounds'"),
-    ("- id: active-params", "- id: total-params", "listed 2 times"),
-    ("    unit: \"billion\"\n", "", "lacks unit"),
-    ("{strength: vendor, title: \"GLM-5: from", "{strength: strong, title: \"GLM-5: from", "strength 'strong'"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kind: architecture", "kind: architectur", "did you mean 'architecture'"),
+        ("verdict: reproduced", "verdict: proven", "verdict 'proven'"),
+        ("- [report, supports", "- [reprot, supports", "did you mean 'report'"),
+        ("- [report, supports", "- [report, shows", "says 'shows'"),
+        ("computation: sim.claims.model.total_params", "computation: sim.claims.model.totl", "does not exist"),
+        ("computation: sim.claims.model.total_params", "computation: os.getcwd", "not in a claims module"),
+        ("rule: {compare: rounds}", "rule: {compare: round}", "did you mean 'rounds'"),
+        ("- id: active-params", "- id: total-params", "listed 2 times"),
+        ('    unit: "billion"\n', "", "lacks unit"),
+        ('{strength: vendor, title: "GLM-5: from', '{strength: strong, title: "GLM-5: from', "strength 'strong'"),
+    ],
+)
 def test_a_broken_entry_is_refused_with_its_name(tmp_path, old, new, message):
     text = datafiles.data("claims.yaml").read_text(encoding="utf-8")
     assert old in text
@@ -230,9 +246,11 @@ def test_claims_are_values():
 
 
 def test_the_ledger_loads_without_torch_or_numpy():
-    code = ("import sys, sim.claims.ledger, sim.claims.rules, sim.claims.elo\n"
-            "result = sim.claims.ledger.run()\n"
-            "assert result['all_follow']\n"
-            "loaded = {'torch', 'numpy', 'plotly'} & set(sys.modules)\n"
-            "assert not loaded, loaded")
+    code = (
+        "import sys, sim.claims.ledger, sim.claims.rules, sim.claims.elo\n"
+        "result = sim.claims.ledger.run()\n"
+        "assert result['all_follow']\n"
+        "loaded = {'torch', 'numpy', 'plotly'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,5 @@
 """The closed form: textbook bubbles, and the event floor's own result."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -13,8 +14,13 @@ F, B, W = 1.0, 1.1, 0.6
 
 def costs(P: int, m: int, v: int = 1, p2p: float = 0.0, comm: float = 0.0, **more) -> StepCosts:
     chunk = ChunkCost(F / v, B / v, W / v, comm / v, comm / v)
-    return StepCosts(tuple((chunk,) * v for _ in range(P)), m, p2p, 1.0, **{**dict(
-        grad_reduce_s=0.0, param_gather_s=0.0, overlap_grad_reduce=False, optimizer_s=0.0), **more})
+    return StepCosts(
+        tuple((chunk,) * v for _ in range(P)),
+        m,
+        p2p,
+        1.0,
+        **{**dict(grad_reduce_s=0.0, param_gather_s=0.0, overlap_grad_reduce=False, optimizer_s=0.0), **more},
+    )
 
 
 @pytest.mark.parametrize("P, m", [(4, 8), (8, 16), (8, 64)])
@@ -36,25 +42,44 @@ def test_pangu_ultras_published_bubbles():
     assert step_time(costs(8, 16, 6), "interleaved").bubble_share == pytest.approx(0.068, abs=0.001)
 
 
-@pytest.mark.parametrize("schedule, v", [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("interleaved", 3), ("zb-h1", 1), ("zb-v", 2),
-                                         ("dualpipe", 2), ("dualpipe-v", 2)])
+@pytest.mark.parametrize(
+    "schedule, v",
+    [
+        ("gpipe", 1),
+        ("1f1b", 1),
+        ("interleaved", 2),
+        ("interleaved", 3),
+        ("zb-h1", 1),
+        ("zb-v", 2),
+        ("dualpipe", 2),
+        ("dualpipe-v", 2),
+    ],
+)
 @pytest.mark.parametrize("P, m", [(4, 8), (8, 32)])
 @pytest.mark.parametrize("p2p", [0.0, 0.02])
 def test_equal_stages_cost_what_the_events_say(schedule, v, P, m, p2p):
     pytest.importorskip("simpy")
     from sim.training.step import simulate
+
     given = costs(P, m, v, p2p, comm=0.3)
     exact = schedule in ("gpipe", "1f1b", "interleaved", "zb-h1")
-    assert step_time(given, schedule).total_s == pytest.approx(simulate(given, schedule).step_s, rel=1e-3 if exact else 0.03)
+    assert step_time(given, schedule).total_s == pytest.approx(
+        simulate(given, schedule).step_s, rel=1e-3 if exact else 0.03
+    )
 
 
-@pytest.mark.parametrize("schedule, v", [("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("zb-v", 2), ("dualpipe", 2), ("dualpipe-v", 2)])
+@pytest.mark.parametrize(
+    "schedule, v", [("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("zb-v", 2), ("dualpipe", 2), ("dualpipe-v", 2)]
+)
 def test_a_busier_last_stage_sets_the_pace(schedule, v):
     pytest.importorskip("simpy")
     from sim.training.step import simulate
+
     given = costs(8, 64, v)
     rows = list(given.chunks)
-    rows[-1] = tuple(ChunkCost(c.forward_s * 1.3, c.backward_input_s * 1.3, c.backward_weight_s * 1.3) for c in rows[-1])
+    rows[-1] = tuple(
+        ChunkCost(c.forward_s * 1.3, c.backward_input_s * 1.3, c.backward_weight_s * 1.3) for c in rows[-1]
+    )
     given = dataclasses.replace(given, chunks=tuple(rows))
     assert step_time(given, schedule).total_s == pytest.approx(simulate(given, schedule).step_s, rel=0.04)
 
@@ -64,6 +89,7 @@ def test_a_busier_last_stage_sets_the_pace(schedule, v):
 def test_reduction_under_the_last_backward(reduce, schedule, v):
     pytest.importorskip("simpy")
     from sim.training.step import simulate
+
     given = costs(4, 16, v, grad_reduce_s=reduce, overlap_grad_reduce=True)
     plain = dataclasses.replace(given, overlap_grad_reduce=False)
     assert step_time(plain, schedule).grad_reduce_s == reduce

@@ -1,4 +1,5 @@
 """Collectives: textbook costs, the 910B's n−1 links, tiers, oversubscription."""
+
 from __future__ import annotations
 
 import pytest
@@ -13,10 +14,33 @@ DGX, ATLAS = load_cluster("dgx_a100"), load_cluster("atlas_800t_a2")
 
 
 def flat(n: int = 8, over: float = 1.0, latency: str = "0 s") -> object:
-    return cluster_from({"name": "flat", "chip": "a100", "chips_per_node": n, "chips": 4 * n, "tiers": [
-        {"name": "in", "topology": "switch", "size": n, "bytes_per_s": "100 GB/s", "efficiency": 1.0, "latency_s": latency},
-        {"name": "out", "topology": "clos", "size": 4 * n, "bytes_per_s": "25 GB/s", "efficiency": 1.0, "latency_s": latency,
-         "oversubscription": over}]})
+    return cluster_from(
+        {
+            "name": "flat",
+            "chip": "a100",
+            "chips_per_node": n,
+            "chips": 4 * n,
+            "tiers": [
+                {
+                    "name": "in",
+                    "topology": "switch",
+                    "size": n,
+                    "bytes_per_s": "100 GB/s",
+                    "efficiency": 1.0,
+                    "latency_s": latency,
+                },
+                {
+                    "name": "out",
+                    "topology": "clos",
+                    "size": 4 * n,
+                    "bytes_per_s": "25 GB/s",
+                    "efficiency": 1.0,
+                    "latency_s": latency,
+                    "oversubscription": over,
+                },
+            ],
+        }
+    )
 
 
 @pytest.mark.parametrize("n", [2, 4, 8])
@@ -31,7 +55,9 @@ def test_ring_latency_counts_its_steps_and_a_tree_its_depth():
     levels = place(flat(latency="10 us"), 8)
     assert time("all_reduce", 8, levels, "ring") - START == pytest.approx(2 * 7 * 10e-6, rel=1e-3)
     assert time("all_reduce", 8, levels, "tree") - START == pytest.approx(2 * 3 * 10e-6, rel=1e-3)
-    assert time("all_reduce", 8, levels) == min(time("all_reduce", 8, levels, a) for a in ("ring", "tree", "hierarchical"))
+    assert time("all_reduce", 8, levels) == min(
+        time("all_reduce", 8, levels, a) for a in ("ring", "tree", "hierarchical")
+    )
 
 
 @pytest.mark.parametrize("n", [2, 4, 8])
@@ -62,7 +88,9 @@ def test_all_ports_of_a_node_carry_a_ring_that_leaves_it():
 
 def test_oversubscription_slows_what_leaves_the_node():
     free, tight = place(flat(), 32, stride=8), place(flat(over=7.0), 32, stride=8)
-    assert time("all_gather", 1e9, tight, "ring") - START == pytest.approx(7 * (time("all_gather", 1e9, free, "ring") - START))
+    assert time("all_gather", 1e9, tight, "ring") - START == pytest.approx(
+        7 * (time("all_gather", 1e9, free, "ring") - START)
+    )
 
 
 def test_all_to_all_is_bound_by_the_network_and_copies_per_node_relieve_it():

@@ -1,4 +1,5 @@
 """Kernel times: bounded by the roofs, true to the measured points, labelled."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -43,7 +44,10 @@ def test_a_tall_thin_matmul_is_bound_by_memory():
 
 
 def test_one_tile_too_many_costs_a_wave():
-    assert tile_share(128 * 108, 128, 8192, 1.0, 108, 0.0) > 1.3 * tile_share(128 * 109, 128, 8192, 1.0, 108, 0.0) * 108 / 109 * 0.9
+    assert (
+        tile_share(128 * 108, 128, 8192, 1.0, 108, 0.0)
+        > 1.3 * tile_share(128 * 109, 128, 8192, 1.0, 108, 0.0) * 108 / 109 * 0.9
+    )
     assert tile_share(64, 64, 64, 1.0, 108, 80.0) < 0.05
 
 
@@ -54,21 +58,31 @@ def test_fp8_is_faster_where_the_chip_has_it_and_equal_where_not():
 
 
 def test_an_unknown_chip_has_its_own_figures_and_says_what_is_assumed():
-    chip = chip_from({"name": "Novel X1", "peak_flops": "500 TFLOPS", "memory_bytes": "96 GB", "memory_bytes_per_s": "3 TB/s"})
+    chip = chip_from(
+        {"name": "Novel X1", "peak_flops": "500 TFLOPS", "memory_bytes": "96 GB", "memory_bytes_per_s": "3 TB/s"}
+    )
     assert cores_of(chip)[1] == "assumed" and cores_of(A100) == (108, "published") and cores_of(B2) == (24, "published")
     op = matmul(16384, 16384, 16384)
     assert op.flops / Kernels(chip).time(op) == pytest.approx(500e12 * CONSTANTS["max_matmul_share"][0], rel=0.06)
 
 
 def test_faster_memory_or_matmuls_never_slow_a_kernel():
-    for op in (matmul(512, 4096, 4096), matmul(64, 64, 65536), Op("y", "elementwise", "memory", 0.0, 1e9),
-               Op("z", "attention", "attention", 1e12, 1e8, m=4096, k=128)):
+    for op in (
+        matmul(512, 4096, 4096),
+        matmul(64, 64, 65536),
+        Op("y", "elementwise", "memory", 0.0, 1e9),
+        Op("z", "attention", "attention", 1e12, 1e8, m=4096, k=128),
+    ):
         for chip in (A100, B2):
             wide = chip.memory_bytes_per_s
-            faster = dataclasses.replace(chip, memory_bytes_per_s=Figure(wide.value * 2, wide.low, wide.high * 2, "B/s", "", "assumed"))
+            faster = dataclasses.replace(
+                chip, memory_bytes_per_s=Figure(wide.value * 2, wide.low, wide.high * 2, "B/s", "", "assumed")
+            )
             best = chip.max_matmul_flops
-            plain = dataclasses.replace(chip, matmul_points=())       # measured points describe the chip as it is
-            quicker = dataclasses.replace(plain, max_matmul_flops=Figure(best.value * 2, best.low, best.high * 2, "FLOP/s", "", "assumed"))
+            plain = dataclasses.replace(chip, matmul_points=())  # measured points describe the chip as it is
+            quicker = dataclasses.replace(
+                plain, max_matmul_flops=Figure(best.value * 2, best.low, best.high * 2, "FLOP/s", "", "assumed")
+            )
             assert Kernels(faster).time(op) <= Kernels(chip).time(op) * (1 + 1e-9)
             assert Kernels(quicker).time(op) <= Kernels(plain).time(op) * (1 + 1e-9)
 

@@ -1,4 +1,5 @@
 """Money and energy against hand-made arithmetic."""
+
 import pytest
 
 from sim.base.figure import figure
@@ -13,7 +14,9 @@ def test_rent_is_chip_hours_times_price():
     out = costs(cluster, 1000, HOURS)
     rent = cluster.chip.rent_usd_per_hour
     assert out["chip_hours"].value == 100_000
-    assert out["rent"].value == pytest.approx(100_000 * rent.value) and out["rent"].low == pytest.approx(80_000 * rent.low)
+    assert out["rent"].value == pytest.approx(100_000 * rent.value) and out["rent"].low == pytest.approx(
+        80_000 * rent.low
+    )
     assert out["rent"].high == pytest.approx(150_000 * rent.high) and rent.source in out["rent"].source
 
 
@@ -30,13 +33,21 @@ def test_ownership():
     assert out["own_capital"].value == pytest.approx(10 * 38600 / 4 * 100 / HOURS_PER_YEAR)
     assert out["own"].value == pytest.approx(out["own_capital"].value + out["own_energy"].value)
     dearer = costs(cluster, 10, HOURS, {"years": 4.0, "utilization": 0.5, "interest": 0.05, "staff_usd_per_year": 1e6})
-    assert dearer["own_capital"].value > 2 * out["own_capital"].value and dearer["own_staff"].value == pytest.approx(1e6 * 100 / HOURS_PER_YEAR)
+    assert dearer["own_capital"].value > 2 * out["own_capital"].value and dearer["own_staff"].value == pytest.approx(
+        1e6 * 100 / HOURS_PER_YEAR
+    )
 
 
 def test_own_prices_win_and_missing_ones_are_left_out():
     cluster = load_cluster("dgx_a100")
     assert "own" not in costs(cluster, 8, HOURS)
-    mine = with_prices(cluster, {"rent_usd_per_hour": figure("$1/h", "money_per_hour", "rent"), "system_price_usd": figure("$20k", "money", "price")})
+    mine = with_prices(
+        cluster,
+        {
+            "rent_usd_per_hour": figure("$1/h", "money_per_hour", "rent"),
+            "system_price_usd": figure("$20k", "money", "price"),
+        },
+    )
     assert mine.chip.rent_usd_per_hour.value == 1.0 and "own" in costs(mine, 8, HOURS)
     for r in costs(mine, 8, HOURS).values():
         assert r.low <= r.value <= r.high and r.basis

@@ -1,4 +1,5 @@
 """Operators: the FLOPs of a recorded layer are the model's own count, and sharding only divides them."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -12,7 +13,18 @@ from sim.cost.parameters import layer_params
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
 
-GPT = ModelSpec("gpt", layers=4, hidden=1024, heads=16, kv_heads=16, head_dim=64, ffn=4096, vocab=51200, gated_ffn=False, positions=2048)
+GPT = ModelSpec(
+    "gpt",
+    layers=4,
+    hidden=1024,
+    heads=16,
+    kv_heads=16,
+    head_dim=64,
+    ffn=4096,
+    vocab=51200,
+    gated_ffn=False,
+    positions=2048,
+)
 LLAMA = ModelSpec("llama", layers=4, hidden=1024, heads=16, kv_heads=4, head_dim=64, ffn=2816, vocab=32000)
 MOE = dataclasses.replace(LLAMA, experts=16, experts_per_token=2, moe_ffn=512, shared_experts=1)
 
@@ -31,14 +43,20 @@ def flops(ops) -> float:
     return sum(op.flops for op in ops)
 
 
-@pytest.mark.parametrize("model, kind", [(GPT, "dense"), (LLAMA, "dense"), (MOE, "moe"), (load_model("deepseek_v3"), "moe")])
+@pytest.mark.parametrize(
+    "model, kind", [(GPT, "dense"), (LLAMA, "dense"), (MOE, "moe"), (load_model("deepseek_v3"), "moe")]
+)
 def test_forward_flops_are_the_models_own_count(model, kind):
     seq, one = 2048, record(model, Share(1, 2048), kind=kind)
     parts = model.flops_breakdown(seq)
     head = 2.0 * model.vocab * model.hidden
     if model.experts and model.dense_layers:
         # compare the expert layers alone: take the dense ones out of the model's count
-        dense = model.dense_ffn_layers * 2.0 * (model.attention_matmul_params() + model.ffn_matrices * model.hidden * model.ffn)
+        dense = (
+            model.dense_ffn_layers
+            * 2.0
+            * (model.attention_matmul_params() + model.ffn_matrices * model.hidden * model.ffn)
+        )
         linear = (parts["linear"] - head - dense) / model.moe_layers
     else:
         linear = (parts["linear"] - head) / model.layers
@@ -55,7 +73,9 @@ def test_backward_of_the_linear_layers_costs_two_forwards():
 
 def test_flash_attention_does_half_of_the_square_and_unfused_all_of_it():
     half = flops(op for op in record(GPT, Share(1, 2048)).forward if op.group == "attention")
-    whole = flops(op for op in record(GPT, Share(1, 2048), Style(attention="unfused")).forward if op.group == "attention")
+    whole = flops(
+        op for op in record(GPT, Share(1, 2048), Style(attention="unfused")).forward if op.group == "attention"
+    )
     assert whole / half == pytest.approx(2.0, rel=1e-3)
 
 
@@ -93,8 +113,10 @@ def test_expert_rows_are_tokens_times_choices_wherever_the_experts_live():
 
 def test_imbalance_stretches_the_experts_and_the_all_to_all():
     even, skewed = (record(MOE, Share(1, 1024, ep=4), Style(imbalance=i), "moe") for i in (1.0, 1.5))
-    for pick in (lambda t: flops(op for op in t.forward if op.group == "expert"),
-                 lambda t: sum(m.bytes for m in t.messages if m.group == "ep")):
+    for pick in (
+        lambda t: flops(op for op in t.forward if op.group == "expert"),
+        lambda t: sum(m.bytes for m in t.messages if m.group == "ep"),
+    ):
         assert pick(skewed) == pytest.approx(1.5 * pick(even))
 
 
@@ -104,14 +126,16 @@ def test_node_limit_bounds_the_copies_that_cross_the_network():
     assert expected_nodes(8, 8, 4) == 4
     tape = Tape(Style(dedup=True))
     moe_ffn(tape, Share(1, 4096, ep=64, nodes=8), load_model("deepseek_v3"))
-    assert {m.dedup for m in tape.messages if m.group == "ep"} == {4 / 8}        # groups of DeepSeek-V3: at most 4 nodes
+    assert {m.dedup for m in tape.messages if m.group == "ep"} == {4 / 8}  # groups of DeepSeek-V3: at most 4 nodes
 
 
 def test_sparse_attention_costs_less_than_dense_at_long_sequences_only():
     glm = load_model("glm5")
     dense = dataclasses.replace(glm, index_topk=0, index_heads=0, indexer_full_layers=0)
+
     def attention(model, seq):
         return flops(op for op in record(model, Share(1, seq)).forward if op.group in ("attention", "indexer"))
+
     assert attention(glm, 131072) < 0.6 * attention(dense, 131072)
     assert attention(glm, 2048) >= attention(dense, 2048)
 

@@ -1,4 +1,5 @@
 """Expected kernel speed of a pair that was never fitted."""
+
 from __future__ import annotations
 
 import pytest

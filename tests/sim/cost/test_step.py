@@ -1,4 +1,5 @@
 """Step costs: what the event floor receives is complete, consistent and moves the right way."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -36,7 +37,9 @@ def test_shape_of_the_hand_over():
 
 
 def test_classes_add_up_to_the_busiest_rank():
-    made = estimate(GPT, DGX, Plan(tp=8, pp=8), Workload(64, 2048), stack=with_changes(load_stack("generic"), graphs=True))
+    made = estimate(
+        GPT, DGX, Plan(tp=8, pp=8), Workload(64, 2048), stack=with_changes(load_stack("generic"), graphs=True)
+    )
     busiest = max(sum(c.forward_s + c.backward_s for c in row) for row in made.costs.chunks)
     assert sum(made.classes.values()) == pytest.approx(busiest, rel=1e-6)
 
@@ -52,13 +55,19 @@ def test_only_dualpipe_is_given_communication_to_hide():
 
 def test_full_recomputation_adds_a_forward_to_the_backward():
     graphs = with_changes(load_stack("generic"), graphs=True)
-    none, full = (build(GPT, DGX, Plan(tp=8, pp=8, recompute=r), Workload(64, 2048), stack=graphs).chunks[3][0] for r in ("none", "full"))
+    none, full = (
+        build(GPT, DGX, Plan(tp=8, pp=8, recompute=r), Workload(64, 2048), stack=graphs).chunks[3][0]
+        for r in ("none", "full")
+    )
     assert full.backward_input_s - none.backward_input_s == pytest.approx(none.forward_s, rel=1e-6)
     assert full.forward_s == none.forward_s and full.backward_weight_s == none.backward_weight_s
 
 
 def test_recomputing_some_layers_lies_between():
-    times = [seconds(GPT, DGX, Plan(tp=8, pp=8, recompute="full", recompute_layers=n), Workload(64, 2048)) for n in (0, 6, 12)]
+    times = [
+        seconds(GPT, DGX, Plan(tp=8, pp=8, recompute="full", recompute_layers=n), Workload(64, 2048))
+        for n in (0, 6, 12)
+    ]
     assert times[0] < times[1] < times[2]
     assert times[0] == pytest.approx(seconds(GPT, DGX, Plan(tp=8, pp=8), Workload(64, 2048)))
 
@@ -73,7 +82,9 @@ def test_overlap_saves_time(change):
 def test_one_copy_per_node_relieves_the_network():
     plan, work = Plan(pp=4, dp=64, ep=64, zero=1), Workload(512, 4096)
     stack = load_stack("generic")
-    assert seconds(DSV3, H100, plan, work, stack=with_changes(stack, dedup=True)) < seconds(DSV3, H100, plan, work, stack=stack)
+    assert seconds(DSV3, H100, plan, work, stack=with_changes(stack, dedup=True)) < seconds(
+        DSV3, H100, plan, work, stack=stack
+    )
 
 
 def test_fp8_speeds_up_the_h100_and_not_the_a100():
@@ -86,12 +97,17 @@ def test_small_layers_are_bound_by_their_host_and_graphs_free_them():
     small = load_model("gpt2")
     plan, work = Plan(dp=8, zero=1), Workload(8, 1024)
     stack = load_stack("generic")
-    assert seconds(small, H100, plan, work, stack=with_changes(stack, graphs=True)) < 0.75 * seconds(small, H100, plan, work, stack=stack)
+    assert seconds(small, H100, plan, work, stack=with_changes(stack, graphs=True)) < 0.75 * seconds(
+        small, H100, plan, work, stack=stack
+    )
 
 
 def test_zero_three_pays_for_its_gathers():
     work = Workload(64, 4096)
-    assert seconds(LLAMA, DGX, Plan(dp=64, zero=3), work) > seconds(LLAMA, DGX, Plan(dp=64, zero=1, overlap_grad_reduce=True), work) * 0.9
+    assert (
+        seconds(LLAMA, DGX, Plan(dp=64, zero=3), work)
+        > seconds(LLAMA, DGX, Plan(dp=64, zero=1, overlap_grad_reduce=True), work) * 0.9
+    )
     near, far = (seconds(LLAMA, DGX, Plan(dp=64, zero=3, hsdp=h), work) for h in (8, 64))
     assert near < far
 
@@ -100,12 +116,20 @@ def test_tensor_parallelism_over_two_chips_of_the_hccs_mesh_is_dear():
     def share(tp):
         made = estimate(GPT, ATLAS, Plan(tp=tp, pp=8), Workload(64, 2048))
         return made.classes["tp communication"] / sum(made.classes.values())
+
     # half the traffic of TP8 per chip-FLOP, but one link of seven
     assert share(2) > 0.5 * share(8)
 
 
 def test_same_inputs_same_costs():
-    args = (DSV3, H100, Plan(pp=8, vpp=4, dp=8, ep=32, tp=4, zero=1), Workload(64 * 8, 4096), "fp8", "megatron-bridge-25.11")
+    args = (
+        DSV3,
+        H100,
+        Plan(pp=8, vpp=4, dp=8, ep=32, tp=4, zero=1),
+        Workload(64 * 8, 4096),
+        "fp8",
+        "megatron-bridge-25.11",
+    )
     assert build(*args) == build(*args)
 
 

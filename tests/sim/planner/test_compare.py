@@ -1,4 +1,5 @@
 """The same run on several chips: faster chips take less time, break-even prices make the costs equal."""
+
 import pytest
 
 from minglm.errors import InputError
@@ -35,7 +36,9 @@ def test_missing_prices_are_said(table):
 
 
 def test_what_does_not_fit_is_a_row_with_its_reason():
-    table = compare("glm5", 8, names=("h100",), seq=4096, batch=8, fixed={**FIXED, "tp": 8, "etp": 1}, schedules=("1f1b",))
+    table = compare(
+        "glm5", 8, names=("h100",), seq=4096, batch=8, fixed={**FIXED, "tp": 8, "etp": 1}, schedules=("1f1b",)
+    )
     assert "no plan" in table["rows"][0]["reason"] and table["rows"][0]["break_even_usd_per_hour"] is None
 
 
@@ -48,7 +51,22 @@ def test_command_prints_the_library_s_figures(capsys, table):
     import json
 
     from sim.cli.main import main
-    asked = ["compare", "--model", "llama3_8b", "--chips", "64", "--names", "910b,h100", "--seq", "4096", "--batch", "128", "--tokens", "1T"]
+
+    asked = [
+        "compare",
+        "--model",
+        "llama3_8b",
+        "--chips",
+        "64",
+        "--names",
+        "910b,h100",
+        "--seq",
+        "4096",
+        "--batch",
+        "128",
+        "--tokens",
+        "1T",
+    ]
     assert main([*asked, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     library = compare("llama3_8b", 64, names=("910b", "h100"), seq=4096, batch=128, tokens="1T")
@@ -58,9 +76,17 @@ def test_command_prints_the_library_s_figures(capsys, table):
     assert "break-even" in out and f"${shown['rows'][0]['break_even_usd_per_hour']:.2f}/h" in out
 
 
-@pytest.mark.parametrize("argv, words", [(["--names", "910b,h9"], "h9"), (["--names", ","], "name at least one chip"), (["--against", "b200", "--names", "h100"], "not among")])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--names", "910b,h9"], "h9"),
+        (["--names", ","], "name at least one chip"),
+        (["--against", "b200", "--names", "h100"], "not among"),
+    ],
+)
 def test_command_refuses_in_one_line(capsys, argv, words):
     from sim.cli.main import main
+
     code = main(["compare", "--model", "llama3_8b", "--chips", "8", "--batch", "8", *argv])
     err = capsys.readouterr().err
     assert code == 2 and err.count("\n") == 1 and words in err

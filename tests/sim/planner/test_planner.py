@@ -1,4 +1,5 @@
 """The planner's answers: published plans are met or beaten, events agree, refusals say what is missing."""
+
 import json
 
 import pytest
@@ -42,7 +43,10 @@ def test_answer_is_whole_and_consistent(gpt3):
     assert json.loads(json.dumps(a)) == a
     speeds = [r["tokens_per_s"] for r in a["ranked"]]
     assert speeds == sorted(speeds, reverse=True) and len(a["ranked"]) == 8
-    assert all(r["memory_gib"] <= q.cluster.chip.memory_bytes.value / 2**30 and r["chips"] + r["spares"] == 64 for r in a["ranked"] + a["front"])
+    assert all(
+        r["memory_gib"] <= q.cluster.chip.memory_bytes.value / 2**30 and r["chips"] + r["spares"] == 64
+        for r in a["ranked"] + a["front"]
+    )
     assert [r["chips"] for r in a["front"]] == sorted(r["chips"] for r in a["front"])
     s = a["search"]
     assert s["combinations"] == s["evaluated"] + s["too_large"] + s["bounded"]
@@ -55,13 +59,20 @@ def test_answer_is_whole_and_consistent(gpt3):
 def test_explanation_names_the_difference(gpt3):
     q, a = gpt3
     words = " ".join(a["explanation"])
-    assert a["winner"]["plan"] in words and "runner-up" in words and "instead of" in words and "of a chip's memory" in words
+    assert (
+        a["winner"]["plan"] in words
+        and "runner-up" in words
+        and "instead of" in words
+        and "of a chip's memory" in words
+    )
 
 
 def test_parts_sum_to_the_step(gpt3):
     q, _ = gpt3
     plan = Plan(tp=8, pp=8, vpp=3, schedule="interleaved", recompute="selective")
-    assert sum(parts(q, plan, q.workload).values()) == pytest.approx(in_closed_form(q.model, q.cluster, plan, q.workload, "bf16", q.stack)[2])
+    assert sum(parts(q, plan, q.workload).values()) == pytest.approx(
+        in_closed_form(q.model, q.cluster, plan, q.workload, "bf16", q.stack)[2]
+    )
 
 
 def test_cost_objective_never_costs_more_than_the_fastest():
@@ -72,7 +83,13 @@ def test_cost_objective_never_costs_more_than_the_fastest():
 
 
 def test_inventory_leaves_spares_and_meets_a_token_batch():
-    q = question("glm5", "atlas_800t_a2", 1000, batch_tokens="4M", fixed={"ep": [16, 32], "micro_batch": 1, "recompute": ["none", "full"], "etp": 1})
+    q = question(
+        "glm5",
+        "atlas_800t_a2",
+        1000,
+        batch_tokens="4M",
+        fixed={"ep": [16, 32], "micro_batch": 1, "recompute": ["none", "full"], "etp": 1},
+    )
     out, costs = find(q, keep=5)
     for f in out.best:
         assert f.chips <= 1000 and abs(f.tokens / 4e6 - 1) <= 0.03
@@ -80,10 +97,20 @@ def test_inventory_leaves_spares_and_meets_a_token_batch():
 
 
 def test_pinned_axes_and_fields_hold():
-    q = question("llama3_8b", "dgx_h100", 32, seq=4096, batch=64, fixed={"tp": 2, "zero": [0, 1], "optimizer": "muon"}, schedules=("1f1b",))
+    q = question(
+        "llama3_8b",
+        "dgx_h100",
+        32,
+        seq=4096,
+        batch=64,
+        fixed={"tp": 2, "zero": [0, 1], "optimizer": "muon"},
+        schedules=("1f1b",),
+    )
     out, costs = find(q, keep=None)
     assert {f.candidate.tp for f in out.best} == {2} and {f.candidate.zero for f in out.best} <= {0, 1}
-    assert {f.candidate.schedule for f in out.best} == {"1f1b"} and all(costs.plan(f.candidate).optimizer == "muon" for f in out.best)
+    assert {f.candidate.schedule for f in out.best} == {"1f1b"} and all(
+        costs.plan(f.candidate).optimizer == "muon" for f in out.best
+    )
 
 
 def test_nothing_fits_names_the_nearest_and_what_it_lacks():
@@ -96,19 +123,25 @@ def test_nothing_divides():
         find(question("llama3_8b", "dgx_h100", 8, seq=4096, batch=7, fixed={"micro_batch": 2}))
 
 
-@pytest.mark.parametrize("argv, words", [
-    (["--model", "gpt3_175b", "--cluster", "dgx_a1000"], "did you mean"),
-    (["--model", "gpt3_175b"], "neither a cluster nor a chip"),
-    (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--objective", "speed"], "objective 'speed'"),
-    (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--fix", "tpp=8"], "did you mean"),
-    (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--fix", "tp"], "KEY=VALUE"),
-    (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--fix", "tp=0"], "whole number"),
-    (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--schedules", "2f2b"], "not one of"),
-    (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--chips", "-4"], "chips"),
-    (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--batch", "64", "--batch-tokens", "4M"], "keep one"),
-    (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--keep", "0"], "--keep"),
-    (["--model", "llama3_8b", "--chip", "910c", "--objective", "cost", "--cluster", "dgx_h100", "--rent", "0"], "must be more than 0"),
-])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--model", "gpt3_175b", "--cluster", "dgx_a1000"], "did you mean"),
+        (["--model", "gpt3_175b"], "neither a cluster nor a chip"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--objective", "speed"], "objective 'speed'"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--fix", "tpp=8"], "did you mean"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--fix", "tp"], "KEY=VALUE"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--fix", "tp=0"], "whole number"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--schedules", "2f2b"], "not one of"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--chips", "-4"], "chips"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--batch", "64", "--batch-tokens", "4M"], "keep one"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--keep", "0"], "--keep"),
+        (
+            ["--model", "llama3_8b", "--chip", "910c", "--objective", "cost", "--cluster", "dgx_h100", "--rent", "0"],
+            "must be more than 0",
+        ),
+    ],
+)
 def test_bad_input_is_one_line(capsys, argv, words):
     code, out, err = call(capsys, *argv)
     assert code == 2 and not out and err.count("\n") == 1 and words in err
@@ -121,7 +154,20 @@ def test_cost_without_a_price_is_refused():
 
 
 def test_command_and_library_agree(capsys):
-    argv = ["--model", "llama3_8b", "--cluster", "dgx_h100", "--chips", "16", "--seq", "4096", "--batch", "32", "--keep", "4"]
+    argv = [
+        "--model",
+        "llama3_8b",
+        "--cluster",
+        "dgx_h100",
+        "--chips",
+        "16",
+        "--seq",
+        "4096",
+        "--batch",
+        "32",
+        "--keep",
+        "4",
+    ]
     code, out, err = call(capsys, *argv, "--json")
     a, b = json.loads(out), answer(question("llama3_8b", "dgx_h100", 16, seq=4096, batch=32), keep=4)
     a["search"].pop("cpu_s"), b["search"].pop("cpu_s")
@@ -148,19 +194,49 @@ def test_replicas_divide_or_come_near():
 
 def test_without_mtp_is_faster():
     pinned = {"tp": 1, "ep": 64, "micro_batch": 1, "pp": 16, "recompute": "full", "zero": 1}
-    a, b = (find(question("deepseek_v3", "h800_deepseek", 2048, seq=4096, batch=15360, mtp=mtp, fixed=pinned), keep=1)[0].best[0] for mtp in (True, False))
+    a, b = (
+        find(question("deepseek_v3", "h800_deepseek", 2048, seq=4096, batch=15360, mtp=mtp, fixed=pinned), keep=1)[
+            0
+        ].best[0]
+        for mtp in (True, False)
+    )
     assert b.step_s < a.step_s
 
 
 def test_report_is_one_page_with_its_numbers(tmp_path, capsys):
     import csv
-    code, out, err = call(capsys, "--model", "llama3_8b", "--cluster", "dgx_h100", "--chips", "16", "--seq", "4096", "--batch", "32", "--keep", "4", "--fix",
-                          "micro_batch=1", "--samples", "40", "--out", str(tmp_path / "r"))
+
+    code, out, err = call(
+        capsys,
+        "--model",
+        "llama3_8b",
+        "--cluster",
+        "dgx_h100",
+        "--chips",
+        "16",
+        "--seq",
+        "4096",
+        "--batch",
+        "32",
+        "--keep",
+        "4",
+        "--fix",
+        "micro_batch=1",
+        "--samples",
+        "40",
+        "--out",
+        str(tmp_path / "r"),
+    )
     assert code == 0 and not err and "90% of samples" in out
     a, html = json.loads((tmp_path / "r/plan.json").read_text()), (tmp_path / "r/plan.html").read_text()
     rows = list(csv.DictReader((tmp_path / "r/plans.csv").open()))
     assert len(rows) == len(a["ranked"]) + len(a["front"]) and float(rows[0]["step_s"]) == a["winner"]["step_s"]
-    assert a["winner"]["plan"] in html and "What would change the answer" in html and "mean absolute error" in html and "Plotly" in html
-    assert '<script src=' not in html and '<link' not in html.split('<body>')[0]
+    assert (
+        a["winner"]["plan"] in html
+        and "What would change the answer" in html
+        and "mean absolute error" in html
+        and "Plotly" in html
+    )
+    assert "<script src=" not in html and "<link" not in html.split("<body>")[0]
     i = a["uncertainty"]["intervals"]["days"]
     assert i["p5"] < i["p95"] and a["uncertainty"]["centre"]["days"] == pytest.approx(a["winner"]["days"], rel=1e-6)

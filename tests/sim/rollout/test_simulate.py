@@ -1,4 +1,5 @@
 """Rollout simulator: closed forms, degenerate cases, rates, cases from files, refusals, the command."""
+
 import json
 import random
 from dataclasses import replace
@@ -16,8 +17,28 @@ from sim.rollout.scenario import KEYS, WORDS, read
 from sim.rollout.simulate import Case, simulate
 
 CURVE = DecodeCurve(((1, 0.01), (16, 0.02), (64, 0.05)), ((1, 1e-7), (64, 2e-7)))
-CASE = Case(Policy("sync", batch_groups=16), 4, Lengths.lognormal(500, 4000), 4, CURVE, train_s_per_token=2e-4, push_s=1.0, steps=4)
-FILE = {"mode": "async", "requests": 256, "group": 8, "mean": 800, "max": 8000, "engines": 4, "decode": 100, "decode_half": 32, "train": 5, "push": 0.5}
+CASE = Case(
+    Policy("sync", batch_groups=16),
+    4,
+    Lengths.lognormal(500, 4000),
+    4,
+    CURVE,
+    train_s_per_token=2e-4,
+    push_s=1.0,
+    steps=4,
+)
+FILE = {
+    "mode": "async",
+    "requests": 256,
+    "group": 8,
+    "mean": 800,
+    "max": 8000,
+    "engines": 4,
+    "decode": 100,
+    "decode_half": 32,
+    "train": 5,
+    "push": 0.5,
+}
 
 
 def test_one_engine_takes_the_closed_form_of_a_synchronous_rollout():
@@ -30,7 +51,7 @@ def test_one_engine_takes_the_closed_form_of_a_synchronous_rollout():
 def test_closed_form_by_hand():
     curve = DecodeCurve(((1, 1.0), (2, 3.0)))
     assert synchronous_makespan([5, 2], curve) == 2 * 3.0 + 3 * 1.0
-    loaded = DecodeCurve(((1, 1.0),), ((1, 0.1),))          # one request, prompt 10: sum of 1 + 0.1 (10 + t), t from 0 to 4
+    loaded = DecodeCurve(((1, 1.0),), ((1, 0.1),))  # one request, prompt 10: sum of 1 + 0.1 (10 + t), t from 0 to 4
     assert synchronous_makespan([4], loaded, prompt=10) == pytest.approx(4 + 0.1 * (40 + 8))
 
 
@@ -54,11 +75,17 @@ def test_staleness_stays_within_the_bound_and_exceeds_it_without():
 
 
 def test_april_removes_the_tail_and_async_the_waiting():
-    sync, april = simulate(replace(CASE, steps=8)), simulate(replace(CASE, policy=Policy("april", 16, 32), steps=8, warmup=2))
+    sync, april = (
+        simulate(replace(CASE, steps=8)),
+        simulate(replace(CASE, policy=Policy("april", 16, 32), steps=8, warmup=2)),
+    )
     free = simulate(replace(CASE, policy=Policy("async", 16, eta=3), steps=8, warmup=2))
     assert april.rollout_s < 0.8 * sync.rollout_s and april.tail_share < sync.tail_share
     assert free.trained_tokens_per_s > 1.2 * sync.trained_tokens_per_s
-    assert april.reprefilled_tokens > 0 and simulate(replace(CASE, policy=Policy("april", 16, 32), keep_cache=True)).reprefilled_tokens == 0
+    assert (
+        april.reprefilled_tokens > 0
+        and simulate(replace(CASE, policy=Policy("april", 16, 32), keep_cache=True)).reprefilled_tokens == 0
+    )
 
 
 def test_a_push_that_cannot_interrupt_waits_for_the_longest():
@@ -104,12 +131,18 @@ def test_lengths():
     assert sum(flat) / len(flat) == pytest.approx(4000, rel=0.05) and max(flat) <= 16384
     free = Lengths.lognormal(median=1000, sigma=0.8)
     assert explained_share([free.draw_group(rng, 8) for _ in range(2000)]) == pytest.approx(0.65, abs=0.04)
-    assert Lengths.lognormal(mean=3000, cap=20000, percentile=(0.99, 15000)).quantile(0.99) == pytest.approx(15000, rel=1e-6)
+    assert Lengths.lognormal(mean=3000, cap=20000, percentile=(0.99, 15000)).quantile(0.99) == pytest.approx(
+        15000, rel=1e-6
+    )
 
 
 def test_lengths_from_a_log(tmp_path):
     log = tmp_path / "trajectories.jsonl"
-    log.write_text("\n".join(json.dumps({"group": i // 4, "sample": i % 4, "tokens": 10 + i, "prompt_tokens": 7}) for i in range(64)))
+    log.write_text(
+        "\n".join(
+            json.dumps({"group": i // 4, "sample": i % 4, "tokens": 10 + i, "prompt_tokens": 7}) for i in range(64)
+        )
+    )
     lengths = from_rows(read_log(log))
     assert lengths.values == tuple(range(10, 74)) and lengths.prompt == 7 and lengths.explained > 0.9
     log.write_text("not json\n")
@@ -119,7 +152,10 @@ def test_lengths_from_a_log(tmp_path):
 
 def test_same_seed_same_numbers():
     a, b = (simulate(replace(CASE, policy=Policy("april", 16, 24), seed=3)) for _ in range(2))
-    assert a.to_dict() == b.to_dict() and a.step_s != simulate(replace(CASE, policy=Policy("april", 16, 24), seed=4)).step_s
+    assert (
+        a.to_dict() == b.to_dict()
+        and a.step_s != simulate(replace(CASE, policy=Policy("april", 16, 24), seed=4)).step_s
+    )
 
 
 def test_synonyms_lead_to_known_keys():
@@ -133,11 +169,25 @@ def test_a_case_from_a_file_with_published_seconds():
     assert rows["speedup"]["predicted"] > 1
 
 
-@pytest.mark.parametrize("change, says", [
-    ({"staleness": -1}, "negative"), ({"max": 100, "prompt": 200}, "smaller than the prompt"), ({"engines": 0}, "engines=0"),
-    ({"mode": "april", "over_sampling": 0.5}, "at least 1"), ({"mean": 9000}, "below the maximum"), ({"instancs": 3}, "did you mean"),
-    ({"mode": "asinc"}, "did you mean"), ({"requests": 250}, "multiple of group"), ({"kv_limit": 50}, "kv_limit"), ({"keep": 0}, "keep"), ({"decode": -3}, "decode"),
-    ({"lengths": "no_such.jsonl"}, "no such file"), ({"colocated": True}, "chips of their own"), ({"max_context": 10, "prompt": 10, "max": None}, "length cap")])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"staleness": -1}, "negative"),
+        ({"max": 100, "prompt": 200}, "smaller than the prompt"),
+        ({"engines": 0}, "engines=0"),
+        ({"mode": "april", "over_sampling": 0.5}, "at least 1"),
+        ({"mean": 9000}, "below the maximum"),
+        ({"instancs": 3}, "did you mean"),
+        ({"mode": "asinc"}, "did you mean"),
+        ({"requests": 250}, "multiple of group"),
+        ({"kv_limit": 50}, "kv_limit"),
+        ({"keep": 0}, "keep"),
+        ({"decode": -3}, "decode"),
+        ({"lengths": "no_such.jsonl"}, "no such file"),
+        ({"colocated": True}, "chips of their own"),
+        ({"max_context": 10, "prompt": 10, "max": None}, "length cap"),
+    ],
+)
 def test_refusals_are_one_line(change, says):
     with pytest.raises(InputError, match=says) as caught:
         read({k: v for k, v in {**FILE, **change}.items() if v is not None})
@@ -145,7 +195,19 @@ def test_refusals_are_one_line(change, says):
 
 
 def test_rates_of_a_chip_and_a_model():
-    given = read({"mode": "sync", "prompts": 16, "group": 4, "mean": 2000, "max": 8000, "engines": 2, "chips_per_engine": 2, "chip": "h100", "model": "qwen3_8b"})
+    given = read(
+        {
+            "mode": "sync",
+            "prompts": 16,
+            "group": 4,
+            "mean": 2000,
+            "max": 8000,
+            "engines": 2,
+            "chips_per_engine": 2,
+            "chip": "h100",
+            "model": "qwen3_8b",
+        }
+    )
     one, many = given.case.curve.seconds(1, 2000), given.case.curve.seconds(64, 64 * 2000)
     assert 0.002 < one < many < 64 * one and given.case.kv_limit > 100_000
 
@@ -180,7 +242,20 @@ def test_command(tmp_path, capsys):
 
 def test_cost_needs_a_chip():
     assert "cost_per_million_trained_tokens" not in answer(FILE)
-    cost = answer({"mode": "sync", "prompts": 8, "group": 4, "mean": 500, "max": 2000, "engines": 2, "chips_per_engine": 2, "chip": "h100", "model": "qwen3_8b", "train": 5})
+    cost = answer(
+        {
+            "mode": "sync",
+            "prompts": 8,
+            "group": 4,
+            "mean": 500,
+            "max": 2000,
+            "engines": 2,
+            "chips_per_engine": 2,
+            "chip": "h100",
+            "model": "qwen3_8b",
+            "train": 5,
+        }
+    )
     rent = cost["cost_per_million_trained_tokens"]["rent"]
     assert 0 < rent["low"] < rent["value"] < rent["high"]
 
@@ -188,7 +263,16 @@ def test_cost_needs_a_chip():
 def test_each_group_has_its_own_prompt():
     """Of two groups with prompts of 10 and 1000 tokens the trainer reads both, whatever their mean is."""
     lengths = Lengths(groups=((5, 5), (7, 7)), prompts=(10, 1000))
-    case = Case(Policy("sync", batch_groups=1), 2, lengths, 1, DecodeCurve(((1, 0.01),)), train_s_per_token=0.001, train_s_per_square=1e-6, steps=2)
+    case = Case(
+        Policy("sync", batch_groups=1),
+        2,
+        lengths,
+        1,
+        DecodeCurve(((1, 0.01),)),
+        train_s_per_token=0.001,
+        train_s_per_square=1e-6,
+        steps=2,
+    )
     first, second = (s.train_s for s in simulate(case).steps)
     assert first == pytest.approx(0.001 * 30 + 1e-6 * 2 * 15**2)
     assert second == pytest.approx(0.001 * 2014 + 1e-6 * 2 * 1007**2)
@@ -196,16 +280,35 @@ def test_each_group_has_its_own_prompt():
 
 def test_a_shared_prompt_is_read_once():
     curve = DecodeCurve(((1, 0.01),))
-    case = Case(Policy("sync", batch_groups=3), 4, Lengths(groups=((5,) * 4,), prompts=(100,)), 1, curve, prefill_s_per_token=0.001, prefill_fixed_s=0.5, steps=1)
+    case = Case(
+        Policy("sync", batch_groups=3),
+        4,
+        Lengths(groups=((5,) * 4,), prompts=(100,)),
+        1,
+        curve,
+        prefill_s_per_token=0.001,
+        prefill_fixed_s=0.5,
+        steps=1,
+    )
     alone = simulate(case).seconds
     shared = simulate(replace(case, share_prompts=True)).seconds
-    assert alone - shared == pytest.approx(9 * 0.1 + 11 * 0.5)          # 3 of 12 prompts are read, in one call
+    assert alone - shared == pytest.approx(9 * 0.1 + 11 * 0.5)  # 3 of 12 prompts are read, in one call
 
 
 def test_who_works_beside_another_is_slower():
     """Asynchronous: engine and trainer slow each other down; synchronous, they never meet."""
     lengths = Lengths(groups=((20, 20),))
-    case = Case(Policy("async", batch_groups=2, eta=1), 2, lengths, 1, DecodeCurve(((1, 0.01),)), train_s_per_token=0.005, steps=6)
+    case = Case(
+        Policy("async", batch_groups=2, eta=1),
+        2,
+        lengths,
+        1,
+        DecodeCurve(((1, 0.01),)),
+        train_s_per_token=0.005,
+        steps=6,
+    )
     assert simulate(replace(case, decode_beside=2.0, train_beside=2.0)).seconds > 1.3 * simulate(case).seconds
     alone = replace(case, policy=Policy("sync", batch_groups=2))
-    assert simulate(replace(alone, decode_beside=2.0, train_beside=2.0)).seconds == pytest.approx(simulate(alone).seconds)
+    assert simulate(replace(alone, decode_beside=2.0, train_beside=2.0)).seconds == pytest.approx(
+        simulate(alone).seconds
+    )

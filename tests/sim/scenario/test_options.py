@@ -1,4 +1,5 @@
 """The rows of measured runs: one schema, written out, that every shipped row obeys and the reader agrees with."""
+
 import json
 
 import pytest
@@ -28,8 +29,18 @@ LISTS = {"stages": [16, 16], "recompute_modules": ["norm"]}
 def test_the_reader_takes_every_documented_option(option):
     kind = options.OPTIONS[option][0]
     value = VALUES.get(kind, TEXTS.get(option, LISTS.get(option)))
-    row = rows.parse({"chip": "h100", "chips": 16, "model": "llama3_8b", "plan": {"tp": 2, "pp": 2}, "global_batch": 64, "seq": 2048,
-                      "options": {option: value}, "measured": {"seconds_per_step": 1.0}})
+    row = rows.parse(
+        {
+            "chip": "h100",
+            "chips": 16,
+            "model": "llama3_8b",
+            "plan": {"tp": 2, "pp": 2},
+            "global_batch": 64,
+            "seq": 2048,
+            "options": {option: value},
+            "measured": {"seconds_per_step": 1.0},
+        }
+    )
     assert row.kind == "predict" and row.plan.tp == 2
 
 
@@ -47,7 +58,11 @@ def test_shipped_rows_obey_the_schema(path):
         if row["kind"] == "listed":
             assert row["reason"], row["id"]
         else:
-            clean_plan(row["plan"]), clean_options(row.get("options") or {}), clean_recompute(row.get("recompute", "none"))
+            (
+                clean_plan(row["plan"]),
+                clean_options(row.get("options") or {}),
+                clean_recompute(row.get("recompute", "none")),
+            )
             if row.get("schedule"):
                 clean_schedule(row["schedule"])
             assert {"mfu", "peak_tflops"} & set(row["measured"]) != {"mfu"}, row["id"]
@@ -61,19 +76,34 @@ def merged(path):
 def test_ids_are_unique_and_fits_are_few():
     every = [row for path in FILES for row in merged(path)]
     assert len({row["id"] for row in every}) == len(every)
-    assert not [row["id"] for path in (FOLDER / "held_out").glob("*.yaml") for row in merged(path) if row["kind"] == "fit"]
+    assert not [
+        row["id"] for path in (FOLDER / "held_out").glob("*.yaml") for row in merged(path) if row["kind"] == "fit"
+    ]
     scored = [row for path in sorted(FOLDER.glob("*.yaml")) for row in merged(path) if row["kind"] != "listed"]
     assert sum(row["kind"] == "predict" for row in scored) >= 30
     by_chip: dict = {}
     for row in scored:
         by_chip.setdefault(rows.parse(row).chip, []).append(row["kind"] == "fit")
-    assert all(sum(fits) <= max(1, len(fits) / 3) for fits in by_chip.values()), {k: (sum(v), len(v)) for k, v in by_chip.items()}
+    assert all(sum(fits) <= max(1, len(fits) / 3) for fits in by_chip.values()), {
+        k: (sum(v), len(v)) for k, v in by_chip.items()
+    }
 
 
-@pytest.mark.parametrize("make", [
-    lambda: clean_plan({"tp": 2, "tensor_parallel": 2}), lambda: clean_plan([1]), lambda: clean_plan({"tp": -1}), lambda: clean_plan({"sp": 3}),
-    lambda: clean_options({"stages": [1, "x"]}), lambda: clean_options({"imbalance": "nan"}), lambda: clean_options(3), lambda: clean_schedule({"a": 1}),
-    lambda: clean_recompute({"kind": "none", "layer": 1}), lambda: clean_recompute("half")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: clean_plan({"tp": 2, "tensor_parallel": 2}),
+        lambda: clean_plan([1]),
+        lambda: clean_plan({"tp": -1}),
+        lambda: clean_plan({"sp": 3}),
+        lambda: clean_options({"stages": [1, "x"]}),
+        lambda: clean_options({"imbalance": "nan"}),
+        lambda: clean_options(3),
+        lambda: clean_schedule({"a": 1}),
+        lambda: clean_recompute({"kind": "none", "layer": 1}),
+        lambda: clean_recompute("half"),
+    ],
+)
 def test_bad_rows_are_one_line(make):
     with pytest.raises(InputError) as caught:
         make()

@@ -1,4 +1,5 @@
 """Sizing to a latency target, and the answers on memory, speed, margin and long contexts."""
+
 import pytest
 
 from minglm.errors import InputError
@@ -51,12 +52,18 @@ def test_a_rate_buys_instances():
 
 
 def test_a_slower_target_is_never_dearer():
-    costs = [size("glm5", Target(4096, 512, 2.0, t), ["dgx_h200"], most=8).cheapest.usd_per_request for t in (0.02, 0.03, 0.05, 0.1)]
+    costs = [
+        size("glm5", Target(4096, 512, 2.0, t), ["dgx_h200"], most=8).cheapest.usd_per_request
+        for t in (0.02, 0.03, 0.05, 0.1)
+    ]
     assert costs == sorted(costs, reverse=True)
 
 
 def test_roofline_mode_is_a_bound_and_says_so():
-    hybrid, bound = (size("glm5", Target(4096, 512, 2.0, 0.05), ["dgx_h200"], mode, most=8).cheapest for mode in ("hybrid", "roofline"))
+    hybrid, bound = (
+        size("glm5", Target(4096, 512, 2.0, 0.05), ["dgx_h200"], mode, most=8).cheapest
+        for mode in ("hybrid", "roofline")
+    )
     assert bound.mode == "roofline" and bound.usd_per_request < hybrid.usd_per_request
 
 
@@ -78,7 +85,15 @@ def test_no_feasible_size_says_what_comes_nearest():
     assert "no deployment of glm5" in text and "nearest: glm5" in text and "TPOT" in text and "\n" not in text
 
 
-@pytest.mark.parametrize("bad, says", [({"prompt": 0}, "prompt=0"), ({"tpot_s": 0}, "tpot=0"), ({"rate_per_s": -1}, "rate=-1"), ({"cached_share": 1}, "cached_share=1")])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"prompt": 0}, "prompt=0"),
+        ({"tpot_s": 0}, "tpot=0"),
+        ({"rate_per_s": -1}, "rate=-1"),
+        ({"cached_share": 1}, "cached_share=1"),
+    ],
+)
 def test_bad_targets(bad, says):
     with pytest.raises(InputError) as refusal:
         Target(**{"prompt": 100, "output": 10, **bad}).check()
@@ -86,6 +101,7 @@ def test_bad_targets(bad, says):
 
 
 # ------------------------------------------------------------------ answers
+
 
 def test_which_nodes_hold_fp8_glm5():
     r = fits()
@@ -124,7 +140,7 @@ def test_margin_is_arithmetic_and_its_interval_holds_the_likely_case():
     assert (cheaper["input_price"], cheaper["output_price"]) == (0.80, 2.56) and cheaper["likely"] < row["likely"]
     for k in r["ranges"]:
         assert r["ranges"][k]["label"] and r["ranges"][k]["source"]
-    assert margin(most=8, rent=2.0) == r                     # seeded
+    assert margin(most=8, rent=2.0) == r  # seeded
     assert margin(most=8, rent=4.0)["rows"][0]["likely"] < row["likely"]
 
 
@@ -137,7 +153,9 @@ def test_fast_streams_on_one_node_leave_less_than_slow_ones_on_many():
 def test_a_long_context_in_bytes_time_and_money():
     r = long_context()
     short, long, _, dense = r["rows"]
-    assert long["kv_gib"]["bf16"] == pytest.approx(20.74, abs=0.01) and long["kv_gib"]["fp8"] == pytest.approx(11.61, abs=0.01)
+    assert long["kv_gib"]["bf16"] == pytest.approx(20.74, abs=0.01) and long["kv_gib"]["fp8"] == pytest.approx(
+        11.61, abs=0.01
+    )
     assert long["fit_on_instance"] == 2
     assert long["prefill_s"] > 40 * short["prefill_s"] and dense["prefill_s"] > long["prefill_s"]
     assert long["usd"] > short["usd"] and "indexer" in long["prefill_parts"]

@@ -1,4 +1,5 @@
 """Rooflines of decoding and prefill: counted against independent formulas, published latencies, and limits."""
+
 import math
 
 import pytest
@@ -14,22 +15,35 @@ from sim.spec.model_loader import load_model
 
 def endless_memory(base: str, **more):
     """A one-chip cluster whose memory is so fast that only arithmetic takes time."""
-    chip = chip_from({"like": base, "name": f"{base} with endless bandwidth", "memory_bytes_per_s": 1e24, "memory_bytes": 1e16, **more})
+    chip = chip_from(
+        {
+            "like": base,
+            "name": f"{base} with endless bandwidth",
+            "memory_bytes_per_s": 1e24,
+            "memory_bytes": 1e16,
+            **more,
+        }
+    )
     return cluster_from({"like": "dgx_h100", "chip": chip, "chips_per_node": 1, "chips": 1, "name": "one chip"})
 
 
-@pytest.mark.parametrize("model, context", [("glm5", 1024), ("glm5", 16384), ("deepseek_v3", 4096), ("llama3_70b", 2048), ("qwen3_30b_a3b", 512)])
+@pytest.mark.parametrize(
+    "model, context",
+    [("glm5", 1024), ("glm5", 16384), ("deepseek_v3", 4096), ("llama3_70b", 2048), ("qwen3_30b_a3b", 512)],
+)
 def test_decode_at_large_batch_is_the_compute_roofline(model, context):
     d = Deployment.of(model, endless_memory("h100"), chips=1, precision="bf16", kv="bf16")
     peak = d.cluster.chip.peak("bf16").value
-    bound = peak / flops_per_token(d, context)                # FLOPs by sim.spec.model, not by the operators of this module
+    bound = peak / flops_per_token(d, context)  # FLOPs by sim.spec.model, not by the operators of this module
     rates = [decode_step(d, batch, context, "roofline").tokens_per_s for batch in (1, 64, 4096, 10**6)]
     assert rates[-1] == pytest.approx(bound, rel=0.01)
     assert all(r <= bound * 1.01 for r in rates) and rates == sorted(rates)
 
 
 def test_large_batch_approaches_the_roofline_from_memory_bound_decoding():
-    d = Deployment.of("deepseek_v3", "h800_deepseek", chips=8, precision="bf16", kv="bf16", attention_tp=1, stack="deepseek-inhouse")
+    d = Deployment.of(
+        "deepseek_v3", "h800_deepseek", chips=8, precision="bf16", kv="bf16", attention_tp=1, stack="deepseek-inhouse"
+    )
     bound = d.chips * d.cluster.chip.peak("bf16").value / flops_per_token(d, 16)
     shares = [decode_step(d, batch, 16, "roofline").tokens_per_s / bound for batch in (1, 16, 256, 4096, 65536)]
     assert shares == sorted(shares) and shares[0] < 0.05 and 0.8 < shares[-1] <= 1.001
@@ -39,7 +53,7 @@ def test_large_batch_approaches_the_roofline_from_memory_bound_decoding():
 def test_all_to_all_of_the_measured_message_takes_the_measured_time(width, dispatch, combine):
     d = Deployment.of("deepseek_v3", "h800_deepseek", chips=width, stack="deepseek-inhouse")
     assert decode_all_to_all(Roof(d, "hybrid"), 128) == pytest.approx((dispatch + combine) * 1e-6, rel=1e-6)
-    assert decode_all_to_all(Roof(d, "hybrid"), 1) == pytest.approx(2 * 30e-6, rel=0.1)         # the floor
+    assert decode_all_to_all(Roof(d, "hybrid"), 1) == pytest.approx(2 * 30e-6, rel=0.1)  # the floor
 
 
 def test_latency_between_two_widths_lies_between():
@@ -78,10 +92,13 @@ def test_sparse_attention_stops_growing_where_dense_does_not():
 def test_drafts_help_a_single_stream_and_two_batches_hide_messages():
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
     assert tpot(d.with_(drafts=3, accept_length=2.76), 1, 8192) < tpot(d, 1, 8192)
-    assert tpot(d.with_(drafts=3, accept_length=1.0), 1, 8192) > tpot(d, 1, 8192)      # rejected drafts only cost
+    assert tpot(d.with_(drafts=3, accept_length=1.0), 1, 8192) > tpot(d, 1, 8192)  # rejected drafts only cost
     ep = Deployment.of("deepseek_v3", "h800_deepseek", chips=128, stack="deepseek-inhouse")
     one = ep.with_(stack=ep.stack.changed(two_batch=0))
-    assert decode_step(ep, 128, 4096).overlapped and decode_step(ep, 128, 4096).total_s < decode_step(one, 128, 4096).total_s
+    assert (
+        decode_step(ep, 128, 4096).overlapped
+        and decode_step(ep, 128, 4096).total_s < decode_step(one, 128, 4096).total_s
+    )
 
 
 def test_parts_add_up_and_largest_batch_is_the_largest():
@@ -98,25 +115,35 @@ def test_every_stack_is_complete_and_every_constant_has_a_label_and_a_source():
         stack = load_stack(name)
         assert tpot(Deployment.of("deepseek_v3", "dgx_h200", chips=16, stack=name), 8, 1024) > 0
         for row in stack.describe():
-            assert row["label"] in ("measured", "published", "fitted", "assumed") and len(row["source"]) > 10, (name, row)
+            assert row["label"] in ("measured", "published", "fitted", "assumed") and len(row["source"]) > 10, (
+                name,
+                row,
+            )
 
 
 def test_what_another_chip_inherits_is_only_assumed():
     assert load_stack("cloudmatrix-infer").label("attention_compute") == "measured"
     assert load_stack("ascend-a2").label("attention_compute") == "assumed"
     on = Deployment.of("glm5", "dgx_b200", chips=8, stack="sglang-tp").stack
-    assert on["sparse_compute"] == pytest.approx(0.156) and load_stack("sglang-tp")["sparse_compute"] == pytest.approx(0.415)
+    assert on["sparse_compute"] == pytest.approx(0.156) and load_stack("sglang-tp")["sparse_compute"] == pytest.approx(
+        0.415
+    )
 
 
-@pytest.mark.parametrize("call, says", [
-    (lambda: load_stack("sglangg-tp"), "did you mean 'sglang-tp'"), (lambda: load_stack({"like": "sglang-tp", "host": 1}), "did you mean 'host_s'"),
-    (lambda: load_stack({"like": "sglang-tp", "attention_compute": 1.2}), "share between 0 and 1"), (lambda: load_stack({}), "needs 'like'"),
-    (lambda: load_stack({"like": "sglang-tp", "imbalance": 0.5}), "give 1 or more"),
-    (lambda: load_stack({"like": "sglang-tp", "host_s": {"value": "1 ms", "label": "guessed"}}), "guessed"),
-    (lambda: decode_step(Deployment.of("glm5", "dgx_h200", chips=8), 0, 10), "more than 0 requests"),
-    (lambda: decode_step(Deployment.of("glm5", "dgx_h200", chips=8), 1, 10, "exact"), "mode 'exact'"),
-    (lambda: prefill(Deployment.of("glm5", "dgx_h200", chips=8), 10, 10), "more than 0 new tokens"),
-])
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda: load_stack("sglangg-tp"), "did you mean 'sglang-tp'"),
+        (lambda: load_stack({"like": "sglang-tp", "host": 1}), "did you mean 'host_s'"),
+        (lambda: load_stack({"like": "sglang-tp", "attention_compute": 1.2}), "share between 0 and 1"),
+        (lambda: load_stack({}), "needs 'like'"),
+        (lambda: load_stack({"like": "sglang-tp", "imbalance": 0.5}), "give 1 or more"),
+        (lambda: load_stack({"like": "sglang-tp", "host_s": {"value": "1 ms", "label": "guessed"}}), "guessed"),
+        (lambda: decode_step(Deployment.of("glm5", "dgx_h200", chips=8), 0, 10), "more than 0 requests"),
+        (lambda: decode_step(Deployment.of("glm5", "dgx_h200", chips=8), 1, 10, "exact"), "mode 'exact'"),
+        (lambda: prefill(Deployment.of("glm5", "dgx_h200", chips=8), 10, 10), "more than 0 new tokens"),
+    ],
+)
 def test_bad_input_is_one_line(call, says):
     with pytest.raises(InputError) as refusal:
         call()

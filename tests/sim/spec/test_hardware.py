@@ -1,4 +1,5 @@
 """Every figure of every chip and cluster has a range, a unit, a source and a confidence; an unknown name is refused."""
+
 import dataclasses
 
 import pytest
@@ -86,9 +87,16 @@ def test_aliases_and_case():
 
 
 def test_inline_chip_and_cluster():
-    chip = chip_from({"name": "mine", "peak_flops": "500 TFLOPS", "memory_bytes": "96 GiB", "memory_bytes_per_s": "4 TB/s"})
+    chip = chip_from(
+        {"name": "mine", "peak_flops": "500 TFLOPS", "memory_bytes": "96 GiB", "memory_bytes_per_s": "4 TB/s"}
+    )
     assert chip.peak("fp8").value == 500e12 and chip.peak_flops["bf16"].confidence == "assumed"
-    cluster = cluster_from({"chip": {"like": "h100", "memory_bytes": "96 GiB"}, "tiers": [{"size": 8, "bytes_per_s": "450 GB/s"}, {"bytes_per_s": "400 Gbps"}]})
+    cluster = cluster_from(
+        {
+            "chip": {"like": "h100", "memory_bytes": "96 GiB"},
+            "tiers": [{"size": 8, "bytes_per_s": "450 GB/s"}, {"bytes_per_s": "400 Gbps"}],
+        }
+    )
     assert cluster.chip.memory_bytes.value == 96 * 2**30 and cluster.chip.peak("bf16").value == 989e12
     assert cluster.tiers[1].size == hardware.EVERYTHING
     assert cluster_for_chip({"like": "h100"}).name == "DGX H100" and "assumed" in cluster_for_chip(chip).notes
@@ -101,12 +109,21 @@ def test_a_changed_peak_drops_the_measured_matmul():
     assert changed.max_matmul_flops is None and changed.matmul_points == ()
 
 
-@pytest.mark.parametrize("bad, words", [
-    ({"peak_flops": "1 TFLOPS"}, "has no 'memory_bytes'"), ({"peak": 1}, "unknown key 'peak'"), ({"like": "nope"}, "not known"),
-    ({"like": "h100", "memory_bytes": "-1 GiB"}, "below 0"), ({"like": "h100", "memory_bytes": 0}, "more than 0"),
-    ({"like": "h100", "memory_bytes": {"value": 5, "low": 6}}, "outside its own range"), ({"like": "h100", "power_w": "80 GiB"}, "measures bytes"),
-    ({"like": "h100", "peak_flops": {"bf17": 1}}, "did you mean 'bf16'"), ({"like": "h100", "matmul_points": [[1, 2]]}, "must be [m, n, k, rate]"),
-    ({"like": "h100", "memory_bytes": {"value": 5, "confidence": "sure"}}, "not one of")])
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ({"peak_flops": "1 TFLOPS"}, "has no 'memory_bytes'"),
+        ({"peak": 1}, "unknown key 'peak'"),
+        ({"like": "nope"}, "not known"),
+        ({"like": "h100", "memory_bytes": "-1 GiB"}, "below 0"),
+        ({"like": "h100", "memory_bytes": 0}, "more than 0"),
+        ({"like": "h100", "memory_bytes": {"value": 5, "low": 6}}, "outside its own range"),
+        ({"like": "h100", "power_w": "80 GiB"}, "measures bytes"),
+        ({"like": "h100", "peak_flops": {"bf17": 1}}, "did you mean 'bf16'"),
+        ({"like": "h100", "matmul_points": [[1, 2]]}, "must be [m, n, k, rate]"),
+        ({"like": "h100", "memory_bytes": {"value": 5, "confidence": "sure"}}, "not one of"),
+    ],
+)
 def test_bad_chip_is_refused_in_words(bad, words):
     with pytest.raises(InputError) as caught:
         chip_from(bad)

@@ -1,4 +1,5 @@
 """Plans: layouts of layers, derived widths, and refusals that say what would do."""
+
 from __future__ import annotations
 
 import pytest
@@ -27,7 +28,10 @@ def test_counts_that_divide_are_even_and_bloom_counts_embedding_and_head_as_laye
     assert Plan(pp=2, stages=(40, 56)).chunk_layers(96) == (40, 56)
 
 
-@pytest.mark.parametrize("schedule, held", [("interleaved", (1, 5)), ("dualpipe", (1, 2)), ("dualpipe-v", (1, 6)), ("zb-v", (1, 6)), ("1f1b", (1,))])
+@pytest.mark.parametrize(
+    "schedule, held",
+    [("interleaved", (1, 5)), ("dualpipe", (1, 2)), ("dualpipe-v", (1, 6)), ("zb-v", (1, 6)), ("1f1b", (1,))],
+)
 def test_chunks_of_a_rank(schedule, held):
     plan = Plan(pp=4, vpp=2 if schedule == "interleaved" else 1, schedule=schedule)
     assert plan.chunks_of_rank(1) == held
@@ -41,17 +45,20 @@ def test_derived_widths():
     assert Plan(tp=8, vpp=3, pp=2).schedule == "interleaved"
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(tp=3), "does not divide the model's 128 attention heads; use tp=2"),
-    (dict(pp=64, vpp=4), "more than the model's 126 layers"),
-    (dict(ep=4), "no experts; use ep=1"),
-    (dict(cp=3), "does not divide the sequence of 8192; use cp=2"),
-    (dict(pp=2, stages=(63,)), "need 2"),
-    (dict(pp=2, stages=(63, 62)), "sum to 125: must be the model's 126"),
-    (dict(pp=16, vpp=8, dp=2048), "interleaved 1F1B needs at least pp=16"),
-    (dict(pp=16, schedule="dualpipe", dp=256), "dualpipe needs at least 2 × pp = 32"),
-    (dict(dp=3), "not a multiple of dp × micro_batch"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(tp=3), "does not divide the model's 128 attention heads; use tp=2"),
+        (dict(pp=64, vpp=4), "more than the model's 126 layers"),
+        (dict(ep=4), "no experts; use ep=1"),
+        (dict(cp=3), "does not divide the sequence of 8192; use cp=2"),
+        (dict(pp=2, stages=(63,)), "need 2"),
+        (dict(pp=2, stages=(63, 62)), "sum to 125: must be the model's 126"),
+        (dict(pp=16, vpp=8, dp=2048), "interleaved 1F1B needs at least pp=16"),
+        (dict(pp=16, schedule="dualpipe", dp=256), "dualpipe needs at least 2 × pp = 32"),
+        (dict(dp=3), "not a multiple of dp × micro_batch"),
+    ],
+)
 def test_refusals_say_what_would_do(changes, words):
     with pytest.raises(InputError, match=words.replace("(", r"\(")):
         check(Plan(**changes), LLAMA, Workload(2048, 8192))
@@ -69,9 +76,17 @@ def test_a_plan_larger_than_the_inventory_says_the_largest_that_fits():
         check(Plan(tp=8, pp=4, dp=4), LLAMA, Workload(16, 8192), chips=100)
 
 
-@pytest.mark.parametrize("given, words", [
-    (dict(tp=0), "tp=0"), (dict(zero=4), "zero=4"), (dict(schedule="1f1bb"), "did you mean '1f1b'"),
-    (dict(recompute="ful"), "did you mean 'full'"), (dict(dp=True), "dp=True"), (dict(recompute_modules=("mla_up",)), "mla_up_proj")])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (dict(tp=0), "tp=0"),
+        (dict(zero=4), "zero=4"),
+        (dict(schedule="1f1bb"), "did you mean '1f1b'"),
+        (dict(recompute="ful"), "did you mean 'full'"),
+        (dict(dp=True), "dp=True"),
+        (dict(recompute_modules=("mla_up",)), "mla_up_proj"),
+    ],
+)
 def test_values_out_of_range_are_refused(given, words):
     with pytest.raises(InputError, match=words):
         Plan(**given)

@@ -1,4 +1,5 @@
 """Distributions keep their shape; intervals follow from them; bad ones are refused in one line."""
+
 import random
 import statistics
 
@@ -9,7 +10,16 @@ from sim.base.distributions import Triangle, distribution
 from sim.scenario.training import load_scenario, resolve
 from sim.study.monte_carlo import ERROR, FAILURES, fact_inputs, monte_carlo, outcome, simulator_errors
 
-SMALL = {"name": "small", "model": "llama3_8b", "cluster": "dgx_h100", "chips": 32, "plan": {"tp": 2, "pp": 2}, "seq": 4096, "global_batch": 64, "tokens": "1T"}
+SMALL = {
+    "name": "small",
+    "model": "llama3_8b",
+    "cluster": "dgx_h100",
+    "chips": 32,
+    "plan": {"tp": 2, "pp": 2},
+    "seq": 4096,
+    "global_batch": 64,
+    "tokens": "1T",
+}
 
 
 def test_triangle_mean_and_quantiles():
@@ -23,14 +33,26 @@ def test_triangle_mean_and_quantiles():
 def test_normal_and_units():
     d = distribution({"normal": ["100 W", "5 W"]}, "power")
     drawn = [d.draw(random.Random(i)) for i in range(3000)]
-    assert statistics.mean(drawn) == pytest.approx(100, abs=0.5) and statistics.stdev(drawn) == pytest.approx(5, abs=0.4)
+    assert statistics.mean(drawn) == pytest.approx(100, abs=0.5) and statistics.stdev(drawn) == pytest.approx(
+        5, abs=0.4
+    )
     assert distribution({"low": "1 kW", "mid": "2 kW", "high": "3 kW"}, "power").high == 3000.0
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"low": -1, "mid": 1, "high": 2}, "below zero"), ({"normal": [1, 1]}, "reaches below zero"), ({"normal": [1, -0.1]}, "negative"),
-    ({"low": 2, "mid": 1, "high": 3}, "not in order"), ({"low": 1, "high": 2}, "low, mid and high"), ({"normal": 3}, "must be \\[mean"), ([], "empty list"),
-    ("wide", "not a distribution"), ({"low": "x", "mid": 1, "high": 2}, "low")])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"low": -1, "mid": 1, "high": 2}, "below zero"),
+        ({"normal": [1, 1]}, "reaches below zero"),
+        ({"normal": [1, -0.1]}, "negative"),
+        ({"low": 2, "mid": 1, "high": 3}, "not in order"),
+        ({"low": 1, "high": 2}, "low, mid and high"),
+        ({"normal": 3}, "must be \\[mean"),
+        ([], "empty list"),
+        ("wide", "not a distribution"),
+        ({"low": "x", "mid": 1, "high": 2}, "low"),
+    ],
+)
 def test_bad_distributions_are_one_line(given, words):
     with pytest.raises(InputError, match=words) as caught:
         distribution(given, "count", "tokens")
@@ -52,7 +74,9 @@ def test_only_tokens_vary_so_days_follow_them():
     assert r["intervals"]["days"]["p50"] == pytest.approx(2 * per, rel=0.05)
     assert r["intervals"]["days"]["p5"] == pytest.approx(d.quantile(0.05) * per, rel=0.08)
     assert r["intervals"]["step_s"]["p5"] == r["intervals"]["step_s"]["p95"]
-    assert [t["name"] for t in r["tornado"]] == ["tokens"] and r["tornado"][0]["high_days"] == pytest.approx(d.quantile(0.95) * per, rel=1e-3)
+    assert [t["name"] for t in r["tornado"]] == ["tokens"] and r["tornado"][0]["high_days"] == pytest.approx(
+        d.quantile(0.95) * per, rel=1e-3
+    )
 
 
 def test_tornado_is_widest_first_and_names_every_fact():
@@ -76,7 +100,9 @@ def test_each_fact_moves_what_it_should():
         if one.name == ERROR:
             assert outcome(s, {one.path: 1.1})["step_s"] == pytest.approx(1.1 * base["step_s"])
         if one.name == "PUE":
-            assert outcome(s, {one.path: 2.0})["energy_kwh"] == pytest.approx(base["energy_kwh"] * 2.0 / s.cluster.pue.value)
+            assert outcome(s, {one.path: 2.0})["energy_kwh"] == pytest.approx(
+                base["energy_kwh"] * 2.0 / s.cluster.pue.value
+            )
         if one.name == "best matmul":
             assert outcome(s, {one.path: 0.8 * one.dist.middle})["step_s"] > base["step_s"]
         if one.name == FAILURES:
@@ -95,6 +121,7 @@ def test_samples_that_cannot_run_are_counted():
 
 def test_tornado_figure_has_a_bar_for_each_input():
     from sim.study.monte_carlo import tornado_figure
+
     r = monte_carlo(resolve(SMALL), 10, {"tokens": {"low": "1T", "mid": "2T", "high": "3T"}}, workers=1)
     fig = tornado_figure(r)
     assert len(fig.data) == 2 and "tokens" in fig.data[0].y

@@ -1,4 +1,5 @@
 """A projection: consistent with itself, with arithmetic, and with the floors below."""
+
 import json
 from dataclasses import replace
 
@@ -13,8 +14,19 @@ from sim.study.projection import point, project, project_file
 from sim.training.jitter import Jitter
 from sim.training.step import simulate
 
-SMALL = {"name": "small", "model": "llama3_8b", "cluster": "dgx_h100", "chips": 66, "plan": {"tp": 2, "pp": 4, "dp": 8}, "global_batch": 128, "seq": 4096,
-         "precision": "bf16", "recompute": "none", "options": {"zero": 1}, "tokens": "100B"}
+SMALL = {
+    "name": "small",
+    "model": "llama3_8b",
+    "cluster": "dgx_h100",
+    "chips": 66,
+    "plan": {"tp": 2, "pp": 4, "dp": 8},
+    "global_batch": 128,
+    "seq": 4096,
+    "precision": "bf16",
+    "recompute": "none",
+    "options": {"zero": 1},
+    "tokens": "100B",
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +52,11 @@ def test_headline_is_complete_and_json(headline):
 
 def test_the_bubble_decides_at_a_small_batch(headline):
     bubbles = [b["bubble_share"] for b in headline["batches"]]
-    assert len(bubbles) == 4 and bubbles == sorted(bubbles, reverse=True) and headline["batches"][0]["micro_batches_per_replica"] == 5
+    assert (
+        len(bubbles) == 4
+        and bubbles == sorted(bubbles, reverse=True)
+        and headline["batches"][0]["micro_batches_per_replica"] == 5
+    )
     larger = next(w for w in headline["what_if"] if "batch" in w["name"])
     assert larger["speed"] > 1 and larger["bubble_share"] < headline["step"]["bubble_share"]
 
@@ -58,7 +74,7 @@ def test_arithmetic_of_a_small_one():
     assert r["days_at_this_step"] == pytest.approx(100e9 / r["step"]["tokens_per_s"] / 86400)
     achieved = s.model.train_flops_per_token(4096) * r["step"]["tokens_per_s_per_chip"]
     assert r["mfu"][0]["mfu"] == pytest.approx(achieved / 989e12)
-    assert r["cost"]["chip_hours"]["value"] == pytest.approx(66 * 24 * r["days"]["value"])      # spares are held too
+    assert r["cost"]["chip_hours"]["value"] == pytest.approx(66 * 24 * r["days"]["value"])  # spares are held too
     assert sum(r["breakdown"].values()) == pytest.approx(1.0) and sum(r["critical_path"].values()) == pytest.approx(1.0)
 
 
@@ -75,8 +91,16 @@ def test_jitter_plays_every_replica_and_is_seeded():
 
 
 def test_experts_spread_over_replicas_meet_in_every_layer():
-    moe = {**SMALL, "model": "mixtral_8x7b", "chips": 16, "plan": {"tp": 1, "pp": 2, "dp": 8, "ep": 8}, "global_batch": 64, "recompute": "full",
-           "options": {"zero": 1, "optimizer_offload": True}, "jitter": {"noise": 0.05}}
+    moe = {
+        **SMALL,
+        "model": "mixtral_8x7b",
+        "chips": 16,
+        "plan": {"tp": 1, "pp": 2, "dp": 8, "ep": 8},
+        "global_batch": 64,
+        "recompute": "full",
+        "options": {"zero": 1, "optimizer_offload": True},
+        "jitter": {"noise": 0.05},
+    }
     together = point(resolve(moe))
     alone = simulate(together.estimate.costs, "1f1b", replicas=8, jitter=Jitter(noise=0.05), seed=resolve(moe).seed)
     assert together.result.simulated_replicas == 8
@@ -111,5 +135,15 @@ def test_what_cannot_run_is_refused_in_words():
 
 
 def test_what_if_that_cannot_run_says_why():
-    r = project(resolve({**SMALL, "what_if": [{"name": "too wide", "set": {"plan": {"tp": 3, "dp": 4}}}, {"name": "bigger", "set": {"global_batch": 256}}]}))
+    r = project(
+        resolve(
+            {
+                **SMALL,
+                "what_if": [
+                    {"name": "too wide", "set": {"plan": {"tp": 3, "dp": 4}}},
+                    {"name": "bigger", "set": {"global_batch": 256}},
+                ],
+            }
+        )
+    )
     assert "does not divide" in r["what_if"][0]["reason"] and r["what_if"][1]["speed"] > 1

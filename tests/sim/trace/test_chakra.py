@@ -1,4 +1,5 @@
 """Chakra traces: bytes that any protobuf reader takes, and a replay that ends when the step did."""
+
 from __future__ import annotations
 
 import json
@@ -19,12 +20,33 @@ CASES = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("zb-v", 2
 
 
 def costs(chunks=1, comm=True, **changes):
-    c = ChunkCost(0.0123456789 / chunks, 0.0172839 / chunks, 0.00911111 / chunks, *((0.0041 / chunks, 0.0063 / chunks) if comm else ()))
-    return StepCosts(**(dict(chunks=((c,) * chunks,) * 4, micro_batches=12, p2p_s=0.00077777, p2p_bytes=1e6, grad_reduce_s=0.0171717,
-                             param_gather_s=0.003, overlap_grad_reduce=True, optimizer_s=0.00222, fixed_s=0.0005, tokens=1) | changes))
+    c = ChunkCost(
+        0.0123456789 / chunks,
+        0.0172839 / chunks,
+        0.00911111 / chunks,
+        *((0.0041 / chunks, 0.0063 / chunks) if comm else ()),
+    )
+    return StepCosts(
+        **(
+            dict(
+                chunks=((c,) * chunks,) * 4,
+                micro_batches=12,
+                p2p_s=0.00077777,
+                p2p_bytes=1e6,
+                grad_reduce_s=0.0171717,
+                param_gather_s=0.003,
+                overlap_grad_reduce=True,
+                optimizer_s=0.00222,
+                fixed_s=0.0005,
+                tokens=1,
+            )
+            | changes
+        )
+    )
 
 
 # ---------------------------------------------------------------------- wire format
+
 
 def test_known_bytes():
     """Examples of the Protocol Buffers encoding guide."""
@@ -35,7 +57,7 @@ def test_known_bytes():
     assert protobuf.field(3, 1.5) == bytes([0x19]) + struct.pack("<d", 1.5)
 
 
-@given(st.lists(st.tuples(st.integers(1, 2 ** 29 - 1), st.one_of(st.integers(0, 2 ** 64 - 1), st.binary(max_size=300)))))
+@given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=300)))))
 @settings(deadline=None, max_examples=60)
 def test_fields_come_back(items):
     assert list(protobuf.fields(b"".join(protobuf.field(n, v) for n, v in items))) == items
@@ -54,16 +76,24 @@ def test_noise_is_refused_not_crashed(data):
 def test_node_bytes_follow_the_schema():
     """Field numbers of et_def.proto: id 1, name 2, type 3, data_deps 5, start 6, duration 7, attr 10; in an attribute name 1,
     int32 7, int64 9, bool 27, string 29."""
-    node = Node(7, "send", SEND, [3, 300], 10, 250, {"is_cpu_op": False, "comm_size": 1 << 40, "comm_dst": 5, "pg_name": "2"})
+    node = Node(
+        7, "send", SEND, [3, 300], 10, 250, {"is_cpu_op": False, "comm_size": 1 << 40, "comm_dst": 5, "pg_name": "2"}
+    )
     parts = list(protobuf.fields(node.encode()))
     assert [n for n, _ in parts] == [1, 2, 3, 5, 6, 7, 10, 10, 10, 10]
     assert parts[3][1] == b"\x03\xac\x02"
     attributes = [dict(protobuf.fields(v)) for n, v in parts if n == 10]
-    assert attributes == [{1: b"is_cpu_op", 27: 0}, {1: b"comm_size", 9: 1 << 40}, {1: b"comm_dst", 7: 5}, {1: b"pg_name", 29: b"2"}]
+    assert attributes == [
+        {1: b"is_cpu_op", 27: 0},
+        {1: b"comm_size", 9: 1 << 40},
+        {1: b"comm_dst", 7: 5},
+        {1: b"pg_name", 29: b"2"},
+    ]
     assert Node.decode(node.encode()) == node
 
 
 # ---------------------------------------------------------------------- traces
+
 
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("comm", [True, False])
@@ -71,7 +101,7 @@ def test_node_bytes_follow_the_schema():
 def test_replay_ends_with_the_step(tmp_path, schedule, chunks, comm, overlap):
     result = write(costs(chunks, comm, overlap_grad_reduce=overlap), schedule, tmp_path, replicas=8)
     again = replay(tmp_path)
-    assert again.step_us == pytest.approx(result.step_s * 1e6, abs=2)     # rounding, nothing else
+    assert again.step_us == pytest.approx(result.step_s * 1e6, abs=2)  # rounding, nothing else
     assert len(again.ends_us) == 4
 
 
@@ -79,7 +109,11 @@ def test_folded_and_unfolded_files(tmp_path):
     a = write(costs(), "1f1b", tmp_path / "folded", replicas=6)
     write(costs(), "1f1b", tmp_path / "whole", replicas=6, fold=False)
     assert len(list((tmp_path / "folded").glob("*.et"))) == 4 and len(list((tmp_path / "whole").glob("*.et"))) == 24
-    assert replay(tmp_path / "folded").step_us == replay(tmp_path / "whole").step_us == pytest.approx(a.step_s * 1e6, abs=2)
+    assert (
+        replay(tmp_path / "folded").step_us
+        == replay(tmp_path / "whole").step_us
+        == pytest.approx(a.step_s * 1e6, abs=2)
+    )
     fold = json.loads((tmp_path / "folded" / "step.fold.json").read_text())
     assert fold["replicas"] == 6 and fold["written_replicas"] == 1 and "6dc63e147b9d" in fold["schema"]
     groups = json.loads((tmp_path / "whole" / "step.json").read_text())
@@ -99,11 +133,23 @@ def test_nodes_say_what_simulators_need(tmp_path):
     assert all(isinstance(n.duration_us, int) and n.attrs["is_cpu_op"] is False for n in nodes)
     assert all(d < n.id for n in nodes for d in n.deps)
     assert {n.attrs["comm_type"] for n in nodes if n.type == COLL} == {0, 2, 6}
-    assert all({"comm_size", "comm_src", "comm_dst", "comm_tag"} <= n.attrs.keys() for n in nodes if n.type in (SEND, RECV))
+    assert all(
+        {"comm_size", "comm_src", "comm_dst", "comm_tag"} <= n.attrs.keys() for n in nodes if n.type in (SEND, RECV)
+    )
     reduced = sum(n.attrs["comm_size"] for n in nodes if n.name == "gradient reduction")
     assert reduced == pytest.approx(8e9, rel=1e-6)
-    sends = {(f, n.attrs["comm_dst"], n.attrs["comm_tag"]) for f in range(4) for n in read(tmp_path / f"step.{f}.et")[1] if n.type == SEND}
-    receives = {(n.attrs["comm_src"], f, n.attrs["comm_tag"]) for f in range(4) for n in read(tmp_path / f"step.{f}.et")[1] if n.type == RECV}
+    sends = {
+        (f, n.attrs["comm_dst"], n.attrs["comm_tag"])
+        for f in range(4)
+        for n in read(tmp_path / f"step.{f}.et")[1]
+        if n.type == SEND
+    }
+    receives = {
+        (n.attrs["comm_src"], f, n.attrs["comm_tag"])
+        for f in range(4)
+        for n in read(tmp_path / f"step.{f}.et")[1]
+        if n.type == RECV
+    }
     assert sends == receives and len(sends) == 2 * 3 * 12
 
 

@@ -1,4 +1,5 @@
 """Traces that Perfetto can draw: slices nest, every arrow has two ends, counters only go where they may."""
+
 from __future__ import annotations
 
 import json
@@ -20,8 +21,23 @@ CASES = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("zb-v", 2
 
 def costs(chunks=1, **changes):
     c = ChunkCost(1.3 / chunks, 1.7 / chunks, 0.9 / chunks, 0.4 / chunks, 0.6 / chunks)
-    return StepCosts(**(dict(chunks=((c,) * chunks,) * 4, micro_batches=12, p2p_s=0.013, p2p_bytes=1e6, grad_reduce_s=0.7,
-                             param_gather_s=0.1, overlap_grad_reduce=True, optimizer_s=0.2, fixed_s=0.05, tokens=1) | changes))
+    return StepCosts(
+        **(
+            dict(
+                chunks=((c,) * chunks,) * 4,
+                micro_batches=12,
+                p2p_s=0.013,
+                p2p_bytes=1e6,
+                grad_reduce_s=0.7,
+                param_gather_s=0.1,
+                overlap_grad_reduce=True,
+                optimizer_s=0.2,
+                fixed_s=0.05,
+                tokens=1,
+            )
+            | changes
+        )
+    )
 
 
 def assert_nested(events):
@@ -92,7 +108,9 @@ def test_only_sampled_ranks_are_drawn():
     trace = StepTrace(replicas=(0, 2), ranks=(0, 3))
     simulate(costs(), "1f1b", recorder=trace, replicas=3, jitter=Jitter(noise=0.1))
     assert {e["pid"] for e in trace.events} == {1, 4, 9, 12}
-    assert sum(e["ph"] == "s" for e in trace.events) == sum(e["ph"] == "f" for e in trace.events) == 0   # neighbours are not drawn
+    assert (
+        sum(e["ph"] == "s" for e in trace.events) == sum(e["ph"] == "f" for e in trace.events) == 0
+    )  # neighbours are not drawn
 
 
 def test_file_is_json(tmp_path):
@@ -125,7 +143,13 @@ def test_timeline_figure_shows_every_piece_of_work():
     drawn = bars(r.programs, r.slowest)
     assert sum(map(len, drawn.values())) == sum(len(p.ops) for p in r.programs)
     fig = figure(r)
-    assert {t.name for t in fig.data} == {"forward", "backward", "backward, activations", "backward, weights",
-                                          "forward and backward together", "critical path"}
+    assert {t.name for t in fig.data} == {
+        "forward",
+        "backward",
+        "backward, activations",
+        "backward, weights",
+        "forward and backward together",
+        "critical path",
+    }
     assert sum(len(t.x) for t in fig.data if t.type == "bar") == sum(map(len, drawn.values()))
     assert "Critical path" in fig.layout.title.text

@@ -1,4 +1,5 @@
 """Failure rates against their sources, and streams that can be compared failure by failure."""
+
 from __future__ import annotations
 
 import itertools
@@ -20,7 +21,7 @@ def test_llama3_table_adds_up():
 
 
 def test_rates_reproduce_their_sources():
-    assert FailureModel.named("mid").mtbf_s(16384) / 3600 == pytest.approx(54 * 24 / 419)              # 3.09 h
+    assert FailureModel.named("mid").mtbf_s(16384) / 3600 == pytest.approx(54 * 24 / 419)  # 3.09 h
     assert FailureModel.named("high").mtbf_s(100_000) / 60 == pytest.approx(18)
     assert FailureModel.named("low").mtbf_s(100_000) / 60 == pytest.approx(50, rel=0.01)
     rates = [FailureModel.named(n).per_chip_day for n in ("low", "mid", "high")]
@@ -54,11 +55,17 @@ def test_no_failures_is_an_empty_stream():
     assert list(FailureModel(0.0).stream(1000, 0)) == [] and math.isinf(FailureModel(0.0).mtbf_s(1000))
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: FailureModel.named("middle"), "did you mean 'mid'"), (lambda: FailureModel(-1.0), "-1.0"),
-    (lambda: FailureModel(math.nan), "nan"), (lambda: FailureModel(1.0, ()), "Llama 3 table"),
-    (lambda: Recovery(restart_s=-5), "restart_s=-5"), (lambda: SlowServers(factor=0.5), "0.5"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: FailureModel.named("middle"), "did you mean 'mid'"),
+        (lambda: FailureModel(-1.0), "-1.0"),
+        (lambda: FailureModel(math.nan), "nan"),
+        (lambda: FailureModel(1.0, ()), "Llama 3 table"),
+        (lambda: Recovery(restart_s=-5), "restart_s=-5"),
+        (lambda: SlowServers(factor=0.5), "0.5"),
+    ],
+)
 def test_bad_input(make, words):
     with pytest.raises(InputError) as err:
         make()

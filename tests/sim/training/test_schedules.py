@@ -1,4 +1,5 @@
 """Schedules against their published bubbles, and the rules every order must keep."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -14,8 +15,16 @@ from sim.training.step import simulate
 def even(ranks: int, micro_batches: int, chunks: int = 1, F: float = 1.0, B: float = 1.0, W: float = 1.0) -> StepCosts:
     """A step of equal stages and nothing but compute; a rank's work for one micro-batch is F + B + W."""
     chunk = ChunkCost(F / chunks, B / chunks, W / chunks)
-    return StepCosts(chunks=((chunk,) * chunks,) * ranks, micro_batches=micro_batches, p2p_s=0.0, p2p_bytes=0.0,
-                     grad_reduce_s=0.0, param_gather_s=0.0, overlap_grad_reduce=False, optimizer_s=0.0)
+    return StepCosts(
+        chunks=((chunk,) * chunks,) * ranks,
+        micro_batches=micro_batches,
+        p2p_s=0.0,
+        p2p_bytes=0.0,
+        grad_reduce_s=0.0,
+        param_gather_s=0.0,
+        overlap_grad_reduce=False,
+        optimizer_s=0.0,
+    )
 
 
 @pytest.mark.parametrize("ranks, m", [(2, 2), (4, 8), (4, 7), (8, 16), (16, 20), (5, 3)])
@@ -44,7 +53,9 @@ def test_interleaved_with_micro_batches_that_do_not_divide(ranks, m):
     assert ideal - 1e-9 <= simulate(even(ranks, m, 2), "interleaved").bubble_ratio <= (ranks - 1) / m
 
 
-@pytest.mark.parametrize("ranks, m, F, B, W", [(4, 8, 1, 1, 1), (8, 20, 1, 1.1, 0.9), (16, 32, 1, 1.2, 0.8), (3, 9, 2, 2, 2)])
+@pytest.mark.parametrize(
+    "ranks, m, F, B, W", [(4, 8, 1, 1, 1), (8, 20, 1, 1.1, 0.9), (16, 32, 1, 1.2, 0.8), (3, 9, 2, 2, 2)]
+)
 def test_bubble_of_zero_bubble_h1(ranks, m, F, B, W):
     """ZB-H1 (arXiv 2401.10241 §2.2): (p−1)(F + B − W), against (p−1)(F + B + W) of 1F1B."""
     idle = simulate(even(ranks, m, F=F, B=B, W=W), "zb-h1").step_s - m * (F + B + W)
@@ -74,18 +85,31 @@ def test_bubble_of_dualpipe_v(ranks, m):
 
 def test_dualpipe_hides_all_to_all():
     """With all-to-all as long as compute, DualPipe hides it in all but the ramps; 1F1B pays all of it."""
+
     def costs(chunks):
-        c = ChunkCost(2.0 / chunks, 2.0 / chunks, 1.0 / chunks, forward_comm_s=1.0 / chunks, backward_comm_s=1.0 / chunks)
+        c = ChunkCost(
+            2.0 / chunks, 2.0 / chunks, 1.0 / chunks, forward_comm_s=1.0 / chunks, backward_comm_s=1.0 / chunks
+        )
         return StepCosts(((c,) * chunks,) * 4, 64, 0, 0, 0, 0, False, 0)
+
     plain, dual, dual_v = (simulate(costs(n), s) for n, s in ((1, "1f1b"), (1, "dualpipe"), (2, "dualpipe-v")))
     assert plain.exposed_comm_s == pytest.approx(64 * 2.0)
     assert dual.exposed_comm_s < 0.2 * plain.exposed_comm_s and dual_v.exposed_comm_s < 0.2 * plain.exposed_comm_s
     assert 64 * 3.0 < dual.step_s < 0.75 * plain.step_s and 64 * 3.0 < dual_v.step_s < 0.75 * plain.step_s
 
 
-@pytest.mark.parametrize("schedule, ranks, m, v", [
-    ("gpipe", 3, 5, 1), ("1f1b", 4, 3, 1), ("interleaved", 4, 10, 3), ("zb-h1", 4, 2, 1), ("zb-v", 4, 9, 2),
-    ("dualpipe", 6, 14, 2), ("dualpipe-v", 3, 11, 2)])
+@pytest.mark.parametrize(
+    "schedule, ranks, m, v",
+    [
+        ("gpipe", 3, 5, 1),
+        ("1f1b", 4, 3, 1),
+        ("interleaved", 4, 10, 3),
+        ("zb-h1", 4, 2, 1),
+        ("zb-v", 4, 9, 2),
+        ("dualpipe", 6, 14, 2),
+        ("dualpipe-v", 3, 11, 2),
+    ],
+)
 def test_every_pass_exactly_once(schedule, ranks, m, v):
     for rank, order in enumerate(schedules.orders(schedule, ranks, m, v)):
         forwards, inputs, weights = Counter(), Counter(), Counter()
@@ -100,8 +124,13 @@ def test_every_pass_exactly_once(schedule, ranks, m, v):
             if op.kind == "W":
                 assert inputs[op.micro_batch, op.chunk] == 1
                 weights[op.micro_batch, op.chunk] += 1
-        expected = {(i, c) for chain in schedules.chains(schedule, ranks, m, v) for r, c in chain.stages if r == rank
-                    for i in chain.micro_batches}
+        expected = {
+            (i, c)
+            for chain in schedules.chains(schedule, ranks, m, v)
+            for r, c in chain.stages
+            if r == rank
+            for i in chain.micro_batches
+        }
         assert forwards == inputs == weights == Counter(expected)
 
 
@@ -116,19 +145,22 @@ def test_micro_batches_held(schedule, most):
         assert peak == most(6, rank)
 
 
-@pytest.mark.parametrize("schedule, ranks, m, v, words", [
-    ("1f1bb", 4, 8, 1, "did you mean '1f1b'"),
-    ("interleaved", 8, 6, 2, "use 8 or more"),
-    ("interleaved", 8, 8, 1, "at least 2 virtual stages"),
-    ("dualpipe", 5, 20, 2, "even number"),
-    ("dualpipe", 4, 9, 2, "use 10"),
-    ("dualpipe", 16, 20, 2, "use 32 or more"),
-    ("dualpipe-v", 4, 8, 1, "set 2 virtual"),
-    ("zb-v", 8, 8, 2, "2·ranks−1 = 15"),
-    ("1f1b", 4, 8, 2, "choose 'interleaved'"),
-    ("1f1b", 0, 8, 1, "ranks=0"),
-    ("1f1b", 4, True, 1, "micro_batches=True"),
-])
+@pytest.mark.parametrize(
+    "schedule, ranks, m, v, words",
+    [
+        ("1f1bb", 4, 8, 1, "did you mean '1f1b'"),
+        ("interleaved", 8, 6, 2, "use 8 or more"),
+        ("interleaved", 8, 8, 1, "at least 2 virtual stages"),
+        ("dualpipe", 5, 20, 2, "even number"),
+        ("dualpipe", 4, 9, 2, "use 10"),
+        ("dualpipe", 16, 20, 2, "use 32 or more"),
+        ("dualpipe-v", 4, 8, 1, "set 2 virtual"),
+        ("zb-v", 8, 8, 2, "2·ranks−1 = 15"),
+        ("1f1b", 4, 8, 2, "choose 'interleaved'"),
+        ("1f1b", 0, 8, 1, "ranks=0"),
+        ("1f1b", 4, True, 1, "micro_batches=True"),
+    ],
+)
 def test_refusals_say_what_would_do(schedule, ranks, m, v, words):
     with pytest.raises(InputError) as err:
         schedules.orders(schedule, ranks, m, v)

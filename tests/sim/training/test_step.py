@@ -1,4 +1,5 @@
 """The step simulator against closed forms, against simpy.Resource, and folded against unfolded."""
+
 from __future__ import annotations
 
 import gc
@@ -19,8 +20,17 @@ from sim.training.step import simulate
 
 def costs(ranks=4, micro_batches=8, chunks=1, **changes) -> StepCosts:
     c = ChunkCost(1.0 / chunks, 1.2 / chunks, 0.8 / chunks)
-    base = StepCosts(chunks=((c,) * chunks,) * ranks, micro_batches=micro_batches, p2p_s=0.0, p2p_bytes=1e6, grad_reduce_s=0.0,
-                     param_gather_s=0.0, overlap_grad_reduce=False, optimizer_s=0.0, tokens=1000)
+    base = StepCosts(
+        chunks=((c,) * chunks,) * ranks,
+        micro_batches=micro_batches,
+        p2p_s=0.0,
+        p2p_bytes=1e6,
+        grad_reduce_s=0.0,
+        param_gather_s=0.0,
+        overlap_grad_reduce=False,
+        optimizer_s=0.0,
+        tokens=1000,
+    )
     return replace(base, **changes)
 
 
@@ -49,7 +59,9 @@ def test_uneven_stage_sets_the_pace():
     assert simulate(c).step_s == pytest.approx(6.0 * 100, rel=0.03)
 
 
-@pytest.mark.parametrize("schedule, chunks", [("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("dualpipe", 1), ("dualpipe-v", 2)])
+@pytest.mark.parametrize(
+    "schedule, chunks", [("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("dualpipe", 1), ("dualpipe-v", 2)]
+)
 def test_reduction_overlaps_no_more_than_the_schedule_allows(schedule, chunks):
     c = costs(4, 8, chunks, grad_reduce_s=2.0)
     apart = simulate(c, schedule)
@@ -101,9 +113,13 @@ def test_shared_port_queues_like_a_resource():
 
 
 def test_a_rank_waits_for_its_slowest_chip():
-    few, many = (simulate(costs(4, 16, chips_per_rank=n), jitter=Jitter(noise=0.05), replicas=4).step_s for n in (1, 64))
+    few, many = (
+        simulate(costs(4, 16, chips_per_rank=n), jitter=Jitter(noise=0.05), replicas=4).step_s for n in (1, 64)
+    )
     assert simulate(costs(4, 16)).step_s < few < many
-    assert largest(0.05, 64)[len(largest(0.05, 64)) // 2] > math.exp(0.05 * 2)   # median of the largest of 64: over 2 sigma
+    assert largest(0.05, 64)[len(largest(0.05, 64)) // 2] > math.exp(
+        0.05 * 2
+    )  # median of the largest of 64: over 2 sigma
 
 
 def test_one_slow_rank_slows_everything_and_folds():
@@ -118,7 +134,7 @@ def test_slow_share_is_drawn_per_chip():
     j = Jitter(slow_share=0.005, slow_factor=1.1)
     factors = j.rank_factors(1000, 16, 8, seed=1)
     share = sum(f > 1 for row in factors for f in row) / 16000
-    assert share == pytest.approx(1 - 0.995 ** 8, abs=0.005)
+    assert share == pytest.approx(1 - 0.995**8, abs=0.005)
     assert j.rank_factors(1000, 16, 8, seed=1) == factors != j.rank_factors(1000, 16, 8, seed=2)
 
 
@@ -126,8 +142,10 @@ def test_popular_experts_stretch_all_to_all():
     c = ChunkCost(2.0, 2.0, 1.0, forward_comm_s=1.0, backward_comm_s=1.0)
     even = StepCosts(((c,),) * 4, 8, 0, 0, 0, 0, False, 0)
     assert simulate(even, jitter=Jitter(expert_spread=0.3)).step_s > simulate(even).step_s
-    assert simulate(even, jitter=Jitter(expert_spread=0.3, expert_share=0.5)).step_s > simulate(
-        even, jitter=Jitter(expert_spread=0.3)).step_s
+    assert (
+        simulate(even, jitter=Jitter(expert_spread=0.3, expert_share=0.5)).step_s
+        > simulate(even, jitter=Jitter(expert_spread=0.3)).step_s
+    )
 
 
 def test_replicas_that_share_experts_move_together():
@@ -137,7 +155,10 @@ def test_replicas_that_share_experts_move_together():
     assert together.processes == apart.processes / 4 and together.simulated_replicas == apart.simulated_replicas == 64
     assert min(together.busy_s) > max(apart.busy_s) * 1.01
     slow = Jitter(slow=((6, 1, 1.2),))
-    assert simulate(costs(), replicas=8, jitter=slow, lockstep=4).step_s == simulate(costs(), replicas=8, jitter=slow).step_s
+    assert (
+        simulate(costs(), replicas=8, jitter=slow, lockstep=4).step_s
+        == simulate(costs(), replicas=8, jitter=slow).step_s
+    )
     assert simulate(costs(), replicas=8, lockstep=4).step_s == simulate(costs()).step_s
 
 
@@ -175,8 +196,12 @@ def test_collector_is_restored():
 
 def test_critical_path_has_no_gaps_and_ends_with_the_step():
     for schedule, chunks in (("1f1b", 1), ("zb-h1", 1), ("dualpipe", 1), ("interleaved", 2), ("zb-v", 2)):
-        r = simulate(costs(4, 8, chunks, p2p_s=0.05, grad_reduce_s=1.0, overlap_grad_reduce=True, optimizer_s=0.3, fixed_s=0.1),
-                     schedule, replicas=4, jitter=Jitter(noise=0.05))
+        r = simulate(
+            costs(4, 8, chunks, p2p_s=0.05, grad_reduce_s=1.0, overlap_grad_reduce=True, optimizer_s=0.3, fixed_s=0.1),
+            schedule,
+            replicas=4,
+            jitter=Jitter(noise=0.05),
+        )
         path = r.critical_path
         assert path[0].start_s == 0.0 and path[-1].end_s == pytest.approx(r.step_s)
         for a, b in zip(path, path[1:]):
@@ -192,14 +217,19 @@ def test_what_to_buy_names_the_bottleneck():
     assert name == "host work" and saved == pytest.approx(45.0)
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(p2p_s=-1.0), "p2p_s=-1.0"), (dict(grad_reduce_s=math.nan), "grad_reduce_s=nan"),
-    (dict(optimizer_s=math.inf), "optimizer_s=inf"), (dict(micro_batches=0), "micro_batches=0"),
-    (dict(chunks=((ChunkCost(math.nan, 1, 1),),)), "rank 0 chunk 0 forward_s=nan"),
-    (dict(chunks=((ChunkCost(1, 1, 1),), (ChunkCost(1, 1, 1),) * 2)), "[1, 2]"),
-    (dict(chunks=((ChunkCost(1, 1, 1, forward_comm_s=2),),)), "exceeds the pass"),
-    (dict(chips_per_rank=0), "chips_per_rank=0"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(p2p_s=-1.0), "p2p_s=-1.0"),
+        (dict(grad_reduce_s=math.nan), "grad_reduce_s=nan"),
+        (dict(optimizer_s=math.inf), "optimizer_s=inf"),
+        (dict(micro_batches=0), "micro_batches=0"),
+        (dict(chunks=((ChunkCost(math.nan, 1, 1),),)), "rank 0 chunk 0 forward_s=nan"),
+        (dict(chunks=((ChunkCost(1, 1, 1),), (ChunkCost(1, 1, 1),) * 2)), "[1, 2]"),
+        (dict(chunks=((ChunkCost(1, 1, 1, forward_comm_s=2),),)), "exceeds the pass"),
+        (dict(chips_per_rank=0), "chips_per_rank=0"),
+    ],
+)
 def test_bad_costs_are_refused_in_one_line(change, words):
     with pytest.raises(InputError) as err:
         simulate(replace(costs(), **change))
@@ -211,8 +241,10 @@ def test_a_slow_rank_that_is_not_there_is_refused():
         simulate(costs(4, 8), jitter=Jitter(slow=((0, 4, 1.1),)))
 
 
-@pytest.mark.parametrize("change", [dict(noise=-0.1), dict(slow_share=1.5), dict(slow_factor=0.9), dict(spread=math.nan),
-                                    dict(slow=((0, 0, 0.0),))])
+@pytest.mark.parametrize(
+    "change",
+    [dict(noise=-0.1), dict(slow_share=1.5), dict(slow_factor=0.9), dict(spread=math.nan), dict(slow=((0, 0, 0.0),))],
+)
 def test_bad_jitter_is_refused(change):
     with pytest.raises(InputError, match="jitter"):
         Jitter(**change)

@@ -1,4 +1,5 @@
 """Published rollout rows: the rules of fitting, one cheap family predicted, the command."""
+
 import json
 
 import pytest
@@ -14,7 +15,11 @@ WHOLE = rollout.document()
 @pytest.fixture
 def one_family(monkeypatch):
     """Only the rows of the 235B family: seconds instead of minutes."""
-    small = {**WHOLE, "rows": [r for r in WHOLE["rows"] if r["family"] == "cann-235b" or r["use"] == "listed"], "orderings": []}
+    small = {
+        **WHOLE,
+        "rows": [r for r in WHOLE["rows"] if r["family"] == "cann-235b" or r["use"] == "listed"],
+        "orderings": [],
+    }
     monkeypatch.setattr(rollout, "document", lambda: small)
     rollout.fitted.cache_clear()
     yield small
@@ -45,14 +50,18 @@ def test_the_fit_hits_its_row_and_the_others_are_predicted(one_family):
     report = rollout.validate()
     by_kind = {k: [r for r in report["rows"] if r["kind"] == k] for k in ("fit", "predict", "listed")}
     assert abs(by_kind["fit"][0]["error"]) < 0.02 and all(abs(r["error"]) < 0.25 for r in by_kind["predict"])
-    assert report["count_predict"] == len(by_kind["predict"]) == 2 and report["mape_predict"] == pytest.approx(sum(abs(r["error"]) for r in by_kind["predict"]) / 2)
+    assert report["count_predict"] == len(by_kind["predict"]) == 2 and report["mape_predict"] == pytest.approx(
+        sum(abs(r["error"]) for r in by_kind["predict"]) / 2
+    )
     assert all(r["predicted"] is None for r in by_kind["listed"])
 
 
 def test_errors_are_points_for_gains_and_distances_for_ranges():
     assert rollout.error_of("gain", 0.3, 0.25) == pytest.approx(-0.05)
     assert rollout.error_of("step_s", 100, 110) == pytest.approx(0.1)
-    assert rollout.error_of("gain", [0.08, 0.11], 0.1) == 0 and rollout.error_of("gain", [0.08, 0.11], 0.15) == pytest.approx(0.04)
+    assert rollout.error_of("gain", [0.08, 0.11], 0.1) == 0 and rollout.error_of(
+        "gain", [0.08, 0.11], 0.15
+    ) == pytest.approx(0.04)
 
 
 def test_command(one_family, capsys):

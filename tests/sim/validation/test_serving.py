@@ -1,4 +1,5 @@
 """Published serving rows: the rules of fitting, the errors, and the arithmetic in the sources."""
+
 import copy
 
 import pytest
@@ -40,7 +41,7 @@ def test_a_fitted_row_is_reproduced_and_its_scalar_is_the_only_one(report):
     for e in fits:
         assert abs(e["error"]) < 1e-3
     for scalar in report["fitted"]:
-        assert 0.8 < scalar["scale"] < 1.5                       # a correction, not a rescue
+        assert 0.8 < scalar["scale"] < 1.5  # a correction, not a rescue
 
 
 def test_at_most_a_third_of_a_chips_rows_is_fitted(report):
@@ -94,6 +95,13 @@ def test_the_band_spans_the_decode_errors(report):
 
 def test_the_table_names_mode_error_and_assumptions(report):
     text = table_text(report)
-    for words in ("fitted (one scalar per chip and stack)", "predicted", "listed, not counted", "hybrid", "cm384-decode-15ms", "aim 20% and 30%: met"):
+    for words in (
+        "fitted (one scalar per chip and stack)",
+        "predicted",
+        "listed, not counted",
+        "hybrid",
+        "cm384-decode-15ms",
+        "aim 20% and 30%: met",
+    ):
         assert words in text
     assert all(e["id"] in text for e in report["rows"])

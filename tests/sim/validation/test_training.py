@@ -1,4 +1,5 @@
 """The error table: it reaches its numbers, fits no more than it may, and takes anybody's rows."""
+
 from __future__ import annotations
 
 import collections
@@ -62,7 +63,7 @@ def test_linearity_of_the_910b_cluster(result):
     curve = [r for r in result["rows"] if r["id"].startswith("mindspeed-gpt3-175b-")]
     predicted = [r["predicted"] for r in curve]
     assert len(curve) == 8 and predicted == sorted(predicted, reverse=True)
-    assert 0.93 <= predicted[-1] / predicted[0] < 1.0              # 0.938 measured
+    assert 0.93 <= predicted[-1] / predicted[0] < 1.0  # 0.938 measured
 
 
 def test_every_constant_is_listed_with_a_label(result):
@@ -74,7 +75,12 @@ def test_every_constant_is_listed_with_a_label(result):
 
 def test_the_table_separates_fitted_from_predicted_and_says_why_rows_are_listed(result):
     text = figures.format_table(result)
-    assert text.index("Predicted rows") < text.index("Fitted rows") < text.index("Listed, not scored") < text.index("Constants")
+    assert (
+        text.index("Predicted rows")
+        < text.index("Fitted rows")
+        < text.index("Listed, not scored")
+        < text.index("Constants")
+    )
     listed = [r for r in result["rows"] if r["kind"] == "listed"]
     assert listed and all(r["reason"] and r["predicted"] is None for r in listed)
     json.dumps(result)
@@ -86,9 +92,15 @@ def test_the_figure_has_its_points_bands_title_and_units(result):
     assert sum(len(t.x) for t in figure.data) == result["count_predict"] + result["count_fit"]
 
 
-ROW = {"id": "mine", "chip": {"name": "Novel X1", "peak_flops": "500 TFLOPS", "memory_bytes": "96 GB", "memory_bytes_per_s": "3 TB/s"},
-       "chips": 16, "model": {"layers": 24, "hidden": 2048, "heads": 16, "ffn": 8192, "vocab": 50304},
-       "global_batch": 256, "seq": 2048, "measured": {"tokens_per_s_per_chip": 15000}}
+ROW = {
+    "id": "mine",
+    "chip": {"name": "Novel X1", "peak_flops": "500 TFLOPS", "memory_bytes": "96 GB", "memory_bytes_per_s": "3 TB/s"},
+    "chips": 16,
+    "model": {"layers": 24, "hidden": 2048, "heads": 16, "ffn": 8192, "vocab": 50304},
+    "global_batch": 256,
+    "seq": 2048,
+    "measured": {"tokens_per_s_per_chip": 15000},
+}
 
 
 def test_a_row_about_an_unknown_chip_and_model_works_and_names_its_assumptions(tmp_path):
@@ -98,28 +110,67 @@ def test_a_row_about_an_unknown_chip_and_model_works_and_names_its_assumptions(t
     row = out["rows"][0]
     assert row["predicted"] > 0 and row["chip"] == "Novel X1"
     said = " ".join(row["assumptions"])
-    for words in ("micro-batch 1", "no recomputation", "ZeRO stage 1", "precision bf16", "software stack", "nodes and network"):
+    for words in (
+        "micro-batch 1",
+        "no recomputation",
+        "ZeRO stage 1",
+        "precision bf16",
+        "software stack",
+        "nodes and network",
+    ):
         assert words in said, words
 
 
-@pytest.mark.parametrize("quantity, value", [("seconds_per_step", 2.0), ("tokens_per_s", 250000), ("tflops_per_chip", 180), ("mfu", 0.4),
-                                             ("memory_gib", 40), ("bubble", 0.1)])
+@pytest.mark.parametrize(
+    "quantity, value",
+    [
+        ("seconds_per_step", 2.0),
+        ("tokens_per_s", 250000),
+        ("tflops_per_chip", 180),
+        ("mfu", 0.4),
+        ("memory_gib", 40),
+        ("bubble", 0.1),
+    ],
+)
 def test_every_quantity_can_be_measured(quantity, value):
     row = parse({**ROW, "plan": {"pp": 2}, "measured": {quantity: value, "peak_tflops": 500}})
     assert row.quantity == quantity and predict.predict(row) > 0
 
 
 def test_words_of_other_tools_are_understood():
-    row = parse({"gpu": "h100", "gpus": 8, "model": "llama3_8b", "parallelism": {"tensor_parallel": 2}, "mbs": 1, "gbs": 64,
-                 "seq_length": 8192, "dtype": "bf16", "framework": "torchtitan", "measured": {"step_time": 5.0}})
-    assert row.plan.tp == 2 and row.plan.dp == 4 and row.workload.global_batch == 64 and row.quantity == "seconds_per_step"
+    row = parse(
+        {
+            "gpu": "h100",
+            "gpus": 8,
+            "model": "llama3_8b",
+            "parallelism": {"tensor_parallel": 2},
+            "mbs": 1,
+            "gbs": 64,
+            "seq_length": 8192,
+            "dtype": "bf16",
+            "framework": "torchtitan",
+            "measured": {"step_time": 5.0},
+        }
+    )
+    assert (
+        row.plan.tp == 2 and row.plan.dp == 4 and row.workload.global_batch == 64 and row.quantity == "seconds_per_step"
+    )
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"chip": "H1000"}, "not known"), ({"measured": {}}, "measured has none of"), ({"model": None}, "has no model"),
-    ({"plan": {"tp": 32}}, "fewer than tp"), ({"recomputed": "full"}, "did you mean 'recompute'"),
-    ({"measured": {"seconds_per_step": -1}}, "positive"), ({"options": {"zeroo": 1}}, "did you mean 'zero'"),
-    ({"plan": {"tp": 3}}, "attention heads"), ({"kind": "guess"}, "not one of fit")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"chip": "H1000"}, "not known"),
+        ({"measured": {}}, "measured has none of"),
+        ({"model": None}, "has no model"),
+        ({"plan": {"tp": 32}}, "fewer than tp"),
+        ({"recomputed": "full"}, "did you mean 'recompute'"),
+        ({"measured": {"seconds_per_step": -1}}, "positive"),
+        ({"options": {"zeroo": 1}}, "did you mean 'zero'"),
+        ({"plan": {"tp": 3}}, "attention heads"),
+        ({"kind": "guess"}, "not one of fit"),
+    ],
+)
 def test_bad_rows_are_refused_in_one_line(tmp_path, change, words):
     path = tmp_path / "bad.yaml"
     path.write_text(json.dumps({"rows": [{**ROW, **change}]}))
@@ -128,7 +179,7 @@ def test_bad_rows_are_refused_in_one_line(tmp_path, change, words):
     except InputError as error:
         text = str(error)
     else:
-        text = out["rows"][0]["reason"]                 # a plan that cannot run is listed with the reason
+        text = out["rows"][0]["reason"]  # a plan that cannot run is listed with the reason
     assert words in text and "\n" not in text
 
 
@@ -140,8 +191,10 @@ def test_an_unknown_chip_is_never_another_chip():
 TABLE = os.environ.get("MINGLM_VTRAIN_CSV", "")
 
 
-@pytest.mark.skipif(not TABLE or not Path(TABLE).exists(),
-                    reason="set MINGLM_VTRAIN_CSV to the single-node table of 1,440 iterations (VIA-Research/vTrain) to check it")
+@pytest.mark.skipif(
+    not TABLE or not Path(TABLE).exists(),
+    reason="set MINGLM_VTRAIN_CSV to the single-node table of 1,440 iterations (VIA-Research/vTrain) to check it",
+)
 def test_the_single_node_table():
     out = training.run([TABLE])
     assert len(out["rows"]) == 1440 and out["count_fit"] == 144
