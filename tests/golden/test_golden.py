@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import runpy
 import shlex
@@ -161,7 +160,7 @@ def differences(stored, now, tolerance: float, exact: bool, path: str = ""):
     """Lines that name each place where two trees differ; floats within the relative tolerance are equal."""
     here = path or "the whole"
     if isinstance(stored, dict) and isinstance(now, dict):
-        for key in stored.keys() - now.keys() | now.keys() - stored.keys():
+        for key in sorted(stored.keys() ^ now.keys()):
             yield f"{'-' if key in stored else '+'} {path + '.' if path else ''}{key}: {shown((stored if key in stored else now)[key])}"
         if exact and (a := list(stored)) != (b := list(now)) and set(a) == set(b):
             yield f"  {here}: order of the keys: {a} now {b}"
