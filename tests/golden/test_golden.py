@@ -39,6 +39,9 @@ VOLATILE = (
     r"toy_(curves|weights)\.(printed\[\d+\]|files\..*\.csv)\.(tokens_per_s|mfu)(\[\d+\])?",
     r"toy_rl\.(printed\[\d+\]|files\..*\.csv)\.(\w+_s|seconds|\w+_idle)(\[\d+\])?",
 )
+# Where a text names a place in the code, the folders on the way do not count: `sim/stacks.py` and `sim.rules.total` become
+# `<module>` and `sim…total`.
+SOURCE_FILE, DOTTED = r"\b(?:sim|minglm)(?:/\w+)*/\w+\.py\b", r"\b(sim|minglm)\.(?:[a-z_]\w*\.)*([a-z_]\w*)\b(?!\.ya?ml)"
 PACKAGES = {"clustersim": "sim", "minglm": "minglm"}
 
 
@@ -111,7 +114,11 @@ def call(command: str, state: contextlib.AbstractContextManager) -> tuple[int, s
         code = stop.code or 0
     finally:
         sys.argv = before
-    return code, out.getvalue(), err.getvalue()
+    return code, placeless(out.getvalue()), placeless(err.getvalue())
+
+
+def placeless(text: str) -> str:
+    return re.sub(DOTTED, r"\1…\2", re.sub(SOURCE_FILE, "<module>", text))
 
 
 @contextlib.contextmanager
