@@ -41,6 +41,9 @@ VOLATILE = (
     r"toy_(curves|weights)\.(printed\[\d+\]|files\..*\.csv)\.(tokens_per_s|mfu)(\[\d+\])?",
     r"toy_rl\.(printed\[\d+\]|files\..*\.csv)\.(\w+_s|seconds|\w+_idle)(\[\d+\])?",
 )
+# Where a text names a place in the code, the folders on the way do not count: `sim/stacks.py` and `sim.rules.total` become
+# `<module>` and `sim…total`.
+SOURCE_FILE, DOTTED = r"\b(?:sim|minglm)(?:/\w+)*/\w+\.py\b", r"\b(sim|minglm)\.(?:[a-z_]\w*\.)*([a-z_]\w*)\b(?!\.ya?ml)"
 PACKAGES = {"clustersim": "sim", "minglm": "minglm"}
 
 
@@ -129,7 +132,11 @@ def call(command: str, state: contextlib.AbstractContextManager) -> tuple[int, s
         code = stop.code or 0
     finally:
         sys.argv = before
-    return code, out.getvalue(), err.getvalue()
+    return code, placeless(out.getvalue()), placeless(err.getvalue())
+
+
+def placeless(text: str) -> str:
+    return re.sub(DOTTED, r"\1…\2", re.sub(SOURCE_FILE, "<module>", text))
 
 
 @contextlib.contextmanager
@@ -180,7 +187,7 @@ def differences(stored, now, tolerance: float, exact: bool, path: str = ""):
     """Lines that name each place where two trees differ; floats within the relative tolerance are equal."""
     here = path or "the whole"
     if isinstance(stored, dict) and isinstance(now, dict):
-        for key in stored.keys() - now.keys() | now.keys() - stored.keys():
+        for key in sorted(stored.keys() ^ now.keys()):
             yield f"{'-' if key in stored else '+'} {path + '.' if path else ''}{key}: {shown((stored if key in stored else now)[key])}"
         if exact and (a := list(stored)) != (b := list(now)) and set(a) == set(b):
             yield f"  {here}: order of the keys: {a} now {b}"
