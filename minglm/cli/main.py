@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import __version__, datafiles
 from minglm.errors import InputError, Parser
 
 COMMANDS: dict[str, tuple[str, str, Callable]] = {}
@@ -208,8 +208,9 @@ def _import_arguments(p) -> None:
 def _bench(args) -> int:
     from minglm.tools import bench
 
+    there = bench.discover()
     if args.list:
-        print("\n".join(bench.discover()))
+        print("\n".join(there))
         return 0
     _need_torch()
     rows = bench.run(args.only, Path(args.out), show=not args.json)
@@ -256,9 +257,14 @@ def _lab(args) -> int:
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise InputError(
-            "jupyterlab is not installed; " + datafiles.hint("call `make lab`", datafiles.install_hint("lab"))
+            "jupyterlab is not installed; " + datafiles.hint("call `make lab`", datafiles.install_hint("train,lab"))
         )
-    first = datafiles.notebooks("learn", "00_start_here.ipynb")
+    own = datafiles.course()
+    if own is None and datafiles.root() is None:  # what is installed is not for writing into
+        raise InputError(
+            "the notebooks are not in this folder; minglm course my-course copies them, then cd my-course and call minglm lab"
+        )
+    first = (own or datafiles.notebooks()) / "learn" / "00_start_here.ipynb"
     return subprocess.call([sys.executable, "-m", "jupyterlab", *([str(first)] if first.is_file() else []), *args.rest])
 
 
@@ -299,6 +305,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='examples:\n  minglm doctor\n  minglm demo\n  minglm train pretrain\n  minglm generate --checkpoint runs/demo/sft --chat --prompt "What is 2 + 3?"',
     )
+    top.add_argument("--version", action="version", version=f"minglm {__version__}")
     sub = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, (text, examples, function) in COMMANDS.items():
         p = sub.add_parser(

@@ -51,7 +51,7 @@ class Settings:
     )
     strict: bool = _key(
         True,
-        "async: an update waits for a group that would be more than eta versions old at the next one, and takes the oldest first; false: first come, first trained",
+        "async: an update waits for groups in flight that it would leave more than eta versions old when trained, and takes the oldest first; false: first come, first trained",
     )
     push_every: int = _key(1, "glm5: updates between two pushes", "updates", 1)
     max_gap: int | None = _key(None, "glm5: drop a group whose oldest token is more versions behind", "versions", 0)

@@ -246,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"--seconds {args.seconds:g}: 1 to 86,400 seconds; the default is 120")
         if not Path(args.checkpoint).is_dir():
             raise InputError(
-                f"--checkpoint {args.checkpoint}: no such run; make demo trains runs/demo/sft, or give another run folder"
+                f"--checkpoint {args.checkpoint}: no such run; minglm demo trains runs/demo/sft, or give another run folder"
             )
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         with (

@@ -327,7 +327,7 @@ def canonical(given: object, where: str = "case") -> dict:
     """
     if not isinstance(given, Mapping):
         raise InputError(
-            f"{where}: must be a mapping of keys such as mode, prompts, group, mean, max, engines; see data/rollouts/README.md"
+            f"{where}: must be a mapping of keys such as mode, prompts, group, mean, max, engines; see {datafiles.where('rollouts', 'README.md')}"
         )
     out: dict = {}
     for key, value in given.items():
@@ -338,7 +338,7 @@ def canonical(given: object, where: str = "case") -> dict:
             word = word if word in KEYS else WORDS.get(word, word)
             if word not in KEYS:
                 raise InputError(
-                    f"{where}: unknown key {str(key)[:40]!r}{nearest(word, [*KEYS, *WORDS])}; see data/rollouts/README.md for the list"
+                    f"{where}: unknown key {str(key)[:40]!r}{nearest(word, [*KEYS, *WORDS])}; see {datafiles.where('rollouts', 'README.md')} for the list"
                 )
             items = ((word, value),)
         for name, inner in items:

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.cost.stacks import Stack, resolve, with_changes
 from sim.scenario.options import (
@@ -174,7 +175,9 @@ def parse(given: Mapping, number: int = 0) -> Row:
         InputError: what is wrong with the row, in one line that names it.
     """
     if not isinstance(given, Mapping):
-        raise InputError(f"row {number}: {given!r} is not a mapping; see data/published_runs/schema.json")
+        raise InputError(
+            f"row {number}: {given!r} is not a mapping; see {datafiles.where('published_runs', 'schema.json')}"
+        )
     name = str(given.get("id", f"row {number}"))
     try:
         return _parse(given, name)

@@ -43,7 +43,10 @@ VOLATILE = (
 )
 # Where a text names a place in the code, the folders on the way do not count: `sim/stacks.py` and `sim.rules.total` become
 # `<module>` and `sim…total`.
-SOURCE_FILE, DOTTED = r"\b(?:sim|minglm)(?:/\w+)*/\w+\.py\b", r"\b(sim|minglm)\.(?:[a-z_]\w*\.)*([a-z_]\w*)\b(?!\.ya?ml)"
+SOURCE_FILE, DOTTED = (
+    r"\b(?:sim|minglm)(?:/\w+)*/\w+\.py\b",
+    r"\b(sim|minglm)\.(?:[a-z_]\w*\.)*([a-z_]\w*)\b(?!\.ya?ml)",
+)
 PACKAGES = {"clustersim": "sim", "minglm": "minglm"}
 
 

@@ -39,7 +39,12 @@ def report(checks: list[Check], colour: bool) -> str:
         if c.remedy and c.state != "ok":
             lines.append(f"     {'':<{width}}  → {c.remedy}")
     problems = [c.name for c in checks if c.state == "problem"]
-    lines += ["", f"NOT READY: mend {', '.join(problems)}" if problems else "READY: open JupyterLab with `make lab`"]
+    lines += [
+        "",
+        f"NOT READY: mend {', '.join(problems)}"
+        if problems
+        else f"READY: open JupyterLab with `{datafiles.hint('make lab', 'minglm lab')}`",
+    ]
     return "\n".join(lines)
 
 
@@ -175,6 +180,6 @@ def _checkpoints() -> Check:
             "checkpoints",
             "note",
             str(err).split(":")[-1].strip().split(";")[0],
-            "make checkpoints (then a notebook can start from the one before it)",
+            "minglm workshop checkpoints (then a notebook can start from the one before it)",
         )
     return Check("checkpoints", "ok", f"{len(rows)} whole, {sum(r['bytes'] for r in rows) / 2**20:.1f} MiB")

@@ -205,6 +205,15 @@ def test_user_rows(capsys, in_tmp):
     assert code == 0 and row["kind"] == "predict" and row["predicted"] > 0 and row["error"] is not None
 
 
+def test_validation_of_nothing_is_a_failure(capsys, monkeypatch):
+    from sim.validation import training
+
+    whole = training.run([datafiles.data("published_runs", "held_out", "megatron_bridge.yaml")])
+    monkeypatch.setattr(training, "run", lambda *a, **k: {**whole, "rows": []})
+    code, _, err = call(capsys, "validate")
+    assert code == 1 and "no row was compared" in err and len(err.splitlines()) == 1
+
+
 def test_module_and_import_need_neither_torch_nor_numpy():
     program = (
         "import sys; from sim.cli.main import main; code = main(['run', 'glm5_mini_smoke', '--json', '--out', 'none']); "
