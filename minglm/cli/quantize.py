@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from minglm.errors import InputError
-from minglm.inference import load
 
 TEXT = "store a run's weights in fewer bits; say what it saves and what it costs"
 EXAMPLES = (
@@ -78,7 +77,9 @@ def main(args) -> int:
         raise InputError(
             f"{args.run}: already quantised to {quantised.read_note(args.run)['spec'].format}; rounding twice only adds error, give the run it was made from"
         )
-    model, tokenizer, found = load.load_model(args.run)
+    from minglm.inference.load import load_model
+
+    model, tokenizer, found = load_model(args.run)
     spec = _as_trained(spec, args.group, found.state.get("recipe"), args.run)
     small = pack(copy.deepcopy(model), spec)
     before, after = quantization.sizes(model), quantization.sizes(small)

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from minglm.config import ModelConfig
 from minglm.distributed.mesh import Mesh
 from minglm.training import checkpoint
-from minglm.training.checkpoint import _quiet
+from minglm.training.sharded import quietly
 
 
 def save(
@@ -33,7 +33,7 @@ def save(
     tensors: name → DTensor, or a plain tensor that is the same on all processes.
     """
     temporary = mesh.first_does(lambda: checkpoint.begin(run_dir, step))
-    _quiet(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+    quietly(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
     mesh.wait()
     names = sorted(p.name for p in temporary.glob("*.safetensors"))
     mine = {name: checkpoint.sha256(temporary / name) for name in names[mesh.rank :: mesh.layout.world]}
@@ -47,4 +47,4 @@ def save(
 
 def load(path: Path, tensors: dict[str, Tensor]) -> None:
     """Fill `tensors` (as for `save`) in place from a checkpoint of any number of processes; each reads what it holds."""
-    _quiet(dcp.load, tensors, storage_reader=HuggingFaceStorageReader(str(path)))
+    quietly(dcp.load, tensors, storage_reader=HuggingFaceStorageReader(str(path)))

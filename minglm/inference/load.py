@@ -7,8 +7,8 @@ from pathlib import Path
 from minglm.config import ModelConfig
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
-from minglm.inference import load
 from minglm.model.model import Model
+from minglm.quant import checkpoint as quantised
 from minglm.training.checkpoint import Checkpoint, latest
 
 
@@ -18,12 +18,7 @@ def load_model(path: str | Path, device: str = "cpu"):
     Raises:
         InputError: no checkpoint there, or only damaged ones.
     """
-    from minglm.data.tokenizer import Tokenizer
-    from minglm.model.model import Model
-
     if (Path(path) / "quantization.json").is_file():  # written by `minglm quantize`
-        from minglm.quant import checkpoint as quantised
-
         model, tokenizer, note = quantised.load(path, device)
         return model, tokenizer, Checkpoint(Path(path), 0, model.config, note, {}, {})
     checkpoint = latest(path)
@@ -44,5 +39,5 @@ def load_model(path: str | Path, device: str = "cpu"):
 
 def model_of(run: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer, ModelConfig]:
     """The trained model of a run, in eval mode, with its tokenizer and config."""
-    model, tokenizer, found = load.load_model(run, device)
+    model, tokenizer, found = load_model(run, device)
     return model, tokenizer, found.config

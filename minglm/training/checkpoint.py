@@ -16,19 +16,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
 import os
 import shutil
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
-import torch.distributed.checkpoint as dcp
-from torch import Tensor
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
 from minglm.config import ModelConfig
 from minglm.errors import InputError
@@ -167,6 +160,8 @@ def read(path: Path, tensors: bool = True) -> Checkpoint:
         if tensors and "processes" not in state:
             loaded[name] = load_file(file)
     if tensors and "processes" in state:  # shards of several processes
+        from minglm.training.sharded import assemble  # draws torch; a run is found and named without it
+
         return Checkpoint(path, step, config, state, *assemble(path))
     return Checkpoint(
         path, step, config, state, loaded.get("model.safetensors", {}), loaded.get("optimizer.safetensors", {})
@@ -225,30 +220,3 @@ def _flush(path: Path) -> None:
         pass
     finally:
         os.close(handle)
-
-
-OPTIMIZER = ("momentum.", "exp_avg.", "exp_avg_sq.")
-
-
-def assemble(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """All tensors of a checkpoint's shards, whole, in this process: (model, optimiser)."""
-    reader = HuggingFaceStorageReader(str(path))
-    whole = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in reader.read_metadata().state_dict_metadata.items()
-    }
-    _quiet(dcp.load, whole, storage_reader=reader, no_dist=True)
-    mine = {name for name in whole if name.startswith(OPTIMIZER) or name == "steps"}
-    return {n: t for n, t in whole.items() if n not in mine}, {n: whole[n] for n in mine}
-
-
-def _quiet(call, *args, **options) -> None:
-    """torch explains itself at length on every save."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            call(*args, **options)
-    finally:
-        logging.disable(level)

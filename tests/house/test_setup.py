@@ -100,7 +100,7 @@ def test_files_stay_small():
     for path in tracked():
         if path.suffix == ".py":
             lines = len(path.read_text(encoding="utf-8").splitlines())
-            assert lines <= 600, f"{path.relative_to(ROOT)} has {lines} lines: one file is one concept"
+            assert lines <= 800, f"{path.relative_to(ROOT)} has {lines} lines: one file is one concept"
     assert not [p for p in tracked() if p.name == "utils.py"]
 
 

@@ -136,7 +136,7 @@ def test_a_projection_is_that_of_the_checkout(call):
         ("clustersim plan --model llama3_8b --cluster dgx_h100 --chips 8", 0, "TP1 PP1 DP8"),
         ("clustersim campaign glm5_mini_smoke", 0, "goodput"),
         ("clustersim rollouts case.yaml", 0, "320 trained, 32 buffered"),
-        ("clustersim serve serving_glm5_h200", 0, "GLM-5 FP8 on 8 x H200"),
+        ("clustersim serving serving_glm5_h200", 0, "GLM-5 FP8 on 8 x H200"),
         ("clustersim validate --no-cross", 0, "bloom-176b"),
         ("clustersim claims", 0, "total-params             reproduced"),
         ("clustersim trace glm5_mini_smoke", 0, "written: step.json"),
