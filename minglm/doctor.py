@@ -21,7 +21,7 @@ EXTRAS = {"train": ("torch", "numpy", "tokenizers", "safetensors"),
           "dev": ("pytest", "hypothesis", "transformers", "playwright", "ruff", "jsonschema")}
 BASE = ("simpy", "yaml", "pydantic", "tqdm", "plotly")
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-NEED_MEMORY_GIB, NEED_DISK_GIB = 2.0, 1.0        # what `make demo` takes at most, with room to spare
+NEED_MEMORY_GIB, NEED_DISK_GIB = 2.0, 1.0        # what the demo takes at most, with room to spare
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def examine(measure: bool = True) -> list[Check]:
 def _python() -> Check:
     found = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
     if tuple(map(int, platform.python_version_tuple()[:2])) < (3, 11):
-        return Check("python", "problem", found, "install Python 3.11 or newer and call `make PYTHON=python3.11 demo`")
+        return Check("python", "problem", found, "install Python 3.11 or newer" + datafiles.hint(" and call `make PYTHON=python3.11 demo`", ", then minglm into it"))
     return Check("python", "ok", found)
 
 
@@ -127,7 +127,7 @@ def report(checks: list[Check], colour: bool = False) -> str:
     problems = [c for c in checks if c.state == "problem"]
     lines.append("")
     lines.append(f"{len(problems)} to mend before training: {', '.join(c.name for c in problems)}" if problems
-                 else "Ready. Next: make demo")
+                 else f"Ready. Next: {datafiles.hint('make demo', 'minglm demo, or minglm course my-course for the notebooks')}")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 TEXT = "how wrong are we? predict measured runs and show the error"
@@ -33,12 +34,12 @@ def main(args) -> int:
         from sim import serving, serving_validate
         report = serving.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
-        return 0
+        return compared(report)
     if args.rollouts:
         from sim import rollout_validate
         report = rollout_validate.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout_validate.table_text(report))
-        return 0
+        return compared(report)
     from sim import validate
     result = validate.run(args.files or None, cross=args.cross)
     if args.json:
@@ -51,4 +52,12 @@ def main(args) -> int:
         else:
             from sim.report import write_figure
             write_figure(validate.figure(result), Path(args.figure))
-    return 0
+    return compared(result)
+
+
+def compared(report: dict) -> int:
+    """The exit code: 1 when no row was compared, for then no error was found because nothing was measured."""
+    if report["rows"]:
+        return 0
+    print("no row was compared: nothing is validated by this; see clustersim validate --help for the files that it reads", file=sys.stderr)
+    return 1
