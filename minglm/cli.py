@@ -153,8 +153,9 @@ def _import_arguments(p) -> None:
 @command("bench", "performance ratios, side by side in one run", "minglm bench\nminglm bench --list\nminglm bench --only training")
 def _bench(args) -> int:
     from minglm import bench
+    there = bench.discover()
     if args.list:
-        print("\n".join(bench.discover()))
+        print("\n".join(there))
         return 0
     _need_torch()
     rows = bench.run(args.only, Path(args.out), show=not args.json)

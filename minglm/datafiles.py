@@ -81,6 +81,11 @@ def shown(path: Path) -> str:
     return (path.relative_to(root()) if root() is not None and path.is_relative_to(root()) else path).as_posix()
 
 
+def where(*parts: str) -> str:
+    """A file or folder of data/ as a message names it, so that the reader finds it here."""
+    return shown(data(*parts))
+
+
 def hint(in_checkout: str, installed: str) -> str:
     """The advice that can be followed here."""
     return installed if root() is None else in_checkout

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minglm import datafiles, machine
+from minglm.errors import InputError
 
 EXTRAS = {"train": ("torch", "numpy", "tokenizers", "safetensors"),
           "lab": ("jupyterlab", "ipywidgets", "anywidget", "nbconvert", "nbclient", "matplotlib"),
@@ -34,7 +35,7 @@ class Check:
 
 def examine(measure: bool = True) -> list[Check]:
     """All checks in the order they are printed. `measure` False leaves out the matmul rates (about two seconds)."""
-    checks = [_python(), *_packages(), _memory(), _disk()]
+    checks = [_python(), *_packages(), _data(), _memory(), _disk()]
     if importlib.util.find_spec("torch"):
         checks += [_torch()]
         if measure:
@@ -70,6 +71,14 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "?"
+
+
+def _data() -> Check:
+    try:
+        counts = ", ".join(f"{len(datafiles.catalogue(folder, '.yaml', '.json'))} {folder}" for folder in ("chips", "clusters", "models", "scenarios", "recipes"))
+    except InputError as err:
+        return Check("data", "problem", *map(str.strip, str(err).rsplit(";", 1)))
+    return Check("data", "ok", f"{counts} in {datafiles.where()}")
 
 
 def _memory() -> Check:

@@ -29,7 +29,7 @@ def build_parser(chosen: str | None = None) -> Parser:
     """The parser; with `chosen` only that subcommand is loaded, so that the others cost nothing."""
     parser = Parser(prog="clustersim", description="Simulate training large models on a cluster: time, memory, money, failures.",
                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog="examples:\n  clustersim run glm5_100k_910b\n  clustersim run data/scenarios/glm5_100k_910b.yaml --json\n"
+                    epilog="examples:\n  clustersim run glm5_100k_910b\n  clustersim run glm5_100k_910b --json\n"
                            "  clustersim validate\n  clustersim run --help\n\nexit codes: 0 done, 1 ran and failed, 2 bad input")
     parser.add_argument("--version", action="version", version=f"clustersim {__version__}")
     sub = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)

@@ -5,10 +5,12 @@ import json
 import sys
 from pathlib import Path
 
+from minglm import datafiles
+
 TEXT = "how wrong are we? predict measured runs and show the error"
-EXAMPLES = """clustersim validate
-clustersim validate my_runs.yaml                   (schema: data/published_runs/schema.json)
-clustersim validate data/published_runs/held_out/megatron_bridge.yaml
+EXAMPLES = f"""clustersim validate
+clustersim validate my_runs.yaml                   (schema: {datafiles.where('published_runs', 'schema.json')})
+clustersim validate {datafiles.where('published_runs', 'held_out', 'megatron_bridge.yaml')}
 clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --json

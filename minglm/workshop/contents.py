@@ -84,7 +84,7 @@ def reading(path: Path) -> str:
 
 def table() -> str:
     lines = ["| notebook | minutes to compute, to read | in one sentence | after |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| [{n}](notebooks/{n}.ipynb) | {m} | {s} | {a} |" for n, m, s, a in rows())])
+    return "\n".join([*lines, *(f"| [{n}]({datafiles.hint('notebooks/', '')}{n}.ipynb) | {m} | {s} | {a} |" for n, m, s, a in rows())])
 
 
 def write(path: Path) -> bool:
