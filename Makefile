@@ -59,4 +59,4 @@ test-mindspore: $(STAMP) ## the MindSpore twin against the torch model; 2.8 GB i
 	PYTHONPATH=. .venv-mindspore/bin/python -m pytest -c /dev/null --rootdir=. -q tests/mindspore_twin $(ARGS)
 
 clean:           ## remove the virtual environment and all runs
-	rm -rf $(VENV) .venv-mindspore runs *.egg-info
+	rm -rf $(VENV) .venv-mindspore runs build *.egg-info

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import __version__, datafiles
 from minglm.errors import InputError, Parser
 
 COMMANDS: dict[str, tuple[str, str, Callable]] = {}
@@ -153,8 +153,9 @@ def _import_arguments(p) -> None:
 @command("bench", "performance ratios, side by side in one run", "minglm bench\nminglm bench --list\nminglm bench --only training")
 def _bench(args) -> int:
     from minglm import bench
+    there = bench.discover()
     if args.list:
-        print("\n".join(bench.discover()))
+        print("\n".join(there))
         return 0
     _need_torch()
     rows = bench.run(args.only, Path(args.out), show=not args.json)
@@ -193,8 +194,11 @@ def _lab(args) -> int:
     import importlib.util
     import subprocess
     if importlib.util.find_spec("jupyterlab") is None:
-        raise InputError("jupyterlab is not installed; " + datafiles.hint("call `make lab`", datafiles.install_hint("lab")))
-    first = datafiles.notebooks("learn", "00_start_here.ipynb")
+        raise InputError("jupyterlab is not installed; " + datafiles.hint("call `make lab`", datafiles.install_hint("train,lab")))
+    own = datafiles.course()
+    if own is None and datafiles.root() is None:       # what is installed is not for writing into
+        raise InputError("the notebooks are not in this folder; minglm course my-course copies them, then cd my-course and call minglm lab")
+    first = (own or datafiles.notebooks()) / "learn" / "00_start_here.ipynb"
     return subprocess.call([sys.executable, "-m", "jupyterlab", *([str(first)] if first.is_file() else []), *args.rest])
 
 
@@ -218,6 +222,7 @@ def _need_torch() -> None:
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="minglm", description="A small GLM-5, trained end to end on your machine.", formatter_class=argparse.RawDescriptionHelpFormatter,
                   epilog="examples:\n  minglm doctor\n  minglm demo\n  minglm train pretrain\n  minglm generate --checkpoint runs/demo/sft --chat --prompt \"What is 2 + 3?\"")
+    top.add_argument("--version", action="version", version=f"minglm {__version__}")
     sub = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, (text, examples, function) in COMMANDS.items():
         p = sub.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minglm import datafiles, machine
+from minglm.errors import InputError
 
 EXTRAS = {"train": ("torch", "numpy", "tokenizers", "safetensors"),
           "lab": ("jupyterlab", "ipywidgets", "anywidget", "nbconvert", "nbclient", "matplotlib"),
@@ -21,7 +22,7 @@ EXTRAS = {"train": ("torch", "numpy", "tokenizers", "safetensors"),
           "dev": ("pytest", "hypothesis", "transformers", "playwright", "ruff", "jsonschema")}
 BASE = ("simpy", "yaml", "pydantic", "tqdm", "plotly")
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-NEED_MEMORY_GIB, NEED_DISK_GIB = 2.0, 1.0        # what `make demo` takes at most, with room to spare
+NEED_MEMORY_GIB, NEED_DISK_GIB = 2.0, 1.0        # what the demo takes at most, with room to spare
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Check:
 
 def examine(measure: bool = True) -> list[Check]:
     """All checks in the order they are printed. `measure` False leaves out the matmul rates (about two seconds)."""
-    checks = [_python(), *_packages(), _memory(), _disk()]
+    checks = [_python(), *_packages(), _data(), _memory(), _disk()]
     if importlib.util.find_spec("torch"):
         checks += [_torch()]
         if measure:
@@ -46,7 +47,7 @@ def examine(measure: bool = True) -> list[Check]:
 def _python() -> Check:
     found = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
     if tuple(map(int, platform.python_version_tuple()[:2])) < (3, 11):
-        return Check("python", "problem", found, "install Python 3.11 or newer and call `make PYTHON=python3.11 demo`")
+        return Check("python", "problem", found, "install Python 3.11 or newer" + datafiles.hint(" and call `make PYTHON=python3.11 demo`", ", then minglm into it"))
     return Check("python", "ok", found)
 
 
@@ -70,6 +71,14 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "?"
+
+
+def _data() -> Check:
+    try:
+        counts = ", ".join(f"{len(datafiles.catalogue(folder, '.yaml', '.json'))} {folder}" for folder in ("chips", "clusters", "models", "scenarios", "recipes"))
+    except InputError as err:
+        return Check("data", "problem", *map(str.strip, str(err).rsplit(";", 1)))
+    return Check("data", "ok", f"{counts} in {datafiles.where()}")
 
 
 def _memory() -> Check:
@@ -127,7 +136,7 @@ def report(checks: list[Check], colour: bool = False) -> str:
     problems = [c for c in checks if c.state == "problem"]
     lines.append("")
     lines.append(f"{len(problems)} to mend before training: {', '.join(c.name for c in problems)}" if problems
-                 else "Ready. Next: make demo")
+                 else f"Ready. Next: {datafiles.hint('make demo', 'minglm demo, or minglm course my-course for the notebooks')}")
     return "\n".join(lines)
 
 

@@ -76,11 +76,11 @@ def load(path: str | Path | None = None) -> list[Claim]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the ledger is data/claims.yaml") from None
+        raise InputError(f"{path}: no such file; the ledger is {datafiles.where('claims.yaml')}") from None
     except yaml.YAMLError as err:
         raise InputError(f"{path}: not valid YAML ({str(err).splitlines()[0]}); correct the file") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("claims"), list) or not isinstance(raw.get("sources"), dict):
-        raise InputError(f"{path}: needs a mapping with `sources` and `claims`; see data/claims.yaml")
+        raise InputError(f"{path}: needs a mapping with `sources` and `claims`; see {datafiles.where('claims.yaml')}")
     for name, source in raw["sources"].items():
         if source.get("strength") not in STRENGTHS:
             raise InputError(f"source {name}: strength {source.get('strength')!r} is not one of {', '.join(STRENGTHS)}")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from minglm import __version__
 from minglm.errors import InputError, Parser, nearest
 
 # The order of --help; commands that are not listed come after, by name.
@@ -28,9 +29,9 @@ def build_parser(chosen: str | None = None) -> Parser:
     """The parser; with `chosen` only that subcommand is loaded, so that the others cost nothing."""
     parser = Parser(prog="clustersim", description="Simulate training large models on a cluster: time, memory, money, failures.",
                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog="examples:\n  clustersim run glm5_100k_910b\n  clustersim run data/scenarios/glm5_100k_910b.yaml --json\n"
+                    epilog="examples:\n  clustersim run glm5_100k_910b\n  clustersim run glm5_100k_910b --json\n"
                            "  clustersim validate\n  clustersim run --help\n\nexit codes: 0 done, 1 ran and failed, 2 bad input")
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"clustersim {__version__}")
     sub = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name in ([chosen] if chosen else commands()):
         module = importlib.import_module(f"sim.cli_{name}")
@@ -40,14 +41,6 @@ def build_parser(chosen: str | None = None) -> Parser:
         module.add(child)
         child.set_defaults(main=module.main)
     return parser
-
-
-def _version() -> str:
-    from importlib import metadata
-    try:
-        return f"clustersim {metadata.version('minglm')}"
-    except metadata.PackageNotFoundError:
-        return "clustersim (not installed)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 import argparse
 import json
 
+from minglm import datafiles
+
 TEXT = "rollouts of reinforcement learning: tokens/s, idle and tail, staleness, waste, best split, over-sampling, cost"
-EXAMPLES = """clustersim rollouts rollouts_glm5_100k            (a few minutes; --fold: seconds)
-clustersim rollouts case.yaml                     (keys: data/rollouts/README.md; published seconds give an error column)
+EXAMPLES = f"""clustersim rollouts rollouts_glm5_100k            (a few minutes; --fold: seconds)
+clustersim rollouts case.yaml                     (keys: {datafiles.where('rollouts', 'README.md')}; published seconds give an error column)
 clustersim rollouts case.yaml --mode april --set over_sampling=1.5
 clustersim rollouts rollouts_glm5_100k --answers  (best split of the chips, over-sampling that pays)
 clustersim rollouts case.yaml --figure timeline.html

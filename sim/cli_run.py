@@ -9,7 +9,7 @@ from pathlib import Path
 
 TEXT = "project a scenario: memory, step, throughput, MFU, days, money, what-ifs"
 EXAMPLES = """clustersim run glm5_100k_910b
-clustersim run data/scenarios/glm5_100k_910b.yaml --json
+clustersim run glm5_100k_910b --json
 clustersim run glm5_100k_910b --set global_tokens=128M --set plan.ep=16
 clustersim run my.yaml --model some/config.json --chips 4096
 clustersim run glm5_100k_910b --trace step.json    (open in ui.perfetto.dev)"""

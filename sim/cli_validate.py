@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+from minglm import datafiles
+
 TEXT = "how wrong are we? predict measured runs and show the error"
-EXAMPLES = """clustersim validate
-clustersim validate my_runs.yaml                   (schema: data/published_runs/schema.json)
-clustersim validate data/published_runs/held_out/megatron_bridge.yaml
+EXAMPLES = f"""clustersim validate
+clustersim validate my_runs.yaml                   (schema: {datafiles.where('published_runs', 'schema.json')})
+clustersim validate {datafiles.where('published_runs', 'held_out', 'megatron_bridge.yaml')}
 clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --json
@@ -33,12 +36,12 @@ def main(args) -> int:
         from sim import serving, serving_validate
         report = serving.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
-        return 0
+        return compared(report)
     if args.rollouts:
         from sim import rollout_validate
         report = rollout_validate.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout_validate.table_text(report))
-        return 0
+        return compared(report)
     from sim import validate
     result = validate.run(args.files or None, cross=args.cross)
     if args.json:
@@ -51,4 +54,12 @@ def main(args) -> int:
         else:
             from sim.report import write_figure
             write_figure(validate.figure(result), Path(args.figure))
-    return 0
+    return compared(result)
+
+
+def compared(report: dict) -> int:
+    """The exit code: 1 when no row was compared, for then no error was found because nothing was measured."""
+    if report["rows"]:
+        return 0
+    print("no row was compared: nothing is validated by this; see clustersim validate --help for the files that it reads", file=sys.stderr)
+    return 1

@@ -72,8 +72,8 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
     demo_rollouts.section(page, run_dir)
     _projection(page, projection)
     page.heading("Make it again", "again")
-    page.prose("Every figure above is read from this folder or computed while this page was written. `make demo` resumes or says that it is "
-               "done; `make demo ARGS=--fresh` starts over. Settings, seeds and versions are in each stage's folder.")
+    page.prose("Every figure above is read from this folder or computed while this page was written. `minglm demo` resumes or says that it is "
+               "done; `minglm demo --fresh` starts over. Settings, seeds and versions are in each stage's folder.")
     page.add(table(["package", "version"], sorted(demo["versions"].items())))
     _picture(run_dir, demo, metrics, needle, projection)
     return page.write(run_dir / "report.html")

@@ -347,7 +347,7 @@ def _find(folder: str, name: str, what: str) -> tuple[str, Path]:
         names = _names(folder)
         shown = str(name) if len(str(name)) <= 60 else str(name)[:57] + "…"
         raise InputError(f"{what} {shown!r}: not known{nearest(shown.lower(), known)}; known: {', '.join(names)}; "
-                         f"or describe it in the file (see data/{folder})")
+                         f"or describe it in the file (see {datafiles.where(folder)})")
     return stem, _names(folder)[stem]
 
 

@@ -405,12 +405,13 @@ def check_finite(value: object, where: str = "result") -> None:
 def versions() -> dict[str, str]:
     import platform
     from importlib import metadata
-    out = {"python": platform.python_version()}
-    for package in ("minglm", "simpy"):
-        try:
-            out[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+
+    from minglm import __version__
+    out = {"python": platform.python_version(), "minglm": __version__}
+    try:
+        out["simpy"] = metadata.version("simpy")
+    except metadata.PackageNotFoundError:
+        pass
     return out
 
 

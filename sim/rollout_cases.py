@@ -112,7 +112,7 @@ def canonical(given: object, where: str = "case") -> dict:
         InputError: an unknown key (with the nearest), or a key twice.
     """
     if not isinstance(given, Mapping):
-        raise InputError(f"{where}: must be a mapping of keys such as mode, prompts, group, mean, max, engines; see data/rollouts/README.md")
+        raise InputError(f"{where}: must be a mapping of keys such as mode, prompts, group, mean, max, engines; see {datafiles.where('rollouts', 'README.md')}")
     out: dict = {}
     for key, value in given.items():
         word = str(key).strip().lower().replace("-", "_").replace(" ", "_")
@@ -121,7 +121,7 @@ def canonical(given: object, where: str = "case") -> dict:
         else:
             word = word if word in KEYS else WORDS.get(word, word)
             if word not in KEYS:
-                raise InputError(f"{where}: unknown key {str(key)[:40]!r}{nearest(word, [*KEYS, *WORDS])}; see data/rollouts/README.md for the list")
+                raise InputError(f"{where}: unknown key {str(key)[:40]!r}{nearest(word, [*KEYS, *WORDS])}; see {datafiles.where('rollouts', 'README.md')} for the list")
             items = ((word, value),)
         for name, inner in items:
             if inner is None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.facts import PRECISIONS
 from sim.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES
@@ -103,7 +104,7 @@ def clean_recompute(given: object) -> dict | str:
 
 def clean_options(given: object) -> dict:
     if not isinstance(given, Mapping):
-        raise InputError(f"options: {str(given)[:40]!r} must be a mapping; see data/published_runs/schema.json")
+        raise InputError(f"options: {str(given)[:40]!r} must be a mapping; see {datafiles.where('published_runs', 'schema.json')}")
     out = {}
     for key, value in given.items():
         if key not in OPTIONS:

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.facts import Cluster, chip_from, cluster_for_chip, cluster_from
 from sim.models import ModelSpec, load_model
@@ -86,7 +87,7 @@ def parse(given: Mapping, number: int = 0) -> Row:
         InputError: what is wrong with the row, in one line that names it.
     """
     if not isinstance(given, Mapping):
-        raise InputError(f"row {number}: {given!r} is not a mapping; see data/published_runs/schema.json")
+        raise InputError(f"row {number}: {given!r} is not a mapping; see {datafiles.where('published_runs', 'schema.json')}")
     name = str(given.get("id", f"row {number}"))
     try:
         return _parse(given, name)

@@ -82,7 +82,7 @@ def read_rows(paths: Iterable[str | Path] | None = None) -> list[Row]:
         document = read_document(file)
         given = document.get("rows") if isinstance(document, Mapping) else document
         if not isinstance(given, list) or not given:
-            raise InputError(f"{file}: has no list 'rows'; see data/published_runs/schema.json")
+            raise InputError(f"{file}: has no list 'rows'; see {datafiles.where('published_runs', 'schema.json')}")
         defaults = document.get("defaults") or {} if isinstance(document, Mapping) else {}
         rows += [parse({**defaults, **row} if isinstance(row, Mapping) else row, i + 1) for i, row in enumerate(given)]
     return rows

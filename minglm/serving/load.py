@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
         if not 1 <= args.seconds <= 86_400:
             raise InputError(f"--seconds {args.seconds:g}: 1 to 86,400 seconds; the default is 120")
         if not Path(args.checkpoint).is_dir():
-            raise InputError(f"--checkpoint {args.checkpoint}: no such run; make demo trains runs/demo/sft, or give another run folder")
+            raise InputError(f"--checkpoint {args.checkpoint}: no such run; minglm demo trains runs/demo/sft, or give another run folder")
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         with running(args.checkpoint) as (process, url), tqdm(total=args.seconds, unit="s", desc=f"{args.clients} clients", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s") as bar:
             result = asyncio.run(load(url, process.pid, args.clients, args.seconds, progress=lambda t: bar.update(t - bar.n)))

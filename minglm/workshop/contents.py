@@ -14,6 +14,7 @@ from minglm.errors import InputError
 from minglm.workshop.timing import notebooks
 
 BEGIN, END = "<!-- notebooks -->", "<!-- /notebooks -->"
+DEMO = datafiles.hint("`make demo`", "`minglm demo`")
 # Notebook → what it shows in one sentence, and what to read before it.
 ABOUT = {
     "learn/00_start_here": ("one configuration object for a toy and for 744B; your first model trains", "nothing"),
@@ -22,11 +23,11 @@ ABOUT = {
     "learn/03_lightning_indexer": ("which keys to read; break causality, then repair it", "02"),
     "learn/04_mixture_of_experts": ("routing, collapse, and the bias that balances", "00"),
     "learn/05_train_it": ("all stages, a real kill and an exact resume", "01–04"),
-    "learn/06_mtp_and_speculative_decoding": ("guessing ahead without changing the answer", "05, `make demo`"),
+    "learn/06_mtp_and_speculative_decoding": ("guessing ahead without changing the answer", f"05, {DEMO}"),
     "learn/07_muon": ("an optimiser that gives every direction the same step", "05"),
-    "learn/08_long_context_and_the_needle": ("find a fact at every depth, and what fails first", "05, `make demo`"),
-    "learn/09_sft": ("from text to answers: only the answer's words count", "05, `make demo`"),
-    "learn/10_evaluation": ("pass@k, needles, a small arena with intervals", "09, `make demo`"),
+    "learn/08_long_context_and_the_needle": ("find a fact at every depth, and what fails first", f"05, {DEMO}"),
+    "learn/09_sft": ("from text to answers: only the answer's words count", f"05, {DEMO}"),
+    "learn/10_evaluation": ("pass@k, needles, a small arena with intervals", f"09, {DEMO}"),
     "learn/11_open_it_elsewhere": ("the same numbers in transformers, and a check that notices a 1% error", "02–04"),
     "learn/12_rl_from_verifiable_rewards": ("from sometimes right to often right, with no answer shown", "09"),
     "learn/13_the_long_tail_and_april": ("why everybody waits for the longest answer, live", "12"),
@@ -37,7 +38,7 @@ ABOUT = {
     "learn/18_past_one_machine": ("four ways to split a step over processes, and the same loss from all", "05"),
     "learn/19_mindspore_side_by_side": ("the same model in the Ascend world's framework", "05"),
     "learn/20_fault_drills": ("kills, a full disk, a cut file: what is lost, and how to find out before", "05"),
-    "learn/21_serving": ("continuous batching: why thirty readers do not wait thirty times as long", "06, `make demo`"),
+    "learn/21_serving": ("continuous batching: why thirty readers do not wait thirty times as long", f"06, {DEMO}"),
     "scale/00_chips_and_rooflines": ("how fast a chip is, and why rarely as fast as its data sheet", "nothing"),
     "scale/01_the_network": ("links, rings and trees: when the message is small, latency rules", "scale/00"),
     "scale/02_plans_and_memory": ("how 744B fits, and why most plans do not", "scale/01"),
@@ -83,7 +84,7 @@ def reading(path: Path) -> str:
 
 def table() -> str:
     lines = ["| notebook | minutes to compute, to read | in one sentence | after |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| [{n}](notebooks/{n}.ipynb) | {m} | {s} | {a} |" for n, m, s, a in rows())])
+    return "\n".join([*lines, *(f"| [{n}]({datafiles.hint('notebooks/', '')}{n}.ipynb) | {m} | {s} | {a} |" for n, m, s, a in rows())])
 
 
 def write(path: Path) -> bool:

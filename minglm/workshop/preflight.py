@@ -35,7 +35,7 @@ def report(checks: list[Check], colour: bool) -> str:
         if c.remedy and c.state != "ok":
             lines.append(f"     {'':<{width}}  → {c.remedy}")
     problems = [c.name for c in checks if c.state == "problem"]
-    lines += ["", f"NOT READY: mend {', '.join(problems)}" if problems else "READY: open JupyterLab with `make lab`"]
+    lines += ["", f"NOT READY: mend {', '.join(problems)}" if problems else f"READY: open JupyterLab with `{datafiles.hint('make lab', 'minglm lab')}`"]
     return "\n".join(lines)
 
 
@@ -129,5 +129,5 @@ def _checkpoints() -> Check:
     try:
         rows = checkpoints.verify(checkpoints.FOLDER)
     except InputError as err:
-        return Check("checkpoints", "note", str(err).split(":")[-1].strip().split(";")[0], "make checkpoints (then a notebook can start from the one before it)")
+        return Check("checkpoints", "note", str(err).split(":")[-1].strip().split(";")[0], "minglm workshop checkpoints (then a notebook can start from the one before it)")
     return Check("checkpoints", "ok", f"{len(rows)} whole, {sum(r['bytes'] for r in rows) / 2**20:.1f} MiB")

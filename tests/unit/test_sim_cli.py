@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from minglm import datafiles
 from sim import cli
 from sim.cli import commands, main
 
@@ -132,6 +133,14 @@ def test_user_rows(capsys, in_tmp):
     code, out, _ = call(capsys, "validate", "mine.yaml", "--json")
     row = json.loads(out)["rows"][0]
     assert code == 0 and row["kind"] == "predict" and row["predicted"] > 0 and row["error"] is not None
+
+
+def test_validation_of_nothing_is_a_failure(capsys, monkeypatch):
+    from sim import validate
+    whole = validate.run([datafiles.data("published_runs", "held_out", "megatron_bridge.yaml")])
+    monkeypatch.setattr(validate, "run", lambda *a, **k: {**whole, "rows": []})
+    code, _, err = call(capsys, "validate")
+    assert code == 1 and "no row was compared" in err and len(err.splitlines()) == 1
 
 
 def test_module_and_import_need_neither_torch_nor_numpy():
