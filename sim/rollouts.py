@@ -57,6 +57,7 @@ class _Run:
         self.status, self.buffer = Status(), PartialBuffer()
         self.running: dict[int, Group] = {}                     # by id, in order of submission
         self.finished: list[Group] = []
+        self.running_versions, self.finished_versions = Counter(), Counter()   # groups by the version they started at
         self.bell, self.drained = self.env.event(), self.env.event()
         self.rolling_since = self.last_complete = 0.0
         self.made, self.rolling, self.in_flight, self.peak = 0, False, 0, 0
@@ -83,6 +84,7 @@ class _Run:
             groups += [self._new() for _ in range(room - len(groups))]
             for group in groups:
                 self.running[group.id] = group
+                self.running_versions[group.version] += 1
                 self.status.running += 1
                 for trajectory in group.samples:
                     if trajectory.done < trajectory.length:
@@ -184,12 +186,14 @@ class _Run:
 
     def _complete(self, group: Group) -> None:
         del self.running[group.id]
+        self.running_versions[group.version] -= 1
         self.last_complete = self.env.now
         self.status.running -= 1
         if not group.kept:
             self.filtered.append(group)
             return
         self.finished.append(group)
+        self.finished_versions[group.version] += 1
         self.status.finished += 1
 
     # ---- the trainer
@@ -205,7 +209,7 @@ class _Run:
             for k in range(case.parts):
                 last = k == case.parts - 1
                 start = env.now
-                while not self._ready(part, last):
+                while not self._ready(part):
                     self.bell = env.event()
                     yield self.bell
                 waited += env.now - start
@@ -262,26 +266,30 @@ class _Run:
         self.rolling, self.rolling_since = True, self.env.now
         self.refill()
 
-    def _ready(self, part: Policy, last: bool) -> bool:
+    def _ready(self, part: Policy) -> bool:
         policy, status = self.policy, self.status
         if policy.max_gap is not None:
             for group in [g for g in self.finished if policy.too_stale(status.version, _oldest(g))]:
                 self.finished.remove(group)
+                self.finished_versions[group.version] -= 1
                 self.dropped.append(group)
                 status.finished -= 1
         if not part.batch_is_ready(status):
             if policy.continuous:
                 self.refill()
             return False
-        oldest = next(iter(self.running.values())).version if self.running else None
-        return not (self.case.strict and last and policy.must_wait(status.version, oldest))
+        return not (self.case.strict and policy.must_wait(status, self.running_versions, self.finished_versions, part.batch_groups))
 
     def _take(self, count: int) -> list[Group]:
         """The batch: the oldest groups under a strict bound, otherwise in the order in which they ended."""
         if self.case.strict and self.policy.mode == "async":
             self.finished.sort(key=lambda g: g.id)
         batch, self.finished = self.finished[:count], self.finished[count:]
-        self.status.finished -= count
+        if self.policy.discards_surplus:
+            self.surplus += self.finished
+            self.finished = []
+        self.finished_versions = Counter(g.version for g in self.finished)
+        self.status.finished = len(self.finished)
         self.status.accepted += count
         return batch
 
@@ -303,9 +311,8 @@ class _Run:
         if self.policy.aborts_at_target:
             self.buffer.put_back(left.values())
         else:
-            n = self.policy.batch_groups
-            self.surplus += [*left.values(), *self.finished[n:]]
-            self.finished = self.finished[:n]
+            self.surplus += left.values()
+        self.running_versions.clear()
         self.status.running, self.status.finished = 0, len(self.finished)
         self.loads = [(0, e.id) for e in self.engines]
 

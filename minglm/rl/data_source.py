@@ -97,4 +97,5 @@ class DataSource:
         """A group written by `Group.to_dict`, with its problem made again."""
         made = self.make(group["index"])
         made.samples = [Sample(**s) for s in group["samples"]]
+        made.version = made.oldest_version
         return made

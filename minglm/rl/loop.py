@@ -8,6 +8,7 @@ the same command goes on from the checkpoint, and the journal gives back the sam
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +118,8 @@ class Loop:
         """Everything that may start now."""
         if self.push and not self.push["sent"] and (self.policy.continuous or not self.open):
             self._send_push()
+        if len(self.source.buffer) and self.policy.continuous and self._may_submit():
+            self._submit()                # what a checkpoint left unfinished is old: it is in flight again before the next update is chosen
         if self.aborting is None and not self.in_training and not self.push and not self.evaluating and self.updates < self.settings.updates:
             self._drop_stale()
             self._count()
@@ -235,9 +238,6 @@ class Loop:
         self.record.aborted(groups, kept=self.policy.aborts_at_target)
         if self.policy.aborts_at_target:
             self.source.buffer.put_back(groups)
-        else:
-            surplus, self.ready = self.ready[self.policy.batch_groups:], self.ready[:self.policy.batch_groups]
-            self.record.wasted(surplus)
 
     def _drop_stale(self) -> None:
         for group in [g for g in self.ready if self.policy.too_stale(self.status.version, g.oldest_version)]:
@@ -250,12 +250,15 @@ class Loop:
         """Async: whether a group in flight would break the staleness bound if this update came before it."""
         if not self.settings.strict:
             return False
-        return self.policy.must_wait(self.status.version, min((g.version for g in self.open.values()), default=None))
+        return self.policy.must_wait(self.status, Counter(g.version for g in self.open.values()), Counter(g.version for g in self.ready))
 
     def _train(self) -> None:
         if self.settings.strict and self.policy.mode == "async":
-            self.ready.sort(key=lambda g: g.index)                # the oldest first: they may not wait for the next update
+            self.ready.sort(key=lambda g: (g.version, g.index))   # the oldest first: they may not wait for the next update
         batch, self.ready = self.ready[:self.policy.batch_groups], self.ready[self.policy.batch_groups:]
+        if self.policy.discards_surplus:
+            self.record.wasted(self.ready)
+            self.ready = []
         update = self.updates + 1
         pushes = self.policy.pushes_after(update)
         message = {"do": "train", "update": update, "version": self.status.version, "reset": self.reset_next,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -77,6 +77,11 @@ class Policy:
         return self.mode == "april"
 
     @property
+    def discards_surplus(self) -> bool:
+        """Whether complete groups beyond the batch are lost, since they would be stale at the next update."""
+        return self.mode in ("sync", "ahead")
+
+    @property
     def generates_ahead(self) -> bool:
         return self.mode == "ahead"
 
@@ -103,13 +108,30 @@ class Policy:
         """Whether enough complete groups wait for an update."""
         return status.finished >= self.batch_groups
 
-    def must_wait(self, version: int, oldest_running: int | None) -> bool:
-        """Whether an update must wait for a group in flight that started at version `oldest_running` (None: none is).
+    def must_wait(self, status: Status, running: Mapping[int, int], finished: Mapping[int, int],
+                  batch: int | None = None) -> bool:
+        """Whether an update must wait for groups in flight, so that none is ever more than ⌈η⌉ versions old when trained.
 
-        Async: at the next version that group would be more than ⌈η⌉ old. There are never more such groups than a batch,
-        because of the capacity rule, so that taking the oldest groups first keeps staleness within ⌈η⌉ and never blocks.
+        Args:
+            running, finished: version at which they were started → groups in flight, and complete groups that wait.
+            batch: groups that this update takes, the oldest complete ones first; by default `batch_groups`.
+
+        Async only. Whatever was started at version v or before must be trained by version v + ⌈η⌉, so among the first
+        (v + ⌈η⌉ + 1)·B groups (B = `batch_groups`). The capacity rule of `groups_to_submit` keeps that while groups are
+        trained in the order of their start; a younger group that ends before an older one and is trained takes its place.
+        Hence the same rule once more for every version v in flight: groups accepted by then, and those of version ≤ v still
+        to come, must not be more than (v + ⌈η⌉ + 1)·B. It never blocks: with nothing in flight the oldest go first.
         """
-        return self.mode == "async" and oldest_running is not None and version - oldest_running >= math.ceil(self.eta)
+        if self.mode != "async":
+            return False
+        batch = self.batch_groups if batch is None else batch
+        left = done = 0
+        for version in sorted({*running, *finished}):
+            left, done = left + running.get(version, 0), done + finished.get(version, 0)
+            places = (version + math.ceil(self.eta) + 1) * self.batch_groups - status.accepted - batch
+            if running.get(version) and left + max(0, done - batch) > places:
+                return True
+        return False
 
     def pushes_after(self, updates: int) -> bool:
         """Whether weights go to the rollout engines after this many updates in all (1, 2, …)."""

@@ -38,7 +38,7 @@ class Settings:
     over_sampling: int | None = _key(None, "april: groups submitted at a time; null for batch_groups", "groups", 1)
     max_concurrent: int | None = _key(None, "groups in flight at most; null for the mode's own limit", "groups", 1)
     eta: float = _key(1.0, "async: batches that may be started ahead of the one in training; a fraction is allowed", "batches", 0.0)
-    strict: bool = _key(True, "async: an update waits for a group that would be more than eta versions old at the next one, and takes the oldest first; false: first come, first trained")
+    strict: bool = _key(True, "async: an update waits for groups in flight that it would leave more than eta versions old when trained, and takes the oldest first; false: first come, first trained")
     push_every: int = _key(1, "glm5: updates between two pushes", "updates", 1)
     max_gap: int | None = _key(None, "glm5: drop a group whose oldest token is more versions behind", "versions", 0)
     dynamic_filter: bool = _key(True, "drop groups whose rewards are all equal, and roll out others instead")

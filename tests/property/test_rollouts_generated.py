@@ -37,10 +37,14 @@ def test_every_trajectory_is_trained_waiting_buffered_running_or_counted_as_wast
     assert 0 <= result.rollout_idle <= 1 and 0 <= result.tail_share <= 1 and result.seconds >= 0
 
 
-@given(cases(st.tuples(st.integers(0, 6)).map(lambda x: Policy("async", BATCH, eta=x[0] / 2))))
-@settings(deadline=None, max_examples=100)
-def test_async_staleness_never_exceeds_eta_rounded_up(case):
-    assert simulate(case).max_staleness <= -(-case.policy.eta // 1)
+BOUND = {"sync": lambda p: 0, "ahead": lambda p: 1, "async": lambda p: -(-p.eta // 1), "april": lambda p: float("inf"), "glm5": lambda p: p.max_gap}
+
+
+@given(cases(), st.sampled_from((1, 2, 4)), st.integers(3, 12))
+@settings(deadline=None, max_examples=150)
+def test_staleness_never_exceeds_what_the_mode_promises(case, parts, steps):
+    case = replace(case, parts=parts if case.policy.mode == "async" else 1, steps=steps)
+    assert simulate(case).max_staleness <= BOUND[case.policy.mode](case.policy)
 
 
 @given(cases(st.just(Policy("sync", BATCH))), st.integers(2, 4))

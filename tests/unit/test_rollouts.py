@@ -52,6 +52,21 @@ def test_staleness_stays_within_the_bound_and_exceeds_it_without():
     assert loose.step_s < tight.step_s
 
 
+@pytest.mark.parametrize("parts, longest", [(1, 4), (2, 8), (4, 8)])
+def test_short_groups_that_overtake_long_ones_do_not_push_them_beyond_the_bound(parts, longest):
+    """Groups of (1, 1, 1) and (1, 1, 4) tokens by turns: the short ones of version 1 end before the long ones of version 0."""
+    case = Case(Policy("async", batch_groups=4, eta=2.0), 3, Lengths(groups=((1, 1, 1), (1, 1, longest)), prompt=1), 3, DecodeCurve(((1, 1.0),)),
+                max_running=2, train_s_per_token=0.05, steps=6, parts=parts)
+    assert simulate(case).max_staleness == 2
+    assert simulate(replace(case, strict=False)).max_staleness > 2
+
+
+@pytest.mark.parametrize("mode, bound", [("sync", 0), ("ahead", 1)])
+def test_groups_that_a_filter_leaves_over_are_lost_and_not_trained_later(mode, bound):
+    result = simulate(replace(CASE, policy=Policy(mode, 16), keep=0.6, lengths=Lengths(groups=((9, 9, 9, 9),)), engines=32, steps=8))
+    assert result.max_staleness == bound and result.counts["surplus"] > 0
+
+
 def test_april_removes_the_tail_and_async_the_waiting():
     sync, april = simulate(replace(CASE, steps=8)), simulate(replace(CASE, policy=Policy("april", 16, 32), steps=8, warmup=2))
     free = simulate(replace(CASE, policy=Policy("async", 16, eta=3), steps=8, warmup=2))
