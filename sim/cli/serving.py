@@ -341,10 +341,10 @@ def _scenario(args, rent) -> dict:
         if value is not None:
             work[key] = value
     if args.rate is not None or args.concurrency is not None:
-        work.pop("rate", None), work.pop("users", None)
-        work |= {k: v for k, v in (("rate", args.rate), ("users", args.concurrency)) if v is not None}
-    elif "rate" not in work and "users" not in work:
-        work["users"] = 8
+        work.pop("rate", None), work.pop("concurrency", None)
+        work |= {k: v for k, v in (("rate", args.rate), ("concurrency", args.concurrency)) if v is not None}
+    elif "rate" not in work and "concurrency" not in work:
+        work["concurrency"] = 8
     prices = dict(given.get("prices") or {})
     if rent is not None:
         prices["rent"] = rent
