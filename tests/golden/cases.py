@@ -42,7 +42,8 @@ class Case:
     @property
     def uses_torch(self) -> bool:
         return any(
-            command.startswith(("minglm train", "minglm rl")) and "--show" not in command for command in self.commands
+            command.startswith(("minglm train", "minglm rl")) and "--print-config" not in command
+            for command in self.commands
         )
 
 
@@ -156,8 +157,8 @@ TEXTS = [
     _one("text_serving", "clustersim serving serving_glm5_h200"),
     _one("text_rollouts", "clustersim rollouts case.yaml --mode april"),
     _one("text_claim", "clustersim claims total-params"),
-    _one("text_recipe", "minglm train ci_pretrain --show"),
-    _one("text_rl_settings", "minglm rl --show"),
+    _one("text_recipe", "minglm train ci_pretrain --print-config"),
+    _one("text_rl_settings", "minglm rl --print-config"),
     Case(
         "text_bad_input",
         (
