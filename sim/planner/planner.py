@@ -124,7 +124,7 @@ def question(
     machine = money.with_prices(machine, prices or {})
     if objective == "cost" and machine.chip.rent_usd_per_hour is None and machine.system_price_usd is None:
         raise InputError(
-            f"objective cost: no price of {machine.chip.name} is known; give one with --rent '$2/h' or prices.rent_usd_per_hour, or "
+            f"objective cost: no price of {machine.chip.name} is known; give one with --chip-hour-price '$2/h' or prices.rent_usd_per_hour, or "
             "choose --objective tokens"
         )
     return Question(
@@ -368,9 +368,11 @@ def _assumptions(q: Question) -> list[str]:
         f"failures: {rate.source}" if rate else "failures per chip as in Llama 3's table: none is known for this chip"
     )
     if q.cluster.chip.rent_usd_per_hour is None:
-        out.append(f"no rent of {q.cluster.chip.name} is known: no cost to rent is given (--rent sets one)")
+        out.append(f"no rent of {q.cluster.chip.name} is known: no cost to rent is given (--chip-hour-price sets one)")
     if q.cluster.system_price_usd is None:
-        out.append(f"no system price of {q.cluster.chip.name} is known: no cost to own is given (--price sets one)")
+        out.append(
+            f"no system price of {q.cluster.chip.name} is known: no cost to own is given (--system-price sets one)"
+        )
     return out
 
 
