@@ -11,18 +11,19 @@ import os
 import time
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 
-FOLDER = Path(__file__).resolve().parents[1] / "tests" / "bench"
 ROW_KEYS = ("name", "value", "unit", "ratio", "target", "met", "command", "machine")
 
 
-def discover(folder: Path = FOLDER) -> dict[str, Path]:
+def discover(folder: Path | None = None) -> dict[str, Path]:
     """Bench name → file. The name is read from the text, so that nothing is imported that will not run.
 
     Raises:
         InputError: no bench there (an installation without the repository), or two of the same name.
     """
+    folder = folder or (datafiles.root() or Path()) / "tests" / "bench"
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("bench_*.py")):
         line = next((x for x in path.read_text(encoding="utf-8").splitlines() if x.startswith("NAME")), None)
@@ -37,7 +38,7 @@ def discover(folder: Path = FOLDER) -> dict[str, Path]:
     return found
 
 
-def run(only: str | None = None, out: Path | None = None, folder: Path = FOLDER, show: bool = True) -> list[dict]:
+def run(only: str | None = None, out: Path | None = None, folder: Path | None = None, show: bool = True) -> list[dict]:
     """Run every bench, or the one named `only`; returns all rows.
 
     Raises:

@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+from minglm import datafiles, run_folder
 from minglm.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "runs" / "book"
+TARGET = datafiles.default_runs() / "book"
 PARTS = {"learn": "Learn: build it", "scale": "Scale: simulate it", "plan": "Plan: decide with it"}
 SHEETS = "Workshop: exercises"
 
@@ -60,19 +60,21 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     Args:
         only: build a book of the notebooks whose path holds this word (for trying out).
     """
-    if target.exists():
-        shutil.rmtree(target)
-    target.mkdir(parents=True)
+    root = datafiles.root()
+    if root is None:
+        raise InputError("the book is made from the repository's README and notebooks; run from a clone of the repository")
+    run_folder.set_aside(target, "book")
+    run_folder.claim(target, "book")
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
-        notebooks = [p for p in sorted((ROOT / "notebooks" / folder).glob("*.ipynb")) if only is None or only in p.as_posix()]
+        notebooks = [p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in p.as_posix()]
         if notebooks:
             (target / folder).mkdir()
             toc += [f"- caption: '{caption}'", "  chapters:"]
             for path in notebooks:
                 shutil.copy(path, target / folder / path.name)
                 toc.append(f"  - file: {folder}/{path.stem}")
-    sheets = [p for p in sorted((ROOT / "notebooks" / "workshop" / "exercises").glob("*.ipynb")) if only is None or only in p.as_posix()]
+    sheets = [p for p in sorted(datafiles.notebooks("workshop", "exercises").glob("*.ipynb")) if only is None or only in p.as_posix()]
     if sheets:
         (target / "workshop" / "exercises").mkdir(parents=True)
         toc += [f"- caption: '{SHEETS}'", "  chapters:"]
@@ -85,10 +87,10 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     # No page has formulas that need MathJax, and its default comes from the net: an empty script stands in.
     (target / "_static" / "no_mathjax.js").write_text("", encoding="utf-8")
     (target / "_static" / "print.css").write_text(PRINT, encoding="utf-8")
-    figures = ROOT / "data" / "figures"
+    figures = datafiles.data("figures")
     if figures.is_dir():
         shutil.copytree(figures, target / "data" / "figures")
-    (target / "intro.md").write_text(_intro((ROOT / "README.md").read_text(encoding="utf-8"), target), encoding="utf-8")
+    (target / "intro.md").write_text(_intro((root / "README.md").read_text(encoding="utf-8"), target), encoding="utf-8")
     env = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook", "MINGLM_RUNS": str(target / "runs")}
     run = "from jupyter_book.cli.main import main; main()"          # the package has no __main__, and Scripts may not be on the path
     subprocess.run([sys.executable, "-c", run, "build", str(target), "--quiet"], check=True, env=env)

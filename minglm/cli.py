@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, Parser
 
 COMMANDS: dict[str, tuple[str, str, Callable]] = {}
@@ -68,7 +69,7 @@ def _train_arguments(p) -> None:
     p.add_argument("--run", help="folder of the run (default runs/RECIPE)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe; repeatable")
     p.add_argument("--init-from", metavar="RUN", help="run or checkpoint whose weights the stage starts from")
-    p.add_argument("--fresh", action="store_true", help="delete the run and start over")
+    p.add_argument("--fresh", action="store_true", help="start over; the old run is moved to .trash-TIME-NAME beside it")
     p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu", "mps"))
     for kind, text in (("dp", "rows"), ("ep", "experts"), ("tp", "heads"), ("cp", "the sequence")):
         p.add_argument(f"--{kind}", type=int, metavar="N", help=f"with torchrun: split {text} over N processes")
@@ -183,7 +184,7 @@ def _demo(args) -> int:
 def _demo_arguments(p) -> None:
     p.add_argument("--run", default="runs/demo", help="folder for everything it makes (default runs/demo)")
     p.add_argument("--size", default="mini", help="mini (minutes) or nano (seconds, learns nothing much)")
-    p.add_argument("--fresh", action="store_true", help="delete the folder and start over")
+    p.add_argument("--fresh", action="store_true", help="start over; the old folder is moved to .trash-TIME-NAME beside it")
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -192,8 +193,8 @@ def _lab(args) -> int:
     import importlib.util
     import subprocess
     if importlib.util.find_spec("jupyterlab") is None:
-        raise InputError("jupyterlab is not installed; pip install -c constraints.txt -e '.[lab]' or call `make lab`")
-    first = Path(__file__).resolve().parents[1] / "notebooks" / "learn" / "00_start_here.ipynb"
+        raise InputError("jupyterlab is not installed; " + datafiles.hint("call `make lab`", datafiles.install_hint("lab")))
+    first = datafiles.notebooks("learn", "00_start_here.ipynb")
     return subprocess.call([sys.executable, "-m", "jupyterlab", *([str(first)] if first.is_file() else []), *args.rest])
 
 
@@ -211,7 +212,7 @@ def _need_torch() -> None:
     import importlib.util
     missing = [p for p in ("torch", "numpy", "tokenizers", "safetensors") if importlib.util.find_spec(p) is None]
     if missing:
-        raise InputError(f"not installed: {', '.join(missing)}; pip install -c constraints.txt -e '.[train]' or call `make demo`")
+        raise InputError(f"not installed: {', '.join(missing)}; {datafiles.install_hint('train')}" + datafiles.hint(" or call `make demo`", ""))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ def add(p) -> None:
     for name, kind in FLAGS.items():
         p.add_argument("--" + name.replace("_", "-"), type=kind, default=None, help=helps.get(name))
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change any key of the settings; repeatable")
-    p.add_argument("--fresh", action="store_true", help="delete the run and start over")
+    p.add_argument("--fresh", action="store_true", help="start over; the old run is moved to .trash-TIME-NAME beside it")
     p.add_argument("--engine", default="local", help="local: processes here; inline: one process, repeatable; ray: actors, see --address (default local)")
     p.add_argument("--address", help="of a Ray cluster; default a private one on this machine")
     p.add_argument("--show", action="store_true", help="print all settings, explained, and stop")
@@ -47,7 +47,7 @@ def main(args) -> int:
         return 0
     from minglm.cli import _need_torch
     _need_torch()
-    from minglm import checkpoint
+    from minglm import checkpoint, run_folder
     from minglm.rl import tasks
     from minglm.rl.run import rl
     from minglm.rl.warm import for_recipe
@@ -57,10 +57,12 @@ def main(args) -> int:
 
     tasks.get(chosen.task, chosen.tail)
     run_dir = Path(args.run) if args.run else Path("runs") / f"rl_{Path(args.recipe).stem}_{chosen.mode}"
+    if args.fresh:                                     # before the warm start, which takes minutes and may be for nothing
+        run_folder.set_aside(run_dir, "rl")
     init_from = args.init_from
-    if init_from is None and (args.fresh or not checkpoint.find(run_dir)):
+    if init_from is None and not checkpoint.find(run_dir):
         init_from = for_recipe(warm, chosen, run_dir.parent, show)
-    summary = rl(chosen, run_dir, init_from, args.fresh, args.engine, args.address, show=show)
+    summary = rl(chosen, run_dir, init_from, engine=args.engine, address=args.address, show=show)
     print(json.dumps(summary) if args.json else _text(summary))
     return 0
 

@@ -30,13 +30,14 @@ def main(args) -> int:
     import importlib.util
     import os
 
+    from minglm import datafiles
     from minglm.cli import _need_torch
     from minglm.errors import InputError
     from minglm.serving.settings import ServeSettings
     _need_torch()
     missing = [p for p in ("fastapi", "uvicorn", "prometheus_client") if importlib.util.find_spec(p) is None]
     if missing:
-        raise InputError(f"not installed: {', '.join(missing)}; pip install -c constraints.txt -e '.[dist]'")
+        raise InputError(f"not installed: {', '.join(missing)}; {datafiles.install_hint('dist')}")
     from minglm.serving.server import serve
     settings = ServeSettings(host=args.host, port=args.port, key=args.key or os.environ.get("MINGLM_KEY") or None, name=args.name, max_batch=args.max_batch,
                              max_len=args.max_len, max_tokens=args.max_tokens, max_concurrent=args.max_concurrent,

@@ -1,6 +1,8 @@
 """`minglm workshop`: what an instructor needs around a class."""
 from __future__ import annotations
 
+from minglm import datafiles
+
 TEXT = "for instructors: check the machine, build exercises and checkpoints, collect results, measure"
 EXAMPLES = ("minglm workshop preflight\nminglm workshop build\nminglm workshop checkpoints\nminglm workshop collect runs/workshop/results\n"
             "minglm workshop timing --write\nminglm workshop kernels --count 30\nminglm workshop slides\nminglm workshop contents")
@@ -58,7 +60,7 @@ def _build(args) -> int:
 
     changed = generator.build(check_only=args.check)
     for path in changed:
-        print(f"{path.relative_to(generator.ROOT)}: {'differs from its source' if args.check else 'written'}")
+        print(f"{datafiles.shown(path)}: {'differs from its source' if args.check else 'written'}")
     if not changed:
         print(f"{2 * len(generator.sources())} notebooks are what their sources give")
     return 1 if args.check and changed else 0
@@ -126,7 +128,7 @@ def _slides(args) -> int:
 
     from minglm.workshop import slides, timing
 
-    chosen = [Path(n) for n in args.notebooks] or (timing.notebooks() if args.all else [slides.ROOT / "notebooks" / f"{n}.ipynb" for n in slides.DEFAULT])
+    chosen = [Path(n) for n in args.notebooks] or (timing.notebooks() if args.all else [datafiles.notebooks(f"{n}.ipynb") for n in slides.DEFAULT])
     if args.book:
         chosen = [slides.executed(path) for path in chosen]
     for path in slides.export(chosen, Path(args.out) if args.out else slides.FOLDER, execute=not args.book):

@@ -13,13 +13,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from minglm import run_folder
 from minglm.errors import InputError, nearest
 
 STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
@@ -41,9 +41,11 @@ def run_demo(run_dir: Path, size: str = "mini", fresh: bool = False, progress: b
     if size not in SIZES:
         raise InputError(f"size {size!r}: not one of {', '.join(SIZES)}{nearest(size, SIZES)}")
     plan = SIZES[size]
-    if fresh and run_dir.exists():
-        shutil.rmtree(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        run_folder.set_aside(run_dir, "demo")
+    if run_folder.is_foreign(run_dir, "demo"):
+        raise InputError(f"{run_dir}: not empty and not a demo of minglm; give another --run")
+    run_folder.claim(run_dir, "demo")
     made_by = _step(run_dir, "size", lambda: {"size": size})["size"]
     if made_by != size:
         raise InputError(f"{run_dir}: holds a demo of size {made_by!r}, not {size!r}; add --fresh to start over, or use --run for another folder")

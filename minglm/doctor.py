@@ -13,7 +13,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from minglm import machine
+from minglm import datafiles, machine
 
 EXTRAS = {"train": ("torch", "numpy", "tokenizers", "safetensors"),
           "lab": ("jupyterlab", "ipywidgets", "anywidget", "nbconvert", "nbclient", "matplotlib"),
@@ -53,13 +53,13 @@ def _python() -> Check:
 def _packages() -> list[Check]:
     out = []
     missing = [p for p in BASE if importlib.util.find_spec(p) is None]
-    out.append(Check("base packages", "problem", f"missing {', '.join(missing)}", "pip install -e .") if missing
+    out.append(Check("base packages", "problem", f"missing {', '.join(missing)}", datafiles.install_hint()) if missing
                else Check("base packages", "ok", ", ".join(BASE)))
     for extra, packages in EXTRAS.items():
         missing = [p for p in packages if importlib.util.find_spec(p) is None]
         if missing:
             out.append(Check(f"extra {extra}", "problem" if extra == "train" else "note", f"missing {', '.join(missing)}",
-                             f"pip install -c constraints.txt -e '.[{extra}]'" + (" (needed to train)" if extra == "train" else "")))
+                             datafiles.install_hint(extra) + (" (needed to train)" if extra == "train" else "")))
         else:
             out.append(Check(f"extra {extra}", "ok", ", ".join(f"{p} {_version(p)}" for p in packages)))
     return out

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from minglm import metrics, ray_cluster
+from minglm import datafiles, metrics, ray_cluster
 from minglm.errors import InputError, Parser, nearest
 
 STEPS = 16
@@ -276,7 +276,6 @@ class Drills:
 
 
 KINDS = ("trainer", "rl_worker", "server", "rl_run", "disk_full", "ray_worker", "trainer", "rl_worker", "truncated_shard", "clock_jump")
-RECORD = Path(__file__).resolve().parents[1] / "data" / "reference" / "drills.csv"
 
 
 def run(count: int, out: Path, seed: int = 0, kinds: tuple[str, ...] = KINDS, show: Callable[[str], None] = lambda line: None) -> list[dict]:
@@ -312,9 +311,9 @@ def by_kind(rows: list[dict]) -> list[dict]:
     return out
 
 
-def read(path: Path = RECORD) -> list[dict]:
+def read(path: Path | None = None) -> list[dict]:
     """The rows of a finished run, by default of the one that is recorded in data/reference."""
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path or datafiles.data("reference", "drills.csv"), newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from minglm import datafiles
+
 SMOKE = os.environ.get("MINGLM_SMOKE") == "1"
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def pick(full, smoke):
@@ -34,6 +35,6 @@ def show(fig, alt: str):
 
 def runs(name: str) -> Path:
     """The folder `runs/<name>` for what this notebook trains, beside the repository's own runs; smoke runs go apart."""
-    folder = Path(os.environ.get("MINGLM_RUNS", ROOT / "runs")) / (f"smoke-{name}" if SMOKE else name)
+    folder = datafiles.runs() / (f"smoke-{name}" if SMOKE else name)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from minglm import datafiles
 from minglm.errors import InputError
 
 STARTS = 3                     # tries to start a cluster on this machine
@@ -14,7 +15,7 @@ def check() -> None:
     """Refuse in one line where Ray is not installed."""
     import importlib.util
     if importlib.util.find_spec("ray") is None:
-        raise InputError("engine ray: the ray package is not installed; pip install -c constraints.txt -e '.[dist]', or use --engine local")
+        raise InputError(f"engine ray: the ray package is not installed; {datafiles.install_hint('dist')}, or use --engine local")
 
 
 def _answers(address: str | None, wait_s: float = 5.0) -> None:

@@ -10,10 +10,9 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.config import NAMED_SIZES, ModelConfig
 from minglm.errors import InputError, nearest
-
-FOLDER = Path(__file__).resolve().parents[1] / "data" / "recipes"
 
 # Attention mode of the model and what each stage trains.
 STAGES = {
@@ -162,7 +161,7 @@ def read(name: str | Path, folder: Path, kind: str) -> dict:
     """
     import yaml
 
-    path, named, shown = Path(name), [p.stem for p in sorted(folder.glob("*.yaml"))], folder.relative_to(FOLDER.parents[1]).as_posix()
+    path, named, shown = Path(name), list(datafiles.catalogue(folder, ".yaml")), datafiles.shown(folder)
     if path.suffix not in (".yaml", ".yml"):
         path = folder / f"{name}.yaml"
         if not path.is_file():
@@ -184,7 +183,7 @@ def load(name: str | Path, changes: dict | None = None) -> Recipe:
     Raises:
         InputError: no such recipe (the nearest name is given), not YAML, or a key or value out of order.
     """
-    return from_dict({**read(name, FOLDER, "recipe"), **(changes or {})})
+    return from_dict({**read(name, datafiles.data("recipes"), "recipe"), **(changes or {})})
 
 
 def parse_change(text: str) -> tuple[str, object]:
@@ -202,7 +201,7 @@ def parse_change(text: str) -> tuple[str, object]:
 
 def names() -> list[str]:
     """Recipes that come with the project."""
-    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+    return list(datafiles.catalogue("recipes", ".yaml"))
 
 
 def render(recipe: Recipe, title: str = "") -> str:

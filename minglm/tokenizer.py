@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
 
 # Order is identity: <|bos|> is 0 and <|eos|> is 1, as ModelConfig's defaults say.
@@ -107,5 +108,5 @@ def _tokenizers():
     try:
         import tokenizers
     except ImportError:
-        raise InputError("the package `tokenizers` is not installed; pip install -e '.[train]' or call `make demo`") from None
+        raise InputError(f"the package `tokenizers` is not installed; {datafiles.install_hint('train')}") from None
     return tokenizers

@@ -14,7 +14,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import signal
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from minglm import checkpoint, gpu_device, machine, memory, metrics, shards
+from minglm import checkpoint, gpu_device, machine, memory, metrics, run_folder, shards
 from minglm import recipe as recipes
 from minglm.config import ModelConfig
 from minglm.distributed.layout import launched
@@ -50,7 +49,7 @@ def train(recipe: Recipe, run_dir: str | Path, init_from: str | Path | None = No
     Args:
         run_dir: folder of the run, made when missing. init_from: run or checkpoint folder whose weights and tokenizer the
             stage starts from; needed by every stage but pretrain, and ignored when the run itself can be resumed.
-        resume: False deletes the run and starts over. progress: show a bar on stderr.
+        resume: False sets the old run aside and starts over. progress: show a bar on stderr.
         device: cpu, cuda, npu, mps or auto.
         parallel: with torchrun, processes along dp, ep, tp and cp (minglm/distributed/layout.py); default all dp.
 
@@ -91,17 +90,17 @@ def deterministic(compiled: bool = False):
 def _claim(run_dir: Path, recipe: Recipe, resume: bool) -> None:
     """Make the run folder this recipe's, or refuse: another recipe's run is never overwritten by accident."""
     note = run_dir / "recipe.yaml"
-    if run_dir.exists() and not note.is_file() and any(run_dir.iterdir()):
+    if not note.is_file() and run_folder.is_foreign(run_dir, "train"):
         raise InputError(f"{run_dir}: not empty and not a run of minglm; give another --run")
-    if note.is_file() and not resume:
-        shutil.rmtree(run_dir)
+    if not resume:
+        run_folder.set_aside(run_dir, "train")
     if note.is_file():
         theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
         odd = next((k for k in ours if ours[k] != theirs[k]), None)
         if odd:
             raise InputError(f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --fresh to start over or "
                              "another --run, with --init-from for its weights")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    run_folder.claim(run_dir, "train")
     temporary = run_dir / "recipe.yaml.tmp"
     temporary.write_text(recipes.render(recipe), encoding="utf-8")
     os.replace(temporary, note)
@@ -355,7 +354,7 @@ def _tokenizer_path(folder: str | Path | None) -> Path | None:
     if folder is None:
         return None
     folder = Path(folder)
-    return next((p / "tokenizer.json" for p in (folder, *folder.parents[:2]) if (p / "tokenizer.json").is_file()), None)
+    return next((p / "tokenizer.json" for p in (folder, folder.parent, folder.parent.parent) if (p / "tokenizer.json").is_file()), None)
 
 
 @contextlib.contextmanager

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.claims_rules import SAYS, STRENGTHS, VERDICTS, Answer, judge
 
-FILE = Path(__file__).resolve().parents[1] / "data" / "claims.yaml"
 KINDS = ("architecture", "hardware", "training", "benchmark", "product", "business")
 _REQUIRED = {"id", "kind", "text", "value", "unit", "computation", "rule", "verdict", "why", "sources"}
 
@@ -64,15 +64,15 @@ class Claim:
         return judge(self.value, self.rule, answer, self.sources)
 
 
-def load(path: str | Path = FILE) -> list[Claim]:
-    """The ledger's entries, checked: known kinds, verdicts and sources, no id twice.
+def load(path: str | Path | None = None) -> list[Claim]:
+    """The entries of a ledger (default data/claims.yaml), checked: known kinds, verdicts and sources, no id twice.
 
     Raises:
         InputError: the file is missing or an entry breaks a rule; the message names the entry.
     """
     import yaml
 
-    path = Path(path)
+    path = Path(path or datafiles.data("claims.yaml"))
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
@@ -124,7 +124,7 @@ def plain(x):
     return x
 
 
-def run(path: str | Path = FILE, only: str | None = None) -> dict:
+def run(path: str | Path | None = None, only: str | None = None) -> dict:
     """Recompute the ledger.
 
     Returns:

@@ -10,11 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from minglm import datafiles
+
 TEXT = "open the planner page: move a slider, see time, cost, memory and what would change the answer"
 EXAMPLES = """clustersim dashboard
 clustersim dashboard --port 8900 --no-browser
 clustersim dashboard --json                        (address, port and token on the first line)"""
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "plan" / "planner.ipynb"
 TEMPLATE = "planner"
 ONLY_NOTEBOOK = "notebook-only"          # tag of cells that the page leaves out
 
@@ -26,6 +27,11 @@ def add(parser) -> None:
     parser.add_argument("--json", action="store_true", help="for machines: the address as JSON; opens nothing")
 
 
+def notebook() -> Path:
+    """The page: a notebook that Voila serves."""
+    return datafiles.notebooks("plan", "planner.ipynb")
+
+
 def check(port: int) -> None:
     """Refuse what cannot work before the server starts: a port out of range or in use, Voila or the widgets missing."""
     from minglm.errors import InputError
@@ -35,9 +41,9 @@ def check(port: int) -> None:
         try:
             __import__(package)
         except ImportError:
-            raise InputError(f"{package} is not installed, and the page is served by it; pip install -e '.[lab]'") from None
-    if not NOTEBOOK.is_file():
-        raise InputError(f"{NOTEBOOK}: no such file; the page is that notebook: run from a full copy of the repository")
+            raise InputError(f"{package} is not installed, and the page is served by it; {datafiles.install_hint('lab')}") from None
+    if not notebook().is_file():
+        raise InputError(f"{notebook()}: no such file; the page is that notebook: {datafiles.hint('restore it with git checkout', 'install minglm again')}")
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -72,7 +78,7 @@ def main(args) -> int:
         print(f"the planner page: {address}\nstop with Ctrl-C", flush=True)
     with tempfile.TemporaryDirectory(prefix="planner-") as place:
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (place, os.environ.get("JUPYTER_PATH"))))
-        options = [str(NOTEBOOK), f"--port={args.port}", "--Voila.ip=127.0.0.1", "--Voila.port_retries=0", f"--template={local_template(Path(place))}", "--theme=light",
+        options = [str(notebook()), f"--port={args.port}", "--Voila.ip=127.0.0.1", "--Voila.port_retries=0", f"--template={local_template(Path(place))}", "--theme=light",
                    "--show_tracebacks=False", "--Voila.log_level=ERROR", "--Application.log_level=ERROR",
                    f"--TagRemovePreprocessor.remove_cell_tags={ONLY_NOTEBOOK}", "--TagRemovePreprocessor.enabled=True"]
         return serve(options, token, browser=not (args.no_browser or args.json))

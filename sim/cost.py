@@ -11,8 +11,9 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from minglm import datafiles
 from sim.documents import read_document
-from sim.facts import DATA, Cluster, Figure, figure
+from sim.facts import Cluster, Figure, figure
 
 HOURS_PER_YEAR = 8766.0
 DEFAULTS = {"years": 4.0, "utilization": 0.9, "interest": 0.05, "staff_usd_per_year": 0.0}
@@ -42,7 +43,7 @@ class Range:
 @functools.cache
 def money() -> dict:
     """The currency and the figures of `data/money.yaml`: carbon of electricity, network's and storage's share of a system."""
-    given = read_document(DATA / "money.yaml")
+    given = read_document(datafiles.data("money.yaml"))
     return {**given, **{k: figure(given[k], "ratio", f"money.{k}") for k in ("carbon_kg_per_kwh", "network_share", "storage_share")}}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from minglm import datafiles
 from minglm.errors import InputError
 from sim import dashboard_files as files
 from sim import dashboard_pictures as pictures
@@ -297,7 +298,7 @@ def open_page(values: Mapping[str, str] | None = None) -> Page:
         import anywidget  # noqa: F401
         import ipywidgets  # noqa: F401
     except ImportError as err:
-        raise InputError(f"{err.name} is missing: the page needs widgets; pip install -e '.[lab]'") from None
+        raise InputError(f"{err.name} is missing: the page needs widgets; {datafiles.install_hint('lab')}") from None
     from IPython.display import display
     for key in values or {}:
         if key not in BY_KEY:

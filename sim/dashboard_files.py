@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
 from sim.dashboard_controls import BY_KEY, CONTROLS, USUAL_CLUSTER
 from sim.dashboard_state import AXES, Answer, answer, assumptions, command, figure_words, sentence
@@ -26,10 +25,8 @@ MAX_UPLOAD = 2**20
 
 
 def folder() -> Path:
-    """Where saved scenarios and reports lie: runs/planner of the repository, or of the current folder in a browser."""
-    if sys.platform == "emscripten":
-        return Path("runs") / "planner"
-    return Path(os.environ.get("MINGLM_RUNS") or Path(__file__).resolve().parents[1] / "runs") / "planner"
+    """Where saved scenarios and reports lie."""
+    return datafiles.runs() / "planner"
 
 
 def document(a: Answer, name: str = "") -> dict:

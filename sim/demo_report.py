@@ -11,16 +11,13 @@ import json
 import re
 from pathlib import Path
 
-from minglm import plots
+from minglm import datafiles, plots
 from minglm.config import ModelConfig
 from minglm.errors import InputError
 from sim import demo_rollouts, report
 from sim.page import Page, cards, escape, table
 from sim.project import project_file
 
-ROOT = Path(__file__).resolve().parents[1]
-REFERENCE = ROOT / "data" / "reference" / "demo_pretrain.csv"
-SCENARIO = ROOT / "data" / "scenarios" / "glm5_100k_910b.yaml"
 STAGE_NAMES = {"pretrain": "pre-training", "long_context": "longer context", "dsa_warmup": "DSA warm-up", "sparse": "sparse", "sft": "chat (SFT)"}
 
 
@@ -44,7 +41,7 @@ def rows_of(path: Path) -> list[dict[str, float | None]]:
         return [{k: float(v) if v not in ("", None) else None for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def build(run_dir: Path, scenario: Path = SCENARIO) -> Path:
+def build(run_dir: Path, scenario: Path | None = None) -> Path:
     """Write report.html and picture.svg into `run_dir`; returns the page's path.
 
     Raises:
@@ -53,7 +50,7 @@ def build(run_dir: Path, scenario: Path = SCENARIO) -> Path:
     demo = _read(run_dir, "demo")
     needle, choice, cost, samples = (_read(run_dir, name) for name in ("needle", "choice_map", "cost_by_length", "samples"))
     metrics = {stage: rows_of(run_dir / stage / "metrics.csv") for stage in demo["stages"]}
-    projection = project_file(scenario)
+    projection = project_file(scenario or datafiles.data("scenarios", "glm5_100k_910b.yaml"))
     page = Page("A small GLM-5, trained here — and its big sister on 100,000 chips",
                 f"A {demo['params'] / 1e6:.1f}M-parameter model with the architecture of GLM-5 was trained end to end on this machine. "
                 "The same configuration object, at full size, then went through the cluster simulator.")
@@ -112,8 +109,9 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
         seen += len(rows) * per_step
     fig.add_hline(y=demo["ln_vocab"], line_dash="dot", line_color="#555",
                   annotation_text=f"ln V = {demo['ln_vocab']:.2f}: knowing nothing", annotation_position="top right")
-    if REFERENCE.exists() and demo["size"] == "mini":
-        reference = rows_of(REFERENCE)
+    recorded = datafiles.data("reference", "demo_pretrain.csv")
+    if demo["size"] == "mini" and recorded.exists():
+        reference = rows_of(recorded)
         per_step = demo["stages"]["pretrain"]["tokens"] / len(metrics["pretrain"]) / 1e6
         fig.add_scatter(x=[r["step"] * per_step for r in reference], y=[r["lm_loss"] for r in reference], name="reference run (pre-training)",
                         mode="lines", line=dict(color="#999", width=5), opacity=0.5)
@@ -122,7 +120,7 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
     page.figure(fig, f"Loss against tokens for the five stages. It starts near ln V = {demo['ln_vocab']:.2f}. The first valley is a lesson of its own: "
                      "looking up one fact in a short passage. Then text begins, which the model has never seen, so the loss leaps up before it falls. "
                      "The chat stage counts the assistant's words only, which is another and easier question."
-                     + (" The grey band is a recorded run of the same recipe: yours should lie close to it." if REFERENCE.exists() and demo["size"] == "mini" else ""))
+                     + (" The grey band is a recorded run of the same recipe: yours should lie close to it." if demo["size"] == "mini" and recorded.exists() else ""))
     page.add(table(["stage", "steps", "tokens", "sequence", "first loss", "last loss", "validation loss", "tokens/s"],
                    [[STAGE_NAMES[s], v["steps"], f"{v['tokens']:,}", v["seq_len"], f"{v['first_loss']:.3f}", f"{v['last_loss']:.3f}",
                      "—" if v["val_loss"] is None else f"{v['val_loss']:.3f}", f"{v['tokens_per_s']:,}"] for s, v in demo["stages"].items()],

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.documents import read_document
 from sim.units import SI, parse, whole
 
-DATA = Path(__file__).resolve().parents[1] / "data"
 CONFIDENCE = ("measured", "published", "vendor", "third-party", "assumed")
 PRECISIONS = ("bf16", "fp16", "fp8", "int8", "fp4", "fp32")
 TOPOLOGIES = ("mesh", "switch", "rail", "clos")
@@ -326,7 +326,7 @@ USUAL_CLUSTER = {
 # ------------------------------------------------------------------ by name
 
 def _names(folder: str) -> dict[str, Path]:
-    return {path.stem: path for path in sorted((DATA / folder).glob("*.yaml"))}
+    return datafiles.catalogue(folder, ".yaml")
 
 
 @functools.cache
@@ -353,13 +353,13 @@ def _find(folder: str, name: str, what: str) -> tuple[str, Path]:
 
 @functools.cache
 def _load_chip(stem: str) -> Chip:
-    values = read_document(DATA / "chips" / f"{stem}.yaml")
+    values = read_document(datafiles.data("chips", f"{stem}.yaml"))
     return chip_from({"name": stem, **values}, f"chips/{stem}")
 
 
 @functools.cache
 def _load_cluster(stem: str) -> Cluster:
-    values = read_document(DATA / "clusters" / f"{stem}.yaml")
+    values = read_document(datafiles.data("clusters", f"{stem}.yaml"))
     return cluster_from({"name": stem, **values}, f"clusters/{stem}")
 
 

@@ -14,6 +14,7 @@ import functools
 import math
 import sys
 
+from minglm import datafiles
 from sim.rows import Row
 from sim.scales import expected
 from sim.stacks import Stack, product_of
@@ -120,7 +121,7 @@ def as_text(found: dict[tuple[str, str], tuple[float, list[str]]], kept: dict) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    from sim.stacks import FITTED, _read_fitted
+    from sim.stacks import _read_fitted
     from sim.validate import read_rows
     argv = sys.argv[1:] if argv is None else argv
     rows = read_rows()
@@ -134,8 +135,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{stack:36} {chip:10} scale {value:.4f}  on {', '.join(ids)}" + ("" if same else f"   (file: {old.get('value')})"))
     if "--write" in argv:
         kept = {s: {c: e for c, e in chips.items() if e.get("name") != "scale"} for s, chips in have.items()}
-        FITTED.write_text(as_text(found, {s: c for s, c in kept.items() if c}), encoding="utf-8")
-        print(f"wrote {FITTED}")
+        path = datafiles.data("fitted.yaml")
+        path.write_text(as_text(found, {s: c for s, c in kept.items() if c}), encoding="utf-8")
+        print(f"wrote {path}")
         return 0
     return 1 if "--check" in argv and bad else 0
 

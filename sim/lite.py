@@ -18,12 +18,12 @@ import urllib.parse
 from importlib import metadata
 from pathlib import Path
 
+from minglm import datafiles, run_folder
 from minglm.errors import InputError
 from sim import lite_wheel
 
-ROOT = lite_wheel.ROOT
-CACHE = ROOT / "runs" / ".lite"
-SITE = ROOT / "runs" / "lite"
+CACHE = datafiles.default_runs() / ".lite"
+SITE = datafiles.default_runs() / "lite"
 PYODIDE = "314.0.6"
 CORE = ("pyodide.mjs", "pyodide.js", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "package.json")
 NOTEBOOKS = ("plan/planner.ipynb", "plan/compare_two_clusters.ipynb", "plan/write_the_report.ipynb")
@@ -82,7 +82,7 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
         try:
             wanted[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            raise InputError(f"{name} is not installed; pip install -e '.[lab,dev]', then build again") from None
+            raise InputError(f"{name} is not installed; {datafiles.install_hint('lab,dev')}, then build again") from None
     found = {name: _wheel(place, name, version) for name, version in wanted.items()}
     missing = [f"{name}=={wanted[name]}" for name, path in found.items() if path is None]
     if missing:
@@ -144,8 +144,8 @@ def stage(cache: Path = CACHE) -> Path:
     (static / "pyodide-lock.json").write_text(json.dumps(lock_file(lock, wheels, project)), encoding="utf-8")
     (made / "files").mkdir()
     for name in NOTEBOOKS:
-        if (ROOT / "notebooks" / name).is_file():
-            shutil.copy(ROOT / "notebooks" / name, made / "files")
+        if datafiles.notebooks(name).is_file():
+            shutil.copy(datafiles.notebooks(name), made / "files")
     settings = {KERNEL: {"disablePyPIFallback": True, "loadPyodideOptions": {"packages": ["micropip", "minglm", "ipython", "jedi"]}}}
     (made / "jupyter-lite.json").write_text(json.dumps({"jupyter-lite-schema-version": 0, "jupyter-config-data": {
         "appName": "The planner", "litePluginSettings": settings,
@@ -190,14 +190,16 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
         import jupyterlite_core  # noqa: F401
         import jupyterlite_pyodide_kernel  # noqa: F401
     except ImportError as err:
-        raise InputError(f"{err.name} is not installed; pip install -e '.[dev]', then build again") from None
+        raise InputError(f"{err.name} is not installed; {datafiles.install_hint('dev')}, then build again") from None
     made = stage(cache)
-    shutil.rmtree(site, ignore_errors=True)
+    run_folder.set_aside(site, "site")
+    run_folder.claim(site, "site")
     done = subprocess.run([sys.executable, "-m", "jupyterlite_core", "build", "--lite-dir", str(made), "--output-dir", str(site), "--contents", str(made / "files"),
                            "--no-sourcemaps", "--apps", "lab", "--apps", "repl", "--apps", "notebooks", "--apps", "tree"],
                           cwd=made, capture_output=True, text=True)
     if done.returncode or not (site / "jupyter-lite.json").is_file():
         raise InputError(f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {made} to see why")
+    run_folder.claim(site, "site")
     return page(site)
 
 

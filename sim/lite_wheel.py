@@ -11,24 +11,25 @@ import json
 import zipfile
 from pathlib import Path
 
+from minglm import __version__, datafiles
 from minglm.errors import InputError
 from sim.documents import read_document
 
-ROOT = Path(__file__).resolve().parents[1]
-MINGLM = ("__init__.py", "config.py", "errors.py", "plots.py", "notebook.py", "ray_cluster.py", "rl/__init__.py", "rl/policy.py")
+MINGLM = ("__init__.py", "config.py", "datafiles.py", "errors.py", "plots.py", "notebook.py", "ray_cluster.py", "rl/__init__.py", "rl/policy.py")
 DATA = ("chips", "clusters", "models", "published_runs", "scenarios", "serving", "money.yaml", "stacks.yaml", "fitted.yaml")
-VERSION = "0.1.0"
+VERSION = __version__
 NAME = f"minglm-{VERSION}-py3-none-any.whl"
 
 
 def sources() -> dict[str, bytes]:
     """Path in the wheel → contents."""
-    out = {f"sim/{p.name}": p.read_bytes() for p in sorted((ROOT / "sim").glob("*.py"))}
-    out |= {f"minglm/{name}": (ROOT / "minglm" / name).read_bytes() for name in MINGLM if (ROOT / "minglm" / name).is_file()}
+    ours, theirs = (datafiles.package(name) for name in ("sim", "minglm"))
+    out = {f"sim/{p.name}": p.read_bytes() for p in sorted(ours.glob("*.py"))}
+    out |= {f"minglm/{name}": (theirs / name).read_bytes() for name in MINGLM if (theirs / name).is_file()}
     for name in DATA:
-        place = ROOT / "data" / name
+        place = datafiles.data(name)
         for p in [place] if place.is_file() else sorted(q for q in place.rglob("*") if q.suffix in (".yaml", ".json", ".csv")):
-            inside = p.relative_to(ROOT).as_posix()
+            inside = f"minglm/_data/{p.relative_to(datafiles.data()).as_posix()}"
             out[inside] = as_json(p) if p.suffix == ".yaml" else p.read_bytes()
     return out
 

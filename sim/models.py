@@ -17,12 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.config import BYTES_PER_VALUE, NAMED_SIZES, ModelConfig
 from minglm.errors import InputError, nearest
 from sim.documents import read_document
 from sim.units import whole
-
-MODELS = Path(__file__).resolve().parents[1] / "data" / "models"
 
 
 @dataclass(frozen=True)
@@ -372,7 +371,7 @@ def from_dimensions(given: Mapping, name: str = "plain dimensions") -> ModelSpec
 
 def list_models() -> list[str]:
     """Names that `load_model` knows: the files of `data/models` and the named sizes of `ModelConfig`."""
-    return sorted({p.stem for p in MODELS.glob("*.json")} | {p.stem for p in MODELS.glob("*.yaml")} | set(NAMED_SIZES))
+    return sorted({*datafiles.catalogue("models", ".json", ".yaml"), *NAMED_SIZES})
 
 
 def load_model(given: str | Path | Mapping | ModelConfig | ModelSpec) -> ModelSpec:
@@ -393,9 +392,9 @@ def load_model(given: str | Path | Mapping | ModelConfig | ModelSpec) -> ModelSp
     flat = {n.replace("_", ""): n for n in names}
     stem = flat.get(name.replace("_", "").replace(" ", ""))
     if stem is not None and not ("/" in text or text.endswith((".json", ".yaml", ".yml"))):
-        for path in (MODELS / f"{stem}.json", MODELS / f"{stem}.yaml"):
-            if path.exists():
-                return _from_mapping(read_document(path), stem)
+        path = datafiles.catalogue("models", ".json", ".yaml").get(stem)
+        if path is not None:
+            return _from_mapping(read_document(path), stem)
         return from_config(ModelConfig.named(stem), stem)
     path = Path(text)
     try:

@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from minglm.rl.policy import MODES, Policy
 from sim.documents import read_document
-from sim.facts import DATA
 from sim.rollout_engines import DecodeCurve
 from sim.rollout_lengths import EXPLAINED, LONGEST, Lengths, from_rows, read_log
 from sim.rollouts import Case
 from sim.units import parse, whole
 
-SCENARIOS = DATA / "scenarios"
 # key → (type, meaning). count and time accept units ('16K', '90 min').
 KEYS: dict[str, tuple[str, str]] = {
     "name": ("text", "what it is called"), "question": ("text", "what it asks"), "source": ("text", "where the figures are printed"),
@@ -139,9 +138,10 @@ def load(given: str | Path | Mapping) -> dict:
         return canonical(given)
     path = Path(given)
     if not path.suffix and not path.exists():
-        found = next((SCENARIOS / f"{n}{s}" for n in (str(given), f"rollouts_{given}") for s in (".yaml", ".json") if (SCENARIOS / f"{n}{s}").exists()), None)
+        places = [datafiles.data("scenarios") / f"{n}{s}" for n in (str(given), f"rollouts_{given}") for s in (".yaml", ".json")]
+        found = next((p for p in places if p.exists()), None)
         if found is None:
-            names = sorted(p.stem for p in SCENARIOS.glob("rollouts_*.yaml"))
+            names = [n for n in datafiles.catalogue("scenarios", ".yaml") if n.startswith("rollouts_")]
             raise InputError(f"rollout case {str(given)[:60]!r}: no such file or name{nearest(str(given), names)}; known: {', '.join(names)}")
         path = found
     document = read_document(path)

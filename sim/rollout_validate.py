@@ -10,15 +10,14 @@ import functools
 import math
 from collections.abc import Mapping
 
+from minglm import datafiles
 from minglm.errors import InputError
 from sim.documents import read_document
-from sim.facts import DATA
 from sim.rollout_answers import quantity
 from sim.rollout_cases import baseline, canonical, read
 from sim.rollouts import simulate
 from sim.validate import scores
 
-PUBLISHED = DATA / "rollouts" / "published.yaml"
 USES = ("fit", "predict", "listed")
 
 
@@ -29,7 +28,7 @@ def document() -> Mapping:
     Raises:
         InputError: a row without source or family, or a second fitted row of a family.
     """
-    found = read_document(PUBLISHED)
+    found = read_document(datafiles.data("rollouts", "published.yaml"))
     fitted: dict[str, str] = {}
     for row in found["rows"]:
         if row.get("use") not in USES or not row.get("source") or row.get("family") not in found["families"]:

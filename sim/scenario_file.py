@@ -9,11 +9,10 @@ import copy
 from collections.abc import Mapping
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.documents import parse_text, read_document
-from sim.facts import DATA
 
-SCENARIOS = DATA / "scenarios"
 VERSION = 1
 ASSUMPTION_KINDS = ("vendor claim", "third-party", "published", "computed", "assumed", "unknown")
 
@@ -125,12 +124,12 @@ def read_scenario_document(path: str | Path, _open: tuple[Path, ...] = ()) -> di
 def _scenario_path(given: str | Path) -> Path:
     """A path, or the name of a file in `data/scenarios`."""
     path = Path(given)
-    named = SCENARIOS / f"{given}.yaml"
+    named = datafiles.data("scenarios") / f"{given}.yaml"
     try:
         if not path.exists() and "/" not in str(given) and named.exists():
             return named
         if not path.exists():
-            names = [p.stem for p in SCENARIOS.glob("*.yaml") if not p.stem.startswith(("serving_", "rollouts_"))]
+            names = [n for n in datafiles.catalogue("scenarios", ".yaml") if not n.startswith(("serving_", "rollouts_"))]
             shown = str(given) if len(str(given)) <= 80 else str(given)[:77] + "…"
             raise InputError(f"{shown}: no such scenario file{nearest(Path(str(given)).stem, names)}; shipped: {', '.join(names)}")
     except InputError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.documents import read_document
 from sim.facts import cluster_from
@@ -21,7 +22,6 @@ from sim.serving_stacks import load_stack
 from sim.serving_validate import fitted
 from sim.units import parse
 
-SCENARIOS = Path(__file__).resolve().parents[1] / "data" / "scenarios"
 KEYS = {"version", "kind", "name", "question", "model", "decode", "prefill", "workload", "target", "prices", "mode", "seed", "assumptions"}
 _DEPLOYMENT = {"cluster", "chips", "precision", "kv", "attention_tp", "drafts", "acceptance", "accept_length", "stack", "memory_share",
                "redundant_experts", "instances", "max_batch", "batch_tokens", "chunk_tokens", "transfer"}
@@ -41,10 +41,10 @@ def load(given: str | Path | Mapping) -> dict:
     else:
         path = Path(given)
         if not path.suffix and not path.exists():
-            found = [SCENARIOS / f"{given}{s}" for s in (".yaml", ".json")]
+            found = [datafiles.data("scenarios") / f"{given}{s}" for s in (".yaml", ".json")]
             path = next((p for p in found if p.exists()), path)
         if not path.suffix and not path.exists():
-            names = sorted(p.stem for p in SCENARIOS.glob("serving_*.yaml"))
+            names = [n for n in datafiles.catalogue("scenarios", ".yaml") if n.startswith("serving_")]
             raise InputError(f"serving scenario {str(given)[:60]!r}: no such file or name{nearest(str(given), names)}; known: {', '.join(names)}")
         values, where = read_document(path), str(path)
         if not isinstance(values, Mapping):

@@ -13,13 +13,12 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.documents import read_document
 from sim.units import parse
 
-SERVING = Path(__file__).resolve().parents[1] / "data" / "serving"
 LABELS = ("measured", "published", "fitted", "assumed")
 _DIMENSIONS = {
     "small_kernel_s": "time", "matmul_floor_s": "time", "shared_spread": "count", "small_kernels": "count", "attention_compute": "ratio", "attention_memory": "ratio",
@@ -122,11 +121,7 @@ def list_stacks() -> list[str]:
 
 @functools.lru_cache(maxsize=1)
 def _document() -> dict:
-    for suffix in (".yaml", ".json"):
-        path = SERVING / f"stacks{suffix}"
-        if path.exists():
-            return dict(read_document(path)["stacks"])
-    raise InputError(f"{SERVING / 'stacks.yaml'}: no such file; the installation lacks its data folder")
+    return dict(read_document(datafiles.data("serving", "stacks.yaml"))["stacks"])
 
 
 @functools.lru_cache(maxsize=64)

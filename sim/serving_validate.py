@@ -9,12 +9,13 @@ import functools
 import math
 from collections.abc import Mapping
 
+from minglm import datafiles
 from minglm.errors import InputError
 from sim.documents import read_document
 from sim.serving_costs import decode_step, largest_batch, prefill, tpot
 from sim.serving_layers import CONSTANTS
 from sim.serving_memory import Deployment, memory
-from sim.serving_stacks import LABELS, SERVING, load_stack
+from sim.serving_stacks import LABELS, load_stack
 
 USES = ("fit", "predict", "listed")
 # What a row is a figure of: decoding alone, prefill alone, both with queues between, or something else.
@@ -26,12 +27,9 @@ WITHIN, WORST = 0.20, 0.30            # the aim for published decode figures: me
 @functools.lru_cache(maxsize=1)
 def rows() -> tuple[Mapping, ...]:
     """The rows of `data/serving/published.yaml`, checked."""
-    for suffix in (".yaml", ".json"):
-        if (SERVING / f"published{suffix}").exists():
-            found = tuple(read_document(SERVING / f"published{suffix}")["rows"])
-            check_rows(found)
-            return found
-    raise InputError(f"{SERVING / 'published.yaml'}: no such file; the installation lacks its data folder")
+    found = tuple(read_document(datafiles.data("serving", "published.yaml"))["rows"])
+    check_rows(found)
+    return found
 
 
 def check_rows(found) -> None:

@@ -12,16 +12,13 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.facts import Chip
 from sim.kernels import Kernels
 from sim.operators import Style
 from sim.scales import expected
-
-FILE = Path(__file__).resolve().parents[1] / "data" / "stacks.yaml"
-FITTED = FILE.with_name("fitted.yaml")       # written by `python -m sim.fit --write`
 
 # Attention kernels: (kernel, chip family or '') → share of the best bf16 matmul forward, backward, keys at half of it.
 # Published curves for causal attention, head width 128: FlashAttention-2 on A100 and H100 (arXiv 2307.08691 Fig. 5-7),
@@ -146,13 +143,14 @@ def attention_shares(kernel: str, chip: Chip) -> tuple[float, float, float, str]
 @functools.cache
 def _read() -> dict:
     from sim.documents import read_document
-    return read_document(FILE)
+    return read_document(datafiles.data("stacks.yaml"))
 
 
 @functools.cache
 def _read_fitted() -> dict:
     from sim.documents import read_document
-    return (read_document(FITTED) or {}).get("fitted") or {} if FITTED.exists() else {}
+    path = datafiles.data("fitted.yaml")         # written by `python -m sim.fit --write`, which starts without it
+    return (read_document(path) or {}).get("fitted") or {} if path.exists() else {}
 
 
 def default_scale(chip: Chip, stack: str = "") -> float:

@@ -13,14 +13,13 @@ import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
 from sim import memory
 from sim.closed_form import StepTime, step_time, straggler
 from sim.rows import Row, parse
 from sim.stacks import Stack
 from sim.step_cost import Estimate, estimate
-
-PUBLISHED = Path(__file__).resolve().parents[1] / "data" / "published_runs"
 
 
 def megatron_flops_per_token(model, seq: int) -> float:
@@ -77,7 +76,7 @@ def speed_error(row: Row, predicted: float) -> float:
 def read_rows(paths: Iterable[str | Path] | None = None) -> list[Row]:
     """Rows of YAML files in the schema; all of data/published_runs without `paths`."""
     from sim.documents import read_document
-    files = sorted(PUBLISHED.glob("*.yaml")) if paths is None else [Path(p) for p in paths]
+    files = list(datafiles.catalogue("published_runs", ".yaml").values()) if paths is None else [Path(p) for p in paths]
     rows = []
     for file in files:
         document = read_document(file)

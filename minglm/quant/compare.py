@@ -13,11 +13,11 @@ import statistics
 import sys
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, Parser
 from minglm.quant.formats import Spec
 
 COLUMNS = ("seed", "training", "format", "bits_per_weight", "bytes", "val_loss", "loss_added", "needles", "questions")
-REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference" / "quantization.csv"
 AFTER = {"plain": ("none", "int4", "fp8", "w4a8"), "qat": ("none", "int4")}
 
 
@@ -69,8 +69,9 @@ def write(rows: list[dict], path: Path) -> None:
     os.replace(partial, path)
 
 
-def read(path: Path = REFERENCE) -> list[dict]:
-    """The rows of a CSV that `write` made, numbers as numbers."""
+def read(path: Path | None = None) -> list[dict]:
+    """The rows of a CSV that `write` made (default: the recorded one), numbers as numbers."""
+    path = path or datafiles.data("reference", "quantization.csv")
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("base", nargs="?", default="runs/demo/sparse", help="run that stage sft starts from (default runs/demo/sparse)")
     p.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     p.add_argument("--runs", default="runs/quantization", help="where the runs are kept (default runs/quantization)")
-    p.add_argument("--out", type=Path, default=REFERENCE, help="CSV to write (default data/reference/quantization.csv)")
+    p.add_argument("--out", type=Path, default=datafiles.data("reference", "quantization.csv"), help="CSV to write (default data/reference/quantization.csv)")
     p.add_argument("--questions", type=int, default=4, help="needle questions in each of 20 cells (default 4)")
     p.add_argument("--show", type=Path, metavar="CSV", help="print the summary of a CSV and stop")
     try:

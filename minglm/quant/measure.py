@@ -60,7 +60,7 @@ def projected_bytes(config, spec: Spec | None, bytes_per_value: int = 2) -> int:
 def validation_batches(run: str | Path, tokenizer, config, count: int | None = None) -> list:
     """The batches on which a run measures its validation loss; for a run without a recipe, sequences of the stdlib corpus."""
     run = Path(run)
-    note = next((p / "recipe.yaml" for p in (run, *run.parents[:2]) if (p / "recipe.yaml").is_file()), None)
+    note = next((p / "recipe.yaml" for p in (run, run.parent, run.parent.parent) if (p / "recipe.yaml").is_file()), None)
     recipe = recipes.load(note) if note else None
     source, most = (recipe.corpus, recipe.corpus_max_bytes) if recipe else ("stdlib", 500_000)
     shard = _validation_shard(source, most, tokenizer)

@@ -18,10 +18,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
 from minglm.rl import settings as recipes
 
-REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}       # two-sided 95% t quantiles by number of seeds
 SPEED_MODES = {"sync": {}, "april": {"over_sampling": 16}, "async": {"eta": 2.0}}
 ETAS = (0, 2, 8)
@@ -161,7 +161,7 @@ def read(name: str) -> list[dict]:
             return float(text) if "." in text else int(text)
         except ValueError:
             return text
-    with open(REFERENCE / f"rl_{name}.csv", encoding="utf-8", newline="") as file:
+    with open(datafiles.data("reference", f"rl_{name}.csv"), encoding="utf-8", newline="") as file:
         return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as err:
         print(err, file=sys.stderr)
         return 2
-    write(rows, (REFERENCE if args.record else args.folder) / f"rl_{args.what}.csv")
+    write(rows, (datafiles.data("reference") if args.record else args.folder) / f"rl_{args.what}.csv")
     print("\n".join(report(args.what, rows)))
     return 0
 

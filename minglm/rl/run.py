@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from minglm import checkpoint
+from minglm import checkpoint, run_folder
 from minglm.errors import InputError, nearest
 from minglm.recipe import explained
 from minglm.rl import settings as recipes
@@ -32,7 +32,7 @@ def rl(settings: Settings, run_dir: str | Path, init_from: str | Path | None = N
 
     Args:
         init_from: run or checkpoint folder of the model to start from; not needed to resume.
-        fresh: delete the run and start over. engine: "local" processes, "inline" (one process, no overlap, exactly repeatable) or "ray" actors; address: of a Ray cluster.
+        fresh: set the old run aside and start over. engine: "local" processes, "inline" (one process, no overlap, exactly repeatable) or "ray" actors; address: of a Ray cluster.
         task: an object with problem, reward, train_seed, heldout_seed; default the task that the settings name.
         show: called with one line for each thing that happens.
 
@@ -43,8 +43,8 @@ def rl(settings: Settings, run_dir: str | Path, init_from: str | Path | None = N
         raise InputError(f"engine {engine!r}: not one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
     run_dir = Path(run_dir)
     task = task or tasks.get(settings.task, settings.tail)
-    if fresh and (run_dir / "rl.yaml").is_file():
-        shutil.rmtree(run_dir)
+    if fresh:
+        run_folder.set_aside(run_dir, "rl")
     resumes = bool(checkpoint.find(run_dir))
     _claim(run_dir, settings)
     tokenizer = _tokenizer(run_dir, init_from, resumes)
@@ -84,14 +84,14 @@ def _first_words(crew: Crew, trainer) -> dict:
 def _claim(run_dir: Path, settings: Settings) -> None:
     """Make the folder this run's, or refuse: another run is never overwritten by accident."""
     note = run_dir / "rl.yaml"
-    if run_dir.exists() and not note.is_file() and any(run_dir.iterdir()):
+    if not note.is_file() and run_folder.is_foreign(run_dir, "rl"):
         raise InputError(f"{run_dir}: not empty and not an RL run; give another --run")
     if note.is_file():
         theirs, ours = recipes.from_dict(recipes.read(note)).to_dict(), settings.to_dict()
         odd = next((k for k in ours if ours[k] != theirs[k] and k not in MAY_CHANGE), None)
         if odd:
             raise InputError(f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --fresh to start over or another --run")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    run_folder.claim(run_dir, "rl")
     note.write_text(explained(settings), encoding="utf-8")
 
 
@@ -102,7 +102,7 @@ def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> To
             raise InputError(f"{run_dir}: a new RL run starts from a trained model; give --init-from RUN, or leave it out with a recipe that has a warm start")
         if not checkpoint.find(init_from):
             raise InputError(f"--init-from {init_from}: no checkpoint there; give a run folder with a trained model")
-        folders = (Path(init_from), *Path(init_from).parents[:2])
+        folders = (Path(init_from), Path(init_from).parent, Path(init_from).parent.parent)
         found = next((f / "tokenizer.json" for f in folders if (f / "tokenizer.json").is_file()), None)
         if found is None:
             raise InputError(f"--init-from {init_from}: no tokenizer.json beside the checkpoint; copy the one of its training run there")

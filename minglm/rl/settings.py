@@ -9,12 +9,12 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from minglm.recipe import _checked, _key, made
 from minglm.recipe import read as read_yaml
 from minglm.rl.policy import MODES, Policy
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "recipes" / "rl"
 # As in minglm.rl.objectives, which needs torch; a test compares the two.
 OBJECTIVE_NAMES = ("grpo", "naive", "bypass", "decoupled_ppo", "tis", "icepop", "double_sided_mask", "cross_stage")
 CLIP_NAMES = ("low", "high", "tis_low", "tis_high", "beta", "mask_low", "mask_high", "average")
@@ -110,7 +110,7 @@ def from_dict(values: dict) -> Settings:
 
 def names() -> list[str]:
     """RL recipes that come with the project."""
-    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+    return list(datafiles.catalogue("recipes/rl", ".yaml"))
 
 
 def read(name: str | Path) -> dict:
@@ -119,7 +119,7 @@ def read(name: str | Path) -> dict:
     Raises:
         InputError: no such recipe, or not YAML.
     """
-    return read_yaml(name, FOLDER, "RL recipe")
+    return read_yaml(name, datafiles.data("recipes", "rl"), "RL recipe")
 
 
 def load(name: str | Path, changes: dict | None = None) -> Settings:

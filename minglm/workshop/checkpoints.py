@@ -11,11 +11,11 @@ import json
 import shutil
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "runs" / "demo"
-FOLDER = ROOT / "runs" / "workshop" / "checkpoints"
+DEMO = datafiles.default_runs() / "demo"
+FOLDER = datafiles.default_runs() / "workshop" / "checkpoints"
 STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
 KEPT = ("pretrain", "long_context", "sparse", "sft")           # what notebooks start from
 
@@ -33,7 +33,7 @@ def start_from(stage: str) -> Path:
     if not notebook.SMOKE:
         for folder, word in ((DEMO, "trained by the demo"), (FOLDER, "the workshop's checkpoint")):
             if _whole(folder / stage):
-                print(f"starting from {(folder / stage).relative_to(ROOT).as_posix()}, {word}")
+                print(f"starting from {datafiles.shown(folder / stage)}, {word}")
                 return folder / stage
     base = notebook.runs("mini")
     from minglm.teaching.live import watch

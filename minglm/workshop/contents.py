@@ -9,8 +9,9 @@ import math
 import re
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
-from minglm.workshop.timing import ROOT, notebooks
+from minglm.workshop.timing import notebooks
 
 BEGIN, END = "<!-- notebooks -->", "<!-- /notebooks -->"
 # Notebook → what it shows in one sentence, and what to read before it.
@@ -55,11 +56,11 @@ ABOUT = {
 
 def rows() -> list[tuple[str, str, str, str]]:
     """(notebook, minutes, sentence, after) in reading order; one that ABOUT does not know appears with its title."""
-    full = ROOT / "notebooks" / "workshop" / "timing_full.md"
+    full = datafiles.notebooks("workshop", "timing_full.md")
     found = dict(re.findall(r"^\| (\S+)\.ipynb \| ([\d,]+) \|", full.read_text(encoding="utf-8"), flags=re.M)) if full.is_file() else {}
     out = []
     for path in notebooks():
-        name = path.relative_to(ROOT / "notebooks").with_suffix("").as_posix()
+        name = path.relative_to(datafiles.notebooks()).with_suffix("").as_posix()
         minutes = str(max(1, math.ceil(int(found[name].replace(",", "")) / 60))) if name in found else "?"
         out.append((name, f"{minutes}, {reading(path)}", *(ABOUT.get(name) or (title(path), "?"))))
     return out

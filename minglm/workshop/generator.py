@@ -11,11 +11,11 @@ import json
 import re
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
 
 SOURCES = Path(__file__).parent / "exercises"
-ROOT = Path(__file__).resolve().parents[2]
-TARGET = ROOT / "notebooks" / "workshop"
+TARGET = datafiles.notebooks("workshop")
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 HOW = """**How it works:** replace the line `raise NotImplementedError()` by your answer, run the cell, then run the check below it. A check says "right", or in one sentence what is not right yet. Try as often as you like. If it stays silent for ten seconds, a loop does not end: press the square above (interrupt). After a restart of the kernel run all cells above first. Leave the inputs as they are, and give plain numbers unless the text asks for a tensor. Every answer is in the folder `solutions` beside this one, for when you have tried."""
 BLANK = ("# YOUR CODE HERE", "raise NotImplementedError()")

@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from minglm import machine
+from minglm import datafiles, machine
 from minglm.errors import InputError
 
 LESSON = """
@@ -46,7 +46,7 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
         import psutil
         from jupyter_client.manager import KernelManager
     except ImportError as err:
-        raise InputError(f"{err.name} is not installed; pip install -c constraints.txt -e '.[lab]'") from None
+        raise InputError(f"{err.name} is not installed; {datafiles.install_hint('lab')}") from None
     free_before, begun, managers, failed = machine.available_memory_bytes(), time.monotonic(), [], 0
     try:
         for _ in range(count):

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from minglm import doctor
+from minglm import datafiles, doctor
 from minglm.doctor import Check
 from minglm.errors import InputError
 
@@ -44,12 +44,10 @@ def as_json(checks: list[Check]) -> dict:
 
 
 def _notebooks() -> Check:
-    from minglm.workshop.generator import ROOT
-
-    count = {part: len(list((ROOT / "notebooks" / part).glob("*.ipynb"))) for part in ("learn", "scale", "plan")}
+    count = {part: len(list(datafiles.notebooks(part).glob("*.ipynb"))) for part in ("learn", "scale", "plan")}
     found = ", ".join(f"{n} {part}" for part, n in count.items())
     if not count["learn"]:
-        return Check("notebooks", "problem", found, "run from a clone of the repository, installed with -e")
+        return Check("notebooks", "problem", found, datafiles.hint("restore them with: git checkout -- notebooks", "install again with: pip install --force-reinstall minglm"))
     return Check("notebooks", "ok", found)
 
 
@@ -66,7 +64,7 @@ def _corpus() -> Check:
 def _kernel() -> Check:
     """A real kernel computes with torch, as the first cell of a notebook will."""
     if not all(map(importlib.util.find_spec, ("jupyter_client", "ipykernel"))):
-        return Check("kernel", "problem", "jupyter_client or ipykernel missing", "pip install -c constraints.txt -e '.[lab]'")
+        return Check("kernel", "problem", "jupyter_client or ipykernel missing", datafiles.install_hint("lab"))
     from jupyter_client.manager import start_new_kernel
 
     begun = time.monotonic()
@@ -80,7 +78,7 @@ def _kernel() -> Check:
                                            output_hook=lambda m: said.append(m["content"].get("text", "")))
         content = reply["content"]
         if content["status"] != "ok" or "4" not in "".join(said):
-            return Check("kernel", "problem", f"starts, but torch fails: {content.get('ename')}: {content.get('evalue')}", "pip install -c constraints.txt -e '.[train]'")
+            return Check("kernel", "problem", f"starts, but torch fails: {content.get('ename')}: {content.get('evalue')}", datafiles.install_hint("train"))
     except TimeoutError:
         return Check("kernel", "problem", f"no answer within {KERNEL_S:.0f} s", "close other programs, or restart the machine")
     finally:
@@ -94,7 +92,7 @@ def _kernel() -> Check:
 def _picture() -> Check:
     missing = [p for p in ("plotly", "anywidget", "ipywidgets") if importlib.util.find_spec(p) is None]
     if missing:
-        return Check("pictures", "problem", f"missing {', '.join(missing)}", "pip install -c constraints.txt -e '.[lab]'")
+        return Check("pictures", "problem", f"missing {', '.join(missing)}", datafiles.install_hint("lab"))
     from minglm.plots import bars, figure
 
     size = len(bars(figure("t", "x", "y"), ["a"], [1.0]).to_json())

@@ -12,13 +12,12 @@ import re
 import time
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def folder() -> Path:
-    return Path(os.environ.get("MINGLM_RESULTS", ROOT / "runs" / "workshop" / "results"))
+    return Path(os.environ.get("MINGLM_RESULTS", datafiles.default_runs() / "workshop" / "results"))
 
 
 def learner() -> str:

@@ -10,10 +10,10 @@ import re
 import tempfile
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "runs" / "workshop" / "slides"
+FOLDER = datafiles.default_runs() / "workshop" / "slides"
 DEFAULT = ("learn/00_start_here", "learn/01_tokens_and_data", "learn/02_mla", "learn/03_lightning_indexer", "learn/04_mixture_of_experts",
            "learn/05_train_it", "scale/04_a_hundred_thousand_chips")                    # the half day
 TALL = 900                    # pixels that a slide may hold before a new one begins
@@ -62,7 +62,7 @@ def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -
     import nbformat
     from nbclient import NotebookClient
 
-    chosen = notebooks or [ROOT / "notebooks" / f"{name}.ipynb" for name in DEFAULT]
+    chosen = notebooks or [datafiles.notebooks(f"{name}.ipynb") for name in DEFAULT]
     folder.mkdir(parents=True, exist_ok=True)
     out = []
     for path in chosen:

@@ -9,9 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("learn", "scale", "plan")
 PEAK = "from minglm.machine import peak_rss_bytes as _peak; print(_peak())"
 
@@ -22,7 +22,7 @@ def notebooks(only: str | None = None) -> list[Path]:
     Raises:
         InputError: none does.
     """
-    found = [p for part in PARTS for p in sorted((ROOT / "notebooks" / part).glob("*.ipynb"))]
+    found = [p for part in PARTS for p in datafiles.catalogue(datafiles.notebooks(part), ".ipynb").values()]
     chosen = [p for p in found if only is None or only in p.as_posix()]
     if not chosen:
         raise InputError(f"--only {only!r}: no notebook's path holds it; for example --only learn/03")
@@ -50,7 +50,7 @@ def measure(full: bool = False, only: str | None = None) -> list[dict]:
                 error = str(err).strip().splitlines()[-1]
             outputs = [o for c in book.cells if c.cell_type == "code" for o in c.get("outputs", ())]
             peak = next((int(o["text"]) for o in reversed(outputs) if o.output_type == "stream" and o["text"].strip().isdigit()), 0)
-            rows.append({"notebook": path.relative_to(ROOT / "notebooks").as_posix(), "seconds": round(time.monotonic() - begun, 1),
+            rows.append({"notebook": path.relative_to(datafiles.notebooks()).as_posix(), "seconds": round(time.monotonic() - begun, 1),
                          "peak_mib": round(peak / 2**20), "error": error,
                          "figures": sum("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs)})
             print(f"{rows[-1]['notebook']}: {rows[-1]['seconds']:.0f} s{' ' + error if error else ''}", file=sys.stderr, flush=True)
@@ -71,7 +71,7 @@ def from_book(target: Path, only: str | None = None) -> list[dict]:
         raise InputError(f"{noted}: this book was built in smoke mode; build it at full length with `make book`")
     rows = []
     for path in notebooks(only):
-        name = path.relative_to(ROOT / "notebooks").with_suffix("").as_posix()
+        name = path.relative_to(datafiles.notebooks()).with_suffix("").as_posix()
         if name in found["seconds"]:
             page = (target / "_build" / "html" / f"{name}.html").read_text(encoding="utf-8")
             rows.append({"notebook": f"{name}.ipynb", "seconds": round(found["seconds"][name], 1), "peak_mib": None, "error": "",
@@ -96,13 +96,13 @@ def write(rows: list[dict], full: bool) -> Path:
     """notebooks/workshop/timing.md (smoke mode) or timing_full.md, with the machine; rows not measured now stay as they are."""
     from minglm import machine
 
-    path = ROOT / "notebooks" / "workshop" / ("timing_full.md" if full else "timing.md")
+    path = datafiles.notebooks("workshop", "timing_full.md" if full else "timing.md")
     measured = {r["notebook"]: r for r in rows}
     if path.is_file():                                         # with --only the other rows stay
         for name, failed, *numbers in re.findall(r"^\| (\S+\.ipynb)( \(\*\*failed\*\*\))? \| ([\d,]+) \|(?: ([\d,]+) \|)? (\d+) \|$", path.read_text(encoding="utf-8"), flags=re.M):
             seconds, peak, figures = (int(n.replace(",", "")) if n else None for n in numbers)
             measured.setdefault(name, {"notebook": name, "seconds": seconds, "peak_mib": peak, "figures": figures, "error": failed.strip()})
-    names = [p.relative_to(ROOT / "notebooks").as_posix() for p in notebooks()]
+    names = [p.relative_to(datafiles.notebooks()).as_posix() for p in notebooks()]
     rows = [measured[n] for n in names if n in measured]
     mode = "at full length" if full else "in smoke mode (the short version that the tests run)"
     made = "`minglm workshop timing --book --write` (or `--full --write`)" if full else "`minglm workshop timing --write`"

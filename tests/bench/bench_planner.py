@@ -5,13 +5,14 @@ import dataclasses
 import os
 import time
 
+from minglm import datafiles
 from sim.plan_costs import PlanCosts
 from sim.planner import by_events, find, question, space_of
 from sim.project import in_closed_form
 from sim.scenario import load_scenario
 from sim.search import search
 from sim.uncertainty import monte_carlo
-from sim.validate import PUBLISHED, read_rows
+from sim.validate import read_rows
 
 NAME = "planner"
 
@@ -47,7 +48,7 @@ def run() -> list[dict]:
     out.append(_row(f"GLM-5 on 100,000 910B, {outcome.combinations:,} combinations", spent, "s of CPU", "under 60 s", spent < 60))
     out.append(_events("GLM-5 on 100,000 910B", q, costs, outcome))
 
-    rows = {r.id: r for r in read_rows([PUBLISHED / "recompute_2022.yaml", PUBLISHED / "h100_h800.yaml"])}
+    rows = {r.id: r for r in read_rows([datafiles.data("published_runs", f"{n}.yaml") for n in ("recompute_2022", "h100_h800")])}
     for name in ("recompute2022-175b-selective", "llama3-405b-16384-8192"):
         row = rows[name]
         q = dataclasses.replace(question(row.model.name, row.cluster, row.plan.chips, seq=row.workload.seq, batch=row.workload.global_batch), model=row.model,

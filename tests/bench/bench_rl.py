@@ -46,10 +46,11 @@ def _speed(rows: list[dict], when: str) -> list[dict]:
 
 def _recorded() -> list[dict]:
     """The recorded seeds: rates against sync, accuracy against sync, naive against corrected."""
+    from minglm import datafiles
     from minglm.rl import measure
 
     rows = []
-    if (measure.REFERENCE / "rl_speed.csv").is_file():
+    if datafiles.data("reference", "rl_speed.csv").is_file():
         recorded = measure.read("speed")
         base = {r["seed"]: r for r in recorded if r["mode"] == "sync"}
         for mode in ("april", "async"):
@@ -61,7 +62,7 @@ def _recorded() -> list[dict]:
             rows.append(_row(f"recorded, {len(mine)} seeds: {mode}, final pass@1 less that of sync", gap, "points", target=ACCURACY_POINTS,
                              met=abs(gap) <= ACCURACY_POINTS))
     for name in ("lift", "staleness"):
-        if (measure.REFERENCE / f"rl_{name}.csv").is_file():
+        if datafiles.data("reference", f"rl_{name}.csv").is_file():
             rows += [_row(f"recorded, {name}: {line}", None, "") for line in measure.report(name, measure.read(name))]
     return rows
 

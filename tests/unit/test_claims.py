@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 
+from minglm import datafiles
 from minglm.errors import InputError
 from sim import claims
 from sim.claims_rules import CONTRADICTED, UNKNOWN, VERDICTS, Answer, by_evidence, exact, judge
@@ -174,7 +175,7 @@ def test_the_command_gives_the_same_ledger(capsys):
 
 
 def test_a_verdict_that_no_longer_follows_is_reported(tmp_path, capsys, monkeypatch):
-    text = claims.FILE.read_text(encoding="utf-8").replace("value: 744\n", "value: 700\n")
+    text = datafiles.data("claims.yaml").read_text(encoding="utf-8").replace("value: 744\n", "value: 700\n")
     assert "value: 700" in text
     other = tmp_path / "claims.yaml"
     other.write_text(text, encoding="utf-8")
@@ -199,7 +200,7 @@ def test_a_verdict_that_no_longer_follows_is_reported(tmp_path, capsys, monkeypa
     ("{strength: vendor, title: \"GLM-5: from", "{strength: strong, title: \"GLM-5: from", "strength 'strong'"),
 ])
 def test_a_broken_entry_is_refused_with_its_name(tmp_path, old, new, message):
-    text = claims.FILE.read_text(encoding="utf-8")
+    text = datafiles.data("claims.yaml").read_text(encoding="utf-8")
     assert old in text
     bad = tmp_path / "claims.yaml"
     bad.write_text(text.replace(old, new, 1), encoding="utf-8")

@@ -92,7 +92,6 @@ def test_bench_runner(capsys, tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "bench_a.py").write_text('NAME = "a"\ndef run():\n    return [dict(name="speed", value=3.0, unit="tokens/s", ratio=1.5, target=2.0, met=False)]\n')
     (folder / "bench_b.py").write_text('NAME = "b"\ndef run():\n    return [dict(name="size", value=3, unit="B", ratio=None, target=None, met=None)]\n')
-    monkeypatch.setattr(bench, "FOLDER", folder)
     monkeypatch.setattr(bench.discover, "__defaults__", (folder,))
     monkeypatch.setattr(bench.run, "__defaults__", (None, None, folder, True))
     code, out, err = run(capsys, "bench", "--out", str(tmp_path / "out"))

@@ -38,10 +38,10 @@ def wheel(tmp_path_factory):
 def test_data_files_are_json_under_their_own_names(wheel):
     with zipfile.ZipFile(wheel) as z:
         names = z.namelist()
-        assert "data/chips/h100.yaml" in names and "data/models/glm5.json" in names and "sim/dashboard.py" in names
+        assert "minglm/_data/chips/h100.yaml" in names and "minglm/_data/models/glm5.json" in names and "sim/dashboard.py" in names
         assert not any(n.startswith("minglm/") and "torch" in z.read(n).decode() and "import torch\n" in z.read(n).decode().split("def ")[0] for n in names if n.endswith(".py"))
         for name in names:
-            if name.startswith("data/") and not name.endswith(".csv"):
+            if name.startswith("minglm/_data/") and not name.endswith(".csv"):
                 json.loads(z.read(name))
 
 

@@ -3,10 +3,11 @@ import json
 
 import pytest
 
+from minglm import datafiles
 from minglm.config import NAMED_SIZES, ModelConfig
 from minglm.errors import InputError
 from sim.model_families import FAMILIES, from_hf
-from sim.models import MODELS, from_config, from_dimensions, list_models, load_model
+from sim.models import from_config, from_dimensions, list_models, load_model
 
 PUBLISHED = {   # exact counts of the released checkpoints (embedding and head included, MTP left out)
     "glm5": 743_911_218_432, "deepseek_v3": 671_026_419_200, "llama3_405b": 405_853_388_800, "llama3_70b": 70_553_706_496,
@@ -55,7 +56,7 @@ def test_equal_to_model_config(size):
 
 def test_the_toys_file_and_the_named_size_are_one_model():
     assert load_model("glm5").params() == from_config(ModelConfig.named("glm5")).params()
-    assert ModelConfig.from_hf(MODELS / "glm5.json") == ModelConfig.named("glm5")
+    assert ModelConfig.from_hf(datafiles.data("models", "glm5.json")) == ModelConfig.named("glm5")
 
 
 SMALL = {"num_hidden_layers": 3, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 512,
@@ -65,7 +66,7 @@ EXTRA = {   # families without a file in data/models, in miniature
     "gemma": {"model_type": "gemma"}, "gemma2": {"model_type": "gemma2"}, "gemma3_text": {"model_type": "gemma3_text"},
     "llama-biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True}, "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
     "qwen3_moe-mixed": {"model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_only_layers": [0], "decoder_sparse_step": 1}}
-FILES = sorted(p.stem for p in MODELS.glob("*.json"))
+FILES = list(datafiles.catalogue("models", ".json"))
 
 
 @pytest.mark.parametrize("name", [*FILES, *EXTRA])
@@ -77,7 +78,7 @@ def test_count_equals_the_model_that_transformers_builds(name):
         if raw["model_type"] in ("qwen2", "gpt_neox"):
             raw.pop("head_dim")
     else:
-        raw = json.loads((MODELS / f"{name}.json").read_text())
+        raw = json.loads(datafiles.data("models", f"{name}.json").read_text())
         raw.pop("source", None)
     spec = from_hf(raw, name)
     if raw["model_type"] == "kimi_k2":

@@ -1,6 +1,7 @@
 """Recipes: files in step with the code, values checked, errors kind."""
 import pytest
 
+from minglm import datafiles
 from minglm import recipe as recipes
 from minglm.errors import InputError
 from minglm.recipe import Recipe
@@ -8,7 +9,7 @@ from minglm.recipe import Recipe
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_file_is_what_render_writes(name):
-    path = recipes.FOLDER / f"{name}.yaml"
+    path = datafiles.data("recipes", f"{name}.yaml")
     text = path.read_text(encoding="utf-8")
     title = text.splitlines()[0].removeprefix("# ")
     assert text == recipes.render(recipes.load(name), title), f"rewrite {path} with minglm.recipe.render"

@@ -2,19 +2,19 @@
 import json
 import math
 import random
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minglm import datafiles
 from minglm.errors import InputError
 from minglm.rl import hallucination as h
 from minglm.rl import hallucination_world as hw
 from minglm.rl.hallucination_world import Counts, World
 
-RECORD = Path(__file__).resolve().parents[2] / "data" / "reference" / "hallucination.csv"
+RECORD = datafiles.data("reference", "hallucination.csv")
 
 
 # ---------------------------------------------------------------------- the world

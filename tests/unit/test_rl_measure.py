@@ -30,7 +30,7 @@ def test_staleness_says_so_when_seeds_cannot_tell():
 
 
 def test_rows_survive_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "REFERENCE", tmp_path)
+    monkeypatch.setattr(measure.datafiles, "data", lambda *parts: tmp_path / parts[-1])
     measure.write([{"mode": "sync", "seed": 0, "pass_at_1": 0.51234}], tmp_path / "rl_x.csv")
     assert measure.read("x") == [{"mode": "sync", "seed": 0, "pass_at_1": 0.5123}]
 

@@ -31,7 +31,7 @@ def test_a_second_fitted_row_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "published.json"
     row = {"family": "f", "use": "fit", "source": "s", "quantity": "step_s", "measured": 1}
     path.write_text(json.dumps({"families": {"f": {}}, "rows": [{**row, "id": "a"}, {**row, "id": "b"}]}))
-    monkeypatch.setattr(rollout_validate, "PUBLISHED", path)
+    monkeypatch.setattr(rollout_validate.datafiles, "data", lambda *parts: path)
     rollout_validate.document.cache_clear()
     try:
         with pytest.raises(InputError, match="second fitted row"):

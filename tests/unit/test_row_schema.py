@@ -3,12 +3,13 @@ import json
 
 import pytest
 
+from minglm import datafiles
 from minglm.errors import InputError
-from sim import row_schema, rows, validate
+from sim import row_schema, rows
 from sim.documents import read_document
 from sim.row_schema import clean_options, clean_plan, clean_recompute, clean_schedule, json_schema
 
-FOLDER = validate.PUBLISHED
+FOLDER = datafiles.data("published_runs")
 FILES = sorted(FOLDER.glob("*.yaml")) + sorted((FOLDER / "held_out").glob("*.yaml"))
 
 

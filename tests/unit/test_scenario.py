@@ -3,6 +3,7 @@ import builtins
 
 import pytest
 
+from minglm import datafiles
 from minglm.errors import InputError
 from sim import documents, scenario_file
 from sim.scenario import load_scenario, resolve
@@ -25,7 +26,7 @@ def refused(make) -> str:
     return message
 
 
-TRAINING = [p for p in sorted(scenario_file.SCENARIOS.glob("*.yaml")) if documents.read_document(p).get("kind", "training") == "training"]
+TRAINING = [p for p in datafiles.catalogue("scenarios", ".yaml").values() if documents.read_document(p).get("kind", "training") == "training"]
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
@@ -168,7 +169,7 @@ def test_json_scenarios_need_no_yaml(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("model", ["llama3_8b", "mixtral_8x7b", "deepseek_v3", "kimi_k2", "gpt3_175b", "data/models/glm5.json"])
 def test_another_model_keeps_plan_and_batch(model, monkeypatch):
-    monkeypatch.chdir(scenario_file.DATA.parent)
+    monkeypatch.chdir(datafiles.root())
     s = load_scenario("glm5_100k_910b", model=model)
     assert s.plan.chips == 99_840 and s.plan.stages is None and s.workload.global_batch == 15_600
     assert not s.model.experts or s.model.experts % s.plan.ep == 0

@@ -6,6 +6,7 @@ import os
 import pytest
 
 torch = pytest.importorskip("torch")
+from minglm import datafiles  # noqa: E402
 from minglm.errors import InputError  # noqa: E402
 from minglm.workshop import NotYet, check, checking, generator, results  # noqa: E402
 
@@ -16,7 +17,7 @@ SAMPLE = SOURCES if COURSE else SOURCES[2:4]
 
 
 def test_each_learn_notebook_has_two_to_four_exercises():
-    learn = sorted(p.stem for p in (generator.ROOT / "notebooks" / "learn").glob("*.ipynb"))
+    learn = sorted(p.stem for p in datafiles.notebooks("learn").glob("*.ipynb"))
     counts = {}
     for key in EXERCISES:
         counts[key.split(".")[0]] = counts.get(key.split(".")[0], 0) + 1

@@ -5,7 +5,7 @@ import re
 import pytest
 
 torch = pytest.importorskip("torch")
-from minglm import cli  # noqa: E402
+from minglm import cli, datafiles  # noqa: E402
 from minglm.doctor import Check  # noqa: E402
 from minglm.errors import InputError  # noqa: E402
 from minglm.workshop import checkpoints, contents, generator, kernels, preflight, slides, timing  # noqa: E402
@@ -28,7 +28,6 @@ def test_checkpoints_are_whole_hashed_and_usable(tiny, monkeypatch, tmp_path, ca
     assert {r["file"].split("/")[0] for r in rows} == set(checkpoints.KEPT) and checkpoints.verify(folder) == rows
     monkeypatch.setattr(checkpoints, "FOLDER", folder)
     monkeypatch.setattr(checkpoints, "DEMO", tmp_path / "no_demo")
-    monkeypatch.setattr(checkpoints, "ROOT", tmp_path)
     monkeypatch.setattr(notebook, "SMOKE", False)
     run = checkpoints.start_from("sft")
     assert run == folder / "sft" and "workshop's checkpoint" in capsys.readouterr().out
@@ -102,13 +101,13 @@ def test_slides_open_offline_and_each_heading_begins_one():
     assert page.count('<section class="slide">') == 3 and page.count("twice") == 1, "a second picture of one cell, and a text too long for its place, begin slides"
     assert "line 0\nline 1\nline 2" in page and "VBox" not in page and "html-manager" not in page
     with pytest.raises(InputError, match="no such notebook"):
-        slides.export([generator.ROOT / "nowhere.ipynb"], execute=False)
+        slides.export([datafiles.notebooks("nowhere.ipynb")], execute=False)
 
 
 def test_the_timing_table_covers_all_notebooks_and_is_committed():
-    names = {p.relative_to(timing.ROOT / "notebooks").as_posix() for p in timing.notebooks()}
+    names = {p.relative_to(datafiles.notebooks()).as_posix() for p in timing.notebooks()}
     assert len(names) >= 18
-    written = timing.ROOT / "notebooks" / "workshop" / "timing.md"
+    written = datafiles.notebooks("workshop", "timing.md")
     rows = re.findall(r"^\| ((?:learn|scale|plan)/\S+\.ipynb) \|", written.read_text(encoding="utf-8"), flags=re.M)
     assert len(rows) >= 17 and "**failed**" not in written.read_text(encoding="utf-8")
     made = timing.table([{"notebook": "a", "seconds": 2.0, "peak_mib": 10, "figures": 1, "error": "x"}])
@@ -116,18 +115,18 @@ def test_the_timing_table_covers_all_notebooks_and_is_committed():
     with pytest.raises(InputError, match="no notebook's path"):
         timing.notebooks("nonsense")
     with pytest.raises(InputError, match="make book"):
-        timing.from_book(generator.ROOT / "nowhere")
+        timing.from_book(datafiles.notebooks("nowhere"))
 
 
 def test_the_table_of_notebooks_is_whole_and_the_readme_is_in_step(tmp_path):
     rows = contents.rows()
     names = {r[0] for r in rows}
-    assert names == {p.relative_to(timing.ROOT / "notebooks").with_suffix("").as_posix() for p in timing.notebooks()}
+    assert names == {p.relative_to(datafiles.notebooks()).with_suffix("").as_posix() for p in timing.notebooks()}
     assert len(set(contents.ABOUT) & names) >= 30 and all(len(v) == 2 for v in contents.ABOUT.values())
     for name, minutes, sentence, _ in rows:
         assert re.fullmatch(r"(\d+|\?), \d+", minutes), f"{name}: its first cell does not say how many minutes it takes to read"
         assert len(sentence.split()) >= 2
-        said = re.search(r"about (\d+) minutes? of computing", (timing.ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+        said = re.search(r"about (\d+) minutes? of computing", datafiles.notebooks(f"{name}.ipynb").read_text(encoding="utf-8"))
         # one minute to spare: run alone, a notebook trains what an earlier one would have left for it
         assert said is None or abs(int(said[1]) - int(minutes.split(",")[0])) <= 1, f"{name}: says {said[1]} minutes, the table {minutes}"
     page = tmp_path / "page.md"
@@ -137,7 +136,7 @@ def test_the_table_of_notebooks_is_whole_and_the_readme_is_in_step(tmp_path):
     page.write_text("no marks", encoding="utf-8")
     with pytest.raises(InputError, match="not marked"):
         contents.write(page)
-    readme = (timing.ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (datafiles.root() / "README.md").read_text(encoding="utf-8")
     if contents.BEGIN not in readme:
         pytest.skip("the README's table is not marked for `minglm workshop contents --write README.md`")
     assert contents.table() in readme, "run `minglm workshop contents --write README.md`"
@@ -145,7 +144,7 @@ def test_the_table_of_notebooks_is_whole_and_the_readme_is_in_step(tmp_path):
 
 def test_make_lab_shows_the_whole_project_and_asks_nothing():
     """Started on a notebook, JupyterLab takes that notebook's folder for its root: exercises and links would be out of reach."""
-    root = timing.ROOT
+    root = datafiles.root()
     lab = next(line for line in (root / "Makefile").read_text(encoding="utf-8").splitlines() if "/jupyter lab " in line)
     assert "--ServerApp.root_dir=." in lab
     settings = re.search(r"--LabApp.app_settings_dir=(\S+)", lab).group(1)

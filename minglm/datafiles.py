@@ -1,0 +1,84 @@
+"""The one place that knows where files lie: the data, the notebooks, and where runs are written.
+
+The same code runs from a checkout (data/ and notebooks/ stand beside the packages) and from an installation (they are inside
+this package, as `_data` and `_notebooks`), in a browser too. Standard library only.
+"""
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+from minglm.errors import InputError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@functools.cache
+def root() -> Path | None:
+    """The checkout's folder, or None in an installation."""
+    return _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
+
+
+def data(*parts: str) -> Path:
+    """A file or folder of data/: `data("chips", "h100.yaml")`. It need not exist."""
+    return (_PACKAGE / "_data" if root() is None else root() / "data").joinpath(*parts)
+
+
+def package(name: str) -> Path:
+    """The folder of our package `name`, "minglm" or "sim"; they stand side by side."""
+    return _PACKAGE.parent / name
+
+
+def notebooks(*parts: str) -> Path:
+    """A file or folder of notebooks/: `notebooks("plan", "planner.ipynb")`. It need not exist."""
+    return (_PACKAGE / "_notebooks" if root() is None else root() / "notebooks").joinpath(*parts)
+
+
+def catalogue(folder: str | Path, *suffixes: str) -> dict[str, Path]:
+    """Name → file of a folder, by name; of two files with one name the earlier suffix counts.
+
+    Args:
+        folder: under data/, such as "chips", or an absolute path.
+        suffixes: which files, such as ".yaml".
+
+    Raises:
+        InputError: the folder is missing or holds no such file. An empty catalogue is never an answer: whatever is made of
+            it would be empty too, and look right.
+    """
+    place = data() / folder
+    found: dict[str, Path] = {}
+    for suffix in suffixes:
+        for path in place.glob(f"*{suffix}"):
+            found.setdefault(path.name.removesuffix(suffix), path)
+    if not found:
+        state = f"holds no {' or '.join(suffixes)} file" if place.is_dir() else "no such folder"
+        raise InputError(f"{place}: {state}; {hint(f'restore it with: git checkout -- {shown(place)}', 'install again with: pip install --force-reinstall minglm')}")
+    return dict(sorted(found.items()))
+
+
+def runs() -> Path:
+    """Where runs are written: MINGLM_RUNS, else `default_runs()`."""
+    return Path(os.environ.get("MINGLM_RUNS") or default_runs())
+
+
+def default_runs() -> Path:
+    """runs/ of the checkout, in an installation that of the current folder. It keeps what is made once and read by many (the
+    demo, the workshop's checkpoints), so that a notebook whose own runs go elsewhere still finds it."""
+    return Path("runs") if root() is None else root() / "runs"
+
+
+def shown(path: Path) -> str:
+    """A path as a message gives it: from the checkout's folder when it lies inside, with slashes."""
+    return (path.relative_to(root()) if root() is not None and path.is_relative_to(root()) else path).as_posix()
+
+
+def hint(in_checkout: str, installed: str) -> str:
+    """The advice that can be followed here."""
+    return installed if root() is None else in_checkout
+
+
+def install_hint(extra: str = "") -> str:
+    """The command that installs an extra, or several ("lab,dev"); without one, the base."""
+    extras = f"[{extra}]" if extra else ""
+    return hint(f"pip install -c constraints.txt -e '.{extras}'", f"pip install 'minglm{extras}'")
