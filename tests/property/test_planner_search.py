@@ -39,7 +39,7 @@ def brute(costs, space, chips, batch):
     return fitting
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(st.sampled_from(sorted(SMALL)), st.sampled_from([4, 8, 12]), st.sampled_from([8, 12]), st.sampled_from(["tokens", "cost"]),
        st.sampled_from([0.0, 0.1]), st.sampled_from([3, 40]))
 def test_search_equals_brute_force(name, chips, batch, objective, tolerance, keep):

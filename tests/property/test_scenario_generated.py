@@ -1,8 +1,6 @@
 """Generated scenarios: never a traceback, never a negative or NaN result, more bandwidth never slower, more failures never
-more goodput. 300 in `make test`; 10,000 with MINGLM_SOAK=1 (`make soak`).
-"""
+more goodput."""
 import math
-import os
 from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
@@ -14,9 +12,8 @@ from sim.facts import list_chips, list_clusters
 from sim.project import campaign_input, campaign_legs, check_finite, point, project
 from sim.scenario import resolve
 
-EXAMPLES = 10_000 if os.environ.get("MINGLM_SOAK") else 300
-RUN = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not os.environ.get("MINGLM_SOAK"))
-FEW = settings(RUN, max_examples=max(EXAMPLES // 6, 20))
+RUN = settings(max_examples=300, suppress_health_check=list(HealthCheck))
+FEW = settings(RUN, max_examples=50)
 
 WIDTH = st.sampled_from([1, 1, 2, 2, 4, 8, 3, 16])
 ODD = st.one_of(st.none(), st.booleans(), st.integers(-10, 10**22), st.floats(), st.text(max_size=8), st.lists(st.integers(), max_size=2), st.just({"a": 1}),

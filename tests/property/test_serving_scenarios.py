@@ -1,5 +1,4 @@
 """Any value in any place of a serving scenario: it runs, or one line says what is wrong; never another exception."""
-import os
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +6,6 @@ from hypothesis import strategies as st
 from minglm.errors import InputError
 from sim.serving_scenario import run
 
-EXAMPLES = 2000 if os.environ.get("MINGLM_SOAK") else 120
 GOOD = {
     "version": 1, "kind": "serving", "model": "glm5",
     "decode": {"cluster": "dgx_h200", "chips": 8, "attention_tp": 8, "kv": "fp8", "instances": 1, "max_batch": 8},
@@ -24,7 +22,7 @@ junk = st.one_of(st.none(), st.booleans(), st.integers(-5, 64), st.sampled_from(
                  st.sampled_from(["1 s", "2 GiB", "glm5", "dgx_h100", "fp8", "sglang-tp", "50%"]), st.just([]), st.just({}), st.just({"mean": 3}), st.just({"a": 1}))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(st.tuples(st.sampled_from(PLACES), junk), min_size=1, max_size=3))
 def test_any_value_anywhere_runs_or_is_refused_in_one_line(changes):
     scenario = {k: dict(v) if isinstance(v, dict) else v for k, v in GOOD.items()}
