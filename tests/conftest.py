@@ -82,3 +82,13 @@ def small_checkpoint(made_once):
     from minglm.train import train
     torch.set_num_threads(1)
     return made_once("small_checkpoint", lambda folder: train(recipe.load("ci_pretrain", {"steps": 3}), folder, None, progress=False, device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def warm(made_once):
+    """Three steps of a warm start on the task sum: a tiny checkpoint that an RL run can start from."""
+    pytest.importorskip("torch")
+    from minglm.rl.warm import WarmStart, warm_start
+    small = dict(hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_intermediate_size=16, max_position_embeddings=160)
+    recipe = WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=small)
+    return made_once("warm", lambda folder: warm_start(recipe, folder))

@@ -50,7 +50,7 @@ def test_runs_in_smoke_mode_and_shows_its_figures(path, tmp_path, monkeypatch):
     monkeypatch.setenv("MINGLM_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
     book = nbformat.read(path, as_version=4)
-    client = NotebookClient(book, timeout=300, kernel_name="python3", store_widget_state=False,
+    client = NotebookClient(book, timeout=600, startup_timeout=240, kernel_name="python3", store_widget_state=False,
                             resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     shown = sum("application/vnd.plotly.v1+json" in output.get("data", {})

@@ -108,7 +108,7 @@ def test_in_a_real_kernel(source, solved, tmp_path, monkeypatch):
     monkeypatch.setenv("MINGLM_RESULTS", str(tmp_path))
     monkeypatch.setenv("MINGLM_LEARNER", "ada")
     book = nbformat.reads(json.dumps(generator.notebook(source, solved)), as_version=4)
-    nbclient.NotebookClient(book, timeout=120, kernel_name="python3", allow_errors=not solved,
+    nbclient.NotebookClient(book, timeout=300, startup_timeout=240, kernel_name="python3", allow_errors=not solved,
                             resources={"metadata": {"path": str(tmp_path)}}).execute()
     errors = [o for c in book.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
     own = [k for k in EXERCISES if k.startswith(source.stem[:2])]
