@@ -33,24 +33,24 @@ bench-gpu: $(STAMP) ## the accelerator's bench; says so and stops where there is
 	$(BIN)/minglm bench --only gpu $(ARGS)
 
 drills: $(STAMP) ## 50 faults at random moments: kills, full disk, truncated shard, clock jumps; table in runs/drills
-	$(BIN)/python -m minglm.drills $(ARGS)
+	$(BIN)/python -m minglm.tools.fault_injection $(ARGS)
 
 soak: $(STAMP)   ## the long checks: 10,000 generated scenarios, 64 clients on the server for two minutes (needs runs/demo)
 	MINGLM_SOAK=1 $(BIN)/python -m pytest tests/property
-	$(BIN)/python -m minglm.serving.load --clients 64 --seconds 120 $(ARGS)
+	$(BIN)/python -m minglm.serving.load_test --clients 64 --seconds 120 $(ARGS)
 
 course-check: $(STAMP) ## the whole book, every exercise both ways, the site, all walks in a browser
-	$(BIN)/python -m minglm.book
-	MINGLM_COURSE=1 $(BIN)/python -m pytest tests/unit/test_workshop_exercises.py tests/unit/test_workshop_kit.py tests/browser $(ARGS)
+	$(BIN)/python -m minglm.course.book
+	MINGLM_COURSE=1 $(BIN)/python -m pytest tests/minglm/course/test_workshop_exercises.py tests/minglm/course/test_workshop_kit.py tests/browser $(ARGS)
 
 checkpoints: $(STAMP) ## small results that any notebook can start from, with their hashes
 	$(BIN)/minglm workshop checkpoints $(ARGS)
 
 book: $(STAMP)   ## executed HTML book of the notebooks, in runs/book
-	$(BIN)/python -m minglm.book
+	$(BIN)/python -m minglm.course.book
 
 lite: $(STAMP)   ## the planner page as a site for a browser with nothing installed, in runs/lite
-	$(BIN)/python -m sim.lite
+	$(BIN)/python -m sim.dashboard.lite
 
 test-mindspore: $(STAMP) ## the MindSpore twin against the torch model; 2.8 GB into .venv-mindspore (Python 3.11 or older)
 	test -x .venv-mindspore/bin/python || $(PYTHON) -m venv .venv-mindspore
@@ -59,4 +59,4 @@ test-mindspore: $(STAMP) ## the MindSpore twin against the torch model; 2.8 GB i
 	PYTHONPATH=. .venv-mindspore/bin/python -m pytest -c /dev/null --rootdir=. -q tests/mindspore_twin $(ARGS)
 
 clean:           ## remove the virtual environment and all runs
-	rm -rf $(VENV) .venv-mindspore runs *.egg-info
+	rm -rf $(VENV) .venv-mindspore runs build *.egg-info

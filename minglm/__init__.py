@@ -1,4 +1,5 @@
 """minglm: a small GLM-5, built to be read. Importing this package never imports torch."""
+
 import os
 
 __version__ = "0.1.0"

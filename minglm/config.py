@@ -13,6 +13,7 @@ one class, and the simulator reads the same object. Nothing here imports torch o
 Symbols: C hidden, H heads, E experts, K chosen experts, V vocabulary, S sequence length.
 Sources: GLM-5 report (arXiv 2602.15763, §2.1 and App. A); DeepSeek-V3.2 (DSA); transformers 5.23 `glm_moe_dsa`.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -27,16 +28,53 @@ BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 
 # Keys of a Hugging Face config.json that say nothing about the computation.
 _HF_BOOKKEEPING = {
-    "architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "use_cache", "_name_or_path",
-    "quantization_config", "auto_map", "head_dim", "qk_head_dim", "layer_types", "output_router_logits",
-    "ep_size", "attention_dropout", "pretraining_tp", "topk_method", "moe_layer_freq", "num_key_value_heads",
-    "rope_interleave", "indexer_rope_interleave", "chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder",
-    "output_attentions", "output_hidden_states", "return_dict", "problem_type", "rope_scaling", "rope_theta",
-    "num_experts", "num_local_experts", "index_share_for_mtp_iteration", "use_index_cache",
+    "architectures",
+    "model_type",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "_name_or_path",
+    "quantization_config",
+    "auto_map",
+    "head_dim",
+    "qk_head_dim",
+    "layer_types",
+    "output_router_logits",
+    "ep_size",
+    "attention_dropout",
+    "pretraining_tp",
+    "topk_method",
+    "moe_layer_freq",
+    "num_key_value_heads",
+    "rope_interleave",
+    "indexer_rope_interleave",
+    "chunk_size_feed_forward",
+    "id2label",
+    "label2id",
+    "is_encoder_decoder",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "problem_type",
+    "rope_scaling",
+    "rope_theta",
+    "num_experts",
+    "num_local_experts",
+    "index_share_for_mtp_iteration",
+    "use_index_cache",
 }
 # Keys whose value we support only at one setting: anything else would silently compute another model.
-_HF_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "n_group": 1, "topk_group": 1,
-             "tie_word_embeddings": False, "scoring_func": "sigmoid", "norm_topk_prob": True}
+_HF_FIXED = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "n_group": 1,
+    "topk_group": 1,
+    "tie_word_embeddings": False,
+    "scoring_func": "sigmoid",
+    "norm_topk_prob": True,
+}
 
 
 @dataclass(frozen=True)
@@ -51,20 +89,20 @@ class ModelConfig:
     vocab_size: int = 154880
     hidden_size: int = 6144
     num_hidden_layers: int = 78
-    first_k_dense_replace: int = 3          # the first layers keep a dense FFN
-    intermediate_size: int = 12288          # width of that dense FFN
+    first_k_dense_replace: int = 3  # the first layers keep a dense FFN
+    intermediate_size: int = 12288  # width of that dense FFN
     # ---- attention: multi-head latent attention (MLA)
     num_attention_heads: int = 64
-    q_lora_rank: int = 2048                 # queries pass through a latent of this width
-    kv_lora_rank: int = 512                 # keys and values are rebuilt from a cached latent of this width
-    qk_nope_head_dim: int = 192             # per head, the part without rotary position
-    qk_rope_head_dim: int = 64              # per head, the rotary part; its key is shared by all heads
+    q_lora_rank: int = 2048  # queries pass through a latent of this width
+    kv_lora_rank: int = 512  # keys and values are rebuilt from a cached latent of this width
+    qk_nope_head_dim: int = 192  # per head, the part without rotary position
+    qk_rope_head_dim: int = 64  # per head, the rotary part; its key is shared by all heads
     v_head_dim: int = 256
     # ---- DeepSeek Sparse Attention (DSA): the lightning indexer chooses `index_topk` keys for each query
     index_topk: int = 2048
     index_n_heads: int = 32
     index_head_dim: int = 128
-    indexer_types: tuple[str, ...] | None = None   # per layer: "full" runs the indexer, "shared" reuses the last choice
+    indexer_types: tuple[str, ...] | None = None  # per layer: "full" runs the indexer, "shared" reuses the last choice
     # ---- mixture of experts
     n_routed_experts: int = 256
     num_experts_per_tok: int = 8
@@ -73,7 +111,7 @@ class ModelConfig:
     routed_scaling_factor: float = 2.5
     # ---- multi-token prediction: `num_nextn_predict_layers` stored modules, applied `mtp_depth` times
     num_nextn_predict_layers: int = 1
-    mtp_depth: int = 3                      # depths that share the module's parameters (GLM-5 report §2.1)
+    mtp_depth: int = 3  # depths that share the module's parameters (GLM-5 report §2.1)
     # ---- the rest
     max_position_embeddings: int = 202752
     rope_theta: float = 1_000_000.0
@@ -92,41 +130,75 @@ class ModelConfig:
         self._check()
 
     def _check(self) -> None:
-        positive = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "q_lora_rank",
-                    "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "index_topk",
-                    "index_n_heads", "index_head_dim", "n_routed_experts", "num_experts_per_tok",
-                    "moe_intermediate_size", "intermediate_size", "max_position_embeddings", "mtp_depth")
+        positive = (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "q_lora_rank",
+            "kv_lora_rank",
+            "qk_nope_head_dim",
+            "qk_rope_head_dim",
+            "v_head_dim",
+            "index_topk",
+            "index_n_heads",
+            "index_head_dim",
+            "n_routed_experts",
+            "num_experts_per_tok",
+            "moe_intermediate_size",
+            "intermediate_size",
+            "max_position_embeddings",
+            "mtp_depth",
+        )
         for name in positive + ("first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers"):
             value, least = getattr(self, name), 1 if name in positive else 0
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name}={value!r}: must be a whole number of at least {least}; give {name}: {max(least, 1)} or more")
+                raise InputError(
+                    f"{name}={value!r}: must be a whole number of at least {least}; give {name}: {max(least, 1)} or more"
+                )
         for name in ("rope_theta", "rms_norm_eps", "initializer_range", "routed_scaling_factor"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
                 raise InputError(f"{name}={value!r}: must be a positive finite number; leave it out for the default")
         if self.qk_rope_head_dim % 2:
-            raise InputError(f"qk_rope_head_dim={self.qk_rope_head_dim}: rotary position turns pairs of values, so the width "
-                             f"must be even; use {self.qk_rope_head_dim + 1}")
+            raise InputError(
+                f"qk_rope_head_dim={self.qk_rope_head_dim}: rotary position turns pairs of values, so the width "
+                f"must be even; use {self.qk_rope_head_dim + 1}"
+            )
         if self.index_head_dim < self.qk_rope_head_dim:
-            raise InputError(f"index_head_dim={self.index_head_dim}: must hold the rotary part qk_rope_head_dim="
-                             f"{self.qk_rope_head_dim}; use index_head_dim of at least {self.qk_rope_head_dim}")
+            raise InputError(
+                f"index_head_dim={self.index_head_dim}: must hold the rotary part qk_rope_head_dim="
+                f"{self.qk_rope_head_dim}; use index_head_dim of at least {self.qk_rope_head_dim}"
+            )
         if self.num_experts_per_tok > self.n_routed_experts:
-            raise InputError(f"num_experts_per_tok={self.num_experts_per_tok}: a token cannot choose more experts than the "
-                             f"n_routed_experts={self.n_routed_experts} there are; lower it to {self.n_routed_experts} or add experts")
+            raise InputError(
+                f"num_experts_per_tok={self.num_experts_per_tok}: a token cannot choose more experts than the "
+                f"n_routed_experts={self.n_routed_experts} there are; lower it to {self.n_routed_experts} or add experts"
+            )
         if self.first_k_dense_replace > self.num_hidden_layers:
-            raise InputError(f"first_k_dense_replace={self.first_k_dense_replace}: more dense layers than "
-                             f"num_hidden_layers={self.num_hidden_layers}; use at most {self.num_hidden_layers}")
+            raise InputError(
+                f"first_k_dense_replace={self.first_k_dense_replace}: more dense layers than "
+                f"num_hidden_layers={self.num_hidden_layers}; use at most {self.num_hidden_layers}"
+            )
         if self.num_nextn_predict_layers > 1:
-            raise InputError(f"num_nextn_predict_layers={self.num_nextn_predict_layers}: one stored MTP module is supported, shared "
-                             "by all depths as in GLM-5; use 0 or 1 and set mtp_depth")
+            raise InputError(
+                f"num_nextn_predict_layers={self.num_nextn_predict_layers}: one stored MTP module is supported, shared "
+                "by all depths as in GLM-5; use 0 or 1 and set mtp_depth"
+            )
         if len(self.indexer_types) != self.num_hidden_layers:
-            raise InputError(f"indexer_types has {len(self.indexer_types)} entries: it needs one for each of the "
-                             f"num_hidden_layers={self.num_hidden_layers}; leave it out for 'full' everywhere")
+            raise InputError(
+                f"indexer_types has {len(self.indexer_types)} entries: it needs one for each of the "
+                f"num_hidden_layers={self.num_hidden_layers}; leave it out for 'full' everywhere"
+            )
         for kind in self.indexer_types:
             if kind not in ("full", "shared"):
-                raise InputError(f"indexer_types contains {kind!r}: each entry is 'full' or 'shared'{nearest(kind, ('full', 'shared'))}")
+                raise InputError(
+                    f"indexer_types contains {kind!r}: each entry is 'full' or 'shared'{nearest(kind, ('full', 'shared'))}"
+                )
         if self.indexer_types[0] != "full":
-            raise InputError("indexer_types[0]='shared': the first layer has no earlier choice to reuse; make it 'full'")
+            raise InputError(
+                "indexer_types[0]='shared': the first layer has no earlier choice to reuse; make it 'full'"
+            )
 
     # ------------------------------------------------------------------ making one
 
@@ -143,7 +215,9 @@ class ModelConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
-                raise InputError(f"model config key {key!r}: not a known key{nearest(key, known)}; see minglm/config.py for the list")
+                raise InputError(
+                    f"model config key {key!r}: not a known key{nearest(key, known)}; see minglm/config.py for the list"
+                )
         return cls(**values)
 
     @classmethod
@@ -162,21 +236,29 @@ class ModelConfig:
                 raise InputError(f"{path}: not valid JSON ({err}); give a Hugging Face config.json") from None
         if not isinstance(raw, dict) or raw.get("model_type") != "glm_moe_dsa":
             kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
-            raise InputError(f"model_type={kind!r}: ModelConfig reads 'glm_moe_dsa' only; the simulator's `clustersim run --model` "
-                             "reads more families")
+            raise InputError(
+                f"model_type={kind!r}: ModelConfig reads 'glm_moe_dsa' only; the simulator's `clustersim run --model` "
+                "reads more families"
+            )
         for key, only in _HF_FIXED.items():
             if (value := raw.pop(key, only)) not in (only, None):
-                raise InputError(f"config.json has {key}={value!r}: only {key}={only!r} is supported; use a config with that value")
+                raise InputError(
+                    f"config.json has {key}={value!r}: only {key}={only!r} is supported; use a config with that value"
+                )
         rope = raw.pop("rope_parameters", None) or {}
         if rope.get("rope_type", "default") != "default":
-            raise InputError(f"rope_type={rope['rope_type']!r}: only 'default' rotary position is supported; use a config without scaling")
+            raise InputError(
+                f"rope_type={rope['rope_type']!r}: only 'default' rotary position is supported; use a config without scaling"
+            )
         values = {"rope_theta": float(rope.get("rope_theta", raw.get("rope_theta", 1e6)))}
         layers, known = raw.get("num_hidden_layers", cls.num_hidden_layers), {f.name for f in dataclasses.fields(cls)}
         kinds = raw.pop("mlp_layer_types", None)
         if kinds is not None:
             dense = kinds.index("sparse") if "sparse" in kinds else len(kinds)
             if "dense" in kinds[dense:]:
-                raise InputError("mlp_layer_types: dense layers must come first (first_k_dense_replace); other orders are not supported")
+                raise InputError(
+                    "mlp_layer_types: dense layers must come first (first_k_dense_replace); other orders are not supported"
+                )
             raw["first_k_dense_replace"] = dense
         pattern, freq = raw.pop("index_topk_pattern", None), max(raw.pop("index_topk_freq", 1) or 1, 1)
         offset = raw.pop("index_skip_topk_offset", 2)
@@ -184,24 +266,35 @@ class ModelConfig:
             if pattern is not None:
                 raw["indexer_types"] = tuple({"F": "full", "S": "shared"}.get(c, c) for c in pattern)
             else:
-                raw["indexer_types"] = tuple("shared" if max(i - offset + 1, 0) % freq else "full" for i in range(layers))
+                raw["indexer_types"] = tuple(
+                    "shared" if max(i - offset + 1, 0) % freq else "full" for i in range(layers)
+                )
         # A checkpoint that transformers wrote has no MTP module and does not mention one.
         values["num_nextn_predict_layers"] = raw.pop("num_nextn_predict_layers", 0) or 0
         for key, value in raw.items():
             if key in known:
                 values[key] = value
             elif key not in _HF_BOOKKEEPING:
-                raise InputError(f"config.json key {key!r}: not a key of glm_moe_dsa{nearest(key, known)}; remove it if it is a comment")
+                raise InputError(
+                    f"config.json key {key!r}: not a key of glm_moe_dsa{nearest(key, known)}; remove it if it is a comment"
+                )
         return cls.from_dict(values)
 
     def to_hf(self) -> dict:
         """The `config.json` that transformers' `GlmMoeDsaConfig` reads, as a dict."""
-        out = {key: list(v) if isinstance(v := getattr(self, key), tuple) else v
-               for key in (f.name for f in dataclasses.fields(self)) if key != "rope_theta"}
+        out = {
+            key: list(v) if isinstance(v := getattr(self, key), tuple) else v
+            for key in (f.name for f in dataclasses.fields(self))
+            if key != "rope_theta"
+        }
         return out | {
-            "model_type": "glm_moe_dsa", "architectures": ["GlmMoeDsaForCausalLM"], **_HF_FIXED,
+            "model_type": "glm_moe_dsa",
+            "architectures": ["GlmMoeDsaForCausalLM"],
+            **_HF_FIXED,
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "num_key_value_heads": self.num_attention_heads, "rope_interleave": True, "indexer_rope_interleave": True,
+            "num_key_value_heads": self.num_attention_heads,
+            "rope_interleave": True,
+            "indexer_rope_interleave": True,
         }
 
     def to_dict(self) -> dict:
@@ -227,13 +320,21 @@ class ModelConfig:
         The keys `embedding … final_norm` sum to `num_params()`; `mtp` comes on top.
         """
         C, H = self.hidden_size, self.num_attention_heads
-        attention = (C * self.q_lora_rank + self.q_lora_rank                                    # q_a_proj, its norm
-                     + self.q_lora_rank * H * self.qk_head_dim                                  # q_b_proj
-                     + C * (self.kv_lora_rank + self.qk_rope_head_dim) + self.kv_lora_rank      # kv_a_proj_with_mqa, its norm
-                     + self.kv_lora_rank * H * (self.qk_nope_head_dim + self.v_head_dim)        # kv_b_proj
-                     + H * self.v_head_dim * C)                                                 # o_proj
-        indexer = (self.q_lora_rank * self.index_n_heads * self.index_head_dim + C * self.index_head_dim
-                   + 2 * self.index_head_dim + C * self.index_n_heads)   # wq_b, wk, k_norm (weight, bias), weights_proj
+        attention = (
+            C * self.q_lora_rank
+            + self.q_lora_rank  # q_a_proj, its norm
+            + self.q_lora_rank * H * self.qk_head_dim  # q_b_proj
+            + C * (self.kv_lora_rank + self.qk_rope_head_dim)
+            + self.kv_lora_rank  # kv_a_proj_with_mqa, its norm
+            + self.kv_lora_rank * H * (self.qk_nope_head_dim + self.v_head_dim)  # kv_b_proj
+            + H * self.v_head_dim * C
+        )  # o_proj
+        indexer = (
+            self.q_lora_rank * self.index_n_heads * self.index_head_dim
+            + C * self.index_head_dim
+            + 2 * self.index_head_dim
+            + C * self.index_n_heads
+        )  # wq_b, wk, k_norm (weight, bias), weights_proj
         expert = 3 * C * self.moe_intermediate_size
         E, moe_layers, layers = self.n_routed_experts, self.num_moe_layers, self.num_hidden_layers
         full = sum(kind == "full" for kind in self.indexer_types)
@@ -252,7 +353,8 @@ class ModelConfig:
         }
         # One MTP module: a whole MoE layer, the projection of [embedding; hidden], two norms for those, one for the output.
         parts["mtp"] = self.num_nextn_predict_layers * (
-            attention + indexer + (E + self.n_shared_experts) * expert + E * C + E + 2 * C + 2 * C * C + 3 * C)
+            attention + indexer + (E + self.n_shared_experts) * expert + E * C + E + 2 * C + 2 * C * C + 3 * C
+        )
         return parts
 
     def num_params(self, mtp: bool = False) -> int:
@@ -284,8 +386,13 @@ class ModelConfig:
             read = (k * (k + 1) / 2 + (seq - k) * k) / seq
         parts = self.params_breakdown()
         # A query that sees index_topk keys or fewer reads them all: the weights of the indexer still run.
-        matmul = (self.num_active_params() - parts["norms"] - parts["final_norm"] - parts["router_bias"]
-                  - self.num_hidden_layers * (self.q_lora_rank + self.kv_lora_rank))
+        matmul = (
+            self.num_active_params()
+            - parts["norms"]
+            - parts["final_norm"]
+            - parts["router_bias"]
+            - self.num_hidden_layers * (self.q_lora_rank + self.kv_lora_rank)
+        )
         full = sum(kind == "full" for kind in self.indexer_types)
         matmul -= full * 2 * self.index_head_dim + (0 if sparse else parts["indexer"] - full * 2 * self.index_head_dim)
         return {
@@ -304,9 +411,13 @@ class ModelConfig:
             one = self.flops_breakdown(seq, sparse)
             C, n = self.hidden_size, self.num_hidden_layers
             parts = self.params_breakdown()
-            layer = (parts["attention"] // n + (parts["indexer"] // max(1, sum(k == "full" for k in self.indexer_types)) if sparse else 0)
-                     + 3 * C * self.moe_intermediate_size * (self.num_experts_per_tok + self.n_shared_experts)
-                     + self.n_routed_experts * C + 2 * C * C)
+            layer = (
+                parts["attention"] // n
+                + (parts["indexer"] // max(1, sum(k == "full" for k in self.indexer_types)) if sparse else 0)
+                + 3 * C * self.moe_intermediate_size * (self.num_experts_per_tok + self.n_shared_experts)
+                + self.n_routed_experts * C
+                + 2 * C * C
+            )
             forward += self.mtp_depth * (2.0 * (layer + parts["head"]) + (one["attention"] + one["indexer"]) / n)
         return 3.0 * forward
 
@@ -330,29 +441,97 @@ def _width(dtype: str) -> int:
 # The sizes. `glm5` is the real thing and runs on the meta device only; the others keep its shape in miniature.
 NAMED_SIZES: dict[str, dict] = {
     # tests and continuous integration: seconds
-    "nano": dict(vocab_size=512, hidden_size=64, num_hidden_layers=3, first_k_dense_replace=1, intermediate_size=160,
-                 num_attention_heads=4, q_lora_rank=32, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8,
-                 v_head_dim=16, index_topk=16, index_n_heads=2, index_head_dim=16, n_routed_experts=8,
-                 num_experts_per_tok=2, moe_intermediate_size=32, mtp_depth=1, max_position_embeddings=512,
-                 rope_theta=10_000.0),
+    "nano": dict(
+        vocab_size=512,
+        hidden_size=64,
+        num_hidden_layers=3,
+        first_k_dense_replace=1,
+        intermediate_size=160,
+        num_attention_heads=4,
+        q_lora_rank=32,
+        kv_lora_rank=16,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=8,
+        v_head_dim=16,
+        index_topk=16,
+        index_n_heads=2,
+        index_head_dim=16,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        mtp_depth=1,
+        max_position_embeddings=512,
+        rope_theta=10_000.0,
+    ),
     # the demo: minutes on two cores
-    "mini": dict(vocab_size=2048, hidden_size=128, num_hidden_layers=5, first_k_dense_replace=1, intermediate_size=384,
-                 num_attention_heads=4, q_lora_rank=96, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16,
-                 v_head_dim=32, index_topk=32, index_n_heads=4, index_head_dim=32, n_routed_experts=16,
-                 num_experts_per_tok=4, moe_intermediate_size=64, mtp_depth=1, max_position_embeddings=1024,
-                 rope_theta=10_000.0),
+    "mini": dict(
+        vocab_size=2048,
+        hidden_size=128,
+        num_hidden_layers=5,
+        first_k_dense_replace=1,
+        intermediate_size=384,
+        num_attention_heads=4,
+        q_lora_rank=96,
+        kv_lora_rank=64,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=16,
+        v_head_dim=32,
+        index_topk=32,
+        index_n_heads=4,
+        index_head_dim=32,
+        n_routed_experts=16,
+        num_experts_per_tok=4,
+        moe_intermediate_size=64,
+        mtp_depth=1,
+        max_position_embeddings=1024,
+        rope_theta=10_000.0,
+    ),
     # the benchmark shape
-    "bench": dict(vocab_size=4096, hidden_size=256, num_hidden_layers=6, first_k_dense_replace=1, intermediate_size=768,
-                  num_attention_heads=8, q_lora_rank=128, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16,
-                  v_head_dim=32, index_topk=64, index_n_heads=4, index_head_dim=32, n_routed_experts=16,
-                  num_experts_per_tok=4, moe_intermediate_size=128, mtp_depth=1, max_position_embeddings=65536,
-                  rope_theta=10_000.0),
+    "bench": dict(
+        vocab_size=4096,
+        hidden_size=256,
+        num_hidden_layers=6,
+        first_k_dense_replace=1,
+        intermediate_size=768,
+        num_attention_heads=8,
+        q_lora_rank=128,
+        kv_lora_rank=64,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=16,
+        v_head_dim=32,
+        index_topk=64,
+        index_n_heads=4,
+        index_head_dim=32,
+        n_routed_experts=16,
+        num_experts_per_tok=4,
+        moe_intermediate_size=128,
+        mtp_depth=1,
+        max_position_embeddings=65536,
+        rope_theta=10_000.0,
+    ),
     # a night on a laptop, or an hour on a GPU
-    "small": dict(vocab_size=8192, hidden_size=512, num_hidden_layers=10, first_k_dense_replace=1, intermediate_size=1536,
-                  num_attention_heads=8, q_lora_rank=256, kv_lora_rank=128, qk_nope_head_dim=48, qk_rope_head_dim=16,
-                  v_head_dim=64, index_topk=256, index_n_heads=8, index_head_dim=64, n_routed_experts=32,
-                  num_experts_per_tok=4, moe_intermediate_size=256, mtp_depth=3, max_position_embeddings=8192,
-                  rope_theta=100_000.0),
+    "small": dict(
+        vocab_size=8192,
+        hidden_size=512,
+        num_hidden_layers=10,
+        first_k_dense_replace=1,
+        intermediate_size=1536,
+        num_attention_heads=8,
+        q_lora_rank=256,
+        kv_lora_rank=128,
+        qk_nope_head_dim=48,
+        qk_rope_head_dim=16,
+        v_head_dim=64,
+        index_topk=256,
+        index_n_heads=8,
+        index_head_dim=64,
+        n_routed_experts=32,
+        num_experts_per_tok=4,
+        moe_intermediate_size=256,
+        mtp_depth=3,
+        max_position_embeddings=8192,
+        rope_theta=100_000.0,
+    ),
     # GLM-5, 744B-A40B: the defaults of the class
     "glm5": dict(),
 }

@@ -3,6 +3,7 @@
 The same code runs from a checkout (data/ and notebooks/ stand beside the packages) and from an installation (they are inside
 this package, as `_data` and `_notebooks`), in a browser too. Standard library only.
 """
+
 from __future__ import annotations
 
 import functools
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from minglm.errors import InputError
 
+COURSE_NOTE = ".minglm-course.json"  # in a learner's own copy of the notebooks (`minglm course`)
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -53,7 +55,9 @@ def catalogue(folder: str | Path, *suffixes: str) -> dict[str, Path]:
             found.setdefault(path.name.removesuffix(suffix), path)
     if not found:
         state = f"holds no {' or '.join(suffixes)} file" if place.is_dir() else "no such folder"
-        raise InputError(f"{place}: {state}; {hint(f'restore it with: git checkout -- {shown(place)}', 'install again with: pip install --force-reinstall minglm')}")
+        raise InputError(
+            f"{place}: {state}; {hint(f'restore it with: git checkout -- {shown(place)}', 'install again with: pip install --force-reinstall minglm')}"
+        )
     return dict(sorted(found.items()))
 
 
@@ -63,14 +67,26 @@ def runs() -> Path:
 
 
 def default_runs() -> Path:
-    """runs/ of the checkout, in an installation that of the current folder. It keeps what is made once and read by many (the
-    demo, the workshop's checkpoints), so that a notebook whose own runs go elsewhere still finds it."""
-    return Path("runs") if root() is None else root() / "runs"
+    """runs/ of the checkout; in an installation that of the learner's course, for whatever runs inside it, else of the current
+    folder. It keeps what is made once and read by many (the demo, the workshop's checkpoints), so that a notebook whose own
+    runs go elsewhere still finds it."""
+    return (root() or course() or Path()) / "runs"
+
+
+def course() -> Path | None:
+    """The learner's copy of the notebooks that the current folder is or lies in, or None."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / COURSE_NOTE).is_file()), None)
 
 
 def shown(path: Path) -> str:
     """A path as a message gives it: from the checkout's folder when it lies inside, with slashes."""
     return (path.relative_to(root()) if root() is not None and path.is_relative_to(root()) else path).as_posix()
+
+
+def where(*parts: str) -> str:
+    """A file or folder of data/ as a message names it, so that the reader finds it here."""
+    return shown(data(*parts))
 
 
 def hint(in_checkout: str, installed: str) -> str:

@@ -3,6 +3,7 @@
 Both console scripts catch `InputError` at the top and print it as a single line without a traceback.
 Torch-free, so that `sim/` uses it too.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,4 +25,6 @@ class Parser(argparse.ArgumentParser):
     """argparse with its errors in our manner."""
 
     def error(self, message: str):
-        raise InputError(f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help")      # what was given may hold line ends
+        raise InputError(
+            f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help"
+        )  # what was given may hold line ends

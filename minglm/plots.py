@@ -3,6 +3,7 @@
 Plotly, Okabe-Ito colours (distinguishable with any colour vision), units in the axis titles, line dashes and markers as
 a second cue beside colour. `html()` makes a self-contained fragment, `static_svg()` a picture for a README or a printed page.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
-SEQUENTIAL = "Cividis"     # a colour scale that survives greyscale printing and all colour vision
+SEQUENTIAL = "Cividis"  # a colour scale that survives greyscale printing and all colour vision
 
 
 def figure(title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = False, height: int = 380, note: str = ""):
@@ -20,45 +21,123 @@ def figure(title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = Fal
     fig = go.Figure()
     fig.update_layout(
         title=dict(text=title, x=0.01, xanchor="left", font=dict(size=17)),
-        template="plotly_white", colorway=list(COLOURS), height=height, autosize=True,
+        template="plotly_white",
+        colorway=list(COLOURS),
+        height=height,
+        autosize=True,
         font=dict(family="Helvetica, Arial, sans-serif", size=13, color="#222"),
         margin=dict(l=70, r=20, t=60, b=70 if not note else 105),
-        legend=dict(bgcolor="rgba(255,255,255,0.7)", borderwidth=0), hovermode="closest",
+        legend=dict(bgcolor="rgba(255,255,255,0.7)", borderwidth=0),
+        hovermode="closest",
     )
     fig.update_xaxes(title=x, type="log" if log_x else None, showline=True, linecolor="#888", ticks="outside")
     fig.update_yaxes(title=y, type="log" if log_y else None, showline=True, linecolor="#888", ticks="outside")
     if note:
-        fig.add_annotation(text=note, showarrow=False, x=0, y=0, yshift=-88, xref="paper", yref="paper", align="left",
-                           xanchor="left", yanchor="bottom", font=dict(size=11, color="#555"))
+        fig.add_annotation(
+            text=note,
+            showarrow=False,
+            x=0,
+            y=0,
+            yshift=-88,
+            xref="paper",
+            yref="paper",
+            align="left",
+            xanchor="left",
+            yanchor="bottom",
+            font=dict(size=11, color="#555"),
+        )
     return fig
 
 
-def line(fig, x: Sequence, y: Sequence, name: str, index: int = 0, *, markers: bool = False, band: tuple | None = None, **more):
+def line(
+    fig,
+    x: Sequence,
+    y: Sequence,
+    name: str,
+    index: int = 0,
+    *,
+    markers: bool = False,
+    band: tuple | None = None,
+    **more,
+):
     """Add a line; `index` picks colour and dash together. `band=(low, high)` shades an interval around it."""
     colour = COLOURS[index % len(COLOURS)]
     if band is not None:
         low, high = band
-        fig.add_scatter(x=list(x) + list(x)[::-1], y=list(high) + list(low)[::-1], fill="toself", mode="lines", line_width=0,
-                        fillcolor=colour, opacity=0.18, hoverinfo="skip", showlegend=False)
-    fig.add_scatter(x=list(x), y=list(y), name=name, mode="lines+markers" if markers else "lines",
-                    line=dict(color=colour, dash=DASHES[index % len(DASHES)], width=2),
-                    marker=dict(symbol=SYMBOLS[index % len(SYMBOLS)], size=7), **more)
+        fig.add_scatter(
+            x=list(x) + list(x)[::-1],
+            y=list(high) + list(low)[::-1],
+            fill="toself",
+            mode="lines",
+            line_width=0,
+            fillcolor=colour,
+            opacity=0.18,
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    fig.add_scatter(
+        x=list(x),
+        y=list(y),
+        name=name,
+        mode="lines+markers" if markers else "lines",
+        line=dict(color=colour, dash=DASHES[index % len(DASHES)], width=2),
+        marker=dict(symbol=SYMBOLS[index % len(SYMBOLS)], size=7),
+        **more,
+    )
     return fig
 
 
-def bars(fig, labels: Sequence[str], values: Sequence[float], name: str = "", index: int = 0, *, text: Sequence[str] | None = None, **more):
+def bars(
+    fig,
+    labels: Sequence[str],
+    values: Sequence[float],
+    name: str = "",
+    index: int = 0,
+    *,
+    text: Sequence[str] | None = None,
+    **more,
+):
     """Add bars in one colour, with the value printed on each when `text` is given."""
-    fig.add_bar(x=list(labels), y=list(values), name=name, marker_color=COLOURS[index % len(COLOURS)],
-                text=list(text) if text is not None else None, textposition="auto", showlegend=bool(name), **more)
+    fig.add_bar(
+        x=list(labels),
+        y=list(values),
+        name=name,
+        marker_color=COLOURS[index % len(COLOURS)],
+        text=list(text) if text is not None else None,
+        textposition="auto",
+        showlegend=bool(name),
+        **more,
+    )
     return fig
 
 
-def heatmap(title: str, x: str, y: str, z: Sequence[Sequence[float]], *, unit: str, x_labels=None, y_labels=None,
-            text: bool = False, zmin: float | None = None, zmax: float | None = None, height: int = 380, note: str = ""):
+def heatmap(
+    title: str,
+    x: str,
+    y: str,
+    z: Sequence[Sequence[float]],
+    *,
+    unit: str,
+    x_labels=None,
+    y_labels=None,
+    text: bool = False,
+    zmin: float | None = None,
+    zmax: float | None = None,
+    height: int = 380,
+    note: str = "",
+):
     """A heat map, first row on top, with a colour bar that names its unit; `text` prints the value in each cell."""
     fig = figure(title, x, y, height=height, note=note)
-    fig.add_heatmap(z=[list(row) for row in z], x=x_labels, y=y_labels, colorscale=SEQUENTIAL, zmin=zmin, zmax=zmax,
-                    colorbar=dict(title=unit), texttemplate="%{z:.3g}" if text else None)
+    fig.add_heatmap(
+        z=[list(row) for row in z],
+        x=x_labels,
+        y=y_labels,
+        colorscale=SEQUENTIAL,
+        zmin=zmin,
+        zmax=zmax,
+        colorbar=dict(title=unit),
+        texttemplate="%{z:.3g}" if text else None,
+    )
     fig.update_yaxes(autorange="reversed", type="category" if y_labels is not None else None)
     return fig
 
@@ -88,8 +167,16 @@ def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[flo
         for low, high, colour in panel.get("bands", ()):
             ax.axhspan(low, high, color=colour, alpha=0.13, linewidth=0)
         for i, (name, xs, ys) in enumerate(panel.get("points", ())):
-            ax.plot(xs, ys, linestyle="", marker="oD"[i % 2], markersize=5, fillstyle="full" if i == 0 else "none",
-                    color=COLOURS[i % len(COLOURS)], label=name)
+            ax.plot(
+                xs,
+                ys,
+                linestyle="",
+                marker="oD"[i % 2],
+                markersize=5,
+                fillstyle="full" if i == 0 else "none",
+                color=COLOURS[i % len(COLOURS)],
+                label=name,
+            )
         if "points" in panel and panel.get("x_labels") is not None:
             ax.set_xticks(range(len(panel["x_labels"])), panel["x_labels"], fontsize=9)
         if "bars" in panel:
@@ -99,16 +186,25 @@ def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[flo
             ax.invert_yaxis()
         if "image" in panel:
             low, high = panel.get("range", (None, None))
-            shown = ax.imshow(panel["image"], cmap="cividis", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
+            shown = ax.imshow(
+                panel["image"], cmap="cividis", aspect="auto", interpolation="nearest", vmin=low, vmax=high
+            )
             for labels, ticks in ((panel.get("x_labels"), ax.set_xticks), (panel.get("y_labels"), ax.set_yticks)):
-                if labels is not None: ticks(range(len(labels)), [str(v) for v in labels])
+                if labels is not None:
+                    ticks(range(len(labels)), [str(v) for v in labels])
             fig.colorbar(shown, ax=ax, label=panel.get("unit", ""))
-        if panel.get("log_x"): ax.set_xscale("log")
-        if panel.get("log_y"): ax.set_yscale("log")
+        if panel.get("log_x"):
+            ax.set_xscale("log")
+        if panel.get("log_y"):
+            ax.set_yscale("log")
         ax.set_title(panel["title"], fontsize=11, loc="left")
-        ax.set_xlabel(panel["x"]); ax.set_ylabel(panel["y"])
-        for side in ("top", "right"): ax.spines[side].set_visible(False)
-        if len(panel.get("lines", ())) + len(panel.get("points", ())) > 1: ax.legend(frameon=False, fontsize=9)
-    if title: fig.suptitle(title, x=0.01, ha="left", fontsize=13)
+        ax.set_xlabel(panel["x"])
+        ax.set_ylabel(panel["y"])
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(False)
+        if len(panel.get("lines", ())) + len(panel.get("points", ())) > 1:
+            ax.legend(frameon=False, fontsize=9)
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=13)
     fig.savefig(path, format="svg", metadata={"Date": None})
     plt.close(fig)

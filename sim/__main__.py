@@ -1,6 +1,7 @@
 """`python -m sim` is `clustersim`."""
+
 import sys
 
-from sim.cli import main
+from sim.cli.main import main
 
 sys.exit(main())

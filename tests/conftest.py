@@ -1,4 +1,5 @@
 """What tests of several folders share: generated examples, checkpoints made once, who runs beside whom, what was skipped."""
+
 import os
 import random
 import sys
@@ -7,13 +8,13 @@ from collections import Counter
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")      # a worker a core: more threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: more threads would only wait for each other
 
 import minglm  # noqa: E402, F401  sets how threads wait, before any test loads torch
 
 try:
     from hypothesis import settings
-except ImportError:                                    # the environment of tests/mindspore_twin
+except ImportError:  # the environment of tests/mindspore_twin
     pass
 else:
     # The same examples on every run, on every machine; `make soak` looks for new ones and prints its seed.
@@ -48,7 +49,9 @@ def pytest_runtest_setup():
 def pytest_terminal_summary(terminalreporter):
     """How many tests were skipped, and why, in a line a reason."""
     reports = terminalreporter.stats.get("skipped", [])
-    reasons = Counter(r.longrepr[2].removeprefix("Skipped: ") if isinstance(r.longrepr, tuple) else str(r.longrepr) for r in reports)
+    reasons = Counter(
+        r.longrepr[2].removeprefix("Skipped: ") if isinstance(r.longrepr, tuple) else str(r.longrepr) for r in reports
+    )
     if reasons:
         terminalreporter.section(f"{len(reports)} skipped")
         for reason, count in reasons.most_common():
@@ -59,6 +62,7 @@ def pytest_terminal_summary(terminalreporter):
 def made_once(tmp_path_factory):
     """`made_once(name, make)`: the folder that `make(folder)` filled, by the first worker that asks; the others wait for it."""
     from filelock import FileLock
+
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
@@ -78,17 +82,24 @@ def made_once(tmp_path_factory):
 def small_checkpoint(made_once):
     """Three steps of `ci_pretrain`: a run folder that can be served."""
     torch = pytest.importorskip("torch")
-    from minglm import recipe
-    from minglm.train import train
+    from minglm.training import recipe
+    from minglm.training.loop import train
+
     torch.set_num_threads(1)
-    return made_once("small_checkpoint", lambda folder: train(recipe.load("ci_pretrain", {"steps": 3}), folder, None, progress=False, device="cpu"))
+    return made_once(
+        "small_checkpoint",
+        lambda folder: train(recipe.load("ci_pretrain", {"steps": 3}), folder, None, progress=False, device="cpu"),
+    )
 
 
 @pytest.fixture(scope="session")
 def warm(made_once):
     """Three steps of a warm start on the task sum: a tiny checkpoint that an RL run can start from."""
     pytest.importorskip("torch")
-    from minglm.rl.warm import WarmStart, warm_start
-    small = dict(hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_intermediate_size=16, max_position_embeddings=160)
+    from minglm.rl.warm_start import WarmStart, warm_start
+
+    small = dict(
+        hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_intermediate_size=16, max_position_embeddings=160
+    )
     recipe = WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=small)
     return made_once("warm", lambda folder: warm_start(recipe, folder))

@@ -1,11 +1,12 @@
 """The exchanges that gradients flow through. Each is an autograd function whose backward is the opposite exchange.
 
-    to_group       identity,             gradients summed      before weights that are split over the group
-    from_group     summed,               identity              after them
-    gather_keys    joined along axis 1,  summed and cut        keys of a split sequence
-    exchange       all-to-all of rows,   all-to-all back       tokens on their way to experts
-    total          summed,               identity              values to print: the gradient stays this process's own
+to_group       identity,             gradients summed      before weights that are split over the group
+from_group     summed,               identity              after them
+gather_keys    joined along axis 1,  summed and cut        keys of a split sequence
+exchange       all-to-all of rows,   all-to-all back       tokens on their way to experts
+total          summed,               identity              values to print: the gradient stays this process's own
 """
+
 from __future__ import annotations
 
 import torch
@@ -40,7 +41,7 @@ class _Summed(torch.autograd.Function):
 
 class _GatherKeys(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, group, rank, size):                                     # (B, T, R) → (B, size·T, R)
+    def forward(ctx, x, group, rank, size):  # (B, T, R) → (B, size·T, R)
         ctx.group, ctx.rank, ctx.size = group, rank, size
         parts = [torch.empty_like(x) for _ in range(size)]
         dist.all_gather(parts, x.contiguous(), group=group)
@@ -49,13 +50,13 @@ class _GatherKeys(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad, group=ctx.group)      # summed whole, then cut: the same on every backend
+        dist.all_reduce(grad, group=ctx.group)  # summed whole, then cut: the same on every backend
         return grad.chunk(ctx.size, 1)[ctx.rank].contiguous(), None, None, None
 
 
 class _Exchange(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, send, receive, group):                                  # (Σ send, …) → (Σ receive, …)
+    def forward(ctx, x, send, receive, group):  # (Σ send, …) → (Σ receive, …)
         ctx.send, ctx.receive, ctx.group = send, receive, group
         return _all_to_all(x, send, receive, group)
 

@@ -5,10 +5,11 @@ is cheap: all-gather in the forward pass, a sum in the backward. A process with 
 and drops the rest. Parts are contiguous: with dense attention the last process computes most (3/4 of it for two); with
 sparse attention every query reads the same number of keys and only the indexer is uneven.
 
-`Share` is what attention asks (`minglm.attention.View.share`): keys of all positions, and sums over all heads.
+`Share` is what attention asks (`minglm.model.attention.View.share`): keys of all positions, and sums over all heads.
 
 Shapes: B batch, T positions of this process, S keys it may see, H heads of this process, k chosen keys, R width of a key.
 """
+
 from __future__ import annotations
 
 import torch
@@ -31,7 +32,13 @@ class Share:
     def shorter(self, depth: int) -> Share:
         """The same split for a sequence without its last `depth` positions (multi-token prediction)."""
         out = Share.__new__(Share)
-        out.mesh, out.batch, out.offset, out.each, out.length = self.mesh, self.batch, self.offset, self.each, self.length - depth
+        out.mesh, out.batch, out.offset, out.each, out.length = (
+            self.mesh,
+            self.batch,
+            self.offset,
+            self.each,
+            self.length - depth,
+        )
         return out
 
     @property
@@ -50,7 +57,7 @@ class Share:
         if layout.cp == 1:
             return mine
         padded = F.pad(mine, (0, 0, 0, self.each - mine.shape[1]))
-        return gather_keys(padded, self.mesh.cp_group, self.mesh.cp, layout.cp)[:, :self.offset + mine.shape[1]]
+        return gather_keys(padded, self.mesh.cp_group, self.mesh.cp, layout.cp)[:, : self.offset + mine.shape[1]]
 
     def mean_heads(self, p: Tensor) -> Tensor:
         """Attention averaged over this process's heads (B, T, k) → over all; no gradient."""

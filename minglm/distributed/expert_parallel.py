@@ -6,6 +6,7 @@ the routing. Gates are multiplied in at home.
 
 Shapes: N tokens of this process, K chosen, C hidden, E experts, M rows received, n processes of the group.
 """
+
 from __future__ import annotations
 
 import torch
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 
 from minglm.distributed.collectives import exchange
 from minglm.distributed.mesh import Mesh
-from minglm.moe import Experts, MoE, grouped_swiglu
+from minglm.model.moe import Experts, MoE, grouped_swiglu
 
 
 class ExpertParallel(nn.Module):
-    """This process's experts, in place of `minglm.moe.Experts`: same call, same names of weights, E/ep of them."""
+    """This process's experts, in place of `minglm.model.moe.Experts`: same call, same names of weights, E/ep of them."""
 
     def __init__(self, experts: Experts, mesh: Mesh) -> None:
         super().__init__()
@@ -31,27 +32,27 @@ class ExpertParallel(nn.Module):
     def forward(self, x: Tensor, chosen: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, C), chosen (N, K), gates (N, K) → output (N, C) and this process's tokens per expert (E,) int64."""
         K, group, each = chosen.shape[1], self.mesh.ep_group, self.E // self.n
-        order = torch.argsort(chosen.flatten(), stable=True)              # slots (token·K + choice) by expert
+        order = torch.argsort(chosen.flatten(), stable=True)  # slots (token·K + choice) by expert
         counts = torch.bincount(chosen.flatten(), minlength=self.E)
-        coming = torch.empty_like(counts)                                 # (n·E/n,): row i what member i sends each of mine
+        coming = torch.empty_like(counts)  # (n·E/n,): row i what member i sends each of mine
         dist.all_to_all_single(coming, counts, group=group)
         send, receive = counts.view(self.n, each).sum(1).tolist(), coming.view(self.n, each).sum(1).tolist()
-        rows = exchange(x[order // K], send, receive, group)              # (M, C)
+        rows = exchange(x[order // K], send, receive, group)  # (M, C)
         expert = torch.arange(each, device=x.device).repeat(self.n).repeat_interleave(coming)
         out = grouped_swiglu(rows, self.gate_up_proj, self.down_proj, rows.new_ones(len(rows), 1), expert[:, None])[0]
-        back = exchange(out, receive, send, group)                        # (N·K, C), by expert
+        back = exchange(out, receive, send, group)  # (N·K, C), by expert
         weighted = back * gates.to(x.dtype).flatten()[order].unsqueeze(-1)
         return torch.zeros_like(x).index_add(0, order // K, weighted), counts
 
 
 def balance_share(scores: Tensor, chosen: Tensor, mesh: Mesh, batch: int, length: int) -> Tensor:
-    """This process's summand of `minglm.moe.balance_loss` over the whole batch.
+    """This process's summand of `minglm.model.moe.balance_loss` over the whole batch.
 
     scores (B, T, E) and chosen (B, T, K) of this process's rows and positions; `batch` rows and `length` positions there are
     in all. The load f of a sequence counts all its positions, so it is summed over cp; it carries no gradient.
     """
     B, T, E = scores.shape
-    share = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).sum(1) / length               # (B, E), this part's P
+    share = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).sum(1) / length  # (B, E), this part's P
     load = torch.zeros(B, E, dtype=scores.dtype, device=scores.device)
     load.scatter_add_(1, chosen.flatten(1), load.new_ones(()).expand(B, T * chosen.shape[-1]))
     if mesh.layout.cp > 1:

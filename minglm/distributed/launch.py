@@ -2,6 +2,7 @@
 
 On a cluster use torchrun, which also brings machines together; what a process sees is the same.
 """
+
 from __future__ import annotations
 
 import os
@@ -12,8 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from minglm import metrics
 from minglm.errors import InputError
+from minglm.training import metrics
 
 LIMIT_S = 300.0
 
@@ -21,15 +22,39 @@ LIMIT_S = 300.0
 def start(processes: int, arguments: Sequence[str], module: str = "minglm") -> list[subprocess.Popen]:
     """`python -m MODULE ARGUMENTS…` once for each process, with the variables that torchrun sets; one process: without them."""
     if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-        raise InputError(f"processes={processes!r}: must be a whole number of at least 1; on this machine {os.cpu_count()} run side by side")
+        raise InputError(
+            f"processes={processes!r}: must be a whole number of at least 1; on this machine {os.cpu_count()} run side by side"
+        )
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
-    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")} | {"OMP_NUM_THREADS": "1"}
+    clean = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    } | {"OMP_NUM_THREADS": "1"}
     out = []
     for rank in range(processes):
-        mine = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if processes > 1 else {}
-        out.append(subprocess.Popen([sys.executable, "-m", module, *arguments], env=clean | mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        mine = (
+            {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+            if processes > 1
+            else {}
+        )
+        out.append(
+            subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                env=clean | mine,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
     return out
 
 
@@ -49,7 +74,9 @@ def finish(running: Sequence[subprocess.Popen], limit_s: float = LIMIT_S) -> str
         kill(running)
     for rank, (p, (_, err)) in enumerate(zip(running, said)):
         if p.returncode:
-            raise RuntimeError(f"process {rank} ended with {p.returncode}: {(err.strip().splitlines() or ['(no word)'])[-1]}")
+            raise RuntimeError(
+                f"process {rank} ended with {p.returncode}: {(err.strip().splitlines() or ['(no word)'])[-1]}"
+            )
     return said[0][0]
 
 
@@ -67,7 +94,9 @@ def kill_after(running: Sequence[subprocess.Popen], run_dir: Path, step: int, li
     try:
         while _logged(run_dir) < step:
             if any(p.poll() is not None for p in running) or time.monotonic() > end:
-                raise RuntimeError(f"{run_dir}: no step {step}; the processes ended before, or {limit_s:.0f} s were not enough")
+                raise RuntimeError(
+                    f"{run_dir}: no step {step}; the processes ended before, or {limit_s:.0f} s were not enough"
+                )
             time.sleep(0.01)
     finally:
         kill(running)

@@ -3,6 +3,7 @@
 Processes are numbered with tp innermost, then cp, ep, dp: what talks most sits closest together. Weights that every process
 needs are sharded over dp·ep·cp; experts over dp·cp within their part of ep.
 """
+
 from __future__ import annotations
 
 import datetime
@@ -19,12 +20,12 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from minglm.distributed.layout import Layout
 from minglm.errors import InputError
+from minglm.training.parallel_dims import Layout
 
 Result = TypeVar("Result")
-BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}      # nccl and hccl: not run
-TIMEOUT_VARIABLE = "MINGLM_TIMEOUT_S"                          # seconds that one exchange may take before peers count as lost
+BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}  # nccl and hccl: not run
+TIMEOUT_VARIABLE = "MINGLM_TIMEOUT_S"  # seconds that one exchange may take before peers count as lost
 TIMEOUT_S = 600
 
 
@@ -38,11 +39,16 @@ class Mesh:
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self.layout, self.device = layout, device
         kind = device.type
-        axes = init_device_mesh(kind, (layout.dp, layout.ep, layout.cp, layout.tp), mesh_dim_names=("dp", "ep", "cp", "tp"))
+        axes = init_device_mesh(
+            kind, (layout.dp, layout.ep, layout.cp, layout.tp), mesh_dim_names=("dp", "ep", "cp", "tp")
+        )
         self.rank, self.first = dist.get_rank(), dist.get_rank() == 0
         self.ep, self.cp, self.tp = (axes.get_local_rank(n) for n in ("ep", "cp", "tp"))
         self.row = axes.get_local_rank("dp") * layout.ep + self.ep
-        self.data_mesh, self.expert_mesh = axes["dp", "ep", "cp"]._flatten("data"), axes["dp", "cp"]._flatten("expert_data")
+        self.data_mesh, self.expert_mesh = (
+            axes["dp", "ep", "cp"]._flatten("data"),
+            axes["dp", "cp"]._flatten("expert_data"),
+        )
         self.data, self.experts = self.data_mesh.get_group(), self.expert_mesh.get_group()
         self.ep_group, self.cp_group, self.tp_group = (axes.get_group(n) for n in ("ep", "cp", "tp"))
         ranks = torch.arange(layout.world).view(layout.dp, layout.ep, layout.cp, layout.tp)
@@ -129,7 +135,7 @@ def join(layout: Layout, device: str) -> Mesh:
     if kind not in BACKENDS:
         raise InputError(f"--device {device}: several processes need one of {', '.join(BACKENDS)}; use --device cpu")
     where = torch.device(kind)
-    if kind != "cpu":                                           # not run: one accelerator to a process
+    if kind != "cpu":  # not run: one accelerator to a process
         where = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)))
         torch.accelerator.set_device_index(where.index)
     if int(os.environ["RANK"]):

@@ -1,4 +1,4 @@
-"""The model of `minglm.model`, split over a mesh: same modules, same names of weights, same numbers.
+"""The model of `minglm.model.model`, split over a mesh: same modules, same names of weights, same numbers.
 
 Every process is given the whole batch and works on its rows and positions. A loss comes out as the value for the whole
 batch; its gradient is that of this process's summand only, and FSDP2 adds the summands of all. Sums, not means of means:
@@ -6,6 +6,7 @@ processes may have different numbers of targets, and the curve must be that of o
 
 Shapes: B rows of the whole batch, T positions of the whole sequence, C hidden, E experts.
 """
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -16,16 +17,16 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils import _pytree
 
-from minglm.attention import View
 from minglm.distributed.collectives import total
 from minglm.distributed.context_parallel import Share
 from minglm.distributed.expert_parallel import ExpertParallel, balance_share, split_experts
 from minglm.distributed.mesh import Mesh
 from minglm.distributed.tensor_parallel import split_heads
-from minglm.layers import IGNORE, head_loss, wide
-from minglm.model import Layer, Model, Output
-from minglm.moe import MoE
-from minglm.mtp import shift_targets
+from minglm.model.attention import View
+from minglm.model.layers import IGNORE, head_loss, wide
+from minglm.model.model import Layer, Model, Output
+from minglm.model.moe import MoE
+from minglm.model.mtp import shift_targets
 
 # FSDP2 finds the tensors of an output, to know when backward reaches it, only in containers that torch knows.
 if Output not in _pytree.SUPPORTED_NODES:
@@ -33,7 +34,7 @@ if Output not in _pytree.SUPPORTED_NODES:
 
 
 class ShardedLayer(nn.Module):
-    """`minglm.model.Layer` on a mesh. What it makes besides x is returned too, so that FSDP2 sees all of its gradients."""
+    """`minglm.model.model.Layer` on a mesh. What it makes besides x is returned too, so that FSDP2 sees all of its gradients."""
 
     def __init__(self, layer: Layer, mesh: Mesh) -> None:
         super().__init__()
@@ -48,8 +49,8 @@ class ShardedLayer(nn.Module):
         """x (B', T', C) → x, the summands of this process in the indexer's KL and the balance loss, tokens per expert."""
         share = view.share
         attended, kl = self.self_attn(self.input_layernorm(x), view)
-        if kl is not None:                                      # a mean over this process's queries
-            with torch.set_grad_enabled(view.indexer_grad):     # in "warmup" only this has a gradient
+        if kl is not None:  # a mean over this process's queries
+            with torch.set_grad_enabled(view.indexer_grad):  # in "warmup" only this has a gradient
                 kl = kl * (x.shape[0] * x.shape[1] / (share.batch * share.length))
         x = x + attended
         x_norm = self.post_attention_layernorm(x)
@@ -60,12 +61,14 @@ class ShardedLayer(nn.Module):
         out, counts = self.mlp.experts(flat, chosen, gates)
         if self.mlp.shared_experts is not None:
             out = out + self.mlp.shared_experts(flat)
-        balance = balance_share(scores.view(*x.shape[:2], -1), chosen.view(*x.shape[:2], -1), self.mesh, share.batch, share.length)
+        balance = balance_share(
+            scores.view(*x.shape[:2], -1), chosen.view(*x.shape[:2], -1), self.mesh, share.batch, share.length
+        )
         return x + out.view_as(x), kl, balance, counts
 
 
 class ShardedModel(Model):
-    """`minglm.model.Model` for training on a mesh.
+    """`minglm.model.model.Model` for training on a mesh.
 
     Args:
         full: the whole model with its starting weights, the same in every process; it is taken apart.
@@ -82,7 +85,7 @@ class ShardedModel(Model):
         nn.Module.__init__(self)
         self.config, self.mesh, self._rope = full.config, mesh, None
         self.shapes = {name: p.shape for name, p in full.named_parameters()}
-        self.embed_tokens = full.embed_tokens                   # in the order of Model: its methods walk the modules
+        self.embed_tokens = full.embed_tokens  # in the order of Model: its methods walk the modules
         self.layers = nn.ModuleList(ShardedLayer(layer, mesh) for layer in full.layers)
         self.norm, self.lm_head, self.mtp = full.norm, full.lm_head, full.mtp
         if self.mtp is not None:
@@ -99,19 +102,34 @@ class ShardedModel(Model):
         fully_shard(self, mesh=mesh.data_mesh, **options)
         for module in self.modules():
             if isinstance(module, FSDPModule):
-                module.set_gradient_divide_factor(1.0)          # losses are summands already
+                module.set_gradient_divide_factor(1.0)  # losses are summands already
                 if mesh.device.type == "cpu":
-                    module.set_force_sum_reduction_for_comms(True)      # gloo cannot average
+                    module.set_force_sum_reduction_for_comms(True)  # gloo cannot average
 
-    def forward(self, tokens: Tensor, targets: Tensor, *, mode: str = "sparse", doc_start: Tensor | None = None,
-                mtp: bool = True, indexer_loss: bool = True) -> Output:
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        mode: str = "sparse",
+        doc_start: Tensor | None = None,
+        mtp: bool = True,
+        indexer_loss: bool = True,
+    ) -> Output:
         """As `Model.forward` with targets: the whole batch (B, T) in, the whole batch's losses and expert counts out."""
         self._check(tokens, targets, mode, doc_start, 0)
         rows, share = self.mesh.rows(len(tokens)), Share(self.mesh, *tokens.shape)
         here = slice(share.offset, share.offset + share.own)
-        view = View(mode, self._rope_slice(share.offset, share.own, tokens.device), share.offset,
-                    None if doc_start is None else doc_start[rows, here], losses=True, indexer_loss=indexer_loss,
-                    indexer_grad=torch.is_grad_enabled(), share=share)
+        view = View(
+            mode,
+            self._rope_slice(share.offset, share.own, tokens.device),
+            share.offset,
+            None if doc_start is None else doc_start[rows, here],
+            losses=True,
+            indexer_loss=indexer_loss,
+            indexer_grad=torch.is_grad_enabled(),
+            share=share,
+        )
         kls, balances, counts = [], [], []
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
             hidden = self.embed_tokens(tokens[rows, here])
@@ -126,21 +144,35 @@ class ShardedModel(Model):
         out.balance_loss = torch.stack(balances).sum() if balances else None
         return self._of_all(out, counts)
 
-    def _depths(self, tokens, targets, doc_start, rows, hidden, view, kls, balances) -> tuple[Tensor | None, Tensor | None]:
+    def _depths(
+        self, tokens, targets, doc_start, rows, hidden, view, kls, balances
+    ) -> tuple[Tensor | None, Tensor | None]:
         """MTP loss and expert counts, as `Model._mtp_loss`; a process needs tokens of the next one's part, never hidden states."""
         losses, counts, start = [], None, view.share.offset
         for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
             share = view.share.shorter(depth)
             end = start + share.own
-            part = replace(view, rope=view.rope[:share.own], share=share,
-                           doc_start=None if view.doc_start is None else view.doc_start[:, :share.own])
-            joined = self.mtp.join(hidden[:, :share.own], self.embed_tokens(tokens[rows, start + depth:end + depth]))
+            part = replace(
+                view,
+                rope=view.rope[: share.own],
+                share=share,
+                doc_start=None if view.doc_start is None else view.doc_start[:, : share.own],
+            )
+            joined = self.mtp.join(hidden[:, : share.own], self.embed_tokens(tokens[rows, start + depth : end + depth]))
             hidden, kl, balance, count = self.mtp.layer(joined, part)
             if kl is not None:
                 kls.append(kl)
             balances.append(balance)
             counts = count if counts is None else counts + count
-            losses.append(_part(self.mtp.norm(hidden), self.lm_head.weight, shift_targets(targets, depth, doc_start), rows, slice(start, end)))
+            losses.append(
+                _part(
+                    self.mtp.norm(hidden),
+                    self.lm_head.weight,
+                    shift_targets(targets, depth, doc_start),
+                    rows,
+                    slice(start, end),
+                )
+            )
         return (torch.stack(losses).mean() if losses else None), counts
 
     def _of_all(self, out: Output, counts: list[Tensor]) -> Output:

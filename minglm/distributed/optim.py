@@ -9,6 +9,7 @@ need no exchange over tp.
 
 Shapes: m rows and n columns of a matrix; a process holds ⌈m/processes⌉ rows, the last ones fewer or none.
 """
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -19,11 +20,11 @@ from torch import Tensor
 
 from minglm.config import ModelConfig
 from minglm.distributed.mesh import Mesh
-from minglm.optim import MuonAdamW
+from minglm.training.optim import MuonAdamW
 
 
 class ShardedMuonAdamW(MuonAdamW):
-    """`minglm.optim.MuonAdamW` for the parameters of a `ShardedModel`; same rules, same arguments.
+    """`minglm.training.optim.MuonAdamW` for the parameters of a `ShardedModel`; same rules, same arguments.
 
     Args:
         named: (name, parameter), DTensors as FSDP2 left them. shapes: name → shape of the whole parameter.
@@ -32,8 +33,10 @@ class ShardedMuonAdamW(MuonAdamW):
     def __init__(self, named, shapes: dict[str, torch.Size], mesh: Mesh, config: ModelConfig, *args, **options) -> None:
         self.mesh, self.shapes = mesh, shapes
         self.sharded = {name: p for name, p in named if p.requires_grad}
-        local = [(name, p.detach().to_local().requires_grad_()) for name, p in self.sharded.items()]    # the same memory
-        super().__init__(local, replace(config, num_attention_heads=config.num_attention_heads // mesh.layout.tp), *args, **options)
+        local = [(name, p.detach().to_local().requires_grad_()) for name, p in self.sharded.items()]  # the same memory
+        super().__init__(
+            local, replace(config, num_attention_heads=config.num_attention_heads // mesh.layout.tp), *args, **options
+        )
         self.n, self.me = dist.get_world_size(mesh.data), dist.get_rank(mesh.data)
         self.owner = self._deal({n: self._rows_and_columns(n) for n, p in self.muon.items() if p.ndim == 2})
 
@@ -70,7 +73,10 @@ class ShardedMuonAdamW(MuonAdamW):
         mine = {n: self._rows_and_columns(n) for n in names if self.owner[n] == self.me}
         sizes = [[self._size(shape, r) for shape in mine.values()] for r in range(self.n)]
         got = self._swap(send, sizes)
-        return {name: torch.cat([got[r][i].view(-1, shape[1]) for r in range(self.n)]) for i, (name, shape) in enumerate(mine.items())}
+        return {
+            name: torch.cat([got[r][i].view(-1, shape[1]) for r in range(self.n)])
+            for i, (name, shape) in enumerate(mine.items())
+        }
 
     def _scatter(self, names: list[str], updates: dict[str, Tensor], whole: dict[str, Tensor]) -> None:
         """The opposite: rows of the owners' results into every process's updates."""
@@ -90,7 +96,13 @@ class ShardedMuonAdamW(MuonAdamW):
         like = next(iter(self.parameters.values()))
         flat = torch.cat([t for tensors in send for t in tensors] or [like.new_empty(0)])
         out = flat.new_empty(sum(map(sum, sizes)))
-        dist.all_to_all_single(out, flat, [sum(s) for s in sizes], [sum(t.numel() for t in tensors) for tensors in send], group=self.mesh.data)
+        dist.all_to_all_single(
+            out,
+            flat,
+            [sum(s) for s in sizes],
+            [sum(t.numel() for t in tensors) for tensors in send],
+            group=self.mesh.data,
+        )
         return [list(part.split(s)) if s else [] for part, s in zip(out.split([sum(s) for s in sizes]), sizes)]
 
     def _join_columns(self, name: str, matrix: Tensor) -> Tensor:

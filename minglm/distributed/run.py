@@ -1,9 +1,10 @@
-"""The training loop of `minglm.train` on a mesh: the same steps; process 0 alone writes notes, logs and the one line at the end.
+"""The training loop of `minglm.training.loop` on a mesh: the same steps; process 0 alone writes notes, logs and the one line at the end.
 
 Every process builds the seeded model whole once, so that a run starts from the same weights on any mesh, then keeps its
 shards. A process that loses another ends with one line and exit code 1; the same command goes on from the last checkpoint.
 Run with gloo on CPU; on CUDA and Ascend not run.
 """
+
 from __future__ import annotations
 
 import os
@@ -14,22 +15,40 @@ from pathlib import Path
 import torch
 from torch.distributed import DistError
 
-from minglm import checkpoint as single
-from minglm import gpu_device, machine
-from minglm import train as trainer
-from minglm.distributed import checkpoint, layout
+from minglm.distributed import checkpoint
 from minglm.distributed.mesh import Mesh, PeerLost, fall_silent, join, leave
 from minglm.distributed.model import ShardedModel
 from minglm.distributed.optim import ShardedMuonAdamW
 from minglm.errors import InputError
-from minglm.recipe import Recipe
+from minglm.runtime import device as devices
+from minglm.runtime import machine
+from minglm.training import checkpoint as single
+from minglm.training import loop as trainer
+from minglm.training import parallel_dims
+from minglm.training.recipe import Recipe
 
-LOST = ("connection closed", "connection reset", "broken pipe", "timed out", "connection refused", "gloo", "nccl", "hccl")
+LOST = (
+    "connection closed",
+    "connection reset",
+    "broken pipe",
+    "timed out",
+    "connection refused",
+    "gloo",
+    "nccl",
+    "hccl",
+)
 
 
-def train(recipe: Recipe, run_dir: Path, init_from: str | Path | None, resume: bool, progress: bool, device: str,
-          parallel: dict[str, int | None] | None = None) -> dict:
-    """As `minglm.train.train`, in a process that torchrun started.
+def train(
+    recipe: Recipe,
+    run_dir: Path,
+    init_from: str | Path | None,
+    resume: bool,
+    progress: bool,
+    device: str,
+    parallel: dict[str, int | None] | None = None,
+) -> dict:
+    """As `minglm.training.loop.train`, in a process that torchrun started.
 
     Raises:
         InputError: on process 0; the others end with exit code 2 and say nothing.
@@ -37,18 +56,24 @@ def train(recipe: Recipe, run_dir: Path, init_from: str | Path | None, resume: b
     """
     first = os.environ.get("RANK", "0") == "0"
     try:
-        if not layout.launched():
-            raise InputError(f"{' '.join(f'--{k} {v}' for k, v in (parallel or {}).items() if v)}: needs several processes; start with "
-                             "torchrun --nproc-per-node N -m -- minglm train …")
-        chosen = layout.choose(parallel, int(os.environ["WORLD_SIZE"]))
-        layout.check(chosen, recipe, recipe.config())
+        if not parallel_dims.launched():
+            raise InputError(
+                f"{' '.join(f'--{k} {v}' for k, v in (parallel or {}).items() if v)}: needs several processes; start with "
+                "torchrun --nproc-per-node N -m -- minglm train …"
+            )
+        chosen = parallel_dims.choose(parallel, int(os.environ["WORLD_SIZE"]))
+        parallel_dims.check(chosen, recipe, recipe.config())
         if recipe.qat:
-            raise InputError(f"qat={recipe.qat}: rounding during training works in one process; leave out torchrun or qat")
-        device = gpu_device.resolve(device)
+            raise InputError(
+                f"qat={recipe.qat}: rounding during training works in one process; leave out torchrun or qat"
+            )
+        device = devices.resolve(device)
         mesh = join(chosen, device)
         mesh.first_does(lambda: trainer._claim(run_dir, recipe, resume))
         with trainer.deterministic(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")     # nothing changes it in place
+            warnings.filterwarnings(
+                "ignore", message="FSDP2-wrapped module .* returned a view"
+            )  # nothing changes it in place
             row = _ShardedRun(recipe, run_dir, init_from, device, mesh).loop(progress)
         mesh.wait()
     except InputError:
@@ -72,17 +97,25 @@ def _end_lost(err: Exception, run_dir: Path):
     found = single.find(run_dir)
     kept = f"the last checkpoint is {found[0]}" if found else "no checkpoint had been written yet"
     why = str(err).strip().splitlines()[0]
-    print(f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: lost another process ({why[:160]}); {kept}; the same command goes on from there",
-          file=sys.stderr, flush=True)
+    print(
+        f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: lost another process ({why[:160]}); {kept}; the same command goes on from there",
+        file=sys.stderr,
+        flush=True,
+    )
     os._exit(1)
 
 
 class _NoLog:
     """What a process writes that is not the first."""
 
-    def write(self, row: dict) -> None: pass
-    def flush_to_disk(self) -> None: pass
-    def close(self) -> None: pass
+    def write(self, row: dict) -> None:
+        pass
+
+    def flush_to_disk(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class _ShardedRun(trainer._Run):
@@ -104,7 +137,7 @@ class _ShardedRun(trainer._Run):
         return made if self.first else super()._data(tokenizer_from)
 
     def _place(self, model) -> ShardedModel:
-        accelerator = self.mesh.device.type != "cpu"                # bf16 and ZeRO-3 there: not run
+        accelerator = self.mesh.device.type != "cpu"  # bf16 and ZeRO-3 there: not run
         return ShardedModel(model, self.mesh, bf16=accelerator, reshard=accelerator and self.recipe.mode != "warmup")
 
     def _optimizer(self, **options) -> ShardedMuonAdamW:
@@ -128,7 +161,9 @@ class _ShardedRun(trainer._Run):
             self.optimizer.steps = int(tensors["steps"])
 
     def save(self) -> Path:
-        return checkpoint.save(self.dir, self.step, self.config, self._tensors(optimizer=True), self.mesh, self._notes())
+        return checkpoint.save(
+            self.dir, self.step, self.config, self._tensors(optimizer=True), self.mesh, self._notes()
+        )
 
     def _pass(self, last: bool) -> None:
         self.model.accumulate(last)
@@ -149,5 +184,5 @@ class _ShardedRun(trainer._Run):
         return self.mesh.sum(machine.matmul_flops_per_s("fp32" if kind == "cpu" else "bf16", kind))
 
     def last_metrics(self) -> dict:
-        self.mesh.wait()                                            # process 0 has closed its log
+        self.mesh.wait()  # process 0 has closed its log
         return super().last_metrics()

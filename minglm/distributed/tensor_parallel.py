@@ -7,14 +7,15 @@ the group, what flows out of one is summed itself; so every other gradient is eq
 
 Shapes: B batch, T positions, H heads, C hidden.
 """
+
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minglm.attention import MLA
 from minglm.distributed.collectives import from_group, to_group
 from minglm.distributed.mesh import Mesh
+from minglm.model.attention import MLA
 
 
 class _IntoHeads(nn.Module):
@@ -50,5 +51,5 @@ def split_heads(mla: MLA, mesh: Mesh) -> None:
 
     mla.H //= n
     mla.q_b_proj = _IntoHeads(mine(mla.q_b_proj, 0), mesh.tp_group)
-    mla.kv_b_proj.weight = nn.Parameter(mine(mla.kv_b_proj, 0))     # its input is the gathered latent (Share.keys)
+    mla.kv_b_proj.weight = nn.Parameter(mine(mla.kv_b_proj, 0))  # its input is the gathered latent (Share.keys)
     mla.o_proj = _OutOfHeads(mine(mla.o_proj, 1), mesh.tp_group)

@@ -7,6 +7,7 @@ process when the exchange is done by a ring: an all-gather or a reduce-scatter o
 twice that, an all-to-all what is not for itself (Thakur, Rabenseifner and Gropp 2005). The counter sits where torch hands
 tensors to the backend, so that it counts what FSDP2 sends too. It measures no time.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -23,8 +24,14 @@ from torch.utils._pytree import tree_flatten
 
 from minglm.errors import InputError, Parser
 
-NAMES = {"_allgather_base_": "all-gather", "allgather_": "all-gather", "_reduce_scatter_base_": "reduce-scatter", "allreduce_": "all-reduce",
-         "alltoall_base_": "all-to-all", "broadcast_": "broadcast"}
+NAMES = {
+    "_allgather_base_": "all-gather",
+    "allgather_": "all-gather",
+    "_reduce_scatter_base_": "reduce-scatter",
+    "allreduce_": "all-reduce",
+    "alltoall_base_": "all-to-all",
+    "broadcast_": "broadcast",
+}
 
 
 class Counter(TorchDispatchMode):
@@ -56,13 +63,14 @@ def _sent(name: str, args: tuple) -> float:
 
     def size(what) -> int:
         return sum(t.numel() * t.element_size() for t in tree_flatten(what)[0] if isinstance(t, torch.Tensor))
+
     if name == "allreduce_":
         return 2 * (n - 1) / n * size(args[0])
     if name in ("_allgather_base_", "allgather_"):
-        return (n - 1) * size(args[1])                          # (output, input, group, …)
+        return (n - 1) * size(args[1])  # (output, input, group, …)
     if name == "_reduce_scatter_base_":
         return (n - 1) * size(args[0])
-    if name == "alltoall_base_":                                # (output, input, group, output sizes, input sizes, …)
+    if name == "alltoall_base_":  # (output, input, group, output sizes, input sizes, …)
         rows = list(args[4]) or [args[1].shape[0] // n] * n
         return size(args[1]) * (1 - rows[me] / max(1, sum(rows)))
     return 0.0
@@ -73,7 +81,7 @@ def _group(value):
         try:
             return dist.ProcessGroup.unbox(value)
         except (RuntimeError, TypeError):
-            return None                                         # the kind of reduction is such an object too
+            return None  # the kind of reduction is such an object too
     return value if isinstance(value, dist.ProcessGroup) else None
 
 
@@ -83,7 +91,7 @@ def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list
     from minglm.distributed.mesh import Mesh
     from minglm.distributed.model import ShardedModel
     from minglm.distributed.optim import ShardedMuonAdamW
-    from minglm.model import Model
+    from minglm.model.model import Model
 
     mesh = Mesh(layout, torch.device("cpu"))
     torch.manual_seed(seed)
@@ -100,35 +108,59 @@ def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list
     with counter.during("optimizer"):
         optimizer.clip_grad_norm(1.0)
         optimizer.step()
-    return [{"layout": str(layout), "rows": rows, "phase": phase, "kind": kind, "calls": calls, "bytes": round(sent), "loss": float(out.lm_loss.detach())}
-            for (phase, kind), (calls, sent) in counter.seen.items()]
+    return [
+        {
+            "layout": str(layout),
+            "rows": rows,
+            "phase": phase,
+            "kind": kind,
+            "calls": calls,
+            "bytes": round(sent),
+            "loss": float(out.lm_loss.detach()),
+        }
+        for (phase, kind), (calls, sent) in counter.seen.items()
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
-    from minglm.distributed import layout as layouts
     from minglm.distributed.mesh import join, leave
+    from minglm.training import parallel_dims as layouts
 
     first = os.environ.get("RANK", "0") == "0"
     p = Parser(prog="minglm.distributed.traffic", description=__doc__.splitlines()[0])
     p.add_argument("--model", default="nano", help="named size (default nano)")
     p.add_argument("--rows", type=int, action="append", help="rows of the batch; repeatable (default 8)")
     p.add_argument("--length", type=int, default=128, help="tokens of a row (default 128)")
-    p.add_argument("--layout", action="append", metavar="dp=2,ep=2", help="repeatable (default: all processes along dp, ep, tp, cp, each alone)")
+    p.add_argument(
+        "--layout",
+        action="append",
+        metavar="dp=2,ep=2",
+        help="repeatable (default: all processes along dp, ep, tp, cp, each alone)",
+    )
     try:
         args = p.parse_args(argv)
         if not layouts.launched():
-            raise InputError("traffic: counts what several processes say; start it with torchrun --nproc-per-node 2 -m -- minglm.distributed.traffic")
+            raise InputError(
+                "traffic: counts what several processes say; start it with torchrun --nproc-per-node 2 -m -- minglm.distributed.traffic"
+            )
         world = int(os.environ["WORLD_SIZE"])
-        asked = [dict(part.partition("=")[::2] for part in text.split(",")) for text in args.layout or [f"{k}={world}" for k in layouts.KINDS]]
+        asked = [
+            dict(part.partition("=")[::2] for part in text.split(","))
+            for text in args.layout or [f"{k}={world}" for k in layouts.KINDS]
+        ]
         for one in asked:
             if odd := next((f"{k}={v}" for k, v in one.items() if not v.isdigit()), None):
                 raise InputError(f"--layout {odd}: must be kind=number, such as dp=2,ep=2")
         plans = [layouts.choose({k: int(v) for k, v in one.items()}, world) for one in asked]
         batches = args.rows or [8]
-        for name, value, parts in (*(("rows", b, max(q.dp * q.ep for q in plans)) for b in batches), ("length", args.length, max(q.cp for q in plans))):
+        for name, value, parts in (
+            *(("rows", b, max(q.dp * q.ep for q in plans)) for b in batches),
+            ("length", args.length, max(q.cp for q in plans)),
+        ):
             if value < 1 or value % parts:
                 raise InputError(f"--{name} {value}: must be a positive multiple of {parts}, which it is split over")
         from minglm.config import ModelConfig
+
         ModelConfig.named(args.model)
     except InputError as err:
         if first:

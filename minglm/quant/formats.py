@@ -1,18 +1,22 @@
 """Which matrix gets which number format. Three formats by name, and one table of what stays in high precision and why.
 
-    int4   every matrix of attention and feed-forward: INT4, a scale for each group of inputs
-    fp8    the same matrices: e4m3 in blocks; activations e4m3 as well, as a rollout engine runs them
-    w4a8   routed experts INT4 weights, the other matrices INT8 weights, activations INT8 per token (GLM-5 report §5:
-           experts W4A8, attention and dense feed-forward W8A8; its rotations and outlier smoothing are not done here)
+int4   every matrix of attention and feed-forward: INT4, a scale for each group of inputs
+fp8    the same matrices: e4m3 in blocks; activations e4m3 as well, as a rollout engine runs them
+w4a8   routed experts INT4 weights, the other matrices INT8 weights, activations INT8 per token (GLM-5 report §5:
+       experts W4A8, attention and dense feed-forward W8A8; its rotations and outlier smoothing are not done here)
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from minglm.errors import InputError, nearest
 
-FORMATS = {"int4": "INT4 weights, scale per group", "fp8": "FP8 e4m3 weights in scaled blocks, FP8 activations",
-           "w4a8": "INT4 experts, INT8 other matrices, INT8 activations per token"}
+FORMATS = {
+    "int4": "INT4 weights, scale per group",
+    "fp8": "FP8 e4m3 weights in scaled blocks, FP8 activations",
+    "w4a8": "INT4 experts, INT8 other matrices, INT8 activations per token",
+}
 
 # Part of a name → why it keeps its precision. Looked up in order; vectors (norms, biases) are kept by rule.
 KEPT = {
@@ -35,9 +39,9 @@ class Spec:
     """
 
     format: str = "int4"
-    group: int = 32          # int4 and w4a8: inputs that share a scale
-    block: int = 128         # fp8: edge of a block
-    activations: bool = True     # fp8 and w4a8: round activations too; False for weights alone
+    group: int = 32  # int4 and w4a8: inputs that share a scale
+    block: int = 128  # fp8: edge of a block
+    activations: bool = True  # fp8 and w4a8: round activations too; False for weights alone
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -45,7 +49,9 @@ class Spec:
         if isinstance(self.group, bool) or not isinstance(self.group, int) or self.group < 2 or self.group % 2:
             raise InputError(f"group={self.group!r}: must be an even whole number; use 32, as many INT4 checkpoints do")
         if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:
-            raise InputError(f"block={self.block!r}: must be a whole number of at least 1; published checkpoints use 128")
+            raise InputError(
+                f"block={self.block!r}: must be a whole number of at least 1; published checkpoints use 128"
+            )
 
     @property
     def rounds_activations(self) -> bool:
@@ -61,7 +67,9 @@ class Spec:
             return None
         if self.format == "int4":
             return Int4(self.group)
-        if self.format == "fp8":        # kv_b_proj meets inputs in one form of attention, queries in the other: neither is rounded
+        if (
+            self.format == "fp8"
+        ):  # kv_b_proj meets inputs in one form of attention, queries in the other: neither is rounded
             return Fp8(self.block, self.activations and "kv_b_proj" not in name)
         return Int4(self.group, self.activations) if expert else Int8(self.activations)
 

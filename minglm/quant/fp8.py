@@ -9,6 +9,7 @@ fp32 of the rounded values; the narrower sums inside a tensor core are not imita
 
 Shapes: … leading axes (experts), O outputs, I inputs; the last block of a row or column may be smaller.
 """
+
 from __future__ import annotations
 
 import math
@@ -19,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.errors import InputError
-from minglm.layers import wide
+from minglm.model.layers import wide
 
-LARGEST = 448.0          # of float8_e4m3fn
+LARGEST = 448.0  # of float8_e4m3fn
 
 
 def encode(weight: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -63,7 +64,9 @@ class Fp8:
 
     def __post_init__(self) -> None:
         if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:
-            raise InputError(f"block={self.block!r}: must be a whole number of at least 1; published checkpoints use 128")
+            raise InputError(
+                f"block={self.block!r}: must be a whole number of at least 1; published checkpoints use 128"
+            )
 
     def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(…, O, I) → values (…, O, I) float8_e4m3fn, scale_inv (…, ⌈O/block⌉, ⌈I/block⌉) fp32."""

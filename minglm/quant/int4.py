@@ -8,6 +8,7 @@ quantising a quantised weight changes nothing (a test holds this). 4 + 16/group 
 
 Shapes: … leading axes (experts), O outputs, I inputs, G = I/group groups.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from torch import Tensor
 from minglm.errors import InputError
 from minglm.quant import int8
 
-LARGEST = 7          # −8 is left out: a symmetric range has no shift, so zero stays zero
-_SHIFT = 8           # stored as an unsigned nibble
+LARGEST = 7  # −8 is left out: a symmetric range has no shift, so zero stays zero
+_SHIFT = 8  # stored as an unsigned nibble
 
 
 def encode(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
@@ -32,7 +33,7 @@ def encode(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     check_group(group, weight.shape[-1])
     groups = weight.detach().float().unflatten(-1, (-1, group))
     scale = (groups.abs().amax(-1) / LARGEST).bfloat16()
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))                          # a group of zeros
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a group of zeros
     codes = (groups / scale.float().unsqueeze(-1)).round_().clamp_(-LARGEST, LARGEST)
     return codes.to(torch.int8).flatten(-2), scale
 
@@ -57,7 +58,9 @@ def check_group(group: int, width: int) -> None:
     """InputError unless `group` inputs can share a scale in rows of `width`."""
     if isinstance(group, bool) or not isinstance(group, int) or group < 2 or group % 2 or width % group:
         fits = [g for g in (128, 64, 32, 16, 8, 4, 2) if width % g == 0]
-        raise InputError(f"group={group}: must be even and divide the {width} inputs of every row; use {' or '.join(map(str, fits[:3])) or 'another model'}")
+        raise InputError(
+            f"group={group}: must be even and divide the {width} inputs of every row; use {' or '.join(map(str, fits[:3])) or 'another model'}"
+        )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ integer unit computes, the order of additions does not matter, and only the mult
 
 Shapes: N tokens, O outputs, I inputs, G groups of inputs that share a weight scale.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minglm.layers import wide
+from minglm.model.layers import wide
 
 LARGEST = 127
-EXACT = 2**24        # whole numbers up to here are exact in fp32
+EXACT = 2**24  # whole numbers up to here are exact in fp32
 
 
 def encode(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,8 +40,8 @@ def grouped_product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     G = scale.shape[-1]
     width = codes.shape[-1] // G
     pieces = next(p for p in range(1, width + 1) if width % p == 0 and (width // p) * LARGEST**2 < EXACT)
-    left = whole.reshape(-1, G * pieces, width // pieces).transpose(0, 1)                  # (G, N, width)
-    right = codes.to(whole.dtype).view(-1, G * pieces, width // pieces).permute(1, 2, 0)           # (G, width, O)
+    left = whole.reshape(-1, G * pieces, width // pieces).transpose(0, 1)  # (G, N, width)
+    right = codes.to(whole.dtype).view(-1, G * pieces, width // pieces).permute(1, 2, 0)  # (G, width, O)
     sums = torch.bmm(left, right) * scale.to(whole.dtype).repeat_interleave(pieces, -1).T.unsqueeze(1)
     return (sums.sum(0).view(*x.shape[:-1], -1) * x_scale).to(x.dtype)
 

@@ -5,14 +5,15 @@ respect to the rounded weight is used for the master weight unchanged, the strai
 arXiv 1308.3432); nothing is clipped, because the scale covers the largest weight of every group. No module, name or
 checkpoint differs from ordinary training, and the rounding is `Int4.fake`, whose last step is the one that inference uses.
 """
+
 from __future__ import annotations
 
 import torch
 
-from minglm.model import Model
-from minglm.moe import Experts
+from minglm.model.model import Model
+from minglm.model.moe import Experts
 from minglm.quant.formats import Spec
-from minglm.quant.packed import quantised_modules, refuse_packed
+from minglm.quant.modules import quantised_modules, refuse_packed
 
 
 class FakeQuant:
@@ -24,7 +25,9 @@ class FakeQuant:
 
     def __init__(self, model: Model, spec: Spec | None) -> None:
         refuse_packed(model)
-        self.items: list[tuple[torch.nn.Parameter, object, bool]] = []       # parameter, format, whether gate and up share it
+        self.items: list[
+            tuple[torch.nn.Parameter, object, bool]
+        ] = []  # parameter, format, whether gate and up share it
         self.masters: list[torch.Tensor] = []
         for _, module, scheme in quantised_modules(model, spec) if spec else ():
             if isinstance(module, Experts):

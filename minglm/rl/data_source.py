@@ -3,13 +3,14 @@
 A group is one problem with all its samples. Problem i of a run is a function of task and i alone, and a sample's draws of
 (seed, group, sample) alone, so a resumed or restarted run asks for the same things again.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from minglm.errors import InputError
+from minglm.rl.config import Settings
 from minglm.rl.policy import PartialBuffer
-from minglm.rl.settings import Settings
 
 
 @dataclass
@@ -17,11 +18,13 @@ class Sample:
     """One answer as it grows. The lists have one entry per token of the answer."""
 
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)     # under the weights that sampled the token
-    versions: list[int] = field(default_factory=list)       # of those weights
-    routes: list | None = None                              # experts chosen, where they are recorded
-    reason: str | None = None                               # None while unfinished; "stop" or "length"
-    segments: list[list[float]] = field(default_factory=list)   # [start_s, end_s, tokens made] of each stretch of rollout
+    logprobs: list[float] = field(default_factory=list)  # under the weights that sampled the token
+    versions: list[int] = field(default_factory=list)  # of those weights
+    routes: list | None = None  # experts chosen, where they are recorded
+    reason: str | None = None  # None while unfinished; "stop" or "length"
+    segments: list[list[float]] = field(
+        default_factory=list
+    )  # [start_s, end_s, tokens made] of each stretch of rollout
     reward: float | None = None
 
     @property
@@ -36,12 +39,12 @@ class Sample:
 class Group:
     """One problem with all its samples."""
 
-    index: int                        # position in the data, the group's name
+    index: int  # position in the data, the group's name
     prompt: list[int]
     samples: list[Sample]
-    problem: object = None            # what the task's reward reads
+    problem: object = None  # what the task's reward reads
     difficulty: int = 1
-    version: int = 0                  # of the weights when it was handed out
+    version: int = 0  # of the weights when it was handed out
 
     @property
     def complete(self) -> bool:
@@ -64,7 +67,7 @@ class DataSource:
 
     def __init__(self, settings: Settings, task, encode) -> None:
         self.settings, self.task, self.encode = settings, task, encode
-        self.position = 0                                   # new groups handed out so far
+        self.position = 0  # new groups handed out so far
         self.buffer: PartialBuffer[Group] = PartialBuffer()
         self.recovered: dict[tuple[int, int], Sample] = {}  # finished before a kill, (group, sample) → sample
 
@@ -90,7 +93,9 @@ class DataSource:
         difficulty = s.difficulty[index % len(s.difficulty)]
         problem = self.task.problem(self.task.train_seed(index + s.seed * 1_000_003), difficulty)
         if not problem.prompt.strip():
-            raise InputError(f"task {s.task}, problem {index}: its prompt is empty; a prompt needs at least one character")
+            raise InputError(
+                f"task {s.task}, problem {index}: its prompt is empty; a prompt needs at least one character"
+            )
         return Group(index, self.encode(problem.prompt), [Sample() for _ in range(s.group_size)], problem, difficulty)
 
     def restore(self, group: dict) -> Group:

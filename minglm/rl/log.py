@@ -8,22 +8,67 @@
 
 Times are seconds since the run began, kept across resumptions.
 """
+
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
 
-LAGS = 6                          # lag_0 … lag_4, and lag_5 for five and more
-COLUMNS = ("step", "version", "time_s", "trajectories", "trained_tokens", "reward", "loss", "grad_norm", "entropy",
-           "ratio_mean", "ratio_max", "clipped", "masked", "kl", "mismatch", "advantage_std",
-           "length_mean", "length_max", "lag_mean", "lag_max", *(f"lag_{i}" for i in range(LAGS)),
-           "generated_tokens", "tokens_per_s", "trajectories_per_s", "rollout_s", "train_s", "push_s", "eval_s",
-           "rollout_idle", "trainer_idle", "slots_idle",
-           "wasted_tokens", "dropped_equal", "dropped_stale", "reward_errors", "aborted_groups", "restarts", "refused_pushes")
+LAGS = 6  # lag_0 … lag_4, and lag_5 for five and more
+COLUMNS = (
+    "step",
+    "version",
+    "time_s",
+    "trajectories",
+    "trained_tokens",
+    "reward",
+    "loss",
+    "grad_norm",
+    "entropy",
+    "ratio_mean",
+    "ratio_max",
+    "clipped",
+    "masked",
+    "kl",
+    "mismatch",
+    "advantage_std",
+    "length_mean",
+    "length_max",
+    "lag_mean",
+    "lag_max",
+    *(f"lag_{i}" for i in range(LAGS)),
+    "generated_tokens",
+    "tokens_per_s",
+    "trajectories_per_s",
+    "rollout_s",
+    "train_s",
+    "push_s",
+    "eval_s",
+    "rollout_idle",
+    "trainer_idle",
+    "slots_idle",
+    "wasted_tokens",
+    "dropped_equal",
+    "dropped_stale",
+    "reward_errors",
+    "aborted_groups",
+    "restarts",
+    "refused_pushes",
+)
 EVAL_COLUMNS = ("step", "time_s", "trajectories", "pass_at_1", "greedy")
-TIMED = ("time_s", "tokens_per_s", "trajectories_per_s", "rollout_s", "train_s", "push_s", "eval_s", "rollout_idle", "trainer_idle",
-         "slots_idle")
+TIMED = (
+    "time_s",
+    "tokens_per_s",
+    "trajectories_per_s",
+    "rollout_s",
+    "train_s",
+    "push_s",
+    "eval_s",
+    "rollout_idle",
+    "trainer_idle",
+    "slots_idle",
+)
 
 
 class JsonLines:
@@ -86,7 +131,9 @@ class Journal:
     def rewritten(cls, folder: Path, step: int, lines: list[dict]) -> Journal:
         """The journal of a resumed run: what it still can use, and nothing of the updates that were lost."""
         temporary = folder / "journal.tmp"
-        temporary.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines), encoding="utf-8")
+        temporary.write_text(
+            "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines), encoding="utf-8"
+        )
         final = folder / f"journal_{step:08d}.jsonl"
         os.replace(temporary, final)
         for path in folder.glob("journal_*.jsonl"):

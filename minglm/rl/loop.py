@@ -5,6 +5,7 @@ loop. What it holds survives either worker: a rollout process that dies is start
 trainer that dies resumes from its checkpoint and is given the batches since then once more. If the coordinator itself dies,
 the same command goes on from the checkpoint, and the journal gives back the samples that finished after it.
 """
+
 from __future__ import annotations
 
 import time
@@ -13,16 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minglm.errors import InputError
-from minglm.rl.crew import Crew, Member
+from minglm.rl.config import Settings
 from minglm.rl.data_source import DataSource, Group, Sample
-from minglm.rl.judge import Judge
 from minglm.rl.policy import Status
-from minglm.rl.record import Record
-from minglm.rl.settings import Settings
+from minglm.rl.recorder import Record
+from minglm.rl.rewards import Judge
+from minglm.rl.supervisor import Crew, Member
 
-WAIT_S = 0.25                     # longest time between two looks at the clock
-PATIENCE_S = 600.0                # without any progress, before the run gives up
-MAX_REFUSALS = 3                  # pushes of one version that may be refused before the run stops
+WAIT_S = 0.25  # longest time between two looks at the clock
+PATIENCE_S = 600.0  # without any progress, before the run gives up
+MAX_REFUSALS = 3  # pushes of one version that may be refused before the run stops
 
 
 class Loop:
@@ -34,19 +35,33 @@ class Loop:
             version, config and, for a resumed run, the state that `_snapshot` made.
     """
 
-    def __init__(self, settings: Settings, run_dir: Path, task, tokenizer, crew: Crew, trainer: Member, rollouts: list[Member],
-                 ready: dict, show: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        run_dir: Path,
+        task,
+        tokenizer,
+        crew: Crew,
+        trainer: Member,
+        rollouts: list[Member],
+        ready: dict,
+        show: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.settings, self.policy, self.run_dir, self.show = settings, settings.policy(), run_dir, show
-        self.tokenizer, self.config, self.max_positions = tokenizer, ready["config"], ready["config"]["max_position_embeddings"]
+        self.tokenizer, self.config, self.max_positions = (
+            tokenizer,
+            ready["config"],
+            ready["config"]["max_position_embeddings"],
+        )
         self.source = DataSource(settings, task, self.encode)
         self.judge = Judge(settings, task, tokenizer)
         self.status, self.updates = Status(version=ready["version"]), 0
-        self.open: dict[int, Group] = {}                 # submitted, not complete; in order of submission
-        self.ready: list[Group] = []                     # complete, waiting for an update
+        self.open: dict[int, Group] = {}  # submitted, not complete; in order of submission
+        self.ready: list[Group] = []  # complete, waiting for an update
         self.in_training: dict | None = None
-        self.since_save: list[dict] = []                 # training messages that a restarted trainer needs again
-        self.weights: dict | None = None                 # the newest that all rollout workers have
-        self.aborting: set[str] | None = None            # workers whose partial groups are awaited
+        self.since_save: list[dict] = []  # training messages that a restarted trainer needs again
+        self.weights: dict | None = None  # the newest that all rollout workers have
+        self.aborting: set[str] | None = None  # workers whose partial groups are awaited
         self.evaluating: dict | None = None
         self.saving: dict | None = None
         self.reset_next = False
@@ -69,8 +84,10 @@ class Loop:
         """<|bos|><|user|>prompt<|assistant|>; refused where no answer would fit behind it."""
         ids = [self.tokenizer.bos, self.tokenizer.user, *self.tokenizer.encode(text), self.tokenizer.assistant]
         if len(ids) + self.settings.max_new_tokens > self.max_positions:
-            raise InputError(f"prompt of {len(ids)} tokens and max_new_tokens={self.settings.max_new_tokens}: the model has "
-                             f"max_position_embeddings={self.max_positions}; lower max_new_tokens or the difficulty")
+            raise InputError(
+                f"prompt of {len(ids)} tokens and max_new_tokens={self.settings.max_new_tokens}: the model has "
+                f"max_position_embeddings={self.max_positions}; lower max_new_tokens or the difficulty"
+            )
         return ids
 
     # ------------------------------------------------------------------ running
@@ -104,8 +121,10 @@ class Loop:
         if any(message["got"] != "beat" or message.get("made") for _, message in heard):
             self.moved = now
         if now - self.moved > max(PATIENCE_S, 2 * self.settings.stall_s):
-            raise InputError(f"nothing has happened for {now - self.moved:.0f} s though all workers live ({len(self.open)} groups open, "
-                             f"{len(self.ready)} ready); the same command resumes from the last checkpoint")
+            raise InputError(
+                f"nothing has happened for {now - self.moved:.0f} s though all workers live ({len(self.open)} groups open, "
+                f"{len(self.ready)} ready); the same command resumes from the last checkpoint"
+            )
         for member, message in heard:
             if member is self.trainer:
                 getattr(self, "_trainer_" + message["got"], lambda m: None)(message)
@@ -119,8 +138,14 @@ class Loop:
         if self.push and not self.push["sent"] and (self.policy.continuous or not self.open):
             self._send_push()
         if len(self.source.buffer) and self.policy.continuous and self._may_submit():
-            self._submit()                # what a checkpoint left unfinished is old: it is in flight again before the next update is chosen
-        if self.aborting is None and not self.in_training and not self.push and not self.evaluating and self.updates < self.settings.updates:
+            self._submit()  # what a checkpoint left unfinished is old: it is in flight again before the next update is chosen
+        if (
+            self.aborting is None
+            and not self.in_training
+            and not self.push
+            and not self.evaluating
+            and self.updates < self.settings.updates
+        ):
             self._drop_stale()
             self._count()
             if self.policy.batch_is_ready(self.status) and not self._must_wait():
@@ -148,7 +173,11 @@ class Loop:
         while True:
             self._count()
             training = 1 if self.in_training else 0
-            needed = (self.settings.updates - self.updates - training) * self.policy.batch_groups - len(self.ready) - len(self.open)
+            needed = (
+                (self.settings.updates - self.updates - training) * self.policy.batch_groups
+                - len(self.ready)
+                - len(self.open)
+            )
             room = self.policy.groups_to_submit(self.status)
             room = room if self.policy.aborts_at_target and needed > 0 else min(room, needed)
             if room <= 0:
@@ -160,7 +189,7 @@ class Loop:
                 member = min(self.rollouts, key=lambda m: len(m.groups))
                 member.groups.add(group.index)
                 self._send_group(member, group)
-            for index in [i for i, g in self.open.items() if g.complete]:      # all of it came back from the journal
+            for index in [i for i, g in self.open.items() if g.complete]:  # all of it came back from the journal
                 self._complete(index)
 
     def _send_group(self, member: Member, group: Group) -> None:
@@ -168,8 +197,17 @@ class Loop:
         for k, sample in enumerate(group.samples):
             if not sample.done:
                 sample.segments.append([now, None, len(sample.tokens)])
-                requests.append({"id": f"{group.index}.{k}", "prompt": group.prompt, "seed": self.settings.sample_seed(group.index, k),
-                                 "tokens": sample.tokens, "logprobs": sample.logprobs, "versions": sample.versions, "routes": sample.routes})
+                requests.append(
+                    {
+                        "id": f"{group.index}.{k}",
+                        "prompt": group.prompt,
+                        "seed": self.settings.sample_seed(group.index, k),
+                        "tokens": sample.tokens,
+                        "logprobs": sample.logprobs,
+                        "versions": sample.versions,
+                        "routes": sample.routes,
+                    }
+                )
         if requests:
             member.handle.send({"do": "submit", "requests": requests})
 
@@ -250,20 +288,29 @@ class Loop:
         """Async: whether a group in flight would break the staleness bound if this update came before it."""
         if not self.settings.strict:
             return False
-        return self.policy.must_wait(self.status, Counter(g.version for g in self.open.values()), Counter(g.version for g in self.ready))
+        return self.policy.must_wait(
+            self.status, Counter(g.version for g in self.open.values()), Counter(g.version for g in self.ready)
+        )
 
     def _train(self) -> None:
         if self.settings.strict and self.policy.mode == "async":
-            self.ready.sort(key=lambda g: (g.version, g.index))   # the oldest first: they may not wait for the next update
-        batch, self.ready = self.ready[:self.policy.batch_groups], self.ready[self.policy.batch_groups:]
+            self.ready.sort(
+                key=lambda g: (g.version, g.index)
+            )  # the oldest first: they may not wait for the next update
+        batch, self.ready = self.ready[: self.policy.batch_groups], self.ready[self.policy.batch_groups :]
         if self.policy.discards_surplus:
             self.record.wasted(self.ready)
             self.ready = []
         update = self.updates + 1
         pushes = self.policy.pushes_after(update)
-        message = {"do": "train", "update": update, "version": self.status.version, "reset": self.reset_next,
-                   "push": self.status.version + 1 if pushes else None,
-                   "groups": [{"prompt": g.prompt, "samples": [s.to_dict() for s in g.samples]} for g in batch]}
+        message = {
+            "do": "train",
+            "update": update,
+            "version": self.status.version,
+            "reset": self.reset_next,
+            "push": self.status.version + 1 if pushes else None,
+            "groups": [{"prompt": g.prompt, "samples": [s.to_dict() for s in g.samples]} for g in batch],
+        }
         self.reset_next = pushes and self.policy.resets_optimizer_after_push
         self.status.accepted += len(batch)
         self.in_training = message
@@ -273,12 +320,18 @@ class Loop:
 
     def _trainer_trained(self, message: dict) -> None:
         if self.in_training is None or message["update"] != self.in_training["update"]:
-            return                                        # a restarted trainer goes through what was already done
+            return  # a restarted trainer goes through what was already done
         sent, self.in_training = self.in_training, None
         self.updates = message["update"]
         if sent["push"] is not None:
             self.push = self._new_push(message["weights"], sent["push"])
-        self.record.trained(message, self.updates, sent["push"] if sent["push"] is not None else self.status.version, self.judge, self.crew.restarts)
+        self.record.trained(
+            message,
+            self.updates,
+            sent["push"] if sent["push"] is not None else self.status.version,
+            self.judge,
+            self.crew.restarts,
+        )
         last = self.updates == self.settings.updates
         if self.updates % self.settings.checkpoint_every == 0 and not last:
             self._save()
@@ -291,8 +344,15 @@ class Loop:
             self._send_weights(member, self.push)
 
     def _send_weights(self, member: Member, weights: dict) -> None:
-        member.handle.send({"do": "push", "path": weights["path"], "version": weights["version"], "config": self.config,
-                            "max_len": self.max_positions})
+        member.handle.send(
+            {
+                "do": "push",
+                "path": weights["path"],
+                "version": weights["version"],
+                "config": self.config,
+                "max_len": self.max_positions,
+            }
+        )
 
     def _rollout_pushed(self, member: Member, message: dict) -> None:
         if self.push is None or message["version"] != self.push["version"]:
@@ -310,7 +370,9 @@ class Loop:
             return
         self.push["refused"] += 1
         if self.push["refused"] > MAX_REFUSALS:
-            raise InputError(f"{member.name}: refused the weights {self.push['refused']} times ({message['why']}); look at {self.run_dir / 'weights'}")
+            raise InputError(
+                f"{member.name}: refused the weights {self.push['refused']} times ({message['why']}); look at {self.run_dir / 'weights'}"
+            )
         self.trainer.handle.send({"do": "publish", "version": self.push["version"]})
 
     def _trainer_published(self, message: dict) -> None:
@@ -346,7 +408,7 @@ class Loop:
             self.record.fault(member.name, reason, lost_tokens=0, requeued=0)
             if self.saving:
                 self.saving["again"] = False
-            member.handle.send({"do": "hello"})           # its "ready" says from which update it goes on
+            member.handle.send({"do": "hello"})  # its "ready" says from which update it goes on
             return
         groups = [g for g in self.open.values() if g.index in member.groups]
         waiting = [s for g in groups for s in g.samples if not s.done]
@@ -357,7 +419,7 @@ class Loop:
         if weights := self.push if self.push and self.push["sent"] else self.weights:
             self._send_weights(member, weights)
         if self.aborting is not None and member.name in self.aborting:
-            self._abort_ended(member)                     # its parts go back as they were sent to it
+            self._abort_ended(member)  # its parts go back as they were sent to it
         else:
             for group in groups:
                 self._send_group(member, group)
@@ -367,15 +429,23 @@ class Loop:
     def _evaluate(self) -> None:
         if not self.settings.eval_problems:
             return
-        self.evaluating = {"do": "evaluate", "prompts": [self.encode(p.prompt) for p in self.judge.held_out], "max_len": self.max_positions,
-                           "stop": [self.tokenizer.eos]}
+        self.evaluating = {
+            "do": "evaluate",
+            "prompts": [self.encode(p.prompt) for p in self.judge.held_out],
+            "max_len": self.max_positions,
+            "stop": [self.tokenizer.eos],
+        }
         self.trainer.handle.send(self.evaluating)
 
     def _trainer_evaluated(self, message: dict) -> None:
         if self.evaluating:
             self.evaluating = None
-            self.record.evaluated(self.updates, self.judge.pass_at_1(message["answers"]["sampled"]), self.judge.pass_at_1(message["answers"]["greedy"]),
-                                  message["seconds"])
+            self.record.evaluated(
+                self.updates,
+                self.judge.pass_at_1(message["answers"]["sampled"]),
+                self.judge.pass_at_1(message["answers"]["greedy"]),
+                message["seconds"],
+            )
 
     def _save(self) -> None:
         self.record.before_checkpoint(self.updates)
@@ -395,9 +465,17 @@ class Loop:
     def _snapshot(self) -> dict:
         """All that a resumed run needs beside weights and optimiser; draws follow from seeds and need no state."""
         buffered = list(self.source.buffer.waiting)
-        return {"version": self.push["version"] if self.push else self.status.version, "updates": self.updates, "accepted": self.status.accepted,
-                "position": self.source.position, "reset_next": self.reset_next, "ready": [g.to_dict() for g in self.ready],
-                "unfinished": [g.to_dict() for g in (*self.open.values(), *buffered)], "counts": self.record.counts(), "judge": self.judge.counts()}
+        return {
+            "version": self.push["version"] if self.push else self.status.version,
+            "updates": self.updates,
+            "accepted": self.status.accepted,
+            "position": self.source.position,
+            "reset_next": self.reset_next,
+            "ready": [g.to_dict() for g in self.ready],
+            "unfinished": [g.to_dict() for g in (*self.open.values(), *buffered)],
+            "counts": self.record.counts(),
+            "judge": self.judge.counts(),
+        }
 
     def _restore(self, state: dict) -> None:
         self.updates, self.status.accepted, self.status.version = state["updates"], state["accepted"], state["version"]

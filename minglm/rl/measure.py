@@ -8,6 +8,7 @@
 
 Rows go to data/reference/rl_NAME.csv with --record, else to runs/rl_measure. A run that is there already is not run again.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,9 +21,9 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
-from minglm.rl import settings as recipes
+from minglm.rl import config as recipes
 
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}       # two-sided 95% t quantiles by number of seeds
+T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided 95% t quantiles by number of seeds
 SPEED_MODES = {"sync": {}, "april": {"over_sampling": 16}, "async": {"eta": 2.0}}
 ETAS = (0, 2, 8)
 USES = {"naive": "naive", "corrected": "decoupled_ppo"}
@@ -37,7 +38,8 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 def warm(recipe: str, folder: Path, show: Callable[[str], None]) -> Path:
     """The recipe's warm start in `folder`, made once."""
-    from minglm.rl.warm import for_recipe
+    from minglm.rl.warm_start import for_recipe
+
     values = recipes.read(recipe)
     start = values.pop("warm_start", None)
     return for_recipe(start, recipes.from_dict(values), folder, show)
@@ -46,31 +48,55 @@ def warm(recipe: str, folder: Path, show: Callable[[str], None]) -> Path:
 def one(recipe: str, name: str, folder: Path, show, engine: str = "local", **changes) -> dict:
     """One run; its summary."""
     from minglm.rl.run import rl
+
     done = folder / name / "summary.json"
     settings = recipes.load(recipe, changes)
     if done.is_file():
         found = json.loads(done.read_text(encoding="utf-8"))
         if found["updates"] == settings.updates:
             return found
-    return rl(settings, folder / name, warm(recipe, folder, show), fresh=True, engine=engine, show=show)
+    return rl(settings, folder / name, warm(recipe, folder, show), overwrite=True, engine=engine, show=show)
 
 
 def speed(folder: Path, seeds: list[int], show=lambda line: None, updates: int | None = None) -> list[dict]:
     """Modes interleaved, seed by seed, so that all meet the same machine. The rate leaves out the first two updates, in
     which pipelines fill, and all evaluation."""
-    from minglm import metrics
+    from minglm.training import metrics
+
     rows = []
     for seed in seeds:
         for mode, rules in SPEED_MODES.items():
             name = f"speed_{mode}_{seed}"
-            s = one("long_tail", name, folder, show, mode=mode, seed=seed, eval_problems=2000, **rules, **({"updates": updates} if updates else {}))
+            s = one(
+                "long_tail",
+                name,
+                folder,
+                show,
+                mode=mode,
+                seed=seed,
+                eval_problems=2000,
+                **rules,
+                **({"updates": updates} if updates else {}),
+            )
             log = metrics.read(folder / name / "metrics.csv")
             first, last = log[min(1, len(log) - 2)], log[-1]
             rate = (last["trajectories"] - first["trajectories"]) / (last["time_s"] - first["time_s"])
-            rows.append({"mode": mode, "seed": seed, "trajectories_per_s": rate, "updates": s["updates"], "pass_at_1": s["pass_at_1"],
-                         "pass_at_1_before": s["pass_at_1_before"], "wasted_tokens": s["wasted_tokens"], "generated_tokens": s["generated_tokens"],
-                         "lag_mean": statistics.fmean(r["lag_mean"] for r in log), "rollout_idle": statistics.fmean(r["rollout_idle"] for r in log),
-                         "trainer_idle": statistics.fmean(r["trainer_idle"] for r in log), "slots_idle": statistics.fmean(r["slots_idle"] or 1 for r in log)})
+            rows.append(
+                {
+                    "mode": mode,
+                    "seed": seed,
+                    "trajectories_per_s": rate,
+                    "updates": s["updates"],
+                    "pass_at_1": s["pass_at_1"],
+                    "pass_at_1_before": s["pass_at_1_before"],
+                    "wasted_tokens": s["wasted_tokens"],
+                    "generated_tokens": s["generated_tokens"],
+                    "lag_mean": statistics.fmean(r["lag_mean"] for r in log),
+                    "rollout_idle": statistics.fmean(r["rollout_idle"] for r in log),
+                    "trainer_idle": statistics.fmean(r["trainer_idle"] for r in log),
+                    "slots_idle": statistics.fmean(r["slots_idle"] or 1 for r in log),
+                }
+            )
     return rows
 
 
@@ -79,19 +105,55 @@ def accuracy(folder: Path, seeds: list[int], show=lambda line: None, updates: in
     rows = []
     for seed in seeds:
         for mode, rules in {**SPEED_MODES, "april": {"over_sampling": 48}}.items():
-            s = one("sum", f"accuracy_{mode}_{seed}", folder, show, mode=mode, seed=seed, eval_every=0, eval_problems=1000, **rules,
-                    **({"updates": updates} if updates else {}))
-            rows.append({"mode": mode, "seed": seed, "updates": s["updates"], "pass_at_1_before": s["pass_at_1_before"], "pass_at_1": s["pass_at_1"],
-                         "seconds": s["seconds"]})
+            s = one(
+                "sum",
+                f"accuracy_{mode}_{seed}",
+                folder,
+                show,
+                mode=mode,
+                seed=seed,
+                eval_every=0,
+                eval_problems=1000,
+                **rules,
+                **({"updates": updates} if updates else {}),
+            )
+            rows.append(
+                {
+                    "mode": mode,
+                    "seed": seed,
+                    "updates": s["updates"],
+                    "pass_at_1_before": s["pass_at_1_before"],
+                    "pass_at_1": s["pass_at_1"],
+                    "seconds": s["seconds"],
+                }
+            )
     return rows
 
 
 def lift(folder: Path, seeds: list[int], show=lambda line: None, updates: int | None = None) -> list[dict]:
     rows = []
     for seed in seeds:
-        s = one("sum", f"lift_{seed}", folder, show, mode="async", eta=1.0, seed=seed, **({"updates": updates} if updates else {}))
-        rows.append({"seed": seed, "mode": s["mode"], "updates": s["updates"], "seconds": s["seconds"], "pass_at_1_before": s["pass_at_1_before"],
-                     "pass_at_1": s["pass_at_1"], "lift": s["pass_at_1"] - s["pass_at_1_before"]})
+        s = one(
+            "sum",
+            f"lift_{seed}",
+            folder,
+            show,
+            mode="async",
+            eta=1.0,
+            seed=seed,
+            **({"updates": updates} if updates else {}),
+        )
+        rows.append(
+            {
+                "seed": seed,
+                "mode": s["mode"],
+                "updates": s["updates"],
+                "seconds": s["seconds"],
+                "pass_at_1_before": s["pass_at_1_before"],
+                "pass_at_1": s["pass_at_1"],
+                "lift": s["pass_at_1"] - s["pass_at_1_before"],
+            }
+        )
     return rows
 
 
@@ -100,12 +162,36 @@ def staleness(folder: Path, seeds: list[int], show=lambda line: None, updates: i
     for seed in seeds:
         for eta in ETAS:
             for use, objective in USES.items():
-                if eta == 0 and use == "corrected":          # fresh data: the same update, bit for bit
+                if eta == 0 and use == "corrected":  # fresh data: the same update, bit for bit
                     continue
-                s = one("sum", f"stale_{use}_{eta}_{seed}", folder, show, engine="inline", mode="async", eta=float(eta), objective=objective, seed=seed,
-                        batch_groups=16, updates=updates or 40, eval_every=0, eval_problems=400, lr=0.001)
-                rows.append({"use": use, "objective": objective, "eta": eta, "seed": seed, "updates": s["updates"], "pass_at_1_before": s["pass_at_1_before"],
-                             "pass_at_1": s["pass_at_1"], "reward": s["reward"]})
+                s = one(
+                    "sum",
+                    f"stale_{use}_{eta}_{seed}",
+                    folder,
+                    show,
+                    engine="inline",
+                    mode="async",
+                    eta=float(eta),
+                    objective=objective,
+                    seed=seed,
+                    batch_groups=16,
+                    updates=updates or 40,
+                    eval_every=0,
+                    eval_problems=400,
+                    lr=0.001,
+                )
+                rows.append(
+                    {
+                        "use": use,
+                        "objective": objective,
+                        "eta": eta,
+                        "seed": seed,
+                        "updates": s["updates"],
+                        "pass_at_1_before": s["pass_at_1_before"],
+                        "pass_at_1": s["pass_at_1"],
+                        "reward": s["reward"],
+                    }
+                )
     return rows
 
 
@@ -118,31 +204,51 @@ def report(name: str, rows: list[dict]) -> list[str]:
             mine = [r for r in rows if r["mode"] == mode]
             ratio, half = interval([r["trajectories_per_s"] / base[r["seed"]]["trajectories_per_s"] for r in mine])
             gap, spread = interval([100 * (r["pass_at_1"] - base[r["seed"]]["pass_at_1"]) for r in mine])
-            lines.append(f"{mode}: {statistics.fmean(r['trajectories_per_s'] for r in mine):.1f} trajectories/s, {ratio:.2f}x sync (±{half:.2f}); "
-                         f"pass@1 {statistics.fmean(r['pass_at_1'] for r in mine):.1%}, {gap:+.1f} points against sync (±{spread:.1f})")
+            lines.append(
+                f"{mode}: {statistics.fmean(r['trajectories_per_s'] for r in mine):.1f} trajectories/s, {ratio:.2f}x sync (±{half:.2f}); "
+                f"pass@1 {statistics.fmean(r['pass_at_1'] for r in mine):.1%}, {gap:+.1f} points against sync (±{spread:.1f})"
+            )
     elif name == "accuracy":
         base = {r["seed"]: r for r in rows if r["mode"] == "sync"}
         for mode in SPEED_MODES:
             mine = [r for r in rows if r["mode"] == mode]
             end, half = interval([100 * r["pass_at_1"] for r in mine])
             gap, spread = interval([100 * (r["pass_at_1"] - base[r["seed"]]["pass_at_1"]) for r in mine])
-            lines.append(f"{mode}: pass@1 {100 * statistics.fmean(r['pass_at_1_before'] for r in mine):.1f}% -> {end:.1f}% (±{half:.1f}), {gap:+.1f} points against sync (±{spread:.1f})")
+            lines.append(
+                f"{mode}: pass@1 {100 * statistics.fmean(r['pass_at_1_before'] for r in mine):.1f}% -> {end:.1f}% (±{half:.1f}), {gap:+.1f} points against sync (±{spread:.1f})"
+            )
     elif name == "lift":
         for r in rows:
-            lines.append(f"seed {r['seed']}: pass@1 {r['pass_at_1_before']:.1%} -> {r['pass_at_1']:.1%} ({100 * r['lift']:+.1f} points) in {r['seconds']:.0f} s")
+            lines.append(
+                f"seed {r['seed']}: pass@1 {r['pass_at_1_before']:.1%} -> {r['pass_at_1']:.1%} ({100 * r['lift']:+.1f} points) in {r['seconds']:.0f} s"
+            )
     else:
         for eta in sorted({r["eta"] for r in rows}):
             if eta == 0:
                 mean, half = interval([100 * r["pass_at_1"] for r in rows if r["eta"] == 0])
                 lines.append(f"η=0: fresh data, both are the same update: {mean:.1f}% (±{half:.1f})")
                 continue
-            found = {use: interval([100 * r["pass_at_1"] for r in rows if r["eta"] == eta and r["use"] == use]) for use in USES}
-            pairs = {use: {r["seed"]: 100 * r["pass_at_1"] for r in rows if r["eta"] == eta and r["use"] == use} for use in USES}
+            found = {
+                use: interval([100 * r["pass_at_1"] for r in rows if r["eta"] == eta and r["use"] == use])
+                for use in USES
+            }
+            pairs = {
+                use: {r["seed"]: 100 * r["pass_at_1"] for r in rows if r["eta"] == eta and r["use"] == use}
+                for use in USES
+            }
             both = [pairs["corrected"][s] - pairs["naive"][s] for s in pairs["naive"] if s in pairs["corrected"]]
             gap, half = interval(both)
-            verdict = "naive use hurts" if gap - half > 0 else "correction hurts" if gap + half < 0 else "no difference that these seeds can show"
-            lines.append(f"η={eta}: naive {found['naive'][0]:.1f}% (±{found['naive'][1]:.1f}), corrected {found['corrected'][0]:.1f}% "
-                         f"(±{found['corrected'][1]:.1f}), difference {gap:+.1f} (±{half:.1f}): {verdict}")
+            verdict = (
+                "naive use hurts"
+                if gap - half > 0
+                else "correction hurts"
+                if gap + half < 0
+                else "no difference that these seeds can show"
+            )
+            lines.append(
+                f"η={eta}: naive {found['naive'][0]:.1f}% (±{found['naive'][1]:.1f}), corrected {found['corrected'][0]:.1f}% "
+                f"(±{found['corrected'][1]:.1f}), difference {gap:+.1f} (±{half:.1f}): {verdict}"
+            )
     return lines
 
 
@@ -156,11 +262,13 @@ def write(rows: list[dict], path: Path) -> None:
 
 def read(name: str) -> list[dict]:
     """The recorded rows of data/reference/rl_NAME.csv, numbers as numbers."""
+
     def value(text: str):
         try:
             return float(text) if "." in text else int(text)
         except ValueError:
             return text
+
     with open(datafiles.data("reference", f"rl_{name}.csv"), encoding="utf-8", newline="") as file:
         return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
@@ -177,7 +285,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--record", action="store_true", help="write data/reference/rl_NAME.csv")
     args = parser.parse_args(argv)
     try:
-        rows = WHAT[args.what](args.folder, args.seeds, lambda line: print(line, file=sys.stderr, flush=True), args.updates)
+        rows = WHAT[args.what](
+            args.folder, args.seeds, lambda line: print(line, file=sys.stderr, flush=True), args.updates
+        )
     except InputError as err:
         print(err, file=sys.stderr)
         return 2

@@ -22,6 +22,7 @@ All functions are pure and take the same arguments, so that a run names one (`OB
 
 Shapes: N sequences, T tokens of a response (padded), G groups, n samples of a group.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from minglm.errors import InputError, nearest
 
-_LOG_LIMIT = 20.0      # log-ratios are cut here before exp: e^20 is far outside every clip, and e^90 is not a float32
+_LOG_LIMIT = 20.0  # log-ratios are cut here before exp: e^20 is far outside every clip, and e^90 is not a float32
 Result = tuple[Tensor, dict[str, float]]
 
 
@@ -44,31 +45,42 @@ class Clip:
         InputError: a bound that is out of order, in one line.
     """
 
-    low: float = 0.2             # ratio of the update: 1 − low … 1 + high (DAPO's asymmetric clip; GLM-5 report §3.2)
+    low: float = 0.2  # ratio of the update: 1 − low … 1 + high (DAPO's asymmetric clip; GLM-5 report §3.2)
     high: float = 0.28
-    tis_low: float = 0.0         # TIS weight is clamped to these (slime --tis-clip-low 0, --tis-clip 2.0)
+    tis_low: float = 0.0  # TIS weight is clamped to these (slime --tis-clip-low 0, --tis-clip 2.0)
     tis_high: float = 2.0
-    beta: float = 2.0            # IcePop keeps π_old/μ inside [1/β, β] (GLM-5 report §3.2: β = 2)
-    mask_low: float = 0.2        # double-sided mask keeps π/μ inside (1 − low, 1 + high); GLM-5 does not give its values
+    beta: float = 2.0  # IcePop keeps π_old/μ inside [1/β, β] (GLM-5 report §3.2: β = 2)
+    mask_low: float = 0.2  # double-sided mask keeps π/μ inside (1 − low, 1 + high); GLM-5 does not give its values
     mask_high: float = 0.28
-    average: str = "token"       # "token": mean over all counted tokens; "sequence": mean over sequences of their token means
+    average: str = (
+        "token"  # "token": mean over all counted tokens; "sequence": mean over sequences of their token means
+    )
 
     def __post_init__(self) -> None:
         for name, value in (("low", self.low), ("mask_low", self.mask_low)):
             if not 0 <= value <= 1:
-                raise InputError(f"clip {name}={value!r}: must lie in 0 to 1, as the ratio's lower bound is 1 − {name}; the default is 0.2")
+                raise InputError(
+                    f"clip {name}={value!r}: must lie in 0 to 1, as the ratio's lower bound is 1 − {name}; the default is 0.2"
+                )
         for name, value in (("high", self.high), ("mask_high", self.mask_high), ("tis_low", self.tis_low)):
             if not value >= 0:
                 raise InputError(f"clip {name}={value!r}: must be 0 or more; leave it out for the default")
         if not self.tis_high >= self.tis_low:
-            raise InputError(f"clip tis_high={self.tis_high!r}: must not be below tis_low={self.tis_low}; the default is 2.0")
+            raise InputError(
+                f"clip tis_high={self.tis_high!r}: must not be below tis_low={self.tis_low}; the default is 2.0"
+            )
         if not self.beta >= 1:
-            raise InputError(f"clip beta={self.beta!r}: must be at least 1, as the weight is kept inside 1/beta to beta; the default is 2")
+            raise InputError(
+                f"clip beta={self.beta!r}: must be at least 1, as the weight is kept inside 1/beta to beta; the default is 2"
+            )
         if self.average not in ("token", "sequence"):
-            raise InputError(f"clip average={self.average!r}: not one of token, sequence{nearest(self.average, ('token', 'sequence'))}")
+            raise InputError(
+                f"clip average={self.average!r}: not one of token, sequence{nearest(self.average, ('token', 'sequence'))}"
+            )
 
 
 # ---------------------------------------------------------------------- advantages
+
 
 def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
     """(G, n) rewards → (G, n) advantages: reward minus its group's mean, over the group's standard deviation.
@@ -83,22 +95,35 @@ def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
         InputError: not two dimensions, or a reward that is not finite.
     """
     if rewards.ndim != 2 or rewards.shape[1] == 0:
-        raise InputError(f"rewards of shape {tuple(rewards.shape)}: must be (groups, samples of a group) with at least one sample; reshape them")
+        raise InputError(
+            f"rewards of shape {tuple(rewards.shape)}: must be (groups, samples of a group) with at least one sample; reshape them"
+        )
     if not bool(torch.isfinite(rewards).all()):
         g, i = torch.nonzero(~torch.isfinite(rewards))[0].tolist()
-        raise InputError(f"reward {float(rewards[g, i])} of group {g}, sample {i}: must be finite; drop that sample or mend the reward function")
+        raise InputError(
+            f"reward {float(rewards[g, i])} of group {g}, sample {i}: must be finite; drop that sample or mend the reward function"
+        )
     rewards = rewards.float() if not rewards.is_floating_point() else rewards
     centred = rewards - rewards.mean(1, keepdim=True)
     spread = rewards.std(1, keepdim=True, correction=0)
-    flat = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)     # exact, where the deviation is only nearly 0
+    flat = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # exact, where the deviation is only nearly 0
     scaled = centred / torch.where(flat, 1.0, spread) if normalise else centred
     return torch.where(flat, 0.0, scaled)
 
 
 # ---------------------------------------------------------------------- objectives
 
-def grpo(logp: Tensor, logp_old: Tensor, logp_behaviour: Tensor, advantages: Tensor, mask: Tensor, *,
-         clip: Clip = Clip(), stale: Tensor | None = None) -> Result:
+
+def grpo(
+    logp: Tensor,
+    logp_old: Tensor,
+    logp_behaviour: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip: Clip = Clip(),
+    stale: Tensor | None = None,
+) -> Result:
     """−mean min(r·A, clip(r)·A) with r = π/π_old: the clipped loss of PPO with group advantages. `logp_behaviour` is not used.
 
     Source: PPO, arXiv 1707.06347 eq. 7; GRPO, arXiv 2402.03300 eq. 3, without KL; asymmetric clip: DAPO, arXiv 2503.14476.
@@ -204,8 +229,9 @@ def cross_stage(logp, logp_old, logp_behaviour, advantages, mask, *, clip: Clip 
     return _finish(b, _clipped(ratio, b.advantages, clip), clip, ratio)
 
 
-OBJECTIVES: dict[str, Callable[..., Result]] = {f.__name__: f for f in (
-    grpo, naive, bypass, decoupled_ppo, tis, icepop, double_sided_mask, cross_stage)}
+OBJECTIVES: dict[str, Callable[..., Result]] = {
+    f.__name__: f for f in (grpo, naive, bypass, decoupled_ppo, tis, icepop, double_sided_mask, cross_stage)
+}
 
 
 def objective(name: str) -> Callable[..., Result]:
@@ -221,6 +247,7 @@ def objective(name: str) -> Callable[..., Result]:
 
 # ---------------------------------------------------------------------- shared parts
 
+
 @dataclass
 class _Batch:
     logp: Tensor
@@ -231,23 +258,36 @@ class _Batch:
     stale: Tensor | None
 
 
-def _batch(logp: Tensor, logp_old: Tensor, logp_behaviour: Tensor, advantages: Tensor, mask: Tensor, stale: Tensor | None) -> _Batch:
+def _batch(
+    logp: Tensor, logp_old: Tensor, logp_behaviour: Tensor, advantages: Tensor, mask: Tensor, stale: Tensor | None
+) -> _Batch:
     """Check shapes, silence what the mask leaves out (0 there, so that no inf or NaN of padding reaches a gradient)."""
     if logp.ndim != 2:
         raise InputError(f"logp of shape {tuple(logp.shape)}: must be (sequences, tokens); reshape it")
     for name, t in (("logp_old", logp_old), ("logp_behaviour", logp_behaviour), ("mask", mask), ("stale", stale)):
         if t is not None and t.shape != logp.shape:
-            raise InputError(f"{name} of shape {tuple(t.shape)}: must match logp {tuple(logp.shape)}; give one per token")
+            raise InputError(
+                f"{name} of shape {tuple(t.shape)}: must match logp {tuple(logp.shape)}; give one per token"
+            )
     if advantages.shape not in (logp.shape, logp.shape[:1]):
-        raise InputError(f"advantages of shape {tuple(advantages.shape)}: must be {tuple(logp.shape[:1])} or {tuple(logp.shape)}; "
-                         "give one per sequence or one per token")
+        raise InputError(
+            f"advantages of shape {tuple(advantages.shape)}: must be {tuple(logp.shape[:1])} or {tuple(logp.shape)}; "
+            "give one per sequence or one per token"
+        )
     mask = mask.bool()
     advantages = (advantages if advantages.ndim == 2 else advantages[:, None].expand_as(logp)).to(logp.dtype)
 
     def clean(t: Tensor) -> Tensor:
         return torch.where(mask, t, torch.zeros((), dtype=t.dtype, device=t.device))
-    return _Batch(clean(logp), clean(logp_old).detach(), clean(logp_behaviour).detach(), clean(advantages).detach(), mask,
-                  None if stale is None else stale.bool())
+
+    return _Batch(
+        clean(logp),
+        clean(logp_old).detach(),
+        clean(logp_behaviour).detach(),
+        clean(advantages).detach(),
+        mask,
+        None if stale is None else stale.bool(),
+    )
 
 
 def _ratio(log_a: Tensor, log_b: Tensor) -> Tensor:
@@ -267,7 +307,9 @@ def _average(values: Tensor, mask: Tensor, how: str) -> Tensor:
     return (values.sum(1) / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
 
 
-def _finish(b: _Batch, per_token: Tensor, clip: Clip, ratio: Tensor, weight: Tensor | None = None, dropped: Tensor | None = None) -> Result:
+def _finish(
+    b: _Batch, per_token: Tensor, clip: Clip, ratio: Tensor, weight: Tensor | None = None, dropped: Tensor | None = None
+) -> Result:
     return _average(per_token, b.mask, clip.average), _stats(b, clip, ratio.detach(), weight, dropped)
 
 
@@ -282,8 +324,18 @@ def _stats(b: _Batch, clip: Clip, ratio: Tensor, weight: Tensor | None, dropped:
     """
     n = int(b.mask.sum())
     if n == 0:
-        return dict(tokens=0.0, ratio_mean=1.0, ratio_max=1.0, clip_share=0.0, weight_mean=1.0, dropped_share=0.0, ppo_kl=0.0,
-                    mismatch_kl=0.0, mismatch_max=0.0, stale_share=0.0)
+        return dict(
+            tokens=0.0,
+            ratio_mean=1.0,
+            ratio_max=1.0,
+            clip_share=0.0,
+            weight_mean=1.0,
+            dropped_share=0.0,
+            ppo_kl=0.0,
+            mismatch_kl=0.0,
+            mismatch_max=0.0,
+            stale_share=0.0,
+        )
     r, A = ratio[b.mask], b.advantages[b.mask]
     off = ((A > 0) & (r > 1 + clip.high)) | ((A < 0) & (r < 1 - clip.low))
     gap = (b.old - b.behaviour)[b.mask]
@@ -291,7 +343,16 @@ def _stats(b: _Batch, clip: Clip, ratio: Tensor, weight: Tensor | None, dropped:
 
     def mean(t: Tensor | None, default: float) -> float:
         return default if t is None else float(t[b.mask].double().mean())
-    return dict(tokens=float(n), ratio_mean=float(r.double().mean()), ratio_max=float(r.max()), clip_share=float(off.double().mean()),
-                weight_mean=mean(weight, 1.0), dropped_share=mean(dropped, 0.0),
-                ppo_kl=float((b.old - b.logp)[b.mask].double().mean()), mismatch_kl=float(k3.double().mean()),
-                mismatch_max=float(gap.abs().max()), stale_share=mean(b.stale, 0.0))
+
+    return dict(
+        tokens=float(n),
+        ratio_mean=float(r.double().mean()),
+        ratio_max=float(r.max()),
+        clip_share=float(off.double().mean()),
+        weight_mean=mean(weight, 1.0),
+        dropped_share=mean(dropped, 0.0),
+        ppo_kl=float((b.old - b.logp)[b.mask].double().mean()),
+        mismatch_kl=float(k3.double().mean()),
+        mismatch_max=float(gap.abs().max()),
+        stale_share=mean(b.stale, 0.0),
+    )

@@ -14,6 +14,7 @@ the other obeys. A *group* is one prompt with all its samples; only complete gro
 Sources: slime `sglang_rollout.py` and `train_async.py` (sync, ahead, april); APRIL, arXiv 2509.18521 (april);
 AReaL `staleness_manager.py` (async: the capacity rule); GLM-5 report, arXiv 2602.15763 §4.1 (glm5).
 """
+
 from __future__ import annotations
 
 import math
@@ -37,30 +38,38 @@ class Policy:
     """
 
     mode: str = "sync"
-    batch_groups: int = 8            # complete groups that make a training batch
+    batch_groups: int = 8  # complete groups that make a training batch
     over_sampling: int | None = None  # groups submitted at a time (april: above batch_groups); None: batch_groups
     max_concurrent: int | None = None  # groups in flight at most; None: no limit beyond the mode's own
-    eta: float = 1                   # async: batches that may be started ahead of the one in training (AReaL's η; a
-                                     # fraction of a batch is verl's staleness threshold)
-    push_every: int = 1              # glm5: updates between two pushes (K)
-    max_gap: int | None = None       # glm5: drop a group whose oldest token is more than this many versions behind (τ)
+    eta: float = 1  # async: batches that may be started ahead of the one in training (AReaL's η; a
+    # fraction of a batch is verl's staleness threshold)
+    push_every: int = 1  # glm5: updates between two pushes (K)
+    max_gap: int | None = None  # glm5: drop a group whose oldest token is more than this many versions behind (τ)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InputError(f"mode {self.mode!r}: not one of {', '.join(MODES)}{nearest(self.mode, MODES)}")
         if isinstance(self.eta, bool) or not isinstance(self.eta, (int, float)) or not 0 <= self.eta < math.inf:
-            raise InputError(f"eta={self.eta!r}: staleness must be a number of at least 0; the default is {type(self).eta}")
+            raise InputError(
+                f"eta={self.eta!r}: staleness must be a number of at least 0; the default is {type(self).eta}"
+            )
         for name, least in (("batch_groups", 1), ("push_every", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name}={value!r}: must be a whole number of at least {least}; the default is {getattr(type(self), name)}")
+                raise InputError(
+                    f"{name}={value!r}: must be a whole number of at least {least}; the default is {getattr(type(self), name)}"
+                )
         for name, least in (("over_sampling", self.batch_groups), ("max_concurrent", 1), ("max_gap", 0)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise InputError(f"{name}={value!r}: must be a whole number of at least {least}; leave it out for the default")
+                raise InputError(
+                    f"{name}={value!r}: must be a whole number of at least {least}; leave it out for the default"
+                )
         if self.over_sampling not in (None, self.batch_groups) and self.mode != "april":
-            raise InputError(f"over_sampling={self.over_sampling} with mode {self.mode!r}: only april aborts the surplus; "
-                             f"leave it out or use mode april")
+            raise InputError(
+                f"over_sampling={self.over_sampling} with mode {self.mode!r}: only april aborts the surplus; "
+                f"leave it out or use mode april"
+            )
 
     @property
     def submit_at_once(self) -> int:
@@ -96,7 +105,7 @@ class Policy:
             room = allowed - (status.accepted + status.finished + status.running)
         elif self.mode == "glm5":
             room = self.submit_at_once * 2 - (status.running + status.finished)
-        elif status.running + status.finished < self.batch_groups:      # a round: submit, and refill what a filter dropped
+        elif status.running + status.finished < self.batch_groups:  # a round: submit, and refill what a filter dropped
             room = self.submit_at_once
         else:
             room = 0
@@ -108,8 +117,9 @@ class Policy:
         """Whether enough complete groups wait for an update."""
         return status.finished >= self.batch_groups
 
-    def must_wait(self, status: Status, running: Mapping[int, int], finished: Mapping[int, int],
-                  batch: int | None = None) -> bool:
+    def must_wait(
+        self, status: Status, running: Mapping[int, int], finished: Mapping[int, int], batch: int | None = None
+    ) -> bool:
         """Whether an update must wait for groups in flight, so that none is ever more than ⌈η⌉ versions old when trained.
 
         Args:
@@ -171,10 +181,10 @@ def train_load(rows: list[int], micro_tokens: int | None) -> tuple[int, int, int
 class Status:
     """What a policy may know: counts of groups, and the version."""
 
-    running: int = 0       # submitted, not complete
-    finished: int = 0      # complete, waiting for an update
-    accepted: int = 0      # already trained on, in all
-    version: int = 0       # weight pushes so far
+    running: int = 0  # submitted, not complete
+    finished: int = 0  # complete, waiting for an update
+    accepted: int = 0  # already trained on, in all
+    version: int = 0  # weight pushes so far
 
 
 @dataclass

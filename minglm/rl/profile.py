@@ -9,7 +9,7 @@
     prefill_s_per_token, prefill_fixed_s   reading in N tokens takes fixed + per token · N (one call of at most 512 tokens)
     train_fixed_s, train_s_per_pass, train_s_per_token, train_s_per_square   an update takes fixed + per pass · passes + per token · N
                          + per square · Σ n², rows of n tokens, prompts and padding included, N in all
-    keep_s               of one aborted request: its cache put aside and brought back
+    kv_offload_s         of one aborted request: its KV cache offloaded and brought back
     decode_beside, train_beside   how many times slower a decode step is while another process trains, and an update while another
                          decodes, as in asynchronous modes
     push_s               writing a weights file and loading it into a running engine
@@ -18,6 +18,7 @@
 
 Times are medians of repetitions. decode_step_busy_s is the first table measured again beside a process that trains.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -31,8 +32,8 @@ import time
 from pathlib import Path
 
 from minglm.errors import InputError
+from minglm.rl.config import Settings, load
 from minglm.rl.policy import train_load
-from minglm.rl.settings import Settings, load
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
 REPEATS = 15
@@ -41,6 +42,7 @@ REPEATS = 15
 def surface_fit(points: list[tuple[float, ...]]) -> tuple[float, ...]:
     """(fixed, a coefficient for each column), none below 0, of (columns…, seconds); relative errors weighed alike."""
     import numpy as np
+
     table, seconds = np.array([(1.0, *columns) for *columns, _ in points]), np.array([s for *_, s in points])
     kept = list(range(table.shape[1]))
     while True:
@@ -61,8 +63,8 @@ def profile(init_from: str | Path, settings: Settings) -> dict:
     """The table above as a dict."""
     import torch
 
-    from minglm.checkpoint import load_model
-    from minglm.rl.engine import Engine, Request
+    from minglm.inference.engine import Engine, Request
+    from minglm.inference.load import load_model
 
     torch.set_num_threads(settings.threads)
     model, tokenizer, _ = load_model(init_from)
@@ -73,7 +75,7 @@ def profile(init_from: str | Path, settings: Settings) -> dict:
 
     def engine_at(batch: int, length: int, new: int) -> Engine:
         engine = Engine(copy.deepcopy(model), max_batch=batch, max_len=limit)
-        for i in range(batch):                             # no stop token: all keep running
+        for i in range(batch):  # no stop token: all keep running
             engine.submit(Request(str(i), [tokenizer.bos, *[6 + (i + j) % 90 for j in range(length - 1)]], new, seed=i))
         while engine.waiting:
             engine.step()
@@ -90,38 +92,58 @@ def profile(init_from: str | Path, settings: Settings) -> dict:
     out: dict = {"decode_context": context, "decode_step_s": [[b, decode(b, context)] for b in batches]}
     if topk + 8 * REPEATS < limit:
         out["decode_choosing_s"] = [[b, decode(b, topk + 1)] for b in batches]
-    out["decode_by_context_s"] = [[n, decode(batches[-1], n)] for n in (16, 64, 128, 256, 512) if n + 3 * REPEATS + 40 <= limit]
+    out["decode_by_context_s"] = [
+        [n, decode(batches[-1], n)] for n in (16, 64, 128, 256, 512) if n + 3 * REPEATS + 40 <= limit
+    ]
     with _Beside("train", init_from, settings):
         out["decode_step_busy_s"] = [[b, decode(b, context)] for b in batches]
-    out["decode_beside"] = statistics.median(slow / alone for (_, slow), (_, alone) in zip(out["decode_step_busy_s"], out["decode_step_s"]))
-    out["prefill_s_per_token"], out["prefill_fixed_s"] = line_fit([_prefill(model, n) for n in (8, 32, 96, 256, 480) if n < limit])
+    out["decode_beside"] = statistics.median(
+        slow / alone for (_, slow), (_, alone) in zip(out["decode_step_busy_s"], out["decode_step_s"])
+    )
+    out["prefill_s_per_token"], out["prefill_fixed_s"] = line_fit(
+        [_prefill(model, n) for n in (8, 32, 96, 256, 480) if n < limit]
+    )
     points, push = _train(init_from, settings)
-    out["train_fixed_s"], out["train_s_per_pass"], out["train_s_per_token"], out["train_s_per_square"] = surface_fit(points)
+    out["train_fixed_s"], out["train_s_per_pass"], out["train_s_per_token"], out["train_s_per_square"] = surface_fit(
+        points
+    )
     with _Beside("decode", init_from, settings):
         slower, _ = _train(init_from, settings)
     out["train_beside"] = statistics.median(slow[-1] / alone[-1] for slow, alone in zip(slower, points))
-    out["keep_s"] = _keep(model, tokenizer, settings)
-    return out | {"push_s": push, "step_overhead_s": _round_trip(), "parameters": model.config.num_params(mtp=True),
-                  "max_batch": settings.max_batch, "threads": settings.threads}
+    out["kv_offload_s"] = _kv_offload_s(model, tokenizer, settings)
+    return out | {
+        "push_s": push,
+        "step_overhead_s": _round_trip(),
+        "parameters": model.config.num_params(mtp=True),
+        "max_batch": settings.max_batch,
+        "threads": settings.threads,
+    }
 
 
 def _prefill(model, tokens: int) -> tuple[float, float]:
-    from minglm.rl.engine import Engine, Request
+    from minglm.inference.engine import Engine, Request
+
     times = []
     for i in range(9):
         engine = Engine(model, max_batch=1, max_len=model.config.max_position_embeddings)
-        engine.submit(Request(str(i), [6 + (i + j) % 90 for j in range(tokens)], 1))     # one token: reading in is all it does
+        engine.submit(
+            Request(str(i), [6 + (i + j) % 90 for j in range(tokens)], 1)
+        )  # one token: reading in is all it does
         started = time.perf_counter()
         engine.step()
         times.append(time.perf_counter() - started)
     return float(tokens), statistics.median(times[2:])
 
 
-def _keep(model, tokenizer, settings: Settings, count: int = 32) -> float:
+def _kv_offload_s(model, tokenizer, settings: Settings, count: int = 32) -> float:
     """Seconds of one request, aborted and submitted again with its cache kept, beyond the decode step that follows."""
-    from minglm.rl.engine import Engine, Request
+    from minglm.inference.engine import Engine, Request
+
     count = min(count, settings.max_batch)
-    engine, times = Engine(model, max_batch=count, max_len=model.config.max_position_embeddings, keep_cache=True), []
+    engine, times = (
+        Engine(model, max_batch=count, max_len=model.config.max_position_embeddings, reuse_kv_cache=True),
+        [],
+    )
     for i in range(count):
         engine.submit(Request(str(i), [tokenizer.bos, *[6 + (i + j) % 90 for j in range(20)]], 60, seed=i))
     while engine.waiting:
@@ -141,9 +163,23 @@ def _groups(settings: Settings, samples: int, length: int, longest: int | None =
     """A batch of made-up samples for a trainer; with `longest` the lengths of groups rise evenly from `length` to it."""
     rows = []
     for i in range(samples):
-        n = length + ((longest - length) * (i // settings.group_size) // max(1, (samples - 1) // settings.group_size) if longest else 0)
-        rows.append({"tokens": [6 + (i * 7 + j) % 90 for j in range(n)], "logprobs": [-1.0] * n, "versions": [0] * n, "reward": float(i % 2)})
-    return [{"prompt": [0, 4, 20, 30, 5], "samples": rows[i:i + settings.group_size]} for i in range(0, samples, settings.group_size)]
+        n = length + (
+            (longest - length) * (i // settings.group_size) // max(1, (samples - 1) // settings.group_size)
+            if longest
+            else 0
+        )
+        rows.append(
+            {
+                "tokens": [6 + (i * 7 + j) % 90 for j in range(n)],
+                "logprobs": [-1.0] * n,
+                "versions": [0] * n,
+                "reward": float(i % 2),
+            }
+        )
+    return [
+        {"prompt": [0, 4, 20, 30, 5], "samples": rows[i : i + settings.group_size]}
+        for i in range(0, samples, settings.group_size)
+    ]
 
 
 def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float, ...]], float]:
@@ -155,20 +191,47 @@ def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float,
         trainer = Trainer(settings.changed(routing_replay=False).to_dict(), folder, str(init_from))
         worker, points, pushes, update = RolloutWorker(settings.to_dict(), [1]), [], [], 0
         longest = trainer.config.max_position_embeddings - 8
-        for samples, length, end in ((8, 16, None), (32, 30, None), (64, 30, None), (64, 90, None), (96, 120, None), (8, 200, None), (8, 350, None),
-                                     (32, 5, 60), (32, 5, 200), (48, 5, 350)):
+        for samples, length, end in (
+            (8, 16, None),
+            (32, 30, None),
+            (64, 30, None),
+            (64, 90, None),
+            (96, 120, None),
+            (8, 200, None),
+            (8, 350, None),
+            (32, 5, 60),
+            (32, 5, 200),
+            (48, 5, 350),
+        ):
             length, end = min(length, longest), end and min(end, longest)
             samples = -(-samples // settings.group_size) * settings.group_size
             times = []
             for _ in range(4):
                 update += 1
                 started = time.perf_counter()
-                (reply,) = trainer.handle({"do": "train", "update": update, "version": update - 1, "push": update, "reset": False,
-                                           "groups": (groups := _groups(settings, samples, length, end))})
+                (reply,) = trainer.handle(
+                    {
+                        "do": "train",
+                        "update": update,
+                        "version": update - 1,
+                        "push": update,
+                        "reset": False,
+                        "groups": (groups := _groups(settings, samples, length, end)),
+                    }
+                )
                 written = time.perf_counter() - started - reply["seconds"]
                 started = time.perf_counter()
-                list(worker.handle({"do": "push", "path": reply["weights"], "version": update, "config": trainer.config.to_dict(),
-                                    "max_len": trainer.config.max_position_embeddings}))
+                list(
+                    worker.handle(
+                        {
+                            "do": "push",
+                            "path": reply["weights"],
+                            "version": update,
+                            "config": trainer.config.to_dict(),
+                            "max_len": trainer.config.max_position_embeddings,
+                        }
+                    )
+                )
                 pushes.append(written + time.perf_counter() - started)
                 times.append(reply["seconds"])
             counted = train_load([5 + len(s["tokens"]) for g in groups for s in g["samples"]], settings.micro_tokens)
@@ -181,10 +244,14 @@ class _Beside:
 
     def __init__(self, what: str, init_from: str | Path, settings: Settings) -> None:
         import subprocess
+
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         code = f"import sys, json; from minglm.rl import profile; profile.{what}_on(sys.argv[1], json.loads(sys.argv[2]), sys.argv[3])"
-        self.process = subprocess.Popen([sys.executable, "-c", code, str(init_from), json.dumps(settings.to_dict()), self.folder.name],
-                                        stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, str(init_from), json.dumps(settings.to_dict()), self.folder.name],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self.process.stdout.readline()
         time.sleep(1.0)
 
@@ -200,21 +267,34 @@ class _Beside:
 
 def train_on(init_from: str, settings: dict, folder: str) -> None:
     """Update after update, until killed."""
-    from minglm.rl.settings import from_dict
+    from minglm.rl.config import from_dict
     from minglm.rl.trainer import Trainer
+
     made = from_dict(settings)
     trainer = Trainer(settings, folder, init_from)
     print("on", flush=True)
     for update in itertools.count(1):
-        list(trainer.handle({"do": "train", "update": update, "version": 0, "push": None, "reset": False, "groups": _groups(made, 64, 60)}))
+        list(
+            trainer.handle(
+                {
+                    "do": "train",
+                    "update": update,
+                    "version": 0,
+                    "push": None,
+                    "reset": False,
+                    "groups": _groups(made, 64, 60),
+                }
+            )
+        )
 
 
 def decode_on(init_from: str, settings: dict, _folder: str) -> None:
     """Sixteen sequences again and again, until killed."""
     import torch
 
-    from minglm.checkpoint import load_model
-    from minglm.rl.engine import Engine, Request
+    from minglm.inference.engine import Engine, Request
+    from minglm.inference.load import load_model
+
     torch.set_num_threads(settings["threads"])
     model, tokenizer, _ = load_model(init_from)
     engine = Engine(model, max_batch=16, max_len=model.config.max_position_embeddings)
@@ -229,6 +309,7 @@ def _round_trip() -> float:
     """Seconds of one message through a pipe and back, a thread on the way as in `LocalWorker`."""
     import multiprocessing
     import threading
+
     ours, theirs = multiprocessing.Pipe()
     threading.Thread(target=lambda: [theirs.send(theirs.recv()) for _ in range(50)], daemon=True).start()
     times = []

@@ -4,16 +4,17 @@ An actor runs `minglm.rl.transport.serve` in a thread, with two queues where a l
 sends by `put` and keeps one `take` call waiting. Run folder and weights are files, so all machines must see the same folder
 at the same path (a network file system), as slime's disk transport needs too.
 """
+
 from __future__ import annotations
 
 import queue
 import threading
 
-from minglm import ray_cluster
 from minglm.rl.transport import find, serve
+from minglm.runtime import ray as ray_cluster
 
-TAKE_S = 1.0                      # a call to `take` waits at most so long inside the actor
-CALL_S = 30.0                     # and its answer may take so long on the way
+TAKE_S = 1.0  # a call to `take` waits at most so long inside the actor
+CALL_S = 30.0  # and its answer may take so long on the way
 
 
 class _Actor:
@@ -28,7 +29,10 @@ class _Actor:
                 return self._inbox.get(timeout=seconds) if seconds else self._inbox.get_nowait()
             except queue.Empty:
                 return None
-        threading.Thread(target=serve, args=(lambda beat: find(make)(beat=beat, **arguments), receive, self._outbox.put), daemon=True).start()
+
+        threading.Thread(
+            target=serve, args=(lambda beat: find(make)(beat=beat, **arguments), receive, self._outbox.put), daemon=True
+        ).start()
 
     def put(self, message: dict) -> None:
         self._inbox.put(message)
@@ -45,6 +49,7 @@ class _Actor:
 
     def where(self) -> int:
         import os
+
         return os.getpid()
 
 
@@ -67,8 +72,11 @@ class RayWorker:
 
     def _start(self) -> None:
         import ray
+
         # One call waits in `take` while others `put`, so two at a time; the thread with the work is a third.
-        self._actor = ray.remote(num_cpus=0, max_concurrency=3, max_restarts=0)(_Actor).remote(self._make, self._arguments)
+        self._actor = ray.remote(num_cpus=0, max_concurrency=3, max_restarts=0)(_Actor).remote(
+            self._make, self._arguments
+        )
         self._where, self._pid = self._actor.where.remote(), None
         self._taking = self._actor.take.remote(TAKE_S)
         self._puts: list = []
@@ -76,10 +84,11 @@ class RayWorker:
     @property
     def pid(self) -> int | None:
         import ray
+
         if self._pid is None:
             try:
                 self._pid = ray.get(self._where, timeout=TAKE_S)
-            except ray.exceptions.RayError:                   # dead, or (GetTimeoutError) not there yet
+            except ray.exceptions.RayError:  # dead, or (GetTimeoutError) not there yet
                 return None
         return self._pid
 
@@ -88,6 +97,7 @@ class RayWorker:
 
     def receive(self) -> tuple[list[dict], bool]:
         import ray
+
         messages: list[dict] = []
         try:
             while ray.wait([self._taking], timeout=0)[0]:
@@ -102,6 +112,7 @@ class RayWorker:
 
     def kill(self) -> None:
         import ray
+
         ray.kill(self._actor)
 
     def restart(self) -> None:
@@ -114,4 +125,5 @@ class RayWorker:
     @staticmethod
     def wait_any(workers: list[RayWorker], timeout_s: float) -> None:
         import ray
+
         ray.wait([w._taking for w in workers], timeout=timeout_s)

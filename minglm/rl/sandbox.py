@@ -23,6 +23,7 @@ What is held, and by what
 
 Every wait has a bound: at most `time_s` for the program, then its whole process group is killed.
 """
+
 from __future__ import annotations
 
 import json
@@ -48,18 +49,32 @@ _AFTER_KILL_S = 5.0
 class Limits:
     """What a program may use."""
 
-    cpu_s: int = 2                          # processor time, the interpreter's start included
-    time_s: float = 10.0                    # wall clock: on a busy machine a program waits without fault of its own
-    memory_bytes: int = 256 * 2**20         # address space, the interpreter's own 30 MiB or so included
-    output_bytes: int = 64 * 2**10          # of prints, and of results
+    cpu_s: int = 2  # processor time, the interpreter's start included
+    time_s: float = 10.0  # wall clock: on a busy machine a program waits without fault of its own
+    memory_bytes: int = 256 * 2**20  # address space, the interpreter's own 30 MiB or so included
+    output_bytes: int = 64 * 2**10  # of prints, and of results
     program_chars: int = 20_000
-    value_chars: int = 2_000                # a longer repr does not pass
+    value_chars: int = 2_000  # a longer repr does not pass
 
     def __post_init__(self) -> None:
-        for name, least in (("cpu_s", 1), ("time_s", 0.1), ("memory_bytes", 64 * 2**20), ("output_bytes", 1024), ("program_chars", 1), ("value_chars", 1)):
+        for name, least in (
+            ("cpu_s", 1),
+            ("time_s", 0.1),
+            ("memory_bytes", 64 * 2**20),
+            ("output_bytes", 1024),
+            ("program_chars", 1),
+            ("value_chars", 1),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least or value == float("inf"):
-                raise InputError(f"sandbox limit {name}={value!r}: must be a number of at least {least}; the default is {getattr(type(self), name)}")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not value >= least
+                or value == float("inf")
+            ):
+                raise InputError(
+                    f"sandbox limit {name}={value!r}: must be a number of at least {least}; the default is {getattr(type(self), name)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -72,10 +87,10 @@ class Result:
 
     outcome: str
     passed: tuple[bool, ...]
-    message: str                            # the first thing that went wrong; "" when all passed
-    output: str = ""                        # what it printed, cut
+    message: str  # the first thing that went wrong; "" when all passed
+    output: str = ""  # what it printed, cut
     seconds: float = 0.0
-    held: dict[str, str] = field(default_factory=dict)      # fence → "" held, else why not
+    held: dict[str, str] = field(default_factory=dict)  # fence → "" held, else why not
 
     @property
     def ok(self) -> bool:
@@ -87,8 +102,14 @@ class Result:
         return sum(self.passed) / len(self.passed) if self.passed else 0.0
 
 
-def run(program: str, function: str, tests: Sequence[tuple[tuple, object]], limits: Limits = Limits(), strict: bool = False,
-        audit_hook: bool = True) -> Result:
+def run(
+    program: str,
+    function: str,
+    tests: Sequence[tuple[tuple, object]],
+    limits: Limits = Limits(),
+    strict: bool = False,
+    audit_hook: bool = True,
+) -> Result:
     """Run `program`, call `function` on each test's arguments, and compare the `repr` of value and expectation.
 
     Never raises for what the program does.
@@ -104,19 +125,33 @@ def run(program: str, function: str, tests: Sequence[tuple[tuple, object]], limi
     if not function.isidentifier():
         raise InputError(f"function {function!r}: must be a Python name; give the one that the program defines")
     if not tests:
-        raise InputError(f"no tests for {function}: a program without a test cannot pass; give at least one (arguments, expected)")
+        raise InputError(
+            f"no tests for {function}: a program without a test cannot pass; give at least one (arguments, expected)"
+        )
     started, failed = time.monotonic(), (False,) * len(tests)
     if len(program) > limits.program_chars or "\0" in program:
-        return Result("error", failed, f"program of {len(program)} characters: at most {limits.program_chars}, none of them NUL")
-    request = json.dumps({"program": program, "function": function, "calls": [repr(tuple(a)) for a, _ in tests], "strict": strict, "audit_hook": audit_hook,
-                          "cpu_s": int(limits.cpu_s), "memory_bytes": limits.memory_bytes, "value_chars": limits.value_chars})
+        return Result(
+            "error", failed, f"program of {len(program)} characters: at most {limits.program_chars}, none of them NUL"
+        )
+    request = json.dumps(
+        {
+            "program": program,
+            "function": function,
+            "calls": [repr(tuple(a)) for a, _ in tests],
+            "strict": strict,
+            "audit_hook": audit_hook,
+            "cpu_s": int(limits.cpu_s),
+            "memory_bytes": limits.memory_bytes,
+            "value_chars": limits.value_chars,
+        }
+    )
     results, output, why, code = _child(request.encode(), limits, started)
     rows, held = [], {}
     for line in results.splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            continue                        # a program that found the pipe wrote this; it proves nothing
+            continue  # a program that found the pipe wrote this; it proves nothing
         if isinstance(row, dict):
             held = row["held"] if isinstance(row.get("held"), dict) and not held else held
             rows.append(row)
@@ -124,19 +159,39 @@ def run(program: str, function: str, tests: Sequence[tuple[tuple, object]], limi
 
     def end(outcome: str, message: str, passed: tuple[bool, ...] = failed) -> Result:
         return Result(outcome, passed, message, output, seconds, held)
+
     if strict and (not held or held.get("seccomp")):
-        return end("refused", f"strict: this machine does not fence a program in ({held.get('seccomp') or 'no answer'}); leave strict out or use Linux")
+        return end(
+            "refused",
+            f"strict: this machine does not fence a program in ({held.get('seccomp') or 'no answer'}); leave strict out or use Linux",
+        )
     broken = next((str(r["program"]) for r in rows if "program" in r), None)
     if broken is not None:
         return end("error", broken)
     calls = {r["call"]: r for r in reversed(rows) if isinstance(r.get("call"), int)}
-    passed = tuple(i in calls and "error" not in calls[i] and calls[i].get("value") == repr(expected) for i, (_, expected) in enumerate(tests))
+    passed = tuple(
+        i in calls and "error" not in calls[i] and calls[i].get("value") == repr(expected)
+        for i, (_, expected) in enumerate(tests)
+    )
     if why:
-        return end(why, {"timeout": f"stopped after {limits.time_s:g} s of waiting", "output": f"more than {limits.output_bytes} bytes written"}[why], passed)
+        return end(
+            why,
+            {
+                "timeout": f"stopped after {limits.time_s:g} s of waiting",
+                "output": f"more than {limits.output_bytes} bytes written",
+            }[why],
+            passed,
+        )
     if len(calls) < len(tests) and _died(code) in ("SIGXCPU", "SIGKILL"):
-        return end("timeout", f"stopped by the system ({_died(code)}): more than {limits.cpu_s} s of processor time", passed)
+        return end(
+            "timeout", f"stopped by the system ({_died(code)}): more than {limits.cpu_s} s of processor time", passed
+        )
     if len(calls) < len(tests):
-        return end("crashed", f"the process ended ({_died(code)}) before call {len(calls) + 1} of {len(tests)} came back", passed)
+        return end(
+            "crashed",
+            f"the process ended ({_died(code)}) before call {len(calls) + 1} of {len(tests)} came back",
+            passed,
+        )
     for i, (arguments, expected) in enumerate(tests):
         if not passed[i]:
             said = calls[i].get("error") or calls[i].get("value")
@@ -163,16 +218,30 @@ def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, st
 
     def read(pipe, into: bytearray) -> None:
         while chunk := pipe.read1(8192):
-            into += chunk[:max(0, limits.output_bytes + 1 - len(into))]
+            into += chunk[: max(0, limits.output_bytes + 1 - len(into))]
             if len(into) > limits.output_bytes:
                 over.set()
                 return
+
     with tempfile.TemporaryDirectory(prefix="minglm-sandbox-", ignore_cleanup_errors=True) as folder:
-        keep = {k: os.environ[k] for k in ("SYSTEMROOT", "SystemRoot") if k in os.environ}       # Windows cannot start without
-        process = subprocess.Popen([sys.executable, "-I", "-S", "-B", str(_CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, cwd=folder, env=keep, close_fds=True, start_new_session=True)
+        keep = {
+            k: os.environ[k] for k in ("SYSTEMROOT", "SystemRoot") if k in os.environ
+        }  # Windows cannot start without
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", str(_CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=keep,
+            close_fds=True,
+            start_new_session=True,
+        )
         results, prints = bytearray(), bytearray()
-        readers = [threading.Thread(target=read, args=pair, daemon=True) for pair in ((process.stdout, results), (process.stderr, prints))]
+        readers = [
+            threading.Thread(target=read, args=pair, daemon=True)
+            for pair in ((process.stdout, results), (process.stderr, prints))
+        ]
         why = ""
         try:
             for reader in readers:
@@ -181,7 +250,7 @@ def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, st
                 process.stdin.write(request)
                 process.stdin.close()
             except OSError:
-                pass                        # it died before it read; its exit code says how
+                pass  # it died before it read; its exit code says how
             deadline = started + limits.time_s
             while any(r.is_alive() for r in readers) and not over.is_set():
                 if time.monotonic() >= deadline:
@@ -196,15 +265,20 @@ def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, st
         for reader in readers:
             reader.join(_AFTER_KILL_S)
         if not why and any(r.is_alive() for r in readers):
-            why = "timeout"                 # something outside our group holds the pipe: where the kernel does not fence
-    return (bytes(results).decode("utf-8", "replace"), bytes(prints[:limits.output_bytes]).decode("utf-8", "replace"), why, code)
+            why = "timeout"  # something outside our group holds the pipe: where the kernel does not fence
+    return (
+        bytes(results).decode("utf-8", "replace"),
+        bytes(prints[: limits.output_bytes]).decode("utf-8", "replace"),
+        why,
+        code,
+    )
 
 
 def _kill(process: subprocess.Popen) -> int | None:
     """End the child and everything in its process group, and wait for it, within a bound. Before it is reaped its number is
     its own, so the group that is killed is its own."""
     try:
-        process.wait(0.02)                  # both pipes closed: usually it is ending by itself
+        process.wait(0.02)  # both pipes closed: usually it is ending by itself
     except subprocess.TimeoutExpired:
         if hasattr(os, "killpg"):
             try:

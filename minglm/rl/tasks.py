@@ -22,6 +22,7 @@ Labels (a, b, c, …) name the items, so that "which comes next" is a look-up an
 Seeds: even ones train, odd ones are held out. A problem made from an odd seed also has a prompt whose hash falls in the
 held-out fifth, one from an even seed never: the two sets share no prompt, however small the task's world is.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -31,17 +32,19 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from minglm.errors import InputError, nearest
+from minglm.errors import InputError
 
 if TYPE_CHECKING:
-    from minglm.tokenizer import Tokenizer
+    from minglm.data.tokenizer import Tokenizer
 
-LONG_TAIL = 1.15               # σ of the logarithm of the number of steps: the 99th percentile is e^(2.33σ) ≈ 14.5 × the median
-MAX_STEPS = 80                 # the cap on steps, as an engine has a cap on tokens
+LONG_TAIL = 1.15  # σ of the logarithm of the number of steps: the 99th percentile is e^(2.33σ) ≈ 14.5 × the median
+MAX_STEPS = 80  # the cap on steps, as an engine has a cap on tokens
 MAX_DIFFICULTY = 8
-HELD_OUT_OF_FIVE = 1           # prompts whose hash falls in this many fifths are held out
+HELD_OUT_OF_FIVE = 1  # prompts whose hash falls in this many fifths are held out
 LABELS = "abcdefghijklmnopqrstuvwABCDEFGHIJKLMNOPQRSTUVWXYZ" + "$&'*,-./;=@_`|"
-SUM_LABELS = LABELS + "xyz~<>^+!%:()[]{}"      # one for each step; other tasks use these as values and operations, and repeat
+SUM_LABELS = (
+    LABELS + "xyz~<>^+!%:()[]{}"
+)  # one for each step; other tasks use these as values and operations, and repeat
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Problem:
     difficulty: int
     prompt: str
     answer: str
-    worked: str = field(repr=False)      # scratchpad without the answer
+    worked: str = field(repr=False)  # scratchpad without the answer
     held_out: bool = False
 
     @property
@@ -84,7 +87,9 @@ class Task:
     def with_tail(self, sigma: float) -> Task:
         """The same task with another spread of lengths; 0 for solutions of nearly one length."""
         if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 <= sigma <= 3:
-            raise InputError(f"tail={sigma!r}: the spread of lengths must lie in 0 to 3; {LONG_TAIL} is the long tail, 0 none")
+            raise InputError(
+                f"tail={sigma!r}: the spread of lengths must lie in 0 to 3; {LONG_TAIL} is the long tail, 0 none"
+            )
         return replace(self, tail=float(sigma))
 
     # ---- the three questions a loop asks
@@ -96,14 +101,16 @@ class Task:
             InputError: difficulty outside 1 to 8, a seed that is no whole number ≥ 0.
         """
         if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 1 <= difficulty <= MAX_DIFFICULTY:
-            raise InputError(f"difficulty={difficulty!r}: must be a whole number from 1 to {MAX_DIFFICULTY}; start with 1")
+            raise InputError(
+                f"difficulty={difficulty!r}: must be a whole number from 1 to {MAX_DIFFICULTY}; start with 1"
+            )
         rng = random.Random(f"{self.name}/{_index(seed, 'seed')}/{difficulty}/{self.tail}")
         held_out = seed % 2 == 1
         for _ in range(1000):
             prompt, worked, answer = _MAKERS[self.name](rng, difficulty, self._steps(rng, difficulty))
             if is_held_out(prompt) == held_out:
                 return Problem(self.name, seed, difficulty, prompt, answer, worked, held_out)
-        raise RuntimeError(f"task {self.name}: no prompt for seed {seed} in 1000 draws")     # 0.8^1000: cannot happen
+        raise RuntimeError(f"task {self.name}: no prompt for seed {seed} in 1000 draws")  # 0.8^1000: cannot happen
 
     def solution(self, problem: Problem) -> str:
         """The worked solution, for a supervised warm start."""
@@ -126,7 +133,7 @@ class Task:
 class Episode:
     """One problem being worked on. `respond` takes what the policy said, and returns what it sees next; None: the end.
 
-    Here one answer is all there is; `minglm.rl.agentic` lets a policy run its program and try again.
+    Here one answer is all there is; `minglm.rl.tasks_code` lets a policy run its program and try again.
     """
 
     def __init__(self, task: Task, problem: Problem) -> None:
@@ -135,7 +142,9 @@ class Episode:
 
     def respond(self, text: str) -> str | None:
         if self.done:
-            raise InputError(f"episode of seed {self.problem.seed} has ended: it takes no further answer; start another")
+            raise InputError(
+                f"episode of seed {self.problem.seed} has ended: it takes no further answer; start another"
+            )
         self.reward, self.turns, self.done = self.task.reward(self.problem, text), 1, True
         return None
 
@@ -151,6 +160,7 @@ def _index(i: int, name: str = "index") -> int:
 
 
 # ---------------------------------------------------------------------- the tasks: (rng, difficulty, steps) → prompt, scratchpad, answer
+
 
 def _division(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str]:
     divisor = rng.randint(2, 4 + 2 * difficulty)
@@ -181,11 +191,21 @@ def _sum(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str
     return prompt, worked, str(total)
 
 
-_LIST_OPS = {"~": lambda v: v[::-1], "<": lambda v: v[1:] + v[:1], "+": lambda v: [(x + 1) % 10 for x in v],
-             "!": sorted, "%": lambda v: [v[1], v[0], *v[2:]]}
-_STRING_OPS = {"~": lambda s: s[::-1], "<": lambda s: s[1:], ">": lambda s: s + s[-1:],
-               "^": lambda s: s.translate(str.maketrans("xy", "yx")), "+": lambda s: s[:1] + s}
-_LONGEST = 8                   # a string that would grow beyond is shortened by its next operation
+_LIST_OPS = {
+    "~": lambda v: v[::-1],
+    "<": lambda v: v[1:] + v[:1],
+    "+": lambda v: [(x + 1) % 10 for x in v],
+    "!": sorted,
+    "%": lambda v: [v[1], v[0], *v[2:]],
+}
+_STRING_OPS = {
+    "~": lambda s: s[::-1],
+    "<": lambda s: s[1:],
+    ">": lambda s: s + s[-1:],
+    "^": lambda s: s.translate(str.maketrans("xy", "yx")),
+    "+": lambda s: s[:1] + s,
+}
+_LONGEST = 8  # a string that would grow beyond is shortened by its next operation
 
 
 def _list(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str]:
@@ -203,7 +223,9 @@ def _string(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, 
     text = "".join(rng.choice("xyz") for _ in range(2 + (difficulty + 1) // 2))
     start, ops, worked = text, "", ""
     for i in range(steps):
-        allowed = [op for op in _STRING_OPS if not (op == "<" and len(text) < 2) and not (op in ">+" and len(text) >= _LONGEST)]
+        allowed = [
+            op for op in _STRING_OPS if not (op == "<" and len(text) < 2) and not (op in ">+" and len(text) >= _LONGEST)
+        ]
         op = rng.choice(allowed)
         text = _STRING_OPS[op](text)
         ops += _label(i) + op
@@ -215,7 +237,7 @@ _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
 def _brackets(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str]:
-    kinds, deepest = list(_PAIRS)[:1 + (difficulty + 1) // 2], 2 + difficulty // 2
+    kinds, deepest = list(_PAIRS)[: 1 + (difficulty + 1) // 2], 2 + difficulty // 2
     stack, prompt, worked = "", "", ""
     for i in range(steps):
         opens = not stack or (len(stack) < deepest and rng.random() < 0.6)
@@ -230,34 +252,17 @@ def _label(i: int) -> str:
     return LABELS[i % len(LABELS)]
 
 
-_MAKERS = {"division": _division, "addition": _addition, "sum": _sum, "list": _list, "string": _string, "brackets": _brackets}
-
-TASKS: dict[str, Task] = {task.name: task for task in (
-    Task("division", "divide by subtracting and counting"),
-    Task("addition", "add two numbers column by column"),
-    Task("sum", "running total of labelled digits"),
-    Task("list", "apply operations to a list of digits"),
-    Task("string", "apply operations to a string"),
-    Task("brackets", "follow a stack of brackets and close it"),
-)}
-
-
-def get(name: str, tail: float | None = None) -> Task:
-    """The task of that name, with another spread of lengths if given; "code" is the agentic one, whose lengths are its own.
-
-    Raises:
-        InputError: no such task, or a spread out of range.
-    """
-    if name == "code":
-        from minglm.rl.agentic import CODE  # it starts processes: imported by those who ask for it
-        return CODE
-    known = [*TASKS, "code"]
-    if name not in known:
-        raise InputError(f"task {name!r}: not one of {', '.join(known)}{nearest(name, known)}")
-    return TASKS[name] if tail is None else TASKS[name].with_tail(tail)
-
+_MAKERS = {
+    "division": _division,
+    "addition": _addition,
+    "sum": _sum,
+    "list": _list,
+    "string": _string,
+    "brackets": _brackets,
+}
 
 # ---------------------------------------------------------------------- tokens
+
 
 @lru_cache(maxsize=1)
 def task_tokenizer() -> Tokenizer:
@@ -268,7 +273,7 @@ def task_tokenizer() -> Tokenizer:
     """
     import tokenizers
 
-    from minglm.tokenizer import SPECIAL_TOKENS, Tokenizer
+    from minglm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
     alphabet = [*SPECIAL_TOKENS, "\t", "\n", *map(chr, range(32, 127))]
     backend = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(alphabet)}, [], unk_token="?"))
@@ -284,5 +289,5 @@ def prompt_ids(tokenizer: Tokenizer, problem: Problem) -> list[int]:
 
 
 def chat(task: Task, problem: Problem) -> tuple[tuple[str, str], ...]:
-    """The conversation that a warm start learns from, as `minglm.sft.encode_chat` takes it."""
+    """The conversation that a warm start learns from, as `minglm.data.chat.encode_chat` takes it."""
     return (("user", problem.prompt), ("assistant", task.solution(problem)))

@@ -8,6 +8,7 @@ else. Groups are sorted by length and cut into micro-batches of padded rows; eac
 
 Shapes: N sequences, T tokens (prompt and answer), V vocabulary.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -19,25 +20,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minglm import checkpoint
 from minglm.errors import InputError
-from minglm.model import Model
-from minglm.moe import Router
-from minglm.optim import MuonAdamW
-from minglm.rl.engine import Engine, Request
+from minglm.inference.engine import Engine, Request
+from minglm.model.model import Model
+from minglm.model.moe import Router
+from minglm.rl.config import from_dict
 from minglm.rl.objectives import Clip, group_advantages, objective
 from minglm.rl.policy import micro_batches
-from minglm.rl.settings import from_dict
 from minglm.rl.worker import write_weights
-from minglm.train import deterministic
+from minglm.training import checkpoint
+from minglm.training.loop import deterministic
+from minglm.training.optim import MuonAdamW
 
-KEEP_WEIGHTS = 3                  # weight files left in place: a worker that restarts reads the newest
+KEEP_WEIGHTS = 3  # weight files left in place: a worker that restarts reads the newest
 
 
 class Trainer:
     """Model and optimiser of an RL run, resumed from its newest checkpoint where there is one."""
 
-    def __init__(self, settings: dict, run_dir: str, init_from: str | None, beat: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, settings: dict, run_dir: str, init_from: str | None, beat: Callable[[], None] = lambda: None
+    ) -> None:
         self.settings, self.run_dir, self.beat, self.busy = from_dict(settings), Path(run_dir), beat, False
         torch.set_num_threads(self.settings.threads)
         resumed = checkpoint.latest(self.run_dir)
@@ -70,8 +73,15 @@ class Trainer:
 
     def handle(self, message: dict) -> Iterator[dict]:
         if message["do"] == "hello":
-            yield {"got": "ready", "updates": self.updates, "version": self.version, "config": self.config.to_dict(),
-                   "weights": self.publish(self.version), "state": self.state, "hf": self.config.to_hf()}
+            yield {
+                "got": "ready",
+                "updates": self.updates,
+                "version": self.version,
+                "config": self.config.to_dict(),
+                "weights": self.publish(self.version),
+                "state": self.state,
+                "hf": self.config.to_hf(),
+            }
         elif message["do"] == "train":
             yield self.train(message)
         elif message["do"] == "publish":
@@ -93,7 +103,7 @@ class Trainer:
         self.model.train()
         totals: dict[str, float] = {}
         with deterministic():
-            if s.minibatches > 1:                              # π_old before the first of several optimiser steps
+            if s.minibatches > 1:  # π_old before the first of several optimiser steps
                 self._remember_old(rows)
             for part in self._minibatches(rows):
                 stats = self._optimiser_step(part)
@@ -102,14 +112,25 @@ class Trainer:
                     totals[name] = kind(totals.get(name, 0.0), value if name.endswith("_max") else value * weight)
                     totals["weight." + name] = totals.get("weight." + name, 0.0) + weight
         self.updates = message["update"]
-        out = {k: v if k.endswith("_max") else v / max(totals["weight." + k], 1e-9) for k, v in totals.items() if not k.startswith("weight.")}
+        out = {
+            k: v if k.endswith("_max") else v / max(totals["weight." + k], 1e-9)
+            for k, v in totals.items()
+            if not k.startswith("weight.")
+        }
         train_s, weights, push_started = time.perf_counter() - started, None, time.perf_counter()
         if message["push"] is not None:
             self.version = message["push"]
             weights = self.publish(self.version)
-        return {"got": "trained", "update": self.updates, "stats": out, "seconds": train_s, "weights": weights,
-                "push_s": time.perf_counter() - push_started, "tokens": sum(len(r["tokens"]) for r in rows),
-                "trained_tokens": sum(len(r["answer"]) for r in rows)}
+        return {
+            "got": "trained",
+            "update": self.updates,
+            "stats": out,
+            "seconds": train_s,
+            "weights": weights,
+            "push_s": time.perf_counter() - push_started,
+            "tokens": sum(len(r["tokens"]) for r in rows),
+            "trained_tokens": sum(len(r["answer"]) for r in rows),
+        }
 
     def _rows(self, groups: list[dict], version: int) -> list[dict]:
         """Samples with their advantage, as rows for a forward pass."""
@@ -118,9 +139,17 @@ class Trainer:
             rewards = torch.tensor([[sample["reward"] for sample in group["samples"]]], dtype=torch.float32)
             for sample, advantage in zip(group["samples"], group_advantages(rewards)[0].tolist()):
                 if sample["tokens"]:
-                    rows.append({"tokens": group["prompt"] + sample["tokens"], "start": len(group["prompt"]), "answer": sample["tokens"],
-                                 "behaviour": sample["logprobs"], "stale": [v < version for v in sample["versions"]],
-                                 "advantage": advantage, "routes": sample.get("routes")})
+                    rows.append(
+                        {
+                            "tokens": group["prompt"] + sample["tokens"],
+                            "start": len(group["prompt"]),
+                            "answer": sample["tokens"],
+                            "behaviour": sample["logprobs"],
+                            "stale": [v < version for v in sample["versions"]],
+                            "advantage": advantage,
+                            "routes": sample.get("routes"),
+                        }
+                    )
         if not rows:
             raise InputError("a batch without a single sampled token: raise max_new_tokens or look at the model")
         return rows
@@ -139,7 +168,7 @@ class Trainer:
     def _remember_old(self, rows: list[dict]) -> None:
         for m in self._micro(rows):
             for r, logp in zip(m["rows"], self.logprobs(m)[0]):
-                r["old"] = logp[:len(r["tokens"]) - 1].clone()
+                r["old"] = logp[: len(r["tokens"]) - 1].clone()
             self.beat()
 
     def _optimiser_step(self, rows: list[dict]) -> dict[str, tuple[float, float]]:
@@ -159,7 +188,10 @@ class Trainer:
                 (loss * share).backward()
             fresh = m["mask"] & ~m["stale"]
             gap = (old - m["behaviour"]).abs()[fresh]
-            found |= {"loss": float(loss.detach()), "entropy": float(entropy[m["mask"]].mean()) if bool(m["mask"].any()) else 0.0}
+            found |= {
+                "loss": float(loss.detach()),
+                "entropy": float(entropy[m["mask"]].mean()) if bool(m["mask"].any()) else 0.0,
+            }
             for name, value in found.items():
                 stats.setdefault(name, []).append((value, share))
             if gap.numel():
@@ -167,32 +199,52 @@ class Trainer:
             self.beat()
         norm = float(self.optimizer.clip_grad_norm(s.clip))
         if norm != norm or norm == float("inf"):
-            raise InputError(f"update {self.updates + 1}: the gradient's norm is {norm}; lower lr={s.lr:g}, or use an objective that corrects")
+            raise InputError(
+                f"update {self.updates + 1}: the gradient's norm is {norm}; lower lr={s.lr:g}, or use an objective that corrects"
+            )
         self.optimizer.step()
-        out = {name: (max(v for v, _ in found), 1.0) if name.endswith("_max") else
-               (sum(v * w for v, w in found) / sum(w for _, w in found), 1.0) for name, found in stats.items()}
+        out = {
+            name: (max(v for v, _ in found), 1.0)
+            if name.endswith("_max")
+            else (sum(v * w for v, w in found) / sum(w for _, w in found), 1.0)
+            for name, found in stats.items()
+        }
         return out | {"grad_norm": (norm, 1.0)}
 
     def _pad(self, rows: list[dict]) -> dict:
         """Rows as tensors (N, T−1): position i predicts token i+1; the mask counts answers alone."""
         N, T = len(rows), max(len(r["tokens"]) for r in rows)
         tokens = torch.zeros(N, T, dtype=torch.int64)
-        behaviour, mask, stale = torch.zeros(N, T - 1), torch.zeros(N, T - 1, dtype=torch.bool), torch.zeros(N, T - 1, dtype=torch.bool)
+        behaviour, mask, stale = (
+            torch.zeros(N, T - 1),
+            torch.zeros(N, T - 1, dtype=torch.bool),
+            torch.zeros(N, T - 1, dtype=torch.bool),
+        )
         for i, r in enumerate(rows):
             here = slice(r["start"] - 1, len(r["tokens"]) - 1)
-            tokens[i, :len(r["tokens"])] = torch.tensor(r["tokens"])
-            behaviour[i, here], mask[i, here], stale[i, here] = torch.tensor(r["behaviour"]), True, torch.tensor(r["stale"])
+            tokens[i, : len(r["tokens"])] = torch.tensor(r["tokens"])
+            behaviour[i, here], mask[i, here], stale[i, here] = (
+                torch.tensor(r["behaviour"]),
+                True,
+                torch.tensor(r["stale"]),
+            )
         if self.settings.mask_off_policy:
             mask &= ~stale
-        return {"tokens": tokens, "behaviour": behaviour, "mask": mask, "stale": stale,
-                "advantages": torch.tensor([r["advantage"] for r in rows]), "rows": rows}
+        return {
+            "tokens": tokens,
+            "behaviour": behaviour,
+            "mask": mask,
+            "stale": stale,
+            "advantages": torch.tensor([r["advantage"] for r in rows]),
+            "rows": rows,
+        }
 
     def logprobs(self, m: dict) -> tuple[Tensor, Tensor]:
         """log π of each next token (N, T−1), with gradient, and the entropy of each prediction, without."""
         tokens = m["tokens"]
         with self._replayed(m):
             logits = self.model(tokens[:, :-1], mode="sparse").logits
-        logp = (logits.float() / self.settings.temperature).log_softmax(-1)      # of the distribution that was sampled from
+        logp = (logits.float() / self.settings.temperature).log_softmax(-1)  # of the distribution that was sampled from
         with torch.no_grad():
             entropy = -(logp.exp() * logp).sum(-1)
         return logp.gather(-1, tokens[:, 1:, None]).squeeze(-1), entropy
@@ -200,7 +252,7 @@ class Trainer:
     def _old(self, m: dict) -> Tensor:
         out = torch.zeros_like(m["behaviour"])
         for i, r in enumerate(m["rows"]):
-            out[i, :len(r["old"])] = r["old"]
+            out[i, : len(r["old"])] = r["old"]
         return out
 
     @contextlib.contextmanager
@@ -209,15 +261,19 @@ class Trainer:
         if not self.settings.routing_replay:
             yield
             return
-        routers = [layer.mlp.gate for layer in self.model.layers if isinstance(getattr(layer.mlp, "gate", None), Router)]
+        routers = [
+            layer.mlp.gate for layer in self.model.layers if isinstance(getattr(layer.mlp, "gate", None), Router)
+        ]
         N, T = m["tokens"].shape[0], m["tokens"].shape[1] - 1
         K = self.config.num_experts_per_tok
         forced = torch.full((len(routers), N, T, K), -1, dtype=torch.int64)
         for i, r in enumerate(m["rows"]):
             if r["routes"]:
-                routes = torch.tensor(r["routes"])             # (answer tokens, MoE layers, K): of the positions that predicted them
+                routes = torch.tensor(
+                    r["routes"]
+                )  # (answer tokens, MoE layers, K): of the positions that predicted them
                 first = r["start"] - 1
-                forced[:, i, first:first + len(routes)] = routes.transpose(0, 1)
+                forced[:, i, first : first + len(routes)] = routes.transpose(0, 1)
         for router, choice in zip(routers, forced):
             router.forward = _Replay(router, choice.reshape(N * T, K))
         try:
@@ -234,19 +290,35 @@ class Trainer:
         started, s = time.perf_counter(), self.settings
         self.model.eval()
         prompts, answers = message["prompts"], {}
-        engine = Engine(self.model, max_batch=min(s.max_batch, 2 * len(prompts)), max_len=message["max_len"], mode="sparse")
+        engine = Engine(
+            self.model, max_batch=min(s.max_batch, 2 * len(prompts)), max_len=message["max_len"], mode="sparse"
+        )
         for kind, temperature in (("sampled", s.temperature), ("greedy", 0.0)):
             answers[kind] = [[] for _ in prompts]
             for i, prompt in enumerate(prompts):
-                engine.submit(Request(id=f"{kind}.{i}", prompt=prompt, max_new_tokens=s.max_new_tokens, temperature=temperature,
-                                      top_p=s.top_p if temperature else 1.0, seed=i, stop=tuple(message["stop"])))
+                engine.submit(
+                    Request(
+                        id=f"{kind}.{i}",
+                        prompt=prompt,
+                        max_new_tokens=s.max_new_tokens,
+                        temperature=temperature,
+                        top_p=s.top_p if temperature else 1.0,
+                        seed=i,
+                        stop=tuple(message["stop"]),
+                    )
+                )
         left = 2 * len(prompts)
         while left:
             for request in engine.step():
                 kind, _, i = request.id.partition(".")
                 answers[kind][int(i)], left = list(request.tokens), left - 1
             self.beat()
-        return {"got": "evaluated", "answers": answers, "update": self.updates, "seconds": time.perf_counter() - started}
+        return {
+            "got": "evaluated",
+            "answers": answers,
+            "update": self.updates,
+            "seconds": time.perf_counter() - started,
+        }
 
     def publish(self, version: int) -> str:
         """Write the weights for the rollout; returns the file's path."""
@@ -259,8 +331,14 @@ class Trainer:
         return str(path)
 
     def save(self, state: dict) -> None:
-        checkpoint.save(self.run_dir, self.updates, self.config, self.model.state_dict(), self.optimizer.state_dict(),
-                        {"rl": state, "recipe": None, "seed": self.settings.seed})
+        checkpoint.save(
+            self.run_dir,
+            self.updates,
+            self.config,
+            self.model.state_dict(),
+            self.optimizer.state_dict(),
+            {"rl": state, "recipe": None, "seed": self.settings.seed},
+        )
 
 
 class _Replay:

@@ -5,6 +5,7 @@ A worker is an object with `handle(message) -> replies`, `step() -> replies` and
 the worker. Nobody waits without a bound: the coordinator sends through a thread of its own and reads with a timeout, and a
 worker whose coordinator has gone ends at its next message.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 
 from minglm.errors import InputError
 
-BEAT_S = 1.0                      # a worker says that it lives at least this often
+BEAT_S = 1.0  # a worker says that it lives at least this often
 
 
 class Worker(Protocol):
@@ -33,7 +34,9 @@ class Worker(Protocol):
     def step(self) -> Iterator[dict]: ...
 
 
-def serve(make: Callable[[Callable[[], None]], Worker], receive: Callable[[float], dict | None], send: Callable[[dict], None]) -> None:
+def serve(
+    make: Callable[[Callable[[], None]], Worker], receive: Callable[[float], dict | None], send: Callable[[dict], None]
+) -> None:
     """Run a worker until it is told to stop or `receive`/`send` say that the other side has gone (EOFError, OSError).
 
     Args:
@@ -70,7 +73,15 @@ def serve(make: Callable[[Callable[[], None]], Worker], receive: Callable[[float
     except InputError as err:
         _last_words(send, {"got": "failed", "why": str(err), "input": True})
     except Exception as err:
-        _last_words(send, {"got": "failed", "why": f"{type(err).__name__}: {err}", "input": False, "traceback": traceback.format_exc()})
+        _last_words(
+            send,
+            {
+                "got": "failed",
+                "why": f"{type(err).__name__}: {err}",
+                "input": False,
+                "traceback": traceback.format_exc(),
+            },
+        )
 
 
 def _last_words(send: Callable[[dict], None], reply: dict) -> None:
@@ -88,7 +99,7 @@ def find(name: str) -> Callable[..., Worker]:
 
 def _process(make: str, arguments: dict, pipe: Connection) -> None:
     """Main function of a local worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)          # Ctrl-C is the coordinator's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
     serve(lambda beat: find(make)(beat=beat, **arguments), lambda s: pipe.recv() if pipe.poll(s) else None, pipe.send)
 
 
@@ -102,9 +113,11 @@ class LocalWorker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_process, args=(self._make, self._arguments, theirs), name=f"minglm-{self.name}", daemon=True)
+        self._process = context.Process(
+            target=_process, args=(self._make, self._arguments, theirs), name=f"minglm-{self.name}", daemon=True
+        )
         self._process.start()
-        theirs.close()                                    # so that a dead child is an end of file
+        theirs.close()  # so that a dead child is an end of file
         self._outbox: queue.SimpleQueue = queue.SimpleQueue()
         self._gone = threading.Event()
         threading.Thread(target=self._post, args=(self._pipe, self._outbox, self._gone), daemon=True).start()

@@ -5,6 +5,7 @@
 A weights file says its version inside; one whose version is not the announced one, or not newer than what is loaded, is
 refused and the old weights stay.
 """
+
 from __future__ import annotations
 
 import time
@@ -14,10 +15,10 @@ from pathlib import Path
 import torch
 
 from minglm.config import ModelConfig
-from minglm.model import Model
-from minglm.rl.engine import Engine, Request
+from minglm.inference.engine import Engine, Request
+from minglm.model.model import Model
 
-REPORT_S = 0.5                    # between two reports of tokens and time, which tell the coordinator what a kill cost
+REPORT_S = 0.5  # between two reports of tokens and time, which tell the coordinator what a kill cost
 
 
 class RolloutWorker:
@@ -27,7 +28,7 @@ class RolloutWorker:
         torch.set_num_threads(settings["threads"])
         self.settings, self.stop, self.beat = settings, stop, beat
         self.engine: Engine | None = None
-        self.before: list[dict] = []                       # requests that came before the first weights
+        self.before: list[dict] = []  # requests that came before the first weights
         self.busy_s = self.tokens = self.slot_s = 0.0
         self.reported = time.monotonic()
 
@@ -54,15 +55,22 @@ class RolloutWorker:
         started, path, version = time.perf_counter(), Path(message["path"]), message["version"]
         try:
             weights = read_weights(path, version, self.engine.version if self.engine else -1)
-        except (OSError, ValueError) as err:               # missing, torn, stale: keep what is loaded and say so
+        except (OSError, ValueError) as err:  # missing, torn, stale: keep what is loaded and say so
             return {"got": "refused", "version": version, "why": str(err)}
         if self.engine is None:
             s = self.settings
             model = Model(ModelConfig.from_dict(message["config"])).eval()
             model.load_state_dict(weights)
-            self.engine = Engine(model, max_batch=s["max_batch"], max_len=message["max_len"], mode="sparse", speculate=s["speculate"],
-                                 record_routes=s["routing_replay"], keep_cache=s["keep_cache"],
-                                 refresh_on_push=s["refresh_on_push"])
+            self.engine = Engine(
+                model,
+                max_batch=s["max_batch"],
+                max_len=message["max_len"],
+                mode="sparse",
+                speculate=s["speculate"],
+                record_routes=s["routing_replay"],
+                reuse_kv_cache=s["reuse_kv_cache"],
+                refresh_on_push=s["refresh_on_push"],
+            )
             self.engine.push(weights, version)
             for request in self.before:
                 self._submit(request)
@@ -76,7 +84,7 @@ class RolloutWorker:
         finished = self.engine.step()
         took, made = time.perf_counter() - started, self.engine.stats.decoded - before
         self.busy_s += took
-        self.slot_s += took * made                          # each running request makes one token in a step
+        self.slot_s += took * made  # each running request makes one token in a step
         self.tokens += made
         if finished:
             yield {"got": "finished", "requests": [request_to(r) for r in finished], **self._report()}
@@ -86,7 +94,12 @@ class RolloutWorker:
     def _report(self) -> dict:
         self.reported = time.monotonic()
         engine = self.engine
-        out = {"busy_s": self.busy_s, "slot_s": self.slot_s, "made": self.tokens, "running": engine.running if engine else 0}
+        out = {
+            "busy_s": self.busy_s,
+            "slot_s": self.slot_s,
+            "made": self.tokens,
+            "running": engine.running if engine else 0,
+        }
         self.busy_s, self.slot_s, self.tokens = 0.0, 0.0, 0
         return out
 
@@ -118,21 +131,37 @@ def write_weights(path: Path, tensors: dict[str, torch.Tensor], version: int) ->
     from safetensors.torch import save_file
 
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary, {"version": str(version)})
+    save_file(
+        {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary, {"version": str(version)}
+    )
     os.replace(temporary, path)
 
 
 def request_from(values: dict, settings: dict, stop: list[int]) -> Request:
     """An engine's request from what the coordinator sends: id, prompt, seed and, when resumed, the tokens so far."""
     routes = values["routes"]
-    return Request(id=values["id"], prompt=values["prompt"], max_new_tokens=settings["max_new_tokens"], temperature=settings["temperature"],
-                   top_p=settings["top_p"], seed=values["seed"], stop=tuple(stop), tokens=list(values["tokens"]),
-                   logprobs=list(values["logprobs"]), versions=list(values["versions"]),
-                   routes=None if routes is None else [torch.tensor(r, dtype=torch.int16) for r in routes])
+    return Request(
+        id=values["id"],
+        prompt=values["prompt"],
+        max_new_tokens=settings["max_new_tokens"],
+        temperature=settings["temperature"],
+        top_p=settings["top_p"],
+        seed=values["seed"],
+        stop=tuple(stop),
+        tokens=list(values["tokens"]),
+        logprobs=list(values["logprobs"]),
+        versions=list(values["versions"]),
+        routes=None if routes is None else [torch.tensor(r, dtype=torch.int16) for r in routes],
+    )
 
 
 def request_to(request: Request) -> dict:
     """What the coordinator keeps of a request; `reason` is None while it is unfinished."""
-    return {"id": request.id, "tokens": list(request.tokens), "logprobs": list(request.logprobs), "versions": list(request.versions),
-            "reason": request.reason if request.reason in ("stop", "length") else None,
-            "routes": None if request.routes is None else [r.tolist() for r in request.routes]}
+    return {
+        "id": request.id,
+        "tokens": list(request.tokens),
+        "logprobs": list(request.logprobs),
+        "versions": list(request.versions),
+        "reason": request.reason if request.reason in ("stop", "length") else None,
+        "routes": None if request.routes is None else [r.tolist() for r in request.routes],
+    }

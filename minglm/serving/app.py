@@ -1,7 +1,8 @@
 """The HTTP side: routes, limits, errors in OpenAI's shape, streaming as server-sent events.
 
-    POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /health   GET /metrics
+POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /health   GET /metrics
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -16,13 +17,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from minglm.serving.driver import Driver, Ticket
+from minglm.serving.config import ServeSettings
+from minglm.serving.detokenizer import Words
+from minglm.serving.engine_thread import Driver, Ticket
 from minglm.serving.metrics import Metrics
 from minglm.serving.protocol import Answer, ChatAsked, Refusal, TextAsked, usage
-from minglm.serving.settings import ServeSettings
-from minglm.serving.words import Words
 
-BODY_S = 30.0          # a request's body must have come by then
+BODY_S = 30.0  # a request's body must have come by then
 
 
 class Gate:
@@ -34,12 +35,17 @@ class Gate:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        path = scope["path"] if scope["path"] in ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics") else "other"
+        path = (
+            scope["path"]
+            if scope["path"] in ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics")
+            else "other"
+        )
 
         async def counted(message):
             if message["type"] == "http.response.start":
                 self.metrics.requests.labels(path, str(message["status"])).inc()
             await send(message)
+
         try:
             body = await asyncio.wait_for(self._body(receive), BODY_S)
         except TimeoutError:
@@ -47,7 +53,7 @@ class Gate:
         except Refusal as no:
             return await _refuse(no, close=True)(scope, receive, counted)
         if body is None:
-            return None                                       # the client left
+            return None  # the client left
         given = False
 
         async def again():
@@ -56,6 +62,7 @@ class Gate:
                 given = True
                 return {"type": "http.request", "body": body, "more_body": False}
             return await receive()
+
         return await self.app(scope, again, counted)
 
     async def _body(self, receive) -> bytes | None:
@@ -67,7 +74,10 @@ class Gate:
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > self.settings.max_body:
-                raise Refusal(413, f"the body is larger than {self.settings.max_body:,} bytes: send less, or start the server with a larger --max-body")
+                raise Refusal(
+                    413,
+                    f"the body is larger than {self.settings.max_body:,} bytes: send less, or start the server with a larger --max-body",
+                )
             more = message.get("more_body", False)
         return b"".join(parts)
 
@@ -99,34 +109,54 @@ def make_app(driver: Driver, tokenizer, settings: ServeSettings) -> FastAPI:
     async def _(_request, err: RequestValidationError):
         first = err.errors()[0]
         where = ".".join(str(p) for p in first["loc"] if p not in ("body", "str", "list[str]", "list[int]")) or "body"
-        said = {"json_invalid": "the body is not JSON", "missing": "is needed", "extra_forbidden": "is not supported here"}.get(first["type"], first["msg"])
-        if where == "body" and first["type"] == "value_error":       # a rule of the whole request, said in its own words
+        said = {
+            "json_invalid": "the body is not JSON",
+            "missing": "is needed",
+            "extra_forbidden": "is not supported here",
+        }.get(first["type"], first["msg"])
+        if where == "body" and first["type"] == "value_error":  # a rule of the whole request, said in its own words
             return _refuse(Refusal(400, str(first["ctx"]["error"])))
         if where == "body" and first["type"] != "json_invalid":
-            return _refuse(Refusal(400, "the body must be a JSON object, sent with the header content-type: application/json"))
+            return _refuse(
+                Refusal(400, "the body must be a JSON object, sent with the header content-type: application/json")
+            )
         if first["type"] == "json_invalid":
             return _refuse(Refusal(400, f"{said}: {first.get('ctx', {}).get('error', first['msg'])}"))
         return _refuse(Refusal(400, f"{where}: {said}", where))
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, err: HTTPException):
-        text = {404: f"no such path {request.url.path[:80]}", 405: f"{request.method} is not for {request.url.path[:80]}"}.get(err.status_code, str(err.detail))
-        if err.status_code == 400 and "parsing the body" in text:      # FastAPI's word for bytes that are no text, or nested too deep
+        text = {
+            404: f"no such path {request.url.path[:80]}",
+            405: f"{request.method} is not for {request.url.path[:80]}",
+        }.get(err.status_code, str(err.detail))
+        if (
+            err.status_code == 400 and "parsing the body" in text
+        ):  # FastAPI's word for bytes that are no text, or nested too deep
             text = "the body is not JSON"
         return _refuse(Refusal(err.status_code, text))
 
     async def known(request: Request) -> None:
-        if settings.key is None:
+        if settings.api_key is None:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), settings.key.encode()):
-            raise Refusal(401, "no key, or a wrong one: send the header Authorization: Bearer KEY", headers={"www-authenticate": "Bearer"})
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), settings.api_key.encode()):
+            raise Refusal(
+                401,
+                "no key, or a wrong one: send the header Authorization: Bearer KEY",
+                headers={"www-authenticate": "Bearer"},
+            )
 
     @app.get("/health")
     async def health():
         if driver.failure or not driver.is_alive():
             raise Refusal(503, f"the engine has stopped: {driver.failure or 'closing'}")
-        return {"status": "ok", "model": settings.name, "running": driver.engine.running, "waiting": driver.engine.waiting}
+        return {
+            "status": "ok",
+            "model": settings.served_model_name,
+            "running": driver.engine.running,
+            "waiting": driver.engine.waiting,
+        }
 
     @app.get("/metrics", dependencies=[Depends(known)])
     async def show_metrics():
@@ -134,13 +164,16 @@ def make_app(driver: Driver, tokenizer, settings: ServeSettings) -> FastAPI:
 
     @app.get("/v1/models", dependencies=[Depends(known)])
     async def models():
-        return {"object": "list", "data": [{"id": settings.name, "object": "model", "created": 0, "owned_by": "you"}]}
+        return {
+            "object": "list",
+            "data": [{"id": settings.served_model_name, "object": "model", "created": 0, "owned_by": "you"}],
+        }
 
     @app.get("/v1/models/{name}", dependencies=[Depends(known)])
     async def one_model(name: str):
-        if name != settings.name:
-            raise Refusal(404, f"model {name[:80]!r}: this server has {settings.name!r}", "model")
-        return {"id": settings.name, "object": "model", "created": 0, "owned_by": "you"}
+        if name != settings.served_model_name:
+            raise Refusal(404, f"model {name[:80]!r}: this server has {settings.served_model_name!r}", "model")
+        return {"id": settings.served_model_name, "object": "model", "created": 0, "owned_by": "you"}
 
     @app.post("/v1/chat/completions", dependencies=[Depends(known)])
     async def chat(asked: ChatAsked, request: Request):
@@ -160,17 +193,39 @@ async def _answer(asked: ChatAsked | TextAsked, request: Request, driver: Driver
         raise Refusal(503, "the engine has stopped; the server is going down")
     count = len(prompts) * asked.n
     if driver.load + count > settings.max_concurrent:
-        raise Refusal(429, f"{driver.load} sequences are in work, of at most {settings.max_concurrent}: try again in a moment", headers={"retry-after": "1"})
+        raise Refusal(
+            429,
+            f"{driver.load} sequences are in work, of at most {settings.max_concurrent}: try again in a moment",
+            headers={"retry-after": "1"},
+        )
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
-    tickets = [driver.submit(list(p), limit, temperature=asked.temperature, top_p=asked.top_p, seed=seed + i, stop=(tokenizer.eos,),
-                             timeout_s=settings.timeout_s, whole=not asked.stream and not asked.stop) for i, p in enumerate(p for p in prompts for _ in range(asked.n))]
-    answer, wants_logs = Answer(isinstance(asked, ChatAsked), settings.name), asked.logprobs not in (None, False)
+    tickets = [
+        driver.submit(
+            list(p),
+            limit,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            seed=seed + i,
+            stop=(tokenizer.eos,),
+            timeout_s=settings.timeout_s,
+            whole=not asked.stream and not asked.stop,
+        )
+        for i, p in enumerate(p for p in prompts for _ in range(asked.n))
+    ]
+    answer, wants_logs = (
+        Answer(isinstance(asked, ChatAsked), settings.served_model_name),
+        asked.logprobs not in (None, False),
+    )
     read_in = sum(map(len, prompts))
     if asked.stream:
         events = _stream(asked, answer, tickets, driver, tokenizer, wants_logs, read_in)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        return StreamingResponse(
+            events, media_type="text/event-stream", headers={"cache-control": "no-cache", "x-accel-buffering": "no"}
+        )
     try:
-        ended = await _while_connected(request, asyncio.gather(*(_collect(t, asked, driver, tokenizer) for t in tickets)))
+        ended = await _while_connected(
+            request, asyncio.gather(*(_collect(t, asked, driver, tokenizer) for t in tickets))
+        )
     finally:
         _cancel(tickets, driver)
     made = sum(n for *_, n in ended)
@@ -185,15 +240,25 @@ def _limit(asked, prompts: list[list[int]], driver: Driver, settings: ServeSetti
             raise Refusal(400, "prompt is empty: give a text or at least one token", "prompt")
         if bad := next((t for t in p if not 0 <= t < V), None):
             raise Refusal(400, f"token {bad}: the vocabulary is 0 to {V - 1}", "prompt")
-    room = settings.max_len - longest
+    room = settings.max_model_len - longest
     if room < 1:
-        raise Refusal(400, f"the prompt has {longest:,} tokens: with an answer at most {settings.max_len:,} fit; shorten it", "messages" if isinstance(asked, ChatAsked) else "prompt")
+        raise Refusal(
+            400,
+            f"the prompt has {longest:,} tokens: with an answer at most {settings.max_model_len:,} fit; shorten it",
+            "messages" if isinstance(asked, ChatAsked) else "prompt",
+        )
     if asked.limit is None:
         return min(settings.max_tokens, room)
     if asked.limit > settings.max_tokens:
-        raise Refusal(400, f"max_tokens={asked.limit:,}: this server gives at most {settings.max_tokens:,}", "max_tokens")
+        raise Refusal(
+            400, f"max_tokens={asked.limit:,}: this server gives at most {settings.max_tokens:,}", "max_tokens"
+        )
     if asked.limit > room:
-        raise Refusal(400, f"prompt and answer are {longest + asked.limit:,} tokens: at most {settings.max_len:,} fit; shorten one of them", "max_tokens")
+        raise Refusal(
+            400,
+            f"prompt and answer are {longest + asked.limit:,} tokens: at most {settings.max_model_len:,} fit; shorten one of them",
+            "max_tokens",
+        )
     return asked.limit
 
 
@@ -223,7 +288,10 @@ async def _pieces(ticket: Ticket, asked, driver: Driver, tokenizer) -> AsyncIter
     while True:
         tokens, logprobs, reason = await ticket.out.get()
         if reason == "failed":
-            raise Refusal(500, f"the engine gave up on this sequence: {ticket.request.reason or driver.failure or 'the server is closing'}")
+            raise Refusal(
+                500,
+                f"the engine gave up on this sequence: {ticket.request.reason or driver.failure or 'the server is closing'}",
+            )
         text = words.add(tokens, last=reason is not None)
         logs = list(zip(tokens, logprobs))
         if words.stopped:
@@ -250,7 +318,9 @@ async def _collect(ticket: Ticket, asked, driver: Driver, tokenizer) -> tuple[st
     return "".join(said), end, logs, len(logs)
 
 
-async def _stream(asked, answer: Answer, tickets: list[Ticket], driver: Driver, tokenizer, wants_logs: bool, read_in: int) -> AsyncIterator[str]:
+async def _stream(
+    asked, answer: Answer, tickets: list[Ticket], driver: Driver, tokenizer, wants_logs: bool, read_in: int
+) -> AsyncIterator[str]:
     """Server-sent events; several choices take turns as their tokens come. Closed by the client, it cancels what runs."""
     lines: asyncio.Queue = asyncio.Queue()
     made = [0] * len(tickets)
@@ -260,7 +330,9 @@ async def _stream(asked, answer: Answer, tickets: list[Ticket], driver: Driver, 
         async for text, logs, reason in _pieces(ticket, asked, driver, tokenizer):
             made[index] += len(logs)
             if text or reason or first:
-                await lines.put(answer.chunk(index, text, reason, first, _named(logs, tokenizer) if wants_logs else None))
+                await lines.put(
+                    answer.chunk(index, text, reason, first, _named(logs, tokenizer) if wants_logs else None)
+                )
                 first = False
 
     tasks = [asyncio.create_task(one(i, t)) for i, t in enumerate(tickets)]
@@ -268,8 +340,9 @@ async def _stream(asked, answer: Answer, tickets: list[Ticket], driver: Driver, 
 
     def ended(future: asyncio.Future) -> None:
         if not future.cancelled():
-            future.exception()                                 # looked at, so that asyncio does not report it as forgotten
+            future.exception()  # looked at, so that asyncio does not report it as forgotten
         lines.put_nowait(None)
+
     together.add_done_callback(ended)
     try:
         while (chunk := await lines.get()) is not None:

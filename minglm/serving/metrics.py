@@ -1,4 +1,5 @@
 """What `/metrics` shows, in Prometheus' text format; names follow its conventions (seconds, bytes, _total)."""
+
 from __future__ import annotations
 
 from prometheus_client import (
@@ -10,7 +11,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-disable_created_metrics()       # a series of creation times beside each counter helps nobody here
+disable_created_metrics()  # a series of creation times beside each counter helps nobody here
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
@@ -22,14 +23,18 @@ class Metrics:
         self.requests = Counter("minglm_requests", "HTTP requests by path and status", ["path", "status"], registry=r)
         self.finished = Counter("minglm_sequences_finished", "sequences ended, by reason", ["reason"], registry=r)
         self.cancelled = Counter("minglm_sequences_cancelled", "sequences whose client went away", registry=r)
-        self.prompt_tokens = Counter("minglm_prompt_tokens", "tokens read in", registry=r)
+        self.prompt_tokens = Counter("minglm_prompt_tokens", "prompt tokens prefilled", registry=r)
         self.new_tokens = Counter("minglm_generated_tokens", "tokens decoded", registry=r)
         self.running = Gauge("minglm_sequences_running", "sequences in the batch", registry=r)
         self.waiting = Gauge("minglm_sequences_waiting", "sequences waiting for a place", registry=r)
         self.acceptance = Gauge("minglm_draft_acceptance_ratio", "share of MTP drafts that were right", registry=r)
-        self.first_token = Histogram("minglm_first_token_seconds", "from request to first token", buckets=_SECONDS, registry=r)
+        self.first_token = Histogram(
+            "minglm_first_token_seconds", "from request to first token", buckets=_SECONDS, registry=r
+        )
         self.duration = Histogram("minglm_sequence_seconds", "from request to last token", buckets=_SECONDS, registry=r)
-        self.step_time = Histogram("minglm_engine_step_seconds", "one engine step", buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1), registry=r)
+        self.step_time = Histogram(
+            "minglm_engine_step_seconds", "one engine step", buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1), registry=r
+        )
         self._seen = (0, 0)
 
     def step(self, engine, seconds: float) -> None:

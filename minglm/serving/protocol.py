@@ -2,6 +2,7 @@
 
 Source: OpenAI API reference, "Chat completions" and "Completions". What is not supported is refused by name, never ignored.
 """
+
 from __future__ import annotations
 
 import time
@@ -20,7 +21,8 @@ class Refusal(Exception):
 
     def body(self) -> dict:
         kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}.get(
-            self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+            self.status, "server_error" if self.status >= 500 else "invalid_request_error"
+        )
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": None}}
 
 
@@ -36,7 +38,7 @@ class _Asked(BaseModel):
     stream: bool = False
     stream_options: dict | None = None
     max_tokens: int | None = Field(None, ge=1)
-    user: str | None = None                            # taken and not used
+    user: str | None = None  # taken and not used
     # Known, and served at their neutral value only.
     presence_penalty: Literal[0] | None = None
     frequency_penalty: Literal[0] | None = None
@@ -92,10 +94,13 @@ class ChatAsked(_Asked):
         return self.max_completion_tokens or self.max_tokens
 
     def prompts(self, tokenizer) -> list[list[int]]:
-        """<|bos|> and a marker before each turn; an assistant's turn ends with <|eos|>, as in training (`minglm.sft`)."""
+        """<|bos|> and a marker before each turn; an assistant's turn ends with <|eos|>, as in training (`minglm.data.chat`)."""
         ids = [tokenizer.bos]
         for m in self.messages:
-            ids += [{"system": tokenizer.system, "user": tokenizer.user, "assistant": tokenizer.assistant}[m.role], *tokenizer.encode(m.text)]
+            ids += [
+                {"system": tokenizer.system, "user": tokenizer.user, "assistant": tokenizer.assistant}[m.role],
+                *tokenizer.encode(m.text),
+            ]
             ids += [tokenizer.eos] if m.role == "assistant" else []
         return [[*ids, tokenizer.assistant]]
 
@@ -119,7 +124,9 @@ class TextAsked(_Asked):
         if not given:
             raise Refusal(400, "prompt is empty: give a text or at least one", "prompt")
         if len(given) * self.n > 64:
-            raise Refusal(400, f"{len(given)} prompts, {self.n} answers each: at most 64 answers in a request", "prompt")
+            raise Refusal(
+                400, f"{len(given)} prompts, {self.n} answers each: at most 64 answers in a request", "prompt"
+            )
         return [[tokenizer.bos, *tokenizer.encode(p)] if isinstance(p, str) else list(p) for p in given]
 
 
@@ -142,14 +149,18 @@ class Answer:
             made.append({"index": i, **body, "logprobs": self._logs(logs), "finish_reason": reason})
         return self._frame("chat.completion" if self.chat else "text_completion", made, usage)
 
-    def chunk(self, index: int, text: str, reason: str | None = None, first: bool = False, logs: list | None = None) -> dict:
+    def chunk(
+        self, index: int, text: str, reason: str | None = None, first: bool = False, logs: list | None = None
+    ) -> dict:
         if self.chat:
             delta = {**({"role": "assistant"} if first else {}), **({"content": text} if text or first else {})}
             body: dict = {"delta": delta}
         else:
             body = {"text": text}
-        return self._frame("chat.completion.chunk" if self.chat else "text_completion",
-                           [{"index": index, **body, "logprobs": self._logs(logs), "finish_reason": reason}])
+        return self._frame(
+            "chat.completion.chunk" if self.chat else "text_completion",
+            [{"index": index, **body, "logprobs": self._logs(logs), "finish_reason": reason}],
+        )
 
     def last(self, usage: dict) -> dict:
         """The chunk after the last choice, which holds the usage."""
@@ -160,8 +171,16 @@ class Answer:
         if logs is None:
             return None
         if self.chat:
-            return {"content": [{"token": t, "logprob": p, "bytes": list(t.encode()), "top_logprobs": []} for t, p in logs], "refusal": None}
-        return {"tokens": [t for t, _ in logs], "token_logprobs": [p for _, p in logs], "top_logprobs": None, "text_offset": []}
+            return {
+                "content": [{"token": t, "logprob": p, "bytes": list(t.encode()), "top_logprobs": []} for t, p in logs],
+                "refusal": None,
+            }
+        return {
+            "tokens": [t for t, _ in logs],
+            "token_logprobs": [p for _, p in logs],
+            "top_logprobs": None,
+            "text_offset": [],
+        }
 
 
 def usage(prompt: int, answer: int) -> dict:

@@ -4,6 +4,7 @@ Rates come from `minglm.rl.profile` and from one run of each mode with the recip
 step costs beside. The other runs ask longer problems in larger batches; of them the simulator reads settings and lengths,
 and its mean step is compared with theirs. The machine should have nothing else to do: both sides are times.
 """
+
 from __future__ import annotations
 
 import json
@@ -12,18 +13,24 @@ import tempfile
 from pathlib import Path
 
 NAME = "agreement"
-STEP_TARGET, GAIN_TARGET = 10.0, 10.0          # % of a step; points of gain over synchronous
+STEP_TARGET, GAIN_TARGET = 10.0, 10.0  # % of a step; points of gain over synchronous
 UPDATES = 60
 OTHER = dict(difficulty=[2], batch_groups=12, seed=1)
-MODES = {"sync": {}, "ahead": {}, "async": {"eta": 2.0}, "april": {"over_sampling": 24}, "glm5": {"push_every": 2, "max_gap": 4}}
+MODES = {
+    "sync": {},
+    "ahead": {},
+    "async": {"eta": 2.0},
+    "april": {"over_sampling": 24},
+    "glm5": {"push_every": 2, "max_gap": 4},
+}
 
 
 def run() -> list[dict]:
+    from minglm.rl import config as recipes
     from minglm.rl import measure
-    from minglm.rl import settings as recipes
     from minglm.rl.profile import profile
     from minglm.rl.run import rl
-    from sim.rollout_agreement import agree, table_text
+    from sim.validation.local_runs import agree, table_text
 
     def show(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -34,18 +41,42 @@ def run() -> list[dict]:
         runs = []
         for mode, rules in MODES.items():
             usual = {"over_sampling": 16} if mode == "april" else rules
-            for name, changes in ((f"rates_{mode}", usual), (mode, {**rules, **OTHER})):      # beside each other in time: machines drift
+            for name, changes in (
+                (f"rates_{mode}", usual),
+                (mode, {**rules, **OTHER}),
+            ):  # beside each other in time: machines drift
                 runs.append(Path(folder) / name)
-                rl(recipes.load("long_tail", {"mode": mode, "updates": UPDATES, "eval_problems": 0, **changes}), runs[-1], start, show=show)
+                rl(
+                    recipes.load("long_tail", {"mode": mode, "updates": UPDATES, "eval_problems": 0, **changes}),
+                    runs[-1],
+                    start,
+                    show=show,
+                )
         (runs[0] / "profile.json").write_text(json.dumps(profile(start, recipes.load("long_tail"))), encoding="utf-8")
         report = agree(runs)
         print(table_text(report), file=sys.stderr)
     for r in [r for r in report["rows"] if r["kind"] == "predict"]:
         error = 100 * r["error"]
-        rows.append(dict(name=f"{r['mode']}: {r['measured']:.3f} s an update, simulated {r['predicted']:.3f} s; error", value=error, unit="%", ratio=abs(error),
-                         target=f"<= {STEP_TARGET:g}", met=abs(error) <= STEP_TARGET))
+        rows.append(
+            dict(
+                name=f"{r['mode']}: {r['measured']:.3f} s an update, simulated {r['predicted']:.3f} s; error",
+                value=error,
+                unit="%",
+                ratio=abs(error),
+                target=f"<= {STEP_TARGET:g}",
+                met=abs(error) <= STEP_TARGET,
+            )
+        )
     for g in report["gains"]:
         error = 100 * g["error"]
-        rows.append(dict(name=f"gain of {g['mode']}: {100 * g['measured']:+.0f}%, simulated {100 * g['predicted']:+.0f}%; error", value=error, unit="points",
-                         ratio=abs(error), target=f"<= {GAIN_TARGET:g}", met=abs(error) <= GAIN_TARGET))
+        rows.append(
+            dict(
+                name=f"gain of {g['mode']}: {100 * g['measured']:+.0f}%, simulated {100 * g['predicted']:+.0f}%; error",
+                value=error,
+                unit="points",
+                ratio=abs(error),
+                target=f"<= {GAIN_TARGET:g}",
+                met=abs(error) <= GAIN_TARGET,
+            )
+        )
     return rows

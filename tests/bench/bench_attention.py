@@ -4,6 +4,7 @@ One MLA layer of size "bench", fp32, 2 threads, k = 64. Dense: expanded keys, to
 padded to the keys' width (unpadded shapes fall back to a slower path, shown). Sparse: the same layer with its indexer, its
 top-k and the gathered attention. Forward alone, and backward apart. Repetitions alternate; figures are medians.
 """
+
 from __future__ import annotations
 
 import os
@@ -13,9 +14,9 @@ import time
 import torch
 import torch.nn.functional as F
 
-from minglm.attention import MLA, View
 from minglm.config import ModelConfig
-from minglm.layers import rope_table
+from minglm.model.attention import MLA, View
+from minglm.model.layers import rope_table
 
 NAME = "attention"
 CPU_TIME = bool(os.environ.get("MINGLM_BENCH_CPU_TIME"))
@@ -55,7 +56,11 @@ def works(mla: MLA, T: int) -> dict:
     def both(mode):
         mla(x, View(mode, rope))[0].backward(grad)
 
-    return {f"{kind} {mode}": (lambda f=f, mode=mode: f(mode)) for mode in ("dense", "sparse") for kind, f in (("forward", forward), ("both", both))}
+    return {
+        f"{kind} {mode}": (lambda f=f, mode=mode: f(mode))
+        for mode in ("dense", "sparse")
+        for kind, f in (("forward", forward), ("both", both))
+    }
 
 
 def run() -> list[dict]:
@@ -65,17 +70,45 @@ def run() -> list[dict]:
         took = medians(works(mla, T), REPEATS if T <= 8192 else 2)
         back = {mode: took[f"both {mode}"] - took[f"forward {mode}"] for mode in ("dense", "sparse")}
         gains[T], backward_gains[T] = took["forward dense"] / took["forward sparse"], back["dense"] / back["sparse"]
-        rows += [dict(name=f"layer forward, {T} tokens: sparse", value=1e3 * took["forward sparse"], unit="ms", ratio=gains[T]),
-                 dict(name=f"layer forward, {T} tokens: dense", value=1e3 * took["forward dense"], unit="ms"),
-                 dict(name=f"layer backward, {T} tokens: sparse", value=1e3 * back["sparse"], unit="ms", ratio=backward_gains[T]),
-                 dict(name=f"layer backward, {T} tokens: dense", value=1e3 * back["dense"], unit="ms")]
+        rows += [
+            dict(
+                name=f"layer forward, {T} tokens: sparse", value=1e3 * took["forward sparse"], unit="ms", ratio=gains[T]
+            ),
+            dict(name=f"layer forward, {T} tokens: dense", value=1e3 * took["forward dense"], unit="ms"),
+            dict(
+                name=f"layer backward, {T} tokens: sparse",
+                value=1e3 * back["sparse"],
+                unit="ms",
+                ratio=backward_gains[T],
+            ),
+            dict(name=f"layer backward, {T} tokens: dense", value=1e3 * back["dense"], unit="ms"),
+        ]
     for what, gain, target in (("forward", gains, 8192), ("backward", backward_gains, None)):
         wins = next((T for i, T in enumerate(LENGTHS) if all(gain[t] > 1 for t in LENGTHS[i:])), None)
-        rows.append(dict(name=f"sparse layer {what} wins from", value=wins, unit="tokens", ratio=None,
-                         target=None if target is None else f"<= {target}", met=None if target is None else bool(wins and wins <= target)))
+        rows.append(
+            dict(
+                name=f"sparse layer {what} wins from",
+                value=wins,
+                unit="tokens",
+                ratio=None,
+                target=None if target is None else f"<= {target}",
+                met=None if target is None else bool(wins and wins <= target),
+            )
+        )
     q, k, v = (torch.randn(1, 8, 4096, w) for w in (48, 48, 32))
-    took = medians({"padded": lambda: F.scaled_dot_product_attention(q, k, F.pad(v, (0, 16)), is_causal=True),
-                    "unpadded": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)}, 3)
-    rows.append(dict(name="dense attention, 4096 tokens: padded values against unpadded", value=1e3 * took["padded"], unit="ms",
-                     ratio=took["unpadded"] / took["padded"]))
+    took = medians(
+        {
+            "padded": lambda: F.scaled_dot_product_attention(q, k, F.pad(v, (0, 16)), is_causal=True),
+            "unpadded": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        },
+        3,
+    )
+    rows.append(
+        dict(
+            name="dense attention, 4096 tokens: padded values against unpadded",
+            value=1e3 * took["padded"],
+            unit="ms",
+            ratio=took["unpadded"] / took["padded"],
+        )
+    )
     return rows

@@ -4,6 +4,7 @@ the engine, with response lengths that have a long tail; drafts on and off with 
 Repetitions alternate, figures are medians, 2 threads. generate() runs a batch until its longest is done; the engine fills
 the places that shorter ones leave.
 """
+
 from __future__ import annotations
 
 import random
@@ -14,9 +15,9 @@ from pathlib import Path
 import torch
 
 from minglm.config import ModelConfig
-from minglm.generate import generate
-from minglm.model import Model
-from minglm.rl.engine import Engine, Request
+from minglm.inference.engine import Engine, Request
+from minglm.inference.generate import generate
+from minglm.model.model import Model
 
 NAME = "engine"
 BATCH, REQUESTS, PROMPT, CAP = 32, 64, 32, 128
@@ -67,28 +68,53 @@ def batching() -> list[dict]:
 
     def one_by_one():
         for i in range(few):
-            generate(model, prompts[i:i + 1], new[i], temperature=1.0, seed=i)
+            generate(model, prompts[i : i + 1], new[i], temperature=1.0, seed=i)
 
     took = medians({"engine": lambda: through_engine(model, prompts, new), "batch": in_batches, "one": one_by_one})
     rate = {"engine": sum(new) / took["engine"], "batch": sum(new) / took["batch"], "one": sum(new[:few]) / took["one"]}
-    return [row(f"engine, {BATCH} at a time, {REQUESTS} requests", rate["engine"], "useful tokens/s"),
-            row(f"generate() in batches of {BATCH}, run to the longest", rate["batch"], "useful tokens/s", rate["engine"] / rate["batch"],
-                "ratio: engine over this"),
-            row("generate() one at a time", rate["one"], "useful tokens/s", rate["engine"] / rate["one"], "ratio: engine over this")]
+    return [
+        row(f"engine, {BATCH} at a time, {REQUESTS} requests", rate["engine"], "useful tokens/s"),
+        row(
+            f"generate() in batches of {BATCH}, run to the longest",
+            rate["batch"],
+            "useful tokens/s",
+            rate["engine"] / rate["batch"],
+            "ratio: engine over this",
+        ),
+        row(
+            "generate() one at a time",
+            rate["one"],
+            "useful tokens/s",
+            rate["engine"] / rate["one"],
+            "ratio: engine over this",
+        ),
+    ]
 
 
 def drafting() -> list[dict]:
-    from minglm.checkpoint import load_model
+    from minglm.inference.load import load_model
 
     model, tokenizer, _ = load_model(TRAINED)
-    ids = tokenizer.encode("def read_lines(path):\n    with open(path) as f:\n        return [line.strip() for line in f]\n" * 8)
+    ids = tokenizer.encode(
+        "def read_lines(path):\n    with open(path) as f:\n        return [line.strip() for line in f]\n" * 8
+    )
     ids = getattr(ids, "ids", ids)
     rows = []
     for B in (1, 8):
-        prompts, new = [ids[i:i + PROMPT] for i in range(B)], [64] * B
-        took = medians({n: (lambda n=n, p=prompts, k=new: through_engine(model.eval(), p, k, 0.0, speculate=n)) for n in (0, 1, 2)})
+        prompts, new = [ids[i : i + PROMPT] for i in range(B)], [64] * B
+        took = medians(
+            {n: (lambda n=n, p=prompts, k=new: through_engine(model.eval(), p, k, 0.0, speculate=n)) for n in (0, 1, 2)}
+        )
         for n in (1, 2):
-            rows.append(row(f"greedy, {B} together, {n} drafts", B * 64 / took[n], "tokens/s", took[0] / took[n], "ratio: over no drafts"))
+            rows.append(
+                row(
+                    f"greedy, {B} together, {n} drafts",
+                    B * 64 / took[n],
+                    "tokens/s",
+                    took[0] / took[n],
+                    "ratio: over no drafts",
+                )
+            )
             share = through_engine(model, prompts, new, 0.0, speculate=n).stats.acceptance
             rows.append(row(f"greedy, {B} together, {n} drafts: share right", 100 * share, "%"))
     return rows

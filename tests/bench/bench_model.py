@@ -7,6 +7,7 @@ medians. Both sides train on the language-model loss alone unless a row says oth
 
 MINGLM_BENCH_CPU_TIME=1 counts CPU seconds of one thread instead, for a rough ratio on a busy machine.
 """
+
 from __future__ import annotations
 
 import os
@@ -16,13 +17,13 @@ import time
 
 import torch
 
-import minglm.attention
-from minglm import machine
-from minglm.cache import LatentCache
+import minglm.model.attention
 from minglm.config import ModelConfig
-from minglm.generate import generate
-from minglm.interop import export_hf
-from minglm.model import Model
+from minglm.inference.generate import generate
+from minglm.interop.huggingface import export_hf
+from minglm.model.cache import LatentCache
+from minglm.model.model import Model
+from minglm.runtime import machine
 
 NAME = "model"
 CPU_TIME = bool(os.environ.get("MINGLM_BENCH_CPU_TIME"))
@@ -130,7 +131,9 @@ def their_prefill(model, T: int):
 
 def their_decode(model, B: int, new: int):
     x = tokens(B, PROMPT)
-    ask = dict(attention_mask=torch.ones_like(x), max_new_tokens=new, min_new_tokens=new, do_sample=False, eos_token_id=None)
+    ask = dict(
+        attention_mask=torch.ones_like(x), max_new_tokens=new, min_new_tokens=new, do_sample=False, eos_token_id=None
+    )
 
     def work():
         with torch.inference_mode():
@@ -140,21 +143,42 @@ def their_decode(model, B: int, new: int):
 
 
 def row(name, value, unit, ratio=None, target=None, note=""):
-    return dict(name=name, value=value, unit=unit, ratio=ratio, target=None if target is None else f">= {target}",
-                met=None if target is None else bool(ratio >= target), note=note)
+    return dict(
+        name=name,
+        value=value,
+        unit=unit,
+        ratio=ratio,
+        target=None if target is None else f">= {target}",
+        met=None if target is None else bool(ratio >= target),
+        note=note,
+    )
 
 
 def training(ours: Model, theirs: Theirs) -> list[dict]:
     rows, peak = [], machine.matmul_flops_per_s()
     for B, T, target in ((8, 512, 2.0), (2, 2048, 4.0)):
         hf, name = theirs.best(lambda m, B=B, T=T: their_step(m, B, T))
-        took = alternate({"ours": our_step(ours, B, T), "kl": our_step(ours, B, T, kl=True), "hf": their_step(hf, B, T)}, 2)
+        took = alternate(
+            {"ours": our_step(ours, B, T), "kl": our_step(ours, B, T, kl=True), "hf": their_step(hf, B, T)}, 2
+        )
         rate = {k: B * T / s for k, s in took.items()}
-        rows += [row(f"train step {B}x{T}", rate["ours"], "tokens/s", rate["ours"] / rate["hf"], target, f"transformers: {name}"),
-                 row(f"train step {B}x{T} with the indexer's KL", rate["kl"], "tokens/s", rate["kl"] / rate["hf"]),
-                 row(f"train step {B}x{T}, transformers ({name})", rate["hf"], "tokens/s"),
-                 row(f"train step {B}x{T} MFU of measured matmul peak {peak / 1e9:.0f} GFLOP/s",
-                     100 * rate["ours"] * CONFIG.train_flops_per_token(T) / peak, "%")]
+        rows += [
+            row(
+                f"train step {B}x{T}",
+                rate["ours"],
+                "tokens/s",
+                rate["ours"] / rate["hf"],
+                target,
+                f"transformers: {name}",
+            ),
+            row(f"train step {B}x{T} with the indexer's KL", rate["kl"], "tokens/s", rate["kl"] / rate["hf"]),
+            row(f"train step {B}x{T}, transformers ({name})", rate["hf"], "tokens/s"),
+            row(
+                f"train step {B}x{T} MFU of measured matmul peak {peak / 1e9:.0f} GFLOP/s",
+                100 * rate["ours"] * CONFIG.train_flops_per_token(T) / peak,
+                "%",
+            ),
+        ]
     return rows
 
 
@@ -163,8 +187,10 @@ def prefilling(ours: Model, theirs: Theirs) -> list[dict]:
     hf, name = theirs.best(lambda m: their_prefill(m.eval(), 2048))
     took = alternate({"ours": our_prefill(ours, 8192), "hf": their_prefill(hf.eval(), 8192)}, 2)
     rate = {k: 8192 / s for k, s in took.items()}
-    return [row("prefill 8192", rate["ours"], "tokens/s", rate["ours"] / rate["hf"], 8, f"aim 20; transformers: {name}"),
-            row(f"prefill 8192, transformers ({name})", rate["hf"], "tokens/s")]
+    return [
+        row("prefill 8192", rate["ours"], "tokens/s", rate["ours"] / rate["hf"], 8, f"aim 20; transformers: {name}"),
+        row(f"prefill 8192, transformers ({name})", rate["hf"], "tokens/s"),
+    ]
 
 
 def decoding(ours: Model, theirs: Theirs) -> list[dict]:
@@ -176,11 +202,32 @@ def decoding(ours: Model, theirs: Theirs) -> list[dict]:
         works[f"ours {B}"] = lambda B=B: generate(ours, tokens(B, PROMPT), NEW)
     took = alternate(works, 2)
     rate = {k: int(k.split()[1]) * NEW / s for k, s in took.items()}
-    return [row("greedy decode, 1 sequence", rate["ours 1"], "tokens/s", rate["ours 1"] / rate["hf 1"], 3, f"transformers: {names[1]}"),
-            row(f"greedy decode, 1 sequence, transformers ({names[1]})", rate["hf 1"], "tokens/s"),
-            row("greedy decode, 32 together, against one of transformers", rate["ours 32"], "tokens/s", rate["ours 32"] / rate["hf 1"], 15),
-            row("greedy decode, 32 together, against 32 of transformers", rate["ours 32"], "tokens/s", rate["ours 32"] / rate["hf 32"], 2),
-            row(f"greedy decode, 32 together, transformers ({names[32]})", rate["hf 32"], "tokens/s")]
+    return [
+        row(
+            "greedy decode, 1 sequence",
+            rate["ours 1"],
+            "tokens/s",
+            rate["ours 1"] / rate["hf 1"],
+            3,
+            f"transformers: {names[1]}",
+        ),
+        row(f"greedy decode, 1 sequence, transformers ({names[1]})", rate["hf 1"], "tokens/s"),
+        row(
+            "greedy decode, 32 together, against one of transformers",
+            rate["ours 32"],
+            "tokens/s",
+            rate["ours 32"] / rate["hf 1"],
+            15,
+        ),
+        row(
+            "greedy decode, 32 together, against 32 of transformers",
+            rate["ours 32"],
+            "tokens/s",
+            rate["ours 32"] / rate["hf 32"],
+            2,
+        ),
+        row(f"greedy decode, 32 together, transformers ({names[32]})", rate["hf 32"], "tokens/s"),
+    ]
 
 
 def growth(ours: Model) -> list[dict]:
@@ -206,13 +253,24 @@ def growth(ours: Model) -> list[dict]:
                 runs.append((total, spent[0]))
             total, indexer = sorted(runs)[(len(runs) - 1) // 2]
             rest[T] = total - indexer
-            rows += [row(f"prefill {T}: total", total, "s"), row(f"prefill {T}: indexer scores and top-k", indexer, "s"),
-                     row(f"prefill {T}: everything else", rest[T], "s")]
+            rows += [
+                row(f"prefill {T}: total", total, "s"),
+                row(f"prefill {T}: indexer scores and top-k", indexer, "s"),
+                row(f"prefill {T}: everything else", rest[T], "s"),
+            ]
     finally:
         minglm.attention.select = real
     grew = rest[32768] / rest[4096]
-    return rows + [dict(name="prefill 4096 to 32768, everything but the indexer", value=grew, unit="times", ratio=grew,
-                        target="< 10", met=bool(grew < 10))]
+    return rows + [
+        dict(
+            name="prefill 4096 to 32768, everything but the indexer",
+            value=grew,
+            unit="times",
+            ratio=grew,
+            target="< 10",
+            met=bool(grew < 10),
+        )
+    ]
 
 
 def run() -> list[dict]:
@@ -223,7 +281,20 @@ def run() -> list[dict]:
         theirs = Theirs(str(export_hf(ours, folder)))
         with torch.inference_mode():
             x = tokens(1, 1024)
-            gap = (ours.eval()(x[:, :64]).logits - theirs.build("eager", "eager").eval()(x[:, :64]).logits).abs().max().item()
-        same = [dict(name="same weights: largest difference of logits over 64 tokens", value=gap, unit="logits", ratio=None,
-                     target="<= 1e-4", met=gap <= 1e-4)]
+            gap = (
+                (ours.eval()(x[:, :64]).logits - theirs.build("eager", "eager").eval()(x[:, :64]).logits)
+                .abs()
+                .max()
+                .item()
+            )
+        same = [
+            dict(
+                name="same weights: largest difference of logits over 64 tokens",
+                value=gap,
+                unit="logits",
+                ratio=None,
+                target="<= 1e-4",
+                met=gap <= 1e-4,
+            )
+        ]
         return same + training(ours, theirs) + prefilling(ours, theirs) + decoding(ours, theirs) + growth(ours)

@@ -1,4 +1,5 @@
 """The planner: evaluations per second, the spaces that other tools walk, published plans met, events beside the closed form."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -6,18 +7,20 @@ import os
 import time
 
 from minglm import datafiles
-from sim.plan_costs import PlanCosts
-from sim.planner import by_events, find, question, space_of
-from sim.project import in_closed_form
-from sim.scenario import load_scenario
-from sim.search import search
-from sim.uncertainty import monte_carlo
-from sim.validate import read_rows
+from sim.cost.evaluate import in_closed_form
+from sim.planner.candidates import PlanCosts
+from sim.planner.planner import by_events, find, question, space_of
+from sim.planner.search import search
+from sim.scenario.training import load_scenario
+from sim.study.monte_carlo import monte_carlo
+from sim.validation.training import read_rows
 
 NAME = "planner"
 
 
-def _row(name: str, value: float, unit: str, target: str | None = None, met: bool | None = None, ratio: float | None = None) -> dict:
+def _row(
+    name: str, value: float, unit: str, target: str | None = None, met: bool | None = None, ratio: float | None = None
+) -> dict:
     return {"name": name, "value": value, "unit": unit, "ratio": ratio, "target": target, "met": met}
 
 
@@ -31,39 +34,89 @@ def run() -> list[dict]:
     start = time.process_time()
     found = search(costs, space, q.chips, q.batch, keep=None)
     spent = time.process_time() - start
-    out.append(_row(f"530B on 280 A100, all {found.evaluated:,} plans costed in closed form", found.evaluated / spent, "plans/s of CPU", "at least 5,000",
-                    found.evaluated / spent >= 5000))
+    out.append(
+        _row(
+            f"530B on 280 A100, all {found.evaluated:,} plans costed in closed form",
+            found.evaluated / spent,
+            "plans/s of CPU",
+            "at least 5,000",
+            found.evaluated / spent >= 5000,
+        )
+    )
     spent = _searched(q)[0]
     out.append(_row("the same space, memory by formula and pruned", spent, "s of CPU", "under 5 s", spent < 5))
 
-    switches = {"sp": [True, False], "overlap_tp": [False, True], "overlap_grad_reduce": [True, False], "overlap_param_gather": [True, False],
-                "offload": [False, True]}
+    switches = {
+        "sp": [True, False],
+        "overlap_tp": [False, True],
+        "overlap_grad_reduce": [True, False],
+        "overlap_param_gather": [True, False],
+        "offload": [False, True],
+    }
     q = question("recompute_175b", "dgx_a100", 64, seq=2048, batch=64, stack="Megatron-LM 2022-05", fixed=switches)
     spent, outcome, _ = _searched(q)
-    out.append(_row(f"175B on 64 A100, {outcome.combinations:,} combinations with switches", spent, "s of CPU", "under 60 s, at least 666,368",
-                    spent < 60 and outcome.combinations >= 666_368))
+    out.append(
+        _row(
+            f"175B on 64 A100, {outcome.combinations:,} combinations with switches",
+            spent,
+            "s of CPU",
+            "under 60 s, at least 666,368",
+            spent < 60 and outcome.combinations >= 666_368,
+        )
+    )
 
     q = question("glm5", "atlas_800t_a2", 100_000, seq=4096, batch_tokens="64M", stack="MindSpeed-LLM 2026-06")
     spent, outcome, costs = _searched(q)
-    out.append(_row(f"GLM-5 on 100,000 910B, {outcome.combinations:,} combinations", spent, "s of CPU", "under 60 s", spent < 60))
+    out.append(
+        _row(
+            f"GLM-5 on 100,000 910B, {outcome.combinations:,} combinations", spent, "s of CPU", "under 60 s", spent < 60
+        )
+    )
     out.append(_events("GLM-5 on 100,000 910B", q, costs, outcome))
 
-    rows = {r.id: r for r in read_rows([datafiles.data("published_runs", f"{n}.yaml") for n in ("recompute_2022", "h100_h800")])}
+    rows = {
+        r.id: r
+        for r in read_rows([datafiles.data("published_runs", f"{n}.yaml") for n in ("recompute_2022", "h100_h800")])
+    }
     for name in ("recompute2022-175b-selective", "llama3-405b-16384-8192"):
         row = rows[name]
-        q = dataclasses.replace(question(row.model.name, row.cluster, row.plan.chips, seq=row.workload.seq, batch=row.workload.global_batch), model=row.model,
-                                precision=row.precision, stack=row.stack)
+        q = dataclasses.replace(
+            question(
+                row.model.name, row.cluster, row.plan.chips, seq=row.workload.seq, batch=row.workload.global_batch
+            ),
+            model=row.model,
+            precision=row.precision,
+            stack=row.stack,
+        )
         spent, outcome, costs = _searched(q)
-        published = in_closed_form(row.model, row.cluster, row.plan, row.workload, row.precision, row.stack, warn=True)[2]
-        out.append(_row(f"{name}: the search's step over the published plan's", outcome.best[0].step_s / published, "1", "at most 1",
-                        outcome.best[0].step_s <= published, ratio=published / outcome.best[0].step_s))
+        published = in_closed_form(row.model, row.cluster, row.plan, row.workload, row.precision, row.stack, warn=True)[
+            2
+        ]
+        out.append(
+            _row(
+                f"{name}: the search's step over the published plan's",
+                outcome.best[0].step_s / published,
+                "1",
+                "at most 1",
+                outcome.best[0].step_s <= published,
+                ratio=published / outcome.best[0].step_s,
+            )
+        )
         out.append(_events(name, q, costs, outcome))
 
     samples = 10_000
     start = time.perf_counter()
     monte_carlo(load_scenario("glm5_100k_910b"), samples, workers=min(2, os.cpu_count() or 1))
     spent = time.perf_counter() - start
-    out.append(_row(f"Monte Carlo, {samples:,} samples of GLM-5 on 100,000 910B, 2 processes", spent, "s", "under 60 s", spent < 60))
+    out.append(
+        _row(
+            f"Monte Carlo, {samples:,} samples of GLM-5 on 100,000 910B, 2 processes",
+            spent,
+            "s",
+            "under 60 s",
+            spent < 60,
+        )
+    )
     return out
 
 
@@ -75,4 +128,10 @@ def _searched(q):
 
 def _events(name, q, costs, outcome) -> dict:
     apart = by_events(q, costs, outcome.best[0])["difference"]
-    return _row(f"{name}: the winner played as events against the closed form", 100 * apart, "%", "within 5 %", abs(apart) < 0.05)
+    return _row(
+        f"{name}: the winner played as events against the closed form",
+        100 * apart,
+        "%",
+        "within 5 %",
+        abs(apart) < 0.05,
+    )

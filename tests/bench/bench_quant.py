@@ -2,6 +2,7 @@
 
 There is no promise here that a quantised forward is faster: on a CPU without four-bit kernels codes are multiplied out first.
 """
+
 from __future__ import annotations
 
 import copy
@@ -11,10 +12,10 @@ import time
 import torch
 
 from minglm.config import ModelConfig
-from minglm.model import Model
-from minglm.quant import measure
+from minglm.evals import quantization
+from minglm.model.model import Model
 from minglm.quant.formats import FORMATS, Spec
-from minglm.quant.packed import pack
+from minglm.quant.modules import pack
 from minglm.quant.qat import FakeQuant
 
 NAME = "quant"
@@ -39,13 +40,31 @@ def run() -> list[dict]:
             rounding.off()
             times["rounding"].append(time.perf_counter() - start)
     median = {name: statistics.median(t[1:]) for name, t in times.items()}
-    full = measure.sizes(model)
+    full = quantization.sizes(model)
     rows = []
     for name in FORMATS:
-        size = measure.sizes(models[name])
-        rows += [{"name": f"{name}: bytes against fp32", "value": size["bytes"], "unit": "bytes", "ratio": size["bytes"] / full["bytes"]},
-                 {"name": f"{name}: bits per quantised weight", "value": size["quantised_bits_per_weight"], "unit": "bits"},
-                 {"name": f"{name}: forward of {TOKENS} tokens against fp32", "value": median[name], "unit": "s", "ratio": median[name] / median["fp32"]}]
-    rows.append({"name": "QAT: rounding all weights once, against a forward", "value": median["rounding"], "unit": "s",
-                 "ratio": median["rounding"] / median["fp32"]})
+        size = quantization.sizes(models[name])
+        rows += [
+            {
+                "name": f"{name}: bytes against fp32",
+                "value": size["bytes"],
+                "unit": "bytes",
+                "ratio": size["bytes"] / full["bytes"],
+            },
+            {"name": f"{name}: bits per quantised weight", "value": size["quantised_bits_per_weight"], "unit": "bits"},
+            {
+                "name": f"{name}: forward of {TOKENS} tokens against fp32",
+                "value": median[name],
+                "unit": "s",
+                "ratio": median[name] / median["fp32"],
+            },
+        ]
+    rows.append(
+        {
+            "name": "QAT: rounding all weights once, against a forward",
+            "value": median["rounding"],
+            "unit": "s",
+            "ratio": median["rounding"] / median["fp32"],
+        }
+    )
     return rows

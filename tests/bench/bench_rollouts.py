@@ -3,15 +3,16 @@
 One thread that computes and never waits: MINGLM_BENCH_CPU_TIME=1 counts processor seconds, for a machine that others use.
 Every engine has the same load (500,000 trajectories on 3,000 engines, synchronous, groups of 32); one run each, largest last.
 """
+
 from __future__ import annotations
 
 import os
 import time
 
 from minglm.rl.policy import Policy
-from sim.rollout_engines import DecodeCurve
-from sim.rollout_lengths import Lengths
-from sim.rollouts import Case, simulate
+from sim.rollout.engine import DecodeCurve
+from sim.rollout.lengths import Lengths
+from sim.rollout.simulate import Case, simulate
 
 NAME = "rollouts"
 clock = time.process_time if os.environ.get("MINGLM_BENCH_CPU_TIME") else time.perf_counter
@@ -30,5 +31,14 @@ def run() -> list[dict]:
         rows.append({"name": f"{n:,} trajectories on {engines:,} engines", "value": seconds[n], "unit": "s"})
     rows[-1] |= {"target": 60.0, "met": rows[-1]["value"] < 60.0}
     small, middle, large = (s / n for n, s in seconds.items())
-    rows.append({"name": "seconds per trajectory, 500K over 50K", "value": large / middle, "unit": "x", "ratio": large / middle, "target": 2.0, "met": large / middle < 2.0})
+    rows.append(
+        {
+            "name": "seconds per trajectory, 500K over 50K",
+            "value": large / middle,
+            "unit": "x",
+            "ratio": large / middle,
+            "target": 2.0,
+            "met": large / middle < 2.0,
+        }
+    )
     return rows

@@ -1,4 +1,5 @@
 """Serving: error against published figures, and how fast requests and step times are simulated."""
+
 from __future__ import annotations
 
 import statistics
@@ -8,35 +9,76 @@ NAME = "serving"
 
 
 def run() -> list[dict]:
-    from sim.serving import Fleet, simulate, validate
-    from sim.serving_costs import decode_step
-    from sim.serving_load import Lengths, Workload
-    from sim.serving_memory import Deployment
+    from sim.serving.deployment import Deployment
+    from sim.serving.simulate import Fleet, simulate
+    from sim.serving.step_time import decode_step
+    from sim.serving.workload import RequestLengths, ServingWorkload
+    from sim.validation.serving import validate
 
     report = validate()
     rows = [
-        {"name": "published decode figures, predicted rows: mean error", "value": report["mape_decode"], "unit": "1", "ratio": report["mape_decode"] / 0.20,
-         "target": "<= 0.20", "met": report["mape_decode"] <= 0.20},
-        {"name": "published decode figures, predicted rows: worst error", "value": report["worst_decode"], "unit": "1", "ratio": report["worst_decode"] / 0.30,
-         "target": "<= 0.30", "met": report["worst_decode"] <= 0.30},
+        {
+            "name": "published decode figures, predicted rows: mean error",
+            "value": report["mape_decode"],
+            "unit": "1",
+            "ratio": report["mape_decode"] / 0.20,
+            "target": "<= 0.20",
+            "met": report["mape_decode"] <= 0.20,
+        },
+        {
+            "name": "published decode figures, predicted rows: worst error",
+            "value": report["worst_decode"],
+            "unit": "1",
+            "ratio": report["worst_decode"] / 0.30,
+            "target": "<= 0.30",
+            "met": report["worst_decode"] <= 0.30,
+        },
     ]
     for group, g in report["groups"].items():
         if group != "decode":
-            rows.append({"name": f"published figures, {group}: mean error of {g['rows']} predicted rows", "value": g["mape"], "unit": "1", "ratio": None,
-                         "target": "shown, no target", "met": None})
+            rows.append(
+                {
+                    "name": f"published figures, {group}: mean error of {g['rows']} predicted rows",
+                    "value": g["mape"],
+                    "unit": "1",
+                    "ratio": None,
+                    "target": "shown, no target",
+                    "met": None,
+                }
+            )
     d = Deployment.of("deepseek_v3", "h800_deepseek", chips=144, stack="deepseek-inhouse", redundant_experts=32)
     p = Deployment.of("deepseek_v3", "h800_deepseek", chips=32, stack="deepseek-inhouse")
     fleet = Fleet(decode=d, prefill=p, prefill_instances=4, max_batch=128)
-    work = Workload(rate_per_s=150, requests=10_000, prompt=Lengths(3000, 0.5), output=Lengths(900, 0.5))
+    work = ServingWorkload(
+        rate_per_s=150, requests=10_000, prompt=RequestLengths(3000, 0.5), output=RequestLengths(900, 0.5)
+    )
     times = []
     for seed in range(3):
         start = time.perf_counter()
         simulate(fleet, work, seed=seed)
         times.append(time.perf_counter() - start)
     seconds = statistics.median(times)
-    rows.append({"name": "10,000 requests through prefill and decode", "value": seconds, "unit": "s", "ratio": seconds / 5.0, "target": "<= 5 s", "met": seconds <= 5.0})
+    rows.append(
+        {
+            "name": "10,000 requests through prefill and decode",
+            "value": seconds,
+            "unit": "s",
+            "ratio": seconds / 5.0,
+            "target": "<= 5 s",
+            "met": seconds <= 5.0,
+        }
+    )
     start, n = time.perf_counter(), 300
     for i in range(n):
         decode_step(d, 32 + i % 64, 1000 + 10 * i)
-    rows.append({"name": "decode steps costed", "value": n / (time.perf_counter() - start), "unit": "1/s", "ratio": None, "target": "shown, no target", "met": None})
+    rows.append(
+        {
+            "name": "decode steps costed",
+            "value": n / (time.perf_counter() - start),
+            "unit": "1/s",
+            "ratio": None,
+            "target": "shown, no target",
+            "met": None,
+        }
+    )
     return rows

@@ -2,6 +2,7 @@
 
 `make bench ONLY=step`. Ratios are taken within one run, repetitions interleaved, medians.
 """
+
 from __future__ import annotations
 
 import gc
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import simpy
 
-from sim.jitter import Jitter
-from sim.links import Link
-from sim.step import simulate
-from sim.step_costs import ChunkCost, StepCosts
+from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.trace.perfetto import StepTrace
+from sim.training.jitter import Jitter
+from sim.training.links import Link
+from sim.training.step import simulate
 
 NAME = "step"
 NOISE = Jitter(noise=0.02, spread=0.01)
@@ -28,8 +30,19 @@ NOISE = Jitter(noise=0.02, spread=0.01)
 def costs(ranks: int, micro_batches: int, replicas: int = 1, chunks: int = 1) -> StepCosts:
     """A stage of about the headline run's size: 20 ms forward, 40 ms backward, 2 ms to the next stage."""
     c = ChunkCost(0.020 / chunks, 0.022 / chunks, 0.018 / chunks)
-    return StepCosts(chunks=((c,) * chunks,) * ranks, micro_batches=micro_batches, p2p_s=0.002, p2p_bytes=5e7, grad_reduce_s=0.3,
-                     param_gather_s=0.1, overlap_grad_reduce=True, optimizer_s=0.02, tokens=64_000_000, replicas=replicas, chips_per_rank=8)
+    return StepCosts(
+        chunks=((c,) * chunks,) * ranks,
+        micro_batches=micro_batches,
+        p2p_s=0.002,
+        p2p_bytes=5e7,
+        grad_reduce_s=0.3,
+        param_gather_s=0.1,
+        overlap_grad_reduce=True,
+        optimizer_s=0.02,
+        tokens=64_000_000,
+        replicas=replicas,
+        chips_per_rank=8,
+    )
 
 
 def bare(processes: int, events: int) -> float:
@@ -80,6 +93,7 @@ def queue_by_resource(senders: int, each: int) -> float:
             with port.request() as turn:
                 yield turn
                 yield env.timeout(0.001)
+
     began = time.perf_counter()
     for _ in range(senders):
         env.process(send())
@@ -94,6 +108,7 @@ def queue_by_link(senders: int, each: int) -> float:
     def send():
         for _ in range(each):
             yield env.timeout(port.send(env.now, 0.001) - env.now)
+
     began = time.perf_counter()
     for _ in range(senders):
         env.process(send())
@@ -108,28 +123,70 @@ def run() -> list[dict]:
         ours.append(result.wall_s)
         theirs.append(bare(result.processes, result.events))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs))
-    rows = [row(f"99,840 chips unfolded with jitter: {result.events:,} events, {result.processes:,} processes", statistics.median(ours), "s",
-                ratio, "<= 2.5 x bare SimPy, >= 1M events", ratio <= 2.5 and result.events >= 1_000_000),
-            row("the bare SimPy loop with as many events and processes", statistics.median(theirs), "s"),
-            row("events per second, unfolded with jitter", result.events / statistics.median(ours), "events/s")]
-    program = ("import resource, sys; sys.path.insert(0, sys.argv[1]); import bench_step as b; b.inventory(); "
-               "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
-    kib = int(subprocess.run([sys.executable, "-c", program, str(Path(__file__).parent)], capture_output=True, text=True, check=True).stdout)
-    rows.append(row("memory of that process at its peak", kib / 2 ** 20, "GiB", target="< 4 GiB", met=kib < 4 * 2 ** 20))
+    rows = [
+        row(
+            f"99,840 chips unfolded with jitter: {result.events:,} events, {result.processes:,} processes",
+            statistics.median(ours),
+            "s",
+            ratio,
+            "<= 2.5 x bare SimPy, >= 1M events",
+            ratio <= 2.5 and result.events >= 1_000_000,
+        ),
+        row("the bare SimPy loop with as many events and processes", statistics.median(theirs), "s"),
+        row("events per second, unfolded with jitter", result.events / statistics.median(ours), "events/s"),
+    ]
+    program = (
+        "import resource, sys; sys.path.insert(0, sys.argv[1]); import bench_step as b; b.inventory(); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    kib = int(
+        subprocess.run(
+            [sys.executable, "-c", program, str(Path(__file__).parent)], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    rows.append(row("memory of that process at its peak", kib / 2**20, "GiB", target="< 4 GiB", met=kib < 4 * 2**20))
 
     pairs = [(queue_by_resource(2000, 10), queue_by_link(2000, 10)) for _ in range(3)]
     gain = statistics.median(a / b for a, b in pairs)
-    rows.append(row("a busy link as simpy.Resource, over one as a next-free time", statistics.median(a for a, _ in pairs), "s", gain))
+    rows.append(
+        row(
+            "a busy link as simpy.Resource, over one as a next-free time",
+            statistics.median(a for a, _ in pairs),
+            "s",
+            gain,
+        )
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "step.json"
-        gpt3 = median_time(lambda: simulate(replace(costs(8, 64), chips_per_rank=8), "1f1b", trace=path), 3)
+
+        def traced():
+            trace = StepTrace()
+            simulate(replace(costs(8, 64), chips_per_rank=8), "1f1b", recorder=trace)
+            trace.write(path)
+
+        gpt3 = median_time(traced, 3)
         size = path.stat().st_size
-    rows.append(row(f"GPT-3 PP8, 64 micro-batches, trace of {size / 1e6:.1f} MB written", gpt3, "s", target="< 5 s", met=gpt3 < 5))
+    rows.append(
+        row(
+            f"GPT-3 PP8, 64 micro-batches, trace of {size / 1e6:.1f} MB written",
+            gpt3,
+            "s",
+            target="< 5 s",
+            met=gpt3 < 5,
+        )
+    )
     for schedule, chunks in (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("dualpipe", 1)):
-        folded = median_time(lambda: simulate(costs(16, 64, 780, chunks), schedule, replicas=780), 9)        # noqa: B023
-        rows.append(row(f"folded TP8 PP16, 64 micro-batches, {schedule}", folded * 1e3, "ms",
-                        target="< 50 ms" if schedule == "1f1b" else None, met=folded < 0.05 if schedule == "1f1b" else None))
+        folded = median_time(lambda: simulate(costs(16, 64, 780, chunks), schedule, replicas=780), 9)  # noqa: B023
+        rows.append(
+            row(
+                f"folded TP8 PP16, 64 micro-batches, {schedule}",
+                folded * 1e3,
+                "ms",
+                target="< 50 ms" if schedule == "1f1b" else None,
+                met=folded < 0.05 if schedule == "1f1b" else None,
+            )
+        )
 
     per_event = []
     for m in (16, 32, 64):
@@ -137,16 +194,26 @@ def run() -> list[dict]:
         each = statistics.median(r.wall_s for r in results) / results[0].events
         per_event.append(each)
         rows.append(row(f"100 replicas, {m} micro-batches: {results[0].events:,} events", each * 1e6, "us/event"))
-    rows.append(row("time per event, 4 times the events over once", per_event[-1] * 1e6, "us/event", per_event[-1] / per_event[0],
-                    "<= 1.5 (linear)", per_event[-1] / per_event[0] <= 1.5))
+    rows.append(
+        row(
+            "time per event, 4 times the events over once",
+            per_event[-1] * 1e6,
+            "us/event",
+            per_event[-1] / per_event[0],
+            "<= 1.5 (linear)",
+            per_event[-1] / per_event[0] <= 1.5,
+        )
+    )
     by_chips = []
     for chips in (1_000, 10_000, 100_000, 1_000_000):
         replicas = max(1, chips // 128)
-        seconds = median_time(lambda: simulate(costs(16, 20, replicas), "zb-h1", replicas=replicas), 5)      # noqa: B023
+        seconds = median_time(lambda: simulate(costs(16, 20, replicas), "zb-h1", replicas=replicas), 5)  # noqa: B023
         by_chips.append(seconds)
         rows.append(row(f"folded, {chips:,} chips ({replicas:,} replicas)", seconds * 1e3, "ms"))
     growth = by_chips[-1] / by_chips[0]
-    rows.append(row("folded, 1,000 times the chips", by_chips[-1] * 1e3, "ms", growth, "<= 10 (sub-linear)", growth <= 10))
+    rows.append(
+        row("folded, 1,000 times the chips", by_chips[-1] * 1e3, "ms", growth, "<= 10 (sub-linear)", growth <= 10)
+    )
     for chips in (1_000, 10_000, 100_000):
         replicas = chips // 128
         result = simulate(costs(16, 20, replicas), "1f1b", replicas=replicas, jitter=NOISE)

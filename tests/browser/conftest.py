@@ -1,4 +1,5 @@
 """A real browser for the walks, one watched page at a time, and the end of a server that a walk started."""
+
 import contextlib
 import shutil
 import subprocess
@@ -6,7 +7,9 @@ from urllib.parse import urlparse
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "/usr/bin/chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "/usr/bin/chromium", "chromium-browser", "google-chrome"))), None
+)
 LOCAL = ("127.0.0.1", "localhost", "", None)
 
 
@@ -25,18 +28,21 @@ def browser():
 @pytest.fixture(scope="module")
 def new_page(browser):
     """A page of the given size in pixels; `page.elsewhere` collects every request that left this machine."""
+
     def made(width: int = 1280, height: int = 900):
         page = browser.new_page(viewport={"width": width, "height": height})
         page.elsewhere = []
         for event in ("request", "websocket"):
             page.on(event, lambda r: page.elsewhere.append(r.url) if urlparse(r.url).hostname not in LOCAL else None)
         return page
+
     return made
 
 
 @pytest.fixture(scope="session")
 def ending():
     """A context that ends the server it was given, kindly first."""
+
     @contextlib.contextmanager
     def ended(server: subprocess.Popen):
         try:
@@ -47,4 +53,5 @@ def ending():
                 server.wait(20)
             except subprocess.TimeoutExpired:
                 server.kill()
+
     return ended

@@ -2,6 +2,7 @@
 
 Needs Chromium, Playwright and Voila. Nothing may be asked of another machine.
 """
+
 import json
 import os
 import select
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.units import show
+from sim.base.units import show
 
 pytest.importorskip("voila", reason="Voila is missing: pip install -e '.[lab]'")
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,8 +30,19 @@ def address(browser, tmp_path_factory, ending):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     command = [sys.executable, "-m", "sim", "dashboard", "--json", "--port", str(port)]
-    with open(home / "log", "w") as log, ending(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True,
-                                                                 env={**os.environ, "MINGLM_RUNS": str(home / "runs")})) as server:
+    with (
+        open(home / "log", "w") as log,
+        ending(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "MINGLM_RUNS": str(home / "runs")},
+            )
+        ) as server,
+    ):
         assert select.select([server.stdout], [], [], 60)[0], (home / "log").read_text()
         said = json.loads(server.stdout.readline())
         deadline = time.monotonic() + 90
@@ -69,12 +81,16 @@ def typed(page, label: str, text: str) -> None:
 
 
 def until(page, words: str, selector: str = ANSWER) -> None:
-    page.wait_for_function("([s, w]) => document.querySelector(s)?.innerText.includes(w)", arg=[selector, words], timeout=30_000)
+    page.wait_for_function(
+        "([s, w]) => document.querySelector(s)?.innerText.includes(w)", arg=[selector, words], timeout=30_000
+    )
 
 
 def drawn(page) -> list[int]:
     """Bars drawn in each figure."""
-    return page.evaluate("() => [...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelectorAll('.barlayer .point').length)")
+    return page.evaluate(
+        "() => [...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelectorAll('.barlayer .point').length)"
+    )
 
 
 def test_without_the_token_nothing_is_shown(browser, address):
@@ -87,11 +103,15 @@ def test_without_the_token_nothing_is_shown(browser, address):
 
 def test_opening_the_page_changes_no_control(desk):
     until(desk, "20,000 × H100")
-    assert desk.get_by_label("How many chips").first.input_value() == "20,000" and desk.get_by_label("Training tokens").first.input_value() == "28.5T"
+    assert (
+        desk.get_by_label("How many chips").first.input_value() == "20,000"
+        and desk.get_by_label("Training tokens").first.input_value() == "28.5T"
+    )
 
 
 def test_the_budget_question_is_answered_and_says_what_the_library_says(desk):
-    from sim import dashboard_state as state
+    from sim.dashboard import state
+
     typed(desk, "Rent of a chip", "2-3")
     want = state.sentence(state.answer({"rent_usd_per_hour": "2-3"}))
     until(desk, want.split("days ")[1][:30])
@@ -123,33 +143,45 @@ def test_is_the_910b_cheaper(desk):
     desk.wait_for_selector("a.file[download$='.yaml']", timeout=30_000)
     desk.get_by_label("Chip and its nodes").select_option("910B in Atlas 800T A2")
     until(desk, "× 910B")
-    desk.wait_for_function("() => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith('B takes'))", timeout=30_000)
+    desk.wait_for_function(
+        "() => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith('B takes'))", timeout=30_000
+    )
     said = desk.locator(".said", has_text="B takes").inner_text()
     assert "to rent" in said and "a chip-hour B would cost as much" in said
     assert desk.locator(".versus .bar").count() >= 3
-    from sim import dashboard_state as state
+    from sim.dashboard import state
+
     step = show(state.played(state.answer({"machine": "chip:910b"})).result.step_s, "time")
-    desk.wait_for_function("s => document.querySelector('svg.strip')?.getAttribute('aria-label').includes(s)", arg=step, timeout=30_000)
+    desk.wait_for_function(
+        "s => document.querySelector('svg.strip')?.getAttribute('aria-label').includes(s)", arg=step, timeout=30_000
+    )
     assert all(n >= 1 for n in drawn(desk)) and desk.locator("svg.strip rect").count() > 10
 
 
 def test_what_would_serving_earn(desk):
-    from sim import dashboard_serving as serving
+    from sim.dashboard import serving
+
     desk.get_by_role("button", name="What would serving earn?").click()
     for label, key in (("Output, $ a million tokens", "output"), ("Input, $ a million tokens", "input")):
         typed(desk, label, {"input": "0.80", "output": "2.56"}[key])
     row = serving.earned("glm5", "chip:h200", "wide", "0.80", "2.56")["rows"][0]
     want = f"At $0.80 a million tokens in and $2.56 out, serving glm5 on H200 keeps {row['likely']:.0%} of its income ({row['p5']:.0%} to {row['p95']:.0%}"
-    desk.wait_for_function("w => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith(w))", arg=want, timeout=30_000)
+    desk.wait_for_function(
+        "w => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith(w))", arg=want, timeout=30_000
+    )
 
 
 def test_every_control_is_reached_by_the_tab_key_with_an_outline(phone):
     """What can be pressed, chosen or typed into, from first to last, on the narrow screen."""
-    wanted = phone.evaluate("() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select, .planner-page button, .planner-page .noUi-handle')]"
-                            ".filter(e => e.offsetParent && !e.disabled).length")
-    phone.evaluate("() => { document.activeElement.blur(); window.reached = new Set(); window.bare = []; document.addEventListener('focusin', e => {"
-                   " if (!e.target.closest('.planner-page')) return; window.reached.add(e.target);"
-                   " const s = getComputedStyle(e.target); if (s.outlineStyle == 'none' && s.boxShadow == 'none') window.bare.push(e.target.outerHTML.slice(0, 200)); }) }")
+    wanted = phone.evaluate(
+        "() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select, .planner-page button, .planner-page .noUi-handle')]"
+        ".filter(e => e.offsetParent && !e.disabled).length"
+    )
+    phone.evaluate(
+        "() => { document.activeElement.blur(); window.reached = new Set(); window.bare = []; document.addEventListener('focusin', e => {"
+        " if (!e.target.closest('.planner-page')) return; window.reached.add(e.target);"
+        " const s = getComputedStyle(e.target); if (s.outlineStyle == 'none' && s.boxShadow == 'none') window.bare.push(e.target.outerHTML.slice(0, 200)); }) }"
+    )
     for _ in range(3 * wanted):
         phone.keyboard.press("Tab")
         if phone.evaluate("() => window.reached.size") >= wanted:
@@ -165,14 +197,21 @@ def test_the_report_comes_as_files(desk):
 
 
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(phone):
-    wide = phone.evaluate("() => Math.max(...[...document.querySelectorAll('.planner-page .planner-field, .planner-page .card, .planner-page .js-plotly-plot')].map(e => e.getBoundingClientRect().right))")
+    wide = phone.evaluate(
+        "() => Math.max(...[...document.querySelectorAll('.planner-page .planner-field, .planner-page .card, .planner-page .js-plotly-plot')].map(e => e.getBoundingClientRect().right))"
+    )
     assert wide <= 390 and phone.evaluate("() => document.documentElement.scrollWidth") <= 390
-    assert phone.evaluate("() => parseFloat(getComputedStyle(document.querySelector('.planner-top .said')).fontSize)") >= 14
+    assert (
+        phone.evaluate("() => parseFloat(getComputedStyle(document.querySelector('.planner-top .said')).fontSize)")
+        >= 14
+    )
 
 
 def test_pictures_have_text_alternatives_and_controls_have_labels(desk):
     assert desk.locator(".planner .note", has_text="Memory of the fullest chip in GiB").count() == 1
-    unlabelled = desk.evaluate("() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select')].filter(e => !e.labels?.length && !e.getAttribute('aria-label')).length")
+    unlabelled = desk.evaluate(
+        "() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select')].filter(e => !e.labels?.length && !e.getAttribute('aria-label')).length"
+    )
     assert unlabelled == 0
 
 

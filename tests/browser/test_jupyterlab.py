@@ -4,6 +4,7 @@
 
 Needs Chromium and Playwright (extra `dev`). The page may talk to its own server only: a classroom has no network.
 """
+
 import os
 import secrets
 import shutil
@@ -26,18 +27,46 @@ NOTEBOOK = "02_mla.ipynb"
 def lab(browser, tmp_path_factory, ending):
     """A JupyterLab server on a free port with its own settings; yields (address, token)."""
     home = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks" / "learn", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copytree(
+        ROOT / "notebooks" / "learn", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints")
+    )
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     token = secrets.token_hex(16)
-    env = {**os.environ, "MINGLM_SMOKE": "1", "MINGLM_RUNS": str(home / "runs"), "JUPYTER_CONFIG_DIR": str(home / "config"),
-           "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    env = {
+        **os.environ,
+        "MINGLM_SMOKE": "1",
+        "MINGLM_RUNS": str(home / "runs"),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+    }
     address = f"http://127.0.0.1:{port}"
-    with open(home / "lab.log", "w") as log, ending(subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-         f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home / 'notebooks'}", "--expose-app-in-browser", "--allow-root",
-         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], env=env, stdout=log, stderr=log)) as server:
+    with (
+        open(home / "lab.log", "w") as log,
+        ending(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "jupyterlab",
+                    "--no-browser",
+                    "--ip=127.0.0.1",
+                    f"--port={port}",
+                    "--ServerApp.port_retries=0",
+                    f"--IdentityProvider.token={token}",
+                    f"--ServerApp.root_dir={home / 'notebooks'}",
+                    "--expose-app-in-browser",
+                    "--allow-root",
+                    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+                ],
+                env=env,
+                stdout=log,
+                stderr=log,
+            )
+        ) as server,
+    ):
         _wait_for(f"{address}/api/status?token={token}", server, home / "lab.log")
         yield address, token
 
@@ -65,8 +94,10 @@ def page(new_page, lab):
 def _open_and_run(page, address: str, token: str, notebook: str) -> None:
     page.goto(f"{address}/lab/tree/{notebook}?token={token}&reset")
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
-    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
-                           timeout=120_000)
+    page.wait_for_function(
+        "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+        timeout=120_000,
+    )
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
@@ -124,8 +155,11 @@ def test_a_moved_slider_changes_picture_and_sentence(page):
 def _wait_for_slider(page, tokens: str) -> None:
     """Until both the sentence and the drawn title speak of so many tokens."""
     for selector in (".minglm-says", ".jupyter-widgets .gtitle"):
-        page.wait_for_function("([selector, text]) => document.querySelector(selector)?.textContent.includes(text)",
-                               arg=[selector, tokens], timeout=30_000)
+        page.wait_for_function(
+            "([selector, text]) => document.querySelector(selector)?.textContent.includes(text)",
+            arg=[selector, tokens],
+            timeout=30_000,
+        )
 
 
 @pytest.mark.skipif(os.environ.get("MINGLM_COURSE") != "1", reason="walked by make course-check (MINGLM_COURSE=1)")
@@ -139,8 +173,11 @@ def test_another_notebook_runs_and_its_slider_changes_the_picture(page, lab, not
     before = [page.locator(s).first.text_content() for s in (".minglm-says", ".jupyter-widgets .gtitle")]
     handle.focus()
     handle.press("ArrowRight")
-    page.wait_for_function("([a, b]) => document.querySelector('.minglm-says').textContent !== a && document.querySelector('.jupyter-widgets .gtitle').textContent !== b",
-                           arg=before, timeout=30_000)
+    page.wait_for_function(
+        "([a, b]) => document.querySelector('.minglm-says').textContent !== a && document.querySelector('.jupyter-widgets .gtitle').textContent !== b",
+        arg=before,
+        timeout=30_000,
+    )
     if folder := os.environ.get("MINGLM_SCREENSHOTS"):
         page.screenshot(path=f"{folder}/{notebook}.png")
     assert page.elsewhere == []

@@ -1,4 +1,5 @@
 """The site that needs nothing but a browser: built, served as plain files, and asked a budget question in Chromium."""
+
 import functools
 import http.server
 import os
@@ -7,7 +8,7 @@ import threading
 import pytest
 
 from minglm.errors import InputError
-from sim import lite
+from sim.dashboard import lite
 
 pytestmark = pytest.mark.skipif(os.environ.get("MINGLM_COURSE") != "1", reason="a long walk: make course-check")
 ANSWER = ".planner-top .said"
@@ -33,14 +34,15 @@ def site(browser, tmp_path_factory):
 
 
 def test_the_site_answers_in_the_browser_alone(site, new_page):
-    from sim import dashboard_state as state
+    from sim.dashboard import state
+
     page = new_page()
     page.goto(site, timeout=240_000, wait_until="commit")
     inside = page.frame_locator("#page")
     inside.locator(ANSWER).wait_for(timeout=300_000)
     assert inside.locator(ANSWER).inner_text() == state.sentence(state.answer({}))
     inside.locator(".js-plotly-plot .barlayer .point").first.wait_for(state="attached", timeout=60_000)
-    page.wait_for_timeout(4000)                                     # the page goes to its top and hides the shell around it
+    page.wait_for_timeout(4000)  # the page goes to its top and hides the shell around it
     assert inside.locator(ANSWER).is_visible() and not inside.locator(".jp-CodeConsole-input").first.is_visible()
     box = inside.get_by_label("Rent of a chip").first
     box.fill("2-3")

@@ -3,6 +3,7 @@
 Every case runs in a folder of its own, so that paths in an output are relative. A case of one command with `--json`
 stores what it printed; a case of several commands, or with files, stores one entry for each.
 """
+
 from __future__ import annotations
 
 import random
@@ -40,7 +41,10 @@ class Case:
 
     @property
     def uses_torch(self) -> bool:
-        return any(command.startswith(("minglm train", "minglm rl")) and "--show" not in command for command in self.commands)
+        return any(
+            command.startswith(("minglm train", "minglm rl")) and "--print-config" not in command
+            for command in self.commands
+        )
 
 
 def _one(name: str, command: str, **options) -> Case:
@@ -86,49 +90,130 @@ warm_start: {steps: 40, seq_len: 64, longest: 30}
 
 SIMULATOR = [
     *(_one(f"run_{s}", f"clustersim run {s} --json --out none") for s in TRAINING_SCENARIOS),
-    _one("run_changed", "clustersim run llama3_405b_16k_h100 --json --out none --no-what-if --chips 8192 --seed 3 --set plan.dp=64 "
-                        "--set jitter.noise=0.02 --set schedule=1f1b"),
+    _one(
+        "run_changed",
+        "clustersim run llama3_405b_16k_h100 --json --out none --no-what-if --chips 8192 --seed 3 --set plan.dp=64 "
+        "--set jitter.noise=0.02 --set schedule=1f1b",
+    ),
     *(_one(f"campaign_{s}", f"clustersim campaign {s} --json --seeds 3") for s in TRAINING_SCENARIOS),
-    _one("plan_gpt3_64", "clustersim plan --model gpt3_175b --cluster dgx_a100 --chips 64 --seq 2048 --batch 64 --json --keep 5"),
-    _one("plan_pinned", "clustersim plan --model llama3_70b --chip h100 --chips 512 --fix tp=8 --fix optimizer=muon --json --keep 5"),
-    _one("plan_moe_cost", "clustersim plan --model glm4_5 --cluster atlas_800t_a2 --chips 256 --batch-tokens 8M --objective cost --tokens 1T "
-                          "--schedules 1f1b,interleaved --samples 20 --json --keep 3"),
-    _one("compare", "clustersim compare --model llama3_70b --chips 512 --names 910b,h100 --against h100 --tokens 15T --schedules 1f1b,interleaved --json"),
-    _one("sweep_grid", "clustersim sweep glm5_mini_smoke --vary plan.tp=[1,2] --vary global_batch=[64,128] --set plan.dp=null --json"),
+    _one(
+        "plan_gpt3_64",
+        "clustersim plan --model gpt3_175b --cluster dgx_a100 --chips 64 --seq 2048 --batch 64 --json --top-k 5",
+    ),
+    _one(
+        "plan_pinned",
+        "clustersim plan --model llama3_70b --chip h100 --chips 512 --set tp=8 --set optimizer=muon --json --top-k 5",
+    ),
+    _one(
+        "plan_moe_cost",
+        "clustersim plan --model glm4_5 --cluster atlas_800t_a2 --chips 256 --batch-tokens 8M --objective cost --tokens 1T "
+        "--schedules 1f1b,interleaved --samples 20 --json --top-k 3",
+    ),
+    _one(
+        "compare",
+        "clustersim compare --model llama3_70b --chips 512 --chip 910b,h100 --baseline h100 --tokens 15T --schedules 1f1b,interleaved --json",
+    ),
+    _one(
+        "sweep_grid",
+        "clustersim sweep glm5_mini_smoke --vary plan.tp=[1,2] --vary global_batch=[64,128] --set plan.dp=null --json",
+    ),
     _one("sweep_monte_carlo", "clustersim sweep glm5_mini_smoke --samples 30 --vary tokens=[20M,40M] --json"),
-    *(_one(s, f"clustersim serve {s} --json") for s in SERVING_SCENARIOS),
-    *(_one(f"serving_ask_{ask}", f"clustersim serve --ask {ask} --json") for ask in ("fits", "speed", "margin", "context")),
-    _one("serving_size", "clustersim serve --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024 --json"),
-    _one("rollouts_glm5_100k_folded", "clustersim rollouts rollouts_glm5_100k --fold --json"),
-    Case("rollouts_small", tuple(f"clustersim rollouts case.yaml --json --mode {mode}" for mode in ("sync", "ahead", "async", "april", "glm5"))),
+    *(_one(s, f"clustersim serving {s} --json") for s in SERVING_SCENARIOS),
+    *(
+        _one(f"serving_ask_{ask}", f"clustersim serving --ask {ask} --json")
+        for ask in ("fits", "speed", "margin", "context")
+    ),
+    _one(
+        "serving_size",
+        "clustersim serving --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024 --json",
+    ),
+    _one("rollouts_glm5_100k_folded", "clustersim rollouts rollouts_glm5_100k --downscale --json"),
+    Case(
+        "rollouts_small",
+        tuple(
+            f"clustersim rollouts case.yaml --json --mode {mode}"
+            for mode in ("sync", "ahead", "async", "april", "glm5")
+        ),
+    ),
     _one("validate_training", "clustersim validate --json"),
     _one("validate_serving", "clustersim validate --serving --json"),
     _one("validate_rollouts", "clustersim validate --rollouts --json"),
     _one("claims", "clustersim claims --json"),
-    *(_one(f"trace_{s}", f"clustersim trace {s} --out step.json --json", files=("step.json",)) for s in ("glm5_mini_smoke", "deepseek_v3_h800")),
-    Case("trace_chakra", ("clustersim trace llama3_405b_16k_h100 --chakra chakra --json", "clustersim trace --replay chakra --json"),
-         files=("chakra/*",)),
+    *(
+        _one(f"trace_{s}", f"clustersim trace {s} --out step.json --json", files=("step.json",))
+        for s in ("glm5_mini_smoke", "deepseek_v3_h800")
+    ),
+    Case(
+        "trace_chakra",
+        ("clustersim trace llama3_405b_16k_h100 --chakra chakra --json", "clustersim trace --replay chakra --json"),
+        files=("chakra/*",),
+    ),
 ]
 
 # What people read: the figures are those of the cases above, so a few are enough.
 TEXTS = [
     _one("text_run", "clustersim run glm5_100k_910b --out none"),
     _one("text_campaign", "clustersim campaign glm5_100k_910b --seeds 3"),
-    _one("text_serving", "clustersim serve serving_glm5_h200"),
+    _one("text_serving", "clustersim serving serving_glm5_h200"),
     _one("text_rollouts", "clustersim rollouts case.yaml --mode april"),
     _one("text_claim", "clustersim claims total-params"),
-    _one("text_recipe", "minglm train ci_pretrain --show"),
-    _one("text_rl_settings", "minglm rl --show"),
-    Case("text_bad_input", (
-        "clustersim rum", "clustersim run nowhere", "clustersim run glm5_mini_smoke --set plan.tpp=4", "clustersim run glm5_mini_smoke --set plan.dp=16",
-        "clustersim plan --model nowhere", "clustersim serve --model glm5 --precision fp3", "clustersim rollouts nowhere",
-        "clustersim validate nowhere.yaml", "minglm train nowhere.yaml", "minglm train ci_pretrain --set lrr=3"), exit_code=2),
+    _one("text_recipe", "minglm train ci_pretrain --print-config"),
+    _one("text_rl_settings", "minglm rl --print-config"),
+    Case(
+        "text_bad_input",
+        (
+            "clustersim rum",
+            "clustersim run nowhere",
+            "clustersim run glm5_mini_smoke --set plan.tpp=4",
+            "clustersim run glm5_mini_smoke --set plan.dp=16",
+            "clustersim plan --model nowhere",
+            "clustersim serving --model glm5 --precision fp3",
+            "clustersim rollouts nowhere",
+            "clustersim validate nowhere.yaml",
+            "minglm train nowhere.yaml",
+            "minglm train ci_pretrain --set lrr=3",
+        ),
+        exit_code=2,
+    ),
 ]
 
-_SIM_COMMANDS = ("run", "plan", "compare", "sweep", "campaign", "rollouts", "serve", "validate", "trace", "claims", "dashboard", "report")
-_MINGLM_COMMANDS = ("doctor", "train", "generate", "export-hf", "import-hf", "bench", "demo", "lab", "eval", "eval pass", "eval needle", "eval arena",
-                    "hallucination", "quantize", "rl", "serve", "workshop",
-                    *(f"workshop {what}" for what in ("preflight", "build", "collect", "checkpoints", "timing", "contents", "kernels", "slides")))
+_SIM_COMMANDS = (
+    "run",
+    "plan",
+    "compare",
+    "sweep",
+    "campaign",
+    "rollouts",
+    "serving",
+    "validate",
+    "trace",
+    "claims",
+    "dashboard",
+    "report",
+)
+_MINGLM_COMMANDS = (
+    "doctor",
+    "train",
+    "generate",
+    "export-hf",
+    "import-hf",
+    "bench",
+    "demo",
+    "lab",
+    "eval",
+    "eval pass",
+    "eval needle",
+    "eval arena",
+    "hallucination",
+    "quantize",
+    "rl",
+    "serve",
+    "workshop",
+    *(
+        f"workshop {what}"
+        for what in ("preflight", "build", "collect", "checkpoints", "timing", "contents", "kernels", "slides")
+    ),
+)
 HELP = [
     Case("help_clustersim", ("clustersim --help", *(f"clustersim {c} --help" for c in _SIM_COMMANDS)), help=True),
     Case("help_minglm", ("minglm --help", *(f"minglm {c} --help" for c in _MINGLM_COMMANDS)), help=True),
@@ -136,17 +221,36 @@ HELP = [
 
 # One stage after the other, as `minglm demo` chains them. The text is made here: `stdlib` differs between Pythons.
 STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
-_CHAIN = tuple(f"minglm train ci_{stage} --run {stage} --device cpu --json --set corpus=folder:corpus" + (f" --init-from {before}" if before else "")
-               for before, stage in zip((None, *STAGES), STAGES))
+_CHAIN = tuple(
+    f"minglm train ci_{stage} --run {stage} --device cpu --json --set corpus=folder:corpus"
+    + (f" --init-from {before}" if before else "")
+    for before, stage in zip((None, *STAGES), STAGES)
+)
 # In single precision another CPU rounds differently, a router or an indexer then chooses differently, and losses part by
 # 7e-3 (AVX-512 against AVX2). In double precision nothing flips and they part by 5e-13: that is what every machine checks.
 TOY = [
     Case("toy_curves", _CHAIN, files=("*/metrics.csv",), float64=True, tolerance=1e-6),
-    Case("toy_weights", (*_CHAIN, "minglm generate --checkpoint sft --prompt value --tokens 16 --json"),
-         files=("*/metrics.csv", "*/expert_load.csv", "*/tokenizer.json", "*/checkpoints/*/*.safetensors"), exact_only=True),
-    Case("toy_rl", tuple(f"minglm rl rl.yaml --engine inline --json --run {options.split()[0]} --mode {options}" for options in (
-        "sync", "ahead --objective decoupled_ppo", "async --eta 2", "april --over-sampling 6", "glm5 --push-every 2 --max-gap 2")),
-        files=("*/metrics.csv", "*/evals.csv"), exact_only=True),
+    Case(
+        "toy_weights",
+        (*_CHAIN, "minglm generate --checkpoint sft --prompt value --tokens 16 --json"),
+        files=("*/metrics.csv", "*/expert_load.csv", "*/tokenizer.json", "*/checkpoints/*/*.safetensors"),
+        exact_only=True,
+    ),
+    Case(
+        "toy_rl",
+        tuple(
+            f"minglm rl rl.yaml --engine inline --json --run {options.split()[0]} --mode {options}"
+            for options in (
+                "sync",
+                "ahead --objective decoupled_ppo",
+                "async --eta 2",
+                "april --over-sampling 6",
+                "glm5 --push-every 2 --max-gap 2",
+            )
+        ),
+        files=("*/metrics.csv", "*/evals.csv"),
+        exact_only=True,
+    ),
 ]
 
 CASES = [*SIMULATOR, *TEXTS, *HELP, *TOY]
@@ -166,11 +270,19 @@ def _write_corpus(folder: Path, documents: int = 48, lines: int = 60) -> None:
     """Text with some grammar, the same on every machine: assignments and calls over thirty names."""
     folder.mkdir()
     draw = random.Random(0)
-    names = [a + b for a in ("value", "count", "index", "total", "row") for b in ("", "_new", "_old", "_max", "_min", "s")]
+    names = [
+        a + b for a in ("value", "count", "index", "total", "row") for b in ("", "_new", "_old", "_max", "_min", "s")
+    ]
     for number in range(documents):
         text = []
         for _ in range(lines):
             left, right, other = (names[int(draw.random() * len(names))] for _ in range(3))
             form = int(draw.random() * 3)
-            text.append((f"{left} = {right} + {int(draw.random() * 100)}", f"def {left}({right}, {other}):", f"    return {left}({right}) * {other}")[form])
+            text.append(
+                (
+                    f"{left} = {right} + {int(draw.random() * 100)}",
+                    f"def {left}({right}, {other}):",
+                    f"    return {left}({right}) * {other}",
+                )[form]
+            )
         (folder / f"document_{number:02}.py").write_text("\n".join(text) + "\n", encoding="utf-8")

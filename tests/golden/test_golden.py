@@ -8,6 +8,7 @@
 Keys, texts, counts and the length of lists are always compared as they are. Nothing here imports a module of the
 packages: a command is run as `python -m` runs it, so that a move of modules needs no change here.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -24,24 +25,28 @@ import sys
 from pathlib import Path
 
 import pytest
-from cases import CASES, Case, prepare
+
+from tests.golden.cases import CASES, Case, prepare
 
 OUTPUTS = Path(__file__).parent / "outputs"
 MAX_LINES = 40
 MASK = "<masked>"
 # What differs from one run or installation to the next, as CASE.PATH. Keys stay, values are masked.
 VOLATILE = (
-    r"(run|plan)_\w+\.versions\.[^.]+",      # of Python and of packages
-    r"run_\w+\.step\.wall_s",                # of simulating
-    r"plan_\w+\.(.*\.)?cpu_s",              # of a search
-    r"claims\.seconds",                      # of recomputing the claims
+    r"(run|plan)_\w+\.versions\.[^.]+",  # of Python and of packages
+    r"run_\w+\.step\.wall_s",  # of simulating
+    r"plan_\w+\.(.*\.)?cpu_s",  # of a search
+    r"claims\.seconds",  # of recomputing the claims
     # of the toy: what a clock said
     r"toy_(curves|weights)\.(printed\[\d+\]|files\..*\.csv)\.(tokens_per_s|mfu)(\[\d+\])?",
     r"toy_rl\.(printed\[\d+\]|files\..*\.csv)\.(\w+_s|seconds|\w+_idle)(\[\d+\])?",
 )
 # Where a text names a place in the code, the folders on the way do not count: `sim/stacks.py` and `sim.rules.total` become
 # `<module>` and `sim…total`.
-SOURCE_FILE, DOTTED = r"\b(?:sim|minglm)(?:/\w+)*/\w+\.py\b", r"\b(sim|minglm)\.(?:[a-z_]\w*\.)*([a-z_]\w*)\b(?!\.ya?ml)"
+SOURCE_FILE, DOTTED = (
+    r"\b(?:sim|minglm)(?:/\w+)*/\w+\.py\b",
+    r"\b(sim|minglm)\.(?:[a-z_]\w*\.)*([a-z_]\w*)\b(?!\.ya?ml)",
+)
 PACKAGES = {"clustersim": "sim", "minglm": "minglm"}
 
 
@@ -65,15 +70,25 @@ def test_output_is_the_stored_one(case: Case, request, tmp_path, monkeypatch):
     assert stored_at.is_file(), f"{stored_at} is not there; python -m pytest tests/golden --update writes it"
     stored = stored_at.read_text(encoding="utf-8")
     if case.is_json:
-        lines = list(differences(json.loads(stored), json.loads(as_text(output)), 0.0 if exact else case.tolerance, exact))
+        lines = list(
+            differences(json.loads(stored), json.loads(as_text(output)), 0.0 if exact else case.tolerance, exact)
+        )
     else:
         before, after = (words(text) if case.help else text.splitlines() for text in (stored, output))
         lines = list(difflib.unified_diff(before, after, "stored", "now", lineterm="", n=1))
     if lines:
         more = [f"… and {len(lines) - MAX_LINES} more lines"] if len(lines) > MAX_LINES else []
-        pytest.fail("\n".join([f"{case.name} differs from tests/golden/outputs/{stored_at.name}:", *lines[:MAX_LINES], *more,
-                               f"If this is meant: python -m pytest tests/golden --update -k {case.name}, and name the change in the commit."]),
-                    pytrace=False)
+        pytest.fail(
+            "\n".join(
+                [
+                    f"{case.name} differs from tests/golden/outputs/{stored_at.name}:",
+                    *lines[:MAX_LINES],
+                    *more,
+                    f"If this is meant: python -m pytest tests/golden --update -k {case.name}, and name the change in the commit.",
+                ]
+            ),
+            pytrace=False,
+        )
 
 
 def test_no_stored_file_without_a_case():
@@ -82,6 +97,7 @@ def test_no_stored_file_without_a_case():
 
 
 # ---------------------------------------------------------------------- running a case
+
 
 def observe(case: Case, folder: Path):
     """What the commands print, and the files that are asked for: a tree for JSON, else a text."""
@@ -94,7 +110,12 @@ def observe(case: Case, folder: Path):
         if len(printed) == 1:
             return next(iter(printed.values()))
         return "\n".join(f"$ {command}\n{text}" for command, text in printed.items())
-    files = {str(path.relative_to(folder)): summary(path) for pattern in case.files for path in sorted(folder.glob(pattern)) if path.is_file()}
+    files = {
+        str(path.relative_to(folder)): summary(path)
+        for pattern in case.files
+        for path in sorted(folder.glob(pattern))
+        if path.is_file()
+    }
     if case.files:
         assert files, f"no file {case.files}"
         return mask({"printed": list(printed.values()), "files": files}, case.name)
@@ -125,6 +146,7 @@ def placeless(text: str) -> str:
 def repeatable(float64: bool):
     """torch on one thread, so that sums have one order whatever the number of cores; in double precision if asked."""
     import torch
+
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64 if float64 else torch.float32)
@@ -163,6 +185,7 @@ def as_text(output) -> str:
 
 # ---------------------------------------------------------------------- comparing
 
+
 def differences(stored, now, tolerance: float, exact: bool, path: str = ""):
     """Lines that name each place where two trees differ; floats within the relative tolerance are equal."""
     here = path or "the whole"
@@ -181,7 +204,11 @@ def differences(stored, now, tolerance: float, exact: bool, path: str = ""):
         for index, (a, b) in enumerate(zip(stored, now)):
             yield from differences(a, b, tolerance, exact, f"{path}[{index}]")
     elif not same(stored, now, tolerance):
-        apart = f"   ({now / stored - 1:+.3g} relative)" if number(stored) and number(now) and stored and math.isfinite(now / stored) else ""
+        apart = (
+            f"   ({now / stored - 1:+.3g} relative)"
+            if number(stored) and number(now) and stored and math.isfinite(now / stored)
+            else ""
+        )
         yield f"- {here}: {shown(stored)}"
         yield f"+ {here}: {shown(now)}{apart}"
 
@@ -192,7 +219,11 @@ def number(value) -> bool:
 
 def same(a, b, tolerance: float) -> bool:
     if isinstance(a, float) and isinstance(b, float):
-        return a == b or (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance * 1e-3)
+        return (
+            a == b
+            or (math.isnan(a) and math.isnan(b))
+            or math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance * 1e-3)
+        )
     return type(a) is type(b) and a == b
 
 

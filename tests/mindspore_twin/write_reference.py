@@ -3,6 +3,7 @@
 One folder for each case: config.json (our keys), model.safetensors, reference.npz with tokens, targets, logits of both
 modes, losses, and the gradient of one training step by parameter name.
 """
+
 import json
 import sys
 from pathlib import Path
@@ -12,13 +13,17 @@ import torch
 from safetensors.torch import save_file
 
 from minglm.config import ModelConfig
-from minglm.model import Model
+from minglm.model.model import Model
 
 WEIGHTS = (1.0, 0.3, 1e-4, 1.0)
 CASES = {
-    "plain": {}, "two-depths": {"mtp_depth": 2}, "no-mtp": {"num_nextn_predict_layers": 0},
-    "shared-indexer": {"indexer_types": ["full", "shared", "full"]}, "wide-values": {"v_head_dim": 32, "index_topk": 5},
-    "no-shared-expert": {"n_shared_experts": 0}, "reads-everything": {"index_topk": 64},
+    "plain": {},
+    "two-depths": {"mtp_depth": 2},
+    "no-mtp": {"num_nextn_predict_layers": 0},
+    "shared-indexer": {"indexer_types": ["full", "shared", "full"]},
+    "wide-values": {"v_head_dim": 32, "index_topk": 5},
+    "no-shared-expert": {"n_shared_experts": 0},
+    "reads-everything": {"index_topk": 64},
 }
 SEEDS, LENGTH = (0, 1, 2), 40
 
@@ -44,9 +49,18 @@ def write(folder: Path, changes: dict, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.clone() for k, v in model.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(model.config.to_dict()), encoding="utf-8")
-    np.savez(folder / "reference.npz", tokens=tokens.numpy(), targets=targets.numpy(), loss=loss.detach().numpy(),
-             parts=torch.stack(parts).detach().numpy(), **{f"logits_{m}": v for m, v in logits.items()},
-             **{f"grad:{n}": (torch.zeros_like(p) if p.grad is None else p.grad).numpy() for n, p in model.named_parameters()})
+    np.savez(
+        folder / "reference.npz",
+        tokens=tokens.numpy(),
+        targets=targets.numpy(),
+        loss=loss.detach().numpy(),
+        parts=torch.stack(parts).detach().numpy(),
+        **{f"logits_{m}": v for m, v in logits.items()},
+        **{
+            f"grad:{n}": (torch.zeros_like(p) if p.grad is None else p.grad).numpy()
+            for n, p in model.named_parameters()
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The book's check finds what it should, and a book of one chapter passes it; `make course-check` builds and walks the whole one."""
+
 import json
 from pathlib import Path
 
 import pytest
 
-from minglm import book
+from minglm.course import book
+from minglm.course.workshop import timing
 from minglm.errors import InputError
-from minglm.workshop import timing
 
 PLOT = "<script>Plotly.newPlot('a', [])</script>"
 
@@ -25,18 +26,27 @@ def _a_book(target: Path, page: str = PLOT, body: str = "", search: str = '{"exp
 
 
 def test_a_whole_book_passes(tmp_path):
-    assert book.check(_a_book(tmp_path / "b", body='<a href="../index.html">home</a><a href="https://elsewhere.org">a source</a>')) == []
+    assert (
+        book.check(
+            _a_book(tmp_path / "b", body='<a href="../index.html">home</a><a href="https://elsewhere.org">a source</a>')
+        )
+        == []
+    )
 
 
-@pytest.mark.parametrize("changes,part", [
-    (dict(page=""), "1 figures asked for, 0 in the page"),
-    (dict(body='<a href="nowhere.html">x</a>'), "leads nowhere"),
-    (dict(page=PLOT + '<script src="https://elsewhere.org/a.js"></script>'), "loads https"),
-    (dict(page=PLOT + '<script src="//elsewhere.org/a.js"></script>'), "loads //"),
-    (dict(page=PLOT + '<link rel="stylesheet" href="gone.css">'), "gone.css is missing"),
-    (dict(body="Traceback (most recent call last)"), "an error in an output"),
-    (dict(body="<p>| chip | days |\n|—|—| | 910B | 38 |</p>"), "a table shown as plain text"),
-    (dict(search="{}"), "search")])
+@pytest.mark.parametrize(
+    "changes,part",
+    [
+        (dict(page=""), "1 figures asked for, 0 in the page"),
+        (dict(body='<a href="nowhere.html">x</a>'), "leads nowhere"),
+        (dict(page=PLOT + '<script src="https://elsewhere.org/a.js"></script>'), "loads https"),
+        (dict(page=PLOT + '<script src="//elsewhere.org/a.js"></script>'), "loads //"),
+        (dict(page=PLOT + '<link rel="stylesheet" href="gone.css">'), "gone.css is missing"),
+        (dict(body="Traceback (most recent call last)"), "an error in an output"),
+        (dict(body="<p>| chip | days |\n|—|—| | 910B | 38 |</p>"), "a table shown as plain text"),
+        (dict(search="{}"), "search"),
+    ],
+)
 def test_each_fault_is_named(tmp_path, changes, part):
     found = book.check(_a_book(tmp_path / "b", **changes))
     assert len(found) == 1 and part in found[0], found
@@ -68,8 +78,14 @@ def test_one_chapter_is_built_whole_and_opens_from_the_disk(tmp_path, monkeypatc
         timing.from_book(tmp_path / "book")
     noted["smoke"] = False
     (tmp_path / "book" / "seconds.json").write_text(json.dumps(noted), encoding="utf-8")
-    row, = timing.from_book(tmp_path / "book")
-    assert row["notebook"] == "learn/02_mla.ipynb" and row["figures"] >= 2 and abs(row["seconds"] - noted["seconds"]["learn/02_mla"]) < 0.1
+    (row,) = timing.from_book(tmp_path / "book")
+    assert (
+        row["notebook"] == "learn/02_mla.ipynb"
+        and row["figures"] >= 2
+        and abs(row["seconds"] - noted["seconds"]["learn/02_mla"]) < 0.1
+    )
     html = tmp_path / "book" / "_build" / "html"
-    assert (html / "search.html").is_file() and "print.css" in (html / "learn" / "02_mla.html").read_text(encoding="utf-8")
+    assert (html / "search.html").is_file() and "print.css" in (html / "learn" / "02_mla.html").read_text(
+        encoding="utf-8"
+    )
     assert (html / "workshop" / "exercises" / "02_mla.html").is_file()

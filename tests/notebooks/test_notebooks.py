@@ -1,7 +1,8 @@
 """Every notebook runs from top to bottom in smoke mode, shows its plots, and keeps the promises of its first cell.
 
-Exercise sheets are checked in tests/unit/test_workshop_exercises.py.
+Exercise sheets are checked in tests/minglm/course/test_workshop_exercises.py.
 """
+
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").rglob("*.ipynb") if not {".ipynb_checkpoints", "workshop"} & set(p.parts))
+NOTEBOOKS = sorted(
+    p for p in (ROOT / "notebooks").rglob("*.ipynb") if not {".ipynb_checkpoints", "workshop"} & set(p.parts)
+)
 IDS = [str(p.relative_to(ROOT / "notebooks")) for p in NOTEBOOKS]
 
 
@@ -38,8 +41,9 @@ def test_is_committed_without_outputs_and_opens_with_what_why_and_how_long(path)
     opening = prose[0].lower()
     for promise in ("you will learn", "minute", "need"):
         assert promise in opening, f"the first cell must say '{promise}'"
-    assert not re.search(r"^\s*[!%]", "\n".join("".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"), flags=re.M), \
-        "no shell escapes: they fail on another system"
+    assert not re.search(
+        r"^\s*[!%]", "\n".join("".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"), flags=re.M
+    ), "no shell escapes: they fail on another system"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
@@ -50,10 +54,22 @@ def test_runs_in_smoke_mode_and_shows_its_figures(path, tmp_path, monkeypatch):
     monkeypatch.setenv("MINGLM_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
     book = nbformat.read(path, as_version=4)
-    client = NotebookClient(book, timeout=600, startup_timeout=240, kernel_name="python3", store_widget_state=False,
-                            resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(
+        book,
+        timeout=600,
+        startup_timeout=240,
+        kernel_name="python3",
+        store_widget_state=False,
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
     client.execute()
-    shown = sum("application/vnd.plotly.v1+json" in output.get("data", {})
-                for cell in book.cells if cell.cell_type == "code" for output in cell.outputs)
-    asked = sum(len(re.findall(r"^\s*show\(", cell.source, flags=re.M)) for cell in book.cells if cell.cell_type == "code")
+    shown = sum(
+        "application/vnd.plotly.v1+json" in output.get("data", {})
+        for cell in book.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    )
+    asked = sum(
+        len(re.findall(r"^\s*show\(", cell.source, flags=re.M)) for cell in book.cells if cell.cell_type == "code"
+    )
     assert shown >= asked > 0, f"{asked} figures asked for at the left margin, {shown} present"

@@ -1,4 +1,5 @@
 """What a reader notices: spelling, links that lead somewhere, pictures with words, code that runs on Windows and macOS too."""
+
 import ast
 import json
 import re
@@ -16,7 +17,9 @@ IDS = [p.relative_to(ROOT / "notebooks").as_posix() for p in NOTEBOOKS]
 
 
 def _cells(path: Path, kind: str) -> list[str]:
-    return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+    return [
+        "".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind
+    ]
 
 
 def _prose(path: Path) -> str:
@@ -53,11 +56,19 @@ def test_every_picture_says_in_words_what_it_shows(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("show", "show_svg"):
                 shown += 1
                 if any(isinstance(a, ast.Starred) for a in node.args):
-                    continue                                   # a function that gives picture and words together
-                words = node.args[1] if len(node.args) > 1 else next((k.value for k in node.keywords if k.arg == "alt"), None)
+                    continue  # a function that gives picture and words together
+                words = (
+                    node.args[1]
+                    if len(node.args) > 1
+                    else next((k.value for k in node.keywords if k.arg == "alt"), None)
+                )
                 assert words is not None, f"{ast.unparse(node)[:60]}: give the text alternative"
-                text = "".join(n.value for n in ast.walk(words) if isinstance(n, ast.Constant) and isinstance(n.value, str))
-                assert len(text) >= 15 or not isinstance(words, (ast.Constant, ast.JoinedStr)), f"{text!r}: say more than that"
+                text = "".join(
+                    n.value for n in ast.walk(words) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+                )
+                assert len(text) >= 15 or not isinstance(words, (ast.Constant, ast.JoinedStr)), (
+                    f"{text!r}: say more than that"
+                )
     assert shown, "a notebook without a picture"
 
 
@@ -67,15 +78,24 @@ def test_a_slider_has_a_picture_beside_it_that_does_not_move(path):
     cells = _cells(path, "code")
     for i, code in enumerate(cells):
         if re.search(r"^(slider\(|display\(teaching\.live\()", code, flags=re.M):
-            around = cells[max(0, i - 3):i + 4]
+            around = cells[max(0, i - 3) : i + 4]
             assert any(re.search(r"^\s*show\(", c, flags=re.M) for c in around), f"code cell {i + 1}: a slider alone"
 
 
 def test_spelling():
     """codespell's list of common misspellings; words that are right here are named."""
     codespell = pytest.importorskip("codespell_lib", reason="codespell is missing: pip install codespell")
-    files = [str(p) for p in [*NOTEBOOKS, *PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md",
-                              *(ROOT / "minglm" / "workshop").rglob("*.py"), *(ROOT / "minglm" / "teaching").glob("*.py")]]
+    files = [
+        str(p)
+        for p in [
+            *NOTEBOOKS,
+            *PAGES,
+            ROOT / "README.md",
+            ROOT / "CONTRIBUTING.md",
+            *(ROOT / "minglm" / "workshop").rglob("*.py"),
+            *(ROOT / "minglm" / "teaching").glob("*.py"),
+        ]
+    ]
     assert codespell.main("--ignore-words-list=thn,ths,fro", *files) == 0
 
 
@@ -88,27 +108,61 @@ def test_the_spelling_check_can_fail(tmp_path):
 def test_code_and_notebooks_pass_the_linter():
     """ruff with the rules of pyproject.toml: unused imports, names that nothing defines, order of imports."""
     pytest.importorskip("ruff", reason="ruff is missing: pip install -e '.[dev]'")
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format=concise", str(ROOT)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--output-format=concise", str(ROOT)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 
 def test_the_linter_reads_notebooks(tmp_path):
     pytest.importorskip("ruff", reason="ruff is missing: pip install -e '.[dev]'")
-    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": ["import os\n", "nothing\n"]}
+    cell = {
+        "cell_type": "code",
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+        "source": ["import os\n", "nothing\n"],
+    }
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 1 and "F401" in done.stdout and "F821" in done.stdout
 
 
 # ---------------------------------------------------------------- Windows and macOS
 
 POSIX_MODULES = {"fcntl", "termios", "pwd", "grp", "pty", "tty", "syslog", "crypt", "posix"}
-POSIX_CALLS = {"os.fork", "os.forkpty", "os.getuid", "os.geteuid", "os.setuid", "os.chown", "os.mkfifo", "os.killpg", "os.setsid",
-               "os.getpgid", "os.wait", "os.nice", "os.uname", "os.getloadavg", "os.sysconf", "os.system", "os.popen",
-               "signal.alarm", "signal.SIGKILL", "signal.SIGALRM", "signal.SIGUSR1", "signal.setitimer"}
+POSIX_CALLS = {
+    "os.fork",
+    "os.forkpty",
+    "os.getuid",
+    "os.geteuid",
+    "os.setuid",
+    "os.chown",
+    "os.mkfifo",
+    "os.killpg",
+    "os.setsid",
+    "os.getpgid",
+    "os.wait",
+    "os.nice",
+    "os.uname",
+    "os.getloadavg",
+    "os.sysconf",
+    "os.system",
+    "os.popen",
+    "signal.alarm",
+    "signal.SIGKILL",
+    "signal.SIGALRM",
+    "signal.SIGUSR1",
+    "signal.setitimer",
+}
 # File → names it may use, because the use stands behind a check of the system or a try.
-GUARDED = {"minglm/machine.py": {"os.sysconf"}, "minglm/bench.py": {"os.getloadavg"},
-           "minglm/drills.py": {"os.killpg", "signal.SIGKILL"}}      # drills kill process groups: a tool for Linux servers, not for a class
+GUARDED = {
+    "minglm/runtime/machine.py": {"os.sysconf"},
+    "minglm/tools/bench.py": {"os.getloadavg"},
+    "minglm/tools/fault_injection.py": {"os.killpg", "signal.SIGKILL"},
+}  # drills kill process groups: a tool for Linux servers, not for a class
 
 
 def _posix_uses(code: str) -> set[str]:
@@ -148,9 +202,17 @@ def test_no_call_that_only_posix_has():
     assert wrong == {}, "these names exist on POSIX systems only: use pathlib, shutil, subprocess, or guard them"
 
 
-@pytest.mark.parametrize("code,found", [("import fcntl", {"fcntl"}), ("import os\nos.fork()", {"os.fork"}), ("subprocess.run('ls', shell=True)", {"shell"}),
-                                        ("import os\nif hasattr(os, 'nice'):\n    os.nice(1)", set()), ("try:\n    import pwd\nexcept ImportError:\n    pwd = None", set()),
-                                        ("subprocess.run(['ls'])", set())])
+@pytest.mark.parametrize(
+    "code,found",
+    [
+        ("import fcntl", {"fcntl"}),
+        ("import os\nos.fork()", {"os.fork"}),
+        ("subprocess.run('ls', shell=True)", {"shell"}),
+        ("import os\nif hasattr(os, 'nice'):\n    os.nice(1)", set()),
+        ("try:\n    import pwd\nexcept ImportError:\n    pwd = None", set()),
+        ("subprocess.run(['ls'])", set()),
+    ],
+)
 def test_the_search_finds_what_it_should(code, found):
     assert _posix_uses(code) == found
 
@@ -160,11 +222,19 @@ def test_files_are_read_as_utf8_everywhere():
     wrong = []
     for path in [*(ROOT / "minglm").rglob("*.py"), *(ROOT / "sim").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "write_text"):
-                if not any(k.arg == "encoding" for k in node.keywords) and "/proc" not in ast.unparse(node) and "/sys" not in ast.unparse(node):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("read_text", "write_text")
+            ):
+                if (
+                    not any(k.arg == "encoding" for k in node.keywords)
+                    and "/proc" not in ast.unparse(node)
+                    and "/sys" not in ast.unparse(node)
+                ):
                     wrong.append(path.relative_to(ROOT).as_posix())
     assert set(wrong) <= KNOWN_WITHOUT_ENCODING, wrong
 
 
 # machine.py reads /proc and /sys, which only Linux has; chakra.py writes and replay.py reads JSON that is ASCII.
-KNOWN_WITHOUT_ENCODING = {"minglm/machine.py", "sim/chakra.py", "sim/replay.py"}
+KNOWN_WITHOUT_ENCODING = {"minglm/runtime/machine.py", "sim/trace/chakra.py", "sim/trace/replay.py"}

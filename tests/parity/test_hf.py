@@ -3,18 +3,19 @@
 transformers leaves ties among equal indexer scores to torch.topk, where ours go to the lowest position. With sixteen indexer
 heads an exact tie (all heads at or below zero) at the edge of the choice is rare; each test here checks that it has none.
 """
+
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minglm import dsa
 from minglm.config import ModelConfig
 from minglm.errors import InputError
-from minglm.generate import generate
-from minglm.interop import export_hf, import_hf
-from minglm.model import Model
+from minglm.inference.generate import generate
+from minglm.interop.huggingface import export_hf, import_hf
+from minglm.model import indexer, sparse_attention
+from minglm.model.model import Model
 
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)
@@ -31,22 +32,24 @@ VARIANTS = {
 def make(**changes):
     torch.manual_seed(0)
     model = Model(ModelConfig.named("nano", **{"initializer_range": 0.15, "index_n_heads": 16, **changes})).eval()
-    for p in model.parameters():                               # norms that are not all one
+    for p in model.parameters():  # norms that are not all one
         if p.dim() == 1:
             p.data.add_(0.1 * torch.randn_like(p))
-    for b in model.buffers():                                  # a bias that changes choices
+    for b in model.buffers():  # a bias that changes choices
         b.normal_(0, 0.1)
     return model
 
 
 def theirs(folder, **options):
-    return transformers.GlmMoeDsaForCausalLM.from_pretrained(folder, **{"attn_implementation": "eager", **options}).eval()
+    return transformers.GlmMoeDsaForCausalLM.from_pretrained(
+        folder, **{"attn_implementation": "eager", **options}
+    ).eval()
 
 
 @pytest.fixture(autouse=True)
 def no_ties(monkeypatch):
     """Fail when a query's last chosen and first left-out scores are equal: the comparison would be a matter of luck."""
-    real = dsa.topk_lowest
+    real = indexer.topk_lowest
 
     def checked(scores, k):
         if scores.shape[1] > k:
@@ -54,7 +57,7 @@ def no_ties(monkeypatch):
             assert not ((top[:, k - 1] == top[:, k]) & (top[:, k] > -torch.inf)).any(), "the test data holds a tie"
         return real(scores, k)
 
-    monkeypatch.setattr(dsa, "topk_lowest", checked)
+    monkeypatch.setattr(sparse_attention, "topk_lowest", checked)
 
 
 TOKENS = torch.randint(0, 512, (2, LENGTH), generator=torch.Generator().manual_seed(5))
@@ -76,7 +79,9 @@ def test_import_gives_the_same_logits(tmp_path, variant):
     """A checkpoint that transformers made and saved itself."""
     config = make(**VARIANTS[variant]).config
     torch.manual_seed(3)
-    hf = transformers.GlmMoeDsaForCausalLM(transformers.GlmMoeDsaConfig(**config.to_hf(), attn_implementation="eager")).eval()
+    hf = transformers.GlmMoeDsaForCausalLM(
+        transformers.GlmMoeDsaConfig(**config.to_hf(), attn_implementation="eager")
+    ).eval()
     for b in hf.buffers():
         if b.shape == (config.n_routed_experts,):
             b.normal_(0, 0.1)
@@ -96,7 +101,7 @@ def test_export_then_import_is_the_same_model_with_mtp(tmp_path):
 
 
 def test_decoding_with_the_cache_gives_the_same_logits_and_tokens(tmp_path):
-    from minglm.cache import LatentCache
+    from minglm.model.cache import LatentCache
 
     model = make()
     hf = theirs(export_hf(model, tmp_path))
@@ -106,7 +111,9 @@ def test_decoding_with_the_cache_gives_the_same_logits_and_tokens(tmp_path):
             ours = model(part, cache=cache).logits
             want = hf(part, past_key_values=past, use_cache=True).logits
             assert (ours - want).abs().max() <= TOLERANCE
-    ids = hf.generate(TOKENS[:, :40], attention_mask=torch.ones(2, 40), max_new_tokens=30, do_sample=False, eos_token_id=None)
+    ids = hf.generate(
+        TOKENS[:, :40], attention_mask=torch.ones(2, 40), max_new_tokens=30, do_sample=False, eos_token_id=None
+    )
     assert generate(model, TOKENS[:, :40], 30).tokens == ids[:, 40:].tolist()
 
 
@@ -133,6 +140,7 @@ def test_bf16_weights_travel(tmp_path):
 
 
 # ------------------------------------------------------------------ folders that cannot be read
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -173,7 +181,7 @@ def test_wrong_shape_is_named(folder):
 def test_truncated_file_is_named(folder, keep):
     path = folder / "model.safetensors"
     raw = path.read_bytes()
-    path.write_bytes(raw[:keep if isinstance(keep, int) else int(keep * len(raw))])
+    path.write_bytes(raw[: keep if isinstance(keep, int) else int(keep * len(raw))])
     refused(folder, "model.safetensors", "truncated")
 
 

@@ -1,4 +1,5 @@
 """The computations behind the claims obey what they stand for: bounds, inverses, monotone growth, exactness."""
+
 from fractions import Fraction
 
 import pytest
@@ -6,11 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from sim import claims_benchmarks as bench
-from sim import claims_cluster as cluster
-from sim import claims_model as model
-from sim import claims_price as price
-from sim.claims_rules import COMPARISONS, exact
+from sim.claims import benchmarks as bench
+from sim.claims import cluster, model, price
+from sim.claims.rules import COMPARISONS, exact
 
 shares = st.integers(0, 1000).map(lambda n: Fraction(n, 1000))
 tenths = st.integers(0, 1000).map(lambda n: n / 10)
@@ -116,11 +115,16 @@ def test_april_trains_on_complete_responses_only_and_loses_none(lengths, target)
 
 def test_impossible_questions_are_refused():
     for call, words in (
-        (lambda: cluster.run_days(0), "above 0"), (lambda: cluster.run_days(1, 30), "write 30% as 0.3"),
-        (lambda: cluster.april([1, 2], 3, 2), "target"), (lambda: price.blended("GLM-5, Z.ai", 25), "a quarter as 0.25"),
-        (lambda: model.cache_bytes(-1), "at least 0"), (lambda: model.weight_bytes("int3"), "bf16 and fp8"),
-        (lambda: bench.wilson(120, 10), "from 0 to 100"), (lambda: bench.items_to_separate(50, 50), "equal scores"),
-        (lambda: bench.hallucination_rate(3, 0, 0, 0), "at least one miss"), (lambda: exact("80"), "without quotes"),
+        (lambda: cluster.run_days(0), "above 0"),
+        (lambda: cluster.run_days(1, 30), "write 30% as 0.3"),
+        (lambda: cluster.april([1, 2], 3, 2), "target"),
+        (lambda: price.blended("GLM-5, Z.ai", 25), "a quarter as 0.25"),
+        (lambda: model.cache_bytes(-1), "at least 0"),
+        (lambda: model.weight_bytes("int3"), "bf16 and fp8"),
+        (lambda: bench.wilson(120, 10), "from 0 to 100"),
+        (lambda: bench.items_to_separate(50, 50), "equal scores"),
+        (lambda: bench.hallucination_rate(3, 0, 0, 0), "at least one miss"),
+        (lambda: exact("80"), "without quotes"),
     ):
         with pytest.raises(InputError, match=words):
             call()

@@ -1,4 +1,5 @@
 """Generated campaigns: hours add up, more failures never give more goodput, faster storage is never worse."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -7,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.campaign import CampaignInput, run
-from sim.checkpoints import KINDS, Checkpoint
-from sim.failures import FailureModel, Recovery, SlowServers
-from sim.job import Course
-from sim.phases import Leg, Pace
+from sim.spec.phases import Leg, Pace
+from sim.training.campaign import CampaignInput, run
+from sim.training.checkpoints import KINDS, Checkpoint
+from sim.training.failures import FailureModel, Recovery, SlowServers
+from sim.training.job import Course
 
 
 @st.composite
@@ -20,17 +21,33 @@ def campaigns(draw, slow=False):
     replicas = draw(st.integers(2, 40))
     chips = replicas * 8 * draw(st.integers(1, 4))
     step_s = draw(st.floats(0.5, 60.0))
-    leg = [Leg(f"phase {k}", draw(st.integers(10, 20_000)), Pace(step_s * draw(st.floats(0.5, 2.0)), 1e6, chips, replicas, "plan"))
-           for k in range(draw(st.integers(1, 3)))]
+    leg = [
+        Leg(
+            f"phase {k}",
+            draw(st.integers(10, 20_000)),
+            Pace(step_s * draw(st.floats(0.5, 2.0)), 1e6, chips, replicas, "plan"),
+        )
+        for k in range(draw(st.integers(1, 3)))
+    ]
     days = sum(x.work_s for x in leg) / 86400
     per_day = draw(st.floats(0.0, 60.0)) / max(1.0, days)
     return CampaignInput(
-        tuple(leg), chips=chips + 8 * draw(st.integers(0, 4)), failures=FailureModel(per_day / chips * draw(st.floats(0.1, 1.0))),
-        checkpoint=Checkpoint(draw(st.sampled_from(KINDS)), bytes=draw(st.floats(0, 1e12)), write_bytes_per_s=draw(st.floats(1e9, 1e11)),
-                              interval_s=draw(st.floats(10.0, 20_000.0)), storage_every=draw(st.integers(1, 9))),
-        recovery=Recovery(draw(st.floats(0, 600)), draw(st.floats(0, 900)), draw(st.floats(0, 1e5)), draw(st.booleans())),
+        tuple(leg),
+        chips=chips + 8 * draw(st.integers(0, 4)),
+        failures=FailureModel(per_day / chips * draw(st.floats(0.1, 1.0))),
+        checkpoint=Checkpoint(
+            draw(st.sampled_from(KINDS)),
+            bytes=draw(st.floats(0, 1e12)),
+            write_bytes_per_s=draw(st.floats(1e9, 1e11)),
+            interval_s=draw(st.floats(10.0, 20_000.0)),
+            storage_every=draw(st.integers(1, 9)),
+        ),
+        recovery=Recovery(
+            draw(st.floats(0, 600)), draw(st.floats(0, 900)), draw(st.floats(0, 1e5)), draw(st.booleans())
+        ),
         slow=SlowServers(draw(st.floats(0, 0.05)), 1.2, draw(st.sampled_from([None, 0.0, 5000.0]))) if slow else None,
-        max_failures=400)
+        max_failures=400,
+    )
 
 
 @given(campaigns(slow=True), st.integers(0, 99))
@@ -59,7 +76,12 @@ def test_more_failures_never_more_goodput(inp, seed, factor):
 @settings(max_examples=150)
 def test_faster_storage_is_never_worse(inp, seed, factor):
     c = inp.checkpoint
-    better = replace(inp, checkpoint=replace(c, write_bytes_per_s=c.write_bytes_per_s * factor, read_bytes_per_s=c.read_bytes_per_s * factor))
+    better = replace(
+        inp,
+        checkpoint=replace(
+            c, write_bytes_per_s=c.write_bytes_per_s * factor, read_bytes_per_s=c.read_bytes_per_s * factor
+        ),
+    )
     a, b = run(inp, seed, timeline=False), run(better, seed, timeline=False)
     if a.finished and b.finished and rhythm(inp) == rhythm(better):
         assert b.goodput >= a.goodput - 1e-9

@@ -1,30 +1,49 @@
 """Rollout simulator on generated cases: nothing is lost, bounds hold, more engines are not slower."""
+
 from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.rl.policy import Policy
-from sim.rollout_engines import DecodeCurve, synchronous_makespan
-from sim.rollout_lengths import Lengths
-from sim.rollouts import Case, simulate
+from sim.rollout.engine import DecodeCurve, synchronous_makespan
+from sim.rollout.lengths import Lengths
+from sim.rollout.simulate import Case, simulate
 
 GROUPS = st.lists(st.lists(st.integers(1, 60), min_size=3, max_size=3).map(tuple), min_size=2, max_size=12).map(tuple)
 CURVES = st.tuples(st.floats(0.01, 1.0), st.floats(0.0, 0.2), st.floats(0.0, 0.01)).map(
-    lambda x: DecodeCurve(((1, x[0]), (65, x[0] + 64 * x[1])), ((1, x[2]),) if x[2] else ()))
+    lambda x: DecodeCurve(((1, x[0]), (65, x[0] + 64 * x[1])), ((1, x[2]),) if x[2] else ())
+)
 BATCH = 4
 POLICIES = st.one_of(
-    st.just(Policy("sync", BATCH)), st.just(Policy("ahead", BATCH)), st.integers(BATCH, 12).map(lambda n: Policy("april", BATCH, n)),
-    st.tuples(st.integers(0, 6), st.sampled_from((None, 2, 5))).map(lambda x: Policy("async", BATCH, eta=x[0] / 2, max_concurrent=x[1])),
-    st.integers(1, 3).map(lambda k: Policy("glm5", BATCH, push_every=k, max_gap=3)))
+    st.just(Policy("sync", BATCH)),
+    st.just(Policy("ahead", BATCH)),
+    st.integers(BATCH, 12).map(lambda n: Policy("april", BATCH, n)),
+    st.tuples(st.integers(0, 6), st.sampled_from((None, 2, 5))).map(
+        lambda x: Policy("async", BATCH, eta=x[0] / 2, max_concurrent=x[1])
+    ),
+    st.integers(1, 3).map(lambda k: Policy("glm5", BATCH, push_every=k, max_gap=3)),
+)
 
 
 @st.composite
 def cases(draw, policies=POLICIES):
-    return Case(draw(policies), 3, Lengths(groups=draw(GROUPS), prompt=draw(st.integers(0, 20))), draw(st.integers(1, 4)), draw(CURVES),
-                prefill_s_per_token=draw(st.sampled_from((0.0, 0.01))), kv_limit=draw(st.sampled_from((None, 90.0, 400.0))), max_running=draw(st.sampled_from((None, 2))),
-                train_s_per_token=draw(st.floats(0, 0.05)), push_s=draw(st.floats(0, 2)), keep=draw(st.sampled_from((1.0, 0.6))),
-                interruptible=draw(st.booleans()), keep_cache=draw(st.booleans()), steps=4)
+    return Case(
+        draw(policies),
+        3,
+        Lengths(groups=draw(GROUPS), prompt=draw(st.integers(0, 20))),
+        draw(st.integers(1, 4)),
+        draw(CURVES),
+        prefill_s_per_token=draw(st.sampled_from((0.0, 0.01))),
+        kv_limit=draw(st.sampled_from((None, 90.0, 400.0))),
+        max_running=draw(st.sampled_from((None, 2))),
+        train_s_per_token=draw(st.floats(0, 0.05)),
+        push_s=draw(st.floats(0, 2)),
+        keep=draw(st.sampled_from((1.0, 0.6))),
+        interruptible=draw(st.booleans()),
+        reuse_kv_cache=draw(st.booleans()),
+        steps=4,
+    )
 
 
 @given(cases())
@@ -37,7 +56,13 @@ def test_every_trajectory_is_trained_waiting_buffered_running_or_counted_as_wast
     assert 0 <= result.rollout_idle <= 1 and 0 <= result.tail_share <= 1 and result.seconds >= 0
 
 
-BOUND = {"sync": lambda p: 0, "ahead": lambda p: 1, "async": lambda p: -(-p.eta // 1), "april": lambda p: float("inf"), "glm5": lambda p: p.max_gap}
+BOUND = {
+    "sync": lambda p: 0,
+    "ahead": lambda p: 1,
+    "async": lambda p: -(-p.eta // 1),
+    "april": lambda p: float("inf"),
+    "glm5": lambda p: p.max_gap,
+}
 
 
 @given(cases(), st.sampled_from((1, 2, 4)), st.integers(3, 12))
@@ -59,8 +84,14 @@ def test_splitting_every_engine_is_never_slower_in_sync(case, times):
 def test_degenerate_modes_equal_sync(case):
     case = replace(case, interruptible=True)
     expected = simulate(case).step_s
-    assert abs(simulate(replace(case, policy=Policy("async", BATCH, eta=0))).step_s - expected) <= 1e-9 * expected or case.keep < 1
-    assert abs(simulate(replace(case, policy=Policy("april", BATCH, BATCH))).step_s - expected) <= 1e-9 * expected or case.keep < 1
+    assert (
+        abs(simulate(replace(case, policy=Policy("async", BATCH, eta=0))).step_s - expected) <= 1e-9 * expected
+        or case.keep < 1
+    )
+    assert (
+        abs(simulate(replace(case, policy=Policy("april", BATCH, BATCH))).step_s - expected) <= 1e-9 * expected
+        or case.keep < 1
+    )
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=40), CURVES, st.integers(0, 50))

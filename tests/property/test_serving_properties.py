@@ -5,11 +5,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from sim.facts import chip_from, cluster_from
-from sim.serving import Fleet, simulate
-from sim.serving_costs import decode_step, flops_per_token, prefill
-from sim.serving_load import Lengths, Workload
-from sim.serving_memory import GIB, Deployment, memory, remedies, require_fit, shortfall
+from sim.serving.deployment import GIB, Deployment, memory, remedies, require_fit, shortfall
+from sim.serving.simulate import Fleet, simulate
+from sim.serving.step_time import decode_step, flops_per_token, prefill
+from sim.serving.workload import RequestLengths, ServingWorkload
+from sim.spec.hardware import chip_from, cluster_from
 
 COMMON = settings(max_examples=60)
 
@@ -26,19 +26,39 @@ def on(base: str, chips: int, **changed):
     if "peak" in changed:
         figures["peak_flops"] = {p: f.value * changed["peak"] for p, f in chip.peak_flops.items()}
     nodes = "dgx_h100" if not base.startswith("910") else "atlas_800t_a2"
-    return cluster_from({"like": nodes, "chip": chip_from({"like": base, "name": chip.name, **figures}), "chips": 4096, "name": f"{base} nodes"})
+    return cluster_from(
+        {
+            "like": nodes,
+            "chip": chip_from({"like": base, "name": chip.name, **figures}),
+            "chips": 4096,
+            "name": f"{base} nodes",
+        }
+    )
 
 
 def deployment(model, base, shape, precision="bf16", stack="generic", **changed):
     chips, tp = shape
-    return Deployment.of(model, on(base, chips, **changed), chips=chips, attention_tp=tp, precision=precision, kv="bf16", stack=stack)
+    return Deployment.of(
+        model, on(base, chips, **changed), chips=chips, attention_tp=tp, precision=precision, kv="bf16", stack=stack
+    )
 
 
 @COMMON
-@given(models, bases, shapes, modes, st.integers(1, 200), st.integers(0, 100_000), st.floats(1.0, 8.0), st.integers(16, 20_000))
+@given(
+    models,
+    bases,
+    shapes,
+    modes,
+    st.integers(1, 200),
+    st.integers(0, 100_000),
+    st.floats(1.0, 8.0),
+    st.integers(16, 20_000),
+)
 def test_more_bandwidth_is_never_slower(model, base, shape, mode, batch, context, factor, prompt):
     slow, fast = (deployment(model, base, shape, memory_bytes_per_s=f) for f in (1.0, factor))
-    assert decode_step(fast, batch, context, mode).total_s <= decode_step(slow, batch, context, mode).total_s * (1 + 1e-9)
+    assert decode_step(fast, batch, context, mode).total_s <= decode_step(slow, batch, context, mode).total_s * (
+        1 + 1e-9
+    )
     assert prefill(fast, prompt, 0, 1, mode).total_s <= prefill(slow, prompt, 0, 1, mode).total_s * (1 + 1e-9)
 
 
@@ -46,11 +66,21 @@ def test_more_bandwidth_is_never_slower(model, base, shape, mode, batch, context
 @given(models, bases, shapes, st.integers(1, 200), st.integers(0, 100_000), st.floats(1.0, 8.0))
 def test_more_flops_are_never_slower(model, base, shape, batch, context, factor):
     slow, fast = (deployment(model, base, shape, peak=f) for f in (1.0, factor))
-    assert decode_step(fast, batch, context, "roofline").total_s <= decode_step(slow, batch, context, "roofline").total_s * (1 + 1e-9)
+    assert decode_step(fast, batch, context, "roofline").total_s <= decode_step(
+        slow, batch, context, "roofline"
+    ).total_s * (1 + 1e-9)
 
 
 @COMMON
-@given(models, bases, shapes, st.integers(1, 500), st.integers(1, 150_000), st.integers(16, 30_000), st.sampled_from(["generic", "deepseek-inhouse", "ascend-a2"]))
+@given(
+    models,
+    bases,
+    shapes,
+    st.integers(1, 500),
+    st.integers(1, 150_000),
+    st.integers(16, 30_000),
+    st.sampled_from(["generic", "deepseek-inhouse", "ascend-a2"]),
+)
 def test_the_roofline_bounds_the_hybrid(model, base, shape, batch, context, prompt, stack):
     d = deployment(model, base, shape, stack=stack)
     assert decode_step(d, batch, context, "roofline").total_s <= decode_step(d, batch, context, "hybrid").total_s
@@ -68,8 +98,15 @@ def test_no_batch_beats_the_compute_roofline_and_larger_ones_come_closer(model, 
 
 
 @COMMON
-@given(models, bases, st.sampled_from([(4, 4), (8, 8), (8, 1), (16, 2), (2, 2)]), st.sampled_from(["bf16", "fp8", "w8a8", "w4a8"]), st.sampled_from(["bf16", "fp8"]),
-       st.integers(1, 400_000), st.integers(0, 64))
+@given(
+    models,
+    bases,
+    st.sampled_from([(4, 4), (8, 8), (8, 1), (16, 2), (2, 2)]),
+    st.sampled_from(["bf16", "fp8", "w8a8", "w4a8"]),
+    st.sampled_from(["bf16", "fp8"]),
+    st.integers(1, 400_000),
+    st.integers(0, 64),
+)
 def test_a_refusal_names_the_excess_and_changes_that_fit(model, base, shape, precision, kv, context, requests):
     d = Deployment.of(model, on(base, shape[0]), chips=shape[0], attention_tp=shape[1], precision=precision, kv=kv)
     over = shortfall(d, context, requests)
@@ -84,7 +121,7 @@ def test_a_refusal_names_the_excess_and_changes_that_fit(model, base, shape, pre
     found = remedies(d, context, requests)
     assert all(shortfall(r.deployment, r.context, r.requests) == 0 for r in found)
     assert all(r.text in text for r in found) and len({r.text for r in found}) == len(found)
-    assert len(found) == 3                                       # there is always a way out, and then two more
+    assert len(found) == 3  # there is always a way out, and then two more
 
 
 class Fixed:
@@ -103,14 +140,31 @@ APART = Deployment.of("glm5", "dgx_h200", chips=16, attention_tp=8, kv="fp8", st
 
 
 @COMMON
-@given(st.booleans(), st.integers(1, 3), st.integers(1, 20), st.one_of(st.floats(0.2, 50.0), st.integers(1, 40)), st.integers(1, 120), st.floats(1e-4, 0.5),
-       st.floats(1e-4, 0.1), st.floats(1.0, 4.0), st.integers(1, 300), st.floats(0.0, 1.5), st.integers(0, 2**31))
-def test_littles_law_order_and_determinism_for_any_load(apart, instances, most, load, requests, prefill_s, step, tokens, output, cv, seed):
+@given(
+    st.booleans(),
+    st.integers(1, 3),
+    st.integers(1, 20),
+    st.one_of(st.floats(0.2, 50.0), st.integers(1, 40)),
+    st.integers(1, 120),
+    st.floats(1e-4, 0.5),
+    st.floats(1e-4, 0.1),
+    st.floats(1.0, 4.0),
+    st.integers(1, 300),
+    st.floats(0.0, 1.5),
+    st.integers(0, 2**31),
+)
+def test_littles_law_order_and_determinism_for_any_load(
+    apart, instances, most, load, requests, prefill_s, step, tokens, output, cv, seed
+):
     clock = Fixed(prefill_s, step, tokens)
-    fleet = Fleet(decode=APART if apart else SHARED, decode_instances=instances, max_batch=most,
-                  **({"prefill": APART, "prefill_instances": instances, "transfer_bytes_per_s": 1e12} if apart else {}))
+    fleet = Fleet(
+        decode=APART if apart else SHARED,
+        decode_instances=instances,
+        max_batch=most,
+        **({"prefill": APART, "prefill_instances": instances, "transfer_bytes_per_s": 1e12} if apart else {}),
+    )
     kind = {"rate_per_s": load} if isinstance(load, float) else {"concurrency": load}
-    work = Workload(requests=requests, prompt=Lengths(500, cv), output=Lengths(output, cv), **kind)
+    work = ServingWorkload(requests=requests, prompt=RequestLengths(500, cv), output=RequestLengths(output, cv), **kind)
     one, two = (simulate(fleet, work, seed=seed, clocks=(clock, clock)) for _ in range(2))
     assert one.to_dict() == two.to_dict() and one.finished == requests
     sojourn = sum(q.finish - q.arrive for q in one.requests) / requests
@@ -127,8 +181,19 @@ def test_littles_law_order_and_determinism_for_any_load(apart, instances, most, 
 @given(st.floats(0.1, 0.85), st.floats(0.01, 1.0), st.integers(0, 1000))
 def test_one_prompt_at_a_time_waits_as_m_d_1_says(load, service, seed):
     clock = Fixed(service, 0.01)
-    fleet = Fleet(decode=APART, prefill=APART.with_(attention_tp=16), prefill_instances=1, prefill_batch_tokens=500, transfer_bytes_per_s=1e30)
-    r = simulate(fleet, Workload(rate_per_s=load / service, requests=12_000, prompt=500, output=1), seed=seed, clocks=(clock, clock))
+    fleet = Fleet(
+        decode=APART,
+        prefill=APART.with_(attention_tp=16),
+        prefill_instances=1,
+        prefill_batch_tokens=500,
+        transfer_bytes_per_s=1e30,
+    )
+    r = simulate(
+        fleet,
+        ServingWorkload(rate_per_s=load / service, requests=12_000, prompt=500, output=1),
+        seed=seed,
+        clocks=(clock, clock),
+    )
     wait = load * service / (2 * (1 - load))
     assert r.ttft_s["mean"] - service == pytest.approx(wait, rel=0.3, abs=0.02 * service)
 

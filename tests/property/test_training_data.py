@@ -1,4 +1,5 @@
 """Generated shards and recipes: nothing lost between text and batch, and no recipe that is neither taken nor refused kindly."""
+
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -7,11 +8,11 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minglm import recipe as recipes
-from minglm import shards
+from minglm.data import shards
+from minglm.data.shards import IGNORE, Loader
 from minglm.errors import InputError
-from minglm.recipe import Recipe
-from minglm.shards import IGNORE, Loader
+from minglm.training import recipe as recipes
+from minglm.training.recipe import Recipe
 
 BOUNDED = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 documents = st.lists(st.lists(st.integers(2, 999), min_size=1, max_size=40), min_size=1, max_size=12)
@@ -57,16 +58,23 @@ def test_batches_are_windows_of_the_stream(docs, batch_size, seq_len, seed, step
         starts = loader.starts(step)
         stream = shard.tokens.astype(np.int64)
         for r in range(batch_size):
-            window = stream[starts[r]:starts[r] + seq_len + 1]
+            window = stream[starts[r] : starts[r] + seq_len + 1]
             assert len(window) == seq_len + 1 and (tokens[r] == window[:-1]).all()
-            crossing = window[1:] == 0                     # 0 is bos and stands only at a document's start
+            crossing = window[1:] == 0  # 0 is bos and stands only at a document's start
             assert (targets[r] == np.where(crossing, IGNORE, window[1:])).all()
             last = np.maximum.accumulate(np.where(window[:-1] == 0, np.arange(seq_len), 0))
             assert (doc_start[r] == last).all()
 
 
-anything = st.one_of(st.none(), st.booleans(), st.integers(-5, 10**4), st.floats(allow_nan=True), st.text(max_size=8),
-                     st.dictionaries(st.text(max_size=4), st.integers(), max_size=2), st.lists(st.integers(), max_size=2))
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 10**4),
+    st.floats(allow_nan=True),
+    st.text(max_size=8),
+    st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
+    st.lists(st.integers(), max_size=2),
+)
 keys = st.one_of(st.sampled_from([f.name for f in dataclasses.fields(Recipe)]), st.text(max_size=12))
 
 
@@ -82,9 +90,18 @@ def test_a_recipe_is_taken_or_refused_in_one_line(values):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.builds(dict, lr=st.floats(1e-6, 1.0), steps=st.integers(1, 10**6), seq_len=st.integers(2, 1024), lookup_share=st.floats(0, 1),
-                 corpus=st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12),
-                 adam_lr=st.one_of(st.none(), st.floats(0, 1)), compile=st.booleans()))
+@given(
+    st.builds(
+        dict,
+        lr=st.floats(1e-6, 1.0),
+        steps=st.integers(1, 10**6),
+        seq_len=st.integers(2, 1024),
+        lookup_share=st.floats(0, 1),
+        corpus=st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12),
+        adam_lr=st.one_of(st.none(), st.floats(0, 1)),
+        compile=st.booleans(),
+    )
+)
 def test_render_and_load_are_inverse(values):
     recipe = recipes.from_dict(values)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,113 @@
+"""`minglm eval`: pass@k on the small tasks, the needle test, and an arena of checkpoints."""
+
+from __future__ import annotations
+
+TEXT = "pass@k on small tasks, the needle test, or an arena between checkpoints, each with intervals"
+EXAMPLES = (
+    "minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --samples 8\n"
+    "minglm eval needle --checkpoint runs/demo/sft --lengths 128 256 --per-cell 4\n"
+    "minglm eval arena runs/demo/sft runs/demo/sparse --votes 400"
+)
+
+
+def add(parser) -> None:
+    sub = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    p = sub.add_parser("pass", help="pass@k on copy, arithmetic, returns and lookup (a fact hidden in a passage)")
+    p.add_argument("--checkpoint", required=True, metavar="RUN")
+    p.add_argument("--problems", type=int, default=16, help="problems of each task")
+    p.add_argument("--samples", type=int, default=8, help="answers to each problem")
+    p.add_argument("--temperature", type=float, default=0.8)
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--json", action="store_true")
+    p = sub.add_parser("needle", help="is a hidden fact found, by length and depth")
+    p.add_argument("--checkpoint", required=True, metavar="RUN")
+    p.add_argument("--lengths", type=int, nargs="+", default=[128, 256])
+    p.add_argument("--depths", type=float, nargs="+", default=[0.1, 0.5, 0.9])
+    p.add_argument("--per-cell", type=int, default=4)
+    p.add_argument("--seed", type=int, default=7)
+    p.add_argument("--json", action="store_true")
+    p = sub.add_parser("arena", help="votes between checkpoints on the same problems, ratings with intervals")
+    p.add_argument("checkpoints", nargs="+", metavar="RUN")
+    p.add_argument("--votes", type=int, default=400)
+    p.add_argument("--problems", type=int, default=16)
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--json", action="store_true")
+
+
+def main(args) -> int:
+    import json
+
+    from minglm.errors import InputError
+
+    for name in ("problems", "samples", "votes", "per_cell"):
+        if getattr(args, name, 1) < 1:
+            raise InputError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1; give a positive number"
+            )
+    result = {"pass": _pass, "needle": _needle, "arena": _arena}[args.what](args)
+    print(json.dumps(result, indent=1) if args.json else result["table"])
+    return 0
+
+
+def _pass(args) -> dict:
+    from minglm.evals import statistics
+    from minglm.evals.passk import ask, problems
+    from minglm.inference.load import load_model
+
+    model, tokenizer, _ = load_model(args.checkpoint)
+    ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= args.samples]
+    tasks, lines = {}, ["task        " + "".join(f"{f'pass@{k}':>9}" for k in ks) + "   pass@1, 95%"]
+    for task, asked in problems(args.problems, args.seed, tokenizer).items():
+        right = [sum(row) for row in ask(model, tokenizer, asked, args.samples, args.temperature, args.seed)]
+        rates = {k: sum(statistics.pass_at_k(args.samples, c, k) for c in right) / len(right) for k in ks}
+        low, high = statistics.wilson(round(sum(c / args.samples for c in right)), len(right))
+        tasks[task] = {"right": right, "pass_at": rates, "interval": [low, high]}
+        lines.append(f"{task:12}" + "".join(f"{rates[k]:9.1%}" for k in ks) + f"   {low:.0%} to {high:.0%}")
+    return {"samples": args.samples, "temperature": args.temperature, "tasks": tasks, "table": "\n".join(lines)}
+
+
+def _needle(args) -> dict:
+    from minglm.evals import statistics
+    from minglm.evals.needle import needle_test
+    from minglm.inference.load import load_model
+
+    model, tokenizer, _ = load_model(args.checkpoint)
+    result = needle_test(model, tokenizer, tuple(args.lengths), tuple(args.depths), args.per_cell, args.seed)
+    low, high = statistics.wilson(round(result["with_context"] * result["questions"]), result["questions"])
+    lines = ["depth \\ length " + "".join(f"{n:>8}" for n in args.lengths)]
+    lines += [f"{d:<15}" + "".join(f"{v:8.0%}" for v in row) for d, row in zip(args.depths, result["accuracy"])]
+    lines.append(
+        f"with the passage {result['with_context']:.0%} ({low:.0%} to {high:.0%}), without {result['without_context']:.0%}; {result['questions']} questions each"
+    )
+    return {**result, "interval": [low, high], "table": "\n".join(lines)}
+
+
+def _arena(args) -> dict:
+    from minglm.errors import InputError
+    from minglm.evals import statistics
+    from minglm.evals.passk import ask, better, problems
+    from minglm.inference.load import load_model
+
+    if len(set(args.checkpoints)) < 2:
+        raise InputError(
+            f"{len(set(args.checkpoints))} different checkpoints: an arena needs two or more; name another run"
+        )
+    answers, asked = {}, None
+    for run in dict.fromkeys(args.checkpoints):
+        model, tokenizer, _ = load_model(run)
+        asked = asked or problems(args.problems, args.seed, tokenizer)  # the same texts for all, whatever their tokens
+        answers[run] = [row[0] for part in asked.values() for row in ask(model, tokenizer, part, 1, 0.0, args.seed)]
+    votes = statistics.arena(answers, lambda a, b, _: better(a, b), args.votes, args.seed)
+    ratings, intervals = statistics.bradley_terry(votes), statistics.bootstrap(votes, seed=args.seed)
+    ranks = statistics.ranks(intervals)
+    lines = ["rank  rating  95%            checkpoint"]
+    lines += [
+        f"{ranks[p]:>4}  {r:6.0f}  {intervals[p][0]:6.0f} to {intervals[p][1]:.0f}  {p}" for p, r in ratings.items()
+    ]
+    return {
+        "votes": len(votes),
+        "ratings": ratings,
+        "intervals": {p: list(v) for p, v in intervals.items()},
+        "ranks": ranks,
+        "table": "\n".join(lines),
+    }

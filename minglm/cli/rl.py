@@ -1,0 +1,126 @@
+"""`minglm rl`: reinforcement learning from verifiable rewards, synchronous or asynchronous."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from minglm.errors import InputError
+from minglm.rl import task_registry
+
+TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rollout and training"
+EXAMPLES = (
+    "minglm rl --mode april --over-sampling 64\nminglm rl long_tail --mode april --over-sampling 16\nminglm rl --mode async --eta 2 --objective decoupled_ppo --run runs/rl_async\n"
+    "minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json\nminglm rl --print-config"
+)
+# Flags that are keys of the settings; everything else goes through --set.
+FLAGS = {
+    "mode": str,
+    "task": str,
+    "objective": str,
+    "updates": int,
+    "eta": float,
+    "over_sampling": int,
+    "seed": int,
+    "push_every": int,
+    "max_gap": int,
+    "difficulty": str,
+}
+
+
+def add(p) -> None:
+    p.add_argument("recipe", nargs="?", default="sum", help="name in data/recipes/rl, or a .yaml file (default sum)")
+    p.add_argument("--run", help="folder of the run (default runs/rl_RECIPE_MODE)")
+    p.add_argument(
+        "--init-from",
+        metavar="RUN",
+        help="run or checkpoint with the model to start from (default: the recipe's warm start, made once)",
+    )
+    helps = {
+        "mode": "sync, ahead, async, april or glm5",
+        "eta": "async: batches started ahead",
+        "over_sampling": "april: groups submitted at a time",
+        "push_every": "glm5: updates between pushes",
+        "max_gap": "glm5: drop older groups",
+        "difficulty": "one or more, as 1 or 1,2,4",
+    }
+    for name, kind in FLAGS.items():
+        p.add_argument("--" + name.replace("_", "-"), type=kind, default=None, help=helps.get(name))
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change any key of the settings; repeatable"
+    )
+    p.add_argument(
+        "--overwrite", action="store_true", help="start over; the old run is moved to .trash-TIME-NAME beside it"
+    )
+    p.add_argument(
+        "--engine",
+        default="local",
+        help="local: processes here; inline: one process, repeatable; ray: actors, see --address (default local)",
+    )
+    p.add_argument("--address", help="of a Ray cluster; default a private one on this machine")
+    p.add_argument("--print-config", action="store_true", help="print all settings, explained, and stop")
+    p.add_argument("--json", action="store_true", help="print the summary as JSON, nothing else on stdout")
+
+
+def main(args) -> int:
+    from minglm.rl import config as recipes
+    from minglm.training import recipe as yaml_recipes
+
+    values = recipes.read(args.recipe)
+    warm = values.pop("warm_start", None)
+    values |= {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
+    if isinstance(values.get("difficulty"), str):
+        values["difficulty"] = _numbers(values["difficulty"])
+    values |= dict(yaml_recipes.parse_change(text) for text in args.set)
+    chosen = recipes.from_dict(values)
+    if args.print_config:
+        print(yaml_recipes.explained(chosen), end="")
+        return 0
+    from minglm.cli.main import _need_torch
+
+    _need_torch()
+    from minglm.rl.run import rl
+    from minglm.rl.warm_start import for_recipe
+    from minglm.runtime import run_folder
+    from minglm.training import checkpoint
+
+    def show(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    task_registry.get(chosen.task, chosen.tail)
+    run_dir = Path(args.run) if args.run else Path("runs") / f"rl_{Path(args.recipe).stem}_{chosen.mode}"
+    if args.overwrite:  # before the warm start, which takes minutes and may be for nothing
+        run_folder.set_aside(run_dir, "rl")
+    init_from = args.init_from
+    if init_from is None and not checkpoint.find(run_dir):
+        init_from = for_recipe(warm, chosen, run_dir.parent, show)
+    summary = rl(chosen, run_dir, init_from, engine=args.engine, address=args.address, show=show)
+    print(json.dumps(summary) if args.json else _text(summary))
+    return 0
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--difficulty {text!r}: must be whole numbers, as 1 or 1,2,4") from None
+
+
+def _text(s: dict) -> str:
+    def percent(value):
+        return "not measured" if value is None else f"{value:.1%}"
+
+    lines = [
+        f"{s['run_dir']}: {s['mode']}, {s['updates']} updates, {s['trajectories']:,} trajectories in {s['seconds']:.0f} s "
+        f"({s['trajectories_per_s'] or 0:.1f}/s, {s['tokens_per_s'] or 0:.0f} tokens/s)",
+        f"held-out pass@1 {percent(s['pass_at_1_before'])} before, {percent(s['pass_at_1'])} after",
+        f"wasted {s['wasted_tokens']:,} of {s['generated_tokens']:,} tokens; groups dropped: {s['dropped_equal']} equal, {s['dropped_stale']} stale, "
+        f"{s['reward_errors']} failed rewards; {s['aborted_groups']} groups aborted",
+    ]
+    if s["restarts"] or s["undone"] or s["recovered"] or s["refused_pushes"]:
+        lines.append(
+            f"{s['restarts']} workers restarted, {s['requeued']} requests again, {s['lost_tokens']:,} tokens lost; {s['recovered']} samples "
+            f"recovered, {s['undone']} undone; {s['refused_pushes']} pushes refused"
+        )
+    return "\n".join(lines + ([s["solved"]] if s["solved"] else []))

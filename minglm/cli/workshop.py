@@ -1,0 +1,157 @@
+"""`minglm workshop`: what an instructor needs around a class."""
+
+from __future__ import annotations
+
+from minglm import datafiles
+
+TEXT = "for instructors: check the machine, build exercises and checkpoints, collect results, measure"
+EXAMPLES = (
+    "minglm workshop preflight\nminglm workshop build\nminglm workshop checkpoints\nminglm workshop collect runs/workshop/results\n"
+    "minglm workshop timing --write\nminglm workshop kernels --count 30\nminglm workshop slides\nminglm workshop contents"
+)
+
+
+def add(parser) -> None:
+    sub = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    p = sub.add_parser("preflight", help="one screen: green, or what to do")
+    p.add_argument("--json", action="store_true")
+    p = sub.add_parser("build", help="write exercise and solution notebooks from their source")
+    p.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when a file is not what the source gives"
+    )
+    p = sub.add_parser("collect", help="a table of who has solved what")
+    p.add_argument("folder", nargs="?", help="folder of result files (default MINGLM_RESULTS or runs/workshop/results)")
+    p.add_argument("--json", action="store_true")
+    p = sub.add_parser("checkpoints", help="train the small results that later notebooks can start from")
+    p.add_argument("--out", help="folder (default runs/workshop/checkpoints)")
+    p.add_argument("--verify", action="store_true", help="only compare the files with their hashes")
+    p = sub.add_parser("timing", help="run every notebook and measure it")
+    p.add_argument("--full", action="store_true", help="full length; default is smoke mode")
+    p.add_argument(
+        "--book", action="store_true", help="full length, as the book built last (`make book`) took; runs nothing"
+    )
+    p.add_argument("--only", help="only notebooks whose path holds this word")
+    p.add_argument(
+        "--write", action="store_true", help="write notebooks/workshop/timing.md, or timing_full.md at full length"
+    )
+    p.add_argument("--json", action="store_true")
+    p = sub.add_parser("contents", help="the table of all notebooks: minutes, prerequisites, one sentence each")
+    p.add_argument(
+        "--write",
+        metavar="FILE",
+        help="put it into a Markdown file between its <!-- notebooks --> and <!-- /notebooks --> lines",
+    )
+    p = sub.add_parser("kernels", help="start so many kernels at once, each with a model, and measure their memory")
+    p.add_argument("--count", type=int, default=30)
+    p.add_argument("--model", default="mini", help="named size that each kernel trains for a few steps")
+    p.add_argument("--json", action="store_true")
+    p = sub.add_parser("slides", help="slides of a notebook, one file that opens offline")
+    p.add_argument("notebooks", nargs="*", help="notebooks (default: learn/00 to 05 and scale/04, the half day)")
+    p.add_argument("--all", action="store_true", help="every notebook of the course")
+    p.add_argument(
+        "--book",
+        action="store_true",
+        help="with the full-length results of the book built last, in seconds; default runs each in smoke mode",
+    )
+    p.add_argument("--out", help="folder (default runs/workshop/slides)")
+
+
+def main(args) -> int:
+    return globals()[f"_{args.action}"](args)
+
+
+def _preflight(args) -> int:
+    import json
+    import sys
+
+    from minglm.course.workshop import preflight
+
+    checks = preflight.examine()
+    ready = all(c.state != "problem" for c in checks)
+    print(
+        json.dumps(preflight.as_json(checks), indent=1) if args.json else preflight.report(checks, sys.stdout.isatty())
+    )
+    return 0 if ready else 1
+
+
+def _build(args) -> int:
+    from minglm.course.workshop import generator
+
+    changed = generator.build(check_only=args.check)
+    for path in changed:
+        print(f"{datafiles.shown(path)}: {'differs from its source' if args.check else 'written'}")
+    if not changed:
+        print(f"{2 * len(generator.sources())} notebooks are what their sources give")
+    return 1 if args.check and changed else 0
+
+
+def _collect(args) -> int:
+    import json
+    from pathlib import Path
+
+    from minglm.course.workshop import checking, results
+
+    books = results.collect(Path(args.folder) if args.folder else None)
+    keys = list(checking.all_exercises())
+    print(json.dumps(books, indent=1) if args.json else results.table(books, keys))
+    return 0
+
+
+def _checkpoints(args) -> int:
+    from pathlib import Path
+
+    from minglm.course.workshop import checkpoints
+
+    folder = Path(args.out) if args.out else checkpoints.FOLDER
+    print(checkpoints.report(checkpoints.verify(folder) if args.verify else checkpoints.make(folder), folder))
+    return 0
+
+
+def _timing(args) -> int:
+    import json
+
+    from minglm.course import book
+    from minglm.course.workshop import timing
+
+    rows = timing.from_book(book.TARGET, args.only) if args.book else timing.measure(full=args.full, only=args.only)
+    print(json.dumps(rows, indent=1) if args.json else timing.table(rows))
+    if args.write:
+        print(f"{timing.write(rows, args.full or args.book)}: written")
+    return 1 if any(r["error"] for r in rows) else 0
+
+
+def _contents(args) -> int:
+    from pathlib import Path
+
+    from minglm.course.workshop import contents
+
+    if args.write:
+        print(f"{args.write}: {'written' if contents.write(Path(args.write)) else 'in step already'}")
+    else:
+        print(contents.table())
+    return 0
+
+
+def _kernels(args) -> int:
+    import json
+
+    from minglm.course.workshop import kernels
+
+    result = kernels.measure(args.count, args.model)
+    print(json.dumps(result, indent=1) if args.json else kernels.report(result))
+    return 0 if result["failed"] == 0 else 1
+
+
+def _slides(args) -> int:
+    from pathlib import Path
+
+    from minglm.course.workshop import slides, timing
+
+    chosen = [Path(n) for n in args.notebooks] or (
+        timing.notebooks() if args.all else [datafiles.notebooks(f"{n}.ipynb") for n in slides.DEFAULT]
+    )
+    if args.book:
+        chosen = [slides.executed(path) for path in chosen]
+    for path in slides.export(chosen, Path(args.out) if args.out else slides.FOLDER, execute=not args.book):
+        print(path)
+    return 0

@@ -1,0 +1,84 @@
+"""Experiments of the Muon notebook: momenta of a real training, and a race between two optimisers from the same start."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minglm.config import ModelConfig
+from minglm.data import shards
+from minglm.model.model import Model
+from minglm.training import optim
+from minglm.training.optim import MuonAdamW, cosine_with_warmup
+
+
+@contextlib.contextmanager
+def _matrices_by(kind: str) -> Iterator[None]:
+    """Inside, `MuonAdamW` treats matrices by "muon" (as always) or by "adamw" (everything)."""
+    before = optim.uses_muon
+    if kind == "adamw":
+        optim.uses_muon = lambda name, parameter: False
+    try:
+        yield
+    finally:
+        optim.uses_muon = before
+
+
+def train(
+    config: ModelConfig,
+    folder: Path,
+    kind: str,
+    lr: float,
+    steps: int,
+    batch_size: int = 8,
+    seq_len: int = 128,
+    corpus_bytes: int = 1_000_000,
+    seed: int = 0,
+) -> dict:
+    """Train from the same weights on the same batches with either optimiser.
+
+    Returns losses (per step, nats), seconds, `optimizer_s` of them in the optimiser, and the optimiser itself.
+    """
+    _, shard, _ = shards.build("stdlib", folder, config.vocab_size, corpus_bytes)
+    loader = shards.Loader(shard, batch_size, seq_len, seed)
+    torch.manual_seed(seed)
+    model = Model(config)
+    learning = [(n, p) for n, p in model.named_parameters() if ".indexer." not in n]
+    with _matrices_by(kind):
+        optimizer = MuonAdamW(learning, config, lr)
+    losses, inside, begun = [], 0.0, time.perf_counter()
+    for step in range(steps):
+        batch = loader.batch(step)
+        out = model(batch.tokens, batch.targets, mode="dense", doc_start=batch.doc_start, mtp=False)
+        optimizer.zero_grad()
+        out.lm_loss.backward()
+        started = time.perf_counter()
+        optimizer.clip_grad_norm(1.0)
+        optimizer.step(cosine_with_warmup(step, steps, max(1, steps // 10), 0.1))
+        inside += time.perf_counter() - started
+        model.update_router_bias(out.expert_counts, 0.01)
+        losses.append(float(out.lm_loss.detach()))
+    return {"losses": losses, "seconds": time.perf_counter() - begun, "optimizer_s": inside, "optimizer": optimizer}
+
+
+def smooth(values: list[float], over: int = 10) -> list[float]:
+    """The mean of each value and up to `over` - 1 before it."""
+    return [sum(values[max(0, i - over + 1) : i + 1]) / min(i + 1, over) for i in range(len(values))]
+
+
+def singular_values(matrix: Tensor) -> list[float]:
+    """Singular values as shares of the largest, falling."""
+    values = torch.linalg.svdvals(matrix.double())
+    return (values / values[0]).tolist()
+
+
+def two_heads(strong: float = 20.0, rows: int = 16, columns: int = 48, seed: int = 0) -> Tensor:
+    """A momentum of two heads (2·rows, columns) that live in the same directions, the first `strong` times as large."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(rows, columns, generator=generator)
+    return torch.cat((strong * shared, torch.randn(rows, rows, generator=generator) @ shared / rows**0.5))

@@ -1,0 +1,253 @@
+"""Checking an answer: the learner's function is called, compared with an independent reference, and told what is wrong.
+
+An exercise knows the mistakes people make. When an answer is wrong, each known mistake is computed on the same inputs; if
+one of them gives just what the learner's function gave, its own sentence is shown, else a general one with the input, the
+answer and what it should have been. A mistake is also the negative control of its exercise: a check that lets it pass is
+a check that cannot fail, and a test says so.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import itertools
+import math
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from numbers import Real
+from pathlib import Path
+
+from minglm.errors import InputError, nearest
+
+FOLDER = Path(__file__).parent / "checks"
+
+
+class NotYet(AssertionError):
+    """The answer is not right yet; the message says in a sentence why. Jupyter shows the sentence without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"\x1b[1mNot yet.\x1b[0m {self}"]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer people give, as a function, and the sentence that helps."""
+
+    answer: Callable
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What one exercise asks for.
+
+    Args:
+        key: "NN.name", NN the number of its notebook.
+        reference: the right answer, computed another way than a learner would.
+        cases: makes the inputs, a list of argument tuples; the same ones each time.
+        mistakes: known wrong answers, tried in order.
+        hint: said when the answer is wrong in a way nobody has listed.
+        also: further demands: called with the learner's function, raises NotYet; where that function stops, so does it, with NotYet.
+    """
+
+    key: str
+    reference: Callable
+    cases: Callable[[], Sequence[tuple]]
+    mistakes: tuple[Mistake, ...]
+    hint: str
+    also: Callable[[Callable], None] | None = None
+
+
+@lru_cache(maxsize=1)
+def all_exercises() -> dict[str, Exercise]:
+    """Key → exercise, from every module in checks/ (each has a list EXERCISES)."""
+    out: dict[str, Exercise] = {}
+    for path in sorted(FOLDER.glob("c[0-9]*.py")):
+        for exercise in importlib.import_module(f"minglm.course.workshop.checks.{path.stem}").EXERCISES:
+            if exercise.key in out:
+                raise InputError(f"exercise {exercise.key!r}: defined twice; give each its own key")
+            out[exercise.key] = exercise
+    return out
+
+
+def check(key: str, answer: Callable, record: bool = True) -> None:
+    """Check a learner's function; prints a line when it is right.
+
+    Args:
+        key: the exercise, such as "02.causal_attention". answer: the function. record: keep the result for `collect`.
+
+    Raises:
+        NotYet: it is not right, with the reason. InputError: no such exercise.
+    """
+    exercises = all_exercises()
+    if key not in exercises:
+        raise InputError(
+            f"exercise {key!r}: not a known one{nearest(key, exercises)}; the keys stand in minglm/course/workshop/checks"
+        )
+    from minglm.course.workshop import results
+
+    try:
+        judge(exercises[key], answer)
+    except NotYet as err:
+        if record:
+            results.record(key, False, str(err))
+        raise
+    if record:
+        results.record(key, True)
+    print(f"{key}: right.")
+
+
+def judge(exercise: Exercise, answer: Callable) -> None:
+    """Raise NotYet unless `answer` is right on every case and meets the further demands."""
+    cases = list(exercise.cases())
+    given = [copy.deepcopy(args) for args in cases]  # one by one: cases may share a tensor
+    got = [_call(answer, args) for args in given]
+    want = [exercise.reference(*copy.deepcopy(args)) for args in cases]
+    wrong = [i for i, (a, b) in enumerate(zip(got, want)) if not same(a, b)]
+    if not wrong:
+        if exercise.also is not None:
+            exercise.also(partial(attempt, answer))
+        for before, after in zip(cases, given):
+            for name, old, new in zip(_names(answer, len(before)), before, after):
+                if not same(old, new, 0.0, 0.0):
+                    raise NotYet(
+                        f"The result is right, but your function changed {name}, which its caller still needs. Work on a copy "
+                        "(`.clone()` for a tensor, `list(...)` for a list), or avoid what writes in place, such as `x /= 2` or `.sort()`."
+                    )
+        return
+    for value in got:
+        if isinstance(value, NotImplementedError):
+            blank = _blank(value)
+            raise NotYet(
+                "This one is still to be written: replace the line `raise NotImplementedError()` by your answer."
+                if blank in (None, answer.__name__)
+                else f"Your function uses `{blank}`, which is still to be written: replace its line `raise NotImplementedError()` first."
+            )
+    if all(value is None for value in got):
+        raise NotYet("Your function gives back nothing (None). Does it end with `return ...`?")
+    for mistake in exercise.mistakes:
+        if all(same(value, _call(mistake.answer, copy.deepcopy(args))) for value, args in zip(got, cases)):
+            raise NotYet(mistake.sentence)
+    at = wrong[0]
+    if isinstance(got[at], Exception):
+        raise NotYet(
+            f"For {_words(cases[at])} {_stopped(got[at])} {'' if isinstance(got[at], NameError) else exercise.hint}".rstrip()
+        )
+    shape = _shape(got[at]), _shape(want[at])
+    if None not in shape and shape[0] != shape[1]:
+        raise NotYet(f"The result has shape {shape[0]}; it should have shape {shape[1]}. {exercise.hint}")
+    raise NotYet(
+        f"For {_words(cases[at])} your answer is {_short(got[at])}; right is {_short(want[at])}{_where(got[at], want[at])}. {exercise.hint}"
+    )
+
+
+def _call(function: Callable, args: tuple):
+    """The function's result, or the exception it raised; what comes one by one (a generator, zip, map) as a list."""
+    try:
+        value = function(*args)
+        return list(value) if isinstance(value, Iterator) else value
+    except Exception as err:
+        return err
+
+
+def _names(function: Callable, count: int) -> list[str]:
+    """The arguments as the learner called them."""
+    try:
+        names = [f"`{name}`" for name in inspect.signature(function).parameters]
+    except (TypeError, ValueError):
+        names = []
+    return (names + ["its input"] * count)[:count]
+
+
+def _blank(err: NotImplementedError) -> str | None:
+    """The function whose blank line raised it."""
+    frames = traceback.extract_tb(err.__traceback__)
+    return frames[-1].name if frames else None
+
+
+def same(a, b, rel: float = 1e-4, absolute: float = 1e-6) -> bool:
+    """Whether two answers agree: numbers within rounding, containers element by element, NaN equal to NaN."""
+    if isinstance(a, Exception) or isinstance(b, Exception):
+        return type(a) is type(b)
+    if a is None or b is None:
+        return a is b
+    if _is_tensor(a) or _is_tensor(b):
+        import torch
+
+        try:
+            a, b = (torch.as_tensor(v) for v in (a, b))
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        if a.shape != b.shape:
+            return False
+        return bool(torch.allclose(a.double(), b.double(), rtol=rel, atol=absolute, equal_nan=True))
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y, rel, absolute) for x, y in zip(a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k], rel, absolute) for k in a)
+    if isinstance(a, Real) and isinstance(b, Real):
+        if math.isnan(a) or math.isnan(b):
+            return math.isnan(a) and math.isnan(b)
+        return math.isclose(a, b, rel_tol=rel, abs_tol=absolute)
+    return type(a) is type(b) and bool(a == b)
+
+
+def _is_tensor(value) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _shape(value) -> tuple | None:
+    return tuple(value.shape) if _is_tensor(value) else None
+
+
+def attempt(function: Callable, *args):
+    """The learner's function called for a further demand; raises NotYet where it stops."""
+    try:
+        return function(*args)
+    except Exception as err:
+        raise NotYet(_stopped(err)) from None
+
+
+def _stopped(err: Exception) -> str:
+    first = str(err).strip().split("\n")[0].rstrip(".:")
+    return f"your function stopped with {type(err).__name__}: {first or 'no message'}."
+
+
+def _where(got, want) -> str:
+    """The first place at which tensors differ, alone or in a list: the few numbers shown may be the ones that agree."""
+    path: list[int] = []
+    while isinstance(got, (list, tuple)) and isinstance(want, (list, tuple)) and len(got) == len(want):
+        at = next(i for i, (a, b) in enumerate(zip(got, want)) if not same(a, b))
+        path, got, want = [*path, at], got[at], want[at]
+    if not (_is_tensor(got) and _is_tensor(want)) or _shape(got) != _shape(want) or not _shape(want):
+        return ""
+    at = next(at for at in itertools.product(*map(range, want.shape)) if not same(got[at], want[at]))
+    return f"; the first difference is at {[*path, *at]}: {_short(got[at])}, not {_short(want[at])}"
+
+
+def _short(value) -> str:
+    if _is_tensor(value) and value.ndim:
+        text = ", ".join(f"{v:.5g}" if isinstance(v, float) else str(v) for v in value.flatten().tolist()[:6])
+        return f"[{text}{', ...' if math.prod(value.shape) > 6 else ''}] of shape {tuple(value.shape)}"
+    if _is_tensor(value):
+        value = value.item()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)) and any(map(_is_tensor, value)):
+        text = ", ".join(f"a tensor {tuple(v.shape)}" if _is_tensor(v) and v.ndim else _short(v) for v in value)
+        return f"({text})" if isinstance(value, tuple) else f"[{text}]"
+    text = repr(value)
+    return text if len(text) <= 90 else text[:87] + "..."
+
+
+def _words(args: tuple) -> str:
+    return (
+        "("
+        + ", ".join(
+            f"a tensor {tuple(v.shape)}" if _is_tensor(v) and math.prod(v.shape) > 4 else _short(v) for v in args
+        )
+        + ")"
+    )

@@ -1,0 +1,118 @@
+"""Results that a notebook can start from, so that nobody has to run all the notebooks before it.
+
+`start_from("sft")` gives a run folder of the trained `mini`: the demo's own (`runs/demo`), else the workshop's checkpoint,
+else it is trained here and now, stage by stage, while you watch. `minglm workshop checkpoints` makes the workshop's:
+weights and tokenizer only, a manifest with the SHA-256 of every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from minglm import datafiles
+from minglm.errors import InputError, nearest
+
+DEMO = datafiles.default_runs() / "demo"
+FOLDER = datafiles.default_runs() / "workshop" / "checkpoints"
+STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
+KEPT = ("pretrain", "long_context", "sparse", "sft")  # what notebooks start from
+
+
+def start_from(stage: str) -> Path:
+    """A run folder whose model has finished `stage`; trains what is missing. Smoke mode always trains a tiny one.
+
+    Raises:
+        InputError: no such stage.
+    """
+    from minglm.course import notebook
+    from minglm.training import recipe
+
+    if stage not in STAGES:
+        raise InputError(f"stage {stage!r}: not one of {', '.join(STAGES)}{nearest(stage, STAGES)}")
+    if not notebook.SMOKE:
+        for folder, word in ((DEMO, "trained by the demo"), (FOLDER, "the workshop's checkpoint")):
+            if _whole(folder / stage):
+                print(f"starting from {datafiles.shown(folder / stage)}, {word}")
+                return folder / stage
+    base = notebook.runs("mini")
+    from minglm.course.lessons.live import watch
+
+    previous = None
+    for name in STAGES[: STAGES.index(stage) + 1]:
+        run = base / name
+        if not _whole(run):
+            watch(recipe.load(("ci_" if notebook.SMOKE else "") + name), run, init_from=previous, resume=True)
+        previous = run
+    return base / stage
+
+
+def _whole(run: Path) -> bool:
+    """Whether a run is there and finished: its last checkpoint is at the recipe's last step (or it is the workshop's copy)."""
+    from minglm.training import checkpoint
+
+    found = checkpoint.find(run)
+    if not found or not (run / "tokenizer.json").is_file():
+        return False
+    state = json.loads((found[0] / "state.json").read_text(encoding="utf-8"))
+    return (
+        state.get("workshop") is not None or state["recipe"] is not None and state["step"] >= state["recipe"]["steps"]
+    )
+
+
+def make(folder: Path = FOLDER, size: str = "mini", demo: Path | None = None) -> list[dict]:
+    """Train the demo if it is not there, and keep weights and tokenizer of the stages in KEPT. Returns the manifest's rows."""
+    from minglm.tools.demo import run_demo
+    from minglm.training import checkpoint
+
+    demo = DEMO if demo is None else demo
+    if not all(_whole(demo / stage) for stage in KEPT):
+        run_demo(demo, size)
+    for stage in KEPT:
+        source, target = checkpoint.latest(demo / stage), folder / stage
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        checkpoint.save(
+            target, source.step, source.config, source.model, {}, {"recipe": source.state["recipe"], "workshop": stage}
+        )
+        shutil.copy(demo / stage / "tokenizer.json", target / "tokenizer.json")
+    rows = [
+        {"file": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": _sha256(p)}
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "manifest.json"
+    ]
+    (folder / "manifest.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def verify(folder: Path = FOLDER) -> list[dict]:
+    """The manifest's rows, after comparing every file with its hash.
+
+    Raises:
+        InputError: no manifest, or a file that is missing or altered.
+    """
+    try:
+        rows = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{folder}: none made yet; run `minglm workshop checkpoints`") from None
+    for row in rows:
+        path = folder / row["file"]
+        if not path.is_file():
+            raise InputError(f"{path}: missing; run `minglm workshop checkpoints` again")
+        if _sha256(path) != row["sha256"]:
+            raise InputError(
+                f"{path}: altered, its hash is not the manifest's; run `minglm workshop checkpoints` again"
+            )
+    return rows
+
+
+def report(rows: list[dict], folder: Path) -> str:
+    lines = [f"{r['bytes']:>12,}  {r['sha256'][:16]}  {r['file']}" for r in rows]
+    return "\n".join([*lines, f"{sum(r['bytes'] for r in rows) / 2**20:.1f} MiB in {folder}"])
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

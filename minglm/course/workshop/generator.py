@@ -1,0 +1,123 @@
+"""From one source per notebook to two notebooks: blanked for learners, complete for instructors.
+
+A source is a Python file in cells: `# %% [markdown]` opens text (each line behind "# "), `# %%` opens code. What stands
+between `### BEGIN SOLUTION` and `### END SOLUTION` is replaced by a line that raises NotImplementedError. The markers and
+the cell metadata are nbgrader's, so a course that grades with nbgrader can take the solutions as its source. The first
+cell of every sheet ends with how to work on it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from minglm import datafiles
+from minglm.errors import InputError
+
+SOURCES = Path(__file__).parent / "exercises"
+TARGET = datafiles.notebooks("workshop")
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+HOW = """**How it works:** replace the line `raise NotImplementedError()` by your answer, run the cell, then run the check below it. A check says "right", or in one sentence what is not right yet. Try as often as you like. If it stays silent for ten seconds, a loop does not end: press the square above (interrupt). After a restart of the kernel run all cells above first. Leave the inputs as they are, and give plain numbers unless the text asks for a tensor. Every answer is in the folder `solutions` beside this one, for when you have tried."""
+BLANK = ("# YOUR CODE HERE", "raise NotImplementedError()")
+
+
+def sources() -> list[Path]:
+    return sorted(SOURCES.glob("[0-9]*.py"))
+
+
+def cells(text: str, name: str = "source") -> list[tuple[str, str]]:
+    """Cut a source into ("markdown" | "code", text) cells.
+
+    Raises:
+        InputError: text before the first cell, a text line without its "# ", or unmatched solution markers.
+    """
+    out: list[tuple[str, list[str]]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(r"# %%( \[markdown\])?$", line):
+            out.append(("markdown" if line.endswith("]") else "code", []))
+        elif not out:
+            if line.strip():
+                raise InputError(f"{name} line {number}: text before the first cell; start with '# %% [markdown]'")
+        elif out[-1][0] == "markdown":
+            if line.strip() and not line.startswith("#"):
+                raise InputError(
+                    f"{name} line {number}: a line of text must begin with '# '; or open a code cell with '# %%'"
+                )
+            out[-1][1].append(line[2:] if line.startswith("# ") else line[1:])
+        else:
+            out[-1][1].append(line)
+    for kind, lines in out:
+        depth = 0
+        for line in lines:
+            depth += (line.strip() == BEGIN) - (line.strip() == END)
+            if depth not in (0, 1):
+                break
+        if depth or kind == "markdown" and any(line.strip() in (BEGIN, END) for line in lines):
+            raise InputError(f"{name}: '{BEGIN}' and '{END}' must come in pairs, in one code cell")
+    return [(kind, "\n".join(lines).strip("\n")) for kind, lines in out if "\n".join(lines).strip()]
+
+
+def blanked(code: str) -> str:
+    """The code with each solution replaced by a line that says so, at the same indentation."""
+    out, inside = [], False
+    for line in code.splitlines():
+        if line.strip() == BEGIN:
+            indent = line[: len(line) - len(line.lstrip())]
+            out += [indent + b for b in BLANK]
+            inside = True
+        elif line.strip() == END:
+            inside = False
+        elif not inside:
+            out.append(line)
+    return "\n".join(out)
+
+
+def notebook(source: Path, solved: bool) -> dict:
+    """The notebook as a dictionary of nbformat 4.5, without outputs, the same bytes each time."""
+    made = []
+    for at, (kind, text) in enumerate(cells(source.read_text(encoding="utf-8"), source.name)):
+        text = f"{text}\n\n{HOW}" if at == 0 else text
+        cell = {"cell_type": kind, "id": f"{source.stem[:2]}-{at:02d}", "metadata": {}}
+        if kind == "code":
+            cell |= {"execution_count": None, "outputs": []}
+            key = re.search(r'^check\("([\w.]+)"', text, flags=re.M)
+            if BEGIN in text:
+                cell["metadata"] = {"nbgrader": _grade(f"answer-{source.stem[:2]}-{at:02d}", solution=True)}
+                text = text if solved else blanked(text)
+            elif key:
+                cell["metadata"] = {"nbgrader": _grade(key.group(1).replace(".", "-"), solution=False) | {"points": 1}}
+        made.append({**cell, "source": text.splitlines(keepends=True)})
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {
+        "cells": [dict(sorted(c.items())) for c in made],
+        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def _grade(name: str, solution: bool) -> dict:
+    return {
+        "grade": not solution,
+        "grade_id": name,
+        "locked": not solution,
+        "schema_version": 3,
+        "solution": solution,
+        "task": False,
+    }
+
+
+def build(target: Path = TARGET, check_only: bool = False) -> list[Path]:
+    """Write both kinds of every notebook; with `check_only` write nothing. Returns the files that were not as they should be."""
+    changed = []
+    for source in sources():
+        for kind in ("exercises", "solutions"):
+            path = target / kind / f"{source.stem}.ipynb"
+            text = json.dumps(notebook(source, kind == "solutions"), indent=1, ensure_ascii=False) + "\n"
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                changed.append(path)
+                if not check_only:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(text, encoding="utf-8", newline="\n")
+    return changed

@@ -1,0 +1,372 @@
+"""Supervised fine-tuning: the chat format, instruction data the project makes itself, and rows packed for training.
+
+Format: `<|bos|><|user|>question<|assistant|>answer<|eos|>`, more turns appended; the loss counts the assistant's words
+and its <|eos|> only. The instructions are small skills that a model of a few million parameters can learn: look a fact
+up in a passage, copy, add, read a function. Names and codes (`minglm.data.synthetic_facts`) whose hash falls in the held-out fifth never occur in
+training; the needle test asks for exactly those.
+
+Shapes: B batch, T positions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minglm.data.shards import IGNORE, Batch, Shard
+from minglm.data.synthetic_facts import draw_code, draw_name, find_code, statement
+from minglm.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from minglm.data.tokenizer import Tokenizer
+
+SHORT = 64  # tokens of one conversation while looking back is learnt first
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation: (role, text) turns, roles alternating from "user"."""
+
+    task: str
+    messages: tuple[tuple[str, str], ...]
+
+
+# ---------------------------------------------------------------------- tasks in words
+
+
+def _lookup(rng) -> Example:
+    facts: dict[str, str] = {}
+    while len(facts) < int(rng.integers(1, 4)):
+        facts[draw_name(rng)] = draw_code(rng)
+    asked = list(facts)[int(rng.integers(0, len(facts)))]
+    passage = "\n".join(statement(n, c) for n, c in facts.items())
+    return Example(
+        "lookup", (("user", f"{passage}\nWhat is the code of {asked}?"), ("assistant", statement(asked, facts[asked])))
+    )
+
+
+def _copy(rng) -> Example:
+    words = " ".join(draw_name(rng) for _ in range(int(rng.integers(1, 4))))
+    return Example("copy", (("user", f"Repeat: {words}"), ("assistant", words)))
+
+
+def _arithmetic(rng) -> Example:
+    a, b = int(rng.integers(0, 50)), int(rng.integers(0, 50))
+    return Example("arithmetic", (("user", f"What is {a} + {b}?"), ("assistant", f"{a} + {b} = {a + b}")))
+
+
+def _returns(rng) -> Example:
+    name, code = draw_name(rng).lower(), int(rng.integers(10, 100))
+    return Example(
+        "returns",
+        (
+            ("user", f"def {name}():\n    return {code}\nWhat does {name} return?"),
+            ("assistant", f"{name} returns {code}."),
+        ),
+    )
+
+
+TASKS = {"lookup": _lookup, "copy": _copy, "arithmetic": _arithmetic, "returns": _returns}
+
+
+def examples(task: str, seed: int, n: int) -> list[Example]:
+    """`n` examples of a task (`TASKS`); the same seed gives the same ones. None uses a held-out name or code.
+
+    >>> examples("arithmetic", seed=0, n=1)[0].messages[0]
+    ('user', 'What is 42 + 31?')
+    """
+    import numpy as np
+
+    if task not in TASKS:
+        raise InputError(f"task {task!r}: not one of {', '.join(TASKS)}{nearest(task, TASKS)}")
+    rng = np.random.default_rng([seed, list(TASKS).index(task)])
+    return [TASKS[task](rng) for _ in range(n)]
+
+
+def load_jsonl(path: str | Path) -> list[Example]:
+    """Your own conversations: one JSON object a line, {"messages": [{"role": "user", "content": "…"}, …]}."""
+    out = []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise InputError(f"{path}: cannot be read as text ({err}); give a JSON-lines file of conversations") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            messages = tuple((m["role"], m["content"]) for m in json.loads(line)["messages"])
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f'{path} line {number}: must be {{"messages": [{{"role": …, "content": …}}]}}; fix or remove it'
+            ) from None
+        if not messages or any(role not in ("system", "user", "assistant") for role, _ in messages):
+            raise InputError(f"{path} line {number}: roles must be system, user or assistant; fix or remove it")
+        out.append(Example("file", messages))
+    if not out:
+        raise InputError(f"{path}: no conversation in it; write one JSON object a line")
+    return out
+
+
+# ---------------------------------------------------------------------- tokens
+
+
+def encode_chat(tokenizer: Tokenizer, messages: tuple[tuple[str, str], ...]) -> tuple[list[int], list[bool]]:
+    """Token ids of a conversation and, for each, whether the loss counts it (assistant words and their <|eos|>)."""
+    ids, counted = [tokenizer.bos], [False]
+    for role, text in messages:
+        marker = {"system": tokenizer.system, "user": tokenizer.user, "assistant": tokenizer.assistant}[role]
+        words = tokenizer.encode(text)
+        answer = role == "assistant"
+        ids += [marker, *words] + [tokenizer.eos] * answer
+        counted += [False] + [answer] * (len(words) + answer)
+    return ids, counted
+
+
+@dataclass(frozen=True)
+class LookupExample:
+    """A needle in a passage. `prompt_ids` is exactly the length asked for and ends with <|assistant|>."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]  # ends with <|eos|>
+    name: str
+    code: str
+    length_tokens: int
+    depth: float  # 0 the passage's beginning, 1 its end
+
+    def is_correct(self, generated: str) -> bool:
+        """Exact answer: the first code in the generated text is the right one."""
+        return find_code(generated) == self.code
+
+
+def lookup_example(
+    rng: np.random.Generator,
+    tokenizer: Tokenizer,
+    length_tokens: int,
+    depth: float,
+    held_out: bool,
+    filler: np.ndarray | None = None,
+    context: bool = True,
+) -> LookupExample:
+    """A question whose answer stands at `depth` of a passage; the whole prompt has `length_tokens` tokens.
+
+    Args:
+        held_out: draw name and code from the set that training never shows.
+        filler: token ids to cut the passage from (a shard's `tokens`); default the topic texts of Python's documentation.
+        context: False leaves the needle's sentence out: the control that shows what guessing reaches.
+    """
+    name, code = draw_name(rng, held_out), draw_code(rng, held_out)
+    needle = tokenizer.encode(f"\n{statement(name, code)}\n") if context else []
+    question = tokenizer.encode(f"\nWhat is the code of {name}?")
+    room = length_tokens - len(needle) - len(question) - 3  # bos, user, assistant
+    if room < 0 or not 0 <= depth <= 1:
+        raise InputError(
+            f"length_tokens={length_tokens}, depth={depth}: the question alone needs {length_tokens - room} tokens and "
+            "depth lies in 0..1; ask for a longer passage"
+        )
+    passage = _filler(rng, _default_filler(tokenizer) if filler is None else filler, room, tokenizer)
+    at = round(depth * room)
+    prompt = [tokenizer.bos, tokenizer.user, *passage[:at], *needle, *passage[at:], *question, tokenizer.assistant]
+    return LookupExample(
+        prompt, [*tokenizer.encode(statement(name, code)), tokenizer.eos], name, code, length_tokens, depth
+    )
+
+
+def _filler(rng, tokens: np.ndarray, length: int, tokenizer: Tokenizer) -> list[int]:
+    """A window of the corpus without its special tokens."""
+    start = int(rng.integers(0, max(1, len(tokens) - length - 8)))
+    window = [int(t) for t in tokens[start : start + length + 64] if t not in (tokenizer.bos, tokenizer.eos)][:length]
+    while len(window) < length:  # a corpus shorter than the passage repeats
+        window += window[: length - len(window)] or tokenizer.encode(" ")
+    return window
+
+
+_FILLER: dict[str, object] = {}
+
+
+def _default_filler(tokenizer: Tokenizer):
+    import numpy as np
+
+    from minglm.data import corpus
+
+    key = tokenizer.sha256
+    if key not in _FILLER:
+        _, valid = corpus.load("stdlib").split()
+        _FILLER.clear()
+        _FILLER[key] = np.array([t for ids in tokenizer.encode_batch([d.text for d in valid]) for t in ids])
+    return _FILLER[key]
+
+
+# ---------------------------------------------------------------------- rows for training
+
+
+def _weave(rng, tokenizer, filler, seq_len, pieces, lead, count_filler) -> tuple[list[int], list[bool]]:
+    """Spread pieces over a filler passage in order, at random cuts; cut or pad to seq_len+1."""
+    while pieces and sum(len(p) for p, _ in pieces) + len(lead) > seq_len + 1:
+        pieces = pieces[:-1]
+    room = seq_len + 1 - len(lead) - sum(len(p) for p, _ in pieces)
+    passage = _filler(rng, filler, room, tokenizer)
+    cuts = sorted(rng.integers(0, room + 1, len(pieces)).tolist())
+    ids, counted, at = list(lead), [False] * len(lead), 0
+    for cut, (piece, flags) in zip(cuts, pieces):
+        ids += passage[at:cut] + piece
+        counted += [count_filler] * (cut - at) + flags
+        at = cut
+    return ids + passage[at:], counted + [count_filler] * (room - at)
+
+
+def lookup_chat(
+    rng, tokenizer: Tokenizer, filler: np.ndarray, length: int, most_facts: int = 3
+) -> tuple[list[int], list[bool]]:
+    """A passage with one to `most_facts` facts and a question about each, as a chat of `length` tokens where they fit.
+
+    Returns ids and which of them the loss counts: the answers.
+    """
+    facts = {draw_name(rng): draw_code(rng) for _ in range(int(rng.integers(1, most_facts + 1)))}
+    names = list(facts)
+    needles = [tokenizer.encode(f"\n{statement(n, facts[n])}\n") for n in names]
+    asked = [names[i] for i in rng.permutation(len(names))]
+    turns: list[int] = []
+    counted: list[bool] = []
+    for i, name in enumerate(asked):
+        question = tokenizer.encode(f"\nWhat is the code of {name}?")
+        answer = [*tokenizer.encode(statement(name, facts[name])), tokenizer.eos]
+        turns += ([tokenizer.user] if i else []) + question + [tokenizer.assistant] + answer
+        counted += [False] * ((1 if i else 0) + len(question) + 1) + [True] * len(answer)
+    room = length - len(turns) - 2
+    passage, flags = (
+        _weave(rng, tokenizer, filler, max(room, 0) - 1, [(n, [False] * len(n)) for n in needles], [], False)
+        if room > sum(map(len, needles))
+        else ([t for n in needles for t in n], [False] * sum(map(len, needles)))
+    )
+    return [tokenizer.bos, tokenizer.user, *passage, *turns], [False, False, *flags, *counted]
+
+
+class SftLoader:
+    """Rows of conversations packed to `seq_len`; `batch(step)` depends on (seed, step) alone, as in `shards.Loader`.
+
+    Args:
+        tasks: task → share, e.g. {"lookup": 0.7, "copy": 0.1}. `lookup` hides its facts in a passage of `filler`; the key
+            `file` takes conversations from `conversations`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        filler: Shard,
+        batch_size: int,
+        seq_len: int,
+        tasks: dict[str, float],
+        seed: int = 0,
+        conversations: list[Example] | None = None,
+    ) -> None:
+        known = {*TASKS, "file"} if conversations else set(TASKS)
+        for task in tasks:
+            if task not in known:
+                raise InputError(f"tasks key {task!r}: not one of {', '.join(sorted(known))}{nearest(task, known)}")
+        if not tasks or min(tasks.values()) < 0 or sum(tasks.values()) <= 0:
+            raise InputError(
+                f"tasks={tasks!r}: shares must be positive numbers; for example {{lookup: 0.7, copy: 0.3}}"
+            )
+        self.tokenizer, self.filler = tokenizer, filler
+        self.batch_size, self.seq_len, self.seed = batch_size, seq_len, seed
+        total = sum(tasks.values())
+        self.tasks, self.shares = list(tasks), [s / total for s in tasks.values()]
+        self.conversations = conversations or []
+
+    def batch(self, step: int) -> Batch:
+        return stack(
+            [self._row(step * self.batch_size + r) for r in range(self.batch_size)], self.seq_len, self.tokenizer.pad
+        )
+
+    def _row(self, row: int) -> list[tuple[list[int], list[bool]]]:
+        import numpy as np
+
+        rng = np.random.default_rng([self.seed, 1, row])
+        parts, used = [], 0
+        task = self.tasks[int(rng.choice(len(self.tasks), p=self.shares))]
+        while True:
+            room = self.seq_len + 1 - used
+            if task == "lookup":
+                if room < 96:
+                    break
+                part = lookup_chat(
+                    rng, self.tokenizer, self.filler.tokens, int(rng.integers(96, room + 1)) if used else room
+                )
+            elif task == "file":
+                part = encode_chat(
+                    self.tokenizer, self.conversations[int(rng.integers(0, len(self.conversations)))].messages
+                )
+            else:
+                part = encode_chat(self.tokenizer, TASKS[task](rng).messages)
+            if len(part[0]) > room:
+                if not parts:  # one conversation longer than a row keeps its end, the answer
+                    parts.append((part[0][-room:], part[1][-room:]))
+                break
+            parts.append(part)
+            used += len(part[0])
+        return parts
+
+
+def stack(rows: list[list[tuple[list[int], list[bool]]]], seq_len: int, pad: int) -> Batch:
+    """Rows of packed parts as one batch; each part sees itself alone, padding is never a target."""
+    import torch
+
+    tokens = torch.full((len(rows), seq_len + 1), pad, dtype=torch.int64)
+    counted = torch.zeros((len(rows), seq_len + 1), dtype=torch.bool)
+    start = torch.zeros((len(rows), seq_len + 1), dtype=torch.int64)
+    for r, parts in enumerate(rows):
+        at = 0
+        for ids, flags in parts:
+            end = at + len(ids)
+            tokens[r, at:end], counted[r, at:end], start[r, at:end] = torch.tensor(ids), torch.tensor(flags), at
+            at = end
+        start[r, at:] = at  # padding sees padding only
+    start.clamp_(max=seq_len - 1)
+    targets = torch.where(counted[:, 1:], tokens[:, 1:], IGNORE)
+    targets = torch.where(start[:, 1:] == start[:, :-1], targets, IGNORE)
+    return Batch(tokens[:, :-1].contiguous(), targets, start[:, :-1].contiguous())
+
+
+class MixedLoader:
+    """A corpus loader in which a share of the rows is replaced by lookups (`lookup_chat`); same contract as `shards.Loader`.
+
+    In the first `recall_steps` all rows are short lookups with one fact each. Their loss counts the answers alone, so the
+    whole gradient is about looking back; mixed in from the start, a few answers among thousands of words of text are
+    not noticed for a long time. What is learnt there at 64 tokens carries over to long rows, and the mixture keeps it.
+    """
+
+    def __init__(
+        self, base, tokenizer: Tokenizer, lookup_share: float, facts: int, seed: int = 0, recall_steps: int = 0
+    ) -> None:
+        self.base, self.tokenizer, self.share, self.facts, self.seed = base, tokenizer, lookup_share, facts, seed
+        self.recall_steps = recall_steps
+        self.batch_size, self.seq_len = base.batch_size, base.seq_len
+
+    def batch(self, step: int) -> Batch:
+        import numpy as np
+        import torch
+
+        rng = np.random.default_rng([self.seed, 2, step])
+        if step < self.recall_steps:
+            return stack([self._short_row(rng) for _ in range(self.batch_size)], self.seq_len, self.tokenizer.pad)
+        batch = self.base.batch(step)
+        # Spread evenly: the count of replaced rows follows the share exactly over the steps.
+        count = int((step + 1) * self.batch_size * self.share) - int(step * self.batch_size * self.share)
+        if not count:
+            return batch
+        made = stack(
+            [[self._lookup(rng, self.seq_len + 1, self.facts)] for _ in range(count)], self.seq_len, self.tokenizer.pad
+        )
+        return Batch(*(torch.cat([new, old[count:]]) for new, old in zip(made, batch)))
+
+    def _lookup(self, rng, length: int, facts: int):
+        ids, counted = lookup_chat(rng, self.tokenizer, self.base.shard.tokens, length, facts)
+        return ids[-length:], counted[-length:]  # a row too short for it keeps its end, the answer
+
+    def _short_row(self, rng) -> list[tuple[list[int], list[bool]]]:
+        parts = max(1, (self.seq_len + 1) // SHORT)
+        return [self._lookup(rng, min(SHORT, self.seq_len + 1), 1) for _ in range(parts)]

@@ -1,0 +1,240 @@
+"""Token shards on disk and the loader that walks them: memory-mapped, verified, and positioned by one integer.
+
+A split is `NAME.bin` (token ids, little-endian uint16 or uint32) with `NAME.json` (hash, count, vocabulary, document
+starts). The loader cuts the stream into windows, shuffles them anew each epoch, and computes the batch of any step from
+`(seed, step)` alone, so a resumed run needs no loader state beyond the step number.
+
+Shapes: B batch, T positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from minglm.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+IGNORE = -100  # target value that no loss counts
+_REMEDY = "delete the folder and train again with --overwrite, which rebuilds it"
+
+
+class Batch(NamedTuple):
+    """tokens (B, T) int64; targets (B, T) the next token, -100 where nothing is to be learned; doc_start (B, T) the first
+    position that each query may see."""
+
+    tokens: torch.Tensor
+    targets: torch.Tensor
+    doc_start: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One split of a corpus as token ids. `tokens` is a read-only memory map of shape (count,)."""
+
+    path: Path
+    tokens: np.ndarray
+    doc_offsets: np.ndarray  # (documents,) index of each document's <|bos|>
+    header: dict
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def write(
+    path: Path, documents: Iterable[list[int]], vocab_size: int, tokenizer_sha256: str = "", corpus_sha256: str = ""
+) -> Shard:
+    """Write `path`.bin and `path`.json; each document is expected to carry its own <|bos|> and <|eos|>.
+
+    The header is written last, so a run killed in between finds no header and builds the shard again.
+    """
+    import numpy as np
+
+    dtype = np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, count, offsets, largest = hashlib.sha256(), 0, [], -1
+    header_path, bin_path = path.with_suffix(".json"), path.with_suffix(".bin")
+    header_path.unlink(missing_ok=True)
+    with open(bin_path, "wb") as out:
+        for document in documents:
+            if not len(document):
+                continue
+            ids = np.asarray(document, dtype=np.int64)
+            if ids.min() < 0 or ids.max() >= vocab_size:
+                raise InputError(
+                    f"{bin_path}: token id {int(ids.max() if ids.max() >= vocab_size else ids.min())} does not fit "
+                    f"vocab_size={vocab_size}; use the tokenizer and the model of the same recipe"
+                )
+            raw = ids.astype(dtype).tobytes()
+            offsets.append(count)
+            count, largest = count + len(ids), max(largest, int(ids.max()))
+            digest.update(raw)
+            out.write(raw)
+        out.flush()
+        os.fsync(out.fileno())
+    if not count:
+        raise InputError(f"{bin_path}: no tokens to write; give a corpus with text in it")
+    header = {
+        "format": "minglm-shard-1",
+        "tokens": count,
+        "dtype": dtype.str,
+        "vocab_size": vocab_size,
+        "largest_id": largest,
+        "sha256": digest.hexdigest(),
+        "tokenizer_sha256": tokenizer_sha256,
+        "corpus_sha256": corpus_sha256,
+        "doc_offsets": offsets,
+    }
+    temporary = header_path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(header), encoding="utf-8")
+    os.replace(temporary, header_path)
+    return open_shard(path)
+
+
+def open_shard(path: Path) -> Shard:
+    """Map a shard and verify it against its header.
+
+    Raises:
+        InputError: missing, truncated or altered; names the file and says to rebuild it.
+    """
+    import numpy as np
+
+    header_path, bin_path = path.with_suffix(".json"), path.with_suffix(".bin")
+    try:
+        header = json.loads(header_path.read_text(encoding="utf-8"))
+        dtype, count = np.dtype(header["dtype"]), int(header["tokens"])
+        offsets = np.asarray(header["doc_offsets"], dtype=np.int64)
+        expected, largest, vocab = header["sha256"], int(header["largest_id"]), int(header["vocab_size"])
+    except FileNotFoundError:
+        raise InputError(f"{header_path}: no such shard header; {_REMEDY}") from None
+    except (ValueError, KeyError, TypeError) as err:
+        raise InputError(f"{header_path}: not a shard header ({type(err).__name__}: {err}); {_REMEDY}") from None
+    size = bin_path.stat().st_size if bin_path.is_file() else -1
+    if size != count * dtype.itemsize:
+        state = (
+            "is missing"
+            if size < 0
+            else f"has {size} bytes, {'truncated' if size < count * dtype.itemsize else 'too long'}"
+        )
+        raise InputError(f"{bin_path}: {state}; its header says {count * dtype.itemsize} bytes; {_REMEDY}")
+    tokens = np.memmap(bin_path, dtype=dtype, mode="r")
+    if hashlib.sha256(tokens).hexdigest() != expected:
+        raise InputError(f"{bin_path}: content differs from the hash in its header (altered or damaged); {_REMEDY}")
+    if largest >= vocab or not len(offsets) or offsets[0] != 0 or (np.diff(offsets) <= 0).any() or offsets[-1] >= count:
+        raise InputError(f"{header_path}: document offsets or ids do not fit the {count} tokens; {_REMEDY}")
+    return Shard(path, tokens, offsets, header)
+
+
+def build(source: str, folder: Path, vocab_size: int, max_bytes: int | None = None, tokenizer_path: Path | None = None):
+    """Corpus → tokenizer → train and validation shards in `folder`; reused when they already match.
+
+    Returns (tokenizer, train shard, validation shard). Writes tokenizer.json, corpus.json (the manifest), train.bin/.json
+    and validation.bin/.json. With `tokenizer_path` the given tokenizer is used instead of a new one.
+    """
+    from minglm.data import corpus as corpus_module
+    from minglm.data.synthetic_facts import CODE_WORDS
+    from minglm.data.tokenizer import Tokenizer
+
+    wanted = {
+        "source": source,
+        "vocab_size": vocab_size,
+        "max_bytes": max_bytes,
+        "tokenizer": Tokenizer.load(tokenizer_path).sha256 if tokenizer_path else None,
+    }
+    done = folder / "done.json"
+    if done.is_file():
+        if json.loads(done.read_text(encoding="utf-8")) != wanted:
+            raise InputError(f"{folder}: holds shards of another corpus or vocabulary; {_REMEDY}")
+        tokenizer = Tokenizer.load(folder)
+        return tokenizer, open_shard(folder / "train"), open_shard(folder / "validation")
+    text = corpus_module.load(source, max_bytes)
+    train, valid = text.split()
+    folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer_path:
+        tokenizer = Tokenizer.load(tokenizer_path)
+    else:
+        # A small vocabulary has no room for them: there a code word stays in pieces.
+        tokenizer = Tokenizer.train([d.text for d in train], vocab_size, whole=CODE_WORDS if vocab_size >= 1024 else ())
+    tokenizer.save(folder / "tokenizer.json")
+    (folder / "corpus.json").write_text(json.dumps(text.manifest(), indent=1), encoding="utf-8")
+    shards = [
+        write(
+            folder / name,
+            ([tokenizer.bos, *ids, tokenizer.eos] for ids in tokenizer.encode_batch([d.text for d in docs])),
+            vocab_size,
+            tokenizer.sha256,
+            text.sha256,
+        )
+        for name, docs in (("train", train), ("validation", valid))
+    ]
+    done.write_text(json.dumps(wanted), encoding="utf-8")
+    return tokenizer, *shards
+
+
+class Loader:
+    """Batches of windows of a shard; `batch(step)` depends on (shard, shape, seed, step) and nothing else.
+
+    Each epoch visits every window once, in a new order and from a new phase, so that documents are not always cut at the
+    same places. The data position of a run is therefore the step alone.
+    """
+
+    def __init__(self, shard: Shard, batch_size: int, seq_len: int, seed: int = 0) -> None:
+        if batch_size < 1 or seq_len < 1:
+            raise InputError(f"batch_size={batch_size}, seq_len={seq_len}: both must be at least 1")
+        if len(shard) < seq_len + 1:
+            raise InputError(
+                f"{shard.path}.bin: {len(shard)} tokens are fewer than one window of seq_len+1={seq_len + 1}; "
+                "use a smaller seq_len or a larger corpus"
+            )
+        self.shard, self.batch_size, self.seq_len, self.seed = shard, batch_size, seq_len, seed
+        # A phase of up to seq_len−1 tokens is skipped at the front of each epoch: one window fewer than would fit.
+        self.windows = max(1, (len(shard) - 1) // seq_len - 1)
+        self._epoch: tuple[int, int, object] | None = None
+
+    def starts(self, step: int) -> np.ndarray:
+        """(B,) index of the first token of each row of this step."""
+        import numpy as np
+
+        rows = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        out = np.empty(self.batch_size, dtype=np.int64)
+        for i, row in enumerate(rows):
+            epoch, index = divmod(int(row), self.windows)
+            phase, order = self._order(epoch)
+            out[i] = phase + order[index] * self.seq_len
+        return out
+
+    def _order(self, epoch: int):
+        import numpy as np
+
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            room = len(self.shard) - 1 - self.windows * self.seq_len
+            phase = int(rng.integers(0, min(self.seq_len, room + 1)))
+            self._epoch = (epoch, phase, rng.permutation(self.windows))
+        return self._epoch[1:]
+
+    def batch(self, step: int) -> Batch:
+        import numpy as np
+        import torch
+
+        starts = self.starts(step)
+        windows = np.stack([self.shard.tokens[s : s + self.seq_len + 1] for s in starts]).astype(np.int64)  # (B, T+1)
+        positions = starts[:, None] + np.arange(self.seq_len + 1)  # (B, T+1)
+        document = np.searchsorted(self.shard.doc_offsets, positions, side="right") - 1
+        doc_start = np.maximum(self.shard.doc_offsets[document] - starts[:, None], 0)
+        targets = windows[:, 1:].copy()
+        # The first token of a document cannot be predicted from the one before it.
+        targets[document[:, 1:] != document[:, :-1]] = IGNORE
+        return Batch(
+            torch.from_numpy(windows[:, :-1].copy()),
+            torch.from_numpy(targets),
+            torch.from_numpy(doc_start[:, :-1].copy()),
+        )

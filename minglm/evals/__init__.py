@@ -1,0 +1,1 @@
+"""Evaluation: needles, pass@k, indexer recall, quantisation, statistics."""

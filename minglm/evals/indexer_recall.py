@@ -1,0 +1,84 @@
+"""Which positions the indexer chose, against where attention looks: the picture behind DeepSeek Sparse Attention.
+
+`captured` is the share of the (dense, head-averaged) attention that falls on a query's k keys. Three ways to choose the
+keys are compared: the indexer's own choice, the k most recent keys, and the k best possible ones (an oracle that has
+seen the attention).
+
+Shapes: T positions of one passage, k chosen keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minglm.model.attention import MLA
+from minglm.model.indexer import index_scores, visible
+
+
+@torch.no_grad()
+def choice_map(model, tokens: Tensor, keep_layer: int | None = None, mode: str = "sparse") -> dict:
+    """Run one passage and compare choice and attention in every layer that runs an indexer.
+
+    Args:
+        tokens: (T,) int64, with T > index_topk. keep_layer: the layer whose maps are returned; None takes the middle one.
+        mode: "sparse", or "dense" to judge several indexers by the very same attention.
+
+    Returns: `layers` (per layer: indexer, recent, best: mean share of attention captured by queries that see more than k
+        keys), and `attention`, `chosen`: (T, T) lists of the kept layer.
+    """
+    seen_by: dict[int, Tensor] = {}
+    rope: list[Tensor] = []
+
+    def remember(module: MLA, args: tuple) -> None:
+        seen_by[module.layer], view = args
+        rope[:] = [view.rope]
+
+    blocks = [layer.self_attn for layer in model.layers if layer.self_attn.indexer is not None]
+    handles = [block.register_forward_pre_hook(remember) for block in blocks]
+    try:
+        model(tokens[None], mode=mode)
+    finally:
+        for handle in handles:
+            handle.remove()
+    k, T = model.config.index_topk, tokens.shape[0]
+    kept = blocks[len(blocks) // 2].layer if keep_layer is None else keep_layer
+    out = {"index_topk": k, "positions": T, "layer": kept, "layers": []}
+    mask = visible(T, 0, T, None, tokens.device)
+    late = torch.arange(T) >= k  # queries that have to choose
+    recent = mask & (torch.arange(T) > torch.arange(T)[:, None] - k)
+    for block in blocks:
+        attention, scores = _attention_and_scores(block, seen_by[block.layer], rope[0], mask)
+        chosen = _top(scores, k) & mask
+        share = {"indexer": chosen, "recent": recent, "best": _top(attention, k)}
+        out["layers"].append(
+            {
+                "layer": block.layer,
+                **{name: float((attention * which)[late].sum(-1).mean()) for name, which in share.items()},
+            }
+        )
+        if block.layer == kept:
+            out["attention"] = [[round(float(v), 5) for v in row] for row in attention]
+            out["chosen"] = chosen.int().tolist()
+    return out
+
+
+def _top(scores: Tensor, k: int) -> Tensor:
+    """(T, S) bool, True at the k largest of each row."""
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, scores.topk(k, -1).indices, True)
+
+
+def _attention_and_scores(block: MLA, x: Tensor, rope: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Head-averaged dense attention (T, T) and masked indexer scores (T, T) of one layer; x (1, T, C) is its input."""
+    from minglm.model.layers import apply_rope
+
+    q_latent = block.q_a_layernorm(block.q_a_proj(x))
+    q_nope, q_rope = block.q_b_proj(q_latent).unflatten(-1, (block.H, -1)).split((block.nope, block.rope), -1)
+    kv, k_rope = block.kv_a_proj_with_mqa(x).split((block.L, block.rope), -1)
+    latent = torch.cat((block.kv_a_layernorm(kv), apply_rope(k_rope, rope)), -1)
+    keys, _ = block.expand(latent)
+    q = torch.cat((q_nope, apply_rope(q_rope, rope)), -1)
+    logits = torch.einsum("bthd,bshd->bhts", q, keys)[0] * block.scale
+    attention = logits.masked_fill(~mask, -torch.inf).softmax(-1).mean(0)
+    q_i, k_i, w_i = block.indexer(x, q_latent, rope)
+    return attention, index_scores(q_i[0], k_i[0], w_i[0]).masked_fill(~mask, -torch.inf)

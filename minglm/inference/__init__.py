@@ -1,0 +1,1 @@
+"""From prompt to text: prefill, decoding, sampling, speculative decoding, the continuous-batching engine."""

@@ -1,0 +1,463 @@
+"""Continuous batching: requests join and leave a running batch, may be aborted and resumed, and weights may change under them.
+
+    >>> import torch; from minglm.config import ModelConfig; from minglm.model.model import Model
+    >>> engine = Engine(Model(ModelConfig.named("nano")), max_batch=2, max_len=16)
+    >>> for name in "abc":
+    ...     engine.submit(Request(name, prompt=[5, 6, 7], max_new_tokens=4))
+    >>> engine.step()                                         # two fit; the third waits for a place
+    []
+    >>> engine.running, engine.waiting
+    (2, 1)
+
+One latent cache holds a row for each running request, each at a position of its own. The running ones stand in the first
+rows without a gap: when one finishes, the last moves into its place. New ones are prefilled together, at most
+`prefill_budget` tokens a step, so that those already running are not held up; a longer prompt is prefilled in pieces in a spare
+row. Equal sequences that join together, such as the samples of one prompt, are read once and copied.
+
+A request's draws depend on its seed and its token's index only: it gives the same tokens alone, in any batch, with drafts
+and without, and aborted and resumed anywhere, as long as the weights stay (up to rounding: a matrix product over another
+number of rows may differ in its last bit, which matters where two choices are that close).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from minglm.errors import InputError
+from minglm.inference.decoder import Decoder
+from minglm.inference.prefill import prefill
+from minglm.inference.sampling import check_sampling, choose
+from minglm.inference.speculative import Speculator, check_speculate
+from minglm.model.cache import LatentCache
+from minglm.model.model import Model
+from minglm.model.moe import Router
+
+
+@dataclass
+class Request:
+    """A prompt to continue, and what has come of it so far. One given back in with tokens goes on from there."""
+
+    id: str
+    prompt: list[int]
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[int, ...] = ()  # a stop token ends the response and is part of it: the policy chose it
+    tokens: list[int] = field(default_factory=list)  # the response so far
+    # Log-probability of each response token under the distribution it was sampled from, temperature and top_p applied; at
+    # temperature 0 the model's own, at temperature 1.
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)  # weight version that each response token was sampled with
+    # For each response token, the experts chosen at the position that predicted it, int16 (MoE layers, K).
+    routes: list[Tensor] | None = None
+    reason: str = ""  # "stop" or "length" when done, "abort" when given back
+
+
+@dataclass
+class Stats:
+    """Counts since the engine was made."""
+
+    steps: int = 0
+    prefilled: int = 0  # prompt tokens, re-prefilled ones included; a sequence shared by equal requests counts once
+    reprefilled: int = 0  # of these, tokens that had been read before: the waste of aborts and of pushes
+    decoded: int = 0  # response tokens
+    drafted: int = 0
+    accepted: int = 0  # drafts that became response tokens
+    pushes: int = 0
+
+    @property
+    def acceptance(self) -> float:
+        """Share of drafts that were right."""
+        return self.accepted / max(1, self.drafted)
+
+
+class Engine:
+    """Serves requests with one model.
+
+    Args:
+        model: belongs to the engine from now on (`push` writes into it); give a copy of one that is being trained.
+        max_batch: requests running at a time.
+        max_len: positions of each, prompt and response together.
+        mode: "sparse" or "dense".
+        speculate: drafts per step; 0 for none.
+        record_routes: fill `Request.routes`.
+        reuse_kv_cache: an aborted request's cache is offloaded (for 4·max_batch of them, the oldest dropped first), and when it
+            comes back with the same tokens it goes on without a re-prefill. After a push that is an old cache under
+            new weights, as for a request that ran on.
+        prefill_budget: tokens prefilled at most in one step.
+        refresh_on_push: re-prefill running requests under new weights; else they go on with the cache they have.
+
+    Raises:
+        InputError: settings that cannot be.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        max_batch: int,
+        max_len: int,
+        *,
+        mode: str = "sparse",
+        speculate: int = 0,
+        record_routes: bool = False,
+        reuse_kv_cache: bool = False,
+        prefill_budget: int = 512,
+        refresh_on_push: bool = False,
+    ):
+        for name, value in (("max_batch", max_batch), ("max_len", max_len), ("prefill_budget", prefill_budget)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}={value!r}: must be a whole number of at least 1")
+        if max_len > (limit := model.config.max_position_embeddings):
+            raise InputError(f"max_len={max_len}: the model has max_position_embeddings={limit}; use at most that")
+        if mode not in ("sparse", "dense"):
+            raise InputError(f"mode {mode!r}: an engine runs 'sparse' or 'dense'")
+        check_speculate(model, speculate)
+        self.model, self.max_batch, self.max_len, self.mode = model, max_batch, max_len, mode
+        self.reuse_kv_cache, self.prefill_budget, self.refresh_on_push = reuse_kv_cache, prefill_budget, refresh_on_push
+        weight = model.embed_tokens.weight
+        self.cache = LatentCache(
+            model.config, max_batch + 1, max_len + speculate, weight.dtype, weight.device, mtp=speculate > 0
+        )
+        self.decoder = Decoder(model, self.cache, mode, record_routes)
+        self.speculator = Speculator(self.decoder, speculate, max_batch + 1) if speculate else None
+        self.record_routes = record_routes
+        self.version, self.stats = 0, Stats()
+        self._queue: deque[Request] = deque()
+        self._rows: list[Request] = []  # row i of the cache is _rows[i]'s
+        self._long: Request | None = None  # being prefilled in pieces, in the spare row
+        self._long_done, self._long_routes = 0, []
+        self._ids: set[str] = set()
+        self._seen: set[str] = set()  # waiting requests whose tokens were prefilled before a push
+        self._kept: OrderedDict[str, tuple] = OrderedDict()
+
+    @property
+    def running(self) -> int:
+        return len(self._rows) + (self._long is not None)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    # ------------------------------------------------------------------ what callers do
+
+    def submit(self, request: Request) -> None:
+        """Queue a request, new or given back by `abort`.
+
+        Raises:
+            InputError: it cannot run; the message says why, and the engine is as before.
+        """
+        self._check(request)
+        if self.record_routes and request.routes is None:
+            request.routes = []
+        request.reason = ""
+        self._ids.add(request.id)
+        self._queue.append(request)
+
+    @torch.inference_mode()
+    def step(self) -> list[Request]:
+        """Admit what fits, then decode one token (with drafts: at least one) for everything running.
+
+        Returns the requests that finished in this step.
+        """
+        self.stats.steps += 1
+        return self._admit() + self._decode()
+
+    def abort(self, ids: Collection[str] | None = None) -> list[Request]:
+        """Stop the requests with these ids, or all: returned unfinished with what they have, to be submitted again or not.
+        An id that is not here (it may just have finished) is passed over."""
+        gone = [
+            r for r in (*self._rows, *([self._long] if self._long else []), *self._queue) if ids is None or r.id in ids
+        ]
+        marked = {r.id for r in gone}
+        for row in reversed(range(len(self._rows))):
+            if self._rows[row].id in marked:
+                if self.reuse_kv_cache:
+                    self._keep(row)
+                self._leave(row)
+        if self._long is not None and self._long.id in marked:
+            self._long = None
+        self._queue = deque(r for r in self._queue if r.id not in marked)
+        self._ids -= marked
+        for request in gone:
+            request.reason = "abort"
+        return gone
+
+    @torch.no_grad()
+    def push(self, state: dict[str, Tensor], version: int) -> None:
+        """Take new weights between two steps; running requests go on, and their next tokens carry the new version.
+
+        Args:
+            state: a whole `Model.state_dict()`.
+            version: higher than the present one, or the same (the same weights again).
+
+        Raises:
+            InputError: an older version, weights of another shape, or not finite; nothing has changed then.
+        """
+        if version < self.version:
+            raise InputError(
+                f"push of version {version}: the engine has version {self.version} already; push a newer one"
+            )
+        own = self.model.state_dict()
+        if missing := sorted(own.keys() - state.keys()):
+            raise InputError(
+                f"push of version {version}: {missing[0]} is missing ({len(missing)} in all); give the whole state_dict"
+            )
+        if extra := sorted(state.keys() - own.keys()):
+            raise InputError(
+                f"push of version {version}: {extra[0]} is no weight of this model; give its own state_dict"
+            )
+        for name, mine in own.items():
+            if state[name].shape != mine.shape:
+                raise InputError(
+                    f"push of version {version}: {name} is {tuple(state[name].shape)}, not {tuple(mine.shape)}; "
+                    "give weights of the same model size"
+                )
+            if not bool(state[name].isfinite().all()):
+                raise InputError(f"push of version {version}: {name} is not finite; keep the last good weights")
+        for name, mine in own.items():
+            mine.copy_(state[name])
+        self.version = version
+        self.stats.pushes += 1
+        self.decoder.refold()
+        if self.refresh_on_push:
+            again = list(self._rows) + ([self._long] if self._long else [])
+            self._queue.extendleft(reversed(again))
+            self._seen.update(r.id for r in again)
+            self._rows, self._long = [], None
+            self._kept.clear()
+
+    # ------------------------------------------------------------------ joining
+
+    def _admit(self) -> list[Request]:
+        if self._long is not None:
+            return self._read_piece()
+        batch, longest = [], 0
+        while self._queue and len(self._rows) + len(batch) < self.max_batch:
+            request = self._queue[0]
+            if self._resume(request, len(self._rows)) if not batch else request.id in self._kept:
+                if batch:
+                    break  # kept ones join by themselves, in the next step
+                self._queue.popleft()
+                self._rows.append(request)
+                continue
+            length = len(request.prompt) + len(request.tokens)
+            if length > self.prefill_budget:
+                if not batch:
+                    self._long, self._long_done, self._long_routes = self._queue.popleft(), 0, []
+                    return self._read_piece()
+                break
+            distinct = {(*r.prompt, *r.tokens) for r in (*batch, request)}
+            if batch and len(distinct) * max(longest, length) > self.prefill_budget:
+                break
+            batch.append(self._queue.popleft())
+            longest = max(longest, length)
+        return self._read(batch) if batch else []
+
+    def _read(self, batch: list[Request]) -> list[Request]:
+        """Prefill short sequences together, each distinct one once."""
+        place: dict[tuple[int, ...], int] = {}
+        for request in batch:
+            place.setdefault((*request.prompt, *request.tokens), len(place))
+        first, sequences = len(self._rows), list(place)
+        logits, hidden, routes = self._forward(first, sequences, 0)
+        at = [place[(*r.prompt, *r.tokens)] for r in batch]
+        order, taken = [], set()  # the first of each kind keeps its row; twins follow and copy
+        for i, sequence in enumerate(at):
+            if sequence not in taken:
+                taken.add(sequence)
+                order.append(i)
+        order += [i for i in range(len(batch)) if i not in order]
+        batch, at = [batch[i] for i in order], [at[i] for i in order]
+        for row, sequence in enumerate(at[len(sequences) :], len(sequences)):
+            self.cache.write(first + row, self.cache.read(first + sequence, len(sequences[sequence])))
+        lengths = [len(sequences[s]) for s in at]
+        for request, length in zip(batch, lengths):
+            self._count_again(request, length)
+        pick = torch.tensor(at, device=logits.device)
+        last = hidden[pick, torch.tensor(lengths, device=logits.device) - 1]
+        ends = None if routes is None else [routes[s, n - 1] for s, n in zip(at, lengths)]
+        return self._join(batch, logits[pick], last, ends)
+
+    def _read_piece(self) -> list[Request]:
+        """The next piece of a long prompt, in the spare row; the last piece moves it to the running ones."""
+        request, done, spare = self._long, self._long_done, self.max_batch
+        sequence = [*request.prompt, *request.tokens]
+        piece = sequence[done : done + self.prefill_budget]
+        logits, hidden, routes = self._forward(
+            spare, [piece], done, sequence[done + len(piece)] if done + len(piece) < len(sequence) else None
+        )
+        self._long_done += len(piece)
+        if self._long_done < len(sequence):
+            return []
+        self._long = None
+        self._count_again(request, len(sequence))
+        self.cache.write(len(self._rows), self.cache.read(spare, len(sequence)))
+        return self._join([request], logits, hidden[:, -1], None if routes is None else [routes[0, -1]])
+
+    def _forward(
+        self, row: int, sequences: list, done: int, following: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Read sequences into rows row … → logits (B, V) after each, hidden (B, T, C), routes (B, T, MoE layers, K)."""
+        chosen: list[Tensor] = []
+        hooks = (
+            [
+                m.register_forward_hook(lambda _, __, out: chosen.append(out[0]))
+                for layer in self.model.layers
+                for m in layer.modules()
+                if isinstance(m, Router)
+            ]
+            if self.record_routes
+            else []
+        )
+        part = self.cache.rows(row, row + len(sequences), done)
+        try:
+            logits, hidden = prefill(self.model, part, sequences, self.mode)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.stats.prefilled += sum(map(len, sequences))
+        if self.speculator is not None:
+            part.length = done
+            self.speculator.prefill(part, sequences, hidden, following, self.mode)
+        routes = torch.stack(chosen, 1).view(*hidden.shape[:2], len(chosen), -1).to(torch.int16) if chosen else None
+        return logits, hidden, routes
+
+    def _count_again(self, request: Request, length: int) -> None:
+        if request.tokens or request.id in self._seen:
+            self.stats.reprefilled += length
+            self._seen.discard(request.id)
+
+    def _join(self, batch: list[Request], logits: Tensor, hidden: Tensor, routes: list[Tensor] | None) -> list[Request]:
+        """Sequences just read into the next rows: choose a token for each; those that it ends do not stay."""
+        first = len(self._rows)
+        chosen, logprobs = choose(logits.float(), *self._settings(batch))
+        self._rows += batch
+        for i, (request, token, logprob) in enumerate(zip(batch, chosen.tolist(), logprobs.tolist())):
+            if self.speculator is not None:
+                self.speculator.begin(first + i, len(request.prompt) + len(request.tokens) - 1, hidden[i], token)
+            self._give(request, token, logprob, None if routes is None else routes[i])
+        return self._finished()
+
+    # ------------------------------------------------------------------ running
+
+    def _decode(self) -> list[Request]:
+        rows = self._rows
+        if not rows:
+            return []
+        settings = self._settings(rows)
+        if self.speculator is None:
+            newest = torch.tensor([[r.tokens[-1]] for r in rows], device=self.cache.latent.device)
+            logits = self.decoder.step(newest, [len(r.prompt) + len(r.tokens) - 1 for r in rows])[:, 0].float()
+            chosen, logprobs = choose(logits, *settings)
+            chosen, logprobs, right = chosen[:, None], logprobs[:, None], [0] * len(rows)
+        else:
+            chosen, logprobs, right = self.speculator.step(*settings)
+        routes = None
+        if self.record_routes and self.decoder.routes:
+            routes = (
+                torch.stack(self.decoder.routes, 1).view(*chosen.shape, len(self.decoder.routes), -1).to(torch.int16)
+            )
+        for i, (request, tokens, logs, a) in enumerate(zip(rows, chosen.tolist(), logprobs.tolist(), right)):
+            before = len(request.tokens)
+            for j in range(a + 1):
+                self._give(request, tokens[j], logs[j], None if routes is None else routes[i, j])
+                if request.reason:
+                    break
+            self.stats.drafted += chosen.shape[1] - 1
+            self.stats.accepted += len(request.tokens) - before - 1
+        return self._finished()
+
+    @staticmethod
+    def _settings(rows: list[Request]) -> tuple[list[float], list[float], list[tuple[int, int]]]:
+        return [r.temperature for r in rows], [r.top_p for r in rows], [(r.seed, len(r.tokens)) for r in rows]
+
+    def _give(self, request: Request, token: int, logprob: float, route: Tensor | None) -> None:
+        request.tokens.append(token)
+        request.logprobs.append(logprob)
+        request.versions.append(self.version)
+        if request.routes is not None and route is not None:
+            request.routes.append(route.clone())
+        self.stats.decoded += 1
+        if token in request.stop:
+            request.reason = "stop"
+        elif len(request.tokens) >= request.max_new_tokens:
+            request.reason = "length"
+
+    def _finished(self) -> list[Request]:
+        done = [r for r in self._rows if r.reason]
+        for row in reversed(range(len(self._rows))):
+            if self._rows[row].reason:
+                self._ids.discard(self._rows[row].id)
+                self._leave(row)
+        return done
+
+    def _leave(self, row: int) -> None:
+        """The last running row moves into this one's place."""
+        last = len(self._rows) - 1
+        if row < last:
+            moving = self._rows[row] = self._rows[last]
+            self.cache.write(row, self.cache.read(last, len(moving.prompt) + len(moving.tokens)))
+            if self.speculator is not None:
+                self.speculator.write(row, self.speculator.read(last))
+        self._rows.pop()
+
+    # ------------------------------------------------------------------ resuming
+
+    def _keep(self, row: int) -> None:
+        request = self._rows[row]
+        held = self.cache.read(row, len(request.prompt) + len(request.tokens) - 1)
+        self._kept[request.id] = (
+            [*request.prompt, *request.tokens],
+            held,
+            self.speculator and self.speculator.read(row),
+        )
+        while len(self._kept) > 4 * self.max_batch:
+            self._kept.popitem(last=False)
+
+    def _resume(self, request: Request, row: int) -> bool:
+        """Put a kept cache back if there is one for exactly these tokens."""
+        sequence, held, drafts = self._kept.pop(request.id, (None, None, None))
+        if sequence != [*request.prompt, *request.tokens]:
+            return False
+        self.cache.write(row, held)
+        if drafts is not None:
+            self.speculator.write(row, drafts)
+        return True
+
+    def _check(self, r: Request) -> None:
+        who, V = f"request {r.id!r}", self.model.config.vocab_size
+        if r.id in self._ids:
+            raise InputError(f"{who}: one of this id is already here; give every request its own id")
+        if not r.prompt:
+            raise InputError(f"{who}: the prompt is empty; start it with bos_token_id={self.model.config.bos_token_id}")
+        for token in (*r.prompt, *r.tokens):
+            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < V:
+                raise InputError(
+                    f"{who} holds token {token!r}: the vocabulary is 0 to {V - 1}; use the tokenizer this model was made with"
+                )
+        if isinstance(r.max_new_tokens, bool) or not isinstance(r.max_new_tokens, int) or r.max_new_tokens < 1:
+            raise InputError(f"{who}: max_new_tokens={r.max_new_tokens!r}; must be a whole number of at least 1")
+        if (total := len(r.prompt) + r.max_new_tokens) > self.max_len:
+            raise InputError(
+                f"{who}: prompt of {len(r.prompt)} and max_new_tokens={r.max_new_tokens} are {total} positions, more than "
+                f"max_len={self.max_len}; shorten one of them or make the engine with max_len={total}"
+            )
+        if isinstance(r.seed, bool) or not isinstance(r.seed, int):
+            raise InputError(f"{who}: seed={r.seed!r}; must be a whole number")
+        try:
+            check_sampling(r.temperature, r.top_p)
+        except InputError as err:
+            raise InputError(f"{who}: {err}") from None
+        if not len(r.tokens) == len(r.logprobs) == len(r.versions):
+            raise InputError(
+                f"{who}: {len(r.tokens)} tokens, {len(r.logprobs)} logprobs and {len(r.versions)} versions; "
+                "each response token needs one of both"
+            )
+        if len(r.tokens) >= r.max_new_tokens or (r.tokens and r.tokens[-1] in r.stop):
+            raise InputError(f"{who}: already complete with {len(r.tokens)} tokens; submit unfinished ones only")

@@ -1,0 +1,1 @@
+"""The model. Read in this order: model, attention, indexer, sparse_attention, moe, mtp."""

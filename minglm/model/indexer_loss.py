@@ -1,0 +1,133 @@
+"""The indexer's own loss: KL divergence of its distribution from the attention's (DeepSeek-V3.2-Exp, section 2.1.1).
+
+Shapes: B batch, T query positions, S key positions, H heads, Hi/Di indexer heads and width, k chosen keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minglm.model.indexer import visible
+from minglm.model.layers import wide
+from minglm.model.threads import share_out
+from minglm.model.workspace import (
+    GATHER_FLOATS,
+    SCORE_FLOATS,
+    _budget,
+    _chunks,
+    _gather,
+    _sum,
+    _Workspace,
+    scatter_rows,
+)
+
+
+def _kl_and_grad(index: Tensor, p: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ KL(p ‖ softmax(index)) over rows and its gradient softmax(index) − p; `seen` masks what does not exist."""
+    log_q = index.masked_fill(~seen, -torch.inf).log_softmax(-1)
+    kl = (torch.xlogy(p, p) - torch.where(p > 0, p * log_q, 0.0)).sum()
+    return kl, log_q.exp() - p
+
+
+class _ChosenKL(torch.autograd.Function):
+    """Mean over queries of the KL on the chosen set. The gradient is made in the forward pass: the output is a scalar."""
+
+    @staticmethod
+    def forward(ctx, q, k, w, choice, p, wants):  # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
+        B, T, Hi, Di = q.shape
+        n_keys, d_q, d_w = choice.shape[-1], torch.empty_like(q), torch.empty_like(w)
+
+        def work(share):
+            space, total, d_k = _Workspace(k), q.new_zeros(()), torch.zeros_like(k)
+            for b, part in share:
+                index, n = choice[b, part].clamp(min=0), part.stop - part.start
+                keys = _gather(k[b], index, space)
+                dots = torch.bmm(q[b, part], keys.transpose(1, 2), out=space("dots", n, Hi, n_keys)).relu_()
+                scores = torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1)
+                kl, d_index = _kl_and_grad(scores, p[b, part], choice[b, part] >= 0)
+                total += kl
+                if not wants:
+                    continue
+                torch.bmm(dots, d_index.unsqueeze(-1), out=d_w[b, part].unsqueeze(-1))
+                d_dots = (w[b, part].unsqueeze(-1) * d_index.unsqueeze(1)).mul_(dots > 0)
+                torch.bmm(d_dots, keys, out=d_q[b, part])
+                d_keys = torch.bmm(d_dots.transpose(1, 2), q[b, part], out=space("d_keys", n, n_keys, Di))
+                scatter_rows(d_k[b], index.flatten(), d_keys.view(-1, Di))
+            return total, d_k
+
+        total, d_k = (
+            _sum(parts)
+            for parts in zip(*share_out(work, _chunks(B, T, n_keys * Di, _budget(GATHER_FLOATS, k.device)), k.device))
+        )
+        ctx.save_for_backward(d_q, d_k, d_w)
+        ctx.queries = B * T
+        return total / (B * T)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return *(g * (grad / ctx.queries) for g in ctx.saved_tensors), None, None, None
+
+
+class _DenseKL(torch.autograd.Function):
+    """Mean over queries of the KL on all visible keys, for the warm-up; attention is formed a chunk of queries at a time."""
+
+    @staticmethod
+    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):  # attn_q (B,T,H,D), attn_k (B,S,H,D)
+        B, T, Hi, Di = q.shape
+        total = wide(q.new_zeros(()))
+        d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)
+        for b, part in _chunks(B, T, k.shape[1] * (Hi + attn_q.shape[2]), _budget(SCORE_FLOATS, k.device)):
+            end, n = offset + part.stop, part.stop - part.start
+            seen = visible(n, offset + part.start, end, None if doc_start is None else doc_start[b, part], q.device)
+            attn = torch.matmul(attn_q[b, part].transpose(0, 1), attn_k[b, :end].permute(1, 2, 0)).mul_(scale)
+            p = attn.masked_fill_(~seen, -torch.inf).softmax(-1).mean(0)  # (n, end)
+            dots = (q[b, part].flatten(0, 1) @ k[b, :end].T).view(n, Hi, end).relu_()
+            kl, d_index = _kl_and_grad(torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1), p, seen)
+            total += kl
+            if not wants:
+                continue
+            torch.bmm(dots, d_index.unsqueeze(-1), out=d_w[b, part].unsqueeze(-1))
+            d_dots = (w[b, part].unsqueeze(-1) * d_index.unsqueeze(1)).mul_(dots > 0).flatten(0, 1)
+            d_q[b, part] = (d_dots @ k[b, :end]).view(n, Hi, Di)
+            d_k[b, :end] += d_dots.T @ q[b, part].flatten(0, 1)
+        ctx.save_for_backward(d_q, d_k, d_w)
+        ctx.queries = B * T
+        return total / (B * T)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return *(g * (grad / ctx.queries) for g in ctx.saved_tensors), None, None, None, None, None, None
+
+
+def chosen_kl(q: Tensor, k: Tensor, w: Tensor, choice: Tensor, p: Tensor) -> Tensor:
+    """Sparse-stage indexer loss: mean over queries of KL(p ‖ softmax(I)) over each query's chosen keys, in nats.
+
+    q (B,T,Hi,Di), k (B,S,Di), w (B,T,Hi) from `Indexer`; choice and p (B,T,k) as `sparse_attention` returned it.
+    """
+    return _ChosenKL.apply(wide(q), wide(k), wide(w), choice, wide(p), torch.is_grad_enabled())
+
+
+def dense_kl(
+    q: Tensor,
+    k: Tensor,
+    w: Tensor,
+    attn_q: Tensor,
+    attn_k: Tensor,
+    scale: float,
+    doc_start: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """Warm-up indexer loss: the same over every visible key, p being the dense attention of attn_q (B,T,H,D) to attn_k
+    (B,S,H,D); the first query stands at position `offset`."""
+    return _DenseKL.apply(
+        wide(q),
+        wide(k),
+        wide(w),
+        wide(attn_q.detach()),
+        wide(attn_k.detach()),
+        scale,
+        doc_start,
+        offset,
+        torch.is_grad_enabled(),
+    )

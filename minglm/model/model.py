@@ -1,0 +1,232 @@
+"""The whole model: embedding, layers of (MLA + DSA) and (dense or expert feed-forward), final norm, head, MTP module.
+
+Names of modules and shapes of weights follow transformers' `glm_moe_dsa`, so weights move between the two by name
+(`minglm.interop.huggingface`).
+
+How weights start (seed with torch.manual_seed):
+
+    embedding, every matrix, router, experts    normal(0, initializer_range)
+    norm weights                                1
+    indexer key norm's bias, router bias        0
+
+Shapes: B batch, T query positions, C hidden, V vocabulary, E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from minglm.config import ModelConfig
+from minglm.errors import InputError, nearest
+from minglm.model.attention import MLA, View
+from minglm.model.cache import LatentCache
+from minglm.model.layers import RMSNorm, SwiGLU, head_loss, rope_table
+from minglm.model.moe import MoE, Router
+from minglm.model.mtp import MTP, shift_targets
+
+MODES = ("dense", "warmup", "sparse")
+
+
+@dataclass
+class Output:
+    """What a forward returns. Losses are parts, unweighted: the trainer multiplies and adds them.
+
+    `balance_loss` sums over MoE layers (an even load gives 1 for each), as DeepSeek-V3's coefficient expects;
+    `indexer_kl` is the mean over the layers that ran an indexer, in nats per query; `mtp_loss` the mean over depths.
+    All losses need targets. `expert_counts` has one row per MoE layer, then one for the MTP
+    layer when it ran (all depths together).
+    """
+
+    logits: Tensor | None = None  # (B, T, V); None when targets were given
+    lm_loss: Tensor | None = None
+    mtp_loss: Tensor | None = None
+    balance_loss: Tensor | None = None
+    indexer_kl: Tensor | None = None
+    expert_counts: Tensor | None = None  # (MoE layers [+ 1], E) int64
+    hidden: Tensor | None = None  # (B, T, C) before the final norm: what MTP reads
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int, full: bool, experts: bool):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = MLA(config, layer, full)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MoE(config) if experts else SwiGLU(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x: Tensor, view: View, tally: Tally) -> Tensor:
+        attended, kl = self.self_attn(self.input_layernorm(x), view)
+        x = x + attended
+        x_norm, balance, counts = self.post_attention_layernorm(x), None, None
+        if isinstance(self.mlp, MoE):
+            fed, balance, counts = self.mlp(x_norm, view.losses)
+        else:
+            fed = self.mlp(x_norm)
+        tally.add(kl, balance, counts)
+        return x + fed
+
+
+class Tally:
+    """Collects the layers' KL, balance loss and expert counts."""
+
+    def __init__(self) -> None:
+        self.kl, self.balance, self.counts = [], [], []
+
+    def add(self, kl: Tensor | None, balance: Tensor | None = None, counts: Tensor | None = None) -> None:
+        for store, value in ((self.kl, kl), (self.balance, balance), (self.counts, counts)):
+            if value is not None:
+                store.append(value)
+
+
+class Model(nn.Module):
+    """GLM-5-like language model of any size; `Model(ModelConfig.named("glm5"))` builds under `torch.device("meta")`."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            Layer(config, i, full=kind == "full", experts=i >= config.first_k_dense_replace)
+            for i, kind in enumerate(config.indexer_types)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.mtp = (
+            MTP(config, Layer(config, config.num_hidden_layers, full=True, experts=True))
+            if config.num_nextn_predict_layers
+            else None
+        )
+        self._rope = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as in the table at the top of this file."""
+        for name, p in self.named_parameters():
+            if p.dim() > 1:
+                nn.init.normal_(p, 0.0, self.config.initializer_range)
+            else:
+                nn.init.constant_(p, 0.0 if name.endswith("bias") else 1.0)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        *,
+        mode: str = "sparse",
+        doc_start: Tensor | None = None,
+        cache: LatentCache | None = None,
+        mtp: bool = True,
+        indexer_loss: bool = True,
+        last_only: bool = False,
+    ) -> Output:
+        """Run the model, or the next tokens of cached sequences.
+
+        Args:
+            tokens: (B, T) int64.
+            targets: (B, T) int64, targets[i] = token i+1, -100 ignored. Given: losses and no logits.
+            mode: "dense": full causal attention, no indexer. "warmup": the same, while the indexer learns from the KL to
+                that attention and nothing else has a gradient. "sparse": attention over the indexer's choice.
+            doc_start: (B, T) int64, the first position each query may see (start of its document); None: 0 everywhere.
+            cache: holds earlier tokens and takes the new ones.
+            mtp: compute the MTP loss too (needs targets; skipped with a cache).
+            indexer_loss: False skips the indexer's KL.
+            last_only: logits of the last position only, (B, 1, V).
+
+        Raises:
+            InputError: unknown mode, tokens outside the vocabulary, a sequence longer than max_position_embeddings.
+        """
+        offset = cache.length if cache is not None else 0
+        self._check(tokens, targets, mode, doc_start, offset)
+        T = tokens.shape[1]
+        view = View(
+            mode,
+            self._rope_slice(offset, T, tokens.device),
+            offset,
+            doc_start,
+            cache,
+            losses=targets is not None,
+            indexer_loss=indexer_loss and targets is not None,
+            indexer_grad=torch.is_grad_enabled(),
+        )
+        tally = Tally()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
+            hidden = self.embed_tokens(tokens)
+            for layer in self.layers:
+                hidden = layer(hidden, view, tally)
+            if cache is not None:
+                cache.advance(T)
+            out = Output(hidden=hidden)
+            if targets is None:
+                out.logits = self.lm_head(self.norm(hidden[:, -1:] if last_only else hidden))
+            else:
+                out.lm_loss = head_loss(self.norm(hidden), self.lm_head.weight, targets)
+                if mtp and self.mtp is not None and cache is None:
+                    out.mtp_loss = self._mtp_loss(tokens, targets, hidden, view, tally)
+        out.indexer_kl = torch.stack(tally.kl).mean() if tally.kl else None
+        out.balance_loss = torch.stack(tally.balance).sum() if tally.balance else None
+        out.expert_counts = torch.stack(tally.counts) if tally.counts else None
+        return out
+
+    def _mtp_loss(self, tokens: Tensor, targets: Tensor, hidden: Tensor, view: View, tally: Tally) -> Tensor | None:
+        """Mean cross-entropy over depths; see minglm/model/mtp.py for what meets what."""
+        losses, counts, main = [], [], tally.counts
+        tally.counts = counts
+        for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
+            keep = tokens.shape[1] - depth
+            doc = view.doc_start
+            part = replace(view, rope=view.rope[:keep], doc_start=None if doc is None else doc[:, :keep])
+            hidden = self.mtp_step(hidden[:, :keep], tokens[:, depth:], part, tally)
+            losses.append(head_loss(self.mtp.norm(hidden), self.lm_head.weight, shift_targets(targets, depth, doc)))
+        tally.counts = main + ([torch.stack(counts).sum(0)] if counts else [])
+        return torch.stack(losses).mean() if losses else None
+
+    def mtp_step(self, hidden: Tensor, tokens: Tensor, view: View, tally: Tally) -> Tensor:
+        """One depth: hidden (B,T,C) of the depth before and the tokens (B,T) it joins → hidden (B,T,C) of this depth."""
+        return self.mtp.layer(self.mtp.join(hidden, self.embed_tokens(tokens)), view, tally)
+
+    def _check(self, tokens: Tensor, targets: Tensor | None, mode: str, doc_start: Tensor | None, offset: int) -> None:
+        if mode not in MODES:
+            raise InputError(f"mode {mode!r}: not one of {', '.join(MODES)}{nearest(mode, MODES)}")
+        end = offset + tokens.shape[1]
+        if end > self.config.max_position_embeddings:
+            raise InputError(
+                f"sequence of {end} tokens: longer than max_position_embeddings="
+                f"{self.config.max_position_embeddings}; cut it or raise max_position_embeddings"
+            )
+        for name, t in (("targets", targets), ("doc_start", doc_start)):
+            if t is not None and t.shape != tokens.shape:
+                raise InputError(
+                    f"{name} of shape {tuple(t.shape)}: must match tokens {tuple(tokens.shape)}; give one per token"
+                )
+        if tokens.shape[1] > 1 and tokens.device.type == "cpu":
+            low, high = (int(v) for v in tokens.aminmax())
+            if low < 0 or high >= self.config.vocab_size:
+                raise InputError(
+                    f"token {low if low < 0 else high}: outside the vocabulary 0 to {self.config.vocab_size - 1}; "
+                    "use the tokenizer this model was made with"
+                )
+
+    def _rope_slice(self, offset: int, T: int, device: torch.device) -> Tensor:
+        end = offset + T
+        if self._rope is None or self._rope.shape[0] < end or self._rope.device != device:
+            length = min(self.config.max_position_embeddings, max(1024, 2 * end))
+            with torch.inference_mode(False):  # made while decoding, it must serve a training step later
+                self._rope = rope_table(length, self.config.qk_rope_head_dim, self.config.rope_theta, device)
+        return self._rope[offset:end]
+
+    # ------------------------------------------------------------------ for the trainer
+
+    def update_router_bias(self, expert_counts: Tensor, rate: float) -> None:
+        """Move every router's bias toward balance: bias += rate·sign(mean − count). `expert_counts` as in `Output`."""
+        routers = [m for m in self.modules() if isinstance(m, Router)]
+        for router, counts in zip(routers, expert_counts):
+            router.move_bias(counts, rate)
+
+    def indexer_parameters(self) -> list[nn.Parameter]:
+        """The indexers' parameters: all that learns in "warmup", and nothing that the language-model loss moves."""
+        return [p for name, p in self.named_parameters() if ".indexer." in name]

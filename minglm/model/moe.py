@@ -1,0 +1,164 @@
+"""Mixture of experts: sigmoid router with a balancing bias, grouped expert matmuls, one shared expert.
+
+The bias is added to the scores only to choose experts; the gates come from the raw scores, so balancing steers the load
+without touching the output's weights (Wang et al. 2024, arXiv 2408.15664; DeepSeek-V3, arXiv 2412.19437 §2.1.2). No token
+is ever dropped: tokens are sorted by expert and each expert multiplies exactly the rows that chose it.
+
+Shapes: N tokens, C hidden, E experts, K chosen, F expert width, B sequences, T tokens in each.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minglm.config import ModelConfig
+from minglm.model.layers import SwiGLU, wide
+
+
+class Router(nn.Module):
+    """Scores each token against each expert and chooses K. `e_score_correction_bias` is a buffer, moved by `move_bias`."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.k, self.scale = config.num_experts_per_tok, config.routed_scaling_factor
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (N, C) → chosen experts (N, K) int64, gates (N, K) that sum to `routed_scaling_factor`, scores (N, E) fp32."""
+        scores = F.linear(wide(x), wide(self.weight)).sigmoid()
+        with torch.no_grad():
+            chosen = (scores + self.e_score_correction_bias).topk(self.k, -1, sorted=False).indices
+        gates = scores.gather(-1, chosen)
+        return chosen, gates * (self.scale / (gates.sum(-1, keepdim=True) + 1e-20)), scores
+
+    @torch.no_grad()
+    def move_bias(self, counts: Tensor, rate: float) -> None:
+        """bias += rate · sign(mean load − load): the underloaded become likelier to be chosen. counts (E,)."""
+        load = counts.to(self.e_score_correction_bias)
+        self.e_score_correction_bias += rate * torch.sign(load.mean() - load)
+
+
+class _GroupedSwiGLU(torch.autograd.Function):
+    """Every expert's SwiGLU on the rows that chose it. The gate multiplies the hidden activation, so that its gradient
+    needs no copy of the expert's output."""
+
+    @staticmethod
+    def forward(ctx, x, gate_up, down, gates, chosen):  # (N,C) (E,2F,C) (E,C,F) (N,K) (N,K)
+        order = torch.argsort(chosen.flatten(), stable=True)  # slots (token·K + choice) by expert
+        place = torch.empty_like(order)
+        place[order] = torch.arange(order.numel(), device=order.device)
+        counts = torch.bincount(chosen.flatten(), minlength=gate_up.shape[0])
+        token, gate = order // chosen.shape[1], gates.flatten().index_select(0, order).unsqueeze(-1)
+        inner = x.new_empty(order.numel(), gate_up.shape[1])  # (N·K, 2F)
+        out = x.new_empty(order.numel(), x.shape[1])  # (N·K, C)
+        for e, part in _parts(counts):
+            torch.mm(x.index_select(0, token[part]), gate_up[e].T, out=inner[part])
+            g, u = inner[part].chunk(2, -1)
+            torch.mm(F.silu(g).mul_(u).mul_(gate[part]), down[e].T, out=out[part])
+        ctx.save_for_backward(x, gate_up, down, gate, token, place, inner)
+        ctx.counts, ctx.k = counts, chosen.shape[1]
+        return F.embedding_bag(place.view_as(chosen), out, mode="sum"), counts
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        x, gate_up, down, gate, token, place, inner = ctx.saved_tensors
+        d_rows, d_gate = x.new_empty(token.numel(), x.shape[1]), torch.empty_like(gate)
+        d_gate_up, d_down, width = torch.empty_like(gate_up), torch.empty_like(down), down.shape[-1]
+        for e in (ctx.counts == 0).nonzero().flatten().tolist():
+            d_gate_up[e], d_down[e] = 0.0, 0.0
+        for e, part in _parts(ctx.counts):
+            rows, d_out = x.index_select(0, token[part]), grad.index_select(0, token[part])
+            g, u = inner[part].chunk(2, -1)
+            sigmoid = g.sigmoid()
+            act = g * sigmoid  # silu(g)
+            hidden = act * u
+            d_hidden = d_out @ down[e]  # gradient of gate·hidden
+            torch.sum(d_hidden * hidden, -1, keepdim=True, out=d_gate[part])
+            torch.mm(d_out.T, hidden.mul_(gate[part]), out=d_down[e])
+            d_hidden *= gate[part]
+            d_inner = torch.empty_like(inner[part])
+            torch.mul(d_hidden, act, out=d_inner[:, width:])
+            # silu'(g) = sigmoid + silu·(1 − sigmoid)
+            torch.mul(act.addcmul_(act, sigmoid, value=-1).add_(sigmoid), d_hidden.mul_(u), out=d_inner[:, :width])
+            torch.mm(d_inner.T, rows, out=d_gate_up[e])
+            torch.mm(d_inner, gate_up[e], out=d_rows[part])
+        place = place.view(-1, ctx.k)
+        return (
+            F.embedding_bag(place, d_rows, mode="sum"),
+            d_gate_up,
+            d_down,
+            d_gate.flatten().index_select(0, place.flatten()).view_as(place),
+            None,
+        )
+
+
+def _parts(counts: Tensor):
+    """(expert, slice of the sorted rows) for every expert that was chosen."""
+    start = 0
+    for e, n in enumerate(counts.tolist()):
+        if n:
+            yield e, slice(start, start + n)
+        start += n
+
+
+def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token through the experts it chose, weighted by its gates: x (N, C), gate_up (E, 2F, C), down (E, C, F),
+    gates and chosen (N, K) → output (N, C) and tokens per expert (E,)."""
+    if x.device.type == "cpu":
+        return _GroupedSwiGLU.apply(x, gate_up, down, gates, chosen)
+    from minglm.model import gpu_kernels  # no loop over experts, which would wait for their counts
+
+    return gpu_kernels.grouped_swiglu(x, gate_up, down, gates, chosen)
+
+
+class Experts(nn.Module):
+    """The routed experts' weights, stacked: gate and up in one matrix per expert, as in transformers."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        E, C, width = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * width, C))
+        self.down_proj = nn.Parameter(torch.empty(E, C, width))
+
+    def forward(self, x: Tensor, chosen: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N, C), chosen (N, K), gates (N, K) → output (N, C) and tokens per expert (E,) int64."""
+        return grouped_swiglu(x, self.gate_up_proj, self.down_proj, gates.to(x.dtype), chosen)
+
+
+class MoE(nn.Module):
+    """Router, routed experts and shared expert of one layer."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate = Router(config)
+        self.experts = Experts(config)
+        shared = config.n_shared_experts * config.moe_intermediate_size
+        self.shared_experts = SwiGLU(config.hidden_size, shared) if shared else None
+
+    def forward(self, x: Tensor, want_loss: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
+        """x (B, T, C) → output (B, T, C), balance loss (scalar, when wanted), tokens per expert (E,) int64."""
+        flat = x.flatten(0, -2)
+        chosen, gates, scores = self.gate(flat)
+        out, counts = self.experts(flat, chosen, gates)
+        if self.shared_experts is not None:
+            out = out + self.shared_experts(flat)
+        loss = balance_loss(scores.view(*x.shape[:2], -1), chosen.view(*x.shape[:2], -1)) if want_loss else None
+        return out.view_as(x), loss, counts
+
+
+def balance_loss(scores: Tensor, chosen: Tensor) -> Tensor:
+    """Sequence-wise balance loss, without its coefficient α (DeepSeek-V3 eq. 17-20); 1.0 for an even load.
+
+    Σ_i f_i·P_i, with f_i = E/(K·T)·(tokens of the sequence that chose i) and P_i the mean of the scores normalised over
+    experts; the mean over sequences. scores (B, T, E), chosen (B, T, K). Gradients flow through P only.
+    """
+    B, T, E = scores.shape
+    share = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).mean(1)  # (B, E)
+    load = torch.zeros(B, E, dtype=scores.dtype, device=scores.device)
+    load.scatter_add_(
+        1, chosen.flatten(1), torch.ones((), dtype=scores.dtype, device=scores.device).expand(B, T * chosen.shape[-1])
+    )
+    return (load * (E / (chosen.shape[-1] * T)) * share).sum(-1).mean()

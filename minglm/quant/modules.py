@@ -1,0 +1,171 @@
+"""A model whose matrices are stored quantised and multiplied in the format's own way.
+
+`pack` replaces modules of a `Model`; what reads a `weight` (the absorbed attention, the decoder's folded matrices) gets
+it dequantised by the same function that training used. Memory holds codes and scales; a dequantised matrix lives as long
+as its multiplication, except in a `Decoder`, which folds its own copies.
+
+Shapes: N tokens, E experts, K chosen, C hidden, F expert width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minglm.errors import InputError
+from minglm.model.model import Model
+from minglm.model.moe import Experts, _GroupedSwiGLU
+from minglm.quant.formats import Spec
+
+
+class PackedLinear(nn.Module):
+    """x @ weightᵀ with a quantised weight (O, I); its parts are buffers named by the format."""
+
+    def __init__(self, scheme, out_features: int, in_features: int, device=None):
+        super().__init__()
+        self.scheme, self.out_features, self.in_features = scheme, out_features, in_features
+        for part, (shape, dtype) in scheme.shapes(out_features, in_features).items():
+            self.register_buffer(part, torch.empty(shape, dtype=dtype, device=device))
+
+    def fill(self, weight: Tensor) -> PackedLinear:
+        for part, tensor in zip(self.scheme.parts, self.scheme.quantize(weight)):
+            self.register_buffer(part, tensor)
+        return self
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, part) for part in self.scheme.parts)
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, I) fp32."""
+        return self.scheme.dequantize(*self._parts())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, I) → (…, O)."""
+        return self.scheme.linear(x, *self._parts())
+
+
+class PackedExperts(nn.Module):
+    """The routed experts' three stacks, quantised; `gate_up_proj` and `down_proj` read as in `moe.Experts`."""
+
+    STACKS = ("gate_proj", "up_proj", "down_proj")
+
+    def __init__(self, scheme, experts: int, hidden: int, width: int, rounds: bool, device=None):
+        super().__init__()
+        self.scheme, self.rounds = scheme, rounds
+        for stack in self.STACKS:
+            rows, columns = (hidden, width) if stack == "down_proj" else (width, hidden)
+            for part, (shape, dtype) in scheme.shapes(rows, columns).items():
+                self.register_buffer(f"{stack}_{part}", torch.empty((experts, *shape), dtype=dtype, device=device))
+
+    def fill(self, gate_up: Tensor, down: Tensor) -> PackedExperts:
+        for stack, weight in zip(self.STACKS, (*gate_up.chunk(2, 1), down)):
+            for part, tensor in zip(self.scheme.parts, self.scheme.quantize(weight)):
+                self.register_buffer(f"{stack}_{part}", tensor)
+        return self
+
+    def _parts(self, stack: str) -> list[Tensor]:
+        return [getattr(self, f"{stack}_{part}") for part in self.scheme.parts]
+
+    @property
+    def gate_up_proj(self) -> Tensor:
+        """(E, 2F, C) fp32."""
+        return torch.cat([self.scheme.dequantize(*self._parts(stack)) for stack in ("gate_proj", "up_proj")], 1)
+
+    @property
+    def down_proj(self) -> Tensor:
+        """(E, C, F) fp32."""
+        return self.scheme.dequantize(*self._parts("down_proj"))
+
+    def forward(self, x: Tensor, chosen: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N, C), chosen (N, K), gates (N, K) → output (N, C) and tokens per expert (E,) int64."""
+        down = self._parts("down_proj")[0]
+        counts = torch.bincount(chosen.flatten(), minlength=down.shape[0])
+        if not self.rounds:
+            out, _ = _GroupedSwiGLU.apply(
+                x, self.gate_up_proj.to(x.dtype), self.down_proj.to(x.dtype), gates.to(x.dtype), chosen
+            )
+            return out, counts
+        out = torch.zeros_like(x)
+        for e in counts.nonzero().flatten().tolist():
+            token, place = (chosen == e).nonzero(as_tuple=True)
+            gate, up, down = (self._one(stack, e) for stack in self.STACKS)
+            rows = x[token]
+            hidden = F.silu(self.scheme.linear(rows, *gate)) * self.scheme.linear(rows, *up)
+            out.index_add_(0, token, self.scheme.linear(hidden, *down) * gates[token, place].to(x.dtype).unsqueeze(-1))
+        return out, counts
+
+    def _one(self, stack: str, expert: int) -> list[Tensor]:
+        return [part[expert] for part in self._parts(stack)]
+
+
+def quantised_modules(model: Model, spec: Spec) -> list[tuple[str, nn.Module, object]]:
+    """(name, module, number format) for every module that `spec` quantises: nn.Linear and Experts."""
+    out = []
+    for name, module in model.named_modules():
+        expert = isinstance(module, Experts)
+        if expert or isinstance(module, nn.Linear):
+            scheme = spec.scheme(f"{name}.weight", expert)
+            if scheme is not None:
+                out.append((name, module, scheme))
+    return out
+
+
+def pack(model: Model, spec: Spec) -> Model:
+    """Quantise the model in place and return it: evaluation only, its matrices have no gradient.
+
+    Raises:
+        InputError: the model is quantised already, or a group does not fit a width.
+    """
+    refuse_packed(model)
+    todo = quantised_modules(model, spec)
+    for name, module, scheme in todo:  # every width is checked before anything is replaced
+        for width in _widths(module):
+            try:
+                scheme.shapes(2, width)
+            except InputError as err:
+                raise InputError(f"{name}: {err}") from None
+    for name, module, scheme in todo:
+        _replace(model, name, packed_twin(module, scheme, spec, "meta").fill(*_matrices(module)))
+    model.quantization = spec
+    return model.eval()
+
+
+def empty_packed(model: Model, spec: Spec, device=None) -> Model:
+    """The same, with room for the parts in place of their values; a checkpoint fills them."""
+    for name, module, scheme in quantised_modules(model, spec):
+        _replace(model, name, packed_twin(module, scheme, spec, device))
+    model.quantization = spec
+    return model.eval()
+
+
+def packed_twin(module: nn.Module, scheme, spec: Spec, device=None) -> PackedLinear | PackedExperts:
+    if isinstance(module, Experts):
+        E, C, width = module.down_proj.shape
+        return PackedExperts(scheme, E, C, width, spec.rounds_activations, device)
+    return PackedLinear(scheme, module.out_features, module.in_features, device)
+
+
+def _widths(module: nn.Module) -> tuple[int, ...]:
+    if isinstance(module, Experts):
+        return module.gate_up_proj.shape[-1], module.down_proj.shape[-1]
+    return (module.in_features,)
+
+
+def _matrices(module: nn.Module) -> tuple[Tensor, ...]:
+    return (module.gate_up_proj, module.down_proj) if isinstance(module, Experts) else (module.weight,)
+
+
+def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, new)
+
+
+def refuse_packed(model: nn.Module) -> None:
+    """InputError for a model that is quantised already."""
+    spec = getattr(model, "quantization", None)
+    if spec is not None:
+        raise InputError(
+            f"already quantised to {spec.format}: rounding twice only adds error; start from the run it was made from"
+        )

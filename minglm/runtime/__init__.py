@@ -1,0 +1,1 @@
+"""The machine underneath: devices, memory, Ray, run folders, doctor."""

@@ -1,0 +1,270 @@
+"""`minglm demo`: corpus to chat model in minutes on two cores, every result left in `runs/demo` for the report.
+
+Steps, each skipped when its result is there, so a killed demo goes on where it was:
+
+    pretrain · long_context · dsa_warmup · sparse · sft     training stages (`data/recipes`), each a run folder
+    samples · needle · choice_map · cost_by_length          what the model does and what sparsity buys, one JSON each
+    rl_sync · rl_april                                      a round of reinforcement learning, twice (`minglm/tools/demo_rl.py`)
+
+`clustersim report runs/demo` then adds the projection for 100,000 chips and writes `report.html`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from minglm.errors import InputError, nearest
+from minglm.runtime import run_folder
+
+STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
+PROMPTS = ("def ", "import os\n\ndef ", "class Error(Exception):\n", 'The "for" statement ')
+SIZES = {  # recipes' prefix, and how thorough the tests at the end are
+    "mini": dict(
+        prefix="",
+        lengths=(128, 256, 384, 512),
+        depths=(0.1, 0.3, 0.5, 0.7, 0.9),
+        per_cell=16,
+        map_tokens=192,
+        cost_lengths=(256, 512, 1024, 2048, 4096, 8192),
+        repeats=5,
+    ),
+    "nano": dict(
+        prefix="ci_",
+        lengths=(96, 128),
+        depths=(0.2, 0.8),
+        per_cell=2,
+        map_tokens=64,
+        cost_lengths=(64, 128, 256),
+        repeats=2,
+    ),
+}
+
+
+def run_demo(run_dir: Path, size: str = "mini", overwrite: bool = False, progress: bool = True) -> dict:
+    """Do every step that has no result yet; returns the summary that `demo.json` holds.
+
+    Raises:
+        InputError: unknown size, a folder made by another size, or anything that a stage refuses.
+    """
+    if size not in SIZES:
+        raise InputError(f"size {size!r}: not one of {', '.join(SIZES)}{nearest(size, SIZES)}")
+    plan = SIZES[size]
+    if overwrite:
+        run_folder.set_aside(run_dir, "demo")
+    if run_folder.is_foreign(run_dir, "demo"):
+        raise InputError(f"{run_dir}: not empty and not a demo of minglm; give another --run")
+    run_folder.claim(run_dir, "demo")
+    made_by = _step(run_dir, "size", lambda: {"size": size})["size"]
+    if made_by != size:
+        raise InputError(
+            f"{run_dir}: holds a demo of size {made_by!r}, not {size!r}; add --overwrite to start over, or use --run for another folder"
+        )
+    if (run_dir / "demo.json").exists():
+        print(
+            f"{run_dir}: the demo is done; `--overwrite` starts over, `clustersim report {run_dir}` remakes the report"
+        )
+        return json.loads((run_dir / "demo.json").read_text(encoding="utf-8"))
+
+    from minglm.inference.load import model_of
+    from minglm.runtime import machine
+    from minglm.training import metrics, recipe
+    from minglm.training.loop import train
+
+    began, previous, stages = time.monotonic(), None, {}
+    steps = len(STAGES) + 5
+    for number, stage in enumerate(STAGES, 1):
+        chosen = recipe.load(plan["prefix"] + stage)
+        _say(number, steps, f"{stage}: {recipe.STAGES[stage]}", progress)
+        train(chosen, run_dir / stage, init_from=previous, progress=progress)
+        rows = metrics.read(run_dir / stage / "metrics.csv")
+        stages[stage] = _summary(rows, chosen)
+        previous = run_dir / stage
+    model, tokenizer, config = model_of(previous)
+    _say(len(STAGES) + 1, steps, "samples: what it writes", progress)
+    samples = _step(run_dir, "samples", lambda: _samples(run_dir, model, tokenizer))
+    _say(len(STAGES) + 2, steps, "needle test: unseen facts at every depth and length", progress)
+    needle = _step(run_dir, "needle", lambda: _needle(plan, model, tokenizer, progress))
+    _say(len(STAGES) + 3, steps, "what the indexer chose, against where attention looked", progress)
+    _step(run_dir, "choice_map", lambda: _choice(plan, model, tokenizer))
+    _say(len(STAGES) + 4, steps, "cost of dense and sparse attention by length", progress)
+    _step(run_dir, "cost_by_length", lambda: cost_by_length(config, plan["cost_lengths"], plan["repeats"], progress))
+    _say(
+        len(STAGES) + 5, steps, "reinforcement learning with a long tail of answers: synchronous, then APRIL", progress
+    )
+    from minglm.tools.demo_rl import rounds
+
+    rl = rounds(run_dir, size, progress)
+
+    summary = {
+        "size": size,
+        "config": config.to_dict(),
+        "stages": stages,
+        "params": config.num_params(),
+        "active_params": config.num_active_params(),
+        "ln_vocab": math.log(config.vocab_size),
+        "needle_with_context": needle["with_context"],
+        "needle_without_context": needle["without_context"],
+        "rl_answers_per_s": {mode: s["trajectories_per_s"] for mode, s in rl.items()},
+        "samples": len(samples["samples"]),
+        "seconds": round(sum(s["seconds"] for s in stages.values()), 1),
+        "seconds_this_call": round(time.monotonic() - began, 1),
+        "versions": machine.versions(),
+        "cpu": machine.cpu_name(),
+    }
+    return _step(run_dir, "demo", lambda: summary)
+
+
+def _say(number: int, steps: int, text: str, progress: bool) -> None:
+    if progress:
+        print(f"[{number}/{steps}] {text}", file=sys.stderr, flush=True)
+
+
+def _step(run_dir: Path, name: str, compute: Callable[[], dict]) -> dict:
+    """The result in `<name>.json`, computed and written in one rename when it is not there (or was cut off)."""
+    path = run_dir / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        print(f"{path}: not readable, made again", file=sys.stderr)
+    value = compute()
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+    return value
+
+
+def _summary(rows: list[dict], recipe) -> dict:
+    """What one stage came to, for the table in the report."""
+    last = rows[-1]
+    validated = [r for r in rows if r.get("val_loss") is not None]
+    speed = statistics.median(r["tokens_per_s"] for r in rows)
+    return {
+        "steps": len(rows),
+        "tokens": len(rows) * recipe.tokens_per_step,
+        "seq_len": recipe.seq_len,
+        "first_loss": rows[0]["lm_loss"],
+        "last_loss": last["lm_loss"],
+        "val_loss": validated[-1]["val_loss"] if validated else None,
+        "indexer_kl": last.get("indexer_kl"),
+        "tokens_per_s": round(speed),
+        "seconds": round(len(rows) * recipe.tokens_per_step / speed, 1),
+    }
+
+
+def _samples(run_dir: Path, model, tokenizer) -> dict:
+    """Continuations by the last stage before chat training, and two short chats by the last one."""
+    from minglm.inference.generate import generate
+    from minglm.inference.load import model_of
+
+    base, _, _ = model_of(run_dir / "sparse")
+    out = []
+    for seed, prompt in enumerate(PROMPTS):
+        ids = [tokenizer.bos, *tokenizer.encode(prompt)]
+        made = generate(base, [ids], 60, temperature=0.7, top_p=0.9, seed=seed, stop=(tokenizer.eos,))
+        out.append({"kind": "continuation", "prompt": prompt, "text": tokenizer.decode(made.tokens[0])})
+    for question in ("What is 12 + 30?", "Repeat: alpha beta"):
+        ids = [tokenizer.bos, tokenizer.user, *tokenizer.encode(question), tokenizer.assistant]
+        made = generate(model, [ids], 24, stop=(tokenizer.eos,))
+        out.append({"kind": "chat", "prompt": question, "text": tokenizer.decode(made.tokens[0])})
+    return {"samples": out}
+
+
+def _needle(plan: dict, model, tokenizer, progress: bool) -> dict:
+    from minglm.evals.needle import needle_test
+
+    return needle_test(model, tokenizer, plan["lengths"], plan["depths"], plan["per_cell"], progress=progress)
+
+
+def _choice(plan: dict, model, tokenizer) -> dict:
+    """The map for one unseen passage: the beginning of a validation document long enough for it."""
+    import torch
+
+    from minglm.data import corpus
+    from minglm.evals.indexer_recall import choice_map
+
+    _, unseen = corpus.load("stdlib").split()
+    for document in unseen:
+        ids = tokenizer.encode(document.text[:8000])
+        if len(ids) >= plan["map_tokens"]:
+            break
+    else:
+        raise InputError(f"no validation document has {plan['map_tokens']} tokens: use a larger corpus")
+    ids = [tokenizer.bos, *ids][: plan["map_tokens"]]
+    return {**choice_map(model, torch.tensor(ids)), "document": document.name}
+
+
+def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: bool = True) -> dict:
+    """Forward time of one attention layer by sequence length: dense, and sparse with its indexer; medians of interleaved runs.
+
+    The result is for reading side by side: both columns come from one process on one machine.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    from minglm.model.attention import MLA, View
+    from minglm.model.layers import rope_table
+
+    torch.manual_seed(0)
+    layer = MLA(config, 0).eval()
+    for p in layer.parameters():
+        if p.dim() > 1:
+            torch.nn.init.normal_(p, 0.0, 0.05)
+    rows = []
+    with torch.inference_mode():
+        for length in tqdm(lengths, desc="cost by length", unit="length", disable=not progress):
+            x = torch.randn(1, length, config.hidden_size)
+            rope = rope_table(length, config.qk_rope_head_dim, config.rope_theta)
+            times = {"dense": [], "sparse": []}
+            for _ in range(repeats + 1):
+                for mode, taken in times.items():
+                    start = time.perf_counter()
+                    layer(x, View(mode, rope))
+                    taken.append(time.perf_counter() - start)
+            dense, sparse = (statistics.median(t[1:]) for t in times.values())
+            rows.append(
+                {
+                    "length": length,
+                    "dense_s": dense,
+                    "sparse_s": sparse,
+                    "dense_over_sparse": dense / sparse,
+                    "dense_flops": _attention_flops(config, length, False),
+                    "sparse_flops": _attention_flops(config, length, True),
+                }
+            )
+    return {"index_topk": config.index_topk, "rows": rows}
+
+
+def _attention_flops(config, length: int, sparse: bool) -> float:
+    """FLOPs per token of scores, values and indexer, one layer."""
+    parts = config.flops_breakdown(length, sparse)
+    return (parts["attention"] + parts["indexer"]) / config.num_hidden_layers
+
+
+def main(args) -> int:
+    """`minglm demo [--run runs/demo] [--size mini] [--overwrite] [--quiet]`."""
+    run_dir = Path(args.run)
+    summary = run_demo(run_dir, args.size, args.overwrite, progress=not args.quiet)
+    last = summary["stages"]["sft"]
+    print(
+        f"{run_dir}: {summary['params'] / 1e6:.2f}M parameters ({summary['active_params'] / 1e6:.2f}M active), "
+        f"{sum(s['tokens'] for s in summary['stages'].values()) / 1e6:.2f}M tokens in {summary['seconds'] / 60:.1f} min of training; "
+        f"validation loss {summary['stages']['sparse']['val_loss']:.3f} (ln V = {summary['ln_vocab']:.3f}), chat loss {last['last_loss']:.3f}"
+    )
+    print(
+        f"needle: {summary['needle_with_context']:.0%} right with the context, {summary['needle_without_context']:.0%} without"
+    )
+    print(
+        "reinforcement learning: "
+        + ", ".join(f"{mode} {rate or 0:.0f} answers/s" for mode, rate in summary["rl_answers_per_s"].items())
+    )
+    print(f"next: clustersim report {run_dir}")
+    return 0

@@ -1,0 +1,67 @@
+"""The demo's round of reinforcement learning: a small model with a long tail of answers, synchronous and then with APRIL.
+
+    warm_start        the recipe's model, taught with worked solutions until it half knows its task
+    rl_sync, rl_april the same updates twice; each folder is an ordinary run of `minglm rl`, and resumes as one
+
+`clustersim report` predicts the times of both from the rates of the first and shows them beside what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+RECIPE = "long_tail"
+OVER_SAMPLING = 2  # APRIL starts this many times the groups of a batch
+SIZES = {  # updates of each mode; keys of the recipe and of its warm start that differ
+    "mini": dict(updates=16, rules={}, warm=dict(steps=40)),
+    "nano": dict(
+        updates=5,
+        rules=dict(max_new_tokens=40, batch_groups=4, group_size=4),
+        warm=dict(
+            steps=2,
+            batch_size=2,
+            seq_len=64,
+            longest=40,
+            model=dict(
+                hidden_size=32,
+                num_hidden_layers=2,
+                n_routed_experts=4,
+                moe_intermediate_size=16,
+                max_position_embeddings=512,
+            ),
+        ),
+    ),
+}
+
+
+def rounds(run_dir: Path, size: str = "mini", progress: bool = True) -> dict[str, dict]:
+    """Both runs in `run_dir`, or what is missing of them. Returns {mode: summary of the run}."""
+    from minglm.rl import config as recipes
+    from minglm.rl.run import rl
+    from minglm.rl.warm_start import WarmStart, warm_start
+
+    plan = SIZES[size]
+    values = recipes.read(RECIPE) | plan["rules"]
+    warm = {
+        **values.pop("warm_start"),
+        **plan["warm"],
+        "task": values["task"],
+        "difficulty": values["difficulty"],
+        "tail": values.get("tail"),
+    }
+    show = (lambda line: print(line, file=sys.stderr, flush=True)) if progress else lambda line: None
+    start = warm_start(WarmStart(**warm), run_dir / "warm_start", show, threads=2)
+    modes = {"sync": {}, "april": {"over_sampling": round(OVER_SAMPLING * values["batch_groups"])}}
+    found = {}
+    for mode, rules in modes.items():
+        done = run_dir / f"rl_{mode}" / "summary.json"
+        if done.is_file():
+            found[mode] = json.loads(done.read_text(encoding="utf-8"))
+            continue
+        settings = recipes.from_dict(
+            {**values, **rules, "mode": mode, "updates": plan["updates"], "eval_problems": 0, "seed": 1}
+        )
+        found[mode] = rl(settings, done.parent, start, show=show)
+    return found

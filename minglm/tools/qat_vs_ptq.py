@@ -1,0 +1,178 @@
+"""Rounding after training against rounding inside it, over seeds: `python -m minglm.tools.qat_vs_ptq`.
+
+From one pre-trained run, every seed trains stage sft twice, plainly and with `qat: int4`, on the same data in the same
+order; each result is measured unquantised and quantised on the same validation batches and needles. One CSV row for each
+(seed, training, format); `python -m minglm.tools.qat_vs_ptq --summary data/reference/quantization.csv` prints means and spread.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import os
+import statistics
+import sys
+from pathlib import Path
+
+from minglm import datafiles
+from minglm.errors import InputError, Parser
+from minglm.quant.formats import Spec
+
+COLUMNS = ("seed", "training", "format", "bits_per_weight", "bytes", "val_loss", "loss_added", "needles", "questions")
+AFTER = {"plain": ("none", "int4", "fp8", "w4a8"), "qat": ("none", "int4")}
+
+
+def compare(
+    base: str | Path,
+    folder: str | Path,
+    seeds: list[int],
+    recipe_name: str = "sft",
+    changes: dict | None = None,
+    batches: int = 16,
+    questions: int = 4,
+    needles: bool = True,
+    say=print,
+) -> list[dict]:
+    """Rows as in `COLUMNS`. `base`: run that stage sft starts from. `folder`: where the runs are kept and resumed.
+
+    `loss_added` is the loss above the plainly trained, unquantised model of the same seed, in nats per token.
+    """
+    from minglm.evals import quantization
+    from minglm.evals.needle import needle_test
+    from minglm.inference.load import load_model
+    from minglm.quant.modules import pack
+    from minglm.tools.demo import SIZES
+    from minglm.training import recipe as recipes
+    from minglm.training.loop import train
+
+    rows: list[dict] = []
+    for seed in seeds:
+        reference = None
+        for training, formats in AFTER.items():
+            recipe = recipes.load(
+                recipe_name, {**(changes or {}), "seed": seed, "qat": "int4" if training == "qat" else None}
+            )
+            run = Path(folder) / f"{training}-{seed}"
+            say(f"seed {seed}: {training}")
+            train(recipe, run, base, progress=False, device="cpu")
+            model, tokenizer, _ = load_model(run)
+            held = quantization.validation_batches(run, tokenizer, model.config, batches)
+            plan = SIZES["mini" if model.config.max_position_embeddings >= 1024 else "nano"]
+            for name in formats:
+                which = model if name == "none" else pack(copy.deepcopy(model), Spec(name, recipe.qat_group))
+                size, loss = quantization.sizes(which), quantization.loss(which, held)
+                reference = loss if reference is None else reference
+                found = (
+                    needle_test(which, tokenizer, plan["lengths"], plan["depths"], questions, progress=False)
+                    if needles
+                    else None
+                )
+                rows.append(
+                    {
+                        "seed": seed,
+                        "training": training,
+                        "format": name,
+                        "bits_per_weight": round(size["bits_per_weight"], 3),
+                        "bytes": size["bytes"],
+                        "val_loss": round(loss, 5),
+                        "loss_added": round(loss - reference, 5),
+                        "needles": found and round(found["with_context"], 4),
+                        "questions": found and found["questions"],
+                    }
+                )
+                say(f"  {name}: loss {loss:.4f}" + (f", needles {found['with_context']:.1%}" if found else ""))
+    return rows
+
+
+def write(rows: list[dict], path: Path) -> None:
+    """The rows as CSV, in one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(partial, path)
+
+
+def read(path: Path | None = None) -> list[dict]:
+    """The rows of a CSV that `write` made (default: the recorded one), numbers as numbers."""
+    path = path or datafiles.data("reference", "quantization.csv")
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            {k: v if k in ("training", "format") else (float(v) if v else None) for k, v in row.items()} for row in rows
+        ]
+    except (OSError, ValueError) as err:
+        raise InputError(f"{path}: cannot be read ({err}); make it with python -m minglm.tools.qat_vs_ptq") from None
+
+
+def summary(rows: list[dict]) -> list[dict]:
+    """Mean and range over seeds of each (training, format)."""
+    out = []
+    for training, name in dict.fromkeys((r["training"], r["format"]) for r in rows):
+        part = [r for r in rows if (r["training"], r["format"]) == (training, name)]
+        added = [r["loss_added"] for r in part]
+        needles = [r["needles"] for r in part if r["needles"] is not None]
+        out.append(
+            {
+                "training": training,
+                "format": name,
+                "seeds": len(part),
+                "bits_per_weight": part[0]["bits_per_weight"],
+                "val_loss": statistics.mean(r["val_loss"] for r in part),
+                "loss_added": statistics.mean(added),
+                "least": min(added),
+                "most": max(added),
+                "needles": statistics.mean(needles) if needles else None,
+            }
+        )
+    return out
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        f"{'training':<9}{'format':<8}{'bits/weight':>12}{'loss':>9}{'added':>10}{'range over seeds':>22}{'needles':>9}"
+    ]
+    for r in summary(rows):
+        needles = "-" if r["needles"] is None else f"{r['needles']:.1%}"
+        lines.append(
+            f"{r['training']:<9}{r['format']:<8}{r['bits_per_weight']:>12.2f}{r['val_loss']:>9.4f}{r['loss_added']:>+10.4f}"
+            f"{r['least']:>+12.4f} …{r['most']:>+8.4f}{needles:>9}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = Parser(prog="python -m minglm.tools.qat_vs_ptq", description=__doc__.splitlines()[0])
+    p.add_argument(
+        "base", nargs="?", default="runs/demo/sparse", help="run that stage sft starts from (default runs/demo/sparse)"
+    )
+    p.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
+    p.add_argument("--runs", default="runs/quantization", help="where the runs are kept (default runs/quantization)")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=datafiles.data("reference", "quantization.csv"),
+        help="CSV to write (default data/reference/quantization.csv)",
+    )
+    p.add_argument("--questions", type=int, default=4, help="needle questions in each of 20 cells (default 4)")
+    p.add_argument("--summary", type=Path, metavar="CSV", help="print the summary of a CSV and stop")
+    try:
+        args = p.parse_args(argv)
+        if args.summary:
+            print(table(read(args.summary)))
+            return 0
+        rows = compare(args.base, args.runs, [int(s) for s in args.seeds.split(",")], questions=args.questions)
+        write(rows, args.out)
+        print(table(rows))
+        print(f"{args.out}: written")
+    except (InputError, ValueError, OSError) as err:
+        print(err, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,454 @@
+"""The training loop of every stage: read a recipe, run its steps, and leave a run folder that any kill can resume.
+
+    runs/NAME/  recipe.yaml config.json versions.json tokenizer.json   what was trained, on what, with what
+                metrics.csv expert_load.csv                            one row a step; load per layer and expert
+                checkpoints/                                           see minglm/training/checkpoint.py
+    runs/data/  token shards, shared by the runs beside it
+
+Everything but the two timing columns of metrics.csv follows from recipe and seed, bit for bit on one machine, however
+often the run is killed and resumed: the batch of a step depends on the step alone, and a checkpoint holds the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from minglm.data import shards
+from minglm.data.chat import MixedLoader, SftLoader, load_jsonl
+from minglm.data.tokenizer import Tokenizer
+from minglm.errors import InputError
+from minglm.model.model import Model
+from minglm.quant.formats import Spec
+from minglm.quant.qat import FakeQuant
+from minglm.runtime import device as devices
+from minglm.runtime import machine, run_folder
+from minglm.training import checkpoint, memory, metrics
+from minglm.training import recipe as recipes
+from minglm.training.optim import MuonAdamW, cosine_with_warmup
+from minglm.training.recipe import Recipe
+
+VALIDATION_SEED = 10_007  # far from any run's own seed, so that no run validates on its training order
+LOAD_EVERY = 10  # steps between rows of expert_load.csv
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during training: the step was finished and saved; the same command goes on from there."""
+
+
+def train(
+    recipe: Recipe,
+    run_dir: str | Path,
+    init_from: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    device: str = "auto",
+) -> dict:
+    """Run one stage in this process, or go on with it, or say that it is done; in several: `minglm.distributed.run.train`.
+
+    Args:
+        run_dir: folder of the run, made when missing. init_from: run or checkpoint folder whose weights and tokenizer the
+            stage starts from; needed by every stage but pretrain, and ignored when the run itself can be resumed.
+        resume: False sets the old run aside and starts over. progress: show a bar on stderr.
+        device: cpu, cuda, npu, mps or auto.
+
+    Returns: the last row of metrics.csv as a dict, with `val_loss` the last one measured.
+
+    Raises:
+        InputError: anything in recipe, folder, memory or checkpoint that does not fit; a loss that is not finite.
+        Interrupted: Ctrl-C, after the state has been saved.
+    """
+    run_dir = Path(run_dir)
+    device = devices.resolve(device)
+    _claim(run_dir, recipe, resume)
+    with deterministic(compiled=recipe.compile):
+        return _Run(recipe, run_dir, init_from, device).loop(progress)
+
+
+@contextlib.contextmanager
+def deterministic(compiled: bool = False):
+    """Ask torch for the same result every time, without its habit of filling fresh memory, which costs time.
+
+    `compiled`: ask torch's compiler too. That imports it, a second in every process, which nothing else here needs.
+    """
+    before = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("warn")
+    if compiled:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+def _claim(run_dir: Path, recipe: Recipe, resume: bool) -> None:
+    """Make the run folder this recipe's, or refuse: another recipe's run is never overwritten by accident."""
+    note = run_dir / "recipe.yaml"
+    if not note.is_file() and run_folder.is_foreign(run_dir, "train"):
+        raise InputError(f"{run_dir}: not empty and not a run of minglm; give another --run")
+    if not resume:
+        run_folder.set_aside(run_dir, "train")
+    if note.is_file():
+        theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
+        odd = next((k for k in ours if ours[k] != theirs[k]), None)
+        if odd:
+            raise InputError(
+                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --overwrite to start over or "
+                "another --run, with --init-from for its weights"
+            )
+    run_folder.claim(run_dir, "train")
+    temporary = run_dir / "recipe.yaml.tmp"
+    temporary.write_text(recipes.render(recipe), encoding="utf-8")
+    os.replace(temporary, note)
+
+
+class _Run:
+    """One run in memory: model, optimiser, data, logs, and the number of finished steps."""
+
+    def __init__(self, recipe: Recipe, run_dir: Path, init_from: str | Path | None, device: str) -> None:
+        self.recipe, self.dir, self.device, self.config = recipe, run_dir, device, recipe.config()
+        resumed = self._latest(run_dir)
+        start = resumed or self._initial(init_from)
+        memory.check(recipe, device, self.config)
+        self.step = resumed.step if resumed else 0
+        self.tokenizer, self.loader, self.validation, self.corpus_sha256 = self._data(
+            init_from if not resumed else run_dir
+        )
+        torch.manual_seed(recipe.seed)
+        self.model = self._place(Model(self.config))
+        self.named = self._learning()
+        self.optimizer = self._optimizer(lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay)
+        if start:
+            self._restore(start, optimizer=resumed is not None)
+        if resumed:
+            resumed.restore_rng()
+        self.rounding = FakeQuant(self.model, Spec(recipe.qat, recipe.qat_group) if recipe.qat else None)
+        self.forward = torch.compile(self.model) if recipe.compile else self.model
+        self._write_notes(init_from, start)
+
+    # ------------------------------------------------------------------ what minglm/distributed/run.py does otherwise
+
+    first = True  # of the processes of this run: the one that writes
+
+    def _latest(self, path: str | Path) -> checkpoint.Checkpoint | None:
+        return checkpoint.latest(path)
+
+    def _place(self, model: Model):
+        return model.to(self.device)
+
+    def _optimizer(self, **options) -> MuonAdamW:
+        return MuonAdamW(self.named, self.config, **options)
+
+    def _restore(self, found: checkpoint.Checkpoint, optimizer: bool) -> None:
+        self.model.load_state_dict(found.model)
+        if optimizer:
+            self.optimizer.load_state_dict(found.optimizer)
+
+    def _pass(self, last: bool) -> None:
+        """Called before each forward pass of an update."""
+
+    def _agreed(self, stop: bool) -> bool:
+        return stop
+
+    def _log(self, name: str, columns: tuple[str, ...]):
+        return metrics.CsvLog(self.dir / name, columns, self.step)
+
+    def save(self) -> Path:
+        return checkpoint.save(
+            self.dir, self.step, self.config, self.model.state_dict(), self.optimizer.state_dict(), self._notes()
+        )
+
+    # ------------------------------------------------------------------ setting up
+
+    def _initial(self, init_from: str | Path | None) -> checkpoint.Checkpoint | None:
+        if init_from is None:
+            if self.recipe.stage == "pretrain":
+                return None
+            raise InputError(
+                f"stage {self.recipe.stage}: starts from a trained model; give --init-from RUN, such as runs/pretrain"
+            )
+        found = self._latest(init_from)
+        if found is None:
+            raise InputError(f"--init-from {init_from}: no checkpoint there; train that stage first")
+        ours, theirs = self.config.to_dict(), found.config.to_dict()
+        odd = [k for k in ours if ours[k] != theirs[k] and k not in recipes.LATE_CHANGES]
+        if odd:
+            raise InputError(
+                f"--init-from {init_from}: has {odd[0]}={theirs[odd[0]]}, the recipe's model {self.recipe.model} has "
+                f"{ours[odd[0]]}; use the recipe of the same model size"
+            )
+        return found
+
+    def _data(self, tokenizer_from: str | Path | None):
+        """Tokenizer, training loader, validation loader, hash of the corpus."""
+        r = self.recipe
+        own = _tokenizer_path(tokenizer_from)
+        name = (
+            "".join(c if c.isalnum() else "-" for c in r.corpus)
+            + f"-{self.config.vocab_size}"
+            + (f"-{r.corpus_max_bytes}" if r.corpus_max_bytes else "")
+        )
+        folder = self.dir.parent / "data" / name
+        if (
+            own
+            and (folder / "tokenizer.json").is_file()
+            and Tokenizer.load(folder).sha256 == Tokenizer.load(own).sha256
+        ):
+            own = None  # the shared folder was made with this very tokenizer
+        elif own:
+            folder = folder.with_name(f"{name}-{Tokenizer.load(own).sha256[:8]}")
+        tokenizer, train, valid = shards.build(r.corpus, folder, self.config.vocab_size, r.corpus_max_bytes, own)
+        conversations = load_jsonl(r.conversations) if r.conversations else None
+        if r.stage == "sft":
+
+            def make(shard, seed):
+                return SftLoader(tokenizer, shard, r.batch_size, r.seq_len, r.tasks, seed, conversations)
+        else:
+
+            def make(shard, seed):
+                return shards.Loader(shard, r.batch_size, r.seq_len, seed)
+
+        loader = make(train, r.seed)
+        if r.stage != "sft" and (r.lookup_share or r.recall_steps):
+            loader = MixedLoader(
+                loader, tokenizer, r.lookup_share, r.lookup_facts, r.seed, r.recall_steps * r.grad_accum
+            )
+        return tokenizer, loader, make(valid, VALIDATION_SEED), train.header["corpus_sha256"]
+
+    def _learning(self) -> list[tuple[str, torch.Tensor]]:
+        """Mark what this stage trains and return it by name."""
+        indexer = {id(p) for p in self.model.indexer_parameters()}
+        for p in self.model.parameters():
+            is_indexer = id(p) in indexer
+            p.requires_grad_({"dense": not is_indexer, "warmup": is_indexer, "sparse": True}[self.recipe.mode])
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+
+    def _write_notes(self, init_from, start) -> None:
+        self.tokenizer.save(self.dir / "tokenizer.json")
+        (self.dir / "config.json").write_text(json.dumps(self.config.to_hf(), indent=1) + "\n", encoding="utf-8")
+        notes = {
+            "machine": machine.describe(measure=False),
+            "corpus_sha256": self.corpus_sha256,
+            "tokenizer_sha256": self.tokenizer.sha256,
+            "init_from": None if init_from is None else str(init_from),
+            "init_step": start.step if start else None,
+            "parameters": self.config.num_params(mtp=True),
+            "active_parameters": self.config.num_active_params(),
+        }
+        (self.dir / "versions.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+
+    # ------------------------------------------------------------------ the loop
+
+    def loop(self, progress: bool) -> dict:
+        from tqdm import tqdm
+
+        r = self.recipe
+        if self.step >= r.steps:
+            return self.last_metrics()
+        log = self._log("metrics.csv", metrics.COLUMNS)
+        load_log = self._log(
+            "expert_load.csv", ("step", "layer", *(f"expert_{e}" for e in range(self.config.n_routed_experts)))
+        )
+        self.peak = self._peak()
+        bar = tqdm(
+            total=r.steps,
+            initial=self.step,
+            desc=f"{self.dir.name} ({r.stage})",
+            unit="step",
+            disable=not (progress and self.first),
+            dynamic_ncols=True,
+        )
+        try:
+            with _finish_step_on_sigint() as stop:
+                while self.step < r.steps:
+                    row, counts = self.one_step()
+                    log.write(row)
+                    if counts is not None and (self.step % LOAD_EVERY == 0 or self.step in (1, r.steps)):
+                        for layer, load in enumerate(counts):
+                            load_log.write(
+                                {"step": self.step, "layer": layer, **{f"expert_{e}": n for e, n in enumerate(load)}}
+                            )
+                    bar.update(1)
+                    bar.set_postfix(loss=f"{row['loss']:.3f}", tok_s=f"{row['tokens_per_s']:.0f}", refresh=False)
+                    stopping = self._agreed(stop.is_set())
+                    if self.step % r.checkpoint_every == 0 or self.step == r.steps or stopping:
+                        log.flush_to_disk(), load_log.flush_to_disk()
+                        self.save()
+                    if stopping and self.step < r.steps:
+                        raise Interrupted(
+                            f"{self.dir}: stopped after step {self.step} of {r.steps}, state saved; the same command goes on"
+                        )
+        finally:
+            bar.close(), log.close(), load_log.close()
+        return self.last_metrics()
+
+    def one_step(self) -> tuple[dict, list[list[int]] | None]:
+        """One update. Returns its row of metrics.csv and the expert loads (layers, E)."""
+        r, started = self.recipe, time.perf_counter()
+        self.model.train()
+        self.optimizer.zero_grad()
+        self.rounding.on()
+        parts: dict[str, float] = {}
+        counts = None
+        for i in range(r.grad_accum):
+            self._pass(last=i == r.grad_accum - 1)
+            batch = self.loader.batch(self.step * r.grad_accum + i)
+            loss, out = self.loss(batch)
+            (loss / r.grad_accum).backward()
+            for name, value in (
+                ("loss", loss),
+                ("lm_loss", out.lm_loss),
+                ("mtp_loss", out.mtp_loss),
+                ("balance_loss", out.balance_loss),
+                ("indexer_kl", out.indexer_kl),
+            ):
+                if value is not None:
+                    parts[name] = parts.get(name, 0.0) + float(value.detach()) / r.grad_accum
+            if out.expert_counts is not None:
+                counts = out.expert_counts if counts is None else counts + out.expert_counts
+        self.rounding.off()  # the update is the master weights'
+        norm = float(self.optimizer.clip_grad_norm(r.clip))
+        self._check_finite({**parts, "grad_norm": norm})
+        scale = cosine_with_warmup(self.step, r.steps, r.warmup_steps, r.final_lr_fraction)
+        self.optimizer.step(scale)
+        if counts is not None and r.mode != "warmup" and r.bias_rate:
+            self.model.update_router_bias(counts, r.bias_rate)
+        self.step += 1
+        took = time.perf_counter() - started
+        loads = None if counts is None else counts.tolist()
+        entropy, peak = metrics.load_statistics(loads) if loads else (None, None)
+        row = {
+            "step": self.step,
+            "tokens": self.step * r.tokens_per_step,
+            **parts,
+            "load_entropy": entropy,
+            "load_max_over_mean": peak,
+            "dropped_tokens": self._dropped(loads, len(batch.tokens) * r.grad_accum),
+            "grad_norm": norm,
+            "lr": r.lr * scale,
+            "tokens_per_s": r.tokens_per_step / took,
+            "mfu": r.tokens_per_step / took * self.flops_per_token() / self.peak,
+        }
+        if self.step % r.val_every == 0 or self.step == r.steps:
+            with self.rounding:
+                row["val_loss"] = self.validate()
+        return row, loads
+
+    def loss(self, batch: shards.Batch):
+        """The stage's loss, weighted, and the model's output with its parts."""
+        r = self.recipe
+        tokens, targets, doc_start = (t.to(self.device) for t in batch)
+        mtp = (
+            r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.recall_steps
+        )  # the first lesson is about looking back
+        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp)
+        if r.mode == "warmup":
+            return r.indexer_weight * out.indexer_kl, out
+        loss = out.lm_loss
+        for weight, part in (
+            (r.mtp_weight, out.mtp_loss),
+            (r.balance_weight, out.balance_loss),
+            (r.indexer_weight, out.indexer_kl),
+        ):
+            if part is not None and weight:
+                loss = loss + weight * part
+        return loss, out
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """LM loss on validation text, in nats per token, as a user would run the model: sparse once there is an indexer."""
+        self.model.eval()
+        mode = "dense" if self.recipe.mode == "dense" else "sparse"
+        total = count = 0.0
+        for i in range(self.recipe.val_batches):
+            tokens, targets, doc_start = (t.to(self.device) for t in self.validation.batch(i))
+            loss = self.model(tokens, targets, mode=mode, doc_start=doc_start, mtp=False).lm_loss
+            n = int((targets != shards.IGNORE).sum())
+            total, count = total + float(loss) * n, count + n
+        return total / max(count, 1)
+
+    def _check_finite(self, values: dict[str, float]) -> None:
+        bad = next((name for name, v in values.items() if not math.isfinite(v) and name != "loss"), None)
+        bad = bad or ("loss" if not math.isfinite(values["loss"]) else None)
+        if bad:
+            found = checkpoint.find(self.dir)
+            kept = f"the last good checkpoint is {found[0]}" if found else "no checkpoint had been written yet"
+            raise InputError(
+                f"{self.dir / 'metrics.csv'} step {self.step + 1}: {bad} is {values[bad]}, training stopped; {kept}; "
+                f"go on from it with --run NEW --init-from {self.dir} --set lr={self.recipe.lr / 2:g}"
+            )
+
+    def _dropped(self, loads: list[list[int]] | None, sequences: int) -> int | None:
+        """Tokens × K that entered the MoE layers less what the experts report to have processed: 0 if none was dropped."""
+        if loads is None:
+            return None
+        K, T, moe = self.config.num_experts_per_tok, self.recipe.seq_len, self.config.num_moe_layers
+        entered = sequences * T * K * moe
+        if len(loads) > moe:  # the MTP layer sees one token fewer at each depth
+            entered += sum(sequences * (T - d) * K for d in range(1, min(self.config.mtp_depth, T - 1) + 1))
+        return entered - sum(map(sum, loads))
+
+    def flops_per_token(self) -> float:
+        """Model FLOPs for one token of this stage, the numerator of MFU."""
+        c, r = self.config, self.recipe
+        if r.mode == "warmup":  # forward of all, backward of the indexer's scores
+            return c.train_flops_per_token(r.seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(r.seq_len)["indexer"]
+        return c.train_flops_per_token(
+            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.recall_steps
+        )
+
+    def _notes(self) -> dict:
+        return {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed, "versions": machine.versions()}
+
+    def _peak(self) -> float:
+        return machine.matmul_flops_per_s("fp32", self.device)
+
+    def last_metrics(self) -> dict:
+        rows = metrics.read(self.dir / "metrics.csv")
+        last_val = next((row["val_loss"] for row in reversed(rows) if row["val_loss"] is not None), None)
+        return {**rows[-1], "val_loss": last_val, "run_dir": str(self.dir)}
+
+
+def _tokenizer_path(folder: str | Path | None) -> Path | None:
+    """The tokenizer.json of a run or checkpoint folder, if it has one."""
+    if folder is None:
+        return None
+    folder = Path(folder)
+    return next(
+        (
+            p / "tokenizer.json"
+            for p in (folder, folder.parent, folder.parent.parent)
+            if (p / "tokenizer.json").is_file()
+        ),
+        None,
+    )
+
+
+@contextlib.contextmanager
+def _finish_step_on_sigint():
+    """Turn the first Ctrl-C into a flag, so that the step ends and is saved; a second one interrupts at once."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def handle(signum, frame):
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)

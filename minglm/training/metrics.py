@@ -1,0 +1,103 @@
+"""CSV files of a run that a kill cannot tear: one write per row, and on resume everything after the checkpoint is cut off.
+
+Floats are written with `repr`, so that two runs can be compared bit for bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from pathlib import Path
+
+# step … lr follow from recipe and seed alone; the last two depend on the machine's mood.
+COLUMNS = (
+    "step",
+    "tokens",
+    "loss",
+    "lm_loss",
+    "mtp_loss",
+    "balance_loss",
+    "indexer_kl",
+    "val_loss",
+    "load_entropy",
+    "load_max_over_mean",
+    "dropped_tokens",
+    "grad_norm",
+    "lr",
+    "tokens_per_s",
+    "mfu",
+)
+TIMED = ("tokens_per_s", "mfu")
+
+
+class CsvLog:
+    """Append-only CSV whose first column is the step."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...], after_step: int) -> None:
+        """Open for appending rows with steps above `after_step`; later or torn rows of an earlier attempt are dropped."""
+        self.path, self.columns = path, columns
+        kept = [row for row in read(path) if row["step"] <= after_step] if path.is_file() and after_step else []
+        temporary = path.with_suffix(".csv.tmp")
+        with open(temporary, "w", encoding="utf-8", newline="") as out:
+            out.write(",".join(columns) + "\n")
+            out.writelines(self._line(row) for row in kept)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+        self._file = open(path, "a", encoding="utf-8", newline="")
+
+    def _line(self, row: dict) -> str:
+        return ",".join("" if (v := row.get(c)) is None else repr(v) for c in self.columns) + "\n"
+
+    def write(self, row: dict) -> None:
+        self._file.write(self._line(row))
+        self._file.flush()
+
+    def flush_to_disk(self) -> None:
+        """Before a checkpoint: rows must not be younger than what they are a record of."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: str | Path) -> list[dict]:
+    """Rows of a CSV of numbers: int or float, None where empty. A torn last line is left out."""
+    with open(path, encoding="utf-8", newline="") as file:
+        text = file.read()
+    lines = text.splitlines()
+    if text and not text.endswith("\n"):
+        lines = lines[:-1]
+    rows = []
+    for row in csv.DictReader(lines):
+        if None in row or None in row.values():
+            continue
+        rows.append({k: _number(v) for k, v in row.items()})
+    return rows
+
+
+def _number(text: str) -> int | float | None:
+    if text == "":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def load_statistics(counts: list[list[int]]) -> tuple[float, float]:
+    """(entropy, max over mean) of expert loads, averaged over layers.
+
+    Entropy is divided by ln E: 1 is an even load, 0 one expert for all. counts: (layers, E) tokens per expert.
+    """
+    entropies, peaks = [], []
+    for layer in counts:
+        total = sum(layer)
+        if not total:
+            continue
+        shares = [n / total for n in layer]
+        entropies.append(-sum(s * math.log(s) for s in shares if s) / math.log(len(layer)) if len(layer) > 1 else 1.0)
+        peaks.append(max(shares) * len(layer))
+    n = max(1, len(entropies))
+    return sum(entropies) / n, sum(peaks) / n

@@ -1,9 +1,0 @@
-"""What each exercise asks for; one module per notebook, each with a list EXERCISES (see minglm/workshop/checking.py)."""
-from __future__ import annotations
-
-
-def drawn(*shape: int, seed: int = 0):
-    """A normally distributed tensor, the same for the same seed, whatever was drawn before."""
-    import torch
-
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,1 @@
+"""Units, documents, ranges: what every room uses and nothing of the subject."""

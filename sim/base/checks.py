@@ -1,0 +1,35 @@
+"""Checks on an answer before it leaves: finite, not negative, made by which versions."""
+
+from __future__ import annotations
+
+import math
+
+from minglm.errors import InputError
+
+DAY_S = 86400.0
+
+
+def check_finite(value: object, where: str = "result") -> None:
+    """No NaN, infinity or negative figure leaves the simulator unnoticed."""
+    if isinstance(value, dict):
+        for k, v in value.items():
+            check_finite(v, f"{where}.{k}")
+    elif isinstance(value, list):
+        for v in value:
+            check_finite(v, where)
+    elif isinstance(value, float) and (not math.isfinite(value) or value < -1e-9):
+        raise InputError(f"{where}={value}: an input is out of range; check peaks, bandwidths, prices and batch")
+
+
+def versions() -> dict[str, str]:
+    import platform
+    from importlib import metadata
+
+    from minglm import __version__
+
+    out = {"python": platform.python_version(), "minglm": __version__}
+    try:
+        out["simpy"] = metadata.version("simpy")
+    except metadata.PackageNotFoundError:
+        pass
+    return out

@@ -1,0 +1,173 @@
+"""Reading a YAML or JSON file that somebody else wrote: bounded, never executing, every fault one line.
+
+Used for facts, scenarios and rows alike. PyYAML is imported here only, and only for a file that is not JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+from minglm.errors import InputError
+
+MAX_BYTES = 4 * 2**20
+MAX_NODES = 200_000  # after aliases are expanded: a "billion laughs" file is refused, not built
+MAX_DEPTH = 40
+
+
+def read_document(path: str | Path) -> object:
+    """The parsed contents of a YAML or JSON file.
+
+    Raises:
+        InputError: missing, a folder, too large, binary, not YAML/JSON, duplicate keys, an alias bomb, not finite numbers.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, not a file; give the file inside it")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"{path}: {size:,} bytes is more than the limit of {MAX_BYTES:,}; give a smaller file")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as err:
+        raise InputError(f"{path}: cannot be read ({getattr(err, 'strerror', None) or err}); check the path") from None
+    if b"\0" in data:
+        raise InputError(f"{path}: a binary file; give a text file in YAML or JSON")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text; give a text file in YAML or JSON") from None
+    return parse_text(text, str(path))
+
+
+def parse_text(text: str, where: str) -> object:
+    """Parse YAML or JSON text; `where` names the source in messages."""
+    try:
+        if where.endswith(".json"):
+            try:
+                value = json.loads(text)
+            except ValueError as err:
+                raise InputError(f"{where}: not valid JSON ({_one_line(err)}); check the file") from None
+        else:
+            value = _yaml(text, where)
+        _check(value, where)
+    except RecursionError:
+        raise InputError(f"{where}: nested more than {MAX_DEPTH} levels deep; flatten it") from None
+    return value
+
+
+def _yaml(text: str, where: str) -> object:
+    try:
+        import yaml
+    except ImportError:
+        try:
+            return json.loads(text)  # JSON is YAML: where PyYAML is missing, JSON files still work
+        except ValueError:
+            return _lines(text, where)
+    try:
+        return yaml.load(text, Loader=_loader(yaml))
+    except yaml.YAMLError as err:
+        raise InputError(f"{where}: not valid YAML ({_one_line(err)}); check the indentation and quotes") from None
+    except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as err:
+        raise InputError(f"{where}: not valid YAML ({_one_line(err)}); check the values") from None
+
+
+def _lines(text: str, where: str) -> dict:
+    """Files with one `key: JSON value` a line, as the planner page saves them: all of YAML that is read without PyYAML."""
+    out: dict = {}
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        key, colon, value = line.partition(": ")
+        try:
+            if not colon or not key.isidentifier() or key in out:
+                raise ValueError(line)
+            out[key] = json.loads(value)
+        except ValueError:
+            raise InputError(
+                f"{where}: PyYAML is missing, so only JSON and files saved by the planner page can be read; "
+                f"{line[:40]!r} is neither; pip install pyyaml"
+            ) from None
+    return out
+
+
+_LOADER = None
+
+
+def _loader(yaml):
+    """SafeLoader that refuses duplicate keys and non-text keys, and reads 1e12 as a number."""
+    global _LOADER
+    if _LOADER is not None:
+        return _LOADER
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        pass
+
+    def mapping(loader, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key that is a list or a mapping", key_node.start_mark
+                )
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return yaml.constructor.SafeConstructor.construct_yaml_map(loader, node)
+
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    # YAML 1.1 dates are never wanted here: leave them as text, so that release names like 2025-09-01 survive.
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:timestamp"]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[+-]?\d+(?:\.\d*)?[eE][+-]?\d+$"), list("+-0123456789")
+    )
+    _LOADER = Loader
+    return Loader
+
+
+def _check(root: object, where: str) -> None:
+    """Count nodes as if every alias were written out; refuse depth, cycles and non-finite numbers."""
+    sizes: dict[int, int] = {}
+    open_ids: set[int] = set()
+
+    def size(value: object, depth: int) -> int:
+        if depth > MAX_DEPTH:
+            raise InputError(f"{where}: nested more than {MAX_DEPTH} levels deep; flatten it")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{where}: contains {value}; every number must be finite")
+        if not isinstance(value, (dict, list)):
+            return 1
+        if id(value) in open_ids:
+            raise InputError(f"{where}: an alias that contains itself; write the values out")
+        if id(value) in sizes:
+            return sizes[id(value)]
+        open_ids.add(id(value))
+        total = 1
+        for child in value.values() if isinstance(value, dict) else value:
+            total += size(child, depth + 1)
+            if total > MAX_NODES:
+                raise InputError(
+                    f"{where}: more than {MAX_NODES:,} values once aliases are expanded; write a smaller file"
+                )
+        open_ids.discard(id(value))
+        sizes[id(value)] = total
+        return total
+
+    size(root, 0)
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())[:200]

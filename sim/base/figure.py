@@ -1,0 +1,66 @@
+"""A figure with its range, unit, source and confidence: how every published quantity is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from minglm.errors import InputError, nearest
+from sim.base.units import SI, parse
+
+CONFIDENCE = ("measured", "published", "vendor", "third-party", "assumed")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One fact: `value` within [`low`, `high`] in the SI `unit`, who says so, and how strong that is."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    source: str
+    confidence: str
+
+    def __float__(self) -> float:
+        return self.value
+
+    @property
+    def certain(self) -> bool:
+        return self.low == self.high
+
+
+def figure(given: object, dimension: str, name: str, *, positive: bool = True) -> Figure:
+    """A `Figure` from '312 TFLOPS', a plain SI number, or a mapping of value, low, high, source, confidence."""
+    if not isinstance(given, Mapping):
+        value = parse(given, dimension, name)
+        made = Figure(value, value, value, SI[dimension], "given without a source", "assumed")
+    else:
+        known = ("value", "low", "high", "source", "confidence")
+        _known_keys(given, known, name)
+        if "value" not in given:
+            raise InputError(f"{name}: has no 'value'; give value, and low, high, source, confidence where known")
+        value = parse(given["value"], dimension, name)
+        low = parse(given.get("low", given["value"]), dimension, name + ".low")
+        high = parse(given.get("high", given["value"]), dimension, name + ".high")
+        if not low <= value <= high:
+            raise InputError(f"{name}: value {value:g} is outside its own range [{low:g}, {high:g}]; widen the range")
+        confidence = given.get("confidence", "assumed")
+        if confidence not in CONFIDENCE:
+            raise InputError(
+                f"{name}.confidence {confidence!r}: not one of {', '.join(CONFIDENCE)}{nearest(str(confidence), CONFIDENCE)}"
+            )
+        made = Figure(value, low, high, SI[dimension], str(given.get("source", "given without a source")), confidence)
+    if positive and made.value <= 0:
+        raise InputError(
+            f"{name}: {given if not isinstance(given, Mapping) else given['value']!r} must be more than 0; give a positive value"
+        )
+    return made
+
+
+def _known_keys(given: Mapping, known, name: str) -> None:
+    for key in given:
+        if key not in known:
+            raise InputError(
+                f"{name}: unknown key {key!r}{nearest(str(key), known)}; known keys: {', '.join(sorted(known))}"
+            )

@@ -1,0 +1,220 @@
+"""Human units, read once at the edge: '200 Gbps', '64 GiB', '3.35 TB/s', '90 min', '$2/h' become SI floats.
+
+Each quantity has a dimension; a text with a unit of another dimension is refused with the units that would fit. A bare
+number is taken as SI (bytes, bytes/s, FLOP/s, seconds, watts, US dollars), and the docs say so.
+
+    >>> parse("200 Gbps", "bytes_per_s"), parse("64 GiB", "bytes"), parse("90 min", "time")
+    (25000000000.0, 68719476736.0, 5400.0)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from minglm.errors import InputError, nearest
+
+RMB_PER_USD = 7.2  # the rate that the collected prices were converted at; a constant, not a quote
+LARGEST = 1e30  # no quantity of a cluster is larger; what is, is a typing error
+
+_BINARY = {"": 1.0, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
+_DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+_COUNT = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+_TIME = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "sec": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "hour": 3600.0,
+    "hours": 3600.0,
+    "d": 86400.0,
+    "day": 86400.0,
+    "days": 86400.0,
+    "week": 604800.0,
+    "weeks": 604800.0,
+}
+_MONEY = {"$": 1.0, "USD": 1.0, "RMB": 1 / RMB_PER_USD, "CNY": 1 / RMB_PER_USD, "¥": 1 / RMB_PER_USD}
+_SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
+
+
+def _units() -> dict[str, dict[str, float]]:
+    size = {p + "B": f for p, f in _DECIMAL.items()} | {p + "B": f for p, f in _BINARY.items()}
+    rate = {u + "/s": f for u, f in size.items()}
+    for prefix, factor in _DECIMAL.items():
+        rate[prefix + "bps"] = rate[prefix + "bit/s"] = rate[prefix + "b/s"] = factor / 8
+    flops = {p + u: f for p, f in _DECIMAL.items() for u in ("FLOPS", "FLOP/s", "Flops", "OPS")}
+    money = {m + (" " + s if s else ""): f * g for m, f in _MONEY.items() for s, g in _SCALES.items()}
+    return {
+        "bytes": size,
+        "bytes_per_s": rate,
+        "flops": flops,
+        "time": dict(_TIME),
+        "power": {p + "W": f for p, f in {"m": 1e-3, **_DECIMAL}.items()},
+        "energy": {p + "J": f for p, f in _DECIMAL.items()} | {p + "Wh": 3600 * f for p, f in _DECIMAL.items()},
+        "money": money,
+        "money_per_hour": {m + "/" + h: f for m, f in _MONEY.items() for h in ("h", "hour")}
+        | {m + "/chip-hour": f for m, f in _MONEY.items()},
+        "money_per_kwh": {m + "/kWh": f for m, f in _MONEY.items()},
+        "per_hour": {"/h": 1.0, "/hour": 1.0, "/day": 1 / 24, "/month": 1 / 730.0, "/year": 1 / 8760.0},
+        "ratio": {"": 1.0, "%": 0.01},
+        "count": _COUNT | {p + " tokens": f for p, f in _COUNT.items()} | {"tokens": 1.0},
+    }
+
+
+UNITS = _units()
+SI = {
+    "bytes": "B",
+    "bytes_per_s": "B/s",
+    "flops": "FLOP/s",
+    "time": "s",
+    "power": "W",
+    "energy": "J",
+    "money": "USD",
+    "money_per_hour": "USD/h",
+    "money_per_kwh": "USD/kWh",
+    "per_hour": "1/h",
+    "ratio": "1",
+    "count": "1",
+}
+_NUMBER = re.compile(r"^([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)$")
+
+
+def parse(
+    given: object, dimension: str, name: str = "value", *, low: float | None = 0.0, high: float = LARGEST
+) -> float:
+    """`given` (a number, or a text with a unit) in SI units of `dimension`, within [low, high].
+
+    Raises:
+        InputError: not a number, not finite, the wrong unit, or out of range.
+    """
+    known = UNITS[dimension]
+    if isinstance(given, bool) or given is None:
+        raise InputError(
+            f"{name}: {given!r} is not a quantity; give a number with a unit such as {_example(dimension)}"
+        )
+    if isinstance(given, (int, float)):
+        return _in_range(given, name, low, high, given)
+    text = str(given).strip()
+    if len(text) > 60:
+        raise InputError(
+            f"{name}: a quantity of {len(text)} characters; give a number with a unit such as {_example(dimension)}"
+        )
+    money = dimension.startswith("money")
+    prefix = ""
+    if money:
+        for symbol in sorted(_MONEY, key=len, reverse=True):
+            if text.startswith(symbol):
+                prefix, text = symbol, text[len(symbol) :].strip()
+                break
+    match = _NUMBER.match(text)
+    if not match:
+        raise InputError(
+            f"{name}: {given!r} is not a quantity; give a number with a unit such as {_example(dimension)}"
+        )
+    unit = match.group(2).strip()
+    if prefix:
+        unit = prefix + (unit if unit.startswith("/") else (" " + unit if unit else ""))
+    elif money and unit:
+        head = re.match(r"^([kKMB]?)\s*(\D+)$", unit)
+        if head and head.group(1) and head.group(2) in _MONEY:
+            unit = head.group(2) + " " + head.group(1)
+    number = float(match.group(1).replace(",", "").replace("_", ""))
+    if not unit:
+        return _in_range(number, name, low, high, given)
+    if unit not in known and unit.replace("per ", "/").replace(" ", "") in known:
+        unit = unit.replace("per ", "/").replace(" ", "")
+    if unit not in known:
+        other = next((d for d, table in UNITS.items() if unit in table and unit), None)
+        why = (
+            f"'{unit}' measures {other.replace('_', ' ')}, not {dimension.replace('_', ' ')}"
+            if other
+            else f"'{unit}' is not a known unit{nearest(unit, known)}"
+        )
+        raise InputError(f"{name}: {given!r}: {why}; give for example {_example(dimension)}")
+    return _in_range(number * known[unit], name, low, high, given)
+
+
+def _in_range(value: float, name: str, low: float | None, high: float, given: object) -> float:
+    shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:37] + "…"
+    try:
+        value = float(value)
+    except OverflowError:
+        raise InputError(f"{name}: {shown} is larger than {high:g}; check the number") from None
+    if not math.isfinite(value):
+        raise InputError(f"{name}: {shown} is not a finite number; give a finite one")
+    if low is not None and value < low:
+        raise InputError(f"{name}: {shown} is below {low:g}; give {low:g} or more")
+    if value > high:
+        raise InputError(f"{name}: {shown} is larger than {high:g}; check the number")
+    return value
+
+
+def _example(dimension: str) -> str:
+    return {
+        "bytes": "'64 GiB'",
+        "bytes_per_s": "'200 Gbps' or '3.35 TB/s'",
+        "flops": "'354 TFLOPS'",
+        "time": "'90 min'",
+        "power": "'350 W'",
+        "energy": "'1 GWh'",
+        "money": "'$16000'",
+        "money_per_hour": "'$2/h'",
+        "money_per_kwh": "'$0.08/kWh'",
+        "per_hour": "'0.01/day'",
+        "ratio": "'85%' or 0.85",
+        "count": "'16M' or 100000",
+    }[dimension]
+
+
+def whole(given: object, name: str, low: int = 1, high: int = 10**15) -> int:
+    """A whole number in [low, high]; '16M', '1e6' and '100_000' are understood."""
+    value = parse(given, "count", name, low=None)
+    if value != int(value):
+        raise InputError(f"{name}: {given!r} is not a whole number; give for example {max(low, int(value))}")
+    if value < low:
+        raise InputError(f"{name}: {given!r} is below {low}; give {low} or more")
+    if value > high:
+        raise InputError(f"{name}: {given!r} is larger than {high:,}; check the number")
+    return int(value)
+
+
+def show(value: float, dimension: str) -> str:
+    """A short human form: `show(2.5e10, 'bytes_per_s')` is '25 GB/s'."""
+    if dimension == "bytes":
+        for prefix in ("Pi", "Ti", "Gi", "Mi", "Ki"):
+            if abs(value) >= _BINARY[prefix]:
+                return f"{value / _BINARY[prefix]:.4g} {prefix}B"
+        return f"{value:.4g} B"
+    if dimension == "time":
+        for unit, factor in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
+            if abs(value) >= factor:
+                return f"{value / factor:.4g} {unit}"
+        return f"{value * 1e6:.4g} µs"
+    suffix = {"bytes_per_s": "B/s", "flops": "FLOPS", "power": "W", "energy": "J", "money": "", "count": ""}.get(
+        dimension
+    )
+    if suffix is None:
+        return f"{value:.4g} {SI[dimension]}"
+    if dimension == "count":
+        scale = [("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)]
+    elif dimension == "money":
+        scale = [("B", 1e9), ("M", 1e6), ("K", 1e3)]
+    else:
+        scale = [("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)]
+    lead = "$" if dimension == "money" else ""
+    for prefix, factor in scale:
+        if abs(value) >= factor:
+            return f"{lead}{value / factor:.4g}{'' if dimension in ('money', 'count') else ' '}{prefix}{suffix}"
+    return f"{lead}{value:.4g}{(' ' + suffix) if suffix else ''}"
+
+
+def said(value: float, unit: str) -> str:
+    """A figure in human units; rates per hour as so many million hours between events."""
+    if unit == "1/h":
+        return f"one in {1 / value:,.0f} h" if value else "never"
+    kinds = {"B": "bytes", "B/s": "bytes_per_s", "FLOP/s": "flops", "s": "time", "W": "power", "USD": "money"}
+    return show(value, kinds[unit]) if unit in kinds else f"{value:.4g}" + ("" if unit == "1" else f" {unit}")

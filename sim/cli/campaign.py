@@ -1,0 +1,111 @@
+"""`clustersim campaign`: months of training with failures."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+from sim.study import campaign as campaign_module
+
+TEXT = "months of training: goodput, days, lost hours by cause, with intervals"
+EXAMPLES = """clustersim campaign glm5_100k_910b
+clustersim campaign glm5_100k_910b --seeds 200
+clustersim campaign glm5_100k_910b --horizon '90 days' --set failures.level=high --json
+clustersim campaign llama3_405b_16k_h100 --set checkpoint.kind=memory"""
+
+
+def add(parser) -> None:
+    from sim.cli.run import arguments
+
+    arguments(parser)
+    parser.add_argument("--seeds", type=int, help="campaigns for the 95%% interval (default: the scenario's, 20)")
+    parser.add_argument("--horizon", help="stop after this time, such as '90 days'")
+    parser.add_argument(
+        "--trace", metavar="FILE", help="write the campaign's timeline as a Perfetto trace (Chrome JSON)"
+    )
+
+
+def main(args) -> int:
+    from sim.cli.run import load
+    from sim.spec.phases import describe as describe_phases
+    from sim.study import projection
+    from sim.training import campaign
+
+    if args.horizon:
+        args.set.append(f"campaign.horizon={json.dumps(args.horizon)}")
+    if args.seeds is not None:
+        args.set.append(f"campaign.seeds={args.seeds}")
+    s = load(args)
+    legs = campaign_module.campaign_legs(s)
+    inp = campaign_module.campaign_input(s, legs)
+    result = campaign.run(inp, seed=s.seed)
+    spread = _interval(campaign, inp, s.seeds, quiet=args.json)
+    if args.trace:
+        from sim.trace.perfetto import write_campaign
+
+        write_campaign(result, Path(args.trace))
+    facts = projection.campaign_facts(result, legs)
+    facts["interval_95"] = {k: list(v) for k, v in spread.items()}
+    facts["seeds"], facts["name"], facts["inventory"] = s.seeds, s.name, s.chips
+    facts["checkpoint"], facts["recovery"] = asdict(inp.checkpoint), asdict(inp.recovery)
+    facts["failures_per_chip_day"] = inp.failures.per_chip_day
+    if args.json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        if s.phases:
+            print(describe_phases(s.phases), end="\n\n")
+        print(text(facts))
+    return 0 if result.finished or s.horizon_s is not None else 1
+
+
+def _interval(campaign, inp, seeds: int, quiet: bool) -> dict:
+    """95% intervals, with a bar on stderr when it takes more than two seconds."""
+    if quiet:
+        return campaign.interval(inp, seeds)
+    import sys
+
+    from tqdm import tqdm
+
+    with tqdm(total=seeds, desc="campaigns", unit="seed", file=sys.stderr, leave=False, delay=2.0, disable=None) as bar:
+        return campaign.interval(inp, seeds, progress=bar.update)
+
+
+def text(f: dict) -> str:
+    """The campaign as a table."""
+    low, mid, high = f["interval_95"]["days"]
+    g = f["interval_95"]["goodput"]
+    mtbf = "never" if f["mtbf_hours"] is None or math.isinf(f["mtbf_hours"]) else f"{f['mtbf_hours'] * 60:,.0f} min"
+    lines = [
+        f["name"],
+        "",
+        f"{'days':28}{f['days']:>10.2f}   95% of {f['seeds']} seeds: {low:.2f}–{high:.2f} (median {mid:.2f})",
+        f"{'days without any loss':28}{f['ideal_days']:>10.2f}",
+        f"{'goodput':28}{f['goodput']:>10.1%}   95%: {g[0]:.1%}–{g[2]:.1%}; Daly's formula without spares and slow servers: {f['expected_goodput']:.1%}",
+        f"{'interruptions':28}{f['interruptions']:>10,}   one per {mtbf} ({f['failures_per_chip_day'] * 1000:.3f} per 1,000 chips and day; a range of GPU clusters, none is published for Ascend)",
+        f"{'checkpoint every':28}{(f['checkpoint_interval_s'] or 0):>9.0f}s   {f['checkpoint']['kind']}, {f['checkpoint']['bytes'] / 1e12:.1f} TB",
+        f"{'chip-hours held':28}{f['chip_hours']:>10,.0f}   {f['inventory']:,} chips, spares included",
+        "",
+        "lost hours by cause",
+    ]
+    lost = [
+        f"  {cause:26}{hours:>10.1f}"
+        for cause, hours in sorted(f["lost_hours"].items(), key=lambda item: -item[1])
+        if hours > 0.05
+    ]
+    lines += lost or ["  none above three minutes"]
+    lines += ["", f"{'phase':24}{'tokens':>10}{'days (ideal)':>14}{'chips':>9}  plan"]
+    lines += [
+        f"{name:24}{p['tokens'] / 1e12:>9.3f}T{p['ideal_days']:>14.2f}{p['chips']:>9,}  {p['plan']}"
+        for name, p in f["phases"].items()
+    ]
+    if not f["finished"]:
+        lines += ["", "not finished within the horizon"]
+    top = list(f["failures"].items())[:6]
+    if top:
+        lines += [
+            "",
+            "failures: " + ", ".join(f"{name} {n}" for name, n in top) + (", …" if len(f["failures"]) > 6 else ""),
+        ]
+    return "\n".join(lines)

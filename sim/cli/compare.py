@@ -1,0 +1,100 @@
+"""`clustersim compare`: the same training run on several chips, and the price at which one breaks even with another."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+TEXT = "the same run on several chips: time, chips, money, energy, and the break-even price"
+EXAMPLES = """clustersim compare --model glm5 --chips 8192 --tokens 28.5T
+clustersim compare --model llama3_70b --chips 1024 --chip 910b,h100,b200 --baseline h100 --tokens 15T
+clustersim compare --model glm5 --chips 100000 --batch-tokens 64M --tokens 28.5T --json"""
+
+
+def add(parser) -> None:
+    from sim.cli.plan import question_arguments
+    from sim.planner.compare import CHIPS
+
+    question_arguments(parser)
+    parser.add_argument(
+        "--chips",
+        default="8192",
+        help="chips of the cluster, the same number of each; a plan may use fewer (default 8192)",
+    )
+    parser.add_argument(
+        "--chip", default=",".join(CHIPS), help=f"names of chips, comma-separated (default {','.join(CHIPS)})"
+    )
+    parser.add_argument(
+        "--baseline", help="the chip whose cost the others must meet (default h100, or the first named)"
+    )
+
+
+def main(args) -> int:
+    from minglm.errors import InputError
+    from sim.cli.plan import asked, maybe_mapping
+    from sim.planner.compare import compare
+
+    names = [n.strip() for n in args.chip.split(",") if n.strip()]
+    if not names:
+        raise InputError("--chip is empty: name at least one chip, such as --chip 910b,h100")
+    baseline = args.baseline or ("h100" if "h100" in names else names[0])
+    bar = None
+
+    def progress(done: int, of: int) -> None:
+        nonlocal bar
+        if bar is None and sys.stderr.isatty() and not args.json:
+            from tqdm import tqdm
+
+            bar = tqdm(total=of, desc="chips", file=sys.stderr, leave=False)
+        if bar is not None:
+            bar.update(done - bar.n)
+
+    try:
+        result = compare(maybe_mapping(args.model, "--model"), args.chips, names, baseline, progress, **asked(args))
+    finally:
+        if bar is not None:
+            bar.close()
+    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text(result, args))
+    return 0 if any("days" in r for r in result["rows"]) else 1
+
+
+def text(result: dict, args) -> str:
+    """The table for a terminal. Money's range takes every price at its low, or at its high end."""
+    from sim.base.units import show
+
+    lines = [
+        f"{args.model}, {args.tokens} tokens, at most {args.chips} of each chip; cost for the chips that the best plan uses",
+        "",
+        f"{'chip':10}{'plan':44}{'chips':>8}{'days':>8}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}{'break-even':>13}",
+    ]
+    for r in result["rows"]:
+        if "days" not in r:
+            lines.append(f"{r['chip']:10}{r['reason']}")
+            continue
+
+        def money(usd: str, price: str, r=r) -> str:
+            if usd not in r or not r[price]:
+                return "price unknown"
+            p = r[price]
+            span = (
+                [show(r[usd] * p[end] / p["value"], "money") for end in ("low", "high")] if p["value"] else ["?", "?"]
+            )
+            return f"{show(r[usd], 'money')} ({span[0]}–{span[1]})"
+
+        even = f"${r['break_even_usd_per_hour']:.2f}/h" if r["break_even_usd_per_hour"] is not None else "-"
+        lines.append(
+            f"{r['chip']:10}{r['plan'][:43]:44}{r['chips']:>8,}{r['days']:>8.3g}{r['mfu']:>7.1%}{money('rent_usd', 'rent_usd_per_hour'):>30}"
+            f"{money('own_usd', 'system_price_usd'):>30}{r['energy_kwh'] / 1e6:>8.3g}{even:>13}"
+        )
+    lines += [
+        "",
+        f"break-even: the rent of a chip-hour at which the run costs what it does on {result['against']}; ranges move the price alone",
+        "",
+    ]
+    for r in result["rows"]:
+        for key, name in (("rent_usd_per_hour", "rent"), ("system_price_usd", "system")):
+            if r.get(key):
+                lines.append(
+                    f"  {r['chip']} {name} {show(r[key]['value'], 'money')} [{r[key]['confidence']}] {r[key]['source']}"
+                )
+    return "\n".join(lines + ["", *(f"  {n}" for n in result["notes"])])

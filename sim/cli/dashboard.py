@@ -1,0 +1,128 @@
+"""`clustersim dashboard`: the planner page in a browser, on this machine only, behind a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from minglm import datafiles
+
+TEXT = "open the planner page: move a slider, see time, cost, memory and what would change the answer"
+EXAMPLES = """clustersim dashboard
+clustersim dashboard --port 8900 --no-browser
+clustersim dashboard --json                        (address, port and token on the first line)"""
+TEMPLATE = "planner"
+ONLY_NOTEBOOK = "notebook-only"  # tag of cells that the page leaves out
+
+
+def add(parser) -> None:
+    parser.add_argument("--port", type=int, default=8866, help="port on this machine (default 8866)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    parser.add_argument(
+        "--no-token", action="store_true", help="no token: whoever can reach this machine's localhost can use the page"
+    )
+    parser.add_argument("--json", action="store_true", help="for machines: the address as JSON; opens nothing")
+
+
+def notebook() -> Path:
+    """The page: a notebook that Voila serves."""
+    return datafiles.notebooks("plan", "planner.ipynb")
+
+
+def check(port: int) -> None:
+    """Refuse what cannot work before the server starts: a port out of range or in use, Voila or the widgets missing."""
+    from minglm.errors import InputError
+
+    if not 1 <= port <= 65535:
+        raise InputError(f"--port {port}: must be 1 to 65535; give for example 8866")
+    for package in ("voila", "ipywidgets", "anywidget"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise InputError(
+                f"{package} is not installed, and the page is served by it; {datafiles.install_hint('lab')}"
+            ) from None
+    if not notebook().is_file():
+        raise InputError(
+            f"{notebook()}: no such file; the page is that notebook: {datafiles.hint('restore it with git checkout', 'install minglm again')}"
+        )
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError as err:
+            raise InputError(
+                f"port {port} cannot be used on this machine ({(err.strerror or str(err)).lower()}); give another with --port {port % 65535 + 1}"
+            ) from None
+
+
+def local_template(folder: Path) -> str:
+    """Voila's own page without the links to other machines (icon fonts): the page must work without a network.
+
+    Written into `folder`, which is to be on Jupyter's path; returns the template's name.
+    """
+    from jupyter_core.paths import jupyter_path
+
+    where = next(p for p in map(Path, jupyter_path("voila", "templates")) if (p / "lab" / "index.html.j2").is_file())
+    made = folder / "voila" / "templates" / TEMPLATE
+    made.mkdir(parents=True)
+    (made / "conf.json").write_text('{"base_template": "lab"}\n', encoding="utf-8")
+    for name, source in (
+        ("index.html.j2", where / "lab" / "index.html.j2"),
+        ("page.html", where / "base" / "page.html"),
+    ):
+        text = re.sub(r"<link[^>]*https?://[^>]*>", "", source.read_text(encoding="utf-8"))
+        (made / name).write_text(text, encoding="utf-8")
+    return TEMPLATE
+
+
+def main(args) -> int:
+    check(args.port)
+    token = "" if args.no_token else secrets.token_hex(24)
+    address = f"http://127.0.0.1:{args.port}/" + (f"?token={token}" if token else "")
+    if args.json:
+        print(json.dumps({"address": address, "port": args.port, "token": token}), flush=True)
+    else:
+        print(f"the planner page: {address}\nstop with Ctrl-C", flush=True)
+    with tempfile.TemporaryDirectory(prefix="planner-") as place:
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (place, os.environ.get("JUPYTER_PATH"))))
+        options = [
+            str(notebook()),
+            f"--port={args.port}",
+            "--Voila.ip=127.0.0.1",
+            "--Voila.port_retries=0",
+            f"--template={local_template(Path(place))}",
+            "--theme=light",
+            "--show_tracebacks=False",
+            "--Voila.log_level=ERROR",
+            "--Application.log_level=ERROR",
+            f"--TagRemovePreprocessor.remove_cell_tags={ONLY_NOTEBOOK}",
+            "--TagRemovePreprocessor.enabled=True",
+        ]
+        return serve(options, token, browser=not (args.no_browser or args.json))
+
+
+def serve(options: list[str], token: str, browser: bool) -> int:
+    """Run the server in this process until it is stopped. The token never stands in a command line that others can list."""
+    from voila.app import Voila
+
+    from minglm.errors import InputError
+
+    app = Voila.instance()
+    app.open_browser = browser
+    app.auto_token, app.token = False, token or None
+    try:
+        app.initialize(options)
+        app.start()
+    except SystemExit as err:
+        if err.code:
+            raise InputError(f"the page's server ended ({err.code}); give another port with --port") from None
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    return 0

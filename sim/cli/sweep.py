@@ -1,0 +1,160 @@
+"""`clustersim sweep`: a scenario over a grid of fields, or over what is uncertain about it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+TEXT = "vary any field of a scenario: a grid, or Monte Carlo with intervals and a tornado"
+EXAMPLES = """clustersim sweep glm5_100k_910b --vary plan.tp=[4,8] --vary global_tokens=[32M,64M,128M] --out runs/tp.csv
+clustersim sweep glm5_100k_910b --samples 10000
+clustersim sweep glm5_100k_910b --samples 2000 --vary "tokens={low: 27T, mid: 28.5T, high: 30T}" --vary "pue={low: 1.1, mid: 1.2, high: 1.4}"
+clustersim sweep llama3_405b_16k_h100 --vary chips=[8192,16384] --set plan.dp=null --engine ray"""
+
+
+def add(parser) -> None:
+    from sim.cli.run import arguments
+
+    arguments(parser)
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUES",
+        help="a list such as [4, 8] (grid), or with --samples also {low, mid, high} or {normal: [mean, sd]}; may be repeated",
+    )
+    parser.add_argument(
+        "--samples", type=int, help="Monte Carlo with so many samples over the facts' ranges and --vary"
+    )
+    parser.add_argument(
+        "--no-hardware-facts", action="store_true", help="with --samples: hold the hardware facts, draw --vary alone"
+    )
+    parser.add_argument("--engine", default="local", help="local (this machine's cores) | ray")
+    parser.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="with --engine ray: the cluster (default: RAY_ADDRESS, else one on this machine)",
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: all cores)")
+    parser.add_argument("--out", help="grid: the .csv (gone on with when it exists) or .parquet; Monte Carlo: a .json")
+
+
+def varied(args) -> dict:
+    """--vary as {field: values}; a top-level price may be named without its section."""
+    from minglm.errors import InputError
+    from sim.base.documents import parse_text
+    from sim.scenario.file import SHAPE
+
+    out = {}
+    for text in args.vary:
+        name, sign, value = text.partition("=")
+        name = name.strip()
+        if not sign or not name:
+            raise InputError(f"--vary {text!r}: must be FIELD=VALUES, such as --vary plan.tp=[4,8]")
+        if name in SHAPE["prices"]:
+            name = f"prices.{name}"
+        out[name] = parse_text(value, f"--vary {name}")
+        if not isinstance(out[name], (list, dict)):
+            out[name] = [out[name]]
+    return out
+
+
+def main(args) -> int:
+    from minglm.errors import InputError
+    from sim.base import parallel_map
+    from sim.cli.run import load
+
+    parallel_map.check(args.engine)
+    if args.ray_address and args.engine != "ray":
+        raise InputError(f"--ray-address {args.ray_address}: needs --engine ray")
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers {args.workers}: must be at least 1")
+    vary, scenario, bar = varied(args), load(args), None
+
+    def progress(n: int, of: int) -> None:
+        nonlocal bar
+        if bar is None and sys.stderr.isatty() and not args.json:
+            from tqdm import tqdm
+
+            bar = tqdm(total=of, desc="samples" if args.samples else "points", file=sys.stderr, leave=False)
+        if bar is not None:
+            bar.update(n)
+
+    try:
+        if args.samples is not None:
+            from sim.study.monte_carlo import monte_carlo
+
+            result = monte_carlo(
+                scenario,
+                args.samples,
+                vary,
+                not args.no_hardware_facts,
+                scenario.seed,
+                args.engine,
+                args.workers,
+                lambda n: progress(n, args.samples),
+                args.ray_address,
+            )
+        else:
+            from sim.study.sweep import grid, sweep
+
+            size = len(grid(vary))
+            result = sweep(
+                scenario.document,
+                vary,
+                Path(args.out) if args.out else None,
+                args.engine,
+                args.workers,
+                lambda n: progress(n, size),
+                args.ray_address,
+            )
+    finally:
+        if bar is not None:
+            bar.close()
+    if args.samples is not None and args.out:
+        Path(args.out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if args.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        print(_uncertain(result) if args.samples is not None else _table(result, list(vary)))
+    return 0
+
+
+def _table(rows: list[dict], fields: list[str]) -> str:
+    from sim.base.units import show
+
+    lines = [
+        "".join(f"{f[-22:]:>24}" for f in fields)
+        + f"{'step':>10}{'tokens/s':>12}{'GiB':>8}{'days':>9}{'rent':>11}{'own':>11}"
+    ]
+    for r in rows:
+        said = "".join(f"{str(r[f])[:22]:>24}" for f in fields)
+        if r["reason"]:
+            lines.append(f"{said}   {r['reason']}")
+        else:
+            money = "".join(
+                f"{show(r[k], 'money') if r.get(k) not in (None, '') else '-':>11}" for k in ("rent_usd", "own_usd")
+            )
+            lines.append(
+                f"{said}{r['step_s']:>9.3g}s{r['tokens_per_s']:>12,.0f}{r['memory_gib']:>8.1f}{r['days']:>9.3g}{money}"
+            )
+    return "\n".join(lines)
+
+
+def _uncertain(r: dict) -> str:
+    lines = [
+        f"{r['name']}: {r['plan']}, {r['samples']:,} samples"
+        + (f", {r['refused']:,} could not run ({r['reason']})" if r["refused"] else ""),
+        "",
+        f"{'':16}{'5%':>14}{'median':>14}{'95%':>14}{'centre':>14}",
+    ]
+    for name, i in r["intervals"].items():
+        lines.append(
+            f"{name:16}{i['p5']:>14,.4g}{i['p50']:>14,.4g}{i['p95']:>14,.4g}{r['centre'].get(name, float('nan')):>14,.4g}"
+        )
+    lines += ["", f"{'what moves the days':32}{'at its 5%':>12}{'at its 95%':>12}{'swing':>9}"]
+    for t in r["tornado"][:12]:
+        ends = "".join(f"{t[k]:>12.4g}" if k in t else f"{'-':>12}" for k in ("low_days", "high_days"))
+        lines.append(f"{t['name'][:31]:32}{ends}{t['days_swing']:>9.3g}")
+    return "\n".join(lines)

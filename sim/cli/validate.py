@@ -1,0 +1,86 @@
+"""`clustersim validate`: predictions beside measurements."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from minglm import datafiles
+from sim.validation import figures
+
+TEXT = "how wrong are we? predict measured runs and show the error"
+EXAMPLES = f"""clustersim validate
+clustersim validate my_runs.yaml                   (schema: {datafiles.where("published_runs", "schema.json")})
+clustersim validate {datafiles.where("published_runs", "held_out", "megatron_bridge.yaml")}
+clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
+clustersim validate --rollouts                     (speeds of published RL systems)
+clustersim validate --json
+clustersim validate --figure errors.html"""
+
+
+def add(parser) -> None:
+    parser.add_argument("files", nargs="*", help="rows of your own (YAML, JSON or CSV); all published rows without it")
+    parser.add_argument(
+        "--serving", action="store_true", help="the published serving rows instead (data/serving/published.yaml)"
+    )
+    parser.add_argument(
+        "--rollouts", action="store_true", help="the published rollout rows instead (data/rollouts/published.yaml)"
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "--figure", metavar="FILE", help="write the error table as a figure (.html, .svg, or .png with kaleido)"
+    )
+    parser.add_argument(
+        "--cross",
+        action=argparse_flag(),
+        default=None,
+        help="cross-validate: refit every scalar without the row (default for the published rows)",
+    )
+
+
+def argparse_flag():
+    import argparse
+
+    return argparse.BooleanOptionalAction
+
+
+def main(args) -> int:
+    if args.serving:
+        from sim.validation import serving as serving_validate
+
+        report = serving_validate.validate()
+        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
+        return compared(report)
+    if args.rollouts:
+        from sim.validation import rollout
+
+        report = rollout.validate()
+        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout.table_text(report))
+        return compared(report)
+    from sim.validation import training
+
+    result = training.run(args.files or None, cross=args.cross)
+    if args.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        print(figures.format_table(result))
+    if args.figure:
+        if Path(args.figure).suffix == ".svg":
+            figures.static_figure(result, Path(args.figure))
+        else:
+            from sim.report.projection import write_figure
+
+            write_figure(figures.figure(result), Path(args.figure))
+    return compared(result)
+
+
+def compared(report: dict) -> int:
+    """The exit code: 1 when no row was compared, for then no error was found because nothing was measured."""
+    if report["rows"]:
+        return 0
+    print(
+        "no row was compared: nothing is validated by this; see clustersim validate --help for the files that it reads",
+        file=sys.stderr,
+    )
+    return 1

@@ -1,0 +1,1 @@
+"""What an operator, a layer, a message, a step takes, and what it costs in memory and money."""

@@ -1,0 +1,231 @@
+"""How long a collective takes: α–β costs by algorithm over the tiers of a cluster.
+
+A group of n chips with a stride (distance between neighbours in rank order) is placed on the tiers from the inside out: it
+has `fan` members side by side in each tier. Ring, tree, halving-doubling, hierarchical and pairwise costs follow
+Thakur et al. 2005 and Rabenseifner 2004; NCCL and HCCL pick among them, so `auto` takes the fastest.
+
+Rates. Behind a switch a group has a chip's whole rate. In a full mesh every pair has its own link, so a group of n uses
+n−1 of the links (Huawei's own planner counts so for the 910B: MindSpeed `comm_hardware_info.py`). On a rail or Clos tier
+every chip has its port; oversubscription divides what leaves the tier below. `efficiency` is the share of line rate that
+large messages reach; the ramp for small ones comes from α.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+from minglm.errors import InputError, nearest
+from sim.spec.hardware import Cluster, Tier
+
+KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "p2p")
+ALGORITHMS = ("auto", "ring", "tree", "halving-doubling", "hierarchical", "pairwise")
+
+# name: (value, label, source)
+CONSTANTS = {
+    "launch_s": (
+        8.0e-6,
+        "assumed",
+        "start of a collective on the device: kernel launch, handshake (NCCL small-message floor is 10-20 µs)",
+    ),
+    "all_to_all_share": (
+        0.85,
+        "assumed",
+        "all-to-all reaches this share of what a ring reaches (many peers, uneven arrival)",
+    ),
+    "dedup_share": (
+        1.0,
+        "published",
+        "DeepEP's normal kernels reach 43-58 GB/s per 400G port across nodes, line rate (deepseek-ai/DeepEP README)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One tier as a group sees it: `fan` members side by side, each sending at `bytes_per_s`."""
+
+    tier: Tier
+    fan: int
+    bytes_per_s: float
+    latency_s: float
+
+
+@functools.lru_cache(maxsize=4096)
+def _place(cluster_id: int, n: int, stride: int, sharers: float) -> tuple[Level, ...]:
+    cluster = _CLUSTERS[cluster_id]
+    levels, inside, last = [], 1, len(cluster.tiers) - 1
+    for i, tier in enumerate(cluster.tiers):
+        here = n if i == last else max(1, min(n, tier.size // max(stride, 1)))
+        fan = max(1, here // inside) if i < last else math.ceil(n / inside)
+        if fan > 1:
+            rate = tier.bytes_per_s.value * tier.efficiency.value
+            if tier.topology == "mesh":
+                # members of the group side by side × chips of the inner domain each stands for = links used
+                rate *= min(1.0, (fan - 1) / max(tier.links, 1))
+            if tier.topology in ("clos", "rail"):
+                rate /= tier.oversubscription
+            levels.append(Level(tier, fan, rate / sharers, tier.latency_s.value))
+            inside *= fan
+    return tuple(levels)
+
+
+_CLUSTERS: dict[int, Cluster] = {}
+
+
+def place(cluster: Cluster, n: int, stride: int = 1, sharers: float = 1.0) -> tuple[Level, ...]:
+    """Levels that a group of `n` chips, `stride` apart, spans. `sharers`: groups that use the same ports at once."""
+    key = id(cluster)
+    if _CLUSTERS.get(key) is not cluster:
+        if len(_CLUSTERS) > 256:
+            _CLUSTERS.clear()
+            _place.cache_clear()
+        _CLUSTERS[key] = cluster
+    return _place(key, int(n), int(stride), float(sharers))
+
+
+def members_inside(levels: tuple[Level, ...]) -> int:
+    """Members of the group that share the innermost level it spans (1 when it spans only one chip)."""
+    return levels[0].fan if levels else 1
+
+
+def _flat(levels: tuple[Level, ...]) -> tuple[int, float, float]:
+    """A flat ring through all levels: members, slowest rate, latency of a step.
+
+    Where the ring leaves a node, every member inside it has its own port: the ports of all `inside` members carry the
+    ring's channels together, so an outer level counts with inside × its rate.
+    """
+    n, rate, latency, inside = 1, math.inf, 0.0, 1
+    for level in levels:
+        rate = min(rate, level.bytes_per_s * inside)
+        latency = max(latency, level.latency_s)
+        inside *= level.fan
+        n *= level.fan
+    return n, rate, latency
+
+
+def _steps(levels: tuple[Level, ...]) -> float:
+    """Latency of one trip around a ring that crosses each tier as seldom as it can: n − 1 hops, most of them inside."""
+    total, groups = 0.0, 1
+    for level in reversed(levels):
+        total += groups * (level.fan - 1) * level.latency_s
+        groups *= level.fan
+    return total
+
+
+def _ring(kind: str, size: float, levels: tuple[Level, ...]) -> float:
+    n, rate, _ = _flat(levels)
+    trips = 2 if kind == "all_reduce" else 1
+    if kind == "broadcast":
+        return _steps(levels) + size / rate
+    return trips * (_steps(levels) + size * (n - 1) / n / rate)
+
+
+def _tree(kind: str, size: float, levels: tuple[Level, ...]) -> float:
+    """Double binary trees (NCCL): bandwidth of a ring, logarithmic latency; for broadcast one pipelined tree."""
+    n, rate, _ = _flat(levels)
+    depth = sum(math.ceil(math.log2(level.fan)) * level.latency_s for level in levels)
+    trips = 2 if kind == "all_reduce" else 1
+    return trips * (depth + size / rate)
+
+
+def _halving(kind: str, size: float, levels: tuple[Level, ...]) -> float:
+    """Recursive halving then doubling: log2(n) exchanges, each pair at its own rate (no port is shared between steps)."""
+    total, left, trips = 0.0, size, 2 if kind == "all_reduce" else 1
+    for level in reversed(levels):  # largest pieces travel farthest: the vector halves inwards
+        for _ in range(math.ceil(math.log2(level.fan))):
+            left /= 2
+            rate = level.bytes_per_s
+            if level.tier.topology == "mesh":  # one partner at a time uses one link
+                rate = rate / max(level.fan - 1, 1)
+            total += level.latency_s + left / rate
+    return trips * total
+
+
+def _hierarchical(kind: str, size: float, levels: tuple[Level, ...]) -> float:
+    """Reduce-scatter inside, the collective on 1/fan of the data outside, all-gather inside (and halves of that)."""
+    total, part = 0.0, size
+    trips = 2 if kind == "all_reduce" else 1
+    for level in levels:
+        total += trips * ((level.fan - 1) * level.latency_s + part * (level.fan - 1) / level.fan / level.bytes_per_s)
+        part /= level.fan
+    return total
+
+
+def _pairwise(size: float, levels: tuple[Level, ...], dedup: float = 1.0) -> float:
+    """All-to-all: each chip sends `size`, an equal part to each member. Tiers work at the same time; the slowest decides.
+
+    `dedup`: share of the rows that crosses the outer tiers when each node receives one copy and passes it on inside
+    (then every row also crosses the inner tier).
+    """
+    n, inside, worst, latency = 1, 1, 0.0, 0.0
+    for level in levels:
+        n *= level.fan
+    for i, level in enumerate(levels):
+        share = (level.fan - 1) * inside / n if i == 0 or dedup >= 1.0 else (1.0 - inside / n)
+        if i == 0 and dedup < 1.0:
+            share = (level.fan - 1) / level.fan
+        elif i > 0:
+            share = (1.0 - inside / n) * dedup
+        reached = CONSTANTS["dedup_share" if dedup < 1.0 else "all_to_all_share"][0]
+        worst = max(worst, size * share / (level.bytes_per_s * reached))
+        latency = max(latency, min((level.fan - 1) * inside, 64) * level.latency_s / 4)
+        inside *= level.fan
+    return latency + worst
+
+
+def time(kind: str, size: float, levels: tuple[Level, ...], algorithm: str = "auto", dedup: float = 1.0) -> float:
+    """Seconds for one collective over a placed group.
+
+    Args:
+        kind: one of KINDS.
+        size: bytes of the whole buffer (all_reduce, all_gather's result, reduce_scatter's input, broadcast), what one chip
+            sends in all (all_to_all), or the message (p2p).
+        levels: from `place`; empty for a group of one, which costs nothing.
+        algorithm: one of ALGORITHMS; 'auto' takes the fastest that fits.
+    Raises:
+        InputError: unknown kind or algorithm.
+    """
+    if kind not in KINDS:
+        raise InputError(f"collective {kind!r}: not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+    if algorithm not in ALGORITHMS:
+        raise InputError(f"algorithm {algorithm!r}: not one of {', '.join(ALGORITHMS)}{nearest(algorithm, ALGORITHMS)}")
+    if not levels or size <= 0:
+        return 0.0
+    start = CONSTANTS["launch_s"][0]
+    if kind == "p2p":
+        level = levels[-1]
+        return start + level.latency_s + size / level.bytes_per_s
+    if kind == "all_to_all":
+        return start + _pairwise(size, levels, dedup)
+    options = {
+        "ring": _ring,
+        "tree": _tree,
+        "halving-doubling": _halving,
+        "hierarchical": _hierarchical,
+    }
+    if algorithm == "pairwise":
+        raise InputError(
+            f"algorithm 'pairwise': is for all_to_all, not {kind}; use ring, tree, halving-doubling or hierarchical"
+        )
+    if algorithm != "auto":
+        return start + options[algorithm](kind, size, levels)
+    names = ["ring", "hierarchical"] + (["tree"] if kind in ("all_reduce", "broadcast") else [])
+    return start + min(options[name](kind, size, levels) for name in names)
+
+
+def p2p(cluster: Cluster, size: float, distance: int) -> float:
+    """One message between chips `distance` apart in rank order: over the innermost tier that holds both."""
+    if size <= 0:
+        return 0.0
+    tiers = cluster.tiers
+    tier = next((t for t in tiers if distance < t.size), tiers[-1])
+    rate = tier.bytes_per_s.value * tier.efficiency.value
+    if tier.topology == "mesh":
+        rate /= max(tier.links, 1)  # one link to that one partner
+    return (
+        CONSTANTS["launch_s"][0]
+        + tier.latency_s.value
+        + size / (rate / (tier.oversubscription if tier.topology != "mesh" else 1.0))
+    )

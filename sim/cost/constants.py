@@ -1,0 +1,86 @@
+"""Every constant of the cost floor with its label, for the error table: measured, published, fitted or assumed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sim.cost import collectives, kernels, memory, operators, stacks
+
+
+def table(names: list[str]) -> list[dict]:
+    """Rows of name, value, label, source: kernels, collectives, attention kernels, and the stacks called `names`."""
+    out = []
+    for where, constants in (("kernel", kernels.CONSTANTS), ("collective", collectives.CONSTANTS)):
+        out += [
+            {"name": f"{where}.{key}", "value": value, "label": label, "source": source}
+            for key, (value, label, source) in constants.items()
+        ]
+    out.append(
+        {
+            "name": "attention.sink_slowdown",
+            "value": operators.SINK_SLOWDOWN,
+            "label": "assumed",
+            "source": "no measured kernel for attention with learned sinks is at hand",
+        }
+    )
+    out.append(
+        {
+            "name": "memory.runtime_bytes",
+            "value": memory.RUNTIME_BYTES,
+            "label": "assumed",
+            "source": "runtime, communicators and workspaces; NCCL and a CUDA context take 1-2 GiB",
+        }
+    )
+    for (kernel, family), (forward, backward, half, label) in stacks.ATTENTION.items():
+        out.append(
+            {
+                "name": f"attention.{kernel}{'.' + family if family else ''}",
+                "value": f"{forward}/{backward}/{half:.0f}",
+                "label": label,
+                "source": "share of the best matmul forward/backward, keys at half of it (arXiv 2307.08691, 2407.08608)",
+            }
+        )
+    default = {f.name: f.default for f in dataclasses.fields(stacks.Stack)}
+    for name in names:
+        try:
+            stack = stacks.load_stack(name)
+        except ValueError:
+            continue
+        for chip, found in stack.fitted.items():
+            out.append(
+                {
+                    "name": f"{name}.{found['name']}[{chip}]",
+                    "value": found["value"],
+                    "label": "fitted",
+                    "source": "on " + ", ".join(found.get("rows") or ["?"]),
+                }
+            )
+        for field in dataclasses.fields(stack):
+            value = getattr(stack, field.name)
+            if field.name in ("name", "title", "family", "labels", "fitted") or value == default[field.name]:
+                continue
+            label, _, source = str(stack.labels.get(field.name, "assumed: habit of the release")).partition(": ")
+            out.append({"name": f"{name}.{field.name}", "value": value, "label": label, "source": source})
+    for key in (
+        "tp_hidden",
+        "wgrad_hidden",
+        "dp_hidden",
+        "fsdp_hidden",
+        "all_to_all_hidden",
+        "host_op_s",
+        "host_backward",
+        "host_message_s",
+        "fixed_s",
+        "jitter",
+        "router_passes",
+        "fp8_passes",
+    ):
+        out.append(
+            {
+                "name": f"stack.{key}",
+                "value": default[key],
+                "label": "assumed",
+                "source": "default of every stack; see sim/cost/stacks.py",
+            }
+        )
+    return out

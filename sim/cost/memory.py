@@ -1,0 +1,254 @@
+"""Peak memory of the fullest chip, by component, and what to change when it does not fit.
+
+Weights, gradients and optimiser states follow ZeRO's shards; activations are what each layer keeps for its backward pass
+(arXiv 2205.05198 eq. 1–6) times the micro-batches that the schedule has in flight on a rank; recomputation keeps each
+layer's input instead. Buffers: gathered layers of ZeRO-3, logits of the loss, and a share for collectives and fragmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from minglm.errors import InputError
+from sim.cost.operators import WIDTH, Share, Tape, dense_ffn, embedding, gqa, mla, vocabulary
+from sim.cost.operators_moe import moe_ffn
+from sim.cost.parameters import layer_params, rank_params
+from sim.cost.stacks import Stack, load_stack
+from sim.spec.hardware import Cluster
+from sim.spec.model import ModelSpec
+from sim.spec.plan import Plan, Workload
+
+# bytes that the runtime, the communicators and kernels' workspaces hold (assumed; NCCL and a CUDA context take 1-2 GiB)
+RUNTIME_BYTES = 1.5 * 2**30
+# bytes per logit at the peak of the loss: unfused holds bf16 logits, their fp32 copy, its log-softmax and the gradient;
+# fused writes the gradient over the logits
+LOGIT_BYTES = {"unfused": 14.0, "torch": 14.0, "fused": 4.0}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the fullest chip."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    buffers: float
+    runtime: float
+    rank: int
+    in_flight: float
+
+    @property
+    def total_bytes(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.buffers + self.runtime
+
+    def breakdown(self) -> dict[str, float]:
+        return {k: getattr(self, k) for k in ("weights", "gradients", "optimizer", "activations", "buffers", "runtime")}
+
+
+def in_flight(plan: Plan, rank: int, micro_batches: int) -> list[float]:
+    """Micro-batches whose activations each chunk of a rank holds at the worst moment."""
+    P, v, m = plan.pp, plan.vpp, micro_batches
+    if P == 1:
+        return [1.0] * v
+    if plan.schedule == "gpipe":
+        return [float(m)]
+    if plan.schedule in ("1f1b", "zb-h1"):
+        return [float(min(m, P - rank))]
+    if plan.schedule == "interleaved":
+        # warm-up holds (P−r−1)·2 + (v−1)·P chunk passes, plus the one at work (arXiv 2104.04473; Megatron-LM)
+        held = min(m * v, (P - rank - 1) * 2 + (v - 1) * P + 1)
+        return [held / v] * v
+    if plan.schedule == "zb-v":
+        return [min(m, P / 1.0)] * 2  # peak of 1F1B: P chunk pairs
+    return [min(m, (P + 1) / 2.0 + 0.5)] * 2  # DualPipe: P+1 micro-batches of half-size stages
+
+
+def layer_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack, kind: str) -> tuple[float, float]:
+    """(bytes kept for one micro-batch by one layer as the plan recomputes it, bytes without recomputation)."""
+    share = Share(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp)
+    tape = Tape(stack.style(False, workload.imbalance))
+    (mla if model.attention == "mla" else gqa)(tape, share, model)
+    if kind == "moe":
+        moe_ffn(tape, share, model)
+    else:
+        dense_ffn(tape, share, model.hidden, model.ffn, model.gated_ffn, model.norm)
+    full = sum(tape.saved.values())
+    entry = share.tokens_sp * model.hidden * WIDTH
+    if plan.recompute == "full":
+        return entry, full
+    if plan.recompute == "selective":
+        return full - tape.saved.get("scores", 0.0), full
+    if plan.recompute == "selective_ops":
+        return 0.5 * tape.outputs + share.tokens * model.heads * model.value_dim / plan.tp * WIDTH + entry, full
+    return full, full
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that one micro-batch leaves on a chip: whatever dp, pp and ZeRO are, plans of the same layers share it."""
+
+    kinds: Mapping[
+        str, tuple[float, float]
+    ]  # kind of layer → bytes kept as the plan recomputes it, without recomputation
+    embedding: float
+    head: float
+    loss: float  # peak of logits and loss
+
+
+def kept_bytes(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack) -> Kept:
+    """Activations by part for the plan's tp, cp, ep, etp, micro-batch and recomputation."""
+    vocab = padded(model.vocab, plan.tp)
+    kinds = {
+        k: layer_activations(model, plan, workload, stack, k)
+        for k in (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])
+    }
+    share = Share(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp)
+    head, first = Tape(stack.style(False)), Tape(stack.style(False))
+    vocabulary(head, share, model.hidden, vocab)
+    embedding(first, share, model.hidden, vocab)
+    loss = share.tokens * vocab / plan.tp * LOGIT_BYTES[stack.loss]
+    if plan.sp:  # the head's gathered input and its gradient
+        loss += 2 * share.tokens * model.hidden * WIDTH
+    return Kept(
+        kinds, sum(first.saved.values()), sum(size for part, size in head.saved.items() if part != "logits"), loss
+    )
+
+
+def padded(vocab: int, tp: int) -> int:
+    """Megatron pads the vocabulary to a multiple of 128 × TP."""
+    return -(-vocab // (128 * tp)) * 128 * tp
+
+
+def state_bytes(
+    plan: Plan, stack: Stack, base: float, expert: float, shards: float, expert_shards: float, zero: int
+) -> tuple[float, float, float]:
+    """(weights, gradients, optimiser states) of a chip that holds `base` replicated and `expert` expert weights."""
+    grad = WIDTH if stack.bf16_grads or plan.precision_aware_optimizer else 4
+    state = 2 + 2 + 2 if plan.precision_aware_optimizer else 4 + (4 if plan.optimizer == "muon" else 8)
+    whole, part = base + expert, base / max(shards, 1) + expert / expert_shards
+    weights = (part if zero == 3 else whole) * (4 if zero == 3 else WIDTH)
+    gradients = (part if zero >= 2 else whole) * (4 if zero == 3 else grad)
+    states = 0.0 if plan.offload else (part if zero else whole) * (state - (4 if zero == 3 else 0))
+    return weights, gradients, states
+
+
+def gathered_bytes(model: ModelSpec, plan: Plan, stack: Stack) -> float:
+    """Buffers of ZeRO-3: two gathered layers (or the table) and one gradient."""
+    grad = WIDTH if stack.bf16_grads or plan.precision_aware_optimizer else 4
+    one = layer_params(model, "moe" if model.experts else "dense", plan.tp, plan.ep, plan.etp)
+    largest = max(sum(one), padded(model.vocab, plan.tp) * model.hidden / plan.tp)
+    return 2 * largest * WIDTH + largest * grad
+
+
+def peak(
+    model: ModelSpec, plan: Plan, workload: Workload, precision: str = "bf16", stack: Stack | str | None = None
+) -> Memory:
+    """Memory of the fullest chip of a plan."""
+    stack = stack if isinstance(stack, Stack) else load_stack(stack or "generic")
+    params = rank_params(model, plan, padded(model.vocab, plan.tp), workload.mtp)
+    layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
+    starts = [sum(layers[:i]) for i in range(len(layers))]
+    parts = kept_bytes(model, plan, workload, stack)
+    m = max(1, plan.micro_batches(workload))
+    worst = None
+    for rank in range(plan.pp):
+        weights, gradients, states = state_bytes(
+            plan, stack, *params[rank], plan.zero_shards, plan.expert_dp, plan.zero
+        )
+        kept = transient = loss = 0.0
+        held = in_flight(plan, rank, m)
+        left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
+        for chunk, flights in zip(plan.chunks_of_rank(rank), held):
+            n = layers[chunk]
+            n_dense = max(0, min(n, model.dense_ffn_layers - starts[chunk])) if model.experts else n
+            again = min(left, n)
+            left -= again
+            for kind, count in (("dense", n_dense), ("moe", n - n_dense)):
+                if count:
+                    some = min(again, count)
+                    again -= some
+                    kept += flights * (some * parts.kinds[kind][0] + (count - some) * parts.kinds[kind][1])
+                    if plan.recompute != "none":
+                        transient = max(transient, parts.kinds[kind][1])
+            if chunk == 0:
+                kept += flights * parts.embedding
+            if chunk == len(layers) - 1:
+                loss = parts.loss
+                kept += parts.head
+        buffers = max(transient, loss)  # the loss is over before the first layer is run again
+        if plan.zero == 3:
+            buffers += gathered_bytes(model, plan, stack)
+        found = Memory(weights, gradients, states, kept, buffers, RUNTIME_BYTES, rank, held[0])
+        if worst is None or found.total_bytes > worst.total_bytes:
+            worst = found
+    return worst
+
+
+def check_fits(
+    model: ModelSpec,
+    cluster: Cluster,
+    plan: Plan,
+    workload: Workload,
+    precision: str = "bf16",
+    stack: Stack | str | None = None,
+) -> Memory:
+    """The plan's memory, when it fits.
+
+    Raises:
+        InputError: how many GiB over, and up to three changes that would fit.
+    """
+    need, room = peak(model, plan, workload, precision, stack), cluster.chip.memory_bytes.value
+    if need.total_bytes <= room:
+        return need
+    fits = [
+        words
+        for words, changed, work in _changes(plan, model, workload)
+        if peak(model, changed, work, precision, stack).total_bytes <= room
+    ][:3]
+    over = (need.total_bytes - room) / 2**30
+    remedy = (
+        " or ".join(fits)
+        if fits
+        else f"use more chips with a larger pp or tp, or a chip with more than {room / 2**30:.0f} GiB"
+    )
+    raise InputError(
+        f"the model needs {need.total_bytes / 2**30:.1f} GiB on the fullest chip, {over:.1f} GiB over the {room / 2**30:.1f} GiB "
+        f"of {cluster.chip.name}; {remedy}"
+    )
+
+
+def _changes(plan: Plan, model: ModelSpec, workload: Workload):
+    """Single changes that save memory, mildest first: (words, plan, workload)."""
+    from dataclasses import replace
+
+    if plan.micro_batch > 1:
+        yield "micro_batch=1", replace(plan, micro_batch=1), workload
+    if plan.zero < 1 and plan.dp > 1:
+        yield "zero=1", replace(plan, zero=1), workload
+    if plan.recompute != "full":
+        yield "recompute=full", replace(plan, recompute="full", recompute_layers=None), workload
+    if plan.zero < 3 and plan.dp > 1:
+        yield "zero=3", replace(plan, zero=3), workload
+    if plan.zero < 3 and plan.dp > 1 and plan.recompute != "full":
+        yield "zero=3 with recompute=full", replace(plan, zero=3, recompute="full", recompute_layers=None), workload
+    for pp in (2, 4, 8, 16, 32, 64):
+        if plan.dp % pp == 0 and plan.pp * pp * plan.vpp <= model.layers and plan.stages is None:
+            changed = replace(plan, pp=plan.pp * pp, dp=plan.dp // pp, recompute="full", recompute_layers=None)
+            if changed.tp * changed.cp * changed.dp % (changed.ep * changed.etp) == 0:
+                yield f"pp={changed.pp}, dp={changed.dp} with recompute=full", changed, workload
+    for tp in (2, 4, 8):
+        if (
+            plan.dp % tp == 0
+            and model.heads % (plan.tp * tp) == 0
+            and plan.tp * tp <= 8
+            and model.kv_heads % (plan.tp * tp) == 0
+        ):
+            changed = replace(plan, tp=plan.tp * tp, dp=plan.dp // tp, sp=True, recompute="full", recompute_layers=None)
+            if changed.tp * changed.cp * changed.dp % (changed.ep * changed.etp) == 0:
+                yield f"tp={changed.tp}, dp={changed.dp} with recompute=full", changed, workload
+    if not plan.offload:
+        yield "offload of the optimiser states", replace(plan, offload=True), workload
+    if plan.cp == 1 and plan.dp % 2 == 0 and workload.seq % 2 == 0:
+        yield f"cp=2, dp={plan.dp // 2}", replace(plan, cp=2, dp=plan.dp // 2), workload

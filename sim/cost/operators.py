@@ -1,0 +1,543 @@
+"""What one layer does to one micro-batch on one chip: every matmul, attention kernel, memory pass and collective.
+
+A `Tape` records operators in the order of the forward pass, each with its two backward parts (gradient of the input,
+gradient of the weight) and the bytes it keeps for the backward pass. Nothing here knows a chip or a link: `kernels`
+gives the operators a time, `collectives` the messages.
+
+Symbols: T tokens on this chip before tensor parallelism (micro-batch × sequence / CP), C hidden, H heads, D head width,
+S key positions, E experts, K chosen, V vocabulary, t tensor-parallel width, w bytes per activation.
+Sources: operator list of Megatron-LM (arXiv 1909.08053, 2205.05198 §4), DeepSeek-V2/V3 for MLA (arXiv 2412.19437 §2.1),
+DeepSeek-V3.2 for DSA; activation bytes after arXiv 2205.05198 eq. 1–6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+WIDTH = 2  # bytes of an activation or weight in bf16/fp16
+ACCUMULATE = 4  # bytes of an accumulated gradient (fp32)
+# Attention with learned sinks against plain flash attention, and no skipping of what a window hides: no measured kernel is
+# at hand, so this is assumed.
+SINK_SLOWDOWN = 2.5
+
+
+class Op(NamedTuple):
+    """One kernel (or `batch` equal ones in one launch). `m·n·k` is set for matmuls; bytes are what must cross HBM."""
+
+    name: str
+    group: str  # class for the breakdown: linear, attention, expert, vocabulary, elementwise, ...
+    kind: str  # matmul | attention | memory
+    flops: float
+    bytes: float
+    m: float = 0.0
+    n: float = 0.0
+    k: float = 0.0
+    batch: float = 1.0
+    low: bool = False  # runs in fp8 when the recipe says so (linear layers only)
+    kernels: float = 1.0  # launches
+    backward: bool = False
+    loop: bool = False  # the batch is a loop of single matmuls on a few streams, not one grouped kernel
+    slow: float = 1.0  # an attention variant's time over that of plain attention (sinks)
+
+
+class Message(NamedTuple):
+    """One collective. `bytes`: the whole buffer that is reduced or gathered; for all-to-all what one chip sends."""
+
+    name: str
+    kind: str  # all_reduce | all_gather | reduce_scatter | all_to_all | p2p
+    bytes: float
+    group: str  # tp | cp | ep | etp
+    phase: str  # forward | backward_input | backward_weight
+    hidden_by: str = "none"  # none | matmul (pipelined with its matmul) | wgrad | attention | schedule
+    dedup: float = 1.0  # expert dispatch: copies per token that cross nodes / copies per token in all
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a software stack runs the same mathematics."""
+
+    attention: str = "flash"  # flash | unfused
+    fusion: str = "fused"  # fused | eager | compiled
+    loss: str = "fused"  # fused | torch | unfused cross-entropy
+    dropout: bool = False
+    fp8: bool = False
+    fp8_passes: float = 2.0  # extra memory passes (in bf16 widths) per fp8 operand for scaling and transposing
+    accumulate_fused: bool = True  # gradient accumulation inside the weight-gradient matmul
+    node_limited: float = 0.0  # most nodes a token's experts may lie on (0: no limit)
+    dedup: bool = False  # one copy per node crosses the network (DeepEP style)
+    imbalance: float = 1.0  # slowest rank's tokens / mean tokens in expert layers
+    grouped: str = "fused"  # expert matmuls: fused (one grouped kernel) | loop (one per expert)
+    router_passes: float = 6.0  # memory passes over tokens × experts (softmax/sigmoid, top-k, losses) in fp32
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a micro-batch and of the weights that one chip holds."""
+
+    micro_batch: int
+    seq: int
+    tp: int = 1
+    sp: bool = False
+    cp: int = 1
+    ep: int = 1
+    etp: int = 1
+    nodes: float = 1.0  # nodes that an expert-parallel group spans
+
+    @property
+    def tokens(self) -> float:  # T
+        return self.micro_batch * self.seq / self.cp
+
+    @property
+    def tokens_sp(self) -> float:  # T, divided by t where sequence parallelism cuts it
+        return self.tokens / (self.tp if self.sp else 1)
+
+
+@dataclass
+class Tape:
+    """Operators in forward order. Activation bytes are kept by what recomputation may drop: `saved[part]`."""
+
+    style: Style
+    forward: list[Op] = field(default_factory=list)
+    backward_input: list[Op] = field(default_factory=list)
+    backward_weight: list[Op] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    saved: dict[str, float] = field(default_factory=dict)
+    outputs: float = 0.0  # bytes of all matmul outputs (selective checkpointing keeps half)
+    core: list[Op] = field(default_factory=list)  # what selective recomputation runs again (core attention)
+
+    def keep(self, part: str, size: float) -> None:
+        self.saved[part] = self.saved.get(part, 0.0) + size
+
+    def linear(
+        self,
+        name: str,
+        group: str,
+        tokens: float,
+        n_in: float,
+        n_out: float,
+        batch: float = 1.0,
+        low: bool = True,
+        keep_input: float | None = None,
+        loop: bool = False,
+    ) -> None:
+        """y = x W for `tokens` rows (per item of `batch`). `keep_input`: bytes kept (default: the input itself)."""
+        launches = batch if loop else 1.0
+        size, io = n_in * n_out * batch, batch * tokens * (n_in + n_out) * WIDTH
+        flops = 2.0 * tokens * size
+        low = low and self.style.fp8
+        extra = self.style.fp8_passes * WIDTH * batch * tokens if low else 0.0
+        self.forward.append(
+            Op(name, group, "matmul", flops, io + size * WIDTH, tokens, n_out, n_in, batch, low, launches, False, loop)
+        )
+        self.backward_input.append(
+            Op(
+                name + ".dgrad",
+                group,
+                "matmul",
+                flops,
+                io + size * WIDTH,
+                tokens,
+                n_in,
+                n_out,
+                batch,
+                low,
+                launches,
+                True,
+                loop,
+            )
+        )
+        fused = self.style.accumulate_fused
+        self.backward_weight.append(
+            Op(
+                name + ".wgrad",
+                group,
+                "matmul",
+                flops,
+                io + size * (2 * ACCUMULATE if fused else WIDTH),
+                n_in,
+                n_out,
+                tokens,
+                batch,
+                low,
+                launches,
+                True,
+                loop,
+            )
+        )
+        if not fused:
+            self.backward_weight.append(
+                Op(
+                    name + ".accumulate",
+                    "elementwise",
+                    "memory",
+                    0.0,
+                    size * (WIDTH + 2 * ACCUMULATE),
+                    kernels=1.0,
+                    backward=True,
+                )
+            )
+        if low:
+            # each expert's rows are scaled on their own; the launches come from C++, half a Python-issued one each
+            casts = 0.5 * batch if batch > 1 else 1.0
+            self.forward.append(Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_in, kernels=casts))
+            self.backward_input.append(
+                Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_out, kernels=casts, backward=True)
+            )
+        self.keep("linear", batch * tokens * n_in * WIDTH if keep_input is None else keep_input)
+        self.outputs += batch * tokens * n_out * WIDTH
+
+    def memory(
+        self,
+        name: str,
+        forward: float,
+        backward: float,
+        group: str = "elementwise",
+        kernels: float = 1.0,
+        backward_kernels: float | None = None,
+        keep: float = 0.0,
+        part: str = "elementwise",
+    ) -> None:
+        """A pass over memory: `forward` and `backward` bytes."""
+        if forward:
+            self.forward.append(Op(name, group, "memory", 0.0, forward, kernels=kernels))
+        if backward:
+            self.backward_input.append(
+                Op(
+                    name + ".backward",
+                    group,
+                    "memory",
+                    0.0,
+                    backward,
+                    kernels=kernels if backward_kernels is None else backward_kernels,
+                    backward=True,
+                )
+            )
+        if keep:
+            self.keep(part, keep)
+
+    def message(
+        self,
+        name: str,
+        kind: str,
+        size: float,
+        group: str,
+        phase: str = "forward",
+        hidden_by: str = "none",
+        dedup: float = 1.0,
+    ) -> None:
+        if size > 0:
+            self.messages.append(Message(name, kind, size, group, phase, hidden_by, dedup))
+
+
+# ------------------------------------------------------------------ pieces that every layer shares
+
+# Passes over [T, C] (forward, backward) and launches (forward, backward), by fusion.
+# fused: one kernel reads and writes once; compiled: same traffic, residual joined to the norm; eager: an op per kernel.
+# Eager RMSNorm is six operators through fp32 copies; LayerNorm is one kernel everywhere.
+_NORM = {
+    "fused": (2.0, 3.0, 1, 2),
+    "compiled": (2.0, 3.0, 1, 2),
+    "eager": (16.0, 20.0, 6, 9),
+    "eager layer": (2.0, 4.0, 1, 2),
+}
+_RESIDUAL = {"fused": (3.0, 1.0, 1, 1), "compiled": (2.0, 1.0, 0.5, 0.5), "eager": (3.0, 1.0, 1, 1)}
+_ACTIVATION = {
+    "fused": (1.0, 1.0, 1, 1),
+    "compiled": (1.0, 1.0, 1, 1),
+    "eager": (5 / 3, 8 / 5, 2, 3),
+    "eager plain": (1.0, 1.0, 1, 1),
+}
+_ROPE = {"fused": (2.0, 2.0, 2, 2), "compiled": (2.0, 2.0, 1, 1), "eager": (6.0, 6.0, 8, 10)}
+
+
+def norm(tape: Tape, share: Share, hidden: float, kind: str = "rms") -> None:
+    eager = tape.style.fusion == "eager"
+    f, b, kf, kb = _NORM["eager layer" if eager and kind == "layer" else tape.style.fusion]
+    size = share.tokens_sp * hidden * WIDTH
+    tape.memory("norm", f * size, b * size, kernels=kf, backward_kernels=kb, keep=size)
+
+
+def residual(tape: Tape, share: Share, hidden: float) -> None:
+    f, b, kf, kb = _RESIDUAL[tape.style.fusion]
+    size = share.tokens_sp * hidden * WIDTH
+    extra = 0.5 * size if tape.style.dropout else 0.0  # one byte of mask per value
+    tape.memory(
+        "residual",
+        f * size + extra,
+        b * size + extra + (size if tape.style.dropout else 0.0),
+        kernels=kf,
+        backward_kernels=kb,
+        keep=extra,
+    )
+
+
+def enter(tape: Tape, share: Share, hidden: float) -> None:
+    """Into a tensor-parallel region: all-gather of the sequence (SP) or nothing; the conjugate in the backward pass."""
+    if share.tp == 1:
+        return
+    size = share.tokens * hidden * WIDTH
+    if share.sp:
+        tape.message("tp.gather", "all_gather", size, "tp", hidden_by="matmul")
+        tape.message(
+            "tp.regather", "all_gather", size, "tp", "backward_input", "wgrad"
+        )  # input again, for the weight gradient
+        tape.message("tp.scatter", "reduce_scatter", size, "tp", "backward_input", "wgrad")
+    else:
+        tape.message("tp.reduce", "all_reduce", size, "tp", "backward_input", "wgrad")
+
+
+def leave(tape: Tape, share: Share, hidden: float) -> None:
+    """Out of a tensor-parallel region: reduce-scatter (SP) or all-reduce; all-gather of the gradient when SP."""
+    if share.tp == 1:
+        return
+    size = share.tokens * hidden * WIDTH
+    if share.sp:
+        tape.message("tp.scatter", "reduce_scatter", size, "tp", hidden_by="matmul")
+        tape.message("tp.gather", "all_gather", size, "tp", "backward_input", "matmul")
+    else:
+        tape.message("tp.reduce", "all_reduce", size, "tp", hidden_by="none")
+
+
+def core_attention(
+    tape: Tape, share: Share, heads: float, kv_heads: float, qk: float, v: float, window: int = 0, sinks: bool = False
+) -> None:
+    """softmax(Q Kᵀ) V for `heads` local heads; causal kernels do half of the square, unfused ones all of it."""
+    b, S, rows = share.micro_batch, share.seq, share.seq / share.cp
+    style, start = tape.style, len(tape.forward)
+    if style.attention == "flash":
+        visible = (S + 1) / 2
+        slow = SINK_SLOWDOWN if sinks else 1.0
+        if window and window < S and not sinks:
+            visible = (window * (window + 1) / 2 + (S - window) * window) / S
+        flops = 2.0 * b * rows * visible * heads * (qk + v)
+        size = b * rows * (heads * (qk + v) + kv_heads * (qk + v)) * WIDTH
+        tape.forward.append(Op("flash", "attention", "attention", flops, size, m=min(S, 2 * visible), k=qk, slow=slow))
+        # dQ, dK, dV, dP and the scores again: five matmuls for two.
+        tape.backward_input.append(
+            Op(
+                "flash.backward",
+                "attention",
+                "attention",
+                2.5 * flops,
+                2.5 * size,
+                m=min(S, 2 * visible),
+                k=qk,
+                kernels=3.0,
+                backward=True,
+                slow=slow,
+            )
+        )
+        tape.keep("flash", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH + 4.0 * b * rows * heads)
+    else:
+        square = b * heads * rows * S
+        for name, inner, outer in (("scores", qk, S), ("values", S, v)):
+            flops = 2.0 * b * heads * rows * inner * outer
+            io = (square + b * heads * (rows + S) * (qk if name == "scores" else v)) * WIDTH
+            tape.forward.append(Op(name, "attention", "matmul", flops, io, rows, outer, inner, b * heads))
+            for part in ("a", "b"):
+                tape.backward_input.append(
+                    Op(
+                        f"{name}.backward.{part}",
+                        "attention",
+                        "matmul",
+                        flops,
+                        io,
+                        rows,
+                        inner if part == "a" else outer,
+                        outer if part == "a" else inner,
+                        b * heads,
+                        backward=True,
+                    )
+                )
+        eager = style.fusion == "eager"
+        passes = (6.0 if eager else 2.0) + (2.5 if style.dropout else 0.0)
+        tape.memory(
+            "softmax",
+            passes * square * WIDTH,
+            (passes + 1.0) * square * WIDTH,
+            group="attention",
+            kernels=4 if eager else 2,
+            backward_kernels=4 if eager else 2,
+        )
+        tape.keep("qkv", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH)
+        # scores after softmax, after dropout, and the mask: 2 + 2 + 1 bytes per entry (arXiv 2205.05198 eq. 1)
+        tape.keep("scores", square * ((2 * WIDTH + 1) if style.dropout else WIDTH))
+    tape.core += tape.forward[start:]
+
+
+def gqa(tape: Tape, share: Share, model, window: int = 0) -> None:
+    """Grouped-query attention (multi-head when kv_heads == heads), with its norm and residual."""
+    C, D, t = model.hidden, model.head_dim, share.tp
+    heads, kv = model.heads / t, max(model.kv_heads / t, 1.0)
+    T = share.tokens
+    norm(tape, share, C, model.norm)
+    enter(tape, share, C)
+    tape.linear("qkv", "linear", T, C, (heads + 2 * kv) * D, keep_input=share.tokens_sp * C * WIDTH)
+    if not model.positions:  # rotary models; GPT-2-like ones add a learned position once
+        f, b, kf, kb = _ROPE[tape.style.fusion]
+        size = T * (heads + kv) * D * WIDTH
+        tape.memory("rope", f * size, b * size, kernels=kf, backward_kernels=kb)
+    if share.cp > 1:
+        size = share.micro_batch * share.seq * 2 * kv * D * WIDTH
+        tape.message("cp.keys", "all_gather", size, "cp", hidden_by="attention")
+        tape.message("cp.keys", "reduce_scatter", size, "cp", "backward_input", hidden_by="attention")
+        tape.message("cp.keys", "all_gather", size, "cp", "backward_input", hidden_by="attention")
+    core_attention(tape, share, heads, kv, D, D, window, model.sinks)
+    tape.linear("proj", "linear", T, heads * D, C)
+    leave(tape, share, C)
+    residual(tape, share, C)
+
+
+def mla(tape: Tape, share: Share, model, indexer: bool = True) -> None:
+    """Multi-head latent attention, expanded as in training; with `index_topk` shorter than the sequence, DSA on top.
+
+    Sparse attention runs absorbed (every head reads the shared latent, 576 wide scores and 512 wide values), because the
+    chosen keys differ by query: DeepSeek-V3.2 §2.
+    """
+    C, t, T = model.hidden, share.tp, share.tokens
+    H, qk, v, R = model.heads / t, model.nope + model.rope, model.v_dim, model.kv_lora
+    q_in = model.q_lora or C
+    local = share.tokens_sp
+    norm(tape, share, C)
+    kept = local * C * WIDTH
+    if model.q_lora:
+        tape.linear("q_a", "linear", local, C, model.q_lora, keep_input=kept)
+    tape.linear("kv_a", "linear", local, C, R + model.rope, keep_input=0.0 if model.q_lora else kept)
+    tape.memory(
+        "latent norm",
+        2.0 * local * (q_in + R) * WIDTH,
+        3.0 * local * (q_in + R) * WIDTH,
+        kernels=2,
+        backward_kernels=4,
+        keep=local * (q_in + R) * WIDTH,
+    )
+    if t > 1 and share.sp:
+        size = T * ((model.q_lora or C) + R + model.rope) * WIDTH
+        tape.message("tp.gather", "all_gather", size, "tp", hidden_by="matmul")
+        tape.message("tp.scatter", "reduce_scatter", size, "tp", "backward_input", "wgrad")
+    elif t > 1:
+        tape.message("tp.reduce", "all_reduce", T * C * WIDTH, "tp", "backward_input", "wgrad")
+    tape.linear("q_b", "linear", T, q_in, H * qk, keep_input=T * q_in * WIDTH)
+    f, b, kf, kb = _ROPE[tape.style.fusion]
+    size = T * H * qk * WIDTH  # rotate the rotary parts, put key parts together
+    tape.memory("rope", 2 * f / 2 * size, 2 * b / 2 * size, kernels=kf + 1, backward_kernels=kb + 1)
+    if share.cp > 1:
+        size = share.micro_batch * share.seq * H * (qk + v) * WIDTH
+        for phase, kind in (
+            ("forward", "all_gather"),
+            ("backward_input", "all_gather"),
+            ("backward_input", "reduce_scatter"),
+        ):
+            tape.message("cp.keys", kind, size, "cp", phase, "attention")
+    sparse = model.index_topk and share.seq > model.index_topk
+    if model.index_topk:
+        _indexer(tape, share, model, q_in, indexer)
+    if sparse:
+        S, k = share.seq, model.index_topk
+        read = (k * (k + 1) / 2 + (S - k) * k) / S
+        tape.linear("absorb q", "linear", T, model.nope, R, batch=H, low=False, keep_input=0.0)
+        flops = 2.0 * T * read * H * (R + model.rope + R)
+        gathered = T * read * (R + model.rope) * WIDTH
+        tape.forward.append(
+            Op("sparse attention", "attention", "attention", flops, gathered + 2 * T * H * R * WIDTH, m=read, k=R)
+        )
+        tape.backward_input.append(
+            Op(
+                "sparse attention.backward",
+                "attention",
+                "attention",
+                2.5 * flops,
+                3 * gathered + 5 * T * H * R * WIDTH,
+                m=read,
+                k=R,
+                kernels=3.0,
+                backward=True,
+            )
+        )
+        tape.keep("flash", T * H * (R + model.rope) * WIDTH + T * (R + model.rope) * WIDTH + T * k * 4.0)
+        tape.linear("absorb v", "linear", T, R, v, batch=H, low=False)
+    else:
+        tape.linear("kv_b", "linear", T, R, H * (model.nope + v), keep_input=T * R * WIDTH)
+        core_attention(tape, share, H, H, qk, v)
+    tape.linear("proj", "linear", T, H * v, C)
+    leave(tape, share, C)
+    residual(tape, share, C)
+
+
+def _indexer(tape: Tape, share: Share, model, q_in: float, full: bool) -> None:
+    """DSA's lightning indexer: I = Σ_j w_j ReLU(q_j · k) over every visible key, then top-k. Replicated over TP."""
+    if not full:
+        return
+    T, n, d = share.tokens, model.index_heads, model.index_dim
+    tape.linear("index q", "indexer", T, q_in, n * d, keep_input=0.0)
+    tape.linear("index k", "indexer", T, model.hidden, d, keep_input=0.0)
+    tape.linear("index w", "indexer", T, model.hidden, n, low=False, keep_input=0.0)
+    visible = (share.seq + 1) / 2
+    flops = 2.0 * T * visible * n * (d + 1)
+    tape.forward.append(
+        Op("index scores", "indexer", "attention", flops, T * n * d + 4.0 * T * visible, m=share.seq, k=d)
+    )
+    tape.memory("index top-k", 3 * 4.0 * T * visible, 0.0, group="indexer", kernels=2)
+
+
+def activation(tape: Tape, tokens: float, ffn: float, gated: bool, keep: bool = True) -> None:
+    eager = tape.style.fusion == "eager"
+    f, b, kf, kb = _ACTIVATION["eager plain" if eager and not gated else tape.style.fusion]
+    size = tokens * ffn * WIDTH
+    tape.memory(
+        "activation",
+        f * size * (3 if gated else 2),
+        b * size * (5 if gated else 3),
+        kernels=kf,
+        backward_kernels=kb,
+        keep=size * (2 if gated else 1) if keep else 0.0,
+    )
+
+
+def dense_ffn(tape: Tape, share: Share, hidden: float, ffn: float, gated: bool, kind: str = "rms") -> None:
+    """Feed-forward block with its norm and residual."""
+    T, t = share.tokens, share.tp
+    norm(tape, share, hidden, kind)
+    enter(tape, share, hidden)
+    tape.linear(
+        "ffn up", "linear", T, hidden, ffn * (2 if gated else 1) / t, keep_input=share.tokens_sp * hidden * WIDTH
+    )
+    activation(tape, T, ffn / t, gated)
+    tape.linear("ffn down", "linear", T, ffn / t, hidden)
+    leave(tape, share, hidden)
+    residual(tape, share, hidden)
+
+
+def vocabulary(tape: Tape, share: Share, hidden: float, vocab: float) -> None:
+    """Final norm, logits and cross-entropy; the logits never run in fp8."""
+    T, n = share.tokens, vocab / share.tp
+    norm(tape, share, hidden)
+    enter(tape, share, hidden)
+    tape.linear("logits", "vocabulary", T, hidden, n, low=False, keep_input=share.tokens_sp * hidden * WIDTH)
+    # bytes per logit. fused: bf16 read twice, written once, each way. torch: cast to fp32, log-softmax, and back. unfused:
+    # Megatron's vocabulary-parallel loss, an fp32 pass per step (max, subtract, exp, sum, divide).
+    forward, backward = {"fused": (6.0, 6.0), "torch": (14.0, 18.0), "unfused": (38.0, 14.0)}[tape.style.loss]
+    tape.memory(
+        "loss",
+        forward * T * n,
+        backward * T * n,
+        group="vocabulary",
+        kernels=3 if tape.style.loss == "fused" else 12,
+        keep=T * n * (WIDTH if tape.style.loss == "fused" else 4 + WIDTH),
+        part="logits",
+    )
+
+
+def embedding(tape: Tape, share: Share, hidden: float, vocab: float) -> None:
+    """Row lookup; its gradient is a scatter-add and one pass over the table."""
+    size = share.tokens * hidden * WIDTH
+    tape.memory(
+        "embedding",
+        2 * size,
+        4 * size + vocab / share.tp * hidden * (WIDTH + ACCUMULATE),
+        group="vocabulary",
+        kernels=2,
+    )
+    if share.tp > 1:
+        tape.message("tp.embedding", "reduce_scatter" if share.sp else "all_reduce", size, "tp")

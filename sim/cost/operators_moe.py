@@ -1,0 +1,106 @@
+"""The expert layer on one chip: router, permutation, all-to-all, grouped matmuls, shared expert; and the optimiser.
+
+An expert-parallel group of `ep` chips holds E/ep experts each; `etp` chips share the width of every expert. A token goes
+to K experts, so each chip sends T·K rows and, when balanced, receives as many. With node-limited routing and one copy
+per node (DeepSeek-V3 §3.2.2) a token crosses the network at most `node_limited` times and is copied on inside the node.
+
+Sources: Megatron-Core MoE (arXiv 2504.14960 for folded expert groups), DeepSeek-V3 (arXiv 2412.19437), Muon (Jordan 2024,
+Newton–Schulz with five steps).
+"""
+
+from __future__ import annotations
+
+from sim.cost.operators import WIDTH, Share, Tape, activation, enter, leave, norm, residual
+
+
+def expected_nodes(nodes: float, chosen: float, limit: float) -> float:
+    """Distinct nodes that one token's `chosen` experts lie on, experts spread evenly over `nodes`, at most `limit`."""
+    if nodes <= 1:
+        return 1.0
+    distinct = nodes * (1.0 - (1.0 - 1.0 / nodes) ** chosen)
+    return min(distinct, limit) if limit else distinct
+
+
+def moe_ffn(tape: Tape, share: Share, model) -> None:
+    """Router, dispatch, routed experts, combine, shared experts, with the block's norm and residual."""
+    style, C, E, K = tape.style, model.hidden, model.experts, model.experts_per_token
+    local = share.tokens / share.tp if share.sp or share.tp > 1 else share.tokens  # rows this chip routes
+    if not share.sp and share.tp > 1 and share.etp > 1:
+        local = share.tokens  # without sequence parallelism every TP rank routes the same rows
+    norm(tape, share, C)
+    tape.linear("router", "router", local, C, E, low=False, keep_input=share.tokens_sp * C * WIDTH)
+    gate = local * E * 4.0
+    eager = style.fusion == "eager"
+    tape.memory(
+        "routing",
+        style.router_passes * gate,
+        style.router_passes * gate,
+        group="router",
+        kernels=20 if eager else 10,
+        backward_kernels=12 if eager else 6,
+        keep=2 * gate,
+    )
+    rows = local * K * (share.etp if share.sp or share.etp == 1 else 1)
+    rows_worst = rows * style.imbalance
+    row = C * WIDTH
+    # permute to expert order before sending and again after receiving; un-permute on the way back with gates applied
+    tape.memory(
+        "permute",
+        local * row + local * K * row + 2 * rows_worst * row,
+        local * K * row * 2 + 2 * rows_worst * row,
+        group="permutation",
+        kernels=4,
+        keep=0.0,
+    )
+    nodes = max(share.nodes, 1.0)
+    dedup = 1.0
+    if style.dedup and nodes > 1:
+        limit = style.node_limited
+        if model.groups_per_token and model.router_groups > 1:  # groups lie on whole nodes, or several on one
+            limit = min(limit or nodes, model.groups_per_token * max(1.0, nodes / model.router_groups))
+        dedup = expected_nodes(nodes, K, limit) / K
+    if share.ep > 1:
+        sent = local * K * row * style.imbalance
+        for name, phase in (
+            ("dispatch", "forward"),
+            ("combine", "forward"),
+            ("combine", "backward_input"),
+            ("dispatch", "backward_input"),
+        ):
+            tape.message(f"ep.{name}", "all_to_all", sent, "ep", phase, "schedule", dedup)
+    if share.etp > 1:
+        size = rows * row
+        for kind, phase in (
+            ("all_gather", "forward"),
+            ("reduce_scatter", "forward"),
+            ("all_gather", "backward_input"),
+            ("reduce_scatter", "backward_input"),
+        ):
+            tape.message("etp", kind, size, "etp", phase)
+    experts = E / share.ep
+    each, width = rows_worst / experts, model.moe_ffn / share.etp
+    gated = model.gated_ffn
+    tape.linear(
+        "experts up", "expert", each, C, width * (2 if gated else 1), batch=experts, loop=style.grouped == "loop"
+    )
+    activation(tape, rows_worst, width, gated)
+    tape.linear("experts down", "expert", each, width, C, batch=experts, loop=style.grouped == "loop")
+    tape.memory(
+        "unpermute",
+        2 * rows_worst * row + local * K * row + local * row,
+        rows_worst * row + local * K * row * 2 + local * row,
+        group="permutation",
+        kernels=4,
+        keep=local * K * row,
+    )
+    if model.shared_width:
+        ffn = model.shared_width
+        enter(tape, share, C)
+        tape.linear("shared up", "linear", share.tokens, C, ffn * (2 if gated else 1) / share.tp, keep_input=0.0)
+        activation(tape, share.tokens, ffn / share.tp, gated)
+        tape.linear("shared down", "linear", share.tokens, ffn / share.tp, C)
+        leave(tape, share, C)
+    residual(tape, share, C)
+
+
+# ------------------------------------------------------------------ parameters of one rank, optimiser

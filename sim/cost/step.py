@@ -1,0 +1,187 @@
+"""From a model, a cluster, a plan and a batch to the `StepCosts` that the event floor spends.
+
+    costs = build(load_model("gpt3_175b"), load_cluster("dgx_a100"), Plan(tp=8, pp=8, dp=4), Workload(512, 2048))
+
+`estimate` returns the same with a breakdown by operator class. Layers are priced in `sim/cost/layer.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sim.cost import collectives
+from sim.cost.kernels import Kernels
+from sim.cost.layer import Coster, LayerCost, LayerWork
+from sim.cost.operators import WIDTH
+from sim.cost.optimizer import optimizer_ops
+from sim.cost.parameters import rank_params
+from sim.cost.stacks import Stack, load_stack
+from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.spec.hardware import Cluster
+from sim.spec.model import ModelSpec
+from sim.spec.plan import Plan, Workload, check
+
+__all__ = ["Coster", "Estimate", "LayerCost", "LayerWork", "build", "data_parallel", "estimate", "rank_params"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Costs and where they come from. `classes`: seconds per micro-batch on the busiest rank, by operator class."""
+
+    costs: StepCosts
+    classes: dict[str, float]
+    rank_params: tuple[tuple[float, float], ...]  # per rank: weights replicated over DP, expert weights
+    layer_saved: dict[str, dict[str, float]]  # kind → part → activation bytes of one layer and micro-batch
+    stack: Stack
+    kernels: Kernels
+    assumptions: list[str] = field(default_factory=list)
+
+
+def estimate(
+    model: ModelSpec,
+    cluster: Cluster,
+    plan: Plan,
+    workload: Workload,
+    precision: str = "bf16",
+    stack: Stack | str | None = None,
+) -> Estimate:
+    """Costs of one training step with their breakdown.
+
+    Args:
+        precision: 'bf16', 'fp16' or 'fp8' (linear layers in fp8; attention, router and logits stay in bf16).
+        stack: a `Stack`, the name of one in data/stacks.yaml, or None for 'generic'.
+    Raises:
+        InputError: the plan cannot run (`sim.spec.plan.check`), or an unknown stack.
+    """
+    stack = stack if isinstance(stack, Stack) else load_stack(stack or "generic")
+    check(plan, model, workload)
+    coster = Coster(model, cluster, plan, workload, precision, stack)
+    full = plan.recompute
+    kinds = (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])
+    per_layer = {kind: coster.layer(kind, full) for kind in kinds}
+    plain = (
+        per_layer
+        if full == "none" or plan.recompute_layers is None
+        else {kind: coster.layer(kind, "none") for kind in kinds}
+    )
+    first, last = coster.ends()
+
+    layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
+    starts = [sum(layers[:i]) for i in range(len(layers))]
+    chunks, classes, worst = [], {}, -1.0
+    made: dict[tuple, LayerCost] = {}
+    for rank in range(plan.pp):
+        row, busy = [], LayerCost()
+        left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
+        for chunk in plan.chunks_of_rank(rank):
+            n = layers[chunk]
+            n_dense = max(0, min(n, model.dense_ffn_layers - starts[chunk])) if model.experts else n
+            again = min(left, n)
+            left -= again
+            key = (n_dense, n - n_dense, again, chunk == 0, chunk == len(layers) - 1)
+            if key not in made:
+                cost = LayerCost()
+                a_dense = min(again, n_dense)
+                for kind, some, all_of in (("dense", a_dense, n_dense), ("moe", again - a_dense, n - n_dense)):
+                    if some:
+                        cost = cost.plus(per_layer[kind], some)
+                    if all_of - some:
+                        cost = cost.plus(plain[kind], all_of - some)
+                if chunk == 0:
+                    cost = cost.plus(first)
+                if chunk == len(layers) - 1:
+                    cost = cost.plus(last)
+                made[key] = cost
+            cost = made[key]
+            busy = busy.plus(cost)
+            row.append(
+                ChunkCost(
+                    cost.forward_s,
+                    cost.backward_input_s,
+                    cost.backward_weight_s,
+                    cost.hideable_forward_s,
+                    cost.hideable_backward_s,
+                )
+            )
+        chunks.append(tuple(row))
+        length = busy.forward_s + busy.backward_input_s + busy.backward_weight_s
+        if length > worst:
+            worst, classes = length, dict(busy.classes)
+    params = rank_params(model, plan, coster.padded_vocab, workload.mtp)
+    reduce_s, gather_s, optimizer_s = data_parallel(coster, params)
+    size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
+    p2p_bytes = size / plan.tp if plan.tp > 1 else size  # tensor-parallel ranks send their slice each
+    p2p_s = stage_message_s(cluster, size, plan.tp, plan.pp_stride(), bool(plan.sp)) if plan.pp > 1 else 0.0
+    costs = StepCosts(
+        chunks=tuple(chunks),
+        micro_batches=plan.micro_batches(workload),
+        p2p_s=p2p_s,
+        p2p_bytes=p2p_bytes,
+        grad_reduce_s=reduce_s,
+        param_gather_s=gather_s,
+        overlap_grad_reduce=coster.habit("overlap_grad_reduce"),
+        optimizer_s=optimizer_s,
+        fixed_s=stack.fixed_s,
+        tokens=workload.tokens,
+        replicas=plan.dp,
+        chips_per_rank=plan.tp * plan.cp,
+    )
+    saved = {kind: dict(cost.saved) for kind, cost in per_layer.items()}
+    saved["embedding"], saved["head"] = dict(first.saved), dict(last.saved)
+    return Estimate(costs, classes, params, saved, stack, coster.kernels)
+
+
+def stage_message_s(cluster: Cluster, size: float, tp: int, stride: int, sp: bool) -> float:
+    """Seconds to hand a micro-batch's `size` bytes of hidden states to the next pipeline stage, `stride` chips away."""
+    seconds = collectives.p2p(cluster, size / tp, stride)  # tensor-parallel ranks send their slice each
+    if tp > 1 and not sp:
+        seconds += collectives.time("all_gather", size, collectives.place(cluster, tp))
+    return seconds
+
+
+def data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> tuple[float, float, float]:
+    """(gradient reduction, parameter gather, optimiser step) of the slowest rank, in seconds."""
+    plan, stack, cluster, model = coster.plan, coster.stack, coster.cluster, coster.model
+    grad_width = WIDTH if stack.bf16_grads else 4
+    whole = collectives.place(cluster, plan.dp * plan.cp, plan.tp)
+    reduce_s = gather_s = optimizer_s = 0.0
+    for base, expert in params:
+        reduce = gather = 0.0
+        for count, levels in ((base, whole), (expert, coster.expert_shards)):
+            if plan.zero == 3:
+                # gathered and scattered layer by layer; hybrid shards are then reduced over their copies
+                copies = plan.dp * plan.cp // plan.zero_shards
+                if copies > 1:
+                    reduce += collectives.time(
+                        "all_reduce",
+                        count / plan.zero_shards * grad_width,
+                        collectives.place(cluster, copies, plan.tp * plan.zero_shards),
+                    )
+                continue
+            kind = "reduce_scatter" if plan.zero else "all_reduce"
+            reduce += collectives.time(kind, count * grad_width, levels)
+            if plan.zero:
+                gather += collectives.time("all_gather", count * WIDTH, levels)
+        shards = plan.zero_shards if plan.zero else 1
+        mine = base / shards + expert / (plan.expert_dp if plan.zero else 1)
+        step = sum(
+            coster.kernels.time(op) for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width)
+        )
+        if plan.offload:
+            step = max(step, mine * 2 * 16 / cluster.host_bytes_per_s.value)
+        reduce_s, gather_s, optimizer_s = max(reduce_s, reduce), max(gather_s, gather), max(optimizer_s, step)
+    if coster.habit("overlap_param_gather"):
+        gather_s *= 1.0 - stack.dp_hidden
+    return reduce_s, gather_s, optimizer_s
+
+
+def build(
+    model: ModelSpec,
+    cluster: Cluster,
+    plan: Plan,
+    workload: Workload,
+    precision: str = "bf16",
+    stack: Stack | str | None = None,
+) -> StepCosts:
+    """`estimate(...)`'s costs alone: what the event floor takes."""
+    return estimate(model, cluster, plan, workload, precision, stack).costs

@@ -1,0 +1,337 @@
+"""The planner page as a site that runs in a browser with nothing installed: `python -m sim.dashboard.lite` builds it into runs/lite.
+
+Python itself comes as WebAssembly (npm `pyodide`), the packages as pure wheels from PyPI; both are fetched once into runs/.lite and
+then served from the site, which asks nothing of any other machine. The wheels' hashes in Pyodide's lock file are those of the files
+that are served, and what is not served is not in the lock file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import urllib.parse
+from importlib import metadata
+from pathlib import Path
+
+from minglm import datafiles
+from minglm.errors import InputError
+from minglm.runtime import run_folder
+from sim.dashboard import lite_wheel
+
+CACHE = datafiles.default_runs() / ".lite"
+SITE = datafiles.default_runs() / "lite"
+PYODIDE = "314.0.6"
+CORE = ("pyodide.mjs", "pyodide.js", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "package.json")
+NOTEBOOKS = ("plan/planner.ipynb", "plan/compare_two_clusters.ipynb", "plan/write_the_report.ipynb")
+# Wheels that Pyodide does not list, of the versions installed here: name → what it needs, and what it is imported as.
+OURS = {
+    "plotly": (("narwhals", "packaging"), "plotly"),
+    "anywidget": (("ipywidgets", "psygnal", "typing-extensions"), "anywidget"),
+    "psygnal": ((), "psygnal"),
+    "ipywidgets": (("comm", "ipython", "traitlets"), "ipywidgets"),
+    "comm": (("traitlets",), "comm"),
+    "simpy": ((), "simpy"),
+}
+# Of Pyodide's own list: the package manager, the shell of the kernel, and what ours need.
+THEIRS = ("micropip", "packaging", "ipython", "jedi", "traitlets", "narwhals", "typing-extensions", "tqdm")
+CODE = "from sim.dashboard.page import open_page; page = open_page()"
+KERNEL = "@jupyterlite/pyodide-kernel-extension:kernel"
+
+
+def fetch_pyodide(cache: Path = CACHE) -> Path:
+    """The unpacked npm package, fetched once.
+
+    Raises:
+        InputError: npm is missing, or the package cannot be had.
+    """
+    place = cache / f"pyodide-{PYODIDE}"
+    if not (place / "package" / "pyodide-lock.json").is_file():
+        if shutil.which("npm") is None:
+            raise InputError(
+                "npm is not installed, and Python for the browser comes as the npm package pyodide; install Node.js, then build again"
+            )
+        place.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            ["npm", "pack", f"pyodide@{PYODIDE}", "--silent"], cwd=place, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise InputError(
+                f"the npm package pyodide@{PYODIDE} cannot be had ({_last(done.stderr)}); connect to a network once, then build again"
+            )
+        with tarfile.open(next(place.glob("pyodide-*.tgz"))) as tar:
+            tar.extractall(place, filter="data")
+    return place / "package"
+
+
+def closure(lock: dict, names=THEIRS) -> dict[str, str]:
+    """Name → version of what `names` need, by the lock file. Compiled packages are refused: none is needed."""
+    out, waiting = {}, list(names)
+    while waiting:
+        name = _flat(waiting.pop())
+        if name in out or name in OURS:
+            continue
+        entry = lock["packages"].get(name)
+        if entry is None:
+            raise InputError(
+                f"package {name}: not in the lock file of pyodide {PYODIDE}; add it to OURS in sim/dashboard/lite.py"
+            )
+        if "-none-any" not in entry["file_name"]:
+            raise InputError(f"package {name}: {entry['file_name']} is compiled; only pure wheels are served")
+        out[name] = entry["version"]
+        waiting += entry["depends"]
+    return out
+
+
+def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
+    """Name → wheel of everything the kernel and the page need, fetched once with pip."""
+    place = cache / "wheels"
+    place.mkdir(parents=True, exist_ok=True)
+    wanted = closure(lock)
+    for name in OURS:
+        try:
+            wanted[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise InputError(
+                f"{name} is not installed; {datafiles.install_hint('lab,dev')}, then build again"
+            ) from None
+    found = {name: _wheel(place, name, version) for name, version in wanted.items()}
+    missing = [f"{name}=={wanted[name]}" for name, path in found.items() if path is None]
+    if missing:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--python-version=3.14",
+                "--implementation=py",
+                "--abi=none",
+                "--platform=any",
+                "-d",
+                str(place),
+                *missing,
+            ],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise InputError(
+                f"wheels {', '.join(missing)} cannot be had ({_last(done.stderr)}); connect to a package index once, then build again"
+            )
+        found = {name: _wheel(place, name, version) for name, version in wanted.items()}
+    lost = [name for name, path in found.items() if path is None]
+    if lost:
+        raise InputError(
+            f"no pure wheel of {', '.join(lost)} was fetched into {place}; remove the folder and build again"
+        )
+    return found
+
+
+def _flat(name: str) -> str:
+    """A package's name as indexes spell it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _wheel(place: Path, name: str, version: str) -> Path | None:
+    return next(
+        (p for p in place.glob("*.whl") if _flat(p.name.split("-")[0]) == name and p.name.split("-")[1] == version),
+        None,
+    )
+
+
+def _last(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1][:160] if lines else "no reason given"
+
+
+def lock_file(lock: dict, wheels: dict[str, Path], project: Path) -> dict:
+    """Pyodide's lock file with only what is served, each with the hash of the file that is served."""
+
+    def entry(name: str, path: Path, depends, imports, version: str) -> dict:
+        return {
+            "name": name,
+            "version": version,
+            "file_name": path.name,
+            "install_dir": "site",
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "package_type": "package",
+            "imports": list(imports),
+            "depends": [_flat(d) for d in depends if _flat(d) in wheels],
+            "unvendored_tests": False,
+        }
+
+    packages = {}
+    for name, path in wheels.items():
+        if name in OURS:
+            needs, imported = OURS[name]
+            packages[name] = entry(name, path, needs, (imported,), path.name.split("-")[1])
+        else:
+            old = lock["packages"][name]
+            packages[name] = entry(name, path, old["depends"], old["imports"], old["version"])
+    packages["minglm"] = {
+        **entry("minglm", project, (), ("sim", "minglm"), lite_wheel.VERSION),
+        "depends": ["plotly", "anywidget", "ipywidgets", "simpy", "tqdm"],
+    }
+    return {**lock, "packages": packages}
+
+
+def stage(cache: Path = CACHE) -> Path:
+    """The folder that JupyterLite builds from: Pyodide with its wheels, the notebooks and the settings."""
+    package = fetch_pyodide(cache)
+    lock = json.loads((package / "pyodide-lock.json").read_text(encoding="utf-8"))
+    wheels, made = fetch_wheels(lock, cache), cache / "stage"
+    shutil.rmtree(made, ignore_errors=True)
+    static = made / "static" / "pyodide"
+    static.mkdir(parents=True)
+    project = lite_wheel.build(static)
+    for name in CORE:
+        shutil.copy(package / name, static / name)
+    for path in wheels.values():
+        shutil.copy(path, static / path.name)
+    (static / "pyodide-lock.json").write_text(json.dumps(lock_file(lock, wheels, project)), encoding="utf-8")
+    (made / "files").mkdir()
+    for name in NOTEBOOKS:
+        if datafiles.notebooks(name).is_file():
+            shutil.copy(datafiles.notebooks(name), made / "files")
+    settings = {
+        KERNEL: {
+            "disablePyPIFallback": True,
+            "loadPyodideOptions": {"packages": ["micropip", "minglm", "ipython", "jedi"]},
+        }
+    }
+    (made / "jupyter-lite.json").write_text(
+        json.dumps(
+            {
+                "jupyter-lite-schema-version": 0,
+                "jupyter-config-data": {
+                    "appName": "The planner",
+                    "litePluginSettings": settings,
+                    "disabledExtensions": ["@voila-dashboards/jupyterlab-preview"],
+                },
+            },
+            indent=1,
+        ),
+        encoding="utf-8",
+    )
+    return made
+
+
+def page(site: Path) -> Path:
+    """planner.html: the page alone, without a notebook around it."""
+    query = urllib.parse.urlencode(
+        {
+            "kernel": "python",
+            "toolbar": 0,
+            "execute": 1,
+            "hideCodeInput": 1,
+            "showBanner": 0,
+            "promptCellPosition": "bottom",
+            "code": CODE,
+        }
+    )
+    path = site / "planner.html"
+    path.write_text(
+        f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>The planner</title><style>body{{margin:0;font:16px/1.5 system-ui,sans-serif}} p{{margin:.6rem 1rem}} iframe{{border:0;width:100%;height:calc(100vh - 5.5rem)}}</style></head>
+<body><main><p><b>The planner</b>, in this browser alone: the first start takes up to a minute. As notebooks: <a href="lab/index.html?path=planner.ipynb">open JupyterLab</a>.</p>
+<iframe id="page" title="The planner page" src="repl/index.html?{query.replace("&", "&amp;")}"></iframe></main>
+<script>
+// The page alone: no toolbar, no prompt, and from its top.
+const timer = setInterval(() => {{
+  const inside = document.getElementById("page").contentDocument, answer = inside && inside.querySelector(".planner-top .said");
+  if (!answer || !inside.querySelector(".js-plotly-plot .main-svg")) return;
+  clearInterval(timer);
+  const style = inside.createElement("style");
+  style.textContent = ".jp-CodeConsole-input, .jp-CodeConsole .jp-Cell-inputWrapper, .jp-InputPrompt, .jp-OutputPrompt, .jp-Toolbar {{ display:none !important }}";
+  inside.head.append(style);
+  // The console around the page takes Enter for its prompt; here it belongs to the control that has the focus.
+  inside.defaultView.addEventListener("keydown", e => {{ if (e.key === "Enter" && e.target.closest(".planner-page")) e.stopImmediatePropagation(); }}, true);
+  const top = () => {{ inside.defaultView.dispatchEvent(new Event("resize")); for (let e = answer; e; e = e.parentElement) e.scrollTop = 0; }};
+  [0, 500, 1500, 3000].forEach(ms => setTimeout(top, ms));
+}}, 500);
+</script></body></html>
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+def build(site: Path = SITE, cache: Path = CACHE) -> Path:
+    """Build the site; returns planner.html.
+
+    Raises:
+        InputError: something to build from is missing, or JupyterLite refuses.
+    """
+    try:
+        import jupyterlite_core  # noqa: F401
+        import jupyterlite_pyodide_kernel  # noqa: F401
+    except ImportError as err:
+        raise InputError(f"{err.name} is not installed; {datafiles.install_hint('dev')}, then build again") from None
+    made = stage(cache)
+    run_folder.set_aside(site, "site")
+    run_folder.claim(site, "site")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "jupyterlite_core",
+            "build",
+            "--lite-dir",
+            str(made),
+            "--output-dir",
+            str(site),
+            "--contents",
+            str(made / "files"),
+            "--no-sourcemaps",
+            "--apps",
+            "lab",
+            "--apps",
+            "repl",
+            "--apps",
+            "notebooks",
+            "--apps",
+            "tree",
+        ],
+        cwd=made,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode or not (site / "jupyter-lite.json").is_file():
+        raise InputError(
+            f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {made} to see why"
+        )
+    run_folder.claim(site, "site")
+    return page(site)
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.dashboard.lite",
+        description="Build the planner page as a site that needs nothing but a browser.",
+    )
+    parser.add_argument("--out", type=Path, default=SITE, help="folder of the site (default runs/lite)")
+    args = parser.parse_args(argv)
+    try:
+        made = build(args.out.resolve())
+    except InputError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 2
+    size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
+    print(
+        f"{made}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {args.out} 8000, then open http://127.0.0.1:8000/planner.html"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,402 @@
+"""The planner page: controls on top of results, for Voila, JupyterLab and a browser with nothing installed (JupyterLite).
+
+    from sim.dashboard.page import open_page
+    page = open_page()            # in a notebook's cell: shows the page
+
+Everything that follows a control is in closed form (`sim.dashboard.state.answer`). What takes longer has a button: looking at every
+plan, and the report. A value that is refused leaves the last answer standing and says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from minglm import datafiles
+from minglm.errors import InputError
+from sim.dashboard import figures as pictures
+from sim.dashboard import files, state
+from sim.dashboard import svg as strips
+from sim.dashboard.controls import BY_KEY, DEFAULT
+from sim.dashboard.serving import Serving
+from sim.dashboard.widgets import Inputs
+from sim.report.html import escape
+
+NOW = "what is shown now"
+CSS = """<style>
+.planner-help { color:#4a5361; font-size:12.5px; line-height:1.3; display:block; white-space:normal }
+.planner-page { font-family:system-ui,"Helvetica Neue",Arial,sans-serif; max-width:72rem; margin:0 auto; overflow:visible }
+.planner-page .widget-html-content, .planner-page .jupyter-widget-html-content { white-space:normal; line-height:1.4 }
+.planner-page .planner-field .widget-text, .planner-page .planner-field .widget-dropdown { flex-direction:column; align-items:stretch; height:auto; overflow:visible }
+.planner-page .planner-field .widget-label { text-align:left; white-space:normal; line-height:1.25; height:auto; font-weight:600; width:auto; font-size:14px }
+.planner-page input[type=text], .planner-page select { height:32px !important; min-height:32px; font-size:16px; box-sizing:border-box }
+.planner-page .planner-field .widget-dropdown > select, .planner-page .planner-field .widget-text > input { flex:none !important; width:100% }
+.planner-page .widget-dropdown { height:auto } .planner-page .planner-field { gap:0 } .planner-page .planner-field .widget-html { height:auto }
+.planner-page .planner-field .widget-slider { height:30px; padding:0 .5rem } .planner-page .planner-field .noUi-target { margin-top:9px } .planner-page .noUi-handle { width:22px !important; height:22px !important; top:-10px !important }
+.planner-page.planner-page.planner-page.planner-page :focus-visible { outline:3px solid #0072B2 !important; outline-offset:0 }
+.planner-top { position:sticky; top:0; background:#fff; z-index:20; border-bottom:2px solid #0072B2; padding:.2rem 0 }
+.planner-page .widget-slider, .planner-page .slider-container { min-height:26px; overflow:visible }
+.planner-page .accordion, .planner-page .jupyter-widget-Collapse-contents, .planner-page .lm-Panel { overflow:visible }
+@media (max-width:500px) { .planner-page { font-size:14px } .planner-page .widget-button { width:100% !important } }
+</style>"""
+
+
+class Page:
+    """The page and what stands on it: `widget` to show, `answer` the last answer."""
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        import ipywidgets as w
+
+        self.fixed: dict[str, object] = {}
+        self.answer: state.Answer | None = None
+        self.kept: dict[str, state.Answer] = {}  # saved on this page or loaded: name → answer
+        self.seconds = 0.0
+        self._quiet = False  # while options change by themselves
+        self.inputs = Inputs(self._changed)
+        wide = w.Layout(width="auto", min_width="0")
+        text, button = (
+            (lambda: w.HTML(layout=wide)),
+            (
+                lambda label, tip, style="": w.Button(
+                    description=label, tooltip=tip, button_style=style, layout=w.Layout(width="auto")
+                )
+            ),
+        )
+        self.top, self.error, self.cards, self.plan_note = text(), text(), text(), text()
+        # A figure becomes a widget with its first drawing: a page that connects later asks for the state that it was made with.
+        self.figures: dict[str, object] = {}
+        self.alts = {k: text() for k in ("memory", "step", "timeline", "tornado", "versus")}
+        self.search = button(
+            "Look at every plan (seconds to a minute)", "Search the whole space of plans; the best is then kept"
+        )
+        self.release = button("Find a plan for me again", "Stop keeping the plan")
+        self.bar = w.FloatProgress(min=0, max=1, description="groups", layout=w.Layout(width="auto", display="none"))
+        self.play = button(
+            "Play this step as events", "Draw the timeline of a step that is too large to play at every move"
+        )
+        self.metric = w.Dropdown(
+            description="Result", layout=w.Layout(width="auto"), style={"description_width": "initial"}
+        )
+        self.name = w.Text(
+            description="Name", layout=wide, style={"description_width": "initial"}, placeholder="such as H100 at $2-3"
+        )
+        self.save_button = button("Save this scenario", "Write it as a YAML file and keep it to compare", "primary")
+        self.files = text()
+        self.upload = w.FileUpload(
+            accept=".yaml,.yml,.json", multiple=False, description="Load a file", layout=w.Layout(width="auto")
+        )
+        self.open = w.Dropdown(
+            description="Or load a saved one",
+            options=[("choose …", "")],
+            layout=wide,
+            style={"description_width": "initial"},
+        )
+        self.a, self.b = (
+            w.Dropdown(description=x, layout=wide, style={"description_width": "initial"}) for x in ("A", "B")
+        )
+        self.versus_words = text()
+        self.export = button("Make the report", "HTML, JSON and CSV, with more samples and the step played as events")
+        self.reset = button("All controls to their defaults", "")
+        self.links = text()
+        self.strips = {k: text() for k in ("timeline", "versus")}
+        self.serving = Serving(lambda: self.inputs.values["model"], self._guard, pictures.block)
+        self._wire()
+        self._compare_options()
+        self._draw(state.answer(self.inputs.values if values is None else dict(values)))
+        if values is not None:
+            self.inputs.show(values)
+        self._versus()
+        self.widget = self._lay_out(w)
+
+    # ---------------------------------------------------------------- layout
+
+    def _lay_out(self, w):
+        def head(words: str, level: int = 2):
+            return w.HTML(f'<h{level} style="margin:.9rem 0 .1rem;font-size:1.15rem">{escape(words)}</h{level}>')
+
+        def picture(key: str, *more):
+            return w.VBox(
+                [*more, self.figures.get(key) or self.strips[key], self.alts[key]],
+                layout=w.Layout(min_width="0", width="auto", overflow="visible"),
+            )
+
+        auto = w.Layout(width="auto", overflow="visible")
+        pair = w.Layout(
+            grid_template_columns="repeat(auto-fit, minmax(min(100%, 24rem), 1fr))",
+            grid_gap="0.4rem 1.2rem",
+            width="auto",
+        )
+        top = w.VBox([self.top, self.error], layout=auto)
+        top.add_class("planner-top")
+        row = w.Layout(flex_flow="row wrap", width="auto")
+        page = w.VBox(
+            [
+                w.HTML(CSS + pictures.STYLE + strips.STYLE),
+                top,
+                head("What you ask"),
+                self.inputs.widget,
+                w.Box([self.reset], layout=row),
+                head("The answer"),
+                self.cards,
+                self.plan_note,
+                w.Box([self.search, self.release, self.bar], layout=row),
+                head("What would change the answer"),
+                picture("tornado", self.metric),
+                head("Memory and the step"),
+                w.GridBox([picture("memory"), picture("step")], layout=pair),
+                picture("timeline", self.play),
+                head("Compare two"),
+                w.HTML(
+                    pictures.block(
+                        "<p class=note>Save what is shown, change a control (another chip, say), and see B against A.</p>"
+                    )
+                ),
+                w.GridBox([self.name, w.Box([self.save_button], layout=row)], layout=pair),
+                self.files,
+                w.GridBox([self.a, self.b], layout=pair),
+                self.versus_words,
+                picture("versus"),
+                head("What serving it would earn"),
+                self.serving.widget,
+                head("Files and the report"),
+                w.GridBox([self.upload, self.open], layout=pair),
+                w.Box([self.export], layout=row),
+                self.links,
+            ],
+            layout=auto,
+        )
+        page.add_class("planner-page")
+        return page
+
+    def _wire(self) -> None:
+        self.search.on_click(lambda _: self._search())
+        self.release.on_click(lambda _: self._release())
+        self.play.on_click(lambda _: self._guard(self._timeline))
+        self.metric.observe(lambda _: self._quiet or self._guard(self._tornado), "value")
+        self.save_button.on_click(lambda _: self._guard(self._save))
+        self.upload.observe(lambda _: self._guard(self._uploaded), "value")
+        self.open.observe(
+            lambda c: c["new"] and self._guard(lambda: self._loaded(*files.load(files.saved()[c["new"]]))), "value"
+        )
+        self.a.observe(lambda _: self._quiet or self._guard(self._versus), "value")
+        self.b.observe(lambda _: self._quiet or self._guard(self._versus), "value")
+        self.export.on_click(lambda _: self._guard(self._export))
+        self.reset.on_click(lambda _: self._show(DEFAULT, {}, move=True))
+
+    # ---------------------------------------------------------------- answering
+
+    def _changed(self, key: str) -> None:
+        """A person changed a control. A plan that is kept belongs to its model and machine."""
+        if key in ("model", "machine", "objective", "seq"):
+            self.fixed = {}
+        self._show(self.inputs.values)
+        if key == "model":
+            self.serving.follow()
+
+    def _show(self, values: Mapping[str, str], fixed: Mapping[str, object] | None = None, move: bool = False) -> None:
+        """Answer and draw; on a refusal everything that is shown stays."""
+        start = time.perf_counter()
+        try:
+            found = state.answer(values, self.fixed if fixed is None else fixed)
+        except InputError as err:
+            self.error.value = pictures.error(str(err))
+            return
+        if fixed is not None:
+            self.fixed = dict(fixed)
+        if move:
+            self.inputs.show(values)
+        self._draw(found)
+        self.seconds = time.perf_counter() - start
+
+    def _draw(self, found: state.Answer) -> None:
+        before, self.answer, self.error.value = self.answer, found, ""
+        same_step = (
+            before is not None
+            and before.question.model == found.question.model
+            and before.found == found.found
+            and (before.question.cluster.chip.name, before.question.cluster.name, before.question.precision)
+            == (found.question.cluster.chip.name, found.question.cluster.name, found.question.precision)
+        )
+        self.top.value = pictures.block(f'<p class="said"><b>{escape(state.sentence(found))}</b></p>', live=True)
+        self.cards.value = pictures.cards(found)
+        self.plan_note.value = pictures.block(self._plan_words())
+        self.release.layout.display = "" if self.fixed else "none"
+        self.search.layout.display = "none" if self.fixed else ""
+        self._metrics()
+        self._tornado()
+        if not same_step:
+            for key in ("memory", "step"):
+                self._put(key, *getattr(pictures, key)(found))
+            small = found.pieces <= state.PIECES
+            self.play.layout.display = "none" if small else ""
+            self._timeline() if small else self._no_timeline()
+        if NOW in (self.a.value, self.b.value):
+            self._versus()
+
+    def _plan_words(self) -> str:
+        how = (
+            "This plan is kept while chips, batch, tokens and prices move; another model, chip, context or aim drops it."
+            if self.fixed
+            else "This plan was found at once: near the best, not proven to be it."
+        )
+        return f'<p class="note">{how} The same figures in a terminal:<br><code>{escape(state.command(self.answer))}</code></p>'
+
+    def _put(self, key: str, fig, alt: str) -> None:
+        fig.update_layout(meta={"alt": alt})
+        drawn = pictures.padded(key, fig)
+        if key in self.figures:
+            pictures.fill(self.figures[key], drawn)
+        else:
+            self.figures[key] = pictures.widget(drawn)
+        self.alts[key].value = pictures.block(f'<p class="note">{escape(alt)}</p>' if alt else "")
+
+    def _strip(self, key: str, picture: str, alt: str) -> None:
+        self.strips[key].value = pictures.block(picture)
+        self.alts[key].value = pictures.block(f'<p class="note">{escape(alt)}</p>' if alt else "")
+
+    def _metrics(self) -> None:
+        options = [(label, key) for key, label, _ in self.answer.results]
+        if tuple(self.metric.options) != tuple(options):
+            chosen = self.metric.value
+            keys = [k for _, k in options]
+            self._quiet = True
+            self.metric.options = options
+            self.metric.value = (
+                chosen if chosen in keys else next(k for k in ("rent_usd", "own_usd", "days") if k in keys)
+            )
+            self._quiet = False
+
+    def _tornado(self) -> None:
+        if self.metric.value:
+            self._put("tornado", *pictures.tornado(self.answer, self.metric.value))
+
+    def _timeline(self) -> None:
+        self._strip("timeline", *strips.timeline(self.answer, state.played(self.answer)))
+
+    def _no_timeline(self) -> None:
+        self._strip(
+            "timeline",
+            "",
+            f"A step of {self.answer.pieces:,} pieces of work is not played at every move: press the button to see its timeline.",
+        )
+
+    def _guard(self, act) -> None:
+        """Do what a button asks; a refusal is one line on the page."""
+        self.error.value = ""
+        try:
+            act()
+        except InputError as err:
+            self.error.value = pictures.error(str(err))
+
+    # ---------------------------------------------------------------- the longer things
+
+    def _search(self) -> None:
+        self.search.disabled, self.bar.layout.display = True, ""
+
+        def progress(done: int, of: int) -> None:
+            self.bar.value = done / max(of, 1)
+
+        try:
+            found = state.searched(self.inputs.values, progress)
+            self.fixed = dict(found.fixed)
+            self._draw(found)
+        except InputError as err:
+            self.error.value = pictures.error(str(err))
+        finally:
+            self.search.disabled, self.bar.layout.display, self.bar.value = False, "none", 0.0
+
+    def _release(self) -> None:
+        self._show(self.inputs.values, {})
+
+    # ---------------------------------------------------------------- files and comparison
+
+    def _compare_options(self) -> None:
+        names = [NOW, *self.kept]
+        for box in (self.a, self.b):
+            chosen = box.value if box.value in names else None
+            self._quiet = True
+            box.options, box.value = names, chosen or NOW
+            self._quiet = False
+        self.open.options = [("choose …", ""), *((n, n) for n in files.saved())]
+
+    def _save(self) -> None:
+        name = self.name.value.strip() or self.answer.name
+        path = files.save(self.answer, name)
+        self.kept[name] = self.answer
+        self._compare_options()
+        self.a.value = name
+        self.name.value, self.error.value = "", ""
+        self.files.value = pictures.block(
+            f'<p class="note" role="status">Saved as {escape(path)} and kept as A below. '
+            f"{files.link('Download it (YAML)', path.name, path.read_text(encoding='utf-8'), 'application/yaml')}</p>"
+        )
+
+    def _uploaded(self) -> None:
+        for one in self.upload.value:
+            self._loaded(*files.load_upload(one["name"], bytes(one["content"])))
+
+    def _loaded(self, values: Mapping[str, str], keep: Mapping[str, object], name: str) -> None:
+        self._show({**values}, keep, move=True)
+        if not self.error.value:
+            self.kept[name] = self.answer
+            self._compare_options()
+            self.files.value = pictures.block(
+                f'<p class="note" role="status">Loaded: {escape(name)}. It can be compared below under that name.</p>'
+            )
+
+    def _versus(self) -> None:
+        first, second = (self.answer if box.value == NOW else self.kept.get(box.value) for box in (self.a, self.b))
+        if first is None or second is None:
+            return
+        if self.a.value == self.b.value:
+            self.versus_words.value = pictures.block(
+                '<p class="note">A and B are the same: save one scenario, then change a control.</p>'
+            )
+            self._strip("versus", "", "")
+            return
+        names = [f"{a.name}" if box.value == NOW else box.value for box, a in ((self.a, first), (self.b, second))]
+        self.versus_words.value = pictures.block(
+            f'<p class="said" role="status">{escape(pictures.versus_words(first, second))}</p>{pictures.versus_table(first, second, names)}'
+        )
+        self._strip("versus", *strips.versus(first, second, names))
+
+    def _export(self) -> None:
+        self.export.disabled = True
+        try:
+            made = files.report(self.answer)
+            kinds = {
+                "html": ("Report (HTML)", "text/html"),
+                "json": ("Figures (JSON)", "application/json"),
+                "csv": ("Plans (CSV)", "text/csv"),
+            }
+            self.links.value = pictures.block(
+                '<p class="note" role="status">Written to '
+                + escape(made["html"].parent)
+                + "</p>"
+                + "".join(files.link(kinds[k][0], p.name, p.read_bytes(), kinds[k][1]) for k, p in made.items())
+            )
+        finally:
+            self.export.disabled = False
+
+
+def open_page(values: Mapping[str, str] | None = None) -> Page:
+    """Show the page in a notebook's cell.
+
+    Args:
+        values: controls to start from, by key (`sim.dashboard.controls.CONTROLS`); the rest take their defaults.
+    Raises:
+        InputError: the widgets are not installed, or a key that is no control.
+    """
+    try:
+        import anywidget  # noqa: F401
+        import ipywidgets  # noqa: F401
+    except ImportError as err:
+        raise InputError(f"{err.name} is missing: the page needs widgets; {datafiles.install_hint('lab')}") from None
+    from IPython.display import display
+
+    for key in values or {}:
+        if key not in BY_KEY:
+            raise InputError(f"control {key!r}: not known; known: {', '.join(BY_KEY)}")
+    page = Page(values)
+    display(page.widget)
+    return page

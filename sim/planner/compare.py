@@ -1,0 +1,81 @@
+"""The same training run on several chips: time, money, energy, chips, and the price at which one breaks even with another.
+
+    table = compare("glm5", chips=8192, batch_tokens="16M", tokens="1T")
+
+Each chip sits in its usual nodes and network (`sim.spec.hardware.USUAL_CLUSTER`) and gets the best plan that the search finds. A 910C
+is counted in dies, as frameworks see it: two are one package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from minglm.errors import InputError
+from sim.planner.planner import find, question, row
+
+CHIPS = ("910b", "910c_die", "h800", "h100", "b200")
+
+
+def compare(
+    model: object,
+    chips: object = 1024,
+    names: Sequence[str] = CHIPS,
+    against: str = "h100",
+    progress: Callable[[int, int], None] | None = None,
+    **asked: object,
+) -> dict:
+    """One row per chip, in the order given.
+
+    Args:
+        chips: inventory, the same number of each.
+        against: the chip whose cost the others must meet; `break_even_usd_per_hour` is the rent of a chip-hour at which they do.
+        asked: as `sim.planner.planner.question` (seq, batch, batch_tokens, tokens, precision, fixed, schedules, …).
+    Returns:
+        rows (with the planner's figures, or the reason why nothing fits), against, notes.
+    Raises:
+        InputError: an unknown chip, or `against` not among them.
+    """
+    if against not in names:
+        raise InputError(f"against {against!r}: not among the compared chips {', '.join(names)}; name one of them")
+    twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+    if twice is not None:
+        raise InputError(f"chip {twice!r}: named twice; name each chip once")
+    rows, notes = [], []
+    for i, name in enumerate(names):
+        q = question(model, None, chips, chip=name, **asked)
+        entry: dict = {"name": name, "chip": q.cluster.chip.name, "cluster": q.cluster.name}
+        try:
+            out, costs = find(q, keep=1)
+            entry |= row(q, costs, out.best[0])
+            notes += [f"{q.cluster.chip.name}: {text}" for text in q.stated]
+        except InputError as err:
+            entry["reason"] = str(err)
+        for key, figure in (
+            ("rent_usd_per_hour", q.cluster.chip.rent_usd_per_hour),
+            ("system_price_usd", q.cluster.system_price_usd),
+        ):
+            entry[key] = figure and {
+                "value": figure.value,
+                "low": figure.low,
+                "high": figure.high,
+                "source": figure.source,
+                "confidence": figure.confidence,
+            }
+        if entry["rent_usd_per_hour"] is None:
+            notes.append(f"{q.cluster.chip.name}: no rent is known, so no cost to rent")
+        if entry["system_price_usd"] is None:
+            notes.append(f"{q.cluster.chip.name}: no price with its system is known, so no cost to own")
+        rows.append(entry)
+        if progress:
+            progress(i + 1, len(names))
+    reference = next(r for r in rows if r["name"] == against)
+    for r in rows:
+        r["break_even_usd_per_hour"] = break_even(r, reference)
+    return {"rows": rows, "against": against, "notes": list(dict.fromkeys(notes))}
+
+
+def break_even(one: Mapping, reference: Mapping) -> float | None:
+    """Rent of a chip-hour at which `one` costs as much as `reference` does to rent; None where either has no answer."""
+    if "chip_hours" not in one or "rent_usd" not in reference:
+        return None
+    return reference["rent_usd"] / one["chip_hours"]

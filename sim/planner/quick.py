@@ -1,0 +1,104 @@
+"""A good plan in a fraction of a second: a coarse look at the space, then a few axes at a time from the best found so far.
+
+`sim.planner.search` proves that nothing is better and takes seconds to a minute; a page with sliders cannot wait that long. Every plan
+is costed by the same functions as there, so a quick plan's figures are exact for that plan; what is not proven is that it is the best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sim.planner.candidates import PlanCosts
+from sim.planner.planner import Question, find, space_of
+from sim.planner.search import Found, search
+from sim.planner.space import Space
+
+# The coarse look: widths that published runs use. An axis without any of them keeps its first value.
+COARSE = {
+    "tp": (1, 2, 8),
+    "ep": (1, 8, 64),
+    "etp": (1,),
+    "micro_batch": (1,),
+    "zero": (1,),
+    "recompute": ("none", "full"),
+}
+# Axes that depend on each other are varied together.
+TOGETHER = (
+    ("pp", "pipelines"),
+    ("tp", "ep"),
+    ("tp", "cp", "micro_batch"),
+    ("recompute", "zero", "etp", "switches"),
+    ("pp", "tp", "recompute"),
+)
+ROUNDS = 4
+SCHEDULES = (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("dualpipe-v", 2))
+NEAR = {"tp": 1, "cp": 1, "micro_batch": 1, "ep": 2}  # steps from the held value that are looked at
+APART = 1.3  # a start that is this many times as slow as the best one is not followed
+
+
+def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts]:
+    """A plan that fits and is near the best, and the costs that priced it.
+
+    costs: of an earlier question about the same model, machine, sequence, precision and stack: what it has computed is used again.
+    Raises:
+        InputError: nothing fits; the nearest plan and what it lacks.
+    """
+    space = space_of(q)
+    costs = costs or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
+
+    def best(some: Space) -> Found | None:
+        found = search(costs, some, q.chips, q.batch, q.objective, 1).best
+        return found[0] if found else None
+
+    starts = [found for found in (best(some) for some in coarse(space, q)) if found is not None]
+    if not starts:  # a rare corner: look everywhere; the refusal then names the nearest plan
+        out, costs = find(q, 1)
+        return out.best[0], costs
+    first = min(f.value(q.objective) for f in starts)
+    ends = []
+    for top in starts:
+        if top.value(q.objective) > APART * first:
+            continue
+        seen: dict[tuple, Found] = {}
+        for axes in TOGETHER * ROUNDS:
+            if seen.get(axes) is top:  # nothing has moved since these axes were last looked at
+                continue
+            other = best(around(space, top, axes))
+            if other is not None and other.value(q.objective) < top.value(q.objective):
+                top = other
+            seen[axes] = top
+        ends.append(top)
+    return min(ends, key=lambda f: f.value(q.objective)), costs
+
+
+def coarse(space: Space, q: Question) -> list[Space]:
+    """Few values of each axis, one space to start from for each context width: what is best with sequences whole may be a hollow
+    that no few axes lead out of where they are better split."""
+
+    def keep(axis: str) -> tuple:
+        values = getattr(space, axis)
+        return tuple(v for v in values if v in COARSE[axis]) or values[:1]
+
+    cut = {axis: keep(axis) for axis in COARSE}
+    pipelines = tuple(p for p in space.pipelines if p in SCHEDULES) or space.pipelines
+    widths = [c for c in space.cp if c in ((1, 2) if q.seq <= 16_384 else (1, 2, 8))] or space.cp[:1]
+    return [
+        replace(
+            space, **cut, cp=(c,), pp=tuple(p for p in space.pp if p & (p - 1) == 0) or space.pp, pipelines=pipelines
+        )
+        for c in widths
+    ]
+
+
+def around(space: Space, found: Found, axes: tuple[str, ...]) -> Space:
+    """The space with every axis held at the found plan's value, except `axes`."""
+    c = found.candidate
+    held = {axis: (getattr(c, axis),) for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute")}
+    held |= {"pipelines": ((c.schedule, c.vpp),)}
+    near = {}
+    for axis, steps in NEAR.items():
+        values = getattr(space, axis)
+        at = values.index(getattr(c, axis)) if getattr(c, axis) in values else 0
+        near[axis] = values[max(at - steps, 0) : at + steps + 1]
+    # switches are known by their place in the space's own list, so they are never cut
+    return replace(space, **near | {k: v for k, v in held.items() if k not in axes})

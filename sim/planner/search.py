@@ -1,0 +1,208 @@
+"""Search all plans of a `Space`: memory by formula, time in closed form, subtrees skipped only where a bound proves them worse.
+
+A subtree (same widths and batch, any recomputation, ZeRO and switches) is skipped when even its busiest rank's own work takes
+longer than both the last plan of the list that is kept and some plan on the front with no more chips. So the kept list and
+the front are those of the full space; `tests/property/test_planner_search.py` compares them with brute force.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sim.base.pareto import Front
+from sim.planner.candidates import Candidate, PlanCosts
+from sim.planner.space import Space, enough_micro_batches, lies_evenly, replicas
+
+OBJECTIVES = ("tokens", "time", "cost")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plan that fits: its step in closed form and what it comes to."""
+
+    candidate: Candidate
+    step_s: float
+    memory_bytes: float
+    tokens: int  # per step
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.step_s
+
+    @property
+    def chips(self) -> int:
+        return self.candidate.chips
+
+    def value(self, objective: str) -> float:
+        """Smaller is better: seconds a token, or chip-seconds a token where cost counts."""
+        return self.step_s / self.tokens * (self.chips if objective == "cost" else 1)
+
+
+@dataclass
+class Outcome:
+    """Best plans first, the front from few chips to many, and what happened to every combination."""
+
+    best: list[Found]
+    front: list[Found]
+    by_schedule: dict[str, Found]
+    evaluated: int = 0  # fitted and costed
+    too_large: int = 0  # refused by the memory formula
+    bounded: int = 0  # skipped by the bound
+    nearest: tuple[Candidate, float] | None = None  # when nothing fits: least memory over the limit, and by how much
+    work: list[str] = field(default_factory=list)
+
+    @property
+    def combinations(self) -> int:
+        return self.evaluated + self.too_large + self.bounded
+
+
+def search(
+    costs: PlanCosts,
+    space: Space,
+    chips: int,
+    batch: int,
+    objective: str = "tokens",
+    keep: int | None = 20,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """All plans of `space` on at most `chips` chips.
+
+    Args:
+        costs: of the question; its `switches` must be the space's.
+        keep: length of the ranked list; None keeps every plan that fits and skips nothing.
+        progress: called with (groups done, groups).
+    """
+    model, seq = costs.model, costs.workload.seq
+    ranking, out = _Ranking(objective, keep), Outcome([], [], {})
+    ordered = _groups(costs, space, chips)
+    leaves = [(r, z, s) for r in space.recompute for z in space.zero for s in range(len(space.switches))]
+    for done, (_, tp, cp, ep, etp, micro) in enumerate(ordered):
+        if progress:
+            progress(done, len(ordered))
+        multiple = ep * etp // math.gcd(ep * etp, tp * cp)
+        floor = {
+            dual: _least_work(costs, space, tp, cp, ep, etp, micro, dual)
+            for dual in {s.startswith("dualpipe") for s, _ in space.pipelines}
+        }
+        for pp in space.pp:
+            most = chips // (tp * cp * pp)
+            options = replicas(space, batch, micro, most, multiple) if most else []
+            for schedule, vpp in space.pipelines if options else ():
+                if not lies_evenly(model, pp, schedule, vpp, costs.workload.mtp):
+                    continue
+                least = floor[schedule.startswith("dualpipe")] / pp
+                for dp, size in options:
+                    m = size // (dp * micro)
+                    if not enough_micro_batches(schedule, pp, m):
+                        continue
+                    used, tokens = tp * cp * pp * dp, size * seq
+                    alone = dp * cp == 1
+                    if ranking.beats(schedule, used, (m * least * costs.slow(used) + costs.stack.fixed_s) / tokens):
+                        out.bounded += sum(not (alone and z) for _, z, _ in leaves)
+                        continue
+                    bound: dict[tuple, bool] = {}
+                    for recompute, zero, switch in leaves:
+                        if zero and alone:
+                            continue
+                        c = Candidate(tp, cp, ep, etp, micro, recompute, pp, vpp, schedule, dp, zero, size, switch)
+                        key = (recompute, costs.layer_set[switch])
+                        if key not in bound:
+                            bound[key] = ranking.full and ranking.beats(schedule, used, costs.at_least(c) / tokens)
+                        if bound[key]:
+                            out.bounded += 1
+                            continue
+                        need = costs.memory_bytes(c)
+                        if need > costs.room:
+                            out.too_large += 1
+                            if not ranking.best and (out.nearest is None or need - costs.room < out.nearest[1]):
+                                out.nearest = (c, need - costs.room)
+                            continue
+                        seconds = costs.step_s(c)
+                        out.evaluated += 1
+                        if not 0 < seconds < math.inf:
+                            continue
+                        ranking.add(Found(c, seconds, need, tokens))
+    out.best, out.front, out.by_schedule = [f for *_, f in ranking.best], list(ranking.front.items), ranking.by_schedule
+    if out.best:
+        out.nearest = None
+    return out
+
+
+class _Ranking:
+    """The best plans so far, the front, and the best of each schedule."""
+
+    def __init__(self, objective: str, keep: int | None) -> None:
+        self.objective, self.keep = objective, keep
+        self.best: list[tuple[float, Candidate, Found]] = []
+        self.front = Front()
+        self.by_schedule: dict[str, Found] = {}
+
+    @property
+    def full(self) -> bool:
+        return self.keep is not None and len(self.best) >= self.keep
+
+    def beats(self, schedule: str, chips: int, seconds_per_token: float) -> bool:
+        """Whether a plan that is no faster than this would change nothing that is kept."""
+        if not self.full:
+            return False
+        each = seconds_per_token * (1 - 1e-9)
+        value = each * (chips if self.objective == "cost" else 1)
+        top = self.by_schedule.get(schedule)
+        return (
+            value > self.best[-1][0]
+            and top is not None
+            and top.value(self.objective) < value
+            and self.front.beats(chips, each)
+        )
+
+    def add(self, found: Found) -> None:
+        value, c = found.value(self.objective), found.candidate
+        if not self.full or value < self.best[-1][0]:
+            bisect.insort(self.best, (value, c, found), key=lambda b: b[:2])
+            if self.keep is not None:
+                del self.best[self.keep :]
+        self.front.add(c.chips, found.value("time"), found)
+        top = self.by_schedule.get(c.schedule)
+        if top is None or value < top.value(self.objective):
+            self.by_schedule[c.schedule] = found
+
+
+def _groups(costs: PlanCosts, space: Space, chips: int) -> list[tuple]:
+    """Widths that fix a layer's operators, most efficient first: good plans are then known early and more is skipped."""
+    groups = []
+    for tp in space.tp:
+        for cp in space.cp:
+            for ep in space.ep:
+                for etp in space.etp:
+                    if etp in (1, tp) and tp * cp <= chips and ep * etp <= chips:
+                        for micro in space.micro_batch:
+                            work = _least_work(costs, space, tp, cp, ep, etp, micro, False)
+                            groups.append((work * tp * cp / micro, tp, cp, ep, etp, micro))
+    return sorted(groups)
+
+
+def _least_work(costs: PlanCosts, space: Space, tp: int, cp: int, ep: int, etp: int, micro: int, dual: bool) -> float:
+    """Seconds of one micro-batch over all layers and ends that no plan of these widths goes below."""
+    model, least = costs.model, math.inf
+    for switch in {costs.layer_set.index(s) for s in costs.layer_set}:
+        for recompute in space.recompute:
+            _, parts = costs.costs(
+                Candidate(
+                    tp, cp, ep, etp, micro, recompute, 1, 1, "dualpipe-v" if dual else "1f1b", 1, 0, micro, switch
+                )
+            )
+            total = 0.0
+            for kind, count in (
+                ("dense", model.dense_ffn_layers),
+                ("moe", model.moe_layers),
+                ("first", 1),
+                ("last", 1),
+            ):
+                if count:
+                    f, b, w, hide_f, hide_b = parts[kind]
+                    total += count * (f + b + w - (hide_f + hide_b if dual else 0.0))
+            least = min(least, total)
+    return least

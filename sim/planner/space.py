@@ -1,0 +1,259 @@
+"""Which plans a search looks at: a finite set of widths and switches, listed before anything is costed.
+
+The set is explicit, so "exhaustive" has a meaning: every combination of the axes below that the rules of `sim.spec.plan.check`
+and `sim.training.schedules.check` allow, on at most the chips at hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from minglm.errors import InputError, nearest
+from sim.planner.candidates import Candidate
+from sim.spec.hardware import Cluster
+from sim.spec.model import ModelSpec
+from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES, Plan
+from sim.training.schedules import CHUNKS
+
+# Shares of the inventory that a plan may use, where the batch does not have to divide exactly.
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
+FIXED = (
+    "sp",
+    "hsdp",
+    "recompute_modules",
+    "offload",
+    "optimizer",
+    "overlap_grad_reduce",
+    "overlap_param_gather",
+    "overlap_tp",
+    "overlap_p2p",
+    "overlap_all_to_all",
+    "precision_aware_optimizer",
+)
+
+
+@dataclass(frozen=True)
+class Space:
+    """Axes of a search. `pipelines`: (schedule, virtual stages); `switches`: settings of further `Plan` fields.
+
+    tolerance: the batch may differ by this share, so that replicas that do not divide it can be used; 0 keeps it exact.
+    """
+
+    tp: tuple[int, ...]
+    pp: tuple[int, ...]
+    cp: tuple[int, ...]
+    ep: tuple[int, ...]
+    etp: tuple[int, ...]
+    micro_batch: tuple[int, ...]
+    zero: tuple[int, ...]
+    recompute: tuple[str, ...]
+    pipelines: tuple[tuple[str, int], ...]
+    switches: tuple[Mapping[str, object], ...] = ({},)
+    tolerance: float = 0.0
+    shares: tuple[float, ...] = SHARES
+
+    def __post_init__(self) -> None:
+        for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute", "pipelines", "switches"):
+            if not getattr(self, axis):
+                raise InputError(f"search axis {axis} is empty: nothing to search; give at least one value")
+        if not 0.0 <= self.tolerance < 0.5:
+            raise InputError(
+                f"batch tolerance {self.tolerance:g}: must be a share from 0 to 0.5; give for example 0.02"
+            )
+
+
+def divisors(n: int) -> list[int]:
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
+
+
+def default_space(
+    model: ModelSpec,
+    cluster: Cluster,
+    chips: int,
+    seq: int,
+    batch: int,
+    *,
+    tolerance: float = 0.0,
+    schedules: tuple[str, ...] | None = None,
+    fixed: Mapping[str, object] | None = None,
+    mtp: bool = True,
+) -> Space:
+    """Every width that frameworks accept for this model on this machine.
+
+    tp: divisors of a node's chips that divide the heads. pp: powers of two, and what divides the layers with or without the
+    two ends counted. cp: powers of two with at least 2,048 tokens a chip. ep: divisors of the experts. etp: 1 or tp. zero: 0, 1, 3;
+    2 is left out, as its reduction after every micro-batch is not priced (`zero=(0, 1, 2, 3)` adds it).
+    `fixed` pins axes (`tp=8`) or other fields of `Plan`; a tuple or list of values searches those.
+    """
+    fixed = dict(fixed or {})
+    node = (
+        min(cluster.tiers[0].size, max(cluster.chips_per_node, 1))
+        if cluster.tiers[0].size < 1024
+        else cluster.chips_per_node
+    )
+    tp = [
+        t
+        for t in divisors(node)
+        if t <= chips
+        and model.heads % t == 0
+        and (model.attention != "gqa" or model.kv_heads % t == 0 or t % model.kv_heads == 0)
+    ]
+    ends = model.layers + 2, model.layers + 2 + (model.mtp_depth if mtp else 0)
+    even = {model.layers, *ends}
+    pp = sorted(
+        {p for p in range(1, min(model.layers, chips, 128) + 1) if p & (p - 1) == 0 or any(n % p == 0 for n in even)}
+    )
+    cp = [c for c in (2**k for k in range(8)) if c <= chips and seq % c == 0 and (c == 1 or seq // c >= 2048)]
+    ep = [e for e in divisors(model.experts) if e <= chips] if model.experts else [1]
+    names = tuple(schedules or (s for s in SCHEDULES if s != "gpipe"))  # gpipe: 1F1B's bubble with more memory
+    for name in names:
+        if name not in SCHEDULES:
+            raise InputError(f"schedule {name!r}: not one of {', '.join(SCHEDULES)}{nearest(str(name), SCHEDULES)}")
+    virtual = sorted(
+        {v for v in range(2, 17) for p in pp if p > 1 and p * v <= model.layers and any(n % (p * v) == 0 for n in even)}
+    )
+    pipelines = [
+        pair for s in names for pair in ([(s, v) for v in virtual] if s == "interleaved" else [(s, CHUNKS[s])])
+    ]
+    axes = {
+        "tp": tp,
+        "pp": pp,
+        "cp": cp,
+        "ep": ep,
+        "etp": sorted({1, *tp}) if model.experts else [1],
+        "micro_batch": [m for m in (1, 2, 4, 8, 16) if m <= batch],
+        "zero": [0, 1, 3],
+        "recompute": list(RECOMPUTE),
+    }
+    for axis in axes:
+        if axis in fixed:
+            value = fixed.pop(axis)
+            axes[axis] = list(value) if isinstance(value, (tuple, list)) else [value]
+    switches: list[dict] = [{}]
+    for key, value in fixed.items():
+        if key not in FIXED:
+            raise InputError(
+                f"search key {key!r}: not known{nearest(str(key), (*axes, *FIXED))}; known: {', '.join((*axes, *FIXED))}"
+            )
+        if key == "optimizer" and value not in OPTIMIZERS:
+            raise InputError(
+                f"optimizer {value!r}: not one of {', '.join(OPTIMIZERS)}{nearest(str(value), OPTIMIZERS)}"
+            )
+        values = value if isinstance(value, (tuple, list)) and key != "recompute_modules" else [value]
+        switches = [{**s, key: v} for s in switches for v in values]
+    space = Space(
+        **{k: tuple(v) for k, v in axes.items()},
+        pipelines=tuple(pipelines),
+        switches=tuple(switches),
+        tolerance=tolerance,
+    )
+    for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute"):
+        for value in getattr(space, axis):
+            Plan(**{axis: value})  # refuses what no plan takes
+    for switch in switches:
+        Plan(**switch)
+    if not model.experts and (1 not in space.ep or 1 not in space.etp):
+        raise InputError(
+            f"ep={space.ep[0]}, etp={space.etp[0]}: {model.name} has no experts; give ep=1 and etp=1, or leave them out"
+        )
+    for axis, of, what in (
+        ("tp", model.heads, "attention heads"),
+        ("ep", model.experts or 1, "experts"),
+        ("cp", seq, "tokens of a sequence"),
+    ):
+        odd = [v for v in getattr(space, axis) if of % v]
+        if len(odd) == len(getattr(space, axis)):
+            raise InputError(
+                f"{axis}={odd[0]}: does not divide the {of:,} {what}; give one of {', '.join(map(str, divisors(of)[:12]))}"
+            )
+    return space
+
+
+def lies_evenly(model: ModelSpec, pp: int, schedule: str, vpp: int, mtp: bool) -> bool:
+    """Whether a pipeline shape is one that is searched: interleaving only where chunks come out equal, ends counted or not."""
+    if pp == 1:
+        return schedule == "1f1b"
+    n = pp if schedule == "dualpipe" else pp * vpp
+    if schedule == "dualpipe" and pp % 2:
+        return False
+    if schedule == "interleaved":
+        ends = model.layers + 2, model.layers + 2 + (model.mtp_depth if mtp else 0)
+        return n <= model.layers and any(k % n == 0 for k in (model.layers, *ends))
+    return n <= model.layers + 2
+
+
+def replicas(space: Space, batch: int, micro_batch: int, most: int, multiple: int) -> list[tuple[int, int]]:
+    """(dp, batch in sequences) to try, most replicas first: `dp` is a multiple of `multiple` and at most `most`.
+
+    An exact batch takes every dp that divides it. With a tolerance, the most replicas within each of `shares` of the
+    inventory whose micro-batches come out at a batch near enough are added.
+    """
+    found = {}
+    if batch % micro_batch == 0:
+        found = {d: batch for d in divisors(batch // micro_batch) if d <= most and d % multiple == 0}
+    if space.tolerance:
+        found = {d: b for d, b in found.items() if d * 8 >= most}
+        for share in space.shares:
+            room = int(most * share)
+            first = max(1, math.ceil(batch * (1 - space.tolerance) / (micro_batch * room))) if room else 0
+            for m in (first, first + 1) if first else ():
+                dp = (
+                    min(room, int(batch * (1 + space.tolerance) / (micro_batch * m)), round(batch / (micro_batch * m)))
+                    // multiple
+                    * multiple
+                )
+                if dp and abs(dp * m * micro_batch / batch - 1) <= space.tolerance:
+                    found.setdefault(dp, dp * m * micro_batch)
+    return sorted(found.items(), reverse=True)
+
+
+def enough_micro_batches(schedule: str, pp: int, m: int) -> bool:
+    """The schedules' own rules (`sim.training.schedules.check`)."""
+    if schedule == "interleaved":
+        return m >= pp
+    if schedule in ("dualpipe", "dualpipe-v"):
+        return m >= 2 * pp and (schedule != "dualpipe" or m % 2 == 0)
+    return schedule != "zb-v" or m >= 2 * pp - 1
+
+
+def every(space: Space, model: ModelSpec, chips: int, batch: int, mtp: bool = True) -> Iterator[Candidate]:
+    """All candidates, without any pruning or cost: what a search must not miss."""
+    for tp in space.tp:
+        for cp in space.cp:
+            for ep in space.ep:
+                for etp in space.etp:
+                    if etp not in (1, tp):
+                        continue
+                    multiple = ep * etp // math.gcd(ep * etp, tp * cp)
+                    for pp in space.pp:
+                        most = chips // (tp * cp * pp)
+                        for schedule, vpp in space.pipelines:
+                            if not lies_evenly(model, pp, schedule, vpp, mtp):
+                                continue
+                            for micro in space.micro_batch:
+                                for dp, size in replicas(space, batch, micro, most, multiple) if most else ():
+                                    if not enough_micro_batches(schedule, pp, size // (dp * micro)):
+                                        continue
+                                    for recompute in space.recompute:
+                                        for zero in space.zero:
+                                            if zero and dp * cp == 1:
+                                                continue
+                                            for switch in range(len(space.switches)):
+                                                yield Candidate(
+                                                    tp,
+                                                    cp,
+                                                    ep,
+                                                    etp,
+                                                    micro,
+                                                    recompute,
+                                                    pp,
+                                                    vpp,
+                                                    schedule,
+                                                    dp,
+                                                    zero,
+                                                    size,
+                                                    switch,
+                                                )

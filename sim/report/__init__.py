@@ -1,0 +1,1 @@
+"""How an answer is told: HTML pages, tables, the demo's report, pictures for lessons."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning's rollouts on many engines: lengths, engines, modes, metrics."""

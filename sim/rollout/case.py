@@ -1,0 +1,170 @@
+"""What goes into a rollout simulation and what comes out: `Case` and `Result`. Units: seconds and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from minglm.errors import InputError
+from minglm.rl.policy import Policy, train_load
+from sim.rollout.engine import DecodeCurve
+from sim.rollout.lengths import Lengths
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything that decides a run. `sim.rollout.scenario` reads one from a file and checks it."""
+
+    policy: Policy
+    group: int  # samples of a prompt
+    lengths: Lengths
+    engines: int
+    curve: DecodeCurve
+    prefill_s_per_token: float = 0.0
+    prefill_fixed_s: float = 0.0
+    kv_limit: float | None = None  # cached tokens that an engine holds
+    max_running: int | None = None  # requests that an engine runs at once
+    train_s_per_token: float = 0.0  # prompt and response tokens of the batch
+    train_fixed_s: float = 0.0  # per update, whatever its size
+    push_s: float = 0.0
+    overhead_s: float = 0.0  # per step after the rollout: rewards, reference log-probs, switching; trainer busy
+    parts: int = 1  # updates between two pushes that start as soon as their share of groups is there
+    keep: float = 1.0  # share of groups that the dynamic filter keeps
+    colocated: bool = False  # the same chips roll out and train
+    interruptible: bool = True  # a push goes into running requests; otherwise it waits until all have ended
+    reuse_kv_cache: bool = False  # caches survive pushes and aborts; otherwise contexts are prefilled again
+    strict: bool = True  # async: wait for the oldest groups, so that η is a bound (`Policy.must_wait`)
+    steps: int = 4
+    warmup: int = 0  # first steps that figures leave out
+    seed: int = 0
+    chips_per_engine: int = 1
+    train_chips: int = 0
+    watch: int = 0  # engines whose batch is recorded for the picture
+    name: str = "rollouts"
+    topk: int | None = (
+        None  # keys that sparse attention reads, for a curve that knows what choosing them costs (`beyond`)
+    )
+    train_s_per_square: float = 0.0  # times the sum of squared row lengths, as attention costs
+    micro_tokens: int | None = (
+        None  # the trainer pads rows into passes of so many tokens and pays for the padding; None: it pads nothing
+    )
+    train_s_per_pass: float = 0.0  # of each such pass, whatever its size
+    kv_offload_s: float = 0.0  # an aborted request's KV cache offloaded and brought back
+    decode_beside: float = 1.0  # where both share a machine: an engine is so many times slower while the trainer works,
+    train_beside: float = 1.0  # and an update so many times slower while engines decode
+    share_prompts: bool = False  # samples of a group admitted together read their prompt in once, one call for all
+
+    def train_seconds(self, rows: list[int]) -> float:
+        """Seconds of an update on rows of so many tokens, prompts included."""
+        passes, padded, squares = train_load(rows, self.micro_tokens)
+        return (
+            self.train_fixed_s / self.parts
+            + self.train_s_per_pass * passes
+            + self.train_s_per_token * padded
+            + self.train_s_per_square * squares
+        )
+
+    @property
+    def chips(self) -> int:
+        rollout = self.engines * self.chips_per_engine
+        return max(rollout, self.train_chips) if self.colocated else rollout + self.train_chips
+
+    def mode(self, mode: str, **rules) -> Case:
+        """The same case under another mode."""
+        return replace(self, policy=Policy(mode, self.policy.batch_groups, **rules))
+
+    def check(self) -> Case:
+        """Raises InputError for what cannot run."""
+        longest = self.lengths.longest + max(self.lengths.prompts, default=self.lengths.prompt)
+        for name, low in (
+            ("group", 1),
+            ("engines", 1),
+            ("parts", 1),
+            ("steps", 1),
+            ("warmup", 0),
+            ("chips_per_engine", 0),
+            ("train_chips", 0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise InputError(f"{name}={value!r}: must be a whole number of at least {low}")
+        if self.kv_limit is not None and longest > self.kv_limit:
+            raise InputError(
+                f"kv_limit={self.kv_limit:,.0f} tokens: one trajectory may need {longest:,} (prompt and longest response); "
+                f"give more cache, more chips an engine or a lower maximum length"
+            )
+        if not 0.0 < self.keep <= 1.0:
+            raise InputError(
+                f"keep={self.keep:g}: the share of groups that the filter keeps must be above 0 and at most 1"
+            )
+        if self.warmup >= self.steps:
+            raise InputError(f"warmup={self.warmup}: leaves nothing of {self.steps} steps; give more steps")
+        if self.parts > 1 and self.policy.mode != "async":
+            raise InputError(
+                f"parts={self.parts} with mode {self.policy.mode!r}: only async trains on parts of a batch as they come; use mode async, with eta 0 for a stream without stale data"
+            )
+        if self.policy.batch_groups % self.parts:
+            raise InputError(f"parts={self.parts}: must divide the {self.policy.batch_groups} prompts of a batch")
+        if self.colocated and (self.policy.continuous or self.policy.generates_ahead):
+            raise InputError(
+                f"mode {self.policy.mode!r} colocated: rollout and training run at the same time and need chips of their own; "
+                f"set colocated: false, or use sync or april"
+            )
+        return self
+
+
+@dataclass
+class Step:
+    """One update, or one group of `parts` updates between pushes."""
+
+    end_s: float
+    wait_s: float  # the trainer waited for groups
+    train_s: float
+    push_s: float
+    tokens: int  # response tokens trained
+    stale_share: float  # of them, sampled by older weights
+    max_staleness: int  # versions, of the oldest token
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run did, after the warm-up. Shares are of time or of tokens, as named."""
+
+    name: str
+    mode: str
+    seconds: float
+    steps: tuple[Step, ...]
+    step_s: float
+    rollout_s: float  # sync and april: first submission to last accepted group, mean; otherwise step_s
+    generated_tokens: float
+    tokens_per_s: float  # generated
+    trained_tokens: int
+    trained_tokens_per_s: float
+    trained_trajectories: int
+    idle_share: float  # of all chips
+    rollout_idle: float  # engines without a request (colocated: of the rollout phase)
+    trainer_idle: float  # separate trainer without work
+    tail_share: float  # of the time with anything running, time with fewer than a tenth of the most
+    mean_running: float  # requests in an engine, while any runs
+    staleness: Mapping[int, int]  # versions behind → trained tokens
+    max_staleness: int
+    oldest_staleness: Mapping[int, int]  # versions behind of the oldest token → trajectories
+    max_span: int  # versions that one trained trajectory spans
+    wasted: Mapping[str, int]  # tokens: filtered, too_stale, surplus
+    reprefilled_tokens: int
+    preemptions: int
+    counts: Mapping[
+        str, int
+    ]  # trajectories, whole run: submitted = trained + filtered + too_stale + surplus + waiting + buffered + running
+    chips: int
+    watched: tuple = field(repr=False, default=())  # per watched engine: [(second, running)]
+    trainer_spans: tuple = field(repr=False, default=())  # (kind, start, end)
+
+    def to_dict(self) -> dict:
+        out = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ("watched", "trainer_spans", "steps")}
+        out |= {k: {str(a): b for a, b in sorted(out[k].items())} for k in ("staleness", "oldest_staleness")}
+        return out | {
+            "wasted": dict(self.wasted),
+            "counts": dict(self.counts),
+            "steps": [vars(s).copy() for s in self.steps],
+        }

@@ -1,0 +1,40 @@
+"""Quantities of a simulated rollout by name, and two runs compared."""
+
+from __future__ import annotations
+
+from sim.rollout.scenario import Given, baseline
+from sim.rollout.simulate import Result, simulate
+
+
+def compare(given: Given, result: Result | None = None) -> list[dict]:
+    """Published figures beside predicted ones: quantity, published, predicted, error (relative; gains in points)."""
+    if not given.published:
+        return []
+    result = result or simulate(given.case)
+    base = None
+    rows = []
+    for name, published in given.published.items():
+        if name in ("speedup", "rollout_speedup", "gain") and base is None:
+            base = simulate(baseline(given).case)
+        predicted = quantity(name, result, base)
+        if name == "gain" and published > 3:
+            published /= 100.0  # percent
+        error = predicted - published if name == "gain" else predicted / published - 1.0
+        rows.append({"quantity": name, "published": published, "predicted": predicted, "error": error})
+    return rows
+
+
+def quantity(name: str, result: Result, base: Result | None = None) -> float:
+    """One figure of a result, against a baseline where it is a ratio."""
+    if name in ("step_s", "rollout_s", "tokens_per_s", "trained_tokens_per_s"):
+        return getattr(result, name)
+    if name == "tokens_per_s_per_chip":
+        return result.tokens_per_s / result.chips
+    if name == "speedup":
+        return result.trained_tokens_per_s / base.trained_tokens_per_s
+    return rollout_rate(result) / rollout_rate(base) - (1.0 if name == "gain" else 0.0)
+
+
+def rollout_rate(result: Result) -> float:
+    """Generated tokens per second of rollout (the whole step where rollout never stops)."""
+    return result.generated_tokens / (result.rollout_s * len(result.steps))

@@ -1,0 +1,1 @@
+"""An inference engine: memory, step times, batching, sizing."""

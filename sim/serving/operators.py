@@ -1,0 +1,337 @@
+"""The parts of one layer while serving, on one chip: projections, attention, indexer, experts, messages.
+
+Each function adds seconds to `parts`. `Roof` times operators on the chip of a deployment, as `hybrid` (kernel curves,
+published shares, measured latencies) or as `roofline` (peaks alone); `sim.serving.step_time` puts layers into steps.
+
+Symbols: T query tokens of one attention group, R requests of it, C hidden, H heads, E experts, K chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from minglm.errors import InputError, nearest
+from sim.base.figure import Figure
+from sim.cost import collectives
+from sim.cost.kernels import Kernels
+from sim.cost.operators import Op
+from sim.cost.operators_moe import expected_nodes
+from sim.serving.deployment import Deployment, index_row_bytes, kv_row_bytes
+from sim.spec.hardware import Chip
+
+MODES = ("hybrid", "roofline")
+TABLE_BYTES = 128 * 8 * 7168.0  # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
+# name: (value, label, source)
+CONSTANTS = {
+    "indexer_kernels": (
+        8,
+        "assumed",
+        "small kernels of a lightning indexer: norm, rope, Hadamard, quantisation (twice), cache write, weights",
+    ),
+    "elementwise_passes": (
+        12,
+        "assumed",
+        "passes over [T, C] in bf16 in a layer: two norms, two residuals, quantisation, rope, latents",
+    ),
+    "expert_passes": (
+        2.5,
+        "assumed",
+        "passes over a received token (C in, C out, gate and up between) in the expert part",
+    ),
+    "score_bytes": (12.0, "assumed", "bytes a score costs: written in fp32 by the indexer, read twice by top-k"),
+    "gather_reuse": (
+        64.0,
+        "assumed",
+        "queries of a prefill that share a gathered cache row (neighbours choose much the same keys)",
+    ),
+    "prefill_keys_half": (
+        600.0,
+        "assumed",
+        "keys at which prefill attention reaches half its share (as sim.cost.kernels)",
+    ),
+    "table_tiers": (
+        0,
+        "published",
+        "an ep_table holds where the group spans the tiers it was measured on: NVLink and InfiniBand, or UB",
+    ),
+}
+_TABLE_TIERS = {"nvlink", "infiniband", "ub"}
+
+
+class Roof:
+    """Times operators on the chip of a deployment, in one of the two modes."""
+
+    def __init__(self, d: Deployment, mode: str):
+        if mode not in MODES:
+            raise InputError(f"mode {mode!r}: not one of {', '.join(MODES)}{nearest(str(mode), MODES)}")
+        self.d, self.mode, self.hybrid = d, mode, mode == "hybrid"
+        chip = d.cluster.chip
+        self.bandwidth = chip.memory_bytes_per_s.value
+        self.wide = chip.peak("bf16").value
+        self._kernels = {
+            kind: Kernels(_as_low(chip, kind, d.stack.get("matmul_share", 0.0)))
+            for kind in ("bf16", "fp8", "int8", "fp4")
+        }
+        stack = d.stack
+        self.decode_compute = self.wide * (stack["attention_compute"] if self.hybrid else 1.0)
+        self.sparse_compute = self.wide * (stack["sparse_compute"] if self.hybrid else 1.0)
+        self.decode_memory = self.bandwidth * (stack["attention_memory"] if self.hybrid else 1.0)
+        self.kernel_s = stack["small_kernel_s"] if self.hybrid else 0.0
+        self.floor_s = stack.get("matmul_floor_s", 0.0)
+
+    def peak(self, kind: str) -> float:
+        return self.d.cluster.chip.peak(kind).value
+
+    def matmul(self, m: float, n: float, k: float, width: float, kind: str, batch: float = 1.0) -> float:
+        """Seconds of `batch` products (m, k) × (k, n) whose weights have `width` bytes a value."""
+        if m <= 0 or n <= 0:
+            return 0.0
+        flops, size = 2.0 * m * n * k * batch, batch * (n * k * width + 2.0 * m * (n + k))
+        if not self.hybrid:
+            return max(flops / self.peak(kind), size / self.bandwidth)
+        time = self._kernels[kind].time(Op("matmul", "linear", "matmul", flops, size, m, n, k, batch, kind != "bf16"))
+        return max(time, self.floor_s)
+
+    def pass_(self, size: float) -> float:
+        """Seconds to move `size` bytes in elementwise kernels whose launches are counted elsewhere."""
+        return size / (self._kernels["bf16"].bandwidth if self.hybrid else self.bandwidth)
+
+    def small(self, count: float) -> float:
+        return count * self.kernel_s
+
+
+def _as_low(chip: Chip, kind: str, share: float) -> Chip:
+    """The chip with `kind` in the place of fp8, which is the one low precision that `Kernels` knows."""
+    if kind not in chip.peak_flops:
+        peak = chip.peak("bf16")
+        return replace(chip, peak_flops={**chip.peak_flops, "fp8": peak}, max_matmul_flops_fp8=chip.max_matmul_flops)
+    if kind == "fp8" and not share:
+        return chip
+    peak = chip.peak_flops[kind]
+    best = (
+        Figure(peak.value * share, peak.value * share, peak.value * share, "FLOP/s", "share of peak", "measured")
+        if share
+        else None
+    )
+    if best is None and kind == "int8" and "fp8" in chip.peak_flops:
+        best = chip.max_matmul_flops_fp8
+    return replace(chip, peak_flops={**chip.peak_flops, "fp8": peak}, max_matmul_flops_fp8=best)
+
+
+# ------------------------------------------------------------------ the parts of a layer
+
+
+def projections(roof: Roof, T: float, absorbed: bool, parts: dict) -> None:
+    d, m = roof.d, roof.d.model
+    w, kind, C = d.format.dense_bytes, d.format.dense_compute, m.hidden
+    H = m.heads / d.attention_tp
+    time = 0.0
+    if m.attention == "mla":
+        q_in = m.q_lora or C
+        time += roof.matmul(T, (m.q_lora or 0) + m.kv_lora + m.rope, C, w, kind)
+        time += roof.matmul(T, H * m.qk_dim, q_in, w, kind)
+        if absorbed:
+            time += roof.matmul(T, m.kv_lora, m.nope, w, "bf16", batch=H) + roof.matmul(
+                T, m.v_dim, m.kv_lora, w, "bf16", batch=H
+            )
+        else:
+            time += roof.matmul(T, H * (m.nope + m.v_dim), m.kv_lora, w, kind)
+        time += roof.matmul(T, C, H * m.v_dim, w, kind)
+    else:
+        kv = max(m.kv_heads / d.attention_tp, 1.0)
+        time += roof.matmul(T, (H + 2 * kv) * m.head_dim, C, w, kind) + roof.matmul(T, C, H * m.head_dim, w, kind)
+    add(parts, "projections", time)
+
+
+def add(parts: dict, name: str, time: float) -> None:
+    parts[name] = parts.get(name, 0.0) + time
+
+
+def decode_attention(roof: Roof, R: float, q: float, keys: float, parts: dict) -> None:
+    """One layer's core attention for R requests, q query tokens each, `keys` cached tokens (absorbed: one latent head)."""
+    d, m = roof.d, roof.d.model
+    H = m.heads / d.attention_tp
+    sparse = bool(m.index_topk)
+    read = min(keys, m.index_topk) if sparse else keys
+    if not sparse and m.window and m.window_layers:
+        read = keys + (min(keys, m.window) - keys) * m.window_layers / m.layers
+    row = kv_row_bytes(m, d.kv)
+    if m.attention == "mla":
+        flops = 2.0 * R * q * H * read * (2 * m.kv_lora + m.rope)
+    else:
+        flops = 2.0 * R * q * H * read * 2 * m.head_dim
+        row /= min(d.attention_tp, m.kv_heads)
+    # Each query of a sparse step has its own selection, so its rows are gathered for it alone, up to the whole cache.
+    size = R * row * (min(q * read, keys) if sparse else read)
+    rate = roof.sparse_compute if sparse else roof.decode_compute
+    add(parts, "attention", max(flops / rate, size / roof.decode_memory) + roof.small(2))
+    if sparse and m.index_heads:
+        share, dims = m.indexer_full_layers / m.layers, m.index_heads * m.index_dim
+        w, kind = d.format.dense_bytes, d.format.dense_compute
+        T = R * q
+        score = 2.0 * T * m.index_heads * (m.index_dim + 1) * keys
+        low = kind if d.kv == "fp8" else "bf16"
+        rate = roof.peak(low) * (d.stack["sparse_compute"] if roof.hybrid else 1.0)
+        size = R * keys * index_row_bytes(m, d.kv) + CONSTANTS["score_bytes"][0] * T * keys
+        time = roof.matmul(T, dims, m.q_lora or m.hidden, w, kind) + roof.matmul(
+            T, m.index_dim + m.index_heads, m.hidden, 2.0, "bf16"
+        )
+        time += max(score / rate, size / roof.decode_memory) + roof.small(2 + CONSTANTS["indexer_kernels"][0])
+        add(parts, "indexer", share * time)
+
+
+def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict) -> None:
+    """One layer's core attention for T tokens in prompts of `new` tokens after `past` cached ones."""
+    d, m = roof.d, roof.d.model
+    H, keys = m.heads / d.attention_tp, past + (new + 1) / 2
+    sparse = m.index_topk and past + new > m.index_topk
+    share = (d.stack["sparse_prefill"] if sparse else d.stack["prefill_attention"]) if roof.hybrid else 1.0
+    if sparse:
+        k, visible = m.index_topk, past + new
+        dense_part = max(0.0, min(k, visible) - past)  # queries that see fewer than k keys
+        read = (dense_part * (past + dense_part / 2) + (new - dense_part) * k) / new
+        flops = 2.0 * T * H * read * (2 * m.kv_lora + m.rope)
+        size = T * read * kv_row_bytes(m, d.kv) / CONSTANTS["gather_reuse"][0]
+        score = 2.0 * T * m.index_heads * (m.index_dim + 1) * keys
+        low = d.format.dense_compute if d.kv == "fp8" else "bf16"
+        w = d.format.dense_bytes
+        time = roof.matmul(T, m.index_heads * m.index_dim, m.q_lora or m.hidden, w, d.format.dense_compute)
+        time += max(score / (roof.peak(low) * share), roof.pass_(CONSTANTS["score_bytes"][0] * T * keys))
+        add(parts, "indexer", time * m.indexer_full_layers / m.layers)
+    else:
+        read = keys
+        if m.window and m.window_layers:
+            read += (min(keys, m.window) - keys) * m.window_layers / m.layers
+        flops = 2.0 * T * H * read * (m.qk_dim + m.value_dim)
+        size = 2.0 * T * H * (m.qk_dim + m.value_dim)
+        if m.attention == "mla" and past:  # cached latents are expanded again for the new queries
+            add(
+                parts,
+                "projections",
+                roof.matmul(
+                    past * T / new, H * (m.nope + m.v_dim), m.kv_lora, d.format.dense_bytes, d.format.dense_compute
+                ),
+            )
+    curve = read / (read + CONSTANTS["prefill_keys_half"][0]) if roof.hybrid else 1.0
+    add(parts, "attention", max(flops / (roof.wide * share * curve), size / roof.bandwidth))
+
+
+def experts(roof: Roof, T: float, parts: dict, imbalance: float) -> None:
+    """One mixture-of-experts layer's matmuls on one chip; T tokens per attention group."""
+    d, m = roof.d, roof.d.model
+    total = T * d.groups  # tokens of the instance
+    E = m.experts
+    busy = (E + d.redundant_experts) * (1.0 - (1.0 - m.experts_per_token / E) ** total)  # experts that anybody chose
+    rows = total * _chosen(d) / d.chips * imbalance  # token-expert pairs on the busiest chip
+    w, kind = d.format.expert_bytes, d.format.expert_compute
+    if d.tensor_experts:  # every chip holds a slice of each expert
+        local, width, rows = busy, m.moe_ffn / d.chips, total * m.experts_per_token
+    else:
+        local, width = busy / d.chips, float(m.moe_ffn)
+    each = rows / max(local, 1e-9)  # rows per expert that is used here
+    up = m.ffn_matrices - 1
+    time = roof.matmul(max(each, 1.0), up * width, m.hidden, w, kind, batch=local) + roof.matmul(
+        max(each, 1.0), m.hidden, width, w, kind, batch=local
+    )
+    time += roof.pass_(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden) + roof.matmul(T, E, m.hidden, 2.0, "bf16")
+    add(parts, "experts", time)
+    if m.shared_width and not _spread(d):
+        w, kind = d.format.dense_bytes, d.format.dense_compute
+        width = m.shared_width / d.attention_tp
+        add(parts, "experts", roof.matmul(T, up * width, m.hidden, w, kind) + roof.matmul(T, m.hidden, width, w, kind))
+
+
+def _spread(d: Deployment) -> bool:
+    """The shared expert lives on chips of its own, reached like a routed one (CloudMatrix-Infer)."""
+    return bool(d.stack.get("shared_spread", 0.0)) and not d.tensor_experts
+
+
+def _chosen(d: Deployment) -> float:
+    """Copies of a token that the all-to-all sends out."""
+    return d.model.experts_per_token + (d.model.shared_experts if _spread(d) else 0)
+
+
+def dense_ffn(roof: Roof, T: float, parts: dict) -> None:
+    d, m = roof.d, roof.d.model
+    width, up = m.ffn / d.attention_tp, m.ffn_matrices - 1
+    w, kind = d.format.dense_bytes, d.format.dense_compute
+    add(parts, "dense FFN", roof.matmul(T, up * width, m.hidden, w, kind) + roof.matmul(T, m.hidden, width, w, kind))
+
+
+def head(roof: Roof, T: float, parts: dict) -> None:
+    d, m = roof.d, roof.d.model
+    add(parts, "head", roof.matmul(T, m.vocab / d.attention_tp, m.hidden, 2.0, "bf16") + roof.small(3))
+
+
+# ------------------------------------------------------------------ messages
+
+
+def all_reduce(roof: Roof, T: float) -> float:
+    """One all-reduce of [T, C] in an attention group: the collective's algorithms, or one shot (every chip reads all others)."""
+    d, size = roof.d, 2.0 * T * roof.d.model.hidden
+    if d.attention_tp == 1:
+        return 0.0
+    levels = collectives.place(d.cluster, d.attention_tp)
+    n, rate = d.attention_tp, min(level.bytes_per_s for level in levels)
+    if not roof.hybrid:
+        return 2.0 * size * (n - 1) / n / max(level.tier.bytes_per_s.value for level in levels)
+    return min(collectives.time("all_reduce", size, levels), d.stack["one_shot_s"] + size * (n - 1) / rate)
+
+
+def _line_rate(d: Deployment) -> float:
+    levels = collectives.place(d.cluster, d.chips)
+    return max(level.tier.bytes_per_s.value for level in levels)
+
+
+def decode_all_to_all(roof: Roof, T: float) -> float:
+    """Dispatch and combine of one layer, T tokens per attention group split over its chips."""
+    d, m = roof.d, roof.d.model
+    if d.tensor_experts or d.chips == 1:
+        return 0.0
+    values = T / d.attention_tp * _chosen(d) * m.hidden
+    sent = 1.0 if d.format.dense_bytes < 2 else 2.0
+    if not roof.hybrid:
+        return values * (sent + 2.0) * (1 - 1 / d.chips) / _line_rate(d)
+    levels = collectives.place(d.cluster, d.chips)
+    table = d.stack.ep_latency(d.chips)
+    if table and {level.tier.name for level in levels} <= _TABLE_TIERS:
+        floor, x = d.stack["ep_floor_s"], values / TABLE_BYTES
+        return sum(floor + max(t - floor, 0.0) * x * (sent if i == 0 else 1.0) for i, t in enumerate(table))
+    dedup = _dedup(d, levels)
+    return sum(collectives.time("all_to_all", values * b, levels, dedup=dedup) for b in (sent, 2.0))
+
+
+def _dedup(d: Deployment, levels) -> float:
+    """Copies of a token that cross nodes when a node gets one copy / copies without that."""
+    inside = collectives.members_inside(levels)
+    nodes = max(1.0, d.chips / inside)
+    if nodes <= 1:
+        return 1.0
+    chosen = d.model.experts_per_token
+    limit = d.stack.get("prefill_node_limit", 4.0) or nodes
+    remote = expected_nodes(nodes, chosen, min(limit, nodes)) * (nodes - 1) / nodes
+    return min(1.0, remote / (chosen * (nodes - 1) / nodes))
+
+
+def prefill_all_to_all(roof: Roof, T: float) -> float:
+    d, m = roof.d, roof.d.model
+    if d.tensor_experts or d.chips == 1:
+        return 0.0
+    tokens = T / d.attention_tp
+    sent = 1.0 if d.format.dense_bytes < 2 else 2.0
+    levels = collectives.place(d.cluster, d.chips)
+    nodes = max(1.0, d.chips / collectives.members_inside(levels))
+    rate = d.stack.get("prefill_ep_bytes_per_s", 0.0) if roof.hybrid else _line_rate(d)
+    names = {level.tier.name for level in levels}
+    if rate and names <= _TABLE_TIERS and (nodes > 1 or "ub" in names):
+        limit = d.stack.get("prefill_node_limit", 4.0)
+        copies = (
+            expected_nodes(nodes, m.experts_per_token, min(limit, nodes))
+            if limit
+            else m.experts_per_token * (1 - 1 / d.chips)
+        )
+        return tokens * copies * m.hidden * (sent + 2.0) / rate
+    values = tokens * m.experts_per_token * m.hidden
+    if not roof.hybrid:
+        return values * (sent + 2.0) * (1 - 1 / d.chips) / _line_rate(d)
+    return sum(collectives.time("all_to_all", values * b, levels, dedup=_dedup(d, levels)) for b in (sent, 2.0))

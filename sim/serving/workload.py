@@ -1,0 +1,102 @@
+"""Who asks a serving fleet, and how much: token counts, arrivals, and the percentiles of what they wait."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from minglm.errors import InputError
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True)
+class RequestLengths:
+    """Token counts: fixed (cv 0), log-normal with `mean` and coefficient of variation `cv`, or uniform from low to high."""
+
+    mean: float
+    cv: float = 0.0
+    low: int = 0
+    high: int = 0
+
+    @classmethod
+    def of(cls, given: float | Mapping | RequestLengths, name: str = "length") -> RequestLengths:
+        if isinstance(given, RequestLengths):
+            return given
+        if isinstance(given, Mapping):
+            unknown = set(given) - {"mean", "cv", "low", "high"}
+            if unknown:
+                raise InputError(f"{name}: unknown key {sorted(unknown)[0]!r}; give mean and cv, or low and high")
+            if "low" in given or "high" in given:
+                low, high = (
+                    number(given.get("low", 1), name + ".low", 1),
+                    number(given.get("high", 0), name + ".high", 1),
+                )
+                if high < low:
+                    raise InputError(f"{name}: low={low:g} is above high={high:g}; swap them")
+                return cls((low + high) / 2, 0.0, int(low), int(high))
+            return cls(
+                number(given.get("mean"), name + ".mean", 1), number(given.get("cv", 0.0), name + ".cv", 0.0, 10.0)
+            )
+        return cls(number(given, name, 1))
+
+    def draw(self, rng: random.Random, most: int) -> int:
+        if self.high:
+            return min(most, rng.randint(self.low, self.high))
+        if not self.cv:
+            return min(most, max(1, round(self.mean)))
+        sigma = math.sqrt(math.log(1.0 + self.cv**2))
+        return min(most, max(1, round(rng.lognormvariate(math.log(self.mean) - sigma**2 / 2, sigma))))
+
+
+def number(given: object, name: str, low: float, high: float = 1e7) -> float:
+    if (
+        isinstance(given, bool)
+        or not isinstance(given, (int, float))
+        or not math.isfinite(given)
+        or not low <= given <= high
+    ):
+        raise InputError(f"{name}={given!r}: must be a number from {low:g} to {high:g}")
+    return float(given)
+
+
+@dataclass(frozen=True)
+class ServingWorkload:
+    """Who asks. Either `rate_per_s` (open: Poisson, or even spacing) or `concurrency` (closed loop: so many requests in flight; each finished one is followed by the next at once)."""
+
+    rate_per_s: float | None = None
+    concurrency: int | None = None
+    requests: int = 1000
+    prompt: RequestLengths | float = 1024
+    output: RequestLengths | float = 256
+    cached_share: float = 0.0  # share of each prompt whose cache is there already
+    arrivals: str = "poisson"  # poisson | even
+
+    def check(self) -> ServingWorkload:
+        if (self.rate_per_s is None) == (self.concurrency is None):
+            raise InputError(
+                "workload: give either rate_per_s (requests per second) or concurrency (requests in flight), not both"
+            )
+        if self.rate_per_s is not None:
+            number(self.rate_per_s, "rate_per_s", 1e-9, 1e7)
+        if self.concurrency is not None:
+            number(self.concurrency, "concurrency", 1, 1e6)
+        number(self.requests, "requests", 1, 1e6)
+        number(self.cached_share, "cached_share", 0.0, 0.999)
+        if self.arrivals not in ("poisson", "even"):
+            raise InputError(f"arrivals {self.arrivals!r}: must be 'poisson' or 'even'")
+        RequestLengths.of(self.prompt, "prompt"), RequestLengths.of(self.output, "output")
+        return self
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """Mean and nearest-rank percentiles."""
+    if not values:
+        return {"mean": 0.0, **{f"p{p}": 0.0 for p in PERCENTILES}}
+    order = sorted(values)
+    return {
+        "mean": sum(order) / len(order),
+        **{f"p{p}": order[max(0, math.ceil(p / 100 * len(order)) - 1)] for p in PERCENTILES},
+    }

@@ -1,0 +1,439 @@
+"""Facts about machines: chips, links, clusters. Every figure carries its value, range, source and confidence.
+
+The files are in `data/chips` and `data/clusters`; human units there become SI here, once. An unknown chip is refused
+with the nearest name: it is never silently another chip. A user's own chip or cluster is a mapping with the same keys.
+
+    >>> chip = load_chip("910B2")
+    >>> round(chip.peak_flops["bf16"].value / 1e12, 1), chip.memory_bytes.unit
+    (353.9, 'B')
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from minglm import datafiles
+from minglm.errors import InputError, nearest
+from sim.base.documents import read_document
+from sim.base.figure import Figure, _known_keys, figure
+from sim.base.units import parse, whole
+
+PRECISIONS = ("bf16", "fp16", "fp8", "int8", "fp4", "fp32")
+TOPOLOGIES = ("mesh", "switch", "rail", "clos")
+EVERYTHING = 10**8  # size of a tier that joins all chips there are
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One accelerator as software sees it (one rank). `peak_flops` is dense, per precision, in FLOP/s."""
+
+    name: str
+    peak_flops: Mapping[str, Figure]
+    memory_bytes: Figure
+    memory_bytes_per_s: Figure
+    power_w: Figure
+    price_usd: Figure | None = None
+    rent_usd_per_hour: Figure | None = None
+    max_matmul_flops: Figure | None = None  # best measured bf16/fp16 matmul
+    max_matmul_flops_fp8: Figure | None = None
+    matmul_points: tuple[tuple[int, int, int, float], ...] = ()  # measured (m, n, k, FLOP/s)
+    matmul_source: str = ""
+    failures_per_chip_hour: Figure | None = None
+    denominators: tuple[tuple[str, float], ...] = ()  # peaks in use elsewhere for MFU: (who, FLOP/s)
+    vendor: str = ""
+    notes: str = ""
+
+    def peak(self, precision: str) -> Figure:
+        """Dense peak at `precision`; a chip without that unit runs it at its bf16 rate (no speed-up is invented)."""
+        if precision not in PRECISIONS:
+            raise InputError(
+                f"precision {precision!r}: not one of {', '.join(PRECISIONS)}{nearest(precision, PRECISIONS)}"
+            )
+        if precision in self.peak_flops:
+            return self.peak_flops[precision]
+        return self.peak_flops["bf16"] if "bf16" in self.peak_flops else self.peak_flops["fp16"]
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One level of the network, from the inside out.
+
+    `bytes_per_s` is one way per chip with all its links of this tier in use. In a `mesh` every pair of the `size` chips
+    has its own link, so a group of n chips uses n−1 of `links`; behind a switch any group has the whole rate.
+    """
+
+    name: str
+    topology: str
+    size: int
+    bytes_per_s: Figure
+    links: int
+    latency_s: Figure
+    efficiency: Figure
+    oversubscription: float = 1.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Chips in nodes in a network. Prices and powers are per chip unless the name says otherwise."""
+
+    name: str
+    chip: Chip
+    chips_per_node: int
+    tiers: tuple[Tier, ...]
+    chips: int
+    host_bytes_per_s: Figure  # chip to host memory, one way (offload)
+    host_memory_bytes: Figure  # per chip
+    storage_bytes_per_s: Figure  # whole cluster, checkpoints
+    host_power_w: Figure  # CPU, NIC, fans and switches, per chip
+    pue: Figure
+    electricity_usd_per_kwh: Figure
+    system_price_usd: Figure | None = None  # whole system (chips, hosts, network) per chip
+    notes: str = ""
+
+    def tier(self, name: str) -> Tier:
+        for tier in self.tiers:
+            if tier.name == name:
+                return tier
+        raise InputError(f"cluster {self.name} has no tier {name!r}: it has {', '.join(t.name for t in self.tiers)}")
+
+
+# ------------------------------------------------------------------ reading
+
+_CHIP = {
+    "memory_bytes": "bytes",
+    "memory_bytes_per_s": "bytes_per_s",
+    "power_w": "power",
+    "price_usd": "money",
+    "rent_usd_per_hour": "money_per_hour",
+    "max_matmul_flops": "flops",
+    "max_matmul_flops_fp8": "flops",
+    "failures_per_chip_hour": "per_hour",
+}
+_CHIP_KEYS = {
+    *_CHIP,
+    "name",
+    "peak_flops",
+    "matmul_points",
+    "matmul_source",
+    "denominators",
+    "vendor",
+    "notes",
+    "aliases",
+    "like",
+}
+_TIER_KEYS = {"name", "topology", "size", "bytes_per_s", "links", "latency_s", "efficiency", "oversubscription"}
+_CLUSTER = {
+    "host_bytes_per_s": "bytes_per_s",
+    "host_memory_bytes": "bytes",
+    "storage_bytes_per_s": "bytes_per_s",
+    "host_power_w": "power",
+    "pue": "ratio",
+    "electricity_usd_per_kwh": "money_per_kwh",
+    "system_price_usd": "money",
+}
+_CLUSTER_KEYS = {*_CLUSTER, "name", "chip", "chips_per_node", "tiers", "chips", "notes", "aliases", "like"}
+_CLUSTER_DEFAULTS = {
+    "host_bytes_per_s": "25 GB/s",
+    "host_memory_bytes": "128 GiB",
+    "storage_bytes_per_s": "100 GB/s",
+    "host_power_w": "250 W",
+    "pue": 1.2,
+    "electricity_usd_per_kwh": "$0.08/kWh",
+}
+
+
+def chip_from(given: str | Mapping | Chip, name: str = "chip") -> Chip:
+    """A chip by name, or from a mapping. `like: NAME` in a mapping starts from that chip and changes some figures."""
+    if isinstance(given, Chip):
+        return given
+    if isinstance(given, str):
+        return load_chip(given)
+    if not isinstance(given, Mapping):
+        raise InputError(f"{name}: {given!r} is not a chip; give a name from `data/chips` or a mapping of its figures")
+    _known_keys(given, _CHIP_KEYS, name)
+    base = load_chip(str(given["like"])) if "like" in given else None
+    made: dict = {}
+    for key, dimension in _CHIP.items():
+        if given.get(key) is not None:
+            made[key] = figure(given[key], dimension, f"{name}.{key}")
+    if "peak_flops" in given:
+        peaks = given["peak_flops"]
+        if not isinstance(peaks, Mapping):
+            peaks = {"bf16": peaks}
+        _known_keys(peaks, PRECISIONS, f"{name}.peak_flops")
+        made["peak_flops"] = {p: figure(v, "flops", f"{name}.peak_flops.{p}") for p, v in peaks.items()}
+        if not {"bf16", "fp16"} & set(made["peak_flops"]):
+            raise InputError(
+                f"{name}.peak_flops: needs bf16 or fp16 at least; give the dense bf16 peak such as '312 TFLOPS'"
+            )
+    if "matmul_points" in given:
+        made["matmul_points"] = _points(given["matmul_points"], name)
+    if "denominators" in given:
+        if not isinstance(given["denominators"], Mapping):
+            raise InputError(
+                f"{name}.denominators: must map who uses a peak to that peak, such as {{paper: 354 TFLOPS}}"
+            )
+        made["denominators"] = tuple(
+            (str(who), parse(v, "flops", f"{name}.denominators")) for who, v in given["denominators"].items()
+        )
+    for key in ("vendor", "notes", "matmul_source"):
+        if key in given:
+            made[key] = str(given[key])
+    made["name"] = str(given.get("name", f"{base.name} (changed)" if base else "unnamed chip"))
+    if base is not None:
+        if "peak_flops" in made:
+            made["peak_flops"] = {**base.peak_flops, **made["peak_flops"]}
+            # The measured matmuls of the base were made at the base's peak: they do not describe the changed chip.
+            if "bf16" in peaks and "max_matmul_flops" not in made:
+                made |= {"max_matmul_flops": None, "matmul_points": made.get("matmul_points", ())}
+        return replace(base, **made)
+    for key in ("peak_flops", "memory_bytes", "memory_bytes_per_s"):
+        if key not in made:
+            raise InputError(f"{name}: has no {key!r}; a chip needs peak_flops, memory_bytes and memory_bytes_per_s")
+    made.setdefault("power_w", Figure(500.0, 300.0, 1000.0, "W", "not given: a common accelerator board", "assumed"))
+    return Chip(**made)
+
+
+def _points(given: object, name: str) -> tuple[tuple[int, int, int, float], ...]:
+    points = []
+    for i, row in enumerate(given if isinstance(given, (list, tuple)) else [None]):
+        if not isinstance(row, (list, tuple)) or len(row) != 4:
+            raise InputError(
+                f"{name}.matmul_points[{i}]: {row!r} must be [m, n, k, rate], such as [640, 8192, 8192, 220 TFLOPS]"
+            )
+        m, n, k = (whole(v, f"{name}.matmul_points[{i}]") for v in row[:3])
+        points.append((m, n, k, parse(row[3], "flops", f"{name}.matmul_points[{i}]", low=1.0)))
+    return tuple(points)
+
+
+def tier_from(given: Mapping, name: str) -> Tier:
+    """A tier from a mapping; `size` may be left out for the outermost, which then joins any number of chips."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"{name}: {given!r} is not a tier; give name, topology, size, bytes_per_s")
+    _known_keys(given, _TIER_KEYS, name)
+    topology = given.get("topology", "switch")
+    if topology not in TOPOLOGIES:
+        raise InputError(
+            f"{name}.topology {topology!r}: not one of {', '.join(TOPOLOGIES)}{nearest(str(topology), TOPOLOGIES)}"
+        )
+    if "bytes_per_s" not in given:
+        raise InputError(f"{name}: has no 'bytes_per_s'; give the one-way rate per chip, such as '200 Gbps'")
+    if topology == "mesh" and "size" not in given:
+        raise InputError(
+            f"{name}: a mesh needs its size (how many chips are linked pair by pair); give for example size: 8"
+        )
+    size = whole(given.get("size", EVERYTHING), f"{name}.size", low=2, high=EVERYTHING)
+    over = parse(given.get("oversubscription", 1.0), "ratio", f"{name}.oversubscription", low=1.0, high=1e4)
+    return Tier(
+        name=str(given.get("name", topology)),
+        topology=topology,
+        size=size,
+        bytes_per_s=figure(given["bytes_per_s"], "bytes_per_s", f"{name}.bytes_per_s"),
+        links=whole(given.get("links", size - 1 if topology == "mesh" else 1), f"{name}.links", high=10**6),
+        latency_s=figure(given.get("latency_s", "5 us"), "time", f"{name}.latency_s", positive=False),
+        efficiency=_share(
+            figure(
+                given.get(
+                    "efficiency",
+                    {
+                        "value": 0.8,
+                        "low": 0.6,
+                        "high": 0.95,
+                        "source": "common share of line rate reached by large messages",
+                        "confidence": "assumed",
+                    },
+                ),
+                "ratio",
+                f"{name}.efficiency",
+            ),
+            f"{name}.efficiency",
+        ),
+        oversubscription=over,
+    )
+
+
+def _share(given: Figure, name: str) -> Figure:
+    if given.high > 1:
+        raise InputError(f"{name}: {given.high:g} is more than all of the link; give a share of at most 1")
+    return given
+
+
+def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Cluster:
+    """A cluster by name, or from a mapping with the keys of the files in `data/clusters` (`like:` starts from one)."""
+    if isinstance(given, Cluster):
+        return given
+    if isinstance(given, str):
+        return load_cluster(given)
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"{name}: {given!r} is not a cluster; give a name from `data/clusters` or a mapping of its figures"
+        )
+    _known_keys(given, _CLUSTER_KEYS, name)
+    base = load_cluster(str(given["like"])) if "like" in given else None
+    made: dict = {}
+    if "chip" in given:
+        made["chip"] = chip_from(given["chip"], f"{name}.chip")
+    if "chips_per_node" in given:
+        made["chips_per_node"] = whole(given["chips_per_node"], f"{name}.chips_per_node", high=100_000)
+    if "chips" in given:
+        made["chips"] = whole(given["chips"], f"{name}.chips", high=10**8)
+    if "tiers" in given:
+        tiers = given["tiers"]
+        if not isinstance(tiers, list) or not tiers:
+            raise InputError(f"{name}.tiers: must be a list of at least one tier, inner to outer")
+        made["tiers"] = tuple(tier_from(t, f"{name}.tiers[{i}]") for i, t in enumerate(tiers))
+        if any(a.size > b.size for a, b in zip(made["tiers"], made["tiers"][1:])):
+            raise InputError(f"{name}.tiers: sizes must grow from the inner tier to the outer; order them inner first")
+    for key, dimension in _CLUSTER.items():
+        if given.get(key) is not None:
+            made[key] = figure(given[key], dimension, f"{name}.{key}")
+    if "pue" in made and made["pue"].low < 1:
+        raise InputError(
+            f"{name}.pue: {made['pue'].low:g} is below 1 (a building cannot use less than its machines); give 1 or more"
+        )
+    if "notes" in given:
+        made["notes"] = str(given["notes"])
+    made["name"] = str(given.get("name", f"{base.name} (changed)" if base else "unnamed cluster"))
+    if base is not None:
+        return replace(base, **made)
+    for key in ("chip", "tiers"):
+        if key not in made:
+            raise InputError(
+                f"{name}: has no {key!r}; a cluster needs a chip, chips_per_node and tiers (or like: a known cluster)"
+            )
+    made.setdefault("chips_per_node", 8)
+    if "chips" not in made:
+        outer = made["tiers"][-1].size
+        made["chips"] = outer if outer < EVERYTHING else made["chips_per_node"]
+    for key, default in _CLUSTER_DEFAULTS.items():
+        made.setdefault(
+            key,
+            replace(figure(default, _CLUSTER[key], f"{name}.{key}"), source="default for a cluster that does not say"),
+        )
+    return Cluster(**made)
+
+
+def cluster_for_chip(given: str | Mapping | Chip) -> Cluster:
+    """The usual nodes and network of a chip, for a row or scenario that names a chip only.
+
+    The first of `data/clusters` with this chip (or, for a changed chip, the chip it is `like`); otherwise a common node of
+    8 on a switch with 200G a chip, whose every figure says that it is assumed.
+    """
+    chip = chip_from(given)
+    stem = _find("chips", given, "chip")[0] if isinstance(given, str) else None
+    if isinstance(given, Mapping) and "like" in given:
+        stem = _find("chips", str(given["like"]), "chip")[0]
+    if stem in USUAL_CLUSTER:
+        return replace(load_cluster(USUAL_CLUSTER[stem]), chip=chip)
+    assumed = {
+        "confidence": "assumed",
+        "source": "no cluster is named: a common node of 8 on a switch with 200G a chip",
+    }
+    return cluster_from(
+        {
+            "name": f"common nodes of {chip.name}",
+            "chips_per_node": 8,
+            "notes": "network assumed: name a cluster or give tiers to replace it",
+            "tiers": [
+                {
+                    "name": "node",
+                    "topology": "switch",
+                    "size": 8,
+                    "bytes_per_s": {"value": "300 GB/s", "low": "100 GB/s", "high": "900 GB/s", **assumed},
+                },
+                {
+                    "name": "network",
+                    "topology": "rail",
+                    "bytes_per_s": {"value": "200 Gbps", "low": "100 Gbps", "high": "400 Gbps", **assumed},
+                },
+            ],
+            "chip": chip,
+        }
+    )
+
+
+# The nodes a chip usually sits in; a chip that is not here gets an assumed network.
+USUAL_CLUSTER = {
+    "910b": "atlas_800t_a2",
+    "910b1": "atlas_900_a2_podc",
+    "910b2": "atlas_900_a2_podc",
+    "910b3": "atlas_800t_a2",
+    "910b4": "atlas_800t_a2",
+    "910c": "cloudmatrix384",
+    "910c_die": "cloudmatrix384",
+    "a100_80": "dgx_a100",
+    "a100_40": "dgx_a100_40",
+    "h100": "dgx_h100",
+    "h800": "h800_deepseek",
+    "h20": "h20_node",
+    "h200": "dgx_h200",
+    "b200": "dgx_b200",
+    "gb200": "gb200_nvl72",
+    "gb300": "gb300_nvl72",
+    "b300": "dgx_b300",
+    "mi300x": "mi300x",
+}
+
+
+# ------------------------------------------------------------------ by name
+
+
+def _names(folder: str) -> dict[str, Path]:
+    return datafiles.catalogue(folder, ".yaml")
+
+
+@functools.cache
+def _aliases(folder: str) -> dict[str, str]:
+    """Lower-case name or alias → file stem."""
+    found: dict[str, str] = {}
+    for stem, path in _names(folder).items():
+        found[stem.lower()] = stem
+        for alias in (read_document(path) or {}).get("aliases", ()):
+            found.setdefault(str(alias).lower(), stem)
+    return found
+
+
+def _find(folder: str, name: str, what: str) -> tuple[str, Path]:
+    known = _aliases(folder)
+    stem = known.get(str(name).strip().lower())
+    if stem is None:
+        names = _names(folder)
+        shown = str(name) if len(str(name)) <= 60 else str(name)[:57] + "…"
+        raise InputError(
+            f"{what} {shown!r}: not known{nearest(shown.lower(), known)}; known: {', '.join(names)}; "
+            f"or describe it in the file (see {datafiles.where(folder)})"
+        )
+    return stem, _names(folder)[stem]
+
+
+@functools.cache
+def _load_chip(stem: str) -> Chip:
+    values = read_document(datafiles.data("chips", f"{stem}.yaml"))
+    return chip_from({"name": stem, **values}, f"chips/{stem}")
+
+
+@functools.cache
+def _load_cluster(stem: str) -> Cluster:
+    values = read_document(datafiles.data("clusters", f"{stem}.yaml"))
+    return cluster_from({"name": stem, **values}, f"clusters/{stem}")
+
+
+def load_chip(name: str) -> Chip:
+    """The chip called `name` (or one of its aliases); InputError with the nearest name when unknown."""
+    return _load_chip(_find("chips", name, "chip")[0])
+
+
+def load_cluster(name: str) -> Cluster:
+    """The cluster called `name`; InputError with the nearest name when unknown."""
+    return _load_cluster(_find("clusters", name, "cluster")[0])
+
+
+def list_chips() -> list[str]:
+    return list(_names("chips"))
+
+
+def list_clusters() -> list[str]:
+    return list(_names("clusters"))

@@ -1,0 +1,483 @@
+"""What the simulator needs to know of a model: shapes, and the arithmetic that follows from them.
+
+`ModelSpec` covers the families people train: dense and mixture-of-experts decoders with grouped-query attention or MLA,
+the DSA indexer, multi-token prediction. `minglm.config.ModelConfig` (GLM-5 and its miniatures) becomes one by
+`from_config`; a Hugging Face `config.json` by `sim.spec.huggingface.from_hf`; plain dimensions by `from_dimensions`.
+
+    >>> llama = load_model("llama3_405b")
+    >>> f"{llama.total_params() / 1e9:.2f}B"
+    '405.85B'
+
+Symbols: C hidden, H heads, E experts, K chosen experts, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from minglm.config import BYTES_PER_VALUE, ModelConfig
+from minglm.errors import InputError, nearest
+from sim.base.units import whole
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Shape of a decoder. Widths are in values, not bytes. Zero turns a part off.
+
+    Raises:
+        InputError: from `check()`, which every constructor function here calls.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int  # query/key/value head width (gqa); MLA uses the five below
+    ffn: int  # width of the dense FFN
+    vocab: int
+    gated_ffn: bool = True  # SwiGLU: three matrices; otherwise two
+    tied: bool = False  # head shares the embedding
+    attention: str = "gqa"  # "gqa" (MHA and MQA are its ends) | "mla"
+    # ---- MLA
+    q_lora: int = 0  # 0: queries straight from the hidden state
+    kv_lora: int = 0
+    nope: int = 0
+    rope: int = 0
+    v_dim: int = 0
+    # ---- DeepSeek Sparse Attention
+    index_topk: int = 0
+    index_heads: int = 0
+    index_dim: int = 0
+    indexer_full_layers: int = 0  # layers that run their own indexer (the others reuse a choice)
+    # ---- mixture of experts
+    experts: int = 0
+    experts_per_token: int = 0
+    shared_experts: int = 0
+    moe_ffn: int = 0  # width of one routed expert
+    shared_ffn: int = 0  # width of all shared experts together; 0 means shared_experts × moe_ffn
+    dense_layers: int = 0  # layers with a dense FFN (assumed first) in a model with experts
+    router_groups: int = 0  # group-limited routing: experts are in this many groups …
+    groups_per_token: int = 0  # … and a token's choice stays within this many (0: no limit)
+    router_bias: bool = False  # loss-free balance bias, one per expert (a buffer, counted as published)
+    shared_gate: bool = False  # Qwen2-MoE: a scalar gate on the shared expert
+    # ---- multi-token prediction
+    mtp_modules: int = 0  # stored modules
+    mtp_depth: int = 0  # how often they are applied in training
+    # ---- small parts that exact counts need
+    norm: str = "rms"  # "rms" (C values) | "layer" (2C)
+    norms_per_layer: int = 2
+    qkv_bias: bool = False
+    out_bias: bool = False
+    ffn_bias: bool = False
+    router_has_bias: bool = False
+    qk_norm: bool = False
+    sinks: bool = False  # GPT-OSS: one learned sink logit per head
+    positions: int = 0  # learned position embeddings
+    window: int = 0  # sliding window in tokens …
+    window_layers: int = 0  # … of this many layers
+    max_seq: int = 4096
+    source: str = ""
+
+    # ------------------------------------------------------------------ checks
+
+    def check(self) -> ModelSpec:
+        """Return self when the shape is possible."""
+        for name in ("layers", "hidden", "heads", "kv_heads", "vocab", "max_seq"):
+            _at_least(self, name, 1)
+        for field in dataclasses.fields(self):
+            if field.type == "int":
+                _at_least(self, field.name, 0)
+        if self.layers > 100_000:
+            raise InputError(f"model layers={self.layers:,}: more than 100,000; check the number")
+        if self.attention not in ("gqa", "mla"):
+            raise InputError(
+                f"attention={self.attention!r}: must be 'gqa' or 'mla'{nearest(self.attention, ('gqa', 'mla'))}"
+            )
+        if self.attention == "gqa":
+            _at_least(self, "head_dim", 1)
+            if self.heads % self.kv_heads:
+                raise InputError(
+                    f"kv_heads={self.kv_heads}: must divide heads={self.heads}; use for example kv_heads={self.heads}"
+                )
+        else:
+            for name in ("kv_lora", "nope", "rope", "v_dim"):
+                _at_least(self, name, 1)
+        if self.experts:
+            _at_least(self, "experts_per_token", 1)
+            _at_least(self, "moe_ffn", 1)
+            if self.experts_per_token > self.experts:
+                raise InputError(
+                    f"experts_per_token={self.experts_per_token}: a token cannot choose more experts than the "
+                    f"experts={self.experts} there are; lower it to {self.experts}"
+                )
+            if self.dense_layers > self.layers:
+                raise InputError(
+                    f"dense_layers={self.dense_layers}: more than layers={self.layers}; use at most {self.layers}"
+                )
+        if self.dense_ffn_layers:
+            _at_least(self, "ffn", 1)
+        if self.window_layers > self.layers or self.indexer_full_layers > self.layers:
+            raise InputError(
+                f"window_layers={self.window_layers}, indexer_full_layers={self.indexer_full_layers}: "
+                f"cannot exceed layers={self.layers}; lower them"
+            )
+        return self
+
+    # ------------------------------------------------------------------ derived widths
+
+    @property
+    def moe_layers(self) -> int:
+        return self.layers - self.dense_layers if self.experts else 0
+
+    @property
+    def dense_ffn_layers(self) -> int:
+        return self.layers - self.moe_layers
+
+    @property
+    def qk_dim(self) -> int:
+        """Width of one query or key head."""
+        return self.nope + self.rope if self.attention == "mla" else self.head_dim
+
+    @property
+    def value_dim(self) -> int:
+        return self.v_dim if self.attention == "mla" else self.head_dim
+
+    @property
+    def shared_width(self) -> int:
+        """Width of the shared experts of one MoE layer together."""
+        return self.shared_ffn or self.shared_experts * self.moe_ffn
+
+    @property
+    def ffn_matrices(self) -> int:
+        return 3 if self.gated_ffn else 2
+
+    # ------------------------------------------------------------------ parameters
+
+    def attention_matmul_params(self) -> int:
+        """Weights of one layer's attention projections (no norms, biases or indexer)."""
+        C, H = self.hidden, self.heads
+        if self.attention == "mla":
+            query = C * self.q_lora + self.q_lora * H * self.qk_dim if self.q_lora else C * H * self.qk_dim
+            return (
+                query
+                + C * (self.kv_lora + self.rope)
+                + self.kv_lora * H * (self.nope + self.v_dim)
+                + H * self.v_dim * C
+            )
+        return C * self.head_dim * (2 * H + 2 * self.kv_heads)
+
+    def indexer_matmul_params(self) -> int:
+        """Weights of one lightning indexer."""
+        if not self.index_heads:
+            return 0
+        return (
+            (self.q_lora or self.hidden) * self.index_heads * self.index_dim
+            + self.hidden * self.index_dim
+            + self.hidden * self.index_heads
+        )
+
+    def expert_params(self) -> int:
+        """Weights of one routed expert (biases included where the family has them)."""
+        bias = (self.ffn_matrices - 1) * self.moe_ffn + self.hidden if self.ffn_bias else 0
+        return self.ffn_matrices * self.hidden * self.moe_ffn + bias
+
+    def params(self) -> dict[str, int]:
+        """Parameters by part. `embedding … final_norm` sum to `total_params()`; `mtp` comes on top."""
+        C, H, E = self.hidden, self.heads, self.experts
+        attention = self.attention_matmul_params()
+        if self.attention == "mla":
+            attention += self.q_lora + self.kv_lora  # the two latent norms
+        else:
+            attention += self.qkv_bias * self.head_dim * (H + 2 * self.kv_heads) + self.qk_norm * 2 * self.head_dim
+        attention += self.out_bias * C + self.sinks * H
+        indexer = self.indexer_matmul_params() + (2 * self.index_dim if self.index_heads else 0)
+        dense = self.ffn_matrices * C * self.ffn + (((self.ffn_matrices - 1) * self.ffn + C) if self.ffn_bias else 0)
+        shared = self.ffn_matrices * C * self.shared_width + (C if self.shared_gate and self.shared_width else 0)
+        router, norm = E * C + self.router_has_bias * E, C * (2 if self.norm == "layer" else 1)
+        parts = {
+            "embedding": self.vocab * C,
+            "positions": self.positions * C,
+            "attention": self.layers * attention,
+            "indexer": self.indexer_full_layers * indexer,
+            "dense_ffn": self.dense_ffn_layers * dense,
+            "routed_experts": self.moe_layers * E * self.expert_params(),
+            "shared_experts": self.moe_layers * shared,
+            "router": self.moe_layers * router,
+            "router_bias": self.moe_layers * E * self.router_bias,
+            "norms": self.layers * self.norms_per_layer * norm,
+            "head": 0 if self.tied else self.vocab * C,
+            "final_norm": norm,
+        }
+        layer = attention + (indexer if self.indexer_full_layers else 0) + 2 * norm
+        layer += E * self.expert_params() + shared + router + E * self.router_bias if E else dense
+        parts["mtp"] = self.mtp_modules * (layer + 2 * C * C + 3 * C)
+        return parts
+
+    def total_params(self, mtp: bool = False) -> int:
+        """All parameters with embedding and head."""
+        parts = self.params()
+        return sum(parts.values()) - (0 if mtp else parts["mtp"])
+
+    def active_params(self, embedding: bool = False, head: bool = True) -> int:
+        """Parameters that touch one token: K of E experts, all else. The embedding is a lookup: off by default."""
+        parts = self.params()
+        total = self.total_params() - parts["routed_experts"] - parts["embedding"] - parts["positions"] - parts["head"]
+        total += self.moe_layers * self.experts_per_token * self.expert_params()
+        return total + embedding * (parts["embedding"] + parts["positions"]) + head * self.vocab * self.hidden
+
+    # ------------------------------------------------------------------ FLOPs
+
+    def keys_read(self, seq: int, causal: bool = True, sparse: bool = True) -> float:
+        """Mean number of keys a query attends to, averaged over positions and layers."""
+
+        def capped(k: int) -> float:
+            if not k or seq <= k:
+                return (seq + 1) / 2 if causal else float(seq)
+            return (k * (k + 1) / 2 + (seq - k) * k) / seq if causal else float(k)
+
+        full = capped(self.index_topk if sparse else 0)
+        return full + (capped(self.window) - full) * self.window_layers / self.layers
+
+    def flops_breakdown(self, seq: int, causal: bool = True, sparse: bool = True) -> dict[str, float]:
+        """Forward FLOPs for one token of a sequence of `seq`; a multiply-add counts as 2; same split as `ModelConfig`."""
+        dsa = sparse and self.index_heads > 0
+        linear = (
+            self.layers * self.attention_matmul_params()
+            + self.dense_ffn_layers * self.ffn_matrices * self.hidden * self.ffn
+            + self.moe_layers
+            * self.ffn_matrices
+            * self.hidden
+            * (self.experts_per_token * self.moe_ffn + self.shared_width)
+            + self.moe_layers * self.experts * self.hidden
+            + self.vocab * self.hidden
+            + (self.indexer_full_layers * self.indexer_matmul_params() if dsa else 0)
+        )
+        scored = (seq + 1) / 2 if causal else float(seq)
+        return {
+            "linear": 2.0 * linear,
+            "attention": self.layers
+            * 2.0
+            * self.heads
+            * (self.qk_dim + self.value_dim)
+            * self.keys_read(seq, causal, sparse),
+            "indexer": self.indexer_full_layers * 2.0 * self.index_heads * (self.index_dim + 1) * scored
+            if dsa
+            else 0.0,
+        }
+
+    def train_flops_per_token(self, seq: int, causal: bool = True, sparse: bool = True, mtp: bool = False) -> float:
+        """Model FLOPs to train on one token (3 × forward, no recomputation): the numerator of MFU."""
+        parts = self.flops_breakdown(seq, causal, sparse)
+        forward = sum(parts.values())
+        if mtp and self.mtp_modules:
+            dsa = self.indexer_matmul_params() if sparse and self.indexer_full_layers else 0
+            ffn = (
+                (
+                    self.ffn_matrices * self.hidden * (self.experts_per_token * self.moe_ffn + self.shared_width)
+                    + self.experts * self.hidden
+                )
+                if self.experts
+                else self.ffn_matrices * self.hidden * self.ffn
+            )
+            layer = self.attention_matmul_params() + dsa + ffn + 2 * self.hidden**2 + self.vocab * self.hidden
+            forward += self.mtp_depth * (2.0 * layer + (parts["attention"] + parts["indexer"]) / self.layers)
+        return 3.0 * forward
+
+    # ------------------------------------------------------------------ cache
+
+    def kv_bytes_per_token(self, dtype: str = "bf16", indexer: bool = False) -> int:
+        """Bytes of key-value cache for one token over all layers; `indexer` adds the indexer's keys."""
+        if dtype not in BYTES_PER_VALUE:
+            raise InputError(
+                f"dtype {dtype!r}: not one of {', '.join(BYTES_PER_VALUE)}{nearest(dtype, BYTES_PER_VALUE)}"
+            )
+        width = self.kv_lora + self.rope if self.attention == "mla" else 2 * self.kv_heads * self.head_dim
+        keys = self.indexer_full_layers * self.index_dim if indexer else 0
+        return (self.layers * width + keys) * BYTES_PER_VALUE[dtype]
+
+
+def _at_least(spec: ModelSpec, name: str, least: int) -> None:
+    value = getattr(spec, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(
+            f"model {name}={value!r}: must be a whole number of at least {least}; give {name}: {max(least, 1)} or more"
+        )
+    if value > 10**9:
+        raise InputError(f"model {name}={value!r}: larger than 1,000,000,000; check the number")
+
+
+# ------------------------------------------------------------------ making one
+
+
+def from_config(config: ModelConfig, name: str = "glm_moe_dsa") -> ModelSpec:
+    """The same model that `minglm` trains, as the simulator's spec: every count agrees with `ModelConfig`'s."""
+    c = config
+    return ModelSpec(
+        name=name,
+        layers=c.num_hidden_layers,
+        hidden=c.hidden_size,
+        heads=c.num_attention_heads,
+        kv_heads=c.num_attention_heads,
+        head_dim=c.qk_head_dim,
+        ffn=c.intermediate_size,
+        vocab=c.vocab_size,
+        attention="mla",
+        q_lora=c.q_lora_rank,
+        kv_lora=c.kv_lora_rank,
+        nope=c.qk_nope_head_dim,
+        rope=c.qk_rope_head_dim,
+        v_dim=c.v_head_dim,
+        index_topk=c.index_topk,
+        index_heads=c.index_n_heads,
+        index_dim=c.index_head_dim,
+        indexer_full_layers=sum(k == "full" for k in c.indexer_types),
+        experts=c.n_routed_experts,
+        experts_per_token=c.num_experts_per_tok,
+        shared_experts=c.n_shared_experts,
+        moe_ffn=c.moe_intermediate_size,
+        dense_layers=c.first_k_dense_replace,
+        router_bias=True,
+        mtp_modules=c.num_nextn_predict_layers,
+        mtp_depth=c.mtp_depth if c.num_nextn_predict_layers else 0,
+        max_seq=c.max_position_embeddings,
+        source="minglm.config.ModelConfig",
+    ).check()
+
+
+# Words people use for a dimension → ours. Megatron's, Hugging Face's and the papers' letters.
+_WORDS = {
+    "num_layers": "layers",
+    "num_hidden_layers": "layers",
+    "n_layers": "layers",
+    "n_layer": "layers",
+    "L": "layers",
+    "hidden_size": "hidden",
+    "n_embd": "hidden",
+    "d_model": "hidden",
+    "h": "hidden",
+    "C": "hidden",
+    "num_attention_heads": "heads",
+    "n_heads": "heads",
+    "n_head": "heads",
+    "num_heads": "heads",
+    "a": "heads",
+    "H": "heads",
+    "num_key_value_heads": "kv_heads",
+    "num_query_groups": "kv_heads",
+    "n_kv_heads": "kv_heads",
+    "intermediate_size": "ffn",
+    "ffn_hidden_size": "ffn",
+    "ffn_size": "ffn",
+    "d_ff": "ffn",
+    "ffn_hidden": "ffn",
+    "vocab_size": "vocab",
+    "vocabulary": "vocab",
+    "V": "vocab",
+    "padded_vocab_size": "vocab",
+    "kv_channels": "head_dim",
+    "num_experts": "experts",
+    "n_routed_experts": "experts",
+    "num_local_experts": "experts",
+    "E": "experts",
+    "top_k": "experts_per_token",
+    "topk": "experts_per_token",
+    "num_experts_per_tok": "experts_per_token",
+    "moe_router_topk": "experts_per_token",
+    "K": "experts_per_token",
+    "n_shared_experts": "shared_experts",
+    "moe_intermediate_size": "moe_ffn",
+    "moe_ffn_hidden_size": "moe_ffn",
+    "expert_ffn": "moe_ffn",
+    "first_k_dense_replace": "dense_layers",
+    "gated": "gated_ffn",
+    "swiglu": "gated_ffn",
+    "tie_word_embeddings": "tied",
+    "tie_embeddings": "tied",
+    "max_position_embeddings": "max_seq",
+    "seq_length": "max_seq",
+    "q_lora_rank": "q_lora",
+    "kv_lora_rank": "kv_lora",
+    "qk_nope_head_dim": "nope",
+    "qk_rope_head_dim": "rope",
+    "v_head_dim": "v_dim",
+    "index_n_heads": "index_heads",
+    "index_head_dim": "index_dim",
+    "num_nextn_predict_layers": "mtp_modules",
+    "mtp_num_layers": "mtp_modules",
+    "shared_expert_intermediate_size": "shared_ffn",
+    "sliding_window": "window",
+}
+_FIELDS = {f.name: f for f in dataclasses.fields(ModelSpec)}
+
+
+def from_dimensions(given: Mapping, name: str = "plain dimensions") -> ModelSpec:
+    """A model from plain dimensions: layers, hidden and heads at least; the rest has documented defaults.
+
+    Defaults: kv_heads = heads; head_dim = hidden / heads; ffn = 4 × hidden; vocab = 51,200 (GPT's, padded);
+    gated_ffn is true when `ffn` is given and is not 4 × hidden, or when there are experts.
+    """
+    values: dict = {}
+    for key, value in given.items():
+        word = _WORDS.get(key, key)
+        if word not in _FIELDS:
+            raise InputError(
+                f"model key {key!r}: not known{nearest(str(key), [*_FIELDS, *_WORDS])}; see the keys of sim/spec/model.py's ModelSpec"
+            )
+        if word in values:
+            raise InputError(f"model keys give {word!r} twice; keep one")
+        if value is None:
+            continue
+        kind = _FIELDS[word].type
+        if kind == "int":
+            value = whole(value, f"model {key}", low=0, high=10**9)
+        elif kind == "bool" and not isinstance(value, bool):
+            raise InputError(f"model {key}={value!r}: must be true or false")
+        elif kind == "str":
+            value = str(value)
+        values[word] = value
+    for key in ("layers", "hidden", "heads"):
+        if not values.get(key):
+            raise InputError(
+                f"model: has no {key!r}; plain dimensions need layers, hidden and heads at least, or give a name or a config.json"
+            )
+    assumed = []
+    heads, hidden = values["heads"], values["hidden"]
+    if values.get("kv_lora"):
+        values.setdefault("attention", "mla")
+    mla = values.get("attention") == "mla"
+    if "head_dim" not in values:
+        if hidden % heads and not mla:
+            raise InputError(
+                f"model heads={heads}: does not divide hidden={hidden}; give head_dim, or heads that divide it"
+            )
+        values["head_dim"] = values.get("nope", 0) + values.get("rope", 0) if mla else hidden // heads
+    values.setdefault("kv_heads", heads)
+    if "ffn" not in values:
+        values["ffn"] = 4 * hidden
+        if not values.get("experts") or values.get("dense_layers"):
+            assumed.append("ffn = 4 × hidden")
+    if "gated_ffn" not in values:
+        values["gated_ffn"] = bool(values.get("experts")) or values["ffn"] != 4 * hidden
+        assumed.append(f"gated_ffn = {str(values['gated_ffn']).lower()}")
+    if "vocab" not in values:
+        values["vocab"] = 51200
+        assumed.append("vocab = 51,200")
+    if values.get("experts"):
+        values.setdefault("experts_per_token", 1)
+        values.setdefault("moe_ffn", values["ffn"])
+    if values.get("index_topk"):
+        values.setdefault("index_heads", 32)
+        values.setdefault("index_dim", 128)
+    if values.get("index_heads"):
+        values.setdefault("indexer_full_layers", values["layers"])
+    if values.get("mtp_modules"):
+        values.setdefault("mtp_depth", values["mtp_modules"])
+    if values.get("window"):
+        values.setdefault("window_layers", values["layers"])
+    values.setdefault("name", name)
+    source = values.get("source", "plain dimensions")
+    values["source"] = source + (f" (assumed: {', '.join(assumed)})" if assumed and "source" not in values else "")
+    return ModelSpec(**values).check()

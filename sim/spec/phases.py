@@ -1,0 +1,180 @@
+"""What a long training run consists of: phases with their own sequence length and batch, and a plan chosen for each.
+
+The GLM-5 schedule: 27T tokens at 4K, 1T at 32K, 0.5T at 128K, 50B at 200K (GLM-5 report, arXiv 2602.15763 §2.3), then the
+indexer's warm-up of 1,000 steps of 14 sequences of 202,752 and 20B tokens of sparse adaptation (§2.1.1). The batch grows
+from 16M to 64M tokens over the first 500B and stays (GLM-4.5 report §2.4; GLM-5 says it inherits it).
+
+    >>> f"{sum(p.tokens for p in GLM5[:4]) / 1e12:.2f}T, {sum(p.tokens for p in GLM5) / 1e12:.2f}T with DSA"
+    '28.55T, 28.57T with DSA'
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from minglm.errors import InputError
+
+RAMP_LEGS = 12  # a growing batch is played as so many constant ones
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One stage of a training run. `batch_tokens` per step; with `ramp_tokens` it grows linearly from `first_batch_tokens`
+    over that many tokens."""
+
+    name: str
+    tokens: float
+    seq: int
+    batch_tokens: float
+    first_batch_tokens: float | None = None
+    ramp_tokens: float = 0.0
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (("tokens", 1.0), ("seq", 1), ("batch_tokens", 1.0)):
+            value = getattr(self, name)
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not math.isfinite(value)
+                or value < least
+            ):
+                raise InputError(
+                    f"phase {self.name!r} {name}={value!r}: must be a finite number of at least {least:g}; give "
+                    f"{least:g} or more"
+                )
+        first = self.first_batch_tokens
+        if (
+            self.ramp_tokens < 0
+            or self.ramp_tokens > self.tokens
+            or (first is not None and not 0 < first <= self.batch_tokens)
+        ):
+            raise InputError(
+                f"phase {self.name!r}: the batch ramp must start between 0 and batch_tokens={self.batch_tokens:g} and end "
+                f"within its {self.tokens:g} tokens; shorten ramp_tokens={self.ramp_tokens:g}"
+            )
+
+    def batches(self) -> list[tuple[float, float]]:
+        """(tokens, batch_tokens) stretches of constant batch, in order."""
+        if not self.ramp_tokens or self.first_batch_tokens is None:
+            return [(self.tokens, self.batch_tokens)]
+        n, span = RAMP_LEGS, self.batch_tokens - self.first_batch_tokens
+        legs = [(self.ramp_tokens / n, self.first_batch_tokens + span * (k + 0.5) / n) for k in range(n)]
+        rest = self.tokens - self.ramp_tokens
+        return legs + ([(rest, self.batch_tokens)] if rest > 0 else [])
+
+
+GLM5: tuple[Phase, ...] = (
+    Phase("pre-training 4K", 27e12, 4096, 64e6, 16e6, 500e9, "batch ramp inherited from GLM-4.5"),
+    Phase("mid-training 32K", 1e12, 32768, 64e6, note="batch of 64M tokens assumed to continue"),
+    Phase("mid-training 128K", 0.5e12, 131072, 64e6, note="batch of 64M tokens assumed to continue"),
+    Phase("mid-training 200K", 50e9, 202752, 64e6, note="64M tokens are 316 sequences; batch assumed to continue"),
+    Phase(
+        "DSA indexer warm-up", 1000 * 14 * 202752, 202752, 14 * 202752, note="1,000 steps of 14 sequences; base frozen"
+    ),
+    Phase("DSA sparse adaptation", 20e9, 202752, 64e6, note="batch of 64M tokens assumed"),
+)
+
+
+def describe(schedule: Iterable[Phase] = GLM5) -> str:
+    """The schedule as a table with its sums, for printing."""
+    schedule, lines = list(schedule), []
+    for p in schedule:
+        ramp = f" from {p.first_batch_tokens / 1e6:g}M over {p.ramp_tokens / 1e9:g}B" if p.ramp_tokens else ""
+        lines.append(
+            f"{p.name:<24}{p.tokens / 1e12:>9.4f}T at {p.seq:>7,}  batch {p.batch_tokens / 1e6:.3g}M tokens"
+            f" = {math.ceil(p.batch_tokens / p.seq):,} sequences{ramp}" + (f" ({p.note})" if p.note else "")
+        )
+    plain = sum(p.tokens for p in schedule if not p.name.startswith("DSA"))
+    total = sum(p.tokens for p in schedule)
+    lines.append(f"{'sum':<24}{plain / 1e12:>9.2f}T" + (f", {total / 1e12:.2f}T with DSA" if total > plain else ""))
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a plan runs one phase at one batch: what a candidate is judged by."""
+
+    step_s: float
+    tokens_per_step: float
+    chips: int
+    replicas: int
+    plan: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A stretch of the campaign in which every step is alike."""
+
+    phase: str
+    steps: int
+    pace: Pace
+
+    @property
+    def work_s(self) -> float:
+        return self.steps * self.pace.step_s
+
+    @property
+    def tokens(self) -> float:
+        return self.steps * self.pace.tokens_per_step
+
+    def __post_init__(self) -> None:
+        p = self.pace
+        for name, value, least in (
+            ("steps", self.steps, 1),
+            ("step_s", p.step_s, 1e-9),
+            ("chips", p.chips, 1),
+            ("replicas", p.replicas, 1),
+            ("tokens_per_step", p.tokens_per_step, 1e-9),
+        ):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not math.isfinite(value)
+                or value < least
+            ):
+                raise InputError(
+                    f"phase {self.phase!r} {name}={value!r}: must be a finite number of at least {least:g}; check the "
+                    "plan's step time"
+                )
+
+
+def legs(schedule: Sequence[Phase], pace: Callable[[Phase, float], Pace]) -> tuple[Leg, ...]:
+    """The campaign's legs, given how each phase runs at each batch: `pace(phase, batch_tokens)`."""
+    out = []
+    for phase in schedule:
+        for tokens, batch in phase.batches():
+            p = pace(phase, batch)
+            out.append(Leg(phase.name, max(1, round(tokens / p.tokens_per_step)), p))
+    return tuple(out)
+
+
+def choose_plans(
+    schedule: Sequence[Phase], candidates: Sequence[Any], evaluate: Callable[[Any, Phase, float], Pace]
+) -> tuple[Leg, ...]:
+    """For each phase the candidate that finishes it soonest, tried at every batch of the phase.
+
+    evaluate(candidate, phase, batch_tokens) returns a `Pace`, or raises InputError where the candidate cannot run that
+    phase (does not fit memory, too few sequences, …). Raises InputError naming the reasons when none can.
+    """
+    out: list[Leg] = []
+    for phase in schedule:
+        best, reasons = None, []
+        for candidate in candidates:
+            try:
+                tried = legs([phase], lambda p, batch, c=candidate: evaluate(c, p, batch))
+            except InputError as err:
+                reasons.append(str(err))
+                continue
+            if best is None or sum(leg.work_s for leg in tried) < sum(leg.work_s for leg in best):
+                best = tried
+        if best is None:
+            raise InputError(
+                f"phase {phase.name!r}: none of {len(candidates)} candidate plans can run it; "
+                + (f"first reason: {reasons[0]}" if reasons else "give at least one candidate")
+            )
+        out += best
+    return tuple(out)

@@ -1,0 +1,292 @@
+"""A parallel plan: how a model and a batch are laid over chips, and whether that is possible.
+
+    >>> plan = Plan(tp=8, pp=8, vpp=3, schedule="interleaved", dp=1, micro_batch=1)
+    >>> plan.chips
+    64
+
+Rank order, inner to outer: TP, CP, (EP within) DP, PP, as Megatron-Core's default `tp-cp-ep-dp-pp`. Expert-parallel groups
+are folded over TP × CP × DP (Megatron-Core "parallel folding", arXiv 2504.14960): ep × etp must divide tp × cp × dp.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from minglm.errors import InputError, nearest
+
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe", "dualpipe-v")
+RECOMPUTE = ("none", "selective", "selective_ops", "full")
+OPTIMIZERS = ("adam", "muon")
+# Megatron-Core's names of parts that can be run again on their own → operators of sim/cost/operators.py
+RECOMPUTE_MODULES = {
+    "mla_up_proj": ("q_b", "kv_b"),
+    "norm": ("norm",),
+    "layernorm": ("norm",),
+    "moe_act": ("activation",),
+    "mlp": ("ffn up", "activation", "ffn down"),
+    "core_attn": ("flash", "scores", "softmax", "values"),
+    "moe": ("router", "routing", "permute", "experts up", "activation", "experts down", "unpermute"),
+    "shared_experts": ("shared up", "shared down"),
+}
+SWITCHES = (
+    "sp",
+    "offload",
+    "overlap_grad_reduce",
+    "overlap_param_gather",
+    "overlap_tp",
+    "overlap_p2p",
+    "overlap_all_to_all",
+    "precision_aware_optimizer",
+)
+_TWO_CHUNKS = ("zb-v", "dualpipe", "dualpipe-v")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step trains on. `seq` in tokens, `global_batch` in sequences."""
+
+    global_batch: int
+    seq: int
+    causal: bool = True
+    imbalance: float | None = None  # slowest expert rank's tokens / mean; None takes the stack's value
+    mtp: bool = True  # train the multi-token prediction modules that the model has
+    window: bool = True
+
+    @property
+    def tokens(self) -> int:
+        return self.global_batch * self.seq
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Widths of each kind of parallelism and the switches that change time or memory.
+
+    zero: 0 replicated, 1 optimiser states, 2 + gradients, 3 + parameters sharded over DP (FSDP is 3).
+    recompute: none; selective (core attention again); selective_ops (all but every second matmul again, PyTorch's
+    selective activation checkpointing); full (the whole layer again), for `recompute_layers` layers of each rank or all.
+    stages: layers of each chunk in model order (pp × vpp entries); None divides evenly, ends lighter.
+    None in a switch takes the software stack's habit.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    cp: int = 1
+    ep: int = 1
+    etp: int = 1
+    sp: bool | None = None
+    vpp: int = 1
+    schedule: str = "1f1b"
+    micro_batch: int = 1
+    zero: int = 0
+    hsdp: int = 0  # ZeRO shards inside groups of this many ranks (0: over all of DP)
+    recompute: str = "none"
+    recompute_layers: int | None = None
+    recompute_modules: tuple[str, ...] = ()  # small parts run again beside `recompute`; see RECOMPUTE_MODULES
+    offload: bool = False  # optimiser states in host memory
+    stages: tuple[int, ...] | None = None
+    optimizer: str = "adam"
+    overlap_grad_reduce: bool | None = None
+    overlap_param_gather: bool | None = None
+    overlap_tp: bool | None = None
+    overlap_p2p: bool | None = None
+    overlap_all_to_all: bool | None = None
+    precision_aware_optimizer: bool = False  # bf16 moments and gradients, fp32 master weights kept as the low half
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "micro_batch"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**7:
+                raise InputError(
+                    f"plan {name}={value!r}: must be a whole number from 1 to 10,000,000; give {name}: 1 or more"
+                )
+        for name, known in (("schedule", SCHEDULES), ("recompute", RECOMPUTE), ("optimizer", OPTIMIZERS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"plan {name}={value!r}: not one of {', '.join(known)}{nearest(str(value), known)}")
+        if self.zero not in (0, 1, 2, 3) or isinstance(self.zero, bool):
+            raise InputError(f"plan zero={self.zero!r}: ZeRO has stages 0 to 3; give one of them")
+        for name in SWITCHES:
+            value = getattr(self, name)
+            if value is not None and value is not True and value is not False:
+                raise InputError(f"plan {name}={value!r}: must be true or false; give {name}: true")
+        if isinstance(self.hsdp, bool) or not isinstance(self.hsdp, int) or not 0 <= self.hsdp <= 10**7:
+            raise InputError(f"plan hsdp={self.hsdp!r}: must be a number of ranks, or 0 for all; give hsdp: 0")
+        if isinstance(self.recompute_modules, str) or not isinstance(self.recompute_modules, (list, tuple)):
+            raise InputError(
+                f"plan recompute_modules={self.recompute_modules!r}: must be a list; give recompute_modules: [norm]"
+            )
+        if self.sp is None:
+            object.__setattr__(self, "sp", self.tp > 1)
+        if self.sp and self.tp == 1:
+            object.__setattr__(self, "sp", False)
+        if self.schedule in _TWO_CHUNKS and self.vpp == 1:
+            object.__setattr__(self, "vpp", 2)
+        if self.schedule in _TWO_CHUNKS and self.vpp != 2:
+            raise InputError(
+                f"vpp={self.vpp}: schedule {self.schedule} has two chunks a rank, no more and no fewer; leave vpp out, or use schedule='interleaved'"
+            )
+        if self.schedule == "1f1b" and self.vpp > 1:
+            object.__setattr__(self, "schedule", "interleaved")
+        for module in self.recompute_modules:
+            if module not in RECOMPUTE_MODULES:
+                raise InputError(
+                    f"plan recompute_modules: {module!r} is not one of {', '.join(RECOMPUTE_MODULES)}"
+                    f"{nearest(str(module), RECOMPUTE_MODULES)}"
+                )
+        object.__setattr__(self, "recompute_modules", tuple(self.recompute_modules))
+        if isinstance(self.stages, list):
+            object.__setattr__(self, "stages", tuple(self.stages))
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Plan:
+        """From a mapping; an unknown key is refused with the nearest known one."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise InputError(
+                    f"plan key {key!r}: not known{nearest(str(key), known)}; known: {', '.join(sorted(known))}"
+                )
+        return cls(**values)
+
+    @property
+    def chips(self) -> int:
+        return self.tp * self.cp * self.pp * self.dp
+
+    @property
+    def expert_dp(self) -> int:
+        """Copies of each expert shard within one pipeline stage."""
+        return max(1, self.tp * self.cp * self.dp // (self.ep * self.etp))
+
+    @property
+    def zero_shards(self) -> int:
+        """Ranks that ZeRO divides over (context-parallel ranks hold the same weights and take part)."""
+        return min(self.hsdp, self.dp * self.cp) if self.hsdp else self.dp * self.cp
+
+    def micro_batches(self, workload: Workload) -> int:
+        """Micro-batches per replica and step."""
+        return workload.global_batch // (self.dp * self.micro_batch)
+
+    def chunk_layers(self, layers: int, mtp: int = 0) -> tuple[int, ...]:
+        """Layers of each chunk in model order, `mtp` prediction depths riding on the last.
+
+        Counts that divide are split evenly. Otherwise the embedding, the head and each MTP depth count as a layer, as
+        published layouts do (Llama 3: first and last stage one lighter; DeepSeek-V3 recipes: `Et|(tt|)*30mL`), and what is
+        still left over goes to the middle.
+        """
+        if self.stages is not None:
+            return self.stages
+        n = self.pp if self.schedule == "dualpipe" else self.pp * self.vpp
+        if n == 1 or (layers % n == 0 and not mtp):
+            return (layers // n,) * n
+        base, extra = divmod(layers + 2 + mtp, n)
+        out = [base] * n
+        first = (n - extra) // 2
+        for i in range(first, first + extra):
+            out[i] += 1
+        owed = 0
+        for end, units in ((0, 1), (n - 1, 1 + mtp)):
+            taken = min(units, out[end])
+            out[end] -= taken
+            owed += units - taken
+        for i in sorted(range(n), key=lambda i: -out[i])[:owed]:
+            out[i] -= 1
+        return tuple(out)
+
+    def chunks_of_rank(self, rank: int) -> tuple[int, ...]:
+        """Model-order chunk numbers that a pipeline rank holds."""
+        if self.schedule in ("dualpipe-v", "zb-v"):
+            return (rank, 2 * self.pp - 1 - rank)
+        if self.schedule == "dualpipe":
+            return (rank, self.pp - 1 - rank)  # two copies of the model, fed from both ends
+        return tuple(v * self.pp + rank for v in range(self.vpp))
+
+    def dp_stride(self) -> int:
+        return self.tp * self.cp
+
+    def pp_stride(self) -> int:
+        return self.tp * self.cp * self.dp
+
+
+def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> None:
+    """Refuse a plan that cannot run, with the number that breaks the rule and one that would not.
+
+    Raises:
+        InputError: one line.
+    """
+    if chips is not None and plan.chips > chips:
+        raise InputError(
+            f"plan needs {plan.chips} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but there are "
+            f"{chips}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips"
+        )
+    if workload.seq < 1 or workload.global_batch < 1:
+        raise InputError(f"global_batch={workload.global_batch}, seq={workload.seq}: both must be at least 1")
+    if model.heads % plan.tp:
+        raise InputError(
+            f"tp={plan.tp}: does not divide the model's {model.heads} attention heads; use tp={_divisor(model.heads, plan.tp)}"
+        )
+    if model.attention == "gqa" and model.kv_heads % plan.tp and plan.tp % model.kv_heads:
+        raise InputError(
+            f"tp={plan.tp}: neither divides nor is divided by kv_heads={model.kv_heads}; use tp={_divisor(model.kv_heads, plan.tp)}"
+        )
+    if workload.seq % plan.cp:
+        raise InputError(
+            f"cp={plan.cp}: does not divide the sequence of {workload.seq}; use cp={_divisor(workload.seq, plan.cp)}"
+        )
+    n = plan.pp if plan.schedule == "dualpipe" else plan.pp * plan.vpp
+    if n > model.layers + 2:
+        raise InputError(
+            f"pp={plan.pp} × vpp={plan.vpp} = {n} chunks: more than the model's {model.layers} layers; use pp × vpp of at most {model.layers}"
+        )
+    if plan.stages is not None:
+        if len(plan.stages) != n:
+            raise InputError(
+                f"stages has {len(plan.stages)} entries: pp × vpp = {n} chunks need {n}; give one count per chunk"
+            )
+        if sum(plan.stages) != model.layers or min(plan.stages) < 0:
+            raise InputError(
+                f"stages sum to {sum(plan.stages)}: must be the model's {model.layers} layers, none negative"
+            )
+    per = plan.dp * plan.micro_batch
+    if workload.global_batch % per:
+        near = max(per, round(workload.global_batch / per) * per)
+        raise InputError(
+            f"global_batch={workload.global_batch}: not a multiple of dp × micro_batch = {plan.dp} × {plan.micro_batch} = {per}; "
+            f"use global_batch={near} or another dp"
+        )
+    if plan.ep > 1 or plan.etp > 1:
+        if not model.experts:
+            raise InputError(f"ep={plan.ep}, etp={plan.etp}: the model has no experts; use ep=1 and etp=1")
+        if model.experts % plan.ep:
+            raise InputError(
+                f"ep={plan.ep}: does not divide the model's {model.experts} experts; use ep={_divisor(model.experts, plan.ep)}"
+            )
+        room = plan.tp * plan.cp * plan.dp
+        if room % (plan.ep * plan.etp):
+            raise InputError(
+                f"ep={plan.ep} × etp={plan.etp}: does not divide tp × cp × dp = {room}; use ep={_divisor(room // plan.etp or 1, plan.ep)}"
+            )
+    m = plan.micro_batches(workload)
+    if plan.schedule == "interleaved" and plan.pp > 1 and m < plan.pp:
+        raise InputError(
+            f"{m} micro-batches: interleaved 1F1B needs at least pp={plan.pp}; use global_batch={plan.pp * per} or a smaller pp"
+        )
+    if plan.schedule in ("dualpipe", "dualpipe-v") and m < 2 * plan.pp:
+        raise InputError(
+            f"{m} micro-batches: {plan.schedule} needs at least 2 × pp = {2 * plan.pp}; use global_batch={2 * plan.pp * per} or 'zb-h1'"
+        )
+
+
+def _divisor(of: int, near: int) -> int:
+    """The largest divisor of `of` that is at most `near`."""
+    return next(d for d in range(min(of, near), 0, -1) if of % d == 0)
+
+
+def describe(plan: Plan) -> str:
+    """'TP8 PP16 DP780 EP32 zb-h1'."""
+    parts = [f"TP{plan.tp}", f"PP{plan.pp}"] + [
+        f"{k.upper()}{getattr(plan, k)}" for k in ("cp", "ep", "etp") if getattr(plan, k) > 1
+    ]
+    return " ".join([*parts, f"DP{plan.dp}", plan.schedule] + ([f"v{plan.vpp}"] if plan.vpp > 1 else []))

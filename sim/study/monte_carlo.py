@@ -1,0 +1,398 @@
+"""How sure are we: Monte Carlo over the ranges of the facts, the simulator's own error, and any scenario field.
+
+    result = monte_carlo(load_scenario("glm5_100k_910b"), samples=1000, vary={"tokens": {"low": "27T", "mid": "28.5T", "high": "30T"}})
+    result["intervals"]["days"]      # {"p5": …, "p50": …, "p95": …}
+    result["tornado"]                # what moves the days most, one input at a time from its 5% to its 95% point
+
+Each sample draws every uncertain figure of chip, network, power and price on its own (triangular between the fact files' low
+and high), a failure rate, and one of the errors that `clustersim validate` finds on runs it was not fitted on. The step is in
+closed form at the scenario's main batch; days and money follow with the expected goodput (Daly). Sample i depends on the
+seed and i alone, so the answer does not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from minglm.errors import InputError
+from sim.base import parallel_map
+from sim.base.checks import DAY_S, check_finite, versions
+from sim.base.distributions import Normal, Triangle, Values, distribution
+from sim.base.figure import Figure
+from sim.cost import money
+from sim.cost.evaluate import in_closed_form
+from sim.cost.memory import Memory
+from sim.scenario.file import set_path
+from sim.scenario.training import Scenario, resolve
+from sim.spec.hardware import Cluster
+from sim.spec.plan import describe
+from sim.study.campaign import campaign_input, total_tokens
+
+ERROR, FAILURES = "simulator's own error", "failures per chip and day"
+MOVED = ("days", "rent_usd", "own_usd", "energy_kwh")
+CHUNK = 50  # samples that a process takes at a time
+# the dimension of scenario fields that take units; all others are counts or ratios
+DIMENSIONS = {
+    "rent_usd_per_hour": "money_per_hour",
+    "system_price_usd": "money",
+    "electricity_usd_per_kwh": "money_per_kwh",
+    "power_w": "power",
+    "staff_usd_per_year": "money",
+    "write": "bytes_per_s",
+    "read": "bytes_per_s",
+    "interval": "time",
+    "detect": "time",
+    "restart": "time",
+    "repair": "time",
+    "horizon": "time",
+    "pue": "ratio",
+    "utilization": "ratio",
+    "interest": "ratio",
+    "bytes_per_s": "bytes_per_s",
+}
+WHOLE = {
+    "chips",
+    "seq",
+    "global_batch",
+    "micro_batch",
+    "tp",
+    "pp",
+    "dp",
+    "cp",
+    "ep",
+    "etp",
+    "vpp",
+    "zero",
+    "seeds",
+    "seed",
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One uncertain input: `path` into the cluster, or into the scenario's document when `field`."""
+
+    name: str
+    path: tuple
+    dist: Triangle | Normal | Values
+    field: bool = False
+
+
+# ------------------------------------------------------------------ the inputs
+
+
+def fact_inputs(s: Scenario) -> list[Input]:
+    """Every figure of the scenario's machine that has a range, its failure rate and the simulator's error."""
+    from sim.training.failures import RATES_PER_CHIP_DAY
+
+    cluster, out = money.with_prices(s.cluster, s.prices), []
+
+    def add(name: str, path: tuple, f: Figure | None) -> None:
+        if f is not None and f.low < f.high:
+            out.append(Input(name, path, Triangle(f.low, f.value, f.high)))
+
+    precision = (
+        "fp8"
+        if s.precision == "fp8" and "fp8" in cluster.chip.peak_flops
+        else next(p for p in ("bf16", "fp16") if p in cluster.chip.peak_flops)
+    )
+    add("peak of the chip", ("chip", "peak_flops", precision), cluster.chip.peak_flops[precision])
+    for name, key in (
+        ("best matmul", "max_matmul_flops"),
+        ("best fp8 matmul", "max_matmul_flops_fp8"),
+        ("memory bandwidth", "memory_bytes_per_s"),
+        ("power of the chip", "power_w"),
+        ("rent of a chip", "rent_usd_per_hour"),
+    ):
+        add(name, ("chip", key), getattr(cluster.chip, key))
+    for name, key in (
+        ("power of the host", "host_power_w"),
+        ("PUE", "pue"),
+        ("electricity", "electricity_usd_per_kwh"),
+        ("price with the system", "system_price_usd"),
+        ("storage bandwidth", "storage_bytes_per_s"),
+    ):
+        add(name, (key,), getattr(cluster, key))
+    for i, tier in enumerate(cluster.tiers):
+        for name, key in (("rate", "bytes_per_s"), ("efficiency", "efficiency"), ("latency", "latency_s")):
+            add(f"{tier.name} {name}", ("tiers", i, key), getattr(tier, key))
+    rate = s.cluster.chip.failures_per_chip_hour
+    if "per_chip_day" in s.failures:
+        mid = float(s.failures["per_chip_day"])
+        low, high = 0.6 * mid, 1.7 * mid
+    elif rate is not None and "level" not in s.failures:
+        low, mid, high = 24 * rate.low, 24 * rate.value, 24 * rate.high
+    else:
+        low, mid, high = (RATES_PER_CHIP_DAY[k] for k in ("low", "mid", "high"))
+    if low < high:
+        out.append(Input(FAILURES, (FAILURES,), Triangle(low, min(max(mid, low), high), high)))
+    out.append(Input(ERROR, (ERROR,), Values(simulator_errors(s.cluster.chip.name))))
+    return out
+
+
+@functools.cache
+def simulator_errors(chip: str) -> tuple[float, ...]:
+    """Real over simulated step time of every run that was predicted, of this chip where there are five such runs, else of all."""
+    from sim.validation.training import run
+
+    rows = [
+        (r["chip"], 1.0 + r["error"])
+        for r in run(cross=False)["rows"]
+        if r["kind"] == "predict" and r["error"] is not None and r["quantity"] not in ("memory_gib", "bubble")
+    ]
+    own = [e for c, e in rows if c == chip]
+    return tuple(sorted(own if len(own) >= 5 else [e for _, e in rows])) or (1.0,)
+
+
+def field_inputs(vary: Mapping[str, object]) -> list[Input]:
+    """Scenario fields as distributions: {"tokens": {low, mid, high}, "chips": [..]}; the path is dotted, as in `--set`."""
+    out = []
+    for name, given in vary.items():
+        key = name.rsplit(".", 1)[-1]
+        out.append(Input(name, tuple(name.split(".")), distribution(given, DIMENSIONS.get(key, "count"), name), True))
+    return out
+
+
+# ------------------------------------------------------------------ one sample
+
+
+def _changed(thing: object, path: tuple, value: float) -> object:
+    """A copy of a cluster (or of what is in it) with the figure at `path` at `value`."""
+    if not path:
+        return replace(thing, value=value)
+    key, rest = path[0], path[1:]
+    if isinstance(thing, Mapping):
+        return {**thing, key: _changed(thing[key], rest, value)}
+    if isinstance(thing, tuple):
+        return (*thing[:key], _changed(thing[key], rest, value), *thing[key + 1 :])
+    return replace(thing, **{key: _changed(getattr(thing, key), rest, value)})
+
+
+# Facts that a step does not depend on: with these alone at other values it is not computed again.
+BESIDE = {
+    ("chip", "rent_usd_per_hour"),
+    ("chip", "power_w"),
+    ("host_power_w",),
+    ("pue",),
+    ("electricity_usd_per_kwh",),
+    ("system_price_usd",),
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The scenario with every fact at its middle: its step, and its memory, which no fact moves."""
+
+    step_s: float
+    need: Memory
+
+
+def base_of(s: Scenario) -> Base:
+    cluster = money.with_prices(s.cluster, s.prices)
+    _, need, seconds, _ = in_closed_form(s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.memory_warns)
+    return Base(seconds, need)
+
+
+def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base | None = None) -> dict[str, float]:
+    """The scenario's figures in closed form, with some facts at other values; `base` saves what they do not move."""
+    facts = dict(facts or {})
+    factor, rate = facts.pop((ERROR,), 1.0), facts.pop((FAILURES,), None)
+    cluster: Cluster = money.with_prices(s.cluster, s.prices)
+    for path, value in facts.items():
+        cluster = _changed(cluster, path, value)
+    if base is not None and BESIDE.issuperset(facts):
+        step_s = base.step_s * factor
+    else:
+        step_s = (
+            in_closed_form(
+                s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.memory_warns, base and base.need
+            )[2]
+            * factor
+        )
+    from sim.spec.phases import Leg, Pace
+    from sim.training.campaign import expected
+
+    tokens = total_tokens(s)
+    failures = s.failures if rate is None else {**s.failures, "per_chip_day": rate}
+    made = campaign_input(
+        replace(s, cluster=cluster, failures=failures),
+        (Leg("training", tokens, Pace(step_s, s.workload.tokens, s.plan.chips, s.plan.dp, "")),),
+    )
+    good = expected(made)
+    days = tokens * step_s / s.workload.tokens / DAY_S / good if good else math.inf
+    hours = money.Range(days * 24, days * 24, days * 24, "h", "")
+    prices = {
+        k: v for k, v in s.prices.items() if not isinstance(v, Figure) or k in ("carbon_kg_per_kwh", "storage_share")
+    }
+    paid = money.costs(cluster, s.chips, hours, prices)
+    out = {
+        "step_s": step_s,
+        "tokens_per_s": s.workload.tokens / step_s,
+        "goodput": good,
+        "days": days,
+        "energy_kwh": paid["energy"].value,
+        "carbon_t": paid["carbon"].value,
+    }
+    out |= {f"{k}_usd": paid[k].value for k in ("rent", "own") if k in paid}
+    check_finite(out)
+    return out
+
+
+def _drawn(s: Scenario, drawn: Sequence[tuple[Input, object]], base: Base) -> dict[str, float]:
+    """The outcome with these inputs at these values. `base` is the scenario's own: of no use where a field of it changes."""
+    document = None
+    for one, value in drawn:
+        if one.field:
+            key = one.path[-1]
+            value = max(1, round(value)) if key in WHOLE and isinstance(value, float) else value
+            document = set_path(s.document if document is None else document, list(one.path), value)
+    scenario = s if document is None else resolve(document, s.name)
+    return outcome(
+        scenario, {one.path: value for one, value in drawn if not one.field}, base if document is None else None
+    )
+
+
+def _chunk(job: tuple) -> list[dict | str]:
+    """Samples start … start+count−1; a sample that cannot run is the reason."""
+    s, inputs, seed, start, count, base = job
+    out: list[dict | str] = []
+    for i in range(start, start + count):
+        try:
+            # each input has its own stream: a price that is set, or a field that varies, leaves the others' draws as they are
+            out.append(
+                _drawn(s, [(one, one.dist.draw(random.Random(f"{seed} {i} {one.name}"))) for one in inputs], base)
+            )
+        except InputError as err:
+            out.append(str(err))
+    return out
+
+
+# ------------------------------------------------------------------ the answer
+
+
+def monte_carlo(
+    s: Scenario,
+    samples: int = 1000,
+    vary: Mapping[str, object] | None = None,
+    facts: bool = True,
+    seed: int = 0,
+    engine: str = "local",
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+    address: str | None = None,
+) -> dict:
+    """Intervals of days, throughput, money, energy and carbon, and what moves them.
+
+    Args:
+        vary: scenario fields (dotted) as {low, mid, high}, {normal: [mean, sd]} or a list of equally likely values.
+        facts: draw the facts' ranges and the simulator's error too.
+        progress: called with the number of samples done since the last call.
+    Returns:
+        samples, refused (those that cannot run, with a reason), centre, intervals (p5, p25, p50, p75, p95, mean), tornado, inputs.
+    Raises:
+        InputError: a bad distribution, or no sample that runs.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, int) or not 2 <= samples <= 10_000_000:
+        raise InputError(f"samples={samples!r}: an interval needs 2 to 10,000,000; give 1000")
+    inputs = field_inputs(vary or {}) + (fact_inputs(s) if facts else [])
+    if not inputs:
+        raise InputError(
+            "nothing is uncertain: no field varies and facts are held; give --vary or leave the facts free"
+        )
+    base = base_of(s)
+    jobs = [(s, inputs, seed, start, min(CHUNK, samples - start), base) for start in range(0, samples, CHUNK)]
+    found: list[list] = [[] for _ in jobs]
+    for i, rows in parallel_map.run(_chunk, jobs, engine, workers, address):
+        found[i] = rows
+        if progress:
+            progress(len(rows))
+    every = [r for rows in found for r in rows]
+    good = [r for r in every if isinstance(r, dict)]
+    refused = [r for r in every if isinstance(r, str)]
+    if len(good) < 2:
+        raise InputError(f"no sample can run: {refused[0]}")
+    return {
+        "samples": len(good),
+        "refused": len(refused),
+        "reason": refused[0] if refused else "",
+        "seed": seed,
+        "centre": outcome(s, base=base),
+        "intervals": {k: interval([r[k] for r in good]) for k in good[0]},
+        "tornado": tornado(s, inputs, base),
+        "inputs": [
+            {"name": i.name, "p5": i.dist.quantile(0.05), "middle": i.dist.middle, "p95": i.dist.quantile(0.95)}
+            for i in inputs
+        ],
+        "plan": describe(s.plan),
+        "name": s.name,
+        "versions": versions(),
+    }
+
+
+def interval(values: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(values)
+
+    def at(q: float) -> float:
+        x = q * (len(ordered) - 1)
+        low = int(x)
+        return ordered[low] + (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]) * (x - low)
+
+    return {
+        "p5": at(0.05),
+        "p25": at(0.25),
+        "p50": at(0.5),
+        "p75": at(0.75),
+        "p95": at(0.95),
+        "mean": sum(ordered) / len(ordered),
+    }
+
+
+def tornado(s: Scenario, inputs: Sequence[Input], base: Base | None = None) -> list[dict]:
+    """Each input alone at its 5% and its 95% point: `MOVED` there, widest swing of days first, then of money."""
+    base = base or base_of(s)
+    rows, centre = [], outcome(s, base=base)
+    money = next((k for k in ("own_usd", "rent_usd") if k in centre), None)
+    for one in inputs:
+        row: dict = {"name": one.name}
+        for end, q in (("low", 0.05), ("high", 0.95)):
+            value = one.dist.quantile(q)
+            row[f"{end}_input"] = value
+            try:
+                got = _drawn(s, [(one, value)], base)
+            except InputError as err:
+                row["reason"] = str(err)
+                continue
+            row |= {f"{end}_{k}": got[k] for k in MOVED if k in got}
+        row["days_swing"] = abs(row.get("high_days", 0.0) - row.get("low_days", 0.0))
+        row["money_swing"] = abs(row.get(f"high_{money}", 0.0) - row.get(f"low_{money}", 0.0)) if money else 0.0
+        rows.append(row)
+    return sorted(rows, key=lambda r: (-r["days_swing"], -r["money_swing"], r["name"]))
+
+
+def tornado_figure(result: Mapping, metric: str = "days", most: int = 12):
+    """Bars from each input's 5% to its 95% point about the centre (Plotly); `metric` is days or the money in the rows."""
+    from minglm import plots
+
+    rows = [r for r in result["tornado"] if f"low_{metric}" in r and f"high_{metric}" in r]
+    rows = sorted(rows, key=lambda r: abs(r[f"high_{metric}"] - r[f"low_{metric}"]))[-most:]
+    centre = result["centre"][metric]
+    fig = plots.figure(
+        f"What moves {metric.replace('_usd', ' (USD)')}",
+        f"change of {metric.replace('_usd', ' (USD)')} from {centre:,.4g}",
+        "",
+        height=120 + 28 * len(rows),
+    )
+    for end, index in (("low", 0), ("high", 1)):
+        fig.add_bar(
+            y=[r["name"] for r in rows],
+            x=[r[f"{end}_{metric}"] - centre for r in rows],
+            orientation="h",
+            name=f"at its {'5' if end == 'low' else '95'}% point",
+            marker_color=("#0072B2", "#E69F00")[index],
+        )
+    fig.update_layout(barmode="overlay")
+    return fig

@@ -1,0 +1,356 @@
+"""From a scenario to a projection: memory, one step on the clock, throughput, MFU, days, money, what-ifs.
+
+`project(scenario)` returns a JSON-ready dict; nothing in it is measured here, and every input's range and source is
+carried along. Low and high take all uncertain inputs at their bad, or all at their good end together, so they bracket
+more than a 95% interval would; how wrong the simulator itself is stands in `clustersim validate`. Jitter is played in the
+one step that is shown; the campaign's steps take the expected slowest chip instead.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from minglm.errors import InputError
+from sim.base.checks import DAY_S, check_finite, versions
+from sim.base.units import RMB_PER_USD, said
+from sim.cost import money
+from sim.cost.evaluate import stretched
+from sim.scenario.file import merge
+from sim.scenario.training import Scenario, load_scenario, resolve
+from sim.spec.hardware import Cluster
+from sim.spec.model_loader import load_model
+from sim.spec.plan import describe
+from sim.study.campaign import campaign_input, campaign_legs, corner, total_tokens
+from sim.training import step
+from sim.training.critical_path import causes
+from sim.training.evaluate import Point, evaluate
+from sim.training.sensitivity import what_to_buy
+
+
+def point(s: Scenario, cluster: Cluster | None = None, **changes) -> Point:
+    """The scenario's main plan and batch; `changes` replaces plan, workload, jitter, seed or recorder."""
+    return evaluate(
+        s.model,
+        cluster or s.cluster,
+        changes.pop("plan", s.plan),
+        changes.pop("workload", s.workload),
+        s.precision,
+        s.stack,
+        jitter=changes.pop("jitter", s.jitter or None),
+        seed=changes.pop("seed", s.seed),
+        warn=s.memory_warns,
+        **changes,
+    )
+
+
+# ------------------------------------------------------------------ the campaign
+
+# ------------------------------------------------------------------ the projection
+
+
+def project(s: Scenario, recorder=None, what_ifs: bool = True) -> dict:
+    """The whole answer to a scenario as a JSON-ready dict."""
+    from sim.training.campaign import run as run_campaign
+
+    p = point(s, recorder=recorder)
+    legs = campaign_legs(s)
+    main = run_campaign(campaign_input(s, legs), seed=s.seed, timeline=False)
+    if not main.finished:
+        raise InputError(
+            f"{s.name}: the campaign does not finish within {main.days:,.0f} days ({main.tokens / max(total_tokens(s), 1):.1%} of the tokens); "
+            "use more chips, fewer tokens or a lower failure rate"
+        )
+    ends = {}
+    for name, good, level in (("low", True, "low"), ("high", False, "high")):
+        at = corner(s.cluster, good)
+        ends[name] = run_campaign(campaign_input(s, campaign_legs(s, at, legs), level), seed=s.seed, timeline=False)
+    days = money.Range(
+        main.days,
+        min(ends["low"].days, main.days),
+        max(ends["high"].days, main.days),
+        "days",
+        "campaign with failures, checkpoints and restarts; range: all uncertain inputs at their good or bad end together",
+    )
+    hours = days.times(24.0, "h", "wall-clock hours")
+    out = {
+        "name": s.name,
+        "question": s.question,
+        "model": model_facts(s),
+        "cluster": cluster_facts(s),
+        "plan": plan_facts(s, p),
+        "step": step_facts(s, p),
+        "mfu": mfu(s, p),
+        "memory": memory_facts(s, p),
+        "breakdown": breakdown(p),
+        "critical_path": path_facts(p),
+        "faster": faster_facts(s, p),
+        "days": days.to_dict(),
+        "days_at_this_step": total_tokens(s) / p.tokens_per_s / DAY_S,
+        "tokens": total_tokens(s),
+        "campaign": campaign_facts(main, legs),
+        "cost": {k: r.to_dict() for k, r in money.costs(s.cluster, s.chips, hours, s.prices).items()},
+        "currency": f"USD; prices in RMB converted at {RMB_PER_USD:g}",
+        "batches": batch_facts(s),
+        "what_if": what_if_facts(s, p) if what_ifs else [],
+        "assumptions": assumption_facts(s, p),
+        "seed": s.seed,
+        "versions": versions(),
+    }
+    check_finite(out)
+    return out
+
+
+def model_facts(s: Scenario) -> dict:
+    """Sizes of the model as published (with its indexer), FLOPs as this scenario runs it."""
+    m, whole = s.model, load_model(s.document["model"])
+    return {
+        "name": m.name,
+        "params": whole.total_params(),
+        "params_with_mtp": whole.total_params(mtp=True),
+        "active_params": whole.active_params(),
+        "train_flops_per_token": m.train_flops_per_token(s.workload.seq, mtp=s.workload.mtp),
+        "layers": m.layers,
+        "hidden": m.hidden,
+        "experts": m.experts,
+        "experts_per_token": m.experts_per_token,
+        "source": m.source,
+        "attention": "sparse" if m.index_topk else "dense",
+    }
+
+
+def cluster_facts(s: Scenario) -> dict:
+    c = s.cluster
+    return {
+        "name": c.name,
+        "chip": c.chip.name,
+        "inventory": s.chips,
+        "used": s.plan.chips,
+        "spares": s.spares,
+        "chips_per_node": c.chips_per_node,
+        "peak_tflops": c.chip.peak(_peak(s)).value / 1e12,
+        "tiers": [
+            {
+                "name": t.name,
+                "topology": t.topology,
+                "size": t.size,
+                "gigabytes_per_s": t.bytes_per_s.value / 1e9,
+                "source": t.bytes_per_s.source,
+                "confidence": t.bytes_per_s.confidence,
+            }
+            for t in c.tiers
+        ],
+    }
+
+
+def _peak(s: Scenario) -> str:
+    return "fp8" if s.precision == "fp8" else "bf16"
+
+
+def plan_facts(s: Scenario, p: Point) -> dict:
+    plan = s.plan
+    return {
+        "text": describe(plan),
+        **{
+            k: getattr(plan, k)
+            for k in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
+        },
+        "chips": plan.chips,
+        "micro_batches_per_replica": plan.micro_batches(s.workload),
+        "global_batch": s.workload.global_batch,
+        "tokens_per_step": s.workload.tokens,
+        "seq": s.workload.seq,
+        "precision": s.precision,
+        "stack": p.estimate.stack.name,
+    }
+
+
+def step_facts(s: Scenario, p: Point) -> dict:
+    r = p.result
+    return {
+        "step_s": r.step_s,
+        "closed_form_s": p.closed_form_s,
+        "pipeline_s": r.pipeline_s,
+        "bubble_share": r.bubble_share,
+        "bubble_ratio": r.bubble_ratio,
+        "grad_exposed_s": r.grad_exposed_s,
+        "exposed_comm_s": r.exposed_comm_s,
+        "optimizer_s": p.estimate.costs.optimizer_s,
+        "param_gather_s": p.estimate.costs.param_gather_s,
+        "tokens_per_s": r.tokens_per_s,
+        "tokens_per_s_per_chip": r.tokens_per_s / p.chips,
+        "straggler": p.straggler,
+        "events": r.events,
+        "replicas_played": r.simulated_replicas,
+        "wall_s": r.wall_s,
+    }
+
+
+def mfu(s: Scenario, p: Point) -> list[dict]:
+    """MFU over every denominator in use for the chip, the chip's own peak first."""
+    per_chip = s.model.train_flops_per_token(s.workload.seq, mtp=s.workload.mtp) * p.tokens_per_s / p.chips
+    peak = s.cluster.chip.peak(_peak(s))
+    listed = [(f"{s.cluster.chip.name} {_peak(s)}", peak.value)]
+    if s.precision == "fp8":
+        listed.append((f"{s.cluster.chip.name} bf16", s.cluster.chip.peak("bf16").value))
+    listed += [(who, value) for who, value in s.cluster.chip.denominators if abs(value - peak.value) > 1e9]
+    return [
+        {"denominator": who, "peak_tflops": value / 1e12, "mfu": per_chip / value, "achieved_tflops": per_chip / 1e12}
+        for who, value in listed
+    ]
+
+
+def memory_facts(s: Scenario, p: Point) -> dict:
+    room = s.cluster.chip.memory_bytes.value
+    return {
+        "gib": p.memory.total_bytes / 2**30,
+        "capacity_gib": room / 2**30,
+        "share": p.memory.total_bytes / room,
+        "rank": p.memory.rank,
+        "parts_gib": {k: v / 2**30 for k, v in p.memory.breakdown().items()},
+    }
+
+
+def breakdown(p: Point) -> dict[str, float]:
+    """Share of the busiest rank's time by class of work."""
+    total = sum(p.estimate.classes.values()) or 1.0
+    return {k: v / total for k, v in sorted(p.estimate.classes.items(), key=lambda item: -item[1])}
+
+
+def path_facts(p: Point) -> dict[str, float]:
+    """Share of the step's critical path by cause, largest first."""
+    found = causes(p.result.critical_path)
+    total = sum(found.values()) or 1.0
+    return {k: v / total for k, v in sorted(found.items(), key=lambda item: -item[1])}
+
+
+def faster_facts(s: Scenario, p: Point) -> dict[str, float]:
+    """What would I buy: share of the step saved if one part of the machine were twice as fast."""
+    costs = stretched(p.estimate.costs, p.straggler)
+    whole = step.simulate(costs, s.plan.schedule).step_s
+    return {what: saved / whole for what, saved in what_to_buy(costs, s.plan.schedule) if saved > 0}
+
+
+def campaign_facts(result, legs) -> dict:
+    phases: dict[str, dict] = {}
+    for leg in legs:
+        entry = phases.setdefault(
+            leg.phase, {"tokens": 0.0, "ideal_days": 0.0, "plan": leg.pace.plan, "chips": leg.pace.chips, "steps": 0}
+        )
+        entry["tokens"] += leg.tokens
+        entry["ideal_days"] += leg.work_s / DAY_S
+        entry["steps"] += leg.steps
+    return {
+        "days": result.days,
+        "ideal_days": result.ideal_days,
+        "goodput": result.goodput,
+        "expected_goodput": result.expected_goodput,
+        "finished": result.finished,
+        "interruptions": result.interruptions,
+        "failures": result.failures,
+        "lost_hours": result.lost_hours,
+        "mtbf_hours": result.mtbf_s / 3600.0 if math.isfinite(result.mtbf_s) else None,
+        "checkpoint_interval_s": result.checkpoint_interval_s if math.isfinite(result.checkpoint_interval_s) else None,
+        "chip_hours": result.chip_hours,
+        "phases": phases,
+    }
+
+
+def batch_facts(s: Scenario) -> list[dict]:
+    """Bubble and throughput over the batch ramp: the first batch, the last, and between."""
+    first = next((ph.first_batch_tokens for ph in s.phases if ph.first_batch_tokens), None)
+    if not first:
+        return []
+    out, per = [], s.plan.dp * s.plan.micro_batch * s.workload.seq
+    last = s.workload.tokens
+    for wanted in sorted({first * (last / first) ** (k / 3) for k in range(4)}):
+        n = max(1, round(wanted / per))
+        work = replace(s.workload, global_batch=n * s.plan.dp * s.plan.micro_batch)
+        try:
+            p = point(s, workload=work, jitter=None)
+        except InputError as err:
+            out.append({"tokens": wanted, "micro_batches_per_replica": n, "reason": str(err)})
+            continue
+        out.append(
+            {
+                "tokens": work.tokens,
+                "micro_batches_per_replica": n,
+                "bubble_share": p.result.bubble_share,
+                "step_s": p.result.step_s,
+                "tokens_per_s_per_chip": p.tokens_per_s / p.chips,
+            }
+        )
+    return out
+
+
+def what_if_facts(s: Scenario, p: Point) -> list[dict]:
+    """Each what-if beside the scenario: its step, throughput and how many times as fast it is."""
+    out = []
+    for name, changes, note in s.what_if:
+        entry = {"name": name, "note": note}
+        try:
+            base = {
+                k: v
+                for k, v in s.document.items()
+                if not (k in ("global_batch", "global_tokens") and {"global_batch", "global_tokens"} & set(changes))
+            }
+            other = resolve(merge(base, changes), s.name)
+            q = point(other, jitter=None)
+            entry |= {
+                "step_s": q.result.step_s,
+                "tokens_per_s": q.tokens_per_s,
+                "speed": q.tokens_per_s / p.tokens_per_s,
+                "bubble_share": q.result.bubble_share,
+                "micro_batches_per_replica": other.plan.micro_batches(other.workload),
+                "days_at_this_step": total_tokens(s) / q.tokens_per_s / DAY_S,
+                "memory_gib": q.memory.total_bytes / 2**30,
+            }
+        except InputError as err:
+            entry["reason"] = str(err)
+        out.append(entry)
+    return out
+
+
+def assumption_facts(s: Scenario, p: Point) -> list[dict]:
+    """The scenario's own list, then every figure that is not measured or published, then defaults that were taken."""
+    out = [dict(a) for a in s.assumptions]
+    figures = [
+        ("peak of the chip", s.cluster.chip.peak(_peak(s))),
+        ("memory bandwidth", s.cluster.chip.memory_bytes_per_s),
+        ("power of the chip", s.cluster.chip.power_w),
+        ("rent of a chip", s.cluster.chip.rent_usd_per_hour),
+        ("failures of a chip", s.cluster.chip.failures_per_chip_hour),
+        ("price with the system", s.cluster.system_price_usd),
+        ("storage bandwidth", s.cluster.storage_bytes_per_s),
+        ("PUE", s.cluster.pue),
+        ("electricity", s.cluster.electricity_usd_per_kwh),
+    ]
+    for tier in s.cluster.tiers:
+        figures += [
+            (f"{tier.name} rate", tier.bytes_per_s),
+            (f"{tier.name} efficiency", tier.efficiency),
+            (f"{tier.name} latency", tier.latency_s),
+        ]
+    words = {"vendor": "vendor claim"}
+    for name, f in figures:
+        if f is not None:
+            span = said(f.value, f.unit) + ("" if f.certain else f" ({said(f.low, f.unit)} to {said(f.high, f.unit)})")
+            out.append({"text": f"{name}: {span}", "kind": words.get(f.confidence, f.confidence), "source": f.source})
+    over = p.memory.total_bytes - s.cluster.chip.memory_bytes.value
+    if over > 0:
+        out.insert(
+            0,
+            {
+                "text": f"the plan fits, although the memory estimate is {over / 2**30:.1f} GiB over",
+                "kind": "assumed",
+                "source": "the scenario says memory: warn",
+            },
+        )
+    out += [{"text": text, "kind": "assumed", "source": "default: the scenario does not say"} for text in s.stated]
+    return out
+
+
+def project_file(path: str | Path, changes: list[str] | None = None, **over: object) -> dict:
+    """`project` of a scenario file (or a shipped scenario's name)."""
+    return project(load_scenario(path, changes, **over))

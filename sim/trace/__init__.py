@@ -1,0 +1,1 @@
+"""Timelines in and out: Perfetto, Chakra, replay."""

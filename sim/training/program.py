@@ -1,0 +1,157 @@
+"""A schedule made ready to play: for each piece of a rank's work, what it waits for, what it lets go, how long it takes.
+
+Every input of every piece of work has a slot: the activation that stage s waits for in micro-batch i, and the gradient it
+waits for on the way back. A slot holds the time of arrival once it is known. Slot 0 is the beginning: always there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+
+from minglm.errors import InputError
+from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.training import schedules
+from sim.training.schedules import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Seconds of one piece of work, compute and hideable communication apart, forward and backward apart."""
+
+    forward_s: float = 0.0
+    forward_comm_s: float = 0.0
+    backward_s: float = 0.0
+    backward_comm_s: float = 0.0
+
+    def seconds(
+        self, noise: float = 1.0, forward_load: float = 1.0, backward_load: float = 1.0, expert_share: float = 0.0
+    ) -> float:
+        """Length of the work. Alone, nothing hides: compute and communication add up. Together (FB), the two run on two
+        streams, compute and network: no shorter than either stream, nor than either pass alone."""
+        fc = noise * self.forward_s * (1.0 + expert_share * (forward_load - 1.0))
+        bc = noise * self.backward_s * (1.0 + expert_share * (backward_load - 1.0))
+        fm, bm = self.forward_comm_s * forward_load, self.backward_comm_s * backward_load
+        if not (self.forward_s or self.forward_comm_s) or not (self.backward_s or self.backward_comm_s):
+            return fc + fm + bc + bm
+        return max(fc + bc, fm + bm, fc + fm, bc + bm)
+
+    @property
+    def compute_s(self) -> float:
+        return self.forward_s + self.backward_s
+
+
+@dataclass(slots=True)
+class Program:
+    """One rank's work. `rows[i]` = (need, need2, out, far, out2, far2): slots waited for, slots filled at the end, and
+    whether the filled slot lies on another rank (a transfer) or here; 0 stands for none."""
+
+    ops: list[Op]
+    rows: list[tuple[int, int, int, bool, int, bool]]
+    work: list[Work]
+    seconds: list[float] = field(default_factory=list)
+    hideable: bool = False  # some of the work is communication, which chip noise leaves alone
+
+
+def validate(costs: StepCosts) -> None:
+    """Refuse costs that no step can have: negative, NaN or infinite times, uneven chunks."""
+    counts = {len(chunks) for chunks in costs.chunks}
+    if len(counts) != 1 or 0 in counts:
+        raise InputError(
+            f"chunks per rank {sorted(counts)}: every pipeline rank needs the same number, at least 1; pad with "
+            "zero-cost chunks"
+        )
+    for name in ("p2p_s", "p2p_bytes", "grad_reduce_s", "param_gather_s", "optimizer_s", "fixed_s"):
+        _time(name, getattr(costs, name))
+    for rank, chunks in enumerate(costs.chunks):
+        for v, chunk in enumerate(chunks):
+            for f in fields(ChunkCost):
+                _time(f"rank {rank} chunk {v} {f.name}", getattr(chunk, f.name))
+            if chunk.forward_comm_s > chunk.forward_s or chunk.backward_comm_s > chunk.backward_input_s:
+                raise InputError(
+                    f"rank {rank} chunk {v}: hideable communication {chunk.forward_comm_s:g}/{chunk.backward_comm_s:g} s "
+                    f"exceeds the pass it is part of, {chunk.forward_s:g}/{chunk.backward_input_s:g} s; include it there"
+                )
+    for name in ("replicas", "chips_per_rank"):
+        value = getattr(costs, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name}={value!r}: must be a whole number of at least 1; give {name}: 1 or more")
+
+
+def _time(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise InputError(f"{name}={value!r}: must be a finite number of at least 0; check the cost that produced it")
+
+
+def cost_table(costs: StepCosts, schedule: str) -> tuple[tuple[ChunkCost, ...], ...]:
+    """chunks[rank][chunk] as the schedule holds them. DualPipe keeps two copies of the model: given one chunk per rank, the
+    second copy of rank r is stage P−1−r."""
+    if schedule == "dualpipe" and len(costs.chunks[0]) == 1:
+        return tuple((own[0], costs.chunks[-1 - r][0]) for r, own in enumerate(costs.chunks))
+    return costs.chunks
+
+
+def compile_programs(costs: StepCosts, schedule: str) -> tuple[list[Program], int, list[schedules.Chain]]:
+    """Programs of all ranks, the number of slots, and the chains. Raises InputError for costs or schedule."""
+    validate(costs)
+    table = cost_table(costs, schedule)
+    P, m, v = len(table), costs.micro_batches, len(table[0])
+    orders = schedules.orders(schedule, P, m, v)
+    chains = schedules.chains(schedule, P, m, v)
+    position: dict[tuple[int, int], tuple[int, int]] = {}  # (rank, chunk) -> (chain, stage)
+    base, size = [], 1
+    for c, chain in enumerate(chains):
+        base.append(size - chain.micro_batches.start)
+        size += 2 * len(chain.stages) * len(chain.micro_batches)
+        position |= {place: (c, s) for s, place in enumerate(chain.stages)}
+
+    def slot(c: int, s: int, i: int, back: bool) -> int:
+        stages, n = len(chains[c].stages), len(chains[c].micro_batches)
+        return base[c] + (back * stages + s) * n + i
+
+    def forward(rank: int, chunk: int, i: int) -> tuple[int, int, bool]:
+        c, s = position[rank, chunk]
+        stages = chains[c].stages
+        if s + 1 == len(stages):
+            return slot(c, s, i, False) if s else 0, slot(c, s, i, True), False  # the loss: gradient starts here
+        return slot(c, s, i, False) if s else 0, slot(c, s + 1, i, False), stages[s + 1][0] != rank
+
+    def backward(rank: int, chunk: int, i: int) -> tuple[int, int, bool]:
+        c, s = position[rank, chunk]
+        return slot(c, s, i, True), slot(c, s - 1, i, True) if s else 0, bool(s) and chains[c].stages[s - 1][0] != rank
+
+    programs = []
+    for rank, order in enumerate(orders):
+        rows, work = [], []
+        for op in order:
+            cost = table[rank][op.chunk]
+            F, Fm = cost.forward_s - cost.forward_comm_s, cost.forward_comm_s
+            if op.kind == "F":
+                need, out, far = forward(rank, op.chunk, op.micro_batch)
+                rows.append((need, 0, out, far, 0, False))
+                work.append(Work(F, Fm))
+            elif op.kind == "W":
+                rows.append((0, 0, 0, False, 0, False))
+                work.append(Work(backward_s=cost.backward_weight_s))
+            elif op.kind == "FB":
+                back = table[rank][op.b_chunk]
+                need, out, far = forward(rank, op.chunk, op.micro_batch)
+                need2, out2, far2 = backward(rank, op.b_chunk, op.b_micro_batch)
+                rows.append((need, need2, out, far, out2, far2))
+                work.append(Work(F, Fm, back.backward_s - back.backward_comm_s, back.backward_comm_s))
+            else:
+                need, out, far = backward(rank, op.chunk, op.micro_batch)
+                rows.append((need, 0, out, far, 0, False))
+                whole = cost.backward_s if op.kind == "B" else cost.backward_input_s
+                work.append(Work(backward_s=whole - cost.backward_comm_s, backward_comm_s=cost.backward_comm_s))
+        seconds = {w: w.seconds() for w in set(work)}
+        programs.append(
+            Program(
+                order,
+                rows,
+                work,
+                [seconds[w] for w in work],
+                any(w.forward_comm_s or w.backward_comm_s for w in seconds),
+            )
+        )
+    return programs, size, chains

@@ -1,0 +1,1 @@
+"""The simulator against runs that others measured, and against this machine's own."""

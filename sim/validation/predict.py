@@ -1,0 +1,86 @@
+"""A row's quantity as the simulator predicts it, and how predictions are scored."""
+
+from __future__ import annotations
+
+from sim.cost import memory
+from sim.cost.closed_form import StepTime
+from sim.cost.evaluate import step_of_estimate
+from sim.cost.stacks import Stack
+from sim.cost.step import Estimate, estimate
+from sim.validation.rows import Row
+
+
+def megatron_flops_per_token(model, seq: int) -> float:
+    """Megatron's own count with full recomputation: 96·B·s·L·C²(1 + s/6C + V/16LC) per step (arXiv 2104.04473 eq. 3)."""
+    C, L = model.hidden, model.layers
+    return 96.0 * L * C * C * (1 + seq / (6 * C) + model.vocab / (16 * L * C))
+
+
+def flops_per_token(row: Row) -> float:
+    """FLOPs for one trained token as the source of the row counts them."""
+    seq, mtp = row.workload.seq, row.workload.mtp
+    if row.flops == "megatron_2021":
+        return megatron_flops_per_token(row.model, seq)
+    count = row.model.train_flops_per_token(seq, causal=row.flops != "model_full", mtp=mtp)
+    if row.flops == "hardware" and row.plan.recompute == "full":
+        count *= 4 / 3
+    return count
+
+
+def step_of(row: Row, stack: Stack | None = None) -> tuple[StepTime, Estimate]:
+    """Closed-form step of a row, under its own stack or another."""
+    made = estimate(row.model, row.cluster, row.plan, row.workload, row.precision, stack or row.stack)
+    return step_of_estimate(made, row.plan), made
+
+
+def predict(row: Row, stack: Stack | None = None) -> float:
+    """The row's quantity as the simulator has it."""
+    if row.quantity == "memory_gib":
+        return memory.peak(row.model, row.plan, row.workload, row.precision, stack or row.stack).total_bytes / 2**30
+    step, _ = step_of(row, stack)
+    if row.quantity == "bubble":
+        return step.bubble_share
+    if row.quantity == "seconds_per_step":
+        return step.total_s
+    per_second = row.workload.tokens / step.total_s
+    if row.quantity == "tokens_per_s":
+        return per_second
+    per_chip = per_second / row.plan.chips
+    if row.quantity == "tokens_per_s_per_chip":
+        return per_chip
+    rate = per_chip * flops_per_token(row)
+    return rate / 1e12 if row.quantity == "tflops_per_chip" else rate / row.peak_flops
+
+
+def speed_error(row: Row, predicted: float) -> float:
+    """Predicted / measured − 1."""
+    return predicted / row.measured - 1.0
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def scores(rows: list[dict]) -> dict:
+    """Mean absolute and worst errors over scored rows, apart for fit and predict, by stack and by chip."""
+
+    def of(kind: str, key: str | None = None, value: str = "") -> list[float]:
+        return [
+            abs(r["error"])
+            for r in rows
+            if r["kind"] == kind and r["error"] is not None and (key is None or r[key] == value)
+        ]
+
+    predicted = [r for r in rows if r["kind"] == "predict" and r["error"] is not None]
+    worst = max(predicted, key=lambda r: abs(r["error"]), default=None)
+    return {
+        "mape_predict": _mean(of("predict")),
+        "mape_fit": _mean(of("fit")),
+        "count_predict": len(predicted),
+        "count_fit": len(of("fit")),
+        "count_listed": sum(r["kind"] == "listed" for r in rows),
+        "worst_predict": abs(worst["error"]) if worst else None,
+        "worst_row": worst["id"] if worst else None,
+        "by_stack": {s: _mean(of("predict", "stack", s)) for s in sorted({r["stack"] for r in predicted})},
+        "by_chip": {c: _mean(of("predict", "chip", c)) for c in sorted({r["chip"] for r in predicted})},
+    }

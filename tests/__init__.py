@@ -1,0 +1,1 @@
+"""Tests of minglm and sim, in the same rooms; see docs/architecture.md."""

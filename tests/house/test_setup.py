@@ -1,0 +1,118 @@
+"""The project's own promises: light imports, one way to run the tests, environments in step, nothing of the workshop left in."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git clone")
+    return [ROOT / line for line in done.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "minglm",
+        "sim",
+        "minglm.config",
+        "minglm.cli.main",
+        "minglm.data.corpus",
+        "minglm.training.recipe",
+        "minglm.runtime.doctor",
+        "minglm.tools.bench",
+    ],
+)
+def test_importing_draws_neither_torch_nor_numpy(module):
+    code = f"import sys, {module}; bad = {{'torch', 'numpy', 'tokenizers'}} & set(sys.modules); assert not bad, bad"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_in_minglm_imports_sim():
+    for path in (ROOT / "minglm").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) sim\b", path.read_text(encoding="utf-8"), re.M), path
+
+
+def test_ci_runs_exactly_make_test():
+    lines = [x.strip() for x in (ROOT / ".ci" / "run").read_text().splitlines()]
+    commands = [x for x in lines if x and not x.startswith("#") and not x.startswith(("set ", "cd "))]
+    assert commands == ["make test"]
+
+
+def test_environment_for_conda_is_in_step_with_pyproject():
+    import yaml
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert conda["name"] == project["name"]
+    assert f"python {project['requires-python']}" in conda["dependencies"]
+    pip = next(d["pip"] for d in conda["dependencies"] if isinstance(d, dict))
+    extras = next(re.search(r"\.\[(.+)\]", line).group(1).split(",") for line in pip if line.startswith("-e"))
+    assert set(extras) <= set(project["optional-dependencies"]) and {"train", "lab", "dev"} <= set(extras)
+    make = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"-e '.[{','.join(extras)}]'" in make, "conda and make install the same extras"
+    assert any("constraints.txt" in line for line in pip) and "-c constraints.txt" in make
+
+
+def test_every_direct_dependency_is_pinned_and_its_pin_allowed():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            pins[name.lower().replace("_", "-")] = version
+    wanted = [*project["dependencies"], *(d for ds in project["optional-dependencies"].values() for d in ds)]
+    for text in wanted:
+        requirement = Requirement(text)
+        assert requirement.name.lower() in pins, f"{requirement.name} has no pin in constraints.txt"
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), text
+
+
+def test_base_install_needs_no_torch():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert not [d for d in project["dependencies"] if d.startswith(("torch", "numpy"))]
+
+
+def test_no_path_of_a_workshop_in_any_tracked_file():
+    words = ["/" + "work/", ".." + "/shared", "/" + "tmp/brief"]
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for word in words:
+            assert word not in text, f"{path.relative_to(ROOT)} contains {word!r}"
+
+
+def test_files_stay_small():
+    for path in tracked():
+        if path.suffix == ".py":
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            assert lines <= 800, f"{path.relative_to(ROOT)} has {lines} lines: one file is one concept"
+    assert not [p for p in tracked() if p.name == "utils.py"]
+
+
+@pytest.mark.parametrize(
+    "given,kept", [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_how_threads_wait_is_set_before_torch_and_a_user_s_choice_is_kept(given, kept):
+    env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
+    done = subprocess.run(
+        [sys.executable, "-c", "import minglm, os; print(os.environ.get('GOMP_SPINCOUNT'))"],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    assert done.stdout.strip() == str(kept)

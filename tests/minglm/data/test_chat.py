@@ -1,0 +1,204 @@
+"""Instruction data: the loss counts the assistant only, held-out names stay held out, the needle is where it should be."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from minglm.data import chat, shards, synthetic_facts
+from minglm.data.shards import IGNORE
+from minglm.data.tokenizer import Tokenizer
+from minglm.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(["The code of Tokiru is 4821.\nWhat is the code of Miranu? def f(): return\n" * 50], 400)
+
+
+@pytest.fixture(scope="module")
+def filler(tokenizer, tmp_path_factory):
+    docs = [
+        [tokenizer.bos, *tokenizer.encode(f"document {i} says word{i} again. " * 20), tokenizer.eos] for i in range(40)
+    ]
+    return shards.write(tmp_path_factory.mktemp("filler") / "train", docs, 400)
+
+
+def test_loss_counts_the_assistant_only(tokenizer):
+    ids, counted = chat.encode_chat(
+        tokenizer, (("user", "hello"), ("assistant", "yes"), ("user", "more"), ("assistant", "no"))
+    )
+    assert ids[0] == tokenizer.bos and len(ids) == len(counted)
+    kept = [i for i, c in zip(ids, counted) if c]
+    assert kept == [*tokenizer.encode("yes"), tokenizer.eos, *tokenizer.encode("no"), tokenizer.eos]
+
+
+@pytest.mark.parametrize("task", chat.TASKS)
+def test_examples_are_deterministic_and_never_use_held_out_words(task):
+    import re
+
+    some = chat.examples(task, 1, 200)
+    assert some == chat.examples(task, 1, 200) and some != chat.examples(task, 2, 200)
+    for example in some:
+        text = " ".join(t for _, t in example.messages)
+        assert not [
+            w
+            for w in re.findall(r"\b[a-z]+ [a-z]+\b", text)
+            if synthetic_facts.find_code(w) and synthetic_facts.is_held_out(w)
+        ]
+        assert not [w for w in re.findall(r"\b[A-Z][a-z]{5}\b", text) if synthetic_facts.is_held_out(w)]
+    if task == "arithmetic":
+        for example in some:
+            a, b, c = map(int, re.findall(r"\d+", example.messages[1][1]))
+            assert a + b == c
+
+
+def test_unknown_task_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'lookup'"):
+        chat.examples("lokup", 0, 1)
+
+
+def test_held_out_share_and_draws():
+    rng = np.random.default_rng(0)
+    share = np.mean([synthetic_facts.is_held_out(str(n)) for n in range(10, 100)])
+    assert 0.1 < share < 0.3
+    assert all(
+        synthetic_facts.is_held_out(synthetic_facts.draw_name(rng, True))
+        and not synthetic_facts.is_held_out(synthetic_facts.draw_code(rng))
+        for _ in range(50)
+    )
+
+
+@pytest.mark.parametrize("length", [48, 100, 333])
+@pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
+def test_needle_has_the_length_and_depth_asked_for(tokenizer, filler, length, depth):
+    e = chat.lookup_example(np.random.default_rng(3), tokenizer, length, depth, True, filler.tokens)
+    assert len(e.prompt_ids) == length and e.prompt_ids[-1] == tokenizer.assistant and e.answer_ids[-1] == tokenizer.eos
+    text = tokenizer.decode(e.prompt_ids)
+    assert text.count(f"The code of {e.name} is {e.code}.") == 1 and text.endswith(f"What is the code of {e.name}?")
+    needle = tokenizer.encode(f"\n{synthetic_facts.statement(e.name, e.code)}\n")
+    at = next(i for i in range(length) if e.prompt_ids[i : i + len(needle)] == needle)
+    question = len(tokenizer.encode(f"\nWhat is the code of {e.name}?"))
+    assert at - 2 == round(depth * (length - 3 - len(needle) - question))
+    assert synthetic_facts.is_held_out(e.name) and synthetic_facts.is_held_out(e.code)
+    assert e.is_correct(tokenizer.decode(e.answer_ids)) and not e.is_correct("The code is 0.") and not e.is_correct("")
+
+
+def test_control_leaves_the_needle_out(tokenizer, filler):
+    e = chat.lookup_example(np.random.default_rng(3), tokenizer, 100, 0.5, True, filler.tokens, context=False)
+    assert len(e.prompt_ids) == 100 and e.code not in tokenizer.decode(e.prompt_ids)
+    with pytest.raises(InputError, match="longer passage"):
+        chat.lookup_example(np.random.default_rng(3), tokenizer, 10, 0.5, True, filler.tokens)
+
+
+def test_default_filler_is_validation_text():
+    tokenizer = Tokenizer.train(["The code of a is 1"], 300)
+    e = chat.lookup_example(np.random.default_rng(0), tokenizer, 200, 0.5, False)
+    assert len(e.prompt_ids) == 200
+
+
+def test_loader_rows(tokenizer, filler):
+    tasks = {"lookup": 0.5, "copy": 0.2, "arithmetic": 0.1, "returns": 0.2}
+    loader = chat.SftLoader(tokenizer, filler, 4, 160, tasks, seed=1)
+    again = chat.SftLoader(tokenizer, filler, 4, 160, tasks, seed=1)
+    seen = 0
+    for step in range(12):
+        batch = loader.batch(step)
+        assert all(torch.equal(a, b) for a, b in zip(batch, again.batch(step)))
+        tokens, targets, start = batch
+        assert tokens.shape == targets.shape == start.shape == (4, 160)
+        positions = torch.arange(160)
+        assert (start <= positions).all(), "every query sees at least itself"
+        learn = targets != IGNORE
+        seen += int(learn.sum())
+        assert learn.any(-1).all(), "no row without a lesson"
+        assert (targets[:, :-1][learn[:, :-1]] == tokens[:, 1:][learn[:, :-1]]).all()
+        assert not (targets == tokenizer.pad).any() and not (targets == tokenizer.user).any()
+        for r in range(4):  # what is learnt lies between <|assistant|> and <|eos|>
+            speaking = False
+            for t in range(160):
+                speaking = tokens[r, t] == tokenizer.assistant or (speaking and tokens[r, t] != tokenizer.eos)
+                assert not learn[r, t] or speaking
+        decoded = tokenizer.decode(tokens.flatten().tolist())
+        import re
+
+        assert not [w for w in re.findall(r"\bcode of ([A-Z][a-z]{5})\b", decoded) if synthetic_facts.is_held_out(w)]
+    assert seen > 200
+    with pytest.raises(InputError, match="did you mean 'copy'"):
+        chat.SftLoader(tokenizer, filler, 1, 64, {"cpy": 1.0})
+    with pytest.raises(InputError, match="positive"):
+        chat.SftLoader(tokenizer, filler, 1, 64, {"copy": 0.0})
+
+
+def test_lookup_chats_ask_for_what_they_state_and_count_the_answers_alone(tokenizer, filler):
+    import re
+
+    for seed in range(20):
+        ids, counted = chat.lookup_chat(np.random.default_rng(seed), tokenizer, filler.tokens, 256, 3)
+        assert len(ids) == len(counted) == 256
+        text = tokenizer.decode(ids)
+        mentions = re.findall(r"The code of (\w+) is (\w+ \w+)\.", text)
+        facts = dict(mentions)
+        assert 1 <= len(facts) <= 3 and len(mentions) == 2 * len(facts) and all(facts[n] == c for n, c in mentions)
+        learnt = tokenizer.decode([i for i, c in zip(ids, counted) if c])
+        assert [c for _, c in re.findall(r"The code of (\w+) is (\w+ \w+)\.", learnt)] == [
+            c for _, c in mentions[len(facts) :]
+        ]
+        assert "What is" not in learnt
+
+
+def test_recall_comes_first_in_short_rows(tokenizer, filler):
+    mixed = chat.MixedLoader(shards.Loader(filler, 3, 256, 0), tokenizer, 0.3, 1, 0, recall_steps=2)
+    for step in range(2):
+        batch = mixed.batch(step)
+        assert batch.tokens.shape == (3, 256) and len(batch.doc_start.unique()) >= 4
+        assert (batch.targets == tokenizer.eos).sum() == 3 * 4
+    assert (mixed.batch(2).targets != IGNORE).sum() > 256
+
+
+def test_code_words_are_whole_in_a_vocabulary_with_room():
+    text = "\n".join(f"def function_{i}(value):\n    return value + {i} if value else None" for i in range(3000))
+    tokenizer = Tokenizer.train([text], 1100, whole=synthetic_facts.CODE_WORDS)
+    assert all(len(tokenizer.encode(" " + word)) == 1 for word in synthetic_facts.CODE_WORDS)
+    assert (
+        synthetic_facts.find_code("It is amber falcon, not calm otter") == "amber falcon"
+        and synthetic_facts.find_code("amber") is None
+    )
+
+
+def test_mixed_loader_replaces_the_share_it_says(tokenizer, filler):
+    base = shards.Loader(filler, 4, 128, 0)
+    mixed = chat.MixedLoader(base, tokenizer, 0.3, 2, 0)
+    replaced = 0
+    for step in range(20):
+        a, b = base.batch(step), mixed.batch(step)
+        replaced += sum(not torch.equal(x, y) for x, y in zip(a.tokens, b.tokens))
+        assert torch.equal(mixed.batch(step).tokens, b.tokens)
+    assert replaced == 24
+
+
+def test_own_conversations(tokenizer, filler, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(
+        "\n".join(
+            json.dumps({"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "answer"}]})
+            for i in range(3)
+        )
+        + "\n"
+    )
+    conversations = chat.load_jsonl(path)
+    assert len(conversations) == 3
+    batch = chat.SftLoader(tokenizer, filler, 2, 64, {"file": 1.0}, conversations=conversations).batch(0)
+    assert "answer" in tokenizer.decode(batch.tokens[0].tolist())
+    long = [chat.Example("file", (("user", "word " * 300), ("assistant", "end")))]
+    batch = chat.SftLoader(tokenizer, filler, 1, 64, {"file": 1.0}, conversations=long).batch(0)
+    assert (batch.targets != IGNORE).any(), "a conversation longer than a row keeps its answer"
+    for text, says in (
+        ("{}", "line 1: must be"),
+        ('{"messages": [{"role": "king", "content": ""}]}', "roles must be"),
+        ("", "no conversation"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=says):
+            chat.load_jsonl(path)

@@ -1,0 +1,73 @@
+"""Choosing tokens: the distribution sampled from, draws by seed and index, and log-probabilities that belong to them."""
+
+import pytest
+import torch
+
+from minglm.errors import InputError
+from minglm.inference.sampling import arrivals, check_sampling, choose, probabilities
+
+SHARES = torch.tensor([0.5, 0.2, 0.2, 0.1])
+
+
+def draw(n, temperature=1.0, top_p=1.0, index=0):
+    logits = SHARES.log().expand(n, 4)
+    return choose(logits, [temperature] * n, [top_p] * n, [(seed, index) for seed in range(n)])
+
+
+def test_sampling_follows_the_probabilities():
+    tokens, logprobs = draw(8000)
+    share = torch.bincount(tokens, minlength=4) / 8000
+    chi_square = (8000 * (share - SHARES).square() / SHARES).sum()
+    assert chi_square < 16.27  # 3 degrees of freedom, one in a thousand
+    torch.testing.assert_close(logprobs, SHARES.log()[tokens])
+
+
+def test_draws_of_neighbouring_tokens_are_independent():
+    """Index 0 and index 1 of the same seeds: the joint table of pairs is the product of the shares."""
+    first, second = draw(8000)[0], draw(8000, index=1)[0]
+    table = torch.bincount(first * 4 + second, minlength=16).view(4, 4)
+    want = 8000 * SHARES[:, None] * SHARES
+    assert ((table - want).square() / want).sum() < 37.7  # 15 degrees of freedom, one in a thousand
+
+
+def test_top_p_cuts_the_tail_and_temperature_sharpens():
+    tokens, logprobs = draw(4000, top_p=0.6)
+    share = torch.bincount(tokens, minlength=4) / 4000
+    torch.testing.assert_close(share, torch.tensor([5 / 7, 2 / 7, 0, 0]), rtol=0, atol=0.03)
+    torch.testing.assert_close(logprobs, torch.tensor([5 / 7, 2 / 7, 0, 0]).log()[tokens])
+    assert (draw(100, top_p=0.01)[0] == 0).all() and (draw(100, temperature=0.01)[0] == 0).all()
+    hot = probabilities(SHARES.log()[None], [2.0], [1.0])
+    torch.testing.assert_close(hot, (SHARES.sqrt() / SHARES.sqrt().sum())[None])
+
+
+def test_rows_keep_their_own_settings():
+    """A greedy row, a cut row and a plain one side by side give what each gives alone."""
+    logits, generator = torch.randn(3, 50, generator=torch.Generator().manual_seed(1)) * 2, [(7, 3), (8, 0), (9, 5)]
+    settings = [0.0, 0.7, 1.3], [0.5, 0.5, 1.0]
+    tokens, logprobs = choose(logits, *settings, generator)
+    for i in range(3):
+        token, logprob = choose(logits[i : i + 1], settings[0][i : i + 1], settings[1][i : i + 1], generator[i : i + 1])
+        assert token == tokens[i]
+        torch.testing.assert_close(logprob, logprobs[i : i + 1])
+    assert tokens[0] == logits[0].argmax() and logprobs[0] == pytest.approx(
+        logits[0].log_softmax(-1).max().item(), abs=1e-5
+    )
+
+
+def test_arrivals_depend_on_seed_and_index_only():
+    together = arrivals([(3, 0), None, (3, 1), (4, 0)], 100)
+    assert torch.equal(together[0], arrivals([(3, 0)], 100)[0]) and torch.equal(together[2], arrivals([(3, 1)], 100)[0])
+    assert (
+        (together[1] == 1).all()
+        and not torch.equal(together[0], together[2])
+        and not torch.equal(together[0], together[3])
+    )
+    assert (arrivals([(-5, 2)], 100) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(-1.0, 1.0), (float("nan"), 1.0), (float("inf"), 1.0), (1.0, 0.0), (1.0, 1.1)]
+)
+def test_settings_out_of_range_are_refused(temperature, top_p):
+    with pytest.raises(InputError, match="temperature|top_p"):
+        check_sampling(temperature, top_p)

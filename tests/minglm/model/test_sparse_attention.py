@@ -1,0 +1,250 @@
+"""The indexer's choice and the attention over it, against slow references; where gradients may and may not go."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minglm.config import ModelConfig
+from minglm.model import sparse_attention as dsa
+from minglm.model.indexer import Indexer, index_scores, select, topk_lowest
+from minglm.model.indexer_loss import chosen_kl, dense_kl
+from minglm.model.layers import rope_table
+from minglm.model.sparse_attention import masked_reference, sparse_attention
+
+B, T, H, R, L, Hi, Di, k = 2, 40, 3, 10, 6, 2, 4, 5
+NOPE, DV = 5, 7
+
+
+def inputs(seed=0, T=T, ties=False):
+    g = torch.Generator().manual_seed(seed)
+    q, keys, w = (
+        torch.randn(B, T, Hi, Di, generator=g),
+        torch.randn(B, T, Di, generator=g),
+        torch.randn(B, T, Hi, generator=g),
+    )
+    return (q.round(), keys.round(), w.round()) if ties else (q, keys, w)
+
+
+def attention_inputs(seed=1, B=B, T=T, S=T, **kind):
+    """q_nope, q_rope, latent, up_k, up_v of an attention layer."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = ((B, T, H, NOPE), (B, T, H, R - L), (B, S, R), (H, NOPE, L), (H, DV, L))
+    return [torch.randn(*s, generator=g, **kind) for s in shapes]
+
+
+def slow_choice(q, keys, w, topk, doc_start=None):
+    """Sort every query's visible scores, highest first, lowest position first among equals."""
+    rows = []
+    for b in range(q.shape[0]):
+        scores = index_scores(q[b], keys[b], w[b])
+        for t in range(q.shape[1]):
+            lo = 0 if doc_start is None else int(doc_start[b, t])
+            order = sorted(range(lo, t + 1), key=lambda s: (-scores[t, s].item(), s))
+            rows.append(frozenset(order[:topk]))
+    return rows
+
+
+def as_sets(choice):
+    return [frozenset(v for v in row if v >= 0) for row in choice.flatten(0, 1).tolist()]
+
+
+# ------------------------------------------------------------------ choosing
+
+
+def test_index_scores_are_the_formula():
+    q, keys, w = inputs()
+    want = sum(w[0, :, j, None] * F.relu(q[0, :, j] @ keys[0].T) for j in range(Hi))
+    torch.testing.assert_close(index_scores(q[0], keys[0], w[0]), want)
+
+
+@pytest.mark.parametrize("budget", [1, 200, 1 << 20])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("topk", [1, 5, 39])
+def test_choice_equals_sorting_whatever_the_chunks(monkeypatch, budget, ties, topk):
+    monkeypatch.setattr(dsa, "SCORE_FLOATS", budget)
+    q, keys, w = inputs(ties=ties)
+    doc_start = torch.where(torch.arange(T) < 22, 0, 22).expand(B, T)
+    assert as_sets(select(q, keys, w, topk)) == slow_choice(q, keys, w, topk)
+    assert as_sets(select(q, keys, w, topk, 0, doc_start)) == slow_choice(q, keys, w, topk, doc_start)
+
+
+def test_every_key_is_read_when_there_are_no_more_than_k():
+    q, keys, w = inputs()
+    assert select(q, keys, w, T) is None and select(q, keys, w, T - 1) is not None
+
+
+@pytest.mark.parametrize("width", [8, 100, 700, 3000])
+@pytest.mark.parametrize("levels", [1, 2, 5, 1000])
+def test_ties_go_to_the_lowest_position(width, levels):
+    """Scores from few levels tie everywhere; the answer must be a stable sort's."""
+    g = torch.Generator().manual_seed(width + levels)
+    scores = torch.randint(0, levels, (30, width), generator=g).float() - levels // 2
+    scores[::3, width // 2 :] = -torch.inf
+    scores[1] = -torch.inf
+    scores[1, 2] = 0.0
+    for topk in (1, 4, 7):
+        got = topk_lowest(scores.clone(), topk)
+        order = torch.sort(scores, dim=-1, descending=True, stable=True)
+        want = order.indices[:, :topk].masked_fill(order.values[:, :topk] == -torch.inf, -1)
+        assert torch.equal(got.sort(-1).values, want.sort(-1).values)
+
+
+def test_negative_zero_ties_with_zero():
+    scores = torch.tensor([[0.0, -0.0, 0.0, -0.0, 1.0]])
+    assert sorted(topk_lowest(scores, 3)[0].tolist()) == [0, 1, 4]
+
+
+def test_choice_continues_after_cached_keys():
+    """Queries that come later, with an offset, choose as they would have in one go."""
+    q, keys, w = inputs()
+    whole = as_sets(select(q, keys, w, k))
+    late = select(q[:, 30:], keys, w[:, 30:], k, offset=30)
+    assert as_sets(late) == whole[30:40] + whole[70:80]
+
+
+# ------------------------------------------------------------------ the future stays unseen
+
+
+def past_changes(chooser) -> bool:
+    """Whether changing the last tokens' keys changes what earlier queries read: must be False for a causal chooser."""
+    q, keys, w = inputs()
+    q_nope, q_rope, latent, *up = attention_inputs(9)
+    cut = 3  # fewer visible keys than k: where leaks hide
+    before = sparse_attention(q_nope, q_rope, latent, *up, chooser(q, keys, w), 0.3)[0][:, :cut]
+    keys, latent = keys.clone(), latent.clone()
+    keys[:, cut:], latent[:, cut:] = 7 * keys[:, cut:].flip(1), -latent[:, cut:]
+    after = sparse_attention(q_nope, q_rope, latent, *up, chooser(q, keys, w), 0.3)[0][:, :cut]
+    return not torch.equal(before, after)
+
+
+def test_choice_leaks_nothing_from_the_future():
+    assert not past_changes(lambda q, keys, w: select(q, keys, w, k))
+
+
+def test_the_check_catches_the_large_negative_number_leak():
+    """Negative control. Filling the future with -1e9 and taking the top k reads the future where k > visible."""
+
+    def leaky(q, keys, w):
+        scores = torch.stack([index_scores(q[b], keys[b], w[b]) for b in range(B)])
+        future = torch.ones(T, T).triu(1).bool()
+        return scores.masked_fill(future, -1e9).topk(k, -1).indices
+
+    assert past_changes(leaky)
+
+
+# ------------------------------------------------------------------ sparse attention = masked dense attention
+
+
+@pytest.mark.parametrize("budget", [1, 300, 1 << 18])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_sparse_attention_equals_masked_dense_in_values_and_gradients(monkeypatch, budget, ragged):
+    monkeypatch.setattr(dsa, "GATHER_FLOATS", budget)
+    g = torch.Generator().manual_seed(1)
+    leaves = [t.requires_grad_() for t in attention_inputs()]
+    choice = (
+        select(*inputs(), k)
+        if ragged
+        else torch.stack([torch.randperm(T, generator=g)[:k] for _ in range(B * T)]).view(B, T, k)
+    )
+    got, p = sparse_attention(*leaves, choice, 0.4, want_p=True)
+    want = masked_reference(*leaves, choice, 0.4)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(p.sum(-1), torch.ones(B, T))
+    assert (p[choice < 0] == 0).all() and not p.requires_grad
+    d = torch.randn_like(want)
+    for a, b in zip(torch.autograd.grad(got, leaves, d), torch.autograd.grad(want, leaves, d)):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_sparse_attention_gradient_in_double_precision():
+    leaves = [t.requires_grad_() for t in attention_inputs(B=1, T=6, S=6, dtype=torch.float64)]
+    choice = torch.tensor([[[0, -1], [0, 1], [2, 0], [1, 3], [4, 0], [5, 2]]])
+    assert torch.autograd.gradcheck(lambda *t: sparse_attention(*t, choice, 0.5)[0], leaves)
+
+
+# ------------------------------------------------------------------ the indexer's loss
+
+
+def test_chosen_kl_is_the_formula_in_value_and_gradient():
+    leaves = [t.requires_grad_() for t in inputs()]
+    choice = select(*inputs(), k)
+    p = torch.rand(B, T, k, generator=torch.Generator().manual_seed(3)).masked_fill(choice < 0, 0)
+    p = p / p.sum(-1, keepdim=True)
+    q, keys, w = leaves
+    scores = torch.stack(
+        [(w[b].unsqueeze(-1) * F.relu(torch.einsum("thd,sd->ths", q[b], keys[b]))).sum(1) for b in range(B)]
+    )
+    chosen = scores.gather(-1, choice.clamp(min=0)).masked_fill(choice < 0, -torch.inf).log_softmax(-1)
+    want = (torch.xlogy(p, p) - torch.where(p > 0, p * chosen, 0)).sum() / (B * T)
+    got = chosen_kl(q, keys, w, choice, p)
+    torch.testing.assert_close(got, want)
+    for a, b in zip(torch.autograd.grad(2 * got, leaves), torch.autograd.grad(2 * want, leaves)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("budget", [1, 1000, 1 << 20])
+def test_dense_kl_is_the_formula_in_value_and_gradient(monkeypatch, documents, budget):
+    monkeypatch.setattr(dsa, "SCORE_FLOATS", budget)
+    leaves = [t.requires_grad_() for t in inputs()]
+    q, keys, w = leaves
+    g = torch.Generator().manual_seed(4)
+    attn_q, attn_k = torch.randn(B, T, H, R, generator=g), torch.randn(B, T, H, R, generator=g)
+    doc_start = torch.where(torch.arange(T) < 15, 0, 15).expand(B, T) if documents else None
+    seen = torch.ones(T, T).tril().bool().expand(B, T, T)
+    if documents:
+        seen = seen & (torch.arange(T) >= doc_start.unsqueeze(-1))
+    p = (
+        (torch.einsum("bthd,bshd->bhts", attn_q, attn_k) * 0.3)
+        .masked_fill(~seen[:, None], -torch.inf)
+        .softmax(-1)
+        .mean(1)
+    )
+    scores = (w.unsqueeze(-1) * F.relu(torch.einsum("bthd,bsd->bths", q, keys))).sum(2)
+    log_q = scores.masked_fill(~seen, -torch.inf).log_softmax(-1)
+    want = (torch.xlogy(p, p) - torch.where(p > 0, p * log_q, 0)).sum() / (B * T)
+    got = dense_kl(q, keys, w, attn_q, attn_k, 0.3, doc_start)
+    torch.testing.assert_close(got, want)
+    for a, b in zip(torch.autograd.grad(2 * got, leaves), torch.autograd.grad(2 * want, leaves)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_chosen_kl_is_zero_where_the_indexer_already_agrees():
+    q, keys, w = inputs()
+    choice = select(q, keys, w, k)
+    scores = torch.stack([index_scores(q[b], keys[b], w[b]) for b in range(B)])
+    p = scores.gather(-1, choice.clamp(min=0)).masked_fill(choice < 0, -torch.inf).softmax(-1)
+    assert chosen_kl(q, keys, w, choice, p).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_indexer_learns_a_target_from_the_kl():
+    """A few steps on the KL bring the indexer to attend where a fixed attention looks."""
+    torch.manual_seed(0)
+    config = ModelConfig.named("nano")
+    indexer = Indexer(config)
+    x, q_latent = torch.randn(1, 64, config.hidden_size), torch.randn(1, 64, config.q_lora_rank)
+    attn_q, attn_k = torch.randn(1, 64, 2, 8), torch.randn(1, 64, 2, 8)
+    optimiser = torch.optim.AdamW(indexer.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(150):
+        loss = dense_kl(*indexer(x, q_latent, rope_table(64, config.qk_rope_head_dim, 1e4)), attn_q, attn_k, 0.5)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_compute_falls_with_k():
+    """Counted, not timed: FLOPs of the attention over the choice are proportional to k and do not depend on S."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def flops(S, topk):
+        choice = torch.randint(0, S, (1, 64, topk))
+        with FlopCounterMode(display=False) as counter:
+            sparse_attention(*attention_inputs(B=1, T=64, S=S), choice, 1.0)
+        return counter.get_total_flops()
+
+    fixed = 2 * flops(1000, 16) - flops(1000, 32)  # absorbing the query and expanding the values
+    assert fixed == 64 * 2 * H * L * (NOPE + DV)
+    assert flops(1000, 16) - fixed == 64 * 2 * H * 16 * (R + L) == flops(4000, 16) - fixed

@@ -1,0 +1,153 @@
+"""Number formats: exact where they promise it, bounded where they round, refusing what cannot be."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minglm.errors import InputError
+from minglm.quant import fp8, int4, int8
+from minglm.quant.formats import FORMATS, Spec
+from minglm.quant.fp8 import Fp8
+from minglm.quant.int4 import Int4
+from minglm.quant.int8 import Int8
+
+torch.set_num_threads(1)
+
+
+def weights(seed, *shape, spread=1.0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=g) * torch.exp(spread * torch.randn(*shape[:-1], 1, generator=g))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from([2, 4, 8, 16, 32]), st.floats(0, 4), st.booleans())
+def test_int4_packing_is_lossless_and_rounding_twice_changes_nothing(seed, group, spread, stacked):
+    w = weights(seed, *((3,) if stacked else ()), 8, 64, spread=spread)
+    codes, scale = int4.encode(w, group)
+    assert torch.equal(int4.unpack(int4.pack(codes)), codes)
+    scheme = Int4(group)
+    once = scheme.dequantize(*scheme.quantize(w))
+    assert torch.equal(once, scheme.fake(w)), "inference and training round to the same bits"
+    assert torch.equal(scheme.fake(once), once)
+    assert codes.abs().amax() <= 7 and bool((codes.unflatten(-1, (-1, group)).abs().amax(-1) == 7).all())
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.floats(0, 4))
+def test_int4_error_is_at_most_half_a_step(seed, spread):
+    w = weights(seed, 4, 64, spread=spread)
+    scale = int4.encode(w, 16)[1].float().repeat_interleave(16, -1)
+    # bf16 may round the scale down by 2^-9: then the largest weight, 7 steps away, is short by 7·2^-9 of a step more.
+    assert bool(((Int4(16).fake(w) - w).abs() <= scale * (0.5 + 7 * 2**-8)).all())
+
+
+def test_int4_known_values():
+    w = torch.tensor([[7.0, -7.0, 3.4, 0.2, 0.0, 0.0, 0.0, 0.0]])
+    packed, scale = Int4(4).quantize(w)
+    assert scale.tolist() == [[1.0, 1.0]] and int4.unpack(packed).tolist() == [[7, -7, 3, 0, 0, 0, 0, 0]]
+    assert packed.tolist() == [[(1 << 4) | 15, (8 << 4) | 11, 0x88, 0x88]]
+    assert packed.dtype == torch.uint8 and packed.nbytes * 2 == w.numel()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 8, 16, 128]))
+def test_fp8_blocks_cover_everything_and_err_within_e4m3(seed, rows, width, block):
+    w = weights(seed, rows, width)
+    values, scale = fp8.encode(w, block)
+    assert values.shape == w.shape and scale.shape == (-(-rows // block), -(-width // block))
+    got = fp8.expand(values, scale, block)
+    per_value = scale.repeat_interleave(block, 0)[:rows].repeat_interleave(block, 1)[:, :width]
+    # 3 bits of mantissa: half a step is 2^-4 of the value; below the smallest normal number, 2^-10 of the scale.
+    assert bool(((got - w).abs() <= torch.maximum(w.abs() * 2**-4, per_value * 2**-10) * 1.0001).all())
+    assert torch.allclose(Fp8(block).fake(got), got, rtol=1e-6, atol=0)
+
+
+def test_fp8_scale_is_published_convention():
+    w = torch.zeros(4, 4)
+    w[0, 0], w[2, 3] = 448.0, -896.0
+    values, scale = fp8.encode(w, 2)
+    assert scale.tolist() == [[1.0, 1.0], [1.0, 2.0]] and values.dtype == torch.float8_e4m3fn
+    assert torch.equal(fp8.expand(values, scale, 2), w)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.sampled_from([2, 8, 32]), st.integers(1, 5))
+def test_w4a8_is_integer_arithmetic(seed, group, tokens):
+    x, w = weights(seed, tokens, 64), weights(seed + 1, 12, 64)
+    codes, scale = int4.encode(w, group)
+    got = int8.grouped_product(x, codes, scale)
+    whole, x_scale = int8.encode(x)
+    sums = torch.einsum(
+        "ngi,ogi->nog", whole.long().unflatten(-1, (-1, group)), codes.long().unflatten(-1, (-1, group))
+    )
+    want = (sums.double() * scale.double()).sum(-1) * x_scale.double()
+    assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-6 * float(want.abs().max()))
+    # and the order of the inputs inside a group does not matter at all, which is not so for floating point
+    order = torch.cat(
+        [torch.randperm(group, generator=torch.Generator().manual_seed(seed)) + i for i in range(0, 64, group)]
+    )
+    assert torch.equal(got, int8.grouped_product(x[:, order], codes[:, order], scale))
+
+
+def test_int8_sums_stay_exact_for_wide_rows():
+    x, codes = torch.full((1, 4096), 127.0), torch.full((2, 4096), 127, dtype=torch.int8)
+    got = int8.grouped_product(x, codes, torch.ones(2, 1))
+    assert got.tolist() == [[127.0 * 127 * 4096] * 2]
+
+
+@pytest.mark.parametrize("scheme", [Int4(16), Int4(16, int8_inputs=True), Int8(), Fp8(8), Fp8(8, fp8_inputs=False)])
+def test_every_format_multiplies_nearly_like_its_weight(scheme):
+    w, x = weights(0, 24, 64), weights(1, 2, 5, 64)
+    parts = scheme.quantize(w)
+    for (shape, dtype), tensor in zip(scheme.shapes(24, 64).values(), parts):
+        assert (shape, dtype) == (tuple(tensor.shape), tensor.dtype)
+    got, want = scheme.linear(x, *parts), x @ scheme.dequantize(*parts).T
+    assert got.shape == (2, 5, 24)
+    exact = not getattr(scheme, "int8_inputs", False) and not getattr(scheme, "fp8_inputs", False)
+    assert torch.equal(got, want) if exact else 0 < float((got - want).norm() / want.norm()) < 0.05
+    zero = scheme.quantize(torch.zeros(24, 64))
+    assert (
+        torch.equal(scheme.linear(x, *zero), torch.zeros(2, 5, 24))
+        and torch.isfinite(scheme.linear(torch.zeros(1, 64), *parts)).all()
+    )
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: Spec("int5"), "did you mean 'int4'"),
+        (lambda: Spec("int4", group=3), "even whole number"),
+        (lambda: Spec("int4", group=0), "even"),
+        (lambda: Spec("fp8", block=0), "at least 1"),
+        (lambda: Int4(48).fake(torch.ones(2, 64)), "divide the 64 inputs"),
+        (lambda: Fp8(0), "at least 1"),
+    ],
+)
+def test_bad_settings_are_one_line(make, says):
+    with pytest.raises(InputError) as caught:
+        make()
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_decides_by_rank_stays_in_high_precision(name):
+    spec = Spec(name)
+    for kept in (
+        "layers.0.self_attn.indexer.wq_b.weight",
+        "layers.1.mlp.gate.weight",
+        "embed_tokens.weight",
+        "lm_head.weight",
+        "layers.0.input_layernorm.weight",
+        "mtp.eh_proj.weight",
+        "layers.1.mlp.gate.e_score_correction_bias",
+    ):
+        assert spec.scheme(kept) is None and spec.reason_kept(kept)
+    for rounded in (
+        "layers.0.self_attn.q_b_proj.weight",
+        "layers.0.mlp.gate_proj.weight",
+        "layers.1.mlp.experts.weight",
+        "layers.1.mlp.shared_experts.down_proj.weight",
+        "mtp.layer.mlp.shared_experts.up_proj.weight",
+    ):
+        assert spec.scheme(rounded, "experts.weight" in rounded) is not None

@@ -1,0 +1,184 @@
+"""Muon against the float64 polar factor, batched against one by one, per head against split by hand; AdamW against torch."""
+
+import math
+
+import pytest
+import torch
+
+from minglm.config import ModelConfig
+from minglm.training.optim import (
+    NS_EXACT,
+    MuonAdamW,
+    cosine_with_warmup,
+    orthogonalize,
+    split_rule,
+    uses_muon,
+)
+
+CONFIG = ModelConfig.named("nano")
+SHAPES = [(16, 16), (48, 16), (16, 48), (64, 100), (5, 3, 24, 40)]
+
+
+def polar(matrices: torch.Tensor) -> torch.Tensor:
+    """U·Vᵀ from a float64 singular value decomposition: the oracle."""
+    u, _, vt = torch.linalg.svd(matrices.double(), full_matrices=False)
+    return u @ vt
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_five_steps_bring_singular_values_near_one_and_keep_the_singular_vectors(shape):
+    torch.manual_seed(0)
+    m = torch.randn(shape)
+    out = orthogonalize(m).double()
+    # in the basis of the input's singular vectors the result is diagonal with entries in the known band
+    u, s, vt = torch.linalg.svd(m.double(), full_matrices=False)
+    core = u.mT @ out @ vt.mT
+    diagonal = core.diagonal(dim1=-2, dim2=-1)
+    assert (core - torch.diag_embed(diagonal)).abs().max() < 1e-4
+    well = s / s.norm(dim=-1, keepdim=True) > 0.02  # five steps lift what is not nearly zero to begin with
+    assert diagonal[well].min() > 0.6 and diagonal.max() < 1.3
+    assert (out - polar(m)).norm() / polar(m).norm() < 0.35
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_converged_variant_is_the_polar_factor(shape):
+    torch.manual_seed(1)
+    m = torch.randn(shape, dtype=torch.float64)
+    assert torch.allclose(orthogonalize(m, steps=40, coefficients=NS_EXACT), polar(m), atol=1e-9)
+
+
+def test_batched_equals_one_by_one_and_zero_stays_zero():
+    torch.manual_seed(2)
+    m = torch.randn(7, 24, 40)
+    assert torch.allclose(orthogonalize(m), torch.stack([orthogonalize(x) for x in m]), atol=1e-5)
+    assert not orthogonalize(torch.zeros(3, 4)).any()
+
+
+def test_scale_of_the_gradient_does_not_matter():
+    torch.manual_seed(3)
+    m = torch.randn(20, 30)
+    assert torch.allclose(orthogonalize(m), orthogonalize(m * 1e-3), atol=1e-3)
+
+
+def _one_step(name: str, shape: tuple[int, ...], **options):
+    torch.manual_seed(4)
+    p = torch.nn.Parameter(torch.randn(shape) * 0.02)
+    before, p.grad = p.detach().clone(), torch.randn(shape)
+    optimizer = MuonAdamW([(name, p)], CONFIG, lr=0.01, weight_decay=0.0, **options)
+    optimizer.step()
+    return p.detach() - before, p.grad
+
+
+@pytest.mark.parametrize(
+    "name, heights",
+    [
+        ("layers.0.self_attn.q_b_proj.weight", [CONFIG.qk_head_dim] * CONFIG.num_attention_heads),
+        (
+            "layers.0.self_attn.kv_b_proj.weight",
+            [CONFIG.qk_nope_head_dim, CONFIG.v_head_dim] * CONFIG.num_attention_heads,
+        ),
+    ],
+)
+def test_up_projections_are_orthogonalised_per_head(name, heights):
+    shape = (sum(heights), 32)
+    moved, grad = _one_step(name, shape)
+    # Nesterov on the first step only rescales the gradient, which orthogonalisation ignores
+    expected = torch.cat(
+        [-0.01 * 0.2 * math.sqrt(max(part.shape)) * orthogonalize(part) for part in grad.split(heights)]
+    )
+    assert torch.allclose(moved, expected, atol=1e-5)
+    whole = -0.01 * 0.2 * math.sqrt(max(shape)) * orthogonalize(grad)
+    assert (moved - whole).norm() > 0.1 * whole.norm(), "negative control: the split must matter"
+
+
+def test_each_expert_is_a_matrix_of_its_own_and_gate_and_up_are_apart():
+    moved, grad = _one_step("layers.1.mlp.experts.gate_up_proj", (8, 64, 32))
+    for e in range(8):
+        for half in (slice(0, 32), slice(32, 64)):
+            assert torch.allclose(moved[e, half], -0.01 * 0.2 * math.sqrt(32) * orthogonalize(grad[e, half]), atol=1e-5)
+
+
+def test_update_has_the_size_of_adamw_whatever_the_shape():
+    for shape in ((64, 64), (256, 64), (64, 256)):
+        moved, _ = _one_step("layers.0.self_attn.o_proj.weight", shape)
+        rms = moved.pow(2).mean().sqrt() / 0.01
+        assert 0.12 < rms < 0.25, "0.2·sqrt(max(m, n)) aims at a root mean square of 0.2"
+
+
+def test_which_parameters_go_where():
+    torch_model = pytest.importorskip("minglm.model.model").Model(CONFIG)
+    optimizer = MuonAdamW(torch_model.named_parameters(), CONFIG)
+    assert all(p.ndim >= 2 for p in optimizer.muon.values())
+    adam = {n for n, p in optimizer.adam.items() if p.ndim >= 2}
+    assert adam and all(n.endswith(("embed_tokens.weight", "lm_head.weight", "gate.weight")) for n in adam), adam
+    assert sum("q_b_proj" in n and len(optimizer.splits[n]) == CONFIG.num_attention_heads for n in optimizer.muon) > 0
+    assert all(
+        split_rule(n, tuple(p.shape), CONFIG) is None or split_rule(n, tuple(p.shape), CONFIG)[-1][1] == p.shape[-2]
+        for n, p in optimizer.muon.items()
+    )
+    assert not uses_muon("layers.0.input_layernorm.weight", torch.zeros(4))
+
+
+def test_adamw_equals_torch():
+    torch.manual_seed(5)
+    start = torch.randn(12, 6)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    a = MuonAdamW([("embed_tokens.weight", ours)], CONFIG, lr=0.01, weight_decay=0.1)
+    b = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    for _ in range(5):
+        ours.grad = torch.randn(12, 6)
+        theirs.grad = ours.grad.clone()
+        a.step(), b.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_state_round_trip_continues_identically():
+    torch.manual_seed(6)
+
+    def fresh():
+        torch.manual_seed(7)
+        named = [
+            ("layers.0.self_attn.o_proj.weight", torch.nn.Parameter(torch.randn(8, 8))),
+            ("norm.weight", torch.nn.Parameter(torch.ones(8))),
+        ]
+        return named, MuonAdamW(named, CONFIG, lr=0.01)
+
+    grads = [[torch.randn(8, 8), torch.randn(8)] for _ in range(6)]
+    named, straight = fresh()
+    for pair in grads:
+        for (_, p), g in zip(named, pair):
+            p.grad = g.clone()
+        straight.step()
+    half, first = fresh()
+    for pair in grads[:3]:
+        for (_, p), g in zip(half, pair):
+            p.grad = g.clone()
+        first.step()
+    state = {k: v.clone() for k, v in first.state_dict().items()}
+    second = MuonAdamW(half, CONFIG, lr=0.01)
+    second.load_state_dict(state)
+    for pair in grads[3:]:
+        for (_, p), g in zip(half, pair):
+            p.grad = g.clone()
+        second.step()
+    assert all(torch.equal(p, q) for (_, p), (_, q) in zip(named, half))
+    with pytest.raises(ValueError, match="does not fit"):
+        second.load_state_dict({"steps": torch.tensor([1])})
+
+
+def test_clipping_and_missing_gradients():
+    p, q = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(4))
+    optimizer = MuonAdamW([("a.norm.weight", p), ("b.norm.weight", q)], CONFIG, lr=0.1)
+    assert float(optimizer.clip_grad_norm(1.0)) == 0.0
+    p.grad = torch.full((4,), 10.0)
+    assert float(optimizer.clip_grad_norm(1.0)) == pytest.approx(20.0)
+    assert float(p.grad.norm()) == pytest.approx(1.0, abs=1e-4)
+    optimizer.step()
+    assert torch.equal(q.detach(), torch.ones(4)) and not torch.equal(p.detach(), torch.ones(4))
+
+
+def test_schedule():
+    values = [cosine_with_warmup(s, 100, 10, 0.1) for s in range(100)]
+    assert values[0] == pytest.approx(0.1) and values[9] == values[10] == pytest.approx(1.0)
+    assert all(a >= b for a, b in zip(values[10:], values[11:])) and 0.1 <= values[-1] < 0.11
+    assert {cosine_with_warmup(s, 50, 0, 1.0) for s in range(50)} == {1.0}

@@ -1,0 +1,373 @@
+"""The planner page without a browser: controls, answers, files, the report, and the command that serves it."""
+
+import json
+import shlex
+import socket
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minglm.errors import InputError
+from sim.cli.main import main as clustersim
+from sim.dashboard import controls, files, state
+from sim.dashboard import figures as pictures
+from sim.planner.quick import quick
+
+SMALL = {"model": "llama3_8b", "machine": "chip:h100", "chips": "64", "tokens": "1T", "batch": "4M"}
+
+
+@pytest.fixture(autouse=True)
+def own_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINGLM_RUNS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def budget():
+    """The question of a person with a budget."""
+    return state.answer({"model": "glm5", "machine": "chip:h100", "chips": "20k", "rent_usd_per_hour": "2-3"})
+
+
+# ------------------------------------------------------------------ controls
+
+
+def test_every_control_has_a_unit_a_help_and_a_default_in_words():
+    at = controls.machine(controls.DEFAULT["machine"])
+    for c in controls.CONTROLS:
+        assert c.unit and c.help and controls.default_words(c, at)
+        assert c.kind == "choice" or 0 < c.low < c.high
+    assert set(controls.QUESTION) <= set(controls.DEFAULT)
+
+
+def test_choices_name_what_can_be_computed():
+    for _, value in controls.choices("machine"):
+        assert controls.machine(value).chip.name
+    assert len(controls.choices("model")) > 30
+
+
+@pytest.mark.parametrize(
+    "text, low, value, high",
+    [("2.5", 2.5, 2.5, 2.5), ("2-3", 2, 2.5, 3), ("$2/h to $3/h", 2, 2.5, 3), (" 2 – 3 ", 2, 2.5, 3)],
+)
+def test_a_price_is_one_or_a_range(text, low, value, high):
+    f = controls.price(text, "money_per_hour", "rent")
+    assert (f.low, f.value, f.high) == (low, value, high)
+    assert controls.price("  ", "money_per_hour", "rent") is None
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"chips": "abc"}, "How many chips: 'abc' is not a quantity"),
+        ({"chips": "12.5"}, "not a whole number"),
+        ({"chips": "0"}, "How many chips"),
+        ({"chips": "-3"}, "below 1"),
+        ({"tokens": "1e99"}, "larger"),
+        ({"rent_usd_per_hour": "3-2"}, "from high to low"),
+        ({"rent_usd_per_hour": "2 GiB"}, "Rent of a chip"),
+        ({"rent_usd_per_hour": "0"}, "must be more than 0"),
+        ({"pue": "0.5"}, "below 1"),
+        ({"batch": "100"}, "less than one sequence"),
+        ({"machine": "h100"}, "chip:NAME"),
+        ({"machine": "chip:h1000"}, "not known"),
+        ({"model": "glm55"}, "neither a known name"),
+        ({"precision": "fp9"}, "not one of"),
+        ({"utilization": "130%"}, "larger than 1"),
+        ({"chps": "3"}, "did you mean 'chips'"),
+        ({"chips": "4", "model": "glm5"}, "no plan"),
+        ({"seq": "9" * 70}, "characters"),
+    ],
+)
+def test_bad_values_are_one_line(changes, words):
+    with pytest.raises(InputError) as caught:
+        state.answer({**SMALL, **changes})
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([c.key for c in controls.CONTROLS]), st.text(max_size=12))
+def test_any_text_is_read_or_refused_in_words(key, text):
+    try:
+        controls.question_of({**SMALL, key: text})
+    except InputError as err:
+        assert "\n" not in str(err) or "\n" in text
+
+
+# ------------------------------------------------------------------ answers
+
+
+def test_the_budget_question(budget):
+    r = budget.row
+    assert r["chips"] <= 20_000 and 20 < r["days"] < 200
+    assert r["rent_usd"] == pytest.approx(2.5 * r["chip_hours"])
+    low, high = budget.interval("rent_usd")
+    assert low < r["rent_usd"] < high
+    assert sum(budget.memory.values()) == pytest.approx(r["memory_gib"]) and r["memory_gib"] <= budget.room_gib
+    assert "days" in state.sentence(budget) and "to rent" in state.sentence(budget)
+
+
+def test_each_result_says_what_moves_it_most(budget):
+    for key, _, _ in budget.results:
+        moved = budget.mover(key)
+        assert moved["name"] and moved["low"] < budget.row[key] * 1.3 and moved["high"] >= moved["low"]
+        for row in budget.sure["tornado"]:
+            assert abs(row[f"high_{key}"] - row[f"low_{key}"]) <= (moved["high"] - moved["low"]) * (1 + 1e-9)
+
+
+def test_command_line_library_and_page_give_the_same_figures(budget, capsys):
+    words = shlex.split(state.command(budget))
+    assert words[0] == "clustersim" and clustersim([*words[1:], "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["winner"]
+    for key in ("plan", "chips", "step_s", "days", "rent_usd", "own_usd", "energy_kwh", "memory_gib", "mfu", "goodput"):
+        assert (
+            said[key] == pytest.approx(budget.row[key])
+            if isinstance(said[key], float)
+            else said[key] == budget.row[key]
+        ), key
+    assert state.answer(budget.values, budget.kept).row == budget.row
+
+
+def test_a_quick_plan_is_real_and_never_better_than_the_proven_best():
+    from sim.planner.planner import find
+
+    for values in (SMALL, {**SMALL, "model": "mixtral_8x7b", "chips": "128"}):
+        q = controls.question_of(values)
+        fast, best = quick(q)[0], find(q, 1)[0].best[0]
+        assert best.value("tokens") <= fast.value("tokens") * (1 + 1e-9) <= best.value("tokens") * 1.1
+        assert fast.memory_bytes <= q.cluster.chip.memory_bytes.value
+
+
+def test_the_answer_does_not_depend_on_what_was_asked_before():
+    alone = state.answer(SMALL).row
+    state._KNOWN.clear(), state._FOUND.clear()
+    state.answer({**SMALL, "chips": "128"})
+    state.answer({**SMALL, "batch": "8M"})
+    assert state.answer(SMALL).row == alone
+
+
+def test_a_kept_plan_stays_while_chips_move(budget):
+    fewer = state.answer({**budget.values, "chips": "10k"}, budget.kept)
+    assert {k: fewer.row[k] for k in state.AXES} == budget.kept and fewer.row["chips"] <= 10_000
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_what_is_saved_is_a_scenario_and_comes_back_the_same(budget, monkeypatch, own_runs):
+    from sim.scenario.training import load_scenario
+    from sim.study.monte_carlo import outcome
+
+    path = files.save(budget, "H100 at $2-3")
+    assert path.parent == own_runs / "planner" and "h100_at_2_3" in files.saved()
+    values, keep, name = files.load(path)
+    assert name == "H100 at $2-3" and state.answer(values, keep).row == budget.row
+    assert outcome(load_scenario(path))["rent_usd"] == pytest.approx(budget.row["rent_usd"])
+    monkeypatch.setitem(sys.modules, "yaml", None)  # a browser without PyYAML
+    assert files.load(path) == (values, keep, name)
+    assert files.load_upload("mine.yaml", path.read_bytes())[0] == values
+
+
+def test_a_scenario_that_was_not_saved_here_opens_with_its_own_plan():
+    values, keep, _ = files.load("llama3_405b_16k_h100")
+    a = state.answer(values, keep)
+    assert values["machine"] == "cluster:llama3_meta" and a.row["tp"] == 8 and a.row["pp"] == 16
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (("version: 1", "version: 0"), "version 0"),
+        (("version: 1", "version: 7"), "version 7"),
+        (('"chips": "64"', '"chip_count": "64"'), "saved by another version"),
+        (('"chips": "64"', '"chips": "many"'), "How many chips"),
+        (('"keep": {}', '"keep": {"tpp": 1}'), "not a width"),
+        (('"keep": {}', '"keep": 3'), "mapping"),
+        (("model:", "modle:"), "unknown key"),
+    ],
+)
+def test_old_and_broken_files_are_refused_in_words(change, words):
+    text = files.text(state.answer(SMALL))
+    assert change[0] in text
+    with pytest.raises(InputError) as caught:
+        files.load_upload("old.yaml", text.replace(*change).encode())
+    assert words in str(caught.value) and "\n" not in str(caught.value) and "/tmp" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0", b"[1, 2]", b"a: &a [*a]", b"x" * (2**20 + 1), b"kind: serving\nmodel: glm5\n"]
+)
+def test_uploads_that_are_no_scenario(content):
+    with pytest.raises(InputError):
+        files.load_upload("x.yaml", content)
+
+
+def test_no_name_and_no_folder(monkeypatch, tmp_path):
+    a = state.answer(SMALL)
+    with pytest.raises(InputError, match="name is empty"):
+        files.save(a, " ")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINGLM_RUNS", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="cannot be written"):
+        files.save(a, "x")
+
+
+def test_the_report_holds_question_sources_interval_errors_and_what_would_change(own_runs):
+    made = files.report(state.answer({**SMALL, "rent_usd_per_hour": "2-3"}), samples=20)
+    page, figures = made["html"].read_text(), json.loads(made["json"].read_text())
+    for words in (
+        "Answer",
+        "90% of samples",
+        "What would change the answer",
+        "moved most by",
+        "Assumptions",
+        "source",
+        "How wrong the simulator is",
+        "Rent of a chip: 2-3",
+        "clustersim plan",
+    ):
+        assert words in page, words
+    assert 'src="http' not in page and "Plotly.newPlot" in page
+    assert figures["winner"]["days"] == state.answer(SMALL).row["days"] and made["csv"].read_text().startswith(
+        "list,plan"
+    )
+
+
+# ------------------------------------------------------------------ the page's widgets
+
+widgets = pytest.importorskip("ipywidgets", reason="ipywidgets is missing: pip install -e '.[lab]'")
+
+
+@pytest.fixture(scope="module")
+def opened():
+    pytest.importorskip("anywidget", reason="anywidget is missing: pip install -e '.[lab]'")
+    from sim.dashboard.page import Page
+
+    return Page(SMALL)
+
+
+def set_(page, key, text):
+    page.inputs.fields[key].box.value = text
+
+
+def test_a_slider_writes_the_text_and_the_answer_follows(opened):
+    set_(opened, "chips", "64")
+    before, field = opened.answer.row["days"], opened.inputs.fields["chips"]
+    field.slider.value += 10
+    assert field.text != "64" and opened.answer.row["days"] < before
+    field.slider.value = field.slider.value  # the page's own move does not change what was typed
+    set_(opened, "chips", "64")
+    assert opened.answer.row["days"] == before and field.text == "64"
+
+
+def test_a_refused_value_leaves_the_last_answer_and_says_why(opened):
+    set_(opened, "chips", "64")
+    cards = opened.cards.value
+    set_(opened, "chips", "sixty")
+    assert (
+        opened.cards.value == cards and "How many chips" in opened.error.value and 'role="alert"' in opened.error.value
+    )
+    set_(opened, "chips", "64")
+    assert opened.error.value == ""
+
+
+def test_prices_belong_to_their_chip(opened):
+    set_(opened, "rent_usd_per_hour", "2-3")
+    set_(opened, "machine", "chip:910b")
+    assert opened.inputs.fields["rent_usd_per_hour"].text == "" and opened.answer.question.cluster.chip.name == "910B"
+    set_(opened, "machine", "chip:h100")
+    assert opened.inputs.fields["rent_usd_per_hour"].text == "2-3"
+
+
+def test_two_saved_scenarios_are_compared(opened):
+    set_(opened, "machine", "chip:h100")
+    opened.name.value = "on H100"
+    opened._save()
+    set_(opened, "machine", "chip:910b")
+    assert (
+        "B takes" in opened.versus_words.value
+        and "on H100" in opened.versus_words.value
+        and opened.strips["versus"].value.count('class="bar"') >= 3
+    )
+    opened.name.value = "on 910B"
+    opened._save()
+    opened.a.value, opened.b.value = "on H100", "on 910B"
+    assert "A: on H100" in opened.versus_words.value and "B: on 910B" in opened.versus_words.value
+    set_(opened, "machine", "chip:h100")
+
+
+def test_every_picture_has_a_text_alternative(opened):
+    strip = opened.strips["timeline"].value
+    assert strip.count("<rect") > 1 and 'role="img" aria-label="One step of one replica as events' in strip
+    for key in ("memory", "step", "tornado"):
+        alt = opened.figures[key].layout.meta["alt"]
+        assert len(alt) > 40 and len(opened.figures[key].data) >= 1 and alt[:30] in opened.alts[key].value
+
+
+def test_looking_at_every_plan_keeps_the_best(opened):
+    set_(opened, "chips", "64")
+    opened._search()
+    assert (
+        opened.fixed == opened.answer.kept
+        and "is kept" in opened.plan_note.value
+        and opened.search.layout.display == "none"
+    )
+    opened._release()
+    assert opened.fixed == {} and "found at once" in opened.plan_note.value
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_port_in_use_and_voila_absent_are_one_line(capsys, monkeypatch):
+    pytest.importorskip("voila", reason="Voila is missing: pip install -e '.[lab]'")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        port = s.getsockname()[1]
+        assert clustersim(["dashboard", "--port", str(port), "--no-browser"]) == 2
+        err = capsys.readouterr().err
+        assert f"port {port} cannot be used" in err and err.count("\n") == 1
+    assert clustersim(["dashboard", "--port", "0"]) == 2
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "voila", None)
+    assert clustersim(["dashboard"]) == 2
+    err = capsys.readouterr().err
+    assert "voila is not installed" in err and "pip install" in err and err.count("\n") == 1
+
+
+def test_the_served_page_links_to_no_other_machine(tmp_path):
+    pytest.importorskip("voila", reason="Voila is missing: pip install -e '.[lab]'")
+    from sim.cli.dashboard import local_template
+
+    made = tmp_path / "voila" / "templates" / local_template(tmp_path)
+    for name in ("index.html.j2", "page.html"):
+        text = (made / name).read_text()
+        assert "http" not in text.replace("https://github.com", "").replace("http-equiv", "") and "{%" in text
+
+
+def test_what_serving_earns_is_what_the_command_line_prints(capsys):
+    from sim.dashboard import serving
+
+    found = serving.earned("glm5", "chip:h200", "wide", "0.80", "2.56", "2-3")
+    words = shlex.split(serving.command("glm5", "chip:h200", "0.80", "2.56", "2.5"))
+    assert words[0] == "clustersim" and clustersim([*words[1:], "--json"]) == 0
+    said = next(iter(json.loads(capsys.readouterr().out)["cases"].values()))["rows"][0]
+    assert (
+        said["likely"] == pytest.approx(found["rows"][0]["likely"]) and said["p5"] != found["rows"][0]["p5"]
+    )  # one rent against a range
+    assert f"{abs(said['likely']):.0%} of its income" in serving.words(found) and found["mode"] in serving.words(found)
+    for refused in (("x", "3.2", ""), ("1", "0", ""), ("1", "3.2", "-2")):
+        with pytest.raises(InputError):
+            serving.earned("glm5", "chip:h200", "wide", *refused)
+    with pytest.raises(InputError, match="910C-die"):
+        serving.earned("glm5", "chip:910c_die", "wide", "1", "3.2")
+
+
+def test_a_picture_has_no_two_dollar_signs_in_one_text(budget):
+    for key, _, _ in budget.results:
+        fig, _ = pictures.tornado(budget, key)
+        assert (
+            fig.layout.xaxis.title.text.count("$") <= 1 and fig.layout.title.text.count("$") <= 1
+        )  # read as a formula

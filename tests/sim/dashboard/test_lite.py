@@ -1,0 +1,127 @@
+"""The site for a browser: its wheel runs without torch, numpy, PyYAML and pydantic, and its lock file names what is served."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from minglm.errors import InputError
+from sim.dashboard import lite, lite_wheel
+
+PROGRAM = """
+import sys
+for name in ("torch", "numpy", "yaml", "pydantic", "pydantic_core", "transformers"):
+    sys.modules[name] = None                     # importing it fails, as in the browser
+sys.path.insert(0, sys.argv[1])
+import sim
+assert sim.__file__.startswith(sys.argv[1]), sim.__file__
+from sim.dashboard import files, state
+a = state.answer({"model": "glm5", "machine": "chip:h100", "chips": "20k", "rent_usd_per_hour": "2-3"})
+path = files.save(a, "from a browser")
+values, keep, name = files.load(path)
+assert state.answer(values, keep).row == a.row
+state.played(a)
+files.result_of(a, 10)
+import json
+print(json.dumps({"sentence": state.sentence(a), "row": a.row}))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    return lite_wheel.build(tmp_path_factory.mktemp("wheel"))
+
+
+def test_data_files_are_json_under_their_own_names(wheel):
+    with zipfile.ZipFile(wheel) as z:
+        names = z.namelist()
+        assert (
+            "minglm/_data/chips/h100.yaml" in names
+            and "minglm/_data/models/glm5.json" in names
+            and "sim/dashboard/page.py" in names
+        )
+        assert not any(
+            n.startswith("minglm/")
+            and "torch" in z.read(n).decode()
+            and "import torch\n" in z.read(n).decode().split("def ")[0]
+            for n in names
+            if n.endswith(".py")
+        )
+        for name in names:
+            if name.startswith("minglm/_data/") and not name.endswith(".csv"):
+                json.loads(z.read(name))
+
+
+def test_the_same_sources_give_the_same_bytes(wheel, tmp_path):
+    assert lite_wheel.build(tmp_path).read_bytes() == wheel.read_bytes()
+
+
+def test_the_wheel_answers_without_what_a_browser_lacks_and_says_the_same(wheel, tmp_path):
+    from sim.dashboard import state
+
+    place = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as z:
+        z.extractall(place)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PROGRAM, str(place)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+        env={"MINGLM_RUNS": str(tmp_path / "runs"), "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said, here = (
+        json.loads(done.stdout),
+        state.answer({"model": "glm5", "machine": "chip:h100", "chips": "20k", "rent_usd_per_hour": "2-3"}),
+    )
+    assert said["sentence"] == state.sentence(here)
+    assert said["row"]["days"] == pytest.approx(here.row["days"])
+
+
+def test_the_lock_file_lists_what_is_served_with_its_hash(wheel, tmp_path):
+    files = {}
+    for name in ("micropip", "plotly"):
+        files[name] = tmp_path / f"{name}-1.0-py3-none-any.whl"
+        files[name].write_bytes(name.encode())
+    lock = {
+        "info": {"python": "3.14"},
+        "packages": {
+            "micropip": {"depends": ["gone"], "imports": ["micropip"], "version": "1.0", "file_name": "x"},
+            "numpy": {},
+        },
+    }
+    made = lite.lock_file(lock, files, wheel)["packages"]
+    assert set(made) == {"micropip", "plotly", "minglm"} and made["micropip"]["depends"] == []
+    assert (
+        made["plotly"]["sha256"] == hashlib.sha256(b"plotly").hexdigest()
+        and made["minglm"]["file_name"] == lite_wheel.NAME
+    )
+
+
+def test_what_a_package_needs_is_followed_and_compiled_ones_are_refused():
+    def entry(file, *depends):
+        return {"file_name": file, "version": "1", "depends": list(depends)}
+
+    lock = {
+        "packages": {
+            "a": entry("a-1-py3-none-any.whl", "b_c"),
+            "b-c": entry("b-1-py3-none-any.whl"),
+            "d": entry("d-1-cp314-wasm32.whl"),
+        }
+    }
+    assert lite.closure(lock, ["a"]) == {"a": "1", "b-c": "1"}
+    for names, words in ((["d"], "compiled"), (["zz"], "not in the lock file")):
+        with pytest.raises(InputError, match=words):
+            lite.closure(lock, names)
+
+
+def test_no_npm_is_one_line(capsys, monkeypatch, tmp_path):
+    pytest.importorskip("jupyterlite_core", reason="jupyterlite-core is missing: pip install -e '.[dev]'")
+    monkeypatch.setattr(lite, "CACHE", tmp_path)
+    monkeypatch.setattr(lite.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="npm is not installed"):
+        lite.fetch_pyodide(tmp_path)

@@ -1,0 +1,253 @@
+"""The planner's answers: published plans are met or beaten, events agree, refusals say what is missing."""
+
+import json
+
+import pytest
+
+from minglm.errors import InputError
+from sim.base.pareto import Front
+from sim.cli.main import main
+from sim.cost.evaluate import in_closed_form
+from sim.planner.planner import answer, find, parts, question
+from sim.planner.space import default_space, divisors, replicas
+from sim.spec.hardware import load_cluster
+from sim.spec.model_loader import load_model
+from sim.spec.plan import Plan
+
+
+def call(capsys, *argv):
+    code = main(["plan", *argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def gpt3():
+    q = question("recompute_175b", "dgx_a100", 64, seq=2048, batch=64, stack="megatron-lm-2022-05", tokens="300B")
+    return q, answer(q, keep=8)
+
+
+def test_at_least_as_fast_as_the_published_plan(gpt3):
+    """arXiv 2205.05198 Table 5: TP8 PP8, three virtual stages, selective recomputation, on 64 A100."""
+    q, a = gpt3
+    published = Plan(tp=8, pp=8, vpp=3, schedule="interleaved", recompute="selective")
+    assert a["winner"]["step_s"] <= in_closed_form(q.model, q.cluster, published, q.workload, "bf16", q.stack)[2]
+
+
+def test_winner_holds_as_events(gpt3):
+    assert abs(gpt3[1]["verified"]["difference"]) < 0.05
+
+
+def test_answer_is_whole_and_consistent(gpt3):
+    q, a = gpt3
+    assert json.loads(json.dumps(a)) == a
+    speeds = [r["tokens_per_s"] for r in a["ranked"]]
+    assert speeds == sorted(speeds, reverse=True) and len(a["ranked"]) == 8
+    assert all(
+        r["memory_gib"] <= q.cluster.chip.memory_bytes.value / 2**30 and r["chips"] + r["spares"] == 64
+        for r in a["ranked"] + a["front"]
+    )
+    assert [r["chips"] for r in a["front"]] == sorted(r["chips"] for r in a["front"])
+    s = a["search"]
+    assert s["combinations"] == s["evaluated"] + s["too_large"] + s["bounded"]
+    first = min(a["by_schedule"].values(), key=lambda r: r["step_s"])
+    assert first["plan"] == a["winner"]["plan"]
+    assert a["winner"]["days"] == pytest.approx(3e11 / a["winner"]["tokens_per_s"] / 86400 / a["winner"]["goodput"])
+    assert a["winner"]["rent_usd"] == pytest.approx(a["winner"]["chip_hours"] * q.cluster.chip.rent_usd_per_hour.value)
+
+
+def test_explanation_names_the_difference(gpt3):
+    q, a = gpt3
+    words = " ".join(a["explanation"])
+    assert (
+        a["winner"]["plan"] in words
+        and "runner-up" in words
+        and "instead of" in words
+        and "of a chip's memory" in words
+    )
+
+
+def test_parts_sum_to_the_step(gpt3):
+    q, _ = gpt3
+    plan = Plan(tp=8, pp=8, vpp=3, schedule="interleaved", recompute="selective")
+    assert sum(parts(q, plan, q.workload).values()) == pytest.approx(
+        in_closed_form(q.model, q.cluster, plan, q.workload, "bf16", q.stack)[2]
+    )
+
+
+def test_cost_objective_never_costs_more_than_the_fastest():
+    base = dict(seq=4096, batch=64, tokens="100B", fixed={"recompute": "none"})
+    fast = find(question("llama3_8b", "dgx_h100", 64, **base), keep=3)[0].best[0]
+    cheap = find(question("llama3_8b", "dgx_h100", 64, objective="cost", **base), keep=3)[0].best[0]
+    assert cheap.value("cost") <= fast.value("cost") and fast.value("time") <= cheap.value("time")
+
+
+def test_inventory_leaves_spares_and_meets_a_token_batch():
+    q = question(
+        "glm5",
+        "atlas_800t_a2",
+        1000,
+        batch_tokens="4M",
+        fixed={"ep": [16, 32], "micro_batch": 1, "recompute": ["none", "full"], "etp": 1},
+    )
+    out, costs = find(q, keep=5)
+    for f in out.best:
+        assert f.chips <= 1000 and abs(f.tokens / 4e6 - 1) <= 0.03
+        assert costs.memory_bytes(f.candidate) <= costs.room
+
+
+def test_pinned_axes_and_fields_hold():
+    q = question(
+        "llama3_8b",
+        "dgx_h100",
+        32,
+        seq=4096,
+        batch=64,
+        fixed={"tp": 2, "zero": [0, 1], "optimizer": "muon"},
+        schedules=("1f1b",),
+    )
+    out, costs = find(q, keep=None)
+    assert {f.candidate.tp for f in out.best} == {2} and {f.candidate.zero for f in out.best} <= {0, 1}
+    assert {f.candidate.schedule for f in out.best} == {"1f1b"} and all(
+        costs.plan(f.candidate).optimizer == "muon" for f in out.best
+    )
+
+
+def test_nothing_fits_names_the_nearest_and_what_it_lacks():
+    with pytest.raises(InputError, match=r"no plan of [\d,]+ fits .*; nearest is TP\d.* GiB over the .* GiB"):
+        find(question("glm5", "dgx_h100", 16, seq=4096, batch=16, fixed={"micro_batch": 1, "etp": 1}))
+
+
+def test_nothing_divides():
+    with pytest.raises(InputError, match="no plan divides .*--batch-tolerance"):
+        find(question("llama3_8b", "dgx_h100", 8, seq=4096, batch=7, fixed={"micro_batch": 2}))
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--model", "gpt3_175b", "--cluster", "dgx_a1000"], "did you mean"),
+        (["--model", "gpt3_175b"], "neither a cluster nor a chip"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--objective", "speed"], "objective 'speed'"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--set", "tpp=8"], "did you mean"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--set", "tp"], "KEY=VALUE"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--set", "tp=0"], "whole number"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--schedules", "2f2b"], "not one of"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--chips", "-4"], "chips"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--batch", "64", "--batch-tokens", "4M"], "keep one"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--top-k", "0"], "--top-k"),
+        (
+            [
+                "--model",
+                "llama3_8b",
+                "--chip",
+                "910c",
+                "--objective",
+                "cost",
+                "--cluster",
+                "dgx_h100",
+                "--chip-hour-price",
+                "0",
+            ],
+            "must be more than 0",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(capsys, argv, words):
+    code, out, err = call(capsys, *argv)
+    assert code == 2 and not out and err.count("\n") == 1 and words in err
+
+
+def test_cost_without_a_price_is_refused():
+    chip = {"name": "made-up", "peak_flops": "300 TFLOPS", "memory_bytes": "80 GB", "memory_bytes_per_s": "2 TB/s"}
+    with pytest.raises(InputError, match="no price of made-up is known.*--chip-hour-price"):
+        question("llama3_8b", None, 8, chip=chip, objective="cost")
+
+
+def test_command_and_library_agree(capsys):
+    argv = [
+        "--model",
+        "llama3_8b",
+        "--cluster",
+        "dgx_h100",
+        "--chips",
+        "16",
+        "--seq",
+        "4096",
+        "--batch",
+        "32",
+        "--top-k",
+        "4",
+    ]
+    code, out, err = call(capsys, *argv, "--json")
+    a, b = json.loads(out), answer(question("llama3_8b", "dgx_h100", 16, seq=4096, batch=32), keep=4)
+    a["search"].pop("cpu_s"), b["search"].pop("cpu_s")
+    assert code == 0 and not err and a == json.loads(json.dumps(b))
+    code, out, _ = call(capsys, *argv)
+    assert code == 0 and a["winner"]["plan"] in out and "Pareto front" in out
+
+
+def test_front_keeps_what_nothing_beats():
+    front = Front()
+    for chips, time in [(8, 5.0), (16, 3.0), (8, 6.0), (4, 5.0), (12, 4.0), (16, 3.0), (20, 3.5), (2, 9.0)]:
+        front.add(chips, time, (chips, time))
+    assert front.items == [(2, 9.0), (4, 5.0), (12, 4.0), (16, 3.0)]
+    assert front.beats(13, 4.5) and not front.beats(11, 4.5) and not front.beats(1, 100.0)
+
+
+def test_replicas_divide_or_come_near():
+    space = default_space(load_model("glm5"), load_cluster("atlas_800t_a2"), 100_000, 4096, 16384, tolerance=0.02)
+    for dp, batch in replicas(space, 16384, 1, 781, 4):
+        assert dp % 4 == 0 and dp <= 781 and batch % dp == 0 and abs(batch / 16384 - 1) <= 0.02
+    assert max(d for d, _ in replicas(space, 16384, 1, 781, 4)) >= 760
+    assert divisors(12) == [1, 2, 3, 4, 6, 12] and divisors(1) == [1]
+
+
+def test_without_mtp_is_faster():
+    pinned = {"tp": 1, "ep": 64, "micro_batch": 1, "pp": 16, "recompute": "full", "zero": 1}
+    a, b = (
+        find(question("deepseek_v3", "h800_deepseek", 2048, seq=4096, batch=15360, mtp=mtp, fixed=pinned), keep=1)[
+            0
+        ].best[0]
+        for mtp in (True, False)
+    )
+    assert b.step_s < a.step_s
+
+
+def test_report_is_one_page_with_its_numbers(tmp_path, capsys):
+    import csv
+
+    code, out, err = call(
+        capsys,
+        "--model",
+        "llama3_8b",
+        "--cluster",
+        "dgx_h100",
+        "--chips",
+        "16",
+        "--seq",
+        "4096",
+        "--batch",
+        "32",
+        "--top-k",
+        "4",
+        "--set",
+        "micro_batch=1",
+        "--samples",
+        "40",
+        "--out",
+        str(tmp_path / "r"),
+    )
+    assert code == 0 and not err and "90% of samples" in out
+    a, html = json.loads((tmp_path / "r/plan.json").read_text()), (tmp_path / "r/plan.html").read_text()
+    rows = list(csv.DictReader((tmp_path / "r/plans.csv").open()))
+    assert len(rows) == len(a["ranked"]) + len(a["front"]) and float(rows[0]["step_s"]) == a["winner"]["step_s"]
+    assert (
+        a["winner"]["plan"] in html
+        and "What would change the answer" in html
+        and "mean absolute error" in html
+        and "Plotly" in html
+    )
+    assert "<script src=" not in html and "<link" not in html.split("<body>")[0]
+    i = a["uncertainty"]["intervals"]["days"]
+    assert i["p5"] < i["p95"] and a["uncertainty"]["centre"]["days"] == pytest.approx(a["winner"]["days"], rel=1e-6)

@@ -1,0 +1,154 @@
+"""Rooflines of decoding and prefill: counted against independent formulas, published latencies, and limits."""
+
+import math
+
+import pytest
+
+from minglm.errors import InputError
+from sim.serving.deployment import Deployment
+from sim.serving.operators import Roof, decode_all_to_all
+from sim.serving.stacks import list_stacks, load_stack
+from sim.serving.step_time import decode_step, flops_per_token, largest_batch, prefill, tpot
+from sim.spec.hardware import chip_from, cluster_from
+from sim.spec.model_loader import load_model
+
+
+def endless_memory(base: str, **more):
+    """A one-chip cluster whose memory is so fast that only arithmetic takes time."""
+    chip = chip_from(
+        {
+            "like": base,
+            "name": f"{base} with endless bandwidth",
+            "memory_bytes_per_s": 1e24,
+            "memory_bytes": 1e16,
+            **more,
+        }
+    )
+    return cluster_from({"like": "dgx_h100", "chip": chip, "chips_per_node": 1, "chips": 1, "name": "one chip"})
+
+
+@pytest.mark.parametrize(
+    "model, context",
+    [("glm5", 1024), ("glm5", 16384), ("deepseek_v3", 4096), ("llama3_70b", 2048), ("qwen3_30b_a3b", 512)],
+)
+def test_decode_at_large_batch_is_the_compute_roofline(model, context):
+    d = Deployment.of(model, endless_memory("h100"), chips=1, precision="bf16", kv="bf16")
+    peak = d.cluster.chip.peak("bf16").value
+    bound = peak / flops_per_token(d, context)  # FLOPs by sim.spec.model, not by the operators of this module
+    rates = [decode_step(d, batch, context, "roofline").tokens_per_s for batch in (1, 64, 4096, 10**6)]
+    assert rates[-1] == pytest.approx(bound, rel=0.01)
+    assert all(r <= bound * 1.01 for r in rates) and rates == sorted(rates)
+
+
+def test_large_batch_approaches_the_roofline_from_memory_bound_decoding():
+    d = Deployment.of(
+        "deepseek_v3", "h800_deepseek", chips=8, precision="bf16", kv="bf16", attention_tp=1, stack="deepseek-inhouse"
+    )
+    bound = d.chips * d.cluster.chip.peak("bf16").value / flops_per_token(d, 16)
+    shares = [decode_step(d, batch, 16, "roofline").tokens_per_s / bound for batch in (1, 16, 256, 4096, 65536)]
+    assert shares == sorted(shares) and shares[0] < 0.05 and 0.8 < shares[-1] <= 1.001
+
+
+@pytest.mark.parametrize("width, dispatch, combine", [(8, 77, 114), (128, 192, 369), (256, 194, 360)])
+def test_all_to_all_of_the_measured_message_takes_the_measured_time(width, dispatch, combine):
+    d = Deployment.of("deepseek_v3", "h800_deepseek", chips=width, stack="deepseek-inhouse")
+    assert decode_all_to_all(Roof(d, "hybrid"), 128) == pytest.approx((dispatch + combine) * 1e-6, rel=1e-6)
+    assert decode_all_to_all(Roof(d, "hybrid"), 1) == pytest.approx(2 * 30e-6, rel=0.1)  # the floor
+
+
+def test_latency_between_two_widths_lies_between():
+    stack = load_stack("deepseek-inhouse")
+    low, mid, high = stack.ep_latency(64), stack.ep_latency(90), stack.ep_latency(128)
+    assert low[0] < mid[0] < high[0] and low[1] < mid[1] < high[1]
+
+
+def test_prefill_flops_of_a_dense_model_by_hand():
+    d = Deployment.of("llama3_8b", endless_memory("h100"), chips=1, precision="bf16")
+    m, n = d.model, 2048
+    linear = 2.0 * n * (m.layers * (m.attention_matmul_params() + 3 * m.hidden * m.ffn))
+    attention = m.layers * 4.0 * n * (n + 1) / 2 * m.heads * m.head_dim
+    head = 2.0 * m.vocab * m.hidden
+    step = prefill(d, n, 0, 1, "roofline")
+    assert step.total_s == pytest.approx((linear + attention + head) / d.cluster.chip.peak("bf16").value, rel=1e-3)
+
+
+def test_a_cached_prefix_is_cheaper_and_longer_contexts_cost_more():
+    d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
+    assert prefill(d, 8192, 6144, 1).total_s < prefill(d, 8192, 0, 1).total_s
+    times = [tpot(d, 4, c) for c in (512, 4096, 65536, 202752)]
+    assert times == sorted(times)
+
+
+def test_sparse_attention_stops_growing_where_dense_does_not():
+    """Beyond index_topk keys the core attention of DSA reads no more; only the indexer grows."""
+    d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
+    short, long = decode_step(d, 8, 4096), decode_step(d, 8, 131072)
+    assert long.parts["attention"] == pytest.approx(short.parts["attention"], rel=1e-9)
+    assert long.parts["indexer"] > short.parts["indexer"]
+    dense = Deployment.of("deepseek_v3", "dgx_h200", chips=8, attention_tp=8, stack="sglang-tp")
+    assert decode_step(dense, 8, 131072).parts["attention"] > 10 * decode_step(dense, 8, 4096).parts["attention"]
+
+
+def test_drafts_help_a_single_stream_and_two_batches_hide_messages():
+    d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
+    assert tpot(d.with_(drafts=3, accept_length=2.76), 1, 8192) < tpot(d, 1, 8192)
+    assert tpot(d.with_(drafts=3, accept_length=1.0), 1, 8192) > tpot(d, 1, 8192)  # rejected drafts only cost
+    ep = Deployment.of("deepseek_v3", "h800_deepseek", chips=128, stack="deepseek-inhouse")
+    one = ep.with_(stack=ep.stack.changed(two_batch=0))
+    assert (
+        decode_step(ep, 128, 4096).overlapped
+        and decode_step(ep, 128, 4096).total_s < decode_step(one, 128, 4096).total_s
+    )
+
+
+def test_parts_add_up_and_largest_batch_is_the_largest():
+    d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", drafts=1, stack="sglang-tp")
+    step = decode_step(d, 16, 4096)
+    assert math.fsum(step.parts.values()) == pytest.approx(step.total_s) and min(step.parts.values()) >= 0
+    batch = largest_batch(d, 4096, 0.02)
+    assert tpot(d, batch, 4096) <= 0.02 < tpot(d, batch + 1, 4096)
+    assert largest_batch(d, 4096, 1e-6) == 0
+
+
+def test_every_stack_is_complete_and_every_constant_has_a_label_and_a_source():
+    for name in list_stacks():
+        stack = load_stack(name)
+        assert tpot(Deployment.of("deepseek_v3", "dgx_h200", chips=16, stack=name), 8, 1024) > 0
+        for row in stack.describe():
+            assert row["label"] in ("measured", "published", "fitted", "assumed") and len(row["source"]) > 10, (
+                name,
+                row,
+            )
+
+
+def test_what_another_chip_inherits_is_only_assumed():
+    assert load_stack("cloudmatrix-infer").label("attention_compute") == "measured"
+    assert load_stack("ascend-a2").label("attention_compute") == "assumed"
+    on = Deployment.of("glm5", "dgx_b200", chips=8, stack="sglang-tp").stack
+    assert on["sparse_compute"] == pytest.approx(0.156) and load_stack("sglang-tp")["sparse_compute"] == pytest.approx(
+        0.415
+    )
+
+
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda: load_stack("sglangg-tp"), "did you mean 'sglang-tp'"),
+        (lambda: load_stack({"like": "sglang-tp", "host": 1}), "did you mean 'host_s'"),
+        (lambda: load_stack({"like": "sglang-tp", "attention_compute": 1.2}), "share between 0 and 1"),
+        (lambda: load_stack({}), "needs 'like'"),
+        (lambda: load_stack({"like": "sglang-tp", "imbalance": 0.5}), "give 1 or more"),
+        (lambda: load_stack({"like": "sglang-tp", "host_s": {"value": "1 ms", "label": "guessed"}}), "guessed"),
+        (lambda: decode_step(Deployment.of("glm5", "dgx_h200", chips=8), 0, 10), "more than 0 requests"),
+        (lambda: decode_step(Deployment.of("glm5", "dgx_h200", chips=8), 1, 10, "exact"), "mode 'exact'"),
+        (lambda: prefill(Deployment.of("glm5", "dgx_h200", chips=8), 10, 10), "more than 0 new tokens"),
+    ],
+)
+def test_bad_input_is_one_line(call, says):
+    with pytest.raises(InputError) as refusal:
+        call()
+    assert says in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_models_are_read_by_name():
+    assert load_model("deepseek_v3").experts == 256

@@ -1,0 +1,130 @@
+"""Every figure of every chip and cluster has a range, a unit, a source and a confidence; an unknown name is refused."""
+
+import dataclasses
+
+import pytest
+
+from minglm.errors import InputError
+from sim.base.figure import CONFIDENCE, Figure
+from sim.spec import hardware
+from sim.spec.hardware import (
+    chip_from,
+    cluster_for_chip,
+    cluster_from,
+    list_chips,
+    list_clusters,
+    load_chip,
+    load_cluster,
+)
+
+
+def figures(thing):
+    for field in dataclasses.fields(thing):
+        value = getattr(thing, field.name)
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Figure):
+                yield field.name, item
+            elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+                yield from figures(item)
+
+
+@pytest.mark.parametrize("name", list_chips())
+def test_chip_figures_are_complete(name):
+    chip = load_chip(name)
+    found = list(figures(chip))
+    assert len(found) >= 4
+    for where, f in found:
+        assert f.low <= f.value <= f.high and f.value > 0, where
+        assert f.confidence in CONFIDENCE and len(f.source) > 3 and f.unit, where
+        assert f.source != "given without a source", where
+    assert 100e12 < chip.peak("bf16").value < 3e15
+    if chip.max_matmul_flops:
+        assert chip.max_matmul_flops.value < chip.peak("bf16").value
+    for m, n, k, rate in chip.matmul_points:
+        assert 0 < rate < chip.peak("bf16").high and min(m, n, k) > 0
+
+
+@pytest.mark.parametrize("name", list_clusters())
+def test_cluster_figures_are_complete(name):
+    cluster = load_cluster(name)
+    for where, f in figures(cluster):
+        assert f.low <= f.value <= f.high and f.confidence in CONFIDENCE and len(f.source) > 3, where
+        assert f.source != "given without a source", where
+    assert [t.size for t in cluster.tiers] == sorted(t.size for t in cluster.tiers)
+    assert cluster.tiers[-1].size >= cluster.chips
+    for tier in cluster.tiers:
+        assert tier.efficiency.high <= 1 and tier.oversubscription >= 1
+        if tier.topology == "mesh":
+            assert tier.links == tier.size - 1
+
+
+def test_the_910b_question_is_a_range():
+    chip = load_chip("910B")
+    assert {round(v / 1e12) for _, v in chip.denominators} == {313, 320, 354, 376}
+    peak = chip.peak("bf16")
+    for bin_ in ("910B2", "910B3"):
+        assert peak.low <= load_chip(bin_).peak("bf16").value <= peak.high
+    assert load_chip("910B2").peak("bf16").value == pytest.approx(24 * 8192 * 1.8e9, rel=1e-3)
+
+
+def test_the_atlas_mesh():
+    hccs, roce = load_cluster("atlas_800t_a2").tiers
+    assert (hccs.topology, hccs.size, hccs.links) == ("mesh", 8, 7)
+    assert hccs.bytes_per_s.value == pytest.approx(7 * 28e9) and roce.bytes_per_s.value == pytest.approx(25e9)
+
+
+def test_unknown_chip_is_never_another_chip():
+    for name in ("910B5", "H101", "a1000", "", "../../x", "x" * 300):
+        with pytest.raises(InputError) as caught:
+            load_chip(name)
+        assert "not known" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="did you mean 'atlas_800t_a2'"):
+        load_cluster("atlas_800t_a3")
+
+
+def test_aliases_and_case():
+    assert load_chip("Ascend 910B") is load_chip("910b") and load_chip("A100") is load_chip("a100_80")
+
+
+def test_inline_chip_and_cluster():
+    chip = chip_from(
+        {"name": "mine", "peak_flops": "500 TFLOPS", "memory_bytes": "96 GiB", "memory_bytes_per_s": "4 TB/s"}
+    )
+    assert chip.peak("fp8").value == 500e12 and chip.peak_flops["bf16"].confidence == "assumed"
+    cluster = cluster_from(
+        {
+            "chip": {"like": "h100", "memory_bytes": "96 GiB"},
+            "tiers": [{"size": 8, "bytes_per_s": "450 GB/s"}, {"bytes_per_s": "400 Gbps"}],
+        }
+    )
+    assert cluster.chip.memory_bytes.value == 96 * 2**30 and cluster.chip.peak("bf16").value == 989e12
+    assert cluster.tiers[1].size == hardware.EVERYTHING
+    assert cluster_for_chip({"like": "h100"}).name == "DGX H100" and "assumed" in cluster_for_chip(chip).notes
+    with pytest.raises(InputError, match="mesh needs its size"):
+        cluster_from({"chip": "h100", "tiers": [{"topology": "mesh", "bytes_per_s": "1 GB/s"}]})
+
+
+def test_a_changed_peak_drops_the_measured_matmul():
+    changed = chip_from({"like": "910B2", "peak_flops": "400 TFLOPS"})
+    assert changed.max_matmul_flops is None and changed.matmul_points == ()
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ({"peak_flops": "1 TFLOPS"}, "has no 'memory_bytes'"),
+        ({"peak": 1}, "unknown key 'peak'"),
+        ({"like": "nope"}, "not known"),
+        ({"like": "h100", "memory_bytes": "-1 GiB"}, "below 0"),
+        ({"like": "h100", "memory_bytes": 0}, "more than 0"),
+        ({"like": "h100", "memory_bytes": {"value": 5, "low": 6}}, "outside its own range"),
+        ({"like": "h100", "power_w": "80 GiB"}, "measures bytes"),
+        ({"like": "h100", "peak_flops": {"bf17": 1}}, "did you mean 'bf16'"),
+        ({"like": "h100", "matmul_points": [[1, 2]]}, "must be [m, n, k, rate]"),
+        ({"like": "h100", "memory_bytes": {"value": 5, "confidence": "sure"}}, "not one of"),
+    ],
+)
+def test_bad_chip_is_refused_in_words(bad, words):
+    with pytest.raises(InputError) as caught:
+        chip_from(bad)
+    assert words in str(caught.value)

@@ -1,0 +1,97 @@
+"""Plans: layouts of layers, derived widths, and refusals that say what would do."""
+
+from __future__ import annotations
+
+import pytest
+
+from minglm.errors import InputError
+from sim.spec.model_loader import load_model
+from sim.spec.plan import Plan, Workload, check
+
+LLAMA, DSV3, PANGU = load_model("llama3_405b"), load_model("deepseek_v3"), load_model("pangu_ultra_135b")
+
+
+def test_llama3s_first_and_last_stage_are_one_layer_lighter():
+    layers = Plan(tp=8, pp=16, vpp=8).chunk_layers(LLAMA.layers)
+    assert layers[0] == layers[-1] == 0 and set(layers[1:-1]) == {1} and sum(layers) == 126
+
+
+def test_deepseeks_recipe_layout_comes_out():
+    # Megatron-Bridge writes it as Et|(tt|)*30mL: embedding and one layer, thirty pairs, MTP and loss alone
+    assert Plan(pp=8, vpp=4).chunk_layers(61, 1) == (1, *[2] * 30, 0)
+
+
+def test_counts_that_divide_are_even_and_bloom_counts_embedding_and_head_as_layers():
+    assert Plan(pp=8, vpp=3).chunk_layers(96) == (4,) * 24
+    assert Plan(pp=12).chunk_layers(70) == (5, *[6] * 10, 5)
+    assert Plan().chunk_layers(61, 1) == (61,)
+    assert Plan(pp=2, stages=(40, 56)).chunk_layers(96) == (40, 56)
+
+
+@pytest.mark.parametrize(
+    "schedule, held",
+    [("interleaved", (1, 5)), ("dualpipe", (1, 2)), ("dualpipe-v", (1, 6)), ("zb-v", (1, 6)), ("1f1b", (1,))],
+)
+def test_chunks_of_a_rank(schedule, held):
+    plan = Plan(pp=4, vpp=2 if schedule == "interleaved" else 1, schedule=schedule)
+    assert plan.chunks_of_rank(1) == held
+
+
+def test_derived_widths():
+    plan = Plan(tp=2, pp=8, dp=64, ep=64, zero=1)
+    assert plan.chips == 1024 and plan.expert_dp == 2 and plan.zero_shards == 64 and plan.sp
+    assert Plan(dp=16, hsdp=8, zero=3).zero_shards == 8
+    assert Plan(dp=4, cp=2).zero_shards == 8
+    assert Plan(tp=8, vpp=3, pp=2).schedule == "interleaved"
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(tp=3), "does not divide the model's 128 attention heads; use tp=2"),
+        (dict(pp=64, vpp=4), "more than the model's 126 layers"),
+        (dict(ep=4), "no experts; use ep=1"),
+        (dict(cp=3), "does not divide the sequence of 8192; use cp=2"),
+        (dict(pp=2, stages=(63,)), "need 2"),
+        (dict(pp=2, stages=(63, 62)), "sum to 125: must be the model's 126"),
+        (dict(pp=16, vpp=8, dp=2048), "interleaved 1F1B needs at least pp=16"),
+        (dict(pp=16, schedule="dualpipe", dp=256), "dualpipe needs at least 2 × pp = 32"),
+        (dict(dp=3), "not a multiple of dp × micro_batch"),
+    ],
+)
+def test_refusals_say_what_would_do(changes, words):
+    with pytest.raises(InputError, match=words.replace("(", r"\(")):
+        check(Plan(**changes), LLAMA, Workload(2048, 8192))
+
+
+def test_expert_widths_must_fit():
+    with pytest.raises(InputError, match="does not divide the model's 256 experts; use ep=32"):
+        check(Plan(ep=48, dp=48), DSV3, Workload(4800, 4096))
+    with pytest.raises(InputError, match="does not divide tp × cp × dp = 32"):
+        check(Plan(ep=64, dp=32), DSV3, Workload(3200, 4096))
+
+
+def test_a_plan_larger_than_the_inventory_says_the_largest_that_fits():
+    with pytest.raises(InputError, match="lower dp to 3"):
+        check(Plan(tp=8, pp=4, dp=4), LLAMA, Workload(16, 8192), chips=100)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (dict(tp=0), "tp=0"),
+        (dict(zero=4), "zero=4"),
+        (dict(schedule="1f1bb"), "did you mean '1f1b'"),
+        (dict(recompute="ful"), "did you mean 'full'"),
+        (dict(dp=True), "dp=True"),
+        (dict(recompute_modules=("mla_up",)), "mla_up_proj"),
+    ],
+)
+def test_values_out_of_range_are_refused(given, words):
+    with pytest.raises(InputError, match=words):
+        Plan(**given)
+
+
+def test_unknown_keys_name_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'micro_batch'"):
+        Plan.from_dict({"micro_batchs": 2})

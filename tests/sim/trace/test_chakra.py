@@ -1,0 +1,197 @@
+"""Chakra traces: bytes that any protobuf reader takes, and a replay that ends when the step did."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minglm.errors import InputError
+from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.trace import protobuf
+from sim.trace.chakra import COLL, COMP, RECV, SEND, AllToAll, Node, read, write
+from sim.trace.replay import replay, run
+from sim.training.jitter import Jitter
+
+CASES = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("zb-v", 2), ("dualpipe", 1), ("dualpipe-v", 2)]
+
+
+def costs(chunks=1, comm=True, **changes):
+    c = ChunkCost(
+        0.0123456789 / chunks,
+        0.0172839 / chunks,
+        0.00911111 / chunks,
+        *((0.0041 / chunks, 0.0063 / chunks) if comm else ()),
+    )
+    return StepCosts(
+        **(
+            dict(
+                chunks=((c,) * chunks,) * 4,
+                micro_batches=12,
+                p2p_s=0.00077777,
+                p2p_bytes=1e6,
+                grad_reduce_s=0.0171717,
+                param_gather_s=0.003,
+                overlap_grad_reduce=True,
+                optimizer_s=0.00222,
+                fixed_s=0.0005,
+                tokens=1,
+            )
+            | changes
+        )
+    )
+
+
+# ---------------------------------------------------------------------- wire format
+
+
+def test_known_bytes():
+    """Examples of the Protocol Buffers encoding guide."""
+    assert protobuf.field(1, 150) == bytes.fromhex("089601")
+    assert protobuf.field(2, "testing") == bytes.fromhex("120774657374696e67")
+    assert protobuf.packed(6, [3, 270, 86942]) == bytes.fromhex("3206038e029ea705")
+    assert protobuf.field(1, -2) == bytes.fromhex("08feffffffffffffffff01")
+    assert protobuf.field(3, 1.5) == bytes([0x19]) + struct.pack("<d", 1.5)
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=300)))))
+@settings(deadline=None, max_examples=60)
+def test_fields_come_back(items):
+    assert list(protobuf.fields(b"".join(protobuf.field(n, v) for n, v in items))) == items
+
+
+@given(st.binary(max_size=200))
+@settings(deadline=None, max_examples=200)
+def test_noise_is_refused_not_crashed(data):
+    try:
+        for message in protobuf.split(data):
+            list(protobuf.fields(message))
+    except InputError as err:
+        assert "\n" not in str(err)
+
+
+def test_node_bytes_follow_the_schema():
+    """Field numbers of et_def.proto: id 1, name 2, type 3, data_deps 5, start 6, duration 7, attr 10; in an attribute name 1,
+    int32 7, int64 9, bool 27, string 29."""
+    node = Node(
+        7, "send", SEND, [3, 300], 10, 250, {"is_cpu_op": False, "comm_size": 1 << 40, "comm_dst": 5, "pg_name": "2"}
+    )
+    parts = list(protobuf.fields(node.encode()))
+    assert [n for n, _ in parts] == [1, 2, 3, 5, 6, 7, 10, 10, 10, 10]
+    assert parts[3][1] == b"\x03\xac\x02"
+    attributes = [dict(protobuf.fields(v)) for n, v in parts if n == 10]
+    assert attributes == [
+        {1: b"is_cpu_op", 27: 0},
+        {1: b"comm_size", 9: 1 << 40},
+        {1: b"comm_dst", 7: 5},
+        {1: b"pg_name", 29: b"2"},
+    ]
+    assert Node.decode(node.encode()) == node
+
+
+# ---------------------------------------------------------------------- traces
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("comm", [True, False])
+@pytest.mark.parametrize("schedule, chunks", CASES)
+def test_replay_ends_with_the_step(tmp_path, schedule, chunks, comm, overlap):
+    result = write(costs(chunks, comm, overlap_grad_reduce=overlap), schedule, tmp_path, replicas=8)
+    again = replay(tmp_path)
+    assert again.step_us == pytest.approx(result.step_s * 1e6, abs=2)  # rounding, nothing else
+    assert len(again.ends_us) == 4
+
+
+def test_folded_and_unfolded_files(tmp_path):
+    a = write(costs(), "1f1b", tmp_path / "folded", replicas=6)
+    write(costs(), "1f1b", tmp_path / "whole", replicas=6, fold=False)
+    assert len(list((tmp_path / "folded").glob("*.et"))) == 4 and len(list((tmp_path / "whole").glob("*.et"))) == 24
+    assert (
+        replay(tmp_path / "folded").step_us
+        == replay(tmp_path / "whole").step_us
+        == pytest.approx(a.step_s * 1e6, abs=2)
+    )
+    fold = json.loads((tmp_path / "folded" / "step.fold.json").read_text())
+    assert fold["replicas"] == 6 and fold["written_replicas"] == 1 and "6dc63e147b9d" in fold["schema"]
+    groups = json.loads((tmp_path / "whole" / "step.json").read_text())
+    assert groups["1"] == [0, 4, 8, 12, 16, 20] and groups["0"] == list(range(24))
+
+
+def test_a_slow_replica_is_a_second_set_of_files(tmp_path):
+    result = write(costs(), "1f1b", tmp_path, replicas=9, jitter=Jitter(slow=((5, 2, 1.3),)))
+    assert len(list(tmp_path.glob("*.et"))) == 8
+    assert replay(tmp_path).step_us == pytest.approx(result.step_s * 1e6, abs=2)
+
+
+def test_nodes_say_what_simulators_need(tmp_path):
+    write(costs(), "1f1b", tmp_path, grad_bytes=8e9, all_to_all=AllToAll(bytes=4e6, members=4))
+    version, nodes = read(tmp_path / "step.1.et")
+    assert version == "0.0.4" and {n.type for n in nodes} == {COMP, SEND, RECV, COLL}
+    assert all(isinstance(n.duration_us, int) and n.attrs["is_cpu_op"] is False for n in nodes)
+    assert all(d < n.id for n in nodes for d in n.deps)
+    assert {n.attrs["comm_type"] for n in nodes if n.type == COLL} == {0, 2, 6}
+    assert all(
+        {"comm_size", "comm_src", "comm_dst", "comm_tag"} <= n.attrs.keys() for n in nodes if n.type in (SEND, RECV)
+    )
+    reduced = sum(n.attrs["comm_size"] for n in nodes if n.name == "gradient reduction")
+    assert reduced == pytest.approx(8e9, rel=1e-6)
+    sends = {
+        (f, n.attrs["comm_dst"], n.attrs["comm_tag"])
+        for f in range(4)
+        for n in read(tmp_path / f"step.{f}.et")[1]
+        if n.type == SEND
+    }
+    receives = {
+        (n.attrs["comm_src"], f, n.attrs["comm_tag"])
+        for f in range(4)
+        for n in read(tmp_path / f"step.{f}.et")[1]
+        if n.type == RECV
+    }
+    assert sends == receives and len(sends) == 2 * 3 * 12
+
+
+@pytest.mark.parametrize("weights", [(1, 3, 1, 1), (4, 1, 1, 1), (1, 1, 1, 1)])
+def test_skewed_all_to_all_is_sends_and_receives(tmp_path, weights):
+    result = write(costs(), "1f1b", tmp_path, all_to_all=AllToAll(bytes=6e6, members=4, weights=weights))
+    nodes = read(tmp_path / "step.0.et")[1]
+    out = [n for n in nodes if n.name.startswith("all-to-all to")]
+    assert {n.attrs["comm_dst"] for n in out} == {4, 8, 12} and not any(n.attrs.get("comm_type") == 6 for n in nodes)
+    assert [n.attrs["comm_size"] for n in out[:3]] == [int(6e6 * w / sum(weights)) for w in weights[1:]]
+    assert replay(tmp_path).step_us == pytest.approx(result.step_s * 1e6, abs=2)
+
+
+def test_replay_notices_what_changed(tmp_path):
+    """A negative control: make one node longer and the step must end later."""
+    write(costs(), "1f1b", tmp_path)
+    files = [read(tmp_path / f"step.{f}.et")[1] for f in range(4)]
+    groups = json.loads((tmp_path / "step.json").read_text())
+    before = run(files, groups).step_us
+    next(n for n in files[2] if n.type == COMP).duration_us += 5000
+    assert run(files, groups).step_us > before + 2000
+
+
+def test_bad_files(tmp_path):
+    write(costs(), "1f1b", tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        replay(tmp_path, "other")
+    whole = (tmp_path / "step.0.et").read_bytes()
+    (tmp_path / "step.0.et").write_bytes(whole[:-7])
+    with pytest.raises(InputError, match="cut off"):
+        replay(tmp_path)
+    (tmp_path / "step.0.et").write_bytes(b"\x05\xff\xff\xff\xff\xff")
+    with pytest.raises(InputError):
+        replay(tmp_path)
+    (tmp_path / "step.0.et").write_bytes(b"")
+    with pytest.raises(InputError, match="empty"):
+        replay(tmp_path)
+    (tmp_path / "step.0.et").write_bytes(whole)
+    (tmp_path / "step.3.et").unlink()
+    with pytest.raises(InputError, match="never start|depends"):
+        run([read(tmp_path / f"step.{f}.et")[1][:-40] for f in range(3)], {})
+    with pytest.raises(InputError, match="weights"):
+        write(costs(), "1f1b", tmp_path, all_to_all=AllToAll(1.0, 3, (1.0, 1.0)))
+    with pytest.raises(InputError, match="4096"):
+        write(costs(), "1f1b", tmp_path, replicas=1025, jitter=Jitter(noise=0.1))

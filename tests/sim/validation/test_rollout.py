@@ -1,0 +1,72 @@
+"""Published rollout rows: the rules of fitting, one cheap family predicted, the command."""
+
+import json
+
+import pytest
+
+from minglm.errors import InputError
+from sim.cli import main
+from sim.rollout.scenario import canonical
+from sim.validation import rollout
+
+WHOLE = rollout.document()
+
+
+@pytest.fixture
+def one_family(monkeypatch):
+    """Only the rows of the 235B family: seconds instead of minutes."""
+    small = {
+        **WHOLE,
+        "rows": [r for r in WHOLE["rows"] if r["family"] == "cann-235b" or r["use"] == "listed"],
+        "orderings": [],
+    }
+    monkeypatch.setattr(rollout, "document", lambda: small)
+    rollout.fitted.cache_clear()
+    yield small
+    rollout.fitted.cache_clear()
+
+
+def test_one_scalar_a_family_on_one_row_and_enough_predictions():
+    fits = [r["family"] for r in WHOLE["rows"] if r["use"] == "fit"]
+    assert len(fits) == len(set(fits)) and sum(r["use"] == "predict" for r in WHOLE["rows"]) >= 8
+    assert all(canonical(r.get("case") or {}) is not None and r["source"] for r in WHOLE["rows"])
+    assert all(WHOLE["families"][r["family"]].get("assumed") for r in WHOLE["rows"])
+
+
+def test_a_second_fitted_row_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "published.json"
+    row = {"family": "f", "use": "fit", "source": "s", "quantity": "step_s", "measured": 1}
+    path.write_text(json.dumps({"families": {"f": {}}, "rows": [{**row, "id": "a"}, {**row, "id": "b"}]}))
+    monkeypatch.setattr(rollout.datafiles, "data", lambda *parts: path)
+    rollout.document.cache_clear()
+    try:
+        with pytest.raises(InputError, match="second fitted row"):
+            rollout.document()
+    finally:
+        rollout.document.cache_clear()
+
+
+def test_the_fit_hits_its_row_and_the_others_are_predicted(one_family):
+    report = rollout.validate()
+    by_kind = {k: [r for r in report["rows"] if r["kind"] == k] for k in ("fit", "predict", "listed")}
+    assert abs(by_kind["fit"][0]["error"]) < 0.02 and all(abs(r["error"]) < 0.25 for r in by_kind["predict"])
+    assert report["count_predict"] == len(by_kind["predict"]) == 2 and report["mape_predict"] == pytest.approx(
+        sum(abs(r["error"]) for r in by_kind["predict"]) / 2
+    )
+    assert all(r["predicted"] is None for r in by_kind["listed"])
+
+
+def test_errors_are_points_for_gains_and_distances_for_ranges():
+    assert rollout.error_of("gain", 0.3, 0.25) == pytest.approx(-0.05)
+    assert rollout.error_of("step_s", 100, 110) == pytest.approx(0.1)
+    assert rollout.error_of("gain", [0.08, 0.11], 0.1) == 0 and rollout.error_of(
+        "gain", [0.08, 0.11], 0.15
+    ) == pytest.approx(0.04)
+
+
+def test_command(one_family, capsys):
+    assert main.main(["validate", "--rollouts"]) == 0
+    out = capsys.readouterr().out
+    assert "Predicted rows" in out and "Fitted rows" in out and "235B DAPO" in out
+    assert main.main(["validate", "--rollouts", "--json"]) == 0
+    assert {"rows", "mape_predict", "worst_predict", "count_fit"} <= set(json.loads(capsys.readouterr().out))
