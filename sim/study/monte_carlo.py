@@ -143,7 +143,7 @@ def simulator_errors(chip: str) -> tuple[float, ...]:
     rows = [
         (r["chip"], 1.0 + r["error"])
         for r in run(cross=False)["rows"]
-        if r["kind"] == "predict" and r["error"] is not None and r["quantity"] not in ("memory_gib", "bubble")
+        if r["kind"] == "holdout" and r["error"] is not None and r["quantity"] not in ("memory_gib", "bubble")
     ]
     own = [e for c, e in rows if c == chip]
     return tuple(sorted(own if len(own) >= 5 else [e for _, e in rows])) or (1.0,)
