@@ -87,7 +87,7 @@ class Engine:
         mode: "sparse" or "dense".
         speculate: drafts per step; 0 for none.
         record_routes: fill `Request.routes`.
-        kv_reuse: an aborted request's KV cache is swapped out (for 4·max_batch of them, the oldest dropped first), and when it
+        reuse_kv_cache: an aborted request's KV cache is swapped out (for 4·max_batch of them, the oldest dropped first), and when it
             comes back with the same tokens it goes on without another prefill. After a weight sync that is an old cache under
             new weights, as for a request that ran on.
         prefill_budget: tokens prefilled at most in one step.
@@ -106,7 +106,7 @@ class Engine:
         mode: str = "sparse",
         speculate: int = 0,
         record_routes: bool = False,
-        kv_reuse: bool = False,
+        reuse_kv_cache: bool = False,
         prefill_budget: int = 512,
         recompute_kv_on_weight_sync: bool = False,
     ):
@@ -119,8 +119,8 @@ class Engine:
             raise InputError(f"mode {mode!r}: an engine runs 'sparse' or 'dense'")
         check_speculate(model, speculate)
         self.model, self.max_batch, self.max_len, self.mode = model, max_batch, max_len, mode
-        self.kv_reuse, self.prefill_budget, self.recompute_kv_on_weight_sync = (
-            kv_reuse,
+        self.reuse_kv_cache, self.prefill_budget, self.recompute_kv_on_weight_sync = (
+            reuse_kv_cache,
             prefill_budget,
             recompute_kv_on_weight_sync,
         )
@@ -181,7 +181,7 @@ class Engine:
         marked = {r.id for r in gone}
         for row in reversed(range(len(self._rows))):
             if self._rows[row].id in marked:
-                if self.kv_reuse:
+                if self.reuse_kv_cache:
                     self._keep(row)
                 self._leave(row)
         if self._long is not None and self._long.id in marked:

@@ -67,7 +67,7 @@ class Settings:
     top_p: float = _key(1.0, "sample among the likeliest tokens that hold this much probability", "", 0.01, 1.0)
     max_batch: int = _key(128, "sequences that one rollout worker decodes at once", "sequences", 1)
     rollout_workers: int = _key(1, "rollout processes", "processes", 1)
-    kv_reuse: bool = _key(
+    reuse_kv_cache: bool = _key(
         False, "keep an aborted request's KV cache for when it is resumed, instead of prefilling it again"
     )
     recompute_kv_on_weight_sync: bool = _key(

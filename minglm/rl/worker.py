@@ -68,7 +68,7 @@ class RolloutWorker:
                 mode="sparse",
                 speculate=s["speculate"],
                 record_routes=s["routing_replay"],
-                kv_reuse=s["kv_reuse"],
+                reuse_kv_cache=s["reuse_kv_cache"],
                 recompute_kv_on_weight_sync=s["recompute_kv_on_weight_sync"],
             )
             self.engine.update_weights(weights, version)

@@ -32,7 +32,7 @@ class Case:
     filter_keep: float = 1.0  # share of groups that the dynamic filter keeps
     colocated: bool = False  # the same chips roll out and train
     interruptible: bool = True  # a weight sync goes into running requests; otherwise it waits until all have ended
-    kv_reuse: bool = False  # caches survive weight syncs and aborts; otherwise contexts are prefilled again
+    reuse_kv_cache: bool = False  # caches survive weight syncs and aborts; otherwise contexts are prefilled again
     strict: bool = True  # async: wait for the oldest groups, so that η is a bound (`Policy.must_wait`)
     steps: int = 4
     warmup: int = 0  # first steps that figures leave out

@@ -131,7 +131,7 @@ class Engine:
         "prefill_fixed_s",
         "kv_limit",
         "max_running",
-        "kv_reuse",
+        "reuse_kv_cache",
         "v",
         "t",
         "resume",
@@ -164,7 +164,7 @@ class Engine:
         prefill_fixed_s: float = 0.0,
         kv_limit: float | None = None,
         max_running: int | None = None,
-        kv_reuse: bool = False,
+        reuse_kv_cache: bool = False,
         topk: float | None = None,
         share_prompts: bool = False,
         kv_offload_s: float = 0.0,
@@ -172,7 +172,7 @@ class Engine:
         self.topk = topk or math.inf  # context of the longest request from which on a step costs `beyond` more
         self.id, self.curve, self.prefill_s, self.prefill_fixed_s = id, curve, prefill_s, prefill_fixed_s
         self.kv_limit, self.max_running = kv_limit or math.inf, max_running or 1 << 60
-        self.kv_reuse, self.share, self.kv_offload_s = kv_reuse, share_prompts, kv_offload_s
+        self.reuse_kv_cache, self.share, self.kv_offload_s = reuse_kv_cache, share_prompts, kv_offload_s
         self.slow = 1.0  # times its usual seconds, while another process has part of the machine
         self.v = self.t = self.resume = 0.0  # token clock; time it was read; decoding goes on from `resume`
         self.heap: list[tuple[float, int, Trajectory]] = []
@@ -295,7 +295,7 @@ class Engine:
             serial, trajectory = self.order.pop()
         self._leave(trajectory, self._progress(trajectory))
         self.kv = max(0.0, self.kv)
-        trajectory.admitted = -1  # its cache is gone, whatever `kv_reuse` says
+        trajectory.admitted = -1  # its cache is gone, whatever `reuse_kv_cache` says
         self.queue.appendleft(trajectory)
         self.blocked = True
         self.preemptions += 1
@@ -317,7 +317,7 @@ class Engine:
             if self.n and self.kv + need + AHEAD * (self.n + 1) > self.kv_limit:
                 break
             queue.popleft()
-            kept = trajectory.done and self.kv_reuse and trajectory.admitted >= 0
+            kept = trajectory.done and self.reuse_kv_cache and trajectory.admitted >= 0
             if kept and self.kv_offload_s:
                 self.resume = (self.resume if self.resume > now else now) + self.kv_offload_s
             if not kept:
@@ -350,7 +350,7 @@ class Engine:
             self.marks.append((self.v, version))
             start = self.resume if self.resume > now else now
             again = 0.0
-            if not self.kv_reuse:
+            if not self.reuse_kv_cache:
                 again = self.n * self.prefill_fixed_s + self.prefill_s * self.kv
                 self.reprefilled += round(self.kv)
             self.resume = start + pause_s + again

@@ -60,7 +60,7 @@ class _Run:
                 case.prefill_fixed_s,
                 case.kv_limit,
                 case.max_running,
-                case.kv_reuse,
+                case.reuse_kv_cache,
                 case.topk,
                 case.share_prompts,
                 case.kv_offload_s,

@@ -113,7 +113,7 @@ def case_of(run: Path, profile: Profile) -> Case:
         overhead_s=profile.overhead_s,
         topk=_index_topk(run),
         filter_keep=max(kept, 0.01) if kept < 1 else 1.0,
-        kv_reuse=not s.get("recompute_kv_on_weight_sync") if continuous else bool(s.get("kv_reuse")),
+        reuse_kv_cache=not s.get("recompute_kv_on_weight_sync") if continuous else bool(s.get("reuse_kv_cache")),
         strict=bool(s.get("strict", False)),
         steps=updates,
         warmup=WARMUP,

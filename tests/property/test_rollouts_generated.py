@@ -41,7 +41,7 @@ def cases(draw, policies=POLICIES):
         weight_sync_s=draw(st.floats(0, 2)),
         filter_keep=draw(st.sampled_from((1.0, 0.6))),
         interruptible=draw(st.booleans()),
-        kv_reuse=draw(st.booleans()),
+        reuse_kv_cache=draw(st.booleans()),
         steps=4,
     )
 

@@ -76,7 +76,7 @@ def test_company_order_and_aborts_never_change_a_token(
     model, alone, order, max_batch, speculate, keep, budget, late, stops
 ):
     """`late` requests join on the way; at some steps some are aborted and come back at the end of the queue."""
-    engine = Engine(model, max_batch, 48, speculate=speculate, kv_reuse=keep, prefill_budget=budget)
+    engine = Engine(model, max_batch, 48, speculate=speculate, reuse_kv_cache=keep, prefill_budget=budget)
     todo, out, stops = requests(order), {}, dict(stops)
     for request in todo[: len(todo) - late]:
         engine.submit(request)
@@ -164,7 +164,7 @@ def test_reading_in_never_exceeds_the_budget(model):
 
 def test_a_resumed_request_is_read_again_unless_its_cache_is_kept(model, alone):
     for keep in (False, True):
-        engine = Engine(model, 2, 48, kv_reuse=keep)
+        engine = Engine(model, 2, 48, reuse_kv_cache=keep)
         engine.submit(requests([0])[0])
         for _ in range(5):
             engine.step()

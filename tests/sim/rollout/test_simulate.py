@@ -112,7 +112,7 @@ def test_april_removes_the_tail_and_async_the_waiting():
     assert free.trained_tokens_per_s > 1.2 * sync.trained_tokens_per_s
     assert (
         april.reprefilled_tokens > 0
-        and simulate(replace(CASE, policy=Policy("april", 16, 32), kv_reuse=True)).reprefilled_tokens == 0
+        and simulate(replace(CASE, policy=Policy("april", 16, 32), reuse_kv_cache=True)).reprefilled_tokens == 0
     )
 
 
@@ -141,7 +141,7 @@ def test_glm5_drops_what_is_too_stale():
 
 
 def test_aborted_request_books_its_tokens_by_version():
-    engine = Engine(0, DecodeCurve(((1, 1.0),)), kv_reuse=True)
+    engine = Engine(0, DecodeCurve(((1, 1.0),)), reuse_kv_cache=True)
     group = type("G", (), {})()
     t = Trajectory(group, 10, 0)
     engine.queue.append(t)
