@@ -135,7 +135,7 @@ def _prefill(model, tokens: int) -> tuple[float, float]:
     return float(tokens), statistics.median(times[2:])
 
 
-def _keep(model, tokenizer, settings: Settings, count: int = 32) -> float:
+def _kv_offload_s(model, tokenizer, settings: Settings, count: int = 32) -> float:
     """Seconds of one request, aborted and submitted again with its cache kept, beyond the decode step that follows."""
     from minglm.inference.engine import Engine, Request
 

@@ -146,7 +146,7 @@ def test_samples_of_one_prompt_are_read_once(model):
 
 
 def test_reading_in_never_exceeds_the_budget(model):
-    """Those already running get a token in every step while a long prompt is read in pieces."""
+    """Those already running get a token in every step while a long prompt is prefilled in pieces."""
     engine = Engine(model, 3, 80, prefill_budget=12)
     engine.submit(Request("short", [5, 6], 30, 0.0))
     engine.step()
@@ -188,7 +188,7 @@ def test_new_weights_reach_running_requests_and_mark_their_tokens(model):
         engine.update_weights(other.state_dict(), version=3)
         request = finish(engine)["2"]
         assert request.versions == [0] * 5 + [3] * (NEW - 5) and engine.version == 3
-        # With its sequence read in again, what follows is what the new weights say of it.
+        # With its sequence prefilled again, what follows is what the new weights say of it.
         if refresh:
             seen = request.prompt + request.tokens[:5]
             assert request.tokens[5:] == generate(other, [seen], NEW - 5).tokens[0]
