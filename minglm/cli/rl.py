@@ -12,7 +12,7 @@ from minglm.rl import task_registry
 TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rollout and training"
 EXAMPLES = (
     "minglm rl --mode april --over-sampling 64\nminglm rl long_tail --mode april --over-sampling 16\nminglm rl --mode async --max-staleness 2 --objective decoupled_ppo --run runs/rl_async\n"
-    "minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json\nminglm rl --show"
+    "minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json\nminglm rl --print-config"
 )
 # Flags that are keys of the settings; everything else goes through --set.
 FLAGS = {

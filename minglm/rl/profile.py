@@ -140,7 +140,10 @@ def _kv_offload_s(model, tokenizer, settings: Settings, count: int = 32) -> floa
     from minglm.inference.engine import Engine, Request
 
     count = min(count, settings.max_batch)
-    engine, times = Engine(model, max_batch=count, max_len=model.config.max_position_embeddings, reuse_kv_cache=True), []
+    engine, times = (
+        Engine(model, max_batch=count, max_len=model.config.max_position_embeddings, reuse_kv_cache=True),
+        [],
+    )
     for i in range(count):
         engine.submit(Request(str(i), [tokenizer.bos, *[6 + (i + j) % 90 for j in range(20)]], 60, seed=i))
     while engine.waiting:
