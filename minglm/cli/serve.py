@@ -68,16 +68,16 @@ def main(args) -> int:
     settings = ServeSettings(
         host=args.host,
         port=args.port,
-        key=args.key or os.environ.get("MINGLM_KEY") or None,
-        name=args.name,
+        api_key=args.key or os.environ.get("MINGLM_KEY") or None,
+        served_model_name=args.name,
         max_batch=args.max_batch,
-        max_len=args.max_len,
+        max_model_len=args.max_len,
         max_tokens=args.max_tokens,
         max_concurrent=args.max_concurrent,
         max_body=args.max_body,
         timeout_s=args.timeout,
         drain_s=args.drain,
-        speculate=args.speculate,
+        num_speculative_tokens=args.speculate,
         mode=args.mode,
     )
-    return serve(args.checkpoint, settings, args.device, said=lambda line: print(line, flush=True))
+    return serve(args.checkpoint, settings, args.device, report=lambda line: print(line, flush=True))
