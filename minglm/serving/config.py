@@ -51,7 +51,7 @@ class ServeSettings:
         if self.host not in LOCAL and not self.api_key:
             raise InputError(
                 f"host {self.host}: other machines could use the server, so a key is needed; "
-                "set MINGLM_KEY, or keep --host 127.0.0.1"
+                "set MINGLM_API_KEY, or keep --host 127.0.0.1"
             )
 
 

@@ -38,7 +38,8 @@ def build(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu") 
     max_model_len = settings.max_model_len or min(DEFAULT_MODEL_LEN, positions)
     if max_model_len > positions:
         raise InputError(
-            f"max_model_len={max_model_len}: the model has {positions} positions; give at most that, or leave it out"
+            f"max_model_len={max_model_len}: the model has {positions} positions; "
+            "give at most that, or leave --max-model-len out"
         )
     settings = dataclasses.replace(settings, max_model_len=max_model_len)
     engine = Engine(

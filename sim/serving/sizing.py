@@ -364,7 +364,7 @@ def size(
     notes = (
         []
         if len(priced) == len(options)
-        else ["some chips have no rent in data/chips: give --rent to compare them by cost"]
+        else ["some chips have no rent in data/chips: give --chip-hour-price to compare them by cost"]
     )
     smallest = _first_kept(
         sorted(options, key=lambda o: (o.chips, o.usd_per_request or math.inf)), target, verify, seed

@@ -262,7 +262,7 @@ def test_command(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["result"]["mode"] == "sync"
     assert main.main(["rollouts", str(path), "--set", "eta=-2"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert main.main(["rollouts", str(path), "--fold"]) == 0 and "folded" in capsys.readouterr().out
+    assert main.main(["rollouts", str(path), "--downscale"]) == 0 and "folded" in capsys.readouterr().out
     assert main.main(["rollouts"]) == 2
 
 
