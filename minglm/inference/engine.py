@@ -224,7 +224,7 @@ class Engine:
             mine.copy_(state[name])
         self.version = version
         self.stats.pushes += 1
-        self.decoder.refold()
+        self.decoder.refresh()
         if self.refresh_on_push:
             again = list(self._rows) + ([self._long] if self._long else [])
             self._queue.extendleft(reversed(again))

@@ -349,7 +349,7 @@ def agree(runs: Sequence[str | Path]) -> dict:
             {
                 "run": folder.name,
                 "mode": case.policy.mode,
-                "kind": "fit" if i in firsts else "predict",
+                "kind": "calibration" if i in firsts else "holdout",
                 "updates": updates,
                 "trajectories": case.policy.batch_groups * case.group,
                 "mean_length": case.lengths.mean(),
@@ -360,11 +360,11 @@ def agree(runs: Sequence[str | Path]) -> dict:
         )
     gains = []
     sync = next(
-        (r for r in rows if r["mode"] == "sync" and r["kind"] == "predict"),
+        (r for r in rows if r["mode"] == "sync" and r["kind"] == "holdout"),
         next((r for r in rows if r["mode"] == "sync"), None),
     )
     for row in rows:
-        if sync and row["mode"] != "sync" and row["kind"] == "predict" and row["trajectories"] == sync["trajectories"]:
+        if sync and row["mode"] != "sync" and row["kind"] == "holdout" and row["trajectories"] == sync["trajectories"]:
             m, p = sync["measured"] / row["measured"] - 1.0, sync["predicted"] / row["predicted"] - 1.0
             gains.append(
                 {
@@ -413,7 +413,7 @@ def table_text(report: Mapping) -> str:
     for r in report["rows"]:
         lines.append(
             f"{r['run'][:28]:28} {r['mode']:6} {r['updates']:>8} {r['mean_length']:>12.1f} {r['measured']:>11.3f} {r['predicted']:>12.3f} {100 * r['error']:>+7.1f}%"
-            + ("  (gave the rates)" if r["kind"] == "fit" else "")
+            + ("  (gave the rates)" if r["kind"] == "calibration" else "")
         )
     for g in report["gains"]:
         lines.append(
