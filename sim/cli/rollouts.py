@@ -8,10 +8,10 @@ import json
 from minglm import datafiles
 
 TEXT = "rollouts of reinforcement learning: tokens/s, idle and tail, staleness, waste, best split, over-sampling, cost"
-EXAMPLES = f"""clustersim rollouts rollouts_glm5_100k            (a few minutes; --fold: seconds)
+EXAMPLES = f"""clustersim rollouts rollouts_glm5_100k            (a few minutes; --downscale: seconds)
 clustersim rollouts case.yaml                     (keys: {datafiles.where("rollouts", "README.md")}; published seconds give an error column)
 clustersim rollouts case.yaml --mode april --set over_sampling=1.5
-clustersim rollouts rollouts_glm5_100k --answers  (best split of the chips, over-sampling that pays)
+clustersim rollouts rollouts_glm5_100k --questions (best split of the chips, over-sampling that pays)
 clustersim rollouts case.yaml --figure timeline.html
 clustersim rollouts --run runs/rl_sync            (predict runs of minglm rl from a measured profile)
 clustersim rollouts case.yaml --json"""
@@ -19,16 +19,16 @@ clustersim rollouts case.yaml --json"""
 
 def add(parser) -> None:
     parser.add_argument("case", nargs="?", help="a case: a file, or a name in data/scenarios (rollouts_*)")
-    parser.add_argument("--mode", help="sync, ahead, async, april or glm5 instead of the file's")
+    parser.add_argument("--mode", help="sync, one_step_off, async, april or glm5 instead of the file's")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key (YAML value); may be repeated"
     )
     parser.add_argument("--seed", type=int, help="seed of the lengths")
     parser.add_argument(
-        "--answers", action="store_true", help="also the best split of the chips and the over-sampling that pays"
+        "--questions", action="store_true", help="also the best split of the chips and the over-sampling that pays"
     )
     parser.add_argument(
-        "--fold",
+        "--downscale",
         action="store_true",
         help="divide engines, prompts and trainer alike, so that a large cluster takes seconds",
     )
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
         )
     from sim.rollout.questions import answer
 
-    report = answer(args.case, args.answers, args.fold, **_changes(args))
+    report = answer(args.case, args.questions, args.downscale, **_changes(args))
     given = report.pop("case")
     if args.figure:
         from dataclasses import replace
@@ -82,7 +82,7 @@ def _changes(args) -> dict:
     for item in args.set:
         key, sign, value = item.partition("=")
         if not sign or not key.strip():
-            raise InputError(f"--set {item!r}: must be key=value, such as --set eta=2")
+            raise InputError(f"--set {item!r}: must be key=value, such as --set max_staleness=2")
         out |= canonical({key.strip(): parse_text(value, f"--set {key.strip()}")}, "--set")
     if args.mode:
         out["mode"] = args.mode
@@ -111,7 +111,7 @@ def text(report: dict) -> str:
             else "batch        "
         )
         + f"{r['mean_running']:,.1f} running in an engine on average",
-        f"staleness    versions behind, share of trained tokens: {stale}; at most {r['max_staleness']}; a trajectory spans up to {r['max_span'] + 1} versions",
+        f"staleness    versions behind, share of trained tokens: {stale}; at most {r['staleness_max']}; a trajectory spans up to {r['max_span'] + 1} versions",
         f"waste        filtered {r['wasted']['filtered']:,}, too stale {r['wasted']['too_stale']:,}, surplus {r['wasted']['surplus']:,} tokens; prefilled again {r['reprefilled_tokens']:,}; {r['preemptions']:,} preemptions",
         "trajectories " + ", ".join(f"{n:,} {k}" for k, n in counts.items() if n or k in ("submitted", "trained")),
     ]
