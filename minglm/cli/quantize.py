@@ -63,7 +63,6 @@ def main(args) -> int:
         raise InputError(f"--questions {args.questions}: at least 1 in each cell; the default is 4")
     if args.record and not args.eval:
         raise InputError(f"--record {args.record}: there is nothing to record without --eval; add it")
-    from minglm.cli.main import _need_torch
 
     _need_torch()
     import copy

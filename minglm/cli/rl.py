@@ -65,6 +65,7 @@ def add(p) -> None:
 
 def main(args) -> int:
     from minglm.rl import config as recipes
+    from minglm.runtime import extras
     from minglm.training import recipe as yaml_recipes
 
     values = recipes.read(args.recipe)
@@ -77,9 +78,7 @@ def main(args) -> int:
     if args.print_config:
         print(yaml_recipes.explained(chosen), end="")
         return 0
-    from minglm.cli.main import _need_torch
-
-    _need_torch()
+    extras.require("train")
     from minglm.rl.run import rl
     from minglm.rl.warm_start import for_recipe
     from minglm.runtime import run_folder

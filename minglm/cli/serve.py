@@ -55,7 +55,6 @@ def main(args) -> int:
     import os
 
     from minglm import datafiles
-    from minglm.cli.main import _need_torch
     from minglm.errors import InputError
     from minglm.serving.config import ServeSettings
 
