@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from minglm.errors import InputError
-from minglm.rl import task_registry
 
 TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rollout and training"
 EXAMPLES = (
@@ -79,6 +78,7 @@ def main(args) -> int:
         print(yaml_recipes.explained(chosen), end="")
         return 0
     extras.require("train")
+    from minglm.rl import task_registry
     from minglm.rl.run import rl
     from minglm.rl.warm_start import for_recipe
     from minglm.runtime import run_folder
