@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,6 @@ from sim.training import schedules
 from sim.training.jitter import Jitter
 from sim.training.step import simulate
 
-SOAK = 20 if os.environ.get("MINGLM_SOAK") else 1  # `make soak` looks twenty times as long
 time_s = st.floats(0.0, 3.0, allow_nan=False)
 
 
@@ -50,7 +48,7 @@ def steps(draw):
 
 
 @given(steps(), st.integers(2, 7), st.integers(1, 3))
-@settings(deadline=None, max_examples=80 * SOAK)
+@settings(max_examples=80)
 def test_folded_equals_unfolded(step, replicas, share_port):
     costs, schedule = step
     a = simulate(costs, schedule, replicas=replicas, share_port=share_port)
@@ -66,7 +64,7 @@ def test_folded_equals_unfolded(step, replicas, share_port):
 
 
 @given(steps(), st.integers(2, 6), st.data())
-@settings(deadline=None, max_examples=40 * SOAK)
+@settings(max_examples=40)
 def test_folded_equals_unfolded_with_slow_chips(step, replicas, data):
     costs, schedule = step
     slow = tuple(
@@ -82,7 +80,7 @@ def test_folded_equals_unfolded_with_slow_chips(step, replicas, data):
 
 
 @given(steps())
-@settings(deadline=None, max_examples=80 * SOAK)
+@settings(max_examples=80)
 def test_bounds(step):
     """No step beats its busiest rank or its longest micro-batch, none is slower than doing everything in turn."""
     costs, schedule = step
@@ -101,7 +99,7 @@ def test_bounds(step):
     st.sampled_from(["p2p_s", "grad_reduce_s", "optimizer_s", "fixed_s", "param_gather_s"]),
     st.floats(0.0, 1.0),
 )
-@settings(deadline=None, max_examples=80 * SOAK)
+@settings(max_examples=80)
 def test_better_network_is_never_slower(step, name, factor):
     costs, schedule = step
     faster = replace(costs, **{name: getattr(costs, name) * factor})
@@ -109,7 +107,7 @@ def test_better_network_is_never_slower(step, name, factor):
 
 
 @given(steps(), st.integers(0, 99))
-@settings(deadline=None, max_examples=40 * SOAK)
+@settings(max_examples=40)
 def test_slowness_only_adds(step, seed):
     costs, schedule = step
     j = Jitter(slow_share=0.3, slow_factor=1.5, expert_spread=0.2)

@@ -68,7 +68,7 @@ def test_tensor_parallel_sums_activations_and_context_parallel_gathers_keys(coun
 )
 def test_bad_input_is_one_line(arguments, says):
     running = launch.start(2, arguments, "minglm.distributed.traffic")
-    errors = [p.communicate(timeout=120)[1] for p in running]
+    errors = [p.communicate(timeout=240)[1] for p in running]
     assert (
         [p.returncode for p in running] == [2, 2]
         and errors[0].count("\n") == 1

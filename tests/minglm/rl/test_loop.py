@@ -40,17 +40,6 @@ MODES = {
 }
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory):
-    from minglm.rl.warm_start import WarmStart, warm_start
-
-    small = dict(
-        hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_intermediate_size=16, max_position_embeddings=160
-    )
-    recipe = WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=small)
-    return warm_start(recipe, tmp_path_factory.mktemp("warm") / "run")
-
-
 def run(warm, folder, engine="inline", task=None, **changes):
     from minglm.rl.run import rl
 
