@@ -236,7 +236,8 @@ def campaign_facts(result, legs) -> dict:
     phases: dict[str, dict] = {}
     for leg in legs:
         entry = phases.setdefault(
-            leg.phase, {"tokens": 0.0, "ideal_days": 0.0, "plan": leg.pace.plan, "chips": leg.pace.num_chips, "steps": 0}
+            leg.phase,
+            {"tokens": 0.0, "ideal_days": 0.0, "plan": leg.pace.plan, "chips": leg.pace.num_chips, "steps": 0},
         )
         entry["tokens"] += leg.tokens
         entry["ideal_days"] += leg.work_s / DAY_S

@@ -63,7 +63,9 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
             while failure is not None:
                 saved = max([saved] + [at for due, at in writing if due <= env.now])
                 writing.clear()
-                quicker = memory > saved or memory == saved and c.load_s(pace.num_chips, True) <= c.load_s(pace.num_chips)
+                quicker = (
+                    memory > saved or memory == saved and c.load_s(pace.num_chips, True) <= c.load_s(pace.num_chips)
+                )
                 from_memory = c.kind == "memory" and failure.luck < c.memory_survival and quicker
                 target = memory if from_memory else saved
                 done = [
