@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 
 from minglm.errors import InputError
 from sim.base import parallel_map
-from sim.base.checks import DAY_S, check_finite, versions
+from sim.base.checks import check_finite, versions
 from sim.base.distributions import Normal, Triangle, Values, distribution
 from sim.base.figure import Figure
+from sim.base.units import DAY_S
 from sim.cost import money
 from sim.cost.evaluate import in_closed_form
 from sim.cost.memory import Memory
