@@ -73,6 +73,7 @@ def test_a_noisy_demonstration_goes_on_from_its_wrong_total():
         Rows(WarmStart(task="sum", longest=1), task_tokenizer()).batch(0)
 
 
+@pytest.mark.slow
 def test_the_profile_has_what_the_simulator_reads(tmp_path):
     pytest.importorskip("torch")
     from minglm.rl.profile import main

@@ -12,6 +12,8 @@ pytest.importorskip("torch")
 from minglm.errors import InputError  # noqa: E402
 from minglm.tools.demo import STAGES, run_demo  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 RESULTS = ("samples", "needle", "indexer_recall", "cost_by_length", "demo")
 
 

@@ -7,7 +7,10 @@ import pytest
 pytest.importorskip("torch")
 from minglm.tools import fault_injection  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system"),
+]
 
 
 def test_three_faults_end_well(tmp_path):
@@ -16,6 +19,7 @@ def test_three_faults_end_well(tmp_path):
     assert (tmp_path / "out" / "fault_injection.csv").read_text(encoding="utf-8").count("\n") == 4
 
 
+@pytest.mark.xdist_group("ray")
 def test_a_killed_ray_actor_costs_nothing_that_was_finished(tmp_path):
     pytest.importorskip("ray")
     (row,) = fault_injection.run(1, tmp_path / "out", seed=2, kinds=("ray_worker",))
