@@ -1,7 +1,8 @@
 """The house style: one module makes every figure, so that all read alike on a screen, in a report and on paper.
 
 Plotly, Okabe-Ito colours (distinguishable with any colour vision), units in the axis titles, line dashes and markers as
-a second cue beside colour. `html()` makes a self-contained fragment, `static_svg()` a picture for a README or a printed page.
+a second cue beside colour. `html()` makes a self-contained fragment, `static_svg()` a picture for a README or a printed
+page.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def html(fig, alt: str, first: bool = False) -> str:
 
 def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[float, float] = (11, 4.2)) -> None:
     """Write a picture that needs no JavaScript. Each panel is a mapping: title, x, y, and `lines` (name, xs, ys) or
-    `points` (name, xs, ys) with `bands` (low, high, colour), or `bars` (labels, values); optional `log_x`, `log_y`, `image` (rows of values, with `unit`, `range`, `x_labels`, `y_labels`)."""
+    `points` (name, xs, ys) with `bands` (low, high, colour), or `bars` (labels, values); optional `log_x`, `log_y`,
+    `image` (rows of values, with `unit`, `range`, `x_labels`, `y_labels`)."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 TEXT = "pass@k on small tasks, the needle test, or an arena between checkpoints, each with intervals"
-EXAMPLES = (
-    "minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --samples 8\n"
-    "minglm eval needle --checkpoint runs/demo/sft --lengths 128 256 --per-cell 4\n"
-    "minglm eval arena runs/demo/sft runs/demo/sparse --votes 400"
-)
+EXAMPLES = """minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --samples 8
+minglm eval needle --checkpoint runs/demo/sft --lengths 128 256 --per-cell 4
+minglm eval arena runs/demo/sft runs/demo/sparse --votes 400"""
 
 
 def add(parser) -> None:
@@ -75,9 +73,12 @@ def _needle(args) -> dict:
     result = needle_test(model, tokenizer, tuple(args.lengths), tuple(args.depths), args.per_cell, args.seed)
     low, high = statistics.wilson(round(result["with_context"] * result["questions"]), result["questions"])
     lines = ["depth \\ length " + "".join(f"{n:>8}" for n in args.lengths)]
-    lines += [f"{d:<15}" + "".join(f"{v:8.0%}" for v in row) for d, row in zip(args.depths, result["accuracy"])]
+    lines += [
+        f"{d:<15}" + "".join(f"{v:8.0%}" for v in row) for d, row in zip(args.depths, result["accuracy"], strict=True)
+    ]
     lines.append(
-        f"with the passage {result['with_context']:.0%} ({low:.0%} to {high:.0%}), without {result['without_context']:.0%}; {result['questions']} questions each"
+        f"with the passage {result['with_context']:.0%} ({low:.0%} to {high:.0%}), without "
+        f"{result['without_context']:.0%}; {result['questions']} questions each"
     )
     return {**result, "interval": [low, high], "table": "\n".join(lines)}
 

@@ -9,13 +9,11 @@ from pathlib import Path
 from minglm.errors import InputError
 
 TEXT = "store a run's weights in fewer bits; say what it saves and what it costs"
-EXAMPLES = (
-    "minglm quantize runs/demo/sft --format int4 --out runs/int4 --eval\n"
-    "minglm quantize runs/demo/sft --format fp8 --out runs/fp8 --hf runs/fp8-hf\n"
-    "minglm quantize runs/demo/sft --format w4a8 --out runs/w4a8 --eval --record data/reference/quantize_demo.csv\n"
-    'minglm generate --checkpoint runs/int4 --chat --prompt "What is 2 + 3?"\n'
-    "minglm train sft --init-from runs/demo/sparse --run runs/qat --set qat=int4    # then quantize runs/qat"
-)
+EXAMPLES = """minglm quantize runs/demo/sft --format int4 --out runs/int4 --eval
+minglm quantize runs/demo/sft --format fp8 --out runs/fp8 --hf runs/fp8-hf
+minglm quantize runs/demo/sft --format w4a8 --out runs/w4a8 --eval --record data/reference/quantize_demo.csv
+minglm generate --checkpoint runs/int4 --chat --prompt "What is 2 + 3?"
+minglm train sft --init-from runs/demo/sparse --run runs/qat --set qat=int4    # then quantize runs/qat"""
 
 
 def add(p) -> None:
@@ -74,7 +72,8 @@ def main(args) -> int:
 
     if quantised.is_quantised(args.run):
         raise InputError(
-            f"{args.run}: already quantised to {quantised.read_note(args.run)['spec'].format}; rounding twice only adds error, give the run it was made from"
+            f"{args.run}: already quantised to {quantised.read_note(args.run)['spec'].format}; rounding twice only "
+            "adds error, give the run it was made from"
         )
     from minglm.inference.load import load_model
 
@@ -120,7 +119,8 @@ def _as_trained(spec, asked: int | None, recipe: dict | None, run: str):
         return spec
     if asked not in (None, trained):
         raise InputError(
-            f"--group {asked}: {run} was trained with qat_group={trained}, another group undoes that training; leave --group out"
+            f"--group {asked}: {run} was trained with qat_group={trained}, another group undoes that training; leave "
+            "--group out"
         )
     return replace(spec, group=trained)
 
@@ -182,6 +182,7 @@ def _record(report: dict, path: Path) -> None:
                 *(round(report["mismatch"][k], 6) for k in ("mean_abs_log_ratio", "largest_ratio", "masked_share")),
                 report["mismatch"]["tokens"],
             ),
+            strict=True,
         )
     )
     rows = []

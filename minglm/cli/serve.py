@@ -8,7 +8,8 @@ TEXT = "serve a trained run over HTTP, as OpenAI's API does: streaming, many cli
 EXAMPLES = """minglm serve --checkpoint runs/demo/sft
 minglm serve --checkpoint runs/demo/sft --port 0 --num-speculative-tokens 2
 MINGLM_API_KEY=... minglm serve --checkpoint runs/demo/sft --host 0.0.0.0
-curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' -d '{"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}'"""
+curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
+  -d '{"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}'"""
 
 
 def add(p) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from minglm import datafiles
 
 TEXT = "for instructors: check the machine, build exercises and checkpoints, collect results, measure"
-EXAMPLES = (
-    "minglm workshop preflight\nminglm workshop build\nminglm workshop checkpoints\nminglm workshop collect runs/workshop/results\n"
-    "minglm workshop timing --write\nminglm workshop kernels --count 30\nminglm workshop slides\nminglm workshop contents"
-)
+EXAMPLES = """minglm workshop preflight
+minglm workshop build
+minglm workshop checkpoints
+minglm workshop collect runs/workshop/results
+minglm workshop timing --write
+minglm workshop kernels --count 30
+minglm workshop slides
+minglm workshop contents"""
 
 
 def add(parser) -> None:

@@ -21,11 +21,12 @@ def indexer_recall(model, tokens: Tensor, keep_layer: int | None = None, mode: s
     """Run one passage and compare choice and attention in every layer that runs an indexer.
 
     Args:
-        tokens: (T,) int64, with T > index_topk. keep_layer: the layer whose maps are returned; None takes the middle one.
+        tokens: (T,) int64, with T > index_topk. keep_layer: the layer whose maps are returned; None takes the middle
+            one.
         mode: "sparse", or "dense" to judge several indexers by the very same attention.
 
-    Returns: `layers` (per layer: indexer, recent, best: mean share of attention captured by queries that see more than k
-        keys), and `attention`, `chosen`: (T, T) lists of the kept layer.
+    Returns: `layers` (per layer: indexer, recent, best: mean share of attention captured by queries that see more than
+        k keys), and `attention`, `chosen`: (T, T) lists of the kept layer.
     """
     seen_by: dict[int, Tensor] = {}
     rope: list[Tensor] = []

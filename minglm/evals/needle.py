@@ -1,6 +1,7 @@
 """The needle test: is a fact that stands somewhere in a long passage found when it is asked for?
 
-Names and codes are ones that training never shows (`minglm.data.chat`). The control asks the same questions about passages
+Names and codes are ones that training never shows (`minglm.data.chat`). The control asks the same questions about
+passages
 without the needle: what it scores is guessing, and the distance between the two is what the context is worth.
 """
 
@@ -30,11 +31,12 @@ def needle_test(
     """Accuracy by depth and length on unseen needles, greedy decoding.
 
     Args:
-        lengths: prompt lengths in tokens. depths: place of the needle, 0 the beginning and 1 the end. per_cell: questions
-            for each (depth, length).
+        lengths: prompt lengths in tokens. depths: place of the needle, 0 the beginning and 1 the end. per_cell:
+            questions for each (depth, length).
         filler: token ids that passages are cut from, default the validation part of Python's topic texts.
 
-    Returns: accuracy [depth][length] in 0..1, `with_context` and `without_context` over all, counts, and a few examples.
+    Returns: accuracy [depth][length] in 0..1, `with_context` and `without_context` over all, counts, and a few
+        examples.
     """
     rng = np.random.default_rng(seed)
     cells = [(d, n) for d in depths for n in lengths]
@@ -52,7 +54,7 @@ def needle_test(
                 part = asked[start : start + CELL_BATCH]
                 out = generate(model, [e.prompt_ids for e in part], ANSWER_TOKENS, stop=(tokenizer.eos,), mode=mode)
                 answers = [tokenizer.decode(ids) for ids in out.tokens]
-                hits += sum(e.is_correct(a) for e, a in zip(part, answers))
+                hits += sum(e.is_correct(a) for e, a in zip(part, answers, strict=True))
                 if len(examples) < 4 and context and depth == depths[len(depths) // 2]:
                     e = part[0]
                     examples.append(

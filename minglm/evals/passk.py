@@ -1,4 +1,5 @@
-"""Questions with answers that can be checked, asked of a chat model: the problems of `minglm.data.chat`, many tries each.
+"""Questions with answers that can be checked, asked of a chat model: the problems of `minglm.data.chat`, many tries
+each.
 
 Used by `minglm eval` and by the notebooks on fine-tuning and evaluation.
 """
@@ -16,7 +17,9 @@ PASSAGE_TOKENS = 192
 
 
 def problems(per_task: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS) -> dict[str, list[Example]]:
-    """`per_task` problems of every task; a seed other than the training's gives problems it has most likely not seen."""
+    """`per_task` problems of every task; a seed other than the training's gives problems it has most likely not
+    seen.
+    """
     return {
         task: hidden_facts(per_task, seed, tokenizer, passage_tokens)
         if task == "lookup"
@@ -26,7 +29,9 @@ def problems(per_task: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_
 
 
 def hidden_facts(count: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS) -> list[Example]:
-    """Lookups as training asks them: one fact somewhere in a passage, `passage_tokens` long with its question; names that training never shows."""
+    """Lookups as training asks them: one fact somewhere in a passage, `passage_tokens` long with its question; names
+    that training never shows.
+    """
     import numpy as np
 
     rng = np.random.default_rng([seed, passage_tokens])
@@ -63,7 +68,7 @@ def answers(
             stop=(tokenizer.eos,),
             mode=mode,
         )
-        for (i, _), ids in zip(part, made.tokens):
+        for (i, _), ids in zip(part, made.tokens, strict=True):
             out[i].append(tokenizer.decode(ids))
     return out
 
@@ -98,7 +103,7 @@ def ask(
     """Which answers are right: one row for each problem, `samples` long."""
     return [
         [is_right(e, a) for a in row]
-        for e, row in zip(asked, answers(model, tokenizer, asked, samples, temperature, seed, mode))
+        for e, row in zip(asked, answers(model, tokenizer, asked, samples, temperature, seed, mode), strict=True)
     ]
 
 

@@ -49,7 +49,8 @@ def sizes(model: Model) -> dict[str, float]:
 
 
 def projected_bytes(config, spec: Spec | None, bytes_per_value: int = 2) -> int:
-    """Bytes of a model of any size without making it: GLM-5 is laid out on the meta device. `spec` None: nothing quantised.
+    """Bytes of a model of any size without making it: GLM-5 is laid out on the meta device. `spec` None: nothing
+    quantised.
 
     What is not quantised counts with `bytes_per_value` (2: bf16).
     """
@@ -67,7 +68,9 @@ def projected_bytes(config, spec: Spec | None, bytes_per_value: int = 2) -> int:
 
 
 def validation_batches(run: str | Path, tokenizer, config, count: int | None = None) -> list:
-    """The batches on which a run measures its validation loss; for a run without a recipe, sequences of the stdlib corpus."""
+    """The batches on which a run measures its validation loss; for a run without a recipe, sequences of the stdlib
+    corpus.
+    """
     run = Path(run)
     note = next(
         (p / "recipe.yaml" for p in (run, run.parent, run.parent.parent) if (p / "recipe.yaml").is_file()), None
@@ -119,12 +122,13 @@ def rollout_mismatch(
     """How far a quantised rollout engine's policy is from the trainer's, on tokens that the rollout sampled itself.
 
     The ratio is p_trainer / p_rollout of each sampled token. Prompts of one length. Returns tokens, mean |log ratio|,
-    KL(rollout ‖ trainer) estimated from the same tokens, the largest ratio, and the share that IcePop would mask (β = 2).
+    KL(rollout ‖ trainer) estimated from the same tokens, the largest ratio, and the share that IcePop would mask (β =
+    2).
     """
     from minglm.inference.generate import generate
 
     made = generate(rollout, prompts, new_tokens, temperature=1.0, seed=seed, mode=mode)
-    tokens = torch.tensor([p + t for p, t in zip(prompts, made.tokens)])
+    tokens = torch.tensor([p + t for p, t in zip(prompts, made.tokens, strict=True)])
     start = len(prompts[0]) - 1
     log_ratio = (logprobs(trainer, tokens, mode) - logprobs(rollout, tokens, mode))[:, start:]
     ratio = log_ratio.exp()

@@ -11,7 +11,8 @@ DEVICES = ("auto", "cpu", "cuda", "npu", "mps")
 
 
 def resolve(device: str) -> str:
-    """The device to use: "auto" is cuda or mps where there is one, else cpu; "npu" loads torch_npu, which nothing else does.
+    """The device to use: "auto" is cuda or mps where there is one, else cpu; "npu" loads torch_npu, which nothing else
+    does.
 
     Raises:
         InputError: an unknown name, or a device that is not there; says what to install.
@@ -25,7 +26,8 @@ def resolve(device: str) -> str:
     if device == "npu":
         if importlib.util.find_spec("torch_npu") is None:
             raise InputError(
-                f"--device npu: torch_npu is not installed; pip install torch_npu for torch {torch.__version__.split('+')[0]}, with Ascend's CANN"
+                "--device npu: torch_npu is not installed; pip install torch_npu for torch "
+                f"{torch.__version__.split('+')[0]}, with Ascend's CANN"
             )
         import torch_npu  # noqa: F401  (registers the device)
     there = {

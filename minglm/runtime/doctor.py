@@ -124,7 +124,10 @@ def _torch() -> Check:
     import torch
 
     device = machine.default_device()
-    found = f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores of {machine.cpu_name()}, device {device}"
+    found = (
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores of "
+        f"{machine.cpu_name()}, device {device}"
+    )
     if (os.cpu_count() or 1) > 1 and torch.get_num_threads() == 1:
         return Check("torch", "note", found, "OMP_NUM_THREADS=1 is set: unset it to train on all cores")
     return Check("torch", "ok", found)

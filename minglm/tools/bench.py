@@ -1,7 +1,7 @@
 """Runs the measurements in tests/bench: prints a table and writes runs/bench/<name>.json.
 
-A bench is a module `tests/bench/bench_*.py` with `NAME: str` and `run() -> list[dict]`; a row has name, value, unit, and
-ratio, target and met where there is a target. The runner adds the command that repeats it and the machine.
+A bench is a module `tests/bench/bench_*.py` with `NAME: str` and `run() -> list[dict]`; a row has name, value, unit,
+and ratio, target and met where there is a target. The runner adds the command that repeats it and the machine.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Steps, each skipped when its result is there, so a killed demo goes on where it 
 
     pretrain · long_context · dsa_warmup · sparse · sft     training stages (`data/recipes`), each a run folder
     samples · needle · indexer_recall · cost_by_length      what the model does and what sparsity buys, one JSON each
-    rl_sync · rl_april                                      a round of reinforcement learning, twice (`minglm/tools/demo_rl.py`)
+    rl_sync · rl_april                                      a round of reinforcement learning, twice
+    (`minglm/tools/demo_rl.py`)
 
 `clustersim report runs/demo` then adds the projection for 100,000 chips and writes `report.html`.
 """
@@ -64,7 +65,8 @@ def run_demo(run_dir: Path, size: str = "mini", overwrite: bool = False, progres
     made_by = _step(run_dir, "size", lambda: {"size": size})["size"]
     if made_by != size:
         raise InputError(
-            f"{run_dir}: holds a demo of size {made_by!r}, not {size!r}; add --overwrite to start over, or use --run for another folder"
+            f"{run_dir}: holds a demo of size {made_by!r}, not {size!r}; add --overwrite to start over, or use --run "
+            "for another folder"
         )
     if (run_dir / "demo.json").exists():
         print(
@@ -203,7 +205,8 @@ def _choice(plan: dict, model, tokenizer) -> dict:
 
 
 def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: bool = True) -> dict:
-    """Forward time of one attention layer by sequence length: dense, and sparse with its indexer; medians of interleaved runs.
+    """Forward time of one attention layer by sequence length: dense, and sparse with its indexer; medians of
+    interleaved runs.
 
     The result is for reading side by side: both columns come from one process on one machine.
     """

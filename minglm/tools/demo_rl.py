@@ -1,4 +1,5 @@
-"""The demo's round of reinforcement learning: a small model with a long tail of answers, synchronous and then with APRIL.
+"""The demo's round of reinforcement learning: a small model with a long tail of answers, synchronous and then with
+APRIL.
 
     warm_start        the recipe's model, taught with worked solutions until it half knows its task
     rl_sync, rl_april the same updates twice; each folder is an ordinary run of `minglm rl`, and resumes as one

@@ -1,8 +1,9 @@
 """Rounding after training against rounding inside it, over seeds: `python -m minglm.tools.qat_vs_ptq`.
 
 From one pre-trained run, every seed trains stage sft twice, plainly and with `qat: int4`, on the same data in the same
-order; each result is measured unquantised and quantised on the same validation batches and needles. One CSV row for each
-(seed, training, format); `python -m minglm.tools.qat_vs_ptq --summary data/reference/quantization.csv` prints means and spread.
+order; each result is measured unquantised and quantised on the same validation batches and needles. One CSV row for
+each (seed, training, format); `python -m minglm.tools.qat_vs_ptq --summary data/reference/quantization.csv` prints
+means and spread.
 """
 
 from __future__ import annotations

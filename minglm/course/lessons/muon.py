@@ -1,4 +1,6 @@
-"""Experiments of the Muon notebook: momenta of a real training, and a race between two optimisers from the same start."""
+"""Experiments of the Muon notebook: momenta of a real training, and a race between two optimisers from the same
+start.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the notebooks on reinforcement learning share: the model they start from, runs that start over when a cell is run
-again, and the small worlds behind their sliders.
+"""What the notebooks on reinforcement learning share: the model they start from, runs that start over when a cell is
+run again, and the small worlds behind their sliders.
 
 In smoke mode everything is tiny and knows nothing.
 """
@@ -68,7 +68,7 @@ def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tupl
         stop=(tokenizer.eos,),
     )
     said = [tokenizer.decode(t) for t in out.tokens]
-    return [(p.prompt, text, task.reward(p, text) == 1.0) for p, text in zip(problems, said)]
+    return [(p.prompt, text, task.reward(p, text) == 1.0) for p, text in zip(problems, said, strict=True)]
 
 
 def worked(recipe: str, n: int, seed: int = 0) -> list[tuple[str, str]]:
@@ -85,8 +85,8 @@ def worked(recipe: str, n: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def lengths(n: int, seed: int = 0, recipe: str = "long_tail") -> list[int]:
-    """Lengths of n worked solutions with their end token, in characters, which are tokens here: what a long tail looks like
-    before any model is involved."""
+    """Lengths of n worked solutions with their end token, in characters, which are tokens here: what a long tail looks
+    like before any model is involved."""
     return [len(solution) + 1 for _, solution in worked(recipe, n, seed)]
 
 
@@ -119,7 +119,7 @@ def one_token_a_step(todo: list[int], target: int, started: int, rounds: int) ->
             raise InputError(f"{len(todo)} answers: too few for {rounds} rounds of {started}; give more")
         steps = sorted(lacking for _, lacking in answers)[target - 1]
         done = [lacking <= steps for _, lacking in answers]
-        batch = [a for a, ended in zip(answers, done) if ended]
+        batch = [a for a, ended in zip(answers, done, strict=True) if ended]
         out.append(
             {
                 "steps": steps,
@@ -129,12 +129,13 @@ def one_token_a_step(todo: list[int], target: int, started: int, rounds: int) ->
                 "stale": sum(w for w, _ in batch) / sum(w + n for w, n in batch),
             }
         )
-        waiting.put_back((w + steps, n - steps) for (w, n), ended in zip(answers, done) if not ended)
+        waiting.put_back((w + steps, n - steps) for (w, n), ended in zip(answers, done, strict=True) if not ended)
     return out
 
 
 def push(ratio: list[float], objective: str, **bounds) -> list[float]:
-    """How hard an objective pushes a token of advantage 1 at the start of an update, where π = π_old, for ratios π_old/μ.
+    """How hard an objective pushes a token of advantage 1 at the start of an update, where π = π_old, for ratios
+    π_old/μ.
 
     It is the objective's own gradient with respect to log π, with its sign turned; REINFORCE pushes with 1.
     """

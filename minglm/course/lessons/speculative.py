@@ -39,12 +39,14 @@ def right_by_distance(model: Model, passages: list[Tensor], depths: int, mode: s
             guess, truth = logits.argmax(-1)[: len(tokens) - depth - 1], tokens[depth + 1 :]
             hits[depth] += int((guess == truth).sum())
             total[depth] += len(truth)
-    return [h / max(t, 1) for h, t in zip(hits, total)]
+    return [h / max(t, 1) for h, t in zip(hits, total, strict=True)]
 
 
 @dataclass
 class Speculated:
-    """What `speculate` wrote: new tokens, which of them were drafted, and how many drafts each pass of the model kept."""
+    """What `speculate` wrote: new tokens, which of them were drafted, and how many drafts each pass of the model
+    kept.
+    """
 
     tokens: list[int] = field(default_factory=list)
     drafted: list[bool] = field(default_factory=list)
@@ -100,6 +102,6 @@ def draft_strip(tokenizer, prompt: list[int], result: Speculated) -> None:
     spans = [piece(t, "background:#eee") for t in prompt]
     spans += [
         piece(t, "background:#cfe3f5;border-bottom:3px solid #0072B2" if d else "background:#fbe3b5")
-        for t, d in zip(result.tokens, result.drafted)
+        for t, d in zip(result.tokens, result.drafted, strict=True)
     ]
     display(HTML(f'<div style="font:14px monospace;line-height:2">{"".join(spans)}</div>'))

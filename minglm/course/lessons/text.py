@@ -33,7 +33,9 @@ def token_strip(text: str, tokenizers: dict) -> None:
 
 
 def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
-    """`count` windows of `length` tokens from the files that `recipe`'s training holds back, spread over them; (length,) each."""
+    """`count` windows of `length` tokens from the files that `recipe`'s training holds back, spread over them;
+    (length,) each.
+    """
     import torch
 
     from minglm.data import corpus
@@ -45,7 +47,9 @@ def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
 
 
 def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int = 4, seed: int = 3) -> list:
-    """The same, with `facts` short sentences hidden in each passage and asked for at the end, as `lookup_share` does in training."""
+    """The same, with `facts` short sentences hidden in each passage and asked for at the end, as `lookup_share` does in
+    training.
+    """
     import numpy as np
     import torch
 
@@ -68,7 +72,7 @@ def counted_strip(tokenizer, tokens, counted) -> None:
     from IPython.display import HTML, display
 
     spans = []
-    for token, own in zip(tokens, counted):
+    for token, own in zip(tokens, counted, strict=True):
         style = f"background:{FILLS[0]};border-bottom:3px solid #0072B2" if own else "background:#eee"
         words = escape(tokenizer.token(token)).replace(" ", "·").replace("\n", "↵")
         spans.append(f'<span style="{style};color:#111;border-left:1px solid #888;padding:0 1px">{words}</span>')

@@ -1,8 +1,8 @@
 """Results that a notebook can start from, so that nobody has to run all the notebooks before it.
 
-`start_from("sft")` gives a run folder of the trained `mini`: the demo's own (`runs/demo`), else the workshop's checkpoint,
-else it is trained here and now, stage by stage, while you watch. `minglm workshop checkpoints` makes the workshop's:
-weights and tokenizer only, a manifest with the SHA-256 of every file.
+`start_from("sft")` gives a run folder of the trained `mini`: the demo's own (`runs/demo`), else the workshop's
+checkpoint, else it is trained here and now, stage by stage, while you watch. `minglm workshop checkpoints` makes the
+workshop's: weights and tokenizer only, a manifest with the SHA-256 of every file.
 """
 
 from __future__ import annotations
@@ -50,20 +50,24 @@ def start_from(stage: str) -> Path:
 
 
 def _whole(run: Path) -> bool:
-    """Whether a run is there and finished: its last checkpoint is at the recipe's last step (or it is the workshop's copy)."""
+    """Whether a run is there and finished: its last checkpoint is at the recipe's last step (or it is the workshop's
+    copy).
+    """
     from minglm.training import checkpoint
 
     found = checkpoint.find(run)
     if not found or not (run / "tokenizer.json").is_file():
         return False
     state = json.loads((found[0] / "state.json").read_text(encoding="utf-8"))
-    return (
-        state.get("workshop") is not None or state["recipe"] is not None and state["step"] >= state["recipe"]["steps"]
+    return state.get("workshop") is not None or (
+        state["recipe"] is not None and state["step"] >= state["recipe"]["steps"]
     )
 
 
 def make(folder: Path = FOLDER, size: str = "mini", demo: Path | None = None) -> list[dict]:
-    """Train the demo if it is not there, and keep weights and tokenizer of the stages in KEPT. Returns the manifest's rows."""
+    """Train the demo if it is not there, and keep weights and tokenizer of the stages in KEPT. Returns the manifest's
+    rows.
+    """
     from minglm.tools.demo import run_demo
     from minglm.training import checkpoint
 

@@ -83,7 +83,8 @@ def reading(path: Path) -> str:
     opening = "".join(next(c["source"] for c in cells if c["cell_type"] == "markdown"))
     number = r"(\d+|three|five|ten)(?: to \d+)?"
     said = re.search(
-        rf"{number} minutes (?:of reading|to read)|{number} of reading|takes about {number} minutes|in about {number} minutes",
+        rf"{number} minutes (?:of reading|to read)|{number} of reading|takes about {number} minutes|in about {number} "
+        rf"minutes",
         opening,
     )
     words = {"three": "3", "five": "5", "ten": "10"}

@@ -1,6 +1,8 @@
-"""`minglm workshop kernels`: a class on one server. Starts real kernels, all at once, each building and training the model.
+"""`minglm workshop kernels`: a class on one server. Starts real kernels, all at once, each building and training the
+model.
 
-What is measured is what a server needs: the memory of each kernel when all of them have a trained model in hand, counted
+What is measured is what a server needs: the memory of each kernel when all of them have a trained model in hand,
+counted
 twice: resident (shared pages counted in every kernel) and proportional (each shared page divided among its users), and
 the memory that disappeared from the machine.
 """
@@ -61,7 +63,7 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
             client.wait_for_ready(timeout=timeout_s)
         started = time.monotonic()
         asked = [c.execute(LESSON.format(model=model, steps=steps)) for c in clients]  # all at once
-        for client, question in zip(clients, asked):
+        for client, question in zip(clients, asked, strict=True):
             reply = client.get_shell_msg(timeout=timeout_s)
             while reply["parent_header"].get("msg_id") != question:
                 reply = client.get_shell_msg(timeout=timeout_s)

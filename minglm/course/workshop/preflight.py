@@ -1,8 +1,8 @@
 """`minglm workshop preflight`: five minutes before a class, is this machine ready? One screen, green or what to do.
 
-Takes the checks of `minglm doctor` (without its speed measurement) and adds those of a class: the notebooks are there, a
-kernel starts, a picture is drawn, the exercises are what their sources give, a result can be written, the text to train
-on is readable, checkpoints are whole.
+Takes the checks of `minglm doctor` (without its speed measurement) and adds those of a class: the notebooks are there,
+a kernel starts, a picture is drawn, the exercises are what their sources give, a result can be written, the text to
+train on is readable, checkpoints are whole.
 """
 
 from __future__ import annotations
