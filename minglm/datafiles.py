@@ -24,7 +24,8 @@ def root() -> Path | None:
 
 def data(*parts: str) -> Path:
     """A file or folder of data/: `data("chips", "h100.yaml")`. It need not exist."""
-    return (_PACKAGE / "_data" if root() is None else root() / "data").joinpath(*parts)
+    checkout = root()
+    return (checkout / "data" if checkout else _PACKAGE / "_data").joinpath(*parts)
 
 
 def package(name: str) -> Path:
@@ -34,7 +35,8 @@ def package(name: str) -> Path:
 
 def notebooks(*parts: str) -> Path:
     """A file or folder of notebooks/: `notebooks("plan", "planner.ipynb")`. It need not exist."""
-    return (_PACKAGE / "_notebooks" if root() is None else root() / "notebooks").joinpath(*parts)
+    checkout = root()
+    return (checkout / "notebooks" if checkout else _PACKAGE / "_notebooks").joinpath(*parts)
 
 
 def catalogue(folder: str | Path, *suffixes: str) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ FLAGS = {
 }
 
 
-def add(p) -> None:
+def add(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", nargs="?", default="sum", help="name in data/recipes/rl, or a .yaml file (default sum)")
     p.add_argument("--run", help="folder of the run (default runs/rl_RECIPE_MODE)")
     p.add_argument(
@@ -63,7 +64,7 @@ def add(p) -> None:
     p.add_argument("--json", action="store_true", help="print the summary as JSON, nothing else on stdout")
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     from minglm.rl import config as recipes
     from minglm.runtime import extras
     from minglm.settings import parse_override

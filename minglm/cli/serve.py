@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 
 TEXT = "serve a trained run over HTTP, as OpenAI's API does: streaming, many clients at once"
@@ -12,7 +13,7 @@ curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/jso
   -d '{"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}'"""
 
 
-def add(p) -> None:
+def add(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--checkpoint",
         required=True,
@@ -53,7 +54,7 @@ def add(p) -> None:
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     from minglm.runtime import extras
     from minglm.serving.config import ServeSettings
 

@@ -100,9 +100,7 @@ def _cut_off(html: Path) -> None:
 
 
 def setup(app) -> dict:
-    """The builder's hook (assets/book.yaml names this module as an extension): when all is built, write down how long each
-    notebook ran.
-    """
+    """The builder's hook, named as an extension in assets/book.yaml: when all is built, note each notebook's time."""
     app.connect("build-finished", _note_seconds)
     return {"parallel_read_safe": True}
 
@@ -132,8 +130,9 @@ def _intro(readme: str, target: Path) -> str:
 
 
 def check(target: Path = TARGET) -> list[str]:
-    """What is wrong with a built book, one line each; an empty list means: figures present, links whole, search filled,
-    offline.
+    """What is wrong with a built book, one line each; an empty list means that nothing is.
+
+    Looked at: every figure is there, links lead somewhere, the search knows words, nothing is loaded from elsewhere.
 
     Raises:
         InputError: no book there.
@@ -142,47 +141,54 @@ def check(target: Path = TARGET) -> list[str]:
     if not (html / "index.html").is_file():
         raise InputError(f"{html}: no book there; `make book` builds one")
     wrong: list[str] = []
-    chapters = re.findall(r"- file: (\S+)", (target / "_toc.yml").read_text(encoding="utf-8"))
-    for name in chapters:
-        page = html / f"{name}.html"
-        if not page.is_file():
-            wrong.append(f"{name}: no page")
-            continue
-        text = page.read_text(encoding="utf-8")
-        cells = json.loads((target / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-        asked = sum(
-            len(re.findall(r"^\s*show\(", "".join(c["source"]), flags=re.M)) for c in cells if c["cell_type"] == "code"
-        )
-        drawn = len(re.findall(r"Plotly\.newPlot\(", text))
-        if not name.startswith("workshop/") and drawn < asked:
-            wrong.append(f"{name}: {asked} figures asked for, {drawn} in the page")
-        if re.search(r"<p>\s*\|[^<]*\|", text):
-            wrong.append(f"{name}: a table shown as plain text")
-        if "Traceback" in text:
-            wrong.append(f"{name}: an error in an output")
+    for name in re.findall(r"- file: (\S+)", (target / "_toc.yml").read_text(encoding="utf-8")):
+        wrong += _faults_of_chapter(target, html, name)
     for page in html.rglob("*.html"):
-        text, name = page.read_text(encoding="utf-8"), page.relative_to(html).as_posix()
-        if name.startswith("_static/"):  # the theme's own templates
-            continue
-        for link in re.findall(
-            r'<(?:script|img|iframe)[^>]+src="([^"]+)"|<link[^>]+rel="stylesheet"[^>]*href="([^"]+)"', text
-        ):
-            source = link[0] or link[1]
-            if re.match(r"(https?:)?//", source):
-                wrong.append(f"{name}: loads {source}")
-            elif not source.startswith("data:") and not (page.parent / unquote(source.split("?")[0])).exists():
-                wrong.append(f"{name}: {source} is missing")
-        if name.split("/")[0] in (*PARTS, "workshop", "intro.html"):
-            body = re.sub(
-                r"<script.*?</script>", "", text[text.find("<article") : text.rfind("</article>")], flags=re.S
-            )
-            for link in re.findall(r'<a [^>]*href="([^"#?]+)[^"]*"', body):
-                if not re.match(r"(https?:)?//|mailto:", link) and not (page.parent / unquote(link)).exists():
-                    wrong.append(f"{name}: link to {link} leads nowhere")
+        if not page.is_relative_to(html / "_static"):  # the theme's own templates
+            wrong += _faults_of_page(html, page)
     index = html / "searchindex.js"
     words = index.read_text(encoding="utf-8") if index.is_file() else ""
     if not all(f'"{word}"' in words or f"{word}:" in words for word in ("expert", "token")):
         wrong.append("search: the index lacks words of the notebooks")
+    return wrong
+
+
+def _faults_of_chapter(target: Path, html: Path, name: str) -> list[str]:
+    """Figures, tables and errors of one notebook's page."""
+    page = html / f"{name}.html"
+    if not page.is_file():
+        return [f"{name}: no page"]
+    wrong, text = [], page.read_text(encoding="utf-8")
+    cells = json.loads((target / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    asked = sum(len(re.findall(r"^\s*show\(", source, flags=re.M)) for source in code)
+    drawn = len(re.findall(r"Plotly\.newPlot\(", text))
+    if not name.startswith("workshop/") and drawn < asked:
+        wrong.append(f"{name}: {asked} figures asked for, {drawn} in the page")
+    if re.search(r"<p>\s*\|[^<]*\|", text):
+        wrong.append(f"{name}: a table shown as plain text")
+    if "Traceback" in text:
+        wrong.append(f"{name}: an error in an output")
+    return wrong
+
+
+def _faults_of_page(html: Path, page: Path) -> list[str]:
+    """What a page loads and where its links lead; links only where the text is ours."""
+    wrong, text, name = [], page.read_text(encoding="utf-8"), page.relative_to(html).as_posix()
+    for tag, style in re.findall(
+        r'<(?:script|img|iframe)[^>]+src="([^"]+)"|<link[^>]+rel="stylesheet"[^>]*href="([^"]+)"', text
+    ):
+        source = tag or style
+        if re.match(r"(https?:)?//", source):
+            wrong.append(f"{name}: loads {source}")
+        elif not source.startswith("data:") and not (page.parent / unquote(source.split("?")[0])).exists():
+            wrong.append(f"{name}: {source} is missing")
+    if name.split("/")[0] in (*PARTS, "workshop", "intro.html"):
+        article = text[text.find("<article") : text.rfind("</article>")]
+        article = re.sub(r"<script.*?</script>", "", article, flags=re.S)
+        for link in re.findall(r'<a [^>]*href="([^"#?]+)[^"]*"', article):
+            if not re.match(r"(https?:)?//|mailto:", link) and not (page.parent / unquote(link)).exists():
+                wrong.append(f"{name}: link to {link} leads nowhere")
     return wrong
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 from minglm.data.chat import TASKS, Example, examples, lookup_example
 from minglm.data.synthetic_facts import find_code, statement
+from minglm.inference.generate import generate
 
 ANSWER_TOKENS = 32
 BATCH = 128
@@ -32,8 +35,6 @@ def hidden_facts(count: int, seed: int, tokenizer, passage_tokens: int = PASSAGE
     """Lookups as training asks them: one fact somewhere in a passage, `passage_tokens` long with its question; names
     that training never shows.
     """
-    import numpy as np
-
     rng = np.random.default_rng([seed, passage_tokens])
     drawn = [lookup_example(rng, tokenizer, passage_tokens, float(rng.random()), held_out=True) for _ in range(count)]
     return [
@@ -52,14 +53,12 @@ def answers(
     mode: str = "sparse",
 ) -> list[list[str]]:
     """The model's answers, `samples` to each problem."""
-    from minglm.inference.generate import generate
-
     prompts = [[tokenizer.bos, tokenizer.user, *tokenizer.encode(e.messages[0][1]), tokenizer.assistant] for e in asked]
     work = [(i, s) for i in range(len(prompts)) for s in range(samples)]
     out: list[list[str]] = [[] for _ in prompts]
     for start in range(0, len(work), BATCH):
         part = work[start : start + BATCH]
-        made = generate(
+        completions = generate(
             model,
             [prompts[i] for i, _ in part],
             ANSWER_TOKENS,
@@ -68,7 +67,7 @@ def answers(
             stop=(tokenizer.eos,),
             mode=mode,
         )
-        for (i, _), ids in zip(part, made.tokens, strict=True):
+        for (i, _), ids in zip(part, completions.tokens, strict=True):
             out[i].append(tokenizer.decode(ids))
     return out
 

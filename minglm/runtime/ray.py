@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from minglm import datafiles
 from minglm.errors import InputError
@@ -56,7 +57,7 @@ def connect(address: str | None = None, cpus: int | None = None):
         return ray
     address = address or os.environ.get("RAY_ADDRESS")
     _answers(address)
-    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     for left in reversed(range(STARTS)):
         try:
             if address:

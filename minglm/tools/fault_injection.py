@@ -93,13 +93,15 @@ class Faults:
     """The kinds of fault, one method each; one-time preparation is shared."""
 
     def __init__(self, folder: Path, rng: random.Random):
-        self.folder, self.rng, self.made = folder, rng, {}
+        self.folder, self.rng = folder, rng
+        self.prepared: dict[str, Path] = {}
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
-        if name not in self.made:
-            self.made[name] = self.folder / name
-            make(self.made[name])
-        return self.made[name]
+        """The folder `name` that all trials share, made when the first one asks for it."""
+        if name not in self.prepared:
+            self.prepared[name] = self.folder / name
+            make(self.prepared[name])
+        return self.prepared[name]
 
     def straight(self) -> Path:
         """An undisturbed training run, to compare with."""
@@ -112,8 +114,10 @@ class Faults:
         return self.once("straight", make)
 
     def warm(self) -> Path:
+        """A tiny supervised model that runs of reinforcement learning start from."""
+
         def make(run: Path) -> None:
-            from minglm.rl.warm_start import WarmStart, warm_start
+            from minglm.rl.warm_start import WarmStart, warm_start  # needs torch; the table of faults does not
 
             model = dict(
                 hidden_size=32,
@@ -324,7 +328,7 @@ class Faults:
         import urllib.error
         import urllib.request
 
-        from minglm.serving import load_test
+        from minglm.serving import load_test  # needs torch; the table of faults does not
 
         straight = self.straight()
         with socket.socket() as free:
@@ -441,7 +445,8 @@ def read(path: Path | None = None) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = Parser(prog="python -m minglm.tools.fault_injection", description=__doc__.splitlines()[0])
+    """The command line; returns the exit code."""
+    p = Parser(prog="python -m minglm.tools.fault_injection", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--count", type=int, default=50, help="how many (default 50)")
     p.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
     p.add_argument("--only", metavar="KIND", help=f"one kind alone: {', '.join(dict.fromkeys(KINDS))}")

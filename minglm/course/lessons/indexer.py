@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -46,15 +47,9 @@ def captured(model: Model, passages: list[Tensor]) -> list[dict]:
 
 @contextlib.contextmanager
 def choosing_with(select_topk: Callable) -> Iterator[None]:
-    """Let every attention layer choose its keys with another function in place of
-    `minglm.model.indexer.select_topk`.
-    """
-    before = attention.select_topk
-    attention.select_topk = select_topk
-    try:
+    """Let every attention layer choose its keys with another function than `minglm.model.indexer.select_topk`."""
+    with mock.patch.object(attention, "select_topk", select_topk):
         yield
-    finally:
-        attention.select_topk = before
 
 
 @torch.no_grad()

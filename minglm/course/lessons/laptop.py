@@ -20,11 +20,10 @@ LEAST_S = 0.03  # a reading is at least so long: some systems count processor ti
 
 
 def _seconds(function, repeats: int) -> float:
-    """Median processor seconds of one call. Not the clock on the wall: another program's turn must not count as
-    ours.
-    """
+    """Median processor seconds of one call; not the wall clock: another program's turn must not count as ours."""
     function()
-    calls, readings = 1, []
+    calls = 1
+    readings: list[float] = []
     while len(readings) < repeats:
         begun = time.process_time()
         for _ in range(calls):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from minglm.training import metrics
+from minglm.training.loop import train
 
 WIDTH, HEIGHT = 640, 110
 
@@ -20,8 +21,6 @@ def watch(recipe, run_dir: Path, init_from: Path | None = None, resume: bool = F
     """`minglm.training.loop.train`, seen while it runs; returns its result. Here `resume` is False by default: a cell
     that is run again trains again."""
     from IPython.display import display
-
-    from minglm.training.loop import train
 
     started, done = time.monotonic(), threading.Event()
     handle = display(_Strip(recipe, run_dir, started), display_id=True)

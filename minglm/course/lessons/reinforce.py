@@ -9,9 +9,17 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from minglm.course.notebook import SMOKE, runs
 from minglm.errors import InputError
-from minglm.rl import task_registry
+from minglm.inference.generate import generate
+from minglm.inference.load import load_model
+from minglm.rl import measure, objectives, task_registry, tasks
+from minglm.rl.config import load
+from minglm.rl.policy import PartialBuffer
+from minglm.rl.run import rl
+from minglm.rl.warm_start import WarmStart, warm_start
 
 TINY = {
     "updates": 2,
@@ -27,9 +35,6 @@ TINY_MODEL = dict(hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_i
 
 def start(recipe: str) -> Path:
     """The recipe's warm start, a supervised model; trained once, found again by every later notebook."""
-    from minglm.rl import measure
-    from minglm.rl.warm_start import WarmStart, warm_start
-
     if SMOKE:
         return warm_start(
             WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=TINY_MODEL),
@@ -40,9 +45,6 @@ def start(recipe: str) -> Path:
 
 def reinforce(name: str, recipe: str, warm: Path, engine: str = "local", **changes) -> tuple[Path, dict]:
     """Run `recipe` with some keys changed, from the beginning. Returns the run's folder and its summary."""
-    from minglm.rl.config import load
-    from minglm.rl.run import rl
-
     run_dir = runs("rl") / name
     tiny = {**TINY, "over_sampling": 4} if changes.get("mode") == "april" else TINY
     settings = load(recipe, {**changes, **(tiny if SMOKE else {})})
@@ -51,11 +53,6 @@ def reinforce(name: str, recipe: str, warm: Path, engine: str = "local", **chang
 
 def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tuple[str, str, bool]]:
     """n held-out problems of the recipe's task put to a run's model: (prompt, what it wrote, whether it is right)."""
-    from minglm.inference.generate import generate
-    from minglm.inference.load import load_model
-    from minglm.rl import tasks
-    from minglm.rl.config import load
-
     settings = load(recipe)
     task = task_registry.get(settings.task, settings.tail)
     problems = [task.problem(task.heldout_seed(i), settings.difficulty[0]) for i in range(n)]
@@ -67,14 +64,12 @@ def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tupl
         temperature=temperature,
         stop=(tokenizer.eos,),
     )
-    said = [tokenizer.decode(t) for t in out.tokens]
-    return [(p.prompt, text, task.reward(p, text) == 1.0) for p, text in zip(problems, said, strict=True)]
+    completions = [tokenizer.decode(t) for t in out.tokens]
+    return [(p.prompt, text, task.reward(p, text) == 1.0) for p, text in zip(problems, completions, strict=True)]
 
 
 def worked(recipe: str, n: int, seed: int = 0) -> list[tuple[str, str]]:
     """n training problems of the recipe's task with their worked solutions: (prompt, solution)."""
-    from minglm.rl.config import load
-
     settings = load(recipe)
     task = task_registry.get(settings.task, settings.tail)
     problems = [
@@ -104,8 +99,6 @@ def one_token_a_step(todo: list[int], target: int, started: int, rounds: int) ->
     Raises:
         InputError: fewer started than make a batch, or too few answers given.
     """
-    from minglm.rl.policy import PartialBuffer
-
     if not 1 <= target <= started:
         raise InputError(
             f"started={started}: must be at least the target, {target}; start more answers than a batch needs"
@@ -139,10 +132,6 @@ def push(ratio: list[float], objective: str, **bounds) -> list[float]:
 
     It is the objective's own gradient with respect to log π, with its sign turned; REINFORCE pushes with 1.
     """
-    import torch
-
-    from minglm.rl import objectives
-
     out = []
     for r in ratio:
         logp = torch.zeros(1, 1, requires_grad=True)
@@ -151,5 +140,6 @@ def push(ratio: list[float], objective: str, **bounds) -> list[float]:
             logp, torch.zeros(1, 1), behaviour, torch.ones(1), torch.ones(1, 1), clip=objectives.Clip(**bounds)
         )
         loss.backward()
+        assert logp.grad is not None
         out.append(-float(logp.grad))
     return out

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from html import escape
 
+import numpy as np
+import torch
+
+from minglm.data import corpus
+from minglm.data.chat import encode_chat, lookup_chat
+
 FILLS = ("#cfe3f5", "#fbe3b5", "#c5ead9", "#f3d6e5")
 
 
@@ -36,10 +42,6 @@ def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
     """`count` windows of `length` tokens from the files that `recipe`'s training holds back, spread over them;
     (length,) each.
     """
-    import torch
-
-    from minglm.data import corpus
-
     _, held_back = corpus.load(recipe.corpus, recipe.corpus_max_bytes).split()
     ids = [t for document in tokenizer.encode_batch([d.text for d in held_back]) for t in document]
     step = (len(ids) - length) // count
@@ -50,11 +52,6 @@ def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int =
     """The same, with `facts` short sentences hidden in each passage and asked for at the end, as `lookup_share` does in
     training.
     """
-    import numpy as np
-    import torch
-
-    from minglm.data.chat import lookup_chat
-
     rng = np.random.default_rng(seed)
     filler = np.concatenate(unseen_passages(tokenizer, recipe, 8 * length, 4))
     return [torch.tensor(lookup_chat(rng, tokenizer, filler, length, facts)[0]) for _ in range(count)]
@@ -62,8 +59,6 @@ def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int =
 
 def chat_strip(tokenizer, messages: tuple) -> None:
     """A conversation as its tokens: what the loss counts has a blue ground and is underlined, the rest is grey."""
-    from minglm.data.chat import encode_chat
-
     counted_strip(tokenizer, *encode_chat(tokenizer, messages))
 
 

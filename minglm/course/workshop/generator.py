@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from minglm import datafiles
 from minglm.course import assets
@@ -23,6 +24,7 @@ BLANK = ("# YOUR CODE HERE", "raise NotImplementedError()")
 
 
 def sources() -> list[Path]:
+    """The sources of all sheets, in the order of their numbers."""
     return sorted(SOURCES.glob("[0-9]*.py"))
 
 
@@ -75,22 +77,22 @@ def blanked(code: str) -> str:
 
 def notebook(source: Path, solved: bool) -> dict:
     """The notebook as a dictionary of nbformat 4.5, without outputs, the same bytes each time."""
-    made = []
-    for at, (kind, text) in enumerate(cells(source.read_text(encoding="utf-8"), source.name)):
-        text = f"{text}\n\n{assets.read('how_exercises_work.md').rstrip()}" if at == 0 else text
-        cell = {"cell_type": kind, "id": f"{source.stem[:2]}-{at:02d}", "metadata": {}}
+    sheet = []
+    for number, (kind, text) in enumerate(cells(source.read_text(encoding="utf-8"), source.name)):
+        text = f"{text}\n\n{assets.read('how_exercises_work.md').rstrip()}" if number == 0 else text
+        cell: dict[str, Any] = {"cell_type": kind, "id": f"{source.stem[:2]}-{number:02d}", "metadata": {}}
         if kind == "code":
             cell |= {"execution_count": None, "outputs": []}
             key = re.search(r'^check\("([\w.]+)"', text, flags=re.M)
             if BEGIN in text:
-                cell["metadata"] = {"nbgrader": _grade(f"answer-{source.stem[:2]}-{at:02d}", solution=True)}
+                cell["metadata"] = {"nbgrader": _grade(f"answer-{source.stem[:2]}-{number:02d}", solution=True)}
                 text = text if solved else blanked(text)
             elif key:
                 cell["metadata"] = {"nbgrader": _grade(key.group(1).replace(".", "-"), solution=False) | {"points": 1}}
-        made.append({**cell, "source": text.splitlines(keepends=True)})
+        sheet.append({**cell, "source": text.splitlines(keepends=True)})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return {
-        "cells": [dict(sorted(c.items())) for c in made],
+        "cells": [dict(sorted(c.items())) for c in sheet],
         "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
         "nbformat": 4,
         "nbformat_minor": 5,

@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from minglm import datafiles
 from minglm.course import assets
@@ -85,7 +86,7 @@ def _parts(cells):
             for text in re.split(r"\n(?=#{1,3} )", cell.source):
                 yield _part(cell, source=text)
             continue
-        pieces = [[]]
+        pieces: list[list[Any]] = [[]]
         for output in cell.get("outputs", ()):
             if _drawn(output) and any(map(_drawn, pieces[-1])):
                 pieces.append([])
@@ -102,10 +103,8 @@ def _part(cell, **changes):
 
 
 def _tidy(outputs: list) -> list:
-    """Printed lines as one piece, so that it can scroll, and no slider: it has no kernel here and its script comes from
-    the net.
-    """
-    kept = []
+    """Printed lines as one piece, so that it can scroll, and no slider: it has no kernel here."""
+    kept: list[Any] = []
     for output in outputs:
         if output.output_type == "stream" and kept and kept[-1].output_type == "stream":
             kept[-1]["text"] += output["text"]
@@ -148,11 +147,12 @@ def page(book) -> str:
     """
     from nbconvert import HTMLExporter
 
-    deck, current = [], []
+    deck: list[list[Any]] = []
+    current: list[Any] = []
     for cell in _parts(book.cells):
         heading = cell.cell_type == "markdown" and re.match(r"#{1,3} ", cell.source)
         tall = sum(map(_height, [*current, cell])) > TALL
-        if current and (heading or tall or (_pictures(cell) and any(map(_pictures, current)))):
+        if current and (heading or tall or (_pictures(cell) and any(_pictures(shown) for shown in current))):
             deck.append(current)
             current = []
         current.append(cell)

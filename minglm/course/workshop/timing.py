@@ -12,6 +12,7 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
+from minglm.runtime import machine
 
 PARTS = ("learn", "scale", "plan")
 PEAK = "from minglm.runtime.machine import peak_rss_bytes as _peak; print(_peak())"
@@ -136,8 +137,6 @@ def write(rows: list[dict], full: bool) -> Path:
     """notebooks/workshop/timing.md (smoke mode) or timing_full.md, with the machine; rows not measured now stay as they
     are.
     """
-    from minglm.runtime import machine
-
     path = datafiles.notebooks("workshop", "timing_full.md" if full else "timing.md")
     measured = {r["notebook"]: r for r in rows}
     if path.is_file():  # with --only the other rows stay

@@ -1,6 +1,7 @@
 """Checks of 00: the loss of knowing nothing, what an expert weighs, how long a training takes."""
 
 import math
+from typing import Any
 
 from minglm.config import ModelConfig
 from minglm.course.workshop.checking import Exercise, Mistake, NotYet, same
@@ -14,7 +15,7 @@ ROUNDED = (
 
 def _expert(hidden: int, width: int) -> int:
     # the project's own count: what one more expert adds to a model with a single layer of experts
-    base = dict(
+    base: dict[str, Any] = dict(
         hidden_size=hidden,
         moe_intermediate_size=width,
         num_hidden_layers=2,

@@ -42,7 +42,7 @@ def _merge_overlapping(ids, pair, new):
 
 
 def _merge_even(ids, pair, new):
-    out = []
+    out: list[int] = []
     for i in range(0, len(ids), 2):
         out += [new] if tuple(ids[i : i + 2]) == tuple(pair) else ids[i : i + 2]
     return out

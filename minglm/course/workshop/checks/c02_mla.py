@@ -30,7 +30,8 @@ def _attention(q, k, v, hide="future", power=0.5, axis=-1):
 def _reference_attention(q, k, v):
     from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-    return sdpa(*(x.transpose(0, 1) for x in (q, k, v)), is_causal=True).transpose(0, 1)
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    return sdpa(q, k, v, is_causal=True).transpose(0, 1)
 
 
 def _turn(x, position, theta):

@@ -17,7 +17,7 @@ def _round(weight, group):
     return torch.tensor(out)
 
 
-def _scaled(
+def _scaled(  # noqa: PLR0913 (each keyword is one known mistake)
     weight, group, steps=7.0, per_row=False, codes=False, floor=False, guard=True, keep=True, least=0.0, more=0.0
 ):
     import torch

@@ -63,7 +63,7 @@ def _admit(queue, free, page, pages=_pages):
 
 
 def _overtaken(queue, free, page):
-    out = []
+    out: list[int] = []
     for prompt, new in queue:
         need = _pages(prompt, new, page)
         if sum(out) + need <= free:
