@@ -42,7 +42,7 @@ def warm(recipe: str, folder: Path, show: Callable[[str], None]) -> Path:
 
     values = recipes.read(recipe)
     start = values.pop("warm_start", None)
-    return for_recipe(start, recipes.from_dict(values), folder, show)
+    return for_recipe(start, recipes.Settings.from_dict(values), folder, show)
 
 
 def one(recipe: str, name: str, folder: Path, show, engine: str = "local", **changes) -> dict:

@@ -269,10 +269,9 @@ class _Beside:
 
 def train_on(init_from: str, settings: dict, folder: str) -> None:
     """Update after update, until killed."""
-    from minglm.rl.config import from_dict
     from minglm.rl.trainer import Trainer
 
-    made = from_dict(settings)
+    made = Settings.from_dict(settings)
     trainer = Trainer(settings, folder, init_from)
     print("on", flush=True)
     for update in itertools.count(1):

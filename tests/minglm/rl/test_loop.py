@@ -298,7 +298,7 @@ def test_recipes_are_settings_and_their_warm_start_is_known():
     for name in recipes.names():
         values = recipes.read(name)
         WarmStart(**{"task": values["task"], **values.pop("warm_start", {})})
-        assert recipes.from_dict(recipes.from_dict(values).to_dict()) == recipes.load(name)
+        assert Settings.from_dict(Settings.from_dict(values).to_dict()) == recipes.load(name)
 
 
 def test_names_of_objectives_and_bounds_are_those_of_the_objectives():
@@ -339,8 +339,8 @@ def test_bad_input_on_the_command_line_is_one_line_and_code_2(arguments, tmp_pat
 def test_the_same_run_on_ray(warm, tmp_path):
     pytest.importorskip("ray")
     code = (
-        "import sys, json; from minglm.rl.config import from_dict; from minglm.rl.run import rl\n"
-        "print(json.dumps(rl(from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3], engine='ray')))"
+        "import sys, json; from minglm.rl.config import Settings; from minglm.rl.run import rl\n"
+        "print(json.dumps(rl(Settings.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3], engine='ray')))"
     )
     values = {**SMALL, "mode": "april", "over_sampling": 4, "updates": 3}
     done = subprocess.run(
