@@ -24,8 +24,8 @@ SMALL = dict(
     task="sum",
     tail=0.8,
     updates=6,
-    batch_groups=2,
-    group_size=4,
+    prompts_per_batch=2,
+    samples_per_prompt=4,
     max_new_tokens=60,
     max_batch=16,
     eval_problems=0,
@@ -117,7 +117,7 @@ def test_a_killed_trainer_repeats_its_updates_on_the_same_batches(warm, tmp_path
         return {
             (r["group"], r["sample"]): (r["tokens"], r["reward"])
             for r in read_lines(run_dir / "trajectories.jsonl")
-            if r["fate"] == "ready"
+            if r["status"] == "ready"
         }
 
     one, two = trained(tmp_path / "straight"), trained(folder)
@@ -127,7 +127,7 @@ def test_a_killed_trainer_repeats_its_updates_on_the_same_batches(warm, tmp_path
 
 def test_a_killed_run_resumes_with_its_data_and_its_finished_samples(warm, tmp_path):
     folder = tmp_path / "run"
-    settings = {**SMALL, "mode": "async", "eta": 2, "updates": 8}
+    settings = {**SMALL, "mode": "async", "max_staleness": 2, "updates": 8}
     command = [
         sys.executable,
         "-m",
