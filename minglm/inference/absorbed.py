@@ -45,8 +45,8 @@ COLUMN_SPLITS = 4  # measured on 2 cores; more parts than cores leave none idle
 
 
 def column_split(weight: Tensor, parts: int = COLUMN_SPLITS) -> Tensor:
-    """A view (P, in, out/P) of a matrix (out, in). A single row times a matrix reads the matrix once and is bound by that;
-    a batched product reads the parts on several threads, a plain one reads all of it on one."""
+    """A view (P, in, out/P) of a matrix (out, in). A single row times a matrix reads the matrix once and is bound by
+    that; a batched product reads the parts on several threads, a plain one reads all of it on one."""
     parts = parts if weight.shape[0] % parts == 0 else 1
     return weight.view(parts, -1, weight.shape[1]).transpose(1, 2)
 

@@ -20,8 +20,9 @@ from minglm.errors import InputError
 class LatentCache:
     """Preallocated cache for `batch` sequences of up to `max_len` tokens.
 
-    A forward of the model appends at `length`, which all sequences share. Sequences of unequal length are filled together
-    with the padding on their right, which no earlier query sees; from then on `minglm.inference.decoder` keeps a position for each.
+    A forward of the model appends at `length`, which all sequences share. Sequences of unequal length are filled
+    together with the padding on their right, which no earlier query sees;
+    from then on `minglm.inference.decoder` keeps a position for each.
 
     Args:
         mtp: one more layer, for the multi-token prediction module that drafts.

@@ -31,7 +31,8 @@ def _kl_and_grad(index: Tensor, p: Tensor, seen: Tensor) -> tuple[Tensor, Tensor
 
 
 class _TopkKL(torch.autograd.Function):
-    """Mean over queries of the KL on the chosen set. The gradient is made in the forward pass: the output is a scalar."""
+    """Mean over queries of the KL on the chosen set. The gradient is made in the forward pass:
+    the output is a scalar."""
 
     @staticmethod
     def forward(ctx, q, k, w, topk_indices, p, wants):  # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
@@ -72,7 +73,8 @@ class _TopkKL(torch.autograd.Function):
 
 
 class _DenseKL(torch.autograd.Function):
-    """Mean over queries of the KL on all visible keys, for the warm-up; attention is formed a chunk of queries at a time."""
+    """Mean over queries of the KL on all visible keys, for the warm-up;
+    attention is formed a chunk of queries at a time."""
 
     @staticmethod
     def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):  # attn_q (B,T,H,D), attn_k (B,S,H,D)

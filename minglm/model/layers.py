@@ -90,7 +90,8 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Mean cross-entropy of `hidden @ weight.T`, a chunk of tokens at a time, with the gradient made in the same pass."""
+    """Mean cross-entropy of `hidden @ weight.T`, a chunk of tokens at a time,
+    with the gradient made in the same pass."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> Tensor:  # (N, C), (V, C), (N,)

@@ -62,8 +62,8 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, ctx: ForwardContext, aux: AuxLosses, shared_topk: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """x (B, T, C) and the keys (B, T, k) that the last full layer chose → x, and those for the next layer. What this
-        layer adds to the losses goes to `aux`."""
+        """x (B, T, C) and the keys (B, T, k) that the last full layer chose → x, and those for the next layer. What
+        this layer adds to the losses goes to `aux`."""
         attended, kl, topk_indices = self.self_attn(self.input_layernorm(x), ctx, shared_topk)
         x = x + attended
         x_norm, balance, counts = self.post_attention_layernorm(x), None, None
@@ -133,8 +133,8 @@ class Model(nn.Module):
         Args:
             tokens: (B, T) int64.
             targets: (B, T) int64, targets[i] = token i+1, -100 ignored. Given: losses and no logits.
-            mode: "dense": full causal attention, no indexer. "warmup": the same, while the indexer learns from the KL to
-                that attention and nothing else has a gradient. "sparse": attention over the indexer's choice.
+            mode: "dense": full causal attention, no indexer. "warmup": the same, while the indexer learns from the KL
+                to that attention and nothing else has a gradient. "sparse": attention over the indexer's choice.
             doc_start: (B, T) int64, the first position each query may see (start of its document); None: 0 everywhere.
             cache: holds earlier tokens and takes the new ones.
             mtp: compute the MTP loss too (needs targets; skipped with a cache).
@@ -192,7 +192,8 @@ class Model(nn.Module):
         return torch.stack(losses).mean() if losses else None
 
     def mtp_step(self, hidden: Tensor, tokens: Tensor, ctx: ForwardContext, aux: AuxLosses) -> Tensor:
-        """One depth: hidden (B,T,C) of the depth before and the tokens (B,T) it joins → hidden (B,T,C) of this depth."""
+        """One depth: hidden (B,T,C) of the depth before and the tokens (B,T) it joins → hidden (B,T,C) of this
+        depth."""
         return self.mtp.layer(self.mtp.join(hidden, self.embed_tokens(tokens)), ctx, aux)[0]
 
     def _check(self, tokens: Tensor, targets: Tensor | None, mode: str, doc_start: Tensor | None, offset: int) -> None:

@@ -1,8 +1,8 @@
 """Mixture of experts: sigmoid router with a balancing bias, grouped expert matmuls, one shared expert.
 
 The bias is added to the scores only to choose experts; the gates come from the raw scores, so balancing steers the load
-without touching the output's weights (Wang et al. 2024, arXiv 2408.15664; DeepSeek-V3, arXiv 2412.19437 §2.1.2). No token
-is ever dropped: tokens are sorted by expert and each expert multiplies exactly the rows that chose it.
+without touching the output's weights (Wang et al. 2024, arXiv 2408.15664; DeepSeek-V3, arXiv 2412.19437 §2.1.2). No
+token is ever dropped: tokens are sorted by expert and each expert multiplies exactly the rows that chose it.
 
 Shapes: N tokens, C hidden, E experts, K chosen, F expert width, B sequences, T tokens in each.
 """
@@ -18,7 +18,8 @@ from minglm.model.layers import SwiGLU, to_float32
 
 
 class Router(nn.Module):
-    """Scores each token against each expert and chooses K. `e_score_correction_bias` is a buffer, moved by `move_bias`."""
+    """Scores each token against each expert and chooses K. `e_score_correction_bias` is a buffer,
+    moved by `move_bias`."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -27,7 +28,8 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (N, C) → chosen experts (N, K) int64, gates (N, K) that sum to `routed_scaling_factor`, scores (N, E) fp32."""
+        """x (N, C) → chosen experts (N, K) int64, gates (N, K) that sum to `routed_scaling_factor`, scores (N,
+        E) fp32."""
         scores = F.linear(to_float32(x), to_float32(self.weight)).sigmoid()
         with torch.no_grad():
             chosen = (scores + self.e_score_correction_bias).topk(self.k, -1, sorted=False).indices

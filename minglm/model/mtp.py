@@ -1,4 +1,5 @@
-"""Multi-token prediction: one extra layer guesses the tokens after the next one, with the same parameters at every depth.
+"""Multi-token prediction: one extra layer guesses the tokens after the next one,
+with the same parameters at every depth.
 
 At depth d the module joins what depth d-1 knew at position i with the embedding of token i+d, and predicts token i+d+1
 (DeepSeek-V3 §2.2; GLM-5 shares one module over its depths, §2.1). Embedding and head are the model's own. With

@@ -18,7 +18,8 @@ ACCELERATOR_CHUNK = 256  # times as much on an accelerator, which wants few larg
 
 
 class Workspace:
-    """Buffers that chunks reuse: fresh memory costs a page fault per 4 KiB, more than the arithmetic done on it here."""
+    """Buffers that chunks reuse: fresh memory costs a page fault per 4 KiB,
+    more than the arithmetic done on it here."""
 
     def __init__(self, like: Tensor):
         self.like, self.buffers = like, {}

@@ -204,7 +204,8 @@ def read(name: str | Path, folder: Path, kind: str) -> dict:
         path = folder / f"{name}.yaml"
         if not path.is_file():
             raise InputError(
-                f"{kind} {str(name)!r}: not one of {', '.join(named)}{nearest(str(name), named)}; or give a path ending in .yaml"
+                f"{kind} {str(name)!r}: not one of {', '.join(named)}{nearest(str(name), named)}; or give a path "
+                f"ending in .yaml"
             )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
