@@ -25,7 +25,8 @@ from minglm.distributed.mesh import Mesh
 from minglm.distributed.tensor_parallel import split_heads
 from minglm.model.attention import ForwardContext
 from minglm.model.layers import IGNORE, head_loss, to_float32
-from minglm.model.model import Layer, Model, Output
+from minglm.model.decoder_layer import DecoderLayer
+from minglm.model.model import Model, Output
 from minglm.model.moe import MoE
 from minglm.model.mtp import shift_targets
 
@@ -45,10 +46,10 @@ class LayerOutput(NamedTuple):
 
 
 class ShardedLayer(nn.Module):
-    """`minglm.model.model.Layer` on a mesh. What it makes besides x is returned too,
+    """`minglm.model.decoder_layer.DecoderLayer` on a mesh. What it makes besides x is returned too,
     so that FSDP2 sees all of its gradients."""
 
-    def __init__(self, layer: Layer, mesh: Mesh) -> None:
+    def __init__(self, layer: DecoderLayer, mesh: Mesh) -> None:
         super().__init__()
         self.input_layernorm, self.self_attn = layer.input_layernorm, layer.self_attn
         self.post_attention_layernorm, self.mlp = layer.post_attention_layernorm, layer.mlp

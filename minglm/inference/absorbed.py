@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minglm.model.model import Layer
+from minglm.model.decoder_layer import DecoderLayer
 from minglm.model.moe import MoE
 
 
 class AbsorbedLayer:
     """The matrices of one layer as decoding wants them; calling modules would cost more than their arithmetic."""
 
-    def __init__(self, layer: Layer):
+    def __init__(self, layer: DecoderLayer):
         mla, ffn = layer.self_attn, layer.mlp
         self.mla, self.norm_in, self.norm_ffn = mla, layer.input_layernorm, layer.post_attention_layernorm
         up_k, up_v = mla.up_projections()  # (H, nope, L), (H, Dv, L)

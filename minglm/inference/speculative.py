@@ -32,7 +32,8 @@ from minglm.inference.decoder import Decoder
 from minglm.inference.sampling import choose
 from minglm.model.attention import ForwardContext
 from minglm.model.cache import LatentCache
-from minglm.model.model import AuxLosses, Model
+from minglm.model.decoder_layer import AuxLosses
+from minglm.model.model import Model
 
 
 def check_speculate(model: Model, drafts: int) -> None:

@@ -190,12 +190,13 @@ class MLA(nn.Module):
             return None
         group = ctx.context_parallel
         if probs is not None and index.topk_indices is not None:
-            return topk_kl(*index, probs if group is None else group.mean_heads(probs))
+            p = probs if group is None else group.mean_heads(probs)
+            return topk_kl(index.q, index.k, index.w, index.topk_indices, p)
         queries, (keys, _) = q.joined, self.expand(latent)
         if group is not None:
             queries, keys = group.all_heads(queries), group.all_heads(keys)
         with torch.set_grad_enabled(ctx.indexer_grad):
-            return dense_kl(*index[:3], queries, keys, self.scale, ctx.doc_start, ctx.offset)
+            return dense_kl(index.q, index.k, index.w, queries, keys, self.scale, ctx.doc_start, ctx.offset)
 
     # ------------------------------------------------------------------ expanded
 

@@ -39,7 +39,7 @@ def grouped_mm(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     ):
         return native(rows, weights, offs=ends)
     parts = torch.tensor_split(rows, ends[:-1].tolist())
-    return torch.cat([part @ weight for part, weight in zip(parts, weights)])
+    return torch.cat([part @ weight for part, weight in zip(parts, weights, strict=True)])
 
 
 def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

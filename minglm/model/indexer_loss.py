@@ -57,12 +57,8 @@ class _TopkKL(torch.autograd.Function):
                 scatter_rows(d_k[b], index.flatten(), d_keys.view(-1, Di))
             return total, d_k
 
-        total, d_k = (
-            sum_in_order(parts)
-            for parts in zip(
-                *parallel_for(work, query_chunks(B, T, n_keys * Di, chunk_budget(GATHER_FLOATS, k.device)), k.device)
-            )
-        )
+        chunks = query_chunks(B, T, n_keys * Di, chunk_budget(GATHER_FLOATS, k.device))
+        total, d_k = (sum_in_order(parts) for parts in zip(*parallel_for(work, chunks, k.device), strict=True))
         ctx.save_for_backward(d_q, d_k, d_w)
         ctx.queries = B * T
         return total / (B * T)
@@ -77,7 +73,8 @@ class _DenseKL(torch.autograd.Function):
     attention is formed a chunk of queries at a time."""
 
     @staticmethod
-    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):  # attn_q (B,T,H,D), attn_k (B,S,H,D)
+    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):  # noqa: PLR0913  (autograd's)
+        # attn_q (B,T,H,D), attn_k (B,S,H,D)
         B, T, Hi, Di = q.shape
         total = to_float32(q.new_zeros(()))
         d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)

@@ -14,12 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
+from minglm.model import gpu_kernels
 from minglm.model.layers import SwiGLU, to_float32
 
 
 class Router(nn.Module):
     """Scores each token against each expert and chooses K. `e_score_correction_bias` is a buffer,
     moved by `move_bias`."""
+
+    e_score_correction_bias: Tensor  # (E,) fp32
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -48,7 +51,9 @@ class GroupedSwiGLU(torch.autograd.Function):
     needs no copy of the expert's output."""
 
     @staticmethod
-    def forward(ctx, x, gate_up, down, gates, chosen):  # (N,C) (E,2F,C) (E,C,F) (N,K) (N,K)
+    def forward(ctx, x, gate_up, down, gates, chosen):
+        """x (N, C), gate_up (E, 2F, C), down (E, C, F), gates and chosen (N, K) → output (N, C),
+        tokens per expert (E,)."""
         order = torch.argsort(chosen.flatten(), stable=True)  # slots (token·K + choice) by expert
         place = torch.empty_like(order)
         place[order] = torch.arange(order.numel(), device=order.device)
@@ -66,6 +71,7 @@ class GroupedSwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, _):
+        """grad (N, C) → gradients of x, gate_up, down and gates."""
         x, gate_up, down, gate, token, place, inner = ctx.saved_tensors
         d_rows, d_gate = x.new_empty(token.numel(), x.shape[1]), torch.empty_like(gate)
         d_gate_up, d_down, width = torch.empty_like(gate_up), torch.empty_like(down), down.shape[-1]
@@ -111,8 +117,7 @@ def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chos
     gates and chosen (N, K) → output (N, C) and tokens per expert (E,)."""
     if x.device.type == "cpu":
         return GroupedSwiGLU.apply(x, gate_up, down, gates, chosen)
-    from minglm.model import gpu_kernels  # no loop over experts, which would wait for their counts
-
+    # No loop over experts there, which would wait for their counts.
     return gpu_kernels.grouped_swiglu(x, gate_up, down, gates, chosen)
 
 

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
+from minglm.model.decoder_layer import DecoderLayer
 from minglm.model.layers import IGNORE, RMSNorm
 
 
 class MTP(nn.Module):
     """The module: two norms, a projection of [embedding; hidden], one decoder layer, a norm before the shared head."""
 
-    def __init__(self, config: ModelConfig, layer: nn.Module):
+    def __init__(self, config: ModelConfig, layer: DecoderLayer):
         super().__init__()
         C = config.hidden_size
         self.enorm, self.hnorm = RMSNorm(C, config.rms_norm_eps), RMSNorm(C, config.rms_norm_eps)

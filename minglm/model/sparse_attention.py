@@ -45,12 +45,12 @@ class _SparseAttention(torch.autograd.Function):
     the values. Gathered keys and absorbed queries are made again in the backward instead of being stored."""
 
     @staticmethod
-    def forward(ctx, q_nope, q_rope, latent, up_k, up_v, topk_indices, scale, want_p):
+    def forward(ctx, q_nope, q_rope, latent, up_k, up_v, topk_indices, scale, want_p):  # noqa: PLR0913  (autograd's)
         B, T, H, _ = q_nope.shape
         k, R, L, Dv = topk_indices.shape[-1], latent.shape[-1], up_k.shape[-1], up_v.shape[1]
         out, attended = q_nope.new_empty(B, T, H, Dv), q_nope.new_empty(B, T, H, L)
         probs = q_nope.new_empty(B, T, H, k)
-        p = q_nope.new_empty(B, T, k) if want_p else None
+        p = q_nope.new_empty(B, T, k) if want_p else q_nope.new_empty(0)
         index, ragged = topk_indices.clamp(min=0), (topk_indices < 0).any(-1)
 
         def work(share):
@@ -73,7 +73,7 @@ class _SparseAttention(torch.autograd.Function):
         ctx.scale = scale
         if want_p:
             ctx.mark_non_differentiable(p)
-        return out, p
+        return out, p if want_p else None
 
     @staticmethod
     def backward(ctx, d_out, _):
@@ -115,7 +115,7 @@ class _SparseAttention(torch.autograd.Function):
         shares = parallel_for(
             work, query_chunks(B, T, k * R, chunk_budget(GATHER_FLOATS, latent.device)), latent.device
         )
-        d_latent, d_up_k, d_up_v = (sum_in_order(parts) for parts in zip(*shares))
+        d_latent, d_up_k, d_up_v = (sum_in_order(parts) for parts in zip(*shares, strict=True))
         return d_nope, d_rope, d_latent, d_up_k, d_up_v, None, None, None
 
 

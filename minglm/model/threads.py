@@ -15,7 +15,8 @@ from typing import TypeVar
 
 import torch
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _pools: dict[int, ThreadPoolExecutor] = {}
 _busy = threading.Lock()
 
