@@ -10,7 +10,8 @@ from minglm import datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
 from sim.base.row_kinds import row_kind
-from sim.serving.deployment import Deployment, memory
+from sim.serving.deployment import Deployment
+from sim.serving.memory import chip_memory
 from sim.serving.stacks import load_stack
 from sim.serving.step_time import decode_step, largest_batch, prefill, tpot
 
@@ -64,9 +65,9 @@ def _deployment(values: Mapping, stack: Mapping | None = None, scale: float | No
     values = dict(values)
     base = load_stack(values.pop("stack"))
     if stack:
-        base = base.changed("published", "condition of the row", **stack)
+        base = base.with_changes("published", "condition of the row", **stack)
     if scale is not None:
-        base = base.changed("fitted", "data/serving/published.yaml", scale=scale)
+        base = base.with_changes("fitted", "data/serving/published.yaml", scale=scale)
     return Deployment.of(values.pop("model"), values.pop("cluster"), values.pop("chips"), stack=base, **values)
 
 
@@ -95,7 +96,9 @@ def fitted(d: Deployment) -> Deployment:
     found = fitted_scale(d.cluster.chip.name, d.stack.name)
     if not found or "scale" in dict(d.stack.constants):
         return d
-    return d.with_(stack=d.stack.changed("fitted", f"on {found[1]} of data/serving/published.yaml", scale=found[0]))
+    return d.with_changes(
+        stack=d.stack.with_changes("fitted", f"on {found[1]} of data/serving/published.yaml", scale=found[0])
+    )
 
 
 def predict(row: Mapping, scale: float | None = None) -> tuple[float, dict]:
@@ -126,7 +129,7 @@ def predict(row: Mapping, scale: float | None = None) -> tuple[float, dict]:
     if kind == "gain":
         other = dict(row["against"])
         changed = other.pop("stack", {})
-        against = d.with_(stack=d.stack.changed(**changed), **other)
+        against = d.with_changes(stack=d.stack.with_changes(**changed), **other)
         requests = row["batch"] / per * d.attention_tp
         return tpot(against, requests, row["context"]) / tpot(d, requests, row["context"]), {}
     if kind == "mixed":
@@ -149,7 +152,7 @@ def _mixed(row: Mapping, d: Deployment, p: Deployment, per: int) -> tuple[float,
     context = row["prompt"] + row["output"] / 2
     batch = largest_batch(d, context, row["tpot_ms"] / 1e3)
     if not batch:
-        return 0.0, {"batch": 0, "room": memory(d).requests(context)}
+        return 0.0, {"batch": 0, "room": chip_memory(d).requests(context)}
     decode = decode_step(d, batch, context).tokens_per_s / d.chips * per
     prompts = max(1, round(16384 / row["prompt"]))
     if row.get("ttft_ms"):  # wait for half a batch on average, then one's own

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 
 from minglm.errors import InputError
 from sim.serving.calibration import error_band, fitted
-from sim.serving.deployment import GIB, Deployment, kv_bytes_per_token, memory, shortfall, weight_bytes
+from sim.serving.deployment import Deployment
+from sim.serving.memory import GIB, chip_memory, kv_bytes_per_token, shortfall, weight_bytes
 from sim.serving.sizing import HEADROOM, Option, Target, cache_formats, default_stack, rent_of, size
 from sim.serving.step_time import decode_step, describe_parts, prefill, tpot
 from sim.serving.workload import number
@@ -62,7 +63,7 @@ def fits(
         if best is None:
             rows.append({"cluster": cluster.name, "chip": cluster.chip.name, "chips": None})
             continue
-        m = memory(best)
+        m = chip_memory(best)
         rows.append(
             {
                 "cluster": cluster.name,
@@ -137,8 +138,8 @@ def speed(
             ).check()
         )
         one = 1.0 / tpot(d, 1, context, mode)
-        batch, low, high = 0, 1, max(1, min(1024, memory(d).requests(context)))
-        if one >= wanted and memory(d).requests(context) >= 1:
+        batch, low, high = 0, 1, max(1, min(1024, chip_memory(d).requests(context)))
+        if one >= wanted and chip_memory(d).requests(context) >= 1:
             while low < high:
                 middle = (low + high + 1) // 2
                 low, high = (middle, high) if 1.0 / tpot(d, middle, context, mode) >= wanted else (low, middle - 1)
@@ -154,7 +155,9 @@ def speed(
                 "largest_batch": batch,
                 "tokens_per_s_node": (batch or 1) / tpot(d, batch or 1, context, mode),
                 "at_batch": {
-                    b: 1.0 / tpot(d, b, context, mode) for b in (1, 8, 16, 32, 64) if memory(d).requests(context) >= b
+                    b: 1.0 / tpot(d, b, context, mode)
+                    for b in (1, 8, 16, 32, 64)
+                    if chip_memory(d).requests(context) >= b
                 },
             }
         )
@@ -372,7 +375,7 @@ def long_context(
     rows = []
     for which in (model, dense) if model.index_topk else (model,):
         d = fitted(Deployment(which, place, chips, precision, kv, chips, stack=default_stack(place, True)).check())
-        room = memory(d)
+        room = chip_memory(d)
         for length in (4096, context):
             fill = prefill(d, length, 0, 1, mode).total_s
             batch = max(1, min(room.requests(length + output), 32))

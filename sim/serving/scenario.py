@@ -15,7 +15,9 @@ from minglm.errors import InputError, nearest
 from sim.base.documents import read_document
 from sim.base.units import parse
 from sim.serving.calibration import fitted
-from sim.serving.deployment import GIB, Deployment, memory, require_fit
+from sim.serving.deployment import Deployment
+from sim.serving.memory import GIB, chip_memory
+from sim.serving.remedies import require_fit
 from sim.serving.simulate import Fleet, simulate
 from sim.serving.sizing import default_stack, rent_of
 from sim.serving.stacks import load_stack
@@ -229,7 +231,7 @@ def run(scenario: str | Path | Mapping, simulate_requests: bool = True, seed: in
 
 
 def _memory(d: Deployment, context: float) -> dict:
-    m = memory(d)
+    m = chip_memory(d)
     return {
         "chip_gib": m.capacity_bytes / GIB,
         "usable_gib": m.usable_bytes / GIB,

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from minglm.errors import InputError
 from sim.base.figure import Figure
 from sim.serving.calibration import fitted, rows
-from sim.serving.deployment import Deployment, memory, shortfall
+from sim.serving.deployment import Deployment
+from sim.serving.memory import chip_memory, shortfall
 from sim.serving.stacks import ServingStack, load_stack
 from sim.serving.step_time import decode_step, largest_batch, prefill, tpot
 from sim.serving.workload import number
@@ -210,7 +211,7 @@ def evaluate(
     target.check()
     if shortfall(d) > 0:
         return "weights do not fit"
-    room = memory(d).requests(target.prompt + target.output)
+    room = chip_memory(d).requests(target.prompt + target.output)
     if room < 1:
         return "no room for one context"
     if mode == "hybrid":

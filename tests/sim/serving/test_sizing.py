@@ -4,7 +4,7 @@ import pytest
 
 from minglm.errors import InputError
 from sim.serving.calibration import fitted, rows
-from sim.serving.deployment import memory, shortfall
+from sim.serving.memory import chip_memory, shortfall
 from sim.serving.questions import ask, fits, long_context, margin, margins, speed
 from sim.serving.sizing import Target, check_by_simulation, evaluate, measured, size
 from sim.serving.step_time import tpot
@@ -172,4 +172,4 @@ def test_questions_by_name():
 
 
 def test_memory_of_an_option_is_that_of_its_deployment(chat):
-    assert memory(chat.smallest.decode).requests(4608) >= chat.smallest.batch
+    assert chip_memory(chat.smallest.decode).requests(4608) >= chat.smallest.batch
