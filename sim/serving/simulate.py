@@ -1,9 +1,9 @@
 """Requests through a serving fleet: arrivals, queues, continuous batching, prefill/decode disaggregation (SimPy).
 
-A request waits for a prefill, gets its first token when the prefill ends (TTFT), moves its cache to a decode instance and
-then receives tokens step by step with whoever else is in the batch (TPOT). Without prefill instances the decode
-instances prefill too, a chunk in each step. Step times come from `sim.serving.step_time`, through a table; a test may pass a
-clock with fixed times instead. Seeded and deterministic: the same inputs give the same numbers.
+A request waits for a prefill, gets its first token when the prefill ends (TTFT), moves its cache to a decode instance
+and then receives tokens step by step with whoever else is in the batch (TPOT). Without prefill instances the decode
+instances prefill too, a chunk in each step. Step times come from `sim.serving.step_time`, through a table; a test may
+pass a clock with fixed times instead. Seeded and deterministic: the same inputs give the same numbers.
 
     >>> from sim.serving.deployment import Deployment
     >>> d = Deployment.of("glm5", "dgx_h200", chips=8, kv="fp8", attention_tp=8, stack="sglang-tp")
@@ -11,8 +11,8 @@ clock with fixed times instead. Seeded and deterministic: the same inputs give t
     >>> r.finished, r.tpot_s["p50"] < 0.02
     (50, True)
 
-Assumptions, kept simple on purpose: requests of an instance spread evenly over its attention groups; a request is admitted
-when the cache has room for all of its final context; a step yields the mean number of accepted draft tokens.
+Assumptions, kept simple on purpose: requests of an instance spread evenly over its attention groups; a request is
+admitted when the cache has room for all of its final context; a step yields the mean number of accepted draft tokens.
 """
 
 from __future__ import annotations
@@ -402,7 +402,7 @@ def _summary(simulation: _Simulation, warmup: float) -> ServingResult:
     measured = done[int(len(done) * warmup) :] or done
     duration = max(end - begin, 1e-12)
     tpot = [(r.finish - r.first) / (r.output - 1) for r in measured if r.output > 1]
-    # Rates over the steady part: from the end of the warm-up to the last arrival; over everything when that is too short.
+    # Rates over the steady part: end of the warm-up to last arrival; over everything when that is too short.
     since, until = measured[0].arrive, done[-1].arrive
     steady = [r for r in done if since < r.finish <= until]
     if len(steady) < max(10, len(done) // 10):

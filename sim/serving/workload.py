@@ -31,7 +31,7 @@ def number(value: object, name: str, low: float, high: float = 1e7) -> float:
 
 @dataclass(frozen=True)
 class RequestLengths:
-    """Token counts: fixed (cv 0), log-normal with a mean and a coefficient of variation, or uniform from low to high."""
+    """Token counts: fixed (cv 0), log-normal with mean and coefficient of variation, or uniform from low to high."""
 
     mean: float
     cv: float = 0.0
