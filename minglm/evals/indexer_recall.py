@@ -17,7 +17,7 @@ from minglm.model.indexer import causal_mask, index_scores
 
 
 @torch.no_grad()
-def choice_map(model, tokens: Tensor, keep_layer: int | None = None, mode: str = "sparse") -> dict:
+def indexer_recall(model, tokens: Tensor, keep_layer: int | None = None, mode: str = "sparse") -> dict:
     """Run one passage and compare choice and attention in every layer that runs an indexer.
 
     Args:

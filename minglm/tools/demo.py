@@ -3,7 +3,7 @@
 Steps, each skipped when its result is there, so a killed demo goes on where it was:
 
     pretrain · long_context · dsa_warmup · sparse · sft     training stages (`data/recipes`), each a run folder
-    samples · needle · choice_map · cost_by_length          what the model does and what sparsity buys, one JSON each
+    samples · needle · indexer_recall · cost_by_length      what the model does and what sparsity buys, one JSON each
     rl_sync · rl_april                                      a round of reinforcement learning, twice (`minglm/tools/demo_rl.py`)
 
 `clustersim report runs/demo` then adds the projection for 100,000 chips and writes `report.html`.
@@ -92,7 +92,7 @@ def run_demo(run_dir: Path, size: str = "mini", overwrite: bool = False, progres
     _say(len(STAGES) + 2, steps, "needle test: unseen facts at every depth and length", progress)
     needle = _step(run_dir, "needle", lambda: _needle(plan, model, tokenizer, progress))
     _say(len(STAGES) + 3, steps, "what the indexer chose, against where attention looked", progress)
-    _step(run_dir, "choice_map", lambda: _choice(plan, model, tokenizer))
+    _step(run_dir, "indexer_recall", lambda: _choice(plan, model, tokenizer))
     _say(len(STAGES) + 4, steps, "cost of dense and sparse attention by length", progress)
     _step(run_dir, "cost_by_length", lambda: cost_by_length(config, plan["cost_lengths"], plan["repeats"], progress))
     _say(
@@ -189,7 +189,7 @@ def _choice(plan: dict, model, tokenizer) -> dict:
     import torch
 
     from minglm.data import corpus
-    from minglm.evals.indexer_recall import choice_map
+    from minglm.evals.indexer_recall import indexer_recall
 
     _, unseen = corpus.load("stdlib").split()
     for document in unseen:
@@ -199,7 +199,7 @@ def _choice(plan: dict, model, tokenizer) -> dict:
     else:
         raise InputError(f"no validation document has {plan['map_tokens']} tokens: use a larger corpus")
     ids = [tokenizer.bos, *ids][: plan["map_tokens"]]
-    return {**choice_map(model, torch.tensor(ids)), "document": document.name}
+    return {**indexer_recall(model, torch.tensor(ids)), "document": document.name}
 
 
 def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: bool = True) -> dict:
