@@ -232,7 +232,7 @@ def _answer_text(r: dict) -> str:
 def _target(args):
     from minglm.errors import InputError
     from sim.base.units import parse
-    from sim.serving.sizing import Target
+    from sim.serving.options import Target
 
     if args.concurrency:
         raise InputError(

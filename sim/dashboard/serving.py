@@ -15,7 +15,8 @@ from sim.base.units import parse
 from sim.dashboard.controls import choices, machine, price
 from sim.report.html import escape, table
 from sim.serving.questions import ACCEPT, margin
-from sim.serving.sizing import Option, Target, size
+from sim.serving.options import Option, Target
+from sim.serving.sizing import size
 from sim.spec.hardware import USUAL_CLUSTER, load_cluster
 
 PROMPT, OUTPUT, TTFT_S = 8192, 1024, 5.0

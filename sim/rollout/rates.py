@@ -63,7 +63,7 @@ def engine_rates(
         InputError: a model that does not fit, unknown names.
     """
     from sim.serving.calibration import fitted
-    from sim.serving.sizing import default_stack
+    from sim.serving.defaults import default_stack
     from sim.serving.stacks import load_stack
 
     spec, place = load_model(model), cluster_of(cluster)

@@ -18,7 +18,9 @@ from minglm.errors import InputError
 from sim.serving.calibration import error_band, fitted
 from sim.serving.deployment import Deployment
 from sim.serving.memory import GIB, chip_memory, kv_bytes_per_token, shortfall, weight_bytes
-from sim.serving.sizing import HEADROOM, Option, Target, cache_formats, default_stack, rent_of, size
+from sim.serving.defaults import cache_formats, default_stack, rent_of
+from sim.serving.options import HEADROOM, Option, Target
+from sim.serving.sizing import size
 from sim.serving.step_time import decode_step, describe_parts, prefill, tpot
 from sim.serving.workload import number
 from sim.spec.hardware import cluster_from

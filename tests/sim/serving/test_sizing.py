@@ -6,7 +6,8 @@ from minglm.errors import InputError
 from sim.serving.calibration import fitted, rows
 from sim.serving.memory import chip_memory, shortfall
 from sim.serving.questions import ask, fits, long_context, margin, margins, speed
-from sim.serving.sizing import Target, check_by_simulation, evaluate, measured, size
+from sim.serving.options import Target, evaluate, measured
+from sim.serving.sizing import check_by_simulation, size
 from sim.serving.step_time import tpot
 
 
