@@ -249,22 +249,17 @@ def _attention_flops(config, length: int, sparse: bool) -> float:
     return (parts["attention"] + parts["indexer"]) / config.num_hidden_layers
 
 
-def main(args) -> int:
-    """`minglm demo [--run runs/demo] [--size mini] [--overwrite] [--quiet]`."""
-    run_dir = Path(args.run)
-    summary = run_demo(run_dir, args.size, args.overwrite, progress=not args.quiet)
-    last = summary["stages"]["sft"]
-    print(
-        f"{run_dir}: {summary['params'] / 1e6:.2f}M parameters ({summary['active_params'] / 1e6:.2f}M active), "
-        f"{sum(s['tokens'] for s in summary['stages'].values()) / 1e6:.2f}M tokens in {summary['seconds'] / 60:.1f} min of training; "
-        f"validation loss {summary['stages']['sparse']['val_loss']:.3f} (ln V = {summary['ln_vocab']:.3f}), chat loss {last['last_loss']:.3f}"
+def report(run_dir: Path, summary: dict) -> str:
+    """What the command prints when the demo is done; `summary` is what `run_demo` returned."""
+    trained = f"{summary['params'] / 1e6:.2f}M parameters ({summary['active_params'] / 1e6:.2f}M active)"
+    tokens = sum(stage["tokens"] for stage in summary["stages"].values())
+    speeds = ", ".join(f"{mode} {rate or 0:.0f} answers/s" for mode, rate in summary["rl_answers_per_s"].items())
+    return (
+        f"{run_dir}: {trained}, {tokens / 1e6:.2f}M tokens in {summary['seconds'] / 60:.1f} min of training; "
+        f"validation loss {summary['stages']['sparse']['val_loss']:.3f} (ln V = {summary['ln_vocab']:.3f}), "
+        f"chat loss {summary['stages']['sft']['last_loss']:.3f}\n"
+        f"needle: {summary['needle_with_context']:.0%} right with the context, "
+        f"{summary['needle_without_context']:.0%} without\n"
+        f"reinforcement learning: {speeds}\n"
+        f"next: clustersim report {run_dir}"
     )
-    print(
-        f"needle: {summary['needle_with_context']:.0%} right with the context, {summary['needle_without_context']:.0%} without"
-    )
-    print(
-        "reinforcement learning: "
-        + ", ".join(f"{mode} {rate or 0:.0f} answers/s" for mode, rate in summary["rl_answers_per_s"].items())
-    )
-    print(f"next: clustersim report {run_dir}")
-    return 0
