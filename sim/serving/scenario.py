@@ -16,11 +16,11 @@ from minglm.errors import InputError, nearest
 from sim.base.documents import read_document
 from sim.base.units import parse
 from sim.serving.calibration import fitted
+from sim.serving.defaults import default_stack, rent_of
 from sim.serving.deployment import Deployment
 from sim.serving.memory import GIB, chip_memory
 from sim.serving.remedies import require_fit
 from sim.serving.simulate import Fleet, ServingResult, simulate
-from sim.serving.defaults import default_stack, rent_of
 from sim.serving.stacks import load_stack
 from sim.serving.step_time import MODES, decode_step, describe_parts, prefill
 from sim.serving.workload import RequestLengths, ServingWorkload, number
