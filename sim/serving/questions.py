@@ -103,11 +103,11 @@ def _fewest_chips(model: ModelSpec, cluster: Cluster, precision: str, kv: str, c
         if chips % tp or model.heads % tp:
             continue
         d = Deployment(model, cluster, chips, precision, kv, tp, stack=default_stack(cluster, tp == chips)).check()
-        over = shortfall(d, contexts[0], 1)
-        if over <= 0:
+        missing_bytes = shortfall(d, contexts[0], 1)
+        if missing_bytes <= 0:
             fitting = d
             break
-        lacking = {"chips": chips, "over_gib_per_chip": over / GIB}
+        lacking = {"chips": chips, "over_gib_per_chip": missing_bytes / GIB}
     if fitting is None:
         return {"cluster": cluster.name, "chip": cluster.chip.name, "chips": None}
     m = chip_memory(fitting)

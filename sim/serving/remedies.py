@@ -121,8 +121,8 @@ def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> C
     Raises:
         InputError: by how many GiB a chip is over, and changes that would fit.
     """
-    over = shortfall(d, context, requests)
-    if over > 0:
+    missing_bytes = shortfall(d, context, requests)
+    if missing_bytes > 0:
         need = (
             f" with {requests:g} context{'s' if requests != 1 else ''} of {context:,.0f} tokens per attention group"
             if requests and context
@@ -135,6 +135,6 @@ def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> C
         usable = d.memory_share * d.cluster.chip.memory_bytes.value
         raise InputError(
             f"{d.model.name} in {d.precision} on {d.chips} × {d.cluster.chip.name}{need}: "
-            f"{over / GIB:.1f} GiB a chip over the {usable / GIB:.1f} GiB usable; would fit: {fits}"
+            f"{missing_bytes / GIB:.1f} GiB a chip over the {usable / GIB:.1f} GiB usable; would fit: {fits}"
         )
     return chip_memory(d)

@@ -30,7 +30,7 @@ P = Deployment.of("deepseek_v3", "h800_deepseek", chips=32, stack="deepseek-inho
 
 
 def one_by_one(prompt=1000, **more):
-    """A prefill instance that takes one prompt at a time (a batch's token limit is one prompt) and a wide decode instance."""
+    """A prefill instance that takes one prompt at a time (its token limit is one prompt) and a wide decode instance."""
     prefill_deployment = P.with_changes(chips=32, attention_tp=32)
     return Fleet(
         decode=D,
@@ -114,7 +114,7 @@ def test_the_batch_never_exceeds_its_limit_and_everybody_finishes():
 
 
 def test_shared_instances_prefill_between_steps():
-    """One instance does both: decoding is slower than on its own, and the first token still comes at the end of the prefill."""
+    """One instance does both: decoding is slower than alone; the first token still comes at the end of the prefill."""
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
     clock = Fixed(prefill=0.2, step=0.02)
     quiet = simulate(

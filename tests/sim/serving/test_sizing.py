@@ -4,10 +4,10 @@ import pytest
 
 from minglm.errors import InputError
 from sim.serving.calibration import fitted, rows
-from sim.serving.memory import chip_memory, shortfall
 from sim.serving.margin import margin, margins
-from sim.serving.questions import ask, fits, long_context, speed
+from sim.serving.memory import chip_memory, shortfall
 from sim.serving.options import Target, evaluate, measured
+from sim.serving.questions import ask, fits, long_context, speed
 from sim.serving.sizing import check_by_simulation, size
 from sim.serving.step_time import tpot
 
