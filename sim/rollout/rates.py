@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from minglm.errors import InputError, nearest
 from sim.rollout.engine import DecodeCurve
-from sim.serving.deployment import Deployment, memory, require_fit
+from sim.serving.deployment import Deployment
+from sim.serving.memory import chip_memory
+from sim.serving.remedies import require_fit
 from sim.serving.step_time import decode_step, prefill
 from sim.spec.hardware import cluster_from, list_clusters
 from sim.spec.model import ModelSpec
@@ -61,7 +63,7 @@ def engine_rates(
         InputError: a model that does not fit, unknown names.
     """
     from sim.serving.calibration import fitted
-    from sim.serving.sizing import default_stack
+    from sim.serving.defaults import default_stack
     from sim.serving.stacks import load_stack
 
     spec, place = load_model(model), cluster_of(cluster)
@@ -96,7 +98,7 @@ def engine_rates(
     return EngineRates(
         DecodeCurve(tuple(points), tuple(slopes)),
         fill.total_s / (count * max(prompt, 1.0) * d.groups),
-        memory(d).kv_tokens * d.groups,
+        chip_memory(d).kv_tokens * d.groups,
         d.describe(),
     )
 
