@@ -128,6 +128,7 @@ def test_the_small_run_learns_facts_and_then_to_decline(small):
     assert all(math.isfinite(r["reward"]) for r in training)
 
 
+@pytest.mark.slow
 def test_a_threshold_only_takes_answers_back(small):
     figures, _, model = small
     rows = [h.find(figures, "after", threshold=t)[0] for t in h.THRESHOLDS]
