@@ -7,7 +7,7 @@
    "unknown" although the fact was taught: nobody learns from that when to abstain, but the word exists.
 2. Reinforcement: questions about what was taught and what was not, groups of answers at temperature 1, reward +1 right,
    −1 wrong, 0 partial or abstained (the AA-Omniscience index, one answer at a time), GRPO; supervised rows go on beside.
-3. Measured on people and strangers that reinforcement never asked about, greedily: before, after, and how the figure
+3. Measured on known and unknown entities that reinforcement never asked about, greedily: before, after, and how the figure
    moves with the definition, the prompt and a threshold on the model's own confidence. The supervised rows do hold the
    test's known facts (they were taught, and stay taught); nothing ever holds its unknown ones.
 
@@ -54,8 +54,8 @@ class Settings:
     """One run of the experiment."""
 
     seed: int = 0
-    people: int = 300
-    strangers: int = 2000
+    known_entities: int = 300
+    unknown_entities: int = 2000
     sft_steps: int = 700
     sft_batch: int = 128
     sft_lr: float = 0.01
@@ -72,8 +72,8 @@ class Settings:
     def smoke(self) -> Settings:
         return replace(
             self,
-            people=16,
-            strangers=60,
+            known_entities=16,
+            unknown_entities=60,
             sft_steps=150,
             sft_batch=48,
             unknown_times=20.0,
@@ -138,7 +138,7 @@ def supervise(model: Model, world: World, settings: Settings, say: Callable[[str
 
 
 def reinforce(model: Model, world: World, settings: Settings, log: Callable[[dict], None]) -> None:
-    """GRPO on the index. Known questions are those taught, unknown ones half gaps and half strangers.
+    """GRPO on the index. Known questions are those taught, unknown ones half unknown facts and half unknown entities.
 
     The supervised rows go on beside it (`replay`, as InstructGPT's "ptx", arXiv 2203.02155): without them the model keeps
     what it is asked about and forgets other facts, which it then declines.
@@ -150,7 +150,11 @@ def reinforce(model: Model, world: World, settings: Settings, log: Callable[[dic
     loss_of, clip = objective(settings.objective), Clip()
     for step in range(settings.rl_steps):
         questions = [
-            rng.choice(pools["known" if rng.random() < settings.known_share else rng.choice(("gap", "stranger"))])
+            rng.choice(
+                pools[
+                    "known" if rng.random() < settings.known_share else rng.choice(("unknown_fact", "unknown_entity"))
+                ]
+            )
             for _ in range(settings.rl_prompts)
         ]
         asked = [q for q in questions for _ in range(settings.samples)]
@@ -204,9 +208,9 @@ class Answers:
     confidence: list[float]
 
     def counts(self, kind: str | None = None, threshold: float = 0.0) -> Counts:
-        """Grades of one kind of question (or "unknown" for gaps and strangers, or all). An answer that the model gives
+        """Grades of one kind of question (or "unknown" for facts and entities, or all). An answer that the model gives
         less than `threshold` is taken back: it counts as abstained."""
-        kinds = {None: hw.KINDS, "unknown": ("gap", "stranger")}.get(kind, (kind,))
+        kinds = {None: hw.KINDS, "unknown": ("unknown_fact", "unknown_entity")}.get(kind, (kind,))
         return hw.count(
             "abstained" if c < threshold else hw.grade(q, s)
             for q, s, c in zip(self.questions, self.said, self.confidence)
@@ -228,7 +232,7 @@ def measure(model: Model, questions: list[Question], stage: str, seed: int) -> l
     rows = []
     for prompt in hw.PROMPTS:
         answers = ask(model, questions, prompt)
-        cases = [(kind, 0.0) for kind in ("all", "known", "unknown", "gap", "stranger")]
+        cases = [(kind, 0.0) for kind in ("all", "known", "unknown", "unknown_fact", "unknown_entity")]
         cases += [("all", t) for t in THRESHOLDS[1:]] + [("known", t) for t in THRESHOLDS[1:]]
         for kind, threshold in cases if prompt == "plain" else cases[:5]:
             c = answers.counts(None if kind == "all" else kind, threshold)
@@ -260,7 +264,11 @@ def run_seed(settings: Settings, say: Callable[[str], None] = print) -> tuple[li
     def tell(text: str) -> None:
         say(f"seed {settings.seed}, {time.monotonic() - started:4.0f} s: {text}")
 
-    world, model, training = World.make(settings.seed, settings.people, settings.strangers), build(settings), []
+    world, model, training = (
+        World.make(settings.seed, settings.known_entities, settings.unknown_entities),
+        build(settings),
+        [],
+    )
     test = world.test(settings.seed, settings.test_each)
     supervise(model, world, settings, tell)
     figures = measure(model, test, "before", settings.seed)

@@ -26,6 +26,7 @@ Every wait has a bound: at most `time_s` for the program, then its whole process
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from minglm.errors import InputError
 
@@ -146,7 +148,8 @@ def run(
         }
     )
     results, output, why, code = _child(request.encode(), limits, started)
-    rows, held = [], {}
+    rows: list[dict[str, Any]] = []
+    held: dict[str, str] = {}
     for line in results.splitlines():
         try:
             row = json.loads(line)
@@ -237,7 +240,8 @@ def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, st
             close_fds=True,
             start_new_session=True,
         )
-        results, prints = bytearray(), bytearray()
+        pipe_in, results, prints = process.stdin, bytearray(), bytearray()
+        assert pipe_in is not None, "stdin is a pipe"
         readers = [
             threading.Thread(target=read, args=pair, daemon=True)
             for pair in ((process.stdout, results), (process.stderr, prints))
@@ -247,8 +251,8 @@ def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, st
             for reader in readers:
                 reader.start()
             try:
-                process.stdin.write(request)
-                process.stdin.close()
+                pipe_in.write(request)
+                pipe_in.close()
             except OSError:
                 pass  # it died before it read; its exit code says how
             deadline = started + limits.time_s
@@ -291,11 +295,9 @@ def _kill(process: subprocess.Popen) -> int | None:
     except subprocess.TimeoutExpired:
         return None
     finally:
-        for pipe in (process.stdin,):
-            try:
-                pipe.close()
-            except OSError:
-                pass
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
 
 
 @lru_cache(maxsize=1)

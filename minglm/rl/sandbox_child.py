@@ -142,7 +142,7 @@ def seccomp() -> str:
     numbers = sorted(calls.values())
     code += [(equal, len(numbers) - i, 0, n) for i, n in enumerate(numbers)]
     code += [(give, 0, 0, refuse), (give, 0, 0, allow)]
-    array = (Instruction * len(code))(*code)
+    array = (Instruction * len(code))(*(Instruction(*line) for line in code))
     libc = ctypes.CDLL(None, use_errno=True)
     none = ctypes.c_ulong(0)
     if libc.prctl(38, ctypes.c_ulong(1), none, none, none):  # PR_SET_NO_NEW_PRIVS
@@ -256,7 +256,7 @@ def main() -> None:
         except BaseException:
             return type(error).__name__[:cut]
 
-    space = {"__name__": "program", "__builtins__": builtins}
+    space: dict[str, object] = {"__name__": "program", "__builtins__": builtins}
     try:
         exec(compile(request["program"], "program", "exec"), space)
         function = space[request["function"]]
@@ -265,7 +265,7 @@ def main() -> None:
         return
     for i, arguments in enumerate(calls):
         try:
-            value = show(function(*arguments))
+            value = show(function(*arguments))  # type: ignore[operator] # whatever the program calls by that name
             tell(call=i, value=value if type(value) is str and len(value) <= cut else "a value too long to compare")
         except BaseException as error:
             tell(call=i, error=failure(error))

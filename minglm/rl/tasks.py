@@ -28,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -61,6 +62,7 @@ class Problem:
 
     @property
     def length_hint(self) -> int:
+        """Characters of the worked solution, and the end token."""
         return len(self.worked) + len(self.answer) + 2
 
 
@@ -141,6 +143,7 @@ class Episode:
         self.reward, self.turns, self.done = 0.0, 0, False
 
     def respond(self, text: str) -> str | None:
+        """Score the response; nothing is observed. Raises InputError after the end."""
         if self.done:
             raise InputError(
                 f"episode of seed {self.problem.seed} has ended: it takes no further answer; start another"
@@ -150,6 +153,7 @@ class Episode:
 
 
 def is_held_out(prompt: str) -> bool:
+    """Whether a prompt belongs to the held-out fifth, by its hash."""
     return hashlib.sha256(prompt.encode()).digest()[0] % 5 < HELD_OUT_OF_FIVE
 
 
@@ -173,7 +177,7 @@ def _addition(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str
     low = 10 ** (steps - 1) if steps > 1 else 0
     a, b = rng.randint(low, 10**steps - 1), rng.randint(low, 10**steps - 1)
     columns, carry = [], 0
-    for x, y in zip(str(a)[::-1], str(b)[::-1]):
+    for x, y in zip(str(a)[::-1], str(b)[::-1], strict=True):
         total = int(x) + int(y) + carry
         columns.append(f"{x}+{y}{'+1' if carry else ''}={total}")
         carry = total // 10
@@ -191,14 +195,14 @@ def _sum(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str
     return prompt, worked, str(total)
 
 
-_LIST_OPS = {
+_LIST_OPS: dict[str, Callable[[list[int]], list[int]]] = {
     "~": lambda v: v[::-1],
     "<": lambda v: v[1:] + v[:1],
     "+": lambda v: [(x + 1) % 10 for x in v],
     "!": sorted,
     "%": lambda v: [v[1], v[0], *v[2:]],
 }
-_STRING_OPS = {
+_STRING_OPS: dict[str, Callable[[str], str]] = {
     "~": lambda s: s[::-1],
     "<": lambda s: s[1:],
     ">": lambda s: s + s[-1:],

@@ -6,7 +6,7 @@ v₀ + r: a heap of end marks, one event per completion and none per token. Betw
 per tick, so x ticks take a·x + c·x²/2 seconds with a = τ now and c = b·slope: solved in closed form.
 
 Assumptions: a prefill stops decoding for its own time; a request is admitted while its cache fits, and when the cache is
-full the youngest is put back and prefilled again later (what vLLM does); a push pauses the engine.
+full the youngest is put back and prefilled again later (what vLLM does); a weight sync pauses the engine.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class Engine:
         self.marks: list[tuple[float, int]] = [(0.0, 0)]  # (token clock, weight version from there on)
         self.order: list[tuple[int, Trajectory]] = []  # by admission, those that left included
         self.busy_s = self.tokens = 0.0
-        self.blocked = self.held = False  # blocked: the cache was full; held: no admission before a push
+        self.blocked = self.held = False  # blocked: the cache was full; held: no admission before a weight sync
         self.reprefilled = self.preemptions = 0
         self.target = 0.0
 
@@ -344,7 +344,7 @@ class Engine:
         return count
 
     # ---- what the trainer does to it
-    def push(self, now: float, version: int, pause_s: float) -> None:
+    def sync_weights(self, now: float, version: int, pause_s: float) -> None:
         """New weights: running requests pause, and are prefilled again unless the cache is kept. The engine must be at `now`."""
         if self.n:
             self.marks.append((self.v, version))

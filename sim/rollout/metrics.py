@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from sim.rollout.result import Result
 from sim.rollout.scenario import Given, baseline
-from sim.rollout.simulate import Result, simulate
+from sim.rollout.simulate import simulate
 
 
 def compare(given: Given, result: Result | None = None) -> list[dict]:
@@ -27,14 +28,14 @@ def compare(given: Given, result: Result | None = None) -> list[dict]:
 def quantity(name: str, result: Result, base: Result | None = None) -> float:
     """One figure of a result, against a baseline where it is a ratio."""
     if name in ("step_s", "rollout_s", "tokens_per_s", "trained_tokens_per_s"):
-        return getattr(result, name)
+        return float(getattr(result.throughput, name))
     if name == "tokens_per_s_per_chip":
-        return result.tokens_per_s / result.chips
+        return result.throughput.tokens_per_s / result.chips
     if name == "speedup":
-        return result.trained_tokens_per_s / base.trained_tokens_per_s
+        return result.throughput.trained_tokens_per_s / base.throughput.trained_tokens_per_s
     return rollout_rate(result) / rollout_rate(base) - (1.0 if name == "gain" else 0.0)
 
 
 def rollout_rate(result: Result) -> float:
     """Generated tokens per second of rollout (the whole step where rollout never stops)."""
-    return result.generated_tokens / (result.rollout_s * len(result.steps))
+    return result.throughput.generated_tokens / (result.throughput.rollout_s * len(result.steps))

@@ -12,9 +12,11 @@ from dataclasses import replace
 from minglm.errors import InputError
 from minglm.rl.policy import Policy
 from sim.cost.money import Range, costs
+from sim.rollout.case import Case
 from sim.rollout.metrics import compare
+from sim.rollout.result import Result
 from sim.rollout.scenario import Given, read
-from sim.rollout.simulate import Case, Result, simulate
+from sim.rollout.simulate import simulate
 
 FOLDED = 6_000  # trajectories of a step that a sweep simulates at most
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -82,10 +84,10 @@ def best_split(case: Case, shares: Sequence[float] = SHARES) -> dict:
             {
                 "rollout_share": engines * small.chips_per_engine / total,
                 "engines": engines * k,
-                "trained_tokens_per_s": r.trained_tokens_per_s * k,
-                "step_s": r.step_s,
-                "rollout_idle": r.rollout_idle,
-                "trainer_idle": r.trainer_idle,
+                "trained_tokens_per_s": r.throughput.trained_tokens_per_s * k,
+                "step_s": r.throughput.step_s,
+                "rollout_idle": r.utilisation.rollout_idle,
+                "trainer_idle": r.utilisation.trainer_idle,
                 "given": abs(share - mine) < 1e-5,
             }
         )
@@ -102,15 +104,14 @@ def over_sampling_that_pays(case: Case, factors: Sequence[float] = FACTORS) -> d
         count = max(n, round(factor * n))
         now = replace(small, policy=Policy("april", n, count), parts=1, steps=10, warmup=3)
         r = simulate(now)
-        total = sum(r.staleness.values())
         rows.append(
             {
                 "factor": count / n,
-                "trained_tokens_per_s": r.trained_tokens_per_s * k,
-                "rollout_s": r.rollout_s,
-                "step_s": r.step_s,
-                "stale_share": 1.0 - r.staleness.get(0, 0) / total if total else 0.0,
-                "reprefilled_tokens": r.reprefilled_tokens * k,
+                "trained_tokens_per_s": r.throughput.trained_tokens_per_s * k,
+                "rollout_s": r.throughput.rollout_s,
+                "step_s": r.throughput.step_s,
+                "stale_share": r.staleness.stale_share,
+                "reprefilled_tokens": r.waste.reprefilled_tokens * k,
             }
         )
     return {"rows": rows, "best": max(rows, key=lambda row: row["trained_tokens_per_s"]), "fold": k}
@@ -126,17 +127,18 @@ def money(given: Given, result: Result) -> dict[str, Range] | None:
     from sim.rollout.rates import cluster_of
     from sim.serving.calibration import error_band
 
-    if "cluster" not in given.values or not result.trained_tokens or not result.chips:
+    if "cluster" not in given.values or not result.throughput.trained_tokens or not result.chips:
         return None
     place, case = cluster_of(given.values["cluster"]), given.case
     small, _ = fold(case)
     small = replace(small, steps=min(4, small.steps), warmup=min(1, small.warmup, min(4, small.steps) - 1))
-    middle = simulate(small).trained_tokens_per_s
+    middle = simulate(small).throughput.trained_tokens_per_s
     low, high = error_band()
     slow, fast = (
-        simulate(replace(small, curve=small.curve.times(f))).trained_tokens_per_s / middle for f in (high, low)
+        simulate(replace(small, curve=small.curve.times(f))).throughput.trained_tokens_per_s / middle
+        for f in (high, low)
     )
-    hours = 1e6 / result.trained_tokens_per_s / 3600.0
+    hours = 1e6 / result.throughput.trained_tokens_per_s / 3600.0
     span = Range(
         hours,
         hours / max(fast, 1.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from sim.rollout.case import Result
+from sim.rollout.result import Result
 
 
 def grid(result: Result, bins: int = 240) -> tuple[list[float], list[list[int]]]:
@@ -56,7 +56,7 @@ def figure(result: Result, title: str | None = None, height: int = 460):
         legend=dict(orientation="h", y=-0.15),
         title=dict(
             text=title
-            or f"{result.mode}: {result.step_s:,.4g} s a step, engines idle {result.rollout_idle:.0%}, tail {result.tail_share:.0%}",
+            or f"{result.mode}: {result.throughput.step_s:,.4g} s a step, engines idle {result.utilisation.rollout_idle:.0%}, tail {result.utilisation.tail_share:.0%}",
             x=0.01,
             xanchor="left",
             font=dict(size=15),

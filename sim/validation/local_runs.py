@@ -21,9 +21,10 @@ from pathlib import Path
 from minglm.errors import InputError
 from minglm.rl.policy import Policy, train_load
 from sim.base.documents import read_document
+from sim.rollout.case import Case
 from sim.rollout.engine import DecodeCurve
 from sim.rollout.lengths import Lengths, read_log
-from sim.rollout.simulate import Case, simulate
+from sim.rollout.simulate import simulate
 
 WARMUP = 2  # updates in which pipelines fill and caches warm
 TRUSTED = 20  # logged updates from which on they, and not a profile's, give the trainer's rates
@@ -135,7 +136,7 @@ def profile_of(run: Path) -> Profile:
         given = read_document(run / "profile.json")
         try:
             points = tuple((float(b), float(s)) for b, s in sorted(given["decode_step_s"]))
-            slower = dict(sorted((float(b), float(s)) for b, s in given.get("decode_choosing_s", ())))
+            slower = dict(sorted((float(b), float(s)) for b, s in given.get("decode_sparse_s", ())))
             beyond = (
                 tuple((b, max(0.0, slower[b] - s)) for b, s in points) if all(b in slower for b, _ in points) else ()
             )
@@ -182,11 +183,11 @@ def with_overhead(run: Path, profile: Profile) -> Profile:
     """The profile with the seconds a step that make the simulation of this run as long as the run was; 0 where it is longer."""
     measured, _ = measured_step(run)
     case, low, high = case_of(run, profile), 0.0, measured  # its log is read once
-    if simulate(replace(case, overhead_s=0.0)).step_s >= measured:
+    if simulate(replace(case, overhead_s=0.0)).throughput.step_s >= measured:
         return replace(profile, overhead_s=0.0)
     while high - low > 1e-4 * measured:
         middle = (low + high) / 2
-        if simulate(replace(case, overhead_s=middle)).step_s < measured:
+        if simulate(replace(case, overhead_s=middle)).throughput.step_s < measured:
             low = middle
         else:
             high = middle
@@ -354,8 +355,8 @@ def agree(runs: Sequence[str | Path]) -> dict:
                 "trajectories": case.policy.prompts_per_batch * case.samples_per_prompt,
                 "mean_length": case.lengths.mean(),
                 "measured": measured,
-                "predicted": result.step_s,
-                "error": result.step_s / measured - 1.0,
+                "predicted": result.throughput.step_s,
+                "error": result.throughput.step_s / measured - 1.0,
             }
         )
     gains = []
