@@ -7,7 +7,8 @@ words such as "amber falcon". Nothing else exists, so it is known exactly what a
     unknown_fact     the person was taught, this one relation of theirs was not (out of knowledge)
     unknown_entity   the person was never mentioned (out of knowledge altogether)
 
-Half of the known entities (and half of the unknown ones) are *asked* while abstaining is learnt; the figures come from the other half.
+Half of the known entities (and half of the unknown ones) are *asked* while abstaining is learnt; the figures come from
+the other half.
 
 Measure (AA-Omniscience, arXiv 2511.13029), over c correct, p partial (one of the two words), i incorrect, a abstained:
 
@@ -67,11 +68,12 @@ class World:
         """
         if known_entities < 2 or unknown_entities < 2 or known_entities + unknown_entities > len(SYLLABLES) ** 3:
             raise InputError(
-                f"known_entities={known_entities}, unknown_entities={unknown_entities}: at least 2 of each, and together at most {len(SYLLABLES) ** 3} "
+                f"known_entities={known_entities}, unknown_entities={unknown_entities}: at least 2 of each, and "
+                f"together at most {len(SYLLABLES) ** 3} "
                 "names of three syllables; ask for fewer"
             )
         rng = random.Random(f"world {seed}")
-        names = rng.sample(list(itertools.product(SYLLABLES, repeat=3)), known_entities + unknown_entities)
+        names = rng.sample(list(itertools.product(SYLLABLES, SYLLABLES, SYLLABLES)), known_entities + unknown_entities)
         out = []
         for n, name in enumerate(names):
             untaught = rng.choice(RELATIONS)
@@ -108,6 +110,7 @@ def answer_tokens(words: Sequence[str]) -> list[int]:
 
 
 def words(tokens: Iterable[int]) -> tuple[str, ...]:
+    """Token ids as words."""
     return tuple(VOCABULARY[t] for t in tokens)
 
 
@@ -125,10 +128,12 @@ class Counts:
 
     @property
     def total(self) -> int:
+        """Answers in all."""
         return self.correct + self.partial + self.incorrect + self.abstained
 
     @property
     def accuracy(self) -> float:
+        """Share that is correct."""
         return _share(self.correct, self.total)
 
     @property
@@ -166,16 +171,22 @@ def _share(part: int, whole: int) -> float:
 
 
 def grade(question: Question, said: Sequence[str]) -> str:
-    """ "correct", "partial" (two words, one of them right), "abstained" (the one word unknown) or "incorrect" (the rest)."""
+    """ "correct", "partial" (two words, one of them right), "abstained" (the one word unknown) or "incorrect" (the
+    rest)."""
     said = tuple(said)
     if said == (UNKNOWN,):
         return "abstained"
     if said == question.answer:
         return "correct"
-    return "partial" if len(said) == 2 and sum(s == t for s, t in zip(said, question.answer)) == 1 else "incorrect"
+    return (
+        "partial"
+        if len(said) == 2 and sum(s == t for s, t in zip(said, question.answer, strict=True)) == 1
+        else "incorrect"
+    )
 
 
 def count(grades: Iterable[str]) -> Counts:
+    """Grades, counted."""
     tally = {"correct": 0, "partial": 0, "incorrect": 0, "abstained": 0}
     for g in grades:
         tally[g] += 1

@@ -48,13 +48,15 @@ class Settings:
     max_concurrent: int | None = _key(None, "groups in flight at most; null for the mode's own limit", "groups", 1)
     max_staleness: float = _key(
         1.0,
-        "async: batches that may be started ahead of the one in training (AReaL: max_head_offpolicyness); a fraction is allowed",
+        "async: batches that may be started ahead of the one in training (AReaL: max_head_offpolicyness); a fraction "
+        "is allowed",
         "batches",
         0.0,
     )
     strict: bool = _key(
         True,
-        "async: an update waits for groups in flight that it would leave more than max_staleness versions old when trained, and takes the oldest first; false: first come, first trained",
+        "async: an update waits for groups in flight that it would leave more than max_staleness versions old when "
+        "trained, and takes the oldest first; false: first come, first trained",
     )
     weight_sync_interval: int = _key(1, "glm5: updates between two weight syncs", "updates", 1)
     filter_staleness_above: int | None = _key(
@@ -79,7 +81,8 @@ class Settings:
     lr: float = _key(0.0005, "learning rate", "", 0.0)
     muon: bool = _key(
         False,
-        "Muon for matrices as in pre-training; its steps have one size however noisy the gradient, too much for few rewards",
+        "Muon for matrices as in pre-training; its steps have one size however noisy the gradient, too much for few "
+        "rewards",
     )
     weight_decay: float = _key(0.0, "decoupled weight decay", "", 0.0)
     clip: float = _key(1.0, "largest norm of the gradient", "", 0.0)
@@ -115,7 +118,8 @@ class Settings:
             or any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in given)
         ):
             raise InputError(
-                f"difficulty={self.difficulty!r}: must be whole numbers of at least 1; for example difficulty: [1, 2, 4]"
+                f"difficulty={self.difficulty!r}: must be whole numbers of at least 1; for example difficulty: [1, 2, "
+                "4]"
             )
         object.__setattr__(self, "difficulty", given)
         for spec in dataclasses.fields(self):
@@ -123,7 +127,8 @@ class Settings:
                 object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
         if self.objective not in OBJECTIVE_NAMES:
             raise InputError(
-                f"objective {self.objective!r}: not one of {', '.join(OBJECTIVE_NAMES)}{nearest(self.objective, OBJECTIVE_NAMES)}"
+                f"objective {self.objective!r}: not one of "
+                f"{', '.join(OBJECTIVE_NAMES)}{nearest(self.objective, OBJECTIVE_NAMES)}"
             )
         for key in self.objective_args:
             if key not in CLIP_NAMES:
@@ -145,9 +150,11 @@ class Settings:
         )
 
     def to_dict(self) -> dict:
+        """All keys; `from_dict` reads them."""
         return dataclasses.asdict(self)
 
     def changed(self, **changes) -> Settings:
+        """The same run with some keys changed, checked again."""
         return from_dict({**self.to_dict(), **changes})
 
     def sample_seed(self, group: int, sample: int) -> int:

@@ -1,7 +1,7 @@
 """Groups of samples, and where they come from: unfinished ones first, then new problems. Torch-free.
 
-A group is one problem with all its samples. Problem i of a run is a function of task and i alone, and a sample's draws of
-(seed, group, sample) alone, so a resumed or restarted run asks for the same things again.
+A group is one problem with all its samples. Problem i of a run is a function of task and i alone, and a sample's draws
+of (seed, group, sample) alone, so a resumed or restarted run asks for the same things again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The coordinator of an RL run: hands out groups, gathers samples, gives rewards, feeds the trainer, passes weights on.
 
-It asks `minglm.rl.policy` what may happen next and computes nothing itself (no torch here), so all five modes are this one
-loop. Three parts know what their side of the run holds: `RolloutPool` the groups in flight, `WeightSync` the weights on their
-way, `TrainerClient` what the trainer was told. What they hold survives any worker. If the coordinator itself dies, the same
-command goes on from the checkpoint, and the journal gives back the samples that finished after it.
+It asks `minglm.rl.policy` what may happen next and computes nothing itself (no torch here), so all five modes are this
+one loop. Three parts know what their side of the run holds: `RolloutPool` the groups in flight, `WeightSync` the
+weights on their way, `TrainerClient` what the trainer was told. What they hold survives any worker. If the coordinator
+itself dies, the same command goes on from the checkpoint, and the journal gives back the samples that finished after
+it.
 """
 
 from __future__ import annotations
@@ -170,7 +171,8 @@ class Loop:
         idle_s = self.stopwatch.look(moved=any(is_progress(report) for _, report in heard))
         if idle_s is not None:
             raise InputError(
-                f"nothing has happened for {idle_s:.0f} s though all workers live ({len(self.rollouts.in_flight)} groups "
+                f"nothing has happened for {idle_s:.0f} s though all workers live ({len(self.rollouts.in_flight)} "
+                "groups "
                 f"in flight, {len(self.ready)} ready); the same command resumes from the last checkpoint"
             )
         for worker, report in heard:
@@ -230,7 +232,8 @@ class Loop:
         if pending is not None and not pending.sent and (self.policy.continuous or not in_flight):
             self.weights.send()
         if len(self.source.buffer) and self.policy.continuous and self._may_submit():
-            self._submit()  # what a checkpoint left unfinished is old: it is in flight again before the next update is chosen
+            # what a checkpoint left unfinished is old: it is in flight again before the next update is chosen
+            self._submit()
         if self._may_train():
             self._filter_stale()
             self._count()
@@ -315,7 +318,8 @@ class Loop:
             self.ready.append(group)
 
     def _on_aborted(self, worker: WorkerHandle) -> None:
-        """The target is reached and others still ran: april keeps their parts; else what a filter's refill began is lost."""
+        """The target is reached and others still ran: april keeps their parts; else what a filter's refill began is
+        lost."""
         groups = self.rollouts.aborted(worker)
         if groups is None:
             return

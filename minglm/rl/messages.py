@@ -1,13 +1,14 @@
 """What coordinator and workers of an RL run say to each other: one frozen dataclass a message. Torch-free.
 
 Commands go to a worker, reports come back. Between processes a message travels as a plain dict (`to_wire`): its class's
-name under "type", then its fields, made of numbers, texts, lists and dicts and of nothing else, so no transport has to carry
-code. `from_wire` builds the class again and checks it: what is unknown, incomplete or of the wrong type raises
+name under "type", then its fields, made of numbers, texts, lists and dicts and of nothing else, so no transport has to
+carry code. `from_wire` builds the class again and checks it: what is unknown, incomplete or of the wrong type raises
 `MessageError`; nothing is dropped.
 
     trainer   Hello → TrainerReady          Train → StepDone                      PublishWeights → WeightsPublished
               Evaluate → EvaluationDone     SaveCheckpoint → CheckpointSaved
-    rollout   Submit → RolloutsDone …       Abort → RolloutsAborted               UpdateWeights → WeightsLoaded | WeightsRefused
+    rollout   Submit → RolloutsDone …       Abort → RolloutsAborted
+              UpdateWeights → WeightsLoaded or WeightsRefused
     both      Stop                          Started, Heartbeat and Failed come unasked
 
     >>> from_wire(to_wire(WeightsLoaded(version=3, seconds=0.5)), REPORTS)

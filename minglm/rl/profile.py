@@ -2,17 +2,18 @@
 
 `python -m minglm.rl.profile --init-from RUN [--recipe NAME] --out runs/NAME/profile.json` writes:
 
-    decode_step_s        [[batch, seconds], …]: one decode step of the engine with so many running, at `decode_context` tokens
+    decode_step_s        [[batch, seconds], …]: one decode step of the engine with so many running, at `decode_context`
+                         tokens
     decode_context       tokens in each sequence while those were measured, below the model's index_topk
     decode_sparse_s      the same table with more tokens than index_topk in each sequence, so that keys are selected
     decode_by_context_s  [[context, seconds], …] at the largest batch
     decode_step_interfered_s   the first table measured again while another process trains
-    prefill_s_per_token, prefill_fixed_s   prefill of N tokens takes fixed + per token · N (one call of at most 512 tokens)
+    prefill_s_per_token, prefill_fixed_s   prefill of N tokens takes fixed + per token · N (one call of at most 512)
     train_fixed_s, train_s_per_pass, train_s_per_token, train_s_per_square   an update takes fixed + per pass · passes
                          + per token · N + per square · Σ n², rows of n tokens, prompts and padding included, N in all
     kv_offload_s         of one aborted request: its KV cache swapped out and back in
-    decode_interference, train_interference   how many times slower a decode step is while another process trains, and an
-                         update while another decodes, as in asynchronous modes
+    decode_interference, train_interference   how many times slower a decode step is while another process trains, and
+                         an update while another decodes, as in asynchronous modes
     weight_sync_s        writing a weights file and loading it into a running engine
     step_overhead_s      one message from coordinator to worker and back
     parameters, max_batch, threads         of the model and the settings it was measured with
@@ -166,7 +167,8 @@ def _prefill_s(model: Model, tokens: int) -> float:
 
 
 def _kv_offload_s(model: Model, tokenizer: Tokenizer, settings: Settings, count: int = 32) -> float:
-    """Seconds of one request, aborted and submitted again with its cache reused, beyond the decode step that follows."""
+    """Seconds of one request, aborted and submitted again with its cache reused, beyond the decode step that
+    follows."""
     count = min(count, settings.max_batch)
     engine = Engine(model, max_batch=count, max_len=model.config.max_position_embeddings, reuse_kv_cache=True)
     for i in range(count):

@@ -1,8 +1,8 @@
 """The same workers as Ray actors, for more than one machine. Torch-free; Ray is imported when it is asked for.
 
 An actor runs `minglm.rl.transport.serve` in a thread, with two queues where a local process has a pipe; the coordinator
-sends by `put` and keeps one `take` call waiting. Run folder and weights are files, so all machines must see the same folder
-at the same path (a network file system), as slime's disk transport needs too.
+sends by `put` and keeps one `take` call waiting. Run folder and weights are files, so all machines must see the same
+folder at the same path (a network file system), as slime's disk transport needs too.
 """
 
 from __future__ import annotations

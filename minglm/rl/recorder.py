@@ -241,9 +241,11 @@ class MetricsRecorder:
         self.metrics.write(columns)
         self._row = self._new_row()
         self.show(
-            f"update {report.update}: reward {columns['reward']:.3f}, {columns['trajectories_per_s']:.1f} trajectories/s, "
+            f"update {report.update}: reward {columns['reward']:.3f}, {columns['trajectories_per_s']:.1f} "
+            "trajectories/s, "
             f"{columns['tokens_per_s']:.0f} tokens/s, staleness {columns['staleness_mean']:.2f} "
-            f"(max {columns['staleness_max']}), rollout idle {columns['rollout_idle']:.0%}, train {report.seconds:.2f} s"
+            f"(max {columns['staleness_max']}), rollout idle {columns['rollout_idle']:.0%}, train "
+            f"{report.seconds:.2f} s"
         )
 
     def weights_loaded(self, worker: str, report: WeightsLoaded) -> None:
@@ -323,7 +325,8 @@ class MetricsRecorder:
         self.count.recovered += len(usable)
         self.event("recovered", samples=len(usable), undone=undone)
         self.show(
-            f"resumed at update {step}: {len(usable)} finished samples recovered, {undone} from later weights start again"
+            f"resumed at update {step}: {len(usable)} finished samples recovered, {undone} from later weights start "
+            "again"
         )
         return usable
 

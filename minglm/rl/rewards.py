@@ -1,7 +1,7 @@
 """Rewards and what follows from them: which groups train, which are filtered and why, held-out pass@1. Torch-free.
 
-A reward function is foreign code: it may raise, or return what is no number. Then the group is dropped, counted and named,
-and the run stops when that happens too often.
+A reward function is foreign code: it may raise, or return what is no number. Then the group is dropped, counted and
+named, and the run stops when that happens too often.
 """
 
 from __future__ import annotations

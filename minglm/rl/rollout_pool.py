@@ -1,7 +1,7 @@
 """Groups in flight and the workers that decode them. Torch-free.
 
-What it holds survives a worker: one that dies is started again and gets its requests again, with the tokens that had come
-back before.
+What it holds survives a worker: one that dies is started again and gets its requests again, with the tokens that had
+come back before.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class RolloutPool:
     # ------------------------------------------------------------------ back
 
     def receive(self, worker: WorkerHandle, result: RolloutResult) -> tuple[Group, int, Sample, int] | None:
-        """Put what came back into its sample: (group, index of the sample in it, sample, new tokens); None for what nobody
-        waits for any more."""
+        """Put what came back into its sample: (group, index of the sample in it, sample, new tokens); None for what
+        nobody waits for any more."""
         index, k = map(int, result.id.split("."))
         group = self.in_flight.get(index)
         if group is None or group.samples[k].done:

@@ -142,7 +142,8 @@ def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> To
     if not own.is_file() or not resumes:
         if init_from is None:
             raise InputError(
-                f"{run_dir}: a new RL run starts from a trained model; give --init-from RUN, or leave it out with a recipe "
+                f"{run_dir}: a new RL run starts from a trained model; give --init-from RUN, or leave it out with a "
+                "recipe "
                 "that has a warm start"
             )
         if not checkpoint.find(init_from):
@@ -151,7 +152,8 @@ def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> To
         source = next((f / "tokenizer.json" for f in folders if (f / "tokenizer.json").is_file()), None)
         if source is None:
             raise InputError(
-                f"--init-from {init_from}: no tokenizer.json beside the checkpoint; copy the one of its training run there"
+                f"--init-from {init_from}: no tokenizer.json beside the checkpoint; copy the one of its training run "
+                "there"
             )
         shutil.copy(source, own)
     return Tokenizer.load(own)

@@ -38,7 +38,8 @@ class Supervisor:
     """One trainer and some rollout workers.
 
     Args:
-        launch: starts a worker. stall_s: seconds of silence after which one counts as lost. max_restarts: in the whole run.
+        launch: starts a worker. stall_s: seconds of silence after which one counts as lost. max_restarts: in the whole
+            run.
         on_restart: attribute, called with (worker, reason) when one has been started again, to give it what it needs.
     """
 
@@ -56,7 +57,8 @@ class Supervisor:
         return worker
 
     def listen(self, timeout_s: float) -> list[tuple[WorkerHandle, Report]]:
-        """Reports that came within the time. Who is dead or silent waits for `restart_lost`, after these have been read.
+        """Reports that came within the time. Who is dead or silent waits for `restart_lost`, after these have been
+        read.
 
         Raises:
             InputError: a worker failed for a reason that a restart would meet again.

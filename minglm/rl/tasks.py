@@ -1,9 +1,9 @@
 """Tasks with verifiable rewards: a prompt, a worked solution for the warm start, and a checker. No torch.
 
-A solution is a scratchpad, then `#` and the answer; only the answer is checked. Each step of a scratchpad needs the step
-before and one item of the prompt, so a model of a million parameters can learn it; how many steps there are is drawn from
-a lognormal distribution, so that a few solutions are many times longer than the median one: the long tail that keeps a
-rollout waiting.
+A solution is a scratchpad, then `#` and the answer; only the answer is checked. Each step of a scratchpad needs the
+step before and one item of the prompt, so a model of a million parameters can learn it; how many steps there are is
+drawn from a lognormal distribution, so that a few solutions are many times longer than the median one: the long tail
+that keeps a rollout waiting.
 
     division  23/8     15:1 7:2#2,7                 subtract and count; answer: quotient, remainder
     addition  47+85    7+5=12 4+8+1=13#132          columns from the right, carry
@@ -50,7 +50,8 @@ SUM_LABELS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. `length_hint` is the worked solution's length in characters, plus the end token; a policy is not told."""
+    """One question. `length_hint` is the worked solution's length in characters, plus the end token; a policy is not
+    told."""
 
     task: str
     seed: int
@@ -68,7 +69,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task:
-    """A generator of problems with a checker. `tail` is σ of the logarithm of the number of steps; 0 makes all alike."""
+    """A generator of problems with a checker. `tail` is σ of the logarithm of the number of steps; 0 makes all
+    alike."""
 
     name: str
     about: str
@@ -119,8 +121,9 @@ class Task:
         return f"{problem.worked}#{problem.answer}"
 
     def reward(self, problem: Problem, text: str) -> float:
-        """1.0 if `text` holds one `#` and exactly the answer after it, else 0.0. Any text is welcome; it is never run."""
-        before, mark, after = text.partition("#")
+        """1.0 if `text` holds one `#` and exactly the answer after it, else 0.0. Any text is welcome; it is never
+        run."""
+        _, mark, after = text.partition("#")
         return float(bool(mark) and "#" not in after and after.strip() == problem.answer)
 
     def start(self, problem: Problem) -> Episode:
@@ -163,7 +166,8 @@ def _index(i: int, name: str = "index") -> int:
     return i
 
 
-# ---------------------------------------------------------------------- the tasks: (rng, difficulty, steps) → prompt, scratchpad, answer
+# ---------------------------------------------------------------------- the tasks: (rng, difficulty, steps) → prompt,
+# scratchpad, answer
 
 
 def _division(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str]:

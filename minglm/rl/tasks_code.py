@@ -6,8 +6,8 @@
     assistant   def f(x): return 3*x+2
                 → all tests, shown and hidden, decide the reward
 
-The tests that are shown decide whether another turn follows; the reward asks for the hidden ones too, so a function that
-only repeats what is shown earns nothing. Every turn after the first costs a tenth of the reward.
+The tests that are shown decide whether another turn follows; the reward asks for the hidden ones too, so a function
+that only repeats what is shown earns nothing. Every turn after the first costs a tenth of the reward.
 
     >>> p = CODE.problem(CODE.train_seed(0), difficulty=2)
     >>> episode = CODE.start(p)
@@ -37,7 +37,8 @@ SHOWN, HIDDEN = 3, 6  # tests of each kind
 
 @dataclass(frozen=True)
 class CodeProblem(Problem):
-    """`answer` is a program that passes; `tests` are shown in the prompt, `hidden` are not. Both are (arguments, value)."""
+    """`answer` is a program that passes; `tests` are shown in the prompt, `hidden` are not. Both are (arguments,
+    value)."""
 
     argument: str = "x"
     tests: tuple[tuple[tuple, object], ...] = field(default=(), repr=False)
@@ -46,6 +47,7 @@ class CodeProblem(Problem):
 
     @property
     def length_hint(self) -> int:
+        """Characters of the program, and the end token."""
         return len(self.answer) + 1
 
 

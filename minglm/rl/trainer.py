@@ -1,10 +1,12 @@
-"""The training process: one update from a batch of groups, weights written for the rollout, held-out problems, checkpoints.
+"""The training process: one update from a batch of groups, weights written for the rollout, held-out problems,
+checkpoints.
 
 Commands: Hello, Train, PublishWeights, Evaluate, SaveCheckpoint. Reports: TrainerReady, StepDone, WeightsPublished,
 EvaluationDone, CheckpointSaved.
 
-Indexer and MTP module are frozen, the router's balance bias too: RL moves what the rollout's log-probs depend on and nothing
-else. Groups are sorted by length and cut into micro-batches of padded rows; each token counts once, whatever its batch.
+Indexer and MTP module are frozen, the router's balance bias too: RL moves what the rollout's log-probs depend on and
+nothing else. Groups are sorted by length and cut into micro-batches of padded rows; each token counts once, whatever
+its batch.
 
 Shapes: N sequences, T tokens (prompt and response), V vocabulary, K experts chosen.
 """
@@ -278,7 +280,8 @@ class Trainer:
         norm = float(self.optimizer.clip_grad_norm(s.clip))
         if not math.isfinite(norm):
             raise InputError(
-                f"update {self.updates + 1}: the gradient's norm is {norm}; lower lr={s.lr:g}, or use an objective that corrects"
+                f"update {self.updates + 1}: the gradient's norm is {norm}; lower lr={s.lr:g}, or use an objective "
+                "that corrects"
             )
         self.optimizer.step()
         return stats.means() | {"grad_norm": norm}
@@ -317,7 +320,8 @@ class Trainer:
 
     @contextlib.contextmanager
     def _replayed(self, micro: MicroBatch) -> Iterator[None]:
-        """Make every router choose what the rollout chose, where it was recorded; elsewhere (padding) it chooses itself."""
+        """Make every router choose what the rollout chose, where it was recorded; elsewhere (padding) it chooses
+        itself."""
         if not self.settings.routing_replay:
             yield
             return
@@ -344,7 +348,8 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, command: Evaluate) -> EvaluationDone:
-        """Responses to held-out prompts, sampled as the rollout samples and then greedy, by the engine that rolls out."""
+        """Responses to held-out prompts, sampled as the rollout samples and then greedy, by the engine that rolls
+        out."""
         started, s = time.perf_counter(), self.settings
         self.model.eval()
         prompts = command.prompts

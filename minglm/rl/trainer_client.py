@@ -1,7 +1,7 @@
 """The trainer as the coordinator sees it: what it was told, and what it must be told again after a restart. Torch-free.
 
-A trainer that dies resumes from its checkpoint and is given the updates since then once more, with the checkpoints and the
-evaluation that lie between them.
+A trainer that dies resumes from its checkpoint and is given the updates since then once more, with the checkpoints and
+the evaluation that lie between them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class TrainerClient:
         self.worker.send(Hello())
 
     def repeat(self, report: TrainerReady) -> None:
-        """Send everything since the trainer's checkpoint again, each checkpoint between the updates where it belongs."""
+        """Send everything since the trainer's checkpoint again, each checkpoint between the updates where it
+        belongs."""
         for command in self._since_checkpoint:
             if self.saving is not None and command.update > self.saving.state["updates"]:
                 self._repeat_save()

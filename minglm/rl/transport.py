@@ -1,9 +1,9 @@
 """A worker in a process of its own, and how the coordinator talks to it. Torch-free.
 
-A worker takes commands and gives reports (`minglm.rl.messages`); `serve` runs one wherever it lives (here a local process, in
-minglm/rl/ray_workers.py a Ray actor). What goes through a pipe is the plain dict of `to_wire`. Nobody waits without a bound:
-the coordinator sends through a thread of its own and reads with a timeout, and a worker whose coordinator has gone ends at
-its next message.
+A worker takes commands and gives reports (`minglm.rl.messages`); `serve` runs one wherever it lives (here a local
+process, in minglm/rl/ray_workers.py a Ray actor). What goes through a pipe is the plain dict of `to_wire`. Nobody
+waits without a bound: the coordinator sends through a thread of its own and reads with a timeout, and a worker whose
+coordinator has gone ends at its next message.
 """
 
 from __future__ import annotations
@@ -115,19 +115,9 @@ def serve(make: MakeWorker, receive: Callable[[float], Wire | None], send: Calla
     try:
         worker = make(heartbeat)
         report(Started())
-        while True:
-            message = receive(0.0 if worker.busy else HEARTBEAT_S)
-            while message is not None:
-                command = from_wire(message, COMMANDS)
-                if isinstance(command, Stop):
-                    return
-                for answer in worker.handle(command):
-                    report(answer)
-                message = receive(0.0)
-            if worker.busy:
-                for answer in worker.step():
-                    report(answer)
+        while _round(worker, receive, report):
             heartbeat()
+        return
     except (EOFError, OSError):
         return
     except (InputError, MessageError) as err:
@@ -136,6 +126,22 @@ def serve(make: MakeWorker, receive: Callable[[float], Wire | None], send: Calla
         failure = Failed(f"{type(err).__name__}: {err}", fatal=False, traceback=traceback.format_exc())
     with contextlib.suppress(EOFError, OSError):
         send(to_wire(failure))
+
+
+def _round(worker: Worker, receive: Callable[[float], Wire | None], report: Callable[[Report], None]) -> bool:
+    """Obey all commands that have come, then do one step of the work; False when told to stop."""
+    message = receive(0.0 if worker.busy else HEARTBEAT_S)
+    while message is not None:
+        command = from_wire(message, COMMANDS)
+        if isinstance(command, Stop):
+            return False
+        for answer in worker.handle(command):
+            report(answer)
+        message = receive(0.0)
+    if worker.busy:
+        for answer in worker.step():
+            report(answer)
+    return True
 
 
 def find(name: str) -> Callable[..., Worker]:
@@ -235,7 +241,8 @@ class InlineWorker:
     """A worker in the coordinator's own process and thread: no overlap, no clock, the same order of events every time.
 
     Rollout workers run until they have nothing left before the trainer handles its next command, so with `async` every
-    batch is as stale as `max_staleness` allows. For experiments on staleness, for stepping through a run, and for fast tests.
+    batch is as stale as `max_staleness` allows. For experiments on staleness, for stepping through a run, and for fast
+    tests.
     """
 
     pid: int | None = None

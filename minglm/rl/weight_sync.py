@@ -1,7 +1,7 @@
 """New weights on their way from the trainer to all rollout workers. Torch-free.
 
-The trainer writes a file, the coordinator names it to every worker, and each says that it has loaded it or why not. Only when
-all have it does the version count.
+The trainer writes a file, the coordinator names it to every worker, and each says that it has loaded it or why not.
+Only when all have it does the version count.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The rollout process: an engine that decodes what it is sent and takes new weights as they come.
 
-Commands: Submit, Abort, UpdateWeights. Reports: RolloutsDone, RolloutsAborted, WeightsLoaded, WeightsRefused, Heartbeat.
+Commands: Submit, Abort, UpdateWeights. Reports: RolloutsDone, RolloutsAborted, WeightsLoaded, WeightsRefused,
+    Heartbeat.
 
 A weights file says its version inside; one whose version is not the announced one, or not newer than what is loaded, is
 refused and the old weights stay.

@@ -67,6 +67,7 @@ class Case:
 
     @property
     def chips(self) -> int:
+        """Of the whole case."""
         rollout = self.engines * self.chips_per_engine
         return max(rollout, self.train_chips) if self.colocated else rollout + self.train_chips
 
@@ -91,24 +92,28 @@ class Case:
                 raise InputError(f"{name}={value!r}: must be a whole number of at least {low}")
         if self.kv_limit is not None and longest > self.kv_limit:
             raise InputError(
-                f"kv_limit={self.kv_limit:,.0f} tokens: one trajectory may need {longest:,} (prompt and longest response); "
+                f"kv_limit={self.kv_limit:,.0f} tokens: one trajectory may need {longest:,} (prompt and longest "
+                "response); "
                 f"give more cache, more chips an engine or a lower maximum length"
             )
         if not 0.0 < self.filter_keep <= 1.0:
             raise InputError(
-                f"filter_keep={self.filter_keep:g}: the share of groups that the filter keeps must be above 0 and at most 1"
+                f"filter_keep={self.filter_keep:g}: the share of groups that the filter keeps must be above 0 and at "
+                "most 1"
             )
         if self.warmup >= self.steps:
             raise InputError(f"warmup={self.warmup}: leaves nothing of {self.steps} steps; give more steps")
         if self.parts > 1 and self.policy.mode != "async":
             raise InputError(
-                f"parts={self.parts} with mode {self.policy.mode!r}: only async trains on parts of a batch as they come; use mode async, with max_staleness 0 for a stream without stale data"
+                f"parts={self.parts} with mode {self.policy.mode!r}: only async trains on parts of a batch as they "
+                "come; use mode async, with max_staleness 0 for a stream without stale data"
             )
         if self.policy.prompts_per_batch % self.parts:
             raise InputError(f"parts={self.parts}: must divide the {self.policy.prompts_per_batch} prompts of a batch")
         if self.colocated and (self.policy.continuous or self.policy.generates_ahead):
             raise InputError(
-                f"mode {self.policy.mode!r} colocated: rollout and training run at the same time and need chips of their own; "
+                f"mode {self.policy.mode!r} colocated: rollout and training run at the same time and need chips of "
+                "their own; "
                 f"set colocated: false, or use sync or april"
             )
         return self

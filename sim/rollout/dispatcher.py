@@ -1,7 +1,7 @@
 """Who runs where: groups of prompts handed to engines as the policy allows, and what becomes of them.
 
-One event per completion: an engine plans its next one (`Engine.next_event`), and whatever changes an engine plans it anew; the
-event planned before is then stale and is passed over (`Engine.timer`).
+One event per completion: an engine plans its next one (`Engine.next_event`), and whatever changes an engine plans it
+anew; the event planned before is then stale and is passed over (`Engine.timer`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import cast
 
 import simpy
 
@@ -107,11 +108,12 @@ class Dispatcher:
         due_s = engine.next_event(now)
         if due_s is not None:
             timer = self.env.timeout(max(0.0, due_s - now), (engine, engine.timer))
+            assert timer.callbacks is not None, "a timeout that has not happened has callbacks"
             timer.callbacks.append(self._on_due)
 
     # ---- what happens
     def _on_due(self, event: simpy.Event) -> None:
-        engine, timer = event.value
+        engine, timer = cast(tuple[Engine, int], event.value)
         if timer != engine.timer:
             return  # the engine changed since
         before = engine.n
@@ -180,8 +182,8 @@ class Dispatcher:
         return batch
 
     def end_rollout(self) -> None:
-        """A rollout phase ends. What still runs is stopped: april keeps the parts for the next phase, the others lose what
-        a filter's refill began."""
+        """A rollout phase ends. What still runs is stopped: april keeps the parts for the next phase, the others lose
+        what a filter's refill began."""
         self.collector.rollout_spans.append((self.rollout_began, self.last_complete))
         if self.running:
             self._abort()
@@ -208,7 +210,8 @@ class Dispatcher:
         self._loads = [(0, engine.id) for engine in self.engines]
 
     def slow_down(self, factor: float) -> None:
-        """From now on every engine takes `factor` times its usual seconds: a trainer shares the machine, or no longer."""
+        """From now on every engine takes `factor` times its usual seconds: a trainer shares the machine, or no
+        longer."""
         for engine in self.engines:
             engine.advance(self.env.now)
             engine.slow = factor

@@ -1,7 +1,7 @@
 """What a planner asks of a rollout case: the best split of chips, the over-sampling that pays, money per trained token.
 
-Sweeps run on a folded cluster: engines, prompts and trainer divided alike, so that every engine sees the same load. What is
-lost is the smoothing of rare events over many engines; `fold` says how far it went.
+Sweeps run on a folded cluster: engines, prompts and trainer divided alike, so that every engine sees the same load.
+What is lost is the smoothing of rare events over many engines; `fold` says how far it went.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from dataclasses import replace
 
 from minglm.errors import InputError
 from minglm.rl.policy import Policy
+from sim.base.figure import figure
 from sim.cost.money import Range, costs
 from sim.rollout.case import Case
 from sim.rollout.metrics import compare
+from sim.rollout.rates import cluster_of
 from sim.rollout.result import Result
 from sim.rollout.scenario import Given, read
 from sim.rollout.simulate import simulate
+from sim.serving.calibration import error_band
 
 FOLDED = 6_000  # trajectories of a step that a sweep simulates at most
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -60,7 +63,8 @@ def best_split(case: Case, shares: Sequence[float] = SHARES) -> dict:
     """Trained tokens/s over the share of the chips that roll out, the rest training; refused for colocated cases."""
     if case.colocated or not case.train_chips:
         raise InputError(
-            "best split: rollout and training share the chips; give train_chips, or a mode that separates them (one_step_off, async, glm5)"
+            "best split: rollout and training share the chips; give train_chips, or a mode that separates them "
+            "(one_step_off, async, glm5)"
         )
     small, k = fold(case)
     small = replace(small, steps=5, warmup=2)
@@ -123,10 +127,6 @@ def money(given: Given, result: Result) -> dict[str, Range] | None:
     The interval takes the prices at their ends and the time at the ends of the band of the decode predictions
     (`sim.serving.calibration.error_band`), run through the simulator on the folded case.
     """
-    from sim.base.figure import figure
-    from sim.rollout.rates import cluster_of
-    from sim.serving.calibration import error_band
-
     if "cluster" not in given.values or not result.throughput.trained_tokens or not result.chips:
         return None
     place, case = cluster_of(given.values["cluster"]), given.case

@@ -82,7 +82,8 @@ class Result:
     utilisation: Utilisation
     staleness: Staleness
     waste: Waste
-    # Trajectories of the whole run: submitted = trained + filtered + too_stale + surplus + waiting + buffered + running.
+    # Trajectories of the whole run: submitted = trained + filtered + too_stale + surplus + waiting + buffered +
+    # running.
     counts: Mapping[str, int]
     watched: tuple[tuple[tuple[float, int], ...], ...] = field(repr=False, default=())  # per engine: (second, running)
     trainer_spans: tuple[tuple[str, float, float], ...] = field(repr=False, default=())  # (kind, start, end)

@@ -1,9 +1,9 @@
 """Asynchronous RL on a cluster: rollout engines, a data buffer, a trainer, weight syncs (SimPy).
 
-The rules are `minglm.rl.policy.Policy`, the ones that the real loop obeys: who may start, when a batch is ready, what is too
-stale. This room adds time: engines decode at rates that depend on batch and cache (`sim.rollout.engine`), the trainer takes
-seconds per token, a weight sync takes seconds. One event per completion, none per token, so that half a million trajectories
-on three thousand engines take seconds of one core.
+The rules are `minglm.rl.policy.Policy`, the ones that the real loop obeys: who may start, when a batch is ready, what
+is too stale. This room adds time: engines decode at rates that depend on batch and cache (`sim.rollout.engine`), the
+trainer takes seconds per token, a weight sync takes seconds. One event per completion, none per token, so that half a
+million trajectories on three thousand engines take seconds of one core.
 
     >>> from minglm.rl.policy import Policy
     >>> from sim.rollout.engine import DecodeCurve
@@ -13,8 +13,8 @@ on three thousand engines take seconds of one core.
     >>> simulate(case).throughput.trained_trajectories
     64
 
-Units: seconds and tokens. A *group* is one prompt with all its samples; only complete groups train. Deterministic: lengths
-are drawn per group in the order of creation from one seed, so that every mode meets the same groups.
+Units: seconds and tokens. A *group* is one prompt with all its samples; only complete groups train. Deterministic:
+lengths are drawn per group in the order of creation from one seed, so that every mode meets the same groups.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def simulate(case: Case) -> Result:
     except RuntimeError:  # simpy: nothing is scheduled and the trainer still waits
         raise InputError(
             f"mode {case.policy.mode}: after {len(collector.steps)} steps nothing runs and no batch of "
-            f"{case.policy.prompts_per_batch} groups is complete; raise filter_staleness_above, filter_keep or max_concurrent"
+            f"{case.policy.prompts_per_batch} groups is complete; raise filter_staleness_above, filter_keep or "
+            "max_concurrent"
         ) from None
     finally:
         if collecting:

@@ -56,7 +56,8 @@ def figure(result: Result, title: str | None = None, height: int = 460):
         legend=dict(orientation="h", y=-0.15),
         title=dict(
             text=title
-            or f"{result.mode}: {result.throughput.step_s:,.4g} s a step, engines idle {result.utilisation.rollout_idle:.0%}, tail {result.utilisation.tail_share:.0%}",
+            or f"{result.mode}: {result.throughput.step_s:,.4g} s a step, engines idle "
+            f"{result.utilisation.rollout_idle:.0%}, tail {result.utilisation.tail_share:.0%}",
             x=0.01,
             xanchor="left",
             font=dict(size=15),
