@@ -228,7 +228,7 @@ class Engine:
             mine.copy_(state[name])
         self.version = version
         self.stats.weight_syncs += 1
-        self.decoder.refold()
+        self.decoder.refresh()
         if self.recompute_kv_on_weight_sync:
             again = list(self._rows) + ([self._long] if self._long else [])
             self._queue.extendleft(reversed(again))

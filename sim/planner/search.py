@@ -33,12 +33,12 @@ class Found:
         return self.tokens / self.step_s
 
     @property
-    def chips(self) -> int:
-        return self.candidate.chips
+    def num_chips(self) -> int:
+        return self.candidate.num_chips
 
     def value(self, objective: str) -> float:
         """Smaller is better: seconds a token, or chip-seconds a token where cost counts."""
-        return self.step_s / self.tokens * (self.chips if objective == "cost" else 1)
+        return self.step_s / self.tokens * (self.num_chips if objective == "cost" else 1)
 
 
 @dataclass
@@ -100,7 +100,9 @@ def search(
                         continue
                     used, tokens = tp * cp * pp * dp, size * seq
                     alone = dp * cp == 1
-                    if ranking.beats(schedule, used, (m * least * costs.slow(used) + costs.stack.fixed_s) / tokens):
+                    if ranking.beats(
+                        schedule, used, (m * least * costs.straggler(used) + costs.stack.fixed_s) / tokens
+                    ):
                         out.bounded += sum(not (alone and z) for _, z, _ in leaves)
                         continue
                     bound: dict[tuple, bool] = {}
@@ -110,15 +112,17 @@ def search(
                         c = Candidate(tp, cp, ep, etp, micro, recompute, pp, vpp, schedule, dp, zero, size, switch)
                         key = (recompute, costs.layer_set[switch])
                         if key not in bound:
-                            bound[key] = ranking.full and ranking.beats(schedule, used, costs.at_least(c) / tokens)
+                            bound[key] = ranking.full and ranking.beats(schedule, used, costs.lower_bound(c) / tokens)
                         if bound[key]:
                             out.bounded += 1
                             continue
                         need = costs.memory_bytes(c)
-                        if need > costs.room:
+                        if need > costs.memory_capacity:
                             out.too_large += 1
-                            if not ranking.best and (out.nearest is None or need - costs.room < out.nearest[1]):
-                                out.nearest = (c, need - costs.room)
+                            if not ranking.best and (
+                                out.nearest is None or need - costs.memory_capacity < out.nearest[1]
+                            ):
+                                out.nearest = (c, need - costs.memory_capacity)
                             continue
                         seconds = costs.step_s(c)
                         out.evaluated += 1
@@ -164,7 +168,7 @@ class _Ranking:
             bisect.insort(self.best, (value, c, found), key=lambda b: b[:2])
             if self.keep is not None:
                 del self.best[self.keep :]
-        self.front.add(c.chips, found.value("time"), found)
+        self.front.add(c.num_chips, found.value("time"), found)
         top = self.by_schedule.get(c.schedule)
         if top is None or value < top.value(self.objective):
             self.by_schedule[c.schedule] = found

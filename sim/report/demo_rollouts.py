@@ -78,7 +78,7 @@ def section(page: Page, run_dir: Path) -> None:
             f"{r['trajectories'] / r['measured']:.0f}",
             f"{r['measured']:.3f}",
             f"{r['predicted']:.3f}",
-            "gave the rates" if r["kind"] == "fit" else f"{100 * r['error']:+.0f}%",
+            "gave the rates" if r["kind"] == "calibration" else f"{100 * r['error']:+.0f}%",
         ]
         for r in report["rows"]
     ]

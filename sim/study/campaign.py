@@ -86,12 +86,12 @@ def campaign_input(s: Scenario, legs: tuple, level: str | None = None):
     extra = {} if s.horizon_s is None else {"horizon_s": s.horizon_s}
     return CampaignInput(
         legs=legs,
-        chips=s.chips,
+        cluster_chips=s.cluster_chips,
         failures=failure_model(s, level),
         checkpoint=saved,
         recovery=Recovery(**given),
         slow=SlowServers() if f.get("slow_servers", True) else None,
-        chips_per_server=min(s.cluster.chips_per_node, s.chips, *(leg.pace.chips for leg in legs)),
+        chips_per_server=min(s.cluster.chips_per_node, s.cluster_chips, *(leg.pace.num_chips for leg in legs)),
         max_failures=MAX_FAILURES,
         **extra,
     )
@@ -133,21 +133,22 @@ def campaign_legs(s: Scenario, cluster: Cluster | None = None, like: tuple = ())
                 f"{phase.name}: a batch of {wanted:,.0f} sequences does not divide over {plan.dp} replicas; use fewer replicas"
             )
         return Pace(
-            seconds(name, phase.seq, batch, phase.name.startswith("DSA"), 1, False),
+            seconds(name, phase.seq, batch, phase.attention == "sparse", 1, False),
             batch * phase.seq,
-            plan.chips,
+            plan.num_chips,
             plan.dp,
             name,
         )
 
     seqs = {phase.name: phase.seq for phase in phases}
+    sparse = {phase.name: phase.attention == "sparse" for phase in phases}
 
     def played(leg: Leg) -> Leg:
         key = (
             leg.pace.plan,
             seqs[leg.phase],
             round(leg.pace.tokens_per_step / seqs[leg.phase]),
-            leg.phase.startswith("DSA"),
+            sparse[leg.phase],
         )
         if not like:
             return replace(leg, pace=replace(leg.pace, step_s=seconds(*key, 0, True)))
@@ -162,7 +163,7 @@ def campaign_legs(s: Scenario, cluster: Cluster | None = None, like: tuple = ())
 
 def _sparse_model(s: Scenario) -> ModelSpec:
     """The model of the DSA phases, where the scenario's own is still dense."""
-    later = s.document.get("attention") == "dense" and any(p.name.startswith("DSA") for p in s.phases)
+    later = s.document.get("attention") == "dense" and any(p.attention == "sparse" for p in s.phases)
     return load_model(s.document["model"]) if later else s.model
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from minglm.errors import InputError
 from sim.cost import memory
-from sim.cost.evaluate import in_closed_form, stretched
+from sim.cost.evaluate import in_closed_form, scale_compute
 from sim.cost.step import Estimate
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
@@ -27,7 +27,7 @@ class Point:
     result: step.StepResult
     closed_form_s: float
     straggler: float
-    chips: int
+    num_chips: int
 
     @property
     def tokens_per_s(self) -> float:
@@ -63,7 +63,7 @@ def evaluate(
             + ("leave the jitter out, or " if noise else "")
             + "lower the batch or raise micro_batch"
         )
-    costs = made.costs if noise else stretched(made.costs, slow)
+    costs = made.costs if noise else scale_compute(made.costs, slow)
     # experts spread over several replicas: these meet in every expert layer and go at the pace of their slowest chip
     together = max(1, plan.ep * plan.etp // (plan.tp * plan.cp)) if noise and model.experts else 1
     result = step.simulate(
@@ -75,4 +75,4 @@ def evaluate(
         recorder=recorder,
         lockstep=min(together, plan.dp),
     )
-    return Point(made, need, result, closed, slow, plan.chips)
+    return Point(made, need, result, closed, slow, plan.num_chips)

@@ -1,4 +1,4 @@
-"""Published figures of RL systems beside what the simulator says: fitted rows and predicted rows apart.
+"""Published figures of RL systems beside what the simulator says: calibration and holdout rows apart.
 
 A family of rows (`data/rollouts/published.yaml`) shares its inputs and at most one fitted scalar, found on one row by
 bisection; every other row is predicted with it. A row is a case of `sim.rollout.scenario` with `measured`; `measured`
@@ -17,12 +17,11 @@ from typing import Any
 from minglm import datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
+from sim.base.row_kinds import row_kind
 from sim.rollout.metrics import quantity
 from sim.rollout.scenario import baseline, canonical, read
 from sim.rollout.simulate import simulate
 from sim.validation.predict import scores
-
-USES = ("fit", "predict", "listed")
 
 
 @functools.lru_cache(maxsize=1)
@@ -30,18 +29,14 @@ def document() -> Mapping[str, Any]:
     """The families and rows, checked.
 
     Raises:
-        InputError: a row without source or family, or a second fitted row of a family.
+        InputError: a row without source or family, another use, or a second calibration row of a family.
     """
     values: Any = read_document(datafiles.data("rollouts", "published.yaml"))
     fitted: dict[str, str] = {}
     for row in values["rows"]:
         if row.get("use") not in USES or not row.get("source") or row.get("family") not in values["families"]:
             raise InputError(
-                f"rollout row {row.get('id')!r}: needs use ({', '.join(USES)}), source and a family that is there"
-            )
-        if row["use"] == "fit" and fitted.setdefault(row["family"], row["id"]) != row["id"]:
-            raise InputError(
-                f"rollout row {row['id']!r}: a second fitted row of family {row['family']}; one scalar has one row"
+                f"rollout row {row['id']!r}: a second calibration row of family {row['family']}; one scalar has one row"
             )
     return dict(values)
 
@@ -76,7 +71,7 @@ def fitted(family: str) -> tuple[str, float, str] | None:
     if "fit_from" in document()["families"][family]:
         return fitted(document()["families"][family]["fit_from"])
     spec = document()["families"][family].get("fit")
-    row = next((r for r in document()["rows"] if r["family"] == family and r["use"] == "fit"), None)
+    row = next((r for r in document()["rows"] if r["family"] == family and r["use"] == "calibration"), None)
     if not spec or row is None:
         return None
     key, low, high = spec["key"], float(spec["low"]), float(spec["high"])
@@ -157,7 +152,7 @@ def validate() -> dict[str, Any]:
         "orderings": orderings,
         "constants": constants,
         "cross_validated": None,
-        "missed": [e["id"] for e in table if e["kind"] == "predict" and e["within"] is False],
+        "missed": [e["id"] for e in table if e["kind"] == "holdout" and e["within"] is False],
     }
 
 
@@ -165,8 +160,8 @@ def table_text(report: Mapping[str, Any], assumptions: bool = True) -> str:
     """The report as aligned text."""
     lines = []
     for kind, title in (
-        ("predict", "Predicted rows"),
-        ("fit", "Fitted rows (their family's one scalar comes from them)"),
+        ("holdout", "Holdout rows (predicted; nothing was fitted on them)"),
+        ("calibration", "Calibration rows (their family's one scalar comes from them)"),
     ):
         lines.append(f"{title}\n  {'row':36} {'quantity':20} {'published':>10} {'predicted':>10} {'error':>10}  aim")
         for e in (e for e in report["rows"] if e["kind"] == kind):
@@ -195,8 +190,8 @@ def table_text(report: Mapping[str, Any], assumptions: bool = True) -> str:
                 + f"  {aim}"
             )
         lines.append("")
-    lines.append("Listed, not scored")
-    lines += [f"  {e['id'][:36]:36} {e['reason']}" for e in report["rows"] if e["kind"] == "listed"] + [""]
+    lines.append("Unsupported, not scored")
+    lines += [f"  {e['id'][:36]:36} {e['reason']}" for e in report["rows"] if e["kind"] == "unsupported"] + [""]
     for o in report["orderings"]:
         lines.append(
             f"ordering     {o['name']}: {'holds' if o['holds'] else 'DOES NOT HOLD'} "

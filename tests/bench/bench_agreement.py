@@ -55,7 +55,7 @@ def run() -> list[dict]:
         (runs[0] / "profile.json").write_text(json.dumps(profile(start, recipes.load("long_tail"))), encoding="utf-8")
         report = agree(runs)
         print(table_text(report), file=sys.stderr)
-    for r in [r for r in report["rows"] if r["kind"] == "predict"]:
+    for r in [r for r in report["rows"] if r["kind"] == "holdout"]:
         error = 100 * r["error"]
         rows.append(
             dict(

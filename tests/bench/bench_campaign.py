@@ -8,11 +8,12 @@ from __future__ import annotations
 import statistics
 import time
 
+from sim.base.units import DAY_S
 from sim.spec.phases import GLM5, Leg, Pace, legs
 from sim.training import campaign
 from sim.training.campaign import CampaignInput
 from sim.training.checkpoints import Checkpoint
-from sim.training.failures import DAY_S, FailureModel
+from sim.training.failures import FailureModel
 
 NAME = "campaign"
 CHECKPOINT = Checkpoint("async", bytes=10.5e12, write_bytes_per_s=200e9)
@@ -25,14 +26,14 @@ def headline() -> CampaignInput:
         longer = 1.0 + phase.seq / 16384
         return Pace(0.1 + 3.1 * batch / 64e6 * longer, batch, 99_840, 780, f"plan for {phase.seq}")
 
-    return CampaignInput(legs(GLM5, pace), chips=100_000, checkpoint=CHECKPOINT)
+    return CampaignInput(legs(GLM5, pace), cluster_chips=100_000, checkpoint=CHECKPOINT)
 
 
 def stress() -> CampaignInput:
     """90 days at 100,000 chips and one failure per 18 minutes."""
     leg = Leg("stress", 10**7, Pace(3.2, 64e6, 99_840, 780, "one"))
     return CampaignInput(
-        (leg,), chips=100_000, checkpoint=CHECKPOINT, failures=FailureModel.named("high"), horizon_s=90 * DAY_S
+        (leg,), cluster_chips=100_000, checkpoint=CHECKPOINT, failures=FailureModel.named("high"), horizon_s=90 * DAY_S
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -44,9 +45,29 @@ def test_nothing_in_minglm_imports_sim():
 
 
 def test_ci_runs_exactly_make_test():
-    lines = [x.strip() for x in (ROOT / ".ci" / "run").read_text().splitlines()]
-    commands = [x for x in lines if x and not x.startswith("#") and not x.startswith(("set ", "cd "))]
-    assert commands == ["make test"]
+    lines = [x.strip() for x in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
+    assert lines[-1] == "make test"
+    assert not [x for x in lines[:-1] if re.search(r"\b(make|pytest|python3?|pip)\b", x)], (
+        "whatever else there is, make does"
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+@pytest.mark.parametrize(
+    "user, apt_get, says",
+    [("0", "exit 0", ""), ("0", "exit 1", "could not be installed"), ("7", "exit 0", "no rights")],
+)
+def test_ci_goes_on_without_a_browser(tmp_path, user, apt_get, says):
+    """`make` and what looks for Chromium are stubs; nothing is installed."""
+    for name, body in {"make": 'echo "make $*"', "apt-get": apt_get, "id": f"echo {user}"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "sh", "env", "dirname", "timeout"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    run = subprocess.run([ROOT / ".ci" / "run"], capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    first, _, last = run.stdout.rstrip().rpartition("\n")
+    assert last == "make test" and says in first and first.count("\n") == 0 and bool(first) == bool(says)
 
 
 def test_environment_for_conda_is_in_step_with_pyproject():
@@ -116,3 +137,16 @@ def test_how_threads_wait_is_set_before_torch_and_a_user_s_choice_is_kept(given,
         env=env,
     )
     assert done.stdout.strip() == str(kept)
+
+
+def test_tests_of_a_group_stay_on_one_worker(tmp_path):
+    """Where they do not, nothing fails: tests that must not run beside each other would, and fixtures be made twice."""
+    pytest.importorskip("xdist", reason="pytest-xdist is missing: pip install -e '.[dev]'")
+    text = "import pytest\n@pytest.mark.xdist_group('g')\n@pytest.mark.parametrize('i', range(6))\ndef test_one(i, worker_id):\n    print('ran on', worker_id)\n"
+    (tmp_path / "test_group.py").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-rP", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "-n", "2", "--dist", "loadgroup", "test_group.py"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout
+    assert sorted(set(re.findall(r"ran on (\w+)", done.stdout))) in (["gw0"], ["gw1"]), done.stdout

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.spec.plan import SCHEDULES
 from sim.training import schedules
 from sim.training.jitter import Jitter
 from sim.training.step import simulate
@@ -19,7 +20,7 @@ time_s = st.floats(0.0, 3.0, allow_nan=False)
 @st.composite
 def steps(draw):
     """(costs, schedule) that the schedule accepts, with uneven stages."""
-    schedule = draw(st.sampled_from(schedules.SCHEDULES))
+    schedule = draw(st.sampled_from(SCHEDULES))
     ranks = draw(st.integers(1, 6))
     chunks = schedules.CHUNKS[schedule] or draw(st.integers(2, 3))
     m = draw(st.integers(1, 8))
@@ -114,7 +115,7 @@ def test_slowness_only_adds(step, seed):
     assert simulate(costs, schedule, jitter=j, seed=seed, replicas=3).step_s >= simulate(costs, schedule).step_s - 1e-9
 
 
-@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_hypothesis_reaches_every_schedule(schedule):
     """The generator above is only worth something if no schedule is out of its reach."""
     from hypothesis import find

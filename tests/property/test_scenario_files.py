@@ -106,7 +106,7 @@ ROW = {
     "options": {"zero": 1},
     "stack": "x",
     "measured": {"seconds_per_step": 1.0},
-    "kind": "predict",
+    "kind": "holdout",
     "assumed": [],
     "id": "r",
     "source": "s",

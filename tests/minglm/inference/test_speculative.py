@@ -54,6 +54,7 @@ def test_stop_tokens_inside_a_run_of_drafts(model):
     assert (drafted.tokens, drafted.stopped) == (plain.tokens, plain.stopped)
 
 
+@pytest.mark.slow
 def test_good_drafts_are_kept_and_save_steps(periodic):
     model, prompts = periodic
     plain, drafted = generate(model, prompts, 20), generate(model, prompts, 20, speculate=1)
@@ -72,6 +73,7 @@ def test_bad_drafts_are_all_rejected_and_change_nothing(periodic, monkeypatch):
     assert drafted.tokens == plain.tokens and drafted.acceptance == 0
 
 
+@pytest.mark.slow
 def test_sampled_pairs_follow_the_models_own_distribution():
     """A vocabulary of 4, every pair of next tokens enumerated exactly, 3000 seeds, drafts on; chi-square at one in a thousand."""
     torch.manual_seed(3)
@@ -91,8 +93,8 @@ def test_sampled_pairs_follow_the_models_own_distribution():
 
 def test_the_module_reads_what_training_showed_it(periodic):
     """The first draft equals depth 1 of the model's own MTP forward over the whole sequence."""
-    from minglm.model.attention import View
-    from minglm.model.model import Tally
+    from minglm.model.attention import ForwardContext
+    from minglm.model.model import AuxLosses
 
     model, prompts = periodic
     rows = prompts[:3]
@@ -106,7 +108,9 @@ def test_the_module_reads_what_training_showed_it(periodic):
     drafts = speculator._draft([0.0] * 3, [1.0] * 3, [(0, 1)] * 3)
     with torch.no_grad():
         following = torch.cat((torch.tensor(rows)[:, 1:], chosen[:, None]), 1)
-        whole = model.mtp_step(hidden, following, View("sparse", model._rope_slice(0, 8, hidden.device)), Tally())
+        whole = model.mtp_step(
+            hidden, following, ForwardContext("sparse", model.rope_slice(0, 8, hidden.device)), AuxLosses()
+        )
         want = model.lm_head(model.mtp.norm(whole[:, -1])).argmax(-1)
     assert drafts[:, 0].tolist() == want.tolist()
 

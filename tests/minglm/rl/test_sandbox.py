@@ -172,6 +172,8 @@ def test_nothing_outside_can_be_reached(name, hook, tmp_path):
 
 NATIVE = """
 import ctypes
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sandbox")]
 libc = ctypes.CDLL(None, use_errno=True)
 def f(*numbers):
     out = []

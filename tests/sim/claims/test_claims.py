@@ -246,7 +246,7 @@ def test_claims_are_values():
 
 def test_the_ledger_loads_without_torch_or_numpy():
     code = (
-        "import sys, sim.claims.ledger, sim.claims.rules, sim.claims.elo\n"
+        "import sys, sim.claims.ledger, sim.claims.rules, minglm.evals.statistics\n"
         "result = sim.claims.ledger.run()\n"
         "assert result['all_follow']\n"
         "loaded = {'torch', 'numpy', 'plotly'} & set(sys.modules)\n"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from minglm.errors import InputError
-from sim.cost.evaluate import stretched
+from sim.cost.evaluate import scale_compute
 from sim.scenario.training import load_scenario, resolve
 from sim.spec.plan import describe
 from sim.study.campaign import campaign_legs, corner
@@ -115,15 +115,15 @@ def test_corners_bracket():
 
 def test_stretched_multiplies_compute_only():
     costs = point(resolve(SMALL)).estimate.costs
-    slow = stretched(costs, 2.0)
+    slow = scale_compute(costs, 2.0)
     assert slow.chunks[0][0].forward_s == 2 * costs.chunks[0][0].forward_s and slow.p2p_s == costs.p2p_s
 
 
 def test_published_run_within_reach():
     # DeepSeek-V3's 180K H800-hours per trillion tokens; the error of all published rows is printed by clustersim validate
     s = load_scenario("deepseek_v3_h800")
-    assert s.plan.chips == 2048 and describe(s.plan).startswith("TP1 PP16 EP64")
-    assert campaign_legs(s)[0].pace.chips == 2048
+    assert s.plan.num_chips == 2048 and describe(s.plan).startswith("TP1 PP16 EP64")
+    assert campaign_legs(s)[0].pace.num_chips == 2048
 
 
 def test_what_cannot_run_is_refused_in_words():

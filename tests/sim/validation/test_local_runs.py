@@ -128,7 +128,7 @@ def test_other_modes_and_sizes_are_predicted(tmp_path):
         write_run(tmp_path / "async", "async", 1, 12, max_staleness=2),
     ]
     report = agree(runs)
-    assert [r["kind"] for r in report["rows"]] == ["fit", "predict", "predict", "predict"]
+    assert [r["kind"] for r in report["rows"]] == ["calibration", "holdout", "holdout", "holdout"]
     assert all(abs(r["error"]) < 0.10 for r in report["rows"]), report["rows"]
     assert all(abs(g["error"]) < 0.10 for g in report["gains"]) and {g["mode"] for g in report["gains"]} == {
         "april",
@@ -170,5 +170,5 @@ def test_a_mode_with_two_runs_brings_its_own_overhead(tmp_path):
     ]
     alone = agree([first, slow[1]])["rows"][1]
     taught = agree([first, *slow])["rows"]
-    assert [r["kind"] for r in taught] == ["fit", "fit", "predict"]
+    assert [r["kind"] for r in taught] == ["calibration", "calibration", "holdout"]
     assert alone["error"] < -0.1 and abs(taught[2]["error"]) < abs(alone["error"]) / 2
