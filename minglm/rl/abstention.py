@@ -164,13 +164,13 @@ def reinforce(model: Model, world: World, settings: Settings, log: Callable[[Row
             )
             for _ in range(settings.rl_prompts)
         ]
-        asked = [q for q in questions for _ in range(settings.samples)]
-        prompts = [hw.prompt_tokens(q) for q in asked]
+        repeated = [q for q in questions for _ in range(settings.samples)]
+        prompts = [hw.prompt_tokens(q) for q in repeated]
         out = generate(model, prompts, 3, temperature=1.0, seed=rng.randrange(2**31), stop=(hw.EOS,), mode="dense")
         answers = [tokens + [hw.EOS] * stopped for tokens, stopped in zip(out.tokens, out.stopped, strict=True)]
         grades = [
             hw.grade(q, hw.words(tokens)) if stopped else "incorrect"
-            for q, tokens, stopped in zip(asked, out.tokens, out.stopped, strict=True)
+            for q, tokens, stopped in zip(repeated, out.tokens, out.stopped, strict=True)
         ]
         rewards = torch.tensor([hw.REWARDS[g] for g in grades]).view(-1, settings.samples)
         advantages = group_advantages(rewards).flatten()
@@ -183,8 +183,8 @@ def reinforce(model: Model, world: World, settings: Settings, log: Callable[[Row
         loss.backward()
         optimizer.clip_grad_norm(1.0)
         optimizer.step(min(1, (step + 1) / 10))
-        known = [g for q, g in zip(asked, grades, strict=True) if q.kind == "known"]
-        others = [g for q, g in zip(asked, grades, strict=True) if q.kind != "known"]
+        known = [g for q, g in zip(repeated, grades, strict=True) if q.kind == "known"]
+        others = [g for q, g in zip(repeated, grades, strict=True) if q.kind != "known"]
         log(
             {
                 "step": step + 1,

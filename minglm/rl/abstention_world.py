@@ -170,17 +170,17 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def grade(question: Question, said: Sequence[str]) -> str:
+def grade(question: Question, response: Sequence[str]) -> str:
     """ "correct", "partial" (two words, one of them right), "abstained" (the one word unknown) or "incorrect" (the
     rest)."""
-    said = tuple(said)
-    if said == (UNKNOWN,):
+    response = tuple(response)
+    if response == (UNKNOWN,):
         return "abstained"
-    if said == question.answer:
+    if response == question.answer:
         return "correct"
     return (
         "partial"
-        if len(said) == 2 and sum(s == t for s, t in zip(said, question.answer, strict=True)) == 1
+        if len(response) == 2 and sum(s == t for s, t in zip(response, question.answer, strict=True)) == 1
         else "incorrect"
     )
 

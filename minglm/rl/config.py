@@ -104,24 +104,24 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        given = [1] if self.difficulty is None else self.difficulty
-        given = (
-            [given]
-            if isinstance(given, int) and not isinstance(given, bool)
-            else list(given)
-            if isinstance(given, (list, tuple))
-            else given
+        difficulties = [1] if self.difficulty is None else self.difficulty
+        difficulties = (
+            [difficulties]
+            if isinstance(difficulties, int) and not isinstance(difficulties, bool)
+            else list(difficulties)
+            if isinstance(difficulties, (list, tuple))
+            else difficulties
         )
         if (
-            not isinstance(given, list)
-            or not given
-            or any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in given)
+            not isinstance(difficulties, list)
+            or not difficulties
+            or any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in difficulties)
         ):
             raise InputError(
                 f"difficulty={self.difficulty!r}: must be whole numbers of at least 1; for example difficulty: [1, 2, "
                 "4]"
             )
-        object.__setattr__(self, "difficulty", given)
+        object.__setattr__(self, "difficulty", difficulties)
         for spec in dataclasses.fields(self):
             if spec.name != "difficulty":
                 object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))

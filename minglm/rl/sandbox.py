@@ -235,17 +235,17 @@ def _died(code: int | None) -> str:
 def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, str, int | None]:
     """Start the child, feed it, read what it says within the limits, kill it. → results, prints, "" or why it was
     stopped, exit code."""
-    over = threading.Event()
+    too_much = threading.Event()
 
     def read(pipe, into: bytearray) -> None:
         while chunk := pipe.read1(8192):
             into += chunk[: max(0, limits.output_bytes + 1 - len(into))]
             if len(into) > limits.output_bytes:
-                over.set()
+                too_much.set()
                 return
 
     with tempfile.TemporaryDirectory(prefix="minglm-sandbox-", ignore_cleanup_errors=True) as folder:
-        keep = {
+        environment = {
             k: os.environ[k] for k in ("SYSTEMROOT", "SystemRoot") if k in os.environ
         }  # Windows cannot start without
         process = subprocess.Popen(
@@ -254,7 +254,7 @@ def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, st
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=folder,
-            env=keep,
+            env=environment,
             close_fds=True,
             start_new_session=True,
         )
@@ -274,14 +274,14 @@ def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, st
             except OSError:
                 pass  # it died before it read; its exit code says how
             deadline = started + limits.time_s
-            while any(r.is_alive() for r in readers) and not over.is_set():
+            while any(r.is_alive() for r in readers) and not too_much.is_set():
                 if time.monotonic() >= deadline:
                     why = "timeout"
                     break
                 readers[0].join(0.005)
                 if not readers[0].is_alive():
                     readers[1].join(0.005)
-            why = "output" if over.is_set() else why
+            why = "output" if too_much.is_set() else why
         finally:
             code = _kill(process)
         for reader in readers:

@@ -84,7 +84,8 @@ class WarmStart:
         task_registry.get(self.task, self.tail)
         if self.label_noise and self.task != "sum":
             raise InputError(
-                f"label_noise={self.label_noise} with task {self.task}: only task sum has noisy demonstrations; leave it out"
+                f"label_noise={self.label_noise} with task {self.task}: only task sum has noisy demonstrations; "
+                "leave it out"
             )
         self.config()
 
@@ -217,12 +218,12 @@ class Rows:
         )
 
 
-def careless_sum(prompt: str, rng, slips: float) -> str:
+def noisy_sum(prompt: str, rng: random.Random, label_noise: float) -> str:
     """A worked running total of which a part of the steps is off by one or two; what follows goes on from the wrong
     total.
 
     What is imitated is then often wrong for no reason that the prompt shows, as in text that people wrote. The model
-    learns the right step as the likeliest one and the slips with it; RL, which only sees right answers rewarded,
+    learns the right step as the likeliest one and the errors with it; RL, which only sees right answers rewarded,
     unlearns them.
 
     >>> import random

@@ -101,13 +101,13 @@ def section(page: Page, run_dir: Path) -> None:
         fig = plots.figure(
             f"{NAMES[mode]}: responses in flight over {SHOWN} updates", "seconds", "responses being generated"
         )
-        for index, (name, found) in enumerate(
+        for index, (name, curve) in enumerate(
             (
                 ("measured", measured_running(run, first, first + SHOWN)),
                 ("simulated", simulated_running(run, profile, first, first + SHOWN)),
             )
         ):
-            plots.line(fig, *found, name, index, line_shape="hv")
+            plots.line(fig, *curve, name, index, line_shape="hv")
         page.figure(
             fig,
             f"Responses being generated over {SHOWN} updates of the run ({NAMES[mode]}), measured and simulated; "

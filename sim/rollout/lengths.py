@@ -190,17 +190,17 @@ def _mean(median: float, sigma: float, cap: float) -> float:
 
 def _bisect(f, low: float, high: float, refusal: str) -> float:
     """A root of f between low and high, the first that a coarse walk from `low` meets."""
-    last, at = f(low), low
+    last, edge = f(low), low
     for i in range(1, 101):
         x = low + (high - low) * i / 100
         value = f(x)
         if (last <= 0 <= value) or (value <= 0 <= last):
             break
-        last, at = value, x
+        last, edge = value, x
     else:
         raise InputError(refusal + "; check the figures")
     sign = 1.0 if value >= last else -1.0
-    a, b = at, x
+    a, b = edge, x
     for _ in range(80):
         middle = (a + b) / 2
         if sign * f(middle) < 0:

@@ -41,11 +41,11 @@ def fold(case: Case, trajectories: int = FOLDED) -> tuple[Case, int]:
         k = min(want, case.engines, case.policy.prompts_per_batch)
     p = case.policy
     groups = max(1, p.prompts_per_batch // k)
-    over = None if p.over_sampling is None else max(groups, round(p.over_sampling / k))
+    over_sampling = None if p.over_sampling is None else max(groups, round(p.over_sampling / k))
     policy = replace(
         p,
         prompts_per_batch=groups,
-        over_sampling=over,
+        over_sampling=over_sampling,
         max_concurrent=None if p.max_concurrent is None else max(1, p.max_concurrent // k),
     )
     parts = case.parts if groups % case.parts == 0 else 1
@@ -121,15 +121,15 @@ def over_sampling_that_pays(case: Case, factors: Sequence[float] = FACTORS) -> d
     return {"rows": rows, "best": max(rows, key=lambda row: row["trained_tokens_per_s"]), "fold": k}
 
 
-def money(given: Given, result: Result) -> dict[str, Range] | None:
+def money(case_file: Given, result: Result) -> dict[str, Range] | None:
     """Rent and ownership per million trained tokens; None where no cluster is named.
 
     The interval takes the prices at their ends and the time at the ends of the band of the decode predictions
     (`sim.serving.calibration.error_band`), run through the simulator on the folded case.
     """
-    if "cluster" not in given.values or not result.throughput.trained_tokens or not result.chips:
+    if "cluster" not in case_file.values or not result.throughput.trained_tokens or not result.chips:
         return None
-    place, case = cluster_of(given.values["cluster"]), given.case
+    place, case = cluster_of(case_file.values["cluster"]), case_file.case
     small, _ = fold(case)
     small = replace(small, steps=min(4, small.steps), warmup=min(1, small.warmup, min(4, small.steps) - 1))
     middle = simulate(small).throughput.trained_tokens_per_s
@@ -155,35 +155,35 @@ def money(given: Given, result: Result) -> dict[str, Range] | None:
     }
     prices = {
         k: figure(v, dimensions[k], f"prices.{k}") if k in dimensions else v
-        for k, v in (given.values.get("prices") or {}).items()
+        for k, v in (case_file.values.get("prices") or {}).items()
     }
-    found = costs(place, result.chips, span, prices)
-    return {k: found[k] for k in ("chip_hours", "rent", "own") if k in found}
+    per_million = costs(place, result.chips, span, prices)
+    return {k: per_million[k] for k in ("chip_hours", "rent", "own") if k in per_million}
 
 
 def answer(source, all_answers: bool = False, folded: bool = False, **changes) -> dict:
     """Everything that `clustersim rollouts` prints, as one mapping; `folded`: of the divided cluster (see `fold`)."""
-    given = read(source, **changes)
+    case_file = read(source, **changes)
     if folded:
-        small, k = fold(given.case)
-        given = replace(
-            given,
+        small, k = fold(case_file.case)
+        case_file = replace(
+            case_file,
             case=replace(small, steps=max(7, small.steps), warmup=3),
-            notes=(f"folded {k}-fold: rates and chips are one {k}th of the cluster's", *given.notes),
+            notes=(f"folded {k}-fold: rates and chips are one {k}th of the cluster's", *case_file.notes),
         )
-    case = given.case
+    case = case_file.case
     result = simulate(case)
     out = {
         "name": case.name,
-        "question": given.values.get("question", ""),
+        "question": case_file.values.get("question", ""),
         "result": result.to_dict(),
         "lengths": case.lengths.describe(),
-        "notes": list(given.notes),
-        "assumed": list(given.values.get("assumed") or []),
-        "compared": compare(given, result),
-        "case": given,
+        "notes": list(case_file.notes),
+        "assumed": list(case_file.values.get("assumed") or []),
+        "compared": compare(case_file, result),
+        "case": case_file,
     }
-    cost = money(given, result)
+    cost = money(case_file, result)
     if cost:
         out["cost_per_million_trained_tokens"] = {k: v.to_dict() for k, v in cost.items()}
     if all_answers:

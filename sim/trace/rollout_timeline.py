@@ -13,8 +13,8 @@ def grid(result: Result, bins: int = 240) -> tuple[list[float], list[list[int]]]
     times = [end * (i + 0.5) / bins for i in range(bins)]
     rows = []
     for changes in result.watched:
-        at = [t for t, _ in changes]
-        rows.append([changes[max(0, bisect_right(at, t) - 1)][1] for t in times])
+        times_of = [t for t, _ in changes]
+        rows.append([changes[max(0, bisect_right(times_of, t) - 1)][1] for t in times])
     return times, rows
 
 

@@ -30,7 +30,7 @@ class PredictedRun:
 
     run: str
     mode: str
-    kind: str  # "fit": it gave rates; "predict"
+    kind: str  # "calibration": it gave rates; "holdout"
     updates: int
     trajectories: int  # of an update
     mean_length: float
@@ -133,7 +133,7 @@ def agree(runs: Sequence[str | Path]) -> dict[str, Any]:
     firsts = {0: profile} | {i: with_overhead(folders[i], profile) for i in repeated if i}
     of_mode = {modes[i]: p for i, p in firsts.items()}
     rows = [
-        _predicted(folder, of_mode.get(mode, profile), "fit" if i in firsts else "predict")
+        _predicted(folder, of_mode.get(mode, profile), "calibration" if i in firsts else "holdout")
         for i, (folder, mode) in enumerate(zip(folders, modes, strict=True))
     ]
     return {
@@ -161,10 +161,10 @@ def _predicted(run: Path, profile: Profile, kind: str) -> PredictedRun:
 def _gains(rows: Sequence[PredictedRun]) -> list[dict[str, Any]]:
     """Of every predicted run of another mode over sync, with batches of one size; the errors are differences."""
     synchronous = [row for row in rows if row.mode == "sync"]
-    sync = next((row for row in synchronous if row.kind == "predict"), next(iter(synchronous), None))
+    sync = next((row for row in synchronous if row.kind == "holdout"), next(iter(synchronous), None))
     gains = []
     for row in rows:
-        if sync is None or row.mode == "sync" or row.kind == "fit" or row.trajectories != sync.trajectories:
+        if sync is None or row.mode == "sync" or row.kind == "calibration" or row.trajectories != sync.trajectories:
             continue
         measured, predicted = sync.measured / row.measured - 1.0, sync.predicted / row.predicted - 1.0
         gains.append(
@@ -218,7 +218,8 @@ def table_text(report: Mapping[str, Any]) -> str:
     ]
     lines += [
         f"{r['run'][:28]:28} {r['mode']:12} {r['updates']:>8} {r['mean_length']:>12.1f} {r['measured']:>11.3f} "
-        f"{r['predicted']:>12.3f} {100 * r['error']:>+7.1f}%" + ("  (gave the rates)" if r["kind"] == "fit" else "")
+        f"{r['predicted']:>12.3f} {100 * r['error']:>+7.1f}%"
+        + ("  (gave the rates)" if r["kind"] == "calibration" else "")
         for r in report["rows"]
     ]
     lines += [

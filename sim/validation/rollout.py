@@ -34,7 +34,10 @@ def document() -> Mapping[str, Any]:
     values: Any = read_document(datafiles.data("rollouts", "published.yaml"))
     fitted: dict[str, str] = {}
     for row in values["rows"]:
-        if row.get("use") not in USES or not row.get("source") or row.get("family") not in values["families"]:
+        if not row.get("source") or row.get("family") not in values["families"]:
+            raise InputError(f"rollout row {row.get('id')!r}: needs a source and a family that is there")
+        row_kind(row.get("use"), f"rollout row {row.get('id')!r}: use")
+        if row["use"] == "calibration" and fitted.setdefault(row["family"], row["id"]) != row["id"]:
             raise InputError(
                 f"rollout row {row['id']!r}: a second calibration row of family {row['family']}; one scalar has one row"
             )
@@ -123,7 +126,7 @@ def validate() -> dict[str, Any]:
             "reason": row.get("reason", ""),
             "source": row["source"],
         }
-        if row["use"] != "listed":
+        if row["use"] != "unsupported":
             scalar = fitted(row["family"])
             entry["predicted"] = predict(row, scalar[:2] if scalar else None)
             entry["error"] = error_of(entry["quantity"], row["measured"], entry["predicted"])
@@ -205,8 +208,8 @@ def table_text(report: Mapping[str, Any], assumptions: bool = True) -> str:
             for family, e in {e["family"]: e for e in report["rows"] if e["assumptions"]}.items()
         ]
     lines.append(
-        f"{report['count_predict']} predicted rows: mean absolute error {100 * report['mape_predict']:.1f}%, worst "
-        f"{100 * report['worst_predict']:.1f}% ({report['worst_row']}); "
+        f"{report['count_holdout']} holdout rows: mean absolute error {100 * report['mape_holdout']:.1f}%, worst "
+        f"{100 * report['worst_holdout']:.1f}% ({report['worst_row']}); "
         f"beyond their aim: {', '.join(report['missed']) or 'none'}"
     )
     return "\n".join(lines)
