@@ -33,7 +33,7 @@ def indexer_recall(model, tokens: Tensor, keep_layer: int | None = None, mode: s
     rope: list[Tensor] = []
 
     def remember(module: MLA, args: tuple) -> None:
-        seen_by[module.layer], ctx = args
+        seen_by[module.layer], ctx, *_ = args
         rope[:] = [ctx.rope]
 
     blocks = [layer.self_attn for layer in model.layers if layer.self_attn.indexer is not None]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from minglm.errors import InputError
 from minglm.model.attention import ForwardContext
-from minglm.model.model import AuxLosses, Model
+from minglm.model.decoder_layer import AuxLosses
+from minglm.model.model import Model
 
 
 @torch.no_grad()
