@@ -46,8 +46,8 @@ class Command(Protocol):
 def names() -> list[str]:
     """Names of the subcommands that are there, in the order of --help."""
     modules = {path.stem for path in Path(__file__).parent.glob("*.py")} - {"__init__", "main"}
-    found = {module.replace("_", "-") for module in modules}
-    return [name for name in ORDER if name in found] + sorted(found - set(ORDER))
+    stems = {module.replace("_", "-") for module in modules}
+    return [name for name in ORDER if name in stems] + sorted(stems - set(ORDER))
 
 
 def load(name: str) -> Command:
