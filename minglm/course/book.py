@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from minglm import datafiles
+from minglm.course import book_reference
 from minglm.errors import InputError
 from minglm.runtime import run_folder
 
@@ -34,7 +35,7 @@ execute: {execute_notebooks: force, timeout: 1800, run_in_temp: true, allow_erro
 only_build_toc_files: true
 html: {use_issues_button: false, use_repository_button: false}
 sphinx:
-  extra_extensions: [minglm.course.book]
+  extra_extensions: [{extensions}, minglm.course.book]
   config:
     html_js_files: []
     mathjax_path: no_mathjax.js
@@ -44,7 +45,7 @@ sphinx:
     nb_merge_streams: true
     html_static_path: [_static]
     html_css_files: [print.css]
-"""
+{reference}"""
 PRINT = """article table td :is(a, code), article table td :is(a, code) * { overflow-wrap: anywhere !important; white-space: normal !important; }
 @media print {
   .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .header-article, .prev-next-footer, .widget-slider { display: none !important; }
@@ -60,7 +61,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
 
     Args:
-        only: build a book of the notebooks whose path holds this word (for trying out).
+        only: build a book of the notebooks whose path holds this word, or of the reference alone with "docs" (for trying out).
     """
     root = datafiles.root()
     if root is None:
@@ -72,7 +73,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
         notebooks = [
-            p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in p.as_posix()
+            p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in datafiles.shown(p)
         ]
         if notebooks:
             (target / folder).mkdir()
@@ -83,7 +84,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     sheets = [
         p
         for p in sorted(datafiles.notebooks("workshop", "exercises").glob("*.ipynb"))
-        if only is None or only in p.as_posix()
+        if only is None or only in datafiles.shown(p)
     ]
     if sheets:
         (target / "workshop" / "exercises").mkdir(parents=True)
@@ -91,8 +92,11 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
         for path in sheets:
             shutil.copy(path, target / "workshop" / "exercises" / path.name)
             toc.append(f"  - file: workshop/exercises/{path.stem}")
+    if only is None or only == "docs":
+        toc += book_reference.write(target, root)
     (target / "_toc.yml").write_text("\n".join(toc) + "\n", encoding="utf-8")
-    (target / "_config.yml").write_text(CONFIG, encoding="utf-8")
+    config = CONFIG.replace("{extensions}", ", ".join(book_reference.EXTENSIONS))
+    (target / "_config.yml").write_text(config.replace("{reference}", book_reference.CONFIG), encoding="utf-8")
     (target / "_static").mkdir()
     # No page has formulas that need MathJax, and its default comes from the net: an empty script stands in.
     (target / "_static" / "no_mathjax.js").write_text("", encoding="utf-8")
@@ -167,6 +171,8 @@ def check(target: Path = TARGET) -> list[str]:
             wrong.append(f"{name}: no page")
             continue
         text = page.read_text(encoding="utf-8")
+        if not (target / f"{name}.ipynb").is_file():  # a page of the reference
+            continue
         cells = json.loads((target / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
         asked = sum(
             len(re.findall(r"^\s*show\(", "".join(c["source"]), flags=re.M)) for c in cells if c["cell_type"] == "code"
