@@ -12,7 +12,7 @@ from minglm.rl import task_registry
 TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rollout and training"
 EXAMPLES = (
     "minglm rl --mode april --over-sampling 64\nminglm rl long_tail --mode april --over-sampling 16\nminglm rl --mode async --eta 2 --objective decoupled_ppo --run runs/rl_async\n"
-    "minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json\nminglm rl --show"
+    "minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json\nminglm rl --print-config"
 )
 # Flags that are keys of the settings; everything else goes through --set.
 FLAGS = {
@@ -51,7 +51,7 @@ def add(p) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change any key of the settings; repeatable"
     )
     p.add_argument(
-        "--fresh", action="store_true", help="start over; the old run is moved to .trash-TIME-NAME beside it"
+        "--overwrite", action="store_true", help="start over; the old run is moved to .trash-TIME-NAME beside it"
     )
     p.add_argument(
         "--engine",
@@ -59,7 +59,7 @@ def add(p) -> None:
         help="local: processes here; inline: one process, repeatable; ray: actors, see --address (default local)",
     )
     p.add_argument("--address", help="of a Ray cluster; default a private one on this machine")
-    p.add_argument("--show", action="store_true", help="print all settings, explained, and stop")
+    p.add_argument("--print-config", action="store_true", help="print all settings, explained, and stop")
     p.add_argument("--json", action="store_true", help="print the summary as JSON, nothing else on stdout")
 
 
@@ -74,7 +74,7 @@ def main(args) -> int:
         values["difficulty"] = _numbers(values["difficulty"])
     values |= dict(yaml_recipes.parse_change(text) for text in args.set)
     chosen = recipes.from_dict(values)
-    if args.show:
+    if args.print_config:
         print(yaml_recipes.explained(chosen), end="")
         return 0
     from minglm.cli.main import _need_torch
@@ -90,7 +90,7 @@ def main(args) -> int:
 
     task_registry.get(chosen.task, chosen.tail)
     run_dir = Path(args.run) if args.run else Path("runs") / f"rl_{Path(args.recipe).stem}_{chosen.mode}"
-    if args.fresh:  # before the warm start, which takes minutes and may be for nothing
+    if args.overwrite:  # before the warm start, which takes minutes and may be for nothing
         run_folder.set_aside(run_dir, "rl")
     init_from = args.init_from
     if init_from is None and not checkpoint.find(run_dir):

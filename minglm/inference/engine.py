@@ -10,8 +10,8 @@
     (2, 1)
 
 One latent cache holds a row for each running request, each at a position of its own. The running ones stand in the first
-rows without a gap: when one finishes, the last moves into its place. New ones are read in (prefilled) together, at most
-`prefill_budget` tokens a step, so that those already running are not held up; a longer prompt is read in pieces in a spare
+rows without a gap: when one finishes, the last moves into its place. New ones are prefilled together, at most
+`prefill_budget` tokens a step, so that those already running are not held up; a longer prompt is prefilled in pieces in a spare
 row. Equal sequences that join together, such as the samples of one prompt, are read once and copied.
 
 A request's draws depend on its seed and its token's index only: it gives the same tokens alone, in any batch, with drafts
@@ -64,7 +64,7 @@ class Stats:
     """Counts since the engine was made."""
 
     steps: int = 0
-    prefilled: int = 0  # tokens read in, re-read ones included; a sequence shared by equal requests counts once
+    prefilled: int = 0  # prompt tokens, re-prefilled ones included; a sequence shared by equal requests counts once
     reprefilled: int = 0  # of these, tokens that had been read before: the waste of aborts and of pushes
     decoded: int = 0  # response tokens
     drafted: int = 0
@@ -87,11 +87,11 @@ class Engine:
         mode: "sparse" or "dense".
         speculate: drafts per step; 0 for none.
         record_routes: fill `Request.routes`.
-        keep_cache: an aborted request's cache is kept aside (for 4·max_batch of them, the oldest dropped first), and when it
-            comes back with the same tokens it goes on without being read in again. After a push that is an old cache under
+        reuse_kv_cache: an aborted request's cache is offloaded (for 4·max_batch of them, the oldest dropped first), and when it
+            comes back with the same tokens it goes on without a re-prefill. After a push that is an old cache under
             new weights, as for a request that ran on.
-        prefill_budget: tokens read in at most in one step.
-        refresh_on_push: read running requests in again under new weights; else they go on with the cache they have.
+        prefill_budget: tokens prefilled at most in one step.
+        refresh_on_push: re-prefill running requests under new weights; else they go on with the cache they have.
 
     Raises:
         InputError: settings that cannot be.
@@ -106,7 +106,7 @@ class Engine:
         mode: str = "sparse",
         speculate: int = 0,
         record_routes: bool = False,
-        keep_cache: bool = False,
+        reuse_kv_cache: bool = False,
         prefill_budget: int = 512,
         refresh_on_push: bool = False,
     ):
@@ -119,7 +119,7 @@ class Engine:
             raise InputError(f"mode {mode!r}: an engine runs 'sparse' or 'dense'")
         check_speculate(model, speculate)
         self.model, self.max_batch, self.max_len, self.mode = model, max_batch, max_len, mode
-        self.keep_cache, self.prefill_budget, self.refresh_on_push = keep_cache, prefill_budget, refresh_on_push
+        self.reuse_kv_cache, self.prefill_budget, self.refresh_on_push = reuse_kv_cache, prefill_budget, refresh_on_push
         weight = model.embed_tokens.weight
         self.cache = LatentCache(
             model.config, max_batch + 1, max_len + speculate, weight.dtype, weight.device, mtp=speculate > 0
@@ -130,10 +130,10 @@ class Engine:
         self.version, self.stats = 0, Stats()
         self._queue: deque[Request] = deque()
         self._rows: list[Request] = []  # row i of the cache is _rows[i]'s
-        self._long: Request | None = None  # being read in pieces, in the spare row
+        self._long: Request | None = None  # being prefilled in pieces, in the spare row
         self._long_done, self._long_routes = 0, []
         self._ids: set[str] = set()
-        self._seen: set[str] = set()  # waiting requests whose tokens were read in before a push
+        self._seen: set[str] = set()  # waiting requests whose tokens were prefilled before a push
         self._kept: OrderedDict[str, tuple] = OrderedDict()
 
     @property
@@ -177,7 +177,7 @@ class Engine:
         marked = {r.id for r in gone}
         for row in reversed(range(len(self._rows))):
             if self._rows[row].id in marked:
-                if self.keep_cache:
+                if self.reuse_kv_cache:
                     self._keep(row)
                 self._leave(row)
         if self._long is not None and self._long.id in marked:

@@ -62,11 +62,11 @@ class Settings:
     top_p: float = _key(1.0, "sample among the likeliest tokens that hold this much probability", "", 0.01, 1.0)
     max_batch: int = _key(128, "sequences that one rollout worker decodes at once", "sequences", 1)
     rollout_workers: int = _key(1, "rollout processes", "processes", 1)
-    keep_cache: bool = _key(
-        False, "keep an aborted request's cache for when it comes back, instead of reading it in again"
+    reuse_kv_cache: bool = _key(
+        False, "offload an aborted request's KV cache for when it comes back, instead of a re-prefill"
     )
     refresh_on_push: bool = _key(
-        False, "read running requests in again under new weights, instead of going on with their cache"
+        False, "re-prefill running requests under new weights, instead of going on with their cache"
     )
     speculate: int = _key(0, "tokens drafted by the MTP module in each step", "tokens", 0)
     routing_replay: bool = _key(False, "train with the experts that the rollout chose")

@@ -55,7 +55,7 @@ def one(recipe: str, name: str, folder: Path, show, engine: str = "local", **cha
         found = json.loads(done.read_text(encoding="utf-8"))
         if found["updates"] == settings.updates:
             return found
-    return rl(settings, folder / name, warm(recipe, folder, show), fresh=True, engine=engine, show=show)
+    return rl(settings, folder / name, warm(recipe, folder, show), overwrite=True, engine=engine, show=show)
 
 
 def speed(folder: Path, seeds: list[int], show=lambda line: None, updates: int | None = None) -> list[dict]:

@@ -9,7 +9,7 @@
     prefill_s_per_token, prefill_fixed_s   reading in N tokens takes fixed + per token · N (one call of at most 512 tokens)
     train_fixed_s, train_s_per_pass, train_s_per_token, train_s_per_square   an update takes fixed + per pass · passes + per token · N
                          + per square · Σ n², rows of n tokens, prompts and padding included, N in all
-    keep_s               of one aborted request: its cache put aside and brought back
+    kv_offload_s         of one aborted request: its KV cache offloaded and brought back
     decode_beside, train_beside   how many times slower a decode step is while another process trains, and an update while another
                          decodes, as in asynchronous modes
     push_s               writing a weights file and loading it into a running engine
@@ -110,7 +110,7 @@ def profile(init_from: str | Path, settings: Settings) -> dict:
     with _Beside("decode", init_from, settings):
         slower, _ = _train(init_from, settings)
     out["train_beside"] = statistics.median(slow[-1] / alone[-1] for slow, alone in zip(slower, points))
-    out["keep_s"] = _keep(model, tokenizer, settings)
+    out["kv_offload_s"] = _kv_offload_s(model, tokenizer, settings)
     return out | {
         "push_s": push,
         "step_overhead_s": _round_trip(),
@@ -135,12 +135,15 @@ def _prefill(model, tokens: int) -> tuple[float, float]:
     return float(tokens), statistics.median(times[2:])
 
 
-def _keep(model, tokenizer, settings: Settings, count: int = 32) -> float:
+def _kv_offload_s(model, tokenizer, settings: Settings, count: int = 32) -> float:
     """Seconds of one request, aborted and submitted again with its cache kept, beyond the decode step that follows."""
     from minglm.inference.engine import Engine, Request
 
     count = min(count, settings.max_batch)
-    engine, times = Engine(model, max_batch=count, max_len=model.config.max_position_embeddings, keep_cache=True), []
+    engine, times = (
+        Engine(model, max_batch=count, max_len=model.config.max_position_embeddings, reuse_kv_cache=True),
+        [],
+    )
     for i in range(count):
         engine.submit(Request(str(i), [tokenizer.bos, *[6 + (i + j) % 90 for j in range(20)]], 60, seed=i))
     while engine.waiting:

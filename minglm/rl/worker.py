@@ -68,7 +68,7 @@ class RolloutWorker:
                 mode="sparse",
                 speculate=s["speculate"],
                 record_routes=s["routing_replay"],
-                keep_cache=s["keep_cache"],
+                reuse_kv_cache=s["reuse_kv_cache"],
                 refresh_on_push=s["refresh_on_push"],
             )
             self.engine.push(weights, version)

@@ -137,10 +137,10 @@ def make_app(driver: Driver, tokenizer, settings: ServeSettings) -> FastAPI:
         return _refuse(Refusal(err.status_code, text))
 
     async def known(request: Request) -> None:
-        if settings.key is None:
+        if settings.api_key is None:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), settings.key.encode()):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), settings.api_key.encode()):
             raise Refusal(
                 401,
                 "no key, or a wrong one: send the header Authorization: Bearer KEY",
@@ -153,7 +153,7 @@ def make_app(driver: Driver, tokenizer, settings: ServeSettings) -> FastAPI:
             raise Refusal(503, f"the engine has stopped: {driver.failure or 'closing'}")
         return {
             "status": "ok",
-            "model": settings.name,
+            "model": settings.served_model_name,
             "running": driver.engine.running,
             "waiting": driver.engine.waiting,
         }
@@ -164,13 +164,16 @@ def make_app(driver: Driver, tokenizer, settings: ServeSettings) -> FastAPI:
 
     @app.get("/v1/models", dependencies=[Depends(known)])
     async def models():
-        return {"object": "list", "data": [{"id": settings.name, "object": "model", "created": 0, "owned_by": "you"}]}
+        return {
+            "object": "list",
+            "data": [{"id": settings.served_model_name, "object": "model", "created": 0, "owned_by": "you"}],
+        }
 
     @app.get("/v1/models/{name}", dependencies=[Depends(known)])
     async def one_model(name: str):
-        if name != settings.name:
-            raise Refusal(404, f"model {name[:80]!r}: this server has {settings.name!r}", "model")
-        return {"id": settings.name, "object": "model", "created": 0, "owned_by": "you"}
+        if name != settings.served_model_name:
+            raise Refusal(404, f"model {name[:80]!r}: this server has {settings.served_model_name!r}", "model")
+        return {"id": settings.served_model_name, "object": "model", "created": 0, "owned_by": "you"}
 
     @app.post("/v1/chat/completions", dependencies=[Depends(known)])
     async def chat(asked: ChatAsked, request: Request):
@@ -209,7 +212,10 @@ async def _answer(asked: ChatAsked | TextAsked, request: Request, driver: Driver
         )
         for i, p in enumerate(p for p in prompts for _ in range(asked.n))
     ]
-    answer, wants_logs = Answer(isinstance(asked, ChatAsked), settings.name), asked.logprobs not in (None, False)
+    answer, wants_logs = (
+        Answer(isinstance(asked, ChatAsked), settings.served_model_name),
+        asked.logprobs not in (None, False),
+    )
     read_in = sum(map(len, prompts))
     if asked.stream:
         events = _stream(asked, answer, tickets, driver, tokenizer, wants_logs, read_in)
@@ -234,11 +240,11 @@ def _limit(asked, prompts: list[list[int]], driver: Driver, settings: ServeSetti
             raise Refusal(400, "prompt is empty: give a text or at least one token", "prompt")
         if bad := next((t for t in p if not 0 <= t < V), None):
             raise Refusal(400, f"token {bad}: the vocabulary is 0 to {V - 1}", "prompt")
-    room = settings.max_len - longest
+    room = settings.max_model_len - longest
     if room < 1:
         raise Refusal(
             400,
-            f"the prompt has {longest:,} tokens: with an answer at most {settings.max_len:,} fit; shorten it",
+            f"the prompt has {longest:,} tokens: with an answer at most {settings.max_model_len:,} fit; shorten it",
             "messages" if isinstance(asked, ChatAsked) else "prompt",
         )
     if asked.limit is None:
@@ -250,7 +256,7 @@ def _limit(asked, prompts: list[list[int]], driver: Driver, settings: ServeSetti
     if asked.limit > room:
         raise Refusal(
             400,
-            f"prompt and answer are {longest + asked.limit:,} tokens: at most {settings.max_len:,} fit; shorten one of them",
+            f"prompt and answer are {longest + asked.limit:,} tokens: at most {settings.max_model_len:,} fit; shorten one of them",
             "max_tokens",
         )
     return asked.limit

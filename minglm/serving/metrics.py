@@ -23,7 +23,7 @@ class Metrics:
         self.requests = Counter("minglm_requests", "HTTP requests by path and status", ["path", "status"], registry=r)
         self.finished = Counter("minglm_sequences_finished", "sequences ended, by reason", ["reason"], registry=r)
         self.cancelled = Counter("minglm_sequences_cancelled", "sequences whose client went away", registry=r)
-        self.prompt_tokens = Counter("minglm_prompt_tokens", "tokens read in", registry=r)
+        self.prompt_tokens = Counter("minglm_prompt_tokens", "prompt tokens prefilled", registry=r)
         self.new_tokens = Counter("minglm_generated_tokens", "tokens decoded", registry=r)
         self.running = Gauge("minglm_sequences_running", "sequences in the batch", registry=r)
         self.waiting = Gauge("minglm_sequences_waiting", "sequences waiting for a place", registry=r)

@@ -17,7 +17,7 @@ def build(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu"):
     """(driver, application) for a run folder or checkpoint folder.
 
     Raises:
-        InputError: no model there, or one with fewer positions than `settings.max_len`.
+        InputError: no model there, or one with fewer positions than `settings.max_model_len`.
     """
     from minglm.inference.engine import Engine
     from minglm.inference.load import load_model
@@ -27,13 +27,15 @@ def build(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu"):
 
     model, tokenizer, _ = load_model(checkpoint, device)
     positions = model.config.max_position_embeddings
-    if settings.max_len and settings.max_len > positions:
+    if settings.max_model_len and settings.max_model_len > positions:
         raise InputError(
-            f"max_len={settings.max_len}: the model has {positions} positions; give at most that, or leave --max-len out"
+            f"max_model_len={settings.max_model_len}: the model has {positions} positions; give at most that, or leave --max-model-len out"
         )
     # A row of the cache is kept for each place in the batch, so not all of a long model's positions unless asked for.
-    settings = dataclasses.replace(settings, max_len=settings.max_len or min(1024, positions))
-    engine = Engine(model, settings.max_batch, settings.max_len, mode=settings.mode, speculate=settings.speculate)
+    settings = dataclasses.replace(settings, max_model_len=settings.max_model_len or min(1024, positions))
+    engine = Engine(
+        model, settings.max_batch, settings.max_model_len, mode=settings.mode, speculate=settings.num_speculative_tokens
+    )
     driver = Driver(engine, Metrics())
     return driver, make_app(driver, tokenizer, settings)
 
@@ -84,8 +86,8 @@ def serve(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu", 
 
     host, port = sock.getsockname()[:2]
     said(
-        f"{settings.name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1 "
-        f"({'key needed' if settings.key else 'this machine only, no key'}); Ctrl-C drains and stops"
+        f"{settings.served_model_name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1 "
+        f"({'key needed' if settings.api_key else 'this machine only, no key'}); Ctrl-C drains and stops"
     )
 
     # The engine's thread gives up the interpreter in every torch operation; a handler may then keep it for this long. Python's

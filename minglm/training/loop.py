@@ -103,7 +103,7 @@ def _claim(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         odd = next((k for k in ours if ours[k] != theirs[k]), None)
         if odd:
             raise InputError(
-                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --fresh to start over or "
+                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --overwrite to start over or "
                 "another --run, with --init-from for its weights"
             )
     run_folder.claim(run_dir, "train")

@@ -7,7 +7,7 @@ import sys
 
 TEXT = "the same run on several chips: time, chips, money, energy, and the break-even price"
 EXAMPLES = """clustersim compare --model glm5 --chips 8192 --tokens 28.5T
-clustersim compare --model llama3_70b --chips 1024 --names 910b,h100,b200 --against h100 --tokens 15T
+clustersim compare --model llama3_70b --chips 1024 --chip 910b,h100,b200 --baseline h100 --tokens 15T
 clustersim compare --model glm5 --chips 100000 --batch-tokens 64M --tokens 28.5T --json"""
 
 
@@ -17,10 +17,16 @@ def add(parser) -> None:
 
     question_arguments(parser)
     parser.add_argument(
-        "--chips", default="8192", help="inventory, the same number of each; a plan may use fewer (default 8192)"
+        "--chips",
+        default="8192",
+        help="chips of the cluster, the same number of each; a plan may use fewer (default 8192)",
     )
-    parser.add_argument("--names", default=",".join(CHIPS), help=f"chips, comma-separated (default {','.join(CHIPS)})")
-    parser.add_argument("--against", help="the chip whose cost the others must meet (default h100, or the first named)")
+    parser.add_argument(
+        "--chip", default=",".join(CHIPS), help=f"names of chips, comma-separated (default {','.join(CHIPS)})"
+    )
+    parser.add_argument(
+        "--baseline", help="the chip whose cost the others must meet (default h100, or the first named)"
+    )
 
 
 def main(args) -> int:
@@ -28,10 +34,10 @@ def main(args) -> int:
     from sim.cli.plan import asked, maybe_mapping
     from sim.planner.compare import compare
 
-    names = [n.strip() for n in args.names.split(",") if n.strip()]
+    names = [n.strip() for n in args.chip.split(",") if n.strip()]
     if not names:
-        raise InputError("--names is empty: name at least one chip, such as --names 910b,h100")
-    against = args.against or ("h100" if "h100" in names else names[0])
+        raise InputError("--chip is empty: name at least one chip, such as --chip 910b,h100")
+    baseline = args.baseline or ("h100" if "h100" in names else names[0])
     bar = None
 
     def progress(done: int, of: int) -> None:
@@ -44,7 +50,7 @@ def main(args) -> int:
             bar.update(done - bar.n)
 
     try:
-        result = compare(maybe_mapping(args.model, "--model"), args.chips, names, against, progress, **asked(args))
+        result = compare(maybe_mapping(args.model, "--model"), args.chips, names, baseline, progress, **asked(args))
     finally:
         if bar is not None:
             bar.close()

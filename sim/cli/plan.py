@@ -10,7 +10,7 @@ TEXT = "find the best plan: all that fit in memory, ranked, with the Pareto fron
 EXAMPLES = """clustersim plan --model gpt3_175b --cluster dgx_a100 --chips 64 --seq 2048 --batch 64
 clustersim plan --model glm5 --cluster atlas_800t_a2 --chips 100000 --batch-tokens 64M --seq 4096
 clustersim plan --model llama3_405b --cluster dgx_h100 --chips 16384 --seq 8192 --batch 2048 --objective cost --tokens 15.6T
-clustersim plan --model llama3_70b --chip h100 --chips 512 --fix tp=8 --fix optimizer=muon --json
+clustersim plan --model llama3_70b --chip h100 --chips 512 --set tp=8 --set optimizer=muon --json
 clustersim plan --model llama3_70b --cluster dgx_h100 --chips 256 --schedules 1f1b,interleaved --out runs/plan_70b"""
 
 
@@ -34,7 +34,7 @@ def question_arguments(parser) -> None:
     parser.add_argument("--precision", default="bf16", help="bf16 | fp16 | fp8 (default bf16)")
     parser.add_argument("--schedules", help="comma-separated, such as 1f1b,interleaved (default: all)")
     parser.add_argument(
-        "--fix",
+        "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
@@ -50,11 +50,11 @@ def asked(args) -> dict:
     from sim.base.units import parse
 
     fixed = {}
-    for text in args.fix:
+    for text in args.set:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
-            raise InputError(f"--fix {text!r}: must be KEY=VALUE, such as --fix tp=8")
-        fixed[key.strip()] = parse_text(value, f"--fix {key}")
+            raise InputError(f"--set {text!r}: must be KEY=VALUE, such as --set tp=8")
+        fixed[key.strip()] = parse_text(value, f"--set {key}")
     tolerance = (
         None if args.batch_tolerance is None else parse(args.batch_tolerance, "ratio", "--batch-tolerance", high=0.49)
     )
@@ -83,11 +83,11 @@ def add(parser) -> None:
     question_arguments(parser)
     parser.add_argument("--cluster", help="a name in data/clusters (default: the chip's usual one)")
     parser.add_argument("--chip", help="a name in data/chips")
-    parser.add_argument("--chips", help="inventory; a plan may use fewer (default: the cluster's)")
+    parser.add_argument("--chips", help="chips of the cluster; a plan may use fewer (default: the cluster's)")
     parser.add_argument("--stack", help="software stack, as in data/stacks.yaml (default generic)")
-    parser.add_argument("--rent", help="price of a chip, such as '$2/h'")
-    parser.add_argument("--price", help="price of a chip with its system, such as '$30000'")
-    parser.add_argument("--keep", type=int, default=20, help="length of the ranked list (default 20)")
+    parser.add_argument("--chip-hour-price", help="price of a chip-hour, such as '$2/h'")
+    parser.add_argument("--system-price", help="price of a chip with its system, such as '$30000'")
+    parser.add_argument("--top-k", type=int, default=20, help="length of the ranked list (default 20)")
     parser.add_argument(
         "--samples", type=int, help="Monte Carlo samples for the winner's interval (default: 500 with --out, else none)"
     )
@@ -103,13 +103,13 @@ def question_of(args):
     prices = {
         key: figure(text, kind, flag)
         for key, text, kind, flag in (
-            ("rent_usd_per_hour", args.rent, "money_per_hour", "--rent"),
-            ("system_price_usd", args.price, "money", "--price"),
+            ("rent_usd_per_hour", args.chip_hour_price, "money_per_hour", "--chip-hour-price"),
+            ("system_price_usd", args.system_price, "money", "--system-price"),
         )
         if text is not None
     }
-    if args.keep < 1:
-        raise InputError(f"--keep {args.keep}: must be at least 1; give for example 20")
+    if args.top_k < 1:
+        raise InputError(f"--top-k {args.top_k}: must be at least 1; give for example 20")
     return question(
         maybe_mapping(args.model, "--model"),
         maybe_mapping(args.cluster, "--cluster"),
@@ -137,7 +137,7 @@ def main(args) -> int:
             bar.update(done - bar.n)
 
     try:
-        result = answer(q, args.keep, progress, samples=samples)
+        result = answer(q, args.top_k, progress, samples=samples)
     finally:
         if bar is not None:
             bar.close()

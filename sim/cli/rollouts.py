@@ -8,10 +8,10 @@ import json
 from minglm import datafiles
 
 TEXT = "rollouts of reinforcement learning: tokens/s, idle and tail, staleness, waste, best split, over-sampling, cost"
-EXAMPLES = f"""clustersim rollouts rollouts_glm5_100k            (a few minutes; --fold: seconds)
+EXAMPLES = f"""clustersim rollouts rollouts_glm5_100k            (a few minutes; --downscale: seconds)
 clustersim rollouts case.yaml                     (keys: {datafiles.where("rollouts", "README.md")}; published seconds give an error column)
 clustersim rollouts case.yaml --mode april --set over_sampling=1.5
-clustersim rollouts rollouts_glm5_100k --answers  (best split of the chips, over-sampling that pays)
+clustersim rollouts rollouts_glm5_100k --questions (best split of the chips, over-sampling that pays)
 clustersim rollouts case.yaml --figure timeline.html
 clustersim rollouts --run runs/rl_sync            (predict runs of minglm rl from a measured profile)
 clustersim rollouts case.yaml --json"""
@@ -25,10 +25,10 @@ def add(parser) -> None:
     )
     parser.add_argument("--seed", type=int, help="seed of the lengths")
     parser.add_argument(
-        "--answers", action="store_true", help="also the best split of the chips and the over-sampling that pays"
+        "--questions", action="store_true", help="also the best split of the chips and the over-sampling that pays"
     )
     parser.add_argument(
-        "--fold",
+        "--downscale",
         action="store_true",
         help="divide engines, prompts and trainer alike, so that a large cluster takes seconds",
     )
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
         )
     from sim.rollout.questions import answer
 
-    report = answer(args.case, args.answers, args.fold, **_changes(args))
+    report = answer(args.case, args.questions, args.downscale, **_changes(args))
     given = report.pop("case")
     if args.figure:
         from dataclasses import replace

@@ -26,7 +26,7 @@ def arguments(parser, required: bool = True) -> None:
     )
     parser.add_argument("--cluster", help="another cluster: a name in data/clusters")
     parser.add_argument("--chip", help="another chip: a name in data/chips")
-    parser.add_argument("--chips", help="another inventory")
+    parser.add_argument("--chips", help="another number of chips in the cluster")
     parser.add_argument("--seed", type=int, help="seed of everything random")
     parser.add_argument(
         "--set",

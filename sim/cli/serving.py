@@ -7,10 +7,10 @@ import json
 
 TEXT = "serve a model: memory, latency percentiles, tokens/s per chip, size to a target, cost and margin per million tokens"
 EXAMPLES = """clustersim serving serving_glm5_h200
-clustersim serving --model glm5 --cluster dgx_h200 --tp 8 --kv fp8 --drafts 3 --accept 2.76 --users 16 --prompt 8192 --output 1024
+clustersim serving --model glm5 --cluster dgx_h200 --tp 8 --kv fp8 --num-speculative-tokens 3 --acceptance-length 2.76 --concurrency 16 --prompt 8192 --output 1024
 clustersim serving --model glm5 --ask fits                (also: speed, margin, context)
 clustersim serving --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024
-clustersim serving --size --model deepseek_v3 --cluster h800_deepseek --rate 180 --prompt 4300 --output 1190 --cached 0.563
+clustersim serving --size --model deepseek_v3 --cluster h800_deepseek --rate 180 --prompt 4300 --output 1190 --prefix-cache-hit-rate 0.563
 clustersim serving serving_deepseek_h800 --json"""
 
 
@@ -26,15 +26,15 @@ def add(parser) -> None:
     parser.add_argument(
         "--tp", type=int, help="attention tensor-parallel width; the rest is attention data parallelism"
     )
-    parser.add_argument("--drafts", type=int, help="draft tokens by multi-token prediction")
-    parser.add_argument("--accept", type=float, help="mean tokens a step yields with drafts")
+    parser.add_argument("--num-speculative-tokens", type=int, help="draft tokens by multi-token prediction")
+    parser.add_argument("--acceptance-length", type=float, help="mean tokens a step yields with drafts")
     parser.add_argument("--stack", help="serving software, a name in data/serving/stacks.yaml")
     parser.add_argument("--prompt", type=float, help="prompt tokens")
     parser.add_argument("--output", type=float, help="output tokens")
     parser.add_argument("--cv", type=float, help="coefficient of variation of both lengths (default 0)")
-    parser.add_argument("--cached", type=float, help="share of the prompt found in a prefix cache")
+    parser.add_argument("--prefix-cache-hit-rate", type=float, help="share of the prompt found in a prefix cache")
     parser.add_argument("--rate", type=float, help="requests per second (open loop)")
-    parser.add_argument("--users", type=int, help="users who ask again at once (closed loop)")
+    parser.add_argument("--concurrency", type=int, help="requests in flight; each that ends is followed by another (closed loop)")
     parser.add_argument("--requests", type=int, help="requests to simulate (default 1000)")
     parser.add_argument("--ttft", help="time to first token wanted, such as 2s")
     parser.add_argument("--tpot", help="time per output token wanted, such as 50ms")
@@ -44,10 +44,14 @@ def add(parser) -> None:
     parser.add_argument(
         "--ask", choices=("fits", "speed", "margin", "context"), help="answer one of the questions about the model"
     )
-    parser.add_argument("--wanted", type=float, help="tokens/s for one stream in --ask speed and margin (default 72.5)")
+    parser.add_argument(
+        "--target-tps", type=float, help="tokens/s for one stream in --ask speed and margin (default 72.5)"
+    )
     parser.add_argument("--context", type=float, help="tokens of context in --ask speed and context")
-    parser.add_argument("--rent", help="money per chip-hour, such as $2/h (default: the chip's)")
-    parser.add_argument("--price", nargs=2, type=float, metavar=("INPUT", "OUTPUT"), help="dollars per million tokens")
+    parser.add_argument("--chip-hour-price", help="money per chip-hour, such as $2/h (default: the chip's)")
+    parser.add_argument(
+        "--token-price", nargs=2, type=float, metavar=("INPUT", "OUTPUT"), help="dollars per million tokens"
+    )
     parser.add_argument("--mode", choices=("hybrid", "roofline"), help="how steps are timed (default hybrid)")
     parser.add_argument("--seed", type=int, help="seed of arrivals and lengths")
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -55,24 +59,24 @@ def add(parser) -> None:
 
 # What each way of asking reads beside the model, the cluster and --json; the rest is refused rather than left unread.
 READ = {
-    "speed": {"wanted", "context", "chips", "precision", "kv", "mode"},
+    "speed": {"target_tps", "context", "chips", "precision", "kv", "mode"},
     "fits": {"precision", "kv"},
-    "margin": {"wanted", "rent", "seed", "price", "prompt", "output", "mode"},
-    "context": {"context", "output", "chips", "precision", "rent", "price", "mode"},
+    "margin": {"target_tps", "chip_hour_price", "seed", "token_price", "prompt", "output", "mode"},
+    "context": {"context", "output", "chips", "precision", "chip_hour_price", "token_price", "mode"},
     "size": {
         "chips",
         "precision",
         "kv",
-        "drafts",
-        "accept",
+        "num_speculative_tokens",
+        "acceptance_length",
         "prompt",
         "output",
-        "cached",
+        "prefix_cache_hit_rate",
         "rate",
-        "users",
+        "concurrency",
         "ttft",
         "tpot",
-        "rent",
+        "chip_hour_price",
         "mode",
         "seed",
     },
@@ -83,22 +87,22 @@ OPTIONS = (
     "precision",
     "kv",
     "tp",
-    "drafts",
-    "accept",
+    "num_speculative_tokens",
+    "acceptance_length",
     "stack",
     "prompt",
     "output",
     "cv",
-    "cached",
+    "prefix_cache_hit_rate",
     "rate",
-    "users",
+    "concurrency",
     "requests",
     "ttft",
     "tpot",
-    "wanted",
+    "target_tps",
     "context",
-    "rent",
-    "price",
+    "chip_hour_price",
+    "token_price",
     "mode",
     "seed",
 )
@@ -111,13 +115,13 @@ def _check_read(args: argparse.Namespace) -> None:
     if args.ask and args.size:
         raise InputError("--ask and --size are two questions; keep one")
     way = args.ask or ("size" if args.size else None)
-    read = READ[way] if way else set(OPTIONS) - {"wanted", "context"}
+    read = READ[way] if way else set(OPTIONS) - {"target_tps", "context"}
     unread = [k for k in OPTIONS if getattr(args, k) is not None and k not in read]
     if unread:
-        words = "a scenario" if unread[0] == "scenario" else f"--{unread[0]}"
+        words = "a scenario" if unread[0] == "scenario" else "--" + unread[0].replace("_", "-")
         flag = f"--ask {args.ask}" if args.ask else "--size" if way else "a simulation (without --ask)"
         raise InputError(
-            f"{words} is not read by {flag}; leave it out: {flag} reads {', '.join('--' + k for k in OPTIONS if k in read and k != 'scenario')}"
+            f"{words} is not read by {flag}; leave it out: {flag} reads {', '.join('--' + k.replace('_', '-') for k in OPTIONS if k in read and k != 'scenario')}"
         )
 
 
@@ -125,7 +129,11 @@ def main(args: argparse.Namespace) -> int:
     from sim.base.units import parse
 
     _check_read(args)
-    rent = None if args.rent is None else parse(args.rent, "money_per_hour", "--rent", low=1e-9)
+    rent = (
+        None
+        if args.chip_hour_price is None
+        else parse(args.chip_hour_price, "money_per_hour", "--chip-hour-price", low=1e-9)
+    )
     if args.ask:
         result = _ask(args, rent)
         text = _answer_text(result)
@@ -153,20 +161,20 @@ def _changes(args) -> bool:
             "precision",
             "kv",
             "tp",
-            "drafts",
-            "accept",
+            "num_speculative_tokens",
+            "acceptance_length",
             "stack",
             "prompt",
             "output",
             "cv",
-            "cached",
+            "prefix_cache_hit_rate",
             "rate",
-            "users",
+            "concurrency",
             "requests",
             "ttft",
             "tpot",
-            "rent",
-            "price",
+            "chip_hour_price",
+            "token_price",
             "mode",
         )
     )
@@ -178,7 +186,7 @@ def _ask(args, rent) -> dict:
     given: dict = {"model": args.model or "glm5"}
     one = {
         "speed": {
-            "wanted": args.wanted,
+            "wanted": args.target_tps,
             "context": args.context,
             "chips": args.chips,
             "precision": args.precision,
@@ -187,10 +195,10 @@ def _ask(args, rent) -> dict:
         },
         "fits": {"precision": args.precision, "kv": args.kv},
         "margin": {
-            "wanted": args.wanted,
+            "wanted": args.target_tps,
             "rent": rent,
             "seed": args.seed,
-            "prices": [tuple(args.price)] if args.price else None,
+            "prices": [tuple(args.token_price)] if args.token_price else None,
             "prompt": args.prompt,
             "output": args.output,
             "mode": args.mode,
@@ -201,7 +209,7 @@ def _ask(args, rent) -> dict:
             "chips": args.chips,
             "precision": args.precision,
             "rent": rent,
-            "prices": tuple(args.price) if args.price else None,
+            "prices": tuple(args.token_price) if args.token_price else None,
             "mode": args.mode,
         },
     }[args.ask]
@@ -224,16 +232,16 @@ def _target(args):
     from sim.base.units import parse
     from sim.serving.sizing import Target
 
-    if args.users:
+    if args.concurrency:
         raise InputError(
-            "--users: sizing takes --rate, requests per second; give --rate or leave it out for one instance of each kind"
+            "--concurrency: sizing takes --rate, requests per second; give --rate or leave it out for one instance of each kind"
         )
     return Target(
         args.prompt or 4096,
         args.output or 512,
         parse(args.ttft or "2s", "time", "--ttft", low=1e-6),
         parse(args.tpot or "50ms", "time", "--tpot", low=1e-6),
-        args.cached or 0.0,
+        args.prefix_cache_hit_rate or 0.0,
         args.rate,
     )
 
@@ -243,9 +251,11 @@ def _size(args, rent) -> tuple[dict, str]:
     from sim.serving.sizing import DEFAULT_CLUSTERS, size
 
     target = _target(args)
-    accept = ACCEPT if args.accept is None else {args.drafts or 3: args.accept}
+    accept = ACCEPT if args.acceptance_length is None else {args.num_speculative_tokens or 3: args.acceptance_length}
     narrow = {
-        k: (v,) for k, v in (("formats", args.precision), ("kvs", args.kv), ("drafts", args.drafts)) if v is not None
+        k: (v,)
+        for k, v in (("formats", args.precision), ("kvs", args.kv), ("drafts", args.num_speculative_tokens))
+        if v is not None
     }
     found = size(
         args.model or "glm5",
@@ -313,8 +323,8 @@ def _scenario(args, rent) -> dict:
         ("precision", args.precision),
         ("kv", args.kv),
         ("attention_tp", args.tp),
-        ("drafts", args.drafts),
-        ("accept_length", args.accept),
+        ("drafts", args.num_speculative_tokens),
+        ("accept_length", args.acceptance_length),
         ("stack", args.stack),
     ):
         if value is not None:
@@ -327,19 +337,19 @@ def _scenario(args, rent) -> dict:
         if args.cv is not None:
             old = work.get(key, 1024 if key == "prompt" else 256)
             work[key] = {"mean": old["mean"] if isinstance(old, dict) else old, "cv": args.cv}
-    for key, value in (("cached_share", args.cached), ("requests", args.requests)):
+    for key, value in (("cached_share", args.prefix_cache_hit_rate), ("requests", args.requests)):
         if value is not None:
             work[key] = value
-    if args.rate is not None or args.users is not None:
-        work.pop("rate", None), work.pop("users", None)
-        work |= {k: v for k, v in (("rate", args.rate), ("users", args.users)) if v is not None}
-    elif "rate" not in work and "users" not in work:
-        work["users"] = 8
+    if args.rate is not None or args.concurrency is not None:
+        work.pop("rate", None), work.pop("concurrency", None)
+        work |= {k: v for k, v in (("rate", args.rate), ("concurrency", args.concurrency)) if v is not None}
+    elif "rate" not in work and "concurrency" not in work:
+        work["concurrency"] = 8
     prices = dict(given.get("prices") or {})
     if rent is not None:
         prices["rent"] = rent
-    if args.price:
-        prices |= {"input": args.price[0], "output": args.price[1]}
+    if args.token_price:
+        prices |= {"input": args.token_price[0], "output": args.token_price[1]}
     target = dict(given.get("target") or {}) | {
         k: v for k, v in (("ttft", args.ttft), ("tpot", args.tpot)) if v is not None
     }

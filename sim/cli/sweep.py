@@ -27,7 +27,9 @@ def add(parser) -> None:
     parser.add_argument(
         "--samples", type=int, help="Monte Carlo with so many samples over the facts' ranges and --vary"
     )
-    parser.add_argument("--no-facts", action="store_true", help="with --samples: hold the facts, draw --vary alone")
+    parser.add_argument(
+        "--no-hardware-facts", action="store_true", help="with --samples: hold the hardware facts, draw --vary alone"
+    )
     parser.add_argument("--engine", default="local", help="local (this machine's cores) | ray")
     parser.add_argument(
         "--ray-address",
@@ -87,7 +89,7 @@ def main(args) -> int:
                 scenario,
                 args.samples,
                 vary,
-                not args.no_facts,
+                not args.no_hardware_facts,
                 scenario.seed,
                 args.engine,
                 args.workers,

@@ -111,9 +111,7 @@ def estimate(
     reduce_s, gather_s, optimizer_s = data_parallel(coster, params)
     size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
     p2p_bytes = size / plan.tp if plan.tp > 1 else size  # tensor-parallel ranks send their slice each
-    p2p_s = collectives.p2p(cluster, p2p_bytes, plan.pp_stride()) if plan.pp > 1 else 0.0
-    if plan.pp > 1 and plan.tp > 1 and not plan.sp:
-        p2p_s += collectives.time("all_gather", size, coster.groups["tp"])
+    p2p_s = stage_message_s(cluster, size, plan.tp, plan.pp_stride(), bool(plan.sp)) if plan.pp > 1 else 0.0
     costs = StepCosts(
         chunks=tuple(chunks),
         micro_batches=plan.micro_batches(workload),
@@ -131,6 +129,14 @@ def estimate(
     saved = {kind: dict(cost.saved) for kind, cost in per_layer.items()}
     saved["embedding"], saved["head"] = dict(first.saved), dict(last.saved)
     return Estimate(costs, classes, params, saved, stack, coster.kernels)
+
+
+def stage_message_s(cluster: Cluster, size: float, tp: int, stride: int, sp: bool) -> float:
+    """Seconds to hand a micro-batch's `size` bytes of hidden states to the next pipeline stage, `stride` chips away."""
+    seconds = collectives.p2p(cluster, size / tp, stride)  # tensor-parallel ranks send their slice each
+    if tp > 1 and not sp:
+        seconds += collectives.time("all_gather", size, collectives.place(cluster, tp))
+    return seconds
 
 
 def data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> tuple[float, float, float]:

@@ -210,7 +210,7 @@ def result_of(a: Answer, samples: int = 500) -> dict:
     how = (
         "kept"
         if a.fixed
-        else "found at once: near the best, not proven to be it (clustersim plan without --fix proves it)"
+        else "found at once: near the best, not proven to be it (clustersim plan without --set proves it)"
     )
     return {
         "question": {

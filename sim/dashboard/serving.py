@@ -108,12 +108,12 @@ def command(model: str, place: str, price_in: str, price_out: str, rent: str = "
         model,
         "--cluster",
         name if kind == "cluster" else USUAL_CLUSTER[name],
-        "--price",
+        "--token-price",
         f"{parse(price_in, 'money', 'Input price'):g}",
         f"{parse(price_out, 'money', 'Output price'):g}",
     ]
     given = price(rent, "money_per_hour", "Rent of a serving chip")
-    return shlex.join([*line, *(["--rent", f"${given.value:g}/h"] if given else [])])
+    return shlex.join([*line, *(["--chip-hour-price", f"${given.value:g}/h"] if given else [])])
 
 
 class Serving:

@@ -227,11 +227,14 @@ def command(a: Answer) -> str:
         "--precision",
         q.precision,
     ]
-    for key, flag, unit in (("rent_usd_per_hour", "--rent", "/h"), ("system_price_usd", "--price", "")):
+    for key, flag, unit in (
+        ("rent_usd_per_hour", "--chip-hour-price", "/h"),
+        ("system_price_usd", "--system-price", ""),
+    ):
         if key in q.prices:
             words += [flag, f"${q.prices[key].value:.12g}{unit}"]
     for key in AXES:
-        words += ["--schedules", str(a.row[key])] if key == "schedule" else ["--fix", f"{key}={a.row[key]}"]
+        words += ["--schedules", str(a.row[key])] if key == "schedule" else ["--set", f"{key}={a.row[key]}"]
     return shlex.join(words)
 
 

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from sim.cost import collectives, memory
-from sim.cost.closed_form import Loads, exposed_reduction, loads, pipeline_of, straggler
+from sim.cost import memory
+from sim.cost.closed_form import Loads, loads, straggler
+from sim.cost.evaluate import closed_form_step
 from sim.cost.layer import Coster, LayerWork
 from sim.cost.operators import WIDTH
 from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack
-from sim.cost.step import data_parallel
+from sim.cost.step import data_parallel, stage_message_s
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
@@ -64,6 +65,18 @@ class Cost(NamedTuple):
     weight: float
     hide_forward: float
     hide_backward: float
+
+
+class Scalars(NamedTuple):
+    """What `sim.cost.closed_form.step_time_of` asks beside the loads, as in `StepCosts`."""
+
+    micro_batches: int
+    p2p_s: float
+    grad_reduce_s: float
+    param_gather_s: float
+    overlap_grad_reduce: bool
+    optimizer_s: float
+    fixed_s: float
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,6 @@ class PlanCosts:
         self._params: dict[tuple, tuple[tuple[float, float], ...]] = {}
         self._state: dict[tuple, tuple[float, ...]] = {}
         self._data: dict[tuple, tuple[float, float, float, bool, bool]] = {}
-        self._slow: dict[int, float] = {}
 
     # ---------------------------------------------------------------- objects for people
 
@@ -305,10 +317,8 @@ class PlanCosts:
     # ---------------------------------------------------------------- time
 
     def slow(self, chips: int) -> float:
-        found = self._slow.get(chips)
-        if found is None:
-            found = self._slow[chips] = straggler(chips, self.stack.jitter)
-        return found
+        """Factor of the slowest of `chips` chips."""
+        return straggler(chips, self.stack.jitter)
 
     def at_least(self, c: Candidate) -> float:
         """Seconds that no ZeRO or overlap setting of this candidate goes below: the busiest rank's own work, unsharded."""
@@ -328,22 +338,17 @@ class PlanCosts:
         data = self._data.get(key)
         if data is None:
             coster = self._coster(c, c.zero)
-            overlap = self.stack.overlap_p2p if coster.plan.overlap_p2p is None else coster.plan.overlap_p2p
             data = self._data[key] = (
                 *data_parallel(coster, tuple(dict.fromkeys(self.params(c)))),
                 coster.habit("overlap_grad_reduce"),
-                overlap,
+                coster.plan.overlap_p2p,
             )
-        reduce, gather, optimizer, hidden, overlap = data
+        reduce, gather, optimizer, hidden, overlap_p2p = data
         p2p = 0.0
         if c.pp > 1:
             size = c.micro_batch * self.workload.seq / c.cp * self.model.hidden * WIDTH
-            p2p = collectives.p2p(self.cluster, size / c.tp, c.tp * c.cp * c.dp)
-            if c.tp > 1 and self.switches[c.switches].get("sp") is False:
-                p2p += collectives.time("all_gather", size, collectives.place(self.cluster, c.tp))
-        slow = self.slow(c.chips)
-        total = pipeline_of(work, m, p2p, c.schedule, overlap, slow)[0]
-        if hidden and reduce > 0:
-            reduce = exposed_reduction(work, m, reduce, slow, self.stack.dp_hidden)
-        total += reduce + gather + optimizer + self.stack.fixed_s
+            sp = self.switches[c.switches].get("sp") is not False
+            p2p = stage_message_s(self.cluster, size, c.tp, c.tp * c.cp * c.dp, sp)
+        scalars = Scalars(m, p2p, reduce, gather, hidden, optimizer, self.stack.fixed_s)
+        total = closed_form_step(work, scalars, c.schedule, overlap_p2p, c.chips, self.stack).total_s
         return total if math.isfinite(total) else math.inf

@@ -18,8 +18,7 @@ from minglm.errors import InputError, nearest
 from sim.base.checks import DAY_S, check_finite, versions
 from sim.base.units import parse, said, whole
 from sim.cost import money
-from sim.cost.closed_form import step_time
-from sim.cost.evaluate import in_closed_form
+from sim.cost.evaluate import in_closed_form, step_of_estimate
 from sim.cost.memory import check_fits
 from sim.cost.stacks import Stack, resolve
 from sim.planner.candidates import PlanCosts
@@ -125,7 +124,7 @@ def question(
     machine = money.with_prices(machine, prices or {})
     if objective == "cost" and machine.chip.rent_usd_per_hour is None and machine.system_price_usd is None:
         raise InputError(
-            f"objective cost: no price of {machine.chip.name} is known; give one with --rent '$2/h' or prices.rent_usd_per_hour, or "
+            f"objective cost: no price of {machine.chip.name} is known; give one with --chip-hour-price '$2/h' or prices.rent_usd_per_hour, or "
             "choose --objective tokens"
         )
     return Question(
@@ -369,9 +368,11 @@ def _assumptions(q: Question) -> list[str]:
         f"failures: {rate.source}" if rate else "failures per chip as in Llama 3's table: none is known for this chip"
     )
     if q.cluster.chip.rent_usd_per_hour is None:
-        out.append(f"no rent of {q.cluster.chip.name} is known: no cost to rent is given (--rent sets one)")
+        out.append(f"no rent of {q.cluster.chip.name} is known: no cost to rent is given (--chip-hour-price sets one)")
     if q.cluster.system_price_usd is None:
-        out.append(f"no system price of {q.cluster.chip.name} is known: no cost to own is given (--price sets one)")
+        out.append(
+            f"no system price of {q.cluster.chip.name} is known: no cost to own is given (--system-price sets one)"
+        )
     return out
 
 
@@ -396,8 +397,7 @@ def by_events(q: Question, costs: PlanCosts, found: Found) -> dict:
 def parts(q: Question, plan: Plan, load: Workload) -> dict[str, float]:
     """Seconds of a step on the busiest rank by cause; they sum to the step, what is not told apart is 'waiting'."""
     made, _, seconds, slow = in_closed_form(q.model, q.cluster, plan, load, q.precision, q.stack, warn=True)
-    overlap = made.stack.overlap_p2p if plan.overlap_p2p is None else plan.overlap_p2p
-    t = step_time(made.costs, plan.schedule, overlap, slow, made.stack.dp_hidden)
+    t = step_of_estimate(made, plan)
     m = made.costs.micro_batches * (0.5 if plan.schedule == "dualpipe" else 1.0)
     out = {name: m * s * slow for name, s in made.classes.items()}
     out |= {

@@ -32,7 +32,7 @@ class Case:
     keep: float = 1.0  # share of groups that the dynamic filter keeps
     colocated: bool = False  # the same chips roll out and train
     interruptible: bool = True  # a push goes into running requests; otherwise it waits until all have ended
-    keep_cache: bool = False  # caches survive pushes and aborts; otherwise contexts are prefilled again
+    reuse_kv_cache: bool = False  # caches survive pushes and aborts; otherwise contexts are prefilled again
     strict: bool = True  # async: wait for the oldest groups, so that η is a bound (`Policy.must_wait`)
     steps: int = 4
     warmup: int = 0  # first steps that figures leave out
@@ -49,7 +49,7 @@ class Case:
         None  # the trainer pads rows into passes of so many tokens and pays for the padding; None: it pads nothing
     )
     train_s_per_pass: float = 0.0  # of each such pass, whatever its size
-    keep_s: float = 0.0  # an aborted request's cache put aside and brought back
+    kv_offload_s: float = 0.0  # an aborted request's KV cache offloaded and brought back
     decode_beside: float = 1.0  # where both share a machine: an engine is so many times slower while the trainer works,
     train_beside: float = 1.0  # and an update so many times slower while engines decode
     share_prompts: bool = False  # samples of a group admitted together read their prompt in once, one call for all

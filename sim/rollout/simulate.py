@@ -60,10 +60,10 @@ class _Run:
                 case.prefill_fixed_s,
                 case.kv_limit,
                 case.max_running,
-                case.keep_cache,
+                case.reuse_kv_cache,
                 case.topk,
                 case.share_prompts,
-                case.keep_s,
+                case.kv_offload_s,
             )
             for i in range(case.engines)
         ]

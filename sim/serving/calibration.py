@@ -135,10 +135,12 @@ def predict(row: Mapping, scale: float | None = None) -> tuple[float, dict]:
     if kind == "mixed":
         return _mixed(row, d, _deployment(row["prefill"], None, scale), per)
     if kind == "closed":
-        from sim.serving.simulate import Fleet, Workload, simulate
+        from sim.serving.simulate import Fleet, ServingWorkload, simulate
 
-        users = row["users"]
-        work = Workload(concurrency=users, requests=max(60, 5 * users), prompt=row["prompt"], output=row["output"])
+        users = row["concurrency"]
+        work = ServingWorkload(
+            concurrency=users, requests=max(60, 5 * users), prompt=row["prompt"], output=row["output"]
+        )
         result = simulate(Fleet(decode=d, max_batch=4 * users), work, seed=0)
         rate = result.output_tokens_per_s + (result.input_tokens_per_s if row["count"] == "total" else 0.0)
         return rate / d.chips * per, {"tpot_ms": 1e3 * result.tpot_s["mean"]}

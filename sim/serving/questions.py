@@ -240,7 +240,7 @@ def margin(
         option = sizing.cheapest or sizing.options[0]
     cost = rent_of(option.decode.cluster, rent)
     if cost is None:
-        raise InputError(f"{place.chip.name} has no rent in data/chips: give --rent, dollars per chip-hour")
+        raise InputError(f"{place.chip.name} has no rent in data/chips: give --chip-hour-price, dollars per chip-hour")
     number(samples, "samples", 10, 1e6)
     band = error_band() if option.mode == "hybrid" else (1.0, 1.0)
     ranges = {

@@ -43,7 +43,7 @@ class Profile:
     source: str = ""
     train_s_per_square: float = 0.0
     train_s_per_pass: float = 0.0
-    keep_s: float = 0.0
+    kv_offload_s: float = 0.0
     decode_beside: float = 1.0
     train_beside: float = 1.0
 
@@ -113,7 +113,7 @@ def case_of(run: Path, profile: Profile) -> Case:
         overhead_s=profile.overhead_s,
         topk=_index_topk(run),
         keep=max(kept, 0.01) if kept < 1 else 1.0,
-        keep_cache=not s.get("refresh_on_push") if continuous else bool(s.get("keep_cache")),
+        reuse_kv_cache=not s.get("refresh_on_push") if continuous else bool(s.get("reuse_kv_cache")),
         strict=bool(s.get("strict", False)),
         steps=updates,
         warmup=WARMUP,
@@ -122,7 +122,7 @@ def case_of(run: Path, profile: Profile) -> Case:
         train_s_per_square=profile.train_s_per_square,
         train_s_per_pass=profile.train_s_per_pass,
         micro_tokens=s.get("micro_tokens"),
-        keep_s=profile.keep_s,
+        kv_offload_s=profile.kv_offload_s,
         decode_beside=profile.decode_beside,
         train_beside=profile.train_beside,
         share_prompts=True,
@@ -154,7 +154,7 @@ def profile_of(run: Path) -> Profile:
                 source="profile.json",
                 train_s_per_square=float(given.get("train_s_per_square", 0.0)),
                 train_s_per_pass=float(given.get("train_s_per_pass", 0.0)),
-                keep_s=float(given.get("keep_s", 0.0)),
+                kv_offload_s=float(given.get("kv_offload_s", 0.0)),
                 **{k: max(1.0, float(given.get(k, 1.0))) for k in ("decode_beside", "train_beside")},
             )
         except (KeyError, TypeError, ValueError) as err:
@@ -387,7 +387,7 @@ def agree(runs: Sequence[str | Path]) -> dict:
             "train_fixed_s": profile.train_fixed_s,
             "train_s_per_square": profile.train_s_per_square,
             "train_s_per_pass": profile.train_s_per_pass,
-            "keep_s": profile.keep_s,
+            "kv_offload_s": profile.kv_offload_s,
             "decode_beside": profile.decode_beside,
             "train_beside": profile.train_beside,
             "overheads": {m: p.overhead_s for m, p in own.items()},

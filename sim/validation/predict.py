@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sim.cost import memory
-from sim.cost.closed_form import StepTime, step_time, straggler
+from sim.cost.closed_form import StepTime
+from sim.cost.evaluate import step_of_estimate
 from sim.cost.stacks import Stack
 from sim.cost.step import Estimate, estimate
 from sim.validation.rows import Row
@@ -29,9 +30,7 @@ def flops_per_token(row: Row) -> float:
 def step_of(row: Row, stack: Stack | None = None) -> tuple[StepTime, Estimate]:
     """Closed-form step of a row, under its own stack or another."""
     made = estimate(row.model, row.cluster, row.plan, row.workload, row.precision, stack or row.stack)
-    slow = straggler(row.plan.chips, made.stack.jitter)
-    overlap = made.stack.overlap_p2p if row.plan.overlap_p2p is None else row.plan.overlap_p2p
-    return step_time(made.costs, row.plan.schedule, overlap, slow, made.stack.dp_hidden), made
+    return step_of_estimate(made, row.plan), made
 
 
 def predict(row: Row, stack: Stack | None = None) -> float:

@@ -12,7 +12,7 @@ def run() -> list[dict]:
     from sim.serving.deployment import Deployment
     from sim.serving.simulate import Fleet, simulate
     from sim.serving.step_time import decode_step
-    from sim.serving.workload import Lengths, Workload
+    from sim.serving.workload import RequestLengths, ServingWorkload
     from sim.validation.serving import validate
 
     report = validate()
@@ -49,7 +49,9 @@ def run() -> list[dict]:
     d = Deployment.of("deepseek_v3", "h800_deepseek", chips=144, stack="deepseek-inhouse", redundant_experts=32)
     p = Deployment.of("deepseek_v3", "h800_deepseek", chips=32, stack="deepseek-inhouse")
     fleet = Fleet(decode=d, prefill=p, prefill_instances=4, max_batch=128)
-    work = Workload(rate_per_s=150, requests=10_000, prompt=Lengths(3000, 0.5), output=Lengths(900, 0.5))
+    work = ServingWorkload(
+        rate_per_s=150, requests=10_000, prompt=RequestLengths(3000, 0.5), output=RequestLengths(900, 0.5)
+    )
     times = []
     for seed in range(3):
         start = time.perf_counter()

@@ -42,7 +42,8 @@ class Case:
     @property
     def uses_torch(self) -> bool:
         return any(
-            command.startswith(("minglm train", "minglm rl")) and "--show" not in command for command in self.commands
+            command.startswith(("minglm train", "minglm rl")) and "--print-config" not in command
+            for command in self.commands
         )
 
 
@@ -97,20 +98,20 @@ SIMULATOR = [
     *(_one(f"campaign_{s}", f"clustersim campaign {s} --json --seeds 3") for s in TRAINING_SCENARIOS),
     _one(
         "plan_gpt3_64",
-        "clustersim plan --model gpt3_175b --cluster dgx_a100 --chips 64 --seq 2048 --batch 64 --json --keep 5",
+        "clustersim plan --model gpt3_175b --cluster dgx_a100 --chips 64 --seq 2048 --batch 64 --json --top-k 5",
     ),
     _one(
         "plan_pinned",
-        "clustersim plan --model llama3_70b --chip h100 --chips 512 --fix tp=8 --fix optimizer=muon --json --keep 5",
+        "clustersim plan --model llama3_70b --chip h100 --chips 512 --set tp=8 --set optimizer=muon --json --top-k 5",
     ),
     _one(
         "plan_moe_cost",
         "clustersim plan --model glm4_5 --cluster atlas_800t_a2 --chips 256 --batch-tokens 8M --objective cost --tokens 1T "
-        "--schedules 1f1b,interleaved --samples 20 --json --keep 3",
+        "--schedules 1f1b,interleaved --samples 20 --json --top-k 3",
     ),
     _one(
         "compare",
-        "clustersim compare --model llama3_70b --chips 512 --names 910b,h100 --against h100 --tokens 15T --schedules 1f1b,interleaved --json",
+        "clustersim compare --model llama3_70b --chips 512 --chip 910b,h100 --baseline h100 --tokens 15T --schedules 1f1b,interleaved --json",
     ),
     _one(
         "sweep_grid",
@@ -126,7 +127,7 @@ SIMULATOR = [
         "serving_size",
         "clustersim serving --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024 --json",
     ),
-    _one("rollouts_glm5_100k_folded", "clustersim rollouts rollouts_glm5_100k --fold --json"),
+    _one("rollouts_glm5_100k_folded", "clustersim rollouts rollouts_glm5_100k --downscale --json"),
     Case(
         "rollouts_small",
         tuple(
@@ -156,8 +157,8 @@ TEXTS = [
     _one("text_serving", "clustersim serving serving_glm5_h200"),
     _one("text_rollouts", "clustersim rollouts case.yaml --mode april"),
     _one("text_claim", "clustersim claims total-params"),
-    _one("text_recipe", "minglm train ci_pretrain --show"),
-    _one("text_rl_settings", "minglm rl --show"),
+    _one("text_recipe", "minglm train ci_pretrain --print-config"),
+    _one("text_rl_settings", "minglm rl --print-config"),
     Case(
         "text_bad_input",
         (

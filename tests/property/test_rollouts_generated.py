@@ -41,7 +41,7 @@ def cases(draw, policies=POLICIES):
         push_s=draw(st.floats(0, 2)),
         keep=draw(st.sampled_from((1.0, 0.6))),
         interruptible=draw(st.booleans()),
-        keep_cache=draw(st.booleans()),
+        reuse_kv_cache=draw(st.booleans()),
         steps=4,
     )
 

@@ -46,16 +46,16 @@ word = st.sampled_from(
 SERVE = (
     "--host",
     "--port",
-    "--key",
-    "--name",
+    "--api-key",
+    "--served-model-name",
     "--max-batch",
-    "--max-len",
+    "--max-model-len",
     "--max-tokens",
     "--max-concurrent",
     "--max-body",
     "--timeout",
     "--drain",
-    "--speculate",
+    "--num-speculative-tokens",
     "--mode",
     "--device",
     "--bogus",
@@ -123,7 +123,7 @@ def test_train_on_axes_without_torchrun(tmp_path_factory, words, recipe):
     from minglm.cli.main import main
 
     run = tmp_path_factory.getbasetemp() / "run"
-    words = [w for w in words if w not in ("-h", "--help", "--sh", "--sho", "--show")]
+    words = [w for w in words if w not in ("-h", "--help") and not "--print-config".startswith(w)]
     refused(*call(main, ["train", recipe, "--run", str(run), "--json", "--tp", "2", *words, "--dp", "2"]))
     assert not run.exists()
 
@@ -146,7 +146,7 @@ def test_train_on_axes_without_torchrun(tmp_path_factory, words, recipe):
         ("distributed.traffic", ["--rows", "x"]),
         ("tools.qat_vs_ptq", ["nothing", "--runs", "/dev/null/x"]),
         ("tools.qat_vs_ptq", ["--seeds", "a"]),
-        ("tools.qat_vs_ptq", ["--show", "nothing.csv"]),
+        ("tools.qat_vs_ptq", ["--summary", "nothing.csv"]),
         ("tools.qat_vs_ptq", ["--bogus"]),
     ],
 )

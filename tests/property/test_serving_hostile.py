@@ -84,7 +84,7 @@ def client(small_checkpoint):
     from minglm.serving.server import build
 
     _, app = build(
-        small_checkpoint, ServeSettings(mode="dense", max_body=MAX_BODY, max_tokens=8, max_len=64, max_batch=4)
+        small_checkpoint, ServeSettings(mode="dense", max_body=MAX_BODY, max_tokens=8, max_model_len=64, max_batch=4)
     )
     with TestClient(app, raise_server_exceptions=True) as it:
         yield it

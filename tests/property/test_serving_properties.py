@@ -10,7 +10,7 @@ from minglm.errors import InputError
 from sim.serving.deployment import GIB, Deployment, memory, remedies, require_fit, shortfall
 from sim.serving.simulate import Fleet, simulate
 from sim.serving.step_time import decode_step, flops_per_token, prefill
-from sim.serving.workload import Lengths, Workload
+from sim.serving.workload import RequestLengths, ServingWorkload
 from sim.spec.hardware import chip_from, cluster_from
 
 EXAMPLES = 1000 if os.environ.get("MINGLM_SOAK") else 60
@@ -167,7 +167,7 @@ def test_littles_law_order_and_determinism_for_any_load(
         **({"prefill": APART, "prefill_instances": instances, "transfer_bytes_per_s": 1e12} if apart else {}),
     )
     kind = {"rate_per_s": load} if isinstance(load, float) else {"concurrency": load}
-    work = Workload(requests=requests, prompt=Lengths(500, cv), output=Lengths(output, cv), **kind)
+    work = ServingWorkload(requests=requests, prompt=RequestLengths(500, cv), output=RequestLengths(output, cv), **kind)
     one, two = (simulate(fleet, work, seed=seed, clocks=(clock, clock)) for _ in range(2))
     assert one.to_dict() == two.to_dict() and one.finished == requests
     sojourn = sum(q.finish - q.arrive for q in one.requests) / requests
@@ -193,7 +193,7 @@ def test_one_prompt_at_a_time_waits_as_m_d_1_says(load, service, seed):
     )
     r = simulate(
         fleet,
-        Workload(rate_per_s=load / service, requests=12_000, prompt=500, output=1),
+        ServingWorkload(rate_per_s=load / service, requests=12_000, prompt=500, output=1),
         seed=seed,
         clocks=(clock, clock),
     )

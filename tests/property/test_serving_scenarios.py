@@ -49,7 +49,7 @@ PLACES = [
                 "max_batch",
                 "chunk_tokens",
             ),
-            "workload": ("rate", "users", "requests", "prompt", "output", "cached_share", "arrivals", "warmup"),
+            "workload": ("rate", "concurrency", "requests", "prompt", "output", "cached_share", "arrivals", "warmup"),
             "target": ("ttft", "tpot", "e2e"),
             "prices": ("input", "output", "cached_input", "rent", "utilisation"),
         }.items()

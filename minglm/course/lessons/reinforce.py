@@ -46,7 +46,7 @@ def reinforce(name: str, recipe: str, warm: Path, engine: str = "local", **chang
     run_dir = runs("rl") / name
     tiny = {**TINY, "over_sampling": 4} if changes.get("mode") == "april" else TINY
     settings = load(recipe, {**changes, **(tiny if SMOKE else {})})
-    return run_dir, rl(settings, run_dir, warm, fresh=True, engine=engine, show=print)
+    return run_dir, rl(settings, run_dir, warm, overwrite=True, engine=engine, show=print)
 
 
 def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tuple[str, str, bool]]:

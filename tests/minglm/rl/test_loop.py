@@ -274,7 +274,7 @@ def test_runs_that_cannot_be_are_refused(warm, tmp_path):
     with pytest.raises(InputError, match="no checkpoint there"):
         run(tmp_path / "nowhere", tmp_path / "a")
     run(warm, tmp_path / "mine", updates=1)
-    with pytest.raises(InputError, match="made with lr=0.0005, now lr=0.5; use --fresh"):
+    with pytest.raises(InputError, match="made with lr=0.0005, now lr=0.5; use --overwrite"):
         run(warm, tmp_path / "mine", updates=1, lr=0.5)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")

@@ -34,7 +34,7 @@ def server(small_checkpoint):
         "20000",
         "--max-tokens",
         "100",
-        "--key",
+        "--api-key",
         KEY,
     ) as (process, url):
         yield process, url
@@ -233,7 +233,7 @@ def test_kill_and_restart_on_the_same_port_and_drain(small_checkpoint):
     "settings, words",
     [
         ({"host": "0.0.0.0"}, "a key is needed"),
-        ({"key": "short"}, "at least 8"),
+        ({"api_key": "short"}, "at least 8"),
         ({"port": 70000}, "65535"),
         ({"max_batch": 0}, "max_batch"),
         ({"timeout_s": float("nan")}, "timeout_s"),

@@ -72,7 +72,7 @@ def test_the_choice_lies_between_nothing_and_the_best_possible(done):
 
 
 def test_another_size_in_the_same_folder_is_refused(done):
-    with pytest.raises(InputError, match="--fresh"):
+    with pytest.raises(InputError, match="--overwrite"):
         run_demo(done, "mini", progress=False)
     with pytest.raises(InputError, match="mini"):
         run_demo(done, "mimi", progress=False)

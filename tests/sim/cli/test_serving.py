@@ -58,11 +58,11 @@ def test_flags_alone_and_flags_on_a_file(capsys):
         "8",
         "--kv",
         "fp8",
-        "--drafts",
+        "--num-speculative-tokens",
         "3",
-        "--accept",
+        "--acceptance-length",
         "2.76",
-        "--users",
+        "--concurrency",
         "4",
         "--requests",
         "60",
@@ -80,7 +80,7 @@ def test_flags_alone_and_flags_on_a_file(capsys):
 
 
 def test_roofline_mode_is_named(capsys):
-    code, out, _ = call(capsys, "serving", "--users", "2", "--requests", "20", "--mode", "roofline", "--json")
+    code, out, _ = call(capsys, "serving", "--concurrency", "2", "--requests", "20", "--mode", "roofline", "--json")
     assert code == 0 and json.loads(out)["mode"] == "roofline"
 
 
@@ -117,16 +117,16 @@ def test_validate_serving(capsys):
         (["--prompt", "-3"], "prompt=-3"),
         (["--tpot", "x"], "'x' is not a quantity"),
         (["--size", "--tpot", "1us"], "no deployment of glm5"),
-        (["--size", "--users", "3"], "give --rate"),
+        (["--size", "--concurrency", "3"], "give --rate"),
         (["--model", "nothing"], "model 'nothing'"),
         (["--stack", "sglag-tp"], "did you mean"),
-        (["--rate", "1", "--users", "2"], "not both"),
+        (["--rate", "1", "--concurrency", "2"], "not both"),
         (["--ask", "weather"], "invalid choice"),
         (["--precision", "fp7"], "precision 'fp7'"),
-        (["--cached", "1.5"], "cached_share=1.5"),
+        (["--prefix-cache-hit-rate", "1.5"], "cached_share=1.5"),
         (["--requests", "0"], "requests=0"),
-        (["--rent", "$-2/h"], "--rent"),
-        (["--accept", "9"], "yields 1 to 1"),
+        (["--chip-hour-price", "$-2/h"], "--chip-hour-price"),
+        (["--acceptance-length", "9"], "yields 1 to 1"),
         (["--chips", "0"], "chips=0"),
     ],
 )

@@ -58,7 +58,7 @@ def test_command_prints_the_library_s_figures(capsys, table):
         "llama3_8b",
         "--chips",
         "64",
-        "--names",
+        "--chip",
         "910b,h100",
         "--seq",
         "4096",
@@ -79,9 +79,9 @@ def test_command_prints_the_library_s_figures(capsys, table):
 @pytest.mark.parametrize(
     "argv, words",
     [
-        (["--names", "910b,h9"], "h9"),
-        (["--names", ","], "name at least one chip"),
-        (["--against", "b200", "--names", "h100"], "not among"),
+        (["--chip", "910b,h9"], "h9"),
+        (["--chip", ","], "name at least one chip"),
+        (["--baseline", "b200", "--chip", "h100"], "not among"),
     ],
 )
 def test_command_refuses_in_one_line(capsys, argv, words):

@@ -129,15 +129,26 @@ def test_nothing_divides():
         (["--model", "gpt3_175b", "--cluster", "dgx_a1000"], "did you mean"),
         (["--model", "gpt3_175b"], "neither a cluster nor a chip"),
         (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--objective", "speed"], "objective 'speed'"),
-        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--fix", "tpp=8"], "did you mean"),
-        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--fix", "tp"], "KEY=VALUE"),
-        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--fix", "tp=0"], "whole number"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--set", "tpp=8"], "did you mean"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--set", "tp"], "KEY=VALUE"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--set", "tp=0"], "whole number"),
         (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--schedules", "2f2b"], "not one of"),
         (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--chips", "-4"], "chips"),
         (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--batch", "64", "--batch-tokens", "4M"], "keep one"),
-        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--keep", "0"], "--keep"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--top-k", "0"], "--top-k"),
         (
-            ["--model", "llama3_8b", "--chip", "910c", "--objective", "cost", "--cluster", "dgx_h100", "--rent", "0"],
+            [
+                "--model",
+                "llama3_8b",
+                "--chip",
+                "910c",
+                "--objective",
+                "cost",
+                "--cluster",
+                "dgx_h100",
+                "--chip-hour-price",
+                "0",
+            ],
             "must be more than 0",
         ),
     ],
@@ -149,7 +160,7 @@ def test_bad_input_is_one_line(capsys, argv, words):
 
 def test_cost_without_a_price_is_refused():
     chip = {"name": "made-up", "peak_flops": "300 TFLOPS", "memory_bytes": "80 GB", "memory_bytes_per_s": "2 TB/s"}
-    with pytest.raises(InputError, match="no price of made-up is known.*--rent"):
+    with pytest.raises(InputError, match="no price of made-up is known.*--chip-hour-price"):
         question("llama3_8b", None, 8, chip=chip, objective="cost")
 
 
@@ -165,7 +176,7 @@ def test_command_and_library_agree(capsys):
         "4096",
         "--batch",
         "32",
-        "--keep",
+        "--top-k",
         "4",
     ]
     code, out, err = call(capsys, *argv, "--json")
@@ -218,9 +229,9 @@ def test_report_is_one_page_with_its_numbers(tmp_path, capsys):
         "4096",
         "--batch",
         "32",
-        "--keep",
+        "--top-k",
         "4",
-        "--fix",
+        "--set",
         "micro_batch=1",
         "--samples",
         "40",

@@ -110,7 +110,7 @@ def test_april_removes_the_tail_and_async_the_waiting():
     assert free.trained_tokens_per_s > 1.2 * sync.trained_tokens_per_s
     assert (
         april.reprefilled_tokens > 0
-        and simulate(replace(CASE, policy=Policy("april", 16, 32), keep_cache=True)).reprefilled_tokens == 0
+        and simulate(replace(CASE, policy=Policy("april", 16, 32), reuse_kv_cache=True)).reprefilled_tokens == 0
     )
 
 
@@ -137,7 +137,7 @@ def test_glm5_drops_what_is_too_stale():
 
 
 def test_aborted_request_books_its_tokens_by_version():
-    engine = Engine(0, DecodeCurve(((1, 1.0),)), keep_cache=True)
+    engine = Engine(0, DecodeCurve(((1, 1.0),)), reuse_kv_cache=True)
     group = type("G", (), {})()
     t = Trajectory(group, 10, 0)
     engine.queue.append(t)
@@ -262,7 +262,7 @@ def test_command(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["result"]["mode"] == "sync"
     assert main.main(["rollouts", str(path), "--set", "eta=-2"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert main.main(["rollouts", str(path), "--fold"]) == 0 and "folded" in capsys.readouterr().out
+    assert main.main(["rollouts", str(path), "--downscale"]) == 0 and "folded" in capsys.readouterr().out
     assert main.main(["rollouts"]) == 2
 
 

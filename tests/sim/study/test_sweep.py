@@ -142,7 +142,7 @@ def test_missing_packages_say_how_to_install(tmp_path, monkeypatch, module, word
         (["--vary", "plan.tp=[1]", "--engine", "rey"], "did you mean 'ray'"),
         (["--vary", "plan.tp=[1]", "--workers", "0"], "--workers 0"),
         (["--samples", "1"], "samples=1"),
-        (["--samples", "5", "--no-facts"], "nothing is uncertain"),
+        (["--samples", "5", "--no-hardware-facts"], "nothing is uncertain"),
     ],
 )
 def test_bad_input_is_one_line(capsys, argv, words):

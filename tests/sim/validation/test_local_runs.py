@@ -41,7 +41,7 @@ def write_run(folder, mode: str, seed: int, prompts: int, **rules):
         overhead_s=rules.get("overhead", 0.2),
         steps=12,
         strict=False,
-        keep_cache=mode == "async",
+        reuse_kv_cache=mode == "async",
     )
     result = simulate(case)
     settings = {
