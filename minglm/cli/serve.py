@@ -80,4 +80,4 @@ def main(args) -> int:
         num_speculative_tokens=args.num_speculative_tokens,
         mode=args.mode,
     )
-    return serve(args.checkpoint, settings, args.device, said=lambda line: print(line, flush=True))
+    return serve(args.checkpoint, settings, args.device, report=lambda line: print(line, flush=True))

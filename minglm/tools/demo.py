@@ -210,7 +210,7 @@ def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: boo
     import torch
     from tqdm.auto import tqdm
 
-    from minglm.model.attention import MLA, View
+    from minglm.model.attention import MLA, ForwardContext
     from minglm.model.layers import rope_table
 
     torch.manual_seed(0)
@@ -227,7 +227,7 @@ def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: boo
             for _ in range(repeats + 1):
                 for mode, taken in times.items():
                     start = time.perf_counter()
-                    layer(x, View(mode, rope))
+                    layer(x, ForwardContext(mode, rope))
                     taken.append(time.perf_counter() - start)
             dense, sparse = (statistics.median(t[1:]) for t in times.values())
             rows.append(

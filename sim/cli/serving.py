@@ -34,7 +34,9 @@ def add(parser) -> None:
     parser.add_argument("--cv", type=float, help="coefficient of variation of both lengths (default 0)")
     parser.add_argument("--prefix-cache-hit-rate", type=float, help="share of the prompt found in a prefix cache")
     parser.add_argument("--rate", type=float, help="requests per second (open loop)")
-    parser.add_argument("--concurrency", type=int, help="requests in flight; each that ends is followed by another (closed loop)")
+    parser.add_argument(
+        "--concurrency", type=int, help="requests in flight; each that ends is followed by another (closed loop)"
+    )
     parser.add_argument("--requests", type=int, help="requests to simulate (default 1000)")
     parser.add_argument("--ttft", help="time to first token wanted, such as 2s")
     parser.add_argument("--tpot", help="time per output token wanted, such as 50ms")

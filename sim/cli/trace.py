@@ -59,7 +59,7 @@ def main(args) -> int:
     p = projection.point(s, recorder=recorder)
     if recorder:
         recorder.write(out)
-    costs = evaluate.stretched(p.estimate.costs, p.straggler)
+    costs = evaluate.scale_compute(p.estimate.costs, p.straggler)
     written = [out] if out else []
     if args.timeline:
         from sim.report.projection import write_figure

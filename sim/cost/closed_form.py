@@ -1,4 +1,4 @@
-"""Step time in closed form, per schedule: what the event floor gives without jitter, in microseconds of work.
+"""Step time in closed form, per schedule: what the simulator gives without jitter, in microseconds of work.
 
 Symbols: P ranks, m micro-batches, v chunks per rank, F/B/W forward, input-gradient and weight-gradient time of a chunk.
 Sources: GPipe (arXiv 1811.06965), 1F1B and interleaved (arXiv 2104.04473 §2.2: bubble (P−1)/(v·m)), zero bubble (arXiv

@@ -68,7 +68,7 @@ def in_closed_form(
     return made, need, seconds, straggler(plan.chips, made.stack.jitter)
 
 
-def stretched(costs, factor: float):
+def scale_compute(costs, factor: float):
     """Step costs with all compute taking `factor` times as long."""
 
     @functools.cache

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from sim.cost import memory
 from sim.cost.closed_form import Loads, loads, straggler
 from sim.cost.evaluate import closed_form_step
-from sim.cost.layer import Coster, LayerWork
+from sim.cost.layer import LayerEstimator, LayerWork
 from sim.cost.operators import WIDTH
 from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack
@@ -51,10 +51,10 @@ class Candidate(NamedTuple):
 class Work(NamedTuple):
     """A group of equal layers on one chip: work of each part, and its weights for ZeRO-3 gathers."""
 
-    coster: Coster
+    estimator: LayerEstimator
     kinds: dict[str, tuple[tuple[float, LayerWork], ...]]
     ends: tuple[LayerWork, LayerWork, LayerWork | None]
-    kept: memory.Kept
+    kept: memory.SavedActivations
 
 
 class Cost(NamedTuple):
@@ -114,7 +114,7 @@ class PlanCosts:
         self.model, self.cluster, self.workload, self.precision, self.stack = model, cluster, workload, precision, stack
         self.switches = switches
         self.mtp = model.mtp_depth if workload.mtp else 0
-        self.room = cluster.chip.memory_bytes.value
+        self.memory_capacity = cluster.chip.memory_bytes.value
         # settings that agree on a layer's cost share it
         settled = [tuple((k, s[k]) for k in _A if k in s) for s in switches]
         self.layer_set = [settled.index(s) for s in settled]
@@ -166,7 +166,7 @@ class PlanCosts:
             )
         return found
 
-    def _coster(self, c: Candidate, zero: int = 0) -> Coster:
+    def _estimator(self, c: Candidate, zero: int = 0) -> LayerEstimator:
         plan = Plan(
             tp=c.tp,
             pp=c.pp,
@@ -181,20 +181,20 @@ class PlanCosts:
             recompute=c.recompute,
             **self.switches[c.switches],
         )
-        return Coster(self.model, self.cluster, plan, self.workload, self.precision, self.stack)
+        return LayerEstimator(self.model, self.cluster, plan, self.workload, self.precision, self.stack)
 
     def work(self, c: Candidate) -> Work:
         dual = c.schedule.startswith("dualpipe")
         key = (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, dual, self.layer_set[c.switches])
         found = self._work.get(key)
         if found is None:
-            coster, model = self._coster(c), self.model
+            estimator, model = self._estimator(c), self.model
             kinds = (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])
             found = self._work[key] = Work(
-                coster,
-                {kind: coster.layer_work(kind, c.recompute) for kind in kinds},
-                coster.end_work(),
-                memory.kept_bytes(model, coster.plan, self.workload, self.stack),
+                estimator,
+                {kind: estimator.layer_work(kind, c.recompute) for kind in kinds},
+                estimator.end_work(),
+                memory.saved_activations(model, estimator.plan, self.workload, self.stack),
             )
         return found
 
@@ -217,11 +217,11 @@ class PlanCosts:
         found = self._costs.get(key)
         if found is None:
             shared = self.work(c)
-            coster = self._coster(c, 3) if sharded else shared.coster
+            estimator = self._estimator(c, 3) if sharded else shared.estimator
             found = {}
             for kind, variants in shared.kinds.items():
                 params = layer_params(self.model, kind, c.tp, c.ep, c.etp)
-                done = [(weight, coster.finish(work, params)) for weight, work in variants]
+                done = [(weight, estimator.finish(work, params)) for weight, work in variants]
                 found[kind] = Cost(
                     *(
                         sum(w * getattr(d, f) for w, d in done)
@@ -234,7 +234,7 @@ class PlanCosts:
                         )
                     )
                 )
-            for name, end in zip(("first", "last"), coster.finish_ends(shared.ends)):
+            for name, end in zip(("first", "last"), estimator.finish_ends(shared.ends)):
                 found[name] = Cost(
                     end.forward_s,
                     end.backward_input_s,
@@ -316,11 +316,11 @@ class PlanCosts:
 
     # ---------------------------------------------------------------- time
 
-    def slow(self, chips: int) -> float:
+    def straggler(self, chips: int) -> float:
         """Factor of the slowest of `chips` chips."""
         return straggler(chips, self.stack.jitter)
 
-    def at_least(self, c: Candidate) -> float:
+    def lower_bound(self, c: Candidate) -> float:
         """Seconds that no ZeRO or overlap setting of this candidate goes below: the busiest rank's own work, unsharded."""
         work = self.loads(c if c.zero != 3 else c._replace(zero=1))
         m = c.batch // (c.dp * c.micro_batch)
@@ -329,7 +329,7 @@ class PlanCosts:
             if c.schedule.startswith("dualpipe") and c.pp > 1
             else work.busy
         )
-        return m * busy * self.slow(c.chips) + self.stack.fixed_s
+        return m * busy * self.straggler(c.chips) + self.stack.fixed_s
 
     def step_s(self, c: Candidate) -> float:
         """Seconds of one step, as `sim.cost.evaluate.in_closed_form`."""
@@ -337,11 +337,11 @@ class PlanCosts:
         key = (c.tp, c.cp, c.ep, c.etp, c.pp, c.vpp, c.schedule, c.dp, c.zero, c.switches)
         data = self._data.get(key)
         if data is None:
-            coster = self._coster(c, c.zero)
+            estimator = self._estimator(c, c.zero)
             data = self._data[key] = (
-                *data_parallel(coster, tuple(dict.fromkeys(self.params(c)))),
-                coster.habit("overlap_grad_reduce"),
-                coster.plan.overlap_p2p,
+                *data_parallel(estimator, tuple(dict.fromkeys(self.params(c)))),
+                estimator.switch("overlap_grad_reduce"),
+                estimator.plan.overlap_p2p,
             )
         reduce, gather, optimizer, hidden, overlap_p2p = data
         p2p = 0.0

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from minglm.errors import InputError, nearest
-from sim.base.checks import DAY_S, check_finite, versions
-from sim.base.units import parse, said, whole
+from sim.base.checks import check_finite, versions
+from sim.base.units import DAY_S, parse, said, whole
 from sim.cost import money
 from sim.cost.evaluate import in_closed_form, step_of_estimate
 from sim.cost.memory import check_fits
@@ -377,7 +377,7 @@ def _assumptions(q: Question) -> list[str]:
 
 
 def by_events(q: Question, costs: PlanCosts, found: Found) -> dict:
-    """The plan's step played by the event floor, beside the closed form that ranked it."""
+    """The plan's step simulated as events, beside the closed form that ranked it."""
     try:
         p = evaluate(q.model, q.cluster, costs.plan(found.candidate), costs.load(found.candidate), q.precision, q.stack)
     except InputError as err:  # more pieces of work than are played

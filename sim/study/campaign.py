@@ -133,7 +133,7 @@ def campaign_legs(s: Scenario, cluster: Cluster | None = None, like: tuple = ())
                 f"{phase.name}: a batch of {wanted:,.0f} sequences does not divide over {plan.dp} replicas; use fewer replicas"
             )
         return Pace(
-            seconds(name, phase.seq, batch, phase.name.startswith("DSA"), 1, False),
+            seconds(name, phase.seq, batch, phase.attention == "sparse", 1, False),
             batch * phase.seq,
             plan.chips,
             plan.dp,
@@ -141,13 +141,14 @@ def campaign_legs(s: Scenario, cluster: Cluster | None = None, like: tuple = ())
         )
 
     seqs = {phase.name: phase.seq for phase in phases}
+    sparse = {phase.name: phase.attention == "sparse" for phase in phases}
 
     def played(leg: Leg) -> Leg:
         key = (
             leg.pace.plan,
             seqs[leg.phase],
             round(leg.pace.tokens_per_step / seqs[leg.phase]),
-            leg.phase.startswith("DSA"),
+            sparse[leg.phase],
         )
         if not like:
             return replace(leg, pace=replace(leg.pace, step_s=seconds(*key, 0, True)))
@@ -162,7 +163,7 @@ def campaign_legs(s: Scenario, cluster: Cluster | None = None, like: tuple = ())
 
 def _sparse_model(s: Scenario) -> ModelSpec:
     """The model of the DSA phases, where the scenario's own is still dense."""
-    later = s.document.get("attention") == "dense" and any(p.name.startswith("DSA") for p in s.phases)
+    later = s.document.get("attention") == "dense" and any(p.attention == "sparse" for p in s.phases)
     return load_model(s.document["model"]) if later else s.model
 
 

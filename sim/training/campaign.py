@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from minglm.errors import InputError
+from sim.base.units import DAY_S
 from sim.spec.phases import Leg
 from sim.training.checkpoints import Checkpoint, expected_goodput
-from sim.training.failures import DAY_S, Failure, FailureModel, Recovery, SlowServers
+from sim.training.failures import Failure, FailureModel, Recovery, SlowServers
 from sim.training.job import Job, Span
 
 

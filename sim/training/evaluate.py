@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from minglm.errors import InputError
 from sim.cost import memory
-from sim.cost.evaluate import in_closed_form, stretched
+from sim.cost.evaluate import in_closed_form, scale_compute
 from sim.cost.step import Estimate
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
@@ -63,7 +63,7 @@ def evaluate(
             + ("leave the jitter out, or " if noise else "")
             + "lower the batch or raise micro_batch"
         )
-    costs = made.costs if noise else stretched(made.costs, slow)
+    costs = made.costs if noise else scale_compute(made.costs, slow)
     # experts spread over several replicas: these meet in every expert layer and go at the pace of their slowest chip
     together = max(1, plan.ep * plan.etp // (plan.tp * plan.cp)) if noise and model.experts else 1
     result = step.simulate(

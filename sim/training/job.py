@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import simpy
 
+from sim.base.units import DAY_S
 from sim.spec.phases import Leg
 from sim.training.checkpoints import Checkpoint
-from sim.training.failures import DAY_S, Failure
+from sim.training.failures import Failure
 
 
 class Span(NamedTuple):

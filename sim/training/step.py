@@ -102,7 +102,7 @@ def simulate(
 
     Args:
         costs: what each piece of work takes (`sim/cost/step_costs.py`).
-        schedule: one of `sim.training.schedules.SCHEDULES`.
+        schedule: one of `sim.spec.plan.SCHEDULES`.
         replicas: data-parallel replicas to play. Identical ones fold into one, which changes nothing; with noise none are
             identical and all are played.
         fold: False plays every replica even where they are identical.

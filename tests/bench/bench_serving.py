@@ -18,7 +18,7 @@ def run() -> list[dict]:
     report = validate()
     rows = [
         {
-            "name": "published decode figures, predicted rows: mean error",
+            "name": "published decode figures, holdout rows: mean error",
             "value": report["mape_decode"],
             "unit": "1",
             "ratio": report["mape_decode"] / 0.20,
@@ -26,7 +26,7 @@ def run() -> list[dict]:
             "met": report["mape_decode"] <= 0.20,
         },
         {
-            "name": "published decode figures, predicted rows: worst error",
+            "name": "published decode figures, holdout rows: worst error",
             "value": report["worst_decode"],
             "unit": "1",
             "ratio": report["worst_decode"] / 0.30,
@@ -38,7 +38,7 @@ def run() -> list[dict]:
         if group != "decode":
             rows.append(
                 {
-                    "name": f"published figures, {group}: mean error of {g['rows']} predicted rows",
+                    "name": f"published figures, {group}: mean error of {g['rows']} holdout rows",
                     "value": g["mape"],
                     "unit": "1",
                     "ratio": None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -14,8 +13,6 @@ from sim.training.campaign import CampaignInput, run
 from sim.training.checkpoints import KINDS, Checkpoint
 from sim.training.failures import FailureModel, Recovery, SlowServers
 from sim.training.job import Course
-
-SOAK = 20 if os.environ.get("MINGLM_SOAK") else 1  # `make soak` looks twenty times as long
 
 
 @st.composite
@@ -54,7 +51,7 @@ def campaigns(draw, slow=False):
 
 
 @given(campaigns(slow=True), st.integers(0, 99))
-@settings(deadline=None, max_examples=150 * SOAK)
+@settings(max_examples=150)
 def test_hours_add_up(inp, seed):
     r = run(inp, seed)
     assert all(h >= -1e-9 for h in r.lost_hours.values())
@@ -66,7 +63,7 @@ def test_hours_add_up(inp, seed):
 
 
 @given(campaigns(), st.integers(0, 99), st.floats(1.0, 8.0))
-@settings(deadline=None, max_examples=150 * SOAK)
+@settings(max_examples=150)
 def test_more_failures_never_more_goodput(inp, seed, factor):
     worse = replace(inp, failures=FailureModel(inp.failures.per_chip_day * factor))
     a, b = run(inp, seed, timeline=False), run(worse, seed, timeline=False)
@@ -76,7 +73,7 @@ def test_more_failures_never_more_goodput(inp, seed, factor):
 
 
 @given(campaigns(), st.integers(0, 99), st.floats(1.0, 50.0))
-@settings(deadline=None, max_examples=150 * SOAK)
+@settings(max_examples=150)
 def test_faster_storage_is_never_worse(inp, seed, factor):
     c = inp.checkpoint
     better = replace(

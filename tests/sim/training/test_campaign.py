@@ -8,10 +8,11 @@ import pytest
 import simpy
 
 from minglm.errors import InputError
+from sim.base.units import DAY_S
 from sim.spec.phases import GLM5, Leg, Pace, Phase, choose_plans, describe, legs
 from sim.training.campaign import CampaignInput, expected, interval, run
 from sim.training.checkpoints import Checkpoint, daly
-from sim.training.failures import DAY_S, Failure, FailureModel, Recovery, SlowServers
+from sim.training.failures import Failure, FailureModel, Recovery, SlowServers
 
 SOFTWARE = (("software", 1.0, False),)
 
