@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -21,7 +22,7 @@ TEMPLATE = "planner"
 ONLY_NOTEBOOK = "notebook-only"  # tag of cells that the page leaves out
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8866, help="port on this machine (default 8866)")
     parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
     parser.add_argument(
@@ -82,7 +83,7 @@ def local_template(folder: Path) -> str:
     return TEMPLATE
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     check(args.port)
     token = "" if args.no_token else secrets.token_hex(24)
     address = f"http://127.0.0.1:{args.port}/" + (f"?token={token}" if token else "")
@@ -109,7 +110,8 @@ def main(args) -> int:
 
 
 def serve(options: list[str], token: str, browser: bool) -> int:
-    """Run the server in this process until it is stopped. The token never stands in a command line that others can list."""
+    """Run the server in this process until it is stopped. The token never stands in a command line that others can
+    list."""
     from voila.app import Voila
 
     from minglm.errors import InputError

@@ -9,8 +9,8 @@ from minglm import datafiles
 
 TEXT = "rollouts of reinforcement learning: tokens/s, idle and tail, staleness, waste, best split, over-sampling, cost"
 EXAMPLES = f"""clustersim rollouts rollouts_glm5_100k            (a few minutes; --downscale: seconds)
-clustersim rollouts case.yaml                     (keys: {datafiles.where("rollouts", "README.md")}; published seconds give an error column)
-clustersim rollouts case.yaml --mode april --set over_sampling=1.5
+clustersim rollouts case.yaml                     (keys: {datafiles.where("rollouts", "README.md")}; published seconds
+give an error column) clustersim rollouts case.yaml --mode april --set over_sampling=1.5
 clustersim rollouts rollouts_glm5_100k --questions (best split of the chips, over-sampling that pays)
 clustersim rollouts case.yaml --figure timeline.html
 clustersim rollouts --run runs/rl_sync            (predict runs of minglm rl from a measured profile)

@@ -21,7 +21,7 @@ DEFERRED = ("zb-h1", "zb-v", "dualpipe", "dualpipe-v")  # schedules that put wei
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step and its parts; `bubble_share` is idle time of the busiest rank over pipeline time."""
+    """Seconds of one step and its parts; `bubble_fraction` is idle time of the busiest rank over pipeline time."""
 
     total_s: float
     pipeline_s: float
@@ -32,7 +32,7 @@ class StepTime:
     fixed_s: float
 
     @property
-    def bubble_share(self) -> float:
+    def bubble_fraction(self) -> float:
         return self.bubble_s / self.pipeline_s if self.pipeline_s > 0 else 0.0
 
 

@@ -14,21 +14,6 @@ from sim.base.units import show
 from sim.dashboard.state import Answer, figure_words
 from sim.report.html import escape, table
 
-STYLE = """<style>
-.planner { font:15px/1.5 system-ui,"Helvetica Neue",Arial,sans-serif; color:#1c2330 }
-.planner .cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(11rem,1fr)); gap:.6rem; margin:.4rem 0 }
-.planner .card { background:#f5f7fa; border-left:4px solid #0072B2; border-radius:4px; padding:.5rem .7rem }
-.planner .card b { display:block; font-size:1.3rem; line-height:1.3 } .planner .card span { display:block; color:#4a5361; font-size:.86rem; line-height:1.35 }
-.planner .card .span { position:relative; height:6px; background:#dfe3ea; border-radius:3px; margin:.3rem 0 }
-.planner .card .span i { position:absolute; top:0; height:6px; background:#56B4E9; border-radius:3px }
-.planner .card .span u { position:absolute; top:-3px; width:3px; height:12px; background:#1c2330 }
-.planner .said { font-size:1.05rem; margin:.2rem 0 } .planner .note { color:#4a5361; font-size:.86rem }
-.planner .error { border-left:4px solid #D55E00; background:#fff4ec; padding:.5rem .7rem; border-radius:4px; margin:.3rem 0 }
-.planner .scroll { overflow-x:auto } .planner table { border-collapse:collapse; font-size:.9rem } .planner th, .planner td { text-align:left; vertical-align:top;
-  padding:.25rem .7rem .25rem 0; border-bottom:1px solid #dfe3ea } .planner td.num, .planner th.num { text-align:right }
-.planner code { font-size:.8rem; overflow-wrap:anywhere; white-space:pre-wrap } .planner a.file { display:inline-block; margin:.2rem .9rem .2rem 0; color:#0072B2 }
-</style>"""
-
 
 def block(inner: str, live: bool = False) -> str:
     """HTML in the page's style; `live` parts are read out when they change."""

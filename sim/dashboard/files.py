@@ -201,7 +201,7 @@ def link(label: str, name: str, content: str | bytes, kind: str) -> str:
 
 
 def result_of(a: Answer, samples: int = 500) -> dict:
-    """The page's answer in the shape of `sim.planner.planner.answer`, with more samples and the step played as events."""
+    """The page's answer in the shape of `sim.planner.planner.answer`, with more samples and the step simulated as events."""
     from sim.base.checks import versions
     from sim.planner.planner import _assumptions, by_events, facts
     from sim.study.monte_carlo import monte_carlo

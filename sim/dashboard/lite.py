@@ -23,6 +23,7 @@ from minglm import datafiles
 from minglm.errors import InputError
 from minglm.runtime import run_folder
 from sim.dashboard import lite_wheel
+from sim.report.html import static_text
 
 CACHE = datafiles.default_runs() / ".lite"
 SITE = datafiles.default_runs() / "lite"
@@ -241,26 +242,7 @@ def page(site: Path) -> Path:
     )
     path = site / "planner.html"
     path.write_text(
-        f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>The planner</title><style>body{{margin:0;font:16px/1.5 system-ui,sans-serif}} p{{margin:.6rem 1rem}} iframe{{border:0;width:100%;height:calc(100vh - 5.5rem)}}</style></head>
-<body><main><p><b>The planner</b>, in this browser alone: the first start takes up to a minute. As notebooks: <a href="lab/index.html?path=planner.ipynb">open JupyterLab</a>.</p>
-<iframe id="page" title="The planner page" src="repl/index.html?{query.replace("&", "&amp;")}"></iframe></main>
-<script>
-// The page alone: no toolbar, no prompt, and from its top.
-const timer = setInterval(() => {{
-  const inside = document.getElementById("page").contentDocument, answer = inside && inside.querySelector(".planner-top .said");
-  if (!answer || !inside.querySelector(".js-plotly-plot .main-svg")) return;
-  clearInterval(timer);
-  const style = inside.createElement("style");
-  style.textContent = ".jp-CodeConsole-input, .jp-CodeConsole .jp-Cell-inputWrapper, .jp-InputPrompt, .jp-OutputPrompt, .jp-Toolbar {{ display:none !important }}";
-  inside.head.append(style);
-  // The console around the page takes Enter for its prompt; here it belongs to the control that has the focus.
-  inside.defaultView.addEventListener("keydown", e => {{ if (e.key === "Enter" && e.target.closest(".planner-page")) e.stopImmediatePropagation(); }}, true);
-  const top = () => {{ inside.defaultView.dispatchEvent(new Event("resize")); for (let e = answer; e; e = e.parentElement) e.scrollTop = 0; }};
-  [0, 500, 1500, 3000].forEach(ms => setTimeout(top, ms));
-}}, 500);
-</script></body></html>
-""",
+        static_text("sim.dashboard", "lite.html").replace("QUERY", query.replace("&", "&amp;")),
         encoding="utf-8",
     )
     return path

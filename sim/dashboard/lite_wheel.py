@@ -48,7 +48,10 @@ NAME = f"minglm-{VERSION}-py3-none-any.whl"
 def sources() -> dict[str, bytes]:
     """Path in the wheel → contents."""
     ours, theirs = (datafiles.package(name) for name in ("sim", "minglm"))
-    out = {f"sim/{p.relative_to(ours).as_posix()}": p.read_bytes() for p in sorted(ours.rglob("*.py"))}
+    out = {
+        f"sim/{p.relative_to(ours).as_posix()}": p.read_bytes()
+        for p in sorted([*ours.rglob("*.py"), *ours.glob("*/static/*")])
+    }
     out |= {f"minglm/{name}": (theirs / name).read_bytes() for name in MINGLM if (theirs / name).is_file()}
     for name in DATA:
         place = datafiles.data(name)

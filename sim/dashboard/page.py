@@ -20,25 +20,9 @@ from sim.dashboard import svg as strips
 from sim.dashboard.controls import BY_KEY, DEFAULT
 from sim.dashboard.serving import Serving
 from sim.dashboard.widgets import Inputs
-from sim.report.html import escape
+from sim.report.html import escape, static_text
 
 NOW = "what is shown now"
-CSS = """<style>
-.planner-help { color:#4a5361; font-size:12.5px; line-height:1.3; display:block; white-space:normal }
-.planner-page { font-family:system-ui,"Helvetica Neue",Arial,sans-serif; max-width:72rem; margin:0 auto; overflow:visible }
-.planner-page .widget-html-content, .planner-page .jupyter-widget-html-content { white-space:normal; line-height:1.4 }
-.planner-page .planner-field .widget-text, .planner-page .planner-field .widget-dropdown { flex-direction:column; align-items:stretch; height:auto; overflow:visible }
-.planner-page .planner-field .widget-label { text-align:left; white-space:normal; line-height:1.25; height:auto; font-weight:600; width:auto; font-size:14px }
-.planner-page input[type=text], .planner-page select { height:32px !important; min-height:32px; font-size:16px; box-sizing:border-box }
-.planner-page .planner-field .widget-dropdown > select, .planner-page .planner-field .widget-text > input { flex:none !important; width:100% }
-.planner-page .widget-dropdown { height:auto } .planner-page .planner-field { gap:0 } .planner-page .planner-field .widget-html { height:auto }
-.planner-page .planner-field .widget-slider { height:30px; padding:0 .5rem } .planner-page .planner-field .noUi-target { margin-top:9px } .planner-page .noUi-handle { width:22px !important; height:22px !important; top:-10px !important }
-.planner-page.planner-page.planner-page.planner-page :focus-visible { outline:3px solid #0072B2 !important; outline-offset:0 }
-.planner-top { position:sticky; top:0; background:#fff; z-index:20; border-bottom:2px solid #0072B2; padding:.2rem 0 }
-.planner-page .widget-slider, .planner-page .slider-container { min-height:26px; overflow:visible }
-.planner-page .accordion, .planner-page .jupyter-widget-Collapse-contents, .planner-page .lm-Panel { overflow:visible }
-@media (max-width:500px) { .planner-page { font-size:14px } .planner-page .widget-button { width:100% !important } }
-</style>"""
 
 
 class Page:
@@ -71,8 +55,8 @@ class Page:
         )
         self.release = button("Find a plan for me again", "Stop keeping the plan")
         self.bar = w.FloatProgress(min=0, max=1, description="groups", layout=w.Layout(width="auto", display="none"))
-        self.play = button(
-            "Play this step as events", "Draw the timeline of a step that is too large to play at every move"
+        self.simulate = button(
+            "Simulate this step", "Draw the timeline of a step that is too large to simulate at every move"
         )
         self.metric = w.Dropdown(
             description="Result", layout=w.Layout(width="auto"), style={"description_width": "initial"}
@@ -95,7 +79,9 @@ class Page:
             w.Dropdown(description=x, layout=wide, style={"description_width": "initial"}) for x in ("A", "B")
         )
         self.versus_words = text()
-        self.export = button("Make the report", "HTML, JSON and CSV, with more samples and the step played as events")
+        self.export = button(
+            "Make the report", "HTML, JSON and CSV, with more samples and the step simulated as events"
+        )
         self.reset = button("All controls to their defaults", "")
         self.links = text()
         self.strips = {k: text() for k in ("timeline", "versus")}
@@ -131,7 +117,7 @@ class Page:
         row = w.Layout(flex_flow="row wrap", width="auto")
         page = w.VBox(
             [
-                w.HTML(CSS + pictures.STYLE + strips.STYLE),
+                w.HTML(f"<style>{static_text('sim.dashboard', 'page.css')}</style>"),
                 top,
                 head("What you ask"),
                 self.inputs.widget,
@@ -144,7 +130,7 @@ class Page:
                 picture("tornado", self.metric),
                 head("Memory and the step"),
                 w.GridBox([picture("memory"), picture("step")], layout=pair),
-                picture("timeline", self.play),
+                picture("timeline", self.simulate),
                 head("Compare two"),
                 w.HTML(
                     pictures.block(
@@ -171,7 +157,7 @@ class Page:
     def _wire(self) -> None:
         self.search.on_click(lambda _: self._search())
         self.release.on_click(lambda _: self._release())
-        self.play.on_click(lambda _: self._guard(self._timeline))
+        self.simulate.on_click(lambda _: self._guard(self._timeline))
         self.metric.observe(lambda _: self._quiet or self._guard(self._tornado), "value")
         self.save_button.on_click(lambda _: self._guard(self._save))
         self.upload.observe(lambda _: self._guard(self._uploaded), "value")
@@ -227,8 +213,8 @@ class Page:
         if not same_step:
             for key in ("memory", "step"):
                 self._put(key, *getattr(pictures, key)(found))
-            small = found.pieces <= state.PIECES
-            self.play.layout.display = "none" if small else ""
+            small = found.simulated_ops <= state.MAX_INLINE_OPS
+            self.simulate.layout.display = "none" if small else ""
             self._timeline() if small else self._no_timeline()
         if NOW in (self.a.value, self.b.value):
             self._versus()
@@ -271,13 +257,13 @@ class Page:
             self._put("tornado", *pictures.tornado(self.answer, self.metric.value))
 
     def _timeline(self) -> None:
-        self._strip("timeline", *strips.timeline(self.answer, state.played(self.answer)))
+        self._strip("timeline", *strips.timeline(self.answer, state.simulated_step(self.answer)))
 
     def _no_timeline(self) -> None:
         self._strip(
             "timeline",
             "",
-            f"A step of {self.answer.pieces:,} pieces of work is not played at every move: press the button to see its timeline.",
+            f"A step of {self.answer.simulated_ops:,} ops is not simulated at every move: press the button to see its timeline.",
         )
 
     def _guard(self, act) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from sim.base.units import parse, show
 from sim.cost.memory import peak
+from sim.cost.price_flags import price_words
 from sim.dashboard.controls import BY_KEY, CONTROLS, NAMES, question_of
 from sim.planner.candidates import PlanCosts
 from sim.planner.planner import Question, find, parts, row, scenario_of
@@ -42,7 +43,7 @@ AXES = (
     "recompute",
     "schedule",
 )  # what a kept plan keeps; replicas follow the chips
-PIECES = 1500  # of work in one step that is played without asking
+MAX_INLINE_OPS = 1500  # ops of a step that is simulated without asking
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class Answer:
         return {k: self.row[k] for k in AXES}
 
     @property
-    def pieces(self) -> int:
-        """Pieces of work in one step of one replica: what playing it as events costs."""
+    def simulated_ops(self) -> int:
+        """Ops in one step of one replica: what simulating it as events costs."""
         p = self.scenario.plan
         return 3 * p.pp * p.vpp * p.micro_batches(self.scenario.workload)
 
@@ -170,11 +171,11 @@ def searched(values: Mapping[str, str], progress=None, samples: int = SAMPLES) -
     return replace(a, fixed=a.kept)
 
 
-def played(a: Answer):
-    """The plan's step played as events (`sim.training.evaluate.Point`), for the timeline.
+def simulated_step(a: Answer):
+    """The plan's step simulated as events (`sim.training.evaluate.Point`), for the timeline.
 
     Raises:
-        InputError: more pieces of work than are played.
+        InputError: more ops than are simulated.
     """
     s = a.scenario
     return evaluate(s.model, s.cluster, s.plan, s.workload, s.precision, s.stack)
@@ -227,12 +228,7 @@ def command(a: Answer) -> str:
         "--precision",
         q.precision,
     ]
-    for key, flag, unit in (
-        ("rent_usd_per_hour", "--chip-hour-price", "/h"),
-        ("system_price_usd", "--system-price", ""),
-    ):
-        if key in q.prices:
-            words += [flag, f"${q.prices[key].value:.12g}{unit}"]
+    words += price_words(q.prices)
     for key in AXES:
         words += ["--schedules", str(a.row[key])] if key == "schedule" else ["--set", f"{key}={a.row[key]}"]
     return shlex.join(words)

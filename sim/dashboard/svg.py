@@ -33,14 +33,14 @@ def timeline(a: Answer, point) -> tuple[str, str]:
         ]
     alt = (
         f"One step of one replica as events on {ranks} pipeline ranks: {show(r.step_s, 'time')} ({point.closed_form_s / r.step_s - 1:+.1%} in closed form), "
-        f"{r.bubble_share:.0%} of the pipeline's time idle."
+        f"{r.bubble_fraction:.0%} of the pipeline's time idle."
     )
     legend = " ".join(
         f'<span class="key"><i style="background:{STYLES[k][1]};height:{12 * TALL[k]:.0f}px"></i>{escape(STYLES[k][0])}</span>'
         for k in kinds
     )
     return (
-        f'<p class="head">One step as events: {show(r.step_s, "time")}, bubble {r.bubble_share:.0%}</p><svg class="strip" role="img" aria-label="{escape(alt)}" '
+        f'<p class="head">One step as events: {show(r.step_s, "time")}, bubble {r.bubble_fraction:.0%}</p><svg class="strip" role="img" aria-label="{escape(alt)}" '
         f'viewBox="0 0 1000 {ranks * ROW}" preserveAspectRatio="none" style="width:100%;height:{min(ranks * ROW, 640)}px;background:#f5f7fa">{"".join(rects)}</svg>'
         f'<div class="ends"><span>0 s</span><span>pipeline rank 0 on top, {ranks} in all</span><span>{show(r.step_s, "time")}</span></div><div>{legend}</div>'
     ), alt
@@ -59,11 +59,3 @@ def versus(first: Answer, second: Answer, names: Sequence[str]) -> tuple[str, st
         )
     alt = versus_figure(first, second, names)[1]
     return f'<div class="versus" role="img" aria-label="{escape(alt)}">{"".join(rows)}</div>', alt
-
-
-STYLE = """<style>
-.planner .head { margin:.6rem 0 .2rem; font-size:15px } .planner .ends { display:flex; justify-content:space-between; font-size:.86rem; color:#4a5361 }
-.planner .key { margin-right:1rem; font-size:.86rem } .planner .key i { display:inline-block; width:12px; margin-right:.35rem }
-.planner .bar { margin:.4rem 0; font-size:.9rem } .planner .bar div { position:relative; height:18px; background:#f5f7fa } .planner .bar b { position:absolute; left:0; height:18px }
-.planner .bar i { position:absolute; top:8px; height:3px; background:#E69F00 } .planner .bar u { position:absolute; top:-3px; height:24px; border-left:2px dashed #000 }
-</style>"""

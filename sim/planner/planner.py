@@ -4,7 +4,7 @@
     >>> answer(q, keep=5)["winner"]["chips"] <= 64
     True
 
-Plans are ranked in closed form (`sim.planner.search`); the winner is then played as events. Cost counts the chips that a plan uses,
+Plans are ranked in closed form (`sim.planner.search`); the winner is then simulated as events. Cost counts the chips that a plan uses,
 held for the expected time with failures and restarts (Daly's formula, `sim.training.campaign.expected`).
 """
 
@@ -199,8 +199,9 @@ def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
 
 def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> float:
     """Share of time that is first-time work, with the chip's failure rate (or Llama 3's) and asynchronous checkpoints."""
-    from sim.spec.phases import Leg, Pace
-    from sim.training.campaign import CampaignInput, expected
+    from sim.spec.phases import RunSegment, Throughput
+    from sim.training.campaign import expected
+    from sim.training.campaign_input import CampaignInput
     from sim.training.checkpoints import Checkpoint
     from sim.training.failures import FailureModel
 
@@ -212,8 +213,8 @@ def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> f
         read_bytes_per_s=q.cluster.storage_bytes_per_s.value,
         host_bytes_per_s=q.cluster.host_bytes_per_s.value,
     )
-    leg = Leg("training", q.tokens, Pace(step_s, tokens_per_step, chips, 1, ""))
-    return expected(CampaignInput(legs=(leg,), chips=chips, failures=failures, checkpoint=saved))
+    segment = RunSegment("training", q.tokens, Throughput(step_s, tokens_per_step, chips, 1, ""))
+    return expected(CampaignInput(segments=(segment,), chips=chips, failures=failures, checkpoint=saved))
 
 
 def row(q: Question, costs: PlanCosts, found: Found) -> dict:
@@ -361,7 +362,7 @@ def facts(q: Question) -> list[dict]:
 def _assumptions(q: Question) -> list[str]:
     out = [
         "plans are ranked in closed form, every chip at the speed of the expected slowest",
-        "cost counts the chips a plan uses, not the rest of the inventory",
+        "cost counts the chips a plan uses, not the rest of the cluster",
         "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, and GPipe, which has 1F1B's bubble and needs more memory",
     ]
     rate = q.cluster.chip.failures_per_chip_hour
@@ -378,16 +379,16 @@ def _assumptions(q: Question) -> list[str]:
 
 
 def by_events(q: Question, costs: PlanCosts, found: Found) -> dict:
-    """The plan's step played by the event floor, beside the closed form that ranked it."""
+    """The plan's step simulated as events, beside the closed form that ranked it."""
     try:
         p = evaluate(q.model, q.cluster, costs.plan(found.candidate), costs.load(found.candidate), q.precision, q.stack)
-    except InputError as err:  # more pieces of work than are played
+    except InputError as err:  # more ops than are simulated
         return {"closed_form_step_s": found.step_s, "reason": str(err)}
     return {
         "events_step_s": p.result.step_s,
         "closed_form_step_s": found.step_s,
         "difference": p.result.step_s / found.step_s - 1,
-        "bubble_share": p.result.bubble_share,
+        "bubble_fraction": p.result.bubble_fraction,
         "events": p.result.events,
     }
 
@@ -397,7 +398,7 @@ def by_events(q: Question, costs: PlanCosts, found: Found) -> dict:
 
 def parts(q: Question, plan: Plan, load: Workload) -> dict[str, float]:
     """Seconds of a step on the busiest rank by cause; they sum to the step, what is not told apart is 'waiting'."""
-    made, _, seconds, slow = in_closed_form(q.model, q.cluster, plan, load, q.precision, q.stack, warn=True)
+    made, _, seconds, slow = in_closed_form(q.model, q.cluster, plan, load, q.precision, q.stack, allow_oom=True)
     overlap = made.stack.overlap_p2p if plan.overlap_p2p is None else plan.overlap_p2p
     t = step_time(made.costs, plan.schedule, overlap, slow, made.stack.dp_hidden)
     m = made.costs.micro_batches * (0.5 if plan.schedule == "dualpipe" else 1.0)

@@ -381,7 +381,7 @@ def _projection(page: Page, p: dict) -> None:
     report.section(page, p)
     page.prose(
         f"A batch of {plan['tokens_per_step'] / 1e6:.1f}M tokens gives each of {plan['dp']} replicas only {plan['micro_batches_per_replica']} "
-        f"micro-batches, so {step['bubble_share']:.0%} of the pipeline's time is idle: at this size the bubble decides. A week at 35% MFU is "
+        f"micro-batches, so {step['bubble_fraction']:.0%} of the pipeline's time is idle: at this size the bubble decides. A week at 35% MFU is "
         "often quoted for such a run; that is an assumption put in, not a projection that comes out. How wrong the simulator is on runs that "
         "others measured: `clustersim validate` prints every row with its error."
     )
@@ -418,7 +418,11 @@ def _picture(run_dir: Path, demo: dict, metrics: dict, needle: dict, projection:
                 "x": "batch (million tokens)",
                 "y": "share of pipeline time (%)",
                 "lines": [
-                    ("idle (bubble)", [b["tokens"] / 1e6 for b in batches], [100 * b["bubble_share"] for b in batches])
+                    (
+                        "idle (bubble)",
+                        [b["tokens"] / 1e6 for b in batches],
+                        [100 * b["bubble_fraction"] for b in batches],
+                    )
                 ],
             },
         ],

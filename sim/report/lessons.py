@@ -195,7 +195,7 @@ def redraw_timeline(picture, result) -> None:
     picture.layout.yaxis.range = [len(result.programs) - 0.5, -0.5]
     picture.layout.title.text = (
         f"{result.schedule}: {result.pipeline_s:.4g} s for {len(result.programs)} ranks, bubble "
-        f"{result.bubble_share:.1%} of the time"
+        f"{result.bubble_fraction:.1%} of the time"
     )
 
 

@@ -93,7 +93,7 @@ def page(result: Mapping):
     if "difference" in result.get("verified", {}):
         v = result["verified"]
         made.prose(
-            f"Played as events the step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} from the closed form that ranked it."
+            f"Simulated as events the step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} from the closed form that ranked it."
         )
     if s["combinations"] > 1:
         made.prose(

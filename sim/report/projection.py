@@ -54,7 +54,7 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         ),
         (
             "cluster",
-            f"{c['inventory']:,} × {c['chip']}",
+            f"{c['cluster_chips']:,} × {c['chip']}",
             f"{c['name']}; the plan uses {c['used']:,}, {c['spares']:,} are spares, counted in cost",
         ),
         (
@@ -75,12 +75,12 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "step",
             show(s["step_s"], "time"),
-            f"closed form {show(s['closed_form_s'], 'time')}; {s['events']:,} events for {s['replicas_played']} of {p['dp']:,} replicas",
+            f"closed form {show(s['closed_form_s'], 'time')}; {s['events']:,} events for {s['simulated_replicas']} of {p['dp']:,} replicas",
         ),
         (
             "bubble",
-            f"{s['bubble_share']:.1%}",
-            f"idle share of pipeline time; {s['bubble_ratio']:.1%} of the busy time",
+            f"{s['bubble_fraction']:.1%}",
+            f"idle share of pipeline time; {s['bubble_overhead']:.1%} of the busy time",
         ),
         (
             "throughput",
@@ -142,10 +142,12 @@ def table_text(r: dict) -> str:
         lines.append(
             "critical path:       " + ", ".join(f"{k} {v:.0%}" for k, v in r["critical_path"].items() if v >= 0.01)
         )
-    if r["faster"]:
+    if r["sensitivity"]:
         lines.append(
             "twice as fast at …:  "
-            + ", ".join(f"{what} saves {share:.0%}" for what, share in list(r["faster"].items())[:5] if share >= 0.005)
+            + ", ".join(
+                f"{what} saves {share:.0%}" for what, share in list(r["sensitivity"].items())[:5] if share >= 0.005
+            )
         )
     if r["batches"]:
         lines += ["", f"{'batch (ramp)':16}{'micro-batches':>14}{'bubble':>9}{'step':>10}{'tokens/s/chip':>15}"]
@@ -154,7 +156,7 @@ def table_text(r: dict) -> str:
             + (
                 f"  {b['reason']}"
                 if "reason" in b
-                else f"{b['bubble_share']:>9.1%}{b['step_s']:>9.2f}s{b['tokens_per_s_per_chip']:>15.1f}"
+                else f"{b['bubble_fraction']:>9.1%}{b['step_s']:>9.2f}s{b['tokens_per_s_per_chip']:>15.1f}"
             )
             for b in r["batches"]
         ]
@@ -172,7 +174,7 @@ def table_text(r: dict) -> str:
                 + (
                     f"  {w['reason']}"
                     if "reason" in w
-                    else f"{w['speed']:>6.2f}×{w['step_s']:>9.2f}s{w['bubble_share']:>9.1%}{w['memory_gib']:>7.1f} GiB"
+                    else f"{w['speed']:>6.2f}×{w['step_s']:>9.2f}s{w['bubble_fraction']:>9.1%}{w['memory_gib']:>7.1f} GiB"
                 )
                 + (f"   {w['note']}" if w["note"] else "")
             )
@@ -241,7 +243,7 @@ def section(page, r: dict) -> None:
                         w["name"],
                         f"{w['speed']:.2f}×",
                         show(w["step_s"], "time"),
-                        f"{w['bubble_share']:.1%}",
+                        f"{w['bubble_fraction']:.1%}",
                         f"{w['memory_gib']:.1f} GiB",
                         w["note"],
                     ]
@@ -286,7 +288,12 @@ def _batch_figure(r: dict):
         "A small batch leaves the pipeline idle", "tokens per step (millions)", "idle share of pipeline time (%)"
     )
     return plots.line(
-        fig, [b["tokens"] / 1e6 for b in batches], [100 * b["bubble_share"] for b in batches], "bubble", 0, markers=True
+        fig,
+        [b["tokens"] / 1e6 for b in batches],
+        [100 * b["bubble_fraction"] for b in batches],
+        "bubble",
+        0,
+        markers=True,
     )
 
 

@@ -1,8 +1,9 @@
 """Traces for Perfetto (ui.perfetto.dev) and chrome://tracing, of a step and of a campaign, as Chrome JSON.
 
 One process per sampled pipeline rank; on it a track each for compute, hideable all-to-all, transfers to other ranks and
-gradient reduction. Slices nest (step ⊃ pipeline ⊃ forward 3 ⊃ compute), arrows follow an activation or a gradient from the
-transfer that sent it to the work that needed it, counters show micro-batches held and bytes sent. Times in microseconds.
+gradient reduction. Slices nest (step ⊃ pipeline ⊃ forward 3 ⊃ compute), arrows follow an activation or a gradient from
+the transfer that sent it to the work that needed it, counters show micro-batches held and bytes sent. Times in
+microseconds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _TRACKS = {COMPUTE: "compute", COMM: "all-to-all", SEND: "transfers to other ran
 class StepTrace:
     """Takes the replicas it wants from a step and turns them into trace events.
 
-    replicas: indices of the replicas to draw (those that were folded away are drawn by their representative: ask for 0).
+    replicas: indices of the replicas to draw (those that were folded away are drawn by their representative: ask for
+        0).
     ranks: pipeline ranks to draw, None for all. Arrows to ranks that are not drawn are left out.
     activation_bytes: of one chunk and micro-batch; with it the memory counter is in bytes.
     """
@@ -39,9 +41,9 @@ class StepTrace:
         self.replicas, self.ranks, self.activation_bytes = replicas, ranks, activation_bytes
         self.events: list[dict] = []
 
-    def take(self, result, played, costs: StepCosts) -> None:
-        """Called by `sim.training.step.simulate` with everything that was played."""
-        chosen = [replica for replica in played if replica.index in self.replicas] or played[:1]
+    def record(self, result, simulated, costs: StepCosts) -> None:
+        """Called by `sim.training.step.simulate` with everything that was simulated."""
+        chosen = [replica for replica in simulated if replica.index in self.replicas] or simulated[:1]
         for replica in chosen:
             self._replica(result, replica, costs)
 
@@ -148,8 +150,8 @@ class StepTrace:
 
 
 def campaign_events(result) -> list[dict]:
-    """Trace events of a campaign (`sim.training.campaign.run` with its timeline): one track of what the job did, one mark per
-    failure, counters of tokens kept and hours lost. One microsecond of the trace stands for one second."""
+    """Trace events of a campaign (`sim.training.campaign.run` with its timeline): one track of what the job did, one
+    mark per failure, counters of tokens kept and hours lost. One microsecond of the trace stands for one second."""
     end = result.days * 86400.0
     events = [
         dict(ph="M", pid=1, tid=0, name="process_name", args=dict(name="campaign (1 µs = 1 s)")),

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minglm.errors import InputError
-from sim.trace.chakra import COLL, RECV, SEND, Node, read
+from sim.trace.chakra import read
+from sim.trace.chakra_node import COLL, RECV, SEND, Node
 
 
 @dataclass(slots=True)
@@ -31,14 +32,15 @@ class Replay:
 
 
 def replay(folder, prefix: str = "step") -> Replay:
-    """Replay all `PREFIX.N.et` of a folder, N from 0. Raises InputError for bad files and for traces that wait in a circle."""
+    """Replay all `PREFIX.N.et` of a folder, N from 0. Raises InputError for bad files and for traces that wait in a
+    circle."""
     folder, files = Path(folder), []
     while (folder / f"{prefix}.{len(files)}.et").exists():
         files.append(read(folder / f"{prefix}.{len(files)}.et")[1])
     if not files:
         raise InputError(f"{folder / prefix}.0.et: no such file; give the folder and prefix of Chakra traces")
     group_file = folder / f"{prefix}.json"
-    groups = json.loads(group_file.read_text()) if group_file.exists() else {}
+    groups = json.loads(group_file.read_text(encoding="utf-8")) if group_file.exists() else {}
     return run(files, {name: members for name, members in groups.items()})
 
 
@@ -78,7 +80,7 @@ def run(files: list[list[Node]], groups: dict[str, list[int]]) -> Replay:
     while queue:
         now, f, k = heapq.heappop(queue)
         n, own = nodes[f][k], nodes[f][k].duration_us
-        if n.type == SEND and not n.attrs.get("exchange"):
+        if n.type == SEND and not n.attrs.get("all_to_all"):
             arrived = port[f] = max(port[f], now) + own
             key = _turn(turns, "s", f, n.attrs["comm_dst"], n.attrs["comm_tag"])
             sent[key] = arrived
@@ -86,13 +88,13 @@ def run(files: list[list[Node]], groups: dict[str, list[int]]) -> Replay:
             if key in waiting:
                 at, g, r = waiting.pop(key)
                 finish(g, r, max(at, arrived))
-        elif n.type == RECV and not n.attrs.get("exchange") and n.attrs["comm_src"] < len(files):
+        elif n.type == RECV and not n.attrs.get("all_to_all") and n.attrs["comm_src"] < len(files):
             key = _turn(turns, "r", n.attrs["comm_src"], f, n.attrs["comm_tag"])
             if key in sent:
                 finish(f, k, max(now, sent[key]))
             else:
                 waiting[key] = (now, f, k)
-        elif n.type == COLL and not n.attrs.get("exchange"):
+        elif n.type == COLL and not n.attrs.get("all_to_all"):
             name = n.attrs.get("pg_name", "")
             members = [m for m in groups.get(name, [f]) if m < len(files)]
             # The i-th collective of a group on one member meets the i-th on the others.

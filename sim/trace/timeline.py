@@ -68,7 +68,7 @@ def figure(result, title: str | None = None, height: int | None = None):
         height=height or 160 + 30 * ranks,
         title=dict(
             text=title
-            or f"{result.schedule}: {result.step_s:.4g} s, bubble {result.bubble_share:.1%}. Critical path: {shares}",
+            or f"{result.schedule}: {result.step_s:.4g} s, bubble {result.bubble_fraction:.1%}. Critical path: {shares}",
             x=0.01,
             xanchor="left",
             font=dict(size=15),
@@ -81,8 +81,8 @@ def figure(result, title: str | None = None, height: int | None = None):
 
 
 def campaign_figure(result, title: str | None = None, height: int = 380):
-    """A Plotly figure of a campaign (`sim.training.campaign.run`): tokens kept over the days, and what the run would have been had
-    nothing been lost."""
+    """A Plotly figure of a campaign (`sim.training.campaign.run`): tokens kept over the days, and what the run would
+    have been had nothing been lost."""
     import plotly.graph_objects as go
 
     fig = go.Figure()

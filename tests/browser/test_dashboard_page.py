@@ -151,7 +151,7 @@ def test_is_the_910b_cheaper(desk):
     assert desk.locator(".versus .bar").count() >= 3
     from sim.dashboard import state
 
-    step = show(state.played(state.answer({"machine": "chip:910b"})).result.step_s, "time")
+    step = show(state.simulated_step(state.answer({"machine": "chip:910b"})).result.step_s, "time")
     desk.wait_for_function(
         "s => document.querySelector('svg.strip')?.getAttribute('aria-label').includes(s)", arg=step, timeout=30_000
     )
