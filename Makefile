@@ -4,12 +4,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# How many processes run tests side by side; 0 for this one alone, whose output is not held back.
+MINGLM_TEST_WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(MINGLM_TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
+SEED   ?= $(shell date +%s)
 
-.PHONY: help demo test lab bench bench-gpu drills soak course-check checkpoints book lite test-mindspore clean
+.PHONY: help demo test check lab bench bench-gpu drills soak course-check checkpoints book lite test-mindspore clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-$(STAMP):
+$(STAMP): constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version): Python 3.11 or newer is needed; call make with PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
@@ -21,7 +25,13 @@ demo: $(STAMP)   ## train the toy, project the 744B model on 100,000 chips, writ
 	$(BIN)/clustersim report runs/demo
 
 test: $(STAMP)   ## every test, every notebook in smoke mode
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# To join once they are clean: $(BIN)/lint-imports (rooms) and $(BIN)/mypy (types).
+check: $(STAMP)  ## before a commit, in two minutes: lint, format, the fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(PYTEST) -m "not slow" tests/house tests/minglm tests/sim $(ARGS)
 
 lab: $(STAMP)    ## open the notebooks in JupyterLab
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --ServerApp.root_dir=. --ServerApp.terminado_settings="{'shell_command': ['$${SHELL:-/bin/sh}']}" --LabApp.app_settings_dir=notebooks/workshop/lab notebooks/learn/00_start_here.ipynb $(ARGS)
@@ -35,8 +45,8 @@ bench-gpu: $(STAMP) ## the accelerator's bench; says so and stops where there is
 drills: $(STAMP) ## 50 faults at random moments: kills, full disk, truncated shard, clock jumps; table in runs/drills
 	$(BIN)/python -m minglm.tools.fault_injection $(ARGS)
 
-soak: $(STAMP)   ## the long checks: 10,000 generated scenarios, 64 clients on the server for two minutes (needs runs/demo)
-	MINGLM_SOAK=1 $(BIN)/python -m pytest tests/property
+soak: $(STAMP)   ## the long checks: 10,000 generated examples a file, 64 clients on the server for two minutes (needs runs/demo)
+	MINGLM_SOAK=1 $(PYTEST) --timeout 14400 --hypothesis-seed=$(SEED) tests/property
 	$(BIN)/python -m minglm.serving.load_test --clients 64 --seconds 120 $(ARGS)
 
 course-check: $(STAMP) ## the whole book, every exercise both ways, the site, all walks in a browser

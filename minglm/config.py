@@ -22,7 +22,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from minglm import weights
 from minglm.errors import InputError, nearest
+from minglm.weights import Weight, matmul_params, swiglu, total_params
 
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 
@@ -312,49 +314,54 @@ class ModelConfig:
     def num_moe_layers(self) -> int:
         return self.num_hidden_layers - self.first_k_dense_replace
 
+    @property
+    def num_full_indexers(self) -> int:
+        """Layers that run an indexer of their own; the others reuse the last choice."""
+        return sum(kind == "full" for kind in self.indexer_types or ())
+
     # ------------------------------------------------------------------ parameters
+
+    def attention_weights(self) -> tuple[Weight, ...]:
+        """Weights of one layer's attention by name and shape, the indexer left out."""
+        return weights.mla(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.q_lora_rank,
+            self.kv_lora_rank,
+            self.qk_nope_head_dim,
+            self.qk_rope_head_dim,
+            self.v_head_dim,
+        )
+
+    def indexer_weights(self) -> tuple[Weight, ...]:
+        """Weights of one lightning indexer by name and shape."""
+        return weights.indexer(self.hidden_size, self.q_lora_rank, self.index_n_heads, self.index_head_dim)
 
     def params_breakdown(self) -> dict[str, int]:
         """Parameters of each part, whole model. `router_bias` are buffers (moved by the balance rule, not by gradients).
 
         The keys `embedding … final_norm` sum to `num_params()`; `mtp` comes on top.
         """
-        C, H = self.hidden_size, self.num_attention_heads
-        attention = (
-            C * self.q_lora_rank
-            + self.q_lora_rank  # q_a_proj, its norm
-            + self.q_lora_rank * H * self.qk_head_dim  # q_b_proj
-            + C * (self.kv_lora_rank + self.qk_rope_head_dim)
-            + self.kv_lora_rank  # kv_a_proj_with_mqa, its norm
-            + self.kv_lora_rank * H * (self.qk_nope_head_dim + self.v_head_dim)  # kv_b_proj
-            + H * self.v_head_dim * C
-        )  # o_proj
-        indexer = (
-            self.q_lora_rank * self.index_n_heads * self.index_head_dim
-            + C * self.index_head_dim
-            + 2 * self.index_head_dim
-            + C * self.index_n_heads
-        )  # wq_b, wk, k_norm (weight, bias), weights_proj
-        expert = 3 * C * self.moe_intermediate_size
-        E, moe_layers, layers = self.n_routed_experts, self.num_moe_layers, self.num_hidden_layers
-        full = sum(kind == "full" for kind in self.indexer_types)
+        C, E, layers, moe_layers = self.hidden_size, self.n_routed_experts, self.num_hidden_layers, self.num_moe_layers
+        attention, indexer = total_params(self.attention_weights()), total_params(self.indexer_weights())
+        expert = total_params(swiglu(C, self.moe_intermediate_size))
+        router, router_bias = matmul_params(weights.router(C, E)), E
         parts = {
             "embedding": self.vocab_size * C,
             "attention": layers * attention,
-            "indexer": full * indexer,
-            "dense_ffn": self.first_k_dense_replace * 3 * C * self.intermediate_size,
+            "indexer": self.num_full_indexers * indexer,
+            "dense_ffn": self.first_k_dense_replace * total_params(swiglu(C, self.intermediate_size)),
             "routed_experts": moe_layers * E * expert,
             "shared_experts": moe_layers * self.n_shared_experts * expert,
-            "router": moe_layers * E * C,
-            "router_bias": moe_layers * E,
+            "router": moe_layers * router,
+            "router_bias": moe_layers * router_bias,
             "norms": layers * 2 * C,
             "head": self.vocab_size * C,
             "final_norm": C,
         }
         # One MTP module: a whole MoE layer, the projection of [embedding; hidden], two norms for those, one for the output.
-        parts["mtp"] = self.num_nextn_predict_layers * (
-            attention + indexer + (E + self.n_shared_experts) * expert + E * C + E + 2 * C + 2 * C * C + 3 * C
-        )
+        layer = attention + indexer + (E + self.n_shared_experts) * expert + router + router_bias + 2 * C
+        parts["mtp"] = self.num_nextn_predict_layers * (layer + total_params(weights.mtp_join(C)))
         return parts
 
     def num_params(self, mtp: bool = False) -> int:
@@ -384,41 +391,44 @@ class ModelConfig:
         if sparse and seq > self.index_topk:
             k = self.index_topk
             read = (k * (k + 1) / 2 + (seq - k) * k) / seq
-        parts = self.params_breakdown()
+        C, full = self.hidden_size, self.num_full_indexers
         # A query that sees index_topk keys or fewer reads them all: the weights of the indexer still run.
         matmul = (
-            self.num_active_params()
-            - parts["norms"]
-            - parts["final_norm"]
-            - parts["router_bias"]
-            - self.num_hidden_layers * (self.q_lora_rank + self.kv_lora_rank)
+            self.num_hidden_layers * matmul_params(self.attention_weights())
+            + full * matmul_params(self.indexer_weights()) * sparse
+            + self.first_k_dense_replace * matmul_params(swiglu(C, self.intermediate_size))
+            + self.num_moe_layers * self._moe_matmul_params()
+            + self.vocab_size * C
         )
-        full = sum(kind == "full" for kind in self.indexer_types)
-        matmul -= full * 2 * self.index_head_dim + (0 if sparse else parts["indexer"] - full * 2 * self.index_head_dim)
         return {
             "linear": 2.0 * matmul,
             "attention": self.num_hidden_layers * 2.0 * H * (self.qk_head_dim + self.v_head_dim) * read,
             "indexer": full * 2.0 * self.index_n_heads * (self.index_head_dim + 1) * visible if sparse else 0.0,
         }
 
+    def _moe_matmul_params(self) -> int:
+        """Weights that multiply one token in one expert layer: the router, K routed experts and the shared ones."""
+        experts = self.num_experts_per_tok + self.n_shared_experts
+        router = weights.router(self.hidden_size, self.n_routed_experts)
+        return experts * matmul_params(swiglu(self.hidden_size, self.moe_intermediate_size)) + matmul_params(router)
+
     def train_flops_per_token(self, seq: int, sparse: bool = True, mtp: bool = False) -> float:
         """Model FLOPs to train on one token: 3× forward (backward costs two forwards), no recomputation counted.
 
         This is the numerator of MFU. `mtp` adds the prediction module, run `mtp_depth` times with its own head matmul.
         """
-        forward = sum(self.flops_breakdown(seq, sparse).values())
+        one = self.flops_breakdown(seq, sparse)
+        forward = sum(one.values())
         if mtp and self.num_nextn_predict_layers:
-            one = self.flops_breakdown(seq, sparse)
-            C, n = self.hidden_size, self.num_hidden_layers
-            parts = self.params_breakdown()
             layer = (
-                parts["attention"] // n
-                + (parts["indexer"] // max(1, sum(k == "full" for k in self.indexer_types)) if sparse else 0)
-                + 3 * C * self.moe_intermediate_size * (self.num_experts_per_tok + self.n_shared_experts)
-                + self.n_routed_experts * C
-                + 2 * C * C
+                matmul_params(self.attention_weights())
+                + (matmul_params(self.indexer_weights()) if sparse else 0)
+                + self._moe_matmul_params()
+                + matmul_params(weights.mtp_join(self.hidden_size))
             )
-            forward += self.mtp_depth * (2.0 * (layer + parts["head"]) + (one["attention"] + one["indexer"]) / n)
+            head = self.vocab_size * self.hidden_size
+            read = (one["attention"] + one["indexer"]) / self.num_hidden_layers
+            forward += self.mtp_depth * (2.0 * (layer + head) + read)
         return 3.0 * forward
 
     # ------------------------------------------------------------------ cache
@@ -429,7 +439,7 @@ class ModelConfig:
 
     def indexer_cache_bytes_per_token(self, dtype: str = "bf16") -> int:
         """Bytes of indexer keys for one token over the layers that run an indexer."""
-        return self.index_head_dim * _width(dtype) * sum(kind == "full" for kind in self.indexer_types)
+        return self.index_head_dim * _width(dtype) * self.num_full_indexers
 
 
 def _width(dtype: str) -> int:

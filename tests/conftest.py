@@ -1,18 +1,105 @@
-"""What tests of several folders share."""
+"""What tests of several folders share: generated examples, checkpoints made once, who runs beside whom, what was skipped."""
+
+import os
+import random
+import sys
+from collections import Counter
 
 import pytest
 
-import minglm  # noqa: F401  sets how threads wait, before any test loads torch
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: more threads would only wait for each other
+
+import minglm  # noqa: E402, F401  sets how threads wait, before any test loads torch
+
+try:
+    from hypothesis import settings
+except ImportError:  # the environment of tests/mindspore_twin
+    pass
+else:
+    # The same examples on every run, on every machine; `make soak` looks for new ones and prints its seed.
+    settings.register_profile("calm", derandomize=True, database=None, deadline=None)
+    settings.register_profile("soak", database=None, deadline=None, print_blob=True)
+    settings.load_profile("soak" if os.environ.get("MINGLM_SOAK") else "calm")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """`--dist loadgroup`: tests that share a fixture of their module stay together, so that one worker makes it, once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None and _shares_a_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def _shares_a_fixture(item) -> bool:
+    fixtures = getattr(item, "_fixtureinfo", None)
+    return fixtures is not None and any(f[-1].scope in ("module", "class") for f in fixtures.name2fixturedefs.values())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Every test draws the same numbers, alone or after others, in whatever worker."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many tests were skipped, and why, in a line a reason."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(
+        r.longrepr[2].removeprefix("Skipped: ") if isinstance(r.longrepr, tuple) else str(r.longrepr) for r in reports
+    )
+    if reasons:
+        terminalreporter.section(f"{len(reports)} skipped")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count:4}  {reason}")
 
 
 @pytest.fixture(scope="session")
-def small_checkpoint(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """`made_once(name, make)`: the folder that `make(folder)` filled, by the first worker that asks; the others wait for it."""
+    from filelock import FileLock
+
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def folder_of(name, make):
+        folder, done = root / "made_once" / name, root / "made_once" / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(made_once):
     """Three steps of `ci_pretrain`: a run folder that can be served."""
     torch = pytest.importorskip("torch")
     from minglm.training import recipe
     from minglm.training.loop import train
 
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("small") / "run"
-    train(recipe.load("ci_pretrain", {"steps": 3}), folder, None, progress=False, device="cpu")
-    return folder
+    return made_once(
+        "small_checkpoint",
+        lambda folder: train(recipe.load("ci_pretrain", {"steps": 3}), folder, None, progress=False, device="cpu"),
+    )
+
+
+@pytest.fixture(scope="session")
+def warm(made_once):
+    """Three steps of a warm start on the task sum: a tiny checkpoint that an RL run can start from."""
+    pytest.importorskip("torch")
+    from minglm.rl.warm_start import WarmStart, warm_start
+
+    small = dict(
+        hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_intermediate_size=16, max_position_embeddings=160
+    )
+    recipe = WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=small)
+    return made_once("warm", lambda folder: warm_start(recipe, folder))

@@ -49,7 +49,7 @@ def _doctor_arguments(p) -> None:
     "train",
     "train one stage from a recipe; the same command resumes it",
     "minglm train pretrain\nminglm train sparse --init-from runs/dsa_warmup\n"
-    "minglm train pretrain --run runs/mine --set lr=0.01 --set steps=200\nminglm train ci_pretrain --fresh --json\n"
+    "minglm train pretrain --run runs/mine --set lr=0.01 --set steps=200\nminglm train ci_pretrain --overwrite --json\n"
     "torchrun --nproc-per-node 2 -m -- minglm train ci_pretrain --run runs/two --dp 2",
 )
 def _train(args) -> int:
@@ -57,7 +57,7 @@ def _train(args) -> int:
 
     changes = dict(recipe.parse_change(text) for text in args.set)
     chosen = recipe.load(args.recipe, changes)
-    if args.show:
+    if args.print_config:
         print(recipe.render(chosen), end="")
         return 0
     run_dir = Path(args.run) if args.run else Path("runs") / Path(args.recipe).stem
@@ -66,11 +66,13 @@ def _train(args) -> int:
     if parallel_dims.launched() or any(parallel.values()):
         from minglm.distributed.run import train
 
-        row = train(chosen, run_dir, args.init_from, not args.fresh, not args.json, args.device, parallel)
+        row = train(chosen, run_dir, args.init_from, not args.overwrite, not args.json, args.device, parallel)
     else:
         from minglm.training.loop import train
 
-        row = train(chosen, run_dir, args.init_from, resume=not args.fresh, progress=not args.json, device=args.device)
+        row = train(
+            chosen, run_dir, args.init_from, resume=not args.overwrite, progress=not args.json, device=args.device
+        )
     if args.json:
         print(json.dumps(row))
     else:
@@ -87,12 +89,12 @@ def _train_arguments(p) -> None:
     )
     p.add_argument("--init-from", metavar="RUN", help="run or checkpoint whose weights the stage starts from")
     p.add_argument(
-        "--fresh", action="store_true", help="start over; the old run is moved to .trash-TIME-NAME beside it"
+        "--overwrite", action="store_true", help="start over; the old run is moved to .trash-TIME-NAME beside it"
     )
     p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu", "mps"))
     for kind, text in (("dp", "rows"), ("ep", "experts"), ("tp", "heads"), ("cp", "the sequence")):
         p.add_argument(f"--{kind}", type=int, metavar="N", help=f"with torchrun: split {text} over N processes")
-    p.add_argument("--show", action="store_true", help="print the recipe, every key explained, and stop")
+    p.add_argument("--print-config", action="store_true", help="print the recipe, every key explained, and stop")
     p.add_argument("--json", action="store_true", help="print the last row of metrics as JSON, no progress bar")
 
 
@@ -232,7 +234,7 @@ def _bench_arguments(p) -> None:
 @command(
     "demo",
     "the whole way in about ten minutes: data, training, needle test; resumes, or says that it is done",
-    "minglm demo\nminglm demo --fresh\nminglm demo --size nano --run runs/tiny",
+    "minglm demo\nminglm demo --overwrite\nminglm demo --size nano --run runs/tiny",
 )
 def _demo(args) -> int:
     _need_torch()
@@ -245,7 +247,7 @@ def _demo_arguments(p) -> None:
     p.add_argument("--run", default="runs/demo", help="folder for everything it makes (default runs/demo)")
     p.add_argument("--size", default="mini", help="mini (minutes) or nano (seconds, learns nothing much)")
     p.add_argument(
-        "--fresh", action="store_true", help="start over; the old folder is moved to .trash-TIME-NAME beside it"
+        "--overwrite", action="store_true", help="start over; the old folder is moved to .trash-TIME-NAME beside it"
     )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 

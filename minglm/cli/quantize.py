@@ -56,7 +56,7 @@ def add(p) -> None:
 
 
 def main(args) -> int:
-    from minglm.quant.formats import KEPT, VECTORS, Spec
+    from minglm.quant.formats import MODULES_TO_NOT_CONVERT, VECTORS, Spec
 
     spec = Spec(args.format, args.group or 32, args.block, not args.weights_only)
     if args.eval and args.questions < 1:
@@ -101,7 +101,7 @@ def main(args) -> int:
         return 0
     print(_table(report))
     print("kept in high precision:")
-    for part, why in KEPT.items():
+    for part, why in MODULES_TO_NOT_CONVERT.items():
         print(f"  {part.strip('.'):<13} {why}")
     print(f"  {'vectors':<13} {VECTORS}")
     if spec.format == "w4a8":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 TEXT = "serve a trained run over HTTP, as OpenAI's API does: streaming, many clients at once"
 EXAMPLES = """minglm serve --checkpoint runs/demo/sft
-minglm serve --checkpoint runs/demo/sft --port 0 --speculate 2
-MINGLM_KEY=... minglm serve --checkpoint runs/demo/sft --host 0.0.0.0
+minglm serve --checkpoint runs/demo/sft --port 0 --num-speculative-tokens 2
+MINGLM_API_KEY=... minglm serve --checkpoint runs/demo/sft --host 0.0.0.0
 curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' -d '{"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}'"""
 
 
@@ -23,13 +23,13 @@ def add(p) -> None:
     )
     p.add_argument("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
     p.add_argument(
-        "--key",
-        help="key that clients must send; better: the environment variable MINGLM_KEY, which no process list shows",
+        "--api-key",
+        help="key that clients must send; better: the environment variable MINGLM_API_KEY, which no process list shows",
     )
-    p.add_argument("--name", default="minglm", help="the model's name in answers")
+    p.add_argument("--served-model-name", default="minglm", help="the model's name in answers")
     p.add_argument("--max-batch", type=int, default=32, help="sequences decoded together (default 32)")
     p.add_argument(
-        "--max-len", type=int, help="tokens of a sequence, prompt and answer (default: the model's, at most 1024)"
+        "--max-model-len", type=int, help="tokens of a sequence, prompt and answer (default: the model's, at most 1024)"
     )
     p.add_argument("--max-tokens", type=int, default=256, help="new tokens of an answer at most (default 256)")
     p.add_argument(
@@ -45,7 +45,7 @@ def add(p) -> None:
     p.add_argument(
         "--drain", type=float, default=30.0, help="seconds that running answers get after SIGTERM (default 30)"
     )
-    p.add_argument("--speculate", type=int, default=0, help="MTP drafts a step (default 0)")
+    p.add_argument("--num-speculative-tokens", type=int, default=0, help="MTP drafts a step (default 0)")
     p.add_argument("--mode", default="sparse", choices=("sparse", "dense"))
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
 
@@ -68,16 +68,16 @@ def main(args) -> int:
     settings = ServeSettings(
         host=args.host,
         port=args.port,
-        key=args.key or os.environ.get("MINGLM_KEY") or None,
-        name=args.name,
+        api_key=args.api_key or os.environ.get("MINGLM_API_KEY") or None,
+        served_model_name=args.served_model_name,
         max_batch=args.max_batch,
-        max_len=args.max_len,
+        max_model_len=args.max_model_len,
         max_tokens=args.max_tokens,
         max_concurrent=args.max_concurrent,
         max_body=args.max_body,
         timeout_s=args.timeout,
         drain_s=args.drain,
-        speculate=args.speculate,
+        num_speculative_tokens=args.num_speculative_tokens,
         mode=args.mode,
     )
-    return serve(args.checkpoint, settings, args.device, said=lambda line: print(line, flush=True))
+    return serve(args.checkpoint, settings, args.device, report=lambda line: print(line, flush=True))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 IGNORE = -100  # target value that no loss counts
-_REMEDY = "delete the folder and train again with --fresh, which rebuilds it"
+_REMEDY = "delete the folder and train again with --overwrite, which rebuilds it"
 
 
 class Batch(NamedTuple):

@@ -1,7 +1,6 @@
 """Training on more than one process: `torchrun --nproc-per-node 2 -m minglm train ci_pretrain`.
 
-    layout.py              how many processes share what: --dp --ep --tp --cp
-    mesh.py                the process groups of a layout, start and end of a process
+    mesh.py                the process groups of `training.parallel_dims`, start and end of a process
     collectives.py         the four exchanges that gradients flow through
     expert_parallel.py     experts split over processes, tokens travel by all-to-all
     tensor_parallel.py     attention heads split over processes

@@ -32,15 +32,15 @@ def save(
 
     tensors: name → DTensor, or a plain tensor that is the same on all processes.
     """
-    temporary = mesh.first_does(lambda: checkpoint.begin(run_dir, step))
+    temporary = mesh.on_rank_zero(lambda: checkpoint.begin(run_dir, step))
     quietly(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
     mesh.wait()
     names = sorted(p.name for p in temporary.glob("*.safetensors"))
-    mine = {name: checkpoint.sha256(temporary / name) for name in names[mesh.rank :: mesh.layout.world]}
-    hashes: list[dict] = [{}] * mesh.layout.world
+    mine = {name: checkpoint.sha256(temporary / name) for name in names[mesh.rank :: mesh.dims.world]}
+    hashes: list[dict] = [{}] * mesh.dims.world
     dist.all_gather_object(hashes, mine)
-    notes = {**(extra or {}), "processes": mesh.layout.world, "layout": str(mesh.layout)}
-    return mesh.first_does(
+    notes = {**(extra or {}), "processes": mesh.dims.world, "layout": str(mesh.dims)}
+    return mesh.on_rank_zero(
         lambda: checkpoint.commit(temporary, step, config, {k: v for part in hashes for k, v in part.items()}, notes)
     )
 

@@ -91,6 +91,6 @@ def gather_keys(x: Tensor, group, rank: int, size: int) -> Tensor:
     return _GatherKeys.apply(x, group, rank, size)
 
 
-def exchange(x: Tensor, send: list[int], receive: list[int], group) -> Tensor:
+def all_to_all(x: Tensor, send: list[int], receive: list[int], group) -> Tensor:
     """All-to-all of rows: the first send[0] rows go to member 0, and so on; receive[i] rows come from member i."""
     return _Exchange.apply(x, send, receive, group)

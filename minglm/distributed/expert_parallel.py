@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from minglm.distributed.collectives import exchange
+from minglm.distributed.collectives import all_to_all
 from minglm.distributed.mesh import Mesh
 from minglm.model.moe import Experts, MoE, grouped_swiglu
 
@@ -23,7 +23,7 @@ class ExpertParallel(nn.Module):
 
     def __init__(self, experts: Experts, mesh: Mesh) -> None:
         super().__init__()
-        self.mesh, self.n = mesh, mesh.layout.ep
+        self.mesh, self.n = mesh, mesh.dims.ep
         self.E = experts.gate_up_proj.shape[0]
         mine = slice(mesh.ep * self.E // self.n, (mesh.ep + 1) * self.E // self.n)
         self.gate_up_proj = nn.Parameter(experts.gate_up_proj.detach()[mine].clone())
@@ -37,10 +37,10 @@ class ExpertParallel(nn.Module):
         coming = torch.empty_like(counts)  # (n·E/n,): row i what member i sends each of mine
         dist.all_to_all_single(coming, counts, group=group)
         send, receive = counts.view(self.n, each).sum(1).tolist(), coming.view(self.n, each).sum(1).tolist()
-        rows = exchange(x[order // K], send, receive, group)  # (M, C)
+        rows = all_to_all(x[order // K], send, receive, group)  # (M, C)
         expert = torch.arange(each, device=x.device).repeat(self.n).repeat_interleave(coming)
         out = grouped_swiglu(rows, self.gate_up_proj, self.down_proj, rows.new_ones(len(rows), 1), expert[:, None])[0]
-        back = exchange(out, receive, send, group)  # (N·K, C), by expert
+        back = all_to_all(out, receive, send, group)  # (N·K, C), by expert
         weighted = back * gates.to(x.dtype).flatten()[order].unsqueeze(-1)
         return torch.zeros_like(x).index_add(0, order // K, weighted), counts
 
@@ -55,12 +55,12 @@ def balance_share(scores: Tensor, chosen: Tensor, mesh: Mesh, batch: int, length
     share = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).sum(1) / length  # (B, E), this part's P
     load = torch.zeros(B, E, dtype=scores.dtype, device=scores.device)
     load.scatter_add_(1, chosen.flatten(1), load.new_ones(()).expand(B, T * chosen.shape[-1]))
-    if mesh.layout.cp > 1:
+    if mesh.dims.cp > 1:
         dist.all_reduce(load, group=mesh.cp_group)
     return (load * (E / (chosen.shape[-1] * length)) * share).sum() / batch
 
 
 def split_experts(moe: MoE, mesh: Mesh) -> None:
     """Keep this process's part of a layer's experts."""
-    if mesh.layout.ep > 1:
+    if mesh.dims.ep > 1:
         moe.experts = ExpertParallel(moe.experts, mesh)

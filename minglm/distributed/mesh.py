@@ -1,4 +1,4 @@
-"""The process groups of a layout, and how a process joins and leaves.
+"""The process groups of `ParallelDims`, and how a process enters and leaves them.
 
 Processes are numbered with tp innermost, then cp, ep, dp: what talks most sits closest together. Weights that every process
 needs are sharded over dp·ep·cp; experts over dp·cp within their part of ep.
@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from minglm.errors import InputError
-from minglm.training.parallel_dims import Layout
+from minglm.training.parallel_dims import ParallelDims
 
 Result = TypeVar("Result")
 BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}  # nccl and hccl: not run
@@ -34,38 +34,36 @@ class PeerLost(ConnectionError):
 
 
 class Mesh:
-    """Groups, ranks and placements of this process. Made by `join`; `leave` ends it."""
+    """Groups, ranks and placements of this process. Made by `init_process_group`; `destroy_process_group` ends it."""
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
-        self.layout, self.device = layout, device
+    def __init__(self, dims: ParallelDims, device: torch.device) -> None:
+        self.dims, self.device = dims, device
         kind = device.type
-        axes = init_device_mesh(
-            kind, (layout.dp, layout.ep, layout.cp, layout.tp), mesh_dim_names=("dp", "ep", "cp", "tp")
-        )
+        axes = init_device_mesh(kind, (dims.dp, dims.ep, dims.cp, dims.tp), mesh_dim_names=("dp", "ep", "cp", "tp"))
         self.rank, self.first = dist.get_rank(), dist.get_rank() == 0
         self.ep, self.cp, self.tp = (axes.get_local_rank(n) for n in ("ep", "cp", "tp"))
-        self.row = axes.get_local_rank("dp") * layout.ep + self.ep
+        self.row = axes.get_local_rank("dp") * dims.ep + self.ep
         self.data_mesh, self.expert_mesh = (
             axes["dp", "ep", "cp"]._flatten("data"),
             axes["dp", "cp"]._flatten("expert_data"),
         )
         self.data, self.experts = self.data_mesh.get_group(), self.expert_mesh.get_group()
         self.ep_group, self.cp_group, self.tp_group = (axes.get_group(n) for n in ("ep", "cp", "tp"))
-        ranks = torch.arange(layout.world).view(layout.dp, layout.ep, layout.cp, layout.tp)
+        ranks = torch.arange(dims.world).view(dims.dp, dims.ep, dims.cp, dims.tp)
         # Only to say where a shard lies; they talk to nobody and need no groups.
-        self._whole = DeviceMesh(kind, ranks.permute(3, 0, 1, 2).reshape(layout.tp, -1), _init_backend=False)
-        self._split = DeviceMesh(kind, ranks.permute(3, 1, 0, 2).reshape(layout.tp, layout.ep, -1), _init_backend=False)
+        self._whole = DeviceMesh(kind, ranks.permute(3, 0, 1, 2).reshape(dims.tp, -1), _init_backend=False)
+        self._split = DeviceMesh(kind, ranks.permute(3, 1, 0, 2).reshape(dims.tp, dims.ep, -1), _init_backend=False)
 
     # ------------------------------------------------------------------ what is whose
 
     def rows(self, batch: int) -> slice:
         """This process's rows of a batch."""
-        each = batch // (self.layout.dp * self.layout.ep)
+        each = batch // (self.dims.dp * self.dims.ep)
         return slice(self.row * each, (self.row + 1) * each)
 
     def start(self, length: int) -> tuple[int, int]:
         """(first position, number of positions) of this process in a sequence of `length`."""
-        each = length // self.layout.cp
+        each = length // self.dims.cp
         return self.cp * each, each
 
     @staticmethod
@@ -105,7 +103,7 @@ class Mesh:
         dist.all_reduce(box)
         return float(box)
 
-    def first_does(self, work: Callable[[], Result]) -> Result:
+    def on_rank_zero(self, work: Callable[[], Result]) -> Result:
         """Process 0 calls `work`, all get what it returned; when it refuses its input, the others end without a word."""
         box: list = [None, None]
         if self.first:
@@ -118,12 +116,12 @@ class Mesh:
         dist.broadcast_object_list(box, src=0, device=self.device if self.device.type != "cpu" else None)
         if box[1] is not None:
             if not self.first:
-                fall_silent(2 if isinstance(box[1], InputError) else 1)
+                exit_quietly(2 if isinstance(box[1], InputError) else 1)
             raise box[1]
         return box[0]
 
 
-def join(layout: Layout, device: str) -> Mesh:
+def init_process_group(dims: ParallelDims, device: str) -> Mesh:
     """Meet the other processes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the environment, as torchrun sets them).
 
     Every process but the first stops writing to standard output, so that a run speaks once.
@@ -144,10 +142,10 @@ def join(layout: Layout, device: str) -> Mesh:
         seconds = float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT_S))
         dist.init_process_group(BACKENDS[kind], timeout=datetime.timedelta(seconds=seconds))
     signal.signal(signal.SIGTERM, _terminated)
-    return Mesh(layout, where)
+    return Mesh(dims, where)
 
 
-def leave() -> None:
+def destroy_process_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -156,7 +154,7 @@ def _terminated(signum, frame):
     raise PeerLost("ended by the launcher (SIGTERM), which does so when another process has died")
 
 
-def fall_silent(code: int) -> None:
+def exit_quietly(code: int) -> None:
     """End a process that is not the first without a word. The launcher ends all as soon as one is gone, so the first is
     given time to say why."""
     time.sleep(3)

@@ -18,12 +18,12 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils import _pytree
 
 from minglm.distributed.collectives import total
-from minglm.distributed.context_parallel import Share
+from minglm.distributed.context_parallel import ContextParallel
 from minglm.distributed.expert_parallel import ExpertParallel, balance_share, split_experts
 from minglm.distributed.mesh import Mesh
 from minglm.distributed.tensor_parallel import split_heads
-from minglm.model.attention import View
-from minglm.model.layers import IGNORE, head_loss, wide
+from minglm.model.attention import ForwardContext
+from minglm.model.layers import IGNORE, head_loss, to_float32
 from minglm.model.model import Layer, Model, Output
 from minglm.model.moe import MoE
 from minglm.model.mtp import shift_targets
@@ -45,13 +45,13 @@ class ShardedLayer(nn.Module):
         if isinstance(self.mlp, MoE):
             split_experts(self.mlp, mesh)
 
-    def forward(self, x: Tensor, view: View) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """x (B', T', C) → x, the summands of this process in the indexer's KL and the balance loss, tokens per expert."""
-        share = view.share
-        attended, kl = self.self_attn(self.input_layernorm(x), view)
+        cp = ctx.context_parallel
+        attended, kl = self.self_attn(self.input_layernorm(x), ctx)
         if kl is not None:  # a mean over this process's queries
-            with torch.set_grad_enabled(view.indexer_grad):  # in "warmup" only this has a gradient
-                kl = kl * (x.shape[0] * x.shape[1] / (share.batch * share.length))
+            with torch.set_grad_enabled(ctx.indexer_grad):  # in "warmup" only this has a gradient
+                kl = kl * (x.shape[0] * x.shape[1] / (cp.batch * cp.length))
         x = x + attended
         x_norm = self.post_attention_layernorm(x)
         if not isinstance(self.mlp, MoE):
@@ -62,7 +62,7 @@ class ShardedLayer(nn.Module):
         if self.mlp.shared_experts is not None:
             out = out + self.mlp.shared_experts(flat)
         balance = balance_share(
-            scores.view(*x.shape[:2], -1), chosen.view(*x.shape[:2], -1), self.mesh, share.batch, share.length
+            scores.view(*x.shape[:2], -1), chosen.view(*x.shape[:2], -1), self.mesh, cp.batch, cp.length
         )
         return x + out.view_as(x), kl, balance, counts
 
@@ -118,47 +118,47 @@ class ShardedModel(Model):
     ) -> Output:
         """As `Model.forward` with targets: the whole batch (B, T) in, the whole batch's losses and expert counts out."""
         self._check(tokens, targets, mode, doc_start, 0)
-        rows, share = self.mesh.rows(len(tokens)), Share(self.mesh, *tokens.shape)
-        here = slice(share.offset, share.offset + share.own)
-        view = View(
+        rows, cp = self.mesh.rows(len(tokens)), ContextParallel(self.mesh, *tokens.shape)
+        here = slice(cp.offset, cp.offset + cp.own)
+        ctx = ForwardContext(
             mode,
-            self._rope_slice(share.offset, share.own, tokens.device),
-            share.offset,
+            self.rope_slice(cp.offset, cp.own, tokens.device),
+            cp.offset,
             None if doc_start is None else doc_start[rows, here],
             losses=True,
             indexer_loss=indexer_loss,
             indexer_grad=torch.is_grad_enabled(),
-            share=share,
+            context_parallel=cp,
         )
         kls, balances, counts = [], [], []
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
             hidden = self.embed_tokens(tokens[rows, here])
             for layer in self.layers:
-                hidden, kl, balance, count = layer(hidden, view)
+                hidden, kl, balance, count = layer(hidden, ctx)
                 kls, balances, counts = _add(kls, kl), _add(balances, balance), _add(counts, count)
             out = Output(lm_loss=_part(self.norm(hidden), self.lm_head.weight, targets, rows, here))
             if mtp and self.mtp is not None:
-                out.mtp_loss, mtp_counts = self._depths(tokens, targets, doc_start, rows, hidden, view, kls, balances)
+                out.mtp_loss, mtp_counts = self._depths(tokens, targets, doc_start, rows, hidden, ctx, kls, balances)
                 counts = _add(counts, mtp_counts)
         out.indexer_kl = torch.stack(kls).mean() if kls else None
         out.balance_loss = torch.stack(balances).sum() if balances else None
         return self._of_all(out, counts)
 
     def _depths(
-        self, tokens, targets, doc_start, rows, hidden, view, kls, balances
+        self, tokens, targets, doc_start, rows, hidden, ctx, kls, balances
     ) -> tuple[Tensor | None, Tensor | None]:
         """MTP loss and expert counts, as `Model._mtp_loss`; a process needs tokens of the next one's part, never hidden states."""
-        losses, counts, start = [], None, view.share.offset
+        losses, counts, start = [], None, ctx.context_parallel.offset
         for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
-            share = view.share.shorter(depth)
-            end = start + share.own
+            cp = ctx.context_parallel.shorter(depth)
+            end = start + cp.own
             part = replace(
-                view,
-                rope=view.rope[: share.own],
-                share=share,
-                doc_start=None if view.doc_start is None else view.doc_start[:, : share.own],
+                ctx,
+                rope=ctx.rope[: cp.own],
+                context_parallel=cp,
+                doc_start=None if ctx.doc_start is None else ctx.doc_start[:, : cp.own],
             )
-            joined = self.mtp.join(hidden[:, : share.own], self.embed_tokens(tokens[rows, start + depth : end + depth]))
+            joined = self.mtp.join(hidden[:, : cp.own], self.embed_tokens(tokens[rows, start + depth : end + depth]))
             hidden, kl, balance, count = self.mtp.layer(joined, part)
             if kl is not None:
                 kls.append(kl)
@@ -178,7 +178,7 @@ class ShardedModel(Model):
     def _of_all(self, out: Output, counts: list[Tensor]) -> Output:
         """Each loss's value for the whole batch, in one exchange, and the expert counts of all in another."""
         names = [n for n in ("lm_loss", "mtp_loss", "balance_loss", "indexer_kl") if getattr(out, n) is not None]
-        summed = total(torch.stack([wide(getattr(out, n)) for n in names]), self.mesh.data)
+        summed = total(torch.stack([to_float32(getattr(out, n)) for n in names]), self.mesh.data)
         for name, value in zip(names, summed.unbind()):
             setattr(out, name, value)
         if counts:
@@ -198,5 +198,5 @@ def _add(values: list[Tensor], value: Tensor | None) -> list[Tensor]:
 def _part(hidden: Tensor, weight: Tensor, targets: Tensor, rows: slice, here: slice) -> Tensor:
     """This process's summand of the mean cross-entropy over all of `targets` (B, T); hidden (B', T', C) is its own part."""
     mine = targets[rows, here]
-    share = (mine != IGNORE).sum() / (targets != IGNORE).sum().clamp(min=1)
-    return head_loss(hidden, weight, mine) * share
+    fraction = (mine != IGNORE).sum() / (targets != IGNORE).sum().clamp(min=1)
+    return head_loss(hidden, weight, mine) * fraction

@@ -35,7 +35,7 @@ class ShardedMuonAdamW(MuonAdamW):
         self.sharded = {name: p for name, p in named if p.requires_grad}
         local = [(name, p.detach().to_local().requires_grad_()) for name, p in self.sharded.items()]  # the same memory
         super().__init__(
-            local, replace(config, num_attention_heads=config.num_attention_heads // mesh.layout.tp), *args, **options
+            local, replace(config, num_attention_heads=config.num_attention_heads // mesh.dims.tp), *args, **options
         )
         self.n, self.me = dist.get_world_size(mesh.data), dist.get_rank(mesh.data)
         self.owner = self._deal({n: self._rows_and_columns(n) for n, p in self.muon.items() if p.ndim == 2})
@@ -44,7 +44,7 @@ class ShardedMuonAdamW(MuonAdamW):
         """Shape of the matrix that this process's data group holds together: of its own heads only."""
         shape, axis = list(self.shapes[name]), self.mesh.tp_axis(name)
         if axis is not None:
-            shape[axis] //= self.mesh.layout.tp
+            shape[axis] //= self.mesh.dims.tp
         return tuple(shape)
 
     def _deal(self, matrices: dict[str, tuple[int, int]]) -> dict[str, int]:
@@ -106,7 +106,7 @@ class ShardedMuonAdamW(MuonAdamW):
         return [list(part.split(s)) if s else [] for part, s in zip(out.split([sum(s) for s in sizes]), sizes)]
 
     def _join_columns(self, name: str, matrix: Tensor) -> Tensor:
-        tp = self.mesh.layout.tp
+        tp = self.mesh.dims.tp
         if tp == 1 or self.mesh.tp_axis(name) != 1:
             return matrix
         parts = [torch.empty_like(matrix) for _ in range(tp)]
@@ -114,7 +114,7 @@ class ShardedMuonAdamW(MuonAdamW):
         return torch.cat(parts, 1)
 
     def _cut_columns(self, name: str, matrix: Tensor) -> Tensor:
-        tp = self.mesh.layout.tp
+        tp = self.mesh.dims.tp
         return matrix.chunk(tp, 1)[self.mesh.tp] if tp > 1 and self.mesh.tp_axis(name) == 1 else matrix
 
     # ------------------------------------------------------------------ gradients
@@ -139,7 +139,7 @@ class ShardedMuonAdamW(MuonAdamW):
         square = torch.zeros((), dtype=torch.float64, device=self.mesh.device)
         for name, p in self.parameters.items():
             if p.grad is not None:
-                copies = 1 if self.mesh.tp_axis(name) is not None else self.mesh.layout.tp
+                copies = 1 if self.mesh.tp_axis(name) is not None else self.mesh.dims.tp
                 square += torch.linalg.vector_norm(p.grad.double()).square() / copies
         dist.all_reduce(square)
         norm = square.sqrt().to(torch.float32)

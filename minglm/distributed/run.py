@@ -16,7 +16,7 @@ import torch
 from torch.distributed import DistError
 
 from minglm.distributed import checkpoint
-from minglm.distributed.mesh import Mesh, PeerLost, fall_silent, join, leave
+from minglm.distributed.mesh import Mesh, PeerLost, destroy_process_group, exit_quietly, init_process_group
 from minglm.distributed.model import ShardedModel
 from minglm.distributed.optim import ShardedMuonAdamW
 from minglm.errors import InputError
@@ -68,8 +68,8 @@ def train(
                 f"qat={recipe.qat}: rounding during training works in one process; leave out torchrun or qat"
             )
         device = devices.resolve(device)
-        mesh = join(chosen, device)
-        mesh.first_does(lambda: trainer._claim(run_dir, recipe, resume))
+        mesh = init_process_group(chosen, device)
+        mesh.on_rank_zero(lambda: trainer.claim_run_folder(run_dir, recipe, resume))
         with trainer.deterministic(), warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message="FSDP2-wrapped module .* returned a view"
@@ -78,17 +78,17 @@ def train(
         mesh.wait()
     except InputError:
         if not first:
-            fall_silent(2)
+            exit_quietly(2)
         raise
     except trainer.Interrupted:
         if not first:
-            fall_silent(130)
+            exit_quietly(130)
         raise
     except (DistError, RuntimeError, PeerLost) as err:
         if not isinstance(err, (DistError, PeerLost)) and not any(word in str(err).lower() for word in LOST):
             raise
         _end_lost(err, run_dir)
-    leave()
+    destroy_process_group()
     return row
 
 
@@ -118,16 +118,16 @@ class _NoLog:
         pass
 
 
-class _ShardedRun(trainer._Run):
+class _ShardedRun(trainer.TrainingRun):
     """One process's part of a run."""
 
     def __init__(self, recipe: Recipe, run_dir: Path, init_from: str | Path | None, device: str, mesh: Mesh) -> None:
         self.mesh, self.first = mesh, mesh.first
         super().__init__(recipe, run_dir, init_from, mesh.device)
 
-    def _latest(self, path: str | Path) -> single.Checkpoint | None:
+    def load_latest(self, path: str | Path) -> single.Checkpoint | None:
         """Verified once, by process 0; weights are read later, each process its own."""
-        return self.mesh.first_does(lambda: single.latest(path, tensors=False))
+        return self.mesh.on_rank_zero(lambda: single.latest(path, tensors=False))
 
     def _data(self, tokenizer_from):
         """Process 0 makes the shards when there are none, the others find them there."""
@@ -136,7 +136,7 @@ class _ShardedRun(trainer._Run):
         self.mesh.wait()
         return made if self.first else super()._data(tokenizer_from)
 
-    def _place(self, model) -> ShardedModel:
+    def to_device(self, model) -> ShardedModel:
         accelerator = self.mesh.device.type != "cpu"  # bf16 and ZeRO-3 there: not run
         return ShardedModel(model, self.mesh, bf16=accelerator, reshard=accelerator and self.recipe.mode != "warmup")
 
@@ -165,10 +165,10 @@ class _ShardedRun(trainer._Run):
             self.dir, self.step, self.config, self._tensors(optimizer=True), self.mesh, self._notes()
         )
 
-    def _pass(self, last: bool) -> None:
+    def before_forward(self, last: bool) -> None:
         self.model.accumulate(last)
 
-    def _agreed(self, stop: bool) -> bool:
+    def all_ranks_agree(self, stop: bool) -> bool:
         return self.mesh.any(stop)
 
     def _log(self, name: str, columns: tuple[str, ...]):

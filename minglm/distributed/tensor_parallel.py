@@ -42,14 +42,14 @@ class _OutOfHeads(nn.Module):
 
 def split_heads(mla: MLA, mesh: Mesh) -> None:
     """Keep this process's heads of one attention layer."""
-    n = mesh.layout.tp
+    n = mesh.dims.tp
     if n == 1:
         return
 
     def mine(linear: nn.Linear, axis: int) -> Tensor:
         return linear.weight.detach().chunk(n, axis)[mesh.tp].clone()
 
-    mla.H //= n
+    mla.num_heads //= n
     mla.q_b_proj = _IntoHeads(mine(mla.q_b_proj, 0), mesh.tp_group)
-    mla.kv_b_proj.weight = nn.Parameter(mine(mla.kv_b_proj, 0))  # its input is the gathered latent (Share.keys)
+    mla.kv_b_proj.weight = nn.Parameter(mine(mla.kv_b_proj, 0))  # its input is the gathered latent (ContextParallel.keys)
     mla.o_proj = _OutOfHeads(mine(mla.o_proj, 1), mesh.tp_group)

@@ -85,7 +85,7 @@ def _group(value):
     return value if isinstance(value, dist.ProcessGroup) else None
 
 
-def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list[dict]:
+def step(dims, model_name: str, rows: int, length: int, seed: int = 0) -> list[dict]:
     """Count one training step of a seeded model on seeded tokens, dense attention; all processes together."""
     from minglm.config import ModelConfig
     from minglm.distributed.mesh import Mesh
@@ -93,7 +93,7 @@ def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list
     from minglm.distributed.optim import ShardedMuonAdamW
     from minglm.model.model import Model
 
-    mesh = Mesh(layout, torch.device("cpu"))
+    mesh = Mesh(dims, torch.device("cpu"))
     torch.manual_seed(seed)
     config = ModelConfig.named(model_name)
     model = ShardedModel(Model(config), mesh)
@@ -110,7 +110,7 @@ def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list
         optimizer.step()
     return [
         {
-            "layout": str(layout),
+            "layout": str(dims),
             "rows": rows,
             "phase": phase,
             "kind": kind,
@@ -123,8 +123,8 @@ def step(layout, model_name: str, rows: int, length: int, seed: int = 0) -> list
 
 
 def main(argv: list[str] | None = None) -> int:
-    from minglm.distributed.mesh import join, leave
-    from minglm.training import parallel_dims as layouts
+    from minglm.distributed.mesh import destroy_process_group, init_process_group
+    from minglm.training import parallel_dims
 
     first = os.environ.get("RANK", "0") == "0"
     p = Parser(prog="minglm.distributed.traffic", description=__doc__.splitlines()[0])
@@ -139,19 +139,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         args = p.parse_args(argv)
-        if not layouts.launched():
+        if not parallel_dims.launched():
             raise InputError(
                 "traffic: counts what several processes say; start it with torchrun --nproc-per-node 2 -m -- minglm.distributed.traffic"
             )
         world = int(os.environ["WORLD_SIZE"])
         asked = [
             dict(part.partition("=")[::2] for part in text.split(","))
-            for text in args.layout or [f"{k}={world}" for k in layouts.KINDS]
+            for text in args.layout or [f"{k}={world}" for k in parallel_dims.KINDS]
         ]
         for one in asked:
             if odd := next((f"{k}={v}" for k, v in one.items() if not v.isdigit()), None):
                 raise InputError(f"--layout {odd}: must be kind=number, such as dp=2,ep=2")
-        plans = [layouts.choose({k: int(v) for k, v in one.items()}, world) for one in asked]
+        plans = [parallel_dims.choose({k: int(v) for k, v in one.items()}, world) for one in asked]
         batches = args.rows or [8]
         for name, value, parts in (
             *(("rows", b, max(q.dp * q.ep for q in plans)) for b in batches),
@@ -166,11 +166,11 @@ def main(argv: list[str] | None = None) -> int:
         if first:
             print(err, file=sys.stderr)
         return 2
-    join(plans[0], "cpu")
+    init_process_group(plans[0], "cpu")
     found = [row for plan in plans for rows in batches for row in step(plan, args.model, rows, args.length)]
     if first:
         print(json.dumps(found))
-    leave()
+    destroy_process_group()
     return 0
 
 

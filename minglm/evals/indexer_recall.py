@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minglm.model.attention import MLA
-from minglm.model.indexer import index_scores, visible
+from minglm.model.indexer import causal_mask, index_scores
 
 
 @torch.no_grad()
@@ -31,8 +31,8 @@ def choice_map(model, tokens: Tensor, keep_layer: int | None = None, mode: str =
     rope: list[Tensor] = []
 
     def remember(module: MLA, args: tuple) -> None:
-        seen_by[module.layer], view = args
-        rope[:] = [view.rope]
+        seen_by[module.layer], ctx = args
+        rope[:] = [ctx.rope]
 
     blocks = [layer.self_attn for layer in model.layers if layer.self_attn.indexer is not None]
     handles = [block.register_forward_pre_hook(remember) for block in blocks]
@@ -44,7 +44,7 @@ def choice_map(model, tokens: Tensor, keep_layer: int | None = None, mode: str =
     k, T = model.config.index_topk, tokens.shape[0]
     kept = blocks[len(blocks) // 2].layer if keep_layer is None else keep_layer
     out = {"index_topk": k, "positions": T, "layer": kept, "layers": []}
-    mask = visible(T, 0, T, None, tokens.device)
+    mask = causal_mask(T, 0, T, None, tokens.device)
     late = torch.arange(T) >= k  # queries that have to choose
     recent = mask & (torch.arange(T) > torch.arange(T)[:, None] - k)
     for block in blocks:
@@ -73,8 +73,12 @@ def _attention_and_scores(block: MLA, x: Tensor, rope: Tensor, mask: Tensor) -> 
     from minglm.model.layers import apply_rope
 
     q_latent = block.q_a_layernorm(block.q_a_proj(x))
-    q_nope, q_rope = block.q_b_proj(q_latent).unflatten(-1, (block.H, -1)).split((block.nope, block.rope), -1)
-    kv, k_rope = block.kv_a_proj_with_mqa(x).split((block.L, block.rope), -1)
+    q_nope, q_rope = (
+        block.q_b_proj(q_latent)
+        .unflatten(-1, (block.num_heads, -1))
+        .split((block.qk_nope_head_dim, block.qk_rope_head_dim), -1)
+    )
+    kv, k_rope = block.kv_a_proj_with_mqa(x).split((block.kv_lora_rank, block.qk_rope_head_dim), -1)
     latent = torch.cat((block.kv_a_layernorm(kv), apply_rope(k_rope, rope)), -1)
     keys, _ = block.expand(latent)
     q = torch.cat((q_nope, apply_rope(q_rope, rope)), -1)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.errors import InputError
-from minglm.inference.absorbed import Folded, in_parts
+from minglm.inference.absorbed import AbsorbedLayer, column_split
 from minglm.inference.single_token import OneToken
 from minglm.model.attention import MLA
 from minglm.model.cache import LatentCache
@@ -33,14 +33,14 @@ from minglm.model.layers import LATENT_EPS, RMSNorm, rope_table
 from minglm.model.model import Model
 from minglm.model.moe import MoE
 
-HEAD_PARTS = 16
+HEAD_COLUMN_SPLITS = 16
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
     """F.linear of x (N, in) and weight (out, in)."""
     if len(x) > 1:
         return F.linear(x, weight)
-    parts = in_parts(weight)
+    parts = column_split(weight)
     return torch.bmm(x.expand(len(parts), 1, -1), parts).view(1, -1)
 
 
@@ -63,7 +63,7 @@ def _experts(h: Tensor, moe: MoE, chosen: Tensor, gates: Tensor) -> Tensor:
     return F.embedding_bag(slot, out, mode="sum", per_sample_weights=gates.to(h.dtype))
 
 
-class _Where:
+class StepPositions:
     """Where the tokens of one step stand, as every layer needs it."""
 
     def __init__(self, decoder: Decoder, positions: Sequence[int], T: int):
@@ -81,23 +81,23 @@ class _Where:
             self.alike, self.hidden = False, at.unsqueeze(-1)
         if self.hidden is not None:  # ([B,] T, S) True where a key lies in the future
             self.hidden = torch.arange(self.end, device=device) > self.hidden
-        cos, sin = decoder.turns.index_select(0, at.view(-1)).unsqueeze(2).unbind(1)  # (N or T, 1, r) each
-        turn = torch.addcmul(decoder.diagonal * cos, decoder.off_diagonal, sin)  # (N or T, r, r)
-        self.turn_k = turn
-        self.turn_q = decoder.eye_q.expand(len(turn), -1, -1).clone()
-        self.turn_q[:, -r:, -r:] = turn
-        self.turn_i = decoder.eye_i.expand(len(turn), -1, -1).clone()
-        self.turn_i[:, :r, :r] = turn
-        self.choice = None  # left by the last "full" layer for "shared" ones
+        cos, sin = decoder.rope_cos_sin.index_select(0, at.view(-1)).unsqueeze(2).unbind(1)  # (N or T, 1, r) each
+        rotation = torch.addcmul(decoder.diagonal * cos, decoder.off_diagonal, sin)  # (N or T, r, r)
+        self.rotation_k = rotation
+        self.rotation_q = decoder.eye_q.expand(len(rotation), -1, -1).clone()
+        self.rotation_q[:, -r:, -r:] = rotation
+        self.rotation_index = decoder.eye_i.expand(len(rotation), -1, -1).clone()
+        self.rotation_index[:, :r, :r] = rotation
+        self.topk_indices = None  # left by the last "full" layer for "shared" ones
 
-    def turned(self, x: Tensor, turn: Tensor) -> Tensor:
+    def rotated(self, x: Tensor, rotation: Tensor) -> Tensor:
         """x (N·h, D) of h heads, turned to each token's position, as (N, h, D)."""
         N, D = self.B * self.T, x.shape[-1]
         if self.alike:
-            return torch.mm(x, turn[0]).view(N, -1, D)
-        if len(turn) < N:
-            turn = turn.repeat(self.B, 1, 1)
-        return torch.bmm(x.view(N, -1, D), turn)
+            return torch.mm(x, rotation[0]).view(N, -1, D)
+        if len(rotation) < N:
+            rotation = rotation.repeat(self.B, 1, 1)
+        return torch.bmm(x.view(N, -1, D), rotation)
 
     def write(self, store: Tensor, flat: Tensor, new: Tensor) -> None:
         """Put new (N, D) at the tokens' places in a layer's store (rows, max_len, D), which is also given flat."""
@@ -111,7 +111,7 @@ class Decoder:
     """Continues the sequences of a filled cache.
 
     Args:
-        model: its weights are folded now; `refold` takes later changes in.
+        model: its weights are absorbed now; `refresh` takes later changes in.
         cache: holds the prompts; `step` writes to it. Its first B rows are the sequences.
         mode: "sparse", or "dense" (which leaves indexer keys unwritten).
         record_routes: keep the experts each token chose in `routes`.
@@ -130,8 +130,10 @@ class Decoder:
         config, like = model.config, cache.latent
         r, options = config.qk_rope_head_dim, dict(dtype=like.dtype, device=like.device)
         self.first_row = torch.arange(like.shape[1], device=like.device).mul_(cache.max_len).unsqueeze(-1)  # (B, 1)
-        turns = torch.view_as_real(rope_table(cache.max_len, r, config.rope_theta, like.device))  # (S, r/2, 2)
-        self.turns = turns.repeat_interleave(2, 1).transpose(1, 2).to(like.dtype).contiguous()  # (S, 2, r)
+        rope_cos_sin = torch.view_as_real(rope_table(cache.max_len, r, config.rope_theta, like.device))  # (S, r/2, 2)
+        self.rope_cos_sin = (
+            rope_cos_sin.repeat_interleave(2, 1).transpose(1, 2).to(like.dtype).contiguous()
+        )  # (S, 2, r)
         # A row vector times this is turned: pairs (0,1), (2,3), … by [[cos, sin], [-sin, cos]].
         self.diagonal = torch.eye(r, **options)
         self.off_diagonal = torch.block_diag(*[torch.tensor([[0.0, 1.0], [-1.0, 0.0]])] * (r // 2)).to(**options)
@@ -139,13 +141,13 @@ class Decoder:
         self.eye_i = torch.eye(config.index_head_dim, **options)
         self.suits_one = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
         self.flat = [store.view(-1, store.shape[-1]) for store in cache.latent]
-        self.refold()
+        self.refresh()
 
     @torch.no_grad()
-    def refold(self) -> None:
+    def refresh(self) -> None:
         """Fold the model's present weights."""
-        self.folded = [] if self.rounds else [Folded(layer) for layer in self.model.layers]
-        self.folded_mtp = Folded(self.model.mtp.layer) if self.model.mtp is not None else None
+        self.absorbed = [] if self.rounds else [AbsorbedLayer(layer) for layer in self.model.layers]
+        self.absorbed_mtp = AbsorbedLayer(self.model.mtp.layer) if self.model.mtp is not None else None
         self.one = None  # made when the first single token comes
 
     @torch.inference_mode()
@@ -163,10 +165,10 @@ class Decoder:
             logits = one.step(tokens.item(), positions[0])
             self.hidden = one.x.clone().unsqueeze(0)
             return logits.view(1, 1, -1)
-        where = _Where(self, positions, tokens.shape[1])
+        step = StepPositions(self, positions, tokens.shape[1])
         x = self.model.embed_tokens(tokens.reshape(-1))
-        for folded in self.folded:
-            x = self._layer(x, folded, where)
+        for absorbed in self.absorbed:
+            x = self._layer(x, absorbed, step)
         self.hidden = x
         return self.logits(x, self.model.norm).view(*tokens.shape, -1)
 
@@ -193,76 +195,78 @@ class Decoder:
             one = self._short(None)
             one.mtp_step(joined.view(-1), positions[0])
             return one.x.clone().view_as(hidden)
-        where, routes, self.routes = _Where(self, positions, tokens.shape[1]), self.routes, None
-        out = self._layer(joined.flatten(0, 1), self.folded_mtp, where)
+        step, routes, self.routes = StepPositions(self, positions, tokens.shape[1]), self.routes, None
+        out = self._layer(joined.flatten(0, 1), self.absorbed_mtp, step)
         self.routes = routes
         return out.view_as(hidden)
 
     def logits(self, hidden: Tensor, norm: RMSNorm) -> Tensor:
         h, weight = norm.forward(hidden), self.model.lm_head.weight
-        if len(h) == 1 or len(weight) % HEAD_PARTS or h.device.type != "cpu":
+        if len(h) == 1 or len(weight) % HEAD_COLUMN_SPLITS or h.device.type != "cpu":
             return _linear(h, weight)
         # The widest matrix: torch's product of a few rows with it takes a third longer than one of its parts at a time.
-        parts = in_parts(weight, HEAD_PARTS)
+        parts = column_split(weight, HEAD_COLUMN_SPLITS)
         return torch.bmm(h.expand(len(parts), -1, -1), parts).transpose(0, 1).flatten(1)
 
-    def _layer(self, x: Tensor, folded: Folded, where: _Where) -> Tensor:
-        return self._feed(self._attend(x, folded.mla, folded, where), folded)
+    def _layer(self, x: Tensor, absorbed: AbsorbedLayer, step: StepPositions) -> Tensor:
+        return self._feed(self._attend(x, absorbed.mla, absorbed, step), absorbed)
 
-    def _attend(self, x: Tensor, mla: MLA, folded: Folded, where: _Where) -> Tensor:
-        B, T, N, L, R = where.B, where.T, len(x), mla.L, mla.L + mla.rope
-        q_a, kv, k_rope, *index = _linear(folded.norm_in.forward(x), folded.w_in).split(folded.widths, -1)
+    def _attend(self, x: Tensor, mla: MLA, absorbed: AbsorbedLayer, step: StepPositions) -> Tensor:
+        B, T, N, L, R = step.B, step.T, len(x), mla.kv_lora_rank, mla.kv_lora_rank + mla.qk_rope_head_dim
+        q_a, kv, k_rope, *index = _linear(absorbed.norm_in.forward(x), absorbed.w_in).split(absorbed.widths, -1)
         q_latent = mla.q_a_layernorm.forward(q_a)
-        q = where.turned(_linear(q_latent, folded.w_q).view(N * mla.H, R), where.turn_q)  # (N, H, R)
+        q = step.rotated(_linear(q_latent, absorbed.w_q).view(N * mla.num_heads, R), step.rotation_q)  # (N, H, R)
         store, flat = self.cache.latent[mla.layer], self.flat[mla.layer]
-        where.write(
-            store, flat, torch.cat((mla.kv_a_layernorm.forward(kv), where.turned(k_rope, where.turn_k).squeeze(1)), -1)
+        step.write(
+            store,
+            flat,
+            torch.cat((mla.kv_a_layernorm.forward(kv), step.rotated(k_rope, step.rotation_k).squeeze(1)), -1),
         )
         if self.sparse and mla.indexer is not None:
-            where.choice = self._choose(mla, q_latent, *index, where)
-        if where.choice is None:  # every visible key is read
-            keys = store[:B, : where.end]  # (B, S, R)
+            step.topk_indices = self._choose(mla, q_latent, *index, step)
+        if step.topk_indices is None:  # every visible key is read
+            keys = store[:B, : step.end]  # (B, S, R)
             scores = torch.bmm(q.view(B, -1, R), keys.transpose(1, 2))  # (B, T·H, S)
-            if where.hidden is not None:
-                scores.view(B, T, mla.H, -1).masked_fill_(where.hidden.unsqueeze(-2), -torch.inf)
+            if step.hidden is not None:
+                scores.view(B, T, mla.num_heads, -1).masked_fill_(step.hidden.unsqueeze(-2), -torch.inf)
         else:
-            choice, empty = where.choice
+            topk_indices, empty = step.topk_indices
             if B > 1:
-                choice = choice.reshape(B, -1) + self.first_row[:B]
-            keys = flat.index_select(0, choice.reshape(-1)).view(N, -1, R)  # (N, k, R)
+                topk_indices = topk_indices.reshape(B, -1) + self.first_row[:B]
+            keys = flat.index_select(0, topk_indices.reshape(-1)).view(N, -1, R)  # (N, k, R)
             scores = torch.bmm(q, keys.transpose(1, 2))  # (N, H, k)
             if empty is not None:
                 scores.masked_fill_(empty.unsqueeze(1), -torch.inf)
         values = torch.bmm(scores.softmax(-1), keys[..., :L])
-        return x + _linear(values.view(N, -1), folded.w_out)
+        return x + _linear(values.view(N, -1), absorbed.w_out)
 
-    def _choose(self, mla: MLA, q_latent: Tensor, key: Tensor, w: Tensor, where: _Where):
+    def _choose(self, mla: MLA, q_latent: Tensor, key: Tensor, w: Tensor, step: StepPositions):
         """The indexer's choice: (N, k) positions and which of them are empty (or None); None when all keys are read."""
-        ix, store, B, N = mla.indexer, self.cache.index_store(mla.layer), where.B, len(key)
-        key = where.turned(
-            F.layer_norm(key, key.shape[-1:], ix.k_norm.weight, ix.k_norm.bias, LATENT_EPS), where.turn_i
+        ix, store, B, N = mla.indexer, self.cache.index_store(mla.layer), step.B, len(key)
+        key = step.rotated(
+            F.layer_norm(key, key.shape[-1:], ix.k_norm.weight, ix.k_norm.bias, LATENT_EPS), step.rotation_index
         )
-        where.write(store, store.view(-1, ix.width), key.squeeze(1))
-        if where.end <= mla.topk:
+        step.write(store, store.view(-1, ix.width), key.squeeze(1))
+        if step.end <= mla.topk:
             return None
-        q = where.turned(_linear(q_latent, ix.wq_b.weight).view(N * ix.heads, ix.width), where.turn_i)
-        dots = torch.bmm(q.view(B, -1, ix.width), store[:B, : where.end].transpose(1, 2)).relu_()  # (B, T·Hi, S)
+        q = step.rotated(_linear(q_latent, ix.wq_b.weight).view(N * ix.heads, ix.width), step.rotation_index)
+        dots = torch.bmm(q.view(B, -1, ix.width), store[:B, : step.end].transpose(1, 2)).relu_()  # (B, T·Hi, S)
         scores = torch.bmm(w.unsqueeze(1), dots.view(N, ix.heads, -1)).squeeze(1)  # (N, S)
-        if where.hidden is not None:
-            scores.view(B, where.T, -1).masked_fill_(where.hidden, -torch.inf)
+        if step.hidden is not None:
+            scores.view(B, step.T, -1).masked_fill_(step.hidden, -torch.inf)
         values, index = scores.topk(mla.topk + 1, -1)
         index = settle_ties(scores, values, index)  # equal scores go to the lowest position
         # Some query may see fewer than k keys; what else it was given lies in its future.
-        return index, values[:, :-1] == -torch.inf if where.low < mla.topk else None
+        return index, values[:, :-1] == -torch.inf if step.low < mla.topk else None
 
-    def _feed(self, x: Tensor, folded: Folded) -> Tensor:
-        h, out = folded.norm_ffn.forward(x), x
-        if folded.always:
-            g, u = _linear(h, folded.gate_up).chunk(2, -1)
-            out = x + _linear(F.silu(g).mul_(u), folded.down)
-        if folded.moe is None:
+    def _feed(self, x: Tensor, absorbed: AbsorbedLayer) -> Tensor:
+        h, out = absorbed.norm_ffn.forward(x), x
+        if absorbed.always:
+            g, u = _linear(h, absorbed.gate_up).chunk(2, -1)
+            out = x + _linear(F.silu(g).mul_(u), absorbed.down)
+        if absorbed.moe is None:
             return out
-        chosen, gates, _ = folded.moe.gate.forward(h)
+        chosen, gates, _ = absorbed.moe.gate.forward(h)
         if self.routes is not None:
             self.routes.append(chosen)
-        return out + _experts(h, folded.moe, chosen, gates)
+        return out + _experts(h, absorbed.moe, chosen, gates)

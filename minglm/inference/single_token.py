@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minglm.inference.absorbed import in_parts, rows_for
+from minglm.inference.absorbed import column_split, row_for_columns
 from minglm.model.indexer import topk_lowest
 from minglm.model.layers import LATENT_EPS, RMSNorm
 
 if TYPE_CHECKING:
-    from minglm.inference.absorbed import Folded
+    from minglm.inference.absorbed import AbsorbedLayer
     from minglm.inference.decoder import Decoder
 
 
@@ -34,8 +34,8 @@ class _Product:
     """out = weight @ x, from buffer to buffer; with `add`, out += weight @ x."""
 
     def __init__(self, weight: Tensor, x: Tensor, out: Tensor, add: bool = False):
-        self.parts, self.add = in_parts(weight), add
-        self.x, self.out = rows_for(x, self.parts), out.view(len(self.parts), 1, -1)
+        self.parts, self.add = column_split(weight), add
+        self.x, self.out = row_for_columns(x, self.parts), out.view(len(self.parts), 1, -1)
 
     def __call__(self) -> None:
         if self.add:
@@ -59,22 +59,27 @@ class _Norm:
 class _Attend:
     """x += attention of one layer."""
 
-    def __init__(self, folded: Folded, one: OneToken):
-        mla, new = folded.mla, one.x.new_empty
-        H, L, R, Q = mla.H, mla.L, mla.L + mla.rope, mla.q_a_layernorm.weight.shape[0]
+    def __init__(self, absorbed: AbsorbedLayer, one: OneToken):
+        mla, new = absorbed.mla, one.x.new_empty
+        H, L, R, Q = (
+            mla.num_heads,
+            mla.kv_lora_rank,
+            mla.kv_lora_rank + mla.qk_rope_head_dim,
+            mla.q_a_layernorm.weight.shape[0],
+        )
         self.one, self.layer, self.mla = one, mla.layer, mla
-        made = new(folded.w_in.shape[0])  # all that reads the layer's input
-        q_a, kv, self.k_rope, *index = made.split(folded.widths)
-        self.norm_in, self.w_in = _Norm(folded.norm_in, one.x, one.h), _Product(folded.w_in, one.h, made)
+        made = new(absorbed.w_in.shape[0])  # all that reads the layer's input
+        q_a, kv, self.k_rope, *index = made.split(absorbed.widths)
+        self.norm_in, self.w_in = _Norm(absorbed.norm_in, one.x, one.h), _Product(absorbed.w_in, one.h, made)
         q_latent, q = new(Q), new(H * R)
-        self.norm_q, self.w_q = _Norm(mla.q_a_layernorm, q_a, q_latent), _Product(folded.w_q, q_latent, q)
+        self.norm_q, self.w_q = _Norm(mla.q_a_layernorm, q_a, q_latent), _Product(absorbed.w_q, q_latent, q)
         self.norm_kv = _Norm(mla.kv_a_layernorm, kv)
-        self.q, self.turned = q.view(H, R), new(H, R)
+        self.q, self.rotated = q.view(H, R), new(H, R)
         self.keys = new(mla.topk, R)  # the chosen ones
         self.keys_t, self.values = self.keys.T, self.keys[:, :L]
         attended = new(H, L)
-        self.attended, self.w_out = attended, _Product(folded.w_out, attended.view(-1), one.x, add=True)
-        self.indexer = _Choose(folded, one, q_latent, *index) if one.sparse and index else None
+        self.attended, self.w_out = attended, _Product(absorbed.w_out, attended.view(-1), one.x, add=True)
+        self.indexer = _Choose(absorbed, one, q_latent, *index) if one.sparse and index else None
 
     def __call__(self) -> None:
         one, layer = self.one, self.layer
@@ -82,30 +87,30 @@ class _Attend:
         self.w_in()
         self.norm_q()
         self.w_q()
-        torch.mm(self.q, one.turn_q, out=self.turned)  # (H, R)
+        torch.mm(self.q, one.rotation_q, out=self.rotated)  # (H, R)
         self.norm_kv(one.new_kv[layer])
-        torch.mv(one.turn_t, self.k_rope, out=one.new_rope[layer])
+        torch.mv(one.rotation_t, self.k_rope, out=one.new_rope[layer])
         if self.indexer is not None:
-            one.choice = self.indexer()
-        if one.choice is None:  # every key is read
+            one.topk_indices = self.indexer()
+        if one.topk_indices is None:  # every key is read
             keys = one.keys[layer]  # (S, R)
-            keys_t, values = keys.T, keys[:, : self.mla.L]
+            keys_t, values = keys.T, keys[:, : self.mla.kv_lora_rank]
         else:
-            torch.index_select(one.store[layer], 0, one.choice, out=self.keys)
+            torch.index_select(one.store[layer], 0, one.topk_indices, out=self.keys)
             keys_t, values = self.keys_t, self.values
-        torch.mm(torch.mm(self.turned, keys_t).softmax(-1), values, out=self.attended)
+        torch.mm(torch.mm(self.rotated, keys_t).softmax(-1), values, out=self.attended)
         self.w_out()
 
 
 class _Choose:
     """The indexer's choice: (k,) positions, or None when all keys are read."""
 
-    def __init__(self, folded: Folded, one: OneToken, q_latent: Tensor, key: Tensor, w: Tensor):
-        ix, new, self.k = folded.mla.indexer, one.x.new_empty, folded.mla.topk
-        self.one, self.key, self.w, self.row = one, key, w, one.index_row[folded.mla.layer]
+    def __init__(self, absorbed: AbsorbedLayer, one: OneToken, q_latent: Tensor, key: Tensor, w: Tensor):
+        ix, new, self.k = absorbed.mla.indexer, one.x.new_empty, absorbed.mla.topk
+        self.one, self.key, self.w, self.row = one, key, w, one.index_row[absorbed.mla.layer]
         self.norm = ix.k_norm.weight.detach(), ix.k_norm.bias.detach()
         q = new(ix.heads * ix.width)
-        self.w_q, self.q, self.turned = (
+        self.w_q, self.q, self.rotated = (
             _Product(ix.wq_b.weight.detach(), q_latent, q),
             q.view(ix.heads, -1),
             new(ix.heads, ix.width),
@@ -116,12 +121,12 @@ class _Choose:
     def __call__(self) -> Tensor | None:
         one = self.one
         key = F.layer_norm(self.key, self.key.shape, *self.norm, LATENT_EPS)
-        torch.mv(one.turn_i.T, key, out=one.new_index[self.row])
+        torch.mv(one.rotation_index.T, key, out=one.new_index[self.row])
         if one.end <= self.k:
             return None
         self.w_q()
-        torch.mm(self.q, one.turn_i, out=self.turned)
-        dots = torch.mm(self.turned, one.index_keys[self.row].T).relu_()  # (Hi, S)
+        torch.mm(self.q, one.rotation_index, out=self.rotated)
+        dots = torch.mm(self.rotated, one.index_keys[self.row].T).relu_()  # (Hi, S)
         scores = torch.mv(dots.T, self.w)  # (S,)
         torch.topk(scores, self.k + 1, out=(self.values, self.index))
         kept, left = self.edge.tolist()
@@ -133,28 +138,28 @@ class _Choose:
 class _Feed:
     """x += feed-forward of one layer."""
 
-    def __init__(self, folded: Folded, one: OneToken):
-        new, moe = one.x.new_empty, folded.moe
-        self.one, self.moe, self.always = one, moe, folded.always
-        self.norm = _Norm(folded.norm_ffn, one.x, one.h)
+    def __init__(self, absorbed: AbsorbedLayer, one: OneToken):
+        new, moe = one.x.new_empty, absorbed.moe
+        self.one, self.moe, self.always = one, moe, absorbed.always
+        self.norm = _Norm(absorbed.norm_ffn, one.x, one.h)
         if self.always:
-            inner = new(folded.gate_up.shape[0])  # (2F,)
+            inner = new(absorbed.gate_up.shape[0])  # (2F,)
             self.gate, self.up = inner.chunk(2)
             self.act = torch.empty_like(self.gate)
             self.gate_up, self.down = (
-                _Product(folded.gate_up, one.h, inner),
-                _Product(folded.down, self.act, one.x, add=True),
+                _Product(absorbed.gate_up, one.h, inner),
+                _Product(absorbed.down, self.act, one.x, add=True),
             )
         if moe is not None:
             self.router, self.bias = moe.gate.weight.detach(), moe.gate.e_score_correction_bias
             self.K, self.scale = moe.gate.k, moe.gate.scale
-            self.expert_gate_up, self.expert_down = folded.expert_gate_up, folded.expert_down
+            self.expert_gate_up, self.expert_down = absorbed.expert_gate_up, absorbed.expert_down
             first, last = self.expert_gate_up[0], self.expert_down[0]
             inner = new(self.K, first.shape[0] * first.shape[2])  # (K, 2F)
             self.inner = [row.view(len(first), 1, -1) for row in inner]
             self.gates, self.ups = inner.chunk(2, -1)
             self.acts = torch.empty_like(self.gates)
-            self.h, self.rows = rows_for(one.h, first), [rows_for(row, last) for row in self.acts]
+            self.h, self.rows = row_for_columns(one.h, first), [row_for_columns(row, last) for row in self.acts]
             self.x = one.x.view(len(last), 1, -1)
 
     def __call__(self) -> None:
@@ -191,21 +196,24 @@ class OneToken:
         self.latent, self.index = cache.latent[:, 0], cache.index_keys[:, 0]  # (layers, max_len, R), (…, Di)
         self.kv, self.rope = self.latent[..., :L], self.latent[..., L:]
         self.store = self.latent.unbind(0)
-        self.turn_q, self.turn_i = (
+        self.rotation_q, self.rotation_index = (
             torch.eye(R, dtype=self.x.dtype),
             torch.eye(config.index_head_dim, dtype=self.x.dtype),
         )
-        self.turn, self.turn_of_i = self.turn_q[L:, L:], self.turn_i[:r, :r]  # the parts that depend on position
-        self.turn_t = self.turn.T
+        self.rotation, self.rotation_of_index = (
+            self.rotation_q[L:, L:],
+            self.rotation_index[:r, :r],
+        )  # the parts that depend on position
+        self.rotation_t = self.rotation.T
         self.embedding, self.routes = model.embed_tokens.weight.detach(), None
-        self.layers = [part(folded, self) for folded in decoder.folded for part in (_Attend, _Feed)]
+        self.layers = [part(absorbed, self) for absorbed in decoder.absorbed for part in (_Attend, _Feed)]
         drafts = (
-            decoder.folded_mtp if config.num_hidden_layers in self.index_row else None
+            decoder.absorbed_mtp if config.num_hidden_layers in self.index_row else None
         )  # the cache may have no room for it
         self.mtp = [] if drafts is None else [part(drafts, self) for part in (_Attend, _Feed)]
         self.norm = _Norm(model.norm, self.x, self.h)
-        self.head = in_parts(model.lm_head.weight.detach())
-        self.h_for_head = rows_for(self.h, self.head)
+        self.head = column_split(model.lm_head.weight.detach())
+        self.h_for_head = row_for_columns(self.h, self.head)
 
     def step(self, token: int, position: int) -> Tensor:
         """Logits (V,) of what follows the token at this position. `x` is left as the hidden state before the final norm;
@@ -221,10 +229,10 @@ class OneToken:
         self._run(self.mtp, position)
 
     def _run(self, layers: list, position: int) -> None:
-        cos, sin = self.decoder.turns[position]
-        torch.mul(self.decoder.diagonal, cos, out=self.turn).addcmul_(self.decoder.off_diagonal, sin)
-        self.turn_of_i.copy_(self.turn)
-        self.end, self.choice = position + 1, None
+        cos, sin = self.decoder.rope_cos_sin[position]
+        torch.mul(self.decoder.diagonal, cos, out=self.rotation).addcmul_(self.decoder.off_diagonal, sin)
+        self.rotation_of_index.copy_(self.rotation)
+        self.end, self.topk_indices = position + 1, None
         # One operation each gives the slices of all layers: where the new keys go, and all keys up to them.
         self.new_kv, self.new_rope, self.new_index = (
             store[:, position].unbind(0) for store in (self.kv, self.rope, self.index)

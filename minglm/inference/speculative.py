@@ -29,9 +29,9 @@ from torch import Tensor
 from minglm.errors import InputError
 from minglm.inference.decoder import Decoder
 from minglm.inference.sampling import choose
-from minglm.model.attention import View
+from minglm.model.attention import ForwardContext
 from minglm.model.cache import LatentCache
-from minglm.model.model import Model, Tally
+from minglm.model.model import AuxLosses, Model
 
 
 def check_speculate(model: Model, drafts: int) -> None:
@@ -82,8 +82,8 @@ class Speculator:
             [[*r[1:], 0 if following is None else following, *[0] * (longest - len(r))] for r in rows],
             device=hidden.device,
         )
-        view = View(mode, model._rope_slice(cache.length, longest, hidden.device), cache.length, cache=cache)
-        model.mtp_step(hidden, tokens, view, Tally())
+        ctx = ForwardContext(mode, model.rope_slice(cache.length, longest, hidden.device), cache.length, cache=cache)
+        model.mtp_step(hidden, tokens, ctx, AuxLosses())
 
     def begin(self, row: int, position: int, hidden: Tensor, token: int) -> None:
         """The model has read up to `position`, with `hidden` (C,) there, and `token` was chosen to follow."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from minglm.errors import InputError
 from minglm.interop.huggingface import _hf_name, _to_disk
 from minglm.model.model import Model
-from minglm.quant.formats import KEPT
+from minglm.quant.formats import MODULES_TO_NOT_CONVERT
 from minglm.quant.fp8 import Fp8
 from minglm.quant.int4 import Int4
 from minglm.quant.modules import PackedExperts, PackedLinear
@@ -104,7 +104,7 @@ def _serialised(scheme, parts: list[Tensor], matrix: tuple[int, int], dtype: tor
 
 def _config(spec, kept: list[str], layers: int) -> dict:
     names = {".indexer.": "indexer", "mlp.gate.": "mlp.gate"}
-    patterns = [names.get(part, part) for part in KEPT]
+    patterns = [names.get(part, part) for part in MODULES_TO_NOT_CONVERT]
     if spec.format == "fp8":
         return {
             "quant_method": "fp8",

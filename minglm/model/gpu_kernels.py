@@ -1,10 +1,10 @@
 """Kernels for an accelerator: what `minglm.model.moe` and attention use where a loop over experts or keys would starve it.
 
     grouped_swiglu    all experts in two grouped matmuls, without asking the device how many tokens each got
-    flex_attention_over_choice   sparse attention by FlexAttention, blocks without a chosen key skipped
+    flex_attention_topk   sparse attention by FlexAttention, blocks without a chosen key skipped
 
 The default sparse attention on an accelerator is that of `minglm.model.sparse_attention`: chosen latents are gathered and attended to in
-batched matmuls, with larger chunks than on a CPU (`dsa.ACCELERATOR_CHUNK`). It reads k keys a query whatever the length.
+batched matmuls, with larger chunks than on a CPU (`workspace.ACCELERATOR_CHUNK`). It reads k keys a query whatever the length.
 FlexAttention skips whole 128×128 blocks only, so it wins where choices cluster. Both equal the CPU reference in tests.
 
 Not run on CUDA and not run on Ascend; the same functions are tested on CPU in fp32, where torch has them.
@@ -18,6 +18,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from minglm.model.sparse_attention import topk_mask
 
 BLOCK = 128  # queries and keys to a block of FlexAttention
 
@@ -53,35 +55,29 @@ def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chos
     return torch.zeros_like(x).index_add(0, order // K, weighted), counts
 
 
-def chosen_table(choice: Tensor, keys: int) -> Tensor:
-    """choice (B, T, k), -1 for an empty place → (B, T, S) bool: which keys each query reads."""
-    table = torch.zeros(*choice.shape[:2], keys + 1, dtype=torch.bool, device=choice.device)
-    return table.scatter_(-1, torch.where(choice < 0, keys, choice), True)[..., :keys].contiguous()
-
-
-def block_mask(choice: Tensor, keys: int, block: int = BLOCK):
+def block_mask(topk_indices: Tensor, keys: int, block: int = BLOCK):
     """FlexAttention's block mask of a choice: a block is computed when any of its queries chose any of its keys."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    table = chosen_table(choice, keys)
+    table = topk_mask(topk_indices, keys).contiguous()
     return create_block_mask(
         lambda b, h, q, s: table[b, q, s],
-        choice.shape[0],
+        topk_indices.shape[0],
         None,
-        choice.shape[1],
+        topk_indices.shape[1],
         keys,
-        device=choice.device,
+        device=topk_indices.device,
         BLOCK_SIZE=block,
     )
 
 
-def flex_attention_over_choice(
+def flex_attention_topk(
     q_nope: Tensor,
     q_rope: Tensor,
     latent: Tensor,
     up_k: Tensor,
     up_v: Tensor,
-    choice: Tensor,
+    topk_indices: Tensor,
     scale: float,
     compiled: bool | None = None,
 ) -> Tensor:
@@ -98,8 +94,10 @@ def flex_attention_over_choice(
     keys = latent.unsqueeze(1)  # (B, 1, S, R)
     attend = (
         torch.compile(flex_attention)
-        if (choice.device.type != "cpu" if compiled is None else compiled)
+        if (topk_indices.device.type != "cpu" if compiled is None else compiled)
         else flex_attention
     )
-    out = attend(q, keys, keys[..., :L], block_mask=block_mask(choice, latent.shape[1]), scale=scale, enable_gqa=True)
+    out = attend(
+        q, keys, keys[..., :L], block_mask=block_mask(topk_indices, latent.shape[1]), scale=scale, enable_gqa=True
+    )
     return torch.einsum("bhtl,hvl->bthv", out, up_v)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
-from minglm.model.layers import LATENT_EPS, apply_rope, wide
-from minglm.model.threads import share_out
-from minglm.model.workspace import SCORE_FLOATS, _budget, _Workspace
+from minglm.model.layers import LATENT_EPS, apply_rope, to_float32
+from minglm.model.threads import parallel_for
+from minglm.model.workspace import SCORE_FLOATS, Workspace, chunk_budget
 
 CANDIDATES = 15 << 10  # places where a chunk's best keys may be: over 128 KiB, the C library maps fresh memory for them
 
@@ -36,21 +36,21 @@ class Indexer(nn.Module):
         r = self.rope_width
         q = torch.cat((apply_rope(q[..., :r], rope), q[..., r:]), -1)
         k = torch.cat((apply_rope(k[..., :r], rope), k[..., r:]), -1)
-        return q, k, wide(self.weights_proj(x)) * (self.heads * self.width) ** -0.5
+        return q, k, to_float32(self.weights_proj(x)) * (self.heads * self.width) ** -0.5
 
 
-def index_scores(q: Tensor, k: Tensor, w: Tensor, space: _Workspace | None = None) -> Tensor:
+def index_scores(q: Tensor, k: Tensor, w: Tensor, space: Workspace | None = None) -> Tensor:
     """I for one sequence: q (n, Hi, Di), k (S, Di), w (n, Hi) → (n, S), fp32, not masked; in `space` when it is given."""
     n, Hi, S = q.shape[0], q.shape[1], k.shape[0]
-    space = space or _Workspace(w)
+    space = space or Workspace(w)
     if q.dtype == w.dtype:
         dots = torch.mm(q.flatten(0, 1), k.T, out=space("dots", n * Hi, S))
     else:  # half precision: the sum over heads stays in fp32
-        dots = wide(q.flatten(0, 1) @ k.T)
+        dots = to_float32(q.flatten(0, 1) @ k.T)
     return torch.bmm(w.unsqueeze(1), dots.view(n, Hi, S).relu_(), out=space("scores", n, 1, S)).squeeze(1)
 
 
-def visible(T: int, offset: int, end: int, doc_start: Tensor | None, device) -> Tensor:
+def causal_mask(T: int, offset: int, end: int, doc_start: Tensor | None, device) -> Tensor:
     """Which of the first `end` keys each of T queries at positions offset… may see: (T, end) bool.
 
     doc_start (T,) int64 hides everything before it.
@@ -70,7 +70,7 @@ def topk_lowest(scores: Tensor, k: int) -> Tensor:
     if S <= k:
         values, index = scores.topk(S, -1)
         return index.masked_fill_(values == -torch.inf, -1)
-    fold = _fold(S, k + 1)
+    fold = _fold_factor(S, k + 1)
     if fold > 1:
         places = _candidates(scores, k + 1, fold)
         values, index = scores.gather(1, places).topk(k + 1, -1)
@@ -100,7 +100,7 @@ def settle_ties(scores: Tensor, values: Tensor, index: Tensor) -> Tensor:
     return index
 
 
-def _fold(S: int, m: int) -> int:
+def _fold_factor(S: int, m: int) -> int:
     """Looking for m values in S/f folded maxima and then in f·m candidates costs least at f = √(S/m)."""
     return 1 << round(math.log2(S / m) / 2) if S >= 4 * m else 1
 
@@ -117,7 +117,7 @@ def _candidates(scores: Tensor, m: int, fold: int) -> Tensor:
 
 
 @torch.no_grad()
-def select(
+def select_topk(
     q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_start: Tensor | None = None
 ) -> Tensor | None:
     """Choose keys for every query: (B, T, topk) int64, or None when no query sees more than `topk` keys (read them all).
@@ -128,32 +128,32 @@ def select(
     S = k.shape[1]
     if S <= topk:
         return None
-    choice = torch.empty(B, T, topk, dtype=torch.int64, device=q.device)
+    topk_indices = torch.empty(B, T, topk, dtype=torch.int64, device=q.device)
     early = max(0, min(T, topk - offset))  # these see at most topk keys: all of them
     for b in range(B if early else 0):
-        seen = visible(early, offset, topk, None if doc_start is None else doc_start[b, :early], q.device)
-        choice[b, :early] = torch.where(seen, torch.arange(topk, device=q.device), -1)
+        seen = causal_mask(early, offset, topk, None if doc_start is None else doc_start[b, :early], q.device)
+        topk_indices[b, :early] = torch.where(seen, torch.arange(topk, device=q.device), -1)
     parts, start = [], early
     while start < T:
         S_now = offset + start + 1
         n = min(
-            _budget(SCORE_FLOATS, q.device) // (Hi * S_now),
-            _budget(CANDIDATES, q.device) // (_fold(S_now, topk + 1) * (topk + 1)),
+            chunk_budget(SCORE_FLOATS, q.device) // (Hi * S_now),
+            chunk_budget(CANDIDATES, q.device) // (_fold_factor(S_now, topk + 1) * (topk + 1)),
         )
         stop = min(T, start + max(1, n))
         parts += [(b, slice(start, stop)) for b in range(B)]
         start = stop
 
     def work(share):
-        space = _Workspace(w)
+        space = Workspace(w)
         for b, part in share:
             first, n, end = offset + part.start, part.stop - part.start, offset + part.stop  # no query sees past end
             scores = index_scores(q[b, part], k[b, :end], w[b, part], space)
             if doc_start is None:  # only the chunk's own keys can lie in a query's future
-                scores[:, first:].masked_fill_(~visible(n, 0, n, None, q.device), -torch.inf)
+                scores[:, first:].masked_fill_(~causal_mask(n, 0, n, None, q.device), -torch.inf)
             else:
-                scores.masked_fill_(~visible(n, first, end, doc_start[b, part], q.device), -torch.inf)
-            choice[b, part] = topk_lowest(scores, topk)
+                scores.masked_fill_(~causal_mask(n, first, end, doc_start[b, part], q.device), -torch.inf)
+            topk_indices[b, part] = topk_lowest(scores, topk)
 
-    share_out(work, parts, q.device)
-    return choice
+    parallel_for(work, parts, q.device)
+    return topk_indices

@@ -8,18 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minglm.model.indexer import visible
-from minglm.model.layers import wide
-from minglm.model.threads import share_out
+from minglm.model.indexer import causal_mask
+from minglm.model.layers import to_float32
+from minglm.model.threads import parallel_for
 from minglm.model.workspace import (
     GATHER_FLOATS,
     SCORE_FLOATS,
-    _budget,
-    _chunks,
-    _gather,
-    _sum,
-    _Workspace,
+    Workspace,
+    chunk_budget,
+    gather_rows,
+    query_chunks,
     scatter_rows,
+    sum_in_order,
 )
 
 
@@ -30,22 +30,22 @@ def _kl_and_grad(index: Tensor, p: Tensor, seen: Tensor) -> tuple[Tensor, Tensor
     return kl, log_q.exp() - p
 
 
-class _ChosenKL(torch.autograd.Function):
+class _TopkKL(torch.autograd.Function):
     """Mean over queries of the KL on the chosen set. The gradient is made in the forward pass: the output is a scalar."""
 
     @staticmethod
-    def forward(ctx, q, k, w, choice, p, wants):  # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
+    def forward(ctx, q, k, w, topk_indices, p, wants):  # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
         B, T, Hi, Di = q.shape
-        n_keys, d_q, d_w = choice.shape[-1], torch.empty_like(q), torch.empty_like(w)
+        n_keys, d_q, d_w = topk_indices.shape[-1], torch.empty_like(q), torch.empty_like(w)
 
         def work(share):
-            space, total, d_k = _Workspace(k), q.new_zeros(()), torch.zeros_like(k)
+            space, total, d_k = Workspace(k), q.new_zeros(()), torch.zeros_like(k)
             for b, part in share:
-                index, n = choice[b, part].clamp(min=0), part.stop - part.start
-                keys = _gather(k[b], index, space)
+                index, n = topk_indices[b, part].clamp(min=0), part.stop - part.start
+                keys = gather_rows(k[b], index, space)
                 dots = torch.bmm(q[b, part], keys.transpose(1, 2), out=space("dots", n, Hi, n_keys)).relu_()
                 scores = torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1)
-                kl, d_index = _kl_and_grad(scores, p[b, part], choice[b, part] >= 0)
+                kl, d_index = _kl_and_grad(scores, p[b, part], topk_indices[b, part] >= 0)
                 total += kl
                 if not wants:
                     continue
@@ -57,8 +57,10 @@ class _ChosenKL(torch.autograd.Function):
             return total, d_k
 
         total, d_k = (
-            _sum(parts)
-            for parts in zip(*share_out(work, _chunks(B, T, n_keys * Di, _budget(GATHER_FLOATS, k.device)), k.device))
+            sum_in_order(parts)
+            for parts in zip(
+                *parallel_for(work, query_chunks(B, T, n_keys * Di, chunk_budget(GATHER_FLOATS, k.device)), k.device)
+            )
         )
         ctx.save_for_backward(d_q, d_k, d_w)
         ctx.queries = B * T
@@ -75,11 +77,11 @@ class _DenseKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):  # attn_q (B,T,H,D), attn_k (B,S,H,D)
         B, T, Hi, Di = q.shape
-        total = wide(q.new_zeros(()))
+        total = to_float32(q.new_zeros(()))
         d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)
-        for b, part in _chunks(B, T, k.shape[1] * (Hi + attn_q.shape[2]), _budget(SCORE_FLOATS, k.device)):
+        for b, part in query_chunks(B, T, k.shape[1] * (Hi + attn_q.shape[2]), chunk_budget(SCORE_FLOATS, k.device)):
             end, n = offset + part.stop, part.stop - part.start
-            seen = visible(n, offset + part.start, end, None if doc_start is None else doc_start[b, part], q.device)
+            seen = causal_mask(n, offset + part.start, end, None if doc_start is None else doc_start[b, part], q.device)
             attn = torch.matmul(attn_q[b, part].transpose(0, 1), attn_k[b, :end].permute(1, 2, 0)).mul_(scale)
             p = attn.masked_fill_(~seen, -torch.inf).softmax(-1).mean(0)  # (n, end)
             dots = (q[b, part].flatten(0, 1) @ k[b, :end].T).view(n, Hi, end).relu_()
@@ -100,12 +102,14 @@ class _DenseKL(torch.autograd.Function):
         return *(g * (grad / ctx.queries) for g in ctx.saved_tensors), None, None, None, None, None, None
 
 
-def chosen_kl(q: Tensor, k: Tensor, w: Tensor, choice: Tensor, p: Tensor) -> Tensor:
+def topk_kl(q: Tensor, k: Tensor, w: Tensor, topk_indices: Tensor, p: Tensor) -> Tensor:
     """Sparse-stage indexer loss: mean over queries of KL(p ‖ softmax(I)) over each query's chosen keys, in nats.
 
     q (B,T,Hi,Di), k (B,S,Di), w (B,T,Hi) from `Indexer`; choice and p (B,T,k) as `sparse_attention` returned it.
     """
-    return _ChosenKL.apply(wide(q), wide(k), wide(w), choice, wide(p), torch.is_grad_enabled())
+    return _TopkKL.apply(
+        to_float32(q), to_float32(k), to_float32(w), topk_indices, to_float32(p), torch.is_grad_enabled()
+    )
 
 
 def dense_kl(
@@ -121,11 +125,11 @@ def dense_kl(
     """Warm-up indexer loss: the same over every visible key, p being the dense attention of attn_q (B,T,H,D) to attn_k
     (B,S,H,D); the first query stands at position `offset`."""
     return _DenseKL.apply(
-        wide(q),
-        wide(k),
-        wide(w),
-        wide(attn_q.detach()),
-        wide(attn_k.detach()),
+        to_float32(q),
+        to_float32(k),
+        to_float32(w),
+        to_float32(attn_q.detach()),
+        to_float32(attn_k.detach()),
         scale,
         doc_start,
         offset,

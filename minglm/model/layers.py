@@ -14,7 +14,7 @@ IGNORE = -100  # a target with this value is not predicted
 HEAD_CHUNK = 1024  # tokens whose logits exist at one time during training
 
 
-def wide(x: Tensor) -> Tensor:
+def to_float32(x: Tensor) -> Tensor:
     """fp32 for sums that half precision would spoil; fp64 stays."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
@@ -52,10 +52,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             if x.device.type != "cpu":  # torch's own is one kernel there, and a dozen passes on a CPU
-                return F.rms_norm(wide(x), x.shape[-1:], wide(self.weight), self.eps).to(x.dtype)
-            return (wide(x) * _inverse_rms(wide(x), self.eps)).mul_(wide(self.weight)).to(x.dtype)
-        flat = wide(x).reshape(-1, x.shape[-1])
-        return _RMSNorm.apply(flat, wide(self.weight), self.eps).view(x.shape).to(x.dtype)
+                return F.rms_norm(to_float32(x), x.shape[-1:], to_float32(self.weight), self.eps).to(x.dtype)
+            return (to_float32(x) * _inverse_rms(to_float32(x), self.eps)).mul_(to_float32(self.weight)).to(x.dtype)
+        flat = to_float32(x).reshape(-1, x.shape[-1])
+        return _RMSNorm.apply(flat, to_float32(self.weight), self.eps).view(x.shape).to(x.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -84,7 +84,7 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
     x is (B, T, D) or (B, T, H, D); table is (T, D/2). transformers writes the turned pairs in another order, which no
     dot product notices.
     """
-    pairs = torch.view_as_complex(wide(x).unflatten(-1, (-1, 2)).contiguous())
+    pairs = torch.view_as_complex(to_float32(x).unflatten(-1, (-1, 2)).contiguous())
     turned = pairs * (table if x.dim() == 3 else table[:, None])
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
@@ -96,12 +96,12 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> Tensor:  # (N, C), (V, C), (N,)
         keep = targets != IGNORE
         count = keep.sum().clamp(min=1)
-        total = wide(hidden.new_zeros(()))
+        total = to_float32(hidden.new_zeros(()))
         d_hidden = torch.empty_like(hidden) if wants else None
         d_weight = torch.zeros_like(weight) if wants else None
         for start in range(0, hidden.shape[0], HEAD_CHUNK):
             part = slice(start, start + HEAD_CHUNK)
-            logits = wide(hidden[part] @ weight.T)  # (n, V)
+            logits = to_float32(hidden[part] @ weight.T)  # (n, V)
             target, kept = targets[part].clamp(min=0)[:, None], keep[part]
             picked, (highest, place) = logits.gather(-1, target).squeeze(-1), logits.max(-1)
             probs = logits.softmax(-1)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
-from minglm.model.attention import MLA, View
+from minglm.model.attention import MLA, ForwardContext
 from minglm.model.cache import LatentCache
 from minglm.model.layers import RMSNorm, SwiGLU, head_loss, rope_table
 from minglm.model.moe import MoE, Router
@@ -59,19 +59,19 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MoE(config) if experts else SwiGLU(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x: Tensor, view: View, tally: Tally) -> Tensor:
-        attended, kl = self.self_attn(self.input_layernorm(x), view)
+    def forward(self, x: Tensor, ctx: ForwardContext, aux: AuxLosses) -> Tensor:
+        attended, kl = self.self_attn(self.input_layernorm(x), ctx)
         x = x + attended
         x_norm, balance, counts = self.post_attention_layernorm(x), None, None
         if isinstance(self.mlp, MoE):
-            fed, balance, counts = self.mlp(x_norm, view.losses)
+            fed, balance, counts = self.mlp(x_norm, ctx.losses)
         else:
             fed = self.mlp(x_norm)
-        tally.add(kl, balance, counts)
+        aux.add(kl, balance, counts)
         return x + fed
 
 
-class Tally:
+class AuxLosses:
     """Collects the layers' KL, balance loss and expert counts."""
 
     def __init__(self) -> None:
@@ -143,9 +143,9 @@ class Model(nn.Module):
         offset = cache.length if cache is not None else 0
         self._check(tokens, targets, mode, doc_start, offset)
         T = tokens.shape[1]
-        view = View(
+        ctx = ForwardContext(
             mode,
-            self._rope_slice(offset, T, tokens.device),
+            self.rope_slice(offset, T, tokens.device),
             offset,
             doc_start,
             cache,
@@ -153,11 +153,11 @@ class Model(nn.Module):
             indexer_loss=indexer_loss and targets is not None,
             indexer_grad=torch.is_grad_enabled(),
         )
-        tally = Tally()
+        aux = AuxLosses()
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
             hidden = self.embed_tokens(tokens)
             for layer in self.layers:
-                hidden = layer(hidden, view, tally)
+                hidden = layer(hidden, ctx, aux)
             if cache is not None:
                 cache.advance(T)
             out = Output(hidden=hidden)
@@ -166,28 +166,30 @@ class Model(nn.Module):
             else:
                 out.lm_loss = head_loss(self.norm(hidden), self.lm_head.weight, targets)
                 if mtp and self.mtp is not None and cache is None:
-                    out.mtp_loss = self._mtp_loss(tokens, targets, hidden, view, tally)
-        out.indexer_kl = torch.stack(tally.kl).mean() if tally.kl else None
-        out.balance_loss = torch.stack(tally.balance).sum() if tally.balance else None
-        out.expert_counts = torch.stack(tally.counts) if tally.counts else None
+                    out.mtp_loss = self._mtp_loss(tokens, targets, hidden, ctx, aux)
+        out.indexer_kl = torch.stack(aux.kl).mean() if aux.kl else None
+        out.balance_loss = torch.stack(aux.balance).sum() if aux.balance else None
+        out.expert_counts = torch.stack(aux.counts) if aux.counts else None
         return out
 
-    def _mtp_loss(self, tokens: Tensor, targets: Tensor, hidden: Tensor, view: View, tally: Tally) -> Tensor | None:
+    def _mtp_loss(
+        self, tokens: Tensor, targets: Tensor, hidden: Tensor, ctx: ForwardContext, aux: AuxLosses
+    ) -> Tensor | None:
         """Mean cross-entropy over depths; see minglm/model/mtp.py for what meets what."""
-        losses, counts, main = [], [], tally.counts
-        tally.counts = counts
+        losses, counts, main = [], [], aux.counts
+        aux.counts = counts
         for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
             keep = tokens.shape[1] - depth
-            doc = view.doc_start
-            part = replace(view, rope=view.rope[:keep], doc_start=None if doc is None else doc[:, :keep])
-            hidden = self.mtp_step(hidden[:, :keep], tokens[:, depth:], part, tally)
+            doc = ctx.doc_start
+            part = replace(ctx, rope=ctx.rope[:keep], doc_start=None if doc is None else doc[:, :keep])
+            hidden = self.mtp_step(hidden[:, :keep], tokens[:, depth:], part, aux)
             losses.append(head_loss(self.mtp.norm(hidden), self.lm_head.weight, shift_targets(targets, depth, doc)))
-        tally.counts = main + ([torch.stack(counts).sum(0)] if counts else [])
+        aux.counts = main + ([torch.stack(counts).sum(0)] if counts else [])
         return torch.stack(losses).mean() if losses else None
 
-    def mtp_step(self, hidden: Tensor, tokens: Tensor, view: View, tally: Tally) -> Tensor:
+    def mtp_step(self, hidden: Tensor, tokens: Tensor, ctx: ForwardContext, aux: AuxLosses) -> Tensor:
         """One depth: hidden (B,T,C) of the depth before and the tokens (B,T) it joins → hidden (B,T,C) of this depth."""
-        return self.mtp.layer(self.mtp.join(hidden, self.embed_tokens(tokens)), view, tally)
+        return self.mtp.layer(self.mtp.join(hidden, self.embed_tokens(tokens)), ctx, aux)
 
     def _check(self, tokens: Tensor, targets: Tensor | None, mode: str, doc_start: Tensor | None, offset: int) -> None:
         if mode not in MODES:
@@ -211,7 +213,7 @@ class Model(nn.Module):
                     "use the tokenizer this model was made with"
                 )
 
-    def _rope_slice(self, offset: int, T: int, device: torch.device) -> Tensor:
+    def rope_slice(self, offset: int, T: int, device: torch.device) -> Tensor:
         end = offset + T
         if self._rope is None or self._rope.shape[0] < end or self._rope.device != device:
             length = min(self.config.max_position_embeddings, max(1024, 2 * end))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
-from minglm.model.layers import SwiGLU, wide
+from minglm.model.layers import SwiGLU, to_float32
 
 
 class Router(nn.Module):
@@ -28,7 +28,7 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, C) → chosen experts (N, K) int64, gates (N, K) that sum to `routed_scaling_factor`, scores (N, E) fp32."""
-        scores = F.linear(wide(x), wide(self.weight)).sigmoid()
+        scores = F.linear(to_float32(x), to_float32(self.weight)).sigmoid()
         with torch.no_grad():
             chosen = (scores + self.e_score_correction_bias).topk(self.k, -1, sorted=False).indices
         gates = scores.gather(-1, chosen)
@@ -41,7 +41,7 @@ class Router(nn.Module):
         self.e_score_correction_bias += rate * torch.sign(load.mean() - load)
 
 
-class _GroupedSwiGLU(torch.autograd.Function):
+class GroupedSwiGLU(torch.autograd.Function):
     """Every expert's SwiGLU on the rows that chose it. The gate multiplies the hidden activation, so that its gradient
     needs no copy of the expert's output."""
 
@@ -108,7 +108,7 @@ def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chos
     """Each token through the experts it chose, weighted by its gates: x (N, C), gate_up (E, 2F, C), down (E, C, F),
     gates and chosen (N, K) → output (N, C) and tokens per expert (E,)."""
     if x.device.type == "cpu":
-        return _GroupedSwiGLU.apply(x, gate_up, down, gates, chosen)
+        return GroupedSwiGLU.apply(x, gate_up, down, gates, chosen)
     from minglm.model import gpu_kernels  # no loop over experts, which would wait for their counts
 
     return gpu_kernels.grouped_swiglu(x, gate_up, down, gates, chosen)

@@ -19,8 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minglm.model.threads import share_out
-from minglm.model.workspace import GATHER_FLOATS, _budget, _chunks, _gather, _sum, _Workspace, scatter_rows
+from minglm.model.threads import parallel_for
+from minglm.model.workspace import (
+    GATHER_FLOATS,
+    Workspace,
+    chunk_budget,
+    gather_rows,
+    query_chunks,
+    scatter_rows,
+    sum_in_order,
+)
 
 
 def _absorb(q_nope: Tensor, q_rope: Tensor, up_k: Tensor, out: Tensor) -> Tensor:
@@ -36,30 +44,30 @@ class _SparseAttention(torch.autograd.Function):
     values. Gathered keys and absorbed queries are made again in the backward instead of being stored."""
 
     @staticmethod
-    def forward(ctx, q_nope, q_rope, latent, up_k, up_v, choice, scale, want_p):
+    def forward(ctx, q_nope, q_rope, latent, up_k, up_v, topk_indices, scale, want_p):
         B, T, H, _ = q_nope.shape
-        k, R, L, Dv = choice.shape[-1], latent.shape[-1], up_k.shape[-1], up_v.shape[1]
+        k, R, L, Dv = topk_indices.shape[-1], latent.shape[-1], up_k.shape[-1], up_v.shape[1]
         out, attended = q_nope.new_empty(B, T, H, Dv), q_nope.new_empty(B, T, H, L)
         probs = q_nope.new_empty(B, T, H, k)
         p = q_nope.new_empty(B, T, k) if want_p else None
-        index, ragged = choice.clamp(min=0), (choice < 0).any(-1)
+        index, ragged = topk_indices.clamp(min=0), (topk_indices < 0).any(-1)
 
         def work(share):
-            space = _Workspace(latent)
+            space = Workspace(latent)
             for b, part in share:
                 n, P, A = part.stop - part.start, probs[b, part], attended[b, part]
-                keys = _gather(latent[b], index[b, part], space)
+                keys = gather_rows(latent[b], index[b, part], space)
                 q = _absorb(q_nope[b, part], q_rope[b, part], up_k, space("q", H, n, R).transpose(0, 1))
                 scores = torch.bmm(q, keys.transpose(1, 2), out=space("scores", n, H, k)).mul_(scale)
                 if ragged[b, part].any():
-                    scores.masked_fill_((choice[b, part] < 0).unsqueeze(1), -torch.inf)
+                    scores.masked_fill_((topk_indices[b, part] < 0).unsqueeze(1), -torch.inf)
                 torch.softmax(scores, -1, out=P)
                 torch.bmm(P, keys[..., :L], out=A)
                 torch.bmm(A.transpose(0, 1), up_v.transpose(1, 2), out=out[b, part].transpose(0, 1))
                 if want_p:
                     torch.mean(P, 1, out=p[b, part])
 
-        share_out(work, _chunks(B, T, k * R, _budget(GATHER_FLOATS, latent.device)), latent.device)
+        parallel_for(work, query_chunks(B, T, k * R, chunk_budget(GATHER_FLOATS, latent.device)), latent.device)
         ctx.save_for_backward(q_nope, q_rope, latent, up_k, up_v, index, probs, attended)
         ctx.scale = scale
         if want_p:
@@ -75,7 +83,7 @@ class _SparseAttention(torch.autograd.Function):
 
         def work(share):
             d_latent, d_up_k, d_up_v = torch.zeros_like(latent), torch.zeros_like(up_k), torch.zeros_like(up_v)
-            space = _Workspace(latent)
+            space = Workspace(latent)
             for b, part in share:
                 n, P, A, d_values = (
                     part.stop - part.start,
@@ -83,7 +91,7 @@ class _SparseAttention(torch.autograd.Function):
                     attended[b, part],
                     d_out[b, part].transpose(0, 1),
                 )
-                keys = _gather(latent[b], index[b, part], space)
+                keys = gather_rows(latent[b], index[b, part], space)
                 # A key's gradient is dS^T·q + (P^T·dA, 0): one product of the stacked pairs [dS; P] and [q; (dA, 0)].
                 left, right = space("left", n, 2 * H, k), space("right", 2 * H, n, R).transpose(0, 1)
                 left[:, H:], d_scores, d_attended = P, left[:, :H], right[:, H:, :L]
@@ -103,8 +111,10 @@ class _SparseAttention(torch.autograd.Function):
                 d_up_v.baddbmm_(d_values.transpose(1, 2), A.transpose(0, 1))
             return d_latent, d_up_k, d_up_v
 
-        shares = share_out(work, _chunks(B, T, k * R, _budget(GATHER_FLOATS, latent.device)), latent.device)
-        d_latent, d_up_k, d_up_v = (_sum(parts) for parts in zip(*shares))
+        shares = parallel_for(
+            work, query_chunks(B, T, k * R, chunk_budget(GATHER_FLOATS, latent.device)), latent.device
+        )
+        d_latent, d_up_k, d_up_v = (sum_in_order(parts) for parts in zip(*shares))
         return d_nope, d_rope, d_latent, d_up_k, d_up_v, None, None, None
 
 
@@ -114,7 +124,7 @@ def sparse_attention(
     latent: Tensor,
     up_k: Tensor,
     up_v: Tensor,
-    choice: Tensor,
+    topk_indices: Tensor,
     scale: float,
     want_p: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
@@ -128,23 +138,23 @@ def sparse_attention(
     Returns:
         values (B, T, H, Dv) and, when asked, the head-averaged attention p (B, T, k) without gradient.
     """
-    return _SparseAttention.apply(q_nope, q_rope, latent, up_k, up_v, choice, scale, want_p)
+    return _SparseAttention.apply(q_nope, q_rope, latent, up_k, up_v, topk_indices, scale, want_p)
 
 
-def chosen_mask(choice: Tensor, S: int) -> Tensor:
+def topk_mask(topk_indices: Tensor, S: int) -> Tensor:
     """A choice (B, T, k) as a mask (B, T, S), True where a key was chosen."""
     mask = torch.zeros(
-        *choice.shape[:2], S + 1, dtype=torch.bool, device=choice.device
+        *topk_indices.shape[:2], S + 1, dtype=torch.bool, device=topk_indices.device
     )  # empty places mark the last column
-    return mask.scatter_(-1, torch.where(choice < 0, S, choice), True)[..., :-1]
+    return mask.scatter_(-1, torch.where(topk_indices < 0, S, topk_indices), True)[..., :-1]
 
 
 def masked_reference(
-    q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tensor, up_v: Tensor, choice: Tensor, scale: float
+    q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tensor, up_v: Tensor, topk_indices: Tensor, scale: float
 ) -> Tensor:
     """What `sparse_attention` must equal, written the slow, obvious way: every key expanded, everything unchosen masked."""
     S, L = latent.shape[1], up_k.shape[-1]
-    mask = chosen_mask(choice, S).unsqueeze(1)
+    mask = topk_mask(topk_indices, S).unsqueeze(1)
     keys = torch.einsum("bsl,hnl->bhsn", latent[..., :L], up_k)
     values = torch.einsum("bsl,hvl->bhsv", latent[..., :L], up_v)
     scores = torch.einsum("bthn,bhsn->bhts", q_nope, keys) + torch.einsum("bthr,bsr->bhts", q_rope, latent[..., L:])

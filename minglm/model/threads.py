@@ -31,7 +31,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def share_out(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
+def parallel_for(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
     """Call `work` on interleaved shares of `items`, one share per torch thread; results in the order of the shares.
 
     `work` runs without gradients and must write to disjoint places, or to what it makes and returns. On an accelerator,
@@ -42,7 +42,7 @@ def share_out(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], d
         return [work(items)]
     lock, inference = _busy, torch.is_inference_mode_enabled()
 
-    def alone(share: Sequence[Item]) -> Result:
+    def run_single_threaded(share: Sequence[Item]) -> Result:
         with torch.inference_mode(inference), torch.no_grad():
             return work(share)
 
@@ -52,9 +52,11 @@ def share_out(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], d
             _pools[threads] = ThreadPoolExecutor(
                 threads - 1, "minglm", initializer=torch.set_num_threads, initargs=(1,)
             )
-        others = [_pools[threads].submit(alone, items[i::threads]) for i in range(1, min(threads, len(items)))]
+        others = [
+            _pools[threads].submit(run_single_threaded, items[i::threads]) for i in range(1, min(threads, len(items)))
+        ]
         try:
-            first = alone(items[::threads])
+            first = run_single_threaded(items[::threads])
         finally:
             for f in others:
                 f.exception()  # wait for all before anything is freed

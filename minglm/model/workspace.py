@@ -17,7 +17,7 @@ GATHER_FLOATS = 12 << 16  # gathered keys (n·k·R) of one chunk
 ACCELERATOR_CHUNK = 256  # times as much on an accelerator, which wants few large operations (not measured)
 
 
-class _Workspace:
+class Workspace:
     """Buffers that chunks reuse: fresh memory costs a page fault per 4 KiB, more than the arithmetic done on it here."""
 
     def __init__(self, like: Tensor):
@@ -31,23 +31,23 @@ class _Workspace:
         return self.buffers[name][:size].view(shape)
 
 
-def _budget(floats: int, device: torch.device) -> int:
+def chunk_budget(floats: int, device: torch.device) -> int:
     return floats if device.type == "cpu" else floats * ACCELERATOR_CHUNK
 
 
-def _chunks(B: int, T: int, floats_per_query: int, budget: int) -> list[tuple[int, slice]]:
+def query_chunks(B: int, T: int, floats_per_query: int, budget: int) -> list[tuple[int, slice]]:
     step = max(1, budget // floats_per_query)
     return [(b, slice(start, min(T, start + step))) for b in range(B) for start in range(0, T, step)]
 
 
-def _gather(store: Tensor, index: Tensor, space: _Workspace) -> Tensor:
+def gather_rows(store: Tensor, index: Tensor, space: Workspace) -> Tensor:
     """Rows (n·k, R) of (S, R) as (n, k, R)."""
     n, k = index.shape
     keys = space("keys", n * k, store.shape[-1])
     return torch.index_select(store, 0, index.flatten(), out=keys).view(n, k, -1)
 
 
-def _sum(parts: tuple[Tensor, ...]) -> Tensor:
+def sum_in_order(parts: tuple[Tensor, ...]) -> Tensor:
     """Adds the threads' shares, in order."""
     total = parts[0]
     for part in parts[1:]:

@@ -19,7 +19,7 @@ FORMATS = {
 }
 
 # Part of a name → why it keeps its precision. Looked up in order; vectors (norms, biases) are kept by rule.
-KEPT = {
+MODULES_TO_NOT_CONVERT = {
     ".indexer.": "its scores decide by rank which keys are read: a small error changes the choice, and it holds 0.1% of GLM-5",
     "mlp.gate.": "the router decides by rank too: a token that changes its expert is wrong by a whole expert",
     "embed_tokens": "a lookup: each row is read alone, nothing averages its error",
@@ -79,4 +79,4 @@ class Spec:
             return VECTORS
         if self.format == "w4a8" and "kv_b_proj" in name:
             return ABSORBED
-        return next((reason for part, reason in KEPT.items() if part in f".{name}"), None)
+        return next((reason for part, reason in MODULES_TO_NOT_CONVERT.items() if part in f".{name}"), None)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.errors import InputError
-from minglm.model.layers import wide
+from minglm.model.layers import to_float32
 
 LARGEST = 448.0  # of float8_e4m3fn
 
@@ -47,7 +47,7 @@ def _spread(scale: Tensor, rows: int, width: int, block: int) -> Tensor:
 def round_activations(x: Tensor, tile: int) -> Tensor:
     """(…, I) → the same, rounded to e4m3 with one scale for each `tile` neighbouring values of a token."""
     width = x.shape[-1]
-    tiles = F.pad(wide(x), (0, -width % tile)).unflatten(-1, (-1, tile))
+    tiles = F.pad(to_float32(x), (0, -width % tile)).unflatten(-1, (-1, tile))
     scale = tiles.abs().amax(-1, keepdim=True) / LARGEST
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     rounded = (tiles / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).to(scale.dtype) * scale
@@ -76,7 +76,7 @@ class Fp8:
         """→ (…, O, I) fp32."""
         return expand(values, scale_inv, self.block)
 
-    def fake(self, weight: Tensor) -> Tensor:
+    def fake_quantize(self, weight: Tensor) -> Tensor:
         """(…, O, I) rounded as inference sees it."""
         return self.dequantize(*self.quantize(weight))
 

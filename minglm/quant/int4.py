@@ -80,7 +80,7 @@ class Int4:
         """→ (…, O, I) fp32."""
         return expand(unpack(packed), scale)
 
-    def fake(self, weight: Tensor) -> Tensor:
+    def fake_quantize(self, weight: Tensor) -> Tensor:
         """The weight that inference will see, (…, O, I) fp32: what training multiplies by."""
         return expand(*encode(weight, self.group))
 

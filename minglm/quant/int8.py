@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minglm.model.layers import wide
+from minglm.model.layers import to_float32
 
 LARGEST = 127
 EXACT = 2**24  # whole numbers up to here are exact in fp32
@@ -24,7 +24,7 @@ EXACT = 2**24  # whole numbers up to here are exact in fp32
 
 def encode(x: Tensor) -> tuple[Tensor, Tensor]:
     """(…, I) → whole numbers (…, I) in −127 … 127, kept as fp32, and scales (…, 1) fp32: one for each row or token."""
-    x = wide(x.detach())
+    x = to_float32(x.detach())
     scale = x.abs().amax(-1, keepdim=True) / LARGEST
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return (x / scale).round_().clamp_(-LARGEST, LARGEST), scale
@@ -62,7 +62,7 @@ class Int8:
         """→ (…, O, I) fp32."""
         return codes.float() * scale
 
-    def fake(self, weight: Tensor) -> Tensor:
+    def fake_quantize(self, weight: Tensor) -> Tensor:
         """(…, O, I) rounded as inference sees it."""
         return self.dequantize(*self.quantize(weight))
 

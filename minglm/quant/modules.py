@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minglm.errors import InputError
 from minglm.model.model import Model
-from minglm.model.moe import Experts, _GroupedSwiGLU
+from minglm.model.moe import Experts, GroupedSwiGLU
 from minglm.quant.formats import Spec
 
 
@@ -83,7 +83,7 @@ class PackedExperts(nn.Module):
         down = self._parts("down_proj")[0]
         counts = torch.bincount(chosen.flatten(), minlength=down.shape[0])
         if not self.rounds:
-            out, _ = _GroupedSwiGLU.apply(
+            out, _ = GroupedSwiGLU.apply(
                 x, self.gate_up_proj.to(x.dtype), self.down_proj.to(x.dtype), gates.to(x.dtype), chosen
             )
             return out, counts

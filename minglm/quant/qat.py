@@ -3,7 +3,7 @@
 The master weights are taken out of the model before the forward and put back before the update. The gradient with
 respect to the rounded weight is used for the master weight unchanged, the straight-through estimator (Bengio et al. 2013,
 arXiv 1308.3432); nothing is clipped, because the scale covers the largest weight of every group. No module, name or
-checkpoint differs from ordinary training, and the rounding is `Int4.fake`, whose last step is the one that inference uses.
+checkpoint differs from ordinary training, and the rounding is `Int4.fake_quantize`, whose last step is the one that inference uses.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class FakeQuant:
         self.masters = [parameter.data for parameter, _, _ in self.items]
         for (parameter, scheme, fused), master in zip(self.items, self.masters):
             halves = master.chunk(2, -2) if fused else (master,)
-            parameter.data = torch.cat([scheme.fake(half) for half in halves], -2).to(master.dtype)
+            parameter.data = torch.cat([scheme.fake_quantize(half) for half in halves], -2).to(master.dtype)
 
     def off(self) -> None:
         """Master weights back; gradients stay."""

@@ -42,19 +42,24 @@ class Settings:
     )
     updates: int = _key(60, "updates in all", "updates", 1)
     # ---- what a batch is
-    batch_groups: int = _key(8, "complete groups that make a training batch", "groups", 1)
-    group_size: int = _key(8, "samples of one prompt", "samples", 2)
-    over_sampling: int | None = _key(None, "april: groups submitted at a time; null for batch_groups", "groups", 1)
+    prompts_per_batch: int = _key(8, "complete groups that make a training batch", "groups", 1)
+    samples_per_prompt: int = _key(8, "samples of one prompt", "samples", 2)
+    over_sampling: int | None = _key(None, "april: groups submitted at a time; null for prompts_per_batch", "groups", 1)
     max_concurrent: int | None = _key(None, "groups in flight at most; null for the mode's own limit", "groups", 1)
-    eta: float = _key(
-        1.0, "async: batches that may be started ahead of the one in training; a fraction is allowed", "batches", 0.0
+    max_staleness: float = _key(
+        1.0,
+        "async: batches that may be started ahead of the one in training (AReaL: max_head_offpolicyness); a fraction is allowed",
+        "batches",
+        0.0,
     )
     strict: bool = _key(
         True,
-        "async: an update waits for groups in flight that it would leave more than eta versions old when trained, and takes the oldest first; false: first come, first trained",
+        "async: an update waits for groups in flight that it would leave more than max_staleness versions old when trained, and takes the oldest first; false: first come, first trained",
     )
-    push_every: int = _key(1, "glm5: updates between two pushes", "updates", 1)
-    max_gap: int | None = _key(None, "glm5: drop a group whose oldest token is more versions behind", "versions", 0)
+    weight_sync_interval: int = _key(1, "glm5: updates between two weight syncs", "updates", 1)
+    filter_staleness_above: int | None = _key(
+        None, "glm5: drop a group whose oldest token is more versions behind", "versions", 0
+    )
     dynamic_filter: bool = _key(True, "drop groups whose rewards are all equal, and roll out others instead")
     # ---- rollout
     max_new_tokens: int = _key(128, "longest answer", "tokens", 1)
@@ -62,11 +67,11 @@ class Settings:
     top_p: float = _key(1.0, "sample among the likeliest tokens that hold this much probability", "", 0.01, 1.0)
     max_batch: int = _key(128, "sequences that one rollout worker decodes at once", "sequences", 1)
     rollout_workers: int = _key(1, "rollout processes", "processes", 1)
-    keep_cache: bool = _key(
-        False, "keep an aborted request's cache for when it comes back, instead of reading it in again"
+    reuse_kv_cache: bool = _key(
+        False, "keep an aborted request's KV cache for when it is resumed, instead of prefilling it again"
     )
-    refresh_on_push: bool = _key(
-        False, "read running requests in again under new weights, instead of going on with their cache"
+    recompute_kv_on_weight_sync: bool = _key(
+        False, "prefill running requests again under new weights, instead of going on with their KV cache"
     )
     speculate: int = _key(0, "tokens drafted by the MTP module in each step", "tokens", 0)
     routing_replay: bool = _key(False, "train with the experts that the rollout chose")
@@ -128,15 +133,15 @@ class Settings:
         self.policy()
 
     def policy(self) -> Policy:
-        """The rules of this run's mode; checks mode, eta and the other counts."""
+        """The rules of this run's mode; checks mode, max_staleness and the other counts."""
         return Policy(
             self.mode,
-            self.batch_groups,
+            self.prompts_per_batch,
             self.over_sampling,
             self.max_concurrent,
-            self.eta,
-            self.push_every,
-            self.max_gap,
+            self.max_staleness,
+            self.weight_sync_interval,
+            self.filter_staleness_above,
         )
 
     def to_dict(self) -> dict:

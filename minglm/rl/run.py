@@ -39,7 +39,7 @@ def rl(
     settings: Settings,
     run_dir: str | Path,
     init_from: str | Path | None = None,
-    fresh: bool = False,
+    overwrite: bool = False,
     engine: str = "local",
     address: str | None = None,
     task=None,
@@ -49,7 +49,7 @@ def rl(
 
     Args:
         init_from: run or checkpoint folder of the model to start from; not needed to resume.
-        fresh: set the old run aside and start over. engine: "local" processes, "inline" (one process, no overlap, exactly repeatable) or "ray" actors; address: of a Ray cluster.
+        overwrite: set the old run aside and start over. engine: "local" processes, "inline" (one process, no overlap, exactly repeatable) or "ray" actors; address: of a Ray cluster.
         task: an object with problem, reward, train_seed, heldout_seed; default the task that the settings name.
         show: called with one line for each thing that happens.
 
@@ -60,7 +60,7 @@ def rl(
         raise InputError(f"engine {engine!r}: not one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
     run_dir = Path(run_dir)
     task = task or task_registry.get(settings.task, settings.tail)
-    if fresh:
+    if overwrite:
         run_folder.set_aside(run_dir, "rl")
     resumes = bool(checkpoint.find(run_dir))
     _claim(run_dir, settings)
@@ -122,7 +122,7 @@ def _claim(run_dir: Path, settings: Settings) -> None:
         odd = next((k for k in ours if ours[k] != theirs[k] and k not in MAY_CHANGE), None)
         if odd:
             raise InputError(
-                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --fresh to start over or another --run"
+                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --overwrite to start over or another --run"
             )
     run_folder.claim(run_dir, "rl")
     note.write_text(explained(settings), encoding="utf-8")

@@ -127,7 +127,7 @@ class Trainer:
             "stats": out,
             "seconds": train_s,
             "weights": weights,
-            "push_s": time.perf_counter() - push_started,
+            "weight_sync_s": time.perf_counter() - push_started,
             "tokens": sum(len(r["tokens"]) for r in rows),
             "trained_tokens": sum(len(r["answer"]) for r in rows),
         }

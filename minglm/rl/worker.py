@@ -68,15 +68,15 @@ class RolloutWorker:
                 mode="sparse",
                 speculate=s["speculate"],
                 record_routes=s["routing_replay"],
-                keep_cache=s["keep_cache"],
-                refresh_on_push=s["refresh_on_push"],
+                reuse_kv_cache=s["reuse_kv_cache"],
+                recompute_kv_on_weight_sync=s["recompute_kv_on_weight_sync"],
             )
-            self.engine.push(weights, version)
+            self.engine.update_weights(weights, version)
             for request in self.before:
                 self._submit(request)
             self.before = []
         else:
-            self.engine.push(weights, version)
+            self.engine.update_weights(weights, version)
         return {"got": "pushed", "version": version, "seconds": time.perf_counter() - started}
 
     def step(self) -> Iterator[dict]:

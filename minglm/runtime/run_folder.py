@@ -1,6 +1,6 @@
 """Whose folder is it: a run folder carries a manifest, and only a folder that carries one is ever cleared.
 
-`--fresh` used to delete what it was pointed at. Now a folder is *set aside*: moved to `.trash-<time>-<name>` in the same
+`--overwrite` used to delete what it was pointed at. Now a folder is *set aside*: moved to `.trash-<time>-<name>` in the same
 parent, so that a mistake costs a rename. A folder without our manifest, a link, and any folder that holds the home, the
 working directory or the root are refused.
 """

@@ -47,7 +47,7 @@ SIZES = {  # recipes' prefix, and how thorough the tests at the end are
 }
 
 
-def run_demo(run_dir: Path, size: str = "mini", fresh: bool = False, progress: bool = True) -> dict:
+def run_demo(run_dir: Path, size: str = "mini", overwrite: bool = False, progress: bool = True) -> dict:
     """Do every step that has no result yet; returns the summary that `demo.json` holds.
 
     Raises:
@@ -56,7 +56,7 @@ def run_demo(run_dir: Path, size: str = "mini", fresh: bool = False, progress: b
     if size not in SIZES:
         raise InputError(f"size {size!r}: not one of {', '.join(SIZES)}{nearest(size, SIZES)}")
     plan = SIZES[size]
-    if fresh:
+    if overwrite:
         run_folder.set_aside(run_dir, "demo")
     if run_folder.is_foreign(run_dir, "demo"):
         raise InputError(f"{run_dir}: not empty and not a demo of minglm; give another --run")
@@ -64,10 +64,12 @@ def run_demo(run_dir: Path, size: str = "mini", fresh: bool = False, progress: b
     made_by = _step(run_dir, "size", lambda: {"size": size})["size"]
     if made_by != size:
         raise InputError(
-            f"{run_dir}: holds a demo of size {made_by!r}, not {size!r}; add --fresh to start over, or use --run for another folder"
+            f"{run_dir}: holds a demo of size {made_by!r}, not {size!r}; add --overwrite to start over, or use --run for another folder"
         )
     if (run_dir / "demo.json").exists():
-        print(f"{run_dir}: the demo is done; `--fresh` starts over, `clustersim report {run_dir}` remakes the report")
+        print(
+            f"{run_dir}: the demo is done; `--overwrite` starts over, `clustersim report {run_dir}` remakes the report"
+        )
         return json.loads((run_dir / "demo.json").read_text(encoding="utf-8"))
 
     from minglm.inference.load import model_of
@@ -208,7 +210,7 @@ def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: boo
     import torch
     from tqdm.auto import tqdm
 
-    from minglm.model.attention import MLA, View
+    from minglm.model.attention import MLA, ForwardContext
     from minglm.model.layers import rope_table
 
     torch.manual_seed(0)
@@ -225,7 +227,7 @@ def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: boo
             for _ in range(repeats + 1):
                 for mode, taken in times.items():
                     start = time.perf_counter()
-                    layer(x, View(mode, rope))
+                    layer(x, ForwardContext(mode, rope))
                     taken.append(time.perf_counter() - start)
             dense, sparse = (statistics.median(t[1:]) for t in times.values())
             rows.append(
@@ -248,9 +250,9 @@ def _attention_flops(config, length: int, sparse: bool) -> float:
 
 
 def main(args) -> int:
-    """`minglm demo [--run runs/demo] [--size mini] [--fresh] [--quiet]`."""
+    """`minglm demo [--run runs/demo] [--size mini] [--overwrite] [--quiet]`."""
     run_dir = Path(args.run)
-    summary = run_demo(run_dir, args.size, args.fresh, progress=not args.quiet)
+    summary = run_demo(run_dir, args.size, args.overwrite, progress=not args.quiet)
     last = summary["stages"]["sft"]
     print(
         f"{run_dir}: {summary['params'] / 1e6:.2f}M parameters ({summary['active_params'] / 1e6:.2f}M active), "

@@ -2,7 +2,7 @@
 
 From one pre-trained run, every seed trains stage sft twice, plainly and with `qat: int4`, on the same data in the same
 order; each result is measured unquantised and quantised on the same validation batches and needles. One CSV row for each
-(seed, training, format); `python -m minglm.tools.qat_vs_ptq --show data/reference/quantization.csv` prints means and spread.
+(seed, training, format); `python -m minglm.tools.qat_vs_ptq --summary data/reference/quantization.csv` prints means and spread.
 """
 
 from __future__ import annotations
@@ -158,11 +158,11 @@ def main(argv: list[str] | None = None) -> int:
         help="CSV to write (default data/reference/quantization.csv)",
     )
     p.add_argument("--questions", type=int, default=4, help="needle questions in each of 20 cells (default 4)")
-    p.add_argument("--show", type=Path, metavar="CSV", help="print the summary of a CSV and stop")
+    p.add_argument("--summary", type=Path, metavar="CSV", help="print the summary of a CSV and stop")
     try:
         args = p.parse_args(argv)
-        if args.show:
-            print(table(read(args.show)))
+        if args.summary:
+            print(table(read(args.summary)))
             return 0
         rows = compare(args.base, args.runs, [int(s) for s in args.seeds.split(",")], questions=args.questions)
         write(rows, args.out)

@@ -193,7 +193,7 @@ def latest(path: str | Path, warn=None, tensors: bool = True) -> Checkpoint | No
         except InputError as err:
             warn(f"{err}" if folder == found[-1] else f"{err}: taking the previous one")
     if found:
-        raise InputError(f"{path}: none of its {len(found)} checkpoints can be read; start over with --fresh")
+        raise InputError(f"{path}: none of its {len(found)} checkpoints can be read; start over with --overwrite")
     return None
 
 

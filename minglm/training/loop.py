@@ -68,9 +68,9 @@ def train(
     """
     run_dir = Path(run_dir)
     device = devices.resolve(device)
-    _claim(run_dir, recipe, resume)
+    claim_run_folder(run_dir, recipe, resume)
     with deterministic(compiled=recipe.compile):
-        return _Run(recipe, run_dir, init_from, device).loop(progress)
+        return TrainingRun(recipe, run_dir, init_from, device).loop(progress)
 
 
 @contextlib.contextmanager
@@ -91,7 +91,7 @@ def deterministic(compiled: bool = False):
         torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
-def _claim(run_dir: Path, recipe: Recipe, resume: bool) -> None:
+def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
     """Make the run folder this recipe's, or refuse: another recipe's run is never overwritten by accident."""
     note = run_dir / "recipe.yaml"
     if not note.is_file() and run_folder.is_foreign(run_dir, "train"):
@@ -103,7 +103,7 @@ def _claim(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         odd = next((k for k in ours if ours[k] != theirs[k]), None)
         if odd:
             raise InputError(
-                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --fresh to start over or "
+                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --overwrite to start over or "
                 "another --run, with --init-from for its weights"
             )
     run_folder.claim(run_dir, "train")
@@ -112,12 +112,12 @@ def _claim(run_dir: Path, recipe: Recipe, resume: bool) -> None:
     os.replace(temporary, note)
 
 
-class _Run:
+class TrainingRun:
     """One run in memory: model, optimiser, data, logs, and the number of finished steps."""
 
     def __init__(self, recipe: Recipe, run_dir: Path, init_from: str | Path | None, device: str) -> None:
         self.recipe, self.dir, self.device, self.config = recipe, run_dir, device, recipe.config()
-        resumed = self._latest(run_dir)
+        resumed = self.load_latest(run_dir)
         start = resumed or self._initial(init_from)
         memory.check(recipe, device, self.config)
         self.step = resumed.step if resumed else 0
@@ -125,7 +125,7 @@ class _Run:
             init_from if not resumed else run_dir
         )
         torch.manual_seed(recipe.seed)
-        self.model = self._place(Model(self.config))
+        self.model = self.to_device(Model(self.config))
         self.named = self._learning()
         self.optimizer = self._optimizer(lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay)
         if start:
@@ -140,10 +140,10 @@ class _Run:
 
     first = True  # of the processes of this run: the one that writes
 
-    def _latest(self, path: str | Path) -> checkpoint.Checkpoint | None:
+    def load_latest(self, path: str | Path) -> checkpoint.Checkpoint | None:
         return checkpoint.latest(path)
 
-    def _place(self, model: Model):
+    def to_device(self, model: Model):
         return model.to(self.device)
 
     def _optimizer(self, **options) -> MuonAdamW:
@@ -154,10 +154,10 @@ class _Run:
         if optimizer:
             self.optimizer.load_state_dict(found.optimizer)
 
-    def _pass(self, last: bool) -> None:
+    def before_forward(self, last: bool) -> None:
         """Called before each forward pass of an update."""
 
-    def _agreed(self, stop: bool) -> bool:
+    def all_ranks_agree(self, stop: bool) -> bool:
         return stop
 
     def _log(self, name: str, columns: tuple[str, ...]):
@@ -177,11 +177,11 @@ class _Run:
             raise InputError(
                 f"stage {self.recipe.stage}: starts from a trained model; give --init-from RUN, such as runs/pretrain"
             )
-        found = self._latest(init_from)
+        found = self.load_latest(init_from)
         if found is None:
             raise InputError(f"--init-from {init_from}: no checkpoint there; train that stage first")
         ours, theirs = self.config.to_dict(), found.config.to_dict()
-        odd = [k for k in ours if ours[k] != theirs[k] and k not in recipes.LATE_CHANGES]
+        odd = [k for k in ours if ours[k] != theirs[k] and k not in recipes.RESUMABLE_OVERRIDES]
         if odd:
             raise InputError(
                 f"--init-from {init_from}: has {odd[0]}={theirs[odd[0]]}, the recipe's model {self.recipe.model} has "
@@ -280,7 +280,7 @@ class _Run:
                             )
                     bar.update(1)
                     bar.set_postfix(loss=f"{row['loss']:.3f}", tok_s=f"{row['tokens_per_s']:.0f}", refresh=False)
-                    stopping = self._agreed(stop.is_set())
+                    stopping = self.all_ranks_agree(stop.is_set())
                     if self.step % r.checkpoint_every == 0 or self.step == r.steps or stopping:
                         log.flush_to_disk(), load_log.flush_to_disk()
                         self.save()
@@ -301,7 +301,7 @@ class _Run:
         parts: dict[str, float] = {}
         counts = None
         for i in range(r.grad_accum):
-            self._pass(last=i == r.grad_accum - 1)
+            self.before_forward(last=i == r.grad_accum - 1)
             batch = self.loader.batch(self.step * r.grad_accum + i)
             loss, out = self.loss(batch)
             (loss / r.grad_accum).backward()

@@ -1,7 +1,7 @@
 """How much memory a training run needs, said before it runs out.
 
 Weights, gradients and optimiser state are exact. Activations are what the backward pass keeps for each layer, counted
-tensor by tensor from the shapes in minglm/model/attention.py, dsa.py and moe.py; a test holds the sum against a measured run.
+tensor by tensor from the shapes in minglm/model (attention, sparse_attention, moe); a test holds the sum against a measured run.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ VARIABLE = "MINGLM_PARALLEL"  # "ep=2 tp=2": the same as the flags, for launcher
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelDims:
     """Processes along each axis. Raises InputError when one is not a whole number of at least 1."""
 
     dp: int = 1
@@ -50,8 +50,8 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def choose(asked: Mapping[str, int | None] | None, world: int) -> Layout:
-    """The layout of `world` processes. What is not asked for is 1, and dp takes what is left.
+def choose(asked: Mapping[str, int | None] | None, world: int) -> ParallelDims:
+    """The dimensions for `world` processes. What is not asked for is 1, and dp takes what is left.
 
     Args:
         asked: kind → number or None, from flags; without any, the variable MINGLM_PARALLEL is read.
@@ -63,15 +63,15 @@ def choose(asked: Mapping[str, int | None] | None, world: int) -> Layout:
     for kind in given:
         if kind not in KINDS:
             raise InputError(f"{kind}={given[kind]!r}: not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
-    layout = Layout(**given)
-    if "dp" not in given and world % layout.world == 0:
-        layout = Layout(**{**given, "dp": world // layout.world})
-    if layout.world != world:
+    dims = ParallelDims(**given)
+    if "dp" not in given and world % dims.world == 0:
+        dims = ParallelDims(**{**given, "dp": world // dims.world})
+    if dims.world != world:
         raise InputError(
-            f"{layout}: makes {layout.world} processes, torchrun started {world}; change one of "
-            f"{' '.join('--' + k for k in KINDS)} or start --nproc-per-node {layout.world}"
+            f"{dims}: makes {dims.world} processes, torchrun started {world}; change one of "
+            f"{' '.join('--' + k for k in KINDS)} or start --nproc-per-node {dims.world}"
         )
-    return layout
+    return dims
 
 
 def _from_environment() -> dict[str, int]:
@@ -84,7 +84,7 @@ def _from_environment() -> dict[str, int]:
     return out
 
 
-def check(layout: Layout, recipe: Recipe, config: ModelConfig) -> None:
+def check(dims: ParallelDims, recipe: Recipe, config: ModelConfig) -> None:
     """Refuse what cannot be divided.
 
     Raises:
@@ -97,13 +97,13 @@ def check(layout: Layout, recipe: Recipe, config: ModelConfig) -> None:
                 f"{flags}: {name}={total} does not split over {parts} processes; use a multiple of {parts}"
             )
 
-    even(recipe.batch_size, "batch_size", layout.dp * layout.ep, f"dp·ep={layout.dp * layout.ep}")
-    even(config.n_routed_experts, "n_routed_experts", layout.ep, f"ep={layout.ep}")
-    even(config.num_attention_heads, "num_attention_heads", layout.tp, f"tp={layout.tp}")
-    even(recipe.seq_len, "seq_len", layout.cp, f"cp={layout.cp}")
-    if layout.cp > 1 and recipe.seq_len // layout.cp <= config.mtp_depth:
+    even(recipe.batch_size, "batch_size", dims.dp * dims.ep, f"dp·ep={dims.dp * dims.ep}")
+    even(config.n_routed_experts, "n_routed_experts", dims.ep, f"ep={dims.ep}")
+    even(config.num_attention_heads, "num_attention_heads", dims.tp, f"tp={dims.tp}")
+    even(recipe.seq_len, "seq_len", dims.cp, f"cp={dims.cp}")
+    if dims.cp > 1 and recipe.seq_len // dims.cp <= config.mtp_depth:
         raise InputError(
-            f"cp={layout.cp}: leaves {recipe.seq_len // layout.cp} positions to a process, fewer than mtp_depth + 1="
+            f"cp={dims.cp}: leaves {recipe.seq_len // dims.cp} positions to a process, fewer than mtp_depth + 1="
             f"{config.mtp_depth + 1}; use a longer seq_len or a smaller --cp"
         )
     if recipe.compile:

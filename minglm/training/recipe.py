@@ -25,7 +25,7 @@ STAGES = {
 }
 MODES = {"pretrain": "dense", "long_context": "dense", "dsa_warmup": "warmup", "sparse": "sparse", "sft": "sparse"}
 # Changes of the model's config that leave every weight's shape alone, so a later stage may make them.
-LATE_CHANGES = ("rope_theta", "max_position_embeddings", "index_topk", "mtp_depth")
+RESUMABLE_OVERRIDES = ("rope_theta", "max_position_embeddings", "index_topk", "mtp_depth")
 
 
 def _key(default, meaning: str, unit: str = "", least=None, most=None):
@@ -42,7 +42,7 @@ class Recipe:
     stage: str = _key("pretrain", "one of " + ", ".join(STAGES))
     model: str = _key("mini", "named size of minglm.config: " + ", ".join(NAMED_SIZES))
     model_changes: dict = _key(
-        {}, "config keys that differ from the named size; after pretrain only " + ", ".join(LATE_CHANGES)
+        {}, "config keys that differ from the named size; after pretrain only " + ", ".join(RESUMABLE_OVERRIDES)
     )
     corpus: str = _key("stdlib", "text: stdlib, folder:PATH or hf:NAME")
     corpus_max_bytes: int | None = _key(None, "read about this much of the corpus; null for all", "bytes", 1)

@@ -6,8 +6,6 @@ import math
 
 from minglm.errors import InputError
 
-DAY_S = 86400.0
-
 
 def check_finite(value: object, where: str = "result") -> None:
     """No NaN, infinity or negative figure leaves the simulator unnoticed."""

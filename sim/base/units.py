@@ -15,6 +15,7 @@ import re
 from minglm.errors import InputError, nearest
 
 RMB_PER_USD = 7.2  # the rate that the collected prices were converted at; a constant, not a quote
+DAY_S = 86400.0
 LARGEST = 1e30  # no quantity of a cluster is larger; what is, is a typing error
 
 _BINARY = {"": 1.0, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
@@ -31,9 +32,9 @@ _TIME = {
     "h": 3600.0,
     "hour": 3600.0,
     "hours": 3600.0,
-    "d": 86400.0,
-    "day": 86400.0,
-    "days": 86400.0,
+    "d": DAY_S,
+    "day": DAY_S,
+    "days": DAY_S,
     "week": 604800.0,
     "weeks": 604800.0,
 }

@@ -11,7 +11,7 @@ from fractions import Fraction
 from statistics import NormalDist
 
 from minglm.errors import InputError
-from sim.claims import elo
+from minglm.evals import statistics
 from sim.claims.rules import Answer, exact
 
 ITEMS = {
@@ -65,16 +65,19 @@ def gap(a: float, b: float) -> Answer:
     return Answer(exact(a) - exact(b), "points", {})
 
 
-def wilson(percent: float, items: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval in percent for a score of `percent` over `items` questions (Wilson 1927)."""
+def score_interval(percent: float, items: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval in percent for a score of `percent` over `items` questions (Wilson 1927).
+
+    Raises:
+        InputError: no items, or a percentage outside 0 to 100.
+    """
     if items < 1 or not 0 <= percent <= 100:
         raise InputError(
             f"percent={percent}, items={items}: a percentage from 0 to 100 over at least one item is needed"
         )
-    p, z = float(percent) / 100, NormalDist().inv_cdf((1 + confidence) / 2)
-    middle = p + z * z / (2 * items)
-    half = z * math.sqrt(p * (1 - p) / items + z * z / (4 * items * items))
-    return 100 * (middle - half) / (1 + z * z / items), 100 * (middle + half) / (1 + z * z / items)
+    right = float(percent) / 100 * items
+    low, high = statistics.wilson(right, items, statistics.normal_quantile(confidence))
+    return 100 * low, 100 * high
 
 
 def chance_of_such_a_gap(a: float, b: float, items: int) -> float:
@@ -90,7 +93,7 @@ def items_to_separate(a: float, b: float, power: float = 0.8, confidence: float 
     p, q = float(a) / 100, float(b) / 100
     if p == q:
         raise InputError(f"a={a}, b={b}: equal scores cannot be separated; give two different ones")
-    z = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(power)
+    z = statistics.normal_quantile(confidence) + NormalDist().inv_cdf(power)
     return math.ceil(z * z * (p * (1 - p) + q * (1 - q)) / (p - q) ** 2)
 
 
@@ -106,7 +109,7 @@ def possible_in_one_run(percent: float, items: int, decimals: int = 1) -> bool:
 def score(benchmark: str, percent: float) -> Answer:
     """The interval around a reported score, and whether one run could have given it."""
     n = ITEMS[benchmark]
-    low, high = wilson(percent, n)
+    low, high = score_interval(percent, n)
     return Answer(
         (low, high),
         "percent, 95% interval",
@@ -163,11 +166,11 @@ def arena_gap(points: float) -> Answer:
 
     The votes are those of the newest and of a settled row of the board of 6 February 2026.
     """
-    needed = elo.votes_to_separate(points)
+    needed = statistics.votes_to_separate(points)
     return Answer(
-        elo.detectable_gap(2_829, 31_069),
+        statistics.detectable_gap(2_829, 31_069),
         "points, smallest gap that shows",
-        {"of_votes": 100, "votes_won": 100 * elo.win_probability(points), "head_to_head_votes_needed": needed},
+        {"of_votes": 100, "votes_won": 100 * statistics.win_probability(points), "head_to_head_votes_needed": needed},
     )
 
 
@@ -182,7 +185,7 @@ def arena_closed_above(rating: float = 1451) -> Answer:
     return Answer(
         len(above),
         "closed models above",
-        {"clearly_above": sum(row[1] - rating > 2 * elo.half_width(row[2]) for row in above)},
+        {"clearly_above": sum(row[1] - rating > 2 * statistics.half_width(row[2]) for row in above)},
     )
 
 
@@ -193,7 +196,7 @@ def arena_opus() -> Answer:
 
 def arena_reading() -> Answer:
     """Where 1451 may lie: the later reading of 1455 ± the half-width that some 7,000 votes give."""
-    half = elo.half_width(7_085)
+    half = statistics.half_width(7_085)
     return Answer((1455 - half, 1455 + half), "points, 95%", {"half_width": half})
 
 

@@ -81,10 +81,10 @@ def _workload(args: argparse.Namespace, base: Mapping) -> dict:
             length = workload.get(key, default)
             workload[key] = {"mean": length["mean"] if isinstance(length, dict) else length, "cv": args.cv}
     if args.rate is not None or args.concurrency is not None:
-        workload = {k: v for k, v in workload.items() if k not in ("rate", "users")}
-        workload |= _stated(rate=args.rate, users=args.concurrency)
-    elif "rate" not in workload and "users" not in workload:
-        workload["users"] = 8
+        workload = {k: v for k, v in workload.items() if k not in ("rate", "concurrency")}
+        workload |= _stated(rate=args.rate, concurrency=args.concurrency)
+    elif "rate" not in workload and "concurrency" not in workload:
+        workload["concurrency"] = 8
     return workload
 
 

@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
         return _replay(args)
     if args.scenario is None:
         raise InputError("clustersim trace: give a scenario, or --replay FOLDER; see clustersim trace --help")
-    from sim.cost.evaluate import stretched
+    from sim.cost.evaluate import scale_compute
     from sim.report.projection import write_figure
     from sim.study.projection import path_facts, point
     from sim.trace import chakra
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     if recorder:
         recorder.write(out)
         written.append(out)
-    costs = stretched(p.estimate.costs, p.straggler)
+    costs = scale_compute(p.estimate.costs, p.straggler)
     if args.timeline:
         written.append(str(write_figure(figure(p.result, f"{scenario.name}: one step"), Path(args.timeline))))
     if args.chakra:

@@ -1,4 +1,4 @@
-"""Step time in closed form, per schedule: what the event floor gives without jitter, in microseconds of work.
+"""Step time in closed form, per schedule: what the simulator gives without jitter, in microseconds of work.
 
 Symbols: P ranks, m micro-batches, v chunks per rank, F/B/W forward, input-gradient and weight-gradient time of a chunk.
 Sources: GPipe (arXiv 1811.06965), 1F1B and interleaved (arXiv 2104.04473 §2.2: bubble (P−1)/(v·m)), zero bubble (arXiv
@@ -10,17 +10,18 @@ others the ramp, and where weight gradients are deferred any rank can set it. Du
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from sim.cost.step_costs import StepCosts
 
 DEFERRED = ("zb-h1", "zb-v", "dualpipe", "dualpipe-v")  # schedules that put weight gradients off to fill their ramps
 
 
-@dataclass(frozen=True)
-class StepTime:
+class StepTime(NamedTuple):
     """Seconds of one step and its parts; `bubble_fraction` is idle time of the busiest rank over pipeline time."""
 
     total_s: float
@@ -158,6 +159,7 @@ def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: boo
     return time, time - m * share * work.steady * slow
 
 
+@functools.lru_cache(maxsize=4096)
 def straggler(chips: int, spread: float) -> float:
     """Expected slowest of `chips` chips whose speed varies by `spread` (normal): 1 + σ·E[max] (Blom's approximation)."""
     if chips < 2 or spread <= 0:
@@ -169,6 +171,25 @@ def straggler(chips: int, spread: float) -> float:
     return 1.0 + spread * z
 
 
+class StepScalars(Protocol):
+    """What a step costs beside its chunks: `StepCosts` has it, and so has a search that shares `Loads` between plans."""
+
+    @property
+    def micro_batches(self) -> int: ...  # noqa: D102 (documented in StepCosts)
+    @property
+    def p2p_s(self) -> float: ...  # noqa: D102
+    @property
+    def grad_reduce_s(self) -> float: ...  # noqa: D102
+    @property
+    def param_gather_s(self) -> float: ...  # noqa: D102
+    @property
+    def overlap_grad_reduce(self) -> bool: ...  # noqa: D102
+    @property
+    def optimizer_s(self) -> float: ...  # noqa: D102
+    @property
+    def fixed_s(self) -> float: ...  # noqa: D102
+
+
 def step_time(
     costs: StepCosts, schedule: str = "1f1b", overlap_p2p: bool = True, slow: float = 1.0, dp_hidden: float = 0.9
 ) -> StepTime:
@@ -177,7 +198,13 @@ def step_time(
     The gradient reduction may run under the backward of the last micro-batch (`overlap_grad_reduce`): what is longer than
     `dp_hidden` of that stays visible, and the last bucket always does.
     """
-    work = loads_of(costs)
+    return step_time_of(loads_of(costs), costs, schedule, overlap_p2p, slow, dp_hidden)
+
+
+def step_time_of(
+    work: Loads, costs: StepScalars, schedule: str, overlap_p2p: bool, slow: float, dp_hidden: float
+) -> StepTime:
+    """`step_time` where the loads are known already."""
     pipeline, bubble = pipeline_of(work, costs.micro_batches, costs.p2p_s, schedule, overlap_p2p, slow)
     reduce = costs.grad_reduce_s
     if costs.overlap_grad_reduce and reduce > 0:

@@ -1,4 +1,4 @@
-"""Every constant of the cost floor with its label, for the error table: measured, published, fitted or assumed."""
+"""Every constant of the analytical cost model with its label, for the error table: measured, published, fitted or assumed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def table(names: list[str]) -> list[dict]:
             value = getattr(stack, field.name)
             if field.name in ("name", "title", "family", "labels", "fitted") or value == default[field.name]:
                 continue
-            label, _, source = str(stack.labels.get(field.name, "assumed: habit of the release")).partition(": ")
+            label, _, source = str(stack.labels.get(field.name, "assumed: default of the release")).partition(": ")
             out.append({"name": f"{name}.{field.name}", "value": value, "label": label, "source": source})
     for key in (
         "tp_hidden",

@@ -8,11 +8,34 @@ from dataclasses import replace
 
 from minglm.errors import InputError
 from sim.cost import memory
-from sim.cost.closed_form import step_time, straggler
+from sim.cost.closed_form import Loads, StepScalars, StepTime, loads_of, step_time_of, straggler
+from sim.cost.stacks import Stack
 from sim.cost.step import Estimate, estimate
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
+
+
+def closed_form_step(
+    work: Loads, costs: StepScalars, schedule: str, overlap_p2p: bool | None, chips: int, stack: Stack
+) -> StepTime:
+    """Step time in closed form: the one formula of projections, of validation and of the planner's search.
+
+    Args:
+        work: what the pipeline's ranks do: `loads_of(costs)`, or shared by plans that differ in the rest alone.
+        costs: the rest of the step: micro-batches, messages, gradient reduction, optimiser.
+        overlap_p2p: whether messages overlap with compute; None: as the stack does by default.
+        stack: its spread of chips' speeds: the slowest of all `chips` sets the pace.
+    """
+    overlap = stack.overlap_p2p if overlap_p2p is None else overlap_p2p
+    return step_time_of(work, costs, schedule, overlap, straggler(chips, stack.jitter), stack.dp_hidden)
+
+
+def step_of_estimate(costed: Estimate, plan: Plan) -> StepTime:
+    """`closed_form_step` of one plan that has been costed."""
+    return closed_form_step(
+        loads_of(costed.costs), costed.costs, plan.schedule, plan.overlap_p2p, plan.chips, costed.stack
+    )
 
 
 def in_closed_form(
@@ -40,15 +63,13 @@ def in_closed_form(
             else memory.check_fits(model, cluster, plan, workload, precision, stack)
         )
     made = estimate(model, cluster, plan, workload, precision, stack)
-    slow = straggler(plan.chips, made.stack.jitter)
-    overlap = made.stack.overlap_p2p if plan.overlap_p2p is None else plan.overlap_p2p
-    seconds = step_time(made.costs, plan.schedule, overlap, slow, made.stack.dp_hidden).total_s
+    seconds = step_of_estimate(made, plan).total_s
     if not math.isfinite(seconds) or seconds <= 0:
         raise InputError(f"a step of {seconds} s: an input is out of range; check peaks, bandwidths and batch")
-    return made, need, seconds, slow
+    return made, need, seconds, straggler(plan.chips, made.stack.jitter)
 
 
-def stretched(costs, factor: float):
+def scale_compute(costs, factor: float):
     """Step costs with all compute taking `factor` times as long."""
 
     @functools.cache

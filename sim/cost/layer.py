@@ -10,7 +10,18 @@ import functools
 from dataclasses import dataclass
 
 from sim.cost import collectives
-from sim.cost.operators import WIDTH, Share, Style, Tape, dense_ffn, embedding, gqa, mla, norm, vocabulary
+from sim.cost.operators import (
+    WIDTH,
+    OperatorTrace,
+    ParallelContext,
+    Style,
+    dense_ffn,
+    embedding,
+    gqa,
+    mla,
+    norm,
+    vocabulary,
+)
 from sim.cost.operators_moe import moe_ffn
 from sim.cost.parameters import layer_params
 from sim.cost.stacks import Stack
@@ -72,7 +83,7 @@ class LayerWork:
 _LAYERS: dict[tuple, tuple[tuple[tuple[float, LayerWork], ...], Stack, Cluster]] = {}
 
 
-class Coster:
+class LayerEstimator:
     """Layer costs of one (model, cluster, plan, workload, precision, stack)."""
 
     def __init__(
@@ -84,7 +95,7 @@ class Coster:
         stride = 1 if plan.etp <= 1 else plan.etp
         ep = collectives.place(cluster, plan.ep, stride)
         inside = min(plan.ep, max(1, cluster.tiers[0].size // stride)) if plan.ep > 1 else 1
-        self.share = Share(
+        self.ctx = ParallelContext(
             plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp, plan.ep / inside
         )
         self.groups = {
@@ -96,20 +107,24 @@ class Coster:
         self.shards = collectives.place(cluster, plan.zero_shards, plan.dp_stride() if plan.cp == 1 else plan.tp)
         self.expert_shards = collectives.place(cluster, plan.expert_dp, plan.ep * plan.etp)
 
-    def habit(self, name: str) -> bool:
-        """A switch of the plan, or the stack's habit where the plan leaves it open."""
+    def switch(self, name: str) -> bool:
+        """A switch of the plan, or the stack's default where the plan leaves it open."""
         value = getattr(self.plan, name)
         return bool(getattr(self.stack, name) if value is None else value)
 
-    # -------------------------------------------------------------- one tape → seconds
+    # -------------------------------------------------------------- one trace → seconds
 
     def price(
-        self, tape: Tape, params: tuple[float, float] = (0.0, 0.0), recompute: str = "none", sync: bool = False
+        self,
+        trace: OperatorTrace,
+        params: tuple[float, float] = (0.0, 0.0),
+        recompute: str = "none",
+        sync: bool = False,
     ) -> LayerCost:
         """Seconds of a recorded layer. `params`: its weights on this chip, for ZeRO-3 gathers."""
-        return self.finish(self.work(tape, recompute, sync), params)
+        return self.finish(self.work(trace, recompute, sync), params)
 
-    def work(self, tape: Tape, recompute: str = "none", sync: bool = False) -> LayerWork:
+    def work(self, trace: OperatorTrace, recompute: str = "none", sync: bool = False) -> LayerWork:
         """Device and host seconds of a recorded layer before any sharding of its weights: the same for every dp."""
         time, stack, classes = self.kernels.time, self.stack, {}
 
@@ -121,32 +136,32 @@ class Coster:
                 classes[op.group] = classes.get(op.group, 0.0) + t
             return out
 
-        forward, backward, weight = total(tape.forward), total(tape.backward_input), total(tape.backward_weight)
+        forward, backward, weight = total(trace.forward), total(trace.backward_input), total(trace.backward_weight)
         attention = classes.get("attention", 0.0)
         again = 0.0
         if recompute == "full":
-            again = total(tape.forward)
+            again = total(trace.forward)
             if stack.early_stop:
-                last = next((op for op in reversed(tape.forward) if op.kind == "matmul"), None)
+                last = next((op for op in reversed(trace.forward) if op.kind == "matmul"), None)
                 again -= time(last) if last else 0.0
         elif recompute == "selective":
-            again = total(tape.core)
+            again = total(trace.core)
         elif recompute == "selective_ops":
-            again = total(op for op in tape.forward if op.kind == "memory") + 0.5 * total(
-                op for op in tape.forward if op.kind == "matmul"
+            again = total(op for op in trace.forward if op.kind == "memory") + 0.5 * total(
+                op for op in trace.forward if op.kind == "matmul"
             )
         if self.plan.recompute_modules and recompute != "full":
             names = {n for module in self.plan.recompute_modules for n in RECOMPUTE_MODULES[module]}
-            again += total(op for op in tape.forward if op.name in names)
+            again += total(op for op in trace.forward if op.name in names)
         comm = {"forward": 0.0, "backward_input": 0.0}
         hide = {"forward": 0.0, "backward_input": 0.0}
         wgrad = under = beside = 0.0
-        for message in tape.messages:
+        for message in trace.messages:
             t = collectives.time(message.kind, message.bytes, self.groups[message.group], dedup=message.dedup)
             if message.hidden_by == "wgrad":
                 wgrad += t
                 t *= 1.0 - stack.wgrad_hidden
-            elif message.hidden_by == "matmul" and self.habit("overlap_tp"):
+            elif message.hidden_by == "matmul" and self.switch("overlap_tp"):
                 t *= 1.0 - stack.tp_hidden
             elif message.hidden_by == "attention":
                 under += t
@@ -154,7 +169,7 @@ class Coster:
             elif message.hidden_by == "schedule":
                 if self.plan.schedule.startswith("dualpipe"):
                     hide[message.phase] += t * stack.all_to_all_hidden
-                elif self.habit("overlap_all_to_all"):
+                elif self.switch("overlap_all_to_all"):
                     beside += t
                     t *= 1.0 - stack.all_to_all_hidden
             comm[message.phase] += t
@@ -162,14 +177,14 @@ class Coster:
         host_f = host_b = host_w = 0.0
         if not stack.graphs:
             issue = stack.scalar(self.cluster.chip, "host_op_s", stack.host_op_s)
-            later, messages = issue * stack.host_backward, stack.host_message_s * len(tape.messages) / 2
-            host_f = issue * sum(op.kernels for op in tape.forward) + messages
+            later, messages = issue * stack.host_backward, stack.host_message_s * len(trace.messages) / 2
+            host_f = issue * sum(op.kernels for op in trace.forward) + messages
             host_b = (
-                later * sum(op.kernels for op in tape.backward_input)
+                later * sum(op.kernels for op in trace.backward_input)
                 + messages
                 + (host_f if recompute == "full" else 0.0)
             )
-            host_w = later * sum(op.kernels for op in tape.backward_weight)
+            host_w = later * sum(op.kernels for op in trace.backward_weight)
         bw = _longer(weight, host_w)
         after = {
             "tp": _after(wgrad, bw, stack.wgrad_hidden),
@@ -188,7 +203,7 @@ class Coster:
         f, bi = forward + comm["forward"], backward + comm["backward_input"] + again
         if sync and host_f:
             # no running ahead: each operator takes the longer of its device and its host time
-            late = sum(max(issue * op.kernels - time(op), 0.0) for op in tape.forward)
+            late = sum(max(issue * op.kernels - time(op), 0.0) for op in trace.forward)
             f, bi = f + late, bi + (late if recompute == "full" else 0.0)
         return LayerWork(
             f,
@@ -199,7 +214,7 @@ class Coster:
             hide["forward"],
             hide["backward_input"],
             tuple(classes.items()),
-            tuple(tape.saved.items()),
+            tuple(trace.saved.items()),
         )
 
     def finish(self, work: LayerWork, params: tuple[float, float] = (0.0, 0.0)) -> LayerCost:
@@ -236,17 +251,17 @@ class Coster:
 
     # -------------------------------------------------------------- layers
 
-    def tape(self, kind: str, window: int = 0, indexer: bool = True) -> Tape:
-        tape = Tape(self.style)
+    def trace(self, kind: str, window: int = 0, indexer: bool = True) -> OperatorTrace:
+        trace = OperatorTrace(self.style)
         if self.model.attention == "mla":
-            mla(tape, self.share, self.model, indexer)
+            mla(trace, self.ctx, self.model, indexer)
         else:
-            gqa(tape, self.share, self.model, window)
+            gqa(trace, self.ctx, self.model, window)
         if kind == "moe":
-            moe_ffn(tape, self.share, self.model)
+            moe_ffn(trace, self.ctx, self.model)
         else:
-            dense_ffn(tape, self.share, self.model.hidden, self.model.ffn, self.model.gated_ffn, self.model.norm)
-        return tape
+            dense_ffn(trace, self.ctx, self.model.hidden, self.model.ffn, self.model.gated_ffn, self.model.norm)
+        return trace
 
     def layer(self, kind: str, recompute: str) -> LayerCost:
         """Cost of a layer of this kind, averaged over its window and indexer variants."""
@@ -262,7 +277,7 @@ class Coster:
             shape = shape[2:]  # … unless only some of the layers have a window or an indexer
         key = (
             shape,
-            self.share,
+            self.ctx,
             kind,
             recompute,
             self.style,
@@ -293,7 +308,7 @@ class Coster:
             share = model.indexer_full_layers / model.layers
             variants = [(share, 0, True), (1 - share, 0, False)]
         return tuple(
-            (weight, self.work(self.tape(kind, window, indexer), recompute, sync))
+            (weight, self.work(self.trace(kind, window, indexer), recompute, sync))
             for weight, window, indexer in variants
             if weight > 0
         )
@@ -310,16 +325,16 @@ class Coster:
 
     def end_work(self) -> tuple[LayerWork, LayerWork, LayerWork | None]:
         """Work of the embedding, of the head with its loss, and of what joins two streams for multi-token prediction."""
-        model, share = self.model, self.share
-        first = Tape(self.style)
-        embedding(first, share, model.hidden, self.padded_vocab)
-        last = Tape(self.style)
-        vocabulary(last, share, model.hidden, self.padded_vocab)
+        model, ctx = self.model, self.ctx
+        first = OperatorTrace(self.style)
+        embedding(first, ctx, model.hidden, self.padded_vocab)
+        last = OperatorTrace(self.style)
+        vocabulary(last, ctx, model.hidden, self.padded_vocab)
         join = None
         if model.mtp_modules and self.workload.mtp:
-            extra = Tape(self.style)
-            norm(extra, share, model.hidden)
-            extra.linear("mtp project", "linear", share.tokens_sp, 2 * model.hidden, model.hidden)
+            extra = OperatorTrace(self.style)
+            norm(extra, ctx, model.hidden)
+            extra.linear("mtp project", "linear", ctx.tokens_sp, 2 * model.hidden, model.hidden)
             join = self.work(extra)
         return self.work(first), self.work(last), join
 

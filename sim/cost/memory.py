@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minglm.errors import InputError
-from sim.cost.operators import WIDTH, Share, Tape, dense_ffn, embedding, gqa, mla, vocabulary
+from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, dense_ffn, embedding, gqa, mla, vocabulary
 from sim.cost.operators_moe import moe_ffn
 from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack, load_stack
@@ -67,26 +67,26 @@ def in_flight(plan: Plan, rank: int, micro_batches: int) -> list[float]:
 
 def layer_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack, kind: str) -> tuple[float, float]:
     """(bytes kept for one micro-batch by one layer as the plan recomputes it, bytes without recomputation)."""
-    share = Share(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp)
-    tape = Tape(stack.style(False, workload.imbalance))
-    (mla if model.attention == "mla" else gqa)(tape, share, model)
+    ctx = ParallelContext(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp)
+    trace = OperatorTrace(stack.style(False, workload.imbalance))
+    (mla if model.attention == "mla" else gqa)(trace, ctx, model)
     if kind == "moe":
-        moe_ffn(tape, share, model)
+        moe_ffn(trace, ctx, model)
     else:
-        dense_ffn(tape, share, model.hidden, model.ffn, model.gated_ffn, model.norm)
-    full = sum(tape.saved.values())
-    entry = share.tokens_sp * model.hidden * WIDTH
+        dense_ffn(trace, ctx, model.hidden, model.ffn, model.gated_ffn, model.norm)
+    full = sum(trace.saved.values())
+    entry = ctx.tokens_sp * model.hidden * WIDTH
     if plan.recompute == "full":
         return entry, full
     if plan.recompute == "selective":
-        return full - tape.saved.get("scores", 0.0), full
+        return full - trace.saved.get("scores", 0.0), full
     if plan.recompute == "selective_ops":
-        return 0.5 * tape.outputs + share.tokens * model.heads * model.value_dim / plan.tp * WIDTH + entry, full
+        return 0.5 * trace.outputs + ctx.tokens * model.heads * model.value_dim / plan.tp * WIDTH + entry, full
     return full, full
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedActivations:
     """Bytes that one micro-batch leaves on a chip: whatever dp, pp and ZeRO are, plans of the same layers share it."""
 
     kinds: Mapping[
@@ -97,21 +97,21 @@ class Kept:
     loss: float  # peak of logits and loss
 
 
-def kept_bytes(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack) -> Kept:
+def saved_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack) -> SavedActivations:
     """Activations by part for the plan's tp, cp, ep, etp, micro-batch and recomputation."""
     vocab = padded(model.vocab, plan.tp)
     kinds = {
         k: layer_activations(model, plan, workload, stack, k)
         for k in (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])
     }
-    share = Share(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp)
-    head, first = Tape(stack.style(False)), Tape(stack.style(False))
-    vocabulary(head, share, model.hidden, vocab)
-    embedding(first, share, model.hidden, vocab)
-    loss = share.tokens * vocab / plan.tp * LOGIT_BYTES[stack.loss]
+    ctx = ParallelContext(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp)
+    head, first = OperatorTrace(stack.style(False)), OperatorTrace(stack.style(False))
+    vocabulary(head, ctx, model.hidden, vocab)
+    embedding(first, ctx, model.hidden, vocab)
+    loss = ctx.tokens * vocab / plan.tp * LOGIT_BYTES[stack.loss]
     if plan.sp:  # the head's gathered input and its gradient
-        loss += 2 * share.tokens * model.hidden * WIDTH
-    return Kept(
+        loss += 2 * ctx.tokens * model.hidden * WIDTH
+    return SavedActivations(
         kinds, sum(first.saved.values()), sum(size for part, size in head.saved.items() if part != "logits"), loss
     )
 
@@ -150,7 +150,7 @@ def peak(
     params = rank_params(model, plan, padded(model.vocab, plan.tp), workload.mtp)
     layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
     starts = [sum(layers[:i]) for i in range(len(layers))]
-    parts = kept_bytes(model, plan, workload, stack)
+    parts = saved_activations(model, plan, workload, stack)
     m = max(1, plan.micro_batches(workload))
     worst = None
     for rank in range(plan.pp):

@@ -1,6 +1,6 @@
 """What one layer does to one micro-batch on one chip: every matmul, attention kernel, memory pass and collective.
 
-A `Tape` records operators in the order of the forward pass, each with its two backward parts (gradient of the input,
+A `OperatorTrace` records operators in the order of the forward pass, each with its two backward parts (gradient of the input,
 gradient of the weight) and the bytes it keeps for the backward pass. Nothing here knows a chip or a link: `kernels`
 gives the operators a time, `collectives` the messages.
 
@@ -72,7 +72,7 @@ class Style:
 
 
 @dataclass(frozen=True)
-class Share:
+class ParallelContext:
     """The part of a micro-batch and of the weights that one chip holds."""
 
     micro_batch: int
@@ -94,7 +94,7 @@ class Share:
 
 
 @dataclass
-class Tape:
+class OperatorTrace:
     """Operators in forward order. Activation bytes are kept by what recomputation may drop: `saved[part]`."""
 
     style: Style
@@ -251,60 +251,67 @@ _ACTIVATION = {
 _ROPE = {"fused": (2.0, 2.0, 2, 2), "compiled": (2.0, 2.0, 1, 1), "eager": (6.0, 6.0, 8, 10)}
 
 
-def norm(tape: Tape, share: Share, hidden: float, kind: str = "rms") -> None:
-    eager = tape.style.fusion == "eager"
-    f, b, kf, kb = _NORM["eager layer" if eager and kind == "layer" else tape.style.fusion]
-    size = share.tokens_sp * hidden * WIDTH
-    tape.memory("norm", f * size, b * size, kernels=kf, backward_kernels=kb, keep=size)
+def norm(trace: OperatorTrace, ctx: ParallelContext, hidden: float, kind: str = "rms") -> None:
+    eager = trace.style.fusion == "eager"
+    f, b, kf, kb = _NORM["eager layer" if eager and kind == "layer" else trace.style.fusion]
+    size = ctx.tokens_sp * hidden * WIDTH
+    trace.memory("norm", f * size, b * size, kernels=kf, backward_kernels=kb, keep=size)
 
 
-def residual(tape: Tape, share: Share, hidden: float) -> None:
-    f, b, kf, kb = _RESIDUAL[tape.style.fusion]
-    size = share.tokens_sp * hidden * WIDTH
-    extra = 0.5 * size if tape.style.dropout else 0.0  # one byte of mask per value
-    tape.memory(
+def residual(trace: OperatorTrace, ctx: ParallelContext, hidden: float) -> None:
+    f, b, kf, kb = _RESIDUAL[trace.style.fusion]
+    size = ctx.tokens_sp * hidden * WIDTH
+    extra = 0.5 * size if trace.style.dropout else 0.0  # one byte of mask per value
+    trace.memory(
         "residual",
         f * size + extra,
-        b * size + extra + (size if tape.style.dropout else 0.0),
+        b * size + extra + (size if trace.style.dropout else 0.0),
         kernels=kf,
         backward_kernels=kb,
         keep=extra,
     )
 
 
-def enter(tape: Tape, share: Share, hidden: float) -> None:
+def sequence_parallel_gather(trace: OperatorTrace, ctx: ParallelContext, hidden: float) -> None:
     """Into a tensor-parallel region: all-gather of the sequence (SP) or nothing; the conjugate in the backward pass."""
-    if share.tp == 1:
+    if ctx.tp == 1:
         return
-    size = share.tokens * hidden * WIDTH
-    if share.sp:
-        tape.message("tp.gather", "all_gather", size, "tp", hidden_by="matmul")
-        tape.message(
+    size = ctx.tokens * hidden * WIDTH
+    if ctx.sp:
+        trace.message("tp.gather", "all_gather", size, "tp", hidden_by="matmul")
+        trace.message(
             "tp.regather", "all_gather", size, "tp", "backward_input", "wgrad"
         )  # input again, for the weight gradient
-        tape.message("tp.scatter", "reduce_scatter", size, "tp", "backward_input", "wgrad")
+        trace.message("tp.scatter", "reduce_scatter", size, "tp", "backward_input", "wgrad")
     else:
-        tape.message("tp.reduce", "all_reduce", size, "tp", "backward_input", "wgrad")
+        trace.message("tp.reduce", "all_reduce", size, "tp", "backward_input", "wgrad")
 
 
-def leave(tape: Tape, share: Share, hidden: float) -> None:
+def sequence_parallel_scatter(trace: OperatorTrace, ctx: ParallelContext, hidden: float) -> None:
     """Out of a tensor-parallel region: reduce-scatter (SP) or all-reduce; all-gather of the gradient when SP."""
-    if share.tp == 1:
+    if ctx.tp == 1:
         return
-    size = share.tokens * hidden * WIDTH
-    if share.sp:
-        tape.message("tp.scatter", "reduce_scatter", size, "tp", hidden_by="matmul")
-        tape.message("tp.gather", "all_gather", size, "tp", "backward_input", "matmul")
+    size = ctx.tokens * hidden * WIDTH
+    if ctx.sp:
+        trace.message("tp.scatter", "reduce_scatter", size, "tp", hidden_by="matmul")
+        trace.message("tp.gather", "all_gather", size, "tp", "backward_input", "matmul")
     else:
-        tape.message("tp.reduce", "all_reduce", size, "tp", hidden_by="none")
+        trace.message("tp.reduce", "all_reduce", size, "tp", hidden_by="none")
 
 
 def core_attention(
-    tape: Tape, share: Share, heads: float, kv_heads: float, qk: float, v: float, window: int = 0, sinks: bool = False
+    trace: OperatorTrace,
+    ctx: ParallelContext,
+    heads: float,
+    kv_heads: float,
+    qk: float,
+    v: float,
+    window: int = 0,
+    sinks: bool = False,
 ) -> None:
     """softmax(Q Kᵀ) V for `heads` local heads; causal kernels do half of the square, unfused ones all of it."""
-    b, S, rows = share.micro_batch, share.seq, share.seq / share.cp
-    style, start = tape.style, len(tape.forward)
+    b, S, rows = ctx.micro_batch, ctx.seq, ctx.seq / ctx.cp
+    style, start = trace.style, len(trace.forward)
     if style.attention == "flash":
         visible = (S + 1) / 2
         slow = SINK_SLOWDOWN if sinks else 1.0
@@ -312,9 +319,9 @@ def core_attention(
             visible = (window * (window + 1) / 2 + (S - window) * window) / S
         flops = 2.0 * b * rows * visible * heads * (qk + v)
         size = b * rows * (heads * (qk + v) + kv_heads * (qk + v)) * WIDTH
-        tape.forward.append(Op("flash", "attention", "attention", flops, size, m=min(S, 2 * visible), k=qk, slow=slow))
+        trace.forward.append(Op("flash", "attention", "attention", flops, size, m=min(S, 2 * visible), k=qk, slow=slow))
         # dQ, dK, dV, dP and the scores again: five matmuls for two.
-        tape.backward_input.append(
+        trace.backward_input.append(
             Op(
                 "flash.backward",
                 "attention",
@@ -328,15 +335,15 @@ def core_attention(
                 slow=slow,
             )
         )
-        tape.keep("flash", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH + 4.0 * b * rows * heads)
+        trace.keep("flash", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH + 4.0 * b * rows * heads)
     else:
         square = b * heads * rows * S
         for name, inner, outer in (("scores", qk, S), ("values", S, v)):
             flops = 2.0 * b * heads * rows * inner * outer
             io = (square + b * heads * (rows + S) * (qk if name == "scores" else v)) * WIDTH
-            tape.forward.append(Op(name, "attention", "matmul", flops, io, rows, outer, inner, b * heads))
+            trace.forward.append(Op(name, "attention", "matmul", flops, io, rows, outer, inner, b * heads))
             for part in ("a", "b"):
-                tape.backward_input.append(
+                trace.backward_input.append(
                     Op(
                         f"{name}.backward.{part}",
                         "attention",
@@ -352,7 +359,7 @@ def core_attention(
                 )
         eager = style.fusion == "eager"
         passes = (6.0 if eager else 2.0) + (2.5 if style.dropout else 0.0)
-        tape.memory(
+        trace.memory(
             "softmax",
             passes * square * WIDTH,
             (passes + 1.0) * square * WIDTH,
@@ -360,51 +367,51 @@ def core_attention(
             kernels=4 if eager else 2,
             backward_kernels=4 if eager else 2,
         )
-        tape.keep("qkv", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH)
+        trace.keep("qkv", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH)
         # scores after softmax, after dropout, and the mask: 2 + 2 + 1 bytes per entry (arXiv 2205.05198 eq. 1)
-        tape.keep("scores", square * ((2 * WIDTH + 1) if style.dropout else WIDTH))
-    tape.core += tape.forward[start:]
+        trace.keep("scores", square * ((2 * WIDTH + 1) if style.dropout else WIDTH))
+    trace.core += trace.forward[start:]
 
 
-def gqa(tape: Tape, share: Share, model, window: int = 0) -> None:
+def gqa(trace: OperatorTrace, ctx: ParallelContext, model, window: int = 0) -> None:
     """Grouped-query attention (multi-head when kv_heads == heads), with its norm and residual."""
-    C, D, t = model.hidden, model.head_dim, share.tp
+    C, D, t = model.hidden, model.head_dim, ctx.tp
     heads, kv = model.heads / t, max(model.kv_heads / t, 1.0)
-    T = share.tokens
-    norm(tape, share, C, model.norm)
-    enter(tape, share, C)
-    tape.linear("qkv", "linear", T, C, (heads + 2 * kv) * D, keep_input=share.tokens_sp * C * WIDTH)
+    T = ctx.tokens
+    norm(trace, ctx, C, model.norm)
+    sequence_parallel_gather(trace, ctx, C)
+    trace.linear("qkv", "linear", T, C, (heads + 2 * kv) * D, keep_input=ctx.tokens_sp * C * WIDTH)
     if not model.positions:  # rotary models; GPT-2-like ones add a learned position once
-        f, b, kf, kb = _ROPE[tape.style.fusion]
+        f, b, kf, kb = _ROPE[trace.style.fusion]
         size = T * (heads + kv) * D * WIDTH
-        tape.memory("rope", f * size, b * size, kernels=kf, backward_kernels=kb)
-    if share.cp > 1:
-        size = share.micro_batch * share.seq * 2 * kv * D * WIDTH
-        tape.message("cp.keys", "all_gather", size, "cp", hidden_by="attention")
-        tape.message("cp.keys", "reduce_scatter", size, "cp", "backward_input", hidden_by="attention")
-        tape.message("cp.keys", "all_gather", size, "cp", "backward_input", hidden_by="attention")
-    core_attention(tape, share, heads, kv, D, D, window, model.sinks)
-    tape.linear("proj", "linear", T, heads * D, C)
-    leave(tape, share, C)
-    residual(tape, share, C)
+        trace.memory("rope", f * size, b * size, kernels=kf, backward_kernels=kb)
+    if ctx.cp > 1:
+        size = ctx.micro_batch * ctx.seq * 2 * kv * D * WIDTH
+        trace.message("cp.keys", "all_gather", size, "cp", hidden_by="attention")
+        trace.message("cp.keys", "reduce_scatter", size, "cp", "backward_input", hidden_by="attention")
+        trace.message("cp.keys", "all_gather", size, "cp", "backward_input", hidden_by="attention")
+    core_attention(trace, ctx, heads, kv, D, D, window, model.sinks)
+    trace.linear("proj", "linear", T, heads * D, C)
+    sequence_parallel_scatter(trace, ctx, C)
+    residual(trace, ctx, C)
 
 
-def mla(tape: Tape, share: Share, model, indexer: bool = True) -> None:
+def mla(trace: OperatorTrace, ctx: ParallelContext, model, indexer: bool = True) -> None:
     """Multi-head latent attention, expanded as in training; with `index_topk` shorter than the sequence, DSA on top.
 
     Sparse attention runs absorbed (every head reads the shared latent, 576 wide scores and 512 wide values), because the
     chosen keys differ by query: DeepSeek-V3.2 §2.
     """
-    C, t, T = model.hidden, share.tp, share.tokens
+    C, t, T = model.hidden, ctx.tp, ctx.tokens
     H, qk, v, R = model.heads / t, model.nope + model.rope, model.v_dim, model.kv_lora
     q_in = model.q_lora or C
-    local = share.tokens_sp
-    norm(tape, share, C)
+    local = ctx.tokens_sp
+    norm(trace, ctx, C)
     kept = local * C * WIDTH
     if model.q_lora:
-        tape.linear("q_a", "linear", local, C, model.q_lora, keep_input=kept)
-    tape.linear("kv_a", "linear", local, C, R + model.rope, keep_input=0.0 if model.q_lora else kept)
-    tape.memory(
+        trace.linear("q_a", "linear", local, C, model.q_lora, keep_input=kept)
+    trace.linear("kv_a", "linear", local, C, R + model.rope, keep_input=0.0 if model.q_lora else kept)
+    trace.memory(
         "latent norm",
         2.0 * local * (q_in + R) * WIDTH,
         3.0 * local * (q_in + R) * WIDTH,
@@ -412,37 +419,37 @@ def mla(tape: Tape, share: Share, model, indexer: bool = True) -> None:
         backward_kernels=4,
         keep=local * (q_in + R) * WIDTH,
     )
-    if t > 1 and share.sp:
+    if t > 1 and ctx.sp:
         size = T * ((model.q_lora or C) + R + model.rope) * WIDTH
-        tape.message("tp.gather", "all_gather", size, "tp", hidden_by="matmul")
-        tape.message("tp.scatter", "reduce_scatter", size, "tp", "backward_input", "wgrad")
+        trace.message("tp.gather", "all_gather", size, "tp", hidden_by="matmul")
+        trace.message("tp.scatter", "reduce_scatter", size, "tp", "backward_input", "wgrad")
     elif t > 1:
-        tape.message("tp.reduce", "all_reduce", T * C * WIDTH, "tp", "backward_input", "wgrad")
-    tape.linear("q_b", "linear", T, q_in, H * qk, keep_input=T * q_in * WIDTH)
-    f, b, kf, kb = _ROPE[tape.style.fusion]
+        trace.message("tp.reduce", "all_reduce", T * C * WIDTH, "tp", "backward_input", "wgrad")
+    trace.linear("q_b", "linear", T, q_in, H * qk, keep_input=T * q_in * WIDTH)
+    f, b, kf, kb = _ROPE[trace.style.fusion]
     size = T * H * qk * WIDTH  # rotate the rotary parts, put key parts together
-    tape.memory("rope", 2 * f / 2 * size, 2 * b / 2 * size, kernels=kf + 1, backward_kernels=kb + 1)
-    if share.cp > 1:
-        size = share.micro_batch * share.seq * H * (qk + v) * WIDTH
+    trace.memory("rope", 2 * f / 2 * size, 2 * b / 2 * size, kernels=kf + 1, backward_kernels=kb + 1)
+    if ctx.cp > 1:
+        size = ctx.micro_batch * ctx.seq * H * (qk + v) * WIDTH
         for phase, kind in (
             ("forward", "all_gather"),
             ("backward_input", "all_gather"),
             ("backward_input", "reduce_scatter"),
         ):
-            tape.message("cp.keys", kind, size, "cp", phase, "attention")
-    sparse = model.index_topk and share.seq > model.index_topk
+            trace.message("cp.keys", kind, size, "cp", phase, "attention")
+    sparse = model.index_topk and ctx.seq > model.index_topk
     if model.index_topk:
-        _indexer(tape, share, model, q_in, indexer)
+        _indexer(trace, ctx, model, q_in, indexer)
     if sparse:
-        S, k = share.seq, model.index_topk
+        S, k = ctx.seq, model.index_topk
         read = (k * (k + 1) / 2 + (S - k) * k) / S
-        tape.linear("absorb q", "linear", T, model.nope, R, batch=H, low=False, keep_input=0.0)
+        trace.linear("absorb q", "linear", T, model.nope, R, batch=H, low=False, keep_input=0.0)
         flops = 2.0 * T * read * H * (R + model.rope + R)
         gathered = T * read * (R + model.rope) * WIDTH
-        tape.forward.append(
+        trace.forward.append(
             Op("sparse attention", "attention", "attention", flops, gathered + 2 * T * H * R * WIDTH, m=read, k=R)
         )
-        tape.backward_input.append(
+        trace.backward_input.append(
             Op(
                 "sparse attention.backward",
                 "attention",
@@ -455,37 +462,37 @@ def mla(tape: Tape, share: Share, model, indexer: bool = True) -> None:
                 backward=True,
             )
         )
-        tape.keep("flash", T * H * (R + model.rope) * WIDTH + T * (R + model.rope) * WIDTH + T * k * 4.0)
-        tape.linear("absorb v", "linear", T, R, v, batch=H, low=False)
+        trace.keep("flash", T * H * (R + model.rope) * WIDTH + T * (R + model.rope) * WIDTH + T * k * 4.0)
+        trace.linear("absorb v", "linear", T, R, v, batch=H, low=False)
     else:
-        tape.linear("kv_b", "linear", T, R, H * (model.nope + v), keep_input=T * R * WIDTH)
-        core_attention(tape, share, H, H, qk, v)
-    tape.linear("proj", "linear", T, H * v, C)
-    leave(tape, share, C)
-    residual(tape, share, C)
+        trace.linear("kv_b", "linear", T, R, H * (model.nope + v), keep_input=T * R * WIDTH)
+        core_attention(trace, ctx, H, H, qk, v)
+    trace.linear("proj", "linear", T, H * v, C)
+    sequence_parallel_scatter(trace, ctx, C)
+    residual(trace, ctx, C)
 
 
-def _indexer(tape: Tape, share: Share, model, q_in: float, full: bool) -> None:
+def _indexer(trace: OperatorTrace, ctx: ParallelContext, model, q_in: float, full: bool) -> None:
     """DSA's lightning indexer: I = Σ_j w_j ReLU(q_j · k) over every visible key, then top-k. Replicated over TP."""
     if not full:
         return
-    T, n, d = share.tokens, model.index_heads, model.index_dim
-    tape.linear("index q", "indexer", T, q_in, n * d, keep_input=0.0)
-    tape.linear("index k", "indexer", T, model.hidden, d, keep_input=0.0)
-    tape.linear("index w", "indexer", T, model.hidden, n, low=False, keep_input=0.0)
-    visible = (share.seq + 1) / 2
+    T, n, d = ctx.tokens, model.index_heads, model.index_dim
+    trace.linear("index q", "indexer", T, q_in, n * d, keep_input=0.0)
+    trace.linear("index k", "indexer", T, model.hidden, d, keep_input=0.0)
+    trace.linear("index w", "indexer", T, model.hidden, n, low=False, keep_input=0.0)
+    visible = (ctx.seq + 1) / 2
     flops = 2.0 * T * visible * n * (d + 1)
-    tape.forward.append(
-        Op("index scores", "indexer", "attention", flops, T * n * d + 4.0 * T * visible, m=share.seq, k=d)
+    trace.forward.append(
+        Op("index scores", "indexer", "attention", flops, T * n * d + 4.0 * T * visible, m=ctx.seq, k=d)
     )
-    tape.memory("index top-k", 3 * 4.0 * T * visible, 0.0, group="indexer", kernels=2)
+    trace.memory("index top-k", 3 * 4.0 * T * visible, 0.0, group="indexer", kernels=2)
 
 
-def activation(tape: Tape, tokens: float, ffn: float, gated: bool, keep: bool = True) -> None:
-    eager = tape.style.fusion == "eager"
-    f, b, kf, kb = _ACTIVATION["eager plain" if eager and not gated else tape.style.fusion]
+def activation(trace: OperatorTrace, tokens: float, ffn: float, gated: bool, keep: bool = True) -> None:
+    eager = trace.style.fusion == "eager"
+    f, b, kf, kb = _ACTIVATION["eager plain" if eager and not gated else trace.style.fusion]
     size = tokens * ffn * WIDTH
-    tape.memory(
+    trace.memory(
         "activation",
         f * size * (3 if gated else 2),
         b * size * (5 if gated else 3),
@@ -495,49 +502,51 @@ def activation(tape: Tape, tokens: float, ffn: float, gated: bool, keep: bool = 
     )
 
 
-def dense_ffn(tape: Tape, share: Share, hidden: float, ffn: float, gated: bool, kind: str = "rms") -> None:
+def dense_ffn(
+    trace: OperatorTrace, ctx: ParallelContext, hidden: float, ffn: float, gated: bool, kind: str = "rms"
+) -> None:
     """Feed-forward block with its norm and residual."""
-    T, t = share.tokens, share.tp
-    norm(tape, share, hidden, kind)
-    enter(tape, share, hidden)
-    tape.linear(
-        "ffn up", "linear", T, hidden, ffn * (2 if gated else 1) / t, keep_input=share.tokens_sp * hidden * WIDTH
+    T, t = ctx.tokens, ctx.tp
+    norm(trace, ctx, hidden, kind)
+    sequence_parallel_gather(trace, ctx, hidden)
+    trace.linear(
+        "ffn up", "linear", T, hidden, ffn * (2 if gated else 1) / t, keep_input=ctx.tokens_sp * hidden * WIDTH
     )
-    activation(tape, T, ffn / t, gated)
-    tape.linear("ffn down", "linear", T, ffn / t, hidden)
-    leave(tape, share, hidden)
-    residual(tape, share, hidden)
+    activation(trace, T, ffn / t, gated)
+    trace.linear("ffn down", "linear", T, ffn / t, hidden)
+    sequence_parallel_scatter(trace, ctx, hidden)
+    residual(trace, ctx, hidden)
 
 
-def vocabulary(tape: Tape, share: Share, hidden: float, vocab: float) -> None:
+def vocabulary(trace: OperatorTrace, ctx: ParallelContext, hidden: float, vocab: float) -> None:
     """Final norm, logits and cross-entropy; the logits never run in fp8."""
-    T, n = share.tokens, vocab / share.tp
-    norm(tape, share, hidden)
-    enter(tape, share, hidden)
-    tape.linear("logits", "vocabulary", T, hidden, n, low=False, keep_input=share.tokens_sp * hidden * WIDTH)
+    T, n = ctx.tokens, vocab / ctx.tp
+    norm(trace, ctx, hidden)
+    sequence_parallel_gather(trace, ctx, hidden)
+    trace.linear("logits", "vocabulary", T, hidden, n, low=False, keep_input=ctx.tokens_sp * hidden * WIDTH)
     # bytes per logit. fused: bf16 read twice, written once, each way. torch: cast to fp32, log-softmax, and back. unfused:
     # Megatron's vocabulary-parallel loss, an fp32 pass per step (max, subtract, exp, sum, divide).
-    forward, backward = {"fused": (6.0, 6.0), "torch": (14.0, 18.0), "unfused": (38.0, 14.0)}[tape.style.loss]
-    tape.memory(
+    forward, backward = {"fused": (6.0, 6.0), "torch": (14.0, 18.0), "unfused": (38.0, 14.0)}[trace.style.loss]
+    trace.memory(
         "loss",
         forward * T * n,
         backward * T * n,
         group="vocabulary",
-        kernels=3 if tape.style.loss == "fused" else 12,
-        keep=T * n * (WIDTH if tape.style.loss == "fused" else 4 + WIDTH),
+        kernels=3 if trace.style.loss == "fused" else 12,
+        keep=T * n * (WIDTH if trace.style.loss == "fused" else 4 + WIDTH),
         part="logits",
     )
 
 
-def embedding(tape: Tape, share: Share, hidden: float, vocab: float) -> None:
+def embedding(trace: OperatorTrace, ctx: ParallelContext, hidden: float, vocab: float) -> None:
     """Row lookup; its gradient is a scatter-add and one pass over the table."""
-    size = share.tokens * hidden * WIDTH
-    tape.memory(
+    size = ctx.tokens * hidden * WIDTH
+    trace.memory(
         "embedding",
         2 * size,
-        4 * size + vocab / share.tp * hidden * (WIDTH + ACCUMULATE),
+        4 * size + vocab / ctx.tp * hidden * (WIDTH + ACCUMULATE),
         group="vocabulary",
         kernels=2,
     )
-    if share.tp > 1:
-        tape.message("tp.embedding", "reduce_scatter" if share.sp else "all_reduce", size, "tp")
+    if ctx.tp > 1:
+        trace.message("tp.embedding", "reduce_scatter" if ctx.sp else "all_reduce", size, "tp")

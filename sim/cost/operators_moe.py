@@ -10,7 +10,16 @@ Newton–Schulz with five steps).
 
 from __future__ import annotations
 
-from sim.cost.operators import WIDTH, Share, Tape, activation, enter, leave, norm, residual
+from sim.cost.operators import (
+    WIDTH,
+    OperatorTrace,
+    ParallelContext,
+    activation,
+    norm,
+    residual,
+    sequence_parallel_gather,
+    sequence_parallel_scatter,
+)
 
 
 def expected_nodes(nodes: float, chosen: float, limit: float) -> float:
@@ -21,17 +30,17 @@ def expected_nodes(nodes: float, chosen: float, limit: float) -> float:
     return min(distinct, limit) if limit else distinct
 
 
-def moe_ffn(tape: Tape, share: Share, model) -> None:
+def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model) -> None:
     """Router, dispatch, routed experts, combine, shared experts, with the block's norm and residual."""
-    style, C, E, K = tape.style, model.hidden, model.experts, model.experts_per_token
-    local = share.tokens / share.tp if share.sp or share.tp > 1 else share.tokens  # rows this chip routes
-    if not share.sp and share.tp > 1 and share.etp > 1:
-        local = share.tokens  # without sequence parallelism every TP rank routes the same rows
-    norm(tape, share, C)
-    tape.linear("router", "router", local, C, E, low=False, keep_input=share.tokens_sp * C * WIDTH)
+    style, C, E, K = trace.style, model.hidden, model.experts, model.experts_per_token
+    local = ctx.tokens / ctx.tp if ctx.sp or ctx.tp > 1 else ctx.tokens  # rows this chip routes
+    if not ctx.sp and ctx.tp > 1 and ctx.etp > 1:
+        local = ctx.tokens  # without sequence parallelism every TP rank routes the same rows
+    norm(trace, ctx, C)
+    trace.linear("router", "router", local, C, E, low=False, keep_input=ctx.tokens_sp * C * WIDTH)
     gate = local * E * 4.0
     eager = style.fusion == "eager"
-    tape.memory(
+    trace.memory(
         "routing",
         style.router_passes * gate,
         style.router_passes * gate,
@@ -40,11 +49,11 @@ def moe_ffn(tape: Tape, share: Share, model) -> None:
         backward_kernels=12 if eager else 6,
         keep=2 * gate,
     )
-    rows = local * K * (share.etp if share.sp or share.etp == 1 else 1)
+    rows = local * K * (ctx.etp if ctx.sp or ctx.etp == 1 else 1)
     rows_worst = rows * style.imbalance
     row = C * WIDTH
     # permute to expert order before sending and again after receiving; un-permute on the way back with gates applied
-    tape.memory(
+    trace.memory(
         "permute",
         local * row + local * K * row + 2 * rows_worst * row,
         local * K * row * 2 + 2 * rows_worst * row,
@@ -52,14 +61,14 @@ def moe_ffn(tape: Tape, share: Share, model) -> None:
         kernels=4,
         keep=0.0,
     )
-    nodes = max(share.nodes, 1.0)
+    nodes = max(ctx.nodes, 1.0)
     dedup = 1.0
     if style.dedup and nodes > 1:
         limit = style.node_limited
         if model.groups_per_token and model.router_groups > 1:  # groups lie on whole nodes, or several on one
             limit = min(limit or nodes, model.groups_per_token * max(1.0, nodes / model.router_groups))
         dedup = expected_nodes(nodes, K, limit) / K
-    if share.ep > 1:
+    if ctx.ep > 1:
         sent = local * K * row * style.imbalance
         for name, phase in (
             ("dispatch", "forward"),
@@ -67,8 +76,8 @@ def moe_ffn(tape: Tape, share: Share, model) -> None:
             ("combine", "backward_input"),
             ("dispatch", "backward_input"),
         ):
-            tape.message(f"ep.{name}", "all_to_all", sent, "ep", phase, "schedule", dedup)
-    if share.etp > 1:
+            trace.message(f"ep.{name}", "all_to_all", sent, "ep", phase, "schedule", dedup)
+    if ctx.etp > 1:
         size = rows * row
         for kind, phase in (
             ("all_gather", "forward"),
@@ -76,16 +85,16 @@ def moe_ffn(tape: Tape, share: Share, model) -> None:
             ("all_gather", "backward_input"),
             ("reduce_scatter", "backward_input"),
         ):
-            tape.message("etp", kind, size, "etp", phase)
-    experts = E / share.ep
-    each, width = rows_worst / experts, model.moe_ffn / share.etp
+            trace.message("etp", kind, size, "etp", phase)
+    experts = E / ctx.ep
+    each, width = rows_worst / experts, model.moe_ffn / ctx.etp
     gated = model.gated_ffn
-    tape.linear(
+    trace.linear(
         "experts up", "expert", each, C, width * (2 if gated else 1), batch=experts, loop=style.grouped == "loop"
     )
-    activation(tape, rows_worst, width, gated)
-    tape.linear("experts down", "expert", each, width, C, batch=experts, loop=style.grouped == "loop")
-    tape.memory(
+    activation(trace, rows_worst, width, gated)
+    trace.linear("experts down", "expert", each, width, C, batch=experts, loop=style.grouped == "loop")
+    trace.memory(
         "unpermute",
         2 * rows_worst * row + local * K * row + local * row,
         rows_worst * row + local * K * row * 2 + local * row,
@@ -95,12 +104,12 @@ def moe_ffn(tape: Tape, share: Share, model) -> None:
     )
     if model.shared_width:
         ffn = model.shared_width
-        enter(tape, share, C)
-        tape.linear("shared up", "linear", share.tokens, C, ffn * (2 if gated else 1) / share.tp, keep_input=0.0)
-        activation(tape, share.tokens, ffn / share.tp, gated)
-        tape.linear("shared down", "linear", share.tokens, ffn / share.tp, C)
-        leave(tape, share, C)
-    residual(tape, share, C)
+        sequence_parallel_gather(trace, ctx, C)
+        trace.linear("shared up", "linear", ctx.tokens, C, ffn * (2 if gated else 1) / ctx.tp, keep_input=0.0)
+        activation(trace, ctx.tokens, ffn / ctx.tp, gated)
+        trace.linear("shared down", "linear", ctx.tokens, ffn / ctx.tp, C)
+        sequence_parallel_scatter(trace, ctx, C)
+    residual(trace, ctx, C)
 
 
 # ------------------------------------------------------------------ parameters of one rank, optimiser

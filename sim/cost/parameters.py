@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+from minglm.weights import Weight, matmul_params
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan
 
 
-def layer_params(model, kind: str, tp: int, ep: int, etp: int) -> tuple[float, float]:
+def layer_params(model: ModelSpec, kind: str, tp: int, ep: int, etp: int) -> tuple[float, float]:
     """(parameters replicated over data parallelism, expert parameters) of one layer on one chip.
 
-    kind: dense | moe. Norm weights and the router are whole on every tensor-parallel rank.
+    Counted are the matrices of `minglm.weights`, the latent norms and the layer's two norms. Biases, norms of single heads
+    and the router's balance bias are left out: they are less than a ten-thousandth of a layer.
+
+    kind: dense | moe. Whole on every tensor-parallel rank: norms, router, latent projections and indexer.
     """
     C = model.hidden
-    if model.attention == "mla":
-        H, R = model.heads, model.kv_lora
-        down = C * model.q_lora + C * (R + model.rope)
-        q_in = model.q_lora or C
-        up = q_in * H * (model.nope + model.rope) + R * H * (model.nope + model.v_dim) + H * model.v_dim * C
-        attention = down + up / tp + (model.q_lora or 0) + R
-        if model.index_topk:
-            share = min(1.0, (model.indexer_full_layers or model.layers) / model.layers)
-            attention += share * (
-                q_in * model.index_heads * model.index_dim + C * (model.index_dim + model.index_heads)
-            )
-    else:
-        D = model.head_dim
-        kv = max(model.kv_heads / tp, 1.0) * tp
-        attention = (C * (model.heads + 2 * kv) * D + model.heads * D * C) / tp
-    gate = 3 if model.gated_ffn else 2
-    base = attention + 2 * C
+    base = 2.0 * C + sum(_on_chip(w, model, tp) for w in model.attention_weights())
+    if model.attention == "mla" and model.index_topk:
+        full_layers = min(1.0, (model.indexer_full_layers or model.layers) / model.layers)
+        base += full_layers * sum(_on_chip(w, model, tp) for w in model.indexer_weights())
     if kind == "dense":
-        return base + gate * C * model.ffn / tp, 0.0
-    base += C * model.experts + gate * C * model.shared_width / tp
-    return base, model.experts / ep * gate * C * model.moe_ffn / etp
+        return base + matmul_params(model.ffn_weights(model.ffn)) / tp, 0.0
+    base += matmul_params(model.router_weights()) + matmul_params(model.ffn_weights(model.shared_width)) / tp
+    return base, model.experts / ep * matmul_params(model.ffn_weights(model.moe_ffn)) / etp
+
+
+def _on_chip(weight: Weight, model: ModelSpec, tp: int) -> float:
+    """Values of an attention weight on one tensor-parallel rank."""
+    if not weight.is_matrix and not weight.name.endswith("layernorm"):
+        return 0.0
+    if not weight.sharded:
+        return float(weight.size)
+    if weight.name in ("k_proj", "v_proj"):  # fewer heads than ranks: some hold the same one
+        return weight.size * max(model.kv_heads / tp, 1.0) / model.kv_heads
+    return weight.size / tp
 
 
 def rank_params(model: ModelSpec, plan: Plan, padded_vocab: float, mtp: bool = True) -> tuple[tuple[float, float], ...]:

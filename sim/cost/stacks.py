@@ -241,7 +241,7 @@ def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:
             (family for family, words in _read()["families"].items() if any(word in key for word in words)), "generic"
         )
     )
-    # its habits, not its scalar: that belongs to the release it was fitted on
+    # its defaults, not its scalar: that belongs to the release it was fitted on
     found = dataclasses.replace(load_stack(chosen), name=key, fitted={})
     return found, [
         f"software stack {str(name)[:60]!r} is not listed: taken as {chosen}, with the kernel speed expected of it"
@@ -257,7 +257,7 @@ def product_of(key: str) -> tuple[str, float]:
 
 
 def with_changes(stack: Stack, **changes) -> Stack:
-    """The stack with some habits changed by a row or a what-if; unknown ones are refused."""
+    """The stack with some defaults changed by a row or a what-if; unknown ones are refused."""
     known = {f.name for f in dataclasses.fields(Stack)}
     for key in changes:
         if key not in known:

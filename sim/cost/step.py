@@ -1,4 +1,4 @@
-"""From a model, a cluster, a plan and a batch to the `StepCosts` that the event floor spends.
+"""From a model, a cluster, a plan and a batch to the `StepCosts` that the simulator spends.
 
     costs = build(load_model("gpt3_175b"), load_cluster("dgx_a100"), Plan(tp=8, pp=8, dp=4), Workload(512, 2048))
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sim.cost import collectives
 from sim.cost.kernels import Kernels
-from sim.cost.layer import Coster, LayerCost, LayerWork
+from sim.cost.layer import LayerCost, LayerEstimator, LayerWork
 from sim.cost.operators import WIDTH
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.parameters import rank_params
@@ -21,7 +21,7 @@ from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload, check
 
-__all__ = ["Coster", "Estimate", "LayerCost", "LayerWork", "build", "data_parallel", "estimate", "rank_params"]
+__all__ = ["LayerEstimator", "Estimate", "LayerCost", "LayerWork", "build", "data_parallel", "estimate", "rank_params"]
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,16 @@ def estimate(
     """
     stack = stack if isinstance(stack, Stack) else load_stack(stack or "generic")
     check(plan, model, workload)
-    coster = Coster(model, cluster, plan, workload, precision, stack)
+    estimator = LayerEstimator(model, cluster, plan, workload, precision, stack)
     full = plan.recompute
     kinds = (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])
-    per_layer = {kind: coster.layer(kind, full) for kind in kinds}
+    per_layer = {kind: estimator.layer(kind, full) for kind in kinds}
     plain = (
         per_layer
         if full == "none" or plan.recompute_layers is None
-        else {kind: coster.layer(kind, "none") for kind in kinds}
+        else {kind: estimator.layer(kind, "none") for kind in kinds}
     )
-    first, last = coster.ends()
+    first, last = estimator.ends()
 
     layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
     starts = [sum(layers[:i]) for i in range(len(layers))]
@@ -107,13 +107,11 @@ def estimate(
         length = busy.forward_s + busy.backward_input_s + busy.backward_weight_s
         if length > worst:
             worst, classes = length, dict(busy.classes)
-    params = rank_params(model, plan, coster.padded_vocab, workload.mtp)
-    reduce_s, gather_s, optimizer_s = data_parallel(coster, params)
+    params = rank_params(model, plan, estimator.padded_vocab, workload.mtp)
+    reduce_s, gather_s, optimizer_s = data_parallel(estimator, params)
     size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
     p2p_bytes = size / plan.tp if plan.tp > 1 else size  # tensor-parallel ranks send their slice each
-    p2p_s = collectives.p2p(cluster, p2p_bytes, plan.pp_stride()) if plan.pp > 1 else 0.0
-    if plan.pp > 1 and plan.tp > 1 and not plan.sp:
-        p2p_s += collectives.time("all_gather", size, coster.groups["tp"])
+    p2p_s = stage_message_s(cluster, size, plan.tp, plan.pp_stride(), bool(plan.sp)) if plan.pp > 1 else 0.0
     costs = StepCosts(
         chunks=tuple(chunks),
         micro_batches=plan.micro_batches(workload),
@@ -121,7 +119,7 @@ def estimate(
         p2p_bytes=p2p_bytes,
         grad_reduce_s=reduce_s,
         param_gather_s=gather_s,
-        overlap_grad_reduce=coster.habit("overlap_grad_reduce"),
+        overlap_grad_reduce=estimator.switch("overlap_grad_reduce"),
         optimizer_s=optimizer_s,
         fixed_s=stack.fixed_s,
         tokens=workload.tokens,
@@ -130,18 +128,26 @@ def estimate(
     )
     saved = {kind: dict(cost.saved) for kind, cost in per_layer.items()}
     saved["embedding"], saved["head"] = dict(first.saved), dict(last.saved)
-    return Estimate(costs, classes, params, saved, stack, coster.kernels)
+    return Estimate(costs, classes, params, saved, stack, estimator.kernels)
 
 
-def data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> tuple[float, float, float]:
+def stage_message_s(cluster: Cluster, size: float, tp: int, stride: int, sp: bool) -> float:
+    """Seconds to hand a micro-batch's `size` bytes of hidden states to the next pipeline stage, `stride` chips away."""
+    seconds = collectives.p2p(cluster, size / tp, stride)  # tensor-parallel ranks send their slice each
+    if tp > 1 and not sp:
+        seconds += collectives.time("all_gather", size, collectives.place(cluster, tp))
+    return seconds
+
+
+def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], ...]) -> tuple[float, float, float]:
     """(gradient reduction, parameter gather, optimiser step) of the slowest rank, in seconds."""
-    plan, stack, cluster, model = coster.plan, coster.stack, coster.cluster, coster.model
+    plan, stack, cluster, model = estimator.plan, estimator.stack, estimator.cluster, estimator.model
     grad_width = WIDTH if stack.bf16_grads else 4
     whole = collectives.place(cluster, plan.dp * plan.cp, plan.tp)
     reduce_s = gather_s = optimizer_s = 0.0
     for base, expert in params:
         reduce = gather = 0.0
-        for count, levels in ((base, whole), (expert, coster.expert_shards)):
+        for count, levels in ((base, whole), (expert, estimator.expert_shards)):
             if plan.zero == 3:
                 # gathered and scattered layer by layer; hybrid shards are then reduced over their copies
                 copies = plan.dp * plan.cp // plan.zero_shards
@@ -159,12 +165,12 @@ def data_parallel(coster: Coster, params: tuple[tuple[float, float], ...]) -> tu
         shards = plan.zero_shards if plan.zero else 1
         mine = base / shards + expert / (plan.expert_dp if plan.zero else 1)
         step = sum(
-            coster.kernels.time(op) for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width)
+            estimator.kernels.time(op) for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width)
         )
         if plan.offload:
             step = max(step, mine * 2 * 16 / cluster.host_bytes_per_s.value)
         reduce_s, gather_s, optimizer_s = max(reduce_s, reduce), max(gather_s, gather), max(optimizer_s, step)
-    if coster.habit("overlap_param_gather"):
+    if estimator.switch("overlap_param_gather"):
         gather_s *= 1.0 - stack.dp_hidden
     return reduce_s, gather_s, optimizer_s
 
@@ -177,5 +183,5 @@ def build(
     precision: str = "bf16",
     stack: Stack | str | None = None,
 ) -> StepCosts:
-    """`estimate(...)`'s costs alone: what the event floor takes."""
+    """`estimate(...)`'s costs alone: what the simulator takes."""
     return estimate(model, cluster, plan, workload, precision, stack).costs

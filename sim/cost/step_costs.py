@@ -1,7 +1,7 @@
-"""What one training step is made of: the hand-over from the cost floor to the event floor.
+"""What one training step is made of: the hand-over from the analytical cost model to the simulator.
 
-The cost floor (operators, kernels, collectives, plan) fills a `StepCosts`; the event floor (pipeline schedules, step,
-campaign) spends it and never asks about models or chips. Times are seconds, sizes bytes, all for one micro-batch.
+The cost model (operators, kernels, collectives, plan) fills a `StepCosts`; the discrete-event simulator (pipeline
+schedules, step, campaign) spends it and never asks about models or chips. Times are seconds, sizes bytes, all for one micro-batch.
 """
 
 from __future__ import annotations

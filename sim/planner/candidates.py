@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from sim.cost import collectives, memory
-from sim.cost.closed_form import Loads, exposed_reduction, loads, pipeline_of, straggler
-from sim.cost.layer import Coster, LayerWork
+from sim.cost import memory
+from sim.cost.closed_form import Loads, loads, straggler
+from sim.cost.evaluate import closed_form_step
+from sim.cost.layer import LayerEstimator, LayerWork
 from sim.cost.operators import WIDTH
 from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack
-from sim.cost.step import data_parallel
+from sim.cost.step import data_parallel, stage_message_s
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
@@ -50,10 +51,10 @@ class Candidate(NamedTuple):
 class Work(NamedTuple):
     """A group of equal layers on one chip: work of each part, and its weights for ZeRO-3 gathers."""
 
-    coster: Coster
+    estimator: LayerEstimator
     kinds: dict[str, tuple[tuple[float, LayerWork], ...]]
     ends: tuple[LayerWork, LayerWork, LayerWork | None]
-    kept: memory.Kept
+    kept: memory.SavedActivations
 
 
 class Cost(NamedTuple):
@@ -64,6 +65,18 @@ class Cost(NamedTuple):
     weight: float
     hide_forward: float
     hide_backward: float
+
+
+class Scalars(NamedTuple):
+    """What `sim.cost.closed_form.step_time_of` asks beside the loads, as in `StepCosts`."""
+
+    micro_batches: int
+    p2p_s: float
+    grad_reduce_s: float
+    param_gather_s: float
+    overlap_grad_reduce: bool
+    optimizer_s: float
+    fixed_s: float
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ class PlanCosts:
         self.model, self.cluster, self.workload, self.precision, self.stack = model, cluster, workload, precision, stack
         self.switches = switches
         self.mtp = model.mtp_depth if workload.mtp else 0
-        self.room = cluster.chip.memory_bytes.value
+        self.memory_capacity = cluster.chip.memory_bytes.value
         # settings that agree on a layer's cost share it
         settled = [tuple((k, s[k]) for k in _A if k in s) for s in switches]
         self.layer_set = [settled.index(s) for s in settled]
@@ -112,7 +125,6 @@ class PlanCosts:
         self._params: dict[tuple, tuple[tuple[float, float], ...]] = {}
         self._state: dict[tuple, tuple[float, ...]] = {}
         self._data: dict[tuple, tuple[float, float, float, bool, bool]] = {}
-        self._slow: dict[int, float] = {}
 
     # ---------------------------------------------------------------- objects for people
 
@@ -154,7 +166,7 @@ class PlanCosts:
             )
         return found
 
-    def _coster(self, c: Candidate, zero: int = 0) -> Coster:
+    def _estimator(self, c: Candidate, zero: int = 0) -> LayerEstimator:
         plan = Plan(
             tp=c.tp,
             pp=c.pp,
@@ -169,20 +181,20 @@ class PlanCosts:
             recompute=c.recompute,
             **self.switches[c.switches],
         )
-        return Coster(self.model, self.cluster, plan, self.workload, self.precision, self.stack)
+        return LayerEstimator(self.model, self.cluster, plan, self.workload, self.precision, self.stack)
 
     def work(self, c: Candidate) -> Work:
         dual = c.schedule.startswith("dualpipe")
         key = (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, dual, self.layer_set[c.switches])
         found = self._work.get(key)
         if found is None:
-            coster, model = self._coster(c), self.model
+            estimator, model = self._estimator(c), self.model
             kinds = (["dense"] if model.dense_ffn_layers else []) + (["moe"] if model.experts else [])
             found = self._work[key] = Work(
-                coster,
-                {kind: coster.layer_work(kind, c.recompute) for kind in kinds},
-                coster.end_work(),
-                memory.kept_bytes(model, coster.plan, self.workload, self.stack),
+                estimator,
+                {kind: estimator.layer_work(kind, c.recompute) for kind in kinds},
+                estimator.end_work(),
+                memory.saved_activations(model, estimator.plan, self.workload, self.stack),
             )
         return found
 
@@ -205,11 +217,11 @@ class PlanCosts:
         found = self._costs.get(key)
         if found is None:
             shared = self.work(c)
-            coster = self._coster(c, 3) if sharded else shared.coster
+            estimator = self._estimator(c, 3) if sharded else shared.estimator
             found = {}
             for kind, variants in shared.kinds.items():
                 params = layer_params(self.model, kind, c.tp, c.ep, c.etp)
-                done = [(weight, coster.finish(work, params)) for weight, work in variants]
+                done = [(weight, estimator.finish(work, params)) for weight, work in variants]
                 found[kind] = Cost(
                     *(
                         sum(w * getattr(d, f) for w, d in done)
@@ -222,7 +234,7 @@ class PlanCosts:
                         )
                     )
                 )
-            for name, end in zip(("first", "last"), coster.finish_ends(shared.ends)):
+            for name, end in zip(("first", "last"), estimator.finish_ends(shared.ends)):
                 found[name] = Cost(
                     end.forward_s,
                     end.backward_input_s,
@@ -304,13 +316,11 @@ class PlanCosts:
 
     # ---------------------------------------------------------------- time
 
-    def slow(self, chips: int) -> float:
-        found = self._slow.get(chips)
-        if found is None:
-            found = self._slow[chips] = straggler(chips, self.stack.jitter)
-        return found
+    def straggler(self, chips: int) -> float:
+        """Factor of the slowest of `chips` chips."""
+        return straggler(chips, self.stack.jitter)
 
-    def at_least(self, c: Candidate) -> float:
+    def lower_bound(self, c: Candidate) -> float:
         """Seconds that no ZeRO or overlap setting of this candidate goes below: the busiest rank's own work, unsharded."""
         work = self.loads(c if c.zero != 3 else c._replace(zero=1))
         m = c.batch // (c.dp * c.micro_batch)
@@ -319,7 +329,7 @@ class PlanCosts:
             if c.schedule.startswith("dualpipe") and c.pp > 1
             else work.busy
         )
-        return m * busy * self.slow(c.chips) + self.stack.fixed_s
+        return m * busy * self.straggler(c.chips) + self.stack.fixed_s
 
     def step_s(self, c: Candidate) -> float:
         """Seconds of one step, as `sim.cost.evaluate.in_closed_form`."""
@@ -327,23 +337,18 @@ class PlanCosts:
         key = (c.tp, c.cp, c.ep, c.etp, c.pp, c.vpp, c.schedule, c.dp, c.zero, c.switches)
         data = self._data.get(key)
         if data is None:
-            coster = self._coster(c, c.zero)
-            overlap = self.stack.overlap_p2p if coster.plan.overlap_p2p is None else coster.plan.overlap_p2p
+            estimator = self._estimator(c, c.zero)
             data = self._data[key] = (
-                *data_parallel(coster, tuple(dict.fromkeys(self.params(c)))),
-                coster.habit("overlap_grad_reduce"),
-                overlap,
+                *data_parallel(estimator, tuple(dict.fromkeys(self.params(c)))),
+                estimator.switch("overlap_grad_reduce"),
+                estimator.plan.overlap_p2p,
             )
-        reduce, gather, optimizer, hidden, overlap = data
+        reduce, gather, optimizer, hidden, overlap_p2p = data
         p2p = 0.0
         if c.pp > 1:
             size = c.micro_batch * self.workload.seq / c.cp * self.model.hidden * WIDTH
-            p2p = collectives.p2p(self.cluster, size / c.tp, c.tp * c.cp * c.dp)
-            if c.tp > 1 and self.switches[c.switches].get("sp") is False:
-                p2p += collectives.time("all_gather", size, collectives.place(self.cluster, c.tp))
-        slow = self.slow(c.chips)
-        total = pipeline_of(work, m, p2p, c.schedule, overlap, slow)[0]
-        if hidden and reduce > 0:
-            reduce = exposed_reduction(work, m, reduce, slow, self.stack.dp_hidden)
-        total += reduce + gather + optimizer + self.stack.fixed_s
+            sp = self.switches[c.switches].get("sp") is not False
+            p2p = stage_message_s(self.cluster, size, c.tp, c.tp * c.cp * c.dp, sp)
+        scalars = Scalars(m, p2p, reduce, gather, hidden, optimizer, self.stack.fixed_s)
+        total = closed_form_step(work, scalars, c.schedule, overlap_p2p, c.chips, self.stack).total_s
         return total if math.isfinite(total) else math.inf

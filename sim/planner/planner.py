@@ -15,11 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from minglm.errors import InputError, nearest
-from sim.base.checks import DAY_S, check_finite, versions
-from sim.base.units import parse, said, whole
+from sim.base.checks import check_finite, versions
+from sim.base.units import DAY_S, parse, said, whole
 from sim.cost import money
-from sim.cost.closed_form import step_time
-from sim.cost.evaluate import in_closed_form
+from sim.cost.evaluate import in_closed_form, step_of_estimate
 from sim.cost.memory import check_fits
 from sim.cost.stacks import Stack, resolve
 from sim.planner.candidates import PlanCosts
@@ -399,8 +398,7 @@ def by_events(q: Question, costs: PlanCosts, found: Found) -> dict:
 def parts(q: Question, plan: Plan, load: Workload) -> dict[str, float]:
     """Seconds of a step on the busiest rank by cause; they sum to the step, what is not told apart is 'waiting'."""
     made, _, seconds, slow = in_closed_form(q.model, q.cluster, plan, load, q.precision, q.stack, allow_oom=True)
-    overlap = made.stack.overlap_p2p if plan.overlap_p2p is None else plan.overlap_p2p
-    t = step_time(made.costs, plan.schedule, overlap, slow, made.stack.dp_hidden)
+    t = step_of_estimate(made, plan)
     m = made.costs.micro_batches * (0.5 if plan.schedule == "dualpipe" else 1.0)
     out = {name: m * s * slow for name, s in made.classes.items()}
     out |= {

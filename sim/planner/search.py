@@ -100,7 +100,9 @@ def search(
                         continue
                     used, tokens = tp * cp * pp * dp, size * seq
                     alone = dp * cp == 1
-                    if ranking.beats(schedule, used, (m * least * costs.slow(used) + costs.stack.fixed_s) / tokens):
+                    if ranking.beats(
+                        schedule, used, (m * least * costs.straggler(used) + costs.stack.fixed_s) / tokens
+                    ):
                         out.bounded += sum(not (alone and z) for _, z, _ in leaves)
                         continue
                     bound: dict[tuple, bool] = {}
@@ -110,15 +112,17 @@ def search(
                         c = Candidate(tp, cp, ep, etp, micro, recompute, pp, vpp, schedule, dp, zero, size, switch)
                         key = (recompute, costs.layer_set[switch])
                         if key not in bound:
-                            bound[key] = ranking.full and ranking.beats(schedule, used, costs.at_least(c) / tokens)
+                            bound[key] = ranking.full and ranking.beats(schedule, used, costs.lower_bound(c) / tokens)
                         if bound[key]:
                             out.bounded += 1
                             continue
                         need = costs.memory_bytes(c)
-                        if need > costs.room:
+                        if need > costs.memory_capacity:
                             out.too_large += 1
-                            if not ranking.best and (out.nearest is None or need - costs.room < out.nearest[1]):
-                                out.nearest = (c, need - costs.room)
+                            if not ranking.best and (
+                                out.nearest is None or need - costs.memory_capacity < out.nearest[1]
+                            ):
+                                out.nearest = (c, need - costs.memory_capacity)
                             continue
                         seconds = costs.step_s(c)
                         out.evaluated += 1

@@ -106,7 +106,7 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
     page.heading("Make it again", "again")
     page.prose(
         "Every figure above is read from this folder or computed while this page was written. `minglm demo` resumes or says that it is "
-        "done; `minglm demo --fresh` starts over. Settings, seeds and versions are in each stage's folder."
+        "done; `minglm demo --overwrite` starts over. Settings, seeds and versions are in each stage's folder."
     )
     page.add(table(["package", "version"], sorted(demo["versions"].items())))
     _picture(run_dir, demo, metrics, needle, projection)

@@ -151,8 +151,8 @@ def page(result: Mapping):
 
     checked = run(cross=False)
     made.prose(
-        f"On {checked['count_predict']} measured runs that it was not fitted on, the mean absolute error is {checked['mape_predict']:.1%}, "
-        f"the worst {checked['worst_predict']:.1%} ({checked['worst_row']})."
+        f"On {checked['count_holdout']} measured runs that it was not fitted on, the mean absolute error is {checked['mape_holdout']:.1%}, "
+        f"the worst {checked['worst_holdout']:.1%} ({checked['worst_row']})."
     )
     made.add(
         table(
@@ -160,7 +160,7 @@ def page(result: Mapping):
             [
                 (r["id"], r["chip"], r["stack"], f"{100 * r['error']:+.1f}%")
                 for r in checked["rows"]
-                if r["kind"] == "predict" and r["error"] is not None
+                if r["kind"] == "holdout" and r["error"] is not None
             ],
         )
     )

@@ -131,7 +131,7 @@ class Engine:
         "prefill_fixed_s",
         "kv_limit",
         "max_running",
-        "keep_cache",
+        "reuse_kv_cache",
         "v",
         "t",
         "resume",
@@ -153,7 +153,7 @@ class Engine:
         "topk",
         "share",
         "slow",
-        "keep_s",
+        "kv_offload_s",
     )
 
     def __init__(
@@ -164,15 +164,15 @@ class Engine:
         prefill_fixed_s: float = 0.0,
         kv_limit: float | None = None,
         max_running: int | None = None,
-        keep_cache: bool = False,
+        reuse_kv_cache: bool = False,
         topk: float | None = None,
         share_prompts: bool = False,
-        keep_s: float = 0.0,
+        kv_offload_s: float = 0.0,
     ):
         self.topk = topk or math.inf  # context of the longest request from which on a step costs `beyond` more
         self.id, self.curve, self.prefill_s, self.prefill_fixed_s = id, curve, prefill_s, prefill_fixed_s
         self.kv_limit, self.max_running = kv_limit or math.inf, max_running or 1 << 60
-        self.keep_cache, self.share, self.keep_s = keep_cache, share_prompts, keep_s
+        self.reuse_kv_cache, self.share, self.kv_offload_s = reuse_kv_cache, share_prompts, kv_offload_s
         self.slow = 1.0  # times its usual seconds, while another process has part of the machine
         self.v = self.t = self.resume = 0.0  # token clock; time it was read; decoding goes on from `resume`
         self.heap: list[tuple[float, int, Trajectory]] = []
@@ -295,7 +295,7 @@ class Engine:
             serial, trajectory = self.order.pop()
         self._leave(trajectory, self._progress(trajectory))
         self.kv = max(0.0, self.kv)
-        trajectory.admitted = -1  # its cache is gone, whatever `keep_cache` says
+        trajectory.admitted = -1  # its cache is gone, whatever `reuse_kv_cache` says
         self.queue.appendleft(trajectory)
         self.blocked = True
         self.preemptions += 1
@@ -317,9 +317,9 @@ class Engine:
             if self.n and self.kv + need + AHEAD * (self.n + 1) > self.kv_limit:
                 break
             queue.popleft()
-            kept = trajectory.done and self.keep_cache and trajectory.admitted >= 0
-            if kept and self.keep_s:
-                self.resume = (self.resume if self.resume > now else now) + self.keep_s
+            kept = trajectory.done and self.reuse_kv_cache and trajectory.admitted >= 0
+            if kept and self.kv_offload_s:
+                self.resume = (self.resume if self.resume > now else now) + self.kv_offload_s
             if not kept:
                 self.reprefilled += trajectory.done
                 cost = self.prefill_fixed_s + self.prefill_s * need
@@ -350,7 +350,7 @@ class Engine:
             self.marks.append((self.v, version))
             start = self.resume if self.resume > now else now
             again = 0.0
-            if not self.keep_cache:
+            if not self.reuse_kv_cache:
                 again = self.n * self.prefill_fixed_s + self.prefill_s * self.kv
                 self.reprefilled += round(self.kv)
             self.resume = start + pause_s + again

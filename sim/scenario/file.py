@@ -101,6 +101,7 @@ SHAPE: dict[str, dict[str, str]] = {
         "first_batch": "quantity",
         "ramp": "quantity",
         "note": "text",
+        "attention": "text",
     },
     "what_if": {"name": "text", "set": "mapping", "note": "text"},
     "assumption": {"text": "text", "kind": "text", "source": "text"},

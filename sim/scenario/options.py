@@ -12,7 +12,6 @@ from minglm.errors import InputError, nearest
 from sim.base.units import parse, whole
 from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES
 
-KINDS = ("fit", "predict", "listed")
 FLOPS = ("model", "model_full", "megatron_2021", "hardware")
 
 # option → (type, what it means). The first group goes to the plan, the second to the workload, the third to the stack.

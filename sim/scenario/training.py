@@ -332,6 +332,7 @@ def _phases(given: object, name: str) -> tuple:
                 None if first is None else parse(first, "count", f"{where}.first_batch", low=1.0),
                 parse(values.get("ramp", 0), "count", f"{where}.ramp"),
                 str(values.get("note", "")),
+                str(values.get("attention", "dense")),
             )
         )
     return tuple(out)

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from minglm import datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
+from sim.base.row_kinds import row_kind
 from sim.serving.deployment import Deployment, memory
 from sim.serving.stacks import load_stack
 from sim.serving.step_time import decode_step, largest_batch, prefill, tpot
-
-USES = ("fit", "predict", "listed")
-
 
 # What a row is a figure of: decoding alone, prefill alone, both with queues between, or something else.
 GROUPS = {
@@ -34,7 +32,7 @@ def rows() -> tuple[Mapping, ...]:
 
 
 def check_rows(found) -> None:
-    """At most one fitted row per (chip, stack), on at most a third of that chip's countable rows.
+    """At most one calibration row per (chip, stack), on at most a third of that chip's countable rows.
 
     Raises:
         InputError: a row without source, or too much fitting.
@@ -44,22 +42,21 @@ def check_rows(found) -> None:
     for row in found:
         if not row.get("source"):
             raise InputError(f"serving row {row.get('id')!r}: has no source; say where the figure is printed")
-        if row.get("use") not in USES:
-            raise InputError(f"serving row {row['id']!r}: use={row.get('use')!r} must be one of {', '.join(USES)}")
-        if row["use"] == "listed":
+        row_kind(row.get("use"), f"serving row {row['id']!r}: use")
+        if row["use"] == "unsupported":
             continue
         chips.setdefault(row["chip"], []).append(row["use"])
-        if row["use"] == "fit":
+        if row["use"] == "calibration":
             key = (row["chip"], row["deployment"]["stack"])
             if key in fitted:
                 raise InputError(
-                    f"serving row {row['id']!r}: a second fitted row for {key[0]} with {key[1]}; one scalar has one row"
+                    f"serving row {row['id']!r}: a second calibration row for {key[0]} with {key[1]}; one scalar has one row"
                 )
             fitted.add(key)
     for chip, uses in chips.items():
-        if uses.count("fit") > len(uses) / 3:
+        if uses.count("calibration") > len(uses) / 3:
             raise InputError(
-                f"serving rows of {chip}: {uses.count('fit')} of {len(uses)} are fitted; at most a third may be"
+                f"serving rows of {chip}: {uses.count('calibration')} of {len(uses)} are fitted; at most a third may be"
             )
 
 
@@ -80,7 +77,7 @@ def fitted_scale(chip: str, stack: str) -> tuple[float, str] | None:
     `chip` is a name as in the rows or of a die or bin of it ('910C-die' is a 910C).
     """
     for row in rows():
-        if row["use"] == "fit" and row["deployment"]["stack"] == stack and chip.upper().startswith(row["chip"]):
+        if row["use"] == "calibration" and row["deployment"]["stack"] == stack and chip.upper().startswith(row["chip"]):
             low, high = 0.2, 5.0
             for _ in range(50):
                 middle = math.sqrt(low * high)
@@ -135,10 +132,12 @@ def predict(row: Mapping, scale: float | None = None) -> tuple[float, dict]:
     if kind == "mixed":
         return _mixed(row, d, _deployment(row["prefill"], None, scale), per)
     if kind == "closed":
-        from sim.serving.simulate import Fleet, Workload, simulate
+        from sim.serving.simulate import Fleet, ServingWorkload, simulate
 
-        users = row["users"]
-        work = Workload(concurrency=users, requests=max(60, 5 * users), prompt=row["prompt"], output=row["output"])
+        users = row["concurrency"]
+        work = ServingWorkload(
+            concurrency=users, requests=max(60, 5 * users), prompt=row["prompt"], output=row["output"]
+        )
         result = simulate(Fleet(decode=d, max_batch=4 * users), work, seed=0)
         rate = result.output_tokens_per_s + (result.input_tokens_per_s if row["count"] == "total" else 0.0)
         return rate / d.chips * per, {"tpot_ms": 1e3 * result.tpot_s["mean"]}
@@ -177,10 +176,10 @@ def _margin(money: Mapping) -> float:
 
 @functools.lru_cache(maxsize=1)
 def error_band() -> tuple[float, float]:
-    """(lowest, highest) true time over modelled time among the predicted decode rows: the band around a prediction."""
+    """(lowest, highest) true time over modelled time among the holdout decode rows: the band around a prediction."""
     ratios = []
     for row in rows():
-        if row["use"] == "predict" and row["kind"] in GROUPS["decode"]:
+        if row["use"] == "holdout" and row["kind"] in GROUPS["decode"]:
             ratio = predict(row)[0] / row["measured"]
             ratios.append(1.0 / ratio if row["kind"] == "stream" else ratio)
     return min(1.0, *ratios), max(1.0, *ratios)

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from minglm.errors import InputError, nearest
-from sim.serving.stacks import Stack, load_stack
+from sim.serving.stacks import ServingStack, load_stack
 from sim.spec.hardware import Cluster, cluster_from, list_clusters
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
@@ -81,7 +81,7 @@ class Deployment:
     drafts: int = 0
     acceptance: float = 0.7
     accept_length: float | None = None
-    stack: Stack = field(default_factory=lambda: load_stack("generic"))
+    stack: ServingStack = field(default_factory=lambda: load_stack("generic"))
     memory_share: float = MEMORY_SHARE
     redundant_experts: int = 0
 
@@ -216,7 +216,7 @@ def weight_bytes(model: ModelSpec, precision: str, mtp: bool = True) -> dict[str
 
 
 @dataclass(frozen=True)
-class Memory:
+class ChipMemory:
     """Bytes of one chip. `kv_tokens`: tokens of context that one attention group can hold."""
 
     capacity_bytes: float
@@ -236,7 +236,7 @@ class Memory:
         return int(self.kv_tokens // max(context, 1.0))
 
 
-def memory(d: Deployment) -> Memory:
+def memory(d: Deployment) -> ChipMemory:
     """What one chip of the instance holds. Dense parts are cut by attention_tp and replicated over the groups."""
     whole = weight_bytes(d.model, d.precision, mtp=d.drafts > 0)
     slots = 1.0 + d.redundant_experts / d.model.experts if d.model.experts else 1.0
@@ -251,7 +251,7 @@ def memory(d: Deployment) -> Memory:
     if d.model.attention != "mla":
         per_token /= min(d.attention_tp, d.model.kv_heads)
     weights = sum(parts.values())
-    return Memory(capacity, usable, weights, parts, per_token, max(0.0, usable - weights) / per_token)
+    return ChipMemory(capacity, usable, weights, parts, per_token, max(0.0, usable - weights) / per_token)
 
 
 def shortfall(d: Deployment, context: float = 0.0, requests: float = 0.0) -> float:
@@ -350,7 +350,7 @@ def remedies(d: Deployment, context: float = 0.0, requests: float = 0.0, most: i
     return found[:most]
 
 
-def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> Memory:
+def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> ChipMemory:
     """The memory report, or a refusal.
 
     Raises:

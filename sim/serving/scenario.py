@@ -20,7 +20,7 @@ from sim.serving.simulate import Fleet, simulate
 from sim.serving.sizing import default_stack, rent_of
 from sim.serving.stacks import load_stack
 from sim.serving.step_time import MODES, decode_step, describe_parts, prefill
-from sim.serving.workload import Lengths, Workload, number
+from sim.serving.workload import RequestLengths, ServingWorkload, number
 from sim.spec.hardware import cluster_from
 
 KEYS = {
@@ -56,7 +56,7 @@ _DEPLOYMENT = {
     "chunk_tokens",
     "transfer",
 }
-_WORKLOAD = {"rate", "users", "requests", "prompt", "output", "cached_share", "arrivals", "warmup"}
+_WORKLOAD = {"rate", "concurrency", "requests", "prompt", "output", "cached_share", "arrivals", "warmup"}
 _TARGET = {"ttft", "tpot"}
 _PRICES = {"rent", "input", "cached_input", "output", "utilisation"}
 
@@ -156,16 +156,16 @@ def run(scenario: str | Path | Mapping, simulate_requests: bool = True, seed: in
     s = load(scenario)
     mode, money = s.get("mode", "hybrid"), s.get("prices") or {}
     work = s["workload"]
-    load_ = Workload(
+    load_ = ServingWorkload(
         rate_per_s=work.get("rate"),
-        concurrency=work.get("users"),
+        concurrency=work.get("concurrency"),
         requests=int(number(work.get("requests", 1000), "requests", 1, 1e6)),
-        prompt=Lengths.of(work.get("prompt", 1024), "prompt"),
-        output=Lengths.of(work.get("output", 256), "output"),
+        prompt=RequestLengths.of(work.get("prompt", 1024), "prompt"),
+        output=RequestLengths.of(work.get("output", 256), "output"),
         cached_share=work.get("cached_share", 0.0),
         arrivals=work.get("arrivals", "poisson"),
     ).check()
-    prompt, output = Lengths.of(load_.prompt).mean, Lengths.of(load_.output).mean
+    prompt, output = RequestLengths.of(load_.prompt).mean, RequestLengths.of(load_.output).mean
     decode = deployment(s["decode"], s["model"], mode)
     fill = deployment(s["prefill"], s["model"], mode) if s.get("prefill") else None
     room = require_fit(decode, prompt + output, 1)

@@ -7,7 +7,7 @@ clock with fixed times instead. Seeded and deterministic: the same inputs give t
 
     >>> from sim.serving.deployment import Deployment
     >>> d = Deployment.of("glm5", "dgx_h200", chips=8, kv="fp8", attention_tp=8, stack="sglang-tp")
-    >>> r = simulate(Fleet(decode=d), Workload(rate_per_s=0.2, requests=50, prompt=1000, output=200), seed=1)
+    >>> r = simulate(Fleet(decode=d), ServingWorkload(rate_per_s=0.2, requests=50, prompt=1000, output=200), seed=1)
     >>> r.finished, r.tpot_s["p50"] < 0.02
     (50, True)
 
@@ -28,7 +28,7 @@ import simpy
 
 from sim.serving.clock import RooflineClock
 from sim.serving.deployment import Deployment, memory, require_fit
-from sim.serving.workload import Lengths, Workload, number, percentiles
+from sim.serving.workload import RequestLengths, ServingWorkload, number, percentiles
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Result:
+class ServingResult:
     """What the users saw and what the machines did. Times in seconds; percentiles over requests after the warm-up.
 
     Token rates count requests that finished between the end of the warm-up and the last arrival.
@@ -99,10 +99,10 @@ class Result:
         return out
 
 
-class _Run:
+class _Simulation:
     """The processes of one simulation."""
 
-    def __init__(self, fleet: Fleet, work: Workload, seed: int, clocks: tuple | None):
+    def __init__(self, fleet: Fleet, work: ServingWorkload, seed: int, clocks: tuple | None):
         self.fleet, self.work, self.rng = fleet, work, random.Random(seed)
         self.env = simpy.Environment()
         self.decode_clock, self.prefill_clock = clocks or (
@@ -126,7 +126,7 @@ class _Run:
             1 if fleet.decode.model.attention == "mla" else fleet.decode.attention_tp
         )
         self.longest = int(m.kv_tokens)
-        self.prompt, self.output = Lengths.of(work.prompt, "prompt"), Lengths.of(work.output, "output")
+        self.prompt, self.output = RequestLengths.of(work.prompt, "prompt"), RequestLengths.of(work.output, "output")
         self.made = 0
 
     # ---- accounting
@@ -283,7 +283,9 @@ def _steps(request: Request, per_step: float) -> int:
     return max(1, math.ceil((request.output - 1) / per_step - 1e-9))
 
 
-def simulate(fleet: Fleet, work: Workload, seed: int = 0, clocks: tuple | None = None, warmup: float = 0.1) -> Result:
+def simulate(
+    fleet: Fleet, work: ServingWorkload, seed: int = 0, clocks: tuple | None = None, warmup: float = 0.1
+) -> ServingResult:
     """Run every request of `work` through `fleet`.
 
     clocks: (decode clock, prefill clock) with `decode_s`, `prefill_s` and `tokens_per_step`, instead of the rooflines.
@@ -296,10 +298,14 @@ def simulate(fleet: Fleet, work: Workload, seed: int = 0, clocks: tuple | None =
         number(getattr(fleet, name), name, 1)
     if fleet.prefill:
         number(fleet.prefill_instances, "prefill_instances", 1)
-    run = _Run(fleet, work, seed, clocks)
+    run = _Simulation(fleet, work, seed, clocks)
     if clocks is None:
         for d in filter(None, (fleet.decode, fleet.prefill)):
-            require_fit(d, Lengths.of(work.prompt).mean + (Lengths.of(work.output).mean if d is fleet.decode else 0), 1)
+            require_fit(
+                d,
+                RequestLengths.of(work.prompt).mean + (RequestLengths.of(work.output).mean if d is fleet.decode else 0),
+                1,
+            )
     else:
         run.kv_room, run.longest = math.inf, 10**9
     for i in range(len(run.waiting) if fleet.prefill else 0):
@@ -311,7 +317,7 @@ def simulate(fleet: Fleet, work: Workload, seed: int = 0, clocks: tuple | None =
     return _summary(run, warmup)
 
 
-def _summary(run: _Run, warmup: float) -> Result:
+def _summary(run: _Simulation, warmup: float) -> ServingResult:
     fleet, done = run.fleet, sorted(run.done, key=lambda r: r.id)
     end = max(r.finish for r in done)
     run._count(0)
@@ -334,7 +340,7 @@ def _summary(run: _Run, warmup: float) -> Result:
     early, late = sum(waits[:quarter]) / quarter, sum(waits[-quarter:]) / quarter
     full = max(prefill_busy, decode_busy) if fleet.prefill else prefill_busy + decode_busy
     saturated = run.work.rate_per_s is not None and full > 0.9 and late > 3 * early + 1e-9 and late > 1.0
-    return Result(
+    return ServingResult(
         finished=len(done),
         duration_s=duration,
         ttft_s=percentiles([r.first - r.arrive for r in kept]),

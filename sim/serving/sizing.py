@@ -18,7 +18,7 @@ from minglm.errors import InputError
 from sim.base.figure import Figure
 from sim.serving.calibration import fitted, rows
 from sim.serving.deployment import Deployment, memory, shortfall
-from sim.serving.stacks import Stack, load_stack
+from sim.serving.stacks import ServingStack, load_stack
 from sim.serving.step_time import decode_step, largest_batch, prefill, tpot
 from sim.serving.workload import number
 from sim.spec.hardware import Cluster, cluster_from
@@ -103,7 +103,7 @@ class Sizing:
     notes: list[str] = field(default_factory=list)
 
 
-def default_stack(cluster: Cluster, tensor: bool) -> Stack:
+def default_stack(cluster: Cluster, tensor: bool) -> ServingStack:
     """The software assumed where none is named: by maker and by whether experts need an all-to-all."""
     name = cluster.chip.name.upper()
     if name.startswith("910C"):
@@ -394,7 +394,7 @@ def check_by_simulation(option: Option, target: Target, seed: int = 0, most: int
 
     Enough requests to fill the batch four times over, up to `most`; the first half is warm-up. TTFT is judged at the median.
     """
-    from sim.serving.simulate import Fleet, Workload, simulate
+    from sim.serving.simulate import Fleet, ServingWorkload, simulate
 
     d = option.decode
     new = target.prompt * (1 - target.cached_share)
@@ -418,7 +418,7 @@ def check_by_simulation(option: Option, target: Target, seed: int = 0, most: int
     requests = int(min(most, max(400, 4 * rate * (target.ttft_s + target.output * option.tpot_s))))
     result = simulate(
         fleet,
-        Workload(
+        ServingWorkload(
             rate_per_s=rate,
             requests=requests,
             prompt=target.prompt,

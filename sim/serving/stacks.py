@@ -54,7 +54,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Stack:
+class ServingStack:
     """A named serving software. `stack["host_s"]` is a constant in SI units; `label` and `source` say how strong it is."""
 
     name: str
@@ -81,14 +81,14 @@ class Stack:
     def label(self, name: str) -> str:
         return self._by_name[name].label
 
-    def changed(self, label: str = "assumed", source: str = "given by the user", **values: float) -> Stack:
+    def changed(self, label: str = "assumed", source: str = "given by the user", **values: float) -> ServingStack:
         """The same stack with some constants replaced."""
         kept = [(k, c) for k, c in self.constants if k not in values]
         return replace(
             self, constants=tuple(kept + [(k, Constant(float(v), label, source)) for k, v in values.items()])
         )
 
-    def for_chip(self, chip: str) -> Stack:
+    def for_chip(self, chip: str) -> ServingStack:
         """The stack as it runs on `chip`: its own constants there, where the file gives some."""
         if not self.chips:
             return self
@@ -123,13 +123,13 @@ class Stack:
         return rows
 
 
-def load_stack(given: str | Mapping | Stack) -> Stack:
+def load_stack(given: str | Mapping | ServingStack) -> ServingStack:
     """A stack by name, or from a mapping with `like` and changed constants.
 
     Raises:
         InputError: unknown stack, constant, label or value.
     """
-    if isinstance(given, Stack):
+    if isinstance(given, ServingStack):
         return given
     if isinstance(given, Mapping):
         base = given.get("like")
@@ -153,12 +153,12 @@ def _document() -> dict:
 
 
 @functools.lru_cache(maxsize=64)
-def _load(name: str) -> Stack:
+def _load(name: str) -> ServingStack:
     values = _document()[name]
     return _read(name, values, _load(values["like"]) if "like" in values else None)
 
 
-def _read(name: str, values: Mapping, base: Stack | None) -> Stack:
+def _read(name: str, values: Mapping, base: ServingStack | None) -> ServingStack:
     constants = dict(base.constants) if base else {}
     table, label, source = (base.ep_table, base.ep_label, base.ep_source) if base else ((), "assumed", "")
     chips = dict(base.chips) if base else {}
@@ -212,7 +212,7 @@ def _read(name: str, values: Mapping, base: Stack | None) -> Stack:
                 f"stack {name}.{key}: {value:g} is below 1 (the busiest chip cannot be below the mean); give 1 or more"
             )
         constants[key] = Constant(value, said, str(full.get("source", "")))
-    return Stack(
+    return ServingStack(
         name,
         tuple(sorted(constants.items())),
         table,

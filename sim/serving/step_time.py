@@ -37,11 +37,20 @@ from sim.serving.operators import (
     projections,
 )
 
-__all__ = ["MODES", "StepTime", "decode_step", "prefill", "tpot", "largest_batch", "flops_per_token", "describe_parts"]
+__all__ = [
+    "MODES",
+    "EngineStepTime",
+    "decode_step",
+    "prefill",
+    "tpot",
+    "largest_batch",
+    "flops_per_token",
+    "describe_parts",
+]
 
 
 @dataclass(frozen=True)
-class StepTime:
+class EngineStepTime:
     """Seconds of one step and what they go to. `tokens`: output tokens (decode) or new tokens (prefill) of the instance."""
 
     total_s: float
@@ -71,7 +80,7 @@ def _overlap(half: float, half_message: float, share: float, slowed: float = 1.0
     return compute + sent - share * (compute + sent - hidden)
 
 
-def decode_step(d: Deployment, requests: float, context: float, mode: str = "hybrid") -> StepTime:
+def decode_step(d: Deployment, requests: float, context: float, mode: str = "hybrid") -> EngineStepTime:
     """One decode step of the instance: `requests` per attention group, each with `context` cached tokens.
 
     Does not look at memory (`require_fit` does). A step verifies `drafts` draft tokens and makes the next ones.
@@ -132,7 +141,7 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
     add(total, "host", stack["host_s"] if roof.hybrid else 0.0)
     scale = stack.get("scale", 1.0) if roof.hybrid else 1.0
     time = sum(total.values()) * scale
-    return StepTime(
+    return EngineStepTime(
         time, {k: v * scale for k, v in total.items()}, requests * d.groups * d.tokens_per_step, mode, overlapped
     )
 
@@ -142,7 +151,9 @@ def tpot(d: Deployment, requests: float, context: float, mode: str = "hybrid") -
     return decode_step(d, requests, context, mode).total_s / d.tokens_per_step
 
 
-def prefill(d: Deployment, prompt: float, cached: float = 0.0, prompts: float = 1.0, mode: str = "hybrid") -> StepTime:
+def prefill(
+    d: Deployment, prompt: float, cached: float = 0.0, prompts: float = 1.0, mode: str = "hybrid"
+) -> EngineStepTime:
     """`prompts` prompts of `prompt` tokens per attention group, of which `cached` tokens are in the cache already."""
     roof = _roof(d, mode)
     new = prompt - cached
@@ -192,7 +203,7 @@ def prefill(d: Deployment, prompt: float, cached: float = 0.0, prompts: float = 
     if roof.hybrid and not d.tensor_experts and d.chips > 1 and m.experts:
         scale *= stack.get("prefill_imbalance", 1.0)
     time = sum(total.values()) * scale
-    return StepTime(time, {k: v * scale for k, v in total.items()}, T * d.groups, mode, overlapped)
+    return EngineStepTime(time, {k: v * scale for k, v in total.items()}, T * d.groups, mode, overlapped)
 
 
 def largest_batch(d: Deployment, context: float, limit_s: float, mode: str = "hybrid", most: int = 4096) -> int:
@@ -221,7 +232,7 @@ def flops_per_token(d: Deployment, context: float) -> float:
     )
 
 
-def describe_parts(step: StepTime) -> str:
+def describe_parts(step: EngineStepTime) -> str:
     """The three largest parts, in words with shares: 'attention 35%, experts 22%, all-to-all 20%'."""
     order = sorted(step.parts.items(), key=lambda kv: -kv[1])[:3]
     return ", ".join(f"{name} {time / step.total_s:.0%}" for name, time in order if time > 0 and math.isfinite(time))

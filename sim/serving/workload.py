@@ -13,7 +13,7 @@ PERCENTILES = (50, 90, 95, 99)
 
 
 @dataclass(frozen=True)
-class Lengths:
+class RequestLengths:
     """Token counts: fixed (cv 0), log-normal with `mean` and coefficient of variation `cv`, or uniform from low to high."""
 
     mean: float
@@ -22,8 +22,8 @@ class Lengths:
     high: int = 0
 
     @classmethod
-    def of(cls, given: float | Mapping | Lengths, name: str = "length") -> Lengths:
-        if isinstance(given, Lengths):
+    def of(cls, given: float | Mapping | RequestLengths, name: str = "length") -> RequestLengths:
+        if isinstance(given, RequestLengths):
             return given
         if isinstance(given, Mapping):
             unknown = set(given) - {"mean", "cv", "low", "high"}
@@ -63,20 +63,22 @@ def number(given: object, name: str, low: float, high: float = 1e7) -> float:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """Who asks. Either `rate_per_s` (open: Poisson, or even spacing) or `concurrency` (closed: that many users, no pause)."""
+class ServingWorkload:
+    """Who asks. Either `rate_per_s` (open: Poisson, or even spacing) or `concurrency` (closed loop: so many requests in flight; each finished one is followed by the next at once)."""
 
     rate_per_s: float | None = None
     concurrency: int | None = None
     requests: int = 1000
-    prompt: Lengths | float = 1024
-    output: Lengths | float = 256
+    prompt: RequestLengths | float = 1024
+    output: RequestLengths | float = 256
     cached_share: float = 0.0  # share of each prompt whose cache is there already
     arrivals: str = "poisson"  # poisson | even
 
-    def check(self) -> Workload:
+    def check(self) -> ServingWorkload:
         if (self.rate_per_s is None) == (self.concurrency is None):
-            raise InputError("workload: give either rate_per_s (requests per second) or concurrency (users), not both")
+            raise InputError(
+                "workload: give either rate_per_s (requests per second) or concurrency (requests in flight), not both"
+            )
         if self.rate_per_s is not None:
             number(self.rate_per_s, "rate_per_s", 1e-9, 1e7)
         if self.concurrency is not None:
@@ -85,7 +87,7 @@ class Workload:
         number(self.cached_share, "cached_share", 0.0, 0.999)
         if self.arrivals not in ("poisson", "even"):
             raise InputError(f"arrivals {self.arrivals!r}: must be 'poisson' or 'even'")
-        Lengths.of(self.prompt, "prompt"), Lengths.of(self.output, "output")
+        RequestLengths.of(self.prompt, "prompt"), RequestLengths.of(self.output, "output")
         return self
 
 

@@ -17,8 +17,10 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from minglm import weights
 from minglm.config import BYTES_PER_VALUE, ModelConfig
 from minglm.errors import InputError, nearest
+from minglm.weights import Weight, matmul_params, total_params
 from sim.base.units import whole
 
 
@@ -156,47 +158,51 @@ class ModelSpec:
 
     # ------------------------------------------------------------------ parameters
 
-    def attention_matmul_params(self) -> int:
-        """Weights of one layer's attention projections (no norms, biases or indexer)."""
-        C, H = self.hidden, self.heads
+    def attention_weights(self) -> tuple[Weight, ...]:
+        """Weights of one layer's attention by name and shape, the indexer left out."""
         if self.attention == "mla":
-            query = C * self.q_lora + self.q_lora * H * self.qk_dim if self.q_lora else C * H * self.qk_dim
-            return (
-                query
-                + C * (self.kv_lora + self.rope)
-                + self.kv_lora * H * (self.nope + self.v_dim)
-                + H * self.v_dim * C
-            )
-        return C * self.head_dim * (2 * H + 2 * self.kv_heads)
+            out = weights.mla(self.hidden, self.heads, self.q_lora, self.kv_lora, self.nope, self.rope, self.v_dim)
+        else:
+            out = weights.gqa(self.hidden, self.heads, self.kv_heads, self.head_dim, self.qkv_bias, self.qk_norm)
+        if self.out_bias:
+            out += (Weight("o_proj.bias", (self.hidden,)),)
+        return (*out, Weight("sinks", (self.heads,), True)) if self.sinks else out
+
+    def indexer_weights(self) -> tuple[Weight, ...]:
+        """Weights of one lightning indexer; none where the model has none."""
+        if not self.index_heads:
+            return ()
+        return weights.indexer(self.hidden, self.q_lora or self.hidden, self.index_heads, self.index_dim)
+
+    def ffn_weights(self, width: int, bias: bool = False) -> tuple[Weight, ...]:
+        """Weights of a feed-forward block of this model: the dense one, one expert, or the shared experts together."""
+        return weights.swiglu(self.hidden, width, self.gated_ffn, bias)
+
+    def router_weights(self) -> tuple[Weight, ...]:
+        """Weights of one router, with the balance bias where the family has it."""
+        return weights.router(self.hidden, self.experts, self.router_bias, self.router_has_bias)
+
+    def attention_matmul_params(self) -> int:
+        """Values of one layer's attention projections (no norms, biases or indexer)."""
+        return matmul_params(self.attention_weights())
 
     def indexer_matmul_params(self) -> int:
-        """Weights of one lightning indexer."""
-        if not self.index_heads:
-            return 0
-        return (
-            (self.q_lora or self.hidden) * self.index_heads * self.index_dim
-            + self.hidden * self.index_dim
-            + self.hidden * self.index_heads
-        )
+        """Values of one lightning indexer's matrices."""
+        return matmul_params(self.indexer_weights())
 
     def expert_params(self) -> int:
         """Weights of one routed expert (biases included where the family has them)."""
-        bias = (self.ffn_matrices - 1) * self.moe_ffn + self.hidden if self.ffn_bias else 0
-        return self.ffn_matrices * self.hidden * self.moe_ffn + bias
+        return total_params(self.ffn_weights(self.moe_ffn, self.ffn_bias))
 
     def params(self) -> dict[str, int]:
         """Parameters by part. `embedding … final_norm` sum to `total_params()`; `mtp` comes on top."""
-        C, H, E = self.hidden, self.heads, self.experts
-        attention = self.attention_matmul_params()
-        if self.attention == "mla":
-            attention += self.q_lora + self.kv_lora  # the two latent norms
-        else:
-            attention += self.qkv_bias * self.head_dim * (H + 2 * self.kv_heads) + self.qk_norm * 2 * self.head_dim
-        attention += self.out_bias * C + self.sinks * H
-        indexer = self.indexer_matmul_params() + (2 * self.index_dim if self.index_heads else 0)
-        dense = self.ffn_matrices * C * self.ffn + (((self.ffn_matrices - 1) * self.ffn + C) if self.ffn_bias else 0)
-        shared = self.ffn_matrices * C * self.shared_width + (C if self.shared_gate and self.shared_width else 0)
-        router, norm = E * C + self.router_has_bias * E, C * (2 if self.norm == "layer" else 1)
+        C, E = self.hidden, self.experts
+        attention, indexer = total_params(self.attention_weights()), total_params(self.indexer_weights())
+        dense = total_params(self.ffn_weights(self.ffn, self.ffn_bias))
+        shared = total_params(self.ffn_weights(self.shared_width))
+        shared += C if self.shared_gate and self.shared_width else 0
+        balance = E * self.router_bias
+        router, norm = total_params(self.router_weights()) - balance, C * (2 if self.norm == "layer" else 1)
         parts = {
             "embedding": self.vocab * C,
             "positions": self.positions * C,
@@ -206,14 +212,14 @@ class ModelSpec:
             "routed_experts": self.moe_layers * E * self.expert_params(),
             "shared_experts": self.moe_layers * shared,
             "router": self.moe_layers * router,
-            "router_bias": self.moe_layers * E * self.router_bias,
+            "router_bias": self.moe_layers * balance,
             "norms": self.layers * self.norms_per_layer * norm,
             "head": 0 if self.tied else self.vocab * C,
             "final_norm": norm,
         }
         layer = attention + (indexer if self.indexer_full_layers else 0) + 2 * norm
-        layer += E * self.expert_params() + shared + router + E * self.router_bias if E else dense
-        parts["mtp"] = self.mtp_modules * (layer + 2 * C * C + 3 * C)
+        layer += E * self.expert_params() + shared + router + balance if E else dense
+        parts["mtp"] = self.mtp_modules * (layer + total_params(weights.mtp_join(C)))
         return parts
 
     def total_params(self, mtp: bool = False) -> int:
@@ -246,12 +252,8 @@ class ModelSpec:
         dsa = sparse and self.index_heads > 0
         linear = (
             self.layers * self.attention_matmul_params()
-            + self.dense_ffn_layers * self.ffn_matrices * self.hidden * self.ffn
-            + self.moe_layers
-            * self.ffn_matrices
-            * self.hidden
-            * (self.experts_per_token * self.moe_ffn + self.shared_width)
-            + self.moe_layers * self.experts * self.hidden
+            + self.dense_ffn_layers * matmul_params(self.ffn_weights(self.ffn))
+            + self.moe_layers * self._moe_matmul_params()
             + self.vocab * self.hidden
             + (self.indexer_full_layers * self.indexer_matmul_params() if dsa else 0)
         )
@@ -268,21 +270,24 @@ class ModelSpec:
             else 0.0,
         }
 
+    def _moe_matmul_params(self) -> int:
+        """Weights that multiply one token in one expert layer: the router, K routed experts and the shared ones."""
+        routed, shared = self.ffn_weights(self.moe_ffn), self.ffn_weights(self.shared_width)
+        return (
+            self.experts_per_token * matmul_params(routed)
+            + matmul_params(shared)
+            + matmul_params(self.router_weights())
+        )
+
     def train_flops_per_token(self, seq: int, causal: bool = True, sparse: bool = True, mtp: bool = False) -> float:
         """Model FLOPs to train on one token (3 × forward, no recomputation): the numerator of MFU."""
         parts = self.flops_breakdown(seq, causal, sparse)
         forward = sum(parts.values())
         if mtp and self.mtp_modules:
             dsa = self.indexer_matmul_params() if sparse and self.indexer_full_layers else 0
-            ffn = (
-                (
-                    self.ffn_matrices * self.hidden * (self.experts_per_token * self.moe_ffn + self.shared_width)
-                    + self.experts * self.hidden
-                )
-                if self.experts
-                else self.ffn_matrices * self.hidden * self.ffn
-            )
-            layer = self.attention_matmul_params() + dsa + ffn + 2 * self.hidden**2 + self.vocab * self.hidden
+            ffn = self._moe_matmul_params() if self.experts else matmul_params(self.ffn_weights(self.ffn))
+            join = matmul_params(weights.mtp_join(self.hidden))
+            layer = self.attention_matmul_params() + dsa + ffn + join + self.vocab * self.hidden
             forward += self.mtp_depth * (2.0 * layer + (parts["attention"] + parts["indexer"]) / self.layers)
         return 3.0 * forward
 

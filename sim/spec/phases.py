@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from minglm.errors import InputError
 
@@ -23,7 +23,8 @@ RAMP_SEGMENTS = 12  # a growing batch is simulated as so many constant ones
 @dataclass(frozen=True, slots=True)
 class Phase:
     """One stage of a training run. `batch_tokens` per step; with `ramp_tokens` it grows linearly from `first_batch_tokens`
-    over that many tokens."""
+    over that many tokens. `attention`: a "sparse" phase runs with the model's indexer also where the run before it is dense.
+    """
 
     name: str
     tokens: float
@@ -32,6 +33,7 @@ class Phase:
     first_batch_tokens: float | None = None
     ramp_tokens: float = 0.0
     note: str = ""
+    attention: Literal["dense", "sparse"] = "dense"
 
     def __post_init__(self) -> None:
         for name, least in (("tokens", 1.0), ("seq", 1), ("batch_tokens", 1.0)):
@@ -46,6 +48,8 @@ class Phase:
                     f"phase {self.name!r} {name}={value!r}: must be a finite number of at least {least:g}; give "
                     f"{least:g} or more"
                 )
+        if self.attention not in ("dense", "sparse"):
+            raise InputError(f"phase {self.name!r} attention={self.attention!r}: must be 'dense' or 'sparse'; give one")
         first = self.first_batch_tokens
         if (
             self.ramp_tokens < 0
@@ -56,11 +60,6 @@ class Phase:
                 f"phase {self.name!r}: the batch ramp must start between 0 and batch_tokens={self.batch_tokens:g} and end "
                 f"within its {self.tokens:g} tokens; shorten ramp_tokens={self.ramp_tokens:g}"
             )
-
-    @property
-    def trains_dsa(self) -> bool:
-        """Whether the phase runs DeepSeek Sparse Attention, which those named "DSA …" bring to a dense model."""
-        return self.name.startswith("DSA")
 
     def batches(self) -> list[tuple[float, float]]:
         """(tokens, batch_tokens) stretches of constant batch, in order."""
@@ -78,9 +77,14 @@ GLM5: tuple[Phase, ...] = (
     Phase("mid-training 128K", 0.5e12, 131072, 64e6, note="batch of 64M tokens assumed to continue"),
     Phase("mid-training 200K", 50e9, 202752, 64e6, note="64M tokens are 316 sequences; batch assumed to continue"),
     Phase(
-        "DSA indexer warm-up", 1000 * 14 * 202752, 202752, 14 * 202752, note="1,000 steps of 14 sequences; base frozen"
+        "DSA indexer warm-up",
+        1000 * 14 * 202752,
+        202752,
+        14 * 202752,
+        note="1,000 steps of 14 sequences; base frozen",
+        attention="sparse",
     ),
-    Phase("DSA sparse adaptation", 20e9, 202752, 64e6, note="batch of 64M tokens assumed"),
+    Phase("DSA sparse adaptation", 20e9, 202752, 64e6, note="batch of 64M tokens assumed", attention="sparse"),
 )
 
 
@@ -93,7 +97,7 @@ def describe(schedule: Iterable[Phase] = GLM5) -> str:
             f"{p.name:<24}{p.tokens / 1e12:>9.4f}T at {p.seq:>7,}  batch {p.batch_tokens / 1e6:.3g}M tokens"
             f" = {math.ceil(p.batch_tokens / p.seq):,} sequences{ramp}" + (f" ({p.note})" if p.note else "")
         )
-    plain = sum(p.tokens for p in schedule if not p.trains_dsa)
+    plain = sum(p.tokens for p in schedule if p.attention == "dense")
     total = sum(p.tokens for p in schedule)
     lines.append(f"{'sum':<24}{plain / 1e12:>9.2f}T" + (f", {total / 1e12:.2f}T with DSA" if total > plain else ""))
     return "\n".join(lines)

@@ -67,7 +67,7 @@ class Plan:
     recompute: none; selective (core attention again); selective_ops (all but every second matmul again, PyTorch's
     selective activation checkpointing); full (the whole layer again), for `recompute_layers` layers of each rank or all.
     stages: layers of each chunk in model order (pp × vpp entries); None divides evenly, ends lighter.
-    None in a switch takes the software stack's habit.
+    None in a switch takes the software stack's default.
     """
 
     tp: int = 1

@@ -134,7 +134,7 @@ class PhaseTimer:
         self, plan_name: str, phase: Phase, batch: int
     ) -> tuple[ModelSpec, Cluster, Plan, Workload, str, Stack]:
         s = self.scenario
-        model = self.sparse_model if phase.trains_dsa else s.model
+        model = self.sparse_model if phase.attention == "sparse" else s.model
         workload = replace(s.workload, global_batch=batch, seq=phase.seq)
         return model, self.cluster, self.plans[plan_name], workload, s.precision, s.stack
 
@@ -183,7 +183,7 @@ def _with_step_s(segment: RunSegment, step_s: float) -> RunSegment:
 
 def _sparse_model(s: Scenario) -> ModelSpec:
     """The model of the phases that train sparse attention, where the scenario's own is still dense."""
-    later = s.document.get("attention") == "dense" and any(p.trains_dsa for p in s.phases)
+    later = s.document.get("attention") == "dense" and any(p.attention == "sparse" for p in s.phases)
     return load_model(s.document["model"]) if later else s.model
 
 

@@ -23,9 +23,10 @@ from typing import Any
 from minglm import plots
 from minglm.errors import InputError
 from sim.base import parallel_map
-from sim.base.checks import DAY_S, check_finite, versions
+from sim.base.checks import check_finite, versions
 from sim.base.distributions import Normal, Triangle, Values, distribution
 from sim.base.figure import Figure
+from sim.base.units import DAY_S
 from sim.cost import money
 from sim.cost.evaluate import in_closed_form
 from sim.cost.memory import Memory
@@ -146,7 +147,7 @@ def simulator_errors(chip: str) -> tuple[float, ...]:
     rows = [
         (r["chip"], 1.0 + r["error"])
         for r in validation.run(cross=False)["rows"]
-        if r["kind"] == "predict" and r["error"] is not None and r["quantity"] not in ("memory_gib", "bubble")
+        if r["kind"] == "holdout" and r["error"] is not None and r["quantity"] not in ("memory_gib", "bubble")
     ]
     own = [e for c, e in rows if c == chip]
     return tuple(sorted(own if len(own) >= 5 else [e for _, e in rows])) or (1.0,)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from minglm.errors import InputError
-from sim.base.checks import DAY_S, check_finite, versions
-from sim.base.units import RMB_PER_USD, said
+from sim.base.checks import check_finite, versions
+from sim.base.units import DAY_S, RMB_PER_USD, said
 from sim.cost import money
-from sim.cost.evaluate import stretched
+from sim.cost.evaluate import scale_compute
 from sim.scenario.file import merge
 from sim.scenario.training import Scenario, load_scenario, resolve
 from sim.spec.hardware import Cluster
@@ -238,7 +238,7 @@ def path_facts(p: Point) -> dict[str, float]:
 
 def sensitivity_facts(s: Scenario, p: Point) -> dict[str, float]:
     """What would I buy: share of the step saved if one part of the machine were twice as fast."""
-    costs = stretched(p.estimate.costs, p.straggler)
+    costs = scale_compute(p.estimate.costs, p.straggler)
     whole = step.simulate(costs, s.plan.schedule).step_s
     return {what: saved / whole for what, saved in step_sensitivity(costs, s.plan.schedule) if saved > 0}
 

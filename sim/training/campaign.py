@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from minglm.errors import InputError
+from sim.base.units import DAY_S
 from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import expected_goodput
-from sim.training.failures import DAY_S, Failure
+from sim.training.failures import Failure
 from sim.training.job import Interval, Job
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from minglm.errors import InputError
+from sim.base.units import DAY_S
 from sim.spec.phases import RunSegment
 from sim.training.checkpoints import Checkpoint
-from sim.training.failures import DAY_S, FailureModel, Recovery, SlowServers
+from sim.training.failures import FailureModel, Recovery, SlowServers
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from minglm.errors import InputError
 from sim.cost import memory
-from sim.cost.evaluate import in_closed_form, stretched
+from sim.cost.evaluate import in_closed_form, scale_compute
 from sim.cost.stacks import Stack
 from sim.cost.step import Estimate
 from sim.spec.hardware import Cluster
@@ -71,7 +71,7 @@ def evaluate(  # noqa: PLR0913 - the plan's six facts, and how it is simulated
             + ("leave the jitter out, or " if noise else "")
             + "lower the batch or raise micro_batch"
         )
-    costs = estimate.costs if noise else stretched(estimate.costs, straggler)
+    costs = estimate.costs if noise else scale_compute(estimate.costs, straggler)
     # Experts spread over several replicas: these meet in every expert layer and go at the pace of their slowest chip.
     group = max(1, plan.ep * plan.etp // (plan.tp * plan.cp)) if noise and model.experts else 1
     result = step.simulate(

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from minglm.errors import InputError, nearest
-
-DAY_S = 86400.0
+from sim.base.units import DAY_S
 
 # component: (interruptions of the 419, whether the server has to be replaced). The second is our reading of each cause.
 LLAMA3_COMPONENTS: dict[str, tuple[int, bool]] = {

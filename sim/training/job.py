@@ -18,10 +18,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import simpy
 
+from sim.base.units import DAY_S
 from sim.spec.phases import RunSegment, Throughput
 from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import Checkpoint
-from sim.training.failures import DAY_S, Failure, SlowServers
+from sim.training.failures import Failure, SlowServers
 
 Events: TypeAlias = Generator[simpy.Event, Any, Any]  # a SimPy process
 

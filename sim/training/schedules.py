@@ -20,8 +20,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from minglm.errors import InputError, nearest
+from sim.spec.plan import SCHEDULES
 
-SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe", "dualpipe-v")
 # Chunks that one rank holds under each schedule; None leaves the number free.
 CHUNKS = {"gpipe": 1, "1f1b": 1, "interleaved": None, "zb-h1": 1, "zb-v": 2, "dualpipe": 2, "dualpipe-v": 2}
 _V_SHAPED = ("zb-v", "dualpipe-v")

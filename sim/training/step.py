@@ -96,7 +96,7 @@ def simulate(  # noqa: PLR0913 - every argument is a fact of the machine or of t
 
     Args:
         costs: what each op takes (`sim/cost/step_costs.py`).
-        schedule: one of `sim.training.schedules.SCHEDULES`.
+        schedule: one of `sim.spec.plan.SCHEDULES`.
         replicas: data-parallel replicas to simulate. Identical ones fold into one, which changes nothing; with noise
             none are identical and all are simulated.
         fold: False simulates every replica even where they are identical.

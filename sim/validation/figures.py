@@ -17,15 +17,15 @@ _UNITS = {
 
 
 def format_table(result: dict, assumptions: bool = True) -> str:
-    """The error table as text: predicted rows, fitted rows apart, listed rows with their reason, then the scores."""
+    """The error table as text: holdout rows, calibration rows apart, unsupported rows with their reason, then the scores."""
     if "host_op_s" in result:
         from sim.validation.single_node import summary
 
         return summary(result)
     lines = []
     for kind, title in (
-        ("predict", "Predicted rows"),
-        ("fit", "Fitted rows (their stack's one scalar comes from them)"),
+        ("holdout", "Holdout rows (predicted; nothing was fitted on them)"),
+        ("calibration", "Calibration rows (their stack's one scalar comes from them)"),
     ):
         rows = [r for r in result["rows"] if r["kind"] == kind]
         if not rows:
@@ -38,17 +38,17 @@ def format_table(result: dict, assumptions: bool = True) -> str:
                 f"{r['id'][:46]:46} {unit:14} {r['measured']:>11,.{digits}f} {r['predicted']:>11,.{digits}f} {100 * r['error']:>+6.1f}%  {notes}"
             )
         lines.append("")
-    listed = [r for r in result["rows"] if r["kind"] == "listed"]
-    if listed:
-        lines.append("Listed, not scored")
-        lines += [f"{r['id'][:46]:46} {r['reason']}" for r in listed] + [""]
+    unsupported = [r for r in result["rows"] if r["kind"] == "unsupported"]
+    if unsupported:
+        lines.append("Unsupported, not scored")
+        lines += [f"{r['id'][:46]:46} {r['reason']}" for r in unsupported] + [""]
 
     def percent(value) -> str:
         return "–" if value is None else f"{100 * value:.2f}%"
 
     lines.append(
-        f"mean absolute error, {result['count_predict']} predicted rows: {percent(result['mape_predict'])}   worst: "
-        f"{percent(result['worst_predict'])} ({result['worst_row']})   {result['count_fit']} fitted rows: {percent(result['mape_fit'])}"
+        f"mean absolute error, {result['count_holdout']} holdout rows: {percent(result['mape_holdout'])}   worst: "
+        f"{percent(result['worst_holdout'])} ({result['worst_row']})   {result['count_calibration']} calibration rows: {percent(result['mape_calibration'])}"
     )
     cross = result.get("cross_validated")
     if cross:
@@ -86,7 +86,7 @@ def figure(result: dict):
     rows = [r for r in result["rows"] if r["error"] is not None]
     fig.add_hrect(y0=-20, y1=20, fillcolor="#56B4E9", opacity=0.12, line_width=0)
     fig.add_hrect(y0=-8, y1=8, fillcolor="#009E73", opacity=0.15, line_width=0)
-    for kind, colour, symbol in (("predict", _colours()[0], "circle"), ("fit", _colours()[1], "diamond-open")):
+    for kind, colour, symbol in (("holdout", _colours()[0], "circle"), ("calibration", _colours()[1], "diamond-open")):
         some = [r for r in rows if r["kind"] == kind]
         if some:
             fig.add_scatter(
@@ -99,9 +99,9 @@ def figure(result: dict):
                 hovertemplate="%{x}<br>measured %{customdata[0]:.4g} %{customdata[2]}<br>predicted %{customdata[1]:.4g}"
                 "<br>error %{y:.1f}%<extra></extra>",
             )
-    mape = result.get("mape_predict")
+    mape = result.get("mape_holdout")
     fig.update_layout(
-        title=f"Predicted against measured: mean absolute error {100 * mape:.1f}% over {result['count_predict']} predicted rows"
+        title=f"Predicted against measured: mean absolute error {100 * mape:.1f}% over {result['count_holdout']} holdout rows"
         if mape is not None
         else "Predicted against measured",
         yaxis_title="error of the prediction (%)",
@@ -120,8 +120,8 @@ def static_figure(result: dict, path) -> None:
     chips = sorted({r["chip"] for r in rows})
     points = []
     for kind, name in (
-        ("predict", f"predicted ({result['count_predict']} rows)"),
-        ("fit", f"used for fitting ({result['count_fit']} rows)"),
+        ("holdout", f"holdout ({result['count_holdout']} rows)"),
+        ("calibration", f"calibration ({result['count_calibration']} rows)"),
     ):
         some = [r for r in rows if r["kind"] == kind]
         if some:  # spread inside the column, in the table's order
@@ -135,8 +135,8 @@ def static_figure(result: dict, path) -> None:
         path,
         [
             {
-                "title": f"Mean absolute error of the predicted rows: {100 * result['mape_predict']:.1f}%, worst {100 * result['worst_predict']:.1f}%"
-                if result["mape_predict"] is not None
+                "title": f"Mean absolute error of the holdout rows: {100 * result['mape_holdout']:.1f}%, worst {100 * result['worst_holdout']:.1f}%"
+                if result["mape_holdout"] is not None
                 else "Predicted against measured",
                 "x": "chip of the measured run (bands: ±8% and ±20%)",
                 "y": "error of the prediction (%)",

@@ -1,11 +1,11 @@
-"""Fit the one scalar of each (chip, software stack) on its `fit` rows, and cross-validate.
+"""Fit the one scalar of each (chip, software stack) on its `calibration` rows, and cross-validate.
 
     python -m sim.validation.fit            # print the fitted values beside those in data/fitted.yaml
     python -m sim.validation.fit --write    # write them there
     python -m sim.validation.fit --check    # exit 1 when they differ
 
 The scalar is `scale`: kernel speed over modelled speed. It is found by bisection on each row (the prediction grows with
-it) and the geometric mean over the stack's fit rows is kept.
+it) and the geometric mean over the stack's calibration rows is kept.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Holder:
 
 def ideal_scale(row: Row) -> float | None:
     """The scalar at which this row would be predicted exactly; None for rows that it does not move (bubble, memory)."""
-    if row.kind == "listed" or row.quantity in ("bubble", "memory_gib") or row.plan is None:
+    if row.kind == "unsupported" or row.quantity in ("bubble", "memory_gib") or row.plan is None:
         return None
     return _solve(row.id, _Holder(row))
 
@@ -71,7 +71,7 @@ def fitted(rows: list[Row]) -> dict[tuple[str, str], tuple[float, list[str]]]:
     """(stack, chip) → (scalar, ids of the rows it was fitted on)."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.kind == "fit":
+        if row.kind == "calibration":
             groups.setdefault((row.stack.name, row.chip), []).append(row)
     return {key: (_geometric([ideal_scale(r) for r in some]), [r.id for r in some]) for key, some in groups.items()}
 
@@ -114,7 +114,7 @@ def as_text(found: dict[tuple[str, str], tuple[float, list[str]]], kept: dict) -
     """The content of data/fitted.yaml; `kept` are entries of another kind (single-node data), left as they are."""
     lines = [
         "# The one fitted scalar of each software stack on each chip: `scale` is kernel speed over modelled speed.",
-        "# Written by `python -m sim.validation.fit --write` from the rows marked `fit`; do not edit by hand.",
+        "# Written by `python -m sim.validation.fit --write` from the rows marked `calibration`; do not edit by hand.",
         "fitted:",
     ]
     names = sorted({stack for stack, _ in found} | set(kept))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sim.cost import memory
-from sim.cost.closed_form import StepTime, step_time, straggler
+from sim.cost.closed_form import StepTime
+from sim.cost.evaluate import step_of_estimate
 from sim.cost.stacks import Stack
 from sim.cost.step import Estimate, estimate
 from sim.validation.rows import Row
@@ -29,9 +30,7 @@ def flops_per_token(row: Row) -> float:
 def step_of(row: Row, stack: Stack | None = None) -> tuple[StepTime, Estimate]:
     """Closed-form step of a row, under its own stack or another."""
     made = estimate(row.model, row.cluster, row.plan, row.workload, row.precision, stack or row.stack)
-    slow = straggler(row.plan.chips, made.stack.jitter)
-    overlap = made.stack.overlap_p2p if row.plan.overlap_p2p is None else row.plan.overlap_p2p
-    return step_time(made.costs, row.plan.schedule, overlap, slow, made.stack.dp_hidden), made
+    return step_of_estimate(made, row.plan), made
 
 
 def predict(row: Row, stack: Stack | None = None) -> float:
@@ -63,7 +62,7 @@ def _mean(values: list[float]) -> float | None:
 
 
 def scores(rows: list[dict]) -> dict:
-    """Mean absolute and worst errors over scored rows, apart for fit and predict, by stack and by chip."""
+    """Mean absolute and worst errors over scored rows, apart for calibration and holdout, by stack and by chip."""
 
     def of(kind: str, key: str | None = None, value: str = "") -> list[float]:
         return [
@@ -72,16 +71,16 @@ def scores(rows: list[dict]) -> dict:
             if r["kind"] == kind and r["error"] is not None and (key is None or r[key] == value)
         ]
 
-    predicted = [r for r in rows if r["kind"] == "predict" and r["error"] is not None]
+    predicted = [r for r in rows if r["kind"] == "holdout" and r["error"] is not None]
     worst = max(predicted, key=lambda r: abs(r["error"]), default=None)
     return {
-        "mape_predict": _mean(of("predict")),
-        "mape_fit": _mean(of("fit")),
-        "count_predict": len(predicted),
-        "count_fit": len(of("fit")),
-        "count_listed": sum(r["kind"] == "listed" for r in rows),
-        "worst_predict": abs(worst["error"]) if worst else None,
+        "mape_holdout": _mean(of("holdout")),
+        "mape_calibration": _mean(of("calibration")),
+        "count_holdout": len(predicted),
+        "count_calibration": len(of("calibration")),
+        "count_unsupported": sum(r["kind"] == "unsupported" for r in rows),
+        "worst_holdout": abs(worst["error"]) if worst else None,
         "worst_row": worst["id"] if worst else None,
-        "by_stack": {s: _mean(of("predict", "stack", s)) for s in sorted({r["stack"] for r in predicted})},
-        "by_chip": {c: _mean(of("predict", "chip", c)) for c in sorted({r["chip"] for r in predicted})},
+        "by_stack": {s: _mean(of("holdout", "stack", s)) for s in sorted({r["stack"] for r in predicted})},
+        "by_chip": {c: _mean(of("holdout", "chip", c)) for c in sorted({r["chip"] for r in predicted})},
     }

@@ -1,4 +1,4 @@
-"""Published figures of RL systems beside what the simulator says: fitted rows and predicted rows apart.
+"""Published figures of RL systems beside what the simulator says: calibration and holdout rows apart.
 
 A family of rows (`data/rollouts/published.yaml`) shares its inputs and at most one fitted scalar, found on one row by
 bisection; every other row is predicted with it. A row is a case of `sim.rollout.scenario` with `measured`; `measured` may be a
@@ -14,12 +14,11 @@ from collections.abc import Mapping
 from minglm import datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
+from sim.base.row_kinds import row_kind
 from sim.rollout.metrics import quantity
 from sim.rollout.scenario import baseline, canonical, read
 from sim.rollout.simulate import simulate
 from sim.validation.predict import scores
-
-USES = ("fit", "predict", "listed")
 
 
 @functools.lru_cache(maxsize=1)
@@ -27,18 +26,17 @@ def document() -> Mapping:
     """The families and rows, checked.
 
     Raises:
-        InputError: a row without source or family, or a second fitted row of a family.
+        InputError: a row without source or family, another use, or a second calibration row of a family.
     """
     found = read_document(datafiles.data("rollouts", "published.yaml"))
     fitted: dict[str, str] = {}
     for row in found["rows"]:
-        if row.get("use") not in USES or not row.get("source") or row.get("family") not in found["families"]:
+        if not row.get("source") or row.get("family") not in found["families"]:
+            raise InputError(f"rollout row {row.get('id')!r}: needs a source and a family that is there")
+        row_kind(row.get("use"), f"rollout row {row.get('id')!r}: use")
+        if row["use"] == "calibration" and fitted.setdefault(row["family"], row["id"]) != row["id"]:
             raise InputError(
-                f"rollout row {row.get('id')!r}: needs use ({', '.join(USES)}), source and a family that is there"
-            )
-        if row["use"] == "fit" and fitted.setdefault(row["family"], row["id"]) != row["id"]:
-            raise InputError(
-                f"rollout row {row['id']!r}: a second fitted row of family {row['family']}; one scalar has one row"
+                f"rollout row {row['id']!r}: a second calibration row of family {row['family']}; one scalar has one row"
             )
     return found
 
@@ -73,7 +71,7 @@ def fitted(family: str) -> tuple[str, float, str] | None:
     if "fit_from" in document()["families"][family]:
         return fitted(document()["families"][family]["fit_from"])
     spec = document()["families"][family].get("fit")
-    row = next((r for r in document()["rows"] if r["family"] == family and r["use"] == "fit"), None)
+    row = next((r for r in document()["rows"] if r["family"] == family and r["use"] == "calibration"), None)
     if not spec or row is None:
         return None
     key, low, high = spec["key"], float(spec["low"]), float(spec["high"])
@@ -124,7 +122,7 @@ def validate() -> dict:
             "reason": row.get("reason", ""),
             "source": row["source"],
         }
-        if row["use"] != "listed":
+        if row["use"] != "unsupported":
             found = fitted(row["family"])
             entry["predicted"] = predict(row, found[:2] if found else None)
             entry["error"] = error_of(entry["quantity"], row["measured"], entry["predicted"])
@@ -155,7 +153,7 @@ def validate() -> dict:
         "orderings": orderings,
         "constants": constants,
         "cross_validated": None,
-        "missed": [e["id"] for e in table if e["kind"] == "predict" and e["within"] is False],
+        "missed": [e["id"] for e in table if e["kind"] == "holdout" and e["within"] is False],
     }
 
 
@@ -163,8 +161,8 @@ def table_text(report: Mapping, assumptions: bool = True) -> str:
     """The report as aligned text."""
     lines = []
     for kind, title in (
-        ("predict", "Predicted rows"),
-        ("fit", "Fitted rows (their family's one scalar comes from them)"),
+        ("holdout", "Holdout rows (predicted; nothing was fitted on them)"),
+        ("calibration", "Calibration rows (their family's one scalar comes from them)"),
     ):
         lines.append(f"{title}\n  {'row':36} {'quantity':20} {'published':>10} {'predicted':>10} {'error':>10}  aim")
         for e in (e for e in report["rows"] if e["kind"] == kind):
@@ -193,8 +191,8 @@ def table_text(report: Mapping, assumptions: bool = True) -> str:
                 + f"  {aim}"
             )
         lines.append("")
-    lines.append("Listed, not scored")
-    lines += [f"  {e['id'][:36]:36} {e['reason']}" for e in report["rows"] if e["kind"] == "listed"] + [""]
+    lines.append("Unsupported, not scored")
+    lines += [f"  {e['id'][:36]:36} {e['reason']}" for e in report["rows"] if e["kind"] == "unsupported"] + [""]
     for o in report["orderings"]:
         lines.append(
             f"ordering     {o['name']}: {'holds' if o['holds'] else 'DOES NOT HOLD'} ({', '.join(f'{x:.3g}' for x in o['predicted'])})"
@@ -207,7 +205,7 @@ def table_text(report: Mapping, assumptions: bool = True) -> str:
             for family, e in {e["family"]: e for e in report["rows"] if e["assumptions"]}.items()
         ]
     lines.append(
-        f"{report['count_predict']} predicted rows: mean absolute error {100 * report['mape_predict']:.1f}%, worst {100 * report['worst_predict']:.1f}% ({report['worst_row']}); "
+        f"{report['count_holdout']} holdout rows: mean absolute error {100 * report['mape_holdout']:.1f}%, worst {100 * report['worst_holdout']:.1f}% ({report['worst_row']}); "
         f"beyond their aim: {', '.join(report['missed']) or 'none'}"
     )
     return "\n".join(lines)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from minglm import datafiles
 from minglm.errors import InputError, nearest
+from sim.base.row_kinds import HOLDOUT, row_kind
 from sim.cost.stacks import Stack, resolve, with_changes
 from sim.scenario.options import (
     FLOPS,
-    KINDS,
     clean_options,
     clean_plan,
     clean_recompute,
@@ -188,9 +188,7 @@ def parse(given: Mapping, number: int = 0) -> Row:
 def _parse(given: Mapping, name: str) -> Row:
     given = rename(given, WORDS, _KEYS, "")
     name = str(given.get("id", name))
-    kind = str(given.get("kind", "predict"))
-    if kind not in KINDS:
-        raise InputError(f"kind={kind!r}: not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+    kind = row_kind(given.get("kind", HOLDOUT))
     listed = given.get("assumed") or ()
     assumed = [str(text) for text in (listed if isinstance(listed, (list, tuple)) else [listed])]
     measured = given.get("measured") or {}
@@ -199,7 +197,7 @@ def _parse(given: Mapping, name: str) -> Row:
     measured = rename(measured, MEASURED_WORDS, (*QUANTITIES, "peak_tflops", "linearity", "flops"), "measured: ")
     quantity, value = next(((q, _number(measured[q], q)) for q in QUANTITIES if measured.get(q) is not None), ("", 0.0))
     source = str(given.get("source", ""))
-    if kind == "listed":
+    if kind == "unsupported":
         return Row(
             name,
             kind,
@@ -241,7 +239,7 @@ def _parse(given: Mapping, name: str) -> Row:
     if precision not in ("bf16", "fp16", "fp8"):
         return Row(
             name,
-            "listed",
+            "unsupported",
             quantity,
             value,
             "",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sim.scenario.options import FLOPS, KINDS, MEASURED, OPTIONS
+from sim.base.row_kinds import KINDS
+from sim.scenario.options import FLOPS, MEASURED, OPTIONS
 from sim.spec.hardware import PRECISIONS
 from sim.spec.plan import RECOMPUTE, SCHEDULES
 
@@ -26,7 +27,7 @@ def json_schema() -> dict:
             "id": {"type": "string"},
             "kind": {
                 "enum": list(KINDS),
-                "description": "fit: its stack's one scalar may be fitted on it; predict: scored; listed: shown with the reason",
+                "description": "calibration: its stack's one scalar may be fitted on it; holdout: scored; unsupported: shown with the reason",
             },
             "chip": {
                 **named,

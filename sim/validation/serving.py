@@ -1,6 +1,6 @@
-"""Published serving figures against the model, fitted rows and predicted rows apart.
+"""Published serving figures against the model, calibration and holdout rows apart.
 
-A row with `use: fit` sets the one scalar of its (chip, stack): the factor by which the modelled time is multiplied. At most
+A row with `use: calibration` sets the one scalar of its (chip, stack): the factor by which the modelled time is multiplied. At most
 a third of a chip's rows may be fitted, one per stack; `check_rows` enforces both. Everything else is predicted.
 """
 
@@ -17,9 +17,9 @@ WITHIN, WORST = 0.20, 0.30  # the aim for published decode figures: mean and wor
 
 
 def validate() -> dict:
-    """Every row: measured, predicted, error, assumptions; and how far off the predicted rows are.
+    """Every row: measured, predicted, error, assumptions; and how far off the holdout rows are.
 
-    Returns a dict with `rows`, `mape_predict`, `worst_predict` (all predicted rows), the same for decode rows alone
+    Returns a dict with `rows`, `mape_holdout`, `worst_holdout` (all holdout rows), the same for decode rows alone
     (`mape_decode`, `worst_decode`) and by group (`groups`), `fitted` (the scalars), `unfitted_decode` (decode rows without any), `met` (decode rows within the aim) and
     `beyond` (rows whose error exceeds the aim's worst).
     """
@@ -47,14 +47,14 @@ def validate() -> dict:
             if row.get("measured_tpot_ms") and details.get("tpot_ms"):
                 entry["tpot_ms"] = [row["measured_tpot_ms"], details["tpot_ms"]]
         table.append(entry)
-    counted = [e for e in table if e["use"] == "predict"]
+    counted = [e for e in table if e["use"] == "holdout"]
     groups = {}
     for name, kinds in GROUPS.items():
         mean, worst = _spread([e for e in counted if e["kind"] in kinds])
         groups[name] = {"rows": sum(e["kind"] in kinds for e in counted), "mape": mean, "worst": worst}
     scalars = []
     for row in rows():
-        if row["use"] == "fit":
+        if row["use"] == "calibration":
             scale, on = fitted_scale(row["chip"], row["deployment"]["stack"])
             scalars.append({"chip": row["chip"], "stack": row["deployment"]["stack"], "scale": scale, "row": on})
     mean, worst = _spread(counted)
@@ -62,7 +62,7 @@ def validate() -> dict:
     bare = [
         abs(_error(row["measured"], predict(row, scale=1.0)[0]))
         for row in rows()
-        if row["use"] != "listed" and row["kind"] in GROUPS["decode"]
+        if row["use"] != "unsupported" and row["kind"] in GROUPS["decode"]
     ]
     used = sorted({row["deployment"]["stack"] for row in rows() if row.get("deployment")})
     constants = {name: load_stack(name).describe() for name in used}
@@ -72,8 +72,8 @@ def validate() -> dict:
     return {
         "constants": constants,
         "rows": table,
-        "mape_predict": mean,
-        "worst_predict": worst,
+        "mape_holdout": mean,
+        "worst_holdout": worst,
         "mape_decode": decode["mape"],
         "worst_decode": decode["worst"],
         "groups": groups,
@@ -113,12 +113,12 @@ def _spread(entries: list[dict]) -> tuple[float, float]:
 
 
 def table_text(report: Mapping) -> str:
-    """The report as aligned text, fitted and predicted rows apart."""
+    """The report as aligned text, calibration and holdout rows apart."""
     lines = []
     for use, title in (
-        ("fit", "fitted (one scalar per chip and stack)"),
-        ("predict", "predicted"),
-        ("listed", "listed, not counted"),
+        ("calibration", "calibration (one scalar per chip and stack)"),
+        ("holdout", "holdout (predicted)"),
+        ("unsupported", "unsupported, not counted"),
     ):
         lines.append(
             f"{title}\n  {'row':<30} {'measured':>12} {'predicted':>10} {'error':>7}  unit; mode; what was assumed"
@@ -143,8 +143,8 @@ def table_text(report: Mapping) -> str:
                 error_note = f"TPOT {e['tpot_ms'][1]:.1f} against {e['tpot_ms'][0]:g} ms; "
             else:
                 error_note = ""
-            note = e["why"] if use == "listed" else "; ".join(e["assumed"]) or "nothing"
-            if use == "predict" and e["why"]:
+            note = e["why"] if use == "unsupported" else "; ".join(e["assumed"]) or "nothing"
+            if use == "holdout" and e["why"]:
                 note += f". Out of reach: {e['why']}"
             lines.append(
                 f"  {e['id']:<30} {measured:>12} {predicted:>10} {error:>7}  {e['unit']}; {e['mode']}; {error_note}{note}"
@@ -164,13 +164,13 @@ def table_text(report: Mapping) -> str:
             if name == "decode"
             else ""
         )
-        lines.append(f"{name}: {g['rows']} rows predicted, mean error {g['mape']:.1%}, worst {g['worst']:.1%}{verdict}")
+        lines.append(f"{name}: {g['rows']} holdout rows, mean error {g['mape']:.1%}, worst {g['worst']:.1%}{verdict}")
     u = report["unfitted_decode"]
     lines.append(
-        f"the same decode rows and the fitted ones without any scalar: {u['rows']} rows, mean error {u['mape']:.1%}, worst {u['worst']:.1%}"
+        f"the same decode rows and the calibration ones without any scalar: {u['rows']} rows, mean error {u['mape']:.1%}, worst {u['worst']:.1%}"
     )
     lines.append(
-        f"all predicted rows: mean {report['mape_predict']:.1%}, worst {report['worst_predict']:.1%} ({report['worst_row']}); "
+        f"all holdout rows: mean {report['mape_holdout']:.1%}, worst {report['worst_holdout']:.1%} ({report['worst_row']}); "
         f"beyond {report['aim']['worst']:.0%}: {', '.join(report['beyond']) or 'none'}"
     )
     return "\n".join(lines)

@@ -200,7 +200,7 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
         rows.append(
             {
                 "id": name,
-                "kind": "fit" if i in fitted else "predict",
+                "kind": "calibration" if i in fitted else "holdout",
                 "quantity": "seconds_per_step",
                 "measured": r.seconds,
                 "predicted": seconds,
@@ -243,9 +243,9 @@ def summary(result: dict) -> str:
     """The outcome of a table in a few lines (it is too long to print whole)."""
     text = [
         f"{len(result['rows'])} measured iterations; assumed: {'; '.join(ASSUMPTIONS)}",
-        f"mean absolute error, {result['count_predict']} predicted rows: {100 * result['mape_predict']:.2f}%   worst: "
-        f"{100 * result['worst_predict']:.1f}% ({result['worst_row']})",
-        f"one scalar: host time per operator {1e6 * result['host_op_s']:.1f} µs, on {result['count_fit']} rows ({_percent(result['mape_fit'])})",
+        f"mean absolute error, {result['count_holdout']} holdout rows: {100 * result['mape_holdout']:.2f}%   worst: "
+        f"{100 * result['worst_holdout']:.1f}% ({result['worst_row']})",
+        f"one scalar: host time per operator {1e6 * result['host_op_s']:.1f} µs, on {result['count_calibration']} rows ({_percent(result['mape_calibration'])})",
         f"all rows evaluated in {result['evaluation_s']:.2f} s",
         "by tensor parallelism: "
         + "  ".join(f"{tp}: {100 * e:.1f}%" for tp, e in result["by_tensor_parallel"].items()),

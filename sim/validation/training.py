@@ -4,7 +4,7 @@
     result = run(["my_runs.yaml"])      # rows of the same schema, or a single-node CSV of measured iterations
     print(format_table(result)); figure(result)
 
-Each row is `fit` (its stack's one scalar was fitted on it), `predict` (scored) or `listed` (incomplete: shown, not scored).
+Each row is `calibration` (its stack's one scalar was fitted on it), `holdout` (scored) or `unsupported` (shown, not scored).
 Cross-validation refits every scalar without the row, and without the row's whole stack or chip, and predicts it again.
 """
 
@@ -41,7 +41,7 @@ def run(paths: Iterable[str | Path] | None = None, cross: bool | None = None) ->
     """Predict every row and score them.
 
     Returns a dict: rows (id, kind, quantity, measured, predicted, error, assumptions, chip, stack, reason, source),
-    mape_predict, mape_fit, worst_predict, count_predict, count_fit, by_stack, by_chip, cross_validated, constants.
+    mape_holdout, mape_calibration, worst_holdout, count_holdout, count_calibration, by_stack, by_chip, cross_validated, constants.
     Raises InputError for an unreadable file or row.
     """
     paths = None if paths is None else list(paths)
@@ -66,12 +66,12 @@ def run(paths: Iterable[str | Path] | None = None, cross: bool | None = None) ->
             "reason": row.reason,
             "source": row.source,
         }
-        if row.kind != "listed":
+        if row.kind != "unsupported":
             try:
                 entry["predicted"] = predict(row)
                 entry["error"] = speed_error(row, entry["predicted"])
             except InputError as error:
-                entry["kind"], entry["reason"] = "listed", f"cannot be simulated: {error}"
+                entry["kind"], entry["reason"] = "unsupported", f"cannot be simulated: {error}"
         out.append(entry)
     result = {"rows": out, **scores(out)}
     if cross if cross is not None else paths is None:

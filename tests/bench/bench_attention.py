@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from minglm.config import ModelConfig
-from minglm.model.attention import MLA, View
+from minglm.model.attention import MLA, ForwardContext
 from minglm.model.layers import rope_table
 
 NAME = "attention"
@@ -47,14 +47,14 @@ def layer() -> MLA:
 
 def works(mla: MLA, T: int) -> dict:
     x = torch.randn(1, T, CONFIG.hidden_size, requires_grad=True)
-    rope, grad = rope_table(T, mla.rope, CONFIG.rope_theta), torch.randn(1, T, CONFIG.hidden_size)
+    rope, grad = rope_table(T, mla.qk_rope_head_dim, CONFIG.rope_theta), torch.randn(1, T, CONFIG.hidden_size)
 
     def forward(mode):
         with torch.no_grad():
-            return mla(x, View(mode, rope))
+            return mla(x, ForwardContext(mode, rope))
 
     def both(mode):
-        mla(x, View(mode, rope))[0].backward(grad)
+        mla(x, ForwardContext(mode, rope))[0].backward(grad)
 
     return {
         f"{kind} {mode}": (lambda f=f, mode=mode: f(mode))

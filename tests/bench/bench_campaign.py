@@ -8,11 +8,12 @@ from __future__ import annotations
 import statistics
 import time
 
+from sim.base.units import DAY_S
 from sim.spec.phases import GLM5, RunSegment, Throughput, run_segments
 from sim.training import campaign
-from sim.training.campaign_input import CampaignInput
+from sim.training.campaign import CampaignInput
 from sim.training.checkpoints import Checkpoint
-from sim.training.failures import DAY_S, FailureModel
+from sim.training.failures import FailureModel
 
 NAME = "campaign"
 CHECKPOINT = Checkpoint("async", bytes=10.5e12, write_bytes_per_s=200e9)

@@ -1,4 +1,4 @@
-"""The closed form against the event floor on one step: TP8 PP16 with 64 micro-batches, folded, side by side."""
+"""The closed form against the simulator on one step: TP8 PP16 with 64 micro-batches, folded, side by side."""
 
 from __future__ import annotations
 

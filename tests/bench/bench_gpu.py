@@ -97,8 +97,8 @@ def _attention(length: int) -> list[dict]:
     q, k, v = (make(1, H, length, nope + rope).requires_grad_() for _ in range(3))
 
     def sparse() -> None:
-        choice = indexer.select(q_i, k_i, w_i, TOPK)
-        sparse_attention.sparse_attention(q_nope, q_rope, latent, up_k, up_v, choice, 0.06)[0].sum().backward()
+        topk_indices = indexer.select_topk(q_i, k_i, w_i, TOPK)
+        sparse_attention.sparse_attention(q_nope, q_rope, latent, up_k, up_v, topk_indices, 0.06)[0].sum().backward()
 
     def dense() -> None:
         F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()

@@ -17,10 +17,10 @@ import time
 
 import torch
 
-import minglm.model.attention
 from minglm.config import ModelConfig
 from minglm.inference.generate import generate
 from minglm.interop.huggingface import export_hf
+from minglm.model import attention as mla_module
 from minglm.model.cache import LatentCache
 from minglm.model.model import Model
 from minglm.runtime import machine
@@ -233,7 +233,7 @@ def decoding(ours: Model, theirs: Theirs) -> list[dict]:
 def growth(ours: Model) -> list[dict]:
     """Prefill seconds by length, the indexer's scores and top-k apart from everything else."""
     ours.eval()
-    real, spent = minglm.attention.select, [0.0]
+    real, spent = mla_module.select_topk, [0.0]
 
     def counted(*args):
         start = clock()
@@ -242,7 +242,7 @@ def growth(ours: Model) -> list[dict]:
         return out
 
     rows, rest = [], {}
-    minglm.attention.select = counted
+    mla_module.select_topk = counted
     try:
         for T in (4096, 8192, 16384, 32768):
             work, runs = our_prefill(ours, T), []
@@ -259,7 +259,7 @@ def growth(ours: Model) -> list[dict]:
                 row(f"prefill {T}: everything else", rest[T], "s"),
             ]
     finally:
-        minglm.attention.select = real
+        mla_module.select_topk = real
     grew = rest[32768] / rest[4096]
     return rows + [
         dict(

@@ -30,7 +30,7 @@ def run() -> list[dict]:
     q = question("recompute_530b", "dgx_a100", 280, seq=2048, batch=280, stack="Megatron-LM 2022-05")
     space = space_of(q)
     costs = PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
-    costs.room = float("inf")
+    costs.memory_capacity = float("inf")
     start = time.process_time()
     found = search(costs, space, q.chips, q.batch, keep=None)
     spent = time.process_time() - start

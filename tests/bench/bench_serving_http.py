@@ -51,7 +51,7 @@ def run() -> list[dict]:
         import os
 
         os.environ["OMP_NUM_THREADS"] = "1"
-        with load_test.running(run_dir, "--mode", "dense", "--max-len", "256") as (_, url):
+        with load_test.running(run_dir, "--mode", "dense", "--max-model-len", "256") as (_, url):
 
             async def through(http) -> float:
                 start = time.perf_counter()

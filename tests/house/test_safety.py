@@ -155,7 +155,7 @@ def test_no_listener_beyond_this_machine_without_a_key(host):
 
     with pytest.raises(InputError, match="so a key is needed"):
         ServeSettings(host=host)
-    assert ServeSettings(host=host, key="long-enough-key").key
+    assert ServeSettings(host=host, api_key="long-enough-key").api_key
 
 
 def _pins() -> dict[str, str]:

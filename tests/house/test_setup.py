@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -44,9 +45,29 @@ def test_nothing_in_minglm_imports_sim():
 
 
 def test_ci_runs_exactly_make_test():
-    lines = [x.strip() for x in (ROOT / ".ci" / "run").read_text().splitlines()]
-    commands = [x for x in lines if x and not x.startswith("#") and not x.startswith(("set ", "cd "))]
-    assert commands == ["make test"]
+    lines = [x.strip() for x in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
+    assert lines[-1] == "make test"
+    assert not [x for x in lines[:-1] if re.search(r"\b(make|pytest|python3?|pip)\b", x)], (
+        "whatever else there is, make does"
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+@pytest.mark.parametrize(
+    "user, apt_get, says",
+    [("0", "exit 0", ""), ("0", "exit 1", "could not be installed"), ("7", "exit 0", "no rights")],
+)
+def test_ci_goes_on_without_a_browser(tmp_path, user, apt_get, says):
+    """`make` and what looks for Chromium are stubs; nothing is installed."""
+    for name, body in {"make": 'echo "make $*"', "apt-get": apt_get, "id": f"echo {user}"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "sh", "env", "dirname", "timeout"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    run = subprocess.run([ROOT / ".ci" / "run"], capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    first, _, last = run.stdout.rstrip().rpartition("\n")
+    assert last == "make test" and says in first and first.count("\n") == 0 and bool(first) == bool(says)
 
 
 def test_environment_for_conda_is_in_step_with_pyproject():

@@ -56,7 +56,8 @@ def test_runs_in_smoke_mode_and_shows_its_figures(path, tmp_path, monkeypatch):
     book = nbformat.read(path, as_version=4)
     client = NotebookClient(
         book,
-        timeout=300,
+        timeout=600,
+        startup_timeout=240,
         kernel_name="python3",
         store_widget_state=False,
         resources={"metadata": {"path": str(tmp_path)}},

@@ -58,9 +58,9 @@ def test_a_larger_batch_slows_each_stream_and_speeds_the_node(batch):
 
 @given(tenths, st.integers(1, 3000))
 def test_an_interval_holds_its_score_and_narrows_with_items(percent, items):
-    low, high = bench.wilson(percent, items)
+    low, high = bench.score_interval(percent, items)
     assert -1e-9 <= low <= percent + 1e-9 and percent - 1e-9 <= high <= 100 + 1e-9
-    again = bench.wilson(percent, 4 * items)
+    again = bench.score_interval(percent, 4 * items)
     assert again[1] - again[0] < high - low
 
 
@@ -121,7 +121,7 @@ def test_impossible_questions_are_refused():
         (lambda: price.blended("GLM-5, Z.ai", 25), "a quarter as 0.25"),
         (lambda: model.cache_bytes(-1), "at least 0"),
         (lambda: model.weight_bytes("int3"), "bf16 and fp8"),
-        (lambda: bench.wilson(120, 10), "from 0 to 100"),
+        (lambda: bench.score_interval(120, 10), "from 0 to 100"),
         (lambda: bench.items_to_separate(50, 50), "equal scores"),
         (lambda: bench.hallucination_rate(3, 0, 0, 0), "at least one miss"),
         (lambda: exact("80"), "without quotes"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -15,8 +14,6 @@ from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import KINDS, Checkpoint
 from sim.training.failures import FailureModel, Recovery, SlowServers
 from sim.training.job import SegmentTimeline
-
-SOAK = 20 if os.environ.get("MINGLM_SOAK") else 1  # `make soak` looks twenty times as long
 
 
 @st.composite
@@ -55,7 +52,7 @@ def campaigns(draw, slow=False):
 
 
 @given(campaigns(slow=True), st.integers(0, 99))
-@settings(deadline=None, max_examples=150 * SOAK)
+@settings(max_examples=150)
 def test_hours_add_up(inp, seed):
     r = run(inp, seed)
     assert all(h >= -1e-9 for h in r.lost_hours.values())
@@ -67,7 +64,7 @@ def test_hours_add_up(inp, seed):
 
 
 @given(campaigns(), st.integers(0, 99), st.floats(1.0, 8.0))
-@settings(deadline=None, max_examples=150 * SOAK)
+@settings(max_examples=150)
 def test_more_failures_never_more_goodput(inp, seed, factor):
     worse = replace(inp, failures=FailureModel(inp.failures.per_chip_day * factor))
     a, b = run(inp, seed, timeline=False), run(worse, seed, timeline=False)
@@ -77,7 +74,7 @@ def test_more_failures_never_more_goodput(inp, seed, factor):
 
 
 @given(campaigns(), st.integers(0, 99), st.floats(1.0, 50.0))
-@settings(deadline=None, max_examples=150 * SOAK)
+@settings(max_examples=150)
 def test_faster_storage_is_never_worse(inp, seed, factor):
     c = inp.checkpoint
     better = replace(

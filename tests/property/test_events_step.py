@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -10,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.spec.plan import SCHEDULES
 from sim.training import schedules
 from sim.training.jitter import Jitter
 from sim.training.step import simulate
 
-SOAK = 20 if os.environ.get("MINGLM_SOAK") else 1  # `make soak` looks twenty times as long
 time_s = st.floats(0.0, 3.0, allow_nan=False)
 
 
 @st.composite
 def steps(draw):
     """(costs, schedule) that the schedule accepts, with uneven stages."""
-    schedule = draw(st.sampled_from(schedules.SCHEDULES))
+    schedule = draw(st.sampled_from(SCHEDULES))
     ranks = draw(st.integers(1, 6))
     chunks = schedules.CHUNKS[schedule] or draw(st.integers(2, 3))
     m = draw(st.integers(1, 8))
@@ -50,7 +49,7 @@ def steps(draw):
 
 
 @given(steps(), st.integers(2, 7), st.integers(1, 3))
-@settings(deadline=None, max_examples=80 * SOAK)
+@settings(max_examples=80)
 def test_folded_equals_unfolded(step, replicas, replicas_per_port):
     costs, schedule = step
     a = simulate(costs, schedule, replicas=replicas, replicas_per_port=replicas_per_port)
@@ -66,7 +65,7 @@ def test_folded_equals_unfolded(step, replicas, replicas_per_port):
 
 
 @given(steps(), st.integers(2, 6), st.data())
-@settings(deadline=None, max_examples=40 * SOAK)
+@settings(max_examples=40)
 def test_folded_equals_unfolded_with_slow_chips(step, replicas, data):
     costs, schedule = step
     slow = tuple(
@@ -82,7 +81,7 @@ def test_folded_equals_unfolded_with_slow_chips(step, replicas, data):
 
 
 @given(steps())
-@settings(deadline=None, max_examples=80 * SOAK)
+@settings(max_examples=80)
 def test_bounds(step):
     """No step beats its busiest rank or its longest micro-batch, none is slower than doing everything in turn."""
     costs, schedule = step
@@ -101,7 +100,7 @@ def test_bounds(step):
     st.sampled_from(["p2p_s", "grad_reduce_s", "optimizer_s", "fixed_s", "param_gather_s"]),
     st.floats(0.0, 1.0),
 )
-@settings(deadline=None, max_examples=80 * SOAK)
+@settings(max_examples=80)
 def test_better_network_is_never_slower(step, name, factor):
     costs, schedule = step
     faster = replace(costs, **{name: getattr(costs, name) * factor})
@@ -109,14 +108,14 @@ def test_better_network_is_never_slower(step, name, factor):
 
 
 @given(steps(), st.integers(0, 99))
-@settings(deadline=None, max_examples=40 * SOAK)
+@settings(max_examples=40)
 def test_slowness_only_adds(step, seed):
     costs, schedule = step
     j = Jitter(slow_share=0.3, slow_factor=1.5, expert_spread=0.2)
     assert simulate(costs, schedule, jitter=j, seed=seed, replicas=3).step_s >= simulate(costs, schedule).step_s - 1e-9
 
 
-@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_hypothesis_reaches_every_schedule(schedule):
     """The generator above is only worth something if no schedule is out of its reach."""
     from hypothesis import find

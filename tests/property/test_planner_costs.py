@@ -63,4 +63,4 @@ def test_same_as_one_plan_at_a_time(data):
     )
     assert costs.step_s(c) == pytest.approx(seconds, rel=1e-9)
     assert costs.memory_bytes(c) == pytest.approx(need.total_bytes, rel=1e-9)
-    assert costs.at_least(c) <= seconds * (1 + 1e-9)
+    assert costs.lower_bound(c) <= seconds * (1 + 1e-9)

@@ -68,7 +68,7 @@ def brute(costs, space, chips, batch):
     return fitting
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(
     st.sampled_from(sorted(SMALL)),
     st.sampled_from([4, 8, 12]),

@@ -1,9 +1,7 @@
 """Generated scenarios: never a traceback, never a negative or NaN result, more bandwidth never slower, more failures never
-more goodput. 300 in `make test`; 10,000 with MINGLM_SOAK=1 (`make soak`).
-"""
+more goodput."""
 
 import math
-import os
 from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
@@ -17,14 +15,8 @@ from sim.study.campaign import campaign_input, campaign_segments
 from sim.study.projection import point, project
 from sim.training import campaign
 
-EXAMPLES = 10_000 if os.environ.get("MINGLM_SOAK") else 300
-RUN = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    derandomize=not os.environ.get("MINGLM_SOAK"),
-)
-FEW = settings(RUN, max_examples=max(EXAMPLES // 6, 20))
+RUN = settings(max_examples=300, suppress_health_check=list(HealthCheck))
+FEW = settings(RUN, max_examples=50)
 
 WIDTH = st.sampled_from([1, 1, 2, 2, 4, 8, 3, 16])
 ODD = st.one_of(

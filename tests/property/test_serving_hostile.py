@@ -1,7 +1,6 @@
 """Hostile requests, generated: whatever is sent, the server answers 200 or a refusal in words, never fails, and goes on."""
 
 import json
-import os
 import socket
 import time
 
@@ -11,12 +10,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("fastapi")
-EXAMPLES = 1500 if os.environ.get("MINGLM_SOAK") else 120
-COMMON = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+COMMON = settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 MAX_BODY = 4000
 
 json_value = st.recursive(
@@ -84,7 +78,7 @@ def client(small_checkpoint):
     from minglm.serving.server import build
 
     _, app = build(
-        small_checkpoint, ServeSettings(mode="dense", max_body=MAX_BODY, max_tokens=8, max_len=64, max_batch=4)
+        small_checkpoint, ServeSettings(mode="dense", max_body=MAX_BODY, max_tokens=8, max_model_len=64, max_batch=4)
     )
     with TestClient(app, raise_server_exceptions=True) as it:
         yield it
@@ -131,7 +125,7 @@ def test_any_bytes_are_answered(client, body, kind, path):
     assert client.get("/health").status_code == 200
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(MAX_BODY + 1, 10 * MAX_BODY))
 def test_a_body_over_the_limit_is_refused_whatever_it_says(client, size):
     def parts():  # no content-length: the limit must count, not believe
@@ -141,27 +135,23 @@ def test_a_body_over_the_limit_is_refused_whatever_it_says(client, size):
     assert client.post("/v1/completions", content=parts()).status_code == 413
 
 
-@settings(
-    max_examples=15 if not os.environ.get("MINGLM_SOAK") else 100,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.booleans(), st.integers(0, 3))
 def test_raw_bytes_and_people_who_leave_or_read_slowly(server, raw, asks, reads):
     """Below HTTP: garbage on the wire, half a request, a stream of which a few bytes are read one by one, then silence."""
     host, port = server.removeprefix("http://").removesuffix("/v1").split(":")
     ask = json.dumps({"prompt": "x", "max_tokens": 8, "stream": True}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(ask)}\r\n\r\n".encode()
-    with socket.create_connection((host, int(port)), 10) as s:
+    with socket.create_connection((host, int(port)), 60) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        s.settimeout(20)
+        s.settimeout(120)
         s.sendall(head + ask if asks else head[:60] + raw)
         for _ in range(reads if asks else 0):
             assert s.recv(1)
             time.sleep(0.01)
     import urllib.request
 
-    with urllib.request.urlopen(server.removesuffix("/v1") + "/health", timeout=20) as answer:
+    with urllib.request.urlopen(server.removesuffix("/v1") + "/health", timeout=120) as answer:
         assert json.load(answer)["status"] == "ok"
 
 

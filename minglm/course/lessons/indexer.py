@@ -44,14 +44,14 @@ def captured(model: Model, passages: list[Tensor]) -> list[dict]:
 
 
 @contextlib.contextmanager
-def choosing_with(select: Callable) -> Iterator[None]:
-    """Let every attention layer choose its keys with another function in place of `minglm.model.indexer.select`."""
-    before = attention.select
-    attention.select = select
+def choosing_with(select_topk: Callable) -> Iterator[None]:
+    """Let every attention layer choose its keys with another function in place of `minglm.model.indexer.select_topk`."""
+    before = attention.select_topk
+    attention.select_topk = select_topk
     try:
         yield
     finally:
-        attention.select = before
+        attention.select_topk = before
 
 
 @torch.no_grad()

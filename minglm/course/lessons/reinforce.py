@@ -15,8 +15,8 @@ from minglm.rl import task_registry
 
 TINY = {
     "updates": 2,
-    "batch_groups": 2,
-    "group_size": 4,
+    "prompts_per_batch": 2,
+    "samples_per_prompt": 4,
     "eval_problems": 8,
     "eval_every": 0,
     "max_new_tokens": 40,
@@ -46,7 +46,7 @@ def reinforce(name: str, recipe: str, warm: Path, engine: str = "local", **chang
     run_dir = runs("rl") / name
     tiny = {**TINY, "over_sampling": 4} if changes.get("mode") == "april" else TINY
     settings = load(recipe, {**changes, **(tiny if SMOKE else {})})
-    return run_dir, rl(settings, run_dir, warm, fresh=True, engine=engine, show=print)
+    return run_dir, rl(settings, run_dir, warm, overwrite=True, engine=engine, show=print)
 
 
 def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tuple[str, str, bool]]:

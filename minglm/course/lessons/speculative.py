@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from minglm.model.attention import View
-from minglm.model.model import Model, Tally
+from minglm.model.attention import ForwardContext
+from minglm.model.model import AuxLosses, Model
 
 
 @torch.no_grad()
@@ -22,10 +22,10 @@ def lookahead(model: Model, tokens: Tensor, depths: int, mode: str = "sparse") -
     tokens = tokens[None]
     T = tokens.shape[1]
     out = model(tokens, mode=mode)
-    rope, hidden, logits = model._rope_slice(0, T, tokens.device), out.hidden, [out.logits[0]]
+    rope, hidden, logits = model.rope_slice(0, T, tokens.device), out.hidden, [out.logits[0]]
     for depth in range(1, depths + 1):
         keep = T - depth
-        hidden = model.mtp_step(hidden[:, :keep], tokens[:, depth:], View(mode, rope[:keep]), Tally())
+        hidden = model.mtp_step(hidden[:, :keep], tokens[:, depth:], ForwardContext(mode, rope[:keep]), AuxLosses())
         logits.append(model.lm_head(model.mtp.norm(hidden))[0])
     return logits
 
@@ -79,10 +79,10 @@ def speculate(model: Model, prompt: list[int], new_tokens: int, drafts: int, mod
 def _draft(model: Model, hidden: Tensor, text: list[int], drafts: int, mode: str) -> list[int]:
     """Guess the tokens after `text`; hidden (1, len(text) - 1, C) is the main model's, at all places it has read."""
     guesses: list[int] = []
-    rope = model._rope_slice(0, hidden.shape[1], hidden.device)
+    rope = model.rope_slice(0, hidden.shape[1], hidden.device)
     for depth in range(1, drafts + 1):
         follows = torch.tensor([(text + guesses)[depth:]])
-        hidden = model.mtp_step(hidden, follows, View(mode, rope), Tally())
+        hidden = model.mtp_step(hidden, follows, ForwardContext(mode, rope), AuxLosses())
         guesses.append(int(model.lm_head(model.mtp.norm(hidden[:, -1])).argmax(-1)))
     return guesses
 

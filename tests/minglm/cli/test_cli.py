@@ -49,7 +49,7 @@ def test_help_everywhere_has_examples(capsys):
 
 
 def test_train_show_explains_every_key(capsys):
-    code, out, _ = run(capsys, "train", "ci_pretrain", "--set", "lr=0.5", "--show")
+    code, out, _ = run(capsys, "train", "ci_pretrain", "--set", "lr=0.5", "--print-config")
     assert code == 0 and "lr: 0.5" in out
     assert all("#" in line and "(default" in line for line in out.splitlines()[1:])
 
@@ -95,7 +95,7 @@ def test_train_generate_export_import(capsys, tmp_path):
             str(first),
             "--set",
             "steps=2",
-            "--fresh",
+            "--overwrite",
             "--json",
             "--device",
             "cpu",

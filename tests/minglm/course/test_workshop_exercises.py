@@ -122,7 +122,8 @@ def test_in_a_real_kernel(source, solved, tmp_path, monkeypatch):
     book = nbformat.reads(json.dumps(generator.notebook(source, solved)), as_version=4)
     nbclient.NotebookClient(
         book,
-        timeout=120,
+        timeout=300,
+        startup_timeout=240,
         kernel_name="python3",
         allow_errors=not solved,
         resources={"metadata": {"path": str(tmp_path)}},

@@ -45,7 +45,11 @@ def test_damage_names_the_file_and_the_remedy(shard, tmp_path, damage, says):
     damage(tmp_path / "train.bin", tmp_path / "train.json")
     with pytest.raises(InputError) as caught:
         shards.open_shard(tmp_path / "train")
-    assert says in str(caught.value) and str(tmp_path / "train") in str(caught.value) and "--fresh" in str(caught.value)
+    assert (
+        says in str(caught.value)
+        and str(tmp_path / "train") in str(caught.value)
+        and "--overwrite" in str(caught.value)
+    )
 
 
 def test_ids_outside_the_vocabulary_and_empty_corpus_are_refused(tmp_path):

@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch")
 
 from minglm.config import ModelConfig  # noqa: E402
 from minglm.errors import InputError  # noqa: E402
-from minglm.training import parallel_dims as layouts  # noqa: E402
-from minglm.training.parallel_dims import Layout  # noqa: E402
+from minglm.training import parallel_dims  # noqa: E402
+from minglm.training.parallel_dims import ParallelDims  # noqa: E402
 from minglm.training.recipe import Recipe  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -84,13 +84,13 @@ def worker(world: int, path: str) -> None:
     """One process of a group that goes through all plans of `PLANS[world]`."""
     import warnings
 
-    from minglm.distributed.mesh import join, leave
+    from minglm.distributed.mesh import destroy_process_group, init_process_group
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1), torch.set_default_dtype(torch.float64)
     found = {}
     for plan in PLANS[world]:
-        mesh = join(Layout(**plan), "cpu")
+        mesh = init_process_group(ParallelDims(**plan), "cpu")
         for mode in MODES if world == 2 else ("sparse",):
             found[f"{plan} {mode}"] = curve(mode, 1, mesh)
         if "dp" in plan:
@@ -98,7 +98,7 @@ def worker(world: int, path: str) -> None:
     if mesh.first:
         with open(path, "w", encoding="utf-8") as file:
             json.dump(found, file)
-    leave()
+    destroy_process_group()
 
 
 @pytest.mark.parametrize("world", PLANS)
@@ -121,11 +121,11 @@ def test_every_split_trains_as_one_process_does(world, tmp_path):
 
 
 def test_a_layout_must_multiply_to_the_number_of_processes(monkeypatch):
-    assert layouts.choose(None, 4) == Layout(dp=4)
-    assert layouts.choose({"ep": 2, "dp": None}, 4) == Layout(dp=2, ep=2)
-    monkeypatch.setenv(layouts.VARIABLE, "tp=2, cp=2")
-    assert layouts.choose(None, 4) == Layout(tp=2, cp=2)
-    assert layouts.choose({"ep": 4}, 4) == Layout(ep=4), "flags come before the variable"
+    assert parallel_dims.choose(None, 4) == ParallelDims(dp=4)
+    assert parallel_dims.choose({"ep": 2, "dp": None}, 4) == ParallelDims(dp=2, ep=2)
+    monkeypatch.setenv(parallel_dims.VARIABLE, "tp=2, cp=2")
+    assert parallel_dims.choose(None, 4) == ParallelDims(tp=2, cp=2)
+    assert parallel_dims.choose({"ep": 4}, 4) == ParallelDims(ep=4), "flags come before the variable"
     for asked, world, word in (
         ({"ep": 3}, 4, "--nproc-per-node 3"),
         ({"dp": 2}, 4, "makes 2 processes"),
@@ -133,11 +133,11 @@ def test_a_layout_must_multiply_to_the_number_of_processes(monkeypatch):
         ({"pp": 2}, 2, "not one of"),
     ):
         with pytest.raises(InputError, match=word) as caught:
-            layouts.choose(asked, world)
+            parallel_dims.choose(asked, world)
         assert "\n" not in str(caught.value)
-    monkeypatch.setenv(layouts.VARIABLE, "tp=two")
+    monkeypatch.setenv(parallel_dims.VARIABLE, "tp=two")
     with pytest.raises(InputError, match="kind=number"):
-        layouts.choose(None, 2)
+        parallel_dims.choose(None, 2)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_layout_must_multiply_to_the_number_of_processes(monkeypatch):
 def test_what_does_not_divide_is_refused(plan, changes, word):
     recipe = Recipe(**{"model": "nano", "seq_len": 32, "batch_size": 4, **changes})
     with pytest.raises(InputError, match=word):
-        layouts.check(Layout(**plan), recipe, recipe.config())
+        parallel_dims.check(ParallelDims(**plan), recipe, recipe.config())
 
 
 if __name__ == "__main__":

@@ -79,13 +79,13 @@ def test_a_tie_counts_half_and_order_does_not_matter():
 
 def test_votes_to_separate_by_simulation():
     gap, z = 60, 1.96
-    n = statistics.votes_to_separate(gap)
+    n = statistics.votes_to_separate(gap, power=0.5)
     p, draw, seen = statistics.win_probability(gap, 0), random.Random(0), 0
     for _ in range(400):
         won = sum(draw.random() < p for _ in range(n)) / n
         seen += (won - 0.5) / math.sqrt(won * (1 - won) / n) > z
     assert 0.4 < seen / 400 < 0.6, "about half of such experiments find the gap"
-    assert statistics.votes_to_separate(gap, ties=0.5) >= 2 * n - 2
+    assert statistics.votes_to_separate(gap, power=0.5, ties=0.5) >= 2 * n - 2
 
 
 def test_arena_draws_order_and_cancels_a_judge_that_likes_the_first():
@@ -107,7 +107,7 @@ def test_arena_draws_order_and_cancels_a_judge_that_likes_the_first():
         (lambda: statistics.bradley_terry([("a", "a", 1)]), "two players"),
         (lambda: statistics.bradley_terry([("a", "b", 1.0)], prior=0), "never won"),
         (lambda: statistics.bootstrap([("a", "b", 1)], rounds=3), "rounds=3"),
-        (lambda: statistics.votes_to_separate(0), "points=0"),
+        (lambda: statistics.votes_to_separate(0), "gap=0"),
         (lambda: statistics.arena({"a": [1]}, lambda *_: 1, 3), "two players or more"),
     ],
 )

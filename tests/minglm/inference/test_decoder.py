@@ -133,11 +133,11 @@ def test_a_tie_at_the_edge_goes_to_the_lowest_positions():
         for layer in model.layers:
             layer.self_attn.indexer.wq_b.weight.zero_()
     for decoder in (short, general):
-        decoder.refold()
+        decoder.refresh()
     for at in range(10, 60):
         token = torch.tensor([[at]])
         torch.testing.assert_close(short.step(token, [at]), general.step(token, [at]), rtol=1e-3, atol=1e-4)
-    assert short.one.choice.sort().values.tolist() == list(range(CONFIG.index_topk))
+    assert short.one.topk_indices.sort().values.tolist() == list(range(CONFIG.index_topk))
 
 
 def test_new_weights_are_taken_in_by_refold():
@@ -147,8 +147,8 @@ def test_new_weights_are_taken_in_by_refold():
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.1)
-    short.refold()
-    general.refold()
+    short.refresh()
+    general.refresh()
     after = short.step(token, [10])
     assert not torch.allclose(before, after, atol=1e-3)
     torch.testing.assert_close(after, general.step(token, [10]), rtol=1e-3, atol=1e-4)

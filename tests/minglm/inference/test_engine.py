@@ -76,7 +76,7 @@ def test_company_order_and_aborts_never_change_a_token(
     model, alone, order, max_batch, speculate, keep, budget, late, stops
 ):
     """`late` requests join on the way; at some steps some are aborted and come back at the end of the queue."""
-    engine = Engine(model, max_batch, 48, speculate=speculate, keep_cache=keep, prefill_budget=budget)
+    engine = Engine(model, max_batch, 48, speculate=speculate, reuse_kv_cache=keep, prefill_budget=budget)
     todo, out, stops = requests(order), {}, dict(stops)
     for request in todo[: len(todo) - late]:
         engine.submit(request)
@@ -146,7 +146,7 @@ def test_samples_of_one_prompt_are_read_once(model):
 
 
 def test_reading_in_never_exceeds_the_budget(model):
-    """Those already running get a token in every step while a long prompt is read in pieces."""
+    """Those already running get a token in every step while a long prompt is prefilled in pieces."""
     engine = Engine(model, 3, 80, prefill_budget=12)
     engine.submit(Request("short", [5, 6], 30, 0.0))
     engine.step()
@@ -164,7 +164,7 @@ def test_reading_in_never_exceeds_the_budget(model):
 
 def test_a_resumed_request_is_read_again_unless_its_cache_is_kept(model, alone):
     for keep in (False, True):
-        engine = Engine(model, 2, 48, keep_cache=keep)
+        engine = Engine(model, 2, 48, reuse_kv_cache=keep)
         engine.submit(requests([0])[0])
         for _ in range(5):
             engine.step()
@@ -181,14 +181,14 @@ def test_new_weights_reach_running_requests_and_mark_their_tokens(model):
         for p in other.parameters():
             p.mul_(1.1)
     for refresh in (False, True):
-        engine = Engine(copy.deepcopy(model), 2, 48, refresh_on_push=refresh)
+        engine = Engine(copy.deepcopy(model), 2, 48, recompute_kv_on_weight_sync=refresh)
         engine.submit(requests([2], temperature=0.0)[0])
         for _ in range(4):
             engine.step()
-        engine.push(other.state_dict(), version=3)
+        engine.update_weights(other.state_dict(), version=3)
         request = finish(engine)["2"]
         assert request.versions == [0] * 5 + [3] * (NEW - 5) and engine.version == 3
-        # With its sequence read in again, what follows is what the new weights say of it.
+        # With its sequence prefilled again, what follows is what the new weights say of it.
         if refresh:
             seen = request.prompt + request.tokens[:5]
             assert request.tokens[5:] == generate(other, [seen], NEW - 5).tokens[0]
@@ -200,7 +200,7 @@ def test_new_weights_reach_running_requests_and_mark_their_tokens(model):
 
 def test_a_push_that_cannot_be_changes_nothing(model, alone):
     engine = Engine(copy.deepcopy(model), 2, 48)
-    engine.push(model.state_dict(), 2)
+    engine.update_weights(model.state_dict(), 2)
     state = model.state_dict()
     broken = {
         "stale": (state, 1, "version 1"),
@@ -211,7 +211,7 @@ def test_a_push_that_cannot_be_changes_nothing(model, alone):
     }
     for given_state, version, says in broken.values():
         with pytest.raises(InputError, match=says) as err:
-            engine.push(given_state, version)
+            engine.update_weights(given_state, version)
         assert "\n" not in str(err.value) and engine.version == 2
     engine.submit(requests([0])[0])
     assert finish(engine)["0"].tokens == alone[0]

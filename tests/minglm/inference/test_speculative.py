@@ -91,8 +91,8 @@ def test_sampled_pairs_follow_the_models_own_distribution():
 
 def test_the_module_reads_what_training_showed_it(periodic):
     """The first draft equals depth 1 of the model's own MTP forward over the whole sequence."""
-    from minglm.model.attention import View
-    from minglm.model.model import Tally
+    from minglm.model.attention import ForwardContext
+    from minglm.model.model import AuxLosses
 
     model, prompts = periodic
     rows = prompts[:3]
@@ -106,7 +106,9 @@ def test_the_module_reads_what_training_showed_it(periodic):
     drafts = speculator._draft([0.0] * 3, [1.0] * 3, [(0, 1)] * 3)
     with torch.no_grad():
         following = torch.cat((torch.tensor(rows)[:, 1:], chosen[:, None]), 1)
-        whole = model.mtp_step(hidden, following, View("sparse", model._rope_slice(0, 8, hidden.device)), Tally())
+        whole = model.mtp_step(
+            hidden, following, ForwardContext("sparse", model.rope_slice(0, 8, hidden.device)), AuxLosses()
+        )
         want = model.lm_head(model.mtp.norm(whole[:, -1])).argmax(-1)
     assert drafts[:, 0].tolist() == want.tolist()
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import minglm.model.attention
 from minglm.config import ModelConfig
-from minglm.model.attention import MLA, View
+from minglm.model import attention
+from minglm.model.attention import MLA, ForwardContext
 from minglm.model.cache import LatentCache
 from minglm.model.layers import rope_table
 
@@ -21,30 +21,32 @@ def layer(config=CONFIG, seed=0):
     return mla
 
 
-def run(mla, x, mode="dense", **view):
-    rope = rope_table(256, mla.rope, 1e4)
-    offset = view.get("offset", 0)
-    return mla(x, View(mode, rope[offset : offset + x.shape[1]], **view))[0]
+def run(mla, x, mode="dense", **ctx):
+    rope = rope_table(256, mla.qk_rope_head_dim, 1e4)
+    offset = ctx.get("offset", 0)
+    return mla(x, ForwardContext(mode, rope[offset : offset + x.shape[1]], **ctx))[0]
 
 
 def plain(mla, x, doc_start=None):
     """MLA written head by head with an explicit mask."""
-    T, rope = x.shape[1], rope_table(256, mla.rope, 1e4)
+    T, rope = x.shape[1], rope_table(256, mla.qk_rope_head_dim, 1e4)
     from minglm.model.layers import apply_rope
 
-    q = mla.q_b_proj(mla.q_a_layernorm(mla.q_a_proj(x))).view(*x.shape[:2], mla.H, -1)
+    q = mla.q_b_proj(mla.q_a_layernorm(mla.q_a_proj(x))).view(*x.shape[:2], mla.num_heads, -1)
     kv = mla.kv_a_proj_with_mqa(x)
-    k_rope = apply_rope(kv[..., mla.L :], rope[:T])
-    up = mla.kv_b_proj(mla.kv_a_layernorm(kv[..., : mla.L])).view(*x.shape[:2], mla.H, -1)
+    k_rope = apply_rope(kv[..., mla.kv_lora_rank :], rope[:T])
+    up = mla.kv_b_proj(mla.kv_a_layernorm(kv[..., : mla.kv_lora_rank])).view(*x.shape[:2], mla.num_heads, -1)
     seen = torch.ones(T, T).tril().bool().expand(x.shape[0], T, T)
     if doc_start is not None:
         seen = seen & (torch.arange(T) >= doc_start.unsqueeze(-1))
     heads = []
-    for h in range(mla.H):
-        qh = torch.cat((q[:, :, h, : mla.nope], apply_rope(q[:, :, h, mla.nope :], rope[:T])), -1)
-        kh = torch.cat((up[:, :, h, : mla.nope], k_rope), -1)
+    for h in range(mla.num_heads):
+        qh = torch.cat(
+            (q[:, :, h, : mla.qk_nope_head_dim], apply_rope(q[:, :, h, mla.qk_nope_head_dim :], rope[:T])), -1
+        )
+        kh = torch.cat((up[:, :, h, : mla.qk_nope_head_dim], k_rope), -1)
         a = (qh @ kh.transpose(1, 2) * mla.scale).masked_fill(~seen, -torch.inf).softmax(-1)
-        heads.append(a @ up[:, :, h, mla.nope :])
+        heads.append(a @ up[:, :, h, mla.qk_nope_head_dim :])
     return mla.o_proj(torch.cat(heads, -1))
 
 
@@ -60,12 +62,16 @@ def test_absorbed_equals_expanded():
     mla = layer()
     x = torch.randn(2, 21, CONFIG.hidden_size)
     q_latent = mla.q_a_layernorm(mla.q_a_proj(x))
-    q_nope, q_rope = mla.q_b_proj(q_latent).unflatten(-1, (mla.H, -1)).split((mla.nope, mla.rope), -1)
+    q_nope, q_rope = (
+        mla.q_b_proj(q_latent)
+        .unflatten(-1, (mla.num_heads, -1))
+        .split((mla.qk_nope_head_dim, mla.qk_rope_head_dim), -1)
+    )
     latent = mla.kv_a_proj_with_mqa(x)
-    view = View("dense", rope_table(21, mla.rope, 1e4))
+    ctx = ForwardContext("dense", rope_table(21, mla.qk_rope_head_dim, 1e4))
     k, v = mla.expand(latent)
-    expanded = mla.dense(torch.cat((q_nope, q_rope), -1), k, v, view)
-    absorbed = mla.expand_values(mla.absorbed(q_nope, q_rope, latent, view))
+    expanded = mla.dense(torch.cat((q_nope, q_rope), -1), k, v, ctx)
+    absorbed = mla.expand_values(mla.absorbed(q_nope, q_rope, latent, ctx))
     torch.testing.assert_close(absorbed, expanded, rtol=1e-4, atol=1e-4)
 
 
@@ -112,11 +118,11 @@ def test_masking_what_was_not_chosen_equals_gathering_what_was(monkeypatch, docu
     doc_start = torch.tensor([[0] * 10 + [10] * (T - 10), [0] * T]) if documents else None
     leaves = [x, *(p for n, p in mla.named_parameters() if "indexer" not in n)]
     got, want, calls = [], [], []
-    gather = minglm.attention.sparse_attention
+    gather = attention.sparse_attention
     monkeypatch.setattr("minglm.model.attention.sparse_attention", lambda *args: calls.append(1) or gather(*args))
     for out, until in ((got, 2), (want, 0)):
         assert not calls
-        monkeypatch.setattr("minglm.model.attention.MASK_UNTIL", until)
+        monkeypatch.setattr("minglm.model.attention.DENSE_MASK_UNTIL", until)
         y = run(mla, x, "sparse", doc_start=doc_start)
         out += [y, *torch.autograd.grad(y.square().sum(), leaves)]
     assert len(calls) == 1

@@ -55,26 +55,26 @@ def choice_inputs(device, dtype):
         torch.randn(H, Dv, L) * 0.3,
     ]
     scores = torch.randn(B, T, T).masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -torch.inf)
-    choice = torch.stack([indexer.topk_lowest(s, k) for s in scores])
-    return [t.to(device, dtype).requires_grad_() for t in tensors], choice.to(device)
+    topk_indices = torch.stack([indexer.topk_lowest(s, k) for s in scores])
+    return [t.to(device, dtype).requires_grad_() for t in tensors], topk_indices.to(device)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_flex_attention_over_a_choice_equals_gathered_attention(device):
+def test_flex_attention_over_topk_equals_gathered_attention(device):
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     tolerance = 1e-4 if device == "cpu" else 0.05
-    ours, choice = choice_inputs(device, dtype)
+    ours, topk_indices = choice_inputs(device, dtype)
     theirs, _ = choice_inputs("cpu", torch.float32)
     if device == "cpu":  # torch has no backward of it there
         ours = [t.detach() for t in ours]
-    out = gpu_kernels.flex_attention_over_choice(*ours, choice, 0.3)
-    expected, _ = sparse_attention.sparse_attention(*theirs, choice.cpu(), 0.3)
+    out = gpu_kernels.flex_attention_topk(*ours, topk_indices, 0.3)
+    expected, _ = sparse_attention.sparse_attention(*theirs, topk_indices.cpu(), 0.3)
     assert torch.allclose(out.float().cpu(), expected, atol=tolerance, rtol=tolerance)
     if device != "cpu":
         weight = torch.randn_like(expected)
         (out.float() * weight.to(device)).sum().backward(), (expected * weight).sum().backward()
         assert all((a.grad.float().cpu() - b.grad).norm() <= tolerance * b.grad.norm() for a, b in zip(ours, theirs))
-    negative = gpu_kernels.flex_attention_over_choice(*ours, choice.clamp(max=3), 0.3)
+    negative = gpu_kernels.flex_attention_topk(*ours, topk_indices.clamp(max=3), 0.3)
     assert not torch.allclose(negative.float().cpu(), expected, atol=10 * tolerance), (
         "another choice gives other values"
     )
@@ -82,22 +82,22 @@ def test_flex_attention_over_a_choice_equals_gathered_attention(device):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine: not run")
 def test_gathered_attention_and_choice_on_the_device_equal_the_cpu():
-    ours, choice = choice_inputs("cuda", torch.float32)
+    ours, topk_indices = choice_inputs("cuda", torch.float32)
     theirs, _ = choice_inputs("cpu", torch.float32)
     assert torch.allclose(
-        sparse_attention.sparse_attention(*ours, choice, 0.3)[0].cpu(),
-        sparse_attention.sparse_attention(*theirs, choice.cpu(), 0.3)[0],
+        sparse_attention.sparse_attention(*ours, topk_indices, 0.3)[0].cpu(),
+        sparse_attention.sparse_attention(*theirs, topk_indices.cpu(), 0.3)[0],
         atol=1e-3,
     )
     q, k, w = torch.randn(1, 40, 2, 8), torch.randn(1, 40, 8), torch.randn(1, 40, 2)
-    there, here = indexer.select(q.cuda(), k.cuda(), w.cuda(), 8).cpu(), indexer.select(q, k, w, 8)
+    there, here = indexer.select_topk(q.cuda(), k.cuda(), w.cuda(), 8).cpu(), indexer.select_topk(q, k, w, 8)
     assert torch.equal(there.sort(-1).values, here.sort(-1).values)
 
 
 def test_a_block_mask_leaves_out_blocks_that_nobody_chose():
-    choice = torch.zeros(1, 256, 2, dtype=torch.int64)
-    choice[:, 128:] = 130
-    blocks = gpu_kernels.block_mask(choice, 384, block=128).to_dense()[0, 0].bool()
+    topk_indices = torch.zeros(1, 256, 2, dtype=torch.int64)
+    topk_indices[:, 128:] = 130
+    blocks = gpu_kernels.block_mask(topk_indices, 384, block=128).to_dense()[0, 0].bool()
     assert blocks.tolist() == [[True, False, False], [False, True, False]]
 
 

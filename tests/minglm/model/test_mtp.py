@@ -45,10 +45,10 @@ def test_loss_equals_depth_by_depth_by_hand(mode):
         )
         layer = model.mtp.layer
         # 12 tokens are fewer than index_topk, so dense and sparse read the same keys
-        from minglm.model.attention import View
-        from minglm.model.model import Tally
+        from minglm.model.attention import ForwardContext
+        from minglm.model.model import AuxLosses
 
-        hidden = layer(joined, View("dense", model._rope_slice(0, 12 - d, tokens.device)), Tally())
+        hidden = layer(joined, ForwardContext("dense", model.rope_slice(0, 12 - d, tokens.device)), AuxLosses())
         logits = model.lm_head(model.mtp.norm(hidden))
         losses.append(
             F.cross_entropy(logits.flatten(0, 1), torch.stack([targets[:, i + d] for i in range(12 - d)], 1).flatten())
@@ -71,11 +71,11 @@ def test_it_learns_to_see_two_ahead():
         optimiser.step()
     assert out.mtp_loss.item() < 1.0
     hidden = model(tokens[:, :20], mode="dense").hidden
-    from minglm.model.attention import View
-    from minglm.model.model import Tally
+    from minglm.model.attention import ForwardContext
+    from minglm.model.model import AuxLosses
 
     deep = model.mtp_step(
-        hidden[:, :19], tokens[:, 1:20], View("dense", model._rope_slice(0, 19, tokens.device)), Tally()
+        hidden[:, :19], tokens[:, 1:20], ForwardContext("dense", model.rope_slice(0, 19, tokens.device)), AuxLosses()
     )
     guess = model.lm_head(model.mtp.norm(deep)).argmax(-1)
     right = lambda shift: (guess[:, 6:] == tokens[:, 6 + shift : 19 + shift]).float().mean().item()

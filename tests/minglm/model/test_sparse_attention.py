@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from minglm.config import ModelConfig
-from minglm.model import sparse_attention as dsa
-from minglm.model.indexer import Indexer, index_scores, select, topk_lowest
-from minglm.model.indexer_loss import chosen_kl, dense_kl
+from minglm.model import indexer, indexer_loss
+from minglm.model import sparse_attention as sparse
+from minglm.model.indexer import Indexer, index_scores, select_topk, topk_lowest
+from minglm.model.indexer_loss import dense_kl, topk_kl
 from minglm.model.layers import rope_table
 from minglm.model.sparse_attention import masked_reference, sparse_attention
 
@@ -44,8 +45,8 @@ def slow_choice(q, keys, w, topk, doc_start=None):
     return rows
 
 
-def as_sets(choice):
-    return [frozenset(v for v in row if v >= 0) for row in choice.flatten(0, 1).tolist()]
+def as_sets(topk_indices):
+    return [frozenset(v for v in row if v >= 0) for row in topk_indices.flatten(0, 1).tolist()]
 
 
 # ------------------------------------------------------------------ choosing
@@ -61,16 +62,16 @@ def test_index_scores_are_the_formula():
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("topk", [1, 5, 39])
 def test_choice_equals_sorting_whatever_the_chunks(monkeypatch, budget, ties, topk):
-    monkeypatch.setattr(dsa, "SCORE_FLOATS", budget)
+    monkeypatch.setattr(indexer, "SCORE_FLOATS", budget)
     q, keys, w = inputs(ties=ties)
     doc_start = torch.where(torch.arange(T) < 22, 0, 22).expand(B, T)
-    assert as_sets(select(q, keys, w, topk)) == slow_choice(q, keys, w, topk)
-    assert as_sets(select(q, keys, w, topk, 0, doc_start)) == slow_choice(q, keys, w, topk, doc_start)
+    assert as_sets(select_topk(q, keys, w, topk)) == slow_choice(q, keys, w, topk)
+    assert as_sets(select_topk(q, keys, w, topk, 0, doc_start)) == slow_choice(q, keys, w, topk, doc_start)
 
 
 def test_every_key_is_read_when_there_are_no_more_than_k():
     q, keys, w = inputs()
-    assert select(q, keys, w, T) is None and select(q, keys, w, T - 1) is not None
+    assert select_topk(q, keys, w, T) is None and select_topk(q, keys, w, T - 1) is not None
 
 
 @pytest.mark.parametrize("width", [8, 100, 700, 3000])
@@ -97,8 +98,8 @@ def test_negative_zero_ties_with_zero():
 def test_choice_continues_after_cached_keys():
     """Queries that come later, with an offset, choose as they would have in one go."""
     q, keys, w = inputs()
-    whole = as_sets(select(q, keys, w, k))
-    late = select(q[:, 30:], keys, w[:, 30:], k, offset=30)
+    whole = as_sets(select_topk(q, keys, w, k))
+    late = select_topk(q[:, 30:], keys, w[:, 30:], k, offset=30)
     assert as_sets(late) == whole[30:40] + whole[70:80]
 
 
@@ -118,7 +119,7 @@ def past_changes(chooser) -> bool:
 
 
 def test_choice_leaks_nothing_from_the_future():
-    assert not past_changes(lambda q, keys, w: select(q, keys, w, k))
+    assert not past_changes(lambda q, keys, w: select_topk(q, keys, w, k))
 
 
 def test_the_check_catches_the_large_negative_number_leak():
@@ -138,19 +139,19 @@ def test_the_check_catches_the_large_negative_number_leak():
 @pytest.mark.parametrize("budget", [1, 300, 1 << 18])
 @pytest.mark.parametrize("ragged", [False, True])
 def test_sparse_attention_equals_masked_dense_in_values_and_gradients(monkeypatch, budget, ragged):
-    monkeypatch.setattr(dsa, "GATHER_FLOATS", budget)
+    monkeypatch.setattr(sparse, "GATHER_FLOATS", budget)
     g = torch.Generator().manual_seed(1)
     leaves = [t.requires_grad_() for t in attention_inputs()]
-    choice = (
-        select(*inputs(), k)
+    topk_indices = (
+        select_topk(*inputs(), k)
         if ragged
         else torch.stack([torch.randperm(T, generator=g)[:k] for _ in range(B * T)]).view(B, T, k)
     )
-    got, p = sparse_attention(*leaves, choice, 0.4, want_p=True)
-    want = masked_reference(*leaves, choice, 0.4)
+    got, p = sparse_attention(*leaves, topk_indices, 0.4, want_p=True)
+    want = masked_reference(*leaves, topk_indices, 0.4)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(p.sum(-1), torch.ones(B, T))
-    assert (p[choice < 0] == 0).all() and not p.requires_grad
+    assert (p[topk_indices < 0] == 0).all() and not p.requires_grad
     d = torch.randn_like(want)
     for a, b in zip(torch.autograd.grad(got, leaves, d), torch.autograd.grad(want, leaves, d)):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
@@ -158,25 +159,25 @@ def test_sparse_attention_equals_masked_dense_in_values_and_gradients(monkeypatc
 
 def test_sparse_attention_gradient_in_double_precision():
     leaves = [t.requires_grad_() for t in attention_inputs(B=1, T=6, S=6, dtype=torch.float64)]
-    choice = torch.tensor([[[0, -1], [0, 1], [2, 0], [1, 3], [4, 0], [5, 2]]])
-    assert torch.autograd.gradcheck(lambda *t: sparse_attention(*t, choice, 0.5)[0], leaves)
+    topk_indices = torch.tensor([[[0, -1], [0, 1], [2, 0], [1, 3], [4, 0], [5, 2]]])
+    assert torch.autograd.gradcheck(lambda *t: sparse_attention(*t, topk_indices, 0.5)[0], leaves)
 
 
 # ------------------------------------------------------------------ the indexer's loss
 
 
-def test_chosen_kl_is_the_formula_in_value_and_gradient():
+def test_topk_kl_is_the_formula_in_value_and_gradient():
     leaves = [t.requires_grad_() for t in inputs()]
-    choice = select(*inputs(), k)
-    p = torch.rand(B, T, k, generator=torch.Generator().manual_seed(3)).masked_fill(choice < 0, 0)
+    topk_indices = select_topk(*inputs(), k)
+    p = torch.rand(B, T, k, generator=torch.Generator().manual_seed(3)).masked_fill(topk_indices < 0, 0)
     p = p / p.sum(-1, keepdim=True)
     q, keys, w = leaves
     scores = torch.stack(
         [(w[b].unsqueeze(-1) * F.relu(torch.einsum("thd,sd->ths", q[b], keys[b]))).sum(1) for b in range(B)]
     )
-    chosen = scores.gather(-1, choice.clamp(min=0)).masked_fill(choice < 0, -torch.inf).log_softmax(-1)
+    chosen = scores.gather(-1, topk_indices.clamp(min=0)).masked_fill(topk_indices < 0, -torch.inf).log_softmax(-1)
     want = (torch.xlogy(p, p) - torch.where(p > 0, p * chosen, 0)).sum() / (B * T)
-    got = chosen_kl(q, keys, w, choice, p)
+    got = topk_kl(q, keys, w, topk_indices, p)
     torch.testing.assert_close(got, want)
     for a, b in zip(torch.autograd.grad(2 * got, leaves), torch.autograd.grad(2 * want, leaves)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -185,7 +186,7 @@ def test_chosen_kl_is_the_formula_in_value_and_gradient():
 @pytest.mark.parametrize("documents", [False, True])
 @pytest.mark.parametrize("budget", [1, 1000, 1 << 20])
 def test_dense_kl_is_the_formula_in_value_and_gradient(monkeypatch, documents, budget):
-    monkeypatch.setattr(dsa, "SCORE_FLOATS", budget)
+    monkeypatch.setattr(indexer_loss, "SCORE_FLOATS", budget)
     leaves = [t.requires_grad_() for t in inputs()]
     q, keys, w = leaves
     g = torch.Generator().manual_seed(4)
@@ -209,12 +210,12 @@ def test_dense_kl_is_the_formula_in_value_and_gradient(monkeypatch, documents, b
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_chosen_kl_is_zero_where_the_indexer_already_agrees():
+def test_topk_kl_is_zero_where_the_indexer_already_agrees():
     q, keys, w = inputs()
-    choice = select(q, keys, w, k)
+    topk_indices = select_topk(q, keys, w, k)
     scores = torch.stack([index_scores(q[b], keys[b], w[b]) for b in range(B)])
-    p = scores.gather(-1, choice.clamp(min=0)).masked_fill(choice < 0, -torch.inf).softmax(-1)
-    assert chosen_kl(q, keys, w, choice, p).item() == pytest.approx(0, abs=1e-6)
+    p = scores.gather(-1, topk_indices.clamp(min=0)).masked_fill(topk_indices < 0, -torch.inf).softmax(-1)
+    assert topk_kl(q, keys, w, topk_indices, p).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_indexer_learns_a_target_from_the_kl():
@@ -240,9 +241,9 @@ def test_compute_falls_with_k():
     from torch.utils.flop_counter import FlopCounterMode
 
     def flops(S, topk):
-        choice = torch.randint(0, S, (1, 64, topk))
+        topk_indices = torch.randint(0, S, (1, 64, topk))
         with FlopCounterMode(display=False) as counter:
-            sparse_attention(*attention_inputs(B=1, T=64, S=S), choice, 1.0)
+            sparse_attention(*attention_inputs(B=1, T=64, S=S), topk_indices, 1.0)
         return counter.get_total_flops()
 
     fixed = 2 * flops(1000, 16) - flops(1000, 32)  # absorbing the query and expanding the values

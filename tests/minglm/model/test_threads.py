@@ -6,10 +6,10 @@ import threading
 import pytest
 import torch
 
-from minglm.model.indexer import select
-from minglm.model.indexer_loss import chosen_kl
+from minglm.model.indexer import select_topk
+from minglm.model.indexer_loss import topk_kl
 from minglm.model.sparse_attention import sparse_attention
-from minglm.model.threads import share_out
+from minglm.model.threads import parallel_for
 
 CPU = torch.device("cpu")
 
@@ -23,18 +23,18 @@ def threads():
 
 def test_shares_are_fixed_and_all_items_are_done(threads):
     threads(3)
-    assert share_out(list, range(8), CPU) == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    assert parallel_for(list, range(8), CPU) == [[0, 3, 6], [1, 4, 7], [2, 5]]
     assert torch.get_num_threads() == 3
     threads(1)
-    assert [list(s) for s in share_out(lambda s: s, [1, 2], CPU)] == [[1, 2]]
+    assert [list(s) for s in parallel_for(lambda s: s, [1, 2], CPU)] == [[1, 2]]
 
 
 def test_an_error_in_any_share_arrives_and_the_next_call_works(threads):
     threads(2)
     for bad in (0, 1):
         with pytest.raises(ZeroDivisionError):
-            share_out(lambda share, bad=bad: [1 // (i - bad) for i in share], [0, 1], CPU)
-    assert torch.get_num_threads() == 2 and share_out(sum, [1, 2, 3], CPU) == [4, 2]
+            parallel_for(lambda share, bad=bad: [1 // (i - bad) for i in share], [0, 1], CPU)
+    assert torch.get_num_threads() == 2 and parallel_for(sum, [1, 2, 3], CPU) == [4, 2]
 
 
 def test_callers_on_several_threads_do_not_wait_for_each_other(threads):
@@ -42,11 +42,11 @@ def test_callers_on_several_threads_do_not_wait_for_each_other(threads):
     inner = []
 
     def work(share):
-        t = threading.Thread(target=lambda: inner.append(share_out(sum, [1, 2, 3], CPU)))
+        t = threading.Thread(target=lambda: inner.append(parallel_for(sum, [1, 2, 3], CPU)))
         t.start()
         t.join(20)
 
-    share_out(work, [0, 1], CPU)
+    parallel_for(work, [0, 1], CPU)
     assert len(inner) == 2 and all(sum(r) == 6 for r in inner)
 
 
@@ -54,10 +54,10 @@ def test_callers_on_several_threads_do_not_wait_for_each_other(threads):
 @pytest.mark.filterwarnings("ignore")
 def test_a_forked_child_makes_its_own_threads(threads):
     threads(2)
-    share_out(sum, [1, 2], CPU)
+    parallel_for(sum, [1, 2], CPU)
     child = os.fork()
     if not child:
-        os._exit(0 if share_out(len, [1, 2, 3], CPU) == [2, 1] else 1)
+        os._exit(0 if parallel_for(len, [1, 2, 3], CPU) == [2, 1] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -71,10 +71,10 @@ def test_attention_and_its_gradients_are_the_same_on_two_threads(threads, T):
         leaves = [
             torch.randn(s, requires_grad=True) for s in ((2, T, 3, 5), (2, T, 3, 4), (2, T, 10), (3, 5, 6), (3, 7, 6))
         ]
-        choice = select(q.detach(), k.detach(), w.detach(), 6)
-        out, p = sparse_attention(*leaves, choice, 0.3, want_p=True)
-        kl = chosen_kl(q, k, w, choice, p)
-        results.append([choice, out, kl, *torch.autograd.grad(out.sum() + kl, [*leaves, q, k, w])])
+        topk_indices = select_topk(q.detach(), k.detach(), w.detach(), 6)
+        out, p = sparse_attention(*leaves, topk_indices, 0.3, want_p=True)
+        kl = topk_kl(q, k, w, topk_indices, p)
+        results.append([topk_indices, out, kl, *torch.autograd.grad(out.sum() + kl, [*leaves, q, k, w])])
     for one, two, again in zip(*results):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
         assert torch.equal(two, again)

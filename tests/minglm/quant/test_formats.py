@@ -28,8 +28,8 @@ def test_int4_packing_is_lossless_and_rounding_twice_changes_nothing(seed, group
     assert torch.equal(int4.unpack(int4.pack(codes)), codes)
     scheme = Int4(group)
     once = scheme.dequantize(*scheme.quantize(w))
-    assert torch.equal(once, scheme.fake(w)), "inference and training round to the same bits"
-    assert torch.equal(scheme.fake(once), once)
+    assert torch.equal(once, scheme.fake_quantize(w)), "inference and training round to the same bits"
+    assert torch.equal(scheme.fake_quantize(once), once)
     assert codes.abs().amax() <= 7 and bool((codes.unflatten(-1, (-1, group)).abs().amax(-1) == 7).all())
 
 
@@ -39,7 +39,7 @@ def test_int4_error_is_at_most_half_a_step(seed, spread):
     w = weights(seed, 4, 64, spread=spread)
     scale = int4.encode(w, 16)[1].float().repeat_interleave(16, -1)
     # bf16 may round the scale down by 2^-9: then the largest weight, 7 steps away, is short by 7·2^-9 of a step more.
-    assert bool(((Int4(16).fake(w) - w).abs() <= scale * (0.5 + 7 * 2**-8)).all())
+    assert bool(((Int4(16).fake_quantize(w) - w).abs() <= scale * (0.5 + 7 * 2**-8)).all())
 
 
 def test_int4_known_values():
@@ -60,7 +60,7 @@ def test_fp8_blocks_cover_everything_and_err_within_e4m3(seed, rows, width, bloc
     per_value = scale.repeat_interleave(block, 0)[:rows].repeat_interleave(block, 1)[:, :width]
     # 3 bits of mantissa: half a step is 2^-4 of the value; below the smallest normal number, 2^-10 of the scale.
     assert bool(((got - w).abs() <= torch.maximum(w.abs() * 2**-4, per_value * 2**-10) * 1.0001).all())
-    assert torch.allclose(Fp8(block).fake(got), got, rtol=1e-6, atol=0)
+    assert torch.allclose(Fp8(block).fake_quantize(got), got, rtol=1e-6, atol=0)
 
 
 def test_fp8_scale_is_published_convention():
@@ -120,7 +120,7 @@ def test_every_format_multiplies_nearly_like_its_weight(scheme):
         (lambda: Spec("int4", group=3), "even whole number"),
         (lambda: Spec("int4", group=0), "even"),
         (lambda: Spec("fp8", block=0), "at least 1"),
-        (lambda: Int4(48).fake(torch.ones(2, 64)), "divide the 64 inputs"),
+        (lambda: Int4(48).fake_quantize(torch.ones(2, 64)), "divide the 64 inputs"),
         (lambda: Fp8(0), "at least 1"),
     ],
 )

@@ -35,7 +35,7 @@ def test_speed_is_compared_seed_by_seed():
 def test_staleness_says_so_when_seeds_cannot_tell():
     def rows(naive, corrected):
         return [
-            {"use": use, "eta": 8, "seed": s, "pass_at_1": v}
+            {"use": use, "max_staleness": 8, "seed": s, "pass_at_1": v}
             for use, values in (("naive", naive), ("corrected", corrected))
             for s, v in enumerate(values)
         ]
@@ -90,5 +90,5 @@ def test_the_profile_has_what_the_simulator_reads(tmp_path):
     assert list(batches) == sorted(batches) and min(seconds) > 0
     assert (
         all(found[k] >= 0 for k in ("prefill_s_per_token", "prefill_fixed_s", "train_s_per_token", "train_fixed_s"))
-        and found["push_s"] > 0
+        and found["weight_sync_s"] > 0
     )

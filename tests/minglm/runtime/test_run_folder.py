@@ -1,4 +1,4 @@
-"""`--fresh` sets aside what this project made and refuses everything else: nothing that a person owns is ever lost."""
+"""`--overwrite` sets aside what this project made and refuses everything else: nothing that a person owns is ever lost."""
 
 import os
 
@@ -68,10 +68,10 @@ def test_a_link_a_file_and_the_folders_around_us_are_refused(tmp_path, monkeypat
 @pytest.mark.parametrize(
     "argv",
     [
-        ["demo", "--size", "nano", "--fresh", "--run"],
+        ["demo", "--size", "nano", "--overwrite", "--run"],
         ["demo", "--size", "nano", "--run"],
-        ["train", "ci_pretrain", "--fresh", "--run"],
-        ["rl", "--set", "task=sum", "--fresh", "--run"],
+        ["train", "ci_pretrain", "--overwrite", "--run"],
+        ["rl", "--set", "task=sum", "--overwrite", "--run"],
     ],
 )
 def test_no_command_touches_a_folder_of_somebody_else(tmp_path, argv, capsys):

@@ -25,12 +25,12 @@ def done(tmp_path_factory):
     run = tmp_path_factory.mktemp("demo") / "run"
     for wait_for in ("pretrain/metrics.csv", "sparse/metrics.csv", "rl_sync/metrics.csv"):
         process = subprocess.Popen(_call(run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not (run / wait_for).exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    finished = subprocess.run(_call(run), capture_output=True, text=True, timeout=300)
+    finished = subprocess.run(_call(run), capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr
     return run
 
@@ -72,7 +72,7 @@ def test_the_choice_lies_between_nothing_and_the_best_possible(done):
 
 
 def test_another_size_in_the_same_folder_is_refused(done):
-    with pytest.raises(InputError, match="--fresh"):
+    with pytest.raises(InputError, match="--overwrite"):
         run_demo(done, "mini", progress=False)
     with pytest.raises(InputError, match="mini"):
         run_demo(done, "mimi", progress=False)

@@ -12,7 +12,7 @@ from minglm.inference.load import model_of  # noqa: E402
 from minglm.runtime import machine  # noqa: E402
 from minglm.training import checkpoint, memory, metrics  # noqa: E402
 from minglm.training import recipe as recipes  # noqa: E402
-from minglm.training.loop import _Run, train  # noqa: E402
+from minglm.training.loop import TrainingRun, train  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_refusals_are_one_line(stages, tmp_path):
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     ci, calls = recipes.load("ci_pretrain"), []
-    honest = _Run.loss
+    honest = TrainingRun.loss
 
     def poisoned(self, batch):
         loss, out = honest(self, batch)
@@ -145,7 +145,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
             loss = loss + out.mtp_loss
         return loss, out
 
-    monkeypatch.setattr(_Run, "loss", poisoned)
+    monkeypatch.setattr(TrainingRun, "loss", poisoned)
     with pytest.raises(InputError) as caught:
         train(ci, tmp_path / "run", progress=False, device="cpu")
     message = str(caught.value)
@@ -174,7 +174,7 @@ def test_memory_estimate_is_of_the_right_size(mode, stage):
 
     code = f"""
 import torch; torch.set_num_threads(1)
-from minglm import machine; from minglm.config import ModelConfig; from minglm.model.model import Model
+from minglm.runtime import machine; from minglm.config import ModelConfig; from minglm.model.model import Model
 config = ModelConfig.named("nano"); model = Model(config).train()
 tokens = torch.randint(0, 512, (1, 32)); doc = torch.zeros(1, 32, dtype=torch.int64)
 def step(tokens, doc):

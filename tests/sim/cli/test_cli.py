@@ -202,7 +202,7 @@ def test_user_rows(capsys, in_tmp):
 """)
     code, out, _ = call(capsys, "validate", "mine.yaml", "--json")
     row = json.loads(out)["rows"][0]
-    assert code == 0 and row["kind"] == "predict" and row["predicted"] > 0 and row["error"] is not None
+    assert code == 0 and row["kind"] == "holdout" and row["predicted"] > 0 and row["error"] is not None
 
 
 def test_validation_of_nothing_is_a_failure(capsys, monkeypatch):

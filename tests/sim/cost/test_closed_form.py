@@ -1,4 +1,4 @@
-"""The closed form: textbook bubbles, and the event floor's own result."""
+"""The closed form: textbook bubbles, and the simulator's own result."""
 
 from __future__ import annotations
 

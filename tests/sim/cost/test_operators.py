@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from sim.cost.operators import Share, Style, Tape, dense_ffn, gqa, mla, vocabulary
+from sim.cost.operators import OperatorTrace, ParallelContext, Style, dense_ffn, gqa, mla, vocabulary
 from sim.cost.operators_moe import expected_nodes, moe_ffn
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.parameters import layer_params
@@ -29,14 +29,14 @@ LLAMA = ModelSpec("llama", layers=4, hidden=1024, heads=16, kv_heads=4, head_dim
 MOE = dataclasses.replace(LLAMA, experts=16, experts_per_token=2, moe_ffn=512, shared_experts=1)
 
 
-def record(model: ModelSpec, share: Share, style: Style | None = None, kind: str = "dense") -> Tape:
-    tape = Tape(style or Style())
-    (mla if model.attention == "mla" else gqa)(tape, share, model)
+def record(model: ModelSpec, ctx: ParallelContext, style: Style | None = None, kind: str = "dense") -> OperatorTrace:
+    trace = OperatorTrace(style or Style())
+    (mla if model.attention == "mla" else gqa)(trace, ctx, model)
     if kind == "moe":
-        moe_ffn(tape, share, model)
+        moe_ffn(trace, ctx, model)
     else:
-        dense_ffn(tape, share, model.hidden, model.ffn, model.gated_ffn, model.norm)
-    return tape
+        dense_ffn(trace, ctx, model.hidden, model.ffn, model.gated_ffn, model.norm)
+    return trace
 
 
 def flops(ops) -> float:
@@ -47,7 +47,7 @@ def flops(ops) -> float:
     "model, kind", [(GPT, "dense"), (LLAMA, "dense"), (MOE, "moe"), (load_model("deepseek_v3"), "moe")]
 )
 def test_forward_flops_are_the_models_own_count(model, kind):
-    seq, one = 2048, record(model, Share(1, 2048), kind=kind)
+    seq, one = 2048, record(model, ParallelContext(1, 2048), kind=kind)
     parts = model.flops_breakdown(seq)
     head = 2.0 * model.vocab * model.hidden
     if model.experts and model.dense_layers:
@@ -65,29 +65,31 @@ def test_forward_flops_are_the_models_own_count(model, kind):
 
 
 def test_backward_of_the_linear_layers_costs_two_forwards():
-    tape = record(LLAMA, Share(2, 1024))
-    linear = [op for op in tape.forward if op.kind == "matmul"]
-    assert flops(op for op in tape.backward_input if op.kind == "matmul") == pytest.approx(flops(linear))
-    assert flops(tape.backward_weight) == pytest.approx(flops(linear))
+    trace = record(LLAMA, ParallelContext(2, 1024))
+    linear = [op for op in trace.forward if op.kind == "matmul"]
+    assert flops(op for op in trace.backward_input if op.kind == "matmul") == pytest.approx(flops(linear))
+    assert flops(trace.backward_weight) == pytest.approx(flops(linear))
 
 
 def test_flash_attention_does_half_of_the_square_and_unfused_all_of_it():
-    half = flops(op for op in record(GPT, Share(1, 2048)).forward if op.group == "attention")
+    half = flops(op for op in record(GPT, ParallelContext(1, 2048)).forward if op.group == "attention")
     whole = flops(
-        op for op in record(GPT, Share(1, 2048), Style(attention="unfused")).forward if op.group == "attention"
+        op
+        for op in record(GPT, ParallelContext(1, 2048), Style(attention="unfused")).forward
+        if op.group == "attention"
     )
     assert whole / half == pytest.approx(2.0, rel=1e-3)
 
 
 @pytest.mark.parametrize("tp", [2, 4, 8])
 def test_tensor_parallel_ranks_share_the_flops(tp):
-    whole, part = record(GPT, Share(1, 1024)), record(GPT, Share(1, 1024, tp=tp, sp=True))
+    whole, part = record(GPT, ParallelContext(1, 1024)), record(GPT, ParallelContext(1, 1024, tp=tp, sp=True))
     assert flops(part.forward) * tp == pytest.approx(flops(whole.forward))
 
 
 def test_sequence_parallelism_turns_all_reduces_into_gathers_and_scatters_of_the_same_size():
-    plain = [m for m in record(GPT, Share(1, 1024, tp=8)).messages if m.phase == "forward"]
-    split = [m for m in record(GPT, Share(1, 1024, tp=8, sp=True)).messages if m.phase == "forward"]
+    plain = [m for m in record(GPT, ParallelContext(1, 1024, tp=8)).messages if m.phase == "forward"]
+    split = [m for m in record(GPT, ParallelContext(1, 1024, tp=8, sp=True)).messages if m.phase == "forward"]
     assert [m.kind for m in plain] == ["all_reduce", "all_reduce"]
     assert [m.kind for m in split] == ["all_gather", "reduce_scatter"] * 2
     assert {m.bytes for m in plain + split} == {1024 * 1024 * 2}
@@ -97,22 +99,22 @@ def test_sequence_parallelism_turns_all_reduces_into_gathers_and_scatters_of_the
 def test_saved_activations_follow_the_recompute_papers_formula(tp, sp):
     # arXiv 2205.05198: sbh(34 + 5as/h); /t inside the tensor-parallel part; 10 + 24/t + 5as/ht without sequence parallelism
     s, b, h, a = 2048, 4, GPT.hidden, GPT.heads
-    tape = record(GPT, Share(b, s, tp=tp, sp=sp), Style(attention="unfused", dropout=True))
+    trace = record(GPT, ParallelContext(b, s, tp=tp, sp=sp), Style(attention="unfused", dropout=True))
     outside = 10 / tp if sp else 10
     expected = s * b * h * (outside + 24 / tp + 5 * a * s / h / tp)
-    assert sum(tape.saved.values()) == pytest.approx(expected, rel=1e-6)
+    assert sum(trace.saved.values()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_expert_rows_are_tokens_times_choices_wherever_the_experts_live():
-    alone = [op for op in record(MOE, Share(2, 1024), kind="moe").forward if op.group == "expert"]
-    spread = [op for op in record(MOE, Share(2, 1024, ep=8), kind="moe").forward if op.group == "expert"]
+    alone = [op for op in record(MOE, ParallelContext(2, 1024), kind="moe").forward if op.group == "expert"]
+    spread = [op for op in record(MOE, ParallelContext(2, 1024, ep=8), kind="moe").forward if op.group == "expert"]
     assert flops(alone) == pytest.approx(flops(spread))
     up = next(op for op in spread if op.name == "experts up")
     assert up.batch == 2 and up.m * up.batch == 2 * 1024 * 2
 
 
 def test_imbalance_stretches_the_experts_and_the_all_to_all():
-    even, skewed = (record(MOE, Share(1, 1024, ep=4), Style(imbalance=i), "moe") for i in (1.0, 1.5))
+    even, skewed = (record(MOE, ParallelContext(1, 1024, ep=4), Style(imbalance=i), "moe") for i in (1.0, 1.5))
     for pick in (
         lambda t: flops(op for op in t.forward if op.group == "expert"),
         lambda t: sum(m.bytes for m in t.messages if m.group == "ep"),
@@ -124,9 +126,9 @@ def test_node_limit_bounds_the_copies_that_cross_the_network():
     assert expected_nodes(1, 8, 0) == 1.0
     assert expected_nodes(8, 8, 0) == pytest.approx(8 * (1 - (7 / 8) ** 8))
     assert expected_nodes(8, 8, 4) == 4
-    tape = Tape(Style(dedup=True))
-    moe_ffn(tape, Share(1, 4096, ep=64, nodes=8), load_model("deepseek_v3"))
-    assert {m.dedup for m in tape.messages if m.group == "ep"} == {4 / 8}  # groups of DeepSeek-V3: at most 4 nodes
+    trace = OperatorTrace(Style(dedup=True))
+    moe_ffn(trace, ParallelContext(1, 4096, ep=64, nodes=8), load_model("deepseek_v3"))
+    assert {m.dedup for m in trace.messages if m.group == "ep"} == {4 / 8}  # groups of DeepSeek-V3: at most 4 nodes
 
 
 def test_sparse_attention_costs_less_than_dense_at_long_sequences_only():
@@ -134,16 +136,18 @@ def test_sparse_attention_costs_less_than_dense_at_long_sequences_only():
     dense = dataclasses.replace(glm, index_topk=0, index_heads=0, indexer_full_layers=0)
 
     def attention(model, seq):
-        return flops(op for op in record(model, Share(1, seq)).forward if op.group in ("attention", "indexer"))
+        return flops(
+            op for op in record(model, ParallelContext(1, seq)).forward if op.group in ("attention", "indexer")
+        )
 
     assert attention(glm, 131072) < 0.6 * attention(dense, 131072)
     assert attention(glm, 2048) >= attention(dense, 2048)
 
 
 def test_fp8_touches_linear_layers_and_not_attention_router_or_logits():
-    tape = record(MOE, Share(1, 1024), Style(fp8=True), "moe")
-    vocabulary(tape, Share(1, 1024), MOE.hidden, MOE.vocab)
-    low = {op.name for op in tape.forward if op.low}
+    trace = record(MOE, ParallelContext(1, 1024), Style(fp8=True), "moe")
+    vocabulary(trace, ParallelContext(1, 1024), MOE.hidden, MOE.vocab)
+    low = {op.name for op in trace.forward if op.low}
     assert {"qkv", "proj", "experts up", "experts down"} <= low
     assert not low & {"router", "logits", "flash"}
 

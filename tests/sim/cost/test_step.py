@@ -1,4 +1,4 @@
-"""Step costs: what the event floor receives is complete, consistent and moves the right way."""
+"""Step costs: what the simulator receives is complete, consistent and moves the right way."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_the_reader_takes_every_documented_option(option):
             "measured": {"seconds_per_step": 1.0},
         }
     )
-    assert row.kind == "predict" and row.plan.tp == 2
+    assert row.kind == "holdout" and row.plan.tp == 2
 
 
 def test_reader_and_schema_know_the_same_keys():
@@ -55,7 +55,7 @@ def test_shipped_rows_obey_the_schema(path):
     jsonschema.validate(document, json_schema())
     for row in merged(path):
         assert row["source"] and row["stack"], row["id"]
-        if row["kind"] == "listed":
+        if row["kind"] == "unsupported":
             assert row["reason"], row["id"]
         else:
             (
@@ -77,13 +77,16 @@ def test_ids_are_unique_and_fits_are_few():
     every = [row for path in FILES for row in merged(path)]
     assert len({row["id"] for row in every}) == len(every)
     assert not [
-        row["id"] for path in (FOLDER / "held_out").glob("*.yaml") for row in merged(path) if row["kind"] == "fit"
+        row["id"]
+        for path in (FOLDER / "held_out").glob("*.yaml")
+        for row in merged(path)
+        if row["kind"] == "calibration"
     ]
-    scored = [row for path in sorted(FOLDER.glob("*.yaml")) for row in merged(path) if row["kind"] != "listed"]
-    assert sum(row["kind"] == "predict" for row in scored) >= 30
+    scored = [row for path in sorted(FOLDER.glob("*.yaml")) for row in merged(path) if row["kind"] != "unsupported"]
+    assert sum(row["kind"] == "holdout" for row in scored) >= 30
     by_chip: dict = {}
     for row in scored:
-        by_chip.setdefault(rows.parse(row).chip, []).append(row["kind"] == "fit")
+        by_chip.setdefault(rows.parse(row).chip, []).append(row["kind"] == "calibration")
     assert all(sum(fits) <= max(1, len(fits) / 3) for fits in by_chip.values()), {
         k: (sum(v), len(v)) for k, v in by_chip.items()
     }

@@ -9,7 +9,7 @@ from sim.serving.clock import RooflineClock
 from sim.serving.deployment import Deployment
 from sim.serving.simulate import Fleet, simulate
 from sim.serving.step_time import decode_step, prefill
-from sim.serving.workload import Lengths, Workload, percentiles
+from sim.serving.workload import RequestLengths, ServingWorkload, percentiles
 
 
 class Fixed:
@@ -46,7 +46,7 @@ def test_deterministic_arrivals_slower_than_service_never_wait():
     clock = Fixed(prefill=0.1, step=0.02)
     r = simulate(
         one_by_one(),
-        Workload(rate_per_s=5, requests=200, prompt=1000, output=11, arrivals="even"),
+        ServingWorkload(rate_per_s=5, requests=200, prompt=1000, output=11, arrivals="even"),
         clocks=(clock, clock),
     )
     assert r.ttft_s["p99"] == pytest.approx(0.1) and r.ttft_s["mean"] == pytest.approx(0.1)
@@ -60,7 +60,7 @@ def test_poisson_arrivals_wait_as_m_d_1_says(load):
     clock = Fixed(prefill=service)
     r = simulate(
         one_by_one(),
-        Workload(rate_per_s=load / service, requests=40_000, prompt=1000, output=1),
+        ServingWorkload(rate_per_s=load / service, requests=40_000, prompt=1000, output=1),
         seed=3,
         clocks=(clock, clock),
     )
@@ -73,7 +73,7 @@ def test_littles_law_holds_exactly():
     clock = Fixed(prefill=0.05, step=0.01)
     r = simulate(
         one_by_one(max_batch=2),
-        Workload(rate_per_s=15, requests=3000, prompt=Lengths(900, 0.5), output=Lengths(60, 0.8)),
+        ServingWorkload(rate_per_s=15, requests=3000, prompt=RequestLengths(900, 0.5), output=RequestLengths(60, 0.8)),
         seed=1,
         clocks=(clock, clock),
     )
@@ -87,14 +87,16 @@ def test_a_closed_loop_without_prefill_time_turns_over_as_arithmetic_says():
     clock = Fixed(prefill=1e-9, step=0.02)
     users, output = 16, 101
     r = simulate(
-        one_by_one(), Workload(concurrency=users, requests=1600, prompt=1000, output=output), clocks=(clock, clock)
+        one_by_one(),
+        ServingWorkload(concurrency=users, requests=1600, prompt=1000, output=output),
+        clocks=(clock, clock),
     )
     assert r.output_tokens_per_s == pytest.approx(users * output / ((output - 1) * 0.02), rel=0.02)
     assert r.mean_batch == pytest.approx(users, rel=0.02)
 
 
 def test_drafts_shorten_a_request_by_tokens_per_step():
-    work = Workload(rate_per_s=0.25, requests=50, prompt=1000, output=101, arrivals="even")
+    work = ServingWorkload(rate_per_s=0.25, requests=50, prompt=1000, output=101, arrivals="even")
     plain, drafted = (simulate(one_by_one(), work, clocks=(c, c)) for c in (Fixed(), Fixed(tokens=2.5)))
     assert drafted.tpot_s["mean"] == pytest.approx(plain.tpot_s["mean"] / 2.5)
 
@@ -102,7 +104,9 @@ def test_drafts_shorten_a_request_by_tokens_per_step():
 def test_the_batch_never_exceeds_its_limit_and_everybody_finishes():
     clock = Fixed(prefill=0.001, step=0.02)
     r = simulate(
-        one_by_one(max_batch=1), Workload(rate_per_s=2000, requests=2000, prompt=1000, output=40), clocks=(clock, clock)
+        one_by_one(max_batch=1),
+        ServingWorkload(rate_per_s=2000, requests=2000, prompt=1000, output=40),
+        clocks=(clock, clock),
     )
     assert r.finished == 2000 and r.mean_batch <= D.groups
     for q in r.requests:
@@ -115,13 +119,13 @@ def test_shared_instances_prefill_between_steps():
     clock = Fixed(prefill=0.2, step=0.02)
     quiet = simulate(
         Fleet(decode=d),
-        Workload(rate_per_s=0.2, requests=40, prompt=1000, output=51, arrivals="even"),
+        ServingWorkload(rate_per_s=0.2, requests=40, prompt=1000, output=51, arrivals="even"),
         clocks=(clock, clock),
     )
     assert quiet.ttft_s["mean"] == pytest.approx(0.2) and quiet.tpot_s["mean"] == pytest.approx(0.02)
     busy = simulate(
         Fleet(decode=d),
-        Workload(rate_per_s=2.5, requests=400, prompt=1000, output=51, arrivals="even"),
+        ServingWorkload(rate_per_s=2.5, requests=400, prompt=1000, output=51, arrivals="even"),
         clocks=(clock, clock),
     )
     assert busy.tpot_s["mean"] > 1.3 * quiet.tpot_s["mean"]
@@ -130,7 +134,7 @@ def test_shared_instances_prefill_between_steps():
 
 def test_long_prompts_go_in_chunks_so_that_decoding_continues():
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
-    work = Workload(rate_per_s=0.05, requests=12, prompt=32768, output=4, arrivals="even")
+    work = ServingWorkload(rate_per_s=0.05, requests=12, prompt=32768, output=4, arrivals="even")
     whole, pieces = (simulate(Fleet(decode=d, chunk_tokens=c), work) for c in (32768, 4096))
     assert whole.finished == pieces.finished == 12
     assert pieces.ttft_s["mean"] >= whole.ttft_s["mean"] * 0.95  # the same work in more launches
@@ -138,7 +142,7 @@ def test_long_prompts_go_in_chunks_so_that_decoding_continues():
 
 def test_cache_room_limits_the_batch():
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="bf16", stack="sglang-tp")
-    r = simulate(Fleet(decode=d), Workload(concurrency=64, requests=128, prompt=60_000, output=64), seed=0)
+    r = simulate(Fleet(decode=d), ServingWorkload(concurrency=64, requests=128, prompt=60_000, output=64), seed=0)
     from sim.serving.deployment import memory
 
     assert r.mean_batch <= memory(d).requests(60_064) and r.finished == 128
@@ -146,7 +150,9 @@ def test_cache_room_limits_the_batch():
 
 def test_same_seed_same_answer_other_seed_another():
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
-    work = Workload(rate_per_s=1.5, requests=300, prompt=Lengths(2000, 0.6), output=Lengths(200, 0.6))
+    work = ServingWorkload(
+        rate_per_s=1.5, requests=300, prompt=RequestLengths(2000, 0.6), output=RequestLengths(200, 0.6)
+    )
     a, b, c = (simulate(Fleet(decode=d), work, seed=s) for s in (7, 7, 8))
     assert a.to_dict() == b.to_dict() and [dataclasses.astuple(q) for q in a.requests] == [
         dataclasses.astuple(q) for q in b.requests
@@ -165,8 +171,12 @@ def test_the_table_of_step_times_agrees_with_the_steps():
 
 def test_overload_is_called_saturated():
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
-    calm = simulate(Fleet(decode=d, max_batch=16), Workload(rate_per_s=0.3, requests=300, prompt=1000, output=200))
-    flood = simulate(Fleet(decode=d, max_batch=16), Workload(rate_per_s=50, requests=600, prompt=1000, output=200))
+    calm = simulate(
+        Fleet(decode=d, max_batch=16), ServingWorkload(rate_per_s=0.3, requests=300, prompt=1000, output=200)
+    )
+    flood = simulate(
+        Fleet(decode=d, max_batch=16), ServingWorkload(rate_per_s=50, requests=600, prompt=1000, output=200)
+    )
     assert not calm.saturated and flood.saturated
 
 
@@ -180,31 +190,31 @@ def test_lengths_have_the_mean_they_were_given():
     import random
 
     rng = random.Random(0)
-    drawn = [Lengths(1000, 0.5).draw(rng, 10**9) for _ in range(20_000)]
+    drawn = [RequestLengths(1000, 0.5).draw(rng, 10**9) for _ in range(20_000)]
     assert sum(drawn) / len(drawn) == pytest.approx(1000, rel=0.02)
-    assert {Lengths.of({"low": 3, "high": 5}).draw(rng, 100) for _ in range(200)} == {3, 4, 5}
+    assert {RequestLengths.of({"low": 3, "high": 5}).draw(rng, 100) for _ in range(200)} == {3, 4, 5}
 
 
 @pytest.mark.parametrize(
     "make, says",
     [
-        (lambda: Workload().check(), "either rate_per_s"),
-        (lambda: Workload(rate_per_s=1, concurrency=2).check(), "either rate_per_s"),
-        (lambda: Workload(rate_per_s=-1).check(), "rate_per_s=-1"),
-        (lambda: Workload(rate_per_s=1, prompt=0).check(), "prompt=0"),
-        (lambda: Workload(rate_per_s=1, arrivals="bursty").check(), "bursty"),
-        (lambda: Workload(rate_per_s=1, cached_share=1.0).check(), "cached_share"),
-        (lambda: Workload(rate_per_s=1, output={"mean": 5, "std": 1}).check(), "unknown key 'std'"),
-        (lambda: Lengths.of({"low": 9, "high": 3}), "swap them"),
-        (lambda: Workload(rate_per_s=float("nan")).check(), "rate_per_s=nan"),
-        (lambda: Workload(rate_per_s=True).check(), "rate_per_s=True"),
+        (lambda: ServingWorkload().check(), "either rate_per_s"),
+        (lambda: ServingWorkload(rate_per_s=1, concurrency=2).check(), "either rate_per_s"),
+        (lambda: ServingWorkload(rate_per_s=-1).check(), "rate_per_s=-1"),
+        (lambda: ServingWorkload(rate_per_s=1, prompt=0).check(), "prompt=0"),
+        (lambda: ServingWorkload(rate_per_s=1, arrivals="bursty").check(), "bursty"),
+        (lambda: ServingWorkload(rate_per_s=1, cached_share=1.0).check(), "cached_share"),
+        (lambda: ServingWorkload(rate_per_s=1, output={"mean": 5, "std": 1}).check(), "unknown key 'std'"),
+        (lambda: RequestLengths.of({"low": 9, "high": 3}), "swap them"),
+        (lambda: ServingWorkload(rate_per_s=float("nan")).check(), "rate_per_s=nan"),
+        (lambda: ServingWorkload(rate_per_s=True).check(), "rate_per_s=True"),
         (
             lambda: simulate(
-                Fleet(decode=Deployment.of("glm5", "dgx_h100", chips=8, attention_tp=8)), Workload(rate_per_s=1)
+                Fleet(decode=Deployment.of("glm5", "dgx_h100", chips=8, attention_tp=8)), ServingWorkload(rate_per_s=1)
             ),
             "GiB a chip over",
         ),
-        (lambda: simulate(Fleet(decode=D, max_batch=0), Workload(rate_per_s=1)), "max_batch=0"),
+        (lambda: simulate(Fleet(decode=D, max_batch=0), ServingWorkload(rate_per_s=1)), "max_batch=0"),
     ],
 )
 def test_bad_workloads_are_refused_in_one_line(make, says):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from minglm.errors import InputError
-from sim.cost.evaluate import stretched
+from sim.cost.evaluate import scale_compute
 from sim.scenario.training import load_scenario, resolve
 from sim.spec.plan import describe
 from sim.study.campaign import campaign_segments, corner
@@ -115,7 +115,7 @@ def test_corners_bracket():
 
 def test_stretched_multiplies_compute_only():
     costs = point(resolve(SMALL)).estimate.costs
-    slow = stretched(costs, 2.0)
+    slow = scale_compute(costs, 2.0)
     assert slow.chunks[0][0].forward_s == 2 * costs.chunks[0][0].forward_s and slow.p2p_s == costs.p2p_s
 
 

@@ -8,11 +8,12 @@ import pytest
 import simpy
 
 from minglm.errors import InputError
+from sim.base.units import DAY_S
 from sim.spec.phases import GLM5, Phase, RunSegment, Throughput, choose_plans, describe, run_segments
 from sim.training.campaign import expected, interval, run
 from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import Checkpoint, daly
-from sim.training.failures import DAY_S, Failure, FailureModel, Recovery, SlowServers
+from sim.training.failures import Failure, FailureModel, Recovery, SlowServers
 
 SOFTWARE = (("software", 1.0, False),)
 

@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from minglm.errors import InputError
-from sim.training.failures import DAY_S, LLAMA3_COMPONENTS, FailureModel, Recovery, SlowServers
+from sim.base.units import DAY_S
+from sim.training.failures import LLAMA3_COMPONENTS, FailureModel, Recovery, SlowServers
 
 
 def until(stream, seconds):

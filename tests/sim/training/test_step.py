@@ -211,7 +211,7 @@ def test_critical_path_has_no_gaps_and_ends_with_the_step():
         assert sum(causes(path).values()) == pytest.approx(r.step_s)
 
 
-def test_what_to_buy_names_the_bottleneck():
+def test_sensitivity_names_the_bottleneck():
     assert step_sensitivity(costs(2, 8), "1f1b")[0][0].startswith("compute")
     assert step_sensitivity(costs(8, 8, p2p_s=20.0), "1f1b")[0][0] == "pipeline links"
     assert step_sensitivity(costs(2, 2, grad_reduce_s=90.0), "1f1b")[0][0] == "gradient reduction"

@@ -17,7 +17,7 @@ def one_family(monkeypatch):
     """Only the rows of the 235B family: seconds instead of minutes."""
     small = {
         **WHOLE,
-        "rows": [r for r in WHOLE["rows"] if r["family"] == "cann-235b" or r["use"] == "listed"],
+        "rows": [r for r in WHOLE["rows"] if r["family"] == "cann-235b" or r["use"] == "unsupported"],
         "orderings": [],
     }
     monkeypatch.setattr(rollout, "document", lambda: small)
@@ -27,20 +27,20 @@ def one_family(monkeypatch):
 
 
 def test_one_scalar_a_family_on_one_row_and_enough_predictions():
-    fits = [r["family"] for r in WHOLE["rows"] if r["use"] == "fit"]
-    assert len(fits) == len(set(fits)) and sum(r["use"] == "predict" for r in WHOLE["rows"]) >= 8
+    fits = [r["family"] for r in WHOLE["rows"] if r["use"] == "calibration"]
+    assert len(fits) == len(set(fits)) and sum(r["use"] == "holdout" for r in WHOLE["rows"]) >= 8
     assert all(canonical(r.get("case") or {}) is not None and r["source"] for r in WHOLE["rows"])
     assert all(WHOLE["families"][r["family"]].get("assumed") for r in WHOLE["rows"])
 
 
 def test_a_second_fitted_row_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "published.json"
-    row = {"family": "f", "use": "fit", "source": "s", "quantity": "step_s", "measured": 1}
+    row = {"family": "f", "use": "calibration", "source": "s", "quantity": "step_s", "measured": 1}
     path.write_text(json.dumps({"families": {"f": {}}, "rows": [{**row, "id": "a"}, {**row, "id": "b"}]}))
     monkeypatch.setattr(rollout.datafiles, "data", lambda *parts: path)
     rollout.document.cache_clear()
     try:
-        with pytest.raises(InputError, match="second fitted row"):
+        with pytest.raises(InputError, match="second calibration row"):
             rollout.document()
     finally:
         rollout.document.cache_clear()
@@ -48,12 +48,12 @@ def test_a_second_fitted_row_is_refused(tmp_path, monkeypatch):
 
 def test_the_fit_hits_its_row_and_the_others_are_predicted(one_family):
     report = rollout.validate()
-    by_kind = {k: [r for r in report["rows"] if r["kind"] == k] for k in ("fit", "predict", "listed")}
-    assert abs(by_kind["fit"][0]["error"]) < 0.02 and all(abs(r["error"]) < 0.25 for r in by_kind["predict"])
-    assert report["count_predict"] == len(by_kind["predict"]) == 2 and report["mape_predict"] == pytest.approx(
-        sum(abs(r["error"]) for r in by_kind["predict"]) / 2
+    by_kind = {k: [r for r in report["rows"] if r["kind"] == k] for k in ("calibration", "holdout", "unsupported")}
+    assert abs(by_kind["calibration"][0]["error"]) < 0.02 and all(abs(r["error"]) < 0.25 for r in by_kind["holdout"])
+    assert report["count_holdout"] == len(by_kind["holdout"]) == 2 and report["mape_holdout"] == pytest.approx(
+        sum(abs(r["error"]) for r in by_kind["holdout"]) / 2
     )
-    assert all(r["predicted"] is None for r in by_kind["listed"])
+    assert all(r["predicted"] is None for r in by_kind["unsupported"])
 
 
 def test_errors_are_points_for_gains_and_distances_for_ranges():
@@ -67,6 +67,6 @@ def test_errors_are_points_for_gains_and_distances_for_ranges():
 def test_command(one_family, capsys):
     assert main.main(["validate", "--rollouts"]) == 0
     out = capsys.readouterr().out
-    assert "Predicted rows" in out and "Fitted rows" in out and "235B DAPO" in out
+    assert "Holdout rows" in out and "Calibration rows" in out and "235B DAPO" in out
     assert main.main(["validate", "--rollouts", "--json"]) == 0
-    assert {"rows", "mape_predict", "worst_predict", "count_fit"} <= set(json.loads(capsys.readouterr().out))
+    assert {"rows", "mape_holdout", "worst_holdout", "count_calibration"} <= set(json.loads(capsys.readouterr().out))

@@ -24,19 +24,19 @@ def test_decode_figures_are_within_the_aim(report):
 def test_every_row_is_reported_and_errors_are_what_they_say(report):
     assert [e["id"] for e in report["rows"]] == [r["id"] for r in rows()]
     for e in report["rows"]:
-        assert e["source"] and e["mode"] == "hybrid" and e["use"] in ("fit", "predict", "listed")
-        if e["use"] == "listed":
+        assert e["source"] and e["mode"] == "hybrid" and e["use"] in ("calibration", "holdout", "unsupported")
+        if e["use"] == "unsupported":
             assert e["why"]
         elif not isinstance(e["measured"], list):
             assert e["error"] == pytest.approx(e["predicted"] / e["measured"] - 1)
-    counted = [e for e in report["rows"] if e["use"] == "predict"]
-    assert report["mape_predict"] == pytest.approx(sum(abs(e["error"]) for e in counted) / len(counted))
-    assert report["worst_predict"] == max(abs(e["error"]) for e in counted)
+    counted = [e for e in report["rows"] if e["use"] == "holdout"]
+    assert report["mape_holdout"] == pytest.approx(sum(abs(e["error"]) for e in counted) / len(counted))
+    assert report["worst_holdout"] == max(abs(e["error"]) for e in counted)
     assert report["beyond"] == [e["id"] for e in counted if abs(e["error"]) > 0.30]
 
 
 def test_a_fitted_row_is_reproduced_and_its_scalar_is_the_only_one(report):
-    fits = [e for e in report["rows"] if e["use"] == "fit"]
+    fits = [e for e in report["rows"] if e["use"] == "calibration"]
     assert len(fits) == len(report["fitted"]) == len({(f["chip"], f["stack"]) for f in report["fitted"]})
     for e in fits:
         assert abs(e["error"]) < 1e-3
@@ -48,18 +48,18 @@ def test_at_most_a_third_of_a_chips_rows_is_fitted(report):
     check_rows(rows())
     many = copy.deepcopy([dict(r) for r in rows()])
     for row in many:
-        if row["chip"] == "H800" and row["use"] == "predict" and row["kind"] == "decode":
-            row["use"], row["deployment"] = "fit", {**row["deployment"], "stack": "generic"}
-        elif row["chip"] == "H800" and row["use"] == "predict":
-            row["use"] = "listed"
+        if row["chip"] == "H800" and row["use"] == "holdout" and row["kind"] == "decode":
+            row["use"], row["deployment"] = "calibration", {**row["deployment"], "stack": "generic"}
+        elif row["chip"] == "H800" and row["use"] == "holdout":
+            row["use"] = "unsupported"
     with pytest.raises(InputError, match="at most a third"):
         check_rows(many)
     twice = copy.deepcopy([dict(r) for r in rows()])
-    next(r for r in twice if r["id"] == "cm384-decode-15ms")["use"] = "fit"
-    with pytest.raises(InputError, match="a second fitted row"):
+    next(r for r in twice if r["id"] == "cm384-decode-15ms")["use"] = "calibration"
+    with pytest.raises(InputError, match="a second calibration row"):
         check_rows(twice)
     with pytest.raises(InputError, match="has no source"):
-        check_rows([{"id": "x", "use": "predict"}])
+        check_rows([{"id": "x", "use": "holdout"}])
 
 
 def test_deepseeks_margin_and_node_hours_agree_with_themselves():
@@ -89,16 +89,16 @@ def test_the_band_spans_the_decode_errors(report):
     low, high = error_band()
     assert low <= 1 <= high
     for e in report["rows"]:
-        if e["use"] == "predict" and e["kind"] in ("decode", "decode_limit"):
+        if e["use"] == "holdout" and e["kind"] in ("decode", "decode_limit"):
             assert low - 1e-9 <= e["predicted"] / e["measured"] <= high + 1e-9
 
 
 def test_the_table_names_mode_error_and_assumptions(report):
     text = table_text(report)
     for words in (
-        "fitted (one scalar per chip and stack)",
-        "predicted",
-        "listed, not counted",
+        "calibration (one scalar per chip and stack)",
+        "holdout (predicted)",
+        "unsupported, not counted",
         "hybrid",
         "cm384-decode-15ms",
         "aim 20% and 30%: met",

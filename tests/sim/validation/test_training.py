@@ -21,9 +21,9 @@ def result():
 
 
 def test_errors_of_the_predicted_rows(result):
-    assert result["count_predict"] >= 30
-    assert result["mape_predict"] <= 0.08
-    assert result["worst_predict"] <= 0.20
+    assert result["count_holdout"] >= 30
+    assert result["mape_holdout"] <= 0.08
+    assert result["worst_holdout"] <= 0.20
 
 
 def test_the_recompute_papers_eight(result):
@@ -39,9 +39,9 @@ def test_published_memory(result):
 
 
 def test_no_more_is_fitted_than_one_scalar_a_stack_on_a_third_of_a_chips_rows(result):
-    rows = [r for r in result["rows"] if r["kind"] in ("fit", "predict")]
+    rows = [r for r in result["rows"] if r["kind"] in ("calibration", "holdout")]
     of_chip = collections.Counter(r["chip"] for r in rows)
-    fitted = collections.Counter(r["chip"] for r in rows if r["kind"] == "fit")
+    fitted = collections.Counter(r["chip"] for r in rows if r["kind"] == "calibration")
     for chip, count in fitted.items():
         assert count <= of_chip[chip] / 3, f"{chip}: {count} of {of_chip[chip]} rows are fitted"
     for stack, chips in _read_fitted().items():
@@ -73,15 +73,15 @@ def test_every_constant_is_listed_with_a_label(result):
         assert constant["source"]
 
 
-def test_the_table_separates_fitted_from_predicted_and_says_why_rows_are_listed(result):
+def test_the_table_separates_calibration_from_holdout_and_says_why_rows_are_unsupported(result):
     text = figures.format_table(result)
     assert (
-        text.index("Predicted rows")
-        < text.index("Fitted rows")
-        < text.index("Listed, not scored")
+        text.index("Holdout rows")
+        < text.index("Calibration rows")
+        < text.index("Unsupported, not scored")
         < text.index("Constants")
     )
-    listed = [r for r in result["rows"] if r["kind"] == "listed"]
+    listed = [r for r in result["rows"] if r["kind"] == "unsupported"]
     assert listed and all(r["reason"] and r["predicted"] is None for r in listed)
     json.dumps(result)
 
@@ -89,7 +89,7 @@ def test_the_table_separates_fitted_from_predicted_and_says_why_rows_are_listed(
 def test_the_figure_has_its_points_bands_title_and_units(result):
     figure = figures.figure(result)
     assert "mean absolute error" in figure.layout.title.text and "%" in figure.layout.yaxis.title.text
-    assert sum(len(t.x) for t in figure.data) == result["count_predict"] + result["count_fit"]
+    assert sum(len(t.x) for t in figure.data) == result["count_holdout"] + result["count_calibration"]
 
 
 ROW = {
@@ -168,7 +168,8 @@ def test_words_of_other_tools_are_understood():
         ({"measured": {"seconds_per_step": -1}}, "positive"),
         ({"options": {"zeroo": 1}}, "did you mean 'zero'"),
         ({"plan": {"tp": 3}}, "attention heads"),
-        ({"kind": "guess"}, "not one of fit"),
+        ({"kind": "guess"}, "not one of calibration"),
+        ({"kind": "fit"}, "is now called 'calibration'"),
     ],
 )
 def test_bad_rows_are_refused_in_one_line(tmp_path, change, words):
@@ -197,7 +198,7 @@ TABLE = os.environ.get("MINGLM_VTRAIN_CSV", "")
 )
 def test_the_single_node_table():
     out = training.run([TABLE])
-    assert len(out["rows"]) == 1440 and out["count_fit"] == 144
-    assert out["mape_predict"] <= 0.08
+    assert len(out["rows"]) == 1440 and out["count_calibration"] == 144
+    assert out["mape_holdout"] <= 0.08
     assert out["rotation"]["mean"] <= 0.08
     assert out["evaluation_s"] < 2.0 or os.environ.get("CI")
