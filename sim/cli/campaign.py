@@ -86,9 +86,12 @@ def text(f: dict) -> str:
         "",
         f"{'days':28}{f['days']:>10.2f}   95% of {f['seeds']} seeds: {low:.2f}–{high:.2f} (median {mid:.2f})",
         f"{'days without any loss':28}{f['ideal_days']:>10.2f}",
-        f"{'goodput':28}{f['goodput']:>10.1%}   95%: {g[0]:.1%}–{g[2]:.1%}; Daly's formula without spares and slow servers: {f['expected_goodput']:.1%}",
-        f"{'interruptions':28}{f['interruptions']:>10,}   one per {mtbf} ({f['failures_per_chip_day'] * 1000:.3f} per 1,000 chips and day; a range of GPU clusters, none is published for Ascend)",
-        f"{'checkpoint every':28}{(f['checkpoint_interval_s'] or 0):>9.0f}s   {f['checkpoint']['kind']}, {f['checkpoint']['bytes'] / 1e12:.1f} TB",
+        f"{'goodput':28}{f['goodput']:>10.1%}   95%: {g[0]:.1%}–{g[2]:.1%}; Daly's formula without spares and slow "
+        f"servers: {f['expected_goodput']:.1%}",
+        f"{'interruptions':28}{f['interruptions']:>10,}   one per {mtbf} ({f['failures_per_chip_day'] * 1000:.3f} "
+        "per 1,000 chips and day; a range of GPU clusters, none is published for Ascend)",
+        f"{'checkpoint every':28}{(f['checkpoint_interval_s'] or 0):>9.0f}s   {f['checkpoint']['kind']}, "
+        f"{f['checkpoint']['bytes'] / 1e12:.1f} TB",
         f"{'chip-hours held':28}{f['chip_hours']:>10,.0f}   {f['cluster_chips']:,} chips, spares included",
         "",
         "lost hours by cause",

@@ -51,7 +51,8 @@ def main(args: argparse.Namespace) -> int:
 def text(result: dict, args: argparse.Namespace) -> str:
     """The table for a terminal. Money's range takes every price at its low, or at its high end."""
     lines = [
-        f"{args.model}, {args.tokens} tokens, at most {args.chips} of each chip; cost for the chips that the best plan uses",
+        f"{args.model}, {args.tokens} tokens, at most {args.chips} of each chip; cost for the chips that the best "
+        "plan uses",
         "",
         f"{'chip':10}{'plan':44}{'chips':>8}{'days':>8}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}{'break-even':>13}",
     ]
@@ -76,7 +77,8 @@ def text(result: dict, args: argparse.Namespace) -> str:
         )
     lines += [
         "",
-        f"break-even: the rent of a chip-hour at which the run costs what it does on {result['against']}; ranges move the price alone",
+        f"break-even: the rent of a chip-hour at which the run costs what it does on {result['against']}; ranges "
+        "move the price alone",
         "",
     ]
     for r in result["rows"]:

@@ -51,7 +51,8 @@ def check(port: int) -> None:
             ) from None
     if not notebook().is_file():
         raise InputError(
-            f"{notebook()}: no such file; the page is that notebook: {datafiles.hint('restore it with git checkout', 'install minglm again')}"
+            f"{notebook()}: no such file; the page is that notebook: "
+            f"{datafiles.hint('restore it with git checkout', 'install minglm again')}"
         )
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,7 +60,8 @@ def check(port: int) -> None:
             s.bind(("127.0.0.1", port))
         except OSError as err:
             raise InputError(
-                f"port {port} cannot be used on this machine ({(err.strerror or str(err)).lower()}); give another with --port {port % 65535 + 1}"
+                f"port {port} cannot be used on this machine ({(err.strerror or str(err)).lower()}); give another "
+                f"with --port {port % 65535 + 1}"
             ) from None
 
 

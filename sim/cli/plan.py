@@ -67,14 +67,20 @@ def text(r: dict) -> str:
     def line(name: str, x: dict) -> str:
         cost = show(x[money], "money") if money else "no price"
         return (
-            f"{name:4}{x['plan'][:44]:45}{x['micro_batch']:>3}{x['zero']:>5} {x['recompute']:14}{x['chips']:>8,}{x['step_s']:>9.3g}s"
+            f"{name:4}{x['plan'][:44]:45}{x['micro_batch']:>3}{x['zero']:>5} "
+            f"{x['recompute']:14}{x['chips']:>8,}{x['step_s']:>9.3g}s"
             f"{x['tokens_per_s_per_chip']:>12.1f}{x['mfu']:>7.1%}{x['memory_gib']:>8.1f}{x['days']:>10.3g}{cost:>12}"
         )
 
-    head = f"{'':4}{'plan':45}{'mb':>3}{'ZeRO':>5} {'recompute':14}{'chips':>8}{'step':>10}{'tok/s/chip':>12}{'MFU':>7}{'GiB':>8}{'days':>10}{'rent' if money == 'rent_usd' else 'own':>12}"
+    head = (
+        f"{'':4}{'plan':45}{'mb':>3}{'ZeRO':>5} "
+        f"{'recompute':14}{'chips':>8}{'step':>10}{'tok/s/chip':>12}{'MFU':>7}{'GiB':>8}{'days':>10}{'rent' if money == 'rent_usd' else 'own':>12}"
+    )
     out = [
-        f"{q['model']} on at most {q['chips']:,} × {q['chip']} ({q['cluster']}), batch {q['batch']:,} × {q['seq']:,} tokens, {q['precision']}, {q['stack']}",
-        f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large, {s['bounded']:,} skipped by a bound; {s['cpu_s']:.1f} s of CPU",
+        f"{q['model']} on at most {q['chips']:,} × {q['chip']} ({q['cluster']}), batch {q['batch']:,} × "
+        f"{q['seq']:,} tokens, {q['precision']}, {q['stack']}",
+        f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large, "
+        f"{s['bounded']:,} skipped by a bound; {s['cpu_s']:.1f} s of CPU",
         "",
         *r["explanation"],
         "",
@@ -84,7 +90,8 @@ def text(r: dict) -> str:
         out += [
             f"The winner's step is not simulated as events: {v['reason']}"
             if "reason" in v
-            else f"Simulated as events the winner's step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} from the closed form.",
+            else f"Simulated as events the winner's step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} "
+            "from the closed form.",
             "",
         ]
     out += [

@@ -104,27 +104,33 @@ def text(report: dict) -> str:
         f"step         {r['step_s']:,.4g} s; rollout {r['rollout_s']:,.4g} s",
         f"throughput   {r['tokens_per_s']:,.0f} generated and {r['trained_tokens_per_s']:,.0f} trained tokens/s"
         + (f" ({r['tokens_per_s'] / r['chips']:,.1f} generated a chip)" if r["chips"] else ""),
-        f"idle         {r['idle_share']:.1%} of the chips' time (engines {r['rollout_idle']:.1%}, trainer {r['trainer_idle']:.1%})",
+        f"idle         {r['idle_share']:.1%} of the chips' time (engines {r['rollout_idle']:.1%}, trainer "
+        f"{r['trainer_idle']:.1%})",
         (
             f"tail         {r['tail_share']:.1%} of the rollout time with under a tenth of the most requests; "
             if r["mode"] not in ("async", "glm5")
             else "batch        "
         )
         + f"{r['mean_running']:,.1f} running in an engine on average",
-        f"staleness    versions behind, share of trained tokens: {stale}; at most {r['staleness_max']}; a trajectory spans up to {r['max_span'] + 1} versions",
-        f"waste        filtered {r['wasted']['filtered']:,}, too stale {r['wasted']['too_stale']:,}, surplus {r['wasted']['surplus']:,} tokens; prefilled again {r['reprefilled_tokens']:,}; {r['preemptions']:,} preemptions",
+        f"staleness    versions behind, share of trained tokens: {stale}; at most {r['staleness_max']}; a "
+        f"trajectory spans up to {r['max_span'] + 1} versions",
+        f"waste        filtered {r['wasted']['filtered']:,}, too stale {r['wasted']['too_stale']:,}, surplus "
+        f"{r['wasted']['surplus']:,} tokens; prefilled again {r['reprefilled_tokens']:,}; {r['preemptions']:,} "
+        "preemptions",
         "trajectories " + ", ".join(f"{n:,} {k}" for k, n in counts.items() if n or k in ("submitted", "trained")),
     ]
     for kind, c in report.get("cost_per_million_trained_tokens", {}).items():
         if kind != "chip_hours":
             lines.append(
-                f"cost         ${c['value']:,.2f} (${c['low']:,.2f} to ${c['high']:,.2f}) a million trained tokens, {'rented' if kind == 'rent' else 'owned'}: {c['basis']}"
+                f"cost         ${c['value']:,.2f} (${c['low']:,.2f} to ${c['high']:,.2f}) a million trained tokens, "
+                f"{'rented' if kind == 'rent' else 'owned'}: {c['basis']}"
             )
     split = report.get("best_split")
     if split:
         lines += ["", f"chips that roll out (folded {split['fold']}-fold)"]
         lines += [
-            f"  {row['rollout_share']:5.0%}  {row['trained_tokens_per_s']:>14,.0f} trained tokens/s   engines idle {row['rollout_idle']:4.0%}, trainer idle {row['trainer_idle']:4.0%}"
+            f"  {row['rollout_share']:5.0%}  {row['trained_tokens_per_s']:>14,.0f} trained tokens/s   engines idle "
+            f"{row['rollout_idle']:4.0%}, trainer idle {row['trainer_idle']:4.0%}"
             + ("  <- best" if row is split["best"] else "")
             + ("  (as given)" if row["given"] else "")
             for row in split["rows"]
@@ -133,8 +139,8 @@ def text(report: dict) -> str:
     if over:
         lines += ["", f"over-sampling with april (folded {over['fold']}-fold)"]
         lines += [
-            f"  {row['factor']:5.2f}  {row['trained_tokens_per_s']:>14,.0f} trained tokens/s   rollout {row['rollout_s']:,.4g} s, stale {row['stale_share']:4.0%}"
-            + ("  <- best" if row is over["best"] else "")
+            f"  {row['factor']:5.2f}  {row['trained_tokens_per_s']:>14,.0f} trained tokens/s   rollout "
+            f"{row['rollout_s']:,.4g} s, stale {row['stale_share']:4.0%}" + ("  <- best" if row is over["best"] else "")
             for row in over["rows"]
         ]
     if report["compared"]:

@@ -14,7 +14,10 @@ from sim.cost.price_flags import CHIP_HOUR
 if TYPE_CHECKING:
     from sim.serving.sizing import Option, Target
 
-TEXT = "serve a model: memory, latency percentiles, tokens/s per chip, size to a target, cost and margin per million tokens"
+TEXT = (
+    "serve a model: memory, latency percentiles, tokens/s per chip, size to a target, cost and margin per "
+    "million tokens"
+)
 EXAMPLES = """clustersim serving serving_glm5_h200
 clustersim serving --model glm5 --cluster dgx_h200 --tp 8 --kv fp8 --num-speculative-tokens 3 --acceptance-length 2.76
 --concurrency 16 --prompt 8192 --output 1024 clustersim serving --model glm5 --ask fits                (also: speed,
@@ -229,7 +232,8 @@ def _option_text(option: Option) -> str:
         f"{option.decode.describe()}; {option.layout}, {option.chips} chips ({option.decode_instances} decode, "
         f"{option.prefill_instances} prefill); batch {option.batch}, TPOT {1e3 * option.tpot_s:.1f} ms, TTFT "
         f"{option.ttft_s:.2f} s; {option.decode_tokens_per_s_chip:,.0f} output tokens/s a chip while decoding{money}; "
-        f"mode: {option.mode}{measured}; simulated at {seen['rate_per_s']:.2f} requests/s: TTFT {seen['ttft_p50_s']:.2f} s "
+        f"mode: {option.mode}{measured}; simulated at {seen['rate_per_s']:.2f} requests/s: TTFT "
+        f"{seen['ttft_p50_s']:.2f} s "
         f"(p95 {seen['ttft_p95_s']:.2f}), TPOT p95 {1e3 * seen['tpot_p95_s']:.1f} ms, target "
         f"{'kept' if option.kept else 'missed'}"
     )
@@ -242,11 +246,14 @@ def _scenario_text(r: dict) -> str:
         "",
         f"deployment   {r['deployment']['decode']}",
         f"prefill      {r['deployment']['prefill']}",
-        f"memory       {m['weights_gib']:.1f} GiB of weights in {m['usable_gib']:.1f} usable a chip; {m['kv_bytes_per_token']:,.0f} bytes of cache a token; "
+        f"memory       {m['weights_gib']:.1f} GiB of weights in {m['usable_gib']:.1f} usable a chip; "
+        f"{m['kv_bytes_per_token']:,.0f} bytes of cache a token; "
         f"{m['contexts_that_fit']:,} contexts of {m['context']:,.0f} fit",
-        f"full batch   {full['requests_per_group']} requests a group: TPOT {full['tpot_ms']:.1f} ms, {full['tokens_per_s_chip']:,.0f} tokens/s a chip; {full['time_goes_to']}",
+        f"full batch   {full['requests_per_group']} requests a group: TPOT {full['tpot_ms']:.1f} ms, "
+        f"{full['tokens_per_s_chip']:,.0f} tokens/s a chip; {full['time_goes_to']}",
         f"one prompt   prefill {r['one_prompt']['prefill_ms']:,.0f} ms; {r['one_prompt']['time_goes_to']}",
-        f"simulated    {sim['finished']:,} requests in {sim['duration_s']:,.0f} s; mean batch {sim['mean_batch']:.1f}; {sim['mean_in_system']:.1f} in the system"
+        f"simulated    {sim['finished']:,} requests in {sim['duration_s']:,.0f} s; mean batch "
+        f"{sim['mean_batch']:.1f}; {sim['mean_in_system']:.1f} in the system"
         + ("; saturated: the queue grows without end" if sim["saturated"] else ""),
     ]
     for name, key, scale, unit in (
@@ -256,19 +263,23 @@ def _scenario_text(r: dict) -> str:
     ):
         lines.append(f"{name:<12} " + ", ".join(f"{p} {scale * v:.3g}" for p, v in sim[key].items()) + f" {unit}")
     lines.append(
-        f"throughput   {sim['output_tokens_per_s']:,.0f} output and {sim['input_tokens_per_s']:,.0f} input tokens/s; {sim['output_tokens_per_s_chip']:,.1f} output tokens/s a chip"
+        f"throughput   {sim['output_tokens_per_s']:,.0f} output and {sim['input_tokens_per_s']:,.0f} input "
+        f"tokens/s; {sim['output_tokens_per_s_chip']:,.1f} output tokens/s a chip"
     )
     money = r.get("money", {})
     if "usd_per_million_output" in money:
         lines.append(
-            f"cost         ${money['usd_per_million_output']:.2f} a million output tokens with their input (${money['usd_per_million_output_low']:.2f} to "
-            f"${money['usd_per_million_output_high']:.2f}) at ${money['rent_usd_per_chip_hour']:.2f} a chip-hour and {money['utilisation']:.0%} use"
+            f"cost         ${money['usd_per_million_output']:.2f} a million output tokens with their input "
+            f"(${money['usd_per_million_output_low']:.2f} to "
+            f"${money['usd_per_million_output_high']:.2f}) at ${money['rent_usd_per_chip_hour']:.2f} a chip-hour "
+            f"and {money['utilisation']:.0%} use"
         )
     elif money:
         lines.append("cost         " + money["note"])
     if money.get("margin") is not None:
         lines.append(
-            f"margin       {money['margin']:.0%} ({money['margin_low']:.0%} to {money['margin_high']:.0%} over the range of rents)"
+            f"margin       {money['margin']:.0%} ({money['margin_low']:.0%} to {money['margin_high']:.0%} over the "
+            "range of rents)"
         )
     for name, t in r.get("target", {}).items():
         lines.append(

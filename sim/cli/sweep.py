@@ -27,7 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUES",
-        help="a list such as [4, 8] (grid), or with --samples also {low, mid, high} or {normal: [mean, sd]}; may be repeated",
+        help="a list such as [4, 8] (grid), or with --samples also {low, mid, high} or {normal: [mean, sd]}; may be "
+        "repeated",
     )
     parser.add_argument(
         "--samples", type=int, help="Monte Carlo with so many samples over the facts' ranges and --vary"

@@ -1,6 +1,8 @@
-"""The planner page's pictures: cards as HTML, the rest as Plotly figures in the house style, each with its text alternative.
+"""The planner page's pictures: cards as HTML, the rest as Plotly figures in the house style, each with its text
+alternative.
 
-A picture is a function of an `Answer` (`sim.dashboard.state`) and returns (figure, alt text). Figures are made wide enough for a
+A picture is a function of an `Answer` (`sim.dashboard.state`) and returns (figure, alt text). Figures are made wide
+enough for a
 phone: long names are wrapped, legends lie below.
 """
 
@@ -35,7 +37,8 @@ def cards(a: Answer) -> str:
         moved = a.mover(key)
         words = f"90% of samples: {figure_words(a, key, low)} to {figure_words(a, key, high)}"
         most = (
-            f"Moved most by {moved['name']}: {figure_words(a, key, moved['low'])} to {figure_words(a, key, moved['high'])}"
+            f"Moved most by {moved['name']}: {figure_words(a, key, moved['low'])} to "
+            f"{figure_words(a, key, moved['high'])}"
             if moved
             else ""
         )
@@ -50,11 +53,13 @@ def cards(a: Answer) -> str:
     ):
         if key not in r:
             out.append(
-                f'<div class="card"><span>{label}</span><b>not known</b><span>No price of {escape(chip)} is in the fact files: set {flag} '
+                f'<div class="card"><span>{label}</span><b>not known</b><span>No price of {escape(chip)} is in the '
+                f"fact files: set {flag} "
                 "among the controls.</span></div>"
             )
     out.append(
-        f'<div class="card"><span>Speed</span><b>{show(r["tokens_per_s"], "count")} tokens/s</b><span>{r["tokens_per_s_per_chip"]:.1f} a chip, '
+        f'<div class="card"><span>Speed</span><b>{show(r["tokens_per_s"], "count")} '
+        f"tokens/s</b><span>{r['tokens_per_s_per_chip']:.1f} a chip, "
         f"MFU {r['mfu']:.1%} of the chip's {escape(_precision(a))} peak, goodput {r['goodput']:.1%}</span></div>"
     )
     spare = (
@@ -63,7 +68,8 @@ def cards(a: Answer) -> str:
         else "none stays spare"
     )
     out.append(
-        f'<div class="card"><span>Plan</span><b>{r["chips"]:,} chips used</b><span>{escape(str(r["plan"]))}, micro-batch {r["micro_batch"]}, ZeRO {r["zero"]}, '
+        f'<div class="card"><span>Plan</span><b>{r["chips"]:,} chips used</b><span>{escape(str(r["plan"]))}, '
+        f"micro-batch {r['micro_batch']}, ZeRO {r['zero']}, "
         f"recompute {escape(str(r['recompute']))}; {spare}</span></div>"
     )
     return block(f'<div class="cards">{"".join(out)}</div>')
@@ -77,7 +83,10 @@ def _span(low: float, value: float, high: float) -> str:
     """A bar from 0 to a little over the high end, with the interval and the value on it."""
     end = 1.05 * max(high, value)
     at = [100 * x / end for x in (low, high, value)]
-    return f'<div class="span" aria-hidden="true"><i style="left:{at[0]:.1f}%;width:{at[1] - at[0]:.1f}%"></i><u style="left:{at[2]:.1f}%"></u></div>'
+    return (
+        f'<div class="span" aria-hidden="true"><i style="left:{at[0]:.1f}%;width:{at[1] - at[0]:.1f}%"></i><u '
+        f'style="left:{at[2]:.1f}%"></u></div>'
+    )
 
 
 # ------------------------------------------------------------------ figures
@@ -98,12 +107,14 @@ def _fit(fig, height: int, legend: bool = False):
     return fig
 
 
-# Bars and lines of each picture. A page that is already open follows changes of traces, not traces that come or go: what is not needed is empty.
+# Bars and lines of each picture. A page that is already open follows changes of traces, not traces that come or go:
+# what is not needed is empty.
 TRACES = {"memory": (8, 1), "step": (1, 0), "tornado": (2, 0)}
 
 
 def padded(key: str, fig) -> dict:
-    """The figure as {data, layout} with the number of bars and lines that its kind always has, those not needed empty and not shown."""
+    """The figure as {data, layout} with the number of bars and lines that its kind always has, those not needed empty
+    and not shown."""
     bars, lines = ([t.to_plotly_json() for t in fig.data if t.type == kind] for kind in ("bar", "scatter"))
     data = []
     for kind, have, want in (("bar", bars, TRACES[key][0]), ("scatter", lines, TRACES[key][1])):
@@ -197,7 +208,8 @@ def tornado(a: Answer, key: str, most: int = 8):
     _fit(fig, 180 + 34 * len(rows), legend=True)
     top = a.mover(key)
     return fig, (
-        f"{label} with one input at a time at its 5% and 95% point: {top['name']} moves it most, from {figure_words(a, key, top['low'])} to "
+        f"{label} with one input at a time at its 5% and 95% point: {top['name']} moves it most, from "
+        f"{figure_words(a, key, top['low'])} to "
         f"{figure_words(a, key, top['high'])}."
         if top
         else f"No input with a range moves {label.lower()}."
@@ -249,7 +261,8 @@ def versus_words(first: Answer, second: Answer) -> str:
         )
         word = "dearer to rent" if apart > 1.005 else "cheaper to rent" if apart < 0.995 else "as dear to rent"
         said.append(
-            f"and is {word}: {apart:.2f} times A's cost ({'the 90% intervals do not overlap' if sure else 'their 90% intervals overlap, so that is not sure'})"
+            f"and is {word}: {apart:.2f} times A's cost "
+            f"({'the 90% intervals do not overlap' if sure else 'their 90% intervals overlap, so that is not sure'})"
         )
         said.append(f"at ${a['rent_usd'] / b['chip_hours']:.2f} a chip-hour B would cost as much as A to rent")
     elif "own_usd" in a and "own_usd" in b:
@@ -293,7 +306,8 @@ def widget(drawn: dict):
 
 
 def fill(widget, drawn: dict) -> None:
-    """Show what `padded` made in a FigureWidget that is already on the page, without building a new one. The template stays as it is."""
+    """Show what `padded` made in a FigureWidget that is already on the page, without building a new one. The template
+    stays as it is."""
     layout = {k: v for k, v in drawn["layout"].items() if k != "template"}
     with widget.batch_update():
         for old, wanted in zip(widget.data, drawn["data"], strict=True):

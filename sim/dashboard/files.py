@@ -1,7 +1,8 @@
 """Saving and loading what stands on the planner page, and the report that leaves it.
 
-A saved file is a scenario (`clustersim run FILE` reads it) with one more section, `planner`, that holds the controls as they
-stood. It is written a key a line with JSON values, which is YAML: it can be read back in a browser that has no PyYAML.
+A saved file is a scenario (`clustersim run FILE` reads it) with one more section, `planner`, that holds the controls as
+they stood. It is written a key a line with JSON values, which is YAML: it can be read back in a browser that has no
+PyYAML.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def load(path: str | Path) -> tuple[dict[str, str], dict[str, object], str]:
     for key in values:
         if key not in BY_KEY:
             raise InputError(
-                f"{path}: the control {str(key)[:40]!r} is not on this page; it was saved by another version: remove the line and load it again"
+                f"{path}: the control {str(key)[:40]!r} is not on this page; it was saved by another version: "
+                "remove the line and load it again"
             )
     for key in keep:
         if key not in AXES:
@@ -139,7 +141,8 @@ def load(path: str | Path) -> tuple[dict[str, str], dict[str, object], str]:
 
 
 def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, object]]:
-    """Controls for a scenario that was not saved from the page: its plan is kept, its machine must be one of the page's."""
+    """Controls for a scenario that was not saved from the page: its plan is kept, its machine must be one of the
+    page's."""
     s = resolve(d, name)
     machine = (
         f"chip:{d['chip']}"
@@ -150,7 +153,8 @@ def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, obj
     )
     if machine is None or not isinstance(d["model"], str):
         raise InputError(
-            f"{name}: describes its own {'machine' if machine is None else 'model'}; the page takes names only: use clustersim run for this file"
+            f"{name}: describes its own {'machine' if machine is None else 'model'}; the page takes names only: use "
+            "clustersim run for this file"
         )
     values = {
         "model": str(d["model"]),
@@ -201,7 +205,8 @@ def link(label: str, name: str, content: str | bytes, kind: str) -> str:
 
 
 def result_of(a: Answer, samples: int = 500) -> dict:
-    """The page's answer in the shape of `sim.planner.planner.answer`, with more samples and the step simulated as events."""
+    """The page's answer in the shape of `sim.planner.planner.answer`, with more samples and the step simulated as
+    events."""
     from sim.base.checks import versions
     from sim.planner.planner import _assumptions, by_events, facts
     from sim.study.monte_carlo import monte_carlo

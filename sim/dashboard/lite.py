@@ -1,8 +1,9 @@
-"""The planner page as a site that runs in a browser with nothing installed: `python -m sim.dashboard.lite` builds it into runs/lite.
+"""The planner page as a site that runs in a browser with nothing installed: `python -m sim.dashboard.lite` builds it
+into runs/lite.
 
-Python itself comes as WebAssembly (npm `pyodide`), the packages as pure wheels from PyPI; both are fetched once into runs/.lite and
-then served from the site, which asks nothing of any other machine. The wheels' hashes in Pyodide's lock file are those of the files
-that are served, and what is not served is not in the lock file.
+Python itself comes as WebAssembly (npm `pyodide`), the packages as pure wheels from PyPI; both are fetched once into
+runs/.lite and then served from the site, which asks nothing of any other machine. The wheels' hashes in Pyodide's lock
+file are those of the files that are served, and what is not served is not in the lock file.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def fetch_pyodide(cache: Path = CACHE) -> Path:
     if not (place / "package" / "pyodide-lock.json").is_file():
         if shutil.which("npm") is None:
             raise InputError(
-                "npm is not installed, and Python for the browser comes as the npm package pyodide; install Node.js, then build again"
+                "npm is not installed, and Python for the browser comes as the npm package pyodide; install "
+                "Node.js, then build again"
             )
         place.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
@@ -63,7 +65,8 @@ def fetch_pyodide(cache: Path = CACHE) -> Path:
         )
         if done.returncode:
             raise InputError(
-                f"the npm package pyodide@{PYODIDE} cannot be had ({_last(done.stderr)}); connect to a network once, then build again"
+                f"the npm package pyodide@{PYODIDE} cannot be had ({_last(done.stderr)}); connect to a network "
+                "once, then build again"
             )
         with tarfile.open(next(place.glob("pyodide-*.tgz"))) as tar:
             tar.extractall(place, filter="data")
@@ -127,7 +130,8 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
         )
         if done.returncode:
             raise InputError(
-                f"wheels {', '.join(missing)} cannot be had ({_last(done.stderr)}); connect to a package index once, then build again"
+                f"wheels {', '.join(missing)} cannot be had ({_last(done.stderr)}); connect to a package index "
+                "once, then build again"
             )
         found = {name: _wheel(place, name, version) for name, version in wanted.items()}
     lost = [name for name, path in found.items() if path is None]
@@ -290,7 +294,8 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
     )
     if done.returncode or not (site / "jupyter-lite.json").is_file():
         raise InputError(
-            f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {made} to see why"
+            f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {made} to "
+            "see why"
         )
     run_folder.claim(site, "site")
     return page(site)
@@ -310,7 +315,8 @@ def main(argv=None) -> int:
         return 2
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(
-        f"{made}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {args.out} 8000, then open http://127.0.0.1:8000/planner.html"
+        f"{made}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {args.out} "
+        "8000, then open http://127.0.0.1:8000/planner.html"
     )
     return 0
 

@@ -1,4 +1,5 @@
-"""The project as a wheel for a browser: what runs without torch, numpy, PyYAML and pydantic, with its data files as JSON.
+"""The project as a wheel for a browser: what runs without torch, numpy, PyYAML and pydantic, with its data files as
+JSON.
 
 The data files keep their names (`h100.yaml`): JSON is YAML, so the same loaders read them with PyYAML and without
 (`sim.base.documents`).

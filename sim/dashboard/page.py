@@ -1,10 +1,11 @@
-"""The planner page: controls on top of results, for Voila, JupyterLab and a browser with nothing installed (JupyterLite).
+"""The planner page: controls on top of results, for Voila, JupyterLab and a browser with nothing installed
+(JupyterLite).
 
     from sim.dashboard.page import open_page
     page = open_page()            # in a notebook's cell: shows the page
 
-Everything that follows a control is in closed form (`sim.dashboard.state.answer`). What takes longer has a button: looking at every
-plan, and the report. A value that is refused leaves the last answer standing and says why.
+Everything that follows a control is in closed form (`sim.dashboard.state.answer`). What takes longer has a button:
+looking at every plan, and the report. A value that is refused leaves the last answer standing and says why.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Page:
             ),
         )
         self.top, self.error, self.cards, self.plan_note = text(), text(), text(), text()
-        # A figure becomes a widget with its first drawing: a page that connects later asks for the state that it was made with.
+        # A figure becomes a widget with its first drawing: a page that connects later asks for the state that it was
+        # made with.
         self.figures: dict[str, object] = {}
         self.alts = {k: text() for k in ("memory", "step", "timeline", "tornado", "versus")}
         self.search = button(
@@ -134,7 +136,8 @@ class Page:
                 head("Compare two"),
                 w.HTML(
                     pictures.block(
-                        "<p class=note>Save what is shown, change a control (another chip, say), and see B against A.</p>"
+                        "<p class=note>Save what is shown, change a control (another chip, say), and see B against "
+                        "A.</p>"
                     )
                 ),
                 w.GridBox([self.name, w.Box([self.save_button], layout=row)], layout=pair),
@@ -221,11 +224,15 @@ class Page:
 
     def _plan_words(self) -> str:
         how = (
-            "This plan is kept while chips, batch, tokens and prices move; another model, chip, context or aim drops it."
+            "This plan is kept while chips, batch, tokens and prices move; another model, chip, context or aim "
+            "drops it."
             if self.fixed
             else "This plan was found at once: near the best, not proven to be it."
         )
-        return f'<p class="note">{how} The same figures in a terminal:<br><code>{escape(state.command(self.answer))}</code></p>'
+        return (
+            f'<p class="note">{how} The same figures in a '
+            f"terminal:<br><code>{escape(state.command(self.answer))}</code></p>"
+        )
 
     def _put(self, key: str, fig, alt: str) -> None:
         fig.update_layout(meta={"alt": alt})
@@ -263,7 +270,8 @@ class Page:
         self._strip(
             "timeline",
             "",
-            f"A step of {self.answer.simulated_ops:,} ops is not simulated at every move: press the button to see its timeline.",
+            f"A step of {self.answer.simulated_ops:,} ops is not simulated at every move: press the button to see "
+            "its timeline.",
         )
 
     def _guard(self, act) -> None:
@@ -342,7 +350,8 @@ class Page:
             return
         names = [f"{a.name}" if box.value == NOW else box.value for box, a in ((self.a, first), (self.b, second))]
         self.versus_words.value = pictures.block(
-            f'<p class="said" role="status">{escape(pictures.versus_words(first, second))}</p>{pictures.versus_table(first, second, names)}'
+            '<p class="said" '
+            f'role="status">{escape(pictures.versus_words(first, second))}</p>{pictures.versus_table(first, second, names)}'
         )
         self._strip("versus", *strips.versus(first, second, names))
 

@@ -1,7 +1,7 @@
 """The planner page's second question: what would serving the model earn at a price per million tokens?
 
-The figures are `sim.serving.questions.margin`'s, so `clustersim serving --ask margin` prints the same. The deployment is sized once
-for a model, a machine and a speed; prices and rent then move the answer at once.
+The figures are `sim.serving.questions.margin`'s, so `clustersim serving --ask margin` prints the same. The deployment
+is sized once for a model, a machine and a speed; prices and rent then move the answer at once.
 """
 
 from __future__ import annotations
@@ -70,13 +70,17 @@ def words(r: dict) -> str:
     income = cost[1] / (1 - row["likely"])  # dollars that a chip-hour brings in, in the likely case
     low, high = row["swings"][row["moves_most"]]
     said = (
-        f"At ${row['input_price']:.2f} a million tokens in and ${row['output_price']:.2f} out, serving {r['question'].split('for ')[-1].rstrip('?')} "
-        f"{'keeps' if row['likely'] > 0 else 'loses'} {abs(row['likely']):.0%} of its income ({row['p5']:.0%} to {row['p95']:.0%} in nine cases of ten): "
+        f"At ${row['input_price']:.2f} a million tokens in and ${row['output_price']:.2f} out, serving "
+        f"{r['question'].split('for ')[-1].rstrip('?')} "
+        f"{'keeps' if row['likely'] > 0 else 'loses'} {abs(row['likely']):.0%} of its income ({row['p5']:.0%} to "
+        f"{row['p95']:.0%} in nine cases of ten): "
         f"a chip-hour brings in ${income:.2f} and costs ${cost[1]:.2f}."
     )
     note = (
-        f"Moved most by {row['moves_most'].replace('_', ' ')}: {low:.0%} to {high:.0%}. Above zero in {row['share_positive']:.0%} of the cases. "
-        f"Full cost of a million tokens: ${r['usd_per_million']['input']:.2f} in, ${r['usd_per_million']['output']:.2f} out."
+        f"Moved most by {row['moves_most'].replace('_', ' ')}: {low:.0%} to {high:.0%}. Above zero in "
+        f"{row['share_positive']:.0%} of the cases. "
+        f"Full cost of a million tokens: ${r['usd_per_million']['input']:.2f} in, "
+        f"${r['usd_per_million']['output']:.2f} out."
     )
     ranges = [
         (
@@ -90,9 +94,11 @@ def words(r: dict) -> str:
     ]
     return (
         f'<p class="said" role="status"><b>{escape(said)}</b></p><p class="note">{escape(note)}</p>'
-        f'<p class="note">{escape(r["deployment"])}, {escape(r["layout"])}; mode: {escape(r["mode"])}{" (" + escape(r["measured_row"]) + ")" if r["measured_row"] else ""}. '
+        f'<p class="note">{escape(r["deployment"])}, {escape(r["layout"])}; mode: '
+        f"{escape(r['mode'])}{' (' + escape(r['measured_row']) + ')' if r['measured_row'] else ''}. "
         f"{escape(' '.join(a[:1].upper() + a[1:] + '.' for a in r['assumptions']))}</p>"
-        f'<details><summary>What the interval is drawn from</summary><div class="scroll">{table(("", "range", "likely", "strength", "source"), ranges)}</div></details>'
+        "<details><summary>What the interval is drawn from</summary><div "
+        f'class="scroll">{table(("", "range", "likely", "strength", "source"), ranges)}</div></details>'
     )
 
 

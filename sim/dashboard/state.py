@@ -3,8 +3,8 @@
     a = answer({"model": "glm5", "machine": "chip:h100", "chips": "20k", "rent_usd_per_hour": "2-3"})
     a.row["days"], a.interval("rent_usd"), a.mover("rent_usd")
 
-The figures are the planner's (`sim.planner.planner.row`) and the interval is Monte Carlo's (`sim.study.monte_carlo`); `command` is the line that
-gives the same figures in a terminal. No widget, no picture, no file.
+The figures are the planner's (`sim.planner.planner.row`) and the interval is Monte Carlo's (`sim.study.monte_carlo`);
+`command` is the line that gives the same figures in a terminal. No widget, no picture, no file.
 """
 
 from __future__ import annotations
@@ -195,7 +195,10 @@ def sentence(a: Answer) -> str:
     ]
     cost = " or ".join(money) if money else f"no price of {a.question.cluster.chip.name} is known, so no cost"
     used = f"{r['chips']:,} of {a.question.chips:,}" if r["spares"] else f"{a.question.chips:,}"
-    return f"{a.question.model.name} on {used} × {a.question.cluster.chip.name}: {r['days']:.3g} days ({low:.3g} to {high:.3g}), {cost}."
+    return (
+        f"{a.question.model.name} on {used} × {a.question.cluster.chip.name}: {r['days']:.3g} days ({low:.3g} to "
+        f"{high:.3g}), {cost}."
+    )
 
 
 def figure_words(a: Answer, key: str, value: float | None = None) -> str:
@@ -245,6 +248,7 @@ def assumptions(a: Answer) -> list[str]:
         text = str(a.values.get(c.key, "")).strip()
         if text and text != c.default:
             said.append(
-                f"{c.label}: {NAMES.get(text, text) if c.key == 'objective' else text} {c.unit if c.kind != 'choice' else ''}".rstrip()
+                f"{c.label}: {NAMES.get(text, text) if c.key == 'objective' else text} "
+                f"{c.unit if c.kind != 'choice' else ''}".rstrip()
             )
     return said

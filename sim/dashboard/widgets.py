@@ -1,6 +1,8 @@
-"""The planner page's controls as widgets: a text that takes human units, and a slider beside it that writes into the text.
+"""The planner page's controls as widgets: a text that takes human units, and a slider beside it that writes into the
+text.
 
-The text is the one value of a control; the slider only writes it. So a person may drag, use the arrow keys, or type "20k" or "2-3".
+The text is the one value of a control; the slider only writes it. So a person may drag, use the arrow keys, or type
+"20k" or "2-3".
 """
 
 from __future__ import annotations
@@ -171,7 +173,8 @@ class Inputs:
         self._changed(key)
 
     def _other_machine(self) -> None:
-        """Prices belong to a chip: those typed for the last one are kept for it, this one's come back, or the fact file's."""
+        """Prices belong to a chip: those typed for the last one are kept for it, this one's come back, or the fact
+        file's."""
         facts = [c.key for c in CONTROLS if c.fact]
         self._prices[self._machine] = {k: self.fields[k].text for k in facts}
         self._machine = self.fields["machine"].text
@@ -181,7 +184,8 @@ class Inputs:
         self.describe()
 
     def describe(self) -> None:
-        """What each control's default is, for the machine that is chosen; an untouched price's slider stands at the fact."""
+        """What each control's default is, for the machine that is chosen; an untouched price's slider stands at the
+        fact."""
         at = machine(self.fields["machine"].text)
         for field in self.fields.values():
             field.describe(default_words(field.control, at))

@@ -67,7 +67,8 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
     projection = project_file(scenario or datafiles.data("scenarios", "glm5_100k_910b.yaml"))
     page = Page(
         "A small GLM-5, trained here — and its big sister on 100,000 chips",
-        f"A {demo['params'] / 1e6:.1f}M-parameter model with the architecture of GLM-5 was trained end to end on this machine. "
+        f"A {demo['params'] / 1e6:.1f}M-parameter model with the architecture of GLM-5 was trained end to end on "
+        "this machine. "
         "The same configuration object, at full size, then went through the cluster simulator.",
     )
     toy, glm5 = ModelConfig.from_dict(demo["config"]), ModelConfig.named("glm5")
@@ -85,7 +86,8 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
                 ),
                 (
                     f"{demo['seconds'] / 60:.1f} min",
-                    f"of training for {sum(s['tokens'] for s in demo['stages'].values()) / 1e6:.1f}M tokens on {demo['cpu']}",
+                    f"of training for {sum(s['tokens'] for s in demo['stages'].values()) / 1e6:.1f}M tokens on "
+                    f"{demo['cpu']}",
                 ),
                 (
                     f"{days['value']:.0f} days",
@@ -105,7 +107,8 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
     _projection(page, projection)
     page.heading("Make it again", "again")
     page.prose(
-        "Every figure above is read from this folder or computed while this page was written. `minglm demo` resumes or says that it is "
+        "Every figure above is read from this folder or computed while this page was written. `minglm demo` resumes "
+        "or says that it is "
         "done; `minglm demo --overwrite` starts over. Settings, seeds and versions are in each stage's folder."
     )
     page.add(table(["package", "version"], sorted(demo["versions"].items())))
@@ -170,8 +173,10 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
     fig.update_xaxes(range=[0, end * 1.02])
     page.figure(
         fig,
-        f"Loss against tokens for the five stages. It starts near ln V = {demo['ln_vocab']:.2f}. The first valley is a lesson of its own: "
-        "looking up one fact in a short passage. Then text begins, which the model has never seen, so the loss leaps up before it falls. "
+        f"Loss against tokens for the five stages. It starts near ln V = {demo['ln_vocab']:.2f}. The first valley "
+        "is a lesson of its own: "
+        "looking up one fact in a short passage. Then text begins, which the model has never seen, so the loss "
+        "leaps up before it falls. "
         "The chat stage counts the assistant's words only, which is another and easier question."
         + (
             " The grey band is a recorded run of the same recipe: yours should lie close to it."
@@ -195,7 +200,8 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
                 ]
                 for s, v in demo["stages"].items()
             ],
-            "Validation is on files that training never saw. The warm-up trains the indexer only, so its loss is that of a frozen model.",
+            "Validation is on files that training never saw. The warm-up trains the indexer only, so its loss is "
+            "that of a frozen model.",
         )
     )
 
@@ -221,7 +227,8 @@ def _experts(page: Page, run_dir: Path, metrics: dict) -> None:
             zmin=0,
             zmax=2 * even,
         ),
-        f"Share of the routed tokens that each of {len(experts)} experts received; an even load is {even:.1f}%. The balance bias moves "
+        f"Share of the routed tokens that each of {len(experts)} experts received; an even load is {even:.1f}%. The "
+        "balance bias moves "
         "after each step, up for the underloaded and down for the overloaded.",
     )
     fig = plots.figure("How uneven: the busiest expert against the mean", "pre-training step", "max / mean load")
@@ -235,7 +242,8 @@ def _experts(page: Page, run_dir: Path, metrics: dict) -> None:
     fig.add_hline(y=1, line_dash="dot", line_color="#555", annotation_text="perfectly even")
     page.figure(
         fig,
-        "The load of the busiest expert divided by the mean load, averaged over layers. 1 is perfectly even. No token was dropped: "
+        "The load of the busiest expert divided by the mean load, averaged over layers. 1 is perfectly even. No "
+        "token was dropped: "
         f"{sum(r['dropped_tokens'] or 0 for r in metrics['pretrain']):.0f} in all of pre-training.",
     )
 
@@ -286,7 +294,8 @@ def _indexer(page: Page, choice: dict) -> None:
     fig.update_yaxes(range=[0, 100])
     page.figure(
         fig,
-        "For queries that see more keys than they may read: how much of the dense attention the chosen keys would have received. "
+        "For queries that see more keys than they may read: how much of the dense attention the chosen keys would "
+        "have received. "
         "The indexer should lie between taking the most recent keys and an oracle that has seen the attention.",
     )
 
@@ -312,8 +321,10 @@ def _cost(page: Page, cost: dict) -> None:
     last = cost["rows"][-1]
     page.figure(
         fig,
-        f"Time per token, measured side by side. Dense attention grows with the length; sparse attention reads {cost['index_topk']} keys "
-        f"whatever the length, and only its light indexer grows. At {last['length']:,} tokens dense takes {last['dense_over_sparse']:.2f}× "
+        "Time per token, measured side by side. Dense attention grows with the length; sparse attention reads "
+        f"{cost['index_topk']} keys "
+        f"whatever the length, and only its light indexer grows. At {last['length']:,} tokens dense takes "
+        f"{last['dense_over_sparse']:.2f}× "
         "the time of sparse"
         + (
             ": at these lengths gathering costs a laptop more than it saves, although the FLOPs below already favour "
@@ -355,7 +366,8 @@ def _needle(page: Page, needle: dict) -> None:
             zmax=100,
         ),
         f"{needle['per_cell']} questions a cell about names and codes that training never showed. With the passage "
-        f"{needle['with_context']:.1%} of {needle['questions']} answers were exactly right; the same questions without the needle: "
+        f"{needle['with_context']:.1%} of {needle['questions']} answers were exactly right; the same questions "
+        "without the needle: "
         f"{needle['without_context']:.1%}.",
     )
     page.add(
@@ -380,9 +392,12 @@ def _projection(page: Page, p: dict) -> None:
     plan, step = p["plan"], p["step"]
     report.section(page, p)
     page.prose(
-        f"A batch of {plan['tokens_per_step'] / 1e6:.1f}M tokens gives each of {plan['dp']} replicas only {plan['micro_batches_per_replica']} "
-        f"micro-batches, so {step['bubble_fraction']:.0%} of the pipeline's time is idle: at this size the bubble decides. A week at 35% MFU is "
-        "often quoted for such a run; that is an assumption put in, not a projection that comes out. How wrong the simulator is on runs that "
+        f"A batch of {plan['tokens_per_step'] / 1e6:.1f}M tokens gives each of {plan['dp']} replicas only "
+        f"{plan['micro_batches_per_replica']} "
+        f"micro-batches, so {step['bubble_fraction']:.0%} of the pipeline's time is idle: at this size the bubble "
+        "decides. A week at 35% MFU is "
+        "often quoted for such a run; that is an assumption put in, not a projection that comes out. How wrong the "
+        "simulator is on runs that "
         "others measured: `clustersim validate` prints every row with its error."
     )
 

@@ -1,4 +1,5 @@
-"""One self-contained HTML page: headings, prose, tables and figures, readable on a phone, on paper and without a network."""
+"""One self-contained HTML page: headings, prose, tables and figures, readable on a phone, on paper and without a
+network."""
 
 from __future__ import annotations
 
@@ -82,9 +83,11 @@ class Page:
     def write(self, path: Path) -> Path:
         nav = "".join(f'<a href="#{escape(a)}">{escape(t)}</a>' for a, t in self.links)
         text = (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+            '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+            'content="width=device-width,initial-scale=1">'
             f"<title>{escape(self.title)}</title><style>{static_text('sim.report', 'report.css')}</style></head><body><main><h1>{escape(self.title)}</h1>"
-            f'<p class="lead">{escape(self.lead)}</p><nav aria-label="Sections">{nav}</nav>{"".join(self.body)}</main></body></html>'
+            f'<p class="lead">{escape(self.lead)}</p><nav '
+            f'aria-label="Sections">{nav}</nav>{"".join(self.body)}</main></body></html>'
         )
         temporary = path.with_suffix(".tmp")
         temporary.write_text(text, encoding="utf-8")

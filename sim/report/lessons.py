@@ -93,8 +93,8 @@ def fact_rows(thing: Chip | Cluster | Tier) -> list[tuple[str, str, str, str, st
 
 
 def with_tier(cluster: Cluster, name: str, **changes) -> Cluster:
-    """The cluster with one tier changed: `with_tier(c, "roce", oversubscription=4.0)`. A number given for a `Figure` keeps
-    the figure's unit and source."""
+    """The cluster with one tier changed: `with_tier(c, "roce", oversubscription=4.0)`. A number given for a `Figure`
+    keeps the figure's unit and source."""
     cluster.tier(name)
 
     def changed(tier: Tier) -> Tier:
@@ -126,8 +126,8 @@ def roofline_points(kernels: Kernels, ops: Iterable[Op]) -> list[dict]:
 
 
 def decode_attention(model, requests: int, context: int) -> Op:
-    """Attention of one decoding step of an MLA model: each request reads the latents of the keys it may see, once for all
-    heads. With DSA those are at most `index_topk` keys."""
+    """Attention of one decoding step of an MLA model: each request reads the latents of the keys it may see, once for
+    all heads. With DSA those are at most `index_topk` keys."""
     keys = min(context, model.index_topk) if model.index_topk else context
     row = model.kv_lora + model.rope
     flops = 2.0 * requests * model.heads * keys * (row + model.kv_lora)
@@ -184,7 +184,8 @@ def even_costs(
 
 
 def redraw_timeline(picture, result) -> None:
-    """Put another step into a picture made by `sim.trace.timeline.figure` with all kinds of work present (see `timeline_base`)."""
+    """Put another step into a picture made by `sim.trace.timeline.figure` with all kinds of work present (see
+    `timeline_base`)."""
     from sim.trace.timeline import STYLES, bars
 
     found = bars(result.programs, result.slowest)

@@ -61,7 +61,8 @@ def page(result: Mapping):
     q, w, s = result["question"], result["winner"], result["search"]
     made = Page(
         f"A plan for {q['model']} on {q['chips']:,} × {q['chip']}",
-        f"Which parallel plan trains {show(q['tokens'], 'count')} tokens best (by {q['objective']}), how long does it take and what does it cost?",
+        f"Which parallel plan trains {show(q['tokens'], 'count')} tokens best (by {q['objective']}), how long does "
+        "it take and what does it cost?",
     )
     made.heading("Answer", "answer")
     sure = (result.get("uncertainty") or {}).get("intervals", {})
@@ -75,7 +76,8 @@ def page(result: Mapping):
     items = [
         (
             w["plan"],
-            f"micro-batch {w['micro_batch']}, ZeRO {w['zero']}, recompute {w['recompute']}, on {w['chips']:,} chips, {w['spares']:,} spare",
+            f"micro-batch {w['micro_batch']}, ZeRO {w['zero']}, recompute {w['recompute']}, on {w['chips']:,} "
+            f"chips, {w['spares']:,} spare",
         ),
         (f"{w['days']:.3g} days", f"with failures and restarts, goodput {w['goodput']:.0%}{span('days', None)}"),
         (f"{w['tokens_per_s']:,.0f} tokens/s", f"{w['tokens_per_s_per_chip']:.1f} a chip, MFU {w['mfu']:.1%}"),
@@ -93,11 +95,13 @@ def page(result: Mapping):
     if "difference" in result.get("verified", {}):
         v = result["verified"]
         made.prose(
-            f"Simulated as events the step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} from the closed form that ranked it."
+            f"Simulated as events the step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} from the closed "
+            "form that ranked it."
         )
     if s["combinations"] > 1:
         made.prose(
-            f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large for memory, {s['bounded']:,} skipped by a bound.",
+            f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large for "
+            f"memory, {s['bounded']:,} skipped by a bound.",
             "note",
         )
     head = ("plan", "micro-batch", "recompute", "chips", "step", "tokens/s/chip", "GiB", "days", "rent", "own")
@@ -151,7 +155,8 @@ def page(result: Mapping):
 
     checked = run(cross=False)
     made.prose(
-        f"On {checked['count_holdout']} measured runs that it was not fitted on, the mean absolute error is {checked['mape_holdout']:.1%}, "
+        f"On {checked['count_holdout']} measured runs that it was not fitted on, the mean absolute error is "
+        f"{checked['mape_holdout']:.1%}, "
         f"the worst {checked['worst_holdout']:.1%} ({checked['worst_row']})."
     )
     made.add(

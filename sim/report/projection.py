@@ -1,6 +1,7 @@
 """A projection for people: as text in the terminal, as one self-contained page, and as a run folder.
 
-`runs/<name>/` holds config.json (the scenario with its includes merged), versions.json and metrics.json (the projection).
+`runs/<name>/` holds config.json (the scenario with its includes merged), versions.json and metrics.json (the
+projection).
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "model",
             f"{m['params'] / 1e9:.1f}B parameters",
-            f"{m['active_params'] / 1e9:.2f}B active; {m['train_flops_per_token'] / 1e9:.1f} GFLOP to train a token, {m['attention']} attention",
+            f"{m['active_params'] / 1e9:.2f}B active; {m['train_flops_per_token'] / 1e9:.1f} GFLOP to train a "
+            f"token, {m['attention']} attention",
         ),
         (
             "cluster",
@@ -60,12 +62,14 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "plan",
             p["text"],
-            f"micro-batch {p['micro_batch']}, ZeRO {p['zero']}, recompute {p['recompute']}, {p['precision']}, {p['stack']}",
+            f"micro-batch {p['micro_batch']}, ZeRO {p['zero']}, recompute {p['recompute']}, {p['precision']}, "
+            f"{p['stack']}",
         ),
         (
             "batch",
             f"{show(p['tokens_per_step'], 'count')} tokens",
-            f"{p['global_batch']:,} sequences of {p['seq']:,}: {p['micro_batches_per_replica']} micro-batches for each of {p['dp']:,} replicas",
+            f"{p['global_batch']:,} sequences of {p['seq']:,}: {p['micro_batches_per_replica']} micro-batches for "
+            f"each of {p['dp']:,} replicas",
         ),
         (
             "memory",
@@ -75,7 +79,8 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "step",
             show(s["step_s"], "time"),
-            f"closed form {show(s['closed_form_s'], 'time')}; {s['events']:,} events for {s['simulated_replicas']} of {p['dp']:,} replicas",
+            f"closed form {show(s['closed_form_s'], 'time')}; {s['events']:,} events for {s['simulated_replicas']} "
+            f"of {p['dp']:,} replicas",
         ),
         (
             "bubble",
@@ -98,7 +103,8 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "time",
             f"{days['value']:.3g} days",
-            f"{days['low']:.3g}–{days['high']:.3g}, all uncertain inputs at their good or bad end; {show(r['tokens'], 'count')} tokens",
+            f"{days['low']:.3g}–{days['high']:.3g}, all uncertain inputs at their good or bad end; "
+            f"{show(r['tokens'], 'count')} tokens",
         ),
         ("", f"{r['days_at_this_step']:.3g} days", "at this step and batch throughout, nothing ever failing"),
         (
@@ -114,7 +120,8 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "energy",
             f"{r['cost']['energy']['value'] / 1e6:,.3g} GWh",
-            f"{r['cost']['energy']['low'] / 1e6:,.3g}–{r['cost']['energy']['high'] / 1e6:,.3g}; {r['cost']['energy']['basis']}",
+            f"{r['cost']['energy']['low'] / 1e6:,.3g}–{r['cost']['energy']['high'] / 1e6:,.3g}; "
+            f"{r['cost']['energy']['basis']}",
         ),
     ]
     for key, name in (("rent", "cost to rent"), ("own", "cost to own")):

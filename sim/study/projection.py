@@ -67,7 +67,8 @@ def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True
     if not main.finished:
         raise InputError(
             f"{s.name}: the campaign does not finish within {main.days:,.0f} days "
-            f"({main.tokens / max(total_tokens(s), 1):.1%} of the tokens); use more chips, fewer tokens or a lower failure rate"
+            f"({main.tokens / max(total_tokens(s), 1):.1%} of the tokens); use more chips, fewer tokens or a lower "
+            "failure rate"
         )
     ends = {}
     for level, good in (("low", True), ("high", False)):
@@ -78,7 +79,8 @@ def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True
         min(ends["low"].days, main.days),
         max(ends["high"].days, main.days),
         "days",
-        "campaign with failures, checkpoints and restarts; range: all uncertain inputs at their good or bad end together",
+        "campaign with failures, checkpoints and restarts; range: all uncertain inputs at their good or bad end "
+        "together",
     )
     hours = days.times(24.0, "h", "wall-clock hours")
     out = {

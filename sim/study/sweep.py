@@ -55,7 +55,8 @@ def grid(vary: Mapping[str, Sequence]) -> list[dict]:
         size *= len(values)
     if not vary or size > MAX_POINTS:
         raise InputError(
-            f"a sweep of {size if vary else 0:,} points: give 1 to {MAX_POINTS:,}; name fields with their values, such as "
+            f"a sweep of {size if vary else 0:,} points: give 1 to {MAX_POINTS:,}; name fields with their values, "
+            "such as "
             "plan.tp=[4, 8]"
         )
     return [dict(zip(vary, point, strict=True)) for point in itertools.product(*vary.values())]

@@ -61,7 +61,8 @@ def write(  # noqa: PLR0913 - what is simulated, and how it is written
     files = len(simulated) * ranks
     if files > MAX_FILES:
         raise InputError(
-            f"{len(simulated)} distinct replicas of {ranks} ranks: {files} trace files are more than {MAX_FILES}; leave "
+            f"{len(simulated)} distinct replicas of {ranks} ranks: {files} trace files are more than {MAX_FILES}; "
+            "leave "
             "out the noise or simulate fewer replicas"
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,8 @@ def run(files: list[list[Node]], groups: dict[str, list[int]]) -> Replay:
     undone = sum(map(len, nodes)) - sum(map(len, ends))
     if undone:
         raise InputError(
-            f"{undone} nodes never start: a receive without its send, a collective without a member, or a circle; write "
+            f"{undone} nodes never start: a receive without its send, a collective without a member, or a circle; "
+            "write "
             "all files of one step together"
         )
     return Replay(max((max(e.values()) for e in ends if e), default=0), ends)

@@ -68,7 +68,8 @@ def figure(result, title: str | None = None, height: int | None = None):
         height=height or 160 + 30 * ranks,
         title=dict(
             text=title
-            or f"{result.schedule}: {result.step_s:.4g} s, bubble {result.bubble_fraction:.1%}. Critical path: {shares}",
+            or f"{result.schedule}: {result.step_s:.4g} s, bubble {result.bubble_fraction:.1%}. Critical path: "
+            f"{shares}",
             x=0.01,
             xanchor="left",
             font=dict(size=15),

@@ -44,7 +44,8 @@ class CampaignInput:
         most = max(self.segments, key=lambda segment: segment.throughput.chips)
         if most.throughput.chips > self.chips:
             raise InputError(
-                f"phase {most.phase!r} plans {most.throughput.chips:,} chips: more than the cluster's {self.chips:,}; use fewer "
+                f"phase {most.phase!r} plans {most.throughput.chips:,} chips: more than the cluster's "
+                f"{self.chips:,}; use fewer "
                 "replicas or a larger cluster"
             )
         if not 0 < self.horizon_s < float("inf"):

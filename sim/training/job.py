@@ -89,7 +89,8 @@ class SegmentTimeline:
         )
 
     def advance(self, at: Position, stalled_s: float, slow: float, elapsed_s: float) -> Advance:
-        """Where the job stands after `elapsed_s` from `at`, of whose period's checkpoint `stalled_s` are already spent."""
+        """Where the job stands after `elapsed_s` from `at`, of whose period's checkpoint `stalled_s` are already
+        spent."""
         begun = self.work(at.period, at.work_s)
         left = (self.length(at.period) - at.work_s) * slow
         if elapsed_s < left:

@@ -70,8 +70,10 @@ def validate(costs: StepCosts) -> None:
                 _time(f"rank {rank} chunk {v} {f.name}", getattr(chunk, f.name))
             if chunk.forward_comm_s > chunk.forward_s or chunk.backward_comm_s > chunk.backward_input_s:
                 raise InputError(
-                    f"rank {rank} chunk {v}: hideable communication {chunk.forward_comm_s:g}/{chunk.backward_comm_s:g} s "
-                    f"exceeds the pass it is part of, {chunk.forward_s:g}/{chunk.backward_input_s:g} s; include it there"
+                    f"rank {rank} chunk {v}: hideable communication "
+                    f"{chunk.forward_comm_s:g}/{chunk.backward_comm_s:g} s "
+                    f"exceeds the pass it is part of, {chunk.forward_s:g}/{chunk.backward_input_s:g} s; include it "
+                    "there"
                 )
     for name in ("replicas", "chips_per_rank"):
         value = getattr(costs, name)
