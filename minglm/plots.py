@@ -115,7 +115,7 @@ def heatmap(
     title: str,
     x: str,
     y: str,
-    z: Sequence[Sequence[float]],
+    z: Sequence[Sequence[float | None]],
     *,
     unit: str,
     x_labels=None,

@@ -54,7 +54,8 @@ def text(result: dict, args: argparse.Namespace) -> str:
         f"{args.model}, {args.tokens} tokens, at most {args.chips} of each chip; cost for the chips that the best "
         "plan uses",
         "",
-        f"{'chip':10}{'plan':44}{'chips':>8}{'days':>8}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}{'break-even':>13}",
+        f"{'chip':10}{'plan':44}{'chips':>8}{'days':>8}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}"
+        f"{'break-even':>13}",
     ]
     for r in result["rows"]:
         if "days" not in r:
@@ -72,8 +73,9 @@ def text(result: dict, args: argparse.Namespace) -> str:
 
         even = f"${r['break_even_usd_per_hour']:.2f}/h" if r["break_even_usd_per_hour"] is not None else "-"
         lines.append(
-            f"{r['chip']:10}{r['plan'][:43]:44}{r['chips']:>8,}{r['days']:>8.3g}{r['mfu']:>7.1%}{money('rent_usd', 'rent_usd_per_hour'):>30}"
-            f"{money('own_usd', 'system_price_usd'):>30}{r['energy_kwh'] / 1e6:>8.3g}{even:>13}"
+            f"{r['chip']:10}{r['plan'][:43]:44}{r['chips']:>8,}{r['days']:>8.3g}{r['mfu']:>7.1%}"
+            f"{money('rent_usd', 'rent_usd_per_hour'):>30}{money('own_usd', 'system_price_usd'):>30}"
+            f"{r['energy_kwh'] / 1e6:>8.3g}{even:>13}"
         )
     lines += [
         "",
@@ -87,4 +89,4 @@ def text(result: dict, args: argparse.Namespace) -> str:
                 lines.append(
                     f"  {r['chip']} {name} {show(r[key]['value'], 'money')} [{r[key]['confidence']}] {r[key]['source']}"
                 )
-    return "\n".join(lines + ["", *(f"  {n}" for n in result["notes"])])
+    return "\n".join([*lines, "", *(f"  {note}" for note in result["notes"])])

@@ -16,8 +16,9 @@ from sim.cost.price_flags import add_price_flags, read_prices
 TEXT = "find the best plan: all that fit in memory, ranked, with the Pareto front and the reasons"
 EXAMPLES = """clustersim plan --model gpt3_175b --cluster dgx_a100 --chips 64 --seq 2048 --batch 64
 clustersim plan --model glm5 --cluster atlas_800t_a2 --chips 100000 --batch-tokens 64M --seq 4096
-clustersim plan --model llama3_405b --cluster dgx_h100 --chips 16384 --seq 8192 --batch 2048 --objective cost --tokens
-15.6T clustersim plan --model llama3_70b --chip h100 --chips 512 --set tp=8 --set optimizer=muon --json
+clustersim plan --model llama3_405b --cluster dgx_h100 --chips 16384 --seq 8192 --batch 2048 --objective cost \
+--tokens 15.6T
+clustersim plan --model llama3_70b --chip h100 --chips 512 --set tp=8 --set optimizer=muon --json
 clustersim plan --model llama3_70b --cluster dgx_h100 --chips 256 --schedules 1f1b,interleaved --out runs/plan_70b"""
 
 
@@ -72,9 +73,10 @@ def text(r: dict) -> str:
             f"{x['tokens_per_s_per_chip']:>12.1f}{x['mfu']:>7.1%}{x['memory_gib']:>8.1f}{x['days']:>10.3g}{cost:>12}"
         )
 
+    total = "rent" if money == "rent_usd" else "own"
     head = (
         f"{'':4}{'plan':45}{'mb':>3}{'ZeRO':>5} "
-        f"{'recompute':14}{'chips':>8}{'step':>10}{'tok/s/chip':>12}{'MFU':>7}{'GiB':>8}{'days':>10}{'rent' if money == 'rent_usd' else 'own':>12}"
+        f"{'recompute':14}{'chips':>8}{'step':>10}{'tok/s/chip':>12}{'MFU':>7}{'GiB':>8}{'days':>10}{total:>12}"
     )
     out = [
         f"{q['model']} on at most {q['chips']:,} × {q['chip']} ({q['cluster']}), batch {q['batch']:,} × "

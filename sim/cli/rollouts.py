@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
+from pathlib import Path
 
 from minglm import datafiles
+from minglm.errors import InputError
+from sim.base.documents import parse_text
 
 TEXT = "rollouts of reinforcement learning: tokens/s, idle and tail, staleness, waste, best split, over-sampling, cost"
 EXAMPLES = f"""clustersim rollouts rollouts_glm5_100k            (a few minutes; --downscale: seconds)
-clustersim rollouts case.yaml                     (keys: {datafiles.where("rollouts", "README.md")}; published seconds
-give an error column) clustersim rollouts case.yaml --mode april --set over_sampling=1.5
+clustersim rollouts case.yaml                     (keys: {datafiles.where("rollouts", "README.md")}; \
+published seconds give an error column)
+clustersim rollouts case.yaml --mode april --set over_sampling=1.5
 clustersim rollouts rollouts_glm5_100k --questions (best split of the chips, over-sampling that pays)
 clustersim rollouts case.yaml --figure timeline.html
 clustersim rollouts --run runs/rl_sync            (predict runs of minglm rl from a measured profile)
 clustersim rollouts case.yaml --json"""
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("case", nargs="?", help="a case: a file, or a name in data/scenarios (rollouts_*)")
     parser.add_argument("--mode", help="sync, one_step_off, async, april or glm5 instead of the file's")
     parser.add_argument(
@@ -44,8 +49,6 @@ def add(parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from minglm.errors import InputError
-
     if args.run:
         from sim.validation import local_runs
 
@@ -59,23 +62,18 @@ def main(args: argparse.Namespace) -> int:
     from sim.rollout.questions import answer
 
     report = answer(args.case, args.questions, args.downscale, **_changes(args))
-    given = report.pop("case")
+    scenario = report.pop("case")
     if args.figure:
-        from dataclasses import replace
-        from pathlib import Path
-
         from sim.report.projection import write_figure
         from sim.rollout.simulate import simulate
         from sim.trace.rollout_timeline import figure
 
-        write_figure(figure(simulate(replace(given.case, watch=24))), Path(args.figure))
+        write_figure(figure(simulate(replace(scenario.case, watch=24))), Path(args.figure))
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else text(report))
     return 0
 
 
-def _changes(args) -> dict:
-    from minglm.errors import InputError
-    from sim.base.documents import parse_text
+def _changes(args: argparse.Namespace) -> dict:
     from sim.rollout.scenario import canonical
 
     out: dict = {}

@@ -19,11 +19,13 @@ TEXT = (
     "million tokens"
 )
 EXAMPLES = """clustersim serving serving_glm5_h200
-clustersim serving --model glm5 --cluster dgx_h200 --tp 8 --kv fp8 --num-speculative-tokens 3 --acceptance-length 2.76
---concurrency 16 --prompt 8192 --output 1024 clustersim serving --model glm5 --ask fits                (also: speed,
-margin, context) clustersim serving --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024
-clustersim serving --size --model deepseek_v3 --cluster h800_deepseek --rate 180 --prompt 4300 --output 1190
---prefix-cache-hit-rate 0.563 clustersim serving serving_deepseek_h800 --json"""
+clustersim serving --model glm5 --cluster dgx_h200 --tp 8 --kv fp8 --num-speculative-tokens 3 \
+--acceptance-length 2.76 --concurrency 16 --prompt 8192 --output 1024
+clustersim serving --model glm5 --ask fits                (also: speed, margin, context)
+clustersim serving --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024
+clustersim serving --size --model deepseek_v3 --cluster h800_deepseek --rate 180 --prompt 4300 --output 1190 \
+--prefix-cache-hit-rate 0.563
+clustersim serving serving_deepseek_h800 --json"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

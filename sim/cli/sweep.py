@@ -16,8 +16,9 @@ from sim.cli._scenario import load, scenario_arguments
 TEXT = "vary any field of a scenario: a grid, or Monte Carlo with intervals and a tornado"
 EXAMPLES = """clustersim sweep glm5_100k_910b --vary plan.tp=[4,8] --vary global_tokens=[32M,64M,128M] --out runs/tp.csv
 clustersim sweep glm5_100k_910b --samples 10000
-clustersim sweep glm5_100k_910b --samples 2000 --vary "tokens={low: 27T, mid: 28.5T, high: 30T}" --vary "pue={low: 1.1,
-mid: 1.2, high: 1.4}" clustersim sweep llama3_405b_16k_h100 --vary chips=[8192,16384] --set plan.dp=null --engine ray"""
+clustersim sweep glm5_100k_910b --samples 2000 --vary "tokens={low: 27T, mid: 28.5T, high: 30T}" \
+--vary "pue={low: 1.1, mid: 1.2, high: 1.4}"
+clustersim sweep llama3_405b_16k_h100 --vary chips=[8192,16384] --set plan.dp=null --engine ray"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -155,9 +156,8 @@ def _uncertain(r: dict) -> str:
         f"{'':16}{'5%':>14}{'median':>14}{'95%':>14}{'centre':>14}",
     ]
     for name, i in r["intervals"].items():
-        lines.append(
-            f"{name:16}{i['p5']:>14,.4g}{i['p50']:>14,.4g}{i['p95']:>14,.4g}{r['centre'].get(name, float('nan')):>14,.4g}"
-        )
+        columns = (i["p5"], i["p50"], i["p95"], r["centre"].get(name, float("nan")))
+        lines.append(f"{name:16}" + "".join(f"{value:>14,.4g}" for value in columns))
     lines += ["", f"{'what moves the days':32}{'at its 5%':>12}{'at its 95%':>12}{'swing':>9}"]
     for t in r["tornado"][:12]:
         ends = "".join(f"{t[k]:>12.4g}" if k in t else f"{'-':>12}" for k in ("low_days", "high_days"))

@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     recorder = StepTrace() if out else None
     p = point(scenario, recorder=recorder)
     written = []
-    if recorder:
+    if recorder and out:
         recorder.write(out)
         written.append(out)
     costs = scale_compute(p.estimate.costs, p.straggler)

@@ -62,6 +62,11 @@ def read_prices(args: argparse.Namespace) -> dict[str, Figure]:
     return {key: price for key, price in prices.items() if price is not None}
 
 
-def price_words(prices: Mapping[str, Figure]) -> list[str]:
+def price_words(prices: Mapping[str, object]) -> list[str]:
     """The words of a command line that give these prices again."""
-    return [word for flag in TRAINING if flag.key in prices for word in flag.write(prices[flag.key])]
+    words = []
+    for price_flag in TRAINING:
+        price = prices.get(price_flag.key)
+        if isinstance(price, Figure):
+            words += price_flag.write(price)
+    return words

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from minglm import plots
 from sim.base.units import show
+from sim.cost.money import with_prices
 from sim.dashboard.state import Answer, figure_words
 from sim.report.html import escape, table
 
@@ -23,6 +24,7 @@ def block(inner: str, live: bool = False) -> str:
 
 
 def error(text: str) -> str:
+    """What was refused and why, as an alert; nothing for an empty text."""
     return block(f'<div class="error" role="alert"><b>Not changed.</b> {escape(text)}</div>') if text else ""
 
 
@@ -43,8 +45,8 @@ def cards(a: Answer) -> str:
             else ""
         )
         out.append(
-            f'<div class="card"><span>{escape(label)}</span><b>{escape(figure_words(a, key))}</b>{_span(low, a.row[key], high)}'
-            f"<span>{escape(words)}</span><span>{escape(most)}</span></div>"
+            f'<div class="card"><span>{escape(label)}</span><b>{escape(figure_words(a, key))}</b>'
+            f"{_span(low, a.row[key], high)}<span>{escape(words)}</span><span>{escape(most)}</span></div>"
         )
     r, chip = a.row, a.question.cluster.chip.name
     for key, label, flag in (
@@ -132,8 +134,10 @@ def _wrap(text: str, width: int = 18) -> str:
 
 
 def memory(a: Answer):
-    """A stacked bar of the fullest chip's memory, with the chip's capacity as a line."""
-    fig = plots.figure(f"Memory of the fullest chip: {sum(a.memory.values()):.1f} of {a.room_gib:.0f} GiB", "GiB", "")
+    """A stacked bar of the peak-memory rank's memory, with the chip's capacity as a line."""
+    fig = plots.figure(
+        f"Memory of the peak-memory rank: {sum(a.memory.values()):.1f} of {a.capacity_gib:.0f} GiB", "GiB", ""
+    )
     for i, (part, gib) in enumerate(a.memory.items()):
         fig.add_bar(
             orientation="h",
@@ -144,21 +148,24 @@ def memory(a: Answer):
             hovertemplate=f"{part}: %{{x:.1f}} GiB<extra></extra>",
         )
     fig.add_scatter(
-        x=[a.room_gib, a.room_gib],
+        x=[a.capacity_gib, a.capacity_gib],
         y=[-0.45, 0.45],
         yaxis="y2",
         mode="lines",
         line=dict(color="#000000", width=3, dash="dash"),
         showlegend=True,
         name="capacity",
-        hovertemplate=f"capacity: {a.room_gib:.0f} GiB<extra></extra>",
+        hovertemplate=f"capacity: {a.capacity_gib:.0f} GiB<extra></extra>",
     )
     fig.update_layout(barmode="stack", yaxis2=dict(overlaying="y", range=[-0.5, 0.5], visible=False, fixedrange=True))
     fig.update_yaxes(showticklabels=False, selector=dict(anchor=None))
     _fit(fig, 240, legend=True)
-    fig.update_xaxes(range=[0, 1.05 * max(a.room_gib, sum(a.memory.values()))])
+    fig.update_xaxes(range=[0, 1.05 * max(a.capacity_gib, sum(a.memory.values()))])
     listed = ", ".join(f"{k} {v:.1f}" for k, v in a.memory.items() if v >= 0.05)
-    return fig, f"Memory of the fullest chip in GiB: {listed}; {sum(a.memory.values()):.1f} of {a.room_gib:.0f}."
+    return (
+        fig,
+        f"Memory of the peak-memory rank in GiB: {listed}; {sum(a.memory.values()):.1f} of {a.capacity_gib:.0f}.",
+    )
 
 
 def step(a: Answer):
@@ -236,8 +243,8 @@ def versus(first: Answer, second: Answer, names: Sequence[str]):
         error_x=dict(
             type="data",
             symmetric=False,
-            array=[max(h - r, 0) for h, r in zip(high, ratio)],
-            arrayminus=[max(r - lo, 0) for lo, r in zip(low, ratio)],
+            array=[max(h - r, 0) for h, r in zip(high, ratio, strict=True)],
+            arrayminus=[max(r - lo, 0) for lo, r in zip(low, ratio, strict=True)],
             color="#1c2330",
             thickness=1.5,
         ),
@@ -252,7 +259,7 @@ def versus(first: Answer, second: Answer, names: Sequence[str]):
 def versus_words(first: Answer, second: Answer) -> str:
     """Who is cheaper and faster, and at which rent the second would cost the same."""
     a, b = first.row, second.row
-    said = [f"B takes {b['days'] / a['days']:.2f} times as long as A"]
+    clauses = [f"B takes {b['days'] / a['days']:.2f} times as long as A"]
     if "rent_usd" in a and "rent_usd" in b:
         apart = b["rent_usd"] / a["rent_usd"]
         sure = (
@@ -260,19 +267,21 @@ def versus_words(first: Answer, second: Answer) -> str:
             or second.interval("rent_usd")[1] < first.interval("rent_usd")[0]
         )
         word = "dearer to rent" if apart > 1.005 else "cheaper to rent" if apart < 0.995 else "as dear to rent"
-        said.append(
+        clauses.append(
             f"and is {word}: {apart:.2f} times A's cost "
             f"({'the 90% intervals do not overlap' if sure else 'their 90% intervals overlap, so that is not sure'})"
         )
-        said.append(f"at ${a['rent_usd'] / b['chip_hours']:.2f} a chip-hour B would cost as much as A to rent")
+        clauses.append(f"at ${a['rent_usd'] / b['chip_hours']:.2f} a chip-hour B would cost as much as A to rent")
     elif "own_usd" in a and "own_usd" in b:
-        said.append(f"and costs {b['own_usd'] / a['own_usd']:.2f} times as much to own")
+        clauses.append(f"and costs {b['own_usd'] / a['own_usd']:.2f} times as much to own")
     else:
-        said.append("and no price is known for both")
-    return said[0] + " " + said[1] + ("; " + said[2] if len(said) > 2 else "") + "."
+        clauses.append("and no price is known for both")
+    return clauses[0] + " " + clauses[1] + ("; " + clauses[2] if len(clauses) > 2 else "") + "."
 
 
 def versus_table(first: Answer, second: Answer, names: Sequence[str]) -> str:
+    """The results of two answers beside each other, with their 90% intervals."""
+
     def cell(a: Answer, key: str) -> str:
         if key not in a.row:
             return "not known"
@@ -290,8 +299,6 @@ def versus_table(first: Answer, second: Answer, names: Sequence[str]) -> str:
 
 
 def _rent(a: Answer) -> str:
-    from sim.cost.money import with_prices
-
     f = with_prices(a.question.cluster, a.question.prices).chip.rent_usd_per_hour
     return "not known" if f is None else f"${f.value:.2f}" + ("" if f.certain else f" (${f.low:.2f} to ${f.high:.2f})")
 
@@ -300,9 +307,9 @@ def widget(drawn: dict):
     """What `padded` made as a widget that later figures are filled into."""
     import plotly.graph_objects as go
 
-    made = go.FigureWidget(drawn)
-    made._config = {"displayModeBar": False, "responsive": True, "displaylogo": False}
-    return made
+    figure_widget = go.FigureWidget(drawn)
+    figure_widget._config = {"displayModeBar": False, "responsive": True, "displaylogo": False}  # noqa: SLF001 - plotly has no other way
+    return figure_widget
 
 
 def fill(widget, drawn: dict) -> None:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import urllib.parse
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -104,8 +105,8 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
             raise InputError(
                 f"{name} is not installed; {datafiles.install_hint('lab,dev')}, then build again"
             ) from None
-    found = {name: _wheel(place, name, version) for name, version in wanted.items()}
-    missing = [f"{name}=={wanted[name]}" for name, path in found.items() if path is None]
+    wheels = {name: _wheel(place, name, version) for name, version in wanted.items()}
+    missing = [f"{name}=={wanted[name]}" for name, path in wheels.items() if path is None]
     if missing:
         done = subprocess.run(
             [
@@ -133,13 +134,13 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
                 f"wheels {', '.join(missing)} cannot be had ({_last(done.stderr)}); connect to a package index "
                 "once, then build again"
             )
-        found = {name: _wheel(place, name, version) for name, version in wanted.items()}
-    lost = [name for name, path in found.items() if path is None]
+        wheels = {name: _wheel(place, name, version) for name, version in wanted.items()}
+    lost = [name for name, path in wheels.items() if path is None]
     if lost:
         raise InputError(
             f"no pure wheel of {', '.join(lost)} was fetched into {place}; remove the folder and build again"
         )
-    return found
+    return {name: path for name, path in wheels.items() if path is not None}
 
 
 def _flat(name: str) -> str:
@@ -301,7 +302,8 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
     return page(site)
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build the site; the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m sim.dashboard.lite",
         description="Build the planner page as a site that needs nothing but a browser.",

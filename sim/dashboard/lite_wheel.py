@@ -67,6 +67,7 @@ def sources() -> dict[str, bytes]:
 
 
 def as_json(path: Path) -> bytes:
+    """A YAML file's content as JSON."""
     return (json.dumps(read_document(path), ensure_ascii=False) + "\n").encode()
 
 

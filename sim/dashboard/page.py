@@ -11,7 +11,7 @@ looking at every plan, and the report. A value that is refused leaves the last a
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from minglm import datafiles
 from minglm.errors import InputError
@@ -33,7 +33,6 @@ class Page:
         import ipywidgets as w
 
         self.fixed: dict[str, object] = {}
-        self.answer: state.Answer | None = None
         self.kept: dict[str, state.Answer] = {}  # saved on this page or loaded: name → answer
         self.seconds = 0.0
         self._quiet = False  # while options change by themselves
@@ -90,7 +89,8 @@ class Page:
         self.serving = Serving(lambda: self.inputs.values["model"], self._guard, pictures.block)
         self._wire()
         self._compare_options()
-        self._draw(state.answer(self.inputs.values if values is None else dict(values)))
+        self.answer = state.answer(self.inputs.values if values is None else dict(values))
+        self._draw(self.answer, None)
         if values is not None:
             self.inputs.show(values)
         self._versus()
@@ -161,14 +161,12 @@ class Page:
         self.search.on_click(lambda _: self._search())
         self.release.on_click(lambda _: self._release())
         self.simulate.on_click(lambda _: self._guard(self._timeline))
-        self.metric.observe(lambda _: self._quiet or self._guard(self._tornado), "value")
+        self.metric.observe(lambda _: self._follow(self._tornado), "value")
         self.save_button.on_click(lambda _: self._guard(self._save))
         self.upload.observe(lambda _: self._guard(self._uploaded), "value")
-        self.open.observe(
-            lambda c: c["new"] and self._guard(lambda: self._loaded(*files.load(files.saved()[c["new"]]))), "value"
-        )
-        self.a.observe(lambda _: self._quiet or self._guard(self._versus), "value")
-        self.b.observe(lambda _: self._quiet or self._guard(self._versus), "value")
+        self.open.observe(lambda change: self._opened(change["new"]), "value")
+        self.a.observe(lambda _: self._follow(self._versus), "value")
+        self.b.observe(lambda _: self._follow(self._versus), "value")
         self.export.on_click(lambda _: self._guard(self._export))
         self.reset.on_click(lambda _: self._show(DEFAULT, {}, move=True))
 
@@ -186,7 +184,7 @@ class Page:
         """Answer and draw; on a refusal everything that is shown stays."""
         start = time.perf_counter()
         try:
-            found = state.answer(values, self.fixed if fixed is None else fixed)
+            answer = state.answer(values, self.fixed if fixed is None else fixed)
         except InputError as err:
             self.error.value = pictures.error(str(err))
             return
@@ -194,20 +192,21 @@ class Page:
             self.fixed = dict(fixed)
         if move:
             self.inputs.show(values)
-        self._draw(found)
+        self._draw(answer, self.answer)
         self.seconds = time.perf_counter() - start
 
-    def _draw(self, found: state.Answer) -> None:
-        before, self.answer, self.error.value = self.answer, found, ""
+    def _draw(self, answer: state.Answer, before: state.Answer | None) -> None:
+        """Show an answer; what was drawn `before` and has not changed stays."""
+        self.answer, self.error.value = answer, ""
         same_step = (
             before is not None
-            and before.question.model == found.question.model
-            and before.found == found.found
+            and before.question.model == answer.question.model
+            and before.found == answer.found
             and (before.question.cluster.chip.name, before.question.cluster.name, before.question.precision)
-            == (found.question.cluster.chip.name, found.question.cluster.name, found.question.precision)
+            == (answer.question.cluster.chip.name, answer.question.cluster.name, answer.question.precision)
         )
-        self.top.value = pictures.block(f'<p class="said"><b>{escape(state.sentence(found))}</b></p>', live=True)
-        self.cards.value = pictures.cards(found)
+        self.top.value = pictures.block(f'<p class="said"><b>{escape(state.sentence(answer))}</b></p>', live=True)
+        self.cards.value = pictures.cards(answer)
         self.plan_note.value = pictures.block(self._plan_words())
         self.release.layout.display = "" if self.fixed else "none"
         self.search.layout.display = "none" if self.fixed else ""
@@ -215,8 +214,8 @@ class Page:
         self._tornado()
         if not same_step:
             for key in ("memory", "step"):
-                self._put(key, *getattr(pictures, key)(found))
-            small = found.simulated_ops <= state.MAX_INLINE_OPS
+                self._put(key, *getattr(pictures, key)(answer))
+            small = answer.simulated_ops <= state.MAX_INLINE_OPS
             self.simulate.layout.display = "none" if small else ""
             self._timeline() if small else self._no_timeline()
         if NOW in (self.a.value, self.b.value):
@@ -274,13 +273,18 @@ class Page:
             "its timeline.",
         )
 
-    def _guard(self, act) -> None:
+    def _guard(self, act: Callable[[], object]) -> None:
         """Do what a button asks; a refusal is one line on the page."""
         self.error.value = ""
         try:
             act()
         except InputError as err:
             self.error.value = pictures.error(str(err))
+
+    def _follow(self, act: Callable[[], object]) -> None:
+        """As `_guard`, of a control that a person changed, not the page itself."""
+        if not self._quiet:
+            self._guard(act)
 
     # ---------------------------------------------------------------- the longer things
 
@@ -291,9 +295,9 @@ class Page:
             self.bar.value = done / max(of, 1)
 
         try:
-            found = state.searched(self.inputs.values, progress)
-            self.fixed = dict(found.fixed)
-            self._draw(found)
+            best = state.searched(self.inputs.values, progress)
+            self.fixed = dict(best.fixed)
+            self._draw(best, self.answer)
         except InputError as err:
             self.error.value = pictures.error(str(err))
         finally:
@@ -325,6 +329,10 @@ class Page:
             f"{files.link('Download it (YAML)', path.name, path.read_text(encoding='utf-8'), 'application/yaml')}</p>"
         )
 
+    def _opened(self, name: str) -> None:
+        if name:
+            self._guard(lambda: self._loaded(*files.load(files.saved()[name])))
+
     def _uploaded(self) -> None:
         for one in self.upload.value:
             self._loaded(*files.load_upload(one["name"], bytes(one["content"])))
@@ -349,16 +357,14 @@ class Page:
             self._strip("versus", "", "")
             return
         names = [f"{a.name}" if box.value == NOW else box.value for box, a in ((self.a, first), (self.b, second))]
-        self.versus_words.value = pictures.block(
-            '<p class="said" '
-            f'role="status">{escape(pictures.versus_words(first, second))}</p>{pictures.versus_table(first, second, names)}'
-        )
+        words, compared = pictures.versus_words(first, second), pictures.versus_table(first, second, names)
+        self.versus_words.value = pictures.block(f'<p class="said" role="status">{escape(words)}</p>{compared}')
         self._strip("versus", *strips.versus(first, second, names))
 
     def _export(self) -> None:
         self.export.disabled = True
         try:
-            made = files.report(self.answer)
+            written = files.report(self.answer)
             kinds = {
                 "html": ("Report (HTML)", "text/html"),
                 "json": ("Figures (JSON)", "application/json"),
@@ -366,9 +372,9 @@ class Page:
             }
             self.links.value = pictures.block(
                 '<p class="note" role="status">Written to '
-                + escape(made["html"].parent)
+                + escape(written["html"].parent)
                 + "</p>"
-                + "".join(files.link(kinds[k][0], p.name, p.read_bytes(), kinds[k][1]) for k, p in made.items())
+                + "".join(files.link(kinds[k][0], p.name, p.read_bytes(), kinds[k][1]) for k, p in written.items())
             )
         finally:
             self.export.disabled = False

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from minglm.errors import InputError
 from sim.base.units import parse
+from sim.cost.price_flags import CHIP_HOUR
 from sim.dashboard.controls import choices, machine, price
 from sim.report.html import escape, table
 from sim.serving.questions import ACCEPT, margin
@@ -40,9 +41,9 @@ def places() -> tuple[tuple[str, str], ...]:
 def _option(model: str, place: str, speed: str) -> Option:
     """The cheapest deployment that keeps the speed."""
     _, tpot_s, most = SPEEDS[speed]
-    at = machine(place)
-    found = size(model, Target(PROMPT, OUTPUT, TTFT_S, tpot_s), [at], most=most or at.chips_per_node, accept=ACCEPT)
-    return found.cheapest or found.options[0]
+    cluster, target = machine(place), Target(PROMPT, OUTPUT, TTFT_S, tpot_s)
+    sizing = size(model, target, [cluster], most=most or cluster.chips_per_node, accept=ACCEPT)
+    return sizing.cheapest or sizing.options[0]
 
 
 def earned(model: str, place: str, speed: str, price_in: str, price_out: str, rent: str = "") -> dict:
@@ -51,17 +52,17 @@ def earned(model: str, place: str, speed: str, price_in: str, price_out: str, re
     Raises:
         InputError: a value is refused, nothing meets the speed, or no rent is known.
     """
-    asked = [
+    prices = [
         (
             parse(str(price_in).strip() or DEFAULT["input"], "money", "Input price"),
             parse(str(price_out).strip() or DEFAULT["output"], "money", "Output price"),
         )
     ]
-    given = price(rent, "money_per_hour", "Rent of a serving chip")
-    at = machine(place)
-    if given is None and at.chip.rent_usd_per_hour is None:
-        raise InputError(f"Rent of a serving chip: none of {at.chip.name} is known; give one, such as 2-3")
-    return margin(model, at, asked, rent=given, tpot_s=SPEEDS[speed][1], option=_option(model, place, speed))
+    chip_hour = price(rent, "money_per_hour", "Rent of a serving chip")
+    cluster = machine(place)
+    if chip_hour is None and cluster.chip.rent_usd_per_hour is None:
+        raise InputError(f"Rent of a serving chip: none of {cluster.chip.name} is known; give one, such as 2-3")
+    return margin(model, cluster, prices, rent=chip_hour, tpot_s=SPEEDS[speed][1], option=_option(model, place, speed))
 
 
 def words(r: dict) -> str:
@@ -118,8 +119,8 @@ def command(model: str, place: str, price_in: str, price_out: str, rent: str = "
         f"{parse(price_in, 'money', 'Input price'):g}",
         f"{parse(price_out, 'money', 'Output price'):g}",
     ]
-    given = price(rent, "money_per_hour", "Rent of a serving chip")
-    return shlex.join([*line, *(["--chip-hour-price", f"${given.value:g}/h"] if given else [])])
+    chip_hour = price(rent, "money_per_hour", "Rent of a serving chip")
+    return shlex.join([*line, *(CHIP_HOUR.write(chip_hour) if chip_hour else [])])
 
 
 class Serving:
@@ -197,6 +198,7 @@ class Serving:
 
     @property
     def values(self) -> dict[str, str]:
+        """What stands in the section's controls."""
         return {k: str(box.value) for k, box in self.boxes.items()}
 
     def _hint(self) -> None:
@@ -212,6 +214,7 @@ class Serving:
             self._guard(self.show)
 
     def show(self) -> None:
+        """Answer and draw."""
         v, model = self.values, self.model()
         found = earned(model, v["machine"], v["speed"], v["input"], v["output"], v["rent"])
         self.asked = True

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sim.base.units import parse, show
 from sim.cost.memory import peak
@@ -54,24 +55,26 @@ class Answer:
     fixed: Mapping[str, object]
     question: Question
     found: Found
-    row: Mapping[str, object]
+    row: Mapping[str, Any]
     scenario: Scenario
     sure: Mapping
-    memory: Mapping[str, float]  # GiB by part, on the fullest chip
+    memory: Mapping[str, float]  # GiB by part, on the peak-memory rank
     parts: Mapping[str, float]  # seconds of a step by cause
 
     @property
     def name(self) -> str:
+        """Model, chips and their number."""
         return f"{self.question.model.name} on {self.question.chips:,} × {self.question.cluster.chip.name}"
 
     @property
-    def room_gib(self) -> float:
+    def capacity_gib(self) -> float:
+        """Memory of a chip."""
         return self.question.cluster.chip.memory_bytes.value / 2**30
 
     def interval(self, key: str) -> tuple[float, float]:
         """5% and 95% point of a result."""
-        found = self.sure["intervals"][key]
-        return found["p5"], found["p95"]
+        interval = self.sure["intervals"][key]
+        return interval["p5"], interval["p95"]
 
     def mover(self, key: str) -> dict | None:
         """The input that moves a result most: its name, and the result with it at its 5% and 95% point."""

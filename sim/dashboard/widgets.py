@@ -88,6 +88,7 @@ class Field:
 
     @property
     def text(self) -> str:
+        """What stands in the control."""
         return str(self.box.value)
 
     def set(self, text: str) -> None:
@@ -102,7 +103,9 @@ class Field:
             self._quiet = False
 
     def describe(self, words: str) -> None:
-        self.help.value = f'<span class="planner-help">{escape(self.control.help[:1].upper() + self.control.help[1:])}. {escape(words[:1].upper() + words[1:])}.</span>'
+        """The help text below the control, with `words` about its present value."""
+        sentences = " ".join(f"{escape(text[:1].upper() + text[1:])}." for text in (self.control.help, words))
+        self.help.value = f'<span class="planner-help">{sentences}</span>'
 
     def place(self, value: float) -> None:
         """The slider's handle at a value, without writing the text."""
@@ -201,6 +204,7 @@ class Inputs:
 
     @property
     def values(self) -> dict[str, str]:
+        """What stands in all controls, by key."""
         return {k: f.text for k, f in self.fields.items()}
 
     def show(self, values: Mapping[str, str]) -> None:

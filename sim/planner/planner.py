@@ -42,10 +42,10 @@ class Question:
     chips: int
     seq: int
     batch: int
-    tokens: float = 1e12
-    objective: str = "tokens"
-    precision: str = "bf16"
-    stack: Stack | None = None
+    tokens: float
+    objective: str
+    precision: str
+    stack: Stack
     tolerance: float = 0.0
     fixed: Mapping[str, object] = field(default_factory=dict)
     schedules: tuple[str, ...] | None = None
@@ -295,7 +295,7 @@ def answer(
             name: row(q, costs, f) for name, f in sorted(out.by_schedule.items(), key=lambda i: i[1].value(q.objective))
         },
         "explanation": explain(q, costs, out.best[0], second, out),
-        "assumptions": [*q.stated, *_assumptions(q)],
+        "assumptions": [*q.stated, *assumptions(q)],
         "facts": facts(q),
         "versions": versions(),
     }
@@ -358,7 +358,7 @@ def facts(q: Question) -> list[dict]:
     ]
 
 
-def _assumptions(q: Question) -> list[str]:
+def assumptions(q: Question) -> list[str]:
     out = [
         "plans are ranked in closed form, every chip at the speed of the expected slowest",
         "cost counts the chips a plan uses, not the rest of the cluster",

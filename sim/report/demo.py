@@ -29,10 +29,6 @@ STAGE_NAMES = {
 }
 
 
-def is_demo(run_dir: Path) -> bool:
-    return (run_dir / "demo.json").exists()
-
-
 def _read(run_dir: Path, name: str) -> dict:
     path = run_dir / f"{name}.json"
     try:
@@ -169,7 +165,7 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
             line=dict(color="#999", width=5),
             opacity=0.5,
         )
-        fig.data = (fig.data[-1],) + fig.data[:-1]
+        fig.data = (fig.data[-1], *fig.data[:-1])
     fig.update_xaxes(range=[0, end * 1.02])
     page.figure(
         fig,
@@ -208,13 +204,13 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
 
 def _experts(page: Page, run_dir: Path, metrics: dict) -> None:
     page.heading("Experts share the work", "experts")
-    rows = rows_of(run_dir / "pretrain" / "expert_load.csv")
-    layers = sorted({int(r["layer"]) for r in rows})
+    table = [{k: v or 0.0 for k, v in r.items()} for r in rows_of(run_dir / "pretrain" / "expert_load.csv")]
+    layers = sorted({int(r["layer"]) for r in table})
     layer = layers[len(layers) // 2]
-    rows = [r for r in rows if int(r["layer"]) == layer]
+    rows = [r for r in table if int(r["layer"]) == layer]
     experts = [k for k in rows[0] if k not in ("step", "layer")]
     total = [sum(r[e] for e in experts) for r in rows]
-    shares = [[100 * r[e] / t for r, t in zip(rows, total)] for e in experts]
+    shares = [[100 * r[e] / t for r, t in zip(rows, total, strict=True)] for e in experts]
     even = 100 / len(experts)
     page.figure(
         plots.heatmap(
@@ -382,9 +378,9 @@ def _samples(page: Page, samples: dict) -> None:
     page.heading("What it writes", "samples")
     page.prose("A few million parameters and a few minutes give the shape of Python and English, not their sense.")
     for sample in samples["samples"]:
-        page.add(
-            f"<pre><b>{escape(sample['prompt'])}</b>{' → ' if sample['kind'] == 'chat' else ''}{escape(re.sub(chr(10) + '{3,}', chr(10) * 2, sample['text']))}</pre>"
-        )
+        arrow = " → " if sample["kind"] == "chat" else ""
+        text = re.sub("\n{3,}", "\n\n", sample["text"])
+        page.add(f"<pre><b>{escape(sample['prompt'])}</b>{arrow}{escape(text)}</pre>")
 
 
 def _projection(page: Page, p: dict) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from minglm import plots
+
 
 @functools.cache
 def static_text(package: str, name: str) -> str:
@@ -17,6 +19,7 @@ def static_text(package: str, name: str) -> str:
 
 
 def escape(text: object) -> str:
+    """Text for HTML, quotes too."""
     return _html.escape(str(text), quote=True)
 
 
@@ -64,28 +67,31 @@ class Page:
         self._has_plotly = False
 
     def heading(self, text: str, anchor: str) -> None:
+        """A section's heading, which the navigation on top links to."""
         self.links.append((anchor, text))
         self.body.append(f'<h2 id="{escape(anchor)}">{escape(text)}</h2>')
 
     def add(self, fragment: str) -> None:
+        """HTML as it is."""
         self.body.append(fragment)
 
     def prose(self, text: str, kind: str = "") -> None:
+        """A paragraph of plain text; `kind` is its CSS class."""
         self.body.append(f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>")
 
     def figure(self, fig, alt: str) -> None:
         """A Plotly figure with its text alternative as the caption; the first one brings plotly.js along."""
-        from minglm import plots
-
         self.body.append(plots.html(fig, alt, first=not self._has_plotly) + f'<p class="note">{escape(alt)}</p>')
         self._has_plotly = True
 
     def write(self, path: Path) -> Path:
+        """Write the page, whole or not at all; returns the path."""
         nav = "".join(f'<a href="#{escape(a)}">{escape(t)}</a>' for a, t in self.links)
+        style = static_text("sim.report", "report.css")
         text = (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
             'content="width=device-width,initial-scale=1">'
-            f"<title>{escape(self.title)}</title><style>{static_text('sim.report', 'report.css')}</style></head><body><main><h1>{escape(self.title)}</h1>"
+            f"<title>{escape(self.title)}</title><style>{style}</style></head><body><main><h1>{escape(self.title)}</h1>"
             f'<p class="lead">{escape(self.lead)}</p><nav '
             f'aria-label="Sections">{nav}</nav>{"".join(self.body)}</main></body></html>'
         )

@@ -16,6 +16,7 @@ from sim.cost.kernels import Kernels
 from sim.cost.operators import Op
 from sim.cost.step_costs import ChunkCost, StepCosts
 from sim.spec.hardware import Chip, Cluster, Tier
+from sim.trace.timeline import STYLES, bars
 from sim.training.schedules import CHUNKS
 
 # unit of a Figure -> dimension of `sim.base.units`
@@ -186,11 +187,9 @@ def even_costs(
 def redraw_timeline(picture, result) -> None:
     """Put another step into a picture made by `sim.trace.timeline.figure` with all kinds of work present (see
     `timeline_base`)."""
-    from sim.trace.timeline import STYLES, bars
-
-    found = bars(result.programs, result.slowest)
-    for trace, kind in zip(picture.data, STYLES):
-        rows = found.get(kind, [])
+    drawn = bars(result.programs, result.slowest)
+    for trace, kind in zip(picture.data, STYLES, strict=False):  # a picture may hold more traces
+        rows = drawn.get(kind, [])
         trace.y, trace.base, trace.x = [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]
         trace.text = [r[3] for r in rows] if len(rows) <= 400 else None
     picture.layout.yaxis.range = [len(result.programs) - 0.5, -0.5]
@@ -202,8 +201,6 @@ def redraw_timeline(picture, result) -> None:
 
 def timeline_base(fig, height: int = 420):
     """A house-style figure with one empty row of bars per kind of work, to be filled by `redraw_timeline`."""
-    from sim.trace.timeline import STYLES
-
     for name, colour, pattern in STYLES.values():
         fig.add_bar(
             orientation="h",

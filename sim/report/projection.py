@@ -10,8 +10,10 @@ import json
 import re
 from pathlib import Path
 
+from minglm import plots
 from minglm.errors import InputError
 from sim.base.units import show
+from sim.report.html import Page, cards, table
 
 
 def slug(name: str) -> str:
@@ -74,7 +76,7 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "memory",
             f"{mem['gib']:.1f} GiB of {mem['capacity_gib']:.0f}",
-            "fullest chip: " + ", ".join(f"{k} {v:.1f}" for k, v in mem["parts_gib"].items() if v > 0.05),
+            "peak-memory rank: " + ", ".join(f"{k} {v:.1f}" for k, v in mem["parts_gib"].items() if v > 0.05),
         ),
         (
             "step",
@@ -176,25 +178,20 @@ def table_text(r: dict) -> str:
     if r["what_if"]:
         lines += ["", f"{'what if':44}{'speed':>7}{'step':>10}{'bubble':>9}{'memory':>11}"]
         for w in r["what_if"]:
-            lines.append(
-                f"{w['name'][:43]:44}"
-                + (
-                    f"  {w['reason']}"
-                    if "reason" in w
-                    else f"{w['speed']:>6.2f}×{w['step_s']:>9.2f}s{w['bubble_fraction']:>9.1%}{w['memory_gib']:>7.1f} GiB"
-                )
-                + (f"   {w['note']}" if w["note"] else "")
-            )
+            if "reason" in w:
+                outcome = f"  {w['reason']}"
+            else:
+                outcome = f"{w['speed']:>6.2f}×{w['step_s']:>9.2f}s{w['bubble_fraction']:>9.1%}"
+                outcome += f"{w['memory_gib']:>7.1f} GiB"
+            lines.append(f"{w['name'][:43]:44}{outcome}" + (f"   {w['note']}" if w["note"] else ""))
     lines += ["", "assumptions"] + [
         f"  [{a['kind']}] {a['text']}" + (f" — {a['source']}" if a["source"] else "") for a in r["assumptions"]
     ]
     return "\n".join(lines)
 
 
-def section(page, r: dict) -> None:
+def section(page: Page, r: dict) -> None:
     """The projection as sections of an HTML page (`sim.report.html.Page`)."""
-    from sim.report.html import cards, table
-
     days = r["days"]
     page.heading(r["name"] if page.title != r["name"] else "The projection", "projection")
     if r["question"] and page.lead != r["question"]:
@@ -270,8 +267,6 @@ def section(page, r: dict) -> None:
 
 def write_page(r: dict, path: Path) -> Path:
     """One self-contained HTML page of a projection."""
-    from sim.report.html import Page, table
-
     page = Page(r["name"], r["question"] or "A projection by the cluster simulator.")
     section(page, r)
     page.heading("Made with", "versions")
@@ -280,16 +275,12 @@ def write_page(r: dict, path: Path) -> Path:
 
 
 def _breakdown_figure(r: dict):
-    from minglm import plots
-
     parts = {k: 100 * v for k, v in r["breakdown"].items() if v >= 0.005}
     fig = plots.figure("Where the busiest rank's time goes", "", "share of its time (%)")
     return plots.bars(fig, list(parts), list(parts.values()), text=[f"{v:.0f}%" for v in parts.values()])
 
 
 def _batch_figure(r: dict):
-    from minglm import plots
-
     batches = [b for b in r["batches"] if "step_s" in b]
     fig = plots.figure(
         "A small batch leaves the pipeline idle", "tokens per step (millions)", "idle share of pipeline time (%)"
@@ -305,8 +296,6 @@ def _batch_figure(r: dict):
 
 
 def _lost_figure(lost: dict):
-    from minglm import plots
-
     fig = plots.figure("Hours lost, by cause", "", "hours of the whole cluster")
     return plots.bars(fig, list(lost), list(lost.values()), index=3, text=[f"{v:.0f}" for v in lost.values()])
 

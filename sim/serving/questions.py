@@ -15,6 +15,7 @@ import random
 from collections.abc import Iterable
 
 from minglm.errors import InputError
+from sim.base.figure import Figure
 from sim.serving.calibration import error_band, fitted
 from sim.serving.deployment import GIB, Deployment, kv_bytes_per_token, memory, shortfall, weight_bytes
 from sim.serving.sizing import HEADROOM, Option, Target, cache_formats, default_stack, rent_of, size
@@ -223,7 +224,7 @@ def margin(
     output: int = 1024,
     tpot_s: float = 0.05,
     ttft_s: float = 5.0,
-    rent: float | None = None,
+    rent: float | Figure | None = None,
     samples: int = 4000,
     seed: int = 0,
     most: int = 72,
@@ -353,7 +354,7 @@ def long_context(
     context: int = 202752,
     output: int = 1024,
     precision: str = "fp8",
-    rent: float | None = None,
+    rent: float | Figure | None = None,
     prices: tuple[float, float] = (1.00, 3.20),
     mode: str = "hybrid",
 ) -> dict:

@@ -142,7 +142,11 @@ class RankNodes:
         """The all-to-all of one pass: one node when even, a send and a receive per other member when skewed."""
         weights, size = self.all_to_all.weights, self.all_to_all.bytes
         if weights is None:
-            attrs = {"comm_type": ALL_TO_ALL, "comm_size": int(size), "pg_name": str(1 + self.ranks + self.rank)}
+            attrs: dict[str, Attribute] = {
+                "comm_type": ALL_TO_ALL,
+                "comm_size": int(size),
+                "pg_name": str(1 + self.ranks + self.rank),
+            }
             return [self._add("all-to-all", COLL, deps, start, seconds, **attrs, all_to_all=True)]
         if len(weights) != self.all_to_all.members or min(weights) < 0 or not sum(weights):
             raise InputError(

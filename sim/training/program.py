@@ -39,6 +39,7 @@ class Work:
 
     @property
     def compute_s(self) -> float:
+        """Forward and backward, without communication."""
         return self.forward_s + self.backward_s
 
 

@@ -58,9 +58,9 @@ class StepResult:
     chips: int
     wall_s: float
     critical_path: list[Segment]
-    reduced_s: tuple[float, ...] = ()  # per rank: when its gradients were reduced
-    programs: list[Program] = field(repr=False, default_factory=list)
-    slowest: Replica | None = field(repr=False, default=None)
+    reduced_s: tuple[float, ...]  # per rank: when its gradients were reduced
+    programs: list[Program] = field(repr=False)
+    slowest: Replica = field(repr=False)
 
     @property
     def folded(self) -> bool:
