@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from minglm.errors import InputError
-from minglm.rl import task_registry
 
 TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rollout and training"
 EXAMPLES = (
@@ -65,6 +64,7 @@ def add(p) -> None:
 
 def main(args) -> int:
     from minglm.rl import config as recipes
+    from minglm.runtime import extras
     from minglm.training import recipe as yaml_recipes
 
     values = recipes.read(args.recipe)
@@ -77,9 +77,8 @@ def main(args) -> int:
     if args.print_config:
         print(yaml_recipes.explained(chosen), end="")
         return 0
-    from minglm.cli.main import _need_torch
-
-    _need_torch()
+    extras.require("train")
+    from minglm.rl import task_registry
     from minglm.rl.run import rl
     from minglm.rl.warm_start import for_recipe
     from minglm.runtime import run_folder

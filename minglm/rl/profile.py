@@ -110,7 +110,7 @@ def profile(init_from: str | Path, settings: Settings) -> dict:
     with _Beside("decode", init_from, settings):
         slower, _ = _train(init_from, settings)
     out["train_interference"] = statistics.median(slow[-1] / alone[-1] for slow, alone in zip(slower, points))
-    out["kv_offload_s"] = _keep(model, tokenizer, settings)
+    out["kv_offload_s"] = _kv_offload_s(model, tokenizer, settings)
     return out | {
         "weight_sync_s": push,
         "step_overhead_s": _round_trip(),

@@ -64,9 +64,9 @@ class WarmStart:
     batch_size: int = _key(16, "rows of packed solutions in an update", "rows", 1)
     seq_len: int = _key(256, "length of a row", "tokens", 16)
     longest: int = _key(200, "longest solution that is taught", "tokens", 1)
-    slips: float = _key(
+    label_noise: float = _key(
         0.0,
-        "task sum: part of the steps that go wrong in what is taught, all that follows included: a careless teacher",
+        "task sum: part of the steps that go wrong in what is taught, all that follows included",
         "",
         0.0,
         0.9,
@@ -81,9 +81,9 @@ class WarmStart:
                 object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
         object.__setattr__(self, "difficulty", list(self.difficulty or [1]))
         task_registry.get(self.task, self.tail)
-        if self.slips and self.task != "sum":
+        if self.label_noise and self.task != "sum":
             raise InputError(
-                f"slips={self.slips} with task {self.task}: only task sum has a careless teacher; leave it out"
+                f"label_noise={self.label_noise} with task {self.task}: only task sum has noisy demonstrations; leave it out"
             )
         self.config()
 
@@ -163,8 +163,8 @@ def for_recipe(warm: dict | None, settings, folder: Path, show: Callable[[str], 
                 f"warm_start key {key!r}: not a known key{nearest(str(key), known)}; see minglm/rl/warm_start.py for the list"
             )
     values = {"task": settings.task, "tail": settings.tail, "difficulty": settings.difficulty, **warm}
-    if values["task"] != "sum":  # another task than the recipe's own has a careful teacher
-        values.pop("slips", None)
+    if values["task"] != "sum":  # another task than the recipe's own has clean demonstrations
+        values.pop("label_noise", None)
     recipe = WarmStart(**values)
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()).hexdigest()[:8]
     return warm_start(recipe, Path(folder) / f"rl_warm_{recipe.task}_{digest}", show, settings.threads)
@@ -202,8 +202,8 @@ class Rows:
         for _ in range(1000):
             problem = self.task.problem(self.task.train_seed(rng.randrange(1 << 30)), rng.choice(r.difficulty))
             turns = tasks.chat(self.task, problem)
-            if r.slips:
-                turns = (turns[0], ("assistant", careless_sum(problem.prompt, rng, r.slips)))
+            if r.label_noise:
+                turns = (turns[0], ("assistant", noisy_sum(problem.prompt, rng, r.label_noise)))
             ids, counted = encode_chat(self.tokenizer, turns)
             if sum(counted) <= r.longest and len(ids) <= r.seq_len + 1:
                 return ids, counted
@@ -212,20 +212,20 @@ class Rows:
         )
 
 
-def careless_sum(prompt: str, rng, slips: float) -> str:
+def noisy_sum(prompt: str, rng, label_noise: float) -> str:
     """A worked running total of which a part of the steps is off by one or two; what follows goes on from the wrong total.
 
     What is imitated is then often wrong for no reason that the prompt shows, as in text that people wrote. The model learns
-    the right step as the likeliest one and the slips with it; RL, which only sees right answers rewarded, unlearns them.
+    the right step as the likeliest one and the errors with it; RL, which only sees right answers rewarded, unlearns them.
 
     >>> import random
-    >>> careless_sum("a7b4c9", random.Random(0), 0.0)
+    >>> noisy_sum("a7b4c9", random.Random(0), 0.0)
     'a7b11c20#20'
     """
     worked, total = "", 0
     for label, digit in zip(prompt[::2], prompt[1::2]):
         total += int(digit)
-        if rng.random() < slips:
+        if rng.random() < label_noise:
             total = max(0, total + rng.choice((-2, -1, 1, 2)))
         worked += f"{label}{total}"
     return f"{worked}#{total}"

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
         write_campaign(result, Path(args.trace))
     facts = campaign_facts(result, segments)
     facts["interval_95"] = {k: list(v) for k, v in spread.items()}
-    facts["seeds"], facts["name"], facts["cluster_chips"] = s.seeds, s.name, s.chips
+    facts["seeds"], facts["name"], facts["cluster_chips"] = s.seeds, s.name, s.cluster_chips
     facts["checkpoint"], facts["recovery"] = asdict(inp.checkpoint), asdict(inp.recovery)
     facts["failures_per_chip_day"] = inp.failures.per_chip_day
     if args.json:

@@ -44,7 +44,7 @@ class Candidate(NamedTuple):
     switches: int = 0
 
     @property
-    def chips(self) -> int:
+    def num_chips(self) -> int:
         return self.tp * self.cp * self.pp * self.dp
 
 
@@ -329,7 +329,7 @@ class PlanCosts:
             if c.schedule.startswith("dualpipe") and c.pp > 1
             else work.busy
         )
-        return m * busy * self.straggler(c.chips) + self.stack.fixed_s
+        return m * busy * self.straggler(c.num_chips) + self.stack.fixed_s
 
     def step_s(self, c: Candidate) -> float:
         """Seconds of one step, as `sim.cost.evaluate.in_closed_form`."""
@@ -350,5 +350,5 @@ class PlanCosts:
             sp = self.switches[c.switches].get("sp") is not False
             p2p = stage_message_s(self.cluster, size, c.tp, c.tp * c.cp * c.dp, sp)
         scalars = Scalars(m, p2p, reduce, gather, hidden, optimizer, self.stack.fixed_s)
-        total = closed_form_step(work, scalars, c.schedule, overlap_p2p, c.chips, self.stack).total_s
+        total = closed_form_step(work, scalars, c.schedule, overlap_p2p, c.num_chips, self.stack).total_s
         return total if math.isfinite(total) else math.inf

@@ -84,12 +84,12 @@ def campaign_input(s: Scenario, segments: tuple[RunSegment, ...], level: str | N
     horizon = {} if s.horizon_s is None else {"horizon_s": s.horizon_s}
     return CampaignInput(
         segments=segments,
-        chips=s.chips,
+        cluster_chips=s.cluster_chips,
         failures=failure_model(s, level),
         checkpoint=checkpoint,
         recovery=Recovery(**recovery),
         slow=SlowServers() if failures.get("slow_servers", True) else None,
-        chips_per_server=min(s.cluster.chips_per_node, s.chips, *(x.throughput.chips for x in segments)),
+        chips_per_server=min(s.cluster.chips_per_node, s.cluster_chips, *(x.throughput.num_chips for x in segments)),
         max_failures=MAX_FAILURES,
         **horizon,
     )
@@ -121,7 +121,7 @@ class PhaseTimer:
                 "replicas"
             )
         step_s = self.closed_form_s(plan_name, phase, batch)
-        return Throughput(step_s, batch * phase.seq, plan.chips, plan.dp, plan_name)
+        return Throughput(step_s, batch * phase.seq, plan.num_chips, plan.dp, plan_name)
 
     def _closed_form_s(self, plan_name: str, phase: Phase, batch: int) -> float:
         return in_closed_form(*self._arguments(plan_name, phase, batch), self.scenario.allow_oom)[2]

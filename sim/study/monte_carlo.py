@@ -226,7 +226,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     failures = s.failures if rate is None else {**s.failures, "per_chip_day": rate}
     # Goodput is a ratio: a segment of many steps has it, whatever their number.
     segment = RunSegment(
-        "training", max(1, round(tokens)), Throughput(step_s, s.workload.tokens, s.plan.chips, s.plan.dp, "")
+        "training", max(1, round(tokens)), Throughput(step_s, s.workload.tokens, s.plan.num_chips, s.plan.dp, "")
     )
     goodput = expected(campaign_input(replace(s, cluster=cluster, failures=failures), (segment,)))
     days = tokens * step_s / s.workload.tokens / DAY_S / goodput if goodput else math.inf
@@ -234,7 +234,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     prices = {
         k: v for k, v in s.prices.items() if not isinstance(v, Figure) or k in ("carbon_kg_per_kwh", "storage_share")
     }
-    paid = money.costs(cluster, s.chips, hours, prices)
+    paid = money.costs(cluster, s.cluster_chips, hours, prices)
     out = {
         "step_s": step_s,
         "tokens_per_s": s.workload.tokens / step_s,

@@ -4,9 +4,9 @@
     >>> from sim.training.campaign import run
     >>> from sim.training.campaign_input import CampaignInput
     >>> from sim.training.checkpoints import Checkpoint
-    >>> throughput = Throughput(step_s=10.0, tokens_per_step=16e6, chips=16384, replicas=128, plan="TP8 PP16")
+    >>> throughput = Throughput(step_s=10.0, tokens_per_step=16e6, num_chips=16384, replicas=128, plan="TP8 PP16")
     >>> segment = RunSegment("pre-training", steps=100_000, throughput=throughput)
-    >>> result = run(CampaignInput((segment,), chips=16512, checkpoint=Checkpoint(bytes=5.6e12)), seed=1)
+    >>> result = run(CampaignInput((segment,), cluster_chips=16512, checkpoint=Checkpoint(bytes=5.6e12)), seed=1)
     >>> result.finished and 0.90 < result.goodput < 0.99
     True
 
@@ -92,8 +92,8 @@ def run(
             s / segment.throughput.step_s * segment.throughput.tokens_per_step
             for s, segment in zip(job.repeated, inp.segments, strict=True)
         ),
-        chip_hours=inp.chips * env.now / 3600.0,
-        mtbf_s=inp.failures.mtbf_s(throughput.chips),
+        chip_hours=inp.cluster_chips * env.now / 3600.0,
+        mtbf_s=inp.failures.mtbf_s(throughput.num_chips),
         checkpoint_interval_s=job.timelines[main].period_s,
         expected_goodput=expected(inp),
         timeline=job.timeline or [],
@@ -105,7 +105,11 @@ def expected(inp: CampaignInput) -> float:
     """Goodput after Daly's formula: no simulation, no spares, no slow servers, no phase changes."""
     ideal = real = 0.0
     for segment in inp.segments:
-        c, chips, mtbf_s = inp.checkpoint, segment.throughput.chips, inp.failures.mtbf_s(segment.throughput.chips)
+        c, chips, mtbf_s = (
+            inp.checkpoint,
+            segment.throughput.num_chips,
+            inp.failures.mtbf_s(segment.throughput.num_chips),
+        )
         work = min(segment.steps, c.steps_between(segment.throughput.step_s, chips, mtbf_s)) * segment.throughput.step_s
         memory = c.kind == "memory"
         restart = inp.recovery.detect_s + inp.recovery.restart_s + c.load_s(chips, memory)

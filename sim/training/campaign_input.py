@@ -16,14 +16,14 @@ class CampaignInput:
     """Everything a campaign depends on.
 
     segments: stretches of equal steps in order (`sim.spec.phases.segments` or `choose_plans`).
-    chips: of the cluster; what a segment's plan does not use is spare.
+    cluster_chips: all there are; what a segment's plan does not use is spare.
     slow: servers that turn slow; None for none.
     horizon_s: stop here even if tokens are left (a 90-day stress case; ten years otherwise).
     max_failures: stop after so many; a job that fails faster than it restarts would never end.
     """
 
     segments: tuple[RunSegment, ...]
-    chips: int
+    cluster_chips: int
     failures: FailureModel = field(default_factory=FailureModel)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     recovery: Recovery = field(default_factory=Recovery)
@@ -37,15 +37,15 @@ class CampaignInput:
             raise InputError(
                 "segments=(): a campaign needs at least one phase; give a schedule such as sim.spec.phases.GLM5"
             )
-        for name in ("chips", "chips_per_server", "max_failures"):
+        for name in ("cluster_chips", "chips_per_server", "max_failures"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}: must be a whole number of at least 1; give {name}: 1 or more")
-        most = max(self.segments, key=lambda segment: segment.throughput.chips)
-        if most.throughput.chips > self.chips:
+        most = max(self.segments, key=lambda segment: segment.throughput.num_chips)
+        if most.throughput.num_chips > self.cluster_chips:
             raise InputError(
-                f"phase {most.phase!r} plans {most.throughput.chips:,} chips: more than the cluster's "
-                f"{self.chips:,}; use fewer "
+                f"phase {most.phase!r} plans {most.throughput.num_chips:,} chips: more than the cluster's "
+                f"{self.cluster_chips:,}; use fewer "
                 "replicas or a larger cluster"
             )
         if not 0 < self.horizon_s < float("inf"):

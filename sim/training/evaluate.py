@@ -29,7 +29,7 @@ class Point:
     result: step.StepResult
     closed_form_s: float
     straggler: float
-    chips: int
+    num_chips: int
 
     @property
     def tokens_per_s(self) -> float:
@@ -83,4 +83,4 @@ def evaluate(  # noqa: PLR0913 - the plan's six facts, and how it is simulated
         recorder=recorder,
         ep_group_replicas=min(group, plan.dp),
     )
-    return Point(estimate, need, result, closed_form_s, straggler, plan.chips)
+    return Point(estimate, need, result, closed_form_s, straggler, plan.num_chips)

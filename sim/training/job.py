@@ -64,11 +64,11 @@ class SegmentTimeline:
 
     def __init__(self, segment: RunSegment, checkpoint: Checkpoint, mtbf_s: float):
         self.segment, p = segment, segment.throughput
-        self.steps = min(segment.steps, checkpoint.steps_between(p.step_s, p.chips, mtbf_s))
+        self.steps = min(segment.steps, checkpoint.steps_between(p.step_s, p.num_chips, mtbf_s))
         self.count = math.ceil(segment.steps / self.steps)
         self.period_s = self.steps * p.step_s
         self.last_s = (segment.steps - (self.count - 1) * self.steps) * p.step_s
-        self.stall_s, self.delay_s = checkpoint.stall_s(p.chips), checkpoint.delay_s
+        self.stall_s, self.delay_s = checkpoint.stall_s(p.num_chips), checkpoint.delay_s
         self.every = checkpoint.every(self.period_s + self.stall_s)
 
     def length(self, period: int) -> float:
@@ -126,7 +126,7 @@ class Job:
     ) -> None:
         self.inp, self.env = inp, simpy.Environment()
         self.timelines = [
-            SegmentTimeline(segment, inp.checkpoint, inp.failures.mtbf_s(segment.throughput.chips))
+            SegmentTimeline(segment, inp.checkpoint, inp.failures.mtbf_s(segment.throughput.num_chips))
             for segment in inp.segments
         ]
         self.before = [0.0]  # nominal work before each segment
@@ -137,7 +137,7 @@ class Job:
         self.position, self.stalled = Position(0), 0.0
         self.saved, self.memory = Position(0), Position(0)  # newest checkpoint in storage, newest in memory
         self.writing: list[tuple[float, Position]] = []  # (when storage will have it, place)
-        self.servers = inp.chips // inp.chips_per_server
+        self.servers = inp.cluster_chips // inp.chips_per_server
         self.repairing = self.missing = self.slow = self.needed = 0
         self.spares = 0
         self._allocate()
@@ -162,7 +162,7 @@ class Job:
         self.returned = self.env.event()
         self.stopped = self.env.event()
         self.process = self.env.process(self.train())
-        self.env.process(self.fail(failures if failures is not None else inp.failures.stream(inp.chips, seed)))
+        self.env.process(self.fail(failures if failures is not None else inp.failures.stream(inp.cluster_chips, seed)))
         if inp.slow is not None and inp.slow.per_server_day > 1e-9:  # one in three million years is none
             self.env.process(self.straggler_onset(inp.slow, random.Random(f"slow {seed}")))
 
@@ -190,7 +190,7 @@ class Job:
                 self._allocate()
                 yield from self.pause(
                     "phase change",
-                    inp.recovery.restart_s + inp.checkpoint.load_s(inp.segments[segment].throughput.chips),
+                    inp.recovery.restart_s + inp.checkpoint.load_s(inp.segments[segment].throughput.num_chips),
                 )
 
     def interrupted(self, cause: object) -> Events:
@@ -199,7 +199,7 @@ class Job:
         if isinstance(cause, Failure):
             yield from self.recover(cause)
         elif cause == "swap":
-            c, chips = self.inp.checkpoint, self.inp.segments[self.position.segment].throughput.chips
+            c, chips = self.inp.checkpoint, self.inp.segments[self.position.segment].throughput.num_chips
             failure = yield from self.pause(
                 "slow server swap",
                 c.stall_s(chips) + c.delay_s + self.inp.recovery.restart_s + c.load_s(chips, c.kind == "memory"),
@@ -230,7 +230,7 @@ class Job:
             if failure is None:
                 failure = yield from self.pause(
                     "restart",
-                    self.inp.recovery.restart_s + self.inp.checkpoint.load_s(self._throughput().chips, from_memory),
+                    self.inp.recovery.restart_s + self.inp.checkpoint.load_s(self._throughput().num_chips, from_memory),
                     heed=True,
                 )
 
@@ -267,7 +267,7 @@ class Job:
             if count >= self.inp.max_failures:
                 self.stopped.succeed()
                 return
-            if failure.mark * self.inp.chips < self._throughput().chips:
+            if failure.mark * self.inp.cluster_chips < self._throughput().num_chips:
                 self.failed[failure.component] = self.failed.get(failure.component, 0) + 1
                 if failure.replaces_server:
                     self.repair()
@@ -301,7 +301,7 @@ class Job:
             yield self.env.timeout(rng.expovariate(slow.per_server_day * self.servers / DAY_S))
             if not self.process.is_alive:
                 return
-            if rng.random() * self.inp.chips < self._throughput().chips:
+            if rng.random() * self.inp.cluster_chips < self._throughput().num_chips:
                 self.slow += 1
                 if self.state == "train":
                     self.process.interrupt("speed changed")
@@ -346,12 +346,14 @@ class Job:
 
     def _servers_per_replica(self) -> int:
         throughput = self._throughput()
-        return max(1, math.ceil(throughput.chips / throughput.replicas / self.inp.chips_per_server))
+        return max(1, math.ceil(throughput.num_chips / throughput.replicas / self.inp.chips_per_server))
 
     def _allocate(self) -> None:
         """Give the present plan its servers; what is left over are spares."""
         self.missing = 0
-        self.spares = self.servers - self.repairing - math.ceil(self._throughput().chips / self.inp.chips_per_server)
+        self.spares = (
+            self.servers - self.repairing - math.ceil(self._throughput().num_chips / self.inp.chips_per_server)
+        )
         while self.spares < 0:
             if self.missing + 1 < self._throughput().replicas:
                 self.missing += 1
@@ -417,7 +419,7 @@ class Job:
         """Return to the newest usable checkpoint; True if it came from memory."""
         self.saved = max([self.saved] + [at for due, at in self.writing if due <= self.env.now])
         self.writing.clear()  # a write in flight dies with the job
-        c, chips = self.inp.checkpoint, self._throughput().chips
+        c, chips = self.inp.checkpoint, self._throughput().num_chips
         in_memory = c.kind == "memory" and failure.luck < c.memory_survival
         from_memory = in_memory and (
             self.memory > self.saved or (self.memory == self.saved and c.load_s(chips, True) <= c.load_s(chips))

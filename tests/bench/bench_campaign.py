@@ -26,14 +26,18 @@ def headline() -> CampaignInput:
         longer = 1.0 + phase.seq / 16384
         return Throughput(0.1 + 3.1 * batch / 64e6 * longer, batch, 99_840, 780, f"plan for {phase.seq}")
 
-    return CampaignInput(run_segments(GLM5, throughput), chips=100_000, checkpoint=CHECKPOINT)
+    return CampaignInput(run_segments(GLM5, throughput), cluster_chips=100_000, checkpoint=CHECKPOINT)
 
 
 def stress() -> CampaignInput:
     """90 days at 100,000 chips and one failure per 18 minutes."""
     segment = RunSegment("stress", 10**7, Throughput(3.2, 64e6, 99_840, 780, "one"))
     return CampaignInput(
-        (segment,), chips=100_000, checkpoint=CHECKPOINT, failures=FailureModel.named("high"), horizon_s=90 * DAY_S
+        (segment,),
+        cluster_chips=100_000,
+        checkpoint=CHECKPOINT,
+        failures=FailureModel.named("high"),
+        horizon_s=90 * DAY_S,
     )
 
 

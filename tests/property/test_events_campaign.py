@@ -34,7 +34,7 @@ def campaigns(draw, slow=False):
     per_day = draw(st.floats(0.0, 60.0)) / max(1.0, days)
     return CampaignInput(
         tuple(segment),
-        chips=chips + 8 * draw(st.integers(0, 4)),
+        cluster_chips=chips + 8 * draw(st.integers(0, 4)),
         failures=FailureModel(per_day / chips * draw(st.floats(0.1, 1.0))),
         checkpoint=Checkpoint(
             draw(st.sampled_from(KINDS)),
@@ -92,7 +92,7 @@ def rhythm(inp):
     """After how many steps each segment saves, and each how many-th checkpoint goes to storage. Storage so slow that it sets
     the rhythm is left out above: with another rhythm a single course of luck may go either way."""
     timelines = [
-        SegmentTimeline(segment, inp.checkpoint, inp.failures.mtbf_s(segment.throughput.chips))
+        SegmentTimeline(segment, inp.checkpoint, inp.failures.mtbf_s(segment.throughput.num_chips))
         for segment in inp.segments
     ]
     return [(c.steps, c.every) for c in timelines]

@@ -19,7 +19,10 @@ from minglm.rl.log import Journal, read_lines
 from minglm.training import metrics
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system"),
+]
 SMALL = dict(
     task="sum",
     tail=0.8,

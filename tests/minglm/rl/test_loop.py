@@ -17,6 +17,8 @@ from minglm.rl.config import Settings
 from minglm.rl.log import read_lines
 from minglm.training import checkpoint, metrics
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch")
 SMALL = dict(
     task="sum",
@@ -333,6 +335,7 @@ def test_bad_input_on_the_command_line_is_one_line_and_code_2(arguments, tmp_pat
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not done.stdout, done.stderr
 
 
+@pytest.mark.xdist_group("ray")
 def test_the_same_run_on_ray(warm, tmp_path):
     pytest.importorskip("ray")
     code = (

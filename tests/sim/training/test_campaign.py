@@ -37,9 +37,9 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
             throughput = inp.segments[segment].throughput
             between = min(
                 inp.segments[segment].steps,
-                c.steps_between(throughput.step_s, throughput.chips, inp.failures.mtbf_s(throughput.chips)),
+                c.steps_between(throughput.step_s, throughput.num_chips, inp.failures.mtbf_s(throughput.num_chips)),
             )
-            every = c.every(between * throughput.step_s + c.stall_s(throughput.chips))
+            every = c.every(between * throughput.step_s + c.stall_s(throughput.num_chips))
             begun, doing = env.now, "step"
             try:
                 yield env.timeout(throughput.step_s)
@@ -48,7 +48,7 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
                 end = step == inp.segments[segment].steps
                 if step % between == 0 or end:
                     begun, doing = env.now, "checkpoint stall"
-                    yield env.timeout(c.stall_s(throughput.chips))
+                    yield env.timeout(c.stall_s(throughput.num_chips))
                     lost["checkpoint stall"] += env.now - begun
                     memory = (segment, step)
                     if end or (step // between) % every == 0:
@@ -57,7 +57,7 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
                         segment, step = segment + 1, 0
                         if segment < len(inp.segments) and inp.segments[segment].throughput.plan != throughput.plan:
                             begun, doing = env.now, "phase change"
-                            yield env.timeout(r.restart_s + c.load_s(throughput.chips))
+                            yield env.timeout(r.restart_s + c.load_s(throughput.num_chips))
                             lost["phase change"] += env.now - begun
                 continue
             except simpy.Interrupt as interrupt:
@@ -67,7 +67,9 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
                 saved = max([saved] + [at for due, at in writing if due <= env.now])
                 writing.clear()
                 quicker = (
-                    memory > saved or memory == saved and c.load_s(throughput.chips, True) <= c.load_s(throughput.chips)
+                    memory > saved
+                    or memory == saved
+                    and c.load_s(throughput.num_chips, True) <= c.load_s(throughput.num_chips)
                 )
                 from_memory = c.kind == "memory" and failure.luck < c.memory_survival and quicker
                 target = memory if from_memory else saved
@@ -84,7 +86,7 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
                 memory, failure, throughput = target, None, inp.segments[segment].throughput
                 for what, seconds in (
                     ("detection", r.detect_s),
-                    ("restart", r.restart_s + c.load_s(throughput.chips, from_memory)),
+                    ("restart", r.restart_s + c.load_s(throughput.num_chips, from_memory)),
                 ):
                     begun = env.now
                     try:
@@ -115,7 +117,7 @@ def test_jumping_equals_stepping(kind, seed):
     """A day of training with an event per step, and by arithmetic between failures: the same hours, cause by cause."""
     inp = CampaignInput(
         (one_segment(3000, 10.0), RunSegment("long", 1500, Throughput(30.0, 1e6, 512, 4, "other"))),
-        chips=1024,
+        cluster_chips=1024,
         failures=FailureModel(20.0 / 1024, SOFTWARE),
         checkpoint=Checkpoint(
             kind,
@@ -143,7 +145,7 @@ def test_jumping_equals_stepping(kind, seed):
 def test_mean_goodput_agrees_with_daly(stall_s, mtbf_s):
     inp = CampaignInput(
         (one_segment(30_000, 10.0),),
-        chips=1024,
+        cluster_chips=1024,
         failures=FailureModel(DAY_S / mtbf_s / 1024, SOFTWARE),
         checkpoint=Checkpoint("sync", bytes=stall_s * 100e9),
         recovery=Recovery(100.0, 200.0),
@@ -157,7 +159,7 @@ def test_dalys_interval_is_nearly_the_best_by_events_too():
     def goodput(seconds):
         inp = CampaignInput(
             (one_segment(30_000, 10.0),),
-            chips=1024,
+            cluster_chips=1024,
             failures=FailureModel(DAY_S / 3600 / 1024, SOFTWARE),
             checkpoint=Checkpoint("sync", bytes=60 * 100e9, interval_s=seconds),
             slow=None,
@@ -171,7 +173,7 @@ def test_dalys_interval_is_nearly_the_best_by_events_too():
 def test_llama3_kept_over_90_percent():
     inp = CampaignInput(
         (one_segment(467_000, 10.0, 16384, 128),),
-        chips=16512,
+        cluster_chips=16512,
         checkpoint=Checkpoint("async", bytes=5.7e12),
         horizon_s=54 * DAY_S,
     )
@@ -185,7 +187,7 @@ def test_100k_without_fault_tolerance_keeps_about_half():
     for kind, low, high in (("sync", 0.30, 0.44), ("async", 0.40, 0.60)):
         inp = CampaignInput(
             (one_segment(10**7, 1.4, 99_840, 780),),
-            chips=100_000,
+            cluster_chips=100_000,
             failures=FailureModel.named("high"),
             checkpoint=Checkpoint(kind, bytes=10.5e12),
             horizon_s=20 * DAY_S,
@@ -195,7 +197,7 @@ def test_100k_without_fault_tolerance_keeps_about_half():
 
 def test_nothing_fails_nothing_is_lost():
     inp = CampaignInput(
-        (one_segment(),), chips=1024, failures=FailureModel(0.0), checkpoint=Checkpoint(bytes=0.0), slow=None
+        (one_segment(),), cluster_chips=1024, failures=FailureModel(0.0), checkpoint=Checkpoint(bytes=0.0), slow=None
     )
     result = run(inp)
     assert result.finished and result.goodput == pytest.approx(1.0) and result.days * DAY_S == pytest.approx(20_000)
@@ -205,7 +207,7 @@ def test_nothing_fails_nothing_is_lost():
 def campaign(**changes):
     values = dict(
         segments=(one_segment(100_000, 10.0, 99_840, 780),),
-        chips=100_000,
+        cluster_chips=100_000,
         failures=FailureModel.named("mid"),
         checkpoint=Checkpoint("async", bytes=10.5e12),
     )
@@ -282,7 +284,7 @@ def test_a_plan_is_chosen_for_each_phase():
     assert [(segment.phase, segment.throughput.plan) for segment in chosen] == [("short", "wide"), ("long", "long")]
     with pytest.raises(InputError, match="12 GiB too much"):
         choose_plans(schedule, ["wide"], evaluate)
-    result = run(CampaignInput(chosen, chips=1024, slow=None))
+    result = run(CampaignInput(chosen, cluster_chips=1024, slow=None))
     assert result.lost_hours["phase change"] > 0 and set(result.tokens_by_phase) == {"short", "long"}
     assert result.tokens == pytest.approx(1.1e9)
 
@@ -296,7 +298,7 @@ def test_legs_follow_the_ramp():
     "make, words",
     [
         (lambda: CampaignInput((), 10), "at least one phase"),
-        (lambda: campaign(chips=99_000), "more than the cluster"),
+        (lambda: campaign(cluster_chips=99_000), "more than the cluster"),
         (lambda: campaign(horizon_s=float("nan")), "horizon_s"),
         (lambda: RunSegment("x", 10, Throughput(float("nan"), 1, 1, 1, "p")), "step_s=nan"),
         (lambda: Phase("x", -1, 4096, 1e6), "tokens=-1"),
