@@ -73,15 +73,15 @@ def local_template(folder: Path) -> str:
     from jupyter_core.paths import jupyter_path
 
     where = next(p for p in map(Path, jupyter_path("voila", "templates")) if (p / "lab" / "index.html.j2").is_file())
-    made = folder / "voila" / "templates" / TEMPLATE
-    made.mkdir(parents=True)
-    (made / "conf.json").write_text('{"base_template": "lab"}\n', encoding="utf-8")
+    template = folder / "voila" / "templates" / TEMPLATE
+    template.mkdir(parents=True)
+    (template / "conf.json").write_text('{"base_template": "lab"}\n', encoding="utf-8")
     for name, source in (
         ("index.html.j2", where / "lab" / "index.html.j2"),
         ("page.html", where / "base" / "page.html"),
     ):
         text = re.sub(r"<link[^>]*https?://[^>]*>", "", source.read_text(encoding="utf-8"))
-        (made / name).write_text(text, encoding="utf-8")
+        (template / name).write_text(text, encoding="utf-8")
     return TEMPLATE
 
 

@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
 
     if args.top_k < 1:
         raise InputError(f"--top-k {args.top_k}: must be at least 1; give for example 20")
-    asked = question(
+    plan_question = question(
         name_or_mapping(args.model, "--model"),
         name_or_mapping(args.cluster, "--cluster"),
         args.chips,
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     )
     samples = args.samples if args.samples is not None else 500 if args.out else 0
     with progress_bar("groups of plans", quiet=args.json) as report:
-        result = answer(asked, args.top_k, report, samples=samples)
+        result = answer(plan_question, args.top_k, report, samples=samples)
     if args.out:
         write(result, Path(args.out))
     print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text(result))

@@ -241,17 +241,17 @@ def price(text: object, dimension: str, name: str) -> Figure | None:
     Raises:
         InputError: not a price, ends in the wrong order, or zero.
     """
-    said = str(text).strip()
-    if not said:
+    entered = str(text).strip()
+    if not entered:
         return None
-    match = _RANGE.match(said) if not re.match(r"^[+-]", said) else None
+    match = _RANGE.match(entered) if not re.match(r"^[+-]", entered) else None
     source = {"source": "set on the planner page", "confidence": "assumed"}
     if match is None:
-        return figure({"value": said, **source}, dimension, name)
+        return figure({"value": entered, **source}, dimension, name)
     low, high = parse(match.group(1), dimension, name), parse(match.group(2), dimension, name)
     if low > high:
         raise InputError(
-            f"{name}: {said!r} runs from high to low; give the low end first, such as {match.group(2)}-{match.group(1)}"
+            f"{name}: {entered!r} runs from high to low; give the low end first, such as {match.group(2)}-{match.group(1)}"
         )
     return figure({"value": (low + high) / 2, "low": low, "high": high, **source}, dimension, name)
 
@@ -262,12 +262,12 @@ def prices_of(values: Mapping[str, str]) -> dict[str, object]:
     out: dict[str, object] = {}
     for c in CONTROLS:
         if c.fact:
-            given = price(values.get(c.key, ""), c.kind, c.label)
-            if given is not None:
-                out[c.key] = given
-                if c.key == "pue" and given.low < 1:
+            entered = price(values.get(c.key, ""), c.kind, c.label)
+            if entered is not None:
+                out[c.key] = entered
+                if c.key == "pue" and entered.low < 1:
                     raise InputError(
-                        f"{c.label}: {given.low:g} is below 1 (a building cannot use less than its machines); give "
+                        f"{c.label}: {entered.low:g} is below 1 (a building cannot use less than its machines); give "
                         "1 or more"
                     )
     for key, low, high in (("years", 0.01, 50.0), ("utilization", 0.01, 1.0), ("interest", 0.0, 1.0)):

@@ -130,8 +130,8 @@ def load(path: str | Path) -> tuple[dict[str, str], dict[str, object], str]:
     section = d.get("planner")
     if section is None:
         return (*_from_scenario(d, name), name)
-    values, keep = (section.get(k) or {} for k in ("values", "keep"))
-    if not isinstance(values, Mapping) or not isinstance(keep, Mapping):
+    values, fixed = (section.get(k) or {} for k in ("values", "keep"))
+    if not isinstance(values, Mapping) or not isinstance(fixed, Mapping):
         raise InputError(f"{path}: planner must hold values and keep, each a mapping; save it again from the page")
     for key in values:
         if key not in BY_KEY:
@@ -139,12 +139,12 @@ def load(path: str | Path) -> tuple[dict[str, str], dict[str, object], str]:
                 f"{path}: the control {str(key)[:40]!r} is not on this page; it was saved by another version: "
                 "remove the line and load it again"
             )
-    for key in keep:
+    for key in fixed:
         if key not in AXES:
             raise InputError(f"{path}: planner.keep.{str(key)[:40]}: not a width of a plan; known: {', '.join(AXES)}")
     values = {str(k): str(v) for k, v in values.items()}
-    answer(values, keep, samples=2)  # refuses here what the page would refuse later
-    return values, dict(keep), name
+    answer(values, fixed, samples=2)  # refuses here what the page would refuse later
+    return values, dict(fixed), name
 
 
 def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, object]]:
@@ -178,9 +178,9 @@ def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, obj
             values[c.key] = f"{price.value:g}" if price.certain else f"{price.low:g}-{price.high:g}"
         elif price is not None and c.key in BY_KEY:
             values[c.key] = f"{parse(price, c.kind, c.label):g}"
-    keep = {k: getattr(s.plan, k) for k in AXES}
-    answer(values, keep, samples=2)
-    return values, keep
+    fixed = {k: getattr(s.plan, k) for k in AXES}
+    answer(values, fixed, samples=2)
+    return values, fixed
 
 
 def load_upload(name: str, content: bytes) -> tuple[dict[str, str], dict[str, object], str]:
@@ -251,7 +251,7 @@ def result_of(a: Answer, samples: int = 500) -> dict:
         "assumptions": [*(f"set on the page: {t}" for t in assumptions(a)), *q.stated, *planner.assumptions(q)],
         "facts": planner.facts(q),
         "versions": versions(),
-        "verified": planner.by_events(q, _costs(a), a.found),
+        "verified": planner.by_events(q, _costs(a), a.candidate),
         "uncertainty": monte_carlo(a.scenario, samples, workers=1),
         "controls": dict(a.values),
     }

@@ -195,9 +195,9 @@ def stage(cache: Path = CACHE) -> Path:
     """The folder that JupyterLite builds from: Pyodide with its wheels, the notebooks and the settings."""
     package = fetch_pyodide(cache)
     lock = json.loads((package / "pyodide-lock.json").read_text(encoding="utf-8"))
-    wheels, made = fetch_wheels(lock, cache), cache / "stage"
-    shutil.rmtree(made, ignore_errors=True)
-    static = made / "static" / "pyodide"
+    wheels, staged = fetch_wheels(lock, cache), cache / "stage"
+    shutil.rmtree(staged, ignore_errors=True)
+    static = staged / "static" / "pyodide"
     static.mkdir(parents=True)
     project = lite_wheel.build(static)
     for name in CORE:
@@ -205,17 +205,17 @@ def stage(cache: Path = CACHE) -> Path:
     for path in wheels.values():
         shutil.copy(path, static / path.name)
     (static / "pyodide-lock.json").write_text(json.dumps(lock_file(lock, wheels, project)), encoding="utf-8")
-    (made / "files").mkdir()
+    (staged / "files").mkdir()
     for name in NOTEBOOKS:
         if datafiles.notebooks(name).is_file():
-            shutil.copy(datafiles.notebooks(name), made / "files")
+            shutil.copy(datafiles.notebooks(name), staged / "files")
     settings = {
         KERNEL: {
             "disablePyPIFallback": True,
             "loadPyodideOptions": {"packages": ["micropip", "minglm", "ipython", "jedi"]},
         }
     }
-    (made / "jupyter-lite.json").write_text(
+    (staged / "jupyter-lite.json").write_text(
         json.dumps(
             {
                 "jupyter-lite-schema-version": 0,
@@ -229,7 +229,7 @@ def stage(cache: Path = CACHE) -> Path:
         ),
         encoding="utf-8",
     )
-    return made
+    return staged
 
 
 def page(site: Path) -> Path:
@@ -264,7 +264,7 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
         import jupyterlite_pyodide_kernel  # noqa: F401
     except ImportError as err:
         raise InputError(f"{err.name} is not installed; {datafiles.install_hint('dev')}, then build again") from None
-    made = stage(cache)
+    staged = stage(cache)
     run_folder.set_aside(site, "site")
     run_folder.claim(site, "site")
     done = subprocess.run(
@@ -274,11 +274,11 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
             "jupyterlite_core",
             "build",
             "--lite-dir",
-            str(made),
+            str(staged),
             "--output-dir",
             str(site),
             "--contents",
-            str(made / "files"),
+            str(staged / "files"),
             "--no-sourcemaps",
             "--apps",
             "lab",
@@ -289,13 +289,13 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
             "--apps",
             "tree",
         ],
-        cwd=made,
+        cwd=staged,
         capture_output=True,
         text=True,
     )
     if done.returncode or not (site / "jupyter-lite.json").is_file():
         raise InputError(
-            f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {made} to "
+            f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {staged} to "
             "see why"
         )
     run_folder.claim(site, "site")
@@ -311,13 +311,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=SITE, help="folder of the site (default runs/lite)")
     args = parser.parse_args(argv)
     try:
-        made = build(args.out.resolve())
+        page_path = build(args.out.resolve())
     except InputError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(
-        f"{made}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {args.out} "
+        f"{page_path}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {args.out} "
         "8000, then open http://127.0.0.1:8000/planner.html"
     )
     return 0

@@ -201,7 +201,7 @@ class Page:
         same_step = (
             before is not None
             and before.question.model == answer.question.model
-            and before.found == answer.found
+            and before.candidate == answer.candidate
             and (before.question.cluster.chip.name, before.question.cluster.name, before.question.precision)
             == (answer.question.cluster.chip.name, answer.question.cluster.name, answer.question.precision)
         )
@@ -337,8 +337,8 @@ class Page:
         for one in self.upload.value:
             self._loaded(*files.load_upload(one["name"], bytes(one["content"])))
 
-    def _loaded(self, values: Mapping[str, str], keep: Mapping[str, object], name: str) -> None:
-        self._show({**values}, keep, move=True)
+    def _loaded(self, values: Mapping[str, str], fixed: Mapping[str, object], name: str) -> None:
+        self._show({**values}, fixed, move=True)
         if not self.error.value:
             self.kept[name] = self.answer
             self._compare_options()

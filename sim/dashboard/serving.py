@@ -70,7 +70,7 @@ def words(r: dict) -> str:
     row, cost = r["rows"][0], r["ranges"]["rent"]["range"]
     income = cost[1] / (1 - row["likely"])  # dollars that a chip-hour brings in, in the likely case
     low, high = row["swings"][row["moves_most"]]
-    said = (
+    sentence = (
         f"At ${row['input_price']:.2f} a million tokens in and ${row['output_price']:.2f} out, serving "
         f"{r['question'].split('for ')[-1].rstrip('?')} "
         f"{'keeps' if row['likely'] > 0 else 'loses'} {abs(row['likely']):.0%} of its income ({row['p5']:.0%} to "
@@ -94,7 +94,7 @@ def words(r: dict) -> str:
         for k, v in r["ranges"].items()
     ]
     return (
-        f'<p class="said" role="status"><b>{escape(said)}</b></p><p class="note">{escape(note)}</p>'
+        f'<p class="said" role="status"><b>{escape(sentence)}</b></p><p class="note">{escape(note)}</p>'
         f'<p class="note">{escape(r["deployment"])}, {escape(r["layout"])}; mode: '
         f"{escape(r['mode'])}{' (' + escape(r['measured_row']) + ')' if r['measured_row'] else ''}. "
         f"{escape(' '.join(a[:1].upper() + a[1:] + '.' for a in r['assumptions']))}</p>"
@@ -131,7 +131,7 @@ class Serving:
     ) -> None:
         import ipywidgets as w
 
-        self.model, self._guard, self._block, self.asked = model, guard, block, False
+        self.model, self._guard, self._block, self.answered = model, guard, block, False
         wide, style = w.Layout(width="auto"), {"description_width": "initial"}
         self.boxes = {
             "machine": w.Dropdown(
@@ -172,7 +172,7 @@ class Serving:
             tooltip="Size a deployment and draw the margin",
             layout=w.Layout(width="auto"),
         )
-        self.said = w.HTML(layout=wide)
+        self.answer = w.HTML(layout=wide)
         self.button.on_click(lambda _: self._guard(self.show))
         for box in self.boxes.values():
             box.observe(lambda _: self.follow(), "value")
@@ -191,7 +191,7 @@ class Serving:
             [
                 w.GridBox(fields, layout=grid),
                 w.Box([self.button], layout=w.Layout(flex_flow="row wrap", width="auto")),
-                self.said,
+                self.answer,
             ],
             layout=wide,
         )
@@ -210,15 +210,15 @@ class Serving:
     def follow(self) -> None:
         """After the first answer every change is answered."""
         self._hint()
-        if self.asked:
+        if self.answered:
             self._guard(self.show)
 
     def show(self) -> None:
         """Answer and draw."""
         v, model = self.values, self.model()
-        found = earned(model, v["machine"], v["speed"], v["input"], v["output"], v["rent"])
-        self.asked = True
-        self.said.value = self._block(
-            f'{words(found)}<p class="note">The same figures in a terminal, for both speeds:<br><code>'
+        result = earned(model, v["machine"], v["speed"], v["input"], v["output"], v["rent"])
+        self.answered = True
+        self.answer.value = self._block(
+            f'{words(result)}<p class="note">The same figures in a terminal, for both speeds:<br><code>'
             f"{escape(command(model, v['machine'], v['input'], v['output'], v['rent']))}</code></p>"
         )

@@ -54,7 +54,7 @@ class Answer:
     values: Mapping[str, str]
     fixed: Mapping[str, object]
     question: Question
-    found: Found
+    candidate: Found
     row: Mapping[str, Any]
     scenario: Scenario
     sure: Mapping
@@ -110,8 +110,8 @@ def answer(values: Mapping[str, str], fixed: Mapping[str, object] | None = None,
     """
     fixed = dict(fixed or {})
     q = question_of(values, fixed)
-    found, costs = _plan(q, fixed)
-    return answered(values, fixed, q, found, costs, samples)
+    candidate, costs = _plan(q, fixed)
+    return answered(values, fixed, q, candidate, costs, samples)
 
 
 _KNOWN: dict[tuple, PlanCosts] = {}  # costs of the last few machines: they depend on neither chips, batch nor prices
@@ -122,18 +122,18 @@ def _plan(q: Question, fixed: Mapping[str, object]) -> tuple[Found, PlanCosts]:
     """The plan, from what was computed before where only chips, batch, tokens or prices have moved."""
     about = (q.model, q.cluster.name, q.cluster.chip.name, q.seq, q.precision, q.stack.name, q.mtp)
     exact = (*about, q.cluster_chips, q.batch, q.objective, tuple(sorted(fixed.items())))
-    found = _FOUND.get(exact)
-    if found is None:
+    candidate = _FOUND.get(exact)
+    if candidate is None:
         if fixed:
             out, costs = find(q, 1)
-            found = out.best[0]
+            candidate = out.best[0]
         else:
-            found, costs = quick(q, _KNOWN.get(about))
+            candidate, costs = quick(q, _KNOWN.get(about))
             _remember(_KNOWN, about, costs, 4)
-        _remember(_FOUND, exact, found, 500)
-        return found, costs
+        _remember(_FOUND, exact, candidate, 500)
+        return candidate, costs
     # fresh costs where none are at hand: they only turn the candidate into a plan and a row
-    return found, _KNOWN.get(about) or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack)
+    return candidate, _KNOWN.get(about) or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack)
 
 
 def _remember(store: dict, key: tuple, value: object, most: int) -> None:
@@ -146,19 +146,19 @@ def answered(
     values: Mapping[str, str],
     fixed: Mapping[str, object],
     q: Question,
-    found: Found,
+    candidate: Found,
     costs: PlanCosts,
     samples: int = SAMPLES,
 ) -> Answer:
-    """The answer for one found plan."""
-    scenario = scenario_of(q, costs, found)
+    """The answer for one plan."""
+    scenario = scenario_of(q, costs, candidate)
     need = peak(q.model, scenario.plan, scenario.workload, q.precision, q.stack).breakdown()
     return Answer(
         dict(values),
         dict(fixed),
         q,
-        found,
-        row(q, costs, found),
+        candidate,
+        row(q, costs, candidate),
         scenario,
         monte_carlo(scenario, samples, workers=1),
         {k: v / 2**30 for k, v in need.items()},

@@ -124,10 +124,10 @@ class Field:
         """What the text means; the middle of the slider where it means nothing."""
         c = self.control
         try:
-            found = price(text, c.kind, c.label) if c.fact else parse(text, c.kind, c.label)
+            value = price(text, c.kind, c.label) if c.fact else parse(text, c.kind, c.label)
         except InputError:
-            found = None
-        return float(found) if found else math.sqrt(c.low * c.high)
+            value = None
+        return float(value) if value else math.sqrt(c.low * c.high)
 
     def _move(self) -> None:
         if self.slider is not None and self.text.strip():

@@ -76,11 +76,11 @@ def said(value: float, unit: str) -> str:
     return show(value, _DIMENSIONS[unit]) if unit in _DIMENSIONS else f"{value:g}" + ("" if unit == "1" else f" {unit}")
 
 
-def fact_rows(thing: Chip | Cluster | Tier) -> list[tuple[str, str, str, str, str]]:
+def fact_rows(spec: Chip | Cluster | Tier) -> list[tuple[str, str, str, str, str]]:
     """(what, value, range, confidence, source) of every `Figure` that a chip, a tier or a cluster carries."""
     rows = []
-    for field in dataclasses.fields(thing):
-        value = getattr(thing, field.name)
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
         named = (
             {f"{field.name} {key}": v for key, v in value.items()}
             if isinstance(value, Mapping)

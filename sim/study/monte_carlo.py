@@ -166,16 +166,16 @@ def field_inputs(vary: Mapping[str, object]) -> list[Input]:
 # ------------------------------------------------------------------ one sample
 
 
-def _changed(thing: Any, path: tuple, value: float) -> Any:
+def _changed(part: Any, path: tuple, value: float) -> Any:
     """A copy of a cluster (or of what is in it: dataclass, mapping or tuple) with the figure at `path` at `value`."""
     if not path:
-        return replace(thing, value=value)
+        return replace(part, value=value)
     key, rest = path[0], path[1:]
-    if isinstance(thing, Mapping):
-        return {**thing, key: _changed(thing[key], rest, value)}
-    if isinstance(thing, tuple):
-        return (*thing[:key], _changed(thing[key], rest, value), *thing[key + 1 :])
-    return replace(thing, **{key: _changed(getattr(thing, key), rest, value)})
+    if isinstance(part, Mapping):
+        return {**part, key: _changed(part[key], rest, value)}
+    if isinstance(part, tuple):
+        return (*part[:key], _changed(part[key], rest, value), *part[key + 1 :])
+    return replace(part, **{key: _changed(getattr(part, key), rest, value)})
 
 
 # Facts that a step does not depend on: with these alone at other values it is not computed again.
