@@ -65,17 +65,17 @@ def add(p) -> None:
 def main(args) -> int:
     from minglm.rl import config as recipes
     from minglm.runtime import extras
-    from minglm.training import recipe as yaml_recipes
+    from minglm.settings import parse_override
 
     values = recipes.read(args.recipe)
     warm = values.pop("warm_start", None)
     values |= {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
     if isinstance(values.get("difficulty"), str):
         values["difficulty"] = _numbers(values["difficulty"])
-    values |= dict(yaml_recipes.parse_change(text) for text in args.set)
-    chosen = recipes.from_dict(values)
+    values |= dict(parse_override(text) for text in args.set)
+    chosen = recipes.Settings.from_dict(values)
     if args.print_config:
-        print(yaml_recipes.explained(chosen), end="")
+        print(chosen.explained(), end="")
         return 0
     extras.require("train")
     from minglm.rl import task_registry

@@ -60,7 +60,7 @@ def rounds(run_dir: Path, size: str = "mini", progress: bool = True) -> dict[str
         if done.is_file():
             found[mode] = json.loads(done.read_text(encoding="utf-8"))
             continue
-        settings = recipes.from_dict(
+        settings = recipes.Settings.from_dict(
             {**values, **rules, "mode": mode, "updates": plan["updates"], "eval_problems": 0, "seed": 1}
         )
         found[mode] = rl(settings, done.parent, start, show=show)

@@ -12,7 +12,7 @@ from sim.cli._serving_scenario import scenario_from
 from sim.cost.price_flags import CHIP_HOUR
 
 if TYPE_CHECKING:
-    from sim.serving.sizing import Option, Target
+    from sim.serving.options import Option, Target
 
 TEXT = (
     "serve a model: memory, latency percentiles, tokens/s per chip, size to a target, cost and margin per "
@@ -138,7 +138,7 @@ def _ask(args: argparse.Namespace, rent: float | None) -> dict:
 
     prices = tuple(args.token_price) if args.token_price else None
     values = {
-        "wanted": args.target_tps,
+        "target_tps": args.target_tps,
         "context": args.context,
         "chips": args.chips,
         "precision": args.precision,
@@ -167,7 +167,7 @@ def _answer_text(r: dict) -> str:
 
 
 def _target(args: argparse.Namespace) -> Target:
-    from sim.serving.sizing import Target
+    from sim.serving.options import Target
 
     if args.concurrency:
         raise InputError(
@@ -185,7 +185,7 @@ def _target(args: argparse.Namespace) -> Target:
 
 
 def _size(args: argparse.Namespace, rent: float | None) -> tuple[dict, str]:
-    from sim.serving.questions import ACCEPT
+    from sim.serving.margin import ACCEPT
     from sim.serving.sizing import DEFAULT_CLUSTERS, size
 
     target = _target(args)
