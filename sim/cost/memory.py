@@ -8,7 +8,8 @@ layer's input instead. Buffers: gathered layers of ZeRO-3, logits of the loss, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from minglm.errors import InputError
 from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, dense_ffn, embedding, gqa, mla, vocabulary
@@ -47,7 +48,18 @@ class Memory:
         return {k: getattr(self, k) for k in ("weights", "gradients", "optimizer", "activations", "buffers", "runtime")}
 
 
-def in_flight(plan: Plan, rank: int, micro_batches: int) -> list[float]:
+class Pipeline(Protocol):
+    """What memory in flight depends on: a `Plan` has it, and so has a search's layout of chunks."""
+
+    @property
+    def pp(self) -> int: ...  # noqa: D102
+    @property
+    def vpp(self) -> int: ...  # noqa: D102
+    @property
+    def schedule(self) -> str: ...  # noqa: D102
+
+
+def in_flight(plan: Pipeline, rank: int, micro_batches: int) -> list[float]:
     """Micro-batches whose activations each chunk of a rank holds at the worst moment."""
     P, v, m = plan.pp, plan.vpp, micro_batches
     if P == 1:
@@ -221,8 +233,6 @@ def check_fits(
 
 def _changes(plan: Plan, model: ModelSpec, workload: Workload):
     """Single changes that save memory, mildest first: (words, plan, workload)."""
-    from dataclasses import replace
-
     if plan.micro_batch > 1:
         yield "micro_batch=1", replace(plan, micro_batch=1), workload
     if plan.zero < 1 and plan.dp > 1:

@@ -193,7 +193,7 @@ def _least_work(costs: PlanCosts, space: Space, tp: int, cp: int, ep: int, etp: 
     model, least = costs.model, math.inf
     for switch in {costs.layer_set.index(s) for s in costs.layer_set}:
         for recompute in space.recompute:
-            _, parts = costs.costs(
+            parts = costs.costs(
                 Candidate(
                     tp, cp, ep, etp, micro, recompute, 1, 1, "dualpipe-v" if dual else "1f1b", 1, 0, micro, switch
                 )
