@@ -18,27 +18,10 @@ Names are loaded when they are first asked for: `import sim` takes no time, and 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from sim.cost.evaluate import in_closed_form as closed_form
-    from sim.cost.step import estimate as estimate
-    from sim.planner.planner import answer as plan
-    from sim.planner.planner import question as question
-    from sim.scenario.training import Scenario as Scenario
-    from sim.scenario.training import load_scenario as load_scenario
-    from sim.spec.hardware import Chip as Chip
-    from sim.spec.hardware import Cluster as Cluster
-    from sim.spec.hardware import load_cluster as load_cluster
-    from sim.spec.model import ModelSpec as ModelSpec
-    from sim.spec.model_loader import load_model as load_model
-    from sim.spec.plan import Plan as Plan
-    from sim.spec.plan import Workload as Workload
-    from sim.study.projection import project as project
-    from sim.training.step import simulate as simulate
-
-# name → where it is, and its name there
-_WHERE = {
+# public name → (module, its name there)
+_PUBLIC = {
     "Chip": ("sim.spec.hardware", "Chip"),
     "Cluster": ("sim.spec.hardware", "Cluster"),
     "ModelSpec": ("sim.spec.model", "ModelSpec"),
@@ -55,16 +38,16 @@ _WHERE = {
     "question": ("sim.planner.planner", "question"),
     "simulate": ("sim.training.step", "simulate"),
 }
-__all__ = [*_WHERE]  # noqa: PLE0604 (the keys are names)
+__all__ = [*_PUBLIC]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _WHERE:
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'sim' has no attribute {name!r}")
-    module, attribute = _WHERE[name]
+    module, attribute = _PUBLIC[name]
     value = globals()[name] = getattr(importlib.import_module(module), attribute)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+    return sorted({*globals(), *_PUBLIC})

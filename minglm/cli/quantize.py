@@ -57,15 +57,14 @@ def add(p) -> None:
 
 def main(args) -> int:
     from minglm.quant.formats import MODULES_TO_NOT_CONVERT, VECTORS, Spec
+    from minglm.runtime import extras
 
     spec = Spec(args.format, args.group or 32, args.block, not args.weights_only)
     if args.eval and args.questions < 1:
         raise InputError(f"--questions {args.questions}: at least 1 in each cell; the default is 4")
     if args.record and not args.eval:
         raise InputError(f"--record {args.record}: there is nothing to record without --eval; add it")
-    from minglm.cli.main import _need_torch
-
-    _need_torch()
+    extras.require("train")
     import copy
 
     from minglm.evals import quantization

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 from minglm.errors import InputError
-from minglm.rl import task_registry
 
 TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rollout and training"
 EXAMPLES = (
-    "minglm rl --mode april --over-sampling 64\nminglm rl long_tail --mode april --over-sampling 16\nminglm rl --mode async --eta 2 --objective decoupled_ppo --run runs/rl_async\n"
+    "minglm rl --mode april --over-sampling 64\nminglm rl long_tail --mode april --over-sampling 16\nminglm rl --mode async --max-staleness 2 --objective decoupled_ppo --run runs/rl_async\n"
     "minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json\nminglm rl --print-config"
 )
 # Flags that are keys of the settings; everything else goes through --set.
@@ -20,11 +19,11 @@ FLAGS = {
     "task": str,
     "objective": str,
     "updates": int,
-    "eta": float,
+    "max_staleness": float,
     "over_sampling": int,
     "seed": int,
-    "push_every": int,
-    "max_gap": int,
+    "weight_sync_interval": int,
+    "filter_staleness_above": int,
     "difficulty": str,
 }
 
@@ -38,11 +37,11 @@ def add(p) -> None:
         help="run or checkpoint with the model to start from (default: the recipe's warm start, made once)",
     )
     helps = {
-        "mode": "sync, ahead, async, april or glm5",
-        "eta": "async: batches started ahead",
+        "mode": "sync, one_step_off, async, april or glm5",
+        "max_staleness": "async: batches started ahead of the one in training",
         "over_sampling": "april: groups submitted at a time",
-        "push_every": "glm5: updates between pushes",
-        "max_gap": "glm5: drop older groups",
+        "weight_sync_interval": "glm5: updates between weight syncs",
+        "filter_staleness_above": "glm5: drop groups whose oldest token is more versions behind",
         "difficulty": "one or more, as 1 or 1,2,4",
     }
     for name, kind in FLAGS.items():
@@ -65,21 +64,21 @@ def add(p) -> None:
 
 def main(args) -> int:
     from minglm.rl import config as recipes
-    from minglm.training import recipe as yaml_recipes
+    from minglm.runtime import extras
+    from minglm.settings import parse_override
 
     values = recipes.read(args.recipe)
     warm = values.pop("warm_start", None)
     values |= {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
     if isinstance(values.get("difficulty"), str):
         values["difficulty"] = _numbers(values["difficulty"])
-    values |= dict(yaml_recipes.parse_change(text) for text in args.set)
-    chosen = recipes.from_dict(values)
+    values |= dict(parse_override(text) for text in args.set)
+    chosen = recipes.Settings.from_dict(values)
     if args.print_config:
-        print(yaml_recipes.explained(chosen), end="")
+        print(chosen.explained(), end="")
         return 0
-    from minglm.cli.main import _need_torch
-
-    _need_torch()
+    extras.require("train")
+    from minglm.rl import task_registry
     from minglm.rl.run import rl
     from minglm.rl.warm_start import for_recipe
     from minglm.runtime import run_folder
@@ -115,12 +114,12 @@ def _text(s: dict) -> str:
         f"{s['run_dir']}: {s['mode']}, {s['updates']} updates, {s['trajectories']:,} trajectories in {s['seconds']:.0f} s "
         f"({s['trajectories_per_s'] or 0:.1f}/s, {s['tokens_per_s'] or 0:.0f} tokens/s)",
         f"held-out pass@1 {percent(s['pass_at_1_before'])} before, {percent(s['pass_at_1'])} after",
-        f"wasted {s['wasted_tokens']:,} of {s['generated_tokens']:,} tokens; groups dropped: {s['dropped_equal']} equal, {s['dropped_stale']} stale, "
+        f"wasted {s['wasted_tokens']:,} of {s['generated_tokens']:,} tokens; groups filtered: {s['filtered_zero_variance']} of zero variance, {s['filtered_stale']} stale, "
         f"{s['reward_errors']} failed rewards; {s['aborted_groups']} groups aborted",
     ]
-    if s["restarts"] or s["undone"] or s["recovered"] or s["refused_pushes"]:
+    if s["restarts"] or s["undone"] or s["recovered"] or s["weight_sync_refusals"]:
         lines.append(
             f"{s['restarts']} workers restarted, {s['requeued']} requests again, {s['lost_tokens']:,} tokens lost; {s['recovered']} samples "
-            f"recovered, {s['undone']} undone; {s['refused_pushes']} pushes refused"
+            f"recovered, {s['undone']} undone; {s['weight_sync_refusals']} weight syncs refused"
         )
     return "\n".join(lines + ([s["solved"]] if s["solved"] else []))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 TEXT = "serve a trained run over HTTP, as OpenAI's API does: streaming, many clients at once"
 EXAMPLES = """minglm serve --checkpoint runs/demo/sft
 minglm serve --checkpoint runs/demo/sft --port 0 --num-speculative-tokens 2
@@ -51,18 +53,11 @@ def add(p) -> None:
 
 
 def main(args) -> int:
-    import importlib.util
-    import os
-
-    from minglm import datafiles
-    from minglm.cli.main import _need_torch
-    from minglm.errors import InputError
+    from minglm.runtime import extras
     from minglm.serving.config import ServeSettings
 
-    _need_torch()
-    missing = [p for p in ("fastapi", "uvicorn", "prometheus_client") if importlib.util.find_spec(p) is None]
-    if missing:
-        raise InputError(f"not installed: {', '.join(missing)}; {datafiles.install_hint('dist')}")
+    extras.require("train")
+    extras.require("dist", "fastapi", "uvicorn", "prometheus_client")
     from minglm.serving.server import serve
 
     settings = ServeSettings(
@@ -80,4 +75,4 @@ def main(args) -> int:
         num_speculative_tokens=args.num_speculative_tokens,
         mode=args.mode,
     )
-    return serve(args.checkpoint, settings, args.device, said=lambda line: print(line, flush=True))
+    return serve(args.checkpoint, settings, args.device, report=lambda line: print(line, flush=True))

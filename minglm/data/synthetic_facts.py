@@ -1,4 +1,4 @@
-"""Facts that exist nowhere else: invented names with two-word codes, split into those training may show and those it never does.
+"""Synthetic facts, which exist nowhere else: made-up names with two-word codes, split into those training may show and those it never does.
 
 A code such as "amber falcon" is one of 32 adjectives and one of 32 animals. Each word is a single token of a vocabulary of
 1,024 or more (`minglm.data.shards.build` sees to that), so a model of a few million parameters needs to copy two tokens, not
@@ -38,7 +38,7 @@ def is_held_out(word: str) -> bool:
 
 
 def draw_name(rng: np.random.Generator, held_out: bool = False) -> str:
-    """An invented name of three syllables, such as 'Tokiru', from the held-out set or the training set."""
+    """A synthetic name of three syllables, such as 'Tokiru', from the held-out set or the training set."""
     while True:
         name = "".join(_SYLLABLES[i] for i in rng.integers(0, len(_SYLLABLES), 3)).capitalize()
         if is_held_out(name) == held_out:

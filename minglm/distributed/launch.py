@@ -1,4 +1,4 @@
-"""Several processes on this machine without torchrun: the same variables, one bound on every wait. For notebooks and drills.
+"""Several processes on this machine without torchrun: the same variables, one bound on every wait. For notebooks and fault injection.
 
 On a cluster use torchrun, which also brings machines together; what a process sees is the same.
 """

@@ -10,6 +10,7 @@ Shapes: B rows of the whole batch, T positions of the whole sequence, C hidden, 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -33,6 +34,16 @@ if Output not in _pytree.SUPPORTED_NODES:
     _pytree.register_dataclass(Output)
 
 
+class LayerOutput(NamedTuple):
+    """What a layer makes on this process."""
+
+    x: Tensor  # (B', T', C)
+    kl: Tensor | None  # this process's summand of the indexer's KL
+    balance: Tensor | None  # this process's summand of the balance loss
+    counts: Tensor | None  # (E,) tokens per expert
+    topk_indices: Tensor | None  # (B', T', k) keys that shared layers after this one read
+
+
 class ShardedLayer(nn.Module):
     """`minglm.model.model.Layer` on a mesh. What it makes besides x is returned too, so that FSDP2 sees all of its gradients."""
 
@@ -45,17 +56,17 @@ class ShardedLayer(nn.Module):
         if isinstance(self.mlp, MoE):
             split_experts(self.mlp, mesh)
 
-    def forward(self, x: Tensor, ctx: ForwardContext) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """x (B', T', C) → x, the summands of this process in the indexer's KL and the balance loss, tokens per expert."""
+    def forward(self, x: Tensor, ctx: ForwardContext, shared_topk: Tensor | None = None) -> LayerOutput:
+        """x (B', T', C) and the keys that the last full layer chose for these positions → what this layer makes of them."""
         cp = ctx.context_parallel
-        attended, kl = self.self_attn(self.input_layernorm(x), ctx)
+        attended, kl, topk_indices = self.self_attn(self.input_layernorm(x), ctx, shared_topk)
         if kl is not None:  # a mean over this process's queries
             with torch.set_grad_enabled(ctx.indexer_grad):  # in "warmup" only this has a gradient
                 kl = kl * (x.shape[0] * x.shape[1] / (cp.batch * cp.length))
         x = x + attended
         x_norm = self.post_attention_layernorm(x)
         if not isinstance(self.mlp, MoE):
-            return x + self.mlp(x_norm), kl, None, None
+            return LayerOutput(x + self.mlp(x_norm), kl, None, None, topk_indices)
         flat = x_norm.flatten(0, -2)
         chosen, gates, scores = self.mlp.gate(flat)
         out, counts = self.mlp.experts(flat, chosen, gates)
@@ -64,7 +75,7 @@ class ShardedLayer(nn.Module):
         balance = balance_share(
             scores.view(*x.shape[:2], -1), chosen.view(*x.shape[:2], -1), self.mesh, cp.batch, cp.length
         )
-        return x + out.view_as(x), kl, balance, counts
+        return LayerOutput(x + out.view_as(x), kl, balance, counts, topk_indices)
 
 
 class ShardedModel(Model):
@@ -132,9 +143,9 @@ class ShardedModel(Model):
         )
         kls, balances, counts = [], [], []
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
-            hidden = self.embed_tokens(tokens[rows, here])
+            hidden, topk_indices = self.embed_tokens(tokens[rows, here]), None
             for layer in self.layers:
-                hidden, kl, balance, count = layer(hidden, ctx)
+                hidden, kl, balance, count, topk_indices = layer(hidden, ctx, topk_indices)
                 kls, balances, counts = _add(kls, kl), _add(balances, balance), _add(counts, count)
             out = Output(lm_loss=_part(self.norm(hidden), self.lm_head.weight, targets, rows, here))
             if mtp and self.mtp is not None:
@@ -159,7 +170,7 @@ class ShardedModel(Model):
                 doc_start=None if ctx.doc_start is None else ctx.doc_start[:, : cp.own],
             )
             joined = self.mtp.join(hidden[:, : cp.own], self.embed_tokens(tokens[rows, start + depth : end + depth]))
-            hidden, kl, balance, count = self.mtp.layer(joined, part)
+            hidden, kl, balance, count, _ = self.mtp.layer(joined, part)
             if kl is not None:
                 kls.append(kl)
             balances.append(balance)

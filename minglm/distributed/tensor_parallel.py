@@ -51,5 +51,7 @@ def split_heads(mla: MLA, mesh: Mesh) -> None:
 
     mla.num_heads //= n
     mla.q_b_proj = _IntoHeads(mine(mla.q_b_proj, 0), mesh.tp_group)
-    mla.kv_b_proj.weight = nn.Parameter(mine(mla.kv_b_proj, 0))  # its input is the gathered latent (ContextParallel.keys)
+    mla.kv_b_proj.weight = nn.Parameter(
+        mine(mla.kv_b_proj, 0)
+    )  # its input is the gathered latent (ContextParallel.keys)
     mla.o_proj = _OutOfHeads(mine(mla.o_proj, 1), mesh.tp_group)

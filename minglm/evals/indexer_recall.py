@@ -17,7 +17,7 @@ from minglm.model.indexer import causal_mask, index_scores
 
 
 @torch.no_grad()
-def choice_map(model, tokens: Tensor, keep_layer: int | None = None, mode: str = "sparse") -> dict:
+def indexer_recall(model, tokens: Tensor, keep_layer: int | None = None, mode: str = "sparse") -> dict:
     """Run one passage and compare choice and attention in every layer that runs an indexer.
 
     Args:
@@ -31,7 +31,7 @@ def choice_map(model, tokens: Tensor, keep_layer: int | None = None, mode: str =
     rope: list[Tensor] = []
 
     def remember(module: MLA, args: tuple) -> None:
-        seen_by[module.layer], ctx = args
+        seen_by[module.layer], ctx, *_ = args
         rope[:] = [ctx.rope]
 
     blocks = [layer.self_attn for layer in model.layers if layer.self_attn.indexer is not None]

@@ -28,10 +28,10 @@ from minglm.inference.absorbed import AbsorbedLayer, column_split
 from minglm.inference.single_token import OneToken
 from minglm.model.attention import MLA
 from minglm.model.cache import LatentCache
-from minglm.model.indexer import settle_ties
 from minglm.model.layers import LATENT_EPS, RMSNorm, rope_table
 from minglm.model.model import Model
 from minglm.model.moe import MoE
+from minglm.model.topk import largest
 
 HEAD_COLUMN_SPLITS = 16
 
@@ -254,10 +254,9 @@ class Decoder:
         scores = torch.bmm(w.unsqueeze(1), dots.view(N, ix.heads, -1)).squeeze(1)  # (N, S)
         if step.hidden is not None:
             scores.view(B, step.T, -1).masked_fill_(step.hidden, -torch.inf)
-        values, index = scores.topk(mla.topk + 1, -1)
-        index = settle_ties(scores, values, index)  # equal scores go to the lowest position
+        values, index = largest(scores, mla.topk)
         # Some query may see fewer than k keys; what else it was given lies in its future.
-        return index, values[:, :-1] == -torch.inf if step.low < mla.topk else None
+        return index[:, :-1], values[:, :-1] == -torch.inf if step.low < mla.topk else None
 
     def _feed(self, x: Tensor, absorbed: AbsorbedLayer) -> Tensor:
         h, out = absorbed.norm_ffn.forward(x), x

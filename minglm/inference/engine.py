@@ -12,7 +12,7 @@
 One latent cache holds a row for each running request, each at a position of its own. The running ones stand in the first
 rows without a gap: when one finishes, the last moves into its place. New ones are prefilled together, at most
 `prefill_budget` tokens a step, so that those already running are not held up; a longer prompt is prefilled in pieces in a spare
-row. Equal sequences that join together, such as the samples of one prompt, are read once and copied.
+row. Equal sequences that join together, such as the samples of one prompt, are prefilled once and copied.
 
 A request's draws depend on its seed and its token's index only: it gives the same tokens alone, in any batch, with drafts
 and without, and aborted and resumed anywhere, as long as the weights stay (up to rounding: a matrix product over another
@@ -64,12 +64,12 @@ class Stats:
     """Counts since the engine was made."""
 
     steps: int = 0
-    prefilled: int = 0  # prompt tokens, re-prefilled ones included; a sequence shared by equal requests counts once
-    reprefilled: int = 0  # of these, tokens that had been read before: the waste of aborts and of pushes
+    prefilled: int = 0  # tokens prefilled, re-prefilled ones included; a sequence shared by equal requests counts once
+    reprefilled: int = 0  # of these, tokens that had been prefilled before: the waste of aborts and of weight syncs
     decoded: int = 0  # response tokens
     drafted: int = 0
     accepted: int = 0  # drafts that became response tokens
-    pushes: int = 0
+    weight_syncs: int = 0
 
     @property
     def acceptance(self) -> float:
@@ -81,17 +81,17 @@ class Engine:
     """Serves requests with one model.
 
     Args:
-        model: belongs to the engine from now on (`push` writes into it); give a copy of one that is being trained.
+        model: belongs to the engine from now on (`update_weights` writes into it); give a copy of one that is being trained.
         max_batch: requests running at a time.
         max_len: positions of each, prompt and response together.
         mode: "sparse" or "dense".
         speculate: drafts per step; 0 for none.
         record_routes: fill `Request.routes`.
-        reuse_kv_cache: an aborted request's cache is offloaded (for 4·max_batch of them, the oldest dropped first), and when it
-            comes back with the same tokens it goes on without a re-prefill. After a push that is an old cache under
+        reuse_kv_cache: an aborted request's KV cache is swapped out (for 4·max_batch of them, the oldest dropped first), and when it
+            comes back with the same tokens it goes on without another prefill. After a weight sync that is an old cache under
             new weights, as for a request that ran on.
         prefill_budget: tokens prefilled at most in one step.
-        refresh_on_push: re-prefill running requests under new weights; else they go on with the cache they have.
+        recompute_kv_on_weight_sync: prefill running requests again under new weights; else they go on with the cache they have.
 
     Raises:
         InputError: settings that cannot be.
@@ -108,7 +108,7 @@ class Engine:
         record_routes: bool = False,
         reuse_kv_cache: bool = False,
         prefill_budget: int = 512,
-        refresh_on_push: bool = False,
+        recompute_kv_on_weight_sync: bool = False,
     ):
         for name, value in (("max_batch", max_batch), ("max_len", max_len), ("prefill_budget", prefill_budget)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -119,7 +119,11 @@ class Engine:
             raise InputError(f"mode {mode!r}: an engine runs 'sparse' or 'dense'")
         check_speculate(model, speculate)
         self.model, self.max_batch, self.max_len, self.mode = model, max_batch, max_len, mode
-        self.reuse_kv_cache, self.prefill_budget, self.refresh_on_push = reuse_kv_cache, prefill_budget, refresh_on_push
+        self.reuse_kv_cache, self.prefill_budget, self.recompute_kv_on_weight_sync = (
+            reuse_kv_cache,
+            prefill_budget,
+            recompute_kv_on_weight_sync,
+        )
         weight = model.embed_tokens.weight
         self.cache = LatentCache(
             model.config, max_batch + 1, max_len + speculate, weight.dtype, weight.device, mtp=speculate > 0
@@ -133,7 +137,7 @@ class Engine:
         self._long: Request | None = None  # being prefilled in pieces, in the spare row
         self._long_done, self._long_routes = 0, []
         self._ids: set[str] = set()
-        self._seen: set[str] = set()  # waiting requests whose tokens were prefilled before a push
+        self._seen: set[str] = set()  # waiting requests whose tokens were prefilled before a weight sync
         self._kept: OrderedDict[str, tuple] = OrderedDict()
 
     @property
@@ -189,7 +193,7 @@ class Engine:
         return gone
 
     @torch.no_grad()
-    def push(self, state: dict[str, Tensor], version: int) -> None:
+    def update_weights(self, state: dict[str, Tensor], version: int) -> None:
         """Take new weights between two steps; running requests go on, and their next tokens carry the new version.
 
         Args:
@@ -201,31 +205,31 @@ class Engine:
         """
         if version < self.version:
             raise InputError(
-                f"push of version {version}: the engine has version {self.version} already; push a newer one"
+                f"weights of version {version}: the engine has version {self.version} already; give newer ones"
             )
         own = self.model.state_dict()
         if missing := sorted(own.keys() - state.keys()):
             raise InputError(
-                f"push of version {version}: {missing[0]} is missing ({len(missing)} in all); give the whole state_dict"
+                f"weights of version {version}: {missing[0]} is missing ({len(missing)} in all); give the whole state_dict"
             )
         if extra := sorted(state.keys() - own.keys()):
             raise InputError(
-                f"push of version {version}: {extra[0]} is no weight of this model; give its own state_dict"
+                f"weights of version {version}: {extra[0]} is no weight of this model; give its own state_dict"
             )
         for name, mine in own.items():
             if state[name].shape != mine.shape:
                 raise InputError(
-                    f"push of version {version}: {name} is {tuple(state[name].shape)}, not {tuple(mine.shape)}; "
+                    f"weights of version {version}: {name} is {tuple(state[name].shape)}, not {tuple(mine.shape)}; "
                     "give weights of the same model size"
                 )
             if not bool(state[name].isfinite().all()):
-                raise InputError(f"push of version {version}: {name} is not finite; keep the last good weights")
+                raise InputError(f"weights of version {version}: {name} is not finite; keep the last good weights")
         for name, mine in own.items():
             mine.copy_(state[name])
         self.version = version
-        self.stats.pushes += 1
+        self.stats.weight_syncs += 1
         self.decoder.refresh()
-        if self.refresh_on_push:
+        if self.recompute_kv_on_weight_sync:
             again = list(self._rows) + ([self._long] if self._long else [])
             self._queue.extendleft(reversed(again))
             self._seen.update(r.id for r in again)

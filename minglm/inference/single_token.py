@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.inference.absorbed import column_split, row_for_columns
-from minglm.model.indexer import topk_lowest
 from minglm.model.layers import LATENT_EPS, RMSNorm
+from minglm.model.topk import largest
 
 if TYPE_CHECKING:
     from minglm.inference.absorbed import AbsorbedLayer
@@ -116,7 +116,7 @@ class _Choose:
             new(ix.heads, ix.width),
         )
         self.values, self.index = new(self.k + 1), torch.empty(self.k + 1, dtype=torch.int64)
-        self.edge, self.chosen = self.values[-2:], self.index[:-1]
+        self.chosen = self.index[:-1]
 
     def __call__(self) -> Tensor | None:
         one = self.one
@@ -128,10 +128,7 @@ class _Choose:
         torch.mm(self.q, one.rotation_index, out=self.rotated)
         dots = torch.mm(self.rotated, one.index_keys[self.row].T).relu_()  # (Hi, S)
         scores = torch.mv(dots.T, self.w)  # (S,)
-        torch.topk(scores, self.k + 1, out=(self.values, self.index))
-        kept, left = self.edge.tolist()
-        if kept == left:  # a tie at the edge: the lowest position wins
-            return topk_lowest(scores.unsqueeze(0), self.k)[0]
+        largest(scores, self.k, out=(self.values, self.index))
         return self.chosen
 
 

@@ -59,8 +59,12 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MoE(config) if experts else SwiGLU(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x: Tensor, ctx: ForwardContext, aux: AuxLosses) -> Tensor:
-        attended, kl = self.self_attn(self.input_layernorm(x), ctx)
+    def forward(
+        self, x: Tensor, ctx: ForwardContext, aux: AuxLosses, shared_topk: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (B, T, C) and the keys (B, T, k) that the last full layer chose → x, and those for the next layer. What this
+        layer adds to the losses goes to `aux`."""
+        attended, kl, topk_indices = self.self_attn(self.input_layernorm(x), ctx, shared_topk)
         x = x + attended
         x_norm, balance, counts = self.post_attention_layernorm(x), None, None
         if isinstance(self.mlp, MoE):
@@ -68,7 +72,7 @@ class Layer(nn.Module):
         else:
             fed = self.mlp(x_norm)
         aux.add(kl, balance, counts)
-        return x + fed
+        return x + fed, topk_indices
 
 
 class AuxLosses:
@@ -155,9 +159,9 @@ class Model(nn.Module):
         )
         aux = AuxLosses()
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
-            hidden = self.embed_tokens(tokens)
+            hidden, topk_indices = self.embed_tokens(tokens), None
             for layer in self.layers:
-                hidden = layer(hidden, ctx, aux)
+                hidden, topk_indices = layer(hidden, ctx, aux, topk_indices)
             if cache is not None:
                 cache.advance(T)
             out = Output(hidden=hidden)
@@ -189,7 +193,7 @@ class Model(nn.Module):
 
     def mtp_step(self, hidden: Tensor, tokens: Tensor, ctx: ForwardContext, aux: AuxLosses) -> Tensor:
         """One depth: hidden (B,T,C) of the depth before and the tokens (B,T) it joins → hidden (B,T,C) of this depth."""
-        return self.mtp.layer(self.mtp.join(hidden, self.embed_tokens(tokens)), ctx, aux)
+        return self.mtp.layer(self.mtp.join(hidden, self.embed_tokens(tokens)), ctx, aux)[0]
 
     def _check(self, tokens: Tensor, targets: Tensor | None, mode: str, doc_start: Tensor | None, offset: int) -> None:
         if mode not in MODES:

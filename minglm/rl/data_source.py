@@ -96,7 +96,9 @@ class DataSource:
             raise InputError(
                 f"task {s.task}, problem {index}: its prompt is empty; a prompt needs at least one character"
             )
-        return Group(index, self.encode(problem.prompt), [Sample() for _ in range(s.group_size)], problem, difficulty)
+        return Group(
+            index, self.encode(problem.prompt), [Sample() for _ in range(s.samples_per_prompt)], problem, difficulty
+        )
 
     def restore(self, group: dict) -> Group:
         """A group written by `Group.to_dict`, with its problem made again."""

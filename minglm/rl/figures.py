@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minglm import plots
-from minglm.rl.log import LAGS, read_lines
+from minglm.rl.log import STALENESS_BINS, read_lines
 from minglm.training import metrics
 
 
@@ -44,17 +44,17 @@ def timeline(run_dir: str | Path, title: str, updates: int | None = None):
     return fig
 
 
-def lags(run_dir: str | Path, title: str):
+def staleness(run_dir: str | Path, title: str):
     """Share of the trained tokens by how many versions old they were, over the updates."""
     rows = metrics.read(Path(run_dir) / "metrics.csv")
     fig = plots.figure(title, "update", "share of the batch's tokens")
-    for i in range(LAGS):
-        if any(r[f"lag_{i}"] for r in rows):
+    for i in range(STALENESS_BINS):
+        if any(r[f"staleness_hist_{i}"] for r in rows):
             plots.line(
                 fig,
                 [r["step"] for r in rows],
-                [r[f"lag_{i}"] for r in rows],
-                f"{i} versions old" + (" or more" if i == LAGS - 1 else ""),
+                [r[f"staleness_hist_{i}"] for r in rows],
+                f"{i} versions old" + (" or more" if i == STALENESS_BINS - 1 else ""),
                 i,
                 markers=True,
             )

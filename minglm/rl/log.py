@@ -3,7 +3,7 @@
     metrics.csv          one row an update, `COLUMNS`
     evals.csv            held-out pass@1, one sample at the run's temperature, and greedy, after so many updates; time_s without the evaluations themselves
     trajectories.jsonl   one line a trajectory, when its group is complete: task's difficulty, lengths, times, versions, reward
-    events.jsonl         training, pushes, aborts, drops, faults, with start_s and end_s; with the above, a timeline
+    events.jsonl         training, weight syncs, aborts, filtered groups, faults, with start_s and end_s; with the above, a timeline
     journal_*.jsonl      finished samples with their tokens since the checkpoint of that number, for a resumed run
 
 Times are seconds since the run began, kept across resumptions.
@@ -15,7 +15,7 @@ import json
 import os
 from pathlib import Path
 
-LAGS = 6  # lag_0 … lag_4, and lag_5 for five and more
+STALENESS_BINS = 6  # staleness_hist_0 … staleness_hist_4, and staleness_hist_5 for five and more
 COLUMNS = (
     "step",
     "version",
@@ -28,33 +28,33 @@ COLUMNS = (
     "entropy",
     "ratio_mean",
     "ratio_max",
-    "clipped",
-    "masked",
+    "clip_frac",
+    "mask_frac",
     "kl",
     "mismatch",
     "advantage_std",
     "length_mean",
     "length_max",
-    "lag_mean",
-    "lag_max",
-    *(f"lag_{i}" for i in range(LAGS)),
+    "staleness_mean",
+    "staleness_max",
+    *(f"staleness_hist_{i}" for i in range(STALENESS_BINS)),
     "generated_tokens",
     "tokens_per_s",
     "trajectories_per_s",
     "rollout_s",
     "train_s",
-    "push_s",
+    "weight_sync_s",
     "eval_s",
     "rollout_idle",
     "trainer_idle",
-    "slots_idle",
+    "slot_idle_frac",
     "wasted_tokens",
-    "dropped_equal",
-    "dropped_stale",
+    "filtered_zero_variance",
+    "filtered_stale",
     "reward_errors",
     "aborted_groups",
     "restarts",
-    "refused_pushes",
+    "weight_sync_refusals",
 )
 EVAL_COLUMNS = ("step", "time_s", "trajectories", "pass_at_1", "greedy")
 TIMED = (
@@ -63,11 +63,11 @@ TIMED = (
     "trajectories_per_s",
     "rollout_s",
     "train_s",
-    "push_s",
+    "weight_sync_s",
     "eval_s",
     "rollout_idle",
     "trainer_idle",
-    "slots_idle",
+    "slot_idle_frac",
 )
 
 

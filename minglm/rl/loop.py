@@ -174,7 +174,7 @@ class Loop:
             self._count()
             training = 1 if self.in_training else 0
             needed = (
-                (self.settings.updates - self.updates - training) * self.policy.batch_groups
+                (self.settings.updates - self.updates - training) * self.policy.prompts_per_batch
                 - len(self.ready)
                 - len(self.open)
             )
@@ -245,9 +245,9 @@ class Loop:
         group = self.open.pop(index)
         for member in self.rollouts:
             member.groups.discard(index)
-        fate = self.judge.judge(group)
-        self.record.completed(group, fate, self.judge)
-        if fate == "ready":
+        status = self.judge.judge(group)
+        self.record.completed(group, status, self.judge)
+        if status == "ready":
             self.ready.append(group)
 
     # ------------------------------------------------------------------ abort
@@ -280,7 +280,7 @@ class Loop:
     def _drop_stale(self) -> None:
         for group in [g for g in self.ready if self.policy.too_stale(self.status.version, g.oldest_version)]:
             self.ready.remove(group)
-            self.record.dropped_stale(group)
+            self.record.filtered_stale(group)
 
     # ------------------------------------------------------------------ training
 
@@ -297,12 +297,12 @@ class Loop:
             self.ready.sort(
                 key=lambda g: (g.version, g.index)
             )  # the oldest first: they may not wait for the next update
-        batch, self.ready = self.ready[: self.policy.batch_groups], self.ready[self.policy.batch_groups :]
+        batch, self.ready = self.ready[: self.policy.prompts_per_batch], self.ready[self.policy.prompts_per_batch :]
         if self.policy.discards_surplus:
             self.record.wasted(self.ready)
             self.ready = []
         update = self.updates + 1
-        pushes = self.policy.pushes_after(update)
+        pushes = self.policy.syncs_weights_after(update)
         message = {
             "do": "train",
             "update": update,
@@ -311,7 +311,7 @@ class Loop:
             "push": self.status.version + 1 if pushes else None,
             "groups": [{"prompt": g.prompt, "samples": [s.to_dict() for s in g.samples]} for g in batch],
         }
-        self.reset_next = pushes and self.policy.resets_optimizer_after_push
+        self.reset_next = pushes and self.policy.resets_optimizer_after_weight_sync
         self.status.accepted += len(batch)
         self.in_training = message
         self.since_save.append(message)

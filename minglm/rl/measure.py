@@ -24,8 +24,8 @@ from minglm.errors import InputError
 from minglm.rl import config as recipes
 
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided 95% t quantiles by number of seeds
-SPEED_MODES = {"sync": {}, "april": {"over_sampling": 16}, "async": {"eta": 2.0}}
-ETAS = (0, 2, 8)
+SPEED_MODES = {"sync": {}, "april": {"over_sampling": 16}, "async": {"max_staleness": 2.0}}
+STALENESS_BOUNDS = (0, 2, 8)
 USES = {"naive": "naive", "corrected": "decoupled_ppo"}
 
 
@@ -42,7 +42,7 @@ def warm(recipe: str, folder: Path, show: Callable[[str], None]) -> Path:
 
     values = recipes.read(recipe)
     start = values.pop("warm_start", None)
-    return for_recipe(start, recipes.from_dict(values), folder, show)
+    return for_recipe(start, recipes.Settings.from_dict(values), folder, show)
 
 
 def one(recipe: str, name: str, folder: Path, show, engine: str = "local", **changes) -> dict:
@@ -91,10 +91,10 @@ def speed(folder: Path, seeds: list[int], show=lambda line: None, updates: int |
                     "pass_at_1_before": s["pass_at_1_before"],
                     "wasted_tokens": s["wasted_tokens"],
                     "generated_tokens": s["generated_tokens"],
-                    "lag_mean": statistics.fmean(r["lag_mean"] for r in log),
+                    "staleness_mean": statistics.fmean(r["staleness_mean"] for r in log),
                     "rollout_idle": statistics.fmean(r["rollout_idle"] for r in log),
                     "trainer_idle": statistics.fmean(r["trainer_idle"] for r in log),
-                    "slots_idle": statistics.fmean(r["slots_idle"] or 1 for r in log),
+                    "slot_idle_frac": statistics.fmean(r["slot_idle_frac"] or 1 for r in log),
                 }
             )
     return rows
@@ -139,7 +139,7 @@ def lift(folder: Path, seeds: list[int], show=lambda line: None, updates: int | 
             folder,
             show,
             mode="async",
-            eta=1.0,
+            max_staleness=1.0,
             seed=seed,
             **({"updates": updates} if updates else {}),
         )
@@ -160,21 +160,21 @@ def lift(folder: Path, seeds: list[int], show=lambda line: None, updates: int | 
 def staleness(folder: Path, seeds: list[int], show=lambda line: None, updates: int | None = None) -> list[dict]:
     rows = []
     for seed in seeds:
-        for eta in ETAS:
+        for max_staleness in STALENESS_BOUNDS:
             for use, objective in USES.items():
-                if eta == 0 and use == "corrected":  # fresh data: the same update, bit for bit
+                if max_staleness == 0 and use == "corrected":  # fresh data: the same update, bit for bit
                     continue
                 s = one(
                     "sum",
-                    f"stale_{use}_{eta}_{seed}",
+                    f"stale_{use}_{max_staleness}_{seed}",
                     folder,
                     show,
                     engine="inline",
                     mode="async",
-                    eta=float(eta),
+                    max_staleness=float(max_staleness),
                     objective=objective,
                     seed=seed,
-                    batch_groups=16,
+                    prompts_per_batch=16,
                     updates=updates or 40,
                     eval_every=0,
                     eval_problems=400,
@@ -184,7 +184,7 @@ def staleness(folder: Path, seeds: list[int], show=lambda line: None, updates: i
                     {
                         "use": use,
                         "objective": objective,
-                        "eta": eta,
+                        "max_staleness": max_staleness,
                         "seed": seed,
                         "updates": s["updates"],
                         "pass_at_1_before": s["pass_at_1_before"],
@@ -223,17 +223,23 @@ def report(name: str, rows: list[dict]) -> list[str]:
                 f"seed {r['seed']}: pass@1 {r['pass_at_1_before']:.1%} -> {r['pass_at_1']:.1%} ({100 * r['lift']:+.1f} points) in {r['seconds']:.0f} s"
             )
     else:
-        for eta in sorted({r["eta"] for r in rows}):
-            if eta == 0:
-                mean, half = interval([100 * r["pass_at_1"] for r in rows if r["eta"] == 0])
+        for max_staleness in sorted({r["max_staleness"] for r in rows}):
+            if max_staleness == 0:
+                mean, half = interval([100 * r["pass_at_1"] for r in rows if r["max_staleness"] == 0])
                 lines.append(f"η=0: fresh data, both are the same update: {mean:.1f}% (±{half:.1f})")
                 continue
             found = {
-                use: interval([100 * r["pass_at_1"] for r in rows if r["eta"] == eta and r["use"] == use])
+                use: interval(
+                    [100 * r["pass_at_1"] for r in rows if r["max_staleness"] == max_staleness and r["use"] == use]
+                )
                 for use in USES
             }
             pairs = {
-                use: {r["seed"]: 100 * r["pass_at_1"] for r in rows if r["eta"] == eta and r["use"] == use}
+                use: {
+                    r["seed"]: 100 * r["pass_at_1"]
+                    for r in rows
+                    if r["max_staleness"] == max_staleness and r["use"] == use
+                }
                 for use in USES
             }
             both = [pairs["corrected"][s] - pairs["naive"][s] for s in pairs["naive"] if s in pairs["corrected"]]
@@ -246,7 +252,7 @@ def report(name: str, rows: list[dict]) -> list[str]:
                 else "no difference that these seeds can show"
             )
             lines.append(
-                f"η={eta}: naive {found['naive'][0]:.1f}% (±{found['naive'][1]:.1f}), corrected {found['corrected'][0]:.1f}% "
+                f"η={max_staleness}: naive {found['naive'][0]:.1f}% (±{found['naive'][1]:.1f}), corrected {found['corrected'][0]:.1f}% "
                 f"(±{found['corrected'][1]:.1f}), difference {gap:+.1f} (±{half:.1f}): {verdict}"
             )
     return lines

@@ -317,8 +317,8 @@ def _finish(
 def _stats(b: _Batch, clip: Clip, ratio: Tensor, weight: Tensor | None, dropped: Tensor | None) -> dict[str, float]:
     """What a training log wants to know, over counted tokens.
 
-    tokens; ratio_mean, ratio_max; clip_share (the clip took the gradient away); weight_mean (1 where none is used);
-    dropped_share (weight truncated or zeroed); ppo_kl (mean of log π_old − log π, 0 before the first step);
+    tokens; ratio_mean, ratio_max; clip_frac (the clip took the gradient away); weight_mean (1 where none is used);
+    mask_frac (weight truncated or zeroed); ppo_kl (mean of log π_old − log π, 0 before the first step);
     mismatch_kl (E_μ of the k3 estimator of KL(μ‖π_old), ≥ 0, 0 for fresh data of the same engine);
     mismatch_max (largest |log π_old − log μ|); stale_share.
     """
@@ -328,9 +328,9 @@ def _stats(b: _Batch, clip: Clip, ratio: Tensor, weight: Tensor | None, dropped:
             tokens=0.0,
             ratio_mean=1.0,
             ratio_max=1.0,
-            clip_share=0.0,
+            clip_frac=0.0,
             weight_mean=1.0,
-            dropped_share=0.0,
+            mask_frac=0.0,
             ppo_kl=0.0,
             mismatch_kl=0.0,
             mismatch_max=0.0,
@@ -348,9 +348,9 @@ def _stats(b: _Batch, clip: Clip, ratio: Tensor, weight: Tensor | None, dropped:
         tokens=float(n),
         ratio_mean=float(r.double().mean()),
         ratio_max=float(r.max()),
-        clip_share=float(off.double().mean()),
+        clip_frac=float(off.double().mean()),
         weight_mean=mean(weight, 1.0),
-        dropped_share=mean(dropped, 0.0),
+        mask_frac=mean(dropped, 0.0),
         ppo_kl=float((b.old - b.logp)[b.mask].double().mean()),
         mismatch_kl=float(k3.double().mean()),
         mismatch_max=float(gap.abs().max()),

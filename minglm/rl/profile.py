@@ -9,10 +9,10 @@
     prefill_s_per_token, prefill_fixed_s   reading in N tokens takes fixed + per token · N (one call of at most 512 tokens)
     train_fixed_s, train_s_per_pass, train_s_per_token, train_s_per_square   an update takes fixed + per pass · passes + per token · N
                          + per square · Σ n², rows of n tokens, prompts and padding included, N in all
-    kv_offload_s         of one aborted request: its KV cache offloaded and brought back
-    decode_beside, train_beside   how many times slower a decode step is while another process trains, and an update while another
+    kv_offload_s               of one aborted request: its cache put aside and brought back
+    decode_interference, train_interference   how many times slower a decode step is while another process trains, and an update while another
                          decodes, as in asynchronous modes
-    push_s               writing a weights file and loading it into a running engine
+    weight_sync_s               writing a weights file and loading it into a running engine
     step_overhead_s      one message from coordinator to worker and back
     parameters, max_batch, threads         of the model and the settings it was measured with
 
@@ -97,7 +97,7 @@ def profile(init_from: str | Path, settings: Settings) -> dict:
     ]
     with _Beside("train", init_from, settings):
         out["decode_step_busy_s"] = [[b, decode(b, context)] for b in batches]
-    out["decode_beside"] = statistics.median(
+    out["decode_interference"] = statistics.median(
         slow / alone for (_, slow), (_, alone) in zip(out["decode_step_busy_s"], out["decode_step_s"])
     )
     out["prefill_s_per_token"], out["prefill_fixed_s"] = line_fit(
@@ -109,10 +109,10 @@ def profile(init_from: str | Path, settings: Settings) -> dict:
     )
     with _Beside("decode", init_from, settings):
         slower, _ = _train(init_from, settings)
-    out["train_beside"] = statistics.median(slow[-1] / alone[-1] for slow, alone in zip(slower, points))
+    out["train_interference"] = statistics.median(slow[-1] / alone[-1] for slow, alone in zip(slower, points))
     out["kv_offload_s"] = _kv_offload_s(model, tokenizer, settings)
     return out | {
-        "push_s": push,
+        "weight_sync_s": push,
         "step_overhead_s": _round_trip(),
         "parameters": model.config.num_params(mtp=True),
         "max_batch": settings.max_batch,
@@ -164,7 +164,9 @@ def _groups(settings: Settings, samples: int, length: int, longest: int | None =
     rows = []
     for i in range(samples):
         n = length + (
-            (longest - length) * (i // settings.group_size) // max(1, (samples - 1) // settings.group_size)
+            (longest - length)
+            * (i // settings.samples_per_prompt)
+            // max(1, (samples - 1) // settings.samples_per_prompt)
             if longest
             else 0
         )
@@ -177,8 +179,8 @@ def _groups(settings: Settings, samples: int, length: int, longest: int | None =
             }
         )
     return [
-        {"prompt": [0, 4, 20, 30, 5], "samples": rows[i : i + settings.group_size]}
-        for i in range(0, samples, settings.group_size)
+        {"prompt": [0, 4, 20, 30, 5], "samples": rows[i : i + settings.samples_per_prompt]}
+        for i in range(0, samples, settings.samples_per_prompt)
     ]
 
 
@@ -204,7 +206,7 @@ def _train(init_from: str | Path, settings: Settings) -> tuple[list[tuple[float,
             (48, 5, 350),
         ):
             length, end = min(length, longest), end and min(end, longest)
-            samples = -(-samples // settings.group_size) * settings.group_size
+            samples = -(-samples // settings.samples_per_prompt) * settings.samples_per_prompt
             times = []
             for _ in range(4):
                 update += 1
@@ -267,10 +269,9 @@ class _Beside:
 
 def train_on(init_from: str, settings: dict, folder: str) -> None:
     """Update after update, until killed."""
-    from minglm.rl.config import from_dict
     from minglm.rl.trainer import Trainer
 
-    made = from_dict(settings)
+    made = Settings.from_dict(settings)
     trainer = Trainer(settings, folder, init_from)
     print("on", flush=True)
     for update in itertools.count(1):
@@ -324,7 +325,9 @@ def _round_trip() -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m minglm.rl.profile", description=__doc__.splitlines()[0])
     parser.add_argument("--init-from", required=True, help="run folder of the model")
-    parser.add_argument("--recipe", default="long_tail", help="RL recipe, for max_batch, group_size and threads")
+    parser.add_argument(
+        "--recipe", default="long_tail", help="RL recipe, for max_batch, samples_per_prompt and threads"
+    )
     parser.add_argument("--out", required=True, help="where to write, such as runs/rl/profile.json")
     args = parser.parse_args(argv)
     try:

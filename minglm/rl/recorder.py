@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minglm.rl.config import Settings
 from minglm.rl.data_source import Group, Sample
-from minglm.rl.log import COLUMNS, EVAL_COLUMNS, LAGS, Journal, JsonLines, write_json
+from minglm.rl.log import COLUMNS, EVAL_COLUMNS, STALENESS_BINS, Journal, JsonLines, write_json
 from minglm.rl.rewards import Judge
 from minglm.training.metrics import CsvLog, read
 
@@ -22,8 +22,8 @@ STATS = {
     "entropy": "entropy",
     "ratio_mean": "ratio_mean",
     "ratio_max": "ratio_max",
-    "clip_share": "clipped",
-    "dropped_share": "masked",
+    "clip_frac": "clip_frac",
+    "mask_frac": "mask_frac",
     "mismatch_kl": "kl",
     "mismatch": "mismatch",
 }
@@ -31,9 +31,9 @@ COUNTED = (
     "trajectories",
     "generated",
     "wasted_tokens",
-    "dropped_stale_groups",
+    "filtered_stale_groups",
     "aborted_groups",
-    "refused_pushes",
+    "weight_sync_refusals",
     "lost_tokens",
     "requeued",
     "undone",
@@ -69,7 +69,7 @@ class Record:
     def _fresh(self) -> None:
         """Counters of one row of metrics.csv begin again."""
         self.row_began, self.row_generated, self.row_trajectories = self.now(), self.generated, self.trajectories
-        self.busy_s = self.slot_s = self.push_s = self.row_eval_s = 0.0
+        self.busy_s = self.slot_s = self.weight_sync_s = self.row_eval_s = 0.0
 
     def now(self) -> float:
         return round(time.monotonic() - self.began, 4)
@@ -87,7 +87,7 @@ class Record:
         self.busy_s += message["busy_s"]
         self.slot_s += message["slot_s"]
 
-    def completed(self, group: Group, fate: str, judge: Judge) -> None:
+    def completed(self, group: Group, status: str, judge: Judge) -> None:
         for k, s in enumerate(group.samples):
             self.lines.write(
                 group=group.index,
@@ -100,12 +100,12 @@ class Record:
                 versions=[[v, len(list(run))] for v, run in groupby(s.versions)],
                 reason=s.reason,
                 reward=s.reward,
-                fate=fate,
+                status=status,
             )
 
-        if fate != "ready":
+        if status != "ready":
             self.wasted([group])
-        if fate == "error":
+        if status == "error":
             self.show(f"{judge.last_error}: group dropped ({judge.reward_errors} so far)")
             self.event("reward_error", group=group.index, why=judge.last_error)
 
@@ -119,31 +119,34 @@ class Record:
             self.wasted(groups)
         self.event("aborted", groups=[g.index for g in groups], tokens=tokens, kept=kept)
 
-    def dropped_stale(self, group: Group) -> None:
-        self.dropped_stale_groups += 1
+    def filtered_stale(self, group: Group) -> None:
+        self.filtered_stale_groups += 1
         self.wasted([group])
-        self.event("dropped_stale", group=group.index, oldest_version=group.oldest_version)
+        self.event("filtered_stale", group=group.index, oldest_version=group.oldest_version)
 
     # ------------------------------------------------------------------ training
 
     def training(self, batch: list[Group], version: int) -> None:
         samples = [s for g in batch for s in g.samples]
-        lags = Counter(version - v for s in samples for v in s.versions)
-        total = max(1, sum(lags.values()))
+        behind = Counter(version - v for s in samples for v in s.versions)
+        total = max(1, sum(behind.values()))
         lengths = [len(s.tokens) for s in samples]
         self.batch = {
             "reward": statistics.fmean(s.reward for s in samples),
             "length_mean": statistics.fmean(lengths),
             "length_max": max(lengths),
-            "lag_mean": sum(k * n for k, n in lags.items()) / total,
-            "lag_max": max(lags, default=0),
+            "staleness_mean": sum(k * n for k, n in behind.items()) / total,
+            "staleness_max": max(behind, default=0),
             **{
-                f"lag_{i}": (sum(n for k, n in lags.items() if k >= i) if i == LAGS - 1 else lags.get(i, 0)) / total
-                for i in range(LAGS)
+                f"staleness_hist_{i}": (
+                    sum(n for k, n in behind.items() if k >= i) if i == STALENESS_BINS - 1 else behind.get(i, 0)
+                )
+                / total
+                for i in range(STALENESS_BINS)
             },
             "advantage_std": statistics.fmean(statistics.pstdev([s.reward for s in g.samples]) for g in batch),
         }
-        self.batch_groups, self.train_began, self.trajectories = (
+        self.prompts_per_batch, self.train_began, self.trajectories = (
             [g.index for g in batch],
             self.now(),
             self.trajectories + len(samples),
@@ -162,9 +165,9 @@ class Record:
             start_s=self.train_began,
             end_s=now,
             train_s=message["seconds"],
-            push_s=message["push_s"],
+            weight_sync_s=message["weight_sync_s"],
             tokens=message["tokens"],
-            groups=self.batch_groups,
+            groups=self.prompts_per_batch,
         )
         slots = self.busy_s * self.settings.max_batch
         row = {
@@ -180,35 +183,35 @@ class Record:
             "trajectories_per_s": trajectories / took,
             "rollout_s": self.busy_s,
             "train_s": message["seconds"],
-            "push_s": message["push_s"] + self.push_s,
+            "weight_sync_s": message["weight_sync_s"] + self.weight_sync_s,
             "eval_s": self.row_eval_s,
             "rollout_idle": max(0.0, 1 - self.busy_s / took / self.settings.rollout_workers),
-            "trainer_idle": max(0.0, 1 - (message["seconds"] + message["push_s"]) / took),
-            "slots_idle": 1 - self.slot_s / slots if slots else None,
+            "trainer_idle": max(0.0, 1 - (message["seconds"] + message["weight_sync_s"]) / took),
+            "slot_idle_frac": 1 - self.slot_s / slots if slots else None,
             "wasted_tokens": self.wasted_tokens,
-            "dropped_equal": judge.dropped_equal,
-            "dropped_stale": self.dropped_stale_groups,
+            "filtered_zero_variance": judge.filtered_zero_variance,
+            "filtered_stale": self.filtered_stale_groups,
             "reward_errors": judge.reward_errors,
             "aborted_groups": self.aborted_groups,
             "restarts": restarts,
-            "refused_pushes": self.refused_pushes,
+            "weight_sync_refusals": self.weight_sync_refusals,
         }
         self.metrics.write(row)
         self.row = row
         self._fresh()
         self.show(
             f"update {update}: reward {row['reward']:.3f}, {row['trajectories_per_s']:.1f} trajectories/s, {row['tokens_per_s']:.0f} tokens/s, "
-            f"lag {row['lag_mean']:.2f} (max {row['lag_max']}), rollout idle {row['rollout_idle']:.0%}, train {row['train_s']:.2f} s"
+            f"staleness {row['staleness_mean']:.2f} (max {row['staleness_max']}), rollout idle {row['rollout_idle']:.0%}, train {row['train_s']:.2f} s"
         )
 
     def pushed(self, name: str, message: dict) -> None:
-        self.push_s += message["seconds"]
-        self.event("pushed", worker=name, version=message["version"], seconds=message["seconds"])
+        self.weight_sync_s += message["seconds"]
+        self.event("weight_sync", worker=name, version=message["version"], seconds=message["seconds"])
 
     def refused(self, name: str, message: dict) -> None:
-        self.refused_pushes += 1
+        self.weight_sync_refusals += 1
         self.show(f"{name}: refused weights, {message['why']}")
-        self.event("refused", worker=name, version=message["version"], why=message["why"])
+        self.event("weight_sync_refused", worker=name, version=message["version"], why=message["why"])
 
     def evaluated(self, update: int, pass_at_1: float, greedy: float, seconds: float) -> None:
         self.last_pass, self.last_eval = pass_at_1, update
@@ -289,8 +292,8 @@ class Record:
             "generated_tokens": self.generated,
             "trained_tokens": self.trained_tokens,
             "wasted_tokens": self.wasted_tokens,
-            "dropped_equal": judge.dropped_equal,
-            "dropped_stale": self.dropped_stale_groups,
+            "filtered_zero_variance": judge.filtered_zero_variance,
+            "filtered_stale": self.filtered_stale_groups,
             "reward_errors": judge.reward_errors,
             "aborted_groups": self.aborted_groups,
             "restarts": restarts,
@@ -298,7 +301,7 @@ class Record:
             "lost_tokens": self.lost_tokens,
             "recovered": self.recovered,
             "undone": self.undone,
-            "refused_pushes": self.refused_pushes,
+            "weight_sync_refusals": self.weight_sync_refusals,
             "solved": judge.solved,
         }
         write_json(self.dir / "summary.json", out)

@@ -18,7 +18,7 @@ class Judge:
 
     def __init__(self, settings: Settings, task, tokenizer) -> None:
         self.settings, self.task, self.tokenizer = settings, task, tokenizer
-        self.dropped_equal = self.reward_errors = self.in_a_row = 0
+        self.filtered_zero_variance = self.reward_errors = self.in_a_row = 0
         self.last_error, self.last_rewards = "", [0.0]
         difficulties = settings.difficulty
         self.held_out = [
@@ -27,13 +27,13 @@ class Judge:
         ]
 
     def counts(self) -> dict:
-        return {"dropped_equal": self.dropped_equal, "reward_errors": self.reward_errors}
+        return {"filtered_zero_variance": self.filtered_zero_variance, "reward_errors": self.reward_errors}
 
     def restore(self, counts: dict) -> None:
-        self.dropped_equal, self.reward_errors = counts["dropped_equal"], counts["reward_errors"]
+        self.filtered_zero_variance, self.reward_errors = counts["filtered_zero_variance"], counts["reward_errors"]
 
     def judge(self, group: Group) -> str:
-        """Fill in the samples' rewards. Returns "ready", "equal" (dropped by the filter) or "error" (dropped).
+        """Fill in the samples' rewards. Returns "ready", "zero_variance" (filtered: nothing to learn) or "error" (the reward failed).
 
         Raises:
             InputError: more groups lost to the reward function than max_reward_errors.
@@ -56,9 +56,9 @@ class Judge:
                 return "error"
         self.last_rewards = [s.reward for s in group.samples]
         if self.settings.dynamic_filter and max(self.last_rewards) == min(self.last_rewards):
-            self.dropped_equal += 1
+            self.filtered_zero_variance += 1
             self.in_a_row += 1
-            return "equal"
+            return "zero_variance"
         self.in_a_row = 0
         return "ready"
 

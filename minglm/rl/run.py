@@ -22,7 +22,6 @@ from minglm.rl.supervisor import START_S, Crew
 from minglm.rl.transport import InlineWorker, LocalWorker
 from minglm.runtime import run_folder
 from minglm.training import checkpoint
-from minglm.training.recipe import explained
 
 ENGINES = ("local", "inline", "ray")
 MAY_CHANGE = (
@@ -118,14 +117,14 @@ def _claim(run_dir: Path, settings: Settings) -> None:
     if not note.is_file() and run_folder.is_foreign(run_dir, "rl"):
         raise InputError(f"{run_dir}: not empty and not an RL run; give another --run")
     if note.is_file():
-        theirs, ours = recipes.from_dict(recipes.read(note)).to_dict(), settings.to_dict()
+        theirs, ours = Settings.from_dict(recipes.read(note)).to_dict(), settings.to_dict()
         odd = next((k for k in ours if ours[k] != theirs[k] and k not in MAY_CHANGE), None)
         if odd:
             raise InputError(
                 f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --overwrite to start over or another --run"
             )
     run_folder.claim(run_dir, "rl")
-    note.write_text(explained(settings), encoding="utf-8")
+    note.write_text(settings.explained(), encoding="utf-8")
 
 
 def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> Tokenizer:

@@ -24,7 +24,7 @@ from minglm.errors import InputError
 from minglm.inference.engine import Engine, Request
 from minglm.model.model import Model
 from minglm.model.moe import Router
-from minglm.rl.config import from_dict
+from minglm.rl.config import Settings
 from minglm.rl.objectives import Clip, group_advantages, objective
 from minglm.rl.policy import micro_batches
 from minglm.rl.worker import write_weights
@@ -41,7 +41,7 @@ class Trainer:
     def __init__(
         self, settings: dict, run_dir: str, init_from: str | None, beat: Callable[[], None] = lambda: None
     ) -> None:
-        self.settings, self.run_dir, self.beat, self.busy = from_dict(settings), Path(run_dir), beat, False
+        self.settings, self.run_dir, self.beat, self.busy = Settings.from_dict(settings), Path(run_dir), beat, False
         torch.set_num_threads(self.settings.threads)
         resumed = checkpoint.latest(self.run_dir)
         start = resumed or checkpoint.latest(init_from)
@@ -127,7 +127,7 @@ class Trainer:
             "stats": out,
             "seconds": train_s,
             "weights": weights,
-            "push_s": time.perf_counter() - push_started,
+            "weight_sync_s": time.perf_counter() - push_started,
             "tokens": sum(len(r["tokens"]) for r in rows),
             "trained_tokens": sum(len(r["answer"]) for r in rows),
         }

@@ -69,14 +69,14 @@ class RolloutWorker:
                 speculate=s["speculate"],
                 record_routes=s["routing_replay"],
                 reuse_kv_cache=s["reuse_kv_cache"],
-                refresh_on_push=s["refresh_on_push"],
+                recompute_kv_on_weight_sync=s["recompute_kv_on_weight_sync"],
             )
-            self.engine.push(weights, version)
+            self.engine.update_weights(weights, version)
             for request in self.before:
                 self._submit(request)
             self.before = []
         else:
-            self.engine.push(weights, version)
+            self.engine.update_weights(weights, version)
         return {"got": "pushed", "version": version, "seconds": time.perf_counter() - started}
 
     def step(self) -> Iterator[dict]:

@@ -16,14 +16,8 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
-from minglm.runtime import machine
+from minglm.runtime import extras, machine
 
-EXTRAS = {
-    "train": ("torch", "numpy", "tokenizers", "safetensors"),
-    "lab": ("jupyterlab", "ipywidgets", "anywidget", "nbconvert", "nbclient", "matplotlib"),
-    "dist": ("ray",),
-    "dev": ("pytest", "hypothesis", "transformers", "playwright", "ruff", "jsonschema"),
-}
 BASE = ("simpy", "yaml", "pydantic", "tqdm", "plotly")
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 NEED_MEMORY_GIB, NEED_DISK_GIB = 2.0, 1.0  # what the demo takes at most, with room to spare
@@ -65,14 +59,14 @@ def _python() -> Check:
 
 def _packages() -> list[Check]:
     out = []
-    missing = [p for p in BASE if importlib.util.find_spec(p) is None]
+    missing = extras.missing(BASE)
     out.append(
         Check("base packages", "problem", f"missing {', '.join(missing)}", datafiles.install_hint())
         if missing
         else Check("base packages", "ok", ", ".join(BASE))
     )
-    for extra, packages in EXTRAS.items():
-        missing = [p for p in packages if importlib.util.find_spec(p) is None]
+    for extra, packages in extras.EXTRAS.items():
+        missing = extras.missing(packages)
         if missing:
             out.append(
                 Check(

@@ -1,7 +1,8 @@
-"""The thread that turns the engine, and what stands between it and the event loop.
+"""The thread that runs the engine, and what stands between it and the event loop.
 
-The engine is touched by this thread alone. Handlers leave tickets in an inbox and get their tokens back through an asyncio
-queue; a slow reader holds up nobody, and its unread tokens are bounded by its own limit of new tokens.
+The engine is touched by this thread alone. Handlers put commands into an inbox and get their tokens back through an
+asyncio queue; a slow reader holds up nobody, and its unread tokens are bounded by its own limit of new tokens. (vLLM's
+`AsyncLLMEngine` and `RequestOutput` have the same parts.)
 """
 
 from __future__ import annotations
@@ -13,44 +14,54 @@ import time
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from minglm.inference.engine import Engine, Request
 from minglm.serving.metrics import Metrics
 
-QUIET_S, GATHER_S = (
-    0.002,
-    0.03,
-)  # an engine at rest starts when nobody has come for so long, and after so long in any case
+QUIET_S = 0.002  # an engine at rest starts when nobody has come for so long,
+GATHER_S = 0.03  # and after so long in any case
+
+
+class RequestOutput(NamedTuple):
+    """What is new of one sequence. Ends with `finish_reason`: "stop", "length", "timeout" or "failed"."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: str | None
 
 
 @dataclass(eq=False)
-class Ticket:
-    """One sequence asked for. The driver puts (tokens, log-probabilities, reason or None) into `out`; reasons are
-    "stop", "length", "timeout" or "failed". With `whole` it does so once, at the end."""
+class RequestHandle:
+    """One submitted sequence; its outputs arrive in `outputs`, with `final_only` a single one at the end.
+
+    Times are those of `time.monotonic`, in seconds.
+    """
 
     request: Request
     loop: asyncio.AbstractEventLoop
-    deadline: float
-    whole: bool = False
-    first: bool = True  # no token has come yet
-    out: asyncio.Queue = field(default_factory=asyncio.Queue)
-    sent: int = 0
-    asked_at: float = field(default_factory=time.monotonic)
+    deadline_s: float
+    final_only: bool = False
+    outputs: asyncio.Queue[RequestOutput] = field(default_factory=asyncio.Queue)
+    delivered: int = 0  # tokens put into `outputs` so far
+    has_first_token: bool = False
+    submitted_at_s: float = field(default_factory=time.monotonic)
 
-    def tell(self, tokens: list[int], logprobs: list[float], reason: str | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody is listening
-            self.loop.call_soon_threadsafe(self.out.put_nowait, (tokens, logprobs, reason))
+    def put(self, output: RequestOutput) -> None:
+        """Hand `output` to the event loop; called from the engine's thread."""
+        _put_all(self.loop, [(self.outputs, output)])
 
 
-class Driver(threading.Thread):
-    """Runs an engine until `close`."""
+class EngineThread(threading.Thread):
+    """Runs an engine until `close`. `failure` holds the error that ended it, if one did."""
 
     def __init__(self, engine: Engine, metrics: Metrics):
         super().__init__(name="engine", daemon=True)
         self.engine, self.metrics = engine, metrics
-        self.tickets: dict[str, Ticket] = {}
         self.failure: str | None = None
-        self._inbox: deque = deque()  # (what, ticket), appended by handlers, taken by the thread
+        self._handles: dict[str, RequestHandle] = {}
+        # appended by handlers, taken by the thread
+        self._inbox: deque[tuple[Literal["submit", "cancel"], RequestHandle]] = deque()
         self._wake = threading.Event()
         self._closing = False
 
@@ -59,46 +70,55 @@ class Driver(threading.Thread):
     def submit(
         self,
         prompt: list[int],
-        limit: int,
+        max_new_tokens: int,
         *,
         temperature: float,
         top_p: float,
         seed: int,
         stop: tuple[int, ...],
         timeout_s: float,
-        whole: bool = False,
-    ) -> Ticket:
+        final_only: bool = False,
+    ) -> RequestHandle:
         """Queue a sequence. The engine checks it again; what it refuses ends as "failed".
 
-        whole: nobody looks at it before its end, so the event loop is not woken for each token.
+        final_only: nobody looks at it before its end, so the event loop is not woken for each token.
         """
-        request = Request(uuid.uuid4().hex, prompt, limit, temperature=temperature, top_p=top_p, seed=seed, stop=stop)
-        ticket = Ticket(request, asyncio.get_running_loop(), time.monotonic() + timeout_s, whole)
-        self._inbox.append(("submit", ticket))
+        request = Request(
+            uuid.uuid4().hex, prompt, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop
+        )
+        handle = RequestHandle(request, asyncio.get_running_loop(), time.monotonic() + timeout_s, final_only)
+        self._inbox.append(("submit", handle))
         self._wake.set()
-        return ticket
+        return handle
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, handle: RequestHandle) -> None:
         """Nobody waits for this one any more."""
-        self._inbox.append(("cancel", ticket))
+        self._inbox.append(("cancel", handle))
         self._wake.set()
 
     @property
     def load(self) -> int:
         """Sequences running, waiting, or on their way in."""
-        return len(self.tickets) + len(self._inbox)
+        return len(self._handles) + len(self._inbox)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing that is submitted now will be answered."""
+        return self.failure is not None or not self.is_alive()
 
     def close(self) -> None:
+        """End after the current step; what still runs ends as "failed"."""
         self._closing = True
         self._wake.set()
 
     # ------------------------------------------------------------------ the thread
 
     def run(self) -> None:
+        """The thread's loop: take commands, step, deliver."""
         try:
             while not self._closing:
                 self._read_inbox()
-                if not self.tickets:
+                if not self._handles:
                     self._wake.wait(1.0)
                     self._wake.clear()
                     self._gather()
@@ -111,60 +131,65 @@ class Driver(threading.Thread):
             self.failure = f"{type(err).__name__}: {err}"
             raise
         finally:
-            for ticket in list(self.tickets.values()):
-                ticket.tell([], [], "failed")
-            self.tickets.clear()
+            for handle in list(self._handles.values()):
+                handle.put(RequestOutput([], [], "failed"))
+            self._handles.clear()
 
     def _gather(self) -> None:
-        """From rest, let those who come together begin together: one prompt is read in about as fast as sixteen at once."""
-        end, here = time.monotonic() + GATHER_S, -1
-        while self._inbox and len(self._inbox) > here and time.monotonic() < end:
-            here = len(self._inbox)
+        """From rest, let those who come together begin together: one prefill takes about as long as sixteen at once."""
+        end_s, count = time.monotonic() + GATHER_S, -1
+        while self._inbox and len(self._inbox) > count and time.monotonic() < end_s:
+            count = len(self._inbox)
             time.sleep(QUIET_S)
 
     def _read_inbox(self) -> None:
         while self._inbox:
-            what, ticket = self._inbox.popleft()
-            if what == "submit":
+            command, handle = self._inbox.popleft()
+            if command == "submit":
                 try:
-                    self.engine.submit(ticket.request)
-                    self.tickets[ticket.request.id] = ticket
+                    self.engine.submit(handle.request)
+                    self._handles[handle.request.id] = handle
                 except ValueError as err:  # InputError is one
-                    ticket.request.reason = str(err)
-                    ticket.tell([], [], "failed")
-            elif self.tickets.pop(ticket.request.id, None) is not None:
-                self.engine.abort([ticket.request.id])
+                    handle.request.reason = str(err)
+                    handle.put(RequestOutput([], [], "failed"))
+            elif self._handles.pop(handle.request.id, None) is not None:
+                self.engine.abort([handle.request.id])
                 self.metrics.cancelled.inc()
 
     def _deliver(self, finished: list[Request]) -> None:
-        ended = {r.id for r in finished}
-        now, late = time.monotonic(), []
-        said: dict[asyncio.AbstractEventLoop, list] = {}
-        for name, ticket in list(self.tickets.items()):
-            r = ticket.request
-            reason = r.reason if name in ended else None
-            if reason is None and now > ticket.deadline:
-                late.append(name)
+        """Put each sequence's new tokens into its queue, and end those that are done or past their deadline."""
+        finished_ids = {r.id for r in finished}
+        now_s, timed_out = time.monotonic(), []
+        pending: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Queue[RequestOutput], RequestOutput]]] = {}
+        for request_id, handle in list(self._handles.items()):
+            r = handle.request
+            reason = r.reason if request_id in finished_ids else None
+            if reason is None and now_s > handle.deadline_s:
+                timed_out.append(request_id)
                 reason = "timeout"
-            if ticket.first and r.tokens:
-                ticket.first = False
-                self.metrics.first_token.observe(now - ticket.asked_at)
-            if reason or (not ticket.whole and len(r.tokens) > ticket.sent):
-                said.setdefault(ticket.loop, []).append(
-                    (ticket.out, (r.tokens[ticket.sent :], r.logprobs[ticket.sent :], reason))
-                )
-                ticket.sent = len(r.tokens)
+            if r.tokens and not handle.has_first_token:
+                handle.has_first_token = True
+                self.metrics.first_token.observe(now_s - handle.submitted_at_s)
+            if reason or (not handle.final_only and len(r.tokens) > handle.delivered):
+                output = RequestOutput(r.tokens[handle.delivered :], r.logprobs[handle.delivered :], reason)
+                pending.setdefault(handle.loop, []).append((handle.outputs, output))
+                handle.delivered = len(r.tokens)
             if reason:
-                del self.tickets[name]
+                del self._handles[request_id]
                 self.metrics.finished.labels(reason).inc()
-                self.metrics.duration.observe(now - ticket.asked_at)
-        for loop, words in said.items():  # one call a step wakes the loop, not one for each sequence
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody is listening
-                loop.call_soon_threadsafe(_put_all, words)
-        if late:
-            self.engine.abort(late)
+                self.metrics.duration.observe(now_s - handle.submitted_at_s)
+        for loop, outputs in pending.items():  # one call a step wakes the loop, not one for each sequence
+            _put_all(loop, outputs)
+        if timed_out:
+            self.engine.abort(timed_out)
 
 
-def _put_all(words: list[tuple[asyncio.Queue, tuple]]) -> None:
-    for out, word in words:
-        out.put_nowait(word)
+def _put_all(
+    loop: asyncio.AbstractEventLoop, outputs: list[tuple[asyncio.Queue[RequestOutput], RequestOutput]]
+) -> None:
+    def put() -> None:
+        for queue, output in outputs:
+            queue.put_nowait(output)
+
+    with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody is listening
+        loop.call_soon_threadsafe(put)

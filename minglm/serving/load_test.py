@@ -2,9 +2,9 @@
 
     python -m minglm.serving.load_test --checkpoint runs/demo/sft --clients 64 --seconds 120
 
-starts a server, lets clients of six kinds use it side by side (whole answers, streams, ones that leave in the middle, slow
-readers, senders of broken JSON, senders of prompts that are too long), and writes runs/soak/serving.json. It only ever
-talks to the loopback address. Exit code 0: no unexpected answer, memory flat, the slowest hundredth bounded.
+starts a server, lets clients of six kinds use it side by side (whole answers, streams, ones that leave in the middle,
+slow readers, senders of broken JSON, senders of prompts that are too long), and writes runs/soak/serving.json. It
+only ever talks to the loopback address. Exit code 0: no unexpected answer, memory flat, the slowest hundredth bounded.
 """
 
 from __future__ import annotations
@@ -13,24 +13,32 @@ import asyncio
 import contextlib
 import json
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from minglm.errors import InputError, Parser
 
-KINDS = ("whole", "stream", "leaves", "slow", "broken", "too_long")
-WEIGHTS = (35, 35, 10, 10, 5, 5)
+if TYPE_CHECKING:
+    import httpx
 
 
 @contextlib.contextmanager
 def running(checkpoint: str | Path, *arguments: str, wait_s: float = 90.0) -> Iterator[tuple[subprocess.Popen, str]]:
-    """`minglm serve` in a process of its own on a free port: (process, base URL ending in /v1)."""
+    """`minglm serve` in a process of its own on a free port: (process, base URL ending in /v1).
+
+    Raises:
+        RuntimeError: it did not start within `wait_s` seconds; the message ends with what it printed.
+    """
     errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # a pipe that nobody reads would fill and stop the server
     process = subprocess.Popen(
         [sys.executable, "-m", "minglm", "serve", "--checkpoint", str(checkpoint), "--port", "0", *arguments],
@@ -39,31 +47,12 @@ def running(checkpoint: str | Path, *arguments: str, wait_s: float = 90.0) -> It
         text=True,
     )
 
-    def said() -> str:
+    def printed_errors() -> str:
         errors.seek(0)
         return errors.read()
 
     try:
-        deadline, first = time.monotonic() + wait_s, []
-        reader = threading.Thread(target=lambda: first.append(process.stdout.readline()), daemon=True)
-        reader.start()  # it says where it listens, or ends
-        reader.join(wait_s)
-        line = first[0] if first else f"silent for {wait_s:.0f} s "
-        if "http://" not in line:
-            process.kill()
-            raise RuntimeError(f"the server did not start: {line}{said()}")
-        url = line.split(" on ")[1].split()[0]
-        import urllib.request
-
-        while True:
-            try:
-                with urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=5):
-                    break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"the server did not come up: {said() or 'no answer'}") from None
-                time.sleep(0.1)
-        yield process, url
+        yield process, _wait_until_up(process, printed_errors, wait_s)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -72,10 +61,41 @@ def running(checkpoint: str | Path, *arguments: str, wait_s: float = 90.0) -> It
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
+        assert process.stdout is not None
         process.stdout.close()
-        if "Traceback" in (text := said()):
+        if "Traceback" in (text := printed_errors()):
             sys.stderr.write(f"the server's own errors:\n{text[-3000:]}")
         errors.close()
+
+
+def _wait_until_up(process: subprocess.Popen, printed_errors: Callable[[], str], wait_s: float) -> str:
+    """The base URL, once the server says where it listens and answers there."""
+    deadline_s = time.monotonic() + wait_s
+    lines: list[str] = []
+    stdout = process.stdout
+    assert stdout is not None
+    reader = threading.Thread(target=lambda: lines.append(stdout.readline()), daemon=True)
+    reader.start()  # it says where it listens, or ends
+    reader.join(wait_s)
+    line = lines[0] if lines else f"silent for {wait_s:.0f} s "
+    if "http://" not in line:
+        process.kill()
+        raise RuntimeError(f"the server did not start: {line}{printed_errors()}")
+    url = line.split(" on ")[1].split()[0]
+    while True:
+        try:
+            get_health(url, timeout_s=5)
+            return url
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"the server did not come up: {printed_errors() or 'no answer'}") from None
+            time.sleep(0.1)
+
+
+def get_health(url: str, timeout_s: float = 10) -> dict:
+    """What /health says of the server whose base URL is `url`."""
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=timeout_s) as answer:
+        return json.load(answer)
 
 
 def rss_bytes(pid: int) -> int | None:
@@ -87,40 +107,43 @@ def rss_bytes(pid: int) -> int | None:
         return None
 
 
-def _ask(rng: random.Random, tokens: int, stream: bool) -> dict:
-    words = " ".join(
-        rng.choice(("amber", "river", "what", "is", "the", "code", "of", "2", "+", "3"))
-        for _ in range(rng.randint(1, 24))
-    )
-    return {
-        "messages": [{"role": "user", "content": words}],
-        "max_tokens": rng.randint(1, tokens),
-        "temperature": rng.choice((0, 1)),
-        "stream": stream,
-    }
+@dataclass
+class Tally:
+    """What the clients of one load saw."""
+
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind of client, status): count
+    unexpected: Counter[str] = field(default_factory=Counter)
+    latencies_s: list[float] = field(default_factory=list)  # of whole and streamed answers
 
 
-async def _client(index: int, url: str, until: float, tokens: int, seen: dict, http) -> None:
-    rng = random.Random(index)
-    while time.monotonic() < until:
-        kind = rng.choices(KINDS, WEIGHTS)[0]
-        began = time.monotonic()
-        try:
-            status = await _KINDS[kind](http, url + "/chat/completions", rng, tokens)
-        except Exception as err:  # whatever it is, it is counted and shown
-            status = f"{type(err).__name__}: {err}"[:120]
-        wanted = {"broken": 400, "too_long": 400}.get(kind, 200)
-        seen["answers"][kind, str(status)] += 1
-        if status == 429:
-            await asyncio.sleep(0.2)  # as the answer's retry-after asks, in short
-        elif status != wanted:
-            seen["unexpected"][f"{kind}: {status}"] += 1
-        elif kind in ("whole", "stream"):
-            seen["seconds"].append(time.monotonic() - began)
+@dataclass(frozen=True)
+class Sender:
+    """How one client reaches the server. `max_tokens`: new tokens of an answer at most."""
+
+    http: httpx.AsyncClient
+    url: str
+    rng: random.Random
+    max_tokens: int
+
+    def chat(self, stream: bool) -> dict:
+        """A random request body that the server must accept."""
+        words = " ".join(
+            self.rng.choice(("amber", "river", "what", "is", "the", "code", "of", "2", "+", "3"))
+            for _ in range(self.rng.randint(1, 24))
+        )
+        return {
+            "messages": [{"role": "user", "content": words}],
+            "max_tokens": self.rng.randint(1, self.max_tokens),
+            "temperature": self.rng.choice((0, 1)),
+            "stream": stream,
+        }
 
 
-async def _whole(http, url: str, rng, tokens: int):
-    answer = await http.post(url, json=_ask(rng, tokens, False))
+Status = int | str  # an HTTP status, or in words what went wrong
+
+
+async def _whole(sender: Sender) -> Status:
+    answer = await sender.http.post(sender.url, json=sender.chat(stream=False))
     if answer.status_code == 200:
         choice = answer.json()["choices"][0]
         if choice["finish_reason"] not in ("stop", "length"):
@@ -128,8 +151,8 @@ async def _whole(http, url: str, rng, tokens: int):
     return answer.status_code
 
 
-async def _streamed(http, url: str, rng, tokens: int, pause_s: float = 0.0, leave_after: int | None = None):
-    async with http.stream("POST", url, json=_ask(rng, tokens, True)) as answer:
+async def _stream(sender: Sender, pause_s: float = 0.0, leave_after: int | None = None) -> Status:
+    async with sender.http.stream("POST", sender.url, json=sender.chat(stream=True)) as answer:
         if answer.status_code != 200:
             await answer.aread()
             return answer.status_code
@@ -144,8 +167,16 @@ async def _streamed(http, url: str, rng, tokens: int, pause_s: float = 0.0, leav
     return 200 if last == "data: [DONE]" else f"stream ended with {last[:60]!r}"
 
 
-async def _broken(http, url: str, rng, tokens: int):
-    body = rng.choice(
+async def _slow(sender: Sender) -> Status:
+    return await _stream(sender, pause_s=0.05)
+
+
+async def _leaves(sender: Sender) -> Status:
+    return await _stream(sender, leave_after=2)
+
+
+async def _broken(sender: Sender) -> Status:
+    body = sender.rng.choice(
         (
             b'{"messages": [',
             b"\xff\xfe",
@@ -155,35 +186,71 @@ async def _broken(http, url: str, rng, tokens: int):
             b"",
         )
     )
-    return (await http.post(url, content=body, headers={"content-type": "application/json"})).status_code
+    answer = await sender.http.post(sender.url, content=body, headers={"content-type": "application/json"})
+    return answer.status_code
 
 
-async def _too_long(http, url: str, rng, tokens: int):
-    return (
-        await http.post(url, json={"messages": [{"role": "user", "content": "word " * rng.randint(3000, 6000)}]})
-    ).status_code
+async def _too_long(sender: Sender) -> Status:
+    messages = [{"role": "user", "content": "word " * sender.rng.randint(3000, 6000)}]
+    return (await sender.http.post(sender.url, json={"messages": messages})).status_code
 
 
-_KINDS = {
-    "whole": _whole,
-    "stream": _streamed,
-    "slow": lambda *a: _streamed(*a, pause_s=0.05),
-    "leaves": lambda *a: _streamed(*a, leave_after=2),
-    "broken": _broken,
-    "too_long": _too_long,
+class Kind(NamedTuple):
+    """One kind of client: what it does, how often (relative), and the status it should get."""
+
+    send: Callable[[Sender], Awaitable[Status]]
+    weight: int
+    expected: int = 200
+
+
+KINDS = {
+    "whole": Kind(_whole, 35),
+    "stream": Kind(_stream, 35),
+    "leaves": Kind(_leaves, 10),
+    "slow": Kind(_slow, 10),
+    "broken": Kind(_broken, 5, expected=400),
+    "too_long": Kind(_too_long, 5, expected=400),
 }
 
 
-async def load(url: str, pid: int, clients: int, seconds: float, tokens: int = 48, progress=None) -> dict:
-    """Run the clients; the result is JSON-ready."""
+async def _client(sender: Sender, until_s: float, tally: Tally) -> None:
+    names, weights = list(KINDS), [kind.weight for kind in KINDS.values()]
+    while time.monotonic() < until_s:
+        name = sender.rng.choices(names, weights)[0]
+        began_s = time.monotonic()
+        try:
+            status = await KINDS[name].send(sender)
+        except Exception as err:  # whatever it is, it is counted and shown
+            status = f"{type(err).__name__}: {err}"[:120]
+        tally.answers[name, str(status)] += 1
+        if status == 429:
+            await asyncio.sleep(0.2)  # as the answer's retry-after asks, in short
+        elif status != KINDS[name].expected:
+            tally.unexpected[f"{name}: {status}"] += 1
+        elif name in ("whole", "stream"):
+            tally.latencies_s.append(time.monotonic() - began_s)
+
+
+async def load(
+    url: str,
+    pid: int,
+    clients: int,
+    seconds: float,
+    tokens: int = 48,
+    progress: Callable[[float], None] | None = None,
+) -> dict:
+    """Run `clients` for `seconds` against the server with process id `pid`; the result is JSON-ready.
+
+    tokens: new tokens of an answer at most. progress: called with the seconds passed.
+    """
     import httpx
 
-    seen = {"answers": Counter(), "unexpected": Counter(), "seconds": []}
-    began, memory = time.monotonic(), []
+    tally, began_s = Tally(), time.monotonic()
+    memory: list[tuple[float, int | None]] = []  # (seconds since the start, resident bytes)
 
     async def watch() -> None:
         while True:
-            memory.append((time.monotonic() - began, rss_bytes(pid)))
+            memory.append((time.monotonic() - began_s, rss_bytes(pid)))
             if progress:
                 progress(min(seconds, memory[-1][0]))
             await asyncio.sleep(min(1.0, seconds / 30))
@@ -192,48 +259,52 @@ async def load(url: str, pid: int, clients: int, seconds: float, tokens: int = 4
         timeout=120, limits=httpx.Limits(max_connections=clients * 2, max_keepalive_connections=clients)
     ) as http:
         watcher = asyncio.create_task(watch())
-        await asyncio.gather(*(_client(i, url, began + seconds, tokens, seen, http) for i in range(clients)))
+        senders = [Sender(http, url + "/chat/completions", random.Random(i), tokens) for i in range(clients)]
+        await asyncio.gather(*(_client(sender, began_s + seconds, tally) for sender in senders))
         watcher.cancel()
-    took = sorted(seen["seconds"])
+    latencies_s = sorted(tally.latencies_s)
 
     def percentile(p: float) -> float | None:
-        return took[min(len(took) - 1, int(p * len(took)))] if took else None
+        return latencies_s[min(len(latencies_s) - 1, int(p * len(latencies_s)))] if latencies_s else None
 
     # the first third is warm-up: buffers grow to what the largest batch needs
-    flat = [m for t, m in memory if m is not None and t > seconds / 3]
-    half = len(flat) // 2
-    growth = (sorted(flat[half:])[len(flat[half:]) // 2] / sorted(flat[:half])[half // 2] - 1) if half else None
+    settled = [m for t, m in memory if m is not None and t > seconds / 3]
+    half = len(settled) // 2
+    growth = statistics.median_high(settled[half:]) / statistics.median_high(settled[:half]) - 1 if half else None
     return {
         "clients": clients,
-        "seconds": time.monotonic() - began,
-        "answers": {f"{k} {s}": n for (k, s), n in sorted(seen["answers"].items())},
-        "unexpected": dict(seen["unexpected"]),
-        "measured": len(took),
+        "seconds": time.monotonic() - began_s,
+        "answers": {f"{kind} {status}": n for (kind, status), n in sorted(tally.answers.items())},
+        "unexpected": dict(tally.unexpected),
+        "measured": len(latencies_s),
         "p50_s": percentile(0.5),
         "p95_s": percentile(0.95),
         "p99_s": percentile(0.99),
-        "longest_s": took[-1] if took else None,
-        "rss_mib": [round(m / 2**20, 1) for m in (flat[0], flat[-1])] if flat else None,
+        "longest_s": latencies_s[-1] if latencies_s else None,
+        "rss_mib": [round(m / 2**20, 1) for m in (settled[0], settled[-1])] if settled else None,
         "rss_growth": growth,
     }
 
 
 def judge(result: dict, p99_factor: float = 8.0) -> list[str]:
     """What is wrong with a result; empty when nothing is. Latency is judged against its own median: machines differ."""
-    bad = [f"{n} × {what}" for what, n in result["unexpected"].items()]
+    faults = [f"{n} × {what}" for what, n in result["unexpected"].items()]
     if not result["measured"]:
-        bad.append("no answer was measured")
+        faults.append("no answer was measured")
     elif result["p99_s"] > p99_factor * max(result["p50_s"], 0.05):
-        bad.append(f"p99 {result['p99_s']:.2f} s is more than {p99_factor:g} times the median {result['p50_s']:.2f} s")
+        faults.append(
+            f"p99 {result['p99_s']:.2f} s is more than {p99_factor:g} times the median {result['p50_s']:.2f} s"
+        )
     if result["rss_growth"] is not None and result["rss_growth"] > 0.05:
-        bad.append(f"memory grew by {result['rss_growth']:.1%} after the warm-up, more than 5%")
-    return bad
+        faults.append(f"memory grew by {result['rss_growth']:.1%} after the warm-up, more than 5%")
+    return faults
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command. Exit code 0: nothing wrong; 1: something is, or the server did not start; 2: bad input."""
     from tqdm import tqdm
 
-    p = Parser(prog="python -m minglm.serving.load_test", description=__doc__.splitlines()[0])
+    p = Parser(prog="python -m minglm.serving.load_test", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--checkpoint", default="runs/demo/sft")
     p.add_argument("--clients", type=int, default=64)
     p.add_argument("--seconds", type=float, default=120.0)
@@ -246,7 +317,8 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"--seconds {args.seconds:g}: 1 to 86,400 seconds; the default is 120")
         if not Path(args.checkpoint).is_dir():
             raise InputError(
-                f"--checkpoint {args.checkpoint}: no such run; minglm demo trains runs/demo/sft, or give another run folder"
+                f"--checkpoint {args.checkpoint}: no such run; "
+                "minglm demo trains runs/demo/sft, or give another run folder"
             )
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -258,13 +330,12 @@ def main(argv: list[str] | None = None) -> int:
                 bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s",
             ) as bar,
         ):
-            result = asyncio.run(
-                load(url, process.pid, args.clients, args.seconds, progress=lambda t: bar.update(t - bar.n))
-            )
-            import urllib.request
 
-            with urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=10) as answer:
-                result["afterwards"] = json.load(answer)
+            def advance(seconds: float) -> None:
+                bar.update(seconds - bar.n)
+
+            result = asyncio.run(load(url, process.pid, args.clients, args.seconds, progress=advance))
+            result["afterwards"] = get_health(url)
     except (InputError, OSError, RuntimeError) as err:  # a server that does not start says why in its last line
         print((str(err).strip().splitlines() or [type(err).__name__])[-1], file=sys.stderr)
         return 1 if isinstance(err, RuntimeError) else 2

@@ -11,6 +11,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from minglm.inference.engine import Engine
+
 disable_created_metrics()  # a series of creation times beside each counter helps nobody here
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
@@ -37,8 +39,8 @@ class Metrics:
         )
         self._seen = (0, 0)
 
-    def step(self, engine, seconds: float) -> None:
-        """After an engine step."""
+    def step(self, engine: Engine, seconds: float) -> None:
+        """Count what `engine` did in a step of `seconds`."""
         stats = engine.stats
         self.step_time.observe(seconds)
         self.prompt_tokens.inc(stats.prefilled - self._seen[0])
@@ -49,4 +51,5 @@ class Metrics:
         self.acceptance.set(stats.acceptance)
 
     def text(self) -> bytes:
+        """All series, as Prometheus reads them."""
         return generate_latest(self.registry)

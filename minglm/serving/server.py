@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import signal
 import socket
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import uvicorn
+from fastapi import FastAPI
+
 from minglm.errors import InputError
+from minglm.inference.engine import Engine
+from minglm.inference.load import load_model
+from minglm.serving.app import make_app
 from minglm.serving.config import ServeSettings
+from minglm.serving.engine_thread import EngineThread
+from minglm.serving.metrics import Metrics
 
 SWITCH_S = 0.0005
+DEFAULT_MODEL_LEN = 1024  # each place in the batch keeps a row of the cache: not all of a long model's positions
 
 
-def build(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu"):
-    """(driver, application) for a run folder or checkpoint folder.
+def build(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu") -> tuple[EngineThread, FastAPI]:
+    """The engine's thread (not started) and the application, for a run folder or checkpoint folder.
 
     Raises:
         InputError: no model there, or one with fewer positions than `settings.max_model_len`.
     """
-    from minglm.inference.engine import Engine
-    from minglm.inference.load import load_model
-    from minglm.serving.app import make_app
-    from minglm.serving.engine_thread import Driver
-    from minglm.serving.metrics import Metrics
-
     model, tokenizer, _ = load_model(checkpoint, device)
     positions = model.config.max_position_embeddings
-    if settings.max_model_len and settings.max_model_len > positions:
+    max_model_len = settings.max_model_len or min(DEFAULT_MODEL_LEN, positions)
+    if max_model_len > positions:
         raise InputError(
-            f"max_model_len={settings.max_model_len}: the model has {positions} positions; give at most that, or leave --max-model-len out"
+            f"max_model_len={max_model_len}: the model has {positions} positions; "
+            "give at most that, or leave --max-model-len out"
         )
-    # A row of the cache is kept for each place in the batch, so not all of a long model's positions unless asked for.
-    settings = dataclasses.replace(settings, max_model_len=settings.max_model_len or min(1024, positions))
+    settings = dataclasses.replace(settings, max_model_len=max_model_len)
     engine = Engine(
-        model, settings.max_batch, settings.max_model_len, mode=settings.mode, speculate=settings.num_speculative_tokens
+        model, settings.max_batch, max_model_len, mode=settings.mode, speculate=settings.num_speculative_tokens
     )
-    driver = Driver(engine, Metrics())
-    return driver, make_app(driver, tokenizer, settings)
+    engine_thread = EngineThread(engine, Metrics())
+    return engine_thread, make_app(engine_thread, tokenizer, settings)
 
 
 def listen(settings: ServeSettings) -> socket.socket:
-    """The listening socket, taken before the model is read so that a port in use is said at once."""
+    """The listening socket, taken before the model is read so that a port in use is known at once.
+
+    Raises:
+        InputError: the address or port cannot be had.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,13 +68,17 @@ def listen(settings: ServeSettings) -> socket.socket:
     return sock
 
 
-def serve(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu", said=print) -> int:
-    """Serve until stopped. Returns 0 after a drain, 1 when the engine died."""
-    import uvicorn
+def serve(
+    checkpoint: str | Path, settings: ServeSettings, device: str = "cpu", report: Callable[[str], None] = print
+) -> int:
+    """Serve until stopped; `report` gets the lines for the terminal. Returns 0 after a drain, 1 when the engine died.
 
+    Raises:
+        InputError: the port is taken, or there is no such model.
+    """
     sock = listen(settings)
     try:
-        driver, app = build(checkpoint, settings, device)
+        engine_thread, app = build(checkpoint, settings, device)
     except BaseException:
         sock.close()
         raise
@@ -76,45 +93,32 @@ def serve(checkpoint: str | Path, settings: ServeSettings, device: str = "cpu", 
         h11_max_incomplete_event_size=64 << 10,
     )
     server = uvicorn.Server(config)
-
-    def watch() -> None:
-        driver.join()
-        if driver.failure:
-            server.should_exit = True
-
-    import threading
-
     host, port = sock.getsockname()[:2]
-    said(
+    report(
         f"{settings.served_model_name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1 "
         f"({'key needed' if settings.api_key else 'this machine only, no key'}); Ctrl-C drains and stops"
     )
 
-    # The engine's thread gives up the interpreter in every torch operation; a handler may then keep it for this long. Python's
-    # default is 5 ms, which is a whole step of a small model.
+    # The engine's thread gives up the interpreter in every torch operation; a handler may then hold it for this long.
+    # Python's default is 5 ms, which is a whole step of a small model.
     sys.setswitchinterval(SWITCH_S)
-
-    async def run() -> None:
-        await server.serve(sockets=[sock])
-
-    watcher = threading.Thread(target=lambda: (_started(server, driver), watch()), daemon=True)
-    watcher.start()
-    import asyncio
-    import signal
-
+    threading.Thread(target=_stop_with_engine, args=(server, engine_thread), daemon=True).start()
     if threading.current_thread() is threading.main_thread():
-        # uvicorn drains on these two and then raises them again for whoever was listening before: a drained server ends with 0
+        # uvicorn drains on these two and then raises them again for whoever was listening before:
+        # a drained server ends with 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-    asyncio.run(run())
-    if driver.failure:
-        said(f"the engine stopped: {driver.failure}")
+    asyncio.run(server.serve(sockets=[sock]))
+    if engine_thread.failure:
+        report(f"the engine stopped: {engine_thread.failure}")
         return 1
     return 0
 
 
-def _started(server, driver) -> None:
-    import time
-
+def _stop_with_engine(server: uvicorn.Server, engine_thread: EngineThread) -> None:
+    """Wait for the engine's end, and end the server where it was a failure."""
     while not (server.started or server.should_exit):
         time.sleep(0.05)
+    engine_thread.join()
+    if engine_thread.failure:
+        server.should_exit = True

@@ -3,7 +3,7 @@
 Steps, each skipped when its result is there, so a killed demo goes on where it was:
 
     pretrain · long_context · dsa_warmup · sparse · sft     training stages (`data/recipes`), each a run folder
-    samples · needle · choice_map · cost_by_length          what the model does and what sparsity buys, one JSON each
+    samples · needle · indexer_recall · cost_by_length      what the model does and what sparsity buys, one JSON each
     rl_sync · rl_april                                      a round of reinforcement learning, twice (`minglm/tools/demo_rl.py`)
 
 `clustersim report runs/demo` then adds the projection for 100,000 chips and writes `report.html`.
@@ -92,7 +92,7 @@ def run_demo(run_dir: Path, size: str = "mini", overwrite: bool = False, progres
     _say(len(STAGES) + 2, steps, "needle test: unseen facts at every depth and length", progress)
     needle = _step(run_dir, "needle", lambda: _needle(plan, model, tokenizer, progress))
     _say(len(STAGES) + 3, steps, "what the indexer chose, against where attention looked", progress)
-    _step(run_dir, "choice_map", lambda: _choice(plan, model, tokenizer))
+    _step(run_dir, "indexer_recall", lambda: _choice(plan, model, tokenizer))
     _say(len(STAGES) + 4, steps, "cost of dense and sparse attention by length", progress)
     _step(run_dir, "cost_by_length", lambda: cost_by_length(config, plan["cost_lengths"], plan["repeats"], progress))
     _say(
@@ -189,7 +189,7 @@ def _choice(plan: dict, model, tokenizer) -> dict:
     import torch
 
     from minglm.data import corpus
-    from minglm.evals.indexer_recall import choice_map
+    from minglm.evals.indexer_recall import indexer_recall
 
     _, unseen = corpus.load("stdlib").split()
     for document in unseen:
@@ -199,7 +199,7 @@ def _choice(plan: dict, model, tokenizer) -> dict:
     else:
         raise InputError(f"no validation document has {plan['map_tokens']} tokens: use a larger corpus")
     ids = [tokenizer.bos, *ids][: plan["map_tokens"]]
-    return {**choice_map(model, torch.tensor(ids)), "document": document.name}
+    return {**indexer_recall(model, torch.tensor(ids)), "document": document.name}
 
 
 def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: bool = True) -> dict:
@@ -249,22 +249,17 @@ def _attention_flops(config, length: int, sparse: bool) -> float:
     return (parts["attention"] + parts["indexer"]) / config.num_hidden_layers
 
 
-def main(args) -> int:
-    """`minglm demo [--run runs/demo] [--size mini] [--overwrite] [--quiet]`."""
-    run_dir = Path(args.run)
-    summary = run_demo(run_dir, args.size, args.overwrite, progress=not args.quiet)
-    last = summary["stages"]["sft"]
-    print(
-        f"{run_dir}: {summary['params'] / 1e6:.2f}M parameters ({summary['active_params'] / 1e6:.2f}M active), "
-        f"{sum(s['tokens'] for s in summary['stages'].values()) / 1e6:.2f}M tokens in {summary['seconds'] / 60:.1f} min of training; "
-        f"validation loss {summary['stages']['sparse']['val_loss']:.3f} (ln V = {summary['ln_vocab']:.3f}), chat loss {last['last_loss']:.3f}"
+def report(run_dir: Path, summary: dict) -> str:
+    """What the command prints when the demo is done; `summary` is what `run_demo` returned."""
+    trained = f"{summary['params'] / 1e6:.2f}M parameters ({summary['active_params'] / 1e6:.2f}M active)"
+    tokens = sum(stage["tokens"] for stage in summary["stages"].values())
+    speeds = ", ".join(f"{mode} {rate or 0:.0f} answers/s" for mode, rate in summary["rl_answers_per_s"].items())
+    return (
+        f"{run_dir}: {trained}, {tokens / 1e6:.2f}M tokens in {summary['seconds'] / 60:.1f} min of training; "
+        f"validation loss {summary['stages']['sparse']['val_loss']:.3f} (ln V = {summary['ln_vocab']:.3f}), "
+        f"chat loss {summary['stages']['sft']['last_loss']:.3f}\n"
+        f"needle: {summary['needle_with_context']:.0%} right with the context, "
+        f"{summary['needle_without_context']:.0%} without\n"
+        f"reinforcement learning: {speeds}\n"
+        f"next: clustersim report {run_dir}"
     )
-    print(
-        f"needle: {summary['needle_with_context']:.0%} right with the context, {summary['needle_without_context']:.0%} without"
-    )
-    print(
-        "reinforcement learning: "
-        + ", ".join(f"{mode} {rate or 0:.0f} answers/s" for mode, rate in summary["rl_answers_per_s"].items())
-    )
-    print(f"next: clustersim report {run_dir}")
-    return 0

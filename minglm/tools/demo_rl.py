@@ -18,7 +18,7 @@ SIZES = {  # updates of each mode; keys of the recipe and of its warm start that
     "mini": dict(updates=16, rules={}, warm=dict(steps=40)),
     "nano": dict(
         updates=5,
-        rules=dict(max_new_tokens=40, batch_groups=4, group_size=4),
+        rules=dict(max_new_tokens=40, prompts_per_batch=4, samples_per_prompt=4),
         warm=dict(
             steps=2,
             batch_size=2,
@@ -53,14 +53,14 @@ def rounds(run_dir: Path, size: str = "mini", progress: bool = True) -> dict[str
     }
     show = (lambda line: print(line, file=sys.stderr, flush=True)) if progress else lambda line: None
     start = warm_start(WarmStart(**warm), run_dir / "warm_start", show, threads=2)
-    modes = {"sync": {}, "april": {"over_sampling": round(OVER_SAMPLING * values["batch_groups"])}}
+    modes = {"sync": {}, "april": {"over_sampling": round(OVER_SAMPLING * values["prompts_per_batch"])}}
     found = {}
     for mode, rules in modes.items():
         done = run_dir / f"rl_{mode}" / "summary.json"
         if done.is_file():
             found[mode] = json.loads(done.read_text(encoding="utf-8"))
             continue
-        settings = recipes.from_dict(
+        settings = recipes.Settings.from_dict(
             {**values, **rules, "mode": mode, "updates": plan["updates"], "eval_problems": 0, "seed": 1}
         )
         found[mode] = rl(settings, done.parent, start, show=show)

@@ -1,10 +1,10 @@
-"""Fault drills: parts are killed, disks fill, clocks jump; each drill ends in a resumed run or in one clear line.
+"""Fault injection: parts are killed, disks fill, clocks jump; each fault ends in a resumed run or in one clear line.
 
     python -m minglm.tools.fault_injection --count 50          (make drills; about a quarter of a minute each on 2 cores)
 
-Each drill takes one kind in turn and a random moment, runs real processes in a folder of its own, and says what was lost. A
+Each trial takes one kind in turn and a random moment, runs real processes in a folder of its own, and says what was lost. A
 run's committed result (its last checkpoint, its finished trajectories, its answered requests) must survive; what may be lost
-is the work since. The table goes to runs/drills/drills.csv; with --out data/reference it becomes the recorded one.
+is the work since. The table goes to runs/fault_injection/fault_injection.csv; with --out data/reference it becomes the recorded one.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from minglm.runtime import ray
 from minglm.training import metrics
 
 STEPS = 16
-LIMIT_S = 240  # a drill that has not ended by then has hung: it failed
+LIMIT_S = 240  # a trial that has not ended by then has hung: it failed
 
 
 class Failed(Exception):
-    """What a drill found wrong."""
+    """What a trial found wrong."""
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -87,8 +87,8 @@ def _steps(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in metrics.TIMED} for row in metrics.read(run / "metrics.csv")]
 
 
-class Drills:
-    """The kinds of drill; one-time preparation is shared."""
+class Faults:
+    """The kinds of fault, one method each; one-time preparation is shared."""
 
     def __init__(self, folder: Path, rng: random.Random):
         self.folder, self.rng, self.made = folder, rng, {}
@@ -210,8 +210,8 @@ class Drills:
             task="sum",
             tail=0.8,
             updates=6,
-            batch_groups=2,
-            group_size=4,
+            prompts_per_batch=2,
+            samples_per_prompt=4,
             max_new_tokens=60,
             max_batch=16,
             eval_problems=0,
@@ -373,23 +373,23 @@ def run(
     kinds: tuple[str, ...] = KINDS,
     show: Callable[[str], None] = lambda line: None,
 ) -> list[dict]:
-    """Do `count` drills; rows of number, kind, ok, seconds, what. Written to `out`/drills.csv as they end."""
+    """Do `count` trials; rows of number, kind, ok, seconds, what. Written to `out`/fault_injection.csv as they end."""
     out.mkdir(parents=True, exist_ok=True)
     rows, rng = [], random.Random(seed)
     with (
-        tempfile.TemporaryDirectory(prefix="drills") as folder,
-        open(out / "drills.csv", "w", newline="", encoding="utf-8") as file,
+        tempfile.TemporaryDirectory(prefix="minglm-faults") as folder,
+        open(out / "fault_injection.csv", "w", newline="", encoding="utf-8") as file,
     ):
-        drills = Drills(Path(folder), rng)
+        faults = Faults(Path(folder), rng)
         table = csv.DictWriter(file, ["number", "kind", "ok", "seconds", "what"])
         table.writeheader()
         for number in range(1, count + 1):
             kind, began = kinds[(number - 1) % len(kinds)], time.monotonic()
-            place = Path(folder) / f"drill{number}"
+            place = Path(folder) / f"trial{number}"
             place.mkdir()
             try:
-                what, ok = getattr(drills, kind)(place / "run"), True
-            except Exception as err:  # whatever went wrong is the drill's result
+                what, ok = getattr(faults, kind)(place / "run"), True
+            except Exception as err:  # whatever went wrong is the trial's result
                 what, ok = f"{type(err).__name__}: {err}" if not isinstance(err, Failed) else str(err), False
             rows.append(
                 {
@@ -407,15 +407,15 @@ def run(
 
 
 def by_kind(rows: list[dict]) -> list[dict]:
-    """Rows of `run`, or of its file, summed up: kind, what it does, drills, how many ended well, median seconds."""
+    """Rows of `run`, or of its file, summed up: kind, what it does, trials, how many ended well, median seconds."""
     out = []
     for kind in dict.fromkeys(r["kind"] for r in rows):
         mine = [r for r in rows if r["kind"] == kind]
         out.append(
             {
                 "kind": kind,
-                "what": getattr(Drills, kind).__doc__.strip(),
-                "drills": len(mine),
+                "what": getattr(Faults, kind).__doc__.strip(),
+                "trials": len(mine),
                 "well": sum(str(r["ok"]) == "True" for r in mine),
                 "seconds": statistics.median(float(r["seconds"]) for r in mine),
             }
@@ -425,7 +425,7 @@ def by_kind(rows: list[dict]) -> list[dict]:
 
 def read(path: Path | None = None) -> list[dict]:
     """The rows of a finished run, by default of the one that is recorded in data/reference."""
-    with open(path or datafiles.data("reference", "drills.csv"), newline="", encoding="utf-8") as file:
+    with open(path or datafiles.data("reference", "fault_injection.csv"), newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -434,19 +434,24 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--count", type=int, default=50, help="how many (default 50)")
     p.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
     p.add_argument("--only", metavar="KIND", help=f"one kind alone: {', '.join(dict.fromkeys(KINDS))}")
-    p.add_argument("--out", default="runs/drills", metavar="DIR", help="folder for drills.csv (default runs/drills)")
+    p.add_argument(
+        "--out",
+        default="runs/fault_injection",
+        metavar="DIR",
+        help="folder for fault_injection.csv (default runs/fault_injection)",
+    )
     try:
         args = p.parse_args(argv)
         kinds = (args.only,) if args.only else KINDS
         if args.count < 1:
-            raise InputError(f"--count {args.count}: at least one drill; the default is 50")
+            raise InputError(f"--count {args.count}: at least one trial; the default is 50")
         if args.only and args.only not in KINDS:
             raise InputError(
                 f"--only {args.only}: not one of {', '.join(dict.fromkeys(KINDS))}{nearest(args.only, KINDS)}"
             )
         if not hasattr(signal, "SIGKILL"):
             raise InputError(
-                "drills: processes are killed with SIGKILL, which this system does not have; use Linux or macOS"
+                "fault injection: processes are killed with SIGKILL, which this system does not have; use Linux or macOS"
             )
         if "ray_worker" in kinds:
             ray.check()
@@ -458,9 +463,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"--out {args.out}: {err.strerror or err}; give a folder that can be written", file=sys.stderr)
         return 2
     for row in by_kind(rows):
-        print(f"{row['well']:3} of {row['drills']:<3} {row['kind']:16} {row['what']}")
+        print(f"{row['well']:3} of {row['trials']:<3} {row['kind']:16} {row['what']}")
     good = sum(r["ok"] for r in rows)
-    print(f"{good}/{len(rows)} drills ended well")
+    print(f"{good}/{len(rows)} trials ended well")
     return 0 if good == len(rows) else 1
 
 

@@ -48,7 +48,7 @@ def main(args) -> int:
         write_campaign(result, Path(args.trace))
     facts = projection.campaign_facts(result, legs)
     facts["interval_95"] = {k: list(v) for k, v in spread.items()}
-    facts["seeds"], facts["name"], facts["inventory"] = s.seeds, s.name, s.chips
+    facts["seeds"], facts["name"], facts["inventory"] = s.seeds, s.name, s.cluster_chips
     facts["checkpoint"], facts["recovery"] = asdict(inp.checkpoint), asdict(inp.recovery)
     facts["failures_per_chip_day"] = inp.failures.per_chip_day
     if args.json:

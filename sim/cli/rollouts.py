@@ -19,7 +19,7 @@ clustersim rollouts case.yaml --json"""
 
 def add(parser) -> None:
     parser.add_argument("case", nargs="?", help="a case: a file, or a name in data/scenarios (rollouts_*)")
-    parser.add_argument("--mode", help="sync, ahead, async, april or glm5 instead of the file's")
+    parser.add_argument("--mode", help="sync, one_step_off, async, april or glm5 instead of the file's")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key (YAML value); may be repeated"
     )
@@ -82,7 +82,7 @@ def _changes(args) -> dict:
     for item in args.set:
         key, sign, value = item.partition("=")
         if not sign or not key.strip():
-            raise InputError(f"--set {item!r}: must be key=value, such as --set eta=2")
+            raise InputError(f"--set {item!r}: must be key=value, such as --set max_staleness=2")
         out |= canonical({key.strip(): parse_text(value, f"--set {key.strip()}")}, "--set")
     if args.mode:
         out["mode"] = args.mode
@@ -111,7 +111,7 @@ def text(report: dict) -> str:
             else "batch        "
         )
         + f"{r['mean_running']:,.1f} running in an engine on average",
-        f"staleness    versions behind, share of trained tokens: {stale}; at most {r['max_staleness']}; a trajectory spans up to {r['max_span'] + 1} versions",
+        f"staleness    versions behind, share of trained tokens: {stale}; at most {r['staleness_max']}; a trajectory spans up to {r['max_span'] + 1} versions",
         f"waste        filtered {r['wasted']['filtered']:,}, too stale {r['wasted']['too_stale']:,}, surplus {r['wasted']['surplus']:,} tokens; prefilled again {r['reprefilled_tokens']:,}; {r['preemptions']:,} preemptions",
         "trajectories " + ", ".join(f"{n:,} {k}" for k, n in counts.items() if n or k in ("submitted", "trained")),
     ]

@@ -34,7 +34,7 @@ def closed_form_step(
 def step_of_estimate(costed: Estimate, plan: Plan) -> StepTime:
     """`closed_form_step` of one plan that has been costed."""
     return closed_form_step(
-        loads_of(costed.costs), costed.costs, plan.schedule, plan.overlap_p2p, plan.chips, costed.stack
+        loads_of(costed.costs), costed.costs, plan.schedule, plan.overlap_p2p, plan.num_chips, costed.stack
     )
 
 
@@ -65,7 +65,7 @@ def in_closed_form(
     seconds = step_of_estimate(made, plan).total_s
     if not math.isfinite(seconds) or seconds <= 0:
         raise InputError(f"a step of {seconds} s: an input is out of range; check peaks, bandwidths and batch")
-    return made, need, seconds, straggler(plan.chips, made.stack.jitter)
+    return made, need, seconds, straggler(plan.num_chips, made.stack.jitter)
 
 
 def scale_compute(costs, factor: float):

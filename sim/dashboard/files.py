@@ -155,7 +155,7 @@ def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, obj
     values = {
         "model": str(d["model"]),
         "machine": machine,
-        "chips": str(s.chips),
+        "chips": str(s.cluster_chips),
         "tokens": f"{s.tokens:g}",
         "batch": str(s.workload.tokens),
         "seq": str(s.workload.seq),
@@ -217,7 +217,7 @@ def result_of(a: Answer, samples: int = 500) -> dict:
             "model": q.model.name,
             "cluster": q.cluster.name,
             "chip": q.cluster.chip.name,
-            "chips": q.chips,
+            "chips": q.cluster_chips,
             "seq": q.seq,
             "batch": q.batch,
             "batch_tolerance": q.tolerance,

@@ -61,7 +61,7 @@ class Answer:
 
     @property
     def name(self) -> str:
-        return f"{self.question.model.name} on {self.question.chips:,} × {self.question.cluster.chip.name}"
+        return f"{self.question.model.name} on {self.question.cluster_chips:,} × {self.question.cluster.chip.name}"
 
     @property
     def room_gib(self) -> float:
@@ -117,7 +117,7 @@ _FOUND: dict[tuple, Found] = {}
 def _plan(q: Question, fixed: Mapping[str, object]) -> tuple[Found, PlanCosts]:
     """The plan, from what was computed before where only chips, batch, tokens or prices have moved."""
     about = (q.model, q.cluster.name, q.cluster.chip.name, q.seq, q.precision, q.stack.name, q.mtp)
-    exact = (*about, q.chips, q.batch, q.objective, tuple(sorted(fixed.items())))
+    exact = (*about, q.cluster_chips, q.batch, q.objective, tuple(sorted(fixed.items())))
     found = _FOUND.get(exact)
     if found is None:
         if fixed:
@@ -193,7 +193,7 @@ def sentence(a: Answer) -> str:
         if k in r
     ]
     cost = " or ".join(money) if money else f"no price of {a.question.cluster.chip.name} is known, so no cost"
-    used = f"{r['chips']:,} of {a.question.chips:,}" if r["spares"] else f"{a.question.chips:,}"
+    used = f"{r['chips']:,} of {a.question.cluster_chips:,}" if r["spares"] else f"{a.question.cluster_chips:,}"
     return f"{a.question.model.name} on {used} × {a.question.cluster.chip.name}: {r['days']:.3g} days ({low:.3g} to {high:.3g}), {cost}."
 
 
@@ -215,7 +215,7 @@ def command(a: Answer) -> str:
         f"--{kind}" if kind == "cluster" else "--chip",
         name,
         "--chips",
-        str(q.chips),
+        str(q.cluster_chips),
         "--seq",
         str(q.seq),
         "--batch-tokens",

@@ -46,7 +46,7 @@ class Candidate(NamedTuple):
     switches: int = 0
 
     @property
-    def chips(self) -> int:
+    def num_chips(self) -> int:
         """Chips that the plan uses."""
         return self.tp * self.cp * self.pp * self.dp
 
@@ -366,7 +366,7 @@ class PlanCosts:
             if c.schedule.startswith("dualpipe") and c.pp > 1
             else work.busy
         )
-        return m * busy * self.straggler(c.chips) + self.stack.fixed_s
+        return m * busy * self.straggler(c.num_chips) + self.stack.fixed_s
 
     def step_s(self, c: Candidate) -> float:
         """Seconds of one step, as `sim.cost.evaluate.in_closed_form`."""
@@ -382,7 +382,7 @@ class PlanCosts:
             once.optimizer_s,
             self.stack.fixed_s,
         )
-        total = closed_form_step(work, parts, c.schedule, once.overlap_p2p, c.chips, self.stack).total_s
+        total = closed_form_step(work, parts, c.schedule, once.overlap_p2p, c.num_chips, self.stack).total_s
         return total if math.isfinite(total) else math.inf
 
 

@@ -39,7 +39,7 @@ class Question:
 
     model: ModelSpec
     cluster: Cluster
-    chips: int
+    cluster_chips: int
     seq: int
     batch: int
     tokens: float = 1e12
@@ -91,7 +91,7 @@ def question(
     machine = cluster_from(cluster) if cluster is not None else cluster_for_chip(chip)
     if cluster is not None and chip is not None:
         machine = replace(machine, chip=chip_from(chip))
-    count = whole(machine.chips if chips is None else parse(chips, "count", "chips", low=1.0), "chips", high=10**8)
+    count = whole(machine.num_chips if chips is None else parse(chips, "count", "chips", low=1.0), "chips", high=10**8)
     length = min(spec.max_seq, 4096) if seq is None else whole(parse(seq, "count", "seq", low=1.0), "seq", high=10**8)
     if seq is None:
         stated.append(f"sequences of {length:,} tokens")
@@ -150,7 +150,7 @@ def space_of(q: Question) -> Space:
     return default_space(
         q.model,
         q.cluster,
-        q.chips,
+        q.cluster_chips,
         q.seq,
         q.batch,
         tolerance=q.tolerance,
@@ -170,17 +170,17 @@ def find(
     """
     space = space_of(q)
     costs = PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
-    out = search(costs, space, q.chips, q.batch, q.objective, keep, progress)
+    out = search(costs, space, q.cluster_chips, q.batch, q.objective, keep, progress)
     if not out.best:
         raise InputError(_nothing(q, costs, out))
     return out, costs
 
 
 def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
-    head = f"no plan of {out.combinations:,} fits {q.model.name} on {q.chips:,} × {q.cluster.chip.name}"
+    head = f"no plan of {out.combinations:,} fits {q.model.name} on {q.cluster_chips:,} × {q.cluster.chip.name}"
     if out.nearest is None:
         return (
-            f"no plan divides {q.model.name} and a batch of {q.batch:,} sequences over {q.chips:,} chips; allow the batch to differ "
+            f"no plan divides {q.model.name} and a batch of {q.batch:,} sequences over {q.cluster_chips:,} chips; allow the batch to differ "
             "(--batch-tokens or --batch-tolerance 2%), or pin fewer widths"
         )
     c, _ = out.nearest
@@ -212,17 +212,17 @@ def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> f
         host_bytes_per_s=q.cluster.host_bytes_per_s.value,
     )
     leg = Leg("training", q.tokens, Pace(step_s, tokens_per_step, chips, 1, ""))
-    return expected(CampaignInput(legs=(leg,), chips=chips, failures=failures, checkpoint=saved))
+    return expected(CampaignInput(legs=(leg,), cluster_chips=chips, failures=failures, checkpoint=saved))
 
 
 def row(q: Question, costs: PlanCosts, found: Found) -> dict:
     """One plan with its time, memory, money and energy."""
     c, plan = found.candidate, costs.plan(found.candidate)
-    share = goodput(q, c.chips, found.step_s, found.tokens)
+    share = goodput(q, c.num_chips, found.step_s, found.tokens)
     days = q.tokens / found.tokens_per_s / DAY_S / share
     hours = money.Range(days * 24, days * 24, days * 24, "h", "expected time with failures")
-    price = money.costs(q.cluster, c.chips, hours, q.prices)
-    per_chip = q.model.train_flops_per_token(q.seq, mtp=q.mtp) * found.tokens_per_s / c.chips
+    price = money.costs(q.cluster, c.num_chips, hours, q.prices)
+    per_chip = q.model.train_flops_per_token(q.seq, mtp=q.mtp) * found.tokens_per_s / c.num_chips
     out = {
         "plan": describe(plan),
         **{
@@ -230,14 +230,14 @@ def row(q: Question, costs: PlanCosts, found: Found) -> dict:
             for k in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
         },
         **costs.switches[c.switches],
-        "chips": c.chips,
-        "spares": q.chips - c.chips,
+        "chips": c.num_chips,
+        "spares": q.cluster_chips - c.num_chips,
         "global_batch": c.batch,
         "tokens_per_step": found.tokens,
         "micro_batches_per_replica": c.batch // (c.dp * c.micro_batch),
         "step_s": found.step_s,
         "tokens_per_s": found.tokens_per_s,
-        "tokens_per_s_per_chip": found.tokens_per_s / c.chips,
+        "tokens_per_s_per_chip": found.tokens_per_s / c.num_chips,
         "mfu": per_chip / q.cluster.chip.peak("fp8" if q.precision == "fp8" else "bf16").value,
         "memory_gib": found.memory_bytes / 2**30,
         "goodput": share,
@@ -271,7 +271,7 @@ def answer(
             "model": q.model.name,
             "cluster": q.cluster.name,
             "chip": q.cluster.chip.name,
-            "chips": q.chips,
+            "chips": q.cluster_chips,
             "seq": q.seq,
             "batch": q.batch,
             "batch_tolerance": q.tolerance,
@@ -311,11 +311,11 @@ def scenario_of(q: Question, costs: PlanCosts, found: Found) -> Scenario:
     """The plan as a scenario on just the chips that it uses: for `sim.study.monte_carlo`, `sim.study.projection` and `sim.training.campaign`."""
     plan = costs.plan(found.candidate)
     return Scenario(
-        f"{q.model.name} on {plan.chips:,} × {q.cluster.chip.name}",
+        f"{q.model.name} on {plan.num_chips:,} × {q.cluster.chip.name}",
         "",
         q.model,
-        replace(q.cluster, chips=plan.chips),
-        plan.chips,
+        replace(q.cluster, num_chips=plan.num_chips),
+        plan.num_chips,
         plan,
         costs.load(found.candidate),
         q.precision,
@@ -432,7 +432,7 @@ def explain(q: Question, costs: PlanCosts, first: Found, second: Found | None, o
     a, room = first.candidate, q.cluster.chip.memory_bytes.value
     lines = [
         f"{describe(costs.plan(a))} with micro-batch {a.micro_batch}, ZeRO {a.zero} and recompute {a.recompute} is the best of "
-        f"{out.combinations:,} combinations: a step of {first.step_s:.3g} s, {first.tokens_per_s:,.0f} tokens/s on {a.chips:,} chips."
+        f"{out.combinations:,} combinations: a step of {first.step_s:.3g} s, {first.tokens_per_s:,.0f} tokens/s on {a.num_chips:,} chips."
     ]
     if second is not None:
         b = second.candidate
@@ -446,7 +446,7 @@ def explain(q: Question, costs: PlanCosts, first: Found, second: Found | None, o
         if a.switches != b.switches:
             apart += f", switches {dict(costs.switches[a.switches])} instead of {dict(costs.switches[b.switches])}"
         lines.append(
-            f"The runner-up, {describe(costs.plan(b))}, takes {second.step_s:.3g} s on {b.chips:,} chips: the winner is {gain:.1%} {what}. "
+            f"The runner-up, {describe(costs.plan(b))}, takes {second.step_s:.3g} s on {b.num_chips:,} chips: the winner is {gain:.1%} {what}. "
             f"It has {apart}."
         )
         mine, other = parts(q, costs.plan(a), costs.load(a)), parts(q, costs.plan(b), costs.load(b))
@@ -468,7 +468,7 @@ def explain(q: Question, costs: PlanCosts, first: Found, second: Found | None, o
     if len(out.front) > 1:
         few = out.front[0]
         lines.append(
-            f"The fewest chips that fit are {few.chips:,}, {few.value('time') / first.value('time'):.3g} times as slow; "
+            f"The fewest chips that fit are {few.num_chips:,}, {few.value('time') / first.value('time'):.3g} times as slow; "
             f"{len(out.front)} plans trade chips for time."
         )
     return lines

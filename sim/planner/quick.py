@@ -47,7 +47,7 @@ def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts
     costs = costs or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
 
     def best(some: Space) -> Found | None:
-        found = search(costs, some, q.chips, q.batch, q.objective, 1).best
+        found = search(costs, some, q.cluster_chips, q.batch, q.objective, 1).best
         return found[0] if found else None
 
     starts = [found for found in (best(some) for some in coarse(space, q)) if found is not None]

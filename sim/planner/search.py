@@ -33,12 +33,12 @@ class Found:
         return self.tokens / self.step_s
 
     @property
-    def chips(self) -> int:
-        return self.candidate.chips
+    def num_chips(self) -> int:
+        return self.candidate.num_chips
 
     def value(self, objective: str) -> float:
         """Smaller is better: seconds a token, or chip-seconds a token where cost counts."""
-        return self.step_s / self.tokens * (self.chips if objective == "cost" else 1)
+        return self.step_s / self.tokens * (self.num_chips if objective == "cost" else 1)
 
 
 @dataclass
@@ -168,7 +168,7 @@ class _Ranking:
             bisect.insort(self.best, (value, c, found), key=lambda b: b[:2])
             if self.keep is not None:
                 del self.best[self.keep :]
-        self.front.add(c.chips, found.value("time"), found)
+        self.front.add(c.num_chips, found.value("time"), found)
         top = self.by_schedule.get(c.schedule)
         if top is None or value < top.value(self.objective):
             self.by_schedule[c.schedule] = found

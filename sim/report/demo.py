@@ -61,7 +61,7 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
     """
     demo = _read(run_dir, "demo")
     needle, choice, cost, samples = (
-        _read(run_dir, name) for name in ("needle", "choice_map", "cost_by_length", "samples")
+        _read(run_dir, name) for name in ("needle", "indexer_recall", "cost_by_length", "samples")
     )
     metrics = {stage: rows_of(run_dir / stage / "metrics.csv") for stage in demo["stages"]}
     projection = project_file(scenario or datafiles.data("scenarios", "glm5_100k_910b.yaml"))

@@ -59,7 +59,7 @@ def section(page: Page, run_dir: Path) -> None:
         return
     page.heading("Reinforcement learning, and its long tail", "rollouts")
     rules = settings_of(runs["april"])
-    more = (rules["over_sampling"] or rules["batch_groups"]) / rules["batch_groups"]
+    more = (rules["over_sampling"] or rules["prompts_per_batch"]) / rules["prompts_per_batch"]
     page.prose(
         "A smaller model keeps running totals of a few digits, sometimes of eighty: most answers are short and a few are many times longer. A synchronous "
         f"update waits for the last of them. APRIL starts {more:g} times the groups that an update needs, stops when enough are complete, and goes on with "

@@ -16,7 +16,7 @@ class Case:
     """Everything that decides a run. `sim.rollout.scenario` reads one from a file and checks it."""
 
     policy: Policy
-    group: int  # samples of a prompt
+    samples_per_prompt: int
     lengths: Lengths
     engines: int
     curve: DecodeCurve
@@ -26,13 +26,13 @@ class Case:
     max_running: int | None = None  # requests that an engine runs at once
     train_s_per_token: float = 0.0  # prompt and response tokens of the batch
     train_fixed_s: float = 0.0  # per update, whatever its size
-    push_s: float = 0.0
+    weight_sync_s: float = 0.0
     overhead_s: float = 0.0  # per step after the rollout: rewards, reference log-probs, switching; trainer busy
-    parts: int = 1  # updates between two pushes that start as soon as their share of groups is there
-    keep: float = 1.0  # share of groups that the dynamic filter keeps
+    parts: int = 1  # updates between two weight syncs that start as soon as their share of groups is there
+    filter_keep: float = 1.0  # share of groups that the dynamic filter keeps
     colocated: bool = False  # the same chips roll out and train
-    interruptible: bool = True  # a push goes into running requests; otherwise it waits until all have ended
-    reuse_kv_cache: bool = False  # caches survive pushes and aborts; otherwise contexts are prefilled again
+    interruptible: bool = True  # a weight sync goes into running requests; otherwise it waits until all have ended
+    reuse_kv_cache: bool = False  # caches survive weight syncs and aborts; otherwise contexts are prefilled again
     strict: bool = True  # async: wait for the oldest groups, so that η is a bound (`Policy.must_wait`)
     steps: int = 4
     warmup: int = 0  # first steps that figures leave out
@@ -49,10 +49,12 @@ class Case:
         None  # the trainer pads rows into passes of so many tokens and pays for the padding; None: it pads nothing
     )
     train_s_per_pass: float = 0.0  # of each such pass, whatever its size
-    kv_offload_s: float = 0.0  # an aborted request's KV cache offloaded and brought back
-    decode_beside: float = 1.0  # where both share a machine: an engine is so many times slower while the trainer works,
-    train_beside: float = 1.0  # and an update so many times slower while engines decode
-    share_prompts: bool = False  # samples of a group admitted together read their prompt in once, one call for all
+    kv_offload_s: float = 0.0  # an aborted request's cache swapped out and back in
+    decode_interference: float = (
+        1.0  # where both share a machine: an engine is so many times slower while the trainer works,
+    )
+    train_interference: float = 1.0  # and an update so many times slower while engines decode
+    share_prompts: bool = False  # samples of a group admitted together prefill their prompt once, one call for all
 
     def train_seconds(self, rows: list[int]) -> float:
         """Seconds of an update on rows of so many tokens, prompts included."""
@@ -71,13 +73,13 @@ class Case:
 
     def mode(self, mode: str, **rules) -> Case:
         """The same case under another mode."""
-        return replace(self, policy=Policy(mode, self.policy.batch_groups, **rules))
+        return replace(self, policy=Policy(mode, self.policy.prompts_per_batch, **rules))
 
     def check(self) -> Case:
         """Raises InputError for what cannot run."""
         longest = self.lengths.longest + max(self.lengths.prompts, default=self.lengths.prompt)
         for name, low in (
-            ("group", 1),
+            ("samples_per_prompt", 1),
             ("engines", 1),
             ("parts", 1),
             ("steps", 1),
@@ -93,18 +95,18 @@ class Case:
                 f"kv_limit={self.kv_limit:,.0f} tokens: one trajectory may need {longest:,} (prompt and longest response); "
                 f"give more cache, more chips an engine or a lower maximum length"
             )
-        if not 0.0 < self.keep <= 1.0:
+        if not 0.0 < self.filter_keep <= 1.0:
             raise InputError(
-                f"keep={self.keep:g}: the share of groups that the filter keeps must be above 0 and at most 1"
+                f"filter_keep={self.filter_keep:g}: the share of groups that the filter keeps must be above 0 and at most 1"
             )
         if self.warmup >= self.steps:
             raise InputError(f"warmup={self.warmup}: leaves nothing of {self.steps} steps; give more steps")
         if self.parts > 1 and self.policy.mode != "async":
             raise InputError(
-                f"parts={self.parts} with mode {self.policy.mode!r}: only async trains on parts of a batch as they come; use mode async, with eta 0 for a stream without stale data"
+                f"parts={self.parts} with mode {self.policy.mode!r}: only async trains on parts of a batch as they come; use mode async, with max_staleness 0 for a stream without stale data"
             )
-        if self.policy.batch_groups % self.parts:
-            raise InputError(f"parts={self.parts}: must divide the {self.policy.batch_groups} prompts of a batch")
+        if self.policy.prompts_per_batch % self.parts:
+            raise InputError(f"parts={self.parts}: must divide the {self.policy.prompts_per_batch} prompts of a batch")
         if self.colocated and (self.policy.continuous or self.policy.generates_ahead):
             raise InputError(
                 f"mode {self.policy.mode!r} colocated: rollout and training run at the same time and need chips of their own; "
@@ -115,15 +117,15 @@ class Case:
 
 @dataclass
 class Step:
-    """One update, or one group of `parts` updates between pushes."""
+    """One update, or one group of `parts` updates between weight syncs."""
 
     end_s: float
     wait_s: float  # the trainer waited for groups
     train_s: float
-    push_s: float
+    weight_sync_s: float
     tokens: int  # response tokens trained
     stale_share: float  # of them, sampled by older weights
-    max_staleness: int  # versions, of the oldest token
+    staleness_max: int  # versions, of the oldest token
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Result:
     tail_share: float  # of the time with anything running, time with fewer than a tenth of the most
     mean_running: float  # requests in an engine, while any runs
     staleness: Mapping[int, int]  # versions behind → trained tokens
-    max_staleness: int
+    staleness_max: int
     oldest_staleness: Mapping[int, int]  # versions behind of the oldest token → trajectories
     max_span: int  # versions that one trained trajectory spans
     wasted: Mapping[str, int]  # tokens: filtered, too_stale, surplus

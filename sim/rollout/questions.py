@@ -23,23 +23,23 @@ FACTORS = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
 
 def fold(case: Case, trajectories: int = FOLDED) -> tuple[Case, int]:
     """(the case divided by a whole number, that number): the largest that leaves whole engines and prompts."""
-    want = max(1, -(-case.policy.batch_groups * case.group // trajectories))
+    want = max(1, -(-case.policy.prompts_per_batch * case.samples_per_prompt // trajectories))
     k = next(
         (
             k
             for k in range(min(want, case.engines), 0, -1)
-            if case.engines % k == 0 and case.policy.batch_groups % k == 0
+            if case.engines % k == 0 and case.policy.prompts_per_batch % k == 0
         ),
         1,
     )
     if k == 1 and want > 1:
-        k = min(want, case.engines, case.policy.batch_groups)
+        k = min(want, case.engines, case.policy.prompts_per_batch)
     p = case.policy
-    groups = max(1, p.batch_groups // k)
+    groups = max(1, p.prompts_per_batch // k)
     over = None if p.over_sampling is None else max(groups, round(p.over_sampling / k))
     policy = replace(
         p,
-        batch_groups=groups,
+        prompts_per_batch=groups,
         over_sampling=over,
         max_concurrent=None if p.max_concurrent is None else max(1, p.max_concurrent // k),
     )
@@ -50,7 +50,7 @@ def fold(case: Case, trajectories: int = FOLDED) -> tuple[Case, int]:
         engines=max(1, case.engines // k),
         train_chips=max(0, round(case.train_chips / k)),
         parts=parts,
-        train_s_per_token=case.train_s_per_token * p.batch_groups / groups,
+        train_s_per_token=case.train_s_per_token * p.prompts_per_batch / groups,
     ), k
 
 
@@ -58,7 +58,7 @@ def best_split(case: Case, shares: Sequence[float] = SHARES) -> dict:
     """Trained tokens/s over the share of the chips that roll out, the rest training; refused for colocated cases."""
     if case.colocated or not case.train_chips:
         raise InputError(
-            "best split: rollout and training share the chips; give train_chips, or a mode that separates them (ahead, async, glm5)"
+            "best split: rollout and training share the chips; give train_chips, or a mode that separates them (one_step_off, async, glm5)"
         )
     small, k = fold(case)
     small = replace(small, steps=5, warmup=2)
@@ -96,7 +96,7 @@ def best_split(case: Case, shares: Sequence[float] = SHARES) -> dict:
 def over_sampling_that_pays(case: Case, factors: Sequence[float] = FACTORS) -> dict:
     """April over factors of over-sampling: trained tokens/s, stale share, tokens prefilled again."""
     small, k = fold(case)
-    n = small.policy.batch_groups
+    n = small.policy.prompts_per_batch
     rows = []
     for factor in factors:
         count = max(n, round(factor * n))

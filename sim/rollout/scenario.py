@@ -28,9 +28,12 @@ KEYS: dict[str, tuple[str, str]] = {
     "version": ("any", "1"),
     "kind": ("text", "rollouts"),
     "mode": ("text", ", ".join(MODES)),
-    "prompts": ("count", "groups that make a training batch"),
-    "requests": ("count", "trajectories of a batch: prompts × group"),
-    "group": ("count", "samples of a prompt (default 8; 1 when neither prompts nor group is given)"),
+    "prompts_per_batch": ("count", "groups that make a training batch"),
+    "requests": ("count", "trajectories of a batch: prompts_per_batch × samples_per_prompt"),
+    "samples_per_prompt": (
+        "count",
+        "samples of a prompt (default 8; 1 when neither this nor prompts_per_batch is given)",
+    ),
     "mean": ("count", "mean response, tokens"),
     "median": ("count", "median response, tokens"),
     "max": ("count", "longest response, tokens; must be at least the prompt (name it max_response where it need not)"),
@@ -79,20 +82,20 @@ KEYS: dict[str, tuple[str, str]] = {
     "train_fixed": ("time", "fixed seconds of an update"),
     "mfu": ("ratio", "of the trainer, of bf16 peak (with model, cluster, train_chips)"),
     "extra_forward": ("ratio", "forward passes beside training, in forward passes"),
-    "push": ("time", "seconds of a weight push"),
-    "overhead": ("time", "seconds of a step beside rollout, training and push"),
+    "weight_sync": ("time", "seconds of a weight sync from trainer to engines"),
+    "overhead": ("time", "seconds of a step beside rollout, training and weight sync"),
     "over_sampling": ("ratio", "april: prompts submitted over prompts trained, at least 1"),
     "over_sampling_prompts": ("count", "the same as a count of prompts"),
-    "eta": ("any", "async: staleness bound"),
-    "push_every": ("count", "glm5: updates between pushes"),
-    "max_gap": ("count", "glm5: versions"),
+    "max_staleness": ("any", "async: batches started ahead of the one in training (η of AReaL)"),
+    "weight_sync_interval": ("count", "glm5: updates between weight syncs"),
+    "filter_staleness_above": ("count", "glm5: drop a group whose oldest token is more versions behind (τ)"),
     "max_concurrent": ("count", "prompts in flight at most"),
-    "keep": ("ratio", "share of groups that a dynamic filter keeps"),
-    "parts": ("count", "async: updates per push that start as groups come"),
+    "filter_keep": ("ratio", "share of groups that a dynamic filter keeps"),
+    "parts": ("count", "async: updates per weight sync that start as groups come"),
     "colocated": ("bool", "rollout and training on the same chips"),
-    "interruptible": ("bool", "pushes go into running requests"),
-    "reuse_kv_cache": ("bool", "caches survive pushes and aborts"),
-    "strict": ("bool", "async: wait for the oldest, so that eta is a bound"),
+    "interruptible": ("bool", "weight syncs go into running requests"),
+    "reuse_kv_cache": ("bool", "caches survive weight syncs and aborts"),
+    "strict": ("bool", "async: wait for the oldest, so that max_staleness is a bound"),
     "steps": ("count", "steps to simulate"),
     "warmup": ("count", "first steps left out"),
     "seed": ("any", "whole number"),
@@ -106,23 +109,23 @@ KEYS: dict[str, tuple[str, str]] = {
     "prices": ("any", "as in other scenarios: rent_usd_per_hour …"),
 }
 WORDS = {
-    "batch_groups": "prompts",
-    "num_prompts": "prompts",
-    "rollout_batch_size": "prompts",
-    "train_batch_size": "prompts",
-    "batch": "prompts",
-    "batch_prompts": "prompts",
+    "prompts": "prompts_per_batch",
+    "num_prompts": "prompts_per_batch",
+    "rollout_batch_size": "prompts_per_batch",
+    "train_batch_size": "prompts_per_batch",
+    "batch": "prompts_per_batch",
+    "batch_prompts": "prompts_per_batch",
     "n_requests": "requests",
     "num_requests": "requests",
     "trajectories": "requests",
     "samples": "requests",
     "responses": "requests",
     "total_requests": "requests",
-    "group_size": "group",
-    "samples_per_prompt": "group",
-    "n_samples_per_prompt": "group",
-    "n": "group",
-    "rollouts_per_prompt": "group",
+    "group_size": "samples_per_prompt",
+    "group": "samples_per_prompt",
+    "n_samples_per_prompt": "samples_per_prompt",
+    "n": "samples_per_prompt",
+    "rollouts_per_prompt": "samples_per_prompt",
     "mean_length": "mean",
     "length_mean": "mean",
     "mean_tokens": "mean",
@@ -228,12 +231,9 @@ WORDS = {
     "train_rate": "train_tokens_per_s",
     "train_fixed_s": "train_fixed",
     "train_mfu": "mfu",
-    "push_s": "push",
-    "push_seconds": "push",
-    "weight_sync": "push",
-    "weight_sync_s": "push",
-    "weight_push": "push",
-    "sync_s": "push",
+    "weight_sync_s": "weight_sync",
+    "weight_sync_seconds": "weight_sync",
+    "sync_s": "weight_sync",
     "overhead_s": "overhead",
     "other_s": "overhead",
     "over_sampling_factor": "over_sampling",
@@ -241,18 +241,17 @@ WORDS = {
     "oversample": "over_sampling",
     "over_sample": "over_sampling",
     "over_sampling_batch_size": "over_sampling_prompts",
-    "staleness": "eta",
-    "max_staleness": "eta",
-    "staleness_threshold": "eta",
-    "staleness_bound": "eta",
-    "max_head_offpolicyness": "eta",
-    "k": "push_every",
-    "update_weights_interval": "push_every",
-    "tau": "max_gap",
-    "version_gap": "max_gap",
-    "max_version_gap": "max_gap",
-    "filter_keep": "keep",
-    "keep_share": "keep",
+    "staleness": "max_staleness",
+    "eta": "max_staleness",
+    "staleness_threshold": "max_staleness",
+    "staleness_bound": "max_staleness",
+    "max_head_offpolicyness": "max_staleness",
+    "k": "weight_sync_interval",
+    "update_weights_interval": "weight_sync_interval",
+    "tau": "filter_staleness_above",
+    "version_gap": "filter_staleness_above",
+    "max_version_gap": "filter_staleness_above",
+    "keep_share": "filter_keep",
     "colocate": "colocated",
     "partial_rollout": "interruptible",
     "strict_staleness": "strict",
@@ -266,10 +265,10 @@ WORDS = {
 MODE_WORDS = {
     "synchronous": "sync",
     "on_policy": "sync",
-    "one_step": "ahead",
-    "one_step_off": "ahead",
-    "one_step_ahead": "ahead",
-    "one_step_off_policy": "ahead",
+    "one_step": "one_step_off",
+    "one_step_off": "one_step_off",
+    "one_step_ahead": "one_step_off",
+    "one_step_off_policy": "one_step_off",
     "fully_async": "async",
     "asynchronous": "async",
     "areal": "async",
@@ -436,10 +435,10 @@ def read(given: str | Path | Mapping, **changes) -> Given:
         v.get("max_running"),
         per_token,
         fixed,
-        v.get("push", 0.0),
+        v.get("weight_sync", 0.0),
         v.get("overhead", 0.0),
         v.get("parts", 1),
-        v.get("keep", 1.0),
+        v.get("filter_keep", 1.0),
         colocated,
         v.get("interruptible", True),
         v.get("reuse_kv_cache", False),
@@ -473,14 +472,22 @@ def baseline(given: Given) -> Given:
     }
     over = dict(given.against or {"mode": "sync"})
     if "mode" in over:
-        for key in ("over_sampling", "over_sampling_prompts", "eta", "push_every", "max_gap", "parts", "interruptible"):
+        for key in (
+            "over_sampling",
+            "over_sampling_prompts",
+            "max_staleness",
+            "weight_sync_interval",
+            "filter_staleness_above",
+            "parts",
+            "interruptible",
+        ):
             values.pop(key, None)
     return read({**values, **over})
 
 
 def _batch(v: Mapping, notes: list[str]) -> tuple[int, int]:
-    prompts, group, requests = v.get("prompts"), v.get("group"), v.get("requests")
-    for name, value in (("prompts", prompts), ("group", group), ("requests", requests)):
+    prompts, group, requests = v.get("prompts_per_batch"), v.get("samples_per_prompt"), v.get("requests")
+    for name, value in (("prompts_per_batch", prompts), ("samples_per_prompt", group), ("requests", requests)):
         if value == 0:
             raise InputError(f"{name}=0: must be at least 1")
     if group is None:
@@ -496,16 +503,16 @@ def _batch(v: Mapping, notes: list[str]) -> tuple[int, int]:
     if prompts is None:
         if requests is None:
             raise InputError(
-                "case: neither prompts nor requests is given; give prompts (per training batch) and group (samples of each)"
+                "case: neither prompts_per_batch nor requests is given; give prompts_per_batch and samples_per_prompt"
             )
         if requests % group:
             raise InputError(
-                f"requests={requests}: must be a multiple of group={group}; give for example {requests // group * group or group}"
+                f"requests={requests}: must be a multiple of samples_per_prompt={group}; give for example {requests // group * group or group}"
             )
         prompts = requests // group
     elif requests is not None and requests != prompts * group:
         raise InputError(
-            f"requests={requests}: prompts × group is {prompts} × {group} = {prompts * group}; leave one out"
+            f"requests={requests}: prompts_per_batch × samples_per_prompt is {prompts} × {group} = {prompts * group}; leave one out"
         )
     if prompts * group > 20_000_000:
         raise InputError(
@@ -593,7 +600,7 @@ def _chips(v: Mapping, notes: list[str]) -> tuple[int, int, int, bool, str]:
         raise InputError(
             f"mode {str(v.get('mode'))[:30]!r}: not one of {', '.join(MODES)}{nearest(mode, [*MODES, *MODE_WORDS])}"
         )
-    overlapped = mode in ("ahead", "async", "glm5")
+    overlapped = mode in ("one_step_off", "async", "glm5")
     chips, each = v.get("chips"), v.get("chips_per_engine")
     for name in ("chips", "chips_per_engine", "engines"):
         if v.get(name) == 0:
@@ -703,15 +710,30 @@ def _policy(v: Mapping, mode: str, prompts: int) -> Policy:
         count = 2 * prompts
     if mode != "april":  # only april aborts a surplus: elsewhere the key has nothing to say
         count = None
-    if v.get("eta") is None:
-        eta = 1.0
-    elif isinstance(v["eta"], str) and v["eta"].strip().lower() in ("inf", "infinite", "∞", "unbounded"):
-        eta = 1e6
+    if v.get("max_staleness") is None:
+        max_staleness = 1.0
+    elif isinstance(v["max_staleness"], str) and v["max_staleness"].strip().lower() in (
+        "inf",
+        "infinite",
+        "∞",
+        "unbounded",
+    ):
+        max_staleness = 1e6
     else:
-        eta = parse(v["eta"], "ratio", "staleness eta", low=None)
-        if eta < 0:
-            raise InputError(f"eta={eta:g}: staleness cannot be negative; give 0 (synchronous) or more")
-    return Policy(mode, prompts, count, v.get("max_concurrent"), eta, v.get("push_every", 1), v.get("max_gap"))
+        max_staleness = parse(v["max_staleness"], "ratio", "max_staleness", low=None)
+        if max_staleness < 0:
+            raise InputError(
+                f"max_staleness={max_staleness:g}: staleness cannot be negative; give 0 (synchronous) or more"
+            )
+    return Policy(
+        mode,
+        prompts,
+        count,
+        v.get("max_concurrent"),
+        max_staleness,
+        v.get("weight_sync_interval", 1),
+        v.get("filter_staleness_above"),
+    )
 
 
 def _training(v: Mapping, chips: int, lengths: Lengths) -> tuple[float, float]:

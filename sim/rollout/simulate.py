@@ -7,7 +7,7 @@ three thousand engines take seconds of one core.
 
     >>> from sim.rollout.engine import DecodeCurve
     >>> from sim.rollout.lengths import Lengths
-    >>> case = Case(Policy("sync", batch_groups=8), 4, Lengths.lognormal(500, 4000), 2, DecodeCurve(((1, 0.01), (16, 0.02))), steps=2)
+    >>> case = Case(Policy("sync", prompts_per_batch=8), 4, Lengths.lognormal(500, 4000), 2, DecodeCurve(((1, 0.01), (16, 0.02))), steps=2)
     >>> simulate(case).trained_trajectories
     64
 
@@ -120,10 +120,10 @@ class _Run:
 
     def _new(self) -> Group:
         case = self.case
-        group = Group(self.made, self.status.version, case.keep >= 1.0)
-        lengths = case.lengths.draw_group(self.rng, case.group, self.made)
-        if case.keep < 1.0:
-            group.kept = self.rng.random() < case.keep
+        group = Group(self.made, self.status.version, case.filter_keep >= 1.0)
+        lengths = case.lengths.draw_group(self.rng, case.samples_per_prompt, self.made)
+        if case.filter_keep < 1.0:
+            group.kept = self.rng.random() < case.filter_keep
         prompt = case.lengths.prompt_of(self.made)
         group.samples = [Trajectory(group, n, prompt) for n in lengths]
         group.left = len(lengths)
@@ -225,8 +225,8 @@ class _Run:
     # ---- the trainer
     def trainer(self):
         case, policy, env = self.case, self.policy, self.env
-        share = policy.batch_groups // case.parts
-        part = replace(policy, batch_groups=share, over_sampling=None) if case.parts > 1 else policy
+        share = policy.prompts_per_batch // case.parts
+        part = replace(policy, prompts_per_batch=share, over_sampling=None) if case.parts > 1 else policy
         updates = 0
         self._begin()
         while updates < case.steps * case.parts:
@@ -253,23 +253,23 @@ class _Run:
                 rows = [t.length + t.prompt for g in batch for t in g.samples]
                 seconds = case.train_seconds(rows)
                 if self.in_flight:
-                    seconds *= case.train_beside
+                    seconds *= case.train_interference
                 seconds += case.overhead_s if last else 0.0
                 self.trainer_spans.append(("train", env.now, env.now + seconds))
-                self._slow_down(case.decode_beside)
+                self._slow_down(case.decode_interference)
                 yield env.timeout(seconds)
                 self._slow_down(1.0)
                 trained += seconds
                 updates += 1
             self._book(used)
             pushed = 0.0
-            if policy.pushes_after(updates // case.parts):
+            if policy.syncs_weights_after(updates // case.parts):
                 start = env.now
                 yield from self._push()
                 pushed = env.now - start
-                self.trainer_spans.append(("push", env.now - case.push_s, env.now))
+                self.trainer_spans.append(("weight_sync", env.now - case.weight_sync_s, env.now))
             step = self.steps[-1]
-            step.end_s, step.wait_s, step.train_s, step.push_s = env.now, waited, trained, pushed
+            step.end_s, step.wait_s, step.train_s, step.weight_sync_s = env.now, waited, trained, pushed
             if len(self.steps) == case.warmup:
                 self._restart()
             if updates < case.steps * case.parts:
@@ -280,7 +280,7 @@ class _Run:
 
     def _slow_down(self, factor: float) -> None:
         """From now on every engine takes `factor` times its usual seconds: a trainer works beside it, or no longer."""
-        if self.case.decode_beside == 1.0:
+        if self.case.decode_interference == 1.0:
             return
         for engine in self.engines:
             engine.advance(self.env.now)
@@ -294,7 +294,7 @@ class _Run:
 
     def _ready(self, part: Policy) -> bool:
         policy, status = self.policy, self.status
-        if policy.max_gap is not None:
+        if policy.filter_staleness_above is not None:
             for group in [g for g in self.finished if policy.too_stale(status.version, _oldest(g))]:
                 self.finished.remove(group)
                 self.finished_versions[group.version] -= 1
@@ -306,7 +306,7 @@ class _Run:
             return False
         return not (
             self.case.strict
-            and policy.must_wait(status, self.running_versions, self.finished_versions, part.batch_groups)
+            and policy.must_wait(status, self.running_versions, self.finished_versions, part.prompts_per_batch)
         )
 
     def _take(self, count: int) -> list[Group]:
@@ -360,13 +360,13 @@ class _Run:
         version = status.version + 1
         for engine in self.engines:
             engine.advance(env.now)
-            engine.push(env.now, version, case.push_s)
+            engine.push(env.now, version, case.weight_sync_s)
             engine.held = False
             if engine.n == 0:
-                engine.resume = env.now + case.push_s
+                engine.resume = env.now + case.weight_sync_s
             if engine.load:
                 self._plan(engine)
-        yield env.timeout(case.push_s)
+        yield env.timeout(case.weight_sync_s)
         status.version = version
 
     # ---- accounts
@@ -442,8 +442,8 @@ class _Run:
             return sum(len(g.samples) for g in groups)
 
         counts = {
-            "submitted": self.made * case.group,
-            "trained": self.trained * case.group,
+            "submitted": self.made * case.samples_per_prompt,
+            "trained": self.trained * case.samples_per_prompt,
             "waiting": samples(self.finished),
             "filtered": samples(self.filtered),
             "too_stale": samples(self.dropped),
@@ -470,7 +470,7 @@ class _Run:
             diff["generated"] / seconds if seconds else 0.0,
             tokens,
             tokens / seconds if seconds else 0.0,
-            len(steps) * case.policy.batch_groups * case.group,
+            len(steps) * case.policy.prompts_per_batch * case.samples_per_prompt,
             idle,
             rollout_idle,
             trainer_idle,
@@ -507,8 +507,8 @@ def simulate(case: Case) -> Result:
         run.env.run(until=run.env.process(run.trainer()))
     except RuntimeError:  # simpy: nothing is scheduled and the trainer still waits
         raise InputError(
-            f"mode {case.policy.mode}: after {len(run.steps)} steps nothing runs and no batch of {case.policy.batch_groups} groups is "
-            f"complete; raise max_gap, keep or max_concurrent"
+            f"mode {case.policy.mode}: after {len(run.steps)} steps nothing runs and no batch of {case.policy.prompts_per_batch} groups is "
+            f"complete; raise filter_staleness_above, keep or max_concurrent"
         ) from None
     finally:
         if collecting:

@@ -39,7 +39,7 @@ class Scenario:
     question: str
     model: ModelSpec
     cluster: Cluster
-    chips: int  # inventory
+    cluster_chips: int  # all there are; the plan may use fewer
     plan: Plan
     workload: Workload
     precision: str
@@ -63,7 +63,7 @@ class Scenario:
     @property
     def spares(self) -> int:
         """Chips of the inventory that the plan does not use."""
-        return self.chips - self.plan.chips
+        return self.cluster_chips - self.plan.num_chips
 
 
 # ------------------------------------------------------------------ resolving
@@ -124,8 +124,8 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         cluster = cluster_for_chip(d["chip"])
     else:
         raise InputError(f"{name}: has neither cluster nor chip; name one, such as cluster: atlas_800t_a2")
-    chips = whole(d.get("chips", cluster.chips), f"{name}: chips", high=10**8)
-    cluster = replace(cluster, chips=chips)
+    chips = whole(d.get("chips", cluster.num_chips), f"{name}: chips", high=10**8)
+    cluster = replace(cluster, num_chips=chips)
     try:
         row = _row(d, cluster, chips, name, model)
         candidates = tuple(_candidate(p, d, cluster, chips, model) for p in d.get("plans") or ())
@@ -141,7 +141,7 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         question=str(d.get("question", "")),
         model=model,
         cluster=cluster,
-        chips=chips,
+        cluster_chips=chips,
         plan=row.plan,
         workload=row.workload,
         precision=row.precision,
@@ -164,10 +164,10 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         assumptions=_assumptions(d.get("assumptions") or (), name),
         document=document,
     )
-    if scenario.plan.chips > chips:
+    if scenario.plan.num_chips > chips:
         p = scenario.plan
         raise InputError(
-            f"{name}: the plan needs {p.chips:,} chips (TP {p.tp} × CP {p.cp} × PP {p.pp} × DP {p.dp}) and the inventory is {chips:,}; "
+            f"{name}: the plan needs {p.num_chips:,} chips (TP {p.tp} × CP {p.cp} × PP {p.pp} × DP {p.dp}) and the inventory is {chips:,}; "
             f"lower dp to {max(1, chips // (p.tp * p.cp * p.pp))} or raise chips"
         )
     check(scenario.plan, model, scenario.workload)

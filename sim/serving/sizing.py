@@ -130,7 +130,7 @@ def cache_formats(cluster: Cluster) -> tuple[str, ...]:
 def _sizes(cluster: Cluster, model: ModelSpec, most: int) -> list[int]:
     node = cluster.chips_per_node
     steps = {1, 2, 4, node // 2, node, 2 * node, 4 * node, 8 * node, 9 * node, 18 * node}
-    cap = min(most, cluster.chips, max(node, (model.experts or 1) * 2))
+    cap = min(most, cluster.num_chips, max(node, (model.experts or 1) * 2))
     return sorted(n for n in steps if 1 <= n <= cap)
 
 

@@ -83,7 +83,7 @@ class Cluster:
     chip: Chip
     chips_per_node: int
     tiers: tuple[Tier, ...]
-    chips: int
+    num_chips: int
     host_bytes_per_s: Figure  # chip to host memory, one way (offload)
     host_memory_bytes: Figure  # per chip
     storage_bytes_per_s: Figure  # whole cluster, checkpoints
@@ -279,7 +279,7 @@ def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Clust
     if "chips_per_node" in given:
         made["chips_per_node"] = whole(given["chips_per_node"], f"{name}.chips_per_node", high=100_000)
     if "chips" in given:
-        made["chips"] = whole(given["chips"], f"{name}.chips", high=10**8)
+        made["num_chips"] = whole(given["chips"], f"{name}.chips", high=10**8)
     if "tiers" in given:
         tiers = given["tiers"]
         if not isinstance(tiers, list) or not tiers:
@@ -305,9 +305,9 @@ def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Clust
                 f"{name}: has no {key!r}; a cluster needs a chip, chips_per_node and tiers (or like: a known cluster)"
             )
     made.setdefault("chips_per_node", 8)
-    if "chips" not in made:
+    if "num_chips" not in made:
         outer = made["tiers"][-1].size
-        made["chips"] = outer if outer < EVERYTHING else made["chips_per_node"]
+        made["num_chips"] = outer if outer < EVERYTHING else made["chips_per_node"]
     for key, default in _CLUSTER_DEFAULTS.items():
         made.setdefault(
             key,

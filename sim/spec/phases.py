@@ -109,7 +109,7 @@ class Pace:
 
     step_s: float
     tokens_per_step: float
-    chips: int
+    num_chips: int
     replicas: int
     plan: str
 
@@ -135,7 +135,7 @@ class Leg:
         for name, value, least in (
             ("steps", self.steps, 1),
             ("step_s", p.step_s, 1e-9),
-            ("chips", p.chips, 1),
+            ("num_chips", p.num_chips, 1),
             ("replicas", p.replicas, 1),
             ("tokens_per_step", p.tokens_per_step, 1e-9),
         ):

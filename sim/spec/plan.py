@@ -1,7 +1,7 @@
 """A parallel plan: how a model and a batch are laid over chips, and whether that is possible.
 
     >>> plan = Plan(tp=8, pp=8, vpp=3, schedule="interleaved", dp=1, micro_batch=1)
-    >>> plan.chips
+    >>> plan.num_chips
     64
 
 Rank order, inner to outer: TP, CP, (EP within) DP, PP, as Megatron-Core's default `tp-cp-ep-dp-pp`. Expert-parallel groups
@@ -152,7 +152,7 @@ class Plan:
         return cls(**values)
 
     @property
-    def chips(self) -> int:
+    def num_chips(self) -> int:
         return self.tp * self.cp * self.pp * self.dp
 
     @property
@@ -216,9 +216,9 @@ def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> No
     Raises:
         InputError: one line.
     """
-    if chips is not None and plan.chips > chips:
+    if chips is not None and plan.num_chips > chips:
         raise InputError(
-            f"plan needs {plan.chips} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but there are "
+            f"plan needs {plan.num_chips} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but there are "
             f"{chips}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips"
         )
     if workload.seq < 1 or workload.global_batch < 1:

@@ -86,12 +86,12 @@ def campaign_input(s: Scenario, legs: tuple, level: str | None = None):
     extra = {} if s.horizon_s is None else {"horizon_s": s.horizon_s}
     return CampaignInput(
         legs=legs,
-        chips=s.chips,
+        cluster_chips=s.cluster_chips,
         failures=failure_model(s, level),
         checkpoint=saved,
         recovery=Recovery(**given),
         slow=SlowServers() if f.get("slow_servers", True) else None,
-        chips_per_server=min(s.cluster.chips_per_node, s.chips, *(leg.pace.chips for leg in legs)),
+        chips_per_server=min(s.cluster.chips_per_node, s.cluster_chips, *(leg.pace.num_chips for leg in legs)),
         max_failures=MAX_FAILURES,
         **extra,
     )
@@ -135,7 +135,7 @@ def campaign_legs(s: Scenario, cluster: Cluster | None = None, like: tuple = ())
         return Pace(
             seconds(name, phase.seq, batch, phase.attention == "sparse", 1, False),
             batch * phase.seq,
-            plan.chips,
+            plan.num_chips,
             plan.dp,
             name,
         )

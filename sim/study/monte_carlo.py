@@ -221,7 +221,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     failures = s.failures if rate is None else {**s.failures, "per_chip_day": rate}
     made = campaign_input(
         replace(s, cluster=cluster, failures=failures),
-        (Leg("training", tokens, Pace(step_s, s.workload.tokens, s.plan.chips, s.plan.dp, "")),),
+        (Leg("training", tokens, Pace(step_s, s.workload.tokens, s.plan.num_chips, s.plan.dp, "")),),
     )
     good = expected(made)
     days = tokens * step_s / s.workload.tokens / DAY_S / good if good else math.inf
@@ -229,7 +229,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     prices = {
         k: v for k, v in s.prices.items() if not isinstance(v, Figure) or k in ("carbon_kg_per_kwh", "storage_share")
     }
-    paid = money.costs(cluster, s.chips, hours, prices)
+    paid = money.costs(cluster, s.cluster_chips, hours, prices)
     out = {
         "step_s": step_s,
         "tokens_per_s": s.workload.tokens / step_s,

@@ -90,7 +90,7 @@ def project(s: Scenario, recorder=None, what_ifs: bool = True) -> dict:
         "days_at_this_step": total_tokens(s) / p.tokens_per_s / DAY_S,
         "tokens": total_tokens(s),
         "campaign": campaign_facts(main, legs),
-        "cost": {k: r.to_dict() for k, r in money.costs(s.cluster, s.chips, hours, s.prices).items()},
+        "cost": {k: r.to_dict() for k, r in money.costs(s.cluster, s.cluster_chips, hours, s.prices).items()},
         "currency": f"USD; prices in RMB converted at {RMB_PER_USD:g}",
         "batches": batch_facts(s),
         "what_if": what_if_facts(s, p) if what_ifs else [],
@@ -125,8 +125,8 @@ def cluster_facts(s: Scenario) -> dict:
     return {
         "name": c.name,
         "chip": c.chip.name,
-        "inventory": s.chips,
-        "used": s.plan.chips,
+        "inventory": s.cluster_chips,
+        "used": s.plan.num_chips,
         "spares": s.spares,
         "chips_per_node": c.chips_per_node,
         "peak_tflops": c.chip.peak(_peak(s)).value / 1e12,
@@ -156,7 +156,7 @@ def plan_facts(s: Scenario, p: Point) -> dict:
             k: getattr(plan, k)
             for k in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
         },
-        "chips": plan.chips,
+        "chips": plan.num_chips,
         "micro_batches_per_replica": plan.micro_batches(s.workload),
         "global_batch": s.workload.global_batch,
         "tokens_per_step": s.workload.tokens,
@@ -179,7 +179,7 @@ def step_facts(s: Scenario, p: Point) -> dict:
         "optimizer_s": p.estimate.costs.optimizer_s,
         "param_gather_s": p.estimate.costs.param_gather_s,
         "tokens_per_s": r.tokens_per_s,
-        "tokens_per_s_per_chip": r.tokens_per_s / p.chips,
+        "tokens_per_s_per_chip": r.tokens_per_s / p.num_chips,
         "straggler": p.straggler,
         "events": r.events,
         "replicas_played": r.simulated_replicas,
@@ -189,7 +189,7 @@ def step_facts(s: Scenario, p: Point) -> dict:
 
 def mfu(s: Scenario, p: Point) -> list[dict]:
     """MFU over every denominator in use for the chip, the chip's own peak first."""
-    per_chip = s.model.train_flops_per_token(s.workload.seq, mtp=s.workload.mtp) * p.tokens_per_s / p.chips
+    per_chip = s.model.train_flops_per_token(s.workload.seq, mtp=s.workload.mtp) * p.tokens_per_s / p.num_chips
     peak = s.cluster.chip.peak(_peak(s))
     listed = [(f"{s.cluster.chip.name} {_peak(s)}", peak.value)]
     if s.precision == "fp8":
@@ -236,7 +236,8 @@ def campaign_facts(result, legs) -> dict:
     phases: dict[str, dict] = {}
     for leg in legs:
         entry = phases.setdefault(
-            leg.phase, {"tokens": 0.0, "ideal_days": 0.0, "plan": leg.pace.plan, "chips": leg.pace.chips, "steps": 0}
+            leg.phase,
+            {"tokens": 0.0, "ideal_days": 0.0, "plan": leg.pace.plan, "chips": leg.pace.num_chips, "steps": 0},
         )
         entry["tokens"] += leg.tokens
         entry["ideal_days"] += leg.work_s / DAY_S
@@ -278,7 +279,7 @@ def batch_facts(s: Scenario) -> list[dict]:
                 "micro_batches_per_replica": n,
                 "bubble_share": p.result.bubble_share,
                 "step_s": p.result.step_s,
-                "tokens_per_s_per_chip": p.tokens_per_s / p.chips,
+                "tokens_per_s_per_chip": p.tokens_per_s / p.num_chips,
             }
         )
     return out

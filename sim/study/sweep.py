@@ -75,7 +75,7 @@ def point(job: tuple[Mapping, Mapping]) -> dict:
 
         row |= {
             "plan": describe(s.plan),
-            "chips": s.plan.chips,
+            "chips": s.plan.num_chips,
             "spares": s.spares,
             **outcome(s),
             "memory_gib": peak(s.model, s.plan, s.workload, s.precision, s.stack).total_bytes / 2**30,

@@ -34,7 +34,7 @@ def figure(result: Result, title: str | None = None, height: int = 460):
         colorbar=dict(title="running", len=0.75, y=0.62),
         hovertemplate="engine %{y}, %{x:.4g} s: %{z} requests<extra></extra>",
     )
-    for kind, colour, pattern in (("train", "#E69F00", ""), ("push", "#009E73", "/")):
+    for kind, colour, pattern in (("train", "#E69F00", ""), ("weight_sync", "#009E73", "/")):
         spans = [(a, b) for k, a, b in result.trainer_spans if k == kind and b > a]
         if spans:
             fig.add_bar(
@@ -42,11 +42,11 @@ def figure(result: Result, title: str | None = None, height: int = 460):
                 y=["trainer"] * len(spans),
                 base=[a for a, _ in spans],
                 x=[b - a for a, b in spans],
-                name=kind,
+                name=kind.replace("_", " "),
                 row=2,
                 col=1,
                 marker=dict(color=colour, pattern_shape=pattern, line=dict(color="white", width=0.5)),
-                hovertemplate="from %{base:.4g} s for %{x:.4g} s<extra>" + kind + "</extra>",
+                hovertemplate="from %{base:.4g} s for %{x:.4g} s<extra>" + kind.replace("_", " ") + "</extra>",
             )
     fig.update_layout(
         template="plotly_white",

@@ -3,8 +3,8 @@
     >>> from sim.spec.phases import Leg, Pace
     >>> from sim.training.campaign import CampaignInput, run
     >>> from sim.training.checkpoints import Checkpoint
-    >>> leg = Leg("pre-training", 100_000, Pace(step_s=10.0, tokens_per_step=16e6, chips=16384, replicas=128, plan="TP8 PP16"))
-    >>> result = run(CampaignInput((leg,), chips=16512, checkpoint=Checkpoint(bytes=5.6e12)), seed=1)
+    >>> leg = Leg("pre-training", 100_000, Pace(step_s=10.0, tokens_per_step=16e6, num_chips=16384, replicas=128, plan="TP8 PP16"))
+    >>> result = run(CampaignInput((leg,), cluster_chips=16512, checkpoint=Checkpoint(bytes=5.6e12)), seed=1)
     >>> result.finished and 0.90 < result.goodput < 0.99
     True
 
@@ -32,14 +32,14 @@ class CampaignInput:
     """Everything a campaign depends on.
 
     legs: stretches of equal steps in order (`sim.spec.phases.legs` or `choose_plans`).
-    chips: the inventory; what a leg's plan does not use is spare.
+    cluster_chips: all there are; what a leg's plan does not use is spare.
     slow: servers that turn slow; None for none.
     horizon_s: stop here even if tokens are left (a 90-day stress case; ten years otherwise).
     max_failures: stop after so many; a job that fails faster than it restarts would never end.
     """
 
     legs: tuple[Leg, ...]
-    chips: int
+    cluster_chips: int
     failures: FailureModel = field(default_factory=FailureModel)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     recovery: Recovery = field(default_factory=Recovery)
@@ -53,14 +53,14 @@ class CampaignInput:
             raise InputError(
                 "legs=(): a campaign needs at least one phase; give a schedule such as sim.spec.phases.GLM5"
             )
-        for name in ("chips", "chips_per_server", "max_failures"):
+        for name in ("cluster_chips", "chips_per_server", "max_failures"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}: must be a whole number of at least 1; give {name}: 1 or more")
-        most = max(self.legs, key=lambda leg: leg.pace.chips)
-        if most.pace.chips > self.chips:
+        most = max(self.legs, key=lambda leg: leg.pace.num_chips)
+        if most.pace.num_chips > self.cluster_chips:
             raise InputError(
-                f"phase {most.phase!r} plans {most.pace.chips:,} chips: more than the inventory of {self.chips:,}; use fewer "
+                f"phase {most.phase!r} plans {most.pace.num_chips:,} chips: more than the inventory of {self.cluster_chips:,}; use fewer "
                 "replicas or a larger inventory"
             )
         if not 0 < self.horizon_s < float("inf"):
@@ -128,8 +128,8 @@ def run(
         tokens_by_phase=by_phase,
         tokens=sum(by_phase.values()),
         repeated_tokens=sum(s / leg.pace.step_s * leg.pace.tokens_per_step for s, leg in zip(job.repeated, inp.legs)),
-        chip_hours=inp.chips * env.now / 3600.0,
-        mtbf_s=inp.failures.mtbf_s(pace.chips),
+        chip_hours=inp.cluster_chips * env.now / 3600.0,
+        mtbf_s=inp.failures.mtbf_s(pace.num_chips),
         checkpoint_interval_s=job.courses[main].period_s,
         expected_goodput=expected(inp),
         timeline=job.timeline or [],
@@ -141,7 +141,7 @@ def expected(inp: CampaignInput) -> float:
     """Goodput after Daly's formula: no simulation, no spares, no slow servers, no phase changes."""
     ideal = real = 0.0
     for leg in inp.legs:
-        c, chips, mtbf_s = inp.checkpoint, leg.pace.chips, inp.failures.mtbf_s(leg.pace.chips)
+        c, chips, mtbf_s = inp.checkpoint, leg.pace.num_chips, inp.failures.mtbf_s(leg.pace.num_chips)
         work = min(leg.steps, c.steps_between(leg.pace.step_s, chips, mtbf_s)) * leg.pace.step_s
         memory = c.kind == "memory"
         restart = inp.recovery.detect_s + inp.recovery.restart_s + c.load_s(chips, memory)

@@ -27,7 +27,7 @@ class Point:
     result: step.StepResult
     closed_form_s: float
     straggler: float
-    chips: int
+    num_chips: int
 
     @property
     def tokens_per_s(self) -> float:
@@ -75,4 +75,4 @@ def evaluate(
         recorder=recorder,
         lockstep=min(together, plan.dp),
     )
-    return Point(made, need, result, closed, slow, plan.chips)
+    return Point(made, need, result, closed, slow, plan.num_chips)

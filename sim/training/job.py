@@ -46,11 +46,11 @@ class Course:
 
     def __init__(self, leg: Leg, checkpoint: Checkpoint, mtbf_s: float):
         self.leg, p = leg, leg.pace
-        self.steps = min(leg.steps, checkpoint.steps_between(p.step_s, p.chips, mtbf_s))
+        self.steps = min(leg.steps, checkpoint.steps_between(p.step_s, p.num_chips, mtbf_s))
         self.count = math.ceil(leg.steps / self.steps)
         self.period_s = self.steps * p.step_s
         self.last_s = (leg.steps - (self.count - 1) * self.steps) * p.step_s
-        self.stall_s, self.delay_s = checkpoint.stall_s(p.chips), checkpoint.delay_s
+        self.stall_s, self.delay_s = checkpoint.stall_s(p.num_chips), checkpoint.delay_s
         self.every = checkpoint.every(self.period_s + self.stall_s)
 
     def length(self, period: int) -> float:
@@ -105,7 +105,7 @@ class Job:
 
     def __init__(self, inp, seed: int, keep_timeline: bool = True, failures=None):
         self.inp, self.env = inp, simpy.Environment()
-        self.courses = [Course(leg, inp.checkpoint, inp.failures.mtbf_s(leg.pace.chips)) for leg in inp.legs]
+        self.courses = [Course(leg, inp.checkpoint, inp.failures.mtbf_s(leg.pace.num_chips)) for leg in inp.legs]
         self.before = [0.0]  # nominal work before each leg
         self.tokens_before = [0.0]  # tokens before each leg
         for course in self.courses:
@@ -114,7 +114,7 @@ class Job:
         self.at, self.stalled = At(0), 0.0
         self.saved, self.memory = At(0), At(0)  # newest checkpoint in storage, newest in memory
         self.writing: list[tuple[float, At]] = []  # (when storage will have it, place)
-        self.servers = inp.chips // inp.chips_per_server
+        self.servers = inp.cluster_chips // inp.chips_per_server
         self.repairing = self.missing = self.slow = self.needed = 0
         self.spares = 0
         self._staff()
@@ -139,7 +139,7 @@ class Job:
         self.returned = self.env.event()
         self.stopped = self.env.event()
         self.process = self.env.process(self.train())
-        self.env.process(self.fail(failures if failures is not None else inp.failures.stream(inp.chips, seed)))
+        self.env.process(self.fail(failures if failures is not None else inp.failures.stream(inp.cluster_chips, seed)))
         if inp.slow is not None and inp.slow.per_server_day > 1e-9:  # one in three million years is none
             self.env.process(self.turn_slow(random.Random(f"slow {seed}")))
 
@@ -162,7 +162,7 @@ class Job:
             if leg < len(self.courses) and inp.legs[was].pace.plan != inp.legs[leg].pace.plan:
                 self._staff()
                 yield from self.pause(
-                    "phase change", inp.recovery.restart_s + inp.checkpoint.load_s(inp.legs[leg].pace.chips)
+                    "phase change", inp.recovery.restart_s + inp.checkpoint.load_s(inp.legs[leg].pace.num_chips)
                 )
 
     def interrupted(self, cause):
@@ -171,7 +171,7 @@ class Job:
         if isinstance(cause, Failure):
             yield from self.recover(cause)
         elif cause == "swap":
-            c, chips = self.inp.checkpoint, self.inp.legs[self.at.leg].pace.chips
+            c, chips = self.inp.checkpoint, self.inp.legs[self.at.leg].pace.num_chips
             failure = yield from self.pause(
                 "slow server swap",
                 c.stall_s(chips) + c.delay_s + self.inp.recovery.restart_s + c.load_s(chips, c.kind == "memory"),
@@ -202,7 +202,7 @@ class Job:
             if failure is None:
                 failure = yield from self.pause(
                     "restart",
-                    self.inp.recovery.restart_s + self.inp.checkpoint.load_s(self._pace().chips, from_memory),
+                    self.inp.recovery.restart_s + self.inp.checkpoint.load_s(self._pace().num_chips, from_memory),
                     heed=True,
                 )
 
@@ -238,7 +238,7 @@ class Job:
             if count >= self.inp.max_failures:
                 self.stopped.succeed()
                 return
-            if failure.mark * self.inp.chips < self._pace().chips:
+            if failure.mark * self.inp.cluster_chips < self._pace().num_chips:
                 self.failed[failure.component] = self.failed.get(failure.component, 0) + 1
                 if failure.replaces_server:
                     self.repair()
@@ -270,7 +270,7 @@ class Job:
             yield self.env.timeout(rng.expovariate(slow.per_server_day * self.servers / DAY_S))
             if not self.process.is_alive:
                 return
-            if rng.random() * self.inp.chips < self._pace().chips:
+            if rng.random() * self.inp.cluster_chips < self._pace().num_chips:
                 self.slow += 1
                 if self.state == "train":
                     self.process.interrupt("pace")
@@ -306,12 +306,12 @@ class Job:
 
     def _servers_per_replica(self) -> int:
         pace = self._pace()
-        return max(1, math.ceil(pace.chips / pace.replicas / self.inp.chips_per_server))
+        return max(1, math.ceil(pace.num_chips / pace.replicas / self.inp.chips_per_server))
 
     def _staff(self) -> None:
         """Give the present plan its servers; what is left over are spares."""
         self.missing = 0
-        self.spares = self.servers - self.repairing - math.ceil(self._pace().chips / self.inp.chips_per_server)
+        self.spares = self.servers - self.repairing - math.ceil(self._pace().num_chips / self.inp.chips_per_server)
         while self.spares < 0:
             if self.missing + 1 < self._pace().replicas:
                 self.missing += 1
@@ -375,7 +375,7 @@ class Job:
         """Return to the newest usable checkpoint; True if it came from memory."""
         self.saved = max([self.saved] + [at for due, at in self.writing if due <= self.env.now])
         self.writing.clear()  # a write in flight dies with the job
-        c, chips = self.inp.checkpoint, self._pace().chips
+        c, chips = self.inp.checkpoint, self._pace().num_chips
         in_memory = c.kind == "memory" and failure.luck < c.memory_survival
         from_memory = in_memory and (
             self.memory > self.saved or self.memory == self.saved and c.load_s(chips, True) <= c.load_s(chips)

@@ -5,7 +5,7 @@
 The first run gives the rates, and where a mode has several runs its first one gives what a step of that mode costs beside
 (coordination, the other processes of the machine). The rates are those of its `profile.json` where there is one, otherwise of
 its log (`trajectories.jsonl`, `events.jsonl`, `metrics.csv`): seconds per token against the requests running and what they read,
-by least squares over the logged segments; seconds of an update against its passes and tokens; seconds of a push. Of every
+by least squares over the logged segments; seconds of an update against its passes and tokens; seconds of a weight sync. Of every
 other run only its settings and the lengths of its trajectories are read; its times are predicted and compared.
 """
 
@@ -38,14 +38,14 @@ class Profile:
     prefill_fixed_s: float
     train_s_per_token: float
     train_fixed_s: float
-    push_s: float
+    weight_sync_s: float
     overhead_s: float = 0.0
     source: str = ""
     train_s_per_square: float = 0.0
     train_s_per_pass: float = 0.0
     kv_offload_s: float = 0.0
-    decode_beside: float = 1.0
-    train_beside: float = 1.0
+    decode_interference: float = 1.0
+    train_interference: float = 1.0
 
 
 def settings_of(run: Path) -> Mapping:
@@ -78,7 +78,7 @@ def logged_lengths(run: Path) -> tuple[Lengths, float]:
     groups: dict[int, list[dict]] = {}
     for row in read_log(run / "trajectories.jsonl"):
         groups.setdefault(int(row["group"] or 0), []).append(row)
-    kept = sum(rows[0].get("fate", "ready") == "ready" for rows in groups.values()) / len(groups)
+    kept = sum(rows[0].get("status", "ready") == "ready" for rows in groups.values()) / len(groups)
     table = tuple(tuple(max(1, r["length"]) for r in groups[i]) for i in sorted(groups))
     return Lengths(groups=table, prompts=tuple(round(groups[i][0]["prompt"]) for i in sorted(groups))), kept
 
@@ -90,17 +90,17 @@ def case_of(run: Path, profile: Profile) -> Case:
     continuous = s["mode"] in ("async", "glm5")
     policy = Policy(
         s["mode"],
-        s["batch_groups"],
+        s["prompts_per_batch"],
         s.get("over_sampling"),
         s.get("max_concurrent"),
-        s.get("eta", 1),
-        s.get("push_every", 1),
-        s.get("max_gap"),
+        s.get("max_staleness", 1),
+        s.get("weight_sync_interval", 1),
+        s.get("filter_staleness_above"),
     )
     _, updates = measured_step(run)
     return Case(
         policy,
-        s["group_size"],
+        s["samples_per_prompt"],
         lengths,
         s.get("rollout_workers", 1),
         profile.curve,
@@ -109,11 +109,11 @@ def case_of(run: Path, profile: Profile) -> Case:
         max_running=s.get("max_batch"),
         train_s_per_token=profile.train_s_per_token,
         train_fixed_s=profile.train_fixed_s,
-        push_s=profile.push_s,
+        weight_sync_s=profile.weight_sync_s,
         overhead_s=profile.overhead_s,
         topk=_index_topk(run),
-        keep=max(kept, 0.01) if kept < 1 else 1.0,
-        reuse_kv_cache=not s.get("refresh_on_push") if continuous else bool(s.get("reuse_kv_cache")),
+        filter_keep=max(kept, 0.01) if kept < 1 else 1.0,
+        reuse_kv_cache=not s.get("recompute_kv_on_weight_sync") if continuous else bool(s.get("reuse_kv_cache")),
         strict=bool(s.get("strict", False)),
         steps=updates,
         warmup=WARMUP,
@@ -123,8 +123,8 @@ def case_of(run: Path, profile: Profile) -> Case:
         train_s_per_pass=profile.train_s_per_pass,
         micro_tokens=s.get("micro_tokens"),
         kv_offload_s=profile.kv_offload_s,
-        decode_beside=profile.decode_beside,
-        train_beside=profile.train_beside,
+        decode_interference=profile.decode_interference,
+        train_interference=profile.train_interference,
         share_prompts=True,
     )
 
@@ -150,12 +150,12 @@ def profile_of(run: Path) -> Profile:
                 DecodeCurve(points, beyond=beyond, contexts=contexts),
                 *(float(given.get(k, 0.0)) for k in ("prefill_s_per_token", "prefill_fixed_s")),
                 float(given["train_s_per_token"]),
-                *(float(given.get(k, 0.0)) for k in ("train_fixed_s", "push_s")),
+                *(float(given.get(k, 0.0)) for k in ("train_fixed_s", "weight_sync_s")),
                 source="profile.json",
                 train_s_per_square=float(given.get("train_s_per_square", 0.0)),
                 train_s_per_pass=float(given.get("train_s_per_pass", 0.0)),
                 kv_offload_s=float(given.get("kv_offload_s", 0.0)),
-                **{k: max(1.0, float(given.get(k, 1.0))) for k in ("decode_beside", "train_beside")},
+                **{k: max(1.0, float(given.get(k, 1.0))) for k in ("decode_interference", "train_interference")},
             )
         except (KeyError, TypeError, ValueError) as err:
             raise InputError(
@@ -242,8 +242,8 @@ def _from_log(run: Path) -> Profile:
     if len(updates) < 2:
         raise InputError(f"{run}: fewer than 3 updates in events.jsonl; give a longer run")
     fixed_s, per_pass, rate, square = _train_from_log(run, rows, updates)
-    pushes = [e["seconds"] for e in logged_events(run, "pushed")] or [0.0]
-    push = sum(pushes) / len(pushes) + sum(u.get("push_s", 0.0) for u in updates) / len(updates)
+    pushes = [e["seconds"] for e in logged_events(run, "weight_sync")] or [0.0]
+    push = sum(pushes) / len(pushes) + sum(u.get("weight_sync_s", 0.0) for u in updates) / len(updates)
     return Profile(
         curve,
         0.0,
@@ -351,7 +351,7 @@ def agree(runs: Sequence[str | Path]) -> dict:
                 "mode": case.policy.mode,
                 "kind": "calibration" if i in firsts else "holdout",
                 "updates": updates,
-                "trajectories": case.policy.batch_groups * case.group,
+                "trajectories": case.policy.prompts_per_batch * case.samples_per_prompt,
                 "mean_length": case.lengths.mean(),
                 "measured": measured,
                 "predicted": result.step_s,
@@ -388,10 +388,10 @@ def agree(runs: Sequence[str | Path]) -> dict:
             "train_s_per_square": profile.train_s_per_square,
             "train_s_per_pass": profile.train_s_per_pass,
             "kv_offload_s": profile.kv_offload_s,
-            "decode_beside": profile.decode_beside,
-            "train_beside": profile.train_beside,
+            "decode_interference": profile.decode_interference,
+            "train_interference": profile.train_interference,
             "overheads": {m: p.overhead_s for m, p in own.items()},
-            "push_s": profile.push_s,
+            "weight_sync_s": profile.weight_sync_s,
             "overhead_s": profile.overhead_s,
         },
         "rows": rows,
@@ -405,7 +405,7 @@ def table_text(report: Mapping) -> str:
         f"rates from {p['from']} ({p['source']}): a token takes "
         + ", ".join(f"{1e3 * s:.3g} ms with {b:g} running" for b, s in p["decode_s"])
         + f", {1e3 * p['beyond_s'][-1][1]:.3g} ms more once keys are chosen"
-        + f"; update {p['train_fixed_s']:.3g} s + {1e3 * p['train_s_per_pass']:.3g} ms a pass + {1e6 * p['train_s_per_token']:.3g} µs a token, padding included, + {1e9 * p['train_s_per_square']:.3g} ns times the squared length of each row; push {1e3 * p['push_s']:.3g} ms; a step beside: "
+        + f"; update {p['train_fixed_s']:.3g} s + {1e3 * p['train_s_per_pass']:.3g} ms a pass + {1e6 * p['train_s_per_token']:.3g} µs a token, padding included, + {1e9 * p['train_s_per_square']:.3g} ns times the squared length of each row; push {1e3 * p['weight_sync_s']:.3g} ms; a step beside: "
         + ", ".join(f"{s:.3g} s ({m})" for m, s in p["overheads"].items()),
         "",
         f"{'run':28} {'mode':6} {'updates':>8} {'mean length':>12} {'measured s':>11} {'predicted s':>12} {'error':>8}",

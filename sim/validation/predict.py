@@ -45,7 +45,7 @@ def predict(row: Row, stack: Stack | None = None) -> float:
     per_second = row.workload.tokens / step.total_s
     if row.quantity == "tokens_per_s":
         return per_second
-    per_chip = per_second / row.plan.chips
+    per_chip = per_second / row.plan.num_chips
     if row.quantity == "tokens_per_s_per_chip":
         return per_chip
     rate = per_chip * flops_per_token(row)

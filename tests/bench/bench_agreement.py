@@ -15,13 +15,13 @@ from pathlib import Path
 NAME = "agreement"
 STEP_TARGET, GAIN_TARGET = 10.0, 10.0  # % of a step; points of gain over synchronous
 UPDATES = 60
-OTHER = dict(difficulty=[2], batch_groups=12, seed=1)
+OTHER = dict(difficulty=[2], prompts_per_batch=12, seed=1)
 MODES = {
     "sync": {},
-    "ahead": {},
-    "async": {"eta": 2.0},
+    "one_step_off": {},
+    "async": {"max_staleness": 2.0},
     "april": {"over_sampling": 24},
-    "glm5": {"push_every": 2, "max_gap": 4},
+    "glm5": {"weight_sync_interval": 2, "filter_staleness_above": 4},
 }
 
 

@@ -26,14 +26,14 @@ def headline() -> CampaignInput:
         longer = 1.0 + phase.seq / 16384
         return Pace(0.1 + 3.1 * batch / 64e6 * longer, batch, 99_840, 780, f"plan for {phase.seq}")
 
-    return CampaignInput(legs(GLM5, pace), chips=100_000, checkpoint=CHECKPOINT)
+    return CampaignInput(legs(GLM5, pace), cluster_chips=100_000, checkpoint=CHECKPOINT)
 
 
 def stress() -> CampaignInput:
     """90 days at 100,000 chips and one failure per 18 minutes."""
     leg = Leg("stress", 10**7, Pace(3.2, 64e6, 99_840, 780, "one"))
     return CampaignInput(
-        (leg,), chips=100_000, checkpoint=CHECKPOINT, failures=FailureModel.named("high"), horizon_s=90 * DAY_S
+        (leg,), cluster_chips=100_000, checkpoint=CHECKPOINT, failures=FailureModel.named("high"), horizon_s=90 * DAY_S
     )
 
 

@@ -32,7 +32,7 @@ def run() -> list[dict]:
     costs = PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
     costs.memory_capacity = float("inf")
     start = time.process_time()
-    found = search(costs, space, q.chips, q.batch, keep=None)
+    found = search(costs, space, q.cluster_chips, q.batch, keep=None)
     spent = time.process_time() - start
     out.append(
         _row(
@@ -82,7 +82,7 @@ def run() -> list[dict]:
         row = rows[name]
         q = dataclasses.replace(
             question(
-                row.model.name, row.cluster, row.plan.chips, seq=row.workload.seq, batch=row.workload.global_batch
+                row.model.name, row.cluster, row.plan.num_chips, seq=row.workload.seq, batch=row.workload.global_batch
             ),
             model=row.model,
             precision=row.precision,

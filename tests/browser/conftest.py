@@ -31,6 +31,7 @@ def new_page(browser):
 
     def made(width: int = 1280, height: int = 900):
         page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_navigation_timeout(240_000)  # a page of a server that shares two cores with everything else
         page.elsewhere = []
         for event in ("request", "websocket"):
             page.on(event, lambda r: page.elsewhere.append(r.url) if urlparse(r.url).hostname not in LOCAL else None)

@@ -71,7 +71,7 @@ def lab(browser, tmp_path_factory, ending):
         yield address, token
 
 
-def _wait_for(url: str, server, log: Path, seconds: float = 90) -> None:
+def _wait_for(url: str, server, log: Path, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert server.poll() is None, f"JupyterLab ended: {log.read_text()[-2000:]}"
@@ -93,10 +93,10 @@ def page(new_page, lab):
 
 def _open_and_run(page, address: str, token: str, notebook: str) -> None:
     page.goto(f"{address}/lab/tree/{notebook}?token={token}&reset")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=240_000)
     page.wait_for_function(
         "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
-        timeout=120_000,
+        timeout=240_000,
     )
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
@@ -158,7 +158,7 @@ def _wait_for_slider(page, tokens: str) -> None:
         page.wait_for_function(
             "([selector, text]) => document.querySelector(selector)?.textContent.includes(text)",
             arg=[selector, tokens],
-            timeout=30_000,
+            timeout=120_000,
         )
 
 
@@ -168,15 +168,15 @@ def test_another_notebook_runs_and_its_slider_changes_the_picture(page, lab, not
     _open_and_run(page, *lab, notebook)
     _wait_until_run(page)
     handle = _scroll_to(page, ".widget-slider .noUi-handle")
-    page.wait_for_selector(".minglm-says", timeout=30_000)
-    page.wait_for_selector(".jupyter-widgets .gtitle", timeout=30_000)
+    page.wait_for_selector(".minglm-says", timeout=120_000)
+    page.wait_for_selector(".jupyter-widgets .gtitle", timeout=120_000)
     before = [page.locator(s).first.text_content() for s in (".minglm-says", ".jupyter-widgets .gtitle")]
     handle.focus()
     handle.press("ArrowRight")
     page.wait_for_function(
         "([a, b]) => document.querySelector('.minglm-says').textContent !== a && document.querySelector('.jupyter-widgets .gtitle').textContent !== b",
         arg=before,
-        timeout=30_000,
+        timeout=120_000,
     )
     if folder := os.environ.get("MINGLM_SCREENSHOTS"):
         page.screenshot(path=f"{folder}/{notebook}.png")

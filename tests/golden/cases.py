@@ -56,8 +56,8 @@ SERVING_SCENARIOS = ("serving_deepseek_h800", "serving_glm5_cloudmatrix", "servi
 
 # A reader of rollouts that takes milliseconds: no cluster, rates given, one mode after the other.
 ROLLOUT_CASE = """mode: sync
-prompts: 12
-group: 4
+prompts_per_batch: 12
+samples_per_prompt: 4
 mean: 600
 max_response: 4000
 prompt: 100
@@ -70,7 +70,7 @@ prefill: 8000
 kv_limit: 60K
 max_running: 16
 train: 20 s
-push: 2 s
+weight_sync: 2 s
 steps: 3
 warmup: 1
 published: {step_s: 90}
@@ -80,8 +80,8 @@ published: {step_s: 90}
 RL_RECIPE = """task: brackets
 difficulty: [1]
 updates: 3
-batch_groups: 4
-group_size: 4
+prompts_per_batch: 4
+samples_per_prompt: 4
 max_new_tokens: 24
 max_batch: 16
 eval_problems: 16
@@ -132,7 +132,7 @@ SIMULATOR = [
         "rollouts_small",
         tuple(
             f"clustersim rollouts case.yaml --json --mode {mode}"
-            for mode in ("sync", "ahead", "async", "april", "glm5")
+            for mode in ("sync", "one_step_off", "async", "april", "glm5")
         ),
     ),
     _one("validate_training", "clustersim validate --json"),
@@ -242,10 +242,10 @@ TOY = [
             f"minglm rl rl.yaml --engine inline --json --run {options.split()[0]} --mode {options}"
             for options in (
                 "sync",
-                "ahead --objective decoupled_ppo",
-                "async --eta 2",
+                "one_step_off --objective decoupled_ppo",
+                "async --max-staleness 2",
                 "april --over-sampling 6",
-                "glm5 --push-every 2 --max-gap 2",
+                "glm5 --weight-sync-interval 2 --filter-staleness-above 2",
             )
         ),
         files=("*/metrics.csv", "*/evals.csv"),

@@ -39,7 +39,7 @@ VOLATILE = (
     r"claims\.seconds",  # of recomputing the claims
     # of the toy: what a clock said
     r"toy_(curves|weights)\.(printed\[\d+\]|files\..*\.csv)\.(tokens_per_s|mfu)(\[\d+\])?",
-    r"toy_rl\.(printed\[\d+\]|files\..*\.csv)\.(\w+_s|seconds|\w+_idle)(\[\d+\])?",
+    r"toy_rl\.(printed\[\d+\]|files\..*\.csv)\.(\w+_s|seconds|\w+_idle|slot_idle_frac)(\[\d+\])?",
 )
 # Where a text names a place in the code, the folders on the way do not count: `sim/stacks.py` and `sim.rules.total` become
 # `<module>` and `sim…total`.

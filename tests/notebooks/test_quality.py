@@ -162,7 +162,7 @@ GUARDED = {
     "minglm/runtime/machine.py": {"os.sysconf"},
     "minglm/tools/bench.py": {"os.getloadavg"},
     "minglm/tools/fault_injection.py": {"os.killpg", "signal.SIGKILL"},
-}  # drills kill process groups: a tool for Linux servers, not for a class
+}  # fault injection kills process groups: a tool for Linux servers, not for a class
 
 
 def _posix_uses(code: str) -> set[str]:

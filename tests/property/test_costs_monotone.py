@@ -134,7 +134,7 @@ def test_everything_is_finite_and_not_negative(case):
     # no chip does more than its peak
     flops = work.tokens * 3 * 2 * (model.active_params(head=False) - model.params()["norms"] * 2)
     peak = max(cluster.chip.peak("bf16").value, cluster.chip.peak(precision).value)
-    assert flops / step.total_s / plan.chips < peak
+    assert flops / step.total_s / plan.num_chips < peak
 
 
 @SETTINGS

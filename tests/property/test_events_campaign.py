@@ -33,7 +33,7 @@ def campaigns(draw, slow=False):
     per_day = draw(st.floats(0.0, 60.0)) / max(1.0, days)
     return CampaignInput(
         tuple(leg),
-        chips=chips + 8 * draw(st.integers(0, 4)),
+        cluster_chips=chips + 8 * draw(st.integers(0, 4)),
         failures=FailureModel(per_day / chips * draw(st.floats(0.1, 1.0))),
         checkpoint=Checkpoint(
             draw(st.sampled_from(KINDS)),
@@ -90,5 +90,5 @@ def test_faster_storage_is_never_worse(inp, seed, factor):
 def rhythm(inp):
     """After how many steps each leg saves, and each how many-th checkpoint goes to storage. Storage so slow that it sets
     the rhythm is left out above: with another rhythm a single course of luck may go either way."""
-    courses = [Course(leg, inp.checkpoint, inp.failures.mtbf_s(leg.pace.chips)) for leg in inp.legs]
+    courses = [Course(leg, inp.checkpoint, inp.failures.mtbf_s(leg.pace.num_chips)) for leg in inp.legs]
     return [(c.steps, c.every) for c in courses]

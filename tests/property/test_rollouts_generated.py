@@ -17,12 +17,12 @@ CURVES = st.tuples(st.floats(0.01, 1.0), st.floats(0.0, 0.2), st.floats(0.0, 0.0
 BATCH = 4
 POLICIES = st.one_of(
     st.just(Policy("sync", BATCH)),
-    st.just(Policy("ahead", BATCH)),
+    st.just(Policy("one_step_off", BATCH)),
     st.integers(BATCH, 12).map(lambda n: Policy("april", BATCH, n)),
     st.tuples(st.integers(0, 6), st.sampled_from((None, 2, 5))).map(
-        lambda x: Policy("async", BATCH, eta=x[0] / 2, max_concurrent=x[1])
+        lambda x: Policy("async", BATCH, max_staleness=x[0] / 2, max_concurrent=x[1])
     ),
-    st.integers(1, 3).map(lambda k: Policy("glm5", BATCH, push_every=k, max_gap=3)),
+    st.integers(1, 3).map(lambda k: Policy("glm5", BATCH, weight_sync_interval=k, filter_staleness_above=3)),
 )
 
 
@@ -38,8 +38,8 @@ def cases(draw, policies=POLICIES):
         kv_limit=draw(st.sampled_from((None, 90.0, 400.0))),
         max_running=draw(st.sampled_from((None, 2))),
         train_s_per_token=draw(st.floats(0, 0.05)),
-        push_s=draw(st.floats(0, 2)),
-        keep=draw(st.sampled_from((1.0, 0.6))),
+        weight_sync_s=draw(st.floats(0, 2)),
+        filter_keep=draw(st.sampled_from((1.0, 0.6))),
         interruptible=draw(st.booleans()),
         reuse_kv_cache=draw(st.booleans()),
         steps=4,
@@ -58,10 +58,10 @@ def test_every_trajectory_is_trained_waiting_buffered_running_or_counted_as_wast
 
 BOUND = {
     "sync": lambda p: 0,
-    "ahead": lambda p: 1,
-    "async": lambda p: -(-p.eta // 1),
+    "one_step_off": lambda p: 1,
+    "async": lambda p: -(-p.max_staleness // 1),
     "april": lambda p: float("inf"),
-    "glm5": lambda p: p.max_gap,
+    "glm5": lambda p: p.filter_staleness_above,
 }
 
 
@@ -69,13 +69,13 @@ BOUND = {
 @settings(deadline=None, max_examples=150)
 def test_staleness_never_exceeds_what_the_mode_promises(case, parts, steps):
     case = replace(case, parts=parts if case.policy.mode == "async" else 1, steps=steps)
-    assert simulate(case).max_staleness <= BOUND[case.policy.mode](case.policy)
+    assert simulate(case).staleness_max <= BOUND[case.policy.mode](case.policy)
 
 
 @given(cases(st.just(Policy("sync", BATCH))), st.integers(2, 4))
 @settings(deadline=None, max_examples=100)
 def test_splitting_every_engine_is_never_slower_in_sync(case, times):
-    case = replace(case, keep=1.0, kv_limit=None, max_running=None)
+    case = replace(case, filter_keep=1.0, kv_limit=None, max_running=None)
     assert simulate(replace(case, engines=case.engines * times)).step_s <= simulate(case).step_s * (1 + 1e-9)
 
 
@@ -85,12 +85,13 @@ def test_degenerate_modes_equal_sync(case):
     case = replace(case, interruptible=True)
     expected = simulate(case).step_s
     assert (
-        abs(simulate(replace(case, policy=Policy("async", BATCH, eta=0))).step_s - expected) <= 1e-9 * expected
-        or case.keep < 1
+        abs(simulate(replace(case, policy=Policy("async", BATCH, max_staleness=0))).step_s - expected)
+        <= 1e-9 * expected
+        or case.filter_keep < 1
     )
     assert (
         abs(simulate(replace(case, policy=Policy("april", BATCH, BATCH))).step_s - expected) <= 1e-9 * expected
-        or case.keep < 1
+        or case.filter_keep < 1
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from minglm.evals.indexer_recall import choice_map
+from minglm.evals.indexer_recall import indexer_recall
 from minglm.model import attention
 from minglm.model.model import Model
 
@@ -25,11 +25,11 @@ def with_topk(model: Model, k: int) -> Model:
 
 
 def captured(model: Model, passages: list[Tensor]) -> list[dict]:
-    """`choice_map`'s shares per layer, averaged over passages, with what k keys drawn at random would capture.
+    """`indexer_recall`'s shares per layer, averaged over passages, with what k keys drawn at random would capture.
 
     All ways to choose are judged by the same dense attention. A random choice of k among v visible keys captures k/v of the attention on average, whatever it looks like.
     """
-    maps = [choice_map(model, tokens, mode="dense")["layers"] for tokens in passages]
+    maps = [indexer_recall(model, tokens, mode="dense")["layers"] for tokens in passages]
     k = model.config.index_topk
     visible = torch.arange(k, len(passages[0])) + 1
     random = float((k / visible).mean())

@@ -12,11 +12,11 @@ from minglm.training import checkpoint, metrics
 
 CHILD = """
 import json, sys, torch
-from minglm.training.recipe import from_dict
+from minglm.training.recipe import Recipe
 from minglm.training.loop import train
 recipe, run_dir, threads = json.loads(sys.argv[1])
 torch.set_num_threads(threads)
-train(from_dict(recipe), run_dir, resume=False, progress=False)
+train(Recipe.from_dict(recipe), run_dir, resume=False, progress=False)
 """
 
 

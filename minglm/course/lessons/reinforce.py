@@ -15,8 +15,8 @@ from minglm.rl import task_registry
 
 TINY = {
     "updates": 2,
-    "batch_groups": 2,
-    "group_size": 4,
+    "prompts_per_batch": 2,
+    "samples_per_prompt": 4,
     "eval_problems": 8,
     "eval_every": 0,
     "max_new_tokens": 40,

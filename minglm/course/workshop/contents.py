@@ -38,7 +38,7 @@ ABOUT = {
     "learn/17_quantization": ("FP8, INT4 and W4A8: sizes, losses, the same bits in training and inference", "05"),
     "learn/18_past_one_machine": ("four ways to split a step over processes, and the same loss from all", "05"),
     "learn/19_mindspore_side_by_side": ("the same model in the Ascend world's framework", "05"),
-    "learn/20_fault_drills": ("kills, a full disk, a cut file: what is lost, and how to find out before", "05"),
+    "learn/20_fault_injection": ("kills, a full disk, a cut file: what is lost, and how to find out before", "05"),
     "learn/21_serving": ("continuous batching: why thirty readers do not wait thirty times as long", f"06, {DEMO}"),
     "scale/00_chips_and_rooflines": ("how fast a chip is, and why rarely as fast as its data sheet", "nothing"),
     "scale/01_the_network": ("links, rings and trees: when the message is small, latency rules", "scale/00"),

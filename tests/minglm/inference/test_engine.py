@@ -62,6 +62,7 @@ def finish(engine, most=400):
     raise AssertionError(f"not done after {most} steps")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     order=st.permutations(range(len(PROMPTS))),
@@ -181,11 +182,11 @@ def test_new_weights_reach_running_requests_and_mark_their_tokens(model):
         for p in other.parameters():
             p.mul_(1.1)
     for refresh in (False, True):
-        engine = Engine(copy.deepcopy(model), 2, 48, refresh_on_push=refresh)
+        engine = Engine(copy.deepcopy(model), 2, 48, recompute_kv_on_weight_sync=refresh)
         engine.submit(requests([2], temperature=0.0)[0])
         for _ in range(4):
             engine.step()
-        engine.push(other.state_dict(), version=3)
+        engine.update_weights(other.state_dict(), version=3)
         request = finish(engine)["2"]
         assert request.versions == [0] * 5 + [3] * (NEW - 5) and engine.version == 3
         # With its sequence prefilled again, what follows is what the new weights say of it.
@@ -200,7 +201,7 @@ def test_new_weights_reach_running_requests_and_mark_their_tokens(model):
 
 def test_a_push_that_cannot_be_changes_nothing(model, alone):
     engine = Engine(copy.deepcopy(model), 2, 48)
-    engine.push(model.state_dict(), 2)
+    engine.update_weights(model.state_dict(), 2)
     state = model.state_dict()
     broken = {
         "stale": (state, 1, "version 1"),
@@ -211,7 +212,7 @@ def test_a_push_that_cannot_be_changes_nothing(model, alone):
     }
     for given_state, version, says in broken.values():
         with pytest.raises(InputError, match=says) as err:
-            engine.push(given_state, version)
+            engine.update_weights(given_state, version)
         assert "\n" not in str(err.value) and engine.version == 2
     engine.submit(requests([0])[0])
     assert finish(engine)["0"].tokens == alone[0]

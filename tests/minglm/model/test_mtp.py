@@ -48,7 +48,7 @@ def test_loss_equals_depth_by_depth_by_hand(mode):
         from minglm.model.attention import ForwardContext
         from minglm.model.model import AuxLosses
 
-        hidden = layer(joined, ForwardContext("dense", model.rope_slice(0, 12 - d, tokens.device)), AuxLosses())
+        hidden = layer(joined, ForwardContext("dense", model.rope_slice(0, 12 - d, tokens.device)), AuxLosses())[0]
         logits = model.lm_head(model.mtp.norm(hidden))
         losses.append(
             F.cross_entropy(logits.flatten(0, 1), torch.stack([targets[:, i + d] for i in range(12 - d)], 1).flatten())

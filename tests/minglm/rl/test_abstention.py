@@ -111,6 +111,7 @@ def small():
     return h.run_seed(h.Settings().smoke(), say=lambda text: None)
 
 
+@pytest.mark.slow
 def test_the_small_run_learns_facts_and_then_to_decline(small):
     figures, training, _ = small
     before, after = h.find(figures, "before")[0], h.find(figures, "after")[0]

@@ -19,13 +19,16 @@ from minglm.rl.log import Journal, read_lines
 from minglm.training import metrics
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system"),
+]
 SMALL = dict(
     task="sum",
     tail=0.8,
     updates=6,
-    batch_groups=2,
-    group_size=4,
+    prompts_per_batch=2,
+    samples_per_prompt=4,
     max_new_tokens=60,
     max_batch=16,
     eval_problems=0,
@@ -117,7 +120,7 @@ def test_a_killed_trainer_repeats_its_updates_on_the_same_batches(warm, tmp_path
         return {
             (r["group"], r["sample"]): (r["tokens"], r["reward"])
             for r in read_lines(run_dir / "trajectories.jsonl")
-            if r["fate"] == "ready"
+            if r["status"] == "ready"
         }
 
     one, two = trained(tmp_path / "straight"), trained(folder)
@@ -127,7 +130,7 @@ def test_a_killed_trainer_repeats_its_updates_on_the_same_batches(warm, tmp_path
 
 def test_a_killed_run_resumes_with_its_data_and_its_finished_samples(warm, tmp_path):
     folder = tmp_path / "run"
-    settings = {**SMALL, "mode": "async", "eta": 2, "updates": 8}
+    settings = {**SMALL, "mode": "async", "max_staleness": 2, "updates": 8}
     command = [
         sys.executable,
         "-m",

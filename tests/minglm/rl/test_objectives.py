@@ -88,8 +88,8 @@ def test_fresh_data_gives_ratio_one_zero_kl_and_the_gradient_of_reinforce(name):
         stats["ppo_kl"]
         == stats["mismatch_kl"]
         == stats["mismatch_max"]
-        == stats["clip_share"]
-        == stats["dropped_share"]
+        == stats["clip_frac"]
+        == stats["mask_frac"]
         == 0
     )
 
@@ -196,7 +196,7 @@ def test_double_sided_mask_as_one_reading_of_the_report():
     loss, stats = O.double_sided_mask(new, old, mu, A, mask)
     ratio = (new - mu).exp()
     outside = ((ratio <= 0.8) | (ratio >= 1.28)) & mask
-    assert stats["dropped_share"] == pytest.approx(float(outside.sum() / mask.sum()))
+    assert stats["mask_frac"] == pytest.approx(float(outside.sum() / mask.sum()))
 
 
 # ---------------------------------------------------------------------- advantages

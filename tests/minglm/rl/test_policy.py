@@ -26,7 +26,7 @@ def play(policy: Policy, updates: int, seed: int, drop_share: float = 0.0) -> di
         if policy.batch_is_ready(status) and not policy.must_wait(status, Counter(running), Counter(finished)):
             if policy.mode == "async":
                 finished.sort()  # the oldest first
-            batch, finished = finished[: policy.batch_groups], finished[policy.batch_groups :]
+            batch, finished = finished[: policy.prompts_per_batch], finished[policy.prompts_per_batch :]
             if policy.aborts_at_target:
                 buffer.put_back(running)
             if policy.discards_surplus:
@@ -36,7 +36,7 @@ def play(policy: Policy, updates: int, seed: int, drop_share: float = 0.0) -> di
             seen += [status.version - v for v in batch if not policy.too_stale(status.version, v)]
             status.accepted += len(batch)
             done += 1
-            status.version += policy.pushes_after(done)
+            status.version += policy.syncs_weights_after(done)
         else:
             assert running, "nothing runs and no batch is ready: the loop would hang"
             version = running.pop(rng.randrange(len(running)))
@@ -48,29 +48,29 @@ def play(policy: Policy, updates: int, seed: int, drop_share: float = 0.0) -> di
 
 @pytest.mark.parametrize("mode", ("sync", "april"))
 def test_nothing_that_runs_survives_an_update_so_fresh_groups_never_lag(mode):
-    lag = play(Policy(mode, batch_groups=4), updates=20, seed=1)["lag"]
+    lag = play(Policy(mode, prompts_per_batch=4), updates=20, seed=1)["lag"]
     assert set(lag) == {0}
 
 
 def test_april_resumes_what_it_aborted_and_loses_nothing():
-    result = play(Policy("april", batch_groups=4, over_sampling=8), updates=30, seed=2)
+    result = play(Policy("april", prompts_per_batch=4, over_sampling=8), updates=30, seed=2)
     assert result["resumed"] > 0 and max(result["lag"]) > 0
     assert result["submitted"] - result["resumed"] == 30 * 4 + result["waiting"]  # every new group trained, or waits
 
 
 @given(
-    eta=st.integers(0, 8),
+    max_staleness=st.integers(0, 8),
     batch=st.integers(1, 6),
     in_flight=st.sampled_from((None, 1, 2, 5)),
     drop=st.sampled_from((0.0, 0.4)),
     seed=st.integers(0, 10_000),
 )
 @settings(deadline=None, max_examples=60)
-def test_async_trains_nothing_older_than_eta_in_whatever_order_groups_end(eta, batch, in_flight, drop, seed):
-    policy = Policy("async", batch_groups=batch, eta=eta / 2, max_concurrent=in_flight)
+def test_async_trains_nothing_older_than_eta_in_whatever_order_groups_end(max_staleness, batch, in_flight, drop, seed):
+    policy = Policy("async", prompts_per_batch=batch, max_staleness=max_staleness / 2, max_concurrent=in_flight)
     result = play(policy, updates=12, seed=seed, drop_share=drop)
-    assert max(result["lag"]) <= -(-policy.eta // 1)
-    assert drop or result["submitted"] <= (12 + policy.eta + 1) * batch
+    assert max(result["lag"]) <= -(-policy.max_staleness // 1)
+    assert drop or result["submitted"] <= (12 + policy.max_staleness + 1) * batch
 
 
 def test_young_groups_that_overtake_old_ones_leave_room_for_them():
@@ -79,7 +79,7 @@ def test_young_groups_that_overtake_old_ones_leave_room_for_them():
     What started at version 0 must be trained by version 2, so among the first 12. Eight are left at version 1. If four young
     ones were trained there, four of the eight would be left over for version 3.
     """
-    policy, status = Policy("async", batch_groups=4, eta=2), Status()
+    policy, status = Policy("async", prompts_per_batch=4, max_staleness=2), Status()
     assert policy.groups_to_submit(status) == 12
     status = Status(running=8, finished=0, accepted=4, version=1)
     assert policy.groups_to_submit(status) == 4
@@ -92,46 +92,46 @@ def test_young_groups_that_overtake_old_ones_leave_room_for_them():
     assert not policy.must_wait(status, {0: 6}, {0: 2, 1: 4}, batch=2)
     assert not policy.must_wait(status, {}, {0: 8, 1: 4})  # nothing to wait for
     for mode in MODES:
-        assert mode == "async" or not Policy(mode, batch_groups=4).must_wait(status, {0: 8}, {1: 4})
+        assert mode == "async" or not Policy(mode, prompts_per_batch=4).must_wait(status, {0: 8}, {1: 4})
 
 
 def test_a_filter_that_lets_more_than_a_batch_pass_makes_nothing_stale():
     lag = [
-        play(Policy(mode, batch_groups=4), updates=20, seed=s, drop_share=0.4)["lag"]
-        for mode in ("sync", "ahead")
+        play(Policy(mode, prompts_per_batch=4), updates=20, seed=s, drop_share=0.4)["lag"]
+        for mode in ("sync", "one_step_off")
         for s in range(20)
     ]
     assert {x for one in lag for x in one} == {0}  # ahead adds the one of the update beside it, in the loop
 
 
 def test_async_with_eta_zero_is_synchronous():
-    assert set(play(Policy("async", batch_groups=3, eta=0), updates=10, seed=3)["lag"]) == {0}
+    assert set(play(Policy("async", prompts_per_batch=3, max_staleness=0), updates=10, seed=3)["lag"]) == {0}
 
 
-@given(gap=st.integers(0, 3), push_every=st.integers(1, 4), seed=st.integers(0, 10_000))
+@given(gap=st.integers(0, 3), weight_sync_interval=st.integers(1, 4), seed=st.integers(0, 10_000))
 @settings(deadline=None, max_examples=60)
-def test_glm5_drops_beyond_the_gap_and_counts_versions_in_pushes(gap, push_every, seed):
-    policy = Policy("glm5", batch_groups=3, push_every=push_every, max_gap=gap)
+def test_glm5_drops_beyond_the_gap_and_counts_versions_in_pushes(gap, weight_sync_interval, seed):
+    policy = Policy("glm5", prompts_per_batch=3, weight_sync_interval=weight_sync_interval, filter_staleness_above=gap)
     lag = play(policy, updates=16, seed=seed)["lag"]
     assert not lag or max(lag) <= gap
-    assert [policy.pushes_after(n) for n in range(1, 2 * push_every + 1)].count(True) == 2
+    assert [policy.syncs_weights_after(n) for n in range(1, 2 * weight_sync_interval + 1)].count(True) == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_filter_that_drops_half_never_hangs_a_mode(mode):
-    play(Policy(mode, batch_groups=4), updates=10, seed=4, drop_share=0.5)
+    play(Policy(mode, prompts_per_batch=4), updates=10, seed=4, drop_share=0.5)
 
 
 @pytest.mark.parametrize(
     ("values", "word"),
     [
         ({"mode": "apri"}, "april"),
-        ({"batch_groups": 0}, "batch_groups=0"),
-        ({"eta": -1}, "eta=-1"),
-        ({"mode": "april", "batch_groups": 8, "over_sampling": 4}, "over_sampling=4"),
+        ({"prompts_per_batch": 0}, "prompts_per_batch=0"),
+        ({"max_staleness": -1}, "max_staleness=-1"),
+        ({"mode": "april", "prompts_per_batch": 8, "over_sampling": 4}, "over_sampling=4"),
         ({"over_sampling": 16}, "only april"),
-        ({"max_gap": -1}, "max_gap=-1"),
-        ({"push_every": True}, "push_every=True"),
+        ({"filter_staleness_above": -1}, "filter_staleness_above=-1"),
+        ({"weight_sync_interval": True}, "weight_sync_interval=True"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(values, word):

@@ -18,26 +18,26 @@ from sim.rollout.simulate import Case, simulate
 
 CURVE = DecodeCurve(((1, 0.01), (16, 0.02), (64, 0.05)), ((1, 1e-7), (64, 2e-7)))
 CASE = Case(
-    Policy("sync", batch_groups=16),
+    Policy("sync", prompts_per_batch=16),
     4,
     Lengths.lognormal(500, 4000),
     4,
     CURVE,
     train_s_per_token=2e-4,
-    push_s=1.0,
+    weight_sync_s=1.0,
     steps=4,
 )
 FILE = {
     "mode": "async",
     "requests": 256,
-    "group": 8,
+    "samples_per_prompt": 8,
     "mean": 800,
     "max": 8000,
     "engines": 4,
     "decode": 100,
     "decode_half": 32,
     "train": 5,
-    "push": 0.5,
+    "weight_sync": 0.5,
 }
 
 
@@ -55,7 +55,7 @@ def test_closed_form_by_hand():
     assert synchronous_makespan([4], loaded, prompt=10) == pytest.approx(4 + 0.1 * (40 + 8))
 
 
-@pytest.mark.parametrize("same", (Policy("async", 16, eta=0), Policy("april", 16, 16), Policy("april", 16)))
+@pytest.mark.parametrize("same", (Policy("async", 16, max_staleness=0), Policy("april", 16, 16), Policy("april", 16)))
 def test_degenerate_modes_equal_synchronous(same):
     sync, other = simulate(CASE), simulate(replace(CASE, policy=same))
     assert other.step_s == pytest.approx(sync.step_s, rel=1e-9)
@@ -68,9 +68,9 @@ def test_every_token_is_generated_once():
 
 
 def test_staleness_stays_within_the_bound_and_exceeds_it_without():
-    tight = simulate(replace(CASE, policy=Policy("async", 16, eta=1), steps=12))
-    loose = simulate(replace(CASE, policy=Policy("async", 16, eta=1), steps=12, strict=False))
-    assert tight.max_staleness <= 1 < loose.max_staleness
+    tight = simulate(replace(CASE, policy=Policy("async", 16, max_staleness=1), steps=12))
+    loose = simulate(replace(CASE, policy=Policy("async", 16, max_staleness=1), steps=12, strict=False))
+    assert tight.staleness_max <= 1 < loose.staleness_max
     assert loose.step_s < tight.step_s
 
 
@@ -78,7 +78,7 @@ def test_staleness_stays_within_the_bound_and_exceeds_it_without():
 def test_short_groups_that_overtake_long_ones_do_not_push_them_beyond_the_bound(parts, longest):
     """Groups of (1, 1, 1) and (1, 1, 4) tokens by turns: the short ones of version 1 end before the long ones of version 0."""
     case = Case(
-        Policy("async", batch_groups=4, eta=2.0),
+        Policy("async", prompts_per_batch=4, max_staleness=2.0),
         3,
         Lengths(groups=((1, 1, 1), (1, 1, longest)), prompt=1),
         3,
@@ -88,16 +88,18 @@ def test_short_groups_that_overtake_long_ones_do_not_push_them_beyond_the_bound(
         steps=6,
         parts=parts,
     )
-    assert simulate(case).max_staleness == 2
-    assert simulate(replace(case, strict=False)).max_staleness > 2
+    assert simulate(case).staleness_max == 2
+    assert simulate(replace(case, strict=False)).staleness_max > 2
 
 
-@pytest.mark.parametrize("mode, bound", [("sync", 0), ("ahead", 1)])
+@pytest.mark.parametrize("mode, bound", [("sync", 0), ("one_step_off", 1)])
 def test_groups_that_a_filter_leaves_over_are_lost_and_not_trained_later(mode, bound):
     result = simulate(
-        replace(CASE, policy=Policy(mode, 16), keep=0.6, lengths=Lengths(groups=((9, 9, 9, 9),)), engines=32, steps=8)
+        replace(
+            CASE, policy=Policy(mode, 16), filter_keep=0.6, lengths=Lengths(groups=((9, 9, 9, 9),)), engines=32, steps=8
+        )
     )
-    assert result.max_staleness == bound and result.counts["surplus"] > 0
+    assert result.staleness_max == bound and result.counts["surplus"] > 0
 
 
 def test_april_removes_the_tail_and_async_the_waiting():
@@ -105,7 +107,7 @@ def test_april_removes_the_tail_and_async_the_waiting():
         simulate(replace(CASE, steps=8)),
         simulate(replace(CASE, policy=Policy("april", 16, 32), steps=8, warmup=2)),
     )
-    free = simulate(replace(CASE, policy=Policy("async", 16, eta=3), steps=8, warmup=2))
+    free = simulate(replace(CASE, policy=Policy("async", 16, max_staleness=3), steps=8, warmup=2))
     assert april.rollout_s < 0.8 * sync.rollout_s and april.tail_share < sync.tail_share
     assert free.trained_tokens_per_s > 1.2 * sync.trained_tokens_per_s
     assert (
@@ -115,7 +117,7 @@ def test_april_removes_the_tail_and_async_the_waiting():
 
 
 def test_a_push_that_cannot_interrupt_waits_for_the_longest():
-    case = replace(CASE, policy=Policy("async", 16, eta=2), steps=6, warmup=2, strict=False)
+    case = replace(CASE, policy=Policy("async", 16, max_staleness=2), steps=6, warmup=2, strict=False)
     assert simulate(replace(case, interruptible=False)).step_s > simulate(case).step_s
     assert simulate(replace(case, interruptible=False)).max_span == 0
 
@@ -126,14 +128,16 @@ def test_cache_limit_makes_requests_wait_and_loses_none():
 
 
 def test_filter_wastes_what_it_drops():
-    result = simulate(replace(CASE, keep=0.5, steps=6))
+    result = simulate(replace(CASE, filter_keep=0.5, steps=6))
     assert result.wasted["filtered"] > 0 and result.counts["filtered"] > 0
     assert result.counts["submitted"] == sum(n for k, n in result.counts.items() if k != "submitted")
 
 
 def test_glm5_drops_what_is_too_stale():
-    result = simulate(replace(CASE, policy=Policy("glm5", 16, push_every=1, max_gap=0), steps=6))
-    assert result.counts["too_stale"] > 0 and result.max_staleness == 0
+    result = simulate(
+        replace(CASE, policy=Policy("glm5", 16, weight_sync_interval=1, filter_staleness_above=0), steps=6)
+    )
+    assert result.counts["too_stale"] > 0 and result.staleness_max == 0
 
 
 def test_aborted_request_books_its_tokens_by_version():
@@ -205,9 +209,9 @@ def test_a_case_from_a_file_with_published_seconds():
         ({"mean": 9000}, "below the maximum"),
         ({"instancs": 3}, "did you mean"),
         ({"mode": "asinc"}, "did you mean"),
-        ({"requests": 250}, "multiple of group"),
+        ({"requests": 250}, "multiple of samples_per_prompt"),
         ({"kv_limit": 50}, "kv_limit"),
-        ({"keep": 0}, "keep"),
+        ({"filter_keep": 0}, "filter_keep"),
         ({"decode": -3}, "decode"),
         ({"lengths": "no_such.jsonl"}, "no such file"),
         ({"colocated": True}, "chips of their own"),
@@ -224,8 +228,8 @@ def test_rates_of_a_chip_and_a_model():
     given = read(
         {
             "mode": "sync",
-            "prompts": 16,
-            "group": 4,
+            "prompts_per_batch": 16,
+            "samples_per_prompt": 4,
             "mean": 2000,
             "max": 8000,
             "engines": 2,
@@ -241,12 +245,12 @@ def test_rates_of_a_chip_and_a_model():
 def test_fold_keeps_the_load_of_an_engine():
     case = replace(CASE, policy=Policy("sync", 64), engines=16, train_chips=32)
     small, k = fold(case, 64)
-    assert k == 4 and (small.engines, small.policy.batch_groups, small.train_chips) == (4, 16, 8)
+    assert k == 4 and (small.engines, small.policy.prompts_per_batch, small.train_chips) == (4, 16, 8)
     assert simulate(small).step_s == pytest.approx(simulate(case).step_s, rel=0.2)
 
 
 def test_answers():
-    case = replace(CASE, policy=Policy("async", 16, eta=2), train_chips=4, strict=False)
+    case = replace(CASE, policy=Policy("async", 16, max_staleness=2), train_chips=4, strict=False)
     split = best_split(case)
     assert split["best"]["trained_tokens_per_s"] == max(r["trained_tokens_per_s"] for r in split["rows"])
     over = over_sampling_that_pays(case)
@@ -260,7 +264,7 @@ def test_command(tmp_path, capsys):
     assert "error" in capsys.readouterr().out
     assert main.main(["rollouts", str(path), "--json", "--mode", "sync"]) == 0
     assert json.loads(capsys.readouterr().out)["result"]["mode"] == "sync"
-    assert main.main(["rollouts", str(path), "--set", "eta=-2"]) == 2
+    assert main.main(["rollouts", str(path), "--set", "max_staleness=-2"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert main.main(["rollouts", str(path), "--downscale"]) == 0 and "folded" in capsys.readouterr().out
     assert main.main(["rollouts"]) == 2
@@ -271,8 +275,8 @@ def test_cost_needs_a_chip():
     cost = answer(
         {
             "mode": "sync",
-            "prompts": 8,
-            "group": 4,
+            "prompts_per_batch": 8,
+            "samples_per_prompt": 4,
             "mean": 500,
             "max": 2000,
             "engines": 2,
@@ -290,7 +294,7 @@ def test_each_group_has_its_own_prompt():
     """Of two groups with prompts of 10 and 1000 tokens the trainer reads both, whatever their mean is."""
     lengths = Lengths(groups=((5, 5), (7, 7)), prompts=(10, 1000))
     case = Case(
-        Policy("sync", batch_groups=1),
+        Policy("sync", prompts_per_batch=1),
         2,
         lengths,
         1,
@@ -307,7 +311,7 @@ def test_each_group_has_its_own_prompt():
 def test_a_shared_prompt_is_read_once():
     curve = DecodeCurve(((1, 0.01),))
     case = Case(
-        Policy("sync", batch_groups=3),
+        Policy("sync", prompts_per_batch=3),
         4,
         Lengths(groups=((5,) * 4,), prompts=(100,)),
         1,
@@ -325,7 +329,7 @@ def test_who_works_beside_another_is_slower():
     """Asynchronous: engine and trainer slow each other down; synchronous, they never meet."""
     lengths = Lengths(groups=((20, 20),))
     case = Case(
-        Policy("async", batch_groups=2, eta=1),
+        Policy("async", prompts_per_batch=2, max_staleness=1),
         2,
         lengths,
         1,
@@ -333,8 +337,10 @@ def test_who_works_beside_another_is_slower():
         train_s_per_token=0.005,
         steps=6,
     )
-    assert simulate(replace(case, decode_beside=2.0, train_beside=2.0)).seconds > 1.3 * simulate(case).seconds
-    alone = replace(case, policy=Policy("sync", batch_groups=2))
-    assert simulate(replace(alone, decode_beside=2.0, train_beside=2.0)).seconds == pytest.approx(
+    assert (
+        simulate(replace(case, decode_interference=2.0, train_interference=2.0)).seconds > 1.3 * simulate(case).seconds
+    )
+    alone = replace(case, policy=Policy("sync", prompts_per_batch=2))
+    assert simulate(replace(alone, decode_interference=2.0, train_interference=2.0)).seconds == pytest.approx(
         simulate(alone).seconds
     )

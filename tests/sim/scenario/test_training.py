@@ -46,12 +46,12 @@ TRAINING = [
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
 def test_shipped_scenarios_resolve(path):
     s = load_scenario(path)
-    assert s.plan.chips <= s.chips and s.spares >= 0 and s.tokens > 0
+    assert s.plan.num_chips <= s.cluster_chips and s.spares >= 0 and s.tokens > 0
 
 
 def test_the_headline():
     s = load_scenario("glm5_100k_910b")
-    assert (s.chips, s.plan.chips, s.spares) == (100_000, 99_840, 160) and s.plan.chips == 128 * 780
+    assert (s.cluster_chips, s.plan.num_chips, s.spares) == (100_000, 99_840, 160) and s.plan.num_chips == 128 * 780
     assert s.plan.tp == 8 and s.plan.pp == 16 and s.model.experts % s.plan.ep == 0
     assert s.plan.micro_batches(s.workload) == 20 and abs(s.workload.tokens / 64e6 - 1) < 0.01
     assert {a["kind"] for a in s.assumptions} >= {"vendor claim", "third-party", "unknown", "assumed", "published"}
@@ -59,7 +59,7 @@ def test_the_headline():
 
 def test_the_rest_of_the_inventory_is_spare():
     s = resolve({**GOOD, "chips": 67})
-    assert s.plan.dp == 8 and s.plan.chips == 64 and s.spares == 3
+    assert s.plan.dp == 8 and s.plan.num_chips == 64 and s.spares == 3
     assert "needs 64 chips" in refused(lambda: resolve({**GOOD, "chips": 63, "plan": {"tp": 2, "pp": 4, "dp": 8}}))
 
 
@@ -289,7 +289,7 @@ def test_json_scenarios_need_no_yaml(tmp_path, monkeypatch):
 def test_another_model_keeps_plan_and_batch(model, monkeypatch):
     monkeypatch.chdir(datafiles.root())
     s = load_scenario("glm5_100k_910b", model=model)
-    assert s.plan.chips == 99_840 and s.plan.stages is None and s.workload.global_batch == 15_600
+    assert s.plan.num_chips == 99_840 and s.plan.stages is None and s.workload.global_batch == 15_600
     assert not s.model.experts or s.model.experts % s.plan.ep == 0
     assert any(a["source"] == "--model" for a in s.assumptions)
 

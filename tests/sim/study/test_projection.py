@@ -122,8 +122,8 @@ def test_stretched_multiplies_compute_only():
 def test_published_run_within_reach():
     # DeepSeek-V3's 180K H800-hours per trillion tokens; the error of all published rows is printed by clustersim validate
     s = load_scenario("deepseek_v3_h800")
-    assert s.plan.chips == 2048 and describe(s.plan).startswith("TP1 PP16 EP64")
-    assert campaign_legs(s)[0].pace.chips == 2048
+    assert s.plan.num_chips == 2048 and describe(s.plan).startswith("TP1 PP16 EP64")
+    assert campaign_legs(s)[0].pace.num_chips == 2048
 
 
 def test_what_cannot_run_is_refused_in_words():

@@ -125,7 +125,7 @@ def test_file_is_json(tmp_path):
 
 def test_campaign_trace(tmp_path):
     leg = Leg("a", 30_000, Pace(10.0, 1e6, 99_840, 780, "p"))
-    r = run(CampaignInput((leg,), chips=100_000), seed=1)
+    r = run(CampaignInput((leg,), cluster_chips=100_000), seed=1)
     events = campaign_events(r)
     assert_nested(events)
     assert sum(e["ph"] == "i" for e in events) == sum(s.state == "detection" for s in r.timeline) > 10

@@ -35,9 +35,9 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
         while leg < len(inp.legs):
             pace = inp.legs[leg].pace
             between = min(
-                inp.legs[leg].steps, c.steps_between(pace.step_s, pace.chips, inp.failures.mtbf_s(pace.chips))
+                inp.legs[leg].steps, c.steps_between(pace.step_s, pace.num_chips, inp.failures.mtbf_s(pace.num_chips))
             )
-            every = c.every(between * pace.step_s + c.stall_s(pace.chips))
+            every = c.every(between * pace.step_s + c.stall_s(pace.num_chips))
             begun, doing = env.now, "step"
             try:
                 yield env.timeout(pace.step_s)
@@ -46,7 +46,7 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
                 end = step == inp.legs[leg].steps
                 if step % between == 0 or end:
                     begun, doing = env.now, "checkpoint stall"
-                    yield env.timeout(c.stall_s(pace.chips))
+                    yield env.timeout(c.stall_s(pace.num_chips))
                     lost["checkpoint stall"] += env.now - begun
                     memory = (leg, step)
                     if end or (step // between) % every == 0:
@@ -55,7 +55,7 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
                         leg, step = leg + 1, 0
                         if leg < len(inp.legs) and inp.legs[leg].pace.plan != pace.plan:
                             begun, doing = env.now, "phase change"
-                            yield env.timeout(r.restart_s + c.load_s(pace.chips))
+                            yield env.timeout(r.restart_s + c.load_s(pace.num_chips))
                             lost["phase change"] += env.now - begun
                 continue
             except simpy.Interrupt as interrupt:
@@ -64,7 +64,9 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
             while failure is not None:
                 saved = max([saved] + [at for due, at in writing if due <= env.now])
                 writing.clear()
-                quicker = memory > saved or memory == saved and c.load_s(pace.chips, True) <= c.load_s(pace.chips)
+                quicker = (
+                    memory > saved or memory == saved and c.load_s(pace.num_chips, True) <= c.load_s(pace.num_chips)
+                )
                 from_memory = c.kind == "memory" and failure.luck < c.memory_survival and quicker
                 target = memory if from_memory else saved
                 done = [
@@ -80,7 +82,7 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
                 memory, failure, pace = target, None, inp.legs[leg].pace
                 for what, seconds in (
                     ("detection", r.detect_s),
-                    ("restart", r.restart_s + c.load_s(pace.chips, from_memory)),
+                    ("restart", r.restart_s + c.load_s(pace.num_chips, from_memory)),
                 ):
                     begun = env.now
                     try:
@@ -111,7 +113,7 @@ def test_jumping_equals_stepping(kind, seed):
     """A day of training with an event per step, and by arithmetic between failures: the same hours, cause by cause."""
     inp = CampaignInput(
         (one_leg(3000, 10.0), Leg("long", 1500, Pace(30.0, 1e6, 512, 4, "other"))),
-        chips=1024,
+        cluster_chips=1024,
         failures=FailureModel(20.0 / 1024, SOFTWARE),
         checkpoint=Checkpoint(
             kind,
@@ -139,7 +141,7 @@ def test_jumping_equals_stepping(kind, seed):
 def test_mean_goodput_agrees_with_daly(stall_s, mtbf_s):
     inp = CampaignInput(
         (one_leg(30_000, 10.0),),
-        chips=1024,
+        cluster_chips=1024,
         failures=FailureModel(DAY_S / mtbf_s / 1024, SOFTWARE),
         checkpoint=Checkpoint("sync", bytes=stall_s * 100e9),
         recovery=Recovery(100.0, 200.0),
@@ -153,7 +155,7 @@ def test_dalys_interval_is_nearly_the_best_by_events_too():
     def goodput(seconds):
         inp = CampaignInput(
             (one_leg(30_000, 10.0),),
-            chips=1024,
+            cluster_chips=1024,
             failures=FailureModel(DAY_S / 3600 / 1024, SOFTWARE),
             checkpoint=Checkpoint("sync", bytes=60 * 100e9, interval_s=seconds),
             slow=None,
@@ -167,7 +169,7 @@ def test_dalys_interval_is_nearly_the_best_by_events_too():
 def test_llama3_kept_over_90_percent():
     inp = CampaignInput(
         (one_leg(467_000, 10.0, 16384, 128),),
-        chips=16512,
+        cluster_chips=16512,
         checkpoint=Checkpoint("async", bytes=5.7e12),
         horizon_s=54 * DAY_S,
     )
@@ -181,7 +183,7 @@ def test_100k_without_fault_tolerance_keeps_about_half():
     for kind, low, high in (("sync", 0.30, 0.44), ("async", 0.40, 0.60)):
         inp = CampaignInput(
             (one_leg(10**7, 1.4, 99_840, 780),),
-            chips=100_000,
+            cluster_chips=100_000,
             failures=FailureModel.named("high"),
             checkpoint=Checkpoint(kind, bytes=10.5e12),
             horizon_s=20 * DAY_S,
@@ -191,7 +193,7 @@ def test_100k_without_fault_tolerance_keeps_about_half():
 
 def test_nothing_fails_nothing_is_lost():
     inp = CampaignInput(
-        (one_leg(),), chips=1024, failures=FailureModel(0.0), checkpoint=Checkpoint(bytes=0.0), slow=None
+        (one_leg(),), cluster_chips=1024, failures=FailureModel(0.0), checkpoint=Checkpoint(bytes=0.0), slow=None
     )
     result = run(inp)
     assert result.finished and result.goodput == pytest.approx(1.0) and result.days * DAY_S == pytest.approx(20_000)
@@ -201,7 +203,7 @@ def test_nothing_fails_nothing_is_lost():
 def campaign(**changes):
     values = dict(
         legs=(one_leg(100_000, 10.0, 99_840, 780),),
-        chips=100_000,
+        cluster_chips=100_000,
         failures=FailureModel.named("mid"),
         checkpoint=Checkpoint("async", bytes=10.5e12),
     )
@@ -278,7 +280,7 @@ def test_a_plan_is_chosen_for_each_phase():
     assert [(leg.phase, leg.pace.plan) for leg in chosen] == [("short", "wide"), ("long", "long")]
     with pytest.raises(InputError, match="12 GiB too much"):
         choose_plans(schedule, ["wide"], evaluate)
-    result = run(CampaignInput(chosen, chips=1024, slow=None))
+    result = run(CampaignInput(chosen, cluster_chips=1024, slow=None))
     assert result.lost_hours["phase change"] > 0 and set(result.tokens_by_phase) == {"short", "long"}
     assert result.tokens == pytest.approx(1.1e9)
 
@@ -292,7 +294,7 @@ def test_legs_follow_the_ramp():
     "make, words",
     [
         (lambda: CampaignInput((), 10), "at least one phase"),
-        (lambda: campaign(chips=99_000), "more than the inventory"),
+        (lambda: campaign(cluster_chips=99_000), "more than the inventory"),
         (lambda: campaign(horizon_s=float("nan")), "horizon_s"),
         (lambda: Leg("x", 10, Pace(float("nan"), 1, 1, 1, "p")), "step_s=nan"),
         (lambda: Phase("x", -1, 4096, 1e6), "tokens=-1"),

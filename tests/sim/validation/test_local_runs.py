@@ -24,7 +24,7 @@ def write_run(folder, mode: str, seed: int, prompts: int, **rules):
     folder.mkdir()
     rng, drawn = random.Random(seed), Lengths.lognormal(60, 250, sigma=0.8)
     groups = tuple(tuple(drawn.draw_group(rng, 4, i)) for i in range(prompts * 40))
-    policy = Policy(mode, prompts, rules.get("over_sampling"), eta=rules.get("eta", 1))
+    policy = Policy(mode, prompts, rules.get("over_sampling"), max_staleness=rules.get("max_staleness", 1))
     topk = rules.get("topk")
     curve = CHOOSING if topk else CURVE
     if topk:
@@ -37,7 +37,7 @@ def write_run(folder, mode: str, seed: int, prompts: int, **rules):
         curve,
         topk=topk,
         train_s_per_token=TRAIN,
-        push_s=0.05,
+        weight_sync_s=0.05,
         overhead_s=rules.get("overhead", 0.2),
         steps=12,
         strict=False,
@@ -46,10 +46,10 @@ def write_run(folder, mode: str, seed: int, prompts: int, **rules):
     result = simulate(case)
     settings = {
         "mode": mode,
-        "batch_groups": prompts,
-        "group_size": 4,
+        "prompts_per_batch": prompts,
+        "samples_per_prompt": 4,
         "over_sampling": rules.get("over_sampling"),
-        "eta": rules.get("eta", 1),
+        "max_staleness": rules.get("max_staleness", 1),
         "max_batch": 512,
     }
     (folder / "rl.yaml").write_text(json.dumps(settings))
@@ -75,14 +75,18 @@ def write_run(folder, mode: str, seed: int, prompts: int, **rules):
                         "group": k * prompts + i,
                         "tokens": n,
                         "prompt_tokens": 0,
-                        "fate": "ready",
+                        "status": "ready",
                         "segments": [[start, start + end, n]],
                     }
                 )
         start = step.end_s
     (folder / "trajectories.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    events = [{"event": "update", "tokens": s.tokens, "train_s": TRAIN * s.tokens, "push_s": 0.0} for s in result.steps]
-    (folder / "events.jsonl").write_text("\n".join(map(json.dumps, [*events, {"event": "pushed", "seconds": 0.05}])))
+    events = [
+        {"event": "update", "tokens": s.tokens, "train_s": TRAIN * s.tokens, "weight_sync_s": 0.0} for s in result.steps
+    ]
+    (folder / "events.jsonl").write_text(
+        "\n".join(map(json.dumps, [*events, {"event": "weight_sync", "seconds": 0.05}]))
+    )
     return folder
 
 
@@ -91,7 +95,7 @@ def test_rates_are_found_in_a_log(tmp_path):
     assert found.curve.seconds(1) == pytest.approx(0.010, rel=0.05) and found.curve.seconds(33) == pytest.approx(
         CURVE.seconds(33), rel=0.05
     )
-    assert found.train_s_per_token == pytest.approx(TRAIN, rel=1e-6) and found.push_s == pytest.approx(0.05)
+    assert found.train_s_per_token == pytest.approx(TRAIN, rel=1e-6) and found.weight_sync_s == pytest.approx(0.05)
     assert found.overhead_s == pytest.approx(0.2, abs=0.05)
 
 
@@ -121,7 +125,7 @@ def test_other_modes_and_sizes_are_predicted(tmp_path):
         write_run(tmp_path / "profile", "sync", 0, 8),
         write_run(tmp_path / "sync", "sync", 1, 12),
         write_run(tmp_path / "april", "april", 1, 12, over_sampling=24),
-        write_run(tmp_path / "async", "async", 1, 12, eta=2),
+        write_run(tmp_path / "async", "async", 1, 12, max_staleness=2),
     ]
     report = agree(runs)
     assert [r["kind"] for r in report["rows"]] == ["calibration", "holdout", "holdout", "holdout"]
@@ -140,7 +144,7 @@ def test_profile_file_goes_first(tmp_path):
         "prefill_fixed_s": 0.0,
         "train_s_per_token": 1e-3,
         "train_fixed_s": 0.1,
-        "push_s": 0.2,
+        "weight_sync_s": 0.2,
     }
     (run / "profile.json").write_text(json.dumps(given))
     assert profile_of(run).curve.seconds(1) == 0.5
@@ -161,7 +165,8 @@ def test_a_mode_with_two_runs_brings_its_own_overhead(tmp_path):
     """Asynchronous steps that cost half a second more beside: unknown from the synchronous run, known from the first of two."""
     first = write_run(tmp_path / "rates", "sync", 0, 8)
     slow = [
-        write_run(tmp_path / f"async{i}", "async", i, prompts, eta=1, overhead=0.7) for i, prompts in ((1, 8), (2, 12))
+        write_run(tmp_path / f"async{i}", "async", i, prompts, max_staleness=1, overhead=0.7)
+        for i, prompts in ((1, 8), (2, 12))
     ]
     alone = agree([first, slow[1]])["rows"][1]
     taught = agree([first, *slow])["rows"]

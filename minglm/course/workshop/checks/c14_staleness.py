@@ -6,10 +6,10 @@ from minglm.course.workshop.checking import Exercise, Mistake, NotYet, same
 from minglm.course.workshop.checks import drawn
 
 
-def _may_start(version, batch, eta, started):
-    """Start them one by one, as long as each would be trained on by version + eta at the latest."""
+def _may_start(version, batch, max_staleness, started):
+    """Start them one by one, as long as each would be trained on by version + max_staleness at the latest."""
     new = 0
-    while (started + new) // batch <= version + eta:
+    while (started + new) // batch <= version + max_staleness:
         new += 1
     return new
 
@@ -66,7 +66,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda v, b, e, s: max(0, (e + v) * b - s),
-                "Without the + 1 nothing could ever start at eta = 0: the batch for the present version must be allowed too.",
+                "Without the + 1 nothing could ever start at max_staleness = 0: the batch for the present version must be allowed too.",
             ),
             Mistake(
                 lambda v, b, e, s: max(0, (e + 1) * b - s),
@@ -77,7 +77,7 @@ EXERCISES = [
                 "That is what may be under way in all. Take off what has started already.",
             ),
         ),
-        "max(0, (eta + version + 1) · batch − started).",
+        "max(0, (max_staleness + version + 1) · batch − started).",
     ),
     Exercise(
         "14.importance",

@@ -15,12 +15,12 @@ from minglm.course.workshop import check
 # %% [markdown]
 # ## 1. How many may start?
 #
-# A group is the answers to one problem. The trainer has made `version` updates; each uses `batch` groups. So far `started` groups have been started in all. A group may start only if it will be trained on at most `eta` versions after the present one. Groups are trained on in the order of their start. So the first `(eta + version + 1) * batch` groups may have started. How many new ones may start now? At least 0.
+# A group is the answers to one problem. The trainer has made `version` updates; each uses `batch` groups. So far `started` groups have been started in all. A group may start only if it will be trained on at most `max_staleness` versions after the present one. Groups are trained on in the order of their start. So the first `(max_staleness + version + 1) * batch` groups may have started. How many new ones may start now? At least 0.
 # %%
-def may_start(version, batch, eta, started):
-    """four ints -> an int; (version=0, batch=8, eta=0, started=0) -> 8;  with eta=1 -> 16"""
+def may_start(version, batch, max_staleness, started):
+    """four ints -> an int; (version=0, batch=8, max_staleness=0, started=0) -> 8;  with max_staleness=1 -> 16"""
     ### BEGIN SOLUTION
-    return max(0, (eta + version + 1) * batch - started)
+    return max(0, (max_staleness + version + 1) * batch - started)
     ### END SOLUTION
 # %%
 check("14.may_start", may_start)

@@ -1,0 +1,72 @@
+"""Limits at their very edge, in one process: who may see what, and how many tokens fit."""
+
+import pytest
+
+from minglm.serving.config import ServeSettings
+
+pytest.importorskip("torch")
+pytest.importorskip("fastapi")
+KEY = "a-key-for-tests"
+MAX_MODEL_LEN, MAX_TOKENS = 48, 20
+
+
+@pytest.fixture(scope="module")
+def client(small_checkpoint):
+    from fastapi.testclient import TestClient
+
+    from minglm.serving.server import build
+
+    settings = ServeSettings(
+        mode="dense", api_key=KEY, max_model_len=MAX_MODEL_LEN, max_tokens=MAX_TOKENS, max_batch=2, max_body=4096
+    )
+    _, app = build(small_checkpoint, settings)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def ask(client, **body):
+    return client.post("/v1/completions", json={"temperature": 0, **body}, headers={"authorization": f"Bearer {KEY}"})
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/v1/models", "/v1/models/minglm"])
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong-key"}, {"authorization": f"Basic {KEY}"}])
+def test_only_health_is_open_without_the_key(client, path, headers):
+    answer = client.get(path, headers=headers)
+    assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+    assert "minglm_" not in answer.text, "figures of the server were shown to somebody without the key"
+    assert client.get(path, headers={"authorization": f"Bearer {KEY}"}).status_code == 200
+    assert client.get("/health", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("prompt_tokens", [MAX_MODEL_LEN - 1, MAX_MODEL_LEN - 7, MAX_MODEL_LEN - MAX_TOKENS])
+def test_prompt_and_answer_fill_the_positions_and_not_one_more(client, prompt_tokens):
+    """A sequence of exactly `max_model_len` tokens is served, a token more is a 400, not a 500."""
+    prompt, room = [5] * prompt_tokens, MAX_MODEL_LEN - prompt_tokens
+    full = ask(client, prompt=prompt, max_tokens=room)
+    assert full.status_code == 200 and full.json()["usage"]["completion_tokens"] <= room
+    longer = ask(client, prompt=[*prompt, 5], max_tokens=room)
+    assert longer.status_code == 400, longer.text
+    assert longer.json()["error"]["param"] == ("max_tokens" if room > 1 else "prompt")
+    assert str(MAX_MODEL_LEN) in longer.json()["error"]["message"]
+
+
+def test_an_answer_without_a_limit_takes_what_the_prompt_leaves(client):
+    chat = {"messages": [{"role": "user", "content": "hello"}], "temperature": 1, "seed": 3, "stop": ["\x00"]}
+    answer = client.post("/v1/chat/completions", json=chat, headers={"authorization": f"Bearer {KEY}"})
+    counted = answer.json()["usage"]
+    assert counted["completion_tokens"] <= min(MAX_TOKENS, MAX_MODEL_LEN - counted["prompt_tokens"])
+    assert counted["total_tokens"] == counted["prompt_tokens"] + counted["completion_tokens"]
+
+
+@pytest.mark.parametrize("tokens, status", [(MAX_TOKENS, 200), (MAX_TOKENS + 1, 400)])
+def test_the_server_s_own_limit_of_an_answer(client, tokens, status):
+    assert ask(client, prompt=[5], max_tokens=tokens).status_code == status
+
+
+@pytest.mark.parametrize("token, status", [(0, 200), (-1, 400)])
+def test_the_ends_of_the_vocabulary(client, small_checkpoint, token, status):
+    from minglm.inference.load import load_model
+
+    vocab_size = load_model(small_checkpoint)[0].config.vocab_size
+    assert ask(client, prompt=[token], max_tokens=1).status_code == status
+    assert ask(client, prompt=[vocab_size - 1 - token], max_tokens=1).status_code == status
