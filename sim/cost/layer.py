@@ -1,7 +1,7 @@
 """One layer's seconds on one chip for one micro-batch: its recorded operators and messages, priced under a stack.
 
 Device time is the sum of its kernels and of the collectives that nothing hides; host time is what issuing its operators
-takes; the longer one counts. `step_cost` puts layers together to stages and a step.
+takes; the longer one counts. `sim.cost.step` puts layers together to stages and a step.
 """
 
 from __future__ import annotations
@@ -11,19 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sim.cost import collectives
-from sim.cost.operators import (
-    WIDTH,
-    OperatorTrace,
-    ParallelContext,
-    Style,
-    dense_ffn,
-    embedding,
-    gqa,
-    mla,
-    norm,
-    vocabulary,
-)
-from sim.cost.operators_moe import moe_ffn
+from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, Style, embedding, norm, vocabulary
+from sim.cost.operators_layer import record_layer
 from sim.cost.parameters import layer_params
 from sim.cost.recompute import RECOMPUTE, OperatorSeconds
 from sim.cost.stacks import Stack
@@ -333,16 +322,7 @@ class LayerEstimator:
 
     def trace(self, kind: str, window: int = 0, indexer: bool = True) -> OperatorTrace:
         """The operators of a layer of this kind (dense or moe) on this plan's chips."""
-        trace = OperatorTrace(self.style)
-        if self.model.attention == "mla":
-            mla(trace, self.ctx, self.model, indexer)
-        else:
-            gqa(trace, self.ctx, self.model, window)
-        if kind == "moe":
-            moe_ffn(trace, self.ctx, self.model)
-        else:
-            dense_ffn(trace, self.ctx, self.model.hidden, self.model.ffn, self.model.gated_ffn, self.model.norm)
-        return trace
+        return record_layer(self.style, self.ctx, self.model, kind, window, indexer)
 
     def layer(self, kind: str, recompute: str) -> LayerCost:
         """Cost of a layer of this kind, averaged over its window and indexer variants."""
