@@ -1,16 +1,16 @@
 """One token of one sequence, what `Decoder.step` does most while a person waits for an answer.
 
-Here nothing is left to share among rows, so a step costs its operations, a few microseconds each, and the reading of the
-weights. Hence:
+Here nothing is left to share among rows, so a step costs its operations, a few microseconds each, and the reading of
+the weights. Hence:
 
 - every result goes to a buffer made once, and so is every slice of a buffer: making a view costs half an operation;
 - an RMSNorm is a dot product and one multiplication (torch's own is a dozen operations);
 - the numbers of one token that steer the rest (the norm's factor, the chosen experts and their gates) become Python
   numbers, which torch then takes as factors of operations that run anyway.
 
-Shapes as in `minglm.inference.decoder`, with N = 1 and no axis for it: S cached positions, H heads, L latent width, r rope width,
-R = L + r, Q q_lora_rank, Hi/Di indexer heads and width, C hidden, F width of a feed-forward, K chosen experts, k chosen keys,
-P parts of a matrix.
+Shapes as in `minglm.inference.decoder`, with N = 1 and no axis for it: S cached positions, H heads, L latent width, r
+rope width, R = L + r, Q q_lora_rank, Hi/Di indexer heads and width, C hidden, F width of a feed-forward, K chosen
+experts, k chosen keys, P parts of a matrix.
 """
 
 from __future__ import annotations
@@ -213,8 +213,8 @@ class OneToken:
         self.h_for_head = row_for_columns(self.h, self.head)
 
     def step(self, token: int, position: int) -> Tensor:
-        """Logits (V,) of what follows the token at this position. `x` is left as the hidden state before the final norm;
-        `routes`, when it is a list, gets the experts chosen (1, K) of each MoE layer."""
+        """Logits (V,) of what follows the token at this position. `x` is left as the hidden state before the final
+        norm; `routes`, when it is a list, gets the experts chosen (1, K) of each MoE layer."""
         self.x.copy_(self.embedding[token])
         self._run(self.layers, position)
         self.norm()

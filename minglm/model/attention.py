@@ -34,7 +34,8 @@ DENSE_MASK_UNTIL = (
 
 
 class ContextParallelGroup(Protocol):
-    """What other processes hold of the sequence and the heads (`minglm.distributed.context_parallel.ContextParallel`)."""
+    """What other processes hold of the sequence and the heads
+    (`minglm.distributed.context_parallel.ContextParallel`)."""
 
     def keys(self, local: Tensor, heads: bool = True) -> Tensor:
         """(B, T, R) of this process → (B, S, R) of all positions that its queries may see."""
@@ -64,7 +65,8 @@ class ForwardContext:
     context_parallel: ContextParallelGroup | None = None
 
     def all_latents(self, layer: int, latent: Tensor) -> Tensor:
-        """New latents (B, T, R) of a layer → those of every position up to them, (B, S, R); the cache takes the new ones."""
+        """New latents (B, T, R) of a layer → those of every position up to them, (B, S, R);
+        the cache takes the new ones."""
         if self.cache is not None:
             return self.cache.append(layer, latent)
         return latent if self.context_parallel is None else self.context_parallel.keys(latent)
@@ -83,8 +85,8 @@ class ForwardContext:
 
 
 class Query(NamedTuple):
-    """A layer's queries: `nope` (B, T, H, nope) meets the latents, `rope` (B, T, H, rope) the rotary keys, already rotated;
-    both come from `compressed` (B, T, Q), which the indexer reads too."""
+    """A layer's queries: `nope` (B, T, H, nope) meets the latents, `rope` (B, T, H, rope) the rotary keys, already
+    rotated; both come from `compressed` (B, T, Q), which the indexer reads too."""
 
     nope: Tensor
     rope: Tensor
@@ -97,8 +99,8 @@ class Query(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What a layer's indexer says: its queries (B, T, Hi, Di), keys (B, S, Di) and weights (B, T, Hi), and the keys chosen
-    for every query, (B, T, k) int64 with -1 for an empty place; None: read every visible key."""
+    """What a layer's indexer says: its queries (B, T, Hi, Di), keys (B, S, Di) and weights (B, T, Hi), and the keys
+    chosen for every query, (B, T, k) int64 with -1 for an empty place; None: read every visible key."""
 
     q: Tensor
     k: Tensor
@@ -107,7 +109,8 @@ class Index(NamedTuple):
 
 
 class MLA(nn.Module):
-    """One attention layer. `indexer` is None on a "shared" layer, which reads the keys that the last full layer chose."""
+    """One attention layer. `indexer` is None on a "shared" layer,
+    which reads the keys that the last full layer chose."""
 
     def __init__(self, config: ModelConfig, layer: int, full: bool = True):
         super().__init__()
@@ -132,8 +135,9 @@ class MLA(nn.Module):
     def forward(
         self, x: Tensor, ctx: ForwardContext, shared_topk: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """x (B, T, C), already normalised, and what the last full layer chose → output (B, T, C), the indexer's KL (scalar)
-        or None, and the (B, T, k) key positions that shared layers after this one read (None: every visible key)."""
+        """x (B, T, C), already normalised, and what the last full layer chose → output (B, T, C), the indexer's KL
+        (scalar) or None, and the (B, T, k) key positions that shared layers after this one read (None:
+        every visible key)."""
         q, latent = self.project(x, ctx)
         index = self.index(x, q, ctx)
         topk_indices = shared_topk if index is None else index.topk_indices
@@ -154,8 +158,9 @@ class MLA(nn.Module):
         return q, ctx.all_latents(self.layer, latent)
 
     def index(self, x: Tensor, q: Query, ctx: ForwardContext) -> Index | None:
-        """Score the keys and choose; None on a shared layer, and where nobody asks. Inputs are detached: the indexer learns
-        from its own loss only. Dense decoding still writes indexer keys, so that the same cache can go on sparse."""
+        """Score the keys and choose; None on a shared layer, and where nobody asks. Inputs are detached: the indexer
+        learns from its own loss only. Dense decoding still writes indexer keys,
+        so that the same cache can go on sparse."""
         if self.indexer is None or (ctx.mode == "dense" and ctx.cache is None):
             return None
         with torch.set_grad_enabled(ctx.indexer_grad and ctx.indexer_loss):
@@ -179,18 +184,19 @@ class MLA(nn.Module):
     def indexer_loss(
         self, q: Query, latent: Tensor, index: Index | None, probs: Tensor | None, ctx: ForwardContext
     ) -> Tensor | None:
-        """Mean KL (nats per query) of the indexer from the attention just paid: on the chosen keys, or, where every visible
-        key was read, on all of them."""
+        """Mean KL (nats per query) of the indexer from the attention just paid: on the chosen keys, or, where every
+        visible key was read, on all of them."""
         if index is None or ctx.mode == "dense" or not ctx.indexer_loss:
             return None
         group = ctx.context_parallel
         if probs is not None and index.topk_indices is not None:
-            return topk_kl(*index, probs if group is None else group.mean_heads(probs))
+            p = probs if group is None else group.mean_heads(probs)
+            return topk_kl(index.q, index.k, index.w, index.topk_indices, p)
         queries, (keys, _) = q.joined, self.expand(latent)
         if group is not None:
             queries, keys = group.all_heads(queries), group.all_heads(keys)
         with torch.set_grad_enabled(ctx.indexer_grad):
-            return dense_kl(*index[:3], queries, keys, self.scale, ctx.doc_start, ctx.offset)
+            return dense_kl(index.q, index.k, index.w, queries, keys, self.scale, ctx.doc_start, ctx.offset)
 
     # ------------------------------------------------------------------ expanded
 
@@ -202,7 +208,8 @@ class MLA(nn.Module):
         return torch.cat((k_nope, k_rope.unsqueeze(2).expand(-1, -1, self.num_heads, -1)), -1), v
 
     def dense(self, q: Query, latent: Tensor, ctx: ForwardContext, mask: Tensor | None = None) -> Tensor:
-        """Attention to every visible key, or to those in the mask (B, 1, T, S): latents (B, S, R) → values (B, T, H, Dv).
+        """Attention to every visible key, or to those in the mask (B, 1, T, S): latents (B, S, R) → values (B, T,
+        H, Dv).
 
         The narrower of key and value is padded with zeros, because only equal widths take torch's fused path.
         """
@@ -235,8 +242,8 @@ class MLA(nn.Module):
         return torch.cat((torch.einsum("bthn,hnl->bthl", q.nope, self.up_projections()[0]), q.rope), -1)
 
     def absorbed(self, q: Query, latent: Tensor, ctx: ForwardContext) -> Tensor:
-        """The same as `dense` without rebuilding a key: queries meet the latents (B, S, R), and only what was attended is
-        expanded to values (B, T, H, Dv)."""
+        """The same as `dense` without rebuilding a key: queries meet the latents (B, S, R), and only what was attended
+        is expanded to values (B, T, H, Dv)."""
         queries = self.absorb(q)
         scores = torch.einsum("bthr,bsr->bhts", queries, latent) * self.scale
         T, S = queries.shape[1], latent.shape[1]

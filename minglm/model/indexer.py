@@ -1,4 +1,5 @@
-"""The lightning indexer: scores of each query for each earlier key, and the top-k of them (DeepSeek-V3.2-Exp, section 2.1).
+"""The lightning indexer: scores of each query for each earlier key, and the top-k of them (DeepSeek-V3.2-Exp,
+section 2.1).
 
 Shapes: B batch, T query positions, S key positions, Hi/Di indexer heads and width, k chosen keys.
 """
@@ -39,7 +40,8 @@ class Indexer(nn.Module):
 
 
 def index_scores(q: Tensor, k: Tensor, w: Tensor, space: Workspace | None = None) -> Tensor:
-    """I for one sequence: q (n, Hi, Di), k (S, Di), w (n, Hi) → (n, S), fp32, not masked; in `space` when it is given."""
+    """I for one sequence: q (n, Hi, Di), k (S, Di), w (n, Hi) → (n, S), fp32, not masked;
+    in `space` when it is given."""
     n, Hi, S = q.shape[0], q.shape[1], k.shape[0]
     space = space or Workspace(w)
     if q.dtype == w.dtype:
@@ -63,7 +65,8 @@ def causal_mask(T: int, offset: int, end: int, doc_start: Tensor | None, device)
 def select_topk(
     q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_start: Tensor | None = None
 ) -> Tensor | None:
-    """Choose keys for every query: (B, T, topk) int64, or None when no query sees more than `topk` keys (read them all).
+    """Choose keys for every query: (B, T, topk) int64, or None when no query sees more than `topk` keys (read them
+    all).
 
     q (B,T,Hi,Di), k (B,S,Di), w (B,T,Hi); the first query stands at position `offset`; doc_start (B,T) or None.
     """

@@ -1,8 +1,8 @@
 """The k largest scores of each row, as a function of the scores alone: equal ones go to the lowest position.
 
-torch leaves the order of equal values open, and so it may differ between devices, sizes and versions. Here one more than k is
-asked for; where the k-th and the next are equal, torch's own choice was arbitrary and the row is settled by position.
-Training, prefill and decoding all choose keys by `largest`, so they choose the same ones.
+torch leaves the order of equal values open, and so it may differ between devices, sizes and versions. Here one more
+than k is asked for; where the k-th and the next are equal, torch's own choice was arbitrary and the row is settled by
+position. Training, prefill and decoding all choose keys by `largest`, so they choose the same ones.
 
 Shapes: n rows, S scores in each, k chosen.
 """
@@ -51,8 +51,9 @@ def topk_lowest(scores: Tensor, k: int) -> Tensor:
 
 
 def _settle_ties(scores: Tensor, values: Tensor, index: Tensor) -> None:
-    """Of the k + 1 best in order, make the first k the right ones, in place: where the last two are equal, whichever torch put
-    first is replaced by the lowest position. scores (n, S), values and index (n, k + 1); or all without the first axis."""
+    """Of the k + 1 best in order, make the first k the right ones, in place: where the last two are equal, whichever
+    torch put first is replaced by the lowest position. scores (n, S), values and index (n, k + 1);
+    or all without the first axis."""
     if values.dim() == 1:  # decoding one sequence: asking two numbers costs less than comparing a column
         edge, after = values[-2:].tolist()
         if edge == after:
@@ -79,8 +80,8 @@ def fold_factor(S: int, m: int) -> int:
 
 
 def _candidates(scores: Tensor, m: int, fold: int) -> Tensor:
-    """Positions that hold m largest values of each row: fold the row, keep the m columns with the highest maxima. A value
-    outside them is at most the smallest of m maxima, so it cannot be needed. (n, S) → (n, about fold·m)."""
+    """Positions that hold m largest values of each row: fold the row, keep the m columns with the highest maxima. A
+    value outside them is at most the smallest of m maxima, so it cannot be needed. (n, S) → (n, about fold·m)."""
     n, S = scores.shape
     columns = S // fold
     best = scores[:, : columns * fold].unflatten(1, (fold, columns)).amax(1).topk(m, -1, sorted=False).indices

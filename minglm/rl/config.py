@@ -52,13 +52,15 @@ class Settings(BaseSettings):
     max_concurrent: int | None = setting(None, "groups in flight at most; null for the mode's own limit", "groups", 1)
     max_staleness: float = setting(
         1.0,
-        "async: batches that may be started ahead of the one in training (AReaL: max_head_offpolicyness); a fraction is allowed",
+        "async: batches that may be started ahead of the one in training (AReaL: max_head_offpolicyness); a fraction "
+        "is allowed",
         "batches",
         0.0,
     )
     strict: bool = setting(
         True,
-        "async: an update waits for groups in flight that it would leave more than max_staleness versions old when trained, and takes the oldest first; false: first come, first trained",
+        "async: an update waits for groups in flight that it would leave more than max_staleness versions old when "
+        "trained, and takes the oldest first; false: first come, first trained",
     )
     weight_sync_interval: int = setting(1, "glm5: updates between two weight syncs", "updates", 1)
     filter_staleness_above: int | None = setting(
@@ -83,7 +85,8 @@ class Settings(BaseSettings):
     lr: float = setting(0.0005, "learning rate", "", 0.0, check=nonzero)
     muon: bool = setting(
         False,
-        "Muon for matrices as in pre-training; its steps have one size however noisy the gradient, too much for few rewards",
+        "Muon for matrices as in pre-training; its steps have one size however noisy the gradient, too much for few "
+        "rewards",
     )
     weight_decay: float = setting(0.0, "decoupled weight decay", "", 0.0)
     clip: float = setting(1.0, "largest norm of the gradient", "", 0.0, check=nonzero)
@@ -110,7 +113,8 @@ class Settings(BaseSettings):
         super().__post_init__()
         if self.objective not in OBJECTIVE_NAMES:
             raise InputError(
-                f"objective {self.objective!r}: not one of {', '.join(OBJECTIVE_NAMES)}{nearest(self.objective, OBJECTIVE_NAMES)}"
+                f"objective {self.objective!r}: not one of "
+                f"{', '.join(OBJECTIVE_NAMES)}{nearest(self.objective, OBJECTIVE_NAMES)}"
             )
         for key in self.objective_args:
             if key not in CLIP_NAMES:

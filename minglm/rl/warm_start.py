@@ -2,8 +2,8 @@
 
 RL can only strengthen what a model sometimes does. From a model that knows nothing no answer is ever right and no group
 teaches anything, so a run begins with a short supervised stage on the task's own solutions, stopped early on purpose.
-The model is the project's own (MLA, DSA, experts, MTP) at a size that two cores train in minutes; its folder is a run folder
-like any other: `minglm rl --init-from`, `minglm generate --checkpoint`.
+The model is the project's own (MLA, DSA, experts, MTP) at a size that two cores train in minutes; its folder is a run
+folder like any other: `minglm rl --init-from`, `minglm generate --checkpoint`.
 
 Shapes: B rows, T positions.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,11 +82,13 @@ class WarmStart(BaseSettings):
         task_registry.get(self.task, self.tail)
         if self.label_noise and self.task != "sum":
             raise InputError(
-                f"label_noise={self.label_noise} with task {self.task}: only task sum has noisy demonstrations; leave it out"
+                f"label_noise={self.label_noise} with task {self.task}: only task sum has noisy demonstrations; "
+                "leave it out"
             )
         self.config()
 
     def config(self) -> ModelConfig:
+        """Of the model."""
         return ModelConfig.from_dict({**MODEL, **self.model})
 
 
@@ -130,7 +133,8 @@ def warm_start(
                 model.update_router_bias(out.expert_counts, 0.01)
                 if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
                     show(
-                        f"warm start: step {step + 1} of {recipe.steps}, loss {out.lm_loss.item():.3f}, {time.perf_counter() - started:.0f} s"
+                        f"warm start: step {step + 1} of {recipe.steps}, loss {out.lm_loss.item():.3f}, "
+                        f"{time.perf_counter() - started:.0f} s"
                     )
     finally:
         torch.set_num_threads(threads_before)
@@ -145,7 +149,8 @@ def warm_start(
 
 
 def for_recipe(warm: dict | None, settings, folder: Path, show: Callable[[str], None] = lambda line: None) -> Path:
-    """The run folder of an RL recipe's warm start: task and difficulty are the recipe's unless it says otherwise; made once.
+    """The run folder of an RL recipe's warm start: task and difficulty are the recipe's unless it says otherwise; made
+    once.
 
     Raises:
         InputError: the recipe has none, or a key of it is unknown.
@@ -174,8 +179,7 @@ class Rows:
         )
 
     def batch(self, step: int):
-        import random
-
+        """Rows of step `step`: tokens, targets and what counts, as `minglm.data.chat.stack` gives them."""
         r = self.recipe
         rng, packed = random.Random(f"{r.seed}/{step}"), []
         for _ in range(r.batch_size):
@@ -200,22 +204,25 @@ class Rows:
             if sum(counted) <= r.longest and len(ids) <= r.seq_len + 1:
                 return ids, counted
         raise InputError(
-            f"task {r.task}: no solution of at most longest={r.longest} tokens that fits seq_len={r.seq_len}; raise them"
+            f"task {r.task}: no solution of at most longest={r.longest} tokens that fits seq_len={r.seq_len}; raise "
+            "them"
         )
 
 
-def noisy_sum(prompt: str, rng, label_noise: float) -> str:
-    """A worked running total of which a part of the steps is off by one or two; what follows goes on from the wrong total.
+def noisy_sum(prompt: str, rng: random.Random, label_noise: float) -> str:
+    """A worked running total of which a part of the steps is off by one or two; what follows goes on from the wrong
+    total.
 
-    What is imitated is then often wrong for no reason that the prompt shows, as in text that people wrote. The model learns
-    the right step as the likeliest one and the errors with it; RL, which only sees right answers rewarded, unlearns them.
+    What is imitated is then often wrong for no reason that the prompt shows, as in text that people wrote. The model
+    learns the right step as the likeliest one and the errors with it; RL, which only sees right answers rewarded,
+    unlearns them.
 
     >>> import random
     >>> noisy_sum("a7b4c9", random.Random(0), 0.0)
     'a7b11c20#20'
     """
     worked, total = "", 0
-    for label, digit in zip(prompt[::2], prompt[1::2]):
+    for label, digit in zip(prompt[::2], prompt[1::2], strict=True):
         total += int(digit)
         if rng.random() < label_noise:
             total = max(0, total + rng.choice((-2, -1, 1, 2)))

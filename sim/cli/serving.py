@@ -188,7 +188,7 @@ def _ask(args, rent) -> dict:
     given: dict = {"model": args.model or "glm5"}
     one = {
         "speed": {
-            "wanted": args.target_tps,
+            "target_tps": args.target_tps,
             "context": args.context,
             "chips": args.chips,
             "precision": args.precision,
@@ -197,7 +197,7 @@ def _ask(args, rent) -> dict:
         },
         "fits": {"precision": args.precision, "kv": args.kv},
         "margin": {
-            "wanted": args.target_tps,
+            "target_tps": args.target_tps,
             "rent": rent,
             "seed": args.seed,
             "prices": [tuple(args.token_price)] if args.token_price else None,
@@ -232,7 +232,7 @@ def _answer_text(r: dict) -> str:
 def _target(args):
     from minglm.errors import InputError
     from sim.base.units import parse
-    from sim.serving.sizing import Target
+    from sim.serving.options import Target
 
     if args.concurrency:
         raise InputError(
@@ -249,7 +249,7 @@ def _target(args):
 
 
 def _size(args, rent) -> tuple[dict, str]:
-    from sim.serving.questions import ACCEPT
+    from sim.serving.margin import ACCEPT
     from sim.serving.sizing import DEFAULT_CLUSTERS, size
 
     target = _target(args)

@@ -1,6 +1,6 @@
 """The planner page's second question: what would serving the model earn at a price per million tokens?
 
-The figures are `sim.serving.questions.margin`'s, so `clustersim serving --ask margin` prints the same. The deployment is sized once
+The figures are `sim.serving.margin.margin`'s, so `clustersim serving --ask margin` prints the same. The deployment is sized once
 for a model, a machine and a speed; prices and rent then move the answer at once.
 """
 
@@ -14,8 +14,9 @@ from minglm.errors import InputError
 from sim.base.units import parse
 from sim.dashboard.controls import choices, machine, price
 from sim.report.html import escape, table
-from sim.serving.questions import ACCEPT, margin
-from sim.serving.sizing import Option, Target, size
+from sim.serving.margin import ACCEPT, margin
+from sim.serving.options import Option, Target
+from sim.serving.sizing import size
 from sim.spec.hardware import USUAL_CLUSTER, load_cluster
 
 PROMPT, OUTPUT, TTFT_S = 8192, 1024, 5.0
@@ -46,7 +47,7 @@ def _option(model: str, place: str, speed: str) -> Option:
 
 
 def earned(model: str, place: str, speed: str, price_in: str, price_out: str, rent: str = "") -> dict:
-    """`sim.serving.questions.margin` for what stands in the controls.
+    """`sim.serving.margin.margin` for what stands in the controls.
 
     Raises:
         InputError: a value is refused, nothing meets the speed, or no rent is known.

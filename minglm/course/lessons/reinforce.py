@@ -35,7 +35,7 @@ def start(recipe: str) -> Path:
             WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=TINY_MODEL),
             runs("rl") / "warm",
         )
-    return measure.warm(recipe, runs("rl"), print)
+    return measure.warm_started(recipe, runs("rl"), print)
 
 
 def reinforce(name: str, recipe: str, warm: Path, engine: str = "local", **changes) -> tuple[Path, dict]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from minglm.model.attention import ForwardContext
-from minglm.model.model import AuxLosses, Model
+from minglm.model.decoder_layer import AuxLosses
+from minglm.model.model import Model
 
 
 @torch.no_grad()

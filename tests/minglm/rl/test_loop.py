@@ -15,6 +15,7 @@ from minglm.rl import config as recipes
 from minglm.rl import tasks
 from minglm.rl.config import Settings
 from minglm.rl.log import read_lines
+from minglm.rl.messages import RolloutRequest, RolloutsDone, Submit, TrainGroup, TrainSample, UpdateWeights
 from minglm.training import checkpoint, metrics
 
 pytestmark = pytest.mark.slow
@@ -108,13 +109,13 @@ def test_the_staleness_bound_holds_where_some_answers_are_much_longer(warm, tmp_
 
     whole = worker.request_from
 
-    def uneven(values, settings, stop):
-        long = int(values["id"].split(".")[0]) % 5 == 2
-        return whole(values, {**settings, "max_new_tokens": 100 if long else 4}, stop)
+    def uneven(request, settings, stop):
+        long = int(request.id.split(".")[0]) % 5 == 2
+        return whole(request, settings.changed(max_new_tokens=100 if long else 4), stop)
 
     def trainer_first(workers, timeout_s):  # else a rollout would run to its end before every update
         for one in sorted(workers, key=lambda w: w.name != "trainer"):
-            if not any(w._outbox for w in workers) and one._work():
+            if not any(w.has_reports for w in workers) and one.work():
                 return
 
     monkeypatch.setattr(worker, "request_from", uneven)
@@ -171,52 +172,26 @@ def test_routing_replay_makes_the_trainer_choose_what_the_rollout_chose(warm, tm
     found, settings = checkpoint.latest(warm), Settings(**{**SMALL, "routing_replay": True}).to_dict()
     write_weights(tmp_path / "w.safetensors", found.model, 1)
     worker = RolloutWorker(settings, stop=[1])
-    list(
-        worker.handle(
-            {
-                "do": "push",
-                "path": str(tmp_path / "w.safetensors"),
-                "version": 1,
-                "config": found.config.to_dict(),
-                "max_len": 100,
-            }
-        )
-    )
+    list(worker.handle(UpdateWeights(str(tmp_path / "w.safetensors"), 1, found.config.to_dict(), max_len=100)))
     prompt = [0, 4, 30, 40, 5]
-    list(
-        worker.handle(
-            {
-                "do": "submit",
-                "requests": [
-                    {
-                        "id": "0.0",
-                        "prompt": prompt,
-                        "seed": 1,
-                        "tokens": [],
-                        "logprobs": [],
-                        "versions": [],
-                        "routes": None,
-                    }
-                ],
-            }
-        )
-    )
+    list(worker.handle(Submit((RolloutRequest("0.0", prompt, seed=1, tokens=[], logprobs=[], versions=[]),))))
     done = []
     while worker.busy:
-        done += [r for reply in worker.step() if reply["got"] == "finished" for r in reply["requests"]]
-    routes = done[0]["routes"]
-    assert len(routes) == len(done[0]["tokens"])
+        done += [r for report in worker.step() if isinstance(report, RolloutsDone) for r in report.requests]
+    routes = done[0].routes
+    assert len(routes) == len(done[0].tokens)
     trainer = Trainer(settings, str(tmp_path / "run"), str(warm))
     seen = []
     reverse = [[list(reversed(layer)) for layer in token] for token in routes]
     other = [[[(e + 1) % 4 for e in layer] for layer in token] for token in routes]
     for recorded in (routes, reverse, other):
-        rows = trainer._rows(
-            [{"prompt": prompt, "samples": [{**done[0], "reward": r, "routes": recorded} for r in (0.0, 1.0)]}], 1
+        samples = (
+            TrainSample(done[0].tokens, done[0].logprobs, done[0].versions, reward, recorded) for reward in (0.0, 1.0)
         )
+        rows = trainer._rows([TrainGroup(prompt, tuple(samples))], 1)
         with torch.no_grad():
             seen.append(trainer.logprobs(trainer._micro(rows)[0])[0][0, len(prompt) - 1 :])
-    assert torch.allclose(seen[0], torch.tensor(done[0]["logprobs"]), atol=1e-4)  # replayed: what the rollout had
+    assert torch.allclose(seen[0], torch.tensor(done[0].logprobs), atol=1e-4)  # replayed: what the rollout had
     assert torch.allclose(seen[0], seen[1], atol=1e-5) and not torch.allclose(seen[0], seen[2], atol=1e-3)
     assert all("forward" not in m.__dict__ for m in trainer.model.modules() if isinstance(m, Router))
 
