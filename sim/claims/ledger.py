@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import json
-import sys
 import textwrap
 import time
 from collections import Counter
@@ -263,16 +261,3 @@ def format_markdown(rows: list[Mapping], computed: bool = True) -> str:
 
 def _short(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def cli(args_json: bool, claim_id: str | None = None) -> int:
-    """Print the ledger, or one claim of it. Exit code 0 when every verdict follows from its computation, else 1."""
-    result = run(only=claim_id)
-    if args_json:
-        json.dump(result, sys.stdout, indent=1, ensure_ascii=False)
-        print()
-    elif claim_id:
-        print(format_one(result["claims"][0]))
-    else:
-        print(format_table(result))
-    return 0 if result["all_follow"] else 1

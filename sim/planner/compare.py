@@ -29,7 +29,7 @@ def compare(
     """One row per chip, in the order given.
 
     Args:
-        chips: inventory, the same number of each.
+        chips: of the cluster, the same number of each.
         against: the chip whose cost the others must meet; `break_even_usd_per_hour` is the rent of a chip-hour at which
             they do.
         asked: as `sim.planner.planner.question` (seq, batch, batch_tokens, tokens, precision, fixed, schedules, …).

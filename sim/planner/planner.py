@@ -4,8 +4,8 @@
     >>> answer(q, keep=5)["winner"]["chips"] <= 64
     True
 
-Plans are ranked in closed form (`sim.planner.search`); the winner is then played as events. Cost counts the chips that
-a plan uses, held for the expected time with failures and restarts (Daly's formula, `sim.training.campaign.expected`).
+Plans are ranked in closed form (`sim.planner.search`); the winner is then simulated as events. Cost counts the chips
+that a plan uses, held for the expected time with failures and restarts (Daly's formula, `sim.training.campaign.expected`).
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Question:
     cluster_chips: int
     seq: int
     batch: int
-    tokens: float = 1e12
-    objective: str = "tokens"
-    precision: str = "bf16"
-    stack: Stack | None = None
+    tokens: float
+    objective: str
+    precision: str
+    stack: Stack
     tolerance: float = 0.0
     fixed: Mapping[str, object] = field(default_factory=dict)
     schedules: tuple[str, ...] | None = None
@@ -202,8 +202,9 @@ def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> f
     """Share of time that is first-time work, with the chip's failure rate (or Llama 3's) and asynchronous
     checkpoints.
     """
-    from sim.spec.phases import Leg, Pace
-    from sim.training.campaign import CampaignInput, expected
+    from sim.spec.phases import RunSegment, Throughput
+    from sim.training.campaign import expected
+    from sim.training.campaign_input import CampaignInput
     from sim.training.checkpoints import Checkpoint
     from sim.training.failures import FailureModel
 
@@ -215,8 +216,8 @@ def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> f
         read_bytes_per_s=q.cluster.storage_bytes_per_s.value,
         host_bytes_per_s=q.cluster.host_bytes_per_s.value,
     )
-    leg = Leg("training", q.tokens, Pace(step_s, tokens_per_step, chips, 1, ""))
-    return expected(CampaignInput(legs=(leg,), cluster_chips=chips, failures=failures, checkpoint=saved))
+    segment = RunSegment("training", q.tokens, Throughput(step_s, tokens_per_step, chips, 1, ""))
+    return expected(CampaignInput(segments=(segment,), cluster_chips=chips, failures=failures, checkpoint=saved))
 
 
 def row(q: Question, costs: PlanCosts, found: Found) -> dict:
@@ -298,7 +299,7 @@ def answer(
             name: row(q, costs, f) for name, f in sorted(out.by_schedule.items(), key=lambda i: i[1].value(q.objective))
         },
         "explanation": explain(q, costs, out.best[0], second, out),
-        "assumptions": [*q.stated, *_assumptions(q)],
+        "assumptions": [*q.stated, *assumptions(q)],
         "facts": facts(q),
         "versions": versions(),
     }
@@ -363,10 +364,10 @@ def facts(q: Question) -> list[dict]:
     ]
 
 
-def _assumptions(q: Question) -> list[str]:
+def assumptions(q: Question) -> list[str]:
     out = [
         "plans are ranked in closed form, every chip at the speed of the expected slowest",
-        "cost counts the chips a plan uses, not the rest of the inventory",
+        "cost counts the chips a plan uses, not the rest of the cluster",
         "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, and GPipe, which has 1F1B's "
         "bubble and needs more memory",
     ]
@@ -387,13 +388,13 @@ def by_events(q: Question, costs: PlanCosts, found: Found) -> dict:
     """The plan's step simulated as events, beside the closed form that ranked it."""
     try:
         p = evaluate(q.model, q.cluster, costs.plan(found.candidate), costs.load(found.candidate), q.precision, q.stack)
-    except InputError as err:  # more pieces of work than are played
+    except InputError as err:  # more ops than are simulated
         return {"closed_form_step_s": found.step_s, "reason": str(err)}
     return {
         "events_step_s": p.result.step_s,
         "closed_form_step_s": found.step_s,
         "difference": p.result.step_s / found.step_s - 1,
-        "bubble_share": p.result.bubble_share,
+        "bubble_fraction": p.result.bubble_fraction,
         "events": p.result.events,
     }
 
@@ -403,7 +404,7 @@ def by_events(q: Question, costs: PlanCosts, found: Found) -> dict:
 
 def parts(q: Question, plan: Plan, load: Workload) -> dict[str, float]:
     """Seconds of a step on the busiest rank by cause; they sum to the step, what is not told apart is 'waiting'."""
-    made, _, seconds, slow = in_closed_form(q.model, q.cluster, plan, load, q.precision, q.stack, warn=True)
+    made, _, seconds, slow = in_closed_form(q.model, q.cluster, plan, load, q.precision, q.stack, allow_oom=True)
     t = step_of_estimate(made, plan)
     m = made.costs.micro_batches * (0.5 if plan.schedule == "dualpipe" else 1.0)
     out = {name: m * s * slow for name, s in made.classes.items()}

@@ -40,7 +40,7 @@ SHAPE: dict[str, dict[str, str]] = {
         "options": "mapping",
         "stack": "text",
         "attention": "text",
-        "memory": "text",
+        "allow_oom": "bool",
         "tokens": "quantity",
         "phases": "any",
         "plans": "list",

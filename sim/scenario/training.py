@@ -55,14 +55,14 @@ class Scenario:
     seeds: int = 20
     horizon_s: float | None = None
     seed: int = 0
-    memory_warns: bool = False  # a plan that is over the memory estimate is shown, not refused
+    allow_oom: bool = False  # a plan that is over the memory estimate is shown, not refused
     what_if: tuple[tuple[str, Mapping, str], ...] = ()
     assumptions: tuple[Mapping, ...] = ()
     document: Mapping = field(default_factory=dict)
 
     @property
     def spares(self) -> int:
-        """Chips of the inventory that the plan does not use."""
+        """Chips of the cluster that the plan does not use."""
         return self.cluster_chips - self.plan.num_chips
 
 
@@ -159,7 +159,7 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
         seeds=seeds,
         horizon_s=parse(horizon, "time", f"{name}: campaign horizon", low=1.0) if horizon is not None else None,
         seed=int(d.get("seed") or 0),
-        memory_warns=_choose(d, "memory", ("refuse", "warn"), name) == "warn",
+        allow_oom=bool(d.get("allow_oom") or False),
         what_if=_what_if(d.get("what_if") or (), name),
         assumptions=_assumptions(d.get("assumptions") or (), name),
         document=document,
@@ -167,7 +167,7 @@ def resolve(document: Mapping, name: str = "scenario") -> Scenario:
     if scenario.plan.num_chips > chips:
         p = scenario.plan
         raise InputError(
-            f"{name}: the plan needs {p.num_chips:,} chips (TP {p.tp} × CP {p.cp} × PP {p.pp} × DP {p.dp}) and the inventory is {chips:,}; "
+            f"{name}: the plan needs {p.num_chips:,} chips (TP {p.tp} × CP {p.cp} × PP {p.pp} × DP {p.dp}) and the cluster has {chips:,}; "
             f"lower dp to {max(1, chips // (p.tp * p.cp * p.pp))} or raise chips"
         )
     check(scenario.plan, model, scenario.workload)
@@ -212,9 +212,9 @@ def _row(d: Mapping, cluster: Cluster, chips: int, name: str, model: ModelSpec):
     inner = plan.get("tp", 1) * plan.get("pp", 1) * plan.get("cp", 1)
     if inner > chips:
         raise InputError(
-            f"the plan needs at least tp × pp × cp = {inner:,} chips and the inventory is {chips:,}; lower one of them or raise chips"
+            f"the plan needs at least tp × pp × cp = {inner:,} chips and the cluster has {chips:,}; lower one of them or raise chips"
         )
-    plan.setdefault("dp", chips // inner)  # the rest of the inventory is spare
+    plan.setdefault("dp", chips // inner)  # the rest of the cluster is spare
     row["chips"] = inner * plan["dp"]
     per = plan["dp"] * row["micro_batch"]
     if d.get("global_tokens") is not None and d.get("global_batch") is not None:

@@ -39,7 +39,7 @@ def predict(row: Row, stack: Stack | None = None) -> float:
         return memory.peak(row.model, row.plan, row.workload, row.precision, stack or row.stack).total_bytes / 2**30
     step, _ = step_of(row, stack)
     if row.quantity == "bubble":
-        return step.bubble_share
+        return step.bubble_fraction
     if row.quantity == "seconds_per_step":
         return step.total_s
     per_second = row.workload.tokens / step.total_s

@@ -122,7 +122,7 @@ MEASURED_WORDS = {
     "tokens_per_s_per_npu": "tokens_per_s_per_chip",
     "tflops_per_gpu": "tflops_per_chip",
     "tflops": "tflops_per_chip",
-    "bubble_ratio": "bubble",
+    "bubble_fraction": "bubble",
     "peak": "peak_tflops",
 }
 
