@@ -44,7 +44,7 @@ def varied(args) -> dict:
     """--vary as {field: values}; a top-level price may be named without its section."""
     from minglm.errors import InputError
     from sim.base.documents import parse_text
-    from sim.scenario.file import SHAPE
+    from sim.scenario.fields import PRICES
 
     out = {}
     for text in args.vary:
@@ -52,7 +52,7 @@ def varied(args) -> dict:
         name = name.strip()
         if not sign or not name:
             raise InputError(f"--vary {text!r}: must be FIELD=VALUES, such as --vary plan.tp=[4,8]")
-        if name in SHAPE["prices"]:
+        if name in PRICES:
             name = f"prices.{name}"
         out[name] = parse_text(value, f"--vary {name}")
         if not isinstance(out[name], (list, dict)):

@@ -167,7 +167,7 @@ def _read() -> dict:
 
 
 @functools.cache
-def _read_fitted() -> dict:
+def read_fitted() -> dict:
     from sim.base.documents import read_document
 
     path = datafiles.data("fitted.yaml")  # written by `python -m sim.validation.fit --write`, which starts without it
@@ -183,7 +183,7 @@ def default_scale(chip: Chip, stack: str = "") -> float:
 def _default_scale(chip_name: str, product: str) -> float:
     fits = [
         (chip, product_of(stack)[0], float(found["value"]))
-        for stack, entry in _read_fitted().items()
+        for stack, entry in read_fitted().items()
         for chip, found in entry.items()
         if found.get("name") == "scale"
     ]
@@ -222,7 +222,7 @@ def load_stack(name: str) -> Stack:
         if word not in known:
             raise InputError(f"stack {key}: unknown key {word!r}{nearest(word, known)}; see sim/cost/stacks.py's Stack")
     values = {word: value or {} if word in ("labels", "fitted") else value for word, value in entry.items()}
-    return Stack(**{**values, "name": key, "fitted": _read_fitted().get(key) or {}})
+    return Stack(**{**values, "name": key, "fitted": read_fitted().get(key) or {}})
 
 
 def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:

@@ -220,7 +220,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     tokens = total_tokens(s)
     failures = s.failures if rate is None else {**s.failures, "per_chip_day": rate}
     made = campaign_input(
-        replace(s, cluster=cluster, failures=failures),
+        replace(s, run=replace(s.run, cluster=cluster), failures=failures),
         (Leg("training", tokens, Pace(step_s, s.workload.tokens, s.plan.num_chips, s.plan.dp, "")),),
     )
     good = expected(made)
