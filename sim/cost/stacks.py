@@ -171,7 +171,7 @@ def _read() -> dict[str, Any]:
 
 
 @functools.cache
-def _read_fitted() -> dict[str, Any]:
+def read_fitted() -> dict[str, Any]:
     path = datafiles.data("fitted.yaml")  # written by `python -m sim.validation.fit --write`, which starts without it
     return read_mapping(path).get("fitted") or {} if path.exists() else {}
 
@@ -187,7 +187,7 @@ def default_scale(chip: Chip, stack: str = "") -> float:
 def _default_scale(chip_name: str, product: str) -> float:
     fits = [
         (chip, product_of(stack)[0], float(found["value"]))
-        for stack, entry in _read_fitted().items()
+        for stack, entry in read_fitted().items()
         for chip, found in entry.items()
         if found.get("name") == "scale"
     ]
@@ -230,7 +230,7 @@ def load_stack(name: str) -> Stack:
     values: dict[str, Any] = {
         word: value or {} if word in ("labels", "fitted") else value for word, value in entry.items()
     }
-    return Stack(**{**values, "name": key, "fitted": _read_fitted().get(key) or {}})
+    return Stack(**{**values, "name": key, "fitted": read_fitted().get(key) or {}})
 
 
 def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:

@@ -24,6 +24,7 @@ from sim.cost.stacks import Stack, resolve
 from sim.planner.candidates import PlanCosts
 from sim.planner.search import OBJECTIVES, Found, Outcome, search
 from sim.planner.space import Space, default_space
+from sim.scenario.build import Run
 from sim.scenario.training import Scenario
 from sim.spec.hardware import Cluster, chip_from, cluster_for_chip, cluster_from
 from sim.spec.model import ModelSpec
@@ -317,17 +318,11 @@ def scenario_of(q: Question, costs: PlanCosts, found: Found) -> Scenario:
     for `sim.study.monte_carlo`, `sim.study.projection` and `sim.training.campaign`.
     """
     plan = costs.plan(found.candidate)
+    cluster = replace(q.cluster, num_chips=plan.num_chips)
     return Scenario(
         f"{q.model.name} on {plan.num_chips:,} × {q.cluster.chip.name}",
-        "",
-        q.model,
-        replace(q.cluster, num_chips=plan.num_chips),
+        Run(q.model, cluster, plan, costs.load(found.candidate), q.precision, q.stack, q.stated),
         plan.num_chips,
-        plan,
-        costs.load(found.candidate),
-        q.precision,
-        q.stack,
-        q.stated,
         q.tokens,
         prices=q.prices,
     )
