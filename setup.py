@@ -10,7 +10,7 @@ setup(
     ],
     package_dir={"minglm._data": "data", "minglm._notebooks": "notebooks"},
     package_data={
-        "minglm": ["py.typed"],
+        "minglm": ["py.typed", "course/assets/*"],
         "sim": ["py.typed"],
         "sim.report": ["static/*"],
         "sim.dashboard": ["static/*"],

@@ -1,7 +1,7 @@
 """The claims ledger: every claim of a launch article, held against a computation or its sources, with a verdict.
 
-`data/claims.yaml` holds the entries, the other files of this room the computations, `rules.py` the rules. Reading the file needs
-PyYAML; nothing else here does.
+`data/claims.yaml` holds the entries, the other files of this room the computations, `rules.py` the rules. Reading the
+file needs PyYAML; nothing else here does.
 
     clustersim claims               the table, recomputed
     clustersim claims --id tokens   one claim with its reasons and sources
@@ -64,6 +64,7 @@ class Claim:
         return function(**self.args)
 
     def judged(self, answer: Answer | None) -> str:
+        """The verdict that this claim's rule gives on an answer."""
         return judge(self.value, self.rule, answer, self.sources)
 
 
@@ -134,7 +135,8 @@ def run(path: str | Path | None = None, only: str | None = None) -> dict:
 
     Returns:
         `claims`: one mapping per claim (id, text, kind, value, unit, computation, computed, computed_unit, detail,
-        verdict, expected, follows, why, sources); `verdicts`: how many of each; `computed`: how many have a computation;
+        verdict, expected, follows, why, sources); `verdicts`: how many of each; `computed`: how many have a
+        computation;
         `all_follow`: whether every verdict is the expected one; `seconds`.
     """
     start, claims = time.perf_counter(), load(path)

@@ -49,7 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def varied_fields(args: argparse.Namespace) -> dict:
     """--vary as {field: values}; a top-level price may be named without its section."""
-    from sim.scenario.file import SHAPE
+    from sim.scenario.fields import PRICES
 
     fields = {}
     for text in args.vary:
@@ -57,7 +57,7 @@ def varied_fields(args: argparse.Namespace) -> dict:
         name = name.strip()
         if not sign or not name:
             raise InputError(f"--vary {text!r}: must be FIELD=VALUES, such as --vary plan.tp=[4,8]")
-        if name in SHAPE["prices"]:
+        if name in PRICES:
             name = f"prices.{name}"
         values = parse_text(value, f"--vary {name}")
         fields[name] = values if isinstance(values, (list, dict)) else [values]

@@ -4,8 +4,8 @@
     >>> answer(q, keep=5)["winner"]["chips"] <= 64
     True
 
-Plans are ranked in closed form (`sim.planner.search`); the winner is then simulated as events. Cost counts the chips that a plan uses,
-held for the expected time with failures and restarts (Daly's formula, `sim.training.campaign.expected`).
+Plans are ranked in closed form (`sim.planner.search`); the winner is then simulated as events. Cost counts the chips
+that a plan uses, held for the expected time with failures and restarts (Daly's formula, `sim.training.campaign.expected`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sim.cost.stacks import Stack, resolve
 from sim.planner.candidates import PlanCosts
 from sim.planner.search import OBJECTIVES, Found, Outcome, search
 from sim.planner.space import Space, default_space
+from sim.scenario.build import Run
 from sim.scenario.training import Scenario
 from sim.spec.hardware import Cluster, chip_from, cluster_for_chip, cluster_from
 from sim.spec.model import ModelSpec
@@ -124,7 +125,8 @@ def question(
     machine = money.with_prices(machine, prices or {})
     if objective == "cost" and machine.chip.rent_usd_per_hour is None and machine.system_price_usd is None:
         raise InputError(
-            f"objective cost: no price of {machine.chip.name} is known; give one with --chip-hour-price '$2/h' or prices.rent_usd_per_hour, or "
+            f"objective cost: no price of {machine.chip.name} is known; give one with --chip-hour-price '$2/h' or "
+            "prices.rent_usd_per_hour, or "
             "choose --objective tokens"
         )
     return Question(
@@ -180,7 +182,8 @@ def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
     head = f"no plan of {out.combinations:,} fits {q.model.name} on {q.cluster_chips:,} × {q.cluster.chip.name}"
     if out.nearest is None:
         return (
-            f"no plan divides {q.model.name} and a batch of {q.batch:,} sequences over {q.cluster_chips:,} chips; allow the batch to differ "
+            f"no plan divides {q.model.name} and a batch of {q.batch:,} sequences over {q.cluster_chips:,} chips; "
+            "allow the batch to differ "
             "(--batch-tokens or --batch-tolerance 2%), or pin fewer widths"
         )
     c, _ = out.nearest
@@ -197,7 +200,9 @@ def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
 
 
 def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> float:
-    """Share of time that is first-time work, with the chip's failure rate (or Llama 3's) and asynchronous checkpoints."""
+    """Share of time that is first-time work, with the chip's failure rate (or Llama 3's) and asynchronous
+    checkpoints.
+    """
     from sim.spec.phases import RunSegment, Throughput
     from sim.training.campaign import expected
     from sim.training.campaign_input import CampaignInput
@@ -309,19 +314,15 @@ def answer(
 
 
 def scenario_of(q: Question, costs: PlanCosts, found: Found) -> Scenario:
-    """The plan as a scenario on just the chips that it uses: for `sim.study.monte_carlo`, `sim.study.projection` and `sim.training.campaign`."""
+    """The plan as a scenario on just the chips that it uses:
+    for `sim.study.monte_carlo`, `sim.study.projection` and `sim.training.campaign`.
+    """
     plan = costs.plan(found.candidate)
+    cluster = replace(q.cluster, num_chips=plan.num_chips)
     return Scenario(
         f"{q.model.name} on {plan.num_chips:,} × {q.cluster.chip.name}",
-        "",
-        q.model,
-        replace(q.cluster, num_chips=plan.num_chips),
+        Run(q.model, cluster, plan, costs.load(found.candidate), q.precision, q.stack, q.stated),
         plan.num_chips,
-        plan,
-        costs.load(found.candidate),
-        q.precision,
-        q.stack,
-        q.stated,
         q.tokens,
         prices=q.prices,
     )
@@ -362,7 +363,8 @@ def assumptions(q: Question) -> list[str]:
     out = [
         "plans are ranked in closed form, every chip at the speed of the expected slowest",
         "cost counts the chips a plan uses, not the rest of the cluster",
-        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, and GPipe, which has 1F1B's bubble and needs more memory",
+        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, and GPipe, which has 1F1B's "
+        "bubble and needs more memory",
     ]
     rate = q.cluster.chip.failures_per_chip_hour
     out.append(
@@ -432,8 +434,10 @@ def explain(q: Question, costs: PlanCosts, first: Found, second: Found | None, o
     """The winner against the runner-up in sentences."""
     a, room = first.candidate, q.cluster.chip.memory_bytes.value
     lines = [
-        f"{describe(costs.plan(a))} with micro-batch {a.micro_batch}, ZeRO {a.zero} and recompute {a.recompute} is the best of "
-        f"{out.combinations:,} combinations: a step of {first.step_s:.3g} s, {first.tokens_per_s:,.0f} tokens/s on {a.num_chips:,} chips."
+        f"{describe(costs.plan(a))} with micro-batch {a.micro_batch}, ZeRO {a.zero} and recompute {a.recompute} is "
+        "the best of "
+        f"{out.combinations:,} combinations: a step of {first.step_s:.3g} s, {first.tokens_per_s:,.0f} tokens/s on "
+        f"{a.num_chips:,} chips."
     ]
     if second is not None:
         b = second.candidate
@@ -447,7 +451,8 @@ def explain(q: Question, costs: PlanCosts, first: Found, second: Found | None, o
         if a.switches != b.switches:
             apart += f", switches {dict(costs.switches[a.switches])} instead of {dict(costs.switches[b.switches])}"
         lines.append(
-            f"The runner-up, {describe(costs.plan(b))}, takes {second.step_s:.3g} s on {b.num_chips:,} chips: the winner is {gain:.1%} {what}. "
+            f"The runner-up, {describe(costs.plan(b))}, takes {second.step_s:.3g} s on {b.num_chips:,} chips: the "
+            f"winner is {gain:.1%} {what}. "
             f"It has {apart}."
         )
         mine, other = parts(q, costs.plan(a), costs.load(a)), parts(q, costs.plan(b), costs.load(b))
@@ -463,13 +468,15 @@ def explain(q: Question, costs: PlanCosts, first: Found, second: Found | None, o
         if said:
             lines.append("Of the runner-up's step, that means " + ", ".join(said) + ".")
     lines.append(
-        f"It fills {first.memory_bytes / room:.0%} of a chip's memory; {out.too_large:,} combinations did not fit, {out.evaluated:,} were costed, "
+        f"It fills {first.memory_bytes / room:.0%} of a chip's memory; {out.too_large:,} combinations did not fit, "
+        f"{out.evaluated:,} were costed, "
         f"{out.bounded:,} were skipped because even their busiest rank's own work takes longer than all that is kept."
     )
     if len(out.front) > 1:
         few = out.front[0]
         lines.append(
-            f"The fewest chips that fit are {few.num_chips:,}, {few.value('time') / first.value('time'):.3g} times as slow; "
+            f"The fewest chips that fit are {few.num_chips:,}, {few.value('time') / first.value('time'):.3g} times as "
+            "slow; "
             f"{len(out.front)} plans trade chips for time."
         )
     return lines

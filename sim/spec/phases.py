@@ -1,8 +1,8 @@
 """What a long training run consists of: phases with their own sequence length and batch, and a plan chosen for each.
 
-The GLM-5 schedule: 27T tokens at 4K, 1T at 32K, 0.5T at 128K, 50B at 200K (GLM-5 report, arXiv 2602.15763 §2.3), then the
-indexer's warm-up of 1,000 steps of 14 sequences of 202,752 and 20B tokens of sparse adaptation (§2.1.1). The batch grows
-from 16M to 64M tokens over the first 500B and stays (GLM-4.5 report §2.4; GLM-5 says it inherits it).
+The GLM-5 schedule: 27T tokens at 4K, 1T at 32K, 0.5T at 128K, 50B at 200K (GLM-5 report, arXiv 2602.15763 §2.3), then
+the indexer's warm-up of 1,000 steps of 14 sequences of 202,752 and 20B tokens of sparse adaptation (§2.1.1). The batch
+grows from 16M to 64M tokens over the first 500B and stays (GLM-4.5 report §2.4; GLM-5 says it inherits it).
 
     >>> f"{sum(p.tokens for p in GLM5[:4]) / 1e12:.2f}T, {sum(p.tokens for p in GLM5) / 1e12:.2f}T with DSA"
     '28.55T, 28.57T with DSA'
@@ -22,8 +22,9 @@ RAMP_SEGMENTS = 12  # a growing batch is simulated as so many constant ones
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One stage of a training run. `batch_tokens` per step; with `ramp_tokens` it grows linearly from `first_batch_tokens`
-    over that many tokens. `attention`: a "sparse" phase runs with the model's indexer also where the run before it is dense.
+    """One stage of a training run. `batch_tokens` per step; with `ramp_tokens` it grows linearly from
+    `first_batch_tokens` over that many tokens. `attention`: a "sparse" phase runs with the model's indexer also where
+    the run before it is dense.
     """
 
     name: str
@@ -57,7 +58,8 @@ class Phase:
             or (first is not None and not 0 < first <= self.batch_tokens)
         ):
             raise InputError(
-                f"phase {self.name!r}: the batch ramp must start between 0 and batch_tokens={self.batch_tokens:g} and end "
+                f"phase {self.name!r}: the batch ramp must start between 0 and batch_tokens={self.batch_tokens:g} and "
+                "end "
                 f"within its {self.tokens:g} tokens; shorten ramp_tokens={self.ramp_tokens:g}"
             )
 

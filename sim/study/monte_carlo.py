@@ -228,7 +228,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     segment = RunSegment(
         "training", max(1, round(tokens)), Throughput(step_s, s.workload.tokens, s.plan.num_chips, s.plan.dp, "")
     )
-    goodput = expected(campaign_input(replace(s, cluster=cluster, failures=failures), (segment,)))
+    goodput = expected(campaign_input(replace(s, run=replace(s.run, cluster=cluster), failures=failures), (segment,)))
     days = tokens * step_s / s.workload.tokens / DAY_S / goodput if goodput else math.inf
     hours = money.Range(days * 24, days * 24, days * 24, "h", "")
     prices = {

@@ -373,7 +373,10 @@ def assumption_facts(s: Scenario, p: Point) -> list[dict]:
                 "source": "the scenario says allow_oom: true",
             },
         )
-    out += [{"text": text, "kind": "assumed", "source": "default: the scenario does not say"} for text in s.stated]
+    out += [
+        {"text": text, "kind": "assumed", "source": "default: the scenario does not say"}
+        for text in s.run.defaults_used
+    ]
     return out
 
 
