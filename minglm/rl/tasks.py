@@ -166,8 +166,7 @@ def _index(i: int, name: str = "index") -> int:
     return i
 
 
-# ---------------------------------------------------------------------- the tasks: (rng, difficulty, steps) → prompt,
-# scratchpad, answer
+# -------------------------------------------------- the tasks: (rng, difficulty, steps) → prompt, scratchpad, answer
 
 
 def _division(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str]:
