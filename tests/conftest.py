@@ -23,12 +23,22 @@ else:
     settings.load_profile("soak" if os.environ.get("MINGLM_SOAK") else "calm")
 
 
-@pytest.hookimpl(trylast=True)
+SLOW_FOLDERS = {"browser", "notebooks", "wheel"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """`--dist loadgroup`: tests that share a fixture of their module stay together, so that one worker makes it, once."""
+    """What is slow begins, so that no worker is left with it alone at the end.
+
+    For `--dist loadgroup`: tests that share a fixture of their module stay together, so that one worker makes it, once.
+    """
+    for item in items:
+        if SLOW_FOLDERS.intersection(item.path.relative_to(item.config.rootpath).parts):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if item.get_closest_marker("xdist_group") is None and _shares_a_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(item.config.rootpath).as_posix()))
 
 
 def _shares_a_fixture(item) -> bool:

@@ -21,14 +21,6 @@ DOCS = (
     "how-to/add_an_exercise",
     "how-to/correct_a_datum",
 )
-# What Sphinx is told beside the notebooks' settings; modules of frameworks that are not installed are stood in for.
-EXTENSIONS = ("sphinx.ext.autodoc", "sphinx.ext.napoleon")
-CONFIG = """    autodoc_mock_imports: [mindspore, torch_npu]
-    autodoc_member_order: bysource
-    autodoc_typehints: signature
-    napoleon_google_docstring: true
-    suppress_warnings: [ref.python, autodoc.mocked_object, myst.xref_missing]
-"""
 # Programs, not modules: importing them does their work, or they are read as data.
 NOT_IMPORTED = ("exercises", "checks", "sandbox_child.py", "__main__.py", "mindspore.py")
 

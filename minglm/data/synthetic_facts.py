@@ -1,8 +1,9 @@
-"""Facts that exist nowhere else: invented names with two-word codes, split into those training may show and those it never does.
+"""Synthetic facts, which exist nowhere else: made-up names with two-word codes,
+split into those training may show and those it never does.
 
-A code such as "amber falcon" is one of 32 adjectives and one of 32 animals. Each word is a single token of a vocabulary of
-1,024 or more (`minglm.data.shards.build` sees to that), so a model of a few million parameters needs to copy two tokens, not
-to spell; guessing without the passage is right once in 1,024.
+A code such as "amber falcon" is one of 32 adjectives and one of 32 animals. Each word is a single token of a vocabulary
+of 1,024 or more (`minglm.data.shards.build` sees to that), so a model of a few million parameters needs to copy two
+tokens, not to spell; guessing without the passage is right once in 1,024.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ ADJECTIVES = tuple(
 ANIMALS = tuple(
     (
         "badger beetle bison canary cobra condor cougar donkey dolphin falcon ferret gecko giraffe heron hornet iguana "
-        "jackal koala lemur lobster magpie marten otter panther parrot pelican puffin raven salmon sparrow walrus wombat"
+        "jackal koala lemur lobster magpie marten otter panther parrot pelican puffin raven salmon sparrow walrus "
+        "wombat"
     ).split()
 )
 CODE_WORDS = ADJECTIVES + ANIMALS
@@ -38,7 +40,7 @@ def is_held_out(word: str) -> bool:
 
 
 def draw_name(rng: np.random.Generator, held_out: bool = False) -> str:
-    """An invented name of three syllables, such as 'Tokiru', from the held-out set or the training set."""
+    """A synthetic name of three syllables, such as 'Tokiru', from the held-out set or the training set."""
     while True:
         name = "".join(_SYLLABLES[i] for i in rng.integers(0, len(_SYLLABLES), 3)).capitalize()
         if is_held_out(name) == held_out:

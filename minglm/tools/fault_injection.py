@@ -1,10 +1,12 @@
-"""Fault drills: parts are killed, disks fill, clocks jump; each drill ends in a resumed run or in one clear line.
+"""Fault injection: parts are killed, disks fill, clocks jump; each fault ends in a resumed run or in one clear line.
 
-    python -m minglm.tools.fault_injection --count 50          (make drills; about a quarter of a minute each on 2 cores)
+    python -m minglm.tools.fault_injection --count 50          (make drills; about a quarter of a minute each on 2
+    cores)
 
-Each drill takes one kind in turn and a random moment, runs real processes in a folder of its own, and says what was lost. A
-run's committed result (its last checkpoint, its finished trajectories, its answered requests) must survive; what may be lost
-is the work since. The table goes to runs/drills/drills.csv; with --out data/reference it becomes the recorded one.
+Each trial takes one kind in turn and a random moment, runs real processes in a folder of its own, and says what was
+lost. A run's committed result (its last checkpoint, its finished trajectories, its answered requests) must survive;
+what may be lost is the work since. The table goes to runs/fault_injection/fault_injection.csv; with --out
+data/reference it becomes the recorded one.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from minglm.runtime import ray
 from minglm.training import metrics
 
 STEPS = 16
-LIMIT_S = 240  # a drill that has not ended by then has hung: it failed
+LIMIT_S = 240  # a trial that has not ended by then has hung: it failed
 
 
 class Failed(Exception):
-    """What a drill found wrong."""
+    """What a trial found wrong."""
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -87,17 +89,19 @@ def _steps(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in metrics.TIMED} for row in metrics.read(run / "metrics.csv")]
 
 
-class Drills:
-    """The kinds of drill; one-time preparation is shared."""
+class Faults:
+    """The kinds of fault, one method each; one-time preparation is shared."""
 
     def __init__(self, folder: Path, rng: random.Random):
-        self.folder, self.rng, self.made = folder, rng, {}
+        self.folder, self.rng = folder, rng
+        self.prepared: dict[str, Path] = {}
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
-        if name not in self.made:
-            self.made[name] = self.folder / name
-            make(self.made[name])
-        return self.made[name]
+        """The folder `name` that all trials share, made when the first one asks for it."""
+        if name not in self.prepared:
+            self.prepared[name] = self.folder / name
+            make(self.prepared[name])
+        return self.prepared[name]
 
     def straight(self) -> Path:
         """An undisturbed training run, to compare with."""
@@ -110,8 +114,10 @@ class Drills:
         return self.once("straight", make)
 
     def warm(self) -> Path:
+        """A tiny supervised model that runs of reinforcement learning start from."""
+
         def make(run: Path) -> None:
-            from minglm.rl.warm_start import WarmStart, warm_start
+            from minglm.rl.warm_start import WarmStart, warm_start  # needs torch; the table of faults does not
 
             model = dict(
                 hidden_size=32,
@@ -141,7 +147,10 @@ class Drills:
         if logged - kept > every:
             raise Failed(f"{logged} steps had been logged, the last checkpoint is {kept}: more than {every} lost")
         self._resumes(run, straight, command)
-        return f"killed after step {logged}, checkpoint every {every}: {max(0, logged - kept)} steps done again, same losses"
+        return (
+            f"killed after step {logged}, checkpoint every {every}: {max(0, logged - kept)} steps done again, same "
+            "losses"
+        )
 
     def _resumes(self, run: Path, straight: Path, command: list[str] | None = None) -> None:
         done = _run(command or _train(run))
@@ -151,13 +160,16 @@ class Drills:
             raise Failed("the resumed run's losses are not the undisturbed run's")
 
     def disk_full(self, run: Path) -> str:
-        """No room for a checkpoint: the run ends with a line, the last good checkpoint stays, and with room it goes on."""
+        """No room for a checkpoint: the run ends with a line, the last good checkpoint stays, and with room it goes
+        on.
+        """
         straight = self.straight()
         size = sum(f.stat().st_size for f in sorted((straight / "checkpoints").iterdir())[-1].iterdir())
         # a limit on the size of one file stands for a full disk: write() fails in the middle of a file
         limit = self.rng.randint(size // 50, size // 4)
         code = (
-            f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+            "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
             "from minglm.cli.main import main; sys.exit(main(sys.argv[1:]))"
         )
         shutil.copytree(
@@ -192,7 +204,8 @@ class Drills:
     def clock_jump(self, run: Path) -> str:
         """The wall clock jumps by a year, forwards and back, while training runs: nothing depends on it."""
         code = (
-            "import sys, time, itertools; real, turn = time.time, itertools.count(); time.time = lambda: real() + (3.2e7 if next(turn) % 3 else -3.2e7); "
+            "import sys, time, itertools; real, turn = time.time, itertools.count(); time.time = lambda: real() + "
+            "(3.2e7 if next(turn) % 3 else -3.2e7); "
             "from minglm.cli.main import main; sys.exit(main(sys.argv[1:]))"
         )
         done = _run([sys.executable, "-c", code, *_train(run)[3:]])
@@ -308,12 +321,14 @@ class Drills:
         return self.rl_worker(run, "ray")
 
     def server(self, run: Path) -> str:
-        """kill -9 of a server in the middle of an answer: the client hears of it, and after a restart the same port answers."""
+        """kill -9 of a server in the middle of an answer: the client hears of it, and after a restart the same port
+        answers.
+        """
         import socket
         import urllib.error
         import urllib.request
 
-        from minglm.serving import load_test
+        from minglm.serving import load_test  # needs torch; the table of faults does not
 
         straight = self.straight()
         with socket.socket() as free:
@@ -373,23 +388,23 @@ def run(
     kinds: tuple[str, ...] = KINDS,
     show: Callable[[str], None] = lambda line: None,
 ) -> list[dict]:
-    """Do `count` drills; rows of number, kind, ok, seconds, what. Written to `out`/drills.csv as they end."""
+    """Do `count` trials; rows of number, kind, ok, seconds, what. Written to `out`/fault_injection.csv as they end."""
     out.mkdir(parents=True, exist_ok=True)
     rows, rng = [], random.Random(seed)
     with (
-        tempfile.TemporaryDirectory(prefix="drills") as folder,
-        open(out / "drills.csv", "w", newline="", encoding="utf-8") as file,
+        tempfile.TemporaryDirectory(prefix="minglm-faults") as folder,
+        open(out / "fault_injection.csv", "w", newline="", encoding="utf-8") as file,
     ):
-        drills = Drills(Path(folder), rng)
+        faults = Faults(Path(folder), rng)
         table = csv.DictWriter(file, ["number", "kind", "ok", "seconds", "what"])
         table.writeheader()
         for number in range(1, count + 1):
             kind, began = kinds[(number - 1) % len(kinds)], time.monotonic()
-            place = Path(folder) / f"drill{number}"
+            place = Path(folder) / f"trial{number}"
             place.mkdir()
             try:
-                what, ok = getattr(drills, kind)(place / "run"), True
-            except Exception as err:  # whatever went wrong is the drill's result
+                what, ok = getattr(faults, kind)(place / "run"), True
+            except Exception as err:  # whatever went wrong is the trial's result
                 what, ok = f"{type(err).__name__}: {err}" if not isinstance(err, Failed) else str(err), False
             rows.append(
                 {
@@ -407,15 +422,15 @@ def run(
 
 
 def by_kind(rows: list[dict]) -> list[dict]:
-    """Rows of `run`, or of its file, summed up: kind, what it does, drills, how many ended well, median seconds."""
+    """Rows of `run`, or of its file, summed up: kind, what it does, trials, how many ended well, median seconds."""
     out = []
     for kind in dict.fromkeys(r["kind"] for r in rows):
         mine = [r for r in rows if r["kind"] == kind]
         out.append(
             {
                 "kind": kind,
-                "what": getattr(Drills, kind).__doc__.strip(),
-                "drills": len(mine),
+                "what": getattr(Faults, kind).__doc__.strip(),
+                "trials": len(mine),
                 "well": sum(str(r["ok"]) == "True" for r in mine),
                 "seconds": statistics.median(float(r["seconds"]) for r in mine),
             }
@@ -425,28 +440,35 @@ def by_kind(rows: list[dict]) -> list[dict]:
 
 def read(path: Path | None = None) -> list[dict]:
     """The rows of a finished run, by default of the one that is recorded in data/reference."""
-    with open(path or datafiles.data("reference", "drills.csv"), newline="", encoding="utf-8") as file:
+    with open(path or datafiles.data("reference", "fault_injection.csv"), newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = Parser(prog="python -m minglm.tools.fault_injection", description=__doc__.splitlines()[0])
+    """The command line; returns the exit code."""
+    p = Parser(prog="python -m minglm.tools.fault_injection", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--count", type=int, default=50, help="how many (default 50)")
     p.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
     p.add_argument("--only", metavar="KIND", help=f"one kind alone: {', '.join(dict.fromkeys(KINDS))}")
-    p.add_argument("--out", default="runs/drills", metavar="DIR", help="folder for drills.csv (default runs/drills)")
+    p.add_argument(
+        "--out",
+        default="runs/fault_injection",
+        metavar="DIR",
+        help="folder for fault_injection.csv (default runs/fault_injection)",
+    )
     try:
         args = p.parse_args(argv)
         kinds = (args.only,) if args.only else KINDS
         if args.count < 1:
-            raise InputError(f"--count {args.count}: at least one drill; the default is 50")
+            raise InputError(f"--count {args.count}: at least one trial; the default is 50")
         if args.only and args.only not in KINDS:
             raise InputError(
                 f"--only {args.only}: not one of {', '.join(dict.fromkeys(KINDS))}{nearest(args.only, KINDS)}"
             )
         if not hasattr(signal, "SIGKILL"):
             raise InputError(
-                "drills: processes are killed with SIGKILL, which this system does not have; use Linux or macOS"
+                "fault injection: processes are killed with SIGKILL, which this system does not have; use Linux or "
+                "macOS"
             )
         if "ray_worker" in kinds:
             ray.check()
@@ -458,9 +480,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"--out {args.out}: {err.strerror or err}; give a folder that can be written", file=sys.stderr)
         return 2
     for row in by_kind(rows):
-        print(f"{row['well']:3} of {row['drills']:<3} {row['kind']:16} {row['what']}")
+        print(f"{row['well']:3} of {row['trials']:<3} {row['kind']:16} {row['what']}")
     good = sum(r["ok"] for r in rows)
-    print(f"{good}/{len(rows)} drills ended well")
+    print(f"{good}/{len(rows)} trials ended well")
     return 0 if good == len(rows) else 1
 
 

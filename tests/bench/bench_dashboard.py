@@ -65,7 +65,7 @@ def _quick(values: dict) -> dict:
     fast, best = quick(q)[0], find(q, 1)[0].best[0]
     apart = fast.value(q.objective) / best.value(q.objective)
     return {
-        "name": f"{q.model.name} on {q.chips:,} {q.cluster.chip.name}, batch {BY_KEY['batch'].default}: step of the plan found at once over that of the proven best",
+        "name": f"{q.model.name} on {q.cluster_chips:,} {q.cluster.chip.name}, batch {BY_KEY['batch'].default}: step of the plan found at once over that of the proven best",
         "value": apart,
         "unit": "1",
         "ratio": apart,

@@ -137,3 +137,16 @@ def test_how_threads_wait_is_set_before_torch_and_a_user_s_choice_is_kept(given,
         env=env,
     )
     assert done.stdout.strip() == str(kept)
+
+
+def test_tests_of_a_group_stay_on_one_worker(tmp_path):
+    """Where they do not, nothing fails: tests that must not run beside each other would, and fixtures be made twice."""
+    pytest.importorskip("xdist", reason="pytest-xdist is missing: pip install -e '.[dev]'")
+    text = "import pytest\n@pytest.mark.xdist_group('g')\n@pytest.mark.parametrize('i', range(6))\ndef test_one(i, worker_id):\n    print('ran on', worker_id)\n"
+    (tmp_path / "test_group.py").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-rP", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "-n", "2", "--dist", "loadgroup", "test_group.py"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout
+    assert sorted(set(re.findall(r"ran on (\w+)", done.stdout))) in (["gw0"], ["gw1"]), done.stdout

@@ -64,7 +64,7 @@ def brute(costs, space, chips, batch):
         except ValueError as err:
             assert "GiB" in str(err)
             continue
-        fitting.append((seconds / load.tokens, c.chips, c))
+        fitting.append((seconds / load.tokens, c.num_chips, c))
     return fitting
 
 
@@ -113,7 +113,7 @@ def test_search_equals_brute_force(name, chips, batch, objective, tolerance, kee
         for used, each in sorted(front.items())
         if all(e > each * (1 + 1e-9) for u, e in front.items() if u < used)
     ]
-    assert [f.chips for f in found.front] == [u for u, _ in steps]
+    assert [f.num_chips for f in found.front] == [u for u, _ in steps]
     assert [f.value("time") for f in found.front] == pytest.approx([e for _, e in steps], rel=1e-9)
     for schedule, f in found.by_schedule.items():
         assert f.value(objective) == pytest.approx(min(v for c, v in value.items() if c.schedule == schedule), rel=1e-9)

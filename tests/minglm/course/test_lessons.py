@@ -82,6 +82,7 @@ def test_the_bias_balances_and_none_or_too_much_does_not():
     assert right < 1.3 < min(none, wild)
 
 
+@pytest.mark.slow
 def test_a_training_process_that_cannot_start_is_reported_with_its_words(tmp_path):
     from minglm.course.lessons.killing import train_and_kill
     from minglm.training.recipe import Recipe

@@ -113,6 +113,7 @@ def test_a_broken_source_is_refused(text, part):
         generator.cells(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SAMPLE, ids=lambda p: p.stem)
 @pytest.mark.parametrize("solved", [True, False], ids=["solved", "blank"])
 def test_in_a_real_kernel(source, solved, tmp_path, monkeypatch):

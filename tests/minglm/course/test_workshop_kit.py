@@ -20,6 +20,7 @@ def tiny(tmp_path):
     return tmp_path / "kept", rows
 
 
+@pytest.mark.slow
 def test_checkpoints_are_whole_hashed_and_usable(tiny, monkeypatch, tmp_path, capsys):
     from minglm.course import notebook
     from minglm.inference.load import load_model
@@ -43,6 +44,7 @@ def test_checkpoints_are_whole_hashed_and_usable(tiny, monkeypatch, tmp_path, ca
         checkpoints.verify(folder)
 
 
+@pytest.mark.slow
 def test_start_from_trains_what_is_missing_and_names_an_unknown_stage(tmp_path, monkeypatch):
     from minglm.course import notebook
 
@@ -56,6 +58,7 @@ def test_start_from_trains_what_is_missing_and_names_an_unknown_stage(tmp_path, 
         checkpoints.verify(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_preflight_is_green_here_or_says_what_to_do_on_one_screen(monkeypatch):
     checks = preflight.examine()
     text = preflight.report(checks, colour=False)
@@ -76,6 +79,7 @@ def test_preflight_notices_a_sheet_that_was_changed_and_a_folder_that_cannot_be_
     assert preflight._results().state == "problem"
 
 
+@pytest.mark.slow
 def test_kernels_are_weighed_and_a_failing_lesson_is_counted(monkeypatch):
     pytest.importorskip("psutil")
     result = kernels.measure(1, "nano", steps=1)
@@ -202,6 +206,7 @@ def test_commands_answer_in_one_line(argv, code, part, capsys):
     assert part in said.out + said.err and "Traceback" not in said.err
 
 
+@pytest.mark.slow
 def test_eval_commands_on_a_tiny_model(tiny, capsys):
     folder, _ = tiny
     assert (

@@ -18,9 +18,13 @@ from minglm.training import parallel_dims  # noqa: E402
 from minglm.training.parallel_dims import ParallelDims  # noqa: E402
 from minglm.training.recipe import Recipe  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("processes"),
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here"
+    ),
+]
 STEPS, B, T = 3, 4, 48
 PLANS = {
     2: [{"dp": 2}, {"ep": 2}, {"tp": 2}, {"cp": 2}],

@@ -14,9 +14,13 @@ torch = pytest.importorskip("torch")
 
 from minglm.training import checkpoint, metrics  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("processes"),
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here"
+    ),
+]
 STEPS = 8
 CURVE = (
     "loss",

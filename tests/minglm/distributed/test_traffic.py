@@ -11,9 +11,13 @@ from minglm.config import ModelConfig  # noqa: E402
 from minglm.distributed import launch, traffic  # noqa: E402
 from minglm.errors import InputError  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("processes"),
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo here"
+    ),
+]
 ROWS, LENGTH = 4, 32
 
 

@@ -1,4 +1,4 @@
-"""pass@k against enumeration, intervals that cover, ratings that come back, and the quiz's judge."""
+"""pass@k against enumeration, intervals that cover, ratings that come back, and the judge of answers."""
 
 import itertools
 import math
@@ -117,7 +117,7 @@ def test_bad_input_is_one_line(call, part):
     assert "\n" not in str(err.value)
 
 
-def test_the_quiz_judges_what_counts():
+def test_pass_at_k_judges_what_counts():
     from minglm.data.chat import examples
     from minglm.evals.passk import better, is_right, what_counts
 
@@ -130,7 +130,7 @@ def test_the_quiz_judges_what_counts():
     assert [better(*v) for v in ((True, False), (True, True), (False, True))] == [1.0, 0.5, 0.0]
 
 
-def test_lookups_of_the_quiz_hide_their_fact_in_a_passage(small_checkpoint):
+def test_lookups_of_pass_at_k_hide_their_fact_in_a_passage(small_checkpoint):
     from minglm.evals import passk
     from minglm.inference.load import load_model
 

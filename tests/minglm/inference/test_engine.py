@@ -62,6 +62,7 @@ def finish(engine, most=400):
     raise AssertionError(f"not done after {most} steps")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     order=st.permutations(range(len(PROMPTS))),

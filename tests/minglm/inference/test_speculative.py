@@ -54,6 +54,7 @@ def test_stop_tokens_inside_a_run_of_drafts(model):
     assert (drafted.tokens, drafted.stopped) == (plain.tokens, plain.stopped)
 
 
+@pytest.mark.slow
 def test_good_drafts_are_kept_and_save_steps(periodic):
     model, prompts = periodic
     plain, drafted = generate(model, prompts, 20), generate(model, prompts, 20, speculate=1)
@@ -72,6 +73,7 @@ def test_bad_drafts_are_all_rejected_and_change_nothing(periodic, monkeypatch):
     assert drafted.tokens == plain.tokens and drafted.acceptance == 0
 
 
+@pytest.mark.slow
 def test_sampled_pairs_follow_the_models_own_distribution():
     """A vocabulary of 4, every pair of next tokens enumerated exactly, 3000 seeds, drafts on; chi-square at one in a thousand."""
     torch.manual_seed(3)
@@ -92,7 +94,7 @@ def test_sampled_pairs_follow_the_models_own_distribution():
 def test_the_module_reads_what_training_showed_it(periodic):
     """The first draft equals depth 1 of the model's own MTP forward over the whole sequence."""
     from minglm.model.attention import ForwardContext
-    from minglm.model.model import AuxLosses
+    from minglm.model.decoder_layer import AuxLosses
 
     model, prompts = periodic
     rows = prompts[:3]

@@ -55,17 +55,17 @@ def test_a_line_is_found_and_never_starts_below_zero():
     assert line_fit([(1.0, 1.0), (2.0, 4.0)])[1] == 0.0
 
 
-def test_a_careless_teacher_slips_and_goes_on_from_there():
-    from minglm.rl.warm_start import WarmStart, careless_sum
+def test_a_noisy_demonstration_goes_on_from_its_wrong_total():
+    from minglm.rl.warm_start import WarmStart, noisy_sum
 
     rng = random.Random(1)
-    texts = [careless_sum("a7b4c9", rng, 0.3) for _ in range(400)]
+    texts = [noisy_sum("a7b4c9", rng, 0.3) for _ in range(400)]
     right = sum(t == "a7b11c20#20" for t in texts) / len(texts)
     assert right == pytest.approx(0.7**3, abs=0.08)
     for t in texts:
         assert t.partition("c")[2].partition("#")[0] == t.partition("#")[2]
-    with pytest.raises(InputError, match="only task sum has a careless teacher"):
-        WarmStart(task="list", slips=0.1)
+    with pytest.raises(InputError, match="only task sum has noisy demonstrations"):
+        WarmStart(task="list", label_noise=0.1)
     with pytest.raises(InputError, match="longest"):
         from minglm.rl.tasks import task_tokenizer
         from minglm.rl.warm_start import Rows
@@ -73,6 +73,7 @@ def test_a_careless_teacher_slips_and_goes_on_from_there():
         Rows(WarmStart(task="sum", longest=1), task_tokenizer()).batch(0)
 
 
+@pytest.mark.slow
 def test_the_profile_has_what_the_simulator_reads(tmp_path):
     pytest.importorskip("torch")
     from minglm.rl.profile import main

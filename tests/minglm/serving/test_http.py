@@ -18,6 +18,8 @@ from minglm.serving import load_test
 from minglm.serving.config import ServeSettings
 from minglm.serving.detokenizer import StreamDetokenizer
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 KEY = "a-key-for-tests"
 

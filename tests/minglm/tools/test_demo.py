@@ -12,7 +12,9 @@ pytest.importorskip("torch")
 from minglm.errors import InputError  # noqa: E402
 from minglm.tools.demo import STAGES, run_demo  # noqa: E402
 
-RESULTS = ("samples", "needle", "choice_map", "cost_by_length", "demo")
+pytestmark = pytest.mark.slow
+
+RESULTS = ("samples", "needle", "indexer_recall", "cost_by_length", "demo")
 
 
 def _call(run, *more):
@@ -66,7 +68,7 @@ def test_a_cut_off_result_is_made_again(done):
 
 
 def test_the_choice_lies_between_nothing_and_the_best_possible(done):
-    for layer in json.loads((done / "choice_map.json").read_text())["layers"]:
+    for layer in json.loads((done / "indexer_recall.json").read_text())["layers"]:
         assert 0 < layer["indexer"] <= layer["best"] + 1e-6 <= 1 + 2e-6
         assert layer["recent"] <= layer["best"] + 1e-6
 

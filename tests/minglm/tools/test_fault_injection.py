@@ -1,4 +1,4 @@
-"""Three fault drills of the fifty (`make drills` does them all), and that a failed drill is told as failed."""
+"""Three faults of the fifty (`make drills` does them all), and that a failed trial is told as failed."""
 
 import signal
 
@@ -7,15 +7,19 @@ import pytest
 pytest.importorskip("torch")
 from minglm.tools import fault_injection  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system"),
+]
 
 
-def test_three_drills_end_well(tmp_path):
+def test_three_faults_end_well(tmp_path):
     rows = fault_injection.run(3, tmp_path / "out", seed=5, kinds=("trainer", "disk_full", "rl_run"))
     assert [r["ok"] for r in rows] == [True] * 3, [r["what"] for r in rows]
-    assert (tmp_path / "out" / "drills.csv").read_text(encoding="utf-8").count("\n") == 4
+    assert (tmp_path / "out" / "fault_injection.csv").read_text(encoding="utf-8").count("\n") == 4
 
 
+@pytest.mark.xdist_group("ray")
 def test_a_killed_ray_actor_costs_nothing_that_was_finished(tmp_path):
     pytest.importorskip("ray")
     (row,) = fault_injection.run(1, tmp_path / "out", seed=2, kinds=("ray_worker",))
@@ -23,7 +27,7 @@ def test_a_killed_ray_actor_costs_nothing_that_was_finished(tmp_path):
     assert "killed at update" in row["what"] and "6 of 6 updates" in row["what"]
 
 
-def test_the_recorded_drills_are_fifty_that_ended_well():
+def test_the_recorded_fifty_all_ended_well():
     rows = fault_injection.read()
     assert (
         len(rows) == 50
@@ -33,10 +37,10 @@ def test_the_recorded_drills_are_fifty_that_ended_well():
     assert sum(r["well"] for r in fault_injection.by_kind(rows)) == 50
 
 
-def test_a_drill_that_fails_says_so(tmp_path, monkeypatch):
+def test_a_trial_that_fails_says_so(tmp_path, monkeypatch):
     def broken(self, run):
         raise fault_injection.Failed("the losses differ")
 
-    monkeypatch.setattr(fault_injection.Drills, "trainer", broken)
+    monkeypatch.setattr(fault_injection.Faults, "trainer", broken)
     rows = fault_injection.run(1, tmp_path / "out", kinds=("trainer",))
     assert rows[0]["ok"] is False and rows[0]["what"] == "the losses differ"

@@ -13,7 +13,10 @@ import pytest
 from minglm.training import metrics
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system"),
+]
 STEPS = 24
 
 

@@ -14,6 +14,8 @@ from minglm.training import checkpoint, memory, metrics  # noqa: E402
 from minglm.training import recipe as recipes  # noqa: E402
 from minglm.training.loop import TrainingRun, train  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):

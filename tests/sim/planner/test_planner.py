@@ -92,7 +92,7 @@ def test_inventory_leaves_spares_and_meets_a_token_batch():
     )
     out, costs = find(q, keep=5)
     for f in out.best:
-        assert f.chips <= 1000 and abs(f.tokens / 4e6 - 1) <= 0.03
+        assert f.num_chips <= 1000 and abs(f.tokens / 4e6 - 1) <= 0.03
         assert costs.memory_bytes(f.candidate) <= costs.memory_capacity
 
 

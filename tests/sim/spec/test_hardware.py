@@ -51,7 +51,7 @@ def test_cluster_figures_are_complete(name):
         assert f.low <= f.value <= f.high and f.confidence in CONFIDENCE and len(f.source) > 3, where
         assert f.source != "given without a source", where
     assert [t.size for t in cluster.tiers] == sorted(t.size for t in cluster.tiers)
-    assert cluster.tiers[-1].size >= cluster.chips
+    assert cluster.tiers[-1].size >= cluster.num_chips
     for tier in cluster.tiers:
         assert tier.efficiency.high <= 1 and tier.oversubscription >= 1
         if tier.topology == "mesh":

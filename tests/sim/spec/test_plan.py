@@ -39,7 +39,7 @@ def test_chunks_of_a_rank(schedule, held):
 
 def test_derived_widths():
     plan = Plan(tp=2, pp=8, dp=64, ep=64, zero=1)
-    assert plan.chips == 1024 and plan.expert_dp == 2 and plan.zero_shards == 64 and plan.sp
+    assert plan.num_chips == 1024 and plan.expert_dp == 2 and plan.zero_shards == 64 and plan.sp
     assert Plan(dp=16, hsdp=8, zero=3).zero_shards == 8
     assert Plan(dp=4, cp=2).zero_shards == 8
     assert Plan(tp=8, vpp=3, pp=2).schedule == "interleaved"

@@ -67,6 +67,7 @@ def test_a_line_cut_short_is_computed_again(tmp_path):
     assert len(list(csv.reader(path.open()))) == 3
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with(tmp_path):
     """A real kill: the rows that were there stay as they were, byte for byte, and only the rest is added."""
     path = tmp_path / "out.csv"
@@ -151,6 +152,8 @@ def test_bad_input_is_one_line(capsys, argv, words):
     assert code == 2 and err.count("\n") == 1 and words in err
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_a_local_ray_gives_the_same_table():
     pytest.importorskip("ray")
     from minglm.runtime import ray as ray_cluster

@@ -65,4 +65,4 @@ def agree(got, want, relative=1e-3, absolute=1e-5):
 # %%
 check("19.agree", agree)
 # %% [markdown]
-# **Next:** [exercises 20](20_fault_drills.ipynb).
+# **Next:** [exercises 20](20_fault_injection.ipynb).

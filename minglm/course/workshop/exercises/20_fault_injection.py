@@ -3,7 +3,7 @@
 #
 # **You will learn** to find the checkpoint that a run may trust, to say how often one should be made, and to try again without trying for ever.
 #
-# **Time:** 35 minutes. **You need:** [`20_fault_drills`](../../learn/20_fault_drills.ipynb).
+# **Time:** 35 minutes. **You need:** [`20_fault_injection`](../../learn/20_fault_injection.ipynb).
 # %%
 import math
 
