@@ -46,7 +46,7 @@ def retired() -> set[str]:
 def help_texts() -> str:
     """--help of both commands and of every subcommand."""
     out = io.StringIO()
-    for main, commands in ((minglm_main.main, minglm_main.commands()), (sim_main.main, sim_main.commands())):
+    for main, commands in ((m.main, m.PROGRAM.commands()) for m in (minglm_main, sim_main)):
         for argv in [["--help"], *([c, "--help"] for c in commands)]:
             with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
                 main(argv)

@@ -26,13 +26,16 @@ def imports_inside_functions():
         for path in sorted((ROOT / package).rglob("*.py")):
             if "workshop/checks" in path.as_posix() or "workshop/exercises" in path.as_posix():
                 continue  # a check imports its reference when it is asked, so that a sheet opens without torch
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if (
-                    isinstance(node, ast.ImportFrom)
-                    and node.col_offset
-                    and str(node.module).split(".")[0] in ("minglm", "sim")
-                ):
-                    yield path.relative_to(ROOT).as_posix(), node.lineno, node.module
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            bodies = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+            lines = {
+                (n.lineno, n.module)
+                for body in bodies
+                for n in ast.walk(body)
+                if isinstance(n, ast.ImportFrom) and str(n.module).split(".")[0] in ("minglm", "sim")
+            }
+            for line, module in sorted(lines):
+                yield path.relative_to(ROOT).as_posix(), line, module
 
 
 def test_an_import_inside_a_function_is_for_third_parties_or_a_command():
