@@ -1,8 +1,8 @@
 """The `minglm` command. Exit code 0: done. 1: it ran and failed. 2: bad input, one line says what and what to do.
 130: stopped by Ctrl-C with the state saved.
 
-Each subcommand is a file of this folder with what `Command` lists; this file finds them by name, so a new command needs no
-change here. Only the chosen command's file is imported, and torch only inside the `main` of a command that computes.
+Each subcommand is a file of this folder with what `Command` lists; this file finds them by name, so a new command needs
+no change here. Only the chosen command's file is imported, and torch only inside the `main` of a command that computes.
 """
 
 from __future__ import annotations
