@@ -14,6 +14,7 @@ that keeps a rollout waiting.
 
 Labels (a, b, c, …) name the items, so that "which comes next" is a look-up and not counting.
 
+    >>> from minglm.rl.task_registry import TASKS
     >>> task = TASKS["list"]
     >>> p = task.problem(task.train_seed(3), difficulty=1)
     >>> task.reward(p, task.solution(p)), task.reward(p, "#no")
