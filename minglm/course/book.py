@@ -163,10 +163,10 @@ def _faults_of_chapter(target: Path, html: Path, name: str) -> list[str]:
     wrong, text = [], page.read_text(encoding="utf-8")
     cells = json.loads((target / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    asked = sum(len(re.findall(r"^\s*show\(", source, flags=re.M)) for source in code)
+    wanted = sum(len(re.findall(r"^\s*show\(", source, flags=re.M)) for source in code)
     drawn = len(re.findall(r"Plotly\.newPlot\(", text))
-    if not name.startswith("workshop/") and drawn < asked:
-        wrong.append(f"{name}: {asked} figures asked for, {drawn} in the page")
+    if not name.startswith("workshop/") and drawn < wanted:
+        wrong.append(f"{name}: {wanted} figures asked for, {drawn} in the page")
     if re.search(r"<p>\s*\|[^<]*\|", text):
         wrong.append(f"{name}: a table shown as plain text")
     if "Traceback" in text:
