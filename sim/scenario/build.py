@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from minglm.errors import InputError, nearest
+from minglm.errors import InputError
 from sim.cost.memory import peak
 from sim.cost.stacks import Stack, resolve, with_changes
 from sim.scenario.fields import PLAN_OPTIONS, STACK_OPTIONS, Recompute

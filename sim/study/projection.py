@@ -348,7 +348,10 @@ def assumption_facts(s: Scenario, p: Point) -> list[dict]:
                 "source": "the scenario says memory: warn",
             },
         )
-    out += [{"text": text, "kind": "assumed", "source": "default: the scenario does not say"} for text in s.run.defaults_used]
+    out += [
+        {"text": text, "kind": "assumed", "source": "default: the scenario does not say"}
+        for text in s.run.defaults_used
+    ]
     return out
 
 

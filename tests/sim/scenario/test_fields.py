@@ -80,7 +80,9 @@ def test_a_scenario_and_a_row_take_the_same_spellings(name, spelling):
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("name, spelling", [(one.name, text) for one in PLAN.fields for text in (one.name, *one.aliases)])
+@pytest.mark.parametrize(
+    "name, spelling", [(one.name, text) for one in PLAN.fields for text in (one.name, *one.aliases)]
+)
 def test_widths_of_a_plan(name, spelling):
     value = {"sp": False, "dp": 16, "pp": 2, "tp": 2}.get(name, 1)
     widths = {key: v for key, v in BASE["plan"].items() if key != name}
