@@ -153,7 +153,10 @@ def test_words_of_other_tools_are_understood():
         }
     )
     assert (
-        row.plan.tp == 2 and row.plan.dp == 4 and row.workload.global_batch == 64 and row.quantity == "seconds_per_step"
+        row.run.plan.tp == 2
+        and row.run.plan.dp == 4
+        and row.run.workload.global_batch == 64
+        and row.quantity == "seconds_per_step"
     )
 
 
@@ -165,7 +168,7 @@ def test_words_of_other_tools_are_understood():
         ({"model": None}, "has no model"),
         ({"plan": {"tp": 32}}, "fewer than tp"),
         ({"recomputed": "full"}, "did you mean 'recompute'"),
-        ({"measured": {"seconds_per_step": -1}}, "positive"),
+        ({"measured": {"seconds_per_step": -1}}, "is below 0"),
         ({"options": {"zeroo": 1}}, "did you mean 'zero'"),
         ({"plan": {"tp": 3}}, "attention heads"),
         ({"kind": "guess"}, "not one of calibration"),
