@@ -12,6 +12,8 @@ setup(
     package_data={
         "minglm": ["py.typed", "course/assets/*"],
         "sim": ["py.typed"],
+        "sim.report": ["static/*"],
+        "sim.dashboard": ["static/*"],
         "minglm._data": [f"**/*.{kind}" for kind in ("yaml", "json", "csv", "md")],
         "minglm._notebooks": [f"**/*.{kind}" for kind in ("ipynb", "json", "md")],
     },

@@ -116,7 +116,7 @@ def heatmap(  # noqa: PLR0913 (options of one picture, all by keyword)
     title: str,
     x: str,
     y: str,
-    z: Sequence[Sequence[float]],
+    z: Sequence[Sequence[float | None]],
     *,
     unit: str,
     x_labels=None,

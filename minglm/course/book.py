@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from minglm import datafiles
-from minglm.course import assets
+from minglm.course import assets, book_reference
 from minglm.errors import InputError
 from minglm.runtime import run_folder
 
@@ -33,7 +33,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
 
     Args:
-        only: build a book of the notebooks whose path holds this word (for trying out).
+        only: build a book of the notebooks whose path holds this word, or of the reference alone with "docs" (for trying out).
     """
     root = datafiles.root()
     if root is None:
@@ -45,7 +45,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
         notebooks = [
-            p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in p.as_posix()
+            p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in datafiles.shown(p)
         ]
         if notebooks:
             (target / folder).mkdir()
@@ -56,7 +56,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     sheets = [
         p
         for p in sorted(datafiles.notebooks("workshop", "exercises").glob("*.ipynb"))
-        if only is None or only in p.as_posix()
+        if only is None or only in datafiles.shown(p)
     ]
     if sheets:
         (target / "workshop" / "exercises").mkdir(parents=True)
@@ -64,6 +64,8 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
         for path in sheets:
             shutil.copy(path, target / "workshop" / "exercises" / path.name)
             toc.append(f"  - file: workshop/exercises/{path.stem}")
+    if only is None or only == "docs":
+        toc += book_reference.write(target, root)
     (target / "_toc.yml").write_text("\n".join(toc) + "\n", encoding="utf-8")
     (target / "_config.yml").write_text(assets.read("book.yaml"), encoding="utf-8")
     (target / "_static").mkdir()
