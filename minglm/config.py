@@ -156,7 +156,8 @@ class ModelConfig:
             value, least = getattr(self, name), 1 if name in positive else 0
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(
-                    f"{name}={value!r}: must be a whole number of at least {least}; give {name}: {max(least, 1)} or more"
+                    f"{name}={value!r}: must be a whole number of at least {least}; give {name}: {max(least, 1)} or "
+                    "more"
                 )
         for name in ("rope_theta", "rms_norm_eps", "initializer_range", "routed_scaling_factor"):
             value = getattr(self, name)
@@ -175,7 +176,8 @@ class ModelConfig:
         if self.num_experts_per_tok > self.n_routed_experts:
             raise InputError(
                 f"num_experts_per_tok={self.num_experts_per_tok}: a token cannot choose more experts than the "
-                f"n_routed_experts={self.n_routed_experts} there are; lower it to {self.n_routed_experts} or add experts"
+                f"n_routed_experts={self.n_routed_experts} there are; lower it to {self.n_routed_experts} or add "
+                "experts"
             )
         if self.first_k_dense_replace > self.num_hidden_layers:
             raise InputError(
@@ -195,7 +197,8 @@ class ModelConfig:
         for kind in self.indexer_types:
             if kind not in ("full", "shared"):
                 raise InputError(
-                    f"indexer_types contains {kind!r}: each entry is 'full' or 'shared'{nearest(kind, ('full', 'shared'))}"
+                    f"indexer_types contains {kind!r}: each entry is 'full' or "
+                    f"'shared'{nearest(kind, ('full', 'shared'))}"
                 )
         if self.indexer_types[0] != "full":
             raise InputError(
@@ -250,7 +253,8 @@ class ModelConfig:
         rope = raw.pop("rope_parameters", None) or {}
         if rope.get("rope_type", "default") != "default":
             raise InputError(
-                f"rope_type={rope['rope_type']!r}: only 'default' rotary position is supported; use a config without scaling"
+                f"rope_type={rope['rope_type']!r}: only 'default' rotary position is supported; use a config without "
+                "scaling"
             )
         values = {"rope_theta": float(rope.get("rope_theta", raw.get("rope_theta", 1e6)))}
         layers, known = raw.get("num_hidden_layers", cls.num_hidden_layers), {f.name for f in dataclasses.fields(cls)}
@@ -259,7 +263,8 @@ class ModelConfig:
             dense = kinds.index("sparse") if "sparse" in kinds else len(kinds)
             if "dense" in kinds[dense:]:
                 raise InputError(
-                    "mlp_layer_types: dense layers must come first (first_k_dense_replace); other orders are not supported"
+                    "mlp_layer_types: dense layers must come first (first_k_dense_replace); other orders are not "
+                    "supported"
                 )
             raw["first_k_dense_replace"] = dense
         pattern, freq = raw.pop("index_topk_pattern", None), max(raw.pop("index_topk_freq", 1) or 1, 1)
@@ -278,7 +283,8 @@ class ModelConfig:
                 values[key] = value
             elif key not in _HF_BOOKKEEPING:
                 raise InputError(
-                    f"config.json key {key!r}: not a key of glm_moe_dsa{nearest(key, known)}; remove it if it is a comment"
+                    f"config.json key {key!r}: not a key of glm_moe_dsa{nearest(key, known)}; remove it if it is a "
+                    "comment"
                 )
         return cls.from_dict(values)
 
@@ -338,7 +344,8 @@ class ModelConfig:
         return weights.indexer(self.hidden_size, self.q_lora_rank, self.index_n_heads, self.index_head_dim)
 
     def params_breakdown(self) -> dict[str, int]:
-        """Parameters of each part, whole model. `router_bias` are buffers (moved by the balance rule, not by gradients).
+        """Parameters of each part, whole model. `router_bias` are buffers (moved by the balance rule, not by
+        gradients).
 
         The keys `embedding … final_norm` sum to `num_params()`; `mtp` comes on top.
         """
@@ -359,7 +366,8 @@ class ModelConfig:
             "head": self.vocab_size * C,
             "final_norm": C,
         }
-        # One MTP module: a whole MoE layer, the projection of [embedding; hidden], two norms for those, one for the output.
+        # One MTP module: a whole MoE layer, the projection of [embedding; hidden], two norms for those, one for the
+        # output.
         layer = attention + indexer + (E + self.n_shared_experts) * expert + router + router_bias + 2 * C
         parts["mtp"] = self.num_nextn_predict_layers * (layer + total_params(weights.mtp_join(C)))
         return parts
@@ -370,7 +378,10 @@ class ModelConfig:
         return sum(parts.values()) - (0 if mtp else parts["mtp"])
 
     def num_active_params(self, embedding: bool = False, head: bool = True) -> int:
-        """Parameters that touch one token: K of E experts, all else. The embedding is a lookup, so it is off by default."""
+        """Parameters that touch one token: K of E experts, all else.
+
+        The embedding is a lookup, so it is off by default.
+        """
         parts = self.params_breakdown()
         routed = self.num_moe_layers * self.num_experts_per_tok * 3 * self.hidden_size * self.moe_intermediate_size
         total = self.num_params() - parts["routed_experts"] - parts["embedding"] - parts["head"] + routed
@@ -381,8 +392,9 @@ class ModelConfig:
     def flops_breakdown(self, seq: int, sparse: bool = True) -> dict[str, float]:
         """Forward FLOPs for one token of a causal sequence of `seq` tokens, averaged over its positions.
 
-        A multiply-add counts as 2. `linear` is every matmul with a weight; `attention` is scores and values over the keys
-        that a query reads (all visible ones, or at most index_topk when `sparse`); `indexer` scores every visible key.
+        A multiply-add counts as 2. `linear` is every matmul with a weight; `attention` is scores and values over the
+        keys that a query reads (all visible ones, or at most index_topk when `sparse`); `indexer` scores every visible
+        key.
         """
         if seq < 1:
             raise InputError(f"seq={seq}: a sequence has at least one token; give seq of 1 or more")

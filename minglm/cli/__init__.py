@@ -1,1 +1,1 @@
-"""The `minglm` command: one file a subcommand, each with TEXT, EXAMPLES, `add(parser)` and `main(args) -> int`."""
+"""The `minglm` command: one file a subcommand, each a `Command` of `minglm.cli.main`."""

@@ -2,8 +2,8 @@
 
 Format: `<|bos|><|user|>question<|assistant|>answer<|eos|>`, more turns appended; the loss counts the assistant's words
 and its <|eos|> only. The instructions are small skills that a model of a few million parameters can learn: look a fact
-up in a passage, copy, add, read a function. Names and codes (`minglm.data.synthetic_facts`) whose hash falls in the held-out fifth never occur in
-training; the needle test asks for exactly those.
+up in a passage, copy, add, read a function. Names and codes (`minglm.data.synthetic_facts`) whose hash falls in the
+held-out fifth never occur in training; the needle test asks for exactly those.
 
 Shapes: B batch, T positions.
 """
@@ -155,7 +155,8 @@ def lookup_example(
 
     Args:
         held_out: draw name and code from the set that training never shows.
-        filler: token ids to cut the passage from (a shard's `tokens`); default the topic texts of Python's documentation.
+        filler: token ids to cut the passage from (a shard's `tokens`);
+            default the topic texts of Python's documentation.
         context: False leaves the needle's sentence out: the control that shows what guessing reaches.
     """
     name, code = draw_name(rng, held_out), draw_code(rng, held_out)
@@ -249,8 +250,8 @@ class SftLoader:
     """Rows of conversations packed to `seq_len`; `batch(step)` depends on (seed, step) alone, as in `shards.Loader`.
 
     Args:
-        tasks: task → share, e.g. {"lookup": 0.7, "copy": 0.1}. `lookup` hides its facts in a passage of `filler`; the key
-            `file` takes conversations from `conversations`.
+        tasks: task → share, e.g. {"lookup": 0.7, "copy": 0.1}. `lookup` hides its facts in a passage of `filler`; the
+            key `file` takes conversations from `conversations`.
     """
 
     def __init__(
@@ -332,11 +333,13 @@ def stack(rows: list[list[tuple[list[int], list[bool]]]], seq_len: int, pad: int
 
 
 class MixedLoader:
-    """A corpus loader in which a share of the rows is replaced by lookups (`lookup_chat`); same contract as `shards.Loader`.
+    """A corpus loader in which a share of the rows is replaced by lookups (`lookup_chat`);
+    same contract as `shards.Loader`.
 
-    In the first `recall_steps` all rows are short lookups with one fact each. Their loss counts the answers alone, so the
-    whole gradient is about looking back; mixed in from the start, a few answers among thousands of words of text are
-    not noticed for a long time. What is learnt there at 64 tokens carries over to long rows, and the mixture keeps it.
+    In the first `recall_steps` all rows are short lookups with one fact each. Their loss counts the answers alone, so
+    the whole gradient is about looking back; mixed in from the start, a few answers among thousands of words of text
+    are not noticed for a long time. What is learnt there at 64 tokens carries over to long rows,
+    and the mixture keeps it.
     """
 
     def __init__(

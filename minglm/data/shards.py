@@ -28,8 +28,8 @@ _REMEDY = "delete the folder and train again with --overwrite, which rebuilds it
 
 
 class Batch(NamedTuple):
-    """tokens (B, T) int64; targets (B, T) the next token, -100 where nothing is to be learned; doc_start (B, T) the first
-    position that each query may see."""
+    """tokens (B, T) int64; targets (B, T) the next token, -100 where nothing is to be learned; doc_start (B, T) the
+    first position that each query may see."""
 
     tokens: torch.Tensor
     targets: torch.Tensor
@@ -136,8 +136,8 @@ def open_shard(path: Path) -> Shard:
 def build(source: str, folder: Path, vocab_size: int, max_bytes: int | None = None, tokenizer_path: Path | None = None):
     """Corpus → tokenizer → train and validation shards in `folder`; reused when they already match.
 
-    Returns (tokenizer, train shard, validation shard). Writes tokenizer.json, corpus.json (the manifest), train.bin/.json
-    and validation.bin/.json. With `tokenizer_path` the given tokenizer is used instead of a new one.
+    Returns (tokenizer, train shard, validation shard). Writes tokenizer.json, corpus.json (the manifest),
+    train.bin/.json and validation.bin/.json. With `tokenizer_path` the given tokenizer is used instead of a new one.
     """
     from minglm.data import corpus as corpus_module
     from minglm.data.synthetic_facts import CODE_WORDS
@@ -182,8 +182,8 @@ def build(source: str, folder: Path, vocab_size: int, max_bytes: int | None = No
 class Loader:
     """Batches of windows of a shard; `batch(step)` depends on (shard, shape, seed, step) and nothing else.
 
-    Each epoch visits every window once, in a new order and from a new phase, so that documents are not always cut at the
-    same places. The data position of a run is therefore the step alone.
+    Each epoch visits every window once, in a new order and from a new phase, so that documents are not always cut at
+    the same places. The data position of a run is therefore the step alone.
     """
 
     def __init__(self, shard: Shard, batch_size: int, seq_len: int, seed: int = 0) -> None:

@@ -1,8 +1,9 @@
-"""Synthetic facts, which exist nowhere else: made-up names with two-word codes, split into those training may show and those it never does.
+"""Synthetic facts, which exist nowhere else: made-up names with two-word codes,
+split into those training may show and those it never does.
 
-A code such as "amber falcon" is one of 32 adjectives and one of 32 animals. Each word is a single token of a vocabulary of
-1,024 or more (`minglm.data.shards.build` sees to that), so a model of a few million parameters needs to copy two tokens, not
-to spell; guessing without the passage is right once in 1,024.
+A code such as "amber falcon" is one of 32 adjectives and one of 32 animals. Each word is a single token of a vocabulary
+of 1,024 or more (`minglm.data.shards.build` sees to that), so a model of a few million parameters needs to copy two
+tokens, not to spell; guessing without the passage is right once in 1,024.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ ADJECTIVES = tuple(
 ANIMALS = tuple(
     (
         "badger beetle bison canary cobra condor cougar donkey dolphin falcon ferret gecko giraffe heron hornet iguana "
-        "jackal koala lemur lobster magpie marten otter panther parrot pelican puffin raven salmon sparrow walrus wombat"
+        "jackal koala lemur lobster magpie marten otter panther parrot pelican puffin raven salmon sparrow walrus "
+        "wombat"
     ).split()
 )
 CODE_WORDS = ADJECTIVES + ANIMALS

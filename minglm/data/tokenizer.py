@@ -84,7 +84,8 @@ class Tokenizer:
             backend = _tokenizers().Tokenizer.from_file(str(path))
         except Exception as err:  # the library raises a bare Exception
             raise InputError(
-                f"{path}: not a tokenizer.json ({str(err).splitlines()[0]}); train it again with `minglm train --overwrite`"
+                f"{path}: not a tokenizer.json ({str(err).splitlines()[0]}); train it again with `minglm train "
+                f"--overwrite`"
             ) from None
         return cls(backend)
 

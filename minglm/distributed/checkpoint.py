@@ -1,13 +1,13 @@
-"""Checkpoints of several processes, by torch.distributed.checkpoint as safetensors: each process writes its shards, and any
-number of processes reads them.
+"""Checkpoints of several processes, by torch.distributed.checkpoint as safetensors: each process writes its shards, and
+any number of processes reads them.
 
     run/checkpoints/step_00000100/
         shard-00001-model-00001-of-00001.safetensors …   weights and optimiser state, one file to a process
         state.json                                       as in minglm/training/checkpoint.py, with `processes`
 
-The folder gets its name when all files are on the disk. Tensors carry the names they have in a single process's two files,
-so both kinds are read by the same call, and `minglm.training.checkpoint.read` puts shards together. Nothing is pickled. All
-processes must see the same folder.
+The folder gets its name when all files are on the disk. Tensors carry the names they have in a single process's two
+files, so both kinds are read by the same call, and `minglm.training.checkpoint.read` puts shards together. Nothing is
+pickled. All processes must see the same folder.
 """
 
 from __future__ import annotations
@@ -46,5 +46,6 @@ def save(
 
 
 def load(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Fill `tensors` (as for `save`) in place from a checkpoint of any number of processes; each reads what it holds."""
+    """Fill `tensors` (as for `save`) in place from a checkpoint of any number of processes;
+    each reads what it holds."""
     quietly(dcp.load, tensors, storage_reader=HuggingFaceStorageReader(str(path)))

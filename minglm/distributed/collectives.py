@@ -82,7 +82,8 @@ def from_group(x: Tensor, group) -> Tensor:
 
 
 def total(x: Tensor, group) -> Tensor:
-    """The sum over the group as a value; the gradient goes to this process's own summand, as if nobody had been asked."""
+    """The sum over the group as a value; the gradient goes to this process's own summand,
+    as if nobody had been asked."""
     return _Summed.apply(x, group)
 
 

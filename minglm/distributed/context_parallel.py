@@ -1,13 +1,15 @@
 """The sequence split over processes: each keeps its queries, and the keys of all are gathered.
 
-MLA's cached key is one latent of R numbers a token in place of 2·H·D, and the indexer has one small key, so gathering them
-is cheap: all-gather in the forward pass, a sum in the backward. A process with positions t0 … t0+n needs keys 0 … t0+n−1
-and drops the rest. Parts are contiguous: with dense attention the last process computes most (3/4 of it for two); with
-sparse attention every query reads the same number of keys and only the indexer is uneven.
+MLA's cached key is one latent of R numbers a token in place of 2·H·D, and the indexer has one small key, so gathering
+them is cheap: all-gather in the forward pass, a sum in the backward. A process with positions t0 … t0+n needs keys 0 …
+t0+n−1 and drops the rest. Parts are contiguous: with dense attention the last process computes most (3/4 of it for
+two); with sparse attention every query reads the same number of keys and only the indexer is uneven.
 
-`ContextParallel` is what attention asks (`minglm.model.attention.ForwardContext.context_parallel`): keys of all positions, and sums over all heads.
+`ContextParallel` is what attention asks (`minglm.model.attention.ForwardContext.context_parallel`): keys of all
+positions, and sums over all heads.
 
-Shapes: B batch, T positions of this process, S keys it may see, H heads of this process, k chosen keys, R width of a key.
+Shapes: B batch, T positions of this process, S keys it may see, H heads of this process, k chosen keys,
+R width of a key.
 """
 
 from __future__ import annotations

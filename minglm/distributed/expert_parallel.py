@@ -1,8 +1,8 @@
 """Experts split over processes: each holds E/ep of them, and tokens travel to their experts and back by all-to-all.
 
-A process sorts its (token, choice) pairs by expert, which is also by owner, tells each owner how many rows come, sends the
-rows, and receives the results in the same order. No token is dropped and no capacity is set: the exchange is as uneven as
-the routing. Gates are multiplied in at home.
+A process sorts its (token, choice) pairs by expert, which is also by owner, tells each owner how many rows come, sends
+the rows, and receives the results in the same order. No token is dropped and no capacity is set: the exchange is as
+uneven as the routing. Gates are multiplied in at home.
 
 Shapes: N tokens of this process, K chosen, C hidden, E experts, M rows received, n processes of the group.
 """
@@ -19,7 +19,8 @@ from minglm.model.moe import Experts, MoE, grouped_swiglu
 
 
 class ExpertParallel(nn.Module):
-    """This process's experts, in place of `minglm.model.moe.Experts`: same call, same names of weights, E/ep of them."""
+    """This process's experts, in place of `minglm.model.moe.Experts`: same call, same names of weights,
+    E/ep of them."""
 
     def __init__(self, experts: Experts, mesh: Mesh) -> None:
         super().__init__()
@@ -48,8 +49,9 @@ class ExpertParallel(nn.Module):
 def balance_share(scores: Tensor, chosen: Tensor, mesh: Mesh, batch: int, length: int) -> Tensor:
     """This process's summand of `minglm.model.moe.balance_loss` over the whole batch.
 
-    scores (B, T, E) and chosen (B, T, K) of this process's rows and positions; `batch` rows and `length` positions there are
-    in all. The load f of a sequence counts all its positions, so it is summed over cp; it carries no gradient.
+    scores (B, T, E) and chosen (B, T, K) of this process's rows and positions; `batch` rows and `length` positions
+    there are in all. The load f of a sequence counts all its positions, so it is summed over cp;
+    it carries no gradient.
     """
     B, T, E = scores.shape
     share = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).sum(1) / length  # (B, E), this part's P

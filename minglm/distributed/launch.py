@@ -1,4 +1,5 @@
-"""Several processes on this machine without torchrun: the same variables, one bound on every wait. For notebooks and fault injection.
+"""Several processes on this machine without torchrun: the same variables, one bound on every wait.
+For notebooks and fault injection.
 
 On a cluster use torchrun, which also brings machines together; what a process sees is the same.
 """
@@ -20,10 +21,12 @@ LIMIT_S = 300.0
 
 
 def start(processes: int, arguments: Sequence[str], module: str = "minglm") -> list[subprocess.Popen]:
-    """`python -m MODULE ARGUMENTS…` once for each process, with the variables that torchrun sets; one process: without them."""
+    """`python -m MODULE ARGUMENTS…` once for each process, with the variables that torchrun sets; one process:
+    without them."""
     if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
         raise InputError(
-            f"processes={processes!r}: must be a whole number of at least 1; on this machine {os.cpu_count()} run side by side"
+            f"processes={processes!r}: must be a whole number of at least 1; on this machine {os.cpu_count()} run side "
+            f"by side"
         )
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

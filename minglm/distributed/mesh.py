@@ -1,7 +1,7 @@
 """The process groups of `ParallelDims`, and how a process enters and leaves them.
 
-Processes are numbered with tp innermost, then cp, ep, dp: what talks most sits closest together. Weights that every process
-needs are sharded over dp·ep·cp; experts over dp·cp within their part of ep.
+Processes are numbered with tp innermost, then cp, ep, dp: what talks most sits closest together. Weights that every
+process needs are sharded over dp·ep·cp; experts over dp·cp within their part of ep.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class Mesh:
         return float(box)
 
     def on_rank_zero(self, work: Callable[[], Result]) -> Result:
-        """Process 0 calls `work`, all get what it returned; when it refuses its input, the others end without a word."""
+        """Process 0 calls `work`, all get what it returned; when it refuses its input,
+        the others end without a word."""
         box: list = [None, None]
         if self.first:
             try:

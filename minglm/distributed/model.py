@@ -1,8 +1,8 @@
 """The model of `minglm.model.model`, split over a mesh: same modules, same names of weights, same numbers.
 
 Every process is given the whole batch and works on its rows and positions. A loss comes out as the value for the whole
-batch; its gradient is that of this process's summand only, and FSDP2 adds the summands of all. Sums, not means of means:
-processes may have different numbers of targets, and the curve must be that of one process.
+batch; its gradient is that of this process's summand only, and FSDP2 adds the summands of all. Sums, not means of
+means: processes may have different numbers of targets, and the curve must be that of one process.
 
 Shapes: B rows of the whole batch, T positions of the whole sequence, C hidden, E experts.
 """
@@ -10,6 +10,7 @@ Shapes: B rows of the whole batch, T positions of the whole sequence, C hidden, 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -23,8 +24,9 @@ from minglm.distributed.expert_parallel import ExpertParallel, balance_share, sp
 from minglm.distributed.mesh import Mesh
 from minglm.distributed.tensor_parallel import split_heads
 from minglm.model.attention import ForwardContext
+from minglm.model.decoder_layer import DecoderLayer
 from minglm.model.layers import IGNORE, head_loss, to_float32
-from minglm.model.model import Layer, Model, Output
+from minglm.model.model import Model, Output
 from minglm.model.moe import MoE
 from minglm.model.mtp import shift_targets
 
@@ -33,10 +35,21 @@ if Output not in _pytree.SUPPORTED_NODES:
     _pytree.register_dataclass(Output)
 
 
-class ShardedLayer(nn.Module):
-    """`minglm.model.model.Layer` on a mesh. What it makes besides x is returned too, so that FSDP2 sees all of its gradients."""
+class LayerOutput(NamedTuple):
+    """What a layer makes on this process."""
 
-    def __init__(self, layer: Layer, mesh: Mesh) -> None:
+    x: Tensor  # (B', T', C)
+    kl: Tensor | None  # this process's summand of the indexer's KL
+    balance: Tensor | None  # this process's summand of the balance loss
+    counts: Tensor | None  # (E,) tokens per expert
+    topk_indices: Tensor | None  # (B', T', k) keys that shared layers after this one read
+
+
+class ShardedLayer(nn.Module):
+    """`minglm.model.decoder_layer.DecoderLayer` on a mesh. What it makes besides x is returned too,
+    so that FSDP2 sees all of its gradients."""
+
+    def __init__(self, layer: DecoderLayer, mesh: Mesh) -> None:
         super().__init__()
         self.input_layernorm, self.self_attn = layer.input_layernorm, layer.self_attn
         self.post_attention_layernorm, self.mlp = layer.post_attention_layernorm, layer.mlp
@@ -45,17 +58,18 @@ class ShardedLayer(nn.Module):
         if isinstance(self.mlp, MoE):
             split_experts(self.mlp, mesh)
 
-    def forward(self, x: Tensor, ctx: ForwardContext) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """x (B', T', C) → x, the summands of this process in the indexer's KL and the balance loss, tokens per expert."""
+    def forward(self, x: Tensor, ctx: ForwardContext, shared_topk: Tensor | None = None) -> LayerOutput:
+        """x (B', T', C) and the keys that the last full layer chose for these positions → what this layer makes of
+        them."""
         cp = ctx.context_parallel
-        attended, kl = self.self_attn(self.input_layernorm(x), ctx)
+        attended, kl, topk_indices = self.self_attn(self.input_layernorm(x), ctx, shared_topk)
         if kl is not None:  # a mean over this process's queries
             with torch.set_grad_enabled(ctx.indexer_grad):  # in "warmup" only this has a gradient
                 kl = kl * (x.shape[0] * x.shape[1] / (cp.batch * cp.length))
         x = x + attended
         x_norm = self.post_attention_layernorm(x)
         if not isinstance(self.mlp, MoE):
-            return x + self.mlp(x_norm), kl, None, None
+            return LayerOutput(x + self.mlp(x_norm), kl, None, None, topk_indices)
         flat = x_norm.flatten(0, -2)
         chosen, gates, scores = self.mlp.gate(flat)
         out, counts = self.mlp.experts(flat, chosen, gates)
@@ -64,7 +78,7 @@ class ShardedLayer(nn.Module):
         balance = balance_share(
             scores.view(*x.shape[:2], -1), chosen.view(*x.shape[:2], -1), self.mesh, cp.batch, cp.length
         )
-        return x + out.view_as(x), kl, balance, counts
+        return LayerOutput(x + out.view_as(x), kl, balance, counts, topk_indices)
 
 
 class ShardedModel(Model):
@@ -73,12 +87,12 @@ class ShardedModel(Model):
     Args:
         full: the whole model with its starting weights, the same in every process; it is taken apart.
         bf16: compute in bf16; sharded weights, gradients' sums and optimiser state stay fp32.
-        reshard: drop gathered weights after the forward pass and gather them again for the backward (ZeRO-3). False keeps
-            them in between (ZeRO-2): one gathering a step.
+        reshard: drop gathered weights after the forward pass and gather them again for the backward (ZeRO-3). False
+            keeps them in between (ZeRO-2): one gathering a step.
 
-    On an accelerator each layer is a unit of its own, so that its exchange runs beside another layer's computation. On CPU
-    nothing runs beside, and every exchange waits for the slower process, so all layers are one unit: one gathering and one
-    reduction a step.
+    On an accelerator each layer is a unit of its own, so that its exchange runs beside another layer's computation. On
+    CPU nothing runs beside, and every exchange waits for the slower process, so all layers are one unit: one gathering
+    and one reduction a step.
     """
 
     def __init__(self, full: Model, mesh: Mesh, bf16: bool = False, reshard: bool = False) -> None:
@@ -116,7 +130,8 @@ class ShardedModel(Model):
         mtp: bool = True,
         indexer_loss: bool = True,
     ) -> Output:
-        """As `Model.forward` with targets: the whole batch (B, T) in, the whole batch's losses and expert counts out."""
+        """As `Model.forward` with targets: the whole batch (B, T) in,
+        the whole batch's losses and expert counts out."""
         self._check(tokens, targets, mode, doc_start, 0)
         rows, cp = self.mesh.rows(len(tokens)), ContextParallel(self.mesh, *tokens.shape)
         here = slice(cp.offset, cp.offset + cp.own)
@@ -132,9 +147,9 @@ class ShardedModel(Model):
         )
         kls, balances, counts = [], [], []
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
-            hidden = self.embed_tokens(tokens[rows, here])
+            hidden, topk_indices = self.embed_tokens(tokens[rows, here]), None
             for layer in self.layers:
-                hidden, kl, balance, count = layer(hidden, ctx)
+                hidden, kl, balance, count, topk_indices = layer(hidden, ctx, topk_indices)
                 kls, balances, counts = _add(kls, kl), _add(balances, balance), _add(counts, count)
             out = Output(lm_loss=_part(self.norm(hidden), self.lm_head.weight, targets, rows, here))
             if mtp and self.mtp is not None:
@@ -147,7 +162,8 @@ class ShardedModel(Model):
     def _depths(
         self, tokens, targets, doc_start, rows, hidden, ctx, kls, balances
     ) -> tuple[Tensor | None, Tensor | None]:
-        """MTP loss and expert counts, as `Model._mtp_loss`; a process needs tokens of the next one's part, never hidden states."""
+        """MTP loss and expert counts, as `Model._mtp_loss`; a process needs tokens of the next one's part,
+        never hidden states."""
         losses, counts, start = [], None, ctx.context_parallel.offset
         for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
             cp = ctx.context_parallel.shorter(depth)
@@ -159,7 +175,7 @@ class ShardedModel(Model):
                 doc_start=None if ctx.doc_start is None else ctx.doc_start[:, : cp.own],
             )
             joined = self.mtp.join(hidden[:, : cp.own], self.embed_tokens(tokens[rows, start + depth : end + depth]))
-            hidden, kl, balance, count = self.mtp.layer(joined, part)
+            hidden, kl, balance, count, _ = self.mtp.layer(joined, part)
             if kl is not None:
                 kls.append(kl)
             balances.append(balance)
@@ -196,7 +212,8 @@ def _add(values: list[Tensor], value: Tensor | None) -> list[Tensor]:
 
 
 def _part(hidden: Tensor, weight: Tensor, targets: Tensor, rows: slice, here: slice) -> Tensor:
-    """This process's summand of the mean cross-entropy over all of `targets` (B, T); hidden (B', T', C) is its own part."""
+    """This process's summand of the mean cross-entropy over all of `targets` (B, T); hidden (B', T',
+    C) is its own part."""
     mine = targets[rows, here]
     fraction = (mine != IGNORE).sum() / (targets != IGNORE).sum().clamp(min=1)
     return head_loss(hidden, weight, mine) * fraction

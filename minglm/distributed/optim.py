@@ -1,11 +1,11 @@
 """Muon and AdamW on shards.
 
-AdamW works value by value, so each process updates its shard. Newton–Schulz needs whole matrices. Experts are whole on the
-process that holds them, because FSDP2 cuts a stack of experts between experts. Every other matrix is gathered on one
-process, its owner, orthogonalised there once, and the rows of the result are sent back: two all-to-alls a step, and no
-matrix is worked on twice in a group. Owners are dealt out so that all have about the same work. A matrix whose columns are
-split over tp is joined over tp by each owner. Up-projections are split by head in Muon as in tensor parallelism, so these
-need no exchange over tp.
+AdamW works value by value, so each process updates its shard. Newton–Schulz needs whole matrices. Experts are whole on
+the process that holds them, because FSDP2 cuts a stack of experts between experts. Every other matrix is gathered on
+one process, its owner, orthogonalised there once, and the rows of the result are sent back: two all-to-alls a step, and
+no matrix is worked on twice in a group. Owners are dealt out so that all have about the same work. A matrix whose
+columns are split over tp is joined over tp by each owner. Up-projections are split by head in Muon as in tensor
+parallelism, so these need no exchange over tp.
 
 Shapes: m rows and n columns of a matrix; a process holds ⌈m/processes⌉ rows, the last ones fewer or none.
 """

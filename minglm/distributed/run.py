@@ -1,8 +1,9 @@
-"""The training loop of `minglm.training.loop` on a mesh: the same steps; process 0 alone writes notes, logs and the one line at the end.
+"""The training loop of `minglm.training.loop` on a mesh: the same steps; process 0 alone writes notes,
+logs and the one line at the end.
 
 Every process builds the seeded model whole once, so that a run starts from the same weights on any mesh, then keeps its
-shards. A process that loses another ends with one line and exit code 1; the same command goes on from the last checkpoint.
-Run with gloo on CPU; on CUDA and Ascend not run.
+shards. A process that loses another ends with one line and exit code 1; the same command goes on from the last
+checkpoint. Run with gloo on CPU; on CUDA and Ascend not run.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def train(
     try:
         if not parallel_dims.launched():
             raise InputError(
-                f"{' '.join(f'--{k} {v}' for k, v in (parallel or {}).items() if v)}: needs several processes; start with "
+                f"{' '.join(f'--{k} {v}' for k, v in (parallel or {}).items() if v)}: needs several processes; start "
+                f"with "
                 "torchrun --nproc-per-node N -m -- minglm train …"
             )
         chosen = parallel_dims.choose(parallel, int(os.environ["WORLD_SIZE"]))
@@ -98,7 +100,8 @@ def _end_lost(err: Exception, run_dir: Path):
     kept = f"the last checkpoint is {found[0]}" if found else "no checkpoint had been written yet"
     why = str(err).strip().splitlines()[0]
     print(
-        f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: lost another process ({why[:160]}); {kept}; the same command goes on from there",
+        f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: lost another process ({why[:160]}); {kept}; the "
+        f"same command goes on from there",
         file=sys.stderr,
         flush=True,
     )

@@ -1,9 +1,10 @@
 """Attention heads split over processes (Shoeybi et al. 2019, arXiv 1909.08053, for MLA).
 
-The up-projections of queries, keys and values are cut by head along their rows, the output projection along its columns.
-Down-projections, norms, the indexer and the feed-forward are computed by every process of the group: in MLA they are the
-small part of attention, and experts have an axis of their own. What flows into a cut weight gets its gradient summed over
-the group, what flows out of one is summed itself; so every other gradient is equal on all of the group, bit for bit.
+The up-projections of queries, keys and values are cut by head along their rows, the output projection along its
+columns. Down-projections, norms, the indexer and the feed-forward are computed by every process of the group: in MLA
+they are the small part of attention, and experts have an axis of their own. What flows into a cut weight gets its
+gradient summed over the group, what flows out of one is summed itself;
+so every other gradient is equal on all of the group, bit for bit.
 
 Shapes: B batch, T positions, H heads, C hidden.
 """

@@ -2,10 +2,10 @@
 
     torchrun --nproc-per-node 2 -m -- minglm.distributed.traffic --model nano --rows 8 --length 128
 
-One JSON row for each layout, phase (forward, backward, optimizer) and kind of exchange: calls, and the bytes that leave this
-process when the exchange is done by a ring: an all-gather or a reduce-scatter of n parts sends n−1 of them, an all-reduce
-twice that, an all-to-all what is not for itself (Thakur, Rabenseifner and Gropp 2005). The counter sits where torch hands
-tensors to the backend, so that it counts what FSDP2 sends too. It measures no time.
+One JSON row for each layout, phase (forward, backward, optimizer) and kind of exchange: calls, and the bytes that leave
+this process when the exchange is done by a ring: an all-gather or a reduce-scatter of n parts sends n−1 of them, an
+all-reduce twice that, an all-to-all what is not for itself (Thakur, Rabenseifner and Gropp 2005). The counter sits
+where torch hands tensors to the backend, so that it counts what FSDP2 sends too. It measures no time.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def main(argv: list[str] | None = None) -> int:
         args = p.parse_args(argv)
         if not parallel_dims.launched():
             raise InputError(
-                "traffic: counts what several processes say; start it with torchrun --nproc-per-node 2 -m -- minglm.distributed.traffic"
+                "traffic: counts what several processes say; start it with torchrun --nproc-per-node 2 -m -- "
+                "minglm.distributed.traffic"
             )
         world = int(os.environ["WORLD_SIZE"])
         asked = [

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minglm.model.model import Layer
+from minglm.model.decoder_layer import DecoderLayer
 from minglm.model.moe import MoE
 
 
 class AbsorbedLayer:
     """The matrices of one layer as decoding wants them; calling modules would cost more than their arithmetic."""
 
-    def __init__(self, layer: Layer):
+    def __init__(self, layer: DecoderLayer):
         mla, ffn = layer.self_attn, layer.mlp
         self.mla, self.norm_in, self.norm_ffn = mla, layer.input_layernorm, layer.post_attention_layernorm
         up_k, up_v = mla.up_projections()  # (H, nope, L), (H, Dv, L)
@@ -45,8 +45,8 @@ COLUMN_SPLITS = 4  # measured on 2 cores; more parts than cores leave none idle
 
 
 def column_split(weight: Tensor, parts: int = COLUMN_SPLITS) -> Tensor:
-    """A view (P, in, out/P) of a matrix (out, in). A single row times a matrix reads the matrix once and is bound by that;
-    a batched product reads the parts on several threads, a plain one reads all of it on one."""
+    """A view (P, in, out/P) of a matrix (out, in). A single row times a matrix reads the matrix once and is bound by
+    that; a batched product reads the parts on several threads, a plain one reads all of it on one."""
     parts = parts if weight.shape[0] % parts == 0 else 1
     return weight.view(parts, -1, weight.shape[1]).transpose(1, 2)
 

@@ -1,18 +1,19 @@
 """The next few tokens of each sequence, with as few operations as possible: decoding is bound by their number.
 
-`Decoder` computes what `Model.forward` computes for the newest positions of cached sequences (a test compares them), after
-folding what does not change from step to step:
+`Decoder` computes what `Model.forward` computes for the newest positions of cached sequences (a test compares them),
+after folding what does not change from step to step:
 
-- the absorbed query: kv_b_proj's key half is multiplied into q_b_proj, its value half into o_proj, the softmax scale too;
+- the absorbed query: kv_b_proj's key half is multiplied into q_b_proj, its value half into o_proj,
+  the softmax scale too;
 - projections that read the same input become one matrix;
 - rotary position is a small matrix for each token, shared by all layers; a single one when all stand at one position.
 
-Every sequence has a position of its own, so one may join or leave while the others go on (`minglm.inference.engine`). A step takes
-one token of each, or a few when drafts are checked (`minglm.inference.speculative`). A single token of a single sequence is worth a way
-of its own (`minglm.inference.single_token`).
+Every sequence has a position of its own, so one may join or leave while the others go on (`minglm.inference.engine`). A
+step takes one token of each, or a few when drafts are checked (`minglm.inference.speculative`). A single token of a
+single sequence is worth a way of its own (`minglm.inference.single_token`).
 
-Shapes: B sequences, T new tokens of each, N = B·T, S cached positions, H heads, L latent width, r rope width, R = L + r,
-Q q_lora_rank, Hi/Di indexer heads and width, C hidden, K chosen experts, k chosen keys, V vocabulary.
+Shapes: B sequences, T new tokens of each, N = B·T, S cached positions, H heads, L latent width, r rope width, R = L +
+r, Q q_lora_rank, Hi/Di indexer heads and width, C hidden, K chosen experts, k chosen keys, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from minglm.inference.absorbed import AbsorbedLayer, column_split
 from minglm.inference.single_token import OneToken
 from minglm.model.attention import MLA
 from minglm.model.cache import LatentCache
-from minglm.model.indexer import settle_ties
 from minglm.model.layers import LATENT_EPS, RMSNorm, rope_table
 from minglm.model.model import Model
 from minglm.model.moe import MoE
+from minglm.model.topk import largest
 
 HEAD_COLUMN_SPLITS = 16
 
@@ -45,8 +46,9 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _experts(h: Tensor, moe: MoE, chosen: Tensor, gates: Tensor) -> Tensor:
-    """`Experts.forward` for a few tokens, h (N, C), chosen and gates (N, K) → (N, C): every expert gets as many rows as the
-    busiest one, so that all of them are two batched products. Tokens chosen unevenly by many experts are left to the loop."""
+    """`Experts.forward` for a few tokens, h (N, C), chosen and gates (N, K) → (N, C): every expert gets as many rows as
+    the busiest one, so that all of them are two batched products.
+    Tokens chosen unevenly by many experts are left to the loop."""
     E, (N, K), experts = moe.experts.gate_up_proj.shape[0], chosen.shape, moe.experts
     rank = (
         h.new_zeros(N, E, dtype=torch.int64).scatter_(1, chosen, 1).cumsum(0)
@@ -123,7 +125,8 @@ class Decoder:
         self.rounds = quantization is not None and quantization.rounds_activations
         if self.rounds and record_routes:
             raise InputError(
-                f"record_routes with {quantization.format}: not kept while activations are rounded; quantise with activations=False"
+                f"record_routes with {quantization.format}: not kept while activations are rounded; quantise with "
+                f"activations=False"
             )
         self.routes: list[Tensor] | None = [] if record_routes else None  # of the last step: (N, K) for each MoE layer
         self.hidden: Tensor | None = None  # of the last step: (N, C) before the final norm
@@ -154,7 +157,8 @@ class Decoder:
     def step(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
         """tokens (B, T) int64, those of row b at positions[b] … → logits of what follows each (B, T, V).
 
-        Keys at these positions and after are overwritten; a caller that rejects tokens comes back with a lower position.
+        Keys at these positions and after are overwritten;
+        a caller that rejects tokens comes back with a lower position.
         """
         if self.rounds:
             return self._unfolded(tokens, positions)
@@ -179,7 +183,8 @@ class Decoder:
         return self.one
 
     def _unfolded(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
-        """The same by `Model.forward`: a quantised model rounds activations between matrices that folding would join."""
+        """The same by `Model.forward`: a quantised model rounds activations between matrices that folding would
+        join."""
         B = len(positions)
         alike = all(at == positions[0] for at in positions)
         parts = [(0, B, positions[0])] if alike else [(b, b + 1, at) for b, at in enumerate(positions)]
@@ -189,7 +194,8 @@ class Decoder:
 
     @torch.inference_mode()
     def mtp_step(self, hidden: Tensor, tokens: Tensor, positions: Sequence[int]) -> Tensor:
-        """The prediction module: hidden (B, T, C) joined with the tokens (B, T) that follow → its own hidden (B, T, C)."""
+        """The prediction module: hidden (B, T, C) joined with the tokens (B, T) that follow → its own hidden (B,
+        T, C)."""
         joined = self.model.mtp.join(hidden, self.model.embed_tokens(tokens))
         if tokens.numel() == 1 and self.suits_one:
             one = self._short(None)
@@ -254,10 +260,9 @@ class Decoder:
         scores = torch.bmm(w.unsqueeze(1), dots.view(N, ix.heads, -1)).squeeze(1)  # (N, S)
         if step.hidden is not None:
             scores.view(B, step.T, -1).masked_fill_(step.hidden, -torch.inf)
-        values, index = scores.topk(mla.topk + 1, -1)
-        index = settle_ties(scores, values, index)  # equal scores go to the lowest position
+        values, index = largest(scores, mla.topk)
         # Some query may see fewer than k keys; what else it was given lies in its future.
-        return index, values[:, :-1] == -torch.inf if step.low < mla.topk else None
+        return index[:, :-1], values[:, :-1] == -torch.inf if step.low < mla.topk else None
 
     def _feed(self, x: Tensor, absorbed: AbsorbedLayer) -> Tensor:
         h, out = absorbed.norm_ffn.forward(x), x

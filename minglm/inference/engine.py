@@ -1,4 +1,5 @@
-"""Continuous batching: requests join and leave a running batch, may be aborted and resumed, and weights may change under them.
+"""Continuous batching: requests join and leave a running batch, may be aborted and resumed,
+and weights may change under them.
 
     >>> import torch; from minglm.config import ModelConfig; from minglm.model.model import Model
     >>> engine = Engine(Model(ModelConfig.named("nano")), max_batch=2, max_len=16)
@@ -9,14 +10,14 @@
     >>> engine.running, engine.waiting
     (2, 1)
 
-One latent cache holds a row for each running request, each at a position of its own. The running ones stand in the first
-rows without a gap: when one finishes, the last moves into its place. New ones are prefilled together, at most
-`prefill_budget` tokens a step, so that those already running are not held up; a longer prompt is prefilled in pieces in a spare
-row. Equal sequences that join together, such as the samples of one prompt, are prefilled once and copied.
+One latent cache holds a row for each running request, each at a position of its own. The running ones stand in the
+first rows without a gap: when one finishes, the last moves into its place. New ones are prefilled together, at most
+`prefill_budget` tokens a step, so that those already running are not held up; a longer prompt is prefilled in pieces in
+a spare row. Equal sequences that join together, such as the samples of one prompt, are prefilled once and copied.
 
-A request's draws depend on its seed and its token's index only: it gives the same tokens alone, in any batch, with drafts
-and without, and aborted and resumed anywhere, as long as the weights stay (up to rounding: a matrix product over another
-number of rows may differ in its last bit, which matters where two choices are that close).
+A request's draws depend on its seed and its token's index only: it gives the same tokens alone, in any batch, with
+drafts and without, and aborted and resumed anywhere, as long as the weights stay (up to rounding: a matrix product over
+another number of rows may differ in its last bit, which matters where two choices are that close).
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Request:
     seed: int = 0
     stop: tuple[int, ...] = ()  # a stop token ends the response and is part of it: the policy chose it
     tokens: list[int] = field(default_factory=list)  # the response so far
-    # Log-probability of each response token under the distribution it was sampled from, temperature and top_p applied; at
-    # temperature 0 the model's own, at temperature 1.
+    # Log-probability of each response token under the distribution it was sampled from, temperature and top_p applied;
+    # at temperature 0 the model's own, at temperature 1.
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)  # weight version that each response token was sampled with
     # For each response token, the experts chosen at the position that predicted it, int16 (MoE layers, K).
@@ -81,17 +82,19 @@ class Engine:
     """Serves requests with one model.
 
     Args:
-        model: belongs to the engine from now on (`update_weights` writes into it); give a copy of one that is being trained.
+        model: belongs to the engine from now on (`update_weights` writes into it);
+            give a copy of one that is being trained.
         max_batch: requests running at a time.
         max_len: positions of each, prompt and response together.
         mode: "sparse" or "dense".
         speculate: drafts per step; 0 for none.
         record_routes: fill `Request.routes`.
-        reuse_kv_cache: an aborted request's KV cache is swapped out (for 4·max_batch of them, the oldest dropped first), and when it
-            comes back with the same tokens it goes on without another prefill. After a weight sync that is an old cache under
-            new weights, as for a request that ran on.
+        reuse_kv_cache: an aborted request's KV cache is swapped out (for 4·max_batch of them, the oldest dropped
+            first), and when it comes back with the same tokens it goes on without another prefill. After a weight sync
+            that is an old cache under new weights, as for a request that ran on.
         prefill_budget: tokens prefilled at most in one step.
-        recompute_kv_on_weight_sync: prefill running requests again under new weights; else they go on with the cache they have.
+        recompute_kv_on_weight_sync: prefill running requests again under new weights;
+            else they go on with the cache they have.
 
     Raises:
         InputError: settings that cannot be.
@@ -173,8 +176,8 @@ class Engine:
         return self._admit() + self._decode()
 
     def abort(self, ids: Collection[str] | None = None) -> list[Request]:
-        """Stop the requests with these ids, or all: returned unfinished with what they have, to be submitted again or not.
-        An id that is not here (it may just have finished) is passed over."""
+        """Stop the requests with these ids, or all: returned unfinished with what they have, to be submitted again or
+        not. An id that is not here (it may just have finished) is passed over."""
         gone = [
             r for r in (*self._rows, *([self._long] if self._long else []), *self._queue) if ids is None or r.id in ids
         ]
@@ -210,7 +213,8 @@ class Engine:
         own = self.model.state_dict()
         if missing := sorted(own.keys() - state.keys()):
             raise InputError(
-                f"weights of version {version}: {missing[0]} is missing ({len(missing)} in all); give the whole state_dict"
+                f"weights of version {version}: {missing[0]} is missing ({len(missing)} in all); give the whole "
+                f"state_dict"
             )
         if extra := sorted(state.keys() - own.keys()):
             raise InputError(
@@ -443,13 +447,15 @@ class Engine:
         for token in (*r.prompt, *r.tokens):
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < V:
                 raise InputError(
-                    f"{who} holds token {token!r}: the vocabulary is 0 to {V - 1}; use the tokenizer this model was made with"
+                    f"{who} holds token {token!r}: the vocabulary is 0 to {V - 1}; use the tokenizer this model was "
+                    f"made with"
                 )
         if isinstance(r.max_new_tokens, bool) or not isinstance(r.max_new_tokens, int) or r.max_new_tokens < 1:
             raise InputError(f"{who}: max_new_tokens={r.max_new_tokens!r}; must be a whole number of at least 1")
         if (total := len(r.prompt) + r.max_new_tokens) > self.max_len:
             raise InputError(
-                f"{who}: prompt of {len(r.prompt)} and max_new_tokens={r.max_new_tokens} are {total} positions, more than "
+                f"{who}: prompt of {len(r.prompt)} and max_new_tokens={r.max_new_tokens} are {total} positions, more "
+                f"than "
                 f"max_len={self.max_len}; shorten one of them or make the engine with max_len={total}"
             )
         if isinstance(r.seed, bool) or not isinstance(r.seed, int):

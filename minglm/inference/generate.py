@@ -5,8 +5,8 @@
     >>> [len(t) for t in generate(model, [[5, 6, 7], [8]], max_new_tokens=4).tokens]
     [4, 4]
 
-Prompts of unequal length run together, each sequence at a position of its own, so a sequence gets the same tokens alone and
-in a batch (up to the rounding of a matrix product, which depends on its size).
+Prompts of unequal length run together, each sequence at a position of its own, so a sequence gets the same tokens alone
+and in a batch (up to the rounding of a matrix product, which depends on its size).
 
 Shapes: B sequences, T prompt positions, V vocabulary.
 """
@@ -59,13 +59,16 @@ def generate(
         prompts: token lists of any lengths, or an int64 tensor (B, T).
         temperature: 0 takes the likeliest token; above, samples from softmax(logits / temperature).
         top_p: sample among the fewest likeliest tokens that hold this much probability.
-        seed: one for all (sequence i uses seed + i), or one for each sequence: a sequence's draws depend on its own only.
+        seed: one for all (sequence i uses seed + i), or one for each sequence:
+            a sequence's draws depend on its own only.
         stop: token ids that end a sequence.
         mode: "sparse" or "dense".
-        speculate: let the prediction module draft this many tokens at a time; the tokens stay the same (`minglm.inference.speculative`).
+        speculate: let the prediction module draft this many tokens at a time; the tokens stay the same
+            (`minglm.inference.speculative`).
 
     Raises:
-        InputError: an empty prompt, tokens outside the vocabulary, settings out of range, more positions than the model has.
+        InputError: an empty prompt, tokens outside the vocabulary, settings out of range,
+            more positions than the model has.
     """
     if speculate:
         rows = [[int(t) for t in p] for p in prompts]
@@ -97,8 +100,8 @@ def stream(
     stop: Sequence[int] = (),
     mode: str = "sparse",
 ) -> Iterator[tuple[list[int], list[float], list[bool]]]:
-    """The steps of `generate` as they come: (tokens, log-probabilities, was the sequence still running), one of each per
-    sequence. A sequence that has met a stop token goes on as padding with its flag False."""
+    """The steps of `generate` as they come: (tokens, log-probabilities, was the sequence still running), one of each
+    per sequence. A sequence that has met a stop token goes on as padding with its flag False."""
     rows = [[int(t) for t in p] for p in prompts]
     _check(model, rows, max_new_tokens, temperature, top_p)
     B, lengths, seeds = len(rows), [len(r) for r in rows], _seeds(seed, len(rows))
@@ -189,11 +192,13 @@ def _check(model: Model, rows: list[list[int]], max_new_tokens: int, temperature
     for i, row in enumerate(rows):
         if not row:
             raise InputError(
-                f"prompt {i} is empty: a model continues at least one token; start it with bos_token_id={model.config.bos_token_id}"
+                f"prompt {i} is empty: a model continues at least one token; start it with "
+                f"bos_token_id={model.config.bos_token_id}"
             )
         if bad := [t for t in row if not 0 <= t < V]:
             raise InputError(
-                f"prompt {i} holds token {bad[0]}: the vocabulary is 0 to {V - 1}; use the tokenizer this model was made with"
+                f"prompt {i} holds token {bad[0]}: the vocabulary is 0 to {V - 1}; use the tokenizer this model was "
+                f"made with"
             )
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: must be at least 1")

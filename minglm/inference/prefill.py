@@ -15,8 +15,8 @@ from minglm.model.model import Model
 def prefill(
     model: Model, cache: LatentCache, rows: Sequence[Sequence[int]], mode: str = "sparse"
 ) -> tuple[Tensor, Tensor]:
-    """Run token lists of any lengths through the model, appending to the cache, padded on the right: a query sees nothing
-    after itself, so only what is written past a row's end is meaningless, and decoding overwrites it.
+    """Run token lists of any lengths through the model, appending to the cache, padded on the right: a query sees
+    nothing after itself, so only what is written past a row's end is meaningless, and decoding overwrites it.
 
     Returns logits (B, V) of what follows each row, and the hidden states (B, T, C) of all positions.
     """

@@ -1,9 +1,10 @@
 """Choosing the next token: temperature, top-p, and random numbers that depend on a seed and a token's index only.
 
-Sampling is an exponential race: token v arrives at time E_v / p_v, with E_v a standard exponential number, and the first
-to arrive is taken, which happens with probability p_v (the Gumbel-max trick, written without its logarithm). The E of a
-token are a function of (seed, index), so a request draws the same alone, in a batch, and aborted and resumed. A second
-distribution that races with the same E mostly agrees with the first: drafts are guessed that way (`minglm.inference.speculative`).
+Sampling is an exponential race: token v arrives at time E_v / p_v, with E_v a standard exponential number, and the
+first to arrive is taken, which happens with probability p_v (the Gumbel-max trick, written without its logarithm). The
+E of a token are a function of (seed, index), so a request draws the same alone, in a batch, and aborted and resumed. A
+second distribution that races with the same E mostly agrees with the first: drafts are guessed that way
+(`minglm.inference.speculative`).
 
 Shapes: N rows, V vocabulary.
 """
@@ -40,8 +41,9 @@ def arrivals(keys: Sequence[tuple[int, int] | None], V: int) -> Tensor:
 
 
 def probabilities(logits: Tensor, temperature: Sequence[float], top_p: Sequence[float]) -> Tensor:
-    """(N, V) → the distribution that is sampled from: softmax(logits / temperature) over the fewest likeliest tokens that
-    hold `top_p` of the probability. Temperature 0 stands for 1 here: greedy decoding takes this distribution's mode."""
+    """(N, V) → the distribution that is sampled from: softmax(logits / temperature) over the fewest likeliest tokens
+    that hold `top_p` of the probability. Temperature 0 stands for 1 here:
+    greedy decoding takes this distribution's mode."""
     if any(t not in (0, 1) for t in temperature):
         logits = logits / torch.tensor([t or 1.0 for t in temperature], device=logits.device).unsqueeze(-1)
     probs = logits.softmax(-1)
@@ -59,7 +61,8 @@ def choose(
 ) -> tuple[Tensor, Tensor]:
     """(N, V) fp32 logits → tokens (N,) int64 and their log-probabilities (N,) under the distribution sampled from.
 
-    Where the temperature is 0 the likeliest token is taken, and its log-probability is the model's own, at temperature 1.
+    Where the temperature is 0 the likeliest token is taken, and its log-probability is the model's own,
+    at temperature 1.
     """
     if not any(temperature):
         tokens = logits.argmax(-1)

@@ -1,16 +1,16 @@
 """One token of one sequence, what `Decoder.step` does most while a person waits for an answer.
 
-Here nothing is left to share among rows, so a step costs its operations, a few microseconds each, and the reading of the
-weights. Hence:
+Here nothing is left to share among rows, so a step costs its operations, a few microseconds each, and the reading of
+the weights. Hence:
 
 - every result goes to a buffer made once, and so is every slice of a buffer: making a view costs half an operation;
 - an RMSNorm is a dot product and one multiplication (torch's own is a dozen operations);
 - the numbers of one token that steer the rest (the norm's factor, the chosen experts and their gates) become Python
   numbers, which torch then takes as factors of operations that run anyway.
 
-Shapes as in `minglm.inference.decoder`, with N = 1 and no axis for it: S cached positions, H heads, L latent width, r rope width,
-R = L + r, Q q_lora_rank, Hi/Di indexer heads and width, C hidden, F width of a feed-forward, K chosen experts, k chosen keys,
-P parts of a matrix.
+Shapes as in `minglm.inference.decoder`, with N = 1 and no axis for it: S cached positions, H heads, L latent width, r
+rope width, R = L + r, Q q_lora_rank, Hi/Di indexer heads and width, C hidden, F width of a feed-forward, K chosen
+experts, k chosen keys, P parts of a matrix.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.inference.absorbed import column_split, row_for_columns
-from minglm.model.indexer import topk_lowest
 from minglm.model.layers import LATENT_EPS, RMSNorm
+from minglm.model.topk import largest
 
 if TYPE_CHECKING:
     from minglm.inference.absorbed import AbsorbedLayer
@@ -116,7 +116,7 @@ class _Choose:
             new(ix.heads, ix.width),
         )
         self.values, self.index = new(self.k + 1), torch.empty(self.k + 1, dtype=torch.int64)
-        self.edge, self.chosen = self.values[-2:], self.index[:-1]
+        self.chosen = self.index[:-1]
 
     def __call__(self) -> Tensor | None:
         one = self.one
@@ -128,10 +128,7 @@ class _Choose:
         torch.mm(self.q, one.rotation_index, out=self.rotated)
         dots = torch.mm(self.rotated, one.index_keys[self.row].T).relu_()  # (Hi, S)
         scores = torch.mv(dots.T, self.w)  # (S,)
-        torch.topk(scores, self.k + 1, out=(self.values, self.index))
-        kept, left = self.edge.tolist()
-        if kept == left:  # a tie at the edge: the lowest position wins
-            return topk_lowest(scores.unsqueeze(0), self.k)[0]
+        largest(scores, self.k, out=(self.values, self.index))
         return self.chosen
 
 
@@ -216,8 +213,8 @@ class OneToken:
         self.h_for_head = row_for_columns(self.h, self.head)
 
     def step(self, token: int, position: int) -> Tensor:
-        """Logits (V,) of what follows the token at this position. `x` is left as the hidden state before the final norm;
-        `routes`, when it is a list, gets the experts chosen (1, K) of each MoE layer."""
+        """Logits (V,) of what follows the token at this position. `x` is left as the hidden state before the final
+        norm; `routes`, when it is a list, gets the experts chosen (1, K) of each MoE layer."""
         self.x.copy_(self.embedding[token])
         self._run(self.layers, position)
         self.norm()

@@ -1,11 +1,12 @@
 """Speculative decoding: the multi-token prediction module guesses the next n tokens, the model checks them in one step.
 
-Exact by construction, greedy and sampled. The model's own choice at each place is made as it would be without drafts, with
-the random numbers that belong to that token's index (`minglm.inference.sampling`), and a draft is kept only while it equals that
-choice. Drafts race with the same random numbers, so a module that predicts well guesses well: when the two distributions
-are apart by the total variation d, they agree with probability at least (1 - d)/(1 + d) (Daliri et al. 2024, arXiv
-2408.07978). The rejection rule of Leviathan et al. 2023 (arXiv 2211.17192) accepts 1 - d, but which tokens come out then
-depends on where drafts begin; here a request gives the same tokens with drafts, without, and resumed anywhere.
+Exact by construction, greedy and sampled. The model's own choice at each place is made as it would be without drafts,
+with the random numbers that belong to that token's index (`minglm.inference.sampling`), and a draft is kept only while
+it equals that choice. Drafts race with the same random numbers, so a module that predicts well guesses well: when the
+two distributions are apart by the total variation d, they agree with probability at least (1 - d)/(1 + d) (Daliri et
+al. 2024, arXiv 2408.07978). The rejection rule of Leviathan et al. 2023 (arXiv 2211.17192) accepts 1 - d, but which
+tokens come out then depends on where drafts begin; here a request gives the same tokens with drafts, without,
+and resumed anywhere.
 
 With m the position of the last token t_m, which the model has not read yet:
 
@@ -31,7 +32,8 @@ from minglm.inference.decoder import Decoder
 from minglm.inference.sampling import choose
 from minglm.model.attention import ForwardContext
 from minglm.model.cache import LatentCache
-from minglm.model.model import AuxLosses, Model
+from minglm.model.decoder_layer import AuxLosses
+from minglm.model.model import Model
 
 
 def check_speculate(model: Model, drafts: int) -> None:

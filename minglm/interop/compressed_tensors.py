@@ -1,15 +1,17 @@
-"""Quantised weights as transformers reads them (`GlmMoeDsaForCausalLM.from_pretrained`), names as in `minglm.interop.huggingface`.
+"""Quantised weights as transformers reads them (`GlmMoeDsaForCausalLM.from_pretrained`),
+names as in `minglm.interop.huggingface`.
 
     fp8     quant_method "fp8": weight (e4m3) and weight_scale_inv; transformers needs the package accelerate
-    int4    quant_method "compressed-tensors", pack-quantized: weight_packed (eight codes in an int32, the same nibbles as
-            ours), weight_scale, weight_shape; transformers needs the package compressed-tensors
+    int4    quant_method "compressed-tensors", pack-quantized: weight_packed (eight codes in an int32, the same nibbles
+            as ours), weight_scale, weight_shape; transformers needs the package compressed-tensors
     w4a8    the same with two groups: experts pack-quantized, other matrices int-quantized, int8 inputs per token
     plain   any format multiplied out: loads everywhere, saves nothing; the rounding is in the values
 
-transformers 5.23 without a GPU multiplies FP8 out and takes the height of a block to be rows / scale rows. That is wrong
-for a last block that is smaller, so such matrices are written multiplied out and listed in `modules_to_not_convert`.
-Ask for `from_pretrained(DIR, quantization_config=CompressedTensorsConfig(dequantize=True))` with int4 and w4a8: without it
-transformers 5.23 leaves this architecture's experts as they were initialised. Activations are rounded by whoever runs the checkpoint; transformers on a CPU does not round them.
+transformers 5.23 without a GPU multiplies FP8 out and takes the height of a block to be rows / scale rows. That is
+wrong for a last block that is smaller, so such matrices are written multiplied out and listed in
+`modules_to_not_convert`. Ask for `from_pretrained(DIR, quantization_config=CompressedTensorsConfig(dequantize=True))`
+with int4 and w4a8: without it transformers 5.23 leaves this architecture's experts as they were initialised.
+Activations are rounded by whoever runs the checkpoint; transformers on a CPU does not round them.
 """
 
 from __future__ import annotations

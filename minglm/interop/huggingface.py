@@ -117,7 +117,8 @@ class _Checkpoint:
         path = next(iter(self.where.values()))[0] if self.where else Path("model.safetensors")
         if name not in self.where:
             raise InputError(
-                f"{path}: tensor {name!r} is missing{nearest(name, self.unused)}; the file does not belong to this config.json"
+                f"{path}: tensor {name!r} is missing{nearest(name, self.unused)}; the file does not belong to this "
+                f"config.json"
             )
         path, handle = self.where[name]
         if (found := tuple(handle.get_slice(name).get_shape())) != tuple(shape):
@@ -133,8 +134,8 @@ def import_hf(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     """Build the model that a Hugging Face folder of type `glm_moe_dsa` holds, in evaluation mode.
 
     Raises:
-        InputError: config.json or weights are missing, truncated, of another model, or hold a tensor too many or too few;
-            the message names the file and the tensor.
+        InputError: config.json or weights are missing, truncated, of another model, or hold a tensor too many or too
+            few; the message names the file and the tensor.
     """
     folder = Path(folder)
     config, checkpoint, state = ModelConfig.from_hf(folder), _Checkpoint(folder), {}
@@ -160,7 +161,8 @@ def import_hf(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     if checkpoint.unused:
         name = min(checkpoint.unused)
         raise InputError(
-            f"{checkpoint.where[name][0]}: tensor {name!r} (one of {len(checkpoint.unused)}) has no place in the model of "
+            f"{checkpoint.where[name][0]}: tensor {name!r} (one of {len(checkpoint.unused)}) has no place in the model "
+            f"of "
             "config.json; use the config.json that was saved with these weights"
         )
     model.load_state_dict(state, assign=True)

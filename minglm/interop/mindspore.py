@@ -1,4 +1,5 @@
-"""The model of `minglm.model.model` in MindSpore, in one file: MLA, the lightning indexer, experts, multi-token prediction.
+"""The model of `minglm.model.model` in MindSpore, in one file: MLA, the lightning indexer, experts,
+multi-token prediction.
 
 It reads the same `ModelConfig` and the same safetensors under the same names, and gives the same logits, losses and
 gradients (`make test-mindspore`). Nothing else in the project imports this file; MindSpore is not part of the default
@@ -138,7 +139,8 @@ class Indexer(nn.Cell):
 
 
 def choose(scores, seen, k: int):
-    """The k best visible keys of each query, equal scores to the lowest position: (B, T, S) → positions (B, T, k); S, one past the last, for none."""
+    """The k best visible keys of each query, equal scores to the lowest position: (B, T, S) → positions (B, T, k);
+    S, one past the last, for none."""
     S = scores.shape[-1]
     scores = ops.where(seen, scores, Tensor(FAR, ms.float32))
     edge = ops.topk(scores, k, -1)[0][..., -1:]
@@ -172,7 +174,8 @@ class MLA(nn.Cell):
             self.indexer = Indexer(config)
 
     def construct(self, x, cos, sin, mode, choice):
-        """x (B, T, C) → output (B, T, C), the indexer's KL (0 when it did not run) and the choice for "shared" layers."""
+        """x (B, T, C) → output (B, T, C), the indexer's KL (0 when it did not run) and the choice for "shared"
+        layers."""
         B, T, H = x.shape[0], x.shape[1], self.H
         q_latent = self.q_a_layernorm(self.q_a_proj(x))
         q = self.q_b_proj(q_latent).reshape(B, T, H, self.nope + self.r)
@@ -363,7 +366,8 @@ class Model(nn.Cell):
         return self.lm_head(self.norm(self.hidden(tokens, mode)[0]))
 
     def losses(self, tokens, targets, mode="sparse"):
-        """(lm, mtp, balance, indexer KL), unweighted, as in `minglm.model.model.Output`. In "dense" mode the KL is 0."""
+        """(lm, mtp, balance, indexer KL), unweighted, as in `minglm.model.model.Output`.
+        In "dense" mode the KL is 0."""
         x, kl, balance, ran = self.hidden(tokens, mode)
         lm, mtp = cross_entropy(self.lm_head(self.norm(x)), targets), Tensor(0.0, ms.float32)
         depths = min(self.depths, tokens.shape[1] - 1)
@@ -415,12 +419,14 @@ def load(source: str | Path, config: ModelConfig | None = None) -> Model:
     for name in sorted(set(tensors) ^ set(wanted)):
         where = "missing" if name in wanted else "not part of the model"
         raise InputError(
-            f"{path}: tensor {name!r} is {where}{nearest(name, set(wanted) - set(tensors))}; use the config that was saved with it"
+            f"{path}: tensor {name!r} is {where}{nearest(name, set(wanted) - set(tensors))}; use the config that was "
+            f"saved with it"
         )
     for name, parameter in wanted.items():
         if tensors[name].shape != tuple(parameter.shape):
             raise InputError(
-                f"{path}: tensor {name!r} has shape {list(tensors[name].shape)}, the config calls for {list(parameter.shape)}"
+                f"{path}: tensor {name!r} has shape {list(tensors[name].shape)}, the config calls for "
+                f"{list(parameter.shape)}"
             )
         parameter.set_data(Tensor(tensors[name].astype(np.float32)))
     return model

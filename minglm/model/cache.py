@@ -20,8 +20,9 @@ from minglm.errors import InputError
 class LatentCache:
     """Preallocated cache for `batch` sequences of up to `max_len` tokens.
 
-    A forward of the model appends at `length`, which all sequences share. Sequences of unequal length are filled together
-    with the padding on their right, which no earlier query sees; from then on `minglm.inference.decoder` keeps a position for each.
+    A forward of the model appends at `length`, which all sequences share. Sequences of unequal length are filled
+    together with the padding on their right, which no earlier query sees;
+    from then on `minglm.inference.decoder` keeps a position for each.
 
     Args:
         mtp: one more layer, for the multi-token prediction module that drafts.
@@ -40,7 +41,9 @@ class LatentCache:
         mtp: bool = False,
     ):
         self.max_len, self.length = max_len, 0
-        full = [i for i, kind in enumerate(config.indexer_types) if kind == "full"] + [config.num_hidden_layers] * mtp
+        full = [i for i, kind in enumerate(config.indexer_types or ()) if kind == "full"] + [
+            config.num_hidden_layers
+        ] * mtp
         self.index_row = {layer: row for row, layer in enumerate(full)}
         width = config.kv_lora_rank + config.qk_rope_head_dim
         self.latent = torch.zeros(config.num_hidden_layers + mtp, batch, max_len, width, dtype=dtype, device=device)
@@ -58,7 +61,7 @@ class LatentCache:
 
     def write(self, row: int, held: tuple[Tensor, Tensor]) -> None:
         """Put what `read` gave at the start of sequence `row`."""
-        for store, part in zip((self.latent, self.index_keys), held):
+        for store, part in zip((self.latent, self.index_keys), held, strict=True):
             store[:, row, : part.shape[1]] = part
 
     def index_store(self, layer: int) -> Tensor:

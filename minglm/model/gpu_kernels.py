@@ -1,16 +1,18 @@
-"""Kernels for an accelerator: what `minglm.model.moe` and attention use where a loop over experts or keys would starve it.
+"""Kernels for an accelerator: what `minglm.model.moe` and attention use where a loop over experts or keys would starve
+it.
 
     grouped_swiglu    all experts in two grouped matmuls, without asking the device how many tokens each got
     flex_attention_topk   sparse attention by FlexAttention, blocks without a chosen key skipped
 
-The default sparse attention on an accelerator is that of `minglm.model.sparse_attention`: chosen latents are gathered and attended to in
-batched matmuls, with larger chunks than on a CPU (`workspace.ACCELERATOR_CHUNK`). It reads k keys a query whatever the length.
-FlexAttention skips whole 128×128 blocks only, so it wins where choices cluster. Both equal the CPU reference in tests.
+The default sparse attention on an accelerator is that of `minglm.model.sparse_attention`: chosen latents are gathered
+and attended to in batched matmuls, with larger chunks than on a CPU (`workspace.ACCELERATOR_CHUNK`). It reads k keys a
+query whatever the length. FlexAttention skips whole 128×128 blocks only, so it wins where choices cluster.
+Both equal the CPU reference in tests.
 
 Not run on CUDA and not run on Ascend; the same functions are tested on CPU in fp32, where torch has them.
 
-Shapes: N tokens, C hidden, E experts, K chosen experts, F expert width, B batch, T queries, S keys, H heads, k chosen keys,
-R width of a latent key, L of its latent part.
+Shapes: N tokens, C hidden, E experts, K chosen experts, F expert width, B batch, T queries, S keys, H heads, k chosen
+keys, R width of a latent key, L of its latent part.
 """
 
 from __future__ import annotations
@@ -37,12 +39,12 @@ def grouped_mm(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     ):
         return native(rows, weights, offs=ends)
     parts = torch.tensor_split(rows, ends[:-1].tolist())
-    return torch.cat([part @ weight for part, weight in zip(parts, weights)])
+    return torch.cat([part @ weight for part, weight in zip(parts, weights, strict=True)])
 
 
 def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """`minglm.model.moe.grouped_swiglu` without a wait: x (N, C), gate_up (E, 2F, C), down (E, C, F), gates and chosen (N, K) →
-    output (N, C) and tokens per expert (E,) int64."""
+    """`minglm.model.moe.grouped_swiglu` without a wait: x (N, C), gate_up (E, 2F, C), down (E, C, F), gates and chosen
+    (N, K) → output (N, C) and tokens per expert (E,) int64."""
     E, K = gate_up.shape[0], chosen.shape[1]
     order = torch.argsort(chosen.flatten(), stable=True)
     slots = torch.arange(E, device=x.device)
@@ -81,11 +83,11 @@ def flex_attention_topk(
     scale: float,
     compiled: bool | None = None,
 ) -> Tensor:
-    """`minglm.model.sparse_attention.sparse_attention` by FlexAttention; arguments as there, values (B, T, H, Dv); gradients on an
-    accelerator only, since torch has no backward of it on a CPU.
+    """`minglm.model.sparse_attention.sparse_attention` by FlexAttention; arguments as there, values (B, T, H, Dv);
+    gradients on an accelerator only, since torch has no backward of it on a CPU.
 
-    Queries are absorbed, so that all heads share one key of R numbers (grouped-query attention with one group). The table of
-    choices takes B·T·S bytes. compiled: fused kernel by torch.compile; default on an accelerator only.
+    Queries are absorbed, so that all heads share one key of R numbers (grouped-query attention with one group). The
+    table of choices takes B·T·S bytes. compiled: fused kernel by torch.compile; default on an accelerator only.
     """
     from torch.nn.attention.flex_attention import flex_attention
 

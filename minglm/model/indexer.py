@@ -1,11 +1,10 @@
-"""The lightning indexer: scores of each query for each earlier key, and the top-k of them (DeepSeek-V3.2-Exp, section 2.1).
+"""The lightning indexer: scores of each query for each earlier key, and the top-k of them (DeepSeek-V3.2-Exp,
+section 2.1).
 
 Shapes: B batch, T query positions, S key positions, Hi/Di indexer heads and width, k chosen keys.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from minglm.config import ModelConfig
 from minglm.model.layers import LATENT_EPS, apply_rope, to_float32
 from minglm.model.threads import parallel_for
+from minglm.model.topk import fold_factor, topk_lowest
 from minglm.model.workspace import SCORE_FLOATS, Workspace, chunk_budget
 
 CANDIDATES = 15 << 10  # places where a chunk's best keys may be: over 128 KiB, the C library maps fresh memory for them
@@ -40,7 +40,8 @@ class Indexer(nn.Module):
 
 
 def index_scores(q: Tensor, k: Tensor, w: Tensor, space: Workspace | None = None) -> Tensor:
-    """I for one sequence: q (n, Hi, Di), k (S, Di), w (n, Hi) → (n, S), fp32, not masked; in `space` when it is given."""
+    """I for one sequence: q (n, Hi, Di), k (S, Di), w (n, Hi) → (n, S), fp32, not masked;
+    in `space` when it is given."""
     n, Hi, S = q.shape[0], q.shape[1], k.shape[0]
     space = space or Workspace(w)
     if q.dtype == w.dtype:
@@ -60,67 +61,12 @@ def causal_mask(T: int, offset: int, end: int, doc_start: Tensor | None, device)
     return mask if doc_start is None else mask & (keys >= doc_start[:, None])
 
 
-def topk_lowest(scores: Tensor, k: int) -> Tensor:
-    """The k largest of each row, (n, S) → (n, k) int64; equal scores go to the lowest position, -inf gives -1.
-
-    One more than k is asked for. Where the k-th and the next are equal, torch's own choice was arbitrary and the row is
-    settled by position.
-    """
-    S = scores.shape[1]
-    if S <= k:
-        values, index = scores.topk(S, -1)
-        return index.masked_fill_(values == -torch.inf, -1)
-    fold = _fold_factor(S, k + 1)
-    if fold > 1:
-        places = _candidates(scores, k + 1, fold)
-        values, index = scores.gather(1, places).topk(k + 1, -1)
-        index = places.gather(1, index)
-    else:
-        values, index = scores.topk(k + 1, -1)
-    empty = values[:, :k] == -torch.inf
-    return settle_ties(scores, values, index).masked_fill_(empty, -1)
-
-
-def settle_ties(scores: Tensor, values: Tensor, index: Tensor) -> Tensor:
-    """The k best of each row, given the k + 1 best in order (values and index, (n, k + 1)): where the last two are equal,
-    whichever torch put first is replaced by the lowest position. (n, S) → (n, k)."""
-    k = index.shape[1] - 1
-    edge, index = values[:, k - 1], index[:, :k]
-    tied = ((edge == values[:, k]) & (edge > -torch.inf)).nonzero().squeeze(-1)
-    if tied.numel():
-        edge = edge[tied, None]
-        above = (values[tied, :k] > edge).sum(-1)  # these stay, in front
-        row, place = (scores[tied] == edge).nonzero().unbind(1)  # all that are equal to the last, in order
-        first = torch.searchsorted(row, torch.arange(len(tied), device=row.device))
-        room = k - above
-        kept = torch.arange(len(row), device=row.device) - first[row] < room[row]
-        settled = index[tied]
-        settled[torch.arange(k, device=row.device) >= above[:, None]] = place[kept]
-        index[tied] = settled
-    return index
-
-
-def _fold_factor(S: int, m: int) -> int:
-    """Looking for m values in S/f folded maxima and then in f·m candidates costs least at f = √(S/m)."""
-    return 1 << round(math.log2(S / m) / 2) if S >= 4 * m else 1
-
-
-def _candidates(scores: Tensor, m: int, fold: int) -> Tensor:
-    """Positions that hold m largest values of each row: fold the row, keep the m columns with the highest maxima. A value
-    outside them is at most the smallest of m maxima, so it cannot be needed. (n, S) → (n, about fold·m)."""
-    n, S = scores.shape
-    columns = S // fold
-    best = scores[:, : columns * fold].unflatten(1, (fold, columns)).amax(1).topk(m, -1, sorted=False).indices
-    places = (best.unsqueeze(1) + columns * torch.arange(fold, device=scores.device)[:, None]).flatten(1)
-    rest = torch.arange(columns * fold, S, device=scores.device)
-    return torch.cat((places, rest.expand(n, -1)), 1) if rest.numel() else places
-
-
 @torch.no_grad()
 def select_topk(
     q: Tensor, k: Tensor, w: Tensor, topk: int, offset: int = 0, doc_start: Tensor | None = None
 ) -> Tensor | None:
-    """Choose keys for every query: (B, T, topk) int64, or None when no query sees more than `topk` keys (read them all).
+    """Choose keys for every query: (B, T, topk) int64, or None when no query sees more than `topk` keys (read them
+    all).
 
     q (B,T,Hi,Di), k (B,S,Di), w (B,T,Hi); the first query stands at position `offset`; doc_start (B,T) or None.
     """
@@ -138,7 +84,7 @@ def select_topk(
         S_now = offset + start + 1
         n = min(
             chunk_budget(SCORE_FLOATS, q.device) // (Hi * S_now),
-            chunk_budget(CANDIDATES, q.device) // (_fold_factor(S_now, topk + 1) * (topk + 1)),
+            chunk_budget(CANDIDATES, q.device) // (fold_factor(S_now, topk + 1) * (topk + 1)),
         )
         stop = min(T, start + max(1, n))
         parts += [(b, slice(start, stop)) for b in range(B)]

@@ -31,7 +31,8 @@ def _kl_and_grad(index: Tensor, p: Tensor, seen: Tensor) -> tuple[Tensor, Tensor
 
 
 class _TopkKL(torch.autograd.Function):
-    """Mean over queries of the KL on the chosen set. The gradient is made in the forward pass: the output is a scalar."""
+    """Mean over queries of the KL on the chosen set. The gradient is made in the forward pass:
+    the output is a scalar."""
 
     @staticmethod
     def forward(ctx, q, k, w, topk_indices, p, wants):  # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
@@ -56,12 +57,8 @@ class _TopkKL(torch.autograd.Function):
                 scatter_rows(d_k[b], index.flatten(), d_keys.view(-1, Di))
             return total, d_k
 
-        total, d_k = (
-            sum_in_order(parts)
-            for parts in zip(
-                *parallel_for(work, query_chunks(B, T, n_keys * Di, chunk_budget(GATHER_FLOATS, k.device)), k.device)
-            )
-        )
+        chunks = query_chunks(B, T, n_keys * Di, chunk_budget(GATHER_FLOATS, k.device))
+        total, d_k = (sum_in_order(parts) for parts in zip(*parallel_for(work, chunks, k.device), strict=True))
         ctx.save_for_backward(d_q, d_k, d_w)
         ctx.queries = B * T
         return total / (B * T)
@@ -72,10 +69,12 @@ class _TopkKL(torch.autograd.Function):
 
 
 class _DenseKL(torch.autograd.Function):
-    """Mean over queries of the KL on all visible keys, for the warm-up; attention is formed a chunk of queries at a time."""
+    """Mean over queries of the KL on all visible keys, for the warm-up;
+    attention is formed a chunk of queries at a time."""
 
     @staticmethod
-    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):  # attn_q (B,T,H,D), attn_k (B,S,H,D)
+    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):  # noqa: PLR0913  (autograd's)
+        # attn_q (B,T,H,D), attn_k (B,S,H,D)
         B, T, Hi, Di = q.shape
         total = to_float32(q.new_zeros(()))
         d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)

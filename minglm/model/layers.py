@@ -50,6 +50,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, C) → (…, C) in x's dtype."""
         if not torch.is_grad_enabled():
             if x.device.type != "cpu":  # torch's own is one kernel there, and a dozen passes on a CPU
                 return F.rms_norm(to_float32(x), x.shape[-1:], to_float32(self.weight), self.eps).to(x.dtype)
@@ -68,6 +69,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(width, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, C) → (…, C)."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -90,34 +92,34 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Mean cross-entropy of `hidden @ weight.T`, a chunk of tokens at a time, with the gradient made in the same pass."""
+    """Mean cross-entropy of `hidden @ weight.T`, a chunk of tokens at a time,
+    with the gradient made in the same pass."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> Tensor:  # (N, C), (V, C), (N,)
         keep = targets != IGNORE
         count = keep.sum().clamp(min=1)
         total = to_float32(hidden.new_zeros(()))
-        d_hidden = torch.empty_like(hidden) if wants else None
-        d_weight = torch.zeros_like(weight) if wants else None
+        grads = (torch.empty_like(hidden), torch.zeros_like(weight)) if wants else None
         for start in range(0, hidden.shape[0], HEAD_CHUNK):
             part = slice(start, start + HEAD_CHUNK)
             logits = to_float32(hidden[part] @ weight.T)  # (n, V)
             target, kept = targets[part].clamp(min=0)[:, None], keep[part]
             picked, (highest, place) = logits.gather(-1, target).squeeze(-1), logits.max(-1)
             probs = logits.softmax(-1)
-            log_z = (
-                highest - probs.gather(-1, place[:, None]).squeeze(-1).log()
-            )  # the largest probability is exp(highest)/Z
+            # log Z: the largest probability is exp(highest)/Z
+            log_z = highest - probs.gather(-1, place[:, None]).squeeze(-1).log()
             total += ((log_z - picked) * kept).sum()
-            if wants:
+            if grads is not None:
+                d_hidden, d_weight = grads
                 probs.scatter_add_(-1, target, probs.new_full((), -1.0).expand_as(target))
                 if not bool(kept.all()):
                     probs.mul_(kept[:, None])
                 grad = probs.to(hidden.dtype)
                 torch.mm(grad, weight, out=d_hidden[part])
                 d_weight.addmm_(grad.T, hidden[part])
-        if wants:
-            ctx.save_for_backward(d_hidden, d_weight, count)
+        if grads is not None:
+            ctx.save_for_backward(*grads, count)
         return total / count
 
     @staticmethod

@@ -14,17 +14,20 @@ Shapes: B batch, T query positions, C hidden, V vocabulary, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
-from minglm.model.attention import MLA, ForwardContext
+from minglm.model.attention import ForwardContext
 from minglm.model.cache import LatentCache
-from minglm.model.layers import RMSNorm, SwiGLU, head_loss, rope_table
-from minglm.model.moe import MoE, Router
+from minglm.model.decoder_layer import AuxLosses, DecoderLayer
+from minglm.model.layers import RMSNorm, head_loss, rope_table
+from minglm.model.moe import Router
 from minglm.model.mtp import MTP, shift_targets
 
 MODES = ("dense", "warmup", "sparse")
@@ -49,40 +52,6 @@ class Output:
     hidden: Tensor | None = None  # (B, T, C) before the final norm: what MTP reads
 
 
-class Layer(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
-
-    def __init__(self, config: ModelConfig, layer: int, full: bool, experts: bool):
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = MLA(config, layer, full)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MoE(config) if experts else SwiGLU(config.hidden_size, config.intermediate_size)
-
-    def forward(self, x: Tensor, ctx: ForwardContext, aux: AuxLosses) -> Tensor:
-        attended, kl = self.self_attn(self.input_layernorm(x), ctx)
-        x = x + attended
-        x_norm, balance, counts = self.post_attention_layernorm(x), None, None
-        if isinstance(self.mlp, MoE):
-            fed, balance, counts = self.mlp(x_norm, ctx.losses)
-        else:
-            fed = self.mlp(x_norm)
-        aux.add(kl, balance, counts)
-        return x + fed
-
-
-class AuxLosses:
-    """Collects the layers' KL, balance loss and expert counts."""
-
-    def __init__(self) -> None:
-        self.kl, self.balance, self.counts = [], [], []
-
-    def add(self, kl: Tensor | None, balance: Tensor | None = None, counts: Tensor | None = None) -> None:
-        for store, value in ((self.kl, kl), (self.balance, balance), (self.counts, counts)):
-            if value is not None:
-                store.append(value)
-
-
 class Model(nn.Module):
     """GLM-5-like language model of any size; `Model(ModelConfig.named("glm5"))` builds under `torch.device("meta")`."""
 
@@ -90,18 +59,19 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            Layer(config, i, full=kind == "full", experts=i >= config.first_k_dense_replace)
-            for i, kind in enumerate(config.indexer_types)
+        layers = (
+            DecoderLayer(config, i, full=kind == "full", experts=i >= config.first_k_dense_replace)
+            for i, kind in enumerate(config.indexer_types or ())
         )
+        self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(layers))  # a ModuleList does not say of what
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mtp = (
-            MTP(config, Layer(config, config.num_hidden_layers, full=True, experts=True))
+            MTP(config, DecoderLayer(config, config.num_hidden_layers, full=True, experts=True))
             if config.num_nextn_predict_layers
             else None
         )
-        self._rope = None
+        self._rope: Tensor | None = None  # (positions, rope/2) complex, grown when needed
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -129,8 +99,8 @@ class Model(nn.Module):
         Args:
             tokens: (B, T) int64.
             targets: (B, T) int64, targets[i] = token i+1, -100 ignored. Given: losses and no logits.
-            mode: "dense": full causal attention, no indexer. "warmup": the same, while the indexer learns from the KL to
-                that attention and nothing else has a gradient. "sparse": attention over the indexer's choice.
+            mode: "dense": full causal attention, no indexer. "warmup": the same, while the indexer learns from the KL
+                to that attention and nothing else has a gradient. "sparse": attention over the indexer's choice.
             doc_start: (B, T) int64, the first position each query may see (start of its document); None: 0 everywhere.
             cache: holds earlier tokens and takes the new ones.
             mtp: compute the MTP loss too (needs targets; skipped with a cache).
@@ -155,9 +125,9 @@ class Model(nn.Module):
         )
         aux = AuxLosses()
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
-            hidden = self.embed_tokens(tokens)
+            hidden, topk_indices = self.embed_tokens(tokens), None
             for layer in self.layers:
-                hidden = layer(hidden, ctx, aux)
+                hidden, topk_indices = layer(hidden, ctx, aux, topk_indices)
             if cache is not None:
                 cache.advance(T)
             out = Output(hidden=hidden)
@@ -176,20 +146,33 @@ class Model(nn.Module):
         self, tokens: Tensor, targets: Tensor, hidden: Tensor, ctx: ForwardContext, aux: AuxLosses
     ) -> Tensor | None:
         """Mean cross-entropy over depths; see minglm/model/mtp.py for what meets what."""
-        losses, counts, main = [], [], aux.counts
+        module, losses, main = self.require_mtp(), [], aux.counts
+        counts: list[Tensor] = []
         aux.counts = counts
         for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
             keep = tokens.shape[1] - depth
             doc = ctx.doc_start
             part = replace(ctx, rope=ctx.rope[:keep], doc_start=None if doc is None else doc[:, :keep])
             hidden = self.mtp_step(hidden[:, :keep], tokens[:, depth:], part, aux)
-            losses.append(head_loss(self.mtp.norm(hidden), self.lm_head.weight, shift_targets(targets, depth, doc)))
+            losses.append(head_loss(module.norm(hidden), self.lm_head.weight, shift_targets(targets, depth, doc)))
         aux.counts = main + ([torch.stack(counts).sum(0)] if counts else [])
         return torch.stack(losses).mean() if losses else None
 
     def mtp_step(self, hidden: Tensor, tokens: Tensor, ctx: ForwardContext, aux: AuxLosses) -> Tensor:
-        """One depth: hidden (B,T,C) of the depth before and the tokens (B,T) it joins → hidden (B,T,C) of this depth."""
-        return self.mtp.layer(self.mtp.join(hidden, self.embed_tokens(tokens)), ctx, aux)
+        """One depth: hidden (B,T,C) of the depth before and the tokens (B,T) it joins → hidden (B,T,C) of this
+        depth."""
+        module = self.require_mtp()
+        return module.layer(module.join(hidden, self.embed_tokens(tokens)), ctx, aux)[0]
+
+    def require_mtp(self) -> MTP:
+        """The multi-token-prediction module.
+
+        Raises:
+            InputError: this model was made without one.
+        """
+        if self.mtp is None:
+            raise InputError("num_nextn_predict_layers=0: this model has no multi-token-prediction module; use 1")
+        return self.mtp
 
     def _check(self, tokens: Tensor, targets: Tensor | None, mode: str, doc_start: Tensor | None, offset: int) -> None:
         if mode not in MODES:
@@ -214,6 +197,7 @@ class Model(nn.Module):
                 )
 
     def rope_slice(self, offset: int, T: int, device: torch.device) -> Tensor:
+        """Rotations (T, rope/2), complex, of the positions from `offset` on."""
         end = offset + T
         if self._rope is None or self._rope.shape[0] < end or self._rope.device != device:
             length = min(self.config.max_position_embeddings, max(1024, 2 * end))
@@ -226,7 +210,7 @@ class Model(nn.Module):
     def update_router_bias(self, expert_counts: Tensor, rate: float) -> None:
         """Move every router's bias toward balance: bias += rate·sign(mean − count). `expert_counts` as in `Output`."""
         routers = [m for m in self.modules() if isinstance(m, Router)]
-        for router, counts in zip(routers, expert_counts):
+        for router, counts in zip(routers, expert_counts, strict=True):
             router.move_bias(counts, rate)
 
     def indexer_parameters(self) -> list[nn.Parameter]:

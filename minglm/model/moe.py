@@ -1,8 +1,8 @@
 """Mixture of experts: sigmoid router with a balancing bias, grouped expert matmuls, one shared expert.
 
 The bias is added to the scores only to choose experts; the gates come from the raw scores, so balancing steers the load
-without touching the output's weights (Wang et al. 2024, arXiv 2408.15664; DeepSeek-V3, arXiv 2412.19437 §2.1.2). No token
-is ever dropped: tokens are sorted by expert and each expert multiplies exactly the rows that chose it.
+without touching the output's weights (Wang et al. 2024, arXiv 2408.15664; DeepSeek-V3, arXiv 2412.19437 §2.1.2). No
+token is ever dropped: tokens are sorted by expert and each expert multiplies exactly the rows that chose it.
 
 Shapes: N tokens, C hidden, E experts, K chosen, F expert width, B sequences, T tokens in each.
 """
@@ -14,11 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
+from minglm.model import gpu_kernels
 from minglm.model.layers import SwiGLU, to_float32
 
 
 class Router(nn.Module):
-    """Scores each token against each expert and chooses K. `e_score_correction_bias` is a buffer, moved by `move_bias`."""
+    """Scores each token against each expert and chooses K. `e_score_correction_bias` is a buffer,
+    moved by `move_bias`."""
+
+    e_score_correction_bias: Tensor  # (E,) fp32
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -27,7 +31,8 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (N, C) → chosen experts (N, K) int64, gates (N, K) that sum to `routed_scaling_factor`, scores (N, E) fp32."""
+        """x (N, C) → chosen experts (N, K) int64, gates (N, K) that sum to `routed_scaling_factor`, scores (N,
+        E) fp32."""
         scores = F.linear(to_float32(x), to_float32(self.weight)).sigmoid()
         with torch.no_grad():
             chosen = (scores + self.e_score_correction_bias).topk(self.k, -1, sorted=False).indices
@@ -46,7 +51,9 @@ class GroupedSwiGLU(torch.autograd.Function):
     needs no copy of the expert's output."""
 
     @staticmethod
-    def forward(ctx, x, gate_up, down, gates, chosen):  # (N,C) (E,2F,C) (E,C,F) (N,K) (N,K)
+    def forward(ctx, x, gate_up, down, gates, chosen):
+        """x (N, C), gate_up (E, 2F, C), down (E, C, F), gates and chosen (N, K) → output (N, C),
+        tokens per expert (E,)."""
         order = torch.argsort(chosen.flatten(), stable=True)  # slots (token·K + choice) by expert
         place = torch.empty_like(order)
         place[order] = torch.arange(order.numel(), device=order.device)
@@ -64,6 +71,7 @@ class GroupedSwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, _):
+        """grad (N, C) → gradients of x, gate_up, down and gates."""
         x, gate_up, down, gate, token, place, inner = ctx.saved_tensors
         d_rows, d_gate = x.new_empty(token.numel(), x.shape[1]), torch.empty_like(gate)
         d_gate_up, d_down, width = torch.empty_like(gate_up), torch.empty_like(down), down.shape[-1]
@@ -109,8 +117,7 @@ def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chos
     gates and chosen (N, K) → output (N, C) and tokens per expert (E,)."""
     if x.device.type == "cpu":
         return GroupedSwiGLU.apply(x, gate_up, down, gates, chosen)
-    from minglm.model import gpu_kernels  # no loop over experts, which would wait for their counts
-
+    # No loop over experts there, which would wait for their counts.
     return gpu_kernels.grouped_swiglu(x, gate_up, down, gates, chosen)
 
 

@@ -1,4 +1,5 @@
-"""Multi-token prediction: one extra layer guesses the tokens after the next one, with the same parameters at every depth.
+"""Multi-token prediction: one extra layer guesses the tokens after the next one,
+with the same parameters at every depth.
 
 At depth d the module joins what depth d-1 knew at position i with the embedding of token i+d, and predicts token i+d+1
 (DeepSeek-V3 §2.2; GLM-5 shares one module over its depths, §2.1). Embedding and head are the model's own. With
@@ -21,13 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
+from minglm.model.decoder_layer import DecoderLayer
 from minglm.model.layers import IGNORE, RMSNorm
 
 
 class MTP(nn.Module):
     """The module: two norms, a projection of [embedding; hidden], one decoder layer, a norm before the shared head."""
 
-    def __init__(self, config: ModelConfig, layer: nn.Module):
+    def __init__(self, config: ModelConfig, layer: DecoderLayer):
         super().__init__()
         C = config.hidden_size
         self.enorm, self.hnorm = RMSNorm(C, config.rms_norm_eps), RMSNorm(C, config.rms_norm_eps)

@@ -3,8 +3,8 @@
     I[t,s] = Σ_j w[t,j] · relu(q[t,j] · k[s])                         (DeepSeek-V3.2 eq. 1)
 
 The choice is not differentiable, so the language-model loss gives the indexer no gradient. The indexer learns from
-KL(p_t ‖ softmax(I_t)), where p_t is the attention that the model itself paid, averaged over heads: over all visible keys
-while warming up, over the chosen keys afterwards. Its inputs are detached, so the KL gives the model no gradient.
+KL(p_t ‖ softmax(I_t)), where p_t is the attention that the model itself paid, averaged over heads: over all visible
+keys while warming up, over the chosen keys afterwards. Its inputs are detached, so the KL gives the model no gradient.
 
 A choice is an int64 tensor (B, T, k) of key positions in any order; -1 marks a place that a query with fewer than k
 visible keys leaves empty. Equal scores go to the lowest position, so the chosen set is a function of the scores alone.
@@ -32,7 +32,8 @@ from minglm.model.workspace import (
 
 
 def _absorb(q_nope: Tensor, q_rope: Tensor, up_k: Tensor, out: Tensor) -> Tensor:
-    """(n,H,nope), (n,H,rope), (H,nope,L) → out (n,H,R), stored heads first so that the product is one batched matmul."""
+    """(n,H,nope), (n,H,rope), (H,nope,L) → out (n,H,R), stored heads first so that the product is one batched
+    matmul."""
     L = up_k.shape[-1]
     torch.bmm(q_nope.transpose(0, 1), up_k, out=out[..., :L].transpose(0, 1))
     out[..., L:] = q_rope
@@ -40,16 +41,16 @@ def _absorb(q_nope: Tensor, q_rope: Tensor, up_k: Tensor, out: Tensor) -> Tensor
 
 
 class _SparseAttention(torch.autograd.Function):
-    """Absorbed attention over gathered latents, a chunk of queries at a time: absorb the query, gather, attend, expand the
-    values. Gathered keys and absorbed queries are made again in the backward instead of being stored."""
+    """Absorbed attention over gathered latents, a chunk of queries at a time: absorb the query, gather, attend, expand
+    the values. Gathered keys and absorbed queries are made again in the backward instead of being stored."""
 
     @staticmethod
-    def forward(ctx, q_nope, q_rope, latent, up_k, up_v, topk_indices, scale, want_p):
+    def forward(ctx, q_nope, q_rope, latent, up_k, up_v, topk_indices, scale, want_p):  # noqa: PLR0913  (autograd's)
         B, T, H, _ = q_nope.shape
         k, R, L, Dv = topk_indices.shape[-1], latent.shape[-1], up_k.shape[-1], up_v.shape[1]
         out, attended = q_nope.new_empty(B, T, H, Dv), q_nope.new_empty(B, T, H, L)
         probs = q_nope.new_empty(B, T, H, k)
-        p = q_nope.new_empty(B, T, k) if want_p else None
+        p = q_nope.new_empty(B, T, k) if want_p else q_nope.new_empty(0)
         index, ragged = topk_indices.clamp(min=0), (topk_indices < 0).any(-1)
 
         def work(share):
@@ -72,7 +73,7 @@ class _SparseAttention(torch.autograd.Function):
         ctx.scale = scale
         if want_p:
             ctx.mark_non_differentiable(p)
-        return out, p
+        return out, p if want_p else None
 
     @staticmethod
     def backward(ctx, d_out, _):
@@ -114,7 +115,7 @@ class _SparseAttention(torch.autograd.Function):
         shares = parallel_for(
             work, query_chunks(B, T, k * R, chunk_budget(GATHER_FLOATS, latent.device)), latent.device
         )
-        d_latent, d_up_k, d_up_v = (sum_in_order(parts) for parts in zip(*shares))
+        d_latent, d_up_k, d_up_v = (sum_in_order(parts) for parts in zip(*shares, strict=True))
         return d_nope, d_rope, d_latent, d_up_k, d_up_v, None, None, None
 
 
@@ -152,7 +153,8 @@ def topk_mask(topk_indices: Tensor, S: int) -> Tensor:
 def masked_reference(
     q_nope: Tensor, q_rope: Tensor, latent: Tensor, up_k: Tensor, up_v: Tensor, topk_indices: Tensor, scale: float
 ) -> Tensor:
-    """What `sparse_attention` must equal, written the slow, obvious way: every key expanded, everything unchosen masked."""
+    """What `sparse_attention` must equal, written the slow, obvious way: every key expanded,
+    everything unchosen masked."""
     S, L = latent.shape[1], up_k.shape[-1]
     mask = topk_mask(topk_indices, S).unsqueeze(1)
     keys = torch.einsum("bsl,hnl->bhsn", latent[..., :L], up_k)

@@ -1,8 +1,8 @@
 """Chunks of work on several threads, each running its operations alone.
 
-Sparse attention is many small operations. Split inside, each would wait for the slowest thread at its end; given whole, one
-chunk to a thread, they never wait. torch releases the interpreter's lock while an operation runs, so plain threads do.
-The share of each thread is fixed, so results do not depend on which is faster.
+Sparse attention is many small operations. Split inside, each would wait for the slowest thread at its end; given whole,
+one chunk to a thread, they never wait. torch releases the interpreter's lock while an operation runs, so plain threads
+do. The share of each thread is fixed, so results do not depend on which is faster.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TypeVar
 
 import torch
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _pools: dict[int, ThreadPoolExecutor] = {}
 _busy = threading.Lock()
 

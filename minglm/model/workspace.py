@@ -18,10 +18,12 @@ ACCELERATOR_CHUNK = 256  # times as much on an accelerator, which wants few larg
 
 
 class Workspace:
-    """Buffers that chunks reuse: fresh memory costs a page fault per 4 KiB, more than the arithmetic done on it here."""
+    """Buffers that chunks reuse: fresh memory costs a page fault per 4 KiB,
+    more than the arithmetic done on it here."""
 
     def __init__(self, like: Tensor):
-        self.like, self.buffers = like, {}
+        self.like = like
+        self.buffers: dict[str, Tensor] = {}
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """An uninitialised tensor of this shape, overwritten by the next call with the same name."""
@@ -32,10 +34,12 @@ class Workspace:
 
 
 def chunk_budget(floats: int, device: torch.device) -> int:
+    """Numbers that one chunk may hold: `floats` on a CPU, more on an accelerator."""
     return floats if device.type == "cpu" else floats * ACCELERATOR_CHUNK
 
 
 def query_chunks(B: int, T: int, floats_per_query: int, budget: int) -> list[tuple[int, slice]]:
+    """(sequence, slice of its queries) for B sequences of T queries, each chunk within the budget."""
     step = max(1, budget // floats_per_query)
     return [(b, slice(start, min(T, start + step))) for b in range(B) for start in range(0, T, step)]
 

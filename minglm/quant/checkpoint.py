@@ -137,7 +137,8 @@ def _check(file: Path, tensors: dict[str, Tensor], model: Model) -> None:
             )
     if extra := set(tensors) - set(wanted):
         raise InputError(
-            f"{file}: tensor {min(extra)!r} (one of {len(extra)}) has no place in the model of {NOTE}; use the one written with it"
+            f"{file}: tensor {min(extra)!r} (one of {len(extra)}) has no place in the model of {NOTE}; use the one "
+            f"written with it"
         )
     for name, module in model.named_modules():
         if not isinstance(module, (PackedLinear, PackedExperts)):
@@ -149,12 +150,14 @@ def _check(file: Path, tensors: dict[str, Tensor], model: Model) -> None:
                 if bool(bad.any()):
                     at = bad.nonzero()[0].tolist()
                     raise InputError(
-                        f"{file}: scale {name}.{part}{at} is {float(values[tuple(at)])}: every scale is a positive finite number; "
+                        f"{file}: scale {name}.{part}{at} is {float(values[tuple(at)])}: every scale is a positive "
+                        f"finite number; "
                         "the file is damaged, make it again with `minglm quantize`"
                     )
             elif part.endswith("packed") and bool(((values & 15 == 0) | (values >> 4 == 0)).any()):
                 raise InputError(
-                    f"{file}: {name}.{part} holds the code -8, which the format does not use; the file is damaged, make it again "
+                    f"{file}: {name}.{part} holds the code -8, which the format does not use; the file is damaged, "
+                    f"make it again "
                     "with `minglm quantize`"
                 )
 

@@ -59,13 +59,15 @@ def check_group(group: int, width: int) -> None:
     if isinstance(group, bool) or not isinstance(group, int) or group < 2 or group % 2 or width % group:
         fits = [g for g in (128, 64, 32, 16, 8, 4, 2) if width % g == 0]
         raise InputError(
-            f"group={group}: must be even and divide the {width} inputs of every row; use {' or '.join(map(str, fits[:3])) or 'another model'}"
+            f"group={group}: must be even and divide the {width} inputs of every row; use "
+            f"{' or '.join(map(str, fits[:3])) or 'another model'}"
         )
 
 
 @dataclass(frozen=True)
 class Int4:
-    """The format as the model's matrices use it. `int8_inputs`: activations rounded per token, integer products (W4A8)."""
+    """The format as the model's matrices use it. `int8_inputs`: activations rounded per token,
+    integer products (W4A8)."""
 
     group: int = 32
     int8_inputs: bool = False

@@ -1,6 +1,7 @@
 """INT8: activations rounded per token, weights per output row, and products of whole numbers.
 
-    activation: scale = max|x| of the token / 127;  weight: scale = max|w| of the row / 127;  code = round(value / scale)
+    activation: scale = max|x| of the token / 127;  weight: scale = max|w| of the row / 127;
+    code = round(value / scale)
 
 The products and their sums are whole numbers below 2^24, which fp32 holds exactly: what is computed here is what an
 integer unit computes, the order of additions does not matter, and only the multiplication by the scales rounds.
@@ -31,7 +32,8 @@ def encode(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def grouped_product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    """x (…, I), weight codes (O, I) int8 with scales (O, G) → (…, O) in x's dtype: Σ_g scale_g · (integer product of group g).
+    """x (…, I), weight codes (O, I) int8 with scales (O, G) → (…, O) in x's dtype:
+    Σ_g scale_g · (integer product of group g).
 
     Exact up to the scales as long as a group's products stay below 2^24: 127·127 times 1040 inputs. Longer groups are
     cut, which changes nothing: their pieces share the scale.

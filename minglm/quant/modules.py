@@ -1,8 +1,8 @@
 """A model whose matrices are stored quantised and multiplied in the format's own way.
 
 `pack` replaces modules of a `Model`; what reads a `weight` (the absorbed attention, the decoder's folded matrices) gets
-it dequantised by the same function that training used. Memory holds codes and scales; a dequantised matrix lives as long
-as its multiplication, except in a `Decoder`, which folds its own copies.
+it dequantised by the same function that training used. Memory holds codes and scales; a dequantised matrix lives as
+long as its multiplication, except in a `Decoder`, which folds its own copies.
 
 Shapes: N tokens, E experts, K chosen, C hidden, F expert width.
 """

@@ -1,9 +1,10 @@
 """Training that knows of the rounding (QAT): forward and backward see the weights that inference will see.
 
 The master weights are taken out of the model before the forward and put back before the update. The gradient with
-respect to the rounded weight is used for the master weight unchanged, the straight-through estimator (Bengio et al. 2013,
-arXiv 1308.3432); nothing is clipped, because the scale covers the largest weight of every group. No module, name or
-checkpoint differs from ordinary training, and the rounding is `Int4.fake_quantize`, whose last step is the one that inference uses.
+respect to the rounded weight is used for the master weight unchanged, the straight-through estimator (Bengio et al.
+2013, arXiv 1308.3432); nothing is clipped, because the scale covers the largest weight of every group. No module, name
+or checkpoint differs from ordinary training, and the rounding is `Int4.fake_quantize`,
+whose last step is the one that inference uses.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from minglm.quant.modules import quantised_modules, refuse_packed
 
 
 class FakeQuant:
-    """Swaps a model's matrices for rounded ones and back: `on`, `off`, or a `with` block. With `spec` None it does nothing.
+    """Swaps a model's matrices for rounded ones and back: `on`, `off`, or a `with` block.
+    With `spec` None it does nothing.
 
     Raises:
         InputError: the model is quantised already, or a group does not fit a width.

@@ -16,14 +16,8 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
-from minglm.runtime import machine
+from minglm.runtime import extras, machine
 
-EXTRAS = {
-    "train": ("torch", "numpy", "tokenizers", "safetensors"),
-    "lab": ("jupyterlab", "ipywidgets", "anywidget", "nbconvert", "nbclient", "matplotlib"),
-    "dist": ("ray",),
-    "dev": ("pytest", "hypothesis", "transformers", "playwright", "ruff", "jsonschema"),
-}
 BASE = ("simpy", "yaml", "pydantic", "tqdm", "plotly")
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 NEED_MEMORY_GIB, NEED_DISK_GIB = 2.0, 1.0  # what the demo takes at most, with room to spare
@@ -31,6 +25,8 @@ NEED_MEMORY_GIB, NEED_DISK_GIB = 2.0, 1.0  # what the demo takes at most, with r
 
 @dataclass(frozen=True)
 class Check:
+    """One row of the report: `state` is "ok", "note" or "problem"; `remedy` says what to do, empty when ok."""
+
     name: str
     state: str
     found: str
@@ -65,14 +61,14 @@ def _python() -> Check:
 
 def _packages() -> list[Check]:
     out = []
-    missing = [p for p in BASE if importlib.util.find_spec(p) is None]
+    missing = extras.missing(BASE)
     out.append(
         Check("base packages", "problem", f"missing {', '.join(missing)}", datafiles.install_hint())
         if missing
         else Check("base packages", "ok", ", ".join(BASE))
     )
-    for extra, packages in EXTRAS.items():
-        missing = [p for p in packages if importlib.util.find_spec(p) is None]
+    for extra, packages in extras.EXTRAS.items():
+        missing = extras.missing(packages)
         if missing:
             out.append(
                 Check(
@@ -130,7 +126,10 @@ def _torch() -> Check:
     import torch
 
     device = machine.default_device()
-    found = f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores of {machine.cpu_name()}, device {device}"
+    found = (
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores of "
+        f"{machine.cpu_name()}, device {device}"
+    )
     if (os.cpu_count() or 1) > 1 and torch.get_num_threads() == 1:
         return Check("torch", "note", found, "OMP_NUM_THREADS=1 is set: unset it to train on all cores")
     return Check("torch", "ok", found)
@@ -178,4 +177,5 @@ def report(checks: list[Check], colour: bool = False) -> str:
 
 
 def as_json(checks: list[Check]) -> dict:
+    """For machines: `ready` (no problem), and `checks` with name, state, found and remedy."""
     return {"ready": all(c.state != "problem" for c in checks), "checks": [asdict(c) for c in checks]}

@@ -5,10 +5,11 @@
         optimizer.safetensors  Muon momenta, AdamW moments, step count
         state.json             step, RNG, config, recipe, and the SHA-256 of the other files
 
-Several processes write shards of the same tensors in place of the first two (minglm/distributed/checkpoint.py); either kind
-can be read here, and resumed by any number of processes.
+Several processes write shards of the same tensors in place of the first two (minglm/distributed/checkpoint.py); either
+kind can be read here, and resumed by any number of processes.
 
-A folder that carries its final name is complete; a checksum catches what the disk did to it afterwards. Nothing is pickled.
+A folder that carries its final name is complete; a checksum catches what the disk did to it afterwards.
+Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def save(
         except SafetensorError as err:  # a full disk, in the library's words
             shutil.rmtree(temporary, ignore_errors=True)
             raise OSError(
-                f"{temporary / name}: cannot be written ({err}); the checkpoint before it is whole: make room and run the same command again"
+                f"{temporary / name}: cannot be written ({err}); the checkpoint before it is whole: make room and run "
+                f"the same command again"
             ) from None
     return commit(temporary, step, config, {name: sha256(temporary / name) for name in files}, extra, keep)
 
@@ -95,7 +97,8 @@ def begin(run_dir: Path, step: int) -> Path:
 def commit(
     temporary: Path, step: int, config: ModelConfig, hashes: dict[str, str], extra: dict | None = None, keep: int = KEEP
 ) -> Path:
-    """Add state.json to the files of `hashes` (name → SHA-256), flush all to the disk, and give the folder its final name."""
+    """Add state.json to the files of `hashes` (name → SHA-256), flush all to the disk,
+    and give the folder its final name."""
     import torch
 
     folder = temporary.parent
@@ -123,7 +126,8 @@ def commit(
 
 
 def read(path: Path, tensors: bool = True) -> Checkpoint:
-    """Read and verify one checkpoint folder; without `tensors` it is verified only, and its weights are left on the disk.
+    """Read and verify one checkpoint folder; without `tensors` it is verified only,
+    and its weights are left on the disk.
 
     Raises:
         InputError: names the file that is missing, truncated or altered.
@@ -155,7 +159,8 @@ def read(path: Path, tensors: bool = True) -> Checkpoint:
             raise InputError(f"{file}: missing; use an earlier checkpoint")
         if sha256(file) != expected:
             raise InputError(
-                f"{file}: damaged, {file.stat().st_size} bytes do not fit the hash in state.json; use an earlier checkpoint"
+                f"{file}: damaged, {file.stat().st_size} bytes do not fit the hash in state.json; use an earlier "
+                f"checkpoint"
             )
         if tensors and "processes" not in state:
             loaded[name] = load_file(file)

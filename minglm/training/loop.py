@@ -52,11 +52,12 @@ def train(
     progress: bool = True,
     device: str = "auto",
 ) -> dict:
-    """Run one stage in this process, or go on with it, or say that it is done; in several: `minglm.distributed.run.train`.
+    """Run one stage in this process, or go on with it, or say that it is done; in several:
+    `minglm.distributed.run.train`.
 
     Args:
-        run_dir: folder of the run, made when missing. init_from: run or checkpoint folder whose weights and tokenizer the
-            stage starts from; needed by every stage but pretrain, and ignored when the run itself can be resumed.
+        run_dir: folder of the run, made when missing. init_from: run or checkpoint folder whose weights and tokenizer
+            the stage starts from; needed by every stage but pretrain, and ignored when the run itself can be resumed.
         resume: False sets the old run aside and starts over. progress: show a bar on stderr.
         device: cpu, cuda, npu, mps or auto.
 
@@ -103,7 +104,8 @@ def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         odd = next((k for k in ours if ours[k] != theirs[k]), None)
         if odd:
             raise InputError(
-                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --overwrite to start over or "
+                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --overwrite to start over "
+                f"or "
                 "another --run, with --init-from for its weights"
             )
     run_folder.claim(run_dir, "train")
@@ -286,7 +288,8 @@ class TrainingRun:
                         self.save()
                     if stopping and self.step < r.steps:
                         raise Interrupted(
-                            f"{self.dir}: stopped after step {self.step} of {r.steps}, state saved; the same command goes on"
+                            f"{self.dir}: stopped after step {self.step} of {r.steps}, state saved; the same command "
+                            f"goes on"
                         )
         finally:
             bar.close(), log.close(), load_log.close()
@@ -366,7 +369,8 @@ class TrainingRun:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """LM loss on validation text, in nats per token, as a user would run the model: sparse once there is an indexer."""
+        """LM loss on validation text, in nats per token, as a user would run the model:
+        sparse once there is an indexer."""
         self.model.eval()
         mode = "dense" if self.recipe.mode == "dense" else "sparse"
         total = count = 0.0
@@ -389,7 +393,8 @@ class TrainingRun:
             )
 
     def _dropped(self, loads: list[list[int]] | None, sequences: int) -> int | None:
-        """Tokens × K that entered the MoE layers less what the experts report to have processed: 0 if none was dropped."""
+        """Tokens × K that entered the MoE layers less what the experts report to have processed:
+        0 if none was dropped."""
         if loads is None:
             return None
         K, T, moe = self.config.num_experts_per_tok, self.recipe.seq_len, self.config.num_moe_layers

@@ -1,7 +1,8 @@
 """How much memory a training run needs, said before it runs out.
 
 Weights, gradients and optimiser state are exact. Activations are what the backward pass keeps for each layer, counted
-tensor by tensor from the shapes in minglm/model (attention, sparse_attention, moe); a test holds the sum against a measured run.
+tensor by tensor from the shapes in minglm/model (attention, sparse_attention, moe);
+a test holds the sum against a measured run.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def check(recipe: Recipe, device: str = "cpu", config: ModelConfig | None = None
         figures = ", ".join(f"{name} {_human(n)}" for name, n in need.items() if name not in ("total", "fixed"))
         raise InputError(
             f"memory: the run needs about {_human(need['total'])} ({figures}) and {_human(free)} is free on {device}; "
-            f"lower batch_size={recipe.batch_size} (and raise grad_accum) or seq_len={recipe.seq_len}, or take a smaller model"
+            f"lower batch_size={recipe.batch_size} (and raise grad_accum) or seq_len={recipe.seq_len}, or take a "
+            f"smaller model"
         )
     return need
 

@@ -1,4 +1,5 @@
-"""CSV files of a run that a kill cannot tear: one write per row, and on resume everything after the checkpoint is cut off.
+"""CSV files of a run that a kill cannot tear: one write per row,
+and on resume everything after the checkpoint is cut off.
 
 Floats are written with `repr`, so that two runs can be compared bit for bit.
 """
@@ -35,7 +36,8 @@ class CsvLog:
     """Append-only CSV whose first column is the step."""
 
     def __init__(self, path: Path, columns: tuple[str, ...], after_step: int) -> None:
-        """Open for appending rows with steps above `after_step`; later or torn rows of an earlier attempt are dropped."""
+        """Open for appending rows with steps above `after_step`;
+        later or torn rows of an earlier attempt are dropped."""
         self.path, self.columns = path, columns
         kept = [row for row in read(path) if row["step"] <= after_step] if path.is_file() and after_step else []
         temporary = path.with_suffix(".csv.tmp")

@@ -1,12 +1,13 @@
 """Muon for matrices, AdamW for everything else, as GLM-5 trains.
 
-Muon replaces a matrix's momentum by (nearly) its nearest orthogonal matrix, found by five Newton–Schulz steps. GLM-5 adds
-"Muon split": the MLA up-projections are cut per head and every head is orthogonalised alone (report arXiv 2602.15763 §2.1).
-Experts are stacked tensors, so each expert is a matrix of its own and all of them go through one batched iteration.
+Muon replaces a matrix's momentum by (nearly) its nearest orthogonal matrix, found by five Newton–Schulz steps. GLM-5
+adds "Muon split": the MLA up-projections are cut per head and every head is orthogonalised alone (report arXiv
+2602.15763 §2.1). Experts are stacked tensors, so each expert is a matrix of its own and all of them go through one
+batched iteration.
 
-Settings from the GLM-4.5 report §2.4, which GLM-5 inherits: momentum 0.95 with Nesterov, 5 steps, update RMS 0.2, weight
-decay 0.1; embedding, head, norms, biases and router by AdamW. Iteration coefficients: K. Jordan, "Muon" (2024); update
-scale 0.2·sqrt(max(m, n)): Moonlight (arXiv 2502.16982), which gives Muon the update size of AdamW.
+Settings from the GLM-4.5 report §2.4, which GLM-5 inherits: momentum 0.95 with Nesterov, 5 steps, update RMS 0.2,
+weight decay 0.1; embedding, head, norms, biases and router by AdamW. Iteration coefficients: K. Jordan, "Muon" (2024);
+update scale 0.2·sqrt(max(m, n)): Moonlight (arXiv 2502.16982), which gives Muon the update size of AdamW.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def orthogonalize(
 def split_rule(name: str, shape: tuple[int, ...], config: ModelConfig) -> list[tuple[int, int]] | None:
     """Row blocks (start, end) of a matrix that Muon orthogonalises one by one; None for the whole matrix.
 
-    Per head for `q_b_proj` and, key and value part apart, for `kv_b_proj`; gate and up part apart where a tensor fuses them.
+    Per head for `q_b_proj` and, key and value part apart, for `kv_b_proj`;
+    gate and up part apart where a tensor fuses them.
     """
     rows, H = shape[-2], config.num_attention_heads
     if "q_b_proj" in name:
@@ -65,7 +67,8 @@ def _blocks(heights: list[int]) -> list[tuple[int, int]]:
 
 
 def uses_muon(name: str, parameter: Tensor) -> bool:
-    """Matrices and stacks of matrices, except embedding, head and router (GLM-4.5 report §2.4; router as in Moonlight)."""
+    """Matrices and stacks of matrices, except embedding, head and router (GLM-4.5 report §2.4;
+    router as in Moonlight)."""
     if parameter.ndim < 2:
         return False
     if any(part in name for part in ("embed_tokens", "lm_head", "embedding", "norm", "bias")):
@@ -203,7 +206,8 @@ class MuonAdamW:
 
 
 def cosine_with_warmup(step: int, steps: int, warmup: int, final_fraction: float) -> float:
-    """Learning-rate factor at `step` (from 0): linear from 1/warmup to 1, then a half cosine down to `final_fraction`."""
+    """Learning-rate factor at `step` (from 0): linear from 1/warmup to 1,
+    then a half cosine down to `final_fraction`."""
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))

@@ -50,7 +50,7 @@ class Scenario:
     seeds: int = 20
     horizon_s: float | None = None
     seed: int = 0
-    memory_warns: bool = False  # a plan that is over the memory estimate is shown, not refused
+    allow_oom: bool = False  # a plan that is over the memory estimate is shown, not refused
     what_if: tuple[tuple[str, Mapping[str, Any], str], ...] = ()
     assumptions: tuple[Mapping[str, str], ...] = ()
     document: Mapping[str, Any] = field(default_factory=dict)
@@ -168,7 +168,7 @@ def resolve(document: Mapping[str, Any], name: str = "scenario") -> Scenario:
         seeds=seeds,
         horizon_s=campaign.get("horizon"),
         seed=values.get("seed", 0),
-        memory_warns=values.get("memory") == "warn",
+        allow_oom=values.get("allow_oom", False),
         what_if=_what_if(values.get("what_if") or (), name),
         assumptions=_assumptions(values.get("assumptions") or (), name),
         document=document,
@@ -230,6 +230,7 @@ def _phase(raw: object, where: str, number: int) -> Phase:
         values.get("first_batch"),
         values.get("ramp", 0.0),
         values.get("note", ""),
+        values.get("attention", "dense"),
     )
 
 

@@ -50,7 +50,7 @@ def predict(row: MeasuredRow, stack: Stack | None = None) -> float:
         return need.total_bytes / 2**30
     step, _ = step_of(run, stack)
     if row.quantity == "bubble":
-        return step.bubble_share
+        return step.bubble_fraction
     if row.quantity == "seconds_per_step":
         return step.total_s
     per_second = run.workload.tokens / step.total_s

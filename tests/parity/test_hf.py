@@ -14,7 +14,7 @@ from minglm.config import ModelConfig
 from minglm.errors import InputError
 from minglm.inference.generate import generate
 from minglm.interop.huggingface import export_hf, import_hf
-from minglm.model import indexer, sparse_attention
+from minglm.model import indexer
 from minglm.model.model import Model
 
 transformers = pytest.importorskip("transformers")
@@ -57,7 +57,7 @@ def no_ties(monkeypatch):
             assert not ((top[:, k - 1] == top[:, k]) & (top[:, k] > -torch.inf)).any(), "the test data holds a tie"
         return real(scores, k)
 
-    monkeypatch.setattr(sparse_attention, "topk_lowest", checked)
+    monkeypatch.setattr(indexer, "topk_lowest", checked)
 
 
 TOKENS = torch.randint(0, 512, (2, LENGTH), generator=torch.Generator().manual_seed(5))

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.config import ModelConfig
-from minglm.model import indexer, workspace
+from minglm.model import topk, workspace
 from minglm.model.cache import LatentCache
 from minglm.model.model import Model
 
@@ -104,5 +104,5 @@ def test_top_k_is_a_stable_sort(width, k, levels, seed):
     scores[scores == levels] = -torch.inf
     order = torch.sort(scores, dim=-1, descending=True, stable=True)
     want = order.indices[:, :k].masked_fill(order.values[:, :k] == -torch.inf, -1)
-    got = indexer.topk_lowest(scores, k)
+    got = topk.topk_lowest(scores, k)
     assert torch.equal(got.sort(-1).values, want.sort(-1).values)

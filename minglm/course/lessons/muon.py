@@ -1,4 +1,4 @@
-"""Experiments of the Muon notebook: momenta of a real training, and a race between two optimisers from the same start."""
+"""Experiments of the Muon notebook: momenta of a real training, and a race of two optimisers from the same start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _matrices_by(kind: str) -> Iterator[None]:
         optim.uses_muon = before
 
 
-def train(
+def train(  # noqa: PLR0913 (a race: everything that both runners share is an argument)
     config: ModelConfig,
     folder: Path,
     kind: str,

@@ -18,6 +18,7 @@ from minglm.errors import InputError
 
 
 def folder() -> Path:
+    """Where results are written: MINGLM_RESULTS, else runs/workshop/results."""
     return Path(os.environ.get("MINGLM_RESULTS", datafiles.default_runs() / "workshop" / "results"))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
+from minglm.runtime import machine
 
 PARTS = ("learn", "scale", "plan")
 PEAK = "from minglm.runtime.machine import peak_rss_bytes as _peak; print(_peak())"
@@ -121,19 +122,21 @@ def table(rows: list[dict]) -> str:
         return "\n".join(lines)
     lines = ["| notebook | seconds | memory of its kernel (MiB) | figures |", "|---|---:|---:|---:|"]
     lines += [
-        f"| {r['notebook']}{' (**failed**)' if r['error'] else ''} | {r['seconds']:.0f} | {r['peak_mib']:,} | {r['figures']} |"
+        f"| {r['notebook']}{' (**failed**)' if r['error'] else ''} | {r['seconds']:.0f} | {r['peak_mib']:,} | "
+        f"{r['figures']} |"
         for r in rows
     ]
     lines.append(
-        f"| together | {sum(r['seconds'] for r in rows):.0f} | {max(r['peak_mib'] for r in rows):,} at most | {sum(r['figures'] for r in rows)} |"
+        f"| together | {sum(r['seconds'] for r in rows):.0f} | {max(r['peak_mib'] for r in rows):,} at most | "
+        f"{sum(r['figures'] for r in rows)} |"
     )
     return "\n".join(lines)
 
 
 def write(rows: list[dict], full: bool) -> Path:
-    """notebooks/workshop/timing.md (smoke mode) or timing_full.md, with the machine; rows not measured now stay as they are."""
-    from minglm.runtime import machine
-
+    """notebooks/workshop/timing.md (smoke mode) or timing_full.md, with the machine; rows not measured now stay as they
+    are.
+    """
     path = datafiles.notebooks("workshop", "timing_full.md" if full else "timing.md")
     measured = {r["notebook"]: r for r in rows}
     if path.is_file():  # with --only the other rows stay

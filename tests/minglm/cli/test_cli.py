@@ -18,7 +18,7 @@ def run(capsys, *argv):
 @pytest.mark.parametrize(
     "argv, says",
     [
-        (["trian"], "invalid choice"),
+        (["trian"], "did you mean 'train'"),
         (["train"], "required"),
         (["train", "pretran"], "did you mean 'pretrain'"),
         (["train", "ci_pretrain", "--set", "lr"], "key=value"),
@@ -38,7 +38,7 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, argv, says):
 
 
 def test_help_everywhere_has_examples(capsys):
-    for name in main.COMMANDS:
+    for name in main.names():
         with pytest.raises(SystemExit) as stop:
             main.main([name, "--help"])
         assert stop.value.code == 0
@@ -46,6 +46,23 @@ def test_help_everywhere_has_examples(capsys):
         assert "examples:" in text and f"minglm {name}" in text
     code, out, _ = run(capsys)
     assert code == 2 and "examples:" in out
+
+
+def test_help_imports_no_room_and_a_command_only_its_own_file():
+    code = (
+        "import sys, contextlib\nfrom minglm.cli.main import main\nwith contextlib.suppress(SystemExit): main({argv})\n"
+        "print('modules:', *sorted(m for m in sys.modules if m.startswith('minglm')))"
+    )
+
+    def modules(*argv):
+        script = code.replace("{argv}", repr(list(argv)))
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        return set(done.stdout.rpartition("modules:")[2].split())
+
+    rooms = {"minglm.rl", "minglm.training", "minglm.tools", "minglm.course", "minglm.model", "minglm.inference"}
+    assert not rooms & modules("--help")
+    shown = modules("doctor", "--help")
+    assert {m for m in shown if m.startswith("minglm.cli.")} == {"minglm.cli.main", "minglm.cli.doctor"}
 
 
 def test_train_show_explains_every_key(capsys):
@@ -108,7 +125,7 @@ def test_ctrl_c_is_130(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt("stopped after step 3")
 
-    monkeypatch.setitem(main.COMMANDS, "doctor", (*main.COMMANDS["doctor"][:2], interrupted))
+    monkeypatch.setattr("minglm.cli.doctor.main", interrupted)
     assert main.main(["doctor"]) == 130 and "step 3" in capsys.readouterr().err
 
 
@@ -116,7 +133,7 @@ def test_a_failure_is_1_and_one_line(monkeypatch, capsys):
     def full(args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(main.COMMANDS, "doctor", (*main.COMMANDS["doctor"][:2], full))
+    monkeypatch.setattr("minglm.cli.doctor.main", full)
     assert main.main(["doctor"]) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 

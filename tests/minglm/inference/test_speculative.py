@@ -94,7 +94,7 @@ def test_sampled_pairs_follow_the_models_own_distribution():
 def test_the_module_reads_what_training_showed_it(periodic):
     """The first draft equals depth 1 of the model's own MTP forward over the whole sequence."""
     from minglm.model.attention import ForwardContext
-    from minglm.model.model import AuxLosses
+    from minglm.model.decoder_layer import AuxLosses
 
     model, prompts = periodic
     rows = prompts[:3]

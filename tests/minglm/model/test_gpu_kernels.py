@@ -3,7 +3,7 @@ on the device itself are skipped in words."""
 
 import pytest
 
-from minglm.model import indexer
+from minglm.model import indexer, topk
 
 torch = pytest.importorskip("torch")
 
@@ -55,7 +55,7 @@ def choice_inputs(device, dtype):
         torch.randn(H, Dv, L) * 0.3,
     ]
     scores = torch.randn(B, T, T).masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -torch.inf)
-    topk_indices = torch.stack([indexer.topk_lowest(s, k) for s in scores])
+    topk_indices = torch.stack([topk.topk_lowest(s, k) for s in scores])
     return [t.to(device, dtype).requires_grad_() for t in tensors], topk_indices.to(device)
 
 

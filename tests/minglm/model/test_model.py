@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from minglm.config import ModelConfig
 from minglm.errors import InputError
+from minglm.model.attention import ForwardContext
 from minglm.model.indexer import select_topk
-from minglm.model.layers import apply_rope
 from minglm.model.model import Model
 
 V = 512
@@ -68,18 +68,12 @@ def test_warmup_under_no_grad_has_no_gradient():
 def attention_held(model, x):
     """The share of the first layer's dense attention on the 16 keys its indexer chooses, over the share of the best 16."""
     mla, T = model.layers[0].self_attn, x.shape[1]
-    h, rope = model.layers[0].input_layernorm(model.embed_tokens(x)), model.rope_slice(0, T, x.device)
-    q_latent = mla.q_a_layernorm(mla.q_a_proj(h))
-    q_nope, q_rope = (
-        mla.q_b_proj(q_latent)
-        .unflatten(-1, (mla.num_heads, -1))
-        .split((mla.qk_nope_head_dim, mla.qk_rope_head_dim), -1)
-    )
-    kv, k_rope = mla.kv_a_proj_with_mqa(h).split((mla.kv_lora_rank, mla.qk_rope_head_dim), -1)
-    latent = torch.cat((mla.kv_a_layernorm(kv), apply_rope(k_rope, rope)), -1)
-    scores = torch.einsum("bthr,bsr->bhts", mla.absorb(q_nope, apply_rope(q_rope, rope)), latent) * mla.scale
+    h = model.layers[0].input_layernorm(model.embed_tokens(x))
+    ctx = ForwardContext("dense", model.rope_slice(0, T, x.device))
+    q, latent = mla.project(h, ctx)
+    scores = torch.einsum("bthr,bsr->bhts", mla.absorb(q), latent) * mla.scale
     p = scores.masked_fill(~torch.ones(T, T).tril().bool(), -torch.inf).softmax(-1).mean(1)
-    topk_indices = select_topk(*mla.indexer(h, q_latent, rope), mla.topk)
+    topk_indices = select_topk(*mla.indexer(h, q.compressed, ctx.rope), mla.topk)
     held = p.gather(-1, topk_indices.clamp(min=0)).masked_fill(topk_indices < 0, 0)
     return (held[:, 40:].sum() / p.topk(mla.topk).values[:, 40:].sum()).item()
 

@@ -46,9 +46,9 @@ def test_loss_equals_depth_by_depth_by_hand(mode):
         layer = model.mtp.layer
         # 12 tokens are fewer than index_topk, so dense and sparse read the same keys
         from minglm.model.attention import ForwardContext
-        from minglm.model.model import AuxLosses
+        from minglm.model.decoder_layer import AuxLosses
 
-        hidden = layer(joined, ForwardContext("dense", model.rope_slice(0, 12 - d, tokens.device)), AuxLosses())
+        hidden = layer(joined, ForwardContext("dense", model.rope_slice(0, 12 - d, tokens.device)), AuxLosses())[0]
         logits = model.lm_head(model.mtp.norm(hidden))
         losses.append(
             F.cross_entropy(logits.flatten(0, 1), torch.stack([targets[:, i + d] for i in range(12 - d)], 1).flatten())
@@ -72,7 +72,7 @@ def test_it_learns_to_see_two_ahead():
     assert out.mtp_loss.item() < 1.0
     hidden = model(tokens[:, :20], mode="dense").hidden
     from minglm.model.attention import ForwardContext
-    from minglm.model.model import AuxLosses
+    from minglm.model.decoder_layer import AuxLosses
 
     deep = model.mtp_step(
         hidden[:, :19], tokens[:, 1:20], ForwardContext("dense", model.rope_slice(0, 19, tokens.device)), AuxLosses()

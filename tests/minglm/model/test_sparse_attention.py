@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from minglm.config import ModelConfig
 from minglm.model import indexer, indexer_loss
 from minglm.model import sparse_attention as sparse
-from minglm.model.indexer import Indexer, index_scores, select_topk, topk_lowest
+from minglm.model.indexer import Indexer, index_scores, select_topk
 from minglm.model.indexer_loss import dense_kl, topk_kl
 from minglm.model.layers import rope_table
 from minglm.model.sparse_attention import masked_reference, sparse_attention
@@ -72,27 +72,6 @@ def test_choice_equals_sorting_whatever_the_chunks(monkeypatch, budget, ties, to
 def test_every_key_is_read_when_there_are_no_more_than_k():
     q, keys, w = inputs()
     assert select_topk(q, keys, w, T) is None and select_topk(q, keys, w, T - 1) is not None
-
-
-@pytest.mark.parametrize("width", [8, 100, 700, 3000])
-@pytest.mark.parametrize("levels", [1, 2, 5, 1000])
-def test_ties_go_to_the_lowest_position(width, levels):
-    """Scores from few levels tie everywhere; the answer must be a stable sort's."""
-    g = torch.Generator().manual_seed(width + levels)
-    scores = torch.randint(0, levels, (30, width), generator=g).float() - levels // 2
-    scores[::3, width // 2 :] = -torch.inf
-    scores[1] = -torch.inf
-    scores[1, 2] = 0.0
-    for topk in (1, 4, 7):
-        got = topk_lowest(scores.clone(), topk)
-        order = torch.sort(scores, dim=-1, descending=True, stable=True)
-        want = order.indices[:, :topk].masked_fill(order.values[:, :topk] == -torch.inf, -1)
-        assert torch.equal(got.sort(-1).values, want.sort(-1).values)
-
-
-def test_negative_zero_ties_with_zero():
-    scores = torch.tensor([[0.0, -0.0, 0.0, -0.0, 1.0]])
-    assert sorted(topk_lowest(scores, 3)[0].tolist()) == [0, 1, 4]
 
 
 def test_choice_continues_after_cached_keys():

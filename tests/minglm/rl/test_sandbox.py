@@ -12,6 +12,8 @@ from minglm.errors import InputError
 from minglm.rl import sandbox
 from minglm.rl.sandbox import Limits, Result, fences, run
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sandbox")]
+
 FENCED = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
 QUICK = Limits(cpu_s=1, time_s=20)
 ONE = [((), 1)]
@@ -172,8 +174,6 @@ def test_nothing_outside_can_be_reached(name, hook, tmp_path):
 
 NATIVE = """
 import ctypes
-
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sandbox")]
 libc = ctypes.CDLL(None, use_errno=True)
 def f(*numbers):
     out = []

@@ -14,6 +14,8 @@ from minglm.training import checkpoint, memory, metrics  # noqa: E402
 from minglm.training import recipe as recipes  # noqa: E402
 from minglm.training.loop import TrainingRun, train  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
@@ -175,8 +177,6 @@ def test_memory_estimate_is_of_the_right_size(mode, stage):
     code = f"""
 import torch; torch.set_num_threads(1)
 from minglm.runtime import machine; from minglm.config import ModelConfig; from minglm.model.model import Model
-
-pytestmark = pytest.mark.slow
 config = ModelConfig.named("nano"); model = Model(config).train()
 tokens = torch.randint(0, 512, (1, 32)); doc = torch.zeros(1, 32, dtype=torch.int64)
 def step(tokens, doc):

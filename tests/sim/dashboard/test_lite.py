@@ -23,7 +23,7 @@ a = state.answer({"model": "glm5", "machine": "chip:h100", "chips": "20k", "rent
 path = files.save(a, "from a browser")
 values, keep, name = files.load(path)
 assert state.answer(values, keep).row == a.row
-state.played(a)
+state.simulated_step(a)
 files.result_of(a, 10)
 import json
 print(json.dumps({"sentence": state.sentence(a), "row": a.row}))

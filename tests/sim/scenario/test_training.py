@@ -269,8 +269,8 @@ def test_a_run_that_is_known_to_fit_may_be_over_the_estimate():
         "model": "llama3_70b",
         "plan": {"tp": 1, "pp": 1, "dp": 64},
         "options": {"zero": 0},
-        "memory": "warn",
+        "allow_oom": True,
     }
     r = project(resolve(document))
     assert r["memory"]["share"] > 1 and "although the memory estimate" in r["assumptions"][0]["text"]
-    assert "not one of refuse, warn" in refused(lambda: resolve({**document, "memory": "ignore"}))
+    assert "allow_oom" in refused(lambda: resolve({**document, "allow_oom": "ignore"}))

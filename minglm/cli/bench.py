@@ -1,0 +1,35 @@
+"""`minglm bench`: the measurements in tests/bench."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+TEXT = "performance ratios, side by side in one run"
+EXAMPLES = "minglm bench\nminglm bench --list\nminglm bench --only training"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", metavar="NAME", help="one bench")
+    parser.add_argument("--list", action="store_true", help="names of the benches")
+    parser.add_argument("--out", default="runs/bench", help="folder for the JSON files")
+    parser.add_argument("--json", action="store_true")
+
+
+def main(args: argparse.Namespace) -> int:
+    from minglm.runtime import extras
+    from minglm.tools import bench
+
+    if args.list:
+        print("\n".join(bench.discover()))
+        return 0
+    extras.require("train")
+    rows = bench.run(args.only, Path(args.out), show=not args.json)
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    missed = [row["name"] for row in rows if row.get("met") is False]
+    if missed:
+        print(f"{len(missed)} of {len(rows)} below target: {'; '.join(missed)}", file=sys.stderr)
+    return 1 if missed else 0

@@ -1,0 +1,38 @@
+"""The k largest by position: every way that training, prefill and decoding take gives the rows of a stable sort."""
+
+import pytest
+import torch
+
+from minglm.model.topk import largest, topk_lowest
+
+
+@pytest.mark.parametrize("width", [8, 100, 700, 3000])
+@pytest.mark.parametrize("levels", [1, 2, 5, 1000])
+def test_ties_go_to_the_lowest_position(width, levels):
+    """Scores from few levels tie everywhere; the answer must be a stable sort's."""
+    g = torch.Generator().manual_seed(width + levels)
+    scores = torch.randint(0, levels, (30, width), generator=g).float() - levels // 2
+    scores[::3, width // 2 :] = -torch.inf
+    scores[1] = -torch.inf
+    scores[1, 2] = 0.0
+    for k in (1, 4, 7):
+        order = torch.sort(scores, dim=-1, descending=True, stable=True)
+        want = order.indices[:, :k].masked_fill(order.values[:, :k] == -torch.inf, -1).sort(-1).values
+        assert torch.equal(topk_lowest(scores.clone(), k).sort(-1).values, want)
+        values, index = largest(scores, k)  # decoding's way
+        assert torch.equal(index[:, :k].masked_fill(values[:, :k] == -torch.inf, -1).sort(-1).values, want)
+
+
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+def test_one_row_into_buffers_is_the_same(levels):
+    """The way of a single token: no axis for rows, results in buffers that were used before."""
+    scores = torch.randint(0, levels, (20, 50), generator=torch.Generator().manual_seed(levels)).float()
+    buffers = torch.empty(6), torch.empty(6, dtype=torch.int64)
+    for row in scores:
+        largest(row, 5, out=buffers)
+        assert set(buffers[1][:5].tolist()) == set(topk_lowest(row[None], 5)[0].tolist())
+
+
+def test_negative_zero_ties_with_zero():
+    scores = torch.tensor([[0.0, -0.0, 0.0, -0.0, 1.0]])
+    assert sorted(topk_lowest(scores, 3)[0].tolist()) == [0, 1, 4]
