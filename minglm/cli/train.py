@@ -33,9 +33,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from minglm.runtime import extras
+    from minglm.settings import parse_override
     from minglm.training import parallel_dims, recipe
 
-    settings = recipe.load(args.recipe, dict(recipe.parse_change(text) for text in args.set))
+    settings = recipe.load(args.recipe, dict(parse_override(text) for text in args.set))
     if args.print_config:
         print(recipe.render(settings), end="")
         return 0
@@ -45,9 +46,7 @@ def main(args: argparse.Namespace) -> int:
     if parallel_dims.launched() or any(parallel.values()):
         from minglm.distributed.run import train as train_sharded
 
-        row = train_sharded(
-            settings, run_dir, args.init_from, not args.overwrite, not args.json, args.device, parallel
-        )
+        row = train_sharded(settings, run_dir, args.init_from, not args.overwrite, not args.json, args.device, parallel)
     else:
         from minglm.training.loop import train
 

@@ -24,8 +24,8 @@ from minglm.distributed.expert_parallel import ExpertParallel, balance_share, sp
 from minglm.distributed.mesh import Mesh
 from minglm.distributed.tensor_parallel import split_heads
 from minglm.model.attention import ForwardContext
-from minglm.model.layers import IGNORE, head_loss, to_float32
 from minglm.model.decoder_layer import DecoderLayer
+from minglm.model.layers import IGNORE, head_loss, to_float32
 from minglm.model.model import Model, Output
 from minglm.model.moe import MoE
 from minglm.model.mtp import shift_targets

@@ -3,16 +3,19 @@
     minglm hallucination                 three seeds, minutes on two cores; writes runs/hallucination
     minglm hallucination --smoke         seconds, shows that it runs, proves nothing
 
-1. Supervised: the taught facts in a form that always answers. In a row or two of a thousand (`SAID_UNKNOWN`) the answer is
+1. Supervised: the taught facts in a form that always answers. In a row or two of a thousand (`SAID_UNKNOWN`) the
+   answer is
    "unknown" although the fact was taught: nobody learns from that when to abstain, but the word exists.
 2. Reinforcement: questions about what was taught and what was not, groups of answers at temperature 1, reward +1 right,
-   −1 wrong, 0 partial or abstained (the AA-Omniscience index, one answer at a time), GRPO; supervised rows go on beside.
-3. Measured on people and strangers that reinforcement never asked about, greedily: before, after, and how the figure
+   −1 wrong, 0 partial or abstained (the AA-Omniscience index, one answer at a time), GRPO; supervised rows go on
+   beside.
+3. Measured on known and unknown entities that reinforcement never asked about, greedily: before, after, and how the
+   figure
    moves with the definition, the prompt and a threshold on the model's own confidence. The supervised rows do hold the
    test's known facts (they were taught, and stay taught); nothing ever holds its unknown ones.
 
-The article that the claims are about says 90% became 34%; it gives no method and no test. What is shown here is that such
-a fall is within reach of a reward, and how much of it is a choice of words.
+The article that the claims are about says 90% became 34%; it gives no method and no test. What is shown here is that
+such a fall is within reach of a reward, and how much of it is a choice of words.
 
 Shapes: N sequences, T positions.
 """
@@ -28,6 +31,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -41,6 +45,7 @@ from minglm.rl.abstention_world import Counts, Question, World
 from minglm.rl.objectives import Clip, group_advantages, objective
 from minglm.training.optim import MuonAdamW
 
+Row: TypeAlias = dict[str, Any]  # of a table of figures, or of the training log
 SAID_UNKNOWN = {
     "plain": 0.001,
     "bold": 0.0003,
@@ -54,8 +59,8 @@ class Settings:
     """One run of the experiment."""
 
     seed: int = 0
-    people: int = 300
-    strangers: int = 2000
+    known_entities: int = 300
+    unknown_entities: int = 2000
     sft_steps: int = 700
     sft_batch: int = 128
     sft_lr: float = 0.01
@@ -70,10 +75,11 @@ class Settings:
     test_each: int = 250
 
     def smoke(self) -> Settings:
+        """A run of seconds, which proves nothing."""
         return replace(
             self,
-            people=16,
-            strangers=60,
+            known_entities=16,
+            unknown_entities=60,
             sft_steps=150,
             sft_batch=48,
             unknown_times=20.0,
@@ -86,6 +92,7 @@ class Settings:
 
 
 def build(settings: Settings) -> Model:
+    """The untrained model."""
     torch.manual_seed(settings.seed)
     return Model(
         ModelConfig.named("nano", vocab_size=len(hw.VOCABULARY), num_nextn_predict_layers=0, max_position_embeddings=64)
@@ -98,7 +105,7 @@ def build(settings: Settings) -> Model:
 def answer_logps(model: Model, prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, Tensor]:
     """Log-prob of each answer token: (N, T) padded, and the mask (N, T). All prompts have one length."""
     longest, start = max(map(len, answers)), len(prompts[0])
-    tokens = torch.tensor([p + a + [hw.EOS] * (longest - len(a)) for p, a in zip(prompts, answers)])
+    tokens = torch.tensor([p + a + [hw.EOS] * (longest - len(a)) for p, a in zip(prompts, answers, strict=True)])
     mask = torch.tensor([[1] * len(a) + [0] * (longest - len(a)) for a in answers], dtype=torch.bool)
     logits = model(tokens[:, :-1], mode="dense").logits[:, start - 1 :].float()
     return logits.log_softmax(-1).gather(-1, tokens[:, start:, None]).squeeze(-1), mask
@@ -137,11 +144,11 @@ def supervise(model: Model, world: World, settings: Settings, say: Callable[[str
 # ---------------------------------------------------------------------- reinforcement
 
 
-def reinforce(model: Model, world: World, settings: Settings, log: Callable[[dict], None]) -> None:
-    """GRPO on the index. Known questions are those taught, unknown ones half gaps and half strangers.
+def reinforce(model: Model, world: World, settings: Settings, log: Callable[[Row], None]) -> None:
+    """GRPO on the index. Known questions are those taught, unknown ones half unknown facts and half unknown entities.
 
-    The supervised rows go on beside it (`replay`, as InstructGPT's "ptx", arXiv 2203.02155): without them the model keeps
-    what it is asked about and forgets other facts, which it then declines.
+    The supervised rows go on beside it (`replay`, as InstructGPT's "ptx", arXiv 2203.02155): without them the model
+    keeps what it is asked about and forgets other facts, which it then declines.
     """
     rng = random.Random(f"rl {settings.seed}")
     pools = {kind: world.pick(kind, asked=True) for kind in hw.KINDS}
@@ -150,16 +157,20 @@ def reinforce(model: Model, world: World, settings: Settings, log: Callable[[dic
     loss_of, clip = objective(settings.objective), Clip()
     for step in range(settings.rl_steps):
         questions = [
-            rng.choice(pools["known" if rng.random() < settings.known_share else rng.choice(("gap", "stranger"))])
+            rng.choice(
+                pools[
+                    "known" if rng.random() < settings.known_share else rng.choice(("unknown_fact", "unknown_entity"))
+                ]
+            )
             for _ in range(settings.rl_prompts)
         ]
-        asked = [q for q in questions for _ in range(settings.samples)]
-        prompts = [hw.prompt_tokens(q) for q in asked]
+        repeated = [q for q in questions for _ in range(settings.samples)]
+        prompts = [hw.prompt_tokens(q) for q in repeated]
         out = generate(model, prompts, 3, temperature=1.0, seed=rng.randrange(2**31), stop=(hw.EOS,), mode="dense")
-        answers = [tokens + [hw.EOS] * stopped for tokens, stopped in zip(out.tokens, out.stopped)]
+        answers = [tokens + [hw.EOS] * stopped for tokens, stopped in zip(out.tokens, out.stopped, strict=True)]
         grades = [
             hw.grade(q, hw.words(tokens)) if stopped else "incorrect"
-            for q, tokens, stopped in zip(asked, out.tokens, out.stopped)
+            for q, tokens, stopped in zip(repeated, out.tokens, out.stopped, strict=True)
         ]
         rewards = torch.tensor([hw.REWARDS[g] for g in grades]).view(-1, settings.samples)
         advantages = group_advantages(rewards).flatten()
@@ -172,8 +183,8 @@ def reinforce(model: Model, world: World, settings: Settings, log: Callable[[dic
         loss.backward()
         optimizer.clip_grad_norm(1.0)
         optimizer.step(min(1, (step + 1) / 10))
-        known = [g for q, g in zip(asked, grades) if q.kind == "known"]
-        others = [g for q, g in zip(asked, grades) if q.kind != "known"]
+        known = [g for q, g in zip(repeated, grades, strict=True) if q.kind == "known"]
+        others = [g for q, g in zip(repeated, grades, strict=True) if q.kind != "known"]
         log(
             {
                 "step": step + 1,
@@ -200,16 +211,16 @@ class Answers:
     """What a model said to each question, greedily, and how sure it was: the probability of its words."""
 
     questions: list[Question]
-    said: list[tuple[str, ...]]
+    responses: list[tuple[str, ...]]
     confidence: list[float]
 
     def counts(self, kind: str | None = None, threshold: float = 0.0) -> Counts:
-        """Grades of one kind of question (or "unknown" for gaps and strangers, or all). An answer that the model gives
+        """Grades of one kind of question (or "unknown" for facts and entities, or all). An answer that the model gives
         less than `threshold` is taken back: it counts as abstained."""
-        kinds = {None: hw.KINDS, "unknown": ("gap", "stranger")}.get(kind, (kind,))
+        kinds = {None: hw.KINDS, "unknown": ("unknown_fact", "unknown_entity")}.get(kind, (kind,))
         return hw.count(
             "abstained" if c < threshold else hw.grade(q, s)
-            for q, s, c in zip(self.questions, self.said, self.confidence)
+            for q, s, c in zip(self.questions, self.responses, self.confidence, strict=True)
             if q.kind in kinds
         )
 
@@ -217,18 +228,19 @@ class Answers:
 def ask(model: Model, questions: list[Question], prompt: str = "plain") -> Answers:
     """Greedy answers with their confidence."""
     out = generate(model, [hw.prompt_tokens(q, prompt) for q in questions], 3, stop=(hw.EOS,), mode="dense")
-    said = [
-        hw.words(tokens) if stopped else (*hw.words(tokens), "…") for tokens, stopped in zip(out.tokens, out.stopped)
+    responses = [
+        hw.words(tokens) if stopped else (*hw.words(tokens), "…")
+        for tokens, stopped in zip(out.tokens, out.stopped, strict=True)
     ]
-    return Answers(questions, said, [math.exp(sum(p)) for p in out.logprobs])
+    return Answers(questions, responses, [math.exp(sum(p)) for p in out.logprobs])
 
 
-def measure(model: Model, questions: list[Question], stage: str, seed: int) -> list[dict]:
+def measure(model: Model, questions: list[Question], stage: str, seed: int) -> list[Row]:
     """Rows of figures: every prompt, every kind of question, and for the plain prompt every threshold."""
     rows = []
     for prompt in hw.PROMPTS:
         answers = ask(model, questions, prompt)
-        cases = [(kind, 0.0) for kind in ("all", "known", "unknown", "gap", "stranger")]
+        cases = [(kind, 0.0) for kind in ("all", "known", "unknown", "unknown_fact", "unknown_entity")]
         cases += [("all", t) for t in THRESHOLDS[1:]] + [("known", t) for t in THRESHOLDS[1:]]
         for kind, threshold in cases if prompt == "plain" else cases[:5]:
             c = answers.counts(None if kind == "all" else kind, threshold)
@@ -253,14 +265,18 @@ def measure(model: Model, questions: list[Question], stage: str, seed: int) -> l
 TARGET_RATE, ALLOWED_LOSS = 0.34, 0.05  # the article's figure; accuracy on known facts may fall by so much
 
 
-def run_seed(settings: Settings, say: Callable[[str], None] = print) -> tuple[list[dict], list[dict], Model]:
+def run_seed(settings: Settings, say: Callable[[str], None] = print) -> tuple[list[Row], list[Row], Model]:
     """One seed: (rows of figures before and after, rows of the training log, the model)."""
     started = time.monotonic()
 
     def tell(text: str) -> None:
         say(f"seed {settings.seed}, {time.monotonic() - started:4.0f} s: {text}")
 
-    world, model, training = World.make(settings.seed, settings.people, settings.strangers), build(settings), []
+    world, model, training = (
+        World.make(settings.seed, settings.known_entities, settings.unknown_entities),
+        build(settings),
+        [],
+    )
     test = world.test(settings.seed, settings.test_each)
     supervise(model, world, settings, tell)
     figures = measure(model, test, "before", settings.seed)
@@ -269,7 +285,8 @@ def run_seed(settings: Settings, say: Callable[[str], None] = print) -> tuple[li
         training.append({"seed": settings.seed, **row})
         if row["step"] % max(1, settings.rl_steps // 5) == 0:
             tell(
-                f"reinforced {row['step']}: reward {row['reward']:+.2f}, unknown declined {row['unknown_abstained']:.0%}, "
+                f"reinforced {row['step']}: reward {row['reward']:+.2f}, unknown declined "
+                f"{row['unknown_abstained']:.0%}, "
                 f"known declined {row['known_abstained']:.0%}"
             )
 
@@ -283,7 +300,8 @@ def run(
     """All seeds; writes figures.csv, training.csv and summary.json into `folder` and returns the summary."""
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds {list(seeds)!r}: give each seed once, and at least one")
-    figures, training = [], []
+    figures: list[Row] = []
+    training: list[Row] = []
     for seed in seeds:
         f, t, _ = run_seed(replace(settings, seed=seed), say)
         figures, training = figures + f, training + t
@@ -294,7 +312,7 @@ def run(
     return out
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
+def write_csv(path: Path, rows: list[Row]) -> None:
     """Whole file or none: written beside and moved into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".csv.tmp")
@@ -305,7 +323,7 @@ def write_csv(path: Path, rows: list[dict]) -> None:
     os.replace(beside, path)
 
 
-def read_csv(path: Path) -> list[dict]:
+def read_csv(path: Path) -> list[Row]:
     """Rows of a file of `write_csv`, numbers as numbers."""
 
     def value(text: str):
@@ -321,8 +339,8 @@ def read_csv(path: Path) -> list[dict]:
 
 
 def find(
-    figures: list[dict], stage: str, prompt: str = "plain", questions: str = "all", threshold: float = 0.0
-) -> list[dict]:
+    figures: list[Row], stage: str, prompt: str = "plain", questions: str = "all", threshold: float = 0.0
+) -> list[Row]:
     """The rows of one setting, a row per seed."""
     return [
         r
@@ -336,7 +354,7 @@ def pooled(rows: Sequence[dict]) -> Counts:
     return sum((Counts(r["correct"], r["partial"], r["incorrect"], r["abstained"]) for r in rows), Counts())
 
 
-def summary(figures: list[dict]) -> dict:
+def summary(figures: list[Row]) -> dict:
     """Per seed before and after, and how the pooled figure moves with definition, prompt and threshold."""
     seeds = []
     for before, after, known, known_after in zip(
@@ -344,6 +362,7 @@ def summary(figures: list[dict]) -> dict:
         find(figures, "after"),
         find(figures, "before", questions="known"),
         find(figures, "after", questions="known"),
+        strict=True,
     ):
         seeds.append(
             {
@@ -402,7 +421,8 @@ def render(out: dict) -> str:
     ]
     for s in out["seeds"]:
         lines.append(
-            f"{s['seed']:<6} {s['rate_before']:6.1%}   {s['rate_after']:6.1%}       {s['known_before']:6.1%}   {s['known_after']:6.1%}"
+            f"{s['seed']:<6} {s['rate_before']:6.1%}   {s['rate_after']:6.1%}       {s['known_before']:6.1%}   "
+            f"{s['known_after']:6.1%}"
             f"       {s['index_before']:6.1f} {s['index_after']:6.1f}"
         )
     lines += ["", f"{'the same answers, other definitions':38} before   after"]
@@ -422,6 +442,6 @@ def render(out: dict) -> str:
     lines += ["", f"{'answers below a confidence withheld':38} before           after"]
     lines += [
         f"  below {a['threshold']:<30} {a['rate']:6.1%} {a['known']:6.1%}   {b['rate']:6.1%} {b['known']:6.1%}"
-        for a, b in zip(out["thresholds"]["before"], out["thresholds"]["after"])
+        for a, b in zip(out["thresholds"]["before"], out["thresholds"]["after"], strict=True)
     ]
     return "\n".join(lines)

@@ -3,11 +3,12 @@
 A person has a name of three syllables and, for each of four relations (home, crest, song, guest), an answer of two
 words such as "amber falcon". Nothing else exists, so it is known exactly what a model was taught and what not:
 
-    known      taught, asked in training by supervised rows
-    gap        the person was taught, this one relation of theirs was not
-    stranger   the person was never mentioned
+    known            taught, asked in training by supervised rows
+    unknown_fact     the person was taught, this one relation of theirs was not (out of knowledge)
+    unknown_entity   the person was never mentioned (out of knowledge altogether)
 
-Half of the people (and half of the strangers) are *asked* while abstaining is learnt; the figures come from the other half.
+Half of the known entities (and half of the unknown ones) are *asked* while abstaining is learnt; the figures come from
+the other half.
 
 Measure (AA-Omniscience, arXiv 2511.13029), over c correct, p partial (one of the two words), i incorrect, a abstained:
 
@@ -32,7 +33,7 @@ FIRST, SECOND = ADJECTIVES[:20], ANIMALS[:20]
 SYLLABLES = tuple(c + v for c in "bdgklmnt" for v in "aio")
 PROMPTS = ("plain", "bold", "careful")  # what stands where a system prompt would: nothing, "guess", "be careful"
 UNKNOWN = "unknown"
-KINDS = ("known", "gap", "stranger")
+KINDS = ("known", "unknown_fact", "unknown_entity")
 VOCABULARY = ("<bos>", "<eos>", "<user>", "<assistant>", *PROMPTS, UNKNOWN, *RELATIONS, *SYLLABLES, *FIRST, *SECOND)
 _ID = {word: i for i, word in enumerate(VOCABULARY)}
 BOS, EOS = _ID["<bos>"], _ID["<eos>"]
@@ -59,24 +60,25 @@ class World:
     questions: tuple[Question, ...]
 
     @classmethod
-    def make(cls, seed: int, people: int = 200, strangers: int = 2000) -> World:
+    def make(cls, seed: int, known_entities: int = 200, unknown_entities: int = 2000) -> World:
         """A world drawn from `seed`: names, answers and what is taught all follow from it.
 
         Raises:
-            InputError: more names than three syllables give, or fewer than two people.
+            InputError: more names than three syllables give, or fewer than two entities of a kind.
         """
-        if people < 2 or strangers < 2 or people + strangers > len(SYLLABLES) ** 3:
+        if known_entities < 2 or unknown_entities < 2 or known_entities + unknown_entities > len(SYLLABLES) ** 3:
             raise InputError(
-                f"people={people}, strangers={strangers}: at least 2 of each, and together at most {len(SYLLABLES) ** 3} "
+                f"known_entities={known_entities}, unknown_entities={unknown_entities}: at least 2 of each, and "
+                f"together at most {len(SYLLABLES) ** 3} "
                 "names of three syllables; ask for fewer"
             )
         rng = random.Random(f"world {seed}")
-        names = rng.sample(list(itertools.product(SYLLABLES, repeat=3)), people + strangers)
+        names = rng.sample(list(itertools.product(SYLLABLES, SYLLABLES, SYLLABLES)), known_entities + unknown_entities)
         out = []
         for n, name in enumerate(names):
             untaught = rng.choice(RELATIONS)
             for relation in RELATIONS:
-                kind = "stranger" if n >= people else "gap" if relation == untaught else "known"
+                kind = "unknown_entity" if n >= known_entities else "unknown_fact" if relation == untaught else "known"
                 out.append(Question(kind, n % 2 == 0, relation, name, (rng.choice(FIRST), rng.choice(SECOND))))
         return cls(tuple(out))
 
@@ -87,11 +89,12 @@ class World:
         return [q for q in self.questions if q.kind == kind and asked in (None, q.asked)]
 
     def test(self, seed: int, each: int = 300) -> list[Question]:
-        """The test: `each` known questions and as many unknown, half of these gaps and half strangers, none ever asked."""
+        """The test: `each` known questions and as many unknown, half of these about unknown facts of known
+        entities and half about unknown entities, none ever asked."""
         rng = random.Random(f"test {seed}")
-        parts = [self.pick("known", False), self.pick("gap", False), self.pick("stranger", False)]
+        parts = [self.pick("known", False), self.pick("unknown_fact", False), self.pick("unknown_entity", False)]
         sizes = [each, each // 2, each - each // 2]
-        return [q for part, size in zip(parts, sizes) for q in rng.sample(part, min(size, len(part)))]
+        return [q for part, size in zip(parts, sizes, strict=True) for q in rng.sample(part, min(size, len(part)))]
 
 
 def prompt_tokens(question: Question, prompt: str = "plain") -> list[int]:
@@ -107,6 +110,7 @@ def answer_tokens(words: Sequence[str]) -> list[int]:
 
 
 def words(tokens: Iterable[int]) -> tuple[str, ...]:
+    """Token ids as words."""
     return tuple(VOCABULARY[t] for t in tokens)
 
 
@@ -124,10 +128,12 @@ class Counts:
 
     @property
     def total(self) -> int:
+        """Answers in all."""
         return self.correct + self.partial + self.incorrect + self.abstained
 
     @property
     def accuracy(self) -> float:
+        """Share that is correct."""
         return _share(self.correct, self.total)
 
     @property
@@ -164,17 +170,23 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def grade(question: Question, said: Sequence[str]) -> str:
-    """ "correct", "partial" (two words, one of them right), "abstained" (the one word unknown) or "incorrect" (the rest)."""
-    said = tuple(said)
-    if said == (UNKNOWN,):
+def grade(question: Question, response: Sequence[str]) -> str:
+    """ "correct", "partial" (two words, one of them right), "abstained" (the one word unknown) or "incorrect" (the
+    rest)."""
+    response = tuple(response)
+    if response == (UNKNOWN,):
         return "abstained"
-    if said == question.answer:
+    if response == question.answer:
         return "correct"
-    return "partial" if len(said) == 2 and sum(s == t for s, t in zip(said, question.answer)) == 1 else "incorrect"
+    return (
+        "partial"
+        if len(response) == 2 and sum(s == t for s, t in zip(response, question.answer, strict=True)) == 1
+        else "incorrect"
+    )
 
 
 def count(grades: Iterable[str]) -> Counts:
+    """Grades, counted."""
     tally = {"correct": 0, "partial": 0, "incorrect": 0, "abstained": 0}
     for g in grades:
         tally[g] += 1

@@ -1,9 +1,13 @@
-"""What a run writes down: every trajectory, every event, every update; and the journal that a kill cannot take. Torch-free.
+"""What a run writes down: every trajectory, every event, every update; and the journal that a kill cannot take.
+Torch-free.
 
     metrics.csv          one row an update, `COLUMNS`
-    evals.csv            held-out pass@1, one sample at the run's temperature, and greedy, after so many updates; time_s without the evaluations themselves
-    trajectories.jsonl   one line a trajectory, when its group is complete: task's difficulty, lengths, times, versions, reward
-    events.jsonl         training, weight syncs, aborts, filtered groups, faults, with start_s and end_s; with the above, a timeline
+    evals.csv            held-out pass@1, one sample at the run's temperature, and greedy, after so many updates; time_s
+                         without the evaluations themselves
+    trajectories.jsonl   one line a trajectory, when its group is complete: task's difficulty, lengths, times, versions,
+                         reward
+    events.jsonl         training, weight syncs, aborts, filtered groups, faults, with start_s and end_s; with the
+                         above, a timeline
     journal_*.jsonl      finished samples with their tokens since the checkpoint of that number, for a resumed run
 
 Times are seconds since the run began, kept across resumptions.
@@ -80,10 +84,12 @@ class JsonLines:
         self.path, self._file = path, open(path, "a", encoding="utf-8")
 
     def write(self, **values) -> None:
+        """One line."""
         self._file.write(json.dumps(values, separators=(",", ":")) + "\n")
         self._file.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
@@ -104,7 +110,8 @@ def _drop_torn_line(path: Path) -> None:
 
 
 class Journal:
-    """Finished samples since the last checkpoint. A new file begins at each checkpoint; `replay` reads all that are younger."""
+    """Finished samples since the last checkpoint. A new file begins at each checkpoint; `replay` reads all that are
+    younger."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.folder = folder
@@ -114,6 +121,7 @@ class Journal:
         return self.folder / f"journal_{step:08d}.jsonl"
 
     def write(self, group: int, sample: int, record: dict) -> None:
+        """A sample has finished; `record` is its `Sample.to_dict`."""
         self._lines.write(group=group, sample=sample, record=record)
 
     def roll(self, step: int, keep_from: int) -> None:
@@ -125,6 +133,7 @@ class Journal:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
+        """Close the file."""
         self._lines.close()
 
     @classmethod

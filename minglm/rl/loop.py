@@ -1,489 +1,447 @@
 """The coordinator of an RL run: hands out groups, gathers samples, gives rewards, feeds the trainer, passes weights on.
 
-It asks `minglm.rl.policy` what may happen next and computes nothing itself (no torch here), so all five modes are this one
-loop. What it holds survives either worker: a rollout process that dies is started again and gets its requests again; a
-trainer that dies resumes from its checkpoint and is given the batches since then once more. If the coordinator itself dies,
-the same command goes on from the checkpoint, and the journal gives back the samples that finished after it.
+It asks `minglm.rl.policy` what may happen next and computes nothing itself (no torch here), so all five modes are this
+one loop. Three parts know what their side of the run holds: `RolloutPool` the groups in flight, `WeightSync` the
+weights on their way, `TrainerClient` what the trainer was told. What they hold survives any worker. If the coordinator
+itself dies, the same command goes on from the checkpoint, and the journal gives back the samples that finished after
+it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
 from minglm.rl.config import Settings
-from minglm.rl.data_source import DataSource, Group, Sample
+from minglm.rl.data_source import DataSource, Group
+from minglm.rl.messages import (
+    CheckpointSaved,
+    EvaluationDone,
+    Heartbeat,
+    Progress,
+    Report,
+    RolloutResult,
+    RolloutsAborted,
+    RolloutsDone,
+    Started,
+    StepDone,
+    TrainerReady,
+    WeightsLoaded,
+    WeightsPublished,
+    WeightsRefused,
+    unexpected,
+)
 from minglm.rl.policy import Status
-from minglm.rl.recorder import Record
-from minglm.rl.rewards import Judge
-from minglm.rl.supervisor import Crew, Member
+from minglm.rl.recorder import MetricsRecorder
+from minglm.rl.rewards import RewardManager, RewardTask
+from minglm.rl.rollout_pool import RolloutPool
+from minglm.rl.supervisor import Supervisor, WorkerHandle
+from minglm.rl.trainer_client import TrainerClient
+from minglm.rl.weight_sync import Weights, WeightSync
 
 WAIT_S = 0.25  # longest time between two looks at the clock
 PATIENCE_S = 600.0  # without any progress, before the run gives up
-MAX_REFUSALS = 3  # pushes of one version that may be refused before the run stops
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The workers of a run, started; `ready` is the trainer's first report."""
+
+    supervisor: Supervisor
+    trainer: WorkerHandle
+    rollouts: Sequence[WorkerHandle]
+    ready: TrainerReady
+
+
+@dataclass
+class PromptEncoder:
+    """<|bos|><|user|>prompt<|assistant|>; refused where no response would fit behind it."""
+
+    tokenizer: Tokenizer
+    max_new_tokens: int
+    max_positions: int
+
+    def __call__(self, text: str) -> list[int]:
+        """Token ids of a prompt. Raises InputError where prompt and response together are too long for the model."""
+        ids = [self.tokenizer.bos, self.tokenizer.user, *self.tokenizer.encode(text), self.tokenizer.assistant]
+        if len(ids) + self.max_new_tokens > self.max_positions:
+            raise InputError(
+                f"prompt of {len(ids)} tokens and max_new_tokens={self.max_new_tokens}: the model has "
+                f"max_position_embeddings={self.max_positions}; lower max_new_tokens or the difficulty"
+            )
+        return ids
+
+
+@dataclass
+class Stopwatch:
+    """How long nothing has happened."""
+
+    patience_s: float
+    last: float = field(default_factory=time.monotonic)
+
+    def look(self, moved: bool) -> float | None:
+        """Seconds without progress where they are too many."""
+        now = time.monotonic()
+        if moved:
+            self.last = now
+        return now - self.last if now - self.last > self.patience_s else None
+
+
+def is_progress(report: Report) -> bool:
+    """Whether a report says more than that its worker lives."""
+    return not isinstance(report, Heartbeat) or bool(report.progress and report.progress.tokens)
 
 
 class Loop:
     """One run in memory.
 
     Args:
-        task: object with problem, reward, train_seed, heldout_seed (`minglm.rl.tasks`). tokenizer: of the model.
-        crew, trainer, rollouts: workers that have been started (`minglm.rl.run`). ready: the trainer's first words: weights,
-            version, config and, for a resumed run, the state that `_snapshot` made.
+        task: gives problems and rewards (`minglm.rl.tasks`). tokenizer: of the model.
+        workers: started; for a resumed run `workers.ready.state` is what `_snapshot` made.
+        show: called with one line for each thing that happens.
     """
 
     def __init__(
         self,
         settings: Settings,
         run_dir: Path,
-        task,
-        tokenizer,
-        crew: Crew,
-        trainer: Member,
-        rollouts: list[Member],
-        ready: dict,
+        task: RewardTask,
+        tokenizer: Tokenizer,
+        workers: Workers,
         show: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.settings, self.policy, self.run_dir, self.show = settings, settings.policy(), run_dir, show
-        self.tokenizer, self.config, self.max_positions = (
-            tokenizer,
-            ready["config"],
-            ready["config"]["max_position_embeddings"],
-        )
+        ready = workers.ready
+        self.settings, self.policy, self.show = settings, settings.policy(), show
+        self.stop_token = tokenizer.eos
+        self.encode = PromptEncoder(tokenizer, settings.max_new_tokens, ready.config["max_position_embeddings"])
         self.source = DataSource(settings, task, self.encode)
-        self.judge = Judge(settings, task, tokenizer)
-        self.status, self.updates = Status(version=ready["version"]), 0
-        self.open: dict[int, Group] = {}  # submitted, not complete; in order of submission
+        self.rewards = RewardManager(settings, task, tokenizer.decode)
+        self.status, self.updates = Status(version=ready.version), 0
         self.ready: list[Group] = []  # complete, waiting for an update
-        self.in_training: dict | None = None
-        self.since_save: list[dict] = []  # training messages that a restarted trainer needs again
-        self.weights: dict | None = None  # the newest that all rollout workers have
-        self.aborting: set[str] | None = None  # workers whose partial groups are awaited
-        self.evaluating: dict | None = None
-        self.saving: dict | None = None
-        self.reset_next = False
-        self.crew, self.trainer, self.rollouts = crew, trainer, rollouts
-        self.by_name = {m.name: m for m in rollouts}
-        self.push: dict | None = self._new_push(ready["weights"], ready["version"])
-        self.moved = time.monotonic()
-        self.record = Record(settings, run_dir, ready["state"], show)
-        crew.on_loss = self._lost
-        for member in crew.members:
-            self.record.event("started", worker=member.name, pid=member.handle.pid)
-        if ready["state"]:
-            self._restore(ready["state"])
-
-    def _new_push(self, path: str, version: int) -> dict:
-        """Weights on their way to the rollout workers, and whom they have not reached."""
-        return {"path": path, "version": version, "sent": False, "left": set(self.by_name), "refused": 0}
-
-    def encode(self, text: str) -> list[int]:
-        """<|bos|><|user|>prompt<|assistant|>; refused where no answer would fit behind it."""
-        ids = [self.tokenizer.bos, self.tokenizer.user, *self.tokenizer.encode(text), self.tokenizer.assistant]
-        if len(ids) + self.settings.max_new_tokens > self.max_positions:
-            raise InputError(
-                f"prompt of {len(ids)} tokens and max_new_tokens={self.settings.max_new_tokens}: the model has "
-                f"max_position_embeddings={self.max_positions}; lower max_new_tokens or the difficulty"
-            )
-        return ids
+        self.supervisor = workers.supervisor
+        self.recorder = MetricsRecorder(settings, run_dir, ready.state, show)
+        self.rollouts = RolloutPool(settings, workers.rollouts, self.recorder.now)
+        self.weights = WeightSync(workers.rollouts, ready.config, self.encode.max_positions)
+        self.weights.begin(Weights(ready.weights, ready.version))
+        self.trainer = TrainerClient(workers.trainer)
+        self.stopwatch = Stopwatch(max(PATIENCE_S, 2 * settings.stall_s))
+        self.supervisor.on_restart = self._on_restart
+        for worker in self.supervisor.workers:
+            self.recorder.event("started", worker=worker.name, pid=worker.connection.pid)
+        if ready.state:
+            self._restore(ready.state)
 
     # ------------------------------------------------------------------ running
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         """All updates; returns a summary. Raises InputError for what cannot be mended."""
         try:
-            if self.record.first_pass is None:
+            if self.recorder.count.first_pass is None:
                 self._evaluate()
-            while self.updates < self.settings.updates or self.in_training or self.evaluating or self.push:
+            while self._unfinished():
                 self._advance()
                 self._listen()
-                if self.judge.solved:
-                    self.show(self.judge.solved)
+                if self.rewards.solved:
+                    self.show(self.rewards.solved)
                     break
-            if self.record.last_eval != self.updates:
+            if self.recorder.count.last_eval != self.updates:
                 self._evaluate()
-                while self.evaluating:
+                while self.trainer.evaluating:
                     self._listen()
             self._save()
-            while self.saving:
+            while self.trainer.saving:
                 self._listen()
-            return self.record.summary(self.updates, self.judge, self.crew.restarts)
+            return self.recorder.summary(self.updates, self.rewards, self.supervisor.restarts)
         finally:
-            self.crew.dismiss()
-            self.record.close()
+            self.supervisor.shutdown()
+            self.recorder.close()
+
+    def _unfinished(self) -> bool:
+        trainer_busy = self.trainer.in_training is not None or self.trainer.evaluating is not None
+        return self.updates < self.settings.updates or trainer_busy or self.weights.pending is not None
 
     def _listen(self) -> None:
-        heard = self.crew.listen(WAIT_S)
-        now = time.monotonic()
-        if any(message["got"] != "beat" or message.get("made") for _, message in heard):
-            self.moved = now
-        if now - self.moved > max(PATIENCE_S, 2 * self.settings.stall_s):
+        heard = self.supervisor.listen(WAIT_S)
+        idle_s = self.stopwatch.look(moved=any(is_progress(report) for _, report in heard))
+        if idle_s is not None:
             raise InputError(
-                f"nothing has happened for {now - self.moved:.0f} s though all workers live ({len(self.open)} groups open, "
-                f"{len(self.ready)} ready); the same command resumes from the last checkpoint"
+                f"nothing has happened for {idle_s:.0f} s though all workers live ({len(self.rollouts.in_flight)} "
+                "groups "
+                f"in flight, {len(self.ready)} ready); the same command resumes from the last checkpoint"
             )
-        for member, message in heard:
-            if member is self.trainer:
-                getattr(self, "_trainer_" + message["got"], lambda m: None)(message)
+        for worker, report in heard:
+            if worker is self.trainer.worker:
+                self._on_trainer_report(report)
             else:
-                self._account(member, message)
-                getattr(self, "_rollout_" + message["got"], lambda member, m: None)(member, message)
-        self.crew.mend()
+                self._on_rollout_report(worker, report)
+        self.supervisor.restart_lost()
+
+    def _on_trainer_report(self, report: Report) -> None:
+        match report:
+            case Started():
+                self._on_started(self.trainer.worker)
+            case TrainerReady():
+                self._on_trainer_back(report)
+            case StepDone():
+                self._on_step_done(report)
+            case WeightsPublished(weights=path, version=version):
+                self.weights.republished(Weights(path, version))
+            case EvaluationDone():
+                self._on_evaluated(report)
+            case CheckpointSaved():
+                self.trainer.checkpoint_saved(report)
+            case _:
+                raise unexpected(report, "the coordinator, from a trainer,")
+
+    def _on_rollout_report(self, worker: WorkerHandle, report: Report) -> None:
+        match report:
+            case Started():
+                self._on_started(worker)
+            case Heartbeat(progress=Progress() as progress):
+                self._on_progress(worker, progress)
+            case RolloutsDone(requests=results, progress=progress):
+                self._on_progress(worker, progress)
+                self._on_results(worker, results)
+            case RolloutsAborted(requests=results, progress=progress):
+                self._on_progress(worker, progress)
+                for result in results:
+                    self._receive(worker, result)
+                self._on_aborted(worker)
+            case WeightsLoaded():
+                self._on_weights_loaded(worker, report)
+            case WeightsRefused():
+                self._on_weights_refused(worker, report)
+            case _:
+                raise unexpected(report, "the coordinator, from a rollout worker,")
+
+    def _on_started(self, worker: WorkerHandle) -> None:
+        self.recorder.event("started", worker=worker.name, pid=worker.connection.pid)
+
+    # ------------------------------------------------------------------ what may happen next
 
     def _advance(self) -> None:
         """Everything that may start now."""
-        if self.push and not self.push["sent"] and (self.policy.continuous or not self.open):
-            self._send_push()
+        in_flight = bool(self.rollouts.in_flight)
+        pending = self.weights.pending
+        if pending is not None and not pending.sent and (self.policy.continuous or not in_flight):
+            self.weights.send()
         if len(self.source.buffer) and self.policy.continuous and self._may_submit():
-            self._submit()  # what a checkpoint left unfinished is old: it is in flight again before the next update is chosen
-        if (
-            self.aborting is None
-            and not self.in_training
-            and not self.push
-            and not self.evaluating
-            and self.updates < self.settings.updates
-        ):
-            self._drop_stale()
+            # what a checkpoint left unfinished is old: it is in flight again before the next update is chosen
+            self._submit()
+        if self._may_train():
+            self._filter_stale()
             self._count()
             if self.policy.batch_is_ready(self.status) and not self._must_wait():
-                if self.open and not self.policy.continuous:
-                    self._abort()
+                if self.rollouts.in_flight and not self.policy.continuous:
+                    self.rollouts.abort()
                 else:
                     self._train()
         if self._may_submit():
             self._submit()
 
+    def _may_train(self) -> bool:
+        trainer_free = self.trainer.in_training is None and self.trainer.evaluating is None
+        return (
+            trainer_free
+            and self.rollouts.aborting is None
+            and self.weights.pending is None
+            and self.updates < self.settings.updates
+        )
+
     def _may_submit(self) -> bool:
-        if self.aborting is not None or self.weights is None:
+        if self.rollouts.aborting is not None or self.weights.current is None:
             return False
         if self.policy.continuous:
             return True
-        free = not self.push and not self.evaluating
-        return free and (self.policy.generates_ahead or not self.in_training)
+        free = self.weights.pending is None and self.trainer.evaluating is None
+        return free and (self.policy.generates_ahead or self.trainer.in_training is None)
+
+    def _must_wait(self) -> bool:
+        """Async: whether a group in flight would break the staleness bound if this update came before it."""
+        if not self.settings.strict:
+            return False
+        return self.policy.must_wait(self.status, self.rollouts.versions(), Counter(g.version for g in self.ready))
 
     def _count(self) -> None:
-        self.status.running, self.status.finished = len(self.open), len(self.ready)
+        self.status.running, self.status.finished = len(self.rollouts.in_flight), len(self.ready)
 
     # ------------------------------------------------------------------ rollout
 
     def _submit(self) -> None:
         while True:
             self._count()
-            training = 1 if self.in_training else 0
-            needed = (
-                (self.settings.updates - self.updates - training) * self.policy.prompts_per_batch
-                - len(self.ready)
-                - len(self.open)
-            )
-            room = self.policy.groups_to_submit(self.status)
-            room = room if self.policy.aborts_at_target and needed > 0 else min(room, needed)
-            if room <= 0:
+            in_training = 1 if self.trainer.in_training else 0
+            updates_left = self.settings.updates - self.updates - in_training
+            needed = updates_left * self.policy.prompts_per_batch - self.status.finished - self.status.running
+            count = self.policy.groups_to_submit(self.status)
+            if not (self.policy.aborts_at_target and needed > 0):
+                count = min(count, needed)
+            if count <= 0:
                 return
-            for group in self.source.take(room):
-                tokens = any(s.versions for s in group.samples)
-                group.version = group.oldest_version if tokens else self.status.version
-                self.open[group.index] = group
-                member = min(self.rollouts, key=lambda m: len(m.groups))
-                member.groups.add(group.index)
-                self._send_group(member, group)
-            for index in [i for i, g in self.open.items() if g.complete]:  # all of it came back from the journal
-                self._complete(index)
+            for group in self.source.take(count):
+                group.version = group.oldest_version if group.started else self.status.version
+                self.rollouts.submit(group)
+            for group in [g for g in self.rollouts.in_flight.values() if g.complete]:
+                self._complete(group)  # all of it came back from the journal
 
-    def _send_group(self, member: Member, group: Group) -> None:
-        now, requests = self.record.now(), []
-        for k, sample in enumerate(group.samples):
-            if not sample.done:
-                sample.segments.append([now, None, len(sample.tokens)])
-                requests.append(
-                    {
-                        "id": f"{group.index}.{k}",
-                        "prompt": group.prompt,
-                        "seed": self.settings.sample_seed(group.index, k),
-                        "tokens": sample.tokens,
-                        "logprobs": sample.logprobs,
-                        "versions": sample.versions,
-                        "routes": sample.routes,
-                    }
-                )
-        if requests:
-            member.handle.send({"do": "submit", "requests": requests})
+    def _on_progress(self, worker: WorkerHandle, progress: Progress) -> None:
+        worker.undelivered_tokens += progress.tokens
+        self.recorder.rollout(progress)
 
-    def _account(self, member: Member, message: dict) -> None:
-        if "made" in message:
-            member.made += message["made"]
-            self.record.rollout(message)
-
-    def _take_in(self, member: Member, values: dict) -> tuple[Group, int, Sample] | None:
-        """Put what came back into its sample; None for what nobody waits for any more."""
-        index, k = map(int, values["id"].split("."))
-        group = self.open.get(index)
-        if group is None or group.samples[k].done:
+    def _receive(self, worker: WorkerHandle, result: RolloutResult) -> tuple[Group, int] | None:
+        received = self.rollouts.receive(worker, result)
+        if received is None:
             return None
-        sample = group.samples[k]
-        fresh = len(values["tokens"]) - len(sample.tokens)
-        member.made -= fresh
-        self.record.generated += fresh
-        sample.tokens, sample.logprobs, sample.versions = values["tokens"], values["logprobs"], values["versions"]
-        sample.routes, sample.reason = values["routes"], values["reason"]
-        if sample.segments and sample.segments[-1][1] is None:
-            start, _, before = sample.segments[-1]
-            sample.segments[-1] = [start, self.record.now(), len(sample.tokens) - before]
-        return group, k, sample
+        group, k, _, new_tokens = received
+        self.recorder.count.generated += new_tokens
+        return group, k
 
-    def _rollout_finished(self, member: Member, message: dict) -> None:
-        for values in message["requests"]:
-            if taken := self._take_in(member, values):
-                group, k, sample = taken
-                self.record.journal.write(group.index, k, sample.to_dict())
+    def _on_results(self, worker: WorkerHandle, results: Sequence[RolloutResult]) -> None:
+        for result in results:
+            if received := self._receive(worker, result):
+                group, k = received
+                self.recorder.finished(group.index, k, group.samples[k])
                 if group.complete:
-                    self._complete(group.index)
+                    self._complete(group)
 
-    def _complete(self, index: int) -> None:
-        group = self.open.pop(index)
-        for member in self.rollouts:
-            member.groups.discard(index)
-        status = self.judge.judge(group)
-        self.record.completed(group, status, self.judge)
+    def _complete(self, group: Group) -> None:
+        self.rollouts.remove(group)
+        status = self.rewards.score(group)
+        self.recorder.completed(group, status, self.rewards)
         if status == "ready":
             self.ready.append(group)
 
-    # ------------------------------------------------------------------ abort
-
-    def _abort(self) -> None:
-        """The target is reached and others still run: april keeps their parts; the rest lose what a filter's refill began."""
-        self.aborting = set(self.by_name)
-        for member in self.rollouts:
-            member.handle.send({"do": "abort"})
-
-    def _rollout_aborted(self, member: Member, message: dict) -> None:
-        for values in message["requests"]:
-            self._take_in(member, {**values, "reason": None})
-        self._abort_ended(member)
-
-    def _abort_ended(self, member: Member) -> None:
-        if self.aborting is None:
+    def _on_aborted(self, worker: WorkerHandle) -> None:
+        """The target is reached and others still ran: april keeps their parts; else what a filter's refill began is
+        lost."""
+        groups = self.rollouts.aborted(worker)
+        if groups is None:
             return
-        self.aborting.discard(member.name)
-        if self.aborting:
-            return
-        self.aborting = None
-        groups, self.open = list(self.open.values()), {}
-        for m in self.rollouts:
-            m.groups.clear()
-        self.record.aborted(groups, kept=self.policy.aborts_at_target)
+        self.recorder.aborted(groups, kept=self.policy.aborts_at_target)
         if self.policy.aborts_at_target:
             self.source.buffer.put_back(groups)
 
-    def _drop_stale(self) -> None:
-        for group in [g for g in self.ready if self.policy.too_stale(self.status.version, g.oldest_version)]:
-            self.ready.remove(group)
-            self.record.filtered_stale(group)
-
     # ------------------------------------------------------------------ training
 
-    def _must_wait(self) -> bool:
-        """Async: whether a group in flight would break the staleness bound if this update came before it."""
-        if not self.settings.strict:
-            return False
-        return self.policy.must_wait(
-            self.status, Counter(g.version for g in self.open.values()), Counter(g.version for g in self.ready)
-        )
+    def _filter_stale(self) -> None:
+        for group in [g for g in self.ready if self.policy.too_stale(self.status.version, g.oldest_version)]:
+            self.ready.remove(group)
+            self.recorder.filtered_stale(group)
 
     def _train(self) -> None:
-        if self.settings.strict and self.policy.mode == "async":
-            self.ready.sort(
-                key=lambda g: (g.version, g.index)
-            )  # the oldest first: they may not wait for the next update
-        batch, self.ready = self.ready[: self.policy.prompts_per_batch], self.ready[self.policy.prompts_per_batch :]
+        if self.settings.strict and self.policy.mode == "async":  # the oldest may not wait for the next update
+            self.ready.sort(key=lambda g: (g.version, g.index))
+        size = self.policy.prompts_per_batch
+        batch, self.ready = self.ready[:size], self.ready[size:]
         if self.policy.discards_surplus:
-            self.record.wasted(self.ready)
+            self.recorder.wasted(self.ready)
             self.ready = []
         update = self.updates + 1
-        pushes = self.policy.syncs_weights_after(update)
-        message = {
-            "do": "train",
-            "update": update,
-            "version": self.status.version,
-            "reset": self.reset_next,
-            "push": self.status.version + 1 if pushes else None,
-            "groups": [{"prompt": g.prompt, "samples": [s.to_dict() for s in g.samples]} for g in batch],
-        }
-        self.reset_next = pushes and self.policy.resets_optimizer_after_weight_sync
+        syncs = self.policy.syncs_weights_after(update)
+        version = self.status.version
+        self.recorder.training(batch, version)
+        self.trainer.train(batch, update, version, version + 1 if syncs else None)
+        self.trainer.reset_next = syncs and self.policy.resets_optimizer_after_weight_sync
         self.status.accepted += len(batch)
-        self.in_training = message
-        self.since_save.append(message)
-        self.record.training(batch, self.status.version)
-        self.trainer.handle.send(message)
 
-    def _trainer_trained(self, message: dict) -> None:
-        if self.in_training is None or message["update"] != self.in_training["update"]:
+    def _on_step_done(self, report: StepDone) -> None:
+        command = self.trainer.step_done(report)
+        if command is None:
             return  # a restarted trainer goes through what was already done
-        sent, self.in_training = self.in_training, None
-        self.updates = message["update"]
-        if sent["push"] is not None:
-            self.push = self._new_push(message["weights"], sent["push"])
-        self.record.trained(
-            message,
-            self.updates,
-            sent["push"] if sent["push"] is not None else self.status.version,
-            self.judge,
-            self.crew.restarts,
-        )
+        self.updates = report.update
+        newest = self.status.version
+        if report.weights is not None and command.sync_version is not None:
+            newest = command.sync_version
+            self.weights.begin(Weights(report.weights, newest))
+        self.recorder.trained(report, newest, self.rewards, self.supervisor.restarts)
         last = self.updates == self.settings.updates
         if self.updates % self.settings.checkpoint_every == 0 and not last:
             self._save()
         if self.settings.eval_every and self.updates % self.settings.eval_every == 0:
             self._evaluate()
 
-    def _send_push(self) -> None:
-        self.push["sent"] = True
-        for member in self.rollouts:
-            self._send_weights(member, self.push)
+    def _on_weights_loaded(self, worker: WorkerHandle, report: WeightsLoaded) -> None:
+        if not self.weights.loaded(worker, report):
+            return  # an old sync's, from a worker that was restarted
+        self.recorder.weights_loaded(worker.name, report)
+        if self.weights.pending is None:
+            self.status.version = report.version
 
-    def _send_weights(self, member: Member, weights: dict) -> None:
-        member.handle.send(
-            {
-                "do": "push",
-                "path": weights["path"],
-                "version": weights["version"],
-                "config": self.config,
-                "max_len": self.max_positions,
-            }
-        )
-
-    def _rollout_pushed(self, member: Member, message: dict) -> None:
-        if self.push is None or message["version"] != self.push["version"]:
-            return
-        self.push["left"].discard(member.name)
-        self.record.pushed(member.name, message)
-        if not self.push["left"]:
-            self.weights = {"path": self.push["path"], "version": self.push["version"]}
-            self.status.version, self.push = self.push["version"], None
-
-    def _rollout_refused(self, member: Member, message: dict) -> None:
-        """A weights file was missing, torn or of another version: the trainer writes it again, a few times at most."""
-        self.record.refused(member.name, message)
-        if self.push is None or message["version"] != self.push["version"]:
-            return
-        self.push["refused"] += 1
-        if self.push["refused"] > MAX_REFUSALS:
-            raise InputError(
-                f"{member.name}: refused the weights {self.push['refused']} times ({message['why']}); look at {self.run_dir / 'weights'}"
-            )
-        self.trainer.handle.send({"do": "publish", "version": self.push["version"]})
-
-    def _trainer_published(self, message: dict) -> None:
-        if self.push and self.push["version"] == message["version"]:
-            self.push["path"] = message["weights"]
-            for name in self.push["left"]:
-                self._send_weights(self.by_name[name], self.push)
+    def _on_weights_refused(self, worker: WorkerHandle, report: WeightsRefused) -> None:
+        self.recorder.weights_refused(worker.name, report)
+        if self.weights.refused(worker, report):
+            self.trainer.publish(report.version)
 
     # ------------------------------------------------------------------ workers come and go
 
-    def _trainer_ready(self, message: dict) -> None:
-        """A restarted trainer is back at its last checkpoint: it goes through the updates since then once more."""
-        for again in self.since_save:
-            if self.saving and again["update"] > self.saving["state"]["updates"]:
-                self._save_again()
-            if again["update"] > message["updates"]:
-                self.trainer.handle.send(again)
-        self._save_again()
-        if self.evaluating:
-            self.trainer.handle.send(self.evaluating)
-        if self.push and self.push["refused"]:
-            self.trainer.handle.send({"do": "publish", "version": self.push["version"]})
-
-    def _trainer_started(self, message: dict) -> None:
-        self.record.event("started", worker="trainer", pid=self.trainer.handle.pid)
-
-    def _rollout_started(self, member: Member, message: dict) -> None:
-        self.record.event("started", worker=member.name, pid=member.handle.pid)
-
-    def _lost(self, member: Member, reason: str) -> None:
+    def _on_restart(self, worker: WorkerHandle, reason: str) -> None:
         """A worker has been started again: send what it needs; nothing that had finished is lost."""
-        if member is self.trainer:
-            self.record.fault(member.name, reason, lost_tokens=0, requeued=0)
-            if self.saving:
-                self.saving["again"] = False
-            member.handle.send({"do": "hello"})  # its "ready" says from which update it goes on
+        if worker is self.trainer.worker:
+            self.recorder.fault(worker.name, reason, lost_tokens=0, requeued=0)
+            self.trainer.restarted()
             return
-        groups = [g for g in self.open.values() if g.index in member.groups]
-        waiting = [s for g in groups for s in g.samples if not s.done]
-        self.record.fault(member.name, reason, lost_tokens=max(0, member.made), requeued=len(waiting))
-        for sample in waiting:
-            if sample.segments and sample.segments[-1][1] is None:
-                sample.segments.pop()
-        if weights := self.push if self.push and self.push["sent"] else self.weights:
-            self._send_weights(member, weights)
-        if self.aborting is not None and member.name in self.aborting:
-            self._abort_ended(member)  # its parts go back as they were sent to it
+        groups, samples = self.rollouts.unfinished(worker)
+        self.recorder.fault(worker.name, reason, lost_tokens=max(0, worker.undelivered_tokens), requeued=len(samples))
+        self.weights.resend(worker)
+        if self.rollouts.aborting is not None and worker.name in self.rollouts.aborting:
+            self._on_aborted(worker)  # its parts go back as they were sent to it
         else:
-            for group in groups:
-                self._send_group(member, group)
+            self.rollouts.resubmit(worker, groups)
+
+    def _on_trainer_back(self, report: TrainerReady) -> None:
+        self.trainer.repeat(report)
+        pending = self.weights.pending
+        if pending is not None and pending.refusals:
+            self.trainer.publish(pending.weights.version)
 
     # ------------------------------------------------------------------ held-out problems, checkpoints
 
     def _evaluate(self) -> None:
-        if not self.settings.eval_problems:
-            return
-        self.evaluating = {
-            "do": "evaluate",
-            "prompts": [self.encode(p.prompt) for p in self.judge.held_out],
-            "max_len": self.max_positions,
-            "stop": [self.tokenizer.eos],
-        }
-        self.trainer.handle.send(self.evaluating)
+        if self.settings.eval_problems:
+            prompts = [self.encode(problem.prompt) for problem in self.rewards.held_out]
+            self.trainer.evaluate(prompts, self.encode.max_positions, [self.stop_token])
 
-    def _trainer_evaluated(self, message: dict) -> None:
-        if self.evaluating:
-            self.evaluating = None
-            self.record.evaluated(
-                self.updates,
-                self.judge.pass_at_1(message["answers"]["sampled"]),
-                self.judge.pass_at_1(message["answers"]["greedy"]),
-                message["seconds"],
-            )
+    def _on_evaluated(self, report: EvaluationDone) -> None:
+        if self.trainer.evaluating is None:
+            return  # a restarted trainer did it twice
+        self.trainer.evaluating = None
+        sampled, greedy = self.rewards.pass_at_1(report.sampled), self.rewards.pass_at_1(report.greedy)
+        self.recorder.evaluated(self.updates, sampled, greedy, report.seconds)
 
     def _save(self) -> None:
-        self.record.before_checkpoint(self.updates)
-        self.saving = {"do": "save", "state": self._snapshot()}
-        self.trainer.handle.send(self.saving)
+        self.recorder.before_checkpoint(self.updates)
+        self.trainer.save(self._snapshot())
 
-    def _save_again(self) -> None:
-        """For a restarted trainer, between the updates where it belongs; once."""
-        if self.saving and not self.saving.get("again"):
-            self.saving["again"] = True
-            self.trainer.handle.send(self.saving)
-
-    def _trainer_saved(self, message: dict) -> None:
-        self.saving = None
-        self.since_save = [m for m in self.since_save if m["update"] > message["updates"]]
-
-    def _snapshot(self) -> dict:
+    def _snapshot(self) -> dict[str, Any]:
         """All that a resumed run needs beside weights and optimiser; draws follow from seeds and need no state."""
-        buffered = list(self.source.buffer.waiting)
+        unfinished = (*self.rollouts.in_flight.values(), *self.source.buffer.waiting)
+        pending = self.weights.pending
         return {
-            "version": self.push["version"] if self.push else self.status.version,
+            "version": pending.weights.version if pending is not None else self.status.version,
             "updates": self.updates,
             "accepted": self.status.accepted,
             "position": self.source.position,
-            "reset_next": self.reset_next,
-            "ready": [g.to_dict() for g in self.ready],
-            "unfinished": [g.to_dict() for g in (*self.open.values(), *buffered)],
-            "counts": self.record.counts(),
-            "judge": self.judge.counts(),
+            "reset_next": self.trainer.reset_next,
+            "ready": [group.to_dict() for group in self.ready],
+            "unfinished": [group.to_dict() for group in unfinished],
+            "counts": self.recorder.counts(),
+            "rewards": self.rewards.counts(),
         }
 
-    def _restore(self, state: dict) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         self.updates, self.status.accepted, self.status.version = state["updates"], state["accepted"], state["version"]
-        self.source.position, self.reset_next = state["position"], state["reset_next"]
-        self.ready = [self.source.restore(g) for g in state["ready"]]
-        self.judge.restore(state["judge"])
-        groups = [self.source.restore(g) for g in state["unfinished"]]
+        self.source.position, self.trainer.reset_next = state["position"], state["reset_next"]
+        self.ready = [self.source.restore(values) for values in state["ready"]]
+        self.rewards.restore(state["rewards"])
+        groups = [self.source.restore(values) for values in state["unfinished"]]
         for sample in (s for g in groups for s in g.samples):
-            sample.segments = [s for s in sample.segments if s[1] is not None]
+            sample.drop_open_segment()
         self.source.buffer.put_back(groups)
-        self.source.recovered = self.record.recover(state["updates"], state["version"], {g.index for g in self.ready})
+        done = {group.index for group in self.ready}
+        self.source.recovered = self.recorder.recover(state["updates"], state["version"], done)

@@ -1,12 +1,14 @@
 """The RL figures that this project states, each by a command that remakes it.
 
-    python -m minglm.rl.measure speed      sync, april and async on the long-tailed recipe, interleaved: trajectories/s, pass@1
+    python -m minglm.rl.measure speed      sync, april and async on the long-tailed recipe, interleaved:
+                                           trajectories/s, pass@1
     python -m minglm.rl.measure accuracy   the same modes on the recipe `sum`, which learns: final held-out pass@1
     python -m minglm.rl.measure lift       held-out pass@1 before and after the recipe `sum`, and the seconds it took
-    python -m minglm.rl.measure staleness  naive against corrected use of stale data over η, inline, so that every batch is
-                                           exactly η versions old
+    python -m minglm.rl.measure staleness  naive against corrected use of stale data over η (max_staleness), inline, so
+                                           that every batch is exactly η versions old
 
-Rows go to data/reference/rl_NAME.csv with --record, else to runs/rl_measure. A run that is there already is not run again.
+Rows go to data/reference/rl_NAME.csv with --record, else to runs/rl_measure. A run that is there already is not run
+again.
 """
 
 from __future__ import annotations
@@ -17,14 +19,23 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from minglm import datafiles
 from minglm.errors import InputError
 from minglm.rl import config as recipes
+from minglm.rl.run import rl
+from minglm.rl.warm_start import for_recipe
+from minglm.training import metrics
+
+Row: TypeAlias = dict[str, Any]
+Show: TypeAlias = Callable[[str], None]
 
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided 95% t quantiles by number of seeds
-SPEED_MODES = {"sync": {}, "april": {"over_sampling": 16}, "async": {"max_staleness": 2.0}}
+SPEED_MODES: dict[str, dict[str, Any]] = {"sync": {}, "april": {"over_sampling": 16}, "async": {"max_staleness": 2.0}}
 STALENESS_BOUNDS = (0, 2, 8)
 USES = {"naive": "naive", "corrected": "decoupled_ppo"}
 
@@ -36,49 +47,45 @@ def interval(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), T_95.get(len(values), 2.0) * statistics.stdev(values) / len(values) ** 0.5
 
 
-def warm(recipe: str, folder: Path, show: Callable[[str], None]) -> Path:
-    """The recipe's warm start in `folder`, made once."""
-    from minglm.rl.warm_start import for_recipe
-
+def warm_started(recipe: str, folder: Path, show: Show) -> Path:
+    """Run folder of the recipe's SFT warm start in `folder`, made once."""
     values = recipes.read(recipe)
     start = values.pop("warm_start", None)
-    return for_recipe(start, recipes.from_dict(values), folder, show)
+    return for_recipe(start, recipes.Settings.from_dict(values), folder, show)
 
 
-def one(recipe: str, name: str, folder: Path, show, engine: str = "local", **changes) -> dict:
-    """One run; its summary."""
-    from minglm.rl.run import rl
+@dataclass(frozen=True)
+class Bench:
+    """Where and how the runs of a figure are made."""
 
-    done = folder / name / "summary.json"
-    settings = recipes.load(recipe, changes)
-    if done.is_file():
-        found = json.loads(done.read_text(encoding="utf-8"))
-        if found["updates"] == settings.updates:
-            return found
-    return rl(settings, folder / name, warm(recipe, folder, show), overwrite=True, engine=engine, show=show)
+    folder: Path
+    seeds: list[int]
+    show: Show = lambda line: None
+    updates: int | None = None  # fewer or more than the recipe's own
+
+    def run(self, recipe: str, name: str, engine: str = "local", **changes: Any) -> dict[str, Any]:
+        """One run, if it is not there already; its summary."""
+        if self.updates:
+            changes["updates"] = self.updates
+        settings = recipes.load(recipe, changes)
+        done = self.folder / name / "summary.json"
+        if done.is_file():
+            summary: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+            if summary["updates"] == settings.updates:
+                return summary
+        start = warm_started(recipe, self.folder, self.show)
+        return rl(settings, self.folder / name, start, overwrite=True, engine=engine, show=self.show)
 
 
-def speed(folder: Path, seeds: list[int], show=lambda line: None, updates: int | None = None) -> list[dict]:
+def speed(bench: Bench) -> list[Row]:
     """Modes interleaved, seed by seed, so that all meet the same machine. The rate leaves out the first two updates, in
     which pipelines fill, and all evaluation."""
-    from minglm.training import metrics
-
-    rows = []
-    for seed in seeds:
+    rows: list[Row] = []
+    for seed in bench.seeds:
         for mode, rules in SPEED_MODES.items():
             name = f"speed_{mode}_{seed}"
-            s = one(
-                "long_tail",
-                name,
-                folder,
-                show,
-                mode=mode,
-                seed=seed,
-                eval_problems=2000,
-                **rules,
-                **({"updates": updates} if updates else {}),
-            )
-            log = metrics.read(folder / name / "metrics.csv")
+            s = bench.run("long_tail", name, mode=mode, seed=seed, eval_problems=2000, **rules)
+            log = metrics.read(bench.folder / name / "metrics.csv")
             first, last = log[min(1, len(log) - 2)], log[-1]
             rate = (last["trajectories"] - first["trajectories"]) / (last["time_s"] - first["time_s"])
             rows.append(
@@ -100,165 +107,129 @@ def speed(folder: Path, seeds: list[int], show=lambda line: None, updates: int |
     return rows
 
 
-def accuracy(folder: Path, seeds: list[int], show=lambda line: None, updates: int | None = None) -> list[dict]:
+def accuracy(bench: Bench) -> list[Row]:
     """Where a recipe that learns ends in each mode, after the same number of updates."""
-    rows = []
-    for seed in seeds:
+    rows: list[Row] = []
+    for seed in bench.seeds:
         for mode, rules in {**SPEED_MODES, "april": {"over_sampling": 48}}.items():
-            s = one(
-                "sum",
-                f"accuracy_{mode}_{seed}",
-                folder,
-                show,
-                mode=mode,
-                seed=seed,
-                eval_every=0,
-                eval_problems=1000,
-                **rules,
-                **({"updates": updates} if updates else {}),
-            )
-            rows.append(
-                {
-                    "mode": mode,
-                    "seed": seed,
-                    "updates": s["updates"],
-                    "pass_at_1_before": s["pass_at_1_before"],
-                    "pass_at_1": s["pass_at_1"],
-                    "seconds": s["seconds"],
-                }
-            )
+            name = f"accuracy_{mode}_{seed}"
+            s = bench.run("sum", name, mode=mode, seed=seed, eval_every=0, eval_problems=1000, **rules)
+            keys = ("updates", "pass_at_1_before", "pass_at_1", "seconds")
+            rows.append({"mode": mode, "seed": seed, **{key: s[key] for key in keys}})
     return rows
 
 
-def lift(folder: Path, seeds: list[int], show=lambda line: None, updates: int | None = None) -> list[dict]:
-    rows = []
-    for seed in seeds:
-        s = one(
-            "sum",
-            f"lift_{seed}",
-            folder,
-            show,
-            mode="async",
-            max_staleness=1.0,
-            seed=seed,
-            **({"updates": updates} if updates else {}),
-        )
-        rows.append(
-            {
-                "seed": seed,
-                "mode": s["mode"],
-                "updates": s["updates"],
-                "seconds": s["seconds"],
-                "pass_at_1_before": s["pass_at_1_before"],
-                "pass_at_1": s["pass_at_1"],
-                "lift": s["pass_at_1"] - s["pass_at_1_before"],
-            }
-        )
+def lift(bench: Bench) -> list[Row]:
+    """Held-out pass@1 before and after the recipe `sum`."""
+    rows: list[Row] = []
+    for seed in bench.seeds:
+        s = bench.run("sum", f"lift_{seed}", mode="async", max_staleness=1.0, seed=seed)
+        keys = ("mode", "updates", "seconds", "pass_at_1_before", "pass_at_1")
+        rows.append({"seed": seed, **{key: s[key] for key in keys}, "lift": s["pass_at_1"] - s["pass_at_1_before"]})
     return rows
 
 
-def staleness(folder: Path, seeds: list[int], show=lambda line: None, updates: int | None = None) -> list[dict]:
-    rows = []
-    for seed in seeds:
+def staleness(bench: Bench) -> list[Row]:
+    """Naive against corrected use of data of every staleness."""
+    bench = replace(bench, updates=bench.updates or 40)
+    rows: list[Row] = []
+    for seed in bench.seeds:
         for max_staleness in STALENESS_BOUNDS:
             for use, objective in USES.items():
                 if max_staleness == 0 and use == "corrected":  # fresh data: the same update, bit for bit
                     continue
-                s = one(
+                s = bench.run(
                     "sum",
                     f"stale_{use}_{max_staleness}_{seed}",
-                    folder,
-                    show,
                     engine="inline",
                     mode="async",
                     max_staleness=float(max_staleness),
                     objective=objective,
                     seed=seed,
                     prompts_per_batch=16,
-                    updates=updates or 40,
                     eval_every=0,
                     eval_problems=400,
                     lr=0.001,
                 )
-                rows.append(
-                    {
-                        "use": use,
-                        "objective": objective,
-                        "max_staleness": max_staleness,
-                        "seed": seed,
-                        "updates": s["updates"],
-                        "pass_at_1_before": s["pass_at_1_before"],
-                        "pass_at_1": s["pass_at_1"],
-                        "reward": s["reward"],
-                    }
-                )
+                keys = ("updates", "pass_at_1_before", "pass_at_1", "reward")
+                row: Row = {"use": use, "objective": objective, "max_staleness": max_staleness, "seed": seed}
+                rows.append(row | {key: s[key] for key in keys})
     return rows
 
 
-def report(name: str, rows: list[dict]) -> list[str]:
+def report(name: str, rows: list[Row]) -> list[str]:
     """What the rows say, a line for each comparison."""
+    return {"speed": _report_speed, "accuracy": _report_accuracy, "lift": _report_lift}.get(name, _report_staleness)(
+        rows
+    )
+
+
+def _against_sync(rows: list[Row], mode: str) -> tuple[list[Row], str]:
+    """(rows of a mode, its pass@1 against that of sync with the same seeds)."""
+    base = {r["seed"]: r for r in rows if r["mode"] == "sync"}
+    own = [r for r in rows if r["mode"] == mode]
+    points, half = interval([100 * (r["pass_at_1"] - base[r["seed"]]["pass_at_1"]) for r in own])
+    return own, f"{points:+.1f} points against sync (±{half:.1f})"
+
+
+def _report_speed(rows: list[Row]) -> list[str]:
+    base = {r["seed"]: r["trajectories_per_s"] for r in rows if r["mode"] == "sync"}
     lines = []
-    if name == "speed":
-        base = {r["seed"]: r for r in rows if r["mode"] == "sync"}
-        for mode in SPEED_MODES:
-            mine = [r for r in rows if r["mode"] == mode]
-            ratio, half = interval([r["trajectories_per_s"] / base[r["seed"]]["trajectories_per_s"] for r in mine])
-            gap, spread = interval([100 * (r["pass_at_1"] - base[r["seed"]]["pass_at_1"]) for r in mine])
-            lines.append(
-                f"{mode}: {statistics.fmean(r['trajectories_per_s'] for r in mine):.1f} trajectories/s, {ratio:.2f}x sync (±{half:.2f}); "
-                f"pass@1 {statistics.fmean(r['pass_at_1'] for r in mine):.1%}, {gap:+.1f} points against sync (±{spread:.1f})"
-            )
-    elif name == "accuracy":
-        base = {r["seed"]: r for r in rows if r["mode"] == "sync"}
-        for mode in SPEED_MODES:
-            mine = [r for r in rows if r["mode"] == mode]
-            end, half = interval([100 * r["pass_at_1"] for r in mine])
-            gap, spread = interval([100 * (r["pass_at_1"] - base[r["seed"]]["pass_at_1"]) for r in mine])
-            lines.append(
-                f"{mode}: pass@1 {100 * statistics.fmean(r['pass_at_1_before'] for r in mine):.1f}% -> {end:.1f}% (±{half:.1f}), {gap:+.1f} points against sync (±{spread:.1f})"
-            )
-    elif name == "lift":
-        for r in rows:
-            lines.append(
-                f"seed {r['seed']}: pass@1 {r['pass_at_1_before']:.1%} -> {r['pass_at_1']:.1%} ({100 * r['lift']:+.1f} points) in {r['seconds']:.0f} s"
-            )
-    else:
-        for max_staleness in sorted({r["max_staleness"] for r in rows}):
-            if max_staleness == 0:
-                mean, half = interval([100 * r["pass_at_1"] for r in rows if r["max_staleness"] == 0])
-                lines.append(f"η=0: fresh data, both are the same update: {mean:.1f}% (±{half:.1f})")
-                continue
-            found = {
-                use: interval(
-                    [100 * r["pass_at_1"] for r in rows if r["max_staleness"] == max_staleness and r["use"] == use]
-                )
-                for use in USES
-            }
-            pairs = {
-                use: {
-                    r["seed"]: 100 * r["pass_at_1"]
-                    for r in rows
-                    if r["max_staleness"] == max_staleness and r["use"] == use
-                }
-                for use in USES
-            }
-            both = [pairs["corrected"][s] - pairs["naive"][s] for s in pairs["naive"] if s in pairs["corrected"]]
-            gap, half = interval(both)
-            verdict = (
-                "naive use hurts"
-                if gap - half > 0
-                else "correction hurts"
-                if gap + half < 0
-                else "no difference that these seeds can show"
-            )
-            lines.append(
-                f"η={max_staleness}: naive {found['naive'][0]:.1f}% (±{found['naive'][1]:.1f}), corrected {found['corrected'][0]:.1f}% "
-                f"(±{found['corrected'][1]:.1f}), difference {gap:+.1f} (±{half:.1f}): {verdict}"
-            )
+    for mode in SPEED_MODES:
+        own, against_sync = _against_sync(rows, mode)
+        ratio, half = interval([r["trajectories_per_s"] / base[r["seed"]] for r in own])
+        lines.append(
+            f"{mode}: {statistics.fmean(r['trajectories_per_s'] for r in own):.1f} trajectories/s, {ratio:.2f}x sync "
+            f"(±{half:.2f}); "
+            f"pass@1 {statistics.fmean(r['pass_at_1'] for r in own):.1%}, {against_sync}"
+        )
     return lines
 
 
-def write(rows: list[dict], path: Path) -> None:
+def _report_accuracy(rows: list[Row]) -> list[str]:
+    lines = []
+    for mode in SPEED_MODES:
+        own, against_sync = _against_sync(rows, mode)
+        end, half = interval([100 * r["pass_at_1"] for r in own])
+        before = 100 * statistics.fmean(r["pass_at_1_before"] for r in own)
+        lines.append(f"{mode}: pass@1 {before:.1f}% -> {end:.1f}% (±{half:.1f}), {against_sync}")
+    return lines
+
+
+def _report_lift(rows: list[Row]) -> list[str]:
+    return [
+        f"seed {r['seed']}: pass@1 {r['pass_at_1_before']:.1%} -> {r['pass_at_1']:.1%} ({100 * r['lift']:+.1f} points) "
+        f"in {r['seconds']:.0f} s"
+        for r in rows
+    ]
+
+
+def _report_staleness(rows: list[Row]) -> list[str]:
+    lines = []
+    for bound in sorted({r["max_staleness"] for r in rows}):
+        passed = {
+            use: {r["seed"]: 100 * r["pass_at_1"] for r in rows if r["max_staleness"] == bound and r["use"] == use}
+            for use in USES
+        }
+        naive, corrected = passed["naive"], passed["corrected"]
+        mean, half = interval(list(naive.values()))
+        if bound == 0:
+            lines.append(f"η=0: fresh data, both are the same update: {mean:.1f}% (±{half:.1f})")
+            continue
+        corrected_mean, corrected_half = interval(list(corrected.values()))
+        difference, spread = interval([corrected[seed] - naive[seed] for seed in naive if seed in corrected])
+        verdict = "no difference that these seeds can show"
+        if abs(difference) > spread:
+            verdict = "naive use hurts" if difference > 0 else "correction hurts"
+        lines.append(
+            f"η={bound}: naive {mean:.1f}% (±{half:.1f}), corrected {corrected_mean:.1f}% (±{corrected_half:.1f}), "
+            f"difference {difference:+.1f} (±{spread:.1f}): {verdict}"
+        )
+    return lines
+
+
+def write(rows: list[Row], path: Path) -> None:
+    """Rows as CSV, floats to four places."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", newline="") as file:
         out = csv.DictWriter(file, list(rows[0]))
@@ -266,10 +237,10 @@ def write(rows: list[dict], path: Path) -> None:
         out.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
-def read(name: str) -> list[dict]:
+def read(name: str) -> list[Row]:
     """The recorded rows of data/reference/rl_NAME.csv, numbers as numbers."""
 
-    def value(text: str):
+    def value(text: str) -> int | float | str:
         try:
             return float(text) if "." in text else int(text)
         except ValueError:
@@ -279,21 +250,26 @@ def read(name: str) -> list[dict]:
         return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-WHAT = {"speed": speed, "accuracy": accuracy, "lift": lift, "staleness": staleness}
+FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
+    "speed": speed,
+    "accuracy": accuracy,
+    "lift": lift,
+    "staleness": staleness,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m minglm.rl.measure", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=WHAT)
+    """Make a figure's runs and print what they say; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m minglm.rl.measure", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=FIGURES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--updates", type=int, help="fewer or more than the figure's own")
     parser.add_argument("--folder", type=Path, default=Path("runs/rl_measure"))
     parser.add_argument("--record", action="store_true", help="write data/reference/rl_NAME.csv")
     args = parser.parse_args(argv)
     try:
-        rows = WHAT[args.what](
-            args.folder, args.seeds, lambda line: print(line, file=sys.stderr, flush=True), args.updates
-        )
+        show = partial(print, file=sys.stderr, flush=True)
+        rows = FIGURES[args.what](Bench(args.folder, args.seeds, show, args.updates))
     except InputError as err:
         print(err, file=sys.stderr)
         return 2

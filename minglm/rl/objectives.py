@@ -60,7 +60,8 @@ class Clip:
         for name, value in (("low", self.low), ("mask_low", self.mask_low)):
             if not 0 <= value <= 1:
                 raise InputError(
-                    f"clip {name}={value!r}: must lie in 0 to 1, as the ratio's lower bound is 1 − {name}; the default is 0.2"
+                    f"clip {name}={value!r}: must lie in 0 to 1, as the ratio's lower bound is 1 − {name}; the "
+                    "default is 0.2"
                 )
         for name, value in (("high", self.high), ("mask_high", self.mask_high), ("tis_low", self.tis_low)):
             if not value >= 0:
@@ -71,11 +72,13 @@ class Clip:
             )
         if not self.beta >= 1:
             raise InputError(
-                f"clip beta={self.beta!r}: must be at least 1, as the weight is kept inside 1/beta to beta; the default is 2"
+                f"clip beta={self.beta!r}: must be at least 1, as the weight is kept inside 1/beta to beta; the "
+                "default is 2"
             )
         if self.average not in ("token", "sequence"):
             raise InputError(
-                f"clip average={self.average!r}: not one of token, sequence{nearest(self.average, ('token', 'sequence'))}"
+                f"clip average={self.average!r}: not one of token, "
+                f"sequence{nearest(self.average, ('token', 'sequence'))}"
             )
 
 
@@ -88,20 +91,22 @@ def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
     A group without variance (all right, all wrong, or n = 1) has advantage exactly 0: it teaches nothing and must not
     divide by nothing. `normalise=False` leaves the division out (Dr. GRPO, arXiv 2503.20783).
 
-    Source: GRPO, DeepSeekMath, arXiv 2402.03300 §4.1. It does not say which deviation; the population's is used here, as
-    it is defined for n = 1 too.
+    Source: GRPO, DeepSeekMath, arXiv 2402.03300 §4.1. It does not say which deviation; the population's is used here,
+    as it is defined for n = 1 too.
 
     Raises:
         InputError: not two dimensions, or a reward that is not finite.
     """
     if rewards.ndim != 2 or rewards.shape[1] == 0:
         raise InputError(
-            f"rewards of shape {tuple(rewards.shape)}: must be (groups, samples of a group) with at least one sample; reshape them"
+            f"rewards of shape {tuple(rewards.shape)}: must be (groups, samples of a group) with at least one sample; "
+            "reshape them"
         )
     if not bool(torch.isfinite(rewards).all()):
         g, i = torch.nonzero(~torch.isfinite(rewards))[0].tolist()
         raise InputError(
-            f"reward {float(rewards[g, i])} of group {g}, sample {i}: must be finite; drop that sample or mend the reward function"
+            f"reward {float(rewards[g, i])} of group {g}, sample {i}: must be finite; drop that sample or mend the "
+            "reward function"
         )
     rewards = rewards.float() if not rewards.is_floating_point() else rewards
     centred = rewards - rewards.mean(1, keepdim=True)
@@ -124,14 +129,18 @@ def grpo(
     clip: Clip = Clip(),
     stale: Tensor | None = None,
 ) -> Result:
-    """−mean min(r·A, clip(r)·A) with r = π/π_old: the clipped loss of PPO with group advantages. `logp_behaviour` is not used.
+    """−mean min(r·A, clip(r)·A) with r = π/π_old: the clipped loss of PPO with group advantages. `logp_behaviour` is
+    not used.
 
-    Source: PPO, arXiv 1707.06347 eq. 7; GRPO, arXiv 2402.03300 eq. 3, without KL; asymmetric clip: DAPO, arXiv 2503.14476.
+    Source: PPO, arXiv 1707.06347 eq. 7; GRPO, arXiv 2402.03300 eq. 3, without KL; asymmetric clip: DAPO,
+    arXiv 2503.14476.
 
     Args, the same for all objectives:
-        logp: (N, T) log π of each sampled token, with gradient. logp_old: (N, T) log π_old. logp_behaviour: (N, T) log μ.
+        logp: (N, T) log π of each sampled token, with gradient. logp_old: (N, T) log π_old.
+        logp_behaviour: (N, T) log μ.
         advantages: (N,), or (N, T) for one per token.
-        mask: (N, T) bool or 0/1: the tokens that the policy wrote. Prompt, observations and padding are 0; what the other
+        mask: (N, T) bool or 0/1: the tokens that the policy wrote. Prompt, observations and padding are 0; what the
+            other
             tensors hold there does not matter.
         clip: bounds and averaging.
         stale: (N, T) bool, tokens that an earlier weight version sampled; read by `cross_stage` alone.
@@ -148,7 +157,8 @@ def grpo(
 
 
 def naive(logp, logp_old, logp_behaviour, advantages, mask, *, clip: Clip = Clip(), stale=None) -> Result:
-    """Stale data taken as fresh: `grpo` whose π_old was recomputed with the trainer's weights, whoever sampled the token.
+    """Stale data taken as fresh: `grpo` whose π_old was recomputed with the trainer's weights, whoever sampled the
+    token.
 
     The ratio starts at 1 for every token, so nothing corrects for staleness. The same formula as `grpo`, under the name
     that says what is done to the data. Source: slime's default (no --use-tis, no --use-rollout-logprobs).
@@ -167,7 +177,8 @@ def bypass(logp, logp_old, logp_behaviour, advantages, mask, *, clip: Clip = Cli
 
 
 def decoupled_ppo(logp, logp_old, logp_behaviour, advantages, mask, *, clip: Clip = Clip(), stale=None) -> Result:
-    """−mean w·min(r·A, clip(r)·A) with w = π_old/μ and r = π/π_old: the clip holds the step near π_old, w corrects for μ.
+    """−mean w·min(r·A, clip(r)·A) with w = π_old/μ and r = π/π_old: the clip holds the step near π_old, w corrects for
+    μ.
 
     Source: AReaL, arXiv 2505.24298 (decoupled objective, after Hilton et al., arXiv 2110.00641).
     """
@@ -179,8 +190,8 @@ def decoupled_ppo(logp, logp_old, logp_behaviour, advantages, mask, *, clip: Cli
 def tis(logp, logp_old, logp_behaviour, advantages, mask, *, clip: Clip = Clip(), stale=None) -> Result:
     """−mean w·min(r·A, clip(r)·A) with w = clamp(π_old/μ, tis_low, tis_high): truncated importance sampling.
 
-    Truncation bounds the variance and pays with bias. Source: slime `vanilla_tis_function` (--use-tis); GLM-5.2's public
-    recipe clamps to [0.5, 2].
+    Truncation bounds the variance and pays with bias. Source: slime `vanilla_tis_function` (--use-tis); GLM-5.2's
+    public recipe clamps to [0.5, 2].
     """
     b = _batch(logp, logp_old, logp_behaviour, advantages, mask, stale)
     ratio, raw = _ratio(b.logp, b.old), _ratio(b.old, b.behaviour)
@@ -189,7 +200,8 @@ def tis(logp, logp_old, logp_behaviour, advantages, mask, *, clip: Clip = Clip()
 
 
 def icepop(logp, logp_old, logp_behaviour, advantages, mask, *, clip: Clip = Clip(), stale=None) -> Result:
-    """−mean w·min(r·A, clip(r)·A) with w = π_old/μ where 1/β ≤ π_old/μ ≤ β, else 0: a token that has moved too far is left out.
+    """−mean w·min(r·A, clip(r)·A) with w = π_old/μ where 1/β ≤ π_old/μ ≤ β, else 0: a token that has moved too far is
+    left out.
 
     Source: GLM-5 report, arXiv 2602.15763 §3.2 (β = 2, ε 0.2/0.28, no KL); slime `icepop_function`.
     """

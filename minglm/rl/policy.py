@@ -3,14 +3,15 @@
 The real loop (processes, a model) and the simulator (SimPy) ask the same `Policy` the same questions, so what one shows
 the other obeys. A *group* is one prompt with all its samples; only complete groups train. Versions count weight syncs.
 
-    mode          rollout of the next batch                 at the target            weight sync
-    sync          after the update                          all are done             after every update, nothing is running
-    one_step_off  while the last batch trains               all are done             after every update, when the rollout has ended
-    async         always, at most max_staleness ahead       rollout goes on          after every update, into running requests
-    april         after the update, over-sampled            abort; partials are      after every update, nothing is running
-                                                            resumed first next time
-    glm5          always                                    rollout goes on          every `weight_sync_interval` updates, into
-                                                                                     running requests
+    mode          rollout of the next batch        at the target         weight sync
+    sync          after the update                 all are done          after every update, nothing is running
+    one_step_off  while the last batch trains      all are done          after every update, the rollout has ended
+    async         always, at most `max_staleness`  rollout goes on       after every update, into running requests
+                  batches ahead
+    april         after the update, over-sampled   abort; partials are   after every update, nothing is running
+                                                   resumed first
+    glm5          always                           rollout goes on       every `weight_sync_interval` updates, into
+                                                                         running requests
 
 Sources: slime `sglang_rollout.py` and `train_async.py` (sync, one_step_off, april); APRIL, arXiv 2509.18521 (april);
 AReaL `staleness_manager.py` (async: the capacity rule); GLM-5 report, arXiv 2602.15763 §4.1 (glm5).
@@ -60,13 +61,15 @@ class Policy:
             or not 0 <= self.max_staleness < math.inf
         ):
             raise InputError(
-                f"max_staleness={self.max_staleness!r}: staleness must be a number of at least 0; the default is {type(self).max_staleness}"
+                f"max_staleness={self.max_staleness!r}: staleness must be a number of at least 0; the default is "
+                f"{type(self).max_staleness}"
             )
         for name, least in (("prompts_per_batch", 1), ("weight_sync_interval", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(
-                    f"{name}={value!r}: must be a whole number of at least {least}; the default is {getattr(type(self), name)}"
+                    f"{name}={value!r}: must be a whole number of at least {least}; the default is "
+                    f"{getattr(type(self), name)}"
                 )
         for name, least in (
             ("over_sampling", self.prompts_per_batch),
@@ -96,6 +99,7 @@ class Policy:
 
     @property
     def aborts_at_target(self) -> bool:
+        """Whether what still runs is stopped when a batch is complete, and resumed first in the next round."""
         return self.mode == "april"
 
     @property
@@ -105,10 +109,12 @@ class Policy:
 
     @property
     def generates_ahead(self) -> bool:
+        """Whether the next batch rolls out while this one trains."""
         return self.mode == "one_step_off"
 
     @property
     def resets_optimizer_after_weight_sync(self) -> bool:
+        """Whether new weights begin with a fresh optimiser."""
         return self.mode == "glm5"
 
     def groups_to_submit(self, status: Status) -> int:
@@ -135,17 +141,19 @@ class Policy:
     def must_wait(
         self, status: Status, running: Mapping[int, int], finished: Mapping[int, int], batch: int | None = None
     ) -> bool:
-        """Whether an update must wait for groups in flight, so that none is ever more than ⌈max_staleness⌉ versions old when trained.
+        """Whether an update must wait for groups in flight, so that none is ever more than ⌈max_staleness⌉ versions
+        old when trained.
 
         Args:
             running, finished: version at which they were started → groups in flight, and complete groups that wait.
             batch: groups that this update takes, the oldest complete ones first; by default `prompts_per_batch`.
 
-        Async only. Whatever was started at version v or before must be trained by version v + ⌈max_staleness⌉, so among the first
-        (v + ⌈max_staleness⌉ + 1)·B groups (B = `prompts_per_batch`). The capacity rule of `groups_to_submit` keeps that while groups are
-        trained in the order of their start; a younger group that ends before an older one and is trained takes its place.
-        Hence the same rule once more for every version v in flight: groups accepted by then, and those of version ≤ v still
-        to come, must not be more than (v + ⌈max_staleness⌉ + 1)·B. It never blocks: with nothing in flight the oldest go first.
+        Async only. Whatever was started at version v or before must be trained by version v + ⌈max_staleness⌉, so
+        among the first (v + ⌈max_staleness⌉ + 1)·B groups (B = `prompts_per_batch`). The capacity rule of
+        `groups_to_submit` keeps that while groups are trained in the order of their start; a younger group that ends
+        before an older one and is trained takes its place. Hence the same rule once more for every version v in
+        flight: groups accepted by then, and those of version ≤ v still to come, must not be more than
+        (v + ⌈max_staleness⌉ + 1)·B. It never blocks: with nothing in flight the oldest go first.
         """
         if self.mode != "async":
             return False
@@ -213,6 +221,7 @@ class PartialBuffer(Generic[Group]):
     waiting: deque[Group] = field(default_factory=deque)
 
     def put_back(self, groups: Iterable[Group]) -> None:
+        """These were stopped unfinished."""
         self.waiting.extend(groups)
 
     def take(self, count: int) -> list[Group]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from minglm.rl.config import Settings
 from minglm.rl.data_source import Group, Sample
 from minglm.rl.log import COLUMNS, EVAL_COLUMNS, STALENESS_BINS, Journal, JsonLines, write_json
-from minglm.rl.rewards import Judge
+from minglm.rl.messages import Progress, StepDone, WeightsLoaded, WeightsRefused
+from minglm.rl.rewards import RewardManager
 from minglm.training.metrics import CsvLog, read
 
 # Names in the objectives' statistics → columns of metrics.csv.
@@ -27,69 +30,117 @@ STATS = {
     "mismatch_kl": "kl",
     "mismatch": "mismatch",
 }
-COUNTED = (
-    "trajectories",
-    "generated",
-    "wasted_tokens",
-    "filtered_stale_groups",
-    "aborted_groups",
-    "weight_sync_refusals",
-    "lost_tokens",
-    "requeued",
-    "undone",
-    "recovered",
-    "trained_tokens",
-)
 
 
-class Record:
+@dataclass
+class Counters:
+    """What a run counts from its first moment to its last; a checkpoint holds it. Tokens are response tokens."""
+
+    trajectories: int = 0  # trained on
+    generated: int = 0  # tokens
+    trained_tokens: int = 0
+    wasted_tokens: int = 0
+    filtered_stale_groups: int = 0
+    aborted_groups: int = 0
+    weight_sync_refusals: int = 0
+    lost_tokens: int = 0  # with workers that died
+    requeued: int = 0  # requests that started again for that reason
+    undone: int = 0  # samples that a resumed run could not use
+    recovered: int = 0  # and those that it could
+    first_pass: float | None = None  # held-out pass@1 before the first update
+    last_pass: float | None = None
+    last_eval: int | None = None  # update
+    eval_s: float = 0.0
+
+
+@dataclass
+class RowCounters:
+    """What one row of metrics.csv counts."""
+
+    began: float
+    generated: int  # `Counters.generated` at its beginning
+    trajectories: int
+    busy_s: float = 0.0
+    slot_s: float = 0.0
+    weight_sync_s: float = 0.0
+    eval_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """The batch in training."""
+
+    groups: list[int]
+    began: float
+    columns: dict[str, float]
+
+
+def staleness_columns(samples: Sequence[Sample], version: int) -> dict[str, float]:
+    """Mean, maximum and histogram (shares of tokens) of how many versions behind `version` each token was sampled."""
+    histogram = Counter(version - v for s in samples for v in s.versions)
+    total = max(1, sum(histogram.values()))
+    last = STALENESS_BINS - 1
+    bins = [histogram.get(i, 0) for i in range(last)] + [sum(n for k, n in histogram.items() if k >= last)]
+    return {
+        "staleness_mean": sum(k * n for k, n in histogram.items()) / total,
+        "staleness_max": max(histogram, default=0),
+        **{f"staleness_hist_{i}": n / total for i, n in enumerate(bins)},
+    }
+
+
+class MetricsRecorder:
     """Times are seconds since the run began; a resumed run goes on counting where its checkpoint was."""
 
-    def __init__(self, settings: Settings, run_dir: Path, state: dict | None, show: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, run_dir: Path, state: dict[str, Any] | None, show: Callable[[str], None]
+    ) -> None:
         self.settings, self.dir, self.show = settings, run_dir, show
         run_dir.mkdir(parents=True, exist_ok=True)
-        for name in COUNTED:
-            setattr(self, name, 0)
-        self.first_pass = self.last_pass = self.last_eval = None
-        self.eval_s, self.offset = 0.0, 0.0
-        if state:
-            for name, value in state["counts"].items():
-                setattr(self, name, value)
-        self.began = time.monotonic() - self.offset
-        step = state["updates"] if state else 0
+        counts = dict(state["counts"]) if state else {}
+        self._origin = time.monotonic() - counts.pop("offset", 0.0)
+        self.count = Counters(**counts)
+        step: int = state["updates"] if state else 0
         self.metrics = CsvLog(run_dir / "metrics.csv", COLUMNS, step)
         self.evals = CsvLog(run_dir / "evals.csv", EVAL_COLUMNS, step + 1 if state else 0)
-        self.events, self.lines = JsonLines(run_dir / "events.jsonl"), JsonLines(run_dir / "trajectories.jsonl")
-        self.step, self.saved_steps, self.journal = step, [step], None
-        if state is None:
-            self.journal = Journal(run_dir, 0)
+        self.events, self.trajectories = JsonLines(run_dir / "events.jsonl"), JsonLines(run_dir / "trajectories.jsonl")
+        self._saved_steps = [step]
+        # The journal of a resumed run is read by `recover` before it is written anew.
+        self.journal: Journal | None = None if state else Journal(run_dir, 0)
+        self._batch: BatchRecord | None = None
         self.event("resumed" if state else "begun", update=step)
-        self._fresh()
+        self._row = self._new_row()
 
-    def _fresh(self) -> None:
-        """Counters of one row of metrics.csv begin again."""
-        self.row_began, self.row_generated, self.row_trajectories = self.now(), self.generated, self.trajectories
-        self.busy_s = self.slot_s = self.weight_sync_s = self.row_eval_s = 0.0
+    def _new_row(self) -> RowCounters:
+        return RowCounters(self.now(), self.count.generated, self.count.trajectories)
 
     def now(self) -> float:
-        return round(time.monotonic() - self.began, 4)
+        """Seconds since the run began, resumed ones together."""
+        return round(time.monotonic() - self._origin, 4)
 
-    def counts(self) -> dict:
-        names = (*COUNTED, "first_pass", "last_pass", "last_eval", "eval_s")
-        return {name: getattr(self, name) for name in names} | {"offset": self.now()}
+    def counts(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self.count) | {"offset": self.now()}
 
-    def event(self, kind: str, **values) -> None:
+    def event(self, kind: str, **values: Any) -> None:
+        """A line of events.jsonl."""
         self.events.write(event=kind, at_s=self.now(), **values)
 
     # ------------------------------------------------------------------ rollout
 
-    def rollout(self, message: dict) -> None:
-        self.busy_s += message["busy_s"]
-        self.slot_s += message["slot_s"]
+    def rollout(self, progress: Progress) -> None:
+        """What a rollout worker did since its last report."""
+        self._row.busy_s += progress.busy_s
+        self._row.slot_s += progress.slot_s
 
-    def completed(self, group: Group, status: str, judge: Judge) -> None:
+    def finished(self, group: int, sample: int, record: Sample) -> None:
+        """A sample has finished: into the journal, which a kill cannot take."""
+        if self.journal is not None:
+            self.journal.write(group, sample, record.to_dict())
+
+    def completed(self, group: Group, status: str, rewards: RewardManager) -> None:
+        """A group is complete and has been scored (`RewardManager.score`)."""
         for k, s in enumerate(group.samples):
-            self.lines.write(
+            self.trajectories.write(
                 group=group.index,
                 sample=k,
                 mode=self.settings.mode,
@@ -102,127 +153,124 @@ class Record:
                 reward=s.reward,
                 status=status,
             )
-
         if status != "ready":
             self.wasted([group])
         if status == "error":
-            self.show(f"{judge.last_error}: group dropped ({judge.reward_errors} so far)")
-            self.event("reward_error", group=group.index, why=judge.last_error)
+            self.show(f"{rewards.last_error}: group dropped ({rewards.reward_errors} so far)")
+            self.event("reward_error", group=group.index, why=rewards.last_error)
 
-    def wasted(self, groups: list[Group]) -> None:
-        self.wasted_tokens += sum(len(s.tokens) for g in groups for s in g.samples)
+    def wasted(self, groups: Sequence[Group]) -> None:
+        """These groups are lost."""
+        self.count.wasted_tokens += sum(group.response_tokens for group in groups)
 
-    def aborted(self, groups: list[Group], kept: bool) -> None:
-        self.aborted_groups += len(groups)
-        tokens = sum(len(s.tokens) for g in groups for s in g.samples)
+    def aborted(self, groups: Sequence[Group], kept: bool) -> None:
+        """These groups were stopped unfinished; `kept` for the next round, or lost."""
+        self.count.aborted_groups += len(groups)
         if not kept:
             self.wasted(groups)
+        tokens = sum(group.response_tokens for group in groups)
         self.event("aborted", groups=[g.index for g in groups], tokens=tokens, kept=kept)
 
     def filtered_stale(self, group: Group) -> None:
-        self.filtered_stale_groups += 1
+        """This group is too old to train on."""
+        self.count.filtered_stale_groups += 1
         self.wasted([group])
         self.event("filtered_stale", group=group.index, oldest_version=group.oldest_version)
 
     # ------------------------------------------------------------------ training
 
-    def training(self, batch: list[Group], version: int) -> None:
+    def training(self, batch: Sequence[Group], version: int) -> None:
+        """An update on this batch begins, from weights of this version."""
         samples = [s for g in batch for s in g.samples]
-        behind = Counter(version - v for s in samples for v in s.versions)
-        total = max(1, sum(behind.values()))
         lengths = [len(s.tokens) for s in samples]
-        self.batch = {
-            "reward": statistics.fmean(s.reward for s in samples),
+        spread = [statistics.pstdev(g.rewards()) for g in batch]
+        columns = {
+            "reward": statistics.fmean(r for g in batch for r in g.rewards()),
             "length_mean": statistics.fmean(lengths),
             "length_max": max(lengths),
-            "staleness_mean": sum(k * n for k, n in behind.items()) / total,
-            "staleness_max": max(behind, default=0),
-            **{
-                f"staleness_hist_{i}": (
-                    sum(n for k, n in behind.items() if k >= i) if i == STALENESS_BINS - 1 else behind.get(i, 0)
-                )
-                / total
-                for i in range(STALENESS_BINS)
-            },
-            "advantage_std": statistics.fmean(statistics.pstdev([s.reward for s in g.samples]) for g in batch),
+            **staleness_columns(samples, version),
+            "advantage_std": statistics.fmean(spread),
         }
-        self.prompts_per_batch, self.train_began, self.trajectories = (
-            [g.index for g in batch],
-            self.now(),
-            self.trajectories + len(samples),
-        )
+        self.count.trajectories += len(samples)
+        self._batch = BatchRecord([g.index for g in batch], self.now(), columns)
 
-    def trained(self, message: dict, update: int, version: int, judge: Judge, restarts: int) -> None:
-        now = self.now()
-        took = max(1e-9, now - self.row_began - self.row_eval_s)
-        self.trained_tokens += message["trained_tokens"]
-        stats = {column: message["stats"].get(name) for name, column in STATS.items()}
-        made, trajectories = self.generated - self.row_generated, self.trajectories - self.row_trajectories
+    def trained(self, report: StepDone, version: int, rewards: RewardManager, restarts: int) -> None:
+        """The update is done; `version` is that of the newest weights now. Writes a row of metrics.csv."""
+        assert self._batch is not None, "an update ends that did not begin"
+        now, count, row, batch = self.now(), self.count, self._row, self._batch
+        elapsed = max(1e-9, now - row.began - row.eval_s)
+        count.trained_tokens += report.trained_tokens
         self.event(
             "update",
-            update=update,
+            update=report.update,
             version=version,
-            start_s=self.train_began,
+            start_s=batch.began,
             end_s=now,
-            train_s=message["seconds"],
-            weight_sync_s=message["weight_sync_s"],
-            tokens=message["tokens"],
-            groups=self.prompts_per_batch,
+            train_s=report.seconds,
+            weight_sync_s=report.weight_sync_s,
+            tokens=report.tokens,
+            groups=batch.groups,
         )
-        slots = self.busy_s * self.settings.max_batch
-        row = {
-            "step": update,
+        slots = row.busy_s * self.settings.max_batch
+        columns = {
+            "step": report.update,
             "version": version,
-            "time_s": now - self.eval_s,
-            "trajectories": self.trajectories,
-            "trained_tokens": self.trained_tokens,
-            **self.batch,
-            **stats,
-            "generated_tokens": self.generated,
-            "tokens_per_s": made / took,
-            "trajectories_per_s": trajectories / took,
-            "rollout_s": self.busy_s,
-            "train_s": message["seconds"],
-            "weight_sync_s": message["weight_sync_s"] + self.weight_sync_s,
-            "eval_s": self.row_eval_s,
-            "rollout_idle": max(0.0, 1 - self.busy_s / took / self.settings.rollout_workers),
-            "trainer_idle": max(0.0, 1 - (message["seconds"] + message["weight_sync_s"]) / took),
-            "slot_idle_frac": 1 - self.slot_s / slots if slots else None,
-            "wasted_tokens": self.wasted_tokens,
-            "filtered_zero_variance": judge.filtered_zero_variance,
-            "filtered_stale": self.filtered_stale_groups,
-            "reward_errors": judge.reward_errors,
-            "aborted_groups": self.aborted_groups,
+            "time_s": now - count.eval_s,
+            "trajectories": count.trajectories,
+            "trained_tokens": count.trained_tokens,
+            **batch.columns,
+            **{column: report.stats.get(name) for name, column in STATS.items()},
+            "generated_tokens": count.generated,
+            "tokens_per_s": (count.generated - row.generated) / elapsed,
+            "trajectories_per_s": (count.trajectories - row.trajectories) / elapsed,
+            "rollout_s": row.busy_s,
+            "train_s": report.seconds,
+            "weight_sync_s": report.weight_sync_s + row.weight_sync_s,
+            "eval_s": row.eval_s,
+            "rollout_idle": max(0.0, 1 - row.busy_s / elapsed / self.settings.rollout_workers),
+            "trainer_idle": max(0.0, 1 - (report.seconds + report.weight_sync_s) / elapsed),
+            "slot_idle_frac": 1 - row.slot_s / slots if slots else None,
+            "wasted_tokens": count.wasted_tokens,
+            "filtered_zero_variance": rewards.filtered_zero_variance,
+            "filtered_stale": count.filtered_stale_groups,
+            "reward_errors": rewards.reward_errors,
+            "aborted_groups": count.aborted_groups,
             "restarts": restarts,
-            "weight_sync_refusals": self.weight_sync_refusals,
+            "weight_sync_refusals": count.weight_sync_refusals,
         }
-        self.metrics.write(row)
-        self.row = row
-        self._fresh()
+        self.metrics.write(columns)
+        self._row = self._new_row()
         self.show(
-            f"update {update}: reward {row['reward']:.3f}, {row['trajectories_per_s']:.1f} trajectories/s, {row['tokens_per_s']:.0f} tokens/s, "
-            f"staleness {row['staleness_mean']:.2f} (max {row['staleness_max']}), rollout idle {row['rollout_idle']:.0%}, train {row['train_s']:.2f} s"
+            f"update {report.update}: reward {columns['reward']:.3f}, {columns['trajectories_per_s']:.1f} "
+            "trajectories/s, "
+            f"{columns['tokens_per_s']:.0f} tokens/s, staleness {columns['staleness_mean']:.2f} "
+            f"(max {columns['staleness_max']}), rollout idle {columns['rollout_idle']:.0%}, train "
+            f"{report.seconds:.2f} s"
         )
 
-    def pushed(self, name: str, message: dict) -> None:
-        self.weight_sync_s += message["seconds"]
-        self.event("weight_sync", worker=name, version=message["version"], seconds=message["seconds"])
+    def weights_loaded(self, worker: str, report: WeightsLoaded) -> None:
+        """A rollout worker has new weights."""
+        self._row.weight_sync_s += report.seconds
+        self.event("weight_sync", worker=worker, version=report.version, seconds=report.seconds)
 
-    def refused(self, name: str, message: dict) -> None:
-        self.weight_sync_refusals += 1
-        self.show(f"{name}: refused weights, {message['why']}")
-        self.event("weight_sync_refused", worker=name, version=message["version"], why=message["why"])
+    def weights_refused(self, worker: str, report: WeightsRefused) -> None:
+        """A rollout worker could not read a weights file."""
+        self.count.weight_sync_refusals += 1
+        self.show(f"{worker}: refused weights, {report.reason}")
+        self.event("weight_sync_refused", worker=worker, version=report.version, why=report.reason)
 
     def evaluated(self, update: int, pass_at_1: float, greedy: float, seconds: float) -> None:
-        self.last_pass, self.last_eval = pass_at_1, update
-        self.first_pass = pass_at_1 if self.first_pass is None else self.first_pass
-        self.eval_s += seconds
-        self.row_eval_s += seconds
+        """Held-out pass@1 after so many updates, one sample and greedily. Writes a row of evals.csv."""
+        count = self.count
+        count.last_pass, count.last_eval = pass_at_1, update
+        count.first_pass = pass_at_1 if count.first_pass is None else count.first_pass
+        count.eval_s += seconds
+        self._row.eval_s += seconds
         self.evals.write(
             {
                 "step": update,
-                "time_s": self.now() - self.eval_s,
-                "trajectories": self.trajectories,
+                "time_s": self.now() - count.eval_s,
+                "trajectories": count.trajectories,
                 "pass_at_1": pass_at_1,
                 "greedy": greedy,
             }
@@ -232,49 +280,59 @@ class Record:
 
     # ------------------------------------------------------------------ faults and checkpoints
 
-    def fault(self, name: str, reason: str, lost_tokens: int, requeued: int) -> None:
-        self.lost_tokens += lost_tokens
-        self.wasted_tokens += lost_tokens
-        self.requeued += requeued
-        self.event("lost", worker=name, why=reason, lost_tokens=lost_tokens, requeued=requeued)
-        what = (
+    def fault(self, worker: str, reason: str, lost_tokens: int, requeued: int) -> None:
+        """A worker was lost and has been started again."""
+        self.count.lost_tokens += lost_tokens
+        self.count.wasted_tokens += lost_tokens
+        self.count.requeued += requeued
+        self.event("lost", worker=worker, why=reason, lost_tokens=lost_tokens, requeued=requeued)
+        cost = (
             f"; {requeued} requests start again, about {lost_tokens} tokens lost"
             if requeued or lost_tokens
             else "; it resumes from its checkpoint"
         )
-        self.show(f"{name}: {reason}, started again{what}")
+        self.show(f"{worker}: {reason}, started again{cost}")
 
     def before_checkpoint(self, step: int) -> None:
+        """What was counted is on the disk before the checkpoint that holds the counters."""
         self.metrics.flush_to_disk()
-        self.saved_steps = [*self.saved_steps[-1:], step]
-        self.journal.roll(step, keep_from=self.saved_steps[0])
+        self._saved_steps = [*self._saved_steps[-1:], step]
+        if self.journal is not None:
+            self.journal.roll(step, keep_from=self._saved_steps[0])
 
     def recover(self, step: int, version: int, done: set[int]) -> dict[tuple[int, int], Sample]:
-        """Samples that finished after the checkpoint and that its weights may use; what later weights sampled is counted as undone."""
-        found: dict[tuple[int, int], Sample] = {}
-        undone = set()
+        """(group, sample) → samples that finished after the checkpoint and that its weights may use; what later weights
+        sampled is counted as undone.
+
+        Args:
+            step, version: of the checkpoint. done: groups that the checkpoint holds complete.
+        """
+        usable: dict[tuple[int, int], Sample] = {}
+        later = set()
         for line in Journal.replay(self.dir, step):
             key, sample = (line["group"], line["sample"]), Sample(**line["record"])
             if line["group"] in done:
                 continue
             if max(sample.versions, default=0) > version:
-                undone.add(key)
+                later.add(key)
             else:
-                found[key] = sample
+                usable[key] = sample
         self.journal = Journal.rewritten(
-            self.dir, step, [{"group": g, "sample": k, "record": s.to_dict()} for (g, k), s in found.items()]
+            self.dir, step, [{"group": g, "sample": k, "record": s.to_dict()} for (g, k), s in usable.items()]
         )
-        self.undone += len(undone - set(found))
-        self.recovered += len(found)
-        self.event("recovered", samples=len(found), undone=len(undone - set(found)))
+        undone = len(later - set(usable))
+        self.count.undone += undone
+        self.count.recovered += len(usable)
+        self.event("recovered", samples=len(usable), undone=undone)
         self.show(
-            f"resumed at update {step}: {len(found)} finished samples recovered, {len(undone - set(found))} from later weights start again"
+            f"resumed at update {step}: {len(usable)} finished samples recovered, {undone} from later weights start "
+            "again"
         )
-        return found
+        return usable
 
-    def summary(self, updates: int, judge: Judge, restarts: int) -> dict:
+    def summary(self, updates: int, rewards: RewardManager, restarts: int) -> dict[str, Any]:
         """What `minglm rl` prints and writes to summary.json."""
-        rows = read(self.dir / "metrics.csv")
+        rows, count = read(self.dir / "metrics.csv"), self.count
         seconds = rows[-1]["time_s"] if rows else 0.0
         out = {
             "run_dir": str(self.dir),
@@ -282,32 +340,33 @@ class Record:
             "task": self.settings.task,
             "objective": self.settings.objective,
             "updates": updates,
-            "trajectories": self.trajectories,
+            "trajectories": count.trajectories,
             "seconds": seconds,
-            "pass_at_1_before": self.first_pass,
-            "pass_at_1": self.last_pass,
+            "pass_at_1_before": count.first_pass,
+            "pass_at_1": count.last_pass,
             "reward": rows[-1]["reward"] if rows else None,
-            "trajectories_per_s": self.trajectories / seconds if seconds else None,
-            "tokens_per_s": self.generated / seconds if seconds else None,
-            "generated_tokens": self.generated,
-            "trained_tokens": self.trained_tokens,
-            "wasted_tokens": self.wasted_tokens,
-            "filtered_zero_variance": judge.filtered_zero_variance,
-            "filtered_stale": self.filtered_stale_groups,
-            "reward_errors": judge.reward_errors,
-            "aborted_groups": self.aborted_groups,
+            "trajectories_per_s": count.trajectories / seconds if seconds else None,
+            "tokens_per_s": count.generated / seconds if seconds else None,
+            "generated_tokens": count.generated,
+            "trained_tokens": count.trained_tokens,
+            "wasted_tokens": count.wasted_tokens,
+            "filtered_zero_variance": rewards.filtered_zero_variance,
+            "filtered_stale": count.filtered_stale_groups,
+            "reward_errors": rewards.reward_errors,
+            "aborted_groups": count.aborted_groups,
             "restarts": restarts,
-            "requeued": self.requeued,
-            "lost_tokens": self.lost_tokens,
-            "recovered": self.recovered,
-            "undone": self.undone,
-            "weight_sync_refusals": self.weight_sync_refusals,
-            "solved": judge.solved,
+            "requeued": count.requeued,
+            "lost_tokens": count.lost_tokens,
+            "recovered": count.recovered,
+            "undone": count.undone,
+            "weight_sync_refusals": count.weight_sync_refusals,
+            "solved": rewards.solved,
         }
         write_json(self.dir / "summary.json", out)
         return out
 
     def close(self) -> None:
-        for file in (self.metrics, self.evals, self.events, self.lines, self.journal):
+        """Close all files."""
+        for file in (self.metrics, self.evals, self.events, self.trajectories, self.journal):
             if file is not None:
                 file.close()

@@ -1,24 +1,44 @@
-"""Rewards and what follows from them: which groups train, which are dropped and why, held-out pass@1. Torch-free.
+"""Rewards and what follows from them: which groups train, which are filtered and why, held-out pass@1. Torch-free.
 
-A reward function is foreign code: it may raise, or return what is no number. Then the group is dropped, counted and named,
-and the run stops when that happens too often.
+A reward function is foreign code: it may raise, or return what is no number. Then the group is dropped, counted and
+named, and the run stops when that happens too often.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from minglm.errors import InputError
 from minglm.rl.config import Settings
-from minglm.rl.data_source import Group
+from minglm.rl.data_source import Group, ProblemSource
+from minglm.rl.tasks import Problem
 
 
-class Judge:
-    """Gives rewards with a task's `reward(problem, text)`."""
+class RewardTask(ProblemSource, Protocol):
+    """A task that can tell right from wrong; `minglm.rl.tasks.Task` is one."""
 
-    def __init__(self, settings: Settings, task, tokenizer) -> None:
-        self.settings, self.task, self.tokenizer = settings, task, tokenizer
-        self.filtered_zero_variance = self.reward_errors = self.in_a_row = 0
+    def heldout_seed(self, i: int, /) -> int:
+        """Seed of the i-th held-out problem."""
+        ...
+
+    def reward(self, problem: Problem, text: str, /) -> float:
+        """1 for a right response, 0 for a wrong one, or a shade between."""
+        ...
+
+
+class RewardManager:
+    """Scores groups with a task's `reward(problem, text)`.
+
+    Args:
+        decode: token ids of a response → text as the reward sees it, without special tokens.
+    """
+
+    def __init__(self, settings: Settings, task: RewardTask, decode: Callable[[list[int]], str]) -> None:
+        self.settings, self.task, self.decode = settings, task, decode
+        self.filtered_zero_variance = self.reward_errors = 0  # groups
+        self.filtered_in_a_row = 0
         self.last_error, self.last_rewards = "", [0.0]
         difficulties = settings.difficulty
         self.held_out = [
@@ -26,62 +46,66 @@ class Judge:
             for i in range(settings.eval_problems)
         ]
 
-    def counts(self) -> dict:
+    def counts(self) -> dict[str, int]:
+        """For a checkpoint."""
         return {"filtered_zero_variance": self.filtered_zero_variance, "reward_errors": self.reward_errors}
 
-    def restore(self, counts: dict) -> None:
+    def restore(self, counts: dict[str, int]) -> None:
+        """Go on counting from a checkpoint's `counts`."""
         self.filtered_zero_variance, self.reward_errors = counts["filtered_zero_variance"], counts["reward_errors"]
 
-    def judge(self, group: Group) -> str:
-        """Fill in the samples' rewards. Returns "ready", "zero_variance" (filtered: nothing to learn) or "error" (the reward failed).
+    def score(self, group: Group) -> str:
+        """Fill in the samples' rewards. Returns the group's status: "ready", "zero_variance" (filtered: all rewards are
+        equal, so no advantage differs from 0) or "error" (the reward function failed).
 
         Raises:
             InputError: more groups lost to the reward function than max_reward_errors.
         """
+        rewards = []
         for k, sample in enumerate(group.samples):
-            try:
-                sample.reward = float(self.task.reward(group.problem, self.text(sample.tokens)))
-                problem = None if math.isfinite(sample.reward) else f"gave {sample.reward}"
-            except Exception as err:
-                sample.reward, problem = None, f"raised {type(err).__name__}: {' '.join(str(err).split())[:200]}"
+            reward, problem = self._reward(group.problem, sample.tokens)
             if problem:
-                self.reward_errors += 1
-                self.last_error = f"reward of task {self.settings.task} {problem} (group {group.index}, sample {k})"
-                for s in group.samples:
-                    s.reward = None
-                if self.reward_errors > self.settings.max_reward_errors:
-                    raise InputError(
-                        f"{self.last_error}; {self.reward_errors} groups lost so, max_reward_errors={self.settings.max_reward_errors}; mend the reward function"
-                    )
+                self._failed(f"reward of task {self.settings.task} {problem} (group {group.index}, sample {k})")
                 return "error"
-        self.last_rewards = [s.reward for s in group.samples]
-        if self.settings.dynamic_filter and max(self.last_rewards) == min(self.last_rewards):
+            rewards.append(reward)
+        for sample, reward in zip(group.samples, rewards, strict=True):
+            sample.reward = reward
+        self.last_rewards = rewards
+        if self.settings.dynamic_filter and max(rewards) == min(rewards):
             self.filtered_zero_variance += 1
-            self.in_a_row += 1
+            self.filtered_in_a_row += 1
             return "zero_variance"
-        self.in_a_row = 0
+        self.filtered_in_a_row = 0
         return "ready"
 
-    def text(self, tokens: list[int]) -> str:
-        """An answer as the reward sees it: without its end token and other special tokens."""
-        return self.tokenizer.decode(tokens)
+    def _reward(self, problem: Problem, tokens: list[int]) -> tuple[float, str]:
+        """(reward, what went wrong or "")."""
+        try:
+            reward = float(self.task.reward(problem, self.decode(tokens)))
+        except Exception as err:
+            return 0.0, f"raised {type(err).__name__}: {' '.join(str(err).split())[:200]}"
+        return reward, "" if math.isfinite(reward) else f"gave {reward}"
+
+    def _failed(self, error: str) -> None:
+        self.reward_errors += 1
+        self.last_error = error
+        if self.reward_errors > self.settings.max_reward_errors:
+            raise InputError(
+                f"{error}; {self.reward_errors} groups lost so, "
+                f"max_reward_errors={self.settings.max_reward_errors}; mend the reward function"
+            )
 
     @property
     def solved(self) -> str | None:
         """Why there is nothing left to learn, in one line; None while there is."""
-        if self.in_a_row < self.settings.max_drops:
+        if self.filtered_in_a_row < self.settings.max_drops:
             return None
         return (
-            f"{self.in_a_row} groups in a row had equal rewards, the last {self.last_rewards[0]:g}: "
+            f"{self.filtered_in_a_row} groups in a row had equal rewards, the last {self.last_rewards[0]:g}: "
             f"{'the task is solved' if self.last_rewards[0] >= 1 else 'the task is out of reach'}; change difficulty"
         )
 
-    def pass_at_1(self, answers: list[list[int]]) -> float:
-        """Share of held-out problems whose one answer is right. A reward that fails counts as wrong."""
-        right = 0
-        for problem, tokens in zip(self.held_out, answers):
-            try:
-                right += self.task.reward(problem, self.text(tokens)) >= 1
-            except Exception:
-                continue
-        return right / max(1, len(self.held_out))
+    def pass_at_1(self, responses: Sequence[list[int]]) -> float:
+        """Share of held-out problems whose one response is right. A reward that fails counts as wrong."""
+        rewards = (self._reward(p, tokens) for p, tokens in zip(self.held_out, responses, strict=True))
+        return sum(not problem and reward >= 1 for reward, problem in rewards) / max(1, len(self.held_out))

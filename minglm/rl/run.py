@@ -9,30 +9,28 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError, nearest
 from minglm.rl import config as recipes
 from minglm.rl import task_registry
 from minglm.rl.config import Settings
-from minglm.rl.loop import WAIT_S, Loop
-from minglm.rl.supervisor import START_S, Crew
+from minglm.rl.loop import WAIT_S, Loop, Workers
+from minglm.rl.messages import Hello, TrainerReady
+from minglm.rl.ray_workers import connect
+from minglm.rl.rewards import RewardTask
+from minglm.rl.supervisor import START_S, Launcher, Supervisor, WorkerHandle
 from minglm.rl.transport import InlineWorker, LocalWorker
 from minglm.runtime import run_folder
 from minglm.training import checkpoint
-from minglm.training.recipe import explained
 
 ENGINES = ("local", "inline", "ray")
-MAY_CHANGE = (
-    "updates",
-    "eval_every",
-    "checkpoint_every",
-    "threads",
-    "stall_s",
-    "max_restarts",
-)  # between two starts of one run
+# Between two starts of one run.
+MAY_CHANGE = ("updates", "eval_every", "checkpoint_every", "threads", "stall_s", "max_restarts")
 
 
 def rl(
@@ -42,19 +40,21 @@ def rl(
     overwrite: bool = False,
     engine: str = "local",
     address: str | None = None,
-    task=None,
+    task: RewardTask | None = None,
     show: Callable[[str], None] = lambda line: None,
-) -> dict:
+) -> dict[str, Any]:
     """Run all updates of an RL run, or go on with it. Returns its summary (also in summary.json).
 
     Args:
         init_from: run or checkpoint folder of the model to start from; not needed to resume.
-        overwrite: set the old run aside and start over. engine: "local" processes, "inline" (one process, no overlap, exactly repeatable) or "ray" actors; address: of a Ray cluster.
-        task: an object with problem, reward, train_seed, heldout_seed; default the task that the settings name.
+        overwrite: set the old run aside and start over.
+        engine: "local" processes, "inline" (one process, no overlap, exactly repeatable) or "ray" actors.
+        address: of a Ray cluster.
+        task: default the one that the settings name.
         show: called with one line for each thing that happens.
 
     Raises:
-        InputError: anything given that does not fit, or a run that cannot go on.
+        InputError: an argument that does not fit, or a run that cannot go on.
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r}: not one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
@@ -65,50 +65,57 @@ def rl(
     resumes = bool(checkpoint.find(run_dir))
     _claim(run_dir, settings)
     tokenizer = _tokenizer(run_dir, init_from, resumes)
-    crew = Crew(_launcher(engine, address), settings.stall_s, settings.max_restarts)
+    supervisor = Supervisor(_launcher(engine, address), settings.stall_s, settings.max_restarts)
     try:
-        trainer = crew.hire(
-            "trainer",
-            "minglm.rl.trainer:Trainer",
-            {
-                "settings": settings.to_dict(),
-                "run_dir": str(run_dir),
-                "init_from": None if init_from is None else str(init_from),
-            },
-        )
-        rollouts = [
-            crew.hire(
-                f"rollout{i}",
-                "minglm.rl.worker:RolloutWorker",
-                {"settings": settings.to_dict(), "stop": [tokenizer.eos]},
-            )
-            for i in range(settings.rollout_workers)
-        ]
-        ready = _first_words(crew, trainer)
-        (run_dir / "config.json").write_text(json.dumps(ready["hf"], indent=1) + "\n", encoding="utf-8")
-        loop = Loop(settings, run_dir, task, tokenizer, crew, trainer, rollouts, ready, show)
+        workers = _start(supervisor, settings, run_dir, init_from, tokenizer.eos)
+        (run_dir / "config.json").write_text(json.dumps(workers.ready.hf, indent=1) + "\n", encoding="utf-8")
+        loop = Loop(settings, run_dir, task, tokenizer, workers, show)
     except BaseException:
-        crew.dismiss()
+        supervisor.shutdown()
         raise
     return loop.run()
 
 
-def _first_words(crew: Crew, trainer) -> dict:
-    """Wait, within `START_S`, for the trainer's "ready"."""
-    import time
+def _start(
+    supervisor: Supervisor, settings: Settings, run_dir: Path, init_from: str | Path | None, eos: int
+) -> Workers:
+    """One trainer and the rollout workers, once the trainer has said where it stands."""
+    values = settings.to_dict()
+    trainer = supervisor.spawn(
+        "trainer",
+        "minglm.rl.trainer:Trainer",
+        {
+            "settings": values,
+            "run_dir": str(run_dir),
+            "init_from": None if init_from is None else str(init_from),
+        },
+    )
+    rollouts = [
+        supervisor.spawn(f"rollout{i}", "minglm.rl.worker:RolloutWorker", {"settings": values, "stop": [eos]})
+        for i in range(settings.rollout_workers)
+    ]
+    return Workers(supervisor, trainer, rollouts, _trainer_ready(supervisor, trainer))
 
-    def again(member, reason):
-        if member is trainer:
-            trainer.handle.send({"do": "hello"})
 
-    crew.on_loss = again
-    trainer.handle.send({"do": "hello"})
+def _trainer_ready(supervisor: Supervisor, trainer: WorkerHandle) -> TrainerReady:
+    """Wait for the trainer's first report.
+
+    Raises:
+        InputError: there is none within `START_S`.
+    """
+
+    def ask_again(worker: WorkerHandle, reason: str) -> None:
+        if worker is trainer:
+            trainer.send(Hello())
+
+    supervisor.on_restart = ask_again
+    trainer.send(Hello())
     end = time.monotonic() + START_S
     while time.monotonic() < end:
-        for _, message in crew.listen(WAIT_S):
-            if message["got"] == "ready":
-                return message
-        crew.mend()
+        for _, report in supervisor.listen(WAIT_S):
+            if isinstance(report, TrainerReady):
+                return report
+        supervisor.restart_lost()
     raise InputError(f"the trainer was not ready after {START_S:.0f} s: this machine is too busy; try again")
 
 
@@ -118,14 +125,15 @@ def _claim(run_dir: Path, settings: Settings) -> None:
     if not note.is_file() and run_folder.is_foreign(run_dir, "rl"):
         raise InputError(f"{run_dir}: not empty and not an RL run; give another --run")
     if note.is_file():
-        theirs, ours = recipes.from_dict(recipes.read(note)).to_dict(), settings.to_dict()
-        odd = next((k for k in ours if ours[k] != theirs[k] and k not in MAY_CHANGE), None)
-        if odd:
+        theirs, ours = Settings.from_dict(recipes.read(note)).to_dict(), settings.to_dict()
+        changed = next((k for k in ours if ours[k] != theirs[k] and k not in MAY_CHANGE), None)
+        if changed:
             raise InputError(
-                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --overwrite to start over or another --run"
+                f"{run_dir}: made with {changed}={theirs[changed]!r}, now {changed}={ours[changed]!r}; "
+                "use --overwrite to start over or another --run"
             )
     run_folder.claim(run_dir, "rl")
-    note.write_text(explained(settings), encoding="utf-8")
+    note.write_text(settings.explained(), encoding="utf-8")
 
 
 def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> Tokenizer:
@@ -133,25 +141,24 @@ def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> To
     if not own.is_file() or not resumes:
         if init_from is None:
             raise InputError(
-                f"{run_dir}: a new RL run starts from a trained model; give --init-from RUN, or leave it out with a recipe that has a warm start"
+                f"{run_dir}: a new RL run starts from a trained model; give --init-from RUN, or leave it out with a "
+                "recipe "
+                "that has a warm start"
             )
         if not checkpoint.find(init_from):
             raise InputError(f"--init-from {init_from}: no checkpoint there; give a run folder with a trained model")
         folders = (Path(init_from), Path(init_from).parent, Path(init_from).parent.parent)
-        found = next((f / "tokenizer.json" for f in folders if (f / "tokenizer.json").is_file()), None)
-        if found is None:
+        source = next((f / "tokenizer.json" for f in folders if (f / "tokenizer.json").is_file()), None)
+        if source is None:
             raise InputError(
-                f"--init-from {init_from}: no tokenizer.json beside the checkpoint; copy the one of its training run there"
+                f"--init-from {init_from}: no tokenizer.json beside the checkpoint; copy the one of its training run "
+                "there"
             )
-        shutil.copy(found, own)
+        shutil.copy(source, own)
     return Tokenizer.load(own)
 
 
-def _launcher(engine: str, address: str | None) -> Callable:
+def _launcher(engine: str, address: str | None) -> Launcher:
     if engine == "local":
         return LocalWorker
-    if engine == "inline":
-        return InlineWorker
-    from minglm.rl.ray_workers import connect
-
-    return connect(address)
+    return InlineWorker if engine == "inline" else connect(address)

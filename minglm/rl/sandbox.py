@@ -9,23 +9,25 @@ The right answers stay in this process. The child (`sandbox_child.py`) is told t
 What is held, and by what
     Linux (x86-64, arm64), as any user, root included:
         no file can be opened, read, listed, written or removed; no network; no new process or thread; no signal to any
-        process; no change of limits: a seccomp list of allowed system calls, held by the kernel against native code too.
-        Processor time, memory: resource limits of the kernel. Wall-clock time and output: this process, which kills the child.
-        The child dies with its parent. Its folder is empty and it cannot open that either.
+        process; no change of limits: a seccomp list of allowed system calls, held by the kernel against native code
+        too. Processor time, memory: resource limits of the kernel. Wall-clock time and output: this process, which
+        kills the child. The child dies with its parent. Its folder is empty and it cannot open that either.
     macOS
-        time, output, processor time, and mostly memory. Files, network and processes are refused by an audit hook, which
-        stops mistakes and clumsy programs, not a determined one. Use a container or a virtual machine for those.
+        time, output, processor time, and mostly memory. Files, network and processes are refused by an audit hook,
+        which stops mistakes and clumsy programs, not a determined one. Use a container or a virtual machine for those.
     Windows
         time and output; the audit hook as above. No limit on memory or processor time.
     Nowhere
         side channels, bugs of the kernel, heat. A program can use its processor seconds in full.
-`fences()` says what this machine holds, from a child that tried; `strict=True` refuses to run without the kernel's fence.
+`fences()` says what this machine holds, from a child that tried; `strict=True` refuses to run without the kernel's
+fence.
 
 Every wait has a bound: at most `time_s` for the program, then its whole process group is killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -38,6 +40,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from minglm.errors import InputError
 
@@ -73,7 +76,8 @@ class Limits:
                 or value == float("inf")
             ):
                 raise InputError(
-                    f"sandbox limit {name}={value!r}: must be a number of at least {least}; the default is {getattr(type(self), name)}"
+                    f"sandbox limit {name}={value!r}: must be a number of at least {least}; the default is "
+                    f"{getattr(type(self), name)}"
                 )
 
 
@@ -94,6 +98,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
+        """Whether there were tests and all passed."""
         return bool(self.passed) and all(self.passed)
 
     @property
@@ -145,8 +150,29 @@ def run(
             "value_chars": limits.value_chars,
         }
     )
-    results, output, why, code = _child(request.encode(), limits, started)
-    rows, held = [], {}
+    results, output, stopped, code = _child(request.encode(), limits, started)
+    rows, held = _rows(results)
+    outcome = _outcome(rows, stopped, code, limits, function, tests)
+    if strict and (not held or held.get("seccomp")):
+        why = held.get("seccomp") or "no answer"
+        outcome = _Outcome(
+            "refused",
+            f"strict: this machine does not fence a program in ({why}); leave strict out or use Linux",
+            failed,
+        )
+    return Result(outcome.kind, outcome.passed, outcome.message, output, time.monotonic() - started, held)
+
+
+class _Outcome(NamedTuple):
+    kind: str
+    message: str
+    passed: tuple[bool, ...]
+
+
+def _rows(results: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """(objects that the child wrote, fence → "" or why it does not hold, from the first that says so)."""
+    rows: list[dict[str, Any]] = []
+    held: dict[str, str] = {}
     for line in results.splitlines():
         try:
             row = json.loads(line)
@@ -155,48 +181,42 @@ def run(
         if isinstance(row, dict):
             held = row["held"] if isinstance(row.get("held"), dict) and not held else held
             rows.append(row)
-    seconds = time.monotonic() - started
+    return rows, held
 
-    def end(outcome: str, message: str, passed: tuple[bool, ...] = failed) -> Result:
-        return Result(outcome, passed, message, output, seconds, held)
 
-    if strict and (not held or held.get("seccomp")):
-        return end(
-            "refused",
-            f"strict: this machine does not fence a program in ({held.get('seccomp') or 'no answer'}); leave strict out or use Linux",
-        )
+def _outcome(
+    rows: Sequence[dict[str, Any]],
+    stopped: str,
+    code: int | None,
+    limits: Limits,
+    function: str,
+    tests: Sequence[tuple[tuple, object]],
+) -> _Outcome:
+    """What the child's results, the reason why it was stopped and its exit code say."""
     broken = next((str(r["program"]) for r in rows if "program" in r), None)
     if broken is not None:
-        return end("error", broken)
+        return _Outcome("error", broken, (False,) * len(tests))
     calls = {r["call"]: r for r in reversed(rows) if isinstance(r.get("call"), int)}
     passed = tuple(
         i in calls and "error" not in calls[i] and calls[i].get("value") == repr(expected)
         for i, (_, expected) in enumerate(tests)
     )
-    if why:
-        return end(
-            why,
-            {
-                "timeout": f"stopped after {limits.time_s:g} s of waiting",
-                "output": f"more than {limits.output_bytes} bytes written",
-            }[why],
-            passed,
-        )
-    if len(calls) < len(tests) and _died(code) in ("SIGXCPU", "SIGKILL"):
-        return end(
-            "timeout", f"stopped by the system ({_died(code)}): more than {limits.cpu_s} s of processor time", passed
-        )
+    if stopped == "timeout":
+        return _Outcome("timeout", f"stopped after {limits.time_s:g} s of waiting", passed)
+    if stopped == "output":
+        return _Outcome("output", f"more than {limits.output_bytes} bytes written", passed)
     if len(calls) < len(tests):
-        return end(
-            "crashed",
-            f"the process ended ({_died(code)}) before call {len(calls) + 1} of {len(tests)} came back",
-            passed,
-        )
+        died = _died(code)
+        if died in ("SIGXCPU", "SIGKILL"):
+            message = f"stopped by the system ({died}): more than {limits.cpu_s} s of processor time"
+            return _Outcome("timeout", message, passed)
+        message = f"the process ended ({died}) before call {len(calls) + 1} of {len(tests)} came back"
+        return _Outcome("crashed", message, passed)
     for i, (arguments, expected) in enumerate(tests):
         if not passed[i]:
-            said = calls[i].get("error") or calls[i].get("value")
-            return end("ran", f"{function}{_call(arguments)} gave {said}, not {expected!r}", passed)
-    return end("ran", "", passed)
+            value = calls[i].get("error") or calls[i].get("value")
+            return _Outcome("ran", f"{function}{_call(arguments)} gave {value}, not {expected!r}", passed)
+    return _Outcome("ran", "", passed)
 
 
 def _call(arguments: Sequence) -> str:
@@ -213,18 +233,19 @@ def _died(code: int | None) -> str:
 
 
 def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, str, int | None]:
-    """Start the child, feed it, read what it says within the limits, kill it. → results, prints, "" or why it was stopped, exit code."""
-    over = threading.Event()
+    """Start the child, feed it, read what it says within the limits, kill it. → results, prints, "" or why it was
+    stopped, exit code."""
+    too_much = threading.Event()
 
     def read(pipe, into: bytearray) -> None:
         while chunk := pipe.read1(8192):
             into += chunk[: max(0, limits.output_bytes + 1 - len(into))]
             if len(into) > limits.output_bytes:
-                over.set()
+                too_much.set()
                 return
 
     with tempfile.TemporaryDirectory(prefix="minglm-sandbox-", ignore_cleanup_errors=True) as folder:
-        keep = {
+        environment = {
             k: os.environ[k] for k in ("SYSTEMROOT", "SystemRoot") if k in os.environ
         }  # Windows cannot start without
         process = subprocess.Popen(
@@ -233,11 +254,12 @@ def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, st
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=folder,
-            env=keep,
+            env=environment,
             close_fds=True,
             start_new_session=True,
         )
-        results, prints = bytearray(), bytearray()
+        pipe_in, results, prints = process.stdin, bytearray(), bytearray()
+        assert pipe_in is not None, "stdin is a pipe"
         readers = [
             threading.Thread(target=read, args=pair, daemon=True)
             for pair in ((process.stdout, results), (process.stderr, prints))
@@ -247,19 +269,19 @@ def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, st
             for reader in readers:
                 reader.start()
             try:
-                process.stdin.write(request)
-                process.stdin.close()
+                pipe_in.write(request)
+                pipe_in.close()
             except OSError:
                 pass  # it died before it read; its exit code says how
             deadline = started + limits.time_s
-            while any(r.is_alive() for r in readers) and not over.is_set():
+            while any(r.is_alive() for r in readers) and not too_much.is_set():
                 if time.monotonic() >= deadline:
                     why = "timeout"
                     break
                 readers[0].join(0.005)
                 if not readers[0].is_alive():
                     readers[1].join(0.005)
-            why = "output" if over.is_set() else why
+            why = "output" if too_much.is_set() else why
         finally:
             code = _kill(process)
         for reader in readers:
@@ -275,8 +297,8 @@ def _child(request: bytes, limits: Limits, started: float) -> tuple[str, str, st
 
 
 def _kill(process: subprocess.Popen) -> int | None:
-    """End the child and everything in its process group, and wait for it, within a bound. Before it is reaped its number is
-    its own, so the group that is killed is its own."""
+    """End the child and everything in its process group, and wait for it, within a bound. Before it is reaped its
+    number is its own, so the group that is killed is its own."""
     try:
         process.wait(0.02)  # both pipes closed: usually it is ending by itself
     except subprocess.TimeoutExpired:
@@ -291,11 +313,9 @@ def _kill(process: subprocess.Popen) -> int | None:
     except subprocess.TimeoutExpired:
         return None
     finally:
-        for pipe in (process.stdin,):
-            try:
-                pipe.close()
-            except OSError:
-                pass
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
 
 
 @lru_cache(maxsize=1)

@@ -1,13 +1,14 @@
 """The inside of the sandbox: started as a script in a process of its own, never imported by the project.
 
-Reads one JSON request from stdin, locks itself in, runs the program, calls its function on each argument list and writes
-one JSON line per call. It is never told what the right answers are.
+Reads one JSON request from stdin, locks itself in, runs the program, calls its function on each argument list and
+writes one JSON line per call. It is never told what the right answers are.
 
 The order matters: everything this file needs is imported and read first, then the doors close, one after the other, and
 only then does foreign code run. Doors, from the strongest:
 
-    seccomp      Linux on x86-64 and arm64: a list of system calls that are allowed; any other fails with "not permitted".
-                 Not on it: opening a path, any socket, any new process or thread, any signal to a process, changing limits.
+    seccomp      Linux on x86-64 and arm64: a list of system calls that are allowed; any other fails: "not permitted".
+                 Not on it: opening a path, any socket, any new process or thread, any signal to a process, changing
+                 limits.
     rlimits      Linux, macOS: processor seconds, address space, size of written files, open files, processes.
     audit hook   everywhere: Python's own calls for the same things are refused. A hook inside the interpreter that runs
                  the foreign code can be got round; it gives a clear error, it is not a wall.
@@ -142,7 +143,7 @@ def seccomp() -> str:
     numbers = sorted(calls.values())
     code += [(equal, len(numbers) - i, 0, n) for i, n in enumerate(numbers)]
     code += [(give, 0, 0, refuse), (give, 0, 0, allow)]
-    array = (Instruction * len(code))(*code)
+    array = (Instruction * len(code))(*(Instruction(*line) for line in code))
     libc = ctypes.CDLL(None, use_errno=True)
     none = ctypes.c_ulong(0)
     if libc.prctl(38, ctypes.c_ulong(1), none, none, none):  # PR_SET_NO_NEW_PRIVS
@@ -214,6 +215,7 @@ _REFUSED = (
 
 
 def audit_hook() -> None:
+    """Refuse Python's own calls for files, sockets and processes."""
     refused = _REFUSED
 
     def hook(event, args, refused=refused, error=PermissionError):
@@ -224,6 +226,7 @@ def audit_hook() -> None:
 
 
 def main() -> None:
+    """Read the request, lock the doors, run the program, write what came out."""
     request = json.loads(sys.stdin.buffer.read())
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")  # results; the program's own prints go where errors go
     os.dup2(2, 1)
@@ -256,7 +259,7 @@ def main() -> None:
         except BaseException:
             return type(error).__name__[:cut]
 
-    space = {"__name__": "program", "__builtins__": builtins}
+    space: dict[str, object] = {"__name__": "program", "__builtins__": builtins}
     try:
         exec(compile(request["program"], "program", "exec"), space)
         function = space[request["function"]]
@@ -265,7 +268,7 @@ def main() -> None:
         return
     for i, arguments in enumerate(calls):
         try:
-            value = show(function(*arguments))
+            value = show(function(*arguments))  # type: ignore[operator] # whatever the program calls by that name
             tell(call=i, value=value if type(value) is str and len(value) <= cut else "a value too long to compare")
         except BaseException as error:
             tell(call=i, error=failure(error))

@@ -19,7 +19,8 @@ TASKS: dict[str, Task] = {
 
 
 def get(name: str, tail: float | None = None) -> Task:
-    """The task of that name, with another spread of lengths if given; "code" is the agentic one, whose lengths are its own.
+    """The task of that name, with another spread of lengths if given; "code" is the agentic one, whose lengths are its
+    own.
 
     Raises:
         InputError: no such task, or a spread out of range.

@@ -1,9 +1,9 @@
 """Tasks with verifiable rewards: a prompt, a worked solution for the warm start, and a checker. No torch.
 
-A solution is a scratchpad, then `#` and the answer; only the answer is checked. Each step of a scratchpad needs the step
-before and one item of the prompt, so a model of a million parameters can learn it; how many steps there are is drawn from
-a lognormal distribution, so that a few solutions are many times longer than the median one: the long tail that keeps a
-rollout waiting.
+A solution is a scratchpad, then `#` and the answer; only the answer is checked. Each step of a scratchpad needs the
+step before and one item of the prompt, so a model of a million parameters can learn it; how many steps there are is
+drawn from a lognormal distribution, so that a few solutions are many times longer than the median one: the long tail
+that keeps a rollout waiting.
 
     division  23/8     15:1 7:2#2,7                 subtract and count; answer: quotient, remainder
     addition  47+85    7+5=12 4+8+1=13#132          columns from the right, carry
@@ -14,6 +14,7 @@ rollout waiting.
 
 Labels (a, b, c, …) name the items, so that "which comes next" is a look-up and not counting.
 
+    >>> from minglm.rl.task_registry import TASKS
     >>> task = TASKS["list"]
     >>> p = task.problem(task.train_seed(3), difficulty=1)
     >>> task.reward(p, task.solution(p)), task.reward(p, "#no")
@@ -28,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -49,7 +51,8 @@ SUM_LABELS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. `length_hint` is the worked solution's length in characters, plus the end token; a policy is not told."""
+    """One question. `length_hint` is the worked solution's length in characters, plus the end token; a policy is not
+    told."""
 
     task: str
     seed: int
@@ -61,12 +64,14 @@ class Problem:
 
     @property
     def length_hint(self) -> int:
+        """Characters of the worked solution, and the end token."""
         return len(self.worked) + len(self.answer) + 2
 
 
 @dataclass(frozen=True)
 class Task:
-    """A generator of problems with a checker. `tail` is σ of the logarithm of the number of steps; 0 makes all alike."""
+    """A generator of problems with a checker. `tail` is σ of the logarithm of the number of steps; 0 makes all
+    alike."""
 
     name: str
     about: str
@@ -117,8 +122,9 @@ class Task:
         return f"{problem.worked}#{problem.answer}"
 
     def reward(self, problem: Problem, text: str) -> float:
-        """1.0 if `text` holds one `#` and exactly the answer after it, else 0.0. Any text is welcome; it is never run."""
-        before, mark, after = text.partition("#")
+        """1.0 if `text` holds one `#` and exactly the answer after it, else 0.0. Any text is welcome; it is never
+        run."""
+        _, mark, after = text.partition("#")
         return float(bool(mark) and "#" not in after and after.strip() == problem.answer)
 
     def start(self, problem: Problem) -> Episode:
@@ -141,6 +147,7 @@ class Episode:
         self.reward, self.turns, self.done = 0.0, 0, False
 
     def respond(self, text: str) -> str | None:
+        """Score the response; nothing is observed. Raises InputError after the end."""
         if self.done:
             raise InputError(
                 f"episode of seed {self.problem.seed} has ended: it takes no further answer; start another"
@@ -150,6 +157,7 @@ class Episode:
 
 
 def is_held_out(prompt: str) -> bool:
+    """Whether a prompt belongs to the held-out fifth, by its hash."""
     return hashlib.sha256(prompt.encode()).digest()[0] % 5 < HELD_OUT_OF_FIVE
 
 
@@ -159,7 +167,7 @@ def _index(i: int, name: str = "index") -> int:
     return i
 
 
-# ---------------------------------------------------------------------- the tasks: (rng, difficulty, steps) → prompt, scratchpad, answer
+# -------------------------------------------------- the tasks: (rng, difficulty, steps) → prompt, scratchpad, answer
 
 
 def _division(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str]:
@@ -173,7 +181,7 @@ def _addition(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str
     low = 10 ** (steps - 1) if steps > 1 else 0
     a, b = rng.randint(low, 10**steps - 1), rng.randint(low, 10**steps - 1)
     columns, carry = [], 0
-    for x, y in zip(str(a)[::-1], str(b)[::-1]):
+    for x, y in zip(str(a)[::-1], str(b)[::-1], strict=True):
         total = int(x) + int(y) + carry
         columns.append(f"{x}+{y}{'+1' if carry else ''}={total}")
         carry = total // 10
@@ -191,14 +199,14 @@ def _sum(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str
     return prompt, worked, str(total)
 
 
-_LIST_OPS = {
+_LIST_OPS: dict[str, Callable[[list[int]], list[int]]] = {
     "~": lambda v: v[::-1],
     "<": lambda v: v[1:] + v[:1],
     "+": lambda v: [(x + 1) % 10 for x in v],
     "!": sorted,
     "%": lambda v: [v[1], v[0], *v[2:]],
 }
-_STRING_OPS = {
+_STRING_OPS: dict[str, Callable[[str], str]] = {
     "~": lambda s: s[::-1],
     "<": lambda s: s[1:],
     ">": lambda s: s + s[-1:],

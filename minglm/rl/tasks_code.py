@@ -6,8 +6,8 @@
     assistant   def f(x): return 3*x+2
                 → all tests, shown and hidden, decide the reward
 
-The tests that are shown decide whether another turn follows; the reward asks for the hidden ones too, so a function that
-only repeats what is shown earns nothing. Every turn after the first costs a tenth of the reward.
+The tests that are shown decide whether another turn follows; the reward asks for the hidden ones too, so a function
+that only repeats what is shown earns nothing. Every turn after the first costs a tenth of the reward.
 
     >>> p = CODE.problem(CODE.train_seed(0), difficulty=2)
     >>> episode = CODE.start(p)
@@ -23,6 +23,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
 from minglm.rl import sandbox
 from minglm.rl.sandbox import Limits, Result
@@ -36,7 +37,8 @@ SHOWN, HIDDEN = 3, 6  # tests of each kind
 
 @dataclass(frozen=True)
 class CodeProblem(Problem):
-    """`answer` is a program that passes; `tests` are shown in the prompt, `hidden` are not. Both are (arguments, value)."""
+    """`answer` is a program that passes; `tests` are shown in the prompt, `hidden` are not. Both are (arguments,
+    value)."""
 
     argument: str = "x"
     tests: tuple[tuple[tuple, object], ...] = field(default=(), repr=False)
@@ -45,13 +47,19 @@ class CodeProblem(Problem):
 
     @property
     def length_hint(self) -> int:
+        """Characters of the program, and the end token."""
         return len(self.answer) + 1
 
 
 class CodeEpisode(Episode):
     """Up to `MAX_TURNS` programs; the last one is judged by all tests, shown and hidden."""
 
+    task: CodeTask
+    problem: CodeProblem
     result: Result | None = None  # of the last run, for logs
+
+    def __init__(self, task: CodeTask, problem: CodeProblem) -> None:
+        super().__init__(task, problem)
 
     def respond(self, text: str) -> str | None:
         """Run the program on the tests shown. Wrong and turns left: the observation. Else None, and `reward` is set."""
@@ -90,26 +98,34 @@ class CodeTask(Task):
     limits: Limits = Limits(cpu_s=1, time_s=10)
 
     def problem(self, seed: int, difficulty: int = 2) -> CodeProblem:
+        """The problem of a seed; the same seed and difficulty give the same one.
+
+        Raises:
+            InputError: difficulty outside 1 to 8, a seed that is no whole number ≥ 0.
+        """
         if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 1 <= difficulty <= MAX_DIFFICULTY:
             raise InputError(
                 f"difficulty={difficulty!r}: must be a whole number from 1 to {MAX_DIFFICULTY}; start with 1"
             )
         rng = random.Random(f"{self.name}/{_index(seed, 'seed')}/{difficulty}")
         for _ in range(1000):
-            made = _make(rng, seed, difficulty)
-            if is_held_out(made.prompt) == (seed % 2 == 1):
-                return made
+            problem = _make(rng, seed, difficulty)
+            if is_held_out(problem.prompt) == (seed % 2 == 1):
+                return problem
         raise RuntimeError(f"task {self.name}: no prompt for seed {seed} in 1000 draws")
 
     def solution(self, problem: Problem) -> str:
+        """A program that passes."""
         return problem.answer
 
-    def reward(self, problem: CodeProblem, text: str) -> float:
+    def reward(self, problem: Problem, text: str) -> float:
         """One program, no second try: 1.0 when it passes all tests."""
-        return float(sandbox.run(text, "f", [*problem.tests, *problem.hidden], self.limits).ok)
+        code = _code(problem)
+        return float(sandbox.run(text, "f", [*code.tests, *code.hidden], self.limits).ok)
 
-    def start(self, problem: CodeProblem) -> CodeEpisode:
-        return CodeEpisode(self, problem)
+    def start(self, problem: Problem) -> CodeEpisode:
+        """An episode of up to `MAX_TURNS` programs."""
+        return CodeEpisode(self, _code(problem))
 
     def demonstration(self, problem: CodeProblem) -> tuple[tuple[str, str], ...]:
         """A conversation in which a first program fails and is mended after its observation, for a warm start.
@@ -119,10 +135,24 @@ class CodeTask(Task):
         episode, rng = self.start(problem), random.Random(f"demonstration {problem.seed}")
         for _ in range(20):
             wrong = problem.broken or _variant(rng, problem.answer)
-            if wrong != problem.answer and (seen := self.start(problem).respond(wrong)) is not None:
+            if wrong != problem.answer and (observed := self.start(problem).respond(wrong)) is not None:
                 episode.turns = 1
-                return (("user", problem.prompt), ("assistant", wrong), ("user", seen), ("assistant", problem.answer))
+                return (
+                    ("user", problem.prompt),
+                    ("assistant", wrong),
+                    ("user", observed),
+                    ("assistant", problem.answer),
+                )
         return (("user", problem.prompt), ("assistant", problem.answer))
+
+
+def _code(problem: Problem) -> CodeProblem:
+    """The problem of this task that it is. Raises InputError for another task's."""
+    if not isinstance(problem, CodeProblem):
+        raise InputError(
+            f"problem of task {problem.task!r}: task 'code' takes its own problems; make one with CODE.problem"
+        )
+    return problem
 
 
 # ---------------------------------------------------------------------- problems
@@ -136,9 +166,8 @@ def _make(rng: random.Random, seed: int, difficulty: int) -> CodeProblem:
     program = f"def f({argument}): return {body}"
     function = eval(f"lambda {argument}: {body}")  # our own text, made a line above
     if argument == "v":
-        inputs = [
-            tuple([rng.randint(0, 9) for _ in range(rng.randint(2, 4))] for _ in range(1))
-            for _ in range(SHOWN + HIDDEN)
+        inputs: list[tuple[object]] = [
+            ([rng.randint(0, 9) for _ in range(rng.randint(2, 4))],) for _ in range(SHOWN + HIDDEN)
         ]
     else:
         inputs = [(x,) for x in rng.sample(range(0, 20), SHOWN + HIDDEN)]
@@ -207,7 +236,11 @@ class Trajectory:
 
 
 def play(
-    task: Task, problem: Problem, policy: Callable[[list[int]], Sequence[int]], tokenizer, max_tokens: int = 1024
+    task: Task,
+    problem: Problem,
+    policy: Callable[[list[int]], Sequence[int]],
+    tokenizer: Tokenizer,
+    max_tokens: int = 1024,
 ) -> Trajectory:
     """Play one episode. `policy` continues a list of tokens up to and with <|eos|>, or without it where it was cut off.
 
@@ -222,19 +255,20 @@ def play(
         raise InputError(
             f"max_tokens={max_tokens}: the prompt alone has {len(tokens)} tokens; allow more, or ask an easier problem"
         )
-    counted, texts, observations = [False] * len(tokens), [], []
+    counted = [False] * len(tokens)
+    texts: list[str] = []
+    observations: list[str] = []
     while True:
-        said = [int(t) for t in policy(list(tokens))]
-        said = said[: max_tokens - len(tokens)]
-        tokens, counted = tokens + said, counted + [True] * len(said)
-        if not said or said[-1] != tokenizer.eos:
+        response = [int(t) for t in policy(list(tokens))][: max_tokens - len(tokens)]
+        tokens, counted = tokens + response, counted + [True] * len(response)
+        if not response or response[-1] != tokenizer.eos:
             return Trajectory(tokens, counted, 0.0, episode.turns, texts, observations, False)
-        texts.append(tokenizer.decode(said[:-1]))
-        seen = episode.respond(texts[-1])
-        if seen is None:
+        texts.append(tokenizer.decode(response[:-1]))
+        observed = episode.respond(texts[-1])
+        if observed is None:
             return Trajectory(tokens, counted, episode.reward, episode.turns, texts, observations, True)
-        observations.append(seen)
-        turn = [tokenizer.user, *tokenizer.encode(seen), tokenizer.assistant]
+        observations.append(observed)
+        turn = [tokenizer.user, *tokenizer.encode(observed), tokenizer.assistant]
         if len(tokens) + len(turn) >= max_tokens:
             return Trajectory(tokens, counted, 0.0, episode.turns, texts, observations, False)
         tokens, counted = tokens + turn, counted + [False] * len(turn)

@@ -2,17 +2,17 @@
 
 RL can only strengthen what a model sometimes does. From a model that knows nothing no answer is ever right and no group
 teaches anything, so a run begins with a short supervised stage on the task's own solutions, stopped early on purpose.
-The model is the project's own (MLA, DSA, experts, MTP) at a size that two cores train in minutes; its folder is a run folder
-like any other: `minglm rl --init-from`, `minglm generate --checkpoint`.
+The model is the project's own (MLA, DSA, experts, MTP) at a size that two cores train in minutes; its folder is a run
+folder like any other: `minglm rl --init-from`, `minglm generate --checkpoint`.
 
 Shapes: B rows, T positions.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from pathlib import Path
 
 from minglm.config import ModelConfig
 from minglm.data.chat import encode_chat, stack
-from minglm.errors import InputError, nearest
+from minglm.errors import InputError
 from minglm.rl import task_registry, tasks
-from minglm.training.recipe import _checked, _key
+from minglm.settings import BaseSettings, nonzero, setting, whole_numbers
 
 # One token a character needs no wide vocabulary; what counts here is how many sequences a core decodes in a second.
 MODEL = dict(
@@ -53,41 +53,42 @@ MODEL = dict(
 
 
 @dataclass(frozen=True)
-class WarmStart:
+class WarmStart(BaseSettings):
     """What the supervised stage is. Raises InputError for a value that breaks a rule."""
 
-    task: str = _key("division", "a task of minglm.rl.tasks")
-    tail: float | None = _key(None, "spread of the solutions' lengths; null for the task's own", "", 0.0, 3.0)
-    difficulty: list = _key(None, "difficulties of the problems; null for [1]")
-    model: dict = _key({}, "config keys that differ from minglm.rl.warm_start.MODEL")
-    steps: int = _key(400, "updates", "updates", 1)
-    batch_size: int = _key(16, "rows of packed solutions in an update", "rows", 1)
-    seq_len: int = _key(256, "length of a row", "tokens", 16)
-    longest: int = _key(200, "longest solution that is taught", "tokens", 1)
-    label_noise: float = _key(
+    KIND = "warm_start"
+
+    task: str = setting("division", "a task of minglm.rl.tasks")
+    tail: float | None = setting(None, "spread of the solutions' lengths; null for the task's own", "", 0.0, 3.0)
+    difficulty: list[int] = setting(None, "difficulties of the problems; null for [1]", check=whole_numbers)
+    model: dict = setting({}, "config keys that differ from minglm.rl.warm_start.MODEL")
+    steps: int = setting(400, "updates", "updates", 1)
+    batch_size: int = setting(16, "rows of packed solutions in an update", "rows", 1)
+    seq_len: int = setting(256, "length of a row", "tokens", 16)
+    longest: int = setting(200, "longest solution that is taught", "tokens", 1)
+    label_noise: float = setting(
         0.0,
         "task sum: part of the steps that go wrong in what is taught, all that follows included",
         "",
         0.0,
         0.9,
     )
-    lr: float = _key(0.02, "peak learning rate of Muon", "", 0.0)
-    adam_lr: float = _key(0.005, "peak learning rate of AdamW", "", 0.0)
-    seed: int = _key(0, "of weights and problems", "", 0)
+    lr: float = setting(0.02, "peak learning rate of Muon", "", 0.0, check=nonzero)
+    adam_lr: float = setting(0.005, "peak learning rate of AdamW", "", 0.0)
+    seed: int = setting(0, "of weights and problems", "", 0)
 
     def __post_init__(self) -> None:
-        for spec in dataclasses.fields(self):
-            if spec.name != "difficulty":
-                object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
-        object.__setattr__(self, "difficulty", list(self.difficulty or [1]))
+        super().__post_init__()
         task_registry.get(self.task, self.tail)
         if self.label_noise and self.task != "sum":
             raise InputError(
-                f"label_noise={self.label_noise} with task {self.task}: only task sum has noisy demonstrations; leave it out"
+                f"label_noise={self.label_noise} with task {self.task}: only task sum has noisy demonstrations; "
+                "leave it out"
             )
         self.config()
 
     def config(self) -> ModelConfig:
+        """Of the model."""
         return ModelConfig.from_dict({**MODEL, **self.model})
 
 
@@ -107,7 +108,7 @@ def warm_start(
     from minglm.training.optim import MuonAdamW, cosine_with_warmup
 
     run_dir = Path(run_dir)
-    note, wanted = run_dir / "warm.json", dataclasses.asdict(recipe)
+    note, wanted = run_dir / "warm.json", recipe.to_dict()
     if checkpoint.find(run_dir):
         if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != wanted:
             raise InputError(f"{run_dir}: holds another run; give another folder or delete it")
@@ -132,7 +133,8 @@ def warm_start(
                 model.update_router_bias(out.expert_counts, 0.01)
                 if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
                     show(
-                        f"warm start: step {step + 1} of {recipe.steps}, loss {out.lm_loss.item():.3f}, {time.perf_counter() - started:.0f} s"
+                        f"warm start: step {step + 1} of {recipe.steps}, loss {out.lm_loss.item():.3f}, "
+                        f"{time.perf_counter() - started:.0f} s"
                     )
     finally:
         torch.set_num_threads(threads_before)
@@ -147,7 +149,8 @@ def warm_start(
 
 
 def for_recipe(warm: dict | None, settings, folder: Path, show: Callable[[str], None] = lambda line: None) -> Path:
-    """The run folder of an RL recipe's warm start: task and difficulty are the recipe's unless it says otherwise; made once.
+    """The run folder of an RL recipe's warm start: task and difficulty are the recipe's unless it says otherwise; made
+    once.
 
     Raises:
         InputError: the recipe has none, or a key of it is unknown.
@@ -156,17 +159,11 @@ def for_recipe(warm: dict | None, settings, folder: Path, show: Callable[[str], 
         raise InputError(
             "--init-from is missing: this recipe has no warm start; give the run folder of a trained model"
         )
-    known = [spec.name for spec in dataclasses.fields(WarmStart)]
-    for key in warm:
-        if key not in known:
-            raise InputError(
-                f"warm_start key {key!r}: not a known key{nearest(str(key), known)}; see minglm/rl/warm_start.py for the list"
-            )
     values = {"task": settings.task, "tail": settings.tail, "difficulty": settings.difficulty, **warm}
     if values["task"] != "sum":  # another task than the recipe's own has clean demonstrations
         values.pop("label_noise", None)
-    recipe = WarmStart(**values)
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()).hexdigest()[:8]
+    recipe = WarmStart.from_dict(values)
+    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
     return warm_start(recipe, Path(folder) / f"rl_warm_{recipe.task}_{digest}", show, settings.threads)
 
 
@@ -182,8 +179,7 @@ class Rows:
         )
 
     def batch(self, step: int):
-        import random
-
+        """Rows of step `step`: tokens, targets and what counts, as `minglm.data.chat.stack` gives them."""
         r = self.recipe
         rng, packed = random.Random(f"{r.seed}/{step}"), []
         for _ in range(r.batch_size):
@@ -208,22 +204,25 @@ class Rows:
             if sum(counted) <= r.longest and len(ids) <= r.seq_len + 1:
                 return ids, counted
         raise InputError(
-            f"task {r.task}: no solution of at most longest={r.longest} tokens that fits seq_len={r.seq_len}; raise them"
+            f"task {r.task}: no solution of at most longest={r.longest} tokens that fits seq_len={r.seq_len}; raise "
+            "them"
         )
 
 
-def noisy_sum(prompt: str, rng, label_noise: float) -> str:
-    """A worked running total of which a part of the steps is off by one or two; what follows goes on from the wrong total.
+def noisy_sum(prompt: str, rng: random.Random, label_noise: float) -> str:
+    """A worked running total of which a part of the steps is off by one or two; what follows goes on from the wrong
+    total.
 
-    What is imitated is then often wrong for no reason that the prompt shows, as in text that people wrote. The model learns
-    the right step as the likeliest one and the errors with it; RL, which only sees right answers rewarded, unlearns them.
+    What is imitated is then often wrong for no reason that the prompt shows, as in text that people wrote. The model
+    learns the right step as the likeliest one and the errors with it; RL, which only sees right answers rewarded,
+    unlearns them.
 
     >>> import random
     >>> noisy_sum("a7b4c9", random.Random(0), 0.0)
     'a7b11c20#20'
     """
     worked, total = "", 0
-    for label, digit in zip(prompt[::2], prompt[1::2]):
+    for label, digit in zip(prompt[::2], prompt[1::2], strict=True):
         total += int(digit)
         if rng.random() < label_noise:
             total = max(0, total + rng.choice((-2, -1, 1, 2)))

@@ -20,6 +20,7 @@ def check_finite(value: object, where: str = "result") -> None:
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python, this project and SimPy, for an answer's record."""
     import platform
     from importlib import metadata
 

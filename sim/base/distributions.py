@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 from minglm.errors import InputError
 from sim.base.units import parse
@@ -27,9 +28,11 @@ class Triangle:
 
     @property
     def middle(self) -> float:
+        """The most likely value."""
         return self.mid
 
     def quantile(self, p: float) -> float:
+        """The value that a share p of draws stays below."""
         a, c, b = self.low, self.mid, self.high
         if a == b:
             return c
@@ -39,6 +42,7 @@ class Triangle:
         return b - math.sqrt((1 - p) * (b - a) * (b - c))
 
     def draw(self, rng: random.Random) -> float:
+        """One value at random."""
         return self.quantile(rng.random())
 
 
@@ -51,12 +55,15 @@ class Normal:
 
     @property
     def middle(self) -> float:
+        """The most likely value."""
         return self.mean
 
     def quantile(self, p: float) -> float:
+        """The value that a share p of draws stays below."""
         return max(NormalDist(self.mean, self.sd).inv_cdf(min(max(p, 1e-9), 1 - 1e-9)), 0.0) if self.sd else self.mean
 
     def draw(self, rng: random.Random) -> float:
+        """One value at random."""
         return self.quantile(rng.random())
 
 
@@ -64,18 +71,21 @@ class Normal:
 class Values:
     """Equally likely values: measured errors, or the items of a list."""
 
-    values: tuple
+    values: tuple[Any, ...]
 
     @property
-    def middle(self):
+    def middle(self) -> Any:
+        """The median."""
         return self.quantile(0.5)
 
-    def quantile(self, p: float):
+    def quantile(self, p: float) -> Any:
+        """The value that a share p of draws stays below; items that are not numbers keep their order."""
         numbers = all(isinstance(v, (int, float)) for v in self.values)
         ordered = sorted(self.values) if numbers else self.values
         return ordered[min(int(p * len(ordered)), len(ordered) - 1)]
 
-    def draw(self, rng: random.Random):
+    def draw(self, rng: random.Random) -> Any:
+        """One value at random."""
         return self.values[rng.randrange(len(self.values))]
 
 
@@ -110,7 +120,8 @@ def distribution(
             raise InputError(f"{name}: a standard deviation of {sd:g} is negative; give 0 or more")
         if not signed and mean < 3 * sd:
             raise InputError(
-                f"{name}: normal [{mean:g}, {sd:g}] reaches below zero (mean − 3 sd = {mean - 3 * sd:g}); use {{low, mid, high}} from 0 up, or a smaller sd"
+                f"{name}: normal [{mean:g}, {sd:g}] reaches below zero (mean − 3 sd = {mean - 3 * sd:g}); use "
+                f"{{low, mid, high}} from 0 up, or a smaller sd"
             )
         return Normal(mean, sd)
     if set(given) != {"low", "mid", "high"}:

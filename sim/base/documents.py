@@ -9,6 +9,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from minglm.errors import InputError
 
@@ -21,7 +22,8 @@ def read_document(path: str | Path) -> object:
     """The parsed contents of a YAML or JSON file.
 
     Raises:
-        InputError: missing, a folder, too large, binary, not YAML/JSON, duplicate keys, an alias bomb, not finite numbers.
+        InputError: missing, a folder, too large, binary, not YAML/JSON, duplicate keys, an alias bomb, not finite
+            numbers.
     """
     path = Path(path)
     try:
@@ -44,6 +46,20 @@ def read_document(path: str | Path) -> object:
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text; give a text file in YAML or JSON") from None
     return parse_text(text, str(path))
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The contents of a YAML or JSON file of keys and values; empty for an empty file.
+
+    Raises:
+        InputError: as `read_document`, or the file holds something else than keys and values.
+    """
+    document = read_document(path)
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: holds a {type(document).__name__}, not keys and values; give `key: value` lines")
+    return document
 
 
 def parse_text(text: str, where: str) -> object:
@@ -78,9 +94,9 @@ def _yaml(text: str, where: str) -> object:
         raise InputError(f"{where}: not valid YAML ({_one_line(err)}); check the values") from None
 
 
-def _lines(text: str, where: str) -> dict:
-    """Files with one `key: JSON value` a line, as the planner page saves them: all of YAML that is read without PyYAML."""
-    out: dict = {}
+def _lines(text: str, where: str) -> dict[str, Any]:
+    """Files with one `key: JSON value` a line, as the planner page saves them: all that is read without PyYAML."""
+    out: dict[str, Any] = {}
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
             continue
@@ -97,19 +113,21 @@ def _lines(text: str, where: str) -> dict:
     return out
 
 
-_LOADER = None
+_LOADER: Any = None
 
 
-def _loader(yaml):
+def _loader(yaml: Any) -> Any:
     """SafeLoader that refuses duplicate keys and non-text keys, and reads 1e12 as a number."""
     global _LOADER
     if _LOADER is not None:
         return _LOADER
 
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):
         pass
 
-    def mapping(loader, node, deep=False):
+    def mapping(loader: Any, node: Any, deep: bool = False) -> Any:
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from minglm.errors import InputError, nearest
@@ -27,6 +27,7 @@ class Figure:
 
     @property
     def certain(self) -> bool:
+        """Whether the range is a point."""
         return self.low == self.high
 
 
@@ -37,7 +38,7 @@ def figure(given: object, dimension: str, name: str, *, positive: bool = True) -
         made = Figure(value, value, value, SI[dimension], "given without a source", "assumed")
     else:
         known = ("value", "low", "high", "source", "confidence")
-        _known_keys(given, known, name)
+        known_keys(given, known, name)
         if "value" not in given:
             raise InputError(f"{name}: has no 'value'; give value, and low, high, source, confidence where known")
         value = parse(given["value"], dimension, name)
@@ -48,17 +49,20 @@ def figure(given: object, dimension: str, name: str, *, positive: bool = True) -
         confidence = given.get("confidence", "assumed")
         if confidence not in CONFIDENCE:
             raise InputError(
-                f"{name}.confidence {confidence!r}: not one of {', '.join(CONFIDENCE)}{nearest(str(confidence), CONFIDENCE)}"
+                f"{name}.confidence {confidence!r}: not one of "
+                f"{', '.join(CONFIDENCE)}{nearest(str(confidence), CONFIDENCE)}"
             )
         made = Figure(value, low, high, SI[dimension], str(given.get("source", "given without a source")), confidence)
     if positive and made.value <= 0:
         raise InputError(
-            f"{name}: {given if not isinstance(given, Mapping) else given['value']!r} must be more than 0; give a positive value"
+            f"{name}: {given if not isinstance(given, Mapping) else given['value']!r} must be more than 0; give a "
+            "positive value"
         )
     return made
 
 
-def _known_keys(given: Mapping, known, name: str) -> None:
+def known_keys(given: Mapping[str, object], known: Collection[str], name: str) -> None:
+    """Refuse a key that is not known, with the nearest that is."""
     for key in given:
         if key not in known:
             raise InputError(

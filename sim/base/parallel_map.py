@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from minglm.errors import InputError, nearest
 from minglm.runtime import ray as ray_cluster
@@ -20,12 +21,17 @@ def check(engine: str) -> None:
 
 
 def run(
-    function: Callable, items: Sequence, engine: str = "local", workers: int | None = None, address: str | None = None
+    function: Callable[[Any], object],
+    items: Sequence[Any],
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
 ) -> Iterator[tuple[int, object]]:
-    """(index, result) of every item, as they are done. `function` and items must be picklable; exceptions are raised here.
+    """(index, result) of every item, as they are done. `function` and items must be picklable; exceptions are raised
+    here.
 
-    workers: processes (default: the cores there are; 1 runs in this process). address: of a Ray cluster (default: one on this
-    machine). An item whose Ray worker dies is run again, up to three times.
+    workers: processes (default: the cores there are; 1 runs in this process). address: of a Ray cluster (default: one
+    on this machine). An item whose Ray worker dies is run again, up to three times.
     """
     check(engine)
     workers = min(workers or os.cpu_count() or 1, max(len(items), 1))
@@ -37,11 +43,12 @@ def run(
         yield from _processes(function, items, workers)
 
 
-def _processes(function: Callable, items: Sequence, workers: int) -> Iterator[tuple[int, object]]:
-    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait  # not in a browser
+def _processes(function: Callable[[Any], object], items: Sequence[Any], workers: int) -> Iterator[tuple[int, object]]:
+    from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait  # not in a browser
 
     with ProcessPoolExecutor(workers) as pool:
-        waiting, left = {}, iter(enumerate(items))
+        waiting: dict[Future[object], int] = {}
+        left = iter(enumerate(items))
         try:
             while True:
                 for i, item in left:
@@ -56,12 +63,14 @@ def _processes(function: Callable, items: Sequence, workers: int) -> Iterator[tu
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ray(function: Callable, items: Sequence, address: str | None) -> Iterator[tuple[int, object]]:
+def _ray(function: Callable[[Any], object], items: Sequence[Any], address: str | None) -> Iterator[tuple[int, object]]:
     ray = ray_cluster.connect(address)
     remote = ray.remote(max_retries=3)(function)
-    room, waiting, left = 2 * max(1, int(ray.cluster_resources().get("CPU", 1))), {}, iter(enumerate(items))
+    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting: dict[object, int] = {}
+    left = iter(enumerate(items))
     while True:
-        while len(waiting) < room and (pair := next(left, None)) is not None:
+        while len(waiting) < most and (pair := next(left, None)) is not None:
             waiting[remote.remote(pair[1])] = pair[0]
         if not waiting:
             return

@@ -104,26 +104,12 @@ def parse(
         raise InputError(
             f"{name}: a quantity of {len(text)} characters; give a number with a unit such as {_example(dimension)}"
         )
-    money = dimension.startswith("money")
-    prefix = ""
-    if money:
-        for symbol in sorted(_MONEY, key=len, reverse=True):
-            if text.startswith(symbol):
-                prefix, text = symbol, text[len(symbol) :].strip()
-                break
-    match = _NUMBER.match(text)
-    if not match:
+    split = _number_and_unit(text, dimension)
+    if split is None:
         raise InputError(
             f"{name}: {given!r} is not a quantity; give a number with a unit such as {_example(dimension)}"
         )
-    unit = match.group(2).strip()
-    if prefix:
-        unit = prefix + (unit if unit.startswith("/") else (" " + unit if unit else ""))
-    elif money and unit:
-        head = re.match(r"^([kKMB]?)\s*(\D+)$", unit)
-        if head and head.group(1) and head.group(2) in _MONEY:
-            unit = head.group(2) + " " + head.group(1)
-    number = float(match.group(1).replace(",", "").replace("_", ""))
+    number, unit = split
     if not unit:
         return _in_range(number, name, low, high, given)
     if unit not in known and unit.replace("per ", "/").replace(" ", "") in known:
@@ -137,6 +123,30 @@ def parse(
         )
         raise InputError(f"{name}: {given!r}: {why}; give for example {_example(dimension)}")
     return _in_range(number * known[unit], name, low, high, given)
+
+
+def _number_and_unit(text: str, dimension: str) -> tuple[float, str] | None:
+    """('$3.5 M', 'money') → (3.5, '$ M'): the number, and its unit as the tables write it;
+    None where there is no number.
+    """
+    money = dimension.startswith("money")
+    prefix = ""
+    if money:
+        for symbol in sorted(_MONEY, key=len, reverse=True):
+            if text.startswith(symbol):
+                prefix, text = symbol, text[len(symbol) :].strip()
+                break
+    match = _NUMBER.match(text)
+    if not match:
+        return None
+    unit = match.group(2).strip()
+    if prefix:
+        unit = prefix + (unit if unit.startswith("/") else (" " + unit if unit else ""))
+    elif money and unit:
+        head = re.match(r"^([kKMB]?)\s*(\D+)$", unit)
+        if head and head.group(1) and head.group(2) in _MONEY:
+            unit = head.group(2) + " " + head.group(1)
+    return float(match.group(1).replace(",", "").replace("_", "")), unit
 
 
 def _in_range(value: float, name: str, low: float | None, high: float, given: object) -> float:

@@ -218,7 +218,7 @@ def omniscience_index(correct: int, partial: int, incorrect: int, abstained: int
     return Fraction(100 * (correct - incorrect), correct + partial + incorrect + abstained)
 
 
-def index_at(accuracy: float, rate: float) -> Fraction:
+def index_at(accuracy: float | Fraction, rate: float | Fraction) -> Fraction:
     """The index of a model with this accuracy and hallucination rate, both shares of one."""
     right = exact(accuracy)
     return 100 * (right - (1 - right) * exact(rate))

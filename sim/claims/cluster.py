@@ -14,6 +14,7 @@ from minglm.errors import InputError
 from sim.claims.rules import Answer, exact
 from sim.spec.hardware import load_chip
 
+Number = float | Fraction  # exact where it is a fraction
 TERA, DAY = 10**12, 86_400
 ACTIVE, TOKENS = 40 * 10**9, 28_500 * 10**9
 CHIPS = 100_000
@@ -79,7 +80,9 @@ def tensor_peak(units: int, flops_per_cycle: int, mhz: int) -> Fraction:
 
 
 def peak_910b() -> Answer:
-    """The bins of the 910B: 20 cores at 1.80 GHz to 25 at 1.85, each core a 16×16×16 cube (8,192 operations a cycle)."""
+    """The bins of the 910B:
+    20 cores at 1.80 GHz to 25 at 1.85, each core a 16×16×16 cube (8,192 operations a cycle).
+    """
     low, high = tensor_peak(20, 8192, 1800), tensor_peak(25, 8192, 1850)
     return Answer((low, high), "TFLOPS FP16, dense", {"24_cores_at_1.80_ghz": tensor_peak(24, 8192, 1800)})
 
@@ -105,7 +108,10 @@ def peak_h100() -> Answer:
 def measured_ratio(a: str = "910B2", b: str = "A100_80") -> Answer:
     """Best measured matrix multiplication of one chip over that of another: what software really gets."""
     one, two = load_chip(a), load_chip(b)
-    best = [Fraction(round(chip.max_matmul_flops.value)) for chip in (one, two)]
+    measured = [chip.max_matmul_flops for chip in (one, two)]
+    best = [Fraction(round(figure.value)) for figure in measured if figure is not None]
+    if len(best) < 2:
+        raise InputError(f"{a}, {b}: no matrix multiplication is measured on one of them; name two chips that have one")
     return Answer(
         best[0] / best[1], f"{a} over {b}, measured", {"by_peak": one.peak("fp16").value / two.peak("fp16").value}
     )
@@ -120,7 +126,7 @@ def training_flops(active: int = ACTIVE, tokens: int = TOKENS) -> int:
 
 
 def run_days(
-    chips: float = CHIPS, mfu: float = 0.3, peak_tflops: float = 320, active: int = ACTIVE, tokens: int = TOKENS
+    chips: Number = CHIPS, mfu: Number = 0.3, peak_tflops: Number = 320, active: int = ACTIVE, tokens: int = TOKENS
 ) -> Fraction:
     """Days of training, without failures or restarts.
 
@@ -137,7 +143,7 @@ def run_days(
     return Fraction(training_flops(active, tokens)) / rate / DAY
 
 
-def chips_for(days: float = 60, mfu: float = 0.3, peak_tflops: float = 320) -> Fraction:
+def chips_for(days: Number = 60, mfu: Number = 0.3, peak_tflops: Number = 320) -> Fraction:
     """Chips that finish in `days`."""
     return run_days(1, mfu, peak_tflops) / exact(days)
 
@@ -192,9 +198,9 @@ def supply() -> Answer:
 def april(lengths: list[int], target: int, launched: int, rate: int = 1) -> dict:
     """One round of Active Partial Rollouts as its sources describe it, on given response lengths (in tokens).
 
-    `launched` responses start together and grow at `rate` tokens a tick; when `target` of them are complete the rest are
-    stopped, kept in a buffer and resumed in the next round. Only complete responses are trained on. (The sources count
-    whole groups of responses to one prompt; here each response stands for a group.)
+    `launched` responses start together and grow at `rate` tokens a tick; when `target` of them are complete the rest
+    are stopped, kept in a buffer and resumed in the next round. Only complete responses are trained on. (The sources
+    count whole groups of responses to one prompt; here each response stands for a group.)
     """
     if not target <= launched <= len(lengths):
         raise InputError(

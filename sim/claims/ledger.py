@@ -1,7 +1,7 @@
 """The claims ledger: every claim of a launch article, held against a computation or its sources, with a verdict.
 
-`data/claims.yaml` holds the entries, the other files of this room the computations, `rules.py` the rules. Reading the file needs
-PyYAML; nothing else here does.
+`data/claims.yaml` holds the entries, the other files of this room the computations, `rules.py` the rules. Reading the
+file needs PyYAML; nothing else here does.
 
     clustersim claims               the table, recomputed
     clustersim claims --id tokens   one claim with its reasons and sources
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import json
-import sys
 import textwrap
 import time
 from collections import Counter
@@ -66,6 +64,7 @@ class Claim:
         return function(**self.args)
 
     def judged(self, answer: Answer | None) -> str:
+        """The verdict that this claim's rule gives on an answer."""
         return judge(self.value, self.rule, answer, self.sources)
 
 
@@ -136,7 +135,8 @@ def run(path: str | Path | None = None, only: str | None = None) -> dict:
 
     Returns:
         `claims`: one mapping per claim (id, text, kind, value, unit, computation, computed, computed_unit, detail,
-        verdict, expected, follows, why, sources); `verdicts`: how many of each; `computed`: how many have a computation;
+        verdict, expected, follows, why, sources); `verdicts`: how many of each; `computed`: how many have a
+        computation;
         `all_follow`: whether every verdict is the expected one; `seconds`.
     """
     start, claims = time.perf_counter(), load(path)
@@ -261,16 +261,3 @@ def format_markdown(rows: list[Mapping], computed: bool = True) -> str:
 
 def _short(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def cli(args_json: bool, claim_id: str | None = None) -> int:
-    """Print the ledger, or one claim of it. Exit code 0 when every verdict follows from its computation, else 1."""
-    result = run(only=claim_id)
-    if args_json:
-        json.dump(result, sys.stdout, indent=1, ensure_ascii=False)
-        print()
-    elif claim_id:
-        print(format_one(result["claims"][0]))
-    else:
-        print(format_table(result))
-    return 0 if result["all_follow"] else 1

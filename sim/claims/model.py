@@ -55,6 +55,7 @@ def active_params() -> Answer:
 
 
 def experts() -> Answer:
+    """Routed experts of one expert layer."""
     return Answer(
         GLM5.n_routed_experts,
         "routed experts per layer",
@@ -67,6 +68,7 @@ def experts() -> Answer:
 
 
 def experts_per_token() -> Answer:
+    """Routed experts that one token passes in one layer."""
     return Answer(
         GLM5.num_experts_per_tok,
         "routed experts per token and layer",
@@ -108,6 +110,7 @@ def pretraining_tokens() -> Answer:
 
 
 def growth(new: float = 28.5, old: float = 23) -> Answer:
+    """Growth of the training tokens (in trillions) over the model before."""
     return Answer((exact(new) / exact(old) - 1) * 100, "percent more")
 
 

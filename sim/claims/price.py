@@ -23,6 +23,7 @@ def blended(model: str, output_share: float) -> Fraction:
 
 
 def times_cheaper(output_share: float, model: str = "GLM-5, Z.ai", rival: str = "Claude Opus 4.5") -> Fraction:
+    """The rival's price over the model's for this share of output tokens."""
     return blended(rival, output_share) / blended(model, output_share)
 
 
@@ -37,12 +38,14 @@ def share_where(ratio: float, model: str = "GLM-5, Z.ai", rival: str = "Claude O
 
 
 def input_ratio() -> Answer:
+    """How many times cheaper input tokens are."""
     return Answer(
         times_cheaper(0), "times, input", {"rival": blended("Claude Opus 4.5", 0), "own": blended("GLM-5, Z.ai", 0)}
     )
 
 
 def output_ratio() -> Answer:
+    """How many times cheaper output tokens are."""
     return Answer(
         times_cheaper(1), "times, output", {"rival": blended("Claude Opus 4.5", 1), "own": blended("GLM-5, Z.ai", 1)}
     )

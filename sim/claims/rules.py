@@ -1,8 +1,8 @@
 """How a verdict follows: an answer computed here, a small rule, and what the sources say.
 
-A claim's entry names one rule. Most compare the claimed value with an `Answer`; the rule `evidence` looks at the sources
-instead, for what arithmetic cannot decide. The verdict is never typed in by hand: `judge` derives it, and the ledger's
-written verdict is only the expectation that a test holds against it.
+A claim's entry names one rule. Most compare the claimed value with an `Answer`; the rule `evidence` looks at the
+sources instead, for what arithmetic cannot decide. The verdict is never typed in by hand: `judge` derives it, and the
+ledger's written verdict is only the expectation that a test holds against it.
 
 Arithmetic is exact: numbers from the ledger become fractions through their decimal text, so 80.9 − 77.8 is 31/10.
 """
@@ -38,7 +38,9 @@ SAYS = {
 
 
 class Answer(NamedTuple):
-    """What a computation gives: a number, a (low, high) range, a text or a truth value; its unit; the steps beside it."""
+    """What a computation gives: a number, a (low, high) range, a text or a truth value; its unit;
+    the steps beside it.
+    """
 
     value: object
     unit: str

@@ -2,10 +2,11 @@
 
 Symbols: P ranks, m micro-batches, v chunks per rank, F/B/W forward, input-gradient and weight-gradient time of a chunk.
 Sources: GPipe (arXiv 1811.06965), 1F1B and interleaved (arXiv 2104.04473 §2.2: bubble (P−1)/(v·m)), zero bubble (arXiv
-2401.10241: (P−1)(F + B − W)), ZB-V (2405.15362), DualPipe (arXiv 2412.19437 Table 2: (P/2−1)(F&B + B − 3W)). The counts of
-messages and of unpaired chunks in the ramps are those of `sim/training/schedules.py`'s orders.
+2401.10241: (P−1)(F + B − W)), ZB-V (2405.15362), DualPipe (arXiv 2412.19437 Table 2: (P/2−1)(F&B + B − 3W)). The counts
+of messages and of unpaired chunks in the ramps are those of `sim/training/schedules.py`'s orders.
 Exact for equal stages of GPipe, 1F1B, interleaved and ZB-H1; for unequal ones the busiest rank sets the pace and the
-others the ramp, and where weight gradients are deferred any rank can set it. DualPipe and ZB-V are within a few percent.
+others the ramp, and where weight gradients are deferred any rank can set it. DualPipe and ZB-V are within a few
+percent.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ DEFERRED = ("zb-h1", "zb-v", "dualpipe", "dualpipe-v")  # schedules that put wei
 
 
 class StepTime(NamedTuple):
-    """Seconds of one step and its parts; `bubble_share` is idle time of the busiest rank over pipeline time."""
+    """Seconds of one step and its parts; `bubble_fraction` is idle time of the busiest rank over pipeline time."""
 
     total_s: float
     pipeline_s: float
@@ -33,13 +34,15 @@ class StepTime(NamedTuple):
     fixed_s: float
 
     @property
-    def bubble_share(self) -> float:
+    def bubble_fraction(self) -> float:
+        """Idle time of the bottleneck rank over the pipeline's time."""
         return self.bubble_s / self.pipeline_s if self.pipeline_s > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """What a pipeline's ranks do with one micro-batch, summed over their chunks, in seconds: all that the formulas ask for.
+    """What a pipeline's ranks do with one micro-batch, summed over their chunks, in seconds: all that the formulas ask
+    for.
 
     It knows nothing of the number of micro-batches, so plans that differ in that alone share it.
     """
@@ -64,8 +67,8 @@ def loads(
     fwd: Sequence[float], bwd: Sequence[float], wgt: Sequence[float], hide: Sequence[float], chunks: int
 ) -> Loads:
     """From each rank's forward, input-gradient, weight-gradient and hideable seconds."""
-    work = [f + b + w for f, b, w in zip(fwd, bwd, wgt)]
-    back = [b + w for b, w in zip(bwd, wgt)]
+    work = [f + b + w for f, b, w in zip(fwd, bwd, wgt, strict=True)]
+    back = [b + w for b, w in zip(bwd, wgt, strict=True)]
     rest, left = [], 0.0
     for one in reversed(work):
         left += one
@@ -78,16 +81,17 @@ def loads(
         left,
         max(fwd),
         max(back),
-        tuple(sum(x) / n / chunks for x in (fwd, bwd, wgt)),
+        (sum(fwd) / n / chunks, sum(bwd) / n / chunks, sum(wgt) / n / chunks),
         tuple(reversed(rest)),
         sum(hide),
-        max(w - h for w, h in zip(work, hide)),
-        tuple({(k, k - h, w / chunks) for k, h, w in zip(work, hide, wgt)}),
+        max(w - h for w, h in zip(work, hide, strict=True)),
+        tuple({(k, k - h, w / chunks) for k, h, w in zip(work, hide, wgt, strict=True)}),
         min(back),
     )
 
 
 def loads_of(costs: StepCosts) -> Loads:
+    """The loads of a step that has been costed."""
     return loads(
         [sum(c.forward_s for c in row) for row in costs.chunks],
         [sum(c.backward_input_s for c in row) for row in costs.chunks],
@@ -122,7 +126,8 @@ def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: boo
     if schedule not in DEFERRED:
         # 1F1B and interleaved: the busiest rank, the rest of the ramp, and messages
         if v == 1:
-            # a rank r keeps P−r micro-batches in flight: the round trip to the last rank and back must fit in their work
+            # a rank r keeps P−r micro-batches in flight: the round trip to the last rank and back must fit in their
+            # work
             round_trip = max((rest * slow + 2 * (P - 1 - r) * p2p) / (P - r) for r, rest in enumerate(work.rest))
             time = (m - 1) * max(busy, round_trip) + total + 2 * (P - 1) * p2p
             return time, time - m * busy
@@ -161,7 +166,9 @@ def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: boo
 
 @functools.lru_cache(maxsize=4096)
 def straggler(chips: int, spread: float) -> float:
-    """Expected slowest of `chips` chips whose speed varies by `spread` (normal): 1 + σ·E[max] (Blom's approximation)."""
+    """Expected slowest of `chips` chips whose speed varies by `spread` (normal):
+    1 + σ·E[max] (Blom's approximation).
+    """
     if chips < 2 or spread <= 0:
         return 1.0
     p = (chips - 0.375) / (chips + 0.25)
@@ -172,7 +179,9 @@ def straggler(chips: int, spread: float) -> float:
 
 
 class StepScalars(Protocol):
-    """What a step costs beside its chunks: `StepCosts` has it, and so has a search that shares `Loads` between plans."""
+    """What a step costs beside its chunks:
+    `StepCosts` has it, and so has a search that shares `Loads` between plans.
+    """
 
     @property
     def micro_batches(self) -> int: ...  # noqa: D102 (documented in StepCosts)
@@ -195,8 +204,8 @@ def step_time(
 ) -> StepTime:
     """Seconds of one training step.
 
-    The gradient reduction may run under the backward of the last micro-batch (`overlap_grad_reduce`): what is longer than
-    `dp_hidden` of that stays visible, and the last bucket always does.
+    The gradient reduction may run under the backward of the last micro-batch (`overlap_grad_reduce`): what is longer
+    than `dp_hidden` of that stays visible, and the last bucket always does.
     """
     return step_time_of(loads_of(costs), costs, schedule, overlap_p2p, slow, dp_hidden)
 

@@ -1,13 +1,13 @@
 """How long a collective takes: α–β costs by algorithm over the tiers of a cluster.
 
-A group of n chips with a stride (distance between neighbours in rank order) is placed on the tiers from the inside out: it
-has `fan` members side by side in each tier. Ring, tree, halving-doubling, hierarchical and pairwise costs follow
+A group of n chips with a stride (distance between neighbours in rank order) is placed on the tiers from the inside out:
+it has `fan` members side by side in each tier. Ring, tree, halving-doubling, hierarchical and pairwise costs follow
 Thakur et al. 2005 and Rabenseifner 2004; NCCL and HCCL pick among them, so `auto` takes the fastest.
 
 Rates. Behind a switch a group has a chip's whole rate. In a full mesh every pair has its own link, so a group of n uses
-n−1 of the links (Huawei's own planner counts so for the 910B: MindSpeed `comm_hardware_info.py`). On a rail or Clos tier
-every chip has its port; oversubscription divides what leaves the tier below. `efficiency` is the share of line rate that
-large messages reach; the ramp for small ones comes from α.
+n−1 of the links (Huawei's own planner counts so for the 910B: MindSpeed `comm_hardware_info.py`). On a rail or Clos
+tier every chip has its port; oversubscription divides what leaves the tier below. `efficiency` is the share of line
+rate that large messages reach; the ramp for small ones comes from α.
 """
 
 from __future__ import annotations
@@ -124,14 +124,16 @@ def _ring(kind: str, size: float, levels: tuple[Level, ...]) -> float:
 
 def _tree(kind: str, size: float, levels: tuple[Level, ...]) -> float:
     """Double binary trees (NCCL): bandwidth of a ring, logarithmic latency; for broadcast one pipelined tree."""
-    n, rate, _ = _flat(levels)
+    _, rate, _ = _flat(levels)
     depth = sum(math.ceil(math.log2(level.fan)) * level.latency_s for level in levels)
     trips = 2 if kind == "all_reduce" else 1
     return trips * (depth + size / rate)
 
 
 def _halving(kind: str, size: float, levels: tuple[Level, ...]) -> float:
-    """Recursive halving then doubling: log2(n) exchanges, each pair at its own rate (no port is shared between steps)."""
+    """Recursive halving then doubling:
+    log2(n) exchanges, each pair at its own rate (no port is shared between steps).
+    """
     total, left, trips = 0.0, size, 2 if kind == "all_reduce" else 1
     for level in reversed(levels):  # largest pieces travel farthest: the vector halves inwards
         for _ in range(math.ceil(math.log2(level.fan))):
@@ -154,7 +156,8 @@ def _hierarchical(kind: str, size: float, levels: tuple[Level, ...]) -> float:
 
 
 def _pairwise(size: float, levels: tuple[Level, ...], dedup: float = 1.0) -> float:
-    """All-to-all: each chip sends `size`, an equal part to each member. Tiers work at the same time; the slowest decides.
+    """All-to-all: each chip sends `size`, an equal part to each member. Tiers work at the same time; the slowest
+    decides.
 
     `dedup`: share of the rows that crosses the outer tiers when each node receives one copy and passes it on inside
     (then every row also crosses the inner tier).
@@ -180,8 +183,8 @@ def time(kind: str, size: float, levels: tuple[Level, ...], algorithm: str = "au
 
     Args:
         kind: one of KINDS.
-        size: bytes of the whole buffer (all_reduce, all_gather's result, reduce_scatter's input, broadcast), what one chip
-            sends in all (all_to_all), or the message (p2p).
+        size: bytes of the whole buffer (all_reduce, all_gather's result, reduce_scatter's input, broadcast), what one
+            chip sends in all (all_to_all), or the message (p2p).
         levels: from `place`; empty for a group of one, which costs nothing.
         algorithm: one of ALGORITHMS; 'auto' takes the fastest that fits.
     Raises:

@@ -1,10 +1,12 @@
-"""Every constant of the analytical cost model with its label, for the error table: measured, published, fitted or assumed."""
+"""Every constant of the analytical cost model with its label, for the error table:
+measured, published, fitted or assumed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
-from sim.cost import collectives, kernels, memory, operators, stacks
+from sim.cost import collectives, kernels, memory, operators_attention, stacks
 
 
 def table(names: list[str]) -> list[dict]:
@@ -18,7 +20,7 @@ def table(names: list[str]) -> list[dict]:
     out.append(
         {
             "name": "attention.sink_slowdown",
-            "value": operators.SINK_SLOWDOWN,
+            "value": operators_attention.SINK_SLOWDOWN,
             "label": "assumed",
             "source": "no measured kernel for attention with learned sinks is at hand",
         }
@@ -37,7 +39,8 @@ def table(names: list[str]) -> list[dict]:
                 "name": f"attention.{kernel}{'.' + family if family else ''}",
                 "value": f"{forward}/{backward}/{half:.0f}",
                 "label": label,
-                "source": "share of the best matmul forward/backward, keys at half of it (arXiv 2307.08691, 2407.08608)",
+                "source": "share of the best matmul forward/backward, keys at half of it "
+                "(arXiv 2307.08691, 2407.08608)",
             }
         )
     default = {f.name: f.default for f in dataclasses.fields(stacks.Stack)}

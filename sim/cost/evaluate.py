@@ -45,11 +45,12 @@ def in_closed_form(
     workload: Workload,
     precision: str,
     stack,
-    warn: bool = False,
+    allow_oom: bool = False,
     need: memory.Memory | None = None,
 ) -> tuple[Estimate, memory.Memory, float, float]:
     """(costs, memory, seconds of a step in closed form, factor of the slowest chip), in about a millisecond.
 
+    allow_oom: a plan that is over the memory estimate is costed, not refused.
     need: the plan's memory where it is known to fit: it is then not counted again.
 
     Raises:
@@ -58,7 +59,7 @@ def in_closed_form(
     if need is None:
         need = (
             memory.peak(model, plan, workload, precision, stack)
-            if warn
+            if allow_oom
             else memory.check_fits(model, cluster, plan, workload, precision, stack)
         )
     made = estimate(model, cluster, plan, workload, precision, stack)

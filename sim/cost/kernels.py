@@ -1,8 +1,8 @@
 """How long a kernel takes on a chip: a roofline whose compute roof depends on the shape.
 
 Matmul: the library tiles the output; tiles run in waves over the chip's cores, and each tile pays a fill and drain of
-its K loop. The best of a few tile sizes is taken, as autotuned libraries do. The curve is generic (marked assumed) and is
-scaled to the chip's own measured best matmul; where a chip has measured points (`Chip.matmul_points`) the ratio of
+its K loop. The best of a few tile sizes is taken, as autotuned libraries do. The curve is generic (marked assumed) and
+is scaled to the chip's own measured best matmul; where a chip has measured points (`Chip.matmul_points`) the ratio of
 measured to generic, interpolated in log(smallest side) and log(product of the others), corrects its compute roof.
 
 Attention: a share of the best matmul rate that grows with the number of keys, S/(S + S½) (FlashAttention-2, arXiv
@@ -90,7 +90,8 @@ def tile_share(m: float, n: float, k: float, batch: float, cores: int, fill: flo
     `fill`: steps of K that a tile loses (its fill time × the core's rate).
     """
     best = 0.0
-    # A tile must hold the drained K loop; few tiles with a long K are split along K (stream-K) at the price of more fills.
+    # A tile must hold the drained K loop; few tiles with a long K are split along K (stream-K) at the price of more
+    # fills.
     for tm, tn, rate in TILES:
         tiles = math.ceil(m / tm - 1e-9) * math.ceil(n / tn - 1e-9) * batch
         for split in (1, 2, 4):
@@ -130,6 +131,7 @@ class Kernels:
 
     @functools.cached_property
     def cores(self) -> int:
+        """Cores that run matmul tiles."""
         return cores_of(self.chip)[0]
 
     @functools.cached_property
@@ -138,6 +140,7 @@ class Kernels:
 
     @functools.cached_property
     def bandwidth(self) -> float:
+        """Bytes per second of memory that kernels reach."""
         return self.chip.memory_bytes_per_s.value * _c("memory_share")
 
     @functools.cached_property
@@ -151,7 +154,9 @@ class Kernels:
         return tuple(rows)
 
     def _correction(self, m: float, n: float, k: float) -> float:
-        """Measured time / generic time near this shape: inverse-distance weights in log space, clamped to the points."""
+        """Measured time / generic time near this shape:
+        inverse-distance weights in log space, clamped to the points.
+        """
         a, b, c = sorted((max(m, 1.0), max(n, 1.0), max(k, 1.0)))
         x, y, total, weight = math.log(a), math.log(b * c), 0.0, 0.0
         x = min(max(x, min(p[0] for p in self._points)), max(p[0] for p in self._points))

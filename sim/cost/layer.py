@@ -1,33 +1,26 @@
 """One layer's seconds on one chip for one micro-batch: its recorded operators and messages, priced under a stack.
 
 Device time is the sum of its kernels and of the collectives that nothing hides; host time is what issuing its operators
-takes; the longer one counts. `step_cost` puts layers together to stages and a step.
+takes; the longer one counts. `sim.cost.step` puts layers together to stages and a step.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from sim.cost import collectives
-from sim.cost.operators import (
-    WIDTH,
-    OperatorTrace,
-    ParallelContext,
-    Style,
-    dense_ffn,
-    embedding,
-    gqa,
-    mla,
-    norm,
-    vocabulary,
-)
-from sim.cost.operators_moe import moe_ffn
+from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, Style, embedding, norm, vocabulary
+from sim.cost.operators_layer import record_layer
 from sim.cost.parameters import layer_params
+from sim.cost.recompute import RECOMPUTE, OperatorSeconds
 from sim.cost.stacks import Stack
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import RECOMPUTE_MODULES, Plan, Workload
+
+Parts = tuple[tuple[str, float], ...]  # name → seconds or bytes; a tuple, so that costs stay hashable
 
 
 @dataclass(frozen=True)
@@ -39,30 +32,27 @@ class LayerCost:
     backward_weight_s: float = 0.0
     hideable_forward_s: float = 0.0
     hideable_backward_s: float = 0.0
-    classes: tuple[tuple[str, float], ...] = ()  # operator class → seconds, forward + backward
-    saved: tuple[tuple[str, float], ...] = ()  # activation bytes kept, by part
+    classes: Parts = ()  # operator class → seconds, forward + backward
+    saved: Parts = ()  # activation bytes kept, by part
 
     def plus(self, other: LayerCost, times: float = 1.0) -> LayerCost:
-        def merge(a, b):
-            out = dict(a)
-            for key, value in b:
-                out[key] = out.get(key, 0.0) + times * value
-            return tuple(out.items())
-
+        """This cost and `times` another."""
         return LayerCost(
-            *(
-                getattr(self, f) + times * getattr(other, f)
-                for f in (
-                    "forward_s",
-                    "backward_input_s",
-                    "backward_weight_s",
-                    "hideable_forward_s",
-                    "hideable_backward_s",
-                )
-            ),
-            merge(self.classes, other.classes),
-            merge(self.saved, other.saved),
+            self.forward_s + times * other.forward_s,
+            self.backward_input_s + times * other.backward_input_s,
+            self.backward_weight_s + times * other.backward_weight_s,
+            self.hideable_forward_s + times * other.hideable_forward_s,
+            self.hideable_backward_s + times * other.hideable_backward_s,
+            _merge(self.classes, other.classes, times),
+            _merge(self.saved, other.saved, times),
         )
+
+
+def _merge(a: Parts, b: Parts, times: float) -> Parts:
+    out = dict(a)
+    for key, value in b:
+        out[key] = out.get(key, 0.0) + times * value
+    return tuple(out.items())
 
 
 @dataclass(frozen=True)
@@ -76,11 +66,91 @@ class LayerWork:
     host_backward_s: float
     hideable_forward_s: float
     hideable_backward_s: float
-    classes: tuple[tuple[str, float], ...]
-    saved: tuple[tuple[str, float], ...]
+    classes: Parts
+    saved: Parts
 
 
-_LAYERS: dict[tuple, tuple[tuple[tuple[float, LayerWork], ...], Stack, Cluster]] = {}
+# ------------------------------------------------------------------ messages and host
+
+
+@dataclass
+class Communication:
+    """Seconds of a layer's messages: what is exposed at once, and what runs beside which work."""
+
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    hideable_forward_s: float = 0.0  # inside the above; a schedule with paired micro-batches hides it
+    hideable_backward_s: float = 0.0
+    beside_weight_gradient_s: float = 0.0
+    beside_attention_s: float = 0.0
+    beside_layer_s: float = 0.0  # all-to-all under the whole layer's work
+
+    def expose(self, phase: str, seconds: float) -> None:
+        """Seconds that a phase waits for."""
+        if phase == "forward":
+            self.forward_s += seconds
+        else:
+            self.backward_s += seconds
+
+    def hide_by_schedule(self, phase: str, seconds: float) -> None:
+        """Seconds of a phase that a schedule may hide behind another micro-batch."""
+        if phase == "forward":
+            self.hideable_forward_s += seconds
+        else:
+            self.hideable_backward_s += seconds
+
+
+@dataclass(frozen=True)
+class HostTime:
+    """Seconds that the host takes to issue a layer's operators; all 0 where graphs are replayed."""
+
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    weight_s: float = 0.0
+    per_op_s: float = 0.0
+
+
+# ------------------------------------------------------------------ kept work of layers
+
+
+class Same:
+    """An object as part of a cache key: equal only to itself, and kept alive, so that its identity stays its own."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+
+@dataclass(frozen=True)
+class LayerKey:
+    """All that the work of a kind of layer depends on; plans that agree in it share the work."""
+
+    shape: tuple[object, ...]
+    ctx: ParallelContext
+    kind: str
+    recompute: str
+    style: Style
+    paired: bool
+    recompute_modules: tuple[str, ...]
+    window: bool
+    overlap_tp: bool | None
+    overlap_all_to_all: bool | None
+    stack: Same
+    cluster: Same
+    estimator: LayerEstimator = field(compare=False, repr=False)  # who computes it the first time
+
+
+@functools.lru_cache(maxsize=4096)
+def _layer_work(key: LayerKey) -> tuple[tuple[float, LayerWork], ...]:
+    return tuple(
+        (share, key.estimator.compute(key.estimator.trace(key.kind, window, indexer), key.recompute, sync))
+        for share, window, indexer, sync in key.estimator.variants(key.kind)
+    )
 
 
 class LayerEstimator:
@@ -90,6 +160,7 @@ class LayerEstimator:
         self, model: ModelSpec, cluster: Cluster, plan: Plan, workload: Workload, precision: str, stack: Stack
     ) -> None:
         self.model, self.cluster, self.plan, self.workload, self.stack = model, cluster, plan, workload, stack
+        self._same_stack, self._same_cluster = Same(stack), Same(cluster)
         self.kernels = stack.kernels(cluster.chip)
         self.style: Style = stack.style(precision == "fp8", workload.imbalance)
         stride = 1 if plan.etp <= 1 else plan.etp
@@ -114,7 +185,7 @@ class LayerEstimator:
 
     # -------------------------------------------------------------- one trace → seconds
 
-    def price(
+    def estimate(
         self,
         trace: OperatorTrace,
         params: tuple[float, float] = (0.0, 0.0),
@@ -122,124 +193,122 @@ class LayerEstimator:
         sync: bool = False,
     ) -> LayerCost:
         """Seconds of a recorded layer. `params`: its weights on this chip, for ZeRO-3 gathers."""
-        return self.finish(self.work(trace, recompute, sync), params)
+        return self.apply_sharding(self.compute(trace, recompute, sync), params)
 
-    def work(self, trace: OperatorTrace, recompute: str = "none", sync: bool = False) -> LayerWork:
-        """Device and host seconds of a recorded layer before any sharding of its weights: the same for every dp."""
-        time, stack, classes = self.kernels.time, self.stack, {}
+    def compute(self, trace: OperatorTrace, recompute: str = "none", sync: bool = False) -> LayerWork:
+        """Device and host seconds of a recorded layer before any sharding of its weights: the same for every dp.
 
-        def total(ops) -> float:
-            out = 0.0
-            for op in ops:
-                t = time(op)
-                out += t
-                classes[op.group] = classes.get(op.group, 0.0) + t
-            return out
-
-        forward, backward, weight = total(trace.forward), total(trace.backward_input), total(trace.backward_weight)
-        attention = classes.get("attention", 0.0)
-        again = 0.0
-        if recompute == "full":
-            again = total(trace.forward)
-            if stack.early_stop:
-                last = next((op for op in reversed(trace.forward) if op.kind == "matmul"), None)
-                again -= time(last) if last else 0.0
-        elif recompute == "selective":
-            again = total(trace.core)
-        elif recompute == "selective_ops":
-            again = total(op for op in trace.forward if op.kind == "memory") + 0.5 * total(
-                op for op in trace.forward if op.kind == "matmul"
-            )
+        Args:
+            recompute: a key of `RECOMPUTE`.
+            sync: the host waits for the device before the layer's operators, so it cannot run ahead.
+        """
+        stack, seconds = self.stack, OperatorSeconds(self.kernels.time)
+        forward = seconds.total(trace.forward)
+        backward = seconds.total(trace.backward_input)
+        weight = seconds.total(trace.backward_weight)
+        attention = seconds.classes.get("attention", 0.0)
+        again = RECOMPUTE[recompute](trace, seconds, stack)
         if self.plan.recompute_modules and recompute != "full":
             names = {n for module in self.plan.recompute_modules for n in RECOMPUTE_MODULES[module]}
-            again += total(op for op in trace.forward if op.name in names)
-        comm = {"forward": 0.0, "backward_input": 0.0}
-        hide = {"forward": 0.0, "backward_input": 0.0}
-        wgrad = under = beside = 0.0
-        for message in trace.messages:
-            t = collectives.time(message.kind, message.bytes, self.groups[message.group], dedup=message.dedup)
-            if message.hidden_by == "wgrad":
-                wgrad += t
-                t *= 1.0 - stack.wgrad_hidden
-            elif message.hidden_by == "matmul" and self.switch("overlap_tp"):
-                t *= 1.0 - stack.tp_hidden
-            elif message.hidden_by == "attention":
-                under += t
-                continue
-            elif message.hidden_by == "schedule":
-                if self.plan.schedule.startswith("dualpipe"):
-                    hide[message.phase] += t * stack.all_to_all_hidden
-                elif self.switch("overlap_all_to_all"):
-                    beside += t
-                    t *= 1.0 - stack.all_to_all_hidden
-            comm[message.phase] += t
-            classes[message.group + " communication"] = classes.get(message.group + " communication", 0.0) + t
-        host_f = host_b = host_w = 0.0
-        if not stack.graphs:
-            issue = stack.scalar(self.cluster.chip, "host_op_s", stack.host_op_s)
-            later, messages = issue * stack.host_backward, stack.host_message_s * len(trace.messages) / 2
-            host_f = issue * sum(op.kernels for op in trace.forward) + messages
-            host_b = (
-                later * sum(op.kernels for op in trace.backward_input)
-                + messages
-                + (host_f if recompute == "full" else 0.0)
-            )
-            host_w = later * sum(op.kernels for op in trace.backward_weight)
-        bw = _longer(weight, host_w)
-        after = {
-            "tp": _after(wgrad, bw, stack.wgrad_hidden),
-            "ep": _after(beside, _longer(forward, host_f) + _longer(backward, host_b) + bw, stack.all_to_all_hidden),
-        }
-        for group, left in after.items():
+            again += seconds.total(op for op in trace.forward if op.name in names)
+        comm, host = self._communication(trace, seconds), self._host_time(trace, recompute)
+
+        # What is left of messages when the work beside them is done; it follows the weight gradient.
+        paced_weight = _longer(weight, host.weight_s)
+        layer = _longer(forward, host.forward_s) + _longer(backward, host.backward_s) + paced_weight
+        left_tp = _after(comm.beside_weight_gradient_s, paced_weight, stack.wgrad_hidden)
+        left_ep = _after(comm.beside_layer_s, layer, stack.all_to_all_hidden)
+        for group, left in (("tp", left_tp), ("ep", left_ep)):
             if left:
-                classes[group + " communication"] = classes.get(group + " communication", 0.0) + left
-        if under:
-            left = under - stack.wgrad_hidden * min(under, attention)
-            classes["cp communication"] = left
-            comm["forward"] += left / 3
-            comm["backward_input"] += 2 * left / 3
+                seconds.add(f"{group} communication", left)
+        if comm.beside_attention_s:
+            left = comm.beside_attention_s - stack.wgrad_hidden * min(comm.beside_attention_s, attention)
+            seconds.classes["cp communication"] = left
+            comm.forward_s += left / 3
+            comm.backward_s += 2 * left / 3
         if recompute == "full":
-            again += comm["forward"]
-        f, bi = forward + comm["forward"], backward + comm["backward_input"] + again
-        if sync and host_f:
+            again += comm.forward_s
+        forward_s, backward_s = forward + comm.forward_s, backward + comm.backward_s + again
+        if sync and host.forward_s:
             # no running ahead: each operator takes the longer of its device and its host time
-            late = sum(max(issue * op.kernels - time(op), 0.0) for op in trace.forward)
-            f, bi = f + late, bi + (late if recompute == "full" else 0.0)
+            late = sum(max(host.per_op_s * op.kernels - self.kernels.time(op), 0.0) for op in trace.forward)
+            forward_s, backward_s = forward_s + late, backward_s + (late if recompute == "full" else 0.0)
         return LayerWork(
-            f,
-            bi,
-            bw + sum(after.values()),
-            host_f,
-            host_b,
-            hide["forward"],
-            hide["backward_input"],
-            tuple(classes.items()),
+            forward_s,
+            backward_s,
+            paced_weight + (left_tp + left_ep),
+            host.forward_s,
+            host.backward_s,
+            comm.hideable_forward_s,
+            comm.hideable_backward_s,
+            tuple(seconds.classes.items()),
             tuple(trace.saved.items()),
         )
 
-    def finish(self, work: LayerWork, params: tuple[float, float] = (0.0, 0.0)) -> LayerCost:
+    def _communication(self, trace: OperatorTrace, seconds: OperatorSeconds) -> Communication:
+        """Seconds of the messages, by what they may run beside; exposed ones are counted in their class."""
+        stack, comm = self.stack, Communication()
+        overlap_tp, overlap_all_to_all = self.switch("overlap_tp"), self.switch("overlap_all_to_all")
+        paired = self.plan.schedule.startswith("dualpipe")
+        for message in trace.messages:
+            t = collectives.time(message.kind, message.bytes, self.groups[message.group], dedup=message.dedup)
+            if message.hidden_by == "attention":
+                comm.beside_attention_s += t
+                continue
+            if message.hidden_by == "wgrad":
+                comm.beside_weight_gradient_s += t
+                t *= 1.0 - stack.wgrad_hidden
+            elif message.hidden_by == "matmul" and overlap_tp:
+                t *= 1.0 - stack.tp_hidden
+            elif message.hidden_by == "schedule" and paired:
+                comm.hide_by_schedule(message.phase, t * stack.all_to_all_hidden)
+            elif message.hidden_by == "schedule" and overlap_all_to_all:
+                comm.beside_layer_s += t
+                t *= 1.0 - stack.all_to_all_hidden
+            comm.expose(message.phase, t)
+            seconds.add(f"{message.group} communication", t)
+        return comm
+
+    def _host_time(self, trace: OperatorTrace, recompute: str) -> HostTime:
+        stack = self.stack
+        if stack.graphs:
+            return HostTime()
+        issue = stack.scalar(self.cluster.chip, "host_op_s", stack.host_op_s)
+        issue_backward, messages = issue * stack.host_backward, stack.host_message_s * len(trace.messages) / 2
+        forward = issue * sum(op.kernels for op in trace.forward) + messages
+        backward = issue_backward * sum(op.kernels for op in trace.backward_input) + messages
+        return HostTime(
+            forward,
+            backward + (forward if recompute == "full" else 0.0),
+            issue_backward * sum(op.kernels for op in trace.backward_weight),
+            issue,
+        )
+
+    # -------------------------------------------------------------- weights sharded over data parallelism
+
+    def apply_sharding(self, work: LayerWork, params: tuple[float, float] = (0.0, 0.0)) -> LayerCost:
         """The layer's cost under this plan's sharding of its weights (`params`: how many are on this chip)."""
         f, bi, bw, classes = work.forward_s, work.backward_input_s, work.backward_weight_s, work.classes
         if self.plan.zero == 3 and self.plan.zero_shards > 1:
-            classes = dict(classes)
-            f, bi, bw = self._sharded(work, params, classes)
-            classes = tuple(classes.items())
-        # what hiding saves: nothing where the host sets the pace
-        saved = [
-            _longer(t, host) - _longer(max(t - hidden, 0.0), host) if hidden else 0.0
-            for t, host, hidden in (
-                (f, work.host_forward_s, work.hideable_forward_s),
-                (bi, work.host_backward_s, work.hideable_backward_s),
-            )
-        ]
+            by_class = dict(classes)
+            f, bi, bw = self._sharded(work, params, by_class)
+            classes = tuple(by_class.items())
         return LayerCost(
-            _longer(f, work.host_forward_s), _longer(bi, work.host_backward_s), bw, *saved, classes, work.saved
+            _longer(f, work.host_forward_s),
+            _longer(bi, work.host_backward_s),
+            bw,
+            _saved_by_hiding(f, work.host_forward_s, work.hideable_forward_s),
+            _saved_by_hiding(bi, work.host_backward_s, work.hideable_backward_s),
+            classes,
+            work.saved,
         )
 
-    def _sharded(self, work: LayerWork, params: tuple[float, float], classes: dict) -> tuple[float, float, float]:
+    def _sharded(
+        self, work: LayerWork, params: tuple[float, float], classes: dict[str, float]
+    ) -> tuple[float, float, float]:
         """ZeRO-3: gather the layer's weights before the forward and the backward, scatter its gradient after."""
         f, bi, bw, gather, scatter = work.forward_s, work.backward_input_s, work.backward_weight_s, 0.0, 0.0
-        for count, levels in zip(params, (self.shards, self.expert_shards)):
+        for count, levels in zip(params, (self.shards, self.expert_shards), strict=True):
             gather += collectives.time("all_gather", count * WIDTH, levels)
             scatter += collectives.time("reduce_scatter", count * (WIDTH if self.stack.bf16_grads else 4), levels)
         hidden = self.stack.fsdp_hidden
@@ -252,22 +321,14 @@ class LayerEstimator:
     # -------------------------------------------------------------- layers
 
     def trace(self, kind: str, window: int = 0, indexer: bool = True) -> OperatorTrace:
-        trace = OperatorTrace(self.style)
-        if self.model.attention == "mla":
-            mla(trace, self.ctx, self.model, indexer)
-        else:
-            gqa(trace, self.ctx, self.model, window)
-        if kind == "moe":
-            moe_ffn(trace, self.ctx, self.model)
-        else:
-            dense_ffn(trace, self.ctx, self.model.hidden, self.model.ffn, self.model.gated_ffn, self.model.norm)
-        return trace
+        """The operators of a layer of this kind (dense or moe) on this plan's chips."""
+        return record_layer(self.style, self.ctx, self.model, kind, window, indexer)
 
     def layer(self, kind: str, recompute: str) -> LayerCost:
         """Cost of a layer of this kind, averaged over its window and indexer variants."""
         params, cost = layer_params(self.model, kind, self.plan.tp, self.plan.ep, self.plan.etp), LayerCost()
         for weight, work in self.layer_work(kind, recompute):
-            cost = cost.plus(self.finish(work, params), weight)
+            cost = cost.plus(self.apply_sharding(work, params), weight)
         return cost
 
     def layer_work(self, kind: str, recompute: str) -> tuple[tuple[float, LayerWork], ...]:
@@ -275,29 +336,27 @@ class LayerEstimator:
         shape = tuple(self.model.__dict__.values())  # every field; the name and the depth (first two) change no layer …
         if not (self.model.window_layers or self.model.index_topk):
             shape = shape[2:]  # … unless only some of the layers have a window or an indexer
-        key = (
-            shape,
-            self.ctx,
-            kind,
-            recompute,
-            self.style,
-            self.plan.schedule.startswith("dualpipe"),
-            self.plan.recompute_modules,
-            self.workload.window,
-            self.plan.overlap_tp,
-            self.plan.overlap_all_to_all,
-            id(self.stack),
-            id(self.cluster),
+        plan = self.plan
+        return _layer_work(
+            LayerKey(
+                shape,
+                self.ctx,
+                kind,
+                recompute,
+                self.style,
+                plan.schedule.startswith("dualpipe"),
+                plan.recompute_modules,
+                self.workload.window,
+                plan.overlap_tp,
+                plan.overlap_all_to_all,
+                self._same_stack,
+                self._same_cluster,
+                self,
+            )
         )
-        found = _LAYERS.get(key)
-        if found is None:
-            if len(_LAYERS) > 4096:
-                _LAYERS.clear()
-            # the stack and the cluster are kept, so that their identities stay theirs
-            found = _LAYERS[key] = (self._layer_work(kind, recompute), self.stack, self.cluster)
-        return found[0]
 
-    def _layer_work(self, kind: str, recompute: str) -> tuple[tuple[float, LayerWork], ...]:
+    def variants(self, kind: str) -> Iterator[tuple[float, int, bool, bool]]:
+        """(share of the layers, window, runs an indexer, host waits) of each variant of a kind of layer."""
         model = self.model
         sync = kind == "moe" and self.stack.expert_sync
         variants = [(1.0, 0, True)]
@@ -307,11 +366,7 @@ class LayerEstimator:
         if model.index_topk and 0 < model.indexer_full_layers < model.layers:
             share = model.indexer_full_layers / model.layers
             variants = [(share, 0, True), (1 - share, 0, False)]
-        return tuple(
-            (weight, self.work(self.trace(kind, window, indexer), recompute, sync))
-            for weight, window, indexer in variants
-            if weight > 0
-        )
+        return ((share, window, indexer, sync) for share, window, indexer in variants if share > 0)
 
     @functools.cached_property
     def padded_vocab(self) -> float:
@@ -321,10 +376,12 @@ class LayerEstimator:
 
     def ends(self) -> tuple[LayerCost, LayerCost]:
         """(embedding, head with loss; multi-token prediction included in the head)."""
-        return self.finish_ends(self.end_work())
+        return self.shard_ends(self.end_work())
 
     def end_work(self) -> tuple[LayerWork, LayerWork, LayerWork | None]:
-        """Work of the embedding, of the head with its loss, and of what joins two streams for multi-token prediction."""
+        """Work of the embedding, of the head with its loss, and of what joins two streams for multi-token
+        prediction.
+        """
         model, ctx = self.model, self.ctx
         first = OperatorTrace(self.style)
         embedding(first, ctx, model.hidden, self.padded_vocab)
@@ -335,16 +392,16 @@ class LayerEstimator:
             extra = OperatorTrace(self.style)
             norm(extra, ctx, model.hidden)
             extra.linear("mtp project", "linear", ctx.tokens_sp, 2 * model.hidden, model.hidden)
-            join = self.work(extra)
-        return self.work(first), self.work(last), join
+            join = self.compute(extra)
+        return self.compute(first), self.compute(last), join
 
-    def finish_ends(self, ends: tuple[LayerWork, LayerWork, LayerWork | None]) -> tuple[LayerCost, LayerCost]:
+    def shard_ends(self, ends: tuple[LayerWork, LayerWork, LayerWork | None]) -> tuple[LayerCost, LayerCost]:
         """`ends`, from their work."""
         table = (self.padded_vocab * self.model.hidden / self.plan.tp, 0.0)
-        first, head, join = self.finish(ends[0], table), self.finish(ends[1], table), ends[2]
+        first, head, join = self.apply_sharding(ends[0], table), self.apply_sharding(ends[1], table), ends[2]
         if join is not None:
             one = (
-                self.finish(join)
+                self.apply_sharding(join)
                 .plus(self.layer("moe" if self.model.experts else "dense", self.plan.recompute))
                 .plus(head)
             )
@@ -353,12 +410,22 @@ class LayerEstimator:
 
 
 def _longer(device_s: float, host_s: float, sharpness: float = 4.0) -> float:
-    """Device and host work side by side, each sometimes waiting for the other: a p-norm, close to the longer of the two."""
+    """Device and host work side by side, each sometimes waiting for the other:
+    a p-norm, close to the longer of the two.
+    """
     return (device_s**sharpness + host_s**sharpness) ** (1.0 / sharpness) if host_s else device_s
 
 
+def _saved_by_hiding(device_s: float, host_s: float, hidden_s: float) -> float:
+    """Seconds that hiding `hidden_s` of the device's work saves: nothing where the host sets the pace."""
+    if not hidden_s:
+        return 0.0
+    return _longer(device_s, host_s) - _longer(max(device_s - hidden_s, 0.0), host_s)
+
+
 def _after(messages_s: float, work_s: float, hidden: float) -> float:
-    """Seconds of messages that are left when the work beside them is done; the other (1 − hidden) of them slows that work.
+    """Seconds of messages that are left when the work beside them is done; the other (1 − hidden) of them slows that
+    work.
 
     They follow the last part of the backward, the weight gradient. Were they counted with the input gradient, which
     zero-bubble schedules have on their critical path, then quicker weight gradients would make a step longer.

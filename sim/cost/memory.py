@@ -1,18 +1,20 @@
 """Peak memory of the fullest chip, by component, and what to change when it does not fit.
 
-Weights, gradients and optimiser states follow ZeRO's shards; activations are what each layer keeps for its backward pass
-(arXiv 2205.05198 eq. 1–6) times the micro-batches that the schedule has in flight on a rank; recomputation keeps each
-layer's input instead. Buffers: gathered layers of ZeRO-3, logits of the loss, and a share for collectives and fragmentation.
+Weights, gradients and optimiser states follow ZeRO's shards; activations are what each layer keeps for its backward
+pass (arXiv 2205.05198 eq. 1–6) times the micro-batches that the schedule has in flight on a rank; recomputation keeps
+each layer's input instead. Buffers: gathered layers of ZeRO-3, logits of the loss, and a share for collectives and
+fragmentation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from minglm.errors import InputError
-from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, dense_ffn, embedding, gqa, mla, vocabulary
-from sim.cost.operators_moe import moe_ffn
+from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, embedding, vocabulary
+from sim.cost.operators_layer import record_layer
 from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack, load_stack
 from sim.spec.hardware import Cluster
@@ -41,13 +43,26 @@ class Memory:
 
     @property
     def total_bytes(self) -> float:
+        """All components together."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.buffers + self.runtime
 
     def breakdown(self) -> dict[str, float]:
+        """Bytes by component."""
         return {k: getattr(self, k) for k in ("weights", "gradients", "optimizer", "activations", "buffers", "runtime")}
 
 
-def in_flight(plan: Plan, rank: int, micro_batches: int) -> list[float]:
+class Pipeline(Protocol):
+    """What memory in flight depends on: a `Plan` has it, and so has a search's layout of chunks."""
+
+    @property
+    def pp(self) -> int: ...  # noqa: D102
+    @property
+    def vpp(self) -> int: ...  # noqa: D102
+    @property
+    def schedule(self) -> str: ...  # noqa: D102
+
+
+def in_flight(plan: Pipeline, rank: int, micro_batches: int) -> list[float]:
     """Micro-batches whose activations each chunk of a rank holds at the worst moment."""
     P, v, m = plan.pp, plan.vpp, micro_batches
     if P == 1:
@@ -68,12 +83,7 @@ def in_flight(plan: Plan, rank: int, micro_batches: int) -> list[float]:
 def layer_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack, kind: str) -> tuple[float, float]:
     """(bytes kept for one micro-batch by one layer as the plan recomputes it, bytes without recomputation)."""
     ctx = ParallelContext(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp)
-    trace = OperatorTrace(stack.style(False, workload.imbalance))
-    (mla if model.attention == "mla" else gqa)(trace, ctx, model)
-    if kind == "moe":
-        moe_ffn(trace, ctx, model)
-    else:
-        dense_ffn(trace, ctx, model.hidden, model.ffn, model.gated_ffn, model.norm)
+    trace = record_layer(stack.style(False, workload.imbalance), ctx, model, kind)
     full = sum(trace.saved.values())
     entry = ctx.tokens_sp * model.hidden * WIDTH
     if plan.recompute == "full":
@@ -152,7 +162,7 @@ def peak(
     starts = [sum(layers[:i]) for i in range(len(layers))]
     parts = saved_activations(model, plan, workload, stack)
     m = max(1, plan.micro_batches(workload))
-    worst = None
+    worst: Memory | None = None
     for rank in range(plan.pp):
         weights, gradients, states = state_bytes(
             plan, stack, *params[rank], plan.zero_shards, plan.expert_dp, plan.zero
@@ -160,7 +170,7 @@ def peak(
         kept = transient = loss = 0.0
         held = in_flight(plan, rank, m)
         left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
-        for chunk, flights in zip(plan.chunks_of_rank(rank), held):
+        for chunk, flights in zip(plan.chunks_of_rank(rank), held, strict=False):  # GPipe holds one figure for all
             n = layers[chunk]
             n_dense = max(0, min(n, model.dense_ffn_layers - starts[chunk])) if model.experts else n
             again = min(left, n)
@@ -180,9 +190,10 @@ def peak(
         buffers = max(transient, loss)  # the loss is over before the first layer is run again
         if plan.zero == 3:
             buffers += gathered_bytes(model, plan, stack)
-        found = Memory(weights, gradients, states, kept, buffers, RUNTIME_BYTES, rank, held[0])
-        if worst is None or found.total_bytes > worst.total_bytes:
-            worst = found
+        rank_memory = Memory(weights, gradients, states, kept, buffers, RUNTIME_BYTES, rank, held[0])
+        if worst is None or rank_memory.total_bytes > worst.total_bytes:
+            worst = rank_memory
+    assert worst is not None  # a plan has at least one rank
     return worst
 
 
@@ -199,30 +210,32 @@ def check_fits(
     Raises:
         InputError: how many GiB over, and up to three changes that would fit.
     """
-    need, room = peak(model, plan, workload, precision, stack), cluster.chip.memory_bytes.value
-    if need.total_bytes <= room:
+    need, capacity = peak(model, plan, workload, precision, stack), cluster.chip.memory_bytes.value
+    if need.total_bytes <= capacity:
         return need
     fits = [
         words
         for words, changed, work in _changes(plan, model, workload)
-        if peak(model, changed, work, precision, stack).total_bytes <= room
+        if peak(model, changed, work, precision, stack).total_bytes <= capacity
     ][:3]
-    over = (need.total_bytes - room) / 2**30
+    over = (need.total_bytes - capacity) / 2**30
     remedy = (
         " or ".join(fits)
         if fits
-        else f"use more chips with a larger pp or tp, or a chip with more than {room / 2**30:.0f} GiB"
+        else f"use more chips with a larger pp or tp, or a chip with more than {capacity / 2**30:.0f} GiB"
     )
     raise InputError(
-        f"the model needs {need.total_bytes / 2**30:.1f} GiB on the fullest chip, {over:.1f} GiB over the {room / 2**30:.1f} GiB "
+        f"the model needs {need.total_bytes / 2**30:.1f} GiB on the fullest chip, {over:.1f} GiB over the "
+        f"{capacity / 2**30:.1f} GiB "
         f"of {cluster.chip.name}; {remedy}"
     )
 
 
-def _changes(plan: Plan, model: ModelSpec, workload: Workload):
-    """Single changes that save memory, mildest first: (words, plan, workload)."""
-    from dataclasses import replace
+Change = tuple[str, Plan, Workload]  # words, plan, workload
 
+
+def _changes(plan: Plan, model: ModelSpec, workload: Workload) -> Iterator[Change]:
+    """Single changes that save memory, mildest first."""
     if plan.micro_batch > 1:
         yield "micro_batch=1", replace(plan, micro_batch=1), workload
     if plan.zero < 1 and plan.dp > 1:
@@ -231,24 +244,27 @@ def _changes(plan: Plan, model: ModelSpec, workload: Workload):
         yield "recompute=full", replace(plan, recompute="full", recompute_layers=None), workload
     if plan.zero < 3 and plan.dp > 1:
         yield "zero=3", replace(plan, zero=3), workload
-    if plan.zero < 3 and plan.dp > 1 and plan.recompute != "full":
-        yield "zero=3 with recompute=full", replace(plan, zero=3, recompute="full", recompute_layers=None), workload
-    for pp in (2, 4, 8, 16, 32, 64):
-        if plan.dp % pp == 0 and plan.pp * pp * plan.vpp <= model.layers and plan.stages is None:
-            changed = replace(plan, pp=plan.pp * pp, dp=plan.dp // pp, recompute="full", recompute_layers=None)
-            if changed.tp * changed.cp * changed.dp % (changed.ep * changed.etp) == 0:
-                yield f"pp={changed.pp}, dp={changed.dp} with recompute=full", changed, workload
-    for tp in (2, 4, 8):
-        if (
-            plan.dp % tp == 0
-            and model.heads % (plan.tp * tp) == 0
-            and plan.tp * tp <= 8
-            and model.kv_heads % (plan.tp * tp) == 0
-        ):
-            changed = replace(plan, tp=plan.tp * tp, dp=plan.dp // tp, sp=True, recompute="full", recompute_layers=None)
-            if changed.tp * changed.cp * changed.dp % (changed.ep * changed.etp) == 0:
-                yield f"tp={changed.tp}, dp={changed.dp} with recompute=full", changed, workload
+        if plan.recompute != "full":
+            yield "zero=3 with recompute=full", replace(plan, zero=3, recompute="full", recompute_layers=None), workload
+    for words, changed in (*_wider_pipelines(plan, model), *_wider_tensors(plan, model)):
+        if changed.tp * changed.cp * changed.dp % (changed.ep * changed.etp) == 0:
+            yield f"{words} with recompute=full", changed, workload
     if not plan.offload:
         yield "offload of the optimiser states", replace(plan, offload=True), workload
     if plan.cp == 1 and plan.dp % 2 == 0 and workload.seq % 2 == 0:
         yield f"cp=2, dp={plan.dp // 2}", replace(plan, cp=2, dp=plan.dp // 2), workload
+
+
+def _wider_pipelines(plan: Plan, model: ModelSpec) -> Iterator[tuple[str, Plan]]:
+    for n in (2, 4, 8, 16, 32, 64):
+        if plan.dp % n == 0 and plan.pp * n * plan.vpp <= model.layers and plan.stages is None:
+            pp, dp = plan.pp * n, plan.dp // n
+            yield f"pp={pp}, dp={dp}", replace(plan, pp=pp, dp=dp, recompute="full", recompute_layers=None)
+
+
+def _wider_tensors(plan: Plan, model: ModelSpec) -> Iterator[tuple[str, Plan]]:
+    for n in (2, 4, 8):
+        tp = plan.tp * n
+        if plan.dp % n == 0 and tp <= 8 and model.heads % tp == 0 and model.kv_heads % tp == 0:
+            dp = plan.dp // n
+            yield f"tp={tp}, dp={dp}", replace(plan, tp=tp, dp=dp, sp=True, recompute="full", recompute_layers=None)

@@ -1,9 +1,9 @@
 """Money and energy: chips held for a time, as rent and as ownership, each with its range and source.
 
-Whoever trains pays for the whole inventory while it is held, spares and lost hours included. Rent is chip-hours × price.
-Ownership is the system's price spread over its years at a utilisation, interest, electricity × PUE, staff and storage. All in
-the currency of `data/money.yaml`; prices in RMB were converted at its rate (`sim.base.units.RMB_PER_USD`). Ranges take every input at
-its low, or at its high end.
+Whoever trains pays for the whole cluster while it is held, spares and lost hours included. Rent is chip-hours ×
+price. Ownership is the system's price spread over its years at a utilisation, interest, electricity × PUE, staff and
+storage. All in the currency of `data/money.yaml`; prices in RMB were converted at its rate
+(`sim.base.units.RMB_PER_USD`). Ranges take every input at its low, or at its high end.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from minglm import datafiles
-from sim.base.documents import read_document
+from sim.base.documents import read_mapping
 from sim.base.figure import Figure, figure
+from sim.base.units import parse
 from sim.spec.hardware import Cluster
 
 HOURS_PER_YEAR = 8766.0
@@ -33,7 +34,8 @@ class Range:
     source: str = ""
     confidence: str = ""
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, float | str]:
+        """Its fields, for JSON."""
         return {
             "value": self.value,
             "low": self.low,
@@ -45,35 +47,55 @@ class Range:
         }
 
     def times(self, factor: Range | float, unit: str, basis: str) -> Range:
+        """The product with a figure or another range: low with low, high with high."""
         value, low, high = (factor.value, factor.low, factor.high) if isinstance(factor, Range) else (factor,) * 3
         return replace(
             self, value=self.value * value, low=self.low * low, high=self.high * high, unit=unit, basis=basis
         )
 
+    def by(self, figure: Figure, unit: str, basis: str) -> Range:
+        """The product with a published figure, low with low and high with high, under the figure's source."""
+        return Range(
+            self.value * figure.value,
+            self.low * figure.low,
+            self.high * figure.high,
+            unit,
+            basis,
+            figure.source,
+            figure.confidence,
+        )
+
 
 @functools.cache
-def money() -> dict:
-    """The currency and the figures of `data/money.yaml`: carbon of electricity, network's and storage's share of a system."""
-    given = read_document(datafiles.data("money.yaml"))
+def money() -> dict[str, Figure]:
+    """Figures of `data/money.yaml`: carbon of electricity, network's and storage's share of a system."""
+    document = read_mapping(datafiles.data("money.yaml"))
     return {
-        **given,
-        **{k: figure(given[k], "ratio", f"money.{k}") for k in ("carbon_kg_per_kwh", "network_share", "storage_share")},
+        k: figure(document[k], "ratio", f"money.{k}") for k in ("carbon_kg_per_kwh", "network_share", "storage_share")
     }
+
+
+def price_figure(prices: Mapping[str, object], key: str) -> Figure | None:
+    """A price of the question as a figure with its range, where it gives one."""
+    value = prices.get(key)
+    return value if isinstance(value, Figure) else None
 
 
 def with_prices(cluster: Cluster, prices: Mapping[str, object]) -> Cluster:
     """The cluster with the scenario's own prices and power where it gives any."""
     chip = cluster.chip
-    if isinstance(prices.get("rent_usd_per_hour"), Figure):
-        chip = replace(chip, rent_usd_per_hour=prices["rent_usd_per_hour"])
-    if isinstance(prices.get("power_w"), Figure):
-        chip = replace(chip, power_w=prices["power_w"])
-    changes = {
-        k: prices[k]
-        for k in ("system_price_usd", "electricity_usd_per_kwh", "pue")
-        if isinstance(prices.get(k), Figure)
-    }
-    return replace(cluster, chip=chip, **changes)
+    chip = replace(
+        chip,
+        rent_usd_per_hour=price_figure(prices, "rent_usd_per_hour") or chip.rent_usd_per_hour,
+        power_w=price_figure(prices, "power_w") or chip.power_w,
+    )
+    return replace(
+        cluster,
+        chip=chip,
+        system_price_usd=price_figure(prices, "system_price_usd") or cluster.system_price_usd,
+        electricity_usd_per_kwh=price_figure(prices, "electricity_usd_per_kwh") or cluster.electricity_usd_per_kwh,
+        pue=price_figure(prices, "pue") or cluster.pue,
+    )
 
 
 def energy(cluster: Cluster, chips: int, hours: Range) -> Range:
@@ -88,7 +110,8 @@ def energy(cluster: Cluster, chips: int, hours: Range) -> Range:
         kwh(power.low, host.low, pue.low, hours.low),
         kwh(power.high, host.high, pue.high, hours.high),
         "kWh",
-        f"{chips:,} chips × ({power.value:g} W + {host.value:g} W host) × PUE {pue.value:g} × {hours.value:,.0f} h, chips at board power throughout",
+        f"{chips:,} chips × ({power.value:g} W + {host.value:g} W host) × PUE {pue.value:g} × {hours.value:,.0f} h, "
+        "chips at board power throughout",
         f"{power.source}; {host.source}; {pue.source}",
         "assumed",
     )
@@ -102,12 +125,12 @@ def costs(
     Args:
         goodput: share of the hours that is first-time work; with it, what the rest costs is said (`failed_…`).
     Returns:
-        chip_hours, energy, cooling (the part of it above the machines' own), carbon, and where a price is known: rent, own (with
-        own_capital, own_energy, own_staff, own_storage; own_network is the part of the capital that is network).
+        chip_hours, energy, cooling (the part of it above the machines' own), carbon, and where a price is known: rent,
+        own (with own_capital, own_energy, own_staff, own_storage; own_network is the part of the capital that is
+        network).
     """
     prices = prices or {}
     cluster = with_prices(cluster, prices)
-    plain = {k: float(prices.get(k, v)) for k, v in DEFAULTS.items()}
     out = {
         "chip_hours": Range(
             chips * hours.value,
@@ -115,10 +138,11 @@ def costs(
             chips * hours.high,
             "chip-hours",
             f"{chips:,} chips held for {hours.value:,.0f} h, spares and lost time included",
-        )
+        ),
+        "energy": energy(cluster, chips, hours),
     }
-    out["energy"] = energy(cluster, chips, hours)
-    e, pue, kg = out["energy"], cluster.pue, prices.get("carbon_kg_per_kwh") or money()["carbon_kg_per_kwh"]
+    e, pue = out["energy"], cluster.pue
+    carbon = price_figure(prices, "carbon_kg_per_kwh") or money()["carbon_kg_per_kwh"]
     out["cooling"] = Range(
         e.value * (1 - 1 / pue.value),
         e.low * (1 - 1 / pue.low),
@@ -129,38 +153,32 @@ def costs(
         pue.confidence,
     )
     out["carbon"] = Range(
-        e.value * kg.value / 1000,
-        e.low * kg.low / 1000,
-        e.high * kg.high / 1000,
+        e.value * carbon.value / 1000,
+        e.low * carbon.low / 1000,
+        e.high * carbon.high / 1000,
         "t CO2",
-        f"{kg.value:g} ({kg.low:g}–{kg.high:g}) kg CO2 a kWh",
-        kg.source,
-        kg.confidence,
+        f"{carbon.value:g} ({carbon.low:g}–{carbon.high:g}) kg CO2 a kWh",
+        carbon.source,
+        carbon.confidence,
     )
     rent = cluster.chip.rent_usd_per_hour
     if rent is not None:
-        c = out["chip_hours"]
-        out["rent"] = Range(
-            c.value * rent.value,
-            c.low * rent.low,
-            c.high * rent.high,
-            "USD",
-            f"${rent.value:.2f} (${rent.low:.2f}–${rent.high:.2f}) a chip-hour",
-            rent.source,
-            rent.confidence,
-        )
-    system, tariff = cluster.system_price_usd, cluster.electricity_usd_per_kwh
-    power = Range(
-        out["energy"].value * tariff.value,
-        out["energy"].low * tariff.low,
-        out["energy"].high * tariff.high,
-        "USD",
-        f"${tariff.value:g}/kWh (${tariff.low:g}–{tariff.high:g})",
-        tariff.source,
-        tariff.confidence,
-    )
-    out["own_energy"] = power
-    staff = chips and plain["staff_usd_per_year"] / HOURS_PER_YEAR
+        text = f"${rent.value:.2f} (${rent.low:.2f}–${rent.high:.2f}) a chip-hour"
+        out["rent"] = out["chip_hours"].by(rent, "USD", text)
+    out |= _ownership(cluster, chips, hours, e, prices)
+    if goodput is not None:
+        out |= _lost(out, goodput)
+    return out
+
+
+def _ownership(
+    cluster: Cluster, chips: int, hours: Range, used: Range, prices: Mapping[str, object]
+) -> dict[str, Range]:
+    """What owning costs: electricity and staff always, capital, network, storage and the sum where a price is known."""
+    tariff, system = cluster.electricity_usd_per_kwh, cluster.system_price_usd
+    power = used.by(tariff, "USD", f"${tariff.value:g}/kWh (${tariff.low:g}–{tariff.high:g})")
+    out, parts = {"own_energy": power}, [power]
+    staff = chips and _plain(prices, "staff_usd_per_year") / HOURS_PER_YEAR
     if staff:
         out["own_staff"] = Range(
             staff * hours.value,
@@ -171,65 +189,61 @@ def costs(
             "scenario",
             "assumed",
         )
-    if system is not None:
-        # A level payment over the years; half of the price is owed on average.
-        share = (1.0 / plain["years"] + plain["interest"] / 2.0) / HOURS_PER_YEAR / plain["utilization"]
-        capital = Range(
-            chips * system.value * share * hours.value,
-            chips * system.low * share * hours.low,
-            chips * system.high * share * hours.high,
-            "USD",
-            f"${system.value:,.0f} a chip with its system, {plain['years']:g} years, {plain['utilization']:.0%} in use, "
-            f"{plain['interest']:.0%} interest",
-            system.source,
-            system.confidence,
-        )
-        out["own_capital"] = capital
-        part = money()["network_share"]
-        out["own_network"] = Range(
-            capital.value * part.value,
-            capital.low * part.low,
-            capital.high * part.high,
-            "USD",
-            f"{part.value:.0%} ({part.low:.0%}–{part.high:.0%}) of the capital is network",
-            part.source,
-            part.confidence,
-        )
-        sums = [capital, power] + ([out["own_staff"]] if staff else [])
-        if prices.get("storage_share"):
-            part = prices["storage_share"]
-            out["own_storage"] = Range(
-                capital.value * part.value,
-                capital.low * part.low,
-                capital.high * part.high,
-                "USD",
-                f"storage: {part.value:.1%} of the capital on top",
-                part.source,
-                part.confidence,
-            )
-            sums.append(out["own_storage"])
-        out["own"] = Range(
-            sum(r.value for r in sums),
-            sum(r.low for r in sums),
-            sum(r.high for r in sums),
-            "USD",
-            "capital, electricity"
-            + (", staff" if staff else "")
-            + (", storage" if prices.get("storage_share") else ""),
-            f"{capital.source}; {power.source}",
-            "third-party" if system.confidence != "assumed" else "assumed",
-        )
-    if goodput is not None:
-        for key in ("chip_hours", "rent", "own"):
-            if key in out:
-                r = out[key]
-                out[f"failed_{key}"] = Range(
-                    r.value * (1 - goodput),
-                    r.low * (1 - goodput),
-                    r.high * (1 - goodput),
-                    r.unit,
-                    f"{1 - goodput:.1%} of the time is lost to failures, restarts and checkpoints",
-                    "goodput",
-                    "computed",
-                )
+        parts.append(out["own_staff"])
+    if system is None:
+        return out
+    years, utilization, interest = (_plain(prices, key) for key in ("years", "utilization", "interest"))
+    # A level payment over the years; half of the price is owed on average.
+    share = (1.0 / years + interest / 2.0) / HOURS_PER_YEAR / utilization
+    capital = out["own_capital"] = Range(
+        chips * system.value * share * hours.value,
+        chips * system.low * share * hours.low,
+        chips * system.high * share * hours.high,
+        "USD",
+        f"${system.value:,.0f} a chip with its system, {years:g} years, {utilization:.0%} in use, "
+        f"{interest:.0%} interest",
+        system.source,
+        system.confidence,
+    )
+    network = money()["network_share"]
+    text = f"{network.value:.0%} ({network.low:.0%}–{network.high:.0%}) of the capital is network"
+    out["own_network"] = capital.by(network, "USD", text)
+    storage = price_figure(prices, "storage_share")
+    if storage:
+        out["own_storage"] = capital.by(storage, "USD", f"storage: {storage.value:.1%} of the capital on top")
+        parts.append(out["own_storage"])
+    parts.insert(0, capital)
+    out["own"] = Range(
+        sum(r.value for r in parts),
+        sum(r.low for r in parts),
+        sum(r.high for r in parts),
+        "USD",
+        "capital, electricity" + (", staff" if staff else "") + (", storage" if storage else ""),
+        f"{capital.source}; {power.source}",
+        "third-party" if system.confidence != "assumed" else "assumed",
+    )
     return out
+
+
+def _lost(costs: Mapping[str, Range], goodput: float) -> dict[str, Range]:
+    """The part of the chip-hours and of the money that is no first-time work."""
+    why = f"{1 - goodput:.1%} of the time is lost to failures, restarts and checkpoints"
+    return {
+        f"failed_{key}": Range(
+            costs[key].value * (1 - goodput),
+            costs[key].low * (1 - goodput),
+            costs[key].high * (1 - goodput),
+            costs[key].unit,
+            why,
+            "goodput",
+            "computed",
+        )
+        for key in ("chip_hours", "rent", "own")
+        if key in costs
+    }
+
+
+def _plain(prices: Mapping[str, object], key: str) -> float:
+    """A number of the question that has no range, or its default."""
+    value = prices.get(key, DEFAULTS[key])
+    return float(value) if isinstance(value, (int, float)) else parse(value, "ratio", f"prices.{key}")

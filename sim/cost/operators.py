@@ -1,8 +1,8 @@
 """What one layer does to one micro-batch on one chip: every matmul, attention kernel, memory pass and collective.
 
-A `OperatorTrace` records operators in the order of the forward pass, each with its two backward parts (gradient of the input,
-gradient of the weight) and the bytes it keeps for the backward pass. Nothing here knows a chip or a link: `kernels`
-gives the operators a time, `collectives` the messages.
+A `OperatorTrace` records operators in the order of the forward pass, each with its two backward parts (gradient of the
+input, gradient of the weight) and the bytes it keeps for the backward pass. Nothing here knows a chip or a link:
+`kernels` gives the operators a time, `collectives` the messages.
 
 Symbols: T tokens on this chip before tensor parallelism (micro-batch × sequence / CP), C hidden, H heads, D head width,
 S key positions, E experts, K chosen, V vocabulary, t tensor-parallel width, w bytes per activation.
@@ -17,9 +17,6 @@ from typing import NamedTuple
 
 WIDTH = 2  # bytes of an activation or weight in bf16/fp16
 ACCUMULATE = 4  # bytes of an accumulated gradient (fp32)
-# Attention with learned sinks against plain flash attention, and no skipping of what a window hides: no measured kernel is
-# at hand, so this is assumed.
-SINK_SLOWDOWN = 2.5
 
 
 class Op(NamedTuple):
@@ -85,11 +82,13 @@ class ParallelContext:
     nodes: float = 1.0  # nodes that an expert-parallel group spans
 
     @property
-    def tokens(self) -> float:  # T
+    def tokens(self) -> float:
+        """T: tokens of one micro-batch on this chip before tensor parallelism."""
         return self.micro_batch * self.seq / self.cp
 
     @property
-    def tokens_sp(self) -> float:  # T, divided by t where sequence parallelism cuts it
+    def tokens_sp(self) -> float:
+        """T, divided by t where sequence parallelism cuts it."""
         return self.tokens / (self.tp if self.sp else 1)
 
 
@@ -107,9 +106,10 @@ class OperatorTrace:
     core: list[Op] = field(default_factory=list)  # what selective recomputation runs again (core attention)
 
     def keep(self, part: str, size: float) -> None:
+        """Save `size` bytes of activations for the backward pass."""
         self.saved[part] = self.saved.get(part, 0.0) + size
 
-    def linear(
+    def linear(  # noqa: PLR0913 (each says something else of one matmul)
         self,
         name: str,
         group: str,
@@ -226,6 +226,7 @@ class OperatorTrace:
         hidden_by: str = "none",
         dedup: float = 1.0,
     ) -> None:
+        """A collective of `size` bytes, left out where there is nothing to send."""
         if size > 0:
             self.messages.append(Message(name, kind, size, group, phase, hidden_by, dedup))
 
@@ -248,10 +249,11 @@ _ACTIVATION = {
     "eager": (5 / 3, 8 / 5, 2, 3),
     "eager plain": (1.0, 1.0, 1, 1),
 }
-_ROPE = {"fused": (2.0, 2.0, 2, 2), "compiled": (2.0, 2.0, 1, 1), "eager": (6.0, 6.0, 8, 10)}
+ROPE = {"fused": (2.0, 2.0, 2, 2), "compiled": (2.0, 2.0, 1, 1), "eager": (6.0, 6.0, 8, 10)}
 
 
 def norm(trace: OperatorTrace, ctx: ParallelContext, hidden: float, kind: str = "rms") -> None:
+    """RMSNorm or LayerNorm over [T, C]."""
     eager = trace.style.fusion == "eager"
     f, b, kf, kb = _NORM["eager layer" if eager and kind == "layer" else trace.style.fusion]
     size = ctx.tokens_sp * hidden * WIDTH
@@ -259,6 +261,7 @@ def norm(trace: OperatorTrace, ctx: ParallelContext, hidden: float, kind: str = 
 
 
 def residual(trace: OperatorTrace, ctx: ParallelContext, hidden: float) -> None:
+    """Add to the residual stream, with dropout where the stack has it."""
     f, b, kf, kb = _RESIDUAL[trace.style.fusion]
     size = ctx.tokens_sp * hidden * WIDTH
     extra = 0.5 * size if trace.style.dropout else 0.0  # one byte of mask per value
@@ -299,196 +302,8 @@ def sequence_parallel_scatter(trace: OperatorTrace, ctx: ParallelContext, hidden
         trace.message("tp.reduce", "all_reduce", size, "tp", hidden_by="none")
 
 
-def core_attention(
-    trace: OperatorTrace,
-    ctx: ParallelContext,
-    heads: float,
-    kv_heads: float,
-    qk: float,
-    v: float,
-    window: int = 0,
-    sinks: bool = False,
-) -> None:
-    """softmax(Q Kᵀ) V for `heads` local heads; causal kernels do half of the square, unfused ones all of it."""
-    b, S, rows = ctx.micro_batch, ctx.seq, ctx.seq / ctx.cp
-    style, start = trace.style, len(trace.forward)
-    if style.attention == "flash":
-        visible = (S + 1) / 2
-        slow = SINK_SLOWDOWN if sinks else 1.0
-        if window and window < S and not sinks:
-            visible = (window * (window + 1) / 2 + (S - window) * window) / S
-        flops = 2.0 * b * rows * visible * heads * (qk + v)
-        size = b * rows * (heads * (qk + v) + kv_heads * (qk + v)) * WIDTH
-        trace.forward.append(Op("flash", "attention", "attention", flops, size, m=min(S, 2 * visible), k=qk, slow=slow))
-        # dQ, dK, dV, dP and the scores again: five matmuls for two.
-        trace.backward_input.append(
-            Op(
-                "flash.backward",
-                "attention",
-                "attention",
-                2.5 * flops,
-                2.5 * size,
-                m=min(S, 2 * visible),
-                k=qk,
-                kernels=3.0,
-                backward=True,
-                slow=slow,
-            )
-        )
-        trace.keep("flash", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH + 4.0 * b * rows * heads)
-    else:
-        square = b * heads * rows * S
-        for name, inner, outer in (("scores", qk, S), ("values", S, v)):
-            flops = 2.0 * b * heads * rows * inner * outer
-            io = (square + b * heads * (rows + S) * (qk if name == "scores" else v)) * WIDTH
-            trace.forward.append(Op(name, "attention", "matmul", flops, io, rows, outer, inner, b * heads))
-            for part in ("a", "b"):
-                trace.backward_input.append(
-                    Op(
-                        f"{name}.backward.{part}",
-                        "attention",
-                        "matmul",
-                        flops,
-                        io,
-                        rows,
-                        inner if part == "a" else outer,
-                        outer if part == "a" else inner,
-                        b * heads,
-                        backward=True,
-                    )
-                )
-        eager = style.fusion == "eager"
-        passes = (6.0 if eager else 2.0) + (2.5 if style.dropout else 0.0)
-        trace.memory(
-            "softmax",
-            passes * square * WIDTH,
-            (passes + 1.0) * square * WIDTH,
-            group="attention",
-            kernels=4 if eager else 2,
-            backward_kernels=4 if eager else 2,
-        )
-        trace.keep("qkv", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH)
-        # scores after softmax, after dropout, and the mask: 2 + 2 + 1 bytes per entry (arXiv 2205.05198 eq. 1)
-        trace.keep("scores", square * ((2 * WIDTH + 1) if style.dropout else WIDTH))
-    trace.core += trace.forward[start:]
-
-
-def gqa(trace: OperatorTrace, ctx: ParallelContext, model, window: int = 0) -> None:
-    """Grouped-query attention (multi-head when kv_heads == heads), with its norm and residual."""
-    C, D, t = model.hidden, model.head_dim, ctx.tp
-    heads, kv = model.heads / t, max(model.kv_heads / t, 1.0)
-    T = ctx.tokens
-    norm(trace, ctx, C, model.norm)
-    sequence_parallel_gather(trace, ctx, C)
-    trace.linear("qkv", "linear", T, C, (heads + 2 * kv) * D, keep_input=ctx.tokens_sp * C * WIDTH)
-    if not model.positions:  # rotary models; GPT-2-like ones add a learned position once
-        f, b, kf, kb = _ROPE[trace.style.fusion]
-        size = T * (heads + kv) * D * WIDTH
-        trace.memory("rope", f * size, b * size, kernels=kf, backward_kernels=kb)
-    if ctx.cp > 1:
-        size = ctx.micro_batch * ctx.seq * 2 * kv * D * WIDTH
-        trace.message("cp.keys", "all_gather", size, "cp", hidden_by="attention")
-        trace.message("cp.keys", "reduce_scatter", size, "cp", "backward_input", hidden_by="attention")
-        trace.message("cp.keys", "all_gather", size, "cp", "backward_input", hidden_by="attention")
-    core_attention(trace, ctx, heads, kv, D, D, window, model.sinks)
-    trace.linear("proj", "linear", T, heads * D, C)
-    sequence_parallel_scatter(trace, ctx, C)
-    residual(trace, ctx, C)
-
-
-def mla(trace: OperatorTrace, ctx: ParallelContext, model, indexer: bool = True) -> None:
-    """Multi-head latent attention, expanded as in training; with `index_topk` shorter than the sequence, DSA on top.
-
-    Sparse attention runs absorbed (every head reads the shared latent, 576 wide scores and 512 wide values), because the
-    chosen keys differ by query: DeepSeek-V3.2 §2.
-    """
-    C, t, T = model.hidden, ctx.tp, ctx.tokens
-    H, qk, v, R = model.heads / t, model.nope + model.rope, model.v_dim, model.kv_lora
-    q_in = model.q_lora or C
-    local = ctx.tokens_sp
-    norm(trace, ctx, C)
-    kept = local * C * WIDTH
-    if model.q_lora:
-        trace.linear("q_a", "linear", local, C, model.q_lora, keep_input=kept)
-    trace.linear("kv_a", "linear", local, C, R + model.rope, keep_input=0.0 if model.q_lora else kept)
-    trace.memory(
-        "latent norm",
-        2.0 * local * (q_in + R) * WIDTH,
-        3.0 * local * (q_in + R) * WIDTH,
-        kernels=2,
-        backward_kernels=4,
-        keep=local * (q_in + R) * WIDTH,
-    )
-    if t > 1 and ctx.sp:
-        size = T * ((model.q_lora or C) + R + model.rope) * WIDTH
-        trace.message("tp.gather", "all_gather", size, "tp", hidden_by="matmul")
-        trace.message("tp.scatter", "reduce_scatter", size, "tp", "backward_input", "wgrad")
-    elif t > 1:
-        trace.message("tp.reduce", "all_reduce", T * C * WIDTH, "tp", "backward_input", "wgrad")
-    trace.linear("q_b", "linear", T, q_in, H * qk, keep_input=T * q_in * WIDTH)
-    f, b, kf, kb = _ROPE[trace.style.fusion]
-    size = T * H * qk * WIDTH  # rotate the rotary parts, put key parts together
-    trace.memory("rope", 2 * f / 2 * size, 2 * b / 2 * size, kernels=kf + 1, backward_kernels=kb + 1)
-    if ctx.cp > 1:
-        size = ctx.micro_batch * ctx.seq * H * (qk + v) * WIDTH
-        for phase, kind in (
-            ("forward", "all_gather"),
-            ("backward_input", "all_gather"),
-            ("backward_input", "reduce_scatter"),
-        ):
-            trace.message("cp.keys", kind, size, "cp", phase, "attention")
-    sparse = model.index_topk and ctx.seq > model.index_topk
-    if model.index_topk:
-        _indexer(trace, ctx, model, q_in, indexer)
-    if sparse:
-        S, k = ctx.seq, model.index_topk
-        read = (k * (k + 1) / 2 + (S - k) * k) / S
-        trace.linear("absorb q", "linear", T, model.nope, R, batch=H, low=False, keep_input=0.0)
-        flops = 2.0 * T * read * H * (R + model.rope + R)
-        gathered = T * read * (R + model.rope) * WIDTH
-        trace.forward.append(
-            Op("sparse attention", "attention", "attention", flops, gathered + 2 * T * H * R * WIDTH, m=read, k=R)
-        )
-        trace.backward_input.append(
-            Op(
-                "sparse attention.backward",
-                "attention",
-                "attention",
-                2.5 * flops,
-                3 * gathered + 5 * T * H * R * WIDTH,
-                m=read,
-                k=R,
-                kernels=3.0,
-                backward=True,
-            )
-        )
-        trace.keep("flash", T * H * (R + model.rope) * WIDTH + T * (R + model.rope) * WIDTH + T * k * 4.0)
-        trace.linear("absorb v", "linear", T, R, v, batch=H, low=False)
-    else:
-        trace.linear("kv_b", "linear", T, R, H * (model.nope + v), keep_input=T * R * WIDTH)
-        core_attention(trace, ctx, H, H, qk, v)
-    trace.linear("proj", "linear", T, H * v, C)
-    sequence_parallel_scatter(trace, ctx, C)
-    residual(trace, ctx, C)
-
-
-def _indexer(trace: OperatorTrace, ctx: ParallelContext, model, q_in: float, full: bool) -> None:
-    """DSA's lightning indexer: I = Σ_j w_j ReLU(q_j · k) over every visible key, then top-k. Replicated over TP."""
-    if not full:
-        return
-    T, n, d = ctx.tokens, model.index_heads, model.index_dim
-    trace.linear("index q", "indexer", T, q_in, n * d, keep_input=0.0)
-    trace.linear("index k", "indexer", T, model.hidden, d, keep_input=0.0)
-    trace.linear("index w", "indexer", T, model.hidden, n, low=False, keep_input=0.0)
-    visible = (ctx.seq + 1) / 2
-    flops = 2.0 * T * visible * n * (d + 1)
-    trace.forward.append(
-        Op("index scores", "indexer", "attention", flops, T * n * d + 4.0 * T * visible, m=ctx.seq, k=d)
-    )
-    trace.memory("index top-k", 3 * 4.0 * T * visible, 0.0, group="indexer", kernels=2)
-
-
 def activation(trace: OperatorTrace, tokens: float, ffn: float, gated: bool, keep: bool = True) -> None:
+    """SwiGLU (gated) or GELU between the matrices of a feed-forward block."""
     eager = trace.style.fusion == "eager"
     f, b, kf, kb = _ACTIVATION["eager plain" if eager and not gated else trace.style.fusion]
     size = tokens * ffn * WIDTH
@@ -524,8 +339,8 @@ def vocabulary(trace: OperatorTrace, ctx: ParallelContext, hidden: float, vocab:
     norm(trace, ctx, hidden)
     sequence_parallel_gather(trace, ctx, hidden)
     trace.linear("logits", "vocabulary", T, hidden, n, low=False, keep_input=ctx.tokens_sp * hidden * WIDTH)
-    # bytes per logit. fused: bf16 read twice, written once, each way. torch: cast to fp32, log-softmax, and back. unfused:
-    # Megatron's vocabulary-parallel loss, an fp32 pass per step (max, subtract, exp, sum, divide).
+    # bytes per logit. fused: bf16 read twice, written once, each way. torch: cast to fp32, log-softmax, and back.
+    # unfused: Megatron's vocabulary-parallel loss, an fp32 pass per step (max, subtract, exp, sum, divide).
     forward, backward = {"fused": (6.0, 6.0), "torch": (14.0, 18.0), "unfused": (38.0, 14.0)}[trace.style.loss]
     trace.memory(
         "loss",

@@ -1,11 +1,12 @@
 """The expert layer on one chip: router, permutation, all-to-all, grouped matmuls, shared expert; and the optimiser.
 
-An expert-parallel group of `ep` chips holds E/ep experts each; `etp` chips share the width of every expert. A token goes
-to K experts, so each chip sends T·K rows and, when balanced, receives as many. With node-limited routing and one copy
-per node (DeepSeek-V3 §3.2.2) a token crosses the network at most `node_limited` times and is copied on inside the node.
+An expert-parallel group of `ep` chips holds E/ep experts each; `etp` chips share the width of every expert. A token
+goes to K experts, so each chip sends T·K rows and, when balanced, receives as many. With node-limited routing and one
+copy per node (DeepSeek-V3 §3.2.2) a token crosses the network at most `node_limited` times and is copied on inside the
+node.
 
-Sources: Megatron-Core MoE (arXiv 2504.14960 for folded expert groups), DeepSeek-V3 (arXiv 2412.19437), Muon (Jordan 2024,
-Newton–Schulz with five steps).
+Sources: Megatron-Core MoE (arXiv 2504.14960 for folded expert groups), DeepSeek-V3 (arXiv 2412.19437), Muon (Jordan
+2024, Newton–Schulz with five steps).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sim.cost.operators import (
     sequence_parallel_gather,
     sequence_parallel_scatter,
 )
+from sim.spec.model import ModelSpec
 
 
 def expected_nodes(nodes: float, chosen: float, limit: float) -> float:
@@ -30,7 +32,7 @@ def expected_nodes(nodes: float, chosen: float, limit: float) -> float:
     return min(distinct, limit) if limit else distinct
 
 
-def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model) -> None:
+def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> None:
     """Router, dispatch, routed experts, combine, shared experts, with the block's norm and residual."""
     style, C, E, K = trace.style, model.hidden, model.experts, model.experts_per_token
     local = ctx.tokens / ctx.tp if ctx.sp or ctx.tp > 1 else ctx.tokens  # rows this chip routes
@@ -110,6 +112,3 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model) -> None:
         trace.linear("shared down", "linear", ctx.tokens, ffn / ctx.tp, C)
         sequence_parallel_scatter(trace, ctx, C)
     residual(trace, ctx, C)
-
-
-# ------------------------------------------------------------------ parameters of one rank, optimiser

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 from minglm.weights import Weight, matmul_params
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan
 
 
+@functools.lru_cache(maxsize=1024)
 def layer_params(model: ModelSpec, kind: str, tp: int, ep: int, etp: int) -> tuple[float, float]:
     """(parameters replicated over data parallelism, expert parameters) of one layer on one chip.
 
-    Counted are the matrices of `minglm.weights`, the latent norms and the layer's two norms. Biases, norms of single heads
-    and the router's balance bias are left out: they are less than a ten-thousandth of a layer.
+    Counted are the matrices of `minglm.weights`, the latent norms and the layer's two norms. Biases, norms of single
+    heads and the router's balance bias are left out: they are less than a ten-thousandth of a layer.
 
     kind: dense | moe. Whole on every tensor-parallel rank: norms, router, latent projections and indexer.
     """

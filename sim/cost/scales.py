@@ -22,11 +22,10 @@ def expected(fits: Sequence[tuple[str, str, float]], chip: str, product: str) ->
     mean = 0.0
     for _ in range(40):  # alternating least squares; converges in a few rounds
         mean = sum(v - chips[c] - products[p] for c, p, v in rows) / len(rows)
-        for effects, at, other, index, pull in (
-            (chips, 0, products, 1, CHIP_PULL),
-            (products, 1, chips, 0, PRODUCT_PULL),
-        ):
-            for key in effects:
-                left = [row[2] - mean - other[row[index]] for row in rows if row[at] == key]
-                effects[key] = sum(left) / (len(left) + pull)
+        for name in chips:
+            left = [v - mean - products[p] for c, p, v in rows if c == name]
+            chips[name] = sum(left) / (len(left) + CHIP_PULL)
+        for name in products:
+            left = [v - mean - chips[c] for c, p, v in rows if p == name]
+            products[name] = sum(left) / (len(left) + PRODUCT_PULL)
     return math.exp(mean + chips.get(chip, 0.0) + products.get(product, 0.0))

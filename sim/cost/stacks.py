@@ -3,7 +3,8 @@
 `data/stacks.yaml` holds one entry per release: which attention kernel, what is fused, which collectives hide behind
 compute, the host's time per operator. `data/fitted.yaml` holds at most one fitted scalar per release and chip, with the
 rows it was fitted on. A stack that
-is not listed falls back to `generic` and says so; the values a row names itself (attention, fusion, overlap) win over both.
+is not listed falls back to `generic` and says so; the values a row names itself (attention, fusion, overlap) win over
+both.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from minglm import datafiles
 from minglm.errors import InputError, nearest
+from sim.base.documents import read_mapping
 from sim.cost.kernels import Kernels
 from sim.cost.operators import Style
 from sim.cost.scales import expected
@@ -85,8 +88,9 @@ class Stack:
     labels: Mapping[str, str] = field(default_factory=dict)  # constant → label and source
     fitted: Mapping[str, Mapping] = field(default_factory=dict)  # chip → {name, value, rows}
 
-    def style(self, fp8: bool, imbalance: float | None = None, **changes) -> Style:
-        values = dict(
+    def style(self, fp8: bool, imbalance: float | None = None, **changes: Any) -> Style:
+        """How this stack runs a layer's operators; `changes` win."""
+        values: dict[str, Any] = dict(
             attention="unfused" if self.attention == "unfused" else "flash",
             fusion=self.fusion,
             loss=self.loss,
@@ -110,6 +114,7 @@ class Stack:
         return float(found["value"]) if found and found.get("name") == name else default
 
     def kernels(self, chip: Chip) -> Kernels:
+        """Kernel times of this stack on a chip, fitted where a fit exists."""
         kernel = best_attention(chip) if self.attention in ("unfused", "auto") else self.attention
         forward, backward, half, _ = attention_shares(kernel, chip)
         return _kernels(
@@ -121,22 +126,23 @@ class Stack:
         )
 
 
-_CHIPS: dict[tuple, Chip] = {}
+_CHIPS: dict[tuple[str, int], Chip] = {}
 
 
-def chip_key(chip: Chip) -> tuple:
+def chip_key(chip: Chip) -> tuple[str, int]:
+    """A key for caches of what belongs to this chip object; the chip is kept, so that its identity stays its own."""
     key = (chip.name, id(chip))
     _CHIPS[key] = chip
     return key
 
 
 @functools.lru_cache(maxsize=512)
-def _kernels(key: tuple, forward: float, backward: float, half: float, scale: float) -> Kernels:
+def _kernels(key: tuple[str, int], forward: float, backward: float, half: float, scale: float) -> Kernels:
     return Kernels(_CHIPS[key], forward, backward, half, scale=scale)
 
 
 def best_attention(chip: Chip) -> str:
-    """The attention kernel that current stacks use on a chip: vendor's fused one on Ascend, flash2 on A100, flash3 later."""
+    """The attention kernel that current stacks use: the vendor's fused one on Ascend, flash2 on A100, flash3 later."""
     name = chip.name.upper()
     if "huawei" in chip.vendor.lower() or "910" in name or "950" in name:
         return "npu_fusion"
@@ -160,22 +166,20 @@ def attention_shares(kernel: str, chip: Chip) -> tuple[float, float, float, str]
 
 
 @functools.cache
-def _read() -> dict:
-    from sim.base.documents import read_document
-
-    return read_document(datafiles.data("stacks.yaml"))
+def _read() -> dict[str, Any]:
+    return read_mapping(datafiles.data("stacks.yaml"))
 
 
 @functools.cache
-def _read_fitted() -> dict:
-    from sim.base.documents import read_document
-
+def read_fitted() -> dict[str, Any]:
     path = datafiles.data("fitted.yaml")  # written by `python -m sim.validation.fit --write`, which starts without it
-    return (read_document(path) or {}).get("fitted") or {} if path.exists() else {}
+    return read_mapping(path).get("fitted") or {} if path.exists() else {}
 
 
 def default_scale(chip: Chip, stack: str = "") -> float:
-    """Kernel speed / modelled speed expected of a stack without a fitted value on this chip (see `sim/cost/scales.py`)."""
+    """Kernel speed / modelled speed expected of a stack without a fitted value on this chip (see
+    `sim/cost/scales.py`).
+    """
     return _default_scale(chip.name, product_of(stack)[0])
 
 
@@ -183,7 +187,7 @@ def default_scale(chip: Chip, stack: str = "") -> float:
 def _default_scale(chip_name: str, product: str) -> float:
     fits = [
         (chip, product_of(stack)[0], float(found["value"]))
-        for stack, entry in _read_fitted().items()
+        for stack, entry in read_fitted().items()
         for chip, found in entry.items()
         if found.get("name") == "scale"
     ]
@@ -191,10 +195,12 @@ def _default_scale(chip_name: str, product: str) -> float:
 
 
 def list_stacks() -> list[str]:
+    """Names of the stacks in data/stacks.yaml."""
     return sorted(_read()["stacks"])
 
 
 def stack_key(name: str) -> str:
+    """A stack's name as it is listed: lower case, words joined by hyphens."""
     return "-".join(str(name).strip().lower().replace("_", "-").split())
 
 
@@ -221,12 +227,17 @@ def load_stack(name: str) -> Stack:
     for word in entry:
         if word not in known:
             raise InputError(f"stack {key}: unknown key {word!r}{nearest(word, known)}; see sim/cost/stacks.py's Stack")
-    values = {word: value or {} if word in ("labels", "fitted") else value for word, value in entry.items()}
-    return Stack(**{**values, "name": key, "fitted": _read_fitted().get(key) or {}})
+    values: dict[str, Any] = {
+        word: value or {} if word in ("labels", "fitted") else value for word, value in entry.items()
+    }
+    return Stack(**{**values, "name": key, "fitted": read_fitted().get(key) or {}})
 
 
 def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:
-    """A stack for a row, and what had to be assumed: an unlisted release stands on its family, an unknown one on 'generic'."""
+    """A stack for a row, and what had to be assumed.
+
+    An unlisted release stands on its family, an unknown one on 'generic'.
+    """
     if not name:
         return load_stack("generic"), ["software stack not named: 'generic'"]
     entries, key = _read()["stacks"], stack_key(name)
@@ -242,8 +253,7 @@ def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:
         )
     )
     # its defaults, not its scalar: that belongs to the release it was fitted on
-    found = dataclasses.replace(load_stack(chosen), name=key, fitted={})
-    return found, [
+    return dataclasses.replace(load_stack(chosen), name=key, fitted={}), [
         f"software stack {str(name)[:60]!r} is not listed: taken as {chosen}, with the kernel speed expected of it"
     ]
 
@@ -256,7 +266,7 @@ def product_of(key: str) -> tuple[str, float]:
     return key[: match.start()].strip("-"), float(match.group(2))
 
 
-def with_changes(stack: Stack, **changes) -> Stack:
+def with_changes(stack: Stack, **changes: Any) -> Stack:
     """The stack with some defaults changed by a row or a what-if; unknown ones are refused."""
     known = {f.name for f in dataclasses.fields(Stack)}
     for key in changes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sim.cost import collectives
 from sim.cost.kernels import Kernels
-from sim.cost.layer import LayerCost, LayerEstimator, LayerWork
+from sim.cost.layer import LayerCost, LayerEstimator
 from sim.cost.operators import WIDTH
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.parameters import rank_params
@@ -20,8 +20,6 @@ from sim.cost.step_costs import ChunkCost, StepCosts
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload, check
-
-__all__ = ["LayerEstimator", "Estimate", "LayerCost", "LayerWork", "build", "data_parallel", "estimate", "rank_params"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What one training step is made of: the hand-over from the analytical cost model to the simulator.
 
 The cost model (operators, kernels, collectives, plan) fills a `StepCosts`; the discrete-event simulator (pipeline
-schedules, step, campaign) spends it and never asks about models or chips. Times are seconds, sizes bytes, all for one micro-batch.
+schedules, step, campaign) spends it and never asks about models or chips. Times are seconds, sizes bytes, all for one
+micro-batch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class ChunkCost:
 
     @property
     def backward_s(self) -> float:
+        """Both gradients."""
         return self.backward_input_s + self.backward_weight_s
 
 
@@ -53,4 +55,5 @@ class StepCosts:
 
     @property
     def ranks(self) -> int:
+        """Pipeline ranks."""
         return len(self.chunks)

@@ -1,8 +1,10 @@
-"""The same training run on several chips: time, money, energy, chips, and the price at which one breaks even with another.
+"""The same training run on several chips: time, money, energy, chips, and the price at which one breaks even with
+another.
 
     table = compare("glm5", chips=8192, batch_tokens="16M", tokens="1T")
 
-Each chip sits in its usual nodes and network (`sim.spec.hardware.USUAL_CLUSTER`) and gets the best plan that the search finds. A 910C
+Each chip sits in its usual nodes and network (`sim.spec.hardware.USUAL_CLUSTER`) and gets the best plan that the search
+finds. A 910C
 is counted in dies, as frameworks see it: two are one package.
 """
 
@@ -27,8 +29,9 @@ def compare(
     """One row per chip, in the order given.
 
     Args:
-        chips: inventory, the same number of each.
-        against: the chip whose cost the others must meet; `break_even_usd_per_hour` is the rent of a chip-hour at which they do.
+        chips: of the cluster, the same number of each.
+        against: the chip whose cost the others must meet; `break_even_usd_per_hour` is the rent of a chip-hour at which
+            they do.
         asked: as `sim.planner.planner.question` (seq, batch, batch_tokens, tokens, precision, fixed, schedules, …).
     Returns:
         rows (with the planner's figures, or the reason why nothing fits), against, notes.

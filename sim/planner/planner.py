@@ -4,8 +4,8 @@
     >>> answer(q, keep=5)["winner"]["chips"] <= 64
     True
 
-Plans are ranked in closed form (`sim.planner.search`); the winner is then played as events. Cost counts the chips that a plan uses,
-held for the expected time with failures and restarts (Daly's formula, `sim.training.campaign.expected`).
+Plans are ranked in closed form (`sim.planner.search`); the winner is then simulated as events. Cost counts the chips
+that a plan uses, held for the expected time with failures and restarts (Daly's formula, `sim.training.campaign.expected`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sim.cost.stacks import Stack, resolve
 from sim.planner.candidates import PlanCosts
 from sim.planner.search import OBJECTIVES, Found, Outcome, search
 from sim.planner.space import Space, default_space
+from sim.scenario.build import Run
 from sim.scenario.training import Scenario
 from sim.spec.hardware import Cluster, chip_from, cluster_for_chip, cluster_from
 from sim.spec.model import ModelSpec
@@ -42,10 +43,10 @@ class Question:
     cluster_chips: int
     seq: int
     batch: int
-    tokens: float = 1e12
-    objective: str = "tokens"
-    precision: str = "bf16"
-    stack: Stack | None = None
+    tokens: float
+    objective: str
+    precision: str
+    stack: Stack
     tolerance: float = 0.0
     fixed: Mapping[str, object] = field(default_factory=dict)
     schedules: tuple[str, ...] | None = None
@@ -124,7 +125,8 @@ def question(
     machine = money.with_prices(machine, prices or {})
     if objective == "cost" and machine.chip.rent_usd_per_hour is None and machine.system_price_usd is None:
         raise InputError(
-            f"objective cost: no price of {machine.chip.name} is known; give one with --chip-hour-price '$2/h' or prices.rent_usd_per_hour, or "
+            f"objective cost: no price of {machine.chip.name} is known; give one with --chip-hour-price '$2/h' or "
+            "prices.rent_usd_per_hour, or "
             "choose --objective tokens"
         )
     return Question(
@@ -180,7 +182,8 @@ def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
     head = f"no plan of {out.combinations:,} fits {q.model.name} on {q.cluster_chips:,} × {q.cluster.chip.name}"
     if out.nearest is None:
         return (
-            f"no plan divides {q.model.name} and a batch of {q.batch:,} sequences over {q.cluster_chips:,} chips; allow the batch to differ "
+            f"no plan divides {q.model.name} and a batch of {q.batch:,} sequences over {q.cluster_chips:,} chips; "
+            "allow the batch to differ "
             "(--batch-tokens or --batch-tolerance 2%), or pin fewer widths"
         )
     c, _ = out.nearest
@@ -197,9 +200,12 @@ def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
 
 
 def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> float:
-    """Share of time that is first-time work, with the chip's failure rate (or Llama 3's) and asynchronous checkpoints."""
-    from sim.spec.phases import Leg, Pace
-    from sim.training.campaign import CampaignInput, expected
+    """Share of time that is first-time work, with the chip's failure rate (or Llama 3's) and asynchronous
+    checkpoints.
+    """
+    from sim.spec.phases import RunSegment, Throughput
+    from sim.training.campaign import expected
+    from sim.training.campaign_input import CampaignInput
     from sim.training.checkpoints import Checkpoint
     from sim.training.failures import FailureModel
 
@@ -211,8 +217,8 @@ def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> f
         read_bytes_per_s=q.cluster.storage_bytes_per_s.value,
         host_bytes_per_s=q.cluster.host_bytes_per_s.value,
     )
-    leg = Leg("training", q.tokens, Pace(step_s, tokens_per_step, chips, 1, ""))
-    return expected(CampaignInput(legs=(leg,), cluster_chips=chips, failures=failures, checkpoint=saved))
+    segment = RunSegment("training", q.tokens, Throughput(step_s, tokens_per_step, chips, 1, ""))
+    return expected(CampaignInput(segments=(segment,), cluster_chips=chips, failures=failures, checkpoint=saved))
 
 
 def row(q: Question, costs: PlanCosts, found: Found) -> dict:
@@ -294,7 +300,7 @@ def answer(
             name: row(q, costs, f) for name, f in sorted(out.by_schedule.items(), key=lambda i: i[1].value(q.objective))
         },
         "explanation": explain(q, costs, out.best[0], second, out),
-        "assumptions": [*q.stated, *_assumptions(q)],
+        "assumptions": [*q.stated, *assumptions(q)],
         "facts": facts(q),
         "versions": versions(),
     }
@@ -308,19 +314,15 @@ def answer(
 
 
 def scenario_of(q: Question, costs: PlanCosts, found: Found) -> Scenario:
-    """The plan as a scenario on just the chips that it uses: for `sim.study.monte_carlo`, `sim.study.projection` and `sim.training.campaign`."""
+    """The plan as a scenario on just the chips that it uses:
+    for `sim.study.monte_carlo`, `sim.study.projection` and `sim.training.campaign`.
+    """
     plan = costs.plan(found.candidate)
+    cluster = replace(q.cluster, num_chips=plan.num_chips)
     return Scenario(
         f"{q.model.name} on {plan.num_chips:,} × {q.cluster.chip.name}",
-        "",
-        q.model,
-        replace(q.cluster, num_chips=plan.num_chips),
+        Run(q.model, cluster, plan, costs.load(found.candidate), q.precision, q.stack, q.stated),
         plan.num_chips,
-        plan,
-        costs.load(found.candidate),
-        q.precision,
-        q.stack,
-        q.stated,
         q.tokens,
         prices=q.prices,
     )
@@ -357,11 +359,12 @@ def facts(q: Question) -> list[dict]:
     ]
 
 
-def _assumptions(q: Question) -> list[str]:
+def assumptions(q: Question) -> list[str]:
     out = [
         "plans are ranked in closed form, every chip at the speed of the expected slowest",
-        "cost counts the chips a plan uses, not the rest of the inventory",
-        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, and GPipe, which has 1F1B's bubble and needs more memory",
+        "cost counts the chips a plan uses, not the rest of the cluster",
+        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, and GPipe, which has 1F1B's "
+        "bubble and needs more memory",
     ]
     rate = q.cluster.chip.failures_per_chip_hour
     out.append(
@@ -380,13 +383,13 @@ def by_events(q: Question, costs: PlanCosts, found: Found) -> dict:
     """The plan's step simulated as events, beside the closed form that ranked it."""
     try:
         p = evaluate(q.model, q.cluster, costs.plan(found.candidate), costs.load(found.candidate), q.precision, q.stack)
-    except InputError as err:  # more pieces of work than are played
+    except InputError as err:  # more ops than are simulated
         return {"closed_form_step_s": found.step_s, "reason": str(err)}
     return {
         "events_step_s": p.result.step_s,
         "closed_form_step_s": found.step_s,
         "difference": p.result.step_s / found.step_s - 1,
-        "bubble_share": p.result.bubble_share,
+        "bubble_fraction": p.result.bubble_fraction,
         "events": p.result.events,
     }
 
@@ -396,7 +399,7 @@ def by_events(q: Question, costs: PlanCosts, found: Found) -> dict:
 
 def parts(q: Question, plan: Plan, load: Workload) -> dict[str, float]:
     """Seconds of a step on the busiest rank by cause; they sum to the step, what is not told apart is 'waiting'."""
-    made, _, seconds, slow = in_closed_form(q.model, q.cluster, plan, load, q.precision, q.stack, warn=True)
+    made, _, seconds, slow = in_closed_form(q.model, q.cluster, plan, load, q.precision, q.stack, allow_oom=True)
     t = step_of_estimate(made, plan)
     m = made.costs.micro_batches * (0.5 if plan.schedule == "dualpipe" else 1.0)
     out = {name: m * s * slow for name, s in made.classes.items()}
@@ -431,8 +434,10 @@ def explain(q: Question, costs: PlanCosts, first: Found, second: Found | None, o
     """The winner against the runner-up in sentences."""
     a, room = first.candidate, q.cluster.chip.memory_bytes.value
     lines = [
-        f"{describe(costs.plan(a))} with micro-batch {a.micro_batch}, ZeRO {a.zero} and recompute {a.recompute} is the best of "
-        f"{out.combinations:,} combinations: a step of {first.step_s:.3g} s, {first.tokens_per_s:,.0f} tokens/s on {a.num_chips:,} chips."
+        f"{describe(costs.plan(a))} with micro-batch {a.micro_batch}, ZeRO {a.zero} and recompute {a.recompute} is "
+        "the best of "
+        f"{out.combinations:,} combinations: a step of {first.step_s:.3g} s, {first.tokens_per_s:,.0f} tokens/s on "
+        f"{a.num_chips:,} chips."
     ]
     if second is not None:
         b = second.candidate
@@ -446,7 +451,8 @@ def explain(q: Question, costs: PlanCosts, first: Found, second: Found | None, o
         if a.switches != b.switches:
             apart += f", switches {dict(costs.switches[a.switches])} instead of {dict(costs.switches[b.switches])}"
         lines.append(
-            f"The runner-up, {describe(costs.plan(b))}, takes {second.step_s:.3g} s on {b.num_chips:,} chips: the winner is {gain:.1%} {what}. "
+            f"The runner-up, {describe(costs.plan(b))}, takes {second.step_s:.3g} s on {b.num_chips:,} chips: the "
+            f"winner is {gain:.1%} {what}. "
             f"It has {apart}."
         )
         mine, other = parts(q, costs.plan(a), costs.load(a)), parts(q, costs.plan(b), costs.load(b))
@@ -462,13 +468,15 @@ def explain(q: Question, costs: PlanCosts, first: Found, second: Found | None, o
         if said:
             lines.append("Of the runner-up's step, that means " + ", ".join(said) + ".")
     lines.append(
-        f"It fills {first.memory_bytes / room:.0%} of a chip's memory; {out.too_large:,} combinations did not fit, {out.evaluated:,} were costed, "
+        f"It fills {first.memory_bytes / room:.0%} of a chip's memory; {out.too_large:,} combinations did not fit, "
+        f"{out.evaluated:,} were costed, "
         f"{out.bounded:,} were skipped because even their busiest rank's own work takes longer than all that is kept."
     )
     if len(out.front) > 1:
         few = out.front[0]
         lines.append(
-            f"The fewest chips that fit are {few.num_chips:,}, {few.value('time') / first.value('time'):.3g} times as slow; "
+            f"The fewest chips that fit are {few.num_chips:,}, {few.value('time') / first.value('time'):.3g} times as "
+            "slow; "
             f"{len(out.front)} plans trade chips for time."
         )
     return lines

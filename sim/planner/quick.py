@@ -1,7 +1,9 @@
-"""A good plan in a fraction of a second: a coarse look at the space, then a few axes at a time from the best found so far.
+"""A good plan in a fraction of a second: a coarse look at the space, then a few axes at a time from the best found so
+far.
 
-`sim.planner.search` proves that nothing is better and takes seconds to a minute; a page with sliders cannot wait that long. Every plan
-is costed by the same functions as there, so a quick plan's figures are exact for that plan; what is not proven is that it is the best.
+`sim.planner.search` proves that nothing is better and takes seconds to a minute; a page with sliders cannot wait that
+long. Every plan is costed by the same functions as there, so a quick plan's figures are exact for that plan; what is
+not proven is that it is the best.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ APART = 1.3  # a start that is this many times as slow as the best one is not fo
 def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts]:
     """A plan that fits and is near the best, and the costs that priced it.
 
-    costs: of an earlier question about the same model, machine, sequence, precision and stack: what it has computed is used again.
-    Raises:
+    costs: of an earlier question about the same model, machine, sequence, precision and stack: what it has computed is
+    used again. Raises:
         InputError: nothing fits; the nearest plan and what it lacks.
     """
     space = space_of(q)
@@ -72,8 +74,8 @@ def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts
 
 
 def coarse(space: Space, q: Question) -> list[Space]:
-    """Few values of each axis, one space to start from for each context width: what is best with sequences whole may be a hollow
-    that no few axes lead out of where they are better split."""
+    """Few values of each axis, one space to start from for each context width: what is best with sequences whole may be
+    a hollow that no few axes lead out of where they are better split."""
 
     def keep(axis: str) -> tuple:
         values = getattr(space, axis)

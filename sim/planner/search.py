@@ -1,8 +1,9 @@
-"""Search all plans of a `Space`: memory by formula, time in closed form, subtrees skipped only where a bound proves them worse.
+"""Search all plans of a `Space`: memory by formula, time in closed form, subtrees skipped only where a bound proves
+them worse.
 
-A subtree (same widths and batch, any recomputation, ZeRO and switches) is skipped when even its busiest rank's own work takes
-longer than both the last plan of the list that is kept and some plan on the front with no more chips. So the kept list and
-the front are those of the full space; `tests/property/test_planner_search.py` compares them with brute force.
+A subtree (same widths and batch, any recomputation, ZeRO and switches) is skipped when even its busiest rank's own work
+takes longer than both the last plan of the list that is kept and some plan on the front with no more chips. So the kept
+list and the front are those of the full space; `tests/property/test_planner_search.py` compares them with brute force.
 """
 
 from __future__ import annotations
@@ -175,7 +176,9 @@ class _Ranking:
 
 
 def _groups(costs: PlanCosts, space: Space, chips: int) -> list[tuple]:
-    """Widths that fix a layer's operators, most efficient first: good plans are then known early and more is skipped."""
+    """Widths that fix a layer's operators, most efficient first:
+    good plans are then known early and more is skipped.
+    """
     groups = []
     for tp in space.tp:
         for cp in space.cp:
@@ -193,7 +196,7 @@ def _least_work(costs: PlanCosts, space: Space, tp: int, cp: int, ep: int, etp: 
     model, least = costs.model, math.inf
     for switch in {costs.layer_set.index(s) for s in costs.layer_set}:
         for recompute in space.recompute:
-            _, parts = costs.costs(
+            parts = costs.costs(
                 Candidate(
                     tp, cp, ep, etp, micro, recompute, 1, 1, "dualpipe-v" if dual else "1f1b", 1, 0, micro, switch
                 )

@@ -1,7 +1,7 @@
 """Which plans a search looks at: a finite set of widths and switches, listed before anything is costed.
 
-The set is explicit, so "exhaustive" has a meaning: every combination of the axes below that the rules of `sim.spec.plan.check`
-and `sim.training.schedules.check` allow, on at most the chips at hand.
+The set is explicit, so "exhaustive" has a meaning: every combination of the axes below that the rules of
+`sim.spec.plan.check` and `sim.training.schedules.check` allow, on at most the chips at hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sim.spec.model import ModelSpec
 from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES, Plan
 from sim.training.schedules import CHUNKS
 
-# Shares of the inventory that a plan may use, where the batch does not have to divide exactly.
+# Shares of the cluster that a plan may use, where the batch does not have to divide exactly.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
 FIXED = (
     "sp",
@@ -83,10 +83,10 @@ def default_space(
 ) -> Space:
     """Every width that frameworks accept for this model on this machine.
 
-    tp: divisors of a node's chips that divide the heads. pp: powers of two, and what divides the layers with or without the
-    two ends counted. cp: powers of two with at least 2,048 tokens a chip. ep: divisors of the experts. etp: 1 or tp. zero: 0, 1, 3;
-    2 is left out, as its reduction after every micro-batch is not priced (`zero=(0, 1, 2, 3)` adds it).
-    `fixed` pins axes (`tp=8`) or other fields of `Plan`; a tuple or list of values searches those.
+    tp: divisors of a node's chips that divide the heads. pp: powers of two, and what divides the layers with or without
+    the two ends counted. cp: powers of two with at least 2,048 tokens a chip. ep: divisors of the experts. etp: 1 or
+    tp. zero: 0, 1, 3; 2 is left out, as its reduction after every micro-batch is not priced (`zero=(0, 1, 2, 3)` adds
+    it). `fixed` pins axes (`tp=8`) or other fields of `Plan`; a tuple or list of values searches those.
     """
     fixed = dict(fixed or {})
     node = (
@@ -136,7 +136,8 @@ def default_space(
     for key, value in fixed.items():
         if key not in FIXED:
             raise InputError(
-                f"search key {key!r}: not known{nearest(str(key), (*axes, *FIXED))}; known: {', '.join((*axes, *FIXED))}"
+                f"search key {key!r}: not known{nearest(str(key), (*axes, *FIXED))}; known: "
+                f"{', '.join((*axes, *FIXED))}"
             )
         if key == "optimizer" and value not in OPTIMIZERS:
             raise InputError(
@@ -167,13 +168,16 @@ def default_space(
         odd = [v for v in getattr(space, axis) if of % v]
         if len(odd) == len(getattr(space, axis)):
             raise InputError(
-                f"{axis}={odd[0]}: does not divide the {of:,} {what}; give one of {', '.join(map(str, divisors(of)[:12]))}"
+                f"{axis}={odd[0]}: does not divide the {of:,} {what}; give one of "
+                f"{', '.join(map(str, divisors(of)[:12]))}"
             )
     return space
 
 
 def lies_evenly(model: ModelSpec, pp: int, schedule: str, vpp: int, mtp: bool) -> bool:
-    """Whether a pipeline shape is one that is searched: interleaving only where chunks come out equal, ends counted or not."""
+    """Whether a pipeline shape is one that is searched:
+    interleaving only where chunks come out equal, ends counted or not.
+    """
     if pp == 1:
         return schedule == "1f1b"
     n = pp if schedule == "dualpipe" else pp * vpp
@@ -189,7 +193,7 @@ def replicas(space: Space, batch: int, micro_batch: int, most: int, multiple: in
     """(dp, batch in sequences) to try, most replicas first: `dp` is a multiple of `multiple` and at most `most`.
 
     An exact batch takes every dp that divides it. With a tolerance, the most replicas within each of `shares` of the
-    inventory whose micro-batches come out at a batch near enough are added.
+    cluster whose micro-batches come out at a batch near enough are added.
     """
     found = {}
     if batch % micro_batch == 0:

@@ -1,10 +1,11 @@
-"""The demo's report on its round of RL: how the long tail of answers went, and how well the simulator foretold it.
+"""The demo's report on its round of RL: how the long tail of responses went, and how well the simulator foretold it.
 
 Rates come from the log of the synchronous run; the times of APRIL are predicted from its settings and lengths alone.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,15 @@ from minglm import plots
 from sim.report.html import Page, table
 from sim.rollout.lengths import read_log
 from sim.rollout.simulate import simulate
-from sim.validation.local_runs import WARMUP, agree, case_of, logged_events, profile_of, settings_of
+from sim.validation.local_profile import WARMUP, Profile, logged_events, settings_of
+from sim.validation.local_runs import agree, case_of, profile_of
 
 SHOWN = 4  # updates in the picture
 NAMES = {"sync": "Synchronous", "april": "APRIL"}
 
 
 def measured_running(run: Path, first: int, last: int) -> tuple[list[float], list[int]]:
-    """(seconds, answers in the making) between the ends of two updates of a run, as steps."""
+    """(seconds, responses being generated) between the ends of two updates of a run, as steps."""
     ends = [e["end_s"] for e in logged_events(run, "update")]
     begin, end = ends[first - 1], ends[min(last, len(ends)) - 1]
     changes = sorted(
@@ -33,11 +35,11 @@ def measured_running(run: Path, first: int, last: int) -> tuple[list[float], lis
     return _window(changes, begin, end)
 
 
-def simulated_running(run: Path, profile, first: int, last: int) -> tuple[list[float], list[int]]:
+def simulated_running(run: Path, profile: Profile, first: int, last: int) -> tuple[list[float], list[int]]:
     """The same for the run's twin in the simulator."""
     result = simulate(replace(case_of(run, profile), watch=1, warmup=0))
     ends, watched = [s.end_s for s in result.steps], result.watched[0]
-    changes = [(t, n - before) for (_, before), (t, n) in zip(watched, watched[1:])]
+    changes = [(t, n - before) for (_, before), (t, n) in itertools.pairwise(watched)]
     return _window(changes, ends[first - 1], ends[min(last, len(ends)) - 1])
 
 
@@ -59,11 +61,14 @@ def section(page: Page, run_dir: Path) -> None:
         return
     page.heading("Reinforcement learning, and its long tail", "rollouts")
     rules = settings_of(runs["april"])
-    more = (rules["over_sampling"] or rules["prompts_per_batch"]) / rules["prompts_per_batch"]
+    factor = (rules["over_sampling"] or rules["prompts_per_batch"]) / rules["prompts_per_batch"]
     page.prose(
-        "A smaller model keeps running totals of a few digits, sometimes of eighty: most answers are short and a few are many times longer. A synchronous "
-        f"update waits for the last of them. APRIL starts {more:g} times the groups that an update needs, stops when enough are complete, and goes on with "
-        "the parts in the next round: work that was begun is kept. The simulator, which plays rollouts on 100,000 chips with the same rules, was given this "
+        "A smaller model keeps running totals of a few digits, sometimes of eighty: most responses are short and a "
+        "few are many times longer. A synchronous "
+        f"update waits for the last of them. APRIL starts {factor:g} times the groups that an update needs, stops "
+        "when enough are complete, and goes on with "
+        "the parts in the next round: work that was begun is kept. The simulator, which simulates rollouts on 100,000 "
+        "chips with the same rules, was given this "
         "machine's rates from the synchronous run, and foretold the other."
     )
     report = agree(list(runs.values()))
@@ -79,30 +84,33 @@ def section(page: Page, run_dir: Path) -> None:
     ]
     page.add(
         table(
-            ["mode", "answers trained a second", "seconds an update, measured", "simulated", "error"],
+            ["mode", "responses trained a second", "seconds an update, measured", "simulated", "error"],
             rows,
-            f"Means over the updates after the first {WARMUP}; the error holds the noise of this machine while the demo ran.",
+            f"Means over the updates after the first {WARMUP}; the error holds the noise of this machine while the "
+            "demo ran.",
         )
     )
     for g in report["gains"]:
         page.prose(
-            f"{NAMES[g['mode']]} against synchronous: {100 * g['measured']:+.0f}% measured, {100 * g['predicted']:+.0f}% simulated."
+            f"{NAMES[g['mode']]} against synchronous: {100 * g['measured']:+.0f}% measured, "
+            f"{100 * g['predicted']:+.0f}% simulated."
         )
     profile = profile_of(runs["sync"])
     first = WARMUP + 1
     for mode, run in runs.items():
         fig = plots.figure(
-            f"{NAMES[mode]}: answers in the making over {SHOWN} updates", "seconds", "answers being generated"
+            f"{NAMES[mode]}: responses in flight over {SHOWN} updates", "seconds", "responses being generated"
         )
-        for index, (name, found) in enumerate(
+        for index, (name, curve) in enumerate(
             (
                 ("measured", measured_running(run, first, first + SHOWN)),
                 ("simulated", simulated_running(run, profile, first, first + SHOWN)),
             )
         ):
-            plots.line(fig, *found, name, index, line_shape="hv")
+            plots.line(fig, *curve, name, index, line_shape="hv")
         page.figure(
             fig,
-            f"Answers being generated over {SHOWN} updates of the run ({NAMES[mode]}), measured and simulated; where the curve lies near "
-            "zero for long, everything waits for a few long answers, and where it is at zero, the trainer works.",
+            f"Responses being generated over {SHOWN} updates of the run ({NAMES[mode]}), measured and simulated; "
+            "where the curve lies near "
+            "zero for long, everything waits for a few long responses, and where it is at zero, the trainer works.",
         )

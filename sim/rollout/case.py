@@ -1,9 +1,8 @@
-"""What goes into a rollout simulation and what comes out: `Case` and `Result`. Units: seconds and tokens."""
+"""What goes into a rollout simulation: `Case`. Units: seconds and tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from minglm.errors import InputError
 from minglm.rl.policy import Policy, train_load
@@ -68,6 +67,7 @@ class Case:
 
     @property
     def chips(self) -> int:
+        """Of the whole case."""
         rollout = self.engines * self.chips_per_engine
         return max(rollout, self.train_chips) if self.colocated else rollout + self.train_chips
 
@@ -92,81 +92,28 @@ class Case:
                 raise InputError(f"{name}={value!r}: must be a whole number of at least {low}")
         if self.kv_limit is not None and longest > self.kv_limit:
             raise InputError(
-                f"kv_limit={self.kv_limit:,.0f} tokens: one trajectory may need {longest:,} (prompt and longest response); "
+                f"kv_limit={self.kv_limit:,.0f} tokens: one trajectory may need {longest:,} (prompt and longest "
+                "response); "
                 f"give more cache, more chips an engine or a lower maximum length"
             )
         if not 0.0 < self.filter_keep <= 1.0:
             raise InputError(
-                f"filter_keep={self.filter_keep:g}: the share of groups that the filter keeps must be above 0 and at most 1"
+                f"filter_keep={self.filter_keep:g}: the share of groups that the filter keeps must be above 0 and at "
+                "most 1"
             )
         if self.warmup >= self.steps:
             raise InputError(f"warmup={self.warmup}: leaves nothing of {self.steps} steps; give more steps")
         if self.parts > 1 and self.policy.mode != "async":
             raise InputError(
-                f"parts={self.parts} with mode {self.policy.mode!r}: only async trains on parts of a batch as they come; use mode async, with max_staleness 0 for a stream without stale data"
+                f"parts={self.parts} with mode {self.policy.mode!r}: only async trains on parts of a batch as they "
+                "come; use mode async, with max_staleness 0 for a stream without stale data"
             )
         if self.policy.prompts_per_batch % self.parts:
             raise InputError(f"parts={self.parts}: must divide the {self.policy.prompts_per_batch} prompts of a batch")
         if self.colocated and (self.policy.continuous or self.policy.generates_ahead):
             raise InputError(
-                f"mode {self.policy.mode!r} colocated: rollout and training run at the same time and need chips of their own; "
+                f"mode {self.policy.mode!r} colocated: rollout and training run at the same time and need chips of "
+                "their own; "
                 f"set colocated: false, or use sync or april"
             )
         return self
-
-
-@dataclass
-class Step:
-    """One update, or one group of `parts` updates between weight syncs."""
-
-    end_s: float
-    wait_s: float  # the trainer waited for groups
-    train_s: float
-    weight_sync_s: float
-    tokens: int  # response tokens trained
-    stale_share: float  # of them, sampled by older weights
-    staleness_max: int  # versions, of the oldest token
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run did, after the warm-up. Shares are of time or of tokens, as named."""
-
-    name: str
-    mode: str
-    seconds: float
-    steps: tuple[Step, ...]
-    step_s: float
-    rollout_s: float  # sync and april: first submission to last accepted group, mean; otherwise step_s
-    generated_tokens: float
-    tokens_per_s: float  # generated
-    trained_tokens: int
-    trained_tokens_per_s: float
-    trained_trajectories: int
-    idle_share: float  # of all chips
-    rollout_idle: float  # engines without a request (colocated: of the rollout phase)
-    trainer_idle: float  # separate trainer without work
-    tail_share: float  # of the time with anything running, time with fewer than a tenth of the most
-    mean_running: float  # requests in an engine, while any runs
-    staleness: Mapping[int, int]  # versions behind → trained tokens
-    staleness_max: int
-    oldest_staleness: Mapping[int, int]  # versions behind of the oldest token → trajectories
-    max_span: int  # versions that one trained trajectory spans
-    wasted: Mapping[str, int]  # tokens: filtered, too_stale, surplus
-    reprefilled_tokens: int
-    preemptions: int
-    counts: Mapping[
-        str, int
-    ]  # trajectories, whole run: submitted = trained + filtered + too_stale + surplus + waiting + buffered + running
-    chips: int
-    watched: tuple = field(repr=False, default=())  # per watched engine: [(second, running)]
-    trainer_spans: tuple = field(repr=False, default=())  # (kind, start, end)
-
-    def to_dict(self) -> dict:
-        out = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ("watched", "trainer_spans", "steps")}
-        out |= {k: {str(a): b for a, b in sorted(out[k].items())} for k in ("staleness", "oldest_staleness")}
-        return out | {
-            "wasted": dict(self.wasted),
-            "counts": dict(self.counts),
-            "steps": [vars(s).copy() for s in self.steps],
-        }

@@ -2,16 +2,17 @@
 
 Every running request gets one token per step, so the engine has one *token clock* v: it advances at 1/τ(b, kv) with b
 requests running and kv cached tokens in all. A request that starts at v₀ with r tokens to go ends when the clock shows
-v₀ + r: a heap of end marks, one event per completion and none per token. Between two events b is fixed and kv grows by b
-per tick, so x ticks take a·x + c·x²/2 seconds with a = τ now and c = b·slope: solved in closed form.
+v₀ + r: a heap of end marks, one event per completion and none per token. Between two events b is fixed and kv grows by
+b per tick, so x ticks take a·x + c·x²/2 seconds with a = τ now and c = b·slope: solved in closed form.
 
-Assumptions: a prefill stops decoding for its own time; a request is admitted while its cache fits, and when the cache is
-full the youngest is put back and prefilled again later (what vLLM does); a push pauses the engine.
+Assumptions: a prefill stops decoding for its own time; a request is admitted while its cache fits, and when the cache
+is full the youngest is put back and prefilled again later (what vLLM does); a weight sync pauses the engine.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -30,7 +31,8 @@ class DecodeCurve:
     points: (requests running, seconds); straight lines between, and beyond the last with its last slope.
     slopes: (requests running, seconds per cached token of the whole engine); empty where the cache costs nothing.
     beyond: (requests running, seconds more) while the longest request has more keys than sparse attention reads.
-    contexts: (tokens of the longest request, seconds more for each one running) then: all rows are as wide as the longest.
+    contexts: (tokens of the longest request, seconds more for each one running) then: all rows are as wide as the
+        longest.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -48,17 +50,20 @@ class DecodeCurve:
             for b, s in pairs:
                 if not (math.isfinite(b) and math.isfinite(s) and b > last and s > least and s >= 0):
                     raise InputError(
-                        f"{name}: point [{b:g}, {s:g}]: batches must grow from above 0 and seconds be positive; sort and check the list"
+                        f"{name}: point [{b:g}, {s:g}]: batches must grow from above 0 and seconds be positive; sort "
+                        "and check the list"
                     )
                 last = b
 
     def base(self, b: int) -> float:
+        """Seconds of a step with `b` running and nothing cached."""
         table = self._base
         while len(table) <= b:
             table.append(_interpolate(self.points, len(table)))
         return table[b]
 
     def slope(self, b: int) -> float:
+        """Seconds of a step per cached token of the whole engine, with `b` running."""
         if not self.slopes:
             return 0.0
         table = self._slope
@@ -67,6 +72,7 @@ class DecodeCurve:
         return table[b]
 
     def beyond_topk(self, b: int, longest: float = 0.0) -> float:
+        """Seconds of a step more once keys are selected, with `b` running and so many tokens in the longest."""
         return (_interpolate(self.beyond, b) if self.beyond else 0.0) + (
             b * _interpolate(self.contexts, longest) if self.contexts else 0.0
         )
@@ -76,6 +82,7 @@ class DecodeCurve:
         return self.base(b) + self.slope(b) * kv
 
     def tokens_per_s(self, b: int, kv: float = 0.0) -> float:
+        """Of one request."""
         return b / self.seconds(b, kv)
 
     def times(self, factor: float) -> DecodeCurve:
@@ -91,7 +98,7 @@ class DecodeCurve:
 def _interpolate(points: Sequence[tuple[float, float]], b: float) -> float:
     if b <= points[0][0] or len(points) == 1:
         return points[0][1]
-    for (b0, s0), (b1, s1) in zip(points, points[1:]):
+    for (b0, s0), (b1, s1) in itertools.pairwise(points):
         if b <= b1:
             return s0 + (s1 - s0) * (b - b0) / (b1 - b0)
     (b0, s0), (b1, s1) = points[-2:]
@@ -101,7 +108,7 @@ def _interpolate(points: Sequence[tuple[float, float]], b: float) -> float:
 def synchronous_makespan(lengths: Iterable[float], curve: DecodeCurve, prompt: float = 0.0) -> float:
     """Seconds of one engine that starts all requests at once and takes no more: T = Σ_j τ(j) (L_j − L_{j+1}), lengths
     falling, with the cache's growth integrated (TailSieve's closed form)."""
-    order = sorted(lengths, reverse=True) + [0.0]
+    order = [*sorted(lengths, reverse=True), 0.0]
     total = 0.0
     for j in range(len(order) - 1, 0, -1):  # j requests run from token order[j] to order[j - 1]
         x = order[j - 1] - order[j]
@@ -113,7 +120,7 @@ def synchronous_makespan(lengths: Iterable[float], curve: DecodeCurve, prompt: f
 class Trajectory:
     """One sample. `done` counts tokens that an interruption kept; `segments` say which weights sampled how many."""
 
-    __slots__ = ("group", "length", "prompt", "done", "origin", "first_mark", "segments", "admitted")
+    __slots__ = ("admitted", "done", "first_mark", "group", "length", "origin", "prompt", "segments")
 
     def __init__(self, group, length: int, prompt: int):
         self.group, self.length, self.prompt, self.done = group, length, prompt, 0
@@ -125,38 +132,38 @@ class Engine:
     """The state of one engine and its arithmetic; `sim.rollout.simulate` owns the events."""
 
     __slots__ = (
-        "id",
-        "curve",
-        "prefill_s",
-        "prefill_fixed_s",
-        "kv_limit",
-        "max_running",
-        "reuse_kv_cache",
-        "v",
-        "t",
-        "resume",
-        "heap",
-        "queue",
-        "kv",
-        "n",
-        "marks",
-        "serial",
-        "order",
-        "timer",
-        "busy_s",
-        "tokens",
         "blocked",
+        "busy_s",
+        "curve",
+        "heap",
         "held",
-        "reprefilled",
+        "id",
+        "kv",
+        "kv_limit",
+        "kv_offload_s",
+        "marks",
+        "max_running",
+        "n",
+        "order",
         "preemptions",
-        "target",
-        "topk",
+        "prefill_fixed_s",
+        "prefill_s",
+        "queue",
+        "reprefilled",
+        "resume",
+        "reuse_kv_cache",
+        "serial",
         "share",
         "slow",
-        "kv_offload_s",
+        "t",
+        "target",
+        "timer",
+        "tokens",
+        "topk",
+        "v",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 each is a measured rate or a limit; callers give them by name
         self,
         id: int,
         curve: DecodeCurve,
@@ -181,12 +188,13 @@ class Engine:
         self.marks: list[tuple[float, int]] = [(0.0, 0)]  # (token clock, weight version from there on)
         self.order: list[tuple[int, Trajectory]] = []  # by admission, those that left included
         self.busy_s = self.tokens = 0.0
-        self.blocked = self.held = False  # blocked: the cache was full; held: no admission before a push
+        self.blocked = self.held = False  # blocked: the cache was full; held: no admission before a weight sync
         self.reprefilled = self.preemptions = 0
         self.target = 0.0
 
     @property
     def load(self) -> int:
+        """Requests that run or wait."""
         return self.n + len(self.queue)
 
     # ---- the token clock
@@ -246,7 +254,8 @@ class Engine:
         return (now if now > self.resume else self.resume) + dt
 
     def fire(self, now: float) -> list[Trajectory]:
-        """The planned event happens: the requests that end, or none when the cache was full and the youngest went back."""
+        """The planned event happens: the requests that end, or none when the cache was full and the youngest went
+        back."""
         n = self.n
         self.busy_s += now - self.t
         self.t = now
@@ -344,8 +353,9 @@ class Engine:
         return count
 
     # ---- what the trainer does to it
-    def push(self, now: float, version: int, pause_s: float) -> None:
-        """New weights: running requests pause, and are prefilled again unless the cache is kept. The engine must be at `now`."""
+    def sync_weights(self, now: float, version: int, pause_s: float) -> None:
+        """New weights: running requests pause, and are prefilled again unless the cache is kept. The engine must be at
+        `now`."""
         if self.n:
             self.marks.append((self.v, version))
             start = self.resume if self.resume > now else now

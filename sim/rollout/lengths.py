@@ -1,12 +1,14 @@
-"""How long trajectories are: log-normal with a cap, measured values, or a run's own log; samples of a prompt resemble each other.
+"""How long trajectories are: log-normal with a cap, measured values, or a run's own log; samples of a prompt resemble
+each other.
 
     >>> lengths = Lengths.lognormal(mean=4000, cap=16384, sigma=1.0)
     >>> round(lengths.mean()), round(lengths.truncated_share(), 3)
     (4000, 0.034)
 
-A published mean is of what was produced, so `mean` counts capped trajectories at the cap. The prompt explains a share of
-the variance of log length: 64.8% in TailSieve's measurement (64 prompts × 8 samples). Where only mean and cap are known the
-spread is sigma = 1, from "p99 about ten times the median" (Laminar's setting, read in a note). Token counts everywhere.
+A published mean is of what was produced, so `mean` counts capped trajectories at the cap. The prompt explains a share
+of the variance of log length: 64.8% in TailSieve's measurement (64 prompts × 8 samples). Where only mean and cap are
+known the spread is sigma = 1, from "p99 about ten times the median" (Laminar's setting, read in a note). Token counts
+everywhere.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 from minglm.errors import InputError
 
@@ -71,54 +74,15 @@ class Lengths:
         for name, value in (("mean", mean), ("median", median)):
             if value is not None and not 1 <= value <= cap:
                 raise InputError(
-                    f"lengths: {name}={value:g} is not between 1 and the maximum {cap:,}; give a {name} below the maximum"
+                    f"lengths: {name}={value:g} is not between 1 and the maximum {cap:,}; give a {name} below the "
+                    "maximum"
                 )
         if sigma is not None and not 0 <= sigma <= 5:
             raise InputError(f"lengths: sigma={sigma:g} is not between 0 and 5; leave it out for {SIGMA:g}")
-        if mean is not None and median is not None and sigma is None and percentile is None:
-            sigma = _bisect(
-                lambda s: _mean(median, s, cap) - mean,
-                0.0,
-                4.0,
-                f"lengths: no log-normal of median {median:g} capped at {cap:,} has mean {mean:g}",
-            )
-            return cls(median, sigma, cap, explained, prompt)
-        if percentile is not None and sigma is None:
-            share, tokens = percentile
-            if tokens > cap:
-                raise InputError(
-                    f"lengths: percentile {share:.3g} at {tokens:g} is above the maximum {cap:,}; give one at most the maximum"
-                )
-            z = _NORMAL.inv_cdf(share)
-            if median is not None:
-                sigma = math.log(tokens / median) / z if z and tokens >= median else -1.0
-                if not 0 <= sigma <= 5:
-                    raise InputError(
-                        f"lengths: percentile {share:.3g} at {tokens:g} does not fit a median of {median:g}; give one further out"
-                    )
-            else:
-                # the spread at which the log-normal through (share, tokens) has this mean; of two answers the narrower
-                sigma = _bisect(
-                    lambda s: _mean(tokens / math.exp(min(z * s, 600.0)), s, cap) - mean,
-                    0.0,
-                    4.0,
-                    f"lengths: no log-normal capped at {cap:,} has mean {mean:g} and percentile {share:.3g} at {tokens:g}",
-                )
-                return cls(tokens / math.exp(z * sigma), sigma, cap, explained, prompt)
-        sigma = SIGMA if sigma is None else sigma
-        if median is None:
-            median = (
-                mean
-                if not sigma or mean >= 0.999 * cap
-                else math.exp(
-                    _bisect(
-                        lambda m: _mean(math.exp(m), sigma, cap) - mean,
-                        math.log(0.01),
-                        math.log(1e4 * cap),
-                        f"lengths: no log-normal capped at {cap:,} has mean {mean:g}",
-                    )
-                )
-            )
+        if sigma is None:
+            median, sigma = _median_and_sigma(mean, median, cap, percentile)
+        elif median is None:
+            median = _median_of(mean, sigma, cap)
         return cls(median, sigma, cap, explained, prompt)
 
     @classmethod
@@ -126,10 +90,10 @@ class Lengths:
         cls, values: Iterable[float], cap: int = LONGEST, explained: float = EXPLAINED, prompt: int = 0
     ) -> Lengths:
         """Drawn from measured values, each as likely as it was seen."""
-        found = tuple(sorted(min(cap, max(1, round(v))) for v in values))
-        if not found:
+        capped = tuple(sorted(min(cap, max(1, round(v))) for v in values))
+        if not capped:
             raise InputError("lengths: an empty list of values; give at least one length in tokens")
-        return cls(cap=cap, explained=explained, prompt=prompt, values=found)
+        return cls(cap=cap, explained=explained, prompt=prompt, values=capped)
 
     def draw_group(self, rng: random.Random, size: int, index: int = 0) -> list[int]:
         """Lengths of the `size` samples of one prompt. Always draws size + 1 numbers, so that groups keep their lengths
@@ -152,6 +116,7 @@ class Lengths:
         return self.prompts[index % len(self.prompts)] if self.prompts else self.prompt
 
     def mean(self) -> float:
+        """Tokens, of capped lengths."""
         if self.groups:
             return sum(map(sum, self.groups)) / sum(map(len, self.groups))
         if self.values:
@@ -159,6 +124,7 @@ class Lengths:
         return _mean(self.median, self.sigma, self.cap)
 
     def quantile(self, p: float) -> float:
+        """Tokens that a share `p` of the trajectories does not exceed."""
         table = sorted(x for g in self.groups for x in g) if self.groups else self.values
         if table:
             return float(table[min(len(table) - 1, int(p * len(table)))])
@@ -197,6 +163,7 @@ class Lengths:
         return Lengths.lognormal(mean, self.cap, self.sigma, explained=self.explained, prompt=self.prompt)
 
     def describe(self) -> str:
+        """In a line."""
         kind = (
             f"{sum(map(len, self.groups)):,} lengths as logged"
             if self.groups
@@ -207,7 +174,8 @@ class Lengths:
             else "all alike"
         )
         cut = f", {self.truncated_share():.1%} cut at {self.cap:,}" if self.cap < LONGEST else ""
-        return f"mean {self.mean():,.0f}, median {self.quantile(0.5):,.0f}, p99 {self.quantile(0.99):,.0f} tokens ({kind}{cut})"
+        median, p99 = self.quantile(0.5), self.quantile(0.99)
+        return f"mean {self.mean():,.0f}, median {median:,.0f}, p99 {p99:,.0f} tokens ({kind}{cut})"
 
 
 def _mean(median: float, sigma: float, cap: float) -> float:
@@ -222,17 +190,17 @@ def _mean(median: float, sigma: float, cap: float) -> float:
 
 def _bisect(f, low: float, high: float, refusal: str) -> float:
     """A root of f between low and high, the first that a coarse walk from `low` meets."""
-    last, at = f(low), low
+    last, edge = f(low), low
     for i in range(1, 101):
         x = low + (high - low) * i / 100
         value = f(x)
         if (last <= 0 <= value) or (value <= 0 <= last):
             break
-        last, at = value, x
+        last, edge = value, x
     else:
         raise InputError(refusal + "; check the figures")
     sign = 1.0 if value >= last else -1.0
-    a, b = at, x
+    a, b = edge, x
     for _ in range(80):
         middle = (a + b) / 2
         if sign * f(middle) < 0:
@@ -242,6 +210,68 @@ def _bisect(f, low: float, high: float, refusal: str) -> float:
     return (a + b) / 2
 
 
+def _median_of(mean: float | None, sigma: float, cap: int) -> float:
+    """The median at which a log-normal of this sigma, capped, has this mean."""
+    assert mean is not None, "mean or median is given"
+    if not sigma or mean >= 0.999 * cap:
+        return mean
+    log_median = _bisect(
+        lambda m: _mean(math.exp(m), sigma, cap) - mean,
+        math.log(0.01),
+        math.log(1e4 * cap),
+        f"lengths: no log-normal capped at {cap:,} has mean {mean:g}",
+    )
+    return math.exp(log_median)
+
+
+def _median_and_sigma(
+    mean: float | None, median: float | None, cap: int, percentile: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Of the log-normal that has the figures which are there; sigma is `SIGMA` where nothing tells it."""
+    if percentile is not None:
+        return _through(percentile, mean, median, cap)
+    if median is None:
+        return _median_of(mean, SIGMA, cap), SIGMA
+    if mean is None:
+        return median, SIGMA
+    sigma = _bisect(
+        lambda s: _mean(median, s, cap) - mean,
+        0.0,
+        4.0,
+        f"lengths: no log-normal of median {median:g} capped at {cap:,} has mean {mean:g}",
+    )
+    return median, sigma
+
+
+def _through(
+    percentile: tuple[float, float], mean: float | None, median: float | None, cap: int
+) -> tuple[float, float]:
+    """(median, sigma) of the log-normal through a percentile, with this median, or else with this mean."""
+    share, tokens = percentile
+    if tokens > cap:
+        raise InputError(
+            f"lengths: percentile {share:.3g} at {tokens:g} is above the maximum {cap:,}; give one at most the maximum"
+        )
+    z = _NORMAL.inv_cdf(share)
+    if median is not None:
+        sigma = math.log(tokens / median) / z if z and tokens >= median else -1.0
+        if not 0 <= sigma <= 5:
+            raise InputError(
+                f"lengths: percentile {share:.3g} at {tokens:g} does not fit a median of {median:g}; give one further "
+                "out"
+            )
+        return median, sigma
+    assert mean is not None, "mean or median is given"
+    # The spread at which the log-normal through (share, tokens) has this mean; of two solutions the narrower.
+    sigma = _bisect(
+        lambda s: _mean(tokens / math.exp(min(z * s, 600.0)), s, cap) - mean,
+        0.0,
+        4.0,
+        f"lengths: no log-normal capped at {cap:,} has mean {mean:g} and percentile {share:.3g} at {tokens:g}",
+    )
+    return tokens / math.exp(z * sigma), sigma
+
+
 # ------------------------------------------------------------------ a run's own log
 
 _LENGTH = ("response_length", "length", "response_tokens", "tokens", "generated", "output_tokens", "n_tokens")
@@ -249,8 +279,9 @@ _GROUP = ("group", "group_id", "prompt_id", "prompt_index")
 _PROMPT = ("prompt_length", "prompt_tokens", "n_prompt")
 
 
-def read_log(path: str | Path) -> list[dict]:
-    """Finished trajectories of a run's `trajectories.jsonl`: dicts with length, group, prompt and whatever else a line has.
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Finished trajectories of a run's `trajectories.jsonl`: dicts with length, group, prompt and whatever else a line
+    has.
 
     Raises:
         InputError: no such file, a line that is not JSON, or no lengths in it.
@@ -265,50 +296,47 @@ def read_log(path: str | Path) -> list[dict]:
         ) from None
     except (OSError, UnicodeDecodeError, ValueError) as err:
         raise InputError(
-            f"{str(path)[:120]}: cannot be read ({getattr(err, 'strerror', None) or 'not text'}); give a trajectories.jsonl"
+            f"{str(path)[:120]}: cannot be read ({getattr(err, 'strerror', None) or 'not text'}); give a "
+            "trajectories.jsonl"
         ) from None
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            given = json.loads(line)
+            values = json.loads(line)
         except (ValueError, RecursionError):
             raise InputError(f"{path}: line {number} is not JSON; give one object per line") from None
-        if not isinstance(given, Mapping):
+        if not isinstance(values, Mapping):
             raise InputError(
                 f'{path}: line {number} is not an object; give lines such as {{"group": 0, "response_length": 57}}'
             )
-        row = dict(given)
-        length = _number(_first(given, _LENGTH))
+        row = dict(values)
+        length = _number(_first(values, _LENGTH))
         if length is None:
             raise InputError(
                 f"{path}: line {number} has no length; give one of {', '.join(_LENGTH)} as a number of tokens"
             )
-        row |= {"length": length, "group": _first(given, _GROUP), "prompt": _number(_first(given, _PROMPT)) or 0}
+        row |= {"length": length, "group": _first(values, _GROUP), "prompt": _number(_first(values, _PROMPT)) or 0}
         rows.append(row)
     if not rows:
         raise InputError(f"{path}: holds no trajectories; give a run that finished some")
     return rows
 
 
-def _first(row: Mapping, names: Sequence[str]):
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     value = next((row[n] for n in names if row.get(n) is not None), None)
     return len(value) if isinstance(value, (list, tuple)) else value
 
 
 def _number(value: object) -> int | None:
-    good = (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and 0 <= value <= LONGEST
-    )
-    return int(value) if good else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return int(value) if 0 <= value <= LONGEST else None
 
 
-def from_rows(rows: Sequence[Mapping], cap: int | None = None) -> Lengths:
+def from_rows(rows: Sequence[Mapping[str, Any]], cap: int | None = None) -> Lengths:
     """Values and explained share of logged trajectories; the prompt is their mean prompt."""
     values = [max(1, r["length"]) for r in rows]
-    groups: dict = {}
+    groups: dict[str, list[int]] = {}
     for r in rows:
         if r.get("group") is not None:
             groups.setdefault(str(r["group"]), []).append(max(1, r["length"]))
@@ -329,8 +357,8 @@ def explained_share(groups: Sequence[Sequence[float]], least: int = 8) -> float:
     n = sum(map(len, some))
     means = [sum(g) / len(g) for g in some]
     grand = sum(map(sum, some)) / n
-    within = sum((x - m) ** 2 for g, m in zip(some, means) for x in g) / (n - len(some))
-    between = sum(len(g) * (m - grand) ** 2 for g, m in zip(some, means)) / (len(some) - 1)
+    within = sum((x - m) ** 2 for g, m in zip(some, means, strict=True) for x in g) / (n - len(some))
+    between = sum(len(g) * (m - grand) ** 2 for g, m in zip(some, means, strict=True)) / (len(some) - 1)
     size = (n - sum(len(g) ** 2 for g in some) / n) / (len(some) - 1)
     shared = max(0.0, (between - within) / size)
     return min(0.99, shared / (shared + within)) if shared + within > 0 else EXPLAINED

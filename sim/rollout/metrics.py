@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sim.rollout.result import Result
 from sim.rollout.scenario import Given, baseline
-from sim.rollout.simulate import Result, simulate
+from sim.rollout.simulate import simulate
 
 
-def compare(given: Given, result: Result | None = None) -> list[dict]:
+def compare(case: Given, result: Result | None = None) -> list[dict[str, Any]]:
     """Published figures beside predicted ones: quantity, published, predicted, error (relative; gains in points)."""
-    if not given.published:
+    if not case.published:
         return []
-    result = result or simulate(given.case)
+    result = result or simulate(case.case)
     base = None
     rows = []
-    for name, published in given.published.items():
+    for name, published in case.published.items():
         if name in ("speedup", "rollout_speedup", "gain") and base is None:
-            base = simulate(baseline(given).case)
+            base = simulate(baseline(case).case)
         predicted = quantity(name, result, base)
         if name == "gain" and published > 3:
             published /= 100.0  # percent
@@ -27,14 +30,15 @@ def compare(given: Given, result: Result | None = None) -> list[dict]:
 def quantity(name: str, result: Result, base: Result | None = None) -> float:
     """One figure of a result, against a baseline where it is a ratio."""
     if name in ("step_s", "rollout_s", "tokens_per_s", "trained_tokens_per_s"):
-        return getattr(result, name)
+        return float(getattr(result.throughput, name))
     if name == "tokens_per_s_per_chip":
-        return result.tokens_per_s / result.chips
+        return result.throughput.tokens_per_s / result.chips
+    assert base is not None, f"{name} is a ratio: it needs a baseline"
     if name == "speedup":
-        return result.trained_tokens_per_s / base.trained_tokens_per_s
+        return result.throughput.trained_tokens_per_s / base.throughput.trained_tokens_per_s
     return rollout_rate(result) / rollout_rate(base) - (1.0 if name == "gain" else 0.0)
 
 
 def rollout_rate(result: Result) -> float:
     """Generated tokens per second of rollout (the whole step where rollout never stops)."""
-    return result.generated_tokens / (result.rollout_s * len(result.steps))
+    return result.throughput.generated_tokens / (result.throughput.rollout_s * len(result.steps))

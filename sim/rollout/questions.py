@@ -1,7 +1,7 @@
 """What a planner asks of a rollout case: the best split of chips, the over-sampling that pays, money per trained token.
 
-Sweeps run on a folded cluster: engines, prompts and trainer divided alike, so that every engine sees the same load. What is
-lost is the smoothing of rare events over many engines; `fold` says how far it went.
+Sweeps run on a folded cluster: engines, prompts and trainer divided alike, so that every engine sees the same load.
+What is lost is the smoothing of rare events over many engines; `fold` says how far it went.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ from dataclasses import replace
 
 from minglm.errors import InputError
 from minglm.rl.policy import Policy
+from sim.base.figure import figure
 from sim.cost.money import Range, costs
+from sim.rollout.case import Case
 from sim.rollout.metrics import compare
+from sim.rollout.rates import cluster_of
+from sim.rollout.result import Result
 from sim.rollout.scenario import Given, read
-from sim.rollout.simulate import Case, Result, simulate
+from sim.rollout.simulate import simulate
+from sim.serving.calibration import error_band
 
 FOLDED = 6_000  # trajectories of a step that a sweep simulates at most
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -36,11 +41,11 @@ def fold(case: Case, trajectories: int = FOLDED) -> tuple[Case, int]:
         k = min(want, case.engines, case.policy.prompts_per_batch)
     p = case.policy
     groups = max(1, p.prompts_per_batch // k)
-    over = None if p.over_sampling is None else max(groups, round(p.over_sampling / k))
+    over_sampling = None if p.over_sampling is None else max(groups, round(p.over_sampling / k))
     policy = replace(
         p,
         prompts_per_batch=groups,
-        over_sampling=over,
+        over_sampling=over_sampling,
         max_concurrent=None if p.max_concurrent is None else max(1, p.max_concurrent // k),
     )
     parts = case.parts if groups % case.parts == 0 else 1
@@ -58,7 +63,8 @@ def best_split(case: Case, shares: Sequence[float] = SHARES) -> dict:
     """Trained tokens/s over the share of the chips that roll out, the rest training; refused for colocated cases."""
     if case.colocated or not case.train_chips:
         raise InputError(
-            "best split: rollout and training share the chips; give train_chips, or a mode that separates them (one_step_off, async, glm5)"
+            "best split: rollout and training share the chips; give train_chips, or a mode that separates them "
+            "(one_step_off, async, glm5)"
         )
     small, k = fold(case)
     small = replace(small, steps=5, warmup=2)
@@ -82,10 +88,10 @@ def best_split(case: Case, shares: Sequence[float] = SHARES) -> dict:
             {
                 "rollout_share": engines * small.chips_per_engine / total,
                 "engines": engines * k,
-                "trained_tokens_per_s": r.trained_tokens_per_s * k,
-                "step_s": r.step_s,
-                "rollout_idle": r.rollout_idle,
-                "trainer_idle": r.trainer_idle,
+                "trained_tokens_per_s": r.throughput.trained_tokens_per_s * k,
+                "step_s": r.throughput.step_s,
+                "rollout_idle": r.utilisation.rollout_idle,
+                "trainer_idle": r.utilisation.trainer_idle,
                 "given": abs(share - mine) < 1e-5,
             }
         )
@@ -102,41 +108,37 @@ def over_sampling_that_pays(case: Case, factors: Sequence[float] = FACTORS) -> d
         count = max(n, round(factor * n))
         now = replace(small, policy=Policy("april", n, count), parts=1, steps=10, warmup=3)
         r = simulate(now)
-        total = sum(r.staleness.values())
         rows.append(
             {
                 "factor": count / n,
-                "trained_tokens_per_s": r.trained_tokens_per_s * k,
-                "rollout_s": r.rollout_s,
-                "step_s": r.step_s,
-                "stale_share": 1.0 - r.staleness.get(0, 0) / total if total else 0.0,
-                "reprefilled_tokens": r.reprefilled_tokens * k,
+                "trained_tokens_per_s": r.throughput.trained_tokens_per_s * k,
+                "rollout_s": r.throughput.rollout_s,
+                "step_s": r.throughput.step_s,
+                "stale_share": r.staleness.stale_share,
+                "reprefilled_tokens": r.waste.reprefilled_tokens * k,
             }
         )
     return {"rows": rows, "best": max(rows, key=lambda row: row["trained_tokens_per_s"]), "fold": k}
 
 
-def money(given: Given, result: Result) -> dict[str, Range] | None:
+def money(case_file: Given, result: Result) -> dict[str, Range] | None:
     """Rent and ownership per million trained tokens; None where no cluster is named.
 
     The interval takes the prices at their ends and the time at the ends of the band of the decode predictions
     (`sim.serving.calibration.error_band`), run through the simulator on the folded case.
     """
-    from sim.base.figure import figure
-    from sim.rollout.rates import cluster_of
-    from sim.serving.calibration import error_band
-
-    if "cluster" not in given.values or not result.trained_tokens or not result.chips:
+    if "cluster" not in case_file.values or not result.throughput.trained_tokens or not result.chips:
         return None
-    place, case = cluster_of(given.values["cluster"]), given.case
+    place, case = cluster_of(case_file.values["cluster"]), case_file.case
     small, _ = fold(case)
     small = replace(small, steps=min(4, small.steps), warmup=min(1, small.warmup, min(4, small.steps) - 1))
-    middle = simulate(small).trained_tokens_per_s
+    middle = simulate(small).throughput.trained_tokens_per_s
     low, high = error_band()
     slow, fast = (
-        simulate(replace(small, curve=small.curve.times(f))).trained_tokens_per_s / middle for f in (high, low)
+        simulate(replace(small, curve=small.curve.times(f))).throughput.trained_tokens_per_s / middle
+        for f in (high, low)
     )
-    hours = 1e6 / result.trained_tokens_per_s / 3600.0
+    hours = 1e6 / result.throughput.trained_tokens_per_s / 3600.0
     span = Range(
         hours,
         hours / max(fast, 1.0),
@@ -153,35 +155,35 @@ def money(given: Given, result: Result) -> dict[str, Range] | None:
     }
     prices = {
         k: figure(v, dimensions[k], f"prices.{k}") if k in dimensions else v
-        for k, v in (given.values.get("prices") or {}).items()
+        for k, v in (case_file.values.get("prices") or {}).items()
     }
-    found = costs(place, result.chips, span, prices)
-    return {k: found[k] for k in ("chip_hours", "rent", "own") if k in found}
+    per_million = costs(place, result.chips, span, prices)
+    return {k: per_million[k] for k in ("chip_hours", "rent", "own") if k in per_million}
 
 
 def answer(source, all_answers: bool = False, folded: bool = False, **changes) -> dict:
     """Everything that `clustersim rollouts` prints, as one mapping; `folded`: of the divided cluster (see `fold`)."""
-    given = read(source, **changes)
+    case_file = read(source, **changes)
     if folded:
-        small, k = fold(given.case)
-        given = replace(
-            given,
+        small, k = fold(case_file.case)
+        case_file = replace(
+            case_file,
             case=replace(small, steps=max(7, small.steps), warmup=3),
-            notes=(f"folded {k}-fold: rates and chips are one {k}th of the cluster's", *given.notes),
+            notes=(f"folded {k}-fold: rates and chips are one {k}th of the cluster's", *case_file.notes),
         )
-    case = given.case
+    case = case_file.case
     result = simulate(case)
     out = {
         "name": case.name,
-        "question": given.values.get("question", ""),
+        "question": case_file.values.get("question", ""),
         "result": result.to_dict(),
         "lengths": case.lengths.describe(),
-        "notes": list(given.notes),
-        "assumed": list(given.values.get("assumed") or []),
-        "compared": compare(given, result),
-        "case": given,
+        "notes": list(case_file.notes),
+        "assumed": list(case_file.values.get("assumed") or []),
+        "compared": compare(case_file, result),
+        "case": case_file,
     }
-    cost = money(given, result)
+    cost = money(case_file, result)
     if cost:
         out["cost_per_million_trained_tokens"] = {k: v.to_dict() for k, v in cost.items()}
     if all_answers:

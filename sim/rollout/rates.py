@@ -1,22 +1,34 @@
-"""Rates of a rollout engine and of a trainer from a chip and a model: the rooflines of `sim.serving.step_time` as a decode curve.
+"""Rates of a rollout engine and of a trainer from a chip and a model: the rooflines of `sim.serving.step_time` as a
+decode curve.
 
-The seconds of a decode step are nearly straight in the cached tokens of the batch, so each batch size becomes a base and a
-slope through two contexts around the mean one (with DeepSeek Sparse Attention the slope is the indexer's).
+The seconds of a decode step are nearly straight in the cached tokens of the batch, so each batch size becomes a base
+and a slope through two contexts around the mean one (with DeepSeek Sparse Attention the slope is the indexer's).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
 
+from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from sim.rollout.engine import DecodeCurve
-from sim.serving.deployment import Deployment, memory, require_fit
+from sim.serving.calibration import fitted
+from sim.serving.defaults import default_stack
+from sim.serving.deployment import Deployment
+from sim.serving.memory import chip_memory
+from sim.serving.remedies import require_fit
+from sim.serving.stacks import load_stack
 from sim.serving.step_time import decode_step, prefill
-from sim.spec.hardware import cluster_from, list_clusters
+from sim.spec.hardware import Cluster, cluster_from, list_clusters
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
 
+ModelLike: TypeAlias = str | Path | Mapping[str, Any] | ModelConfig | ModelSpec
+ClusterLike: TypeAlias = str | Mapping[str, Any] | Cluster
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -30,42 +42,43 @@ class EngineRates:
     describe: str
 
 
-def cluster_of(chip: str) -> object:
-    """A cluster built of the chip of this name (the first by name), or the cluster of this name."""
+def cluster_of(chip: ClusterLike) -> Cluster:
+    """A cluster built of the chip of this name (the first by name), or the cluster of this name.
+
+    Raises:
+        InputError: no cluster has such a chip.
+    """
     names = list_clusters()
     if str(chip) in names:
         return cluster_from(chip)
-    try:
+    with contextlib.suppress(InputError):
         return cluster_from(chip)
-    except InputError:
-        pass
     wanted = str(chip).strip().lower().replace("-", "_").replace(" ", "_")
-    chips = {}
+    chips: dict[str, Cluster] = {}
     for name in names:
         cluster = cluster_from(name)
         chips.setdefault(cluster.chip.name.lower().replace("-", "_").replace(" ", "_"), cluster)
     if wanted not in chips:
         raise InputError(
-            f"chip {str(chip)[:40]!r}: no cluster of data/clusters has it{nearest(wanted, [*chips, *names])}; give a cluster, such as dgx_h100"
+            f"chip {str(chip)[:40]!r}: no cluster of data/clusters has it"
+            f"{nearest(wanted, [*chips, *names])}; give a cluster, such as dgx_h100"
         )
     return chips[wanted]
 
 
 def engine_rates(
-    model: object, cluster: object, chips: int, context: float, prompt: float, given: Mapping
+    model: ModelLike, cluster: ClusterLike, chips: int, context: float, prompt: float, options: Mapping[str, Any]
 ) -> EngineRates:
     """Decode curve, prefill and cache of `chips` chips that serve `model`.
 
-    given: precision, kv, attention_tp, drafts, accept_length, stack, memory_share where known.
+    Args:
+        context, prompt: mean tokens of a response and of a prompt.
+        options: precision, kv, attention_tp, drafts, accept_length, stack, memory_share where known.
     Raises:
         InputError: a model that does not fit, unknown names.
     """
-    from sim.serving.calibration import fitted
-    from sim.serving.sizing import default_stack
-    from sim.serving.stacks import load_stack
-
     spec, place = load_model(model), cluster_of(cluster)
-    values = {k: v for k, v in given.items() if v is not None}
+    values = {k: v for k, v in options.items() if v is not None}
     tp = values.pop("attention_tp", None) or _width(spec, chips, place.chips_per_node)
     stack = values.pop("stack", None)
     values.setdefault("precision", "bf16")
@@ -96,7 +109,7 @@ def engine_rates(
     return EngineRates(
         DecodeCurve(tuple(points), tuple(slopes)),
         fill.total_s / (count * max(prompt, 1.0) * d.groups),
-        memory(d).kv_tokens * d.groups,
+        chip_memory(d).kv_tokens * d.groups,
         d.describe(),
     )
 
@@ -107,11 +120,12 @@ def _width(spec: ModelSpec, chips: int, node: int) -> int:
 
 
 def train_seconds_per_token(
-    model: object, cluster: object, chips: int, mfu: float, seq: float, extra_forward: float = 0.0
+    model: ModelLike, cluster: ClusterLike, chips: int, mfu: float, seq: float, extra_forward: float = 0.0
 ) -> float:
     """Seconds of training per token on `chips` chips at a share `mfu` of the bf16 peak.
 
-    extra_forward: forward passes beside the training one (reference or recomputed log-probs), a third of its FLOPs each.
+    extra_forward: forward passes beside the training one (reference or recomputed log-probs), a third of its FLOPs
+        each.
     """
     spec, place = load_model(model), cluster_of(cluster)
     flops = spec.train_flops_per_token(max(1, round(seq)), causal=True) * (1.0 + extra_forward / 3.0)

@@ -14,9 +14,9 @@ from minglm.errors import InputError, nearest
 from minglm.rl.policy import MODES, Policy
 from sim.base.documents import read_document
 from sim.base.units import parse, whole
+from sim.rollout.case import Case
 from sim.rollout.engine import DecodeCurve
 from sim.rollout.lengths import EXPLAINED, LONGEST, Lengths, from_rows, read_log
-from sim.rollout.simulate import Case
 
 # key → (type, meaning). count and time accept units ('16K', '90 min').
 KEYS: dict[str, tuple[str, str]] = {

@@ -1,19 +1,28 @@
-"""Published serving figures: the rows, their prediction, and the one scalar that a (chip, stack) may have from them."""
+"""Published serving figures: the rows, their prediction, and the one scalar that a (chip, stack) may have from them.
+
+A row's `use` is `calibration` (it sets the scalar of its chip and stack), `holdout` (it is predicted) or `unsupported`.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from minglm import datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
 from sim.base.row_kinds import row_kind
-from sim.serving.deployment import Deployment, memory
+from sim.serving.deployment import Deployment
+from sim.serving.memory import chip_memory
+from sim.serving.simulate import Fleet, simulate
 from sim.serving.stacks import load_stack
-from sim.serving.step_time import decode_step, largest_batch, prefill, tpot
+from sim.serving.step_time import EngineStepTime, decode_step, largest_batch, prefill, tpot
+from sim.serving.workload import ServingWorkload
 
+Row = Mapping[str, Any]
+Prediction = tuple[float, dict[str, float]]  # figure in the unit of the row's `measured`, and details
 # What a row is a figure of: decoding alone, prefill alone, both with queues between, or something else.
 GROUPS = {
     "decode": ("decode", "decode_limit", "stream"),
@@ -24,55 +33,47 @@ GROUPS = {
 
 
 @functools.lru_cache(maxsize=1)
-def rows() -> tuple[Mapping, ...]:
+def rows() -> tuple[Row, ...]:
     """The rows of `data/serving/published.yaml`, checked."""
-    found = tuple(read_document(datafiles.data("serving", "published.yaml"))["rows"])
-    check_rows(found)
-    return found
+    document: Any = read_document(datafiles.data("serving", "published.yaml"))
+    published = tuple(document["rows"])
+    check_rows(published)
+    return published
 
 
-def check_rows(found) -> None:
+def check_rows(published: Iterable[Row]) -> None:
     """At most one calibration row per (chip, stack), on at most a third of that chip's countable rows.
 
     Raises:
         InputError: a row without source, or too much fitting.
     """
-    chips: dict[str, list[str]] = {}
-    fitted: set[tuple[str, str]] = set()
-    for row in found:
+    uses_by_chip: dict[str, list[str]] = {}
+    calibrated: set[tuple[str, str]] = set()
+    for row in published:
         if not row.get("source"):
             raise InputError(f"serving row {row.get('id')!r}: has no source; say where the figure is printed")
         row_kind(row.get("use"), f"serving row {row['id']!r}: use")
         if row["use"] == "unsupported":
             continue
-        chips.setdefault(row["chip"], []).append(row["use"])
+        uses_by_chip.setdefault(row["chip"], []).append(row["use"])
         if row["use"] == "calibration":
-            key = (row["chip"], row["deployment"]["stack"])
-            if key in fitted:
+            chip, stack = row["chip"], row["deployment"]["stack"]
+            if (chip, stack) in calibrated:
                 raise InputError(
-                    f"serving row {row['id']!r}: a second calibration row for {key[0]} with {key[1]}; one scalar has one row"
+                    f"serving row {row['id']!r}: a second calibration row for {chip} with {stack}; "
+                    "one scalar has one row"
                 )
-            fitted.add(key)
-    for chip, uses in chips.items():
+            calibrated.add((chip, stack))
+    for chip, uses in uses_by_chip.items():
         if uses.count("calibration") > len(uses) / 3:
             raise InputError(
                 f"serving rows of {chip}: {uses.count('calibration')} of {len(uses)} are fitted; at most a third may be"
             )
 
 
-def _deployment(values: Mapping, stack: Mapping | None = None, scale: float | None = None) -> Deployment:
-    values = dict(values)
-    base = load_stack(values.pop("stack"))
-    if stack:
-        base = base.changed("published", "condition of the row", **stack)
-    if scale is not None:
-        base = base.changed("fitted", "data/serving/published.yaml", scale=scale)
-    return Deployment.of(values.pop("model"), values.pop("cluster"), values.pop("chips"), stack=base, **values)
-
-
 @functools.lru_cache(maxsize=64)
 def fitted_scale(chip: str, stack: str) -> tuple[float, str] | None:
-    """(time factor, row id) fitted for this chip and stack, or None: found by bisection, for a limit moves the batch too.
+    """(time factor, row id) fitted for this chip and stack, or None: by bisection, for a limit moves the batch too.
 
     `chip` is a name as in the rows or of a die or bin of it ('910C-die' is a 910C).
     """
@@ -92,64 +93,111 @@ def fitted_scale(chip: str, stack: str) -> tuple[float, str] | None:
 
 def fitted(d: Deployment) -> Deployment:
     """The deployment with the scalar of its chip and stack, where one is fitted."""
-    found = fitted_scale(d.cluster.chip.name, d.stack.name)
-    if not found or "scale" in dict(d.stack.constants):
+    scalar = fitted_scale(d.cluster.chip.name, d.stack.name)
+    if not scalar or "scale" in dict(d.stack.constants):
         return d
-    return d.with_(stack=d.stack.changed("fitted", f"on {found[1]} of data/serving/published.yaml", scale=found[0]))
+    scale, row_id = scalar
+    return d.with_changes(
+        stack=d.stack.with_changes("fitted", f"on {row_id} of data/serving/published.yaml", scale=scale)
+    )
 
 
-def predict(row: Mapping, scale: float | None = None) -> tuple[float, dict]:
-    """(figure in the unit of `measured`, details). `scale` overrides the fitted scalar."""
+@functools.lru_cache(maxsize=1)
+def error_band() -> tuple[float, float]:
+    """(lowest, highest) true time over modelled time among the holdout decode rows: the band around a prediction."""
+    ratios = []
+    for row in rows():
+        if row["use"] == "holdout" and row["kind"] in GROUPS["decode"]:
+            ratio = predict(row)[0] / row["measured"]
+            ratios.append(1.0 / ratio if row["kind"] == "stream" else ratio)
+    return min(1.0, *ratios), max(1.0, *ratios)
+
+
+def predict(row: Row, scale: float | None = None) -> Prediction:
+    """(figure in the unit of `measured`, details). `scale` overrides the fitted scalar.
+
+    Raises:
+        InputError: a kind that is not known.
+    """
     kind = row["kind"]
     if kind == "arithmetic":
         return _margin(row["money"]), {}
+    if kind not in _PREDICTIONS:
+        raise InputError(f"serving row {row['id']!r}: kind {kind!r} is not known")
     if scale is None:
-        found = fitted_scale(row["chip"], row["deployment"]["stack"])
-        scale = found[0] if found else 1.0
-    d, per = _deployment(row["deployment"], row.get("stack"), scale), row.get("per", 1)
-    if kind == "decode":
-        requests = row["batch"] / per * d.attention_tp
-        step = decode_step(d, requests, row["context"])
-        return step.tokens_per_s / d.chips * per, {"tpot_ms": 1e3 * step.total_s / d.tokens_per_step}
-    if kind == "decode_limit":
-        batch = largest_batch(d, row["context"], row["tpot_ms"] / 1e3)
-        if not batch:
-            return 0.0, {"batch": 0}
-        step = decode_step(d, batch, row["context"])
-        return step.tokens_per_s / d.chips * per, {"batch": batch, "tpot_ms": 1e3 * step.total_s / d.tokens_per_step}
-    if kind == "prefill":
-        cached = row.get("cached", 0)
-        step = prefill(d, row["prompt"], cached, row["prompts"])
-        return step.tokens_per_s * row["prompt"] / (row["prompt"] - cached) / d.chips * per, {}
-    if kind == "stream":
-        return 1e3 * tpot(d, 1, row["context"]), {}
-    if kind == "gain":
-        other = dict(row["against"])
-        changed = other.pop("stack", {})
-        against = d.with_(stack=d.stack.changed(**changed), **other)
-        requests = row["batch"] / per * d.attention_tp
-        return tpot(against, requests, row["context"]) / tpot(d, requests, row["context"]), {}
-    if kind == "mixed":
-        return _mixed(row, d, _deployment(row["prefill"], None, scale), per)
-    if kind == "closed":
-        from sim.serving.simulate import Fleet, ServingWorkload, simulate
-
-        users = row["concurrency"]
-        work = ServingWorkload(
-            concurrency=users, requests=max(60, 5 * users), prompt=row["prompt"], output=row["output"]
-        )
-        result = simulate(Fleet(decode=d, max_batch=4 * users), work, seed=0)
-        rate = result.output_tokens_per_s + (result.input_tokens_per_s if row["count"] == "total" else 0.0)
-        return rate / d.chips * per, {"tpot_ms": 1e3 * result.tpot_s["mean"]}
-    raise InputError(f"serving row {row['id']!r}: kind {kind!r} is not known")
+        scalar = fitted_scale(row["chip"], row["deployment"]["stack"])
+        scale = scalar[0] if scalar else 1.0
+    return _PREDICTIONS[kind](row, _deployment(row["deployment"], row.get("stack"), scale), row.get("per", 1))
 
 
-def _mixed(row: Mapping, d: Deployment, p: Deployment, per: int) -> tuple[float, dict]:
-    """Output tokens/s per unit when prompts and outputs of one workload share units, by a fixed split or as the load asks."""
+def _deployment(values: Row, stack: Mapping[str, float] | None = None, scale: float | None = None) -> Deployment:
+    fields = dict(values)
+    base = load_stack(fields.pop("stack"))
+    if stack:
+        base = base.with_changes("published", "condition of the row", **stack)
+    if scale is not None:
+        base = base.with_changes("fitted", "data/serving/published.yaml", scale=scale)
+    return Deployment.of(fields.pop("model"), fields.pop("cluster"), fields.pop("chips"), stack=base, **fields)
+
+
+# ------------------------------------------------------------------ one function for each kind of row
+# d: the row's deployment; per: chips in the unit of `measured`.
+
+
+def _decode(row: Row, d: Deployment, per: int) -> Prediction:
+    """Output tokens/s at a batch."""
+    step = decode_step(d, row["batch"] / per * d.attention_tp, row["context"])
+    return step.tokens_per_s / d.chips * per, {"tpot_ms": _tpot_ms(step, d)}
+
+
+def _decode_limit(row: Row, d: Deployment, per: int) -> Prediction:
+    """Output tokens/s at the largest batch within a TPOT."""
+    batch = largest_batch(d, row["context"], row["tpot_ms"] / 1e3)
+    if not batch:
+        return 0.0, {"batch": 0}
+    step = decode_step(d, batch, row["context"])
+    return step.tokens_per_s / d.chips * per, {"batch": batch, "tpot_ms": _tpot_ms(step, d)}
+
+
+def _prefill(row: Row, d: Deployment, per: int) -> Prediction:
+    """Input tokens/s, cached ones included."""
+    cached = row.get("cached", 0)
+    step = prefill(d, row["prompt"], cached, row["prompts"])
+    return step.tokens_per_s * row["prompt"] / (row["prompt"] - cached) / d.chips * per, {}
+
+
+def _stream(row: Row, d: Deployment, per: int) -> Prediction:
+    """Milliseconds per output token of one request."""
+    return 1e3 * tpot(d, 1, row["context"]), {}
+
+
+def _gain(row: Row, d: Deployment, per: int) -> Prediction:
+    """How many times faster than another configuration."""
+    fields = dict(row["against"])
+    constants = fields.pop("stack", {})
+    against = d.with_changes(stack=d.stack.with_changes(**constants), **fields)
+    requests = row["batch"] / per * d.attention_tp
+    return tpot(against, requests, row["context"]) / tpot(d, requests, row["context"]), {}
+
+
+def _closed(row: Row, d: Deployment, per: int) -> Prediction:
+    """Tokens/s of a simulated closed loop."""
+    concurrency = row["concurrency"]
+    work = ServingWorkload(
+        concurrency=concurrency, requests=max(60, 5 * concurrency), prompt=row["prompt"], output=row["output"]
+    )
+    result = simulate(Fleet(decode=d, max_batch=4 * concurrency), work, seed=0)
+    rate = result.output_tokens_per_s + (result.input_tokens_per_s if row["count"] == "total" else 0.0)
+    return rate / d.chips * per, {"tpot_ms": 1e3 * result.tpot_s["mean"]}
+
+
+def _mixed(row: Row, d: Deployment, per: int) -> Prediction:
+    """Output tokens/s when prompts and outputs of one workload share units, by a fixed split or as the load asks."""
+    p = _deployment(row["prefill"], None, d.stack["scale"])
     context = row["prompt"] + row["output"] / 2
     batch = largest_batch(d, context, row["tpot_ms"] / 1e3)
     if not batch:
-        return 0.0, {"batch": 0, "room": memory(d).requests(context)}
+        return 0.0, {"batch": 0, "contexts_that_fit": chip_memory(d).requests(context)}
     decode = decode_step(d, batch, context).tokens_per_s / d.chips * per
     prompts = max(1, round(16384 / row["prompt"]))
     if row.get("ttft_ms"):  # wait for half a batch on average, then one's own
@@ -163,7 +211,22 @@ def _mixed(row: Mapping, d: Deployment, p: Deployment, per: int) -> tuple[float,
     return 1.0 / (1.0 / decode + 1.0 / fill), details
 
 
-def _margin(money: Mapping) -> float:
+_PREDICTIONS: dict[str, Callable[[Row, Deployment, int], Prediction]] = {
+    "decode": _decode,
+    "decode_limit": _decode_limit,
+    "prefill": _prefill,
+    "stream": _stream,
+    "gain": _gain,
+    "mixed": _mixed,
+    "closed": _closed,
+}
+
+
+def _tpot_ms(step: EngineStepTime, d: Deployment) -> float:
+    return 1e3 * step.total_s / d.tokens_per_step
+
+
+def _margin(money: Mapping[str, float]) -> float:
     """Profit over cost of a day's tokens."""
     hit = money["input_tokens"] * money["hit_share"]
     revenue = (
@@ -172,14 +235,3 @@ def _margin(money: Mapping) -> float:
         + money["output_tokens"] * money["output_price"]
     ) / 1e6
     return revenue / (money["nodes"] * money["gpus_per_node"] * 24 * money["rent"]) - 1.0
-
-
-@functools.lru_cache(maxsize=1)
-def error_band() -> tuple[float, float]:
-    """(lowest, highest) true time over modelled time among the holdout decode rows: the band around a prediction."""
-    ratios = []
-    for row in rows():
-        if row["use"] == "holdout" and row["kind"] in GROUPS["decode"]:
-            ratio = predict(row)[0] / row["measured"]
-            ratios.append(1.0 / ratio if row["kind"] == "stream" else ratio)
-    return min(1.0, *ratios), max(1.0, *ratios)

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from sim.serving.deployment import Deployment
 from sim.serving.step_time import decode_step, prefill
 
 
+class Clock(Protocol):
+    """What the simulation asks of an engine. A test may give one with fixed times."""
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean tokens that a decode step yields for each request."""
+
+    def decode_s(self, active: int, context: float) -> float:
+        """Seconds of a step with `active` requests in the instance, `context` cached tokens each on average."""
+
+    def prefill_s(self, prompts: int, prompt: float, cached: float) -> float:
+        """Seconds to prefill `prompts` prompts of `prompt` tokens on average, `cached` of them cached."""
+
+
 class RooflineClock:
-    """Step times of a deployment, computed once per grid point and interpolated: the simulator asks millions of times."""
+    """Step times of a deployment, computed once per grid point and interpolated: the simulator asks very often."""
 
     def __init__(self, d: Deployment, mode: str = "hybrid"):
         self.d, self.mode = d, mode
-        self.tokens_per_step = d.tokens_per_step
         self._decode: dict[tuple[int, int], float] = {}
-        self._prefill: dict[tuple, float] = {}
+        self._prefill: dict[tuple[int, int, int], float] = {}
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean tokens that a decode step yields for each request."""
+        return self.d.tokens_per_step
 
     def _point(self, i: int, j: int) -> float:
+        """Seconds of a decode step at point (i, j) of the grid: requests per group, and context (1.5 apart)."""
         key = (i, j)
         if key not in self._decode:
             self._decode[key] = decode_step(

@@ -16,7 +16,8 @@ from sim.cost import collectives
 from sim.cost.kernels import Kernels
 from sim.cost.operators import Op
 from sim.cost.operators_moe import expected_nodes
-from sim.serving.deployment import Deployment, index_row_bytes, kv_row_bytes
+from sim.serving.deployment import Deployment
+from sim.serving.memory import index_row_bytes, kv_row_bytes
 from sim.spec.hardware import Chip
 
 MODES = ("hybrid", "roofline")
@@ -67,19 +68,20 @@ class Roof:
         self.d, self.mode, self.hybrid = d, mode, mode == "hybrid"
         chip = d.cluster.chip
         self.bandwidth = chip.memory_bytes_per_s.value
-        self.wide = chip.peak("bf16").value
+        self.bf16_peak = chip.peak("bf16").value
         self._kernels = {
             kind: Kernels(_as_low(chip, kind, d.stack.get("matmul_share", 0.0)))
             for kind in ("bf16", "fp8", "int8", "fp4")
         }
         stack = d.stack
-        self.decode_compute = self.wide * (stack["attention_compute"] if self.hybrid else 1.0)
-        self.sparse_compute = self.wide * (stack["sparse_compute"] if self.hybrid else 1.0)
+        self.decode_compute = self.bf16_peak * (stack["attention_compute"] if self.hybrid else 1.0)
+        self.sparse_compute = self.bf16_peak * (stack["sparse_compute"] if self.hybrid else 1.0)
         self.decode_memory = self.bandwidth * (stack["attention_memory"] if self.hybrid else 1.0)
         self.kernel_s = stack["small_kernel_s"] if self.hybrid else 0.0
         self.floor_s = stack.get("matmul_floor_s", 0.0)
 
     def peak(self, kind: str) -> float:
+        """FLOP/s of the chip at a precision."""
         return self.d.cluster.chip.peak(kind).value
 
     def matmul(self, m: float, n: float, k: float, width: float, kind: str, batch: float = 1.0) -> float:
@@ -92,11 +94,12 @@ class Roof:
         time = self._kernels[kind].time(Op("matmul", "linear", "matmul", flops, size, m, n, k, batch, kind != "bf16"))
         return max(time, self.floor_s)
 
-    def pass_(self, size: float) -> float:
+    def elementwise(self, size: float) -> float:
         """Seconds to move `size` bytes in elementwise kernels whose launches are counted elsewhere."""
         return size / (self._kernels["bf16"].bandwidth if self.hybrid else self.bandwidth)
 
     def small(self, count: float) -> float:
+        """Seconds of `count` small dependent kernels."""
         return count * self.kernel_s
 
 
@@ -121,7 +124,8 @@ def _as_low(chip: Chip, kind: str, share: float) -> Chip:
 # ------------------------------------------------------------------ the parts of a layer
 
 
-def projections(roof: Roof, T: float, absorbed: bool, parts: dict) -> None:
+def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -> None:
+    """One layer's matmuls around attention: MLA absorbed or expanded, or those of grouped-query attention."""
     d, m = roof.d, roof.d.model
     w, kind, C = d.format.dense_bytes, d.format.dense_compute, m.hidden
     H = m.heads / d.attention_tp
@@ -143,12 +147,13 @@ def projections(roof: Roof, T: float, absorbed: bool, parts: dict) -> None:
     add(parts, "projections", time)
 
 
-def add(parts: dict, name: str, time: float) -> None:
+def add(parts: dict[str, float], name: str, time: float) -> None:
+    """`time` more seconds for the part `name`."""
     parts[name] = parts.get(name, 0.0) + time
 
 
-def decode_attention(roof: Roof, R: float, q: float, keys: float, parts: dict) -> None:
-    """One layer's core attention for R requests, q query tokens each, `keys` cached tokens (absorbed: one latent head)."""
+def decode_attention(roof: Roof, R: float, q: float, keys: float, parts: dict[str, float]) -> None:
+    """One layer's core attention for R requests, q query tokens each, `keys` cached tokens; MLA absorbed."""
     d, m = roof.d, roof.d.model
     H = m.heads / d.attention_tp
     sparse = bool(m.index_topk)
@@ -180,7 +185,7 @@ def decode_attention(roof: Roof, R: float, q: float, keys: float, parts: dict) -
         add(parts, "indexer", share * time)
 
 
-def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict) -> None:
+def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict[str, float]) -> None:
     """One layer's core attention for T tokens in prompts of `new` tokens after `past` cached ones."""
     d, m = roof.d, roof.d.model
     H, keys = m.heads / d.attention_tp, past + (new + 1) / 2
@@ -196,7 +201,7 @@ def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict
         low = d.format.dense_compute if d.kv == "fp8" else "bf16"
         w = d.format.dense_bytes
         time = roof.matmul(T, m.index_heads * m.index_dim, m.q_lora or m.hidden, w, d.format.dense_compute)
-        time += max(score / (roof.peak(low) * share), roof.pass_(CONSTANTS["score_bytes"][0] * T * keys))
+        time += max(score / (roof.peak(low) * share), roof.elementwise(CONSTANTS["score_bytes"][0] * T * keys))
         add(parts, "indexer", time * m.indexer_full_layers / m.layers)
     else:
         read = keys
@@ -213,10 +218,10 @@ def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict
                 ),
             )
     curve = read / (read + CONSTANTS["prefill_keys_half"][0]) if roof.hybrid else 1.0
-    add(parts, "attention", max(flops / (roof.wide * share * curve), size / roof.bandwidth))
+    add(parts, "attention", max(flops / (roof.bf16_peak * share * curve), size / roof.bandwidth))
 
 
-def experts(roof: Roof, T: float, parts: dict, imbalance: float) -> None:
+def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> None:
     """One mixture-of-experts layer's matmuls on one chip; T tokens per attention group."""
     d, m = roof.d, roof.d.model
     total = T * d.groups  # tokens of the instance
@@ -233,7 +238,9 @@ def experts(roof: Roof, T: float, parts: dict, imbalance: float) -> None:
     time = roof.matmul(max(each, 1.0), up * width, m.hidden, w, kind, batch=local) + roof.matmul(
         max(each, 1.0), m.hidden, width, w, kind, batch=local
     )
-    time += roof.pass_(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden) + roof.matmul(T, E, m.hidden, 2.0, "bf16")
+    time += roof.elementwise(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden) + roof.matmul(
+        T, E, m.hidden, 2.0, "bf16"
+    )
     add(parts, "experts", time)
     if m.shared_width and not _spread(d):
         w, kind = d.format.dense_bytes, d.format.dense_compute
@@ -251,14 +258,16 @@ def _chosen(d: Deployment) -> float:
     return d.model.experts_per_token + (d.model.shared_experts if _spread(d) else 0)
 
 
-def dense_ffn(roof: Roof, T: float, parts: dict) -> None:
+def dense_ffn(roof: Roof, T: float, parts: dict[str, float]) -> None:
+    """One layer's feed-forward network without experts."""
     d, m = roof.d, roof.d.model
     width, up = m.ffn / d.attention_tp, m.ffn_matrices - 1
     w, kind = d.format.dense_bytes, d.format.dense_compute
     add(parts, "dense FFN", roof.matmul(T, up * width, m.hidden, w, kind) + roof.matmul(T, m.hidden, width, w, kind))
 
 
-def head(roof: Roof, T: float, parts: dict) -> None:
+def head(roof: Roof, T: float, parts: dict[str, float]) -> None:
+    """The output projection to the vocabulary, for T tokens."""
     d, m = roof.d, roof.d.model
     add(parts, "head", roof.matmul(T, m.vocab / d.attention_tp, m.hidden, 2.0, "bf16") + roof.small(3))
 
@@ -267,7 +276,7 @@ def head(roof: Roof, T: float, parts: dict) -> None:
 
 
 def all_reduce(roof: Roof, T: float) -> float:
-    """One all-reduce of [T, C] in an attention group: the collective's algorithms, or one shot (every chip reads all others)."""
+    """One all-reduce of [T, C] in an attention group: the faster of the collective and of one shot (all read all)."""
     d, size = roof.d, 2.0 * T * roof.d.model.hidden
     if d.attention_tp == 1:
         return 0.0
@@ -314,6 +323,7 @@ def _dedup(d: Deployment, levels) -> float:
 
 
 def prefill_all_to_all(roof: Roof, T: float) -> float:
+    """Dispatch and combine of one layer while prefilling, by the kernels made for bandwidth."""
     d, m = roof.d, roof.d.model
     if d.tensor_experts or d.chips == 1:
         return 0.0

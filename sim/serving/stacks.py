@@ -1,7 +1,7 @@
 """Serving software as the simulator sees it: shares of the roofs, all-to-all latencies, fixed costs of a step.
 
-Read from `data/serving/stacks.yaml`; every constant keeps its label (measured, published, fitted, assumed) and source, and
-each answer lists those it used.
+Read from `data/serving/stacks.yaml`; every constant keeps its label (measured, published, fitted, assumed) and source,
+and each answer lists those it used.
 
     >>> stack = load_stack("cloudmatrix-infer")
     >>> stack["attention_compute"], stack.label("attention_compute")
@@ -11,9 +11,11 @@ each answer lists those it used.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from minglm import datafiles
 from minglm.errors import InputError, nearest
@@ -46,8 +48,15 @@ _DIMENSIONS = {
 }
 
 
+_AT_LEAST_ONE = ("imbalance", "prefill_imbalance")
+_SHARES = {name for name, kind in _DIMENSIONS.items() if kind == "ratio"} - {*_AT_LEAST_ONE, "scale"}
+_NOT_CONSTANTS = ("like", "name", "notes", "inherit_as", "chips", "ep_table")
+
+
 @dataclass(frozen=True)
 class Constant:
+    """A value in SI units; `label` (one of LABELS) says how strong it is, `source` where it comes from."""
+
     value: float
     label: str
     source: str
@@ -55,7 +64,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class ServingStack:
-    """A named serving software. `stack["host_s"]` is a constant in SI units; `label` and `source` say how strong it is."""
+    """A named serving software. `stack["host_s"]` is a constant in SI units; `label` says how strong it is."""
 
     name: str
     constants: tuple[tuple[str, Constant], ...]
@@ -63,9 +72,8 @@ class ServingStack:
     ep_label: str = "assumed"
     ep_source: str = ""
     notes: str = ""
-    chips: tuple[
-        tuple[str, tuple[tuple[str, Constant], ...]], ...
-    ] = ()  # constants that differ on a chip, by name prefix
+    # constants that differ on a chip, by the beginning of its name
+    chips: tuple[tuple[str, tuple[tuple[str, Constant], ...]], ...] = ()
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Constant]:
@@ -75,13 +83,15 @@ class ServingStack:
         return self._by_name[name].value
 
     def get(self, name: str, default: float) -> float:
-        found = self._by_name.get(name)
-        return default if found is None else found.value
+        """The constant, or `default` where the stack has none of that name."""
+        constant = self._by_name.get(name)
+        return default if constant is None else constant.value
 
     def label(self, name: str) -> str:
+        """How strong a constant is: one of LABELS."""
         return self._by_name[name].label
 
-    def changed(self, label: str = "assumed", source: str = "given by the user", **values: float) -> ServingStack:
+    def with_changes(self, label: str = "assumed", source: str = "given by the user", **values: float) -> ServingStack:
         """The same stack with some constants replaced."""
         kept = [(k, c) for k, c in self.constants if k not in values]
         return replace(
@@ -92,17 +102,17 @@ class ServingStack:
         """The stack as it runs on `chip`: its own constants there, where the file gives some."""
         if not self.chips:
             return self
-        own = {k: c for prefix, found in self.chips if chip.upper().startswith(prefix.upper()) for k, c in found}
+        own = {name: c for prefix, some in self.chips if chip.upper().startswith(prefix.upper()) for name, c in some}
         return replace(self, constants=tuple(sorted((dict(self.constants) | own).items())), chips=())
 
     def ep_latency(self, width: int) -> tuple[float, float] | None:
-        """(dispatch, combine) seconds of the table's message at `width`, between its points in log(width); None without one."""
+        """(dispatch, combine) seconds of the table's message, interpolated in log(width); None without a table."""
         if not self.ep_table:
             return None
         rows = self.ep_table
         if width <= rows[0][0]:
             return rows[0][1:]
-        for (a, d0, c0), (b, d1, c1) in zip(rows, rows[1:]):
+        for (a, d0, c0), (b, d1, c1) in itertools.pairwise(rows):
             if width <= b:
                 x = math.log(width / a) / math.log(b / a)
                 return d0 + x * (d1 - d0), c0 + x * (c1 - c0)
@@ -123,33 +133,35 @@ class ServingStack:
         return rows
 
 
-def load_stack(given: str | Mapping | ServingStack) -> ServingStack:
+def load_stack(stack: str | Mapping[str, Any] | ServingStack) -> ServingStack:
     """A stack by name, or from a mapping with `like` and changed constants.
 
     Raises:
         InputError: unknown stack, constant, label or value.
     """
-    if isinstance(given, ServingStack):
-        return given
-    if isinstance(given, Mapping):
-        base = given.get("like")
+    if isinstance(stack, ServingStack):
+        return stack
+    if isinstance(stack, Mapping):
+        base = stack.get("like")
         if not isinstance(base, str):
             raise InputError("stack: a mapping needs 'like', the stack it starts from, such as {like: sglang-ep}")
-        return _read(str(given.get("name", base + " (changed)")), given, load_stack(base))
+        return _read(str(stack.get("name", base + " (changed)")), stack, load_stack(base))
     known = _document()
-    name = str(given).strip().lower()
+    name = str(stack).strip().lower()
     if name not in known:
-        raise InputError(f"stack {str(given)[:60]!r}: not one of {', '.join(known)}{nearest(name, known)}")
+        raise InputError(f"stack {str(stack)[:60]!r}: not one of {', '.join(known)}{nearest(name, known)}")
     return _load(name)
 
 
 def list_stacks() -> list[str]:
+    """Names in `data/serving/stacks.yaml`."""
     return list(_document())
 
 
 @functools.lru_cache(maxsize=1)
-def _document() -> dict:
-    return dict(read_document(datafiles.data("serving", "stacks.yaml"))["stacks"])
+def _document() -> dict[str, Mapping[str, Any]]:
+    document: Any = read_document(datafiles.data("serving", "stacks.yaml"))
+    return dict(document["stacks"])
 
 
 @functools.lru_cache(maxsize=64)
@@ -158,66 +170,77 @@ def _load(name: str) -> ServingStack:
     return _read(name, values, _load(values["like"]) if "like" in values else None)
 
 
-def _read(name: str, values: Mapping, base: ServingStack | None) -> ServingStack:
-    constants = dict(base.constants) if base else {}
-    table, label, source = (base.ep_table, base.ep_label, base.ep_source) if base else ((), "assumed", "")
-    chips = dict(base.chips) if base else {}
-    weaker = values.get("inherit_as")
-    if weaker:
-        if weaker not in LABELS:
-            raise InputError(
-                f"stack {name}.inherit_as {weaker!r}: not one of {', '.join(LABELS)}{nearest(str(weaker), LABELS)}"
-            )
-        constants = {k: Constant(c.value, weaker, f"as {base.name}: {c.source}") for k, c in constants.items()}
-        label, source, chips = weaker, f"as {base.name}: {source}", {}
-    known = {*_DIMENSIONS, "ep_table", "like", "name", "notes", "inherit_as", "chips"}
-    for key, given in values.items():
+def _read(name: str, values: Mapping[str, Any], base: ServingStack | None) -> ServingStack:
+    """The stack of one entry of the file, over the one that it is `like`."""
+    known = {*_DIMENSIONS, *_NOT_CONSTANTS}
+    for key in values:
         if key not in known:
             raise InputError(
                 f"stack {name}: unknown constant {key!r}{nearest(str(key), known)}; known: {', '.join(sorted(known))}"
             )
-        if key in ("like", "name", "notes", "inherit_as"):
-            continue
+    start = base or ServingStack(name, ())
+    if values.get("inherit_as"):
+        start = _weakened(name, start, values["inherit_as"])
+    constants, chips = dict(start.constants), dict(start.chips)
+    table, table_label, table_source = start.ep_table, start.ep_label, start.ep_source
+    for key, given in values.items():
         if key == "chips":
             chips |= {prefix: _read(f"{name}.chips.{prefix}", own, None).constants for prefix, own in given.items()}
-            continue
-        full = (
-            given
-            if isinstance(given, Mapping) and "value" in given
-            else {"value": given, "label": "assumed", "source": "given by the user"}
-        )
-        said = full.get("label", "assumed")
-        if said not in LABELS:
-            raise InputError(
-                f"stack {name}.{key}.label {said!r}: not one of {', '.join(LABELS)}{nearest(str(said), LABELS)}"
-            )
-        if key == "ep_table":
-            table = tuple(
-                sorted(
-                    (int(w), parse(d, "time", f"{name}.ep_table"), parse(c, "time", f"{name}.ep_table"))
-                    for w, (d, c) in full["value"].items()
-                )
-            )
-            label, source = said, str(full.get("source", ""))
-            continue
-        value = parse(full["value"], _DIMENSIONS[key], f"stack {name}.{key}")
-        if (
-            _DIMENSIONS[key] == "ratio"
-            and key not in ("imbalance", "prefill_imbalance", "scale")
-            and not 0 <= value <= 1
-        ):
-            raise InputError(f"stack {name}.{key}: {value:g} is more than all of it; give a share between 0 and 1")
-        if key in ("imbalance", "prefill_imbalance") and value < 1:
-            raise InputError(
-                f"stack {name}.{key}: {value:g} is below 1 (the busiest chip cannot be below the mean); give 1 or more"
-            )
-        constants[key] = Constant(value, said, str(full.get("source", "")))
+        elif key == "ep_table":
+            table, table_label, table_source = _read_ep_table(name, given)
+        elif key not in _NOT_CONSTANTS:
+            constants[key] = _read_constant(name, key, given)
     return ServingStack(
         name,
         tuple(sorted(constants.items())),
         table,
-        label,
-        source,
-        str(values.get("notes", base.notes if base else "")),
+        table_label,
+        table_source,
+        str(values.get("notes", start.notes)),
         tuple(chips.items()),
     )
+
+
+def _weakened(name: str, base: ServingStack, label: str) -> ServingStack:
+    """`base` as another chip inherits it: every label weaker, nothing that held on its chips alone."""
+    _check_label(f"{name}.inherit_as", label)
+    return replace(
+        base,
+        constants=tuple((k, Constant(c.value, label, f"as {base.name}: {c.source}")) for k, c in base.constants),
+        ep_label=label,
+        ep_source=f"as {base.name}: {base.ep_source}",
+        chips=(),
+    )
+
+
+def _with_origin(name: str, key: str, given: Any) -> tuple[Any, str, str]:
+    """(value, label, source) of an entry; a bare value is the user's own assumption."""
+    if not (isinstance(given, Mapping) and "value" in given):
+        return given, "assumed", "given by the user"
+    label = given.get("label", "assumed")
+    _check_label(f"{name}.{key}.label", label)
+    return given["value"], label, str(given.get("source", ""))
+
+
+def _check_label(where: str, label: object) -> None:
+    if label not in LABELS:
+        raise InputError(f"stack {where} {label!r}: not one of {', '.join(LABELS)}{nearest(str(label), LABELS)}")
+
+
+def _read_ep_table(name: str, given: Any) -> tuple[tuple[tuple[int, float, float], ...], str, str]:
+    value, label, source = _with_origin(name, "ep_table", given)
+    where = f"{name}.ep_table"
+    rows = ((int(w), parse(d, "time", where), parse(c, "time", where)) for w, (d, c) in value.items())
+    return tuple(sorted(rows)), label, source
+
+
+def _read_constant(name: str, key: str, given: Any) -> Constant:
+    raw, label, source = _with_origin(name, key, given)
+    value = parse(raw, _DIMENSIONS[key], f"stack {name}.{key}")
+    if key in _SHARES and not 0 <= value <= 1:
+        raise InputError(f"stack {name}.{key}: {value:g} is more than all of it; give a share between 0 and 1")
+    if key in _AT_LEAST_ONE and value < 1:
+        raise InputError(
+            f"stack {name}.{key}: {value:g} is below 1 (the busiest chip cannot be below the mean); give 1 or more"
+        )
+    return Constant(value, label, source)

@@ -1,26 +1,29 @@
 """Rooflines of serving: how long one decode step and one prefill take on an instance.
 
-Every operator of a layer is counted (MLA absorbed for decoding and for sparse attention, expanded for dense prefill; the
-DSA indexer; experts; head), each with its FLOPs and bytes. Two ways to give it a time, named on each answer:
+Every operator of a layer is counted, each with its FLOPs and bytes: MLA absorbed for decoding and for sparse attention,
+expanded for dense prefill; the DSA indexer; experts; head. Two ways to give it a time, named on each answer:
 
-* `hybrid`: the kernel curves of `sim.cost.kernels` for matmuls, shares of the roofs that published attention kernels reach,
-  measured all-to-all latencies, fixed costs of small kernels and of the host (`sim.serving.stacks`).
+* `hybrid`: the kernel curves of `sim.cost.kernels` for matmuls, shares of the roofs that published attention kernels
+  reach, measured all-to-all latencies, fixed costs of small kernels and of the host (`sim.serving.stacks`).
 * `roofline`: peak FLOP/s, peak bandwidth and line rate alone: a bound that nothing beats.
 
 (`measured`, a published row of the same configuration, is in `sim.serving.sizing`.)
 
-Symbols: T query tokens of one attention group, R requests of it, S key positions, C hidden, H heads, E experts, K chosen.
-Sources: DeepSeek-V3 (arXiv 2412.19437), DeepSeek-V3.2 (DSA), DeepEP and FlashMLA READMEs, CloudMatrix384 (arXiv 2506.12708).
+Symbols: T query tokens of one attention group, R requests of it, S key positions, C hidden, H heads, E experts.
+Sources: DeepSeek-V3 (arXiv 2412.19437), DeepSeek-V3.2 (DSA), DeepEP and FlashMLA READMEs, CloudMatrix384
+(arXiv 2506.12708).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from minglm.errors import InputError
-from sim.serving.deployment import Deployment, memory
+from sim.serving.deployment import Deployment
+from sim.serving.memory import chip_memory
 from sim.serving.operators import (
     CONSTANTS,
     MODES,
@@ -41,17 +44,20 @@ __all__ = [
     "MODES",
     "EngineStepTime",
     "decode_step",
+    "describe_parts",
+    "flops_per_token",
+    "largest_batch",
     "prefill",
     "tpot",
-    "largest_batch",
-    "flops_per_token",
-    "describe_parts",
 ]
 
 
 @dataclass(frozen=True)
 class EngineStepTime:
-    """Seconds of one step and what they go to. `tokens`: output tokens (decode) or new tokens (prefill) of the instance."""
+    """Seconds of one step and what they go to.
+
+    tokens: output tokens (decode) or new tokens (prefill) of the whole instance.
+    """
 
     total_s: float
     parts: Mapping[str, float]
@@ -61,13 +67,138 @@ class EngineStepTime:
 
     @property
     def tokens_per_s(self) -> float:
+        """Of the whole instance."""
         return self.tokens / self.total_s
 
 
-def _roof(d: Deployment, mode: str) -> Roof:
-    if mode not in d.rooflines:
-        d.rooflines[mode] = Roof(d, mode)
-    return d.rooflines[mode]
+def decode_step(d: Deployment, requests: float, context: float, mode: str = "hybrid") -> EngineStepTime:
+    """One decode step of the instance: `requests` per attention group, each with `context` cached tokens.
+
+    Does not look at memory (`require_fit` does). A step verifies `drafts` draft tokens and makes the next ones.
+
+    Raises:
+        InputError: no requests, a negative context, or an unknown mode.
+    """
+    roof = _roof(d, mode)
+    if requests <= 0 or context < 0:
+        raise InputError(
+            f"requests={requests!r}, context={context!r}: a step needs more than 0 requests and a context of at least 0"
+        )
+    m, stack, queries = d.model, d.stack, d.drafts + 1.0
+    imbalance = stack["imbalance"] if roof.hybrid and not d.tensor_experts else 1.0
+
+    def layer(R: float, q: float, moe: bool) -> _Layer:
+        def attention(parts: dict[str, float]) -> None:
+            decode_attention(roof, R, q, context, parts)
+
+        return _layer(roof, R * q, moe, True, attention, imbalance, decode_all_to_all)
+
+    total: dict[str, float] = {}
+    overlapped = False
+    if m.moe_layers:
+        chosen = layer(requests, queries, True)
+        if chosen.message_s and requests >= 2 and (stack["two_batch"] or not roof.hybrid):
+            half = layer(requests / 2, queries, True)
+            chosen, overlapped = _two_micro_batches(chosen, half, stack["ep_overlap"] if roof.hybrid else 1.0)
+        _add_layers(total, m.moe_layers, {**chosen.parts, "all-to-all": max(chosen.message_s, 0.0)})
+    if m.dense_ffn_layers:
+        _add_layers(total, m.dense_ffn_layers, layer(requests, queries, False).parts)
+    head(roof, requests * queries, total)
+    if d.drafts:
+        module = layer(requests, 1.0, bool(m.experts))
+        head(roof, requests, module.parts)
+        joined = roof.matmul(requests, m.hidden, 2 * m.hidden, d.format.dense_bytes, d.format.dense_compute)
+        add(total, "drafts", d.drafts * (sum(module.parts.values()) + module.message_s + joined))
+    tokens = requests * d.groups * d.tokens_per_step
+    return _step(roof, total, tokens, overlapped)
+
+
+def prefill(
+    d: Deployment, prompt: float, cached: float = 0.0, prompts: float = 1.0, mode: str = "hybrid"
+) -> EngineStepTime:
+    """`prompts` prompts of `prompt` tokens per attention group, of which `cached` tokens are in the cache already.
+
+    Raises:
+        InputError: nothing new to prefill, or an unknown mode.
+    """
+    roof = _roof(d, mode)
+    new = prompt - cached
+    if new <= 0 or cached < 0 or prompts <= 0:
+        raise InputError(
+            f"prompt={prompt:g}, cached={cached:g}, prompts={prompts:g}: needs more than 0 new tokens; "
+            "cached must be less than prompt"
+        )
+    m, stack = d.model, d.stack
+    absorbed = bool(m.index_topk and prompt > m.index_topk)  # sparse attention reads latents
+
+    def layer(T: float, moe: bool) -> _Layer:
+        def attention(parts: dict[str, float]) -> None:
+            prefill_attention(roof, T, new, cached, parts)
+
+        return _layer(roof, T, moe, absorbed, attention, 1.0, prefill_all_to_all)
+
+    T = prompts * new
+    total: dict[str, float] = {}
+    overlapped = False
+    if m.moe_layers:
+        chosen = layer(T, True)
+        if chosen.message_s and (stack["two_batch"] or not roof.hybrid):
+            cores = stack["prefill_core_share"] if roof.hybrid else 1.0
+            chosen, overlapped = _two_micro_batches(chosen, layer(T / 2, True), 1.0, cores)
+        _add_layers(total, m.moe_layers, {**chosen.parts, "all-to-all": max(chosen.message_s, 0.0)})
+    if m.dense_ffn_layers:
+        _add_layers(total, m.dense_ffn_layers, layer(T, False).parts)
+    head(roof, prompts, total)
+    uneven = roof.hybrid and not d.tensor_experts and d.chips > 1 and m.experts
+    return _step(roof, total, T * d.groups, overlapped, stack.get("prefill_imbalance", 1.0) if uneven else 1.0)
+
+
+def tpot(d: Deployment, requests: float, context: float, mode: str = "hybrid") -> float:
+    """Seconds per output token that one stream sees."""
+    return decode_step(d, requests, context, mode).total_s / d.tokens_per_step
+
+
+class _Layer(NamedTuple):
+    """Seconds of one layer: its compute by part, and its expert-parallel messages."""
+
+    parts: dict[str, float]
+    message_s: float
+
+
+def _layer(
+    roof: Roof,
+    T: float,
+    moe: bool,
+    absorbed: bool,
+    attention: Callable[[dict[str, float]], None],
+    imbalance: float,
+    all_to_all: Callable[[Roof, float], float],
+) -> _Layer:
+    """One layer with T query tokens per attention group; `attention` adds its own parts."""
+    d, parts = roof.d, dict[str, float]()
+    projections(roof, T, absorbed, parts)
+    attention(parts)
+    if moe:
+        experts(roof, T, parts, imbalance)
+    else:
+        dense_ffn(roof, T, parts)
+    add(parts, "all-reduce", all_reduce(roof, T) * (2.0 if not moe or d.tensor_experts else 1.0))
+    passes = 2.0 * CONSTANTS["elementwise_passes"][0] * T * d.model.hidden / d.attention_tp
+    add(parts, "small kernels", roof.small(d.stack["small_kernels"]) + roof.elementwise(passes))
+    return _Layer(parts, all_to_all(roof, T) if moe else 0.0)
+
+
+def _two_micro_batches(whole: _Layer, half: _Layer, share: float, slowed: float = 1.0) -> tuple[_Layer, bool]:
+    """The faster of one batch and of two halves that hide each other's messages, and whether it is the halves.
+
+    share: of the messages that can hide; slowed: share of the cores left to compute.
+    """
+    compute_s = sum(half.parts.values())
+    both_s = _overlap(compute_s, half.message_s, share, slowed)
+    if both_s >= sum(whole.parts.values()) + whole.message_s:
+        return whole, False
+    parts = {name: 2.0 * time for name, time in half.parts.items()}
+    return _Layer(parts, both_s - sum(parts.values())), True
 
 
 def _overlap(half: float, half_message: float, share: float, slowed: float = 1.0) -> float:
@@ -80,138 +211,34 @@ def _overlap(half: float, half_message: float, share: float, slowed: float = 1.0
     return compute + sent - share * (compute + sent - hidden)
 
 
-def decode_step(d: Deployment, requests: float, context: float, mode: str = "hybrid") -> EngineStepTime:
-    """One decode step of the instance: `requests` per attention group, each with `context` cached tokens.
-
-    Does not look at memory (`require_fit` does). A step verifies `drafts` draft tokens and makes the next ones.
-    """
-    roof = _roof(d, mode)
-    if requests <= 0 or context < 0:
-        raise InputError(
-            f"requests={requests!r}, context={context!r}: a step needs more than 0 requests and a context of at least 0"
-        )
-    m, stack, q = d.model, d.stack, d.drafts + 1.0
-    imbalance = stack["imbalance"] if roof.hybrid and not d.tensor_experts else 1.0
-
-    def layer(R: float, queries: float, moe: bool) -> tuple[dict, float]:
-        parts: dict[str, float] = {}
-        T = R * queries
-        projections(roof, T, True, parts)
-        decode_attention(roof, R, queries, context, parts)
-        if moe:
-            experts(roof, T, parts, imbalance)
-        else:
-            dense_ffn(roof, T, parts)
-        add(parts, "all-reduce", all_reduce(roof, T) * (2.0 if not moe or d.tensor_experts else 1.0))
-        add(
-            parts,
-            "small kernels",
-            roof.small(stack["small_kernels"])
-            + roof.pass_(2.0 * CONSTANTS["elementwise_passes"][0] * T * m.hidden / d.attention_tp),
-        )
-        return parts, decode_all_to_all(roof, T) if moe else 0.0
-
-    total: dict[str, float] = {}
-    overlapped = False
-    if m.moe_layers:
-        parts, message = layer(requests, q, True)
-        best = sum(parts.values()) + message
-        if message and requests >= 2 and (stack["two_batch"] or not roof.hybrid):
-            half, half_message = layer(requests / 2, q, True)
-            both = _overlap(sum(half.values()), half_message, stack["ep_overlap"] if roof.hybrid else 1.0)
-            if both < best:
-                parts = {k: 2.0 * v for k, v in half.items()}
-                message, best, overlapped = both - sum(parts.values()), both, True
-        for name, time in {**parts, "all-to-all": max(message, 0.0)}.items():
-            add(total, name, m.moe_layers * time)
-    if m.dense_ffn_layers:
-        parts, _ = layer(requests, q, False)
-        for name, time in parts.items():
-            add(total, name, m.dense_ffn_layers * time)
-    head(roof, requests * q, total)
-    if d.drafts:
-        parts, message = layer(requests, 1.0, bool(m.experts))
-        head(roof, requests, parts)
-        one = (
-            sum(parts.values())
-            + message
-            + roof.matmul(requests, m.hidden, 2 * m.hidden, d.format.dense_bytes, d.format.dense_compute)
-        )
-        add(total, "drafts", d.drafts * one)
-    add(total, "host", stack["host_s"] if roof.hybrid else 0.0)
-    scale = stack.get("scale", 1.0) if roof.hybrid else 1.0
-    time = sum(total.values()) * scale
-    return EngineStepTime(
-        time, {k: v * scale for k, v in total.items()}, requests * d.groups * d.tokens_per_step, mode, overlapped
-    )
+def _add_layers(total: dict[str, float], count: int, parts: Mapping[str, float]) -> None:
+    for name, time in parts.items():
+        add(total, name, count * time)
 
 
-def tpot(d: Deployment, requests: float, context: float, mode: str = "hybrid") -> float:
-    """Seconds per output token that one stream sees."""
-    return decode_step(d, requests, context, mode).total_s / d.tokens_per_step
-
-
-def prefill(
-    d: Deployment, prompt: float, cached: float = 0.0, prompts: float = 1.0, mode: str = "hybrid"
+def _step(
+    roof: Roof, total: dict[str, float], tokens: float, overlapped: bool, imbalance: float = 1.0
 ) -> EngineStepTime:
-    """`prompts` prompts of `prompt` tokens per attention group, of which `cached` tokens are in the cache already."""
-    roof = _roof(d, mode)
-    new = prompt - cached
-    if new <= 0 or cached < 0 or prompts <= 0:
-        raise InputError(
-            f"prompt={prompt:g}, cached={cached:g}, prompts={prompts:g}: needs more than 0 new tokens; cached must be less than prompt"
-        )
-    m, stack = d.model, d.stack
-    sparse = m.index_topk and prompt > m.index_topk
-
-    def layer(T: float, moe: bool) -> tuple[dict, float]:
-        parts: dict[str, float] = {}
-        projections(roof, T, bool(sparse), parts)
-        prefill_attention(roof, T, new, cached, parts)
-        if moe:
-            experts(roof, T, parts, 1.0)
-        else:
-            dense_ffn(roof, T, parts)
-        add(parts, "all-reduce", all_reduce(roof, T) * (2.0 if not moe or d.tensor_experts else 1.0))
-        add(
-            parts,
-            "small kernels",
-            roof.small(stack["small_kernels"])
-            + roof.pass_(2.0 * CONSTANTS["elementwise_passes"][0] * T * m.hidden / d.attention_tp),
-        )
-        return parts, prefill_all_to_all(roof, T) if moe else 0.0
-
-    T, total, overlapped = prompts * new, {}, False
-    if m.moe_layers:
-        parts, message = layer(T, True)
-        best = sum(parts.values()) + message
-        if message and (stack["two_batch"] or not roof.hybrid):
-            half, half_message = layer(T / 2, True)
-            both = _overlap(sum(half.values()), half_message, 1.0, stack["prefill_core_share"] if roof.hybrid else 1.0)
-            if both < best:
-                parts = {k: 2.0 * v for k, v in half.items()}
-                message, overlapped = both - sum(parts.values()), True
-        for name, time in {**parts, "all-to-all": max(message, 0.0)}.items():
-            add(total, name, m.moe_layers * time)
-    if m.dense_ffn_layers:
-        parts, _ = layer(T, False)
-        for name, time in parts.items():
-            add(total, name, m.dense_ffn_layers * time)
-    head(roof, prompts, total)
+    """The step whose parts are `total`: with the host's time, and everything times the fitted scalar."""
+    stack = roof.d.stack
     add(total, "host", stack["host_s"] if roof.hybrid else 0.0)
-    scale = stack.get("scale", 1.0) if roof.hybrid else 1.0
-    if roof.hybrid and not d.tensor_experts and d.chips > 1 and m.experts:
-        scale *= stack.get("prefill_imbalance", 1.0)
-    time = sum(total.values()) * scale
-    return EngineStepTime(time, {k: v * scale for k, v in total.items()}, T * d.groups, mode, overlapped)
+    scale = (stack.get("scale", 1.0) if roof.hybrid else 1.0) * imbalance
+    parts = {name: time * scale for name, time in total.items()}
+    return EngineStepTime(sum(total.values()) * scale, parts, tokens, roof.mode, overlapped)
+
+
+def _roof(d: Deployment, mode: str) -> Roof:
+    if mode not in d.rooflines:
+        d.rooflines[mode] = Roof(d, mode)
+    return d.rooflines[mode]
 
 
 def largest_batch(d: Deployment, context: float, limit_s: float, mode: str = "hybrid", most: int = 4096) -> int:
-    """Most requests per attention group whose tokens come every `limit_s` or faster and whose caches fit; 0 when none."""
-    room = min(most, memory(d).requests(context))
-    if room < 1 or tpot(d, 1, context, mode) > limit_s:
+    """Most requests per attention group whose tokens come every `limit_s` or faster and whose caches fit; 0: none."""
+    fitting = min(most, chip_memory(d).requests(context))
+    if fitting < 1 or tpot(d, 1, context, mode) > limit_s:
         return 0
-    low, high = 1, room
+    low, high = 1, fitting
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if tpot(d, middle, context, mode) <= limit_s else (low, middle - 1)

@@ -1,4 +1,4 @@
-"""Who asks a serving fleet, and how much: token counts, arrivals, and the percentiles of what they wait."""
+"""Load on a serving fleet: token counts, arrivals, and the percentiles of what requests wait."""
 
 from __future__ import annotations
 
@@ -6,15 +6,32 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from minglm.errors import InputError
 
 PERCENTILES = (50, 90, 95, 99)
 
 
+def number(value: object, name: str, low: float, high: float = 1e7) -> float:
+    """`value` as a float.
+
+    Raises:
+        InputError: not a finite number from `low` to `high`.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
+        raise InputError(f"{name}={value!r}: must be a number from {low:g} to {high:g}")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class RequestLengths:
-    """Token counts: fixed (cv 0), log-normal with `mean` and coefficient of variation `cv`, or uniform from low to high."""
+    """Token counts: fixed (cv 0), log-normal with mean and coefficient of variation, or uniform from low to high."""
 
     mean: float
     cv: float = 0.0
@@ -22,27 +39,30 @@ class RequestLengths:
     high: int = 0
 
     @classmethod
-    def of(cls, given: float | Mapping | RequestLengths, name: str = "length") -> RequestLengths:
-        if isinstance(given, RequestLengths):
-            return given
-        if isinstance(given, Mapping):
-            unknown = set(given) - {"mean", "cv", "low", "high"}
-            if unknown:
-                raise InputError(f"{name}: unknown key {sorted(unknown)[0]!r}; give mean and cv, or low and high")
-            if "low" in given or "high" in given:
-                low, high = (
-                    number(given.get("low", 1), name + ".low", 1),
-                    number(given.get("high", 0), name + ".high", 1),
-                )
-                if high < low:
-                    raise InputError(f"{name}: low={low:g} is above high={high:g}; swap them")
-                return cls((low + high) / 2, 0.0, int(low), int(high))
-            return cls(
-                number(given.get("mean"), name + ".mean", 1), number(given.get("cv", 0.0), name + ".cv", 0.0, 10.0)
-            )
-        return cls(number(given, name, 1))
+    def of(cls, lengths: float | Mapping[str, Any] | RequestLengths, name: str = "length") -> RequestLengths:
+        """From a number, or a mapping with mean and cv, or with low and high.
+
+        Raises:
+            InputError: an unknown key, or a value that cannot be.
+        """
+        if isinstance(lengths, RequestLengths):
+            return lengths
+        if not isinstance(lengths, Mapping):
+            return cls(number(lengths, name, 1))
+        unknown = set(lengths) - {"mean", "cv", "low", "high"}
+        if unknown:
+            raise InputError(f"{name}: unknown key {sorted(unknown)[0]!r}; give mean and cv, or low and high")
+        if "low" in lengths or "high" in lengths:
+            low = number(lengths.get("low", 1), name + ".low", 1)
+            high = number(lengths.get("high", 0), name + ".high", 1)
+            if high < low:
+                raise InputError(f"{name}: low={low:g} is above high={high:g}; swap them")
+            return cls((low + high) / 2, 0.0, int(low), int(high))
+        mean = number(lengths.get("mean"), name + ".mean", 1)
+        return cls(mean, number(lengths.get("cv", 0.0), name + ".cv", 0.0, 10.0))
 
     def draw(self, rng: random.Random, most: int) -> int:
+        """One token count, from 1 to `most`."""
         if self.high:
             return min(most, rng.randint(self.low, self.high))
         if not self.cv:
@@ -51,20 +71,13 @@ class RequestLengths:
         return min(most, max(1, round(rng.lognormvariate(math.log(self.mean) - sigma**2 / 2, sigma))))
 
 
-def number(given: object, name: str, low: float, high: float = 1e7) -> float:
-    if (
-        isinstance(given, bool)
-        or not isinstance(given, (int, float))
-        or not math.isfinite(given)
-        or not low <= given <= high
-    ):
-        raise InputError(f"{name}={given!r}: must be a number from {low:g} to {high:g}")
-    return float(given)
-
-
 @dataclass(frozen=True)
 class ServingWorkload:
-    """Who asks. Either `rate_per_s` (open: Poisson, or even spacing) or `concurrency` (closed loop: so many requests in flight; each finished one is followed by the next at once)."""
+    """Requests: either `rate_per_s` (open loop) or `concurrency` (closed loop).
+
+    In an open loop requests arrive as a Poisson process or evenly spaced; in a closed loop so many are in flight, and
+    each that ends is followed by the next at once.
+    """
 
     rate_per_s: float | None = None
     concurrency: int | None = None
@@ -75,6 +88,11 @@ class ServingWorkload:
     arrivals: str = "poisson"  # poisson | even
 
     def check(self) -> ServingWorkload:
+        """Itself, when every value can be.
+
+        Raises:
+            InputError: the first value that cannot.
+        """
         if (self.rate_per_s is None) == (self.concurrency is None):
             raise InputError(
                 "workload: give either rate_per_s (requests per second) or concurrency (requests in flight), not both"
@@ -87,7 +105,8 @@ class ServingWorkload:
         number(self.cached_share, "cached_share", 0.0, 0.999)
         if self.arrivals not in ("poisson", "even"):
             raise InputError(f"arrivals {self.arrivals!r}: must be 'poisson' or 'even'")
-        RequestLengths.of(self.prompt, "prompt"), RequestLengths.of(self.output, "output")
+        RequestLengths.of(self.prompt, "prompt")
+        RequestLengths.of(self.output, "output")
         return self
 
 

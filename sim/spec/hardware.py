@@ -11,14 +11,16 @@ with the nearest name: it is never silently another chip. A user's own chip or c
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from minglm import datafiles
 from minglm.errors import InputError, nearest
-from sim.base.documents import read_document
-from sim.base.figure import Figure, _known_keys, figure
+from sim.base.documents import read_mapping
+from sim.base.figure import Figure, figure, known_keys
 from sim.base.units import parse, whole
 
 PRECISIONS = ("bf16", "fp16", "fp8", "int8", "fp4", "fp32")
@@ -94,6 +96,7 @@ class Cluster:
     notes: str = ""
 
     def tier(self, name: str) -> Tier:
+        """The tier called `name`; InputError with those there are."""
         for tier in self.tiers:
             if tier.name == name:
                 return tier
@@ -153,48 +156,53 @@ def chip_from(given: str | Mapping | Chip, name: str = "chip") -> Chip:
         return load_chip(given)
     if not isinstance(given, Mapping):
         raise InputError(f"{name}: {given!r} is not a chip; give a name from `data/chips` or a mapping of its figures")
-    _known_keys(given, _CHIP_KEYS, name)
+    known_keys(given, _CHIP_KEYS, name)
     base = load_chip(str(given["like"])) if "like" in given else None
-    made: dict = {}
-    for key, dimension in _CHIP.items():
-        if given.get(key) is not None:
-            made[key] = figure(given[key], dimension, f"{name}.{key}")
+    values = _chip_values(given, name)
+    values["name"] = str(given.get("name", f"{base.name} (changed)" if base else "unnamed chip"))
+    if base is not None:
+        if "peak_flops" in values:
+            # The measured matmuls of the base were made at the base's peak: they do not describe the changed chip.
+            if "bf16" in values["peak_flops"] and "max_matmul_flops" not in values:
+                values |= {"max_matmul_flops": None, "matmul_points": values.get("matmul_points", ())}
+            values["peak_flops"] = {**base.peak_flops, **values["peak_flops"]}
+        return replace(base, **values)
+    for key in ("peak_flops", "memory_bytes", "memory_bytes_per_s"):
+        if key not in values:
+            raise InputError(f"{name}: has no {key!r}; a chip needs peak_flops, memory_bytes and memory_bytes_per_s")
+    values.setdefault("power_w", Figure(500.0, 300.0, 1000.0, "W", "not given: a common accelerator board", "assumed"))
+    return Chip(**values)
+
+
+def _chip_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Fields of a `Chip` that a mapping gives, checked, in SI units."""
+    values: dict[str, Any] = {
+        key: figure(given[key], dimension, f"{name}.{key}")
+        for key, dimension in _CHIP.items()
+        if given.get(key) is not None
+    }
     if "peak_flops" in given:
         peaks = given["peak_flops"]
         if not isinstance(peaks, Mapping):
             peaks = {"bf16": peaks}
-        _known_keys(peaks, PRECISIONS, f"{name}.peak_flops")
-        made["peak_flops"] = {p: figure(v, "flops", f"{name}.peak_flops.{p}") for p, v in peaks.items()}
-        if not {"bf16", "fp16"} & set(made["peak_flops"]):
+        known_keys(peaks, PRECISIONS, f"{name}.peak_flops")
+        values["peak_flops"] = {p: figure(v, "flops", f"{name}.peak_flops.{p}") for p, v in peaks.items()}
+        if not {"bf16", "fp16"} & set(values["peak_flops"]):
             raise InputError(
                 f"{name}.peak_flops: needs bf16 or fp16 at least; give the dense bf16 peak such as '312 TFLOPS'"
             )
     if "matmul_points" in given:
-        made["matmul_points"] = _points(given["matmul_points"], name)
+        values["matmul_points"] = _points(given["matmul_points"], name)
     if "denominators" in given:
         if not isinstance(given["denominators"], Mapping):
             raise InputError(
                 f"{name}.denominators: must map who uses a peak to that peak, such as {{paper: 354 TFLOPS}}"
             )
-        made["denominators"] = tuple(
+        values["denominators"] = tuple(
             (str(who), parse(v, "flops", f"{name}.denominators")) for who, v in given["denominators"].items()
         )
-    for key in ("vendor", "notes", "matmul_source"):
-        if key in given:
-            made[key] = str(given[key])
-    made["name"] = str(given.get("name", f"{base.name} (changed)" if base else "unnamed chip"))
-    if base is not None:
-        if "peak_flops" in made:
-            made["peak_flops"] = {**base.peak_flops, **made["peak_flops"]}
-            # The measured matmuls of the base were made at the base's peak: they do not describe the changed chip.
-            if "bf16" in peaks and "max_matmul_flops" not in made:
-                made |= {"max_matmul_flops": None, "matmul_points": made.get("matmul_points", ())}
-        return replace(base, **made)
-    for key in ("peak_flops", "memory_bytes", "memory_bytes_per_s"):
-        if key not in made:
-            raise InputError(f"{name}: has no {key!r}; a chip needs peak_flops, memory_bytes and memory_bytes_per_s")
-    made.setdefault("power_w", Figure(500.0, 300.0, 1000.0, "W", "not given: a common accelerator board", "assumed"))
-    return Chip(**made)
+    values |= {key: str(given[key]) for key in ("vendor", "notes", "matmul_source") if key in given}
+    return values
 
 
 def _points(given: object, name: str) -> tuple[tuple[int, int, int, float], ...]:
@@ -213,7 +221,7 @@ def tier_from(given: Mapping, name: str) -> Tier:
     """A tier from a mapping; `size` may be left out for the outermost, which then joins any number of chips."""
     if not isinstance(given, Mapping):
         raise InputError(f"{name}: {given!r} is not a tier; give name, topology, size, bytes_per_s")
-    _known_keys(given, _TIER_KEYS, name)
+    known_keys(given, _TIER_KEYS, name)
     topology = given.get("topology", "switch")
     if topology not in TOPOLOGIES:
         raise InputError(
@@ -271,56 +279,63 @@ def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Clust
         raise InputError(
             f"{name}: {given!r} is not a cluster; give a name from `data/clusters` or a mapping of its figures"
         )
-    _known_keys(given, _CLUSTER_KEYS, name)
+    known_keys(given, _CLUSTER_KEYS, name)
     base = load_cluster(str(given["like"])) if "like" in given else None
-    made: dict = {}
+    values = _cluster_values(given, name)
+    values["name"] = str(given.get("name", f"{base.name} (changed)" if base else "unnamed cluster"))
+    if base is not None:
+        return replace(base, **values)
+    for key in ("chip", "tiers"):
+        if key not in values:
+            raise InputError(
+                f"{name}: has no {key!r}; a cluster needs a chip, chips_per_node and tiers (or like: a known cluster)"
+            )
+    values.setdefault("chips_per_node", 8)
+    if "num_chips" not in values:
+        outer = values["tiers"][-1].size
+        values["num_chips"] = outer if outer < EVERYTHING else values["chips_per_node"]
+    for key, default in _CLUSTER_DEFAULTS.items():
+        values.setdefault(
+            key,
+            replace(figure(default, _CLUSTER[key], f"{name}.{key}"), source="default for a cluster that does not say"),
+        )
+    return Cluster(**values)
+
+
+def _cluster_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Fields of a `Cluster` that a mapping gives, checked, in SI units."""
+    values: dict[str, Any] = {}
     if "chip" in given:
-        made["chip"] = chip_from(given["chip"], f"{name}.chip")
+        values["chip"] = chip_from(given["chip"], f"{name}.chip")
     if "chips_per_node" in given:
-        made["chips_per_node"] = whole(given["chips_per_node"], f"{name}.chips_per_node", high=100_000)
+        values["chips_per_node"] = whole(given["chips_per_node"], f"{name}.chips_per_node", high=100_000)
     if "chips" in given:
-        made["num_chips"] = whole(given["chips"], f"{name}.chips", high=10**8)
+        values["num_chips"] = whole(given["chips"], f"{name}.chips", high=10**8)
     if "tiers" in given:
         tiers = given["tiers"]
         if not isinstance(tiers, list) or not tiers:
             raise InputError(f"{name}.tiers: must be a list of at least one tier, inner to outer")
-        made["tiers"] = tuple(tier_from(t, f"{name}.tiers[{i}]") for i, t in enumerate(tiers))
-        if any(a.size > b.size for a, b in zip(made["tiers"], made["tiers"][1:])):
+        values["tiers"] = tuple(tier_from(t, f"{name}.tiers[{i}]") for i, t in enumerate(tiers))
+        if any(a.size > b.size for a, b in itertools.pairwise(values["tiers"])):
             raise InputError(f"{name}.tiers: sizes must grow from the inner tier to the outer; order them inner first")
     for key, dimension in _CLUSTER.items():
         if given.get(key) is not None:
-            made[key] = figure(given[key], dimension, f"{name}.{key}")
-    if "pue" in made and made["pue"].low < 1:
+            values[key] = figure(given[key], dimension, f"{name}.{key}")
+    if "pue" in values and values["pue"].low < 1:
         raise InputError(
-            f"{name}.pue: {made['pue'].low:g} is below 1 (a building cannot use less than its machines); give 1 or more"
+            f"{name}.pue: {values['pue'].low:g} is below 1 (a building cannot use less than its machines); give 1 or "
+            "more"
         )
     if "notes" in given:
-        made["notes"] = str(given["notes"])
-    made["name"] = str(given.get("name", f"{base.name} (changed)" if base else "unnamed cluster"))
-    if base is not None:
-        return replace(base, **made)
-    for key in ("chip", "tiers"):
-        if key not in made:
-            raise InputError(
-                f"{name}: has no {key!r}; a cluster needs a chip, chips_per_node and tiers (or like: a known cluster)"
-            )
-    made.setdefault("chips_per_node", 8)
-    if "num_chips" not in made:
-        outer = made["tiers"][-1].size
-        made["num_chips"] = outer if outer < EVERYTHING else made["chips_per_node"]
-    for key, default in _CLUSTER_DEFAULTS.items():
-        made.setdefault(
-            key,
-            replace(figure(default, _CLUSTER[key], f"{name}.{key}"), source="default for a cluster that does not say"),
-        )
-    return Cluster(**made)
+        values["notes"] = str(given["notes"])
+    return values
 
 
 def cluster_for_chip(given: str | Mapping | Chip) -> Cluster:
     """The usual nodes and network of a chip, for a row or scenario that names a chip only.
 
-    The first of `data/clusters` with this chip (or, for a changed chip, the chip it is `like`); otherwise a common node of
-    8 on a switch with 200G a chip, whose every figure says that it is assumed.
+    The first of `data/clusters` with this chip (or, for a changed chip, the chip it is `like`); otherwise a common node
+    of 8 on a switch with 200G a chip, whose every figure says that it is assumed.
     """
     chip = chip_from(given)
     stem = _find("chips", given, "chip")[0] if isinstance(given, str) else None
@@ -391,7 +406,7 @@ def _aliases(folder: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for stem, path in _names(folder).items():
         found[stem.lower()] = stem
-        for alias in (read_document(path) or {}).get("aliases", ()):
+        for alias in read_mapping(path).get("aliases", ()):
             found.setdefault(str(alias).lower(), stem)
     return found
 
@@ -411,13 +426,13 @@ def _find(folder: str, name: str, what: str) -> tuple[str, Path]:
 
 @functools.cache
 def _load_chip(stem: str) -> Chip:
-    values = read_document(datafiles.data("chips", f"{stem}.yaml"))
+    values = read_mapping(datafiles.data("chips", f"{stem}.yaml"))
     return chip_from({"name": stem, **values}, f"chips/{stem}")
 
 
 @functools.cache
 def _load_cluster(stem: str) -> Cluster:
-    values = read_document(datafiles.data("clusters", f"{stem}.yaml"))
+    values = read_mapping(datafiles.data("clusters", f"{stem}.yaml"))
     return cluster_from({"name": stem, **values}, f"clusters/{stem}")
 
 
@@ -432,8 +447,10 @@ def load_cluster(name: str) -> Cluster:
 
 
 def list_chips() -> list[str]:
+    """Names of the chips in data/chips."""
     return list(_names("chips"))
 
 
 def list_clusters() -> list[str]:
+    """Names of the clusters in data/clusters."""
     return list(_names("clusters"))

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from minglm import datafiles
-from minglm.config import NAMED_SIZES, ModelConfig
+from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
+from minglm.sizes import NAMED_SIZES
 from sim.base.documents import read_document
 from sim.spec.model import ModelSpec, from_config, from_dimensions
 

@@ -1,8 +1,8 @@
 """What a long training run consists of: phases with their own sequence length and batch, and a plan chosen for each.
 
-The GLM-5 schedule: 27T tokens at 4K, 1T at 32K, 0.5T at 128K, 50B at 200K (GLM-5 report, arXiv 2602.15763 §2.3), then the
-indexer's warm-up of 1,000 steps of 14 sequences of 202,752 and 20B tokens of sparse adaptation (§2.1.1). The batch grows
-from 16M to 64M tokens over the first 500B and stays (GLM-4.5 report §2.4; GLM-5 says it inherits it).
+The GLM-5 schedule: 27T tokens at 4K, 1T at 32K, 0.5T at 128K, 50B at 200K (GLM-5 report, arXiv 2602.15763 §2.3), then
+the indexer's warm-up of 1,000 steps of 14 sequences of 202,752 and 20B tokens of sparse adaptation (§2.1.1). The batch
+grows from 16M to 64M tokens over the first 500B and stays (GLM-4.5 report §2.4; GLM-5 says it inherits it).
 
     >>> f"{sum(p.tokens for p in GLM5[:4]) / 1e12:.2f}T, {sum(p.tokens for p in GLM5) / 1e12:.2f}T with DSA"
     '28.55T, 28.57T with DSA'
@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 from minglm.errors import InputError
 
-RAMP_LEGS = 12  # a growing batch is played as so many constant ones
+RAMP_SEGMENTS = 12  # a growing batch is simulated as so many constant ones
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One stage of a training run. `batch_tokens` per step; with `ramp_tokens` it grows linearly from `first_batch_tokens`
-    over that many tokens. `attention`: a "sparse" phase runs with the model's indexer also where the run before it is dense.
+    """One stage of a training run. `batch_tokens` per step; with `ramp_tokens` it grows linearly from
+    `first_batch_tokens` over that many tokens. `attention`: a "sparse" phase runs with the model's indexer also where
+    the run before it is dense.
     """
 
     name: str
@@ -57,7 +58,8 @@ class Phase:
             or (first is not None and not 0 < first <= self.batch_tokens)
         ):
             raise InputError(
-                f"phase {self.name!r}: the batch ramp must start between 0 and batch_tokens={self.batch_tokens:g} and end "
+                f"phase {self.name!r}: the batch ramp must start between 0 and batch_tokens={self.batch_tokens:g} and "
+                "end "
                 f"within its {self.tokens:g} tokens; shorten ramp_tokens={self.ramp_tokens:g}"
             )
 
@@ -65,10 +67,10 @@ class Phase:
         """(tokens, batch_tokens) stretches of constant batch, in order."""
         if not self.ramp_tokens or self.first_batch_tokens is None:
             return [(self.tokens, self.batch_tokens)]
-        n, span = RAMP_LEGS, self.batch_tokens - self.first_batch_tokens
-        legs = [(self.ramp_tokens / n, self.first_batch_tokens + span * (k + 0.5) / n) for k in range(n)]
+        n, span = RAMP_SEGMENTS, self.batch_tokens - self.first_batch_tokens
+        segments = [(self.ramp_tokens / n, self.first_batch_tokens + span * (k + 0.5) / n) for k in range(n)]
         rest = self.tokens - self.ramp_tokens
-        return legs + ([(rest, self.batch_tokens)] if rest > 0 else [])
+        return segments + ([(rest, self.batch_tokens)] if rest > 0 else [])
 
 
 GLM5: tuple[Phase, ...] = (
@@ -104,7 +106,7 @@ def describe(schedule: Iterable[Phase] = GLM5) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Throughput:
     """How a plan runs one phase at one batch: what a candidate is judged by."""
 
     step_s: float
@@ -115,23 +117,23 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
+class RunSegment:
     """A stretch of the campaign in which every step is alike."""
 
     phase: str
     steps: int
-    pace: Pace
+    throughput: Throughput
 
     @property
     def work_s(self) -> float:
-        return self.steps * self.pace.step_s
+        return self.steps * self.throughput.step_s
 
     @property
     def tokens(self) -> float:
-        return self.steps * self.pace.tokens_per_step
+        return self.steps * self.throughput.tokens_per_step
 
     def __post_init__(self) -> None:
-        p = self.pace
+        p = self.throughput
         for name, value, least in (
             ("steps", self.steps, 1),
             ("step_s", p.step_s, 1e-9),
@@ -151,34 +153,34 @@ class Leg:
                 )
 
 
-def legs(schedule: Sequence[Phase], pace: Callable[[Phase, float], Pace]) -> tuple[Leg, ...]:
-    """The campaign's legs, given how each phase runs at each batch: `pace(phase, batch_tokens)`."""
+def run_segments(schedule: Sequence[Phase], throughput: Callable[[Phase, float], Throughput]) -> tuple[RunSegment, ...]:
+    """The campaign's segments, given how each phase runs at each batch: `throughput(phase, batch_tokens)`."""
     out = []
     for phase in schedule:
         for tokens, batch in phase.batches():
-            p = pace(phase, batch)
-            out.append(Leg(phase.name, max(1, round(tokens / p.tokens_per_step)), p))
+            p = throughput(phase, batch)
+            out.append(RunSegment(phase.name, max(1, round(tokens / p.tokens_per_step)), p))
     return tuple(out)
 
 
 def choose_plans(
-    schedule: Sequence[Phase], candidates: Sequence[Any], evaluate: Callable[[Any, Phase, float], Pace]
-) -> tuple[Leg, ...]:
+    schedule: Sequence[Phase], candidates: Sequence[Any], evaluate: Callable[[Any, Phase, float], Throughput]
+) -> tuple[RunSegment, ...]:
     """For each phase the candidate that finishes it soonest, tried at every batch of the phase.
 
-    evaluate(candidate, phase, batch_tokens) returns a `Pace`, or raises InputError where the candidate cannot run that
+    evaluate(candidate, phase, batch_tokens) returns a `Throughput`, or raises InputError where the candidate cannot run that
     phase (does not fit memory, too few sequences, …). Raises InputError naming the reasons when none can.
     """
-    out: list[Leg] = []
+    out: list[RunSegment] = []
     for phase in schedule:
         best, reasons = None, []
         for candidate in candidates:
             try:
-                tried = legs([phase], lambda p, batch, c=candidate: evaluate(c, p, batch))
+                tried = run_segments([phase], lambda p, batch, c=candidate: evaluate(c, p, batch))
             except InputError as err:
                 reasons.append(str(err))
                 continue
-            if best is None or sum(leg.work_s for leg in tried) < sum(leg.work_s for leg in best):
+            if best is None or sum(segment.work_s for segment in tried) < sum(segment.work_s for segment in best):
                 best = tried
         if best is None:
             raise InputError(

@@ -4,8 +4,9 @@
     >>> plan.num_chips
     64
 
-Rank order, inner to outer: TP, CP, (EP within) DP, PP, as Megatron-Core's default `tp-cp-ep-dp-pp`. Expert-parallel groups
-are folded over TP × CP × DP (Megatron-Core "parallel folding", arXiv 2504.14960): ep × etp must divide tp × cp × dp.
+Rank order, inner to outer: TP, CP, (EP within) DP, PP, as Megatron-Core's default `tp-cp-ep-dp-pp`. Expert-parallel
+groups are folded over TP × CP × DP (Megatron-Core "parallel folding", arXiv 2504.14960): ep × etp must divide tp × cp ×
+dp.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Plan:
 
     zero: 0 replicated, 1 optimiser states, 2 + gradients, 3 + parameters sharded over DP (FSDP is 3).
     recompute: none; selective (core attention again); selective_ops (all but every second matmul again, PyTorch's
-    selective activation checkpointing); full (the whole layer again), for `recompute_layers` layers of each rank or all.
+    selective activation checkpointing); full (the whole layer again), for `recompute_layers` layers of each rank or
+    all.
     stages: layers of each chunk in model order (pp × vpp entries); None divides evenly, ends lighter.
     None in a switch takes the software stack's default.
     """
@@ -126,7 +128,8 @@ class Plan:
             object.__setattr__(self, "vpp", 2)
         if self.schedule in _TWO_CHUNKS and self.vpp != 2:
             raise InputError(
-                f"vpp={self.vpp}: schedule {self.schedule} has two chunks a rank, no more and no fewer; leave vpp out, or use schedule='interleaved'"
+                f"vpp={self.vpp}: schedule {self.schedule} has two chunks a rank, no more and no fewer; leave vpp "
+                "out, or use schedule='interleaved'"
             )
         if self.schedule == "1f1b" and self.vpp > 1:
             object.__setattr__(self, "schedule", "interleaved")
@@ -173,8 +176,8 @@ class Plan:
         """Layers of each chunk in model order, `mtp` prediction depths riding on the last.
 
         Counts that divide are split evenly. Otherwise the embedding, the head and each MTP depth count as a layer, as
-        published layouts do (Llama 3: first and last stage one lighter; DeepSeek-V3 recipes: `Et|(tt|)*30mL`), and what is
-        still left over goes to the middle.
+        published layouts do (Llama 3: first and last stage one lighter; DeepSeek-V3 recipes: `Et|(tt|)*30mL`), and what
+        is still left over goes to the middle.
         """
         if self.stages is not None:
             return self.stages
@@ -218,18 +221,20 @@ def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> No
     """
     if chips is not None and plan.num_chips > chips:
         raise InputError(
-            f"plan needs {plan.num_chips} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but there are "
-            f"{chips}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips"
+            f"plan needs {plan.num_chips:,} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but "
+            f"there are {chips:,}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips"
         )
     if workload.seq < 1 or workload.global_batch < 1:
         raise InputError(f"global_batch={workload.global_batch}, seq={workload.seq}: both must be at least 1")
     if model.heads % plan.tp:
         raise InputError(
-            f"tp={plan.tp}: does not divide the model's {model.heads} attention heads; use tp={_divisor(model.heads, plan.tp)}"
+            f"tp={plan.tp}: does not divide the model's {model.heads} attention heads; use "
+            f"tp={_divisor(model.heads, plan.tp)}"
         )
     if model.attention == "gqa" and model.kv_heads % plan.tp and plan.tp % model.kv_heads:
         raise InputError(
-            f"tp={plan.tp}: neither divides nor is divided by kv_heads={model.kv_heads}; use tp={_divisor(model.kv_heads, plan.tp)}"
+            f"tp={plan.tp}: neither divides nor is divided by kv_heads={model.kv_heads}; use "
+            f"tp={_divisor(model.kv_heads, plan.tp)}"
         )
     if workload.seq % plan.cp:
         raise InputError(
@@ -238,7 +243,8 @@ def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> No
     n = plan.pp if plan.schedule == "dualpipe" else plan.pp * plan.vpp
     if n > model.layers + 2:
         raise InputError(
-            f"pp={plan.pp} × vpp={plan.vpp} = {n} chunks: more than the model's {model.layers} layers; use pp × vpp of at most {model.layers}"
+            f"pp={plan.pp} × vpp={plan.vpp} = {n} chunks: more than the model's {model.layers} layers; use pp × vpp "
+            f"of at most {model.layers}"
         )
     if plan.stages is not None:
         if len(plan.stages) != n:
@@ -253,7 +259,8 @@ def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> No
     if workload.global_batch % per:
         near = max(per, round(workload.global_batch / per) * per)
         raise InputError(
-            f"global_batch={workload.global_batch}: not a multiple of dp × micro_batch = {plan.dp} × {plan.micro_batch} = {per}; "
+            f"global_batch={workload.global_batch}: not a multiple of dp × micro_batch = {plan.dp} × "
+            f"{plan.micro_batch} = {per}; "
             f"use global_batch={near} or another dp"
         )
     if plan.ep > 1 or plan.etp > 1:
@@ -261,21 +268,25 @@ def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> No
             raise InputError(f"ep={plan.ep}, etp={plan.etp}: the model has no experts; use ep=1 and etp=1")
         if model.experts % plan.ep:
             raise InputError(
-                f"ep={plan.ep}: does not divide the model's {model.experts} experts; use ep={_divisor(model.experts, plan.ep)}"
+                f"ep={plan.ep}: does not divide the model's {model.experts} experts; use "
+                f"ep={_divisor(model.experts, plan.ep)}"
             )
         room = plan.tp * plan.cp * plan.dp
         if room % (plan.ep * plan.etp):
             raise InputError(
-                f"ep={plan.ep} × etp={plan.etp}: does not divide tp × cp × dp = {room}; use ep={_divisor(room // plan.etp or 1, plan.ep)}"
+                f"ep={plan.ep} × etp={plan.etp}: does not divide tp × cp × dp = {room}; use "
+                f"ep={_divisor(room // plan.etp or 1, plan.ep)}"
             )
     m = plan.micro_batches(workload)
     if plan.schedule == "interleaved" and plan.pp > 1 and m < plan.pp:
         raise InputError(
-            f"{m} micro-batches: interleaved 1F1B needs at least pp={plan.pp}; use global_batch={plan.pp * per} or a smaller pp"
+            f"{m} micro-batches: interleaved 1F1B needs at least pp={plan.pp}; use global_batch={plan.pp * per} or a "
+            "smaller pp"
         )
     if plan.schedule in ("dualpipe", "dualpipe-v") and m < 2 * plan.pp:
         raise InputError(
-            f"{m} micro-batches: {plan.schedule} needs at least 2 × pp = {2 * plan.pp}; use global_batch={2 * plan.pp * per} or 'zb-h1'"
+            f"{m} micro-batches: {plan.schedule} needs at least 2 × pp = {2 * plan.pp}; use "
+            f"global_batch={2 * plan.pp * per} or 'zb-h1'"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from sim.rollout.case import Result
+from sim.rollout.result import Result
 
 
 def grid(result: Result, bins: int = 240) -> tuple[list[float], list[list[int]]]:
@@ -13,8 +13,8 @@ def grid(result: Result, bins: int = 240) -> tuple[list[float], list[list[int]]]
     times = [end * (i + 0.5) / bins for i in range(bins)]
     rows = []
     for changes in result.watched:
-        at = [t for t, _ in changes]
-        rows.append([changes[max(0, bisect_right(at, t) - 1)][1] for t in times])
+        times_of = [t for t, _ in changes]
+        rows.append([changes[max(0, bisect_right(times_of, t) - 1)][1] for t in times])
     return times, rows
 
 
@@ -56,7 +56,8 @@ def figure(result: Result, title: str | None = None, height: int = 460):
         legend=dict(orientation="h", y=-0.15),
         title=dict(
             text=title
-            or f"{result.mode}: {result.step_s:,.4g} s a step, engines idle {result.rollout_idle:.0%}, tail {result.tail_share:.0%}",
+            or f"{result.mode}: {result.throughput.step_s:,.4g} s a step, engines idle "
+            f"{result.utilisation.rollout_idle:.0%}, tail {result.utilisation.tail_share:.0%}",
             x=0.01,
             xanchor="left",
             font=dict(size=15),

@@ -1,15 +1,18 @@
 """Published figures of RL systems beside what the simulator says: calibration and holdout rows apart.
 
 A family of rows (`data/rollouts/published.yaml`) shares its inputs and at most one fitted scalar, found on one row by
-bisection; every other row is predicted with it. A row is a case of `sim.rollout.scenario` with `measured`; `measured` may be a
-range, against which the error is the distance to its nearer end. Gains are compared in points, all else relatively.
+bisection; every other row is predicted with it. A row is a case of `sim.rollout.scenario` with `measured`; `measured`
+may be a range, against which the error is the distance to its nearer end. Gains are compared in points, all else
+relatively.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from minglm import datafiles
 from minglm.errors import InputError
@@ -22,26 +25,26 @@ from sim.validation.predict import scores
 
 
 @functools.lru_cache(maxsize=1)
-def document() -> Mapping:
+def document() -> Mapping[str, Any]:
     """The families and rows, checked.
 
     Raises:
         InputError: a row without source or family, another use, or a second calibration row of a family.
     """
-    found = read_document(datafiles.data("rollouts", "published.yaml"))
+    values: Any = read_document(datafiles.data("rollouts", "published.yaml"))
     fitted: dict[str, str] = {}
-    for row in found["rows"]:
-        if not row.get("source") or row.get("family") not in found["families"]:
+    for row in values["rows"]:
+        if not row.get("source") or row.get("family") not in values["families"]:
             raise InputError(f"rollout row {row.get('id')!r}: needs a source and a family that is there")
         row_kind(row.get("use"), f"rollout row {row.get('id')!r}: use")
         if row["use"] == "calibration" and fitted.setdefault(row["family"], row["id"]) != row["id"]:
             raise InputError(
                 f"rollout row {row['id']!r}: a second calibration row of family {row['family']}; one scalar has one row"
             )
-    return found
+    return dict(values)
 
 
-def _values(row: Mapping, scalar: tuple[str, float] | None) -> dict:
+def _values(row: Mapping[str, Any], scalar: tuple[str, float] | None) -> dict[str, Any]:
     family = document()["families"][row["family"]]
     values = {**canonical(family.get("case") or {}, row["family"]), **canonical(row.get("case") or {}, row["id"])}
     against = row.get("against", family.get("against"))
@@ -52,15 +55,15 @@ def _values(row: Mapping, scalar: tuple[str, float] | None) -> dict:
     return values
 
 
-def predict(row: Mapping, scalar: tuple[str, float] | None = None) -> float:
+def predict(row: Mapping[str, Any], scalar: tuple[str, float] | None = None) -> float:
     """The row's quantity, with a value for the family's scalar."""
-    given = read(_values(row, scalar))
+    values = read(_values(row, scalar)).values
     name = row["quantity"]
     needs = name in ("speedup", "rollout_speedup", "gain")
     seeds = document()["families"][row["family"]].get("seeds", 1)
     total = 0.0
     for seed in range(seeds):
-        one = read({**given.values, "seed": seed})
+        one = read({**values, "seed": seed})
         total += quantity(name, simulate(one.case), simulate(baseline(one).case) if needs else None)
     return total / seeds
 
@@ -91,7 +94,7 @@ def fitted(family: str) -> tuple[str, float, str] | None:
     return key, math.sqrt(low * high), row["id"]
 
 
-def error_of(name: str, measured, predicted: float) -> float:
+def error_of(name: str, measured: float | list[float], predicted: float) -> float:
     """Points for a gain, relative otherwise; against a range, the distance to its nearer end."""
     if isinstance(measured, list):
         low, high = measured
@@ -101,8 +104,9 @@ def error_of(name: str, measured, predicted: float) -> float:
     return predicted - measured if name == "gain" else predicted / measured - 1.0
 
 
-def validate() -> dict:
-    """Every row predicted and scored; shaped as `sim.validation.training.run`, with the tolerance of each row and the orderings."""
+def validate() -> dict[str, Any]:
+    """Every row predicted and scored; shaped as `sim.validation.training.run`, with the tolerance of each row and the
+    orderings."""
     table = []
     for row in document()["rows"]:
         family = document()["families"][row["family"]]
@@ -123,8 +127,8 @@ def validate() -> dict:
             "source": row["source"],
         }
         if row["use"] != "unsupported":
-            found = fitted(row["family"])
-            entry["predicted"] = predict(row, found[:2] if found else None)
+            scalar = fitted(row["family"])
+            entry["predicted"] = predict(row, scalar[:2] if scalar else None)
             entry["error"] = error_of(entry["quantity"], row["measured"], entry["predicted"])
             if entry["tolerance"] is not None:
                 entry["within"] = abs(entry["error"]) <= entry["tolerance"]
@@ -136,9 +140,7 @@ def validate() -> dict:
             "rows": o["rows"],
             "predicted": [by_id[i]["predicted"] for i in o["rows"]],
             "source": o["source"],
-            "holds": all(
-                by_id[a]["predicted"] <= by_id[b]["predicted"] * 1.0 for a, b in zip(o["rows"], o["rows"][1:])
-            ),
+            "holds": all(by_id[a]["predicted"] <= by_id[b]["predicted"] for a, b in itertools.pairwise(o["rows"])),
         }
         for o in document().get("orderings", [])
     ]
@@ -157,7 +159,7 @@ def validate() -> dict:
     }
 
 
-def table_text(report: Mapping, assumptions: bool = True) -> str:
+def table_text(report: Mapping[str, Any], assumptions: bool = True) -> str:
     """The report as aligned text."""
     lines = []
     for kind, title in (
@@ -195,7 +197,8 @@ def table_text(report: Mapping, assumptions: bool = True) -> str:
     lines += [f"  {e['id'][:36]:36} {e['reason']}" for e in report["rows"] if e["kind"] == "unsupported"] + [""]
     for o in report["orderings"]:
         lines.append(
-            f"ordering     {o['name']}: {'holds' if o['holds'] else 'DOES NOT HOLD'} ({', '.join(f'{x:.3g}' for x in o['predicted'])})"
+            f"ordering     {o['name']}: {'holds' if o['holds'] else 'DOES NOT HOLD'} "
+            f"({', '.join(f'{x:.3g}' for x in o['predicted'])})"
         )
     for c in report["constants"]:
         lines.append(f"fitted       {c['name']} = {c['value']:.4g}, on {c['source']}")
@@ -205,7 +208,8 @@ def table_text(report: Mapping, assumptions: bool = True) -> str:
             for family, e in {e["family"]: e for e in report["rows"] if e["assumptions"]}.items()
         ]
     lines.append(
-        f"{report['count_holdout']} holdout rows: mean absolute error {100 * report['mape_holdout']:.1f}%, worst {100 * report['worst_holdout']:.1f}% ({report['worst_row']}); "
+        f"{report['count_holdout']} holdout rows: mean absolute error {100 * report['mape_holdout']:.1f}%, worst "
+        f"{100 * report['worst_holdout']:.1f}% ({report['worst_row']}); "
         f"beyond their aim: {', '.join(report['missed']) or 'none'}"
     )
     return "\n".join(lines)

@@ -35,7 +35,7 @@ def run() -> list[dict]:
     def show(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    start = measure.warm("long_tail", Path("runs/rl_measure"), show)
+    start = measure.warm_started("long_tail", Path("runs/rl_measure"), show)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         runs = []

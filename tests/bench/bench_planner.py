@@ -13,7 +13,7 @@ from sim.planner.planner import by_events, find, question, space_of
 from sim.planner.search import search
 from sim.scenario.training import load_scenario
 from sim.study.monte_carlo import monte_carlo
-from sim.validation.training import read_rows
+from sim.validation.rows import read_rows
 
 NAME = "planner"
 
@@ -79,19 +79,19 @@ def run() -> list[dict]:
         for r in read_rows([datafiles.data("published_runs", f"{n}.yaml") for n in ("recompute_2022", "h100_h800")])
     }
     for name in ("recompute2022-175b-selective", "llama3-405b-16384-8192"):
-        row = rows[name]
+        run = rows[name].run
         q = dataclasses.replace(
             question(
-                row.model.name, row.cluster, row.plan.num_chips, seq=row.workload.seq, batch=row.workload.global_batch
+                run.model.name, run.cluster, run.plan.num_chips, seq=run.workload.seq, batch=run.workload.global_batch
             ),
-            model=row.model,
-            precision=row.precision,
-            stack=row.stack,
+            model=run.model,
+            precision=run.precision,
+            stack=run.stack,
         )
         spent, outcome, costs = _searched(q)
-        published = in_closed_form(row.model, row.cluster, row.plan, row.workload, row.precision, row.stack, warn=True)[
-            2
-        ]
+        published = in_closed_form(
+            run.model, run.cluster, run.plan, run.workload, run.precision, run.stack, allow_oom=True
+        )[2]
         out.append(
             _row(
                 f"{name}: the search's step over the published plan's",

@@ -22,10 +22,10 @@ def run() -> list[dict]:
         folder = Path(temporary)
         for start in Path("runs/rl_measure").glob("rl_warm_*"):  # made once, by an earlier bench or measurement
             (folder / start.name).symlink_to(start.resolve())
-        found = {r["mode"]: r for r in measure.speed(folder, [0])}
+        found = {r["mode"]: r for r in measure.speed(measure.Bench(folder, [0]))}
         sync = found["sync"]["trajectories_per_s"]
         rows += _speed([{**r, "ratio": r["trajectories_per_s"] / sync} for r in found.values()], "one seed, now")
-        lifted = measure.lift(folder, [0])[0]
+        lifted = measure.lift(measure.Bench(folder, [0]))[0]
         rows.append(
             _row(
                 f"held-out pass@1, {lifted['pass_at_1_before']:.1%} before, {lifted['pass_at_1']:.1%} after, in {lifted['seconds']:.0f} s",

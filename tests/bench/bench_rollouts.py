@@ -26,7 +26,7 @@ def run() -> list[dict]:
         case = Case(Policy("sync", groups), 32, Lengths.lognormal(8000, 65536), engines, CURVE, kv_limit=2e6, steps=1)
         start = clock()
         result = simulate(case)
-        n = result.trained_trajectories
+        n = result.throughput.trained_trajectories
         seconds[n] = clock() - start
         rows.append({"name": f"{n:,} trajectories on {engines:,} engines", "value": seconds[n], "unit": "s"})
     rows[-1] |= {"target": 60.0, "met": rows[-1]["value"] < 60.0}

@@ -127,7 +127,7 @@ def test_everything_is_finite_and_not_negative(case):
             ]
             assert chunk.forward_comm_s <= chunk.forward_s + 1e-12 and chunk.backward_comm_s <= chunk.backward_s + 1e-12
     step = step_time(made.costs, plan.schedule)
-    numbers += list(dataclasses.asdict(step).values())
+    numbers += list(step._asdict().values())
     need = memory.peak(model, plan, work, precision, stack)
     numbers += list(need.breakdown().values())
     assert all(math.isfinite(x) and x >= -1e-12 for x in numbers)

@@ -51,9 +51,9 @@ def cases(draw, policies=POLICIES):
 def test_every_trajectory_is_trained_waiting_buffered_running_or_counted_as_waste(case):
     result = simulate(case)
     assert result.counts["submitted"] == sum(n for k, n in result.counts.items() if k != "submitted")
-    assert result.trained_trajectories == 4 * BATCH * 3 == result.counts["trained"]
-    assert sum(result.staleness.values()) == result.trained_tokens
-    assert 0 <= result.rollout_idle <= 1 and 0 <= result.tail_share <= 1 and result.seconds >= 0
+    assert result.throughput.trained_trajectories == 4 * BATCH * 3 == result.counts["trained"]
+    assert sum(result.staleness.tokens.values()) == result.throughput.trained_tokens
+    assert 0 <= result.utilisation.rollout_idle <= 1 and 0 <= result.utilisation.tail_share <= 1 and result.seconds >= 0
 
 
 BOUND = {
@@ -69,28 +69,31 @@ BOUND = {
 @settings(deadline=None, max_examples=150)
 def test_staleness_never_exceeds_what_the_mode_promises(case, parts, steps):
     case = replace(case, parts=parts if case.policy.mode == "async" else 1, steps=steps)
-    assert simulate(case).staleness_max <= BOUND[case.policy.mode](case.policy)
+    assert simulate(case).staleness.max <= BOUND[case.policy.mode](case.policy)
 
 
 @given(cases(st.just(Policy("sync", BATCH))), st.integers(2, 4))
 @settings(deadline=None, max_examples=100)
 def test_splitting_every_engine_is_never_slower_in_sync(case, times):
     case = replace(case, filter_keep=1.0, kv_limit=None, max_running=None)
-    assert simulate(replace(case, engines=case.engines * times)).step_s <= simulate(case).step_s * (1 + 1e-9)
+    assert simulate(replace(case, engines=case.engines * times)).throughput.step_s <= simulate(
+        case
+    ).throughput.step_s * (1 + 1e-9)
 
 
 @given(cases(st.just(Policy("sync", BATCH))))
 @settings(deadline=None, max_examples=60)
 def test_degenerate_modes_equal_sync(case):
     case = replace(case, interruptible=True)
-    expected = simulate(case).step_s
+    expected = simulate(case).throughput.step_s
     assert (
-        abs(simulate(replace(case, policy=Policy("async", BATCH, max_staleness=0))).step_s - expected)
+        abs(simulate(replace(case, policy=Policy("async", BATCH, max_staleness=0))).throughput.step_s - expected)
         <= 1e-9 * expected
         or case.filter_keep < 1
     )
     assert (
-        abs(simulate(replace(case, policy=Policy("april", BATCH, BATCH))).step_s - expected) <= 1e-9 * expected
+        abs(simulate(replace(case, policy=Policy("april", BATCH, BATCH))).throughput.step_s - expected)
+        <= 1e-9 * expected
         or case.filter_keep < 1
     )
 
@@ -100,4 +103,4 @@ def test_degenerate_modes_equal_sync(case):
 def test_makespan_equals_the_sum_over_the_sorted_lengths(lengths, curve, prompt):
     case = Case(Policy("sync", 1), len(lengths), Lengths(groups=(tuple(lengths),), prompt=prompt), 1, curve, steps=1)
     expected = synchronous_makespan(lengths, curve, prompt)
-    assert abs(simulate(case).rollout_s - expected) <= 1e-9 * expected
+    assert abs(simulate(case).throughput.rollout_s - expected) <= 1e-9 * expected

@@ -5,7 +5,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from sim.serving.deployment import GIB, Deployment, memory, remedies, require_fit, shortfall
+from sim.serving.deployment import Deployment
+from sim.serving.memory import GIB, chip_memory, shortfall
+from sim.serving.remedies import remedies, require_fit
 from sim.serving.simulate import Fleet, simulate
 from sim.serving.step_time import decode_step, flops_per_token, prefill
 from sim.serving.workload import RequestLengths, ServingWorkload
@@ -183,7 +185,7 @@ def test_one_prompt_at_a_time_waits_as_m_d_1_says(load, service, seed):
     clock = Fixed(service, 0.01)
     fleet = Fleet(
         decode=APART,
-        prefill=APART.with_(attention_tp=16),
+        prefill=APART.with_changes(attention_tp=16),
         prefill_instances=1,
         prefill_batch_tokens=500,
         transfer_bytes_per_s=1e30,
@@ -202,6 +204,6 @@ def test_one_prompt_at_a_time_waits_as_m_d_1_says(load, service, seed):
 @given(models, st.sampled_from([(8, 8), (16, 1)]), st.integers(1, 64), st.integers(1, 30_000))
 def test_any_fitting_deployment_serves_at_a_finite_pace(model, shape, batch, context):
     d = Deployment.of(model, "dgx_b200", chips=shape[0], attention_tp=shape[1], kv="bf16")
-    assume(memory(d).requests(context) >= 1)
+    assume(chip_memory(d).requests(context) >= 1)
     step = decode_step(d, batch, context)
     assert 1e-5 < step.total_s < 10 and min(step.parts.values()) >= 0

@@ -82,11 +82,11 @@ keys = st.one_of(st.sampled_from([f.name for f in dataclasses.fields(Recipe)]), 
 @given(st.dictionaries(keys, anything, max_size=4))
 def test_a_recipe_is_taken_or_refused_in_one_line(values):
     try:
-        recipe = recipes.from_dict(values)
+        recipe = recipes.Recipe.from_dict(values)
     except InputError as err:
         assert "\n" not in str(err) and len(str(err)) < 400
     else:
-        assert recipes.from_dict(recipe.to_dict()) == recipe
+        assert recipes.Recipe.from_dict(recipe.to_dict()) == recipe
 
 
 @settings(deadline=None, max_examples=60)
@@ -103,7 +103,7 @@ def test_a_recipe_is_taken_or_refused_in_one_line(values):
     )
 )
 def test_render_and_load_are_inverse(values):
-    recipe = recipes.from_dict(values)
+    recipe = recipes.Recipe.from_dict(values)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "r.yaml"
         path.write_text(recipes.render(recipe), encoding="utf-8")

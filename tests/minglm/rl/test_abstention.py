@@ -29,8 +29,8 @@ def test_the_world_is_closed_and_its_parts_are_apart(seed, people, strangers):
     assert len(world.questions) == 4 * (people + strangers)
     assert len({(q.name, q.relation) for q in world.questions}) == len(world.questions), "one question, one answer"
     names = {kind: {q.name for q in world.pick(kind)} for kind in hw.KINDS}
-    assert names["known"] == names["gap"] and not names["known"] & names["stranger"]
-    assert len(world.pick("known")) == 3 * people and len(world.pick("gap")) == people
+    assert names["known"] == names["unknown_fact"] and not names["known"] & names["unknown_entity"]
+    assert len(world.pick("known")) == 3 * people and len(world.pick("unknown_fact")) == people
     assert not {q.name for q in world.questions if q.asked} & {q.name for q in world.questions if not q.asked}
     test = world.test(0, each=10)
     assert all(not q.asked for q in test), "figures come from questions that reinforcement never asked"
@@ -84,7 +84,7 @@ def test_the_measure_is_the_formula_and_index_is_the_mean_reward(c):
 
 def test_a_model_that_always_guesses_is_at_ninety_percent():
     rng, world = random.Random(0), World.make(1)
-    guesses = hw.count(hw.grade(q, (rng.choice(hw.FIRST), rng.choice(hw.SECOND))) for q in world.pick("stranger"))
+    guesses = hw.count(hw.grade(q, (rng.choice(hw.FIRST), rng.choice(hw.SECOND))) for q in world.pick("unknown_entity"))
     assert guesses.abstained == 0 and guesses.hallucination_rate == pytest.approx(0.903, abs=0.015)
 
 
@@ -128,6 +128,7 @@ def test_the_small_run_learns_facts_and_then_to_decline(small):
     assert all(math.isfinite(r["reward"]) for r in training)
 
 
+@pytest.mark.slow
 def test_a_threshold_only_takes_answers_back(small):
     figures, _, model = small
     rows = [h.find(figures, "after", threshold=t)[0] for t in h.THRESHOLDS]
@@ -141,7 +142,9 @@ def test_a_threshold_only_takes_answers_back(small):
 
 
 def test_run_writes_what_it_returns(tmp_path):
-    tiny = h.Settings(people=4, strangers=8, sft_steps=2, sft_batch=4, rl_steps=2, rl_prompts=2, samples=2, test_each=4)
+    tiny = h.Settings(
+        known_entities=4, unknown_entities=8, sft_steps=2, sft_batch=4, rl_steps=2, rl_prompts=2, samples=2, test_each=4
+    )
     out = h.run([0, 1], tmp_path, tiny, say=lambda text: None)
     assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(out)) and [
         s["seed"] for s in out["seeds"]
@@ -175,8 +178,8 @@ def test_the_recorded_run_reaches_the_claim_and_adds_up():
 def test_bad_input_says_value_rule_and_remedy(tmp_path):
     world = World.make(0, 2, 2)
     for call, words in [
-        (lambda: World.make(0, 1, 2), "people=1"),
-        (lambda: World.make(0, 20_000, 2), "people=20000"),
+        (lambda: World.make(0, 1, 2), "known_entities=1"),
+        (lambda: World.make(0, 20_000, 2), "known_entities=20000"),
         (lambda: world.pick("knwon"), "did you mean 'known'"),
         (lambda: hw.prompt_tokens(world.questions[0], "carefull"), "did you mean 'careful'"),
         (lambda: h.run([], tmp_path), "seeds"),

@@ -16,6 +16,7 @@ from minglm.errors import InputError
 from minglm.rl import tasks
 from minglm.rl.config import Settings
 from minglm.rl.log import Journal, read_lines
+from minglm.rl.messages import UpdateWeights, WeightsLoaded, WeightsRefused
 from minglm.training import metrics
 
 pytest.importorskip("torch")
@@ -223,17 +224,15 @@ def test_a_stale_or_torn_weights_file_is_refused(warm, tmp_path):
     write_weights(good, found.model, 2)
     torn.write_bytes(good.read_bytes()[:1000])
 
-    def push(path, version):
-        (reply,) = worker.handle(
-            {"do": "push", "path": str(path), "version": version, "config": found.config.to_dict(), "max_len": 160}
-        )
-        return reply
+    def update(path, version):
+        (report,) = worker.handle(UpdateWeights(str(path), version, found.config.to_dict(), max_len=160))
+        return report
 
-    assert "holds version 2, announced was 3" in push(good, 3)["why"]
-    assert push(good, 2)["got"] == "pushed" and worker.engine.version == 2
-    assert "stale: version 2 is loaded" in push(good, 2)["why"]
-    assert "not readable" in push(torn, 3)["why"]
-    assert push(tmp_path / "missing.safetensors", 3)["got"] == "refused" and worker.engine.version == 2
+    assert "holds version 2, announced was 3" in update(good, 3).reason
+    assert isinstance(update(good, 2), WeightsLoaded) and worker.engine.version == 2
+    assert "stale: version 2 is loaded" in update(good, 2).reason
+    assert "not readable" in update(torn, 3).reason
+    assert isinstance(update(tmp_path / "missing.safetensors", 3), WeightsRefused) and worker.engine.version == 2
 
 
 def test_journal_forgets_nothing_younger_than_its_checkpoint_and_no_torn_line(tmp_path):

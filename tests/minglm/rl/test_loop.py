@@ -15,6 +15,7 @@ from minglm.rl import config as recipes
 from minglm.rl import tasks
 from minglm.rl.config import Settings
 from minglm.rl.log import read_lines
+from minglm.rl.messages import RolloutRequest, RolloutsDone, Submit, TrainGroup, TrainSample, UpdateWeights
 from minglm.training import checkpoint, metrics
 
 pytestmark = pytest.mark.slow
@@ -83,16 +84,16 @@ class Chance(tasks.Task):
         return float(problem.seed % 4 and len(text) % 2)
 
 
-def lag(warm, folder, **changes):
+def staleness(warm, folder, **changes):
     run(warm, folder, **changes)
     return [int(r["staleness_max"]) for r in metrics.read(folder / "metrics.csv")]
 
 
 def test_how_stale_a_batch_is_follows_from_the_mode(warm, tmp_path):
-    assert lag(warm, tmp_path / "sync", mode="sync") == [0] * 6
-    assert lag(warm, tmp_path / "one_step_off", mode="one_step_off") == [0, 1, 1, 1, 1, 1]
-    assert lag(warm, tmp_path / "async0", mode="async", max_staleness=0) == [0] * 6
-    assert lag(warm, tmp_path / "async3", mode="async", max_staleness=3) == [
+    assert staleness(warm, tmp_path / "sync", mode="sync") == [0] * 6
+    assert staleness(warm, tmp_path / "one_step_off", mode="one_step_off") == [0, 1, 1, 1, 1, 1]
+    assert staleness(warm, tmp_path / "async0", mode="async", max_staleness=0) == [0] * 6
+    assert staleness(warm, tmp_path / "async3", mode="async", max_staleness=3) == [
         0,
         1,
         2,
@@ -108,20 +109,20 @@ def test_the_staleness_bound_holds_where_some_answers_are_much_longer(warm, tmp_
 
     whole = worker.request_from
 
-    def uneven(values, settings, stop):
-        long = int(values["id"].split(".")[0]) % 5 == 2
-        return whole(values, {**settings, "max_new_tokens": 100 if long else 4}, stop)
+    def uneven(request, settings, stop):
+        long = int(request.id.split(".")[0]) % 5 == 2
+        return whole(request, settings.changed(max_new_tokens=100 if long else 4), stop)
 
     def trainer_first(workers, timeout_s):  # else a rollout would run to its end before every update
         for one in sorted(workers, key=lambda w: w.name != "trainer"):
-            if not any(w._outbox for w in workers) and one._work():
+            if not any(w.has_reports for w in workers) and one.work():
                 return
 
     monkeypatch.setattr(worker, "request_from", uneven)
     monkeypatch.setattr(InlineWorker, "wait_any", trainer_first)
     rules = dict(mode="async", max_staleness=1, updates=16, max_new_tokens=100, samples_per_prompt=2)
-    assert max(lag(warm, tmp_path / "strict", **rules)) == 1
-    assert max(lag(warm, tmp_path / "loose", strict=False, **rules)) > 1
+    assert max(staleness(warm, tmp_path / "strict", **rules)) == 1
+    assert max(staleness(warm, tmp_path / "loose", strict=False, **rules)) > 1
 
 
 def test_fresh_data_of_the_same_engine_has_ratio_one_and_no_mismatch(warm, tmp_path):
@@ -171,52 +172,26 @@ def test_routing_replay_makes_the_trainer_choose_what_the_rollout_chose(warm, tm
     found, settings = checkpoint.latest(warm), Settings(**{**SMALL, "routing_replay": True}).to_dict()
     write_weights(tmp_path / "w.safetensors", found.model, 1)
     worker = RolloutWorker(settings, stop=[1])
-    list(
-        worker.handle(
-            {
-                "do": "push",
-                "path": str(tmp_path / "w.safetensors"),
-                "version": 1,
-                "config": found.config.to_dict(),
-                "max_len": 100,
-            }
-        )
-    )
+    list(worker.handle(UpdateWeights(str(tmp_path / "w.safetensors"), 1, found.config.to_dict(), max_len=100)))
     prompt = [0, 4, 30, 40, 5]
-    list(
-        worker.handle(
-            {
-                "do": "submit",
-                "requests": [
-                    {
-                        "id": "0.0",
-                        "prompt": prompt,
-                        "seed": 1,
-                        "tokens": [],
-                        "logprobs": [],
-                        "versions": [],
-                        "routes": None,
-                    }
-                ],
-            }
-        )
-    )
+    list(worker.handle(Submit((RolloutRequest("0.0", prompt, seed=1, tokens=[], logprobs=[], versions=[]),))))
     done = []
     while worker.busy:
-        done += [r for reply in worker.step() if reply["got"] == "finished" for r in reply["requests"]]
-    routes = done[0]["routes"]
-    assert len(routes) == len(done[0]["tokens"])
+        done += [r for report in worker.step() if isinstance(report, RolloutsDone) for r in report.requests]
+    routes = done[0].routes
+    assert len(routes) == len(done[0].tokens)
     trainer = Trainer(settings, str(tmp_path / "run"), str(warm))
     seen = []
     reverse = [[list(reversed(layer)) for layer in token] for token in routes]
     other = [[[(e + 1) % 4 for e in layer] for layer in token] for token in routes]
     for recorded in (routes, reverse, other):
-        rows = trainer._rows(
-            [{"prompt": prompt, "samples": [{**done[0], "reward": r, "routes": recorded} for r in (0.0, 1.0)]}], 1
+        samples = (
+            TrainSample(done[0].tokens, done[0].logprobs, done[0].versions, reward, recorded) for reward in (0.0, 1.0)
         )
+        rows = trainer._rows([TrainGroup(prompt, tuple(samples))], 1)
         with torch.no_grad():
             seen.append(trainer.logprobs(trainer._micro(rows)[0])[0][0, len(prompt) - 1 :])
-    assert torch.allclose(seen[0], torch.tensor(done[0]["logprobs"]), atol=1e-4)  # replayed: what the rollout had
+    assert torch.allclose(seen[0], torch.tensor(done[0].logprobs), atol=1e-4)  # replayed: what the rollout had
     assert torch.allclose(seen[0], seen[1], atol=1e-5) and not torch.allclose(seen[0], seen[2], atol=1e-3)
     assert all("forward" not in m.__dict__ for m in trainer.model.modules() if isinstance(m, Router))
 
@@ -298,7 +273,7 @@ def test_recipes_are_settings_and_their_warm_start_is_known():
     for name in recipes.names():
         values = recipes.read(name)
         WarmStart(**{"task": values["task"], **values.pop("warm_start", {})})
-        assert recipes.from_dict(recipes.from_dict(values).to_dict()) == recipes.load(name)
+        assert Settings.from_dict(Settings.from_dict(values).to_dict()) == recipes.load(name)
 
 
 def test_names_of_objectives_and_bounds_are_those_of_the_objectives():
@@ -339,8 +314,8 @@ def test_bad_input_on_the_command_line_is_one_line_and_code_2(arguments, tmp_pat
 def test_the_same_run_on_ray(warm, tmp_path):
     pytest.importorskip("ray")
     code = (
-        "import sys, json; from minglm.rl.config import from_dict; from minglm.rl.run import rl\n"
-        "print(json.dumps(rl(from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3], engine='ray')))"
+        "import sys, json; from minglm.rl.config import Settings; from minglm.rl.run import rl\n"
+        "print(json.dumps(rl(Settings.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3], engine='ray')))"
     )
     values = {**SMALL, "mode": "april", "over_sampling": 4, "updates": 3}
     done = subprocess.run(

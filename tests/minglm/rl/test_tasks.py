@@ -148,7 +148,7 @@ def test_bad_input_says_value_rule_and_remedy():
 
 
 def test_tasks_need_no_torch():
-    code = "import sys; from minglm.rl.tasks import TASKS; TASKS['list'].problem(0); assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    code = "import sys; from minglm.rl.task_registry import TASKS; TASKS['list'].problem(0); assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
 
 

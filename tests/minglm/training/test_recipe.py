@@ -4,6 +4,7 @@ import pytest
 
 from minglm import datafiles
 from minglm.errors import InputError
+from minglm.settings import parse_override
 from minglm.training import recipe as recipes
 from minglm.training.recipe import Recipe
 
@@ -65,7 +66,7 @@ def test_mini_is_sparse_in_its_own_context():
 )
 def test_bad_values_are_one_line(values, says):
     with pytest.raises(InputError) as caught:
-        recipes.from_dict(values)
+        recipes.Recipe.from_dict(values)
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -86,12 +87,12 @@ def test_yaml_numbers_with_an_exponent_are_numbers(tmp_path):
 
 
 def test_changes_from_the_command_line():
-    assert recipes.parse_change("lr=0.01") == ("lr", 0.01)
-    assert recipes.parse_change("tasks={copy: 1}") == ("tasks", {"copy": 1})
+    assert parse_override("lr=0.01") == ("lr", 0.01)
+    assert parse_override("tasks={copy: 1}") == ("tasks", {"copy": 1})
     assert recipes.load("ci_pretrain", {"steps": 3}).steps == 3
     for bad in ("lr", "=3", "a={"):
         with pytest.raises(InputError, match="--set"):
-            recipes.parse_change(bad)
+            parse_override(bad)
 
 
 def test_changed_keeps_the_rest():

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from sim.cost.operators import OperatorTrace, ParallelContext, Style, dense_ffn, gqa, mla, vocabulary
+from sim.cost.operators import OperatorTrace, ParallelContext, Style, vocabulary
+from sim.cost.operators_layer import record_layer
 from sim.cost.operators_moe import expected_nodes, moe_ffn
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.parameters import layer_params
@@ -30,13 +31,7 @@ MOE = dataclasses.replace(LLAMA, experts=16, experts_per_token=2, moe_ffn=512, s
 
 
 def record(model: ModelSpec, ctx: ParallelContext, style: Style | None = None, kind: str = "dense") -> OperatorTrace:
-    trace = OperatorTrace(style or Style())
-    (mla if model.attention == "mla" else gqa)(trace, ctx, model)
-    if kind == "moe":
-        moe_ffn(trace, ctx, model)
-    else:
-        dense_ffn(trace, ctx, model.hidden, model.ffn, model.gated_ffn, model.norm)
-    return trace
+    return record_layer(style or Style(), ctx, model, kind)
 
 
 def flops(ops) -> float:

@@ -45,7 +45,7 @@ def test_one_engine_takes_the_closed_form_of_a_synchronous_rollout():
     rng = random.Random(0)
     drawn = [n for i in range(16) for n in CASE.lengths.draw_group(rng, 4, i)]
     one = replace(CASE, engines=1, steps=1)
-    assert simulate(one).rollout_s == pytest.approx(synchronous_makespan(drawn, CURVE), rel=1e-12)
+    assert simulate(one).throughput.rollout_s == pytest.approx(synchronous_makespan(drawn, CURVE), rel=1e-12)
 
 
 def test_closed_form_by_hand():
@@ -58,20 +58,20 @@ def test_closed_form_by_hand():
 @pytest.mark.parametrize("same", (Policy("async", 16, max_staleness=0), Policy("april", 16, 16), Policy("april", 16)))
 def test_degenerate_modes_equal_synchronous(same):
     sync, other = simulate(CASE), simulate(replace(CASE, policy=same))
-    assert other.step_s == pytest.approx(sync.step_s, rel=1e-9)
-    assert other.staleness == sync.staleness == {0: sync.trained_tokens}
+    assert other.throughput.step_s == pytest.approx(sync.throughput.step_s, rel=1e-9)
+    assert other.staleness.tokens == sync.staleness.tokens == {0: sync.throughput.trained_tokens}
 
 
 def test_every_token_is_generated_once():
     result = simulate(replace(CASE, steps=3))
-    assert result.generated_tokens == pytest.approx(result.trained_tokens, rel=1e-9)
+    assert result.throughput.generated_tokens == pytest.approx(result.throughput.trained_tokens, rel=1e-9)
 
 
 def test_staleness_stays_within_the_bound_and_exceeds_it_without():
     tight = simulate(replace(CASE, policy=Policy("async", 16, max_staleness=1), steps=12))
     loose = simulate(replace(CASE, policy=Policy("async", 16, max_staleness=1), steps=12, strict=False))
-    assert tight.staleness_max <= 1 < loose.staleness_max
-    assert loose.step_s < tight.step_s
+    assert tight.staleness.max <= 1 < loose.staleness.max
+    assert loose.throughput.step_s < tight.throughput.step_s
 
 
 @pytest.mark.parametrize("parts, longest", [(1, 4), (2, 8), (4, 8)])
@@ -88,8 +88,8 @@ def test_short_groups_that_overtake_long_ones_do_not_push_them_beyond_the_bound(
         steps=6,
         parts=parts,
     )
-    assert simulate(case).staleness_max == 2
-    assert simulate(replace(case, strict=False)).staleness_max > 2
+    assert simulate(case).staleness.max == 2
+    assert simulate(replace(case, strict=False)).staleness.max > 2
 
 
 @pytest.mark.parametrize("mode, bound", [("sync", 0), ("one_step_off", 1)])
@@ -99,7 +99,7 @@ def test_groups_that_a_filter_leaves_over_are_lost_and_not_trained_later(mode, b
             CASE, policy=Policy(mode, 16), filter_keep=0.6, lengths=Lengths(groups=((9, 9, 9, 9),)), engines=32, steps=8
         )
     )
-    assert result.staleness_max == bound and result.counts["surplus"] > 0
+    assert result.staleness.max == bound and result.counts["surplus"] > 0
 
 
 def test_april_removes_the_tail_and_async_the_waiting():
@@ -108,28 +108,35 @@ def test_april_removes_the_tail_and_async_the_waiting():
         simulate(replace(CASE, policy=Policy("april", 16, 32), steps=8, warmup=2)),
     )
     free = simulate(replace(CASE, policy=Policy("async", 16, max_staleness=3), steps=8, warmup=2))
-    assert april.rollout_s < 0.8 * sync.rollout_s and april.tail_share < sync.tail_share
-    assert free.trained_tokens_per_s > 1.2 * sync.trained_tokens_per_s
     assert (
-        april.reprefilled_tokens > 0
-        and simulate(replace(CASE, policy=Policy("april", 16, 32), reuse_kv_cache=True)).reprefilled_tokens == 0
+        april.throughput.rollout_s < 0.8 * sync.throughput.rollout_s
+        and april.utilisation.tail_share < sync.utilisation.tail_share
+    )
+    assert free.throughput.trained_tokens_per_s > 1.2 * sync.throughput.trained_tokens_per_s
+    assert (
+        april.waste.reprefilled_tokens > 0
+        and simulate(replace(CASE, policy=Policy("april", 16, 32), reuse_kv_cache=True)).waste.reprefilled_tokens == 0
     )
 
 
 def test_a_push_that_cannot_interrupt_waits_for_the_longest():
     case = replace(CASE, policy=Policy("async", 16, max_staleness=2), steps=6, warmup=2, strict=False)
-    assert simulate(replace(case, interruptible=False)).step_s > simulate(case).step_s
-    assert simulate(replace(case, interruptible=False)).max_span == 0
+    assert simulate(replace(case, interruptible=False)).throughput.step_s > simulate(case).throughput.step_s
+    assert simulate(replace(case, interruptible=False)).staleness.max_span == 0
 
 
 def test_cache_limit_makes_requests_wait_and_loses_none():
     free, tight = simulate(CASE), simulate(replace(CASE, kv_limit=6000.0))
-    assert tight.rollout_s > free.rollout_s and tight.trained_tokens == free.trained_tokens and tight.preemptions > 0
+    assert (
+        tight.throughput.rollout_s > free.throughput.rollout_s
+        and tight.throughput.trained_tokens == free.throughput.trained_tokens
+        and tight.waste.preemptions > 0
+    )
 
 
 def test_filter_wastes_what_it_drops():
     result = simulate(replace(CASE, filter_keep=0.5, steps=6))
-    assert result.wasted["filtered"] > 0 and result.counts["filtered"] > 0
+    assert result.waste.tokens["filtered"] > 0 and result.counts["filtered"] > 0
     assert result.counts["submitted"] == sum(n for k, n in result.counts.items() if k != "submitted")
 
 
@@ -137,7 +144,7 @@ def test_glm5_drops_what_is_too_stale():
     result = simulate(
         replace(CASE, policy=Policy("glm5", 16, weight_sync_interval=1, filter_staleness_above=0), steps=6)
     )
-    assert result.counts["too_stale"] > 0 and result.staleness_max == 0
+    assert result.counts["too_stale"] > 0 and result.staleness.max == 0
 
 
 def test_aborted_request_books_its_tokens_by_version():
@@ -148,7 +155,7 @@ def test_aborted_request_books_its_tokens_by_version():
     engine.advance(0.0)
     engine.admit(0.0)
     engine.advance(3.0)
-    engine.push(3.0, 1, 0.0)
+    engine.sync_weights(3.0, 1, 0.0)
     engine.advance(7.5)
     assert engine.abort(7.5) == [t] and t.segments == [(0, 3), (1, 4)] and t.done == 7
 
@@ -184,7 +191,7 @@ def test_same_seed_same_numbers():
     a, b = (simulate(replace(CASE, policy=Policy("april", 16, 24), seed=3)) for _ in range(2))
     assert (
         a.to_dict() == b.to_dict()
-        and a.step_s != simulate(replace(CASE, policy=Policy("april", 16, 24), seed=4)).step_s
+        and a.throughput.step_s != simulate(replace(CASE, policy=Policy("april", 16, 24), seed=4)).throughput.step_s
     )
 
 
@@ -246,7 +253,7 @@ def test_fold_keeps_the_load_of_an_engine():
     case = replace(CASE, policy=Policy("sync", 64), engines=16, train_chips=32)
     small, k = fold(case, 64)
     assert k == 4 and (small.engines, small.policy.prompts_per_batch, small.train_chips) == (4, 16, 8)
-    assert simulate(small).step_s == pytest.approx(simulate(case).step_s, rel=0.2)
+    assert simulate(small).throughput.step_s == pytest.approx(simulate(case).throughput.step_s, rel=0.2)
 
 
 def test_answers():

@@ -4,19 +4,17 @@ import pytest
 
 from minglm.config import ModelConfig
 from minglm.errors import InputError
-from sim.serving.deployment import (
-    FORMATS,
+from sim.serving.deployment import FORMATS, Deployment
+from sim.serving.memory import (
     GIB,
-    Deployment,
+    chip_memory,
     index_row_bytes,
     kv_bytes_per_token,
     kv_row_bytes,
-    memory,
-    remedies,
-    require_fit,
     shortfall,
     weight_bytes,
 )
+from sim.serving.remedies import remedies, require_fit
 from sim.spec.model_loader import load_model
 
 
@@ -49,14 +47,14 @@ def test_weights_by_hand():
 
 def test_chips_share_experts_and_groups_repeat_the_rest():
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=2, kv="fp8")
-    whole, m = weight_bytes(d.model, "fp8", mtp=False), memory(d)
+    whole, m = weight_bytes(d.model, "fp8", mtp=False), chip_memory(d)
     assert m.parts["experts"] == pytest.approx(whole["experts"] / 8)
     assert m.parts["dense"] == pytest.approx(whole["dense"] / 2)
     assert m.kv_tokens == pytest.approx((m.usable_bytes - m.weights_bytes) / 61_464)
-    assert memory(d.with_(drafts=3)).kv_bytes_per_token == pytest.approx(
+    assert chip_memory(d.with_changes(drafts=3)).kv_bytes_per_token == pytest.approx(
         61_464 * 79 / 78
     )  # the MTP layer keeps a cache too
-    llama = memory(Deployment.of("llama3_70b", "dgx_h100", chips=8, attention_tp=8, kv="bf16"))
+    llama = chip_memory(Deployment.of("llama3_70b", "dgx_h100", chips=8, attention_tp=8, kv="bf16"))
     assert llama.kv_bytes_per_token == pytest.approx(80 * 2 * 8 * 128 * 2 / 8)  # GQA heads are cut; a latent is not
 
 
@@ -109,5 +107,5 @@ def test_drafts_need_a_module_and_set_tokens_per_step():
         Deployment.of("llama3_70b", "dgx_h100", chips=8, drafts=1)
     d = Deployment.of("glm5", "dgx_h200", chips=8, drafts=3, acceptance=0.7)
     assert d.tokens_per_step == pytest.approx(1 + 0.7 + 0.49 + 0.343)
-    assert d.with_(accept_length=2.76).tokens_per_step == 2.76
+    assert d.with_changes(accept_length=2.76).tokens_per_step == 2.76
     assert set(FORMATS) == {"bf16", "fp8", "w8a8", "w4a8", "nvfp4"}

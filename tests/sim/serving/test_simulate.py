@@ -30,8 +30,8 @@ P = Deployment.of("deepseek_v3", "h800_deepseek", chips=32, stack="deepseek-inho
 
 
 def one_by_one(prompt=1000, **more):
-    """A prefill instance that takes one prompt at a time (a batch's token limit is one prompt) and a wide decode instance."""
-    prefill_deployment = P.with_(chips=32, attention_tp=32)
+    """A prefill instance that takes one prompt at a time (its token limit is one prompt) and a wide decode instance."""
+    prefill_deployment = P.with_changes(chips=32, attention_tp=32)
     return Fleet(
         decode=D,
         prefill=prefill_deployment,
@@ -114,7 +114,7 @@ def test_the_batch_never_exceeds_its_limit_and_everybody_finishes():
 
 
 def test_shared_instances_prefill_between_steps():
-    """One instance does both: decoding is slower than on its own, and the first token still comes at the end of the prefill."""
+    """One instance does both: decoding is slower than alone; the first token still comes at the end of the prefill."""
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
     clock = Fixed(prefill=0.2, step=0.02)
     quiet = simulate(
@@ -143,9 +143,9 @@ def test_long_prompts_go_in_chunks_so_that_decoding_continues():
 def test_cache_room_limits_the_batch():
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="bf16", stack="sglang-tp")
     r = simulate(Fleet(decode=d), ServingWorkload(concurrency=64, requests=128, prompt=60_000, output=64), seed=0)
-    from sim.serving.deployment import memory
+    from sim.serving.memory import chip_memory
 
-    assert r.mean_batch <= memory(d).requests(60_064) and r.finished == 128
+    assert r.mean_batch <= chip_memory(d).requests(60_064) and r.finished == 128
 
 
 def test_same_seed_same_answer_other_seed_another():

@@ -4,9 +4,11 @@ import pytest
 
 from minglm.errors import InputError
 from sim.serving.calibration import fitted, rows
-from sim.serving.deployment import memory, shortfall
-from sim.serving.questions import ask, fits, long_context, margin, margins, speed
-from sim.serving.sizing import Target, check_by_simulation, evaluate, measured, size
+from sim.serving.margin import margin, margins
+from sim.serving.memory import chip_memory, shortfall
+from sim.serving.options import Target, evaluate, measured
+from sim.serving.questions import ask, fits, long_context, speed
+from sim.serving.sizing import check_by_simulation, size
 from sim.serving.step_time import tpot
 
 
@@ -115,13 +117,13 @@ def test_which_nodes_hold_fp8_glm5():
 
 
 def test_72_tokens_per_second_needs_drafts_in_the_model_and_in_the_field():
-    r = speed(wanted=72.5)
+    r = speed(target_tps=72.5)
     none, most = r["rows"][0], r["rows"][-1]
     assert none["drafts"] == 0 and none["tokens_per_s_batch_1"] < 72.5 < none["roofline_batch_1"]
     assert most["tokens_per_s_batch_1"] > 72.5 and most["largest_batch"] >= 4
     assert none["band_batch_1"][0] < none["tokens_per_s_batch_1"] < none["band_batch_1"][1]
     assert "with multi-token prediction, not without" in r["answer"]
-    assert "No:" in speed(wanted=5000)["answer"]
+    assert "No:" in speed(target_tps=5000)["answer"]
     rates = list(most["at_batch"].values())
     assert rates == sorted(rates, reverse=True)
 
@@ -172,4 +174,4 @@ def test_questions_by_name():
 
 
 def test_memory_of_an_option_is_that_of_its_deployment(chat):
-    assert memory(chat.smallest.decode).requests(4608) >= chat.smallest.batch
+    assert chip_memory(chat.smallest.decode).requests(4608) >= chat.smallest.batch

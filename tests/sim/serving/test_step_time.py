@@ -91,10 +91,10 @@ def test_sparse_attention_stops_growing_where_dense_does_not():
 
 def test_drafts_help_a_single_stream_and_two_batches_hide_messages():
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
-    assert tpot(d.with_(drafts=3, accept_length=2.76), 1, 8192) < tpot(d, 1, 8192)
-    assert tpot(d.with_(drafts=3, accept_length=1.0), 1, 8192) > tpot(d, 1, 8192)  # rejected drafts only cost
+    assert tpot(d.with_changes(drafts=3, accept_length=2.76), 1, 8192) < tpot(d, 1, 8192)
+    assert tpot(d.with_changes(drafts=3, accept_length=1.0), 1, 8192) > tpot(d, 1, 8192)  # rejected drafts only cost
     ep = Deployment.of("deepseek_v3", "h800_deepseek", chips=128, stack="deepseek-inhouse")
-    one = ep.with_(stack=ep.stack.changed(two_batch=0))
+    one = ep.with_changes(stack=ep.stack.with_changes(two_batch=0))
     assert (
         decode_step(ep, 128, 4096).overlapped
         and decode_step(ep, 128, 4096).total_s < decode_step(one, 128, 4096).total_s

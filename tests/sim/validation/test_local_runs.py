@@ -95,7 +95,7 @@ def test_rates_are_found_in_a_log(tmp_path):
     assert found.curve.seconds(1) == pytest.approx(0.010, rel=0.05) and found.curve.seconds(33) == pytest.approx(
         CURVE.seconds(33), rel=0.05
     )
-    assert found.train_s_per_token == pytest.approx(TRAIN, rel=1e-6) and found.weight_sync_s == pytest.approx(0.05)
+    assert found.update.s_per_token == pytest.approx(TRAIN, rel=1e-6) and found.weight_sync_s == pytest.approx(0.05)
     assert found.overhead_s == pytest.approx(0.2, abs=0.05)
 
 

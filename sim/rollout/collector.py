@@ -1,0 +1,217 @@
+"""The accounts of a rollout simulation: who ran when, what was trained, what was lost; and the result made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import simpy
+
+from sim.rollout.case import Case
+from sim.rollout.engine import Engine
+from sim.rollout.group import Group
+from sim.rollout.result import Result, Staleness, Step, Throughput, Utilisation, Waste
+
+TAIL = 0.1  # the tail: time while fewer than this share of the most trajectories in flight were still running
+LOSSES = ("filtered", "too_stale", "surplus")  # why a complete group is not trained
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Running sums, at the end of the warm-up and at the end."""
+
+    time_s: float = 0.0
+    generated_tokens: float = 0.0
+    busy_s: float = 0.0  # of all engines
+    tail_s: float = 0.0
+    active_s: float = 0.0  # with anything running
+    running_s: float = 0.0  # requests running, times seconds
+    rollout_s: float = 0.0  # of rollout phases
+    reprefilled_tokens: int = 0
+    preemptions: int = 0
+    lost_groups: tuple[int, ...] = (0,) * len(LOSSES)
+
+
+class Collector:
+    """Counts while a simulation runs."""
+
+    def __init__(self, case: Case, env: simpy.Environment, engines: Sequence[Engine]) -> None:
+        self.case, self.env, self.engines = case, env, engines
+        self.in_flight = 0  # requests that run in all engines together
+        self.steps: list[Step] = []
+        self.rollout_spans: list[tuple[float, float]] = []
+        self.trainer_spans: list[tuple[str, float, float]] = []
+        self.lost: dict[str, list[Group]] = {reason: [] for reason in LOSSES}
+        self.trained_groups = 0
+        self._watched: list[list[tuple[float, int]]] = [[(0.0, 0)] for _ in range(min(case.watch, len(engines)))]
+        self._peak, self._last_change = 0, 0.0
+        self._tail_s = self._active_s = self._running_s = 0.0
+        self._begin = Totals()
+        self._restart_staleness()
+
+    def _restart_staleness(self) -> None:
+        self._tokens: Counter[int] = Counter()  # versions behind → trained tokens
+        self._oldest: Counter[int] = Counter()  # versions behind of the oldest token → trajectories
+        self._max_span = 0
+
+    # ---- while it runs
+    def count(self, change: int) -> None:
+        """Book how many requests run in all engines together."""
+        now = self.env.now
+        dt = now - self._last_change
+        if dt > 0.0:
+            if self.in_flight:
+                self._active_s += dt
+                self._running_s += dt * self.in_flight
+                if self.in_flight < TAIL * self._peak:
+                    self._tail_s += dt
+            self._last_change = now
+        self.in_flight += change
+        if self.in_flight > self._peak:
+            self._peak = self.in_flight
+
+    def watch(self, engine: Engine) -> None:
+        """Remember how many requests an engine runs, if it is one of those for the picture."""
+        if engine.id < len(self._watched):
+            self._watched[engine.id].append((self.env.now, engine.n))
+
+    def trained(self, groups: Sequence[Group], version: int) -> Step:
+        """Book a step's groups, trained from weights of this version; the caller fills in the step's times."""
+        tokens = stale = worst = 0
+        for group in groups:
+            for trajectory in group.samples:
+                oldest = newest = trajectory.segments[0][0] if trajectory.segments else version
+                for sampled_by, count in trajectory.segments:
+                    behind = version - sampled_by
+                    self._tokens[behind] += count
+                    tokens += count
+                    if behind:
+                        stale += count
+                        worst = max(worst, behind)
+                    newest, oldest = max(newest, sampled_by), min(oldest, sampled_by)
+                self._oldest[version - oldest] += 1
+                self._max_span = max(self._max_span, newest - oldest)
+        self.trained_groups += len(groups)
+        step = Step(
+            end_s=self.env.now,
+            wait_s=0.0,
+            train_s=0.0,
+            weight_sync_s=0.0,
+            tokens=tokens,
+            stale_share=stale / tokens if tokens else 0.0,
+            staleness_max=worst,
+        )
+        self.steps.append(step)
+        return step
+
+    def end_warmup(self) -> None:
+        """Figures count from here."""
+        self._begin = self._totals()
+        self._restart_staleness()
+
+    def _totals(self) -> Totals:
+        for engine in self.engines:
+            engine.advance(self.env.now)
+        self.count(0)
+        return Totals(
+            time_s=self.env.now,
+            generated_tokens=sum(e.tokens for e in self.engines),
+            busy_s=sum(e.busy_s for e in self.engines),
+            tail_s=self._tail_s,
+            active_s=self._active_s,
+            running_s=self._running_s,
+            rollout_s=sum(end - start for start, end in self.rollout_spans),
+            reprefilled_tokens=sum(e.reprefilled for e in self.engines),
+            preemptions=sum(e.preemptions for e in self.engines),
+            lost_groups=tuple(len(groups) for groups in self.lost.values()),
+        )
+
+    # ---- at the end
+    def result(self, left: Mapping[str, Iterable[Group]], submitted: int) -> Result:
+        """The figures since the warm-up.
+
+        Args:
+            left: groups that are neither trained nor lost, by where they are. submitted: groups in all.
+        """
+        case, begin, end = self.case, self._begin, self._totals()
+        steps = tuple(self.steps[case.warmup :])
+        size = case.samples_per_prompt
+        counts = {
+            "submitted": submitted * size,
+            "trained": self.trained_groups * size,
+            "waiting": _trajectories(left["waiting"]),
+            **{reason: _trajectories(groups) for reason, groups in self.lost.items()},
+            "buffered": _trajectories(left["buffered"]),
+            "running": _trajectories(left["running"]),
+        }
+        wasted = {
+            reason: sum(t.done for group in groups[before:] for t in group.samples)
+            for (reason, groups), before in zip(self.lost.items(), begin.lost_groups, strict=True)
+        }
+        return Result(
+            name=case.name,
+            mode=case.policy.mode,
+            seconds=end.time_s - begin.time_s,
+            chips=case.chips,
+            steps=steps,
+            throughput=self._throughput(steps, begin, end),
+            utilisation=self._utilisation(steps, begin, end),
+            staleness=Staleness(
+                tokens=dict(self._tokens),
+                max=max(self._tokens, default=0),
+                oldest=dict(self._oldest),
+                max_span=self._max_span,
+            ),
+            waste=Waste(
+                tokens=wasted,
+                reprefilled_tokens=end.reprefilled_tokens - begin.reprefilled_tokens,
+                preemptions=end.preemptions - begin.preemptions,
+            ),
+            counts=counts,
+            watched=tuple(map(tuple, self._watched)),
+            trainer_spans=tuple(self.trainer_spans),
+        )
+
+    def _throughput(self, steps: Sequence[Step], begin: Totals, end: Totals) -> Throughput:
+        seconds, generated = end.time_s - begin.time_s, end.generated_tokens - begin.generated_tokens
+        tokens = sum(step.tokens for step in steps)
+        rollouts = [stop - start for start, stop in self.rollout_spans if start >= begin.time_s - 1e-12]
+        return Throughput(
+            step_s=seconds / len(steps),
+            rollout_s=sum(rollouts) / len(rollouts) if rollouts else seconds / len(steps),
+            generated_tokens=generated,
+            tokens_per_s=generated / seconds if seconds else 0.0,
+            trained_tokens=tokens,
+            trained_tokens_per_s=tokens / seconds if seconds else 0.0,
+            trained_trajectories=len(steps) * self.case.policy.prompts_per_batch * self.case.samples_per_prompt,
+        )
+
+    def _utilisation(self, steps: Sequence[Step], begin: Totals, end: Totals) -> Utilisation:
+        case, seconds = self.case, end.time_s - begin.time_s
+        busy_s, rollout_s, active_s = (
+            end.busy_s - begin.busy_s,
+            end.rollout_s - begin.rollout_s,
+            end.active_s - begin.active_s,
+        )
+        engine_s = case.engines * (rollout_s if case.colocated else seconds)
+        rollout_idle = max(0.0, 1.0 - busy_s / engine_s) if engine_s else 0.0
+        if case.colocated:
+            trainer_idle = 0.0
+            idle_share = max(0.0, rollout_s - busy_s / case.engines) / seconds if seconds else 0.0
+        else:
+            train_s = sum(step.train_s for step in steps)
+            trainer_idle = max(0.0, 1.0 - train_s / seconds) if seconds else 0.0
+            idle_chips = rollout_idle * (case.engines * case.chips_per_engine) + trainer_idle * case.train_chips
+            idle_share = idle_chips / case.chips if case.chips else rollout_idle
+        return Utilisation(
+            idle_share=idle_share,
+            rollout_idle=rollout_idle,
+            trainer_idle=trainer_idle,
+            tail_share=(end.tail_s - begin.tail_s) / active_s if active_s else 0.0,
+            mean_running=(end.running_s - begin.running_s) / active_s / case.engines if active_s else 0.0,
+        )
+
+
+def _trajectories(groups: Iterable[Group]) -> int:
+    return sum(len(group.samples) for group in groups)

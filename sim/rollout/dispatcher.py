@@ -1,0 +1,236 @@
+"""Who runs where: groups of prompts handed to engines as the policy allows, and what becomes of them.
+
+One event per completion: an engine plans its next one (`Engine.next_event`), and whatever changes an engine plans it
+anew; the event planned before is then stale and is passed over (`Engine.timer`).
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import cast
+
+import simpy
+
+from minglm.rl.policy import PartialBuffer, Policy, Status
+from sim.rollout.case import Case
+from sim.rollout.collector import Collector
+from sim.rollout.engine import Engine, Trajectory
+from sim.rollout.group import Group
+
+
+class Dispatcher:
+    """The rollout side of a simulation."""
+
+    def __init__(self, case: Case, env: simpy.Environment, engines: Sequence[Engine], collector: Collector) -> None:
+        self.case, self.policy, self.env, self.engines, self.collector = case, case.policy, env, engines, collector
+        self.status = Status()
+        self.buffer: PartialBuffer[Group] = PartialBuffer()
+        self.running: dict[int, Group] = {}  # by id, in order of submission
+        self.finished: list[Group] = []
+        self.running_versions: Counter[int] = Counter()  # groups by the version they started at
+        self.finished_versions: Counter[int] = Counter()
+        self.submitted = 0  # groups in all
+        self.rolling_out = False
+        self.rollout_began = self.last_complete = 0.0
+        self.group_done, self.drained = env.event(), env.event()
+        self._rng = random.Random(case.seed)
+        self._loads = [(0, engine.id) for engine in engines]  # heap of (load, engine), stale entries skipped
+        self._dirty: dict[int, Engine] = {}  # changed at this moment, to be planned
+
+    # ---- submission
+    def begin(self) -> None:
+        """A rollout phase begins."""
+        self.rolling_out, self.rollout_began = True, self.env.now
+        self.refill()
+
+    def refill(self) -> None:
+        """Start what the policy allows: unfinished groups first, then new prompts."""
+        room = self.policy.groups_to_submit(self.status)
+        while room > 0:
+            groups = self.buffer.take(room)
+            groups += [self._new_group() for _ in range(room - len(groups))]
+            for group in groups:
+                self.running[group.id] = group
+                self.running_versions[group.version] += 1
+                self.status.running += 1
+                for trajectory in group.samples:
+                    if trajectory.done < trajectory.length:
+                        self._dispatch(trajectory)
+            room = self.policy.groups_to_submit(self.status)
+        self._plan_changed()
+
+    def _new_group(self) -> Group:
+        case, index = self.case, self.submitted
+        group = Group(index, self.status.version, kept=case.filter_keep >= 1.0)
+        lengths = case.lengths.draw_group(self._rng, case.samples_per_prompt, index)
+        if case.filter_keep < 1.0:
+            group.kept = self._rng.random() < case.filter_keep
+        prompt = case.lengths.prompt_of(index)
+        group.samples = [Trajectory(group, length, prompt) for length in lengths]
+        group.unfinished = len(lengths)
+        self.submitted += 1
+        return group
+
+    def _dispatch(self, trajectory: Trajectory) -> None:
+        """To the engine with the fewest requests, the first of equals."""
+        if len(self._loads) > 8 * len(self.engines) + 64:
+            self._loads = [(e.load, e.id) for e in self.engines]
+            heapq.heapify(self._loads)
+        loads, engines = self._loads, self.engines
+        while True:
+            load, i = loads[0]
+            engine = engines[i]
+            if engine.n + len(engine.queue) == load:
+                break
+            heapq.heappop(loads)
+        if i not in self._dirty:
+            engine.advance(self.env.now)
+            self._dirty[i] = engine
+        engine.queue.append(trajectory)
+        heapq.heapreplace(loads, (load + 1, i))
+
+    def _plan_changed(self) -> None:
+        dirty, self._dirty = self._dirty, {}
+        for engine in dirty.values():
+            self.plan(engine)
+
+    def plan(self, engine: Engine) -> None:
+        """Admit what fits and plan the next event of an engine that has changed; it must be at the present time."""
+        now = self.env.now
+        admitted = engine.admit(now)
+        if admitted:
+            self.collector.count(admitted)
+        self.collector.watch(engine)
+        engine.timer += 1
+        due_s = engine.next_event(now)
+        if due_s is not None:
+            timer = self.env.timeout(max(0.0, due_s - now), (engine, engine.timer))
+            assert timer.callbacks is not None, "a timeout that has not happened has callbacks"
+            timer.callbacks.append(self._on_due)
+
+    # ---- what happens
+    def _on_due(self, event: simpy.Event) -> None:
+        engine, timer = cast(tuple[Engine, int], event.value)
+        if timer != engine.timer:
+            return  # the engine changed since
+        before = engine.n
+        ended = engine.fire(self.env.now)
+        self.collector.count(engine.n - before)
+        self._dirty[engine.id] = engine
+        complete = [self._ended(trajectory) for trajectory in ended]
+        heapq.heappush(self._loads, (engine.n + len(engine.queue), engine.id))
+        any_complete = any(complete)
+        if any_complete and (self.policy.continuous or self.rolling_out):
+            self.refill()
+        self._plan_changed()
+        if any_complete and not self.group_done.triggered:
+            self.group_done.succeed()
+        if not self.collector.in_flight and not self.drained.triggered:
+            self.drained.succeed()
+
+    def _ended(self, trajectory: Trajectory) -> bool:
+        """Whether its group is complete now."""
+        group: Group = trajectory.group
+        group.unfinished -= 1
+        if group.unfinished:
+            return False
+        del self.running[group.id]
+        self.running_versions[group.version] -= 1
+        self.status.running -= 1
+        self.last_complete = self.env.now
+        if group.kept:
+            self.finished.append(group)
+            self.finished_versions[group.version] += 1
+            self.status.finished += 1
+        else:
+            self.collector.lost["filtered"].append(group)
+        return True
+
+    # ---- what the trainer asks for
+    def batch_is_ready(self, part: Policy) -> bool:
+        """Whether `part` of a batch may be trained on now; groups that have become too stale are dropped before."""
+        policy, status = self.policy, self.status
+        if policy.filter_staleness_above is not None:
+            for group in [g for g in self.finished if policy.too_stale(status.version, g.oldest_version)]:
+                self.finished.remove(group)
+                self.finished_versions[group.version] -= 1
+                self.collector.lost["too_stale"].append(group)
+                status.finished -= 1
+        if not part.batch_is_ready(status):
+            if policy.continuous:
+                self.refill()
+            return False
+        return not (
+            self.case.strict
+            and policy.must_wait(status, self.running_versions, self.finished_versions, part.prompts_per_batch)
+        )
+
+    def take(self, count: int) -> list[Group]:
+        """The batch: the oldest groups under a strict bound, otherwise in the order in which they ended."""
+        if self.case.strict and self.policy.mode == "async":
+            self.finished.sort(key=lambda g: g.id)
+        batch, self.finished = self.finished[:count], self.finished[count:]
+        if self.policy.discards_surplus:
+            self.collector.lost["surplus"] += self.finished
+            self.finished = []
+        self.finished_versions = Counter(g.version for g in self.finished)
+        self.status.finished = len(self.finished)
+        self.status.accepted += count
+        return batch
+
+    def end_rollout(self) -> None:
+        """A rollout phase ends. What still runs is stopped: april keeps the parts for the next phase, the others lose
+        what a filter's refill began."""
+        self.collector.rollout_spans.append((self.rollout_began, self.last_complete))
+        if self.running:
+            self._abort()
+        self.rolling_out = False
+
+    def _abort(self) -> None:
+        for engine in self.engines:
+            if engine.load:
+                engine.advance(self.env.now)
+                before = engine.n
+                stopped = engine.abort(self.env.now)
+                self.collector.count(-before)
+                self.plan(engine)
+                for trajectory in stopped:
+                    if trajectory.done >= trajectory.length:  # it ended at this very moment
+                        self._ended(trajectory)
+        unfinished, self.running = self.running, {}
+        if self.policy.aborts_at_target:
+            self.buffer.put_back(unfinished.values())
+        else:
+            self.collector.lost["surplus"] += unfinished.values()
+        self.running_versions.clear()
+        self.status.running, self.status.finished = 0, len(self.finished)
+        self._loads = [(0, engine.id) for engine in self.engines]
+
+    def slow_down(self, factor: float) -> None:
+        """From now on every engine takes `factor` times its usual seconds: a trainer shares the machine, or no
+        longer."""
+        for engine in self.engines:
+            engine.advance(self.env.now)
+            engine.slow = factor
+            if engine.load:
+                self.plan(engine)
+
+    def hold(self) -> None:
+        """No engine admits a request until the next weights."""
+        for engine in self.engines:
+            engine.held = True
+
+    def sync_weights(self, pause_s: float) -> None:
+        """New weights go out: every engine pauses for so long."""
+        now, version = self.env.now, self.status.version + 1
+        for engine in self.engines:
+            engine.advance(now)
+            engine.sync_weights(now, version, pause_s)
+            engine.held = False
+            if engine.n == 0:
+                engine.resume = now + pause_s
+            if engine.load:
+                self.plan(engine)

@@ -1,0 +1,26 @@
+"""A prompt with its samples, as the simulator counts it."""
+
+from __future__ import annotations
+
+from sim.rollout.engine import Trajectory
+
+
+class Group:
+    """One prompt with its samples.
+
+    Attributes:
+        id: in the order of creation. version: of the weights when it was first submitted.
+        kept: the dynamic filter will keep it. unfinished: samples that still run or wait.
+    """
+
+    __slots__ = ("id", "kept", "samples", "unfinished", "version")
+
+    def __init__(self, id: int, version: int, kept: bool) -> None:
+        self.id, self.version, self.kept = id, version, kept
+        self.samples: list[Trajectory] = []
+        self.unfinished = 0
+
+    @property
+    def oldest_version(self) -> int:
+        """Of the weights that sampled its oldest token."""
+        return min((t.segments[0][0] for t in self.samples if t.segments), default=self.version)

@@ -1,0 +1,140 @@
+"""When a deployment does not fit: by how much it is over, and the mildest changes after which it would fit."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minglm.errors import InputError
+from sim.serving.deployment import FORMATS, Deployment
+from sim.serving.memory import GIB, ChipMemory, chip_memory, shortfall
+from sim.spec.hardware import cluster_from, list_clusters
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One change after which it fits, in words and as what would then run."""
+
+    text: str
+    deployment: Deployment
+    context: float
+    requests: float
+
+
+def remedies(d: Deployment, context: float = 0.0, requests: float = 0.0, most: int = 3) -> list[Remedy]:
+    """Up to `most` changes after which `requests` contexts per attention group fit, each of another kind and checked.
+
+    Single changes come first, then fewer or shorter contexts, then two changes together, then changes with a smaller
+    load.
+    """
+    search = _RemedySearch(d, context, requests, most)
+    kinds = _changes(d)
+    pairs = [
+        [(f"{a} and {b}", {**x, **y}) for a, x in kinds[one] for b, y in kinds[two]]
+        for one, two in itertools.combinations(kinds, 2)
+    ]
+    for options in kinds.values():
+        search.offer_mildest(options)
+    search.offer_smaller_load("", {})
+    for options in pairs:
+        search.offer_mildest(options)
+    for options in (*kinds.values(), *pairs):
+        for text, changes in options:
+            search.offer_smaller_load(text, changes)
+    return search.remedies[:most]
+
+
+def _changes(d: Deployment) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    """Changes of the deployment by kind, mildest first: (words, fields)."""
+    node, chip = d.cluster.chips_per_node, d.cluster.chip
+    counts = sorted({math.ceil(d.chips * t / node) * node for t in (1.5, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256)})
+    by_memory = sorted((cluster_from(n).chip.memory_bytes.value, n) for n in list_clusters())
+    return {
+        "chips": [(f"{n} × {chip.name} instead of {d.chips}", {"chips": n}) for n in counts if n > d.chips],
+        "precision": [
+            (f"precision {f} instead of {d.precision}", {"precision": f})
+            for f in ("fp8", "w8a8", "w4a8")
+            if FORMATS[f].expert_bytes < d.format.expert_bytes
+        ],
+        "chip": [
+            (f"{d.chips} × {cluster_from(n).chip.name} ({size / GIB:.0f} GiB)", {"cluster": cluster_from(n)})
+            for size, n in by_memory
+            if size > chip.memory_bytes.value
+        ],
+        "kv": [] if d.kv == "fp8" else [("KV cache in fp8", {"kv": "fp8"})],
+        "tp": [
+            (f"attention_tp {t} instead of {d.attention_tp}", {"attention_tp": t})
+            for t in (2, 4, 8, 16, 32, 64)
+            if t > d.attention_tp
+        ],
+    }
+
+
+class _RemedySearch:
+    """Tries changes and keeps those that fit, until there are enough."""
+
+    def __init__(self, d: Deployment, context: float, requests: float, most: int):
+        self.d, self.context, self.requests, self.most = d, context, requests, most
+        self.remedies: list[Remedy] = []
+
+    def offer_mildest(self, options: list[tuple[str, dict[str, Any]]]) -> None:
+        """Keep the first of one kind of change that fits."""
+        for text, changes in options:
+            if self._offer(text, changes, self.context, self.requests):
+                return
+
+    def offer_smaller_load(self, text: str, changes: dict[str, Any]) -> None:
+        """Keep the change with fewer or with shorter contexts, as many or as long as then fit."""
+        if len(self.remedies) >= self.most:
+            return
+        try:
+            m = chip_memory(self.d.with_changes(**changes))
+        except InputError:
+            return
+        lead, requests, context = text + " and " if text else "", self.requests, self.context
+        if requests > 1 and 1 <= m.requests(context) < requests:
+            fewer = m.requests(context)
+            self._offer(f"{lead}{fewer} requests per attention group instead of {requests:g}", changes, context, fewer)
+        if requests and 1 <= int(m.kv_tokens / requests) < context:
+            shorter = int(m.kv_tokens / requests)
+            self._offer(f"{lead}contexts of {shorter:,} tokens instead of {context:,.0f}", changes, shorter, requests)
+
+    def _offer(self, text: str, changes: Mapping[str, Any], context: float, requests: float) -> bool:
+        if len(self.remedies) >= self.most:
+            return False
+        try:
+            changed = self.d.with_changes(**changes)
+        except InputError:
+            return False
+        if shortfall(changed, context, requests) > 0:
+            return False
+        self.remedies.append(Remedy(text, changed, context, requests))
+        return True
+
+
+def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> ChipMemory:
+    """What a chip holds, when `requests` contexts of `context` tokens fit into each attention group.
+
+    Raises:
+        InputError: by how many GiB a chip is over, and changes that would fit.
+    """
+    missing_bytes = shortfall(d, context, requests)
+    if missing_bytes > 0:
+        need = (
+            f" with {requests:g} context{'s' if requests != 1 else ''} of {context:,.0f} tokens per attention group"
+            if requests and context
+            else ""
+        )
+        fits = (
+            "; ".join(f"({i}) {r.text}" for i, r in enumerate(remedies(d, context, requests), 1))
+            or "no single change; combine them"
+        )
+        usable = d.memory_share * d.cluster.chip.memory_bytes.value
+        raise InputError(
+            f"{d.model.name} in {d.precision} on {d.chips} × {d.cluster.chip.name}{need}: "
+            f"{missing_bytes / GIB:.1f} GiB a chip over the {usable / GIB:.1f} GiB usable; would fit: {fits}"
+        )
+    return chip_memory(d)

@@ -1,0 +1,130 @@
+"""Small cases by hand: the time line of two requests, admission by final context, the busiest chip's experts."""
+
+import pytest
+
+from sim.serving.deployment import Deployment
+from sim.serving.memory import chip_memory
+from sim.serving.simulate import Fleet, simulate
+from sim.serving.step_time import decode_step, prefill
+from sim.serving.workload import ServingWorkload
+
+
+class Fixed:
+    """Each prompt takes `prefill` seconds, each step `step` seconds; a step yields one token."""
+
+    tokens_per_step = 1.0
+
+    def __init__(self, prefill, step):
+        self.prefill, self.step = prefill, step
+
+    def decode_s(self, active, context):
+        return self.step
+
+    def prefill_s(self, prompts, prompt, cached):
+        return self.prefill * prompts
+
+
+D = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
+
+
+@pytest.mark.parametrize("output", [2, 3, 11])
+def test_a_stream_of_n_tokens_has_n_minus_one_waits_between_them(output):
+    """Alone: the first token at 0.3 s, then one every 0.02 s. TPOT is what a reader waits between two tokens."""
+    clock = Fixed(prefill=0.3, step=0.02)
+    work = ServingWorkload(rate_per_s=0.5, requests=20, prompt=100, output=output, arrivals="even")
+    r = simulate(Fleet(decode=D), work, clocks=(clock, clock))
+    assert r.ttft_s["p50"] == pytest.approx(0.3)
+    assert r.tpot_s["p50"] == pytest.approx(0.02) and r.tpot_s["mean"] == pytest.approx(0.02)
+    assert r.e2e_s["p50"] == pytest.approx(0.3 + (output - 1) * 0.02)
+
+
+def test_an_answer_of_one_token_has_no_time_between_tokens():
+    clock = Fixed(prefill=0.3, step=0.02)
+    work = ServingWorkload(rate_per_s=0.5, requests=20, prompt=100, output=1, arrivals="even")
+    r = simulate(Fleet(decode=D), work, clocks=(clock, clock))
+    assert r.tpot_s["mean"] == 0.0 and r.e2e_s == r.ttft_s and r.steps == 0
+
+
+def test_a_prompt_that_comes_while_another_decodes_holds_it_up_once():
+    """Requests every 0.1 s, prefill 0.05 s, step 0.03 s, three tokens each, one instance that does both.
+
+    The first: prefill from 0.10 to its first token at 0.15, steps to 0.18 and 0.21, done. The second came at 0.20,
+    in the middle of a step: admitted at 0.21, first token at 0.26, done at 0.32.
+    """
+    clock = Fixed(prefill=0.05, step=0.03)
+    work = ServingWorkload(rate_per_s=10, requests=2, prompt=100, output=3, arrivals="even")
+    first, second = simulate(Fleet(decode=D), work, clocks=(clock, clock)).requests
+    assert (first.arrive, first.start, first.first, first.finish) == pytest.approx((0.10, 0.10, 0.15, 0.21))
+    assert (second.arrive, second.start, second.first, second.finish) == pytest.approx((0.20, 0.21, 0.26, 0.32))
+    # with four tokens the first is held up by the second's prefill: 0.15, 0.18, 0.21, and 0.21 + 0.05 + 0.03
+    longer = ServingWorkload(rate_per_s=10, requests=2, prompt=100, output=4, arrivals="even")
+    first, second = simulate(Fleet(decode=D), longer, clocks=(clock, clock)).requests
+    assert first.finish == pytest.approx(0.29) and second.first == pytest.approx(0.29)
+
+
+def in_flight(requests) -> int:
+    """Most requests between their admission and their end at one moment."""
+    changes = sorted([(r.start, +1) for r in requests] + [(r.finish, -1) for r in requests])
+    count = most = 0
+    for _, change in changes:  # at equal times an end comes first
+        count += change
+        most = max(most, count)
+    return most
+
+
+@pytest.mark.parametrize("prompt, output", [(100, 3900), (2000, 2000), (3900, 100)])
+def test_a_request_is_admitted_when_its_whole_context_fits(prompt, output):
+    """4,000 tokens each, however they are split: as many run together as 4,000 goes into the cache, and no more."""
+    weights = chip_memory(D).weights_bytes / chip_memory(D).capacity_bytes
+    d = D.with_changes(memory_share=weights + 0.0085)
+    fitting = int(chip_memory(d).kv_tokens // 4000)
+    assert fitting == chip_memory(d).requests(4000) and 3 <= fitting <= 9
+    r = simulate(Fleet(decode=d), ServingWorkload(concurrency=12, requests=36, prompt=prompt, output=output))
+    assert r.finished == 36 and in_flight(r.requests) == fitting
+
+
+def test_a_decode_instance_of_its_own_admits_by_the_whole_context_too():
+    weights = chip_memory(D).weights_bytes / chip_memory(D).capacity_bytes
+    d = D.with_changes(memory_share=weights + 0.0085)
+    fitting = chip_memory(d).requests(4000)
+    fleet = Fleet(decode=d, prefill=D, prefill_instances=1)
+    r = simulate(fleet, ServingWorkload(concurrency=12, requests=120, prompt=100, output=3900))
+    assert 0.9 * fitting < r.mean_batch <= fitting
+
+
+def wide(**constants) -> Deployment:
+    d = Deployment.of("deepseek_v3", "h800_deepseek", chips=32, precision="fp8", stack="deepseek-inhouse")
+    return d.with_changes(stack=d.stack.with_changes(two_batch=0, **constants))
+
+
+@pytest.mark.parametrize("imbalance", [1.0, 1.3, 2.0])
+def test_the_busiest_chip_of_an_instance_sets_the_time_of_decoding_experts(imbalance):
+    """By FLOPs: 16,384 tokens a group × 32 groups × 8 experts / 32 chips, times the imbalance, three matmuls each."""
+    T, d = 16384, wide(imbalance=imbalance)
+    m = d.model
+    pairs = T * m.experts_per_token * imbalance  # (token, expert) on that chip
+    flops = m.moe_layers * pairs * 3 * 2 * m.hidden * m.moe_ffn
+    bound = flops / d.cluster.chip.peak("fp8").value
+    seconds = decode_step(d, T, 1024).parts["experts"]
+    assert bound < seconds < 2 * bound, seconds / bound
+
+
+def test_experts_of_decoding_take_longer_by_the_imbalance_and_nothing_else_does():
+    even, uneven = (decode_step(wide(imbalance=x), 16384, 1024).parts for x in (1.0, 2.0))
+    shared = 0.25  # at most: the shared expert and the router's share of the time, which do not depend on it
+    assert 2.0 - shared < uneven["experts"] / even["experts"] <= 2.0
+    others = {"all-to-all", "experts", "drafts"}  # what is left of the messages depends on what hides them
+    assert {k: v for k, v in even.items() if k not in others} == pytest.approx(
+        {k: v for k, v in uneven.items() if k not in others}
+    )
+
+
+def test_chips_that_share_each_expert_have_no_imbalance():
+    one = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
+    other = one.with_changes(stack=one.stack.with_changes(imbalance=2.0))
+    assert decode_step(one, 64, 4096).parts == decode_step(other, 64, 4096).parts
+
+
+def test_imbalance_while_prefilling_stretches_the_whole_step():
+    even, uneven = (prefill(wide(prefill_imbalance=x), 4096, prompts=4) for x in (1.0, 1.5))
+    assert uneven.total_s == pytest.approx(1.5 * even.total_s) and uneven.tokens == even.tokens == 4 * 4096 * 32
