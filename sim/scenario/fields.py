@@ -288,7 +288,7 @@ SCENARIO = Section(
         Field("include", "any", "a scenario file, or a list of them, whose keys this one overrides"),
         *RUN_FIELDS,
         Field("attention", "text", "sparse (with the model's indexer) or dense", choices=("sparse", "dense")),
-        Field("allow_oom", "flag", "show a plan that is over the memory estimate instead of refusing it"),
+        Field("allow_oom", "bool", "show a plan that is over the memory estimate instead of refusing it"),
         Field("tokens", "count", "of the whole training; default 1T", low=1.0),
         Field("phases", "any", "glm5, or a list of phases"),
         Field("plans", "list", "further plans that a phase may choose"),
