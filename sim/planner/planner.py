@@ -13,24 +13,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
+from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from sim.base.checks import check_finite, versions
 from sim.base.units import DAY_S, parse, said, whole
 from sim.cost import money
 from sim.cost.evaluate import in_closed_form, step_of_estimate
 from sim.cost.memory import check_fits
-from sim.cost.stacks import Stack, resolve
+from sim.cost.stacks import Stack, load_stack, resolve
 from sim.planner.candidates import PlanCosts
 from sim.planner.search import OBJECTIVES, Found, Outcome, search
 from sim.planner.space import Space, default_space
 from sim.scenario.training import Scenario
-from sim.spec.hardware import Cluster, chip_from, cluster_for_chip, cluster_from
+from sim.spec.hardware import Chip, Cluster, chip_from, cluster_for_chip, cluster_from
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
 from sim.spec.plan import Plan, Workload, describe
 from sim.study.campaign import CHECKPOINT_BYTES_PER_PARAM
 from sim.training.evaluate import evaluate
+
+ModelSource = str | Path | Mapping[str, Any] | ModelConfig | ModelSpec
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Question:
     tokens: float = 1e12
     objective: str = "tokens"
     precision: str = "bf16"
-    stack: Stack | None = None
+    stack: Stack = field(default_factory=lambda: load_stack("generic"))
     tolerance: float = 0.0
     fixed: Mapping[str, object] = field(default_factory=dict)
     schedules: tuple[str, ...] | None = None
@@ -55,15 +60,16 @@ class Question:
 
     @property
     def workload(self) -> Workload:
+        """One step's batch."""
         return Workload(self.batch, self.seq, mtp=self.mtp)
 
 
-def question(
-    model: object,
-    cluster: object = None,
+def question(  # noqa: PLR0913 (keywords, each a part of the question)
+    model: ModelSource,
+    cluster: str | Mapping[str, Any] | Cluster | None = None,
     chips: object = None,
     *,
-    chip: object = None,
+    chip: str | Mapping[str, Any] | Chip | None = None,
     seq: object = None,
     batch: object = None,
     batch_tokens: object = None,
@@ -88,9 +94,12 @@ def question(
         raise InputError(
             "neither a cluster nor a chip is given; name one, such as --cluster dgx_h100 (names are in data/clusters)"
         )
-    machine = cluster_from(cluster) if cluster is not None else cluster_for_chip(chip)
-    if cluster is not None and chip is not None:
-        machine = replace(machine, chip=chip_from(chip))
+    if cluster is not None:
+        machine = cluster_from(cluster)
+        machine = machine if chip is None else replace(machine, chip=chip_from(chip))
+    else:
+        assert chip is not None  # one of the two is given
+        machine = cluster_for_chip(chip)
     count = whole(machine.num_chips if chips is None else parse(chips, "count", "chips", low=1.0), "chips", high=10**8)
     length = min(spec.max_seq, 4096) if seq is None else whole(parse(seq, "count", "seq", low=1.0), "seq", high=10**8)
     if seq is None:
@@ -118,7 +127,7 @@ def question(
         raise InputError(
             f"precision {precision!r}: not one of bf16, fp16, fp8{nearest(precision, ('bf16', 'fp16', 'fp8'))}"
         )
-    found, notes = resolve(stack, machine.chip)
+    release, notes = resolve(stack, machine.chip)
     stated += notes
     total = parse(tokens, "count", "tokens", low=1.0, high=1e18)
     machine = money.with_prices(machine, prices or {})
@@ -137,7 +146,7 @@ def question(
         total,
         objective,
         precision,
-        found,
+        release,
         tolerance or 0.0,
         fixed or {},
         schedules,
@@ -148,6 +157,7 @@ def question(
 
 
 def space_of(q: Question) -> Space:
+    """The plans that answer the question."""
     return default_space(
         q.model,
         q.cluster,
@@ -191,7 +201,10 @@ def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
     except InputError as err:
         # the full search has tried the single changes that check_fits would name
         reason = str(err).split(";")[0]
-        return f"{head}; nearest is {describe(costs.plan(c))} recompute {c.recompute} ZeRO {c.zero}: {reason}; add chips or offload the optimiser states"
+        return (
+            f"{head}; nearest is {describe(costs.plan(c))} recompute {c.recompute} ZeRO {c.zero}: {reason}; "
+            "add chips or offload the optimiser states"
+        )
     return head
 
 
@@ -215,7 +228,7 @@ def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> f
         read_bytes_per_s=q.cluster.storage_bytes_per_s.value,
         host_bytes_per_s=q.cluster.host_bytes_per_s.value,
     )
-    leg = Leg("training", q.tokens, Pace(step_s, tokens_per_step, chips, 1, ""))
+    leg = Leg("training", round(q.tokens), Pace(step_s, tokens_per_step, chips, 1, ""))
     return expected(CampaignInput(legs=(leg,), cluster_chips=chips, failures=failures, checkpoint=saved))
 
 
