@@ -10,8 +10,10 @@ setup(
     ],
     package_dir={"minglm._data": "data", "minglm._notebooks": "notebooks"},
     package_data={
-        "minglm": ["py.typed"],
+        "minglm": ["py.typed", "course/assets/*"],
         "sim": ["py.typed"],
+        "sim.report": ["static/*"],
+        "sim.dashboard": ["static/*"],
         "minglm._data": [f"**/*.{kind}" for kind in ("yaml", "json", "csv", "md")],
         "minglm._notebooks": [f"**/*.{kind}" for kind in ("ipynb", "json", "md")],
     },

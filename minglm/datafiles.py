@@ -1,7 +1,7 @@
 """The one place that knows where files lie: the data, the notebooks, and where runs are written.
 
-The same code runs from a checkout (data/ and notebooks/ stand beside the packages) and from an installation (they are inside
-this package, as `_data` and `_notebooks`), in a browser too. Standard library only.
+The same code runs from a checkout (data/ and notebooks/ stand beside the packages) and from an installation (they are
+inside this package, as `_data` and `_notebooks`), in a browser too. Standard library only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def root() -> Path | None:
 
 def data(*parts: str) -> Path:
     """A file or folder of data/: `data("chips", "h100.yaml")`. It need not exist."""
-    return (_PACKAGE / "_data" if root() is None else root() / "data").joinpath(*parts)
+    checkout = root()
+    return (checkout / "data" if checkout else _PACKAGE / "_data").joinpath(*parts)
 
 
 def package(name: str) -> Path:
@@ -34,7 +35,8 @@ def package(name: str) -> Path:
 
 def notebooks(*parts: str) -> Path:
     """A file or folder of notebooks/: `notebooks("plan", "planner.ipynb")`. It need not exist."""
-    return (_PACKAGE / "_notebooks" if root() is None else root() / "notebooks").joinpath(*parts)
+    checkout = root()
+    return (checkout / "notebooks" if checkout else _PACKAGE / "_notebooks").joinpath(*parts)
 
 
 def catalogue(folder: str | Path, *suffixes: str) -> dict[str, Path]:
@@ -45,20 +47,20 @@ def catalogue(folder: str | Path, *suffixes: str) -> dict[str, Path]:
         suffixes: which files, such as ".yaml".
 
     Raises:
-        InputError: the folder is missing or holds no such file. An empty catalogue is never an answer: whatever is made of
-            it would be empty too, and look right.
+        InputError: the folder is missing or holds no such file. An empty catalogue is never an answer: whatever is made
+            of it would be empty too, and look right.
     """
     place = data() / folder
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for suffix in suffixes:
         for path in place.glob(f"*{suffix}"):
-            found.setdefault(path.name.removesuffix(suffix), path)
-    if not found:
+            files.setdefault(path.name.removesuffix(suffix), path)
+    if not files:
         state = f"holds no {' or '.join(suffixes)} file" if place.is_dir() else "no such folder"
-        raise InputError(
-            f"{place}: {state}; {hint(f'restore it with: git checkout -- {shown(place)}', 'install again with: pip install --force-reinstall minglm')}"
-        )
-    return dict(sorted(found.items()))
+        restore = f"restore it with: git checkout -- {shown(place)}"
+        remedy = hint(restore, "install again with: pip install --force-reinstall minglm")
+        raise InputError(f"{place}: {state}; {remedy}")
+    return dict(sorted(files.items()))
 
 
 def runs() -> Path:
@@ -67,9 +69,9 @@ def runs() -> Path:
 
 
 def default_runs() -> Path:
-    """runs/ of the checkout; in an installation that of the learner's course, for whatever runs inside it, else of the current
-    folder. It keeps what is made once and read by many (the demo, the workshop's checkpoints), so that a notebook whose own
-    runs go elsewhere still finds it."""
+    """runs/ of the checkout; in an installation that of the learner's course, for whatever runs inside it, else of the
+    current folder. It keeps what is made once and read by many (the demo, the workshop's checkpoints), so that a
+    notebook whose own runs go elsewhere still finds it."""
     return (root() or course() or Path()) / "runs"
 
 
@@ -81,7 +83,10 @@ def course() -> Path | None:
 
 def shown(path: Path) -> str:
     """A path as a message gives it: from the checkout's folder when it lies inside, with slashes."""
-    return (path.relative_to(root()) if root() is not None and path.is_relative_to(root()) else path).as_posix()
+    checkout = root()
+    if checkout is not None and path.is_relative_to(checkout):
+        path = path.relative_to(checkout)
+    return path.as_posix()
 
 
 def where(*parts: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Iterable
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -24,7 +25,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 class Parser(argparse.ArgumentParser):
     """argparse with its errors in our manner."""
 
-    def error(self, message: str):
-        raise InputError(
-            f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help"
-        )  # what was given may hold line ends
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print and exit with."""
+        one_line = " ".join(message.split())  # what was given may hold line ends
+        raise InputError(f"{self.prog}: {one_line}; see {self.prog} --help")

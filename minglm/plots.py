@@ -1,7 +1,8 @@
 """The house style: one module makes every figure, so that all read alike on a screen, in a report and on paper.
 
 Plotly, Okabe-Ito colours (distinguishable with any colour vision), units in the axis titles, line dashes and markers as
-a second cue beside colour. `html()` makes a self-contained fragment, `static_svg()` a picture for a README or a printed page.
+a second cue beside colour. `html()` makes a self-contained fragment, `static_svg()` a picture for a README or a printed
+page.
 """
 
 from __future__ import annotations
@@ -111,11 +112,11 @@ def bars(
     return fig
 
 
-def heatmap(
+def heatmap(  # noqa: PLR0913 (options of one picture, all by keyword)
     title: str,
     x: str,
     y: str,
-    z: Sequence[Sequence[float]],
+    z: Sequence[Sequence[float | None]],
     *,
     unit: str,
     x_labels=None,
@@ -153,58 +154,72 @@ def html(fig, alt: str, first: bool = False) -> str:
 
 def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[float, float] = (11, 4.2)) -> None:
     """Write a picture that needs no JavaScript. Each panel is a mapping: title, x, y, and `lines` (name, xs, ys) or
-    `points` (name, xs, ys) with `bands` (low, high, colour), or `bars` (labels, values); optional `log_x`, `log_y`, `image` (rows of values, with `unit`, `range`, `x_labels`, `y_labels`)."""
+    `points` (name, xs, ys) with `bands` (low, high, colour), or `bars` (labels, values); optional `log_x`, `log_y`,
+    `image` (rows of values, with `unit`, `range`, `x_labels`, `y_labels`)."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     fig, axes = plt.subplots(1, len(panels), figsize=size, constrained_layout=True, squeeze=False)
-    styles = ("-", "--", ":", "-.")
     for ax, panel in zip(axes[0], panels, strict=True):
-        for i, (name, xs, ys) in enumerate(panel.get("lines", ())):
-            ax.plot(xs, ys, styles[i % 4], color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.8)
-        for low, high, colour in panel.get("bands", ()):
-            ax.axhspan(low, high, color=colour, alpha=0.13, linewidth=0)
-        for i, (name, xs, ys) in enumerate(panel.get("points", ())):
-            ax.plot(
-                xs,
-                ys,
-                linestyle="",
-                marker="oD"[i % 2],
-                markersize=5,
-                fillstyle="full" if i == 0 else "none",
-                color=COLOURS[i % len(COLOURS)],
-                label=name,
-            )
-        if "points" in panel and panel.get("x_labels") is not None:
-            ax.set_xticks(range(len(panel["x_labels"])), panel["x_labels"], fontsize=9)
+        _draw_curves(ax, panel)
         if "bars" in panel:
             labels, values = panel["bars"]
             ax.barh(range(len(values)), values, color=COLOURS[0])
             ax.set_yticks(range(len(values)), labels)
             ax.invert_yaxis()
         if "image" in panel:
-            low, high = panel.get("range", (None, None))
-            shown = ax.imshow(
-                panel["image"], cmap="cividis", aspect="auto", interpolation="nearest", vmin=low, vmax=high
-            )
-            for labels, ticks in ((panel.get("x_labels"), ax.set_xticks), (panel.get("y_labels"), ax.set_yticks)):
-                if labels is not None:
-                    ticks(range(len(labels)), [str(v) for v in labels])
-            fig.colorbar(shown, ax=ax, label=panel.get("unit", ""))
-        if panel.get("log_x"):
-            ax.set_xscale("log")
-        if panel.get("log_y"):
-            ax.set_yscale("log")
-        ax.set_title(panel["title"], fontsize=11, loc="left")
-        ax.set_xlabel(panel["x"])
-        ax.set_ylabel(panel["y"])
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
-        if len(panel.get("lines", ())) + len(panel.get("points", ())) > 1:
-            ax.legend(frameon=False, fontsize=9)
+            _draw_image(fig, ax, panel)
+        _draw_frame(ax, panel)
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=13)
     fig.savefig(path, format="svg", metadata={"Date": None})
     plt.close(fig)
+
+
+def _draw_curves(ax, panel: Mapping) -> None:
+    """Lines, bands and points of a panel."""
+    styles = ("-", "--", ":", "-.")
+    for i, (name, xs, ys) in enumerate(panel.get("lines", ())):
+        ax.plot(xs, ys, styles[i % 4], color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.8)
+    for low, high, colour in panel.get("bands", ()):
+        ax.axhspan(low, high, color=colour, alpha=0.13, linewidth=0)
+    for i, (name, xs, ys) in enumerate(panel.get("points", ())):
+        ax.plot(
+            xs,
+            ys,
+            linestyle="",
+            marker="oD"[i % 2],
+            markersize=5,
+            fillstyle="full" if i == 0 else "none",
+            color=COLOURS[i % len(COLOURS)],
+            label=name,
+        )
+    if "points" in panel and panel.get("x_labels") is not None:
+        ax.set_xticks(range(len(panel["x_labels"])), panel["x_labels"], fontsize=9)
+
+
+def _draw_image(fig, ax, panel: Mapping) -> None:
+    """Rows of values as colours, with a bar that names their unit."""
+    low, high = panel.get("range", (None, None))
+    image = ax.imshow(panel["image"], cmap="cividis", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
+    for labels, ticks in ((panel.get("x_labels"), ax.set_xticks), (panel.get("y_labels"), ax.set_yticks)):
+        if labels is not None:
+            ticks(range(len(labels)), [str(v) for v in labels])
+    fig.colorbar(image, ax=ax, label=panel.get("unit", ""))
+
+
+def _draw_frame(ax, panel: Mapping) -> None:
+    """Scales, title, names of the axes, and a legend where there is more than one curve."""
+    if panel.get("log_x"):
+        ax.set_xscale("log")
+    if panel.get("log_y"):
+        ax.set_yscale("log")
+    ax.set_title(panel["title"], fontsize=11, loc="left")
+    ax.set_xlabel(panel["x"])
+    ax.set_ylabel(panel["y"])
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    if len(panel.get("lines", ())) + len(panel.get("points", ())) > 1:
+        ax.legend(frameon=False, fontsize=9)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+
 TEXT = "copy the notebooks and exercises into a folder of yours; again, it brings the copy up to date"
 EXAMPLES = "minglm course my-course"
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", metavar="DIR", help="a new or empty folder, or an earlier copy: what you changed there stays"
     )
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     from importlib.util import find_spec
     from pathlib import Path
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+
 TEXT = "pass@k on small tasks, the needle test, or an arena between checkpoints, each with intervals"
-EXAMPLES = (
-    "minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --samples 8\n"
-    "minglm eval needle --checkpoint runs/demo/sft --lengths 128 256 --per-cell 4\n"
-    "minglm eval arena runs/demo/sft runs/demo/sparse --votes 400"
-)
+EXAMPLES = """minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --samples 8
+minglm eval needle --checkpoint runs/demo/sft --lengths 128 256 --per-cell 4
+minglm eval arena runs/demo/sft runs/demo/sparse --votes 400"""
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     sub = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     p = sub.add_parser("pass", help="pass@k on copy, arithmetic, returns and lookup (a fact hidden in a passage)")
     p.add_argument("--checkpoint", required=True, metavar="RUN")
@@ -34,7 +35,7 @@ def add(parser) -> None:
     p.add_argument("--json", action="store_true")
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     import json
 
     from minglm.errors import InputError
@@ -49,7 +50,7 @@ def main(args) -> int:
     return 0
 
 
-def _pass(args) -> dict:
+def _pass(args: argparse.Namespace) -> dict:
     from minglm.evals import statistics
     from minglm.evals.passk import ask, problems
     from minglm.inference.load import load_model
@@ -57,8 +58,8 @@ def _pass(args) -> dict:
     model, tokenizer, _ = load_model(args.checkpoint)
     ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= args.samples]
     tasks, lines = {}, ["task        " + "".join(f"{f'pass@{k}':>9}" for k in ks) + "   pass@1, 95%"]
-    for task, asked in problems(args.problems, args.seed, tokenizer).items():
-        right = [sum(row) for row in ask(model, tokenizer, asked, args.samples, args.temperature, args.seed)]
+    for task, questions in problems(args.problems, args.seed, tokenizer).items():
+        right = [sum(row) for row in ask(model, tokenizer, questions, args.samples, args.temperature, args.seed)]
         rates = {k: sum(statistics.pass_at_k(args.samples, c, k) for c in right) / len(right) for k in ks}
         low, high = statistics.wilson(round(sum(c / args.samples for c in right)), len(right))
         tasks[task] = {"right": right, "pass_at": rates, "interval": [low, high]}
@@ -66,7 +67,7 @@ def _pass(args) -> dict:
     return {"samples": args.samples, "temperature": args.temperature, "tasks": tasks, "table": "\n".join(lines)}
 
 
-def _needle(args) -> dict:
+def _needle(args: argparse.Namespace) -> dict:
     from minglm.evals import statistics
     from minglm.evals.needle import needle_test
     from minglm.inference.load import load_model
@@ -75,14 +76,17 @@ def _needle(args) -> dict:
     result = needle_test(model, tokenizer, tuple(args.lengths), tuple(args.depths), args.per_cell, args.seed)
     low, high = statistics.wilson(round(result["with_context"] * result["questions"]), result["questions"])
     lines = ["depth \\ length " + "".join(f"{n:>8}" for n in args.lengths)]
-    lines += [f"{d:<15}" + "".join(f"{v:8.0%}" for v in row) for d, row in zip(args.depths, result["accuracy"])]
+    lines += [
+        f"{d:<15}" + "".join(f"{v:8.0%}" for v in row) for d, row in zip(args.depths, result["accuracy"], strict=True)
+    ]
     lines.append(
-        f"with the passage {result['with_context']:.0%} ({low:.0%} to {high:.0%}), without {result['without_context']:.0%}; {result['questions']} questions each"
+        f"with the passage {result['with_context']:.0%} ({low:.0%} to {high:.0%}), without "
+        f"{result['without_context']:.0%}; {result['questions']} questions each"
     )
     return {**result, "interval": [low, high], "table": "\n".join(lines)}
 
 
-def _arena(args) -> dict:
+def _arena(args: argparse.Namespace) -> dict:
     from minglm.errors import InputError
     from minglm.evals import statistics
     from minglm.evals.passk import ask, better, problems
@@ -92,12 +96,14 @@ def _arena(args) -> dict:
         raise InputError(
             f"{len(set(args.checkpoints))} different checkpoints: an arena needs two or more; name another run"
         )
-    answers, asked = {}, None
+    answers: dict[str, Sequence[bool]] = {}
+    questions = None
     for run in dict.fromkeys(args.checkpoints):
         model, tokenizer, _ = load_model(run)
-        asked = asked or problems(args.problems, args.seed, tokenizer)  # the same texts for all, whatever their tokens
-        answers[run] = [row[0] for part in asked.values() for row in ask(model, tokenizer, part, 1, 0.0, args.seed)]
-    votes = statistics.arena(answers, lambda a, b, _: better(a, b), args.votes, args.seed)
+        # the same texts for all, whatever their tokens
+        questions = questions or problems(args.problems, args.seed, tokenizer)
+        answers[run] = [row[0] for part in questions.values() for row in ask(model, tokenizer, part, 1, 0.0, args.seed)]
+    votes = statistics.arena(answers, lambda a, b, _: better(bool(a), bool(b)), args.votes, args.seed)
     ratings, intervals = statistics.bradley_terry(votes), statistics.bootstrap(votes, seed=args.seed)
     ranks = statistics.ranks(intervals)
     lines = ["rank  rating  95%            checkpoint"]

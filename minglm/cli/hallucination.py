@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ minglm hallucination --seeds 1 --run runs/mine
 minglm hallucination --smoke --json"""
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="so many seeds, from 0 (default 3)")
     parser.add_argument(
         "--run",
@@ -29,7 +30,7 @@ def add(parser) -> None:
     parser.add_argument("--json", action="store_true", help="print summary.json, progress on stderr")
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     if args.seeds < 1:
         raise InputError(f"--seeds {args.seeds}: must be at least 1; three show the spread")
     import torch

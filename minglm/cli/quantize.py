@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
+import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from minglm.errors import InputError
 
+if TYPE_CHECKING:  # --help needs no torch
+    from minglm.data.tokenizer import Tokenizer
+    from minglm.model.model import Model
+    from minglm.quant.formats import Spec
+
 TEXT = "store a run's weights in fewer bits; say what it saves and what it costs"
-EXAMPLES = (
-    "minglm quantize runs/demo/sft --format int4 --out runs/int4 --eval\n"
-    "minglm quantize runs/demo/sft --format fp8 --out runs/fp8 --hf runs/fp8-hf\n"
-    "minglm quantize runs/demo/sft --format w4a8 --out runs/w4a8 --eval --record data/reference/quantize_demo.csv\n"
-    'minglm generate --checkpoint runs/int4 --chat --prompt "What is 2 + 3?"\n'
-    "minglm train sft --init-from runs/demo/sparse --run runs/qat --set qat=int4    # then quantize runs/qat"
-)
+EXAMPLES = """minglm quantize runs/demo/sft --format int4 --out runs/int4 --eval
+minglm quantize runs/demo/sft --format fp8 --out runs/fp8 --hf runs/fp8-hf
+minglm quantize runs/demo/sft --format w4a8 --out runs/w4a8 --eval --record data/reference/quantize_demo.csv
+minglm generate --checkpoint runs/int4 --chat --prompt "What is 2 + 3?"
+minglm train sft --init-from runs/demo/sparse --run runs/qat --set qat=int4    # then quantize runs/qat"""
 
 
-def add(p) -> None:
+def add(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", metavar="RUN", help="run folder or checkpoint folder")
     p.add_argument("--format", required=True, help="int4, fp8 or w4a8")
     p.add_argument(
@@ -55,8 +62,8 @@ def add(p) -> None:
     p.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
-def main(args) -> int:
-    from minglm.quant.formats import MODULES_TO_NOT_CONVERT, VECTORS, Spec
+def main(args: argparse.Namespace) -> int:
+    from minglm.quant.formats import Spec
     from minglm.runtime import extras
 
     spec = Spec(args.format, args.group or 32, args.block, not args.weights_only)
@@ -65,160 +72,82 @@ def main(args) -> int:
     if args.record and not args.eval:
         raise InputError(f"--record {args.record}: there is nothing to record without --eval; add it")
     extras.require("train")
-    import copy
-
-    from minglm.evals import quantization
+    from minglm.evals import quantization, quantization_report
+    from minglm.inference.load import load_model
     from minglm.interop import compressed_tensors
     from minglm.quant import checkpoint as quantised
     from minglm.quant.modules import pack
 
     if quantised.is_quantised(args.run):
         raise InputError(
-            f"{args.run}: already quantised to {quantised.read_note(args.run)['spec'].format}; rounding twice only adds error, give the run it was made from"
+            f"{args.run}: already quantised to {quantised.read_note(args.run)['spec'].format}; "
+            "rounding twice only adds error, give the run it was made from"
         )
-    from minglm.inference.load import load_model
-
-    model, tokenizer, found = load_model(args.run)
-    spec = _as_trained(spec, args.group, found.state.get("recipe"), args.run)
-    small = pack(copy.deepcopy(model), spec)
-    before, after = quantization.sizes(model), quantization.sizes(small)
-    report = {"run": str(args.run), "format": spec.format, "before": before, "after": after}
+    model, tokenizer, source = load_model(args.run)
+    spec = _as_trained(spec, args.group, source.state.get("recipe"), args.run)
+    packed = pack(copy.deepcopy(model), spec)
+    sizes = {"before": quantization.sizes(model), "after": quantization.sizes(packed)}
+    report = {"run": str(args.run), "format": spec.format, **sizes}
     if args.eval:
-        report |= _evaluate(args, model, small, tokenizer, spec)
-    folder = quantised.save(small, tokenizer, args.out, str(args.run), {"sizes": {"before": before, "after": after}})
-    written = [folder]
+        report |= _evaluate(args, model, packed, tokenizer)
+    written = [quantised.save(packed, tokenizer, args.out, str(args.run), {"sizes": sizes})]
     for target, plain in ((args.hf, False), (args.hf_plain, True)):
         if target:
-            written.append(compressed_tensors.write(small, target, plain))
+            written.append(compressed_tensors.write(packed, target, plain))
             tokenizer.save(Path(target) / "tokenizer.json")
-    report["written"] = [str(w) for w in written]
+    report["written"] = [str(path) for path in written]
     if args.record:
-        _record(report, Path(args.record))
+        quantization_report.record(report, Path(args.record))
         written.append(Path(args.record))
     if args.json:
         print(json.dumps(report, indent=1))
-        return 0
-    print(_table(report))
-    print("kept in high precision:")
-    for part, why in MODULES_TO_NOT_CONVERT.items():
-        print(f"  {part.strip('.'):<13} {why}")
-    print(f"  {'vectors':<13} {VECTORS}")
-    if spec.format == "w4a8":
-        from minglm.quant.formats import ABSORBED
-
-        print(f"  {'kv_b_proj':<13} {ABSORBED}")
-    print("\n".join(f"{w}: written" for w in written))
+    else:
+        print(
+            quantization_report.table(report), _kept(spec.format), *(f"{path}: written" for path in written), sep="\n"
+        )
     return 0
 
 
-def _as_trained(spec, asked: int | None, recipe: dict | None, run: str):
-    """The group that QAT used, when the run was trained so; another one would be another model."""
-    from dataclasses import replace
+def _kept(format: str) -> str:
+    """Which parts stay in high precision, and why."""
+    from minglm.quant.formats import ABSORBED, MODULES_TO_NOT_CONVERT, VECTORS
 
+    kept = {part.strip("."): why for part, why in MODULES_TO_NOT_CONVERT.items()} | {"vectors": VECTORS}
+    if format == "w4a8":
+        kept["kv_b_proj"] = ABSORBED
+    return "\n".join(["kept in high precision:", *(f"  {part:<13} {why}" for part, why in kept.items())])
+
+
+def _as_trained(spec: Spec, group: int | None, recipe: dict | None, run: str) -> Spec:
+    """The group that QAT used, when the run was trained so; another one would be another model."""
     trained = (recipe or {}).get("qat_group") if (recipe or {}).get("qat") else None
     if trained is None or spec.format == "fp8":
         return spec
-    if asked not in (None, trained):
+    if group not in (None, trained):
         raise InputError(
-            f"--group {asked}: {run} was trained with qat_group={trained}, another group undoes that training; leave --group out"
+            f"--group {group}: {run} was trained with qat_group={trained}, another group undoes that training; "
+            "leave --group out"
         )
-    return replace(spec, group=trained)
+    return dataclasses.replace(spec, group=trained)
 
 
-def _evaluate(args, model, small, tokenizer, spec) -> dict:
+def _evaluate(args: argparse.Namespace, model: Model, packed: Model, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Loss, needles and rollout mismatch, before and after."""
     from minglm.evals import quantization
     from minglm.evals.needle import needle_test
     from minglm.tools.demo import SIZES
 
     batches = quantization.validation_batches(args.run, tokenizer, model.config)
     plan = SIZES["mini" if model.config.max_position_embeddings >= 1024 else "nano"]
-    out: dict = {"loss": [], "needle": []}
-    for which, what in ((model, "before"), (small, "after")):
+    losses, needles = [], []
+    for which, what in ((model, "before"), (packed, "after")):
         print(f"measuring {what}", file=sys.stderr, flush=True)
-        out["loss"].append(quantization.loss(which, batches))
-        found = needle_test(which, tokenizer, plan["lengths"], plan["depths"], args.questions, progress=False)
-        out["needle"].append(found["with_context"])
-    prompts = [b[:96] for b in batches[0].tokens.tolist()]
-    out["mismatch"] = quantization.rollout_mismatch(model, small, prompts)
-    out["questions"] = found["questions"]
-    return out
-
-
-RECORDED = (
-    "run",
-    "format",
-    "bytes_before",
-    "bytes_after",
-    "bits_per_weight",
-    "loss_before",
-    "loss_after",
-    "needles_before",
-    "needles_after",
-    "questions",
-    "mean_abs_log_ratio",
-    "largest_ratio",
-    "masked_share",
-    "tokens",
-)
-
-
-def _record(report: dict, path: Path) -> None:
-    """The figures of one evaluation as a row of a CSV; the row of the same run and format is replaced."""
-    import csv
-    import os
-
-    row = dict(
-        zip(
-            RECORDED,
-            (
-                report["run"],
-                report["format"],
-                report["before"]["bytes"],
-                report["after"]["bytes"],
-                round(report["after"]["bits_per_weight"], 3),
-                *(round(v, 5) for v in report["loss"]),
-                *(round(v, 4) for v in report["needle"]),
-                report["questions"],
-                *(round(report["mismatch"][k], 6) for k in ("mean_abs_log_ratio", "largest_ratio", "masked_share")),
-                report["mismatch"]["tokens"],
-            ),
-        )
-    )
-    rows = []
-    if path.is_file():
-        with open(path, newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file)
-            rows = [r for r in table if (r.get("run"), r.get("format")) != (row["run"], row["format"])]
-            if tuple(table.fieldnames or ()) != RECORDED:
-                raise InputError(f"{path}: not a file that --record wrote; give another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, RECORDED, lineterminator="\n")
-        table.writeheader()
-        table.writerows([*rows, row])
-    os.replace(partial, path)
-
-
-def _table(report: dict) -> str:
-    before, after = report["before"], report["after"]
-    rows = [
-        ("", "before", report["format"]),
-        ("bytes", f"{before['bytes']:,}", f"{after['bytes']:,}"),
-        ("bits per weight, all", f"{before['bits_per_weight']:.2f}", f"{after['bits_per_weight']:.2f}"),
-        ("bits per weight, quantised matrices", "", f"{after['quantised_bits_per_weight']:.2f}"),
-        ("part of the weights quantised", "", f"{after['quantised_weights'] / after['weights']:.1%}"),
-    ]
-    if "loss" in report:
-        rows += [
-            ("validation loss, nats per token", *(f"{v:.4f}" for v in report["loss"])),
-            (f"needles found, of {report['questions']}", *(f"{v:.1%}" for v in report["needle"])),
-        ]
-        m = report["mismatch"]
-        rows += [
-            ("mean |log ratio| of its own rollout's tokens", "", f"{m['mean_abs_log_ratio']:.5f}"),
-            ("largest ratio to the unquantised policy", "", f"{m['largest_ratio']:.3f}"),
-            ("tokens that IcePop (β = 2) would mask", "", f"{m['masked_share']:.2%} of {m['tokens']}"),
-        ]
-    widths = [max(len(r[i]) for r in rows) for i in range(3)]
-    return "\n".join(f"{r[0]:<{widths[0]}}  {r[1]:>{widths[1]}}  {r[2]:>{widths[2]}}".rstrip() for r in rows)
+        losses.append(quantization.loss(which, batches))
+        needles.append(needle_test(which, tokenizer, plan.lengths, plan.depths, args.questions, progress=False))
+    prompts = [row[:96] for row in batches[0].tokens.tolist()]
+    return {
+        "loss": losses,
+        "needle": [needle["with_context"] for needle in needles],
+        "mismatch": quantization.rollout_mismatch(model, packed, prompts),
+        "questions": needles[0]["questions"],
+    }

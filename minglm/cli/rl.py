@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 from minglm.errors import InputError
 
 TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rollout and training"
-EXAMPLES = (
-    "minglm rl --mode april --over-sampling 64\nminglm rl long_tail --mode april --over-sampling 16\nminglm rl --mode async --max-staleness 2 --objective decoupled_ppo --run runs/rl_async\n"
-    "minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json\nminglm rl --print-config"
-)
+EXAMPLES = """minglm rl --mode april --over-sampling 64
+minglm rl long_tail --mode april --over-sampling 16
+minglm rl --mode async --max-staleness 2 --objective decoupled_ppo --run runs/rl_async
+minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json
+minglm rl --print-config"""
 # Flags that are keys of the settings; everything else goes through --set.
 FLAGS = {
     "mode": str,
@@ -28,7 +30,7 @@ FLAGS = {
 }
 
 
-def add(p) -> None:
+def add(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", nargs="?", default="sum", help="name in data/recipes/rl, or a .yaml file (default sum)")
     p.add_argument("--run", help="folder of the run (default runs/rl_RECIPE_MODE)")
     p.add_argument(
@@ -62,7 +64,7 @@ def add(p) -> None:
     p.add_argument("--json", action="store_true", help="print the summary as JSON, nothing else on stdout")
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     from minglm.rl import config as recipes
     from minglm.runtime import extras
     from minglm.settings import parse_override
@@ -111,15 +113,18 @@ def _text(s: dict) -> str:
         return "not measured" if value is None else f"{value:.1%}"
 
     lines = [
-        f"{s['run_dir']}: {s['mode']}, {s['updates']} updates, {s['trajectories']:,} trajectories in {s['seconds']:.0f} s "
+        f"{s['run_dir']}: {s['mode']}, {s['updates']} updates, {s['trajectories']:,} trajectories in "
+        f"{s['seconds']:.0f} s "
         f"({s['trajectories_per_s'] or 0:.1f}/s, {s['tokens_per_s'] or 0:.0f} tokens/s)",
         f"held-out pass@1 {percent(s['pass_at_1_before'])} before, {percent(s['pass_at_1'])} after",
-        f"wasted {s['wasted_tokens']:,} of {s['generated_tokens']:,} tokens; groups filtered: {s['filtered_zero_variance']} of zero variance, {s['filtered_stale']} stale, "
+        f"wasted {s['wasted_tokens']:,} of {s['generated_tokens']:,} tokens; groups filtered: "
+        f"{s['filtered_zero_variance']} of zero variance, {s['filtered_stale']} stale, "
         f"{s['reward_errors']} failed rewards; {s['aborted_groups']} groups aborted",
     ]
     if s["restarts"] or s["undone"] or s["recovered"] or s["weight_sync_refusals"]:
         lines.append(
-            f"{s['restarts']} workers restarted, {s['requeued']} requests again, {s['lost_tokens']:,} tokens lost; {s['recovered']} samples "
+            f"{s['restarts']} workers restarted, {s['requeued']} requests again, {s['lost_tokens']:,} tokens lost; "
+            f"{s['recovered']} samples "
             f"recovered, {s['undone']} undone; {s['weight_sync_refusals']} weight syncs refused"
         )
     return "\n".join(lines + ([s["solved"]] if s["solved"] else []))

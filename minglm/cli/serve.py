@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 
 TEXT = "serve a trained run over HTTP, as OpenAI's API does: streaming, many clients at once"
 EXAMPLES = """minglm serve --checkpoint runs/demo/sft
 minglm serve --checkpoint runs/demo/sft --port 0 --num-speculative-tokens 2
 MINGLM_API_KEY=... minglm serve --checkpoint runs/demo/sft --host 0.0.0.0
-curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' -d '{"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}'"""
+curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
+  -d '{"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}'"""
 
 
-def add(p) -> None:
+def add(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--checkpoint",
         required=True,
@@ -52,7 +54,7 @@ def add(p) -> None:
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     from minglm.runtime import extras
     from minglm.serving.config import ServeSettings
 

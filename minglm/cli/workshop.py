@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+
 from minglm import datafiles
 
 TEXT = "for instructors: check the machine, build exercises and checkpoints, collect results, measure"
-EXAMPLES = (
-    "minglm workshop preflight\nminglm workshop build\nminglm workshop checkpoints\nminglm workshop collect runs/workshop/results\n"
-    "minglm workshop timing --write\nminglm workshop kernels --count 30\nminglm workshop slides\nminglm workshop contents"
-)
+EXAMPLES = """minglm workshop preflight
+minglm workshop build
+minglm workshop checkpoints
+minglm workshop collect runs/workshop/results
+minglm workshop timing --write
+minglm workshop kernels --count 30
+minglm workshop slides
+minglm workshop contents"""
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     sub = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     p = sub.add_parser("preflight", help="one screen: green, or what to do")
     p.add_argument("--json", action="store_true")
@@ -56,11 +62,11 @@ def add(parser) -> None:
     p.add_argument("--out", help="folder (default runs/workshop/slides)")
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     return globals()[f"_{args.action}"](args)
 
 
-def _preflight(args) -> int:
+def _preflight(args: argparse.Namespace) -> int:
     import json
     import sys
 
@@ -74,7 +80,7 @@ def _preflight(args) -> int:
     return 0 if ready else 1
 
 
-def _build(args) -> int:
+def _build(args: argparse.Namespace) -> int:
     from minglm.course.workshop import generator
 
     changed = generator.build(check_only=args.check)
@@ -85,7 +91,7 @@ def _build(args) -> int:
     return 1 if args.check and changed else 0
 
 
-def _collect(args) -> int:
+def _collect(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
@@ -97,7 +103,7 @@ def _collect(args) -> int:
     return 0
 
 
-def _checkpoints(args) -> int:
+def _checkpoints(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from minglm.course.workshop import checkpoints
@@ -107,7 +113,7 @@ def _checkpoints(args) -> int:
     return 0
 
 
-def _timing(args) -> int:
+def _timing(args: argparse.Namespace) -> int:
     import json
 
     from minglm.course import book
@@ -120,7 +126,7 @@ def _timing(args) -> int:
     return 1 if any(r["error"] for r in rows) else 0
 
 
-def _contents(args) -> int:
+def _contents(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from minglm.course.workshop import contents
@@ -132,7 +138,7 @@ def _contents(args) -> int:
     return 0
 
 
-def _kernels(args) -> int:
+def _kernels(args: argparse.Namespace) -> int:
     import json
 
     from minglm.course.workshop import kernels
@@ -142,7 +148,7 @@ def _kernels(args) -> int:
     return 0 if result["failed"] == 0 else 1
 
 
-def _slides(args) -> int:
+def _slides(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from minglm.course.workshop import slides, timing

@@ -2,7 +2,7 @@
 
     python -m minglm.course.book            # executes every notebook (full length), writes runs/book/_build/html
     MINGLM_SMOKE=1 python -m minglm.course.book
-    python -m minglm.course.book --check    # looks at a built book: figures, links, search, nothing loaded from elsewhere
+    python -m minglm.course.book --check    # looks at a built book: figures, links, search, nothing from the net
 
 Needs the `dev` extra (jupyter-book 1; version 2 fetches a template from the net at build time). Every page prints: the
 style sheet shows pictures whole and hides the sidebars.
@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from minglm import datafiles
+from minglm.course import assets, book_reference
 from minglm.errors import InputError
 from minglm.runtime import run_folder
 
@@ -27,40 +28,12 @@ TARGET = datafiles.default_runs() / "book"
 PARTS = {"learn": "Learn: build it", "scale": "Scale: simulate it", "plan": "Plan: decide with it"}
 SHEETS = "Workshop: exercises"
 
-CONFIG = """title: minglm
-author: the minglm authors
-copyright: "2026"
-execute: {execute_notebooks: force, timeout: 1800, run_in_temp: true, allow_errors: false, exclude_patterns: ['workshop/*', 'workshop/exercises/*', '*exercises*']}
-only_build_toc_files: true
-html: {use_issues_button: false, use_repository_button: false}
-sphinx:
-  extra_extensions: [minglm.course.book]
-  config:
-    html_js_files: []
-    mathjax_path: no_mathjax.js
-    thebe_config: {always_load: false}
-    language: en
-    nb_render_markdown_format: gfm
-    nb_merge_streams: true
-    html_static_path: [_static]
-    html_css_files: [print.css]
-"""
-PRINT = """article table td :is(a, code), article table td :is(a, code) * { overflow-wrap: anywhere !important; white-space: normal !important; }
-@media print {
-  .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .header-article, .prev-next-footer, .widget-slider { display: none !important; }
-  .js-plotly-plot, table, svg { break-inside: avoid; max-width: 100%; }
-  details > * { display: block !important; }
-  details::details-content { content-visibility: visible !important; block-size: auto !important; }
-  pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
-}
-"""
-
 
 def build(target: Path = TARGET, only: str | None = None) -> Path:
     """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
 
     Args:
-        only: build a book of the notebooks whose path holds this word (for trying out).
+        only: build a book of the notebooks whose path holds this word, or of the reference alone with "docs" (for trying out).
     """
     root = datafiles.root()
     if root is None:
@@ -72,7 +45,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
         notebooks = [
-            p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in p.as_posix()
+            p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in datafiles.shown(p)
         ]
         if notebooks:
             (target / folder).mkdir()
@@ -83,7 +56,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     sheets = [
         p
         for p in sorted(datafiles.notebooks("workshop", "exercises").glob("*.ipynb"))
-        if only is None or only in p.as_posix()
+        if only is None or only in datafiles.shown(p)
     ]
     if sheets:
         (target / "workshop" / "exercises").mkdir(parents=True)
@@ -91,18 +64,21 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
         for path in sheets:
             shutil.copy(path, target / "workshop" / "exercises" / path.name)
             toc.append(f"  - file: workshop/exercises/{path.stem}")
+    if only is None or only == "docs":
+        toc += book_reference.write(target, root)
     (target / "_toc.yml").write_text("\n".join(toc) + "\n", encoding="utf-8")
-    (target / "_config.yml").write_text(CONFIG, encoding="utf-8")
+    (target / "_config.yml").write_text(assets.read("book.yaml"), encoding="utf-8")
     (target / "_static").mkdir()
     # No page has formulas that need MathJax, and its default comes from the net: an empty script stands in.
     (target / "_static" / "no_mathjax.js").write_text("", encoding="utf-8")
-    (target / "_static" / "print.css").write_text(PRINT, encoding="utf-8")
+    (target / "_static" / "print.css").write_text(assets.read("print.css"), encoding="utf-8")
     figures = datafiles.data("figures")
     if figures.is_dir():
         shutil.copytree(figures, target / "data" / "figures")
     (target / "intro.md").write_text(_intro((root / "README.md").read_text(encoding="utf-8"), target), encoding="utf-8")
     env = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook", "MINGLM_RUNS": str(target / "runs")}
-    run = "from jupyter_book.cli.main import main; main()"  # the package has no __main__, and Scripts may not be on the path
+    # the package has no __main__, and Scripts may not be on the path
+    run = "from jupyter_book.cli.main import main; main()"
     subprocess.run([sys.executable, "-c", run, "build", str(target), "--quiet"], check=True, env=env)
     index = target / "_build" / "html" / "index.html"
     _cut_off(index.parent)
@@ -116,7 +92,8 @@ def _cut_off(html: Path) -> None:
         text = page.read_text(encoding="utf-8")
         # (the live-code button's settings name such an address, and stand twice in a page, which is a script error)
         kept = re.sub(
-            r'<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>|<script[^>]*src="(https?:)?//[^"]*"[^>]*>\s*</script>|<link[^>]*href="(https?:)?//[^"]*"[^>]*>',
+            r"<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>"
+            r'|<script[^>]*src="(https?:)?//[^"]*"[^>]*>\s*</script>|<link[^>]*href="(https?:)?//[^"]*"[^>]*>',
             "",
             text,
         )
@@ -125,13 +102,15 @@ def _cut_off(html: Path) -> None:
 
 
 def setup(app) -> dict:
-    """The builder's hook (CONFIG names this module as an extension): when all is built, write down how long each notebook ran."""
+    """The builder's hook, named as an extension in assets/book.yaml: when all is built, note each notebook's time."""
     app.connect("build-finished", _note_seconds)
     return {"parallel_read_safe": True}
 
 
 def _note_seconds(app, error) -> None:
-    """seconds.json: seconds of each notebook that ran to its end, and whether in smoke mode (`minglm workshop timing --book`)."""
+    """seconds.json: seconds of each notebook that ran to its end, and whether in smoke mode (`minglm workshop timing
+    --book`).
+    """
     if error:
         return
     ran = {name: page["exec_data"] for name, page in app.env.nb_metadata.items() if page.get("exec_data")}
@@ -141,7 +120,9 @@ def _note_seconds(app, error) -> None:
 
 
 def _intro(readme: str, target: Path) -> str:
-    """The README as first page: links to notebooks lead to their pages, those to files outside the book become plain words."""
+    """The README as first page: links to notebooks lead to their pages, those to files outside the book become plain
+    words.
+    """
 
     def kept(link: re.Match) -> str:
         words, path = link[1], link[2].removeprefix("notebooks/")
@@ -151,7 +132,9 @@ def _intro(readme: str, target: Path) -> str:
 
 
 def check(target: Path = TARGET) -> list[str]:
-    """What is wrong with a built book, one line each; an empty list means: figures present, links whole, search filled, offline.
+    """What is wrong with a built book, one line each; an empty list means that nothing is.
+
+    Looked at: every figure is there, links lead somewhere, the search knows words, nothing is loaded from elsewhere.
 
     Raises:
         InputError: no book there.
@@ -160,47 +143,54 @@ def check(target: Path = TARGET) -> list[str]:
     if not (html / "index.html").is_file():
         raise InputError(f"{html}: no book there; `make book` builds one")
     wrong: list[str] = []
-    chapters = re.findall(r"- file: (\S+)", (target / "_toc.yml").read_text(encoding="utf-8"))
-    for name in chapters:
-        page = html / f"{name}.html"
-        if not page.is_file():
-            wrong.append(f"{name}: no page")
-            continue
-        text = page.read_text(encoding="utf-8")
-        cells = json.loads((target / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-        asked = sum(
-            len(re.findall(r"^\s*show\(", "".join(c["source"]), flags=re.M)) for c in cells if c["cell_type"] == "code"
-        )
-        drawn = len(re.findall(r"Plotly\.newPlot\(", text))
-        if not name.startswith("workshop/") and drawn < asked:
-            wrong.append(f"{name}: {asked} figures asked for, {drawn} in the page")
-        if re.search(r"<p>\s*\|[^<]*\|", text):
-            wrong.append(f"{name}: a table shown as plain text")
-        if "Traceback" in text:
-            wrong.append(f"{name}: an error in an output")
+    for name in re.findall(r"- file: (\S+)", (target / "_toc.yml").read_text(encoding="utf-8")):
+        wrong += _faults_of_chapter(target, html, name)
     for page in html.rglob("*.html"):
-        text, name = page.read_text(encoding="utf-8"), page.relative_to(html).as_posix()
-        if name.startswith("_static/"):  # the theme's own templates
-            continue
-        for link in re.findall(
-            r'<(?:script|img|iframe)[^>]+src="([^"]+)"|<link[^>]+rel="stylesheet"[^>]*href="([^"]+)"', text
-        ):
-            source = link[0] or link[1]
-            if re.match(r"(https?:)?//", source):
-                wrong.append(f"{name}: loads {source}")
-            elif not source.startswith("data:") and not (page.parent / unquote(source.split("?")[0])).exists():
-                wrong.append(f"{name}: {source} is missing")
-        if name.split("/")[0] in (*PARTS, "workshop", "intro.html"):
-            body = re.sub(
-                r"<script.*?</script>", "", text[text.find("<article") : text.rfind("</article>")], flags=re.S
-            )
-            for link in re.findall(r'<a [^>]*href="([^"#?]+)[^"]*"', body):
-                if not re.match(r"(https?:)?//|mailto:", link) and not (page.parent / unquote(link)).exists():
-                    wrong.append(f"{name}: link to {link} leads nowhere")
+        if not page.is_relative_to(html / "_static"):  # the theme's own templates
+            wrong += _faults_of_page(html, page)
     index = html / "searchindex.js"
     words = index.read_text(encoding="utf-8") if index.is_file() else ""
     if not all(f'"{word}"' in words or f"{word}:" in words for word in ("expert", "token")):
         wrong.append("search: the index lacks words of the notebooks")
+    return wrong
+
+
+def _faults_of_chapter(target: Path, html: Path, name: str) -> list[str]:
+    """Figures, tables and errors of one notebook's page."""
+    page = html / f"{name}.html"
+    if not page.is_file():
+        return [f"{name}: no page"]
+    wrong, text = [], page.read_text(encoding="utf-8")
+    cells = json.loads((target / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    wanted = sum(len(re.findall(r"^\s*show\(", source, flags=re.M)) for source in code)
+    drawn = len(re.findall(r"Plotly\.newPlot\(", text))
+    if not name.startswith("workshop/") and drawn < wanted:
+        wrong.append(f"{name}: {wanted} figures asked for, {drawn} in the page")
+    if re.search(r"<p>\s*\|[^<]*\|", text):
+        wrong.append(f"{name}: a table shown as plain text")
+    if "Traceback" in text:
+        wrong.append(f"{name}: an error in an output")
+    return wrong
+
+
+def _faults_of_page(html: Path, page: Path) -> list[str]:
+    """What a page loads and where its links lead; links only where the text is ours."""
+    wrong, text, name = [], page.read_text(encoding="utf-8"), page.relative_to(html).as_posix()
+    for tag, style in re.findall(
+        r'<(?:script|img|iframe)[^>]+src="([^"]+)"|<link[^>]+rel="stylesheet"[^>]*href="([^"]+)"', text
+    ):
+        source = tag or style
+        if re.match(r"(https?:)?//", source):
+            wrong.append(f"{name}: loads {source}")
+        elif not source.startswith("data:") and not (page.parent / unquote(source.split("?")[0])).exists():
+            wrong.append(f"{name}: {source} is missing")
+    if name.split("/")[0] in (*PARTS, "workshop", "intro.html"):
+        article = text[text.find("<article") : text.rfind("</article>")]
+        article = re.sub(r"<script.*?</script>", "", article, flags=re.S)
+        for link in re.findall(r'<a [^>]*href="([^"#?]+)[^"]*"', article):
+            if not re.match(r"(https?:)?//|mailto:", link) and not (page.parent / unquote(link)).exists():
+                wrong.append(f"{name}: link to {link} leads nowhere")
     return wrong
 
 

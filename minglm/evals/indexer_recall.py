@@ -14,6 +14,7 @@ from torch import Tensor
 
 from minglm.model.attention import MLA
 from minglm.model.indexer import causal_mask, index_scores
+from minglm.model.layers import apply_rope
 
 
 @torch.no_grad()
@@ -21,11 +22,12 @@ def indexer_recall(model, tokens: Tensor, keep_layer: int | None = None, mode: s
     """Run one passage and compare choice and attention in every layer that runs an indexer.
 
     Args:
-        tokens: (T,) int64, with T > index_topk. keep_layer: the layer whose maps are returned; None takes the middle one.
+        tokens: (T,) int64, with T > index_topk.
+        keep_layer: the layer whose maps are returned; None takes the middle one.
         mode: "sparse", or "dense" to judge several indexers by the very same attention.
 
-    Returns: `layers` (per layer: indexer, recent, best: mean share of attention captured by queries that see more than k
-        keys), and `attention`, `chosen`: (T, T) lists of the kept layer.
+    Returns: `layers` (per layer: indexer, recent, best: mean share of attention captured by queries that see more than
+        k keys), and `attention`, `chosen`: (T, T) lists of the kept layer.
     """
     seen_by: dict[int, Tensor] = {}
     rope: list[Tensor] = []
@@ -70,8 +72,6 @@ def _top(scores: Tensor, k: int) -> Tensor:
 
 def _attention_and_scores(block: MLA, x: Tensor, rope: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Head-averaged dense attention (T, T) and masked indexer scores (T, T) of one layer; x (1, T, C) is its input."""
-    from minglm.model.layers import apply_rope
-
     q_latent = block.q_a_layernorm(block.q_a_proj(x))
     q_nope, q_rope = (
         block.q_b_proj(q_latent)
@@ -84,5 +84,6 @@ def _attention_and_scores(block: MLA, x: Tensor, rope: Tensor, mask: Tensor) -> 
     q = torch.cat((q_nope, apply_rope(q_rope, rope)), -1)
     logits = torch.einsum("bthd,bshd->bhts", q, keys)[0] * block.scale
     attention = logits.masked_fill(~mask, -torch.inf).softmax(-1).mean(0)
+    assert block.indexer is not None, "only layers that run an indexer are compared"
     q_i, k_i, w_i = block.indexer(x, q_latent, rope)
     return attention, index_scores(q_i[0], k_i[0], w_i[0]).masked_fill(~mask, -torch.inf)

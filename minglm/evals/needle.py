@@ -1,10 +1,12 @@
 """The needle test: is a fact that stands somewhere in a long passage found when it is asked for?
 
-Names and codes are ones that training never shows (`minglm.data.chat`). The control asks the same questions about passages
-without the needle: what it scores is guessing, and the distance between the two is what the context is worth.
+Names and codes are ones that training never shows (`minglm.data.chat`). The control asks the same questions about
+passages without the needle: what it scores is guessing, and the distance between the two is what the context is worth.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -16,7 +18,7 @@ ANSWER_TOKENS = 28  # "The code of <name> is <code>." with room to spare
 CELL_BATCH = 32
 
 
-def needle_test(
+def needle_test(  # noqa: PLR0913 (each is one axis of the test)
     model,
     tokenizer,
     lengths: tuple[int, ...],
@@ -30,29 +32,31 @@ def needle_test(
     """Accuracy by depth and length on unseen needles, greedy decoding.
 
     Args:
-        lengths: prompt lengths in tokens. depths: place of the needle, 0 the beginning and 1 the end. per_cell: questions
-            for each (depth, length).
+        lengths: prompt lengths in tokens. depths: place of the needle, 0 the beginning and 1 the end. per_cell:
+            questions for each (depth, length).
         filler: token ids that passages are cut from, default the validation part of Python's topic texts.
 
-    Returns: accuracy [depth][length] in 0..1, `with_context` and `without_context` over all, counts, and a few examples.
+    Returns: accuracy [depth][length] in 0..1, `with_context` and `without_context` over all, counts, and a few
+        examples.
     """
     rng = np.random.default_rng(seed)
     cells = [(d, n) for d in depths for n in lengths]
     bar = tqdm(total=2 * len(cells) * per_cell, desc="needle test", unit="question", disable=not progress)
     right = {True: 0, False: 0}
-    table, examples = [[0.0] * len(lengths) for _ in depths], []
+    table = [[0.0] * len(lengths) for _ in depths]
+    examples: list[dict[str, Any]] = []
     for context in (True, False):
         for depth, length in cells:
-            asked = [
+            questions = [
                 lookup_example(rng, tokenizer, length, depth, held_out=True, filler=filler, context=context)
                 for _ in range(per_cell)
             ]
             hits = 0
             for start in range(0, per_cell, CELL_BATCH):
-                part = asked[start : start + CELL_BATCH]
+                part = questions[start : start + CELL_BATCH]
                 out = generate(model, [e.prompt_ids for e in part], ANSWER_TOKENS, stop=(tokenizer.eos,), mode=mode)
                 answers = [tokenizer.decode(ids) for ids in out.tokens]
-                hits += sum(e.is_correct(a) for e, a in zip(part, answers))
+                hits += sum(e.is_correct(a) for e, a in zip(part, answers, strict=True))
                 if len(examples) < 4 and context and depth == depths[len(depths) // 2]:
                     e = part[0]
                     examples.append(

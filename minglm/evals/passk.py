@@ -1,4 +1,5 @@
-"""Questions with answers that can be checked, asked of a chat model: the problems of `minglm.data.chat`, many tries each.
+"""Questions with answers that can be checked, asked of a chat model: the problems of `minglm.data.chat`, many tries
+each.
 
 Used by `minglm eval` and by the notebooks on fine-tuning and evaluation.
 """
@@ -7,8 +8,11 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 from minglm.data.chat import TASKS, Example, examples, lookup_example
 from minglm.data.synthetic_facts import find_code, statement
+from minglm.inference.generate import generate
 
 ANSWER_TOKENS = 32
 BATCH = 128
@@ -16,7 +20,9 @@ PASSAGE_TOKENS = 192
 
 
 def problems(per_task: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS) -> dict[str, list[Example]]:
-    """`per_task` problems of every task; a seed other than the training's gives problems it has most likely not seen."""
+    """`per_task` problems of every task; a seed other than the training's gives problems it has most likely not
+    seen.
+    """
     return {
         task: hidden_facts(per_task, seed, tokenizer, passage_tokens)
         if task == "lookup"
@@ -26,9 +32,9 @@ def problems(per_task: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_
 
 
 def hidden_facts(count: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS) -> list[Example]:
-    """Lookups as training asks them: one fact somewhere in a passage, `passage_tokens` long with its question; names that training never shows."""
-    import numpy as np
-
+    """Lookups as training asks them: one fact somewhere in a passage, `passage_tokens` long with its question; names
+    that training never shows.
+    """
     rng = np.random.default_rng([seed, passage_tokens])
     drawn = [lookup_example(rng, tokenizer, passage_tokens, float(rng.random()), held_out=True) for _ in range(count)]
     return [
@@ -40,21 +46,21 @@ def hidden_facts(count: int, seed: int, tokenizer, passage_tokens: int = PASSAGE
 def answers(
     model,
     tokenizer,
-    asked: list[Example],
+    questions: list[Example],
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
     mode: str = "sparse",
 ) -> list[list[str]]:
     """The model's answers, `samples` to each problem."""
-    from minglm.inference.generate import generate
-
-    prompts = [[tokenizer.bos, tokenizer.user, *tokenizer.encode(e.messages[0][1]), tokenizer.assistant] for e in asked]
+    prompts = [
+        [tokenizer.bos, tokenizer.user, *tokenizer.encode(e.messages[0][1]), tokenizer.assistant] for e in questions
+    ]
     work = [(i, s) for i in range(len(prompts)) for s in range(samples)]
     out: list[list[str]] = [[] for _ in prompts]
     for start in range(0, len(work), BATCH):
         part = work[start : start + BATCH]
-        made = generate(
+        completions = generate(
             model,
             [prompts[i] for i, _ in part],
             ANSWER_TOKENS,
@@ -63,7 +69,7 @@ def answers(
             stop=(tokenizer.eos,),
             mode=mode,
         )
-        for (i, _), ids in zip(part, made.tokens):
+        for (i, _), ids in zip(part, completions.tokens, strict=True):
             out[i].append(tokenizer.decode(ids))
     return out
 
@@ -89,7 +95,7 @@ def is_right(problem: Example, answer: str) -> bool:
 def ask(
     model,
     tokenizer,
-    asked: list[Example],
+    questions: list[Example],
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
@@ -98,7 +104,9 @@ def ask(
     """Which answers are right: one row for each problem, `samples` long."""
     return [
         [is_right(e, a) for a in row]
-        for e, row in zip(asked, answers(model, tokenizer, asked, samples, temperature, seed, mode))
+        for e, row in zip(
+            questions, answers(model, tokenizer, questions, samples, temperature, seed, mode), strict=True
+        )
     ]
 
 

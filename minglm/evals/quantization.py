@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minglm.data import shards
+from minglm.data import corpus, shards
 from minglm.data.chat import SftLoader
 from minglm.data.shards import IGNORE
+from minglm.inference.generate import generate
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
-from minglm.quant.modules import PackedExperts, PackedLinear
+from minglm.quant.modules import PackedExperts, PackedLinear, empty_packed
 from minglm.training import recipe as recipes
 
 SEED = 10_007  # of the validation batches, the same as in training
@@ -49,12 +50,11 @@ def sizes(model: Model) -> dict[str, float]:
 
 
 def projected_bytes(config, spec: Spec | None, bytes_per_value: int = 2) -> int:
-    """Bytes of a model of any size without making it: GLM-5 is laid out on the meta device. `spec` None: nothing quantised.
+    """Bytes of a model of any size without making it: GLM-5 is laid out on the meta device. `spec` None: nothing
+    quantised.
 
     What is not quantised counts with `bytes_per_value` (2: bf16).
     """
-    from minglm.quant.modules import empty_packed
-
     with torch.device("meta"):
         model = Model(config)
         model = model if spec is None else empty_packed(model, spec)
@@ -67,7 +67,9 @@ def projected_bytes(config, spec: Spec | None, bytes_per_value: int = 2) -> int:
 
 
 def validation_batches(run: str | Path, tokenizer, config, count: int | None = None) -> list:
-    """The batches on which a run measures its validation loss; for a run without a recipe, sequences of the stdlib corpus."""
+    """The batches on which a run measures its validation loss; for a run without a recipe, sequences of the stdlib
+    corpus.
+    """
     run = Path(run)
     note = next(
         (p / "recipe.yaml" for p in (run, run.parent, run.parent.parent) if (p / "recipe.yaml").is_file()), None
@@ -75,6 +77,7 @@ def validation_batches(run: str | Path, tokenizer, config, count: int | None = N
     recipe = recipes.load(note) if note else None
     source, most = (recipe.corpus, recipe.corpus_max_bytes) if recipe else ("stdlib", 500_000)
     shard = _validation_shard(source, most, tokenizer)
+    loader: SftLoader | shards.Loader
     if recipe and recipe.stage == "sft" and "file" not in recipe.tasks:
         loader = SftLoader(tokenizer, shard, recipe.batch_size, recipe.seq_len, recipe.tasks, SEED)
     else:
@@ -85,8 +88,6 @@ def validation_batches(run: str | Path, tokenizer, config, count: int | None = N
 
 def _validation_shard(source: str, most: int | None, tokenizer) -> shards.Shard:
     """The corpus' held-out documents as one shard in memory."""
-    from minglm.data import corpus
-
     _, documents = corpus.load(source, most).split()
     rows = [[tokenizer.bos, *ids, tokenizer.eos] for ids in tokenizer.encode_batch([d.text for d in documents])]
     offsets = np.cumsum([0, *(len(r) for r in rows)])[:-1]
@@ -119,12 +120,11 @@ def rollout_mismatch(
     """How far a quantised rollout engine's policy is from the trainer's, on tokens that the rollout sampled itself.
 
     The ratio is p_trainer / p_rollout of each sampled token. Prompts of one length. Returns tokens, mean |log ratio|,
-    KL(rollout ‖ trainer) estimated from the same tokens, the largest ratio, and the share that IcePop would mask (β = 2).
+    KL(rollout ‖ trainer) estimated from the same tokens, the largest ratio, and the share that IcePop would mask (β =
+    2).
     """
-    from minglm.inference.generate import generate
-
-    made = generate(rollout, prompts, new_tokens, temperature=1.0, seed=seed, mode=mode)
-    tokens = torch.tensor([p + t for p, t in zip(prompts, made.tokens)])
+    completions = generate(rollout, prompts, new_tokens, temperature=1.0, seed=seed, mode=mode)
+    tokens = torch.tensor([p + t for p, t in zip(prompts, completions.tokens, strict=True)])
     start = len(prompts[0]) - 1
     log_ratio = (logprobs(trainer, tokens, mode) - logprobs(rollout, tokens, mode))[:, start:]
     ratio = log_ratio.exp()

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     )
     dynamic_filter: bool = setting(True, "drop groups whose rewards are all equal, and roll out others instead")
     # ---- rollout
-    max_new_tokens: int = setting(128, "longest answer", "tokens", 1)
+    max_new_tokens: int = setting(128, "longest response", "tokens", 1)
     temperature: float = setting(1.0, "of sampling; the trainer divides by it too", "", 0.01)
     top_p: float = setting(1.0, "sample among the likeliest tokens that hold this much probability", "", 0.01, 1.0)
     max_batch: int = setting(128, "sequences that one rollout worker decodes at once", "sequences", 1)

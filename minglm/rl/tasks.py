@@ -14,6 +14,7 @@ that keeps a rollout waiting.
 
 Labels (a, b, c, …) name the items, so that "which comes next" is a look-up and not counting.
 
+    >>> from minglm.rl.task_registry import TASKS
     >>> task = TASKS["list"]
     >>> p = task.problem(task.train_seed(3), difficulty=1)
     >>> task.reward(p, task.solution(p)), task.reward(p, "#no")
@@ -166,8 +167,7 @@ def _index(i: int, name: str = "index") -> int:
     return i
 
 
-# ---------------------------------------------------------------------- the tasks: (rng, difficulty, steps) → prompt,
-# scratchpad, answer
+# -------------------------------------------------- the tasks: (rng, difficulty, steps) → prompt, scratchpad, answer
 
 
 def _division(rng: random.Random, difficulty: int, steps: int) -> tuple[str, str, str]:

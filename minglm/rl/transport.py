@@ -135,12 +135,12 @@ def _round(worker: Worker, receive: Callable[[float], Wire | None], report: Call
         command = from_wire(message, COMMANDS)
         if isinstance(command, Stop):
             return False
-        for answer in worker.handle(command):
-            report(answer)
+        for reply in worker.handle(command):
+            report(reply)
         message = receive(0.0)
     if worker.busy:
-        for answer in worker.step():
-            report(answer)
+        for reply in worker.step():
+            report(reply)
     return True
 
 

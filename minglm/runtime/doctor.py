@@ -25,6 +25,8 @@ NEED_MEMORY_GIB, NEED_DISK_GIB = 2.0, 1.0  # what the demo takes at most, with r
 
 @dataclass(frozen=True)
 class Check:
+    """One row of the report: `state` is "ok", "note" or "problem"; `remedy` says what to do, empty when ok."""
+
     name: str
     state: str
     found: str
@@ -124,7 +126,10 @@ def _torch() -> Check:
     import torch
 
     device = machine.default_device()
-    found = f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores of {machine.cpu_name()}, device {device}"
+    found = (
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores of "
+        f"{machine.cpu_name()}, device {device}"
+    )
     if (os.cpu_count() or 1) > 1 and torch.get_num_threads() == 1:
         return Check("torch", "note", found, "OMP_NUM_THREADS=1 is set: unset it to train on all cores")
     return Check("torch", "ok", found)
@@ -172,4 +177,5 @@ def report(checks: list[Check], colour: bool = False) -> str:
 
 
 def as_json(checks: list[Check]) -> dict:
+    """For machines: `ready` (no problem), and `checks` with name, state, found and remedy."""
     return {"ready": all(c.state != "problem" for c in checks), "checks": [asdict(c) for c in checks]}

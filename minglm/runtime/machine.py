@@ -100,7 +100,7 @@ def total_memory_bytes() -> int:
             ]
 
         status = Status(length=ctypes.sizeof(Status))
-        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]  # Windows only
         return int(status.total)
 
 
@@ -131,6 +131,7 @@ def versions() -> dict[str, str]:
 
 
 def cpu_name() -> str:
+    """The processor's name as the system tells it; its architecture where it does not."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -158,4 +159,5 @@ def describe(measure: bool = True) -> dict:
 
 
 def free_disk_bytes(path: str | Path = ".") -> int:
+    """Free space, bytes, on the disk that holds `path`."""
     return shutil.disk_usage(path).free

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from minglm import datafiles
 from minglm.errors import InputError
@@ -33,13 +34,14 @@ def _answers(address: str | None, wait_s: float = 5.0) -> None:
         socket.create_connection((host.strip("[]"), int(port)), wait_s).close()
     except OSError as err:
         raise InputError(
-            f"Ray at {address}: {err.strerror or err}; start one with `ray start --head`, give its host:port, or use --engine local"
+            f"Ray at {address}: {err.strerror or err}; start one with `ray start --head`, give its host:port, or use "
+            "--engine local"
         ) from None
 
 
 def connect(address: str | None = None, cpus: int | None = None):
-    """The `ray` module, connected: to `address` ("host:port", "ray://host:10001" or "auto"), else to RAY_ADDRESS if set,
-    else to a new cluster on this machine that ends with the program.
+    """The `ray` module, connected: to `address` ("host:port", "ray://host:10001" or "auto"), else to RAY_ADDRESS if
+    set, else to a new cluster on this machine that ends with the program.
 
     Raises:
         InputError: Ray absent, or nothing answers at the address.
@@ -55,7 +57,7 @@ def connect(address: str | None = None, cpus: int | None = None):
         return ray
     address = address or os.environ.get("RAY_ADDRESS")
     _answers(address)
-    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     for left in reversed(range(STARTS)):
         try:
             if address:
@@ -69,5 +71,6 @@ def connect(address: str | None = None, cpus: int | None = None):
                 continue
             first = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
             raise InputError(
-                f"Ray at {address or 'this machine'}: {first}; start one with `ray start --head`, give its host:port, or use --engine local"
+                f"Ray at {address or 'this machine'}: {first}; start one with `ray start --head`, give its host:port, "
+                "or use --engine local"
             ) from None

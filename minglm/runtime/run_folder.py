@@ -1,8 +1,8 @@
 """Whose folder is it: a run folder carries a manifest, and only a folder that carries one is ever cleared.
 
-`--overwrite` used to delete what it was pointed at. Now a folder is *set aside*: moved to `.trash-<time>-<name>` in the same
-parent, so that a mistake costs a rename. A folder without our manifest, a link, and any folder that holds the home, the
-working directory or the root are refused.
+`--overwrite` used to delete what it was pointed at. Now a folder is *set aside*: moved to `.trash-<time>-<name>` in the
+same parent, so that a mistake costs a rename. A folder without our manifest, a link, and any folder that holds the
+home, the working directory or the root are refused.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def set_aside(folder: Path, kind: str) -> Path | None:
     """Move a run folder out of the way and say where to; None when there is nothing there or it is empty.
 
     Raises:
-        InputError: it is a link, not a folder, holds the working directory or the home, or carries no manifest of `kind`.
+        InputError: it is a link, not a folder, holds the working directory or the home, or carries no manifest of
+            `kind`.
     """
     if folder.is_symlink():
         raise InputError(f"{folder}: is a link, and what lies behind a link is never cleared; give the folder itself")
@@ -68,12 +69,12 @@ def set_aside(folder: Path, kind: str) -> Path | None:
             raise InputError(f"{folder}: holds {name} and is never cleared; give another folder")
     if not any(folder.iterdir()):
         return None
-    found = kind_of(folder)
-    if found != kind:
+    marked_as = kind_of(folder)
+    if marked_as != kind:
         what = (
             "carries no minglm-run.json, so this project did not make it"
-            if found is None
-            else f"is a folder of kind {found!r}, not {kind!r}"
+            if marked_as is None
+            else f"is a folder of kind {marked_as!r}, not {kind!r}"
         )
         raise InputError(f"{folder}: {what} and does not clear it; give another folder, or move this one away yourself")
     stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -1,7 +1,7 @@
 """Runs the measurements in tests/bench: prints a table and writes runs/bench/<name>.json.
 
-A bench is a module `tests/bench/bench_*.py` with `NAME: str` and `run() -> list[dict]`; a row has name, value, unit, and
-ratio, target and met where there is a target. The runner adds the command that repeats it and the machine.
+A bench is a module `tests/bench/bench_*.py` with `NAME: str` and `run() -> list[dict]`; a row has name, value, unit,
+and ratio, target and met where there is a target. The runner adds the command that repeats it and the machine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError, nearest
+from minglm.runtime import machine
 
 ROW_KEYS = ("name", "value", "unit", "ratio", "target", "met", "command", "machine")
 
@@ -25,18 +26,18 @@ def discover(folder: Path | None = None) -> dict[str, Path]:
         InputError: no bench there (an installation without the repository), or two of the same name.
     """
     folder = folder or (datafiles.root() or Path()) / "tests" / "bench"
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for path in sorted(folder.glob("bench_*.py")):
         line = next((x for x in path.read_text(encoding="utf-8").splitlines() if x.startswith("NAME")), None)
         if line is None:
             raise InputError(f'{path}: a bench needs a line NAME = "…"; add it')
         name = line.partition("=")[2].split("#")[0].strip().strip("\"'")
-        if name in found:
-            raise InputError(f"{path}: NAME {name!r} is taken by {found[name].name}; choose another")
-        found[name] = path
-    if not found:
+        if name in by_name:
+            raise InputError(f"{path}: NAME {name!r} is taken by {by_name[name].name}; choose another")
+        by_name[name] = path
+    if not by_name:
         raise InputError(f"{folder}: no bench_*.py there; run from a clone of the repository")
-    return found
+    return by_name
 
 
 def run(only: str | None = None, out: Path | None = None, folder: Path | None = None, show: bool = True) -> list[dict]:
@@ -45,8 +46,6 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
     Raises:
         InputError: no bench of that name; the nearest is given.
     """
-    from minglm.runtime import machine
-
     benches = discover(folder)
     if only is not None and only not in benches:
         raise InputError(f"bench {only!r}: not one of {', '.join(benches)}{nearest(only, benches)}")
@@ -58,6 +57,8 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
             continue
         started = time.perf_counter()
         spec = importlib.util.spec_from_file_location(f"bench_{name}", path)
+        if spec is None or spec.loader is None:
+            raise InputError(f"{path}: cannot be imported; a bench is a Python file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         described = machine.describe()
@@ -77,7 +78,7 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
 
 def table(rows: list[dict], title: str = "") -> str:
     """Rows as text, columns aligned; `met` reads yes, no, or a dash where nothing was promised."""
-    cells = [("measurement", "value", "unit", "ratio", "target", "met")]
+    cells: list[tuple[str, ...]] = [("measurement", "value", "unit", "ratio", "target", "met")]
     for row in rows:
         met = {True: "yes", False: "NO", None: "-"}[row.get("met")]
         cells.append((str(row["name"]), *(_short(row.get(k)) for k in ("value", "unit", "ratio", "target")), met))

@@ -4,7 +4,8 @@ Steps, each skipped when its result is there, so a killed demo goes on where it 
 
     pretrain · long_context · dsa_warmup · sparse · sft     training stages (`data/recipes`), each a run folder
     samples · needle · indexer_recall · cost_by_length      what the model does and what sparsity buys, one JSON each
-    rl_sync · rl_april                                      a round of reinforcement learning, twice (`minglm/tools/demo_rl.py`)
+    rl_sync · rl_april                                      a round of reinforcement learning, twice
+    (`minglm/tools/demo_rl.py`)
 
 `clustersim report runs/demo` then adds the projection for 100,000 chips and writes `report.html`.
 """
@@ -18,15 +19,48 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from tqdm.auto import tqdm
+
+from minglm.config import ModelConfig
+from minglm.data import corpus
+from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError, nearest
-from minglm.runtime import run_folder
+from minglm.evals.indexer_recall import indexer_recall
+from minglm.evals.needle import needle_test
+from minglm.inference.generate import generate
+from minglm.inference.load import model_of
+from minglm.model.attention import MLA, ForwardContext
+from minglm.model.layers import rope_table
+from minglm.model.model import Model
+from minglm.runtime import machine, run_folder
+from minglm.tools.demo_rl import rounds
+from minglm.training import metrics, recipe
+from minglm.training.loop import train
 
 STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
 PROMPTS = ("def ", "import os\n\ndef ", "class Error(Exception):\n", 'The "for" statement ')
-SIZES = {  # recipes' prefix, and how thorough the tests at the end are
-    "mini": dict(
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much a demo does: which recipes, and how thorough the tests at the end are. Lengths in tokens."""
+
+    prefix: str  # of the recipes' names
+    lengths: tuple[int, ...]  # of the needle test's passages
+    depths: tuple[float, ...]  # of the needles in them, 0 the beginning and 1 the end
+    per_cell: int  # needles of each length and depth
+    map_tokens: int  # of the passage whose indexer recall is measured
+    cost_lengths: tuple[int, ...]  # of the sequences whose attention is timed
+    repeats: int  # of each timing
+
+
+SIZES = {
+    "mini": DemoSize(
         prefix="",
         lengths=(128, 256, 384, 512),
         depths=(0.1, 0.3, 0.5, 0.7, 0.9),
@@ -35,7 +69,7 @@ SIZES = {  # recipes' prefix, and how thorough the tests at the end are
         cost_lengths=(256, 512, 1024, 2048, 4096, 8192),
         repeats=5,
     ),
-    "nano": dict(
+    "nano": DemoSize(
         prefix="ci_",
         lengths=(96, 128),
         depths=(0.2, 0.8),
@@ -61,10 +95,11 @@ def run_demo(run_dir: Path, size: str = "mini", overwrite: bool = False, progres
     if run_folder.is_foreign(run_dir, "demo"):
         raise InputError(f"{run_dir}: not empty and not a demo of minglm; give another --run")
     run_folder.claim(run_dir, "demo")
-    made_by = _step(run_dir, "size", lambda: {"size": size})["size"]
-    if made_by != size:
+    size_there = _step(run_dir, "size", lambda: {"size": size})["size"]
+    if size_there != size:
         raise InputError(
-            f"{run_dir}: holds a demo of size {made_by!r}, not {size!r}; add --overwrite to start over, or use --run for another folder"
+            f"{run_dir}: holds a demo of size {size_there!r}, not {size!r}; add --overwrite to start over, "
+            "or use --run for another folder"
         )
     if (run_dir / "demo.json").exists():
         print(
@@ -72,34 +107,29 @@ def run_demo(run_dir: Path, size: str = "mini", overwrite: bool = False, progres
         )
         return json.loads((run_dir / "demo.json").read_text(encoding="utf-8"))
 
-    from minglm.inference.load import model_of
-    from minglm.runtime import machine
-    from minglm.training import metrics, recipe
-    from minglm.training.loop import train
-
-    began, previous, stages = time.monotonic(), None, {}
+    began = time.monotonic()
+    previous: Path | None = None
+    stages: dict[str, dict[str, Any]] = {}
     steps = len(STAGES) + 5
     for number, stage in enumerate(STAGES, 1):
-        chosen = recipe.load(plan["prefix"] + stage)
+        settings = recipe.load(plan.prefix + stage)
         _say(number, steps, f"{stage}: {recipe.STAGES[stage]}", progress)
-        train(chosen, run_dir / stage, init_from=previous, progress=progress)
+        train(settings, run_dir / stage, init_from=previous, progress=progress)
         rows = metrics.read(run_dir / stage / "metrics.csv")
-        stages[stage] = _summary(rows, chosen)
+        stages[stage] = _summary(rows, settings)
         previous = run_dir / stage
-    model, tokenizer, config = model_of(previous)
+    model, tokenizer, config = model_of(run_dir / STAGES[-1])
     _say(len(STAGES) + 1, steps, "samples: what it writes", progress)
     samples = _step(run_dir, "samples", lambda: _samples(run_dir, model, tokenizer))
     _say(len(STAGES) + 2, steps, "needle test: unseen facts at every depth and length", progress)
     needle = _step(run_dir, "needle", lambda: _needle(plan, model, tokenizer, progress))
     _say(len(STAGES) + 3, steps, "what the indexer chose, against where attention looked", progress)
-    _step(run_dir, "indexer_recall", lambda: _choice(plan, model, tokenizer))
+    _step(run_dir, "indexer_recall", lambda: _indexer_recall(plan, model, tokenizer))
     _say(len(STAGES) + 4, steps, "cost of dense and sparse attention by length", progress)
-    _step(run_dir, "cost_by_length", lambda: cost_by_length(config, plan["cost_lengths"], plan["repeats"], progress))
+    _step(run_dir, "cost_by_length", lambda: cost_by_length(config, plan.cost_lengths, plan.repeats, progress))
     _say(
         len(STAGES) + 5, steps, "reinforcement learning with a long tail of answers: synchronous, then APRIL", progress
     )
-    from minglm.tools.demo_rl import rounds
-
     rl = rounds(run_dir, size, progress)
 
     summary = {
@@ -142,77 +172,62 @@ def _step(run_dir: Path, name: str, compute: Callable[[], dict]) -> dict:
     return value
 
 
-def _summary(rows: list[dict], recipe) -> dict:
+def _summary(rows: list[dict], trained: recipe.Recipe) -> dict:
     """What one stage came to, for the table in the report."""
     last = rows[-1]
     validated = [r for r in rows if r.get("val_loss") is not None]
     speed = statistics.median(r["tokens_per_s"] for r in rows)
     return {
         "steps": len(rows),
-        "tokens": len(rows) * recipe.tokens_per_step,
-        "seq_len": recipe.seq_len,
+        "tokens": len(rows) * trained.tokens_per_step,
+        "seq_len": trained.seq_len,
         "first_loss": rows[0]["lm_loss"],
         "last_loss": last["lm_loss"],
         "val_loss": validated[-1]["val_loss"] if validated else None,
         "indexer_kl": last.get("indexer_kl"),
         "tokens_per_s": round(speed),
-        "seconds": round(len(rows) * recipe.tokens_per_step / speed, 1),
+        "seconds": round(len(rows) * trained.tokens_per_step / speed, 1),
     }
 
 
-def _samples(run_dir: Path, model, tokenizer) -> dict:
+def _samples(run_dir: Path, model: Model, tokenizer: Tokenizer) -> dict:
     """Continuations by the last stage before chat training, and two short chats by the last one."""
-    from minglm.inference.generate import generate
-    from minglm.inference.load import model_of
-
     base, _, _ = model_of(run_dir / "sparse")
     out = []
     for seed, prompt in enumerate(PROMPTS):
         ids = [tokenizer.bos, *tokenizer.encode(prompt)]
-        made = generate(base, [ids], 60, temperature=0.7, top_p=0.9, seed=seed, stop=(tokenizer.eos,))
-        out.append({"kind": "continuation", "prompt": prompt, "text": tokenizer.decode(made.tokens[0])})
+        answer = generate(base, [ids], 60, temperature=0.7, top_p=0.9, seed=seed, stop=(tokenizer.eos,))
+        out.append({"kind": "continuation", "prompt": prompt, "text": tokenizer.decode(answer.tokens[0])})
     for question in ("What is 12 + 30?", "Repeat: alpha beta"):
         ids = [tokenizer.bos, tokenizer.user, *tokenizer.encode(question), tokenizer.assistant]
-        made = generate(model, [ids], 24, stop=(tokenizer.eos,))
-        out.append({"kind": "chat", "prompt": question, "text": tokenizer.decode(made.tokens[0])})
+        answer = generate(model, [ids], 24, stop=(tokenizer.eos,))
+        out.append({"kind": "chat", "prompt": question, "text": tokenizer.decode(answer.tokens[0])})
     return {"samples": out}
 
 
-def _needle(plan: dict, model, tokenizer, progress: bool) -> dict:
-    from minglm.evals.needle import needle_test
-
-    return needle_test(model, tokenizer, plan["lengths"], plan["depths"], plan["per_cell"], progress=progress)
+def _needle(plan: DemoSize, model: Model, tokenizer: Tokenizer, progress: bool) -> dict:
+    return needle_test(model, tokenizer, plan.lengths, plan.depths, plan.per_cell, progress=progress)
 
 
-def _choice(plan: dict, model, tokenizer) -> dict:
+def _indexer_recall(plan: DemoSize, model: Model, tokenizer: Tokenizer) -> dict:
     """The map for one unseen passage: the beginning of a validation document long enough for it."""
-    import torch
-
-    from minglm.data import corpus
-    from minglm.evals.indexer_recall import indexer_recall
-
     _, unseen = corpus.load("stdlib").split()
     for document in unseen:
         ids = tokenizer.encode(document.text[:8000])
-        if len(ids) >= plan["map_tokens"]:
+        if len(ids) >= plan.map_tokens:
             break
     else:
-        raise InputError(f"no validation document has {plan['map_tokens']} tokens: use a larger corpus")
-    ids = [tokenizer.bos, *ids][: plan["map_tokens"]]
+        raise InputError(f"no validation document has {plan.map_tokens} tokens: use a larger corpus")
+    ids = [tokenizer.bos, *ids][: plan.map_tokens]
     return {**indexer_recall(model, torch.tensor(ids)), "document": document.name}
 
 
-def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: bool = True) -> dict:
-    """Forward time of one attention layer by sequence length: dense, and sparse with its indexer; medians of interleaved runs.
+def cost_by_length(config: ModelConfig, lengths: tuple[int, ...], repeats: int, progress: bool = True) -> dict:
+    """Forward time of one attention layer by sequence length: dense, and sparse with its indexer; medians of
+    interleaved runs.
 
     The result is for reading side by side: both columns come from one process on one machine.
     """
-    import torch
-    from tqdm.auto import tqdm
-
-    from minglm.model.attention import MLA, ForwardContext
-    from minglm.model.layers import rope_table
-
     torch.manual_seed(0)
     layer = MLA(config, 0).eval()
     for p in layer.parameters():
@@ -223,7 +238,7 @@ def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: boo
         for length in tqdm(lengths, desc="cost by length", unit="length", disable=not progress):
             x = torch.randn(1, length, config.hidden_size)
             rope = rope_table(length, config.qk_rope_head_dim, config.rope_theta)
-            times = {"dense": [], "sparse": []}
+            times: dict[str, list[float]] = {"dense": [], "sparse": []}
             for _ in range(repeats + 1):
                 for mode, taken in times.items():
                     start = time.perf_counter()
@@ -243,7 +258,7 @@ def cost_by_length(config, lengths: tuple[int, ...], repeats: int, progress: boo
     return {"index_topk": config.index_topk, "rows": rows}
 
 
-def _attention_flops(config, length: int, sparse: bool) -> float:
+def _attention_flops(config: ModelConfig, length: int, sparse: bool) -> float:
     """FLOPs per token of scores, values and indexer, one layer."""
     parts = config.flops_breakdown(length, sparse)
     return (parts["attention"] + parts["indexer"]) / config.num_hidden_layers

@@ -1,10 +1,12 @@
 """Fault injection: parts are killed, disks fill, clocks jump; each fault ends in a resumed run or in one clear line.
 
-    python -m minglm.tools.fault_injection --count 50          (make drills; about a quarter of a minute each on 2 cores)
+    python -m minglm.tools.fault_injection --count 50          (make drills; about a quarter of a minute each on 2
+    cores)
 
-Each trial takes one kind in turn and a random moment, runs real processes in a folder of its own, and says what was lost. A
-run's committed result (its last checkpoint, its finished trajectories, its answered requests) must survive; what may be lost
-is the work since. The table goes to runs/fault_injection/fault_injection.csv; with --out data/reference it becomes the recorded one.
+Each trial takes one kind in turn and a random moment, runs real processes in a folder of its own, and says what was
+lost. A run's committed result (its last checkpoint, its finished trajectories, its answered requests) must survive;
+what may be lost is the work since. The table goes to runs/fault_injection/fault_injection.csv; with --out
+data/reference it becomes the recorded one.
 """
 
 from __future__ import annotations
@@ -91,13 +93,15 @@ class Faults:
     """The kinds of fault, one method each; one-time preparation is shared."""
 
     def __init__(self, folder: Path, rng: random.Random):
-        self.folder, self.rng, self.made = folder, rng, {}
+        self.folder, self.rng = folder, rng
+        self.prepared: dict[str, Path] = {}
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
-        if name not in self.made:
-            self.made[name] = self.folder / name
-            make(self.made[name])
-        return self.made[name]
+        """The folder `name` that all trials share, made when the first one asks for it."""
+        if name not in self.prepared:
+            self.prepared[name] = self.folder / name
+            make(self.prepared[name])
+        return self.prepared[name]
 
     def straight(self) -> Path:
         """An undisturbed training run, to compare with."""
@@ -110,8 +114,10 @@ class Faults:
         return self.once("straight", make)
 
     def warm(self) -> Path:
+        """A tiny supervised model that runs of reinforcement learning start from."""
+
         def make(run: Path) -> None:
-            from minglm.rl.warm_start import WarmStart, warm_start
+            from minglm.rl.warm_start import WarmStart, warm_start  # needs torch; the table of faults does not
 
             model = dict(
                 hidden_size=32,
@@ -141,7 +147,10 @@ class Faults:
         if logged - kept > every:
             raise Failed(f"{logged} steps had been logged, the last checkpoint is {kept}: more than {every} lost")
         self._resumes(run, straight, command)
-        return f"killed after step {logged}, checkpoint every {every}: {max(0, logged - kept)} steps done again, same losses"
+        return (
+            f"killed after step {logged}, checkpoint every {every}: {max(0, logged - kept)} steps done again, same "
+            "losses"
+        )
 
     def _resumes(self, run: Path, straight: Path, command: list[str] | None = None) -> None:
         done = _run(command or _train(run))
@@ -151,13 +160,16 @@ class Faults:
             raise Failed("the resumed run's losses are not the undisturbed run's")
 
     def disk_full(self, run: Path) -> str:
-        """No room for a checkpoint: the run ends with a line, the last good checkpoint stays, and with room it goes on."""
+        """No room for a checkpoint: the run ends with a line, the last good checkpoint stays, and with room it goes
+        on.
+        """
         straight = self.straight()
         size = sum(f.stat().st_size for f in sorted((straight / "checkpoints").iterdir())[-1].iterdir())
         # a limit on the size of one file stands for a full disk: write() fails in the middle of a file
         limit = self.rng.randint(size // 50, size // 4)
         code = (
-            f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+            "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
             "from minglm.cli.main import main; sys.exit(main(sys.argv[1:]))"
         )
         shutil.copytree(
@@ -192,7 +204,8 @@ class Faults:
     def clock_jump(self, run: Path) -> str:
         """The wall clock jumps by a year, forwards and back, while training runs: nothing depends on it."""
         code = (
-            "import sys, time, itertools; real, turn = time.time, itertools.count(); time.time = lambda: real() + (3.2e7 if next(turn) % 3 else -3.2e7); "
+            "import sys, time, itertools; real, turn = time.time, itertools.count(); time.time = lambda: real() + "
+            "(3.2e7 if next(turn) % 3 else -3.2e7); "
             "from minglm.cli.main import main; sys.exit(main(sys.argv[1:]))"
         )
         done = _run([sys.executable, "-c", code, *_train(run)[3:]])
@@ -308,12 +321,14 @@ class Faults:
         return self.rl_worker(run, "ray")
 
     def server(self, run: Path) -> str:
-        """kill -9 of a server in the middle of an answer: the client hears of it, and after a restart the same port answers."""
+        """kill -9 of a server in the middle of an answer: the client hears of it, and after a restart the same port
+        answers.
+        """
         import socket
         import urllib.error
         import urllib.request
 
-        from minglm.serving import load_test
+        from minglm.serving import load_test  # needs torch; the table of faults does not
 
         straight = self.straight()
         with socket.socket() as free:
@@ -430,7 +445,8 @@ def read(path: Path | None = None) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = Parser(prog="python -m minglm.tools.fault_injection", description=__doc__.splitlines()[0])
+    """The command line; returns the exit code."""
+    p = Parser(prog="python -m minglm.tools.fault_injection", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--count", type=int, default=50, help="how many (default 50)")
     p.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
     p.add_argument("--only", metavar="KIND", help=f"one kind alone: {', '.join(dict.fromkeys(KINDS))}")
@@ -451,7 +467,8 @@ def main(argv: list[str] | None = None) -> int:
             )
         if not hasattr(signal, "SIGKILL"):
             raise InputError(
-                "fault injection: processes are killed with SIGKILL, which this system does not have; use Linux or macOS"
+                "fault injection: processes are killed with SIGKILL, which this system does not have; use Linux or "
+                "macOS"
             )
         if "ray_worker" in kinds:
             ray.check()

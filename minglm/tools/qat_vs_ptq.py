@@ -1,8 +1,9 @@
 """Rounding after training against rounding inside it, over seeds: `python -m minglm.tools.qat_vs_ptq`.
 
 From one pre-trained run, every seed trains stage sft twice, plainly and with `qat: int4`, on the same data in the same
-order; each result is measured unquantised and quantised on the same validation batches and needles. One CSV row for each
-(seed, training, format); `python -m minglm.tools.qat_vs_ptq --summary data/reference/quantization.csv` prints means and spread.
+order; each result is measured unquantised and quantised on the same validation batches and needles. One CSV row for
+each (seed, training, format); `python -m minglm.tools.qat_vs_ptq --summary data/reference/quantization.csv` prints
+means and spread.
 """
 
 from __future__ import annotations
@@ -16,13 +17,20 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError, Parser
+from minglm.evals import quantization
+from minglm.evals.needle import needle_test
+from minglm.inference.load import load_model
 from minglm.quant.formats import Spec
+from minglm.quant.modules import pack
+from minglm.tools.demo import SIZES
+from minglm.training import recipe as recipes
+from minglm.training.loop import train
 
 COLUMNS = ("seed", "training", "format", "bits_per_weight", "bytes", "val_loss", "loss_added", "needles", "questions")
 AFTER = {"plain": ("none", "int4", "fp8", "w4a8"), "qat": ("none", "int4")}
 
 
-def compare(
+def compare(  # noqa: PLR0913 (what is varied, what is measured: each is one choice of the experiment)
     base: str | Path,
     folder: str | Path,
     seeds: list[int],
@@ -37,14 +45,6 @@ def compare(
 
     `loss_added` is the loss above the plainly trained, unquantised model of the same seed, in nats per token.
     """
-    from minglm.evals import quantization
-    from minglm.evals.needle import needle_test
-    from minglm.inference.load import load_model
-    from minglm.quant.modules import pack
-    from minglm.tools.demo import SIZES
-    from minglm.training import recipe as recipes
-    from minglm.training.loop import train
-
     rows: list[dict] = []
     for seed in seeds:
         reference = None
@@ -62,8 +62,8 @@ def compare(
                 which = model if name == "none" else pack(copy.deepcopy(model), Spec(name, recipe.qat_group))
                 size, loss = quantization.sizes(which), quantization.loss(which, held)
                 reference = loss if reference is None else reference
-                found = (
-                    needle_test(which, tokenizer, plan["lengths"], plan["depths"], questions, progress=False)
+                needle = (
+                    needle_test(which, tokenizer, plan.lengths, plan.depths, questions, progress=False)
                     if needles
                     else None
                 )
@@ -76,11 +76,11 @@ def compare(
                         "bytes": size["bytes"],
                         "val_loss": round(loss, 5),
                         "loss_added": round(loss - reference, 5),
-                        "needles": found and round(found["with_context"], 4),
-                        "questions": found and found["questions"],
+                        "needles": needle and round(needle["with_context"], 4),
+                        "questions": needle and needle["questions"],
                     }
                 )
-                say(f"  {name}: loss {loss:.4f}" + (f", needles {found['with_context']:.1%}" if found else ""))
+                say(f"  {name}: loss {loss:.4f}" + (f", needles {needle['with_context']:.1%}" if needle else ""))
     return rows
 
 
@@ -132,6 +132,7 @@ def summary(rows: list[dict]) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
+    """`summary` as aligned text, one line for each (training, format)."""
     lines = [
         f"{'training':<9}{'format':<8}{'bits/weight':>12}{'loss':>9}{'added':>10}{'range over seeds':>22}{'needles':>9}"
     ]
@@ -145,7 +146,8 @@ def table(rows: list[dict]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = Parser(prog="python -m minglm.tools.qat_vs_ptq", description=__doc__.splitlines()[0])
+    """The command line; returns the exit code."""
+    p = Parser(prog="python -m minglm.tools.qat_vs_ptq", description=(__doc__ or "").splitlines()[0])
     p.add_argument(
         "base", nargs="?", default="runs/demo/sparse", help="run that stage sft starts from (default runs/demo/sparse)"
     )

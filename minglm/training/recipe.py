@@ -119,6 +119,7 @@ class Recipe(BaseSettings):
 
     @property
     def tokens_per_step(self) -> int:
+        """Tokens of one update, over all its forward passes."""
         return self.seq_len * self.batch_size * self.grad_accum
 
 

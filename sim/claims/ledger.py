@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import json
-import sys
 import textwrap
 import time
 from collections import Counter
@@ -110,12 +108,12 @@ def _claim(entry: Mapping, known: Mapping) -> Claim:
                 f"claim {name}: {key} {entry[key]!r} is not one of {', '.join(allowed)}{nearest(entry[key], allowed)}"
             )
     sources = []
-    for source, says, *at in entry["sources"]:
+    for source, says, *place in entry["sources"]:
         if source not in known:
             raise InputError(f"claim {name}: source {source!r} is not in the list{nearest(source, known)}")
         if says not in SAYS:
             raise InputError(f"claim {name}: source {source} says {says!r}, which is not one of {', '.join(SAYS)}")
-        sources.append({"source": source, "says": says, "at": at[0] if at else "", **known[source]})
+        sources.append({"source": source, "says": says, "at": place[0] if place else "", **known[source]})
     return Claim(**{k: entry[k] for k in _REQUIRED - {"sources"}}, args=entry.get("args") or {}, sources=tuple(sources))
 
 
@@ -263,16 +261,3 @@ def format_markdown(rows: list[Mapping], computed: bool = True) -> str:
 
 def _short(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def cli(args_json: bool, claim_id: str | None = None) -> int:
-    """Print the ledger, or one claim of it. Exit code 0 when every verdict follows from its computation, else 1."""
-    result = run(only=claim_id)
-    if args_json:
-        json.dump(result, sys.stdout, indent=1, ensure_ascii=False)
-        print()
-    elif claim_id:
-        print(format_one(result["claims"][0]))
-    else:
-        print(format_table(result))
-    return 0 if result["all_follow"] else 1

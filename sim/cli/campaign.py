@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sim.study import campaign as campaign_module
+from sim.cli._scenario import load, scenario_arguments
+
+if TYPE_CHECKING:
+    from sim.training.campaign_input import CampaignInput
 
 TEXT = "months of training: goodput, days, lost hours by cause, with intervals"
 EXAMPLES = """clustersim campaign glm5_100k_910b
@@ -16,10 +22,8 @@ clustersim campaign glm5_100k_910b --horizon '90 days' --set failures.level=high
 clustersim campaign llama3_405b_16k_h100 --set checkpoint.kind=memory"""
 
 
-def add(parser) -> None:
-    from sim.cli.run import arguments
-
-    arguments(parser)
+def add(parser: argparse.ArgumentParser) -> None:
+    scenario_arguments(parser)
     parser.add_argument("--seeds", type=int, help="campaigns for the 95%% interval (default: the scenario's, 20)")
     parser.add_argument("--horizon", help="stop after this time, such as '90 days'")
     parser.add_argument(
@@ -27,28 +31,27 @@ def add(parser) -> None:
     )
 
 
-def main(args) -> int:
-    from sim.cli.run import load
+def main(args: argparse.Namespace) -> int:
     from sim.spec.phases import describe as describe_phases
-    from sim.study import projection
-    from sim.training import campaign
+    from sim.study.campaign import campaign_input, campaign_segments
+    from sim.study.projection import campaign_facts
+    from sim.trace.perfetto import write_campaign
+    from sim.training.campaign import run
 
     if args.horizon:
         args.set.append(f"campaign.horizon={json.dumps(args.horizon)}")
     if args.seeds is not None:
         args.set.append(f"campaign.seeds={args.seeds}")
     s = load(args)
-    legs = campaign_module.campaign_legs(s)
-    inp = campaign_module.campaign_input(s, legs)
-    result = campaign.run(inp, seed=s.seed)
-    spread = _interval(campaign, inp, s.seeds, quiet=args.json)
+    segments = campaign_segments(s)
+    inp = campaign_input(s, segments)
+    result = run(inp, seed=s.seed)
+    spread = _interval(inp, s.seeds, quiet=args.json)
     if args.trace:
-        from sim.trace.perfetto import write_campaign
-
         write_campaign(result, Path(args.trace))
-    facts = projection.campaign_facts(result, legs)
+    facts = campaign_facts(result, segments)
     facts["interval_95"] = {k: list(v) for k, v in spread.items()}
-    facts["seeds"], facts["name"], facts["inventory"] = s.seeds, s.name, s.cluster_chips
+    facts["seeds"], facts["name"], facts["cluster_chips"] = s.seeds, s.name, s.cluster_chips
     facts["checkpoint"], facts["recovery"] = asdict(inp.checkpoint), asdict(inp.recovery)
     facts["failures_per_chip_day"] = inp.failures.per_chip_day
     if args.json:
@@ -60,16 +63,17 @@ def main(args) -> int:
     return 0 if result.finished or s.horizon_s is not None else 1
 
 
-def _interval(campaign, inp, seeds: int, quiet: bool) -> dict:
+def _interval(inp: CampaignInput, seeds: int, quiet: bool) -> dict:
     """95% intervals, with a bar on stderr when it takes more than two seconds."""
-    if quiet:
-        return campaign.interval(inp, seeds)
-    import sys
-
     from tqdm import tqdm
 
+    from sim.training.campaign import interval
+
+    if quiet:
+        return interval(inp, seeds)
+
     with tqdm(total=seeds, desc="campaigns", unit="seed", file=sys.stderr, leave=False, delay=2.0, disable=None) as bar:
-        return campaign.interval(inp, seeds, progress=bar.update)
+        return interval(inp, seeds, progress=bar.update)
 
 
 def text(f: dict) -> str:
@@ -82,10 +86,13 @@ def text(f: dict) -> str:
         "",
         f"{'days':28}{f['days']:>10.2f}   95% of {f['seeds']} seeds: {low:.2f}–{high:.2f} (median {mid:.2f})",
         f"{'days without any loss':28}{f['ideal_days']:>10.2f}",
-        f"{'goodput':28}{f['goodput']:>10.1%}   95%: {g[0]:.1%}–{g[2]:.1%}; Daly's formula without spares and slow servers: {f['expected_goodput']:.1%}",
-        f"{'interruptions':28}{f['interruptions']:>10,}   one per {mtbf} ({f['failures_per_chip_day'] * 1000:.3f} per 1,000 chips and day; a range of GPU clusters, none is published for Ascend)",
-        f"{'checkpoint every':28}{(f['checkpoint_interval_s'] or 0):>9.0f}s   {f['checkpoint']['kind']}, {f['checkpoint']['bytes'] / 1e12:.1f} TB",
-        f"{'chip-hours held':28}{f['chip_hours']:>10,.0f}   {f['inventory']:,} chips, spares included",
+        f"{'goodput':28}{f['goodput']:>10.1%}   95%: {g[0]:.1%}–{g[2]:.1%}; Daly's formula without spares and slow "
+        f"servers: {f['expected_goodput']:.1%}",
+        f"{'interruptions':28}{f['interruptions']:>10,}   one per {mtbf} ({f['failures_per_chip_day'] * 1000:.3f} "
+        "per 1,000 chips and day; a range of GPU clusters, none is published for Ascend)",
+        f"{'checkpoint every':28}{(f['checkpoint_interval_s'] or 0):>9.0f}s   {f['checkpoint']['kind']}, "
+        f"{f['checkpoint']['bytes'] / 1e12:.1f} TB",
+        f"{'chip-hours held':28}{f['chip_hours']:>10,.0f}   {f['cluster_chips']:,} chips, spares included",
         "",
         "lost hours by cause",
     ]

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+
 TEXT = "every claim of the article: recomputed, traced to its sources, or marked as not to be known here"
 EXAMPLES = """clustersim claims
 clustersim claims total-params
 clustersim claims --id total-params --json"""
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("claim", nargs="?", help="one claim, with its reason and sources")
     parser.add_argument("--id", dest="claim_id", metavar="ID", help="the same, as an option")
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
-def main(args) -> int:
-    from sim.claims.ledger import cli
+def main(args: argparse.Namespace) -> int:
+    from sim.claims.ledger import format_one, format_table, run
 
-    return cli(args.json, args.claim or args.claim_id)
+    claim = args.claim or args.claim_id
+    result = run(only=claim)
+    if args.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        print(format_one(result["claims"][0]) if claim else format_table(result))
+    return 0 if result["all_follow"] else 1

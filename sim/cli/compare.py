@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+
+from minglm.errors import InputError
+from sim.base.units import show
+from sim.cli._progress import progress_bar
+from sim.cli._question import question_arguments, question_options
+from sim.cli._scenario import name_or_mapping
 
 TEXT = "the same run on several chips: time, chips, money, energy, and the break-even price"
 EXAMPLES = """clustersim compare --model glm5 --chips 8192 --tokens 28.5T
@@ -11,8 +17,7 @@ clustersim compare --model llama3_70b --chips 1024 --chip 910b,h100,b200 --basel
 clustersim compare --model glm5 --chips 100000 --batch-tokens 64M --tokens 28.5T --json"""
 
 
-def add(parser) -> None:
-    from sim.cli.plan import question_arguments
+def add(parser: argparse.ArgumentParser) -> None:
     from sim.planner.compare import CHIPS
 
     question_arguments(parser)
@@ -29,43 +34,28 @@ def add(parser) -> None:
     )
 
 
-def main(args) -> int:
-    from minglm.errors import InputError
-    from sim.cli.plan import asked, maybe_mapping
+def main(args: argparse.Namespace) -> int:
     from sim.planner.compare import compare
 
     names = [n.strip() for n in args.chip.split(",") if n.strip()]
     if not names:
         raise InputError("--chip is empty: name at least one chip, such as --chip 910b,h100")
     baseline = args.baseline or ("h100" if "h100" in names else names[0])
-    bar = None
-
-    def progress(done: int, of: int) -> None:
-        nonlocal bar
-        if bar is None and sys.stderr.isatty() and not args.json:
-            from tqdm import tqdm
-
-            bar = tqdm(total=of, desc="chips", file=sys.stderr, leave=False)
-        if bar is not None:
-            bar.update(done - bar.n)
-
-    try:
-        result = compare(maybe_mapping(args.model, "--model"), args.chips, names, baseline, progress, **asked(args))
-    finally:
-        if bar is not None:
-            bar.close()
+    model = name_or_mapping(args.model, "--model")
+    with progress_bar("chips", quiet=args.json) as report:
+        result = compare(model, args.chips, names, baseline, report, **question_options(args))
     print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text(result, args))
     return 0 if any("days" in r for r in result["rows"]) else 1
 
 
-def text(result: dict, args) -> str:
+def text(result: dict, args: argparse.Namespace) -> str:
     """The table for a terminal. Money's range takes every price at its low, or at its high end."""
-    from sim.base.units import show
-
     lines = [
-        f"{args.model}, {args.tokens} tokens, at most {args.chips} of each chip; cost for the chips that the best plan uses",
+        f"{args.model}, {args.tokens} tokens, at most {args.chips} of each chip; cost for the chips that the best "
+        "plan uses",
         "",
-        f"{'chip':10}{'plan':44}{'chips':>8}{'days':>8}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}{'break-even':>13}",
+        f"{'chip':10}{'plan':44}{'chips':>8}{'days':>8}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}"
+        f"{'break-even':>13}",
     ]
     for r in result["rows"]:
         if "days" not in r:
@@ -83,12 +73,14 @@ def text(result: dict, args) -> str:
 
         even = f"${r['break_even_usd_per_hour']:.2f}/h" if r["break_even_usd_per_hour"] is not None else "-"
         lines.append(
-            f"{r['chip']:10}{r['plan'][:43]:44}{r['chips']:>8,}{r['days']:>8.3g}{r['mfu']:>7.1%}{money('rent_usd', 'rent_usd_per_hour'):>30}"
-            f"{money('own_usd', 'system_price_usd'):>30}{r['energy_kwh'] / 1e6:>8.3g}{even:>13}"
+            f"{r['chip']:10}{r['plan'][:43]:44}{r['chips']:>8,}{r['days']:>8.3g}{r['mfu']:>7.1%}"
+            f"{money('rent_usd', 'rent_usd_per_hour'):>30}{money('own_usd', 'system_price_usd'):>30}"
+            f"{r['energy_kwh'] / 1e6:>8.3g}{even:>13}"
         )
     lines += [
         "",
-        f"break-even: the rent of a chip-hour at which the run costs what it does on {result['against']}; ranges move the price alone",
+        f"break-even: the rent of a chip-hour at which the run costs what it does on {result['against']}; ranges "
+        "move the price alone",
         "",
     ]
     for r in result["rows"]:
@@ -97,4 +89,4 @@ def text(result: dict, args) -> str:
                 lines.append(
                     f"  {r['chip']} {name} {show(r[key]['value'], 'money')} [{r[key]['confidence']}] {r[key]['source']}"
                 )
-    return "\n".join(lines + ["", *(f"  {n}" for n in result["notes"])])
+    return "\n".join([*lines, "", *(f"  {note}" for note in result["notes"])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -21,7 +22,7 @@ TEMPLATE = "planner"
 ONLY_NOTEBOOK = "notebook-only"  # tag of cells that the page leaves out
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8866, help="port on this machine (default 8866)")
     parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
     parser.add_argument(
@@ -50,7 +51,8 @@ def check(port: int) -> None:
             ) from None
     if not notebook().is_file():
         raise InputError(
-            f"{notebook()}: no such file; the page is that notebook: {datafiles.hint('restore it with git checkout', 'install minglm again')}"
+            f"{notebook()}: no such file; the page is that notebook: "
+            f"{datafiles.hint('restore it with git checkout', 'install minglm again')}"
         )
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,7 +60,8 @@ def check(port: int) -> None:
             s.bind(("127.0.0.1", port))
         except OSError as err:
             raise InputError(
-                f"port {port} cannot be used on this machine ({(err.strerror or str(err)).lower()}); give another with --port {port % 65535 + 1}"
+                f"port {port} cannot be used on this machine ({(err.strerror or str(err)).lower()}); give another "
+                f"with --port {port % 65535 + 1}"
             ) from None
 
 
@@ -70,19 +73,19 @@ def local_template(folder: Path) -> str:
     from jupyter_core.paths import jupyter_path
 
     where = next(p for p in map(Path, jupyter_path("voila", "templates")) if (p / "lab" / "index.html.j2").is_file())
-    made = folder / "voila" / "templates" / TEMPLATE
-    made.mkdir(parents=True)
-    (made / "conf.json").write_text('{"base_template": "lab"}\n', encoding="utf-8")
+    template = folder / "voila" / "templates" / TEMPLATE
+    template.mkdir(parents=True)
+    (template / "conf.json").write_text('{"base_template": "lab"}\n', encoding="utf-8")
     for name, source in (
         ("index.html.j2", where / "lab" / "index.html.j2"),
         ("page.html", where / "base" / "page.html"),
     ):
         text = re.sub(r"<link[^>]*https?://[^>]*>", "", source.read_text(encoding="utf-8"))
-        (made / name).write_text(text, encoding="utf-8")
+        (template / name).write_text(text, encoding="utf-8")
     return TEMPLATE
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     check(args.port)
     token = "" if args.no_token else secrets.token_hex(24)
     address = f"http://127.0.0.1:{args.port}/" + (f"?token={token}" if token else "")
@@ -109,7 +112,8 @@ def main(args) -> int:
 
 
 def serve(options: list[str], token: str, browser: bool) -> int:
-    """Run the server in this process until it is stopped. The token never stands in a command line that others can list."""
+    """Run the server in this process until it is stopped. The token never stands in a command line that others can
+    list."""
     from voila.app import Voila
 
     from minglm.errors import InputError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -12,12 +13,12 @@ EXAMPLES = """clustersim run glm5_100k_910b && clustersim report runs/glm5_100k_
 clustersim report runs/demo"""
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="a folder of `clustersim run`, or of `minglm demo`")
     parser.add_argument("--json", action="store_true", help="for machines: the path of the page")
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     from sim.base.documents import read_document
 
     folder = Path(args.folder)

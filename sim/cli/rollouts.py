@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
+from pathlib import Path
 
 from minglm import datafiles
+from minglm.errors import InputError
+from sim.base.documents import parse_text
 
 TEXT = "rollouts of reinforcement learning: tokens/s, idle and tail, staleness, waste, best split, over-sampling, cost"
 EXAMPLES = f"""clustersim rollouts rollouts_glm5_100k            (a few minutes; --downscale: seconds)
-clustersim rollouts case.yaml                     (keys: {datafiles.where("rollouts", "README.md")}; published seconds give an error column)
+clustersim rollouts case.yaml                     (keys: {datafiles.where("rollouts", "README.md")}; \
+published seconds give an error column)
 clustersim rollouts case.yaml --mode april --set over_sampling=1.5
 clustersim rollouts rollouts_glm5_100k --questions (best split of the chips, over-sampling that pays)
 clustersim rollouts case.yaml --figure timeline.html
@@ -17,7 +22,7 @@ clustersim rollouts --run runs/rl_sync            (predict runs of minglm rl fro
 clustersim rollouts case.yaml --json"""
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("case", nargs="?", help="a case: a file, or a name in data/scenarios (rollouts_*)")
     parser.add_argument("--mode", help="sync, one_step_off, async, april or glm5 instead of the file's")
     parser.add_argument(
@@ -44,8 +49,6 @@ def add(parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from minglm.errors import InputError
-
     if args.run:
         from sim.validation import local_runs
 
@@ -59,23 +62,18 @@ def main(args: argparse.Namespace) -> int:
     from sim.rollout.questions import answer
 
     report = answer(args.case, args.questions, args.downscale, **_changes(args))
-    given = report.pop("case")
+    scenario = report.pop("case")
     if args.figure:
-        from dataclasses import replace
-        from pathlib import Path
-
         from sim.report.projection import write_figure
         from sim.rollout.simulate import simulate
         from sim.trace.rollout_timeline import figure
 
-        write_figure(figure(simulate(replace(given.case, watch=24))), Path(args.figure))
+        write_figure(figure(simulate(replace(scenario.case, watch=24))), Path(args.figure))
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else text(report))
     return 0
 
 
-def _changes(args) -> dict:
-    from minglm.errors import InputError
-    from sim.base.documents import parse_text
+def _changes(args: argparse.Namespace) -> dict:
     from sim.rollout.scenario import canonical
 
     out: dict = {}
@@ -104,27 +102,33 @@ def text(report: dict) -> str:
         f"step         {r['step_s']:,.4g} s; rollout {r['rollout_s']:,.4g} s",
         f"throughput   {r['tokens_per_s']:,.0f} generated and {r['trained_tokens_per_s']:,.0f} trained tokens/s"
         + (f" ({r['tokens_per_s'] / r['chips']:,.1f} generated a chip)" if r["chips"] else ""),
-        f"idle         {r['idle_share']:.1%} of the chips' time (engines {r['rollout_idle']:.1%}, trainer {r['trainer_idle']:.1%})",
+        f"idle         {r['idle_share']:.1%} of the chips' time (engines {r['rollout_idle']:.1%}, trainer "
+        f"{r['trainer_idle']:.1%})",
         (
             f"tail         {r['tail_share']:.1%} of the rollout time with under a tenth of the most requests; "
             if r["mode"] not in ("async", "glm5")
             else "batch        "
         )
         + f"{r['mean_running']:,.1f} running in an engine on average",
-        f"staleness    versions behind, share of trained tokens: {stale}; at most {r['staleness_max']}; a trajectory spans up to {r['max_span'] + 1} versions",
-        f"waste        filtered {r['wasted']['filtered']:,}, too stale {r['wasted']['too_stale']:,}, surplus {r['wasted']['surplus']:,} tokens; prefilled again {r['reprefilled_tokens']:,}; {r['preemptions']:,} preemptions",
+        f"staleness    versions behind, share of trained tokens: {stale}; at most {r['staleness_max']}; a "
+        f"trajectory spans up to {r['max_span'] + 1} versions",
+        f"waste        filtered {r['wasted']['filtered']:,}, too stale {r['wasted']['too_stale']:,}, surplus "
+        f"{r['wasted']['surplus']:,} tokens; prefilled again {r['reprefilled_tokens']:,}; {r['preemptions']:,} "
+        "preemptions",
         "trajectories " + ", ".join(f"{n:,} {k}" for k, n in counts.items() if n or k in ("submitted", "trained")),
     ]
     for kind, c in report.get("cost_per_million_trained_tokens", {}).items():
         if kind != "chip_hours":
             lines.append(
-                f"cost         ${c['value']:,.2f} (${c['low']:,.2f} to ${c['high']:,.2f}) a million trained tokens, {'rented' if kind == 'rent' else 'owned'}: {c['basis']}"
+                f"cost         ${c['value']:,.2f} (${c['low']:,.2f} to ${c['high']:,.2f}) a million trained tokens, "
+                f"{'rented' if kind == 'rent' else 'owned'}: {c['basis']}"
             )
     split = report.get("best_split")
     if split:
         lines += ["", f"chips that roll out (folded {split['fold']}-fold)"]
         lines += [
-            f"  {row['rollout_share']:5.0%}  {row['trained_tokens_per_s']:>14,.0f} trained tokens/s   engines idle {row['rollout_idle']:4.0%}, trainer idle {row['trainer_idle']:4.0%}"
+            f"  {row['rollout_share']:5.0%}  {row['trained_tokens_per_s']:>14,.0f} trained tokens/s   engines idle "
+            f"{row['rollout_idle']:4.0%}, trainer idle {row['trainer_idle']:4.0%}"
             + ("  <- best" if row is split["best"] else "")
             + ("  (as given)" if row["given"] else "")
             for row in split["rows"]
@@ -133,8 +137,8 @@ def text(report: dict) -> str:
     if over:
         lines += ["", f"over-sampling with april (folded {over['fold']}-fold)"]
         lines += [
-            f"  {row['factor']:5.2f}  {row['trained_tokens_per_s']:>14,.0f} trained tokens/s   rollout {row['rollout_s']:,.4g} s, stale {row['stale_share']:4.0%}"
-            + ("  <- best" if row is over["best"] else "")
+            f"  {row['factor']:5.2f}  {row['trained_tokens_per_s']:>14,.0f} trained tokens/s   rollout "
+            f"{row['rollout_s']:,.4g} s, stale {row['stale_share']:4.0%}" + ("  <- best" if row is over["best"] else "")
             for row in over["rows"]
         ]
     if report["compared"]:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
+
+from minglm.errors import InputError
+from sim.base import parallel_map
+from sim.base.documents import parse_text
+from sim.base.units import show
+from sim.cli._progress import progress_bar
+from sim.cli._scenario import load, scenario_arguments
 
 TEXT = "vary any field of a scenario: a grid, or Monte Carlo with intervals and a tornado"
 EXAMPLES = """clustersim sweep glm5_100k_910b --vary plan.tp=[4,8] --vary global_tokens=[32M,64M,128M] --out runs/tp.csv
 clustersim sweep glm5_100k_910b --samples 10000
-clustersim sweep glm5_100k_910b --samples 2000 --vary "tokens={low: 27T, mid: 28.5T, high: 30T}" --vary "pue={low: 1.1, mid: 1.2, high: 1.4}"
+clustersim sweep glm5_100k_910b --samples 2000 --vary "tokens={low: 27T, mid: 28.5T, high: 30T}" \
+--vary "pue={low: 1.1, mid: 1.2, high: 1.4}"
 clustersim sweep llama3_405b_16k_h100 --vary chips=[8192,16384] --set plan.dp=null --engine ray"""
 
 
-def add(parser) -> None:
-    from sim.cli.run import arguments
-
-    arguments(parser)
+def add(parser: argparse.ArgumentParser) -> None:
+    scenario_arguments(parser)
     parser.add_argument(
         "--vary",
         action="append",
         default=[],
         metavar="FIELD=VALUES",
-        help="a list such as [4, 8] (grid), or with --samples also {low, mid, high} or {normal: [mean, sd]}; may be repeated",
+        help="a list such as [4, 8] (grid), or with --samples also {low, mid, high} or {normal: [mean, sd]}; may be "
+        "repeated",
     )
     parser.add_argument(
         "--samples", type=int, help="Monte Carlo with so many samples over the facts' ranges and --vary"
@@ -40,104 +47,103 @@ def add(parser) -> None:
     parser.add_argument("--out", help="grid: the .csv (gone on with when it exists) or .parquet; Monte Carlo: a .json")
 
 
-def varied(args) -> dict:
+def varied_fields(args: argparse.Namespace) -> dict:
     """--vary as {field: values}; a top-level price may be named without its section."""
-    from minglm.errors import InputError
-    from sim.base.documents import parse_text
-    from sim.scenario.file import SHAPE
+    from sim.scenario.fields import PRICES
 
-    out = {}
+    fields = {}
     for text in args.vary:
         name, sign, value = text.partition("=")
         name = name.strip()
         if not sign or not name:
             raise InputError(f"--vary {text!r}: must be FIELD=VALUES, such as --vary plan.tp=[4,8]")
-        if name in SHAPE["prices"]:
+        if name in PRICES:
             name = f"prices.{name}"
-        out[name] = parse_text(value, f"--vary {name}")
-        if not isinstance(out[name], (list, dict)):
-            out[name] = [out[name]]
-    return out
+        values = parse_text(value, f"--vary {name}")
+        fields[name] = values if isinstance(values, (list, dict)) else [values]
+    return fields
 
 
-def main(args) -> int:
-    from minglm.errors import InputError
-    from sim.base import parallel_map
-    from sim.cli.run import load
-
+def main(args: argparse.Namespace) -> int:
     parallel_map.check(args.engine)
     if args.ray_address and args.engine != "ray":
         raise InputError(f"--ray-address {args.ray_address}: needs --engine ray")
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: must be at least 1")
-    vary, scenario, bar = varied(args), load(args), None
-
-    def progress(n: int, of: int) -> None:
-        nonlocal bar
-        if bar is None and sys.stderr.isatty() and not args.json:
-            from tqdm import tqdm
-
-            bar = tqdm(total=of, desc="samples" if args.samples else "points", file=sys.stderr, leave=False)
-        if bar is not None:
-            bar.update(n)
-
-    try:
-        if args.samples is not None:
-            from sim.study.monte_carlo import monte_carlo
-
-            result = monte_carlo(
-                scenario,
-                args.samples,
-                vary,
-                not args.no_hardware_facts,
-                scenario.seed,
-                args.engine,
-                args.workers,
-                lambda n: progress(n, args.samples),
-                args.ray_address,
-            )
-        else:
-            from sim.study.sweep import grid, sweep
-
-            size = len(grid(vary))
-            result = sweep(
-                scenario.document,
-                vary,
-                Path(args.out) if args.out else None,
-                args.engine,
-                args.workers,
-                lambda n: progress(n, size),
-                args.ray_address,
-            )
-    finally:
-        if bar is not None:
-            bar.close()
-    if args.samples is not None and args.out:
-        Path(args.out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if args.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
-    else:
-        print(_uncertain(result) if args.samples is not None else _table(result, list(vary)))
+    result: dict | list[dict]
+    result, table = _monte_carlo(args) if args.samples is not None else _grid(args)
+    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else table)
     return 0
 
 
-def _table(rows: list[dict], fields: list[str]) -> str:
-    from sim.base.units import show
+def _monte_carlo(args: argparse.Namespace) -> tuple[dict, str]:
+    from sim.study.monte_carlo import monte_carlo
 
+    fields, scenario = varied_fields(args), load(args)
+    with progress_bar("samples", quiet=args.json) as report:
+        done = 0
+
+        def count(samples: int) -> None:
+            nonlocal done
+            done += samples
+            report(done, args.samples)
+
+        result = monte_carlo(
+            scenario,
+            args.samples,
+            fields,
+            facts=not args.no_hardware_facts,
+            seed=scenario.seed,
+            engine=args.engine,
+            workers=args.workers,
+            progress=count,
+            address=args.ray_address,
+        )
+    if args.out:
+        Path(args.out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return result, _uncertain(result)
+
+
+def _grid(args: argparse.Namespace) -> tuple[list[dict], str]:
+    from sim.study.sweep import grid, sweep
+
+    fields, scenario = varied_fields(args), load(args)
+    size = len(grid(fields))
+    with progress_bar("points", quiet=args.json) as report:
+        done = 0
+
+        def count(points: int) -> None:
+            nonlocal done
+            done += points
+            report(done, size)
+
+        rows = sweep(
+            scenario.document,
+            fields,
+            Path(args.out) if args.out else None,
+            engine=args.engine,
+            workers=args.workers,
+            progress=count,
+            address=args.ray_address,
+        )
+    return rows, _table(rows, list(fields))
+
+
+def _table(rows: list[dict], fields: list[str]) -> str:
     lines = [
         "".join(f"{f[-22:]:>24}" for f in fields)
         + f"{'step':>10}{'tokens/s':>12}{'GiB':>8}{'days':>9}{'rent':>11}{'own':>11}"
     ]
     for r in rows:
-        said = "".join(f"{str(r[f])[:22]:>24}" for f in fields)
+        point = "".join(f"{str(r[f])[:22]:>24}" for f in fields)
         if r["reason"]:
-            lines.append(f"{said}   {r['reason']}")
+            lines.append(f"{point}   {r['reason']}")
         else:
             money = "".join(
                 f"{show(r[k], 'money') if r.get(k) not in (None, '') else '-':>11}" for k in ("rent_usd", "own_usd")
             )
             lines.append(
-                f"{said}{r['step_s']:>9.3g}s{r['tokens_per_s']:>12,.0f}{r['memory_gib']:>8.1f}{r['days']:>9.3g}{money}"
+                f"{point}{r['step_s']:>9.3g}s{r['tokens_per_s']:>12,.0f}{r['memory_gib']:>8.1f}{r['days']:>9.3g}{money}"
             )
     return "\n".join(lines)
 
@@ -150,9 +156,8 @@ def _uncertain(r: dict) -> str:
         f"{'':16}{'5%':>14}{'median':>14}{'95%':>14}{'centre':>14}",
     ]
     for name, i in r["intervals"].items():
-        lines.append(
-            f"{name:16}{i['p5']:>14,.4g}{i['p50']:>14,.4g}{i['p95']:>14,.4g}{r['centre'].get(name, float('nan')):>14,.4g}"
-        )
+        columns = (i["p5"], i["p50"], i["p95"], r["centre"].get(name, float("nan")))
+        lines.append(f"{name:16}" + "".join(f"{value:>14,.4g}" for value in columns))
     lines += ["", f"{'what moves the days':32}{'at its 5%':>12}{'at its 95%':>12}{'swing':>9}"]
     for t in r["tornado"][:12]:
         ends = "".join(f"{t[k]:>12.4g}" if k in t else f"{'-':>12}" for k in ("low_days", "high_days"))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
-from sim.cost import evaluate
+from minglm.errors import InputError
+from sim.cli._scenario import load, scenario_arguments
 
 TEXT = "write one training step as a Perfetto trace, a timeline page or Chakra traces; name its critical path"
 EXAMPLES = """clustersim trace glm5_100k_910b --out step.json            (open in ui.perfetto.dev)
 clustersim trace deepseek_v3_h800 --out step.json --set jitter.noise=0.02
 clustersim trace glm5_mini_smoke --timeline step.html
 clustersim trace llama3_405b_16k_h100 --chakra traces/     (MLCommons Chakra, for ASTRA-sim)
-clustersim trace --replay traces/                           (read Chakra traces back and play them)"""
+clustersim trace --replay traces/                           (read Chakra traces back and simulate them)"""
 
 
-def add(parser) -> None:
-    from sim.cli.run import arguments
-
-    arguments(parser, required=False)
+def add(parser: argparse.ArgumentParser) -> None:
+    scenario_arguments(parser, required=False)
     parser.add_argument("--out", metavar="FILE", help="Perfetto trace to write (Chrome JSON); the default, step.json")
     parser.add_argument("--timeline", metavar="FILE", help="the step as a picture (.html)")
     parser.add_argument("--chakra", metavar="FOLDER", help="one execution trace per distinct rank")
@@ -27,65 +27,70 @@ def add(parser) -> None:
     )
 
 
-def main(args) -> int:
-    from minglm.errors import InputError
-
+def main(args: argparse.Namespace) -> int:
     if args.replay:
-        from sim.trace.replay import replay
-
-        result = replay(args.replay)
-        answer = {"step_s": result.step_s, "files": len(result.ends_us), "nodes": sum(map(len, result.ends_us))}
-        print(
-            json.dumps(answer)
-            if args.json
-            else f"replayed {answer['nodes']:,} nodes of {answer['files']} files: {answer['step_s']:.6f} s"
-        )
-        return 0
+        return _replay(args)
     if args.scenario is None:
         raise InputError("clustersim trace: give a scenario, or --replay FOLDER; see clustersim trace --help")
-    from sim.cli.run import load
-    from sim.study import projection
+    from sim.cost.evaluate import scale_compute
+    from sim.report.projection import write_figure
+    from sim.study.projection import path_facts, point
+    from sim.trace import chakra
     from sim.trace.perfetto import StepTrace
-    from sim.training.sensitivity import what_to_buy
+    from sim.trace.timeline import figure
+    from sim.training.sensitivity import step_sensitivity
 
-    s = load(args)
+    scenario = load(args)
     out = args.out or (None if args.timeline or args.chakra else "step.json")
-    for name, given in (("--out", out), ("--timeline", args.timeline)):
-        if given and (Path(given).is_dir() or not Path(given).resolve().parent.is_dir()):
-            raise InputError(
-                f"{name} {given}: not a file in an existing folder; give for example {name} step.{'json' if name == '--out' else 'html'}"
-            )
+    _check_file("--out", out, "step.json")
+    _check_file("--timeline", args.timeline, "step.html")
     recorder = StepTrace() if out else None
-    p = projection.point(s, recorder=recorder)
-    if recorder:
+    p = point(scenario, recorder=recorder)
+    written = []
+    if recorder and out:
         recorder.write(out)
-    costs = evaluate.scale_compute(p.estimate.costs, p.straggler)
-    written = [out] if out else []
+        written.append(out)
+    costs = scale_compute(p.estimate.costs, p.straggler)
     if args.timeline:
-        from sim.report.projection import write_figure
-        from sim.trace.timeline import figure
-
-        written.append(str(write_figure(figure(p.result, f"{s.name}: one step"), Path(args.timeline))))
+        written.append(str(write_figure(figure(p.result, f"{scenario.name}: one step"), Path(args.timeline))))
     if args.chakra:
-        from sim.trace import chakra
-
-        chakra.write(costs, s.plan.schedule, args.chakra, seed=s.seed)
+        chakra.write(costs, scenario.plan.schedule, args.chakra, seed=scenario.seed)
         written.append(args.chakra)
+    saved = step_sensitivity(costs, scenario.plan.schedule)
     answer = {
         "written": written,
         "step_s": p.result.step_s,
-        "bubble_share": p.result.bubble_share,
-        "critical_path": projection.path_facts(p),
-        "faster": {what: saved / p.result.step_s for what, saved in what_to_buy(costs, s.plan.schedule) if saved > 0},
+        "bubble_fraction": p.result.bubble_fraction,
+        "critical_path": path_facts(p),
+        "sensitivity": {part: saved_s / p.result.step_s for part, saved_s in saved if saved_s > 0},
     }
-    if args.json:
-        print(json.dumps(answer, indent=1))
-    else:
-        print(
-            f"written: {', '.join(written)}   step {p.result.step_s:.3f} s, bubble {p.result.bubble_share:.1%} of rank time"
-        )
-        print("critical path: " + ", ".join(f"{cause} {share:.0%}" for cause, share in answer["critical_path"].items()))
-        print(
-            "twice as good would save: " + ", ".join(f"{what} {share:.1%}" for what, share in answer["faster"].items())
-        )
+    print(json.dumps(answer, indent=1) if args.json else text(answer))
     return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from sim.trace.replay import replay
+
+    result = replay(args.replay)
+    answer = {"step_s": result.step_s, "files": len(result.ends_us), "nodes": sum(map(len, result.ends_us))}
+    words = f"replayed {answer['nodes']:,} nodes of {answer['files']} files: {answer['step_s']:.6f} s"
+    print(json.dumps(answer) if args.json else words)
+    return 0
+
+
+def _check_file(flag: str, path: str | None, example: str) -> None:
+    if path and (Path(path).is_dir() or not Path(path).resolve().parent.is_dir()):
+        raise InputError(f"{flag} {path}: not a file in an existing folder; give for example {flag} {example}")
+
+
+def text(answer: dict) -> str:
+    """What was written, the step, its critical path and what would shorten it."""
+    shares = {
+        key: ", ".join(f"{part} {share:{form}}" for part, share in answer[key].items())
+        for key, form in (("critical_path", ".0%"), ("sensitivity", ".1%"))
+    }
+    return (
+        f"written: {', '.join(answer['written'])}   step {answer['step_s']:.3f} s, "
+        f"bubble {answer['bubble_fraction']:.1%} of rank time\n"
+        f"critical path: {shares['critical_path']}\ntwice as good would save: {shares['sensitivity']}"
+    )

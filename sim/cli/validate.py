@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ clustersim validate --json
 clustersim validate --figure errors.html"""
 
 
-def add(parser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", help="rows of your own (YAML, JSON or CSV); all published rows without it")
     parser.add_argument(
         "--serving", action="store_true", help="the published serving rows instead (data/serving/published.yaml)"
@@ -33,19 +34,13 @@ def add(parser) -> None:
     )
     parser.add_argument(
         "--cross",
-        action=argparse_flag(),
+        action=argparse.BooleanOptionalAction,
         default=None,
         help="cross-validate: refit every scalar without the row (default for the published rows)",
     )
 
 
-def argparse_flag():
-    import argparse
-
-    return argparse.BooleanOptionalAction
-
-
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     if args.serving:
         from sim.validation import serving as serving_validate
 

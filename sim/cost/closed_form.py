@@ -23,7 +23,7 @@ DEFERRED = ("zb-h1", "zb-v", "dualpipe", "dualpipe-v")  # schedules that put wei
 
 
 class StepTime(NamedTuple):
-    """Seconds of one step and its parts; `bubble_share` is idle time of the busiest rank over pipeline time."""
+    """Seconds of one step and its parts; `bubble_fraction` is idle time of the busiest rank over pipeline time."""
 
     total_s: float
     pipeline_s: float
@@ -34,7 +34,7 @@ class StepTime(NamedTuple):
     fixed_s: float
 
     @property
-    def bubble_share(self) -> float:
+    def bubble_fraction(self) -> float:
         """Idle time of the bottleneck rank over the pipeline's time."""
         return self.bubble_s / self.pipeline_s if self.pipeline_s > 0 else 0.0
 

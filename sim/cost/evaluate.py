@@ -45,11 +45,12 @@ def in_closed_form(
     workload: Workload,
     precision: str,
     stack,
-    warn: bool = False,
+    allow_oom: bool = False,
     need: memory.Memory | None = None,
 ) -> tuple[Estimate, memory.Memory, float, float]:
     """(costs, memory, seconds of a step in closed form, factor of the slowest chip), in about a millisecond.
 
+    allow_oom: a plan that is over the memory estimate is costed, not refused.
     need: the plan's memory where it is known to fit: it is then not counted again.
 
     Raises:
@@ -58,14 +59,14 @@ def in_closed_form(
     if need is None:
         need = (
             memory.peak(model, plan, workload, precision, stack)
-            if warn
+            if allow_oom
             else memory.check_fits(model, cluster, plan, workload, precision, stack)
         )
-    made = estimate(model, cluster, plan, workload, precision, stack)
-    seconds = step_of_estimate(made, plan).total_s
+    costed = estimate(model, cluster, plan, workload, precision, stack)
+    seconds = step_of_estimate(costed, plan).total_s
     if not math.isfinite(seconds) or seconds <= 0:
         raise InputError(f"a step of {seconds} s: an input is out of range; check peaks, bandwidths and batch")
-    return made, need, seconds, straggler(plan.num_chips, made.stack.jitter)
+    return costed, need, seconds, straggler(plan.num_chips, costed.stack.jitter)
 
 
 def scale_compute(costs, factor: float):

@@ -1,6 +1,6 @@
 """Money and energy: chips held for a time, as rent and as ownership, each with its range and source.
 
-Whoever trains pays for the whole inventory while it is held, spares and lost hours included. Rent is chip-hours ×
+Whoever trains pays for the whole cluster while it is held, spares and lost hours included. Rent is chip-hours ×
 price. Ownership is the system's price spread over its years at a utilisation, interest, electricity × PUE, staff and
 storage. All in the currency of `data/money.yaml`; prices in RMB were converted at its rate
 (`sim.base.units.RMB_PER_USD`). Ranges take every input at its low, or at its high end.

@@ -1,7 +1,7 @@
 """The planner page's controls: one table with a unit, a default and a range for each, and the question that they ask.
 
-Nothing here draws. A control's value is what a person typed ("20k", "28.5T", "2-3"); `question_of` reads all of them by the same
-functions as the command line, so that the page refuses what `clustersim plan` refuses, in the same words.
+Nothing here draws. A control's value is what a person typed ("20k", "28.5T", "2-3"); `question_of` reads all of them by
+the same functions as the command line, so that the page refuses what `clustersim plan` refuses, in the same words.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from minglm.errors import InputError, nearest
 from sim.base.figure import Figure, figure
 from sim.base.units import parse, show
 from sim.cost.money import DEFAULTS
-from sim.planner.planner import Question, question
+from sim.planner.question import Question, question
 from sim.spec.hardware import USUAL_CLUSTER, Cluster, cluster_for_chip, list_clusters, load_chip, load_cluster
 from sim.spec.model_loader import list_models, load_model
 
 
 @dataclass(frozen=True)
 class Control:
-    """One input. `kind`: choice, count, or a dimension of `sim.base.units`; a slider spans `low` … `high` on a log scale.
+    """One input. `kind`: choice, count, or a dimension of `sim.base.units`; a slider spans `low` … `high` on a log
+    scale.
 
     A price (`fact`) that is left empty takes the fact file's figure with its range; others have a `default`.
     """
@@ -240,32 +241,34 @@ def price(text: object, dimension: str, name: str) -> Figure | None:
     Raises:
         InputError: not a price, ends in the wrong order, or zero.
     """
-    said = str(text).strip()
-    if not said:
+    entered = str(text).strip()
+    if not entered:
         return None
-    match = _RANGE.match(said) if not re.match(r"^[+-]", said) else None
+    match = _RANGE.match(entered) if not re.match(r"^[+-]", entered) else None
     source = {"source": "set on the planner page", "confidence": "assumed"}
     if match is None:
-        return figure({"value": said, **source}, dimension, name)
+        return figure({"value": entered, **source}, dimension, name)
     low, high = parse(match.group(1), dimension, name), parse(match.group(2), dimension, name)
     if low > high:
         raise InputError(
-            f"{name}: {said!r} runs from high to low; give the low end first, such as {match.group(2)}-{match.group(1)}"
+            f"{name}: {entered!r} runs from high to low; give the low end first, such as {match.group(2)}-{match.group(1)}"
         )
     return figure({"value": (low + high) / 2, "low": low, "high": high, **source}, dimension, name)
 
 
 def prices_of(values: Mapping[str, str]) -> dict[str, object]:
-    """The prices that are set, as `sim.planner.planner.question` takes them; those left empty stay with the fact files."""
+    """The prices that are set, as `sim.planner.question.question` takes them; those left empty stay with the fact
+    files."""
     out: dict[str, object] = {}
     for c in CONTROLS:
         if c.fact:
-            given = price(values.get(c.key, ""), c.kind, c.label)
-            if given is not None:
-                out[c.key] = given
-                if c.key == "pue" and given.low < 1:
+            entered = price(values.get(c.key, ""), c.kind, c.label)
+            if entered is not None:
+                out[c.key] = entered
+                if c.key == "pue" and entered.low < 1:
                     raise InputError(
-                        f"{c.label}: {given.low:g} is below 1 (a building cannot use less than its machines); give 1 or more"
+                        f"{c.label}: {entered.low:g} is below 1 (a building cannot use less than its machines); give "
+                        "1 or more"
                     )
     for key, low, high in (("years", 0.01, 50.0), ("utilization", 0.01, 1.0), ("interest", 0.0, 1.0)):
         c, text = BY_KEY[key], str(values.get(key, "")).strip()
@@ -278,7 +281,8 @@ def question_of(values: Mapping[str, str], fixed: Mapping[str, object] | None = 
 
     Args:
         values: by control key; a missing or empty one takes its default.
-        fixed: widths of a plan to keep, as `sim.planner.planner.question` takes them, with `schedule` for its pipeline schedule.
+        fixed: widths of a plan to keep, as `sim.planner.question.question` takes them, with `schedule` for its pipeline
+            schedule.
     Raises:
         InputError: one line that starts with the control's name.
     """
@@ -298,7 +302,8 @@ def question_of(values: Mapping[str, str], fixed: Mapping[str, object] | None = 
             )
     if amounts["batch"] < amounts["seq"]:
         raise InputError(
-            f"{BY_KEY['batch'].label}: {v['batch']} tokens is less than one sequence of {v['seq']}; give at least {show(amounts['seq'], 'count')}"
+            f"{BY_KEY['batch'].label}: {v['batch']} tokens is less than one sequence of {v['seq']}; give at least "
+            f"{show(amounts['seq'], 'count')}"
         )
     pinned = {k: x for k, x in (fixed or {}).items() if k != "schedule"}
     return question(

@@ -1,6 +1,8 @@
-"""The planner page's pictures: cards as HTML, the rest as Plotly figures in the house style, each with its text alternative.
+"""The planner page's pictures: cards as HTML, the rest as Plotly figures in the house style, each with its text
+alternative.
 
-A picture is a function of an `Answer` (`sim.dashboard.state`) and returns (figure, alt text). Figures are made wide enough for a
+A picture is a function of an `Answer` (`sim.dashboard.state`) and returns (figure, alt text). Figures are made wide
+enough for a
 phone: long names are wrapped, legends lie below.
 """
 
@@ -11,23 +13,9 @@ from collections.abc import Sequence
 
 from minglm import plots
 from sim.base.units import show
+from sim.cost.money import with_prices
 from sim.dashboard.state import Answer, figure_words
 from sim.report.html import escape, table
-
-STYLE = """<style>
-.planner { font:15px/1.5 system-ui,"Helvetica Neue",Arial,sans-serif; color:#1c2330 }
-.planner .cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(11rem,1fr)); gap:.6rem; margin:.4rem 0 }
-.planner .card { background:#f5f7fa; border-left:4px solid #0072B2; border-radius:4px; padding:.5rem .7rem }
-.planner .card b { display:block; font-size:1.3rem; line-height:1.3 } .planner .card span { display:block; color:#4a5361; font-size:.86rem; line-height:1.35 }
-.planner .card .span { position:relative; height:6px; background:#dfe3ea; border-radius:3px; margin:.3rem 0 }
-.planner .card .span i { position:absolute; top:0; height:6px; background:#56B4E9; border-radius:3px }
-.planner .card .span u { position:absolute; top:-3px; width:3px; height:12px; background:#1c2330 }
-.planner .said { font-size:1.05rem; margin:.2rem 0 } .planner .note { color:#4a5361; font-size:.86rem }
-.planner .error { border-left:4px solid #D55E00; background:#fff4ec; padding:.5rem .7rem; border-radius:4px; margin:.3rem 0 }
-.planner .scroll { overflow-x:auto } .planner table { border-collapse:collapse; font-size:.9rem } .planner th, .planner td { text-align:left; vertical-align:top;
-  padding:.25rem .7rem .25rem 0; border-bottom:1px solid #dfe3ea } .planner td.num, .planner th.num { text-align:right }
-.planner code { font-size:.8rem; overflow-wrap:anywhere; white-space:pre-wrap } .planner a.file { display:inline-block; margin:.2rem .9rem .2rem 0; color:#0072B2 }
-</style>"""
 
 
 def block(inner: str, live: bool = False) -> str:
@@ -36,6 +24,7 @@ def block(inner: str, live: bool = False) -> str:
 
 
 def error(text: str) -> str:
+    """What was refused and why, as an alert; nothing for an empty text."""
     return block(f'<div class="error" role="alert"><b>Not changed.</b> {escape(text)}</div>') if text else ""
 
 
@@ -50,13 +39,14 @@ def cards(a: Answer) -> str:
         moved = a.mover(key)
         words = f"90% of samples: {figure_words(a, key, low)} to {figure_words(a, key, high)}"
         most = (
-            f"Moved most by {moved['name']}: {figure_words(a, key, moved['low'])} to {figure_words(a, key, moved['high'])}"
+            f"Moved most by {moved['name']}: {figure_words(a, key, moved['low'])} to "
+            f"{figure_words(a, key, moved['high'])}"
             if moved
             else ""
         )
         out.append(
-            f'<div class="card"><span>{escape(label)}</span><b>{escape(figure_words(a, key))}</b>{_span(low, a.row[key], high)}'
-            f"<span>{escape(words)}</span><span>{escape(most)}</span></div>"
+            f'<div class="card"><span>{escape(label)}</span><b>{escape(figure_words(a, key))}</b>'
+            f"{_span(low, a.row[key], high)}<span>{escape(words)}</span><span>{escape(most)}</span></div>"
         )
     r, chip = a.row, a.question.cluster.chip.name
     for key, label, flag in (
@@ -65,11 +55,13 @@ def cards(a: Answer) -> str:
     ):
         if key not in r:
             out.append(
-                f'<div class="card"><span>{label}</span><b>not known</b><span>No price of {escape(chip)} is in the fact files: set {flag} '
+                f'<div class="card"><span>{label}</span><b>not known</b><span>No price of {escape(chip)} is in the '
+                f"fact files: set {flag} "
                 "among the controls.</span></div>"
             )
     out.append(
-        f'<div class="card"><span>Speed</span><b>{show(r["tokens_per_s"], "count")} tokens/s</b><span>{r["tokens_per_s_per_chip"]:.1f} a chip, '
+        f'<div class="card"><span>Speed</span><b>{show(r["tokens_per_s"], "count")} '
+        f"tokens/s</b><span>{r['tokens_per_s_per_chip']:.1f} a chip, "
         f"MFU {r['mfu']:.1%} of the chip's {escape(_precision(a))} peak, goodput {r['goodput']:.1%}</span></div>"
     )
     spare = (
@@ -78,7 +70,8 @@ def cards(a: Answer) -> str:
         else "none stays spare"
     )
     out.append(
-        f'<div class="card"><span>Plan</span><b>{r["chips"]:,} chips used</b><span>{escape(str(r["plan"]))}, micro-batch {r["micro_batch"]}, ZeRO {r["zero"]}, '
+        f'<div class="card"><span>Plan</span><b>{r["chips"]:,} chips used</b><span>{escape(str(r["plan"]))}, '
+        f"micro-batch {r['micro_batch']}, ZeRO {r['zero']}, "
         f"recompute {escape(str(r['recompute']))}; {spare}</span></div>"
     )
     return block(f'<div class="cards">{"".join(out)}</div>')
@@ -92,7 +85,10 @@ def _span(low: float, value: float, high: float) -> str:
     """A bar from 0 to a little over the high end, with the interval and the value on it."""
     end = 1.05 * max(high, value)
     at = [100 * x / end for x in (low, high, value)]
-    return f'<div class="span" aria-hidden="true"><i style="left:{at[0]:.1f}%;width:{at[1] - at[0]:.1f}%"></i><u style="left:{at[2]:.1f}%"></u></div>'
+    return (
+        f'<div class="span" aria-hidden="true"><i style="left:{at[0]:.1f}%;width:{at[1] - at[0]:.1f}%"></i><u '
+        f'style="left:{at[2]:.1f}%"></u></div>'
+    )
 
 
 # ------------------------------------------------------------------ figures
@@ -113,12 +109,14 @@ def _fit(fig, height: int, legend: bool = False):
     return fig
 
 
-# Bars and lines of each picture. A page that is already open follows changes of traces, not traces that come or go: what is not needed is empty.
+# Bars and lines of each picture. A page that is already open follows changes of traces, not traces that come or go:
+# what is not needed is empty.
 TRACES = {"memory": (8, 1), "step": (1, 0), "tornado": (2, 0)}
 
 
 def padded(key: str, fig) -> dict:
-    """The figure as {data, layout} with the number of bars and lines that its kind always has, those not needed empty and not shown."""
+    """The figure as {data, layout} with the number of bars and lines that its kind always has, those not needed empty
+    and not shown."""
     bars, lines = ([t.to_plotly_json() for t in fig.data if t.type == kind] for kind in ("bar", "scatter"))
     data = []
     for kind, have, want in (("bar", bars, TRACES[key][0]), ("scatter", lines, TRACES[key][1])):
@@ -136,8 +134,10 @@ def _wrap(text: str, width: int = 18) -> str:
 
 
 def memory(a: Answer):
-    """A stacked bar of the fullest chip's memory, with the chip's capacity as a line."""
-    fig = plots.figure(f"Memory of the fullest chip: {sum(a.memory.values()):.1f} of {a.room_gib:.0f} GiB", "GiB", "")
+    """A stacked bar of the peak-memory rank's memory, with the chip's capacity as a line."""
+    fig = plots.figure(
+        f"Memory of the peak-memory rank: {sum(a.memory.values()):.1f} of {a.capacity_gib:.0f} GiB", "GiB", ""
+    )
     for i, (part, gib) in enumerate(a.memory.items()):
         fig.add_bar(
             orientation="h",
@@ -148,21 +148,24 @@ def memory(a: Answer):
             hovertemplate=f"{part}: %{{x:.1f}} GiB<extra></extra>",
         )
     fig.add_scatter(
-        x=[a.room_gib, a.room_gib],
+        x=[a.capacity_gib, a.capacity_gib],
         y=[-0.45, 0.45],
         yaxis="y2",
         mode="lines",
         line=dict(color="#000000", width=3, dash="dash"),
         showlegend=True,
         name="capacity",
-        hovertemplate=f"capacity: {a.room_gib:.0f} GiB<extra></extra>",
+        hovertemplate=f"capacity: {a.capacity_gib:.0f} GiB<extra></extra>",
     )
     fig.update_layout(barmode="stack", yaxis2=dict(overlaying="y", range=[-0.5, 0.5], visible=False, fixedrange=True))
     fig.update_yaxes(showticklabels=False, selector=dict(anchor=None))
     _fit(fig, 240, legend=True)
-    fig.update_xaxes(range=[0, 1.05 * max(a.room_gib, sum(a.memory.values()))])
+    fig.update_xaxes(range=[0, 1.05 * max(a.capacity_gib, sum(a.memory.values()))])
     listed = ", ".join(f"{k} {v:.1f}" for k, v in a.memory.items() if v >= 0.05)
-    return fig, f"Memory of the fullest chip in GiB: {listed}; {sum(a.memory.values()):.1f} of {a.room_gib:.0f}."
+    return (
+        fig,
+        f"Memory of the peak-memory rank in GiB: {listed}; {sum(a.memory.values()):.1f} of {a.capacity_gib:.0f}.",
+    )
 
 
 def step(a: Answer):
@@ -212,7 +215,8 @@ def tornado(a: Answer, key: str, most: int = 8):
     _fit(fig, 180 + 34 * len(rows), legend=True)
     top = a.mover(key)
     return fig, (
-        f"{label} with one input at a time at its 5% and 95% point: {top['name']} moves it most, from {figure_words(a, key, top['low'])} to "
+        f"{label} with one input at a time at its 5% and 95% point: {top['name']} moves it most, from "
+        f"{figure_words(a, key, top['low'])} to "
         f"{figure_words(a, key, top['high'])}."
         if top
         else f"No input with a range moves {label.lower()}."
@@ -239,8 +243,8 @@ def versus(first: Answer, second: Answer, names: Sequence[str]):
         error_x=dict(
             type="data",
             symmetric=False,
-            array=[max(h - r, 0) for h, r in zip(high, ratio)],
-            arrayminus=[max(r - lo, 0) for lo, r in zip(low, ratio)],
+            array=[max(h - r, 0) for h, r in zip(high, ratio, strict=True)],
+            arrayminus=[max(r - lo, 0) for lo, r in zip(low, ratio, strict=True)],
             color="#1c2330",
             thickness=1.5,
         ),
@@ -255,7 +259,7 @@ def versus(first: Answer, second: Answer, names: Sequence[str]):
 def versus_words(first: Answer, second: Answer) -> str:
     """Who is cheaper and faster, and at which rent the second would cost the same."""
     a, b = first.row, second.row
-    said = [f"B takes {b['days'] / a['days']:.2f} times as long as A"]
+    clauses = [f"B takes {b['days'] / a['days']:.2f} times as long as A"]
     if "rent_usd" in a and "rent_usd" in b:
         apart = b["rent_usd"] / a["rent_usd"]
         sure = (
@@ -263,18 +267,21 @@ def versus_words(first: Answer, second: Answer) -> str:
             or second.interval("rent_usd")[1] < first.interval("rent_usd")[0]
         )
         word = "dearer to rent" if apart > 1.005 else "cheaper to rent" if apart < 0.995 else "as dear to rent"
-        said.append(
-            f"and is {word}: {apart:.2f} times A's cost ({'the 90% intervals do not overlap' if sure else 'their 90% intervals overlap, so that is not sure'})"
+        clauses.append(
+            f"and is {word}: {apart:.2f} times A's cost "
+            f"({'the 90% intervals do not overlap' if sure else 'their 90% intervals overlap, so that is not sure'})"
         )
-        said.append(f"at ${a['rent_usd'] / b['chip_hours']:.2f} a chip-hour B would cost as much as A to rent")
+        clauses.append(f"at ${a['rent_usd'] / b['chip_hours']:.2f} a chip-hour B would cost as much as A to rent")
     elif "own_usd" in a and "own_usd" in b:
-        said.append(f"and costs {b['own_usd'] / a['own_usd']:.2f} times as much to own")
+        clauses.append(f"and costs {b['own_usd'] / a['own_usd']:.2f} times as much to own")
     else:
-        said.append("and no price is known for both")
-    return said[0] + " " + said[1] + ("; " + said[2] if len(said) > 2 else "") + "."
+        clauses.append("and no price is known for both")
+    return clauses[0] + " " + clauses[1] + ("; " + clauses[2] if len(clauses) > 2 else "") + "."
 
 
 def versus_table(first: Answer, second: Answer, names: Sequence[str]) -> str:
+    """The results of two answers beside each other, with their 90% intervals."""
+
     def cell(a: Answer, key: str) -> str:
         if key not in a.row:
             return "not known"
@@ -292,8 +299,6 @@ def versus_table(first: Answer, second: Answer, names: Sequence[str]) -> str:
 
 
 def _rent(a: Answer) -> str:
-    from sim.cost.money import with_prices
-
     f = with_prices(a.question.cluster, a.question.prices).chip.rent_usd_per_hour
     return "not known" if f is None else f"${f.value:.2f}" + ("" if f.certain else f" (${f.low:.2f} to ${f.high:.2f})")
 
@@ -302,13 +307,14 @@ def widget(drawn: dict):
     """What `padded` made as a widget that later figures are filled into."""
     import plotly.graph_objects as go
 
-    made = go.FigureWidget(drawn)
-    made._config = {"displayModeBar": False, "responsive": True, "displaylogo": False}
-    return made
+    figure_widget = go.FigureWidget(drawn)
+    figure_widget._config = {"displayModeBar": False, "responsive": True, "displaylogo": False}  # noqa: SLF001 - plotly has no other way
+    return figure_widget
 
 
 def fill(widget, drawn: dict) -> None:
-    """Show what `padded` made in a FigureWidget that is already on the page, without building a new one. The template stays as it is."""
+    """Show what `padded` made in a FigureWidget that is already on the page, without building a new one. The template
+    stays as it is."""
     layout = {k: v for k, v in drawn["layout"].items() if k != "template"}
     with widget.batch_update():
         for old, wanted in zip(widget.data, drawn["data"], strict=True):

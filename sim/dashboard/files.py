@@ -1,7 +1,8 @@
 """Saving and loading what stands on the planner page, and the report that leaves it.
 
-A saved file is a scenario (`clustersim run FILE` reads it) with one more section, `planner`, that holds the controls as they
-stood. It is written a key a line with JSON values, which is YAML: it can be read back in a browser that has no PyYAML.
+A saved file is a scenario (`clustersim run FILE` reads it) with one more section, `planner`, that holds the controls as
+they stood. It is written a key a line with JSON values, which is YAML: it can be read back in a browser that has no
+PyYAML.
 """
 
 from __future__ import annotations
@@ -13,13 +14,21 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
+from sim.base.checks import versions
 from sim.base.figure import Figure
 from sim.base.units import parse
-from sim.dashboard.controls import BY_KEY, CONTROLS, USUAL_CLUSTER
+from sim.dashboard.controls import BY_KEY, CONTROLS
 from sim.dashboard.state import AXES, Answer, answer, assumptions, command, figure_words, sentence
+from sim.planner import planner
+from sim.planner.candidates import PlanCosts
+from sim.planner.question import space_of
+from sim.report.html import escape
+from sim.report.plan import write
 from sim.report.projection import slug
 from sim.scenario.file import VERSION, read_scenario_document
 from sim.scenario.training import resolve
+from sim.spec.hardware import USUAL_CLUSTER
+from sim.study.monte_carlo import monte_carlo
 
 SUFFIX = ".yaml"
 MAX_UPLOAD = 2**20
@@ -119,27 +128,29 @@ def load(path: str | Path) -> tuple[dict[str, str], dict[str, object], str]:
     """
     d = read_scenario_document(path)
     name = str(d.get("name") or Path(path).stem)
-    planner = d.get("planner")
-    if planner is None:
+    section = d.get("planner")
+    if section is None:
         return (*_from_scenario(d, name), name)
-    values, keep = (planner.get(k) or {} for k in ("values", "keep"))
-    if not isinstance(values, Mapping) or not isinstance(keep, Mapping):
+    values, fixed = (section.get(k) or {} for k in ("values", "keep"))
+    if not isinstance(values, Mapping) or not isinstance(fixed, Mapping):
         raise InputError(f"{path}: planner must hold values and keep, each a mapping; save it again from the page")
     for key in values:
         if key not in BY_KEY:
             raise InputError(
-                f"{path}: the control {str(key)[:40]!r} is not on this page; it was saved by another version: remove the line and load it again"
+                f"{path}: the control {str(key)[:40]!r} is not on this page; it was saved by another version: "
+                "remove the line and load it again"
             )
-    for key in keep:
+    for key in fixed:
         if key not in AXES:
             raise InputError(f"{path}: planner.keep.{str(key)[:40]}: not a width of a plan; known: {', '.join(AXES)}")
     values = {str(k): str(v) for k, v in values.items()}
-    answer(values, keep, samples=2)  # refuses here what the page would refuse later
-    return values, dict(keep), name
+    answer(values, fixed, samples=2)  # refuses here what the page would refuse later
+    return values, dict(fixed), name
 
 
 def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, object]]:
-    """Controls for a scenario that was not saved from the page: its plan is kept, its machine must be one of the page's."""
+    """Controls for a scenario that was not saved from the page: its plan is kept, its machine must be one of the
+    page's."""
     s = resolve(d, name)
     machine = (
         f"chip:{d['chip']}"
@@ -150,7 +161,8 @@ def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, obj
     )
     if machine is None or not isinstance(d["model"], str):
         raise InputError(
-            f"{name}: describes its own {'machine' if machine is None else 'model'}; the page takes names only: use clustersim run for this file"
+            f"{name}: describes its own {'machine' if machine is None else 'model'}; the page takes names only: use "
+            "clustersim run for this file"
         )
     values = {
         "model": str(d["model"]),
@@ -162,14 +174,14 @@ def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, obj
         "precision": s.precision,
     }
     for c in CONTROLS:
-        given = s.prices.get(c.key)
-        if isinstance(given, Figure):
-            values[c.key] = f"{given.value:g}" if given.certain else f"{given.low:g}-{given.high:g}"
-        elif given is not None and c.key in BY_KEY:
-            values[c.key] = f"{parse(given, c.kind, c.label):g}"
-    keep = {k: getattr(s.plan, k) for k in AXES}
-    answer(values, keep, samples=2)
-    return values, keep
+        price = s.prices.get(c.key)
+        if isinstance(price, Figure):
+            values[c.key] = f"{price.value:g}" if price.certain else f"{price.low:g}-{price.high:g}"
+        elif price is not None and c.key in BY_KEY:
+            values[c.key] = f"{parse(price, c.kind, c.label):g}"
+    fixed = {k: getattr(s.plan, k) for k in AXES}
+    answer(values, fixed, samples=2)
+    return values, fixed
 
 
 def load_upload(name: str, content: bytes) -> tuple[dict[str, str], dict[str, object], str]:
@@ -191,8 +203,6 @@ def load_upload(name: str, content: bytes) -> tuple[dict[str, str], dict[str, ob
 
 def link(label: str, name: str, content: str | bytes, kind: str) -> str:
     """A link that hands the content over as a file, without a server."""
-    from sim.report.html import escape
-
     data = base64.b64encode(content.encode() if isinstance(content, str) else content).decode()
     return f'<a class="file" download="{escape(name)}" href="data:{kind};base64,{data}">{escape(label)}</a>'
 
@@ -201,11 +211,8 @@ def link(label: str, name: str, content: str | bytes, kind: str) -> str:
 
 
 def result_of(a: Answer, samples: int = 500) -> dict:
-    """The page's answer in the shape of `sim.planner.planner.answer`, with more samples and the step played as events."""
-    from sim.base.checks import versions
-    from sim.planner.planner import _assumptions, by_events, facts
-    from sim.study.monte_carlo import monte_carlo
-
+    """The page's answer in the shape of `sim.planner.planner.answer`, with more samples and the step simulated as
+    events."""
     q = a.question
     how = (
         "kept"
@@ -234,27 +241,24 @@ def result_of(a: Answer, samples: int = 500) -> dict:
         "explanation": [
             sentence(a),
             *(
-                f"{label}: moved most by {a.mover(k)['name']}, from {figure_words(a, k, a.mover(k)['low'])} to "
-                f"{figure_words(a, k, a.mover(k)['high'])}."
-                for k, label, _ in a.results
-                if a.mover(k)
+                f"{label}: moved most by {mover['name']}, from {figure_words(a, key, mover['low'])} to "
+                f"{figure_words(a, key, mover['high'])}."
+                for key, label, _ in a.results
+                if (mover := a.mover(key))
             ),
             f"The plan is {how}.",
             f"The same figures in a terminal: {command(a)}",
         ],
-        "assumptions": [*(f"set on the page: {t}" for t in assumptions(a)), *q.stated, *_assumptions(q)],
-        "facts": facts(q),
+        "assumptions": [*(f"set on the page: {t}" for t in assumptions(a)), *q.stated, *planner.assumptions(q)],
+        "facts": planner.facts(q),
         "versions": versions(),
-        "verified": by_events(q, _costs(a), a.found),
+        "verified": planner.by_events(q, _costs(a), a.candidate),
         "uncertainty": monte_carlo(a.scenario, samples, workers=1),
         "controls": dict(a.values),
     }
 
 
-def _costs(a: Answer):
-    from sim.planner.candidates import PlanCosts
-    from sim.planner.planner import space_of
-
+def _costs(a: Answer) -> PlanCosts:
     q = a.question
     return PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space_of(q).switches)
 
@@ -265,8 +269,6 @@ def report(a: Answer, samples: int = 500) -> dict[str, Path]:
     Raises:
         InputError: the folder cannot be written.
     """
-    from sim.report.plan import write
-
     place = folder() / f"report_{slug(a.name)}"
     page = write(result_of(a, samples), place)
     return {"html": page, "json": place / "plan.json", "csv": place / "plans.csv"}

@@ -1,8 +1,9 @@
-"""The planner page as a site that runs in a browser with nothing installed: `python -m sim.dashboard.lite` builds it into runs/lite.
+"""The planner page as a site that runs in a browser with nothing installed: `python -m sim.dashboard.lite` builds it
+into runs/lite.
 
-Python itself comes as WebAssembly (npm `pyodide`), the packages as pure wheels from PyPI; both are fetched once into runs/.lite and
-then served from the site, which asks nothing of any other machine. The wheels' hashes in Pyodide's lock file are those of the files
-that are served, and what is not served is not in the lock file.
+Python itself comes as WebAssembly (npm `pyodide`), the packages as pure wheels from PyPI; both are fetched once into
+runs/.lite and then served from the site, which asks nothing of any other machine. The wheels' hashes in Pyodide's lock
+file are those of the files that are served, and what is not served is not in the lock file.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import urllib.parse
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from minglm import datafiles
 from minglm.errors import InputError
 from minglm.runtime import run_folder
 from sim.dashboard import lite_wheel
+from sim.report.html import static_text
 
 CACHE = datafiles.default_runs() / ".lite"
 SITE = datafiles.default_runs() / "lite"
@@ -54,7 +57,8 @@ def fetch_pyodide(cache: Path = CACHE) -> Path:
     if not (place / "package" / "pyodide-lock.json").is_file():
         if shutil.which("npm") is None:
             raise InputError(
-                "npm is not installed, and Python for the browser comes as the npm package pyodide; install Node.js, then build again"
+                "npm is not installed, and Python for the browser comes as the npm package pyodide; install "
+                "Node.js, then build again"
             )
         place.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
@@ -62,7 +66,8 @@ def fetch_pyodide(cache: Path = CACHE) -> Path:
         )
         if done.returncode:
             raise InputError(
-                f"the npm package pyodide@{PYODIDE} cannot be had ({_last(done.stderr)}); connect to a network once, then build again"
+                f"the npm package pyodide@{PYODIDE} cannot be had ({_last(done.stderr)}); connect to a network "
+                "once, then build again"
             )
         with tarfile.open(next(place.glob("pyodide-*.tgz"))) as tar:
             tar.extractall(place, filter="data")
@@ -100,8 +105,8 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
             raise InputError(
                 f"{name} is not installed; {datafiles.install_hint('lab,dev')}, then build again"
             ) from None
-    found = {name: _wheel(place, name, version) for name, version in wanted.items()}
-    missing = [f"{name}=={wanted[name]}" for name, path in found.items() if path is None]
+    wheels = {name: _wheel(place, name, version) for name, version in wanted.items()}
+    missing = [f"{name}=={wanted[name]}" for name, path in wheels.items() if path is None]
     if missing:
         done = subprocess.run(
             [
@@ -126,15 +131,16 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
         )
         if done.returncode:
             raise InputError(
-                f"wheels {', '.join(missing)} cannot be had ({_last(done.stderr)}); connect to a package index once, then build again"
+                f"wheels {', '.join(missing)} cannot be had ({_last(done.stderr)}); connect to a package index "
+                "once, then build again"
             )
-        found = {name: _wheel(place, name, version) for name, version in wanted.items()}
-    lost = [name for name, path in found.items() if path is None]
+        wheels = {name: _wheel(place, name, version) for name, version in wanted.items()}
+    lost = [name for name, path in wheels.items() if path is None]
     if lost:
         raise InputError(
             f"no pure wheel of {', '.join(lost)} was fetched into {place}; remove the folder and build again"
         )
-    return found
+    return {name: path for name, path in wheels.items() if path is not None}
 
 
 def _flat(name: str) -> str:
@@ -189,9 +195,9 @@ def stage(cache: Path = CACHE) -> Path:
     """The folder that JupyterLite builds from: Pyodide with its wheels, the notebooks and the settings."""
     package = fetch_pyodide(cache)
     lock = json.loads((package / "pyodide-lock.json").read_text(encoding="utf-8"))
-    wheels, made = fetch_wheels(lock, cache), cache / "stage"
-    shutil.rmtree(made, ignore_errors=True)
-    static = made / "static" / "pyodide"
+    wheels, staged = fetch_wheels(lock, cache), cache / "stage"
+    shutil.rmtree(staged, ignore_errors=True)
+    static = staged / "static" / "pyodide"
     static.mkdir(parents=True)
     project = lite_wheel.build(static)
     for name in CORE:
@@ -199,17 +205,17 @@ def stage(cache: Path = CACHE) -> Path:
     for path in wheels.values():
         shutil.copy(path, static / path.name)
     (static / "pyodide-lock.json").write_text(json.dumps(lock_file(lock, wheels, project)), encoding="utf-8")
-    (made / "files").mkdir()
+    (staged / "files").mkdir()
     for name in NOTEBOOKS:
         if datafiles.notebooks(name).is_file():
-            shutil.copy(datafiles.notebooks(name), made / "files")
+            shutil.copy(datafiles.notebooks(name), staged / "files")
     settings = {
         KERNEL: {
             "disablePyPIFallback": True,
             "loadPyodideOptions": {"packages": ["micropip", "minglm", "ipython", "jedi"]},
         }
     }
-    (made / "jupyter-lite.json").write_text(
+    (staged / "jupyter-lite.json").write_text(
         json.dumps(
             {
                 "jupyter-lite-schema-version": 0,
@@ -223,7 +229,7 @@ def stage(cache: Path = CACHE) -> Path:
         ),
         encoding="utf-8",
     )
-    return made
+    return staged
 
 
 def page(site: Path) -> Path:
@@ -241,26 +247,7 @@ def page(site: Path) -> Path:
     )
     path = site / "planner.html"
     path.write_text(
-        f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>The planner</title><style>body{{margin:0;font:16px/1.5 system-ui,sans-serif}} p{{margin:.6rem 1rem}} iframe{{border:0;width:100%;height:calc(100vh - 5.5rem)}}</style></head>
-<body><main><p><b>The planner</b>, in this browser alone: the first start takes up to a minute. As notebooks: <a href="lab/index.html?path=planner.ipynb">open JupyterLab</a>.</p>
-<iframe id="page" title="The planner page" src="repl/index.html?{query.replace("&", "&amp;")}"></iframe></main>
-<script>
-// The page alone: no toolbar, no prompt, and from its top.
-const timer = setInterval(() => {{
-  const inside = document.getElementById("page").contentDocument, answer = inside && inside.querySelector(".planner-top .said");
-  if (!answer || !inside.querySelector(".js-plotly-plot .main-svg")) return;
-  clearInterval(timer);
-  const style = inside.createElement("style");
-  style.textContent = ".jp-CodeConsole-input, .jp-CodeConsole .jp-Cell-inputWrapper, .jp-InputPrompt, .jp-OutputPrompt, .jp-Toolbar {{ display:none !important }}";
-  inside.head.append(style);
-  // The console around the page takes Enter for its prompt; here it belongs to the control that has the focus.
-  inside.defaultView.addEventListener("keydown", e => {{ if (e.key === "Enter" && e.target.closest(".planner-page")) e.stopImmediatePropagation(); }}, true);
-  const top = () => {{ inside.defaultView.dispatchEvent(new Event("resize")); for (let e = answer; e; e = e.parentElement) e.scrollTop = 0; }};
-  [0, 500, 1500, 3000].forEach(ms => setTimeout(top, ms));
-}}, 500);
-</script></body></html>
-""",
+        static_text("sim.dashboard", "lite.html").replace("QUERY", query.replace("&", "&amp;")),
         encoding="utf-8",
     )
     return path
@@ -277,7 +264,7 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
         import jupyterlite_pyodide_kernel  # noqa: F401
     except ImportError as err:
         raise InputError(f"{err.name} is not installed; {datafiles.install_hint('dev')}, then build again") from None
-    made = stage(cache)
+    staged = stage(cache)
     run_folder.set_aside(site, "site")
     run_folder.claim(site, "site")
     done = subprocess.run(
@@ -287,11 +274,11 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
             "jupyterlite_core",
             "build",
             "--lite-dir",
-            str(made),
+            str(staged),
             "--output-dir",
             str(site),
             "--contents",
-            str(made / "files"),
+            str(staged / "files"),
             "--no-sourcemaps",
             "--apps",
             "lab",
@@ -302,19 +289,21 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
             "--apps",
             "tree",
         ],
-        cwd=made,
+        cwd=staged,
         capture_output=True,
         text=True,
     )
     if done.returncode or not (site / "jupyter-lite.json").is_file():
         raise InputError(
-            f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {made} to see why"
+            f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {staged} to "
+            "see why"
         )
     run_folder.claim(site, "site")
     return page(site)
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build the site; the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m sim.dashboard.lite",
         description="Build the planner page as a site that needs nothing but a browser.",
@@ -322,13 +311,14 @@ def main(argv=None) -> int:
     parser.add_argument("--out", type=Path, default=SITE, help="folder of the site (default runs/lite)")
     args = parser.parse_args(argv)
     try:
-        made = build(args.out.resolve())
+        page_path = build(args.out.resolve())
     except InputError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(
-        f"{made}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {args.out} 8000, then open http://127.0.0.1:8000/planner.html"
+        f"{page_path}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {args.out} "
+        "8000, then open http://127.0.0.1:8000/planner.html"
     )
     return 0
 

@@ -1,4 +1,5 @@
-"""The project as a wheel for a browser: what runs without torch, numpy, PyYAML and pydantic, with its data files as JSON.
+"""The project as a wheel for a browser: what runs without torch, numpy, PyYAML and pydantic, with its data files as
+JSON.
 
 The data files keep their names (`h100.yaml`): JSON is YAML, so the same loaders read them with PyYAML and without
 (`sim.base.documents`).
@@ -48,7 +49,10 @@ NAME = f"minglm-{VERSION}-py3-none-any.whl"
 def sources() -> dict[str, bytes]:
     """Path in the wheel → contents."""
     ours, theirs = (datafiles.package(name) for name in ("sim", "minglm"))
-    out = {f"sim/{p.relative_to(ours).as_posix()}": p.read_bytes() for p in sorted(ours.rglob("*.py"))}
+    out = {
+        f"sim/{p.relative_to(ours).as_posix()}": p.read_bytes()
+        for p in sorted([*ours.rglob("*.py"), *ours.glob("*/static/*")])
+    }
     out |= {f"minglm/{name}": (theirs / name).read_bytes() for name in MINGLM if (theirs / name).is_file()}
     for name in DATA:
         place = datafiles.data(name)
@@ -63,6 +67,7 @@ def sources() -> dict[str, bytes]:
 
 
 def as_json(path: Path) -> bytes:
+    """A YAML file's content as JSON."""
     return (json.dumps(read_document(path), ensure_ascii=False) + "\n").encode()
 
 

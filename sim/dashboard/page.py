@@ -1,16 +1,17 @@
-"""The planner page: controls on top of results, for Voila, JupyterLab and a browser with nothing installed (JupyterLite).
+"""The planner page: controls on top of results, for Voila, JupyterLab and a browser with nothing installed
+(JupyterLite).
 
     from sim.dashboard.page import open_page
     page = open_page()            # in a notebook's cell: shows the page
 
-Everything that follows a control is in closed form (`sim.dashboard.state.answer`). What takes longer has a button: looking at every
-plan, and the report. A value that is refused leaves the last answer standing and says why.
+Everything that follows a control is in closed form (`sim.dashboard.state.answer`). What takes longer has a button:
+looking at every plan, and the report. A value that is refused leaves the last answer standing and says why.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from minglm import datafiles
 from minglm.errors import InputError
@@ -20,25 +21,9 @@ from sim.dashboard import svg as strips
 from sim.dashboard.controls import BY_KEY, DEFAULT
 from sim.dashboard.serving import Serving
 from sim.dashboard.widgets import Inputs
-from sim.report.html import escape
+from sim.report.html import escape, static_text
 
 NOW = "what is shown now"
-CSS = """<style>
-.planner-help { color:#4a5361; font-size:12.5px; line-height:1.3; display:block; white-space:normal }
-.planner-page { font-family:system-ui,"Helvetica Neue",Arial,sans-serif; max-width:72rem; margin:0 auto; overflow:visible }
-.planner-page .widget-html-content, .planner-page .jupyter-widget-html-content { white-space:normal; line-height:1.4 }
-.planner-page .planner-field .widget-text, .planner-page .planner-field .widget-dropdown { flex-direction:column; align-items:stretch; height:auto; overflow:visible }
-.planner-page .planner-field .widget-label { text-align:left; white-space:normal; line-height:1.25; height:auto; font-weight:600; width:auto; font-size:14px }
-.planner-page input[type=text], .planner-page select { height:32px !important; min-height:32px; font-size:16px; box-sizing:border-box }
-.planner-page .planner-field .widget-dropdown > select, .planner-page .planner-field .widget-text > input { flex:none !important; width:100% }
-.planner-page .widget-dropdown { height:auto } .planner-page .planner-field { gap:0 } .planner-page .planner-field .widget-html { height:auto }
-.planner-page .planner-field .widget-slider { height:30px; padding:0 .5rem } .planner-page .planner-field .noUi-target { margin-top:9px } .planner-page .noUi-handle { width:22px !important; height:22px !important; top:-10px !important }
-.planner-page.planner-page.planner-page.planner-page :focus-visible { outline:3px solid #0072B2 !important; outline-offset:0 }
-.planner-top { position:sticky; top:0; background:#fff; z-index:20; border-bottom:2px solid #0072B2; padding:.2rem 0 }
-.planner-page .widget-slider, .planner-page .slider-container { min-height:26px; overflow:visible }
-.planner-page .accordion, .planner-page .jupyter-widget-Collapse-contents, .planner-page .lm-Panel { overflow:visible }
-@media (max-width:500px) { .planner-page { font-size:14px } .planner-page .widget-button { width:100% !important } }
-</style>"""
 
 
 class Page:
@@ -48,7 +33,6 @@ class Page:
         import ipywidgets as w
 
         self.fixed: dict[str, object] = {}
-        self.answer: state.Answer | None = None
         self.kept: dict[str, state.Answer] = {}  # saved on this page or loaded: name → answer
         self.seconds = 0.0
         self._quiet = False  # while options change by themselves
@@ -63,7 +47,8 @@ class Page:
             ),
         )
         self.top, self.error, self.cards, self.plan_note = text(), text(), text(), text()
-        # A figure becomes a widget with its first drawing: a page that connects later asks for the state that it was made with.
+        # A figure becomes a widget with its first drawing: a page that connects later asks for the state that it was
+        # made with.
         self.figures: dict[str, object] = {}
         self.alts = {k: text() for k in ("memory", "step", "timeline", "tornado", "versus")}
         self.search = button(
@@ -71,8 +56,8 @@ class Page:
         )
         self.release = button("Find a plan for me again", "Stop keeping the plan")
         self.bar = w.FloatProgress(min=0, max=1, description="groups", layout=w.Layout(width="auto", display="none"))
-        self.play = button(
-            "Play this step as events", "Draw the timeline of a step that is too large to play at every move"
+        self.simulate = button(
+            "Simulate this step", "Draw the timeline of a step that is too large to simulate at every move"
         )
         self.metric = w.Dropdown(
             description="Result", layout=w.Layout(width="auto"), style={"description_width": "initial"}
@@ -95,14 +80,17 @@ class Page:
             w.Dropdown(description=x, layout=wide, style={"description_width": "initial"}) for x in ("A", "B")
         )
         self.versus_words = text()
-        self.export = button("Make the report", "HTML, JSON and CSV, with more samples and the step played as events")
+        self.export = button(
+            "Make the report", "HTML, JSON and CSV, with more samples and the step simulated as events"
+        )
         self.reset = button("All controls to their defaults", "")
         self.links = text()
         self.strips = {k: text() for k in ("timeline", "versus")}
         self.serving = Serving(lambda: self.inputs.values["model"], self._guard, pictures.block)
         self._wire()
         self._compare_options()
-        self._draw(state.answer(self.inputs.values if values is None else dict(values)))
+        self.answer = state.answer(self.inputs.values if values is None else dict(values))
+        self._draw(self.answer, None)
         if values is not None:
             self.inputs.show(values)
         self._versus()
@@ -131,7 +119,7 @@ class Page:
         row = w.Layout(flex_flow="row wrap", width="auto")
         page = w.VBox(
             [
-                w.HTML(CSS + pictures.STYLE + strips.STYLE),
+                w.HTML(f"<style>{static_text('sim.dashboard', 'page.css')}</style>"),
                 top,
                 head("What you ask"),
                 self.inputs.widget,
@@ -144,11 +132,12 @@ class Page:
                 picture("tornado", self.metric),
                 head("Memory and the step"),
                 w.GridBox([picture("memory"), picture("step")], layout=pair),
-                picture("timeline", self.play),
+                picture("timeline", self.simulate),
                 head("Compare two"),
                 w.HTML(
                     pictures.block(
-                        "<p class=note>Save what is shown, change a control (another chip, say), and see B against A.</p>"
+                        "<p class=note>Save what is shown, change a control (another chip, say), and see B against "
+                        "A.</p>"
                     )
                 ),
                 w.GridBox([self.name, w.Box([self.save_button], layout=row)], layout=pair),
@@ -171,15 +160,13 @@ class Page:
     def _wire(self) -> None:
         self.search.on_click(lambda _: self._search())
         self.release.on_click(lambda _: self._release())
-        self.play.on_click(lambda _: self._guard(self._timeline))
-        self.metric.observe(lambda _: self._quiet or self._guard(self._tornado), "value")
+        self.simulate.on_click(lambda _: self._guard(self._timeline))
+        self.metric.observe(lambda _: self._follow(self._tornado), "value")
         self.save_button.on_click(lambda _: self._guard(self._save))
         self.upload.observe(lambda _: self._guard(self._uploaded), "value")
-        self.open.observe(
-            lambda c: c["new"] and self._guard(lambda: self._loaded(*files.load(files.saved()[c["new"]]))), "value"
-        )
-        self.a.observe(lambda _: self._quiet or self._guard(self._versus), "value")
-        self.b.observe(lambda _: self._quiet or self._guard(self._versus), "value")
+        self.open.observe(lambda change: self._opened(change["new"]), "value")
+        self.a.observe(lambda _: self._follow(self._versus), "value")
+        self.b.observe(lambda _: self._follow(self._versus), "value")
         self.export.on_click(lambda _: self._guard(self._export))
         self.reset.on_click(lambda _: self._show(DEFAULT, {}, move=True))
 
@@ -197,7 +184,7 @@ class Page:
         """Answer and draw; on a refusal everything that is shown stays."""
         start = time.perf_counter()
         try:
-            found = state.answer(values, self.fixed if fixed is None else fixed)
+            answer = state.answer(values, self.fixed if fixed is None else fixed)
         except InputError as err:
             self.error.value = pictures.error(str(err))
             return
@@ -205,20 +192,21 @@ class Page:
             self.fixed = dict(fixed)
         if move:
             self.inputs.show(values)
-        self._draw(found)
+        self._draw(answer, self.answer)
         self.seconds = time.perf_counter() - start
 
-    def _draw(self, found: state.Answer) -> None:
-        before, self.answer, self.error.value = self.answer, found, ""
+    def _draw(self, answer: state.Answer, before: state.Answer | None) -> None:
+        """Show an answer; what was drawn `before` and has not changed stays."""
+        self.answer, self.error.value = answer, ""
         same_step = (
             before is not None
-            and before.question.model == found.question.model
-            and before.found == found.found
+            and before.question.model == answer.question.model
+            and before.candidate == answer.candidate
             and (before.question.cluster.chip.name, before.question.cluster.name, before.question.precision)
-            == (found.question.cluster.chip.name, found.question.cluster.name, found.question.precision)
+            == (answer.question.cluster.chip.name, answer.question.cluster.name, answer.question.precision)
         )
-        self.top.value = pictures.block(f'<p class="said"><b>{escape(state.sentence(found))}</b></p>', live=True)
-        self.cards.value = pictures.cards(found)
+        self.top.value = pictures.block(f'<p class="said"><b>{escape(state.sentence(answer))}</b></p>', live=True)
+        self.cards.value = pictures.cards(answer)
         self.plan_note.value = pictures.block(self._plan_words())
         self.release.layout.display = "" if self.fixed else "none"
         self.search.layout.display = "none" if self.fixed else ""
@@ -226,20 +214,24 @@ class Page:
         self._tornado()
         if not same_step:
             for key in ("memory", "step"):
-                self._put(key, *getattr(pictures, key)(found))
-            small = found.pieces <= state.PIECES
-            self.play.layout.display = "none" if small else ""
+                self._put(key, *getattr(pictures, key)(answer))
+            small = answer.simulated_ops <= state.MAX_INLINE_OPS
+            self.simulate.layout.display = "none" if small else ""
             self._timeline() if small else self._no_timeline()
         if NOW in (self.a.value, self.b.value):
             self._versus()
 
     def _plan_words(self) -> str:
         how = (
-            "This plan is kept while chips, batch, tokens and prices move; another model, chip, context or aim drops it."
+            "This plan is kept while chips, batch, tokens and prices move; another model, chip, context or aim "
+            "drops it."
             if self.fixed
             else "This plan was found at once: near the best, not proven to be it."
         )
-        return f'<p class="note">{how} The same figures in a terminal:<br><code>{escape(state.command(self.answer))}</code></p>'
+        return (
+            f'<p class="note">{how} The same figures in a '
+            f"terminal:<br><code>{escape(state.command(self.answer))}</code></p>"
+        )
 
     def _put(self, key: str, fig, alt: str) -> None:
         fig.update_layout(meta={"alt": alt})
@@ -271,22 +263,28 @@ class Page:
             self._put("tornado", *pictures.tornado(self.answer, self.metric.value))
 
     def _timeline(self) -> None:
-        self._strip("timeline", *strips.timeline(self.answer, state.played(self.answer)))
+        self._strip("timeline", *strips.timeline(self.answer, state.simulated_step(self.answer)))
 
     def _no_timeline(self) -> None:
         self._strip(
             "timeline",
             "",
-            f"A step of {self.answer.pieces:,} pieces of work is not played at every move: press the button to see its timeline.",
+            f"A step of {self.answer.simulated_ops:,} ops is not simulated at every move: press the button to see "
+            "its timeline.",
         )
 
-    def _guard(self, act) -> None:
+    def _guard(self, act: Callable[[], object]) -> None:
         """Do what a button asks; a refusal is one line on the page."""
         self.error.value = ""
         try:
             act()
         except InputError as err:
             self.error.value = pictures.error(str(err))
+
+    def _follow(self, act: Callable[[], object]) -> None:
+        """As `_guard`, of a control that a person changed, not the page itself."""
+        if not self._quiet:
+            self._guard(act)
 
     # ---------------------------------------------------------------- the longer things
 
@@ -297,9 +295,9 @@ class Page:
             self.bar.value = done / max(of, 1)
 
         try:
-            found = state.searched(self.inputs.values, progress)
-            self.fixed = dict(found.fixed)
-            self._draw(found)
+            best = state.searched(self.inputs.values, progress)
+            self.fixed = dict(best.fixed)
+            self._draw(best, self.answer)
         except InputError as err:
             self.error.value = pictures.error(str(err))
         finally:
@@ -331,12 +329,16 @@ class Page:
             f"{files.link('Download it (YAML)', path.name, path.read_text(encoding='utf-8'), 'application/yaml')}</p>"
         )
 
+    def _opened(self, name: str) -> None:
+        if name:
+            self._guard(lambda: self._loaded(*files.load(files.saved()[name])))
+
     def _uploaded(self) -> None:
         for one in self.upload.value:
             self._loaded(*files.load_upload(one["name"], bytes(one["content"])))
 
-    def _loaded(self, values: Mapping[str, str], keep: Mapping[str, object], name: str) -> None:
-        self._show({**values}, keep, move=True)
+    def _loaded(self, values: Mapping[str, str], fixed: Mapping[str, object], name: str) -> None:
+        self._show({**values}, fixed, move=True)
         if not self.error.value:
             self.kept[name] = self.answer
             self._compare_options()
@@ -355,15 +357,14 @@ class Page:
             self._strip("versus", "", "")
             return
         names = [f"{a.name}" if box.value == NOW else box.value for box, a in ((self.a, first), (self.b, second))]
-        self.versus_words.value = pictures.block(
-            f'<p class="said" role="status">{escape(pictures.versus_words(first, second))}</p>{pictures.versus_table(first, second, names)}'
-        )
+        words, compared = pictures.versus_words(first, second), pictures.versus_table(first, second, names)
+        self.versus_words.value = pictures.block(f'<p class="said" role="status">{escape(words)}</p>{compared}')
         self._strip("versus", *strips.versus(first, second, names))
 
     def _export(self) -> None:
         self.export.disabled = True
         try:
-            made = files.report(self.answer)
+            written = files.report(self.answer)
             kinds = {
                 "html": ("Report (HTML)", "text/html"),
                 "json": ("Figures (JSON)", "application/json"),
@@ -371,9 +372,9 @@ class Page:
             }
             self.links.value = pictures.block(
                 '<p class="note" role="status">Written to '
-                + escape(made["html"].parent)
+                + escape(written["html"].parent)
                 + "</p>"
-                + "".join(files.link(kinds[k][0], p.name, p.read_bytes(), kinds[k][1]) for k, p in made.items())
+                + "".join(files.link(kinds[k][0], p.name, p.read_bytes(), kinds[k][1]) for k, p in written.items())
             )
         finally:
             self.export.disabled = False

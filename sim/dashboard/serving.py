@@ -1,7 +1,7 @@
 """The planner page's second question: what would serving the model earn at a price per million tokens?
 
-The figures are `sim.serving.margin.margin`'s, so `clustersim serving --ask margin` prints the same. The deployment is sized once
-for a model, a machine and a speed; prices and rent then move the answer at once.
+The figures are `sim.serving.margin.margin`'s, so `clustersim serving --ask margin` prints the same. The deployment
+is sized once for a model, a machine and a speed; prices and rent then move the answer at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from minglm.errors import InputError
 from sim.base.units import parse
+from sim.cost.price_flags import CHIP_HOUR
 from sim.dashboard.controls import choices, machine, price
 from sim.report.html import escape, table
 from sim.serving.margin import ACCEPT, margin
@@ -41,9 +42,9 @@ def places() -> tuple[tuple[str, str], ...]:
 def _option(model: str, place: str, speed: str) -> Option:
     """The cheapest deployment that keeps the speed."""
     _, tpot_s, most = SPEEDS[speed]
-    at = machine(place)
-    found = size(model, Target(PROMPT, OUTPUT, TTFT_S, tpot_s), [at], most=most or at.chips_per_node, accept=ACCEPT)
-    return found.cheapest or found.options[0]
+    cluster, target = machine(place), Target(PROMPT, OUTPUT, TTFT_S, tpot_s)
+    sizing = size(model, target, [cluster], most=most or cluster.chips_per_node, accept=ACCEPT)
+    return sizing.cheapest or sizing.options[0]
 
 
 def earned(model: str, place: str, speed: str, price_in: str, price_out: str, rent: str = "") -> dict:
@@ -52,17 +53,17 @@ def earned(model: str, place: str, speed: str, price_in: str, price_out: str, re
     Raises:
         InputError: a value is refused, nothing meets the speed, or no rent is known.
     """
-    asked = [
+    prices = [
         (
             parse(str(price_in).strip() or DEFAULT["input"], "money", "Input price"),
             parse(str(price_out).strip() or DEFAULT["output"], "money", "Output price"),
         )
     ]
-    given = price(rent, "money_per_hour", "Rent of a serving chip")
-    at = machine(place)
-    if given is None and at.chip.rent_usd_per_hour is None:
-        raise InputError(f"Rent of a serving chip: none of {at.chip.name} is known; give one, such as 2-3")
-    return margin(model, at, asked, rent=given, tpot_s=SPEEDS[speed][1], option=_option(model, place, speed))
+    chip_hour = price(rent, "money_per_hour", "Rent of a serving chip")
+    cluster = machine(place)
+    if chip_hour is None and cluster.chip.rent_usd_per_hour is None:
+        raise InputError(f"Rent of a serving chip: none of {cluster.chip.name} is known; give one, such as 2-3")
+    return margin(model, cluster, prices, rent=chip_hour, tpot_s=SPEEDS[speed][1], option=_option(model, place, speed))
 
 
 def words(r: dict) -> str:
@@ -70,14 +71,18 @@ def words(r: dict) -> str:
     row, cost = r["rows"][0], r["ranges"]["rent"]["range"]
     income = cost[1] / (1 - row["likely"])  # dollars that a chip-hour brings in, in the likely case
     low, high = row["swings"][row["moves_most"]]
-    said = (
-        f"At ${row['input_price']:.2f} a million tokens in and ${row['output_price']:.2f} out, serving {r['question'].split('for ')[-1].rstrip('?')} "
-        f"{'keeps' if row['likely'] > 0 else 'loses'} {abs(row['likely']):.0%} of its income ({row['p5']:.0%} to {row['p95']:.0%} in nine cases of ten): "
+    sentence = (
+        f"At ${row['input_price']:.2f} a million tokens in and ${row['output_price']:.2f} out, serving "
+        f"{r['question'].split('for ')[-1].rstrip('?')} "
+        f"{'keeps' if row['likely'] > 0 else 'loses'} {abs(row['likely']):.0%} of its income ({row['p5']:.0%} to "
+        f"{row['p95']:.0%} in nine cases of ten): "
         f"a chip-hour brings in ${income:.2f} and costs ${cost[1]:.2f}."
     )
     note = (
-        f"Moved most by {row['moves_most'].replace('_', ' ')}: {low:.0%} to {high:.0%}. Above zero in {row['share_positive']:.0%} of the cases. "
-        f"Full cost of a million tokens: ${r['usd_per_million']['input']:.2f} in, ${r['usd_per_million']['output']:.2f} out."
+        f"Moved most by {row['moves_most'].replace('_', ' ')}: {low:.0%} to {high:.0%}. Above zero in "
+        f"{row['share_positive']:.0%} of the cases. "
+        f"Full cost of a million tokens: ${r['usd_per_million']['input']:.2f} in, "
+        f"${r['usd_per_million']['output']:.2f} out."
     )
     ranges = [
         (
@@ -90,10 +95,12 @@ def words(r: dict) -> str:
         for k, v in r["ranges"].items()
     ]
     return (
-        f'<p class="said" role="status"><b>{escape(said)}</b></p><p class="note">{escape(note)}</p>'
-        f'<p class="note">{escape(r["deployment"])}, {escape(r["layout"])}; mode: {escape(r["mode"])}{" (" + escape(r["measured_row"]) + ")" if r["measured_row"] else ""}. '
+        f'<p class="said" role="status"><b>{escape(sentence)}</b></p><p class="note">{escape(note)}</p>'
+        f'<p class="note">{escape(r["deployment"])}, {escape(r["layout"])}; mode: '
+        f"{escape(r['mode'])}{' (' + escape(r['measured_row']) + ')' if r['measured_row'] else ''}. "
         f"{escape(' '.join(a[:1].upper() + a[1:] + '.' for a in r['assumptions']))}</p>"
-        f'<details><summary>What the interval is drawn from</summary><div class="scroll">{table(("", "range", "likely", "strength", "source"), ranges)}</div></details>'
+        "<details><summary>What the interval is drawn from</summary><div "
+        f'class="scroll">{table(("", "range", "likely", "strength", "source"), ranges)}</div></details>'
     )
 
 
@@ -113,8 +120,8 @@ def command(model: str, place: str, price_in: str, price_out: str, rent: str = "
         f"{parse(price_in, 'money', 'Input price'):g}",
         f"{parse(price_out, 'money', 'Output price'):g}",
     ]
-    given = price(rent, "money_per_hour", "Rent of a serving chip")
-    return shlex.join([*line, *(["--chip-hour-price", f"${given.value:g}/h"] if given else [])])
+    chip_hour = price(rent, "money_per_hour", "Rent of a serving chip")
+    return shlex.join([*line, *(CHIP_HOUR.write(chip_hour) if chip_hour else [])])
 
 
 class Serving:
@@ -125,7 +132,7 @@ class Serving:
     ) -> None:
         import ipywidgets as w
 
-        self.model, self._guard, self._block, self.asked = model, guard, block, False
+        self.model, self._guard, self._block, self.answered = model, guard, block, False
         wide, style = w.Layout(width="auto"), {"description_width": "initial"}
         self.boxes = {
             "machine": w.Dropdown(
@@ -166,7 +173,7 @@ class Serving:
             tooltip="Size a deployment and draw the margin",
             layout=w.Layout(width="auto"),
         )
-        self.said = w.HTML(layout=wide)
+        self.answer = w.HTML(layout=wide)
         self.button.on_click(lambda _: self._guard(self.show))
         for box in self.boxes.values():
             box.observe(lambda _: self.follow(), "value")
@@ -185,13 +192,14 @@ class Serving:
             [
                 w.GridBox(fields, layout=grid),
                 w.Box([self.button], layout=w.Layout(flex_flow="row wrap", width="auto")),
-                self.said,
+                self.answer,
             ],
             layout=wide,
         )
 
     @property
     def values(self) -> dict[str, str]:
+        """What stands in the section's controls."""
         return {k: str(box.value) for k, box in self.boxes.items()}
 
     def _hint(self) -> None:
@@ -203,14 +211,15 @@ class Serving:
     def follow(self) -> None:
         """After the first answer every change is answered."""
         self._hint()
-        if self.asked:
+        if self.answered:
             self._guard(self.show)
 
     def show(self) -> None:
+        """Answer and draw."""
         v, model = self.values, self.model()
-        found = earned(model, v["machine"], v["speed"], v["input"], v["output"], v["rent"])
-        self.asked = True
-        self.said.value = self._block(
-            f'{words(found)}<p class="note">The same figures in a terminal, for both speeds:<br><code>'
+        result = earned(model, v["machine"], v["speed"], v["input"], v["output"], v["rent"])
+        self.answered = True
+        self.answer.value = self._block(
+            f'{words(result)}<p class="note">The same figures in a terminal, for both speeds:<br><code>'
             f"{escape(command(model, v['machine'], v['input'], v['output'], v['rent']))}</code></p>"
         )

@@ -3,8 +3,8 @@
     a = answer({"model": "glm5", "machine": "chip:h100", "chips": "20k", "rent_usd_per_hour": "2-3"})
     a.row["days"], a.interval("rent_usd"), a.mover("rent_usd")
 
-The figures are the planner's (`sim.planner.planner.row`) and the interval is Monte Carlo's (`sim.study.monte_carlo`); `command` is the line that
-gives the same figures in a terminal. No widget, no picture, no file.
+The figures are the planner's (`sim.planner.planner.row`) and the interval is Monte Carlo's (`sim.study.monte_carlo`);
+`command` is the line that gives the same figures in a terminal. No widget, no picture, no file.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sim.base.units import parse, show
 from sim.cost.memory import peak
+from sim.cost.price_flags import price_words
 from sim.dashboard.controls import BY_KEY, CONTROLS, NAMES, question_of
 from sim.planner.candidates import PlanCosts
-from sim.planner.planner import Question, find, parts, row, scenario_of
+from sim.planner.explain import parts
+from sim.planner.planner import find, row, scenario_of
+from sim.planner.question import Question
 from sim.planner.quick import quick
-from sim.planner.search import Found
+from sim.planner.search import RankedPlan
 from sim.scenario.training import Scenario
 from sim.study.monte_carlo import monte_carlo
 from sim.training.evaluate import evaluate
@@ -42,7 +46,7 @@ AXES = (
     "recompute",
     "schedule",
 )  # what a kept plan keeps; replicas follow the chips
-PIECES = 1500  # of work in one step that is played without asking
+MAX_INLINE_OPS = 1500  # ops of a step that is simulated without asking
 
 
 @dataclass(frozen=True)
@@ -52,25 +56,27 @@ class Answer:
     values: Mapping[str, str]
     fixed: Mapping[str, object]
     question: Question
-    found: Found
-    row: Mapping[str, object]
+    candidate: RankedPlan
+    row: Mapping[str, Any]
     scenario: Scenario
     sure: Mapping
-    memory: Mapping[str, float]  # GiB by part, on the fullest chip
+    memory: Mapping[str, float]  # GiB by part, on the peak-memory rank
     parts: Mapping[str, float]  # seconds of a step by cause
 
     @property
     def name(self) -> str:
+        """Model, chips and their number."""
         return f"{self.question.model.name} on {self.question.cluster_chips:,} × {self.question.cluster.chip.name}"
 
     @property
-    def room_gib(self) -> float:
+    def capacity_gib(self) -> float:
+        """Memory of a chip."""
         return self.question.cluster.chip.memory_bytes.value / 2**30
 
     def interval(self, key: str) -> tuple[float, float]:
         """5% and 95% point of a result."""
-        found = self.sure["intervals"][key]
-        return found["p5"], found["p95"]
+        interval = self.sure["intervals"][key]
+        return interval["p5"], interval["p95"]
 
     def mover(self, key: str) -> dict | None:
         """The input that moves a result most: its name, and the result with it at its 5% and 95% point."""
@@ -92,8 +98,8 @@ class Answer:
         return {k: self.row[k] for k in AXES}
 
     @property
-    def pieces(self) -> int:
-        """Pieces of work in one step of one replica: what playing it as events costs."""
+    def simulated_ops(self) -> int:
+        """Ops in one step of one replica: what simulating it as events costs."""
         p = self.scenario.plan
         return 3 * p.pp * p.vpp * p.micro_batches(self.scenario.workload)
 
@@ -106,30 +112,30 @@ def answer(values: Mapping[str, str], fixed: Mapping[str, object] | None = None,
     """
     fixed = dict(fixed or {})
     q = question_of(values, fixed)
-    found, costs = _plan(q, fixed)
-    return answered(values, fixed, q, found, costs, samples)
+    candidate, costs = _plan(q, fixed)
+    return answered(values, fixed, q, candidate, costs, samples)
 
 
 _KNOWN: dict[tuple, PlanCosts] = {}  # costs of the last few machines: they depend on neither chips, batch nor prices
-_FOUND: dict[tuple, Found] = {}
+_FOUND: dict[tuple, RankedPlan] = {}
 
 
-def _plan(q: Question, fixed: Mapping[str, object]) -> tuple[Found, PlanCosts]:
+def _plan(q: Question, fixed: Mapping[str, object]) -> tuple[RankedPlan, PlanCosts]:
     """The plan, from what was computed before where only chips, batch, tokens or prices have moved."""
     about = (q.model, q.cluster.name, q.cluster.chip.name, q.seq, q.precision, q.stack.name, q.mtp)
     exact = (*about, q.cluster_chips, q.batch, q.objective, tuple(sorted(fixed.items())))
-    found = _FOUND.get(exact)
-    if found is None:
+    candidate = _FOUND.get(exact)
+    if candidate is None:
         if fixed:
             out, costs = find(q, 1)
-            found = out.best[0]
+            candidate = out.best[0]
         else:
-            found, costs = quick(q, _KNOWN.get(about))
+            candidate, costs = quick(q, _KNOWN.get(about))
             _remember(_KNOWN, about, costs, 4)
-        _remember(_FOUND, exact, found, 500)
-        return found, costs
+        _remember(_FOUND, exact, candidate, 500)
+        return candidate, costs
     # fresh costs where none are at hand: they only turn the candidate into a plan and a row
-    return found, _KNOWN.get(about) or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack)
+    return candidate, _KNOWN.get(about) or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack)
 
 
 def _remember(store: dict, key: tuple, value: object, most: int) -> None:
@@ -142,19 +148,19 @@ def answered(
     values: Mapping[str, str],
     fixed: Mapping[str, object],
     q: Question,
-    found: Found,
+    candidate: RankedPlan,
     costs: PlanCosts,
     samples: int = SAMPLES,
 ) -> Answer:
-    """The answer for one found plan."""
-    scenario = scenario_of(q, costs, found)
+    """The answer for one plan."""
+    scenario = scenario_of(q, costs, candidate)
     need = peak(q.model, scenario.plan, scenario.workload, q.precision, q.stack).breakdown()
     return Answer(
         dict(values),
         dict(fixed),
         q,
-        found,
-        row(q, costs, found),
+        candidate,
+        row(q, costs, candidate),
         scenario,
         monte_carlo(scenario, samples, workers=1),
         {k: v / 2**30 for k, v in need.items()},
@@ -170,11 +176,11 @@ def searched(values: Mapping[str, str], progress=None, samples: int = SAMPLES) -
     return replace(a, fixed=a.kept)
 
 
-def played(a: Answer):
-    """The plan's step played as events (`sim.training.evaluate.Point`), for the timeline.
+def simulated_step(a: Answer):
+    """The plan's step simulated as events (`sim.training.evaluate.Point`), for the timeline.
 
     Raises:
-        InputError: more pieces of work than are played.
+        InputError: more ops than are simulated.
     """
     s = a.scenario
     return evaluate(s.model, s.cluster, s.plan, s.workload, s.precision, s.stack)
@@ -194,7 +200,10 @@ def sentence(a: Answer) -> str:
     ]
     cost = " or ".join(money) if money else f"no price of {a.question.cluster.chip.name} is known, so no cost"
     used = f"{r['chips']:,} of {a.question.cluster_chips:,}" if r["spares"] else f"{a.question.cluster_chips:,}"
-    return f"{a.question.model.name} on {used} × {a.question.cluster.chip.name}: {r['days']:.3g} days ({low:.3g} to {high:.3g}), {cost}."
+    return (
+        f"{a.question.model.name} on {used} × {a.question.cluster.chip.name}: {r['days']:.3g} days ({low:.3g} to "
+        f"{high:.3g}), {cost}."
+    )
 
 
 def figure_words(a: Answer, key: str, value: float | None = None) -> str:
@@ -227,12 +236,7 @@ def command(a: Answer) -> str:
         "--precision",
         q.precision,
     ]
-    for key, flag, unit in (
-        ("rent_usd_per_hour", "--chip-hour-price", "/h"),
-        ("system_price_usd", "--system-price", ""),
-    ):
-        if key in q.prices:
-            words += [flag, f"${q.prices[key].value:.12g}{unit}"]
+    words += price_words(q.prices)
     for key in AXES:
         words += ["--schedules", str(a.row[key])] if key == "schedule" else ["--set", f"{key}={a.row[key]}"]
     return shlex.join(words)
@@ -249,6 +253,7 @@ def assumptions(a: Answer) -> list[str]:
         text = str(a.values.get(c.key, "")).strip()
         if text and text != c.default:
             said.append(
-                f"{c.label}: {NAMES.get(text, text) if c.key == 'objective' else text} {c.unit if c.kind != 'choice' else ''}".rstrip()
+                f"{c.label}: {NAMES.get(text, text) if c.key == 'objective' else text} "
+                f"{c.unit if c.kind != 'choice' else ''}".rstrip()
             )
     return said

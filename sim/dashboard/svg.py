@@ -1,6 +1,8 @@
-"""Two of the page's pictures as plain HTML and SVG, which follow every change in every browser: a step's timeline, and B against A.
+"""Two of the page's pictures as plain HTML and SVG, which follow every change in every browser: a step's timeline, and
+B against A.
 
-Colours are those of `minglm.plots`; the height of a bar is the second cue beside its colour. Each returns (HTML, alt text).
+Colours are those of `minglm.plots`; the height of a bar is the second cue beside its colour. Each returns (HTML, alt
+text).
 """
 
 from __future__ import annotations
@@ -27,22 +29,28 @@ def timeline(a: Answer, point) -> tuple[str, str]:
         kinds.append(kind)
         height = (ROW - 4) * TALL[kind]
         rects += [
-            f'<rect x="{1000 * start / end:.2f}" y="{rank * ROW + ROW - 2 - height:.1f}" width="{max(1000 * took / end, 0.4):.2f}" height="{height:.1f}" '
+            f'<rect x="{1000 * start / end:.2f}" y="{rank * ROW + ROW - 2 - height:.1f}" '
+            f'width="{max(1000 * took / end, 0.4):.2f}" height="{height:.1f}" '
             f'fill="{STYLES[kind][1]}" stroke="#fff" stroke-width="0.4"/>'
             for rank, start, took, _ in rows
         ]
     alt = (
-        f"One step of one replica as events on {ranks} pipeline ranks: {show(r.step_s, 'time')} ({point.closed_form_s / r.step_s - 1:+.1%} in closed form), "
-        f"{r.bubble_share:.0%} of the pipeline's time idle."
+        f"One step of one replica as events on {ranks} pipeline ranks: {show(r.step_s, 'time')} "
+        f"({point.closed_form_s / r.step_s - 1:+.1%} in closed form), "
+        f"{r.bubble_fraction:.0%} of the pipeline's time idle."
     )
     legend = " ".join(
-        f'<span class="key"><i style="background:{STYLES[k][1]};height:{12 * TALL[k]:.0f}px"></i>{escape(STYLES[k][0])}</span>'
+        '<span class="key"><i '
+        f'style="background:{STYLES[k][1]};height:{12 * TALL[k]:.0f}px"></i>{escape(STYLES[k][0])}</span>'
         for k in kinds
     )
     return (
-        f'<p class="head">One step as events: {show(r.step_s, "time")}, bubble {r.bubble_share:.0%}</p><svg class="strip" role="img" aria-label="{escape(alt)}" '
-        f'viewBox="0 0 1000 {ranks * ROW}" preserveAspectRatio="none" style="width:100%;height:{min(ranks * ROW, 640)}px;background:#f5f7fa">{"".join(rects)}</svg>'
-        f'<div class="ends"><span>0 s</span><span>pipeline rank 0 on top, {ranks} in all</span><span>{show(r.step_s, "time")}</span></div><div>{legend}</div>'
+        f'<p class="head">One step as events: {show(r.step_s, "time")}, bubble {r.bubble_fraction:.0%}</p><svg '
+        f'class="strip" role="img" aria-label="{escape(alt)}" '
+        f'viewBox="0 0 1000 {ranks * ROW}" preserveAspectRatio="none" '
+        f'style="width:100%;height:{min(ranks * ROW, 640)}px;background:#f5f7fa">{"".join(rects)}</svg>'
+        f'<div class="ends"><span>0 s</span><span>pipeline rank 0 on top, {ranks} in '
+        f"all</span><span>{show(r.step_s, 'time')}</span></div><div>{legend}</div>"
     ), alt
 
 
@@ -54,16 +62,10 @@ def versus(first: Answer, second: Answer, names: Sequence[str]) -> tuple[str, st
     for k, label in both:
         ratio, (low, high) = second.row[k] / first.row[k], (x / first.row[k] for x in second.interval(k))
         rows.append(
-            f'<div class="bar"><span>{escape(label)}: {ratio:.2f} × A</span><div><b style="width:{100 * ratio / most:.1f}%;background:{COLOURS[0]}"></b>'
-            f'<i style="left:{100 * low / most:.1f}%;width:{100 * (high - low) / most:.1f}%"></i><u style="left:{100 / most:.1f}%"></u></div></div>'
+            f'<div class="bar"><span>{escape(label)}: {ratio:.2f} × A</span><div><b '
+            f'style="width:{100 * ratio / most:.1f}%;background:{COLOURS[0]}"></b>'
+            f'<i style="left:{100 * low / most:.1f}%;width:{100 * (high - low) / most:.1f}%"></i><u '
+            f'style="left:{100 / most:.1f}%"></u></div></div>'
         )
     alt = versus_figure(first, second, names)[1]
     return f'<div class="versus" role="img" aria-label="{escape(alt)}">{"".join(rows)}</div>', alt
-
-
-STYLE = """<style>
-.planner .head { margin:.6rem 0 .2rem; font-size:15px } .planner .ends { display:flex; justify-content:space-between; font-size:.86rem; color:#4a5361 }
-.planner .key { margin-right:1rem; font-size:.86rem } .planner .key i { display:inline-block; width:12px; margin-right:.35rem }
-.planner .bar { margin:.4rem 0; font-size:.9rem } .planner .bar div { position:relative; height:18px; background:#f5f7fa } .planner .bar b { position:absolute; left:0; height:18px }
-.planner .bar i { position:absolute; top:8px; height:3px; background:#E69F00 } .planner .bar u { position:absolute; top:-3px; height:24px; border-left:2px dashed #000 }
-</style>"""

@@ -1,6 +1,8 @@
-"""The planner page's controls as widgets: a text that takes human units, and a slider beside it that writes into the text.
+"""The planner page's controls as widgets: a text that takes human units, and a slider beside it that writes into the
+text.
 
-The text is the one value of a control; the slider only writes it. So a person may drag, use the arrow keys, or type "20k" or "2-3".
+The text is the one value of a control; the slider only writes it. So a person may drag, use the arrow keys, or type
+"20k" or "2-3".
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ class Field:
 
     @property
     def text(self) -> str:
+        """What stands in the control."""
         return str(self.box.value)
 
     def set(self, text: str) -> None:
@@ -100,7 +103,9 @@ class Field:
             self._quiet = False
 
     def describe(self, words: str) -> None:
-        self.help.value = f'<span class="planner-help">{escape(self.control.help[:1].upper() + self.control.help[1:])}. {escape(words[:1].upper() + words[1:])}.</span>'
+        """The help text below the control, with `words` about its present value."""
+        sentences = " ".join(f"{escape(text[:1].upper() + text[1:])}." for text in (self.control.help, words))
+        self.help.value = f'<span class="planner-help">{sentences}</span>'
 
     def place(self, value: float) -> None:
         """The slider's handle at a value, without writing the text."""
@@ -119,10 +124,10 @@ class Field:
         """What the text means; the middle of the slider where it means nothing."""
         c = self.control
         try:
-            found = price(text, c.kind, c.label) if c.fact else parse(text, c.kind, c.label)
+            value = price(text, c.kind, c.label) if c.fact else parse(text, c.kind, c.label)
         except InputError:
-            found = None
-        return float(found) if found else math.sqrt(c.low * c.high)
+            value = None
+        return float(value) if value else math.sqrt(c.low * c.high)
 
     def _move(self) -> None:
         if self.slider is not None and self.text.strip():
@@ -171,7 +176,8 @@ class Inputs:
         self._changed(key)
 
     def _other_machine(self) -> None:
-        """Prices belong to a chip: those typed for the last one are kept for it, this one's come back, or the fact file's."""
+        """Prices belong to a chip: those typed for the last one are kept for it, this one's come back, or the fact
+        file's."""
         facts = [c.key for c in CONTROLS if c.fact]
         self._prices[self._machine] = {k: self.fields[k].text for k in facts}
         self._machine = self.fields["machine"].text
@@ -181,7 +187,8 @@ class Inputs:
         self.describe()
 
     def describe(self) -> None:
-        """What each control's default is, for the machine that is chosen; an untouched price's slider stands at the fact."""
+        """What each control's default is, for the machine that is chosen; an untouched price's slider stands at the
+        fact."""
         at = machine(self.fields["machine"].text)
         for field in self.fields.values():
             field.describe(default_words(field.control, at))
@@ -197,6 +204,7 @@ class Inputs:
 
     @property
     def values(self) -> dict[str, str]:
+        """What stands in all controls, by key."""
         return {k: f.text for k, f in self.fields.items()}
 
     def show(self, values: Mapping[str, str]) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from minglm.errors import InputError
-from sim.planner.planner import ModelSource, find, question, row
+from sim.planner.planner import find, row
+from sim.planner.question import ModelSource, question
 
 CHIPS = ("910b", "910c_die", "h800", "h100", "b200")
 
@@ -30,10 +31,10 @@ def compare(
     """One row per chip, in the order given.
 
     Args:
-        chips: inventory, the same number of each.
+        chips: of the cluster, the same number of each.
         against: the chip whose cost the others must meet; `break_even_usd_per_hour` is the rent of a chip-hour at which
             they do.
-        terms: as `sim.planner.planner.question` (seq, batch, batch_tokens, tokens, precision, fixed, schedules, …).
+        terms: as `sim.planner.question.question` (seq, batch, batch_tokens, tokens, precision, fixed, schedules, …).
     Returns:
         rows (with the planner's figures, or the reason why nothing fits), against, notes.
     Raises:
@@ -49,7 +50,7 @@ def compare(
         q = question(model, None, chips, chip=name, **terms)
         entry: dict[str, Any] = {"name": name, "chip": q.cluster.chip.name, "cluster": q.cluster.name}
         try:
-            out, costs = find(q, keep=1)
+            out, costs = find(q, top_k=1)
             entry |= row(q, costs, out.best[0])
             notes += [f"{q.cluster.chip.name}: {text}" for text in q.stated]
         except InputError as err:

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from sim.planner.candidates import PlanCosts
-from sim.planner.planner import Question, find, space_of
-from sim.planner.search import Found, search
+from sim.planner.planner import find
+from sim.planner.question import Question, space_of
+from sim.planner.search import RankedPlan, search
 from sim.planner.space import Space
 
 # The coarse look: widths that published runs use. An axis without any of them keeps its first value.
@@ -39,7 +40,7 @@ NEAR = {"tp": 1, "cp": 1, "micro_batch": 1, "ep": 2}  # steps from the held valu
 APART = 1.3  # a start that is this many times as slow as the best one is not followed
 
 
-def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts]:
+def quick(q: Question, costs: PlanCosts | None = None) -> tuple[RankedPlan, PlanCosts]:
     """A plan that fits and is near the best, and the costs that priced it.
 
     costs: of an earlier question about the same model, machine, sequence, precision and stack: what it has computed is
@@ -49,7 +50,7 @@ def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts
     space = space_of(q)
     shared = costs or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
 
-    def best(some: Space) -> Found | None:
+    def best(some: Space) -> RankedPlan | None:
         plans = search(shared, some, q.cluster_chips, q.batch, q.objective, 1).best
         return plans[0] if plans else None
 
@@ -62,7 +63,7 @@ def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts
     for top in starts:
         if top.value(q.objective) > APART * first:
             continue
-        seen: dict[tuple[str, ...], Found] = {}
+        seen: dict[tuple[str, ...], RankedPlan] = {}
         for axes in TOGETHER * ROUNDS:
             if seen.get(axes) is top:  # nothing has moved since these axes were last looked at
                 continue
@@ -93,9 +94,9 @@ def coarse(space: Space, q: Question) -> list[Space]:
     ]
 
 
-def around(space: Space, found: Found, axes: tuple[str, ...]) -> Space:
+def around(space: Space, ranked_plan: RankedPlan, axes: tuple[str, ...]) -> Space:
     """The space with every axis held at the found plan's value, except `axes`."""
-    c = found.candidate
+    c = ranked_plan.candidate
     held: dict[str, Any] = {
         axis: (getattr(c, axis),) for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute")
     }

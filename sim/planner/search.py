@@ -23,7 +23,7 @@ Leaf = tuple[str, int, int]  # recompute, zero, index of the switches
 
 
 @dataclass(frozen=True)
-class Found:
+class RankedPlan:
     """A plan that fits: its step in closed form and what it comes to."""
 
     candidate: Candidate
@@ -50,9 +50,9 @@ class Found:
 class Outcome:
     """Best plans first, the front from few chips to many, and what happened to every combination."""
 
-    best: list[Found]
-    front: list[Found]
-    by_schedule: dict[str, Found]
+    best: list[RankedPlan]
+    front: list[RankedPlan]
+    by_schedule: dict[str, RankedPlan]
     evaluated: int = 0  # fitted and costed
     too_large: int = 0  # refused by the memory formula
     bounded: int = 0  # skipped by the bound
@@ -71,18 +71,18 @@ def search(
     chips: int,
     batch: int,
     objective: str = "tokens",
-    keep: int | None = 20,
+    top_k: int | None = 20,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """All plans of `space` on at most `chips` chips.
 
     Args:
         costs: of the question; its `switches` must be the space's.
-        keep: length of the ranked list; None keeps every plan that fits and skips nothing.
+        top_k: length of the ranked list; None keeps every plan that fits and skips nothing.
         progress: called with (groups done, groups).
     """
     model, seq = costs.model, costs.workload.seq
-    ranking, out = _Ranking(objective, keep), Outcome([], [], {})
+    ranking, out = _Ranking(objective, top_k), Outcome([], [], {})
     ordered = _groups(costs, space, chips)
     leaves = [(r, z, s) for r in space.recompute for z in space.zero for s in range(len(space.switches))]
     for done, (_, tp, cp, ep, etp, micro) in enumerate(ordered):
@@ -145,21 +145,21 @@ def _try_leaves(
         seconds = costs.step_s(c)
         out.evaluated += 1
         if 0 < seconds < math.inf:
-            ranking.add(Found(c, seconds, need, tokens))
+            ranking.add(RankedPlan(c, seconds, need, tokens))
 
 
 class _Ranking:
     """The best plans so far, the front, and the best of each schedule."""
 
-    def __init__(self, objective: str, keep: int | None) -> None:
-        self.objective, self.keep = objective, keep
-        self.best: list[tuple[float, Candidate, Found]] = []
-        self.front: Front[Found] = Front()
-        self.by_schedule: dict[str, Found] = {}
+    def __init__(self, objective: str, top_k: int | None) -> None:
+        self.objective, self.top_k = objective, top_k
+        self.best: list[tuple[float, Candidate, RankedPlan]] = []
+        self.front: Front[RankedPlan] = Front()
+        self.by_schedule: dict[str, RankedPlan] = {}
 
     @property
     def full(self) -> bool:
-        return self.keep is not None and len(self.best) >= self.keep
+        return self.top_k is not None and len(self.best) >= self.top_k
 
     def beats(self, schedule: str, chips: int, seconds_per_token: float) -> bool:
         """Whether a plan that is no faster than this would change nothing that is kept."""
@@ -175,16 +175,16 @@ class _Ranking:
             and self.front.beats(chips, each)
         )
 
-    def add(self, found: Found) -> None:
-        value, c = found.value(self.objective), found.candidate
+    def add(self, ranked_plan: RankedPlan) -> None:
+        value, c = ranked_plan.value(self.objective), ranked_plan.candidate
         if not self.full or value < self.best[-1][0]:
-            bisect.insort(self.best, (value, c, found), key=lambda b: b[:2])
-            if self.keep is not None:
-                del self.best[self.keep :]
-        self.front.add(c.num_chips, found.value("time"), found)
+            bisect.insort(self.best, (value, c, ranked_plan), key=lambda b: b[:2])
+            if self.top_k is not None:
+                del self.best[self.top_k :]
+        self.front.add(c.num_chips, ranked_plan.value("time"), ranked_plan)
         top = self.by_schedule.get(c.schedule)
         if top is None or value < top.value(self.objective):
-            self.by_schedule[c.schedule] = found
+            self.by_schedule[c.schedule] = ranked_plan
 
 
 def _groups(costs: PlanCosts, space: Space, chips: int) -> list[tuple[float, int, int, int, int, int]]:

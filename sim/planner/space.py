@@ -19,7 +19,7 @@ from sim.spec.model import ModelSpec
 from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES, Plan
 from sim.training.schedules import CHUNKS
 
-# Shares of the inventory that a plan may use, where the batch does not have to divide exactly.
+# Shares of the cluster that a plan may use, where the batch does not have to divide exactly.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
 FIXED = (
     "sp",
@@ -212,7 +212,7 @@ def replicas(space: Space, batch: int, micro_batch: int, most: int, multiple: in
     """(dp, batch in sequences) to try, most replicas first: `dp` is a multiple of `multiple` and at most `most`.
 
     An exact batch takes every dp that divides it. With a tolerance, the most replicas within each of `shares` of the
-    inventory whose micro-batches come out at a batch near enough are added.
+    cluster whose micro-batches come out at a batch near enough are added.
     """
     options = {}
     if batch % micro_batch == 0:

@@ -29,10 +29,6 @@ STAGE_NAMES = {
 }
 
 
-def is_demo(run_dir: Path) -> bool:
-    return (run_dir / "demo.json").exists()
-
-
 def _read(run_dir: Path, name: str) -> dict:
     path = run_dir / f"{name}.json"
     try:
@@ -67,7 +63,8 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
     projection = project_file(scenario or datafiles.data("scenarios", "glm5_100k_910b.yaml"))
     page = Page(
         "A small GLM-5, trained here — and its big sister on 100,000 chips",
-        f"A {demo['params'] / 1e6:.1f}M-parameter model with the architecture of GLM-5 was trained end to end on this machine. "
+        f"A {demo['params'] / 1e6:.1f}M-parameter model with the architecture of GLM-5 was trained end to end on "
+        "this machine. "
         "The same configuration object, at full size, then went through the cluster simulator.",
     )
     toy, glm5 = ModelConfig.from_dict(demo["config"]), ModelConfig.named("glm5")
@@ -85,7 +82,8 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
                 ),
                 (
                     f"{demo['seconds'] / 60:.1f} min",
-                    f"of training for {sum(s['tokens'] for s in demo['stages'].values()) / 1e6:.1f}M tokens on {demo['cpu']}",
+                    f"of training for {sum(s['tokens'] for s in demo['stages'].values()) / 1e6:.1f}M tokens on "
+                    f"{demo['cpu']}",
                 ),
                 (
                     f"{days['value']:.0f} days",
@@ -105,7 +103,8 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
     _projection(page, projection)
     page.heading("Make it again", "again")
     page.prose(
-        "Every figure above is read from this folder or computed while this page was written. `minglm demo` resumes or says that it is "
+        "Every figure above is read from this folder or computed while this page was written. `minglm demo` resumes "
+        "or says that it is "
         "done; `minglm demo --overwrite` starts over. Settings, seeds and versions are in each stage's folder."
     )
     page.add(table(["package", "version"], sorted(demo["versions"].items())))
@@ -166,12 +165,14 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
             line=dict(color="#999", width=5),
             opacity=0.5,
         )
-        fig.data = (fig.data[-1],) + fig.data[:-1]
+        fig.data = (fig.data[-1], *fig.data[:-1])
     fig.update_xaxes(range=[0, end * 1.02])
     page.figure(
         fig,
-        f"Loss against tokens for the five stages. It starts near ln V = {demo['ln_vocab']:.2f}. The first valley is a lesson of its own: "
-        "looking up one fact in a short passage. Then text begins, which the model has never seen, so the loss leaps up before it falls. "
+        f"Loss against tokens for the five stages. It starts near ln V = {demo['ln_vocab']:.2f}. The first valley "
+        "is a lesson of its own: "
+        "looking up one fact in a short passage. Then text begins, which the model has never seen, so the loss "
+        "leaps up before it falls. "
         "The chat stage counts the assistant's words only, which is another and easier question."
         + (
             " The grey band is a recorded run of the same recipe: yours should lie close to it."
@@ -195,20 +196,21 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
                 ]
                 for s, v in demo["stages"].items()
             ],
-            "Validation is on files that training never saw. The warm-up trains the indexer only, so its loss is that of a frozen model.",
+            "Validation is on files that training never saw. The warm-up trains the indexer only, so its loss is "
+            "that of a frozen model.",
         )
     )
 
 
 def _experts(page: Page, run_dir: Path, metrics: dict) -> None:
     page.heading("Experts share the work", "experts")
-    rows = rows_of(run_dir / "pretrain" / "expert_load.csv")
-    layers = sorted({int(r["layer"]) for r in rows})
+    table = [{k: v or 0.0 for k, v in r.items()} for r in rows_of(run_dir / "pretrain" / "expert_load.csv")]
+    layers = sorted({int(r["layer"]) for r in table})
     layer = layers[len(layers) // 2]
-    rows = [r for r in rows if int(r["layer"]) == layer]
+    rows = [r for r in table if int(r["layer"]) == layer]
     experts = [k for k in rows[0] if k not in ("step", "layer")]
     total = [sum(r[e] for e in experts) for r in rows]
-    shares = [[100 * r[e] / t for r, t in zip(rows, total)] for e in experts]
+    shares = [[100 * r[e] / t for r, t in zip(rows, total, strict=True)] for e in experts]
     even = 100 / len(experts)
     page.figure(
         plots.heatmap(
@@ -221,7 +223,8 @@ def _experts(page: Page, run_dir: Path, metrics: dict) -> None:
             zmin=0,
             zmax=2 * even,
         ),
-        f"Share of the routed tokens that each of {len(experts)} experts received; an even load is {even:.1f}%. The balance bias moves "
+        f"Share of the routed tokens that each of {len(experts)} experts received; an even load is {even:.1f}%. The "
+        "balance bias moves "
         "after each step, up for the underloaded and down for the overloaded.",
     )
     fig = plots.figure("How uneven: the busiest expert against the mean", "pre-training step", "max / mean load")
@@ -235,7 +238,8 @@ def _experts(page: Page, run_dir: Path, metrics: dict) -> None:
     fig.add_hline(y=1, line_dash="dot", line_color="#555", annotation_text="perfectly even")
     page.figure(
         fig,
-        "The load of the busiest expert divided by the mean load, averaged over layers. 1 is perfectly even. No token was dropped: "
+        "The load of the busiest expert divided by the mean load, averaged over layers. 1 is perfectly even. No "
+        "token was dropped: "
         f"{sum(r['dropped_tokens'] or 0 for r in metrics['pretrain']):.0f} in all of pre-training.",
     )
 
@@ -286,7 +290,8 @@ def _indexer(page: Page, choice: dict) -> None:
     fig.update_yaxes(range=[0, 100])
     page.figure(
         fig,
-        "For queries that see more keys than they may read: how much of the dense attention the chosen keys would have received. "
+        "For queries that see more keys than they may read: how much of the dense attention the chosen keys would "
+        "have received. "
         "The indexer should lie between taking the most recent keys and an oracle that has seen the attention.",
     )
 
@@ -312,8 +317,10 @@ def _cost(page: Page, cost: dict) -> None:
     last = cost["rows"][-1]
     page.figure(
         fig,
-        f"Time per token, measured side by side. Dense attention grows with the length; sparse attention reads {cost['index_topk']} keys "
-        f"whatever the length, and only its light indexer grows. At {last['length']:,} tokens dense takes {last['dense_over_sparse']:.2f}× "
+        "Time per token, measured side by side. Dense attention grows with the length; sparse attention reads "
+        f"{cost['index_topk']} keys "
+        f"whatever the length, and only its light indexer grows. At {last['length']:,} tokens dense takes "
+        f"{last['dense_over_sparse']:.2f}× "
         "the time of sparse"
         + (
             ": at these lengths gathering costs a laptop more than it saves, although the FLOPs below already favour "
@@ -355,7 +362,8 @@ def _needle(page: Page, needle: dict) -> None:
             zmax=100,
         ),
         f"{needle['per_cell']} questions a cell about names and codes that training never showed. With the passage "
-        f"{needle['with_context']:.1%} of {needle['questions']} answers were exactly right; the same questions without the needle: "
+        f"{needle['with_context']:.1%} of {needle['questions']} answers were exactly right; the same questions "
+        "without the needle: "
         f"{needle['without_context']:.1%}.",
     )
     page.add(
@@ -370,9 +378,9 @@ def _samples(page: Page, samples: dict) -> None:
     page.heading("What it writes", "samples")
     page.prose("A few million parameters and a few minutes give the shape of Python and English, not their sense.")
     for sample in samples["samples"]:
-        page.add(
-            f"<pre><b>{escape(sample['prompt'])}</b>{' → ' if sample['kind'] == 'chat' else ''}{escape(re.sub(chr(10) + '{3,}', chr(10) * 2, sample['text']))}</pre>"
-        )
+        arrow = " → " if sample["kind"] == "chat" else ""
+        text = re.sub("\n{3,}", "\n\n", sample["text"])
+        page.add(f"<pre><b>{escape(sample['prompt'])}</b>{arrow}{escape(text)}</pre>")
 
 
 def _projection(page: Page, p: dict) -> None:
@@ -380,9 +388,12 @@ def _projection(page: Page, p: dict) -> None:
     plan, step = p["plan"], p["step"]
     report.section(page, p)
     page.prose(
-        f"A batch of {plan['tokens_per_step'] / 1e6:.1f}M tokens gives each of {plan['dp']} replicas only {plan['micro_batches_per_replica']} "
-        f"micro-batches, so {step['bubble_share']:.0%} of the pipeline's time is idle: at this size the bubble decides. A week at 35% MFU is "
-        "often quoted for such a run; that is an assumption put in, not a projection that comes out. How wrong the simulator is on runs that "
+        f"A batch of {plan['tokens_per_step'] / 1e6:.1f}M tokens gives each of {plan['dp']} replicas only "
+        f"{plan['micro_batches_per_replica']} "
+        f"micro-batches, so {step['bubble_fraction']:.0%} of the pipeline's time is idle: at this size the bubble "
+        "decides. A week at 35% MFU is "
+        "often quoted for such a run; that is an assumption put in, not a projection that comes out. How wrong the "
+        "simulator is on runs that "
         "others measured: `clustersim validate` prints every row with its error."
     )
 
@@ -418,7 +429,11 @@ def _picture(run_dir: Path, demo: dict, metrics: dict, needle: dict, projection:
                 "x": "batch (million tokens)",
                 "y": "share of pipeline time (%)",
                 "lines": [
-                    ("idle (bubble)", [b["tokens"] / 1e6 for b in batches], [100 * b["bubble_share"] for b in batches])
+                    (
+                        "idle (bubble)",
+                        [b["tokens"] / 1e6 for b in batches],
+                        [100 * b["bubble_fraction"] for b in batches],
+                    )
                 ],
             },
         ],

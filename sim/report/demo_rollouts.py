@@ -67,7 +67,7 @@ def section(page: Page, run_dir: Path) -> None:
         "few are many times longer. A synchronous "
         f"update waits for the last of them. APRIL starts {factor:g} times the groups that an update needs, stops "
         "when enough are complete, and goes on with "
-        "the parts in the next round: work that was begun is kept. The simulator, which plays rollouts on 100,000 "
+        "the parts in the next round: work that was begun is kept. The simulator, which simulates rollouts on 100,000 "
         "chips with the same rules, was given this "
         "machine's rates from the synchronous run, and foretold the other."
     )

@@ -16,6 +16,7 @@ from sim.cost.kernels import Kernels
 from sim.cost.operators import Op
 from sim.cost.step_costs import ChunkCost, StepCosts
 from sim.spec.hardware import Chip, Cluster, Tier
+from sim.trace.timeline import STYLES, bars
 from sim.training.schedules import CHUNKS
 
 # unit of a Figure -> dimension of `sim.base.units`
@@ -75,11 +76,11 @@ def said(value: float, unit: str) -> str:
     return show(value, _DIMENSIONS[unit]) if unit in _DIMENSIONS else f"{value:g}" + ("" if unit == "1" else f" {unit}")
 
 
-def fact_rows(thing: Chip | Cluster | Tier) -> list[tuple[str, str, str, str, str]]:
+def fact_rows(spec: Chip | Cluster | Tier) -> list[tuple[str, str, str, str, str]]:
     """(what, value, range, confidence, source) of every `Figure` that a chip, a tier or a cluster carries."""
     rows = []
-    for field in dataclasses.fields(thing):
-        value = getattr(thing, field.name)
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
         named = (
             {f"{field.name} {key}": v for key, v in value.items()}
             if isinstance(value, Mapping)
@@ -93,8 +94,8 @@ def fact_rows(thing: Chip | Cluster | Tier) -> list[tuple[str, str, str, str, st
 
 
 def with_tier(cluster: Cluster, name: str, **changes) -> Cluster:
-    """The cluster with one tier changed: `with_tier(c, "roce", oversubscription=4.0)`. A number given for a `Figure` keeps
-    the figure's unit and source."""
+    """The cluster with one tier changed: `with_tier(c, "roce", oversubscription=4.0)`. A number given for a `Figure`
+    keeps the figure's unit and source."""
     cluster.tier(name)
 
     def changed(tier: Tier) -> Tier:
@@ -126,8 +127,8 @@ def roofline_points(kernels: Kernels, ops: Iterable[Op]) -> list[dict]:
 
 
 def decode_attention(model, requests: int, context: int) -> Op:
-    """Attention of one decoding step of an MLA model: each request reads the latents of the keys it may see, once for all
-    heads. With DSA those are at most `index_topk` keys."""
+    """Attention of one decoding step of an MLA model: each request reads the latents of the keys it may see, once for
+    all heads. With DSA those are at most `index_topk` keys."""
     keys = min(context, model.index_topk) if model.index_topk else context
     row = model.kv_lora + model.rope
     flops = 2.0 * requests * model.heads * keys * (row + model.kv_lora)
@@ -184,25 +185,22 @@ def even_costs(
 
 
 def redraw_timeline(picture, result) -> None:
-    """Put another step into a picture made by `sim.trace.timeline.figure` with all kinds of work present (see `timeline_base`)."""
-    from sim.trace.timeline import STYLES, bars
-
-    found = bars(result.programs, result.slowest)
-    for trace, kind in zip(picture.data, STYLES):
-        rows = found.get(kind, [])
+    """Put another step into a picture made by `sim.trace.timeline.figure` with all kinds of work present (see
+    `timeline_base`)."""
+    drawn = bars(result.programs, result.slowest)
+    for trace, kind in zip(picture.data, STYLES, strict=False):  # a picture may hold more traces
+        rows = drawn.get(kind, [])
         trace.y, trace.base, trace.x = [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]
         trace.text = [r[3] for r in rows] if len(rows) <= 400 else None
     picture.layout.yaxis.range = [len(result.programs) - 0.5, -0.5]
     picture.layout.title.text = (
         f"{result.schedule}: {result.pipeline_s:.4g} s for {len(result.programs)} ranks, bubble "
-        f"{result.bubble_share:.1%} of the time"
+        f"{result.bubble_fraction:.1%} of the time"
     )
 
 
 def timeline_base(fig, height: int = 420):
     """A house-style figure with one empty row of bars per kind of work, to be filled by `redraw_timeline`."""
-    from sim.trace.timeline import STYLES
-
     for name, colour, pattern in STYLES.values():
         fig.add_bar(
             orientation="h",

@@ -11,8 +11,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from minglm import plots
 from minglm.errors import InputError
 from sim.base.units import show
+from sim.report.html import Page, cards, table
+from sim.study.monte_carlo import tornado_figure
+from sim.validation import training as validation
 
 COLUMNS = (
     "plan",
@@ -54,16 +58,15 @@ def write(result: Mapping, folder: Path) -> Path:
         ) from None
 
 
-def page(result: Mapping):
+def page(result: Mapping) -> Page:
     """The answer as a `sim.report.html.Page`."""
-    from sim.report.html import Page, cards, table
-
     q, w, s = result["question"], result["winner"], result["search"]
-    made = Page(
+    document = Page(
         f"A plan for {q['model']} on {q['chips']:,} × {q['chip']}",
-        f"Which parallel plan trains {show(q['tokens'], 'count')} tokens best (by {q['objective']}), how long does it take and what does it cost?",
+        f"Which parallel plan trains {show(q['tokens'], 'count')} tokens best (by {q['objective']}), how long does "
+        "it take and what does it cost?",
     )
-    made.heading("Answer", "answer")
+    document.heading("Answer", "answer")
     sure = (result.get("uncertainty") or {}).get("intervals", {})
 
     def span(key: str, kind: str | None) -> str:
@@ -75,7 +78,8 @@ def page(result: Mapping):
     items = [
         (
             w["plan"],
-            f"micro-batch {w['micro_batch']}, ZeRO {w['zero']}, recompute {w['recompute']}, on {w['chips']:,} chips, {w['spares']:,} spare",
+            f"micro-batch {w['micro_batch']}, ZeRO {w['zero']}, recompute {w['recompute']}, on {w['chips']:,} "
+            f"chips, {w['spares']:,} spare",
         ),
         (f"{w['days']:.3g} days", f"with failures and restarts, goodput {w['goodput']:.0%}{span('days', None)}"),
         (f"{w['tokens_per_s']:,.0f} tokens/s", f"{w['tokens_per_s_per_chip']:.1f} a chip, MFU {w['mfu']:.1%}"),
@@ -86,18 +90,20 @@ def page(result: Mapping):
         if k in w
     ]
     items.append((f"{w['energy_kwh'] / 1e6:.3g} GWh", "at the meter"))
-    made.add(cards(items))
-    made.heading("Why this plan", "why")
-    for line in result["explanation"]:
-        made.prose(line)
+    document.add(cards(items))
+    document.heading("Why this plan", "why")
+    for sentence in result["explanation"]:
+        document.prose(sentence)
     if "difference" in result.get("verified", {}):
         v = result["verified"]
-        made.prose(
-            f"Played as events the step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} from the closed form that ranked it."
+        document.prose(
+            f"Simulated as events the step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} from the closed "
+            "form that ranked it."
         )
     if s["combinations"] > 1:
-        made.prose(
-            f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large for memory, {s['bounded']:,} skipped by a bound.",
+        document.prose(
+            f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large for "
+            f"memory, {s['bounded']:,} skipped by a bound.",
             "note",
         )
     head = ("plan", "micro-batch", "recompute", "chips", "step", "tokens/s/chip", "GiB", "days", "rent", "own")
@@ -116,45 +122,42 @@ def page(result: Mapping):
             *money,
         )
 
-    made.add(table(head, [line(r) for r in result["ranked"]], "ranked, best first"))
-    made.add(table(head, [line(r) for r in result["by_schedule"].values()], "the best of each schedule"))
-    made.heading("Chips against time", "front")
-    made.figure(
+    document.add(table(head, [line(r) for r in result["ranked"]], "ranked, best first"))
+    document.add(table(head, [line(r) for r in result["by_schedule"].values()], "the best of each schedule"))
+    document.heading("Chips against time", "front")
+    document.figure(
         front_figure(result),
         f"Days against chips: {len(result['front'])} plans that no other beats in time, cost and chips.",
     )
-    made.heading("What would change the answer", "changes")
+    document.heading("What would change the answer", "changes")
     if result.get("uncertainty"):
-        from sim.study.monte_carlo import tornado_figure
-
         u = result["uncertainty"]
         first = u["tornado"][0]
-        made.figure(
+        document.figure(
             tornado_figure(u),
             f"Days with one input at a time at its 5% and 95% point. {first['name']} moves them most.",
         )
-        made.prose(f"{u['samples']:,} samples over the ranges of the facts and the simulator's own error.", "note")
+        document.prose(f"{u['samples']:,} samples over the ranges of the facts and the simulator's own error.", "note")
     else:
-        made.prose("No samples were drawn (--samples 1000 draws them).")
-    made.heading("Assumptions", "assumptions")
-    made.add(table(("assumption",), [(a,) for a in result["assumptions"]]))
+        document.prose("No samples were drawn (--samples 1000 draws them).")
+    document.heading("Assumptions", "assumptions")
+    document.add(table(("assumption",), [(a,) for a in result["assumptions"]]))
     if result.get("facts"):
-        made.add(
+        document.add(
             table(
                 ("figure", "value", "range", "strength", "source"),
                 [tuple(f.values()) for f in result["facts"]],
                 "figures of the machine",
             )
         )
-    made.heading("How wrong the simulator is", "error")
-    from sim.validation.training import run
-
-    checked = run(cross=False)
-    made.prose(
-        f"On {checked['count_holdout']} measured runs that it was not fitted on, the mean absolute error is {checked['mape_holdout']:.1%}, "
+    document.heading("How wrong the simulator is", "error")
+    checked = validation.run(cross=False)
+    document.prose(
+        f"On {checked['count_holdout']} measured runs that it was not fitted on, the mean absolute error is "
+        f"{checked['mape_holdout']:.1%}, "
         f"the worst {checked['worst_holdout']:.1%} ({checked['worst_row']})."
     )
-    made.add(
+    document.add(
         table(
             ("run", "chip", "stack", "error"),
             [
@@ -164,13 +167,11 @@ def page(result: Mapping):
             ],
         )
     )
-    return made
+    return document
 
 
 def front_figure(result: Mapping):
     """Days over chips of the Pareto front (Plotly)."""
-    from minglm import plots
-
     fig = plots.figure("Chips against time", "chips", "days", log_x=True, log_y=True)
     plots.line(
         fig, [r["chips"] for r in result["front"]], [r["days"] for r in result["front"]], "Pareto front", markers=True

@@ -1,6 +1,7 @@
 """A projection for people: as text in the terminal, as one self-contained page, and as a run folder.
 
-`runs/<name>/` holds config.json (the scenario with its includes merged), versions.json and metrics.json (the projection).
+`runs/<name>/` holds config.json (the scenario with its includes merged), versions.json and metrics.json (the
+projection).
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import json
 import re
 from pathlib import Path
 
+from minglm import plots
 from minglm.errors import InputError
 from sim.base.units import show
+from sim.report.html import Page, cards, table
 
 
 def slug(name: str) -> str:
@@ -50,37 +53,41 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "model",
             f"{m['params'] / 1e9:.1f}B parameters",
-            f"{m['active_params'] / 1e9:.2f}B active; {m['train_flops_per_token'] / 1e9:.1f} GFLOP to train a token, {m['attention']} attention",
+            f"{m['active_params'] / 1e9:.2f}B active; {m['train_flops_per_token'] / 1e9:.1f} GFLOP to train a "
+            f"token, {m['attention']} attention",
         ),
         (
             "cluster",
-            f"{c['inventory']:,} × {c['chip']}",
+            f"{c['cluster_chips']:,} × {c['chip']}",
             f"{c['name']}; the plan uses {c['used']:,}, {c['spares']:,} are spares, counted in cost",
         ),
         (
             "plan",
             p["text"],
-            f"micro-batch {p['micro_batch']}, ZeRO {p['zero']}, recompute {p['recompute']}, {p['precision']}, {p['stack']}",
+            f"micro-batch {p['micro_batch']}, ZeRO {p['zero']}, recompute {p['recompute']}, {p['precision']}, "
+            f"{p['stack']}",
         ),
         (
             "batch",
             f"{show(p['tokens_per_step'], 'count')} tokens",
-            f"{p['global_batch']:,} sequences of {p['seq']:,}: {p['micro_batches_per_replica']} micro-batches for each of {p['dp']:,} replicas",
+            f"{p['global_batch']:,} sequences of {p['seq']:,}: {p['micro_batches_per_replica']} micro-batches for "
+            f"each of {p['dp']:,} replicas",
         ),
         (
             "memory",
             f"{mem['gib']:.1f} GiB of {mem['capacity_gib']:.0f}",
-            "fullest chip: " + ", ".join(f"{k} {v:.1f}" for k, v in mem["parts_gib"].items() if v > 0.05),
+            "peak-memory rank: " + ", ".join(f"{k} {v:.1f}" for k, v in mem["parts_gib"].items() if v > 0.05),
         ),
         (
             "step",
             show(s["step_s"], "time"),
-            f"closed form {show(s['closed_form_s'], 'time')}; {s['events']:,} events for {s['replicas_played']} of {p['dp']:,} replicas",
+            f"closed form {show(s['closed_form_s'], 'time')}; {s['events']:,} events for {s['simulated_replicas']} "
+            f"of {p['dp']:,} replicas",
         ),
         (
             "bubble",
-            f"{s['bubble_share']:.1%}",
-            f"idle share of pipeline time; {s['bubble_ratio']:.1%} of the busy time",
+            f"{s['bubble_fraction']:.1%}",
+            f"idle share of pipeline time; {s['bubble_overhead']:.1%} of the busy time",
         ),
         (
             "throughput",
@@ -98,7 +105,8 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "time",
             f"{days['value']:.3g} days",
-            f"{days['low']:.3g}–{days['high']:.3g}, all uncertain inputs at their good or bad end; {show(r['tokens'], 'count')} tokens",
+            f"{days['low']:.3g}–{days['high']:.3g}, all uncertain inputs at their good or bad end; "
+            f"{show(r['tokens'], 'count')} tokens",
         ),
         ("", f"{r['days_at_this_step']:.3g} days", "at this step and batch throughout, nothing ever failing"),
         (
@@ -114,7 +122,8 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "energy",
             f"{r['cost']['energy']['value'] / 1e6:,.3g} GWh",
-            f"{r['cost']['energy']['low'] / 1e6:,.3g}–{r['cost']['energy']['high'] / 1e6:,.3g}; {r['cost']['energy']['basis']}",
+            f"{r['cost']['energy']['low'] / 1e6:,.3g}–{r['cost']['energy']['high'] / 1e6:,.3g}; "
+            f"{r['cost']['energy']['basis']}",
         ),
     ]
     for key, name in (("rent", "cost to rent"), ("own", "cost to own")):
@@ -142,10 +151,12 @@ def table_text(r: dict) -> str:
         lines.append(
             "critical path:       " + ", ".join(f"{k} {v:.0%}" for k, v in r["critical_path"].items() if v >= 0.01)
         )
-    if r["faster"]:
+    if r["sensitivity"]:
         lines.append(
             "twice as fast at …:  "
-            + ", ".join(f"{what} saves {share:.0%}" for what, share in list(r["faster"].items())[:5] if share >= 0.005)
+            + ", ".join(
+                f"{what} saves {share:.0%}" for what, share in list(r["sensitivity"].items())[:5] if share >= 0.005
+            )
         )
     if r["batches"]:
         lines += ["", f"{'batch (ramp)':16}{'micro-batches':>14}{'bubble':>9}{'step':>10}{'tokens/s/chip':>15}"]
@@ -154,7 +165,7 @@ def table_text(r: dict) -> str:
             + (
                 f"  {b['reason']}"
                 if "reason" in b
-                else f"{b['bubble_share']:>9.1%}{b['step_s']:>9.2f}s{b['tokens_per_s_per_chip']:>15.1f}"
+                else f"{b['bubble_fraction']:>9.1%}{b['step_s']:>9.2f}s{b['tokens_per_s_per_chip']:>15.1f}"
             )
             for b in r["batches"]
         ]
@@ -167,25 +178,20 @@ def table_text(r: dict) -> str:
     if r["what_if"]:
         lines += ["", f"{'what if':44}{'speed':>7}{'step':>10}{'bubble':>9}{'memory':>11}"]
         for w in r["what_if"]:
-            lines.append(
-                f"{w['name'][:43]:44}"
-                + (
-                    f"  {w['reason']}"
-                    if "reason" in w
-                    else f"{w['speed']:>6.2f}×{w['step_s']:>9.2f}s{w['bubble_share']:>9.1%}{w['memory_gib']:>7.1f} GiB"
-                )
-                + (f"   {w['note']}" if w["note"] else "")
-            )
+            if "reason" in w:
+                outcome = f"  {w['reason']}"
+            else:
+                outcome = f"{w['speed']:>6.2f}×{w['step_s']:>9.2f}s{w['bubble_fraction']:>9.1%}"
+                outcome += f"{w['memory_gib']:>7.1f} GiB"
+            lines.append(f"{w['name'][:43]:44}{outcome}" + (f"   {w['note']}" if w["note"] else ""))
     lines += ["", "assumptions"] + [
         f"  [{a['kind']}] {a['text']}" + (f" — {a['source']}" if a["source"] else "") for a in r["assumptions"]
     ]
     return "\n".join(lines)
 
 
-def section(page, r: dict) -> None:
+def section(page: Page, r: dict) -> None:
     """The projection as sections of an HTML page (`sim.report.html.Page`)."""
-    from sim.report.html import cards, table
-
     days = r["days"]
     page.heading(r["name"] if page.title != r["name"] else "The projection", "projection")
     if r["question"] and page.lead != r["question"]:
@@ -241,7 +247,7 @@ def section(page, r: dict) -> None:
                         w["name"],
                         f"{w['speed']:.2f}×",
                         show(w["step_s"], "time"),
-                        f"{w['bubble_share']:.1%}",
+                        f"{w['bubble_fraction']:.1%}",
                         f"{w['memory_gib']:.1f} GiB",
                         w["note"],
                     ]
@@ -261,8 +267,6 @@ def section(page, r: dict) -> None:
 
 def write_page(r: dict, path: Path) -> Path:
     """One self-contained HTML page of a projection."""
-    from sim.report.html import Page, table
-
     page = Page(r["name"], r["question"] or "A projection by the cluster simulator.")
     section(page, r)
     page.heading("Made with", "versions")
@@ -271,28 +275,27 @@ def write_page(r: dict, path: Path) -> Path:
 
 
 def _breakdown_figure(r: dict):
-    from minglm import plots
-
     parts = {k: 100 * v for k, v in r["breakdown"].items() if v >= 0.005}
     fig = plots.figure("Where the busiest rank's time goes", "", "share of its time (%)")
     return plots.bars(fig, list(parts), list(parts.values()), text=[f"{v:.0f}%" for v in parts.values()])
 
 
 def _batch_figure(r: dict):
-    from minglm import plots
-
     batches = [b for b in r["batches"] if "step_s" in b]
     fig = plots.figure(
         "A small batch leaves the pipeline idle", "tokens per step (millions)", "idle share of pipeline time (%)"
     )
     return plots.line(
-        fig, [b["tokens"] / 1e6 for b in batches], [100 * b["bubble_share"] for b in batches], "bubble", 0, markers=True
+        fig,
+        [b["tokens"] / 1e6 for b in batches],
+        [100 * b["bubble_fraction"] for b in batches],
+        "bubble",
+        0,
+        markers=True,
     )
 
 
 def _lost_figure(lost: dict):
-    from minglm import plots
-
     fig = plots.figure("Hours lost, by cause", "", "hours of the whole cluster")
     return plots.bars(fig, list(lost), list(lost.values()), index=3, text=[f"{v:.0f}" for v in lost.values()])
 

@@ -1,189 +1,34 @@
-"""A scenario file: its shape, reading it with includes, changing one value.
-
-The shape is in `SHAPE`, one table for both readers: pydantic where its compiled core is there, plain checks where it is
-not (a browser). Every fault is one line.
-"""
+"""A scenario file: reading it with includes, changing one value. Its keys are in `sim/scenario/fields.py`."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.base.documents import parse_text, read_document
+from sim.base.fields import Section, shorten
+from sim.scenario.fields import SCENARIO
 
 VERSION = 1
-ASSUMPTION_KINDS = ("vendor claim", "third-party", "published", "computed", "assumed", "unknown")
-
-# section → key → type. quantity: a number or a text with a unit; named: a name or a mapping; ref: see the section.
-SHAPE: dict[str, dict[str, str]] = {
-    "": {
-        "version": "int",
-        "kind": "text",
-        "name": "text",
-        "question": "text",
-        "include": "any",
-        "model": "named",
-        "cluster": "named",
-        "chip": "named",
-        "chips": "quantity",
-        "plan": "mapping",
-        "schedule": "text",
-        "micro_batch": "quantity",
-        "global_batch": "quantity",
-        "global_tokens": "quantity",
-        "seq": "quantity",
-        "precision": "text",
-        "recompute": "any",
-        "options": "mapping",
-        "stack": "text",
-        "attention": "text",
-        "memory": "text",
-        "tokens": "quantity",
-        "phases": "any",
-        "plans": "list",
-        "jitter": "mapping",
-        "prices": "mapping",
-        "failures": "mapping",
-        "checkpoint": "mapping",
-        "campaign": "mapping",
-        "seed": "int",
-        "what_if": "list",
-        "assumptions": "list",
-        "notes": "text",
-        "planner": "mapping",
-    },
-    "prices": {
-        "rent_usd_per_hour": "any",
-        "system_price_usd": "any",
-        "electricity_usd_per_kwh": "any",
-        "pue": "any",
-        "power_w": "any",
-        "years": "quantity",
-        "utilization": "quantity",
-        "interest": "quantity",
-        "staff_usd_per_year": "quantity",
-        "carbon_kg_per_kwh": "any",
-        "storage_share": "any",
-    },
-    "failures": {
-        "level": "text",
-        "per_chip_day": "quantity",
-        "detect": "quantity",
-        "restart": "quantity",
-        "repair": "quantity",
-        "elastic": "bool",
-        "slow_servers": "bool",
-    },
-    "checkpoint": {
-        "kind": "text",
-        "interval": "quantity",
-        "write": "quantity",
-        "read": "quantity",
-        "storage_every": "int",
-    },
-    "campaign": {"seeds": "int", "horizon": "quantity"},
-    "jitter": {
-        "noise": "quantity",
-        "spread": "quantity",
-        "slow_share": "quantity",
-        "slow_factor": "quantity",
-        "expert_spread": "quantity",
-        "expert_share": "quantity",
-    },
-    "phase": {
-        "name": "text",
-        "tokens": "quantity",
-        "seq": "quantity",
-        "batch": "quantity",
-        "first_batch": "quantity",
-        "ramp": "quantity",
-        "note": "text",
-        "attention": "text",
-    },
-    "what_if": {"name": "text", "set": "mapping", "note": "text"},
-    "assumption": {"text": "text", "kind": "text", "source": "text"},
-}
-_TYPES = {
-    "int": (int,),
-    "text": (str, int, float),
-    "bool": (bool,),
-    "list": (list,),
-    "mapping": (dict,),
-    "named": (str, dict),
-    "quantity": (int, float, str),
-    "any": (object,),
-}
-_NEEDS = {
-    "int": "a whole number",
-    "text": "a text",
-    "bool": "true or false",
-    "list": "a list",
-    "mapping": "a mapping of keys",
-    "named": "a name or a mapping",
-    "quantity": "a number, or a text with a unit",
-    "any": "anything",
-}
 
 
-def check_shape(document: Mapping, section: str = "", where: str = "scenario") -> None:
-    """Refuse unknown keys and wrong types, by pydantic where it works and by plain checks where it does not."""
-    table = SHAPE[section]
-    for key in document:
-        if key not in table:
-            raise InputError(
-                f"{where}: unknown key {str(key)[:60]!r}{nearest(str(key), table)}; known: {', '.join(table)}"
-            )
-    try:
-        _model(section).model_validate(dict(document))
-    except ImportError:
-        for key, value in document.items():
-            kind = table[key]
-            ok = (
-                value is None
-                or isinstance(value, _TYPES[kind])
-                and not (isinstance(value, bool) and kind in ("int", "quantity", "text"))
-            )
-            if not ok:
-                raise InputError(_wrong(where, key, value, kind)) from None
-    except ValueError as err:
-        key = str(err.errors()[0]["loc"][0])
-        raise InputError(_wrong(where, key, document[key], table[key])) from None
+def canonical_document(document: Mapping[str, Any], where: str, section: Section = SCENARIO) -> dict[str, Any]:
+    """The document under the tables' own names, sections within it too, values of possible types but not yet parsed.
 
-
-def _wrong(where: str, key: str, value: object, kind: str) -> str:
-    shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "…"
-    return f"{where}: {key}={shown} must be {_NEEDS[kind]}"
-
-
-_MODELS: dict[str, object] = {}
-
-
-def _model(section: str):
-    """The pydantic model of a section, made from `SHAPE`."""
-    if section not in _MODELS:
-        from typing import Any
-
-        from pydantic import ConfigDict, StrictBool, StrictFloat, StrictInt, StrictStr, create_model
-
-        number = StrictInt | StrictFloat
-        types = {
-            "int": StrictInt,
-            "text": StrictStr | number,
-            "bool": StrictBool,
-            "list": list,
-            "mapping": dict,
-            "named": StrictStr | dict,
-            "quantity": number | StrictStr,
-            "any": Any,
-        }
-        fields = {key: (types[kind] | None if kind != "any" else Any, None) for key, kind in SHAPE[section].items()}
-        _MODELS[section] = create_model(
-            f"Scenario_{section or 'file'}", __config__=ConfigDict(extra="forbid"), **fields
-        )
-    return _MODELS[section]
+    Raises:
+        InputError: an unknown key, a key twice, or a value of a type that its field cannot have.
+    """
+    out = section.canonical(document, where)
+    for key, value in out.items():
+        one = section[key]
+        one.check_type(value, f"{where}: {key}")
+        if one.section is not None and value is not None:
+            out[key] = canonical_document(value, f"{where}: {key}", one.section)
+    return out
 
 
 # ------------------------------------------------------------------ reading a file
@@ -215,7 +60,7 @@ def read_scenario_document(path: str | Path, _open: tuple[Path, ...] = ()) -> di
             f"{path}: kind {kind!r}: this command reads training scenarios; "
             + (f"use clustersim {kind}" if kind.isidentifier() else "write kind: training")
         )
-    check_shape(document, "", str(path.name))
+    document = canonical_document(document, path.name)
     if document.get("version", VERSION) != VERSION:
         raise InputError(
             f"{path}: version {document['version']!r}: this program reads version {VERSION}; write version: {VERSION} and check the keys"
@@ -271,18 +116,20 @@ def set_value(document: dict, text: str) -> dict:
     return set_path(document, key.strip().split("."), parse_text(value, f"--set {key.strip()}"))
 
 
-def set_path(document: Mapping, path: list[str], value: object) -> dict:
-    """A copy of the document with the value at a dotted path changed."""
+def set_path(
+    document: Mapping[str, Any], path: list[str], value: object, section: Section | None = SCENARIO
+) -> dict[str, Any]:
+    """A copy of the document with the value at a dotted path changed; its keys may be any that a file may use."""
     out = dict(document)
+    key = (section.name_of(path[0]) if section else None) or path[0]
     if len(path) == 1:
-        out[path[0]] = value
-        if path[0] in ("global_batch", "global_tokens"):
-            out.pop("global_tokens" if path[0] == "global_batch" else "global_batch", None)
+        out[key] = value
+        if key in ("global_batch", "global_tokens"):
+            out.pop("global_tokens" if key == "global_batch" else "global_batch", None)
         return out
-    inner = out.get(path[0])
+    inner = out.get(key)
     if inner is not None and not isinstance(inner, Mapping):
-        raise InputError(
-            f"--set {'.'.join(path)}: {path[0]} is {str(inner)[:30]!r}, not a mapping; set {path[0]} as a whole"
-        )
-    out[path[0]] = set_path(inner or {}, path[1:], value)
+        raise InputError(f"--set {'.'.join(path)}: {key} is {shorten(inner)}, not a mapping; set {key} as a whole")
+    inner_section = section[key].section if section is not None and key in section else None
+    out[key] = set_path(inner or {}, path[1:], value, inner_section)
     return out

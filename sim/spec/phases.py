@@ -10,6 +10,7 @@ grows from 16M to 64M tokens over the first 500B and stays (GLM-4.5 report §2.4
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from minglm.errors import InputError
 
-RAMP_LEGS = 12  # a growing batch is played as so many constant ones
+RAMP_SEGMENTS = 12  # a growing batch is simulated as so many constant ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,10 @@ class Phase:
         """(tokens, batch_tokens) stretches of constant batch, in order."""
         if not self.ramp_tokens or self.first_batch_tokens is None:
             return [(self.tokens, self.batch_tokens)]
-        n, span = RAMP_LEGS, self.batch_tokens - self.first_batch_tokens
-        legs = [(self.ramp_tokens / n, self.first_batch_tokens + span * (k + 0.5) / n) for k in range(n)]
+        n, span = RAMP_SEGMENTS, self.batch_tokens - self.first_batch_tokens
+        segments = [(self.ramp_tokens / n, self.first_batch_tokens + span * (k + 0.5) / n) for k in range(n)]
         rest = self.tokens - self.ramp_tokens
-        return legs + ([(rest, self.batch_tokens)] if rest > 0 else [])
+        return segments + ([(rest, self.batch_tokens)] if rest > 0 else [])
 
 
 GLM5: tuple[Phase, ...] = (
@@ -94,7 +95,8 @@ def describe(schedule: Iterable[Phase] = GLM5) -> str:
     """The schedule as a table with its sums, for printing."""
     schedule, lines = list(schedule), []
     for p in schedule:
-        ramp = f" from {p.first_batch_tokens / 1e6:g}M over {p.ramp_tokens / 1e9:g}B" if p.ramp_tokens else ""
+        first = p.first_batch_tokens or 0.0
+        ramp = f" from {first / 1e6:g}M over {p.ramp_tokens / 1e9:g}B" if p.ramp_tokens else ""
         lines.append(
             f"{p.name:<24}{p.tokens / 1e12:>9.4f}T at {p.seq:>7,}  batch {p.batch_tokens / 1e6:.3g}M tokens"
             f" = {math.ceil(p.batch_tokens / p.seq):,} sequences{ramp}" + (f" ({p.note})" if p.note else "")
@@ -106,7 +108,7 @@ def describe(schedule: Iterable[Phase] = GLM5) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Throughput:
     """How a plan runs one phase at one batch: what a candidate is judged by."""
 
     step_s: float
@@ -117,23 +119,25 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
+class RunSegment:
     """A stretch of the campaign in which every step is alike."""
 
     phase: str
     steps: int
-    pace: Pace
+    throughput: Throughput
 
     @property
     def work_s(self) -> float:
-        return self.steps * self.pace.step_s
+        """Seconds of its steps, without failures."""
+        return self.steps * self.throughput.step_s
 
     @property
     def tokens(self) -> float:
-        return self.steps * self.pace.tokens_per_step
+        """Tokens that it trains."""
+        return self.steps * self.throughput.tokens_per_step
 
     def __post_init__(self) -> None:
-        p = self.pace
+        p = self.throughput
         for name, value, least in (
             ("steps", self.steps, 1),
             ("step_s", p.step_s, 1e-9),
@@ -153,34 +157,34 @@ class Leg:
                 )
 
 
-def legs(schedule: Sequence[Phase], pace: Callable[[Phase, float], Pace]) -> tuple[Leg, ...]:
-    """The campaign's legs, given how each phase runs at each batch: `pace(phase, batch_tokens)`."""
+def run_segments(schedule: Sequence[Phase], throughput: Callable[[Phase, float], Throughput]) -> tuple[RunSegment, ...]:
+    """The campaign's segments, given how each phase runs at each batch: `throughput(phase, batch_tokens)`."""
     out = []
     for phase in schedule:
         for tokens, batch in phase.batches():
-            p = pace(phase, batch)
-            out.append(Leg(phase.name, max(1, round(tokens / p.tokens_per_step)), p))
+            p = throughput(phase, batch)
+            out.append(RunSegment(phase.name, max(1, round(tokens / p.tokens_per_step)), p))
     return tuple(out)
 
 
 def choose_plans(
-    schedule: Sequence[Phase], candidates: Sequence[Any], evaluate: Callable[[Any, Phase, float], Pace]
-) -> tuple[Leg, ...]:
+    schedule: Sequence[Phase], candidates: Sequence[Any], evaluate: Callable[[Any, Phase, float], Throughput]
+) -> tuple[RunSegment, ...]:
     """For each phase the candidate that finishes it soonest, tried at every batch of the phase.
 
-    evaluate(candidate, phase, batch_tokens) returns a `Pace`, or raises InputError where the candidate cannot run that
-    phase (does not fit memory, too few sequences, …). Raises InputError naming the reasons when none can.
+    evaluate(candidate, phase, batch_tokens) returns a `Throughput`, or raises InputError where the candidate cannot run
+    that phase (does not fit memory, too few sequences, …). Raises InputError naming the reasons when none can.
     """
-    out: list[Leg] = []
+    out: list[RunSegment] = []
     for phase in schedule:
         best, reasons = None, []
         for candidate in candidates:
             try:
-                tried = legs([phase], lambda p, batch, c=candidate: evaluate(c, p, batch))
+                tried = run_segments([phase], functools.partial(evaluate, candidate))
             except InputError as err:
                 reasons.append(str(err))
                 continue
-            if best is None or sum(leg.work_s for leg in tried) < sum(leg.work_s for leg in best):
+            if best is None or sum(segment.work_s for segment in tried) < sum(segment.work_s for segment in best):
                 best = tried
         if best is None:
             raise InputError(

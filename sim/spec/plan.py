@@ -233,9 +233,8 @@ def check(plan: Plan, model: ModelSpec, workload: Workload, chips: int | None = 
     """
     if chips is not None and plan.num_chips > chips:
         raise InputError(
-            f"plan needs {plan.num_chips} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but there "
-            "are "
-            f"{chips}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips"
+            f"plan needs {plan.num_chips:,} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but "
+            f"there are {chips:,}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips"
         )
     if workload.seq < 1 or workload.global_batch < 1:
         raise InputError(f"global_batch={workload.global_batch}, seq={workload.seq}: both must be at least 1")

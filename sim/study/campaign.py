@@ -1,171 +1,192 @@
-"""From a scenario to a whole training run: segments, failures, checkpoints, and the best and worst case of the hardware."""
+"""From a scenario to a whole training run: segments, failures, checkpoints, the best and worst case of the hardware."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from minglm.errors import InputError
 from sim.base.figure import Figure
 from sim.cost.evaluate import in_closed_form
+from sim.cost.stacks import Stack
 from sim.scenario.training import Scenario
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
-from sim.spec.phases import Pace
-from sim.spec.plan import describe
+from sim.spec.phases import Phase, RunSegment, Throughput, choose_plans
+from sim.spec.plan import Plan, Workload, describe
+from sim.training.campaign_input import CampaignInput
+from sim.training.checkpoints import Checkpoint
 from sim.training.evaluate import evaluate
+from sim.training.failures import FailureModel, Recovery, SlowServers
 
-MAX_FAILURES = 50_000  # a campaign with more is a job that does not run: it is refused in seconds
-
-
+MAX_FAILURES = 50_000  # a run with more is a job that does not run: it is refused in seconds
+GIVEN_RATE_RANGE = {"low": 0.6, "high": 1.7}  # of a failure rate that a scenario gives as one number (assumed)
 CHECKPOINT_BYTES_PER_PARAM = 14  # bf16 weights, fp32 master weights, two fp32 moments
 
 
 def corner(cluster: Cluster, good: bool) -> Cluster:
-    """The cluster with every uncertain rate at its good or bad end."""
+    """The cluster with every uncertain rate at its good end (the best case) or at its bad end (the worst case)."""
 
-    def end(f: Figure | None, more_is_better: bool = True) -> Figure | None:
-        if f is None:
-            return None
-        value = f.high if good == more_is_better else f.low
-        return replace(f, value=value)
+    def end(f: Figure, more_is_better: bool = True) -> Figure:
+        return replace(f, value=f.high if good == more_is_better else f.low)
 
-    chip = cluster.chip
+    def end_of(f: Figure | None) -> Figure | None:
+        return None if f is None else end(f)
+
     chip = replace(
-        chip,
-        peak_flops={k: end(v) for k, v in chip.peak_flops.items()},
-        memory_bytes_per_s=end(chip.memory_bytes_per_s),
-        max_matmul_flops=end(chip.max_matmul_flops),
-        max_matmul_flops_fp8=end(chip.max_matmul_flops_fp8),
+        cluster.chip,
+        peak_flops={k: end(v) for k, v in cluster.chip.peak_flops.items()},
+        memory_bytes_per_s=end(cluster.chip.memory_bytes_per_s),
+        max_matmul_flops=end_of(cluster.chip.max_matmul_flops),
+        max_matmul_flops_fp8=end_of(cluster.chip.max_matmul_flops_fp8),
     )
     tiers = tuple(
-        replace(t, bytes_per_s=end(t.bytes_per_s), latency_s=end(t.latency_s, False), efficiency=end(t.efficiency))
-        for t in cluster.tiers
+        replace(
+            tier,
+            bytes_per_s=end(tier.bytes_per_s),
+            latency_s=end(tier.latency_s, more_is_better=False),
+            efficiency=end(tier.efficiency),
+        )
+        for tier in cluster.tiers
     )
     return replace(cluster, chip=chip, tiers=tiers)
 
 
-def failure_model(s: Scenario, level: str | None = None):
+def failure_model(s: Scenario, level: str | None = None) -> FailureModel:
     """Failures of the scenario, or of another level of its range ('low', 'high')."""
-    from sim.training.failures import FailureModel
-
-    if level is None and "per_chip_day" in s.failures:
-        return FailureModel(float(s.failures["per_chip_day"]))
-    if level is None and "level" not in s.failures and s.cluster.chip.failures_per_chip_hour:
+    section: Mapping[str, Any] = s.failures
+    if "per_chip_day" in section:
+        return FailureModel(float(section["per_chip_day"]) * (GIVEN_RATE_RANGE[level] if level else 1.0))
+    if level is None and "level" not in section and s.cluster.chip.failures_per_chip_hour:
         return FailureModel(24 * s.cluster.chip.failures_per_chip_hour.value)
-    if level is not None and "per_chip_day" in s.failures:
-        return FailureModel(float(s.failures["per_chip_day"]) * {"low": 0.6, "high": 1.7}[level])
-    return FailureModel.named(level or str(s.failures.get("level", "mid")))
+    return FailureModel.named(level or str(section.get("level", "mid")))
 
 
-def campaign_input(s: Scenario, legs: tuple, level: str | None = None):
-    """What `sim.training.campaign.run` takes, from the scenario's failures, checkpoint and inventory."""
-    from sim.training.campaign import CampaignInput
-    from sim.training.checkpoints import Checkpoint
-    from sim.training.failures import Recovery, SlowServers
-
-    c, f = s.checkpoint, s.failures
-    written = CHECKPOINT_BYTES_PER_PARAM * s.model.total_params(mtp=True)
-    saved = Checkpoint(
-        kind=str(c.get("kind", "async")),
-        bytes=float(written),
-        write_bytes_per_s=c.get("write", s.cluster.storage_bytes_per_s.value),
-        read_bytes_per_s=c.get("read", s.cluster.storage_bytes_per_s.value),
+def campaign_input(s: Scenario, segments: tuple[RunSegment, ...], level: str | None = None) -> CampaignInput:
+    """What `sim.training.campaign.run` takes, from the scenario's failures, checkpoint and cluster."""
+    section: Mapping[str, Any] = s.checkpoint
+    failures: Mapping[str, Any] = s.failures
+    storage = s.cluster.storage_bytes_per_s.value
+    checkpoint = Checkpoint(
+        kind=str(section.get("kind", "async")),
+        bytes=float(CHECKPOINT_BYTES_PER_PARAM * s.model.total_params(mtp=True)),
+        write_bytes_per_s=section.get("write", storage),
+        read_bytes_per_s=section.get("read", storage),
         host_bytes_per_s=s.cluster.host_bytes_per_s.value,
-        storage_every=c.get("storage_every"),
-        interval_s=c.get("interval"),
+        storage_every=section.get("storage_every"),
+        interval_s=section.get("interval"),
     )
-    given = {
-        name: f[key]
-        for key, name in (("detect", "detect_s"), ("restart", "restart_s"), ("repair", "repair_s"))
-        if key in f
-    }
-    if "elastic" in f:
-        given["elastic"] = bool(f["elastic"])
-    extra = {} if s.horizon_s is None else {"horizon_s": s.horizon_s}
+    names = {"detect": "detect_s", "restart": "restart_s", "repair": "repair_s", "elastic": "elastic"}
+    recovery = {field: failures[key] for key, field in names.items() if key in failures}
+    horizon = {} if s.horizon_s is None else {"horizon_s": s.horizon_s}
     return CampaignInput(
-        legs=legs,
+        segments=segments,
         cluster_chips=s.cluster_chips,
         failures=failure_model(s, level),
-        checkpoint=saved,
-        recovery=Recovery(**given),
-        slow=SlowServers() if f.get("slow_servers", True) else None,
-        chips_per_server=min(s.cluster.chips_per_node, s.cluster_chips, *(leg.pace.num_chips for leg in legs)),
+        checkpoint=checkpoint,
+        recovery=Recovery(**recovery),
+        slow=SlowServers() if failures.get("slow_servers", True) else None,
+        chips_per_server=min(s.cluster.chips_per_node, s.cluster_chips, *(x.throughput.num_chips for x in segments)),
         max_failures=MAX_FAILURES,
-        **extra,
+        **horizon,
     )
 
 
-def campaign_legs(s: Scenario, cluster: Cluster | None = None, like: tuple = ()) -> tuple:
-    """The campaign's legs: each phase with the plan that finishes it soonest, or the main plan for all tokens.
+class PhaseTimer:
+    """How long a step of a phase takes with each plan of a scenario, on one cluster."""
 
-    Plans are chosen in closed form; the chosen ones are played as events. With `like` (the legs of the scenario's own
-    cluster) the same plans are timed on another `cluster` in closed form, times what events added to it there.
-    """
-    from sim.spec.phases import Leg, Phase, choose_plans
+    def __init__(self, scenario: Scenario, cluster: Cluster) -> None:
+        self.scenario, self.cluster = scenario, cluster
+        self.plans = {describe(plan): plan for plan in (scenario.plan, *scenario.candidates)}
+        self.sparse_model = _sparse_model(scenario)
+        self.closed_form_s = functools.cache(self._closed_form_s)
+        self.simulated_s = functools.cache(self._simulated_s)
 
-    at, wet = cluster or s.cluster, _sparse_model(s)
-    phases = s.phases or (Phase("training", s.tokens, s.workload.seq, s.workload.tokens),)
-    plans = {describe(p): p for p in (s.plan, *s.candidates)}
+    def throughput(self, plan_name: str, phase: Phase, batch_tokens: float) -> Throughput:
+        """The plan at the batch nearest to `batch_tokens` that divides over its replicas, in closed form.
 
-    @functools.cache
-    def seconds(name: str, seq: int, batch: int, dsa: bool, where: int, events: bool) -> float:
-        args = (
-            wet if dsa else s.model,
-            (s.cluster, at)[where],
-            plans[name],
-            replace(s.workload, global_batch=batch, seq=seq),
-            s.precision,
-            s.stack,
-        )
-        return (
-            evaluate(*args, warn=s.memory_warns).result.step_s if events else in_closed_form(*args, s.memory_warns)[2]
-        )
-
-    def pace(name: str, phase, batch_tokens: float) -> Pace:
-        plan = plans[name]
+        Raises:
+            InputError: that batch is more than a third away, or the plan cannot run.
+        """
+        plan = self.plans[plan_name]
         per = plan.dp * plan.micro_batch
         wanted = batch_tokens / phase.seq
         batch = max(1, round(wanted / per)) * per
         if not 0.75 <= batch / wanted <= 1.34:
             raise InputError(
-                f"{phase.name}: a batch of {wanted:,.0f} sequences does not divide over {plan.dp} replicas; use fewer replicas"
+                f"{phase.name}: a batch of {wanted:,.0f} sequences does not divide over {plan.dp} replicas; use fewer "
+                "replicas"
             )
-        return Pace(
-            seconds(name, phase.seq, batch, phase.attention == "sparse", 1, False),
-            batch * phase.seq,
-            plan.num_chips,
-            plan.dp,
-            name,
-        )
+        step_s = self.closed_form_s(plan_name, phase, batch)
+        return Throughput(step_s, batch * phase.seq, plan.num_chips, plan.dp, plan_name)
 
-    seqs = {phase.name: phase.seq for phase in phases}
-    sparse = {phase.name: phase.attention == "sparse" for phase in phases}
+    def _closed_form_s(self, plan_name: str, phase: Phase, batch: int) -> float:
+        return in_closed_form(*self._arguments(plan_name, phase, batch), self.scenario.allow_oom)[2]
 
-    def played(leg: Leg) -> Leg:
-        key = (
-            leg.pace.plan,
-            seqs[leg.phase],
-            round(leg.pace.tokens_per_step / seqs[leg.phase]),
-            sparse[leg.phase],
-        )
-        if not like:
-            return replace(leg, pace=replace(leg.pace, step_s=seconds(*key, 0, True)))
-        return replace(
-            leg, pace=replace(leg.pace, step_s=leg.pace.step_s * seconds(*key, 1, False) / seconds(*key, 0, False))
-        )
+    def _simulated_s(self, plan_name: str, phase: Phase, batch: int) -> float:
+        arguments = self._arguments(plan_name, phase, batch)
+        return evaluate(*arguments, allow_oom=self.scenario.allow_oom).result.step_s
 
-    if like:
-        return tuple(map(played, like))
-    return tuple(map(played, choose_plans(phases, list(plans), pace)))
+    def _arguments(
+        self, plan_name: str, phase: Phase, batch: int
+    ) -> tuple[ModelSpec, Cluster, Plan, Workload, str, Stack]:
+        s = self.scenario
+        model = self.sparse_model if phase.attention == "sparse" else s.model
+        workload = replace(s.workload, global_batch=batch, seq=phase.seq)
+        return model, self.cluster, self.plans[plan_name], workload, s.precision, s.stack
+
+
+def campaign_segments(s: Scenario) -> tuple[RunSegment, ...]:
+    """The segments of the scenario's run: each phase with the plan that finishes it soonest.
+
+    Without phases it is one, with the main plan for all tokens. Plans are chosen in closed form; the chosen ones are
+    simulated as events.
+    """
+    timer, phases = PhaseTimer(s, s.cluster), {phase.name: phase for phase in _phases(s)}
+    return tuple(
+        _with_step_s(segment, timer.simulated_s(*_key(segment, phases)))
+        for segment in choose_plans(_phases(s), list(timer.plans), timer.throughput)
+    )
+
+
+def segments_on(s: Scenario, cluster: Cluster, segments: Sequence[RunSegment]) -> tuple[RunSegment, ...]:
+    """The same segments (`campaign_segments` of the scenario's own cluster) on another cluster.
+
+    The plans stay. Each step takes what it took, times the ratio of the two clusters in closed form, so that what
+    events added on the scenario's cluster is kept.
+    """
+    own, other, phases = PhaseTimer(s, s.cluster), PhaseTimer(s, cluster), {phase.name: phase for phase in _phases(s)}
+    out = []
+    for segment in segments:
+        key = _key(segment, phases)
+        step_s = segment.throughput.step_s * other.closed_form_s(*key) / own.closed_form_s(*key)
+        out.append(_with_step_s(segment, step_s))
+    return tuple(out)
+
+
+def _phases(s: Scenario) -> tuple[Phase, ...]:
+    return s.phases or (Phase("training", s.tokens, s.workload.seq, s.workload.tokens),)
+
+
+def _key(segment: RunSegment, phases: Mapping[str, Phase]) -> tuple[str, Phase, int]:
+    """Plan, phase and batch of a segment: what its step depends on."""
+    phase = phases[segment.phase]
+    return segment.throughput.plan, phase, round(segment.throughput.tokens_per_step / phase.seq)
+
+
+def _with_step_s(segment: RunSegment, step_s: float) -> RunSegment:
+    return replace(segment, throughput=replace(segment.throughput, step_s=step_s))
 
 
 def _sparse_model(s: Scenario) -> ModelSpec:
-    """The model of the DSA phases, where the scenario's own is still dense."""
+    """The model of the phases that train sparse attention, where the scenario's own is still dense."""
     later = s.document.get("attention") == "dense" and any(p.attention == "sparse" for p in s.phases)
     return load_model(s.document["model"]) if later else s.model
 
 
 def total_tokens(s: Scenario) -> float:
+    """Tokens of the whole run, all phases."""
     return sum(ph.tokens for ph in s.phases) if s.phases else s.tokens

@@ -1,13 +1,14 @@
 """How sure are we: Monte Carlo over the ranges of the facts, the simulator's own error, and any scenario field.
 
-    result = monte_carlo(load_scenario("glm5_100k_910b"), samples=1000, vary={"tokens": {"low": "27T", "mid": "28.5T", "high": "30T"}})
+    tokens = {"low": "27T", "mid": "28.5T", "high": "30T"}
+    result = monte_carlo(load_scenario("glm5_100k_910b"), samples=1000, vary={"tokens": tokens})
     result["intervals"]["days"]      # {"p5": …, "p50": …, "p95": …}
     result["tornado"]                # what moves the days most, one input at a time from its 5% to its 95% point
 
-Each sample draws every uncertain figure of chip, network, power and price on its own (triangular between the fact files' low
-and high), a failure rate, and one of the errors that `clustersim validate` finds on runs it was not fitted on. The step is in
-closed form at the scenario's main batch; days and money follow with the expected goodput (Daly). Sample i depends on the
-seed and i alone, so the answer does not depend on the number of processes.
+Each sample draws every uncertain figure of chip, network, power and price on its own (triangular between the fact
+files' low and high), a failure rate, and one of the errors that `clustersim validate` finds on runs it was not fitted
+on. The step is in closed form at the scenario's main batch; days and money follow with the expected goodput (Daly).
+Sample i depends on the seed and i alone, so the answer does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from minglm import plots
 from minglm.errors import InputError
 from sim.base import parallel_map
 from sim.base.checks import check_finite, versions
@@ -29,9 +32,12 @@ from sim.cost.evaluate import in_closed_form
 from sim.cost.memory import Memory
 from sim.scenario.file import set_path
 from sim.scenario.training import Scenario, resolve
-from sim.spec.hardware import Cluster
+from sim.spec.phases import RunSegment, Throughput
 from sim.spec.plan import describe
-from sim.study.campaign import campaign_input, total_tokens
+from sim.study.campaign import GIVEN_RATE_RANGE, campaign_input, total_tokens
+from sim.training.campaign import expected
+from sim.training.failures import RATES_PER_CHIP_DAY
+from sim.validation import training as validation
 
 ERROR, FAILURES = "simulator's own error", "failures per chip and day"
 MOVED = ("days", "rent_usd", "own_usd", "energy_kwh")
@@ -88,9 +94,8 @@ class Input:
 
 def fact_inputs(s: Scenario) -> list[Input]:
     """Every figure of the scenario's machine that has a range, its failure rate and the simulator's error."""
-    from sim.training.failures import RATES_PER_CHIP_DAY
-
-    cluster, out = money.with_prices(s.cluster, s.prices), []
+    cluster = money.with_prices(s.cluster, s.prices)
+    out: list[Input] = []
 
     def add(name: str, path: tuple, f: Figure | None) -> None:
         if f is not None and f.low < f.high:
@@ -121,11 +126,11 @@ def fact_inputs(s: Scenario) -> list[Input]:
     for i, tier in enumerate(cluster.tiers):
         for name, key in (("rate", "bytes_per_s"), ("efficiency", "efficiency"), ("latency", "latency_s")):
             add(f"{tier.name} {name}", ("tiers", i, key), getattr(tier, key))
-    rate = s.cluster.chip.failures_per_chip_hour
-    if "per_chip_day" in s.failures:
-        mid = float(s.failures["per_chip_day"])
-        low, high = 0.6 * mid, 1.7 * mid
-    elif rate is not None and "level" not in s.failures:
+    rate, section = s.cluster.chip.failures_per_chip_hour, dict[str, Any](s.failures)
+    if "per_chip_day" in section:
+        mid = float(section["per_chip_day"])
+        low, high = GIVEN_RATE_RANGE["low"] * mid, GIVEN_RATE_RANGE["high"] * mid
+    elif rate is not None and "level" not in section:
         low, mid, high = 24 * rate.low, 24 * rate.value, 24 * rate.high
     else:
         low, mid, high = (RATES_PER_CHIP_DAY[k] for k in ("low", "mid", "high"))
@@ -137,12 +142,11 @@ def fact_inputs(s: Scenario) -> list[Input]:
 
 @functools.cache
 def simulator_errors(chip: str) -> tuple[float, ...]:
-    """Real over simulated step time of every run that was predicted, of this chip where there are five such runs, else of all."""
-    from sim.validation.training import run
-
+    """Real over simulated step time of every predicted run, of this chip where there are five such runs, else of
+    all."""
     rows = [
         (r["chip"], 1.0 + r["error"])
-        for r in run(cross=False)["rows"]
+        for r in validation.run(cross=False)["rows"]
         if r["kind"] == "holdout" and r["error"] is not None and r["quantity"] not in ("memory_gib", "bubble")
     ]
     own = [e for c, e in rows if c == chip]
@@ -150,31 +154,32 @@ def simulator_errors(chip: str) -> tuple[float, ...]:
 
 
 def field_inputs(vary: Mapping[str, object]) -> list[Input]:
-    """Scenario fields as distributions: {"tokens": {low, mid, high}, "chips": [..]}; the path is dotted, as in `--set`."""
+    """Scenario fields as distributions: {"tokens": {low, mid, high}, "chips": [..]}; the path is dotted, as in
+    `--set`."""
     out = []
-    for name, given in vary.items():
-        key = name.rsplit(".", 1)[-1]
-        out.append(Input(name, tuple(name.split(".")), distribution(given, DIMENSIONS.get(key, "count"), name), True))
+    for name, spread in vary.items():
+        dimension = DIMENSIONS.get(name.rsplit(".", 1)[-1], "count")
+        out.append(Input(name, tuple(name.split(".")), distribution(spread, dimension, name), field=True))
     return out
 
 
 # ------------------------------------------------------------------ one sample
 
 
-def _changed(thing: object, path: tuple, value: float) -> object:
-    """A copy of a cluster (or of what is in it) with the figure at `path` at `value`."""
+def _changed(part: Any, path: tuple, value: float) -> Any:
+    """A copy of a cluster (or of what is in it: dataclass, mapping or tuple) with the figure at `path` at `value`."""
     if not path:
-        return replace(thing, value=value)
+        return replace(part, value=value)
     key, rest = path[0], path[1:]
-    if isinstance(thing, Mapping):
-        return {**thing, key: _changed(thing[key], rest, value)}
-    if isinstance(thing, tuple):
-        return (*thing[:key], _changed(thing[key], rest, value), *thing[key + 1 :])
-    return replace(thing, **{key: _changed(getattr(thing, key), rest, value)})
+    if isinstance(part, Mapping):
+        return {**part, key: _changed(part[key], rest, value)}
+    if isinstance(part, tuple):
+        return (*part[:key], _changed(part[key], rest, value), *part[key + 1 :])
+    return replace(part, **{key: _changed(getattr(part, key), rest, value)})
 
 
 # Facts that a step does not depend on: with these alone at other values it is not computed again.
-BESIDE = {
+NOT_IN_STEP = {
     ("chip", "rent_usd_per_hour"),
     ("chip", "power_w"),
     ("host_power_w",),
@@ -193,8 +198,13 @@ class Base:
 
 
 def base_of(s: Scenario) -> Base:
+    """What samples share: see `Base`.
+
+    Raises:
+        InputError: the scenario cannot run.
+    """
     cluster = money.with_prices(s.cluster, s.prices)
-    _, need, seconds, _ = in_closed_form(s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.memory_warns)
+    _, need, seconds, _ = in_closed_form(s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.allow_oom)
     return Base(seconds, need)
 
 
@@ -202,29 +212,24 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     """The scenario's figures in closed form, with some facts at other values; `base` saves what they do not move."""
     facts = dict(facts or {})
     factor, rate = facts.pop((ERROR,), 1.0), facts.pop((FAILURES,), None)
-    cluster: Cluster = money.with_prices(s.cluster, s.prices)
+    cluster = money.with_prices(s.cluster, s.prices)
     for path, value in facts.items():
         cluster = _changed(cluster, path, value)
-    if base is not None and BESIDE.issuperset(facts):
+    if base is not None and NOT_IN_STEP.issuperset(facts):
         step_s = base.step_s * factor
     else:
+        need = None if base is None else base.need
         step_s = (
-            in_closed_form(
-                s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.memory_warns, base and base.need
-            )[2]
-            * factor
+            factor * in_closed_form(s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.allow_oom, need)[2]
         )
-    from sim.spec.phases import Leg, Pace
-    from sim.training.campaign import expected
-
     tokens = total_tokens(s)
     failures = s.failures if rate is None else {**s.failures, "per_chip_day": rate}
-    made = campaign_input(
-        replace(s, cluster=cluster, failures=failures),
-        (Leg("training", tokens, Pace(step_s, s.workload.tokens, s.plan.num_chips, s.plan.dp, "")),),
+    # Goodput is a ratio: a segment of many steps has it, whatever their number.
+    segment = RunSegment(
+        "training", max(1, round(tokens)), Throughput(step_s, s.workload.tokens, s.plan.num_chips, s.plan.dp, "")
     )
-    good = expected(made)
-    days = tokens * step_s / s.workload.tokens / DAY_S / good if good else math.inf
+    goodput = expected(campaign_input(replace(s, run=replace(s.run, cluster=cluster), failures=failures), (segment,)))
+    days = tokens * step_s / s.workload.tokens / DAY_S / goodput if goodput else math.inf
     hours = money.Range(days * 24, days * 24, days * 24, "h", "")
     prices = {
         k: v for k, v in s.prices.items() if not isinstance(v, Figure) or k in ("carbon_kg_per_kwh", "storage_share")
@@ -233,7 +238,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     out = {
         "step_s": step_s,
         "tokens_per_s": s.workload.tokens / step_s,
-        "goodput": good,
+        "goodput": goodput,
         "days": days,
         "energy_kwh": paid["energy"].value,
         "carbon_t": paid["carbon"].value,
@@ -243,8 +248,9 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     return out
 
 
-def _drawn(s: Scenario, drawn: Sequence[tuple[Input, object]], base: Base) -> dict[str, float]:
-    """The outcome with these inputs at these values. `base` is the scenario's own: of no use where a field of it changes."""
+def _outcome_at(s: Scenario, drawn: Sequence[tuple[Input, Any]], base: Base) -> dict[str, float]:
+    """The outcome with these inputs at these values. `base` is the scenario's: of no use where a field of it
+    changes."""
     document = None
     for one, value in drawn:
         if one.field:
@@ -263,10 +269,10 @@ def _chunk(job: tuple) -> list[dict | str]:
     out: list[dict | str] = []
     for i in range(start, start + count):
         try:
-            # each input has its own stream: a price that is set, or a field that varies, leaves the others' draws as they are
-            out.append(
-                _drawn(s, [(one, one.dist.draw(random.Random(f"{seed} {i} {one.name}"))) for one in inputs], base)
-            )
+            # Each input has its own stream: a price that is set, or a field that varies, leaves the others' draws
+            # alone.
+            drawn = [(one, one.dist.draw(random.Random(f"{seed} {i} {one.name}"))) for one in inputs]
+            out.append(_outcome_at(s, drawn, base))
         except InputError as err:
             out.append(str(err))
     return out
@@ -275,7 +281,7 @@ def _chunk(job: tuple) -> list[dict | str]:
 # ------------------------------------------------------------------ the answer
 
 
-def monte_carlo(
+def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     s: Scenario,
     samples: int = 1000,
     vary: Mapping[str, object] | None = None,
@@ -293,7 +299,8 @@ def monte_carlo(
         facts: draw the facts' ranges and the simulator's error too.
         progress: called with the number of samples done since the last call.
     Returns:
-        samples, refused (those that cannot run, with a reason), centre, intervals (p5, p25, p50, p75, p95, mean), tornado, inputs.
+        samples, refused (those that cannot run, with a reason), centre, intervals (p5, p25, p50, p75, p95, mean),
+        tornado, inputs.
     Raises:
         InputError: a bad distribution, or no sample that runs.
     """
@@ -306,23 +313,23 @@ def monte_carlo(
         )
     base = base_of(s)
     jobs = [(s, inputs, seed, start, min(CHUNK, samples - start), base) for start in range(0, samples, CHUNK)]
-    found: list[list] = [[] for _ in jobs]
+    chunks: list[list[dict | str]] = [[] for _ in jobs]
     for i, rows in parallel_map.run(_chunk, jobs, engine, workers, address):
-        found[i] = rows
+        assert isinstance(rows, list)  # what _chunk returns
+        chunks[i] = rows
         if progress:
             progress(len(rows))
-    every = [r for rows in found for r in rows]
-    good = [r for r in every if isinstance(r, dict)]
-    refused = [r for r in every if isinstance(r, str)]
-    if len(good) < 2:
+    outcomes = [r for rows in chunks for r in rows if isinstance(r, dict)]
+    refused = [r for rows in chunks for r in rows if isinstance(r, str)]
+    if len(outcomes) < 2:
         raise InputError(f"no sample can run: {refused[0]}")
     return {
-        "samples": len(good),
+        "samples": len(outcomes),
         "refused": len(refused),
         "reason": refused[0] if refused else "",
         "seed": seed,
         "centre": outcome(s, base=base),
-        "intervals": {k: interval([r[k] for r in good]) for k in good[0]},
+        "intervals": {k: interval([r[k] for r in outcomes]) for k in outcomes[0]},
         "tornado": tornado(s, inputs, base),
         "inputs": [
             {"name": i.name, "p5": i.dist.quantile(0.05), "middle": i.dist.middle, "p95": i.dist.quantile(0.95)}
@@ -335,19 +342,20 @@ def monte_carlo(
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
+    """Quantiles (linear between the two nearest values) and the mean."""
     ordered = sorted(values)
 
-    def at(q: float) -> float:
+    def quantile(q: float) -> float:
         x = q * (len(ordered) - 1)
         low = int(x)
         return ordered[low] + (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]) * (x - low)
 
     return {
-        "p5": at(0.05),
-        "p25": at(0.25),
-        "p50": at(0.5),
-        "p75": at(0.75),
-        "p95": at(0.95),
+        "p5": quantile(0.05),
+        "p25": quantile(0.25),
+        "p50": quantile(0.5),
+        "p75": quantile(0.75),
+        "p95": quantile(0.95),
         "mean": sum(ordered) / len(ordered),
     }
 
@@ -356,28 +364,27 @@ def tornado(s: Scenario, inputs: Sequence[Input], base: Base | None = None) -> l
     """Each input alone at its 5% and its 95% point: `MOVED` there, widest swing of days first, then of money."""
     base = base or base_of(s)
     rows, centre = [], outcome(s, base=base)
-    money = next((k for k in ("own_usd", "rent_usd") if k in centre), None)
+    cost = next((k for k in ("own_usd", "rent_usd") if k in centre), None)
     for one in inputs:
         row: dict = {"name": one.name}
         for end, q in (("low", 0.05), ("high", 0.95)):
             value = one.dist.quantile(q)
             row[f"{end}_input"] = value
             try:
-                got = _drawn(s, [(one, value)], base)
+                figures = _outcome_at(s, [(one, value)], base)
             except InputError as err:
                 row["reason"] = str(err)
                 continue
-            row |= {f"{end}_{k}": got[k] for k in MOVED if k in got}
+            row |= {f"{end}_{k}": figures[k] for k in MOVED if k in figures}
         row["days_swing"] = abs(row.get("high_days", 0.0) - row.get("low_days", 0.0))
-        row["money_swing"] = abs(row.get(f"high_{money}", 0.0) - row.get(f"low_{money}", 0.0)) if money else 0.0
+        row["money_swing"] = abs(row.get(f"high_{cost}", 0.0) - row.get(f"low_{cost}", 0.0)) if cost else 0.0
         rows.append(row)
     return sorted(rows, key=lambda r: (-r["days_swing"], -r["money_swing"], r["name"]))
 
 
 def tornado_figure(result: Mapping, metric: str = "days", most: int = 12):
-    """Bars from each input's 5% to its 95% point about the centre (Plotly); `metric` is days or the money in the rows."""
-    from minglm import plots
-
+    """Bars from each input's 5% to its 95% point about the centre (Plotly); `metric` is days or the money in the
+    rows."""
     rows = [r for r in result["tornado"] if f"low_{metric}" in r and f"high_{metric}" in r]
     rows = sorted(rows, key=lambda r: abs(r[f"high_{metric}"] - r[f"low_{metric}"]))[-most:]
     centre = result["centre"][metric]

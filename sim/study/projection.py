@@ -2,35 +2,45 @@
 
 `project(scenario)` returns a JSON-ready dict; nothing in it is measured here, and every input's range and source is
 carried along. Low and high take all uncertain inputs at their bad, or all at their good end together, so they bracket
-more than a 95% interval would; how wrong the simulator itself is stands in `clustersim validate`. Jitter is played in the
-one step that is shown; the campaign's steps take the expected slowest chip instead.
+more than a 95% interval would; how wrong the simulator itself is stands in `clustersim validate`. Jitter is simulated
+in the one step that is shown; the campaign's steps take the expected slowest chip instead.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from minglm.errors import InputError
 from sim.base.checks import check_finite, versions
-from sim.base.units import DAY_S, RMB_PER_USD, said
+from sim.base.units import DAY_S, RMB_PER_USD, format_value
 from sim.cost import money
 from sim.cost.evaluate import scale_compute
 from sim.scenario.file import merge
 from sim.scenario.training import Scenario, load_scenario, resolve
 from sim.spec.hardware import Cluster
 from sim.spec.model_loader import load_model
+from sim.spec.phases import RunSegment
 from sim.spec.plan import describe
-from sim.study.campaign import campaign_input, campaign_legs, corner, total_tokens
+from sim.study.campaign import campaign_input, campaign_segments, corner, segments_on, total_tokens
 from sim.training import step
+from sim.training.campaign import CampaignResult
+from sim.training.campaign import run as run_campaign
 from sim.training.critical_path import causes
 from sim.training.evaluate import Point, evaluate
-from sim.training.sensitivity import what_to_buy
+from sim.training.sensitivity import step_sensitivity
+from sim.training.step import Recorder
 
 
-def point(s: Scenario, cluster: Cluster | None = None, **changes) -> Point:
-    """The scenario's main plan and batch; `changes` replaces plan, workload, jitter, seed or recorder."""
+def point(s: Scenario, cluster: Cluster | None = None, **changes: Any) -> Point:
+    """The scenario's main plan and batch, simulated; `changes` replaces plan, workload, jitter, seed or recorder.
+
+    Raises:
+        InputError: the plan cannot run, or does not fit.
+    """
     return evaluate(
         s.model,
         cluster or s.cluster,
@@ -40,38 +50,37 @@ def point(s: Scenario, cluster: Cluster | None = None, **changes) -> Point:
         s.stack,
         jitter=changes.pop("jitter", s.jitter or None),
         seed=changes.pop("seed", s.seed),
-        warn=s.memory_warns,
+        allow_oom=s.allow_oom,
         **changes,
     )
 
 
-# ------------------------------------------------------------------ the campaign
+def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True) -> dict:
+    """The whole answer to a scenario as a JSON-ready dict. Names end in their unit.
 
-# ------------------------------------------------------------------ the projection
-
-
-def project(s: Scenario, recorder=None, what_ifs: bool = True) -> dict:
-    """The whole answer to a scenario as a JSON-ready dict."""
-    from sim.training.campaign import run as run_campaign
-
+    Raises:
+        InputError: the plan cannot run or does not fit, or the campaign does not end.
+    """
     p = point(s, recorder=recorder)
-    legs = campaign_legs(s)
-    main = run_campaign(campaign_input(s, legs), seed=s.seed, timeline=False)
+    segments = campaign_segments(s)
+    main = run_campaign(campaign_input(s, segments), seed=s.seed, timeline=False)
     if not main.finished:
         raise InputError(
-            f"{s.name}: the campaign does not finish within {main.days:,.0f} days ({main.tokens / max(total_tokens(s), 1):.1%} of the tokens); "
-            "use more chips, fewer tokens or a lower failure rate"
+            f"{s.name}: the campaign does not finish within {main.days:,.0f} days "
+            f"({main.tokens / max(total_tokens(s), 1):.1%} of the tokens); use more chips, fewer tokens or a lower "
+            "failure rate"
         )
     ends = {}
-    for name, good, level in (("low", True, "low"), ("high", False, "high")):
-        at = corner(s.cluster, good)
-        ends[name] = run_campaign(campaign_input(s, campaign_legs(s, at, legs), level), seed=s.seed, timeline=False)
+    for level, good in (("low", True), ("high", False)):
+        there = segments_on(s, corner(s.cluster, good), segments)
+        ends[level] = run_campaign(campaign_input(s, there, level), seed=s.seed, timeline=False)
     days = money.Range(
         main.days,
         min(ends["low"].days, main.days),
         max(ends["high"].days, main.days),
         "days",
-        "campaign with failures, checkpoints and restarts; range: all uncertain inputs at their good or bad end together",
+        "campaign with failures, checkpoints and restarts; range: all uncertain inputs at their good or bad end "
+        "together",
     )
     hours = days.times(24.0, "h", "wall-clock hours")
     out = {
@@ -85,11 +94,11 @@ def project(s: Scenario, recorder=None, what_ifs: bool = True) -> dict:
         "memory": memory_facts(s, p),
         "breakdown": breakdown(p),
         "critical_path": path_facts(p),
-        "faster": faster_facts(s, p),
+        "sensitivity": sensitivity_facts(s, p),
         "days": days.to_dict(),
         "days_at_this_step": total_tokens(s) / p.tokens_per_s / DAY_S,
         "tokens": total_tokens(s),
-        "campaign": campaign_facts(main, legs),
+        "campaign": campaign_facts(main, segments),
         "cost": {k: r.to_dict() for k, r in money.costs(s.cluster, s.cluster_chips, hours, s.prices).items()},
         "currency": f"USD; prices in RMB converted at {RMB_PER_USD:g}",
         "batches": batch_facts(s),
@@ -121,11 +130,12 @@ def model_facts(s: Scenario) -> dict:
 
 
 def cluster_facts(s: Scenario) -> dict:
+    """The machine: its chip, its network, and how much of it the plan uses."""
     c = s.cluster
     return {
         "name": c.name,
         "chip": c.chip.name,
-        "inventory": s.cluster_chips,
+        "cluster_chips": s.cluster_chips,
         "used": s.plan.num_chips,
         "spares": s.spares,
         "chips_per_node": c.chips_per_node,
@@ -149,6 +159,7 @@ def _peak(s: Scenario) -> str:
 
 
 def plan_facts(s: Scenario, p: Point) -> dict:
+    """The plan and the batch."""
     plan = s.plan
     return {
         "text": describe(plan),
@@ -167,13 +178,14 @@ def plan_facts(s: Scenario, p: Point) -> dict:
 
 
 def step_facts(s: Scenario, p: Point) -> dict:
+    """The simulated step, beside its closed form."""
     r = p.result
     return {
         "step_s": r.step_s,
         "closed_form_s": p.closed_form_s,
         "pipeline_s": r.pipeline_s,
-        "bubble_share": r.bubble_share,
-        "bubble_ratio": r.bubble_ratio,
+        "bubble_fraction": r.bubble_fraction,
+        "bubble_overhead": r.bubble_overhead,
         "grad_exposed_s": r.grad_exposed_s,
         "exposed_comm_s": r.exposed_comm_s,
         "optimizer_s": p.estimate.costs.optimizer_s,
@@ -182,7 +194,7 @@ def step_facts(s: Scenario, p: Point) -> dict:
         "tokens_per_s_per_chip": r.tokens_per_s / p.num_chips,
         "straggler": p.straggler,
         "events": r.events,
-        "replicas_played": r.simulated_replicas,
+        "simulated_replicas": r.simulated_replicas,
         "wall_s": r.wall_s,
     }
 
@@ -202,46 +214,54 @@ def mfu(s: Scenario, p: Point) -> list[dict]:
 
 
 def memory_facts(s: Scenario, p: Point) -> dict:
-    room = s.cluster.chip.memory_bytes.value
+    """Memory of the pipeline rank that needs most."""
+    capacity = s.cluster.chip.memory_bytes.value
     return {
         "gib": p.memory.total_bytes / 2**30,
-        "capacity_gib": room / 2**30,
-        "share": p.memory.total_bytes / room,
+        "capacity_gib": capacity / 2**30,
+        "share": p.memory.total_bytes / capacity,
         "rank": p.memory.rank,
         "parts_gib": {k: v / 2**30 for k, v in p.memory.breakdown().items()},
     }
 
 
 def breakdown(p: Point) -> dict[str, float]:
-    """Share of the busiest rank's time by class of work."""
+    """Share of the bottleneck rank's time by class of work."""
     total = sum(p.estimate.classes.values()) or 1.0
     return {k: v / total for k, v in sorted(p.estimate.classes.items(), key=lambda item: -item[1])}
 
 
 def path_facts(p: Point) -> dict[str, float]:
     """Share of the step's critical path by cause, largest first."""
-    found = causes(p.result.critical_path)
-    total = sum(found.values()) or 1.0
-    return {k: v / total for k, v in sorted(found.items(), key=lambda item: -item[1])}
+    seconds = causes(p.result.critical_path)
+    total = sum(seconds.values()) or 1.0
+    return {cause: s / total for cause, s in seconds.items()}
 
 
-def faster_facts(s: Scenario, p: Point) -> dict[str, float]:
+def sensitivity_facts(s: Scenario, p: Point) -> dict[str, float]:
     """What would I buy: share of the step saved if one part of the machine were twice as fast."""
     costs = scale_compute(p.estimate.costs, p.straggler)
     whole = step.simulate(costs, s.plan.schedule).step_s
-    return {what: saved / whole for what, saved in what_to_buy(costs, s.plan.schedule) if saved > 0}
+    return {what: saved / whole for what, saved in step_sensitivity(costs, s.plan.schedule) if saved > 0}
 
 
-def campaign_facts(result, legs) -> dict:
+def campaign_facts(result: CampaignResult, segments: Sequence[RunSegment]) -> dict:
+    """What the campaign came to, and its phases."""
     phases: dict[str, dict] = {}
-    for leg in legs:
+    for segment in segments:
         entry = phases.setdefault(
-            leg.phase,
-            {"tokens": 0.0, "ideal_days": 0.0, "plan": leg.pace.plan, "chips": leg.pace.num_chips, "steps": 0},
+            segment.phase,
+            {
+                "tokens": 0.0,
+                "ideal_days": 0.0,
+                "plan": segment.throughput.plan,
+                "chips": segment.throughput.num_chips,
+                "steps": 0,
+            },
         )
-        entry["tokens"] += leg.tokens
-        entry["ideal_days"] += leg.work_s / DAY_S
-        entry["steps"] += leg.steps
+        entry["tokens"] += segment.tokens
+        entry["ideal_days"] += segment.work_s / DAY_S
+        entry["steps"] += segment.steps
     return {
         "days": result.days,
         "ideal_days": result.ideal_days,
@@ -277,7 +297,7 @@ def batch_facts(s: Scenario) -> list[dict]:
             {
                 "tokens": work.tokens,
                 "micro_batches_per_replica": n,
-                "bubble_share": p.result.bubble_share,
+                "bubble_fraction": p.result.bubble_fraction,
                 "step_s": p.result.step_s,
                 "tokens_per_s_per_chip": p.tokens_per_s / p.num_chips,
             }
@@ -289,7 +309,7 @@ def what_if_facts(s: Scenario, p: Point) -> list[dict]:
     """Each what-if beside the scenario: its step, throughput and how many times as fast it is."""
     out = []
     for name, changes, note in s.what_if:
-        entry = {"name": name, "note": note}
+        entry: dict[str, object] = {"name": name, "note": note}
         try:
             base = {
                 k: v
@@ -302,7 +322,7 @@ def what_if_facts(s: Scenario, p: Point) -> list[dict]:
                 "step_s": q.result.step_s,
                 "tokens_per_s": q.tokens_per_s,
                 "speed": q.tokens_per_s / p.tokens_per_s,
-                "bubble_share": q.result.bubble_share,
+                "bubble_fraction": q.result.bubble_fraction,
                 "micro_batches_per_replica": other.plan.micro_batches(other.workload),
                 "days_at_this_step": total_tokens(s) / q.tokens_per_s / DAY_S,
                 "memory_gib": q.memory.total_bytes / 2**30,
@@ -333,11 +353,16 @@ def assumption_facts(s: Scenario, p: Point) -> list[dict]:
             (f"{tier.name} efficiency", tier.efficiency),
             (f"{tier.name} latency", tier.latency_s),
         ]
-    words = {"vendor": "vendor claim"}
     for name, f in figures:
         if f is not None:
-            span = said(f.value, f.unit) + ("" if f.certain else f" ({said(f.low, f.unit)} to {said(f.high, f.unit)})")
-            out.append({"text": f"{name}: {span}", "kind": words.get(f.confidence, f.confidence), "source": f.source})
+            span = format_value(f.value, f.unit) + ("" if f.certain else f" ({format_value(f.low, f.unit)} to {format_value(f.high, f.unit)})")
+            out.append(
+                {
+                    "text": f"{name}: {span}",
+                    "kind": "vendor claim" if f.confidence == "vendor" else f.confidence,
+                    "source": f.source,
+                }
+            )
     over = p.memory.total_bytes - s.cluster.chip.memory_bytes.value
     if over > 0:
         out.insert(
@@ -345,13 +370,16 @@ def assumption_facts(s: Scenario, p: Point) -> list[dict]:
             {
                 "text": f"the plan fits, although the memory estimate is {over / 2**30:.1f} GiB over",
                 "kind": "assumed",
-                "source": "the scenario says memory: warn",
+                "source": "the scenario says allow_oom: true",
             },
         )
-    out += [{"text": text, "kind": "assumed", "source": "default: the scenario does not say"} for text in s.stated]
+    out += [
+        {"text": text, "kind": "assumed", "source": "default: the scenario does not say"}
+        for text in s.run.defaults_used
+    ]
     return out
 
 
-def project_file(path: str | Path, changes: list[str] | None = None, **over: object) -> dict:
-    """`project` of a scenario file (or a shipped scenario's name)."""
-    return project(load_scenario(path, changes, **over))
+def project_file(path: str | Path, changes: list[str] | None = None, **replacements: object) -> dict:
+    """`project` of a scenario file (or a shipped scenario's name), as `load_scenario` reads it."""
+    return project(load_scenario(path, changes, **replacements))

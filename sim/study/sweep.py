@@ -2,12 +2,13 @@
 
     rows = sweep(document, {"plan.tp": [4, 8], "global_tokens": ["32M", "64M"]}, Path("tp.csv"))
 
-Every row is written as soon as it is known, under a key of the scenario and its changes: what is already in the file is not
-computed again, a line that a kill cut short is dropped. A point that cannot run is a row with the reason.
+Every row is written as soon as it is known, under a key of the scenario and its changes: what is already in the file is
+not computed again, a line that a kill cut short is dropped. A point that cannot run is a row with the reason.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import itertools
@@ -15,11 +16,14 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from minglm.errors import InputError
 from sim.base import parallel_map
+from sim.cost.memory import peak
 from sim.scenario.file import set_path
 from sim.scenario.training import resolve
+from sim.spec.plan import describe
 from sim.study.monte_carlo import outcome
 
 OUTPUTS = (
@@ -37,7 +41,7 @@ OUTPUTS = (
     "own_usd",
     "reason",
 )
-MOST = 5_000_000  # points of a grid; more is a typing error
+MAX_POINTS = 5_000_000  # of a grid; more is a typing error
 
 
 def grid(vary: Mapping[str, Sequence]) -> list[dict]:
@@ -49,11 +53,13 @@ def grid(vary: Mapping[str, Sequence]) -> list[dict]:
                 f"sweep field {name}: {str(values)[:40]!r} is not a list of values; give for example {name}=[1, 2, 4]"
             )
         size *= len(values)
-    if not vary or size > MOST:
+    if not vary or size > MAX_POINTS:
         raise InputError(
-            f"a sweep of {size if vary else 0:,} points: give 1 to {MOST:,}; name fields with their values, such as plan.tp=[4, 8]"
+            f"a sweep of {size if vary else 0:,} points: give 1 to {MAX_POINTS:,}; name fields with their values, "
+            "such as "
+            "plan.tp=[4, 8]"
         )
-    return [dict(zip(vary, point)) for point in itertools.product(*vary.values())]
+    return [dict(zip(vary, point, strict=True)) for point in itertools.product(*vary.values())]
 
 
 def key(document: Mapping, changes: Mapping) -> str:
@@ -70,9 +76,6 @@ def point(job: tuple[Mapping, Mapping]) -> dict:
         for name, value in changes.items():
             document = set_path(document, name.split("."), value)
         s = resolve(document, str(document.get("name", "scenario")))
-        from sim.cost.memory import peak
-        from sim.spec.plan import describe
-
         row |= {
             "plan": describe(s.plan),
             "chips": s.plan.num_chips,
@@ -97,7 +100,8 @@ def sweep(
     """Rows of the whole grid in its order: key, the varied fields, then OUTPUTS.
 
     Args:
-        path: a `.csv` that is gone on with, or a `.parquet` that is written at the end beside its `.csv` (needs pyarrow).
+        path: a `.csv` that is gone on with, or a `.parquet` that is written at the end beside its `.csv` (needs
+            pyarrow).
         progress: called with the number of points done since the last call (those found in the file first).
     Raises:
         InputError: an empty field, a file of another sweep, Parquet without pyarrow, or an engine that is not there.
@@ -106,33 +110,47 @@ def sweep(
     points = grid(vary)
     columns = ["key", *vary, *OUTPUTS]
     keys = [key(document, p) for p in points]
-    parquet = path is not None and path.suffix == ".parquet"
-    if parquet:
-        _pyarrow()
-    table = path.with_suffix(".csv") if parquet else path
-    known = _read(table, columns) if table is not None else {}
-    done = {k: known[k] for k in keys if k in known}
+    if path is not None and path.suffix == ".parquet":
+        _need_pyarrow()
+    table = None if path is None else _Table(path.with_suffix(".csv") if path.suffix == ".parquet" else path, columns)
+    done = {k: table.rows[k] for k in keys if k in table.rows} if table else {}
     if progress and done:
         progress(len(done))
-    todo = [i for i, k in enumerate(keys) if k not in done]
-    file = _open(table, columns) if table is not None else None
-    try:
-        writer = csv.DictWriter(file, columns, lineterminator="\n") if file else None
-        for i, row in parallel_map.run(point, [(document, points[j]) for j in todo], engine, workers, address):
-            at = todo[i]
-            done[keys[at]] = full = {"key": keys[at], **{k: _plain(v) for k, v in points[at].items()}, **row}
-            if writer:
-                writer.writerow({k: full.get(k, "") for k in columns})
-                file.flush()
+    missing = [i for i, k in enumerate(keys) if k not in done]
+    jobs = [(document, points[i]) for i in missing]
+    with table or contextlib.nullcontext():
+        for job, outputs in parallel_map.run(point, jobs, engine, workers, address):
+            i = missing[job]
+            assert isinstance(outputs, dict)  # what `point` returns
+            done[keys[i]] = row = {"key": keys[i], **{k: _plain(v) for k, v in points[i].items()}, **outputs}
+            if table:
+                table.write(row)
             if progress:
                 progress(1)
-    finally:
-        if file:
-            file.close()
     rows = [done[k] for k in keys]
-    if parquet:
+    if path is not None and path.suffix == ".parquet":
         _write_parquet(rows, columns, path)
     return rows
+
+
+class _Table:
+    """The CSV that a sweep goes on with: rows already there by key, and each new one written as soon as it is known."""
+
+    def __init__(self, path: Path, columns: list[str]) -> None:
+        self.path, self.columns = path, columns
+        self.rows = _read(path, columns)
+
+    def __enter__(self) -> _Table:
+        self.file = _open(self.path, self.columns)
+        self.writer = csv.DictWriter(self.file, self.columns, lineterminator="\n")
+        return self
+
+    def write(self, row: Mapping) -> None:
+        self.writer.writerow({k: row.get(k, "") for k in self.columns})
+        self.file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
 
 def _plain(value: object) -> object:
@@ -153,9 +171,10 @@ def _read(path: Path, columns: list[str]) -> dict[str, dict]:
         raise InputError(f"{path}: cannot be read ({err}); give another file with --out") from None
     if rows and rows[0] != columns:
         raise InputError(
-            f"{path}: holds another sweep (columns {', '.join(rows[0][:6])}…); give another file with --out, or delete it"
+            f"{path}: holds another sweep (columns {', '.join(rows[0][:6])}…); give another file with --out, or delete "
+            "it"
         )
-    return {r[0]: {k: _number(v) for k, v in zip(columns, r)} for r in rows[1:] if len(r) == len(columns)}
+    return {r[0]: {k: _number(v) for k, v in zip(columns, r, strict=True)} for r in rows[1:] if len(r) == len(columns)}
 
 
 def _number(text: str) -> object:
@@ -165,7 +184,7 @@ def _number(text: str) -> object:
         return text
 
 
-def _open(path: Path, columns: list[str]):
+def _open(path: Path, columns: list[str]) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists() or not path.stat().st_size
@@ -178,7 +197,7 @@ def _open(path: Path, columns: list[str]):
     return file
 
 
-def _pyarrow() -> None:
+def _need_pyarrow() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
@@ -190,7 +209,7 @@ def _write_parquet(rows: list[dict], columns: list[str], path: Path) -> None:
     import pyarrow.parquet
 
     def column(name: str) -> list:
-        values = [r.get(name) for r in rows]
+        values = [r[name] for r in rows]
         numbers = all(isinstance(v, (int, float)) or v == "" for v in values)
         return [None if v == "" else float(v) for v in values] if numbers else [str(v) for v in values]
 

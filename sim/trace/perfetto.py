@@ -1,20 +1,25 @@
 """Traces for Perfetto (ui.perfetto.dev) and chrome://tracing, of a step and of a campaign, as Chrome JSON.
 
 One process per sampled pipeline rank; on it a track each for compute, hideable all-to-all, transfers to other ranks and
-gradient reduction. Slices nest (step ⊃ pipeline ⊃ forward 3 ⊃ compute), arrows follow an activation or a gradient from the
-transfer that sent it to the work that needed it, counters show micro-batches held and bytes sent. Times in microseconds.
+gradient reduction. Slices nest (step ⊃ pipeline ⊃ forward 3 ⊃ compute), arrows follow an activation or a gradient from
+the transfer that sent it to the work that needed it, counters show micro-batches held and bytes sent. Times in
+microseconds.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from minglm.errors import InputError
 from sim.cost.step_costs import StepCosts
+from sim.training.campaign import CampaignResult
 from sim.training.program import Program
+from sim.training.replica import Replica
+from sim.training.step import StepResult
 
-_WORDS = {
+_NAMES = {
     "F": "forward",
     "B": "backward",
     "I": "backward (activations)",
@@ -28,7 +33,8 @@ _TRACKS = {COMPUTE: "compute", COMM: "all-to-all", SEND: "transfers to other ran
 class StepTrace:
     """Takes the replicas it wants from a step and turns them into trace events.
 
-    replicas: indices of the replicas to draw (those that were folded away are drawn by their representative: ask for 0).
+    replicas: indices of the replicas to draw (those that were folded away are drawn by their representative: ask for
+        0).
     ranks: pipeline ranks to draw, None for all. Arrows to ranks that are not drawn are left out.
     activation_bytes: of one chunk and micro-batch; with it the memory counter is in bytes.
     """
@@ -39,17 +45,17 @@ class StepTrace:
         self.replicas, self.ranks, self.activation_bytes = replicas, ranks, activation_bytes
         self.events: list[dict] = []
 
-    def take(self, result, played, costs: StepCosts) -> None:
-        """Called by `sim.training.step.simulate` with everything that was played."""
-        chosen = [replica for replica in played if replica.index in self.replicas] or played[:1]
+    def record(self, result: StepResult, replicas: Sequence[Replica], costs: StepCosts) -> None:
+        """Called by `sim.training.step.simulate` with everything that was simulated."""
+        chosen = [replica for replica in replicas if replica.index in self.replicas] or replicas[:1]
         for replica in chosen:
             self._replica(result, replica, costs)
 
-    def write(self, path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write Chrome JSON; open it in ui.perfetto.dev."""
         _write(self.events, path)
 
-    def _replica(self, result, replica, costs: StepCosts) -> None:
+    def _replica(self, result: StepResult, replica: Replica, costs: StepCosts) -> None:
         P = len(result.programs)
         ranks = range(P) if self.ranks is None else [r for r in self.ranks if r < P]
         sends: dict[int, tuple[int, float]] = {}  # slot -> (pid, time at which its transfer began)
@@ -82,13 +88,22 @@ class StepTrace:
                 self.events.append(flow | dict(ph="s", pid=source, tid=SEND, ts=_us(sent)))
                 self.events.append(flow | dict(ph="f", bp="e", pid=pid, tid=COMPUTE, ts=_us(start)))
 
-    def _work(self, pid, program: Program, spans, replica, costs: StepCosts, sends, needs) -> None:
+    def _work(
+        self,
+        pid: int,
+        program: Program,
+        spans: Sequence[tuple[float, float]],
+        replica: Replica,
+        costs: StepCosts,
+        sends: dict[int, tuple[int, float]],
+        needs: list[tuple[int, int, float]],
+    ) -> None:
         held = sent_bytes = 0.0
         unit = self.activation_bytes or 1.0
         memory = "activations held (bytes)" if self.activation_bytes else "micro-batches held"
-        for op, row, work, (start, end) in zip(program.ops, program.rows, program.work, spans):
+        for op, row, work, (start, end) in zip(program.ops, program.rows, program.work, spans, strict=True):
             need, need2, out, far, out2, far2 = row
-            label = f"{_WORDS[op.kind]} {op.micro_batch}" + (f", {op.b_micro_batch}" if op.kind == "FB" else "")
+            label = f"{_NAMES[op.kind]} {op.micro_batch}" + (f", {op.b_micro_batch}" if op.kind == "FB" else "")
             self._slice(
                 pid,
                 COMPUTE,
@@ -143,13 +158,13 @@ class StepTrace:
         event = dict(ph="X", pid=pid, tid=tid, name=name, ts=ts, dur=round(_us(end) - ts, 3))
         self.events.append(event | ({"args": args} if args else {}))
 
-    def _counter(self, pid: int, name: str, at: float, value: float) -> None:
-        self.events.append(dict(ph="C", pid=pid, tid=0, name=name, ts=_us(at), args={"value": value}))
+    def _counter(self, pid: int, name: str, time_s: float, value: float) -> None:
+        self.events.append(dict(ph="C", pid=pid, tid=0, name=name, ts=_us(time_s), args={"value": value}))
 
 
-def campaign_events(result) -> list[dict]:
-    """Trace events of a campaign (`sim.training.campaign.run` with its timeline): one track of what the job did, one mark per
-    failure, counters of tokens kept and hours lost. One microsecond of the trace stands for one second."""
+def campaign_events(result: CampaignResult) -> list[dict]:
+    """Trace events of a campaign (`sim.training.campaign.run` with its timeline): one track of what the job did, one
+    mark per failure, counters of tokens kept and hours lost. One microsecond of the trace stands for one second."""
     end = result.days * 86400.0
     events = [
         dict(ph="M", pid=1, tid=0, name="process_name", args=dict(name="campaign (1 µs = 1 s)")),
@@ -190,12 +205,12 @@ def campaign_events(result) -> list[dict]:
     return events
 
 
-def write_campaign(result, path) -> None:
+def write_campaign(result: CampaignResult, path: str | Path) -> None:
     """Write a campaign as Chrome JSON; open it in ui.perfetto.dev."""
     _write(campaign_events(result), path)
 
 
-def _write(events: list[dict], path) -> None:
+def _write(events: list[dict], path: str | Path) -> None:
     try:
         Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
     except OSError as err:

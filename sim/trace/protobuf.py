@@ -1,7 +1,7 @@
 """The little of Protocol Buffers' wire format that execution traces need: varints, strings, doubles, nested messages.
 
-A field is a key (field number × 8 + wire type) and its value; wire type 0 is a varint, 1 eight bytes, 2 a length and that
-many bytes, 5 four bytes. https://protobuf.dev/programming-guides/encoding
+A field is a key (field number × 8 + wire type) and its value; wire type 0 is a varint, 1 eight bytes, 2 a length and
+that many bytes, 5 four bytes. https://protobuf.dev/programming-guides/encoding
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def read_varint(data: bytes, at: int) -> tuple[int, int]:
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
     """(value, position after it)."""
     value = shift = 0
     while True:
-        if at >= len(data) or shift > 63:
-            raise InputError(f"byte {at}: the file ends inside a number or is not an execution trace; write it again")
-        byte = data[at]
-        at += 1
+        if position >= len(data) or shift > 63:
+            raise InputError(
+                f"byte {position}: the file ends inside a number or is not an execution trace; write it again"
+            )
+        byte = data[position]
+        position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at
+            return value, position
         shift += 7
 
 
@@ -56,34 +58,49 @@ def packed(number: int, values: list[int]) -> bytes:
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """(number, value) of a message; a value is an int or its raw bytes."""
-    at = 0
-    while at < len(data):
-        key, at = read_varint(data, at)
+    position = 0
+    while position < len(data):
+        key, position = read_varint(data, position)
         kind = key & 7
+        value: int | bytes
         if kind == VARINT:
-            value, at = read_varint(data, at)
+            value, position = read_varint(data, position)
         else:
             if kind == BYTES:
-                size, at = read_varint(data, at)
+                size, position = read_varint(data, position)
             elif kind in (EIGHT, FOUR):
                 size = 8 if kind == EIGHT else 4
             else:
-                raise InputError(f"byte {at}: wire type {kind} is not in use; the file is not an execution trace")
-            if at + size > len(data):
+                raise InputError(f"byte {position}: wire type {kind} is not in use; the file is not an execution trace")
+            if position + size > len(data):
                 raise InputError(
-                    f"byte {at}: a field of {size} bytes runs past the end; the file is cut off: write it again"
+                    f"byte {position}: a field of {size} bytes runs past the end; the file is cut off: write it again"
                 )
-            value, at = data[at : at + size], at + size
+            value, position = data[position : position + size], position + size
         yield key >> 3, value
+
+
+def as_int(value: int | bytes) -> int:
+    """The value of a number's field. Raises InputError for bytes."""
+    if not isinstance(value, int):
+        raise InputError("a number is written as bytes; the file is not an execution trace")
+    return value
+
+
+def as_bytes(value: int | bytes) -> bytes:
+    """The value of a string's or a message's field. Raises InputError for a number."""
+    if isinstance(value, int):
+        raise InputError("a text is written as a number; the file is not an execution trace")
+    return value
 
 
 def unpack(value: int | bytes) -> list[int]:
     """A repeated number, whether packed or single."""
     if isinstance(value, int):
         return [value]
-    out, at = [], 0
-    while at < len(value):
-        number, at = read_varint(value, at)
+    out, position = [], 0
+    while position < len(value):
+        number, position = read_varint(value, position)
         out.append(number)
     return out
 
@@ -94,12 +111,13 @@ def delimited(messages: list[bytes]) -> bytes:
 
 
 def split(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
-        size, at = read_varint(data, at)
-        if at + size > len(data):
+    """The messages of `delimited`. Raises InputError where one is cut off."""
+    position = 0
+    while position < len(data):
+        size, position = read_varint(data, position)
+        if position + size > len(data):
             raise InputError(
-                f"byte {at}: a message of {size} bytes runs past the end; the file is cut off: write it again"
+                f"byte {position}: a message of {size} bytes runs past the end; the file is cut off: write it again"
             )
-        yield data[at : at + size]
-        at += size
+        yield data[position : position + size]
+        position += size

@@ -11,11 +11,16 @@ from __future__ import annotations
 import heapq
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from minglm.errors import InputError
-from sim.trace.chakra import COLL, RECV, SEND, Node, read
+from sim.trace.chakra import read
+from sim.trace.chakra_node import COLL, RECV, SEND, Node
+
+_Message: TypeAlias = tuple[int, int, int, int]  # sending file, receiving file, tag, how many-th of these
 
 
 @dataclass(slots=True)
@@ -27,95 +32,137 @@ class Replay:
 
     @property
     def step_s(self) -> float:
+        """When the last node ended, seconds."""
         return self.step_us / 1e6
 
 
-def replay(folder, prefix: str = "step") -> Replay:
-    """Replay all `PREFIX.N.et` of a folder, N from 0. Raises InputError for bad files and for traces that wait in a circle."""
-    folder, files = Path(folder), []
+def replay(folder: str | Path, prefix: str = "step") -> Replay:
+    """Replay all `PREFIX.N.et` of a folder, N from 0.
+
+    Raises:
+        InputError: no file, a bad one, or traces that wait in a circle.
+    """
+    folder = Path(folder)
+    files: list[list[Node]] = []
     while (folder / f"{prefix}.{len(files)}.et").exists():
         files.append(read(folder / f"{prefix}.{len(files)}.et")[1])
     if not files:
         raise InputError(f"{folder / prefix}.0.et: no such file; give the folder and prefix of Chakra traces")
     group_file = folder / f"{prefix}.json"
-    groups = json.loads(group_file.read_text()) if group_file.exists() else {}
-    return run(files, {name: members for name, members in groups.items()})
+    return run(files, json.loads(group_file.read_text(encoding="utf-8")) if group_file.exists() else {})
 
 
-def run(files: list[list[Node]], groups: dict[str, list[int]]) -> Replay:
-    nodes = [{n.id: n for n in file} for file in files]
-    children: list[dict[int, list[int]]] = [defaultdict(list) for _ in files]
-    missing: list[dict[int, int]] = [{} for _ in files]
-    ready: list[dict[int, int]] = [{} for _ in files]
-    queue: list[tuple[int, int, int]] = []  # (time, file, node)
-    for f, file in enumerate(files):
-        for n in file:
-            missing[f][n.id] = len(n.deps)
-            for dep in n.deps:
-                if dep not in nodes[f]:
-                    raise InputError(
-                        f"file {f}: node {n.id} depends on {dep}, which is not there; write the trace again"
-                    )
-                children[f][dep].append(n.id)
-            if not n.deps:
-                heapq.heappush(queue, (0, f, n.id))
-    sent: dict[tuple[int, int, int, int], int] = {}  # (src, dst, tag, turn) -> arrival
-    turns: dict[tuple, int] = defaultdict(int)
-    waiting: dict[tuple, tuple[int, int, int]] = {}  # receives that wait for a send
-    port = [0] * len(files)
-    gathering: dict[tuple, list[tuple[int, int, int]]] = defaultdict(list)
-    collectives: dict[tuple, int] = defaultdict(int)
-    ends: list[dict[int, int]] = [{} for _ in files]
+def run(files: list[list[Node]], groups: Mapping[str, list[int]]) -> Replay:
+    """Replay the nodes of each file; `groups` are the communicators: name -> numbers of the files in it.
 
-    def finish(f: int, node: int, at: int) -> None:
-        ends[f][node] = at
-        for child in children[f][node]:
-            ready[f][child] = max(ready[f].get(child, 0), at)
-            missing[f][child] -= 1
-            if not missing[f][child]:
-                heapq.heappush(queue, (ready[f][child], f, child))
-
-    while queue:
-        now, f, k = heapq.heappop(queue)
-        n, own = nodes[f][k], nodes[f][k].duration_us
-        if n.type == SEND and not n.attrs.get("exchange"):
-            arrived = port[f] = max(port[f], now) + own
-            key = _turn(turns, "s", f, n.attrs["comm_dst"], n.attrs["comm_tag"])
-            sent[key] = arrived
-            finish(f, k, arrived)
-            if key in waiting:
-                at, g, r = waiting.pop(key)
-                finish(g, r, max(at, arrived))
-        elif n.type == RECV and not n.attrs.get("exchange") and n.attrs["comm_src"] < len(files):
-            key = _turn(turns, "r", n.attrs["comm_src"], f, n.attrs["comm_tag"])
-            if key in sent:
-                finish(f, k, max(now, sent[key]))
-            else:
-                waiting[key] = (now, f, k)
-        elif n.type == COLL and not n.attrs.get("exchange"):
-            name = n.attrs.get("pg_name", "")
-            members = [m for m in groups.get(name, [f]) if m < len(files)]
-            # The i-th collective of a group on one member meets the i-th on the others.
-            key = (name, collectives[f, name])
-            collectives[f, name] += 1
-            gathering[key].append((now, f, k))
-            if len(gathering[key]) == len(members):
-                begin = max(at for at, *_ in gathering[key])
-                for _, g, r in gathering.pop(key):
-                    finish(g, r, begin + nodes[g][r].duration_us)
-        else:
-            finish(f, k, now + own)
-    undone = sum(map(len, nodes)) - sum(map(len, ends))
+    Raises:
+        InputError: a node that depends on one that is not there, or nodes that never start.
+    """
+    replayer = _Replayer(files, groups)
+    replayer.run()
+    undone = sum(map(len, files)) - sum(map(len, replayer.ends))
     if undone:
         raise InputError(
-            f"{undone} nodes never start: a receive without its send, a collective without a member, or a circle; write "
-            "all files of one step together"
+            f"{undone} nodes never start: a receive without its send, a collective without a member, or a circle; "
+            "write all files of one step together"
         )
-    return Replay(max((max(e.values()) for e in ends if e), default=0), ends)
+    return Replay(max((max(ends.values()) for ends in replayer.ends if ends), default=0), replayer.ends)
 
 
-def _turn(turns: dict, side: str, src: int, dst: int, tag: int) -> tuple[int, int, int, int]:
-    """Messages between two ranks with one tag match in order."""
-    n = turns[side, src, dst, tag]
-    turns[side, src, dst, tag] = n + 1
-    return (src, dst, tag, n)
+class _Replayer:
+    """Nodes wait for those they depend on; `queue` holds those that are ready as (time, file, node)."""
+
+    def __init__(self, files: list[list[Node]], groups: Mapping[str, list[int]]) -> None:
+        self.nodes = [{node.id: node for node in file} for file in files]
+        self.groups = groups
+        self.ends: list[dict[int, int]] = [{} for _ in files]
+        self.children: list[dict[int, list[int]]] = [defaultdict(list) for _ in files]
+        self.missing: list[dict[int, int]] = [{} for _ in files]  # dependencies that have not ended
+        self.ready: list[dict[int, int]] = [{} for _ in files]  # when the last of the others ended
+        self.queue: list[tuple[int, int, int]] = []
+        self.ports = [0] * len(files)  # when each file's port is next free
+        self.sent: dict[_Message, int] = {}  # arrival
+        self.waiting: dict[_Message, tuple[int, int, int]] = {}  # receives that wait for a send
+        self.turns: dict[tuple[str, int, int, int], int] = defaultdict(int)
+        self.collectives: dict[tuple[str, int], int] = defaultdict(int)
+        self.gathering: dict[tuple[str, int], list[tuple[int, int, int]]] = defaultdict(list)
+        for f, file in enumerate(files):
+            for node in file:
+                self._depend(f, node)
+
+    def _depend(self, f: int, node: Node) -> None:
+        self.missing[f][node.id] = len(node.deps)
+        for dep in node.deps:
+            if dep not in self.nodes[f]:
+                raise InputError(
+                    f"file {f}: node {node.id} depends on {dep}, which is not there; write the trace again"
+                )
+            self.children[f][dep].append(node.id)
+        if not node.deps:
+            heapq.heappush(self.queue, (0, f, node.id))
+
+    def run(self) -> None:
+        """Until no node is ready any more."""
+        while self.queue:
+            now, f, k = heapq.heappop(self.queue)
+            node = self.nodes[f][k]
+            if node.attrs.get("all_to_all"):
+                self._finish(f, k, now + node.duration_us)
+            elif node.type == SEND:
+                self._send(now, f, node)
+            elif node.type == RECV and _whole(node, "comm_src") < len(self.nodes):
+                self._receive(now, f, node)
+            elif node.type == COLL:
+                self._collective(now, f, node)
+            else:
+                self._finish(f, k, now + node.duration_us)
+
+    def _finish(self, f: int, k: int, end: int) -> None:
+        self.ends[f][k] = end
+        for child in self.children[f][k]:
+            self.ready[f][child] = max(self.ready[f].get(child, 0), end)
+            self.missing[f][child] -= 1
+            if not self.missing[f][child]:
+                heapq.heappush(self.queue, (self.ready[f][child], f, child))
+
+    def _send(self, now: int, f: int, node: Node) -> None:
+        arrived = self.ports[f] = max(self.ports[f], now) + node.duration_us
+        message = self._message("send", f, _whole(node, "comm_dst"), _whole(node, "comm_tag"))
+        self.sent[message] = arrived
+        self._finish(f, node.id, arrived)
+        if message in self.waiting:
+            since, receiver, k = self.waiting.pop(message)
+            self._finish(receiver, k, max(since, arrived))
+
+    def _receive(self, now: int, f: int, node: Node) -> None:
+        message = self._message("receive", _whole(node, "comm_src"), f, _whole(node, "comm_tag"))
+        if message in self.sent:
+            self._finish(f, node.id, max(now, self.sent[message]))
+        else:
+            self.waiting[message] = (now, f, node.id)
+
+    def _message(self, side: str, source: int, target: int, tag: int) -> _Message:
+        """Messages between two ranks with one tag match in order."""
+        turn = self.turns[side, source, target, tag]
+        self.turns[side, source, target, tag] = turn + 1
+        return source, target, tag, turn
+
+    def _collective(self, now: int, f: int, node: Node) -> None:
+        """The i-th collective of a group on one member meets the i-th on the others."""
+        group = str(node.attrs.get("pg_name", ""))
+        members = [member for member in self.groups.get(group, [f]) if member < len(self.nodes)]
+        meeting = (group, self.collectives[group, f])
+        self.collectives[group, f] += 1
+        self.gathering[meeting].append((now, f, node.id))
+        if len(self.gathering[meeting]) == len(members):
+            begin = max(reached for reached, *_ in self.gathering[meeting])
+            for _, member, k in self.gathering.pop(meeting):
+                self._finish(member, k, begin + self.nodes[member][k].duration_us)
+
+
+def _whole(node: Node, name: str) -> int:
+    """An attribute that is a whole number. Raises InputError where it is missing or something else."""
+    value = node.attrs.get(name)
+    if not isinstance(value, int):
+        raise InputError(f"node {node.id}: {name} is {value!r}, not a whole number; write the trace again")
+    return value

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from sim.training.campaign import CampaignResult
 from sim.training.critical_path import causes
 from sim.training.program import Program
+from sim.training.replica import Replica
+from sim.training.step import StepResult
 
 # Okabe-Ito colours with a pattern as a second cue.
 STYLES = {
@@ -15,17 +20,17 @@ STYLES = {
 }
 
 
-def bars(programs: list[Program], replica) -> dict[str, list[tuple[int, float, float, str]]]:
+def bars(programs: Sequence[Program], replica: Replica) -> dict[str, list[tuple[int, float, float, str]]]:
     """The bars of each kind of work: kind -> [(rank, start_s, seconds, label)]."""
     out: dict[str, list[tuple[int, float, float, str]]] = {}
     for rank, program in enumerate(programs):
-        for op, (start, end) in zip(program.ops, replica.spans(rank, program)):
+        for op, (start, end) in zip(program.ops, replica.spans(rank, program), strict=True):
             label = f"{op.micro_batch}" if op.kind != "FB" else f"{op.micro_batch}|{op.b_micro_batch}"
             out.setdefault(op.kind, []).append((rank, start, end - start, label))
     return out
 
 
-def figure(result, title: str | None = None, height: int | None = None):
+def figure(result: StepResult, title: str | None = None, height: int | None = None):
     """A Plotly figure of the slowest replica of a step (`sim.training.step.simulate`)."""
     import plotly.graph_objects as go
 
@@ -68,7 +73,8 @@ def figure(result, title: str | None = None, height: int | None = None):
         height=height or 160 + 30 * ranks,
         title=dict(
             text=title
-            or f"{result.schedule}: {result.step_s:.4g} s, bubble {result.bubble_share:.1%}. Critical path: {shares}",
+            or f"{result.schedule}: {result.step_s:.4g} s, bubble {result.bubble_fraction:.1%}. Critical path: "
+            f"{shares}",
             x=0.01,
             xanchor="left",
             font=dict(size=15),
@@ -80,18 +86,18 @@ def figure(result, title: str | None = None, height: int | None = None):
     return fig
 
 
-def campaign_figure(result, title: str | None = None, height: int = 380):
-    """A Plotly figure of a campaign (`sim.training.campaign.run`): tokens kept over the days, and what the run would have been had
-    nothing been lost."""
+def campaign_figure(result: CampaignResult, title: str | None = None, height: int = 380):
+    """A Plotly figure of a campaign (`sim.training.campaign.run`): tokens kept over the days, and what the run would
+    have been had nothing been lost."""
     import plotly.graph_objects as go
 
     fig = go.Figure()
     days = [0.0] + [span.end_s / 86400.0 for span in result.timeline]
     tokens = [0.0] + [span.tokens / 1e12 for span in result.timeline]
-    keep = range(0, len(days), max(1, len(days) // 2000))
+    drawn = range(0, len(days), max(1, len(days) // 2000))
     fig.add_scatter(
-        x=[days[k] for k in keep] + days[-1:],
-        y=[tokens[k] for k in keep] + tokens[-1:],
+        x=[days[k] for k in drawn] + days[-1:],
+        y=[tokens[k] for k in drawn] + tokens[-1:],
         mode="lines",
         name="this campaign",
         line=dict(color="#0072B2", width=2),

@@ -1,10 +1,12 @@
 """Months of training: how long it takes, how much of the time is first-time work, and what ate the rest.
 
-    >>> from sim.spec.phases import Leg, Pace
-    >>> from sim.training.campaign import CampaignInput, run
+    >>> from sim.spec.phases import RunSegment, Throughput
+    >>> from sim.training.campaign import run
+    >>> from sim.training.campaign_input import CampaignInput
     >>> from sim.training.checkpoints import Checkpoint
-    >>> leg = Leg("pre-training", 100_000, Pace(step_s=10.0, tokens_per_step=16e6, num_chips=16384, replicas=128, plan="TP8 PP16"))
-    >>> result = run(CampaignInput((leg,), cluster_chips=16512, checkpoint=Checkpoint(bytes=5.6e12)), seed=1)
+    >>> throughput = Throughput(step_s=10.0, tokens_per_step=16e6, num_chips=16384, replicas=128, plan="TP8 PP16")
+    >>> segment = RunSegment("pre-training", steps=100_000, throughput=throughput)
+    >>> result = run(CampaignInput((segment,), cluster_chips=16512, checkpoint=Checkpoint(bytes=5.6e12)), seed=1)
     >>> result.finished and 0.90 < result.goodput < 0.99
     True
 
@@ -16,57 +18,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from minglm.errors import InputError
 from sim.base.units import DAY_S
-from sim.spec.phases import Leg
-from sim.training.checkpoints import Checkpoint, expected_goodput
-from sim.training.failures import Failure, FailureModel, Recovery, SlowServers
-from sim.training.job import Job, Span
-
-
-@dataclass(frozen=True, slots=True)
-class CampaignInput:
-    """Everything a campaign depends on.
-
-    legs: stretches of equal steps in order (`sim.spec.phases.legs` or `choose_plans`).
-    cluster_chips: all there are; what a leg's plan does not use is spare.
-    slow: servers that turn slow; None for none.
-    horizon_s: stop here even if tokens are left (a 90-day stress case; ten years otherwise).
-    max_failures: stop after so many; a job that fails faster than it restarts would never end.
-    """
-
-    legs: tuple[Leg, ...]
-    cluster_chips: int
-    failures: FailureModel = field(default_factory=FailureModel)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    recovery: Recovery = field(default_factory=Recovery)
-    slow: SlowServers | None = field(default_factory=SlowServers)
-    chips_per_server: int = 8
-    horizon_s: float = 3650 * DAY_S
-    max_failures: int = 200_000
-
-    def __post_init__(self) -> None:
-        if not self.legs:
-            raise InputError(
-                "legs=(): a campaign needs at least one phase; give a schedule such as sim.spec.phases.GLM5"
-            )
-        for name in ("cluster_chips", "chips_per_server", "max_failures"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}={value!r}: must be a whole number of at least 1; give {name}: 1 or more")
-        most = max(self.legs, key=lambda leg: leg.pace.num_chips)
-        if most.pace.num_chips > self.cluster_chips:
-            raise InputError(
-                f"phase {most.phase!r} plans {most.pace.num_chips:,} chips: more than the inventory of {self.cluster_chips:,}; use fewer "
-                "replicas or a larger inventory"
-            )
-        if not 0 < self.horizon_s < float("inf"):
-            raise InputError(
-                f"horizon_s={self.horizon_s!r}: must be a positive finite number; leave it out for ten years"
-            )
+from sim.training.campaign_input import CampaignInput
+from sim.training.checkpoints import expected_goodput
+from sim.training.failures import Failure
+from sim.training.job import Interval, Job
 
 
 @dataclass(slots=True)
@@ -86,38 +46,39 @@ class CampaignResult:
     mtbf_s: float
     checkpoint_interval_s: float
     expected_goodput: float
-    timeline: list[Span]
+    timeline: list[Interval]
     seed: int
 
     @property
     def interruptions(self) -> int:
+        """Failures that stopped the job."""
         return sum(self.failures.values())
 
 
 def run(
     inp: CampaignInput, seed: int = 0, timeline: bool = True, failures: Iterable[Failure] | None = None
 ) -> CampaignResult:
-    """Play one campaign. Same input and seed, same result; two failure rates with one seed share their failures.
+    """Simulate one campaign. Same input and seed, same result; two failure rates with one seed share their failures.
 
-    `failures`: play these instead of drawing them (in order of time).
+    `failures`: simulate these instead of drawing them (in order of time).
     """
     job = Job(inp, seed, timeline, None if failures is None else iter(failures))
     env = job.env
     env.run(until=job.process | job.stopped | env.timeout(inp.horizon_s))
     if finished := not job.process.is_alive:
-        job.at = job.at._replace(leg=len(inp.legs), period=0, work_s=0.0)
+        job.position = job.position._replace(segment=len(inp.segments), period=0, work_s=0.0)
     else:
-        job._account()
+        job.record()
     days = env.now / DAY_S
-    ideal = job.done_s(job.at)
-    done = job.tokens(job.at)
+    ideal = job.done_s(job.position)
+    done = job.tokens(job.position)
     by_phase: dict[str, float] = {}
-    for leg in inp.legs:
-        part = min(leg.tokens, max(0.0, done))
-        by_phase[leg.phase] = by_phase.get(leg.phase, 0.0) + part
-        done -= leg.tokens
-    main = max(range(len(inp.legs)), key=lambda k: inp.legs[k].work_s)
-    pace = inp.legs[main].pace
+    for segment in inp.segments:
+        part = min(segment.tokens, max(0.0, done))
+        by_phase[segment.phase] = by_phase.get(segment.phase, 0.0) + part
+        done -= segment.tokens
+    main = max(range(len(inp.segments)), key=lambda k: inp.segments[k].work_s)
+    throughput = inp.segments[main].throughput
     return CampaignResult(
         days=days,
         ideal_days=ideal / DAY_S,
@@ -127,10 +88,13 @@ def run(
         failures=dict(sorted(job.failed.items(), key=lambda item: (-item[1], item[0]))),
         tokens_by_phase=by_phase,
         tokens=sum(by_phase.values()),
-        repeated_tokens=sum(s / leg.pace.step_s * leg.pace.tokens_per_step for s, leg in zip(job.repeated, inp.legs)),
+        repeated_tokens=sum(
+            s / segment.throughput.step_s * segment.throughput.tokens_per_step
+            for s, segment in zip(job.repeated, inp.segments, strict=True)
+        ),
         chip_hours=inp.cluster_chips * env.now / 3600.0,
-        mtbf_s=inp.failures.mtbf_s(pace.num_chips),
-        checkpoint_interval_s=job.courses[main].period_s,
+        mtbf_s=inp.failures.mtbf_s(throughput.num_chips),
+        checkpoint_interval_s=job.timelines[main].period_s,
         expected_goodput=expected(inp),
         timeline=job.timeline or [],
         seed=seed,
@@ -140,15 +104,19 @@ def run(
 def expected(inp: CampaignInput) -> float:
     """Goodput after Daly's formula: no simulation, no spares, no slow servers, no phase changes."""
     ideal = real = 0.0
-    for leg in inp.legs:
-        c, chips, mtbf_s = inp.checkpoint, leg.pace.num_chips, inp.failures.mtbf_s(leg.pace.num_chips)
-        work = min(leg.steps, c.steps_between(leg.pace.step_s, chips, mtbf_s)) * leg.pace.step_s
+    for segment in inp.segments:
+        c, chips, mtbf_s = (
+            inp.checkpoint,
+            segment.throughput.num_chips,
+            inp.failures.mtbf_s(segment.throughput.num_chips),
+        )
+        work = min(segment.steps, c.steps_between(segment.throughput.step_s, chips, mtbf_s)) * segment.throughput.step_s
         memory = c.kind == "memory"
         restart = inp.recovery.detect_s + inp.recovery.restart_s + c.load_s(chips, memory)
         delay = 0.0 if memory else c.delay_s
         share = expected_goodput(work, c.stall_s(chips), restart, mtbf_s, delay)
-        ideal += leg.work_s
-        real = real + leg.work_s / share if share else float("inf")
+        ideal += segment.work_s
+        real = real + segment.work_s / share if share else float("inf")
     return ideal / real
 
 
@@ -169,7 +137,7 @@ def interval(
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 2:
         raise InputError(f"seeds={seeds!r}: an interval needs at least 2; give 200")
     workers = min(workers or os.cpu_count() or 1, seeds)
-    play = partial(_figures, inp)
+    simulate = partial(_figures, inp)
     rows: list[tuple] = []
 
     def collect(figures: Iterable[tuple]) -> None:
@@ -183,16 +151,22 @@ def interval(
             from concurrent.futures import ProcessPoolExecutor  # not in a browser
 
             with ProcessPoolExecutor(workers) as pool:
-                collect(pool.map(play, range(seeds), chunksize=max(1, min(4, seeds // (workers * 4)))))
+                collect(pool.map(simulate, range(seeds), chunksize=max(1, min(4, seeds // (workers * 4)))))
         except (OSError, ImportError, NotImplementedError, BrokenExecutor):
-            pass  # the rest is played here, one after another
-    collect(map(play, range(len(rows), seeds)))
+            pass  # the rest is simulated here, one after another
+    collect(map(simulate, range(len(rows), seeds)))
     columns = {"days": [r[0] for r in rows], "goodput": [r[1] for r in rows], "interruptions": [r[2] for r in rows]}
     columns |= {f"lost {cause}": [r[3][cause] for r in rows] for cause in rows[0][3]}
-    return {name: tuple(_quantile(sorted(v), q) for q in (0.025, 0.5, 0.975)) for name, v in columns.items()}
+    return {name: _quantiles(v) for name, v in columns.items()}
 
 
-def _quantile(values: list[float], q: float) -> float:
-    at = q * (len(values) - 1)
-    low = int(at)
-    return values[low] + (values[min(low + 1, len(values) - 1)] - values[low]) * (at - low)
+def _quantiles(values: list[float]) -> tuple[float, float, float]:
+    """2.5%, median and 97.5%."""
+    ordered = sorted(values)
+
+    def quantile(q: float) -> float:
+        place = q * (len(ordered) - 1)
+        low = int(place)
+        return ordered[low] + (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]) * (place - low)
+
+    return quantile(0.025), quantile(0.5), quantile(0.975)

@@ -1,11 +1,13 @@
 """What a checkpoint costs, when the next one should be, and what Young and Daly expect of a job that fails.
 
 Three kinds. `sync` stops training until storage has everything. `async` stops only to copy the state to host memory and
-writes from there while training goes on; it counts once written. `memory` keeps the copy in the host memory of neighbours,
-where it counts at once for most failures; every so often one goes to storage in the background for the rest.
+writes from there while training goes on; it counts once written. `memory` keeps the copy in the host memory of
+neighbours, where it counts at once for most failures; every so often one goes to storage in the background for the
+rest.
 
-Sources: Young 1974; Daly 2006 (higher-order optimum); ByteRobust (arXiv 2509.16293): in-memory checkpoints block training
-0.01–0.04 s a step; storage of large runs delivers 50–200 GB/s in practice, Llama 3's Tectonic 2 TB/s sustained.
+Sources: Young 1974; Daly 2006 (higher-order optimum); ByteRobust (arXiv 2509.16293): in-memory checkpoints block
+training 0.01–0.04 s a step; storage of large runs delivers 50–200 GB/s in practice, Llama 3's Tectonic 2 TB/s
+sustained.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 from minglm.errors import InputError, nearest
-from sim.training.failures import _number
+from sim.training.failures import check_number
 
 KINDS = ("sync", "async", "memory")
 
@@ -28,7 +30,8 @@ class Checkpoint:
     host_bytes_per_s: from one chip to its host's memory (async).
     memory_stall_s: how long an in-memory checkpoint blocks training.
     memory_survival: share of failures after which the neighbours' copies are usable (assumed).
-    storage_every: with `memory`, each how many-th checkpoint is also written to storage; None: as often as storage allows.
+    storage_every: with `memory`, each how many-th checkpoint is also written to storage; None: as often as storage
+        allows.
     interval_s: training time between checkpoints; None: Daly's optimum for each stretch of the campaign.
     """
 
@@ -45,17 +48,17 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"checkpoint kind {self.kind!r}: not one of {', '.join(KINDS)}{nearest(self.kind, KINDS)}")
-        _number("checkpoint bytes", self.bytes, 0.0)
+        check_number("checkpoint bytes", self.bytes, 0.0)
         for name in ("write_bytes_per_s", "read_bytes_per_s", "host_bytes_per_s"):
-            _number(name, getattr(self, name), 1.0)
-        _number("memory_stall_s", self.memory_stall_s, 0.0)
-        _number("memory_survival", self.memory_survival, 0.0)
+            check_number(name, getattr(self, name), 1.0)
+        check_number("memory_stall_s", self.memory_stall_s, 0.0)
+        check_number("memory_survival", self.memory_survival, 0.0)
         if self.memory_survival > 1.0:
             raise InputError(
                 f"memory_survival={self.memory_survival!r}: is a share of failures; give a number from 0 to 1"
             )
         if self.interval_s is not None:
-            _number("checkpoint interval_s", self.interval_s, 1e-3)
+            check_number("checkpoint interval_s", self.interval_s, 1e-3)
         if self.storage_every is not None and (not isinstance(self.storage_every, int) or self.storage_every < 1):
             raise InputError(
                 f"storage_every={self.storage_every!r}: must be a whole number of at least 1; leave it out to write as "

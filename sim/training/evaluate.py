@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from minglm.errors import InputError
 from sim.cost import memory
 from sim.cost.evaluate import in_closed_form, scale_compute
+from sim.cost.stacks import Stack
 from sim.cost.step import Estimate
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
@@ -15,7 +17,7 @@ from sim.spec.plan import Plan, Workload
 from sim.training import step
 from sim.training.jitter import Jitter
 
-MAX_PIECES = 20_000_000  # of work in one step; a headline step with noise on every replica has one million
+MAX_SIMULATED_OPS = 20_000_000  # in one step; a headline step with noise on every replica has one million
 
 
 @dataclass(frozen=True)
@@ -31,41 +33,47 @@ class Point:
 
     @property
     def tokens_per_s(self) -> float:
+        """Trained tokens per second of all replicas."""
         return self.result.tokens_per_s
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - the plan's six facts, and how it is simulated
     model: ModelSpec,
     cluster: Cluster,
     plan: Plan,
     workload: Workload,
     precision: str,
-    stack,
+    stack: Stack | str,
     *,
-    jitter: Mapping[str, float] | None = None,
+    jitter: Mapping[str, Any] | None = None,
     seed: int = 0,
-    recorder=None,
-    warn: bool = False,
+    recorder: step.Recorder | None = None,
+    allow_oom: bool = False,
 ) -> Point:
-    """Check that it fits (unless `warn`), cost it, play one step.
+    """Check that it fits (unless `allow_oom`), cost it, simulate one step.
 
     Without `jitter` the replicas are alike and fold into one; the expected slowest of all chips (the stack's spread)
-    stretches compute instead. With it every stage of every replica is played.
+    stretches compute instead. With it every stage of every replica is simulated.
+
+    Raises:
+        InputError: the plan cannot run, does not fit, or a step has too many ops.
     """
-    made, need, closed, slow = in_closed_form(model, cluster, plan, workload, precision, stack, warn)
+    estimate, need, closed_form_s, straggler = in_closed_form(
+        model, cluster, plan, workload, precision, stack, allow_oom
+    )
     noise = Jitter(**jitter) if jitter else None
-    pieces = 3 * plan.pp * plan.vpp * plan.micro_batches(workload) * (plan.dp if noise else 1)
-    if pieces > MAX_PIECES:
+    ops = 3 * plan.pp * plan.vpp * plan.micro_batches(workload) * (plan.dp if noise else 1)
+    if ops > MAX_SIMULATED_OPS:
         raise InputError(
             f"a step of {plan.micro_batches(workload):,} micro-batches on {plan.pp} × {plan.vpp} stages"
             + (f" of {plan.dp:,} replicas" if noise else "")
-            + f" is {pieces:,} pieces of work, more than {MAX_PIECES:,} are played; "
+            + f" is {ops:,} ops, more than the {MAX_SIMULATED_OPS:,} that are simulated; "
             + ("leave the jitter out, or " if noise else "")
             + "lower the batch or raise micro_batch"
         )
-    costs = made.costs if noise else scale_compute(made.costs, slow)
-    # experts spread over several replicas: these meet in every expert layer and go at the pace of their slowest chip
-    together = max(1, plan.ep * plan.etp // (plan.tp * plan.cp)) if noise and model.experts else 1
+    costs = estimate.costs if noise else scale_compute(estimate.costs, straggler)
+    # Experts spread over several replicas: these meet in every expert layer and go at the pace of their slowest chip.
+    group = max(1, plan.ep * plan.etp // (plan.tp * plan.cp)) if noise and model.experts else 1
     result = step.simulate(
         costs,
         plan.schedule,
@@ -73,6 +81,6 @@ def evaluate(
         jitter=noise,
         seed=seed,
         recorder=recorder,
-        lockstep=min(together, plan.dp),
+        ep_group_replicas=min(group, plan.dp),
     )
-    return Point(made, need, result, closed, slow, plan.num_chips)
+    return Point(estimate, need, result, closed_form_s, straggler, plan.num_chips)

@@ -1,12 +1,13 @@
 """How often something breaks in a training job, what it is, and how long until the job runs again.
 
-No per-chip failure rate of an Ascend cluster is published, so the rates here are those of GPU clusters, as a range; say so
-beside any figure made with them.
+No per-chip failure rate of an Ascend cluster is published, so the rates here are those of GPU clusters, as a range; say
+so beside any figure made with them.
 
 Sources: Llama 3 (arXiv 2407.21783 Table 5): 419 unexpected interruptions in 54 days on 16,384 GPUs, by component.
-FT-HSDP (arXiv 2602.00277): one failure per about 18 minutes near 100,000 GPUs, and 2.3 interruptions per 1,000 servers and
-day as the reference of a 32,000-GPU run. MegaScale (arXiv 2402.15627 §6.3): detection within 10 minutes, recovery within
-15, about 0.5% of machines about 10% slow. NCCLX (arXiv 2510.20171): communicator set-up at 96,000 GPUs 265 s, tuned 24 s.
+FT-HSDP (arXiv 2602.00277): one failure per about 18 minutes near 100,000 GPUs, and 2.3 interruptions per 1,000 servers
+and day as the reference of a 32,000-GPU run. MegaScale (arXiv 2402.15627 §6.3): detection within 10 minutes, recovery
+within 15, about 0.5% of machines about 10% slow. NCCLX (arXiv 2510.20171): communicator set-up at 96,000 GPUs 265 s,
+tuned 24 s.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ RATES_PER_CHIP_DAY = {
 
 
 class Failure(NamedTuple):
-    """One interruption. `mark` and `luck` are uniform in [0, 1): which chip of the inventory it hits, and whether copies in
-    neighbours' memory survive."""
+    """One interruption. `mark` and `luck` are uniform in [0, 1): which chip of the cluster it hits, and whether copies
+    in neighbours' memory survive."""
 
     time_s: float
     component: str
@@ -75,7 +76,7 @@ class FailureModel:
     components: tuple[tuple[str, float, bool], ...] = tuple((n, w, r) for n, (w, r) in LLAMA3_COMPONENTS.items())
 
     def __post_init__(self) -> None:
-        _number("failures per chip and day", self.per_chip_day, 0.0)
+        check_number("failures per chip and day", self.per_chip_day, 0.0)
         if (
             not self.components
             or any(not math.isfinite(w) or w < 0 for _, w, _ in self.components)
@@ -88,9 +89,11 @@ class FailureModel:
 
     @classmethod
     def named(cls, level: str) -> FailureModel:
+        """The rate of a level of `RATES_PER_CHIP_DAY`. Raises InputError for another word."""
         if level not in RATES_PER_CHIP_DAY:
             raise InputError(
-                f"failure level {level!r}: not one of {', '.join(RATES_PER_CHIP_DAY)}{nearest(level, RATES_PER_CHIP_DAY)}"
+                f"failure level {level!r}: not one of {', '.join(RATES_PER_CHIP_DAY)}"
+                f"{nearest(level, RATES_PER_CHIP_DAY)}"
             )
         return cls(RATES_PER_CHIP_DAY[level])
 
@@ -103,21 +106,22 @@ class FailureModel:
         """Failures of `chips` chips in order of time, up to `until_s`.
 
         The stream of a lower rate is a part of the stream of a higher rate with the same seed: the rate is built from
-        independent layers, each twice as busy as the one below, the topmost thinned. So two rates can be compared failure
-        by failure (common random numbers).
+        independent layers, each twice as busy as the one below, the topmost thinned. So two rates can be compared
+        failure by failure (common random numbers).
         """
         names = [c[0] for c in self.components]
         replaces = {c[0]: c[2] for c in self.components}
         upto = list(itertools.accumulate(c[1] for c in self.components))
         last = len(names) - 1
-        left, layer, queue = self.per_chip_day * chips / DAY_S, 0, []
+        left, layer = self.per_chip_day * chips / DAY_S, 0
+        queue: list[tuple[float, int, float, float, random.Random]] = []  # next time, layer, share kept, rate, dice
         while left > 0:
             full = 1e-10 * 2.0**layer
             rng = random.Random(f"failures {seed} {layer}")
             heapq.heappush(queue, (rng.expovariate(full), layer, min(1.0, left / full), full, rng))
             left, layer = left - full, layer + 1
         while queue:
-            time_s, layer, keep, full, rng = queue[0]
+            time_s, layer, kept_share, full, rng = queue[0]
             if time_s > until_s:
                 return
             thin, mark, luck, pick = (
@@ -126,14 +130,15 @@ class FailureModel:
                 rng.random(),
                 names[bisect.bisect(upto, rng.random() * upto[-1], 0, last)],
             )
-            heapq.heapreplace(queue, (time_s + rng.expovariate(full), layer, keep, full, rng))
-            if thin < keep:
+            heapq.heapreplace(queue, (time_s + rng.expovariate(full), layer, kept_share, full, rng))
+            if thin < kept_share:
                 yield Failure(time_s, pick, replaces[pick], mark, luck)
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """From a failure to the next training step, seconds. Defaults are assumed, inside MegaScale's bounds (10 and 15 min).
+    """From a failure to the next training step, seconds. Defaults are assumed, inside MegaScale's bounds (10 and 15
+    min).
 
     detect_s: until the failure is noticed and the server named.
     restart_s: new processes, communicators, compilation; loading the checkpoint comes on top.
@@ -149,14 +154,15 @@ class Recovery:
 
     def __post_init__(self) -> None:
         for name in ("detect_s", "restart_s", "repair_s"):
-            _number(name, getattr(self, name), 0.0)
+            check_number(name, getattr(self, name), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class SlowServers:
     """Servers that turn slow without failing. A synchronous job runs at the pace of its slowest server.
 
-    per_server_day: how often a server turns slow; the default spreads MegaScale's 0.5% of machines over 30 days (assumed).
+    per_server_day: how often a server turns slow; the default spreads MegaScale's 0.5% of machines over 30 days
+        (assumed).
     factor: how many times longer a step takes with at least one slow server in the job.
     remove_after_s: until it is found and swapped out, at a checkpoint; None never.
     """
@@ -166,12 +172,13 @@ class SlowServers:
     remove_after_s: float | None = 3600.0
 
     def __post_init__(self) -> None:
-        _number("slow servers per server and day", self.per_server_day, 0.0)
-        _number("slow server factor", self.factor, 1.0)
+        check_number("slow servers per server and day", self.per_server_day, 0.0)
+        check_number("slow server factor", self.factor, 1.0)
         if self.remove_after_s is not None:
-            _number("remove_after_s", self.remove_after_s, 0.0)
+            check_number("remove_after_s", self.remove_after_s, 0.0)
 
 
-def _number(name: str, value: float, least: float) -> None:
+def check_number(name: str, value: float, least: float) -> None:
+    """Refuse what is not a finite number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
         raise InputError(f"{name}={value!r}: must be a finite number of at least {least:g}; give {least:g} or more")

@@ -1,17 +1,16 @@
 """The data-parallel reduction of gradients, and how much of it the schedule lets run under the last backward passes.
 
-A chunk's gradients are complete only in its last micro-batch: they become ready bucket by bucket while that last backward
-(or, in zero-bubble schedules, that last weight gradient) runs, and all replicas must have the bucket. So what can hide is
-what comes after on the same rank, no more.
+A chunk's gradients are complete only in its last micro-batch: they become ready bucket by bucket while that last
+backward (or, in zero-bubble schedules, that last weight gradient) runs, and all replicas must have the bucket. So what
+can hide is what comes after on the same rank, no more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-BUCKETS = (
-    8  # per chunk; Megatron and DDP cut gradients into buckets so that reduction starts before the last layer is done
-)
+# Per chunk. Megatron and DDP cut gradients into buckets so that reduction starts before the last layer is done.
+BUCKETS = 8
 
 
 def reduction_end(
@@ -21,7 +20,7 @@ def reduction_end(
     overlap: bool,
     buckets: int = BUCKETS,
 ) -> float:
-    """When one rank's gradients are reduced.
+    """When one rank's gradients are reduced, seconds.
 
     windows[replica][chunk]: start and end of the chunk's last gradient work on this rank, seconds.
     end_s: when the slowest replica's rank has finished everything; reduction starts here when it may not overlap.
@@ -36,6 +35,6 @@ def reduction_end(
         for k in range(buckets)
     )
     free, each = 0.0, reduce_s / (chunks * buckets)
-    for at in ready:
-        free = max(free, at) + each
+    for ready_s in ready:
+        free = max(free, ready_s) + each
     return max(free, end_s)

@@ -1,7 +1,7 @@
 """What makes real chips uneven: noise of every kernel, chips that are slow for good, experts that are popular.
 
-A pipeline rank is `chips_per_rank` chips in lock step, so each piece of work takes as long as its slowest chip: the noise
-of a rank is the largest of that many draws, not their mean.
+A pipeline rank is `chips_per_rank` chips in lock step, so each piece of work takes as long as its slowest chip: the
+noise of a rank is the largest of that many draws, not their mean.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Jitter:
 
     @property
     def random(self) -> bool:
-        """Whether pieces of work differ by chance, so that no two replicas are alike."""
+        """Whether simulated ops differ by chance, so that no two replicas are alike."""
         return bool(self.noise or self.expert_spread)
 
     def rank_factors(self, replicas: int, ranks: int, chips: int, seed: int) -> list[tuple[float, ...]]:
@@ -95,8 +95,8 @@ def largest(sigma: float, n: int) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=32)
-def overload(sigma: float) -> tuple[float, ...]:
-    """Equally likely values of the busiest expert rank's load over the even load: half-normal in the logarithm, so never
-    below 1."""
+def expert_load_imbalance(sigma: float) -> tuple[float, ...]:
+    """Equally likely values of the busiest expert rank's load over the even load: half-normal in the logarithm, so
+    never below 1."""
     quantile = NormalDist().inv_cdf
     return tuple(math.exp(sigma * quantile(0.5 + (k + 0.5) / (2 * _TABLE))) for k in range(_TABLE))

@@ -1,7 +1,8 @@
-"""A schedule made ready to play: for each piece of a rank's work, what it waits for, what it lets go, how long it takes.
+"""A schedule compiled for simulation: for each piece of a rank's work, what it waits for, what it lets go, how long it
+takes.
 
-Every input of every piece of work has a slot: the activation that stage s waits for in micro-batch i, and the gradient it
-waits for on the way back. A slot holds the time of arrival once it is known. Slot 0 is the beginning: always there.
+Every input of every piece of work has a slot: the activation that stage s waits for in micro-batch i, and the gradient
+it waits for on the way back. A slot holds the time of arrival once it is known. Slot 0 is the beginning: always there.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Work:
 
     @property
     def compute_s(self) -> float:
+        """Forward and backward, without communication."""
         return self.forward_s + self.backward_s
 
 
@@ -69,8 +71,10 @@ def validate(costs: StepCosts) -> None:
                 _time(f"rank {rank} chunk {v} {f.name}", getattr(chunk, f.name))
             if chunk.forward_comm_s > chunk.forward_s or chunk.backward_comm_s > chunk.backward_input_s:
                 raise InputError(
-                    f"rank {rank} chunk {v}: hideable communication {chunk.forward_comm_s:g}/{chunk.backward_comm_s:g} s "
-                    f"exceeds the pass it is part of, {chunk.forward_s:g}/{chunk.backward_input_s:g} s; include it there"
+                    f"rank {rank} chunk {v}: hideable communication "
+                    f"{chunk.forward_comm_s:g}/{chunk.backward_comm_s:g} s "
+                    f"exceeds the pass it is part of, {chunk.forward_s:g}/{chunk.backward_input_s:g} s; include it "
+                    "there"
                 )
     for name in ("replicas", "chips_per_rank"):
         value = getattr(costs, name)
@@ -84,8 +88,8 @@ def _time(name: str, value: float) -> None:
 
 
 def cost_table(costs: StepCosts, schedule: str) -> tuple[tuple[ChunkCost, ...], ...]:
-    """chunks[rank][chunk] as the schedule holds them. DualPipe keeps two copies of the model: given one chunk per rank, the
-    second copy of rank r is stage P−1−r."""
+    """chunks[rank][chunk] as the schedule holds them. DualPipe keeps two copies of the model: given one chunk per rank,
+    the second copy of rank r is stage P−1−r."""
     if schedule == "dualpipe" and len(costs.chunks[0]) == 1:
         return tuple((own[0], costs.chunks[-1 - r][0]) for r, own in enumerate(costs.chunks))
     return costs.chunks

@@ -1,6 +1,7 @@
 """Pipeline schedules as pure functions: in which order a rank does its forwards and backwards.
 
-A schedule knows nothing of time. `orders` gives each pipeline rank its list of work; `sim/training/step.py` plays it on the clock.
+A schedule knows nothing of time. `orders` gives each pipeline rank its list of work; `sim/training/step.py` runs it on
+the clock.
 
 Words. P ranks (stages of hardware), m micro-batches, v chunks (virtual stages) per rank. Kinds of work:
     F   forward of one chunk for one micro-batch
@@ -37,7 +38,8 @@ class Op(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """The way of a micro-batch through the ranks: (rank, chunk) of each model stage, and the micro-batches that take it."""
+    """The way of a micro-batch through the ranks: (rank, chunk) of each model stage, and the micro-batches that take
+    it."""
 
     stages: tuple[tuple[int, int], ...]
     micro_batches: range
@@ -139,8 +141,9 @@ def _one_f_one_b(rank: int, P: int, m: int, v: int) -> list[Op]:
 
 
 def group_size(ranks: int, micro_batches: int) -> int:
-    """How many micro-batches visit a chunk before the rank turns to the next one: the smallest number of at least `ranks`
-    that leaves no remainder thinner than the pipeline (with m divisible by P this is P, the published schedule)."""
+    """How many micro-batches visit a chunk before the rank turns to the next one: the smallest number of at least
+    `ranks` that leaves no remainder thinner than the pipeline (with m divisible by P this is P, the published
+    schedule)."""
     return next(g for g in range(ranks, micro_batches + 1) if micro_batches % g == 0 or micro_batches % g >= ranks)
 
 
@@ -157,8 +160,8 @@ def _interleaved(rank: int, P: int, m: int, v: int) -> list[Op]:
 
 
 def _zb_h1(rank: int, P: int, m: int, v: int) -> list[Op]:
-    """1F1B with the weight gradient of micro-batch i done `rank` backwards late: later ranks free their successors' wait,
-    and the postponed W fill the drain. No rank holds more than P micro-batches, as in 1F1B's first rank."""
+    """1F1B with the weight gradient of micro-batch i done `rank` backwards late: later ranks free their successors'
+    wait, and the postponed W fill the drain. No rank holds more than P micro-batches, as in 1F1B's first rank."""
     order = []
     for op in _one_f_one_b(rank, P, m, v):
         if op.kind == "F":
@@ -176,7 +179,8 @@ class _Counted:
 
     def __init__(self, first: tuple[int, int] = (0, 0)):
         self.order: list[Op] = []
-        self.f, self.b, self.owed = list(first), list(first), []
+        self.f, self.b = list(first), list(first)
+        self.owed: list[tuple[int, int]] = []  # (micro-batch, chunk)
 
     def forward(self, c: int) -> None:
         self.order.append(Op("F", self.f[c], c))

@@ -1,20 +1,20 @@
-"""What a step would save if one thing were better and all else stayed."""
+"""Sensitivity of a step: what it would save if one thing were better and all else stayed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.cost.step_costs import StepCosts
+from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.training.step import simulate
 
 
-def what_to_buy(costs: StepCosts, schedule: str, gain: float = 2.0) -> list[tuple[str, float]]:
-    """What the step would save, in seconds, if one thing were `gain` times better and all else stayed: best first.
+def step_sensitivity(costs: StepCosts, schedule: str, gain: float = 2.0) -> list[tuple[str, float]]:
+    """What the step would save, in seconds, if one part were `gain` times better and all else stayed: largest first.
 
-    Each answer is a step played again with that one cost divided, so that overlap and bubbles have their say.
+    Each answer is a step simulated again with that one cost divided, so that overlap and bubbles have their say.
     """
-    from sim.training.step import simulate
 
-    def chunks(compute: float = 1.0, comm: float = 1.0):
+    def chunks(compute: float = 1.0, comm: float = 1.0) -> tuple[tuple[ChunkCost, ...], ...]:
         return tuple(
             tuple(
                 replace(
@@ -30,7 +30,7 @@ def what_to_buy(costs: StepCosts, schedule: str, gain: float = 2.0) -> list[tupl
             for row in costs.chunks
         )
 
-    offers = {
+    improved = {
         "compute (chips or kernels)": replace(costs, chunks=chunks(compute=gain)),
         "expert all-to-all": replace(costs, chunks=chunks(comm=gain)),
         "pipeline links": replace(costs, p2p_s=costs.p2p_s / gain),
@@ -40,6 +40,6 @@ def what_to_buy(costs: StepCosts, schedule: str, gain: float = 2.0) -> list[tupl
         ),
         "host work": replace(costs, fixed_s=costs.fixed_s / gain),
     }
-    now = simulate(costs, schedule).step_s
-    saved = [(name, now - simulate(offer, schedule).step_s) for name, offer in offers.items()]
+    now_s = simulate(costs, schedule).step_s
+    saved = [(part, now_s - simulate(better, schedule).step_s) for part, better in improved.items()]
     return sorted(saved, key=lambda item: -item[1])

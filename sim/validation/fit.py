@@ -11,27 +11,30 @@ it) and the geometric mean over the stack's calibration rows is kept.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from minglm import datafiles
+from sim.base.row_kinds import CALIBRATION
 from sim.cost.scales import expected
-from sim.cost.stacks import Stack, product_of
-from sim.validation.rows import Row
+from sim.cost.stacks import Stack, product_of, read_fitted
+from sim.validation.predict import predict, speed_error
+from sim.validation.rows import MeasuredRow, read_rows
 
 LOW, HIGH = 0.2, 2.5
 
 
-def with_scale(row: Row, value: float) -> Stack:
-    return dataclasses.replace(row.stack, fitted={row.chip: {"name": "scale", "value": value, "rows": []}})
+def with_scale(row: MeasuredRow, value: float) -> Stack:
+    """The row's stack with `value` as its scalar."""
+    return dataclasses.replace(row.run.stack, fitted={row.chip: {"name": "scale", "value": value, "rows": []}})
 
 
-@functools.lru_cache(maxsize=4096)
-def _solve(row_id: str, holder: _Holder) -> float:
-    from sim.validation.predict import predict, speed_error
-
-    row = holder.row
+def ideal_scale(row: MeasuredRow) -> float | None:
+    """The scalar at which this row would be predicted exactly; None for rows that it does not move (bubble, memory)."""
+    if row.quantity in ("bubble", "memory_gib"):
+        return None
     sign = -1.0 if row.quantity == "seconds_per_step" else 1.0
     low, high = LOW, HIGH
     for _ in range(24):
@@ -43,56 +46,38 @@ def _solve(row_id: str, holder: _Holder) -> float:
     return math.sqrt(low * high)
 
 
-class _Holder:
-    """A hashable handle on a row (a row holds mappings)."""
-
-    def __init__(self, row: Row) -> None:
-        self.row = row
-
-    def __hash__(self) -> int:
-        return hash(self.row.id)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Holder) and other.row is self.row
-
-
-def ideal_scale(row: Row) -> float | None:
-    """The scalar at which this row would be predicted exactly; None for rows that it does not move (bubble, memory)."""
-    if row.kind == "unsupported" or row.quantity in ("bubble", "memory_gib") or row.plan is None:
-        return None
-    return _solve(row.id, _Holder(row))
-
-
 def _geometric(values: list[float]) -> float:
     return math.exp(sum(math.log(v) for v in values) / len(values))
 
 
-def fitted(rows: list[Row]) -> dict[tuple[str, str], tuple[float, list[str]]]:
+def fitted(rows: list[MeasuredRow]) -> dict[tuple[str, str], tuple[float, list[str]]]:
     """(stack, chip) → (scalar, ids of the rows it was fitted on)."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for row in rows:
-        if row.kind == "calibration":
-            groups.setdefault((row.stack.name, row.chip), []).append(row)
-    return {key: (_geometric([ideal_scale(r) for r in some]), [r.id for r in some]) for key, some in groups.items()}
+        scale = ideal_scale(row) if row.kind == CALIBRATION else None
+        if scale is not None:
+            groups.setdefault((row.run.stack.name, row.chip), []).append((row.id, scale))
+    return {key: (_geometric([s for _, s in some]), [name for name, _ in some]) for key, some in groups.items()}
 
 
-def _error(row: Row, value: float) -> float:
-    from sim.validation.predict import predict, speed_error
-
+def _error(row: MeasuredRow, value: float) -> float:
     return abs(speed_error(row, predict(row, with_scale(row, value))))
 
 
-def cross_validate(rows: list[Row]) -> dict:
+def cross_validate(rows: list[MeasuredRow]) -> dict[str, Any]:
     """Mean absolute error of rows predicted without themselves, without their stack, without their chip.
 
-    Row left out: the scalar is refitted on the other rows of its (stack, chip); alone there, it is what `sim.cost.scales` expects
-    from the other pairs. Stack left out: that expectation without the pair. Chip left out: without every pair of the chip.
+    Row left out: the scalar is refitted on the other rows of its (stack, chip); alone there, it is what `sim.cost.scales`
+    expects from the other pairs. Stack left out: that expectation without the pair. Chip left out: without every pair of the
+    chip.
     """
-    usable = [r for r in rows if ideal_scale(r) is not None]
-    scale = {r.id: ideal_scale(r) for r in usable}
-    pairs: dict[tuple[str, str], list[Row]] = {}
-    for r in usable:
-        pairs.setdefault((r.stack.name, r.chip), []).append(r)
+    scale: dict[str, float] = {}
+    pairs: dict[tuple[str, str], list[MeasuredRow]] = {}
+    for row in rows:
+        ideal = ideal_scale(row)
+        if ideal is not None:
+            scale[row.id] = ideal
+            pairs.setdefault((row.run.stack.name, row.chip), []).append(row)
     centre = [
         (chip, product_of(stack)[0], _geometric([scale[r.id] for r in some]), stack)
         for (stack, chip), some in pairs.items()
@@ -107,24 +92,24 @@ def cross_validate(rows: list[Row]) -> dict:
             out["leave_row_out"].append(_error(r, _geometric(others) if others else without_stack))
             out["leave_stack_out"].append(_error(r, without_stack))
             out["leave_chip_out"].append(_error(r, without_chip))
-    return {**{key: (sum(v) / len(v) if v else None) for key, v in out.items()}, "rows": len(usable)}
+    return {**{key: (sum(v) / len(v) if v else None) for key, v in out.items()}, "rows": len(scale)}
 
 
-def as_text(found: dict[tuple[str, str], tuple[float, list[str]]], kept: dict) -> str:
+def as_text(scalars: Mapping[tuple[str, str], tuple[float, list[str]]], kept: Mapping[str, Mapping[str, Any]]) -> str:
     """The content of data/fitted.yaml; `kept` are entries of another kind (single-node data), left as they are."""
     lines = [
         "# The one fitted scalar of each software stack on each chip: `scale` is kernel speed over modelled speed.",
         "# Written by `python -m sim.validation.fit --write` from the rows marked `calibration`; do not edit by hand.",
         "fitted:",
     ]
-    names = sorted({stack for stack, _ in found} | set(kept))
+    names = sorted({stack for stack, _ in scalars} | set(kept))
     for name in names:
         lines.append(f"  {name}:")
-        for (stack, chip), (value, ids) in sorted(found.items()):
+        for (stack, chip), (value, ids) in sorted(scalars.items()):
             if stack == name:
                 lines.append(f"    {chip}: {{name: scale, value: {value:.4f}, rows: [{', '.join(ids)}]}}")
         for chip, entry in (kept.get(name) or {}).items():
-            if (name, chip) not in found:
+            if (name, chip) not in scalars:
                 lines.append(
                     f"    {chip}: {{name: {entry['name']}, value: {entry['value']}, rows: [{', '.join(map(str, entry['rows']))}]}}"
                 )
@@ -132,18 +117,15 @@ def as_text(found: dict[tuple[str, str], tuple[float, list[str]]], kept: dict) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    from sim.cost.stacks import _read_fitted
-    from sim.validation.training import read_rows
-
+    """Fit, print, and with --write or --check write or compare. Returns 1 where --check finds a difference."""
     argv = sys.argv[1:] if argv is None else argv
-    rows = read_rows()
-    found = fitted(rows)
-    have = _read_fitted()
-    bad = 0
-    for (stack, chip), (value, ids) in sorted(found.items()):
+    scalars = fitted([row for row in read_rows() if isinstance(row, MeasuredRow)])
+    have = read_fitted()
+    differing = 0
+    for (stack, chip), (value, ids) in sorted(scalars.items()):
         old = (have.get(stack) or {}).get(chip) or {}
         same = bool(old) and abs(float(old["value"]) / value - 1) < 2e-3
-        bad += not same
+        differing += not same
         print(
             f"{stack:36} {chip:10} scale {value:.4f}  on {', '.join(ids)}"
             + ("" if same else f"   (file: {old.get('value')})")
@@ -151,10 +133,10 @@ def main(argv: list[str] | None = None) -> int:
     if "--write" in argv:
         kept = {s: {c: e for c, e in chips.items() if e.get("name") != "scale"} for s, chips in have.items()}
         path = datafiles.data("fitted.yaml")
-        path.write_text(as_text(found, {s: c for s, c in kept.items() if c}), encoding="utf-8")
+        path.write_text(as_text(scalars, {s: c for s, c in kept.items() if c}), encoding="utf-8")
         print(f"wrote {path}")
         return 0
-    return 1 if "--check" in argv and bad else 0
+    return 1 if "--check" in argv and differing else 0
 
 
 if __name__ == "__main__":

@@ -2,57 +2,68 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sim.cost import memory
 from sim.cost.closed_form import StepTime
 from sim.cost.evaluate import step_of_estimate
 from sim.cost.stacks import Stack
 from sim.cost.step import Estimate, estimate
-from sim.validation.rows import Row
+from sim.scenario.build import Run
+from sim.spec.model import ModelSpec
+from sim.validation.rows import MeasuredRow
 
 
-def megatron_flops_per_token(model, seq: int) -> float:
+def megatron_flops_per_token(model: ModelSpec, seq: int) -> float:
     """Megatron's own count with full recomputation: 96·B·s·L·C²(1 + s/6C + V/16LC) per step (arXiv 2104.04473 eq. 3)."""
     C, L = model.hidden, model.layers
     return 96.0 * L * C * C * (1 + seq / (6 * C) + model.vocab / (16 * L * C))
 
 
-def flops_per_token(row: Row) -> float:
+def flops_per_token(row: MeasuredRow) -> float:
     """FLOPs for one trained token as the source of the row counts them."""
-    seq, mtp = row.workload.seq, row.workload.mtp
+    run = row.run
     if row.flops == "megatron_2021":
-        return megatron_flops_per_token(row.model, seq)
-    count = row.model.train_flops_per_token(seq, causal=row.flops != "model_full", mtp=mtp)
-    if row.flops == "hardware" and row.plan.recompute == "full":
+        return megatron_flops_per_token(run.model, run.workload.seq)
+    causal = row.flops != "model_full"
+    count = run.model.train_flops_per_token(run.workload.seq, causal=causal, mtp=run.workload.mtp)
+    if row.flops == "hardware" and run.plan.recompute == "full":
         count *= 4 / 3
     return count
 
 
-def step_of(row: Row, stack: Stack | None = None) -> tuple[StepTime, Estimate]:
-    """Closed-form step of a row, under its own stack or another."""
-    made = estimate(row.model, row.cluster, row.plan, row.workload, row.precision, stack or row.stack)
-    return step_of_estimate(made, row.plan), made
+def step_of(run: Run, stack: Stack | None = None) -> tuple[StepTime, Estimate]:
+    """Closed-form step of a run, under its own stack or another."""
+    costed = estimate(run.model, run.cluster, run.plan, run.workload, run.precision, stack or run.stack)
+    return step_of_estimate(costed, run.plan), costed
 
 
-def predict(row: Row, stack: Stack | None = None) -> float:
-    """The row's quantity as the simulator has it."""
+def predict(row: MeasuredRow, stack: Stack | None = None) -> float:
+    """The row's quantity as the simulator has it, in the unit of `row.quantity`.
+
+    Raises:
+        InputError: a plan that cannot run.
+    """
+    run = row.run
     if row.quantity == "memory_gib":
-        return memory.peak(row.model, row.plan, row.workload, row.precision, stack or row.stack).total_bytes / 2**30
-    step, _ = step_of(row, stack)
+        need = memory.peak(run.model, run.plan, run.workload, run.precision, stack or run.stack)
+        return need.total_bytes / 2**30
+    step, _ = step_of(run, stack)
     if row.quantity == "bubble":
-        return step.bubble_share
+        return step.bubble_fraction
     if row.quantity == "seconds_per_step":
         return step.total_s
-    per_second = row.workload.tokens / step.total_s
+    per_second = run.workload.tokens / step.total_s
     if row.quantity == "tokens_per_s":
         return per_second
-    per_chip = per_second / row.plan.num_chips
+    per_chip = per_second / run.plan.num_chips
     if row.quantity == "tokens_per_s_per_chip":
         return per_chip
     rate = per_chip * flops_per_token(row)
-    return rate / 1e12 if row.quantity == "tflops_per_chip" else rate / row.peak_flops
+    return rate / row.peak_flops if row.peak_flops is not None else rate / 1e12
 
 
-def speed_error(row: Row, predicted: float) -> float:
+def speed_error(row: MeasuredRow, predicted: float) -> float:
     """Predicted / measured − 1."""
     return predicted / row.measured - 1.0
 
@@ -61,7 +72,7 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def scores(rows: list[dict]) -> dict:
+def scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean absolute and worst errors over scored rows, apart for calibration and holdout, by stack and by chip."""
 
     def of(kind: str, key: str | None = None, value: str = "") -> list[float]:

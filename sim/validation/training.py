@@ -10,34 +10,20 @@ Cross-validation refits every scalar without the row, and without the row's whol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from minglm import datafiles
 from minglm.errors import InputError
+from sim.base.row_kinds import UNSUPPORTED
+from sim.cost.constants import table
+from sim.validation.fit import cross_validate
 from sim.validation.predict import predict, scores, speed_error
-from sim.validation.rows import Row, parse
-
-# ------------------------------------------------------------------ reading
-
-
-def read_rows(paths: Iterable[str | Path] | None = None) -> list[Row]:
-    """Rows of YAML files in the schema; all of data/published_runs without `paths`."""
-    from sim.base.documents import read_document
-
-    files = list(datafiles.catalogue("published_runs", ".yaml").values()) if paths is None else [Path(p) for p in paths]
-    rows = []
-    for file in files:
-        document = read_document(file)
-        given = document.get("rows") if isinstance(document, Mapping) else document
-        if not isinstance(given, list) or not given:
-            raise InputError(f"{file}: has no list 'rows'; see {datafiles.where('published_runs', 'schema.json')}")
-        defaults = document.get("defaults") or {} if isinstance(document, Mapping) else {}
-        rows += [parse({**defaults, **row} if isinstance(row, Mapping) else row, i + 1) for i, row in enumerate(given)]
-    return rows
+from sim.validation.rows import MeasuredRow, UnsupportedRow, read_rows
+from sim.validation.single_node import run_csv
 
 
-def run(paths: Iterable[str | Path] | None = None, cross: bool | None = None) -> dict:
+def run(paths: Iterable[str | Path] | None = None, cross: bool | None = None) -> dict[str, Any]:
     """Predict every row and score them.
 
     Returns a dict: rows (id, kind, quantity, measured, predicted, error, assumptions, chip, stack, reason, source),
@@ -47,43 +33,40 @@ def run(paths: Iterable[str | Path] | None = None, cross: bool | None = None) ->
     paths = None if paths is None else list(paths)
     tables = [p for p in paths or [] if str(p).lower().endswith(".csv")]
     if tables:
-        from sim.validation.single_node import run_csv
-
         return run_csv(tables[0])
     rows = read_rows(paths)
-    out = []
-    for row in rows:
-        entry = {
-            "id": row.id,
-            "kind": row.kind,
-            "quantity": row.quantity,
-            "measured": row.measured or None,
-            "predicted": None,
-            "error": None,
-            "assumptions": list(row.assumptions),
-            "chip": row.chip,
-            "stack": row.stack.name if row.stack else "",
-            "reason": row.reason,
-            "source": row.source,
-        }
-        if row.kind != "unsupported":
-            try:
-                entry["predicted"] = predict(row)
-                entry["error"] = speed_error(row, entry["predicted"])
-            except InputError as error:
-                entry["kind"], entry["reason"] = "unsupported", f"cannot be simulated: {error}"
-        out.append(entry)
-    result = {"rows": out, **scores(out)}
-    if cross if cross is not None else paths is None:
-        from sim.validation.fit import cross_validate
-
-        result["cross_validated"] = cross_validate(rows)
-    else:
-        result["cross_validated"] = None
-    from sim.cost.constants import table
-
-    result["constants"] = table(sorted({r.stack.name for r in rows if r.stack}))
-    return result
+    measured = [row for row in rows if isinstance(row, MeasuredRow)]
+    entries = [_entry(row) for row in rows]
+    cross = paths is None if cross is None else cross
+    return {
+        "rows": entries,
+        **scores(entries),
+        "cross_validated": cross_validate(measured) if cross else None,
+        "constants": table(sorted({row.run.stack.name for row in measured})),
+    }
 
 
-# ------------------------------------------------------------------ showing
+def _entry(row: MeasuredRow | UnsupportedRow) -> dict[str, Any]:
+    """A row of the error table; a plan that cannot be simulated is unsupported, with the reason."""
+    entry: dict[str, Any] = {
+        "id": row.id,
+        "kind": row.kind,
+        "quantity": row.quantity,
+        "measured": row.measured or None,
+        "predicted": None,
+        "error": None,
+        "assumptions": list(row.assumptions),
+        "chip": "",
+        "stack": "",
+        "reason": "",
+        "source": row.source,
+    }
+    if isinstance(row, UnsupportedRow):
+        return {**entry, "reason": row.reason}
+    entry |= {"chip": row.chip, "stack": row.run.stack.name}
+    try:
+        entry["predicted"] = predict(row)
+        entry["error"] = speed_error(row, entry["predicted"])
+    except InputError as error:
+        entry |= {"kind": UNSUPPORTED, "reason": f"cannot be simulated: {error}"}
+    return entry

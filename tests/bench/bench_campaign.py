@@ -9,7 +9,7 @@ import statistics
 import time
 
 from sim.base.units import DAY_S
-from sim.spec.phases import GLM5, Leg, Pace, legs
+from sim.spec.phases import GLM5, RunSegment, Throughput, run_segments
 from sim.training import campaign
 from sim.training.campaign import CampaignInput
 from sim.training.checkpoints import Checkpoint
@@ -22,18 +22,22 @@ CHECKPOINT = Checkpoint("async", bytes=10.5e12, write_bytes_per_s=200e9)
 def headline() -> CampaignInput:
     """The GLM-5 schedule on 99,840 of 100,000 chips; a step of 0.1 s and 3.1 s per 64M tokens, ten times that at 128K and up."""
 
-    def pace(phase, batch):
+    def throughput(phase, batch):
         longer = 1.0 + phase.seq / 16384
-        return Pace(0.1 + 3.1 * batch / 64e6 * longer, batch, 99_840, 780, f"plan for {phase.seq}")
+        return Throughput(0.1 + 3.1 * batch / 64e6 * longer, batch, 99_840, 780, f"plan for {phase.seq}")
 
-    return CampaignInput(legs(GLM5, pace), cluster_chips=100_000, checkpoint=CHECKPOINT)
+    return CampaignInput(run_segments(GLM5, throughput), cluster_chips=100_000, checkpoint=CHECKPOINT)
 
 
 def stress() -> CampaignInput:
     """90 days at 100,000 chips and one failure per 18 minutes."""
-    leg = Leg("stress", 10**7, Pace(3.2, 64e6, 99_840, 780, "one"))
+    segment = RunSegment("stress", 10**7, Throughput(3.2, 64e6, 99_840, 780, "one"))
     return CampaignInput(
-        (leg,), cluster_chips=100_000, checkpoint=CHECKPOINT, failures=FailureModel.named("high"), horizon_s=90 * DAY_S
+        (segment,),
+        cluster_chips=100_000,
+        checkpoint=CHECKPOINT,
+        failures=FailureModel.named("high"),
+        horizon_s=90 * DAY_S,
     )
 
 

@@ -9,11 +9,12 @@ import time
 from minglm import datafiles
 from sim.cost.evaluate import in_closed_form
 from sim.planner.candidates import PlanCosts
-from sim.planner.planner import by_events, find, question, space_of
+from sim.planner.planner import by_events, find
+from sim.planner.question import question, space_of
 from sim.planner.search import search
 from sim.scenario.training import load_scenario
 from sim.study.monte_carlo import monte_carlo
-from sim.validation.training import read_rows
+from sim.validation.rows import read_rows
 
 NAME = "planner"
 
@@ -32,7 +33,7 @@ def run() -> list[dict]:
     costs = PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
     costs.memory_capacity = float("inf")
     start = time.process_time()
-    found = search(costs, space, q.cluster_chips, q.batch, keep=None)
+    found = search(costs, space, q.cluster_chips, q.batch, top_k=None)
     spent = time.process_time() - start
     out.append(
         _row(
@@ -79,19 +80,19 @@ def run() -> list[dict]:
         for r in read_rows([datafiles.data("published_runs", f"{n}.yaml") for n in ("recompute_2022", "h100_h800")])
     }
     for name in ("recompute2022-175b-selective", "llama3-405b-16384-8192"):
-        row = rows[name]
+        run = rows[name].run
         q = dataclasses.replace(
             question(
-                row.model.name, row.cluster, row.plan.num_chips, seq=row.workload.seq, batch=row.workload.global_batch
+                run.model.name, run.cluster, run.plan.num_chips, seq=run.workload.seq, batch=run.workload.global_batch
             ),
-            model=row.model,
-            precision=row.precision,
-            stack=row.stack,
+            model=run.model,
+            precision=run.precision,
+            stack=run.stack,
         )
         spent, outcome, costs = _searched(q)
-        published = in_closed_form(row.model, row.cluster, row.plan, row.workload, row.precision, row.stack, warn=True)[
-            2
-        ]
+        published = in_closed_form(
+            run.model, run.cluster, run.plan, run.workload, run.precision, run.stack, allow_oom=True
+        )[2]
         out.append(
             _row(
                 f"{name}: the search's step over the published plan's",

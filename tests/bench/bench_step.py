@@ -20,7 +20,7 @@ import simpy
 from sim.cost.step_costs import ChunkCost, StepCosts
 from sim.trace.perfetto import StepTrace
 from sim.training.jitter import Jitter
-from sim.training.links import Link
+from sim.training.rank_process import Link
 from sim.training.step import simulate
 
 NAME = "step"
@@ -66,8 +66,8 @@ def bare(processes: int, events: int) -> float:
     return time.perf_counter() - began
 
 
-def inventory():
-    """99,840 of 100,000 chips: 780 replicas of 16 stages of 8 chips, all played, 24 micro-batches, deferred weight gradients."""
+def whole_cluster():
+    """99,840 of 100,000 chips: 780 replicas of 16 stages of 8 chips, all simulated, 24 micro-batches, deferred weight gradients."""
     return simulate(costs(16, 24, 780), "zb-h1", replicas=780, jitter=NOISE)
 
 
@@ -119,7 +119,7 @@ def queue_by_link(senders: int, each: int) -> float:
 def run() -> list[dict]:
     ours, theirs = [], []
     for _ in range(3):
-        result = inventory()
+        result = whole_cluster()
         ours.append(result.wall_s)
         theirs.append(bare(result.processes, result.events))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs))
@@ -136,7 +136,7 @@ def run() -> list[dict]:
         row("events per second, unfolded with jitter", result.events / statistics.median(ours), "events/s"),
     ]
     program = (
-        "import resource, sys; sys.path.insert(0, sys.argv[1]); import bench_step as b; b.inventory(); "
+        "import resource, sys; sys.path.insert(0, sys.argv[1]); import bench_step as b; b.whole_cluster(); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     kib = int(

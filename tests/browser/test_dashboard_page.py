@@ -153,7 +153,7 @@ def test_is_the_910b_cheaper(desk):
     assert desk.locator(".versus .bar").count() >= 3
     from sim.dashboard import state
 
-    step = show(state.played(state.answer({"machine": "chip:910b"})).result.step_s, "time")
+    step = show(state.simulated_step(state.answer({"machine": "chip:910b"})).result.step_s, "time")
     desk.wait_for_function(
         "s => document.querySelector('svg.strip')?.getAttribute('aria-label').includes(s)", arg=step, timeout=120_000
     )
@@ -210,7 +210,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(phone):
 
 
 def test_pictures_have_text_alternatives_and_controls_have_labels(desk):
-    assert desk.locator(".planner .note", has_text="Memory of the fullest chip in GiB").count() == 1
+    assert desk.locator(".planner .note", has_text="Memory of the peak-memory rank in GiB").count() == 1
     unlabelled = desk.evaluate(
         "() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select')].filter(e => !e.labels?.length && !e.getAttribute('aria-label')).length"
     )

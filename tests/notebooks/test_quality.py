@@ -236,5 +236,5 @@ def test_files_are_read_as_utf8_everywhere():
     assert set(wrong) <= KNOWN_WITHOUT_ENCODING, wrong
 
 
-# machine.py reads /proc and /sys, which only Linux has; chakra.py writes and replay.py reads JSON that is ASCII.
-KNOWN_WITHOUT_ENCODING = {"minglm/runtime/machine.py", "sim/trace/chakra.py", "sim/trace/replay.py"}
+# machine.py reads /proc and /sys, which only Linux has.
+KNOWN_WITHOUT_ENCODING = {"minglm/runtime/machine.py"}

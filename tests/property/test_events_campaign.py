@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.spec.phases import Leg, Pace
-from sim.training.campaign import CampaignInput, run
+from sim.spec.phases import RunSegment, Throughput
+from sim.training.campaign import run
+from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import KINDS, Checkpoint
 from sim.training.failures import FailureModel, Recovery, SlowServers
-from sim.training.job import Course
+from sim.training.job import SegmentTimeline
 
 
 @st.composite
@@ -21,18 +22,18 @@ def campaigns(draw, slow=False):
     replicas = draw(st.integers(2, 40))
     chips = replicas * 8 * draw(st.integers(1, 4))
     step_s = draw(st.floats(0.5, 60.0))
-    leg = [
-        Leg(
+    segment = [
+        RunSegment(
             f"phase {k}",
             draw(st.integers(10, 20_000)),
-            Pace(step_s * draw(st.floats(0.5, 2.0)), 1e6, chips, replicas, "plan"),
+            Throughput(step_s * draw(st.floats(0.5, 2.0)), 1e6, chips, replicas, "plan"),
         )
         for k in range(draw(st.integers(1, 3)))
     ]
-    days = sum(x.work_s for x in leg) / 86400
+    days = sum(x.work_s for x in segment) / 86400
     per_day = draw(st.floats(0.0, 60.0)) / max(1.0, days)
     return CampaignInput(
-        tuple(leg),
+        tuple(segment),
         cluster_chips=chips + 8 * draw(st.integers(0, 4)),
         failures=FailureModel(per_day / chips * draw(st.floats(0.1, 1.0))),
         checkpoint=Checkpoint(
@@ -58,7 +59,7 @@ def test_hours_add_up(inp, seed):
     assert r.ideal_days * 24 + sum(r.lost_hours.values()) == pytest.approx(r.days * 24, rel=1e-6, abs=1e-6)
     assert 0.0 <= r.goodput <= 1.0 + 1e-9
     if r.finished:
-        assert r.tokens == pytest.approx(sum(leg.tokens for leg in inp.legs))
+        assert r.tokens == pytest.approx(sum(segment.tokens for segment in inp.segments))
     assert all(a.end_s == pytest.approx(b.start_s) for a, b in zip(r.timeline, r.timeline[1:]))
 
 
@@ -88,7 +89,10 @@ def test_faster_storage_is_never_worse(inp, seed, factor):
 
 
 def rhythm(inp):
-    """After how many steps each leg saves, and each how many-th checkpoint goes to storage. Storage so slow that it sets
+    """After how many steps each segment saves, and each how many-th checkpoint goes to storage. Storage so slow that it sets
     the rhythm is left out above: with another rhythm a single course of luck may go either way."""
-    courses = [Course(leg, inp.checkpoint, inp.failures.mtbf_s(leg.pace.num_chips)) for leg in inp.legs]
-    return [(c.steps, c.every) for c in courses]
+    timelines = [
+        SegmentTimeline(segment, inp.checkpoint, inp.failures.mtbf_s(segment.throughput.num_chips))
+        for segment in inp.segments
+    ]
+    return [(c.steps, c.every) for c in timelines]

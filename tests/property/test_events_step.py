@@ -50,10 +50,10 @@ def steps(draw):
 
 @given(steps(), st.integers(2, 7), st.integers(1, 3))
 @settings(max_examples=80)
-def test_folded_equals_unfolded(step, replicas, share_port):
+def test_folded_equals_unfolded(step, replicas, replicas_per_port):
     costs, schedule = step
-    a = simulate(costs, schedule, replicas=replicas, share_port=share_port)
-    b = simulate(costs, schedule, replicas=replicas, share_port=share_port, fold=False)
+    a = simulate(costs, schedule, replicas=replicas, replicas_per_port=replicas_per_port)
+    b = simulate(costs, schedule, replicas=replicas, replicas_per_port=replicas_per_port, fold=False)
     assert (a.step_s, a.pipeline_s, a.busy_s, a.exposed_comm_s, a.grad_exposed_s) == (
         b.step_s,
         b.pipeline_s,
@@ -91,7 +91,7 @@ def test_bounds(step):
     hops = 2 * len(costs.chunks) * max(2, len(costs.chunks[0])) * m
     serial = 2 * m * sum(c.forward_s + c.backward_s for row in costs.chunks for c in row) + hops * costs.p2p_s
     assert r.pipeline_s <= serial + 1e-6
-    assert 0.0 <= r.bubble_share <= 1.0
+    assert 0.0 <= r.bubble_fraction <= 1.0
     assert r.grad_exposed_s >= 0.0 and r.exposed_comm_s >= -1e-9
 
 

@@ -59,7 +59,7 @@ def test_same_as_one_plan_at_a_time(data):
     except ValueError:
         assume(False)
     _, need, seconds, _ = in_closed_form(
-        costs.model, costs.cluster, plan, load, costs.precision, costs.stack, warn=True
+        costs.model, costs.cluster, plan, load, costs.precision, costs.stack, allow_oom=True
     )
     assert costs.step_s(c) == pytest.approx(seconds, rel=1e-9)
     assert costs.memory_bytes(c) == pytest.approx(need.total_bytes, rel=1e-9)

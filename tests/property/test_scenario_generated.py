@@ -11,7 +11,7 @@ from minglm.errors import InputError
 from sim.base.checks import check_finite
 from sim.scenario.training import resolve
 from sim.spec.hardware import list_chips, list_clusters
-from sim.study.campaign import campaign_input, campaign_legs
+from sim.study.campaign import campaign_input, campaign_segments
 from sim.study.projection import point, project
 from sim.training import campaign
 
@@ -129,7 +129,7 @@ def test_no_traceback_and_nothing_negative(document):
     result = attempt(document, project)
     if result is not None:
         check_finite(result)
-        assert result["step"]["step_s"] > 0 and 0 <= result["step"]["bubble_share"] < 1
+        assert result["step"]["step_s"] > 0 and 0 <= result["step"]["bubble_fraction"] < 1
         assert all(0 < m["mfu"] < 1 for m in result["mfu"]), result["mfu"]
         assert 0 < result["campaign"]["goodput"] <= 1 + 1e-9
         assert result["days"]["low"] <= result["days"]["value"] <= result["days"]["high"]
@@ -166,11 +166,11 @@ def faster(figure, factor):
 @given(scenarios(sane=True), st.floats(1.2, 6.0), st.integers(0, 5))
 def test_more_failures_are_never_more_goodput(document, factor, seed):
     def compare(s):
-        legs = campaign_legs(s)
+        segments = campaign_segments(s)
         calm, rough = (
             campaign.run(
                 campaign_input(
-                    replace(s, checkpoint={"interval": 600.0}, failures={**s.failures, "per_chip_day": rate}), legs
+                    replace(s, checkpoint={"interval": 600.0}, failures={**s.failures, "per_chip_day": rate}), segments
                 ),
                 seed=seed,
                 timeline=False,

@@ -13,7 +13,9 @@ from minglm.model.moe import Router
 
 
 def skewed_stream(config: ModelConfig, steps: int, tokens: int = 512, skew: float = 0.7, seed: int = 1):
-    """`steps` batches (tokens, C) that all lean in one direction, as words of one language do; the same for each call."""
+    """`steps` batches (tokens, C) that all lean in one direction, as words of one language do; the same for each
+    call.
+    """
     generator = torch.Generator().manual_seed(seed)
     common = torch.randn(config.hidden_size, generator=generator)
     for _ in range(steps):

@@ -14,7 +14,10 @@ INK = "#222222"
 
 
 def _text(x: float, y: float, words: str, size: int = 14, weight: str = "normal", anchor: str = "middle") -> str:
-    return f'<text x="{x}" y="{y}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" fill="{INK}">{escape(words)}</text>'
+    return (
+        f'<text x="{x}" y="{y}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" '
+        f'fill="{INK}">{escape(words)}</text>'
+    )
 
 
 def _box(
@@ -45,7 +48,8 @@ def _arrow(*points: tuple[float, float]) -> str:
 
 def _svg(width: int, height: int, title: str, body: str) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="100%" style="max-width:{width}px" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="100%" '
+        f'style="max-width:{width}px" role="img" '
         f'aria-label="{escape(title, quote=True)}" font-family="Helvetica, Arial, sans-serif">'
         '<defs><marker id="tip" markerWidth="9" markerHeight="8" refX="8" refY="4" orient="auto">'
         '<path d="M0,0 L9,4 L0,8 z" fill="#444"/></marker></defs>'

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ def with_topk(model: Model, k: int) -> Model:
 def captured(model: Model, passages: list[Tensor]) -> list[dict]:
     """`indexer_recall`'s shares per layer, averaged over passages, with what k keys drawn at random would capture.
 
-    All ways to choose are judged by the same dense attention. A random choice of k among v visible keys captures k/v of the attention on average, whatever it looks like.
+    All ways to choose are judged by the same dense attention. A random choice of k among v visible keys captures k/v of
+    the attention on average, whatever it looks like.
     """
     maps = [indexer_recall(model, tokens, mode="dense")["layers"] for tokens in passages]
     k = model.config.index_topk
@@ -39,19 +41,15 @@ def captured(model: Model, passages: list[Tensor]) -> list[dict]:
             "random": random,
             **{name: sum(row[name] for row in rows) / len(rows) for name in ("recent", "indexer", "best")},
         }
-        for rows in zip(*maps)
+        for rows in zip(*maps, strict=True)
     ]
 
 
 @contextlib.contextmanager
 def choosing_with(select_topk: Callable) -> Iterator[None]:
-    """Let every attention layer choose its keys with another function in place of `minglm.model.indexer.select_topk`."""
-    before = attention.select_topk
-    attention.select_topk = select_topk
-    try:
+    """Let every attention layer choose its keys with another function than `minglm.model.indexer.select_topk`."""
+    with mock.patch.object(attention, "select_topk", select_topk):
         yield
-    finally:
-        attention.select_topk = before
 
 
 @torch.no_grad()

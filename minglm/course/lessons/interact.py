@@ -8,10 +8,11 @@ from html import escape
 
 
 def slider(label: str, values: Sequence, draw: Callable, start=None, height: int = 400):
-    """A slider over `values`. `draw(value)` returns a Plotly figure and a sentence; both are shown and follow the slider.
+    """A slider over `values`. `draw(value)` returns a Plotly figure and a sentence; both are shown and follow the
+    slider.
 
-    The sentence stands between slider and picture, where the eye is. The figure goes through the same mime type as every
-    other figure, so a notebook stays small and needs no network.
+    The sentence stands between slider and picture, where the eye is. The figure goes through the same mime type as
+    every other figure, so a notebook stays small and needs no network.
     """
     import ipywidgets as widgets
 

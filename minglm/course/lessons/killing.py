@@ -26,7 +26,7 @@ def train_and_kill(recipe, run_dir: Path, after_step: int, timeout_s: float = 30
     Returns the last step that it logged and the step of the last checkpoint it left (0 for none).
 
     Raises:
-        RuntimeError: the process ended by itself, with what it said last.
+        RuntimeError: the process ended by itself, with what it wrote last.
     """
     import torch
 
@@ -40,17 +40,16 @@ def train_and_kill(recipe, run_dir: Path, after_step: int, timeout_s: float = 30
     try:
         while _last_step(log) < after_step:
             if child.poll() is not None:
-                raise RuntimeError(
-                    f"the training process ended by itself (code {child.returncode}): {child.stderr.read()[-500:]}"
-                )
+                stderr = child.stderr.read() if child.stderr else ""
+                raise RuntimeError(f"the training process ended by itself (code {child.returncode}): {stderr[-500:]}")
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no step {after_step} within {timeout_s:.0f} s")
             time.sleep(0.01)
     finally:
         child.kill()
         child.communicate()
-    found = checkpoint.latest(run_dir)
-    return _last_step(log), found.step if found else 0
+    kept = checkpoint.latest(run_dir)
+    return _last_step(log), kept.step if kept else 0
 
 
 def _last_step(log: Path) -> int:

@@ -20,9 +20,10 @@ LEAST_S = 0.03  # a reading is at least so long: some systems count processor ti
 
 
 def _seconds(function, repeats: int) -> float:
-    """Median processor seconds of one call. Not the clock on the wall: another program's turn must not count as ours."""
+    """Median processor seconds of one call; not the wall clock: another program's turn must not count as ours."""
     function()
-    calls, readings = 1, []
+    calls = 1
+    readings: list[float] = []
     while len(readings) < repeats:
         begun = time.process_time()
         for _ in range(calls):
@@ -37,7 +38,9 @@ def _seconds(function, repeats: int) -> float:
 
 
 def shapes(config: ModelConfig, tokens: int) -> list[tuple[int, int, int]]:
-    """Matrix products (M, N, K) a training step of this model is made of: rows are tokens, an expert's share of them, or logits."""
+    """Matrix products (M, N, K) a training step of this model is made of: rows are tokens, an expert's share of them,
+    or logits.
+    """
     c, share = config, max(1, tokens * config.num_experts_per_tok // config.n_routed_experts)
     heads = c.num_attention_heads
     return [
@@ -53,7 +56,8 @@ def shapes(config: ModelConfig, tokens: int) -> list[tuple[int, int, int]]:
 
 
 def measure(config: ModelConfig, token_counts: tuple[int, ...], repeats: int = 7) -> dict:
-    """Rates of this machine: a mapping with the keys of the files in data/chips, and `op_s`, the time of a tiny operation.
+    """Rates of this machine: a mapping with the keys of the files in data/chips, and `op_s`, the time of a tiny
+    operation.
 
     Args:
         config: the model whose shapes are measured. token_counts: tokens in a step.

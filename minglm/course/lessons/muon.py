@@ -1,4 +1,4 @@
-"""Experiments of the Muon notebook: momenta of a real training, and a race between two optimisers from the same start."""
+"""Experiments of the Muon notebook: momenta of a real training, and a race of two optimisers from the same start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _matrices_by(kind: str) -> Iterator[None]:
         optim.uses_muon = before
 
 
-def train(
+def train(  # noqa: PLR0913 (a race: everything that both runners share is an argument)
     config: ModelConfig,
     folder: Path,
     kind: str,
@@ -66,9 +66,9 @@ def train(
     return {"losses": losses, "seconds": time.perf_counter() - begun, "optimizer_s": inside, "optimizer": optimizer}
 
 
-def smooth(values: list[float], over: int = 10) -> list[float]:
-    """The mean of each value and up to `over` - 1 before it."""
-    return [sum(values[max(0, i - over + 1) : i + 1]) / min(i + 1, over) for i in range(len(values))]
+def smooth(values: list[float], window: int = 10) -> list[float]:
+    """The mean of each value and up to `window` - 1 before it."""
+    return [sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))]
 
 
 def singular_values(matrix: Tensor) -> list[float]:

@@ -1,5 +1,5 @@
-"""What the notebooks on reinforcement learning share: the model they start from, runs that start over when a cell is run
-again, and the small worlds behind their sliders.
+"""What the notebooks on reinforcement learning share: the model they start from, runs that start over when a cell is
+run again, and the small worlds behind their sliders.
 
 In smoke mode everything is tiny and knows nothing.
 """
@@ -9,9 +9,17 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from minglm.course.notebook import SMOKE, runs
 from minglm.errors import InputError
-from minglm.rl import task_registry
+from minglm.inference.generate import generate
+from minglm.inference.load import load_model
+from minglm.rl import measure, objectives, task_registry, tasks
+from minglm.rl.config import load
+from minglm.rl.policy import PartialBuffer
+from minglm.rl.run import rl
+from minglm.rl.warm_start import WarmStart, warm_start
 
 TINY = {
     "updates": 2,
@@ -27,9 +35,6 @@ TINY_MODEL = dict(hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_i
 
 def start(recipe: str) -> Path:
     """The recipe's warm start, a supervised model; trained once, found again by every later notebook."""
-    from minglm.rl import measure
-    from minglm.rl.warm_start import WarmStart, warm_start
-
     if SMOKE:
         return warm_start(
             WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=TINY_MODEL),
@@ -40,9 +45,6 @@ def start(recipe: str) -> Path:
 
 def reinforce(name: str, recipe: str, warm: Path, engine: str = "local", **changes) -> tuple[Path, dict]:
     """Run `recipe` with some keys changed, from the beginning. Returns the run's folder and its summary."""
-    from minglm.rl.config import load
-    from minglm.rl.run import rl
-
     run_dir = runs("rl") / name
     tiny = {**TINY, "over_sampling": 4} if changes.get("mode") == "april" else TINY
     settings = load(recipe, {**changes, **(tiny if SMOKE else {})})
@@ -51,11 +53,6 @@ def reinforce(name: str, recipe: str, warm: Path, engine: str = "local", **chang
 
 def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tuple[str, str, bool]]:
     """n held-out problems of the recipe's task put to a run's model: (prompt, what it wrote, whether it is right)."""
-    from minglm.inference.generate import generate
-    from minglm.inference.load import load_model
-    from minglm.rl import tasks
-    from minglm.rl.config import load
-
     settings = load(recipe)
     task = task_registry.get(settings.task, settings.tail)
     problems = [task.problem(task.heldout_seed(i), settings.difficulty[0]) for i in range(n)]
@@ -67,14 +64,12 @@ def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tupl
         temperature=temperature,
         stop=(tokenizer.eos,),
     )
-    said = [tokenizer.decode(t) for t in out.tokens]
-    return [(p.prompt, text, task.reward(p, text) == 1.0) for p, text in zip(problems, said)]
+    completions = [tokenizer.decode(t) for t in out.tokens]
+    return [(p.prompt, text, task.reward(p, text) == 1.0) for p, text in zip(problems, completions, strict=True)]
 
 
 def worked(recipe: str, n: int, seed: int = 0) -> list[tuple[str, str]]:
     """n training problems of the recipe's task with their worked solutions: (prompt, solution)."""
-    from minglm.rl.config import load
-
     settings = load(recipe)
     task = task_registry.get(settings.task, settings.tail)
     problems = [
@@ -85,8 +80,8 @@ def worked(recipe: str, n: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def lengths(n: int, seed: int = 0, recipe: str = "long_tail") -> list[int]:
-    """Lengths of n worked solutions with their end token, in characters, which are tokens here: what a long tail looks like
-    before any model is involved."""
+    """Lengths of n worked solutions with their end token, in characters, which are tokens here: what a long tail looks
+    like before any model is involved."""
     return [len(solution) + 1 for _, solution in worked(recipe, n, seed)]
 
 
@@ -104,8 +99,6 @@ def one_token_a_step(todo: list[int], target: int, started: int, rounds: int) ->
     Raises:
         InputError: fewer started than make a batch, or too few answers given.
     """
-    from minglm.rl.policy import PartialBuffer
-
     if not 1 <= target <= started:
         raise InputError(
             f"started={started}: must be at least the target, {target}; start more answers than a batch needs"
@@ -119,7 +112,7 @@ def one_token_a_step(todo: list[int], target: int, started: int, rounds: int) ->
             raise InputError(f"{len(todo)} answers: too few for {rounds} rounds of {started}; give more")
         steps = sorted(lacking for _, lacking in answers)[target - 1]
         done = [lacking <= steps for _, lacking in answers]
-        batch = [a for a, ended in zip(answers, done) if ended]
+        batch = [a for a, ended in zip(answers, done, strict=True) if ended]
         out.append(
             {
                 "steps": steps,
@@ -129,19 +122,16 @@ def one_token_a_step(todo: list[int], target: int, started: int, rounds: int) ->
                 "stale": sum(w for w, _ in batch) / sum(w + n for w, n in batch),
             }
         )
-        waiting.put_back((w + steps, n - steps) for (w, n), ended in zip(answers, done) if not ended)
+        waiting.put_back((w + steps, n - steps) for (w, n), ended in zip(answers, done, strict=True) if not ended)
     return out
 
 
 def push(ratio: list[float], objective: str, **bounds) -> list[float]:
-    """How hard an objective pushes a token of advantage 1 at the start of an update, where π = π_old, for ratios π_old/μ.
+    """How hard an objective pushes a token of advantage 1 at the start of an update, where π = π_old, for ratios
+    π_old/μ.
 
     It is the objective's own gradient with respect to log π, with its sign turned; REINFORCE pushes with 1.
     """
-    import torch
-
-    from minglm.rl import objectives
-
     out = []
     for r in ratio:
         logp = torch.zeros(1, 1, requires_grad=True)
@@ -150,5 +140,6 @@ def push(ratio: list[float], objective: str, **bounds) -> list[float]:
             logp, torch.zeros(1, 1), behaviour, torch.ones(1), torch.ones(1, 1), clip=objectives.Clip(**bounds)
         )
         loss.backward()
+        assert logp.grad is not None
         out.append(-float(logp.grad))
     return out

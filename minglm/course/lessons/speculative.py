@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from minglm.errors import InputError
 from minglm.model.attention import ForwardContext
 from minglm.model.decoder_layer import AuxLosses
 from minglm.model.model import Model
@@ -27,8 +28,15 @@ def lookahead(model: Model, tokens: Tensor, depths: int, mode: str = "sparse") -
     for depth in range(1, depths + 1):
         keep = T - depth
         hidden = model.mtp_step(hidden[:, :keep], tokens[:, depth:], ForwardContext(mode, rope[:keep]), AuxLosses())
-        logits.append(model.lm_head(model.mtp.norm(hidden))[0])
+        logits.append(_guess(model, hidden)[0])
     return logits
+
+
+def _guess(model: Model, hidden: Tensor) -> Tensor:
+    """Logits of the module's hidden states: (..., C) → (..., V)."""
+    if model.mtp is None:
+        raise InputError("the model has no multi-token prediction (mtp_depth=0); take one that has")
+    return model.lm_head(model.mtp.norm(hidden))
 
 
 @torch.no_grad()
@@ -40,12 +48,12 @@ def right_by_distance(model: Model, passages: list[Tensor], depths: int, mode: s
             guess, truth = logits.argmax(-1)[: len(tokens) - depth - 1], tokens[depth + 1 :]
             hits[depth] += int((guess == truth).sum())
             total[depth] += len(truth)
-    return [h / max(t, 1) for h, t in zip(hits, total)]
+    return [h / max(t, 1) for h, t in zip(hits, total, strict=True)]
 
 
 @dataclass
 class Speculated:
-    """What `speculate` wrote: new tokens, which of them were drafted, and how many drafts each pass of the model kept."""
+    """What `speculate` wrote: new tokens, which of them were drafted, how many drafts each pass of the model kept."""
 
     tokens: list[int] = field(default_factory=list)
     drafted: list[bool] = field(default_factory=list)
@@ -53,13 +61,15 @@ class Speculated:
 
     @property
     def tokens_per_pass(self) -> float:
+        """New tokens for each pass of the main model."""
         return len(self.tokens) / len(self.kept)
 
 
 @torch.no_grad()
 def speculate(model: Model, prompt: list[int], new_tokens: int, drafts: int, mode: str = "sparse") -> Speculated:
     """Greedy decoding; each pass of the main model checks `drafts` guessed tokens and adds one of its own."""
-    out, text, guesses = Speculated(), list(prompt), []
+    out, text = Speculated(), list(prompt)
+    guesses: list[int] = []
     while len(out.tokens) < new_tokens:
         read = torch.tensor([text + guesses])
         answer = model(read, mode=mode)  # one pass reads all guesses
@@ -84,7 +94,7 @@ def _draft(model: Model, hidden: Tensor, text: list[int], drafts: int, mode: str
     for depth in range(1, drafts + 1):
         follows = torch.tensor([(text + guesses)[depth:]])
         hidden = model.mtp_step(hidden, follows, ForwardContext(mode, rope), AuxLosses())
-        guesses.append(int(model.lm_head(model.mtp.norm(hidden[:, -1])).argmax(-1)))
+        guesses.append(int(_guess(model, hidden[:, -1]).argmax(-1)))
     return guesses
 
 
@@ -101,6 +111,6 @@ def draft_strip(tokenizer, prompt: list[int], result: Speculated) -> None:
     spans = [piece(t, "background:#eee") for t in prompt]
     spans += [
         piece(t, "background:#cfe3f5;border-bottom:3px solid #0072B2" if d else "background:#fbe3b5")
-        for t, d in zip(result.tokens, result.drafted)
+        for t, d in zip(result.tokens, result.drafted, strict=True)
     ]
     display(HTML(f'<div style="font:14px monospace;line-height:2">{"".join(spans)}</div>'))

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from html import escape
 
+import numpy as np
+import torch
+
+from minglm.data import corpus
+from minglm.data.chat import encode_chat, lookup_chat
+
 FILLS = ("#cfe3f5", "#fbe3b5", "#c5ead9", "#f3d6e5")
 
 
@@ -33,11 +39,9 @@ def token_strip(text: str, tokenizers: dict) -> None:
 
 
 def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
-    """`count` windows of `length` tokens from the files that `recipe`'s training holds back, spread over them; (length,) each."""
-    import torch
-
-    from minglm.data import corpus
-
+    """`count` windows of `length` tokens from the files that `recipe`'s training holds back, spread over them;
+    (length,) each.
+    """
     _, held_back = corpus.load(recipe.corpus, recipe.corpus_max_bytes).split()
     ids = [t for document in tokenizer.encode_batch([d.text for d in held_back]) for t in document]
     step = (len(ids) - length) // count
@@ -45,12 +49,9 @@ def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
 
 
 def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int = 4, seed: int = 3) -> list:
-    """The same, with `facts` short sentences hidden in each passage and asked for at the end, as `lookup_share` does in training."""
-    import numpy as np
-    import torch
-
-    from minglm.data.chat import lookup_chat
-
+    """The same, with `facts` short sentences hidden in each passage and asked for at the end, as `lookup_share` does in
+    training.
+    """
     rng = np.random.default_rng(seed)
     filler = np.concatenate(unseen_passages(tokenizer, recipe, 8 * length, 4))
     return [torch.tensor(lookup_chat(rng, tokenizer, filler, length, facts)[0]) for _ in range(count)]
@@ -58,8 +59,6 @@ def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int =
 
 def chat_strip(tokenizer, messages: tuple) -> None:
     """A conversation as its tokens: what the loss counts has a blue ground and is underlined, the rest is grey."""
-    from minglm.data.chat import encode_chat
-
     counted_strip(tokenizer, *encode_chat(tokenizer, messages))
 
 
@@ -68,7 +67,7 @@ def counted_strip(tokenizer, tokens, counted) -> None:
     from IPython.display import HTML, display
 
     spans = []
-    for token, own in zip(tokens, counted):
+    for token, own in zip(tokens, counted, strict=True):
         style = f"background:{FILLS[0]};border-bottom:3px solid #0072B2" if own else "background:#eee"
         words = escape(tokenizer.token(token)).replace(" ", "·").replace("\n", "↵")
         spans.append(f'<span style="{style};color:#111;border-left:1px solid #888;padding:0 1px">{words}</span>')

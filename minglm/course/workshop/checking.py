@@ -1,9 +1,9 @@
 """Checking an answer: the learner's function is called, compared with an independent reference, and told what is wrong.
 
-An exercise knows the mistakes people make. When an answer is wrong, each known mistake is computed on the same inputs; if
-one of them gives just what the learner's function gave, its own sentence is shown, else a general one with the input, the
-answer and what it should have been. A mistake is also the negative control of its exercise: a check that lets it pass is
-a check that cannot fail, and a test says so.
+An exercise knows the mistakes people make. When an answer is wrong, each known mistake is computed on the same inputs;
+if one of them gives just what the learner's function gave, its own sentence is shown, else a general one with the
+input, the answer and what it should have been. A mistake is also the negative control of its exercise: a check that
+lets it pass is a check that cannot fail, and a test says so.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from functools import lru_cache, partial
 from numbers import Real
 from pathlib import Path
 
+from minglm.course.workshop import results
 from minglm.errors import InputError, nearest
 
 FOLDER = Path(__file__).parent / "checks"
 
 
 class NotYet(AssertionError):
-    """The answer is not right yet; the message says in a sentence why. Jupyter shows the sentence without a traceback."""
+    """The answer is not right yet; the message says in a sentence why. Jupyter shows the sentence without a
+    traceback.
+    """
 
     def _render_traceback_(self) -> list[str]:
         return [f"\x1b[1mNot yet.\x1b[0m {self}"]
@@ -50,7 +53,8 @@ class Exercise:
         cases: makes the inputs, a list of argument tuples; the same ones each time.
         mistakes: known wrong answers, tried in order.
         hint: said when the answer is wrong in a way nobody has listed.
-        also: further demands: called with the learner's function, raises NotYet; where that function stops, so does it, with NotYet.
+        also: further demands: called with the learner's function, raises NotYet; where that function stops, so does it,
+            with NotYet.
     """
 
     key: str
@@ -85,10 +89,9 @@ def check(key: str, answer: Callable, record: bool = True) -> None:
     exercises = all_exercises()
     if key not in exercises:
         raise InputError(
-            f"exercise {key!r}: not a known one{nearest(key, exercises)}; the keys stand in minglm/course/workshop/checks"
+            f"exercise {key!r}: not a known one{nearest(key, exercises)}; the keys stand in "
+            "minglm/course/workshop/checks"
         )
-    from minglm.course.workshop import results
-
     try:
         judge(exercises[key], answer)
     except NotYet as err:
@@ -103,45 +106,59 @@ def check(key: str, answer: Callable, record: bool = True) -> None:
 def judge(exercise: Exercise, answer: Callable) -> None:
     """Raise NotYet unless `answer` is right on every case and meets the further demands."""
     cases = list(exercise.cases())
-    given = [copy.deepcopy(args) for args in cases]  # one by one: cases may share a tensor
-    got = [_call(answer, args) for args in given]
+    arguments = [copy.deepcopy(args) for args in cases]  # one by one: cases may share a tensor
+    got = [_call(answer, args) for args in arguments]
     want = [exercise.reference(*copy.deepcopy(args)) for args in cases]
-    wrong = [i for i, (a, b) in enumerate(zip(got, want)) if not same(a, b)]
+    wrong = [i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not same(a, b)]
     if not wrong:
         if exercise.also is not None:
             exercise.also(partial(attempt, answer))
-        for before, after in zip(cases, given):
-            for name, old, new in zip(_names(answer, len(before)), before, after):
-                if not same(old, new, 0.0, 0.0):
-                    raise NotYet(
-                        f"The result is right, but your function changed {name}, which its caller still needs. Work on a copy "
-                        "(`.clone()` for a tensor, `list(...)` for a list), or avoid what writes in place, such as `x /= 2` or `.sort()`."
-                    )
+        _refuse_changed_arguments(answer, cases, arguments)
         return
+    _refuse_blanks(answer, got)
+    for mistake in exercise.mistakes:
+        if all(same(value, _call(mistake.answer, copy.deepcopy(args))) for value, args in zip(got, cases, strict=True)):
+            raise NotYet(mistake.sentence)
+    case, value, right = (values[wrong[0]] for values in (cases, got, want))
+    if isinstance(value, Exception):
+        hint = "" if isinstance(value, NameError) else exercise.hint
+        raise NotYet(f"For {_words(case)} {_stopped(value)} {hint}".rstrip())
+    shape, right_shape = _shape(value), _shape(right)
+    if shape is not None and right_shape is not None and shape != right_shape:
+        raise NotYet(f"The result has shape {shape}; it should have shape {right_shape}. {exercise.hint}")
+    raise NotYet(
+        f"For {_words(case)} your answer is {_short(value)}; right is {_short(right)}{_where(value, right)}. "
+        f"{exercise.hint}"
+    )
+
+
+def _refuse_changed_arguments(answer: Callable, cases: list, arguments: list) -> None:
+    """A right function leaves what it was given as it was."""
+    for before, after in zip(cases, arguments, strict=True):
+        for name, old, new in zip(_names(answer, len(before)), before, after, strict=False):
+            if not same(old, new, 0.0, 0.0):
+                raise NotYet(
+                    f"The result is right, but your function changed {name}, which its caller still needs. "
+                    "Work on a copy (`.clone()` for a tensor, `list(...)` for a list), "
+                    "or avoid what writes in place, such as `x /= 2` or `.sort()`."
+                )
+
+
+def _refuse_blanks(answer: Callable, got: list) -> None:
+    """An answer that is still to be written, or that returns nothing."""
     for value in got:
         if isinstance(value, NotImplementedError):
             blank = _blank(value)
+            if blank in (None, answer.__name__):
+                raise NotYet(
+                    "This one is still to be written: replace the line `raise NotImplementedError()` by your answer."
+                )
             raise NotYet(
-                "This one is still to be written: replace the line `raise NotImplementedError()` by your answer."
-                if blank in (None, answer.__name__)
-                else f"Your function uses `{blank}`, which is still to be written: replace its line `raise NotImplementedError()` first."
+                f"Your function uses `{blank}`, which is still to be written: "
+                "replace its line `raise NotImplementedError()` first."
             )
     if all(value is None for value in got):
         raise NotYet("Your function gives back nothing (None). Does it end with `return ...`?")
-    for mistake in exercise.mistakes:
-        if all(same(value, _call(mistake.answer, copy.deepcopy(args))) for value, args in zip(got, cases)):
-            raise NotYet(mistake.sentence)
-    at = wrong[0]
-    if isinstance(got[at], Exception):
-        raise NotYet(
-            f"For {_words(cases[at])} {_stopped(got[at])} {'' if isinstance(got[at], NameError) else exercise.hint}".rstrip()
-        )
-    shape = _shape(got[at]), _shape(want[at])
-    if None not in shape and shape[0] != shape[1]:
-        raise NotYet(f"The result has shape {shape[0]}; it should have shape {shape[1]}. {exercise.hint}")
-    raise NotYet(
-        f"For {_words(cases[at])} your answer is {_short(got[at])}; right is {_short(want[at])}{_where(got[at], want[at])}. {exercise.hint}"
-    )
 
 
 def _call(function: Callable, args: tuple):
@@ -185,7 +202,7 @@ def same(a, b, rel: float = 1e-4, absolute: float = 1e-6) -> bool:
             return False
         return bool(torch.allclose(a.double(), b.double(), rtol=rel, atol=absolute, equal_nan=True))
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y, rel, absolute) for x, y in zip(a, b))
+        return len(a) == len(b) and all(same(x, y, rel, absolute) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k], rel, absolute) for k in a)
     if isinstance(a, Real) and isinstance(b, Real):
@@ -220,12 +237,12 @@ def _where(got, want) -> str:
     """The first place at which tensors differ, alone or in a list: the few numbers shown may be the ones that agree."""
     path: list[int] = []
     while isinstance(got, (list, tuple)) and isinstance(want, (list, tuple)) and len(got) == len(want):
-        at = next(i for i, (a, b) in enumerate(zip(got, want)) if not same(a, b))
-        path, got, want = [*path, at], got[at], want[at]
+        item = next(i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not same(a, b))
+        path, got, want = [*path, item], got[item], want[item]
     if not (_is_tensor(got) and _is_tensor(want)) or _shape(got) != _shape(want) or not _shape(want):
         return ""
-    at = next(at for at in itertools.product(*map(range, want.shape)) if not same(got[at], want[at]))
-    return f"; the first difference is at {[*path, *at]}: {_short(got[at])}, not {_short(want[at])}"
+    index = next(i for i in itertools.product(*map(range, want.shape)) if not same(got[i], want[i]))
+    return f"; the first difference is at {[*path, *index]}: {_short(got[index])}, not {_short(want[index])}"
 
 
 def _short(value) -> str:

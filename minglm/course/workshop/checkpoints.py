@@ -1,8 +1,8 @@
 """Results that a notebook can start from, so that nobody has to run all the notebooks before it.
 
-`start_from("sft")` gives a run folder of the trained `mini`: the demo's own (`runs/demo`), else the workshop's checkpoint,
-else it is trained here and now, stage by stage, while you watch. `minglm workshop checkpoints` makes the workshop's:
-weights and tokenizer only, a manifest with the SHA-256 of every file.
+`start_from("sft")` gives a run folder of the trained `mini`: the demo's own (`runs/demo`), else the workshop's
+checkpoint, else it is trained here and now, stage by stage, while you watch. `minglm workshop checkpoints` makes the
+workshop's: weights and tokenizer only, a manifest with the SHA-256 of every file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import shutil
 from pathlib import Path
 
 from minglm import datafiles
+from minglm.course import notebook
 from minglm.errors import InputError, nearest
+from minglm.training import recipe
 
 DEMO = datafiles.default_runs() / "demo"
 FOLDER = datafiles.default_runs() / "workshop" / "checkpoints"
@@ -27,9 +29,6 @@ def start_from(stage: str) -> Path:
     Raises:
         InputError: no such stage.
     """
-    from minglm.course import notebook
-    from minglm.training import recipe
-
     if stage not in STAGES:
         raise InputError(f"stage {stage!r}: not one of {', '.join(STAGES)}{nearest(stage, STAGES)}")
     if not notebook.SMOKE:
@@ -38,7 +37,7 @@ def start_from(stage: str) -> Path:
                 print(f"starting from {datafiles.shown(folder / stage)}, {word}")
                 return folder / stage
     base = notebook.runs("mini")
-    from minglm.course.lessons.live import watch
+    from minglm.course.lessons.live import watch  # needs torch, which a finished run does not
 
     previous = None
     for name in STAGES[: STAGES.index(stage) + 1]:
@@ -50,21 +49,25 @@ def start_from(stage: str) -> Path:
 
 
 def _whole(run: Path) -> bool:
-    """Whether a run is there and finished: its last checkpoint is at the recipe's last step (or it is the workshop's copy)."""
-    from minglm.training import checkpoint
+    """Whether a run is there and finished: its last checkpoint is at the recipe's last step (or it is the workshop's
+    copy).
+    """
+    from minglm.training import checkpoint  # needs torch, as the runs do
 
-    found = checkpoint.find(run)
-    if not found or not (run / "tokenizer.json").is_file():
+    last = checkpoint.find(run)
+    if not last or not (run / "tokenizer.json").is_file():
         return False
-    state = json.loads((found[0] / "state.json").read_text(encoding="utf-8"))
-    return (
-        state.get("workshop") is not None or state["recipe"] is not None and state["step"] >= state["recipe"]["steps"]
+    state = json.loads((last[0] / "state.json").read_text(encoding="utf-8"))
+    return state.get("workshop") is not None or (
+        state["recipe"] is not None and state["step"] >= state["recipe"]["steps"]
     )
 
 
 def make(folder: Path = FOLDER, size: str = "mini", demo: Path | None = None) -> list[dict]:
-    """Train the demo if it is not there, and keep weights and tokenizer of the stages in KEPT. Returns the manifest's rows."""
-    from minglm.tools.demo import run_demo
+    """Train the demo if it is not there, and keep weights and tokenizer of the stages in KEPT. Returns the manifest's
+    rows.
+    """
+    from minglm.tools.demo import run_demo  # both need torch, verifying does not
     from minglm.training import checkpoint
 
     demo = DEMO if demo is None else demo
@@ -72,6 +75,7 @@ def make(folder: Path = FOLDER, size: str = "mini", demo: Path | None = None) ->
         run_demo(demo, size)
     for stage in KEPT:
         source, target = checkpoint.latest(demo / stage), folder / stage
+        assert source is not None, f"{demo / stage} was found whole"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         checkpoint.save(
@@ -109,6 +113,7 @@ def verify(folder: Path = FOLDER) -> list[dict]:
 
 
 def report(rows: list[dict], folder: Path) -> str:
+    """The manifest as text, one line a file, and how much it is together."""
     lines = [f"{r['bytes']:>12,}  {r['sha256'][:16]}  {r['file']}" for r in rows]
     return "\n".join([*lines, f"{sum(r['bytes'] for r in rows) / 2**20:.1f} MiB in {folder}"])
 

@@ -59,7 +59,7 @@ ABOUT = {
 def rows() -> list[tuple[str, str, str, str]]:
     """(notebook, minutes, sentence, after) in reading order; one that ABOUT does not know appears with its title."""
     full = datafiles.notebooks("workshop", "timing_full.md")
-    found = (
+    seconds = (
         dict(re.findall(r"^\| (\S+)\.ipynb \| ([\d,]+) \|", full.read_text(encoding="utf-8"), flags=re.M))
         if full.is_file()
         else {}
@@ -67,12 +67,13 @@ def rows() -> list[tuple[str, str, str, str]]:
     out = []
     for path in notebooks():
         name = path.relative_to(datafiles.notebooks()).with_suffix("").as_posix()
-        minutes = str(max(1, math.ceil(int(found[name].replace(",", "")) / 60))) if name in found else "?"
+        minutes = str(max(1, math.ceil(int(seconds[name].replace(",", "")) / 60))) if name in seconds else "?"
         out.append((name, f"{minutes}, {reading(path)}", *(ABOUT.get(name) or (title(path), "?"))))
     return out
 
 
 def title(path: Path) -> str:
+    """The first line of a notebook, without its heading marks."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return "".join(cells[0]["source"]).splitlines()[0].lstrip("# ")
 
@@ -82,15 +83,19 @@ def reading(path: Path) -> str:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     opening = "".join(next(c["source"] for c in cells if c["cell_type"] == "markdown"))
     number = r"(\d+|three|five|ten)(?: to \d+)?"
-    said = re.search(
-        rf"{number} minutes (?:of reading|to read)|{number} of reading|takes about {number} minutes|in about {number} minutes",
-        opening,
+    phrases = (
+        f"{number} minutes (?:of reading|to read)",
+        f"{number} of reading",
+        f"takes about {number} minutes",
+        f"in about {number} minutes",
     )
+    match = re.search("|".join(phrases), opening)
     words = {"three": "3", "five": "5", "ten": "10"}
-    return next((words.get(g, g) for g in said.groups() if g), "?") if said else "?"
+    return next((words.get(g, g) for g in match.groups() if g), "?") if match else "?"
 
 
 def table() -> str:
+    """`rows` as a Markdown table with links."""
     lines = ["| notebook | minutes to compute, to read | in one sentence | after |", "|---|---|---|---|"]
     return "\n".join(
         [

@@ -1,7 +1,7 @@
 """`minglm course DIR`: the notebooks and exercises as a folder of the learner's own, to open, change and keep.
 
-A note in the folder (`NOTE`) holds the hash of every file as it was written. With it the same command brings an older copy up
-to date and leaves alone whatever the learner has changed since.
+A note in the folder (`NOTE`) holds the hash of every file as it was written. With it the same command brings an older
+copy up to date and leaves alone whatever the learner has changed since.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def copy(folder: Path) -> Copied:
     """Write the course into `folder`: learn/, scale/, plan/, workshop/.
 
     Raises:
-        InputError: the folder holds something else, is a file, lies in the checkout's own notebooks, or cannot be written.
+        InputError: the folder holds something else, is a file, lies in the checkout's own notebooks, or cannot be
+            written.
     """
     source = datafiles.notebooks()
     if folder.resolve().is_relative_to(source):
@@ -69,13 +70,14 @@ def copy(folder: Path) -> Copied:
 
 def _noted(folder: Path) -> dict[str, str]:
     """The hashes of an earlier copy; of a new or empty folder, none."""
-    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return {}
     try:
         return dict(json.loads((folder / NOTE).read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
-            f"{folder}: {'is not empty and holds no course' if folder.is_dir() else 'is a file'}; give a new folder, such as my-course"
+            f"{folder}: {'is not empty and holds no course' if folder.is_dir() else 'is a file'}; give a new folder, "
+            "such as my-course"
         ) from None
 
 

@@ -1,9 +1,9 @@
 """From one source per notebook to two notebooks: blanked for learners, complete for instructors.
 
 A source is a Python file in cells: `# %% [markdown]` opens text (each line behind "# "), `# %%` opens code. What stands
-between `### BEGIN SOLUTION` and `### END SOLUTION` is replaced by a line that raises NotImplementedError. The markers and
-the cell metadata are nbgrader's, so a course that grades with nbgrader can take the solutions as its source. The first
-cell of every sheet ends with how to work on it.
+between `### BEGIN SOLUTION` and `### END SOLUTION` is replaced by a line that raises NotImplementedError. The markers
+and the cell metadata are nbgrader's, so a course that grades with nbgrader can take the solutions as its source. The
+first cell of every sheet ends with how to work on it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from minglm import datafiles
+from minglm.course import assets
 from minglm.errors import InputError
 
 SOURCES = Path(__file__).parent / "exercises"
 TARGET = datafiles.notebooks("workshop")
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-HOW = """**How it works:** replace the line `raise NotImplementedError()` by your answer, run the cell, then run the check below it. A check says "right", or in one sentence what is not right yet. Try as often as you like. If it stays silent for ten seconds, a loop does not end: press the square above (interrupt). After a restart of the kernel run all cells above first. Leave the inputs as they are, and give plain numbers unless the text asks for a tensor. Every answer is in the folder `solutions` beside this one, for when you have tried."""
 BLANK = ("# YOUR CODE HERE", "raise NotImplementedError()")
 
 
 def sources() -> list[Path]:
+    """The sources of all sheets, in the order of their numbers."""
     return sorted(SOURCES.glob("[0-9]*.py"))
 
 
@@ -53,7 +55,7 @@ def cells(text: str, name: str = "source") -> list[tuple[str, str]]:
             depth += (line.strip() == BEGIN) - (line.strip() == END)
             if depth not in (0, 1):
                 break
-        if depth or kind == "markdown" and any(line.strip() in (BEGIN, END) for line in lines):
+        if depth or (kind == "markdown" and any(line.strip() in (BEGIN, END) for line in lines)):
             raise InputError(f"{name}: '{BEGIN}' and '{END}' must come in pairs, in one code cell")
     return [(kind, "\n".join(lines).strip("\n")) for kind, lines in out if "\n".join(lines).strip()]
 
@@ -75,22 +77,22 @@ def blanked(code: str) -> str:
 
 def notebook(source: Path, solved: bool) -> dict:
     """The notebook as a dictionary of nbformat 4.5, without outputs, the same bytes each time."""
-    made = []
-    for at, (kind, text) in enumerate(cells(source.read_text(encoding="utf-8"), source.name)):
-        text = f"{text}\n\n{HOW}" if at == 0 else text
-        cell = {"cell_type": kind, "id": f"{source.stem[:2]}-{at:02d}", "metadata": {}}
+    sheet = []
+    for number, (kind, text) in enumerate(cells(source.read_text(encoding="utf-8"), source.name)):
+        text = f"{text}\n\n{assets.read('how_exercises_work.md').rstrip()}" if number == 0 else text
+        cell: dict[str, Any] = {"cell_type": kind, "id": f"{source.stem[:2]}-{number:02d}", "metadata": {}}
         if kind == "code":
             cell |= {"execution_count": None, "outputs": []}
             key = re.search(r'^check\("([\w.]+)"', text, flags=re.M)
             if BEGIN in text:
-                cell["metadata"] = {"nbgrader": _grade(f"answer-{source.stem[:2]}-{at:02d}", solution=True)}
+                cell["metadata"] = {"nbgrader": _grade(f"answer-{source.stem[:2]}-{number:02d}", solution=True)}
                 text = text if solved else blanked(text)
             elif key:
                 cell["metadata"] = {"nbgrader": _grade(key.group(1).replace(".", "-"), solution=False) | {"points": 1}}
-        made.append({**cell, "source": text.splitlines(keepends=True)})
+        sheet.append({**cell, "source": text.splitlines(keepends=True)})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return {
-        "cells": [dict(sorted(c.items())) for c in made],
+        "cells": [dict(sorted(c.items())) for c in sheet],
         "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
         "nbformat": 4,
         "nbformat_minor": 5,
@@ -109,7 +111,9 @@ def _grade(name: str, solution: bool) -> dict:
 
 
 def build(target: Path = TARGET, check_only: bool = False) -> list[Path]:
-    """Write both kinds of every notebook; with `check_only` write nothing. Returns the files that were not as they should be."""
+    """Write both kinds of every notebook; with `check_only` write nothing. Returns the files that were not as they
+    should be.
+    """
     changed = []
     for source in sources():
         for kind in ("exercises", "solutions"):

@@ -1,8 +1,8 @@
-"""`minglm workshop kernels`: a class on one server. Starts real kernels, all at once, each building and training the model.
+"""`minglm workshop kernels`: a class on one server. Starts real kernels, all at once, each training the model.
 
-What is measured is what a server needs: the memory of each kernel when all of them have a trained model in hand, counted
-twice: resident (shared pages counted in every kernel) and proportional (each shared page divided among its users), and
-the memory that disappeared from the machine.
+What is measured is what a server needs: the memory of each kernel when all of them have a trained model in hand,
+counted twice: resident (shared pages counted in every kernel) and proportional (each shared page divided among its
+users), and the memory that disappeared from the machine.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import time
 from pathlib import Path
+from typing import cast
 
 from minglm import datafiles
 from minglm.errors import InputError
@@ -47,6 +48,7 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
     try:
         import psutil
         from jupyter_client.manager import KernelManager
+        from jupyter_client.provisioning.local_provisioner import LocalProvisioner
     except ImportError as err:
         raise InputError(f"{err.name} is not installed; {datafiles.install_hint('lab')}") from None
     free_before, begun, managers, failed = machine.available_memory_bytes(), time.monotonic(), [], 0
@@ -60,14 +62,14 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
             client.start_channels()
             client.wait_for_ready(timeout=timeout_s)
         started = time.monotonic()
-        asked = [c.execute(LESSON.format(model=model, steps=steps)) for c in clients]  # all at once
-        for client, question in zip(clients, asked):
+        requests = [c.execute(LESSON.format(model=model, steps=steps)) for c in clients]  # all at once
+        for client, request in zip(clients, requests, strict=True):
             reply = client.get_shell_msg(timeout=timeout_s)
-            while reply["parent_header"].get("msg_id") != question:
+            while reply["parent_header"].get("msg_id") != request:
                 reply = client.get_shell_msg(timeout=timeout_s)
             failed += reply["content"]["status"] != "ok"
         ready = time.monotonic()
-        weights = [_weigh(psutil.Process(m.provisioner.pid)) for m in managers]
+        weights = [_weigh(psutil.Process(cast(LocalProvisioner, m.provisioner).pid)) for m in managers]
         used = free_before - machine.available_memory_bytes()
         for client in clients:
             client.stop_channels()
@@ -105,6 +107,7 @@ def _weigh(process) -> tuple[int, int]:
 
 
 def report(result: dict) -> str:
+    """What `measure` returned, in a few lines of text."""
     r = result
     return (
         f"{r['kernels']} kernels at once, each with a trained {r['model']}: {r['failed']} failed\n"

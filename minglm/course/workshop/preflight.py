@@ -1,20 +1,23 @@
 """`minglm workshop preflight`: five minutes before a class, is this machine ready? One screen, green or what to do.
 
-Takes the checks of `minglm doctor` (without its speed measurement) and adds those of a class: the notebooks are there, a
-kernel starts, a picture is drawn, the exercises are what their sources give, a result can be written, the text to train
-on is readable, checkpoints are whole.
+Takes the checks of `minglm doctor` (without its speed measurement) and adds those of a class: the notebooks are there,
+a kernel starts, a picture is drawn, the exercises are what their sources give, a result can be written, the text to
+train on is readable, checkpoints are whole.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 
 from minglm import datafiles
+from minglm.course.workshop import checkpoints, generator, results
+from minglm.data import corpus
 from minglm.errors import InputError
-from minglm.runtime import doctor
+from minglm.plots import bars, figure
+from minglm.runtime import doctor, extras
 from minglm.runtime.doctor import Check
 
 MARKS = {"ok": ("ok", "\x1b[32m"), "note": ("note", "\x1b[33m"), "problem": ("NO", "\x1b[31m")}
@@ -49,6 +52,7 @@ def report(checks: list[Check], colour: bool) -> str:
 
 
 def as_json(checks: list[Check]) -> dict:
+    """For machines, as `minglm doctor --json`."""
     return doctor.as_json(checks)
 
 
@@ -69,8 +73,6 @@ def _notebooks() -> Check:
 
 
 def _corpus() -> Check:
-    from minglm.data import corpus
-
     try:
         source = corpus.load("stdlib", 300_000)
     except InputError as err:
@@ -85,7 +87,7 @@ def _corpus() -> Check:
 
 def _kernel() -> Check:
     """A real kernel computes with torch, as the first cell of a notebook will."""
-    if not all(map(importlib.util.find_spec, ("jupyter_client", "ipykernel"))):
+    if extras.missing(("jupyter_client", "ipykernel")):
         return Check("kernel", "problem", "jupyter_client or ipykernel missing", datafiles.install_hint("lab"))
     from jupyter_client.manager import start_new_kernel
 
@@ -95,14 +97,14 @@ def _kernel() -> Check:
     except Exception as err:
         return Check("kernel", "problem", f"does not start: {err}", "python -m ipykernel install --sys-prefix")
     try:
-        said: list[str] = []
+        printed: list[str] = []
         reply = client.execute_interactive(
             "import torch; print(int(torch.ones(2, 2).sum()))",
             timeout=KERNEL_S,
-            output_hook=lambda m: said.append(m["content"].get("text", "")),
+            output_hook=lambda m: printed.append(m["content"].get("text", "")),
         )
         content = reply["content"]
-        if content["status"] != "ok" or "4" not in "".join(said):
+        if content["status"] != "ok" or "4" not in "".join(printed):
             return Check(
                 "kernel",
                 "problem",
@@ -127,18 +129,14 @@ def _kernel() -> Check:
 
 
 def _picture() -> Check:
-    missing = [p for p in ("plotly", "anywidget", "ipywidgets") if importlib.util.find_spec(p) is None]
+    missing = extras.missing(("plotly", "anywidget", "ipywidgets"))
     if missing:
         return Check("pictures", "problem", f"missing {', '.join(missing)}", datafiles.install_hint("lab"))
-    from minglm.plots import bars, figure
-
     size = len(bars(figure("t", "x", "y"), ["a"], [1.0]).to_json())
     return Check("pictures", "ok" if size > 100 else "problem", "plotly, sliders and widgets present", "")
 
 
 def _exercises() -> Check:
-    from minglm.course.workshop import generator
-
     changed = generator.build(check_only=True)
     if changed:
         return Check(
@@ -151,10 +149,6 @@ def _exercises() -> Check:
 
 
 def _results() -> Check:
-    import tempfile
-
-    from minglm.course.workshop import results
-
     folder = results.folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,8 +165,6 @@ def _results() -> Check:
 
 
 def _checkpoints() -> Check:
-    from minglm.course.workshop import checkpoints
-
     try:
         rows = checkpoints.verify(checkpoints.FOLDER)
     except InputError as err:

@@ -1,7 +1,7 @@
 """`minglm workshop slides`: notebooks as slides, each in one HTML file that opens without a network.
 
-nbconvert's own slide template loads reveal.js from the net. Here the executed notebook is cut at its headings, one slide
-each, and a few lines of script move between them; arrow keys, space, and printing (one slide a page) work.
+nbconvert's own slide template loads reveal.js from the net. Here the executed notebook is cut at its headings, one
+slide each, and a few lines of script move between them; arrow keys, space, and printing (one slide a page) work.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from minglm import datafiles
+from minglm.course import assets
+from minglm.course.book import TARGET as BOOK
 from minglm.errors import InputError
 
 FOLDER = datafiles.default_runs() / "workshop" / "slides"
@@ -27,21 +30,6 @@ DEFAULT = (
 TALL = 900  # pixels that a slide may hold before a new one begins
 CODE, PRINTED = 13, 14  # lines of code and of printed text in sight; the rest scrolls
 DRAWING = 7  # lines of code in sight above a picture, which people came to see
-STYLE = """<style>
-.slide{display:none;min-height:92vh;max-width:1100px;margin:0 auto;padding:1rem 2rem;box-sizing:border-box;--jp-content-font-size1:17px;--jp-code-font-size:14px}
-.slide.now{display:block} .slide .jp-Cell{max-width:100%} #place{position:fixed;right:1rem;bottom:.5rem;color:#555;font:14px sans-serif}
-.slide pre{white-space:pre-wrap;overflow-wrap:anywhere} .slide .anchor-link,.slide .jp-InputPrompt,.slide .jp-OutputPrompt{display:none}
-.slide .highlight pre,.slide .jp-RenderedText pre{max-height:19rem;overflow:auto}
-.slide .jp-CodeCell:has(.plotly-graph-div,svg) .highlight pre{max-height:8.6rem}
-@media print{.slide{display:block;page-break-after:always} .slide .highlight pre,.slide .jp-RenderedText pre{max-height:none!important} #place{display:none}}
-</style>"""
-SCRIPT = """<script>
-const slides=[...document.querySelectorAll('.slide')];let now=Math.min(Math.max(+location.hash.slice(1)||1,1),slides.length)-1;
-function show(n){now=Math.min(Math.max(n,0),slides.length-1);slides.forEach((s,i)=>s.classList.toggle('now',i===now));
-document.getElementById('place').textContent=(now+1)+' / '+slides.length;history.replaceState(null,'','#'+(now+1));window.dispatchEvent(new Event('resize'));}
-document.addEventListener('keydown',e=>{if(['ArrowRight','PageDown',' '].includes(e.key)){show(now+1);e.preventDefault()}
-if(['ArrowLeft','PageUp'].includes(e.key)){show(now-1);e.preventDefault()} if(e.key==='Home')show(0);if(e.key==='End')show(slides.length-1)});
-show(now);</script>"""
 
 
 def executed(notebook: Path) -> Path:
@@ -50,12 +38,10 @@ def executed(notebook: Path) -> Path:
     Raises:
         InputError: that book does not hold it.
     """
-    from minglm.course import book
-
-    found = book.TARGET / "_build" / "jupyter_execute" / notebook.parent.name / notebook.name
-    if not found.is_file():
-        raise InputError(f"{found}: the book does not hold it; run `make book`, or leave --book out")
-    return found
+    run = BOOK / "_build" / "jupyter_execute" / notebook.parent.name / notebook.name
+    if not run.is_file():
+        raise InputError(f"{run}: the book does not hold it; run `make book`, or leave --book out")
+    return run
 
 
 def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -> list[Path]:
@@ -100,7 +86,7 @@ def _parts(cells):
             for text in re.split(r"\n(?=#{1,3} )", cell.source):
                 yield _part(cell, source=text)
             continue
-        pieces = [[]]
+        pieces: list[list[Any]] = [[]]
         for output in cell.get("outputs", ()):
             if _drawn(output) and any(map(_drawn, pieces[-1])):
                 pieces.append([])
@@ -117,8 +103,8 @@ def _part(cell, **changes):
 
 
 def _tidy(outputs: list) -> list:
-    """Printed lines as one piece, so that it can scroll, and no slider: it has no kernel here and its script comes from the net."""
-    kept = []
+    """Printed lines as one piece, so that it can scroll, and no slider: it has no kernel here."""
+    kept: list[Any] = []
     for output in outputs:
         if output.output_type == "stream" and kept and kept[-1].output_type == "stream":
             kept[-1]["text"] += output["text"]
@@ -156,15 +142,17 @@ def _height(cell) -> int:
 def page(book) -> str:
     """The executed notebook as one self-contained page of slides.
 
-    A new one begins at every heading and every further picture, and where a slide would become too tall to be seen whole.
+    A new one begins at every heading and every further picture, and where a slide would become too tall to be seen
+    whole.
     """
     from nbconvert import HTMLExporter
 
-    deck, current = [], []
+    deck: list[list[Any]] = []
+    current: list[Any] = []
     for cell in _parts(book.cells):
         heading = cell.cell_type == "markdown" and re.match(r"#{1,3} ", cell.source)
         tall = sum(map(_height, [*current, cell])) > TALL
-        if current and (heading or tall or _pictures(cell) and any(map(_pictures, current))):
+        if current and (heading or tall or (_pictures(cell) and any(_pictures(shown) for shown in current))):
             deck.append(current)
             current = []
         current.append(cell)
@@ -182,4 +170,7 @@ def page(book) -> str:
         bodies.append(f'<section class="slide">{inner[inner.index(">") + 1 :]}</section>')
     head = re.sub(r'<script[^>]*src="[^"]*"[^>]*></script>', "", head)
     body = re.sub(r'<script[^>]*src="http[^"]*"[^>]*></script>', "", "".join(bodies))
-    return f"{head}{STYLE}<body>{body}<div id='place'></div>{SCRIPT}</body></html>"
+    return (
+        f"{head}<style>\n{assets.read('slides.css')}</style><body>{body}<div id='place'></div>"
+        f"<script>\n{assets.read('slides.js')}</script></body></html>"
+    )

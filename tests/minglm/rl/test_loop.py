@@ -84,16 +84,16 @@ class Chance(tasks.Task):
         return float(problem.seed % 4 and len(text) % 2)
 
 
-def lag(warm, folder, **changes):
+def staleness(warm, folder, **changes):
     run(warm, folder, **changes)
     return [int(r["staleness_max"]) for r in metrics.read(folder / "metrics.csv")]
 
 
 def test_how_stale_a_batch_is_follows_from_the_mode(warm, tmp_path):
-    assert lag(warm, tmp_path / "sync", mode="sync") == [0] * 6
-    assert lag(warm, tmp_path / "one_step_off", mode="one_step_off") == [0, 1, 1, 1, 1, 1]
-    assert lag(warm, tmp_path / "async0", mode="async", max_staleness=0) == [0] * 6
-    assert lag(warm, tmp_path / "async3", mode="async", max_staleness=3) == [
+    assert staleness(warm, tmp_path / "sync", mode="sync") == [0] * 6
+    assert staleness(warm, tmp_path / "one_step_off", mode="one_step_off") == [0, 1, 1, 1, 1, 1]
+    assert staleness(warm, tmp_path / "async0", mode="async", max_staleness=0) == [0] * 6
+    assert staleness(warm, tmp_path / "async3", mode="async", max_staleness=3) == [
         0,
         1,
         2,
@@ -121,8 +121,8 @@ def test_the_staleness_bound_holds_where_some_answers_are_much_longer(warm, tmp_
     monkeypatch.setattr(worker, "request_from", uneven)
     monkeypatch.setattr(InlineWorker, "wait_any", trainer_first)
     rules = dict(mode="async", max_staleness=1, updates=16, max_new_tokens=100, samples_per_prompt=2)
-    assert max(lag(warm, tmp_path / "strict", **rules)) == 1
-    assert max(lag(warm, tmp_path / "loose", strict=False, **rules)) > 1
+    assert max(staleness(warm, tmp_path / "strict", **rules)) == 1
+    assert max(staleness(warm, tmp_path / "loose", strict=False, **rules)) > 1
 
 
 def test_fresh_data_of_the_same_engine_has_ratio_one_and_no_mismatch(warm, tmp_path):

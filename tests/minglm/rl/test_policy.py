@@ -43,18 +43,18 @@ def play(policy: Policy, updates: int, seed: int, drop_share: float = 0.0) -> di
             if rng.random() >= drop_share:
                 finished.append(version)
         status.running, status.finished = len(running), len(finished)
-    return {"lag": seen, "resumed": resumed, "submitted": submitted, "waiting": len(buffer)}
+    return {"staleness": seen, "resumed": resumed, "submitted": submitted, "waiting": len(buffer)}
 
 
 @pytest.mark.parametrize("mode", ("sync", "april"))
 def test_nothing_that_runs_survives_an_update_so_fresh_groups_never_lag(mode):
-    lag = play(Policy(mode, prompts_per_batch=4), updates=20, seed=1)["lag"]
-    assert set(lag) == {0}
+    staleness = play(Policy(mode, prompts_per_batch=4), updates=20, seed=1)["staleness"]
+    assert set(staleness) == {0}
 
 
 def test_april_resumes_what_it_aborted_and_loses_nothing():
     result = play(Policy("april", prompts_per_batch=4, over_sampling=8), updates=30, seed=2)
-    assert result["resumed"] > 0 and max(result["lag"]) > 0
+    assert result["resumed"] > 0 and max(result["staleness"]) > 0
     assert result["submitted"] - result["resumed"] == 30 * 4 + result["waiting"]  # every new group trained, or waits
 
 
@@ -69,7 +69,7 @@ def test_april_resumes_what_it_aborted_and_loses_nothing():
 def test_async_trains_nothing_older_than_eta_in_whatever_order_groups_end(max_staleness, batch, in_flight, drop, seed):
     policy = Policy("async", prompts_per_batch=batch, max_staleness=max_staleness / 2, max_concurrent=in_flight)
     result = play(policy, updates=12, seed=seed, drop_share=drop)
-    assert max(result["lag"]) <= -(-policy.max_staleness // 1)
+    assert max(result["staleness"]) <= -(-policy.max_staleness // 1)
     assert drop or result["submitted"] <= (12 + policy.max_staleness + 1) * batch
 
 
@@ -96,24 +96,24 @@ def test_young_groups_that_overtake_old_ones_leave_room_for_them():
 
 
 def test_a_filter_that_lets_more_than_a_batch_pass_makes_nothing_stale():
-    lag = [
-        play(Policy(mode, prompts_per_batch=4), updates=20, seed=s, drop_share=0.4)["lag"]
+    staleness = [
+        play(Policy(mode, prompts_per_batch=4), updates=20, seed=s, drop_share=0.4)["staleness"]
         for mode in ("sync", "one_step_off")
         for s in range(20)
     ]
-    assert {x for one in lag for x in one} == {0}  # ahead adds the one of the update beside it, in the loop
+    assert {x for one in staleness for x in one} == {0}  # one_step_off adds one in the loop: the update beside it
 
 
 def test_async_with_eta_zero_is_synchronous():
-    assert set(play(Policy("async", prompts_per_batch=3, max_staleness=0), updates=10, seed=3)["lag"]) == {0}
+    assert set(play(Policy("async", prompts_per_batch=3, max_staleness=0), updates=10, seed=3)["staleness"]) == {0}
 
 
 @given(gap=st.integers(0, 3), weight_sync_interval=st.integers(1, 4), seed=st.integers(0, 10_000))
 @settings(deadline=None, max_examples=60)
 def test_glm5_drops_beyond_the_gap_and_counts_versions_in_pushes(gap, weight_sync_interval, seed):
     policy = Policy("glm5", prompts_per_batch=3, weight_sync_interval=weight_sync_interval, filter_staleness_above=gap)
-    lag = play(policy, updates=16, seed=seed)["lag"]
-    assert not lag or max(lag) <= gap
+    staleness = play(policy, updates=16, seed=seed)["staleness"]
+    assert not staleness or max(staleness) <= gap
     assert [policy.syncs_weights_after(n) for n in range(1, 2 * weight_sync_interval + 1)].count(True) == 2
 
 

@@ -159,14 +159,14 @@ def test_every_number_in_a_reason_is_computed_or_sourced(row):
 
 
 def test_json_and_table_and_one_claim(capsys):
-    assert ledger.cli(True) == 0
+    assert main(["claims", "--json"]) == 0
     read = json.loads(capsys.readouterr().out)
     for row in read["claims"]:
         assert {"id", "text", "kind", "value", "computation", "computed", "verdict", "why", "sources"} <= set(row)
-    assert ledger.cli(False) == 0
+    assert main(["claims"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in IDS)
-    assert ledger.cli(False, "speed") == 0
+    assert main(["claims", "speed"]) == 0
     assert "roofline" in capsys.readouterr().out
 
 
@@ -196,7 +196,7 @@ def test_a_verdict_that_no_longer_follows_is_reported(tmp_path, capsys, monkeypa
     assert [r["id"] for r in result["claims"] if not r["follows"]] == ["total-params"]
     assert "the ledger says: reproduced" in ledger.format_table(result)
     monkeypatch.setattr(ledger, "run", lambda only=None: result)
-    assert ledger.cli(False) == 1
+    assert main(["claims"]) == 1
 
 
 @pytest.mark.parametrize(

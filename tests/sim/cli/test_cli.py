@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from minglm import datafiles
-from sim.cli.main import commands, main
+from sim.cli.main import PROGRAM, main
 
 
 def call(capsys, *argv):
@@ -28,8 +28,8 @@ def test_help_lists_commands_with_examples(capsys):
     text = capsys.readouterr().out
     assert caught.value.code == 0 and "exit codes: 0 done, 1 ran and failed, 2 bad input" in text
     for name in ("run", "campaign", "validate", "trace", "claims", "report"):
-        assert name in commands() and name in text
-    for name in commands():
+        assert name in PROGRAM.commands() and name in text
+    for name in PROGRAM.commands():
         with pytest.raises(SystemExit):
             main([name, "--help"])
         assert f"clustersim {name}" in capsys.readouterr().out.split("examples:")[1]

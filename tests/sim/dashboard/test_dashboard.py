@@ -104,7 +104,7 @@ def test_the_budget_question(budget):
     assert r["rent_usd"] == pytest.approx(2.5 * r["chip_hours"])
     low, high = budget.interval("rent_usd")
     assert low < r["rent_usd"] < high
-    assert sum(budget.memory.values()) == pytest.approx(r["memory_gib"]) and r["memory_gib"] <= budget.room_gib
+    assert sum(budget.memory.values()) == pytest.approx(r["memory_gib"]) and r["memory_gib"] <= budget.capacity_gib
     assert "days" in state.sentence(budget) and "to rent" in state.sentence(budget)
 
 

@@ -23,7 +23,7 @@ a = state.answer({"model": "glm5", "machine": "chip:h100", "chips": "20k", "rent
 path = files.save(a, "from a browser")
 values, keep, name = files.load(path)
 assert state.answer(values, keep).row == a.row
-state.played(a)
+state.simulated_step(a)
 files.result_of(a, 10)
 import json
 print(json.dumps({"sentence": state.sentence(a), "row": a.row}))
@@ -43,6 +43,7 @@ def test_data_files_are_json_under_their_own_names(wheel):
             and "minglm/_data/models/glm5.json" in names
             and "sim/dashboard/page.py" in names
         )
+        assert {"sim/dashboard/static/page.css", "sim/report/static/report.css"} <= set(names)
         assert not any(
             n.startswith("minglm/")
             and "torch" in z.read(n).decode()

@@ -7,8 +7,7 @@ import pytest
 from minglm import datafiles
 from minglm.errors import InputError
 from sim.base import documents
-from sim.scenario import file
-from sim.scenario.file import SHAPE, check_shape, read_scenario_document, set_value
+from sim.scenario.file import read_scenario_document, set_value
 from sim.scenario.training import load_scenario, resolve
 
 GOOD = {
@@ -97,7 +96,7 @@ def test_tokens_become_the_nearest_batch_that_divides():
         ({"options": {"zeroo": 1}}, "did you mean 'zero'"),
         ({"options": {"dropout": 3}}, "true or false"),
         ({"options": {"optimizer": "adamw"}}, "did you mean 'adam'"),
-        ({"options": {"imbalance": 0.5}}, "at least the mean"),
+        ({"options": {"imbalance": 0.5}}, "below 1"),
         ({"seq": 0}, "below 1"),
         ({"seq": "90 min"}, "measures time, not count"),
         ({"tokens": "64 GiB"}, "measures bytes"),
@@ -117,10 +116,10 @@ def test_tokens_become_the_nearest_batch_that_divides():
         ({"failures": {"detect": "3 GiB"}}, "measures bytes"),
         ({"failures": {"levle": "mid"}}, "did you mean 'level'"),
         ({"what_if": [{"name": "x"}]}, "must have name and set"),
-        ({"assumptions": [{"text": "x", "kind": "sure"}]}, "is not one of"),
+        ({"assumptions": [{"text": "x", "kind": "sure"}]}, "not one of vendor claim"),
         ({"jitter": {"noise": "big"}}, "not a quantity"),
-        ({"jitter": {"noise": 1e20}}, "must be at most 2"),
-        ({"global_batch": 10**9}, "must be a whole number from"),
+        ({"jitter": {"noise": 1e20}}, "larger than 2"),
+        ({"global_batch": 10**9}, "larger than 100,000,000"),
         ({"seed": "x"}, "must be a whole number"),
         ({"campaign": {"seeds": 1}}, "give 2 to 100,000"),
         ({"plans": [3]}, "is not a plan"),
@@ -235,38 +234,6 @@ def test_set():
         refused(lambda bad=bad: resolve(set_value({**GOOD, "name": "n"}, bad)))
 
 
-def test_without_pydantic_the_same_is_refused(monkeypatch):
-    real = builtins.__import__
-
-    def no_pydantic(name, *args, **kw):
-        if name.startswith("pydantic"):
-            raise ImportError(name)
-        return real(name, *args, **kw)
-
-    cases = [
-        {**GOOD, k: v}
-        for k, v in (
-            ("chips", True),
-            ("plan", 3),
-            ("seed", "x"),
-            ("plans", 3),
-            ("name", [1]),
-            ("model", 3.5),
-            ("chips", [2]),
-        )
-    ]
-    with_it = [refused(lambda c=c: check_shape(c)) for c in cases]
-    monkeypatch.setattr(file, "_MODELS", {})
-    monkeypatch.setattr(builtins, "__import__", no_pydantic)
-    check_shape(GOOD)
-    assert [refused(lambda c=c: check_shape(c)) for c in cases] == with_it
-    assert resolve(GOOD).plan.tp == 2
-
-
-def test_every_section_has_known_types():
-    assert {t for section in SHAPE.values() for t in section.values()} == set(file._TYPES)
-
-
 def test_json_scenarios_need_no_yaml(tmp_path, monkeypatch):
     import json
 
@@ -302,8 +269,8 @@ def test_a_run_that_is_known_to_fit_may_be_over_the_estimate():
         "model": "llama3_70b",
         "plan": {"tp": 1, "pp": 1, "dp": 64},
         "options": {"zero": 0},
-        "memory": "warn",
+        "allow_oom": True,
     }
     r = project(resolve(document))
     assert r["memory"]["share"] > 1 and "although the memory estimate" in r["assumptions"][0]["text"]
-    assert "must be refuse or warn" in refused(lambda: resolve({**document, "memory": "ignore"}))
+    assert "allow_oom" in refused(lambda: resolve({**document, "allow_oom": "ignore"}))

@@ -9,7 +9,7 @@ from minglm.errors import InputError
 from sim.cost.evaluate import scale_compute
 from sim.scenario.training import load_scenario, resolve
 from sim.spec.plan import describe
-from sim.study.campaign import campaign_legs, corner
+from sim.study.campaign import campaign_segments, corner
 from sim.study.projection import point, project, project_file
 from sim.training.jitter import Jitter
 from sim.training.step import simulate
@@ -51,14 +51,14 @@ def test_headline_is_complete_and_json(headline):
 
 
 def test_the_bubble_decides_at_a_small_batch(headline):
-    bubbles = [b["bubble_share"] for b in headline["batches"]]
+    bubbles = [b["bubble_fraction"] for b in headline["batches"]]
     assert (
         len(bubbles) == 4
         and bubbles == sorted(bubbles, reverse=True)
         and headline["batches"][0]["micro_batches_per_replica"] == 5
     )
     larger = next(w for w in headline["what_if"] if "batch" in w["name"])
-    assert larger["speed"] > 1 and larger["bubble_share"] < headline["step"]["bubble_share"]
+    assert larger["speed"] > 1 and larger["bubble_fraction"] < headline["step"]["bubble_fraction"]
 
 
 def test_each_phase_has_its_own_plan(headline):
@@ -123,7 +123,7 @@ def test_published_run_within_reach():
     # DeepSeek-V3's 180K H800-hours per trillion tokens; the error of all published rows is printed by clustersim validate
     s = load_scenario("deepseek_v3_h800")
     assert s.plan.num_chips == 2048 and describe(s.plan).startswith("TP1 PP16 EP64")
-    assert campaign_legs(s)[0].pace.num_chips == 2048
+    assert campaign_segments(s)[0].throughput.num_chips == 2048
 
 
 def test_what_cannot_run_is_refused_in_words():

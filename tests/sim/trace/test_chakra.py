@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from minglm.errors import InputError
 from sim.cost.step_costs import ChunkCost, StepCosts
 from sim.trace import protobuf
-from sim.trace.chakra import COLL, COMP, RECV, SEND, AllToAll, Node, read, write
+from sim.trace.chakra import read, write
+from sim.trace.chakra_node import COLL, COMP, RECV, SEND, Node
+from sim.trace.chakra_rank import AllToAll
 from sim.trace.replay import replay, run
 from sim.training.jitter import Jitter
 

@@ -9,10 +9,11 @@ import pytest
 
 from minglm.errors import InputError
 from sim.cost.step_costs import ChunkCost, StepCosts
-from sim.spec.phases import Leg, Pace
+from sim.spec.phases import RunSegment, Throughput
 from sim.trace.perfetto import COMM, COMPUTE, SEND, StepTrace, campaign_events, write_campaign
 from sim.trace.timeline import bars, campaign_figure, figure
-from sim.training.campaign import CampaignInput, run
+from sim.training.campaign import run
+from sim.training.campaign_input import CampaignInput
 from sim.training.jitter import Jitter
 from sim.training.step import simulate
 
@@ -124,8 +125,8 @@ def test_file_is_json(tmp_path):
 
 
 def test_campaign_trace(tmp_path):
-    leg = Leg("a", 30_000, Pace(10.0, 1e6, 99_840, 780, "p"))
-    r = run(CampaignInput((leg,), cluster_chips=100_000), seed=1)
+    segment = RunSegment("a", 30_000, Throughput(10.0, 1e6, 99_840, 780, "p"))
+    r = run(CampaignInput((segment,), cluster_chips=100_000), seed=1)
     events = campaign_events(r)
     assert_nested(events)
     assert sum(e["ph"] == "i" for e in events) == sum(s.state == "detection" for s in r.timeline) > 10

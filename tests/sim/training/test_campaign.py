@@ -9,16 +9,17 @@ import simpy
 
 from minglm.errors import InputError
 from sim.base.units import DAY_S
-from sim.spec.phases import GLM5, Leg, Pace, Phase, choose_plans, describe, legs
-from sim.training.campaign import CampaignInput, expected, interval, run
+from sim.spec.phases import GLM5, Phase, RunSegment, Throughput, choose_plans, describe, run_segments
+from sim.training.campaign import expected, interval, run
+from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import Checkpoint, daly
 from sim.training.failures import Failure, FailureModel, Recovery, SlowServers
 
 SOFTWARE = (("software", 1.0, False),)
 
 
-def one_leg(steps=2000, step_s=10.0, chips=1024, replicas=8, plan="TP8"):
-    return Leg("pre-training", steps, Pace(step_s, 1e6, chips, replicas, plan))
+def one_segment(steps=2000, step_s=10.0, chips=1024, replicas=8, plan="TP8"):
+    return RunSegment("pre-training", steps, Throughput(step_s, 1e6, chips, replicas, plan))
 
 
 def step_by_step(inp: CampaignInput, failures: list[Failure]):
@@ -31,31 +32,32 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
 
     def job():
         saved = memory = (0, 0)
-        writing, leg, step = [], 0, 0
-        while leg < len(inp.legs):
-            pace = inp.legs[leg].pace
+        writing, segment, step = [], 0, 0
+        while segment < len(inp.segments):
+            throughput = inp.segments[segment].throughput
             between = min(
-                inp.legs[leg].steps, c.steps_between(pace.step_s, pace.num_chips, inp.failures.mtbf_s(pace.num_chips))
+                inp.segments[segment].steps,
+                c.steps_between(throughput.step_s, throughput.num_chips, inp.failures.mtbf_s(throughput.num_chips)),
             )
-            every = c.every(between * pace.step_s + c.stall_s(pace.num_chips))
+            every = c.every(between * throughput.step_s + c.stall_s(throughput.num_chips))
             begun, doing = env.now, "step"
             try:
-                yield env.timeout(pace.step_s)
+                yield env.timeout(throughput.step_s)
                 step += 1
-                state["kept"] += pace.step_s
-                end = step == inp.legs[leg].steps
+                state["kept"] += throughput.step_s
+                end = step == inp.segments[segment].steps
                 if step % between == 0 or end:
                     begun, doing = env.now, "checkpoint stall"
-                    yield env.timeout(c.stall_s(pace.num_chips))
+                    yield env.timeout(c.stall_s(throughput.num_chips))
                     lost["checkpoint stall"] += env.now - begun
-                    memory = (leg, step)
+                    memory = (segment, step)
                     if end or (step // between) % every == 0:
-                        writing.append((env.now + c.delay_s, (leg, step)))
+                        writing.append((env.now + c.delay_s, (segment, step)))
                     if end:
-                        leg, step = leg + 1, 0
-                        if leg < len(inp.legs) and inp.legs[leg].pace.plan != pace.plan:
+                        segment, step = segment + 1, 0
+                        if segment < len(inp.segments) and inp.segments[segment].throughput.plan != throughput.plan:
                             begun, doing = env.now, "phase change"
-                            yield env.timeout(r.restart_s + c.load_s(pace.num_chips))
+                            yield env.timeout(r.restart_s + c.load_s(throughput.num_chips))
                             lost["phase change"] += env.now - begun
                 continue
             except simpy.Interrupt as interrupt:
@@ -65,24 +67,26 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
                 saved = max([saved] + [at for due, at in writing if due <= env.now])
                 writing.clear()
                 quicker = (
-                    memory > saved or memory == saved and c.load_s(pace.num_chips, True) <= c.load_s(pace.num_chips)
+                    memory > saved
+                    or memory == saved
+                    and c.load_s(throughput.num_chips, True) <= c.load_s(throughput.num_chips)
                 )
                 from_memory = c.kind == "memory" and failure.luck < c.memory_survival and quicker
                 target = memory if from_memory else saved
                 done = [
-                    sum(le.steps * le.pace.step_s for le in inp.legs[: at[0]])
-                    + at[1] * inp.legs[min(at[0], len(inp.legs) - 1)].pace.step_s
-                    for at in ((leg, step), target)
+                    sum(s.steps * s.throughput.step_s for s in inp.segments[: at[0]])
+                    + at[1] * inp.segments[min(at[0], len(inp.segments) - 1)].throughput.step_s
+                    for at in ((segment, step), target)
                 ]
                 lost["work done again"] += done[0] - done[1]
                 state["kept"] -= done[0] - done[1]
-                leg, step = target
-                if step == inp.legs[leg].steps:
-                    leg, step = leg + 1, 0
-                memory, failure, pace = target, None, inp.legs[leg].pace
+                segment, step = target
+                if step == inp.segments[segment].steps:
+                    segment, step = segment + 1, 0
+                memory, failure, throughput = target, None, inp.segments[segment].throughput
                 for what, seconds in (
                     ("detection", r.detect_s),
-                    ("restart", r.restart_s + c.load_s(pace.num_chips, from_memory)),
+                    ("restart", r.restart_s + c.load_s(throughput.num_chips, from_memory)),
                 ):
                     begun = env.now
                     try:
@@ -112,7 +116,7 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
 def test_jumping_equals_stepping(kind, seed):
     """A day of training with an event per step, and by arithmetic between failures: the same hours, cause by cause."""
     inp = CampaignInput(
-        (one_leg(3000, 10.0), Leg("long", 1500, Pace(30.0, 1e6, 512, 4, "other"))),
+        (one_segment(3000, 10.0), RunSegment("long", 1500, Throughput(30.0, 1e6, 512, 4, "other"))),
         cluster_chips=1024,
         failures=FailureModel(20.0 / 1024, SOFTWARE),
         checkpoint=Checkpoint(
@@ -140,7 +144,7 @@ def test_jumping_equals_stepping(kind, seed):
 @pytest.mark.parametrize("stall_s, mtbf_s", [(30.0, 1800.0), (30.0, 7200.0), (120.0, 3600.0)])
 def test_mean_goodput_agrees_with_daly(stall_s, mtbf_s):
     inp = CampaignInput(
-        (one_leg(30_000, 10.0),),
+        (one_segment(30_000, 10.0),),
         cluster_chips=1024,
         failures=FailureModel(DAY_S / mtbf_s / 1024, SOFTWARE),
         checkpoint=Checkpoint("sync", bytes=stall_s * 100e9),
@@ -154,7 +158,7 @@ def test_mean_goodput_agrees_with_daly(stall_s, mtbf_s):
 def test_dalys_interval_is_nearly_the_best_by_events_too():
     def goodput(seconds):
         inp = CampaignInput(
-            (one_leg(30_000, 10.0),),
+            (one_segment(30_000, 10.0),),
             cluster_chips=1024,
             failures=FailureModel(DAY_S / 3600 / 1024, SOFTWARE),
             checkpoint=Checkpoint("sync", bytes=60 * 100e9, interval_s=seconds),
@@ -168,7 +172,7 @@ def test_dalys_interval_is_nearly_the_best_by_events_too():
 
 def test_llama3_kept_over_90_percent():
     inp = CampaignInput(
-        (one_leg(467_000, 10.0, 16384, 128),),
+        (one_segment(467_000, 10.0, 16384, 128),),
         cluster_chips=16512,
         checkpoint=Checkpoint("async", bytes=5.7e12),
         horizon_s=54 * DAY_S,
@@ -182,7 +186,7 @@ def test_100k_without_fault_tolerance_keeps_about_half():
     """FT-HSDP reports 44% effective time near 100,000 GPUs at one failure per 18 minutes, before their remedy."""
     for kind, low, high in (("sync", 0.30, 0.44), ("async", 0.40, 0.60)):
         inp = CampaignInput(
-            (one_leg(10**7, 1.4, 99_840, 780),),
+            (one_segment(10**7, 1.4, 99_840, 780),),
             cluster_chips=100_000,
             failures=FailureModel.named("high"),
             checkpoint=Checkpoint(kind, bytes=10.5e12),
@@ -193,7 +197,7 @@ def test_100k_without_fault_tolerance_keeps_about_half():
 
 def test_nothing_fails_nothing_is_lost():
     inp = CampaignInput(
-        (one_leg(),), cluster_chips=1024, failures=FailureModel(0.0), checkpoint=Checkpoint(bytes=0.0), slow=None
+        (one_segment(),), cluster_chips=1024, failures=FailureModel(0.0), checkpoint=Checkpoint(bytes=0.0), slow=None
     )
     result = run(inp)
     assert result.finished and result.goodput == pytest.approx(1.0) and result.days * DAY_S == pytest.approx(20_000)
@@ -202,7 +206,7 @@ def test_nothing_fails_nothing_is_lost():
 
 def campaign(**changes):
     values = dict(
-        legs=(one_leg(100_000, 10.0, 99_840, 780),),
+        segments=(one_segment(100_000, 10.0, 99_840, 780),),
         cluster_chips=100_000,
         failures=FailureModel.named("mid"),
         checkpoint=Checkpoint("async", bytes=10.5e12),
@@ -253,7 +257,7 @@ def test_same_seed_same_campaign():
 
 
 def test_interval_does_not_depend_on_the_workers():
-    inp = campaign(legs=(one_leg(5_000, 10.0, 99_840, 780),))
+    inp = campaign(segments=(one_segment(5_000, 10.0, 99_840, 780),))
     one, two = interval(inp, seeds=6, workers=1), interval(inp, seeds=6, workers=2)
     assert one == two and one["days"][0] <= one["days"][1] <= one["days"][2]
     assert one["goodput"][0] < one["goodput"][2]
@@ -274,10 +278,10 @@ def test_a_plan_is_chosen_for_each_phase():
     def evaluate(plan, phase, batch):
         if plan == "wide" and phase.seq > 8192:
             raise InputError("plan wide: 12 GiB too much at 131,072 tokens; use context parallelism")
-        return Pace({"wide": 1.0, "long": 1.5, "never": 9.0}[plan], batch, 1024, 8, plan)
+        return Throughput({"wide": 1.0, "long": 1.5, "never": 9.0}[plan], batch, 1024, 8, plan)
 
     chosen = choose_plans(schedule, ["never", "long", "wide"], evaluate)
-    assert [(leg.phase, leg.pace.plan) for leg in chosen] == [("short", "wide"), ("long", "long")]
+    assert [(segment.phase, segment.throughput.plan) for segment in chosen] == [("short", "wide"), ("long", "long")]
     with pytest.raises(InputError, match="12 GiB too much"):
         choose_plans(schedule, ["wide"], evaluate)
     result = run(CampaignInput(chosen, cluster_chips=1024, slow=None))
@@ -286,17 +290,17 @@ def test_a_plan_is_chosen_for_each_phase():
 
 
 def test_legs_follow_the_ramp():
-    out = legs(GLM5[:1], lambda p, batch: Pace(batch / 64e6, batch, 99_840, 780, "one"))
-    assert len(out) == 13 and sum(leg.tokens for leg in out) == pytest.approx(27e12, rel=1e-4)
+    out = run_segments(GLM5[:1], lambda p, batch: Throughput(batch / 64e6, batch, 99_840, 780, "one"))
+    assert len(out) == 13 and sum(segment.tokens for segment in out) == pytest.approx(27e12, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     "make, words",
     [
         (lambda: CampaignInput((), 10), "at least one phase"),
-        (lambda: campaign(cluster_chips=99_000), "more than the inventory"),
+        (lambda: campaign(cluster_chips=99_000), "more than the cluster"),
         (lambda: campaign(horizon_s=float("nan")), "horizon_s"),
-        (lambda: Leg("x", 10, Pace(float("nan"), 1, 1, 1, "p")), "step_s=nan"),
+        (lambda: RunSegment("x", 10, Throughput(float("nan"), 1, 1, 1, "p")), "step_s=nan"),
         (lambda: Phase("x", -1, 4096, 1e6), "tokens=-1"),
         (lambda: Phase("x", 1e9, 4096, 1e6, 2e6, 1e8), "batch ramp"),
         (lambda: interval(campaign(), seeds=1), "at least 2"),

@@ -31,26 +31,26 @@ def even(ranks: int, micro_batches: int, chunks: int = 1, F: float = 1.0, B: flo
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
 def test_bubble_of_gpipe_and_1f1b(schedule, ranks, m):
     result = simulate(even(ranks, m), schedule)
-    assert result.bubble_ratio == pytest.approx((ranks - 1) / m)
+    assert result.bubble_overhead == pytest.approx((ranks - 1) / m)
     assert result.step_s == pytest.approx(3.0 * (m + ranks - 1))
 
 
 @pytest.mark.parametrize("ranks, m, v", [(2, 4, 2), (4, 8, 3), (8, 16, 6), (8, 24, 2)])
 def test_bubble_of_interleaved(ranks, m, v):
-    assert simulate(even(ranks, m, v), "interleaved").bubble_ratio == pytest.approx((ranks - 1) / (m * v))
+    assert simulate(even(ranks, m, v), "interleaved").bubble_overhead == pytest.approx((ranks - 1) / (m * v))
 
 
 def test_pangu_ultra_bubble():
     """Pangu Ultra 135B reports 30.45% without and 6.8% with interleaving: 8 ranks, 16 micro-batches, 6 chunks."""
-    assert simulate(even(8, 16), "1f1b").bubble_share == pytest.approx(0.3045, abs=1e-3)
-    assert simulate(even(8, 16, 6), "interleaved").bubble_share == pytest.approx(0.068, abs=1e-3)
+    assert simulate(even(8, 16), "1f1b").bubble_fraction == pytest.approx(0.3045, abs=1e-3)
+    assert simulate(even(8, 16, 6), "interleaved").bubble_fraction == pytest.approx(0.068, abs=1e-3)
 
 
 @pytest.mark.parametrize("ranks, m", [(4, 6), (16, 20), (8, 20)])
 def test_interleaved_with_micro_batches_that_do_not_divide(ranks, m):
     """A remainder thinner than the pipeline joins the group before it: slower than the ideal, never slower than 1F1B."""
     ideal = (ranks - 1) / (m * 2)
-    assert ideal - 1e-9 <= simulate(even(ranks, m, 2), "interleaved").bubble_ratio <= (ranks - 1) / m
+    assert ideal - 1e-9 <= simulate(even(ranks, m, 2), "interleaved").bubble_overhead <= (ranks - 1) / m
 
 
 @pytest.mark.parametrize(

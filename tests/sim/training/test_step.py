@@ -13,8 +13,8 @@ from minglm.errors import InputError
 from sim.cost.step_costs import ChunkCost, StepCosts
 from sim.training.critical_path import causes
 from sim.training.jitter import Jitter, largest
-from sim.training.links import Link
-from sim.training.sensitivity import what_to_buy
+from sim.training.rank_process import Link
+from sim.training.sensitivity import step_sensitivity
 from sim.training.step import simulate
 
 
@@ -36,7 +36,7 @@ def costs(ranks=4, micro_batches=8, chunks=1, **changes) -> StepCosts:
 
 def test_one_rank_is_the_sum_of_its_parts():
     r = simulate(costs(1, 5, grad_reduce_s=0.5, optimizer_s=0.25, param_gather_s=0.125, fixed_s=0.0625))
-    assert r.step_s == pytest.approx(15 + 0.5 + 0.25 + 0.125 + 0.0625) and r.bubble_share == pytest.approx(0)
+    assert r.step_s == pytest.approx(15 + 0.5 + 0.25 + 0.125 + 0.0625) and r.bubble_fraction == pytest.approx(0)
     assert r.tokens_per_s == pytest.approx(1000 / r.step_s)
 
 
@@ -105,11 +105,11 @@ def test_link_is_a_resource_without_the_events():
 def test_shared_port_queues_like_a_resource():
     """Replicas that send the same stage's output through one port get it one after another."""
     c = costs(2, 1, p2p_s=5.0)
-    r = simulate(c, replicas=3, share_port=3, fold=False)
+    r = simulate(c, replicas=3, replicas_per_port=3, fold=False)
     # Last replica: forward 1, then third in the queue (15), then 3 at rank 1, then third again on the way back.
     assert r.step_s == pytest.approx(1 + 15 + 3 + 5 + 2)
-    assert simulate(c, replicas=9, share_port=3).step_s == r.step_s
-    assert simulate(c, replicas=9, share_port=3).simulated_replicas == 3
+    assert simulate(c, replicas=9, replicas_per_port=3).step_s == r.step_s
+    assert simulate(c, replicas=9, replicas_per_port=3).simulated_replicas == 3
 
 
 def test_a_rank_waits_for_its_slowest_chip():
@@ -151,15 +151,17 @@ def test_popular_experts_stretch_all_to_all():
 def test_replicas_that_share_experts_move_together():
     """Lock step of four replicas: a fourth of the processes, each as slow as the slowest of four times the chips."""
     noise = Jitter(noise=0.05)
-    apart, together = (simulate(costs(4, 32, chips_per_rank=8), replicas=64, jitter=noise, lockstep=n) for n in (1, 4))
+    apart, together = (
+        simulate(costs(4, 32, chips_per_rank=8), replicas=64, jitter=noise, ep_group_replicas=n) for n in (1, 4)
+    )
     assert together.processes == apart.processes / 4 and together.simulated_replicas == apart.simulated_replicas == 64
     assert min(together.busy_s) > max(apart.busy_s) * 1.01
     slow = Jitter(slow=((6, 1, 1.2),))
     assert (
-        simulate(costs(), replicas=8, jitter=slow, lockstep=4).step_s
+        simulate(costs(), replicas=8, jitter=slow, ep_group_replicas=4).step_s
         == simulate(costs(), replicas=8, jitter=slow).step_s
     )
-    assert simulate(costs(), replicas=8, lockstep=4).step_s == simulate(costs()).step_s
+    assert simulate(costs(), replicas=8, ep_group_replicas=4).step_s == simulate(costs()).step_s
 
 
 def test_seed_decides_everything():
@@ -209,11 +211,11 @@ def test_critical_path_has_no_gaps_and_ends_with_the_step():
         assert sum(causes(path).values()) == pytest.approx(r.step_s)
 
 
-def test_what_to_buy_names_the_bottleneck():
-    assert what_to_buy(costs(2, 8), "1f1b")[0][0].startswith("compute")
-    assert what_to_buy(costs(8, 8, p2p_s=20.0), "1f1b")[0][0] == "pipeline links"
-    assert what_to_buy(costs(2, 2, grad_reduce_s=90.0), "1f1b")[0][0] == "gradient reduction"
-    name, saved = what_to_buy(costs(1, 2, fixed_s=90.0), "1f1b")[0]
+def test_sensitivity_names_the_bottleneck():
+    assert step_sensitivity(costs(2, 8), "1f1b")[0][0].startswith("compute")
+    assert step_sensitivity(costs(8, 8, p2p_s=20.0), "1f1b")[0][0] == "pipeline links"
+    assert step_sensitivity(costs(2, 2, grad_reduce_s=90.0), "1f1b")[0][0] == "gradient reduction"
+    name, saved = step_sensitivity(costs(1, 2, fixed_s=90.0), "1f1b")[0]
     assert name == "host work" and saved == pytest.approx(45.0)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from minglm.errors import InputError
-from sim.cost.stacks import _read_fitted, load_stack
+from sim.cost.stacks import load_stack, read_fitted
 from sim.validation import figures, fit, predict, training
 from sim.validation.rows import parse
 
@@ -44,7 +44,7 @@ def test_no_more_is_fitted_than_one_scalar_a_stack_on_a_third_of_a_chips_rows(re
     fitted = collections.Counter(r["chip"] for r in rows if r["kind"] == "calibration")
     for chip, count in fitted.items():
         assert count <= of_chip[chip] / 3, f"{chip}: {count} of {of_chip[chip]} rows are fitted"
-    for stack, chips in _read_fitted().items():
+    for stack, chips in read_fitted().items():
         for chip, found in chips.items():
             assert set(found) == {"name", "value", "rows"}, (stack, chip)
 
@@ -153,7 +153,10 @@ def test_words_of_other_tools_are_understood():
         }
     )
     assert (
-        row.plan.tp == 2 and row.plan.dp == 4 and row.workload.global_batch == 64 and row.quantity == "seconds_per_step"
+        row.run.plan.tp == 2
+        and row.run.plan.dp == 4
+        and row.run.workload.global_batch == 64
+        and row.quantity == "seconds_per_step"
     )
 
 
@@ -165,7 +168,7 @@ def test_words_of_other_tools_are_understood():
         ({"model": None}, "has no model"),
         ({"plan": {"tp": 32}}, "fewer than tp"),
         ({"recomputed": "full"}, "did you mean 'recompute'"),
-        ({"measured": {"seconds_per_step": -1}}, "positive"),
+        ({"measured": {"seconds_per_step": -1}}, "is below 0"),
         ({"options": {"zeroo": 1}}, "did you mean 'zero'"),
         ({"plan": {"tp": 3}}, "attention heads"),
         ({"kind": "guess"}, "not one of calibration"),

@@ -1,4 +1,6 @@
-"""What each exercise asks for; one module per notebook, each with a list EXERCISES (see minglm/course/workshop/checking.py)."""
+"""What each exercise asks for; one module per notebook, each with a list EXERCISES (see
+minglm/course/workshop/checking.py).
+"""
 
 from __future__ import annotations
 

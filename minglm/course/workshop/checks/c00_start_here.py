@@ -1,17 +1,21 @@
 """Checks of 00: the loss of knowing nothing, what an expert weighs, how long a training takes."""
 
 import math
+from typing import Any
 
 from minglm.config import ModelConfig
 from minglm.course.workshop.checking import Exercise, Mistake, NotYet, same
 
 YEAR_S = 365 * 86400
-ROUNDED = "You rounded the seconds (`//` gives whole numbers): a training of 1.2 seconds becomes one of 1 second. Divide with `/`."
+ROUNDED = (
+    "You rounded the seconds (`//` gives whole numbers): a training of 1.2 seconds becomes one of 1 second. Divide "
+    "with `/`."
+)
 
 
 def _expert(hidden: int, width: int) -> int:
     # the project's own count: what one more expert adds to a model with a single layer of experts
-    base = dict(
+    base: dict[str, Any] = dict(
         hidden_size=hidden,
         moe_intermediate_size=width,
         num_hidden_layers=2,
@@ -36,7 +40,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda V: math.log2(V),
-                "That is the surprise in bits (logarithm to base 2). The loss here is in nats: use the natural logarithm, math.log.",
+                "That is the surprise in bits (logarithm to base 2). The loss here is in nats: use the natural "
+                "logarithm, math.log.",
             ),
             Mistake(
                 lambda V: math.log10(V),
@@ -44,14 +49,16 @@ EXERCISES = [
             ),
             Mistake(
                 lambda V: math.log(1 / V),
-                "The number is right, its sign is not: the surprise is minus the logarithm of the probability, so it is positive.",
+                "The number is right, its sign is not: the surprise is minus the logarithm of the probability, so it "
+                "is positive.",
             ),
             Mistake(
                 lambda V: 1 / V,
                 "That is the probability of one token. The loss is its surprise: minus the natural logarithm of it.",
             ),
         ),
-        "Each of V tokens has probability 1/V; the loss is minus the natural logarithm of the probability of the right one.",
+        "Each of V tokens has probability 1/V; the loss is minus the natural logarithm of the probability of the right "
+        "one.",
     ),
     Exercise(
         "00.expert_parameters",
@@ -60,7 +67,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda C, F: 2 * C * F,
-                "You counted two matrices. An expert has three: gate and up lead from `hidden` to `width`, down leads back from `width` to `hidden`.",
+                "You counted two matrices. An expert has three: gate and up lead from `hidden` to `width`, down leads "
+                "back from `width` to `hidden`.",
             ),
             Mistake(lambda C, F: C * F, "That is one matrix. An expert has three of them: gate, up and down."),
             Mistake(
@@ -77,7 +85,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda n, t, r: 2 * n * t / r / YEAR_S,
-                "Two operations per parameter and token is the forward pass alone. Backward costs twice as much again: six in all.",
+                "Two operations per parameter and token is the forward pass alone. Backward costs twice as much again: "
+                "six in all.",
             ),
             Mistake(lambda n, t, r: 6 * n * t / r, "Those are seconds. Divide by the seconds of a year."),
             Mistake(lambda n, t, r: 6 * n * t / r / 86400, "Those are days. A year has 365 of them."),

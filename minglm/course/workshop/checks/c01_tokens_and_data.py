@@ -15,14 +15,14 @@ def _pair(ids):
 
 
 def _pair_tied(ids, of):
-    counts = Counter(zip(ids, ids[1:]))
+    counts = Counter(zip(ids, ids[1:], strict=False))
     return of([p for p in counts if counts[p] == max(counts.values())])
 
 
 def _pair_apart(ids):
     """Counts as text search does: what overlaps is counted once."""
     text = "".join(map(chr, ids))
-    return max(zip(ids, ids[1:]), key=lambda p: text.count("".join(map(chr, p))))
+    return max(zip(ids, ids[1:], strict=False), key=lambda p: text.count("".join(map(chr, p))))
 
 
 def _merge(ids, pair, new):
@@ -42,7 +42,7 @@ def _merge_overlapping(ids, pair, new):
 
 
 def _merge_even(ids, pair, new):
-    out = []
+    out: list[int] = []
     for i in range(0, len(ids), 2):
         out += [new] if tuple(ids[i : i + 2]) == tuple(pair) else ids[i : i + 2]
     return out
@@ -96,21 +96,23 @@ EXERCISES = [
         ],
         (
             Mistake(
-                lambda ids: Counter(zip(ids[::2], ids[1::2])).most_common(1)[0][0],
-                "You looked at places (0,1), (2,3), ... only. Every neighbour counts: (0,1), (1,2), (2,3), ... as in zip(ids, ids[1:]).",
+                lambda ids: Counter(zip(ids[::2], ids[1::2], strict=False)).most_common(1)[0][0],
+                "You looked at places (0,1), (2,3), ... only. Every neighbour counts: (0,1), (1,2), (2,3), ... as in "
+                "zip(ids, ids[1:]).",
             ),
             Mistake(
-                lambda ids: Counter(zip(ids, ids[1:])).most_common(1)[0],
+                lambda ids: Counter(zip(ids, ids[1:], strict=False)).most_common(1)[0],
                 "You gave back the pair together with its count. Only the pair is asked for.",
             ),
             Mistake(
-                lambda ids: Counter(tuple(sorted(p)) for p in zip(ids, ids[1:])).most_common(1)[0][0],
+                lambda ids: Counter(tuple(sorted(p)) for p in zip(ids, ids[1:], strict=False)).most_common(1)[0][0],
                 "A pair has an order: (1, 2) and (2, 1) are different and must be counted apart.",
             ),
             *(
                 Mistake(
                     lambda ids, of=of: _pair_tied(ids, of),
-                    "Of equally frequent pairs the one that comes first in the list is wanted, whatever its numbers: do not compare the pairs themselves.",
+                    "Of equally frequent pairs the one that comes first in the list is wanted, whatever its numbers: "
+                    "do not compare the pairs themselves.",
                 )
                 for of in (min, max)
             ),
@@ -136,7 +138,8 @@ EXERCISES = [
         (
             Mistake(
                 _merge_overlapping,
-                "After a merge both tokens are used up: move on by two places, not by one, or the second token is counted twice.",
+                "After a merge both tokens are used up: move on by two places, not by one, or the second token is "
+                "counted twice.",
             ),
             Mistake(
                 _merge_even,
@@ -144,7 +147,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda ids, pair, new: [new if t in pair else t for t in ids],
-                "You replaced each member of the pair alone. Only the two side by side, in this order, become one new token.",
+                "You replaced each member of the pair alone. Only the two side by side, in this order, become one new "
+                "token.",
             ),
             Mistake(
                 _merge_either, "A pair has an order: where the second token stands before the first, nothing is merged."
@@ -184,7 +188,8 @@ EXERCISES = [
             Mistake(_starts_plus, "A document starts at its begin token, not after it: that token may be seen."),
             Mistake(
                 lambda tokens, bos: [0] * len(tokens),
-                "Everything may see place 0: then documents see each other. After each begin token the start moves there.",
+                "Everything may see place 0: then documents see each other. After each begin token the start moves "
+                "there.",
             ),
             Mistake(
                 lambda tokens, bos: _starts(tokens, 0),

@@ -6,7 +6,8 @@ from minglm.course.workshop.checking import Exercise, Mistake, NotYet
 from minglm.course.workshop.checks import drawn
 
 REBUILT = (
-    "The scores are right, but you rebuild every key, or use the matrix anew for each latent: that costs many times the operations needed. "
+    "The scores are right, but you rebuild every key, or use the matrix anew for each latent: that costs many times "
+    "the operations needed. "
     "Multiply the query with the matrix once, then compare it with the latents."
 )
 
@@ -14,7 +15,7 @@ REBUILT = (
 def _attention(q, k, v, hide="future", power=0.5, axis=-1):
     import torch
 
-    T, H, D = q.shape
+    T, _H, D = q.shape
     scores = torch.einsum("thd,shd->hts", q, k) / D**power
     mask = {
         "future": torch.ones(T, T).triu(1),
@@ -29,7 +30,8 @@ def _attention(q, k, v, hide="future", power=0.5, axis=-1):
 def _reference_attention(q, k, v):
     from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-    return sdpa(*(x.transpose(0, 1) for x in (q, k, v)), is_causal=True).transpose(0, 1)
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    return sdpa(q, k, v, is_causal=True).transpose(0, 1)
 
 
 def _turn(x, position, theta):
@@ -119,11 +121,13 @@ EXERCISES = [
         (
             Mistake(
                 lambda q, k, v: _attention(q, k, v, hide="none"),
-                "A query sees keys that come after it. Set the scores of the future to minus infinity before the softmax.",
+                "A query sees keys that come after it. Set the scores of the future to minus infinity before the "
+                "softmax.",
             ),
             Mistake(
                 lambda q, k, v: _attention(q, k, v, hide="self too"),
-                "You hid the token itself as well (the first one then sees nothing, and softmax gives NaN). Hide only what comes later: triu(1).",
+                "You hid the token itself as well (the first one then sees nothing, and softmax gives NaN). Hide only "
+                "what comes later: triu(1).",
             ),
             Mistake(
                 lambda q, k, v: _attention(q, k, v, power=0),
@@ -134,11 +138,13 @@ EXERCISES = [
             ),
             Mistake(
                 lambda q, k, v: _attention(q, k, v, hide="late"),
-                "You hid the future after the softmax: the shares of what is left no longer add up to 1. Set its scores to minus infinity before the softmax.",
+                "You hid the future after the softmax: the shares of what is left no longer add up to 1. Set its "
+                "scores to minus infinity before the softmax.",
             ),
             Mistake(
                 lambda q, k, v: _attention(q, k, v, axis=1),
-                "The softmax runs over the queries. Each query shares itself out over the keys: take it over the last axis.",
+                "The softmax runs over the queries. Each query shares itself out over the keys: take it over the last "
+                "axis.",
             ),
         ),
         "scores = q·k / sqrt(D); the future is minus infinity; softmax over keys; mix the values.",

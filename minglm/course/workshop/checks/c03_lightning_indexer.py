@@ -3,7 +3,10 @@
 from minglm.course.workshop.checking import Exercise, Mistake, NotYet, same
 from minglm.course.workshop.checks import drawn
 
-ZERO = "Where p is 0 your loss is NaN (log 0 is −inf, and 0 times −inf is NaN); with causal attention every key of the future has p = 0. The term is 0 there: torch.xlogy(p, p)."
+ZERO = (
+    "Where p is 0 your loss is NaN (log 0 is −inf, and 0 times −inf is NaN); with causal attention every key of the "
+    "future has p = 0. The term is 0 there: torch.xlogy(p, p)."
+)
 
 
 def _scores(q, k, w):
@@ -24,7 +27,9 @@ def _choice(scores, k):
 
 
 def _written(scores, k, hide: float | None = float("-inf"), first=1, mark=True, sort="last"):
-    """As the lesson writes it, with one step done otherwise: hide the future, take the best, mark empty places, sort."""
+    """As the lesson writes it, with one step done otherwise: hide the future, take the best, mark empty places,
+    sort.
+    """
     import torch
 
     future = torch.ones_like(scores).triu(first).bool()
@@ -42,7 +47,7 @@ def _best_scores(scores, k):
 
 def _share(attention, chosen):
     total = 0.0
-    for row, places in zip(attention.tolist(), chosen.tolist()):
+    for row, places in zip(attention.tolist(), chosen.tolist(), strict=False):
         total += sum(row[s] for s in places if s >= 0)
     return total / len(attention)
 
@@ -86,7 +91,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda q, k, w: (w[..., None] * (q @ k.T)).sum(1).relu(),
-                "You cut off below zero after adding the heads. Cut each head's product first, then weigh and add; a weight may be negative, so the sum may be too.",
+                "You cut off below zero after adding the heads. Cut each head's product first, then weigh and add; a "
+                "weight may be negative, so the sum may be too.",
             ),
             Mistake(
                 lambda q, k, w: (q @ k.T).relu().sum(1),
@@ -103,7 +109,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda s, k: _written(s, k, mark=False),
-                "This is the leak of the lesson: a query with fewer than k visible keys takes keys from the future too, because nothing else is left. Put -1 where the key is later than t, then sort.",
+                "This is the leak of the lesson: a query with fewer than k visible keys takes keys from the future "
+                "too, because nothing else is left. Put -1 where the key is later than t, then sort.",
             ),
             Mistake(
                 lambda s, k: s.topk(k, -1).indices.sort(-1).values,
@@ -127,7 +134,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda s, k: _written(s, k, hide=None),
-                "You took the best of all keys and put -1 for the future afterwards: it has taken the places of visible keys. Hide the future before topk.",
+                "You took the best of all keys and put -1 for the future afterwards: it has taken the places of "
+                "visible keys. Hide the future before topk.",
             ),
             *(
                 Mistake(
@@ -149,7 +157,8 @@ EXERCISES = [
                 "sort gives two tensors, the sorted numbers and their old places. Take the first: `.sort(-1).values`.",
             ),
         ),
-        "Query t may read keys 0 to t: hide the rest with -inf before topk; then put -1 where a key is later than t; then sort each row.",
+        "Query t may read keys 0 to t: hide the rest with -inf before topk; then put -1 where a key is later than t; "
+        "then sort each row.",
     ),
     Exercise(
         "03.captured",
@@ -166,7 +175,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda a, c: _share(a, c) / c.shape[-1],
-                "You divided by the number of keys: the shares of a query's keys are added, only the queries are averaged.",
+                "You divided by the number of keys: the shares of a query's keys are added, only the queries are "
+                "averaged.",
             ),
         ),
         "Add the attention on the chosen keys for each query, leaving out -1, and average over queries.",
@@ -178,7 +188,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda p, s: (s.softmax(-1) * (s.log_softmax(-1) - p.log())).sum(-1).mean(),
-                "You have the two the other way round. The attention p is the teacher: KL(p || softmax(scores)) weighs by p.",
+                "You have the two the other way round. The attention p is the teacher: KL(p || softmax(scores)) weighs "
+                "by p.",
             ),
             Mistake(
                 lambda p, s: (p * (p.log() - s)).sum(-1).mean(),
@@ -190,7 +201,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda p, s: -(p * s.log_softmax(-1)).sum(-1).mean(),
-                "That is the cross-entropy. It has the same gradient, but it is not 0 when the indexer is perfect: subtract the entropy of p.",
+                "That is the cross-entropy. It has the same gradient, but it is not 0 when the indexer is perfect: "
+                "subtract the entropy of p.",
             ),
             Mistake(lambda p, s: (p * (p.log() - s.log_softmax(-1))).sum(-1).mean(), ZERO),
         ),

@@ -46,7 +46,9 @@ def _moved(bias, counts, rate, rounded=float):
     import torch
 
     mean = rounded(sum(counts.tolist()) / len(counts))
-    return torch.tensor([b + rate * ((c < mean) - (c > mean)) for b, c in zip(bias.tolist(), counts.tolist())])
+    return torch.tensor(
+        [b + rate * ((c < mean) - (c > mean)) for b, c in zip(bias.tolist(), counts.tolist(), strict=False)]
+    )
 
 
 def _bias_cases():
@@ -70,7 +72,8 @@ EXERCISES = [
         (
             Mistake(
                 _with_bias_in_gates,
-                "The bias got into the gates. It may only steer who is chosen; how loudly an expert speaks must come from the raw score, or balancing changes the model's output.",
+                "The bias got into the gates. It may only steer who is chosen; how loudly an expert speaks must come "
+                "from the raw score, or balancing changes the model's output.",
             ),
             Mistake(
                 lambda s, b, k, c: _gates(s, b * 0, k, c),
@@ -98,7 +101,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda b, c, r: b + r * (c.float().mean() - c),
-                "You moved in proportion to the load. The rule takes the sign only: every bias moves by the same small step, however large the batch.",
+                "You moved in proportion to the load. The rule takes the sign only: every bias moves by the same small "
+                "step, however large the batch.",
             ),
             Mistake(
                 lambda b, c, r: r * (c.float().mean() - c).sign(),
@@ -121,11 +125,13 @@ EXERCISES = [
         (
             Mistake(
                 lambda c: max(c) / sum(c),
-                "That is the busiest expert's share of all work. Compare it with an even share: divide by the mean, not by the sum.",
+                "That is the busiest expert's share of all work. Compare it with an even share: divide by the mean, "
+                "not by the sum.",
             ),
             Mistake(
                 lambda c: max(c) / max(min(c), 1e-9),
-                "You compared with the idlest expert. The measure is the busiest over the mean: it says how long the others wait.",
+                "You compared with the idlest expert. The measure is the busiest over the mean: it says how long the "
+                "others wait.",
             ),
             Mistake(lambda c: sum(c) / len(c) / max(c), "The fraction is upside down: 1 is even, larger is worse."),
             *(

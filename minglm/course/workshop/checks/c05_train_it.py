@@ -57,7 +57,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda s, n, w, f: s / w if s < w else _cosine((s - w) / (n - w), f),
-                "The very first step gets a rate of 0 and learns nothing. The rise goes from 1/warmup to 1: (step + 1) / warmup.",
+                "The very first step gets a rate of 0 and learns nothing. The rise goes from 1/warmup to 1: (step + 1) "
+                "/ warmup.",
             ),
             Mistake(
                 lambda s, n, w, f: (s + 1) / w if s < w else _cosine((s - w) / (n - w), 0.0),
@@ -73,7 +74,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda s, n, w, f: (s + 1) / w if s <= w else _cosine((s - w) / (n - w), f),
-                "The rise has one step too many: its last is step warmup - 1, and at step `warmup` the fall begins. Otherwise the factor goes above 1.",
+                "The rise has one step too many: its last is step warmup - 1, and at step `warmup` the fall begins. "
+                "Otherwise the factor goes above 1.",
             ),
             Mistake(
                 lambda s, n, w, f: (s + 1) / w if s < w else _cosine((s - w) / (n - 1 - w), f),
@@ -84,7 +86,8 @@ EXERCISES = [
                 "When warmup is 0 your function divides by 0. Work out (step + 1) / warmup only where step < warmup.",
             ),
         ),
-        "First (step + 1) / warmup; then final + (1 − final)·0.5·(1 + cos(pi·progress)), progress from 0 at warmup to 1 at the end.",
+        "First (step + 1) / warmup; then final + (1 − final)·0.5·(1 + cos(pi·progress)), progress from 0 at warmup to "
+        "1 at the end.",
     ),
     Exercise(
         "05.clip",
@@ -93,7 +96,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda g, limit: [x * min(1.0, limit / float(x.norm())) for x in g],
-                "You clipped each tensor alone, which changes the direction of the step. There is one norm for all gradients together.",
+                "You clipped each tensor alone, which changes the direction of the step. There is one norm for all "
+                "gradients together.",
             ),
             Mistake(
                 lambda g, limit: [x * limit / math.sqrt(sum(float(y.square().sum()) for y in g)) for x in g],
@@ -116,7 +120,8 @@ EXERCISES = [
                 ZERO,
             ),
         ),
-        f"Joint norm = root of the sum of all squares; if it is above the limit multiply every tensor by limit / norm. {PARTS}",
+        "Joint norm = root of the sum of all squares; if it is above the limit multiply every tensor by limit / norm. "
+        f"{PARTS}",
         _zero_gradients,
     ),
     Exercise(
@@ -126,7 +131,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda x: sum(map(math.exp, x)) / len(x),
-                "You averaged the perplexities. Average the losses first, then take the exponential: a few very surprising tokens would rule otherwise.",
+                "You averaged the perplexities. Average the losses first, then take the exponential: a few very "
+                "surprising tokens would rule otherwise.",
             ),
             Mistake(lambda x: 2 ** (sum(x) / len(x)), "The losses are in nats, so the base is e, not 2."),
             Mistake(lambda x: math.exp(sum(x)), "You added the losses; the mean per token is wanted."),

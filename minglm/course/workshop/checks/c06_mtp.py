@@ -33,7 +33,7 @@ def _expected(rate, depth):
 
 
 def _residual(p, q):
-    rest = [max(0.0, a - b) for a, b in zip(p.tolist(), q.tolist())]
+    rest = [max(0.0, a - b) for a, b in zip(p.tolist(), q.tolist(), strict=False)]
     return p.new_tensor([r / sum(rest) for r in rest])
 
 
@@ -45,15 +45,18 @@ EXERCISES = [
         (
             Mistake(
                 lambda t, d: [(t[i + d], t[i + d]) for i in range(len(t) - d)],
-                "The label is the token it was just given: nothing to guess. At depth d place i joins token i+d and predicts the one after it, i+d+1.",
+                "The label is the token it was just given: nothing to guess. At depth d place i joins token i+d and "
+                "predicts the one after it, i+d+1.",
             ),
             Mistake(
                 lambda t, d: [(t[i], t[i + d + 1]) for i in range(len(t) - d - 1)],
-                "The module joins the token at i+d, which is known by then, not the one at i: that one is in the hidden state already.",
+                "The module joins the token at i+d, which is known by then, not the one at i: that one is in the "
+                "hidden state already.",
             ),
             Mistake(
                 lambda t, d: [(t[i + d - 1], t[i + d]) for i in range(len(t) - d)],
-                "Everything is one place too early: depth 0 (the main model) already predicts token i+1, depth 1 predicts i+2.",
+                "Everything is one place too early: depth 0 (the main model) already predicts token i+1, depth 1 "
+                "predicts i+2.",
             ),
         ),
         "For place i at depth d: joined token i+d, label i+d+1, as long as the label exists.",
@@ -64,8 +67,9 @@ EXERCISES = [
         lambda: [([1, 2, 3], [1, 2, 9]), ([1, 2, 3], [7, 2, 3]), ([4], [4]), ([], []), ([1, 2, 3], [1, 9, 3])],
         (
             Mistake(
-                lambda d, m: sum(a == b for a, b in zip(d, m)),
-                "You counted all agreements. After the first disagreement the draft went another way: what follows was guessed from a wrong past and must go.",
+                lambda d, m: sum(a == b for a, b in zip(d, m, strict=False)),
+                "You counted all agreements. After the first disagreement the draft went another way: what follows was "
+                "guessed from a wrong past and must go.",
             ),
             Mistake(
                 lambda d, m: _kept(d, m) + 1,
@@ -89,12 +93,14 @@ EXERCISES = [
             ),
             Mistake(
                 lambda r, d: _expected(r, d) - 1,
-                "You forgot the token that the main model itself gives in each pass: it comes even when every draft is wrong.",
+                "You forgot the token that the main model itself gives in each pass: it comes even when every draft is "
+                "wrong.",
             ),
             Mistake(lambda r, d: 1 + r**d, "Partly right drafts count too: add rate**j for every j from 1 to depth."),
             Mistake(
                 lambda r, d: (1 - r ** (d + 1)) / (1 - r),
-                "Your formula divides by zero when rate is 1. Then every draft is right and a pass gives depth + 1 tokens; adding the powers one by one needs no such exception.",
+                "Your formula divides by zero when rate is 1. Then every draft is right and a pass gives depth + 1 "
+                "tokens; adding the powers one by one needs no such exception.",
             ),
         ),
         "1 + rate + rate² + ... + rate**depth.",
@@ -109,11 +115,13 @@ EXERCISES = [
         (
             Mistake(
                 lambda p, q: p,
-                "Drawing from p again after a rejection favours what the draft had too little of twice over: the result is no longer p. Take what p has more than q, scaled to 1.",
+                "Drawing from p again after a rejection favours what the draft had too little of twice over: the "
+                "result is no longer p. Take what p has more than q, scaled to 1.",
             ),
             Mistake(
                 lambda p, q: (p - q).abs() / (p - q).abs().sum(),
-                "Where the draft had too much (p < q) nothing may be added: cut p - q off below zero instead of taking its absolute value.",
+                "Where the draft had too much (p < q) nothing may be added: cut p - q off below zero instead of taking "
+                "its absolute value.",
             ),
             Mistake(lambda p, q: (p - q).clamp(min=0), "This does not add up to 1: divide by its sum."),
         ),

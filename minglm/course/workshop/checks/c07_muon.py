@@ -81,7 +81,8 @@ EXERCISES = [
                 lambda m, n: (
                     _fixed(m, n, normalise=False).mT if m.shape[0] > m.shape[1] else _fixed(m, n, normalise=False)
                 ),
-                "Without scaling first, singular values above 1 explode. Divide by the Frobenius norm: then all of them lie between 0 and 1.",
+                "Without scaling first, singular values above 1 explode. Divide by the Frobenius norm: then all of "
+                "them lie between 0 and 1.",
             ),
             Mistake(
                 lambda m, n: _fixed(m, n),
@@ -91,7 +92,8 @@ EXERCISES = [
             Mistake(lambda m, n: _orthogonalise(m, 1), "Only one step was taken: `steps` of them are wanted."),
             Mistake(
                 _without_eps,
-                "A matrix of zeros gives 0/0, NaN: a gradient may be zero, and one NaN spoils the whole model. Divide by the norm plus 1e-7.",
+                "A matrix of zeros gives 0/0, NaN: a gradient may be zero, and one NaN spoils the whole model. Divide "
+                "by the norm plus 1e-7.",
             ),
         ),
         "Divide by the Frobenius norm (plus 1e-7), take `steps` Newton–Schulz steps, give the same shape back.",
@@ -103,7 +105,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda u, h: _orthogonalise(u, 5),
-                "The whole matrix was orthogonalised at once: a strong head still takes the room of a weak one. Cut into `heads` blocks of rows, do each alone.",
+                "The whole matrix was orthogonalised at once: a strong head still takes the room of a weak one. Cut "
+                "into `heads` blocks of rows, do each alone.",
             ),
             Mistake(
                 lambda u, h: _orthogonalise(u[: len(u) // h], 5),
@@ -119,7 +122,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda m, n: 0.2 * max(m, n) ** 0.5,
-                "That is the factor itself. The orthogonal matrix it multiplies has small numbers: its RMS is 1/sqrt(max(m, n)).",
+                "That is the factor itself. The orthogonal matrix it multiplies has small numbers: its RMS is "
+                "1/sqrt(max(m, n)).",
             ),
             Mistake(
                 lambda m, n: (min(m, n) / (m * n)) ** 0.5,

@@ -102,7 +102,8 @@ EXERCISES = [
         (
             Mistake(
                 _prompt_long,
-                "The prompt is longer than asked for: needle and question need room too. Fill only length - len(needle) - len(question) places.",
+                "The prompt is longer than asked for: needle and question need room too. Fill only length - "
+                "len(needle) - len(question) places.",
             ),
             Mistake(
                 _prompt_reversed,
@@ -117,7 +118,8 @@ EXERCISES = [
                 "After the needle your filler begins again from its front. Go on with the token at which it stopped.",
             ),
         ),
-        "length − len(needle) − len(question) tokens of filler are used; the needle stands after round(depth · that number) of them; the question ends the prompt.",
+        "length − len(needle) − len(question) tokens of filler are used; the needle stands after round(depth · that "
+        "number) of them; the question ends the prompt.",
     ),
     Exercise(
         "08.accuracy_table",
@@ -125,7 +127,7 @@ EXERCISES = [
         lambda: [(ROWS,), ([(0.5, 64, True)],)],
         (
             Mistake(
-                lambda rows: [list(c) for c in zip(*_table(rows))],
+                lambda rows: [list(c) for c in zip(*_table(rows), strict=False)],
                 "Rows and columns are exchanged: one row for each depth, one column for each length.",
             ),
             Mistake(

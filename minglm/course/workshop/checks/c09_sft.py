@@ -23,7 +23,7 @@ def _starts(lengths):
 
 
 def _mean(losses, targets):
-    kept = [x for x, t in zip(losses.tolist(), targets.tolist()) if t != IGNORE]
+    kept = [x for x, t in zip(losses.tolist(), targets.tolist(), strict=False) if t != IGNORE]
     return sum(kept) / len(kept) if kept else 0.0
 
 
@@ -42,19 +42,21 @@ EXERCISES = [
         lambda: [CHAT, ([0, 4, 11, 5, 21, 1, 4, 12, 5, 1], [False] * 4 + [True] * 2 + [False] * 3 + [True])],
         (
             Mistake(
-                lambda ids, c: [t if k else IGNORE for t, k in zip(ids[1:], c[:-1])],
-                "The mask is one place off: it belongs to the token that is predicted, so shift it together with the tokens. As it is, the first word of each answer is never learnt.",
+                lambda ids, c: [t if k else IGNORE for t, k in zip(ids[1:], c[:-1], strict=False)],
+                "The mask is one place off: it belongs to the token that is predicted, so shift it together with the "
+                "tokens. As it is, the first word of each answer is never learnt.",
             ),
             Mistake(
                 lambda ids, c: list(ids[1:]),
-                "Everything is counted: the model learns to write the user's questions as well. Put -100 where `counted` of the next token is False.",
+                "Everything is counted: the model learns to write the user's questions as well. Put -100 where "
+                "`counted` of the next token is False.",
             ),
             Mistake(
-                lambda ids, c: [t if k else IGNORE for t, k in zip(ids, c)],
+                lambda ids, c: [t if k else IGNORE for t, k in zip(ids, c, strict=False)],
                 "The target at a place is the token after it, not the token itself.",
             ),
             Mistake(
-                lambda ids, c: [IGNORE if k else t for t, k in zip(ids[1:], c[1:])],
+                lambda ids, c: [IGNORE if k else t for t, k in zip(ids[1:], c[1:], strict=False)],
                 "The mask is upside down: the assistant's words are counted, the rest is -100.",
             ),
         ),
@@ -87,7 +89,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda x, t: (x * (t != IGNORE)).mean(),
-                "You divided by all tokens. Divide by the number of counted ones, or a long question makes the loss look small.",
+                "You divided by all tokens. Divide by the number of counted ones, or a long question makes the loss "
+                "look small.",
             ),
             Mistake(lambda x, t: x.mean(), "The ignored tokens are counted too: leave out places whose label is -100."),
             Mistake(

@@ -75,7 +75,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda n, c, k: 1 - (1 - c / n) ** k,
-                "This draws with replacement: the same wrong answer may be drawn twice, and the result is too low. Count the draws that hold no right answer: C(n-c, k) of C(n, k).",
+                "This draws with replacement: the same wrong answer may be drawn twice, and the result is too low. "
+                "Count the draws that hold no right answer: C(n-c, k) of C(n, k).",
             ),
             Mistake(lambda n, c, k: c / n, "That is pass@1. With k tries at least one has to be right."),
             Mistake(
@@ -96,7 +97,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda r, n: (r / n - _half(r, n), r / n + _half(r, n)),
-                "That is the textbook interval. With 0 of 20 it has no width at all, as if you were certain, and it may leave 0..1. Use Wilson's formula.",
+                "That is the textbook interval. With 0 of 20 it has no width at all, as if you were certain, and it "
+                "may leave 0..1. Use Wilson's formula.",
             ),
             Mistake(
                 lambda r, n: tuple(100 * v for v in _wilson(r, n)), "Those are percent. Give shares between 0 and 1."
@@ -107,7 +109,8 @@ EXERCISES = [
             ),
             Mistake(lambda r, n: _wilson(r, n)[::-1], "The two ends are exchanged: low first, then high."),
         ),
-        "With z = 1.96, n = total and p = right / n: centre (p + z²/(2n)) / (1 + z²/n), half z·sqrt(p(1−p)/n + z²/(4n²)) / (1 + z²/n); low is centre − half, high is centre + half; no rounding.",
+        "With z = 1.96, n = total and p = right / n: centre (p + z²/(2n)) / (1 + z²/n), half z·sqrt(p(1−p)/n + "
+        "z²/(4n²)) / (1 + z²/n); low is centre − half, high is centre + half; no rounding.",
     ),
     Exercise(
         "10.win_probability",
@@ -126,10 +129,12 @@ EXERCISES = [
             ),
             Mistake(
                 _proportional,
-                "Points add, odds multiply: 200 points are half of 400, so their odds are the square root of ten, not half of ten.",
+                "Points add, odds multiply: 200 points are half of 400, so their odds are the square root of ten, not "
+                "half of ten.",
             ),
         ),
-        "Equal ratings: odds 1, chance 1/2. 400 points more: odds 10, chance 10/11. 200 points more: odds sqrt(10). 400 points less: odds 1/10.",
+        "Equal ratings: odds 1, chance 1/2. 400 points more: odds 10, chance 10/11. 200 points more: odds sqrt(10). "
+        "400 points less: odds 1/10.",
     ),
     Exercise(
         "10.bradley_terry_step",
@@ -138,7 +143,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda s, w: _shares(w),
-                "That is each player's share of all wins. Who played stronger opponents must get more for a win: divide by the sum of games / (own + other strength).",
+                "That is each player's share of all wins. Who played stronger opponents must get more for a win: "
+                "divide by the sum of games / (own + other strength).",
             ),
             Mistake(_mm_raw, "The strengths must be scaled to add up to 1: only their ratios mean something."),
             Mistake(_mm_three, "This works for three players only. Let i and j run over range(len(strength))."),

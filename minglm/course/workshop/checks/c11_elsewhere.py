@@ -15,7 +15,11 @@ def _apart(gate_up, e):
 
 
 def _agree(ours, theirs, tolerance):
-    return all(math.fabs(a - b) <= tolerance for x, y in zip(ours.tolist(), theirs.tolist()) for a, b in zip(x, y))
+    return all(
+        math.fabs(a - b) <= tolerance
+        for x, y in zip(ours.tolist(), theirs.tolist(), strict=False)
+        for a, b in zip(x, y, strict=False)
+    )
 
 
 def _pairs():
@@ -59,11 +63,13 @@ EXERCISES = [
         (
             Mistake(
                 lambda g, e: (_apart(g, e)[1], _apart(g, e)[0]),
-                "Gate and up are exchanged: the gate's rows come first. The model would still run, and answer nonsense.",
+                "Gate and up are exchanged: the gate's rows come first. The model would still run, and answer "
+                "nonsense.",
             ),
             Mistake(
                 lambda g, e: (g[e][0::2], g[e][1::2]),
-                "That takes every second row. The gate's rows come first, all of them, then those of up: cut in the middle.",
+                "That takes every second row. The gate's rows come first, all of them, then those of up: cut in the "
+                "middle.",
             ),
             Mistake(
                 lambda g, e: tuple(g[e].chunk(2, -1)),
@@ -99,7 +105,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda a, b, t: not bool(((a - b).abs() > t).any()),
-                "A NaN slips through: it is not > tolerance, so it looks like agreement. Ask the other way round: is every difference <= tolerance?",
+                "A NaN slips through: it is not > tolerance, so it looks like agreement. Ask the other way round: is "
+                "every difference <= tolerance?",
             ),
             Mistake(
                 lambda a, b, t: bool((a - b <= t).all()),
@@ -111,15 +118,18 @@ EXERCISES = [
             ),
             Mistake(
                 lambda a, b, t: _close(a, b, rtol=t),
-                "`rtol` is a share of the number: large logits may then differ by much, small ones by nearly nothing. `tolerance` is the difference itself: atol=tolerance, rtol=0.",
+                "`rtol` is a share of the number: large logits may then differ by much, small ones by nearly nothing. "
+                "`tolerance` is the difference itself: atol=tolerance, rtol=0.",
             ),
             Mistake(
                 lambda a, b, t: _close(a, b, atol=t),
-                "allclose allows rtol=1e-5 of the number on top, unless told otherwise: 0.001 for a logit of 100. Add rtol=0, or compare with <= yourself.",
+                "allclose allows rtol=1e-5 of the number on top, unless told otherwise: 0.001 for a logit of 100. Add "
+                "rtol=0, or compare with <= yourself.",
             ),
             Mistake(
                 lambda a, b, t: bool(((a - b).abs() / b.abs() <= t).all()),
-                "You divided by the size of the numbers. `tolerance` is the difference itself, large or small as they may be.",
+                "You divided by the size of the numbers. `tolerance` is the difference itself, large or small as they "
+                "may be.",
             ),
             Mistake(
                 lambda a, b, t: bool(((a - b).abs() < t).all()),
@@ -135,7 +145,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda a, b, t: bool(((a - b).norm(dim=-1) <= t).all()),
-                "The norm or sum of a row adds up its small differences, so it refuses what agrees in every number. Compare number by number.",
+                "The norm or sum of a row adds up its small differences, so it refuses what agrees in every number. "
+                "Compare number by number.",
             ),
         ),
         "True if |ours − theirs| <= tolerance for every number, and no NaN anywhere.",

@@ -33,8 +33,8 @@ def _loss(logp, advantage, mask):
     import torch
 
     total, count = 0.0, 0
-    for row, a, kept in zip(logp.tolist(), advantage.tolist(), mask.tolist()):
-        for value, keep in zip(row, kept):
+    for row, a, kept in zip(logp.tolist(), advantage.tolist(), mask.tolist(), strict=False):
+        for value, keep in zip(row, kept, strict=False):
             if keep:
                 total, count = total - a * value, count + 1
     return torch.tensor(total / count)
@@ -52,7 +52,8 @@ def _with_eps(eps):
 
 
 ROUNDING = (
-    "Rounding: equal rewards of 0.9 may have a deviation of 6e-8, not 0, and dividing by that makes large advantages out of nothing. "
+    "Rounding: equal rewards of 0.9 may have a deviation of 6e-8, not 0, and dividing by that makes large advantages "
+    "out of nothing. "
     "Add a small number such as 1e-6 to the deviation, or choose 0 with torch.where where it is below 1e-6."
 )
 
@@ -115,10 +116,17 @@ def _wrapped_again(x, a, m):
     return torch.tensor(_in_one_pass(x, a, m).item(), requires_grad=True)
 
 
-NO_GRADIENT = "The number is right, but it has no gradient: give the tensor back, without float(...) or .item(), or nothing can be learnt from it."
-WRITES = "The number is right, but your function changed `logp`, which its caller still needs. What ends in `_` and `logp[~mask] = 0` write into the tensor itself: use logp.masked_fill(~mask, 0), without the `_`."
+NO_GRADIENT = (
+    "The number is right, but it has no gradient: give the tensor back, without float(...) or .item(), or nothing can "
+    "be learnt from it."
+)
+WRITES = (
+    "The number is right, but your function changed `logp`, which its caller still needs. What ends in `_` and "
+    "`logp[~mask] = 0` write into the tensor itself: use logp.masked_fill(~mask, 0), without the `_`."
+)
 CUT_OFF = (
-    "The number is right, but nothing leads from it back to `logp`: loss.backward() leaves logp.grad empty, so nothing can be learnt. "
+    "The number is right, but nothing leads from it back to `logp`: loss.backward() leaves logp.grad empty, so nothing "
+    "can be learnt. "
     "A new tensor with requires_grad=True knows nothing of `logp`: give back the tensor that you computed from it."
 )
 
@@ -143,7 +151,8 @@ def _has_a_gradient(answer):
         raise NotYet(CUT_OFF)
     if not same(leaf.grad, torch.where(mask, -advantage[:, None] / mask.sum(), 0.0)):
         raise NotYet(
-            "The number is right, its gradient is not: at each token where `mask` is True it is −advantage / mask.sum(), elsewhere 0. "
+            "The number is right, its gradient is not: at each token where `mask` is True it is −advantage / "
+            "mask.sum(), elsewhere 0. "
             "Compute with `logp` itself, without .detach() or .data."
         )
 
@@ -178,7 +187,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda t, a: float(a in t),
-                "This pays for any text that mentions the answer somewhere, even in the scratchpad. Look only at what follows the `#`.",
+                "This pays for any text that mentions the answer somewhere, even in the scratchpad. Look only at what "
+                "follows the `#`.",
             ),
             Mistake(
                 lambda t, a: float("#" in t and t.split("#")[-1].strip() == a),
@@ -202,11 +212,13 @@ EXERCISES = [
             ),
             Mistake(
                 _as_number,
-                "You compared numbers, and 020 is the number 20. The text must be the same, character by character: a model that may write one result in many ways finds the ways that you did not think of.",
+                "You compared numbers, and 020 is the number 20. The text must be the same, character by character: a "
+                "model that may write one result in many ways finds the ways that you did not think of.",
             ),
             Mistake(
                 lambda t, a: _reward(t.replace(" ", ""), a),
-                "You took out every space, so `#2 0` became `#20`. Take off only those before and after the result, with .strip().",
+                "You took out every space, so `#2 0` became `#20`. Take off only those before and after the result, "
+                "with .strip().",
             ),
         ),
         "1.0 only if there is one `#` and the text after it, stripped, equals the answer.",
@@ -218,7 +230,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda r: r - r.mean(1, keepdim=True),
-                "Divide by the group's standard deviation as well, so that a hard problem, with one right answer of eight, counts as much as an easy one.",
+                "Divide by the group's standard deviation as well, so that a hard problem, with one right answer of "
+                "eight, counts as much as an easy one.",
             ),
             Mistake(
                 lambda r: (r - r.mean(1, keepdim=True)) / r.std(1, keepdim=True, correction=0),
@@ -228,7 +241,8 @@ EXERCISES = [
             Mistake(_with_eps(1e-8), ROUNDING),
             Mistake(
                 lambda r: (r - r.mean()) / r.std(correction=0),
-                "Mean and deviation are those of all problems together. Then an answer to an easy problem looks good whatever it says: compare within its own group (dim 1, keepdim=True).",
+                "Mean and deviation are those of all problems together. Then an answer to an easy problem looks good "
+                "whatever it says: compare within its own group (dim 1, keepdim=True).",
             ),
             Mistake(
                 lambda r: _advantages(r) * ((r.shape[1] - 1) / r.shape[1]) ** 0.5,
@@ -236,7 +250,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda r: r * 1.0,
-                "That is the reward itself. Without taking the mean off, every answer of a group that earned anything is made likelier.",
+                "That is the reward itself. Without taking the mean off, every answer of a group that earned anything "
+                "is made likelier.",
             ),
         ),
         "(reward − group mean) / group deviation, and 0 where the deviation is 0 or, by rounding, below 1e-6.",
@@ -253,7 +268,8 @@ EXERCISES = [
             ),
             Mistake(
                 _per_answer,
-                "You averaged each answer over its own tokens and then the answers: then a token of a long answer counts less. Divide once, by the number of all tokens where `mask` is True.",
+                "You averaged each answer over its own tokens and then the answers: then a token of a long answer "
+                "counts less. Divide once, by the number of all tokens where `mask` is True.",
             ),
             Mistake(
                 _differ(lambda x, a, m: -(a[:, None] * x).mean()),
@@ -261,11 +277,13 @@ EXERCISES = [
             ),
             Mistake(
                 _differ(lambda x, a, m: -(a[:, None] * x).sum()),
-                "That is the sum; divide by the number of tokens where `mask` is True, or long batches take larger steps.",
+                "That is the sum; divide by the number of tokens where `mask` is True, or long batches take larger "
+                "steps.",
             ),
             Mistake(
                 _by_multiplying,
-                "Padding may hold −∞, and −∞ · 0 is NaN: choose with torch.where(mask, ..., 0.0) in place of multiplying by the mask.",
+                "Padding may hold −∞, and −∞ · 0 is NaN: choose with torch.where(mask, ..., 0.0) in place of "
+                "multiplying by the mask.",
             ),
             Mistake(
                 _differ(lambda x, a, m: -(a[:, None] * x.exp()).sum() / m.sum()),
@@ -273,7 +291,8 @@ EXERCISES = [
             ),
             Mistake(
                 _differ(lambda x, a, m: -(a[:, None] * x).sum() / (m & (a != 0)[:, None]).sum()),
-                "You left out the tokens of answers with advantage 0. They add nothing to the sum, but they are counted: divide by mask.sum().",
+                "You left out the tokens of answers with advantage 0. They add nothing to the sum, but they are "
+                "counted: divide by mask.sum().",
             ),
             Mistake(lambda x, a, m: _in_one_pass(x, a, m).item(), NO_GRADIENT),
             Mistake(_wrapped_again, CUT_OFF),

@@ -82,11 +82,13 @@ EXERCISES = [
             ),
             Mistake(
                 lambda t, k: (_round(t, k)[0], _round(t, k)[1], [n for n in t if n > _round(t, k)[0]]),
-                "The unfinished ones begin again from nothing: what they wrote in this round is lost. They lack only what is left.",
+                "The unfinished ones begin again from nothing: what they wrote in this round is lost. They lack only "
+                "what is left.",
             ),
             Mistake(
                 _exact,
-                "Several answers may end in the last step; all of them are finished, even if that is more than `target`.",
+                "Several answers may end in the last step; all of them are finished, even if that is more than "
+                "`target`.",
             ),
             Mistake(
                 lambda t, k: (
@@ -102,19 +104,23 @@ EXERCISES = [
                     [i for i, n in enumerate(t) if n <= sorted(t)[min(k, len(t) - 1)]],
                     [n - sorted(t)[min(k, len(t) - 1)] for n in t if n > sorted(t)[min(k, len(t) - 1)]],
                 ),
-                "That waits for one answer too many: the round ends with the `target`-th shortest, which is sorted(todo)[target - 1].",
+                "That waits for one answer too many: the round ends with the `target`-th shortest, which is "
+                "sorted(todo)[target - 1].",
             ),
             Mistake(
                 lambda t, k: (_round(t, k)[0], sorted(_round(t, k)[1], key=lambda i: t[i]), _round(t, k)[2]),
-                "Your `done` is in the order in which the answers finished. Give the indices in rising order: sorted(done).",
+                "Your `done` is in the order in which the answers finished. Give the indices in rising order: "
+                "sorted(done).",
             ),
             Mistake(
                 lambda t, k: (*_round(t, k)[:2], sorted(_round(t, k)[2])),
-                "Your `rest` is sorted by size, so nobody knows whose it is. Give it in the order of the answers' indices.",
+                "Your `rest` is sorted by size, so nobody knows whose it is. Give it in the order of the answers' "
+                "indices.",
             ),
             Mistake(
                 lambda t, k: (_round(t, k)[0], sorted(_round(t, k)[1], key=lambda i: t[i]), sorted(_round(t, k)[2])),
-                "You sorted the answers by what they lack. Give `done` by rising index, and `rest` in the order of the answers' indices.",
+                "You sorted the answers by what they lack. Give `done` by rising index, and `rest` in the order of the "
+                "answers' indices.",
             ),
         ),
         "The round lasts as long as the `target`-th shortest of `todo`; who needs no more than that is done.",

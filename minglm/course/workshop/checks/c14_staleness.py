@@ -18,7 +18,10 @@ def _importance(old, behaviour):
     import torch
 
     return torch.tensor(
-        [[math.exp(a) / math.exp(b) for a, b in zip(x, y)] for x, y in zip(old.tolist(), behaviour.tolist())]
+        [
+            [math.exp(a) / math.exp(b) for a, b in zip(x, y, strict=False)]
+            for x, y in zip(old.tolist(), behaviour.tolist(), strict=False)
+        ]
     )
 
 
@@ -37,9 +40,13 @@ def _weights():
     return [(torch.tensor([0.1, 0.5, 1.0, 1.5, 2.0, 50.0]), 2.0), (drawn(3, 4, seed=8).exp(), 1.5)]
 
 
-CARRIES = "The weights are right, but they carry a gradient: the step would also change them, in place of making good tokens likelier. End with .detach()."
+CARRIES = (
+    "The weights are right, but they carry a gradient: the step would also change them, in place of making good tokens "
+    "likelier. End with .detach()."
+)
 WRITES = (
-    "The weights are right, but your function changed `logp_old`, which its caller still needs. What ends in `_`, such as .sub_() or .detach_(), "
+    "The weights are right, but your function changed `logp_old`, which its caller still needs. What ends in `_`, such "
+    "as .sub_() or .detach_(), "
     "changes the tensor itself: use its twin without the `_`."
 )
 
@@ -66,11 +73,13 @@ EXERCISES = [
             ),
             Mistake(
                 lambda v, b, e, s: max(0, (e + v) * b - s),
-                "Without the + 1 nothing could ever start at max_staleness = 0: the batch for the present version must be allowed too.",
+                "Without the + 1 nothing could ever start at max_staleness = 0: the batch for the present version must "
+                "be allowed too.",
             ),
             Mistake(
                 lambda v, b, e, s: max(0, (e + 1) * b - s),
-                "Versions are missing: `started` counts from the very beginning, so what may have started must grow with each update.",
+                "Versions are missing: `started` counts from the very beginning, so what may have started must grow "
+                "with each update.",
             ),
             Mistake(
                 lambda v, b, e, s: (e + 1) * b,
@@ -89,7 +98,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda o, b: _importance(b, o),
-                "Upside down: a token that the trainer likes more than its author did must count more. Trainer over author.",
+                "Upside down: a token that the trainer likes more than its author did must count more. Trainer over "
+                "author.",
             ),
             Mistake(lambda o, b: o - b, "That is the logarithm of the weight. Take exp."),
             Mistake(
@@ -132,7 +142,8 @@ EXERCISES = [
             ),
             Mistake(
                 _each(lambda w, b: w if w <= b else 0.0),
-                "Weights below 1/β are left out too: a token that the trainer would hardly write any more says as little.",
+                "Weights below 1/β are left out too: a token that the trainer would hardly write any more says as "
+                "little.",
             ),
             Mistake(
                 _each(lambda w, b: 1.0 if 1 / b <= w <= b else 0.0),

@@ -43,7 +43,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda c, p, i, a: i / (c + p + i + a),
-                "You divided by all questions. Right answers are not in this rate at all: that is why it can be 90% for a model that knows a lot.",
+                "You divided by all questions. Right answers are not in this rate at all: that is why it can be 90% "
+                "for a model that knows a lot.",
             ),
             Mistake(
                 lambda c, p, i, a: i / (i + a) if i + a else 0.0,
@@ -90,7 +91,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda r, w, u: (u - w) / r,
-                "Divide by the whole distance from wrong to right: p·right + (1 − p)·wrong = wrong + p·(right − wrong).",
+                "Divide by the whole distance from wrong to right: p·right + (1 − p)·wrong = wrong + p·(right − "
+                "wrong).",
             ),
             Mistake(
                 lambda r, w, u: (r - u) / (r - w),
@@ -98,7 +100,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda r, w, u: 0.5,
-                "One half is right for +1, −1 and 0 only. Set p·right + (1 − p)·wrong equal to unknown and solve for p.",
+                "One half is right for +1, −1 and 0 only. Set p·right + (1 − p)·wrong equal to unknown and solve for "
+                "p.",
             ),
             Mistake(
                 lambda r, w, u: u / r,
@@ -106,7 +109,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda r, w, u: (u + abs(w)) / (r + abs(w)),
-                "That takes `wrong` for a penalty. It may be above 0 too, such as 0.2: subtract it as it is, without abs.",
+                "That takes `wrong` for a penalty. It may be above 0 too, such as 0.2: subtract it as it is, without "
+                "abs.",
             ),
         ),
         "Solve p·right + (1 − p)·wrong = unknown for p.",

@@ -83,11 +83,13 @@ EXERCISES = [
         (
             Mistake(
                 _with_markers,
-                "The marker at the start of a turn is put there by the loop: the model never chose it, so it does not count.",
+                "The marker at the start of a turn is put there by the loop: the model never chose it, so it does not "
+                "count.",
             ),
             Mistake(
                 lambda t: [True] * len(_counted(t)),
-                "Observations and prompt were not written by the model. Training on them would teach it to imagine test results.",
+                "Observations and prompt were not written by the model. Training on them would teach it to imagine "
+                "test results.",
             ),
             Mistake(
                 _last_only, "All turns of the model count, not the last one alone: the first try was its doing as well."
@@ -107,7 +109,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda r: _told(r, lambda x: True),
-                "That tells what a hidden test holds. A model would soon write a program that knows just these values: look at shown tests only.",
+                "That tells what a hidden test holds. A model would soon write a program that knows just these values: "
+                "look at shown tests only.",
             ),
             Mistake(lambda r: _told(r, pick=-1), "The first one that went wrong is wanted; this is the last."),
             Mistake(
@@ -124,7 +127,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda r: _told(r, differ=lambda g, e: g and g != e),
-                "A program that gave 0 or None was passed over: both count as false in an `if`. Ask only whether got != expected.",
+                "A program that gave 0 or None was passed over: both count as false in an `if`. Ask only whether got "
+                "!= expected.",
             ),
             Mistake(
                 lambda r: _told(r, differ=lambda g, e: g is not None and g != e),
@@ -136,10 +140,12 @@ EXERCISES = [
             ),
             Mistake(
                 lambda r: _told(r, differ=lambda g, e: g is not e),
-                "`is` asks whether two things are the same object; two equal numbers may be two objects. Compare with !=.",
+                "`is` asks whether two things are the same object; two equal numbers may be two objects. Compare with "
+                "!=.",
             ),
         ),
-        "The first entry with shown and got != expected, as 'f(1) gave 6, not 5', both values with !r; else an empty text.",
+        "The first entry with shown and got != expected, as 'f(1) gave 6, not 5', both values with !r; else an empty "
+        "text.",
     ),
     Exercise(
         "16.episode_reward",
@@ -152,7 +158,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda t, most=3: max((1 - 0.1 * i) * (a and b) for i, (a, b) in enumerate(t[:most])),
-                "The episode ends with the first turn that passes the shown tests, even if the hidden ones fail: there is no further try, and the best of all tries is not asked for.",
+                "The episode ends with the first turn that passes the shown tests, even if the hidden ones fail: there "
+                "is no further try, and the best of all tries is not asked for.",
             ),
             Mistake(
                 lambda t, most=3: next((1 - 0.1 * i for i, (a, b) in enumerate(t[:most]) if a), 0.0),
@@ -183,9 +190,11 @@ EXERCISES = [
                 lambda t, most=3: next(
                     (1 - 0.1 * i) * b for i, (a, b) in enumerate(t) if a or i == most - 1 or i == len(t) - 1
                 ),
-                "In the last turn the shown tests may fail while the hidden ones pass. The program has to pass all of them.",
+                "In the last turn the shown tests may fail while the hidden ones pass. The program has to pass all of "
+                "them.",
             ),
         ),
-        "Find the turn that ends the episode; if both of its flags are True it earns 1 − 0.1 · (turns before it), else 0.",
+        "Find the turn that ends the episode; if both of its flags are True it earns 1 − 0.1 · (turns before it), else "
+        "0.",
     ),
 ]

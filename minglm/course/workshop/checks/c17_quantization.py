@@ -17,7 +17,7 @@ def _round(weight, group):
     return torch.tensor(out)
 
 
-def _scaled(
+def _scaled(  # noqa: PLR0913 (each keyword is one known mistake)
     weight, group, steps=7.0, per_row=False, codes=False, floor=False, guard=True, keep=True, least=0.0, more=0.0
 ):
     import torch
@@ -43,7 +43,7 @@ def _rows():
 
 
 def _pack(codes):
-    return [int(f"{high + 8:04b}{low + 8:04b}", 2) for low, high in zip(codes[::2], codes[1::2])]
+    return [int(f"{high + 8:04b}{low + 8:04b}", 2) for low, high in zip(codes[::2], codes[1::2], strict=False)]
 
 
 def _size(n, bits, group, scale_bits=16):
@@ -63,7 +63,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda w, g: _scaled(w, g, per_row=True),
-                "All weights share one scale, so one outlier makes the steps of all the others coarse. Each group has its own.",
+                "All weights share one scale, so one outlier makes the steps of all the others coarse. Each group has "
+                "its own.",
             ),
             Mistake(
                 lambda w, g: _scaled(w, g, codes=True),
@@ -75,7 +76,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda w, g: _scaled(w, g, guard=False, keep=False),
-                "Without keepdim=True the scales lie side by side, and each meets a column in place of its own group. Use `.amax(1, keepdim=True)`.",
+                "Without keepdim=True the scales lie side by side, and each meets a column in place of its own group. "
+                "Use `.amax(1, keepdim=True)`.",
             ),
             Mistake(
                 lambda w, g: _round(w, g).view(-1, g),
@@ -83,11 +85,13 @@ EXERCISES = [
             ),
             Mistake(
                 lambda w, g: _scaled(w, g, least=0.1),
-                "No scale can become smaller than 0.1 here, and real weights of about 0.02 are all rounded to zero. Replace a scale only where it is exactly 0.",
+                "No scale can become smaller than 0.1 here, and real weights of about 0.02 are all rounded to zero. "
+                "Replace a scale only where it is exactly 0.",
             ),
             Mistake(
                 lambda w, g: _scaled(w, g, guard=False, more=1e-3),
-                "You add a little to every scale. Real weights are about 0.02, their scales about 0.003: a third too large then. Replace a scale only where it is exactly 0.",
+                "You add a little to every scale. Real weights are about 0.02, their scales about 0.003: a third too "
+                "large then. Replace a scale only where it is exactly 0.",
             ),
             Mistake(
                 lambda w, g: _scaled(w, g, floor=True),
@@ -98,7 +102,8 @@ EXERCISES = [
                 "Codes go from −7 to 7: the largest weight must become 7, so divide by 7.",
             ),
         ),
-        "scale = largest |w| of the group / 7 (keepdim=True keeps each scale beside its group); result = round(w / scale) · scale, and .view(-1) makes it 1-D again.",
+        "scale = largest |w| of the group / 7 (keepdim=True keeps each scale beside its group); result = round(w / "
+        "scale) · scale, and .view(-1) makes it 1-D again.",
     ),
     Exercise(
         "17.pack",
@@ -110,23 +115,25 @@ EXERCISES = [
                 "The bytes are right. Give them as a list of whole numbers: list(...) of what you have.",
             ),
             Mistake(
-                lambda c: [(a + 8) << 4 | (b + 8) for a, b in zip(c[::2], c[1::2])],
+                lambda c: [(a + 8) << 4 | (b + 8) for a, b in zip(c[::2], c[1::2], strict=False)],
                 "The two halves are exchanged: the first of the pair belongs into the low four bits.",
             ),
             Mistake(
-                lambda c: [(a & 15) | (b & 15) << 4 for a, b in zip(c[::2], c[1::2])],
-                "Add 8 before packing: here negative codes are kept in two's complement, which the unpacking would have to know.",
+                lambda c: [(a & 15) | (b & 15) << 4 for a, b in zip(c[::2], c[1::2], strict=False)],
+                "Add 8 before packing: here negative codes are kept in two's complement, which the unpacking would "
+                "have to know.",
             ),
             Mistake(
                 lambda c: [a + 8 for a in c],
                 "That is one code in each byte. Two share one: give half as many numbers as there are codes.",
             ),
             Mistake(
-                lambda c: [(a + 8) | (b + 8) << 4 for a, b in zip(c[: len(c) // 2], c[len(c) // 2 :])],
-                "Neighbours share a byte: the first with the second, the third with the fourth; not the first half with the second half.",
+                lambda c: [(a + 8) | (b + 8) << 4 for a, b in zip(c[: len(c) // 2], c[len(c) // 2 :], strict=False)],
+                "Neighbours share a byte: the first with the second, the third with the fourth; not the first half "
+                "with the second half.",
             ),
             Mistake(
-                lambda c: [(a + 8) + (b + 8) for a, b in zip(c[::2], c[1::2])],
+                lambda c: [(a + 8) + (b + 8) for a, b in zip(c[::2], c[1::2], strict=False)],
                 "The two are mixed up and cannot be told apart again: move one of them four bits up, x << 4.",
             ),
         ),

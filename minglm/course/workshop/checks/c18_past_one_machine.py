@@ -1,4 +1,5 @@
-"""Checks of 18: rows of an all-to-all, bytes of a ring all-reduce, the loss of processes with unequal numbers of targets.
+"""Checks of 18: rows of an all-to-all, bytes of a ring all-reduce, the loss of processes with unequal numbers of
+targets.
 
 The references play it out: a table of owners, a ring step by step, a list of all targets."""
 
@@ -40,7 +41,7 @@ def _ring(size, n):
 
 
 def _joint(losses, targets):
-    each = [loss for loss, n in zip(losses, targets) for _ in range(n)]
+    each = [loss for loss, n in zip(losses, targets, strict=False) for _ in range(n)]
     return sum(each) / len(each)
 
 
@@ -56,7 +57,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda c, e, ep: _rows_by(c, ep, lambda x: x * ep // e, once=True),
-                "A token goes once for each expert it chose, even if two of them live in the same process: count choices, not tokens.",
+                "A token goes once for each expert it chose, even if two of them live in the same process: count "
+                "choices, not tokens.",
             ),
             Mistake(
                 lambda c, e, ep: _rows_by([t[:1] for t in c], ep, lambda x: x * ep // e),
@@ -68,7 +70,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda c, e, ep: [sum(t.count(x) for t in c) for x in range(e)],
-                "That is one number for each expert. Experts of the same owner travel in one parcel: add them up, `ep` numbers.",
+                "That is one number for each expert. Experts of the same owner travel in one parcel: add them up, `ep` "
+                "numbers.",
             ),
         ),
         "The owner of expert e is e // (experts // ep); count one row for each choice.",
@@ -84,11 +87,13 @@ EXERCISES = [
             ),
             Mistake(
                 lambda s, n: 2 * (n - 1) * s,
-                "That is n times too much: in a step one process passes on one part, size / n, not all it holds; and what the others send is not its own.",
+                "That is n times too much: in a step one process passes on one part, size / n, not all it holds; and "
+                "what the others send is not its own.",
             ),
             Mistake(
                 lambda s, n: 2 * s,
-                "Close for many processes, but a lap has n − 1 steps, not n: nobody sends to itself. What would one process alone send?",
+                "Close for many processes, but a lap has n − 1 steps, not n: nobody sends to itself. What would one "
+                "process alone send?",
             ),
             Mistake(
                 lambda s, n: 2 * (n - 1) * (s // n),
@@ -113,22 +118,25 @@ EXERCISES = [
         (
             Mistake(
                 lambda x, n: sum(x) / len(x),
-                "A plain mean lets a process with ten targets say as much as one with thirty. Weigh each loss by its number of targets.",
+                "A plain mean lets a process with ten targets say as much as one with thirty. Weigh each loss by its "
+                "number of targets.",
             ),
             Mistake(
-                lambda x, n: sum(a for a, b in zip(x, n) if b) / sum(b > 0 for b in n),
-                "The empty processes are left out, rightly; the others must still be weighed by their numbers of targets.",
+                lambda x, n: sum(a for a, b in zip(x, n, strict=False) if b) / sum(b > 0 for b in n),
+                "The empty processes are left out, rightly; the others must still be weighed by their numbers of "
+                "targets.",
             ),
             Mistake(
-                lambda x, n: sum(a * b for a, b in zip(x, n)) / sum(n),
+                lambda x, n: sum(a * b for a, b in zip(x, n, strict=False)) / sum(n),
                 "Zero times NaN is NaN: one process without targets spoils the loss of all. Leave it out of the sum.",
             ),
             Mistake(
-                lambda x, n: sum(a * b for a, b in zip(x, n) if b) / len(n),
-                "That divides by the number of processes. Weighed by targets, the sum belongs over the number of all targets.",
+                lambda x, n: sum(a * b for a, b in zip(x, n, strict=False) if b) / len(n),
+                "That divides by the number of processes. Weighed by targets, the sum belongs over the number of all "
+                "targets.",
             ),
             Mistake(
-                lambda x, n: sum(a * b for a, b in zip(x, n) if b),
+                lambda x, n: sum(a * b for a, b in zip(x, n, strict=False) if b),
                 "That is the sum over all targets. The mean is wanted: divide by how many there are.",
             ),
         ),

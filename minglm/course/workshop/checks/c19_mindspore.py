@@ -22,8 +22,8 @@ def _dense(chosen, gates, E):
 
     return torch.tensor(
         [
-            [next((g for c, g in zip(row, gate) if c == e), 0.0) for e in range(E)]
-            for row, gate in zip(chosen.tolist(), gates.tolist())
+            [next((g for c, g in zip(row, gate, strict=False) if c == e), 0.0) for e in range(E)]
+            for row, gate in zip(chosen.tolist(), gates.tolist(), strict=False)
         ]
     )
 
@@ -83,7 +83,8 @@ def _agree(got, want, relative=REL, absolute=ABS):
     if tuple(got.shape) != tuple(want.shape):
         return False
     return all(
-        abs(a - b) <= absolute + relative * abs(b) for a, b in zip(got.flatten().tolist(), want.flatten().tolist())
+        abs(a - b) <= absolute + relative * abs(b)
+        for a, b in zip(got.flatten().tolist(), want.flatten().tolist(), strict=False)
     )
 
 
@@ -99,7 +100,8 @@ EXERCISES = [
         (
             Mistake(
                 _first_columns,
-                "The gates stand in the first K columns. Each belongs into the column of its expert, which `chosen` names.",
+                "The gates stand in the first K columns. Each belongs into the column of its expert, which `chosen` "
+                "names.",
             ),
             Mistake(
                 lambda c, g, e: _dense(c, g * 0 + 1, e), "That marks who was chosen. Write the gate there, not a 1."
@@ -126,7 +128,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda x, b: _to_step(x, 2.0**-b),
-                "The step is the same everywhere. It has to double with each power of two, or large numbers would be kept too exactly and small ones lost.",
+                "The step is the same everywhere. It has to double with each power of two, or large numbers would be "
+                "kept too exactly and small ones lost.",
             ),
             Mistake(
                 lambda x, b: _to_step(x, 2.0 ** (math.frexp(x)[1] - b)),
@@ -158,24 +161,31 @@ EXERCISES = [
             ),
             Mistake(
                 lambda a, b, r=REL, t=ABS: a.shape == b.shape and not bool(((a - b).abs() > t + r * b.abs()).any()),
-                "A NaN passed: every comparison with NaN is false, so 'none is too far' is true. Ask whether all are near.",
+                "A NaN passed: every comparison with NaN is false, so 'none is too far' is true. Ask whether all are "
+                "near.",
             ),
             Mistake(
                 _stretched,
-                "Shapes (2, 1) and (2,) were stretched to fit each other. A port that gives another shape is wrong: compare the shapes first.",
+                "Shapes (2, 1) and (2,) were stretched to fit each other. A port that gives another shape is wrong: "
+                "compare the shapes first.",
             ),
             Mistake(
                 lambda a, b, r=REL, t=ABS: len(a) == len(b) and _stretched(a, b, r, t),
-                "`len` is the first number of a shape only: (2, 1) and (2,) have the same. Compare `got.shape` with `want.shape`.",
+                "`len` is the first number of a shape only: (2, 1) and (2,) have the same. Compare `got.shape` with "
+                "`want.shape`.",
             ),
             Mistake(
                 lambda a, b, r=REL, t=ABS: a.numel() == b.numel() and _agree(a.flatten(), b.flatten(), r, t),
-                "As many elements are not yet the same shape: (2, 1) and (2,) have two each. Compare `got.shape` with `want.shape`.",
+                "As many elements are not yet the same shape: (2, 1) and (2,) have two each. Compare `got.shape` with "
+                "`want.shape`.",
             ),
             Mistake(
                 lambda a, b, r=REL, t=ABS: (
                     a.shape == b.shape
-                    and all(p - q <= t + r * abs(q) for p, q in zip(a.flatten().tolist(), b.flatten().tolist()))
+                    and all(
+                        p - q <= t + r * abs(q)
+                        for p, q in zip(a.flatten().tolist(), b.flatten().tolist(), strict=False)
+                    )
                 ),
                 "Without abs() a number that is far too small counts as near.",
             ),
@@ -191,7 +201,8 @@ EXERCISES = [
                 lambda a, b, r=REL, t=ABS: (
                     a.shape == b.shape and bool(((a - b).abs() <= (r * b.abs()).clamp(min=t)).all())
                 ),
-                "You ask for one bound or the other (the larger). The two are added: |got − want| <= absolute + relative · |want|.",
+                "You ask for one bound or the other (the larger). The two are added: |got − want| <= absolute + "
+                "relative · |want|.",
             ),
             Mistake(
                 lambda a, b, r=REL, t=ABS: _agree(a, b, r, 0.0),
@@ -199,7 +210,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda a, b, r=REL, t=ABS: _agree(a, b, 0.0, t),
-                "One absolute bound for all: 899.5 and 900 agree to a thousandth of their size, and near zero 0.001 is a mile. Scale it with |want|.",
+                "One absolute bound for all: 899.5 and 900 agree to a thousandth of their size, and near zero 0.001 is "
+                "a mile. Scale it with |want|.",
             ),
             Mistake(
                 lambda a, b, r=REL, t=ABS: _agree(a.sort().values, b.sort().values, r, t),

@@ -63,14 +63,17 @@ def _one_more(first, factor, most, limit):
 
 def _cut_to_fit(first, factor, most, limit):
     row = _waits(first, factor, most, limit)
-    return row + [limit - sum(row)] if sum(row) < limit else row
+    return [*row, limit - sum(row)] if sum(row) < limit else row
 
 
 def _up_to_limit(first, factor, most, limit):
     return [w for w in dict.fromkeys(min(first * factor**k, most) for k in range(64)) if w <= limit]
 
 
-UNPROMISED = "Nothing promised, nothing to check: such a checkpoint can never be told from half a one, so it is not trusted. Pass over an entry whose `promised` is None."
+UNPROMISED = (
+    "Nothing promised, nothing to check: such a checkpoint can never be told from half a one, so it is not trusted. "
+    "Pass over an entry whose `promised` is None."
+)
 
 
 EXERCISES = [
@@ -81,22 +84,26 @@ EXERCISES = [
         (
             Mistake(
                 lambda e: _newest(e, lambda x: x[0][0] != "."),
-                "The newest may be cut short, or lack a file. Compare what is found with what was promised, and take an older one that is whole.",
+                "The newest may be cut short, or lack a file. Compare what is found with what was promised, and take "
+                "an older one that is whole.",
             ),
             Mistake(
                 lambda e: _newest(e, lambda x: _whole(("step_0", *x[1:]))),
-                "A folder that is still called .writing_ was never committed: the rename is the last act, and a run that finds it must not rely on it.",
+                "A folder that is still called .writing_ was never committed: the rename is the last act, and a run "
+                "that finds it must not rely on it.",
             ),
             Mistake(
                 lambda e: _newest(e, key=lambda x: x[0]),
-                "As text 'step_8' comes after 'step_12'. Compare the steps as numbers (or write them with leading zeros, as the project does).",
+                "As text 'step_8' comes after 'step_12'. Compare the steps as numbers (or write them with leading "
+                "zeros, as the project does).",
             ),
             Mistake(
                 lambda e: _newest(
                     e,
                     lambda x: x[0][0] != "." and x[1] is not None and all(x[1].get(f, n) == n for f, n in x[2].items()),
                 ),
-                "You looked at the files that are there. One that is missing is not among them: go through the promised ones.",
+                "You looked at the files that are there. One that is missing is not among them: go through the "
+                "promised ones.",
             ),
             Mistake(
                 lambda e: _newest(e, lambda x: x[0][0] != "." and x[1] is not None and set(x[1]) <= set(x[2])),
@@ -106,7 +113,7 @@ EXERCISES = [
                 lambda e: _newest(e, lambda x: _whole(x) and set(x[1]) == set(x[2])),
                 "A further file does no harm: whole means that every promised file is there in full.",
             ),
-            Mistake(lambda e: _newest(e, lambda x: x[1] is None and x[0][0] != "." or _whole(x)), UNPROMISED),
+            Mistake(lambda e: _newest(e, lambda x: (x[1] is None and x[0][0] != ".") or _whole(x)), UNPROMISED),
             Mistake(
                 lambda e: _newest(e, lambda x: x[0][0] != "." and all(x[2].get(f) == n for f, n in x[1].items())),
                 UNPROMISED,
@@ -115,7 +122,8 @@ EXERCISES = [
                 lambda e: _newest(
                     e, lambda x: x[0][0] != "." and x[1] is not None and all(x[2][f] == n for f, n in x[1].items())
                 ),
-                "A promised file may be missing from `found`, and then `found[file]` stops with a KeyError. `found.get(file)` gives None in its place.",
+                "A promised file may be missing from `found`, and then `found[file]` stops with a KeyError. "
+                "`found.get(file)` gives None in its place.",
             ),
             Mistake(
                 lambda e: _newest(
@@ -134,7 +142,8 @@ EXERCISES = [
                 lambda e: _newest(e, none=None), "With no whole checkpoint the run begins again: give 0, not nothing."
             ),
         ),
-        "Keep names that begin with step_ and whose promised files are all found with their bytes (`promised` may be None, and a promised file may be missing from `found`); the largest number, or 0.",
+        "Keep names that begin with step_ and whose promised files are all found with their bytes (`promised` may be "
+        "None, and a promised file may be missing from `found`); the largest number, or 0.",
     ),
     Exercise(
         "20.best_interval",
@@ -143,7 +152,8 @@ EXERCISES = [
         (
             Mistake(
                 lambda s, m, n: math.sqrt(2 * s * m),
-                "That is right for one chip. With many, one of them fails that many times as often: divide its time between failures by `chips`.",
+                "That is right for one chip. With many, one of them fails that many times as often: divide its time "
+                "between failures by `chips`.",
             ),
             Mistake(
                 lambda s, m, n: math.sqrt(2 * s * m * n),
@@ -151,12 +161,14 @@ EXERCISES = [
             ),
             Mistake(
                 lambda s, m, n: math.sqrt(s * m / n),
-                "The factor 2 is missing: half of an interval is lost on average, not all of it. Set the derivative −stall/τ² + 1/(2M) to zero.",
+                "The factor 2 is missing: half of an interval is lost on average, not all of it. Set the derivative "
+                "−stall/τ² + 1/(2M) to zero.",
             ),
             Mistake(lambda s, m, n: 2 * s * m / n, "That is τ². Take the square root."),
             Mistake(
                 lambda s, m, n: round(math.sqrt(2 * s * m / n)),
-                "That is rounded to whole seconds. Give τ exactly: set the derivative −stall/τ² + 1/(2M) to zero and solve for τ.",
+                "That is rounded to whole seconds. Give τ exactly: set the derivative −stall/τ² + 1/(2M) to zero and "
+                "solve for τ.",
             ),
             Mistake(
                 lambda s, m, n: math.sqrt(2 * s * m) / n,
@@ -200,6 +212,7 @@ EXERCISES = [
                 "The first wait may not be longer than `most` either.",
             ),
         ),
-        "Begin with min(first, most); as long as the sum stays within `limit`, add the wait and multiply it by `factor`, at most `most`. Give the list back; raise nothing at the limit.",
+        "Begin with min(first, most); as long as the sum stays within `limit`, add the wait and multiply it by "
+        "`factor`, at most `most`. Give the list back; raise nothing at the limit.",
     ),
 ]

@@ -63,7 +63,7 @@ def _admit(queue, free, page, pages=_pages):
 
 
 def _overtaken(queue, free, page):
-    out = []
+    out: list[int] = []
     for prompt, new in queue:
         need = _pages(prompt, new, page)
         if sum(out) + need <= free:
@@ -100,7 +100,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda v, p: sorted(v)[math.ceil(p / 100 * len(v)) - 1],
-                "p / 100 is not exact: 7 / 100 * 100 is a little more than 7 and is rounded up to 8. Multiply first, then divide: p * n / 100.",
+                "p / 100 is not exact: 7 / 100 * 100 is a little more than 7 and is rounded up to 8. Multiply first, "
+                "then divide: p * n / 100.",
             ),
             Mistake(
                 lambda v, p: _percentile(list(set(v)), p),
@@ -112,7 +113,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda v, p: _interpolated(v, p),
-                "That lies between two measured values, as some libraries do it. Asked is a measured one: the smallest that is large enough.",
+                "That lies between two measured values, as some libraries do it. Asked is a measured one: the smallest "
+                "that is large enough.",
             ),
         ),
         "sorted(values)[rank − 1] with rank = p * n / 100, rounded up (multiply first: p / 100 is not exact).",
@@ -139,7 +141,8 @@ EXERCISES = [
             ),
             Mistake(
                 _overtaken,
-                "A small request overtook a large one. With many small ones the large one would wait for ever: stop at the first that does not fit.",
+                "A small request overtook a large one. With many small ones the large one would wait for ever: stop at "
+                "the first that does not fit.",
             ),
             Mistake(
                 lambda q, f, p: _admit(q, 10**9, p),
@@ -189,13 +192,15 @@ EXERCISES = [
             ),
             Mistake(
                 lambda a, x, y, s: _goodput(a, x, y, s, lambda b, t, u: b[0] <= t and (b[1] - b[0]) / (b[2] - 1) <= u),
-                "A single token has no further ones: it keeps the second promise, and tokens − 1 = 0 must not be divided by.",
+                "A single token has no further ones: it keeps the second promise, and tokens − 1 = 0 must not be "
+                "divided by.",
             ),
             Mistake(
                 lambda a, x, y, s: sum(_kept(b, x, y) for b in a) / s,
                 "Those are answers per second. Count their tokens.",
             ),
         ),
-        "Add up the tokens of answers with first <= ttft and (last − first) / (tokens − 1) <= tpot (a single token keeps this one); divide by `seconds`.",
+        "Add up the tokens of answers with first <= ttft and (last − first) / (tokens − 1) <= tpot (a single token "
+        "keeps this one); divide by `seconds`.",
     ),
 ]

@@ -1,0 +1,119 @@
+"""The frame of a console script: one file a subcommand, bad input in one line, exit codes.
+
+A program is a package whose modules are its subcommands. Each satisfies `Command`; a module whose name begins with `_`
+is a helper. A new subcommand is a new file, and nothing else changes.
+
+Exit codes: 0 done, 1 it ran and the answer is a failure, 2 bad input, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from minglm import __version__
+from minglm.errors import InputError, Parser, nearest
+
+
+class Command(Protocol):
+    """What the module of a subcommand holds."""
+
+    TEXT: str  # one line for the list of commands
+    EXAMPLES: str  # one a line
+
+    def add(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments."""
+
+    def main(self, args: argparse.Namespace) -> int:
+        """Do it; the exit code."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A console script.
+
+    package: the package whose modules are the subcommands.
+    order: of the subcommands in --help; those that are not listed follow by name.
+    """
+
+    name: str
+    package: str
+    description: str
+    epilog: str
+    order: tuple[str, ...] = ()
+
+    def commands(self) -> list[str]:
+        """Names of the subcommands that are there: `export_hf.py` is `export-hf`."""
+        modules = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
+        names = {m.name.replace("_", "-") for m in modules if m.name != "main" and not m.name.startswith("_")}
+        return [n for n in self.order if n in names] + sorted(names.difference(self.order))
+
+    def command(self, name: str) -> Command:
+        """The module of a subcommand."""
+        return cast(Command, importlib.import_module(f"{self.package}.{name.replace('-', '_')}"))
+
+    def parser(self, only: str | None = None) -> Parser:
+        """The parser; with `only` no other subcommand is loaded, so that the others cost nothing."""
+        parser = Parser(
+            prog=self.name,
+            description=self.description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=self.epilog,
+        )
+        parser.add_argument("--version", action="version", version=f"{self.name} {__version__}")
+        subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+        for name in [only] if only else self.commands():
+            command = self.command(name)
+            child = subparsers.add_parser(
+                name,
+                help=command.TEXT,
+                description=command.TEXT[0].upper() + command.TEXT[1:] + ".",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                epilog="examples:\n" + "\n".join("  " + line for line in command.EXAMPLES.splitlines()),
+            )
+            command.add(child)
+            child.set_defaults(main=command.main)
+        return parser
+
+    def run(self, argv: Sequence[str] | None = None) -> int:
+        """Run a command line (the process's own without `argv`); returns the exit code."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        try:
+            return self.execute(argv)
+        except InputError as err:
+            print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
+            return 2
+        except BrokenPipeError:
+            # the reader (head, less) went away: not our failure
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except OSError as err:
+            where = f"{err.filename}: " if err.filename else ""
+            remedy = "check the path, its permissions and the free space"
+            print(f"error: {where}{err.strerror or err}; {remedy}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as stop:
+            print(f"{stop or 'stopped'}", file=sys.stderr)
+            return 130
+
+    def execute(self, argv: list[str]) -> int:
+        """Run a command line; raises InputError for bad input, and whatever the command raises."""
+        first = next((a for a in argv if not a.startswith("-")), None)
+        leads = first is not None and argv[0] == first
+        known = self.commands()
+        if leads and first is not None and first not in known:
+            raise InputError(
+                f"{self.name}: no command {first[:40]!r}{nearest(first, known)}; commands: {', '.join(known)}"
+            )
+        parser = self.parser(first if leads else None)
+        args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            return 2 if argv else 0
+        return int(args.main(args) or 0)

@@ -1,0 +1,46 @@
+"""What the commands that take a training scenario share: its arguments, and the scenario that they make."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from sim.base.documents import parse_text
+
+if TYPE_CHECKING:
+    from sim.scenario.training import Scenario
+
+
+def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The scenario and what the command line changes of it."""
+    parser.add_argument(
+        "scenario", nargs=None if required else "?", help="a scenario file, or the name of one in data/scenarios"
+    )
+    parser.add_argument(
+        "--model", help="another model: a name, a Hugging Face config.json, a YAML of dimensions, or '{layers: 32, …}'"
+    )
+    parser.add_argument("--cluster", help="another cluster: a name in data/clusters")
+    parser.add_argument("--chip", help="another chip: a name in data/chips")
+    parser.add_argument("--chips", help="another number of chips in the cluster")
+    parser.add_argument("--seed", type=int, help="seed of everything random")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one value, such as plan.tp=4; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def load(args: argparse.Namespace) -> Scenario:
+    """The scenario with the command line's changes."""
+    from sim.scenario.training import load_scenario
+
+    changes = {name: name_or_mapping(getattr(args, name), f"--{name}") for name in ("model", "cluster", "chip")}
+    return load_scenario(args.scenario, args.set, **changes, chips=args.chips, seed=args.seed)
+
+
+def name_or_mapping(text: str | None, name: str) -> object:
+    """A name as it is, or the mapping that `{…}` writes out; `name` is the argument's, for errors."""
+    return parse_text(text, name) if text and text.lstrip().startswith("{") else text

@@ -1,0 +1,263 @@
+"""From what a file says of a training run to the run itself: the one builder of scenarios and of published rows.
+
+    spec = read_run(RUN.read(mapping, "my.yaml"), "my.yaml")      # names become objects
+    run = build_run(spec)                                         # what the file leaves open is filled in, and said
+
+Defaults, each named in `Run.defaults_used`: precision bf16; micro-batch 1; dp fills the chips; schedule 1f1b (interleaved when
+vpp > 1); ZeRO 1 when dp > 1 in Megatron-like stacks, 3 in FSDP-like ones; a chip without a cluster gets the cluster in
+data/clusters built on it, or nodes of 8 behind a switch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from minglm.errors import InputError
+from sim.cost.memory import peak
+from sim.cost.stacks import Stack, resolve, with_changes
+from sim.scenario.fields import PLAN_OPTIONS, STACK_OPTIONS, Recompute
+from sim.spec.hardware import Cluster, chip_from, cluster_for_chip, cluster_from
+from sim.spec.model import ModelSpec
+from sim.spec.model_loader import load_model
+from sim.spec.plan import Plan, Workload, check
+
+TRAINED_PRECISIONS = ("bf16", "fp16", "fp8")
+_OVER = 1.1  # the memory estimate must be over by a tenth before it overrules a default
+# Options of the plan that are not a field of `Plan` by the same name.
+_NOT_FIELDS = ("sequence_parallel", "distributed_optimizer", "fsdp", "expert_tp", "optimizer_offload")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A training run as a file tells it. None, or a key that is not there: the file does not say.
+
+    chips: how many there are for the plan; None: as many as the plan's product. cluster_assumed: only a chip was named.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    cluster_assumed: bool = False
+    chips: int | None = None
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    schedule: str | None = None
+    micro_batch: int | None = None
+    global_batch: int | None = None
+    global_tokens: float | None = None
+    seq: int | None = None
+    precision: str | None = None
+    recompute: Recompute | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    stack: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that can be costed: what is trained, on what, how it is laid out, by which software."""
+
+    model: ModelSpec
+    cluster: Cluster
+    plan: Plan
+    workload: Workload
+    precision: str
+    stack: Stack
+    defaults_used: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Errors inside name the place they are of."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def read_run(values: Mapping[str, Any]) -> RunSpec:
+    """The spec of a run from the values of `sim.scenario.fields.RUN`, read.
+
+    Raises:
+        InputError: no model, neither cluster nor chip, or a name that is not known.
+    """
+    if values.get("model") is None:
+        raise InputError(
+            "has no model; give a name, a Hugging Face config or plain dimensions (layers, hidden, heads …)"
+        )
+    cluster, assumed = read_cluster(values)
+    known = {f.name for f in dataclasses.fields(RunSpec)} - {"model", "cluster", "cluster_assumed"}
+    rest = {key: values[key] for key in known if key in values}
+    return RunSpec(load_model(values["model"]), cluster, assumed, **rest)
+
+
+def read_cluster(values: Mapping[str, Any]) -> tuple[Cluster, bool]:
+    """(cluster, whether it had to be assumed from the chip)."""
+    named, chip = values.get("cluster"), values.get("chip")
+    if named is not None:
+        cluster = cluster_from(named)
+        return (cluster if chip is None else dataclasses.replace(cluster, chip=chip_from(chip))), False
+    if chip is None:
+        raise InputError("has neither cluster nor chip; name one, such as cluster: atlas_800t_a2")
+    return cluster_for_chip(chip), True
+
+
+def build_run(spec: RunSpec, *, completed: bool = False) -> Run:
+    """The run that `spec` describes, checked.
+
+    completed: the run is known to have run, as a published one is. What its source leaves open is chosen so that it fits its
+    chips, and a plan that breaks a rule is told when it is predicted, not here.
+
+    Raises:
+        InputError: a plan that cannot run, more chips than there are, a precision that is not simulated.
+    """
+    notes: list[str] = []
+    seq = spec.seq
+    if seq is None:
+        seq = min(spec.model.max_seq, 4096)
+        notes.append(f"sequence of {seq}")
+    precision = spec.precision
+    if precision is None:
+        precision = "bf16"
+        notes.append("precision bf16")
+    if precision not in TRAINED_PRECISIONS:
+        known = ", ".join(TRAINED_PRECISIONS)
+        raise InputError(f"precision {precision!r}: training is simulated in {known}; give one of them")
+    if spec.cluster_assumed:
+        notes.append(f"nodes and network: {spec.cluster.name}")
+    chips = spec.chips
+    if chips is None:
+        chips = _width(spec, "dp") * _width(spec, "tp") * _width(spec, "pp") * _width(spec, "cp")
+        notes.append(f"{chips} chips: the product of the plan")
+    stack, stack_notes = resolve(spec.stack, spec.cluster.chip)
+    notes += stack_notes
+    stack = _stack_with(stack, spec.options)
+    plan = build_plan(spec, chips, stack, notes)
+    workload = _workload(spec, plan, seq, notes)
+    if completed:
+        plan = _fitting(spec, plan, workload, precision, stack, notes)
+    else:
+        check(plan, spec.model, workload, chips)
+    return Run(spec.model, spec.cluster, plan, workload, precision, stack, tuple(notes))
+
+
+def _width(spec: RunSpec, name: str) -> int:
+    return int(spec.plan.get(name, 1))
+
+
+def _stack_with(stack: Stack, options: Mapping[str, Any]) -> Stack:
+    changes = {one.name: options[one.name] for one in STACK_OPTIONS if one.name in options}
+    if changes.get("attention") == "flash":  # says no more than: not unfused
+        changes.pop("attention")
+        if stack.attention == "unfused":
+            changes["attention"] = "auto"
+    return with_changes(stack, **changes) if changes else stack
+
+
+def build_plan(spec: RunSpec, chips: int, stack: Stack, notes: list[str]) -> Plan:
+    """The plan of a spec on `chips` chips; what is filled in is added to `notes`.
+
+    Raises:
+        InputError: fewer chips than tp × pp × cp, or a value that no plan can have.
+    """
+    if not spec.plan:
+        notes.append("plan: data parallelism alone")
+    widths, options = dict(spec.plan), spec.options
+    if "dp" not in widths:
+        inner = _width(spec, "tp") * _width(spec, "pp") * _width(spec, "cp")
+        if chips < inner:
+            raise InputError(
+                f"chips={chips:,}: fewer than tp × pp × cp = {inner:,}; give at least {inner:,} chips or a smaller plan"
+            )
+        widths["dp"] = chips // inner  # the rest is spare
+    if "expert_tp" in options:
+        widths["etp"] = options["expert_tp"]
+    if "sequence_parallel" in options:
+        widths["sp"] = options["sequence_parallel"]
+    if spec.model.experts and widths.get("tp", 1) > 1 and "etp" not in widths:
+        # Megatron's default is the tensor-parallel width; with expert parallelism, releases fold it away
+        widths["etp"] = widths["tp"] if widths.get("ep", 1) == 1 else 1
+    switches = _plan_switches(spec, widths["dp"], stack, notes)
+    if "etp" in widths and "etp" not in spec.plan and "expert_tp" not in options:
+        notes.append(f"expert tensor parallelism {widths['etp']}")
+    if spec.micro_batch is None:
+        notes.append("micro-batch 1")
+    recompute = spec.recompute or Recompute("none")
+    if recompute.layers is not None:
+        switches["recompute_layers"] = recompute.layers
+    interleaved = widths.get("vpp", 1) > 1
+    schedule = spec.schedule or ("interleaved" if interleaved else "1f1b")
+    if schedule == "interleaved" and not interleaved:
+        schedule = "1f1b"
+    return Plan(**widths, schedule=schedule, micro_batch=spec.micro_batch or 1, recompute=recompute.kind, **switches)
+
+
+def _plan_switches(spec: RunSpec, dp: int, stack: Stack, notes: list[str]) -> dict[str, Any]:
+    """Options that are fields of `Plan`, ZeRO filled in."""
+    options = spec.options
+    switches = {one.name: options[one.name] for one in PLAN_OPTIONS if one.name in options}
+    for name in _NOT_FIELDS:
+        switches.pop(name, None)
+    if options.get("optimizer_offload"):
+        switches["offload"] = True
+    for name in ("stages", "recompute_modules"):
+        if name in switches:
+            switches[name] = tuple(switches[name])
+    if options.get("fsdp"):
+        switches["zero"] = 3
+    elif options.get("distributed_optimizer"):
+        switches.setdefault("zero", 1)
+    if "zero" not in switches:
+        switches["zero"] = 0 if dp == 1 else 3 if stack.fsdp else 1
+        if dp > 1:
+            notes.append(f"ZeRO stage {switches['zero']}")
+    return switches
+
+
+def _workload(spec: RunSpec, plan: Plan, seq: int, notes: list[str]) -> Workload:
+    if spec.global_batch is not None and spec.global_tokens is not None:
+        raise InputError("global_batch and global_tokens are both given; keep one")
+    replicas_take = plan.dp * plan.micro_batch  # sequences that all replicas take at a time
+    batch = spec.global_batch
+    if spec.global_tokens is not None:  # the nearest batch that the replicas share evenly
+        batch = max(1, round(spec.global_tokens / seq / replicas_take)) * replicas_take
+    elif batch is None:
+        batch = replicas_take * (4 * plan.pp if plan.pp > 1 else 1)
+        notes.append(f"global batch of {batch} sequences")
+    if batch % replicas_take:
+        near = max(replicas_take, round(batch / replicas_take) * replicas_take)
+        notes.append(f"global batch {batch} taken as {near}: a multiple of dp × micro-batch")
+        batch = near
+    options = spec.options
+    return Workload(
+        batch,
+        seq,
+        causal=options.get("causal", True),
+        imbalance=options.get("imbalance"),
+        mtp=options.get("mtp", True),
+        window=options.get("window", True),
+    )
+
+
+def _fitting(spec: RunSpec, plan: Plan, workload: Workload, precision: str, stack: Stack, notes: list[str]) -> Plan:
+    """What a published run leaves open, chosen so that it fits: recomputation, and ZeRO-3 where no plan is given."""
+    capacity = _OVER * spec.cluster.chip.memory_bytes.value
+
+    def over(candidate: Plan) -> bool:
+        return peak(spec.model, candidate, workload, precision, stack).total_bytes > capacity
+
+    try:
+        check(plan, spec.model, workload)
+    except InputError:
+        return plan  # reported when it is predicted
+    if not spec.plan and plan.zero < 3 and plan.dp > 1 and over(plan):
+        plan = dataclasses.replace(plan, zero=3)
+        notes.append("ZeRO stage 3 in place of 1: it would not fit otherwise")
+    if spec.recompute is None:
+        if plan.recompute == "none" and over(plan) and not over(dataclasses.replace(plan, recompute="full")):
+            plan = dataclasses.replace(plan, recompute="full")
+            notes.append("full recomputation: it would not fit otherwise")
+        else:
+            notes.append("no recomputation")
+    return plan

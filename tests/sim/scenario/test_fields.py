@@ -1,0 +1,141 @@
+"""One table of fields: a scenario and a published row read every spelling of every key as the same run."""
+
+import pytest
+
+from minglm.errors import InputError
+from sim.base.fields import Field, Section
+from sim.scenario.fields import OPTIONS, PLAN, RUN, SCENARIO, SCHEDULE_SPELLINGS
+from sim.scenario.training import resolve
+from sim.validation.fields import ROW
+from sim.validation.rows import parse
+
+BASE = {
+    "model": "mixtral_8x7b",
+    "cluster": "dgx_h100",
+    "chips": 64,
+    "plan": {"tp": 2, "pp": 2, "dp": 16, "ep": 2, "cp": 1, "etp": 1, "vpp": 1, "sp": True},
+    "schedule": "1f1b",
+    "micro_batch": 1,
+    "global_batch": 64,
+    "seq": 4096,
+    "precision": "bf16",
+    "recompute": "full",
+    "options": {"zero": 1},
+    "stack": "megatron-core-0.12",
+}
+VALUES = {
+    "model": "mixtral_8x7b",
+    "cluster": "dgx_h200",
+    "chip": "h200",
+    "chips": "64",
+    "plan": {"tp": 4, "dp": 16},
+    "schedule": "zb-h1",
+    "micro_batch": "2",
+    "global_batch": "128",
+    "global_tokens": "512K",
+    "seq": "2K",
+    "precision": "fp8",
+    "recompute": {"kind": "full", "layers": 4},
+    "options": {"zero": 2, "overlap_tp": True},
+    "stack": "generic",
+}
+OPTION_TEXTS = {"optimizer": "muon", "attention": "flash2", "fusion": "eager", "loss": "unfused"}
+OPTION_LISTS = {"stages": [16, 16], "recompute_modules": ["norm"]}
+
+
+def both(changes: dict) -> tuple:
+    """The run that a scenario and a row make of the same keys."""
+    document = {**BASE, **changes}
+    if "global_tokens" in changes:
+        document.pop("global_batch")
+    scenario = resolve(document)
+    row = parse({**document, "measured": {"seconds_per_step": 1.0}})
+    return scenario.run, row.run
+
+
+def same(changes: dict):
+    scenario, row = both(changes)
+    assert scenario.cluster.chip == row.cluster.chip and scenario.cluster.tiers == row.cluster.tiers
+    for part in ("model", "plan", "workload", "precision", "stack"):
+        assert getattr(scenario, part) == getattr(row, part), part
+    return row.plan, row.workload, row.precision, row.stack.name, row.cluster.chip.name, row.cluster.name
+
+
+SPELLINGS = [(one.name, text) for one in RUN.fields for text in (one.name, *one.aliases)]
+
+
+@pytest.mark.parametrize("name, spelling", SPELLINGS)
+def test_a_scenario_and_a_row_take_the_same_spellings(name, spelling):
+    base = {key: value for key, value in BASE.items() if key not in (name, "global_batch")}
+    own = {**base, name: VALUES[name]}
+    other = {**base, spelling: VALUES[name]}
+    runs = []
+    for document in (own, other):
+        scenario = resolve(document).run
+        row = parse({**document, "measured": {"seconds_per_step": 1.0}}).run
+        for part in ("model", "plan", "workload", "precision", "stack"):
+            assert getattr(scenario, part) == getattr(row, part), part
+        assert scenario.cluster.chip == row.cluster.chip
+        runs.append((scenario, row))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    "name, spelling", [(one.name, text) for one in PLAN.fields for text in (one.name, *one.aliases)]
+)
+def test_widths_of_a_plan(name, spelling):
+    value = {"sp": False, "dp": 16, "pp": 2, "tp": 2}.get(name, 1)
+    widths = {key: v for key, v in BASE["plan"].items() if key != name}
+    assert same({"plan": {**widths, spelling: value}}) == same({"plan": {**widths, name: value}})
+
+
+@pytest.mark.parametrize("option", OPTIONS.fields, ids=lambda one: one.name)
+def test_options(option):
+    value = {"flag": True, "whole": 1, "ratio": 1.5}.get(option.kind)
+    value = OPTION_TEXTS.get(option.name, OPTION_LISTS.get(option.name, value))
+    plan, work, _, stack, *_ = same({"options": {option.name: value}})
+    assert plan.tp == 2 and work.seq == 4096 and stack
+
+
+@pytest.mark.parametrize("spelling, schedule", [*SCHEDULE_SPELLINGS.items(), ("1F1B", "1f1b"), (" GPipe ", "gpipe")])
+def test_schedules(spelling, schedule):
+    changes = {"model": "llama3_8b", "plan": {"tp": 2, "pp": 2, "dp": 16, "vpp": 2}}
+    if schedule in ("1f1b", "gpipe", "zb-h1"):
+        changes["plan"]["vpp"] = 1
+    assert same({**changes, "schedule": spelling})[0].schedule == schedule
+
+
+def test_keys_of_a_scenario_and_of_a_row_hold_those_of_a_run():
+    assert set(RUN.names) <= set(SCENARIO.names) and set(RUN.names) <= set(ROW.names)
+
+
+def test_what_a_table_says_is_what_its_schema_and_its_page_say():
+    schema = ROW.json_schema()
+    assert set(schema["properties"]) == {*ROW.names, *ROW.aliases} and not schema["additionalProperties"]
+    assert set(schema["properties"]["plan"]["properties"]) == {*PLAN.names, *PLAN.aliases}
+    page = RUN.markdown()
+    assert page.count("\n") == 2 + len(RUN.fields) and all(f"| `{name}` |" in page for name in RUN.names)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: PLAN.read({"tp": 2, "tensor_parallel": 2}, "x: plan"), "x: plan: 'tp' is given twice"),
+        (lambda: PLAN.read({"tq": 2}, "x: plan"), "x: plan: unknown key 'tq' (did you mean 'tp'?)"),
+        (lambda: PLAN.read([1], "x: plan"), "x: plan: [1] must be a mapping such as {tp: 8"),
+        (lambda: RUN.read({"plan": {"tp": -1}}, "x"), "x: plan.tp"),
+        (lambda: RUN.read({"plan": {"sp": 3}}, "x"), "x: plan.sp=3 must be true or false"),
+        (lambda: RUN.read({"options": {"stages": [1, "x"]}}, "x"), "x: options.stages"),
+        (lambda: RUN.read({"options": {"imbalance": "nan"}}, "x"), "x: options.imbalance"),
+        (lambda: RUN.read({"options": {"fusion": "none"}}, "x"), "not one of fused, eager, compiled"),
+        (lambda: RUN.read({"options": 3}, "x"), "x: options=3 must be a mapping of keys"),
+        (lambda: RUN.read({"schedule": {"a": 1}}, "x"), "x: schedule={'a': 1} must be a text"),
+        (lambda: RUN.read({"recompute": {"kind": "none", "layer": 1}}, "x"), "x: recompute: unknown key 'layer'"),
+        (lambda: RUN.read({"recompute": "half"}, "x"), "x: recompute 'half': not one of"),
+        (lambda: Section("s", (Field("a", "text", ""), Field("b", "text", "", ("a",)))), "names two fields"),
+    ],
+)
+def test_refusals_name_the_key(make, words):
+    with pytest.raises((InputError, ValueError)) as caught:
+        make()
+    assert words in str(caught.value) and "\n" not in str(caught.value)

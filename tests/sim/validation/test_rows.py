@@ -1,0 +1,55 @@
+"""The rows of measured runs: one schema, written out, that every shipped row obeys and the reader agrees with."""
+
+import json
+
+import pytest
+
+from minglm import datafiles
+from sim.base.documents import read_document
+from sim.validation import rows
+from sim.validation.schema import json_schema
+
+FOLDER = datafiles.data("published_runs")
+FILES = sorted(FOLDER.glob("*.yaml")) + sorted((FOLDER / "held_out").glob("*.yaml"))
+
+
+def test_the_written_schema_is_current():
+    assert json.loads((FOLDER / "schema.json").read_text(encoding="utf-8")) == json_schema()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_shipped_rows_obey_the_schema(path):
+    jsonschema = pytest.importorskip("jsonschema")
+    document = read_document(path)
+    jsonschema.validate(document, json_schema())
+    for row in merged(path):
+        assert row["source"] and row["stack"], row["id"]
+        if row["kind"] == "unsupported":
+            assert row["reason"], row["id"]
+        else:
+            assert isinstance(rows.parse(row), rows.MeasuredRow), row["id"]
+            assert {"mfu", "peak_tflops"} & set(row["measured"]) != {"mfu"}, row["id"]
+
+
+def merged(path):
+    document = read_document(path)
+    return [{**(document.get("defaults") or {}), **row} for row in document["rows"]]
+
+
+def test_ids_are_unique_and_fits_are_few():
+    every = [row for path in FILES for row in merged(path)]
+    assert len({row["id"] for row in every}) == len(every)
+    assert not [
+        row["id"]
+        for path in (FOLDER / "held_out").glob("*.yaml")
+        for row in merged(path)
+        if row["kind"] == "calibration"
+    ]
+    scored = [row for path in sorted(FOLDER.glob("*.yaml")) for row in merged(path) if row["kind"] != "unsupported"]
+    assert sum(row["kind"] == "holdout" for row in scored) >= 30
+    by_chip: dict = {}
+    for row in scored:
+        by_chip.setdefault(rows.parse(row).chip, []).append(row["kind"] == "calibration")
+    assert all(sum(fits) <= max(1, len(fits) / 3) for fits in by_chip.values()), {
+        k: (sum(v), len(v)) for k, v in by_chip.items()
+    }
