@@ -77,7 +77,7 @@ def examples(task: str, seed: int, n: int) -> list[Example]:
     """`n` examples of a task (`TASKS`); the same seed gives the same ones. None uses a held-out name or code.
 
     >>> examples("arithmetic", seed=0, n=1)[0].messages[0]
-    ('user', 'What is 42 + 31?')
+    ('user', 'What is 48 + 4?')
     """
     import numpy as np
 
