@@ -34,6 +34,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from minglm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from minglm.errors import InputError
 
 if TYPE_CHECKING:
@@ -280,8 +281,6 @@ def task_tokenizer() -> Tokenizer:
     become "?".
     """
     import tokenizers
-
-    from minglm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
     alphabet = [*SPECIAL_TOKENS, "\t", "\n", *map(chr, range(32, 127))]
     backend = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(alphabet)}, [], unk_token="?"))

@@ -102,6 +102,7 @@ def warm_start(
     """
     import torch
 
+    # All of these draw torch; the process that coordinates a run reads WarmStart without it.
     from minglm.model.model import Model
     from minglm.training import checkpoint
     from minglm.training.process import deterministic

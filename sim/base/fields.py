@@ -23,7 +23,7 @@ from sim.base.units import LARGEST, UNITS, parse, whole
 KINDS = {
     "whole": "a number, or a text with a unit",  # a count that must come out whole: 4096, '4K'
     "int": "a whole number",  # a bare one: a version, a seed
-    "flag": "true or false",
+    "bool": "true or false",
     "text": "a text",
     "list": "a list",
     "mapping": "a mapping of keys",
@@ -32,7 +32,7 @@ KINDS = {
 }
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
-    "flag": (bool,),
+    "bool": (bool,),
     "text": (str, int, float),
     "list": (list, tuple),
     "mapping": (Mapping,),
@@ -64,6 +64,10 @@ class Field:
     read_value: Callable[[Any, str], Any] | None = None
     schema: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS and self.kind not in UNITS:
+            raise ValueError(f"field {self.name}: kind {self.kind!r} is not known")
+
     def check_type(self, value: object, label: str) -> None:
         """Refuse a value of a type that this field cannot have; None and what a reader of its own takes pass."""
         if value is None or self.kind == "any" or self.read_value is not None:
@@ -71,7 +75,7 @@ class Field:
         allowed = _TYPES.get(self.kind, _QUANTITY)
         if self.items:
             allowed = (*allowed, *_QUANTITY)
-        if not isinstance(value, allowed) or (isinstance(value, bool) and self.kind != "flag"):
+        if not isinstance(value, allowed) or (isinstance(value, bool) and self.kind != "bool"):
             needs = KINDS.get(self.kind, KINDS["whole"])
             raise InputError(f"{label}={shorten(value)} must be {needs}")
 
@@ -108,7 +112,7 @@ class Field:
             return {"enum": [*self.choices, *self.spellings]}
         if self.items:
             return {"type": "array"}
-        plain = {"int": "integer", "flag": "boolean", "text": "string", "list": "array", "mapping": "object"}
+        plain = {"int": "integer", "bool": "boolean", "text": "string", "list": "array", "mapping": "object"}
         if self.kind in plain:
             return {"type": plain[self.kind]}
         if self.kind == "named":

@@ -251,7 +251,8 @@ def price(text: object, dimension: str, name: str) -> Figure | None:
     low, high = parse(match.group(1), dimension, name), parse(match.group(2), dimension, name)
     if low > high:
         raise InputError(
-            f"{name}: {entered!r} runs from high to low; give the low end first, such as {match.group(2)}-{match.group(1)}"
+            f"{name}: {entered!r} runs from high to low; give the low end first, such as "
+            f"{match.group(2)}-{match.group(1)}"
         )
     return figure({"value": (low + high) / 2, "low": low, "high": high, **source}, dimension, name)
 

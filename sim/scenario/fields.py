@@ -38,7 +38,7 @@ PLAN = Section(
         Field("cp", "whole", "context parallelism", ("context", "context_parallel"), high=MAX_WIDTH),
         Field("ep", "whole", "expert parallelism", ("expert", "expert_parallel"), high=MAX_WIDTH),
         Field("etp", "whole", "tensor parallelism inside experts", ("expert_tensor_parallel",), high=MAX_WIDTH),
-        Field("sp", "flag", "norms and residuals divided over tensor-parallel ranks", ("sequence_parallel",)),
+        Field("sp", "bool", "norms and residuals divided over tensor-parallel ranks", ("sequence_parallel",)),
     ),
     example="{tp: 8, pp: 4, dp: 2}",
 )
@@ -79,15 +79,15 @@ _RECOMPUTE_SCHEMA = {
 # Options by what they change. A field of `Plan` and of `Stack` has the option's name, unless `sim.scenario.build` says otherwise.
 PLAN_OPTIONS = (
     Field(
-        "sequence_parallel", "flag", "norms and residuals divided over tensor-parallel ranks; default: on when tp > 1"
+        "sequence_parallel", "bool", "norms and residuals divided over tensor-parallel ranks; default: on when tp > 1"
     ),
     Field("zero", "whole", "ZeRO stage 0-3", low=0, high=MAX_WIDTH),
-    Field("distributed_optimizer", "flag", "same as zero: 1"),
-    Field("fsdp", "flag", "same as zero: 3"),
+    Field("distributed_optimizer", "bool", "same as zero: 1"),
+    Field("fsdp", "bool", "same as zero: 3"),
     Field("hsdp", "whole", "ZeRO shards inside groups of this many ranks", low=0, high=MAX_WIDTH),
     Field("expert_tp", "whole", "tensor parallelism inside experts", high=MAX_WIDTH),
     Field("optimizer", "text", "optimizer", choices=OPTIMIZERS),
-    Field("optimizer_offload", "flag", "optimiser states in host memory"),
+    Field("optimizer_offload", "bool", "optimiser states in host memory"),
     Field(
         "recompute_layers",
         "whole",
@@ -96,12 +96,12 @@ PLAN_OPTIONS = (
         high=MAX_WIDTH,
     ),
     Field("stages", "list", "layers of each chunk in model order", items="whole", low=0),
-    Field("overlap_grad_reduce", "flag", "gradient reduction under the backward pass"),
-    Field("overlap_param_gather", "flag", "parameter gather under compute"),
-    Field("overlap_tp", "flag", "tensor-parallel collectives pipelined with matmuls"),
-    Field("overlap_p2p", "flag", "pipeline transfers under compute"),
-    Field("overlap_all_to_all", "flag", "expert all-to-all under compute"),
-    Field("precision_aware_optimizer", "flag", "bf16 moments and gradients"),
+    Field("overlap_grad_reduce", "bool", "gradient reduction under the backward pass"),
+    Field("overlap_param_gather", "bool", "parameter gather under compute"),
+    Field("overlap_tp", "bool", "tensor-parallel collectives pipelined with matmuls"),
+    Field("overlap_p2p", "bool", "pipeline transfers under compute"),
+    Field("overlap_all_to_all", "bool", "expert all-to-all under compute"),
+    Field("precision_aware_optimizer", "bool", "bf16 moments and gradients"),
     Field(
         "recompute_modules",
         "list",
@@ -111,21 +111,21 @@ PLAN_OPTIONS = (
     ),
 )
 WORKLOAD_OPTIONS = (
-    Field("causal", "flag", "attention computes the causal half; default true"),
+    Field("causal", "bool", "attention computes the causal half; default true"),
     Field("imbalance", "ratio", "slowest expert rank's tokens / mean, so at least 1", low=1.0, high=1e6),
-    Field("mtp", "flag", "train the multi-token prediction modules"),
-    Field("window", "flag", "use the model's sliding windows"),
+    Field("mtp", "bool", "train the multi-token prediction modules"),
+    Field("window", "bool", "use the model's sliding windows"),
 )
 STACK_OPTIONS = (
     Field("attention", "text", "flash, unfused, flash1, flash2, flash3, sdpa or npu_fusion"),
     Field("fusion", "text", "fusion of small operators", choices=("fused", "eager", "compiled")),
     Field("loss", "text", "cross-entropy", choices=("fused", "torch", "unfused")),
-    Field("dropout", "flag", "dropout kernels run"),
+    Field("dropout", "bool", "dropout kernels run"),
     Field("node_limited", "whole", "most nodes a token's experts may lie on", low=0, high=MAX_WIDTH),
-    Field("dedup", "flag", "one copy of a token per node crosses the network"),
-    Field("graphs", "flag", "whole layers captured in graphs: no launch cost"),
-    Field("bf16_grads", "flag", "gradients reduced in bf16"),
-    Field("accumulate_fused", "flag", "gradient accumulation inside the weight-gradient matmul"),
+    Field("dedup", "bool", "one copy of a token per node crosses the network"),
+    Field("graphs", "bool", "whole layers captured in graphs: no launch cost"),
+    Field("bf16_grads", "bool", "gradients reduced in bf16"),
+    Field("accumulate_fused", "bool", "gradient accumulation inside the weight-gradient matmul"),
 )
 OPTIONS = Section("options", PLAN_OPTIONS + WORKLOAD_OPTIONS + STACK_OPTIONS, example="{zero: 1, attention: flash}")
 
@@ -218,8 +218,8 @@ FAILURES = Section(
         Field("detect", "time", "until a failure is noticed"),
         Field("restart", "time", "from noticing to training again"),
         Field("repair", "time", "until a failed server is back"),
-        Field("elastic", "flag", "go on with fewer replicas where no spare is left"),
-        Field("slow_servers", "flag", "servers turn slow for good"),
+        Field("elastic", "bool", "go on with fewer replicas where no spare is left"),
+        Field("slow_servers", "bool", "servers turn slow for good"),
     ),
 )
 CHECKPOINT = Section(

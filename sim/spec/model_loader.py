@@ -10,6 +10,7 @@ from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from minglm.sizes import NAMED_SIZES
 from sim.base.documents import read_document
+from sim.spec.huggingface import from_hf
 from sim.spec.model import ModelSpec, from_config, from_dimensions
 
 
@@ -64,7 +65,5 @@ def load_model(given: str | Path | Mapping | ModelConfig | ModelSpec) -> ModelSp
 
 def _from_mapping(values: Mapping, name: str) -> ModelSpec:
     if "model_type" in values or "architectures" in values:
-        from sim.spec.huggingface import from_hf
-
         return from_hf(values, name)
     return from_dimensions(values, name)

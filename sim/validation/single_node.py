@@ -23,6 +23,7 @@ from sim.cost.step import estimate
 from sim.spec.hardware import Cluster, load_cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
+from sim.validation.predict import scores
 
 STACK = "megatron-deepspeed-2023-vtrain"
 VOCABULARY = 51200
@@ -213,8 +214,6 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
                 "tp": r.plan.tp,
             }
         )
-    from sim.validation.predict import scores
-
     result = {
         "rows": rows,
         **scores(rows),

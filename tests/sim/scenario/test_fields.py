@@ -91,7 +91,7 @@ def test_widths_of_a_plan(name, spelling):
 
 @pytest.mark.parametrize("option", OPTIONS.fields, ids=lambda one: one.name)
 def test_options(option):
-    value = {"flag": True, "whole": 1, "ratio": 1.5}.get(option.kind)
+    value = {"bool": True, "whole": 1, "ratio": 1.5}.get(option.kind)
     value = OPTION_TEXTS.get(option.name, OPTION_LISTS.get(option.name, value))
     plan, work, _, stack, *_ = same({"options": {option.name: value}})
     assert plan.tp == 2 and work.seq == 4096 and stack
