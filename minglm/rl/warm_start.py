@@ -105,7 +105,7 @@ def warm_start(
     # All of these draw torch; the process that coordinates a run reads WarmStart without it.
     from minglm.model.model import Model
     from minglm.training import checkpoint
-    from minglm.training.loop import deterministic
+    from minglm.training.process import deterministic
     from minglm.training.optim import MuonAdamW, cosine_with_warmup
 
     run_dir = Path(run_dir)
