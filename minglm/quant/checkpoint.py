@@ -130,7 +130,7 @@ def _check(file: Path, tensors: dict[str, Tensor], model: Model) -> None:
     for name, want in wanted.items():
         if name not in tensors:
             raise InputError(f"{file}: tensor {name!r} is missing; the file does not belong to this {NOTE}")
-        if tensors[name].shape != want.shape or tensors[name].dtype != want.dtype and not want.is_floating_point():
+        if tensors[name].shape != want.shape or (tensors[name].dtype != want.dtype and not want.is_floating_point()):
             raise InputError(
                 f"{file}: tensor {name!r} is {tensors[name].dtype} {list(tensors[name].shape)}, {NOTE} calls for "
                 f"{want.dtype} {list(want.shape)}; use the {NOTE} that was written with it"
