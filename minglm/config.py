@@ -19,53 +19,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minglm import weights
 from minglm.errors import InputError, nearest
+from minglm.sizes import NAMED_SIZES
 from minglm.weights import Weight, matmul_params, swiglu, total_params
 
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 
 # Keys of a Hugging Face config.json that say nothing about the computation.
-_HF_BOOKKEEPING = {
-    "architectures",
-    "model_type",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-    "use_cache",
-    "_name_or_path",
-    "quantization_config",
-    "auto_map",
-    "head_dim",
-    "qk_head_dim",
-    "layer_types",
-    "output_router_logits",
-    "ep_size",
-    "attention_dropout",
-    "pretraining_tp",
-    "topk_method",
-    "moe_layer_freq",
-    "num_key_value_heads",
-    "rope_interleave",
-    "indexer_rope_interleave",
-    "chunk_size_feed_forward",
-    "id2label",
-    "label2id",
-    "is_encoder_decoder",
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-    "problem_type",
-    "rope_scaling",
-    "rope_theta",
-    "num_experts",
-    "num_local_experts",
-    "index_share_for_mtp_iteration",
-    "use_index_cache",
-}
+_HF_BOOKKEEPING = frozenset(
+    """
+    architectures model_type transformers_version dtype torch_dtype use_cache _name_or_path
+    quantization_config auto_map head_dim qk_head_dim layer_types output_router_logits ep_size
+    attention_dropout pretraining_tp topk_method moe_layer_freq num_key_value_heads rope_interleave
+    indexer_rope_interleave chunk_size_feed_forward id2label label2id is_encoder_decoder
+    output_attentions output_hidden_states return_dict problem_type rope_scaling rope_theta
+    num_experts num_local_experts index_share_for_mtp_iteration use_index_cache
+    """.split()
+)
 # Keys whose value we support only at one setting: anything else would silently compute another model.
 _HF_FIXED = {
     "hidden_act": "silu",
@@ -77,6 +53,15 @@ _HF_FIXED = {
     "scoring_func": "sigmoid",
     "norm_topk_prob": True,
 }
+
+_POSITIVE = tuple(
+    """
+    vocab_size hidden_size num_hidden_layers num_attention_heads q_lora_rank kv_lora_rank
+    qk_nope_head_dim qk_rope_head_dim v_head_dim index_topk index_n_heads index_head_dim
+    n_routed_experts num_experts_per_tok moe_intermediate_size intermediate_size
+    max_position_embeddings mtp_depth
+    """.split()
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +89,9 @@ class ModelConfig:
     index_topk: int = 2048
     index_n_heads: int = 32
     index_head_dim: int = 128
-    indexer_types: tuple[str, ...] | None = None  # per layer: "full" runs the indexer, "shared" reuses the last choice
+    indexer_types: tuple[
+        str, ...
+    ] = ()  # all full where left out; per layer: "full" runs the indexer, "shared" reuses the last choice
     # ---- mixture of experts
     n_routed_experts: int = 256
     num_experts_per_tok: int = 8
@@ -127,42 +114,13 @@ class ModelConfig:
         for name in ("indexer_types", "eos_token_id"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.indexer_types is None:
+        if not self.indexer_types:
             object.__setattr__(self, "indexer_types", ("full",) * int(self.num_hidden_layers))
         self._check()
 
     def _check(self) -> None:
-        positive = (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "q_lora_rank",
-            "kv_lora_rank",
-            "qk_nope_head_dim",
-            "qk_rope_head_dim",
-            "v_head_dim",
-            "index_topk",
-            "index_n_heads",
-            "index_head_dim",
-            "n_routed_experts",
-            "num_experts_per_tok",
-            "moe_intermediate_size",
-            "intermediate_size",
-            "max_position_embeddings",
-            "mtp_depth",
-        )
-        for name in positive + ("first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers"):
-            value, least = getattr(self, name), 1 if name in positive else 0
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(
-                    f"{name}={value!r}: must be a whole number of at least {least}; give {name}: {max(least, 1)} or "
-                    "more"
-                )
-        for name in ("rope_theta", "rms_norm_eps", "initializer_range", "routed_scaling_factor"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-                raise InputError(f"{name}={value!r}: must be a positive finite number; leave it out for the default")
+        self._check_numbers()
+        self._check_indexers()
         if self.qk_rope_head_dim % 2:
             raise InputError(
                 f"qk_rope_head_dim={self.qk_rope_head_dim}: rotary position turns pairs of values, so the width "
@@ -189,6 +147,21 @@ class ModelConfig:
                 f"num_nextn_predict_layers={self.num_nextn_predict_layers}: one stored MTP module is supported, shared "
                 "by all depths as in GLM-5; use 0 or 1 and set mtp_depth"
             )
+
+    def _check_numbers(self) -> None:
+        for name in (*_POSITIVE, "first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers"):
+            value, least = getattr(self, name), 1 if name in _POSITIVE else 0
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(
+                    f"{name}={value!r}: must be a whole number of at least {least}; give {name}: {max(least, 1)} or "
+                    "more"
+                )
+        for name in ("rope_theta", "rms_norm_eps", "initializer_range", "routed_scaling_factor"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+                raise InputError(f"{name}={value!r}: must be a positive finite number; leave it out for the default")
+
+    def _check_indexers(self) -> None:
         if len(self.indexer_types) != self.num_hidden_layers:
             raise InputError(
                 f"indexer_types has {len(self.indexer_types)} entries: it needs one for each of the "
@@ -208,14 +181,14 @@ class ModelConfig:
     # ------------------------------------------------------------------ making one
 
     @classmethod
-    def named(cls, name: str, **changes) -> ModelConfig:
+    def named(cls, name: str, **changes: Any) -> ModelConfig:
         """A named size (`NAMED_SIZES`), with optional changes: `ModelConfig.named("mini", index_topk=32)`."""
         if name not in NAMED_SIZES:
             raise InputError(f"model size {name!r}: not one of {', '.join(NAMED_SIZES)}{nearest(name, NAMED_SIZES)}")
         return cls.from_dict({**NAMED_SIZES[name], **changes})
 
     @classmethod
-    def from_dict(cls, values: dict) -> ModelConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Build from our own keys; an unknown key is refused with the nearest known one."""
         known = {f.name for f in dataclasses.fields(cls)}
         for key in values:
@@ -226,19 +199,9 @@ class ModelConfig:
         return cls(**values)
 
     @classmethod
-    def from_hf(cls, source: str | Path | dict) -> ModelConfig:
+    def from_hf(cls, source: str | Path | dict[str, Any]) -> ModelConfig:
         """Read a Hugging Face `config.json` of type `glm_moe_dsa` (a path, a folder, or the parsed dict)."""
-        if isinstance(source, dict):
-            raw = dict(source)
-        else:
-            path = Path(source)
-            path = path / "config.json" if path.is_dir() else path
-            try:
-                raw = json.loads(path.read_text(encoding="utf-8"))
-            except FileNotFoundError:
-                raise InputError(f"{path}: no such file; give a config.json or the folder that holds it") from None
-            except (json.JSONDecodeError, UnicodeDecodeError) as err:
-                raise InputError(f"{path}: not valid JSON ({err}); give a Hugging Face config.json") from None
+        raw = _read_hf(source)
         if not isinstance(raw, dict) or raw.get("model_type") != "glm_moe_dsa":
             kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
             raise InputError(
@@ -250,14 +213,14 @@ class ModelConfig:
                 raise InputError(
                     f"config.json has {key}={value!r}: only {key}={only!r} is supported; use a config with that value"
                 )
-        rope = raw.pop("rope_parameters", None) or {}
+        rope: Any = raw.pop("rope_parameters", None) or {}
         if rope.get("rope_type", "default") != "default":
             raise InputError(
-                f"rope_type={rope['rope_type']!r}: only 'default' rotary position is supported; use a config without "
-                "scaling"
+                f"rope_type={rope['rope_type']!r}: only 'default' rotary position is supported; "
+                "use a config without scaling"
             )
-        values = {"rope_theta": float(rope.get("rope_theta", raw.get("rope_theta", 1e6)))}
-        layers, known = raw.get("num_hidden_layers", cls.num_hidden_layers), {f.name for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {"rope_theta": float(rope.get("rope_theta", raw.get("rope_theta", 1e6)))}
+        known = {f.name for f in dataclasses.fields(cls)}
         kinds = raw.pop("mlp_layer_types", None)
         if kinds is not None:
             dense = kinds.index("sparse") if "sparse" in kinds else len(kinds)
@@ -267,15 +230,8 @@ class ModelConfig:
                     "supported"
                 )
             raw["first_k_dense_replace"] = dense
-        pattern, freq = raw.pop("index_topk_pattern", None), max(raw.pop("index_topk_freq", 1) or 1, 1)
-        offset = raw.pop("index_skip_topk_offset", 2)
-        if raw.get("indexer_types") is None:
-            if pattern is not None:
-                raw["indexer_types"] = tuple({"F": "full", "S": "shared"}.get(c, c) for c in pattern)
-            else:
-                raw["indexer_types"] = tuple(
-                    "shared" if max(i - offset + 1, 0) % freq else "full" for i in range(layers)
-                )
+        types = _hf_indexer_types(raw, raw.get("num_hidden_layers", cls.num_hidden_layers))
+        raw["indexer_types"] = raw.get("indexer_types") or types
         # A checkpoint that transformers wrote has no MTP module and does not mention one.
         values["num_nextn_predict_layers"] = raw.pop("num_nextn_predict_layers", 0) or 0
         for key, value in raw.items():
@@ -288,7 +244,7 @@ class ModelConfig:
                 )
         return cls.from_dict(values)
 
-    def to_hf(self) -> dict:
+    def to_hf(self) -> dict[str, Any]:
         """The `config.json` that transformers' `GlmMoeDsaConfig` reads, as a dict."""
         out = {
             key: list(v) if isinstance(v := getattr(self, key), tuple) else v
@@ -305,7 +261,7 @@ class ModelConfig:
             "indexer_rope_interleave": True,
         }
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Every field, JSON-ready; `from_dict` reads it back."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
@@ -318,12 +274,13 @@ class ModelConfig:
 
     @property
     def num_moe_layers(self) -> int:
+        """Layers with experts."""
         return self.num_hidden_layers - self.first_k_dense_replace
 
     @property
     def num_full_indexers(self) -> int:
         """Layers that run an indexer of their own; the others reuse the last choice."""
-        return sum(kind == "full" for kind in self.indexer_types or ())
+        return sum(kind == "full" for kind in self.indexer_types)
 
     # ------------------------------------------------------------------ parameters
 
@@ -454,106 +411,32 @@ class ModelConfig:
         return self.index_head_dim * _width(dtype) * self.num_full_indexers
 
 
+def _read_hf(source: str | Path | dict[str, Any]) -> Any:
+    """The contents of a config.json: a copy, for keys are taken out of it."""
+    if isinstance(source, dict):
+        return dict(source)
+    path = Path(source)
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give a config.json or the folder that holds it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise InputError(f"{path}: not valid JSON ({err}); give a Hugging Face config.json") from None
+
+
+def _hf_indexer_types(raw: dict[str, Any], layers: int) -> tuple[str, ...]:
+    """Which layers run an indexer, from the keys that say it by a pattern or a frequency;
+    they are taken out of `raw`.
+    """
+    pattern, every = raw.pop("index_topk_pattern", None), max(raw.pop("index_topk_freq", 1) or 1, 1)
+    offset = raw.pop("index_skip_topk_offset", 2)
+    if pattern is not None:
+        return tuple({"F": "full", "S": "shared"}.get(letter, letter) for letter in pattern)
+    return tuple("shared" if max(i - offset + 1, 0) % every else "full" for i in range(layers))
+
+
 def _width(dtype: str) -> int:
     if dtype not in BYTES_PER_VALUE:
         raise InputError(f"dtype {dtype!r}: not one of {', '.join(BYTES_PER_VALUE)}{nearest(dtype, BYTES_PER_VALUE)}")
     return BYTES_PER_VALUE[dtype]
-
-
-# The sizes. `glm5` is the real thing and runs on the meta device only; the others keep its shape in miniature.
-NAMED_SIZES: dict[str, dict] = {
-    # tests and continuous integration: seconds
-    "nano": dict(
-        vocab_size=512,
-        hidden_size=64,
-        num_hidden_layers=3,
-        first_k_dense_replace=1,
-        intermediate_size=160,
-        num_attention_heads=4,
-        q_lora_rank=32,
-        kv_lora_rank=16,
-        qk_nope_head_dim=16,
-        qk_rope_head_dim=8,
-        v_head_dim=16,
-        index_topk=16,
-        index_n_heads=2,
-        index_head_dim=16,
-        n_routed_experts=8,
-        num_experts_per_tok=2,
-        moe_intermediate_size=32,
-        mtp_depth=1,
-        max_position_embeddings=512,
-        rope_theta=10_000.0,
-    ),
-    # the demo: minutes on two cores
-    "mini": dict(
-        vocab_size=2048,
-        hidden_size=128,
-        num_hidden_layers=5,
-        first_k_dense_replace=1,
-        intermediate_size=384,
-        num_attention_heads=4,
-        q_lora_rank=96,
-        kv_lora_rank=64,
-        qk_nope_head_dim=32,
-        qk_rope_head_dim=16,
-        v_head_dim=32,
-        index_topk=32,
-        index_n_heads=4,
-        index_head_dim=32,
-        n_routed_experts=16,
-        num_experts_per_tok=4,
-        moe_intermediate_size=64,
-        mtp_depth=1,
-        max_position_embeddings=1024,
-        rope_theta=10_000.0,
-    ),
-    # the benchmark shape
-    "bench": dict(
-        vocab_size=4096,
-        hidden_size=256,
-        num_hidden_layers=6,
-        first_k_dense_replace=1,
-        intermediate_size=768,
-        num_attention_heads=8,
-        q_lora_rank=128,
-        kv_lora_rank=64,
-        qk_nope_head_dim=32,
-        qk_rope_head_dim=16,
-        v_head_dim=32,
-        index_topk=64,
-        index_n_heads=4,
-        index_head_dim=32,
-        n_routed_experts=16,
-        num_experts_per_tok=4,
-        moe_intermediate_size=128,
-        mtp_depth=1,
-        max_position_embeddings=65536,
-        rope_theta=10_000.0,
-    ),
-    # a night on a laptop, or an hour on a GPU
-    "small": dict(
-        vocab_size=8192,
-        hidden_size=512,
-        num_hidden_layers=10,
-        first_k_dense_replace=1,
-        intermediate_size=1536,
-        num_attention_heads=8,
-        q_lora_rank=256,
-        kv_lora_rank=128,
-        qk_nope_head_dim=48,
-        qk_rope_head_dim=16,
-        v_head_dim=64,
-        index_topk=256,
-        index_n_heads=8,
-        index_head_dim=64,
-        n_routed_experts=32,
-        num_experts_per_tok=4,
-        moe_intermediate_size=256,
-        mtp_depth=3,
-        max_position_embeddings=8192,
-        rope_theta=100_000.0,
-    ),
-    # GLM-5, 744B-A40B: the defaults of the class
-    "glm5": dict(),
-}

@@ -1,8 +1,8 @@
 """The weights of a layer by name and shape: the one table that every parameter and FLOP count is made from.
 
 `minglm.config.ModelConfig` (the model that is built), `sim.spec.model.ModelSpec` (the model that is simulated) and
-`sim.cost.parameters` (what a plan puts on one chip) all sum these rows, so they agree by construction; a test compares them
-with the tensors of the built model. Names follow transformers; a projection's row is (inputs, outputs).
+`sim.cost.parameters` (what a plan puts on one chip) all sum these rows, so they agree by construction; a test compares
+them with the tensors of the built model. Names follow transformers; a projection's row is (inputs, outputs).
 
     >>> [w.name for w in swiglu(64, 160)], matmul_params(swiglu(64, 160))
     (['gate_proj', 'up_proj', 'down_proj'], 30720)
@@ -47,6 +47,7 @@ def matmul_params(weights: Iterable[Weight]) -> int:
 
 def mla(C: int, H: int, q_lora: int, kv_lora: int, nope: int, rope: int, v_dim: int) -> tuple[Weight, ...]:
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434). q_lora=0: queries straight from the hidden state."""
+    query: tuple[Weight, ...]
     if q_lora:
         query = (
             Weight("q_a_proj", (C, q_lora)),
@@ -107,7 +108,9 @@ def router(C: int, E: int, balance_bias: bool = True, bias: bool = False) -> tup
 
 
 def mtp_join(C: int) -> tuple[Weight, ...]:
-    """What a multi-token prediction module has beside its layer: two norms, their projection, the norm of its output."""
+    """What a multi-token prediction module has beside its layer:
+    two norms, their projection, the norm of its output.
+    """
     return (
         Weight("enorm", (C,)),
         Weight("hnorm", (C,)),

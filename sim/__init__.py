@@ -35,7 +35,7 @@ _PUBLIC = {
     "load_scenario": ("sim.scenario.training", "load_scenario"),
     "plan": ("sim.planner.planner", "answer"),
     "project": ("sim.study.projection", "project"),
-    "question": ("sim.planner.planner", "question"),
+    "question": ("sim.planner.question", "question"),
     "simulate": ("sim.training.step", "simulate"),
 }
 __all__ = [*_PUBLIC]

@@ -58,8 +58,8 @@ def _pass(args: argparse.Namespace) -> dict:
     model, tokenizer, _ = load_model(args.checkpoint)
     ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= args.samples]
     tasks, lines = {}, ["task        " + "".join(f"{f'pass@{k}':>9}" for k in ks) + "   pass@1, 95%"]
-    for task, asked in problems(args.problems, args.seed, tokenizer).items():
-        right = [sum(row) for row in ask(model, tokenizer, asked, args.samples, args.temperature, args.seed)]
+    for task, questions in problems(args.problems, args.seed, tokenizer).items():
+        right = [sum(row) for row in ask(model, tokenizer, questions, args.samples, args.temperature, args.seed)]
         rates = {k: sum(statistics.pass_at_k(args.samples, c, k) for c in right) / len(right) for k in ks}
         low, high = statistics.wilson(round(sum(c / args.samples for c in right)), len(right))
         tasks[task] = {"right": right, "pass_at": rates, "interval": [low, high]}
@@ -97,11 +97,12 @@ def _arena(args: argparse.Namespace) -> dict:
             f"{len(set(args.checkpoints))} different checkpoints: an arena needs two or more; name another run"
         )
     answers: dict[str, Sequence[bool]] = {}
-    asked = None
+    questions = None
     for run in dict.fromkeys(args.checkpoints):
         model, tokenizer, _ = load_model(run)
-        asked = asked or problems(args.problems, args.seed, tokenizer)  # the same texts for all, whatever their tokens
-        answers[run] = [row[0] for part in asked.values() for row in ask(model, tokenizer, part, 1, 0.0, args.seed)]
+        # the same texts for all, whatever their tokens
+        questions = questions or problems(args.problems, args.seed, tokenizer)
+        answers[run] = [row[0] for part in questions.values() for row in ask(model, tokenizer, part, 1, 0.0, args.seed)]
     votes = statistics.arena(answers, lambda a, b, _: better(bool(a), bool(b)), args.votes, args.seed)
     ratings, intervals = statistics.bradley_terry(votes), statistics.bootstrap(votes, seed=args.seed)
     ranks = statistics.ranks(intervals)

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from minglm import datafiles
-from minglm.course import assets
+from minglm.course import assets, book_reference
 from minglm.errors import InputError
 from minglm.runtime import run_folder
 
@@ -33,7 +33,8 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
 
     Args:
-        only: build a book of the notebooks whose path holds this word (for trying out).
+        only: build a book of the notebooks whose path holds this word, or of the reference alone with "docs" (for
+            trying out).
     """
     root = datafiles.root()
     if root is None:
@@ -45,7 +46,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
         notebooks = [
-            p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in p.as_posix()
+            p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in datafiles.shown(p)
         ]
         if notebooks:
             (target / folder).mkdir()
@@ -56,7 +57,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     sheets = [
         p
         for p in sorted(datafiles.notebooks("workshop", "exercises").glob("*.ipynb"))
-        if only is None or only in p.as_posix()
+        if only is None or only in datafiles.shown(p)
     ]
     if sheets:
         (target / "workshop" / "exercises").mkdir(parents=True)
@@ -64,6 +65,8 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
         for path in sheets:
             shutil.copy(path, target / "workshop" / "exercises" / path.name)
             toc.append(f"  - file: workshop/exercises/{path.stem}")
+    if only is None or only == "docs":
+        toc += book_reference.write(target, root)
     (target / "_toc.yml").write_text("\n".join(toc) + "\n", encoding="utf-8")
     (target / "_config.yml").write_text(assets.read("book.yaml"), encoding="utf-8")
     (target / "_static").mkdir()
@@ -161,10 +164,10 @@ def _faults_of_chapter(target: Path, html: Path, name: str) -> list[str]:
     wrong, text = [], page.read_text(encoding="utf-8")
     cells = json.loads((target / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    asked = sum(len(re.findall(r"^\s*show\(", source, flags=re.M)) for source in code)
+    wanted = sum(len(re.findall(r"^\s*show\(", source, flags=re.M)) for source in code)
     drawn = len(re.findall(r"Plotly\.newPlot\(", text))
-    if not name.startswith("workshop/") and drawn < asked:
-        wrong.append(f"{name}: {asked} figures asked for, {drawn} in the page")
+    if not name.startswith("workshop/") and drawn < wanted:
+        wrong.append(f"{name}: {wanted} figures asked for, {drawn} in the page")
     if re.search(r"<p>\s*\|[^<]*\|", text):
         wrong.append(f"{name}: a table shown as plain text")
     if "Traceback" in text:

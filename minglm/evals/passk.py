@@ -46,14 +46,16 @@ def hidden_facts(count: int, seed: int, tokenizer, passage_tokens: int = PASSAGE
 def answers(
     model,
     tokenizer,
-    asked: list[Example],
+    questions: list[Example],
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
     mode: str = "sparse",
 ) -> list[list[str]]:
     """The model's answers, `samples` to each problem."""
-    prompts = [[tokenizer.bos, tokenizer.user, *tokenizer.encode(e.messages[0][1]), tokenizer.assistant] for e in asked]
+    prompts = [
+        [tokenizer.bos, tokenizer.user, *tokenizer.encode(e.messages[0][1]), tokenizer.assistant] for e in questions
+    ]
     work = [(i, s) for i in range(len(prompts)) for s in range(samples)]
     out: list[list[str]] = [[] for _ in prompts]
     for start in range(0, len(work), BATCH):
@@ -93,7 +95,7 @@ def is_right(problem: Example, answer: str) -> bool:
 def ask(
     model,
     tokenizer,
-    asked: list[Example],
+    questions: list[Example],
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
@@ -102,7 +104,9 @@ def ask(
     """Which answers are right: one row for each problem, `samples` long."""
     return [
         [is_right(e, a) for a in row]
-        for e, row in zip(asked, answers(model, tokenizer, asked, samples, temperature, seed, mode), strict=True)
+        for e, row in zip(
+            questions, answers(model, tokenizer, questions, samples, temperature, seed, mode), strict=True
+        )
     ]
 
 

@@ -223,7 +223,7 @@ def fit_table(wins: Wins, players: int | None = None, tolerance: float = 1e-7, m
 
 
 def bootstrap(
-    votes: Sequence[Vote], rounds: int = 200, seed: int = 0, level: float = 0.95, **options: float
+    votes: Sequence[Vote], rounds: int = 200, seed: int = 0, level: float = 0.95, prior: float = 0.1
 ) -> dict[str, tuple[float, float]]:
     """Interval of each rating: the votes are drawn again with replacement, `rounds` times, and rated anew.
 
@@ -237,8 +237,7 @@ def bootstrap(
     draw, votes = random.Random(seed), list(votes)
     drawn: dict[str, list[float]] = {p: [] for a, b, _ in votes for p in (a, b)}
     for _ in range(rounds):
-        # type: ignore[arg-type]  # prior, mean
-        again = bradley_terry(draw.choices(votes, k=len(votes)), tolerance=1e-6, **options)
+        again = bradley_terry(draw.choices(votes, k=len(votes)), prior, tolerance=1e-6)
         for player, rating in again.items():
             drawn[player].append(rating)
     return {p: percentile_interval(values, level) for p, values in drawn.items() if values}

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,6 +79,14 @@ class Stats:
         return self.accepted / max(1, self.drafted)
 
 
+class _SwappedOut(NamedTuple):
+    """What is held of an aborted request: its tokens, its part of the cache, and of the drafts."""
+
+    sequence: list[int]
+    cached: tuple[Tensor, Tensor]
+    drafts: tuple[Tensor, Tensor, int, int] | None
+
+
 class Engine:
     """Serves requests with one model.
 
@@ -100,7 +109,7 @@ class Engine:
         InputError: settings that cannot be.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (settings, by keyword)
         self,
         model: Model,
         max_batch: int,
@@ -137,18 +146,20 @@ class Engine:
         self.version, self.stats = 0, Stats()
         self._queue: deque[Request] = deque()
         self._rows: list[Request] = []  # row i of the cache is _rows[i]'s
-        self._long: Request | None = None  # being prefilled in pieces, in the spare row
-        self._long_done, self._long_routes = 0, []
+        self._chunked: Request | None = None  # being prefilled in pieces, in the spare row
+        self._chunked_done = 0
         self._ids: set[str] = set()
         self._seen: set[str] = set()  # waiting requests whose tokens were prefilled before a weight sync
-        self._kept: OrderedDict[str, tuple] = OrderedDict()
+        self._swapped_out: OrderedDict[str, _SwappedOut] = OrderedDict()
 
     @property
     def running(self) -> int:
-        return len(self._rows) + (self._long is not None)
+        """Requests that have a row of the cache."""
+        return len(self._rows) + (self._chunked is not None)
 
     @property
     def waiting(self) -> int:
+        """Requests that wait for a row."""
         return len(self._queue)
 
     # ------------------------------------------------------------------ what callers do
@@ -178,22 +189,24 @@ class Engine:
     def abort(self, ids: Collection[str] | None = None) -> list[Request]:
         """Stop the requests with these ids, or all: returned unfinished with what they have, to be submitted again or
         not. An id that is not here (it may just have finished) is passed over."""
-        gone = [
-            r for r in (*self._rows, *([self._long] if self._long else []), *self._queue) if ids is None or r.id in ids
+        aborted = [
+            r
+            for r in (*self._rows, *([self._chunked] if self._chunked else []), *self._queue)
+            if ids is None or r.id in ids
         ]
-        marked = {r.id for r in gone}
+        aborted_ids = {r.id for r in aborted}
         for row in reversed(range(len(self._rows))):
-            if self._rows[row].id in marked:
+            if self._rows[row].id in aborted_ids:
                 if self.reuse_kv_cache:
-                    self._keep(row)
-                self._leave(row)
-        if self._long is not None and self._long.id in marked:
-            self._long = None
-        self._queue = deque(r for r in self._queue if r.id not in marked)
-        self._ids -= marked
-        for request in gone:
+                    self._swap_out(row)
+                self._free_row(row)
+        if self._chunked is not None and self._chunked.id in aborted_ids:
+            self._chunked = None
+        self._queue = deque(r for r in self._queue if r.id not in aborted_ids)
+        self._ids -= aborted_ids
+        for request in aborted:
             request.reason = "abort"
-        return gone
+        return aborted
 
     @torch.no_grad()
     def update_weights(self, state: dict[str, Tensor], version: int) -> None:
@@ -234,21 +247,22 @@ class Engine:
         self.stats.weight_syncs += 1
         self.decoder.refresh()
         if self.recompute_kv_on_weight_sync:
-            again = list(self._rows) + ([self._long] if self._long else [])
+            again = list(self._rows) + ([self._chunked] if self._chunked else [])
             self._queue.extendleft(reversed(again))
             self._seen.update(r.id for r in again)
-            self._rows, self._long = [], None
-            self._kept.clear()
+            self._rows, self._chunked = [], None
+            self._swapped_out.clear()
 
     # ------------------------------------------------------------------ joining
 
     def _admit(self) -> list[Request]:
-        if self._long is not None:
-            return self._read_piece()
-        batch, longest = [], 0
+        if self._chunked is not None:
+            return self._prefill_piece(self._chunked)
+        batch: list[Request] = []
+        longest = 0
         while self._queue and len(self._rows) + len(batch) < self.max_batch:
             request = self._queue[0]
-            if self._resume(request, len(self._rows)) if not batch else request.id in self._kept:
+            if self._swap_in(request, len(self._rows)) if not batch else request.id in self._swapped_out:
                 if batch:
                     break  # kept ones join by themselves, in the next step
                 self._queue.popleft()
@@ -257,56 +271,56 @@ class Engine:
             length = len(request.prompt) + len(request.tokens)
             if length > self.prefill_budget:
                 if not batch:
-                    self._long, self._long_done, self._long_routes = self._queue.popleft(), 0, []
-                    return self._read_piece()
+                    self._chunked, self._chunked_done = self._queue.popleft(), 0
+                    return self._prefill_piece(self._chunked)
                 break
             distinct = {(*r.prompt, *r.tokens) for r in (*batch, request)}
             if batch and len(distinct) * max(longest, length) > self.prefill_budget:
                 break
             batch.append(self._queue.popleft())
             longest = max(longest, length)
-        return self._read(batch) if batch else []
+        return self._prefill(batch) if batch else []
 
-    def _read(self, batch: list[Request]) -> list[Request]:
+    def _prefill(self, batch: list[Request]) -> list[Request]:
         """Prefill short sequences together, each distinct one once."""
         place: dict[tuple[int, ...], int] = {}
         for request in batch:
             place.setdefault((*request.prompt, *request.tokens), len(place))
         first, sequences = len(self._rows), list(place)
         logits, hidden, routes = self._forward(first, sequences, 0)
-        at = [place[(*r.prompt, *r.tokens)] for r in batch]
-        order, taken = [], set()  # the first of each kind keeps its row; twins follow and copy
-        for i, sequence in enumerate(at):
-            if sequence not in taken:
-                taken.add(sequence)
+        places = [place[(*r.prompt, *r.tokens)] for r in batch]
+        order, seen = [], set()  # the first of each kind keeps its row; twins follow and copy
+        for i, sequence in enumerate(places):
+            if sequence not in seen:
+                seen.add(sequence)
                 order.append(i)
         order += [i for i in range(len(batch)) if i not in order]
-        batch, at = [batch[i] for i in order], [at[i] for i in order]
-        for row, sequence in enumerate(at[len(sequences) :], len(sequences)):
+        batch, places = [batch[i] for i in order], [places[i] for i in order]
+        for row, sequence in enumerate(places[len(sequences) :], len(sequences)):
             self.cache.write(first + row, self.cache.read(first + sequence, len(sequences[sequence])))
-        lengths = [len(sequences[s]) for s in at]
-        for request, length in zip(batch, lengths):
-            self._count_again(request, length)
-        pick = torch.tensor(at, device=logits.device)
+        lengths = [len(sequences[s]) for s in places]
+        for request, length in zip(batch, lengths, strict=True):
+            self._count_reprefill(request, length)
+        pick = torch.tensor(places, device=logits.device)
         last = hidden[pick, torch.tensor(lengths, device=logits.device) - 1]
-        ends = None if routes is None else [routes[s, n - 1] for s, n in zip(at, lengths)]
-        return self._join(batch, logits[pick], last, ends)
+        ends = None if routes is None else [routes[s, n - 1] for s, n in zip(places, lengths, strict=True)]
+        return self._start_decoding(batch, logits[pick], last, ends)
 
-    def _read_piece(self) -> list[Request]:
+    def _prefill_piece(self, request: Request) -> list[Request]:
         """The next piece of a long prompt, in the spare row; the last piece moves it to the running ones."""
-        request, done, spare = self._long, self._long_done, self.max_batch
+        done, spare = self._chunked_done, self.max_batch
         sequence = [*request.prompt, *request.tokens]
         piece = sequence[done : done + self.prefill_budget]
         logits, hidden, routes = self._forward(
             spare, [piece], done, sequence[done + len(piece)] if done + len(piece) < len(sequence) else None
         )
-        self._long_done += len(piece)
-        if self._long_done < len(sequence):
+        self._chunked_done += len(piece)
+        if self._chunked_done < len(sequence):
             return []
-        self._long = None
-        self._count_again(request, len(sequence))
+        self._chunked = None
+        self._count_reprefill(request, len(sequence))
         self.cache.write(len(self._rows), self.cache.read(spare, len(sequence)))
-        return self._join([request], logits, hidden[:, -1], None if routes is None else [routes[0, -1]])
+        return self._start_decoding([request], logits, hidden[:, -1], None if routes is None else [routes[0, -1]])
 
     def _forward(
         self, row: int, sequences: list, done: int, following: int | None = None
@@ -336,20 +350,22 @@ class Engine:
         routes = torch.stack(chosen, 1).view(*hidden.shape[:2], len(chosen), -1).to(torch.int16) if chosen else None
         return logits, hidden, routes
 
-    def _count_again(self, request: Request, length: int) -> None:
+    def _count_reprefill(self, request: Request, length: int) -> None:
         if request.tokens or request.id in self._seen:
             self.stats.reprefilled += length
             self._seen.discard(request.id)
 
-    def _join(self, batch: list[Request], logits: Tensor, hidden: Tensor, routes: list[Tensor] | None) -> list[Request]:
+    def _start_decoding(
+        self, batch: list[Request], logits: Tensor, hidden: Tensor, routes: list[Tensor] | None
+    ) -> list[Request]:
         """Sequences just read into the next rows: choose a token for each; those that it ends do not stay."""
         first = len(self._rows)
         chosen, logprobs = choose(logits.float(), *self._settings(batch))
         self._rows += batch
-        for i, (request, token, logprob) in enumerate(zip(batch, chosen.tolist(), logprobs.tolist())):
+        for i, (request, token, logprob) in enumerate(zip(batch, chosen.tolist(), logprobs.tolist(), strict=True)):
             if self.speculator is not None:
                 self.speculator.begin(first + i, len(request.prompt) + len(request.tokens) - 1, hidden[i], token)
-            self._give(request, token, logprob, None if routes is None else routes[i])
+            self._append_token(request, token, logprob, None if routes is None else routes[i])
         return self._finished()
 
     # ------------------------------------------------------------------ running
@@ -371,10 +387,12 @@ class Engine:
             routes = (
                 torch.stack(self.decoder.routes, 1).view(*chosen.shape, len(self.decoder.routes), -1).to(torch.int16)
             )
-        for i, (request, tokens, logs, a) in enumerate(zip(rows, chosen.tolist(), logprobs.tolist(), right)):
+        for i, (request, tokens, logs, a) in enumerate(
+            zip(rows, chosen.tolist(), logprobs.tolist(), right, strict=True)
+        ):
             before = len(request.tokens)
             for j in range(a + 1):
-                self._give(request, tokens[j], logs[j], None if routes is None else routes[i, j])
+                self._append_token(request, tokens[j], logs[j], None if routes is None else routes[i, j])
                 if request.reason:
                     break
             self.stats.drafted += chosen.shape[1] - 1
@@ -385,7 +403,7 @@ class Engine:
     def _settings(rows: list[Request]) -> tuple[list[float], list[float], list[tuple[int, int]]]:
         return [r.temperature for r in rows], [r.top_p for r in rows], [(r.seed, len(r.tokens)) for r in rows]
 
-    def _give(self, request: Request, token: int, logprob: float, route: Tensor | None) -> None:
+    def _append_token(self, request: Request, token: int, logprob: float, route: Tensor | None) -> None:
         request.tokens.append(token)
         request.logprobs.append(logprob)
         request.versions.append(self.version)
@@ -402,10 +420,10 @@ class Engine:
         for row in reversed(range(len(self._rows))):
             if self._rows[row].reason:
                 self._ids.discard(self._rows[row].id)
-                self._leave(row)
+                self._free_row(row)
         return done
 
-    def _leave(self, row: int) -> None:
+    def _free_row(self, row: int) -> None:
         """The last running row moves into this one's place."""
         last = len(self._rows) - 1
         if row < last:
@@ -417,25 +435,23 @@ class Engine:
 
     # ------------------------------------------------------------------ resuming
 
-    def _keep(self, row: int) -> None:
+    def _swap_out(self, row: int) -> None:
         request = self._rows[row]
-        held = self.cache.read(row, len(request.prompt) + len(request.tokens) - 1)
-        self._kept[request.id] = (
-            [*request.prompt, *request.tokens],
-            held,
-            self.speculator and self.speculator.read(row),
-        )
-        while len(self._kept) > 4 * self.max_batch:
-            self._kept.popitem(last=False)
+        sequence = [*request.prompt, *request.tokens]
+        cached = self.cache.read(row, len(sequence) - 1)
+        drafts = None if self.speculator is None else self.speculator.read(row)
+        self._swapped_out[request.id] = _SwappedOut(sequence, cached, drafts)
+        while len(self._swapped_out) > 4 * self.max_batch:
+            self._swapped_out.popitem(last=False)
 
-    def _resume(self, request: Request, row: int) -> bool:
-        """Put a kept cache back if there is one for exactly these tokens."""
-        sequence, held, drafts = self._kept.pop(request.id, (None, None, None))
-        if sequence != [*request.prompt, *request.tokens]:
+    def _swap_in(self, request: Request, row: int) -> bool:
+        """Put a cache back into a row if there is one for exactly these tokens."""
+        swapped = self._swapped_out.pop(request.id, None)
+        if swapped is None or swapped.sequence != [*request.prompt, *request.tokens]:
             return False
-        self.cache.write(row, held)
-        if drafts is not None:
-            self.speculator.write(row, drafts)
+        self.cache.write(row, swapped.cached)
+        if self.speculator is not None and swapped.drafts is not None:
+            self.speculator.write(row, swapped.drafts)
         return True
 
     def _check(self, r: Request) -> None:

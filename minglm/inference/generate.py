@@ -21,6 +21,7 @@ from torch import Tensor
 
 from minglm.errors import InputError
 from minglm.inference.decoder import Decoder
+from minglm.inference.engine import Engine, Request
 from minglm.inference.prefill import prefill
 from minglm.inference.sampling import check_sampling, choose
 from minglm.model.cache import LatentCache
@@ -41,7 +42,7 @@ class Generated:
     acceptance: float | None = None  # with drafts: the share of them that were right
 
 
-def generate(
+def generate(  # noqa: PLR0913  (settings, by keyword)
     model: Model,
     prompts: Sequence[Sequence[int]] | Tensor,
     max_new_tokens: int,
@@ -73,14 +74,18 @@ def generate(
     if speculate:
         rows = [[int(t) for t in p] for p in prompts]
         _check(model, rows, max_new_tokens, temperature, top_p)
-        return _drafted(model, rows, max_new_tokens, temperature, top_p, _seeds(seed, len(rows)), stop, mode, speculate)
+        requests = [
+            Request(str(i), row, max_new_tokens, temperature, top_p, row_seed, tuple(stop))
+            for i, (row, row_seed) in enumerate(zip(rows, _seeds(seed, len(rows)), strict=True))
+        ]
+        return _drafted(model, requests, mode, speculate)
     out = Generated()
     for tokens, logprobs, active in stream(
         model, prompts, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop, mode=mode
     ):
         if not out.tokens:
             out = Generated([[] for _ in active], [[] for _ in active], [False] * len(active))
-        for i, (token, logprob, on) in enumerate(zip(tokens, logprobs, active)):
+        for i, (token, logprob, on) in enumerate(zip(tokens, logprobs, active, strict=True)):
             if on and token in stop:
                 out.stopped[i] = True
             elif on:
@@ -105,67 +110,48 @@ def stream(
     rows = [[int(t) for t in p] for p in prompts]
     _check(model, rows, max_new_tokens, temperature, top_p)
     B, lengths, seeds = len(rows), [len(r) for r in rows], _seeds(seed, len(rows))
-    weight, stop = model.embed_tokens.weight, frozenset(stop)
+    weight, stop_tokens = model.embed_tokens.weight, frozenset(stop)
     cache = LatentCache(model.config, B, max(lengths) + max_new_tokens, weight.dtype, weight.device)
-    active, decoder, chosen = [True] * B, None, None
+    active = [True] * B
+    chosen: Tensor | None = None
+    with torch.inference_mode():
+        logits = prefill(model, cache, rows, mode=mode)[0].float()
+        decoder = Decoder(model, cache, mode)
     for i in range(max_new_tokens):
         with torch.inference_mode():
-            if decoder is None:
-                logits = prefill(model, cache, rows, mode=mode)[0].float()
-                decoder = Decoder(model, cache, mode)
-            else:
+            if chosen is not None:
                 logits = decoder.step(chosen[:, None], [n + i - 1 for n in lengths])[:, 0].float()
             chosen, logprobs = choose(logits, [temperature] * B, [top_p] * B, [(s, i) for s in seeds])
             if temperature:
                 logprobs = _own(logits, chosen)
         step, were = chosen.tolist(), list(active)
-        active = [on and t not in stop for on, t in zip(active, step)]
+        active = [on and t not in stop_tokens for on, t in zip(active, step, strict=True)]
         yield step, logprobs.tolist(), were
         if not any(active):
             return
 
 
-def _drafted(
-    model: Model,
-    rows: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seeds: list[int],
-    stop: Sequence[int],
-    mode: str,
-    speculate: int,
-) -> Generated:
+def _drafted(model: Model, requests: list[Request], mode: str, speculate: int) -> Generated:
     """`generate` with drafts: sequences advance by unequal numbers of tokens, so the rollout engine runs them."""
-    from minglm.inference.engine import Engine, Request
-
     engine = Engine(
         model,
-        len(rows),
-        max(map(len, rows)) + max_new_tokens,
+        len(requests),
+        max(len(r.prompt) + r.max_new_tokens for r in requests),
         mode=mode,
         speculate=speculate,
-        prefill_budget=max(512, sum(map(len, rows))),
+        prefill_budget=max(512, sum(len(r.prompt) for r in requests)),
     )
-    asked = [
-        Request(str(i), row, max_new_tokens, temperature, top_p, seed, tuple(stop))
-        for i, (row, seed) in enumerate(zip(rows, seeds))
-    ]
-    for request in asked:
+    for request in requests:
         engine.submit(request)
     while engine.running or engine.waiting:
         engine.step()
     out = Generated(acceptance=engine.stats.acceptance)
-    for r in asked:
-        if temperature not in (0, 1) or top_p < 1:  # the engine's belong to the distribution that was sampled from
+    for r in requests:
+        if r.temperature not in (0, 1) or r.top_p < 1:  # the engine's belong to the distribution sampled from
+            whole = torch.tensor([r.prompt + r.tokens], device=model.embed_tokens.weight.device)
             with torch.inference_mode():
-                logits = (
-                    model(torch.tensor([r.prompt + r.tokens], device=model.embed_tokens.weight.device), mode=mode)
-                    .logits[0]
-                    .float()
-                )
-            chosen = torch.tensor(r.tokens, device=logits.device)
-            r.logprobs = _own(logits[len(r.prompt) - 1 : -1], chosen).tolist()
+                logits = model(whole, mode=mode).logits[0].float()
+            r.logprobs = _own(logits[len(r.prompt) - 1 : -1], torch.tensor(r.tokens, device=logits.device)).tolist()
         stopped = r.reason == "stop"
         out.stopped.append(stopped)
         out.tokens.append(r.tokens[:-1] if stopped else r.tokens)

@@ -32,7 +32,7 @@ def key_of(seed: int, index: int) -> int:
 def arrivals(keys: Sequence[tuple[int, int] | None], V: int) -> Tensor:
     """Standard exponential numbers (N, V), one row for each (seed, index); ones where the key is None (no race)."""
     rows, generator = torch.ones(len(keys), V), torch.Generator()
-    for row, key in zip(rows, keys):
+    for row, key in zip(rows, keys, strict=True):
         if key is not None:
             generator.manual_seed(key_of(*key))
             # A uniform number of exactly 0 becomes an infinite time: that token never arrives.
@@ -67,8 +67,10 @@ def choose(
     if not any(temperature):
         tokens = logits.argmax(-1)
         return tokens, logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-    probs = probabilities(logits, temperature, [p if t else 1.0 for t, p in zip(temperature, top_p)])
-    race = arrivals([key if t else None for t, key in zip(temperature, keys)], logits.shape[-1]).to(logits.device)
+    probs = probabilities(logits, temperature, [p if t else 1.0 for t, p in zip(temperature, top_p, strict=True)])
+    race = arrivals([key if t else None for t, key in zip(temperature, keys, strict=True)], logits.shape[-1]).to(
+        logits.device
+    )
     tokens = (probs / race).argmax(-1)
     return tokens, probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).log()
 

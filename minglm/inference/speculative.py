@@ -92,12 +92,13 @@ class Speculator:
         self.hidden[row, 0], self.tokens[row, 0] = hidden, token
         self.start[row], self.last[row] = position, 0
 
-    def read(self, row: int) -> tuple:
+    def read(self, row: int) -> tuple[Tensor, Tensor, int, int]:
         """A copy of a sequence's state; `write` puts it back."""
         return self.hidden[row].clone(), self.tokens[row].clone(), self.start[row], self.last[row]
 
-    def write(self, row: int, held: tuple) -> None:
-        self.hidden[row], self.tokens[row], self.start[row], self.last[row] = held
+    def write(self, row: int, state: tuple[Tensor, Tensor, int, int]) -> None:
+        """Put what `read` gave at a row, the same or another."""
+        self.hidden[row], self.tokens[row], self.start[row], self.last[row] = state
 
     @torch.inference_mode()
     def step(
@@ -113,7 +114,7 @@ class Speculator:
         pick = torch.tensor(self.last[:B], device=drafts.device)
         newest = self.tokens[:B].gather(1, pick[:, None])  # (B, 1), not yet read
         read = torch.cat((newest, drafts), 1)
-        positions = [s + a + 1 for s, a in zip(self.start, self.last[:B])]
+        positions = [s + a + 1 for s, a in zip(self.start[:B], self.last[:B], strict=True)]
         logits = self.decoder.step(read, positions).float()  # (B, n+1, V)
         each = [v for v in range(B) for _ in range(n + 1)]
         chosen, logprobs = choose(
@@ -124,19 +125,20 @@ class Speculator:
         )
         chosen = chosen.view(B, n + 1)
         right = (chosen[:, :n] == drafts).long().cumprod(-1).sum(-1).tolist()
+        assert self.decoder.hidden is not None  # of this step
         self.hidden[:B], self.tokens[:B] = self.decoder.hidden.view(B, n + 1, -1), chosen
         self.start[:B], self.last[:B] = positions, right
         return chosen, logprobs.view(B, n + 1), right
 
     def _draft(self, temperature: Sequence[float], top_p: Sequence[float], keys: Sequence[tuple[int, int]]) -> Tensor:
-        decoder, B = self.decoder, len(keys)
+        decoder, B, norm = self.decoder, len(keys), self.decoder.model.require_mtp().norm
         ahead = decoder.mtp_step(self.hidden[:B], self.tokens[:B], self.start[:B])  # (B, n+1, C)
         hidden = ahead[torch.arange(B, device=ahead.device), torch.tensor(self.last[:B], device=ahead.device)]
-        drafts = []
+        drafts: list[Tensor] = []
         for j in range(self.n):
             if j:
-                at = [s + a + j for s, a in zip(self.start, self.last[:B])]
-                hidden = decoder.mtp_step(hidden[:, None], drafts[-1][:, None], at)[:, 0]
-            logits = decoder.logits(hidden, decoder.model.mtp.norm).float()
+                positions = [s + a + j for s, a in zip(self.start[:B], self.last[:B], strict=True)]
+                hidden = decoder.mtp_step(hidden[:, None], drafts[-1][:, None], positions)[:, 0]
+            logits = decoder.logits(hidden, norm).float()
             drafts.append(choose(logits, temperature, top_p, [(seed, index + j) for seed, index in keys])[0])
         return torch.stack(drafts, 1)

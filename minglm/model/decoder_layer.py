@@ -36,7 +36,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = MLA(config, layer, full)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MoE(config) if experts else SwiGLU(config.hidden_size, config.intermediate_size)
+        self.mlp: MoE | SwiGLU = MoE(config) if experts else SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(
         self, x: Tensor, ctx: ForwardContext, aux: AuxLosses, shared_topk: Tensor | None = None

@@ -2,7 +2,7 @@
 
 torch leaves the order of equal values open, and so it may differ between devices, sizes and versions. Here one more
 than k is asked for; where the k-th and the next are equal, torch's own choice was arbitrary and the row is settled by
-position. Training, prefill and decoding all choose keys by `largest`, so they choose the same ones.
+position. Training, prefill and decoding all settle by the same function, so they choose the same ones.
 
 Shapes: n rows, S scores in each, k chosen.
 """
@@ -15,25 +15,36 @@ import torch
 from torch import Tensor
 
 
-def largest(scores: Tensor, k: int, out: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """The k + 1 largest of each row in falling order, the first k of them settled by position.
+class RowBuffers:
+    """Room for the k + 1 largest of a single row, reused by every call of `largest_of_row`:
+    making a view costs half an operation."""
 
-    Args:
-        scores: (n, S) or (S,) with S > k; -inf for what must not be chosen.
-        out: buffers for the result, as in torch.topk.
+    def __init__(self, k: int, like: Tensor):
+        self.values, self.index = like.new_empty(k + 1), torch.empty(k + 1, dtype=torch.int64, device=like.device)
+        self.edge, self.topk_indices = self.values[-2:], self.index[:-1]
 
-    Returns:
-        values and positions (int64), (n, k + 1) or (k + 1,) each.
-    """
-    values, index = torch.topk(scores, k + 1, -1, out=out)
+
+def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k + 1 largest of each row in falling order, the first k of them settled by position: (n, S) with S > k →
+    values and positions (int64), (n, k + 1) each. -inf stands for what must not be chosen."""
+    values, index = torch.topk(scores, k + 1, -1)
     _settle_ties(scores, values, index)
     return values, index
+
+
+def largest_of_row(scores: Tensor, k: int, out: RowBuffers) -> Tensor:
+    """The same for one row (S,): its k positions, which the next call overwrites."""
+    torch.topk(scores, k + 1, -1, out=(out.values, out.index))
+    last, next_one = out.edge.tolist()  # asking two numbers costs less than comparing a column
+    if last == next_one:
+        _settle_ties(scores.unsqueeze(0), out.values.unsqueeze(0), out.index.unsqueeze(0))
+    return out.topk_indices
 
 
 def topk_lowest(scores: Tensor, k: int) -> Tensor:
     """The k largest of each row, (n, S) → (n, k) int64 in any order; a place that only -inf could fill gets -1.
 
-    Long rows are searched in two passes (`_candidates`), several times faster than one on a CPU.
+    Long rows are searched in two passes (`_candidates`).
     """
     S = scores.shape[1]
     if S <= k:
@@ -52,13 +63,7 @@ def topk_lowest(scores: Tensor, k: int) -> Tensor:
 
 def _settle_ties(scores: Tensor, values: Tensor, index: Tensor) -> None:
     """Of the k + 1 best in order, make the first k the right ones, in place: where the last two are equal, whichever
-    torch put first is replaced by the lowest position. scores (n, S), values and index (n, k + 1);
-    or all without the first axis."""
-    if values.dim() == 1:  # decoding one sequence: asking two numbers costs less than comparing a column
-        edge, after = values[-2:].tolist()
-        if edge == after:
-            _settle_ties(scores.unsqueeze(0), values.unsqueeze(0), index.unsqueeze(0))
-        return
+    torch put first is replaced by the lowest position. scores (n, S), values and index (n, k + 1)."""
     k = index.shape[1] - 1
     edges = values[:, k - 1]
     tied = ((edges == values[:, k]) & (edges > -torch.inf)).nonzero().squeeze(-1)
@@ -68,7 +73,7 @@ def _settle_ties(scores: Tensor, values: Tensor, index: Tensor) -> None:
     above = (values[tied, :k] > edges).sum(-1)  # these stay, in front
     row, place = (scores[tied] == edges).nonzero().unbind(1)  # all that are equal to the last, in order
     first = torch.searchsorted(row, torch.arange(len(tied), device=row.device))
-    nth = torch.arange(len(row), device=row.device) - first[row]  # the how manieth of its row
+    nth = torch.arange(len(row), device=row.device) - first[row]  # its number among its row's
     settled = index[tied, :k]
     settled[torch.arange(k, device=row.device) >= above[:, None]] = place[nth < (k - above)[row]]
     index[tied, :k] = settled

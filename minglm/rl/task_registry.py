@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minglm.errors import InputError, nearest
 from minglm.rl.tasks import Task
+from minglm.rl.tasks_code import CODE
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -26,8 +27,6 @@ def get(name: str, tail: float | None = None) -> Task:
         InputError: no such task, or a spread out of range.
     """
     if name == "code":
-        from minglm.rl.tasks_code import CODE  # it starts processes: imported by those who ask for it
-
         return CODE
     known = [*TASKS, "code"]
     if name not in known:

@@ -14,6 +14,7 @@ that keeps a rollout waiting.
 
 Labels (a, b, c, …) name the items, so that "which comes next" is a look-up and not counting.
 
+    >>> from minglm.rl.task_registry import TASKS
     >>> task = TASKS["list"]
     >>> p = task.problem(task.train_seed(3), difficulty=1)
     >>> task.reward(p, task.solution(p)), task.reward(p, "#no")
@@ -33,6 +34,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from minglm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from minglm.errors import InputError
 
 if TYPE_CHECKING:
@@ -279,8 +281,6 @@ def task_tokenizer() -> Tokenizer:
     become "?".
     """
     import tokenizers
-
-    from minglm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
     alphabet = [*SPECIAL_TOKENS, "\t", "\n", *map(chr, range(32, 127))]
     backend = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(alphabet)}, [], unk_token="?"))

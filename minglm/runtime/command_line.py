@@ -85,7 +85,7 @@ class Program:
         """Run a command line (the process's own without `argv`); returns the exit code."""
         argv = list(sys.argv[1:] if argv is None else argv)
         try:
-            return self._run(argv)
+            return self.execute(argv)
         except InputError as err:
             print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
             return 2
@@ -102,7 +102,8 @@ class Program:
             print(f"{stop or 'stopped'}", file=sys.stderr)
             return 130
 
-    def _run(self, argv: list[str]) -> int:
+    def execute(self, argv: list[str]) -> int:
+        """Run a command line; raises InputError for bad input, and whatever the command raises."""
         first = next((a for a in argv if not a.startswith("-")), None)
         leads = first is not None and argv[0] == first
         known = self.commands()

@@ -69,12 +69,12 @@ def set_aside(folder: Path, kind: str) -> Path | None:
             raise InputError(f"{folder}: holds {name} and is never cleared; give another folder")
     if not any(folder.iterdir()):
         return None
-    found = kind_of(folder)
-    if found != kind:
+    marked_as = kind_of(folder)
+    if marked_as != kind:
         what = (
             "carries no minglm-run.json, so this project did not make it"
-            if found is None
-            else f"is a folder of kind {found!r}, not {kind!r}"
+            if marked_as is None
+            else f"is a folder of kind {marked_as!r}, not {kind!r}"
         )
         raise InputError(f"{folder}: {what} and does not clear it; give another folder, or move this one away yourself")
     stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minglm import datafiles
-from minglm.config import NAMED_SIZES, ModelConfig
+from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from minglm.settings import BaseSettings, nonzero, read_yaml, setting
+from minglm.sizes import NAMED_SIZES
 
 # Attention mode of the model and what each stage trains.
 STAGES = {
@@ -34,7 +35,7 @@ class Recipe(BaseSettings):
     KIND = "recipe"
 
     stage: str = setting("pretrain", "one of " + ", ".join(STAGES))
-    model: str = setting("mini", "named size of minglm.config: " + ", ".join(NAMED_SIZES))
+    model: str = setting("mini", "named size of minglm.sizes: " + ", ".join(NAMED_SIZES))
     model_changes: dict = setting(
         {}, "config keys that differ from the named size; after pretrain only " + ", ".join(RESUMABLE_OVERRIDES)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from minglm import __version__
 from minglm.errors import InputError
 
 
@@ -23,8 +24,6 @@ def versions() -> dict[str, str]:
     """Versions of Python, this project and SimPy, for an answer's record."""
     import platform
     from importlib import metadata
-
-    from minglm import __version__
 
     out = {"python": platform.python_version(), "minglm": __version__}
     try:

@@ -90,27 +90,27 @@ class Values:
 
 
 def distribution(
-    given: object, dimension: str = "count", name: str = "distribution", signed: bool = False
+    raw: object, dimension: str = "count", name: str = "distribution", signed: bool = False
 ) -> Triangle | Normal | Values:
     """From {low, mid, high}, {normal: [mean, sd]} or a list.
 
     Raises:
         InputError: unknown shape, values out of order, or support below zero where a quantity cannot be negative.
     """
-    if isinstance(given, (list, tuple)):
-        if not given:
+    if isinstance(raw, (list, tuple)):
+        if not raw:
             raise InputError(f"{name}: an empty list; give at least one value")
-        return Values(tuple(given))
-    if not isinstance(given, Mapping):
+        return Values(tuple(raw))
+    if not isinstance(raw, Mapping):
         raise InputError(
-            f"{name}: {given!r} is not a distribution; give {{low, mid, high}}, {{normal: [mean, sd]}} or a list"
+            f"{name}: {raw!r} is not a distribution; give {{low, mid, high}}, {{normal: [mean, sd]}} or a list"
         )
 
     def number(value: object, what: str) -> float:
         return parse(value, dimension, f"{name}.{what}", low=None)
 
-    if set(given) == {"normal"}:
-        pair = given["normal"]
+    if set(raw) == {"normal"}:
+        pair = raw["normal"]
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise InputError(
                 f"{name}: normal {pair!r} must be [mean, standard deviation], such as {{normal: [100, 5]}}"
@@ -124,9 +124,9 @@ def distribution(
                 f"{{low, mid, high}} from 0 up, or a smaller sd"
             )
         return Normal(mean, sd)
-    if set(given) != {"low", "mid", "high"}:
-        raise InputError(f"{name}: keys {', '.join(map(str, given))}; give low, mid and high, or normal alone")
-    low, mid, high = (number(given[k], k) for k in ("low", "mid", "high"))
+    if set(raw) != {"low", "mid", "high"}:
+        raise InputError(f"{name}: keys {', '.join(map(str, raw))}; give low, mid and high, or normal alone")
+    low, mid, high = (number(raw[k], k) for k in ("low", "mid", "high"))
     if not low <= mid <= high:
         raise InputError(f"{name}: low {low:g}, mid {mid:g}, high {high:g} are not in order; give low ≤ mid ≤ high")
     if low < 0 and not signed:

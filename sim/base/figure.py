@@ -31,39 +31,39 @@ class Figure:
         return self.low == self.high
 
 
-def figure(given: object, dimension: str, name: str, *, positive: bool = True) -> Figure:
+def figure(raw: object, dimension: str, name: str, *, positive: bool = True) -> Figure:
     """A `Figure` from '312 TFLOPS', a plain SI number, or a mapping of value, low, high, source, confidence."""
-    if not isinstance(given, Mapping):
-        value = parse(given, dimension, name)
-        made = Figure(value, value, value, SI[dimension], "given without a source", "assumed")
+    if not isinstance(raw, Mapping):
+        value = parse(raw, dimension, name)
+        result = Figure(value, value, value, SI[dimension], "given without a source", "assumed")
     else:
         known = ("value", "low", "high", "source", "confidence")
-        known_keys(given, known, name)
-        if "value" not in given:
+        known_keys(raw, known, name)
+        if "value" not in raw:
             raise InputError(f"{name}: has no 'value'; give value, and low, high, source, confidence where known")
-        value = parse(given["value"], dimension, name)
-        low = parse(given.get("low", given["value"]), dimension, name + ".low")
-        high = parse(given.get("high", given["value"]), dimension, name + ".high")
+        value = parse(raw["value"], dimension, name)
+        low = parse(raw.get("low", raw["value"]), dimension, name + ".low")
+        high = parse(raw.get("high", raw["value"]), dimension, name + ".high")
         if not low <= value <= high:
             raise InputError(f"{name}: value {value:g} is outside its own range [{low:g}, {high:g}]; widen the range")
-        confidence = given.get("confidence", "assumed")
+        confidence = raw.get("confidence", "assumed")
         if confidence not in CONFIDENCE:
             raise InputError(
                 f"{name}.confidence {confidence!r}: not one of "
                 f"{', '.join(CONFIDENCE)}{nearest(str(confidence), CONFIDENCE)}"
             )
-        made = Figure(value, low, high, SI[dimension], str(given.get("source", "given without a source")), confidence)
-    if positive and made.value <= 0:
+        result = Figure(value, low, high, SI[dimension], str(raw.get("source", "given without a source")), confidence)
+    if positive and result.value <= 0:
         raise InputError(
-            f"{name}: {given if not isinstance(given, Mapping) else given['value']!r} must be more than 0; give a "
+            f"{name}: {raw if not isinstance(raw, Mapping) else raw['value']!r} must be more than 0; give a "
             "positive value"
         )
-    return made
+    return result
 
 
-def known_keys(given: Mapping[str, object], known: Collection[str], name: str) -> None:
+def known_keys(raw: Mapping[str, object], known: Collection[str], name: str) -> None:
     """Refuse a key that is not known, with the nearest that is."""
-    for key in given:
+    for key in raw:
         if key not in known:
             raise InputError(
                 f"{name}: unknown key {key!r}{nearest(str(key), known)}; known keys: {', '.join(sorted(known))}"

@@ -84,34 +84,28 @@ SI = {
 _NUMBER = re.compile(r"^([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)$")
 
 
-def parse(
-    given: object, dimension: str, name: str = "value", *, low: float | None = 0.0, high: float = LARGEST
-) -> float:
+def parse(raw: object, dimension: str, name: str = "value", *, low: float | None = 0.0, high: float = LARGEST) -> float:
     """`given` (a number, or a text with a unit) in SI units of `dimension`, within [low, high].
 
     Raises:
         InputError: not a number, not finite, the wrong unit, or out of range.
     """
     known = UNITS[dimension]
-    if isinstance(given, bool) or given is None:
-        raise InputError(
-            f"{name}: {given!r} is not a quantity; give a number with a unit such as {_example(dimension)}"
-        )
-    if isinstance(given, (int, float)):
-        return _in_range(given, name, low, high, given)
-    text = str(given).strip()
+    if isinstance(raw, bool) or raw is None:
+        raise InputError(f"{name}: {raw!r} is not a quantity; give a number with a unit such as {_example(dimension)}")
+    if isinstance(raw, (int, float)):
+        return _in_range(raw, name, low, high, raw)
+    text = str(raw).strip()
     if len(text) > 60:
         raise InputError(
             f"{name}: a quantity of {len(text)} characters; give a number with a unit such as {_example(dimension)}"
         )
     split = _number_and_unit(text, dimension)
     if split is None:
-        raise InputError(
-            f"{name}: {given!r} is not a quantity; give a number with a unit such as {_example(dimension)}"
-        )
+        raise InputError(f"{name}: {raw!r} is not a quantity; give a number with a unit such as {_example(dimension)}")
     number, unit = split
     if not unit:
-        return _in_range(number, name, low, high, given)
+        return _in_range(number, name, low, high, raw)
     if unit not in known and unit.replace("per ", "/").replace(" ", "") in known:
         unit = unit.replace("per ", "/").replace(" ", "")
     if unit not in known:
@@ -121,8 +115,8 @@ def parse(
             if other
             else f"'{unit}' is not a known unit{nearest(unit, known)}"
         )
-        raise InputError(f"{name}: {given!r}: {why}; give for example {_example(dimension)}")
-    return _in_range(number * known[unit], name, low, high, given)
+        raise InputError(f"{name}: {raw!r}: {why}; give for example {_example(dimension)}")
+    return _in_range(number * known[unit], name, low, high, raw)
 
 
 def _number_and_unit(text: str, dimension: str) -> tuple[float, str] | None:
@@ -149,8 +143,8 @@ def _number_and_unit(text: str, dimension: str) -> tuple[float, str] | None:
     return float(match.group(1).replace(",", "").replace("_", "")), unit
 
 
-def _in_range(value: float, name: str, low: float | None, high: float, given: object) -> float:
-    shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:37] + "…"
+def _in_range(value: float, name: str, low: float | None, high: float, raw: object) -> float:
+    shown = repr(raw) if len(repr(raw)) <= 40 else repr(raw)[:37] + "…"
     try:
         value = float(value)
     except OverflowError:
@@ -181,15 +175,15 @@ def _example(dimension: str) -> str:
     }[dimension]
 
 
-def whole(given: object, name: str, low: int = 1, high: int = 10**15) -> int:
+def whole(raw: object, name: str, low: int = 1, high: int = 10**15) -> int:
     """A whole number in [low, high]; '16M', '1e6' and '100_000' are understood."""
-    value = parse(given, "count", name, low=None)
+    value = parse(raw, "count", name, low=None)
     if value != int(value):
-        raise InputError(f"{name}: {given!r} is not a whole number; give for example {max(low, int(value))}")
+        raise InputError(f"{name}: {raw!r} is not a whole number; give for example {max(low, int(value))}")
     if value < low:
-        raise InputError(f"{name}: {given!r} is below {low}; give {low} or more")
+        raise InputError(f"{name}: {raw!r} is below {low}; give {low} or more")
     if value > high:
-        raise InputError(f"{name}: {given!r} is larger than {high:,}; check the number")
+        raise InputError(f"{name}: {raw!r} is larger than {high:,}; check the number")
     return int(value)
 
 
@@ -223,7 +217,7 @@ def show(value: float, dimension: str) -> str:
     return f"{lead}{value:.4g}{(' ' + suffix) if suffix else ''}"
 
 
-def said(value: float, unit: str) -> str:
+def format_value(value: float, unit: str) -> str:
     """A figure in human units; rates per hour as so many million hours between events."""
     if unit == "1/h":
         return f"one in {1 / value:,.0f} h" if value else "never"

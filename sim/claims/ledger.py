@@ -108,12 +108,12 @@ def _claim(entry: Mapping, known: Mapping) -> Claim:
                 f"claim {name}: {key} {entry[key]!r} is not one of {', '.join(allowed)}{nearest(entry[key], allowed)}"
             )
     sources = []
-    for source, says, *at in entry["sources"]:
+    for source, says, *place in entry["sources"]:
         if source not in known:
             raise InputError(f"claim {name}: source {source!r} is not in the list{nearest(source, known)}")
         if says not in SAYS:
             raise InputError(f"claim {name}: source {source} says {says!r}, which is not one of {', '.join(SAYS)}")
-        sources.append({"source": source, "says": says, "at": at[0] if at else "", **known[source]})
+        sources.append({"source": source, "says": says, "at": place[0] if place else "", **known[source]})
     return Claim(**{k: entry[k] for k in _REQUIRED - {"sources"}}, args=entry.get("args") or {}, sources=tuple(sources))
 
 

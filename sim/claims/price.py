@@ -65,9 +65,9 @@ def blended_ratio(output_share: float = 0.25) -> Answer:
 
 def openrouter_discount(kind: str = "input") -> Answer:
     """The claimed lower price, if OpenRouter's is the list price less a fifth."""
-    at = {"input": 0, "output": 1}[kind]
+    column = {"input": 0, "output": 1}[kind]
     return Answer(
-        Fraction(PRICES["GLM-5, Z.ai"][at]) * Fraction(4, 5),
+        Fraction(PRICES["GLM-5, Z.ai"][column]) * Fraction(4, 5),
         "dollars per million tokens, list less 20%",
-        {"discount": 1 - Fraction(PRICES["GLM-5, OpenRouter"][at]) / Fraction(PRICES["GLM-5, Z.ai"][at])},
+        {"discount": 1 - Fraction(PRICES["GLM-5, OpenRouter"][column]) / Fraction(PRICES["GLM-5, Z.ai"][column])},
     )

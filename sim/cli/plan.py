@@ -37,7 +37,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from sim.planner.planner import answer, question
+    from sim.planner.planner import answer
+    from sim.planner.question import question
     from sim.report.plan import write
 
     if args.top_k < 1:

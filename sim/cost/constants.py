@@ -49,13 +49,13 @@ def table(names: list[str]) -> list[dict]:
             stack = stacks.load_stack(name)
         except ValueError:
             continue
-        for chip, found in stack.fitted.items():
+        for chip, fit in stack.fitted.items():
             out.append(
                 {
-                    "name": f"{name}.{found['name']}[{chip}]",
-                    "value": found["value"],
+                    "name": f"{name}.{fit['name']}[{chip}]",
+                    "value": fit["value"],
                     "label": "fitted",
-                    "source": "on " + ", ".join(found.get("rows") or ["?"]),
+                    "source": "on " + ", ".join(fit.get("rows") or ["?"]),
                 }
             )
         for field in dataclasses.fields(stack):

@@ -62,11 +62,11 @@ def in_closed_form(
             if allow_oom
             else memory.check_fits(model, cluster, plan, workload, precision, stack)
         )
-    made = estimate(model, cluster, plan, workload, precision, stack)
-    seconds = step_of_estimate(made, plan).total_s
+    costed = estimate(model, cluster, plan, workload, precision, stack)
+    seconds = step_of_estimate(costed, plan).total_s
     if not math.isfinite(seconds) or seconds <= 0:
         raise InputError(f"a step of {seconds} s: an input is out of range; check peaks, bandwidths and batch")
-    return made, need, seconds, straggler(plan.num_chips, made.stack.jitter)
+    return costed, need, seconds, straggler(plan.num_chips, costed.stack.jitter)
 
 
 def scale_compute(costs, factor: float):

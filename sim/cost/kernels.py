@@ -77,9 +77,9 @@ def _c(name: str) -> float:
 def cores_of(chip: Chip) -> tuple[int, str]:
     """Cores of a chip by the longest listed name found in its name, and the label of that figure."""
     name = chip.name.upper().replace("-", "").replace("_", "")
-    found = [key for key in CORES if key in name]
-    if found:
-        return CORES[max(found, key=len)], "published"
+    matches = [key for key in CORES if key in name]
+    if matches:
+        return CORES[max(matches, key=len)], "published"
     return DEFAULT_CORES, "assumed"
 
 

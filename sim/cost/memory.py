@@ -218,14 +218,14 @@ def check_fits(
         for words, changed, work in _changes(plan, model, workload)
         if peak(model, changed, work, precision, stack).total_bytes <= capacity
     ][:3]
-    over = (need.total_bytes - capacity) / 2**30
+    excess = (need.total_bytes - capacity) / 2**30
     remedy = (
         " or ".join(fits)
         if fits
         else f"use more chips with a larger pp or tp, or a chip with more than {capacity / 2**30:.0f} GiB"
     )
     raise InputError(
-        f"the model needs {need.total_bytes / 2**30:.1f} GiB on the fullest chip, {over:.1f} GiB over the "
+        f"the model needs {need.total_bytes / 2**30:.1f} GiB on the fullest chip, {excess:.1f} GiB over the "
         f"{capacity / 2**30:.1f} GiB "
         f"of {cluster.chip.name}; {remedy}"
     )

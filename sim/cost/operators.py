@@ -105,7 +105,7 @@ class OperatorTrace:
     outputs: float = 0.0  # bytes of all matmul outputs (selective checkpointing keeps half)
     core: list[Op] = field(default_factory=list)  # what selective recomputation runs again (core attention)
 
-    def keep(self, part: str, size: float) -> None:
+    def save(self, part: str, size: float) -> None:
         """Save `size` bytes of activations for the backward pass."""
         self.saved[part] = self.saved.get(part, 0.0) + size
 
@@ -118,10 +118,10 @@ class OperatorTrace:
         n_out: float,
         batch: float = 1.0,
         low: bool = True,
-        keep_input: float | None = None,
+        saved_input: float | None = None,
         loop: bool = False,
     ) -> None:
-        """y = x W for `tokens` rows (per item of `batch`). `keep_input`: bytes kept (default: the input itself)."""
+        """y = x W for `tokens` rows (per item of `batch`). `saved_input`: bytes kept (default: the input itself)."""
         launches = batch if loop else 1.0
         size, io = n_in * n_out * batch, batch * tokens * (n_in + n_out) * WIDTH
         flops = 2.0 * tokens * size
@@ -184,7 +184,7 @@ class OperatorTrace:
             self.backward_input.append(
                 Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_out, kernels=casts, backward=True)
             )
-        self.keep("linear", batch * tokens * n_in * WIDTH if keep_input is None else keep_input)
+        self.save("linear", batch * tokens * n_in * WIDTH if saved_input is None else saved_input)
         self.outputs += batch * tokens * n_out * WIDTH
 
     def memory(
@@ -195,7 +195,7 @@ class OperatorTrace:
         group: str = "elementwise",
         kernels: float = 1.0,
         backward_kernels: float | None = None,
-        keep: float = 0.0,
+        save: float = 0.0,
         part: str = "elementwise",
     ) -> None:
         """A pass over memory: `forward` and `backward` bytes."""
@@ -213,8 +213,8 @@ class OperatorTrace:
                     backward=True,
                 )
             )
-        if keep:
-            self.keep(part, keep)
+        if save:
+            self.save(part, save)
 
     def message(
         self,
@@ -257,7 +257,7 @@ def norm(trace: OperatorTrace, ctx: ParallelContext, hidden: float, kind: str = 
     eager = trace.style.fusion == "eager"
     f, b, kf, kb = _NORM["eager layer" if eager and kind == "layer" else trace.style.fusion]
     size = ctx.tokens_sp * hidden * WIDTH
-    trace.memory("norm", f * size, b * size, kernels=kf, backward_kernels=kb, keep=size)
+    trace.memory("norm", f * size, b * size, kernels=kf, backward_kernels=kb, save=size)
 
 
 def residual(trace: OperatorTrace, ctx: ParallelContext, hidden: float) -> None:
@@ -271,7 +271,7 @@ def residual(trace: OperatorTrace, ctx: ParallelContext, hidden: float) -> None:
         b * size + extra + (size if trace.style.dropout else 0.0),
         kernels=kf,
         backward_kernels=kb,
-        keep=extra,
+        save=extra,
     )
 
 
@@ -302,7 +302,7 @@ def sequence_parallel_scatter(trace: OperatorTrace, ctx: ParallelContext, hidden
         trace.message("tp.reduce", "all_reduce", size, "tp", hidden_by="none")
 
 
-def activation(trace: OperatorTrace, tokens: float, ffn: float, gated: bool, keep: bool = True) -> None:
+def activation(trace: OperatorTrace, tokens: float, ffn: float, gated: bool, save: bool = True) -> None:
     """SwiGLU (gated) or GELU between the matrices of a feed-forward block."""
     eager = trace.style.fusion == "eager"
     f, b, kf, kb = _ACTIVATION["eager plain" if eager and not gated else trace.style.fusion]
@@ -313,7 +313,7 @@ def activation(trace: OperatorTrace, tokens: float, ffn: float, gated: bool, kee
         b * size * (5 if gated else 3),
         kernels=kf,
         backward_kernels=kb,
-        keep=size * (2 if gated else 1) if keep else 0.0,
+        save=size * (2 if gated else 1) if save else 0.0,
     )
 
 
@@ -325,7 +325,7 @@ def dense_ffn(
     norm(trace, ctx, hidden, kind)
     sequence_parallel_gather(trace, ctx, hidden)
     trace.linear(
-        "ffn up", "linear", T, hidden, ffn * (2 if gated else 1) / t, keep_input=ctx.tokens_sp * hidden * WIDTH
+        "ffn up", "linear", T, hidden, ffn * (2 if gated else 1) / t, saved_input=ctx.tokens_sp * hidden * WIDTH
     )
     activation(trace, T, ffn / t, gated)
     trace.linear("ffn down", "linear", T, ffn / t, hidden)
@@ -338,7 +338,7 @@ def vocabulary(trace: OperatorTrace, ctx: ParallelContext, hidden: float, vocab:
     T, n = ctx.tokens, vocab / ctx.tp
     norm(trace, ctx, hidden)
     sequence_parallel_gather(trace, ctx, hidden)
-    trace.linear("logits", "vocabulary", T, hidden, n, low=False, keep_input=ctx.tokens_sp * hidden * WIDTH)
+    trace.linear("logits", "vocabulary", T, hidden, n, low=False, saved_input=ctx.tokens_sp * hidden * WIDTH)
     # bytes per logit. fused: bf16 read twice, written once, each way. torch: cast to fp32, log-softmax, and back.
     # unfused: Megatron's vocabulary-parallel loss, an fp32 pass per step (max, subtract, exp, sum, divide).
     forward, backward = {"fused": (6.0, 6.0), "torch": (14.0, 18.0), "unfused": (38.0, 14.0)}[trace.style.loss]
@@ -348,7 +348,7 @@ def vocabulary(trace: OperatorTrace, ctx: ParallelContext, hidden: float, vocab:
         backward * T * n,
         group="vocabulary",
         kernels=3 if trace.style.loss == "fused" else 12,
-        keep=T * n * (WIDTH if trace.style.loss == "fused" else 4 + WIDTH),
+        save=T * n * (WIDTH if trace.style.loss == "fused" else 4 + WIDTH),
         part="logits",
     )
 

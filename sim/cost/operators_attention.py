@@ -60,7 +60,7 @@ def core_attention(
                 slow=slow,
             )
         )
-        trace.keep("flash", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH + 4.0 * b * rows * heads)
+        trace.save("flash", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH + 4.0 * b * rows * heads)
     else:
         square = b * heads * rows * S
         for name, inner, outer in (("scores", qk, S), ("values", S, v)):
@@ -92,9 +92,9 @@ def core_attention(
             kernels=4 if eager else 2,
             backward_kernels=4 if eager else 2,
         )
-        trace.keep("qkv", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH)
+        trace.save("qkv", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH)
         # scores after softmax, after dropout, and the mask: 2 + 2 + 1 bytes per entry (arXiv 2205.05198 eq. 1)
-        trace.keep("scores", square * ((2 * WIDTH + 1) if style.dropout else WIDTH))
+        trace.save("scores", square * ((2 * WIDTH + 1) if style.dropout else WIDTH))
     trace.core += trace.forward[start:]
 
 
@@ -105,7 +105,7 @@ def gqa(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, window: in
     T = ctx.tokens
     norm(trace, ctx, C, model.norm)
     sequence_parallel_gather(trace, ctx, C)
-    trace.linear("qkv", "linear", T, C, (heads + 2 * kv) * D, keep_input=ctx.tokens_sp * C * WIDTH)
+    trace.linear("qkv", "linear", T, C, (heads + 2 * kv) * D, saved_input=ctx.tokens_sp * C * WIDTH)
     if not model.positions:  # rotary models; GPT-2-like ones add a learned position once
         f, b, kf, kb = ROPE[trace.style.fusion]
         size = T * (heads + kv) * D * WIDTH
@@ -135,15 +135,15 @@ def mla(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, indexer: b
     norm(trace, ctx, C)
     kept = local * C * WIDTH
     if model.q_lora:
-        trace.linear("q_a", "linear", local, C, model.q_lora, keep_input=kept)
-    trace.linear("kv_a", "linear", local, C, R + model.rope, keep_input=0.0 if model.q_lora else kept)
+        trace.linear("q_a", "linear", local, C, model.q_lora, saved_input=kept)
+    trace.linear("kv_a", "linear", local, C, R + model.rope, saved_input=0.0 if model.q_lora else kept)
     trace.memory(
         "latent norm",
         2.0 * local * (q_in + R) * WIDTH,
         3.0 * local * (q_in + R) * WIDTH,
         kernels=2,
         backward_kernels=4,
-        keep=local * (q_in + R) * WIDTH,
+        save=local * (q_in + R) * WIDTH,
     )
     if t > 1 and ctx.sp:
         size = T * ((model.q_lora or C) + R + model.rope) * WIDTH
@@ -151,7 +151,7 @@ def mla(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, indexer: b
         trace.message("tp.scatter", "reduce_scatter", size, "tp", "backward_input", "wgrad")
     elif t > 1:
         trace.message("tp.reduce", "all_reduce", T * C * WIDTH, "tp", "backward_input", "wgrad")
-    trace.linear("q_b", "linear", T, q_in, H * qk, keep_input=T * q_in * WIDTH)
+    trace.linear("q_b", "linear", T, q_in, H * qk, saved_input=T * q_in * WIDTH)
     f, b, kf, kb = ROPE[trace.style.fusion]
     size = T * H * qk * WIDTH  # rotate the rotary parts, put key parts together
     trace.memory("rope", 2 * f / 2 * size, 2 * b / 2 * size, kernels=kf + 1, backward_kernels=kb + 1)
@@ -169,7 +169,7 @@ def mla(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, indexer: b
     if sparse:
         S, k = ctx.seq, model.index_topk
         read = (k * (k + 1) / 2 + (S - k) * k) / S
-        trace.linear("absorb q", "linear", T, model.nope, R, batch=H, low=False, keep_input=0.0)
+        trace.linear("absorb q", "linear", T, model.nope, R, batch=H, low=False, saved_input=0.0)
         flops = 2.0 * T * read * H * (R + model.rope + R)
         gathered = T * read * (R + model.rope) * WIDTH
         trace.forward.append(
@@ -188,10 +188,10 @@ def mla(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, indexer: b
                 backward=True,
             )
         )
-        trace.keep("flash", T * H * (R + model.rope) * WIDTH + T * (R + model.rope) * WIDTH + T * k * 4.0)
+        trace.save("flash", T * H * (R + model.rope) * WIDTH + T * (R + model.rope) * WIDTH + T * k * 4.0)
         trace.linear("absorb v", "linear", T, R, v, batch=H, low=False)
     else:
-        trace.linear("kv_b", "linear", T, R, H * (model.nope + v), keep_input=T * R * WIDTH)
+        trace.linear("kv_b", "linear", T, R, H * (model.nope + v), saved_input=T * R * WIDTH)
         core_attention(trace, ctx, H, H, qk, v)
     trace.linear("proj", "linear", T, H * v, C)
     sequence_parallel_scatter(trace, ctx, C)
@@ -203,9 +203,9 @@ def _indexer(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, q_in:
     if not full:
         return
     T, n, d = ctx.tokens, model.index_heads, model.index_dim
-    trace.linear("index q", "indexer", T, q_in, n * d, keep_input=0.0)
-    trace.linear("index k", "indexer", T, model.hidden, d, keep_input=0.0)
-    trace.linear("index w", "indexer", T, model.hidden, n, low=False, keep_input=0.0)
+    trace.linear("index q", "indexer", T, q_in, n * d, saved_input=0.0)
+    trace.linear("index k", "indexer", T, model.hidden, d, saved_input=0.0)
+    trace.linear("index w", "indexer", T, model.hidden, n, low=False, saved_input=0.0)
     visible = (ctx.seq + 1) / 2
     flops = 2.0 * T * visible * n * (d + 1)
     trace.forward.append(

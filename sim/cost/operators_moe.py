@@ -39,7 +39,7 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
     if not ctx.sp and ctx.tp > 1 and ctx.etp > 1:
         local = ctx.tokens  # without sequence parallelism every TP rank routes the same rows
     norm(trace, ctx, C)
-    trace.linear("router", "router", local, C, E, low=False, keep_input=ctx.tokens_sp * C * WIDTH)
+    trace.linear("router", "router", local, C, E, low=False, saved_input=ctx.tokens_sp * C * WIDTH)
     gate = local * E * 4.0
     eager = style.fusion == "eager"
     trace.memory(
@@ -49,7 +49,7 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         group="router",
         kernels=20 if eager else 10,
         backward_kernels=12 if eager else 6,
-        keep=2 * gate,
+        save=2 * gate,
     )
     rows = local * K * (ctx.etp if ctx.sp or ctx.etp == 1 else 1)
     rows_worst = rows * style.imbalance
@@ -61,7 +61,7 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         local * K * row * 2 + 2 * rows_worst * row,
         group="permutation",
         kernels=4,
-        keep=0.0,
+        save=0.0,
     )
     nodes = max(ctx.nodes, 1.0)
     dedup = 1.0
@@ -102,12 +102,12 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         rows_worst * row + local * K * row * 2 + local * row,
         group="permutation",
         kernels=4,
-        keep=local * K * row,
+        save=local * K * row,
     )
     if model.shared_width:
         ffn = model.shared_width
         sequence_parallel_gather(trace, ctx, C)
-        trace.linear("shared up", "linear", ctx.tokens, C, ffn * (2 if gated else 1) / ctx.tp, keep_input=0.0)
+        trace.linear("shared up", "linear", ctx.tokens, C, ffn * (2 if gated else 1) / ctx.tp, saved_input=0.0)
         activation(trace, ctx.tokens, ffn / ctx.tp, gated)
         trace.linear("shared down", "linear", ctx.tokens, ffn / ctx.tp, C)
         sequence_parallel_scatter(trace, ctx, C)

@@ -1,4 +1,6 @@
-"""The prices that a command line takes: one table of flags, which the commands read and the page's `command` line writes."""
+"""The prices that a command line takes:
+one table of flags, which the commands read and the page's `command` line writes.
+"""
 
 from __future__ import annotations
 

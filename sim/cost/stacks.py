@@ -110,8 +110,8 @@ class Stack:
         """The fitted value called `name` for this chip, or for another bin of it (910B2 for 910B), else `default`."""
         bin_of = chip.name.rstrip("0123456789")
         bins = [f for other, f in self.fitted.items() if len(bin_of) >= 4 and other.rstrip("0123456789") == bin_of]
-        found = self.fitted.get(chip.name) or (bins[0] if bins else None)
-        return float(found["value"]) if found and found.get("name") == name else default
+        fit = self.fitted.get(chip.name) or (bins[0] if bins else None)
+        return float(fit["value"]) if fit and fit.get("name") == name else default
 
     def kernels(self, chip: Chip) -> Kernels:
         """Kernel times of this stack on a chip, fitted where a fit exists."""
@@ -172,6 +172,7 @@ def _read() -> dict[str, Any]:
 
 @functools.cache
 def read_fitted() -> dict[str, Any]:
+    """stack → chip → its fitted scalar; empty before the first fit."""
     path = datafiles.data("fitted.yaml")  # written by `python -m sim.validation.fit --write`, which starts without it
     return read_mapping(path).get("fitted") or {} if path.exists() else {}
 
@@ -186,10 +187,10 @@ def default_scale(chip: Chip, stack: str = "") -> float:
 @functools.cache
 def _default_scale(chip_name: str, product: str) -> float:
     fits = [
-        (chip, product_of(stack)[0], float(found["value"]))
+        (chip, product_of(stack)[0], float(fit["value"]))
         for stack, entry in read_fitted().items()
-        for chip, found in entry.items()
-        if found.get("name") == "scale"
+        for chip, fit in entry.items()
+        if fit.get("name") == "scale"
     ]
     return expected(fits, chip_name, product)
 

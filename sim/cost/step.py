@@ -67,7 +67,7 @@ def estimate(
     layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
     starts = [sum(layers[:i]) for i in range(len(layers))]
     chunks, classes, worst = [], {}, -1.0
-    made: dict[tuple, LayerCost] = {}
+    known: dict[tuple, LayerCost] = {}
     for rank in range(plan.pp):
         row, busy = [], LayerCost()
         left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
@@ -77,7 +77,7 @@ def estimate(
             again = min(left, n)
             left -= again
             key = (n_dense, n - n_dense, again, chunk == 0, chunk == len(layers) - 1)
-            if key not in made:
+            if key not in known:
                 cost = LayerCost()
                 a_dense = min(again, n_dense)
                 for kind, some, all_of in (("dense", a_dense, n_dense), ("moe", again - a_dense, n - n_dense)):
@@ -89,8 +89,8 @@ def estimate(
                     cost = cost.plus(first)
                 if chunk == len(layers) - 1:
                     cost = cost.plus(last)
-                made[key] = cost
-            cost = made[key]
+                known[key] = cost
+            cost = known[key]
             busy = busy.plus(cost)
             row.append(
                 ChunkCost(

@@ -15,7 +15,7 @@ from minglm.errors import InputError, nearest
 from sim.base.figure import Figure, figure
 from sim.base.units import parse, show
 from sim.cost.money import DEFAULTS
-from sim.planner.planner import Question, question
+from sim.planner.question import Question, question
 from sim.spec.hardware import USUAL_CLUSTER, Cluster, cluster_for_chip, list_clusters, load_chip, load_cluster
 from sim.spec.model_loader import list_models, load_model
 
@@ -251,13 +251,14 @@ def price(text: object, dimension: str, name: str) -> Figure | None:
     low, high = parse(match.group(1), dimension, name), parse(match.group(2), dimension, name)
     if low > high:
         raise InputError(
-            f"{name}: {entered!r} runs from high to low; give the low end first, such as {match.group(2)}-{match.group(1)}"
+            f"{name}: {entered!r} runs from high to low; give the low end first, such as "
+            f"{match.group(2)}-{match.group(1)}"
         )
     return figure({"value": (low + high) / 2, "low": low, "high": high, **source}, dimension, name)
 
 
 def prices_of(values: Mapping[str, str]) -> dict[str, object]:
-    """The prices that are set, as `sim.planner.planner.question` takes them; those left empty stay with the fact
+    """The prices that are set, as `sim.planner.question.question` takes them; those left empty stay with the fact
     files."""
     out: dict[str, object] = {}
     for c in CONTROLS:
@@ -281,7 +282,7 @@ def question_of(values: Mapping[str, str], fixed: Mapping[str, object] | None = 
 
     Args:
         values: by control key; a missing or empty one takes its default.
-        fixed: widths of a plan to keep, as `sim.planner.planner.question` takes them, with `schedule` for its pipeline
+        fixed: widths of a plan to keep, as `sim.planner.question.question` takes them, with `schedule` for its pipeline
             schedule.
     Raises:
         InputError: one line that starts with the control's name.

@@ -21,6 +21,7 @@ from sim.dashboard.controls import BY_KEY, CONTROLS
 from sim.dashboard.state import AXES, Answer, answer, assumptions, command, figure_words, sentence
 from sim.planner import planner
 from sim.planner.candidates import PlanCosts
+from sim.planner.question import space_of
 from sim.report.html import escape
 from sim.report.plan import write
 from sim.report.projection import slug
@@ -259,7 +260,7 @@ def result_of(a: Answer, samples: int = 500) -> dict:
 
 def _costs(a: Answer) -> PlanCosts:
     q = a.question
-    return PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, planner.space_of(q).switches)
+    return PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space_of(q).switches)
 
 
 def report(a: Answer, samples: int = 500) -> dict[str, Path]:

@@ -19,9 +19,11 @@ from sim.cost.memory import peak
 from sim.cost.price_flags import price_words
 from sim.dashboard.controls import BY_KEY, CONTROLS, NAMES, question_of
 from sim.planner.candidates import PlanCosts
-from sim.planner.planner import Question, find, parts, row, scenario_of
+from sim.planner.explain import parts
+from sim.planner.planner import find, row, scenario_of
+from sim.planner.question import Question
 from sim.planner.quick import quick
-from sim.planner.search import Found
+from sim.planner.search import RankedPlan
 from sim.scenario.training import Scenario
 from sim.study.monte_carlo import monte_carlo
 from sim.training.evaluate import evaluate
@@ -54,7 +56,7 @@ class Answer:
     values: Mapping[str, str]
     fixed: Mapping[str, object]
     question: Question
-    candidate: Found
+    candidate: RankedPlan
     row: Mapping[str, Any]
     scenario: Scenario
     sure: Mapping
@@ -115,10 +117,10 @@ def answer(values: Mapping[str, str], fixed: Mapping[str, object] | None = None,
 
 
 _KNOWN: dict[tuple, PlanCosts] = {}  # costs of the last few machines: they depend on neither chips, batch nor prices
-_FOUND: dict[tuple, Found] = {}
+_FOUND: dict[tuple, RankedPlan] = {}
 
 
-def _plan(q: Question, fixed: Mapping[str, object]) -> tuple[Found, PlanCosts]:
+def _plan(q: Question, fixed: Mapping[str, object]) -> tuple[RankedPlan, PlanCosts]:
     """The plan, from what was computed before where only chips, batch, tokens or prices have moved."""
     about = (q.model, q.cluster.name, q.cluster.chip.name, q.seq, q.precision, q.stack.name, q.mtp)
     exact = (*about, q.cluster_chips, q.batch, q.objective, tuple(sorted(fixed.items())))
@@ -146,7 +148,7 @@ def answered(
     values: Mapping[str, str],
     fixed: Mapping[str, object],
     q: Question,
-    candidate: Found,
+    candidate: RankedPlan,
     costs: PlanCosts,
     samples: int = SAMPLES,
 ) -> Answer:

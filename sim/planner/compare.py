@@ -11,28 +11,30 @@ is counted in dies, as frameworks see it: two are one package.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from minglm.errors import InputError
-from sim.planner.planner import find, question, row
+from sim.planner.planner import find, row
+from sim.planner.question import ModelSource, question
 
 CHIPS = ("910b", "910c_die", "h800", "h100", "b200")
 
 
 def compare(
-    model: object,
+    model: ModelSource,
     chips: object = 1024,
     names: Sequence[str] = CHIPS,
     against: str = "h100",
     progress: Callable[[int, int], None] | None = None,
-    **asked: object,
-) -> dict:
+    **terms: Any,
+) -> dict[str, Any]:
     """One row per chip, in the order given.
 
     Args:
         chips: of the cluster, the same number of each.
         against: the chip whose cost the others must meet; `break_even_usd_per_hour` is the rent of a chip-hour at which
             they do.
-        asked: as `sim.planner.planner.question` (seq, batch, batch_tokens, tokens, precision, fixed, schedules, …).
+        terms: as `sim.planner.question.question` (seq, batch, batch_tokens, tokens, precision, fixed, schedules, …).
     Returns:
         rows (with the planner's figures, or the reason why nothing fits), against, notes.
     Raises:
@@ -45,10 +47,10 @@ def compare(
         raise InputError(f"chip {twice!r}: named twice; name each chip once")
     rows, notes = [], []
     for i, name in enumerate(names):
-        q = question(model, None, chips, chip=name, **asked)
-        entry: dict = {"name": name, "chip": q.cluster.chip.name, "cluster": q.cluster.name}
+        q = question(model, None, chips, chip=name, **terms)
+        entry: dict[str, Any] = {"name": name, "chip": q.cluster.chip.name, "cluster": q.cluster.name}
         try:
-            out, costs = find(q, keep=1)
+            out, costs = find(q, top_k=1)
             entry |= row(q, costs, out.best[0])
             notes += [f"{q.cluster.chip.name}: {text}" for text in q.stated]
         except InputError as err:
@@ -77,7 +79,7 @@ def compare(
     return {"rows": rows, "against": against, "notes": list(dict.fromkeys(notes))}
 
 
-def break_even(one: Mapping, reference: Mapping) -> float | None:
+def break_even(one: Mapping[str, Any], reference: Mapping[str, Any]) -> float | None:
     """Rent of a chip-hour at which `one` costs as much as `reference` does to rent; None where either has no answer."""
     if "chip_hours" not in one or "rent_usd" not in reference:
         return None

@@ -9,10 +9,12 @@ not proven is that it is the best.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from sim.planner.candidates import PlanCosts
-from sim.planner.planner import Question, find, space_of
-from sim.planner.search import Found, search
+from sim.planner.planner import find
+from sim.planner.question import Question, space_of
+from sim.planner.search import RankedPlan, search
 from sim.planner.space import Space
 
 # The coarse look: widths that published runs use. An axis without any of them keeps its first value.
@@ -33,12 +35,12 @@ TOGETHER = (
     ("pp", "tp", "recompute"),
 )
 ROUNDS = 4
-SCHEDULES = (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("dualpipe-v", 2))
+COARSE_PIPELINES = (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("dualpipe-v", 2))
 NEAR = {"tp": 1, "cp": 1, "micro_batch": 1, "ep": 2}  # steps from the held value that are looked at
 APART = 1.3  # a start that is this many times as slow as the best one is not followed
 
 
-def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts]:
+def quick(q: Question, costs: PlanCosts | None = None) -> tuple[RankedPlan, PlanCosts]:
     """A plan that fits and is near the best, and the costs that priced it.
 
     costs: of an earlier question about the same model, machine, sequence, precision and stack: what it has computed is
@@ -46,22 +48,22 @@ def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts
         InputError: nothing fits; the nearest plan and what it lacks.
     """
     space = space_of(q)
-    costs = costs or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
+    shared = costs or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
 
-    def best(some: Space) -> Found | None:
-        found = search(costs, some, q.cluster_chips, q.batch, q.objective, 1).best
-        return found[0] if found else None
+    def best(some: Space) -> RankedPlan | None:
+        plans = search(shared, some, q.cluster_chips, q.batch, q.objective, 1).best
+        return plans[0] if plans else None
 
-    starts = [found for found in (best(some) for some in coarse(space, q)) if found is not None]
-    if not starts:  # a rare corner: look everywhere; the refusal then names the nearest plan
-        out, costs = find(q, 1)
-        return out.best[0], costs
+    starts = [plan for plan in map(best, coarse(space, q)) if plan is not None]
+    if not starts:  # rare: look everywhere; the refusal then names the nearest plan
+        out, searched = find(q, 1)
+        return out.best[0], searched
     first = min(f.value(q.objective) for f in starts)
     ends = []
     for top in starts:
         if top.value(q.objective) > APART * first:
             continue
-        seen: dict[tuple, Found] = {}
+        seen: dict[tuple[str, ...], RankedPlan] = {}
         for axes in TOGETHER * ROUNDS:
             if seen.get(axes) is top:  # nothing has moved since these axes were last looked at
                 continue
@@ -70,19 +72,19 @@ def quick(q: Question, costs: PlanCosts | None = None) -> tuple[Found, PlanCosts
                 top = other
             seen[axes] = top
         ends.append(top)
-    return min(ends, key=lambda f: f.value(q.objective)), costs
+    return min(ends, key=lambda f: f.value(q.objective)), shared
 
 
 def coarse(space: Space, q: Question) -> list[Space]:
     """Few values of each axis, one space to start from for each context width: what is best with sequences whole may be
     a hollow that no few axes lead out of where they are better split."""
 
-    def keep(axis: str) -> tuple:
+    def published(axis: str) -> tuple[Any, ...]:
         values = getattr(space, axis)
         return tuple(v for v in values if v in COARSE[axis]) or values[:1]
 
-    cut = {axis: keep(axis) for axis in COARSE}
-    pipelines = tuple(p for p in space.pipelines if p in SCHEDULES) or space.pipelines
+    cut: dict[str, Any] = {axis: published(axis) for axis in COARSE}
+    pipelines = tuple(p for p in space.pipelines if p in COARSE_PIPELINES) or space.pipelines
     widths = [c for c in space.cp if c in ((1, 2) if q.seq <= 16_384 else (1, 2, 8))] or space.cp[:1]
     return [
         replace(
@@ -92,15 +94,17 @@ def coarse(space: Space, q: Question) -> list[Space]:
     ]
 
 
-def around(space: Space, found: Found, axes: tuple[str, ...]) -> Space:
+def around(space: Space, ranked_plan: RankedPlan, axes: tuple[str, ...]) -> Space:
     """The space with every axis held at the found plan's value, except `axes`."""
-    c = found.candidate
-    held = {axis: (getattr(c, axis),) for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute")}
+    c = ranked_plan.candidate
+    held: dict[str, Any] = {
+        axis: (getattr(c, axis),) for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute")
+    }
     held |= {"pipelines": ((c.schedule, c.vpp),)}
-    near = {}
+    near: dict[str, Any] = {}
     for axis, steps in NEAR.items():
         values = getattr(space, axis)
-        at = values.index(getattr(c, axis)) if getattr(c, axis) in values else 0
-        near[axis] = values[max(at - steps, 0) : at + steps + 1]
+        i = values.index(getattr(c, axis)) if getattr(c, axis) in values else 0
+        near[axis] = values[max(i - steps, 0) : i + steps + 1]
     # switches are known by their place in the space's own list, so they are never cut
     return replace(space, **near | {k: v for k, v in held.items() if k not in axes})

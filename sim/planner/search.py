@@ -9,6 +9,7 @@ list and the front are those of the full space; `tests/property/test_planner_sea
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ from sim.planner.candidates import Candidate, PlanCosts
 from sim.planner.space import Space, enough_micro_batches, lies_evenly, replicas
 
 OBJECTIVES = ("tokens", "time", "cost")
+Leaf = tuple[str, int, int]  # recompute, zero, index of the switches
 
 
 @dataclass(frozen=True)
-class Found:
+class RankedPlan:
     """A plan that fits: its step in closed form and what it comes to."""
 
     candidate: Candidate
@@ -31,10 +33,12 @@ class Found:
 
     @property
     def tokens_per_s(self) -> float:
+        """Tokens trained per second."""
         return self.tokens / self.step_s
 
     @property
     def num_chips(self) -> int:
+        """Chips that the plan uses."""
         return self.candidate.num_chips
 
     def value(self, objective: str) -> float:
@@ -46,9 +50,9 @@ class Found:
 class Outcome:
     """Best plans first, the front from few chips to many, and what happened to every combination."""
 
-    best: list[Found]
-    front: list[Found]
-    by_schedule: dict[str, Found]
+    best: list[RankedPlan]
+    front: list[RankedPlan]
+    by_schedule: dict[str, RankedPlan]
     evaluated: int = 0  # fitted and costed
     too_large: int = 0  # refused by the memory formula
     bounded: int = 0  # skipped by the bound
@@ -57,6 +61,7 @@ class Outcome:
 
     @property
     def combinations(self) -> int:
+        """All that were looked at, costed or not."""
         return self.evaluated + self.too_large + self.bounded
 
 
@@ -66,25 +71,25 @@ def search(
     chips: int,
     batch: int,
     objective: str = "tokens",
-    keep: int | None = 20,
+    top_k: int | None = 20,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """All plans of `space` on at most `chips` chips.
 
     Args:
         costs: of the question; its `switches` must be the space's.
-        keep: length of the ranked list; None keeps every plan that fits and skips nothing.
+        top_k: length of the ranked list; None keeps every plan that fits and skips nothing.
         progress: called with (groups done, groups).
     """
     model, seq = costs.model, costs.workload.seq
-    ranking, out = _Ranking(objective, keep), Outcome([], [], {})
+    ranking, out = _Ranking(objective, top_k), Outcome([], [], {})
     ordered = _groups(costs, space, chips)
     leaves = [(r, z, s) for r in space.recompute for z in space.zero for s in range(len(space.switches))]
     for done, (_, tp, cp, ep, etp, micro) in enumerate(ordered):
         if progress:
             progress(done, len(ordered))
         multiple = ep * etp // math.gcd(ep * etp, tp * cp)
-        floor = {
+        least_work = {
             dual: _least_work(costs, space, tp, cp, ep, etp, micro, dual)
             for dual in {s.startswith("dualpipe") for s, _ in space.pipelines}
         }
@@ -94,7 +99,7 @@ def search(
             for schedule, vpp in space.pipelines if options else ():
                 if not lies_evenly(model, pp, schedule, vpp, costs.workload.mtp):
                     continue
-                least = floor[schedule.startswith("dualpipe")] / pp
+                least = least_work[schedule.startswith("dualpipe")] / pp
                 for dp, size in options:
                     m = size // (dp * micro)
                     if not enough_micro_batches(schedule, pp, m):
@@ -106,48 +111,55 @@ def search(
                     ):
                         out.bounded += sum(not (alone and z) for _, z, _ in leaves)
                         continue
-                    bound: dict[tuple, bool] = {}
-                    for recompute, zero, switch in leaves:
-                        if zero and alone:
-                            continue
-                        c = Candidate(tp, cp, ep, etp, micro, recompute, pp, vpp, schedule, dp, zero, size, switch)
-                        key = (recompute, costs.layer_set[switch])
-                        if key not in bound:
-                            bound[key] = ranking.full and ranking.beats(schedule, used, costs.lower_bound(c) / tokens)
-                        if bound[key]:
-                            out.bounded += 1
-                            continue
-                        need = costs.memory_bytes(c)
-                        if need > costs.memory_capacity:
-                            out.too_large += 1
-                            if not ranking.best and (
-                                out.nearest is None or need - costs.memory_capacity < out.nearest[1]
-                            ):
-                                out.nearest = (c, need - costs.memory_capacity)
-                            continue
-                        seconds = costs.step_s(c)
-                        out.evaluated += 1
-                        if not 0 < seconds < math.inf:
-                            continue
-                        ranking.add(Found(c, seconds, need, tokens))
+                    widths = Candidate(tp, cp, ep, etp, micro, "none", pp, vpp, schedule, dp, 0, size)
+                    _try_leaves(costs, ranking, out, widths, leaves, tokens)
     out.best, out.front, out.by_schedule = [f for *_, f in ranking.best], list(ranking.front.items), ranking.by_schedule
     if out.best:
         out.nearest = None
     return out
 
 
+def _try_leaves(
+    costs: PlanCosts, ranking: _Ranking, out: Outcome, widths: Candidate, leaves: list[Leaf], tokens: int
+) -> None:
+    """Cost every recomputation, ZeRO stage and switch of these widths and batch that a bound does not rule out."""
+    bound: dict[tuple[str, int], bool] = {}
+    alone = widths.dp * widths.cp == 1
+    for recompute, zero, switch in leaves:
+        if zero and alone:
+            continue
+        c = widths._replace(recompute=recompute, zero=zero, switches=switch)
+        key = (recompute, costs.layer_set[switch])
+        if key not in bound:
+            bound[key] = ranking.full and ranking.beats(c.schedule, c.num_chips, costs.lower_bound(c) / tokens)
+        if bound[key]:
+            out.bounded += 1
+            continue
+        need = costs.memory_bytes(c)
+        if need > costs.memory_capacity:
+            out.too_large += 1
+            excess = need - costs.memory_capacity
+            if not ranking.best and (out.nearest is None or excess < out.nearest[1]):
+                out.nearest = (c, excess)
+            continue
+        seconds = costs.step_s(c)
+        out.evaluated += 1
+        if 0 < seconds < math.inf:
+            ranking.add(RankedPlan(c, seconds, need, tokens))
+
+
 class _Ranking:
     """The best plans so far, the front, and the best of each schedule."""
 
-    def __init__(self, objective: str, keep: int | None) -> None:
-        self.objective, self.keep = objective, keep
-        self.best: list[tuple[float, Candidate, Found]] = []
-        self.front = Front()
-        self.by_schedule: dict[str, Found] = {}
+    def __init__(self, objective: str, top_k: int | None) -> None:
+        self.objective, self.top_k = objective, top_k
+        self.best: list[tuple[float, Candidate, RankedPlan]] = []
+        self.front: Front[RankedPlan] = Front()
+        self.by_schedule: dict[str, RankedPlan] = {}
 
     @property
     def full(self) -> bool:
-        return self.keep is not None and len(self.best) >= self.keep
+        return self.top_k is not None and len(self.best) >= self.top_k
 
     def beats(self, schedule: str, chips: int, seconds_per_token: float) -> bool:
         """Whether a plan that is no faster than this would change nothing that is kept."""
@@ -163,31 +175,28 @@ class _Ranking:
             and self.front.beats(chips, each)
         )
 
-    def add(self, found: Found) -> None:
-        value, c = found.value(self.objective), found.candidate
+    def add(self, ranked_plan: RankedPlan) -> None:
+        value, c = ranked_plan.value(self.objective), ranked_plan.candidate
         if not self.full or value < self.best[-1][0]:
-            bisect.insort(self.best, (value, c, found), key=lambda b: b[:2])
-            if self.keep is not None:
-                del self.best[self.keep :]
-        self.front.add(c.num_chips, found.value("time"), found)
+            bisect.insort(self.best, (value, c, ranked_plan), key=lambda b: b[:2])
+            if self.top_k is not None:
+                del self.best[self.top_k :]
+        self.front.add(c.num_chips, ranked_plan.value("time"), ranked_plan)
         top = self.by_schedule.get(c.schedule)
         if top is None or value < top.value(self.objective):
-            self.by_schedule[c.schedule] = found
+            self.by_schedule[c.schedule] = ranked_plan
 
 
-def _groups(costs: PlanCosts, space: Space, chips: int) -> list[tuple]:
+def _groups(costs: PlanCosts, space: Space, chips: int) -> list[tuple[float, int, int, int, int, int]]:
     """Widths that fix a layer's operators, most efficient first:
     good plans are then known early and more is skipped.
     """
     groups = []
-    for tp in space.tp:
-        for cp in space.cp:
-            for ep in space.ep:
-                for etp in space.etp:
-                    if etp in (1, tp) and tp * cp <= chips and ep * etp <= chips:
-                        for micro in space.micro_batch:
-                            work = _least_work(costs, space, tp, cp, ep, etp, micro, False)
-                            groups.append((work * tp * cp / micro, tp, cp, ep, etp, micro))
+    for tp, cp, ep, etp in itertools.product(space.tp, space.cp, space.ep, space.etp):
+        if etp in (1, tp) and tp * cp <= chips and ep * etp <= chips:
+            for micro in space.micro_batch:
+                work = _least_work(costs, space, tp, cp, ep, etp, micro, False)
+                groups.append((work * tp * cp / micro, tp, cp, ep, etp, micro))
     return sorted(groups)
 
 

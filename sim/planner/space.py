@@ -6,9 +6,11 @@ The set is explicit, so "exhaustive" has a meaning: every combination of the axe
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from minglm.errors import InputError, nearest
 from sim.planner.candidates import Candidate
@@ -65,11 +67,70 @@ class Space:
 
 
 def divisors(n: int) -> list[int]:
+    """All divisors, ascending."""
     small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
     return sorted({*small, *(n // d for d in small)})
 
 
-def default_space(
+def _tensor_widths(model: ModelSpec, cluster: Cluster, chips: int) -> list[int]:
+    """Divisors of a node's chips that divide the heads."""
+    inner = cluster.tiers[0].size
+    node = min(inner, max(cluster.chips_per_node, 1)) if inner < 1024 else cluster.chips_per_node
+    return [
+        t
+        for t in divisors(node)
+        if t <= chips
+        and model.heads % t == 0
+        and (model.attention != "gqa" or model.kv_heads % t == 0 or t % model.kv_heads == 0)
+    ]
+
+
+def _even_counts(model: ModelSpec, mtp: bool) -> set[int]:
+    """Layers that a pipeline may divide evenly: with and without the two ends and the prediction depths counted."""
+    return {model.layers, model.layers + 2, model.layers + 2 + (model.mtp_depth if mtp else 0)}
+
+
+def _pipeline_widths(model: ModelSpec, chips: int, mtp: bool) -> list[int]:
+    """Powers of two, and what divides the layers."""
+    even = _even_counts(model, mtp)
+    most = min(model.layers, chips, 128)
+    return [p for p in range(1, most + 1) if p & (p - 1) == 0 or any(n % p == 0 for n in even)]
+
+
+def _pipelines(model: ModelSpec, schedules: tuple[str, ...] | None, pp: list[int], mtp: bool) -> list[tuple[str, int]]:
+    """(schedule, virtual stages) to try."""
+    names = tuple(schedules or (s for s in SCHEDULES if s != "gpipe"))  # gpipe: 1F1B's bubble with more memory
+    for name in names:
+        if name not in SCHEDULES:
+            raise InputError(f"schedule {name!r}: not one of {', '.join(SCHEDULES)}{nearest(str(name), SCHEDULES)}")
+    even = _even_counts(model, mtp)
+    virtual = [
+        v
+        for v in range(2, 17)
+        if any(p > 1 and p * v <= model.layers and any(n % (p * v) == 0 for n in even) for p in pp)
+    ]
+    return [(s, v) for s in names for v in (virtual if CHUNKS[s] is None else [CHUNKS[s] or 1])]
+
+
+def _switches(fixed: Mapping[str, object], axes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Every setting of the further `Plan` fields that are pinned or searched."""
+    out: list[dict[str, Any]] = [{}]
+    for key, value in fixed.items():
+        if key not in FIXED:
+            raise InputError(
+                f"search key {key!r}: not known{nearest(str(key), (*axes, *FIXED))}; known: "
+                f"{', '.join((*axes, *FIXED))}"
+            )
+        if key == "optimizer" and value not in OPTIMIZERS:
+            raise InputError(
+                f"optimizer {value!r}: not one of {', '.join(OPTIMIZERS)}{nearest(str(value), OPTIMIZERS)}"
+            )
+        values = value if isinstance(value, (tuple, list)) and key != "recompute_modules" else [value]
+        out = [{**s, key: v} for s in out for v in values]
+    return out
+
+
+def default_space(  # noqa: PLR0913 (each is a part of the question)
     model: ModelSpec,
     cluster: Cluster,
     chips: int,
@@ -89,40 +150,12 @@ def default_space(
     it). `fixed` pins axes (`tp=8`) or other fields of `Plan`; a tuple or list of values searches those.
     """
     fixed = dict(fixed or {})
-    node = (
-        min(cluster.tiers[0].size, max(cluster.chips_per_node, 1))
-        if cluster.tiers[0].size < 1024
-        else cluster.chips_per_node
-    )
-    tp = [
-        t
-        for t in divisors(node)
-        if t <= chips
-        and model.heads % t == 0
-        and (model.attention != "gqa" or model.kv_heads % t == 0 or t % model.kv_heads == 0)
-    ]
-    ends = model.layers + 2, model.layers + 2 + (model.mtp_depth if mtp else 0)
-    even = {model.layers, *ends}
-    pp = sorted(
-        {p for p in range(1, min(model.layers, chips, 128) + 1) if p & (p - 1) == 0 or any(n % p == 0 for n in even)}
-    )
-    cp = [c for c in (2**k for k in range(8)) if c <= chips and seq % c == 0 and (c == 1 or seq // c >= 2048)]
-    ep = [e for e in divisors(model.experts) if e <= chips] if model.experts else [1]
-    names = tuple(schedules or (s for s in SCHEDULES if s != "gpipe"))  # gpipe: 1F1B's bubble with more memory
-    for name in names:
-        if name not in SCHEDULES:
-            raise InputError(f"schedule {name!r}: not one of {', '.join(SCHEDULES)}{nearest(str(name), SCHEDULES)}")
-    virtual = sorted(
-        {v for v in range(2, 17) for p in pp if p > 1 and p * v <= model.layers and any(n % (p * v) == 0 for n in even)}
-    )
-    pipelines = [
-        pair for s in names for pair in ([(s, v) for v in virtual] if s == "interleaved" else [(s, CHUNKS[s])])
-    ]
-    axes = {
+    tp, pp = _tensor_widths(model, cluster, chips), _pipeline_widths(model, chips, mtp)
+    axes: dict[str, list[Any]] = {
         "tp": tp,
         "pp": pp,
-        "cp": cp,
-        "ep": ep,
+        "cp": [c for c in (2**k for k in range(8)) if c <= chips and seq % c == 0 and (c == 1 or seq // c >= 2048)],
+        "ep": [e for e in divisors(model.experts) if e <= chips] if model.experts else [1],
         "etp": sorted({1, *tp}) if model.experts else [1],
         "micro_batch": [m for m in (1, 2, 4, 8, 16) if m <= batch],
         "zero": [0, 1, 3],
@@ -132,19 +165,8 @@ def default_space(
         if axis in fixed:
             value = fixed.pop(axis)
             axes[axis] = list(value) if isinstance(value, (tuple, list)) else [value]
-    switches: list[dict] = [{}]
-    for key, value in fixed.items():
-        if key not in FIXED:
-            raise InputError(
-                f"search key {key!r}: not known{nearest(str(key), (*axes, *FIXED))}; known: "
-                f"{', '.join((*axes, *FIXED))}"
-            )
-        if key == "optimizer" and value not in OPTIMIZERS:
-            raise InputError(
-                f"optimizer {value!r}: not one of {', '.join(OPTIMIZERS)}{nearest(str(value), OPTIMIZERS)}"
-            )
-        values = value if isinstance(value, (tuple, list)) and key != "recompute_modules" else [value]
-        switches = [{**s, key: v} for s in switches for v in values]
+    pipelines = _pipelines(model, schedules, pp, mtp)
+    switches = _switches(fixed, tuple(axes))
     space = Space(
         **{k: tuple(v) for k, v in axes.items()},
         pipelines=tuple(pipelines),
@@ -165,27 +187,24 @@ def default_space(
         ("ep", model.experts or 1, "experts"),
         ("cp", seq, "tokens of a sequence"),
     ):
-        odd = [v for v in getattr(space, axis) if of % v]
-        if len(odd) == len(getattr(space, axis)):
+        refused = [v for v in getattr(space, axis) if of % v]
+        if len(refused) == len(getattr(space, axis)):
             raise InputError(
-                f"{axis}={odd[0]}: does not divide the {of:,} {what}; give one of "
+                f"{axis}={refused[0]}: does not divide the {of:,} {what}; give one of "
                 f"{', '.join(map(str, divisors(of)[:12]))}"
             )
     return space
 
 
 def lies_evenly(model: ModelSpec, pp: int, schedule: str, vpp: int, mtp: bool) -> bool:
-    """Whether a pipeline shape is one that is searched:
-    interleaving only where chunks come out equal, ends counted or not.
-    """
+    """Whether a pipeline shape is searched: interleaving only where chunks come out equal, ends counted or not."""
     if pp == 1:
         return schedule == "1f1b"
     n = pp if schedule == "dualpipe" else pp * vpp
     if schedule == "dualpipe" and pp % 2:
         return False
     if schedule == "interleaved":
-        ends = model.layers + 2, model.layers + 2 + (model.mtp_depth if mtp else 0)
-        return n <= model.layers and any(k % n == 0 for k in (model.layers, *ends))
+        return n <= model.layers and any(k % n == 0 for k in _even_counts(model, mtp))
     return n <= model.layers + 2
 
 
@@ -195,23 +214,25 @@ def replicas(space: Space, batch: int, micro_batch: int, most: int, multiple: in
     An exact batch takes every dp that divides it. With a tolerance, the most replicas within each of `shares` of the
     cluster whose micro-batches come out at a batch near enough are added.
     """
-    found = {}
+    options = {}
     if batch % micro_batch == 0:
-        found = {d: batch for d in divisors(batch // micro_batch) if d <= most and d % multiple == 0}
+        options = {d: batch for d in divisors(batch // micro_batch) if d <= most and d % multiple == 0}
     if space.tolerance:
-        found = {d: b for d, b in found.items() if d * 8 >= most}
+        options = {d: b for d, b in options.items() if d * 8 >= most}
         for share in space.shares:
-            room = int(most * share)
-            first = max(1, math.ceil(batch * (1 - space.tolerance) / (micro_batch * room))) if room else 0
+            widest = int(most * share)
+            first = max(1, math.ceil(batch * (1 - space.tolerance) / (micro_batch * widest))) if widest else 0
             for m in (first, first + 1) if first else ():
                 dp = (
-                    min(room, int(batch * (1 + space.tolerance) / (micro_batch * m)), round(batch / (micro_batch * m)))
+                    min(
+                        widest, int(batch * (1 + space.tolerance) / (micro_batch * m)), round(batch / (micro_batch * m))
+                    )
                     // multiple
                     * multiple
                 )
                 if dp and abs(dp * m * micro_batch / batch - 1) <= space.tolerance:
-                    found.setdefault(dp, dp * m * micro_batch)
-    return sorted(found.items(), reverse=True)
+                    options.setdefault(dp, dp * m * micro_batch)
+    return sorted(options.items(), reverse=True)
 
 
 def enough_micro_batches(schedule: str, pp: int, m: int) -> bool:
@@ -225,39 +246,19 @@ def enough_micro_batches(schedule: str, pp: int, m: int) -> bool:
 
 def every(space: Space, model: ModelSpec, chips: int, batch: int, mtp: bool = True) -> Iterator[Candidate]:
     """All candidates, without any pruning or cost: what a search must not miss."""
-    for tp in space.tp:
-        for cp in space.cp:
-            for ep in space.ep:
-                for etp in space.etp:
-                    if etp not in (1, tp):
-                        continue
-                    multiple = ep * etp // math.gcd(ep * etp, tp * cp)
-                    for pp in space.pp:
-                        most = chips // (tp * cp * pp)
-                        for schedule, vpp in space.pipelines:
-                            if not lies_evenly(model, pp, schedule, vpp, mtp):
-                                continue
-                            for micro in space.micro_batch:
-                                for dp, size in replicas(space, batch, micro, most, multiple) if most else ():
-                                    if not enough_micro_batches(schedule, pp, size // (dp * micro)):
-                                        continue
-                                    for recompute in space.recompute:
-                                        for zero in space.zero:
-                                            if zero and dp * cp == 1:
-                                                continue
-                                            for switch in range(len(space.switches)):
-                                                yield Candidate(
-                                                    tp,
-                                                    cp,
-                                                    ep,
-                                                    etp,
-                                                    micro,
-                                                    recompute,
-                                                    pp,
-                                                    vpp,
-                                                    schedule,
-                                                    dp,
-                                                    zero,
-                                                    size,
-                                                    switch,
-                                                )
+    for tp, cp, ep, etp in itertools.product(space.tp, space.cp, space.ep, space.etp):
+        if etp not in (1, tp):
+            continue
+        multiple = ep * etp // math.gcd(ep * etp, tp * cp)
+        for pp, (schedule, vpp), micro in itertools.product(space.pp, space.pipelines, space.micro_batch):
+            most = chips // (tp * cp * pp)
+            if not most or not lies_evenly(model, pp, schedule, vpp, mtp):
+                continue
+            for dp, size in replicas(space, batch, micro, most, multiple):
+                if not enough_micro_batches(schedule, pp, size // (dp * micro)):
+                    continue
+                for recompute, zero, switch in itertools.product(
+                    space.recompute, space.zero, range(len(space.switches))
+                ):
+                    if not zero or dp * cp > 1:
+                        yield Candidate(tp, cp, ep, etp, micro, recompute, pp, vpp, schedule, dp, zero, size, switch)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from minglm.errors import InputError
+from sim.base.figure import Figure
 from sim.serving.calibration import error_band
 from sim.serving.defaults import rent_of
 from sim.serving.options import HEADROOM, Option, Target
@@ -57,7 +58,7 @@ def margin(  # noqa: PLR0913 (each is a condition of the question)
     output: int = 1024,
     tpot_s: float = 0.05,
     ttft_s: float = 5.0,
-    rent: float | None = None,
+    rent: Figure | float | None = None,
     samples: int = 4000,
     seed: int = 0,
     most: int = 72,

@@ -148,18 +148,18 @@ _CLUSTER_DEFAULTS = {
 }
 
 
-def chip_from(given: str | Mapping | Chip, name: str = "chip") -> Chip:
+def chip_from(raw: str | Mapping | Chip, name: str = "chip") -> Chip:
     """A chip by name, or from a mapping. `like: NAME` in a mapping starts from that chip and changes some figures."""
-    if isinstance(given, Chip):
-        return given
-    if isinstance(given, str):
-        return load_chip(given)
-    if not isinstance(given, Mapping):
-        raise InputError(f"{name}: {given!r} is not a chip; give a name from `data/chips` or a mapping of its figures")
-    known_keys(given, _CHIP_KEYS, name)
-    base = load_chip(str(given["like"])) if "like" in given else None
-    values = _chip_values(given, name)
-    values["name"] = str(given.get("name", f"{base.name} (changed)" if base else "unnamed chip"))
+    if isinstance(raw, Chip):
+        return raw
+    if isinstance(raw, str):
+        return load_chip(raw)
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{name}: {raw!r} is not a chip; give a name from `data/chips` or a mapping of its figures")
+    known_keys(raw, _CHIP_KEYS, name)
+    base = load_chip(str(raw["like"])) if "like" in raw else None
+    values = _chip_values(raw, name)
+    values["name"] = str(raw.get("name", f"{base.name} (changed)" if base else "unnamed chip"))
     if base is not None:
         if "peak_flops" in values:
             # The measured matmuls of the base were made at the base's peak: they do not describe the changed chip.
@@ -174,15 +174,15 @@ def chip_from(given: str | Mapping | Chip, name: str = "chip") -> Chip:
     return Chip(**values)
 
 
-def _chip_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _chip_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Fields of a `Chip` that a mapping gives, checked, in SI units."""
     values: dict[str, Any] = {
-        key: figure(given[key], dimension, f"{name}.{key}")
+        key: figure(raw[key], dimension, f"{name}.{key}")
         for key, dimension in _CHIP.items()
-        if given.get(key) is not None
+        if raw.get(key) is not None
     }
-    if "peak_flops" in given:
-        peaks = given["peak_flops"]
+    if "peak_flops" in raw:
+        peaks = raw["peak_flops"]
         if not isinstance(peaks, Mapping):
             peaks = {"bf16": peaks}
         known_keys(peaks, PRECISIONS, f"{name}.peak_flops")
@@ -191,23 +191,23 @@ def _chip_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
             raise InputError(
                 f"{name}.peak_flops: needs bf16 or fp16 at least; give the dense bf16 peak such as '312 TFLOPS'"
             )
-    if "matmul_points" in given:
-        values["matmul_points"] = _points(given["matmul_points"], name)
-    if "denominators" in given:
-        if not isinstance(given["denominators"], Mapping):
+    if "matmul_points" in raw:
+        values["matmul_points"] = _points(raw["matmul_points"], name)
+    if "denominators" in raw:
+        if not isinstance(raw["denominators"], Mapping):
             raise InputError(
                 f"{name}.denominators: must map who uses a peak to that peak, such as {{paper: 354 TFLOPS}}"
             )
         values["denominators"] = tuple(
-            (str(who), parse(v, "flops", f"{name}.denominators")) for who, v in given["denominators"].items()
+            (str(who), parse(v, "flops", f"{name}.denominators")) for who, v in raw["denominators"].items()
         )
-    values |= {key: str(given[key]) for key in ("vendor", "notes", "matmul_source") if key in given}
+    values |= {key: str(raw[key]) for key in ("vendor", "notes", "matmul_source") if key in raw}
     return values
 
 
-def _points(given: object, name: str) -> tuple[tuple[int, int, int, float], ...]:
+def _points(raw: object, name: str) -> tuple[tuple[int, int, int, float], ...]:
     points = []
-    for i, row in enumerate(given if isinstance(given, (list, tuple)) else [None]):
+    for i, row in enumerate(raw if isinstance(raw, (list, tuple)) else [None]):
         if not isinstance(row, (list, tuple)) or len(row) != 4:
             raise InputError(
                 f"{name}.matmul_points[{i}]: {row!r} must be [m, n, k, rate], such as [640, 8192, 8192, 220 TFLOPS]"
@@ -217,34 +217,34 @@ def _points(given: object, name: str) -> tuple[tuple[int, int, int, float], ...]
     return tuple(points)
 
 
-def tier_from(given: Mapping, name: str) -> Tier:
+def tier_from(raw: Mapping, name: str) -> Tier:
     """A tier from a mapping; `size` may be left out for the outermost, which then joins any number of chips."""
-    if not isinstance(given, Mapping):
-        raise InputError(f"{name}: {given!r} is not a tier; give name, topology, size, bytes_per_s")
-    known_keys(given, _TIER_KEYS, name)
-    topology = given.get("topology", "switch")
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{name}: {raw!r} is not a tier; give name, topology, size, bytes_per_s")
+    known_keys(raw, _TIER_KEYS, name)
+    topology = raw.get("topology", "switch")
     if topology not in TOPOLOGIES:
         raise InputError(
             f"{name}.topology {topology!r}: not one of {', '.join(TOPOLOGIES)}{nearest(str(topology), TOPOLOGIES)}"
         )
-    if "bytes_per_s" not in given:
+    if "bytes_per_s" not in raw:
         raise InputError(f"{name}: has no 'bytes_per_s'; give the one-way rate per chip, such as '200 Gbps'")
-    if topology == "mesh" and "size" not in given:
+    if topology == "mesh" and "size" not in raw:
         raise InputError(
             f"{name}: a mesh needs its size (how many chips are linked pair by pair); give for example size: 8"
         )
-    size = whole(given.get("size", EVERYTHING), f"{name}.size", low=2, high=EVERYTHING)
-    over = parse(given.get("oversubscription", 1.0), "ratio", f"{name}.oversubscription", low=1.0, high=1e4)
+    size = whole(raw.get("size", EVERYTHING), f"{name}.size", low=2, high=EVERYTHING)
+    oversubscription = parse(raw.get("oversubscription", 1.0), "ratio", f"{name}.oversubscription", low=1.0, high=1e4)
     return Tier(
-        name=str(given.get("name", topology)),
+        name=str(raw.get("name", topology)),
         topology=topology,
         size=size,
-        bytes_per_s=figure(given["bytes_per_s"], "bytes_per_s", f"{name}.bytes_per_s"),
-        links=whole(given.get("links", size - 1 if topology == "mesh" else 1), f"{name}.links", high=10**6),
-        latency_s=figure(given.get("latency_s", "5 us"), "time", f"{name}.latency_s", positive=False),
+        bytes_per_s=figure(raw["bytes_per_s"], "bytes_per_s", f"{name}.bytes_per_s"),
+        links=whole(raw.get("links", size - 1 if topology == "mesh" else 1), f"{name}.links", high=10**6),
+        latency_s=figure(raw.get("latency_s", "5 us"), "time", f"{name}.latency_s", positive=False),
         efficiency=_share(
             figure(
-                given.get(
+                raw.get(
                     "efficiency",
                     {
                         "value": 0.8,
@@ -259,30 +259,30 @@ def tier_from(given: Mapping, name: str) -> Tier:
             ),
             f"{name}.efficiency",
         ),
-        oversubscription=over,
+        oversubscription=oversubscription,
     )
 
 
-def _share(given: Figure, name: str) -> Figure:
-    if given.high > 1:
-        raise InputError(f"{name}: {given.high:g} is more than all of the link; give a share of at most 1")
-    return given
+def _share(raw: Figure, name: str) -> Figure:
+    if raw.high > 1:
+        raise InputError(f"{name}: {raw.high:g} is more than all of the link; give a share of at most 1")
+    return raw
 
 
-def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Cluster:
+def cluster_from(raw: str | Mapping | Cluster, name: str = "cluster") -> Cluster:
     """A cluster by name, or from a mapping with the keys of the files in `data/clusters` (`like:` starts from one)."""
-    if isinstance(given, Cluster):
-        return given
-    if isinstance(given, str):
-        return load_cluster(given)
-    if not isinstance(given, Mapping):
+    if isinstance(raw, Cluster):
+        return raw
+    if isinstance(raw, str):
+        return load_cluster(raw)
+    if not isinstance(raw, Mapping):
         raise InputError(
-            f"{name}: {given!r} is not a cluster; give a name from `data/clusters` or a mapping of its figures"
+            f"{name}: {raw!r} is not a cluster; give a name from `data/clusters` or a mapping of its figures"
         )
-    known_keys(given, _CLUSTER_KEYS, name)
-    base = load_cluster(str(given["like"])) if "like" in given else None
-    values = _cluster_values(given, name)
-    values["name"] = str(given.get("name", f"{base.name} (changed)" if base else "unnamed cluster"))
+    known_keys(raw, _CLUSTER_KEYS, name)
+    base = load_cluster(str(raw["like"])) if "like" in raw else None
+    values = _cluster_values(raw, name)
+    values["name"] = str(raw.get("name", f"{base.name} (changed)" if base else "unnamed cluster"))
     if base is not None:
         return replace(base, **values)
     for key in ("chip", "tiers"):
@@ -302,45 +302,45 @@ def cluster_from(given: str | Mapping | Cluster, name: str = "cluster") -> Clust
     return Cluster(**values)
 
 
-def _cluster_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _cluster_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Fields of a `Cluster` that a mapping gives, checked, in SI units."""
     values: dict[str, Any] = {}
-    if "chip" in given:
-        values["chip"] = chip_from(given["chip"], f"{name}.chip")
-    if "chips_per_node" in given:
-        values["chips_per_node"] = whole(given["chips_per_node"], f"{name}.chips_per_node", high=100_000)
-    if "chips" in given:
-        values["num_chips"] = whole(given["chips"], f"{name}.chips", high=10**8)
-    if "tiers" in given:
-        tiers = given["tiers"]
+    if "chip" in raw:
+        values["chip"] = chip_from(raw["chip"], f"{name}.chip")
+    if "chips_per_node" in raw:
+        values["chips_per_node"] = whole(raw["chips_per_node"], f"{name}.chips_per_node", high=100_000)
+    if "chips" in raw:
+        values["num_chips"] = whole(raw["chips"], f"{name}.chips", high=10**8)
+    if "tiers" in raw:
+        tiers = raw["tiers"]
         if not isinstance(tiers, list) or not tiers:
             raise InputError(f"{name}.tiers: must be a list of at least one tier, inner to outer")
         values["tiers"] = tuple(tier_from(t, f"{name}.tiers[{i}]") for i, t in enumerate(tiers))
         if any(a.size > b.size for a, b in itertools.pairwise(values["tiers"])):
             raise InputError(f"{name}.tiers: sizes must grow from the inner tier to the outer; order them inner first")
     for key, dimension in _CLUSTER.items():
-        if given.get(key) is not None:
-            values[key] = figure(given[key], dimension, f"{name}.{key}")
+        if raw.get(key) is not None:
+            values[key] = figure(raw[key], dimension, f"{name}.{key}")
     if "pue" in values and values["pue"].low < 1:
         raise InputError(
             f"{name}.pue: {values['pue'].low:g} is below 1 (a building cannot use less than its machines); give 1 or "
             "more"
         )
-    if "notes" in given:
-        values["notes"] = str(given["notes"])
+    if "notes" in raw:
+        values["notes"] = str(raw["notes"])
     return values
 
 
-def cluster_for_chip(given: str | Mapping | Chip) -> Cluster:
+def cluster_for_chip(raw: str | Mapping | Chip) -> Cluster:
     """The usual nodes and network of a chip, for a row or scenario that names a chip only.
 
     The first of `data/clusters` with this chip (or, for a changed chip, the chip it is `like`); otherwise a common node
     of 8 on a switch with 200G a chip, whose every figure says that it is assumed.
     """
-    chip = chip_from(given)
-    stem = _find("chips", given, "chip")[0] if isinstance(given, str) else None
-    if isinstance(given, Mapping) and "like" in given:
-        stem = _find("chips", str(given["like"]), "chip")[0]
+    chip = chip_from(raw)
+    stem = _find("chips", raw, "chip")[0] if isinstance(raw, str) else None
+    if isinstance(raw, Mapping) and "like" in raw:
+        stem = _find("chips", str(raw["like"]), "chip")[0]
     if stem in USUAL_CLUSTER:
         return replace(load_cluster(USUAL_CLUSTER[stem]), chip=chip)
     assumed = {
@@ -403,12 +403,12 @@ def _names(folder: str) -> dict[str, Path]:
 @functools.cache
 def _aliases(folder: str) -> dict[str, str]:
     """Lower-case name or alias → file stem."""
-    found: dict[str, str] = {}
+    stems: dict[str, str] = {}
     for stem, path in _names(folder).items():
-        found[stem.lower()] = stem
+        stems[stem.lower()] = stem
         for alias in read_mapping(path).get("aliases", ()):
-            found.setdefault(str(alias).lower(), stem)
-    return found
+            stems.setdefault(str(alias).lower(), stem)
+    return stems
 
 
 def _find(folder: str, name: str, what: str) -> tuple[str, Path]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
-from sim.base.documents import read_document
+from sim.base.documents import read_mapping
 from sim.base.units import whole
 from sim.spec.model import ModelSpec, from_config
 
@@ -25,7 +26,7 @@ class _Config:
     def __init__(self, raw: Mapping, kind: str):
         self.raw, self.kind = raw, kind
 
-    def int(self, key: str, default: object = _MISSING, *more: str) -> int:
+    def int(self, key: str, default: Any = _MISSING, *more: str) -> Any:
         for k in (key, *more):
             if self.raw.get(k) is not None:
                 return whole(self.raw[k], f"config.json {k}", low=0, high=10**9)
@@ -283,7 +284,7 @@ def from_hf(given: Mapping | str | Path, name: str | None = None) -> ModelSpec:
         path = Path(given)
         path = path / "config.json" if path.is_dir() else path
         name = name or (path.parent.name if path.name == "config.json" else path.stem)
-        given = read_document(path)
+        given = read_mapping(path)
     if not isinstance(given, Mapping):
         raise InputError(f"config.json: holds a {type(given).__name__}, not a mapping; give a Hugging Face config.json")
     raw = dict(given)

@@ -4,6 +4,7 @@
 the DSA indexer, multi-token prediction. `minglm.config.ModelConfig` (GLM-5 and its miniatures) becomes one by
 `from_config`; a Hugging Face `config.json` by `sim.spec.huggingface.from_hf`; plain dimensions by `from_dimensions`.
 
+    >>> from sim.spec.model_loader import load_model
     >>> llama = load_model("llama3_405b")
     >>> f"{llama.total_params() / 1e9:.2f}B"
     '405.85B'

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from minglm import datafiles
-from minglm.config import NAMED_SIZES, ModelConfig
+from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
-from sim.base.documents import read_document
+from minglm.sizes import NAMED_SIZES
+from sim.base.documents import read_document, read_mapping
+from sim.spec.huggingface import from_hf
 from sim.spec.model import ModelSpec, from_config, from_dimensions
 
 
@@ -39,7 +41,7 @@ def load_model(given: str | Path | Mapping | ModelConfig | ModelSpec) -> ModelSp
     if stem is not None and not ("/" in text or text.endswith((".json", ".yaml", ".yml"))):
         path = datafiles.catalogue("models", ".json", ".yaml").get(stem)
         if path is not None:
-            return _from_mapping(read_document(path), stem)
+            return _from_mapping(read_mapping(path), stem)
         return from_config(ModelConfig.named(stem), stem)
     path = Path(text)
     try:
@@ -63,7 +65,5 @@ def load_model(given: str | Path | Mapping | ModelConfig | ModelSpec) -> ModelSp
 
 def _from_mapping(values: Mapping, name: str) -> ModelSpec:
     if "model_type" in values or "architectures" in values:
-        from sim.spec.huggingface import from_hf
-
         return from_hf(values, name)
     return from_dimensions(values, name)

@@ -10,6 +10,7 @@ grows from 16M to 64M tokens over the first 500B and stays (GLM-4.5 report §2.4
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ def describe(schedule: Iterable[Phase] = GLM5) -> str:
     """The schedule as a table with its sums, for printing."""
     schedule, lines = list(schedule), []
     for p in schedule:
-        ramp = f" from {p.first_batch_tokens / 1e6:g}M over {p.ramp_tokens / 1e9:g}B" if p.ramp_tokens else ""
+        first = p.first_batch_tokens or 0.0
+        ramp = f" from {first / 1e6:g}M over {p.ramp_tokens / 1e9:g}B" if p.ramp_tokens else ""
         lines.append(
             f"{p.name:<24}{p.tokens / 1e12:>9.4f}T at {p.seq:>7,}  batch {p.batch_tokens / 1e6:.3g}M tokens"
             f" = {math.ceil(p.batch_tokens / p.seq):,} sequences{ramp}" + (f" ({p.note})" if p.note else "")
@@ -126,10 +128,12 @@ class RunSegment:
 
     @property
     def work_s(self) -> float:
+        """Seconds of its steps, without failures."""
         return self.steps * self.throughput.step_s
 
     @property
     def tokens(self) -> float:
+        """Tokens that it trains."""
         return self.steps * self.throughput.tokens_per_step
 
     def __post_init__(self) -> None:
@@ -168,15 +172,15 @@ def choose_plans(
 ) -> tuple[RunSegment, ...]:
     """For each phase the candidate that finishes it soonest, tried at every batch of the phase.
 
-    evaluate(candidate, phase, batch_tokens) returns a `Throughput`, or raises InputError where the candidate cannot run that
-    phase (does not fit memory, too few sequences, …). Raises InputError naming the reasons when none can.
+    evaluate(candidate, phase, batch_tokens) returns a `Throughput`, or raises InputError where the candidate cannot run
+    that phase (does not fit memory, too few sequences, …). Raises InputError naming the reasons when none can.
     """
     out: list[RunSegment] = []
     for phase in schedule:
         best, reasons = None, []
         for candidate in candidates:
             try:
-                tried = run_segments([phase], lambda p, batch, c=candidate: evaluate(c, p, batch))
+                tried = run_segments([phase], functools.partial(evaluate, candidate))
             except InputError as err:
                 reasons.append(str(err))
                 continue

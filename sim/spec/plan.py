@@ -14,8 +14,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from minglm.errors import InputError, nearest
+from sim.spec.model import ModelSpec
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe", "dualpipe-v")
 RECOMPUTE = ("none", "selective", "selective_ops", "full")
@@ -57,6 +59,7 @@ class Workload:
 
     @property
     def tokens(self) -> int:
+        """Tokens of one step."""
         return self.global_batch * self.seq
 
 
@@ -98,6 +101,26 @@ class Plan:
     precision_aware_optimizer: bool = False  # bf16 moments and gradients, fp32 master weights kept as the low half
 
     def __post_init__(self) -> None:
+        self._check_values()
+        self._check_recompute_modules()
+        if self.sp is None:
+            object.__setattr__(self, "sp", self.tp > 1)
+        if self.sp and self.tp == 1:
+            object.__setattr__(self, "sp", False)
+        if self.schedule in _TWO_CHUNKS and self.vpp == 1:
+            object.__setattr__(self, "vpp", 2)
+        if self.schedule in _TWO_CHUNKS and self.vpp != 2:
+            raise InputError(
+                f"vpp={self.vpp}: schedule {self.schedule} has two chunks a rank, no more and no fewer; leave vpp "
+                "out, or use schedule='interleaved'"
+            )
+        if self.schedule == "1f1b" and self.vpp > 1:
+            object.__setattr__(self, "schedule", "interleaved")
+        object.__setattr__(self, "recompute_modules", tuple(self.recompute_modules))
+        if isinstance(self.stages, list):
+            object.__setattr__(self, "stages", tuple(self.stages))
+
+    def _check_values(self) -> None:
         for name in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "micro_batch"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**7:
@@ -116,35 +139,21 @@ class Plan:
                 raise InputError(f"plan {name}={value!r}: must be true or false; give {name}: true")
         if isinstance(self.hsdp, bool) or not isinstance(self.hsdp, int) or not 0 <= self.hsdp <= 10**7:
             raise InputError(f"plan hsdp={self.hsdp!r}: must be a number of ranks, or 0 for all; give hsdp: 0")
+
+    def _check_recompute_modules(self) -> None:
         if isinstance(self.recompute_modules, str) or not isinstance(self.recompute_modules, (list, tuple)):
             raise InputError(
                 f"plan recompute_modules={self.recompute_modules!r}: must be a list; give recompute_modules: [norm]"
             )
-        if self.sp is None:
-            object.__setattr__(self, "sp", self.tp > 1)
-        if self.sp and self.tp == 1:
-            object.__setattr__(self, "sp", False)
-        if self.schedule in _TWO_CHUNKS and self.vpp == 1:
-            object.__setattr__(self, "vpp", 2)
-        if self.schedule in _TWO_CHUNKS and self.vpp != 2:
-            raise InputError(
-                f"vpp={self.vpp}: schedule {self.schedule} has two chunks a rank, no more and no fewer; leave vpp "
-                "out, or use schedule='interleaved'"
-            )
-        if self.schedule == "1f1b" and self.vpp > 1:
-            object.__setattr__(self, "schedule", "interleaved")
         for module in self.recompute_modules:
             if module not in RECOMPUTE_MODULES:
                 raise InputError(
                     f"plan recompute_modules: {module!r} is not one of {', '.join(RECOMPUTE_MODULES)}"
                     f"{nearest(str(module), RECOMPUTE_MODULES)}"
                 )
-        object.__setattr__(self, "recompute_modules", tuple(self.recompute_modules))
-        if isinstance(self.stages, list):
-            object.__setattr__(self, "stages", tuple(self.stages))
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> Plan:
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
         """From a mapping; an unknown key is refused with the nearest known one."""
         known = {f.name for f in dataclasses.fields(cls)}
         for key in values:
@@ -156,6 +165,7 @@ class Plan:
 
     @property
     def num_chips(self) -> int:
+        """Chips that the plan uses."""
         return self.tp * self.cp * self.pp * self.dp
 
     @property
@@ -207,13 +217,15 @@ class Plan:
         return tuple(v * self.pp + rank for v in range(self.vpp))
 
     def dp_stride(self) -> int:
+        """Chips between neighbours of a data-parallel group."""
         return self.tp * self.cp
 
     def pp_stride(self) -> int:
+        """Chips between neighbours of a pipeline."""
         return self.tp * self.cp * self.dp
 
 
-def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> None:
+def check(plan: Plan, model: ModelSpec, workload: Workload, chips: int | None = None) -> None:
     """Refuse a plan that cannot run, with the number that breaks the rule and one that would not.
 
     Raises:
@@ -221,11 +233,37 @@ def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> No
     """
     if chips is not None and plan.num_chips > chips:
         raise InputError(
-            f"plan needs {plan.num_chips:,} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but there are "
-            f"{chips:,}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips"
+            f"plan needs {plan.num_chips:,} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but "
+            f"there are {chips:,}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips"
         )
     if workload.seq < 1 or workload.global_batch < 1:
         raise InputError(f"global_batch={workload.global_batch}, seq={workload.seq}: both must be at least 1")
+    _check_widths(plan, model, workload)
+    _check_stages(plan, model)
+    per = plan.dp * plan.micro_batch
+    if workload.global_batch % per:
+        near = max(per, round(workload.global_batch / per) * per)
+        raise InputError(
+            f"global_batch={workload.global_batch}: not a multiple of dp × micro_batch = {plan.dp} × "
+            f"{plan.micro_batch} = {per}; "
+            f"use global_batch={near} or another dp"
+        )
+    if plan.ep > 1 or plan.etp > 1:
+        _check_experts(plan, model)
+    m = plan.micro_batches(workload)
+    if plan.schedule == "interleaved" and plan.pp > 1 and m < plan.pp:
+        raise InputError(
+            f"{m} micro-batches: interleaved 1F1B needs at least pp={plan.pp}; use global_batch={plan.pp * per} or a "
+            "smaller pp"
+        )
+    if plan.schedule in ("dualpipe", "dualpipe-v") and m < 2 * plan.pp:
+        raise InputError(
+            f"{m} micro-batches: {plan.schedule} needs at least 2 × pp = {2 * plan.pp}; use "
+            f"global_batch={2 * plan.pp * per} or 'zb-h1'"
+        )
+
+
+def _check_widths(plan: Plan, model: ModelSpec, workload: Workload) -> None:
     if model.heads % plan.tp:
         raise InputError(
             f"tp={plan.tp}: does not divide the model's {model.heads} attention heads; use "
@@ -240,6 +278,9 @@ def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> No
         raise InputError(
             f"cp={plan.cp}: does not divide the sequence of {workload.seq}; use cp={_divisor(workload.seq, plan.cp)}"
         )
+
+
+def _check_stages(plan: Plan, model: ModelSpec) -> None:
     n = plan.pp if plan.schedule == "dualpipe" else plan.pp * plan.vpp
     if n > model.layers + 2:
         raise InputError(
@@ -255,38 +296,21 @@ def check(plan: Plan, model, workload: Workload, chips: int | None = None) -> No
             raise InputError(
                 f"stages sum to {sum(plan.stages)}: must be the model's {model.layers} layers, none negative"
             )
-    per = plan.dp * plan.micro_batch
-    if workload.global_batch % per:
-        near = max(per, round(workload.global_batch / per) * per)
+
+
+def _check_experts(plan: Plan, model: ModelSpec) -> None:
+    if not model.experts:
+        raise InputError(f"ep={plan.ep}, etp={plan.etp}: the model has no experts; use ep=1 and etp=1")
+    if model.experts % plan.ep:
         raise InputError(
-            f"global_batch={workload.global_batch}: not a multiple of dp × micro_batch = {plan.dp} × "
-            f"{plan.micro_batch} = {per}; "
-            f"use global_batch={near} or another dp"
+            f"ep={plan.ep}: does not divide the model's {model.experts} experts; use "
+            f"ep={_divisor(model.experts, plan.ep)}"
         )
-    if plan.ep > 1 or plan.etp > 1:
-        if not model.experts:
-            raise InputError(f"ep={plan.ep}, etp={plan.etp}: the model has no experts; use ep=1 and etp=1")
-        if model.experts % plan.ep:
-            raise InputError(
-                f"ep={plan.ep}: does not divide the model's {model.experts} experts; use "
-                f"ep={_divisor(model.experts, plan.ep)}"
-            )
-        room = plan.tp * plan.cp * plan.dp
-        if room % (plan.ep * plan.etp):
-            raise InputError(
-                f"ep={plan.ep} × etp={plan.etp}: does not divide tp × cp × dp = {room}; use "
-                f"ep={_divisor(room // plan.etp or 1, plan.ep)}"
-            )
-    m = plan.micro_batches(workload)
-    if plan.schedule == "interleaved" and plan.pp > 1 and m < plan.pp:
+    ranks = plan.tp * plan.cp * plan.dp
+    if ranks % (plan.ep * plan.etp):
         raise InputError(
-            f"{m} micro-batches: interleaved 1F1B needs at least pp={plan.pp}; use global_batch={plan.pp * per} or a "
-            "smaller pp"
-        )
-    if plan.schedule in ("dualpipe", "dualpipe-v") and m < 2 * plan.pp:
-        raise InputError(
-            f"{m} micro-batches: {plan.schedule} needs at least 2 × pp = {2 * plan.pp}; use "
-            f"global_batch={2 * plan.pp * per} or 'zb-h1'"
+            f"ep={plan.ep} × etp={plan.etp}: does not divide tp × cp × dp = {ranks}; use "
+            f"ep={_divisor(ranks // plan.etp or 1, plan.ep)}"
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from minglm.errors import InputError
 from sim.base.checks import check_finite, versions
-from sim.base.units import DAY_S, RMB_PER_USD, said
+from sim.base.units import DAY_S, RMB_PER_USD, format_value
 from sim.cost import money
 from sim.cost.evaluate import scale_compute
 from sim.scenario.file import merge
@@ -355,7 +355,9 @@ def assumption_facts(s: Scenario, p: Point) -> list[dict]:
         ]
     for name, f in figures:
         if f is not None:
-            span = said(f.value, f.unit) + ("" if f.certain else f" ({said(f.low, f.unit)} to {said(f.high, f.unit)})")
+            span = format_value(f.value, f.unit) + (
+                "" if f.certain else f" ({format_value(f.low, f.unit)} to {format_value(f.high, f.unit)})"
+            )
             out.append(
                 {
                     "text": f"{name}: {span}",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 
+from minglm import plots
+from sim.validation.single_node import summary
+
 _UNITS = {
     "seconds_per_step": ("s/step", 2),
     "tokens_per_s_per_chip": ("tokens/s/chip", 1),
@@ -19,8 +22,6 @@ _UNITS = {
 def format_table(result: dict, assumptions: bool = True) -> str:
     """The error table as text: holdout rows, calibration rows apart, unsupported rows with their reason, then the scores."""
     if "host_op_s" in result:
-        from sim.validation.single_node import summary
-
         return summary(result)
     lines = []
     for kind, title in (
@@ -114,8 +115,6 @@ def figure(result: dict):
 
 def static_figure(result: dict, path) -> None:
     """The same as an .svg for a page without JavaScript: one column a chip, a point a row. Needs matplotlib."""
-    from minglm import plots
-
     rows = [r for r in result["rows"] if r["error"] is not None]
     chips = sorted({r["chip"] for r in rows})
     points = []

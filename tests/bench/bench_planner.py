@@ -9,7 +9,8 @@ import time
 from minglm import datafiles
 from sim.cost.evaluate import in_closed_form
 from sim.planner.candidates import PlanCosts
-from sim.planner.planner import by_events, find, question, space_of
+from sim.planner.planner import by_events, find
+from sim.planner.question import question, space_of
 from sim.planner.search import search
 from sim.scenario.training import load_scenario
 from sim.study.monte_carlo import monte_carlo
@@ -32,7 +33,7 @@ def run() -> list[dict]:
     costs = PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
     costs.memory_capacity = float("inf")
     start = time.process_time()
-    found = search(costs, space, q.cluster_chips, q.batch, keep=None)
+    found = search(costs, space, q.cluster_chips, q.batch, top_k=None)
     spent = time.process_time() - start
     out.append(
         _row(

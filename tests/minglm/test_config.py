@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from minglm.config import NAMED_SIZES, ModelConfig
+from minglm.config import ModelConfig
 from minglm.errors import InputError
 from minglm.model.model import Model
+from minglm.sizes import NAMED_SIZES
 
 
 def built(config):

@@ -11,7 +11,8 @@ from minglm import weights
 from minglm.config import ModelConfig
 from minglm.model.model import Model
 from sim.cost.parameters import rank_params
-from sim.serving.deployment import FORMATS, weight_bytes
+from sim.serving.deployment import FORMATS
+from sim.serving.memory import weight_bytes
 from sim.spec.model import from_config
 from sim.spec.plan import Plan
 

@@ -77,7 +77,7 @@ def brute(costs, space, chips, batch):
     st.sampled_from([0.0, 0.1]),
     st.sampled_from([3, 40]),
 )
-def test_search_equals_brute_force(name, chips, batch, objective, tolerance, keep):
+def test_search_equals_brute_force(name, chips, batch, objective, tolerance, top_k):
     model, where = SMALL[name]
     cluster = load_cluster(where)
     if name == "large":
@@ -100,11 +100,11 @@ def test_search_equals_brute_force(name, chips, batch, objective, tolerance, kee
         ep=tuple(e for e in space.ep if e in (1, 4)),
     )
     costs = PlanCosts(model, cluster, Workload(batch, 2048), "bf16", load_stack("generic"), space.switches)
-    found = search(costs, space, chips, batch, objective, keep)
+    found = search(costs, space, chips, batch, objective, top_k)
     fitting = brute(costs, space, chips, batch)
     assert found.combinations == sum(1 for _ in every(space, model, chips, batch))
     value = {c: each * (used if objective == "cost" else 1) for each, used, c in fitting}
-    assert [f.value(objective) for f in found.best] == pytest.approx(sorted(value.values())[:keep], rel=1e-9)
+    assert [f.value(objective) for f in found.best] == pytest.approx(sorted(value.values())[:top_k], rel=1e-9)
     for f in found.best:
         assert value[f.candidate] == pytest.approx(f.value(objective), rel=1e-9)
     front = {used: min(e for e, u, _ in fitting if u <= used) for _, used, _ in fitting}
@@ -124,7 +124,7 @@ def test_keeping_all_skips_nothing():
     model, where = SMALL["dense"]
     space = default_space(model, load_cluster(where), 8, 2048, 8)
     costs = PlanCosts(model, load_cluster(where), Workload(8, 2048), "bf16", load_stack("generic"), space.switches)
-    whole, short = search(costs, space, 8, 8, keep=None), search(costs, space, 8, 8, keep=5)
+    whole, short = search(costs, space, 8, 8, top_k=None), search(costs, space, 8, 8, top_k=5)
     assert whole.bounded == 0 and short.bounded > 0 and whole.combinations == short.combinations
     assert [f.step_s for f in short.best] == [f.step_s for f in whole.best[:5]]
     assert len(whole.best) == whole.evaluated

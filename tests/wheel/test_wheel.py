@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from minglm.runtime import doctor
+from minglm.runtime import extras
 
 pytest.importorskip("setuptools", reason="setuptools is missing: pip install -e '.[dev]'")
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = sorted(
-    {package for packages in doctor.EXTRAS.values() for package in packages}
+    {package for packages in extras.EXTRAS.values() for package in packages}
     | {"voila", "fastapi", "uvicorn", "prometheus_client"} - {"pytest"}
 )
 NOT_FOR_USE = {"data/figures"}  # pictures of the README

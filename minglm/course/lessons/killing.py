@@ -26,7 +26,7 @@ def train_and_kill(recipe, run_dir: Path, after_step: int, timeout_s: float = 30
     Returns the last step that it logged and the step of the last checkpoint it left (0 for none).
 
     Raises:
-        RuntimeError: the process ended by itself, with what it said last.
+        RuntimeError: the process ended by itself, with what it wrote last.
     """
     import torch
 
@@ -40,8 +40,8 @@ def train_and_kill(recipe, run_dir: Path, after_step: int, timeout_s: float = 30
     try:
         while _last_step(log) < after_step:
             if child.poll() is not None:
-                said = child.stderr.read() if child.stderr else ""
-                raise RuntimeError(f"the training process ended by itself (code {child.returncode}): {said[-500:]}")
+                stderr = child.stderr.read() if child.stderr else ""
+                raise RuntimeError(f"the training process ended by itself (code {child.returncode}): {stderr[-500:]}")
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no step {after_step} within {timeout_s:.0f} s")
             time.sleep(0.01)

@@ -40,13 +40,13 @@ def watch(recipe, run_dir: Path, init_from: Path | None = None, resume: bool = F
         done.set()
         thread.join()
         if handle is not None:
-            handle.update(_Strip(recipe, run_dir, started, over=True))
+            handle.update(_Strip(recipe, run_dir, started, finished=True))
 
 
 class _Strip:
     """How far a run is, as HTML and as text."""
 
-    def __init__(self, recipe, run_dir: Path, started: float, over: bool = False) -> None:
+    def __init__(self, recipe, run_dir: Path, started: float, finished: bool = False) -> None:
         try:
             rows = metrics.read(run_dir / "metrics.csv")
         except OSError:
@@ -56,7 +56,7 @@ class _Strip:
         self.top = None if key == "indexer_kl" else math.log(recipe.config().vocab_size)
         self.steps, self.word = recipe.steps, "KL" if key == "indexer_kl" else "loss"
         step, seconds = (self.losses[-1][0] if self.losses else 0), time.monotonic() - started
-        left = "" if over or not step else f", about {seconds / step * (self.steps - step):.0f} s left"
+        left = "" if finished or not step else f", about {seconds / step * (self.steps - step):.0f} s left"
         loss = f", {self.word} {self.losses[-1][1]:.2f}" if self.losses else ", getting text and tokens ready"
         self.words = f"{run_dir.name} ({recipe.stage}): step {step} of {self.steps}{loss}, {seconds:.0f} s{left}"
 

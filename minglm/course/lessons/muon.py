@@ -66,9 +66,9 @@ def train(  # noqa: PLR0913 (a race: everything that both runners share is an ar
     return {"losses": losses, "seconds": time.perf_counter() - begun, "optimizer_s": inside, "optimizer": optimizer}
 
 
-def smooth(values: list[float], over: int = 10) -> list[float]:
-    """The mean of each value and up to `over` - 1 before it."""
-    return [sum(values[max(0, i - over + 1) : i + 1]) / min(i + 1, over) for i in range(len(values))]
+def smooth(values: list[float], window: int = 10) -> list[float]:
+    """The mean of each value and up to `window` - 1 before it."""
+    return [sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))]
 
 
 def singular_values(matrix: Tensor) -> list[float]:

@@ -59,7 +59,7 @@ ABOUT = {
 def rows() -> list[tuple[str, str, str, str]]:
     """(notebook, minutes, sentence, after) in reading order; one that ABOUT does not know appears with its title."""
     full = datafiles.notebooks("workshop", "timing_full.md")
-    found = (
+    seconds = (
         dict(re.findall(r"^\| (\S+)\.ipynb \| ([\d,]+) \|", full.read_text(encoding="utf-8"), flags=re.M))
         if full.is_file()
         else {}
@@ -67,7 +67,7 @@ def rows() -> list[tuple[str, str, str, str]]:
     out = []
     for path in notebooks():
         name = path.relative_to(datafiles.notebooks()).with_suffix("").as_posix()
-        minutes = str(max(1, math.ceil(int(found[name].replace(",", "")) / 60))) if name in found else "?"
+        minutes = str(max(1, math.ceil(int(seconds[name].replace(",", "")) / 60))) if name in seconds else "?"
         out.append((name, f"{minutes}, {reading(path)}", *(ABOUT.get(name) or (title(path), "?"))))
     return out
 

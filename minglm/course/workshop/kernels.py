@@ -62,10 +62,10 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
             client.start_channels()
             client.wait_for_ready(timeout=timeout_s)
         started = time.monotonic()
-        asked = [c.execute(LESSON.format(model=model, steps=steps)) for c in clients]  # all at once
-        for client, question in zip(clients, asked, strict=True):
+        requests = [c.execute(LESSON.format(model=model, steps=steps)) for c in clients]  # all at once
+        for client, request in zip(clients, requests, strict=True):
             reply = client.get_shell_msg(timeout=timeout_s)
-            while reply["parent_header"].get("msg_id") != question:
+            while reply["parent_header"].get("msg_id") != request:
                 reply = client.get_shell_msg(timeout=timeout_s)
             failed += reply["content"]["status"] != "ok"
         ready = time.monotonic()

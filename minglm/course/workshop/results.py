@@ -92,8 +92,8 @@ def table(books: list[dict], keys: list[str]) -> str:
         tried = [b["exercises"][key] for b in books if key in b["exercises"]]
         open_ = [e for e in tried if not e["right"]]
         if open_:
-            said = [e.get("last_message", "") for e in open_]
-            stuck.append((len(open_), key, max(set(said), key=said.count)))
+            messages = [e.get("last_message", "") for e in open_]
+            stuck.append((len(open_), key, max(set(messages), key=messages.count)))
     if stuck:
         lines += ["", "not solved yet (learners, exercise, what they were told most often):"]
         lines += [f"  {n:>3}  {key}  {sentence}" for n, key, sentence in sorted(stuck, key=lambda s: (-s[0], s[1]))]

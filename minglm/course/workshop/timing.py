@@ -90,18 +90,18 @@ def from_book(target: Path, only: str | None = None) -> list[dict]:
     noted = target / "seconds.json"
     if not noted.is_file():
         raise InputError(f"{noted}: no book was built there; `make book` builds one and notes the seconds")
-    found = json.loads(noted.read_text(encoding="utf-8"))
-    if found["smoke"]:
+    built = json.loads(noted.read_text(encoding="utf-8"))
+    if built["smoke"]:
         raise InputError(f"{noted}: this book was built in smoke mode; build it at full length with `make book`")
     rows = []
     for path in notebooks(only):
         name = path.relative_to(datafiles.notebooks()).with_suffix("").as_posix()
-        if name in found["seconds"]:
+        if name in built["seconds"]:
             page = (target / "_build" / "html" / f"{name}.html").read_text(encoding="utf-8")
             rows.append(
                 {
                     "notebook": f"{name}.ipynb",
-                    "seconds": round(found["seconds"][name], 1),
+                    "seconds": round(built["seconds"][name], 1),
                     "peak_mib": None,
                     "error": "",
                     "figures": page.count("Plotly.newPlot("),
@@ -153,12 +153,12 @@ def write(rows: list[dict], full: bool) -> Path:
     names = [p.relative_to(datafiles.notebooks()).as_posix() for p in notebooks()]
     rows = [measured[n] for n in names if n in measured]
     mode = "at full length" if full else "in smoke mode (the short version that the tests run)"
-    made = (
+    command = (
         "`minglm workshop timing --book --write` (or `--full --write`)" if full else "`minglm workshop timing --write`"
     )
     path.write_text(
         f"# How long the notebooks take\n\nEvery notebook {mode}, one after the other, kernel start included. Made by\n"
-        f"{made} on {machine.cpu_name()}, {os.cpu_count()} cores.\n\n{table(rows)}\n",
+        f"{command} on {machine.cpu_name()}, {os.cpu_count()} cores.\n\n{table(rows)}\n",
         encoding="utf-8",
     )
     return path

@@ -75,7 +75,7 @@ def decoders(mode="sparse", dtype=torch.float32, routes=True, **changes):
         cache = LatentCache(model.config, 1, 60, dtype)
         prefill(model, cache, [list(range(7, 17))], mode)
         both.append(Decoder(model, cache, mode, record_routes=routes))
-    both[1].suits_one = False
+    both[1].fits_single = False
     return model, *both
 
 
@@ -100,7 +100,7 @@ def test_a_single_token_takes_the_short_way_to_the_same_state(mode, changes):
         torch.testing.assert_close(short.hidden, general.hidden, rtol=1e-3, atol=1e-4)
         for a, b in zip(short.routes, general.routes, strict=True):
             assert a.sort(-1).values.equal(b.sort(-1).values)
-    assert short.one is not None and general.one is None
+    assert short.single is not None and general.single is None
     for a, b in ((short.cache.latent, general.cache.latent), (short.cache.index_keys, general.cache.index_keys)):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -109,13 +109,13 @@ def test_a_single_token_takes_the_short_way_to_the_same_state(mode, changes):
 def test_the_prediction_module_takes_the_short_way_too(mode):
     model, *_ = decoders(num_nextn_predict_layers=1)
     both = [Decoder(model, LatentCache(model.config, 1, 60, mtp=True), mode) for _ in range(2)]
-    both[1].suits_one = False
+    both[1].fits_single = False
     generator = torch.Generator().manual_seed(0)
     for at in range(60):
         hidden = torch.randn(1, 1, CONFIG.hidden_size, generator=generator)
         got, want = (decoder.mtp_step(hidden, torch.tensor([[at]]), [at]) for decoder in both)
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
-    assert both[0].one is not None and both[1].one is None
+    assert both[0].single is not None and both[1].single is None
 
 
 def test_hidden_and_logits_of_a_step_outlive_the_next_one():
@@ -137,10 +137,10 @@ def test_a_tie_at_the_edge_goes_to_the_lowest_positions():
     for at in range(10, 60):
         token = torch.tensor([[at]])
         torch.testing.assert_close(short.step(token, [at]), general.step(token, [at]), rtol=1e-3, atol=1e-4)
-    assert short.one.topk_indices.sort().values.tolist() == list(range(CONFIG.index_topk))
+    assert short.single.topk_indices.sort().values.tolist() == list(range(CONFIG.index_topk))
 
 
-def test_new_weights_are_taken_in_by_refold():
+def test_new_weights_are_taken_in_by_refresh():
     model, short, general = decoders(routes=False)
     token = torch.tensor([[5]])
     before = short.step(token, [10])

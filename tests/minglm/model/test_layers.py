@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from minglm.data.shards import IGNORE
 from minglm.model import layers
-from minglm.model.layers import IGNORE, RMSNorm, SwiGLU, apply_rope, head_loss, rope_table
+from minglm.model.layers import RMSNorm, SwiGLU, apply_rope, head_loss, rope_table
 
 
 def test_rms_norm_is_the_formula_and_differentiates():

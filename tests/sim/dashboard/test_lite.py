@@ -43,6 +43,7 @@ def test_data_files_are_json_under_their_own_names(wheel):
             and "minglm/_data/models/glm5.json" in names
             and "sim/dashboard/page.py" in names
         )
+        assert {"sim/dashboard/static/page.css", "sim/report/static/report.css"} <= set(names)
         assert not any(
             n.startswith("minglm/")
             and "torch" in z.read(n).decode()

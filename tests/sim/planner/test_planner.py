@@ -8,7 +8,9 @@ from minglm.errors import InputError
 from sim.base.pareto import Front
 from sim.cli.main import main
 from sim.cost.evaluate import in_closed_form
-from sim.planner.planner import answer, find, parts, question
+from sim.planner.explain import parts
+from sim.planner.planner import answer, find
+from sim.planner.question import question
 from sim.planner.space import default_space, divisors, replicas
 from sim.spec.hardware import load_cluster
 from sim.spec.model_loader import load_model
@@ -24,7 +26,7 @@ def call(capsys, *argv):
 @pytest.fixture(scope="module")
 def gpt3():
     q = question("recompute_175b", "dgx_a100", 64, seq=2048, batch=64, stack="megatron-lm-2022-05", tokens="300B")
-    return q, answer(q, keep=8)
+    return q, answer(q, top_k=8)
 
 
 def test_at_least_as_fast_as_the_published_plan(gpt3):
@@ -77,8 +79,8 @@ def test_parts_sum_to_the_step(gpt3):
 
 def test_cost_objective_never_costs_more_than_the_fastest():
     base = dict(seq=4096, batch=64, tokens="100B", fixed={"recompute": "none"})
-    fast = find(question("llama3_8b", "dgx_h100", 64, **base), keep=3)[0].best[0]
-    cheap = find(question("llama3_8b", "dgx_h100", 64, objective="cost", **base), keep=3)[0].best[0]
+    fast = find(question("llama3_8b", "dgx_h100", 64, **base), top_k=3)[0].best[0]
+    cheap = find(question("llama3_8b", "dgx_h100", 64, objective="cost", **base), top_k=3)[0].best[0]
     assert cheap.value("cost") <= fast.value("cost") and fast.value("time") <= cheap.value("time")
 
 
@@ -90,7 +92,7 @@ def test_inventory_leaves_spares_and_meets_a_token_batch():
         batch_tokens="4M",
         fixed={"ep": [16, 32], "micro_batch": 1, "recompute": ["none", "full"], "etp": 1},
     )
-    out, costs = find(q, keep=5)
+    out, costs = find(q, top_k=5)
     for f in out.best:
         assert f.num_chips <= 1000 and abs(f.tokens / 4e6 - 1) <= 0.03
         assert costs.memory_bytes(f.candidate) <= costs.memory_capacity
@@ -106,7 +108,7 @@ def test_pinned_axes_and_fields_hold():
         fixed={"tp": 2, "zero": [0, 1], "optimizer": "muon"},
         schedules=("1f1b",),
     )
-    out, costs = find(q, keep=None)
+    out, costs = find(q, top_k=None)
     assert {f.candidate.tp for f in out.best} == {2} and {f.candidate.zero for f in out.best} <= {0, 1}
     assert {f.candidate.schedule for f in out.best} == {"1f1b"} and all(
         costs.plan(f.candidate).optimizer == "muon" for f in out.best
@@ -180,7 +182,7 @@ def test_command_and_library_agree(capsys):
         "4",
     ]
     code, out, err = call(capsys, *argv, "--json")
-    a, b = json.loads(out), answer(question("llama3_8b", "dgx_h100", 16, seq=4096, batch=32), keep=4)
+    a, b = json.loads(out), answer(question("llama3_8b", "dgx_h100", 16, seq=4096, batch=32), top_k=4)
     a["search"].pop("cpu_s"), b["search"].pop("cpu_s")
     assert code == 0 and not err and a == json.loads(json.dumps(b))
     code, out, _ = call(capsys, *argv)
@@ -206,7 +208,7 @@ def test_replicas_divide_or_come_near():
 def test_without_mtp_is_faster():
     pinned = {"tp": 1, "ep": 64, "micro_batch": 1, "pp": 16, "recompute": "full", "zero": 1}
     a, b = (
-        find(question("deepseek_v3", "h800_deepseek", 2048, seq=4096, batch=15360, mtp=mtp, fixed=pinned), keep=1)[
+        find(question("deepseek_v3", "h800_deepseek", 2048, seq=4096, batch=15360, mtp=mtp, fixed=pinned), top_k=1)[
             0
         ].best[0]
         for mtp in (True, False)

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from minglm import datafiles
-from minglm.config import NAMED_SIZES, ModelConfig
+from minglm.config import ModelConfig
 from minglm.errors import InputError
+from minglm.sizes import NAMED_SIZES
 from sim.spec.huggingface import FAMILIES, from_hf
 from sim.spec.model import from_config, from_dimensions
 from sim.spec.model_loader import list_models, load_model

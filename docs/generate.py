@@ -1,0 +1,136 @@
+"""Write what the docs take from the code: the tree of the architecture page and the table of data/README.md.
+
+python docs/generate.py            # writes them
+python docs/generate.py --check    # exit 1 when a page is out of step
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# The order in which a reader meets the rooms: top first.
+ROOMS = {
+    "minglm": (
+        "cli course tools evals rl serving distributed inference training interop quant model data runtime".split()
+    ),
+    "sim": (
+        "cli dashboard report planner study validation trace rollout training serving scenario cost claims spec base"
+    ).split(),
+}
+LISTED_AS_ONE = ("minglm/course/workshop/checks", "minglm/course/workshop/exercises")  # a file per notebook
+
+
+def first_sentence(path: Path) -> str:
+    """The first sentence of a module's docstring, on one line."""
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
+    sentence = re.split(r"(?<=[.!?])\s|\s{2,}|:\s{2,}", text, maxsplit=1)[0]
+    return sentence.rstrip(".:") or "?"
+
+
+def folder_lines(folder: Path, indent: str = "") -> list[str]:
+    """One line a file, sub-folders after the files."""
+    files = sorted(p for p in folder.glob("*.py") if p.name not in ("__init__.py", "__main__.py"))
+    lines = [f"{indent}{p.name:<24} {first_sentence(p)}" for p in files]
+    for sub in sorted(p for p in folder.iterdir() if (p / "__init__.py").is_file()):
+        lines.append(f"{indent}{sub.name + '/':<24} {first_sentence(sub / '__init__.py')}")
+        if sub.relative_to(ROOT).as_posix() not in LISTED_AS_ONE:
+            lines += folder_lines(sub, indent + "  ")
+    return lines
+
+
+def tree() -> str:
+    """Every room with its files."""
+    out = []
+    for package, rooms in ROOMS.items():
+        folder = ROOT / package
+        missing = {p.name for p in folder.iterdir() if (p / "__init__.py").is_file()} ^ set(rooms)
+        if missing:
+            raise SystemExit(
+                f"docs/generate.py: rooms of {package} that its list and the folder do not share: {missing}"
+            )
+        out.append(f"### {package}/\n\n```\n" + "\n".join(folder_lines_of_files(folder)) + "\n```\n")
+        for room in rooms:
+            init = folder / room / "__init__.py"
+            out.append(
+                f"**`{package}/{room}/`** {first_sentence(init)}.\n\n```\n"
+                + "\n".join(folder_lines(folder / room))
+                + "\n```\n"
+            )
+    return "\n".join(out)
+
+
+def folder_lines_of_files(folder: Path) -> list[str]:
+    """The files that lie directly in a package."""
+    return [f"{p.name:<24} {first_sentence(p)}" for p in sorted(folder.glob("*.py")) if p.name not in ("__main__.py",)]
+
+
+def data_table() -> str:
+    """A row for each file and folder of data/: the first comment or sentence that it carries, and who reads it."""
+    readers = {p: p.read_text(encoding="utf-8") for package in ROOMS for p in sorted((ROOT / package).rglob("*.py"))}
+    lines = ["| in `data/` | what | read by |", "|---|---|---|"]
+    for path in sorted((ROOT / "data").iterdir()):
+        if path.name in ("README.md", "figures"):
+            continue
+        what = DATA[path.name]
+        names = [
+            f"`{p.relative_to(ROOT).as_posix()}`"
+            for p, text in readers.items()
+            if re.search(rf'(?:data|catalogue)\(\s*"{re.escape(path.name)}"', text)
+        ]
+        lines.append(f"| `{path.name}{'/' if path.is_dir() else ''}` | {what} | {', '.join(names[:4]) or '–'} |")
+    return "\n".join(lines) + "\n"
+
+
+DATA = {
+    "chips": "accelerators: dense peaks, memory, power, prices, measured matmuls, failure rate",
+    "claims.yaml": "what one launch article says, claim by claim",
+    "clusters": "nodes and networks, tier by tier from the inside out",
+    "fitted.yaml": "the one fitted scalar of each software release on each chip",
+    "models": "model shapes: Hugging Face `config.json`, or plain dimensions in YAML",
+    "money.yaml": "what a cluster costs beside its chips: power, staff, overheads",
+    "published_runs": "measured training runs, with a JSON Schema for your own",
+    "recipes": "training stages of the toy, and its RL recipes in `rl/`",
+    "reference": "recorded results of our own long runs and benches, with their seeds",
+    "rollouts": "published rollout figures",
+    "scenarios": "questions: model, cluster, plan, batch, tokens, prices, what-ifs, assumptions",
+    "serving": "published serving figures, and the constants of inference engines",
+    "stacks.yaml": "software releases for training: host time, fusion, overlap",
+}
+PAGES = {
+    "docs/architecture.md": ("tree", tree),
+    "data/README.md": ("files", data_table),
+}
+
+
+def between(text: str, mark: str, new: str, page: str) -> str:
+    """The page with what stands between its marks replaced."""
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    if begin not in text or end not in text:
+        raise SystemExit(f"docs/generate.py: {page} lacks {begin} … {end}; put the marks back")
+    head, rest = text.split(begin, 1)
+    return f"{head}{begin}\n{new}{end}{rest.split(end, 1)[1]}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the pages, or say which are out of step."""
+    check = "--check" in (sys.argv[1:] if argv is None else argv)
+    stale = []
+    for page, (mark, make) in PAGES.items():
+        path = ROOT / page
+        text = path.read_text(encoding="utf-8")
+        new = between(text, mark, make(), page)
+        if new != text:
+            stale.append(page)
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    for page in stale:
+        print(f"{page}: {'out of step; python docs/generate.py writes it' if check else 'written'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

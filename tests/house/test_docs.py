@@ -1,0 +1,50 @@
+"""The docs name what is there: generated parts are in step, paths exist, links lead somewhere, the glossary covers the metrics."""
+
+import importlib.util
+import re
+
+import pytest
+
+from minglm import datafiles
+
+ROOT = datafiles.root()
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), ROOT / "data" / "README.md"])
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_parts_are_in_step(capsys):
+    assert load(ROOT / "docs" / "generate.py").main(["--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_paths_in_backticks_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:minglm|sim|data|tests|notebooks|docs)/[\w./-]+)`", text)
+    missing = [
+        n
+        for n in named
+        if "NAME" not in n and "NN_" not in n and "cNN" not in n and "YOURS" not in n and not (ROOT / n).exists()
+    ]
+    assert not missing, missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", t)]
+    missing = [t for t in targets if t and not (page.parent / t).exists()]
+    assert not missing, missing
+
+
+def test_every_room_and_how_to_is_reached_from_the_first_pages():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        if page.name != "README.md":
+            assert page.relative_to(ROOT / "docs").as_posix() in index, f"docs/README.md does not name {page.name}"
+    assert "docs/architecture.md" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,51 @@
+"""Which way imports point: the contracts of pyproject.toml, and imports inside functions."""
+
+import ast
+import re
+from collections import Counter
+
+import pytest
+
+from minglm import datafiles
+
+ROOT = datafiles.root()
+# Modules that must be importable without torch although what they call needs it; each says so beside the import.
+TORCH_FREE = re.compile(r"torch|--help|light", re.I)
+
+
+def test_the_contracts_of_the_rooms_hold(monkeypatch, capsys):
+    linter = pytest.importorskip("importlinter.cli", reason="import-linter is missing: pip install -e '.[dev]'")
+    monkeypatch.chdir(ROOT)
+    code = linter.lint_imports(no_cache=True)
+    assert code == 0, capsys.readouterr().out[-3000:]
+
+
+def imports_inside_functions():
+    """(file, line, module) of each import of ours that is not at the top of a module."""
+    for package in ("minglm", "sim"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if "workshop/checks" in path.as_posix() or "workshop/exercises" in path.as_posix():
+                continue  # a check imports its reference when it is asked, so that a sheet opens without torch
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            bodies = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+            lines = {
+                (n.lineno, n.module)
+                for body in bodies
+                for n in ast.walk(body)
+                if isinstance(n, ast.ImportFrom) and str(n.module).split(".")[0] in ("minglm", "sim")
+            }
+            for line, module in sorted(lines):
+                yield path.relative_to(ROOT).as_posix(), line, module
+
+
+def test_an_import_inside_a_function_is_for_third_parties_or_a_command():
+    """A sibling imported late hides a circle or a wrong room. Commands put rooms off so that --help starts without torch."""
+    elsewhere = [x for x in imports_inside_functions() if not re.match(r"(minglm|sim)/cli/", x[0])]
+    files = Counter(path for path, _, _ in elsewhere)
+    unexplained = []
+    for path, line, module in elsewhere:
+        near = "\n".join((ROOT / path).read_text(encoding="utf-8").splitlines()[max(0, line - 4) : line + 1])
+        if "#" not in near or not TORCH_FREE.search(near):
+            unexplained.append(f"{path}:{line} {module}")
+    assert not unexplained, "import at the top, or say beside it why not (torch-free module): " + "; ".join(unexplained)
+    assert sum(files.values()) <= 30, files
