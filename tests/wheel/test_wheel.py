@@ -183,7 +183,7 @@ def test_with_the_extra_it_trains_and_keeps_runs_in_the_course(call, tmp_path):
         "minglm", "train", "ci_pretrain", "--set", "steps=2", "--json", "--run", "../runs/two", extras=True, cwd=learn
     )
     assert code == 0 and json.loads(out)["step"] == 2, err
-    program = "from minglm import notebook; from minglm.course.workshop import checkpoints, check; print(notebook.runs('x')); print(checkpoints.DEMO)"
+    program = "from minglm.course import notebook; from minglm.course.workshop import checkpoints; print(notebook.runs('x')); print(checkpoints.DEMO)"
     code, out, err = call("python", "-c", program, extras=True, cwd=learn)
     assert code == 0 and out.split() == [
         str(tmp_path / "mine" / "runs" / "x"),
