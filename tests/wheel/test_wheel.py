@@ -188,7 +188,7 @@ def test_with_the_extra_it_trains_and_keeps_runs_in_the_course(call, tmp_path):
     )
     assert code == 0 and json.loads(out)["step"] == 2, err
     program = (
-        "from minglm import notebook; from minglm.course.workshop import checkpoints, check; "
+        "from minglm.course import notebook; from minglm.course.workshop import checkpoints; "
         "print(notebook.runs('x')); print(checkpoints.DEMO)"
     )
     code, out, err = call("python", "-c", program, extras=True, cwd=learn)
