@@ -355,7 +355,9 @@ def assumption_facts(s: Scenario, p: Point) -> list[dict]:
         ]
     for name, f in figures:
         if f is not None:
-            span = format_value(f.value, f.unit) + ("" if f.certain else f" ({format_value(f.low, f.unit)} to {format_value(f.high, f.unit)})")
+            span = format_value(f.value, f.unit) + (
+                "" if f.certain else f" ({format_value(f.low, f.unit)} to {format_value(f.high, f.unit)})"
+            )
             out.append(
                 {
                     "text": f"{name}: {span}",
