@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minglm.config import ModelConfig
+from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
@@ -100,8 +101,6 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[Model, object, dict]:
     Raises:
         InputError: names the file, and the tensor, that is missing, damaged or does not fit.
     """
-    from minglm.data.tokenizer import Tokenizer
-
     folder = Path(folder)
     note, file = read_note(folder), folder / "model.safetensors"
     if not file.is_file():
