@@ -1,4 +1,4 @@
-"""Write what the docs take from the code: the tree of the architecture page and the table of data/README.md.
+"""Write what the docs take from the code: the tree of the architecture page, the keys of files, the table of data/.
 
 python docs/generate.py            # writes them
 python docs/generate.py --check    # exit 1 when a page is out of step
@@ -10,6 +10,12 @@ import ast
 import re
 import sys
 from pathlib import Path
+
+from sim.base.fields import Section
+from sim.rollout.fields import CASE
+from sim.scenario.fields import PHASE, RUN, SCENARIO
+from sim.spec.dimensions import DIMENSIONS
+from sim.validation.fields import MEASURED, ROW
 
 ROOT = Path(__file__).resolve().parents[1]
 # The order in which a reader meets the rooms: top first.
@@ -100,8 +106,28 @@ DATA = {
     "serving": "published serving figures, and the constants of inference engines",
     "stacks.yaml": "software releases for training: host time, fusion, overlap",
 }
+
+
+def key_tables() -> str:
+    """The tables of fields that read scenarios, published rows and models."""
+    sections = [
+        ("A scenario", SCENARIO),
+        *((f"`{one.name}` of a scenario", one.section) for one in SCENARIO.fields if one.section is not None),
+        ("A phase", PHASE),
+        (
+            "A published row: beside the keys of a run",
+            Section("row", tuple(f for f in ROW.fields if f.name not in RUN)),
+        ),
+        ("`measured` of a row", MEASURED),
+        ("Plain dimensions of a model", DIMENSIONS),
+    ]
+    return "\n".join(f"## {title}\n\n{section.markdown()}" for title, section in sections)
+
+
 PAGES = {
     "docs/architecture.md": ("tree", tree),
+    "docs/keys.md": ("keys", key_tables),
+    "data/rollouts/README.md": ("keys", CASE.markdown),
     "data/README.md": ("files", data_table),
 }
 

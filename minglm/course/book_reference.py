@@ -13,6 +13,7 @@ PACKAGES = ("minglm", "sim")
 DOCS = (
     "architecture",
     "glossary",
+    "keys",
     "design_decisions",
     "how-to/add_a_chip",
     "how-to/add_a_model",

@@ -1,10 +1,11 @@
 """Tables of fields: what a file may say, told once. Reader, JSON Schema and reference page all come from here.
 
-A `Section` is one mapping in a file (`plan`, `options`, a published row, a rollout case) and a `Field` one key of it, with the
-other names that people use for it. Keys are read case-insensitively; names that differ in case alone (H heads, h hidden)
-are told apart.
+A `Section` is one mapping in a file (`plan`, `options`, a published row, a rollout case) and a `Field` one key of it,
+with the other names that people use for it. Keys are read case-insensitively; names that differ in case alone (H heads,
+h hidden) are told apart.
 
-    >>> SIZES = Section("sizes", (Field("layers", "whole", "how many", aliases=("num_layers", "L")), Field("wait", "time", "")))
+    >>> layers = Field("layers", "whole", "how many", aliases=("num_layers", "L"))
+    >>> SIZES = Section("sizes", (layers, Field("wait", "time", "until it starts")))
     >>> SIZES.read({"num_layers": 4, "Wait": "2 min"})
     {'layers': 4, 'wait': 120.0}
 """
@@ -50,7 +51,8 @@ class Field:
 
     aliases: other names of the key. choices: the values it may have; spellings: other names of those.
     low, high: bounds of a number. items: kind of a list's entries; a single value is taken as a list of one.
-    section: a mapping with a table of its own. read_value: a reader of its own, (value, label) → value, with its json_schema.
+    section: a mapping with a table of its own. read_value: a reader of its own, (value, label) → value, with its
+    `schema`.
     """
 
     name: str
@@ -106,9 +108,10 @@ class Field:
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of the value."""
-        return {**self._value_schema(), **({"description": self.doc} if self.doc else {})}
+        return {**self.value_schema(), **({"description": self.doc} if self.doc else {})}
 
-    def _value_schema(self) -> dict[str, Any]:
+    def value_schema(self) -> dict[str, Any]:
+        """`json_schema` without the description."""
         if self.schema is not None:
             return dict(self.schema)
         if self.section is not None:
@@ -161,7 +164,8 @@ def _one(kind: str, value: Any, label: str, low: float | None, high: float | Non
 class Section:
     """The fields of one mapping, in the order that they are documented in.
 
-    example: a mapping, for messages. listed_in: the file of data/ that lists the fields, where they are too many for a message.
+    example: a mapping, for messages. listed_in: the file of data/ that lists the fields, where they are too many for a
+    message.
     """
 
     name: str
@@ -251,7 +255,7 @@ class Section:
         properties: dict[str, Any] = {one.name: one.json_schema() for one in self.fields}
         for one in self.fields:
             for text in one.aliases:
-                properties[text] = {**one._value_schema(), "description": f"another name of {one.name}"}
+                properties[text] = {**one.value_schema(), "description": f"another name of {one.name}"}
         return {"type": "object", "additionalProperties": False, "properties": properties}
 
     def markdown(self) -> str:

@@ -1,4 +1,4 @@
-"""From the values of a rollout case to the case that is simulated: batch, layout of the chips, policy, lengths, speeds."""
+"""From the values of a rollout case to the case that is simulated: batch, layout, policy, lengths, speeds."""
 
 from __future__ import annotations
 

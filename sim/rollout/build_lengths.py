@@ -45,8 +45,8 @@ def _cap(values: Mapping[str, Any]) -> int:
     cap = values.get("max_response", values.get("max"))
     if "max" in values and values["max"] < prompt:
         raise InputError(
-            f"max={values['max']:,}: the length cap is smaller than the prompt of {prompt:,} tokens; raise it, or name it "
-            "max_response if it is for the response alone"
+            f"max={values['max']:,}: the length cap is smaller than the prompt of {prompt:,} tokens; raise it, or "
+            "name it max_response if it is for the response alone"
         )
     context = values.get("max_context")
     if context is not None:

@@ -1,4 +1,4 @@
-"""Speeds of a rollout case: decode, prefill and cache of an engine, and what an update takes; given, or of a chip and a model."""
+"""Speeds of a rollout case, given or of a chip and a model: decode, prefill and cache of an engine, an update."""
 
 from __future__ import annotations
 

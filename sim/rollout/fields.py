@@ -1,4 +1,4 @@
-"""The keys of a rollout case in a file: name, unit, meaning and the other names that sources use. Page: data/rollouts/README.md."""
+"""The keys of a rollout case in a file: name, unit, meaning, other names. See data/rollouts/README.md."""
 
 from __future__ import annotations
 
@@ -312,7 +312,8 @@ CASE = Section(
         Field(
             "published",
             "any",
-            "what was measured: seconds of a step, or a mapping of step_s, rollout_s, speedup, gain, tokens_per_s, tokens_per_s_per_chip",
+            "what was measured: seconds of a step, or a mapping of step_s, rollout_s, speedup, gain, tokens_per_s, "
+            "tokens_per_s_per_chip",
             ("measured",),
             read_value=_published,
         ),

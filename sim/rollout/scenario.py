@@ -1,4 +1,4 @@
-"""A rollout case from a file: whatever keys a source gives, under the names that people use. Keys: data/rollouts/README.md.
+"""A rollout case from a file: the keys that a source gives, by the names that people use (data/rollouts/README.md).
 
 case = read("case.yaml")            # → RolloutScenario: .case (sim.rollout.case.Case), .published, .against, .notes
 """
@@ -36,8 +36,8 @@ _RATIOS = {"speedup", "rollout_speedup", "gain"}  # published figures that need 
 class RolloutScenario:
     """A case that was read, and what to compare it with.
 
-    values: the file's own values under the table's names. published: figure by quantity, SI. against: keys of the baseline
-    that differ. notes: what was assumed.
+    values: the file's own values under the table's names. published: figure by quantity, SI. against: keys of the
+    baseline that differ. notes: what was assumed.
     """
 
     case: Case

@@ -3,9 +3,9 @@
     spec = read_run(RUN.read(mapping, "my.yaml"), "my.yaml")      # names become objects
     run = build_run(spec)                                         # what the file leaves open is filled in, and said
 
-Defaults, each named in `Run.defaults_used`: precision bf16; micro-batch 1; dp fills the chips; schedule 1f1b (interleaved when
-vpp > 1); ZeRO 1 when dp > 1 in Megatron-like stacks, 3 in FSDP-like ones; a chip without a cluster gets the cluster in
-data/clusters built on it, or nodes of 8 behind a switch.
+Defaults, each named in `Run.defaults_used`: precision bf16; micro-batch 1; dp fills the chips; schedule 1f1b
+(interleaved when vpp > 1); ZeRO 1 when dp > 1 in Megatron-like stacks, 3 in FSDP-like ones; a chip without a cluster
+gets the cluster in data/clusters built on it, or nodes of 8 behind a switch.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def read_cluster(values: Mapping[str, Any]) -> tuple[Cluster, bool]:
 def build_run(spec: RunSpec, *, completed: bool = False) -> Run:
     """The run that `spec` describes, checked.
 
-    completed: the run is known to have run, as a published one is. What its source leaves open is chosen so that it fits its
-    chips, and a plan that breaks a rule is told when it is predicted, not here.
+    completed: the run is known to have run, as a published one is. What its source leaves open is chosen so that it
+    fits its chips, and a plan that breaks a rule is told when it is predicted, not here.
 
     Raises:
         InputError: a plan that cannot run, more chips than there are, a precision that is not simulated.
@@ -234,18 +234,18 @@ def _fitting(spec: RunSpec, plan: Plan, workload: Workload, precision: str, stac
     """What a published run leaves open, chosen so that it fits: recomputation, and ZeRO-3 where no plan is given."""
     capacity = _OVER * spec.cluster.chip.memory_bytes.value
 
-    def over(candidate: Plan) -> bool:
+    def too_large(candidate: Plan) -> bool:
         return peak(spec.model, candidate, workload, precision, stack).total_bytes > capacity
 
     try:
         check(plan, spec.model, workload)
     except InputError:
         return plan  # reported when it is predicted
-    if not spec.plan and plan.zero < 3 and plan.dp > 1 and over(plan):
+    if not spec.plan and plan.zero < 3 and plan.dp > 1 and too_large(plan):
         plan = dataclasses.replace(plan, zero=3)
         notes.append("ZeRO stage 3 in place of 1: it would not fit otherwise")
     if spec.recompute is None:
-        if plan.recompute == "none" and over(plan) and not over(dataclasses.replace(plan, recompute="full")):
+        if plan.recompute == "none" and too_large(plan) and not too_large(dataclasses.replace(plan, recompute="full")):
             plan = dataclasses.replace(plan, recompute="full")
             notes.append("full recomputation: it would not fit otherwise")
         else:

@@ -1,7 +1,7 @@
 """The keys of a training run in a file: the same table for a scenario, a published row and a reference page.
 
-`RUN` is what a scenario and a row of measured runs share; `sim.scenario.build` makes a run from it. `SCENARIO` adds what a
-question has besides (tokens, phases, prices, failures, what-ifs).
+`RUN` is what a scenario and a row of measured runs share; `sim.scenario.build` makes a run from it. `SCENARIO` adds
+what a question has besides (tokens, phases, prices, failures, what-ifs).
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ _RECOMPUTE_SCHEMA = {
     ]
 }
 
-# Options by what they change. A field of `Plan` and of `Stack` has the option's name, unless `sim.scenario.build` says otherwise.
+# Options by what they change. A field of `Plan` and of `Stack` has the option's name, unless `sim.scenario.build` says
+# otherwise.
 PLAN_OPTIONS = (
     Field(
         "sequence_parallel", "bool", "norms and residuals divided over tensor-parallel ranks; default: on when tp > 1"
@@ -145,8 +146,8 @@ RUN_FIELDS = (
     Field(
         "model",
         "named",
-        "a name of data/models, a path, a Hugging Face config, or plain dimensions: layers, hidden, heads, kv_heads, ffn, "
-        "vocab, experts, experts_per_token, moe_ffn, gated_ffn …",
+        "a name of data/models, a path, a Hugging Face config, or plain dimensions: layers, hidden, heads, kv_heads, "
+        "ffn, vocab, experts, experts_per_token, moe_ffn, gated_ffn …",
     ),
     Field(
         "cluster",
@@ -156,7 +157,8 @@ RUN_FIELDS = (
     Field(
         "chip",
         "named",
-        "a name of data/chips, or a mapping with peak_flops, memory_bytes, memory_bytes_per_s (like: starts from a chip)",
+        "a name of data/chips, or a mapping with peak_flops, memory_bytes, memory_bytes_per_s (like: starts from a "
+        "chip)",
         ("gpu", "accelerator"),
     ),
     Field(

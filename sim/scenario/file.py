@@ -63,7 +63,8 @@ def read_scenario_document(path: str | Path, _open: tuple[Path, ...] = ()) -> di
     document = canonical_document(document, path.name)
     if document.get("version", VERSION) != VERSION:
         raise InputError(
-            f"{path}: version {document['version']!r}: this program reads version {VERSION}; write version: {VERSION} and check the keys"
+            f"{path}: version {document['version']!r}: this program reads version {VERSION}; write version: {VERSION} "
+            "and check the keys"
         )
     merged: dict = {}
     includes = document.get("include") or []
@@ -74,32 +75,32 @@ def read_scenario_document(path: str | Path, _open: tuple[Path, ...] = ()) -> di
     return merge(merged, {k: v for k, v in document.items() if k != "include"})
 
 
-def _scenario_path(given: str | Path) -> Path:
+def _scenario_path(name: str | Path) -> Path:
     """A path, or the name of a file in `data/scenarios`."""
-    path = Path(given)
-    named = datafiles.data("scenarios") / f"{given}.yaml"
+    path = Path(name)
+    named = datafiles.data("scenarios") / f"{name}.yaml"
     try:
-        if not path.exists() and "/" not in str(given) and named.exists():
+        if not path.exists() and "/" not in str(name) and named.exists():
             return named
         if not path.exists():
             names = [
                 n for n in datafiles.catalogue("scenarios", ".yaml") if not n.startswith(("serving_", "rollouts_"))
             ]
-            shown = str(given) if len(str(given)) <= 80 else str(given)[:77] + "…"
+            shown = str(name) if len(str(name)) <= 80 else str(name)[:77] + "…"
             raise InputError(
-                f"{shown}: no such scenario file{nearest(Path(str(given)).stem, names)}; shipped: {', '.join(names)}"
+                f"{shown}: no such scenario file{nearest(Path(str(name)).stem, names)}; shipped: {', '.join(names)}"
             )
     except InputError:
         raise
     except (OSError, ValueError):
-        raise InputError(f"{str(given)[:80]!r}: not a usable path; give a scenario file") from None
+        raise InputError(f"{str(name)[:80]!r}: not a usable path; give a scenario file") from None
     return path
 
 
-def merge(base: Mapping, over: Mapping) -> dict:
-    """`over` on `base`; mappings merge key by key, all else replaces."""
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` on `base`; mappings merge key by key, all else replaces."""
     out = dict(base)
-    for key, value in over.items():
+    for key, value in changes.items():
         out[key] = (
             merge(out[key], value)
             if isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
@@ -108,8 +109,8 @@ def merge(base: Mapping, over: Mapping) -> dict:
     return out
 
 
-def set_value(document: dict, text: str) -> dict:
-    """Apply one `--set key.sub=value`; the value is read as YAML. Unknown keys are refused when the result is resolved."""
+def set_value(document: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Apply one `--set key.sub=value`; the value is read as YAML. `resolve` refuses unknown keys."""
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise InputError(f"--set {text!r}: must be key=value, such as --set plan.tp=4")

@@ -1,7 +1,7 @@
 """A scenario: the question as a file, resolved to the objects that the rooms below take.
 
-The file's keys are in `sim/scenario/fields.py`, `include:` and `--set` in `sim/scenario/file.py`; the run that it holds is
-built by `sim/scenario/build.py`. Every fault is one line, before anything is computed.
+The file's keys are in `sim/scenario/fields.py`, `include:` and `--set` in `sim/scenario/file.py`; the run that it holds
+is built by `sim/scenario/build.py`. Every fault is one line, before anything is computed.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ class Scenario:
 # ------------------------------------------------------------------ resolving
 
 
-def load_scenario(path: str | Path, changes: list[str] | None = None, **over: object) -> Scenario:
-    """Read, change and resolve a scenario. `over` replaces top-level keys (None ones are left alone)."""
+def load_scenario(path: str | Path, changes: list[str] | None = None, **replaced: object) -> Scenario:
+    """Read, change and resolve a scenario. `replaced`: top-level keys (None ones are left alone)."""
     document = read_scenario_document(path)
-    if over.get("model") is not None and document.get("model") is not None:
-        document = for_another_model(document, load_model(over["model"]))  # type: ignore[arg-type]  # refused there
-    for key, value in over.items():
+    if replaced.get("model") is not None and document.get("model") is not None:
+        document = for_another_model(document, load_model(replaced["model"]))  # type: ignore[arg-type]  # refused there
+    for key, value in replaced.items():
         if value is not None:
             document = set_path(document, [key], value)
     for text in changes or []:
@@ -107,8 +107,8 @@ def load_scenario(path: str | Path, changes: list[str] | None = None, **over: ob
     return resolve(document, Path(path).stem)
 
 
-def for_another_model(document: Mapping, model: ModelSpec) -> dict:
-    """The scenario without what belongs to its own model: stages, the indexer's phase, more experts per group than there are."""
+def for_another_model(document: Mapping[str, Any], model: ModelSpec) -> dict[str, Any]:
+    """The scenario without what is of its own model: stages, the indexer, wider expert parallelism than experts."""
     out = {k: v for k, v in document.items() if k != "attention"}
     out["options"] = {k: v for k, v in (out.get("options") or {}).items() if k != "stages"}
 
@@ -119,9 +119,9 @@ def for_another_model(document: Mapping, model: ModelSpec) -> dict:
 
     out["plan"] = narrowed(out.get("plan"))
     out["plans"] = [narrowed(p) for p in out.get("plans") or ()]
+    own = document["model"] if isinstance(document["model"], str) else "another model"
     note = {
-        "text": f"the scenario is of {document['model'] if isinstance(document['model'], str) else 'another model'}: its plan, batch and "
-        f"phases are kept for {model.name}, its stages are not",
+        "text": f"the scenario is of {own}: its plan, batch and phases are kept for {model.name}, its stages are not",
         "kind": "assumed",
         "source": "--model",
     }

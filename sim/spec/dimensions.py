@@ -1,4 +1,4 @@
-"""Plain dimensions of a model in a file: keys, other names (Megatron's, Hugging Face's, the papers' letters), defaults."""
+"""Plain dimensions of a model in a file: keys, other names (Megatron's, Hugging Face's, the papers'), defaults."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ DIMENSIONS = Section(
 def from_dimensions(raw: Mapping[str, Any], name: str = "plain dimensions") -> ModelSpec:
     """A model from plain dimensions: layers, hidden and heads at least; the rest has documented defaults.
 
-    Defaults: kv_heads = heads; head_dim = hidden / heads; ffn = 4 × hidden; vocab = 51,200 (GPT's, padded); gated_ffn is
-    true when `ffn` is given and is not 4 × hidden, or when there are experts.
+    Defaults: kv_heads = heads; head_dim = hidden / heads; ffn = 4 × hidden; vocab = 51,200 (GPT's, padded); gated_ffn
+    is true when `ffn` is given and is not 4 × hidden, or when there are experts.
 
     Raises:
         InputError: an unknown key, a missing one, or dimensions that no model can have.

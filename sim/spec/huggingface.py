@@ -275,20 +275,22 @@ FAMILIES: dict[str, Callable[[_Config], dict]] = {
 SUPPORTED = ("glm_moe_dsa", *FAMILIES)
 
 
-def from_hf(given: Mapping | str | Path, name: str | None = None) -> ModelSpec:
+def from_hf(config: Mapping | str | Path, name: str | None = None) -> ModelSpec:
     """A `ModelSpec` from a parsed Hugging Face config, a `config.json`, or the folder that holds one.
 
     Raises:
         InputError: a family that is not supported, or a missing or impossible value.
     """
-    if isinstance(given, (str, Path)):
-        path = Path(given)
+    if isinstance(config, (str, Path)):
+        path = Path(config)
         path = path / "config.json" if path.is_dir() else path
         name = name or (path.parent.name if path.name == "config.json" else path.stem)
-        given = read_mapping(path)
-    if not isinstance(given, Mapping):
-        raise InputError(f"config.json: holds a {type(given).__name__}, not a mapping; give a Hugging Face config.json")
-    raw = dict(given)
+        config = read_mapping(path)
+    if not isinstance(config, Mapping):
+        raise InputError(
+            f"config.json: holds a {type(config).__name__}, not a mapping; give a Hugging Face config.json"
+        )
+    raw = dict(config)
     source = str(raw.pop("source", "config.json"))
     title = str(raw.pop("name", name or raw.get("_name_or_path") or raw.get("model_type", "config.json")))
     kind = raw.get("model_type")

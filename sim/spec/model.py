@@ -262,7 +262,7 @@ class ModelSpec:
         return full + (capped(self.window) - full) * self.window_layers / self.layers
 
     def flops_breakdown(self, seq: int, causal: bool = True, sparse: bool = True) -> dict[str, float]:
-        """Forward FLOPs for one token of a sequence of `seq`; a multiply-add counts as 2; same split as `ModelConfig`."""
+        """Forward FLOPs for one token of a sequence of `seq`; a multiply-add counts as 2; split as in `ModelConfig`."""
         dsa = sparse and self.index_heads > 0
         linear = (
             self.layers * self.attention_matmul_params()

@@ -20,21 +20,21 @@ def list_models() -> list[str]:
     return sorted({*datafiles.catalogue("models", ".json", ".yaml"), *NAMED_SIZES})
 
 
-def load_model(given: str | Path | Mapping | ModelConfig | ModelSpec) -> ModelSpec:
+def load_model(source: str | Path | Mapping | ModelConfig | ModelSpec) -> ModelSpec:
     """A model by name, by path of a `config.json`/YAML, from a parsed dict, or from a `ModelConfig`.
 
     Raises:
         InputError: unknown name (nearest one given), unsupported family, or impossible dimensions.
     """
-    if isinstance(given, ModelSpec):
-        return given.check()
-    if isinstance(given, ModelConfig):
-        return from_config(given)
-    if isinstance(given, Mapping):
+    if isinstance(source, ModelSpec):
+        return source.check()
+    if isinstance(source, ModelConfig):
+        return from_config(source)
+    if isinstance(source, Mapping):
         return _from_mapping(
-            given, str(given.get("name", given.get("_name_or_path") or given.get("model_type", "plain dimensions")))
+            source, str(source.get("name", source.get("_name_or_path") or source.get("model_type", "plain dimensions")))
         )
-    text = str(given)
+    text = str(source)
     name = text.strip().lower().replace("-", "_").replace(".", "_")
     names = list_models()
     flat = {n.replace("_", ""): n for n in names}

@@ -1,4 +1,4 @@
-"""The keys of a published row: those of a run (`sim.scenario.fields.RUN`), what was measured, and where it is printed."""
+"""The keys of a published row: those of a run (`sim.scenario.fields.RUN`), what was measured, where it is printed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ ROW = Section(
         Field(
             "kind",
             "text",
-            "calibration: its stack's one scalar may be fitted on it; holdout: scored; unsupported: shown with the reason",
+            "calibration: its stack's one scalar may be fitted on it; holdout: scored; unsupported: shown with the "
+            "reason",
             schema={"enum": list(KINDS)},
         ),
         *RUN_FIELDS,

@@ -20,7 +20,7 @@ _UNITS = {
 
 
 def format_table(result: dict, assumptions: bool = True) -> str:
-    """The error table as text: holdout rows, calibration rows apart, unsupported rows with their reason, then the scores."""
+    """The error table as text: holdout, calibration and unsupported rows apart, then the scores."""
     if "host_op_s" in result:
         return summary(result)
     lines = []
@@ -36,7 +36,8 @@ def format_table(result: dict, assumptions: bool = True) -> str:
             unit, digits = _UNITS[r["quantity"]]
             notes = "; ".join(r["assumptions"]) if assumptions else str(len(r["assumptions"]))
             lines.append(
-                f"{r['id'][:46]:46} {unit:14} {r['measured']:>11,.{digits}f} {r['predicted']:>11,.{digits}f} {100 * r['error']:>+6.1f}%  {notes}"
+                f"{r['id'][:46]:46} {unit:14} {r['measured']:>11,.{digits}f} {r['predicted']:>11,.{digits}f} "
+                f"{100 * r['error']:>+6.1f}%  {notes}"
             )
         lines.append("")
     unsupported = [r for r in result["rows"] if r["kind"] == "unsupported"]
@@ -49,7 +50,8 @@ def format_table(result: dict, assumptions: bool = True) -> str:
 
     lines.append(
         f"mean absolute error, {result['count_holdout']} holdout rows: {percent(result['mape_holdout'])}   worst: "
-        f"{percent(result['worst_holdout'])} ({result['worst_row']})   {result['count_calibration']} calibration rows: {percent(result['mape_calibration'])}"
+        f"{percent(result['worst_holdout'])} ({result['worst_row']})   {result['count_calibration']} "
+        f"calibration rows: {percent(result['mape_calibration'])}"
     )
     cross = result.get("cross_validated")
     if cross:
@@ -102,7 +104,8 @@ def figure(result: dict):
             )
     mape = result.get("mape_holdout")
     fig.update_layout(
-        title=f"Predicted against measured: mean absolute error {100 * mape:.1f}% over {result['count_holdout']} holdout rows"
+        title=f"Predicted against measured: mean absolute error {100 * mape:.1f}% over {result['count_holdout']} "
+        "holdout rows"
         if mape is not None
         else "Predicted against measured",
         yaxis_title="error of the prediction (%)",
@@ -134,7 +137,8 @@ def static_figure(result: dict, path) -> None:
         path,
         [
             {
-                "title": f"Mean absolute error of the holdout rows: {100 * result['mape_holdout']:.1f}%, worst {100 * result['worst_holdout']:.1f}%"
+                "title": f"Mean absolute error of the holdout rows: {100 * result['mape_holdout']:.1f}%, worst "
+                f"{100 * result['worst_holdout']:.1f}%"
                 if result["mape_holdout"] is not None
                 else "Predicted against measured",
                 "x": "chip of the measured run (bands: ±8% and ±20%)",

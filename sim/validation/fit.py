@@ -67,9 +67,9 @@ def _error(row: MeasuredRow, value: float) -> float:
 def cross_validate(rows: list[MeasuredRow]) -> dict[str, Any]:
     """Mean absolute error of rows predicted without themselves, without their stack, without their chip.
 
-    Row left out: the scalar is refitted on the other rows of its (stack, chip); alone there, it is what `sim.cost.scales`
-    expects from the other pairs. Stack left out: that expectation without the pair. Chip left out: without every pair of the
-    chip.
+    Row left out: the scalar is refitted on the other rows of its (stack, chip); alone there, it is what
+    `sim.cost.scales` expects from the other pairs. Stack left out: that expectation without the pair. Chip left out:
+    without every pair of the chip.
     """
     scale: dict[str, float] = {}
     pairs: dict[tuple[str, str], list[MeasuredRow]] = {}
@@ -110,9 +110,8 @@ def as_text(scalars: Mapping[tuple[str, str], tuple[float, list[str]]], kept: Ma
                 lines.append(f"    {chip}: {{name: scale, value: {value:.4f}, rows: [{', '.join(ids)}]}}")
         for chip, entry in (kept.get(name) or {}).items():
             if (name, chip) not in scalars:
-                lines.append(
-                    f"    {chip}: {{name: {entry['name']}, value: {entry['value']}, rows: [{', '.join(map(str, entry['rows']))}]}}"
-                )
+                rows = ", ".join(map(str, entry["rows"]))
+                lines.append(f"    {chip}: {{name: {entry['name']}, value: {entry['value']}, rows: [{rows}]}}")
     return "\n".join(lines) + "\n"
 
 

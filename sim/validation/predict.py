@@ -15,7 +15,7 @@ from sim.validation.rows import MeasuredRow
 
 
 def megatron_flops_per_token(model: ModelSpec, seq: int) -> float:
-    """Megatron's own count with full recomputation: 96·B·s·L·C²(1 + s/6C + V/16LC) per step (arXiv 2104.04473 eq. 3)."""
+    """Megatron's count with full recomputation: 96·B·s·L·C²(1 + s/6C + V/16LC) per step (arXiv 2104.04473 eq. 3)."""
     C, L = model.hidden, model.layers
     return 96.0 * L * C * C * (1 + seq / (6 * C) + model.vocab / (16 * L * C))
 

@@ -1,8 +1,8 @@
 """A published row (`data/published_runs/schema.json`) → the run that predicts it, beside what was measured.
 
-The run is built by `sim.scenario.build`, as a scenario's is; each default that was used is named in `assumptions`. What a
-source leaves open is chosen so that the run fits its chips: recompute none where that fits, else full. TFLOPS and MFU count
-the causal half of attention where the source does not say.
+The run is built by `sim.scenario.build`, as a scenario's is; each default that was used is named in `assumptions`. What
+a source leaves open is chosen so that the run fits its chips: recompute none where that fits, else full. TFLOPS and MFU
+count the causal half of attention where the source does not say.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from sim.validation.fields import QUANTITIES, ROW
 class MeasuredRow:
     """A published run that can be predicted. `kind`: calibration or holdout.
 
-    measured: in the unit of `quantity` (one of `sim.validation.fields.QUANTITIES`). flops, peak_flops: what a TFLOPS or MFU
-    figure counts, and the FLOP/s that an MFU divides by.
+    measured: in the unit of `quantity` (one of `sim.validation.fields.QUANTITIES`). flops, peak_flops: what a TFLOPS or
+    MFU figure counts, and the FLOP/s that an MFU divides by.
     """
 
     id: str

@@ -11,6 +11,7 @@ The stack's one scalar, the host's time per operator, is fitted on a random tent
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import random
 import time
@@ -50,8 +51,8 @@ ASSUMPTIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """One line of the table."""
+class Iteration:
+    """One line of the table: what was trained and the seconds that it took."""
 
     model: ModelSpec
     plan: Plan
@@ -63,14 +64,12 @@ def _column(name: str) -> str:
     return name.strip().lower().replace("#", "").strip()
 
 
-def read_table(path: str | Path) -> list[Run]:
+def read_table(path: str | Path) -> list[Iteration]:
     """Runs of a CSV with these columns, in any order.
 
     Raises:
         InputError: no such file, a missing column, or a line that is not numbers.
     """
-    import csv
-
     try:
         with open(path, newline="", encoding="utf-8") as file:
             lines = list(csv.reader(file))
@@ -82,14 +81,14 @@ def read_table(path: str | Path) -> list[Run]:
     missing = [c for c in COLUMNS if c not in have]
     if missing:
         raise InputError(f"{path}: has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
-    at = [have.index(c) for c in COLUMNS]
+    columns = [have.index(c) for c in COLUMNS]
     runs, models = [], {}
     for number, line in enumerate(lines[1:], 2):
         if not line:
             continue
         try:
-            gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp = (int(float(line[i])) for i in at[:-1])
-            seconds = float(line[at[-1]]) / 1e3
+            gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp = (int(float(line[i])) for i in columns[:-1])
+            seconds = float(line[columns[-1]]) / 1e3
         except (ValueError, IndexError):
             raise InputError(f"{path} line {number}: is not a line of numbers for {', '.join(COLUMNS)}") from None
         if (
@@ -119,7 +118,7 @@ def read_table(path: str | Path) -> list[Run]:
                 max_seq=seq,
             ).check()
         runs.append(
-            Run(
+            Iteration(
                 models[key],
                 Plan(tp=tp, dp=dp, pp=pp, micro_batch=micro, sp=False, recompute="full"),
                 Workload(batch, seq),
@@ -129,20 +128,23 @@ def read_table(path: str | Path) -> list[Run]:
     return runs
 
 
-def seconds_of(run: Run, cluster: Cluster, stack: Stack) -> float:
-    costs = estimate(run.model, cluster, run.plan, run.workload, "fp16", stack).costs
-    return step_time(costs, run.plan.schedule).total_s
+def seconds_of(iteration: Iteration, cluster: Cluster, stack: Stack) -> float:
+    """Seconds of the iteration as the simulator has them, in closed form."""
+    costs = estimate(iteration.model, cluster, iteration.plan, iteration.workload, "fp16", stack).costs
+    return step_time(costs, iteration.plan.schedule).total_s
 
 
 def with_host(stack: Stack, chip: str, value: float) -> Stack:
+    """The stack with `value` as the host's seconds per operator on `chip`."""
     return dataclasses.replace(stack, fitted={chip: {"name": "host_op_s", "value": value, "rows": []}})
 
 
-def mean_error(runs: list[Run], cluster: Cluster, stack: Stack) -> float:
+def mean_error(runs: list[Iteration], cluster: Cluster, stack: Stack) -> float:
+    """Mean absolute relative error over `runs`."""
     return sum(abs(seconds_of(r, cluster, stack) / r.seconds - 1) for r in runs) / len(runs)
 
 
-def fit_host(runs: list[Run], cluster: Cluster, stack: Stack, low: float = 20e-6, high: float = 200e-6) -> float:
+def fit_host(runs: list[Iteration], cluster: Cluster, stack: Stack, low: float = 20e-6, high: float = 200e-6) -> float:
     """Host time per operator with the least mean absolute error on `runs` (golden section)."""
     ratio = (5**0.5 - 1) / 2
 
@@ -166,8 +168,8 @@ def fit_host(runs: list[Run], cluster: Cluster, stack: Stack, low: float = 20e-6
 def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
     """Fit on a random tenth, predict the rest, and also rotate: each tenth fitted once, errors on the other nine.
 
-    Returns the dict of `sim.validation.training.run` with, besides, host_op_s, evaluation_s (all rows once in closed form),
-    by_tensor_parallel and rotation (lowest and highest error of ten).
+    Returns the dict of `sim.validation.training.run` with, besides, host_op_s, evaluation_s (all rows once in closed
+    form), by_tensor_parallel and rotation (lowest and highest error of ten).
     """
     runs, cluster, stack = read_table(path), load_cluster("dgx_a100"), load_stack(STACK)
     order = list(range(len(runs)))
@@ -197,8 +199,12 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
     evaluation = time.perf_counter() - start
     fitted = set(folds[0]) if rotation else set()
     rows: list[dict[str, Any]] = []
-    for i, (r, seconds) in enumerate(zip(runs, predicted)):
-        name = f"h{r.model.hidden}-L{r.model.layers}-tp{r.plan.tp}-dp{r.plan.dp}-pp{r.plan.pp}-mb{r.plan.micro_batch}-gb{r.workload.global_batch}"
+    for i, (r, seconds) in enumerate(zip(runs, predicted, strict=True)):
+        plan = r.plan
+        name = (
+            f"h{r.model.hidden}-L{r.model.layers}-tp{plan.tp}-dp{plan.dp}-pp{plan.pp}-mb{plan.micro_batch}"
+            f"-gb{r.workload.global_batch}"
+        )
         rows.append(
             {
                 "id": name,
@@ -245,7 +251,8 @@ def summary(result: dict) -> str:
         f"{len(result['rows'])} measured iterations; assumed: {'; '.join(ASSUMPTIONS)}",
         f"mean absolute error, {result['count_holdout']} holdout rows: {100 * result['mape_holdout']:.2f}%   worst: "
         f"{100 * result['worst_holdout']:.1f}% ({result['worst_row']})",
-        f"one scalar: host time per operator {1e6 * result['host_op_s']:.1f} µs, on {result['count_calibration']} rows ({_percent(result['mape_calibration'])})",
+        f"one scalar: host time per operator {1e6 * result['host_op_s']:.1f} µs, on {result['count_calibration']} rows "
+        f"({_percent(result['mape_calibration'])})",
         f"all rows evaluated in {result['evaluation_s']:.2f} s",
         "by tensor parallelism: "
         + "  ".join(f"{tp}: {100 * e:.1f}%" for tp, e in result["by_tensor_parallel"].items()),
@@ -253,7 +260,8 @@ def summary(result: dict) -> str:
     if result["rotation"]:
         r = result["rotation"]
         text.append(
-            f"each tenth fitted in turn: {100 * r['mean']:.2f}% on the other nine ({100 * r['low']:.2f} to {100 * r['high']:.2f}%)"
+            f"each tenth fitted in turn: {100 * r['mean']:.2f}% on the other nine "
+            f"({100 * r['low']:.2f} to {100 * r['high']:.2f}%)"
         )
     return "\n".join(text)
 

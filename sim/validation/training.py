@@ -4,8 +4,9 @@
     result = run(["my_runs.yaml"])      # rows of the same schema, or a single-node CSV of measured iterations
     print(format_table(result)); figure(result)
 
-Each row is `calibration` (its stack's one scalar was fitted on it), `holdout` (scored) or `unsupported` (shown, not scored).
-Cross-validation refits every scalar without the row, and without the row's whole stack or chip, and predicts it again.
+Each row is `calibration` (its stack's one scalar was fitted on it), `holdout` (scored) or `unsupported` (shown, not
+scored). Cross-validation refits every scalar without the row, and without the row's whole stack or chip, and predicts
+it again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def run(paths: Iterable[str | Path] | None = None, cross: bool | None = None) ->
     """Predict every row and score them.
 
     Returns a dict: rows (id, kind, quantity, measured, predicted, error, assumptions, chip, stack, reason, source),
-    mape_holdout, mape_calibration, worst_holdout, count_holdout, count_calibration, by_stack, by_chip, cross_validated, constants.
+    mape_holdout, mape_calibration, worst_holdout, count_holdout, count_calibration, by_stack, by_chip, cross_validated,
+    constants.
     Raises InputError for an unreadable file or row.
     """
     paths = None if paths is None else list(paths)

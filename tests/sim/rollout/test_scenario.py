@@ -2,7 +2,6 @@
 
 import pytest
 
-from minglm import datafiles
 from minglm.errors import InputError
 from sim.rollout.fields import CASE, GROUPS, MODE_SPELLINGS, PUBLISHED
 from sim.rollout.scenario import canonical, read
@@ -50,11 +49,6 @@ def test_published_figures_by_any_name():
         assert list(PUBLISHED.read({alias: 2})) == [name]
     assert read({**BASE, "decode": 50, "measured": "2 min"}).published == {"step_s": 120.0}
     assert read({**BASE, "decode": 50, "measured_speedup": 2}).against == {"mode": "sync"}
-
-
-def test_the_page_is_the_table():
-    text = datafiles.data("rollouts", "README.md").read_text(encoding="utf-8")
-    assert text.endswith(CASE.markdown())
 
 
 def test_errors_name_the_case():
