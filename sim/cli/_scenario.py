@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sim.base.documents import parse_text
 
@@ -41,6 +41,6 @@ def load(args: argparse.Namespace) -> Scenario:
     return load_scenario(args.scenario, args.set, **changes, chips=args.chips, seed=args.seed)
 
 
-def name_or_mapping(text: str | None, name: str) -> object:
+def name_or_mapping(text: str | None, name: str) -> Any:
     """A name as it is, or the mapping that `{…}` writes out; `name` is the argument's, for errors."""
     return parse_text(text, name) if text and text.lstrip().startswith("{") else text
