@@ -1,8 +1,8 @@
 """The `minglm` command. Exit code 0: done. 1: it ran and failed. 2: bad input, one line says what and what to do.
 130: stopped by Ctrl-C with the state saved.
 
-Each subcommand is a file `minglm/cli/<name>.py` that satisfies `minglm.runtime.command_line.Command`; it is found by its
-name, so a new command needs no change here. Only the chosen command's file is imported, and torch only inside the
+Each subcommand is a file `minglm/cli/<name>.py` that satisfies `minglm.runtime.command_line.Command`; it is found by
+its name, so a new command needs no change here. Only the chosen command's file is imported, and torch only inside the
 `main` of a command that computes.
 """
 
@@ -25,7 +25,7 @@ PROGRAM = Program(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. A disk that fills ends a training run, so that is no bad input: 1."""
+    """Run the command line; returns the exit code: 1 for a disk that fills, which ends a run and is no bad input."""
     try:
         return PROGRAM.execute(list(sys.argv[1:] if argv is None else argv))
     except InputError as err:

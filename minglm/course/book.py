@@ -33,7 +33,8 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
     """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
 
     Args:
-        only: build a book of the notebooks whose path holds this word, or of the reference alone with "docs" (for trying out).
+        only: build a book of the notebooks whose path holds this word, or of the reference alone with "docs" (for
+            trying out).
     """
     root = datafiles.root()
     if root is None:

@@ -50,5 +50,8 @@ def _room_page(package: str, room: Path) -> str:
         if path.name == "__init__.py" or any(part in NOT_IMPORTED for part in inside.parts):
             continue
         module = ".".join((package, room.name, *inside.with_suffix("").parts))
-        text += f"\n## {module.removeprefix(package + '.')}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```\n"
+        text += (
+            f"\n## {module.removeprefix(package + '.')}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   "
+            ":members:\n```\n"
+        )
     return text

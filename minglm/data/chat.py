@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minglm.data.shards import IGNORE, Batch, Shard
+from minglm.data import corpus
+from minglm.data.shards import IGNORE, Batch, Loader, Shard
 from minglm.data.synthetic_facts import draw_code, draw_name, find_code, statement
+from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from minglm.data.tokenizer import Tokenizer
 
 SHORT = 64  # tokens of one conversation while looking back is learnt first
 
@@ -38,7 +38,7 @@ class Example:
 # ---------------------------------------------------------------------- tasks in words
 
 
-def _lookup(rng) -> Example:
+def _lookup(rng: np.random.Generator) -> Example:
     facts: dict[str, str] = {}
     while len(facts) < int(rng.integers(1, 4)):
         facts[draw_name(rng)] = draw_code(rng)
@@ -49,17 +49,17 @@ def _lookup(rng) -> Example:
     )
 
 
-def _copy(rng) -> Example:
+def _copy(rng: np.random.Generator) -> Example:
     words = " ".join(draw_name(rng) for _ in range(int(rng.integers(1, 4))))
     return Example("copy", (("user", f"Repeat: {words}"), ("assistant", words)))
 
 
-def _arithmetic(rng) -> Example:
+def _arithmetic(rng: np.random.Generator) -> Example:
     a, b = int(rng.integers(0, 50)), int(rng.integers(0, 50))
     return Example("arithmetic", (("user", f"What is {a} + {b}?"), ("assistant", f"{a} + {b} = {a + b}")))
 
 
-def _returns(rng) -> Example:
+def _returns(rng: np.random.Generator) -> Example:
     name, code = draw_name(rng).lower(), int(rng.integers(10, 100))
     return Example(
         "returns",
@@ -76,6 +76,9 @@ TASKS = {"lookup": _lookup, "copy": _copy, "arithmetic": _arithmetic, "returns":
 def examples(task: str, seed: int, n: int) -> list[Example]:
     """`n` examples of a task (`TASKS`); the same seed gives the same ones. None uses a held-out name or code.
 
+    Raises:
+        InputError: an unknown task.
+
     >>> examples("arithmetic", seed=0, n=1)[0].messages[0]
     ('user', 'What is 48 + 4?')
     """
@@ -83,7 +86,7 @@ def examples(task: str, seed: int, n: int) -> list[Example]:
 
     if task not in TASKS:
         raise InputError(f"task {task!r}: not one of {', '.join(TASKS)}{nearest(task, TASKS)}")
-    rng = np.random.default_rng([seed, list(TASKS).index(task)])
+    rng = np.random.default_rng([seed, list(TASKS).index(task)])  # so the order of TASKS is part of the data
     return [TASKS[task](rng) for _ in range(n)]
 
 
@@ -176,7 +179,7 @@ def lookup_example(
     )
 
 
-def _filler(rng, tokens: np.ndarray, length: int, tokenizer: Tokenizer) -> list[int]:
+def _filler(rng: np.random.Generator, tokens: np.ndarray, length: int, tokenizer: Tokenizer) -> list[int]:
     """A window of the corpus without its special tokens."""
     start = int(rng.integers(0, max(1, len(tokens) - length - 8)))
     window = [int(t) for t in tokens[start : start + length + 64] if t not in (tokenizer.bos, tokenizer.eos)][:length]
@@ -185,13 +188,11 @@ def _filler(rng, tokens: np.ndarray, length: int, tokenizer: Tokenizer) -> list[
     return window
 
 
-_FILLER: dict[str, object] = {}
+_FILLER: dict[str, np.ndarray] = {}
 
 
-def _default_filler(tokenizer: Tokenizer):
+def _default_filler(tokenizer: Tokenizer) -> np.ndarray:
     import numpy as np
-
-    from minglm.data import corpus
 
     key = tokenizer.sha256
     if key not in _FILLER:
@@ -204,7 +205,15 @@ def _default_filler(tokenizer: Tokenizer):
 # ---------------------------------------------------------------------- rows for training
 
 
-def _weave(rng, tokenizer, filler, seq_len, pieces, lead, count_filler) -> tuple[list[int], list[bool]]:
+def _weave(
+    rng: np.random.Generator,
+    tokenizer: Tokenizer,
+    filler: np.ndarray,
+    seq_len: int,
+    pieces: list[tuple[list[int], list[bool]]],
+    lead: list[int],
+    count_filler: bool,
+) -> tuple[list[int], list[bool]]:
     """Spread pieces over a filler passage in order, at random cuts; cut or pad to seq_len+1."""
     while pieces and sum(len(p) for p, _ in pieces) + len(lead) > seq_len + 1:
         pieces = pieces[:-1]
@@ -212,7 +221,7 @@ def _weave(rng, tokenizer, filler, seq_len, pieces, lead, count_filler) -> tuple
     passage = _filler(rng, filler, room, tokenizer)
     cuts = sorted(rng.integers(0, room + 1, len(pieces)).tolist())
     ids, counted, at = list(lead), [False] * len(lead), 0
-    for cut, (piece, flags) in zip(cuts, pieces):
+    for cut, (piece, flags) in zip(cuts, pieces, strict=True):
         ids += passage[at:cut] + piece
         counted += [count_filler] * (cut - at) + flags
         at = cut
@@ -220,7 +229,7 @@ def _weave(rng, tokenizer, filler, seq_len, pieces, lead, count_filler) -> tuple
 
 
 def lookup_chat(
-    rng, tokenizer: Tokenizer, filler: np.ndarray, length: int, most_facts: int = 3
+    rng: np.random.Generator, tokenizer: Tokenizer, filler: np.ndarray, length: int, most_facts: int = 3
 ) -> tuple[list[int], list[bool]]:
     """A passage with one to `most_facts` facts and a question about each, as a chat of `length` tokens where they fit.
 
@@ -229,10 +238,10 @@ def lookup_chat(
     facts = {draw_name(rng): draw_code(rng) for _ in range(int(rng.integers(1, most_facts + 1)))}
     names = list(facts)
     needles = [tokenizer.encode(f"\n{statement(n, facts[n])}\n") for n in names]
-    asked = [names[i] for i in rng.permutation(len(names))]
+    questions = [names[i] for i in rng.permutation(len(names))]
     turns: list[int] = []
     counted: list[bool] = []
-    for i, name in enumerate(asked):
+    for i, name in enumerate(questions):
         question = tokenizer.encode(f"\nWhat is the code of {name}?")
         answer = [*tokenizer.encode(statement(name, facts[name])), tokenizer.eos]
         turns += ([tokenizer.user] if i else []) + question + [tokenizer.assistant] + answer
@@ -279,6 +288,7 @@ class SftLoader:
         self.conversations = conversations or []
 
     def batch(self, step: int) -> Batch:
+        """The rows of one forward pass."""
         return stack(
             [self._row(step * self.batch_size + r) for r in range(self.batch_size)], self.seq_len, self.tokenizer.pad
         )
@@ -287,7 +297,8 @@ class SftLoader:
         import numpy as np
 
         rng = np.random.default_rng([self.seed, 1, row])
-        parts, used = [], 0
+        parts: list[tuple[list[int], list[bool]]] = []
+        used = 0
         task = self.tasks[int(rng.choice(len(self.tasks), p=self.shares))]
         while True:
             room = self.seq_len + 1 - used
@@ -343,13 +354,14 @@ class MixedLoader:
     """
 
     def __init__(
-        self, base, tokenizer: Tokenizer, lookup_share: float, facts: int, seed: int = 0, recall_steps: int = 0
+        self, base: Loader, tokenizer: Tokenizer, lookup_share: float, facts: int, seed: int = 0, recall_steps: int = 0
     ) -> None:
         self.base, self.tokenizer, self.share, self.facts, self.seed = base, tokenizer, lookup_share, facts, seed
         self.recall_steps = recall_steps
         self.batch_size, self.seq_len = base.batch_size, base.seq_len
 
     def batch(self, step: int) -> Batch:
+        """The rows of one forward pass."""
         import numpy as np
         import torch
 
@@ -361,12 +373,12 @@ class MixedLoader:
         count = int((step + 1) * self.batch_size * self.share) - int(step * self.batch_size * self.share)
         if not count:
             return batch
-        made = stack(
+        lookups = stack(
             [[self._lookup(rng, self.seq_len + 1, self.facts)] for _ in range(count)], self.seq_len, self.tokenizer.pad
         )
-        return Batch(*(torch.cat([new, old[count:]]) for new, old in zip(made, batch)))
+        return Batch(*(torch.cat([new, old[count:]]) for new, old in zip(lookups, batch, strict=True)))
 
-    def _lookup(self, rng, length: int, facts: int):
+    def _lookup(self, rng: np.random.Generator, length: int, facts: int) -> tuple[list[int], list[bool]]:
         ids, counted = lookup_chat(rng, self.tokenizer, self.base.shard.tokens, length, facts)
         return ids[-length:], counted[-length:]  # a row too short for it keeps its end, the answer
 

@@ -8,6 +8,7 @@ unseen as a whole. Standard library only.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import platform
 import sysconfig
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ class Document:
 
     @property
     def sha256(self) -> str:
+        """Hash of the text."""
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
     @property
@@ -100,6 +102,7 @@ class Corpus:
 
     @property
     def num_bytes(self) -> int:
+        """Length of all texts in UTF-8."""
         return sum(len(d.text.encode("utf-8")) for d in self.documents)
 
     def manifest(self) -> dict:
@@ -173,7 +176,7 @@ def _stdlib() -> Corpus:
     # The topic texts are prose: take each one as a document instead of one file of string literals.
     documents = [d for d in documents if d.name != "pydoc_data/topics.py"]
     try:
-        from pydoc_data.topics import topics
+        topics = dict(importlib.import_module("pydoc_data.topics").topics)
     except ImportError:  # some distributions ship Python without it
         topics = {}
     documents += [Document(f"pydoc_data/topics/{name}.txt", text) for name, text in topics.items() if text.strip()]

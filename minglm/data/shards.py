@@ -15,8 +15,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from minglm.data import corpus as corpus_module
+from minglm.data.synthetic_facts import CODE_WORDS
+from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
 
 if TYPE_CHECKING:
@@ -126,23 +129,21 @@ def open_shard(path: Path) -> Shard:
         )
         raise InputError(f"{bin_path}: {state}; its header says {count * dtype.itemsize} bytes; {_REMEDY}")
     tokens = np.memmap(bin_path, dtype=dtype, mode="r")
-    if hashlib.sha256(tokens).hexdigest() != expected:
+    if hashlib.sha256(tokens.data).hexdigest() != expected:
         raise InputError(f"{bin_path}: content differs from the hash in its header (altered or damaged); {_REMEDY}")
     if largest >= vocab or not len(offsets) or offsets[0] != 0 or (np.diff(offsets) <= 0).any() or offsets[-1] >= count:
         raise InputError(f"{header_path}: document offsets or ids do not fit the {count} tokens; {_REMEDY}")
     return Shard(path, tokens, offsets, header)
 
 
-def build(source: str, folder: Path, vocab_size: int, max_bytes: int | None = None, tokenizer_path: Path | None = None):
+def build(
+    source: str, folder: Path, vocab_size: int, max_bytes: int | None = None, tokenizer_path: Path | None = None
+) -> tuple[Tokenizer, Shard, Shard]:
     """Corpus → tokenizer → train and validation shards in `folder`; reused when they already match.
 
     Returns (tokenizer, train shard, validation shard). Writes tokenizer.json, corpus.json (the manifest),
     train.bin/.json and validation.bin/.json. With `tokenizer_path` the given tokenizer is used instead of a new one.
     """
-    from minglm.data import corpus as corpus_module
-    from minglm.data.synthetic_facts import CODE_WORDS
-    from minglm.data.tokenizer import Tokenizer
-
     wanted = {
         "source": source,
         "vocab_size": vocab_size,
@@ -165,18 +166,26 @@ def build(source: str, folder: Path, vocab_size: int, max_bytes: int | None = No
         tokenizer = Tokenizer.train([d.text for d in train], vocab_size, whole=CODE_WORDS if vocab_size >= 1024 else ())
     tokenizer.save(folder / "tokenizer.json")
     (folder / "corpus.json").write_text(json.dumps(text.manifest(), indent=1), encoding="utf-8")
-    shards = [
-        write(
-            folder / name,
-            ([tokenizer.bos, *ids, tokenizer.eos] for ids in tokenizer.encode_batch([d.text for d in docs])),
-            vocab_size,
-            tokenizer.sha256,
-            text.sha256,
-        )
-        for name, docs in (("train", train), ("validation", valid))
-    ]
+
+    def tokenized(name: str, documents: list[corpus_module.Document]) -> Shard:
+        ids = tokenizer.encode_batch([d.text for d in documents])
+        rows = ([tokenizer.bos, *row, tokenizer.eos] for row in ids)
+        return write(folder / name, rows, vocab_size, tokenizer.sha256, text.sha256)
+
+    shards = tokenized("train", train), tokenized("validation", valid)
     done.write_text(json.dumps(wanted), encoding="utf-8")
     return tokenizer, *shards
+
+
+class BatchSource(Protocol):
+    """What gives the batches of a run: the same batch for the same step, always."""
+
+    batch_size: int
+    seq_len: int
+
+    def batch(self, step: int) -> Batch:
+        """The rows of one forward pass."""
+        ...
 
 
 class Loader:
@@ -222,6 +231,7 @@ class Loader:
         return self._epoch[1:]
 
     def batch(self, step: int) -> Batch:
+        """The rows of one forward pass."""
         import numpy as np
         import torch
 

@@ -57,9 +57,10 @@ def draw_code(rng: np.random.Generator, held_out: bool = False) -> str:
 
 def find_code(text: str) -> str | None:
     """The first code in a text, or None."""
-    found = _CODE.search(text)
-    return found.group() if found else None
+    match = _CODE.search(text)
+    return match.group() if match else None
 
 
 def statement(name: str, code: str) -> str:
+    """The sentence in which training texts state a fact."""
     return f"The code of {name} is {code}."

@@ -90,13 +90,16 @@ class Tokenizer:
         return cls(backend)
 
     def save(self, path: str | Path) -> None:
+        """Write tokenizer.json."""
         Path(path).write_text(self.to_json(), encoding="utf-8")
 
     def to_json(self) -> str:
+        """The text of tokenizer.json."""
         return self._backend.to_str(pretty=True)
 
     @property
     def sha256(self) -> str:
+        """Hash of tokenizer.json."""
         return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
 
     @property

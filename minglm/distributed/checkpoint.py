@@ -15,9 +15,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as torch_checkpoint_load
+from torch.distributed.checkpoint.state_dict_saver import save as torch_checkpoint_save
 
 from minglm.config import ModelConfig
 from minglm.distributed.mesh import Mesh
@@ -33,7 +34,9 @@ def save(
     tensors: name → DTensor, or a plain tensor that is the same on all processes.
     """
     temporary = mesh.on_rank_zero(lambda: checkpoint.begin(run_dir, step))
-    quietly(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+    quietly(
+        torch_checkpoint_save, tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+    )
     mesh.wait()
     names = sorted(p.name for p in temporary.glob("*.safetensors"))
     mine = {name: checkpoint.sha256(temporary / name) for name in names[mesh.rank :: mesh.dims.world]}
@@ -48,4 +51,4 @@ def save(
 def load(path: Path, tensors: dict[str, Tensor]) -> None:
     """Fill `tensors` (as for `save`) in place from a checkpoint of any number of processes;
     each reads what it holds."""
-    quietly(dcp.load, tensors, storage_reader=HuggingFaceStorageReader(str(path)))
+    quietly(torch_checkpoint_load, tensors, storage_reader=HuggingFaceStorageReader(str(path)))

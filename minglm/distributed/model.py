@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils import _pytree
 
+from minglm.data.shards import IGNORE
 from minglm.distributed.collectives import total
 from minglm.distributed.context_parallel import ContextParallel
 from minglm.distributed.expert_parallel import ExpertParallel, balance_share, split_experts
@@ -25,7 +26,7 @@ from minglm.distributed.mesh import Mesh
 from minglm.distributed.tensor_parallel import split_heads
 from minglm.model.attention import ForwardContext
 from minglm.model.decoder_layer import DecoderLayer
-from minglm.model.layers import IGNORE, head_loss, to_float32
+from minglm.model.layers import head_loss, to_float32
 from minglm.model.model import Model, Output
 from minglm.model.moe import MoE
 from minglm.model.mtp import shift_targets

@@ -12,20 +12,25 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch.distributed import DistError
 
+from minglm.data.shards import BatchSource
+from minglm.data.tokenizer import Tokenizer
 from minglm.distributed import checkpoint
 from minglm.distributed.mesh import Mesh, PeerLost, destroy_process_group, exit_quietly, init_process_group
 from minglm.distributed.model import ShardedModel
 from minglm.distributed.optim import ShardedMuonAdamW
 from minglm.errors import InputError
+from minglm.model.model import Model
 from minglm.runtime import device as devices
 from minglm.runtime import machine
 from minglm.training import checkpoint as single
-from minglm.training import loop as trainer
-from minglm.training import parallel_dims
+from minglm.training import metrics, parallel_dims
+from minglm.training.loop import TrainingRun, claim_run_folder
+from minglm.training.process import Interrupted, deterministic
 from minglm.training.recipe import Recipe
 
 LOST = (
@@ -58,31 +63,28 @@ def train(
     first = os.environ.get("RANK", "0") == "0"
     try:
         if not parallel_dims.launched():
+            flags = " ".join(f"--{kind} {n}" for kind, n in (parallel or {}).items() if n)
             raise InputError(
-                f"{' '.join(f'--{k} {v}' for k, v in (parallel or {}).items() if v)}: needs several processes; start "
-                f"with "
-                "torchrun --nproc-per-node N -m -- minglm train …"
+                f"{flags}: needs several processes; start with torchrun --nproc-per-node N -m -- minglm train …"
             )
-        chosen = parallel_dims.choose(parallel, int(os.environ["WORLD_SIZE"]))
-        parallel_dims.check(chosen, recipe, recipe.config())
+        dims = parallel_dims.choose(parallel, int(os.environ["WORLD_SIZE"]))
+        parallel_dims.check(dims, recipe, recipe.config())
         if recipe.qat:
             raise InputError(
                 f"qat={recipe.qat}: rounding during training works in one process; leave out torchrun or qat"
             )
-        device = devices.resolve(device)
-        mesh = init_process_group(chosen, device)
-        mesh.on_rank_zero(lambda: trainer.claim_run_folder(run_dir, recipe, resume))
-        with trainer.deterministic(), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="FSDP2-wrapped module .* returned a view"
-            )  # nothing changes it in place
-            row = _ShardedRun(recipe, run_dir, init_from, device, mesh).loop(progress)
+        mesh = init_process_group(dims, devices.resolve(device))
+        mesh.on_rank_zero(lambda: claim_run_folder(run_dir, recipe, resume))
+        with deterministic(), warnings.catch_warnings():
+            # Nothing changes it in place.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+            row = ShardedRun(recipe, run_dir, init_from, mesh).loop(progress)
         mesh.wait()
     except InputError:
         if not first:
             exit_quietly(2)
         raise
-    except trainer.Interrupted:
+    except Interrupted:
         if not first:
             exit_quietly(130)
         raise
@@ -94,13 +96,13 @@ def train(
     return row
 
 
-def _end_lost(err: Exception, run_dir: Path):
+def _end_lost(err: Exception, run_dir: Path) -> NoReturn:
     """One line, then out: what is left of the process group may hang when it is taken down in order."""
-    found = single.find(run_dir)
-    kept = f"the last checkpoint is {found[0]}" if found else "no checkpoint had been written yet"
+    checkpoints = single.find(run_dir)
+    last = f"the last checkpoint is {checkpoints[0]}" if checkpoints else "no checkpoint had been written yet"
     why = str(err).strip().splitlines()[0]
     print(
-        f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: lost another process ({why[:160]}); {kept}; the "
+        f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: lost another process ({why[:160]}); {last}; the "
         f"same command goes on from there",
         file=sys.stderr,
         flush=True,
@@ -109,22 +111,24 @@ def _end_lost(err: Exception, run_dir: Path):
 
 
 class _NoLog:
-    """What a process writes that is not the first."""
+    """What a process writes that is not the first: nothing."""
 
     def write(self, row: dict) -> None:
-        pass
+        """As `minglm.training.metrics.Log`."""
 
     def flush_to_disk(self) -> None:
-        pass
+        """As `minglm.training.metrics.Log`."""
 
     def close(self) -> None:
-        pass
+        """As `minglm.training.metrics.Log`."""
 
 
-class _ShardedRun(trainer.TrainingRun):
-    """One process's part of a run."""
+class ShardedRun(TrainingRun):
+    """One process's part of a run: the hooks of `TrainingRun`, for a mesh."""
 
-    def __init__(self, recipe: Recipe, run_dir: Path, init_from: str | Path | None, device: str, mesh: Mesh) -> None:
+    model: ShardedModel
+
+    def __init__(self, recipe: Recipe, run_dir: Path, init_from: str | Path | None, mesh: Mesh) -> None:
         self.mesh, self.first = mesh, mesh.first
         super().__init__(recipe, run_dir, init_from, mesh.device)
 
@@ -132,19 +136,23 @@ class _ShardedRun(trainer.TrainingRun):
         """Verified once, by process 0; weights are read later, each process its own."""
         return self.mesh.on_rank_zero(lambda: single.latest(path, tensors=False))
 
-    def _data(self, tokenizer_from):
+    def open_data(self, tokenizer_from: str | Path | None) -> tuple[Tokenizer, BatchSource, BatchSource, str]:
         """Process 0 makes the shards when there are none, the others find them there."""
-        if self.first:
-            made = super()._data(tokenizer_from)
+        data = super().open_data(tokenizer_from) if self.first else None
         self.mesh.wait()
-        return made if self.first else super()._data(tokenizer_from)
+        return data or super().open_data(tokenizer_from)
 
-    def to_device(self, model) -> ShardedModel:
+    def to_device(self, model: Model) -> ShardedModel:
+        """Each process keeps its shards of the whole model."""
         accelerator = self.mesh.device.type != "cpu"  # bf16 and ZeRO-3 there: not run
         return ShardedModel(model, self.mesh, bf16=accelerator, reshard=accelerator and self.recipe.mode != "warmup")
 
-    def _optimizer(self, **options) -> ShardedMuonAdamW:
-        return ShardedMuonAdamW(self.named, self.model.shapes, self.mesh, self.config, **options)
+    def make_optimizer(self, lr: float, adam_lr: float | None, weight_decay: float) -> ShardedMuonAdamW:
+        """Each process updates its shards."""
+        shapes = self.model.shapes
+        return ShardedMuonAdamW(
+            self.named, shapes, self.mesh, self.config, lr=lr, adam_lr=adam_lr, weight_decay=weight_decay
+        )
 
     def _tensors(self, optimizer: bool) -> dict[str, torch.Tensor]:
         """Weights, buffers and optimiser state by the names of a single process, with the place of each shard."""
@@ -157,35 +165,42 @@ class _ShardedRun(trainer.TrainingRun):
                 out[key] = self.mesh.as_dtensor(name, t, shapes[name]) if name in shapes else t
         return out
 
-    def _restore(self, found: single.Checkpoint, optimizer: bool) -> None:
+    def restore(self, found: single.Checkpoint, optimizer: bool) -> None:
+        """Each process reads its shards from the checkpoint's files."""
         tensors = self._tensors(optimizer)
         checkpoint.load(found.path, tensors)
         if optimizer:
             self.optimizer.steps = int(tensors["steps"])
 
     def save(self) -> Path:
+        """All processes together; each writes its shards."""
         return checkpoint.save(
             self.dir, self.step, self.config, self._tensors(optimizer=True), self.mesh, self._notes()
         )
 
     def before_forward(self, last: bool) -> None:
+        """Gradients are summed over processes once an update."""
         self.model.accumulate(last)
 
     def all_ranks_agree(self, stop: bool) -> bool:
+        """One that wants to stop stops all."""
         return self.mesh.any(stop)
 
-    def _log(self, name: str, columns: tuple[str, ...]):
-        return super()._log(name, columns) if self.first else _NoLog()
+    def open_log(self, name: str, columns: tuple[str, ...]) -> metrics.Log:
+        """Process 0's only."""
+        return super().open_log(name, columns) if self.first else _NoLog()
 
-    def _write_notes(self, init_from, start) -> None:
+    def write_notes(self, init_from: str | Path | None, start: single.Checkpoint | None) -> None:
+        """Process 0 only."""
         if self.first:
-            super()._write_notes(init_from, start)
+            super().write_notes(init_from, start)
 
-    def _peak(self) -> float:
-        """Of all processes together: the denominator of MFU."""
+    def peak_flops_per_s(self) -> float:
+        """Of all processes together."""
         kind = self.mesh.device.type
         return self.mesh.sum(machine.matmul_flops_per_s("fp32" if kind == "cpu" else "bf16", kind))
 
     def last_metrics(self) -> dict:
-        self.mesh.wait()  # process 0 has closed its log
+        """When process 0 has closed its log."""
+        self.mesh.wait()
         return super().last_metrics()

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minglm.data.shards import IGNORE
+
 LATENT_EPS = 1e-6  # norms of the q and kv latents and of the indexer key (transformers `glm_moe_dsa`)
-IGNORE = -100  # a target with this value is not predicted
 HEAD_CHUNK = 1024  # tokens whose logits exist at one time during training
 
 

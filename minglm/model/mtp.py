@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
+from minglm.data.shards import IGNORE
 from minglm.model.decoder_layer import DecoderLayer
-from minglm.model.layers import IGNORE, RMSNorm
+from minglm.model.layers import RMSNorm
 
 
 class MTP(nn.Module):

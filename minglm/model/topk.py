@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class RowBuffers:
-    """Room for the k + 1 largest of a single row, reused by every call of `largest`:
+    """Room for the k + 1 largest of a single row, reused by every call of `largest_of_row`:
     making a view costs half an operation."""
 
     def __init__(self, k: int, like: Tensor):
@@ -44,7 +44,7 @@ def largest_of_row(scores: Tensor, k: int, out: RowBuffers) -> Tensor:
 def topk_lowest(scores: Tensor, k: int) -> Tensor:
     """The k largest of each row, (n, S) → (n, k) int64 in any order; a place that only -inf could fill gets -1.
 
-    Long rows are searched in two passes (`_candidates`), several times faster than one on a CPU.
+    Long rows are searched in two passes (`_candidates`).
     """
     S = scores.shape[1]
     if S <= k:
@@ -73,7 +73,7 @@ def _settle_ties(scores: Tensor, values: Tensor, index: Tensor) -> None:
     above = (values[tied, :k] > edges).sum(-1)  # these stay, in front
     row, place = (scores[tied] == edges).nonzero().unbind(1)  # all that are equal to the last, in order
     first = torch.searchsorted(row, torch.arange(len(tied), device=row.device))
-    nth = torch.arange(len(row), device=row.device) - first[row]  # the how manieth of its row
+    nth = torch.arange(len(row), device=row.device) - first[row]  # its number among its row's
     settled = index[tied, :k]
     settled[torch.arange(k, device=row.device) >= above[:, None]] = place[nth < (k - above)[row]]
     index[tied, :k] = settled

@@ -51,8 +51,8 @@ from minglm.rl.objectives import Clip, group_advantages, objective
 from minglm.rl.policy import micro_batches
 from minglm.rl.worker import write_weights
 from minglm.training import checkpoint
-from minglm.training.loop import deterministic
 from minglm.training.optim import MuonAdamW
+from minglm.training.process import deterministic
 
 KEEP_WEIGHTS = 3  # weight files left in place: a worker that restarts reads the newest
 

@@ -105,8 +105,8 @@ def warm_start(
     # All of these draw torch; the process that coordinates a run reads WarmStart without it.
     from minglm.model.model import Model
     from minglm.training import checkpoint
-    from minglm.training.loop import deterministic
     from minglm.training.optim import MuonAdamW, cosine_with_warmup
+    from minglm.training.process import deterministic
 
     run_dir = Path(run_dir)
     note, wanted = run_dir / "warm.json", recipe.to_dict()

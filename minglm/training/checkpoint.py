@@ -46,6 +46,7 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
 
     def restore_rng(self) -> None:
+        """Put torch's generator back to where it stood."""
         import torch
 
         torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(self.state["torch_rng"])), dtype=torch.uint8))
@@ -209,6 +210,7 @@ def _with_own_hash(state: dict) -> str:
 
 
 def sha256(path: Path) -> str:
+    """Hex digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

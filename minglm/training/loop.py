@@ -11,16 +11,14 @@ often the run is killed and resumed: the batch of a step depends on the step alo
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import signal
-import threading
 import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from minglm.data import shards
 from minglm.data.chat import MixedLoader, SftLoader, load_jsonl
@@ -34,14 +32,11 @@ from minglm.runtime import machine, run_folder
 from minglm.training import checkpoint, memory, metrics
 from minglm.training import recipe as recipes
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
+from minglm.training.process import Interrupted, deterministic, finish_step_on_sigint
 from minglm.training.recipe import Recipe
 
 VALIDATION_SEED = 10_007  # far from any run's own seed, so that no run validates on its training order
 LOAD_EVERY = 10  # steps between rows of expert_load.csv
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during training: the step was finished and saved; the same command goes on from there."""
 
 
 def train(
@@ -74,24 +69,6 @@ def train(
         return TrainingRun(recipe, run_dir, init_from, device).loop(progress)
 
 
-@contextlib.contextmanager
-def deterministic(compiled: bool = False):
-    """Ask torch for the same result every time, without its habit of filling fresh memory, which costs time.
-
-    `compiled`: ask torch's compiler too. That imports it, a second in every process, which nothing else here needs.
-    """
-    before = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.set_deterministic_debug_mode("warn")
-    if compiled:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.set_deterministic_debug_mode(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
-
-
 def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
     """Make the run folder this recipe's, or refuse: another recipe's run is never overwritten by accident."""
     note = run_dir / "recipe.yaml"
@@ -101,11 +78,11 @@ def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         run_folder.set_aside(run_dir, "train")
     if note.is_file():
         theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
-        odd = next((k for k in ours if ours[k] != theirs[k]), None)
-        if odd:
+        changed = next((k for k in ours if ours[k] != theirs[k]), None)
+        if changed:
             raise InputError(
-                f"{run_dir}: made with {odd}={theirs[odd]!r}, now {odd}={ours[odd]!r}; use --overwrite to start over "
-                f"or "
+                f"{run_dir}: made with {changed}={theirs[changed]!r}, now {changed}={ours[changed]!r}; use --overwrite "
+                "to start over or "
                 "another --run, with --init-from for its weights"
             )
     run_folder.claim(run_dir, "train")
@@ -115,60 +92,85 @@ def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
 
 
 class TrainingRun:
-    """One run in memory: model, optimiser, data, logs, and the number of finished steps."""
+    """One run in memory: model, optimiser, data, logs, and the number of finished steps.
 
-    def __init__(self, recipe: Recipe, run_dir: Path, init_from: str | Path | None, device: str) -> None:
-        self.recipe, self.dir, self.device, self.config = recipe, run_dir, device, recipe.config()
+    This class trains in one process. What another way of running does otherwise stands in the hooks below, and in
+    nothing else: `minglm.distributed.run.ShardedRun` overrides them for several processes.
+
+        first                        whether this process writes notes, logs and the progress bar
+        load_latest, restore, save   where the state of a run comes from and goes to
+        open_data                    tokenizer, loaders, hash of the corpus
+        to_device, make_optimizer    the model as it is trained, and what updates it
+        before_forward               called before each forward pass of an update
+        all_ranks_agree              whether any process wants to stop
+        open_log, write_notes        files of the run folder
+        peak_flops_per_s             denominator of MFU
+    """
+
+    def __init__(self, recipe: Recipe, run_dir: Path, init_from: str | Path | None, device: str | torch.device) -> None:
+        self.recipe, self.dir, self.config = recipe, run_dir, recipe.config()
+        self.device = torch.device(device)
         resumed = self.load_latest(run_dir)
         start = resumed or self._initial(init_from)
-        memory.check(recipe, device, self.config)
+        memory.check(recipe, self.device.type, self.config)
         self.step = resumed.step if resumed else 0
-        self.tokenizer, self.loader, self.validation, self.corpus_sha256 = self._data(
+        self.tokenizer, self.loader, self.validation, self.corpus_sha256 = self.open_data(
             init_from if not resumed else run_dir
         )
         torch.manual_seed(recipe.seed)
         self.model = self.to_device(Model(self.config))
         self.named = self._learning()
-        self.optimizer = self._optimizer(lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay)
+        self.optimizer = self.make_optimizer(lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay)
         if start:
-            self._restore(start, optimizer=resumed is not None)
+            self.restore(start, optimizer=resumed is not None)
         if resumed:
             resumed.restore_rng()
         self.rounding = FakeQuant(self.model, Spec(recipe.qat, recipe.qat_group) if recipe.qat else None)
         self.forward = torch.compile(self.model) if recipe.compile else self.model
-        self._write_notes(init_from, start)
+        self.write_notes(init_from, start)
 
-    # ------------------------------------------------------------------ what minglm/distributed/run.py does otherwise
+    # ------------------------------------------------------------------ hooks
 
-    first = True  # of the processes of this run: the one that writes
+    first = True
 
     def load_latest(self, path: str | Path) -> checkpoint.Checkpoint | None:
+        """The newest whole checkpoint of a run or checkpoint folder; None where there is none."""
         return checkpoint.latest(path)
 
-    def to_device(self, model: Model):
-        return model.to(self.device)
-
-    def _optimizer(self, **options) -> MuonAdamW:
-        return MuonAdamW(self.named, self.config, **options)
-
-    def _restore(self, found: checkpoint.Checkpoint, optimizer: bool) -> None:
+    def restore(self, found: checkpoint.Checkpoint, optimizer: bool) -> None:
+        """Weights of a checkpoint into the model, and with `optimizer` its state into the optimiser."""
         self.model.load_state_dict(found.model)
         if optimizer:
             self.optimizer.load_state_dict(found.optimizer)
 
-    def before_forward(self, last: bool) -> None:
-        """Called before each forward pass of an update."""
-
-    def all_ranks_agree(self, stop: bool) -> bool:
-        return stop
-
-    def _log(self, name: str, columns: tuple[str, ...]):
-        return metrics.CsvLog(self.dir / name, columns, self.step)
-
     def save(self) -> Path:
+        """Write a checkpoint of the finished steps; returns its folder."""
         return checkpoint.save(
             self.dir, self.step, self.config, self.model.state_dict(), self.optimizer.state_dict(), self._notes()
         )
+
+    def to_device(self, model: Model) -> Model:
+        """The whole model, on the CPU with its starting weights, as it is trained here."""
+        return model.to(self.device)
+
+    def make_optimizer(self, lr: float, adam_lr: float | None, weight_decay: float) -> MuonAdamW:
+        """Optimiser of the parameters that this stage trains (`named`)."""
+        return MuonAdamW(self.named, self.config, lr=lr, adam_lr=adam_lr, weight_decay=weight_decay)
+
+    def before_forward(self, last: bool) -> None:
+        """Called before each forward pass of an update; `last`: the backward pass after it ends the update."""
+
+    def all_ranks_agree(self, stop: bool) -> bool:
+        """Whether to stop, when this process wants to (`stop`)."""
+        return stop
+
+    def open_log(self, name: str, columns: tuple[str, ...]) -> metrics.Log:
+        """A CSV file of the run folder, open for the steps to come."""
+        return metrics.CsvLog(self.dir / name, columns, self.step)
+
+    def peak_flops_per_s(self) -> float:
+        """What the processes of this run can do together, measured: the denominator of MFU."""
+        return machine.matmul_flops_per_s("fp32", self.device.type)
 
     # ------------------------------------------------------------------ setting up
 
@@ -179,20 +181,23 @@ class TrainingRun:
             raise InputError(
                 f"stage {self.recipe.stage}: starts from a trained model; give --init-from RUN, such as runs/pretrain"
             )
-        found = self.load_latest(init_from)
-        if found is None:
+        start = self.load_latest(init_from)
+        if start is None:
             raise InputError(f"--init-from {init_from}: no checkpoint there; train that stage first")
-        ours, theirs = self.config.to_dict(), found.config.to_dict()
-        odd = [k for k in ours if ours[k] != theirs[k] and k not in recipes.RESUMABLE_OVERRIDES]
-        if odd:
+        ours, theirs = self.config.to_dict(), start.config.to_dict()
+        other = [k for k in ours if ours[k] != theirs[k] and k not in recipes.RESUMABLE_OVERRIDES]
+        if other:
             raise InputError(
-                f"--init-from {init_from}: has {odd[0]}={theirs[odd[0]]}, the recipe's model {self.recipe.model} has "
-                f"{ours[odd[0]]}; use the recipe of the same model size"
+                f"--init-from {init_from}: has {other[0]}={theirs[other[0]]}, the recipe's model {self.recipe.model} "
+                f"has "
+                f"{ours[other[0]]}; use the recipe of the same model size"
             )
-        return found
+        return start
 
-    def _data(self, tokenizer_from: str | Path | None):
-        """Tokenizer, training loader, validation loader, hash of the corpus."""
+    def open_data(
+        self, tokenizer_from: str | Path | None
+    ) -> tuple[Tokenizer, shards.BatchSource, shards.BatchSource, str]:
+        """Tokenizer, training loader, validation loader, hash of the corpus; a hook."""
         r = self.recipe
         own = _tokenizer_path(tokenizer_from)
         name = (
@@ -211,21 +216,17 @@ class TrainingRun:
             folder = folder.with_name(f"{name}-{Tokenizer.load(own).sha256[:8]}")
         tokenizer, train, valid = shards.build(r.corpus, folder, self.config.vocab_size, r.corpus_max_bytes, own)
         conversations = load_jsonl(r.conversations) if r.conversations else None
-        if r.stage == "sft":
 
-            def make(shard, seed):
+        def make(shard: shards.Shard, seed: int, mixed: bool) -> shards.BatchSource:
+            if r.stage == "sft":
                 return SftLoader(tokenizer, shard, r.batch_size, r.seq_len, r.tasks, seed, conversations)
-        else:
+            text = shards.Loader(shard, r.batch_size, r.seq_len, seed)
+            if not mixed:
+                return text
+            return MixedLoader(text, tokenizer, r.lookup_share, r.lookup_facts, seed, r.recall_steps * r.grad_accum)
 
-            def make(shard, seed):
-                return shards.Loader(shard, r.batch_size, r.seq_len, seed)
-
-        loader = make(train, r.seed)
-        if r.stage != "sft" and (r.lookup_share or r.recall_steps):
-            loader = MixedLoader(
-                loader, tokenizer, r.lookup_share, r.lookup_facts, r.seed, r.recall_steps * r.grad_accum
-            )
-        return tokenizer, loader, make(valid, VALIDATION_SEED), train.header["corpus_sha256"]
+        loader = make(train, r.seed, mixed=bool(r.lookup_share or r.recall_steps))
+        return tokenizer, loader, make(valid, VALIDATION_SEED, mixed=False), train.header["corpus_sha256"]
 
     def _learning(self) -> list[tuple[str, torch.Tensor]]:
         """Mark what this stage trains and return it by name."""
@@ -235,7 +236,8 @@ class TrainingRun:
             p.requires_grad_({"dense": not is_indexer, "warmup": is_indexer, "sparse": True}[self.recipe.mode])
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
-    def _write_notes(self, init_from, start) -> None:
+    def write_notes(self, init_from: str | Path | None, start: checkpoint.Checkpoint | None) -> None:
+        """Tokenizer, config and versions into the run folder; a hook."""
         self.tokenizer.save(self.dir / "tokenizer.json")
         (self.dir / "config.json").write_text(json.dumps(self.config.to_hf(), indent=1) + "\n", encoding="utf-8")
         notes = {
@@ -252,16 +254,15 @@ class TrainingRun:
     # ------------------------------------------------------------------ the loop
 
     def loop(self, progress: bool) -> dict:
-        from tqdm import tqdm
-
+        """Run the steps that are left; returns `last_metrics`."""
         r = self.recipe
         if self.step >= r.steps:
             return self.last_metrics()
-        log = self._log("metrics.csv", metrics.COLUMNS)
-        load_log = self._log(
+        log = self.open_log("metrics.csv", metrics.COLUMNS)
+        load_log = self.open_log(
             "expert_load.csv", ("step", "layer", *(f"expert_{e}" for e in range(self.config.n_routed_experts)))
         )
-        self.peak = self._peak()
+        self.peak = self.peak_flops_per_s()
         bar = tqdm(
             total=r.steps,
             initial=self.step,
@@ -271,7 +272,7 @@ class TrainingRun:
             dynamic_ncols=True,
         )
         try:
-            with _finish_step_on_sigint() as stop:
+            with finish_step_on_sigint() as stop:
                 while self.step < r.steps:
                     row, counts = self.one_step()
                     log.write(row)
@@ -284,7 +285,8 @@ class TrainingRun:
                     bar.set_postfix(loss=f"{row['loss']:.3f}", tok_s=f"{row['tokens_per_s']:.0f}", refresh=False)
                     stopping = self.all_ranks_agree(stop.is_set())
                     if self.step % r.checkpoint_every == 0 or self.step == r.steps or stopping:
-                        log.flush_to_disk(), load_log.flush_to_disk()
+                        log.flush_to_disk()
+                        load_log.flush_to_disk()
                         self.save()
                     if stopping and self.step < r.steps:
                         raise Interrupted(
@@ -292,7 +294,9 @@ class TrainingRun:
                             f"goes on"
                         )
         finally:
-            bar.close(), log.close(), load_log.close()
+            bar.close()
+            log.close()
+            load_log.close()
         return self.last_metrics()
 
     def one_step(self) -> tuple[dict, list[list[int]] | None]:
@@ -385,10 +389,12 @@ class TrainingRun:
         bad = next((name for name, v in values.items() if not math.isfinite(v) and name != "loss"), None)
         bad = bad or ("loss" if not math.isfinite(values["loss"]) else None)
         if bad:
-            found = checkpoint.find(self.dir)
-            kept = f"the last good checkpoint is {found[0]}" if found else "no checkpoint had been written yet"
+            checkpoints = checkpoint.find(self.dir)
+            last = (
+                f"the last good checkpoint is {checkpoints[0]}" if checkpoints else "no checkpoint had been written yet"
+            )
             raise InputError(
-                f"{self.dir / 'metrics.csv'} step {self.step + 1}: {bad} is {values[bad]}, training stopped; {kept}; "
+                f"{self.dir / 'metrics.csv'} step {self.step + 1}: {bad} is {values[bad]}, training stopped; {last}; "
                 f"go on from it with --run NEW --init-from {self.dir} --set lr={self.recipe.lr / 2:g}"
             )
 
@@ -415,10 +421,8 @@ class TrainingRun:
     def _notes(self) -> dict:
         return {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed, "versions": machine.versions()}
 
-    def _peak(self) -> float:
-        return machine.matmul_flops_per_s("fp32", self.device)
-
     def last_metrics(self) -> dict:
+        """The last row of metrics.csv, with the last validation loss and the run's folder."""
         rows = metrics.read(self.dir / "metrics.csv")
         last_val = next((row["val_loss"] for row in reversed(rows) if row["val_loss"] is not None), None)
         return {**rows[-1], "val_loss": last_val, "run_dir": str(self.dir)}
@@ -437,23 +441,3 @@ def _tokenizer_path(folder: str | Path | None) -> Path | None:
         ),
         None,
     )
-
-
-@contextlib.contextmanager
-def _finish_step_on_sigint():
-    """Turn the first Ctrl-C into a flag, so that the step ends and is saved; a second one interrupts at once."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def handle(signum, frame):
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -10,6 +10,7 @@ import csv
 import math
 import os
 from pathlib import Path
+from typing import Protocol
 
 # step … lr follow from recipe and seed alone; the last two depend on the machine's mood.
 COLUMNS = (
@@ -30,6 +31,19 @@ COLUMNS = (
     "mfu",
 )
 TIMED = ("tokens_per_s", "mfu")
+
+
+class Log(Protocol):
+    """Where the rows of a run go."""
+
+    def write(self, row: dict) -> None:
+        """Take one row."""
+
+    def flush_to_disk(self) -> None:
+        """Make sure that what was written outlives a power cut."""
+
+    def close(self) -> None:
+        """Write no more."""
 
 
 class CsvLog:
@@ -53,6 +67,7 @@ class CsvLog:
         return ",".join("" if (v := row.get(c)) is None else repr(v) for c in self.columns) + "\n"
 
     def write(self, row: dict) -> None:
+        """Append a row; columns it does not have stay empty."""
         self._file.write(self._line(row))
         self._file.flush()
 
@@ -61,6 +76,7 @@ class CsvLog:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 

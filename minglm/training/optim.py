@@ -12,6 +12,7 @@ update scale 0.2·sqrt(max(m, n)): Moonlight (arXiv 2502.16982), which gives Muo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 
@@ -63,7 +64,7 @@ def _blocks(heights: list[int]) -> list[tuple[int, int]]:
     edges = [0]
     for height in heights:
         edges.append(edges[-1] + height)
-    return list(zip(edges, edges[1:]))
+    return list(itertools.pairwise(edges))
 
 
 def uses_muon(name: str, parameter: Tensor) -> bool:
@@ -89,7 +90,7 @@ class MuonAdamW:
     State is a flat dict of tensors (`state_dict`), so that it is stored as safetensors.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (settings, by keyword)
         self,
         named: Iterable[tuple[str, Tensor]],
         config: ModelConfig,
@@ -141,27 +142,27 @@ class MuonAdamW:
         for name, update in updates.items():
             for start, end in self.splits[name] or [(0, update.shape[-2])]:
                 piece = update[..., start:end, :]
-                groups.setdefault(tuple(piece.shape[-2:]), []).append(piece)
+                groups.setdefault((piece.shape[-2], piece.shape[-1]), []).append(piece)
         for (m, n), pieces in groups.items():
             stack = torch.cat([piece.reshape(-1, m, n) for piece in pieces])
             stack = orthogonalize(stack, self.ns_steps).mul_(-lr * 0.2 * math.sqrt(max(m, n)))
-            at = 0
+            start = 0
             for piece in pieces:
                 count = piece.numel() // (m * n)
-                piece.copy_(stack[at : at + count].view(piece.shape))
-                at += count
+                piece.copy_(stack[start : start + count].view(piece.shape))
+                start += count
 
     def _adam_step(self, lr: float) -> None:
-        live = [n for n, p in self.adam.items() if p.grad is not None]
+        live = {n: p.grad for n, p in self.adam.items() if p.grad is not None}
         if not live:
             return
         b1, b2 = self.betas
-        params, grads = [self.adam[n] for n in live], [self.adam[n].grad for n in live]
+        params, grads = [self.adam[n] for n in live], list(live.values())
         first, second = [self.first[n] for n in live], [self.second[n] for n in live]
         torch._foreach_lerp_(first, grads, 1 - b1)
         torch._foreach_mul_(second, b2)
         torch._foreach_addcmul_(second, grads, grads, 1 - b2)
-        denominators = torch._foreach_sqrt(second)
+        denominators = torch._foreach_sqrt(second)  # noqa: SLF001  (torch's own optimisers call it so)
         torch._foreach_div_(denominators, math.sqrt(1 - b2**self.steps))
         torch._foreach_add_(denominators, self.eps)
         decayed = [p for p in params if p.ndim >= 2]
@@ -170,6 +171,7 @@ class MuonAdamW:
         torch._foreach_addcdiv_(params, first, denominators, -lr / (1 - b1**self.steps))
 
     def zero_grad(self) -> None:
+        """Drop all gradients."""
         for p in self.parameters.values():
             p.grad = None
 
@@ -178,7 +180,8 @@ class MuonAdamW:
         grads = [p.grad for p in self.parameters.values() if p.grad is not None]
         if not grads:
             return torch.zeros(())
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        norms = torch._foreach_norm(grads)  # noqa: SLF001  (as above)
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         torch._foreach_mul_(grads, torch.clamp(limit / (norm + 1e-6), max=1.0))
         return norm
 
@@ -192,10 +195,11 @@ class MuonAdamW:
         return out
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take what `state_dict` gave. Raises ValueError for the state of another model."""
         expected = self.state_dict()
         if expected.keys() != state.keys():
-            odd = sorted(expected.keys() ^ state.keys())[0]
-            raise ValueError(f"optimiser state does not fit the model: {odd}")
+            name = sorted(expected.keys() ^ state.keys())[0]
+            raise ValueError(f"optimiser state does not fit the model: {name}")
         for kind, tensors in self._kinds().items():
             for name, t in tensors.items():
                 t.copy_(state[f"{kind}.{name}"])

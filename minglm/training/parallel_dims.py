@@ -39,6 +39,7 @@ class ParallelDims:
 
     @property
     def world(self) -> int:
+        """Number of processes."""
         return self.dp * self.ep * self.tp * self.cp
 
     def __str__(self) -> str:

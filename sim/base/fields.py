@@ -11,11 +11,13 @@ are told apart.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.base.units import LARGEST, UNITS, parse, whole
 
@@ -89,15 +91,18 @@ class Field:
         if self.read_value is not None:
             return self.read_value(value, label)
         if self.choices:
-            text = str(value).strip().lower()
-            text = self.spellings.get(text, text)
-            if text not in self.choices:
-                known = ", ".join(self.choices)
-                raise InputError(f"{label} {shorten(value)}: not one of {known}{nearest(text, self.choices)}")
-            return text
+            return self._choice(str(value).strip().lower(), f"{label} {shorten(value)}")
         if self.items:
             return [_one(self.items, v, label, self.low, self.high) for v in _as_list(value)]
         return _one(self.kind, value, label, self.low, self.high)
+
+    def _choice(self, text: str, shown: str) -> str:
+        for spelling in (text, text.replace("-", "_").replace(" ", "_")):
+            name = self.spellings.get(spelling, spelling)
+            if name in self.choices:
+                return name
+        guess = nearest(text, [*self.choices, *self.spellings])
+        raise InputError(f"{shown}: not one of {', '.join(self.choices)}{guess}")
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of the value."""
@@ -123,6 +128,15 @@ class Field:
         return {"anyOf": [number or {"type": "number"}, {"type": "string"}]}
 
 
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Errors inside begin with the place they are of."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
 def shorten(value: object) -> str:
     """`value` as it is written, cut where it is long."""
     text = repr(value)
@@ -145,11 +159,15 @@ def _one(kind: str, value: Any, label: str, low: float | None, high: float | Non
 
 @dataclass(frozen=True)
 class Section:
-    """The fields of one mapping, in the order that they are documented in."""
+    """The fields of one mapping, in the order that they are documented in.
+
+    example: a mapping, for messages. listed_in: the file of data/ that lists the fields, where they are too many for a message.
+    """
 
     name: str
     fields: tuple[Field, ...]
     example: str = ""
+    listed_in: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         every = [text for one in self.fields for text in (one.name, *one.aliases)]
@@ -201,8 +219,10 @@ class Section:
             name = self.name_of(key)
             if name is None:
                 guess = nearest(str(key), [*self.names, *self.aliases])
-                known = ", ".join(self.names)
-                raise InputError(f"{start}unknown key {shorten(str(key))}{guess}; known: {known}")
+                known = (
+                    f"see {datafiles.where(*self.listed_in)}" if self.listed_in else f"known: {', '.join(self.names)}"
+                )
+                raise InputError(f"{start}unknown key {shorten(str(key))}{guess}; {known}")
             if name in out:
                 raise InputError(f"{start}{name!r} is given twice (once as {shorten(str(key))}); keep one")
             out[name] = value

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from sim.rollout.result import Result
-from sim.rollout.scenario import Given, baseline
+from sim.rollout.scenario import RolloutScenario, baseline
 from sim.rollout.simulate import simulate
 
 
-def compare(case: Given, result: Result | None = None) -> list[dict[str, Any]]:
+def compare(case: RolloutScenario, result: Result | None = None) -> list[dict[str, Any]]:
     """Published figures beside predicted ones: quantity, published, predicted, error (relative; gains in points)."""
     if not case.published:
         return []

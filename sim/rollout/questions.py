@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from minglm.errors import InputError
 from minglm.rl.policy import Policy
-from sim.base.figure import figure
 from sim.cost.money import Range, costs
 from sim.rollout.case import Case
 from sim.rollout.metrics import compare
 from sim.rollout.rates import cluster_of
 from sim.rollout.result import Result
-from sim.rollout.scenario import Given, read
+from sim.rollout.scenario import RolloutScenario, read
 from sim.rollout.simulate import simulate
+from sim.scenario.fields import PRICES
 from sim.serving.calibration import error_band
 
 FOLDED = 6_000  # trajectories of a step that a sweep simulates at most
@@ -121,7 +121,7 @@ def over_sampling_that_pays(case: Case, factors: Sequence[float] = FACTORS) -> d
     return {"rows": rows, "best": max(rows, key=lambda row: row["trained_tokens_per_s"]), "fold": k}
 
 
-def money(case_file: Given, result: Result) -> dict[str, Range] | None:
+def money(case_file: RolloutScenario, result: Result) -> dict[str, Range] | None:
     """Rent and ownership per million trained tokens; None where no cluster is named.
 
     The interval takes the prices at their ends and the time at the ends of the band of the decode predictions
@@ -146,17 +146,7 @@ def money(case_file: Given, result: Result) -> dict[str, Range] | None:
         "h",
         f"a million trained tokens; decode time × {low:.2f} to {high:.2f}, the band of the published decode rows",
     )
-    dimensions = {
-        "rent_usd_per_hour": "money_per_hour",
-        "system_price_usd": "money",
-        "electricity_usd_per_kwh": "money_per_kwh",
-        "pue": "ratio",
-        "power_w": "power",
-    }
-    prices = {
-        k: figure(v, dimensions[k], f"prices.{k}") if k in dimensions else v
-        for k, v in (case_file.values.get("prices") or {}).items()
-    }
+    prices = PRICES.read(case_file.values.get("prices") or {}, "prices")
     per_million = costs(place, result.chips, span, prices)
     return {k: per_million[k] for k in ("chip_hours", "rent", "own") if k in per_million}
 

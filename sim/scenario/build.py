@@ -10,9 +10,8 @@ data/clusters built on it, or nodes of 8 behind a switch.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,15 +64,6 @@ class Run:
     precision: str
     stack: Stack
     defaults_used: tuple[str, ...] = ()
-
-
-@contextlib.contextmanager
-def located(where: str) -> Iterator[None]:
-    """Errors inside name the place they are of."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
 
 
 def read_run(values: Mapping[str, Any]) -> RunSpec:

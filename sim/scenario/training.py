@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from minglm.errors import InputError, nearest
-from sim.base.fields import shorten
+from sim.base.fields import located, shorten
 from sim.cost.stacks import Stack
 from sim.cost.stacks import resolve as resolve_stack
-from sim.scenario.build import Run, RunSpec, build_plan, build_run, located, read_cluster, read_run
+from sim.scenario.build import Run, RunSpec, build_plan, build_run, read_cluster, read_run
 from sim.scenario.fields import ASSUMPTION, OPTIONS, PHASE, RUN, SCENARIO, WHAT_IF
 from sim.scenario.file import canonical_document, merge, read_scenario_document, set_path, set_value
 from sim.spec.hardware import Cluster

@@ -194,7 +194,8 @@ def _deepseek(c):
     base["kv_heads"] = base["heads"]
     if c.raw.get("moe_layer_freq") not in (None, 1):
         raise InputError(
-            f"config.json moe_layer_freq={c.raw['moe_layer_freq']!r}: only 1 is supported; give plain dimensions instead"
+            f"config.json moe_layer_freq={c.raw['moe_layer_freq']!r}: only 1 is supported; give plain dimensions "
+            "instead"
         )
     return base
 
@@ -300,7 +301,7 @@ def from_hf(given: Mapping | str | Path, name: str | None = None) -> ModelSpec:
         return dataclasses.replace(from_config(ModelConfig.from_hf(raw), title), source=source)
     if kind not in FAMILIES:
         raise InputError(
-            f"model_type {kind!r}: not a supported family{nearest(str(kind), SUPPORTED)}; supported: {', '.join(SUPPORTED)}; "
-            "or give plain dimensions (layers, hidden, heads, kv_heads, ffn, vocab, experts …)"
+            f"model_type {kind!r}: not a supported family{nearest(str(kind), SUPPORTED)}; supported: "
+            f"{', '.join(SUPPORTED)}; or give plain dimensions (layers, hidden, heads, kv_heads, ffn, vocab, experts …)"
         )
     return ModelSpec(name=title, source=source, **FAMILIES[kind](_Config(raw, str(kind)))).check()

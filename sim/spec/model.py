@@ -2,7 +2,8 @@
 
 `ModelSpec` covers the families people train: dense and mixture-of-experts decoders with grouped-query attention or MLA,
 the DSA indexer, multi-token prediction. `minglm.config.ModelConfig` (GLM-5 and its miniatures) becomes one by
-`from_config`; a Hugging Face `config.json` by `sim.spec.huggingface.from_hf`; plain dimensions by `from_dimensions`.
+`from_config`; a Hugging Face `config.json` by `sim.spec.huggingface.from_hf`; plain dimensions by
+`sim.spec.dimensions.from_dimensions`.
 
     >>> from sim.spec.model_loader import load_model
     >>> llama = load_model("llama3_405b")
@@ -15,14 +16,12 @@ Symbols: C hidden, H heads, E experts, K chosen experts, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minglm import weights
 from minglm.config import BYTES_PER_VALUE, ModelConfig
 from minglm.errors import InputError, nearest
 from minglm.weights import Weight, matmul_params, total_params
-from sim.base.units import whole
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,11 @@ class ModelSpec:
     # ------------------------------------------------------------------ checks
 
     def check(self) -> ModelSpec:
-        """Return self when the shape is possible."""
+        """Return self when the shape is possible.
+
+        Raises:
+            InputError: one line with the value, the rule and a value that would do.
+        """
         for name in ("layers", "hidden", "heads", "kv_heads", "vocab", "max_seq"):
             _at_least(self, name, 1)
         for field in dataclasses.fields(self):
@@ -95,31 +98,9 @@ class ModelSpec:
                 _at_least(self, field.name, 0)
         if self.layers > 100_000:
             raise InputError(f"model layers={self.layers:,}: more than 100,000; check the number")
-        if self.attention not in ("gqa", "mla"):
-            raise InputError(
-                f"attention={self.attention!r}: must be 'gqa' or 'mla'{nearest(self.attention, ('gqa', 'mla'))}"
-            )
-        if self.attention == "gqa":
-            _at_least(self, "head_dim", 1)
-            if self.heads % self.kv_heads:
-                raise InputError(
-                    f"kv_heads={self.kv_heads}: must divide heads={self.heads}; use for example kv_heads={self.heads}"
-                )
-        else:
-            for name in ("kv_lora", "nope", "rope", "v_dim"):
-                _at_least(self, name, 1)
+        self._check_attention()
         if self.experts:
-            _at_least(self, "experts_per_token", 1)
-            _at_least(self, "moe_ffn", 1)
-            if self.experts_per_token > self.experts:
-                raise InputError(
-                    f"experts_per_token={self.experts_per_token}: a token cannot choose more experts than the "
-                    f"experts={self.experts} there are; lower it to {self.experts}"
-                )
-            if self.dense_layers > self.layers:
-                raise InputError(
-                    f"dense_layers={self.dense_layers}: more than layers={self.layers}; use at most {self.layers}"
-                )
+            self._check_experts()
         if self.dense_ffn_layers:
             _at_least(self, "ffn", 1)
         if self.window_layers > self.layers or self.indexer_full_layers > self.layers:
@@ -129,14 +110,44 @@ class ModelSpec:
             )
         return self
 
+    def _check_attention(self) -> None:
+        if self.attention not in ("gqa", "mla"):
+            raise InputError(
+                f"attention={self.attention!r}: must be 'gqa' or 'mla'{nearest(self.attention, ('gqa', 'mla'))}"
+            )
+        if self.attention == "mla":
+            for name in ("kv_lora", "nope", "rope", "v_dim"):
+                _at_least(self, name, 1)
+            return
+        _at_least(self, "head_dim", 1)
+        if self.heads % self.kv_heads:
+            raise InputError(
+                f"kv_heads={self.kv_heads}: must divide heads={self.heads}; use for example kv_heads={self.heads}"
+            )
+
+    def _check_experts(self) -> None:
+        _at_least(self, "experts_per_token", 1)
+        _at_least(self, "moe_ffn", 1)
+        if self.experts_per_token > self.experts:
+            raise InputError(
+                f"experts_per_token={self.experts_per_token}: a token cannot choose more experts than the "
+                f"experts={self.experts} there are; lower it to {self.experts}"
+            )
+        if self.dense_layers > self.layers:
+            raise InputError(
+                f"dense_layers={self.dense_layers}: more than layers={self.layers}; use at most {self.layers}"
+            )
+
     # ------------------------------------------------------------------ derived widths
 
     @property
     def moe_layers(self) -> int:
+        """Layers with experts."""
         return self.layers - self.dense_layers if self.experts else 0
 
     @property
     def dense_ffn_layers(self) -> int:
+        """Layers with a dense FFN."""
         return self.layers - self.moe_layers
 
     @property
@@ -146,6 +157,7 @@ class ModelSpec:
 
     @property
     def value_dim(self) -> int:
+        """Width of one value head."""
         return self.v_dim if self.attention == "mla" else self.head_dim
 
     @property
@@ -155,6 +167,7 @@ class ModelSpec:
 
     @property
     def ffn_matrices(self) -> int:
+        """Weight matrices of an FFN."""
         return 3 if self.gated_ffn else 2
 
     # ------------------------------------------------------------------ parameters
@@ -351,139 +364,3 @@ def from_config(config: ModelConfig, name: str = "glm_moe_dsa") -> ModelSpec:
         max_seq=c.max_position_embeddings,
         source="minglm.config.ModelConfig",
     ).check()
-
-
-# Words people use for a dimension → ours. Megatron's, Hugging Face's and the papers' letters.
-_WORDS = {
-    "num_layers": "layers",
-    "num_hidden_layers": "layers",
-    "n_layers": "layers",
-    "n_layer": "layers",
-    "L": "layers",
-    "hidden_size": "hidden",
-    "n_embd": "hidden",
-    "d_model": "hidden",
-    "h": "hidden",
-    "C": "hidden",
-    "num_attention_heads": "heads",
-    "n_heads": "heads",
-    "n_head": "heads",
-    "num_heads": "heads",
-    "a": "heads",
-    "H": "heads",
-    "num_key_value_heads": "kv_heads",
-    "num_query_groups": "kv_heads",
-    "n_kv_heads": "kv_heads",
-    "intermediate_size": "ffn",
-    "ffn_hidden_size": "ffn",
-    "ffn_size": "ffn",
-    "d_ff": "ffn",
-    "ffn_hidden": "ffn",
-    "vocab_size": "vocab",
-    "vocabulary": "vocab",
-    "V": "vocab",
-    "padded_vocab_size": "vocab",
-    "kv_channels": "head_dim",
-    "num_experts": "experts",
-    "n_routed_experts": "experts",
-    "num_local_experts": "experts",
-    "E": "experts",
-    "top_k": "experts_per_token",
-    "topk": "experts_per_token",
-    "num_experts_per_tok": "experts_per_token",
-    "moe_router_topk": "experts_per_token",
-    "K": "experts_per_token",
-    "n_shared_experts": "shared_experts",
-    "moe_intermediate_size": "moe_ffn",
-    "moe_ffn_hidden_size": "moe_ffn",
-    "expert_ffn": "moe_ffn",
-    "first_k_dense_replace": "dense_layers",
-    "gated": "gated_ffn",
-    "swiglu": "gated_ffn",
-    "tie_word_embeddings": "tied",
-    "tie_embeddings": "tied",
-    "max_position_embeddings": "max_seq",
-    "seq_length": "max_seq",
-    "q_lora_rank": "q_lora",
-    "kv_lora_rank": "kv_lora",
-    "qk_nope_head_dim": "nope",
-    "qk_rope_head_dim": "rope",
-    "v_head_dim": "v_dim",
-    "index_n_heads": "index_heads",
-    "index_head_dim": "index_dim",
-    "num_nextn_predict_layers": "mtp_modules",
-    "mtp_num_layers": "mtp_modules",
-    "shared_expert_intermediate_size": "shared_ffn",
-    "sliding_window": "window",
-}
-_FIELDS = {f.name: f for f in dataclasses.fields(ModelSpec)}
-
-
-def from_dimensions(given: Mapping, name: str = "plain dimensions") -> ModelSpec:
-    """A model from plain dimensions: layers, hidden and heads at least; the rest has documented defaults.
-
-    Defaults: kv_heads = heads; head_dim = hidden / heads; ffn = 4 × hidden; vocab = 51,200 (GPT's, padded);
-    gated_ffn is true when `ffn` is given and is not 4 × hidden, or when there are experts.
-    """
-    values: dict = {}
-    for key, value in given.items():
-        word = _WORDS.get(key, key)
-        if word not in _FIELDS:
-            raise InputError(
-                f"model key {key!r}: not known{nearest(str(key), [*_FIELDS, *_WORDS])}; see the keys of sim/spec/model.py's ModelSpec"
-            )
-        if word in values:
-            raise InputError(f"model keys give {word!r} twice; keep one")
-        if value is None:
-            continue
-        kind = _FIELDS[word].type
-        if kind == "int":
-            value = whole(value, f"model {key}", low=0, high=10**9)
-        elif kind == "bool" and not isinstance(value, bool):
-            raise InputError(f"model {key}={value!r}: must be true or false")
-        elif kind == "str":
-            value = str(value)
-        values[word] = value
-    for key in ("layers", "hidden", "heads"):
-        if not values.get(key):
-            raise InputError(
-                f"model: has no {key!r}; plain dimensions need layers, hidden and heads at least, or give a name or a config.json"
-            )
-    assumed = []
-    heads, hidden = values["heads"], values["hidden"]
-    if values.get("kv_lora"):
-        values.setdefault("attention", "mla")
-    mla = values.get("attention") == "mla"
-    if "head_dim" not in values:
-        if hidden % heads and not mla:
-            raise InputError(
-                f"model heads={heads}: does not divide hidden={hidden}; give head_dim, or heads that divide it"
-            )
-        values["head_dim"] = values.get("nope", 0) + values.get("rope", 0) if mla else hidden // heads
-    values.setdefault("kv_heads", heads)
-    if "ffn" not in values:
-        values["ffn"] = 4 * hidden
-        if not values.get("experts") or values.get("dense_layers"):
-            assumed.append("ffn = 4 × hidden")
-    if "gated_ffn" not in values:
-        values["gated_ffn"] = bool(values.get("experts")) or values["ffn"] != 4 * hidden
-        assumed.append(f"gated_ffn = {str(values['gated_ffn']).lower()}")
-    if "vocab" not in values:
-        values["vocab"] = 51200
-        assumed.append("vocab = 51,200")
-    if values.get("experts"):
-        values.setdefault("experts_per_token", 1)
-        values.setdefault("moe_ffn", values["ffn"])
-    if values.get("index_topk"):
-        values.setdefault("index_heads", 32)
-        values.setdefault("index_dim", 128)
-    if values.get("index_heads"):
-        values.setdefault("indexer_full_layers", values["layers"])
-    if values.get("mtp_modules"):
-        values.setdefault("mtp_depth", values["mtp_modules"])
-    if values.get("window"):
-        values.setdefault("window_layers", values["layers"])
-    values.setdefault("name", name)
-    source = values.get("source", "plain dimensions")
-    values["source"] = source + (f" (assumed: {', '.join(assumed)})" if assumed and "source" not in values else "")
-    return ModelSpec(**values).check()

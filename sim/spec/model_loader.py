@@ -10,8 +10,9 @@ from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from minglm.sizes import NAMED_SIZES
 from sim.base.documents import read_document, read_mapping
+from sim.spec.dimensions import from_dimensions
 from sim.spec.huggingface import from_hf
-from sim.spec.model import ModelSpec, from_config, from_dimensions
+from sim.spec.model import ModelSpec, from_config
 
 
 def list_models() -> list[str]:

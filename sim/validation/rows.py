@@ -15,9 +15,9 @@ from typing import Any
 from minglm import datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
-from sim.base.fields import shorten
+from sim.base.fields import located, shorten
 from sim.base.row_kinds import HOLDOUT, UNSUPPORTED, row_kind
-from sim.scenario.build import TRAINED_PRECISIONS, Run, build_run, located, read_run
+from sim.scenario.build import TRAINED_PRECISIONS, Run, build_run, read_run
 from sim.validation.fields import QUANTITIES, ROW
 
 

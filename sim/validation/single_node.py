@@ -15,6 +15,7 @@ import dataclasses
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 from minglm.errors import InputError
 from sim.cost.closed_form import step_time
@@ -195,7 +196,7 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
     predicted = [seconds_of(r, cluster, used) for r in runs]
     evaluation = time.perf_counter() - start
     fitted = set(folds[0]) if rotation else set()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, (r, seconds) in enumerate(zip(runs, predicted)):
         name = f"h{r.model.hidden}-L{r.model.layers}-tp{r.plan.tp}-dp{r.plan.dp}-pp{r.plan.pp}-mb{r.plan.micro_batch}-gb{r.workload.global_batch}"
         rows.append(

@@ -39,7 +39,8 @@ def imports_inside_functions():
 
 
 def test_an_import_inside_a_function_is_for_third_parties_or_a_command():
-    """A sibling imported late hides a circle or a wrong room. Commands put rooms off so that --help starts without torch."""
+    """A sibling imported late hides a circle or a wrong room. Commands put rooms off so that --help starts without
+    torch."""
     elsewhere = [x for x in imports_inside_functions() if not re.match(r"(minglm|sim)/cli/", x[0])]
     files = Counter(path for path, _, _ in elsewhere)
     unexplained = []

@@ -8,8 +8,9 @@ from minglm import datafiles
 from minglm.config import ModelConfig
 from minglm.errors import InputError
 from minglm.sizes import NAMED_SIZES
+from sim.spec.dimensions import from_dimensions
 from sim.spec.huggingface import FAMILIES, from_hf
-from sim.spec.model import from_config, from_dimensions
+from sim.spec.model import from_config
 from sim.spec.model_loader import list_models, load_model
 
 PUBLISHED = {  # exact counts of the released checkpoints (embedding and head included, MTP left out)
