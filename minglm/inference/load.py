@@ -12,7 +12,7 @@ from minglm.quant import checkpoint as quantised
 from minglm.training.checkpoint import Checkpoint, latest
 
 
-def load_model(path: str | Path, device: str = "cpu"):
+def load_model(path: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer, Checkpoint]:
     """The model of a run folder or checkpoint folder, ready to use (eval mode); returns (model, tokenizer, checkpoint).
 
     Raises:
@@ -39,5 +39,5 @@ def load_model(path: str | Path, device: str = "cpu"):
 
 def model_of(run: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer, ModelConfig]:
     """The trained model of a run, in eval mode, with its tokenizer and config."""
-    model, tokenizer, found = load_model(run, device)
-    return model, tokenizer, found.config
+    model, tokenizer, checkpoint = load_model(run, device)
+    return model, tokenizer, checkpoint.config

@@ -147,9 +147,10 @@ def _check(file: Path, tensors: dict[str, Tensor], model: Model) -> None:
             if part.endswith(("scale", "scale_inv")):
                 bad = ~(values.float().isfinite() & (values > 0))
                 if bool(bad.any()):
-                    at = bad.nonzero()[0].tolist()
+                    place = bad.nonzero()[0].tolist()
                     raise InputError(
-                        f"{file}: scale {name}.{part}{at} is {float(values[tuple(at)])}: every scale is a positive "
+                        f"{file}: scale {name}.{part}{place} is {float(values[tuple(place)])}: every scale is a "
+                        f"positive "
                         f"finite number; "
                         "the file is damaged, make it again with `minglm quantize`"
                     )
