@@ -95,7 +95,7 @@ def read_note(folder: str | Path) -> dict:
         raise InputError(f"{path}: damaged ({err}); make it again with `minglm quantize`") from None
 
 
-def load(folder: str | Path, device: str = "cpu") -> tuple[Model, object, dict]:
+def load(folder: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer, dict]:
     """(model in evaluation mode, tokenizer, quantization.json) of a quantised checkpoint.
 
     Raises:
