@@ -29,12 +29,10 @@ def load_model(path: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer,
     model = Model(checkpoint.config)
     model.load_state_dict(checkpoint.model)
     run = checkpoint.path.parent.parent
-    tokenizer = next(
-        (Tokenizer.load(p) for p in (checkpoint.path, run, run / "data") if (p / "tokenizer.json").is_file()), None
-    )
-    if tokenizer is None:
+    places = [p for p in (checkpoint.path, run, run / "data") if (p / "tokenizer.json").is_file()]
+    if not places:
         raise InputError(f"{run}: no tokenizer.json beside the checkpoint; copy the one of its training run there")
-    return model.to(device).eval(), tokenizer, checkpoint
+    return model.to(device).eval(), Tokenizer.load(places[0]), checkpoint
 
 
 def model_of(run: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer, ModelConfig]:
