@@ -1,4 +1,5 @@
-"""What pyproject.toml cannot say: data/ and notebooks/ stand at the top of the checkout and go into the wheel inside minglm."""
+"""What pyproject.toml cannot say: data/ and notebooks/ stand at the top of the checkout and go into the wheel inside
+minglm."""
 
 from setuptools import find_namespace_packages, setup
 

@@ -1,4 +1,5 @@
-"""What tests of several folders share: generated examples, checkpoints made once, who runs beside whom, what was skipped."""
+"""What tests of several folders share: generated examples, checkpoints made once, who runs beside whom, what was
+skipped."""
 
 import os
 import random
@@ -10,7 +11,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: more threads would only wait for each other
 
-import minglm  # noqa: E402, F401  sets how threads wait, before any test loads torch
+import minglm  # noqa: F401  sets how threads wait, before any test loads torch
 
 try:
     from hypothesis import settings
@@ -70,7 +71,8 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
-    """`made_once(name, make)`: the folder that `make(folder)` filled, by the first worker that asks; the others wait for it."""
+    """`made_once(name, make)`: the folder that `make(folder)` filled, by the first worker that asks; the others wait
+    for it."""
     from filelock import FileLock
 
     root = tmp_path_factory.getbasetemp()

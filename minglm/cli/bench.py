@@ -22,8 +22,9 @@ def main(args: argparse.Namespace) -> int:
     from minglm.runtime import extras
     from minglm.tools import bench
 
+    names = bench.discover()  # first: without a clone there is nothing to measure, whatever is installed
     if args.list:
-        print("\n".join(bench.discover()))
+        print("\n".join(names))
         return 0
     extras.require("train")
     rows = bench.run(args.only, Path(args.out), show=not args.json)

@@ -65,33 +65,33 @@ class _Exchange(torch.autograd.Function):
         return _all_to_all(grad, ctx.receive, ctx.send, ctx.group), None, None, None
 
 
-def _all_to_all(x: Tensor, send: list[int], receive: list[int], group) -> Tensor:
+def _all_to_all(x: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup) -> Tensor:
     out = x.new_empty(sum(receive), *x.shape[1:])
     dist.all_to_all_single(out, x.contiguous(), receive, send, group=group)
     return out
 
 
-def to_group(x: Tensor, group) -> Tensor:
+def to_group(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """x itself; its gradient is the sum over the group, whose members each hold a part of what x meets next."""
     return _ToGroup.apply(x, group)
 
 
-def from_group(x: Tensor, group) -> Tensor:
+def from_group(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The sum over the group; each member's part gets the whole gradient."""
     return _Summed.apply(x, group)
 
 
-def total(x: Tensor, group) -> Tensor:
+def total(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The sum over the group as a value; the gradient goes to this process's own summand,
     as if nobody had been asked."""
     return _Summed.apply(x, group)
 
 
-def gather_keys(x: Tensor, group, rank: int, size: int) -> Tensor:
+def gather_keys(x: Tensor, group: dist.ProcessGroup, rank: int, size: int) -> Tensor:
     """(B, T, R) of each of `size` members → (B, size·T, R) in the order of their ranks, on all of them."""
     return _GatherKeys.apply(x, group, rank, size)
 
 
-def all_to_all(x: Tensor, send: list[int], receive: list[int], group) -> Tensor:
+def all_to_all(x: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup) -> Tensor:
     """All-to-all of rows: the first send[0] rows go to member 0, and so on; receive[i] rows come from member i."""
     return _Exchange.apply(x, send, receive, group)

@@ -67,20 +67,21 @@ def finish(running: Sequence[subprocess.Popen], limit_s: float = LIMIT_S) -> str
     Raises:
         RuntimeError: one failed (with its last line), or they took longer than `limit_s`; none is left running.
     """
-    end, said = time.monotonic() + limit_s, []
+    end = time.monotonic() + limit_s
+    outputs: list[tuple[str, str]] = []
     try:
         for p in running:
-            said.append(p.communicate(timeout=max(1.0, end - time.monotonic())))
+            outputs.append(p.communicate(timeout=max(1.0, end - time.monotonic())))
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"{len(running)} processes had not ended after {limit_s:.0f} s") from None
     finally:
         kill(running)
-    for rank, (p, (_, err)) in enumerate(zip(running, said)):
+    for rank, (p, (_, err)) in enumerate(zip(running, outputs, strict=True)):
         if p.returncode:
             raise RuntimeError(
-                f"process {rank} ended with {p.returncode}: {(err.strip().splitlines() or ['(no word)'])[-1]}"
+                f"process {rank} ended with {p.returncode}: {(err.strip().splitlines() or ['(nothing printed)'])[-1]}"
             )
-    return said[0][0]
+    return outputs[0][0]
 
 
 def kill(running: Sequence[subprocess.Popen]) -> None:

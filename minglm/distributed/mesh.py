@@ -12,7 +12,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -43,10 +44,8 @@ class Mesh:
         self.rank, self.first = dist.get_rank(), dist.get_rank() == 0
         self.ep, self.cp, self.tp = (axes.get_local_rank(n) for n in ("ep", "cp", "tp"))
         self.row = axes.get_local_rank("dp") * dims.ep + self.ep
-        self.data_mesh, self.expert_mesh = (
-            axes["dp", "ep", "cp"]._flatten("data"),
-            axes["dp", "cp"]._flatten("expert_data"),
-        )
+        self.data_mesh = axes["dp", "ep", "cp"]._flatten("data")  # noqa: SLF001  (torch has no public name for it)
+        self.expert_mesh = axes["dp", "cp"]._flatten("expert_data")  # noqa: SLF001
         self.data, self.experts = self.data_mesh.get_group(), self.expert_mesh.get_group()
         self.ep_group, self.cp_group, self.tp_group = (axes.get_group(n) for n in ("ep", "cp", "tp"))
         ranks = torch.arange(dims.world).view(dims.dp, dims.ep, dims.cp, dims.tp)
@@ -75,6 +74,7 @@ class Mesh:
 
     @staticmethod
     def is_expert(name: str) -> bool:
+        """Whether a parameter is split over ep."""
         return ".mlp.experts." in name
 
     def as_dtensor(self, name: str, local: Tensor, shape: torch.Size) -> DTensor:
@@ -87,9 +87,10 @@ class Mesh:
         stride = torch.empty(shape, device="meta").stride()
         return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)
 
-    # ------------------------------------------------------------------ small talk
+    # ------------------------------------------------------------------ collectives
 
     def wait(self) -> None:
+        """Until all processes are here."""
         dist.barrier()
 
     def any(self, flag: bool) -> bool:
@@ -99,6 +100,7 @@ class Mesh:
         return bool(vote)
 
     def sum(self, value: float) -> float:
+        """Over all processes."""
         box = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.all_reduce(box)
         return float(box)
@@ -147,15 +149,16 @@ def init_process_group(dims: ParallelDims, device: str) -> Mesh:
 
 
 def destroy_process_group() -> None:
+    """End the groups, if there are any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _terminated(signum, frame):
+def _terminated(signum: int, frame: FrameType | None) -> None:
     raise PeerLost("ended by the launcher (SIGTERM), which does so when another process has died")
 
 
-def exit_quietly(code: int) -> None:
+def exit_quietly(code: int) -> NoReturn:
     """End a process that is not the first without a word. The launcher ends all as soon as one is gone, so the first is
     given time to say why."""
     time.sleep(3)

@@ -25,11 +25,11 @@ from minglm.distributed.expert_parallel import ExpertParallel, balance_share, sp
 from minglm.distributed.mesh import Mesh
 from minglm.distributed.tensor_parallel import split_heads
 from minglm.model.attention import ForwardContext
-from minglm.model.decoder_layer import DecoderLayer
+from minglm.model.decoder_layer import AuxLosses, DecoderLayer
 from minglm.model.layers import head_loss, to_float32
 from minglm.model.model import Model, Output
 from minglm.model.moe import MoE
-from minglm.model.mtp import shift_targets
+from minglm.model.mtp import MTP, shift_targets
 
 # FSDP2 finds the tensors of an output, to know when backward reaches it, only in containers that torch knows.
 if Output not in _pytree.SUPPORTED_NODES:
@@ -62,7 +62,7 @@ class ShardedLayer(nn.Module):
     def forward(self, x: Tensor, ctx: ForwardContext, shared_topk: Tensor | None = None) -> LayerOutput:
         """x (B', T', C) and the keys that the last full layer chose for these positions → what this layer makes of
         them."""
-        cp = ctx.context_parallel
+        cp = _context_parallel(ctx)
         attended, kl, topk_indices = self.self_attn(self.input_layernorm(x), ctx, shared_topk)
         if kl is not None:  # a mean over this process's queries
             with torch.set_grad_enabled(ctx.indexer_grad):  # in "warmup" only this has a gradient
@@ -101,27 +101,31 @@ class ShardedModel(Model):
         self.config, self.mesh, self._rope = full.config, mesh, None
         self.shapes = {name: p.shape for name, p in full.named_parameters()}
         self.embed_tokens = full.embed_tokens  # in the order of Model: its methods walk the modules
-        self.layers = nn.ModuleList(ShardedLayer(layer, mesh) for layer in full.layers)
+        units = [ShardedLayer(layer, mesh) for layer in full.layers]
+        self.layers = nn.ModuleList(units)  # type: ignore[assignment]  # called by this class alone
         self.norm, self.lm_head, self.mtp = full.norm, full.lm_head, full.mtp
         if self.mtp is not None:
-            self.mtp.layer = ShardedLayer(self.mtp.layer, mesh)
+            sharded_mtp = ShardedLayer(self.mtp.layer, mesh)
+            self.mtp.layer = sharded_mtp  # type: ignore[assignment]  # as above
+            units.append(sharded_mtp)
         self.to(mesh.device)
-        options = {"reshard_after_forward": reshard}
+        policy = MixedPrecisionPolicy()
         if bf16:
-            options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        for layer in [*self.layers, *([self.mtp.layer] if self.mtp is not None else [])]:
-            if isinstance(getattr(layer.mlp, "experts", None), ExpertParallel):
-                fully_shard(layer.mlp.experts, mesh=mesh.expert_mesh, **options)
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for layer in units:
+            if isinstance(layer.mlp, MoE) and isinstance(layer.mlp.experts, ExpertParallel):
+                experts: nn.Module = layer.mlp.experts
+                fully_shard(experts, mesh=mesh.expert_mesh, reshard_after_forward=reshard, mp_policy=policy)
             if reshard or mesh.device.type != "cpu":
-                fully_shard(layer, mesh=mesh.data_mesh, **options)
-        fully_shard(self, mesh=mesh.data_mesh, **options)
+                fully_shard(layer, mesh=mesh.data_mesh, reshard_after_forward=reshard, mp_policy=policy)
+        fully_shard(self, mesh=mesh.data_mesh, reshard_after_forward=reshard, mp_policy=policy)
         for module in self.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # losses are summands already
                 if mesh.device.type == "cpu":
                     module.set_force_sum_reduction_for_comms(True)  # gloo cannot average
 
-    def forward(
+    def forward(  # type: ignore[override]  # trains only: no cache, and always targets
         self,
         tokens: Tensor,
         targets: Tensor,
@@ -146,57 +150,56 @@ class ShardedModel(Model):
             indexer_grad=torch.is_grad_enabled(),
             context_parallel=cp,
         )
-        kls, balances, counts = [], [], []
+        aux = AuxLosses()
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
             hidden, topk_indices = self.embed_tokens(tokens[rows, here]), None
             for layer in self.layers:
-                hidden, kl, balance, count, topk_indices = layer(hidden, ctx, topk_indices)
-                kls, balances, counts = _add(kls, kl), _add(balances, balance), _add(counts, count)
+                hidden, kl, balance, counts, topk_indices = layer(hidden, ctx, topk_indices)
+                aux.add(kl, balance, counts)
             out = Output(lm_loss=_part(self.norm(hidden), self.lm_head.weight, targets, rows, here))
             if mtp and self.mtp is not None:
-                out.mtp_loss, mtp_counts = self._depths(tokens, targets, doc_start, rows, hidden, ctx, kls, balances)
-                counts = _add(counts, mtp_counts)
-        out.indexer_kl = torch.stack(kls).mean() if kls else None
-        out.balance_loss = torch.stack(balances).sum() if balances else None
-        return self._of_all(out, counts)
+                out.mtp_loss = self._depths(self.mtp, tokens, targets, doc_start, hidden, ctx, aux)
+        out.indexer_kl = torch.stack(aux.kl).mean() if aux.kl else None
+        out.balance_loss = torch.stack(aux.balance).sum() if aux.balance else None
+        return self._of_all(out, aux.counts)
 
     def _depths(
-        self, tokens, targets, doc_start, rows, hidden, ctx, kls, balances
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """MTP loss and expert counts, as `Model._mtp_loss`; a process needs tokens of the next one's part,
-        never hidden states."""
-        losses, counts, start = [], None, ctx.context_parallel.offset
+        self,
+        module: MTP,
+        tokens: Tensor,
+        targets: Tensor,
+        doc_start: Tensor | None,
+        hidden: Tensor,
+        ctx: ForwardContext,
+        aux: AuxLosses,
+    ) -> Tensor | None:
+        """MTP loss, as `Model._mtp_loss`; a process needs tokens of the next one's part, never hidden states."""
+        whole, rows = _context_parallel(ctx), self.mesh.rows(len(tokens))
+        losses: list[Tensor] = []
+        all_counts: Tensor | None = None  # all depths together
         for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
-            cp = ctx.context_parallel.shorter(depth)
-            end = start + cp.own
+            cp = whole.shorter(depth)
+            start, end = whole.offset, whole.offset + cp.own
             part = replace(
                 ctx,
                 rope=ctx.rope[: cp.own],
                 context_parallel=cp,
                 doc_start=None if ctx.doc_start is None else ctx.doc_start[:, : cp.own],
             )
-            joined = self.mtp.join(hidden[:, : cp.own], self.embed_tokens(tokens[rows, start + depth : end + depth]))
-            hidden, kl, balance, count, _ = self.mtp.layer(joined, part)
-            if kl is not None:
-                kls.append(kl)
-            balances.append(balance)
-            counts = count if counts is None else counts + count
-            losses.append(
-                _part(
-                    self.mtp.norm(hidden),
-                    self.lm_head.weight,
-                    shift_targets(targets, depth, doc_start),
-                    rows,
-                    slice(start, end),
-                )
-            )
-        return (torch.stack(losses).mean() if losses else None), counts
+            joined = module.join(hidden[:, : cp.own], self.embed_tokens(tokens[rows, start + depth : end + depth]))
+            hidden, kl, balance, counts, _ = module.layer(joined, part)
+            aux.add(kl, balance)
+            all_counts = counts if all_counts is None else all_counts + counts
+            labels = shift_targets(targets, depth, doc_start)
+            losses.append(_part(module.norm(hidden), self.lm_head.weight, labels, rows, slice(start, end)))
+        aux.add(None, None, all_counts)
+        return torch.stack(losses).mean() if losses else None
 
     def _of_all(self, out: Output, counts: list[Tensor]) -> Output:
         """Each loss's value for the whole batch, in one exchange, and the expert counts of all in another."""
         names = [n for n in ("lm_loss", "mtp_loss", "balance_loss", "indexer_kl") if getattr(out, n) is not None]
         summed = total(torch.stack([to_float32(getattr(out, n)) for n in names]), self.mesh.data)
-        for name, value in zip(names, summed.unbind()):
+        for name, value in zip(names, summed.unbind(), strict=True):
             setattr(out, name, value)
         if counts:
             out.expert_counts = torch.stack(counts)
@@ -205,11 +208,14 @@ class ShardedModel(Model):
 
     def accumulate(self, last: bool) -> None:
         """Whether the next backward pass is the last of an update: only then are gradients summed over processes."""
+        assert isinstance(self, FSDPModule)  # `fully_shard` made it one
         self.set_requires_gradient_sync(last)
 
 
-def _add(values: list[Tensor], value: Tensor | None) -> list[Tensor]:
-    return values if value is None else [*values, value]
+def _context_parallel(ctx: ForwardContext) -> ContextParallel:
+    """The context's, which `ShardedModel.forward` made."""
+    assert isinstance(ctx.context_parallel, ContextParallel)
+    return ctx.context_parallel
 
 
 def _part(hidden: Tensor, weight: Tensor, targets: Tensor, rows: slice, here: slice) -> Tensor:

@@ -45,7 +45,8 @@ class ShardedMuonAdamW(MuonAdamW):
         shape, axis = list(self.shapes[name]), self.mesh.tp_axis(name)
         if axis is not None:
             shape[axis] //= self.mesh.dims.tp
-        return tuple(shape)
+        rows, columns = shape
+        return rows, columns
 
     def _deal(self, matrices: dict[str, tuple[int, int]]) -> dict[str, int]:
         """Matrix → owner: the most costly first, each to whoever has least to do."""
@@ -72,9 +73,9 @@ class ShardedMuonAdamW(MuonAdamW):
         send = [[updates[n].flatten() for n in names if self.owner[n] == o] for o in range(self.n)]
         mine = {n: self._rows_and_columns(n) for n in names if self.owner[n] == self.me}
         sizes = [[self._size(shape, r) for shape in mine.values()] for r in range(self.n)]
-        got = self._swap(send, sizes)
+        received = self._swap(send, sizes)
         return {
-            name: torch.cat([got[r][i].view(-1, shape[1]) for r in range(self.n)])
+            name: torch.cat([received[r][i].view(-1, shape[1]) for r in range(self.n)])
             for i, (name, shape) in enumerate(mine.items())
         }
 
@@ -82,9 +83,9 @@ class ShardedMuonAdamW(MuonAdamW):
         """The opposite: rows of the owners' results into every process's updates."""
         send = [[matrix[self._part(len(matrix), r)].flatten() for matrix in whole.values()] for r in range(self.n)]
         wanted = [[n for n in names if self.owner[n] == o] for o in range(self.n)]
-        got = self._swap(send, [[updates[n].numel() for n in group] for group in wanted])
-        for group, pieces in zip(wanted, got):
-            for name, piece in zip(group, pieces):
+        received = self._swap(send, [[updates[n].numel() for n in group] for group in wanted])
+        for group, pieces in zip(wanted, received, strict=True):
+            for name, piece in zip(group, pieces, strict=True):
                 updates[name].copy_(piece.view_as(updates[name]))
 
     def _size(self, shape: tuple[int, int], rank: int) -> int:
@@ -103,7 +104,8 @@ class ShardedMuonAdamW(MuonAdamW):
             [sum(t.numel() for t in tensors) for tensors in send],
             group=self.mesh.data,
         )
-        return [list(part.split(s)) if s else [] for part, s in zip(out.split([sum(s) for s in sizes]), sizes)]
+        parts = out.split([sum(s) for s in sizes])
+        return [list(part.split(s)) if s else [] for part, s in zip(parts, sizes, strict=True)]
 
     def _join_columns(self, name: str, matrix: Tensor) -> Tensor:
         tp = self.mesh.dims.tp
@@ -124,10 +126,12 @@ class ShardedMuonAdamW(MuonAdamW):
             self.parameters[name].grad = None if p.grad is None else p.grad.to_local()
 
     def step(self, scale: float = 1.0) -> None:
+        """As in one process; the gradients are those that FSDP2 left on this process's shards."""
         self._collect()
         super().step(scale)
 
     def zero_grad(self) -> None:
+        """Drop the gradients of the shards and of what FSDP2 holds."""
         super().zero_grad()
         for p in self.sharded.values():
             p.grad = None

@@ -11,6 +11,7 @@ Shapes: B batch, T positions, H heads, C hidden.
 
 from __future__ import annotations
 
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from minglm.model.attention import MLA
 class _IntoHeads(nn.Module):
     """x (B, T, in) → (B, T, out/tp): this process's rows of the weight."""
 
-    def __init__(self, weight: Tensor, group) -> None:
+    def __init__(self, weight: Tensor, group: dist.ProcessGroup) -> None:
         super().__init__()
         self.weight, self.group = nn.Parameter(weight), group
 
@@ -33,7 +34,7 @@ class _IntoHeads(nn.Module):
 class _OutOfHeads(nn.Module):
     """x (B, T, in/tp) → (B, T, out), summed over the group: this process's columns of the weight."""
 
-    def __init__(self, weight: Tensor, group) -> None:
+    def __init__(self, weight: Tensor, group: dist.ProcessGroup) -> None:
         super().__init__()
         self.weight, self.group = nn.Parameter(weight), group
 
@@ -51,8 +52,9 @@ def split_heads(mla: MLA, mesh: Mesh) -> None:
         return linear.weight.detach().chunk(n, axis)[mesh.tp].clone()
 
     mla.num_heads //= n
-    mla.q_b_proj = _IntoHeads(mine(mla.q_b_proj, 0), mesh.tp_group)
+    # Called as the nn.Linear it replaces.
+    mla.q_b_proj = _IntoHeads(mine(mla.q_b_proj, 0), mesh.tp_group)  # type: ignore[assignment]
     mla.kv_b_proj.weight = nn.Parameter(
         mine(mla.kv_b_proj, 0)
     )  # its input is the gathered latent (ContextParallel.keys)
-    mla.o_proj = _OutOfHeads(mine(mla.o_proj, 1), mesh.tp_group)
+    mla.o_proj = _OutOfHeads(mine(mla.o_proj, 1), mesh.tp_group)  # type: ignore[assignment]

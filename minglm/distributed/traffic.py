@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
@@ -22,7 +21,13 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from minglm.config import ModelConfig
+from minglm.distributed.mesh import Mesh, destroy_process_group, init_process_group
+from minglm.distributed.model import ShardedModel
+from minglm.distributed.optim import ShardedMuonAdamW
 from minglm.errors import InputError, Parser
+from minglm.model.model import Model
+from minglm.training import parallel_dims
 
 NAMES = {
     "_allgather_base_": "all-gather",
@@ -39,29 +44,32 @@ class Counter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.phase, self.seen = "", defaultdict(lambda: [0, 0.0])
+        self.phase = ""
+        self.seen: dict[tuple[str, str], tuple[int, float]] = {}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.namespace == "c10d":
-            name = function._schema.name.split("::")[1]
-            entry = self.seen[self.phase, NAMES.get(name, name)]
-            entry[0] += 1
-            entry[1] += _sent(name, args)
+            name = function._schema.name.split("::")[1]  # noqa: SLF001  (torch has no public name for it)
+            key = self.phase, NAMES.get(name, name)
+            calls, sent = self.seen.get(key, (0, 0.0))
+            self.seen[key] = calls + 1, sent + _bytes_sent(name, args)
         return function(*args, **(kwargs or {}))
 
     @contextlib.contextmanager
     def during(self, phase: str) -> Iterator[None]:
+        """Count what is said inside this block under `phase`."""
         self.phase = phase
         with self:
             yield
 
 
-def _sent(name: str, args: tuple) -> float:
+def _bytes_sent(name: str, args: tuple) -> float:
     """Bytes that one exchange sends from this process; 0 for kinds that a step does not use."""
     group = next((g for g in map(_group, args) if g is not None), dist.group.WORLD)
+    assert group is not None  # something was sent, so there are groups
     n, me = group.size(), group.rank()
 
-    def size(what) -> int:
+    def size(what: object) -> int:
         return sum(t.numel() * t.element_size() for t in tree_flatten(what)[0] if isinstance(t, torch.Tensor))
 
     if name == "allreduce_":
@@ -76,7 +84,7 @@ def _sent(name: str, args: tuple) -> float:
     return 0.0
 
 
-def _group(value):
+def _group(value: object) -> dist.ProcessGroup | None:
     if isinstance(value, torch.ScriptObject):
         try:
             return dist.ProcessGroup.unbox(value)
@@ -85,14 +93,8 @@ def _group(value):
     return value if isinstance(value, dist.ProcessGroup) else None
 
 
-def step(dims, model_name: str, rows: int, length: int, seed: int = 0) -> list[dict]:
+def step(dims: parallel_dims.ParallelDims, model_name: str, rows: int, length: int, seed: int = 0) -> list[dict]:
     """Count one training step of a seeded model on seeded tokens, dense attention; all processes together."""
-    from minglm.config import ModelConfig
-    from minglm.distributed.mesh import Mesh
-    from minglm.distributed.model import ShardedModel
-    from minglm.distributed.optim import ShardedMuonAdamW
-    from minglm.model.model import Model
-
     mesh = Mesh(dims, torch.device("cpu"))
     torch.manual_seed(seed)
     config = ModelConfig.named(model_name)
@@ -123,11 +125,9 @@ def step(dims, model_name: str, rows: int, length: int, seed: int = 0) -> list[d
 
 
 def main(argv: list[str] | None = None) -> int:
-    from minglm.distributed.mesh import destroy_process_group, init_process_group
-    from minglm.training import parallel_dims
-
+    """Entry point; returns the exit code."""
     first = os.environ.get("RANK", "0") == "0"
-    p = Parser(prog="minglm.distributed.traffic", description=__doc__.splitlines()[0])
+    p = Parser(prog="minglm.distributed.traffic", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--model", default="nano", help="named size (default nano)")
     p.add_argument("--rows", type=int, action="append", help="rows of the batch; repeatable (default 8)")
     p.add_argument("--length", type=int, default=128, help="tokens of a row (default 128)")
@@ -145,14 +145,14 @@ def main(argv: list[str] | None = None) -> int:
                 "minglm.distributed.traffic"
             )
         world = int(os.environ["WORLD_SIZE"])
-        asked = [
+        requested = [
             dict(part.partition("=")[::2] for part in text.split(","))
             for text in args.layout or [f"{k}={world}" for k in parallel_dims.KINDS]
         ]
-        for one in asked:
-            if odd := next((f"{k}={v}" for k, v in one.items() if not v.isdigit()), None):
-                raise InputError(f"--layout {odd}: must be kind=number, such as dp=2,ep=2")
-        plans = [parallel_dims.choose({k: int(v) for k, v in one.items()}, world) for one in asked]
+        for one in requested:
+            if wrong := next((f"{k}={v}" for k, v in one.items() if not v.isdigit()), None):
+                raise InputError(f"--layout {wrong}: must be kind=number, such as dp=2,ep=2")
+        plans = [parallel_dims.choose({k: int(v) for k, v in one.items()}, world) for one in requested]
         batches = args.rows or [8]
         for name, value, parts in (
             *(("rows", b, max(q.dp * q.ep for q in plans)) for b in batches),
@@ -160,17 +160,15 @@ def main(argv: list[str] | None = None) -> int:
         ):
             if value < 1 or value % parts:
                 raise InputError(f"--{name} {value}: must be a positive multiple of {parts}, which it is split over")
-        from minglm.config import ModelConfig
-
         ModelConfig.named(args.model)
     except InputError as err:
         if first:
             print(err, file=sys.stderr)
         return 2
     init_process_group(plans[0], "cpu")
-    found = [row for plan in plans for rows in batches for row in step(plan, args.model, rows, args.length)]
+    counts = [row for plan in plans for rows in batches for row in step(plan, args.model, rows, args.length)]
     if first:
-        print(json.dumps(found))
+        print(json.dumps(counts))
     destroy_process_group()
     return 0
 

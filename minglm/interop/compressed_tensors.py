@@ -26,12 +26,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minglm.errors import InputError
-from minglm.interop.huggingface import _hf_name, _to_disk
+from minglm.interop.huggingface import hf_name, tensors_on_disk
 from minglm.model.model import Model
-from minglm.quant.formats import MODULES_TO_NOT_CONVERT
+from minglm.quant.formats import MODULES_TO_NOT_CONVERT, Spec
 from minglm.quant.fp8 import Fp8
 from minglm.quant.int4 import Int4
 from minglm.quant.modules import PackedExperts, PackedLinear
+from minglm.quant.scheme import Scheme
 
 
 def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
@@ -40,8 +41,8 @@ def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
     Raises:
         InputError: the model is not quantised, or the folder holds other files.
     """
-    spec, folder = getattr(model, "quantization", None), Path(folder)
-    if spec is None:
+    spec, folder = model.quantization, Path(folder)
+    if not isinstance(spec, Spec):
         raise InputError("model is not quantised: use `minglm export-hf` for it")
     if folder.exists() and any(
         p.name not in ("config.json", "model.safetensors", "tokenizer.json") for p in folder.iterdir()
@@ -52,7 +53,7 @@ def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
     tensors: dict[str, Tensor] = {}
     kept: list[str] = []
     for name, matrix, scheme, parts in _matrices(model):
-        name = _hf_name(f"{name}.weight", layers).removesuffix(".weight")
+        name = hf_name(f"{name}.weight", layers).removesuffix(".weight")
         if plain or not _fits(scheme, matrix):
             tensors[f"{name}.weight"] = scheme.dequantize(*parts).to(dtype)
             kept.append(name)
@@ -61,7 +62,7 @@ def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
     inside = {f"{name}." for name, module in model.named_modules() if isinstance(module, (PackedLinear, PackedExperts))}
     for ours, tensor in model.state_dict().items():
         if not any(ours.startswith(prefix) for prefix in inside):
-            tensors |= dict(_to_disk(_hf_name(ours, layers), tensor))
+            tensors |= dict(tensors_on_disk(hf_name(ours, layers), tensor))
     config = {**model.config.to_hf(), "dtype": str(dtype).removeprefix("torch.")}
     if not plain:
         config["quantization_config"] = _config(spec, kept, layers)
@@ -74,25 +75,27 @@ def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
     return folder
 
 
-def _matrices(model: Model) -> Iterator[tuple[str, tuple[int, int], object, list[Tensor]]]:
+def _matrices(model: Model) -> Iterator[tuple[str, tuple[int, int], Scheme, list[Tensor]]]:
     """(our name, (rows, width), number format, parts) of every quantised matrix, experts one by one."""
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
-            yield name, (module.out_features, module.in_features), module.scheme, list(module._parts())
+            yield name, (module.out_features, module.in_features), module.scheme, list(module.quantised_parts())
         elif isinstance(module, PackedExperts):
             for stack in module.STACKS:
-                shape = tuple(module.scheme.dequantize(*module._one(stack, 0)).shape)
-                for e in range(module._parts(stack)[0].shape[0]):
-                    yield f"{name}.{e}.{stack}", shape, module.scheme, module._one(stack, e)
+                rows, width = module.scheme.dequantize(*module.one_expert(stack, 0)).shape
+                for e in range(module.quantised_parts(stack)[0].shape[0]):
+                    yield f"{name}.{e}.{stack}", (rows, width), module.scheme, module.one_expert(stack, e)
 
 
-def _fits(scheme, matrix: tuple[int, int]) -> bool:
+def _fits(scheme: Scheme, matrix: tuple[int, int]) -> bool:
     if isinstance(scheme, Fp8):
         return all(size <= scheme.block or size % scheme.block == 0 for size in matrix)
     return matrix[1] % 8 == 0 or not isinstance(scheme, Int4)  # whole int32 words
 
 
-def _serialised(scheme, parts: list[Tensor], matrix: tuple[int, int], dtype: torch.dtype) -> list[tuple[str, Tensor]]:
+def _serialised(
+    scheme: Scheme, parts: list[Tensor], matrix: tuple[int, int], dtype: torch.dtype
+) -> list[tuple[str, Tensor]]:
     if isinstance(scheme, Fp8):
         return [("weight", parts[0]), ("weight_scale_inv", parts[1])]
     if isinstance(scheme, Int4):  # four bytes with the even input low are one little-endian int32
@@ -104,7 +107,7 @@ def _serialised(scheme, parts: list[Tensor], matrix: tuple[int, int], dtype: tor
     return [("weight", parts[0]), ("weight_scale", parts[1].to(dtype))]
 
 
-def _config(spec, kept: list[str], layers: int) -> dict:
+def _config(spec: Spec, kept: list[str], layers: int) -> dict:
     names = {".indexer.": "indexer", "mlp.gate.": "mlp.gate"}
     patterns = [names.get(part, part) for part in MODULES_TO_NOT_CONVERT]
     if spec.format == "fp8":

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,7 +35,7 @@ _MTP_REPEATS = ("embed_tokens.weight", "shared_head.head.weight")
 _STACKED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)$")
 
 
-def _hf_name(name: str, layers: int) -> str:
+def hf_name(name: str, layers: int) -> str:
     """Our state-dict name → theirs, experts still stacked."""
     if name.startswith("lm_head."):
         return name
@@ -44,16 +45,16 @@ def _hf_name(name: str, layers: int) -> str:
     return "model." + name
 
 
-def _to_disk(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+def tensors_on_disk(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """One of our tensors under its name(s) on disk: a stack of experts becomes one matrix per expert and projection."""
     if not (match := _STACKED.match(name)):
         yield name, tensor
         return
     for e, matrix in enumerate(tensor):
-        parts = (
-            zip(("gate_proj", "up_proj"), matrix.chunk(2)) if match[2] == "gate_up_proj" else [("down_proj", matrix)]
-        )
-        for kind, part in parts:
+        parts = {"down_proj": matrix}
+        if match[2] == "gate_up_proj":
+            parts = dict(zip(("gate_proj", "up_proj"), matrix.chunk(2), strict=True))
+        for kind, part in parts.items():
             yield f"{match[1]}.{e}.{kind}.weight", part
 
 
@@ -70,7 +71,7 @@ def export_hf(model: Model, folder: str | Path) -> Path:
     tensors = {
         name: part.detach().contiguous().cpu()
         for ours, tensor in model.state_dict().items()
-        for name, part in _to_disk(_hf_name(ours, layers), tensor)
+        for name, part in tensors_on_disk(hf_name(ours, layers), tensor)
     }
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     partial = folder / "model.safetensors.partial"
@@ -92,12 +93,12 @@ class _Checkpoint:
                 files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as err:
                 raise InputError(f"{index}: not a safetensors index ({err}); download the checkpoint again") from None
-            if odd := [f for f in files if not isinstance(f, str) or Path(f).name != f or "\\" in f]:
-                raise InputError(f"{index}: {odd[0]!r} is not a file of this folder; download the checkpoint again")
+            if outside := [f for f in files if not isinstance(f, str) or Path(f).name != f or "\\" in f]:
+                raise InputError(f"{index}: {outside[0]!r} is not a file of this folder; download the checkpoint again")
             paths = [folder / f for f in files]
         else:
             paths = [single]
-        self.where: dict[str, tuple[Path, object]] = {}
+        self.where: dict[str, tuple[Path, Any]] = {}  # tensor → file, and its handle (`safetensors.safe_open`)
         for path in paths:
             try:
                 handle = safe_open(path, framework="pt")
@@ -121,9 +122,9 @@ class _Checkpoint:
                 f"config.json"
             )
         path, handle = self.where[name]
-        if (found := tuple(handle.get_slice(name).get_shape())) != tuple(shape):
+        if (on_disk := tuple(handle.get_slice(name).get_shape())) != tuple(shape):
             raise InputError(
-                f"{path}: tensor {name!r} has shape {list(found)}, config.json calls for {list(shape)}; "
+                f"{path}: tensor {name!r} has shape {list(on_disk)}, config.json calls for {list(shape)}; "
                 "use the config.json that was saved with these weights"
             )
         self.unused.discard(name)
@@ -148,11 +149,11 @@ def import_hf(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     with torch.device("meta"):
         model = Model(config)
     for ours, want in model.state_dict().items():
-        name = _hf_name(ours, layers)
+        name = hf_name(ours, layers)
         if name in checkpoint.where or not (match := _STACKED.match(name)):
             tensor = checkpoint.take(name, want.shape)
         else:
-            parts = [(n, p.shape) for n, p in _to_disk(name, want)]
+            parts = [(n, p.shape) for n, p in tensors_on_disk(name, want)]
             flat = [checkpoint.take(n, s) for n, s in parts]
             per_expert = 2 if match[2] == "gate_up_proj" else 1
             tensor = torch.stack([torch.cat(flat[i : i + per_expert]) for i in range(0, len(flat), per_expert)])

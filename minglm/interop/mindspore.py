@@ -47,6 +47,7 @@ class Linear(nn.Cell):
         self.weight = _weight(outputs, inputs)
 
     def construct(self, x):
+        """(…, I) → (…, O)."""
         return ops.matmul(x, ops.transpose(self.weight, (1, 0)))
 
 
@@ -58,6 +59,7 @@ class Embedding(nn.Cell):
         self.weight = _weight(rows, width)
 
     def construct(self, tokens):
+        """(B, T) → (B, T, C)."""
         return ops.gather(self.weight, tokens, 0)
 
 
@@ -69,6 +71,7 @@ class RMSNorm(nn.Cell):
         self.weight, self.eps = _weight(width, value=1.0), eps
 
     def construct(self, x):
+        """(…, C) → (…, C)."""
         return x * ops.rsqrt(ops.mean(x * x, -1, True) + self.eps) * self.weight
 
 
@@ -81,6 +84,7 @@ class LayerNorm(nn.Cell):
         self.bias = Parameter(Tensor(np.zeros(width, np.float32)), name="bias")
 
     def construct(self, x):
+        """(…, Di) → (…, Di)."""
         x = x - ops.mean(x, -1, True)
         return x * ops.rsqrt(ops.mean(x * x, -1, True) + LATENT_EPS) * self.weight + self.bias
 
@@ -97,14 +101,15 @@ class SwiGLU(nn.Cell):
         )
 
     def construct(self, x):
+        """(…, C) → (…, C)."""
         return self.down_proj(ops.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 def rope(x, cos, sin):
-    """Turn pairs (x0,x1), (x2,x3), … of the last axis: x (B, T, D) or (B, T, H, D), cos and sin (T, D/2)."""
+    """Rotate pairs (x0,x1), (x2,x3), … of the last axis: x (B, T, D) or (B, T, H, D), cos and sin (T, D/2)."""
     if x.ndim == 4:
         cos, sin = ops.expand_dims(cos, 1), ops.expand_dims(sin, 1)
-    pairs = x.reshape(x.shape[:-1] + (x.shape[-1] // 2, 2))
+    pairs = x.reshape(x.shape[:-1] + (x.shape[-1] // 2, 2))  # noqa: RUF005  (graph mode compiles this source)
     a, b = pairs[..., 0], pairs[..., 1]
     return ops.stack((a * cos - b * sin, a * sin + b * cos), -1).reshape(x.shape)
 
@@ -122,13 +127,14 @@ class Indexer(nn.Cell):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.heads, self.width, self.turned = config.index_n_heads, config.index_head_dim, config.qk_rope_head_dim
+        self.heads, self.width, self.rope_width = config.index_n_heads, config.index_head_dim, config.qk_rope_head_dim
         self.wq_b = Linear(config.q_lora_rank, self.heads * self.width)
         self.wk, self.k_norm = Linear(config.hidden_size, self.width), LayerNorm(self.width)
         self.weights_proj = Linear(config.hidden_size, self.heads)
 
     def construct(self, x, q_latent, cos, sin):
-        B, T, r = x.shape[0], x.shape[1], self.turned
+        """x (B, T, C), q_latent (B, T, q_lora) → scores (B, T, S), not masked."""
+        B, T, r = x.shape[0], x.shape[1], self.rope_width
         x, q_latent = ops.stop_gradient(x), ops.stop_gradient(q_latent)
         q, k = self.wq_b(q_latent).reshape(B, T, self.heads, self.width), self.k_norm(self.wk(x))
         q = ops.concat((rope(q[..., :r], cos, sin), q[..., r:]), -1)
@@ -158,7 +164,7 @@ class MLA(nn.Cell):
     def __init__(self, config: ModelConfig, full: bool):
         super().__init__()
         C, H, L = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
-        self.H, self.nope, self.r, self.Dv, self.L = (
+        self.num_heads, self.qk_nope_head_dim, self.qk_rope_head_dim, self.v_head_dim, self.kv_lora_rank = (
             H,
             config.qk_nope_head_dim,
             config.qk_rope_head_dim,
@@ -168,50 +174,53 @@ class MLA(nn.Cell):
         self.topk, self.scale, self.full = config.index_topk, config.qk_head_dim**-0.5, full
         self.q_a_proj, self.q_a_layernorm = Linear(C, config.q_lora_rank), RMSNorm(config.q_lora_rank, LATENT_EPS)
         self.q_b_proj = Linear(config.q_lora_rank, H * config.qk_head_dim)
-        self.kv_a_proj_with_mqa, self.kv_a_layernorm = Linear(C, L + self.r), RMSNorm(L, LATENT_EPS)
-        self.kv_b_proj, self.o_proj = Linear(L, H * (self.nope + self.Dv)), Linear(H * self.Dv, C)
+        self.kv_a_proj_with_mqa, self.kv_a_layernorm = Linear(C, L + self.qk_rope_head_dim), RMSNorm(L, LATENT_EPS)
+        self.kv_b_proj, self.o_proj = (
+            Linear(L, H * (self.qk_nope_head_dim + self.v_head_dim)),
+            Linear(H * self.v_head_dim, C),
+        )
         if full:
             self.indexer = Indexer(config)
 
-    def construct(self, x, cos, sin, mode, choice):
+    def construct(self, x, cos, sin, mode, topk_indices):
         """x (B, T, C) → output (B, T, C), the indexer's KL (0 when it did not run) and the choice for "shared"
         layers."""
-        B, T, H = x.shape[0], x.shape[1], self.H
+        B, T, H = x.shape[0], x.shape[1], self.num_heads
         q_latent = self.q_a_layernorm(self.q_a_proj(x))
-        q = self.q_b_proj(q_latent).reshape(B, T, H, self.nope + self.r)
+        q = self.q_b_proj(q_latent).reshape(B, T, H, self.qk_nope_head_dim + self.qk_rope_head_dim)
         kv = self.kv_a_proj_with_mqa(x)
         latent = ops.concat(
-            (self.kv_a_layernorm(kv[..., : self.L]), rope(kv[..., self.L :], cos, sin)), -1
+            (self.kv_a_layernorm(kv[..., : self.kv_lora_rank]), rope(kv[..., self.kv_lora_rank :], cos, sin)), -1
         )  # (B, T, R)
-        up = self.kv_b_proj.weight.reshape(H, self.nope + self.Dv, self.L)
-        up_k, up_v = up[:, : self.nope], up[:, self.nope :]
-        absorbed = ops.matmul(q[..., : self.nope].swapaxes(1, 2), up_k)  # (B, H, T, L)
-        q = ops.concat((absorbed, rope(q[..., self.nope :], cos, sin).swapaxes(1, 2)), -1)  # (B, H, T, R)
+        up = self.kv_b_proj.weight.reshape(H, self.qk_nope_head_dim + self.v_head_dim, self.kv_lora_rank)
+        up_k, up_v = up[:, : self.qk_nope_head_dim], up[:, self.qk_nope_head_dim :]
+        absorbed = ops.matmul(q[..., : self.qk_nope_head_dim].swapaxes(1, 2), up_k)  # (B, H, T, L)
+        q = ops.concat((absorbed, rope(q[..., self.qk_nope_head_dim :], cos, sin).swapaxes(1, 2)), -1)  # (B, H, T, R)
 
         at = ops.arange(T)
         seen = ops.broadcast_to(ops.expand_dims(ops.expand_dims(at, 0) <= ops.expand_dims(at, 1), 0), (B, T, T))
         scores_i = self.indexer(x, q_latent, cos, sin) if self.full and mode == "sparse" else None
         if mode == "sparse" and self.topk < T:
             if scores_i is not None:
-                choice = choose(ops.stop_gradient(scores_i), seen, self.topk)
-            seen = choice < T  # (B, T, k)
-            place = ops.where(seen, choice, ops.zeros_like(choice))
+                topk_indices = choose(ops.stop_gradient(scores_i), seen, self.topk)
+            seen = topk_indices < T  # (B, T, k)
+            place = ops.where(seen, topk_indices, ops.zeros_like(topk_indices))
             rows = (place + (ops.arange(B) * T).astype(ms.int32).reshape(B, 1, 1)).reshape(-1)
             keys = ops.gather(latent.reshape(B * T, -1), rows, 0).reshape(B, T, self.topk, -1)  # (B, T, k, R)
             scores = ops.matmul(q.swapaxes(1, 2), keys.swapaxes(2, 3)) * self.scale  # (B, T, H, k)
             probs = ops.softmax(ops.where(ops.expand_dims(seen, 2), scores, Tensor(FAR, ms.float32)), -1)
-            p, values = probs.mean(2), ops.matmul(probs, keys[..., : self.L]).swapaxes(1, 2)  # (B, H, T, L)
+            p, values = probs.mean(2), ops.matmul(probs, keys[..., : self.kv_lora_rank]).swapaxes(1, 2)  # (B, H, T, L)
             if scores_i is not None:
                 scores_i = ops.gather_elements(scores_i, 2, place)
         else:
             scores = ops.matmul(q, ops.expand_dims(latent.swapaxes(1, 2), 1)) * self.scale  # (B, H, T, S)
             probs = ops.softmax(ops.where(ops.expand_dims(seen, 1), scores, Tensor(FAR, ms.float32)), -1)
-            p, values = probs.mean(1), ops.matmul(probs, ops.expand_dims(latent[..., : self.L], 1))
+            p, values = probs.mean(1), ops.matmul(probs, ops.expand_dims(latent[..., : self.kv_lora_rank], 1))
         kl = Tensor(0.0, ms.float32)
         if scores_i is not None:
             kl = kl_divergence(ops.stop_gradient(p), scores_i, seen)
-        out = ops.matmul(values, up_v.swapaxes(1, 2)).swapaxes(1, 2).reshape(B, T, H * self.Dv)
-        return self.o_proj(out), kl, choice
+        out = ops.matmul(values, up_v.swapaxes(1, 2)).swapaxes(1, 2).reshape(B, T, H * self.v_head_dim)
+        return self.o_proj(out), kl, topk_indices
 
 
 class Router(nn.Cell):
@@ -245,6 +254,7 @@ class Experts(nn.Cell):
         self.gate_up_proj.name, self.down_proj.name = "gate_up_proj", "down_proj"
 
     def construct(self, x, gates):
+        """x (N, C), gates (N, E), 0 for experts not chosen → (N, C)."""
         inner = ops.matmul(ops.expand_dims(x, 0), self.gate_up_proj.swapaxes(1, 2))  # (E, N, 2F)
         hidden = (
             ops.silu(inner[..., : self.F]) * inner[..., self.F :] * ops.expand_dims(ops.transpose(gates, (1, 0)), -1)
@@ -287,15 +297,17 @@ class Layer(nn.Cell):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MoE(config) if experts else SwiGLU(config.hidden_size, config.intermediate_size)
 
-    def construct(self, x, cos, sin, mode, choice):
-        attended, kl, choice = self.self_attn(self.input_layernorm(x), cos, sin, mode, choice)
+    def construct(self, x, cos, sin, mode, topk_indices):
+        """x (B, T, C) and what the last full layer chose → x, indexer KL, balance loss,
+        and what the next layer may share."""
+        attended, kl, topk_indices = self.self_attn(self.input_layernorm(x), cos, sin, mode, topk_indices)
         x = x + attended
         h, balance = self.post_attention_layernorm(x), Tensor(0.0, ms.float32)
         if self.experts:
             fed, balance = self.mlp(h)
         else:
             fed = self.mlp(h)
-        return x + fed, kl, balance, choice
+        return x + fed, kl, balance, topk_indices
 
 
 class MTP(nn.Cell):
@@ -308,6 +320,7 @@ class MTP(nn.Cell):
         self.eh_proj, self.layer = Linear(2 * C, C), Layer(config, True, True)
 
     def construct(self, hidden, embedding, cos, sin, mode):
+        """hidden and embedding (B, T, C) → what the layer makes of the two joined."""
         joined = self.eh_proj(ops.concat((self.enorm(embedding), self.hnorm(hidden)), -1))
         return self.layer(joined, cos, sin, mode, None)
 
@@ -348,7 +361,7 @@ class Model(nn.Cell):
         """(B, T) → hidden (B, T, C) before the final norm, the layers' KLs (sum and number), balance losses (sum)."""
         T = tokens.shape[1]
         cos, sin = self.cos[:T], self.sin[:T]
-        x, kl, balance, choice, ran = (
+        x, kl, balance, topk_indices, ran = (
             self.embed_tokens(tokens),
             Tensor(0.0, ms.float32),
             Tensor(0.0, ms.float32),
@@ -356,7 +369,7 @@ class Model(nn.Cell):
             0,
         )
         for layer in self.layers:
-            x, kl_i, balance_i, choice = layer(x, cos, sin, mode, choice)
+            x, kl_i, balance_i, topk_indices = layer(x, cos, sin, mode, topk_indices)
             kl, balance = kl + kl_i, balance + balance_i
             ran += layer.self_attn.full
         return x, kl, balance, ran
@@ -390,7 +403,7 @@ def training_step(model: Model, weights=(1.0, 0.3, 1e-4, 1.0), mode: str = "spar
     def loss(tokens, targets):
         parts = model.losses(tokens, targets, mode)
         total = parts[0] * weights[0]
-        for weight, part in zip(weights[1:], parts[1:]):
+        for weight, part in zip(weights[1:], parts[1:]):  # noqa: B905  (graph mode compiles this source)
             total = total + weight * part
         return total, parts
 

@@ -55,6 +55,8 @@ class Output:
 class Model(nn.Module):
     """GLM-5-like language model of any size; `Model(ModelConfig.named("glm5"))` builds under `torch.device("meta")`."""
 
+    quantization: object | None = None  # the `minglm.quant.formats.Spec` of a model whose matrices are quantised
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minglm.config import ModelConfig
+from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
@@ -100,8 +101,6 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[Model, object, dict]:
     Raises:
         InputError: names the file, and the tensor, that is missing, damaged or does not fit.
     """
-    from minglm.data.tokenizer import Tokenizer
-
     folder = Path(folder)
     note, file = read_note(folder), folder / "model.safetensors"
     if not file.is_file():
@@ -130,7 +129,7 @@ def _check(file: Path, tensors: dict[str, Tensor], model: Model) -> None:
     for name, want in wanted.items():
         if name not in tensors:
             raise InputError(f"{file}: tensor {name!r} is missing; the file does not belong to this {NOTE}")
-        if tensors[name].shape != want.shape or tensors[name].dtype != want.dtype and not want.is_floating_point():
+        if tensors[name].shape != want.shape or (tensors[name].dtype != want.dtype and not want.is_floating_point()):
             raise InputError(
                 f"{file}: tensor {name!r} is {tensors[name].dtype} {list(tensors[name].shape)}, {NOTE} calls for "
                 f"{want.dtype} {list(want.shape)}; use the {NOTE} that was written with it"

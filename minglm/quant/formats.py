@@ -9,8 +9,12 @@ w4a8   routed experts INT4 weights, the other matrices INT8 weights, activations
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from minglm.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from minglm.quant.scheme import Scheme
 
 FORMATS = {
     "int4": "INT4 weights, scale per group",
@@ -20,7 +24,8 @@ FORMATS = {
 
 # Part of a name → why it keeps its precision. Looked up in order; vectors (norms, biases) are kept by rule.
 MODULES_TO_NOT_CONVERT = {
-    ".indexer.": "its scores decide by rank which keys are read: a small error changes the choice, and it holds 0.1% of GLM-5",
+    ".indexer.": "its scores decide by rank which keys are read: a small error changes the choice, "
+    "and it holds 0.1% of GLM-5",
     "mlp.gate.": "the router decides by rank too: a token that changes its expert is wrong by a whole expert",
     "embed_tokens": "a lookup: each row is read alone, nothing averages its error",
     "lm_head": "its error lands on the logits, and the loss sees it undamped",
@@ -55,10 +60,12 @@ class Spec:
 
     @property
     def rounds_activations(self) -> bool:
+        """Whether inference rounds activations too, so that matrices may not be multiplied into each other."""
         return self.format != "int4" and self.activations
 
-    def scheme(self, name: str, expert: bool = False):
+    def scheme(self, name: str, expert: bool = False) -> Scheme | None:
         """The number format of the matrix called `name`, or None when it stays as it is."""
+        # Here, because they need torch and the table of formats does not.
         from minglm.quant.fp8 import Fp8
         from minglm.quant.int4 import Int4
         from minglm.quant.int8 import Int8

@@ -28,16 +28,17 @@ LARGEST = 448.0  # of float8_e4m3fn
 def encode(weight: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """(…, O, I) → float8_e4m3fn of the same shape and scales (…, ⌈O/block⌉, ⌈I/block⌉) fp32."""
     weight = weight.detach().float()
-    O, I = weight.shape[-2:]
-    padded = F.pad(weight.abs(), (0, -I % block, 0, -O % block))
+    rows, width = weight.shape[-2:]
+    padded = F.pad(weight.abs(), (0, -width % block, 0, -rows % block))
     largest = padded.unflatten(-1, (-1, block)).unflatten(-3, (-1, block)).amax((-3, -1))
     scale = torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest))
-    return (weight / _spread(scale, O, I, block)).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
+    return (weight / _spread(scale, rows, width, block)).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
 
 
 def expand(values: Tensor, scale: Tensor, block: int) -> Tensor:
     """float8 (…, O, I) and its scales → fp32 (…, O, I)."""
-    return values.float() * _spread(scale, *values.shape[-2:], block)
+    rows, width = values.shape[-2:]
+    return values.float() * _spread(scale, rows, width, block)
 
 
 def _spread(scale: Tensor, rows: int, width: int, block: int) -> Tensor:

@@ -17,33 +17,36 @@ from minglm.errors import InputError
 from minglm.model.model import Model
 from minglm.model.moe import Experts, GroupedSwiGLU
 from minglm.quant.formats import Spec
+from minglm.quant.scheme import Scheme
 
 
 class PackedLinear(nn.Module):
     """x @ weightᵀ with a quantised weight (O, I); its parts are buffers named by the format."""
 
-    def __init__(self, scheme, out_features: int, in_features: int, device=None):
+    def __init__(self, scheme: Scheme, out_features: int, in_features: int, device: torch.device | str | None = None):
         super().__init__()
         self.scheme, self.out_features, self.in_features = scheme, out_features, in_features
         for part, (shape, dtype) in scheme.shapes(out_features, in_features).items():
             self.register_buffer(part, torch.empty(shape, dtype=dtype, device=device))
 
     def fill(self, weight: Tensor) -> PackedLinear:
-        for part, tensor in zip(self.scheme.parts, self.scheme.quantize(weight)):
+        """Quantise a weight (O, I) into the parts."""
+        for part, tensor in zip(self.scheme.parts, self.scheme.quantize(weight), strict=True):
             self.register_buffer(part, tensor)
         return self
 
-    def _parts(self) -> tuple[Tensor, ...]:
+    def quantised_parts(self) -> tuple[Tensor, ...]:
+        """The tensors that stand for the weight, in the order of the format's `parts`."""
         return tuple(getattr(self, part) for part in self.scheme.parts)
 
     @property
     def weight(self) -> Tensor:
         """(O, I) fp32."""
-        return self.scheme.dequantize(*self._parts())
+        return self.scheme.dequantize(*self.quantised_parts())
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) → (…, O)."""
-        return self.scheme.linear(x, *self._parts())
+        return self.scheme.linear(x, *self.quantised_parts())
 
 
 class PackedExperts(nn.Module):
@@ -51,7 +54,15 @@ class PackedExperts(nn.Module):
 
     STACKS = ("gate_proj", "up_proj", "down_proj")
 
-    def __init__(self, scheme, experts: int, hidden: int, width: int, rounds: bool, device=None):
+    def __init__(
+        self,
+        scheme: Scheme,
+        experts: int,
+        hidden: int,
+        width: int,
+        rounds: bool,
+        device: torch.device | str | None = None,
+    ):
         super().__init__()
         self.scheme, self.rounds = scheme, rounds
         for stack in self.STACKS:
@@ -60,28 +71,32 @@ class PackedExperts(nn.Module):
                 self.register_buffer(f"{stack}_{part}", torch.empty((experts, *shape), dtype=dtype, device=device))
 
     def fill(self, gate_up: Tensor, down: Tensor) -> PackedExperts:
-        for stack, weight in zip(self.STACKS, (*gate_up.chunk(2, 1), down)):
-            for part, tensor in zip(self.scheme.parts, self.scheme.quantize(weight)):
+        """Quantise gate and up (E, 2F, C) and down (E, C, F) into the parts."""
+        for stack, weight in zip(self.STACKS, (*gate_up.chunk(2, 1), down), strict=True):
+            for part, tensor in zip(self.scheme.parts, self.scheme.quantize(weight), strict=True):
                 self.register_buffer(f"{stack}_{part}", tensor)
         return self
 
-    def _parts(self, stack: str) -> list[Tensor]:
+    def quantised_parts(self, stack: str) -> list[Tensor]:
+        """The tensors (E, …) that stand for one of the `STACKS`."""
         return [getattr(self, f"{stack}_{part}") for part in self.scheme.parts]
 
     @property
     def gate_up_proj(self) -> Tensor:
         """(E, 2F, C) fp32."""
-        return torch.cat([self.scheme.dequantize(*self._parts(stack)) for stack in ("gate_proj", "up_proj")], 1)
+        return torch.cat(
+            [self.scheme.dequantize(*self.quantised_parts(stack)) for stack in ("gate_proj", "up_proj")], 1
+        )
 
     @property
     def down_proj(self) -> Tensor:
         """(E, C, F) fp32."""
-        return self.scheme.dequantize(*self._parts("down_proj"))
+        return self.scheme.dequantize(*self.quantised_parts("down_proj"))
 
     def forward(self, x: Tensor, chosen: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, C), chosen (N, K), gates (N, K) → output (N, C) and tokens per expert (E,) int64."""
-        down = self._parts("down_proj")[0]
-        counts = torch.bincount(chosen.flatten(), minlength=down.shape[0])
+        experts = self.quantised_parts("down_proj")[0].shape[0]
+        counts = torch.bincount(chosen.flatten(), minlength=experts)
         if not self.rounds:
             out, _ = GroupedSwiGLU.apply(
                 x, self.gate_up_proj.to(x.dtype), self.down_proj.to(x.dtype), gates.to(x.dtype), chosen
@@ -90,23 +105,23 @@ class PackedExperts(nn.Module):
         out = torch.zeros_like(x)
         for e in counts.nonzero().flatten().tolist():
             token, place = (chosen == e).nonzero(as_tuple=True)
-            gate, up, down = (self._one(stack, e) for stack in self.STACKS)
+            gate, up, down = (self.one_expert(stack, e) for stack in self.STACKS)
             rows = x[token]
             hidden = F.silu(self.scheme.linear(rows, *gate)) * self.scheme.linear(rows, *up)
             out.index_add_(0, token, self.scheme.linear(hidden, *down) * gates[token, place].to(x.dtype).unsqueeze(-1))
         return out, counts
 
-    def _one(self, stack: str, expert: int) -> list[Tensor]:
-        return [part[expert] for part in self._parts(stack)]
+    def one_expert(self, stack: str, expert: int) -> list[Tensor]:
+        """Parts of one expert's matrix."""
+        return [part[expert] for part in self.quantised_parts(stack)]
 
 
-def quantised_modules(model: Model, spec: Spec) -> list[tuple[str, nn.Module, object]]:
+def quantised_modules(model: Model, spec: Spec) -> list[tuple[str, Experts | nn.Linear, Scheme]]:
     """(name, module, number format) for every module that `spec` quantises: nn.Linear and Experts."""
-    out = []
+    out: list[tuple[str, Experts | nn.Linear, Scheme]] = []
     for name, module in model.named_modules():
-        expert = isinstance(module, Experts)
-        if expert or isinstance(module, nn.Linear):
-            scheme = spec.scheme(f"{name}.weight", expert)
+        if isinstance(module, (Experts, nn.Linear)):
+            scheme = spec.scheme(f"{name}.weight", isinstance(module, Experts))
             if scheme is not None:
                 out.append((name, module, scheme))
     return out
@@ -127,12 +142,17 @@ def pack(model: Model, spec: Spec) -> Model:
             except InputError as err:
                 raise InputError(f"{name}: {err}") from None
     for name, module, scheme in todo:
-        _replace(model, name, packed_twin(module, scheme, spec, "meta").fill(*_matrices(module)))
+        twin = packed_twin(module, scheme, spec, "meta")
+        if isinstance(twin, PackedExperts) and isinstance(module, Experts):
+            twin.fill(module.gate_up_proj, module.down_proj)
+        elif isinstance(twin, PackedLinear) and isinstance(module, nn.Linear):
+            twin.fill(module.weight)
+        _replace(model, name, twin)
     model.quantization = spec
     return model.eval()
 
 
-def empty_packed(model: Model, spec: Spec, device=None) -> Model:
+def empty_packed(model: Model, spec: Spec, device: torch.device | str | None = None) -> Model:
     """The same, with room for the parts in place of their values; a checkpoint fills them."""
     for name, module, scheme in quantised_modules(model, spec):
         _replace(model, name, packed_twin(module, scheme, spec, device))
@@ -140,21 +160,20 @@ def empty_packed(model: Model, spec: Spec, device=None) -> Model:
     return model.eval()
 
 
-def packed_twin(module: nn.Module, scheme, spec: Spec, device=None) -> PackedLinear | PackedExperts:
+def packed_twin(
+    module: Experts | nn.Linear, scheme: Scheme, spec: Spec, device: torch.device | str | None = None
+) -> PackedLinear | PackedExperts:
+    """The module that takes this one's place, not filled yet."""
     if isinstance(module, Experts):
         E, C, width = module.down_proj.shape
         return PackedExperts(scheme, E, C, width, spec.rounds_activations, device)
     return PackedLinear(scheme, module.out_features, module.in_features, device)
 
 
-def _widths(module: nn.Module) -> tuple[int, ...]:
+def _widths(module: Experts | nn.Linear) -> tuple[int, ...]:
     if isinstance(module, Experts):
         return module.gate_up_proj.shape[-1], module.down_proj.shape[-1]
     return (module.in_features,)
-
-
-def _matrices(module: nn.Module) -> tuple[Tensor, ...]:
-    return (module.gate_up_proj, module.down_proj) if isinstance(module, Experts) else (module.weight,)
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:

@@ -15,6 +15,7 @@ from minglm.model.model import Model
 from minglm.model.moe import Experts
 from minglm.quant.formats import Spec
 from minglm.quant.modules import quantised_modules, refuse_packed
+from minglm.quant.scheme import Scheme
 
 
 class FakeQuant:
@@ -27,9 +28,8 @@ class FakeQuant:
 
     def __init__(self, model: Model, spec: Spec | None) -> None:
         refuse_packed(model)
-        self.items: list[
-            tuple[torch.nn.Parameter, object, bool]
-        ] = []  # parameter, format, whether gate and up share it
+        # parameter, format, whether gate and up share it
+        self.items: list[tuple[torch.Tensor, Scheme, bool]] = []
         self.masters: list[torch.Tensor] = []
         for _, module, scheme in quantised_modules(model, spec) if spec else ():
             if isinstance(module, Experts):
@@ -46,13 +46,13 @@ class FakeQuant:
         if self.masters:
             return
         self.masters = [parameter.data for parameter, _, _ in self.items]
-        for (parameter, scheme, fused), master in zip(self.items, self.masters):
+        for (parameter, scheme, fused), master in zip(self.items, self.masters, strict=True):
             halves = master.chunk(2, -2) if fused else (master,)
             parameter.data = torch.cat([scheme.fake_quantize(half) for half in halves], -2).to(master.dtype)
 
     def off(self) -> None:
-        """Master weights back; gradients stay."""
-        for (parameter, _, _), master in zip(self.items, self.masters):
+        """Master weights back; gradients stay. A second call changes nothing."""
+        for (parameter, _, _), master in zip(self.items, self.masters, strict=False):  # no masters while off
             parameter.data = master
         self.masters = []
 

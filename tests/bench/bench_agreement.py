@@ -1,8 +1,9 @@
-"""The simulator against the RL loop of this machine: rates from one run, every mode predicted at other lengths and another batch.
+"""The simulator against the RL loop of this machine: rates from one run, every mode predicted at other lengths and
+another batch.
 
-Rates come from `minglm.rl.profile` and from one run of each mode with the recipe `long_tail`: what an update takes, and what a
-step costs beside. The other runs ask longer problems in larger batches; of them the simulator reads settings and lengths,
-and its mean step is compared with theirs. The machine should have nothing else to do: both sides are times.
+Rates come from `minglm.rl.profile` and from one run of each mode with the recipe `long_tail`: what an update takes, and
+what a step costs beside. The other runs ask longer problems in larger batches; of them the simulator reads settings and
+lengths, and its mean step is compared with theirs. The machine should have nothing else to do: both sides are times.
 """
 
 from __future__ import annotations

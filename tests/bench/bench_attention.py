@@ -1,8 +1,8 @@
 """Sparse attention against dense causal attention done well: from which length the whole layer is faster.
 
 One MLA layer of size "bench", fp32, 2 threads, k = 64. Dense: expanded keys, torch's fused causal attention with values
-padded to the keys' width (unpadded shapes fall back to a slower path, shown). Sparse: the same layer with its indexer, its
-top-k and the gathered attention. Forward alone, and backward apart. Repetitions alternate; figures are medians.
+padded to the keys' width (unpadded shapes fall back to a slower path, shown). Sparse: the same layer with its indexer,
+its top-k and the gathered attention. Forward alone, and backward apart. Repetitions alternate; figures are medians.
 """
 
 from __future__ import annotations

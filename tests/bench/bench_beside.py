@@ -60,7 +60,7 @@ def run() -> list[dict]:
         busy.kill()
         busy.wait()
     default, ours = WAYS
-    cost = statistics.median(a / b for a, b in zip(alone[ours], alone[default]))
+    cost = statistics.median(a / b for a, b in zip(alone[ours], alone[default], strict=False))
     gain = beside[ours] / beside[default]
     return [
         _row("alone, libgomp's default", statistics.median(alone[default])),

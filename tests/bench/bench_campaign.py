@@ -20,7 +20,8 @@ CHECKPOINT = Checkpoint("async", bytes=10.5e12, write_bytes_per_s=200e9)
 
 
 def headline() -> CampaignInput:
-    """The GLM-5 schedule on 99,840 of 100,000 chips; a step of 0.1 s and 3.1 s per 64M tokens, ten times that at 128K and up."""
+    """The GLM-5 schedule on 99,840 of 100,000 chips; a step of 0.1 s and 3.1 s per 64M tokens, ten times that at 128K
+    and up."""
 
     def throughput(phase, batch):
         longer = 1.0 + phase.seq / 16384
@@ -42,7 +43,8 @@ def stress() -> CampaignInput:
 
 
 def timed(inp: CampaignInput, repeat: int = 5):
-    """(wall, processor) seconds of one campaign, medians, and the last result. They differ when the machine is shared."""
+    """(wall, processor) seconds of one campaign, medians, and the last result. They differ when the machine is
+    shared."""
     wall, processor = [], []
     for seed in range(repeat):
         began, used = time.perf_counter(), time.process_time()

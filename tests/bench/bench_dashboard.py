@@ -44,7 +44,10 @@ def _run() -> list[dict]:
         median = statistics.median(spent)
         out.append(
             {
-                "name": f"GLM-5 on H100: {page.inputs.fields[key].control.label.lower()} moved, answer with interval and all pictures made",
+                "name": (
+                    f"GLM-5 on H100: {page.inputs.fields[key].control.label.lower()} moved, answer with interval and "
+                    "all pictures made"
+                ),
                 "value": median,
                 "unit": "s",
                 "ratio": None,
@@ -65,7 +68,10 @@ def _quick(values: dict) -> dict:
     fast, best = quick(q)[0], find(q, 1)[0].best[0]
     apart = fast.value(q.objective) / best.value(q.objective)
     return {
-        "name": f"{q.model.name} on {q.cluster_chips:,} {q.cluster.chip.name}, batch {BY_KEY['batch'].default}: step of the plan found at once over that of the proven best",
+        "name": (
+            f"{q.model.name} on {q.cluster_chips:,} {q.cluster.chip.name}, batch {BY_KEY['batch'].default}: step of "
+            "the plan found at once over that of the proven best"
+        ),
         "value": apart,
         "unit": "1",
         "ratio": apart,

@@ -86,7 +86,7 @@ def run() -> list[dict]:
             for world in speeds:
                 speeds[world].append(_train(Path(folder) / f"{world}-{turn}", world))
     one, two = (statistics.median(speeds[world]) for world in (1, 2))
-    ratio = statistics.median(b / a for a, b in zip(speeds[1], speeds[2]))
+    ratio = statistics.median(b / a for a, b in zip(speeds[1], speeds[2], strict=False))
     shape = f"mini, {SETTINGS['batch_size']} rows of {SETTINGS['seq_len']}"
     return [
         {

@@ -1,8 +1,9 @@
-"""The rollout engine against plain generation: the same requests through generate() in batches, one at a time, and through
-the engine, with response lengths that have a long tail; drafts on and off with a trained checkpoint, if there is one.
+"""The rollout engine against plain generation: the same requests through generate() in batches, one at a time, and
+through the engine, with response lengths that have a long tail; drafts on and off with a trained checkpoint, if there
+is one.
 
-Repetitions alternate, figures are medians, 2 threads. generate() runs a batch until its longest is done; the engine fills
-the places that shorter ones leave.
+Repetitions alternate, figures are medians, 2 threads. generate() runs a batch until its longest is done; the engine
+fills the places that shorter ones leave.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def lengths(n: int) -> list[int]:
 
 def through_engine(model: Model, prompts, new, temperature=1.0, **how) -> Engine:
     engine = Engine(model, BATCH, PROMPT + CAP, **how)
-    for i, (prompt, n) in enumerate(zip(prompts, new)):
+    for i, (prompt, n) in enumerate(zip(prompts, new, strict=False)):
         engine.submit(Request(str(i), prompt, n, temperature, seed=i))
     while engine.running or engine.waiting:
         engine.step()
@@ -125,5 +126,5 @@ def run() -> list[dict]:
     torch.manual_seed(0)
     rows = batching()
     if not (TRAINED / "checkpoints").is_dir():
-        return rows + [row("drafts: skipped, no trained checkpoint in runs/demo/sft (make demo makes one)", None, "-")]
+        return [*rows, row("drafts: skipped, no trained checkpoint in runs/demo/sft (make demo makes one)", None, "-")]
     return rows + drafting()

@@ -1,4 +1,5 @@
-"""Training and attention on a GPU: tokens/s, MFU, against transformers, and sparse against dense attention from 4K to 64K.
+"""Training and attention on a GPU: tokens/s, MFU, against transformers, and sparse against dense attention from 4K to
+64K.
 
 Not run: no GPU has been at hand. Without one it says so and has no rows with a target.
 """
@@ -79,7 +80,8 @@ def _training() -> list[dict]:
 
 
 def _attention(length: int) -> list[dict]:
-    """Forward and backward of one attention layer with GLM-5's latent widths and 16 heads: choice and sparse, against flash dense."""
+    """Forward and backward of one attention layer with GLM-5's latent widths and 16 heads: choice and sparse, against
+    flash dense."""
     import torch
     import torch.nn.functional as F
 

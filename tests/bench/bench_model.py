@@ -1,9 +1,9 @@
 """The model against transformers with the same weights: training steps, prefill, decoding; how prefill grows; MFU.
 
-fp32, 2 threads, the size "bench" without its MTP module (transformers has none). transformers runs as the fastest of its
-attention (eager, sdpa) and expert (eager, batched_mm, grouped_mm) implementations, chosen on a shorter run of the same
-kind; batched_mm copies a weight matrix per token and is tried for decoding only. Repetitions alternate; figures are
-medians. Both sides train on the language-model loss alone unless a row says otherwise.
+fp32, 2 threads, the size "bench" without its MTP module (transformers has none). transformers runs as the fastest of
+its attention (eager, sdpa) and expert (eager, batched_mm, grouped_mm) implementations, chosen on a shorter run of the
+same kind; batched_mm copies a weight matrix per token and is tried for decoding only. Repetitions alternate; figures
+are medians. Both sides train on the language-model loss alone unless a row says otherwise.
 
 MINGLM_BENCH_CPU_TIME=1 counts CPU seconds of one thread instead, for a rough ratio on a busy machine.
 """
@@ -261,7 +261,8 @@ def growth(ours: Model) -> list[dict]:
     finally:
         mla_module.select_topk = real
     grew = rest[32768] / rest[4096]
-    return rows + [
+    return [
+        *rows,
         dict(
             name="prefill 4096 to 32768, everything but the indexer",
             value=grew,
@@ -269,7 +270,7 @@ def growth(ours: Model) -> list[dict]:
             ratio=grew,
             target="< 10",
             met=bool(grew < 10),
-        )
+        ),
     ]
 
 

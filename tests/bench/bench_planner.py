@@ -1,4 +1,5 @@
-"""The planner: evaluations per second, the spaces that other tools walk, published plans met, events beside the closed form."""
+"""The planner: evaluations per second, the spaces that other tools walk, published plans met, events beside the closed
+form."""
 
 from __future__ import annotations
 

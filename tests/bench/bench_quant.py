@@ -1,6 +1,7 @@
 """Quantised models beside the unquantised one: file bytes, and the time of a forward, interleaved in one run.
 
-There is no promise here that a quantised forward is faster: on a CPU without four-bit kernels codes are multiplied out first.
+There is no promise here that a quantised forward is faster: on a CPU without four-bit kernels codes are multiplied out
+first.
 """
 
 from __future__ import annotations

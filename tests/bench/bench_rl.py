@@ -1,7 +1,7 @@
 """Reinforcement learning: what removing the long tail buys, and what it costs; how far held-out pass@1 rises.
 
-One seed of each runs here (some minutes, warm starts made once in runs/rl_measure); three seeds with intervals are recorded
-in data/reference/rl_*.csv by `python -m minglm.rl.measure NAME --record` and printed beside it.
+One seed of each runs here (some minutes, warm starts made once in runs/rl_measure); three seeds with intervals are
+recorded in data/reference/rl_*.csv by `python -m minglm.rl.measure NAME --record` and printed beside it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def run() -> list[dict]:
         lifted = measure.lift(measure.Bench(folder, [0]))[0]
         rows.append(
             _row(
-                f"held-out pass@1, {lifted['pass_at_1_before']:.1%} before, {lifted['pass_at_1']:.1%} after, in {lifted['seconds']:.0f} s",
+                f"held-out pass@1, {lifted['pass_at_1_before']:.1%} before, {lifted['pass_at_1']:.1%} after, in "
+                f"{lifted['seconds']:.0f} s",
                 100 * lifted["lift"],
                 "points",
                 target=LIFT_TARGET,

@@ -1,7 +1,8 @@
 """Rollout simulation at 5K, 50K and 500K trajectories a step: seconds, and whether they grow in proportion.
 
-One thread that computes and never waits: MINGLM_BENCH_CPU_TIME=1 counts processor seconds, for a machine that others use.
-Every engine has the same load (500,000 trajectories on 3,000 engines, synchronous, groups of 32); one run each, largest last.
+One thread that computes and never waits: MINGLM_BENCH_CPU_TIME=1 counts processor seconds, for a machine that others
+use. Every engine has the same load (500,000 trajectories on 3,000 engines, synchronous, groups of 32); one run each,
+largest last.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def run() -> list[dict]:
         seconds[n] = clock() - start
         rows.append({"name": f"{n:,} trajectories on {engines:,} engines", "value": seconds[n], "unit": "s"})
     rows[-1] |= {"target": 60.0, "met": rows[-1]["value"] < 60.0}
-    small, middle, large = (s / n for n, s in seconds.items())
+    _small, middle, large = (s / n for n, s in seconds.items())
     rows.append(
         {
             "name": "seconds per trajectory, 500K over 50K",

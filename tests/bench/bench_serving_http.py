@@ -1,7 +1,8 @@
 """What HTTP costs: the same requests through the server and through the bare engine, in one run.
 
-Both sides decode 16 sequences together, the server in a process of its own with one client that streams nothing and keeps its
-connections, as the openai package does. Repetitions alternate; medians. An untrained model of the size "mini", greedy, no stop token: every answer has the same length.
+Both sides decode 16 sequences together, the server in a process of its own with one client that streams nothing and
+keeps its connections, as the openai package does. Repetitions alternate; medians. An untrained model of the size
+"mini", greedy, no stop token: every answer has the same length.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def run() -> list[dict]:
 
             seconds = asyncio.run(both())
     bare_s, http_s = statistics.median(seconds["bare"]), statistics.median(seconds["http"])
-    ratio = statistics.median(h / b for b, h in zip(seconds["bare"], seconds["http"]))  # neighbours in time
+    ratio = statistics.median(
+        h / b for b, h in zip(seconds["bare"], seconds["http"], strict=False)
+    )  # neighbours in time
     return [
         dict(
             name=f"{ROWS} answers of {NEW} tokens, bare engine",

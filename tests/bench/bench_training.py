@@ -72,7 +72,7 @@ def run() -> list[dict]:
                     device="cpu",
                 )
                 losses[kind].append(out["val_loss"])
-        gaps = [d - m for d, m in zip(losses["dense"], losses["moe"])]
+        gaps = [d - m for d, m in zip(losses["dense"], losses["moe"], strict=False)]
         tokens = steps * BATCH * SEQ
         rows.append(_row("mini: active parameters", config.num_active_params(), "parameters"))
         rows.append(

@@ -1,6 +1,8 @@
-"""The built book as a reader meets it, from the disk: pictures drawn, search that finds, pages that print, nothing from the network.
+"""The built book as a reader meets it, from the disk: pictures drawn, search that finds, pages that print, nothing from
+the network.
 
-`make course-check` builds the whole book first and walks it with MINGLM_COURSE=1. MINGLM_SCREENSHOTS=folder keeps what was seen.
+`make course-check` builds the whole book first and walks it with MINGLM_COURSE=1. MINGLM_SCREENSHOTS=folder keeps what
+was seen.
 """
 
 import json
@@ -40,10 +42,12 @@ def test_every_chapter_opens_from_the_disk_with_its_pictures_drawn(page):
         asked = (HTML / f"{name}.html").read_text(encoding="utf-8").count("Plotly.newPlot(")
         page.wait_for_timeout(300)
         seen = page.evaluate(
-            "() => [...document.querySelectorAll('article .js-plotly-plot')].filter(p => p.querySelector('.main-svg')?.getBoundingClientRect().width > 200).length"
+            "() => [...document.querySelectorAll('article .js-plotly-plot')].filter(p => "
+            "p.querySelector('.main-svg')?.getBoundingClientRect().width > 200).length"
         )
         broken = page.evaluate(
-            "() => [...document.querySelectorAll('article img')].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
+            "() => [...document.querySelectorAll('article img')].filter(i => i.complete && !i.naturalWidth).map(i => "
+            "i.src)"
         )
         if seen != asked or broken or errors:
             failed[name] = f"{asked} pictures, {seen} drawn; {broken}; {errors}"
@@ -65,28 +69,33 @@ def test_the_search_finds_a_word_in_its_chapter(page, word, chapter):
 
 
 def test_every_page_prints_with_its_pictures(page, tmp_path):
-    """Chromium's own printer; sidebars are hidden, no picture and no line is cut off at the margin, and folded answers are open."""
+    """Chromium's own printer; sidebars are hidden, no picture and no line is cut off at the margin, and folded answers
+    are open."""
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 760, "height": 1000})  # the text width of an A4 page at 96 pixels an inch
     wrong = {}
     for name in _chapters():
         page.goto((HTML / f"{name}.html").as_uri(), wait_until="load")
         hidden = page.evaluate(
-            "() => [...document.querySelectorAll('.bd-sidebar-primary, .bd-sidebar-secondary, .widget-slider')].every(e => getComputedStyle(e).display === 'none')"
+            "() => [...document.querySelectorAll('.bd-sidebar-primary, .bd-sidebar-secondary, "
+            ".widget-slider')].every(e => getComputedStyle(e).display === 'none')"
         )
         wide = page.evaluate(
-            "() => Math.max(0, ...[...document.querySelectorAll('article .js-plotly-plot, article svg, article table, article img')].map(e => e.getBoundingClientRect().right))"
+            "() => Math.max(0, ...[...document.querySelectorAll('article .js-plotly-plot, article svg, article "
+            "table, article img')].map(e => e.getBoundingClientRect().right))"
         )
         cut = page.evaluate(
             "() => [...document.querySelectorAll('article pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
         )
         folded = page.evaluate(
-            "() => [...document.querySelectorAll('article details > :last-child')].filter(e => !e.checkVisibility({contentVisibilityAuto: true})).length"
+            "() => [...document.querySelectorAll('article details > :last-child')].filter(e => "
+            "!e.checkVisibility({contentVisibilityAuto: true})).length"
         )
         pdf = page.pdf(path=str(tmp_path / "page.pdf"), format="A4")
         if not hidden or wide > 780 or cut or folded or len(pdf) < 10_000:
             wrong[name] = (
-                f"{cut} blocks with lines cut off, {folded} answers folded; sidebars hidden: {hidden}; widest thing ends at {wide:.0f} of 760 pixels; {len(pdf)} bytes"
+                f"{cut} blocks with lines cut off, {folded} answers folded; sidebars hidden: {hidden}; widest thing "
+                f"ends at {wide:.0f} of 760 pixels; {len(pdf)} bytes"
             )
     page.emulate_media(media="screen")
     page.set_viewport_size({"width": 1280, "height": 900})

@@ -89,7 +89,8 @@ def until(page, words: str, selector: str = ANSWER) -> None:
 def drawn(page) -> list[int]:
     """Bars drawn in each figure."""
     return page.evaluate(
-        "() => [...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelectorAll('.barlayer .point').length)"
+        "() => [...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelectorAll('.barlayer "
+        ".point').length)"
     )
 
 
@@ -167,7 +168,10 @@ def test_what_would_serving_earn(desk):
     for label, key in (("Output, $ a million tokens", "output"), ("Input, $ a million tokens", "input")):
         typed(desk, label, {"input": "0.80", "output": "2.56"}[key])
     row = serving.earned("glm5", "chip:h200", "wide", "0.80", "2.56")["rows"][0]
-    want = f"At $0.80 a million tokens in and $2.56 out, serving glm5 on H200 keeps {row['likely']:.0%} of its income ({row['p5']:.0%} to {row['p95']:.0%}"
+    want = (
+        f"At $0.80 a million tokens in and $2.56 out, serving glm5 on H200 keeps {row['likely']:.0%} of its income "
+        f"({row['p5']:.0%} to {row['p95']:.0%}"
+    )
     desk.wait_for_function(
         "w => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith(w))", arg=want, timeout=120_000
     )
@@ -176,13 +180,16 @@ def test_what_would_serving_earn(desk):
 def test_every_control_is_reached_by_the_tab_key_with_an_outline(phone):
     """What can be pressed, chosen or typed into, from first to last, on the narrow screen."""
     wanted = phone.evaluate(
-        "() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select, .planner-page button, .planner-page .noUi-handle')]"
+        "() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select, .planner-page "
+        "button, .planner-page .noUi-handle')]"
         ".filter(e => e.offsetParent && !e.disabled).length"
     )
     phone.evaluate(
-        "() => { document.activeElement.blur(); window.reached = new Set(); window.bare = []; document.addEventListener('focusin', e => {"
+        "() => { document.activeElement.blur(); window.reached = new Set(); window.bare = []; "
+        "document.addEventListener('focusin', e => {"
         " if (!e.target.closest('.planner-page')) return; window.reached.add(e.target);"
-        " const s = getComputedStyle(e.target); if (s.outlineStyle == 'none' && s.boxShadow == 'none') window.bare.push(e.target.outerHTML.slice(0, 200)); }) }"
+        " const s = getComputedStyle(e.target); if (s.outlineStyle == 'none' && s.boxShadow == 'none') "
+        "window.bare.push(e.target.outerHTML.slice(0, 200)); }) }"
     )
     for _ in range(3 * wanted):
         phone.keyboard.press("Tab")
@@ -200,7 +207,8 @@ def test_the_report_comes_as_files(desk):
 
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(phone):
     wide = phone.evaluate(
-        "() => Math.max(...[...document.querySelectorAll('.planner-page .planner-field, .planner-page .card, .planner-page .js-plotly-plot')].map(e => e.getBoundingClientRect().right))"
+        "() => Math.max(...[...document.querySelectorAll('.planner-page .planner-field, .planner-page .card, "
+        ".planner-page .js-plotly-plot')].map(e => e.getBoundingClientRect().right))"
     )
     assert wide <= 390 and phone.evaluate("() => document.documentElement.scrollWidth") <= 390
     assert (
@@ -212,7 +220,8 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(phone):
 def test_pictures_have_text_alternatives_and_controls_have_labels(desk):
     assert desk.locator(".planner .note", has_text="Memory of the peak-memory rank in GiB").count() == 1
     unlabelled = desk.evaluate(
-        "() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select')].filter(e => !e.labels?.length && !e.getAttribute('aria-label')).length"
+        "() => [...document.querySelectorAll('.planner-page input[type=text], .planner-page select')].filter(e => "
+        "!e.labels?.length && !e.getAttribute('aria-label')).length"
     )
     assert unlabelled == 0
 

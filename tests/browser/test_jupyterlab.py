@@ -105,7 +105,8 @@ def _cells(page) -> list[dict]:
     """Code cells of the notebook's model: execution count and any error."""
     return page.evaluate("""() => [...window.jupyterapp.shell.currentWidget.content.model.cells]
         .filter(c => c.type === 'code').map(c => { const cell = c.toJSON();
-        return {count: cell.execution_count, error: cell.outputs.filter(o => o.output_type === 'error').map(o => o.evalue).join()}; })""")
+        const errors = cell.outputs.filter(o => o.output_type === 'error');
+        return {count: cell.execution_count, error: errors.map(o => o.evalue).join()}; })""")
 
 
 def _scroll_to(page, selector: str):
@@ -174,7 +175,8 @@ def test_another_notebook_runs_and_its_slider_changes_the_picture(page, lab, not
     handle.focus()
     handle.press("ArrowRight")
     page.wait_for_function(
-        "([a, b]) => document.querySelector('.minglm-says').textContent !== a && document.querySelector('.jupyter-widgets .gtitle').textContent !== b",
+        "([a, b]) => document.querySelector('.minglm-says').textContent !== a && "
+        "document.querySelector('.jupyter-widgets .gtitle').textContent !== b",
         arg=before,
         timeout=120_000,
     )

@@ -76,7 +76,8 @@ warmup: 1
 published: {step_s: 90}
 """
 
-# Reinforcement learning in one process; brackets are right by chance often enough that there is something to learn from.
+# Reinforcement learning in one process; brackets are right by chance often enough that there is something to learn
+# from.
 RL_RECIPE = """task: brackets
 difficulty: [1]
 updates: 3
@@ -106,12 +107,13 @@ SIMULATOR = [
     ),
     _one(
         "plan_moe_cost",
-        "clustersim plan --model glm4_5 --cluster atlas_800t_a2 --chips 256 --batch-tokens 8M --objective cost --tokens 1T "
-        "--schedules 1f1b,interleaved --samples 20 --json --top-k 3",
+        "clustersim plan --model glm4_5 --cluster atlas_800t_a2 --chips 256 --batch-tokens 8M --objective cost "
+        "--tokens 1T --schedules 1f1b,interleaved --samples 20 --json --top-k 3",
     ),
     _one(
         "compare",
-        "clustersim compare --model llama3_70b --chips 512 --chip 910b,h100 --baseline h100 --tokens 15T --schedules 1f1b,interleaved --json",
+        "clustersim compare --model llama3_70b --chips 512 --chip 910b,h100 --baseline h100 --tokens 15T --schedules "
+        "1f1b,interleaved --json",
     ),
     _one(
         "sweep_grid",
@@ -224,10 +226,11 @@ STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
 _CHAIN = tuple(
     f"minglm train ci_{stage} --run {stage} --device cpu --json --set corpus=folder:corpus"
     + (f" --init-from {before}" if before else "")
-    for before, stage in zip((None, *STAGES), STAGES)
+    for before, stage in zip((None, *STAGES), STAGES, strict=True)
 )
-# In single precision another CPU rounds differently, a router or an indexer then chooses differently, and losses part by
-# 7e-3 (AVX-512 against AVX2). In double precision nothing flips and they part by 5e-13: that is what every machine checks.
+# In single precision another CPU rounds differently, a router or an indexer then chooses differently, and losses part
+# by 7e-3 (AVX-512 against AVX2). In double precision nothing flips and they part by 5e-13: that is what every machine
+# checks.
 TOY = [
     Case("toy_curves", _CHAIN, files=("*/metrics.csv",), float64=True, tolerance=1e-6),
     Case(

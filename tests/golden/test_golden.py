@@ -41,8 +41,8 @@ VOLATILE = (
     r"toy_(curves|weights)\.(printed\[\d+\]|files\..*\.csv)\.(tokens_per_s|mfu)(\[\d+\])?",
     r"toy_rl\.(printed\[\d+\]|files\..*\.csv)\.(\w+_s|seconds|\w+_idle|slot_idle_frac)(\[\d+\])?",
 )
-# Where a text names a place in the code, the folders on the way do not count: `sim/stacks.py` and `sim.rules.total` become
-# `<module>` and `sim…total`.
+# Where a text names a place in the code, the folders on the way do not count: `sim/stacks.py` and `sim.rules.total`
+# become `<module>` and `sim…total`.
 SOURCE_FILE, DOTTED = (
     r"\b(?:sim|minglm)(?:/\w+)*/\w+\.py\b",
     r"\b(sim|minglm)\.(?:[a-z_]\w*\.)*([a-z_]\w*)\b(?!\.ya?ml)",
@@ -84,7 +84,8 @@ def test_output_is_the_stored_one(case: Case, request, tmp_path, monkeypatch):
                     f"{case.name} differs from tests/golden/outputs/{stored_at.name}:",
                     *lines[:MAX_LINES],
                     *more,
-                    f"If this is meant: python -m pytest tests/golden --update -k {case.name}, and name the change in the commit.",
+                    f"If this is meant: python -m pytest tests/golden --update -k {case.name}, and name the change "
+                    "in the commit.",
                 ]
             ),
             pytrace=False,
@@ -158,7 +159,8 @@ def repeatable(float64: bool):
 
 
 def summary(path: Path):
-    """A file as it is stored: the columns of a CSV; of a trace its length, its sums and its first events; else its hash."""
+    """A file as it is stored: the columns of a CSV; of a trace its length, its sums and its first events; else its
+    hash."""
     data = path.read_bytes()
     if path.suffix == ".csv":
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8"))))
@@ -191,7 +193,10 @@ def differences(stored, now, tolerance: float, exact: bool, path: str = ""):
     here = path or "the whole"
     if isinstance(stored, dict) and isinstance(now, dict):
         for key in sorted(stored.keys() ^ now.keys()):
-            yield f"{'-' if key in stored else '+'} {path + '.' if path else ''}{key}: {shown((stored if key in stored else now)[key])}"
+            yield (
+                f"{'-' if key in stored else '+'} {path + '.' if path else ''}{key}: "
+                f"{shown((stored if key in stored else now)[key])}"
+            )
         if exact and (a := list(stored)) != (b := list(now)) and set(a) == set(b):
             yield f"  {here}: order of the keys: {a} now {b}"
         for key in (k for k in stored if k in now):
@@ -201,7 +206,7 @@ def differences(stored, now, tolerance: float, exact: bool, path: str = ""):
     elif isinstance(stored, list) and isinstance(now, list):
         if len(stored) != len(now):
             yield f"  {here}: {len(stored)} items, now {len(now)}"
-        for index, (a, b) in enumerate(zip(stored, now)):
+        for index, (a, b) in enumerate(zip(stored, now, strict=False)):
             yield from differences(a, b, tolerance, exact, f"{path}[{index}]")
     elif not same(stored, now, tolerance):
         apart = (

@@ -1,4 +1,5 @@
-"""The docs name what is there: generated parts are in step, paths exist, links lead somewhere, the glossary covers the metrics."""
+"""The docs name what is there: generated parts are in step, paths exist, links lead somewhere, the glossary covers the
+metrics."""
 
 import importlib.util
 import re

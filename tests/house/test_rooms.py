@@ -39,12 +39,13 @@ def imports_inside_functions():
 
 
 def test_an_import_inside_a_function_is_for_third_parties_or_a_command():
-    """A sibling imported late hides a circle or a wrong room. Commands put rooms off so that --help starts without torch."""
+    """A sibling imported late hides a circle or a wrong room. Commands put rooms off so that --help starts without
+    torch."""
     elsewhere = [x for x in imports_inside_functions() if not re.match(r"(minglm|sim)/cli/", x[0])]
     files = Counter(path for path, _, _ in elsewhere)
     unexplained = []
     for path, line, module in elsewhere:
-        near = "\n".join((ROOT / path).read_text(encoding="utf-8").splitlines()[max(0, line - 4) : line + 1])
+        near = "\n".join((ROOT / path).read_text(encoding="utf-8").splitlines()[max(0, line - 8) : line + 1])
         if "#" not in near or not TORCH_FREE.search(near):
             unexplained.append(f"{path}:{line} {module}")
     assert not unexplained, "import at the top, or say beside it why not (torch-free module): " + "; ".join(unexplained)

@@ -1,4 +1,5 @@
-"""What SECURITY.md promises: nothing unpickled, safe YAML, names that stay in their folder, pins that are what is installed."""
+"""What SECURITY.md promises: nothing unpickled, safe YAML, names that stay in their folder, pins that are what is
+installed."""
 
 import ast
 import importlib.metadata

@@ -1,4 +1,5 @@
-"""The project's own promises: light imports, one way to run the tests, environments in step, nothing of the workshop left in."""
+"""The project's own promises: light imports, one way to run the tests, environments in step, nothing of the workshop
+left in."""
 
 import os
 import re
@@ -142,7 +143,10 @@ def test_how_threads_wait_is_set_before_torch_and_a_user_s_choice_is_kept(given,
 def test_tests_of_a_group_stay_on_one_worker(tmp_path):
     """Where they do not, nothing fails: tests that must not run beside each other would, and fixtures be made twice."""
     pytest.importorskip("xdist", reason="pytest-xdist is missing: pip install -e '.[dev]'")
-    text = "import pytest\n@pytest.mark.xdist_group('g')\n@pytest.mark.parametrize('i', range(6))\ndef test_one(i, worker_id):\n    print('ran on', worker_id)\n"
+    text = (
+        "import pytest\n@pytest.mark.xdist_group('g')\n@pytest.mark.parametrize('i', range(6))\ndef test_one(i, "
+        "worker_id):\n    print('ran on', worker_id)\n"
+    )
     (tmp_path / "test_group.py").write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-rP", "-p", "no:cacheprovider"]
     done = subprocess.run(

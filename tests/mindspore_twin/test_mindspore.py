@@ -1,4 +1,5 @@
-"""The MindSpore model equals the torch model: logits, loss and the gradient of one training step, k < S. `make test-mindspore`.
+"""The MindSpore model equals the torch model: logits, loss and the gradient of one training step, k < S. `make
+test-mindspore`.
 
 The torch side is read from files (`write_reference.py`), because the two frameworks live in environments of their own.
 """
@@ -44,7 +45,7 @@ def check_step(model, made, data):
     assert np.abs(np.array([float(p.asnumpy()) for p in parts]) - data["parts"]).max() <= TOLERANCE
     names = [p.name for p in model.trainable_params()]
     assert set(names) == {n.removeprefix("grad:") for n in data if n.startswith("grad:")}
-    for name, gradient in zip(names, gradients):
+    for name, gradient in zip(names, gradients, strict=False):
         assert np.abs(gradient.asnumpy() - data[f"grad:{name}"]).max() <= TOLERANCE, name
     assert max(np.abs(g.asnumpy()).max() for g in gradients) > 10 * TOLERANCE, "gradients too small to tell anything"
 

@@ -1,4 +1,5 @@
-"""Writes what the torch model computes, for MindSpore in its own environment: python tests/mindspore_twin/write_reference.py DIR
+"""Writes what the torch model computes, for MindSpore in its own environment: python
+tests/mindspore_twin/write_reference.py DIR
 
 One folder for each case: config.json (our keys), model.safetensors, reference.npz with tokens, targets, logits of both
 modes, losses, and the gradient of one training step by parameter name.
@@ -44,7 +45,7 @@ def write(folder: Path, changes: dict, seed: int) -> None:
     out = model(tokens, targets, mode="sparse")
     parts = [out.lm_loss, out.mtp_loss, out.balance_loss, out.indexer_kl]
     parts = [torch.zeros(()) if p is None else p for p in parts]
-    loss = sum(w * p for w, p in zip(WEIGHTS, parts))
+    loss = sum(w * p for w, p in zip(WEIGHTS, parts, strict=True))
     loss.backward()
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.clone() for k, v in model.state_dict().items()}, folder / "model.safetensors")

@@ -73,8 +73,8 @@ def test_shared_indexers_are_counted_once():
 @pytest.mark.parametrize("seq", [16, 40, 130])
 @pytest.mark.parametrize("name", ["nano", "mini"])
 def test_forward_flops_equal_a_count_of_the_running_model(name, seq):
-    """Torch's own counter on the real forward. Attention is counted apart: the model works on absorbed, gathered keys and
-    on whole chunks, the formula on the keys that a query reads."""
+    """Torch's own counter on the real forward. Attention is counted apart: the model works on absorbed, gathered keys
+    and on whole chunks, the formula on the keys that a query reads."""
     from torch.utils.flop_counter import FlopCounterMode
 
     config = ModelConfig.named(name)

@@ -1,4 +1,5 @@
-"""The book's check finds what it should, and a book of one chapter passes it; `make course-check` builds and walks the whole one."""
+"""The book's check finds what it should, and a book of one chapter passes it; `make course-check` builds and walks the
+whole one."""
 
 import json
 from pathlib import Path
@@ -63,7 +64,10 @@ def test_a_missing_page_and_a_missing_book_are_named(tmp_path):
 def test_the_readme_as_first_page_links_to_pages_only(tmp_path):
     (tmp_path / "learn").mkdir()
     (tmp_path / "learn" / "one.ipynb").write_text("{}", encoding="utf-8")
-    text = "[one](notebooks/learn/one.ipynb) [two](notebooks/learn/two.ipynb) [how](CONTRIBUTING.md) [a](https://a.org) ![a picture](data/a.svg)"
+    text = (
+        "[one](notebooks/learn/one.ipynb) [two](notebooks/learn/two.ipynb) [how](CONTRIBUTING.md) [a](https://a.org) "
+        "![a picture](data/a.svg)"
+    )
     assert book._intro(text, tmp_path) == "[one](learn/one.ipynb) two how [a](https://a.org) ![a picture](data/a.svg)"
 
 

@@ -5,6 +5,7 @@ Exercise sheets are checked in tests/minglm/course/test_workshop_exercises.py.
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_is_committed_without_outputs_and_opens_with_what_why_and_how_long(path)
     text = re.sub(r"```.*?```", "", "\n\n".join(prose), flags=re.S)
     levels = [len(m) for m in re.findall(r"^(#{1,6}) ", text, flags=re.M)]
     assert levels.count(1) == 1 and levels[0] == 1, "exactly one H1, and it comes first"
-    for above, below in zip(levels, levels[1:]):
+    for above, below in pairwise(levels):
         assert below <= above + 1, f"a heading of level {below} follows one of level {above}"
     opening = prose[0].lower()
     for promise in ("you will learn", "minute", "need"):

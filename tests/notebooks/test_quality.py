@@ -1,10 +1,12 @@
-"""What a reader notices: spelling, links that lead somewhere, pictures with words, code that runs on Windows and macOS too."""
+"""What a reader notices: spelling, links that lead somewhere, pictures with words, code that runs on Windows and macOS
+too."""
 
 import ast
 import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ def test_headings_are_in_order_and_outputs_are_stripped(path):
     text = re.sub(r"```.*?```", "", _prose(path), flags=re.S)
     levels = [len(m) for m in re.findall(r"^(#{1,6}) ", text, flags=re.M)]
     assert levels and levels[0] == 1 and levels.count(1) == 1
-    assert all(below <= above + 1 for above, below in zip(levels, levels[1:]))
+    assert all(below <= above + 1 for above, below in pairwise(levels))
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         assert not cell.get("outputs") and not cell.get("execution_count")
 

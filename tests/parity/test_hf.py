@@ -1,7 +1,8 @@
 """Weights and logits shared with transformers' `GlmMoeDsaForCausalLM`, in both directions, with k < S; and bad folders.
 
-transformers leaves ties among equal indexer scores to torch.topk, where ours go to the lowest position. With sixteen indexer
-heads an exact tie (all heads at or below zero) at the edge of the choice is rare; each test here checks that it has none.
+transformers leaves ties among equal indexer scores to torch.topk, where ours go to the lowest position. With sixteen
+indexer heads an exact tie (all heads at or below zero) at the edge of the choice is rare; each test here checks that it
+has none.
 """
 
 import json
@@ -96,7 +97,7 @@ def test_export_then_import_is_the_same_model_with_mtp(tmp_path):
     model = make()
     again = import_hf(export_hf(model, tmp_path))
     assert again.config == model.config
-    for (n, a), (m, b) in zip(model.state_dict().items(), again.state_dict().items()):
+    for (n, a), (m, b) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert n == m and torch.equal(a, b), n
 
 
@@ -209,6 +210,6 @@ def test_sharded_checkpoints_are_read(folder):
     index = {"weight_map": {k: file for file, keys in parts.items() for k in keys}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     again = import_hf(folder)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
     (folder / "model-00002-of-00002.safetensors").unlink()
     refused(folder, "model-00002-of-00002.safetensors", "no such file")

@@ -29,7 +29,7 @@ def test_two_models_have_the_closed_form(up, down):
 def test_a_long_arena_finds_the_true_gaps(ratings, seed):
     fitted = statistics.fit_table(statistics.simulate_votes(ratings, 200_000, seed))
     centre = sum(ratings) / len(ratings)
-    for got, true in zip(fitted, ratings):
+    for got, true in zip(fitted, ratings, strict=False):
         assert got == pytest.approx(true - centre, abs=15)
 
 
@@ -64,7 +64,7 @@ def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
     truth, covered, total = (30, 10, 0, -10, -30), 0, 0
     for seed in range(40):
         interval = statistics.bootstrap_table(statistics.simulate_votes(truth, 3000, seed), rounds=100, seed=seed)
-        for true, low, high in zip(truth, interval["low"], interval["high"]):
+        for true, low, high in zip(truth, interval["low"], interval["high"], strict=False):
             covered += low <= true <= high
             total += 1
     assert 0.88 < covered / total <= 1

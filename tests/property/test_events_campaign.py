@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -60,7 +61,7 @@ def test_hours_add_up(inp, seed):
     assert 0.0 <= r.goodput <= 1.0 + 1e-9
     if r.finished:
         assert r.tokens == pytest.approx(sum(segment.tokens for segment in inp.segments))
-    assert all(a.end_s == pytest.approx(b.start_s) for a, b in zip(r.timeline, r.timeline[1:]))
+    assert all(a.end_s == pytest.approx(b.start_s) for a, b in pairwise(r.timeline))
 
 
 @given(campaigns(), st.integers(0, 99), st.floats(1.0, 8.0))
@@ -89,8 +90,8 @@ def test_faster_storage_is_never_worse(inp, seed, factor):
 
 
 def rhythm(inp):
-    """After how many steps each segment saves, and each how many-th checkpoint goes to storage. Storage so slow that it sets
-    the rhythm is left out above: with another rhythm a single course of luck may go either way."""
+    """After how many steps each segment saves, and each how many-th checkpoint goes to storage. Storage so slow that it
+    sets the rhythm is left out above: with another rhythm a single course of luck may go either way."""
     timelines = [
         SegmentTimeline(segment, inp.checkpoint, inp.failures.mtbf_s(segment.throughput.num_chips))
         for segment in inp.segments

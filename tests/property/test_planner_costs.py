@@ -33,7 +33,10 @@ COSTS = [
 @given(st.data())
 def test_same_as_one_plan_at_a_time(data):
     costs = data.draw(st.sampled_from(COSTS))
-    pick = lambda *values: data.draw(st.sampled_from(values))
+
+    def pick(*values):
+        return data.draw(st.sampled_from(values))
+
     schedule, pp = pick(*SCHEDULES), pick(1, 2, 4, 8, 16)
     vpp = pick(2, 3) if schedule == "interleaved" else 2 if schedule in ("zb-v", "dualpipe", "dualpipe-v") else 1
     dp, micro = pick(1, 2, 8, 32), pick(1, 2)

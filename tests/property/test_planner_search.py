@@ -53,7 +53,8 @@ SMALL = {
 
 
 def brute(costs, space, chips, batch):
-    """Every plan that each rule, checked one at a time by the plain functions, lets through: (seconds a token, chips, candidate)."""
+    """Every plan that each rule, checked one at a time by the plain functions, lets through: (seconds a token, chips,
+    candidate)."""
     fitting = []
     for c in every(space, costs.model, chips, batch):
         plan, load = costs.plan(c), costs.load(c)

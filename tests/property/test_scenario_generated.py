@@ -1,5 +1,5 @@
-"""Generated scenarios: never a traceback, never a negative or NaN result, more bandwidth never slower, more failures never
-more goodput."""
+"""Generated scenarios: never a traceback, never a negative or NaN result, more bandwidth never slower, more failures
+never more goodput."""
 
 import math
 from dataclasses import replace

@@ -1,5 +1,5 @@
-"""Any words after `minglm serve`, `quantize`, `train --dp…`, fault injection, the load test and the traffic counter: one line and exit
-code 2 where they make no sense, never a traceback. No run exists here, so that nothing starts."""
+"""Any words after `minglm serve`, `quantize`, `train --dp…`, fault injection, the load test and the traffic counter:
+one line and exit code 2 where they make no sense, never a traceback. No run exists here, so that nothing starts."""
 
 import contextlib
 import io

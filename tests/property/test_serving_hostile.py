@@ -1,4 +1,5 @@
-"""Hostile requests, generated: whatever is sent, the server answers 200 or a refusal in words, never fails, and goes on."""
+"""Hostile requests, generated: whatever is sent, the server answers 200 or a refusal in words, never fails, and goes
+on."""
 
 import json
 import socket
@@ -138,10 +139,14 @@ def test_a_body_over_the_limit_is_refused_whatever_it_says(client, size):
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.booleans(), st.integers(0, 3))
 def test_raw_bytes_and_people_who_leave_or_read_slowly(server, raw, asks, reads):
-    """Below HTTP: garbage on the wire, half a request, a stream of which a few bytes are read one by one, then silence."""
+    """Below HTTP: garbage on the wire, half a request, a stream of which a few bytes are read one by one, then
+    silence."""
     host, port = server.removeprefix("http://").removesuffix("/v1").split(":")
     ask = json.dumps({"prompt": "x", "max_tokens": 8, "stream": True}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(ask)}\r\n\r\n".encode()
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: "
+        f"{len(ask)}\r\n\r\n"
+    ).encode()
     with socket.create_connection((host, int(port)), 60) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         s.settimeout(120)

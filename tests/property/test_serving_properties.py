@@ -1,4 +1,5 @@
-"""What must hold for any deployment and load: more is never slower, bounds bound, refusals refuse with ways out, counts add up."""
+"""What must hold for any deployment and load: more is never slower, bounds bound, refusals refuse with ways out, counts
+add up."""
 
 import pytest
 from hypothesis import assume, given, settings

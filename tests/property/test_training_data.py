@@ -1,4 +1,5 @@
-"""Generated shards and recipes: nothing lost between text and batch, and no recipe that is neither taken nor refused kindly."""
+"""Generated shards and recipes: nothing lost between text and batch, and no recipe that is neither taken nor refused
+kindly."""
 
 import dataclasses
 import tempfile

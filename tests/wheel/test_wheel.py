@@ -1,7 +1,7 @@
 """The wheel, as somebody has it who only wrote `pip install minglm`: no checkout, no extras, another folder.
 
-Built from a copy of the sources and installed without a network into a folder of its own, which comes first on the path; the base
-dependencies are those of this environment, and what belongs to the extras cannot be imported.
+Built from a copy of the sources and installed without a network into a folder of its own, which comes first on the
+path; the base dependencies are those of this environment, and what belongs to the extras cannot be imported.
 """
 
 import json
@@ -23,7 +23,10 @@ EXTRAS = sorted(
     | {"voila", "fastapi", "uvicorn", "prometheus_client"} - {"pytest"}
 )
 NOT_FOR_USE = {"data/figures"}  # pictures of the README
-CASE = "mode: april\nrequests: 32\ngroup_size: 8\nmean_length: 400\nmax_length: 1638\ninstances: 2\nchips_each: 2\nchip: h100\nmodel: qwen3_8b\nover_sampling: 2\n"
+CASE = (
+    "mode: april\nrequests: 32\ngroup_size: 8\nmean_length: 400\nmax_length: 1638\ninstances: 2\nchips_each: 2\n"
+    "chip: h100\nmodel: qwen3_8b\nover_sampling: 2\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,8 @@ def test_it_holds_the_data_the_notebooks_and_one_version(wheel):
 
 def test_what_is_imported_is_the_installation(call, site):
     program = (
-        "import minglm, sim; from minglm import datafiles; print(minglm.__file__); print(sim.__file__); print(datafiles.root())\n"
+        "import minglm, sim; from minglm import datafiles; print(minglm.__file__); print(sim.__file__); "
+        "print(datafiles.root())\n"
         "try:\n    import torch\nexcept ImportError: print('base')"
     )
     code, out, err = call("python", "-c", program)
@@ -183,7 +187,10 @@ def test_with_the_extra_it_trains_and_keeps_runs_in_the_course(call, tmp_path):
         "minglm", "train", "ci_pretrain", "--set", "steps=2", "--json", "--run", "../runs/two", extras=True, cwd=learn
     )
     assert code == 0 and json.loads(out)["step"] == 2, err
-    program = "from minglm import notebook; from minglm.course.workshop import checkpoints, check; print(notebook.runs('x')); print(checkpoints.DEMO)"
+    program = (
+        "from minglm.course import notebook; from minglm.course.workshop import checkpoints; "
+        "print(notebook.runs('x')); print(checkpoints.DEMO)"
+    )
     code, out, err = call("python", "-c", program, extras=True, cwd=learn)
     assert code == 0 and out.split() == [
         str(tmp_path / "mine" / "runs" / "x"),

@@ -149,7 +149,8 @@ def test_bench_runner(capsys, tmp_path, monkeypatch):
     folder = tmp_path / "bench"
     folder.mkdir()
     (folder / "bench_a.py").write_text(
-        'NAME = "a"\ndef run():\n    return [dict(name="speed", value=3.0, unit="tokens/s", ratio=1.5, target=2.0, met=False)]\n'
+        'NAME = "a"\ndef run():\n    return [dict(name="speed", value=3.0, unit="tokens/s", ratio=1.5, target=2.0, '
+        "met=False)]\n"
     )
     (folder / "bench_b.py").write_text(
         'NAME = "b"\ndef run():\n    return [dict(name="size", value=3, unit="B", ratio=None, target=None, met=None)]\n'

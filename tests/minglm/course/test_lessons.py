@@ -1,4 +1,5 @@
-"""What the notebooks lean on: pictures that carry the config's own numbers, a slider that redraws, experiments that can fail."""
+"""What the notebooks lean on: pictures that carry the config's own numbers, a slider that redraws, experiments that can
+fail."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -41,7 +42,7 @@ def test_a_moved_slider_redraws_picture_and_sentence():
 def _leaky(q, k, w, topk, offset=0, doc_start=None):
     from minglm.model.indexer import index_scores
 
-    scores = [index_scores(*rows) for rows in zip(q, k, w)]
+    scores = [index_scores(*rows) for rows in zip(q, k, w, strict=False)]
     return torch.stack([s.masked_fill(torch.ones_like(s).triu(1).bool(), -1e9).topk(topk, -1).indices for s in scores])
 
 
@@ -69,7 +70,7 @@ def test_captured_attention_is_ordered_and_random_is_a_share_of_the_visible():
     few, many = captured(with_topk(model, 4), passages), captured(model, passages)
     for row in (*few, *many):
         assert 0 < row["random"] < 1 and row["best"] >= max(row["indexer"], row["recent"]) - 1e-6
-    assert all(a["best"] < b["best"] for a, b in zip(few, many)), "more keys capture more"
+    assert all(a["best"] < b["best"] for a, b in zip(few, many, strict=False)), "more keys capture more"
     assert few[0]["random"] == pytest.approx(sum(4 / (t + 1) for t in range(4, 48)) / 44, rel=1e-5)
 
 

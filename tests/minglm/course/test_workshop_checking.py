@@ -1,4 +1,5 @@
-"""What a learner is told: about inputs that were changed, blanks that another answer uses, and the place where numbers differ."""
+"""What a learner is told: about inputs that were changed, blanks that another answer uses, and the place where numbers
+differ."""
 
 import fractions
 
@@ -84,7 +85,7 @@ def test_an_error_of_many_lines_is_cut_and_lists_of_tensors_are_shown_by_shape()
     assert "stopped with ValueError: first line. Each by" in said and "\n" not in said
     assert _told(HALVED, lambda x, by: x / bye).endswith(  # noqa: F821
         "your function stopped with NameError: name 'bye' is not defined."
-    )  # noqa: F821
+    )
     with pytest.raises(NotYet, match="your function stopped with ZeroDivisionError"):
         attempt(lambda x: x / 0, 1)
     pair = Exercise("99.pair", lambda x: (x, x), lambda: [(torch.ones(2, 3),)], (), "")

@@ -180,7 +180,8 @@ def test_the_table_of_notebooks_is_whole_and_the_readme_is_in_step(tmp_path):
 
 
 def test_make_lab_shows_the_whole_project_and_asks_nothing():
-    """Started on a notebook, JupyterLab takes that notebook's folder for its root: exercises and links would be out of reach."""
+    """Started on a notebook, JupyterLab takes that notebook's folder for its root: exercises and links would be out of
+    reach."""
     root = datafiles.root()
     lab = next(line for line in (root / "Makefile").read_text(encoding="utf-8").splitlines() if "/jupyter lab " in line)
     assert "--ServerApp.root_dir=." in lab

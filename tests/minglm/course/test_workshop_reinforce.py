@@ -1,5 +1,7 @@
 """The small worlds behind the notebooks on reinforcement learning."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,8 +33,8 @@ def test_a_round_counted_by_hand():
 @given(st.lists(st.integers(1, 50), min_size=60, max_size=60), st.integers(1, 6), st.integers(0, 6))
 def test_no_token_is_lost_and_a_synchronous_round_is_never_stale(todo, target, extra):
     rounds = reinforce.one_token_a_step(todo, target, target + extra, 4)
-    for before, after in zip(rounds, rounds[1:]):
-        rests = [n - before["steps"] for n, ended in zip(before["running"], before["done"]) if not ended]
+    for before, after in pairwise(rounds):
+        rests = [n - before["steps"] for n, ended in zip(before["running"], before["done"], strict=False) if not ended]
         assert after["running"][: len(rests)] == rests and after["resumed"][: len(rests)] == [True] * len(rests)
     assert all(sum(r["done"]) >= target for r in rounds)
     if extra == 0:

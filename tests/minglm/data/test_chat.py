@@ -1,4 +1,5 @@
-"""Instruction data: the loss counts the assistant only, held-out names stay held out, the needle is where it should be."""
+"""Instruction data: the loss counts the assistant only, held-out names stay held out, the needle is where it should
+be."""
 
 import json
 
@@ -30,7 +31,7 @@ def test_loss_counts_the_assistant_only(tokenizer):
         tokenizer, (("user", "hello"), ("assistant", "yes"), ("user", "more"), ("assistant", "no"))
     )
     assert ids[0] == tokenizer.bos and len(ids) == len(counted)
-    kept = [i for i, c in zip(ids, counted) if c]
+    kept = [i for i, c in zip(ids, counted, strict=True) if c]
     assert kept == [*tokenizer.encode("yes"), tokenizer.eos, *tokenizer.encode("no"), tokenizer.eos]
 
 
@@ -105,7 +106,7 @@ def test_loader_rows(tokenizer, filler):
     seen = 0
     for step in range(12):
         batch = loader.batch(step)
-        assert all(torch.equal(a, b) for a, b in zip(batch, again.batch(step)))
+        assert all(torch.equal(a, b) for a, b in zip(batch, again.batch(step), strict=True))
         tokens, targets, start = batch
         assert tokens.shape == targets.shape == start.shape == (4, 160)
         positions = torch.arange(160)
@@ -141,7 +142,7 @@ def test_lookup_chats_ask_for_what_they_state_and_count_the_answers_alone(tokeni
         mentions = re.findall(r"The code of (\w+) is (\w+ \w+)\.", text)
         facts = dict(mentions)
         assert 1 <= len(facts) <= 3 and len(mentions) == 2 * len(facts) and all(facts[n] == c for n, c in mentions)
-        learnt = tokenizer.decode([i for i, c in zip(ids, counted) if c])
+        learnt = tokenizer.decode([i for i, c in zip(ids, counted, strict=True) if c])
         assert [c for _, c in re.findall(r"The code of (\w+) is (\w+ \w+)\.", learnt)] == [
             c for _, c in mentions[len(facts) :]
         ]
@@ -173,7 +174,7 @@ def test_mixed_loader_replaces_the_share_it_says(tokenizer, filler):
     replaced = 0
     for step in range(20):
         a, b = base.batch(step), mixed.batch(step)
-        replaced += sum(not torch.equal(x, y) for x, y in zip(a.tokens, b.tokens))
+        replaced += sum(not torch.equal(x, y) for x, y in zip(a.tokens, b.tokens, strict=True))
         assert torch.equal(mixed.batch(step).tokens, b.tokens)
     assert replaced == 24
 

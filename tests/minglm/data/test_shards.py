@@ -85,7 +85,7 @@ def test_batch_is_a_function_of_seed_and_step(shard):
     a, b = Loader(shard, 4, 32, seed=3), Loader(shard, 4, 32, seed=3)
     for step in (0, 1, 17, 40):
         b.batch(step + 5)  # where a loader has been must not matter
-        assert all(torch.equal(x, y) for x, y in zip(a.batch(step), b.batch(step)))
+        assert all(torch.equal(x, y) for x, y in zip(a.batch(step), b.batch(step), strict=True))
     assert not torch.equal(a.batch(0).tokens, Loader(shard, 4, 32, seed=4).batch(0).tokens)
 
 

@@ -1,4 +1,5 @@
-"""`minglm train` in several processes: one curve, checkpoints for any number of processes, a killed process, wrong numbers."""
+"""`minglm train` in several processes: one curve, checkpoints for any number of processes, a killed process, wrong
+numbers."""
 
 import signal
 import subprocess
@@ -62,7 +63,7 @@ def together(world: int, run: Path, plan: str = "", **changes) -> list[subproces
 def same_curve(ours: Path, theirs: Path) -> None:
     a, b = metrics.read(ours / "metrics.csv"), metrics.read(theirs / "metrics.csv")
     assert [r["step"] for r in a] == [r["step"] for r in b] == list(range(1, STEPS + 1)), "no step twice, none missing"
-    for x, y in zip(a, b):
+    for x, y in zip(a, b, strict=False):
         for key in CURVE:
             assert x[key] == y[key] or abs(x[key] - y[key]) < 1e-5, (x["step"], key, x[key], y[key])
 
@@ -102,7 +103,7 @@ def two(tmp_path_factory):
 
 
 def test_a_killed_process_ends_the_others_with_one_line(two):
-    run, code, err, _, _ = two
+    _run, code, err, _, _ = two
     lines = [line for line in err.splitlines() if line.startswith("process 0 of 2: lost another process")]
     assert code == 1 and len(lines) == 1 and "last checkpoint" in lines[0] and "Traceback" not in err, err
 

@@ -1,4 +1,5 @@
-"""Bytes that a step sends, counted against what the layout's arithmetic says; processes started and ended with bounds."""
+"""Bytes that a step sends, counted against what the layout's arithmetic says; processes started and ended with
+bounds."""
 
 import json
 import subprocess

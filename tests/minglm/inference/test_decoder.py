@@ -1,4 +1,5 @@
-"""Decoding's own ways of computing: padded experts against the loop, one token of one sequence against the general step."""
+"""Decoding's own ways of computing: padded experts against the loop, one token of one sequence against the general
+step."""
 
 import pytest
 import torch
@@ -65,7 +66,8 @@ def test_both_ways_of_running_experts_are_taken(monkeypatch):
 
 
 def decoders(mode="sparse", dtype=torch.float32, routes=True, **changes):
-    """Two decoders of one model after the same prompt: one that takes the short way for a single token, one that does not."""
+    """Two decoders of one model after the same prompt: one that takes the short way for a single token, one that does
+    not."""
     torch.manual_seed(3)
     model = Model(ModelConfig.named("nano", initializer_range=0.15, **changes)).eval().to(dtype)
     for b in model.buffers():

@@ -32,7 +32,7 @@ def alone(model):
     """What generate() says of each prompt by itself."""
     return [
         generate(model, [p], NEW, temperature=t, top_p=q, seed=[i]).tokens[0]
-        for i, (p, (t, q)) in enumerate(zip(PROMPTS, HOW))
+        for i, (p, (t, q)) in enumerate(zip(PROMPTS, HOW, strict=True))
     ]
 
 
@@ -118,7 +118,7 @@ def test_logprobs_are_those_of_the_distribution_sampled_from(model):
         row = torch.tensor([request.prompt + request.tokens])
         with torch.no_grad():
             logits = model(row).logits[0, len(request.prompt) - 1 : -1] / (temperature or 1)
-        for at, token, logprob in zip(logits.softmax(-1), request.tokens, request.logprobs):
+        for at, token, logprob in zip(logits.softmax(-1), request.tokens, request.logprobs, strict=False):
             if temperature:
                 ranked, order = at.sort(descending=True)
                 kept = order[: int((ranked.cumsum(0) < top_p).sum()) + 1]

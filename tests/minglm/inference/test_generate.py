@@ -62,11 +62,11 @@ def test_one_decoder_step_gives_the_logits_of_a_forward(mode, changes):
         for ahead in ([10], [10, 10, 10], [12, 6, 9]):  # tokens that each sequence has before the first step
             B = len(ahead)
             cache = LatentCache(model.config, B, 44)
-            prefill(model, cache, [row[:n].tolist() for row, n in zip(tokens, ahead)], mode)
+            prefill(model, cache, [row[:n].tolist() for row, n in zip(tokens, ahead, strict=False)], mode)
             decoder, at = Decoder(model, cache, mode), list(ahead)
             for T in (1, 1, 3, 1, 4) + (1, 2) * 7:
-                new = torch.stack([row[n : n + T] for row, n in zip(tokens, at)])
-                want = torch.stack([row[n : n + T] for row, n in zip(whole, at)])
+                new = torch.stack([row[n : n + T] for row, n in zip(tokens, at, strict=False)])
+                want = torch.stack([row[n : n + T] for row, n in zip(whole, at, strict=False)])
                 torch.testing.assert_close(decoder.step(new, at), want, rtol=1e-3, atol=1e-4)
                 at = [n + T for n in at]
 
@@ -99,7 +99,9 @@ def test_logprobs_are_the_models_own(model):
 
 
 def test_same_seed_same_text_other_seed_other_text(model):
-    draw = lambda seed: generate(model, PROMPTS, 20, temperature=1.0, seed=seed).tokens
+    def draw(seed):
+        return generate(model, PROMPTS, 20, temperature=1.0, seed=seed).tokens
+
     assert draw(3) == draw(3) != draw(50)
 
 

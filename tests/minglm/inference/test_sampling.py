@@ -1,4 +1,5 @@
-"""Choosing tokens: the distribution sampled from, draws by seed and index, and log-probabilities that belong to them."""
+"""Choosing tokens: the distribution sampled from, draws by seed and index, and log-probabilities that belong to
+them."""
 
 import pytest
 import torch

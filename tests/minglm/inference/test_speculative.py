@@ -43,7 +43,7 @@ def test_the_same_tokens_with_and_without(model, drafts, temperature, top_p):
     how = dict(temperature=temperature, top_p=top_p, seed=[4, 5, 6])
     plain, drafted = generate(model, PROMPTS, 25, **how), generate(model, PROMPTS, 25, speculate=drafts, **how)
     assert drafted.tokens == plain.tokens
-    for a, b in zip(drafted.logprobs, plain.logprobs):
+    for a, b in zip(drafted.logprobs, plain.logprobs, strict=False):
         assert a == pytest.approx(b, abs=1e-3)
     assert 0 <= drafted.acceptance <= 1 and plain.acceptance is None
 
@@ -75,7 +75,8 @@ def test_bad_drafts_are_all_rejected_and_change_nothing(periodic, monkeypatch):
 
 @pytest.mark.slow
 def test_sampled_pairs_follow_the_models_own_distribution():
-    """A vocabulary of 4, every pair of next tokens enumerated exactly, 3000 seeds, drafts on; chi-square at one in a thousand."""
+    """A vocabulary of 4, every pair of next tokens enumerated exactly, 3000 seeds, drafts on; chi-square at one in a
+    thousand."""
     torch.manual_seed(3)
     model = Model(ModelConfig.named("nano", vocab_size=4, initializer_range=0.1)).eval()
     n, prompt = 3000, [1, 2, 3]

@@ -1,4 +1,5 @@
-"""transformers loads what `write` writes and computes the same: multiplied out always; fp8 and int4 where its own needs are installed."""
+"""transformers loads what `write` writes and computes the same: multiplied out always; fp8 and int4 where its own needs
+are installed."""
 
 import copy
 

@@ -1,5 +1,5 @@
-"""Accelerator kernels against the CPU reference. On a machine without one the same functions run on CPU in fp32; the runs
-on the device itself are skipped in words."""
+"""Accelerator kernels against the CPU reference. On a machine without one the same functions run on CPU in fp32; the
+runs on the device itself are skipped in words."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_grouped_experts_equal_the_loop_with_gradients(device):
     assert torch.allclose(out.float().cpu(), expected, atol=tolerance, rtol=tolerance)
     weight = torch.randn_like(expected)
     (out.float() * weight.to(device)).sum().backward(), (expected * weight).sum().backward()
-    for a, b in zip(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
         assert (a.grad.float().cpu() - b.grad).norm() <= tolerance * b.grad.norm() + tolerance
 
 
@@ -73,7 +73,10 @@ def test_flex_attention_over_topk_equals_gathered_attention(device):
     if device != "cpu":
         weight = torch.randn_like(expected)
         (out.float() * weight.to(device)).sum().backward(), (expected * weight).sum().backward()
-        assert all((a.grad.float().cpu() - b.grad).norm() <= tolerance * b.grad.norm() for a, b in zip(ours, theirs))
+        assert all(
+            (a.grad.float().cpu() - b.grad).norm() <= tolerance * b.grad.norm()
+            for a, b in zip(ours, theirs, strict=True)
+        )
     negative = gpu_kernels.flex_attention_topk(*ours, topk_indices.clamp(max=3), 0.3)
     assert not torch.allclose(negative.float().cpu(), expected, atol=10 * tolerance), (
         "another choice gives other values"

@@ -19,7 +19,9 @@ def test_rms_norm_is_the_formula_and_differentiates():
     g = torch.randn_like(x)
     got = norm(x)
     torch.testing.assert_close(got, want)
-    for a, b in zip(torch.autograd.grad(got, (x, norm.weight), g), torch.autograd.grad(want, (x, norm.weight), g)):
+    for a, b in zip(
+        torch.autograd.grad(got, (x, norm.weight), g), torch.autograd.grad(want, (x, norm.weight), g), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -29,7 +31,7 @@ def test_swiglu_is_the_formula():
     torch.testing.assert_close(f(x), want)
     g = torch.randn_like(want)
     inputs = (x, *f.parameters())
-    for a, b in zip(torch.autograd.grad(f(x), inputs, g), torch.autograd.grad(want, inputs, g)):
+    for a, b in zip(torch.autograd.grad(f(x), inputs, g), torch.autograd.grad(want, inputs, g), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -42,7 +44,10 @@ def test_rope_turns_pairs_and_scores_depend_on_distance_only():
     assert turned[0, 5, 2].item() == pytest.approx(a * math.cos(angle) - b * math.sin(angle), abs=1e-5)
     assert turned[0, 5, 3].item() == pytest.approx(a * math.sin(angle) + b * math.cos(angle), abs=1e-5)
     q, k = torch.randn(8), torch.randn(8)
-    at = lambda v, p: apply_rope(v.view(1, 1, 8), table[p : p + 1])[0, 0]
+
+    def at(v, p):
+        return apply_rope(v.view(1, 1, 8), table[p : p + 1])[0, 0]
+
     assert (at(q, 30) @ at(k, 21)).item() == pytest.approx((at(q, 12) @ at(k, 3)).item(), abs=1e-4)
     with_heads = apply_rope(x.view(1, 64, 1, 8).expand(1, 64, 3, 8), table)
     torch.testing.assert_close(with_heads[:, :, 2], turned)
@@ -57,7 +62,9 @@ def test_head_loss_equals_cross_entropy(monkeypatch, chunk):
     want = F.cross_entropy((hidden @ weight.T).flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
     got = head_loss(hidden, weight, targets)
     torch.testing.assert_close(got, want)
-    for a, b in zip(torch.autograd.grad(3 * got, (hidden, weight)), torch.autograd.grad(3 * want, (hidden, weight))):
+    for a, b in zip(
+        torch.autograd.grad(3 * got, (hidden, weight)), torch.autograd.grad(3 * want, (hidden, weight)), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 

@@ -66,7 +66,8 @@ def test_warmup_under_no_grad_has_no_gradient():
 
 
 def attention_held(model, x):
-    """The share of the first layer's dense attention on the 16 keys its indexer chooses, over the share of the best 16."""
+    """The share of the first layer's dense attention on the 16 keys its indexer chooses, over the share of the best
+    16."""
     mla, T = model.layers[0].self_attn, x.shape[1]
     h = model.layers[0].input_layernorm(model.embed_tokens(x))
     ctx = ForwardContext("dense", model.rope_slice(0, T, x.device))
@@ -94,19 +95,23 @@ def test_warmup_brings_the_choice_to_where_attention_looks():
 def test_directional_derivative_equals_finite_difference(mode):
     """The hand-written backward passes together, through the whole model, in double precision."""
     model, (x, y) = make().double(), batch(1, 40)
-    loss = lambda: (lambda o: o.lm_loss + o.mtp_loss)(model(x, y, mode=mode))
+
+    def loss():
+        o = model(x, y, mode=mode)
+        return o.lm_loss + o.mtp_loss
+
     parameters = [p for n, p in model.named_parameters() if ".indexer." not in n]
     grads = torch.autograd.grad(loss(), parameters)
     g = torch.Generator().manual_seed(0)
     ways = [torch.randn(p.shape, generator=g, dtype=torch.float64) * p.detach().abs().mean() for p in parameters]
-    want = sum((a * b).sum() for a, b in zip(grads, ways)).item()
+    want = sum((a * b).sum() for a, b in zip(grads, ways, strict=True)).item()
     values, step = [], 1e-5
     with torch.no_grad():
         for sign in (1, -1):
-            for p, w in zip(parameters, ways):
+            for p, w in zip(parameters, ways, strict=True):
                 p += sign * step * w
             values.append(loss().item())
-            for p, w in zip(parameters, ways):
+            for p, w in zip(parameters, ways, strict=True):
                 p -= sign * step * w
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(want, rel=2e-3)
 
@@ -147,7 +152,10 @@ def test_packed_documents_give_the_losses_of_separate_ones(mode):
     doc_start = torch.where(torch.arange(60) < 25, 0, 25).unsqueeze(0)
     packed = model(x, y, mode=mode, doc_start=doc_start)
     apart = [model(x[:, s], y[:, s], mode=mode) for s in (slice(0, 25), slice(25, 60))]
-    weigh = lambda name, counts: sum(getattr(o, name) * n for o, n in zip(apart, counts)) / sum(counts)
+
+    def weigh(name, counts):
+        return sum(getattr(o, name) * n for o, n in zip(apart, counts, strict=True)) / sum(counts)
+
     torch.testing.assert_close(packed.lm_loss, weigh("lm_loss", (24, 34)), rtol=1e-4, atol=1e-5)
     if mode == "dense":
         logits = model(x, mode=mode, doc_start=doc_start).logits
@@ -175,7 +183,7 @@ def test_same_seed_same_losses_bit_for_bit():
         out = model(x, y)
         (out.lm_loss + out.indexer_kl).backward()
         runs.append((out.lm_loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
-    assert runs[0][0] == runs[1][0] and all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1]))
+    assert runs[0][0] == runs[1][0] and all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
 
 
 @pytest.mark.parametrize("mode", ["dense", "warmup", "sparse"])
@@ -230,7 +238,7 @@ def test_bias_update_moves_each_router_by_its_own_row():
     model.update_router_bias(counts, 0.25)
     biases = [b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
     assert len(biases) == counts.shape[0]
-    for bias, row in zip(biases, counts):
+    for bias, row in zip(biases, counts, strict=True):
         assert torch.equal(bias, 0.25 * torch.sign(row.float().mean() - row))
 
 

@@ -21,7 +21,7 @@ def loop_over_tokens(experts, x, chosen, gates):
     rows = []
     for n in range(x.shape[0]):
         row = 0
-        for e, gate in zip(chosen[n].tolist(), gates[n]):
+        for e, gate in zip(chosen[n].tolist(), gates[n], strict=True):
             g, u = (experts.gate_up_proj[e] @ x[n]).chunk(2)
             row = row + gate * (experts.down_proj[e] @ (F.silu(g) * u))
         rows.append(row)
@@ -43,14 +43,14 @@ def test_grouped_experts_equal_the_loop_in_values_and_gradients(tokens, skewed):
         torch.testing.assert_close(experts(x, chosen, gates)[0], want, rtol=1e-4, atol=1e-4)
     assert counts.tolist() == torch.bincount(chosen.flatten(), minlength=CONFIG.n_routed_experts).tolist()
     inputs, g = (x, gates, *experts.parameters()), torch.randn_like(want)
-    for a, b in zip(torch.autograd.grad(got, inputs, g), torch.autograd.grad(want, inputs, g)):
+    for a, b in zip(torch.autograd.grad(got, inputs, g), torch.autograd.grad(want, inputs, g), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_bias_moves_the_choice_and_never_the_gate():
     router = filled(Router(CONFIG))
     x = torch.randn(50, CONFIG.hidden_size)
-    chosen, gates, scores = router(x)
+    _chosen, gates, scores = router(x)
     torch.testing.assert_close(gates.sum(-1), torch.full((50,), CONFIG.routed_scaling_factor))
     router.e_score_correction_bias[3] = 10.0
     moved, moved_gates, same = router(x)

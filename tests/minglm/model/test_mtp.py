@@ -78,7 +78,10 @@ def test_it_learns_to_see_two_ahead():
         hidden[:, :19], tokens[:, 1:20], ForwardContext("dense", model.rope_slice(0, 19, tokens.device)), AuxLosses()
     )
     guess = model.lm_head(model.mtp.norm(deep)).argmax(-1)
-    right = lambda shift: (guess[:, 6:] == tokens[:, 6 + shift : 19 + shift]).float().mean().item()
+
+    def right(shift):
+        return (guess[:, 6:] == tokens[:, 6 + shift : 19 + shift]).float().mean().item()
+
     assert right(2) > 0.9 and right(1) < 0.5 and right(3) < 0.5
 
 

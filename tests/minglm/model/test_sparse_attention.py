@@ -132,7 +132,7 @@ def test_sparse_attention_equals_masked_dense_in_values_and_gradients(monkeypatc
     torch.testing.assert_close(p.sum(-1), torch.ones(B, T))
     assert (p[topk_indices < 0] == 0).all() and not p.requires_grad
     d = torch.randn_like(want)
-    for a, b in zip(torch.autograd.grad(got, leaves, d), torch.autograd.grad(want, leaves, d)):
+    for a, b in zip(torch.autograd.grad(got, leaves, d), torch.autograd.grad(want, leaves, d), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
@@ -158,7 +158,7 @@ def test_topk_kl_is_the_formula_in_value_and_gradient():
     want = (torch.xlogy(p, p) - torch.where(p > 0, p * chosen, 0)).sum() / (B * T)
     got = topk_kl(q, keys, w, topk_indices, p)
     torch.testing.assert_close(got, want)
-    for a, b in zip(torch.autograd.grad(2 * got, leaves), torch.autograd.grad(2 * want, leaves)):
+    for a, b in zip(torch.autograd.grad(2 * got, leaves), torch.autograd.grad(2 * want, leaves), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -185,7 +185,7 @@ def test_dense_kl_is_the_formula_in_value_and_gradient(monkeypatch, documents, b
     want = (torch.xlogy(p, p) - torch.where(p > 0, p * log_q, 0)).sum() / (B * T)
     got = dense_kl(q, keys, w, attn_q, attn_k, 0.3, doc_start)
     torch.testing.assert_close(got, want)
-    for a, b in zip(torch.autograd.grad(2 * got, leaves), torch.autograd.grad(2 * want, leaves)):
+    for a, b in zip(torch.autograd.grad(2 * got, leaves), torch.autograd.grad(2 * want, leaves), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 

@@ -75,6 +75,6 @@ def test_attention_and_its_gradients_are_the_same_on_two_threads(threads, T):
         out, p = sparse_attention(*leaves, topk_indices, 0.3, want_p=True)
         kl = topk_kl(q, k, w, topk_indices, p)
         results.append([topk_indices, out, kl, *torch.autograd.grad(out.sum() + kl, [*leaves, q, k, w])])
-    for one, two, again in zip(*results):
+    for one, two, again in zip(*results, strict=False):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
         assert torch.equal(two, again)

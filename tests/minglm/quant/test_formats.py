@@ -24,7 +24,7 @@ def weights(seed, *shape, spread=1.0):
 @given(st.integers(0, 10**6), st.sampled_from([2, 4, 8, 16, 32]), st.floats(0, 4), st.booleans())
 def test_int4_packing_is_lossless_and_rounding_twice_changes_nothing(seed, group, spread, stacked):
     w = weights(seed, *((3,) if stacked else ()), 8, 64, spread=spread)
-    codes, scale = int4.encode(w, group)
+    codes, _scale = int4.encode(w, group)
     assert torch.equal(int4.unpack(int4.pack(codes)), codes)
     scheme = Int4(group)
     once = scheme.dequantize(*scheme.quantize(w))
@@ -100,7 +100,7 @@ def test_int8_sums_stay_exact_for_wide_rows():
 def test_every_format_multiplies_nearly_like_its_weight(scheme):
     w, x = weights(0, 24, 64), weights(1, 2, 5, 64)
     parts = scheme.quantize(w)
-    for (shape, dtype), tensor in zip(scheme.shapes(24, 64).values(), parts):
+    for (shape, dtype), tensor in zip(scheme.shapes(24, 64).values(), parts, strict=False):
         assert (shape, dtype) == (tuple(tensor.shape), tensor.dtype)
     got, want = scheme.linear(x, *parts), x @ scheme.dequantize(*parts).T
     assert got.shape == (2, 5, 24)

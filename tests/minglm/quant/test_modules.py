@@ -94,7 +94,7 @@ def test_the_gradient_passes_straight_through_to_the_master_weights():
     model(TOKENS, TOKENS.roll(-1, 1)).lm_loss.backward()
     rounding.off()
     rounded(TOKENS, TOKENS.roll(-1, 1)).lm_loss.backward()  # an ordinary model that has the rounded weights
-    for (name, p), q in zip(model.named_parameters(), rounded.parameters()):
+    for (name, p), q in zip(model.named_parameters(), rounded.parameters(), strict=True):
         assert torch.equal(p, masters[name]), name
         assert (p.grad is None and q.grad is None) or torch.equal(p.grad, q.grad), name
 
@@ -148,7 +148,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(name, tmp_path, tokenizer):
     with torch.no_grad():
         assert torch.equal(packed(TOKENS).logits, again(TOKENS).logits)
     assert not any(p.requires_grad for p in again.parameters())
-    through, _, found = load.load_model(folder)  # what `minglm generate --checkpoint` calls
+    through, _, _found = load.load_model(folder)  # what `minglm generate --checkpoint` calls
     assert isinstance(through.layers[0].self_attn.q_a_proj, PackedLinear) and isinstance(
         through.layers[1].mlp.experts, PackedExperts
     )
@@ -270,7 +270,7 @@ def test_decoding_rounds_activations_as_a_forward_does(name, prompts):
     packed = pack(make(), SPECS[name])
     packed = packed.double() if SPECS[name].rounds_activations else packed
     out = generate(packed, prompts, 6)
-    for prompt, tokens, got in zip(prompts, out.tokens, out.logprobs):
+    for prompt, tokens, got in zip(prompts, out.tokens, out.logprobs, strict=True):
         want = quantization.logprobs(packed, torch.tensor([prompt + tokens]))[0, len(prompt) - 1 :]
         assert torch.allclose(torch.tensor(got), want.float(), atol=1e-4), (got, want.tolist())
     unrounded = pack(make(), dataclasses.replace(SPECS[name], activations=False))

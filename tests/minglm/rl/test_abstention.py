@@ -1,8 +1,10 @@
-"""The hallucination experiment: the world is closed, the measure is AA-Omniscience's, the small run learns, the record holds."""
+"""The hallucination experiment: the world is closed, the measure is AA-Omniscience's, the small run learns, the record
+holds."""
 
 import json
 import math
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -79,7 +81,7 @@ def test_the_measure_is_the_formula_and_index_is_the_mean_reward(c):
         assert math.isnan(c.hallucination_rate), "nothing missed: a rate over nothing"
     else:
         assert c.hallucination_rate == pytest.approx(c.incorrect / missed)
-        assert list(c.definitions().values())[0] == c.hallucination_rate
+        assert next(iter(c.definitions().values())) == c.hallucination_rate
 
 
 def test_a_model_that_always_guesses_is_at_ninety_percent():
@@ -132,7 +134,7 @@ def test_the_small_run_learns_facts_and_then_to_decline(small):
 def test_a_threshold_only_takes_answers_back(small):
     figures, _, model = small
     rows = [h.find(figures, "after", threshold=t)[0] for t in h.THRESHOLDS]
-    for a, b in zip(rows, rows[1:]):
+    for a, b in pairwise(rows):
         assert b["abstained"] >= a["abstained"] and b["correct"] <= a["correct"] and b["incorrect"] <= a["incorrect"]
     world = World.make(0, 16, 60)
     answers = h.ask(model, world.test(0, 24))

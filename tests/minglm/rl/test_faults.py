@@ -1,5 +1,5 @@
-"""Kill the workers of an RL run, and the run itself, and give it rewards and weights that are wrong: nothing finished is
-lost, nothing hangs, and what was lost is counted."""
+"""Kill the workers of an RL run, and the run itself, and give it rewards and weights that are wrong: nothing finished
+is lost, nothing hangs, and what was lost is counted."""
 
 import json
 import os
@@ -87,9 +87,12 @@ LUCK = Luck("sum", "luck", 0.8)
 def test_a_killed_rollout_worker_costs_its_running_requests_and_nothing_else(warm, tmp_path, mode):
     settings = Settings(mode=mode, **SMALL, **({"over_sampling": 4} if mode == "april" else {}))
     folder = tmp_path / "run"
-    finished = lambda: (
-        len(list(folder.glob("journal_*.jsonl"))) and any(p.stat().st_size for p in folder.glob("journal_*.jsonl"))
-    )  # noqa: E731
+
+    def finished():
+        return len(list(folder.glob("journal_*.jsonl"))) and any(
+            p.stat().st_size for p in folder.glob("journal_*.jsonl")
+        )
+
     killer = kill_when(folder, "rollout0", finished)
     summary, said = run(settings, folder, warm)
     killer.join(1)
@@ -115,8 +118,9 @@ def test_a_killed_trainer_repeats_its_updates_on_the_same_batches(warm, tmp_path
     assert summary["restarts"] == 1 and straight["restarts"] == 0
     assert sorted(trained_groups(folder)) == list(range(12))
 
-    # The same batches: every trajectory has the undisturbed run's length and reward. Not always the same bits of weights: how
-    # many sequences are decoded together depends on when requests arrive, and that may change a log-probability's last bit.
+    # The same batches: every trajectory has the undisturbed run's length and reward. Not always the same bits of
+    # weights: how many sequences are decoded together depends on when requests arrive, and that may change a
+    # log-probability's last bit.
     def trained(run_dir: Path) -> dict:
         return {
             (r["group"], r["sample"]): (r["tokens"], r["reward"])

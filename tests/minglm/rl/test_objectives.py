@@ -1,4 +1,5 @@
-"""Objectives of RL against float64 formulas written out token by token, and the identities that fresh data must give."""
+"""Objectives of RL against float64 formulas written out token by token, and the identities that fresh data must
+give."""
 
 import math
 
@@ -117,7 +118,8 @@ def test_no_gradient_flows_into_the_old_policies_and_none_out_of_the_mask(name):
     mask[0] = False
     tensors = [t.requires_grad_() for t in (new, old, mu)]
     poisoned = [
-        torch.where(mask, t, torch.tensor(v, dtype=t.dtype)) for t, v in zip(tensors, (math.nan, -math.inf, math.nan))
+        torch.where(mask, t, torch.tensor(v, dtype=t.dtype))
+        for t, v in zip(tensors, (math.nan, -math.inf, math.nan), strict=True)
     ]
     loss, stats = O.OBJECTIVES[name](*poisoned, A, mask, stale=stale)
     loss.backward()
@@ -193,7 +195,7 @@ def test_importance_weighting_is_unbiased_and_taking_stale_data_as_fresh_is_not(
 
 def test_double_sided_mask_as_one_reading_of_the_report():
     new, old, mu, A, mask, _ = batch(11, gap=0.1)
-    loss, stats = O.double_sided_mask(new, old, mu, A, mask)
+    _loss, stats = O.double_sided_mask(new, old, mu, A, mask)
     ratio = (new - mu).exp()
     outside = ((ratio <= 0.8) | (ratio >= 1.28)) & mask
     assert stats["mask_frac"] == pytest.approx(float(outside.sum() / mask.sum()))
@@ -208,7 +210,7 @@ def test_advantages_are_centred_and_scaled(G, n, seed):
     rewards = torch.randint(0, 3, (G, n), generator=torch.Generator().manual_seed(seed)).double()
     A = O.group_advantages(rewards)
     assert torch.allclose(A.sum(1), torch.zeros(G, dtype=torch.float64), atol=1e-9)
-    for row, a in zip(rewards.tolist(), A):
+    for row, a in zip(rewards.tolist(), A, strict=True):
         mean = sum(row) / n
         spread = math.sqrt(sum((r - mean) ** 2 for r in row) / n)
         want = [0.0] * n if spread == 0 else [(r - mean) / spread for r in row]

@@ -76,8 +76,8 @@ def test_async_trains_nothing_older_than_eta_in_whatever_order_groups_end(max_st
 def test_young_groups_that_overtake_old_ones_leave_room_for_them():
     """By hand: η = 2, B = 4. At version 0 twelve groups start (capacity (2 + 0 + 1)·4), at version 1 four more.
 
-    What started at version 0 must be trained by version 2, so among the first 12. Eight are left at version 1. If four young
-    ones were trained there, four of the eight would be left over for version 3.
+    What started at version 0 must be trained by version 2, so among the first 12. Eight are left at version 1. If four
+    young ones were trained there, four of the eight would be left over for version 3.
     """
     policy, status = Policy("async", prompts_per_batch=4, max_staleness=2), Status()
     assert policy.groups_to_submit(status) == 12

@@ -90,7 +90,9 @@ def test_calls_that_ended_before_a_loop_count():
 
 HOSTILE = {
     "infinite loop while loading": "while True: pass",
-    "infinite loop that swallows everything": "def f():\n while True:\n  try:\n   while True: pass\n  except BaseException: pass",
+    "infinite loop that swallows everything": (
+        "def f():\n while True:\n  try:\n   while True: pass\n  except BaseException: pass"
+    ),
     "processor limit ignored": "import _signal\n_signal.signal(24, _signal.SIG_IGN)\ndef f():\n while True: pass",
     "memory at once": "def f(): return len(bytearray(10**11))",
     "memory bit by bit": "def f():\n a = []\n while True: a.append(bytearray(10**6))",
@@ -101,10 +103,14 @@ HOSTILE = {
     "huge output": "def f():\n while True: print('x' * 10000)",
     "huge output past Python": "import os\ndef f():\n while True: os.write(1, b'x' * 10000)",
     "exit without a word": "import os\ndef f(): os._exit(0)",
-    "every descriptor closed": "import os\ndef f():\n for fd in range(100):\n  try: os.close(fd)\n  except OSError: pass\n while True: pass",
+    "every descriptor closed": (
+        "import os\ndef f():\n for fd in range(100):\n  try: os.close(fd)\n  except OSError: pass\n while True: pass"
+    ),
     "a value that lies about itself": "class L(str):\n def __repr__(self):\n  while True: pass\ndef f(): return L()",
     "a crash in native code": "import ctypes\ndef f(): return ctypes.string_at(0)",
-    "broken builtins": "import builtins, json\nbuiltins.repr = lambda x: '1'\njson.dumps = lambda **k: ''\ndef f(): return 2",
+    "broken builtins": (
+        "import builtins, json\nbuiltins.repr = lambda x: '1'\njson.dumps = lambda **k: ''\ndef f(): return 2"
+    ),
 }
 
 
@@ -123,7 +129,8 @@ FORGED = """
 import json, os, gc, io
 def f():
     for fd in range(3, 16):
-        try: os.write(fd, b'{"call": 0, "value": "5"}\\n{"call": 0, "value": 1}\\n[1]\\n{"call": [0]}\\n{"held": 3}\\n' + b'[' * 5000 + b'\\n')
+        forged = b'{"call": 0, "value": "5"}\\n{"call": 0, "value": 1}\\n[1]\\n{"call": [0]}\\n{"held": 3}\\n'
+        try: os.write(fd, forged + b'[' * 5000 + b'\\n')
         except OSError: pass
     os._exit(0)
 """
@@ -186,8 +193,8 @@ def f(*numbers):
 
 @pytest.mark.skipif(not (FENCED and platform.machine() == "x86_64"), reason="system call numbers of x86-64 Linux")
 def test_native_code_is_fenced_in_too():
-    """Straight system calls, no Python between: sockets, clone, fork, vfork, kill, ptrace, openat, prlimit, unshare, mount,
-    io_uring, memfd, bpf, setsid; each must come back with EPERM (1)."""
+    """Straight system calls, no Python between: sockets, clone, fork, vfork, kill, ptrace, openat, prlimit, unshare,
+    mount, io_uring, memfd, bpf, setsid; each must come back with EPERM (1)."""
     tried = [
         (41, (2, 1, 0)),
         (53, (1, 1, 0, 0)),
@@ -238,10 +245,13 @@ def test_the_child_dies_with_a_killed_parent():
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     parent.stdout.readline()
-    mine = lambda: [p for p in Path("/proc").glob("[0-9]*/stat") if (t := _stat(p)) and t[1] == str(parent.pid)]
-    fenced = lambda: [
-        p for p in mine() if "Seccomp:\t2" in p.with_name("status").read_text()
-    ]  # it has asked for the signal by then
+
+    def mine():
+        return [p for p in Path("/proc").glob("[0-9]*/stat") if (t := _stat(p)) and t[1] == str(parent.pid)]
+
+    def fenced():  # it has asked for the signal by then
+        return [p for p in mine() if "Seccomp:\t2" in p.with_name("status").read_text()]
+
     deadline = time.monotonic() + 120
     while not fenced() and time.monotonic() < deadline:
         time.sleep(0.05)

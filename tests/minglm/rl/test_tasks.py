@@ -1,4 +1,5 @@
-"""Tasks with verifiable rewards: right answers pass, others do not, train and held-out share nothing, lengths have a tail."""
+"""Tasks with verifiable rewards: right answers pass, others do not, train and held-out share nothing, lengths have a
+tail."""
 
 import operator
 import subprocess
@@ -148,7 +149,10 @@ def test_bad_input_says_value_rule_and_remedy():
 
 
 def test_tasks_need_no_torch():
-    code = "import sys; from minglm.rl.task_registry import TASKS; TASKS['list'].problem(0); assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    code = (
+        "import sys; from minglm.rl.task_registry import TASKS; TASKS['list'].problem(0); assert 'torch' not in "
+        "sys.modules and 'numpy' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
 
 

@@ -58,8 +58,8 @@ def test_mended_at_the_second_try():
     assert "gave" in t.observations[0] and ", not " in t.observations[0]
     # what the policy wrote, with its ends, is counted; nothing else is
     written = [*tokenizer.encode(p.broken), tokenizer.eos, *tokenizer.encode(p.answer), tokenizer.eos]
-    assert [tok for tok, on in zip(t.tokens, t.counted) if on] == written
-    left_out = [tok for tok, on in zip(t.tokens, t.counted) if not on]
+    assert [tok for tok, on in zip(t.tokens, t.counted, strict=True) if on] == written
+    left_out = [tok for tok, on in zip(t.tokens, t.counted, strict=True) if not on]
     observed = [tokenizer.user, *tokenizer.encode(t.observations[0]), tokenizer.assistant]
     assert left_out == [*prompt_ids(tokenizer, p), *observed]
     # the second time it was shown all that went before

@@ -1,4 +1,5 @@
-"""`--overwrite` sets aside what this project made and refuses everything else: nothing that a person owns is ever lost."""
+"""`--overwrite` sets aside what this project made and refuses everything else: nothing that a person owns is ever
+lost."""
 
 import os
 

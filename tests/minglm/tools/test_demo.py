@@ -9,8 +9,8 @@ import time
 import pytest
 
 pytest.importorskip("torch")
-from minglm.errors import InputError  # noqa: E402
-from minglm.tools.demo import STAGES, run_demo  # noqa: E402
+from minglm.errors import InputError
+from minglm.tools.demo import STAGES, run_demo
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 pytest.importorskip("torch")
-from minglm.tools import fault_injection  # noqa: E402
+from minglm.tools import fault_injection
 
 pytestmark = [
     pytest.mark.slow,

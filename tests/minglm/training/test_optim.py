@@ -1,6 +1,8 @@
-"""Muon against the float64 polar factor, batched against one by one, per head against split by hand; AdamW against torch."""
+"""Muon against the float64 polar factor, batched against one by one, per head against split by hand; AdamW against
+torch."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -146,22 +148,22 @@ def test_state_round_trip_continues_identically():
     grads = [[torch.randn(8, 8), torch.randn(8)] for _ in range(6)]
     named, straight = fresh()
     for pair in grads:
-        for (_, p), g in zip(named, pair):
+        for (_, p), g in zip(named, pair, strict=True):
             p.grad = g.clone()
         straight.step()
     half, first = fresh()
     for pair in grads[:3]:
-        for (_, p), g in zip(half, pair):
+        for (_, p), g in zip(half, pair, strict=True):
             p.grad = g.clone()
         first.step()
     state = {k: v.clone() for k, v in first.state_dict().items()}
     second = MuonAdamW(half, CONFIG, lr=0.01)
     second.load_state_dict(state)
     for pair in grads[3:]:
-        for (_, p), g in zip(half, pair):
+        for (_, p), g in zip(half, pair, strict=True):
             p.grad = g.clone()
         second.step()
-    assert all(torch.equal(p, q) for (_, p), (_, q) in zip(named, half))
+    assert all(torch.equal(p, q) for (_, p), (_, q) in zip(named, half, strict=True))
     with pytest.raises(ValueError, match="does not fit"):
         second.load_state_dict({"steps": torch.tensor([1])})
 
@@ -180,5 +182,5 @@ def test_clipping_and_missing_gradients():
 def test_schedule():
     values = [cosine_with_warmup(s, 100, 10, 0.1) for s in range(100)]
     assert values[0] == pytest.approx(0.1) and values[9] == values[10] == pytest.approx(1.0)
-    assert all(a >= b for a, b in zip(values[10:], values[11:])) and 0.1 <= values[-1] < 0.11
+    assert all(a >= b for a, b in pairwise(values[10:])) and 0.1 <= values[-1] < 0.11
     assert {cosine_with_warmup(s, 50, 0, 1.0) for s in range(50)} == {1.0}

@@ -1,5 +1,7 @@
 """Recipes: files in step with the code, values checked, errors kind."""
 
+from itertools import pairwise
+
 import pytest
 
 from minglm import datafiles
@@ -28,7 +30,7 @@ def test_there_is_a_recipe_for_every_stage_in_both_sizes():
 def test_the_stages_of_one_size_fit_each_other():
     for prefix in ("", "ci_"):
         configs = [recipes.load(prefix + s).config().to_dict() for s in recipes.STAGES]
-        for before, after in zip(configs, configs[1:]):
+        for before, after in pairwise(configs):
             assert {k for k in before if before[k] != after[k]} <= set(recipes.RESUMABLE_OVERRIDES)
 
 

@@ -1,4 +1,5 @@
-"""The ledger: its list of claims is whole, every verdict follows from its computation, and would not if the claim changed."""
+"""The ledger: its list of claims is whole, every verdict follows from its computation, and would not if the claim
+changed."""
 
 import dataclasses
 import json
@@ -125,7 +126,8 @@ def test_verdicts_that_must_not_drift():
 
 
 NAMES = re.compile(
-    r"GPT-5\.2|Opus 4\.5|GLM-[45][.\d]*|[AHB]\d00\b|910B|Apache-2\.0|MIT-0|0BSD|mid-2024|Llama 3[\w.-]*|AIME 2026|2026|2025|128K|FP8"
+    r"GPT-5\.2|Opus 4\.5|GLM-[45][.\d]*|[AHB]\d00\b|910B|Apache-2\.0|MIT-0|0BSD|mid-2024|Llama 3[\w.-]*|AIME 2026|"
+    r"2026|2025|128K|FP8"
 )
 
 

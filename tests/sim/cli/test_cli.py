@@ -137,7 +137,7 @@ def test_another_model_and_chips(capsys, in_tmp):
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(capsys, in_tmp, argv, words):
-    code, out, err = call(capsys, *argv)
+    code, _out, err = call(capsys, *argv)
     assert code == 2 and err.count("\n") == 1 and err.startswith("error: ") and words in err and "Traceback" not in err
 
 
@@ -216,7 +216,8 @@ def test_validation_of_nothing_is_a_failure(capsys, monkeypatch):
 
 def test_module_and_import_need_neither_torch_nor_numpy():
     program = (
-        "import sys; from sim.cli.main import main; code = main(['run', 'glm5_mini_smoke', '--json', '--out', 'none']); "
+        "import sys; from sim.cli.main import main; code = main(['run', 'glm5_mini_smoke', '--json', '--out', "
+        "'none']); "
         "bad = {'torch', 'numpy'} & set(sys.modules); sys.exit(code or (3 if bad else 0))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=datafiles.root())

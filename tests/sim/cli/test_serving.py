@@ -29,7 +29,8 @@ def test_scenarios_run_and_the_command_gives_the_librarys_figures(capsys, name):
 
 
 def test_deepseeks_published_load_runs_at_the_published_speed():
-    """14.8k output tokens/s a node at 20-22 tokens/s a user: the simulated users get 20 or more at that load's order."""
+    """14.8k output tokens/s a node at 20-22 tokens/s a user: the simulated users get 20 or more at that load's
+    order."""
     result = run(
         dict(
             load("serving_deepseek_h800"),

@@ -92,7 +92,8 @@ def test_sequence_parallelism_turns_all_reduces_into_gathers_and_scatters_of_the
 
 @pytest.mark.parametrize("tp, sp", [(1, False), (8, False), (8, True)])
 def test_saved_activations_follow_the_recompute_papers_formula(tp, sp):
-    # arXiv 2205.05198: sbh(34 + 5as/h); /t inside the tensor-parallel part; 10 + 24/t + 5as/ht without sequence parallelism
+    # arXiv 2205.05198: sbh(34 + 5as/h); /t inside the tensor-parallel part; 10 + 24/t + 5as/ht without sequence
+    # parallelism
     s, b, h, a = 2048, 4, GPT.hidden, GPT.heads
     trace = record(GPT, ParallelContext(b, s, tp=tp, sp=sp), Style(attention="unfused", dropout=True))
     outside = 10 / tp if sp else 10

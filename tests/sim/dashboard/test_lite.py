@@ -1,4 +1,5 @@
-"""The site for a browser: its wheel runs without torch, numpy, PyYAML and pydantic, and its lock file names what is served."""
+"""The site for a browser: its wheel runs without torch, numpy, PyYAML and pydantic, and its lock file names what is
+served."""
 
 import hashlib
 import json

@@ -59,7 +59,7 @@ def test_answer_is_whole_and_consistent(gpt3):
 
 
 def test_explanation_names_the_difference(gpt3):
-    q, a = gpt3
+    _q, a = gpt3
     words = " ".join(a["explanation"])
     assert (
         a["winner"]["plan"] in words

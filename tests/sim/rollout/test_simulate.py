@@ -76,7 +76,8 @@ def test_staleness_stays_within_the_bound_and_exceeds_it_without():
 
 @pytest.mark.parametrize("parts, longest", [(1, 4), (2, 8), (4, 8)])
 def test_short_groups_that_overtake_long_ones_do_not_push_them_beyond_the_bound(parts, longest):
-    """Groups of (1, 1, 1) and (1, 1, 4) tokens by turns: the short ones of version 1 end before the long ones of version 0."""
+    """Groups of (1, 1, 1) and (1, 1, 4) tokens by turns: the short ones of version 1 end before the long ones of
+    version 0."""
     case = Case(
         Policy("async", prompts_per_batch=4, max_staleness=2.0),
         3,

@@ -120,7 +120,8 @@ def test_stretched_multiplies_compute_only():
 
 
 def test_published_run_within_reach():
-    # DeepSeek-V3's 180K H800-hours per trillion tokens; the error of all published rows is printed by clustersim validate
+    # DeepSeek-V3's 180K H800-hours per trillion tokens; the error of all published rows is printed by clustersim
+    # validate
     s = load_scenario("deepseek_v3_h800")
     assert s.plan.num_chips == 2048 and describe(s.plan).startswith("TP1 PP16 EP64")
     assert campaign_segments(s)[0].throughput.num_chips == 2048

@@ -76,8 +76,8 @@ def test_noise_is_refused_not_crashed(data):
 
 
 def test_node_bytes_follow_the_schema():
-    """Field numbers of et_def.proto: id 1, name 2, type 3, data_deps 5, start 6, duration 7, attr 10; in an attribute name 1,
-    int32 7, int64 9, bool 27, string 29."""
+    """Field numbers of et_def.proto: id 1, name 2, type 3, data_deps 5, start 6, duration 7, attr 10; in an attribute
+    name 1, int32 7, int64 9, bool 27, string 29."""
     node = Node(
         7, "send", SEND, [3, 300], 10, 250, {"is_cpu_op": False, "comm_size": 1 << 40, "comm_dst": 5, "pg_name": "2"}
     )

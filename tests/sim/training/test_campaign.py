@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from itertools import pairwise
 
 import pytest
 import simpy
@@ -66,10 +67,8 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
             while failure is not None:
                 saved = max([saved] + [at for due, at in writing if due <= env.now])
                 writing.clear()
-                quicker = (
-                    memory > saved
-                    or memory == saved
-                    and c.load_s(throughput.num_chips, True) <= c.load_s(throughput.num_chips)
+                quicker = memory > saved or (
+                    memory == saved and c.load_s(throughput.num_chips, True) <= c.load_s(throughput.num_chips)
                 )
                 from_memory = c.kind == "memory" and failure.luck < c.memory_survival and quicker
                 target = memory if from_memory else saved
@@ -218,7 +217,7 @@ def test_hours_add_up_and_timeline_has_no_gaps():
     r = run(campaign(), seed=3)
     assert r.ideal_days * 24 + sum(r.lost_hours.values()) == pytest.approx(r.days * 24, rel=1e-9)
     assert r.timeline[0].start_s == 0 and r.timeline[-1].end_s == pytest.approx(r.days * DAY_S)
-    assert all(a.end_s == pytest.approx(b.start_s) for a, b in zip(r.timeline, r.timeline[1:]))
+    assert all(a.end_s == pytest.approx(b.start_s) for a, b in pairwise(r.timeline))
     assert r.repeated_tokens * 10.0 / 1e6 / 3600 == pytest.approx(r.lost_hours["work done again"], rel=1e-6)
     assert r.chip_hours == pytest.approx(100_000 * r.days * 24)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_54_days_of_llama3():
 
 def test_gaps_are_exponential():
     times = [f.time_s for f in until(FailureModel.named("high").stream(100_000, 3), 60 * DAY_S)]
-    gaps = [b - a for a, b in zip(times, times[1:])]
+    gaps = [b - a for a, b in pairwise(times)]
     mean = sum(gaps) / len(gaps)
     spread = math.sqrt(sum((g - mean) ** 2 for g in gaps) / len(gaps))
     assert mean == pytest.approx(18 * 60, rel=0.04) and spread / mean == pytest.approx(1.0, abs=0.06)

@@ -48,7 +48,8 @@ def test_pangu_ultra_bubble():
 
 @pytest.mark.parametrize("ranks, m", [(4, 6), (16, 20), (8, 20)])
 def test_interleaved_with_micro_batches_that_do_not_divide(ranks, m):
-    """A remainder thinner than the pipeline joins the group before it: slower than the ideal, never slower than 1F1B."""
+    """A remainder thinner than the pipeline joins the group before it: slower than the ideal, never slower than
+    1F1B."""
     ideal = (ranks - 1) / (m * 2)
     assert ideal - 1e-9 <= simulate(even(ranks, m, 2), "interleaved").bubble_overhead <= (ranks - 1) / m
 
@@ -64,21 +65,23 @@ def test_bubble_of_zero_bubble_h1(ranks, m, F, B, W):
 
 @pytest.mark.parametrize("ranks, m", [(2, 4), (4, 8), (8, 16), (5, 12)])
 def test_zero_bubble_v_waits_only_for_the_pipeline_to_fill(ranks, m):
-    """With F = B = W a rank idles only until its first micro-batch has come down: (p−1) forwards of half a rank's work."""
+    """With F = B = W a rank idles only until its first micro-batch has come down: (p−1) forwards of half a rank's
+    work."""
     assert simulate(even(ranks, m, 2), "zb-v").step_s - 3 * m == pytest.approx((ranks - 1) / 2)
 
 
 @pytest.mark.parametrize("ranks, m", [(2, 4), (4, 8), (8, 16), (8, 22), (16, 40)])
 def test_bubble_of_dualpipe(ranks, m):
     """DualPipe (arXiv 2412.19437 Table 2): (p/2 − 1)(F&B + B − 3W); with nothing to hide F&B is F + B + W."""
-    F, I, W = 1.0, 1.0, 1.0
-    idle = simulate(even(ranks, m, F=F, B=I, W=W), "dualpipe").step_s - m * (F + I + W)
-    assert idle == pytest.approx((ranks / 2 - 1) * ((F + I + W) + (I + W) - 3 * W))
+    F, B_input, W = 1.0, 1.0, 1.0  # B of the paper is the backward for inputs and weights: B_input + W
+    idle = simulate(even(ranks, m, F=F, B=B_input, W=W), "dualpipe").step_s - m * (F + B_input + W)
+    assert idle == pytest.approx((ranks / 2 - 1) * ((F + B_input + W) + (B_input + W) - 3 * W))
 
 
 @pytest.mark.parametrize("ranks, m", [(2, 4), (4, 8), (5, 13), (8, 16)])
 def test_bubble_of_dualpipe_v(ranks, m):
-    """DualPipe-V runs DualPipe's order for 2p half-sized stages on p ranks: (p − 1)(F&B + B − 3W) of half-sized passes."""
+    """DualPipe-V runs DualPipe's order for 2p half-sized stages on p ranks: (p − 1)(F&B + B − 3W) of half-sized
+    passes."""
     idle = simulate(even(ranks, m, 2), "dualpipe-v").step_s - 3 * m
     assert idle == pytest.approx((ranks - 1) * (3 + 2 - 3) / 2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import simpy
@@ -46,8 +47,8 @@ def test_transfers_delay_the_fill_and_the_drain_of_gpipe():
 
 
 def test_1f1b_cannot_hide_its_transfers():
-    """Each steady micro-batch goes to the neighbour and back before the next backward: two transfers exposed per step of
-    the pipeline, as in non-interleaved 1F1B with blocking neighbours."""
+    """Each steady micro-batch goes to the neighbour and back before the next backward: two transfers exposed per step
+    of the pipeline, as in non-interleaved 1F1B with blocking neighbours."""
     extra = [simulate(costs(2, m, p2p_s=0.1)).step_s - 3 * (m + 1) for m in (8, 9)]
     assert extra[1] - extra[0] == pytest.approx(0.2)
 
@@ -206,7 +207,7 @@ def test_critical_path_has_no_gaps_and_ends_with_the_step():
         )
         path = r.critical_path
         assert path[0].start_s == 0.0 and path[-1].end_s == pytest.approx(r.step_s)
-        for a, b in zip(path, path[1:]):
+        for a, b in pairwise(path):
             assert a.end_s == pytest.approx(b.start_s)
         assert sum(causes(path).values()) == pytest.approx(r.step_s)
 

@@ -162,7 +162,8 @@ def test_command(tmp_path, capsys):
 
 
 def test_a_mode_with_two_runs_brings_its_own_overhead(tmp_path):
-    """Asynchronous steps that cost half a second more beside: unknown from the synchronous run, known from the first of two."""
+    """Asynchronous steps that cost half a second more beside: unknown from the synchronous run, known from the first of
+    two."""
     first = write_run(tmp_path / "rates", "sync", 0, 8)
     slow = [
         write_run(tmp_path / f"async{i}", "async", i, prompts, max_staleness=1, overhead=0.7)

@@ -1,0 +1,19 @@
+"""A number format with its settings. All of them quantise a weight (…, O, I), its leading axes experts, to a few
+tensors named by `parts`, and share these calls:
+
+    quantize(weight)         (…, O, I) → its parts
+    dequantize(*parts)       parts → (…, O, I) fp32
+    fake_quantize(weight)    (…, O, I) → the same as inference will see it
+    shapes(rows, width)      shape and dtype of each part of a matrix
+    linear(x, *parts)        x (…, I) → (…, O)
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from minglm.quant.fp8 import Fp8
+from minglm.quant.int4 import Int4
+from minglm.quant.int8 import Int8
+
+Scheme: TypeAlias = Fp8 | Int4 | Int8
