@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from sim.cost import money
 from sim.cost.stacks import Stack, resolve
 from sim.planner.search import OBJECTIVES
 from sim.planner.space import Space, default_space
-from sim.spec.hardware import Chip, Cluster, chip_from, cluster_for_chip, cluster_from
+from sim.scenario.build import TRAINED_PRECISIONS, read_cluster
+from sim.scenario.fields import RUN
+from sim.spec.hardware import Chip, Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
 from sim.spec.plan import Workload
@@ -78,14 +80,9 @@ def question(  # noqa: PLR0913 (keywords, each a part of the question)
         raise InputError(
             "neither a cluster nor a chip is given; name one, such as --cluster dgx_h100 (names are in data/clusters)"
         )
-    if cluster is not None:
-        machine = cluster_from(cluster)
-        machine = machine if chip is None else replace(machine, chip=chip_from(chip))
-    else:
-        assert chip is not None  # one of the two is given
-        machine = cluster_for_chip(chip)
-    count = whole(machine.num_chips if chips is None else parse(chips, "count", "chips", low=1.0), "chips", high=10**8)
-    length = min(spec.max_seq, 4096) if seq is None else whole(parse(seq, "count", "seq", low=1.0), "seq", high=10**8)
+    machine, _ = read_cluster({"cluster": cluster, "chip": chip})
+    count = machine.num_chips if chips is None else RUN["chips"].read(chips, "chips")
+    length = min(spec.max_seq, 4096) if seq is None else RUN["seq"].read(seq, "seq")
     if seq is None:
         stated.append(f"sequences of {length:,} tokens")
     if length > spec.max_seq:
@@ -107,10 +104,9 @@ def question(  # noqa: PLR0913 (keywords, each a part of the question)
         tolerance = 0.02 if tolerance is None else tolerance
     if objective not in OBJECTIVES:
         raise InputError(f"objective {objective!r}: not one of {', '.join(OBJECTIVES)}{nearest(objective, OBJECTIVES)}")
-    if precision not in ("bf16", "fp16", "fp8"):
-        raise InputError(
-            f"precision {precision!r}: not one of bf16, fp16, fp8{nearest(precision, ('bf16', 'fp16', 'fp8'))}"
-        )
+    if precision not in TRAINED_PRECISIONS:
+        known = ", ".join(TRAINED_PRECISIONS)
+        raise InputError(f"precision {precision!r}: not one of {known}{nearest(precision, TRAINED_PRECISIONS)}")
     release, notes = resolve(stack, machine.chip)
     stated += notes
     total = parse(tokens, "count", "tokens", low=1.0, high=1e18)
