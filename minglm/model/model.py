@@ -212,7 +212,8 @@ class Model(nn.Module):
     def update_router_bias(self, expert_counts: Tensor, rate: float) -> None:
         """Move every router's bias toward balance: bias += rate·sign(mean − count). `expert_counts` as in `Output`."""
         routers = [m for m in self.modules() if isinstance(m, Router)]
-        for router, counts in zip(routers, expert_counts, strict=True):
+        # Fewer counts than routers where the MTP module, whose router is the last, did not run.
+        for router, counts in zip(routers, expert_counts, strict=False):
             router.move_bias(counts, rate)
 
     def indexer_parameters(self) -> list[nn.Parameter]:
