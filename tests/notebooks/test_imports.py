@@ -1,4 +1,4 @@
-"""Every name that a notebook takes from the packages is there, in all cells, also in those that smoke mode leaves out."""
+"""Every name that a notebook takes from the packages is there, also in cells that smoke mode leaves out."""
 
 import ast
 import importlib

@@ -9,6 +9,7 @@ from minglm.errors import InputError
 from minglm.model.attention import ForwardContext
 from minglm.model.indexer import select_topk
 from minglm.model.model import Model
+from minglm.model.moe import Router
 
 V = 512
 
@@ -258,3 +259,15 @@ def test_bad_input_is_refused_in_one_line(call, says):
     with pytest.raises(InputError) as err:
         call(model, x)
     assert says in str(err.value) and "\n" not in str(err.value)
+
+
+def test_a_pass_without_the_mtp_module_moves_the_other_routers_alone():
+    model = make()
+    tokens, targets = batch()
+    counts = model(tokens, targets, mtp=False).expert_counts
+    routers = [m for m in model.modules() if isinstance(m, Router)]
+    assert len(counts) == len(routers) - 1
+    before = [r.e_score_correction_bias.clone() for r in routers]
+    model.update_router_bias(counts, 0.01)
+    moved = [not torch.equal(r.e_score_correction_bias, b) for r, b in zip(routers, before, strict=True)]
+    assert moved == [True] * len(counts) + [False]
