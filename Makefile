@@ -27,10 +27,11 @@ demo: $(STAMP)   ## train the toy, project the 744B model on 100,000 chips, writ
 test: $(STAMP)   ## every test, every notebook in smoke mode
 	$(PYTEST) $(ARGS)
 
-# To join once they are clean: $(BIN)/lint-imports (rooms) and $(BIN)/mypy (types).
-check: $(STAMP)  ## before a commit, in two minutes: lint, format, the fast tests
+check: $(STAMP)  ## before a commit, in two minutes: lint, format, types, rooms, the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(PYTEST) -m "not slow" tests/house tests/minglm tests/sim $(ARGS)
 
 lab: $(STAMP)    ## open the notebooks in JupyterLab

@@ -42,10 +42,10 @@ def _lookup(rng: np.random.Generator) -> Example:
     facts: dict[str, str] = {}
     while len(facts) < int(rng.integers(1, 4)):
         facts[draw_name(rng)] = draw_code(rng)
-    asked = list(facts)[int(rng.integers(0, len(facts)))]
+    name = list(facts)[int(rng.integers(0, len(facts)))]
     passage = "\n".join(statement(n, c) for n, c in facts.items())
     return Example(
-        "lookup", (("user", f"{passage}\nWhat is the code of {asked}?"), ("assistant", statement(asked, facts[asked])))
+        "lookup", (("user", f"{passage}\nWhat is the code of {name}?"), ("assistant", statement(name, facts[name])))
     )
 
 
@@ -172,8 +172,16 @@ def lookup_example(
             "depth lies in 0..1; ask for a longer passage"
         )
     passage = _filler(rng, _default_filler(tokenizer) if filler is None else filler, room, tokenizer)
-    at = round(depth * room)
-    prompt = [tokenizer.bos, tokenizer.user, *passage[:at], *needle, *passage[at:], *question, tokenizer.assistant]
+    start = round(depth * room)
+    prompt = [
+        tokenizer.bos,
+        tokenizer.user,
+        *passage[:start],
+        *needle,
+        *passage[start:],
+        *question,
+        tokenizer.assistant,
+    ]
     return LookupExample(
         prompt, [*tokenizer.encode(statement(name, code)), tokenizer.eos], name, code, length_tokens, depth
     )
@@ -220,12 +228,12 @@ def _weave(
     room = seq_len + 1 - len(lead) - sum(len(p) for p, _ in pieces)
     passage = _filler(rng, filler, room, tokenizer)
     cuts = sorted(rng.integers(0, room + 1, len(pieces)).tolist())
-    ids, counted, at = list(lead), [False] * len(lead), 0
+    ids, counted, start = list(lead), [False] * len(lead), 0
     for cut, (piece, flags) in zip(cuts, pieces, strict=True):
-        ids += passage[at:cut] + piece
-        counted += [count_filler] * (cut - at) + flags
-        at = cut
-    return ids + passage[at:], counted + [count_filler] * (room - at)
+        ids += passage[start:cut] + piece
+        counted += [count_filler] * (cut - start) + flags
+        start = cut
+    return ids + passage[start:], counted + [count_filler] * (room - start)
 
 
 def lookup_chat(
@@ -331,12 +339,16 @@ def stack(rows: list[list[tuple[list[int], list[bool]]]], seq_len: int, pad: int
     counted = torch.zeros((len(rows), seq_len + 1), dtype=torch.bool)
     start = torch.zeros((len(rows), seq_len + 1), dtype=torch.int64)
     for r, parts in enumerate(rows):
-        at = 0
+        first = 0
         for ids, flags in parts:
-            end = at + len(ids)
-            tokens[r, at:end], counted[r, at:end], start[r, at:end] = torch.tensor(ids), torch.tensor(flags), at
-            at = end
-        start[r, at:] = at  # padding sees padding only
+            end = first + len(ids)
+            tokens[r, first:end], counted[r, first:end], start[r, first:end] = (
+                torch.tensor(ids),
+                torch.tensor(flags),
+                first,
+            )
+            first = end
+        start[r, first:] = first  # padding sees padding only
     start.clamp_(max=seq_len - 1)
     targets = torch.where(counted[:, 1:], tokens[:, 1:], IGNORE)
     targets = torch.where(start[:, 1:] == start[:, :-1], targets, IGNORE)

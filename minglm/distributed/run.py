@@ -165,10 +165,10 @@ class ShardedRun(TrainingRun):
                 out[key] = self.mesh.as_dtensor(name, t, shapes[name]) if name in shapes else t
         return out
 
-    def restore(self, found: single.Checkpoint, optimizer: bool) -> None:
+    def restore(self, start: single.Checkpoint, optimizer: bool) -> None:
         """Each process reads its shards from the checkpoint's files."""
         tensors = self._tensors(optimizer)
-        checkpoint.load(found.path, tensors)
+        checkpoint.load(start.path, tensors)
         if optimizer:
             self.optimizer.steps = int(tensors["steps"])
 

@@ -1,1 +1,15 @@
-"""From prompt to text: prefill, decoding, sampling, speculative decoding, the continuous-batching engine."""
+"""From prompt to text.
+
+    load            a trained model and its tokenizer
+    prefill         a prompt into the cache
+    sampling        which token comes next
+    generate        prompts of any lengths to text
+    speculative     drafts by the prediction module, checked in one step
+    engine          continuous batching: requests join, leave, are aborted and resumed
+
+and what makes a step fast:
+
+    absorbed        the matrices of a layer multiplied into each other, rotary position as a matrix (rotary)
+    decoder         the next few tokens of several sequences
+    single_token    one token of one sequence
+"""

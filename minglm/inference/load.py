@@ -12,7 +12,7 @@ from minglm.quant import checkpoint as quantised
 from minglm.training.checkpoint import Checkpoint, latest
 
 
-def load_model(path: str | Path, device: str = "cpu"):
+def load_model(path: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer, Checkpoint]:
     """The model of a run folder or checkpoint folder, ready to use (eval mode); returns (model, tokenizer, checkpoint).
 
     Raises:
@@ -29,15 +29,13 @@ def load_model(path: str | Path, device: str = "cpu"):
     model = Model(checkpoint.config)
     model.load_state_dict(checkpoint.model)
     run = checkpoint.path.parent.parent
-    tokenizer = next(
-        (Tokenizer.load(p) for p in (checkpoint.path, run, run / "data") if (p / "tokenizer.json").is_file()), None
-    )
-    if tokenizer is None:
+    places = [p for p in (checkpoint.path, run, run / "data") if (p / "tokenizer.json").is_file()]
+    if not places:
         raise InputError(f"{run}: no tokenizer.json beside the checkpoint; copy the one of its training run there")
-    return model.to(device).eval(), tokenizer, checkpoint
+    return model.to(device).eval(), Tokenizer.load(places[0]), checkpoint
 
 
 def model_of(run: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer, ModelConfig]:
     """The trained model of a run, in eval mode, with its tokenizer and config."""
-    model, tokenizer, found = load_model(run, device)
-    return model, tokenizer, found.config
+    model, tokenizer, checkpoint = load_model(run, device)
+    return model, tokenizer, checkpoint.config

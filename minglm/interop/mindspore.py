@@ -197,8 +197,10 @@ class MLA(nn.Cell):
         absorbed = ops.matmul(q[..., : self.qk_nope_head_dim].swapaxes(1, 2), up_k)  # (B, H, T, L)
         q = ops.concat((absorbed, rope(q[..., self.qk_nope_head_dim :], cos, sin).swapaxes(1, 2)), -1)  # (B, H, T, R)
 
-        at = ops.arange(T)
-        seen = ops.broadcast_to(ops.expand_dims(ops.expand_dims(at, 0) <= ops.expand_dims(at, 1), 0), (B, T, T))
+        positions = ops.arange(T)
+        seen = ops.broadcast_to(
+            ops.expand_dims(ops.expand_dims(positions, 0) <= ops.expand_dims(positions, 1), 0), (B, T, T)
+        )
         scores_i = self.indexer(x, q_latent, cos, sin) if self.full and mode == "sparse" else None
         if mode == "sparse" and self.topk < T:
             if scores_i is not None:
@@ -420,11 +422,11 @@ def load(source: str | Path, config: ModelConfig | None = None) -> Model:
 
     path = Path(source)
     if path.is_dir():
-        found = [path] if (path / "state.json").is_file() else sorted((path / "checkpoints").glob("step_*"))
-        if not found:
+        folders = [path] if (path / "state.json").is_file() else sorted((path / "checkpoints").glob("step_*"))
+        if not folders:
             raise InputError(f"{path}: no checkpoint here; give a run folder such as runs/demo/sft")
-        config = ModelConfig.from_dict(json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))["config"])
-        path = found[-1] / "model.safetensors"
+        config = ModelConfig.from_dict(json.loads((folders[-1] / "state.json").read_text(encoding="utf-8"))["config"])
+        path = folders[-1] / "model.safetensors"
     if config is None:
         raise InputError(f"{path}: weights alone do not say their shape; give a ModelConfig too")
     model, tensors = Model(config), load_file(path)

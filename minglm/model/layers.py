@@ -98,14 +98,14 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> Tensor:  # (N, C), (V, C), (N,)
-        keep = targets != IGNORE
-        count = keep.sum().clamp(min=1)
+        counted = targets != IGNORE
+        count = counted.sum().clamp(min=1)
         total = to_float32(hidden.new_zeros(()))
         grads = (torch.empty_like(hidden), torch.zeros_like(weight)) if wants else None
         for start in range(0, hidden.shape[0], HEAD_CHUNK):
             part = slice(start, start + HEAD_CHUNK)
             logits = to_float32(hidden[part] @ weight.T)  # (n, V)
-            target, kept = targets[part].clamp(min=0)[:, None], keep[part]
+            target, kept = targets[part].clamp(min=0)[:, None], counted[part]
             picked, (highest, place) = logits.gather(-1, target).squeeze(-1), logits.max(-1)
             probs = logits.softmax(-1)
             # log Z: the largest probability is exp(highest)/Z

@@ -152,10 +152,10 @@ class Model(nn.Module):
         counts: list[Tensor] = []
         aux.counts = counts
         for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
-            keep = tokens.shape[1] - depth
+            positions = tokens.shape[1] - depth
             doc = ctx.doc_start
-            part = replace(ctx, rope=ctx.rope[:keep], doc_start=None if doc is None else doc[:, :keep])
-            hidden = self.mtp_step(hidden[:, :keep], tokens[:, depth:], part, aux)
+            part = replace(ctx, rope=ctx.rope[:positions], doc_start=None if doc is None else doc[:, :positions])
+            hidden = self.mtp_step(hidden[:, :positions], tokens[:, depth:], part, aux)
             losses.append(head_loss(module.norm(hidden), self.lm_head.weight, shift_targets(targets, depth, doc)))
         aux.counts = main + ([torch.stack(counts).sum(0)] if counts else [])
         return torch.stack(losses).mean() if losses else None

@@ -95,7 +95,7 @@ def read_note(folder: str | Path) -> dict:
         raise InputError(f"{path}: damaged ({err}); make it again with `minglm quantize`") from None
 
 
-def load(folder: str | Path, device: str = "cpu") -> tuple[Model, object, dict]:
+def load(folder: str | Path, device: str = "cpu") -> tuple[Model, Tokenizer, dict]:
     """(model in evaluation mode, tokenizer, quantization.json) of a quantised checkpoint.
 
     Raises:
@@ -147,9 +147,10 @@ def _check(file: Path, tensors: dict[str, Tensor], model: Model) -> None:
             if part.endswith(("scale", "scale_inv")):
                 bad = ~(values.float().isfinite() & (values > 0))
                 if bool(bad.any()):
-                    at = bad.nonzero()[0].tolist()
+                    place = bad.nonzero()[0].tolist()
                     raise InputError(
-                        f"{file}: scale {name}.{part}{at} is {float(values[tuple(at)])}: every scale is a positive "
+                        f"{file}: scale {name}.{part}{place} is {float(values[tuple(place)])}: every scale is a "
+                        f"positive "
                         f"finite number; "
                         "the file is damaged, make it again with `minglm quantize`"
                     )

@@ -150,9 +150,9 @@ def read(path: Path, tensors: bool = True) -> Checkpoint:
         raise InputError(f"{state_path}: damaged ({err}); use an earlier checkpoint") from None
     loaded = {}
     there = {p.name for p in path.glob("*.safetensors")}
-    if odd := (there - set(hashes)) or {n for n in hashes if Path(n).name != n or "\\" in n}:
+    if foreign := (there - set(hashes)) or {n for n in hashes if Path(n).name != n or "\\" in n}:
         raise InputError(
-            f"{state_path}: {min(odd)!r} is not one of this checkpoint's own files; use an earlier checkpoint"
+            f"{state_path}: {min(foreign)!r} is not one of this checkpoint's own files; use an earlier checkpoint"
         )
     for name, expected in hashes.items():
         file = path / name
@@ -192,14 +192,14 @@ def latest(path: str | Path, warn=None, tensors: bool = True) -> Checkpoint | No
             f"{path}: holds quantised weights, which cannot be trained; give the run that it was made from"
         )
     warn = warn or (lambda line: print(line, file=sys.stderr))
-    found = find(path)
-    for folder in found:
+    folders = find(path)
+    for folder in folders:
         try:
             return read(folder, tensors)
         except InputError as err:
-            warn(f"{err}" if folder == found[-1] else f"{err}: taking the previous one")
-    if found:
-        raise InputError(f"{path}: none of its {len(found)} checkpoints can be read; start over with --overwrite")
+            warn(f"{err}" if folder == folders[-1] else f"{err}: taking the previous one")
+    if folders:
+        raise InputError(f"{path}: none of its {len(folders)} checkpoints can be read; start over with --overwrite")
     return None
 
 

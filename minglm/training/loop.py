@@ -137,11 +137,11 @@ class TrainingRun:
         """The newest whole checkpoint of a run or checkpoint folder; None where there is none."""
         return checkpoint.latest(path)
 
-    def restore(self, found: checkpoint.Checkpoint, optimizer: bool) -> None:
+    def restore(self, start: checkpoint.Checkpoint, optimizer: bool) -> None:
         """Weights of a checkpoint into the model, and with `optimizer` its state into the optimiser."""
-        self.model.load_state_dict(found.model)
+        self.model.load_state_dict(start.model)
         if optimizer:
-            self.optimizer.load_state_dict(found.optimizer)
+            self.optimizer.load_state_dict(start.optimizer)
 
     def save(self) -> Path:
         """Write a checkpoint of the finished steps; returns its folder."""

@@ -51,22 +51,22 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def choose(asked: Mapping[str, int | None] | None, world: int) -> ParallelDims:
+def choose(flags: Mapping[str, int | None] | None, world: int) -> ParallelDims:
     """The dimensions for `world` processes. What is not asked for is 1, and dp takes what is left.
 
     Args:
-        asked: kind → number or None, from flags; without any, the variable MINGLM_PARALLEL is read.
+        flags: kind → number or None, from the command line; without any, the variable MINGLM_PARALLEL is read.
 
     Raises:
         InputError: an unknown kind, or a product that is not `world`.
     """
-    given = {k: v for k, v in (asked or {}).items() if v is not None} or _from_environment()
-    for kind in given:
+    sizes = {k: v for k, v in (flags or {}).items() if v is not None} or _from_environment()
+    for kind in sizes:
         if kind not in KINDS:
-            raise InputError(f"{kind}={given[kind]!r}: not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
-    dims = ParallelDims(**given)
-    if "dp" not in given and world % dims.world == 0:
-        dims = ParallelDims(**{**given, "dp": world // dims.world})
+            raise InputError(f"{kind}={sizes[kind]!r}: not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+    dims = ParallelDims(**sizes)
+    if "dp" not in sizes and world % dims.world == 0:
+        dims = ParallelDims(**{**sizes, "dp": world // dims.world})
     if dims.world != world:
         raise InputError(
             f"{dims}: makes {dims.world} processes, torchrun started {world}; change one of "

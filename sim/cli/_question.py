@@ -39,7 +39,7 @@ def question_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def question_options(args: argparse.Namespace) -> dict:
-    """The keyword arguments of `sim.planner.planner.question` that `question_arguments` hold, without the model."""
+    """The keyword arguments of `sim.planner.question.question` that `question_arguments` hold, without the model."""
     fixed = {}
     for text in args.set:
         key, sign, value = text.partition("=")

@@ -10,6 +10,7 @@ from minglm import datafiles
 
 ROOT = datafiles.root()
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), ROOT / "data" / "README.md"])
+NOW = [p for p in PAGES if p.name != "CHANGELOG.md"]  # which names what is gone
 
 
 def load(path):
@@ -23,7 +24,7 @@ def test_generated_parts_are_in_step(capsys):
     assert load(ROOT / "docs" / "generate.py").main(["--check"]) == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", NOW, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_paths_in_backticks_exist(page):
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"`((?:minglm|sim|data|tests|notebooks|docs)/[\w./-]+)`", text)
