@@ -165,13 +165,13 @@ def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: boo
 
 
 @functools.lru_cache(maxsize=4096)
-def straggler(chips: int, spread: float) -> float:
-    """Expected slowest of `chips` chips whose speed varies by `spread` (normal):
+def straggler(num_chips: int, spread: float) -> float:
+    """Expected slowest of `num_chips` chips whose speed varies by `spread` (normal):
     1 + σ·E[max] (Blom's approximation).
     """
-    if chips < 2 or spread <= 0:
+    if num_chips < 2 or spread <= 0:
         return 1.0
-    p = (chips - 0.375) / (chips + 0.25)
+    p = (num_chips - 0.375) / (num_chips + 0.25)
     # inverse normal by Abramowitz & Stegun 26.2.23
     t = math.sqrt(-2.0 * math.log(1.0 - p))
     z = t - (2.515517 + 0.802853 * t + 0.010328 * t * t) / (1 + 1.432788 * t + 0.189269 * t * t + 0.001308 * t**3)

@@ -17,7 +17,7 @@ from sim.spec.plan import Plan, Workload
 
 
 def closed_form_step(
-    work: Loads, costs: StepScalars, schedule: str, overlap_p2p: bool | None, chips: int, stack: Stack
+    work: Loads, costs: StepScalars, schedule: str, overlap_p2p: bool | None, num_chips: int, stack: Stack
 ) -> StepTime:
     """Step time in closed form: the one formula of projections, of validation and of the planner's search.
 
@@ -25,10 +25,10 @@ def closed_form_step(
         work: what the pipeline's ranks do: `loads_of(costs)`, or shared by plans that differ in the rest alone.
         costs: the rest of the step: micro-batches, messages, gradient reduction, optimiser.
         overlap_p2p: whether messages overlap with compute; None: as the stack does by default.
-        stack: its spread of chips' speeds: the slowest of all `chips` sets the pace.
+        stack: its spread of chips' speeds: the slowest of all `num_chips` sets the pace.
     """
     overlap = stack.overlap_p2p if overlap_p2p is None else overlap_p2p
-    return step_time_of(work, costs, schedule, overlap, straggler(chips, stack.jitter), stack.dp_hidden)
+    return step_time_of(work, costs, schedule, overlap, straggler(num_chips, stack.jitter), stack.dp_hidden)
 
 
 def step_of_estimate(costed: Estimate, plan: Plan) -> StepTime:

@@ -98,29 +98,33 @@ def with_prices(cluster: Cluster, prices: Mapping[str, object]) -> Cluster:
     )
 
 
-def energy(cluster: Cluster, chips: int, hours: Range) -> Range:
+def energy(cluster: Cluster, num_chips: int, hours: Range) -> Range:
     """Energy at the meter in kWh: (chip + its share of host and network) × PUE × hours, chips at their board power."""
     power, host, pue = cluster.chip.power_w, cluster.host_power_w, cluster.pue
 
     def kwh(p: float, h: float, u: float, t: float) -> float:
-        return chips * (p + h) / 1000.0 * u * t
+        return num_chips * (p + h) / 1000.0 * u * t
 
     return Range(
         kwh(power.value, host.value, pue.value, hours.value),
         kwh(power.low, host.low, pue.low, hours.low),
         kwh(power.high, host.high, pue.high, hours.high),
         "kWh",
-        f"{chips:,} chips × ({power.value:g} W + {host.value:g} W host) × PUE {pue.value:g} × {hours.value:,.0f} h, "
-        "chips at board power throughout",
+        f"{num_chips:,} chips × ({power.value:g} W + {host.value:g} W host) × PUE {pue.value:g} × {hours.value:,.0f} "
+        "h, chips at board power throughout",
         f"{power.source}; {host.source}; {pue.source}",
         "assumed",
     )
 
 
 def costs(
-    cluster: Cluster, chips: int, hours: Range, prices: Mapping[str, object] | None = None, goodput: float | None = None
+    cluster: Cluster,
+    num_chips: int,
+    hours: Range,
+    prices: Mapping[str, object] | None = None,
+    goodput: float | None = None,
 ) -> dict[str, Range]:
-    """Chip-hours, energy, carbon and money for holding `chips` for `hours`.
+    """Chip-hours, energy, carbon and money for holding `num_chips` for `hours`.
 
     Args:
         goodput: share of the hours that is first-time work; with it, what the rest costs is said (`failed_…`).
@@ -133,13 +137,13 @@ def costs(
     cluster = with_prices(cluster, prices)
     out = {
         "chip_hours": Range(
-            chips * hours.value,
-            chips * hours.low,
-            chips * hours.high,
+            num_chips * hours.value,
+            num_chips * hours.low,
+            num_chips * hours.high,
             "chip-hours",
-            f"{chips:,} chips held for {hours.value:,.0f} h, spares and lost time included",
+            f"{num_chips:,} chips held for {hours.value:,.0f} h, spares and lost time included",
         ),
-        "energy": energy(cluster, chips, hours),
+        "energy": energy(cluster, num_chips, hours),
     }
     e, pue = out["energy"], cluster.pue
     carbon = price_figure(prices, "carbon_kg_per_kwh") or money()["carbon_kg_per_kwh"]
@@ -165,20 +169,20 @@ def costs(
     if rent is not None:
         text = f"${rent.value:.2f} (${rent.low:.2f}–${rent.high:.2f}) a chip-hour"
         out["rent"] = out["chip_hours"].by(rent, "USD", text)
-    out |= _ownership(cluster, chips, hours, e, prices)
+    out |= _ownership(cluster, num_chips, hours, e, prices)
     if goodput is not None:
         out |= _lost(out, goodput)
     return out
 
 
 def _ownership(
-    cluster: Cluster, chips: int, hours: Range, used: Range, prices: Mapping[str, object]
+    cluster: Cluster, num_chips: int, hours: Range, used: Range, prices: Mapping[str, object]
 ) -> dict[str, Range]:
     """What owning costs: electricity and staff always, capital, network, storage and the sum where a price is known."""
     tariff, system = cluster.electricity_usd_per_kwh, cluster.system_price_usd
     power = used.by(tariff, "USD", f"${tariff.value:g}/kWh (${tariff.low:g}–{tariff.high:g})")
     out, parts = {"own_energy": power}, [power]
-    staff = chips and _plain(prices, "staff_usd_per_year") / HOURS_PER_YEAR
+    staff = num_chips and _plain(prices, "staff_usd_per_year") / HOURS_PER_YEAR
     if staff:
         out["own_staff"] = Range(
             staff * hours.value,
@@ -196,9 +200,9 @@ def _ownership(
     # A level payment over the years; half of the price is owed on average.
     share = (1.0 / years + interest / 2.0) / HOURS_PER_YEAR / utilization
     capital = out["own_capital"] = Range(
-        chips * system.value * share * hours.value,
-        chips * system.low * share * hours.low,
-        chips * system.high * share * hours.high,
+        num_chips * system.value * share * hours.value,
+        num_chips * system.low * share * hours.low,
+        num_chips * system.high * share * hours.high,
         "USD",
         f"${system.value:,.0f} a chip with its system, {years:g} years, {utilization:.0%} in use, "
         f"{interest:.0%} interest",

@@ -18,14 +18,14 @@ def expected(fits: Sequence[tuple[str, str, float]], chip: str, product: str) ->
     if not fits:
         return 1.0
     rows = [(c, p, math.log(v)) for c, p, v in fits]
-    chips, products = dict.fromkeys((c for c, _, _ in rows), 0.0), dict.fromkeys((p for _, p, _ in rows), 0.0)
+    chip_effects, products = dict.fromkeys((c for c, _, _ in rows), 0.0), dict.fromkeys((p for _, p, _ in rows), 0.0)
     mean = 0.0
     for _ in range(40):  # alternating least squares; converges in a few rounds
-        mean = sum(v - chips[c] - products[p] for c, p, v in rows) / len(rows)
-        for name in chips:
+        mean = sum(v - chip_effects[c] - products[p] for c, p, v in rows) / len(rows)
+        for name in chip_effects:
             left = [v - mean - products[p] for c, p, v in rows if c == name]
-            chips[name] = sum(left) / (len(left) + CHIP_PULL)
+            chip_effects[name] = sum(left) / (len(left) + CHIP_PULL)
         for name in products:
-            left = [v - mean - chips[c] for c, p, v in rows if p == name]
+            left = [v - mean - chip_effects[c] for c, p, v in rows if p == name]
             products[name] = sum(left) / (len(left) + PRODUCT_PULL)
-    return math.exp(mean + chips.get(chip, 0.0) + products.get(product, 0.0))
+    return math.exp(mean + chip_effects.get(chip, 0.0) + products.get(product, 0.0))

@@ -194,7 +194,6 @@ def scenario_of(q: Question, costs: PlanCosts, ranked_plan: RankedPlan) -> Scena
     return Scenario(
         f"{q.model.name} on {plan.num_chips:,} × {q.cluster.chip.name}",
         Run(q.model, cluster, plan, costs.load(ranked_plan.candidate), q.precision, q.stack, q.stated),
-        plan.num_chips,
         q.tokens,
         prices=q.prices,
     )

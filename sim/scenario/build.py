@@ -11,6 +11,7 @@ gets the cluster in data/clusters built on it, or nodes of 8 behind a switch.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ from sim.spec.plan import Plan, Workload, check
 
 TRAINED_PRECISIONS = ("bf16", "fp16", "fp8")
 _OVER = 1.1  # the memory estimate must be over by a tenth before it overrules a default
+_PRODUCT = ("tp", "pp", "cp", "dp")  # whose product is the chips of a plan
 # Options of the plan that are not a field of `Plan` by the same name.
 _NOT_FIELDS = ("sequence_parallel", "distributed_optimizer", "fsdp", "expert_tp", "optimizer_offload")
 
@@ -34,13 +36,14 @@ _NOT_FIELDS = ("sequence_parallel", "distributed_optimizer", "fsdp", "expert_tp"
 class RunSpec:
     """A training run as a file tells it. None, or a key that is not there: the file does not say.
 
-    chips: how many there are for the plan; None: as many as the plan's product. cluster_assumed: only a chip was named.
+    cluster: as many chips as there are for the plan, unless `chips_assumed`: then as many as the plan's product.
+    cluster_assumed: only a chip was named.
     """
 
     model: ModelSpec
     cluster: Cluster
     cluster_assumed: bool = False
-    chips: int | None = None
+    chips_assumed: bool = False
     plan: Mapping[str, Any] = field(default_factory=dict)
     schedule: str | None = None
     micro_batch: int | None = None
@@ -77,20 +80,24 @@ def read_run(values: Mapping[str, Any]) -> RunSpec:
             "has no model; give a name, a Hugging Face config or plain dimensions (layers, hidden, heads …)"
         )
     cluster, assumed = read_cluster(values)
-    known = {f.name for f in dataclasses.fields(RunSpec)} - {"model", "cluster", "cluster_assumed"}
-    rest = {key: values[key] for key in known if key in values}
-    return RunSpec(load_model(values["model"]), cluster, assumed, **rest)
+    read = {f.name for f in dataclasses.fields(RunSpec)} - {"model", "cluster", "cluster_assumed", "chips_assumed"}
+    rest = {key: values[key] for key in read if key in values}
+    return RunSpec(load_model(values["model"]), cluster, assumed, "chips" not in values, **rest)
 
 
 def read_cluster(values: Mapping[str, Any]) -> tuple[Cluster, bool]:
-    """(cluster, whether it had to be assumed from the chip)."""
+    """(cluster of as many chips as are named, whether it had to be assumed from the chip)."""
     named, chip = values.get("cluster"), values.get("chip")
     if named is not None:
         cluster = cluster_from(named)
-        return (cluster if chip is None else dataclasses.replace(cluster, chip=chip_from(chip))), False
-    if chip is None:
+        cluster = cluster if chip is None else dataclasses.replace(cluster, chip=chip_from(chip))
+    elif chip is not None:
+        cluster = cluster_for_chip(chip)
+    else:
         raise InputError("has neither cluster nor chip; name one, such as cluster: atlas_800t_a2")
-    return cluster_for_chip(chip), True
+    if values.get("chips") is not None:
+        cluster = dataclasses.replace(cluster, num_chips=values["chips"])
+    return cluster, named is None
 
 
 def build_run(spec: RunSpec, *, completed: bool = False) -> Run:
@@ -116,20 +123,20 @@ def build_run(spec: RunSpec, *, completed: bool = False) -> Run:
         raise InputError(f"precision {precision!r}: training is simulated in {known}; give one of them")
     if spec.cluster_assumed:
         notes.append(f"nodes and network: {spec.cluster.name}")
-    chips = spec.chips
-    if chips is None:
-        chips = _width(spec, "dp") * _width(spec, "tp") * _width(spec, "pp") * _width(spec, "cp")
-        notes.append(f"{chips} chips: the product of the plan")
+    cluster = spec.cluster
+    if spec.chips_assumed:
+        cluster = dataclasses.replace(cluster, num_chips=math.prod(_width(spec, name) for name in _PRODUCT))
+        notes.append(f"{cluster.num_chips} chips: the product of the plan")
     stack, stack_notes = resolve(spec.stack, spec.cluster.chip)
     notes += stack_notes
     stack = _stack_with(stack, spec.options)
-    plan = build_plan(spec, chips, stack, notes)
+    plan = build_plan(spec, cluster.num_chips, stack, notes)
     workload = _workload(spec, plan, seq, notes)
     if completed:
         plan = _fitting(spec, plan, workload, precision, stack, notes)
     else:
-        check(plan, spec.model, workload, chips)
-    return Run(spec.model, spec.cluster, plan, workload, precision, stack, tuple(notes))
+        check(plan, spec.model, workload, cluster.num_chips)
+    return Run(spec.model, cluster, plan, workload, precision, stack, tuple(notes))
 
 
 def _width(spec: RunSpec, name: str) -> int:
@@ -145,8 +152,8 @@ def _stack_with(stack: Stack, options: Mapping[str, Any]) -> Stack:
     return with_changes(stack, **changes) if changes else stack
 
 
-def build_plan(spec: RunSpec, chips: int, stack: Stack, notes: list[str]) -> Plan:
-    """The plan of a spec on `chips` chips; what is filled in is added to `notes`.
+def build_plan(spec: RunSpec, cluster_chips: int, stack: Stack, notes: list[str]) -> Plan:
+    """The plan of a spec on a cluster of `cluster_chips`; what is filled in is added to `notes`.
 
     Raises:
         InputError: fewer chips than tp × pp × cp, or a value that no plan can have.
@@ -155,12 +162,13 @@ def build_plan(spec: RunSpec, chips: int, stack: Stack, notes: list[str]) -> Pla
         notes.append("plan: data parallelism alone")
     widths, options = dict(spec.plan), spec.options
     if "dp" not in widths:
-        inner = _width(spec, "tp") * _width(spec, "pp") * _width(spec, "cp")
-        if chips < inner:
+        inner = math.prod(_width(spec, name) for name in _PRODUCT)
+        if cluster_chips < inner:
             raise InputError(
-                f"chips={chips:,}: fewer than tp × pp × cp = {inner:,}; give at least {inner:,} chips or a smaller plan"
+                f"chips={cluster_chips:,}: fewer than tp × pp × cp = {inner:,}; give at least {inner:,} chips or a "
+                "smaller plan"
             )
-        widths["dp"] = chips // inner  # the rest is spare
+        widths["dp"] = cluster_chips // inner  # the rest is spare
     if "expert_tp" in options:
         widths["etp"] = options["expert_tp"]
     if "sequence_parallel" in options:

@@ -17,7 +17,7 @@ from minglm.errors import InputError, nearest
 from sim.base.fields import located, shorten
 from sim.cost.stacks import Stack
 from sim.cost.stacks import resolve as resolve_stack
-from sim.scenario.build import Run, RunSpec, build_plan, build_run, read_cluster, read_run
+from sim.scenario.build import Run, RunSpec, build_plan, build_run, read_run
 from sim.scenario.fields import ASSUMPTION, OPTIONS, PHASE, RUN, SCENARIO, WHAT_IF
 from sim.scenario.file import canonical_document, merge, read_scenario_document, set_path, set_value
 from sim.spec.hardware import Cluster
@@ -31,14 +31,10 @@ CANDIDATE_KEYS = ("schedule", "recompute", "micro_batch", "options")  # what a f
 
 @dataclass(frozen=True)
 class Scenario:
-    """A resolved scenario: a run and what is asked of it. `document` is what it was made from, includes merged.
-
-    cluster_chips: all there are; the plan of the run may use fewer.
-    """
+    """A resolved scenario: a run and what is asked of it. `document` is what it was made from, includes merged."""
 
     name: str
     run: Run
-    cluster_chips: int
     tokens: float
     question: str = ""
     phases: tuple[Phase, ...] = ()
@@ -84,6 +80,11 @@ class Scenario:
     def stack(self) -> Stack:
         """The software that trains it."""
         return self.run.stack
+
+    @property
+    def cluster_chips(self) -> int:
+        """All chips there are; the plan may use fewer."""
+        return self.run.cluster.num_chips
 
     @property
     def spares(self) -> int:
@@ -138,12 +139,9 @@ def resolve(document: Mapping[str, Any], name: str = "scenario") -> Scenario:
             raise InputError(f"{name}: has no {key!r}; a scenario needs model, cluster or chip, chips, plan and seq")
     with located(name):
         values["model"] = _attended(load_model(values["model"]), values.get("attention"))
-        cluster, _ = read_cluster(values)
-        chips = values.setdefault("chips", cluster.num_chips)
-        spec = read_run(values)
-        spec = replace(spec, cluster=replace(spec.cluster, num_chips=chips))
+        spec = replace(read_run(values), chips_assumed=False)  # without `chips`, all of the cluster
         run = build_run(spec)
-        candidates = tuple(_candidate(one, document, spec, chips) for one in values.get("plans") or ())
+        candidates = tuple(_candidate(one, document, spec) for one in values.get("plans") or ())
     campaign = values.get("campaign", {})
     seeds = campaign.get("seeds", 20)
     if not 2 <= seeds <= 100_000:
@@ -157,7 +155,6 @@ def resolve(document: Mapping[str, Any], name: str = "scenario") -> Scenario:
         name=values.get("name", name),
         question=values.get("question", ""),
         run=run,
-        cluster_chips=chips,
         tokens=values.get("tokens", 1e12),
         phases=_phases(values.get("phases"), name),
         candidates=candidates,
@@ -188,7 +185,7 @@ def dense(model: ModelSpec) -> ModelSpec:
     return dataclasses.replace(model, index_topk=0, index_heads=0, index_dim=0, indexer_full_layers=0)
 
 
-def _candidate(raw: object, document: Mapping[str, Any], spec: RunSpec, chips: int) -> Plan:
+def _candidate(raw: object, document: Mapping[str, Any], spec: RunSpec) -> Plan:
     """A further plan for other phases: plan widths, and its own schedule, recompute, micro_batch or options."""
     if not isinstance(raw, Mapping):
         raise InputError(
@@ -202,7 +199,7 @@ def _candidate(raw: object, document: Mapping[str, Any], spec: RunSpec, chips: i
     candidate = replace(spec, plan={}, schedule=None)
     candidate = replace(candidate, **{key: value for key, value in read.items()})
     stack, _ = resolve_stack(spec.stack, spec.cluster.chip)
-    return build_plan(candidate, chips, stack, [])
+    return build_plan(candidate, spec.cluster.num_chips, stack, [])
 
 
 def _phases(raw: object, name: str) -> tuple[Phase, ...]:

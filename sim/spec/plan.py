@@ -225,16 +225,17 @@ class Plan:
         return self.tp * self.cp * self.dp
 
 
-def check(plan: Plan, model: ModelSpec, workload: Workload, chips: int | None = None) -> None:
+def check(plan: Plan, model: ModelSpec, workload: Workload, cluster_chips: int | None = None) -> None:
     """Refuse a plan that cannot run, with the number that breaks the rule and one that would not.
 
     Raises:
         InputError: one line.
     """
-    if chips is not None and plan.num_chips > chips:
+    if cluster_chips is not None and plan.num_chips > cluster_chips:
+        most = max(1, cluster_chips // (plan.tp * plan.cp * plan.pp))
         raise InputError(
             f"plan needs {plan.num_chips:,} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but "
-            f"there are {chips:,}; lower dp to {max(1, chips // (plan.tp * plan.cp * plan.pp))} or add chips"
+            f"there are {cluster_chips:,}; lower dp to {most} or add chips"
         )
     if workload.seq < 1 or workload.global_batch < 1:
         raise InputError(f"global_batch={workload.global_batch}, seq={workload.seq}: both must be at least 1")

@@ -105,16 +105,19 @@ def expected(inp: CampaignInput) -> float:
     """Goodput after Daly's formula: no simulation, no spares, no slow servers, no phase changes."""
     ideal = real = 0.0
     for segment in inp.segments:
-        c, chips, mtbf_s = (
+        c, num_chips, mtbf_s = (
             inp.checkpoint,
             segment.throughput.num_chips,
             inp.failures.mtbf_s(segment.throughput.num_chips),
         )
-        work = min(segment.steps, c.steps_between(segment.throughput.step_s, chips, mtbf_s)) * segment.throughput.step_s
+        work = (
+            min(segment.steps, c.steps_between(segment.throughput.step_s, num_chips, mtbf_s))
+            * segment.throughput.step_s
+        )
         memory = c.kind == "memory"
-        restart = inp.recovery.detect_s + inp.recovery.restart_s + c.load_s(chips, memory)
+        restart = inp.recovery.detect_s + inp.recovery.restart_s + c.load_s(num_chips, memory)
         delay = 0.0 if memory else c.delay_s
-        share = expected_goodput(work, c.stall_s(chips), restart, mtbf_s, delay)
+        share = expected_goodput(work, c.stall_s(num_chips), restart, mtbf_s, delay)
         ideal += segment.work_s
         real = real + segment.work_s / share if share else float("inf")
     return ideal / real

@@ -70,25 +70,25 @@ class Checkpoint:
         """From the copy being made until storage has it."""
         return self.bytes / self.write_bytes_per_s
 
-    def load_s(self, chips: int, from_memory: bool = False) -> float:
+    def load_s(self, num_chips: int, from_memory: bool = False) -> float:
         """Reading a checkpoint back: from storage, or from the host memory of neighbours."""
-        return self.bytes / (chips * self.host_bytes_per_s if from_memory else self.read_bytes_per_s)
+        return self.bytes / (num_chips * self.host_bytes_per_s if from_memory else self.read_bytes_per_s)
 
-    def stall_s(self, chips: int) -> float:
+    def stall_s(self, num_chips: int) -> float:
         """How long training stands still for one checkpoint."""
         if self.kind == "sync":
             return self.write_s
-        return self.memory_stall_s if self.kind == "memory" else self.bytes / (chips * self.host_bytes_per_s)
+        return self.memory_stall_s if self.kind == "memory" else self.bytes / (num_chips * self.host_bytes_per_s)
 
     @property
     def delay_s(self) -> float:
         """From the end of the stall until storage has the checkpoint."""
         return 0.0 if self.kind == "sync" else self.write_s
 
-    def steps_between(self, step_s: float, chips: int, mtbf_s: float) -> int:
+    def steps_between(self, step_s: float, num_chips: int, mtbf_s: float) -> int:
         """Steps from one checkpoint to the next: the given interval or Daly's, and never faster than storage can write
         (in-memory ones may be: see `every`)."""
-        wanted = self.interval_s if self.interval_s is not None else daly(self.stall_s(chips), mtbf_s)
+        wanted = self.interval_s if self.interval_s is not None else daly(self.stall_s(num_chips), mtbf_s)
         if self.kind == "async":
             wanted = max(wanted, self.write_s)
         return max(1, math.ceil(1e9) if math.isinf(wanted) else round(wanted / step_s))

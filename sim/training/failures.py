@@ -97,13 +97,13 @@ class FailureModel:
             )
         return cls(RATES_PER_CHIP_DAY[level])
 
-    def mtbf_s(self, chips: int) -> float:
-        """Mean time between failures of a job on `chips` chips, seconds (infinite without failures)."""
-        rate = self.per_chip_day * chips / DAY_S
+    def mtbf_s(self, num_chips: int) -> float:
+        """Mean time between failures of a job on so many chips, seconds (infinite without failures)."""
+        rate = self.per_chip_day * num_chips / DAY_S
         return 1.0 / rate if rate else math.inf
 
-    def stream(self, chips: int, seed: int, until_s: float = 1e11) -> Iterator[Failure]:
-        """Failures of `chips` chips in order of time, up to `until_s`.
+    def stream(self, cluster_chips: int, seed: int, until_s: float = 1e11) -> Iterator[Failure]:
+        """Failures of a cluster's chips in order of time, up to `until_s`.
 
         The stream of a lower rate is a part of the stream of a higher rate with the same seed: the rate is built from
         independent layers, each twice as busy as the one below, the topmost thinned. So two rates can be compared
@@ -113,7 +113,7 @@ class FailureModel:
         replaces = {c[0]: c[2] for c in self.components}
         upto = list(itertools.accumulate(c[1] for c in self.components))
         last = len(names) - 1
-        left, layer = self.per_chip_day * chips / DAY_S, 0
+        left, layer = self.per_chip_day * cluster_chips / DAY_S, 0
         queue: list[tuple[float, int, float, float, random.Random]] = []  # next time, layer, share kept, rate, dice
         while left > 0:
             full = 1e-10 * 2.0**layer

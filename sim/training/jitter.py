@@ -67,7 +67,7 @@ class Jitter:
         """Whether simulated ops differ by chance, so that no two replicas are alike."""
         return bool(self.noise or self.expert_spread)
 
-    def rank_factors(self, replicas: int, ranks: int, chips: int, seed: int) -> list[tuple[float, ...]]:
+    def rank_factors(self, replicas: int, ranks: int, chips_per_rank: int, seed: int) -> list[tuple[float, ...]]:
         """Permanent slowness of each rank of each replica: its slowest chip. Shape [replicas][ranks]."""
         named = {(replica, rank): factor for replica, rank, factor in self.slow}
         if not self.spread and not self.slow_share:
@@ -76,8 +76,8 @@ class Jitter:
                 rows[replica] = tuple(named.get((replica, r), 1.0) for r in range(ranks))
             return rows
         rng = random.Random(f"chips {seed}")
-        table = largest(self.spread, chips) if self.spread else (1.0,)
-        healthy = (1.0 - self.slow_share) ** chips
+        table = largest(self.spread, chips_per_rank) if self.spread else (1.0,)
+        healthy = (1.0 - self.slow_share) ** chips_per_rank
         out = []
         for replica in range(replicas):
             base = rng.choices(table, k=ranks) if self.spread else [1.0] * ranks

@@ -199,10 +199,13 @@ class Job:
         if isinstance(cause, Failure):
             yield from self.recover(cause)
         elif cause == "swap":
-            c, chips = self.inp.checkpoint, self.inp.segments[self.position.segment].throughput.num_chips
+            c, num_chips = self.inp.checkpoint, self.inp.segments[self.position.segment].throughput.num_chips
             failure = yield from self.pause(
                 "slow server swap",
-                c.stall_s(chips) + c.delay_s + self.inp.recovery.restart_s + c.load_s(chips, c.kind == "memory"),
+                c.stall_s(num_chips)
+                + c.delay_s
+                + self.inp.recovery.restart_s
+                + c.load_s(num_chips, c.kind == "memory"),
                 heed=True,
             )
             self._replace_server()  # done either way: a failure's recovery restarts it too
@@ -419,10 +422,10 @@ class Job:
         """Return to the newest usable checkpoint; True if it came from memory."""
         self.saved = max([self.saved] + [at for due, at in self.writing if due <= self.env.now])
         self.writing.clear()  # a write in flight dies with the job
-        c, chips = self.inp.checkpoint, self._throughput().num_chips
+        c, num_chips = self.inp.checkpoint, self._throughput().num_chips
         in_memory = c.kind == "memory" and failure.luck < c.memory_survival
         from_memory = in_memory and (
-            self.memory > self.saved or (self.memory == self.saved and c.load_s(chips, True) <= c.load_s(chips))
+            self.memory > self.saved or (self.memory == self.saved and c.load_s(num_chips, True) <= c.load_s(num_chips))
         )
         target = self.memory if from_memory else self.saved
         again = self.done_s(self.position) - self.done_s(target)

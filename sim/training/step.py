@@ -55,7 +55,6 @@ class StepResult:
     simulated_replicas: int
     schedule: str
     tokens: int
-    chips: int
     wall_s: float
     critical_path: list[Segment]
     reduced_s: tuple[float, ...]  # per rank: when its gradients were reduced
@@ -123,7 +122,7 @@ def simulate(  # noqa: PLR0913 - every argument is a fact of the machine or of t
     if ep_group_replicas > 1:
         groups = (factors[k : k + ep_group_replicas] for k in range(0, replicas, ep_group_replicas))
         factors = [tuple(map(max, zip(*group, strict=True))) for group in groups]
-    chips = costs.chips_per_rank * min(ep_group_replicas, replicas)
+    chips_together = costs.chips_per_rank * min(ep_group_replicas, replicas)
     indices = _representatives(factors, replicas_per_port) if fold and not jitter.random else range(len(factors))
 
     env, rng = simpy.Environment(), random.Random(f"work {seed}")
@@ -137,7 +136,7 @@ def simulate(  # noqa: PLR0913 - every argument is a fact of the machine or of t
         replica = Replica(index, slots, [[] for _ in programs], [])
         load = _loads(jitter, size, rng)
         for rank, program in enumerate(programs):
-            seconds = _seconds(program, factors[index][rank], jitter, chips, load, rng)
+            seconds = _seconds(program, factors[index][rank], jitter, chips_together, load, rng)
             replica.seconds.append(seconds)
             port, ends = ports[group][rank], replica.ends[rank]
             env.process(rank_process(env, program.rows, seconds, slots, port, costs.p2p_s, ends, counter))
@@ -192,7 +191,7 @@ def _loads(jitter: Jitter, size: int, rng: random.Random) -> list[float] | None:
 
 
 def _seconds(
-    program: Program, factor: float, jitter: Jitter, chips: int, load: list[float] | None, rng: random.Random
+    program: Program, factor: float, jitter: Jitter, chips_together: int, load: list[float] | None, rng: random.Random
 ) -> list[float]:
     """Length of each op of a rank in this replica, seconds."""
     if not jitter.random:
@@ -200,7 +199,9 @@ def _seconds(
             return program.seconds
         return [w.seconds(factor) for w in program.work]
     noise = (
-        rng.choices(largest(jitter.noise, chips), k=len(program.rows)) if jitter.noise else [1.0] * len(program.rows)
+        rng.choices(largest(jitter.noise, chips_together), k=len(program.rows))
+        if jitter.noise
+        else [1.0] * len(program.rows)
     )
     if load is None and not program.hideable:
         return [s * factor * n for s, n in zip(program.seconds, noise, strict=True)]
@@ -245,7 +246,6 @@ def _result(
         simulated_replicas=len(simulated),
         schedule=schedule,
         tokens=costs.tokens,
-        chips=len(programs) * costs.chips_per_rank * replicas,
         wall_s=0.0,
         critical_path=critical_path(
             programs, slowest, costs, max(range(len(reduced)), key=reduced.__getitem__), reduced

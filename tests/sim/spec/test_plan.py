@@ -73,7 +73,7 @@ def test_expert_widths_must_fit():
 
 def test_a_plan_larger_than_the_inventory_says_the_largest_that_fits():
     with pytest.raises(InputError, match="lower dp to 3"):
-        check(Plan(tp=8, pp=4, dp=4), LLAMA, Workload(16, 8192), chips=100)
+        check(Plan(tp=8, pp=4, dp=4), LLAMA, Workload(16, 8192), cluster_chips=100)
 
 
 @pytest.mark.parametrize(
