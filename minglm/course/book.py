@@ -161,6 +161,8 @@ def _faults_of_chapter(target: Path, html: Path, name: str) -> list[str]:
     page = html / f"{name}.html"
     if not page.is_file():
         return [f"{name}: no page"]
+    if not (target / f"{name}.ipynb").is_file():  # a page of the reference
+        return []
     wrong, text = [], page.read_text(encoding="utf-8")
     cells = json.loads((target / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
