@@ -50,7 +50,11 @@ SOURCE_FILE, DOTTED = (
 PACKAGES = {"clustersim": "sim", "minglm": "minglm"}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.slow] if c.name == "validate_rollouts" else []) for c in CASES],
+    ids=lambda case: case.name,
+)
 def test_output_is_the_stored_one(case: Case, request, tmp_path, monkeypatch):
     update = request.config.getoption("--update", default=False)
     exact = request.config.getoption("--exact", default=False)

@@ -4,6 +4,7 @@ never more goodput."""
 import math
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -123,6 +124,7 @@ def attempt(document, function):
         return None
 
 
+@pytest.mark.slow
 @RUN
 @given(scenarios())
 def test_no_traceback_and_nothing_negative(document):
