@@ -220,19 +220,7 @@ def result_of(a: Answer, samples: int = 500) -> dict:
         else "found at once: near the best, not proven to be it (clustersim plan without --set proves it)"
     )
     return {
-        "question": {
-            "model": q.model.name,
-            "cluster": q.cluster.name,
-            "chip": q.cluster.chip.name,
-            "chips": q.cluster_chips,
-            "seq": q.seq,
-            "batch": q.batch,
-            "batch_tolerance": q.tolerance,
-            "tokens": q.tokens,
-            "objective": q.objective,
-            "precision": q.precision,
-            "stack": q.stack.name,
-        },
+        "question": q.to_dict(),
         "search": {"combinations": 1, "evaluated": 1, "too_large": 0, "bounded": 0, "cpu_s": 0.0},
         "winner": dict(a.row),
         "ranked": [dict(a.row)],

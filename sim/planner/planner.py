@@ -147,19 +147,7 @@ def answer(
     ranked = [row(q, costs, f) for f in out.best]
     second = next((f for f in out.best[1:] if f.value(q.objective) > out.best[0].value(q.objective) * 1.0001), None)
     result = {
-        "question": {
-            "model": q.model.name,
-            "cluster": q.cluster.name,
-            "chip": q.cluster.chip.name,
-            "chips": q.cluster_chips,
-            "seq": q.seq,
-            "batch": q.batch,
-            "batch_tolerance": q.tolerance,
-            "tokens": q.tokens,
-            "objective": q.objective,
-            "precision": q.precision,
-            "stack": q.stack.name,
-        },
+        "question": q.to_dict(),
         "search": {
             "combinations": out.combinations,
             "evaluated": out.evaluated,

@@ -49,6 +49,22 @@ class Question:
         """One step's batch."""
         return Workload(self.batch, self.seq, mtp=self.mtp)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The question as plan.json and the page's saved result hold it."""
+        return {
+            "model": self.model.name,
+            "cluster": self.cluster.name,
+            "chip": self.cluster.chip.name,
+            "chips": self.cluster_chips,
+            "seq": self.seq,
+            "batch": self.batch,
+            "batch_tolerance": self.tolerance,
+            "tokens": self.tokens,
+            "objective": self.objective,
+            "precision": self.precision,
+            "stack": self.stack.name,
+        }
+
 
 def question(  # noqa: PLR0913 (keywords, each a part of the question)
     model: ModelSource,
