@@ -42,6 +42,7 @@ ATTENTION = {
     ("sdpa", "A100"): (0.74, 0.63, 500.0, "published"),
     ("sdpa", "H100"): (0.55, 0.46, 450.0, "published"),
 }
+ATTENTION_SCALE = 1.0
 _FAMILY = {"H800": "H100", "H200": "H100", "GH200": "H100", "A800": "A100"}
 
 
@@ -60,6 +61,7 @@ class Stack:
     dropout: bool = False
     accumulate_fused: bool = True
     fp8_passes: float = 2.0
+    fp8_kernel: str = "fp8"  # one scale a tensor (fp8), or a block of 128 (fp8_block)
     overlap_tp: bool = False
     overlap_p2p: bool = True  # with interleaving only
     overlap_grad_reduce: bool = True
@@ -117,12 +119,16 @@ class Stack:
         """Kernel times of this stack on a chip, fitted where a fit exists."""
         kernel = best_attention(chip) if self.attention in ("unfused", "auto") else self.attention
         forward, backward, half, _ = attention_shares(kernel, chip)
+        cores = 1.0 - self.comm_cores
         return _kernels(
             chip_key(chip),
             forward,
             backward,
             half,
-            self.scalar(chip, "scale", self.scale or default_scale(chip, self.name)) * (1.0 - self.comm_cores),
+            forward / attention_shares(best_attention(chip), chip)[0],
+            self.scalar(chip, "scale", self.scale or default_scale(chip, self.name)) * cores,
+            ATTENTION_SCALE * cores,
+            self.fp8_kernel,
         )
 
 
@@ -137,8 +143,8 @@ def chip_key(chip: Chip) -> tuple[str, int]:
 
 
 @functools.lru_cache(maxsize=512)
-def _kernels(key: tuple[str, int], forward: float, backward: float, half: float, scale: float) -> Kernels:
-    return Kernels(_CHIPS[key], forward, backward, half, scale=scale)
+def _kernels(key: tuple[str, int], *values: Any) -> Kernels:
+    return Kernels(_CHIPS[key], *values)
 
 
 def best_attention(chip: Chip) -> str:

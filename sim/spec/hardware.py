@@ -43,6 +43,7 @@ class Chip:
     max_matmul_flops_fp8: Figure | None = None
     matmul_points: tuple[tuple[int, int, int, float], ...] = ()  # measured (m, n, k, FLOP/s)
     matmul_source: str = ""
+    tables: str = ""  # the chip of data/measured whose kernels and links stand for this one's
     failures_per_chip_hour: Figure | None = None
     denominators: tuple[tuple[str, float], ...] = ()  # peaks in use elsewhere for MFU: (who, FLOP/s)
     vendor: str = ""
@@ -121,6 +122,7 @@ _CHIP_KEYS = {
     "peak_flops",
     "matmul_points",
     "matmul_source",
+    "tables",
     "denominators",
     "vendor",
     "notes",
@@ -201,7 +203,7 @@ def _chip_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
         values["denominators"] = tuple(
             (str(who), parse(v, "flops", f"{name}.denominators")) for who, v in raw["denominators"].items()
         )
-    values |= {key: str(raw[key]) for key in ("vendor", "notes", "matmul_source") if key in raw}
+    values |= {key: str(raw[key]) for key in ("vendor", "notes", "matmul_source", "tables") if key in raw}
     return values
 
 
