@@ -35,6 +35,11 @@ CONSTANTS = {
         "assumed",
         "share of HBM bandwidth that streaming kernels reach (STREAM-like results are 80-92% on A100, H100)",
     ),
+    "memory_share_blackwell": (
+        0.70,
+        "measured",
+        "the same on B200 (0.67 of 8 TB/s in elementwise kernels, MooreThreads/SimuMax e691807; GB200, B300 alike)",
+    ),
     "kernel_s": (2.5e-6, "assumed", "start and end of a kernel on the device that back-to-back launches do not hide"),
     "power_exponent": (
         1 / 3,
@@ -49,6 +54,9 @@ CONSTANTS = {
         "best matmul as a share of peak where a chip has no measured one (A100 87%, H100 80%, B200 78%)",
     ),
 }
+# Bandwidth of passes that jump (permutation of rows) or reduce along long rows (cross-entropy) over that of plain ones.
+# Measured on B200: 0.50 and 0.32 of peak where plain passes reach 0.67 (MooreThreads/SimuMax e691807); taken for all chips.
+SLOWER_PASSES = {"permutation": 0.75, "vocabulary": 0.48}
 # Tile sizes and the share of the core's rate each reaches (assumed; CUTLASS profiles show this order).
 TILES = ((256, 128, 1.0), (128, 256, 1.0), (128, 128, 0.95), (128, 64, 0.80), (64, 128, 0.80), (64, 64, 0.62))
 # Cores that tiles are spread over (published by the makers). A chip not listed is taken as 128 cores, marked assumed.
@@ -115,6 +123,7 @@ def tile_share(m: float, n: float, k: float, batch: float, cores: int, fill: flo
 
 # Power of the boards whose kernels were measured, W (data sheets).
 MEASURED_AT_W = {"a100": 400.0, "h100": 700.0, "h200": 700.0, "b200": 1000.0, "b300": 1100.0}
+_BLACKWELL = ("b200", "b300", "gb200", "gb300")
 # Chips of data/measured whose attention backward stands for another's.
 _BACKWARD_OF = {"a100": "a100", "h100": "h200", "h200": "h200"}
 
@@ -164,7 +173,8 @@ class Kernels:
     @functools.cached_property
     def bandwidth(self) -> float:
         """Bytes per second of memory that kernels reach."""
-        return self.chip.memory_bytes_per_s.value * _c("memory_share")
+        share = _c("memory_share_blackwell" if self.chip.tables in _BLACKWELL else "memory_share")
+        return self.chip.memory_bytes_per_s.value * share
 
     @functools.cached_property
     def _grids(self) -> dict[bool, measured.MatmulGrid | None]:
@@ -269,5 +279,5 @@ class Kernels:
         elif op.kind == "sparse":
             time = self._sparse(op) / self.attention_scale
         else:
-            time = op.bytes / self.bandwidth
+            time = op.bytes / (self.bandwidth * SLOWER_PASSES.get(op.group, 1.0))
         return time + op.kernels * _c("kernel_s")

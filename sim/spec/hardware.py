@@ -43,6 +43,7 @@ class Chip:
     max_matmul_flops_fp8: Figure | None = None
     matmul_points: tuple[tuple[int, int, int, float], ...] = ()  # measured (m, n, k, FLOP/s)
     matmul_source: str = ""
+    sustained: Figure | None = None  # speed of matmuls in a long run over short ones; None: fitted, or expected
     tables: str = ""  # the chip of data/measured whose kernels and links stand for this one's
     failures_per_chip_hour: Figure | None = None
     denominators: tuple[tuple[str, float], ...] = ()  # peaks in use elsewhere for MFU: (who, FLOP/s)
@@ -76,6 +77,8 @@ class Tier:
     latency_s: Figure
     efficiency: Figure
     oversubscription: float = 1.0
+    sustained: Figure | None = None  # speed of matmuls in a long run over short ones; None: fitted, or expected
+    tables: str = ""  # the chip of data/measured whose collectives inside a node stand for this tier's
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ _CHIP = {
     "rent_usd_per_hour": "money_per_hour",
     "max_matmul_flops": "flops",
     "max_matmul_flops_fp8": "flops",
+    "sustained": "ratio",
     "failures_per_chip_hour": "per_hour",
 }
 _CHIP_KEYS = {
@@ -129,7 +133,17 @@ _CHIP_KEYS = {
     "aliases",
     "like",
 }
-_TIER_KEYS = {"name", "topology", "size", "bytes_per_s", "links", "latency_s", "efficiency", "oversubscription"}
+_TIER_KEYS = {
+    "name",
+    "topology",
+    "size",
+    "bytes_per_s",
+    "links",
+    "latency_s",
+    "efficiency",
+    "oversubscription",
+    "tables",
+}
 _CLUSTER = {
     "host_bytes_per_s": "bytes_per_s",
     "host_memory_bytes": "bytes",
@@ -262,6 +276,7 @@ def tier_from(raw: Mapping, name: str) -> Tier:
             f"{name}.efficiency",
         ),
         oversubscription=oversubscription,
+        tables=str(raw.get("tables", "")),
     )
 
 
