@@ -94,6 +94,7 @@ class Stack:
     scale: float = 0.0  # long-run speed of matmuls and attention / measured in short runs; 0: the chip's
     jitter: float = 0.01  # spread of compute speed between chips (standard deviation / mean)
     bf16_grads: bool = False
+    muon: str = "owned"  # who takes Newton–Schulz: a key of `sim.cost.optimizer.MUON_SHARES`
     labels: Mapping[str, str] = field(default_factory=dict)  # constant → label and source
     fitted: Mapping[str, Mapping] = field(default_factory=dict)  # chip → {name, value, rows}
 
