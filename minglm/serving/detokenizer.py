@@ -100,11 +100,11 @@ class LogprobAligner:
     def add(self, tokens: Iterable[int], logprobs: Iterable[float]) -> None:
         """Take the next tokens of the answer."""
         for token, logprob in zip(tokens, logprobs, strict=True):
-            start, places, data = self._chars, [], self.tokenizer.token_bytes(token)
+            places, data = [], self.tokenizer.token_bytes(token)
             for i in range(len(data)):
                 self._chars += len(self._decoder.decode(data[i : i + 1]))
                 places.append(self._chars if self._decoder.getstate()[0] else self._chars - 1)
-            self._held.append(_Held(token, logprob, data, places, start))
+            self._held.append(_Held(token, logprob, data, places, places[0] if places else self._chars))
 
     def leave(self, sent: int, ended: bool = False, stopped: bool = False) -> list[TokenLogprob]:
         """Those whose text is now sent, in order; `sent` counts its characters.

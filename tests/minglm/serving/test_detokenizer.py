@@ -86,11 +86,14 @@ def test_bytes_that_are_no_text(data, lengths):
     tokenizer = cut_up(data, lengths)
     pieces, named, _ = streamed(tokenizer, [])
     assert "".join(pieces) == data.decode(errors="replace")
-    assert b"".join(t.data for ts in named for t in ts) == data
+    flat = [t for ts in named for t in ts]
+    assert b"".join(t.data for t in flat) == data
+    for t in flat:
+        assert "\ufffd" in t.token or data.decode(errors="replace")[t.offset :].startswith(t.token)
 
 
 def test_a_token_that_a_stop_text_cuts_into_and_what_comes_after():
-    """ "wor" leaves with the "w" before the stop text; "ld" and the tokens behind do not leave, nor are they counted."""
+    """Of "wor" the "w" leaves; "ld" completes the stop text and is counted, the tokens behind it are not."""
     pieces, named, detokenizer = streamed(Pieces(b"hello ", b"wor", b"ld", b"!", b"?"), ["orl"], together=5)
     assert "".join(pieces) == "hello w" and detokenizer.tokens == [1, 2, 3]
     assert [(t.token, t.offset) for t in named[0]] == [("hello ", 0), ("w", 6)]
