@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_mapping
 from sim.scenario.build import Run
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     for kind, one in coverage(rows).items():
         print(f"{kind:24} {one['rows']:4} rows  50%: {one['inside_50']:.0%}  80%: {one['inside_80']:.0%}")
     if "--write" in argv:
-        datafiles.data("left_out.yaml").write_text(as_text(rows), encoding="utf-8")
+        atomic.write_text(datafiles.data("left_out.yaml"), as_text(rows))
     return 0
 
 

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from sim.base.row_kinds import CALIBRATION
 from sim.cost.stacks import Stack, family_of, read_fitted
 from sim.validation.predict import predict, speed_error
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     if "--write" in argv:
         path = datafiles.data("fitted.yaml")
-        path.write_text(as_text(scalars, have.get("stacks") or {}), encoding="utf-8")
+        atomic.write_text(path, as_text(scalars, have.get("stacks") or {}))
         print(f"wrote {path}")
         return 0
     return 1 if "--check" in argv and differing else 0
