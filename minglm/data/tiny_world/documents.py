@@ -16,6 +16,7 @@ DOCUMENT_KINDS: dict[str, Rules] = {
     "questions": residents.QUESTIONS,
     "codes": recall.CODES,
     "passage": recall.PASSAGE,
+    "chronicle": recall.CHRONICLE,
     "chat": exercises.CHAT,
     "copy": exercises.COPY,
     "reverse": exercises.REVERSE,
@@ -31,7 +32,8 @@ MIXTURE = {
     "portrait": 0.08,
     "questions": 0.12,
     "codes": 0.2,
-    "passage": 0.08,
+    "passage": 0.06,
+    "chronicle": 0.02,
     "chat": 0.06,
     "copy": 0.06,
     "reverse": 0.06,
@@ -66,6 +68,6 @@ def check_mixture(mixture: Mapping[str, float]) -> dict[str, float]:
 def draw(
     rng: random.Random, mixture: Mapping[str, float] = MIXTURE, held_out: bool | None = False
 ) -> tuple[str, Written]:
-    """A document of a kind drawn by its share, with the kind; `held_out` as in `minglm.data.tiny_world.grammar.write`."""
+    """A document of a kind drawn by its share; `held_out` as in `minglm.data.tiny_world.grammar.write`."""
     kind = rng.choices(list(mixture), list(mixture.values()))[0]
     return kind, write(DOCUMENT_KINDS[kind], rng, held_out)

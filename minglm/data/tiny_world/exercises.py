@@ -1,7 +1,7 @@
 """Short exercises: words said again and backwards, sums, comparisons, lists that are counted, lines of code, cards.
 
-Each kind is a page of several exercises. What is asked follows a hash (`minglm.data.tiny_world.held_out`), so a fifth of
-the word lists, sums, comparisons and coloured things never occurs in training.
+Each kind is a page of several exercises. What is asked follows a hash (`minglm.data.tiny_world.held_out`), so a fifth
+of the word lists, sums, comparisons and coloured things never occurs in training.
 
 A sum is worked digit by digit, units first, as at school: "What is 27+35? 7+5=12, 2+3+1=6: 62."
 """
@@ -242,6 +242,9 @@ def _take_turns(length: int) -> Template:
     def person(i: int) -> Slot:
         return Slot(f"p{i}", lambda s, b: _others(tuple(b[f"p{j}"] for j in range(i)), GIVEN), GIVEN)
 
+    def holder(state: State, bound: Values) -> tuple[str]:
+        return (next(bound[p] for w, p in zip(things, people, strict=True) if bound[w] == bound["q"]),)
+
     def remember(state: State, bound: Values) -> None:
         state.update(done=2, has={bound[w]: bound[p] for w, p in zip(things, people, strict=True)}, asked=bound["q"])
 
@@ -251,12 +254,7 @@ def _take_turns(length: int) -> Template:
         *(person(i) for i in range(length)),
         *_list_slots(length, "turns", OBJECTS),
         Slot("q", lambda s, b: tuple(b[w] for w in things), OBJECTS, "context"),
-        Slot(
-            "a",
-            lambda s, b: (next(b[p] for w, p in zip(things, people, strict=True) if b[w] == b["q"]),),
-            GIVEN,
-            "context",
-        ),
+        Slot("a", holder, GIVEN, "context"),
         Slot("q2", lambda s, b: (b["q"],), OBJECTS, "context"),
         effect=remember,
     )

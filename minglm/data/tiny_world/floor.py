@@ -47,8 +47,8 @@ def score(tokens: Sequence[str], mixture: Mapping[str, float] = MIXTURE, whole: 
     bad = next((i for i, p in enumerate(probabilities) if p <= 0), None)
     if bad is not None:
         raise InputError(
-            f"tiny world: no document of it goes on with {tokens[bad]!r} after {' '.join(tokens[max(0, bad - 8) : bad])!r}; "
-            "the floor is known for its own text only"
+            f"tiny world: no document of it goes on with {tokens[bad]!r} after "
+            f"{' '.join(tokens[max(0, bad - 8) : bad])!r}; the floor is known for its own text only"
         )
     kinds = [*reader.kinds, *reader.open_kinds()]
     if whole:

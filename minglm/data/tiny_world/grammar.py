@@ -1,9 +1,10 @@
 """One table of sentences that writes texts, says how probable each token was, and judges texts of others.
 
-A document is a chain of `Template`s: `Rules.moves(state)` gives those that may come next with their weights, a template
-gives its tokens in order, and its `effect` changes the state (who is where, who has what). An item of a template is a
-literal token or a `Slot`, whose values are equally likely given the state. Nothing hidden is drawn ahead of the text, so
-the probability of a token given the text before it is known exactly, even where several sentences begin alike.
+A document is a chain of `Template`s: `Rules.moves(state)` gives those that may come next with their weights, a
+template gives its tokens in order, and its `effect` changes the state (who is where, who has what). An item of a
+template is a literal token or a `Slot`, whose values are equally likely given the state. Nothing hidden is drawn ahead
+of the text, so the probability of a token given the text before it is known exactly, even where several sentences begin
+alike.
 
     write    draws a document
     Reader   follows tokens: probability of each, exact; what the sentence was
@@ -22,8 +23,8 @@ from minglm.data.tiny_world.held_out import is_held_out
 
 State = dict[str, Any]
 Values = dict[str, str]  # slot name → the value it took in this sentence
-# What a token needs: the language alone, facts of the world, the text before, or arithmetic. The first token of a sentence
-# also says which sentence comes; it counts as grammar.
+# What a token needs: the language alone, facts of the world, the text before, or arithmetic. The first token of a
+# sentence also says which sentence comes; it counts as grammar.
 KINDS = ("grammar", "world", "context", "arithmetic")
 ANSWER = "<answer>"  # marks in a template where a question ends; no token
 _TRIES = 200
@@ -83,7 +84,8 @@ class Written:
     tokens: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     answers: list[tuple[int, int]] = field(default_factory=list)
-    values: list[Values] = field(default_factory=list)  # of each sentence
+    starts: list[int] = field(default_factory=list)  # first token of each sentence
+    values: list[Values] = field(default_factory=list)  # what its slots took, for each sentence
 
 
 @lru_cache(maxsize=1 << 16)
@@ -113,6 +115,7 @@ def _write(rules: Rules, rng: random.Random, held_out: bool | None) -> Written:
     while moves := rules.moves(state):
         chosen = moves[0][1] if len(moves) == 1 else _choose(moves, rng)
         bound: Values = {}
+        out.starts.append(len(out.tokens))
         for index, item in enumerate(chosen.items):
             if index == chosen.answer_at:
                 first = len(out.tokens)
@@ -134,11 +137,11 @@ def _write(rules: Rules, rng: random.Random, held_out: bool | None) -> Written:
 
 def _choose(moves: Sequence[tuple[float, Template]], rng: random.Random) -> Template:
     left = rng.random() * sum(w for w, _ in moves)
-    for weight, chosen in moves:
+    for weight, one in moves:
         left -= weight
         if left < 0:
-            break
-    return chosen
+            return one
+    return moves[-1][1]
 
 
 def _draw(slot: Slot, state: State, bound: Values, rng: random.Random, held_out: bool | None) -> str:
@@ -198,8 +201,8 @@ class _Guess:
 class Reader:
     """Follows a document of known rules, token by token.
 
-    `step` gives the probability of each token given all before it; 0 where the language cannot go on like that, and then
-    the reader stays where it was. `kinds` are those of the sentences that have ended.
+    `step` gives the probability of each token given all before it; 0 where the language cannot go on like that, and
+    then the reader stays where it was. `kinds` are those of the sentences that have ended.
     """
 
     def __init__(self, rules: Rules) -> None:

@@ -31,7 +31,10 @@ FAMILY = tuple(
 )
 TOWNS = tuple("Ambry Brackwell Corvale Dunmor Elmford Fernay Glenholt Harwick Inverlea Juniper Kelmont Lowmere".split())
 ROOMS = tuple(
-    "attic barn bathroom bedroom cellar garage garden hall kitchen library office pantry shed stable studio workshop".split()
+    (
+        "attic barn bathroom bedroom cellar garage garden hall kitchen library office pantry shed stable studio "
+        "workshop"
+    ).split()
 )
 OBJECTS = tuple(
     (

@@ -24,7 +24,7 @@ def adjective(name: str) -> Slot:
 
 
 def animal(name: str, of: str) -> Slot:
-    """The second word of a code; with the adjective in slot `of` it is a code, a fifth of which training never shows."""
+    """The second word of a code; with the adjective in slot `of` a code, a fifth of which training never shows."""
     return Slot(name, lambda state, bound: ANIMALS, ANIMALS, combination=lambda s, b, v: f"code:{b[of]} {v}")
 
 

@@ -1,11 +1,14 @@
 """Recall by key: several people, each with a code, then a question about each; the answer repeats the name.
 
 A key has one to three tokens ("Mira", "Mira Tolen", "Mira Luna Tolen"), a value two ("amber falcon"); a fifth of the
-full names and of the codes never occurs in training. Two harder forms: a person with several codes, and a person who
-uses another one's code. `CODES` is facts and questions alone, `PASSAGE` hides the facts in a story.
+full names and of the codes never occurs in training. Two harder forms: a person with several codes, and a person whose
+friend has one. Some questions are about a name that has no code: then one does not know. `CODES` is facts and questions
+alone, `PASSAGE` hides the facts in a story, `CHRONICLE` in a long one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from minglm.data.tiny_world import story
 from minglm.data.tiny_world.grammar import ANSWER, Rules, Slot, State, Template, Values, template
@@ -15,6 +18,7 @@ from minglm.data.tiny_world.names import adjective, animal, given
 MOST_FACTS = 8
 KEY_LENGTHS = (1, 2, 3)
 _ONE_MORE = 0.8  # chance of another fact
+_ABSENT = 0.15  # weight of a question about nobody in the text, beside 1 for those that have an answer
 _WEIGHTS = {"plain": 0.7, "several": 0.15, "hop": 0.15}
 _TITLES = {"plain": "Codes", "several": "Several", "hop": "Friends"}
 
@@ -147,6 +151,14 @@ def _ask_several(count: int) -> Template:
 
 
 ASK_SEVERAL = {n: _ask_several(n) for n in (1, 2, 3)}
+ASK_ABSENT = template(
+    f"What is the code of {{a}} {{f}} ? {ANSWER} I do not know {{a2}} {{f2}} .",
+    given("a"),
+    _family(2),
+    _repeat("a2", "a"),
+    _repeat("f2", "f"),
+    effect=lambda s, b: None,
+)
 _OF = Slot("of", lambda s, b: (s["friends"][b["key"]],), GIVEN, "context")
 ASK_FRIEND = template(
     "What is the code of the friend of {key} ? "
@@ -179,6 +191,7 @@ def _open(form: str):
 
 _OPEN = {form: template(f"{title} \\n", effect=_open(form)) for form, title in _TITLES.items()}
 _PASSAGE_TITLE = template("Passage \\n", effect=_open("passage"))
+_CHRONICLE_TITLE = template("Chronicle \\n", effect=_open("passage"))
 _NOW = template("Now tell me .", effect=lambda s, b: s.update(asking=True))
 
 
@@ -198,10 +211,10 @@ def _questions(state: State) -> list[tuple[float, Template]]:
     if state["form"] == "several":
         counts = [len(state["keys"][k]) for k in _open_keys(state, {})]
         return [(counts.count(n) / len(counts), ASK_SEVERAL[n]) for n in sorted(set(counts))]
-    plain = [(1.0, ASK)] if _open_keys(state, {}) else []
+    moves = [(1.0, ASK)] if _open_keys(state, {}) else []
     if state["form"] == "hop" and _open_friends(state, {}):
-        return [*plain, (1.0, ASK_FRIEND)]
-    return plain
+        moves.append((1.0, ASK_FRIEND))
+    return [*moves, (_ABSENT, ASK_ABSENT)] if moves else []
 
 
 def _facts_told(state: State) -> int:
@@ -221,23 +234,29 @@ def _codes_moves(state: State) -> list[tuple[float, Template]]:
     return [(_ONE_MORE * w, t) for w, t in _new_facts(state)] + [(1 - _ONE_MORE, _NOW)]
 
 
-def _passage_moves(state: State) -> list[tuple[float, Template]]:
-    if state["form"] is None:
-        return [(1.0, _PASSAGE_TITLE)]
-    if state["asking"]:
-        return _questions(state)
-    told = _facts_told(state)
-    scene = [(1.0, needed)] if (needed := story.opening(state)) else story.actions(state)
-    fact = 0.3 if told < MOST_FACTS else 0.0
-    end = 0.06 if told else 0.0
-    return [
-        *((w * (1 - fact - end), t) for w, t in scene),
-        *((w * fact, t) for w, t in _new_facts(state) if fact),
-        *([(end, _NOW)] if end else []),
-    ]
+def _hidden(title: Template, fact: float, end: float) -> Callable[[State], list[tuple[float, Template]]]:
+    """A story in which a sentence is a fact with chance `fact`, and after which the questions come with chance `end`."""
+
+    def moves(state: State) -> list[tuple[float, Template]]:
+        if state["form"] is None:
+            return [(1.0, title)]
+        if state["asking"]:
+            return _questions(state)
+        told = _facts_told(state)
+        scene = [(1.0, needed)] if (needed := story.opening(state)) else story.actions(state)
+        new, over = fact * (told < MOST_FACTS), end * (told > 0)
+        return [
+            *((w * (1 - new - over), t) for w, t in scene),
+            *((w * new, t) for w, t in _new_facts(state) if new),
+            *([(over, _NOW)] if over else []),
+        ]
+
+    return moves
 
 
-_ASKED = (ASK, *ASK_SEVERAL.values(), ASK_FRIEND)
+_ASKED = (ASK, *ASK_SEVERAL.values(), ASK_FRIEND, ASK_ABSENT)
 _FACTS = (*PLAIN.values(), _MORE, *FRIEND.values())
 CODES = Rules("Codes", start, _codes_moves, (*_OPEN.values(), *_FACTS, _NOW, *_ASKED))
-PASSAGE = Rules("Passage", start, _passage_moves, (_PASSAGE_TITLE, *story.TEMPLATES, *_FACTS, _NOW, *_ASKED))
+_IN_STORIES = (*story.TEMPLATES, *_FACTS, _NOW, *_ASKED)
+PASSAGE = Rules("Passage", start, _hidden(_PASSAGE_TITLE, 0.3, 0.06), (_PASSAGE_TITLE, *_IN_STORIES))
+CHRONICLE = Rules("Chronicle", start, _hidden(_CHRONICLE_TITLE, 0.08, 0.02), (_CHRONICLE_TITLE, *_IN_STORIES))
