@@ -235,7 +235,7 @@ def _codes_moves(state: State) -> list[tuple[float, Template]]:
 
 
 def _hidden(title: Template, fact: float, end: float) -> Callable[[State], list[tuple[float, Template]]]:
-    """A story in which a sentence is a fact with chance `fact`, and after which the questions come with chance `end`."""
+    """A story in which a sentence is a fact with chance `fact` and the last before the questions with chance `end`."""
 
     def moves(state: State) -> list[tuple[float, Template]]:
         if state["form"] is None:
