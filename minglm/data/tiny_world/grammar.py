@@ -8,7 +8,7 @@ alike.
 
     write    draws a document
     Reader   follows tokens: probability of each, exact; what the sentence was
-    fits     whether a sentence is one of the grammar, whatever the state says
+    fits     the sentence that tokens begin with, whatever the state says
 """
 
 from __future__ import annotations
@@ -208,9 +208,10 @@ class Reader:
     def __init__(self, rules: Rules) -> None:
         self.rules, self.state = rules, rules.start()
         self.kinds: list[str] = []
-        self._begin()
+        self.restart()
 
-    def _begin(self) -> None:
+    def restart(self) -> None:
+        """Forget what has been read of the sentence at hand; also after the state was changed from outside."""
         moves = self.rules.moves(self.state)
         total = sum(w for w, _ in moves)
         self.guesses = [_Guess(w / total, t) for w, t in moves]
@@ -244,12 +245,24 @@ class Reader:
         self.kinds += whole.kinds
         if whole.template.effect:
             whole.template.effect(self.state, whole.bound)
-        self._begin()
+        self.restart()
 
 
-def fits(templates: Iterable[Template], tokens: Sequence[str]) -> _Guess | None:
-    """How a whole sentence reads by its grammar alone, any value of a slot's class allowed; None where it does not."""
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence as the grammar reads it, any value of a slot's class allowed: its template, values, and tokens."""
+
+    template: Template
+    values: Values
+    length: int
+
+
+def fits(templates: Iterable[Template], tokens: Sequence[str]) -> Sentence | None:
+    """The sentence that `tokens` begin with, by the grammar alone; None where no template reads like that."""
     guesses = [_Guess(1.0, t) for t in templates]
-    for token in tokens:
-        guesses = [n for g in guesses if g.index < len(g.template.items) for n in g.follow(token, {}, loose=True)]
-    return next((g for g in guesses if g.index == len(g.template.items)), None)
+    for n, token in enumerate(tokens, 1):
+        guesses = [f for g in guesses for f in g.follow(token, {}, loose=True)]
+        whole = next((g for g in guesses if g.index == len(g.template.items)), None)
+        if whole:
+            return Sentence(whole.template, whole.bound, n)
+    return None

@@ -10,6 +10,7 @@ import torch
 
 from minglm.data.shards import IGNORE
 from minglm.data.tiny_world import documents, floor, recall, residents, story
+from minglm.data.tiny_world.checking import check
 from minglm.data.tiny_world.grammar import KINDS, Reader, fits, write
 from minglm.data.tiny_world.held_out import is_held_out
 from minglm.data.tiny_world.lexicon import ADJECTIVES, ANIMALS, FAMILY, GIVEN
@@ -217,3 +218,34 @@ def test_impossible_mixtures_are_refused_in_one_line(mixture, says):
     with pytest.raises(InputError, match=says) as err:
         TinyWorldLoader(2, 64, mixture=mixture)
     assert "\n" not in str(err.value)
+
+
+def test_checker_accepts_what_is_written_and_finds_what_is_swapped():
+    swapped = Counter()
+    for seed in range(40):
+        tokens = drawn("story", seed).tokens
+        whole = check(story.STORY, tokens)
+        assert whole.sentences == whole.grammatical == whole.consistent == len(drawn("story", seed).starts)
+        # another object in every "takes" sentence: grammar, and never true
+        other = [("violin" if b == "takes" else t) for b, t in zip(["", "", *tokens], tokens, strict=False)]
+        if "violin" not in tokens and "takes" in tokens:
+            said = check(story.STORY, other)
+            assert said.grammatical == said.sentences
+            swapped.update(consistent=said.consistent, sentences=said.sentences)
+        broken = check(story.STORY, [t for t in tokens if t != "the"])
+        assert broken.grammatical < broken.sentences
+    assert swapped["consistent"] < 0.9 * swapped["sentences"]
+
+
+def test_sentences_in_another_order_stay_grammar_and_lose_their_truth():
+    kept = total = 0
+    for seed in range(40):
+        written = drawn("story", seed)
+        bounds = [*written.starts, len(written.tokens)]
+        parts = [written.tokens[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        body = parts[1:-1]
+        random.Random(seed).shuffle(body)
+        said = check(story.STORY, [t for part in (parts[0], *body, parts[-1]) for t in part])
+        assert said.grammatical == said.sentences
+        kept, total = kept + said.consistent, total + said.sentences
+    assert kept < 0.6 * total
