@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError
 
 # Order is identity: <|bos|> is 0 and <|eos|> is 1, as ModelConfig's defaults say.
@@ -91,7 +91,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        atomic.write_text(path, self.to_json(), durable=True)
 
     def to_json(self) -> str:
         """The text of tokenizer.json."""
