@@ -12,6 +12,7 @@ from minglm.data.tiny_world import vocabulary
 from minglm.data.tiny_world.chats import TinyWorldChats
 from minglm.data.tiny_world.documents import MIXTURE
 from minglm.data.tiny_world.loader import TinyWorldLoader
+from minglm.data.tiny_world.pairs import PairsThenDocuments
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
 from minglm.training.recipe import TINY_WORLD, Recipe
@@ -54,7 +55,11 @@ def _tiny_world(r: Recipe, tokenizer_from: str | Path | None) -> Data:
     def make(seed: int, validation: bool) -> shards.BatchSource:
         if r.stage == "sft":
             return TinyWorldChats(r.batch_size, r.seq_len, r.tasks, seed, conversations, validation)
-        return TinyWorldLoader(r.batch_size, r.seq_len, seed, r.documents or MIXTURE, validation)
+        documents = TinyWorldLoader(r.batch_size, r.seq_len, seed, r.documents or MIXTURE, validation)
+        if validation or not r.pairs_steps + r.pairs_grow_steps:
+            return documents
+        steps = (r.pairs_steps * r.grad_accum, r.pairs_grow_steps * r.grad_accum)
+        return PairsThenDocuments(documents, r.pairs_words, *steps)
 
     digest = hashlib.sha256("\n".join(vocabulary.words()).encode()).hexdigest()
     return Data(tokenizer, make(r.seed, False), make(VALIDATION_SEED, True), digest)

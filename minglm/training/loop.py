@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from minglm import atomic
 from minglm.data import shards
+from minglm.data.tokenizer import SPECIAL_TOKENS
 from minglm.errors import InputError
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
@@ -319,10 +320,10 @@ class TrainingRun:
         """The stage's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
-        mtp = (
-            r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.recall_steps
-        )  # the first lesson is about looking back
-        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp)
+        mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.first_lesson
+        words = r.pairs_words_at(self.step)
+        vocabulary = None if words is None else len(SPECIAL_TOKENS) + words
+        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp, vocabulary=vocabulary)
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss
@@ -379,7 +380,7 @@ class TrainingRun:
         if r.mode == "warmup":  # forward of all, backward of the indexer's scores
             return c.train_flops_per_token(r.seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(r.seq_len)["indexer"]
         return c.train_flops_per_token(
-            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.recall_steps
+            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.first_lesson
         )
 
     def _notes(self) -> dict:

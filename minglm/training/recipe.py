@@ -12,6 +12,7 @@ from pathlib import Path
 from minglm import datafiles
 from minglm.config import ModelConfig
 from minglm.data.tiny_world.documents import check_mixture
+from minglm.data.tiny_world.pairs import words_at
 from minglm.errors import InputError, nearest
 from minglm.settings import BaseSettings, nonzero, read_yaml, setting
 from minglm.sizes import NAMED_SIZES
@@ -76,6 +77,13 @@ class Recipe(BaseSettings):
         "steps",
         0,
     )
+    pairs_words: int = setting(64, "tiny_world: words of the first lesson, pairs that come again", "words", 16)
+    pairs_steps: int = setting(
+        0, "tiny_world: updates at the start in which all rows are such pairs: looking back is learnt first", "steps", 0
+    )
+    pairs_grow_steps: int = setting(
+        0, "tiny_world: updates after them over which the words of the pairs grow to all of the language", "steps", 0
+    )
     tasks: dict = setting(
         {},
         "sft: share of each task of minglm.data.chat, e.g. {lookup: 0.7, copy: 0.3}, or of minglm.data.tiny_world"
@@ -120,6 +128,17 @@ class Recipe(BaseSettings):
                 f"seq_len={self.seq_len}: longer than the model's max_position_embeddings="
                 f"{config.max_position_embeddings}; lower it or raise that in model_changes"
             )
+
+    def pairs_words_at(self, step: int) -> int | None:
+        """Words of the pairs of an update (`minglm.data.tiny_world.pairs.words_at`); None where there are none."""
+        if not self.pairs_steps + self.pairs_grow_steps:
+            return None
+        return words_at(step, self.pairs_words, self.pairs_steps, self.pairs_grow_steps)
+
+    @property
+    def first_lesson(self) -> int:
+        """Updates at the start whose rows are about looking back alone; no other token is predicted in them."""
+        return max(self.recall_steps, self.pairs_steps + self.pairs_grow_steps)
 
     def _check_tiny_world(self) -> None:
         if self.documents:

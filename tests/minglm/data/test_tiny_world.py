@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from minglm.data.shards import IGNORE
-from minglm.data.tiny_world import documents, floor, recall, residents, story
+from minglm.data.tiny_world import documents, floor, pairs, recall, residents, story
 from minglm.data.tiny_world.checking import check
 from minglm.data.tiny_world.grammar import KINDS, Reader, fits, write
 from minglm.data.tiny_world.held_out import is_held_out
 from minglm.data.tiny_world.lexicon import ADJECTIVES, ANIMALS, FAMILY, GIVEN
 from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.data.tiny_world.vocabulary import text_of, token_ids, tokenizer
+from minglm.data.tokenizer import SPECIAL_TOKENS
 from minglm.errors import InputError
 
 ALL = documents.DOCUMENT_KINDS
@@ -249,3 +250,29 @@ def test_sentences_in_another_order_stay_grammar_and_lose_their_truth():
         assert said.grammatical == said.sentences
         kept, total = kept + said.consistent, total + said.sentences
     assert kept < 0.6 * total
+
+
+def test_pairs_count_exactly_the_values_whose_key_came_before():
+    for seed in range(20):
+        ids, counted = pairs.stream(random.Random(seed), 64)
+        seen, expected = {}, [False]
+        for i in range(1, len(ids)):
+            expected.append(i % 2 == 0 and seen.get(ids[i - 1]) == ids[i])
+            if i % 2 == 0:
+                assert seen.setdefault(ids[i - 1], ids[i]) == ids[i]  # a key keeps its value
+        assert counted == expected and len(ids) == pairs.LENGTH + 1 and sum(counted) >= 15
+        assert all(len(SPECIAL_TOKENS) <= t < len(SPECIAL_TOKENS) + 64 for t in ids[1:])
+
+
+def test_pairs_come_first_then_documents():
+    base = TinyWorldLoader(2, 130, seed=3)
+    loader = pairs.PairsThenDocuments(base, 64, 2, 1)
+    for step in (0, 1, 2):
+        batch = loader.batch(step)
+        words = pairs.words_at(step, 64, 2, 1)
+        assert int(batch.tokens.max()) < len(SPECIAL_TOKENS) + words
+        assert 0.2 < float((batch.targets != IGNORE).float().mean()) < 0.5
+        assert sorted(set(batch.doc_start[0].tolist())) == [0, 65]  # two streams to a row, each alone
+    assert torch.equal(loader.batch(3).tokens, base.batch(3).tokens)
+    with pytest.raises(InputError, match="use 64"):
+        pairs.PairsThenDocuments(base, 8, 2, 1)
