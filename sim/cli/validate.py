@@ -18,6 +18,7 @@ clustersim validate measured.csv                   (single-node iterations: GPUs
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
 clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
+clustersim validate --local                        (the toy's training here, from runs/probe/chip.yaml alone)
 clustersim validate --json
 clustersim validate --figure errors.html"""
 
@@ -35,6 +36,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--coverage", action="store_true", help="how often the 50%% and 80%% intervals hold a left-out row, by kind"
+    )
+    parser.add_argument(
+        "--local",
+        metavar="CHIP",
+        nargs="?",
+        const="",
+        help="this machine's own toy training, predicted from minglm probe's chip file (default runs/probe/chip.yaml)",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument(
@@ -61,6 +69,12 @@ def main(args: argparse.Namespace) -> int:
         report = rollout.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout.table_text(report))
         return compared(report)
+    if args.local is not None:
+        from sim.validation import local_toy
+
+        report = local_toy.compare(args.local or None)
+        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else local_toy.text(report))
+        return 0
     if args.summary or args.coverage:
         return _left_out(args)
     from sim.validation import training
