@@ -377,18 +377,23 @@ class MixedLoader:
         import numpy as np
         import torch
 
-        rng = np.random.default_rng([self.seed, 2, step])
+        rows = range(step * self.batch_size, (step + 1) * self.batch_size)
+        rngs = [np.random.default_rng([self.seed, 2, row]) for row in rows]  # of a row: batches may be cut anywhere
         if step < self.recall_steps:
-            return stack([self._short_row(rng) for _ in range(self.batch_size)], self.seq_len, self.tokenizer.pad)
+            return stack([self._short_row(rng) for rng in rngs], self.seq_len, self.tokenizer.pad)
         batch = self.base.batch(step)
-        # Spread evenly: the count of replaced rows follows the share exactly over the steps.
-        count = int((step + 1) * self.batch_size * self.share) - int(step * self.batch_size * self.share)
-        if not count:
+        # Spread evenly: the count of replaced rows follows the share exactly over the rows.
+        replaced = [int((row + 1) * self.share) > int(row * self.share) for row in rows]
+        if not any(replaced):
             return batch
         lookups = stack(
-            [[self._lookup(rng, self.seq_len + 1, self.facts)] for _ in range(count)], self.seq_len, self.tokenizer.pad
+            [[self._lookup(rng, self.seq_len + 1, self.facts)] for rng, new in zip(rngs, replaced, strict=True) if new],
+            self.seq_len,
+            self.tokenizer.pad,
         )
-        return Batch(*(torch.cat([new, old[count:]]) for new, old in zip(lookups, batch, strict=True)))
+        for old, new in zip(batch, lookups, strict=True):
+            old[torch.tensor(replaced)] = new
+        return batch
 
     def _lookup(self, rng: np.random.Generator, length: int, facts: int) -> tuple[list[int], list[bool]]:
         ids, counted = lookup_chat(rng, self.tokenizer, self.base.shard.tokens, length, facts)

@@ -24,6 +24,7 @@ from minglm.data import shards
 from minglm.data.chat import MixedLoader, SftLoader, load_jsonl
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
+from minglm.model.counts import StepCounts
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
 from minglm.quant.qat import FakeQuant
@@ -306,12 +307,14 @@ class TrainingRun:
         self.optimizer.zero_grad()
         self.rounding.on()
         parts: dict[str, float] = {}
-        counts = None
-        for i in range(r.grad_accum):
+        loads_of_step = None
+        batches = [self.loader.batch(self.step * r.grad_accum + i) for i in range(r.grad_accum)]
+        # Losses are divided by counts of the whole step: a mean of the passes' means would depend on the cut.
+        counts = StepCounts.of(((b.targets, b.doc_start) for b in batches), self.config.mtp_depth).to(self.device)
+        for i, batch in enumerate(batches):
             self.before_forward(last=i == r.grad_accum - 1)
-            batch = self.loader.batch(self.step * r.grad_accum + i)
-            loss, out = self.loss(batch)
-            (loss / r.grad_accum).backward()
+            loss, out = self.loss(batch, counts)
+            loss.backward()
             for name, value in (
                 ("loss", loss),
                 ("lm_loss", out.lm_loss),
@@ -320,19 +323,19 @@ class TrainingRun:
                 ("indexer_kl", out.indexer_kl),
             ):
                 if value is not None:
-                    parts[name] = parts.get(name, 0.0) + float(value.detach()) / r.grad_accum
+                    parts[name] = parts.get(name, 0.0) + float(value.detach())
             if out.expert_counts is not None:
-                counts = out.expert_counts if counts is None else counts + out.expert_counts
+                loads_of_step = out.expert_counts if loads_of_step is None else loads_of_step + out.expert_counts
         self.rounding.off()  # the update is the master weights'
         norm = float(self.optimizer.clip_grad_norm(r.clip))
         self._check_finite({**parts, "grad_norm": norm})
         scale = cosine_with_warmup(self.step, r.steps, r.warmup_steps, r.final_lr_fraction)
         self.optimizer.step(scale)
-        if counts is not None and r.mode != "warmup" and r.bias_rate:
-            self.model.update_router_bias(counts, r.bias_rate)
+        if loads_of_step is not None and r.mode != "warmup" and r.bias_rate:
+            self.model.update_router_bias(loads_of_step, r.bias_rate)
         self.step += 1
         took = time.perf_counter() - started
-        loads = None if counts is None else counts.tolist()
+        loads = None if loads_of_step is None else loads_of_step.tolist()
         entropy, peak = metrics.load_statistics(loads) if loads else (None, None)
         row = {
             "step": self.step,
@@ -351,14 +354,14 @@ class TrainingRun:
                 row["val_loss"] = self.validate()
         return row, loads
 
-    def loss(self, batch: shards.Batch):
-        """The stage's loss, weighted, and the model's output with its parts."""
+    def loss(self, batch: shards.Batch, counts: StepCounts):
+        """This forward pass's summand of the step's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
         mtp = (
             r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.recall_steps
         )  # the first lesson is about looking back
-        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp)
+        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp, counts=counts)
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss
