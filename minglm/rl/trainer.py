@@ -366,7 +366,6 @@ class Trainer:
                         prompt=prompt,
                         max_new_tokens=s.max_new_tokens,
                         temperature=temperature,
-                        top_p=s.top_p if temperature else 1.0,
                         seed=number,
                         stop=tuple(command.stop),
                     )

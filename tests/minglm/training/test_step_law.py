@@ -83,7 +83,8 @@ def one_step(texts, name: str, batch_size: int, grad_accum: int):
     run = object.__new__(TrainingRun)
     run.recipe, run.dir, run.config, run.device = recipe, texts / "run", recipe.config(), torch.device("cpu")
     run.step, run.peak = 0, 1.0
-    run.tokenizer, run.loader, run.validation, *_ = run.open_data(None)
+    run.resumes = False
+    run.tokenizer, run.loader, run.validation, _ = run.open_data(None)
     torch.manual_seed(0)
     run.model = run.forward = Model(run.config)
     run.named = run._learning()
