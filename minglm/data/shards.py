@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from minglm import atomic
 from minglm.data import corpus as corpus_module
 from minglm.data.synthetic_facts import CODE_WORDS
 from minglm.data.tokenizer import Tokenizer
@@ -65,8 +65,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, count, offsets, largest = hashlib.sha256(), 0, [], -1
     header_path, bin_path = path.with_suffix(".json"), path.with_suffix(".bin")
-    header_path.unlink(missing_ok=True)
-    with open(bin_path, "wb") as out:
+    with atomic.opened(bin_path, binary=True, durable=True) as out:
         for document in documents:
             if not len(document):
                 continue
@@ -81,10 +80,8 @@ def write(
             count, largest = count + len(ids), max(largest, int(ids.max()))
             digest.update(raw)
             out.write(raw)
-        out.flush()
-        os.fsync(out.fileno())
-    if not count:
-        raise InputError(f"{bin_path}: no tokens to write; give a corpus with text in it")
+        if not count:
+            raise InputError(f"{bin_path}: no tokens to write; give a corpus with text in it")
     header = {
         "format": "minglm-shard-1",
         "tokens": count,
@@ -96,9 +93,7 @@ def write(
         "corpus_sha256": corpus_sha256,
         "doc_offsets": offsets,
     }
-    temporary = header_path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(header), encoding="utf-8")
-    os.replace(temporary, header_path)
+    atomic.write_json(header_path, header, indent=None, durable=True)
     return open_shard(path)
 
 
@@ -201,14 +196,14 @@ def _make(text: corpus_module.Corpus, folder: Path, vocab_size: int, tokenizer: 
         whole = CODE_WORDS if vocab_size >= 1024 else ()
         tokenizer = Tokenizer.train([d.text for d in split.train], vocab_size, whole=whole)
     tokenizer.save(folder / "tokenizer.json")
-    (folder / "corpus.json").write_text(json.dumps(text.manifest(), indent=1), encoding="utf-8")
+    atomic.write_json(folder / "corpus.json", text.manifest())
     for name, documents in (("train", split.train), ("validation", split.validation)):
         if documents:
             ids = tokenizer.encode_batch([d.text for d in documents])
             rows = ([tokenizer.bos, *row, tokenizer.eos] for row in ids)
             write(folder / name, rows, vocab_size, tokenizer.sha256, text.sha256)
     done = {"validation": split.rule, "has_validation": bool(split.validation)}
-    (folder / "done.json").write_text(json.dumps(done), encoding="utf-8")
+    atomic.write_json(folder / "done.json", done, indent=None, durable=True)
 
 
 class BatchSource(Protocol):
