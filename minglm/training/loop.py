@@ -74,7 +74,7 @@ def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         raise InputError(f"{run_dir}: not empty and not a run of minglm; give another --run")
     if not resume:
         run_folder.set_aside(run_dir, "train")
-    if note.is_file():
+    if note.is_file() and checkpoint.find(run_dir):  # else nothing has been learnt under the other recipe
         theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
         changed = next((k for k in ours if ours[k] != theirs[k]), None)
         if changed:

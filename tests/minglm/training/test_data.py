@@ -164,6 +164,14 @@ def test_edited_conversations_are_another_run(base, tmp_path):
 LONG = "why " * 600
 
 
+def test_the_remedy_of_a_refusal_works_in_the_same_run(base, tmp_path):
+    talks = [talk("Hi", "Hello", "why " * 60), talk("a", "b"), talk("c", "d")]
+    with pytest.raises(InputError, match="raise seq_len=32"):
+        sft(base, tmp_path, talks, seq_len=32)
+    row, _ = sft(base, tmp_path, talks, seq_len=128)
+    assert row["lm_loss"] > 0
+
+
 @pytest.mark.parametrize(
     "talks, says",
     [
