@@ -98,9 +98,10 @@ def test_one_rule_for_what_is_not_served(client, path, name, neutral):
         assert error["message"].endswith(f"leave it out, or give {neutral}") and len(error["message"]) < 200
 
 
+@pytest.mark.parametrize("path", [CHAT, TEXT])
 @pytest.mark.parametrize("neutral", [dict(store=True), dict(metadata={"a": "b"}), dict(parallel_tool_calls=False)])
-def test_what_changes_no_answer_is_taken(client, neutral):
-    assert client.post(CHAT, json={**GOOD[CHAT], **neutral, "user": "u", "tool_choice": "auto"}).status_code == 200
+def test_what_changes_no_answer_is_taken(client, path, neutral):
+    assert client.post(path, json={**GOOD[path], **neutral, "user": "u", "tool_choice": "auto"}).status_code == 200
 
 
 def test_an_earlier_answer_is_taken_back_as_it_came(client):
