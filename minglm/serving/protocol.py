@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -124,6 +124,7 @@ class GenerationRequest(_Object):
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     max_tokens: int | None = Field(None, ge=1)
+    default_max_tokens: ClassVar[int | None] = None  # where a request names none; None: what the server gives
     # taken and not used: they change nothing of an answer
     user: str | None = None
     metadata: dict[str, str] = {}
@@ -269,7 +270,7 @@ class CompletionRequest(GenerationRequest):
     """POST /v1/completions. A prompt is a text or tokens; several of either may be given."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
-    max_tokens: int | None = Field(16, ge=1)
+    default_max_tokens: ClassVar[int | None] = 16  # as OpenAI's
     logprobs: int | None = Field(None, ge=0, le=1)
     echo: Annotated[No, Unserved("false")] = False
     best_of: Annotated[int, Field(ge=1, le=1), Unserved("1")] = 1
