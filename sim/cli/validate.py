@@ -18,6 +18,7 @@ clustersim validate measured.csv                   (single-node iterations: GPUs
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
 clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
+clustersim validate --html runs/errors.html        (the error page)
 clustersim validate --local                        (the toy's training here, from runs/probe/chip.yaml alone)
 clustersim validate --json
 clustersim validate --figure errors.html"""
@@ -36,6 +37,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--coverage", action="store_true", help="how often the 50%% and 80%% intervals hold a left-out row, by kind"
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", help="the error page: left-out errors by kind, chip and year, the ten worst, coverage"
     )
     parser.add_argument(
         "--local",
@@ -69,6 +73,11 @@ def main(args: argparse.Namespace) -> int:
         report = rollout.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout.table_text(report))
         return compared(report)
+    if args.html:
+        from sim.report import errors
+
+        print(f"wrote {errors.write(Path(args.html))}")
+        return 0
     if args.local is not None:
         from sim.validation import local_toy
 
