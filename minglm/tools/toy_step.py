@@ -10,18 +10,17 @@ import statistics
 import sys
 import time
 
+import torch
+
 from minglm.config import ModelConfig
+from minglm.model.model import Model
+from minglm.training.optim import MuonAdamW
 
 SIZES = ((2, 128), (4, 128), (8, 128), (4, 256))  # sequences, length
 
 
 def step_seconds(config: ModelConfig, batch: int, seq: int, repeats: int = 5) -> float:
     """Median processor seconds of a training step, dense attention, without the prediction module."""
-    import torch
-
-    from minglm.model.model import Model
-    from minglm.training.optim import MuonAdamW
-
     torch.manual_seed(0)
     model = Model(config)
     optimizer = MuonAdamW([(n, p) for n, p in model.named_parameters() if ".indexer." not in n], config)
@@ -38,8 +37,6 @@ def step_seconds(config: ModelConfig, batch: int, seq: int, repeats: int = 5) ->
 
 def main(argv: list[str] | None = None) -> int:
     """Print `{"steps": [[sequences, length, seconds], ...]}` of the model that is named (default mini)."""
-    import torch
-
     argv = sys.argv[1:] if argv is None else argv
     torch.set_num_threads(1)
     config = ModelConfig.named(argv[0] if argv else "mini")
