@@ -16,8 +16,8 @@ from sim.cost import collectives
 from sim.cost.kernels import Kernels
 from sim.cost.operators import Op
 from sim.cost.operators_moe import expected_nodes
+from sim.serving.cache import index_row_bytes, kv_row_bytes
 from sim.serving.deployment import Deployment
-from sim.serving.memory import index_row_bytes, kv_row_bytes
 from sim.spec.hardware import Chip
 
 MODES = ("hybrid", "roofline")
@@ -127,7 +127,7 @@ def _as_low(chip: Chip, kind: str, share: float) -> Chip:
 def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -> None:
     """One layer's matmuls around attention: MLA absorbed or expanded, or those of grouped-query attention."""
     d, m = roof.d, roof.d.model
-    w, kind, C = d.format.dense_bytes, d.format.dense_compute, m.hidden
+    w, kind, C = d.attention_bytes, d.attention_compute, m.hidden
     H = m.heads / d.attention_tp
     time = 0.0
     if m.attention == "mla":

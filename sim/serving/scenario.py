@@ -54,6 +54,10 @@ _DEPLOYMENT_KEYS = {
     "stack",
     "memory_share",
     "redundant_experts",
+    "pp",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
     *_FLEET_KEYS,
 }
 PARTS = {
@@ -146,7 +150,7 @@ def deployment(values: Mapping[str, Any], model: Any, mode: str = "hybrid") -> D
     cluster = cluster_from(fields.pop("cluster"))
     chips = fields.pop("chips", cluster.chips_per_node)
     tp, name = fields.get("attention_tp", 1), fields.pop("stack", None)
-    stack = load_stack(name) if name else default_stack(cluster, tp == chips)
+    stack = load_stack(name) if name else default_stack(cluster, tp == chips or fields.get("pp", 1) != 1)
     d = Deployment.of(model, cluster, chips, stack=stack, **fields)
     return fitted(d) if mode == "hybrid" else d
 
@@ -249,7 +253,7 @@ def _memory(d: Deployment, context: float) -> dict[str, Any]:
         "chip_gib": m.capacity_bytes / GIB,
         "usable_gib": m.usable_bytes / GIB,
         "weights_gib": m.weights_bytes / GIB,
-        "parts_gib": {k: v / GIB for k, v in m.parts.items()},
+        "receipt_gib": {k: v / GIB for k, v in m.receipt().items()},
         "kv_bytes_per_token": m.kv_bytes_per_token,
         "kv_tokens_per_group": int(m.kv_tokens),
         "contexts_that_fit": m.requests(context) * d.groups,

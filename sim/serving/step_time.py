@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from minglm.errors import InputError
+from sim.cost import collectives
 from sim.serving.deployment import Deployment
 from sim.serving.memory import chip_memory
 from sim.serving.operators import (
@@ -79,11 +80,13 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
     Raises:
         InputError: no requests, a negative context, or an unknown mode.
     """
-    roof = _roof(d, mode)
     if requests <= 0 or context < 0:
         raise InputError(
             f"requests={requests!r}, context={context!r}: a step needs more than 0 requests and a context of at least 0"
         )
+    if d.pp > 1:  # the requests travel in pp groups, one on each stage
+        return _through_stages(d, decode_step(d.stage, max(requests / d.pp, 1.0), context, mode), requests, mode)
+    roof = _roof(d, mode)
     m, stack, queries = d.model, d.stack, d.drafts + 1.0
     imbalance = stack["imbalance"] if roof.hybrid and not d.tensor_experts else 1.0
 
@@ -121,13 +124,16 @@ def prefill(
     Raises:
         InputError: nothing new to prefill, or an unknown mode.
     """
-    roof = _roof(d, mode)
     new = prompt - cached
     if new <= 0 or cached < 0 or prompts <= 0:
         raise InputError(
             f"prompt={prompt:g}, cached={cached:g}, prompts={prompts:g}: needs more than 0 new tokens; "
             "cached must be less than prompt"
         )
+    if d.pp > 1:  # a prompt passes every stage; the stages behind it are free for the next one
+        one = prefill(d.stage, prompt, cached, max(prompts / d.pp, 1.0), mode)
+        return _through_stages(d, one, prompts * new, mode, prompts * new * d.groups)
+    roof = _roof(d, mode)
     m, stack = d.model, d.stack
     absorbed = bool(m.index_topk and prompt > m.index_topk)  # sparse attention reads latents
 
@@ -151,6 +157,20 @@ def prefill(
     head(roof, prompts, total)
     uneven = roof.hybrid and not d.tensor_experts and d.chips > 1 and m.experts
     return _step(roof, total, T * d.groups, overlapped, stack.get("prefill_imbalance", 1.0) if uneven else 1.0)
+
+
+def _through_stages(
+    d: Deployment, stage: EngineStepTime, queries: float, mode: str, tokens: float | None = None
+) -> EngineStepTime:
+    """A step of `pp` stages from that of one group of requests through all layers: with the hops between stages.
+
+    queries: tokens of one attention group over all the groups in flight.
+    """
+    rate = collectives.place(d.cluster, d.chips)[-1].bytes_per_s
+    hop_s = (d.stack["one_shot_s"] if mode == "hybrid" else 0.0) + 2.0 * d.model.hidden * queries / d.pp / rate
+    parts = {**stage.parts, "stage hops": (d.pp - 1) * hop_s}
+    produced = queries * d.groups * d.tokens_per_step if tokens is None else tokens
+    return EngineStepTime(stage.total_s + parts["stage hops"], parts, produced, mode, stage.overlapped)
 
 
 def tpot(d: Deployment, requests: float, context: float, mode: str = "hybrid") -> float:
