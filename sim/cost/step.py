@@ -119,7 +119,7 @@ def estimate(
         param_gather_s=gather_s,
         overlap_grad_reduce=estimator.switch("overlap_grad_reduce"),
         optimizer_s=optimizer_s,
-        fixed_s=stack.fixed_s,
+        fixed_s=stack.overhead_s(plan.num_chips),
         tokens=workload.tokens,
         replicas=plan.dp,
         chips_per_rank=plan.tp * plan.cp,
@@ -157,7 +157,8 @@ def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], 
                     )
                 continue
             kind = "reduce_scatter" if plan.zero else "all_reduce"
-            reduce += collectives.time(kind, count * grad_width, levels)
+            share = collectives.CONSTANTS["gradient_share"][0] if collectives.leaves_node(cluster, levels) else 1.0
+            reduce += collectives.time(kind, count * grad_width, levels) / share
             if plan.zero:
                 gather += collectives.time("all_gather", count * WIDTH, levels)
         shards = plan.zero_shards if plan.zero else 1

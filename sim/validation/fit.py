@@ -18,7 +18,6 @@ from typing import Any
 
 from minglm import datafiles
 from sim.base.row_kinds import CALIBRATION
-from sim.cost.scales import expected
 from sim.cost.stacks import Stack, product_of, read_fitted
 from sim.validation.predict import predict, speed_error
 from sim.validation.rows import MeasuredRow, read_rows
@@ -28,7 +27,7 @@ LOW, HIGH = 0.2, 2.5
 
 def with_scale(row: MeasuredRow, value: float) -> Stack:
     """The row's stack with `value` as its scalar."""
-    return dataclasses.replace(row.run.stack, fitted={row.chip: {"name": "scale", "value": value, "rows": []}})
+    return dataclasses.replace(row.run.stack, scale=value)
 
 
 def ideal_scale(row: MeasuredRow) -> float | None:
