@@ -177,6 +177,11 @@ class Deployment:
         return self.format.dense_compute if self._attention_quantised else "bf16"
 
     @property
+    def quantises_activations(self) -> bool:
+        """Products run in a low precision, so that activations are quantised before each."""
+        return self.format.dense_compute != "bf16" or self.format.expert_compute not in ("bf16",)
+
+    @property
     def _attention_quantised(self) -> bool:
         return self.precision != "fp8" or self.model.fp8_attention
 

@@ -21,6 +21,8 @@ from sim.serving.deployment import Deployment
 from sim.spec.hardware import Chip
 
 MODES = ("hybrid", "roofline")
+BLACKWELL = ("b200", "b300", "gb200", "gb300")
+MEASURED_KERNEL_S = 2e-6  # a small kernel of the stacks whose grouped products were measured
 TABLE_BYTES = 128 * 8 * 7168.0  # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
 # name: (value, label, source)
 CONSTANTS = {
@@ -50,6 +52,17 @@ CONSTANTS = {
         "assumed",
         "keys at which prefill attention reaches half its share (as sim.cost.kernels)",
     ),
+    "grouped_s": (
+        30e-6,
+        "measured",
+        "start of a layer's grouped products with gating, sorting and activation: the constant term of T = start + "
+        "memory + compute over the expert tables of data/measured (H100, H200 26-33 us, Blackwell 17-31)",
+    ),
+    "grouped_memory": (1.08, "measured", "seconds over the bytes' own in that sum (1.02 to 1.22 by chip and dtype)"),
+    "grouped_compute_bf16": (1.0, "measured", "seconds over the FLOPs' own at peak in that sum (0.9 to 1.1)"),
+    "grouped_compute_fp8": (1.3, "measured", "the same in fp8, one scale a tensor (1.2 Hopper, 1.5 Blackwell)"),
+    "grouped_compute_block": (2.5, "measured", "the same in block-scaled fp8 on Hopper; 1.6 on Blackwell"),
+    "grouped_compute_fp4": (1.6, "assumed", "as block-scaled fp8 on Blackwell"),
     "table_tiers": (
         0,
         "published",
@@ -70,8 +83,7 @@ class Roof:
         self.bandwidth = chip.memory_bytes_per_s.value
         self.bf16_peak = chip.peak("bf16").value
         self._kernels = {
-            # without the measured tables: the engines' shares were fitted on the generic curves
-            kind: Kernels(replace(_as_low(chip, kind, d.stack.get("matmul_share", 0.0)), tables=""))
+            kind: Kernels(_as_low(chip, kind, d.stack.get("matmul_share", 0.0)))
             for kind in ("bf16", "fp8", "int8", "fp4")
         }
         stack = d.stack
@@ -94,6 +106,14 @@ class Roof:
             return max(flops / self.peak(kind), size / self.bandwidth)
         time = self._kernels[kind].time(Op("matmul", "linear", "matmul", flops, size, m, n, k, batch, kind != "bf16"))
         return max(time, self.floor_s)
+
+    def grouped_compute(self, kind: str) -> float:
+        """Seconds of grouped products over their FLOPs at peak."""
+        blocks = kind == "fp8" and self.d.cluster.chip.vendor == "NVIDIA"
+        if blocks and self.d.cluster.chip.tables in BLACKWELL:
+            return CONSTANTS["grouped_compute_fp4"][0]
+        name = {"bf16": "bf16", "fp4": "fp4"}.get(kind, "block" if blocks else "fp8")
+        return CONSTANTS[f"grouped_compute_{name}"][0]
 
     def elementwise(self, size: float) -> float:
         """Seconds to move `size` bytes in elementwise kernels whose launches are counted elsewhere."""
@@ -123,6 +143,18 @@ def _as_low(chip: Chip, kind: str, share: float) -> Chip:
 
 
 # ------------------------------------------------------------------ the parts of a layer
+
+
+def small_kernels(d: Deployment, moe: bool) -> float:
+    """Small dependent kernels of a layer: norms with their residuals, rope, cache write and activation (5), and more.
+
+    A stack's count is of a layer of MLA with experts in low precision; a layer without one of these has fewer. The
+    grouped products' own (gating, sorting) are in `experts`.
+    """
+    counted = 5.0 + (4.0 if d.model.attention == "mla" else 0.0) + (4.0 if d.quantises_activations else 0.0)
+    counted += 2.0 if moe and d.model.shared_width else 0.0
+    return counted * d.stack["small_kernels"] / 15.0
+
 
 
 def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -> None:
@@ -234,15 +266,20 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
         local, width, rows = busy, m.moe_ffn / d.chips, total * m.experts_per_token
     else:
         local, width = busy / d.chips, float(m.moe_ffn)
-    each = rows / max(local, 1e-9)  # rows per expert that is used here
     up = m.ffn_matrices - 1
-    time = roof.matmul(max(each, 1.0), up * width, m.hidden, w, kind, batch=local) + roof.matmul(
-        max(each, 1.0), m.hidden, width, w, kind, batch=local
-    )
-    time += roof.elementwise(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden) + roof.matmul(
-        T, E, m.hidden, 2.0, "bf16"
-    )
-    add(parts, "experts", time)
+    weights = local * (up + 1) * m.hidden * width
+    if roof.hybrid:
+        moved = weights * w + 2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden
+        compute = 2.0 * rows * (up + 1) * m.hidden * width / roof.peak(kind)
+        time = CONSTANTS["grouped_s"][0] * roof.kernel_s / MEASURED_KERNEL_S
+        time += CONSTANTS["grouped_memory"][0] * moved / roof.bandwidth + roof.grouped_compute(kind) * compute
+    else:
+        each = rows / max(local, 1e-9)  # rows per expert that is used here
+        time = roof.matmul(max(each, 1.0), up * width, m.hidden, w, kind, batch=local) + roof.matmul(
+            max(each, 1.0), m.hidden, width, w, kind, batch=local
+        )
+        time += roof.elementwise(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden)
+    add(parts, "experts", time + roof.matmul(T, E, m.hidden, 2.0, "bf16"))
     if m.shared_width and not _spread(d):
         w, kind = d.format.dense_bytes, d.format.dense_compute
         width = m.shared_width / d.attention_tp

@@ -38,6 +38,7 @@ from sim.serving.operators import (
     head,
     prefill_all_to_all,
     prefill_attention,
+    small_kernels,
     projections,
 )
 
@@ -204,7 +205,7 @@ def _layer(
         dense_ffn(roof, T, parts)
     add(parts, "all-reduce", all_reduce(roof, T) * (2.0 if not moe or d.tensor_experts else 1.0))
     passes = 2.0 * CONSTANTS["elementwise_passes"][0] * T * d.model.hidden / d.attention_tp
-    add(parts, "small kernels", roof.small(d.stack["small_kernels"]) + roof.elementwise(passes))
+    add(parts, "small kernels", roof.small(small_kernels(d, moe)) + roof.elementwise(passes))
     return _Layer(parts, all_to_all(roof, T) if moe else 0.0)
 
 
