@@ -15,6 +15,7 @@ EXAMPLES = f"""clustersim validate
 clustersim validate my_runs.yaml                   (schema: {datafiles.where("published_runs", "schema.json")})
 clustersim validate {datafiles.where("published_runs", "held_out", "megatron_bridge.yaml")}
 clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
+clustersim validate --serving --summary            (latencies of inference engines, by model, chip and engine)
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --json
 clustersim validate --figure errors.html"""
@@ -27,6 +28,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rollouts", action="store_true", help="the published rollout rows instead (data/rollouts/published.yaml)"
+    )
+    parser.add_argument(
+        "--summary", action="store_true", help="errors with each software stack left out, by group, and the coverage"
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument(
@@ -42,8 +46,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     if args.serving:
+        from sim.validation import engine_rows
         from sim.validation import serving as serving_validate
 
+        if args.summary:
+            result = engine_rows.summary()
+            print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else engine_rows.summary_text(result))
+            return compared(result)
         report = serving_validate.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
         return compared(report)

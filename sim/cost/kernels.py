@@ -236,9 +236,7 @@ class Kernels:
         if self._grids[op.low]:
             rows = max(op.m, 64.0) if op.batch > 1 else op.m  # grouped kernels pad each item to a tile
             return max(self._measured_matmul(rows * share, op.n, op.k, op.low) * op.batch / share, memory)
-        compute = op.flops / (
-            self.matmul_flops[op.low] * tile_share(op.m, op.n, op.k, share, self.cores, self._fill)
-        )
+        compute = op.flops / (self.matmul_flops[op.low] * tile_share(op.m, op.n, op.k, share, self.cores, self._fill))
         if self._points:
             compute *= self._correction(op.m, op.n, op.k)  # of the compute roof alone: bandwidth has its own
         p = _c("roof_norm")

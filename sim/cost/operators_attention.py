@@ -213,7 +213,5 @@ def _indexer(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, q_in:
     trace.linear("index w", "indexer", T, model.hidden, n, low=False, saved_input=0.0)
     visible = (ctx.seq + 1) / 2
     flops = 2.0 * T * visible * n * (d + 1)
-    trace.forward.append(
-        Op("index scores", "indexer", "sparse", flops, T * n * d + 4.0 * T * visible, m=ctx.seq, k=d)
-    )
+    trace.forward.append(Op("index scores", "indexer", "sparse", flops, T * n * d + 4.0 * T * visible, m=ctx.seq, k=d))
     trace.memory("index top-k", 3 * 4.0 * T * visible, 0.0, group="indexer", kernels=2)

@@ -19,7 +19,7 @@ from typing import Any, TypeGuard
 
 from minglm.errors import InputError, nearest
 from sim.serving.engine_memory import ENGINES, LARGE_CHIP_BYTES, EngineMemory
-from sim.serving.formats import FORMATS, KV_FORMATS, Format, format_name
+from sim.serving.formats import KV_FORMATS, Format, format_name, format_of
 from sim.serving.stacks import ServingStack, load_stack
 from sim.spec.hardware import Cluster, cluster_from
 from sim.spec.model import ModelSpec
@@ -146,7 +146,7 @@ class Deployment:
     @property
     def format(self) -> Format:
         """Of the weights."""
-        return FORMATS[self.precision]
+        return format_of(self.precision, bool(self.model.experts))
 
     @property
     def engine(self) -> EngineMemory:

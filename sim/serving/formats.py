@@ -66,8 +66,16 @@ FORMATS = {
         1.0 + 2 / 128, 1.0 + 2 / 128, "bf16", "bf16", "weight-only: eight bits and a 16-bit scale per 128 weights"
     ),
 }
+# A model without experts stores all its layers in the format that a mixture keeps for its experts (NVIDIA's NVFP4
+# checkpoints of Llama and Qwen quantise attention and feed-forward alike).
+DENSE_NVFP4 = Format(0.5 + 1 / 16, 0.5 + 1 / 16, "fp4", "fp4", "all matrices of layers in NVFP4")
 ALIASES = {"gptq": "awq", "int4": "awq", "w4a16": "awq", "w8a16": "int8", "bfloat16": "bf16", "fp16": "bf16"}
 KV_FORMATS = ("bf16", "fp8")
+
+
+def format_of(precision: str, has_experts: bool) -> Format:
+    """How a model in `precision` is stored."""
+    return DENSE_NVFP4 if precision == "nvfp4" and not has_experts else FORMATS[precision]
 
 
 def format_name(precision: object) -> str:

@@ -20,7 +20,7 @@ from minglm.weights import Weight, total_params
 from sim.serving.cache import BLOCK_TOKENS, cache_ways, kv_bytes_per_token, request_bytes
 from sim.serving.deployment import Deployment
 from sim.serving.engine_memory import GIB, LARGE_CHIP_BYTES, RUNTIME_BYTES, pass_tokens, profile_bytes
-from sim.serving.formats import FORMATS, Format
+from sim.serving.formats import Format, format_of
 from sim.spec.model import ModelSpec
 
 __all__ = ["GIB", "ChipMemory", "chip_memory", "shortfall", "weight_bytes"]
@@ -45,7 +45,7 @@ def weight_bytes(
         expert_ways: chips over which the routed experts lie (a fraction below it: redundant copies).
         pp: pipeline stages; layers are cut evenly and the stage with the head or the embedding is the fullest.
     """
-    stored = FORMATS[precision]
+    stored = format_of(precision, bool(model.experts))
     in_bf16 = model.fp8_skipped_layers / model.layers if precision == "fp8" else 0.0
     dense_bytes = stored.dense_bytes + in_bf16 * (2.0 - stored.dense_bytes)
     attention_bytes = 2.0 if precision == "fp8" and not model.fp8_attention else stored.dense_bytes

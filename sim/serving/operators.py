@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from minglm.errors import InputError, nearest
 from sim.base.figure import Figure
-from sim.cost import collectives
+from sim.cost import collectives, measured
 from sim.cost.kernels import Kernels
 from sim.cost.operators import Op
 from sim.cost.operators_moe import expected_nodes
@@ -22,6 +22,7 @@ from sim.spec.hardware import Chip
 
 MODES = ("hybrid", "roofline")
 BLACKWELL = ("b200", "b300", "gb200", "gb300")
+GLM5_ATTENTION = (6144, 64, 2048, 512, 32, 128, 2048)  # the shape that data/measured/dsa_layer was measured with
 MEASURED_KERNEL_S = 2e-6  # a small kernel of the stacks whose grouped products were measured
 TABLE_BYTES = 128 * 8 * 7168.0  # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
 # name: (value, label, source)
@@ -58,6 +59,12 @@ CONSTANTS = {
         "start of a layer's grouped products with gating, sorting and activation: the constant term of T = start + "
         "memory + compute over the expert tables of data/measured (H100, H200 26-33 us, Blackwell 17-31)",
     ),
+    "small_kernel_blackwell": (
+        0.62,
+        "measured",
+        "seconds of a small kernel on Blackwell over Hopper's: the constant terms of bf16 and fp8 expert tables, 17-22 "
+        "against 30-33 us",
+    ),
     "grouped_memory": (1.08, "measured", "seconds over the bytes' own in that sum (1.02 to 1.22 by chip and dtype)"),
     "grouped_compute_bf16": (1.0, "measured", "seconds over the FLOPs' own at peak in that sum (0.9 to 1.1)"),
     "grouped_compute_fp8": (1.3, "measured", "the same in fp8, one scale a tensor (1.2 Hopper, 1.5 Blackwell)"),
@@ -90,7 +97,8 @@ class Roof:
         self.decode_compute = self.bf16_peak * (stack["attention_compute"] if self.hybrid else 1.0)
         self.sparse_compute = self.bf16_peak * (stack["sparse_compute"] if self.hybrid else 1.0)
         self.decode_memory = self.bandwidth * (stack["attention_memory"] if self.hybrid else 1.0)
-        self.kernel_s = stack["small_kernel_s"] if self.hybrid else 0.0
+        faster = CONSTANTS["small_kernel_blackwell"][0] if chip.tables in BLACKWELL else 1.0
+        self.kernel_s = stack["small_kernel_s"] * faster if self.hybrid else 0.0
         self.floor_s = stack.get("matmul_floor_s", 0.0)
 
     def peak(self, kind: str) -> float:
@@ -104,7 +112,12 @@ class Roof:
         flops, size = 2.0 * m * n * k * batch, batch * (n * k * width + 2.0 * m * (n + k))
         if not self.hybrid:
             return max(flops / self.peak(kind), size / self.bandwidth)
-        time = self._kernels[kind].time(Op("matmul", "linear", "matmul", flops, size, m, n, k, batch, kind != "bf16"))
+        kernels, low = self._kernels[kind], kind != "bf16"
+        time = kernels.time(Op("matmul", "linear", "matmul", flops, size, m, n, k, batch, low))
+        native = 2.0 if kind == "bf16" else 1.0  # bytes of a weight in the tables: narrower ones are read faster
+        if width < native:
+            saved = batch * n * k * (native - width) / kernels.bandwidth
+            time = max(time - saved, flops / kernels.matmul_flops[low], size / kernels.bandwidth)
         return max(time, self.floor_s)
 
     def grouped_compute(self, kind: str) -> float:
@@ -156,7 +169,6 @@ def small_kernels(d: Deployment, moe: bool) -> float:
     return counted * d.stack["small_kernels"] / 15.0
 
 
-
 def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -> None:
     """One layer's matmuls around attention: MLA absorbed or expanded, or those of grouped-query attention."""
     d, m = roof.d, roof.d.model
@@ -178,6 +190,19 @@ def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -
         kv = max(m.kv_heads / d.attention_tp, 1.0)
         time += roof.matmul(T, (H + 2 * kv) * m.head_dim, C, w, kind) + roof.matmul(T, C, H * m.head_dim, w, kind)
     add(parts, "projections", time)
+
+
+def measured_decode_layer(roof: Roof, R: float, q: float, keys: float) -> float | None:
+    """Seconds of a whole attention layer of GLM-5 as measured (projections, indexer, top-k, sparse attention, output).
+
+    None for other shapes, for drafts (q > 1), and on chips that were not measured.
+    """
+    d, m = roof.d, roof.d.model
+    shape = (m.hidden, m.heads, m.q_lora, m.kv_lora, m.index_heads, m.index_dim, m.index_topk)
+    if not roof.hybrid or q != 1 or shape != GLM5_ATTENTION or m.indexer_full_layers != m.layers:
+        return None
+    dtype = "fp8_block" if d.format.dense_compute == "fp8" else "bfloat16"
+    return measured.dsa_layer_s(d.cluster.chip.tables, "decode", dtype, min(d.attention_tp, 8), R, max(keys, 2.0))
 
 
 def add(parts: dict[str, float], name: str, time: float) -> None:

@@ -36,10 +36,11 @@ from sim.serving.operators import (
     dense_ffn,
     experts,
     head,
+    measured_decode_layer,
     prefill_all_to_all,
     prefill_attention,
-    small_kernels,
     projections,
+    small_kernels,
 )
 
 __all__ = [
@@ -93,9 +94,14 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
 
     def layer(R: float, q: float, moe: bool) -> _Layer:
         def attention(parts: dict[str, float]) -> None:
+            whole = measured_decode_layer(roof, R, q, context)
+            if whole is not None:
+                add(parts, "attention", whole)
+                return
+            projections(roof, R * q, True, parts)
             decode_attention(roof, R, q, context, parts)
 
-        return _layer(roof, R * q, moe, True, attention, imbalance, decode_all_to_all)
+        return _layer(roof, R * q, moe, attention, imbalance, decode_all_to_all)
 
     total: dict[str, float] = {}
     overlapped = False
@@ -140,9 +146,10 @@ def prefill(
 
     def layer(T: float, moe: bool) -> _Layer:
         def attention(parts: dict[str, float]) -> None:
+            projections(roof, T, absorbed, parts)
             prefill_attention(roof, T, new, cached, parts)
 
-        return _layer(roof, T, moe, absorbed, attention, 1.0, prefill_all_to_all)
+        return _layer(roof, T, moe, attention, 1.0, prefill_all_to_all)
 
     T = prompts * new
     total: dict[str, float] = {}
@@ -190,14 +197,12 @@ def _layer(
     roof: Roof,
     T: float,
     moe: bool,
-    absorbed: bool,
     attention: Callable[[dict[str, float]], None],
     imbalance: float,
     all_to_all: Callable[[Roof, float], float],
 ) -> _Layer:
-    """One layer with T query tokens per attention group; `attention` adds its own parts."""
+    """One layer with T query tokens per attention group; `attention` adds its parts, projections included."""
     d, parts = roof.d, dict[str, float]()
-    projections(roof, T, absorbed, parts)
     attention(parts)
     if moe:
         experts(roof, T, parts, imbalance)

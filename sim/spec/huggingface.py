@@ -58,7 +58,7 @@ def _decoder(c: _Config, **extra) -> dict:
 
 
 def _left_in_bf16(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What an FP8 checkpoint's `quantization_config.modules_to_not_convert` leaves as it was: attention, whole layers."""
+    """What an FP8 checkpoint's `modules_to_not_convert` leaves as it was: attention, whole layers."""
     names = (raw.get("quantization_config") or {}).get("modules_to_not_convert") or []
     if not isinstance(names, list):
         return {}
