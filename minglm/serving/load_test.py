@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from minglm import atomic
 from minglm.errors import InputError, Parser
 
 if TYPE_CHECKING:
@@ -340,7 +341,7 @@ def main(argv: list[str] | None = None) -> int:
         print((str(err).strip().splitlines() or [type(err).__name__])[-1], file=sys.stderr)
         return 1 if isinstance(err, RuntimeError) else 2
     result["wrong"] = judge(result)
-    Path(args.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    atomic.write_json(args.out, result)
     print(json.dumps(result, indent=1))
     return 1 if result["wrong"] else 0
 

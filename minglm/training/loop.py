@@ -11,15 +11,14 @@ often the run is killed and resumed: the batch of a step depends on the step alo
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from minglm import atomic
 from minglm.data import shards
 from minglm.data.chat import MixedLoader, SftLoader, load_jsonl
 from minglm.data.tokenizer import Tokenizer
@@ -86,9 +85,7 @@ def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
                 "another --run, with --init-from for its weights"
             )
     run_folder.claim(run_dir, "train")
-    temporary = run_dir / "recipe.yaml.tmp"
-    temporary.write_text(recipes.render(recipe), encoding="utf-8")
-    os.replace(temporary, note)
+    atomic.write_text(note, recipes.render(recipe), durable=True)
 
 
 class TrainingRun:
@@ -239,7 +236,7 @@ class TrainingRun:
     def write_notes(self, init_from: str | Path | None, start: checkpoint.Checkpoint | None) -> None:
         """Tokenizer, config and versions into the run folder; a hook."""
         self.tokenizer.save(self.dir / "tokenizer.json")
-        (self.dir / "config.json").write_text(json.dumps(self.config.to_hf(), indent=1) + "\n", encoding="utf-8")
+        atomic.write_json(self.dir / "config.json", self.config.to_hf())
         notes = {
             "machine": machine.describe(measure=False),
             "corpus_sha256": self.corpus_sha256,
@@ -249,7 +246,7 @@ class TrainingRun:
             "parameters": self.config.num_params(mtp=True),
             "active_parameters": self.config.num_active_params(),
         }
-        (self.dir / "versions.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+        atomic.write_json(self.dir / "versions.json", notes)
 
     # ------------------------------------------------------------------ the loop
 

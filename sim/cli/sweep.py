@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from minglm import atomic
 from minglm.errors import InputError
 from sim.base import parallel_map
 from sim.base.documents import parse_text
@@ -100,7 +101,7 @@ def _monte_carlo(args: argparse.Namespace) -> tuple[dict, str]:
             address=args.ray_address,
         )
     if args.out:
-        Path(args.out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        atomic.write_json(args.out, result, ensure_ascii=False)
     return result, _uncertain(result)
 
 
