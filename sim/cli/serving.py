@@ -275,6 +275,13 @@ def _receipt_text(m: dict) -> str:
     )
 
 
+def _range(full: dict) -> str:
+    """The range that holds 80% of measured engines of the kind, where one is known."""
+    if "tpot_ms_low" not in full:
+        return ""
+    return f" (80% of measured engines: {full['tpot_ms_low']:.1f}-{full['tpot_ms_high']:.1f})"
+
+
 def _scenario_text(r: dict) -> str:
     m, sim, full = r["memory"]["decode"], r["simulated"], r["full_batch"]
     lines = [
@@ -283,7 +290,7 @@ def _scenario_text(r: dict) -> str:
         f"deployment   {r['deployment']['decode']}",
         f"prefill      {r['deployment']['prefill']}",
         f"memory       {_receipt_text(m)}",
-        f"full batch   {full['requests_per_group']} requests a group: TPOT {full['tpot_ms']:.1f} ms, "
+        f"full batch   {full['requests_per_group']} requests a group: TPOT {full['tpot_ms']:.1f} ms{_range(full)}, "
         f"{full['tokens_per_s_chip']:,.0f} tokens/s a chip; {full['time_goes_to']}",
         f"one prompt   prefill {r['one_prompt']['prefill_ms']:,.0f} ms; {r['one_prompt']['time_goes_to']}",
         f"simulated    {sim['finished']:,} requests in {sim['duration_s']:,.0f} s; mean batch "

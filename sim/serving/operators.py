@@ -195,14 +195,14 @@ def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -
 def measured_decode_layer(roof: Roof, R: float, q: float, keys: float) -> float | None:
     """Seconds of a whole attention layer of GLM-5 as measured (projections, indexer, top-k, sparse attention, output).
 
-    None for other shapes, for drafts (q > 1), and on chips that were not measured.
+    The q tokens of a request that verifies drafts count as so many requests. None for other shapes and chips.
     """
     d, m = roof.d, roof.d.model
     shape = (m.hidden, m.heads, m.q_lora, m.kv_lora, m.index_heads, m.index_dim, m.index_topk)
-    if not roof.hybrid or q != 1 or shape != GLM5_ATTENTION or m.indexer_full_layers != m.layers:
+    if not roof.hybrid or shape != GLM5_ATTENTION or m.indexer_full_layers != m.layers:
         return None
     dtype = "fp8_block" if d.format.dense_compute == "fp8" else "bfloat16"
-    return measured.dsa_layer_s(d.cluster.chip.tables, "decode", dtype, min(d.attention_tp, 8), R, max(keys, 2.0))
+    return measured.dsa_layer_s(d.cluster.chip.tables, "decode", dtype, min(d.attention_tp, 8), R * q, max(keys, 2.0))
 
 
 def add(parts: dict[str, float], name: str, time: float) -> None:

@@ -18,6 +18,7 @@ from sim.base.units import parse
 from sim.serving.calibration import fitted
 from sim.serving.defaults import default_stack, rent_of
 from sim.serving.deployment import Deployment
+from sim.serving.error import interval
 from sim.serving.memory import GIB, chip_memory
 from sim.serving.remedies import require_fit
 from sim.serving.simulate import Fleet, ServingResult, simulate
@@ -224,12 +225,21 @@ def _without_queues(
         "full_batch": {
             "requests_per_group": batch,
             "tpot_ms": 1e3 * step.total_s / decode.tokens_per_step,
+            **_interval(decode, 1e3 * step.total_s / decode.tokens_per_step, mode),
             "tokens_per_s_chip": step.tokens_per_s / decode.chips,
             "time_goes_to": describe_parts(step),
             "parts_ms": {k: 1e3 * v for k, v in step.parts.items()},
         },
         "one_prompt": {"prefill_ms": 1e3 * first.total_s, "time_goes_to": describe_parts(first)},
     }
+
+
+def _interval(d: Deployment, tpot_ms: float, mode: str) -> dict[str, float]:
+    """The range that holds 80% of measured engines of that kind (`sim.serving.error.interval`), around a TPOT."""
+    if mode != "hybrid":
+        return {}
+    low, high = interval(d.model)
+    return {"tpot_ms_low": tpot_ms * low, "tpot_ms_high": tpot_ms * high}
 
 
 def _fleet(s: Mapping[str, Any], decode: Deployment, fill: Deployment | None, max_batch: int, mode: str) -> Fleet:
