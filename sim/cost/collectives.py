@@ -66,7 +66,7 @@ MEASURED_LINE = {"a100": 300e9, "h100": 450e9, "h200": 450e9} | dict.fromkeys(("
 
 
 @functools.lru_cache(maxsize=4096)
-def _place(cluster_id: int, n: int, stride: int, sharers: float) -> tuple[Level, ...]:
+def _place(cluster_id: int, n: int, stride: int, sharers: float, tables: bool) -> tuple[Level, ...]:
     cluster = _CLUSTERS[cluster_id]
     levels, inside, last = [], 1, len(cluster.tiers) - 1
     for i, tier in enumerate(cluster.tiers):
@@ -79,7 +79,7 @@ def _place(cluster_id: int, n: int, stride: int, sharers: float) -> tuple[Level,
                 rate *= min(1.0, (fan - 1) / max(tier.links, 1))
             if tier.topology in ("clos", "rail"):
                 rate /= tier.oversubscription
-            slower = MEASURED_LINE.get(tier.tables, 0.0) * sharers / tier.bytes_per_s.value
+            slower = MEASURED_LINE.get(tier.tables, 0.0) * sharers / tier.bytes_per_s.value if tables else 0.0
             levels.append(
                 Level(tier, fan, rate / sharers, tier.latency_s.value, tier.tables if slower else "", slower or 1.0)
             )
@@ -90,15 +90,19 @@ def _place(cluster_id: int, n: int, stride: int, sharers: float) -> tuple[Level,
 _CLUSTERS: dict[int, Cluster] = {}
 
 
-def place(cluster: Cluster, n: int, stride: int = 1, sharers: float = 1.0) -> tuple[Level, ...]:
-    """Levels that a group of `n` chips, `stride` apart, spans. `sharers`: groups that use the same ports at once."""
+def place(cluster: Cluster, n: int, stride: int = 1, sharers: float = 1.0, tables: bool = False) -> tuple[Level, ...]:
+    """Levels that a group of `n` chips, `stride` apart, spans.
+
+    sharers: groups that use the same ports at once. tables: collectives inside a tier that was measured take the time
+    that was; without, those of the textbook.
+    """
     key = id(cluster)
     if _CLUSTERS.get(key) is not cluster:
         if len(_CLUSTERS) > 256:
             _CLUSTERS.clear()
             _place.cache_clear()
         _CLUSTERS[key] = cluster
-    return _place(key, int(n), int(stride), float(sharers))
+    return _place(key, int(n), int(stride), float(sharers), tables)
 
 
 def leaves_node(cluster: Cluster, levels: tuple[Level, ...]) -> bool:

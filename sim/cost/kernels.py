@@ -54,9 +54,10 @@ CONSTANTS = {
         "best matmul as a share of peak where a chip has no measured one (A100 87%, H100 80%, B200 78%)",
     ),
 }
-# Bandwidth of passes that jump (permutation of rows) or reduce along long rows (cross-entropy) over that of plain ones.
-# Measured on B200: 0.50 and 0.32 of peak where plain passes reach 0.67 (MooreThreads/SimuMax e691807); taken for all chips.
-SLOWER_PASSES = {"permutation": 0.75, "vocabulary": 0.48}
+# Bandwidth of passes that jump (permutation of rows) or reduce along long rows (fused cross-entropy) over plain ones'.
+# Measured on B200: 0.50 and 0.32 of peak, plain passes 0.67 (MooreThreads/SimuMax e691807); taken for all chips.
+_SLOWER = (("permute", 0.75), ("unpermute", 0.75), ("loss", 0.48))
+SLOWER_PASSES = {name + end: share for end in ("", ".backward") for name, share in _SLOWER}
 # Tile sizes and the share of the core's rate each reaches (assumed; CUTLASS profiles show this order).
 TILES = ((256, 128, 1.0), (128, 256, 1.0), (128, 128, 0.95), (128, 64, 0.80), (64, 128, 0.80), (64, 64, 0.62))
 # Cores that tiles are spread over (published by the makers). A chip not listed is taken as 128 cores, marked assumed.
@@ -269,13 +270,12 @@ class Kernels:
         return max(op.flops * longer / rate, op.bytes / self.bandwidth)
 
     def time(self, op: Op) -> float:
-        """Seconds of one operator on the device, its own start and end included."""
+        """Seconds of one operator on the device, its own start and end included (a measured time has them in it)."""
         if op.kind == "matmul":
-            time = self._matmul(op) / self.scale
-        elif op.kind == "attention":
-            time = self._attention(op) / self.attention_scale
-        elif op.kind == "sparse":
-            time = self._sparse(op) / self.attention_scale
+            time, started = self._matmul(op) / self.scale, bool(self._grids[op.low])
+        elif op.kind in ("attention", "sparse"):
+            attention = self._attention if op.kind == "attention" else self._sparse
+            time, started = attention(op) / self.attention_scale, bool(self.chip.tables)
         else:
-            time = op.bytes / (self.bandwidth * SLOWER_PASSES.get(op.group, 1.0))
-        return time + op.kernels * _c("kernel_s")
+            time, started = op.bytes / (self.bandwidth * SLOWER_PASSES.get(op.name, 1.0)), False
+        return time if started else time + op.kernels * _c("kernel_s")

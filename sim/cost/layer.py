@@ -164,19 +164,21 @@ class LayerEstimator:
         self.kernels = stack.kernels(cluster.chip)
         self.style: Style = stack.style(precision == "fp8", workload.imbalance, plan.ep)
         stride = 1 if plan.etp <= 1 else plan.etp
-        ep = collectives.place(cluster, plan.ep, stride)
+        ep = collectives.place(cluster, plan.ep, stride, tables=True)
         inside = min(plan.ep, max(1, cluster.tiers[0].size // stride)) if plan.ep > 1 else 1
         self.ctx = ParallelContext(
             plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp, plan.ep / inside
         )
         self.groups = {
-            "tp": collectives.place(cluster, plan.tp),
-            "cp": collectives.place(cluster, plan.cp, plan.tp),
+            "tp": collectives.place(cluster, plan.tp, tables=True),
+            "cp": collectives.place(cluster, plan.cp, plan.tp, tables=True),
             "ep": ep,
-            "etp": collectives.place(cluster, plan.etp),
+            "etp": collectives.place(cluster, plan.etp, tables=True),
         }
-        self.shards = collectives.place(cluster, plan.zero_shards, plan.dp_stride() if plan.cp == 1 else plan.tp)
-        self.expert_shards = collectives.place(cluster, plan.expert_dp, plan.ep * plan.etp)
+        self.shards = collectives.place(
+            cluster, plan.zero_shards, plan.dp_stride() if plan.cp == 1 else plan.tp, tables=True
+        )
+        self.expert_shards = collectives.place(cluster, plan.expert_dp, plan.ep * plan.etp, tables=True)
 
     def switch(self, name: str) -> bool:
         """A switch of the plan, or the stack's default where the plan leaves it open."""

@@ -25,7 +25,7 @@ TINY_S = 2e-6  # no kernel is shorter: the floor of the roofline that ratios are
 
 @dataclass(frozen=True)
 class Table:
-    """The lines of one chip in one table. `lines`: key without the chip → values over `axis`, NaN where not measured."""
+    """The lines of one chip in one table. `lines`: key without the chip → values over `axis`, NaN where none."""
 
     axis: tuple[float, ...]
     lines: Mapping[Key, tuple[float, ...]]

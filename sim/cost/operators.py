@@ -347,7 +347,7 @@ def vocabulary(trace: OperatorTrace, ctx: ParallelContext, hidden: float, vocab:
     # unfused: Megatron's vocabulary-parallel loss, an fp32 pass per step (max, subtract, exp, sum, divide).
     forward, backward = {"fused": (6.0, 6.0), "torch": (14.0, 18.0), "unfused": (38.0, 14.0)}[trace.style.loss]
     trace.memory(
-        "loss",
+        "loss" if trace.style.loss == "fused" else "loss passes",
         forward * T * n,
         backward * T * n,
         group="vocabulary",

@@ -42,12 +42,15 @@ ATTENTION = {
     ("npu_fusion", ""): (0.62, 0.50, 800.0, "assumed"),
     ("sdpa", ""): (0.60, 0.50, 500.0, "assumed"),
     ("sdpa", "A100"): (0.74, 0.63, 500.0, "published"),
-    ("sdpa", "H100"): (0.55, 0.46, 450.0, "published"),
+    ("sdpa", "H100"): (0.50, 0.42, 450.0, "published"),  # scaled_dot_product_attention runs FlashAttention-2
 }
 # A long run slows attention less than matmuls: it draws less power. On one machine of eight B200 matmuls reach 0.71 of
 # short runs and attention 0.80 (measured: MooreThreads/SimuMax e691807, configs/system), so 0.71^0.65 = 0.80.
 ATTENTION_EXPONENT = 0.65
 _FAMILY = {"H800": "H100", "H200": "H100", "GH200": "H100", "A800": "A100"}
+
+
+GRAPHS = ("none", "partial", "full")
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,13 @@ class Stack:
     scale: float = 0.0  # long-run speed of matmuls and attention / measured in short runs; 0: the chip's
     jitter: float = 0.01  # spread of compute speed between chips (standard deviation / mean)
     bf16_grads: bool = False
+    muon: str = "owned"  # who takes Newton–Schulz: a key of `sim.cost.optimizer.MUON_SHARES`
     labels: Mapping[str, str] = field(default_factory=dict)  # constant → label and source
     fitted: Mapping[str, Mapping] = field(default_factory=dict)  # chip → {name, value, rows}
+
+    def __post_init__(self) -> None:
+        if self.graphs not in GRAPHS:
+            raise InputError(f"graphs {self.graphs!r}: not one of {', '.join(GRAPHS)}; give none, partial or full")
 
     def style(self, fp8: bool, imbalance: float | None = None, ep: int = 1, **changes: Any) -> Style:
         """How this stack runs a layer's operators; `changes` win."""
@@ -201,7 +209,7 @@ def family_of(chip: Chip) -> str:
     """Whose long-run speed is a chip's: the chip that was measured for it, a family of bins (910B), else its name."""
     if chip.tables:
         return chip.tables
-    return "910" if "910" in chip.name else chip.name
+    return "ascend" if "910" in chip.name else chip.name
 
 
 def sustained(chip: Chip) -> tuple[float, str]:

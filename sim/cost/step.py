@@ -133,7 +133,7 @@ def stage_message_s(cluster: Cluster, size: float, tp: int, stride: int, sp: boo
     """Seconds to hand a micro-batch's `size` bytes of hidden states to the next pipeline stage, `stride` chips away."""
     seconds = collectives.p2p(cluster, size / tp, stride)  # tensor-parallel ranks send their slice each
     if tp > 1 and not sp:
-        seconds += collectives.time("all_gather", size, collectives.place(cluster, tp))
+        seconds += collectives.time("all_gather", size, collectives.place(cluster, tp, tables=True))
     return seconds
 
 
@@ -141,7 +141,7 @@ def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], 
     """(gradient reduction, parameter gather, optimiser step) of the slowest rank, in seconds."""
     plan, stack, cluster, model = estimator.plan, estimator.stack, estimator.cluster, estimator.model
     grad_width = WIDTH if stack.bf16_grads else 4
-    whole = collectives.place(cluster, plan.dp * plan.cp, plan.tp)
+    whole = collectives.place(cluster, plan.dp * plan.cp, plan.tp, tables=True)
     reduce_s = gather_s = optimizer_s = 0.0
     for base, expert in params:
         reduce = gather = 0.0
@@ -153,7 +153,7 @@ def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], 
                     reduce += collectives.time(
                         "all_reduce",
                         count / plan.zero_shards * grad_width,
-                        collectives.place(cluster, copies, plan.tp * plan.zero_shards),
+                        collectives.place(cluster, copies, plan.tp * plan.zero_shards, tables=True),
                     )
                 continue
             kind = "reduce_scatter" if plan.zero else "all_reduce"
@@ -164,7 +164,8 @@ def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], 
         shards = plan.zero_shards if plan.zero else 1
         mine = base / shards + expert / (plan.expert_dp if plan.zero else 1)
         step = sum(
-            estimator.kernels.time(op) for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width)
+            estimator.kernels.time(op)
+            for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width, stack.muon)
         )
         if plan.offload:
             step = max(step, mine * 2 * 16 / cluster.host_bytes_per_s.value)
