@@ -42,6 +42,7 @@ _DIMENSIONS = {
     "imbalance": "ratio",
     "prefill_imbalance": "ratio",
     "host_s": "time",
+    "host_per_request_s": "time",
     "one_shot_s": "time",
     "two_batch": "count",
     "scale": "ratio",

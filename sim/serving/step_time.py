@@ -120,7 +120,7 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
         joined = roof.matmul(requests, m.hidden, 2 * m.hidden, d.format.dense_bytes, d.format.dense_compute)
         add(total, "drafts", d.drafts * (sum(module.parts.values()) + module.message_s + joined))
     tokens = requests * d.groups * d.tokens_per_step
-    return _step(roof, total, tokens, overlapped)
+    return _step(roof, total, tokens, overlapped, requests=requests)
 
 
 def prefill(
@@ -243,11 +243,17 @@ def _add_layers(total: dict[str, float], count: int, parts: Mapping[str, float])
 
 
 def _step(
-    roof: Roof, total: dict[str, float], tokens: float, overlapped: bool, imbalance: float = 1.0
+    roof: Roof,
+    total: dict[str, float],
+    tokens: float,
+    overlapped: bool,
+    imbalance: float = 1.0,
+    requests: float = 0.0,
 ) -> EngineStepTime:
-    """The step whose parts are `total`: with the host's time, and everything times the fitted scalar."""
+    """The step whose parts are `total`: with the host's time (of a step, and of each running request of a group), and
+    everything times the fitted scalar."""
     stack = roof.d.stack
-    add(total, "host", stack["host_s"] if roof.hybrid else 0.0)
+    add(total, "host", stack["host_s"] + requests * stack.get("host_per_request_s", 0.0) if roof.hybrid else 0.0)
     scale = (stack.get("scale", 1.0) if roof.hybrid else 1.0) * imbalance
     parts = {name: time * scale for name, time in total.items()}
     return EngineStepTime(sum(total.values()) * scale, parts, tokens, roof.mode, overlapped)

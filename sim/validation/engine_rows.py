@@ -94,15 +94,20 @@ def load() -> tuple[EngineRow, ...]:
     text = gzip.decompress(datafiles.data("serving", "engines.csv.gz").read_bytes()).decode("utf-8")
     return tuple(
         EngineRow(
-            r["model"],
-            r["chip"],
-            r["engine"],
-            r["version"],
-            r["precision"],
-            *(int(r[key]) for key in ("prompt", "output", "concurrency", "tp", "dp", "ep")),
-            float(r["ttft_ms"] or "nan"),
-            float(r["tpot_ms"]),
-            r["drafts"] == "1",
+            model=r["model"],
+            chip=r["chip"],
+            engine=r["engine"],
+            version=r["version"],
+            precision=r["precision"],
+            prompt=int(r["prompt"]),
+            output=int(r["output"]),
+            concurrency=int(r["concurrency"]),
+            tp=int(r["tp"]),
+            dp=int(r["dp"]),
+            ep=int(r["ep"]),
+            ttft_ms=float(r["ttft_ms"] or "nan"),
+            tpot_ms=float(r["tpot_ms"]),
+            drafts=r["drafts"] == "1",
         )
         for r in csv.DictReader(io.StringIO(text))
     )
