@@ -7,24 +7,36 @@ against `transformers` models built on the meta device. A family that is not her
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from minglm import datafiles
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
-from sim.base.documents import read_mapping
+from sim.base.documents import read_document, read_mapping
 from sim.base.units import whole
 from sim.spec.model import ModelSpec, from_config
 
 _MISSING = object()
 
 
+@functools.cache
+def _class_defaults() -> Mapping[str, Mapping[str, Any]]:
+    document: Any = read_document(datafiles.data("huggingface_defaults.json"))
+    return document["defaults"]
+
+
 class _Config:
-    """A config dict whose absent keys say so in words."""
+    """A config dict. A key that is absent has the default of the family's class, as `transformers` reads it.
+
+    A key that is present and null says "none": the family's function decides what follows.
+    """
 
     def __init__(self, raw: Mapping, kind: str):
-        self.raw, self.kind = raw, kind
+        self.kind = kind
+        self.raw = {**_class_defaults().get(_SAME_CLASS.get(kind, kind), {}), **_under_canonical_names(raw, kind)}
 
     def int(self, key: str, default: Any = _MISSING, *more: str) -> Any:
         for k in (key, *more):
@@ -37,6 +49,34 @@ class _Config:
     def flag(self, key: str, default: bool = False) -> bool:
         value = self.raw.get(key)
         return default if value is None else bool(value)
+
+
+# Families whose class is another's.
+_SAME_CLASS = {"kimi_k2": "deepseek_v3", "kimi_k25_text": "deepseek_v3", "mistral3_text": "mistral"}
+# Other names of a key in published configs (transformers' attribute maps), by family; "" for all.
+_OTHER_NAMES = {
+    "gpt2": {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+        "intermediate_size": "n_inner",
+    },
+    "gpt_oss": {"experts_per_token": "num_experts_per_tok", "num_experts": "num_local_experts"},
+    "mixtral": {"num_experts": "num_local_experts"},
+    "minimax_m2": {"num_experts": "num_local_experts"},
+    "qwen3_moe": {"num_local_experts": "num_experts"},
+    "qwen3_vl_moe_text": {"num_local_experts": "num_experts"},
+    "deepseek_v3": {"num_local_experts": "n_routed_experts"},
+    "gemma3_text": {"_sliding_window_pattern": "sliding_window_pattern"},
+}
+
+
+def _under_canonical_names(raw: Mapping, kind: str) -> dict[str, Any]:
+    """The config with each key under the name that the family's function reads; the canonical name wins."""
+    names = _OTHER_NAMES.get(kind, {})
+    renamed = {names[key]: value for key, value in raw.items() if key in names and names[key] not in raw}
+    return {**raw, **renamed}
 
 
 def _decoder(c: _Config, **extra) -> dict:
@@ -128,10 +168,10 @@ def _qwen3_moe(c):
 
 
 def _gpt2(c):
-    hidden, heads = c.int("n_embd", _MISSING, "hidden_size"), c.int("n_head", _MISSING, "num_attention_heads")
-    length = c.int("n_positions", 1024, "max_position_embeddings")
+    hidden, heads = c.int("n_embd"), c.int("n_head")
+    length = c.int("n_positions", 1024)
     return dict(
-        layers=c.int("n_layer", _MISSING, "num_hidden_layers"),
+        layers=c.int("n_layer"),
         hidden=hidden,
         heads=heads,
         kv_heads=heads,
@@ -154,23 +194,98 @@ def _gpt_neox(c):
     return _decoder(c, gated_ffn=False, norm="layer", qkv_bias=bias, out_bias=bias, ffn_bias=True)
 
 
-def _gpt_oss(c):
+def _windowed(c, otherwise: int) -> int:
+    """Layers with a sliding window: as `layer_types` lists them, or `otherwise` where it is absent."""
     kinds = c.raw.get("layer_types")
+    if not isinstance(kinds, list):
+        return otherwise
+    return sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds)
+
+
+def _gpt_oss(c):
     layers = c.int("num_hidden_layers")
-    windowed = sum(k == "sliding_attention" for k in kinds) if isinstance(kinds, list) else (layers + 1) // 2
     return _decoder(
         c,
         experts=c.int("num_local_experts"),
-        experts_per_token=c.int("num_experts_per_tok", 4, "experts_per_token"),
+        experts_per_token=c.int("num_experts_per_tok", 4),
         moe_ffn=c.int("intermediate_size"),
         qkv_bias=True,
         out_bias=True,
         ffn_bias=True,
         router_has_bias=True,
         sinks=True,
-        window=c.int("sliding_window", 128),
-        window_layers=windowed,
+        window=c.int("sliding_window", 0),
+        window_layers=_windowed(c, (layers + 1) // 2),
     )
+
+
+def _llama4(c):
+    """Experts in every `interleave_moe_layer_step`-th layer beside one shared of the same width; three layers of four
+    attend within chunks. Its query and key norms have no weights."""
+    layers, step = c.int("num_hidden_layers"), max(c.int("interleave_moe_layer_step", 1), 1)
+    every, width = c.int("no_rope_layer_interval", 4), c.int("intermediate_size")
+    listed = c.raw.get("moe_layers")
+    moe = len(listed) if isinstance(listed, list) and listed else layers // step
+    chunked = layers - (layers // every if every else 0)
+    return _decoder(
+        c,
+        ffn=c.int("intermediate_size_mlp", width),
+        experts=c.int("num_local_experts"),
+        experts_per_token=c.int("num_experts_per_tok", 1),
+        moe_ffn=width,
+        shared_experts=1,
+        dense_layers=layers - moe,
+        qkv_bias=c.flag("attention_bias"),
+        out_bias=c.flag("attention_bias"),
+        window=c.int("attention_chunk_size", 0),
+        window_layers=_windowed(c, chunked) if c.int("attention_chunk_size", 0) else 0,
+    )
+
+
+def _minimax_m2(c):
+    return _decoder(
+        c,
+        experts=c.int("num_local_experts"),
+        experts_per_token=c.int("num_experts_per_tok"),
+        moe_ffn=c.int("intermediate_size"),
+        router_bias=True,
+        qk_norm=True,
+        qk_norm_full=True,
+    )
+
+
+def _olmo2(c):
+    bias = c.flag("attention_bias")
+    return _decoder(c, qkv_bias=bias, out_bias=bias, qk_norm=True, qk_norm_full=True)
+
+
+def _olmo3(c):
+    layers, window = c.int("num_hidden_layers"), c.int("sliding_window", 0)
+    return _olmo2(c) | dict(window=window, window_layers=_windowed(c, layers - layers // 4) if window else 0)
+
+
+def _glm4(c):
+    return _decoder(c, qkv_bias=c.flag("attention_bias"), norms_per_layer=4)
+
+
+def _smollm3(c):
+    return _llama(c)
+
+
+def _seed_oss(c):
+    return _decoder(
+        c, qkv_bias=c.flag("attention_bias"), out_bias=c.flag("attention_out_bias"), ffn_bias=c.flag("mlp_bias")
+    )
+
+
+def _ernie4_5(c):
+    bias = c.flag("use_bias")
+    return _decoder(c, qkv_bias=bias, out_bias=bias, ffn_bias=bias)
+
+
+def _phi3(c):
+    window = c.int("sliding_window", 0)
+    return _decoder(c, window=window, window_layers=c.int("num_hidden_layers") if window else 0)
 
 
 def _deepseek(c):
@@ -214,6 +329,13 @@ def _deepseek_v32(c):
     )
 
 
+def _glm4_moe_lite(c):
+    kinds = c.raw.get("mlp_layer_types")
+    # without either key the class lists one dense layer, then experts
+    first = kinds.count("dense") if isinstance(kinds, list) else c.int("first_k_dense_replace", 1)
+    return _deepseek(c) | dict(router_bias=True, dense_layers=first)
+
+
 def _glm4_moe(c):
     mtp = c.int("num_nextn_predict_layers", 0)
     return _decoder(
@@ -236,19 +358,20 @@ def _gemma(c):
 
 
 def _gemma2(c):
+    window, layers = c.int("sliding_window", 0), c.int("num_hidden_layers")
     return _gemma(c) | dict(
-        norms_per_layer=4, window=c.int("sliding_window", 4096), window_layers=(c.int("num_hidden_layers") + 1) // 2
+        norms_per_layer=4, window=window, window_layers=_windowed(c, (layers + 1) // 2) if window else 0
     )
 
 
 def _gemma3(c):
-    every = c.int("sliding_window_pattern", 6, "_sliding_window_pattern")
+    every = c.int("sliding_window_pattern", 6)
     layers = c.int("num_hidden_layers")
     return _gemma(c) | dict(
         norms_per_layer=4,
         qk_norm=True,
-        window=c.int("sliding_window", 4096),
-        window_layers=layers - layers // max(every, 1),
+        window=c.int("sliding_window", 0),
+        window_layers=_windowed(c, layers - layers // max(every, 1)) if c.int("sliding_window", 0) else 0,
     )
 
 
@@ -267,7 +390,25 @@ FAMILIES: dict[str, Callable[[_Config], dict]] = {
     "deepseek_v3": _deepseek_v3,
     "deepseek_v32": _deepseek_v32,
     "kimi_k2": _deepseek_v3,
+    "kimi_k25_text": _deepseek_v3,
+    "glm4": _glm4,
     "glm4_moe": _glm4_moe,
+    "glm4_moe_lite": _glm4_moe_lite,
+    "glm4v_moe_text": _glm4_moe,
+    "llama4_text": _llama4,
+    "minimax_m2": _minimax_m2,
+    "ministral": _mistral,
+    "mistral3_text": _mistral,
+    "qwen2_vl_text": _qwen2,
+    "qwen2_5_vl_text": _qwen2,
+    "qwen3_vl_text": _qwen3,
+    "qwen3_vl_moe_text": _qwen3_moe,
+    "olmo2": _olmo2,
+    "olmo3": _olmo3,
+    "smollm3": _smollm3,
+    "seed_oss": _seed_oss,
+    "ernie4_5": _ernie4_5,
+    "phi3": _phi3,
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
@@ -295,15 +436,58 @@ def from_hf(config: Mapping | str | Path, name: str | None = None) -> ModelSpec:
     title = str(raw.pop("name", name or raw.get("_name_or_path") or raw.get("model_type", "config.json")))
     kind = raw.get("model_type")
     if isinstance(raw.get("text_config"), Mapping) and kind not in SUPPORTED:
-        raw, kind = (
-            dict(raw["text_config"]),
-            raw["text_config"].get("model_type"),
-        )  # a vision wrapper: its language model
+        raw, kind = _language_model(raw)
     if kind == "glm_moe_dsa":
         return dataclasses.replace(from_config(ModelConfig.from_hf(raw), title), source=source)
     if kind not in FAMILIES:
-        raise InputError(
-            f"model_type {kind!r}: not a supported family{nearest(str(kind), SUPPORTED)}; supported: "
-            f"{', '.join(SUPPORTED)}; or give plain dimensions (layers, hidden, heads, kv_heads, ffn, vocab, experts …)"
-        )
+        raise InputError(_refusal(raw, kind))
     return ModelSpec(name=title, source=source, **FAMILIES[kind](_Config(raw, str(kind)))).check()
+
+
+# Wrappers around a language model whose `text_config` does not name its family.
+_TEXT_OF = {"llava": "llama", "llava_next": "llama", "kimi_k25": "kimi_k25_text", "mistral3": "mistral3_text"}
+# What stands outside a wrapper's `text_config` and holds for it where it says nothing itself.
+_OUTSIDE = ("tie_word_embeddings", "quantization_config")
+
+
+def _language_model(raw: Mapping[str, Any]) -> tuple[dict[str, Any], object]:
+    """(config, family) of the language model in a vision wrapper."""
+    text = dict(raw["text_config"])
+    text |= {key: raw[key] for key in _OUTSIDE if key in raw and key not in text}
+    return text, text.get("model_type", _TEXT_OF.get(str(raw.get("model_type"))))
+
+
+# Operators that the simulator does not have: a key of the config that gives one away, and its name.
+_OPERATORS = {
+    "linear_num_key_heads": "linear attention (gated delta rule)",
+    "linear_attn_config": "linear attention",
+    "mamba_d_state": "state-space layers (Mamba)",
+    "ssm_state_size": "state-space layers (Mamba)",
+    "mamba_num_heads": "state-space layers (Mamba)",
+    "num_memory_heads": "memory layers",
+    "block_types": "recurrent layers",
+}
+
+
+def _refusal(raw: Mapping[str, Any], kind: object) -> str:
+    """Why a family is not read: its operator by name where the config gives it away."""
+    dimensions = "give plain dimensions (layers, hidden, heads, kv_heads, ffn, vocab, experts …)"
+    kinds = raw.get("layer_types")
+    operator = next((name for key, name in _OPERATORS.items() if raw.get(key) is not None), None)
+    if operator is None and isinstance(kinds, list) and "linear_attention" in kinds:
+        operator = "linear attention"
+    if operator:
+        return (
+            f"model_type {kind!r}: has {operator}, which the simulator does not model; {dimensions} of a decoder "
+            "without it"
+        )
+    typed = str(kind).lower()
+    same = [name for name in SUPPORTED if name.replace("_", "") == typed.replace("-", "").replace("_", "")]
+    close = [name for name in SUPPORTED if _digits(name) == _digits(typed) and name[:3] == typed[:3]]
+    hint = nearest(typed, same or close) if kind else ""
+    return f"model_type {kind!r}: not a supported family{hint}; supported: {', '.join(SUPPORTED)}; or {dimensions}"
+
+
+def _digits(name: str) -> str:
+    """'llama4_text' → '4': a hint never leads to another generation."""
+    return "".join(c for c in name if c.isdigit())
