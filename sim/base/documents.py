@@ -100,8 +100,6 @@ def _yaml(text: str, where: str) -> object:
         return yaml.load(text, Loader=_loader(yaml))
     except yaml.YAMLError as err:
         tab = next((n for n, line in enumerate(text.splitlines(), 1) if re.match(r" *\t", line)), 0)
-            (n for n, line in enumerate(text.splitlines(), 1) if "\t" in line[: len(line) - len(line.lstrip())]), 0
-        )
         if tab:
             raise InputError(f"{where}: line {tab} is indented with a tab; YAML is indented with spaces") from None
         raise InputError(f"{where}: not valid YAML ({_one_line(err)}); check the indentation and quotes") from None
