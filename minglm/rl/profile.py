@@ -248,7 +248,9 @@ def _interference(kind: str, init_from: str | Path, settings: Settings) -> Itera
     )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         arguments = [str(init_from), json.dumps(settings.to_dict()), folder]
-        with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, errors="replace"
+        ) as process:
             try:
                 assert process.stdout is not None, "stdout is a pipe"
                 process.stdout.readline()  # "on"

@@ -70,7 +70,7 @@ def open_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (lives as long as the process)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
         elif hasattr(stream, "reconfigure"):  # a notebook's has no encoding to lack anything
             stream.reconfigure(errors="replace")
     encoding = os.environ.get("PYTHONIOENCODING", "")

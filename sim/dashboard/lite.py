@@ -61,7 +61,11 @@ def fetch_pyodide(cache: Path = CACHE) -> Path:
             )
         place.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            ["npm", "pack", f"pyodide@{PYODIDE}", "--silent"], cwd=place, capture_output=True, text=True
+            ["npm", "pack", f"pyodide@{PYODIDE}", "--silent"],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            errors="replace",
         )
         if done.returncode:
             raise InputError(
@@ -127,6 +131,7 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
             ],
             capture_output=True,
             text=True,
+            errors="replace",
         )
         if done.returncode:
             raise InputError(
@@ -291,6 +296,7 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
         cwd=staged,
         capture_output=True,
         text=True,
+        errors="replace",
     )
     if done.returncode or not (site / "jupyter-lite.json").is_file():
         raise InputError(
