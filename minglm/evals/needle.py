@@ -41,39 +41,38 @@ def needle_test(  # noqa: PLR0913 (each is one axis of the test)
     """
     rng = np.random.default_rng(seed)
     cells = [(d, n) for d in depths for n in lengths]
-    bar = tqdm(total=2 * len(cells) * per_cell, desc="needle test", unit="question", disable=not progress)
     right = {True: 0, False: 0}
     table = [[0.0] * len(lengths) for _ in depths]
     examples: list[dict[str, Any]] = []
-    for context in (True, False):
-        for depth, length in cells:
-            questions = [
-                lookup_example(rng, tokenizer, length, depth, held_out=True, filler=filler, context=context)
-                for _ in range(per_cell)
-            ]
-            hits = 0
-            for start in range(0, per_cell, CELL_BATCH):
-                part = questions[start : start + CELL_BATCH]
-                out = generate(model, [e.prompt_ids for e in part], ANSWER_TOKENS, stop=(tokenizer.eos,), mode=mode)
-                answers = [tokenizer.decode(ids) for ids in out.tokens]
-                hits += sum(e.is_correct(a) for e, a in zip(part, answers, strict=True))
-                if len(examples) < 4 and context and depth == depths[len(depths) // 2]:
-                    e = part[0]
-                    examples.append(
-                        {
-                            "length": length,
-                            "depth": depth,
-                            "question": f"What is the code of {e.name}?",
-                            "right": e.code,
-                            "answer": answers[0].strip(),
-                            "correct": e.is_correct(answers[0]),
-                        }
-                    )
-                bar.update(len(part))
-            right[context] += hits
-            if context:
-                table[depths.index(depth)][lengths.index(length)] = hits / per_cell
-    bar.close()
+    with tqdm(total=2 * len(cells) * per_cell, desc="needle test", unit="question", disable=not progress) as bar:
+        for context in (True, False):
+            for depth, length in cells:
+                questions = [
+                    lookup_example(rng, tokenizer, length, depth, held_out=True, filler=filler, context=context)
+                    for _ in range(per_cell)
+                ]
+                hits = 0
+                for start in range(0, per_cell, CELL_BATCH):
+                    part = questions[start : start + CELL_BATCH]
+                    out = generate(model, [e.prompt_ids for e in part], ANSWER_TOKENS, stop=(tokenizer.eos,), mode=mode)
+                    answers = [tokenizer.decode(ids) for ids in out.tokens]
+                    hits += sum(e.is_correct(a) for e, a in zip(part, answers, strict=True))
+                    if len(examples) < 4 and context and depth == depths[len(depths) // 2]:
+                        e = part[0]
+                        examples.append(
+                            {
+                                "length": length,
+                                "depth": depth,
+                                "question": f"What is the code of {e.name}?",
+                                "right": e.code,
+                                "answer": answers[0].strip(),
+                                "correct": e.is_correct(answers[0]),
+                            }
+                        )
+                    bar.update(len(part))
+                right[context] += hits
+                if context:
+                    table[depths.index(depth)][lengths.index(length)] = hits / per_cell
     total = len(cells) * per_cell
     return {
         "lengths": list(lengths),

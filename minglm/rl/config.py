@@ -12,6 +12,7 @@ from pathlib import Path
 from minglm import datafiles
 from minglm.errors import InputError, nearest
 from minglm.rl.policy import MODES, Policy
+from minglm.runtime.arguments import SEEDS_END
 from minglm.settings import BaseSettings, nonzero, read_yaml, setting, whole_numbers
 
 # As in minglm.rl.objectives, which needs torch; a test compares the two.
@@ -99,7 +100,7 @@ class Settings(BaseSettings):
     eval_every: int = setting(20, "held-out pass@1 every so many updates; 0 at start and end only", "updates", 0)
     eval_problems: int = setting(200, "held-out problems; 0 for none", "problems", 0)
     checkpoint_every: int = setting(10, "checkpoint every so many updates", "updates", 1)
-    seed: int = setting(0, "of the order of problems and of every draw", "", 0)
+    seed: int = setting(0, "of the order of problems and of every draw", "", 0, SEEDS_END - 1)
     threads: int = setting(1, "threads of each process", "threads", 1)
     # ---- bounds
     stall_s: float = setting(120.0, "a worker that says nothing for so long is killed and started again", "s", 0.5)

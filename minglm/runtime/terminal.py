@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
+import re
 import select
 import sys
-from collections.abc import Callable, Iterable
-from typing import TextIO
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TextIO
 
 from minglm.errors import InputError
+
+LONGEST = 1000  # signs of a message
 
 # A path that was given wrongly; other errors of the system, such as a full disk, end a run and are no bad input.
 _BAD_PATH = (
@@ -45,7 +50,7 @@ def guard(act: Callable[[], int]) -> int:
             flush()
         return code
     except InputError as err:
-        return _tell(f"error: {' '.join(str(err).split())}", 2)
+        return _tell(f"error: {err}", 2)
     except KeyboardInterrupt as stop:
         return _tell(f"{stop or 'stopped'}", 130)
     except MemoryError as err:
@@ -94,13 +99,29 @@ def check_text(argv: Iterable[str]) -> None:
             raise InputError(f"{shown[:80]!r}: not UTF-8; give text, and names of files, in UTF-8") from None
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON for machines: what is no finite number is null, for NaN and Infinity are not JSON."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def _streams() -> list[TextIO]:
     return [stream for stream in (sys.stdout, sys.stderr) if stream is not None and not stream.closed]
 
 
-def _tell(line: str, code: int) -> int:
+def _tell(text: str, code: int) -> int:
+    """One line on stderr: of a very long value its beginning, of a sign that no terminal shows its name."""
+    line = re.sub(r"\S{200,}", lambda word: word[0][:80] + "...", " ".join(text.split()))
+    line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(line if len(line) <= LONGEST else line[: LONGEST - 3] + "...", file=sys.stderr, flush=True)
     return code
 
 

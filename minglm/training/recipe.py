@@ -12,6 +12,7 @@ from pathlib import Path
 from minglm import datafiles
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
+from minglm.runtime.arguments import SEEDS_END
 from minglm.settings import BaseSettings, nonzero, read_yaml, setting
 from minglm.sizes import NAMED_SIZES
 
@@ -82,7 +83,7 @@ class Recipe(BaseSettings):
     val_every: int = setting(100, "validation loss every so many updates", "steps", 1)
     val_batches: int = setting(8, "batches in one validation", "batches", 1)
     checkpoint_every: int = setting(100, "checkpoint every so many updates", "steps", 1)
-    seed: int = setting(0, "of the initial weights and of the order of the data", "", 0)
+    seed: int = setting(0, "of the initial weights and of the order of the data", "", 0, SEEDS_END - 1)
     compile: bool = setting(False, "torch.compile; off: whether it pays here has not been measured")
 
     def __post_init__(self) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from minglm import datafiles
+from minglm.runtime.terminal import json_text
 from sim.validation import figures
 
 TEXT = "how wrong are we? predict measured runs and show the error"
@@ -45,19 +45,19 @@ def main(args: argparse.Namespace) -> int:
         from sim.validation import serving as serving_validate
 
         report = serving_validate.validate()
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
+        print(json_text(report, indent=1) if args.json else serving_validate.table_text(report))
         return compared(report)
     if args.rollouts:
         from sim.validation import rollout
 
         report = rollout.validate()
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout.table_text(report))
+        print(json_text(report, indent=1) if args.json else rollout.table_text(report))
         return compared(report)
     from sim.validation import training
 
     result = training.run(args.files or None, cross=args.cross)
     if args.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        print(json_text(result, indent=1))
     else:
         print(figures.format_table(result))
     if args.figure:

@@ -59,7 +59,7 @@ def record(key: str, right: bool, sentence: str = "") -> None:
     path = folder() / file_name(learner())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        book = {"learner": learner(), "exercises": {}}
+        book: dict = {"learner": learner(), "exercises": {}}
         if path.exists():
             try:
                 book, _ = read(path)
