@@ -25,7 +25,7 @@ def main(args: argparse.Namespace) -> int:
 
     names = bench.discover()  # first: without a clone there is nothing to measure, whatever is installed
     if args.list:
-        print(json_text(names) if args.json else "\n".join(names))
+        print(json_text(list(names)) if args.json else "\n".join(names))
         return 0
     extras.require("train")
     rows = bench.run(args.only, Path(args.out), show=not args.json)

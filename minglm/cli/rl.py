@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from minglm.errors import InputError
@@ -17,7 +18,7 @@ minglm rl --mode async --max-staleness 2 --objective decoupled_ppo --run runs/rl
 minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json
 minglm rl --print-config"""
 # Flags that are keys of the settings; everything else goes through --set.
-FLAGS = {
+FLAGS: dict[str, Callable] = {
     "mode": str,
     "task": str,
     "objective": str,

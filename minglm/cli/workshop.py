@@ -70,7 +70,6 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _preflight(args: argparse.Namespace) -> int:
-    import sys
 
     from minglm.course.workshop import preflight
 

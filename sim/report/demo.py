@@ -358,7 +358,6 @@ def _needle(page: Page, needle: dict) -> None:
             x_labels=[str(n) for n in needle["lengths"]],
             y_labels=[str(d) for d in needle["depths"]],
             text=True,
-            errors="replace",
             zmin=0,
             zmax=100,
         ),
