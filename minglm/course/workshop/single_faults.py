@@ -1,0 +1,248 @@
+"""Does a sheet's checker notice every single fault? Plants one at a time in each solution and asks it.
+
+A fault changes one place of the solution: an operator, a comparison, a constant, a name, the order of two arguments, a
+term that is dropped. `python -m minglm.course.workshop.single_faults` lists those that the checker accepts. Such a fault
+is either equivalent, which EQUIVALENT says with its reason, or the exercise's cases are too symmetrical.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from minglm.course.workshop import checking, generator
+from minglm.errors import Parser
+
+LIMIT_S = 5.0  # for one answer: a fault in a loop's end may never return
+_BINARY: dict[type, tuple[type, ...]] = {
+    ast.Add: (ast.Sub, ast.Mult),
+    ast.Sub: (ast.Add,),
+    ast.Mult: (ast.Div, ast.Add),
+    ast.Div: (ast.Mult, ast.FloorDiv),
+    ast.FloorDiv: (ast.Div, ast.Mult),
+    ast.Mod: (ast.FloorDiv, ast.Mult),
+    ast.Pow: (ast.Mult,),
+    ast.BitAnd: (ast.BitOr,),
+    ast.BitOr: (ast.BitAnd,),
+}
+_COMPARED: dict[type, tuple[type, ...]] = {
+    ast.Lt: (ast.LtE, ast.Gt),
+    ast.LtE: (ast.Lt, ast.GtE),
+    ast.Gt: (ast.GtE, ast.Lt),
+    ast.GtE: (ast.Gt, ast.LtE),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+}
+_CALLED = {
+    "min": "max",
+    "max": "min",
+    "sum": "mean",
+    "mean": "sum",
+    "argmax": "argmin",
+    "floor": "ceil",
+    "ceil": "floor",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planted fault: the exercise, the line as it then reads, and the text of the whole sheet's code."""
+
+    key: str
+    place: str
+    code: str
+
+
+def sheet(path: Path) -> ast.Module:
+    """The code of a sheet, solutions and all, without its checks."""
+    code = "\n".join(
+        text for kind, text in generator.cells(path.read_text(encoding="utf-8"), path.stem) if kind == "code"
+    )
+    tree = ast.parse(code)
+    tree.body = [node for node in tree.body if _checked(node) is None]
+    return tree
+
+
+def answers(path: Path) -> dict[str, str]:
+    """Exercise key → the expression that the sheet hands to its check."""
+    code = "\n".join(
+        text for kind, text in generator.cells(path.read_text(encoding="utf-8"), path.stem) if kind == "code"
+    )
+    found = [_checked(node) for node in ast.parse(code).body]
+    return dict(pair for pair in found if pair)
+
+
+def _checked(node: ast.stmt) -> tuple[str, str] | None:
+    call = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "check":
+        key = call.args[0]
+        assert isinstance(key, ast.Constant)
+        return str(key.value), ast.unparse(call.args[1])
+    return None
+
+
+def faults(path: Path) -> Iterator[Fault]:
+    """Every single fault of every solution of a sheet."""
+    tree = sheet(path)
+    for key, answer in answers(path).items():
+        used = _functions(tree, answer)
+        for name in used:
+            function = next(n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name == name)
+            names = _names(function)
+            for index, node in enumerate(ast.walk(function)):
+                for change in [*_changes(node), *_other_names(node, names)]:
+                    mutated = copy.deepcopy(tree)
+                    twin = next(n for n in mutated.body if getattr(n, "name", None) == name)
+                    target = next(n for i, n in enumerate(ast.walk(twin)) if i == index)
+                    before = ast.unparse(target)
+                    change(target)
+                    if ast.unparse(target) == before:
+                        continue
+                    code = ast.unparse(ast.fix_missing_locations(mutated))
+                    yield Fault(key, f"{name} {index}: {before} -> {ast.unparse(target)}"[:150], code)
+
+
+def _functions(tree: ast.Module, answer: str) -> list[str]:
+    """The sheet's own functions and classes that an answer uses, directly or not."""
+    defined = {n.name: n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    used: list[str] = []
+    waiting = [n.id for n in ast.walk(ast.parse(answer)) if isinstance(n, ast.Name)]
+    while waiting:
+        name = waiting.pop()
+        if name in defined and name not in used:
+            used.append(name)
+            waiting += [n.id for n in ast.walk(defined[name]) if isinstance(n, ast.Name)]
+    return used
+
+
+def _names(function: ast.AST) -> list[str]:
+    """A function's own names: its parameters and what it assigns."""
+    stored = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    return list(dict.fromkeys([n.arg for n in ast.walk(function) if isinstance(n, ast.arg)] + stored))
+
+
+def _other_names(node: ast.AST, names: list[str]) -> Iterator[Callable]:
+    """A name taken for another one of the function."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in names:
+        for other in names:
+            if other not in (node.id, "self"):
+                yield lambda target, other=other: setattr(target, "id", other)
+
+
+def _changes(node: ast.AST) -> Iterator[Callable]:
+    """What can go wrong at one place: each a function that changes a copy of the node."""
+
+    def put(field: str, value: object) -> Callable:
+        return lambda target: setattr(target, field, value)
+
+    def into(field: str) -> Callable:
+        """The node becomes one of its parts: a term is dropped."""
+
+        def change(target):
+            part = getattr(target, field)
+            target.__class__ = part.__class__
+            target.__dict__.clear()
+            target.__dict__.update(part.__dict__)
+
+        return change
+
+    def swap(first: int, second: int) -> Callable:
+        def change(target):
+            target.args[first], target.args[second] = target.args[second], target.args[first]
+
+        return change
+
+    if isinstance(node, ast.BinOp):
+        yield from (put("op", kind()) for kind in _BINARY.get(type(node.op), ()))
+        yield into("left")
+        yield into("right")
+    elif isinstance(node, ast.AugAssign):
+        yield from (put("op", kind()) for kind in _BINARY.get(type(node.op), ())[:1])
+    elif isinstance(node, ast.UnaryOp):
+        yield into("operand")
+    elif isinstance(node, ast.Compare):
+        for kind in _COMPARED.get(type(node.ops[0]), ()):
+            yield lambda target, kind=kind: target.ops.__setitem__(0, kind())
+    elif isinstance(node, ast.BoolOp):
+        yield put("op", ast.And() if isinstance(node.op, ast.Or) else ast.Or())
+    elif isinstance(node, ast.IfExp):
+        yield into("body")
+        yield into("orelse")
+    elif isinstance(node, ast.Constant):
+        if isinstance(node.value, bool):
+            yield put("value", not node.value)
+        elif isinstance(node.value, (int, float)):
+            yield put("value", node.value + 1)
+            yield put("value", node.value * 2 if isinstance(node.value, float) else node.value - 1)
+    elif isinstance(node, ast.Call):
+        yield from (swap(i, i + 1) for i in range(len(node.args) - 1))
+        called = node.func
+        if isinstance(called, ast.Name) and called.id in _CALLED and _CALLED[called.id] != "mean":
+            yield lambda target: setattr(target.func, "id", _CALLED[target.func.id])
+        if isinstance(called, ast.Attribute) and called.attr in _CALLED:
+            yield lambda target: setattr(target.func, "attr", _CALLED[target.func.attr])
+
+
+def accepted(fault: Fault, answer: str) -> bool:
+    """Does the checker take the faulty sheet's answer for right? An answer that never ends is not."""
+    right: list[bool] = []
+
+    def ask() -> None:
+        space: dict = {"__name__": "sheet"}
+        try:
+            exec(compile(fault.code, fault.key, "exec"), space)
+            checking.judge(checking.all_exercises()[fault.key], eval(answer, space))
+        except BaseException:
+            return
+        right.append(True)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(LIMIT_S)
+    return bool(right)
+
+
+def survivors(path: Path) -> tuple[list[Fault], int]:
+    """The faults of a sheet that its checker accepts and EQUIVALENT does not name, and how many were tried."""
+    asked, all_faults = answers(path), list(faults(path))
+    return [f for f in all_faults if f"{f.key} {f.place}" not in EQUIVALENT and accepted(f, asked[f.key])], len(
+        all_faults
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """List the faults that are accepted; exit code 1 where there is one."""
+    p = Parser(prog="python -m minglm.course.workshop.single_faults", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("sheets", nargs="*", help="beginnings of names, such as 02 (default: all)")
+    args: argparse.Namespace = p.parse_args(argv)
+    left = tried = 0
+    for path in generator.sources():
+        if args.sheets and not path.stem.startswith(tuple(args.sheets)):
+            continue
+        found, count = survivors(path)
+        left, tried = left + len(found), tried + count
+        for fault in found:
+            print(f"accepted: {fault.key} {fault.place}", flush=True)
+        print(f"{path.stem}: {count} faults, {len(found)} accepted", file=sys.stderr, flush=True)
+    print(f"{left} of {tried} single faults are accepted; {len(EQUIVALENT)} are equivalent")
+    return 1 if left else 0
+
+
+# Fault → why it gives the same value for every input that the exercise's text allows.
+EQUIVALENT: dict[str, str] = {}
+
+
+if __name__ == "__main__":
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))
