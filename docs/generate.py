@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 
+from minglm import atomic
 from sim.base.fields import Section
 from sim.rollout.fields import CASE
 from sim.scenario.fields import PHASE, RUN, SCENARIO
@@ -152,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         if new != text:
             stale.append(page)
             if not check:
-                path.write_text(new, encoding="utf-8")
+                atomic.write_text(path, new)
     for page in stale:
         print(f"{page}: {'out of step; python docs/generate.py writes it' if check else 'written'}")
     return 1 if check and stale else 0

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from minglm import atomic
 from minglm.data import corpus as corpus_module
 from minglm.data.synthetic_facts import CODE_WORDS
 from minglm.data.tokenizer import Tokenizer
@@ -65,8 +65,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, count, offsets, largest = hashlib.sha256(), 0, [], -1
     header_path, bin_path = path.with_suffix(".json"), path.with_suffix(".bin")
-    header_path.unlink(missing_ok=True)
-    with open(bin_path, "wb") as out:
+    with atomic.opened(bin_path, binary=True, durable=True) as out:
         for document in documents:
             if not len(document):
                 continue
@@ -81,10 +80,8 @@ def write(
             count, largest = count + len(ids), max(largest, int(ids.max()))
             digest.update(raw)
             out.write(raw)
-        out.flush()
-        os.fsync(out.fileno())
-    if not count:
-        raise InputError(f"{bin_path}: no tokens to write; give a corpus with text in it")
+        if not count:
+            raise InputError(f"{bin_path}: no tokens to write; give a corpus with text in it")
     header = {
         "format": "minglm-shard-1",
         "tokens": count,
@@ -96,9 +93,7 @@ def write(
         "corpus_sha256": corpus_sha256,
         "doc_offsets": offsets,
     }
-    temporary = header_path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(header), encoding="utf-8")
-    os.replace(temporary, header_path)
+    atomic.write_json(header_path, header, indent=None, durable=True)
     return open_shard(path)
 
 
@@ -165,7 +160,7 @@ def build(
         # A small vocabulary has no room for them: there a code word stays in pieces.
         tokenizer = Tokenizer.train([d.text for d in train], vocab_size, whole=CODE_WORDS if vocab_size >= 1024 else ())
     tokenizer.save(folder / "tokenizer.json")
-    (folder / "corpus.json").write_text(json.dumps(text.manifest(), indent=1), encoding="utf-8")
+    atomic.write_json(folder / "corpus.json", text.manifest())
 
     def tokenized(name: str, documents: list[corpus_module.Document]) -> Shard:
         ids = tokenizer.encode_batch([d.text for d in documents])
@@ -173,7 +168,7 @@ def build(
         return write(folder / name, rows, vocab_size, tokenizer.sha256, text.sha256)
 
     shards = tokenized("train", train), tokenized("validation", valid)
-    done.write_text(json.dumps(wanted), encoding="utf-8")
+    atomic.write_json(done, wanted, indent=None, durable=True)
     return tokenizer, *shards
 
 

@@ -16,8 +16,6 @@ Activations are rounded by whoever runs the checkpoint; transformers on a CPU do
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from minglm import atomic
 from minglm.errors import InputError
 from minglm.interop.huggingface import hf_name, tensors_on_disk
 from minglm.model.model import Model
@@ -66,12 +65,9 @@ def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
     config = {**model.config.to_hf(), "dtype": str(dtype).removeprefix("torch.")}
     if not plain:
         config["quantization_config"] = _config(spec, kept, layers)
-    partial = folder / "model.safetensors.partial"
-    save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, partial, {"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
-    partial = folder / "config.json.partial"
-    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "config.json")
+    with atomic.beside(folder / "model.safetensors") as place:
+        save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, place, {"format": "pt"})
+    atomic.write_json(folder / "config.json", config, indent=2)
     return folder
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from minglm import atomic
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from minglm.model.model import Model
@@ -74,12 +74,9 @@ def export_hf(model: Model, folder: str | Path) -> Path:
         for name, part in tensors_on_disk(hf_name(ours, layers), tensor)
     }
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    partial = folder / "model.safetensors.partial"
-    save_file({k: v.clone() for k, v in tensors.items()}, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
-    partial = folder / "config.json.partial"
-    partial.write_text(json.dumps({**model.config.to_hf(), "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "config.json")
+    with atomic.beside(folder / "model.safetensors") as place:
+        save_file({k: v.clone() for k, v in tensors.items()}, place, metadata={"format": "pt"})
+    atomic.write_json(folder / "config.json", {**model.config.to_hf(), "dtype": dtype}, indent=2)
     return folder
 
 

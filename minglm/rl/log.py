@@ -16,8 +16,9 @@ Times are seconds since the run began, kept across resumptions.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+
+from minglm import atomic
 
 STALENESS_BINS = 6  # staleness_hist_0 … staleness_hist_4, and staleness_hist_5 for five and more
 COLUMNS = (
@@ -79,9 +80,7 @@ class JsonLines:
     """Append-only file of JSON objects, one write each."""
 
     def __init__(self, path: Path) -> None:
-        if path.is_file():
-            _drop_torn_line(path)
-        self.path, self._file = path, open(path, "a", encoding="utf-8")
+        self.path, self._file = path, atomic.appending(path)
 
     def write(self, **values) -> None:
         """One line."""
@@ -100,13 +99,6 @@ def read_lines(path: Path) -> list[dict]:
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines() if text.endswith("\n") or not text else text.splitlines()[:-1]
     return [json.loads(line) for line in lines if line.strip()]
-
-
-def _drop_torn_line(path: Path) -> None:
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        with open(path, "r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
 
 
 class Journal:
@@ -139,12 +131,9 @@ class Journal:
     @classmethod
     def rewritten(cls, folder: Path, step: int, lines: list[dict]) -> Journal:
         """The journal of a resumed run: what it still can use, and nothing of the updates that were lost."""
-        temporary = folder / "journal.tmp"
-        temporary.write_text(
-            "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines), encoding="utf-8"
-        )
         final = folder / f"journal_{step:08d}.jsonl"
-        os.replace(temporary, final)
+        text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+        atomic.write_text(final, text, durable=True)
         for path in folder.glob("journal_*.jsonl"):
             if path > final:
                 path.unlink(missing_ok=True)
@@ -155,10 +144,3 @@ class Journal:
         """Lines written since the checkpoint of `step`."""
         files = sorted(p for p in folder.glob("journal_*.jsonl") if int(p.stem.rpartition("_")[2]) >= step)
         return [line for path in files for line in read_lines(path)]
-
-
-def write_json(path: Path, value) -> None:
-    """Write aside, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser
 from minglm.rl import config as recipes
 from minglm.rl.run import rl
@@ -230,10 +230,8 @@ def _report_staleness(rows: list[Row]) -> list[str]:
 def write(rows: list[Row], path: Path) -> None:
     """Rows as CSV, floats to four places."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        out = csv.DictWriter(file, list(rows[0]))
-        out.writeheader()
-        out.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    rounded = ({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    atomic.write_csv(path, rounded, list(rows[0]))
 
 
 def read(name: str) -> list[Row]:

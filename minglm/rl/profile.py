@@ -41,6 +41,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from minglm import atomic
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError, Parser
 from minglm.inference.engine import Engine, Request
@@ -313,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    atomic.write_json(out, measured)
     print(json.dumps(measured))
     return 0
 

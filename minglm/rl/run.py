@@ -7,13 +7,12 @@ runs/NAME/  rl.yaml tokenizer.json config.json      what is run
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from minglm import atomic
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError, nearest
 from minglm.rl import config as recipes
@@ -68,7 +67,7 @@ def rl(
     supervisor = Supervisor(_launcher(engine, address), settings.stall_s, settings.max_restarts)
     try:
         workers = _start(supervisor, settings, run_dir, init_from, tokenizer.eos)
-        (run_dir / "config.json").write_text(json.dumps(workers.ready.hf, indent=1) + "\n", encoding="utf-8")
+        atomic.write_json(run_dir / "config.json", workers.ready.hf)
         loop = Loop(settings, run_dir, task, tokenizer, workers, show)
     except BaseException:
         supervisor.shutdown()
@@ -133,7 +132,7 @@ def _claim(run_dir: Path, settings: Settings) -> None:
                 "use --overwrite to start over or another --run"
             )
     run_folder.claim(run_dir, "rl")
-    note.write_text(settings.explained(), encoding="utf-8")
+    atomic.write_text(note, settings.explained(), durable=True)
 
 
 def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> Tokenizer:
@@ -154,7 +153,7 @@ def _tokenizer(run_dir: Path, init_from: str | Path | None, resumes: bool) -> To
                 f"--init-from {init_from}: no tokenizer.json beside the checkpoint; copy the one of its training run "
                 "there"
             )
-        shutil.copy(source, own)
+        atomic.copy(source, own)
     return Tokenizer.load(own)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from minglm import atomic
 from minglm.config import ModelConfig
 from minglm.data.chat import encode_chat, stack
 from minglm.errors import InputError
@@ -141,8 +142,8 @@ def warm_start(
         torch.set_num_threads(threads_before)
     run_dir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run_dir / "tokenizer.json")
-    (run_dir / "config.json").write_text(json.dumps(config.to_hf(), indent=1) + "\n", encoding="utf-8")
-    note.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    atomic.write_json(run_dir / "config.json", config.to_hf())
+    atomic.write_json(note, wanted, durable=True)
     checkpoint.save(
         run_dir, recipe.steps, config, model.state_dict(), optimizer.state_dict(), {"recipe": None, "seed": recipe.seed}
     )

@@ -13,6 +13,7 @@ import time
 import uuid
 from pathlib import Path
 
+from minglm import atomic
 from minglm.errors import InputError
 
 MANIFEST = "minglm-run.json"
@@ -26,11 +27,8 @@ def claim(folder: Path, kind: str) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MANIFEST).is_file():
-        temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
-        temporary.write_text(
-            json.dumps({"project": "minglm", "kind": kind, "id": uuid.uuid4().hex}) + "\n", encoding="utf-8"
-        )
-        os.replace(temporary, folder / MANIFEST)
+        mark = {"project": "minglm", "kind": kind, "id": uuid.uuid4().hex}
+        atomic.write_json(folder / MANIFEST, mark, indent=None, durable=True)
     return folder
 
 

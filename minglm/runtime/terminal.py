@@ -52,7 +52,7 @@ def guard(act: Callable[[], int]) -> int:
     except InputError as err:
         return _tell(f"error: {err}", 2)
     except KeyboardInterrupt as stop:
-        return _tell(f"{stop or 'stopped'}", 130)
+        return _tell(str(stop) or "stopped", 130)
     except MemoryError as err:
         return _tell(f"failed: not enough memory{f' ({err})' if str(err) else ''}; give it a smaller task", 1)
     except OSError as err:

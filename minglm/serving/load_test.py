@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from minglm import atomic
 from minglm.errors import InputError, Parser
 from minglm.runtime import loopback
 
@@ -299,8 +300,8 @@ def judge(result: dict, p99_factor: float = 8.0) -> list[str]:
         faults.append(
             f"p99 {result['p99_s']:.2f} s is more than {p99_factor:g} times the median {result['p50_s']:.2f} s"
         )
-    if result["rss_growth"] is not None and result["rss_growth"] > 0.05:
-        faults.append(f"memory grew by {result['rss_growth']:.1%} after the warm-up, more than 5%")
+    if result["rss_growth"] is not None and abs(result["rss_growth"]) > 0.05:
+        faults.append(f"memory changed by {result['rss_growth']:+.1%} after the warm-up, more than 5%")
     return faults
 
 
@@ -326,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         with (
-            running(args.checkpoint) as (process, url),
+            running(args.checkpoint, "--max-connections-per-address", str(2 * args.clients + 16)) as (process, url),
             tqdm(
                 total=args.seconds,
                 unit="s",
@@ -344,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
         print((str(err).strip().splitlines() or [type(err).__name__])[-1], file=sys.stderr)
         return 1 if isinstance(err, RuntimeError) else 2
     result["wrong"] = judge(result)
-    Path(args.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    atomic.write_json(args.out, result)
     print(json.dumps(result, indent=1))
     return 1 if result["wrong"] else 0
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from minglm import atomic
 from minglm.config import ModelConfig
 from minglm.data import corpus
 from minglm.data.tokenizer import Tokenizer
@@ -166,9 +166,7 @@ def _step(run_dir: Path, name: str, compute: Callable[[], dict]) -> dict:
     except (json.JSONDecodeError, UnicodeDecodeError):
         print(f"{path}: not readable, made again", file=sys.stderr)
     value = compute()
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    atomic.write_json(path, value, durable=True)
     return value
 
 

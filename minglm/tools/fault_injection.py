@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser, nearest
 from minglm.runtime import ray
 from minglm.training import metrics
@@ -193,10 +193,10 @@ class Faults:
             raise Failed("no token shard was found")
         victim = self.rng.choice(shards)
         whole = victim.read_bytes()
-        victim.write_bytes(whole[: self.rng.randint(0, len(whole) - 1)])
+        os.truncate(victim, self.rng.randint(0, len(whole) - 1))
         other = run.with_name("again")
         done = _run(_train(other))
-        victim.write_bytes(whole)
+        atomic.write_bytes(victim, whole)
         if done.returncode == 0:
             return f"{victim.name} cut short: noticed and made again"
         if done.returncode != 2 or victim.name not in done.stderr or len(done.stderr.strip().splitlines()) != 1:
@@ -400,13 +400,8 @@ def run(
     """Do `count` trials; rows of number, kind, ok, seconds, what. Written to `out`/fault_injection.csv as they end."""
     out.mkdir(parents=True, exist_ok=True)
     rows, rng = [], random.Random(seed)
-    with (
-        tempfile.TemporaryDirectory(prefix="minglm-faults") as folder,
-        open(out / "fault_injection.csv", "w", newline="", encoding="utf-8") as file,
-    ):
+    with tempfile.TemporaryDirectory(prefix="minglm-faults") as folder:
         faults = Faults(Path(folder), rng)
-        table = csv.DictWriter(file, ["number", "kind", "ok", "seconds", "what"])
-        table.writeheader()
         for number in range(1, count + 1):
             kind, began = kinds[(number - 1) % len(kinds)], time.monotonic()
             place = Path(folder) / f"trial{number}"
@@ -424,8 +419,7 @@ def run(
                     "what": " ".join(what.split()),
                 }
             )
-            table.writerow(rows[-1])
-            file.flush()
+            atomic.write_csv(out / "fault_injection.csv", rows, list(rows[-1]))
             show(f"{number:3} {kind:16} {'ok  ' if ok else 'FAIL'} {rows[-1]['what']}")
     return rows
 

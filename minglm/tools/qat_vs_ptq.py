@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import copy
 import csv
-import os
 import statistics
 import sys
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser
 from minglm.evals import quantization
 from minglm.evals.needle import needle_test
@@ -87,12 +86,7 @@ def compare(  # noqa: PLR0913 (what is varied, what is measured: each is one cho
 def write(rows: list[dict], path: Path) -> None:
     """The rows as CSV, in one rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    os.replace(partial, path)
+    atomic.write_csv(path, rows, COLUMNS)
 
 
 def read(path: Path | None = None) -> list[dict]:

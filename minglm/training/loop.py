@@ -11,31 +11,28 @@ often the run is killed and resumed: the batch of a step depends on the step alo
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from minglm import atomic
 from minglm.data import shards
-from minglm.data.chat import MixedLoader, SftLoader, load_jsonl
-from minglm.data.tokenizer import Tokenizer
+from minglm.data.tokenizer import SPECIAL_TOKENS
 from minglm.errors import InputError
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
 from minglm.quant.qat import FakeQuant
 from minglm.runtime import device as devices
 from minglm.runtime import machine, run_folder
-from minglm.training import checkpoint, memory, metrics
+from minglm.training import checkpoint, data, memory, metrics
 from minglm.training import recipe as recipes
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
 from minglm.training.process import Interrupted, deterministic, finish_step_on_sigint
 from minglm.training.recipe import Recipe
 
-VALIDATION_SEED = 10_007  # far from any run's own seed, so that no run validates on its training order
 LOAD_EVERY = 10  # steps between rows of expert_load.csv
 
 
@@ -86,9 +83,7 @@ def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
                 "another --run, with --init-from for its weights"
             )
     run_folder.claim(run_dir, "train")
-    temporary = run_dir / "recipe.yaml.tmp"
-    temporary.write_text(recipes.render(recipe), encoding="utf-8")
-    os.replace(temporary, note)
+    atomic.write_text(note, recipes.render(recipe), durable=True)
 
 
 class TrainingRun:
@@ -194,39 +189,9 @@ class TrainingRun:
             )
         return start
 
-    def open_data(
-        self, tokenizer_from: str | Path | None
-    ) -> tuple[Tokenizer, shards.BatchSource, shards.BatchSource, str]:
+    def open_data(self, tokenizer_from: str | Path | None) -> data.Data:
         """Tokenizer, training loader, validation loader, hash of the corpus; a hook."""
-        r = self.recipe
-        own = _tokenizer_path(tokenizer_from)
-        name = (
-            "".join(c if c.isalnum() else "-" for c in r.corpus)
-            + f"-{self.config.vocab_size}"
-            + (f"-{r.corpus_max_bytes}" if r.corpus_max_bytes else "")
-        )
-        folder = self.dir.parent / "data" / name
-        if (
-            own
-            and (folder / "tokenizer.json").is_file()
-            and Tokenizer.load(folder).sha256 == Tokenizer.load(own).sha256
-        ):
-            own = None  # the shared folder was made with this very tokenizer
-        elif own:
-            folder = folder.with_name(f"{name}-{Tokenizer.load(own).sha256[:8]}")
-        tokenizer, train, valid = shards.build(r.corpus, folder, self.config.vocab_size, r.corpus_max_bytes, own)
-        conversations = load_jsonl(r.conversations) if r.conversations else None
-
-        def make(shard: shards.Shard, seed: int, mixed: bool) -> shards.BatchSource:
-            if r.stage == "sft":
-                return SftLoader(tokenizer, shard, r.batch_size, r.seq_len, r.tasks, seed, conversations)
-            text = shards.Loader(shard, r.batch_size, r.seq_len, seed)
-            if not mixed:
-                return text
-            return MixedLoader(text, tokenizer, r.lookup_share, r.lookup_facts, seed, r.recall_steps * r.grad_accum)
-
-        loader = make(train, r.seed, mixed=bool(r.lookup_share or r.recall_steps))
-        return tokenizer, loader, make(valid, VALIDATION_SEED, mixed=False), train.header["corpus_sha256"]
+        return data.open_data(self.recipe, self.dir.parent, tokenizer_from)
 
     def _learning(self) -> list[tuple[str, torch.Tensor]]:
         """Mark what this stage trains and return it by name."""
@@ -239,7 +204,7 @@ class TrainingRun:
     def write_notes(self, init_from: str | Path | None, start: checkpoint.Checkpoint | None) -> None:
         """Tokenizer, config and versions into the run folder; a hook."""
         self.tokenizer.save(self.dir / "tokenizer.json")
-        (self.dir / "config.json").write_text(json.dumps(self.config.to_hf(), indent=1) + "\n", encoding="utf-8")
+        atomic.write_json(self.dir / "config.json", self.config.to_hf())
         notes = {
             "machine": machine.describe(measure=False),
             "corpus_sha256": self.corpus_sha256,
@@ -249,7 +214,7 @@ class TrainingRun:
             "parameters": self.config.num_params(mtp=True),
             "active_parameters": self.config.num_active_params(),
         }
-        (self.dir / "versions.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+        atomic.write_json(self.dir / "versions.json", notes)
 
     # ------------------------------------------------------------------ the loop
 
@@ -355,10 +320,10 @@ class TrainingRun:
         """The stage's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
-        mtp = (
-            r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.recall_steps
-        )  # the first lesson is about looking back
-        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp)
+        mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.first_lesson
+        words = r.pairs_words_at(self.step)
+        vocabulary = None if words is None else len(SPECIAL_TOKENS) + words
+        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp, vocabulary=vocabulary)
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss
@@ -415,7 +380,7 @@ class TrainingRun:
         if r.mode == "warmup":  # forward of all, backward of the indexer's scores
             return c.train_flops_per_token(r.seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(r.seq_len)["indexer"]
         return c.train_flops_per_token(
-            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.recall_steps
+            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.first_lesson
         )
 
     def _notes(self) -> dict:
@@ -426,18 +391,3 @@ class TrainingRun:
         rows = metrics.read(self.dir / "metrics.csv")
         last_val = next((row["val_loss"] for row in reversed(rows) if row["val_loss"] is not None), None)
         return {**rows[-1], "val_loss": last_val, "run_dir": str(self.dir)}
-
-
-def _tokenizer_path(folder: str | Path | None) -> Path | None:
-    """The tokenizer.json of a run or checkpoint folder, if it has one."""
-    if folder is None:
-        return None
-    folder = Path(folder)
-    return next(
-        (
-            p / "tokenizer.json"
-            for p in (folder, folder.parent, folder.parent.parent)
-            if (p / "tokenizer.json").is_file()
-        ),
-        None,
-    )

@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from minglm import atomic
+
 # step … lr follow from recipe and seed alone; the last two depend on the machine's mood.
 COLUMNS = (
     "step",
@@ -54,14 +56,10 @@ class CsvLog:
         later or torn rows of an earlier attempt are dropped."""
         self.path, self.columns = path, columns
         kept = [row for row in read(path) if row["step"] <= after_step] if path.is_file() and after_step else []
-        temporary = path.with_suffix(".csv.tmp")
-        with open(temporary, "w", encoding="utf-8", newline="") as out:
+        with atomic.opened(path, newline="", durable=True) as out:
             out.write(",".join(columns) + "\n")
             out.writelines(self._line(row) for row in kept)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-        self._file = open(path, "a", encoding="utf-8", newline="")
+        self._file = atomic.appending(path, newline="")
 
     def _line(self, row: dict) -> str:
         return ",".join("" if (v := row.get(c)) is None else repr(v) for c in self.columns) + "\n"

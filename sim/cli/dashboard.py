@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.runtime.arguments import whole
 from minglm.runtime.terminal import json_text
 
@@ -76,13 +76,13 @@ def local_template(folder: Path) -> str:
     where = next(p for p in map(Path, jupyter_path("voila", "templates")) if (p / "lab" / "index.html.j2").is_file())
     template = folder / "voila" / "templates" / TEMPLATE
     template.mkdir(parents=True)
-    (template / "conf.json").write_text('{"base_template": "lab"}\n', encoding="utf-8")
+    atomic.write_json(template / "conf.json", {"base_template": "lab"})
     for name, source in (
         ("index.html.j2", where / "lab" / "index.html.j2"),
         ("page.html", where / "base" / "page.html"),
     ):
         text = re.sub(r"<link[^>]*https?://[^>]*>", "", source.read_text(encoding="utf-8"))
-        (template / name).write_text(text, encoding="utf-8")
+        atomic.write_text(template / name, text)
     return TEMPLATE
 
 

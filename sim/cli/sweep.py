@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from minglm import atomic
 from minglm.errors import InputError
 from minglm.runtime.arguments import COUNT
 from minglm.runtime.terminal import json_text
@@ -100,7 +101,7 @@ def _monte_carlo(args: argparse.Namespace) -> tuple[dict, str]:
             address=args.ray_address,
         )
     if args.out:
-        Path(args.out).write_text(json_text(result, indent=1) + "\n", encoding="utf-8")
+        atomic.write_json(args.out, result, ensure_ascii=False)
     return result, _uncertain(result)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser
 from minglm.runtime import run_folder
 from sim.dashboard import lite_wheel
@@ -205,34 +205,26 @@ def stage(cache: Path = CACHE) -> Path:
     static.mkdir(parents=True)
     project = lite_wheel.build(static)
     for name in CORE:
-        shutil.copy(package / name, static / name)
+        atomic.copy(package / name, static / name)
     for path in wheels.values():
-        shutil.copy(path, static / path.name)
-    (static / "pyodide-lock.json").write_text(json.dumps(lock_file(lock, wheels, project)), encoding="utf-8")
+        atomic.copy(path, static / path.name)
+    atomic.write_json(static / "pyodide-lock.json", lock_file(lock, wheels, project), indent=None)
     (staged / "files").mkdir()
     for name in NOTEBOOKS:
         if datafiles.notebooks(name).is_file():
-            shutil.copy(datafiles.notebooks(name), staged / "files")
+            atomic.copy(datafiles.notebooks(name), staged / "files" / Path(name).name)
     settings = {
         KERNEL: {
             "disablePyPIFallback": True,
             "loadPyodideOptions": {"packages": ["micropip", "minglm", "ipython", "jedi"]},
         }
     }
-    (staged / "jupyter-lite.json").write_text(
-        json.dumps(
-            {
-                "jupyter-lite-schema-version": 0,
-                "jupyter-config-data": {
-                    "appName": "The planner",
-                    "litePluginSettings": settings,
-                    "disabledExtensions": ["@voila-dashboards/jupyterlab-preview"],
-                },
-            },
-            indent=1,
-        ),
-        encoding="utf-8",
-    )
+    config = {
+        "appName": "The planner",
+        "litePluginSettings": settings,
+        "disabledExtensions": ["@voila-dashboards/jupyterlab-preview"],
+    }
+    atomic.write_json(staged / "jupyter-lite.json", {"jupyter-lite-schema-version": 0, "jupyter-config-data": config})
     return staged
 
 
@@ -250,10 +242,7 @@ def page(site: Path) -> Path:
         }
     )
     path = site / "planner.html"
-    path.write_text(
-        static_text("sim.dashboard", "lite.html").replace("QUERY", query.replace("&", "&amp;")),
-        encoding="utf-8",
-    )
+    atomic.write_text(path, static_text("sim.dashboard", "lite.html").replace("QUERY", query.replace("&", "&amp;")))
     return path
 
 

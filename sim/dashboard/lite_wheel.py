@@ -13,12 +13,13 @@ import json
 import zipfile
 from pathlib import Path
 
-from minglm import __version__, datafiles
+from minglm import __version__, atomic, datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
 
 MINGLM = (
     "__init__.py",
+    "atomic.py",
     "config.py",
     "datafiles.py",
     "errors.py",
@@ -92,7 +93,7 @@ def build(folder: Path) -> Path:
     path = folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        with atomic.opened(path, binary=True) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as z:
             for name, data in files.items():
                 z.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
     except OSError as err:

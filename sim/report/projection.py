@@ -6,11 +6,10 @@ projection).
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-from minglm import plots
+from minglm import atomic, plots
 from minglm.errors import InputError
 from sim.base.units import show
 from sim.report.html import Page, cards, table
@@ -31,9 +30,7 @@ def save(result: dict, scenario, folder: Path | None = None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, value in (("config", scenario.document), ("versions", result["versions"]), ("metrics", result)):
-            temporary = folder / f"{name}.json.tmp"
-            temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-            temporary.replace(folder / f"{name}.json")
+            atomic.write_json(folder / f"{name}.json", value, ensure_ascii=False, default=str)
     except (OSError, ValueError) as err:
         raise InputError(
             f"{folder}: cannot be written ({getattr(err, 'strerror', None) or err}); give another folder with --out"
@@ -304,10 +301,10 @@ def write_figure(fig, path: Path) -> Path:
     """A Plotly figure as .html (self-contained), or as .svg, .png, .pdf where kaleido is installed."""
     try:
         if path.suffix == ".html":
-            fig.write_html(path, include_plotlyjs=True)
+            atomic.write_text(path, fig.to_html(include_plotlyjs=True))
         elif path.suffix in (".svg", ".png", ".pdf"):
             try:
-                fig.write_image(path)
+                atomic.write_bytes(path, fig.to_image(path.suffix.removeprefix(".")))
             except (ImportError, ValueError, RuntimeError):
                 raise InputError(f"{path}: a {path.suffix} needs the package kaleido; give a .html file") from None
         else:

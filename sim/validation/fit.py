@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from sim.base.row_kinds import CALIBRATION
 from sim.cost.scales import expected
 from sim.cost.stacks import Stack, product_of, read_fitted
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     if "--write" in argv:
         kept = {s: {c: e for c, e in chips.items() if e.get("name") != "scale"} for s, chips in have.items()}
         path = datafiles.data("fitted.yaml")
-        path.write_text(as_text(scalars, {s: c for s, c in kept.items() if c}), encoding="utf-8")
+        atomic.write_text(path, as_text(scalars, {s: c for s, c in kept.items() if c}))
         print(f"wrote {path}")
         return 0
     return 1 if "--check" in argv and differing else 0

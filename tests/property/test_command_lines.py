@@ -66,6 +66,7 @@ BASE = {
     "minglm demo": ([], ["--size", "nano"]),
     "minglm lab": ([[]], []),
     "minglm course": (["c"], []),
+    "minglm eval scorecard": ([], ["--checkpoint", "{run}", "--problems", "1", "--length", "128"]),
     "minglm eval pass": ([], ["--checkpoint", "{run}", "--problems", "1", "--samples", "1"]),
     "minglm eval needle": ([], ["--checkpoint", "{run}", "--lengths", "64", "--depths", "0.5", "--per-cell", "1"]),
     "minglm eval arena": ([["{run}", "{run}/"]], ["--problems", "1", "--votes", "4"]),
@@ -95,7 +96,13 @@ BASE = {
     "clustersim report": (["folder"], []),
 }
 # A base that itself is bad input: a good one would take long, or files that are not here.
-REFUSED = {"minglm import-hf", "minglm workshop slides", "clustersim validate", "clustersim report"}
+REFUSED = {
+    "minglm import-hf",
+    "minglm eval scorecard",
+    "minglm workshop slides",
+    "clustersim validate",
+    "clustersim report",
+}
 REFUSED |= {"minglm workshop checkpoints", "minglm workshop collect"}
 # Options of whole numbers for which 0 has a meaning; everywhere else it is refused, as a negative number always is.
 ZERO = {"--seed", "--num-speculative-tokens", "--filter-staleness-above", "minglm serve --port"}

@@ -12,7 +12,7 @@ import json
 import shutil
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.course import notebook
 from minglm.errors import InputError, nearest
 from minglm.training import recipe
@@ -81,13 +81,13 @@ def make(folder: Path = FOLDER, size: str = "mini", demo: Path | None = None) ->
         checkpoint.save(
             target, source.step, source.config, source.model, {}, {"recipe": source.state["recipe"], "workshop": stage}
         )
-        shutil.copy(demo / stage / "tokenizer.json", target / "tokenizer.json")
+        atomic.copy(demo / stage / "tokenizer.json", target / "tokenizer.json")
     rows = [
         {"file": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": _sha256(p)}
         for p in sorted(folder.rglob("*"))
         if p.is_file() and p.name != "manifest.json"
     ]
-    (folder / "manifest.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    atomic.write_json(folder / "manifest.json", rows)
     return rows
 
 

@@ -10,7 +10,7 @@ import math
 import re
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.course.workshop.timing import notebooks
 from minglm.errors import InputError
 
@@ -121,5 +121,5 @@ def write(path: Path) -> bool:
         raise InputError(f"{path}: the table's place is not marked; put the lines {BEGIN} and {END} where it belongs")
     new = f"{text[: text.index(BEGIN)]}{BEGIN}\n{table()}\n{text[text.index(END) :]}"
     if new != text:
-        path.write_text(new, encoding="utf-8")
+        atomic.write_text(path, new)
     return new != text

@@ -16,7 +16,7 @@ import time
 import unicodedata
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError
 
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}  # on Windows
@@ -71,9 +71,7 @@ def record(key: str, right: bool, sentence: str = "") -> None:
             entry.update(right=True, solved_at=round(time.time()), attempts_needed=entry["attempts"])
         if not right and not entry["right"]:
             entry["last_message"] = sentence
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        atomic.write_json(path, book)
     except OSError as err:
         print(f"(the result was not kept: {err})")
 

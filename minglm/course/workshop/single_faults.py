@@ -1,15 +1,18 @@
 """Does a sheet's checker notice every single fault? Plants one at a time in each solution and asks it.
 
 A fault changes one place of the solution: an operator, a comparison, a constant, a name, the order of two arguments, a
-term that is dropped. `python -m minglm.course.workshop.single_faults` lists those that the checker accepts. Such a fault
-is either equivalent, which EQUIVALENT says with its reason, or the exercise's cases are too symmetrical.
+term that is dropped. `python -m minglm.course.workshop.single_faults` lists those that the checker accepts. Such a
+fault is either equivalent, which EQUIVALENT says with its reason, or the exercise's cases are too symmetrical.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
+import ctypes
+import io
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +22,7 @@ from pathlib import Path
 from minglm.course.workshop import checking, generator
 from minglm.errors import Parser
 
-LIMIT_S = 5.0  # for one answer: a fault in a loop's end may never return
+LIMIT_S = 2.0  # for one answer: a fault in a loop's end may never return
 _BINARY: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub, ast.Mult),
     ast.Sub: (ast.Add,),
@@ -139,58 +142,64 @@ def _other_names(node: ast.AST, names: list[str]) -> Iterator[Callable]:
                 yield lambda target, other=other: setattr(target, "id", other)
 
 
-def _changes(node: ast.AST) -> Iterator[Callable]:
+def _put(field: str, value: object) -> Callable:
+    return lambda target: setattr(target, field, value)
+
+
+def _into(field: str) -> Callable:
+    """The node becomes one of its parts: a term is dropped."""
+
+    def change(target):
+        part = getattr(target, field)
+        target.__class__ = part.__class__
+        target.__dict__ = dict(part.__dict__)
+
+    return change
+
+
+def _swap(first: int) -> Callable:
+    """Two arguments change places."""
+
+    def change(target):
+        target.args[first], target.args[first + 1] = target.args[first + 1], target.args[first]
+
+    return change
+
+
+def _changes(node: ast.AST) -> list[Callable]:
     """What can go wrong at one place: each a function that changes a copy of the node."""
-
-    def put(field: str, value: object) -> Callable:
-        return lambda target: setattr(target, field, value)
-
-    def into(field: str) -> Callable:
-        """The node becomes one of its parts: a term is dropped."""
-
-        def change(target):
-            part = getattr(target, field)
-            target.__class__ = part.__class__
-            target.__dict__.clear()
-            target.__dict__.update(part.__dict__)
-
-        return change
-
-    def swap(first: int, second: int) -> Callable:
-        def change(target):
-            target.args[first], target.args[second] = target.args[second], target.args[first]
-
-        return change
-
+    if isinstance(node, ast.Constant):
+        return _other_constants(node.value)
+    if isinstance(node, ast.Call):
+        return _other_calls(node)
     if isinstance(node, ast.BinOp):
-        yield from (put("op", kind()) for kind in _BINARY.get(type(node.op), ()))
-        yield into("left")
-        yield into("right")
-    elif isinstance(node, ast.AugAssign):
-        yield from (put("op", kind()) for kind in _BINARY.get(type(node.op), ())[:1])
-    elif isinstance(node, ast.UnaryOp):
-        yield into("operand")
-    elif isinstance(node, ast.Compare):
-        for kind in _COMPARED.get(type(node.ops[0]), ()):
-            yield lambda target, kind=kind: target.ops.__setitem__(0, kind())
-    elif isinstance(node, ast.BoolOp):
-        yield put("op", ast.And() if isinstance(node.op, ast.Or) else ast.Or())
-    elif isinstance(node, ast.IfExp):
-        yield into("body")
-        yield into("orelse")
-    elif isinstance(node, ast.Constant):
-        if isinstance(node.value, bool):
-            yield put("value", not node.value)
-        elif isinstance(node.value, (int, float)):
-            yield put("value", node.value + 1)
-            yield put("value", node.value * 2 if isinstance(node.value, float) else node.value - 1)
-    elif isinstance(node, ast.Call):
-        yield from (swap(i, i + 1) for i in range(len(node.args) - 1))
-        called = node.func
-        if isinstance(called, ast.Name) and called.id in _CALLED and _CALLED[called.id] != "mean":
-            yield lambda target: setattr(target.func, "id", _CALLED[target.func.id])
-        if isinstance(called, ast.Attribute) and called.attr in _CALLED:
-            yield lambda target: setattr(target.func, "attr", _CALLED[target.func.attr])
+        return [*(_put("op", kind()) for kind in _BINARY.get(type(node.op), ())), _into("left"), _into("right")]
+    if isinstance(node, ast.AugAssign):
+        return [_put("op", kind()) for kind in _BINARY.get(type(node.op), ())[:1]]
+    if isinstance(node, ast.UnaryOp):
+        return [_into("operand")]
+    if isinstance(node, ast.Compare):
+        return [_put("ops", [kind(), *node.ops[1:]]) for kind in _COMPARED.get(type(node.ops[0]), ())]
+    if isinstance(node, ast.BoolOp):
+        return [_put("op", ast.And() if isinstance(node.op, ast.Or) else ast.Or())]
+    return [_into("body"), _into("orelse")] if isinstance(node, ast.IfExp) else []
+
+
+def _other_constants(value: object) -> list[Callable]:
+    if isinstance(value, bool):
+        return [_put("value", not value)]
+    if isinstance(value, (int, float)):
+        return [_put("value", value + 1), _put("value", value * 2 if isinstance(value, float) else value - 1)]
+    return []
+
+
+def _other_calls(node: ast.Call) -> list[Callable]:
+    changes = [_swap(i) for i in range(len(node.args) - 1)]
+    if isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):
+        changes.append(lambda target: setattr(target.func, "id", _CALLED[target.func.id]))
+    if isinstance(node.func, ast.Attribute) and node.func.attr in _CALLED:
+        changes.append(lambda target: setattr(target.func, "attr", _CALLED[target.func.attr]))
+    return changes
 
 
 def accepted(fault: Fault, answer: str) -> bool:
@@ -200,7 +209,8 @@ def accepted(fault: Fault, answer: str) -> bool:
     def ask() -> None:
         space: dict = {"__name__": "sheet"}
         try:
-            exec(compile(fault.code, fault.key, "exec"), space)
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(fault.code, fault.key, "exec"), space)
             checking.judge(checking.all_exercises()[fault.key], eval(answer, space))
         except BaseException:
             return
@@ -209,6 +219,8 @@ def accepted(fault: Fault, answer: str) -> bool:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(LIMIT_S)
+    if thread.is_alive() and thread.ident is not None:  # a loop without end: else it would go on beside the next ones
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
     return bool(right)
 
 

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.course import assets
 from minglm.course.book import TARGET as BOOK
 from minglm.errors import InputError
@@ -85,7 +85,7 @@ def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -
                         f"{path}: a cell stops with {err.ename}: {err.evalue[:200]}; mend it first"
                     ) from None
         target = folder / f"{path.stem}.slides.html"
-        target.write_text(page(book), encoding="utf-8")
+        atomic.write_text(target, page(book))
         out.append(target)
     return out
 
