@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
 import copy
 import ctypes
-import io
+import runpy
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from minglm.course.workshop import checking, generator
-from minglm.errors import Parser
+from minglm.errors import InputError, Parser
 
-LIMIT_S = 2.0  # for one answer: a fault in a loop's end may never return
+LIMIT_S = 4.0  # for one answer: a fault in a loop's end may never return
 _BINARY: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub, ast.Mult),
     ast.Sub: (ast.Add,),
@@ -202,34 +202,40 @@ def _other_calls(node: ast.Call) -> list[Callable]:
     return changes
 
 
-def accepted(fault: Fault, answer: str) -> bool:
+def accepted(fault: Fault, answer: str, limit_s: float = LIMIT_S) -> bool:
     """Does the checker take the faulty sheet's answer for right? An answer that never ends is not."""
     right: list[bool] = []
 
     def ask() -> None:
-        space: dict = {"__name__": "sheet"}
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(fault.code, fault.key, "exec"), space)
-            checking.judge(checking.all_exercises()[fault.key], eval(answer, space))
-        except BaseException:
-            return
+        with tempfile.TemporaryDirectory() as folder:
+            sheet_file = Path(folder) / "sheet.py"
+            sheet_file.write_text(f"{fault.code}\nANSWER = {answer}\n", encoding="utf-8")
+            try:
+                checking.judge(checking.all_exercises()[fault.key], runpy.run_path(str(sheet_file))["ANSWER"])
+            except BaseException:
+                return
         right.append(True)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(LIMIT_S)
+    thread.join(limit_s)
     if thread.is_alive() and thread.ident is not None:  # a loop without end: else it would go on beside the next ones
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
     return bool(right)
 
 
 def survivors(path: Path) -> tuple[list[Fault], int]:
-    """The faults of a sheet that its checker accepts and EQUIVALENT does not name, and how many were tried."""
-    asked, all_faults = answers(path), list(faults(path))
-    return [f for f in all_faults if f"{f.key} {f.place}" not in EQUIVALENT and accepted(f, asked[f.key])], len(
-        all_faults
-    )
+    """The faults of a sheet that its checker accepts and EQUIVALENT does not name, and how many were tried.
+
+    Raises:
+        InputError: the solution itself is not accepted: then nothing would be shown by a fault that is not.
+    """
+    asked, planted = answers(path), list(faults(path))
+    for key, answer in asked.items():
+        if not accepted(Fault(key, "no fault", ast.unparse(sheet(path))), answer, limit_s=120):  # it loads torch, too
+            raise InputError(f"{key}: the sheet's own solution is not accepted; mend it first")
+    left = [f for f in planted if f"{f.key} {f.place}" not in EQUIVALENT and accepted(f, asked[f.key])]
+    return left, len(planted)
 
 
 def main(argv: list[str] | None = None) -> int:
