@@ -8,7 +8,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-SEEDS_END = 2**63  # what the random generators of Python, numpy and torch all take, with room to count on from it
+from minglm.settings import MOST_SEED
 
 
 def whole(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
@@ -51,4 +51,4 @@ def number(above: float | None = None, minimum: float | None = None, maximum: fl
 
 
 COUNT = whole(1, 10**9)
-SEED = whole(0, SEEDS_END - 1)
+SEED = whole(0, MOST_SEED)
