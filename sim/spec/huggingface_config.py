@@ -31,6 +31,11 @@ class Config:
         self.raw = {**_class_defaults().get(_SAME_CLASS.get(kind, kind), {}), **_under_canonical_names(raw, kind)}
 
     def int(self, key: str, default: Any = _MISSING, *more: str) -> Any:
+        """The whole number of a key, or of one of `more`; the default where they are null or absent.
+
+        Raises:
+            InputError: no such key and no default, or not a whole number.
+        """
         for k in (key, *more):
             if self.raw.get(k) is not None:
                 return whole(self.raw[k], f"config.json {k}", low=0, high=10**9)
@@ -39,6 +44,7 @@ class Config:
         return default
 
     def flag(self, key: str, default: bool = False) -> bool:
+        """The switch of a key; the default where it is null or absent."""
         value = self.raw.get(key)
         return default if value is None else bool(value)
 
