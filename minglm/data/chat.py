@@ -17,7 +17,7 @@ from minglm.data import corpus
 from minglm.data.conversations import Example, is_validation
 from minglm.data.conversations import load_jsonl as load_jsonl
 from minglm.data.shards import IGNORE, Batch, Loader, Shard
-from minglm.data.synthetic_facts import draw_code, draw_name, find_code, statement
+from minglm.data.synthetic_facts import draw_code, draw_name, statement
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError, nearest
 
@@ -100,18 +100,15 @@ def encode_chat(tokenizer: Tokenizer, messages: tuple[tuple[str, str], ...]) -> 
 
 @dataclass(frozen=True)
 class LookupExample:
-    """A needle in a passage. `prompt_ids` is exactly the length asked for and ends with <|assistant|>."""
+    """Facts in a passage and a question about one. `prompt_ids` is exactly the length asked for and ends with
+    <|assistant|>."""
 
     prompt_ids: list[int]
-    answer_ids: list[int]  # ends with <|eos|>
+    question: str
+    expected: str  # the whole answer
     name: str
     code: str
-    length_tokens: int
-    depth: float  # 0 the passage's beginning, 1 its end
-
-    def is_correct(self, generated: str) -> bool:
-        """Exact answer: the first code in the generated text is the right one."""
-        return find_code(generated) == self.code
+    told: tuple[tuple[str, str], ...]  # (name, code) in the order of the passage
 
 
 def lookup_example(
@@ -122,6 +119,7 @@ def lookup_example(
     held_out: bool,
     filler: np.ndarray | None = None,
     context: bool = True,
+    facts: int = 1,
 ) -> LookupExample:
     """A question whose answer stands at `depth` of a passage; the whole prompt has `length_tokens` tokens.
 
@@ -130,30 +128,30 @@ def lookup_example(
         filler: token ids to cut the passage from (a shard's `tokens`);
             default the topic texts of Python's documentation.
         context: False leaves the needle's sentence out: the control that shows what guessing reaches.
+        facts: facts in the passage; the others stand anywhere.
     """
-    name, code = draw_name(rng, held_out), draw_code(rng, held_out)
-    needle = tokenizer.encode(f"\n{statement(name, code)}\n") if context else []
-    question = tokenizer.encode(f"\nWhat is the code of {name}?")
-    room = length_tokens - len(needle) - len(question) - 3  # bos, user, assistant
+    codes: dict[str, str] = {}
+    while len(codes) < max(facts, 1):
+        codes[draw_name(rng, held_out)] = draw_code(rng, held_out)
+    name, code = next(iter(codes.items()))
+    question = f"What is the code of {name}?"
+    asked = tokenizer.encode(f"\n{question}")
+    stated = {n: tokenizer.encode(f"\n{statement(n, c)}\n") for n, c in codes.items() if context or n != name}
+    room = length_tokens - sum(map(len, stated.values())) - len(asked) - 3  # bos, user, assistant
     if room < 0 or not 0 <= depth <= 1:
         raise InputError(
-            f"length_tokens={length_tokens}, depth={depth}: the question alone needs {length_tokens - room} tokens and "
-            "depth lies in 0..1; ask for a longer passage"
+            f"length_tokens={length_tokens}, depth={depth}: facts and question alone need {length_tokens - room} "
+            "tokens and depth lies in 0..1; ask for a longer passage"
         )
     passage = _filler(rng, _default_filler(tokenizer) if filler is None else filler, room, tokenizer)
-    start = round(depth * room)
-    prompt = [
-        tokenizer.bos,
-        tokenizer.user,
-        *passage[:start],
-        *needle,
-        *passage[start:],
-        *question,
-        tokenizer.assistant,
-    ]
-    return LookupExample(
-        prompt, [*tokenizer.encode(statement(name, code)), tokenizer.eos], name, code, length_tokens, depth
-    )
+    places = {n: round(depth * room) if n == name else int(rng.integers(0, room + 1)) for n in stated}
+    prompt, start = [tokenizer.bos, tokenizer.user], 0
+    order = sorted(stated, key=lambda n: places[n])
+    for n in order:
+        prompt += [*passage[start : places[n]], *stated[n]]
+        start = places[n]
+    prompt += [*passage[start:], *asked, tokenizer.assistant]
+    return LookupExample(prompt, question, statement(name, code), name, code, tuple((n, codes[n]) for n in order))
 
 
 def _filler(rng: np.random.Generator, tokens: np.ndarray, length: int, tokenizer: Tokenizer) -> list[int]:

@@ -17,9 +17,8 @@ from minglm.data import conversations, shards
 from minglm.data.chat import MixedLoader, SftLoader
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
-from minglm.training.recipe import Recipe
-
-VALIDATION_SEED = 10_007  # far from any run's own seed, so that no run validates on its training order
+from minglm.training.recipe import TINY_WORLD, Recipe
+from minglm.training.tiny_world import VALIDATION_SEED, open_tiny_world
 
 
 class Data(NamedTuple):
@@ -50,6 +49,8 @@ def open_data(
     Raises:
         InputError: no such text, or not the text that the run was begun on.
     """
+    if recipe.corpus == TINY_WORLD:
+        return _unchanged(Data(*open_tiny_world(recipe, _tokenizer_path(tokenizer_from))), run_dir, begun_on)
     parent, before = run_dir.parent / "data", (begun_on or {}).get("data")
     try:
         own = _tokenizer_path(tokenizer_from)
@@ -70,13 +71,22 @@ def open_data(
         "conversations_sha256": conversations.sha256(recipe.conversations) if recipe.conversations else None,
         "validation": rule,
     }
+    return _unchanged(Data(built.tokenizer, loader, validation, notes), run_dir, begun_on)
+
+
+def _unchanged(data: Data, run_dir: Path, begun_on: dict[str, str | None] | None) -> Data:
+    """The data, when a run that goes on was begun on the same.
+
+    Raises:
+        InputError: it was begun on other text.
+    """
     for key, was in (begun_on or {}).items():
-        if key != "data" and was != notes[key]:
+        if key != "data" and was != data.notes[key]:
             raise InputError(
-                f"{run_dir}: was begun on other text ({key} {str(was)[:12]}, now {str(notes[key])[:12]}); use "
+                f"{run_dir}: was begun on other text ({key} {str(was)[:12]}, now {str(data.notes[key])[:12]}); use "
                 "--overwrite to start over on the new text, or another --run, with --init-from for the weights"
             )
-    return Data(built.tokenizer, loader, validation, notes)
+    return data
 
 
 def note(run_dir: Path) -> dict[str, str | None]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from minglm import atomic
 from minglm.data import shards
+from minglm.data.tokenizer import SPECIAL_TOKENS
 from minglm.errors import InputError
 from minglm.model.counts import StepCounts
 from minglm.model.model import Model
@@ -334,10 +335,12 @@ class TrainingRun:
         """This forward pass's summand of the step's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
-        mtp = (
-            r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.recall_steps
-        )  # the first lesson is about looking back
-        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp, counts=counts)
+        mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.first_lesson
+        words = r.pairs_words_at(self.step)
+        vocabulary = None if words is None else len(SPECIAL_TOKENS) + words
+        out = self.forward(
+            tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp, vocabulary=vocabulary, counts=counts
+        )
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss
@@ -394,7 +397,7 @@ class TrainingRun:
         if r.mode == "warmup":  # forward of all, backward of the indexer's scores
             return c.train_flops_per_token(r.seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(r.seq_len)["indexer"]
         return c.train_flops_per_token(
-            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.recall_steps
+            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.first_lesson
         )
 
     def _notes(self) -> dict:
