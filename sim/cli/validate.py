@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
 
         if args.summary:
             result = engine_rows.summary()
-            print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else engine_rows.summary_text(result))
+            print(json_text(result, indent=1) if args.json else engine_rows.summary_text(result))
             return compared(result)
         report = serving_validate.validate()
         print(json_text(report, indent=1) if args.json else serving_validate.table_text(report))
