@@ -197,13 +197,17 @@ def _faults_of_page(html: Path, page: Path) -> list[str]:
     return wrong
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Build the book unless `--check`, then look it over; exit code 1 where something is wrong."""
     if "--check" not in sys.argv[1:]:
         build()
     problems = check()
-    print(
-        "\n".join(problems)
-        if problems
-        else "every figure present, no broken link, search filled, nothing loaded from elsewhere"
-    )
-    sys.exit(1 if problems else 0)
+    whole = "every figure present, no broken link, search filled, nothing loaded from elsewhere"
+    print("\n".join(problems) if problems else whole)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

@@ -137,9 +137,9 @@ class ShardedRun(TrainingRun):
 
     def open_data(self, tokenizer_from: str | Path | None) -> Data:
         """Process 0 makes the shards when there are none, the others find them there."""
-        data = super().open_data(tokenizer_from) if self.first else None
-        self.mesh.wait()
-        return data or super().open_data(tokenizer_from)
+        made: list[Data] = []
+        self.mesh.on_rank_zero(lambda: made.append(super(ShardedRun, self).open_data(tokenizer_from)))
+        return made[0] if made else super().open_data(tokenizer_from)
 
     def to_device(self, model: Model) -> ShardedModel:
         """Each process keeps its shards of the whole model."""

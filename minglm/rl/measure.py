@@ -13,7 +13,6 @@ again.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import statistics
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from minglm import atomic, datafiles
-from minglm.errors import InputError
+from minglm.errors import InputError, Parser
 from minglm.rl import config as recipes
 from minglm.rl.run import rl
 from minglm.rl.warm_start import for_recipe
@@ -258,7 +257,7 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Make a figure's runs and print what they say; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m minglm.rl.measure", description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(prog="python -m minglm.rl.measure", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=FIGURES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--updates", type=int, help="fewer or more than the figure's own")
@@ -277,4 +276,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from minglm import atomic
 from minglm.errors import InputError, Parser
+from minglm.runtime import loopback
 
 if TYPE_CHECKING:
     import httpx
@@ -40,12 +40,14 @@ def running(checkpoint: str | Path, *arguments: str, wait_s: float = 90.0) -> It
     Raises:
         RuntimeError: it did not start within `wait_s` seconds; the message ends with what it printed.
     """
+    loopback.bypass_proxy()  # for whatever client the caller asks with
     errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # a pipe that nobody reads would fill and stop the server
     process = subprocess.Popen(
         [sys.executable, "-m", "minglm", "serve", "--checkpoint", str(checkpoint), "--port", "0", *arguments],
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
+        errors="replace",
     )
 
     def printed_errors() -> str:
@@ -95,7 +97,7 @@ def _wait_until_up(process: subprocess.Popen, printed_errors: Callable[[], str],
 
 def get_health(url: str, timeout_s: float = 10) -> dict:
     """What /health says of the server whose base URL is `url`."""
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=timeout_s) as answer:
+    with loopback.urlopen(url.removesuffix("/v1") + "/health", timeout=timeout_s) as answer:
         return json.load(answer)
 
 
@@ -257,7 +259,9 @@ async def load(
             await asyncio.sleep(min(1.0, seconds / 30))
 
     async with httpx.AsyncClient(
-        timeout=120, limits=httpx.Limits(max_connections=clients * 2, max_keepalive_connections=clients)
+        timeout=120,
+        limits=httpx.Limits(max_connections=clients * 2, max_keepalive_connections=clients),
+        trust_env=False,  # no proxy
     ) as http:
         watcher = asyncio.create_task(watch())
         senders = [Sender(http, url + "/chat/completions", random.Random(i), tokens) for i in range(clients)]
@@ -347,4 +351,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

@@ -63,7 +63,9 @@ def _train(run: Path, **more: str) -> list[str]:
 
 def _run(command: list[str], **kw) -> subprocess.CompletedProcess:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, **{"env": _environment(), **kw})
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=LIMIT_S, **{"env": _environment(), **kw}
+        )
     except subprocess.TimeoutExpired:
         raise Failed(f"hung for {LIMIT_S} s: {' '.join(command[2:6])}") from None
 
@@ -275,7 +277,13 @@ class Faults:
 
         with tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(
-                command, env=_environment(), stdout=subprocess.DEVNULL, stderr=errors, text=True, start_new_session=True
+                command,
+                env=_environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                text=True,
+                errors="replace",
+                start_new_session=True,
             )
             try:
                 _until(process, lambda: len(self._events(run, "update")) >= aim and bool(pids()))
@@ -329,6 +337,7 @@ class Faults:
         import urllib.error
         import urllib.request
 
+        from minglm.runtime import loopback
         from minglm.serving import load_test  # needs torch; the table of faults does not
 
         straight = self.straight()
@@ -340,7 +349,7 @@ class Faults:
         ).encode()
 
         def ask(url: str):
-            return urllib.request.urlopen(
+            return loopback.urlopen(
                 urllib.request.Request(
                     url + "/chat/completions", data=body, headers={"content-type": "application/json"}
                 ),
@@ -482,4 +491,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

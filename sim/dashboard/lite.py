@@ -8,7 +8,6 @@ file are those of the files that are served, and what is not served is not in th
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -22,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 from minglm import atomic, datafiles
-from minglm.errors import InputError
+from minglm.errors import InputError, Parser
 from minglm.runtime import run_folder
 from sim.dashboard import lite_wheel
 from sim.report.html import static_text
@@ -62,7 +61,11 @@ def fetch_pyodide(cache: Path = CACHE) -> Path:
             )
         place.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            ["npm", "pack", f"pyodide@{PYODIDE}", "--silent"], cwd=place, capture_output=True, text=True
+            ["npm", "pack", f"pyodide@{PYODIDE}", "--silent"],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            errors="replace",
         )
         if done.returncode:
             raise InputError(
@@ -128,6 +131,7 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
             ],
             capture_output=True,
             text=True,
+            errors="replace",
         )
         if done.returncode:
             raise InputError(
@@ -281,6 +285,7 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
         cwd=staged,
         capture_output=True,
         text=True,
+        errors="replace",
     )
     if done.returncode or not (site / "jupyter-lite.json").is_file():
         raise InputError(
@@ -293,7 +298,7 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the site; the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sim.dashboard.lite",
         description="Build the planner page as a site that needs nothing but a browser.",
     )
@@ -313,4 +318,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

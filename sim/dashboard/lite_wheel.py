@@ -24,6 +24,7 @@ MINGLM = (
     "datafiles.py",
     "errors.py",
     "plots.py",
+    "settings.py",
     "course/__init__.py",
     "course/notebook.py",
     "runtime/__init__.py",

@@ -34,7 +34,11 @@ def train_and_kill(recipe, run_dir: Path, after_step: int, timeout_s: float = 30
     log.unlink(missing_ok=True)
     arguments = json.dumps([recipe.to_dict(), str(run_dir), torch.get_num_threads()])
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHILD, arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
     )
     deadline = time.monotonic() + timeout_s
     try:
