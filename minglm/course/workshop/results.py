@@ -64,7 +64,7 @@ def record(key: str, right: bool, sentence: str = "") -> None:
             try:
                 book, _ = read(path)
             except InputError:
-                os.replace(path, path.with_suffix(".damaged"))  # kept: somebody may want to see what was in it
+                path.rename(path.with_suffix(".damaged"))  # kept: somebody may want to see what was in it
         entry = book["exercises"].setdefault(key, {"attempts": 0, "right": False})
         entry["attempts"] += 1
         if right and not entry["right"]:
