@@ -69,5 +69,5 @@ test-mindspore: $(STAMP) ## the MindSpore twin against the torch model; 2.8 GB i
 	$(BIN)/python tests/mindspore_twin/write_reference.py runs/mindspore-reference
 	PYTHONPATH=. .venv-mindspore/bin/python -m pytest -c /dev/null --rootdir=. -q tests/mindspore_twin $(ARGS)
 
-clean:           ## remove the virtual environment and all runs
-	rm -rf $(VENV) .venv-mindspore runs build *.egg-info
+clean:           ## remove the virtual environment and what was built; runs stay
+	rm -rf $(VENV) .venv-mindspore build *.egg-info

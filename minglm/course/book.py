@@ -42,7 +42,11 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
             "the book is made from the repository's README and notebooks; run from a clone of the repository"
         )
     run_folder.set_aside(target, "book")
-    run_folder.claim(target, "book")
+    with run_folder.writing(target, "book", "make book"):
+        return _build(target, only, root)
+
+
+def _build(target: Path, only: str | None, root: Path) -> Path:
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
         notebooks = [

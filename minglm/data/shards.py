@@ -21,6 +21,7 @@ from minglm.data import corpus as corpus_module
 from minglm.data.synthetic_facts import CODE_WORDS
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
+from minglm.runtime import run_lock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,7 @@ def write(
 ) -> Shard:
     """Write `path`.bin and `path`.json; each document is expected to carry its own <|bos|> and <|eos|>.
 
-    The header is written last, so a run killed in between finds no header and builds the shard again.
+    Both are written beside and renamed, the header last: who reads the old ones under a memory map keeps them whole.
     """
     import numpy as np
 
@@ -146,14 +147,24 @@ def build(
         "tokenizer": Tokenizer.load(tokenizer_path).sha256 if tokenizer_path else None,
     }
     done = folder / "done.json"
-    if done.is_file():
-        if json.loads(done.read_text(encoding="utf-8")) != wanted:
-            raise InputError(f"{folder}: holds shards of another corpus or vocabulary; {_REMEDY}")
-        tokenizer = Tokenizer.load(folder)
-        return tokenizer, open_shard(folder / "train"), open_shard(folder / "validation")
-    text = corpus_module.load(source, max_bytes)
+    if not done.is_file():
+        with run_lock.hold(folder, "a run that makes these shards", wait=True):
+            if not done.is_file():  # else the one that we waited for made them
+                _make(wanted, folder, tokenizer_path)
+    try:
+        made = json.loads(done.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise InputError(f"{done}: damaged ({type(err).__name__}); {_REMEDY}") from None
+    if made != wanted:
+        raise InputError(f"{folder}: holds shards of another corpus or vocabulary; {_REMEDY}")
+    return Tokenizer.load(folder), open_shard(folder / "train"), open_shard(folder / "validation")
+
+
+def _make(wanted: dict, folder: Path, tokenizer_path: Path | None) -> None:
+    """Tokenizer and shards of what is `wanted`; done.json is the last word."""
+    vocab_size = wanted["vocab_size"]
+    text = corpus_module.load(wanted["source"], wanted["max_bytes"])
     train, valid = text.split()
-    folder.mkdir(parents=True, exist_ok=True)
     if tokenizer_path:
         tokenizer = Tokenizer.load(tokenizer_path)
     else:
@@ -162,14 +173,11 @@ def build(
     tokenizer.save(folder / "tokenizer.json")
     atomic.write_json(folder / "corpus.json", text.manifest())
 
-    def tokenized(name: str, documents: list[corpus_module.Document]) -> Shard:
+    for name, documents in (("train", train), ("validation", valid)):
         ids = tokenizer.encode_batch([d.text for d in documents])
         rows = ([tokenizer.bos, *row, tokenizer.eos] for row in ids)
-        return write(folder / name, rows, vocab_size, tokenizer.sha256, text.sha256)
-
-    shards = tokenized("train", train), tokenized("validation", valid)
-    atomic.write_json(done, wanted, indent=None, durable=True)
-    return tokenizer, *shards
+        write(folder / name, rows, vocab_size, tokenizer.sha256, text.sha256)
+    atomic.write_json(folder / "done.json", wanted, indent=None, durable=True)
 
 
 class BatchSource(Protocol):

@@ -16,6 +16,7 @@ Times are seconds since the run began, kept across resumptions.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from minglm import atomic
@@ -120,8 +121,8 @@ class Journal:
         """Begin the file of checkpoint `step`; files older than checkpoint `keep_from` go."""
         self._lines.close()
         self._lines = JsonLines(self._path(step))
-        for path in self.folder.glob("journal_*.jsonl"):
-            if int(path.stem.rpartition("_")[2]) < keep_from:
+        for number, path in _numbered(self.folder):
+            if number < keep_from:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -134,13 +135,18 @@ class Journal:
         final = folder / f"journal_{step:08d}.jsonl"
         text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
         atomic.write_text(final, text, durable=True)
-        for path in folder.glob("journal_*.jsonl"):
-            if path > final:
+        for number, path in _numbered(folder):
+            if number > step:
                 path.unlink(missing_ok=True)
         return cls(folder, step)
 
     @staticmethod
     def replay(folder: Path, step: int) -> list[dict]:
         """Lines written since the checkpoint of `step`."""
-        files = sorted(p for p in folder.glob("journal_*.jsonl") if int(p.stem.rpartition("_")[2]) >= step)
-        return [line for path in files for line in read_lines(path)]
+        return [line for number, path in _numbered(folder) if number >= step for line in read_lines(path)]
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """Our journals in order, by their exact names: another file beside them is somebody's own."""
+    names = ((re.fullmatch(r"journal_(\d{8,})\.jsonl", p.name), p) for p in folder.glob("journal_*.jsonl"))
+    return sorted((int(match[1]), path) for match, path in names if match)

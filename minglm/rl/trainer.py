@@ -387,7 +387,8 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"version_{version:08d}.safetensors"
         write_weights(path, self.model.state_dict(), version)
-        for old in sorted(folder.glob("version_*.safetensors"))[:-KEEP_WEIGHTS]:
+        ours = (p for p in folder.glob("version_*.safetensors") if p.stem.removeprefix("version_").isdigit())
+        for old in sorted(ours)[:-KEEP_WEIGHTS]:
             old.unlink(missing_ok=True)
         return str(path)
 

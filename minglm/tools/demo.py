@@ -92,9 +92,11 @@ def run_demo(run_dir: Path, size: str = "mini", overwrite: bool = False, progres
     plan = SIZES[size]
     if overwrite:
         run_folder.set_aside(run_dir, "demo")
-    if run_folder.is_foreign(run_dir, "demo"):
-        raise InputError(f"{run_dir}: not empty and not a demo of minglm; give another --run")
-    run_folder.claim(run_dir, "demo")
+    with run_folder.writing(run_dir, "demo", "minglm demo"):
+        return _run_demo(run_dir, size, plan, progress)
+
+
+def _run_demo(run_dir: Path, size: str, plan: DemoSize, progress: bool) -> dict:
     size_there = _step(run_dir, "size", lambda: {"size": size})["size"]
     if size_there != size:
         raise InputError(

@@ -196,7 +196,9 @@ def stage(cache: Path = CACHE) -> Path:
     package = fetch_pyodide(cache)
     lock = json.loads((package / "pyodide-lock.json").read_text(encoding="utf-8"))
     wheels, staged = fetch_wheels(lock, cache), cache / "stage"
-    shutil.rmtree(staged, ignore_errors=True)
+    run_folder.refuse_foreign(staged, "stage")
+    shutil.rmtree(staged, ignore_errors=True)  # of the cache, remade each time
+    run_folder.claim(staged, "stage")
     static = staged / "static" / "pyodide"
     static.mkdir(parents=True)
     project = lite_wheel.build(static)
@@ -255,7 +257,12 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
         raise InputError(f"{err.name} is not installed; {datafiles.install_hint('dev')}, then build again") from None
     staged = stage(cache)
     run_folder.set_aside(site, "site")
-    run_folder.claim(site, "site")
+    with run_folder.writing(site, "site", "make lite"):
+        _run_jupyterlite(staged, site)
+    return page(site)
+
+
+def _run_jupyterlite(staged: Path, site: Path) -> None:
     done = subprocess.run(
         [
             sys.executable,
@@ -287,8 +294,7 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
             f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {staged} to "
             "see why"
         )
-    run_folder.claim(site, "site")
-    return page(site)
+    run_folder.claim(site, "site")  # it empties the folder first
 
 
 def main(argv: Sequence[str] | None = None) -> int:

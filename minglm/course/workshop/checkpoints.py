@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 from minglm import atomic, datafiles
 from minglm.course import notebook
 from minglm.errors import InputError, nearest
+from minglm.runtime import run_folder, run_lock
 from minglm.training import recipe
 
 DEMO = datafiles.default_runs() / "demo"
@@ -65,18 +65,28 @@ def _whole(run: Path) -> bool:
 
 def make(folder: Path = FOLDER, size: str = "mini", demo: Path | None = None) -> list[dict]:
     """Train the demo if it is not there, and keep weights and tokenizer of the stages in KEPT. Returns the manifest's
-    rows.
+    rows. Older ones are set aside.
+
+    Raises:
+        InputError: the folder holds something else.
     """
-    from minglm.tools.demo import run_demo  # both need torch, verifying does not
-    from minglm.training import checkpoint
+    from minglm.tools.demo import run_demo  # needs torch, verifying does not
 
     demo = DEMO if demo is None else demo
+    run_folder.refuse_foreign(folder, "checkpoints")  # before the demo, which takes minutes
     if not all(_whole(demo / stage) for stage in KEPT):
         run_demo(demo, size)
+    run_folder.set_aside(folder, "checkpoints")
+    with run_folder.writing(folder, "checkpoints", "minglm workshop checkpoints"):
+        return _copy(demo, folder)
+
+
+def _copy(demo: Path, folder: Path) -> list[dict]:
+    from minglm.training import checkpoint  # needs torch, verifying does not
+
     for stage in KEPT:
         source, target = checkpoint.latest(demo / stage), folder / stage
         assert source is not None, f"{demo / stage} was found whole"
-        shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         checkpoint.save(
             target, source.step, source.config, source.model, {}, {"recipe": source.state["recipe"], "workshop": stage}
@@ -85,7 +95,7 @@ def make(folder: Path = FOLDER, size: str = "mini", demo: Path | None = None) ->
     rows = [
         {"file": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": _sha256(p)}
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != "manifest.json"
+        if p.is_file() and p.name not in ("manifest.json", run_folder.MANIFEST, *run_lock.NAMES)
     ]
     atomic.write_json(folder / "manifest.json", rows)
     return rows
