@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
 
 TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rollout and training"
@@ -90,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
         print(line, file=sys.stderr, flush=True)
 
     task_registry.get(chosen.task, chosen.tail)
-    run_dir = Path(args.run) if args.run else Path("runs") / f"rl_{Path(args.recipe).stem}_{chosen.mode}"
+    run_dir = Path(args.run) if args.run else datafiles.runs(f"rl_{Path(args.recipe).stem}_{chosen.mode}")
     if args.overwrite:  # before the warm start, which takes minutes and may be for nothing
         run_folder.set_aside(run_dir, "rl")
     init_from = args.init_from

@@ -32,6 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from minglm import datafiles
     from minglm.runtime import extras
     from minglm.settings import parse_override
     from minglm.training import parallel_dims, recipe
@@ -40,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     if args.print_config:
         print(recipe.render(settings), end="")
         return 0
-    run_dir = Path(args.run) if args.run else Path("runs") / Path(args.recipe).stem
+    run_dir = Path(args.run) if args.run else datafiles.runs(Path(args.recipe).stem)
     extras.require("train")
     parallel = {axis: getattr(args, axis) for axis in ("dp", "ep", "tp", "cp")}
     if parallel_dims.launched() or any(parallel.values()):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 from minglm import atomic
@@ -94,12 +95,20 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """All whole lines of a JSON-lines file; none where it is missing."""
+    """All whole lines of a JSON-lines file; none where it is missing. What a disk damaged is left out, and said."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines() if text.endswith("\n") or not text else text.splitlines()[:-1]
-    return [json.loads(line) for line in lines if line.strip()]
+    rows, damaged = [], 0
+    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line end is torn
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        rows += [row] if isinstance(row, dict) else []
+        damaged += not isinstance(row, dict) and bool(line.strip())
+    if damaged:
+        print(f"{path}: {damaged} damaged line{'s' * (damaged > 1)} left out", file=sys.stderr)
+    return rows
 
 
 class Journal:

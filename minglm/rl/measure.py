@@ -262,16 +262,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("what", choices=FIGURES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--updates", type=int, help="fewer or more than the figure's own")
-    parser.add_argument("--folder", type=Path, default=Path("runs/rl_measure"))
+    parser.add_argument("--folder", type=Path, help="where the runs are kept (default runs/rl_measure)")
     parser.add_argument("--record", action="store_true", help="write data/reference/rl_NAME.csv")
     args = parser.parse_args(argv)
     try:
         show = partial(print, file=sys.stderr, flush=True)
-        rows = FIGURES[args.what](Bench(args.folder, args.seeds, show, args.updates))
+        folder = args.folder or datafiles.runs("rl_measure")
+        rows = FIGURES[args.what](Bench(folder, args.seeds, show, args.updates))
     except InputError as err:
         print(err, file=sys.stderr)
         return 2
-    write(rows, (datafiles.data("reference") if args.record else args.folder) / f"rl_{args.what}.csv")
+    write(rows, (datafiles.data("reference") if args.record else folder) / f"rl_{args.what}.csv")
     print("\n".join(report(args.what, rows)))
     return 0
 

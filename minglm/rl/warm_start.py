@@ -102,26 +102,29 @@ def warm_start(
     Raises:
         InputError: the folder holds something else.
     """
+    from minglm.training import checkpoint  # draws torch, which the process that coordinates a run does without
+
     run_dir = Path(run_dir)
-    with run_lock.hold(run_dir, "a warm start", wait=True):
-        _train_once(recipe, run_dir, show, threads)
+    note, wanted = run_dir / "warm.json", recipe.to_dict()
+    if not checkpoint.find(run_dir):
+        with run_lock.hold(run_dir, "a warm start", wait=True):
+            if not checkpoint.find(run_dir):  # else the one that we waited for made it
+                atomic.write_json(note, wanted, durable=True)
+                _train(recipe, run_dir, show, threads)
+    if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != wanted:
+        raise InputError(f"{run_dir}: holds another run; give another folder or delete it")
     return run_dir
 
 
-def _train_once(recipe: WarmStart, run_dir: Path, show: Callable[[str], None], threads: int) -> None:
+def _train(recipe: WarmStart, run_dir: Path, show: Callable[[str], None], threads: int) -> None:
     import torch
 
-    # All of these draw torch; the process that coordinates a run reads WarmStart without it.
+    # All of these draw torch, too.
     from minglm.model.model import Model
     from minglm.training import checkpoint
     from minglm.training.optim import MuonAdamW, cosine_with_warmup
     from minglm.training.process import deterministic
 
-    note, wanted = run_dir / "warm.json", recipe.to_dict()
-    if checkpoint.find(run_dir):
-        if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != wanted:
-            raise InputError(f"{run_dir}: holds another run; give another folder or delete it")
-        return
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     tokenizer, config, started = tasks.task_tokenizer(), recipe.config(), time.perf_counter()
@@ -149,7 +152,6 @@ def _train_once(recipe: WarmStart, run_dir: Path, show: Callable[[str], None], t
         torch.set_num_threads(threads_before)
     tokenizer.save(run_dir / "tokenizer.json")
     atomic.write_json(run_dir / "config.json", config.to_hf())
-    atomic.write_json(note, wanted, durable=True)
     checkpoint.save(
         run_dir, recipe.steps, config, model.state_dict(), optimizer.state_dict(), {"recipe": None, "seed": recipe.seed}
     )

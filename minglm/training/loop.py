@@ -436,6 +436,11 @@ class TrainingRun:
     def last_metrics(self) -> dict:
         """The last row of metrics.csv, with the last validation loss and the run's folder."""
         rows = metrics.read(self.dir / "metrics.csv")
+        if not rows:
+            raise InputError(
+                f"{self.dir / 'metrics.csv'}: no row of it can be read; the weights are whole and can be used, "
+                "--overwrite trains again"
+            )
         last_val = next((row["val_loss"] for row in reversed(rows) if row["val_loss"] is not None), None)
         return {**rows[-1], "val_loss": last_val, "run_dir": str(self.dir)}
 
