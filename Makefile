@@ -43,7 +43,7 @@ bench: $(STAMP)  ## performance ratios, side by side in one run; ONLY=name for o
 bench-gpu: $(STAMP) ## the accelerator's bench; says so and stops where there is none
 	$(BIN)/minglm bench --only gpu $(ARGS)
 
-drills: $(STAMP) ## 50 faults at random moments: kills, full disk, truncated shard, clock jumps; table in runs/fault_injection
+drills: $(STAMP) ## 40 faults at random moments: kills, disks, clocks, two writers; a table in runs/fault_injection
 	$(BIN)/python -m minglm.tools.fault_injection $(ARGS)
 
 soak: $(STAMP)   ## the long checks: 10,000 generated examples a file, 64 clients on the server for two minutes (needs runs/demo)

@@ -20,11 +20,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from minglm import datafiles
-    from minglm.runtime import extras
+    from minglm.runtime import extras, run_folder
 
     extras.require("train")
+    run_dir = Path(args.run) if args.run else datafiles.runs("demo")
+    run_folder.check(run_dir, "demo")
     from minglm.tools import demo
 
-    run_dir = Path(args.run) if args.run else datafiles.runs("demo")
     print(demo.report(run_dir, demo.run_demo(run_dir, args.size, args.overwrite, progress=not args.quiet)))
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 TEXT = "train one stage from a recipe; the same command resumes it"
@@ -33,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from minglm import datafiles
-    from minglm.runtime import extras
+    from minglm.runtime import extras, run_folder
     from minglm.settings import parse_override
     from minglm.training import parallel_dims, recipe
 
@@ -43,6 +44,8 @@ def main(args: argparse.Namespace) -> int:
         return 0
     run_dir = Path(args.run) if args.run else datafiles.runs(Path(args.recipe).stem)
     extras.require("train")
+    if os.environ.get("RANK", "0") == "0":
+        run_folder.check(run_dir, "train", "recipe.yaml")
     parallel = {axis: getattr(args, axis) for axis in ("dp", "ep", "tp", "cp")}
     if parallel_dims.launched() or any(parallel.values()):
         from minglm.distributed.run import train as train_sharded

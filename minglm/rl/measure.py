@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from minglm.errors import InputError
 from minglm.rl import config as recipes
 from minglm.rl.run import rl
 from minglm.rl.warm_start import for_recipe
+from minglm.runtime import run_folder
 from minglm.training import metrics
 
 Row: TypeAlias = dict[str, Any]
@@ -68,11 +68,9 @@ class Bench:
         if self.updates:
             changes["updates"] = self.updates
         settings = recipes.load(recipe, changes)
-        done = self.folder / name / "summary.json"
-        if done.is_file():
-            summary: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-            if summary["updates"] == settings.updates:
-                return summary
+        done = run_folder.result(self.folder / name / "summary.json")
+        if done is not None and done["updates"] == settings.updates:
+            return done
         start = warm_started(recipe, self.folder, self.show)
         return rl(settings, self.folder / name, start, overwrite=True, engine=engine, show=self.show)
 

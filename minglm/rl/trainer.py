@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -393,7 +394,14 @@ class Trainer:
         return str(path)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint with the coordinator's state in it."""
+        """Write a checkpoint with the coordinator's state in it.
+
+        Raises:
+            EOFError: the coordinator has gone; whoever resumes the run owns the folder now.
+        """
+        coordinator = multiprocessing.parent_process()
+        if coordinator is not None and not coordinator.is_alive():
+            raise EOFError("the coordinator has gone")
         checkpoint.save(
             self.run_dir,
             self.updates,

@@ -23,7 +23,7 @@ from minglm.config import ModelConfig
 from minglm.data.chat import encode_chat, stack
 from minglm.errors import InputError
 from minglm.rl import task_registry, tasks
-from minglm.runtime import run_lock
+from minglm.runtime import run_folder, run_lock
 from minglm.settings import BaseSettings, nonzero, setting, whole_numbers
 
 # One token a character needs no wide vocabulary; what counts here is how many sequences a core decodes in a second.
@@ -111,7 +111,7 @@ def warm_start(
             if not checkpoint.find(run_dir):  # else the one that we waited for made it
                 atomic.write_json(note, wanted, durable=True)
                 _train(recipe, run_dir, show, threads)
-    if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != wanted:
+    if run_folder.result(note) != wanted:
         raise InputError(f"{run_dir}: holds another run; give another folder or delete it")
     return run_dir
 

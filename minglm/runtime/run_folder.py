@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from minglm import atomic
 from minglm.errors import InputError
@@ -48,15 +50,18 @@ def writing(folder: Path, kind: str, what: str, note: str = "") -> Iterator[None
         InputError: the folder is somebody else's, of another kind, or in use.
     """
 
-    def check() -> None:
-        if not note or kind_of(folder) is not None or not (folder / note).is_file():
-            refuse_foreign(folder, kind)
-
-    check()  # before a lock is written into what is not ours
+    check(folder, kind, note)  # before a lock is written into what is not ours
     with run_lock.hold(folder, what):
-        check()
+        check(folder, kind, note)
         claim(folder, kind)
         yield
+
+
+def check(folder: Path, kind: str, note: str = "") -> None:
+    """Raise InputError for what `writing` would refuse: for a command to say so before it loads torch."""
+    if not note or kind_of(folder) is not None or not (folder / note).is_file():
+        refuse_foreign(folder, kind)
+    run_lock.refuse_held(folder)
 
 
 def kind_of(folder: Path) -> str | None:
@@ -68,6 +73,20 @@ def kind_of(folder: Path) -> str | None:
     if not isinstance(manifest, dict) or manifest.get("project") != "minglm" or not manifest.get("id"):
         return None
     return str(manifest.get("kind"))
+
+
+def result(path: Path) -> dict[str, Any] | None:
+    """What an earlier call left in a JSON file; None where there is none, and, said, where a disk damaged it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        value = None
+    if isinstance(value, dict):
+        return value
+    print(f"{path}: not readable, made again", file=sys.stderr)
+    return None
 
 
 def is_foreign(folder: Path, kind: str) -> bool:

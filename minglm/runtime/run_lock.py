@@ -83,6 +83,13 @@ def hold(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
         _release(key, token)
 
 
+def refuse_held(folder: Path) -> None:
+    """Raise Locked when another process holds the folder: a look before something takes long; only `hold` is sure."""
+    note = _read(Path(folder) / LOCK)
+    if note and note["pid"] != os.getpid() and not _is_dead(note):
+        raise Locked(_refusal(folder, note))
+
+
 def owner(folder: Path) -> str | None:
     """Who writes in the folder, as a message says it; None when nobody does, as far as this machine can tell."""
     note = _read(Path(folder) / LOCK)

@@ -141,7 +141,7 @@ def read(path: Path, tensors: bool = True) -> Checkpoint:
         config, step, hashes = ModelConfig.from_dict(state["config"]), int(state["step"]), dict(state["sha256"])
     except FileNotFoundError:
         raise InputError(f"{state_path}: missing; give a checkpoint folder or a run folder that holds one") from None
-    except (ValueError, KeyError, TypeError, InputError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, InputError) as err:
         raise InputError(f"{state_path}: damaged ({err}); use an earlier checkpoint") from None
     loaded = {}
     there = {p.name for p in path.glob("*.safetensors")}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Protocol
@@ -76,7 +75,7 @@ class CsvLog:
 
     def flush_to_disk(self) -> None:
         """Before a checkpoint: rows must not be younger than what they are a record of."""
-        os.fsync(self._file.fileno())
+        atomic.sync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
