@@ -49,6 +49,15 @@ def add(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--drain", type=float, default=30.0, help="seconds that running answers get after SIGTERM (default 30)"
     )
+    p.add_argument(
+        "--header-timeout", type=float, default=10.0, help="seconds for a request's headers to come (default 10)"
+    )
+    p.add_argument(
+        "--max-connections-per-address",
+        type=int,
+        default=256,
+        help="open connections of one address; then the one longest silent is closed (default 256)",
+    )
     p.add_argument("--num-speculative-tokens", type=int, default=0, help="MTP drafts a step (default 0)")
     p.add_argument("--mode", default="sparse", choices=("sparse", "dense"))
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
@@ -74,6 +83,8 @@ def main(args: argparse.Namespace) -> int:
         max_body=args.max_body,
         timeout_s=args.timeout,
         drain_s=args.drain,
+        header_timeout_s=args.header_timeout,
+        max_connections_per_address=args.max_connections_per_address,
         num_speculative_tokens=args.num_speculative_tokens,
         mode=args.mode,
     )

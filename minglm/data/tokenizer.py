@@ -17,6 +17,12 @@ from minglm.errors import InputError
 # Order is identity: <|bos|> is 0 and <|eos|> is 1, as ModelConfig's defaults say.
 SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
 _SAMPLE_BYTES = 3_000_000  # enough text for the merges of a small vocabulary; keeps training within seconds
+# How byte-level BPE writes each byte as a printable character (GPT-2's encoder.py): those that are printable stand for
+# themselves, the others follow from U+0100 on.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTE_OF = {chr(b): b for b in _PRINTABLE} | {
+    chr(0x100 + n): b for n, b in enumerate(b for b in range(256) if b not in set(_PRINTABLE))
+}
 
 
 class Tokenizer:
@@ -32,6 +38,8 @@ class Tokenizer:
         self.bos, self.eos, self.pad, self.system, self.user, self.assistant = (
             backend.token_to_id(t) for t in SPECIAL_TOKENS
         )
+        self._special = {i for i, t in backend.get_added_tokens_decoder().items() if t.special}
+        self._byte_level = type(backend.decoder).__name__ == "ByteLevel"
 
     @classmethod
     def train(
@@ -124,6 +132,18 @@ class Tokenizer:
     def token(self, index: int) -> str:
         """The text of one token, special tokens by name."""
         return self._backend.decode([int(index)], skip_special_tokens=False)
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes that one token adds to the text; none for a special token or an id that is not in use.
+
+        Joined, the bytes of an answer's tokens decode to its text, also where a character is spread over several.
+        """
+        text = None if int(index) in self._special else self._backend.id_to_token(int(index))
+        if text is None:
+            return b""
+        if self._byte_level and all(c in _BYTE_OF for c in text):
+            return bytes(_BYTE_OF[c] for c in text)
+        return text.encode()
 
 
 def _tokenizers():

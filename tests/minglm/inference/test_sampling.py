@@ -41,6 +41,30 @@ def test_top_p_cuts_the_tail_and_temperature_sharpens():
     torch.testing.assert_close(hot, (SHARES.sqrt() / SHARES.sqrt().sum())[None])
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-12, 1e-37, 1e-38, 1e-40, 1e-45, 1e-320])
+def test_temperatures_that_fp32_cannot_divide_by_are_greedy(temperature):
+    """Also beside a warm row: the quotients of the cold one are never formed."""
+    logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(2)) * 30
+    tokens, logprobs = choose(logits, [temperature, 1.0], [0.9, 1.0], [(1, 0), (2, 0)])
+    assert tokens[0] == logits[0].argmax() and logprobs.isfinite().all()
+    torch.testing.assert_close(logprobs[0], logits[0].log_softmax(-1).max())
+    assert torch.equal(choose(logits[:1], [temperature], [1.0], [(1, 0)])[0], tokens[:1])
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-4, 1e-3])
+def test_cold_temperatures_above_that_are_sampled_and_finite(temperature):
+    """The distribution in double precision; 1e-5 is where the quotients of usual logits still lie far inside fp32."""
+    logits = torch.tensor([[30.0, 30.0 - temperature, -40.0]])
+    want = (logits.double() / temperature).softmax(-1)
+    torch.testing.assert_close(probabilities(logits, [temperature], [1.0]).double(), want, rtol=0.3, atol=1e-6)
+    assert choose(logits, [temperature], [1.0], [(1, 0)])[1].isfinite().all()
+
+
+@pytest.mark.parametrize("top_p", [1e-9, 1e-40, 1e-320])
+def test_a_top_p_close_to_nothing_keeps_the_likeliest(top_p):
+    assert probabilities(SHARES.log()[None], [1.0], [top_p]).tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
 def test_rows_keep_their_own_settings():
     """A greedy row, a cut row and a plain one side by side give what each gives alone."""
     logits, generator = torch.randn(3, 50, generator=torch.Generator().manual_seed(1)) * 2, [(7, 3), (8, 0), (9, 5)]
