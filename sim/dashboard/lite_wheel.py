@@ -29,12 +29,14 @@ MINGLM = (
     "runtime/__init__.py",
     "runtime/ray.py",
     "runtime/run_folder.py",
+    "runtime/run_lock.py",
     "rl/__init__.py",
     "rl/policy.py",
 )
 DATA = (
     "chips",
     "clusters",
+    "measured",
     "models",
     "published_runs",
     "scenarios",
@@ -42,6 +44,7 @@ DATA = (
     "money.yaml",
     "stacks.yaml",
     "fitted.yaml",
+    "left_out.yaml",
 )
 VERSION = __version__
 NAME = f"minglm-{VERSION}-py3-none-any.whl"
@@ -60,7 +63,7 @@ def sources() -> dict[str, bytes]:
         for p in (
             [place]
             if place.is_file()
-            else sorted(q for q in place.rglob("*") if q.suffix in (".yaml", ".json", ".csv"))
+            else sorted(q for q in place.rglob("*") if q.suffix in (".yaml", ".json", ".csv", ".gz"))
         ):
             inside = f"minglm/_data/{p.relative_to(datafiles.data()).as_posix()}"
             out[inside] = as_json(p) if p.suffix == ".yaml" else p.read_bytes()
