@@ -15,6 +15,7 @@ EXAMPLES = f"""clustersim validate
 clustersim validate my_runs.yaml                   (schema: {datafiles.where("published_runs", "schema.json")})
 clustersim validate {datafiles.where("published_runs", "held_out", "megatron_bridge.yaml")}
 clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
+clustersim validate --serving --summary            (latencies of inference engines, by model, chip and engine)
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
 clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
@@ -50,8 +51,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     if args.serving:
+        from sim.validation import engine_rows
         from sim.validation import serving as serving_validate
 
+        if args.summary:
+            result = engine_rows.summary()
+            print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else engine_rows.summary_text(result))
+            return compared(result)
         report = serving_validate.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
         return compared(report)
