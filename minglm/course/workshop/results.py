@@ -24,7 +24,8 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt
 
 def folder() -> Path:
     """Where results are written: MINGLM_RESULTS, else runs/workshop/results."""
-    return Path(os.environ.get("MINGLM_RESULTS", datafiles.default_runs() / "workshop" / "results"))
+    own = os.environ.get("MINGLM_RESULTS")
+    return Path(own).expanduser() if own else datafiles.runs("workshop", "results")
 
 
 def learner() -> str:
