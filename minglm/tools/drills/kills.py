@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from minglm.runtime import loopback
 from minglm.tools.drills.processes import (
     LIMIT_S,
     STEPS,
@@ -132,7 +133,7 @@ def server(shared: Shared, folder: Path) -> str:
 
     def ask(url: str):
         request = urllib.request.Request(url + "/chat/completions", body, {"content-type": "application/json"})
-        return direct.open(request, timeout=60)
+        return loopback.urlopen(request, timeout=60)
 
     with load_test.running(straight, "--mode", "dense", "--port", port) as (process, url), ask(url) as answer:
         for _ in range(shared.rng.randint(0, 6)):
