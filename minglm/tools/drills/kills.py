@@ -129,7 +129,6 @@ def server(shared: Shared, folder: Path) -> str:
     body = json.dumps(
         {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 40, "temperature": 0, "stream": True}
     ).encode()
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def ask(url: str):
         request = urllib.request.Request(url + "/chat/completions", body, {"content-type": "application/json"})
