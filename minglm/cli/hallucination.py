@@ -7,7 +7,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
+from minglm.runtime import run_lock
 from minglm.runtime.arguments import COUNT
 from minglm.runtime.terminal import json_text
 
@@ -41,11 +43,12 @@ def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # a model this small is slower on two
     settings = replace(abstention.Settings(), objective=args.objective)
     settings = settings.smoke() if args.smoke else settings
-    folder = Path(args.run or ("runs/smoke-hallucination" if args.smoke else "runs/hallucination"))
+    folder = Path(args.run or datafiles.runs("smoke-hallucination" if args.smoke else "hallucination"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise InputError(f"--run {folder}: cannot be written ({err.strerror}); give another folder") from None
-    out = abstention.run(range(args.seeds), folder, settings, lambda text: print(text, file=sys.stderr, flush=True))
+    with run_lock.hold(folder, "minglm hallucination"):
+        out = abstention.run(range(args.seeds), folder, settings, lambda text: print(text, file=sys.stderr, flush=True))
     print(json_text(out) if args.json else abstention.render(out) + f"\n\nwritten to {folder}")
     return 0 if out["reached"] or args.smoke else 1

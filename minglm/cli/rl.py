@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
 from minglm.runtime.arguments import COUNT, SEED, number, whole
 from minglm.runtime.terminal import json_text
@@ -68,7 +69,7 @@ def add(p: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from minglm.rl import config as recipes
-    from minglm.runtime import extras
+    from minglm.runtime import extras, run_folder
     from minglm.settings import parse_override
 
     values = recipes.read(args.recipe)
@@ -82,17 +83,17 @@ def main(args: argparse.Namespace) -> int:
         print(json_text(chosen.to_dict()) + "\n" if args.json else chosen.explained(), end="")
         return 0
     extras.require("train")
+    run_dir = Path(args.run) if args.run else datafiles.runs(f"rl_{Path(args.recipe).stem}_{chosen.mode}")
+    run_folder.check(run_dir, "rl", "rl.yaml")
     from minglm.rl import task_registry
     from minglm.rl.run import rl
     from minglm.rl.warm_start import for_recipe
-    from minglm.runtime import run_folder
     from minglm.training import checkpoint
 
     def show(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     task_registry.get(chosen.task, chosen.tail)
-    run_dir = Path(args.run) if args.run else Path("runs") / f"rl_{Path(args.recipe).stem}_{chosen.mode}"
     if args.overwrite:  # before the warm start, which takes minutes and may be for nothing
         run_folder.set_aside(run_dir, "rl")
     init_from = args.init_from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from minglm.runtime.arguments import COUNT
@@ -36,7 +37,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from minglm.runtime import extras
+    from minglm import datafiles
+    from minglm.runtime import extras, run_folder
     from minglm.settings import parse_override
     from minglm.training import parallel_dims, recipe
 
@@ -44,8 +46,10 @@ def main(args: argparse.Namespace) -> int:
     if args.print_config:
         print(json_text(settings.to_dict()) + "\n" if args.json else recipe.render(settings), end="")
         return 0
-    run_dir = Path(args.run) if args.run else Path("runs") / Path(args.recipe).stem
+    run_dir = Path(args.run) if args.run else datafiles.runs(Path(args.recipe).stem)
     extras.require("train")
+    if os.environ.get("RANK", "0") == "0":
+        run_folder.check(run_dir, "train", "recipe.yaml")
     parallel = {axis: getattr(args, axis) for axis in ("dp", "ep", "tp", "cp")}
     if parallel_dims.launched() or any(parallel.values()):
         from minglm.distributed.run import train as train_sharded

@@ -108,17 +108,20 @@ def _checkpoints(args: argparse.Namespace) -> int:
 
     from minglm.course.workshop import checkpoints
 
-    folder = Path(args.out) if args.out else checkpoints.FOLDER
+    folder = Path(args.out) if args.out else checkpoints.kept()
     print(checkpoints.report(checkpoints.verify(folder) if args.verify else checkpoints.make(folder), folder))
     return 0
 
 
 def _timing(args: argparse.Namespace) -> int:
 
-    from minglm.course import book
     from minglm.course.workshop import timing
 
-    rows = timing.from_book(book.TARGET, args.only) if args.book else timing.measure(full=args.full, only=args.only)
+    rows = (
+        timing.from_book(datafiles.runs("book"), args.only)
+        if args.book
+        else timing.measure(full=args.full, only=args.only)
+    )
     print(json_text(rows, indent=1) if args.json else timing.table(rows))
     if args.write:
         print(f"{timing.write(rows, args.full or args.book)}: written", file=sys.stderr)
@@ -156,6 +159,6 @@ def _slides(args: argparse.Namespace) -> int:
     )
     if args.book:
         chosen = [slides.executed(path) for path in chosen]
-    for path in slides.export(chosen, Path(args.out) if args.out else slides.FOLDER, execute=not args.book):
+    for path in slides.export(chosen, Path(args.out) if args.out else None, execute=not args.book):
         print(path)
     return 0

@@ -24,12 +24,11 @@ from minglm.course import assets, book_reference
 from minglm.errors import InputError
 from minglm.runtime import run_folder
 
-TARGET = datafiles.default_runs() / "book"
 PARTS = {"learn": "Learn: build it", "scale": "Scale: simulate it", "plan": "Plan: decide with it"}
 SHEETS = "Workshop: exercises"
 
 
-def build(target: Path = TARGET, only: str | None = None) -> Path:
+def build(target: Path | None = None, only: str | None = None) -> Path:
     """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
 
     Args:
@@ -41,8 +40,13 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
         raise InputError(
             "the book is made from the repository's README and notebooks; run from a clone of the repository"
         )
+    target = target or datafiles.runs("book")
     run_folder.set_aside(target, "book")
-    run_folder.claim(target, "book")
+    with run_folder.writing(target, "book", "make book"):
+        return _build(target, only, root)
+
+
+def _build(target: Path, only: str | None, root: Path) -> Path:
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
         notebooks = [
@@ -132,7 +136,7 @@ def _intro(readme: str, target: Path) -> str:
     return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)\)", kept, readme)
 
 
-def check(target: Path = TARGET) -> list[str]:
+def check(target: Path | None = None) -> list[str]:
     """What is wrong with a built book, one line each; an empty list means that nothing is.
 
     Looked at: every figure is there, links lead somewhere, the search knows words, nothing is loaded from elsewhere.
@@ -140,6 +144,7 @@ def check(target: Path = TARGET) -> list[str]:
     Raises:
         InputError: no book there.
     """
+    target = target or datafiles.runs("book")
     html = target / "_build" / "html"
     if not (html / "index.html").is_file():
         raise InputError(f"{html}: no book there; `make book` builds one")

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from minglm import atomic
+from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser
 from minglm.runtime import loopback
 
@@ -310,12 +310,14 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     p = Parser(prog="python -m minglm.serving.load_test", description=(__doc__ or "").splitlines()[0])
-    p.add_argument("--checkpoint", default="runs/demo/sft")
+    p.add_argument("--checkpoint", help="run folder (default runs/demo/sft)")
     p.add_argument("--clients", type=int, default=64)
     p.add_argument("--seconds", type=float, default=120.0)
-    p.add_argument("--out", default="runs/soak/serving.json")
+    p.add_argument("--out", help="JSON to write (default runs/soak/serving.json)")
     try:
         args = p.parse_args(argv)
+        args.checkpoint = args.checkpoint or datafiles.runs("demo", "sft")
+        args.out = args.out or datafiles.runs("soak", "serving.json")
         if not 1 <= args.clients <= 1000:
             raise InputError(f"--clients {args.clients}: 1 to 1,000 clients; the default is 64")
         if not 1 <= args.seconds <= 86_400:

@@ -30,6 +30,7 @@ MINGLM = (
     "runtime/__init__.py",
     "runtime/ray.py",
     "runtime/run_folder.py",
+    "runtime/run_lock.py",
     "rl/__init__.py",
     "rl/policy.py",
 )

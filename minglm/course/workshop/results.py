@@ -24,7 +24,8 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt
 
 def folder() -> Path:
     """Where results are written: MINGLM_RESULTS, else runs/workshop/results."""
-    return Path(os.environ.get("MINGLM_RESULTS", datafiles.default_runs() / "workshop" / "results"))
+    own = os.environ.get("MINGLM_RESULTS")
+    return Path(own).expanduser() if own else datafiles.runs("workshop", "results")
 
 
 def learner() -> str:
@@ -64,7 +65,7 @@ def record(key: str, right: bool, sentence: str = "") -> None:
             try:
                 book, _ = read(path)
             except InputError:
-                os.replace(path, path.with_suffix(".damaged"))  # kept: somebody may want to see what was in it
+                path.rename(path.with_suffix(".damaged"))  # kept: somebody may want to see what was in it
         entry = book["exercises"].setdefault(key, {"attempts": 0, "right": False})
         entry["attempts"] += 1
         if right and not entry["right"]:

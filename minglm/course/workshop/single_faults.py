@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from minglm import atomic
 from minglm.course.workshop import checking, generator
 from minglm.errors import InputError, Parser
 
@@ -209,7 +210,7 @@ def accepted(fault: Fault, answer: str, limit_s: float = LIMIT_S) -> bool:
     def ask() -> None:
         with tempfile.TemporaryDirectory() as folder:
             sheet_file = Path(folder) / "sheet.py"
-            sheet_file.write_text(f"{fault.code}\nANSWER = {answer}\n", encoding="utf-8")
+            atomic.write_text(sheet_file, f"{fault.code}\nANSWER = {answer}\n")
             try:
                 checking.judge(checking.all_exercises()[fault.key], runpy.run_path(str(sheet_file))["ANSWER"])
             except BaseException:

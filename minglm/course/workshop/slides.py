@@ -14,10 +14,8 @@ from typing import Any
 
 from minglm import atomic, datafiles
 from minglm.course import assets
-from minglm.course.book import TARGET as BOOK
 from minglm.errors import InputError
 
-FOLDER = datafiles.default_runs() / "workshop" / "slides"
 DEFAULT = (
     "learn/00_start_here",
     "learn/01_tokens_and_data",
@@ -38,13 +36,13 @@ def executed(notebook: Path) -> Path:
     Raises:
         InputError: that book does not hold it.
     """
-    run = BOOK / "_build" / "jupyter_execute" / notebook.parent.name / notebook.name
+    run = datafiles.runs("book") / "_build" / "jupyter_execute" / notebook.parent.name / notebook.name
     if not run.is_file():
         raise InputError(f"{run}: the book does not hold it; run `make book`, or leave --book out")
     return run
 
 
-def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -> list[Path]:
+def export(notebooks: list[Path], folder: Path | None = None, execute: bool = True) -> list[Path]:
     """Write one HTML file for each notebook; runs them in smoke mode first, so that pictures are there.
 
     Args:
@@ -58,6 +56,7 @@ def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -
     from nbclient.exceptions import CellExecutionError
 
     chosen = notebooks or [datafiles.notebooks(f"{name}.ipynb") for name in DEFAULT]
+    folder = folder or datafiles.runs("workshop", "slides")
     folder.mkdir(parents=True, exist_ok=True)
     out = []
     for path in chosen:
