@@ -82,7 +82,8 @@ def main(args: argparse.Namespace) -> int:
     if args.html:
         from sim.report import errors
 
-        print(f"wrote {errors.write(Path(args.html))}")
+        written = str(errors.write(Path(args.html)))
+        print(json_text({"written": written}) if args.json else f"wrote {written}")
         return 0
     if args.local is not None:
         from sim.validation import local_toy
