@@ -26,7 +26,7 @@ def words_at(step: int, first: int, steps: int, grow_steps: int) -> int | None:
     `first` words for `steps` steps, then all of the language by equal factors over `grow_steps`.
 
     >>> [words_at(s, 64, 100, 100) for s in (0, 99, 150, 199, 200)]
-    [64, 64, 188, 528, None]
+    [64, 64, 188, 530, None]
     """
     if step >= steps + grow_steps:
         return None
