@@ -99,7 +99,7 @@ class Program:
             print(f"error: {where}{err.strerror or err}; {remedy}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as stop:
-            print(f"{stop or 'stopped'}", file=sys.stderr)
+            print(str(stop) or "stopped", file=sys.stderr)
             return 130
 
     def execute(self, argv: list[str]) -> int:

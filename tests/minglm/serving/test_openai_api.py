@@ -209,6 +209,32 @@ def test_temperatures_near_zero_answer_as_zero_does(client, temperature):
         assert ask(temperature)[0][0] == ask(0)[0][0]
 
 
+def test_settings_of_a_request_reach_the_sampler(client, small_checkpoint):
+    """Temperature, top_p, seed and number of choices: each choice is what `generate` says for seed + its number."""
+    from minglm.inference.generate import generate
+    from minglm.inference.load import load_model
+
+    model, tokenizer, _ = load_model(small_checkpoint)
+    prompts = [[tokenizer.bos, *tokenizer.encode(text)] for text in ("def ", "import os")]
+    ask = dict(max_tokens=15, temperature=0.9, top_p=0.7, seed=5, n=2)
+    body = client.post(TEXT, json={"prompt": ["def ", "import os"], **ask}).json()
+    want = generate(
+        model,
+        [prompts[0], prompts[0], prompts[1], prompts[1]],
+        15,
+        temperature=0.9,
+        top_p=0.7,
+        seed=[5, 6, 7, 8],
+        stop=(tokenizer.eos,),
+        mode="dense",
+    )
+    assert [c["text"] for c in body["choices"]] == [tokenizer.decode(t) for t in want.tokens]
+    assert [c["index"] for c in body["choices"]] == [0, 1, 2, 3]
+    counted = sum(len(t) + stopped for t, stopped in zip(want.tokens, want.stopped, strict=True))
+    assert body["usage"]["completion_tokens"] == counted
+    assert body["usage"]["prompt_tokens"] == sum(map(len, prompts)), "a prompt is counted once, not once a choice"
+
+
 @pytest.mark.slow
 def test_the_real_client(small_checkpoint):
     """`openai.OpenAI` against a server of its own: lists, whole, streamed, and its exceptions for what is refused."""
