@@ -134,7 +134,6 @@ class ShardedModel(Model):
         doc_start: Tensor | None = None,
         mtp: bool = True,
         indexer_loss: bool = True,
-        vocabulary: int | None = None,
     ) -> Output:
         """As `Model.forward` with targets: the whole batch (B, T) in,
         the whole batch's losses and expert counts out."""
@@ -157,7 +156,7 @@ class ShardedModel(Model):
             for layer in self.layers:
                 hidden, kl, balance, counts, topk_indices = layer(hidden, ctx, topk_indices)
                 aux.add(kl, balance, counts)
-            out = Output(lm_loss=_part(self.norm(hidden), self.lm_head.weight[:vocabulary], targets, rows, here))
+            out = Output(lm_loss=_part(self.norm(hidden), self.lm_head.weight, targets, rows, here))
             if mtp and self.mtp is not None:
                 out.mtp_loss = self._depths(self.mtp, tokens, targets, doc_start, hidden, ctx, aux)
         out.indexer_kl = torch.stack(aux.kl).mean() if aux.kl else None

@@ -84,7 +84,7 @@ class Model(nn.Module):
             else:
                 nn.init.constant_(p, 0.0 if name.endswith("bias") else 1.0)
 
-    def forward(  # noqa: PLR0913  (settings, by keyword)
+    def forward(
         self,
         tokens: Tensor,
         targets: Tensor | None = None,
@@ -95,7 +95,6 @@ class Model(nn.Module):
         mtp: bool = True,
         indexer_loss: bool = True,
         last_only: bool = False,
-        vocabulary: int | None = None,
     ) -> Output:
         """Run the model, or the next tokens of cached sequences.
 
@@ -109,7 +108,6 @@ class Model(nn.Module):
             mtp: compute the MTP loss too (needs targets; skipped with a cache).
             indexer_loss: False skips the indexer's KL.
             last_only: logits of the last position only, (B, 1, V).
-            vocabulary: the loss chooses among the first so many tokens only; None for all.
 
         Raises:
             InputError: unknown mode, tokens outside the vocabulary, a sequence longer than max_position_embeddings.
@@ -138,7 +136,7 @@ class Model(nn.Module):
             if targets is None:
                 out.logits = self.lm_head(self.norm(hidden[:, -1:] if last_only else hidden))
             else:
-                out.lm_loss = head_loss(self.norm(hidden), self.lm_head.weight[:vocabulary], targets)
+                out.lm_loss = head_loss(self.norm(hidden), self.lm_head.weight, targets)
                 if mtp and self.mtp is not None and cache is None:
                     out.mtp_loss = self._mtp_loss(tokens, targets, hidden, ctx, aux)
         out.indexer_kl = torch.stack(aux.kl).mean() if aux.kl else None

@@ -59,7 +59,7 @@ def _tiny_world(r: Recipe, tokenizer_from: str | Path | None) -> Data:
         if validation or not r.pairs_steps + r.pairs_grow_steps:
             return documents
         steps = (r.pairs_steps * r.grad_accum, r.pairs_grow_steps * r.grad_accum)
-        return PairsThenDocuments(documents, r.pairs_words, *steps)
+        return PairsThenDocuments(documents, r.pairs_words, *steps, r.seed)
 
     digest = hashlib.sha256("\n".join(vocabulary.words()).encode()).hexdigest()
     return Data(tokenizer, make(r.seed, False), make(VALIDATION_SEED, True), digest)
