@@ -381,9 +381,7 @@ def _projection(page: Page, p: dict) -> None:
     )
 
 
-def _picture(
-    run_dir: Path, demo: dict, metrics: dict, needle: dict, card: dict, projection: dict
-) -> None:
+def _picture(run_dir: Path, demo: dict, metrics: dict, needle: dict, card: dict, projection: dict) -> None:
     """picture.svg, for the README: what was learnt, what was found, what the big one would take."""
     rows = metrics["pretrain"]
     batches = projection["batches"]
