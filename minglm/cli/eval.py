@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from minglm.runtime.command_line import seed
+
 TEXT = "scorecard, pass@k on small tasks, needle test, or an arena between checkpoints, each with intervals"
 EXAMPLES = """minglm eval scorecard --checkpoint runs/demo/sft
 minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --samples 8
@@ -29,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--problems", type=int, default=16, help="problems of each task")
     p.add_argument("--samples", type=int, default=8, help="answers to each problem")
     p.add_argument("--temperature", type=float, default=0.8)
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--seed", type=seed, default=1)
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("needle", help="is a hidden fact found, by length and depth")
     p.add_argument("--checkpoint", required=True, metavar="RUN")
@@ -38,13 +40,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--per-cell", type=int, default=4)
     p.add_argument("--facts", type=int, default=4, help="facts in a passage (default 4)")
     p.add_argument("--form", default="plain", help="plain; tiny world also: several, hop, absent (default plain)")
-    p.add_argument("--seed", type=int, default=7)
+    p.add_argument("--seed", type=seed, default=7)
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("arena", help="votes between checkpoints on the same problems, ratings with intervals")
     p.add_argument("checkpoints", nargs="+", metavar="RUN")
     p.add_argument("--votes", type=int, default=400)
     p.add_argument("--problems", type=int, default=16)
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--seed", type=seed, default=1)
     p.add_argument("--json", action="store_true")
 
 

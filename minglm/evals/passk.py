@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from minglm.data.chat import TASKS, Example, examples
+from minglm.data.chat import TASKS, examples
+from minglm.data.conversations import Example
 from minglm.data.synthetic_facts import find_code
 from minglm.evals import needle, skills
 from minglm.inference.generate import generate

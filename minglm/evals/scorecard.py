@@ -25,7 +25,7 @@ from minglm.evals import needle, next_token, skills
 from minglm.evals.statistics import wilson
 from minglm.inference.generate import generate
 from minglm.training import checkpoint, recipe
-from minglm.training.data import VALIDATION_SEED, open_data
+from minglm.training.tiny_world import VALIDATION_SEED, open_tiny_world
 
 RECALL = (("plain", 1), ("plain", 2), ("plain", 4), ("plain", 8), ("several", 4), ("hop", 4), ("absent", 4))
 STORY_TOKENS = 160
@@ -138,7 +138,7 @@ def text_quality(model, trained: Sequence[recipe.Recipe], mode: str) -> dict[str
 
 def _training(r: recipe.Recipe) -> list[Batch]:
     """The batches of a stage, its last ones where they are more than are counted."""
-    train, passes = open_data(r, Path(), None).train, r.steps * r.grad_accum
+    (_, train, _, _), passes = open_tiny_world(r, None), r.steps * r.grad_accum
     most = max(1, COUNTED_TOKENS // (r.batch_size * r.seq_len))
     return [train.batch(i) for i in range(max(0, passes - most), passes)]
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from minglm.data.chat import Example, encode_chat
+from minglm.data.chat import encode_chat
+from minglm.data.conversations import Example
 from minglm.data.tiny_world.conversations import conversation
 from minglm.errors import InputError, nearest
 from minglm.inference.generate import generate

@@ -42,8 +42,8 @@ from minglm.model.model import Model
 from minglm.runtime import machine, run_folder
 from minglm.tools.demo_rl import rounds
 from minglm.training import metrics, recipe
-from minglm.training.data import VALIDATION_SEED
 from minglm.training.loop import train
+from minglm.training.tiny_world import VALIDATION_SEED
 
 STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
 PROMPTS = ("Story\n", "Portrait\n", "Codes\n", "Sums\n")

@@ -1,107 +1,150 @@
-"""What a recipe trains on: tokenizer, training rows and validation rows of any corpus."""
+"""What a run learns from and what it is tried on: shards of its corpus, conversations, and text that training never
+sees.
+
+A run goes on only on the text that it was begun on; its versions.json names the folder of shards, whose name carries
+the hash of the text. Where no text is left to try it on, no validation loss is measured, and that is said.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from minglm.data import shards
-from minglm.data.chat import MixedLoader, SftLoader, load_jsonl
-from minglm.data.tiny_world import vocabulary
-from minglm.data.tiny_world.chats import TinyWorldChats
-from minglm.data.tiny_world.documents import MIXTURE
-from minglm.data.tiny_world.loader import TinyWorldLoader
-from minglm.data.tiny_world.pairs import PairsThenDocuments
+from minglm.config import ModelConfig
+from minglm.data import conversations, shards
+from minglm.data.chat import MixedLoader, SftLoader
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
 from minglm.training.recipe import TINY_WORLD, Recipe
-
-VALIDATION_SEED = 10_007  # far from any run's own seed, so that no run validates on its training order
+from minglm.training.tiny_world import VALIDATION_SEED, open_tiny_world
 
 
 class Data(NamedTuple):
-    """Tokenizer, batches to train on, batches to validate on, hash of the corpus."""
+    """What a run learns from, and what it is tried on."""
 
     tokenizer: Tokenizer
-    train: shards.BatchSource
-    validation: shards.BatchSource
-    corpus_sha256: str
+    loader: shards.BatchSource
+    validation: shards.BatchSource | None  # None: there is no unseen text
+    notes: dict[
+        str, str | None
+    ]  # for versions.json: folder of the shards, hashes of the text, how validation is chosen
 
 
-def open_data(recipe: Recipe, runs: Path, tokenizer_from: str | Path | None) -> Data:
-    """Make or reuse what a recipe needs.
+def open_data(
+    recipe: Recipe,
+    config: ModelConfig,
+    run_dir: Path,
+    tokenizer_from: str | Path | None,
+    begun_on: dict[str, str | None] | None,
+    tell: Callable[[str], None],
+) -> Data:
+    """Read the corpus, and make its shards where they are not there yet.
 
     Args:
-        runs: folder of the runs; token shards lie in its `data`. tokenizer_from: run or checkpoint folder whose
-            tokenizer goes on to be used; None trains one.
+        tokenizer_from: run or checkpoint folder whose tokenizer is used; None or without one: a new one.
+        begun_on: `note` of a run that goes on; None for a new one. tell: takes lines for the terminal.
+
+    Raises:
+        InputError: no such text, or not the text that the run was begun on.
     """
-    return _tiny_world(recipe, tokenizer_from) if recipe.corpus == TINY_WORLD else _text(recipe, runs, tokenizer_from)
+    if recipe.corpus == TINY_WORLD:
+        return _unchanged(Data(*open_tiny_world(recipe, _tokenizer_path(tokenizer_from))), run_dir, begun_on)
+    parent, before = run_dir.parent / "data", (begun_on or {}).get("data")
+    try:
+        own = _tokenizer_path(tokenizer_from)
+        built = shards.build(recipe.corpus, parent, config.vocab_size, recipe.corpus_max_bytes, own)
+    except InputError as err:  # a data set without the network, a folder that is gone: what was made of it may serve
+        if before is None or not (parent / before / "done.json").is_file():
+            raise
+        built = shards.open_built(parent / before)
+        tell(f"{err}; going on with {built.folder}, which was made from it")
+    tell(built.left_out)
+    loader, validation, rule = (_conversations if recipe.stage == "sft" else _text)(recipe, built, tell)
+    if validation is None:
+        tell(f"{rule}: no validation loss is measured")
+    notes = {
+        "data": built.folder.name,
+        "corpus_sha256": built.train.header["corpus_sha256"],
+        "train_sha256": built.train.header["sha256"],
+        "conversations_sha256": conversations.sha256(recipe.conversations) if recipe.conversations else None,
+        "validation": rule,
+    }
+    return _unchanged(Data(built.tokenizer, loader, validation, notes), run_dir, begun_on)
 
 
-def _tiny_world(r: Recipe, tokenizer_from: str | Path | None) -> Data:
-    tokenizer, own = vocabulary.tokenizer(), tokenizer_path(tokenizer_from)
-    if own and Tokenizer.load(own).sha256 != tokenizer.sha256:
-        raise InputError(
-            f"{own}: not the tiny world's vocabulary; start from a run with corpus: {TINY_WORLD}, or use its corpus"
+def _unchanged(data: Data, run_dir: Path, begun_on: dict[str, str | None] | None) -> Data:
+    """The data, when a run that goes on was begun on the same.
+
+    Raises:
+        InputError: it was begun on other text.
+    """
+    for key, was in (begun_on or {}).items():
+        if key != "data" and was != data.notes[key]:
+            raise InputError(
+                f"{run_dir}: was begun on other text ({key} {str(was)[:12]}, now {str(data.notes[key])[:12]}); use "
+                "--overwrite to start over on the new text, or another --run, with --init-from for the weights"
+            )
+    return data
+
+
+def note(run_dir: Path) -> dict[str, str | None]:
+    """What versions.json of a run says of its text: hashes, which must not change while it goes on, and the shards."""
+    try:
+        said = json.loads((run_dir / "versions.json").read_text(encoding="utf-8"))
+        return {key: said.get(key) for key in ("data", "corpus_sha256", "train_sha256", "conversations_sha256")}
+    except (OSError, ValueError, AttributeError):
+        return {}  # killed before the first note: nothing has been learnt yet
+
+
+Rows = tuple[shards.BatchSource, shards.BatchSource | None, str]  # to learn from, unseen, how these were chosen
+
+
+def _text(recipe: Recipe, built: shards.Built, tell: Callable[[str], None]) -> Rows:
+    """Of a stage that learns from text."""
+    r = recipe
+    text = shards.Loader(built.train, r.batch_size, r.seq_len, r.seed)
+    loader: shards.BatchSource = text
+    if r.lookup_share or r.recall_steps:
+        recall = r.recall_steps * r.grad_accum
+        loader = MixedLoader(text, built.tokenizer, r.lookup_share, r.lookup_facts, r.seed, recall)
+    if built.validation is None:
+        return loader, None, built.rule
+    if len(built.validation) < r.seq_len + 1:
+        held = f"{len(built.validation)} tokens, fewer than a row of seq_len={r.seq_len}"
+        return loader, None, f"no unseen text: {built.rule} holds {held}"
+    return loader, shards.Loader(built.validation, r.batch_size, r.seq_len, VALIDATION_SEED), built.rule
+
+
+def _conversations(recipe: Recipe, built: shards.Built, tell: Callable[[str], None]) -> Rows:
+    """Of stage sft: conversations of a file are parted by their hash, and so are made ones."""
+    r = recipe
+    train, unseen = conversations.split(conversations.load_jsonl(r.conversations)) if r.conversations else ([], [])
+    shape = (r.batch_size, r.seq_len)
+    loader = SftLoader(built.tokenizer, built.train, *shape, r.tasks, r.seed, train)
+    if loader.cut:
+        tell(
+            f"{r.conversations}: {loader.cut} of {len(train)} conversations are longer than seq_len={r.seq_len}: "
+            "their beginning is left out"
         )
-    if r.config().vocab_size < tokenizer.vocab_size:
-        raise InputError(
-            f"vocab_size={r.config().vocab_size}: the tiny world has {tokenizer.vocab_size} tokens; "
-            f"use model_changes: {{vocab_size: {-(-tokenizer.vocab_size // 32) * 32}}}"
-        )
-    conversations = load_jsonl(r.conversations) if r.conversations else None
-
-    def make(seed: int, validation: bool) -> shards.BatchSource:
-        if r.stage == "sft":
-            return TinyWorldChats(r.batch_size, r.seq_len, r.tasks, seed, conversations, validation)
-        documents = TinyWorldLoader(r.batch_size, r.seq_len, seed, r.documents or MIXTURE, validation)
-        if validation or not r.pairs_steps + r.pairs_grow_steps:
-            return documents
-        steps = (r.pairs_steps * r.grad_accum, r.pairs_grow_steps * r.grad_accum)
-        return PairsThenDocuments(documents, r.pairs_words, *steps, r.seed)
-
-    digest = hashlib.sha256("\n".join(vocabulary.words()).encode()).hexdigest()
-    return Data(tokenizer, make(r.seed, False), make(VALIDATION_SEED, True), digest)
+    out_of_reach = {"file": not unseen, "lookup": built.validation is None}
+    tasks = {task: share for task, share in r.tasks.items() if share and not out_of_reach.get(task)}
+    if not tasks:
+        return loader, None, "no unseen text: too few conversations to hold one out"
+    validation = SftLoader(built.tokenizer, built.validation, *shape, tasks, VALIDATION_SEED, unseen, validation=True)
+    rule = f"unseen conversations of {', '.join(tasks)}"
+    if "file" in tasks:
+        rule += f" ({len(unseen)} of {len(train) + len(unseen)} in the file, by their hash)"
+    if missing := [task for task, share in r.tasks.items() if share and task not in tasks]:
+        rule += f"; no unseen text of {', '.join(missing)}"
+    return loader, validation, rule
 
 
-def _text(r: Recipe, runs: Path, tokenizer_from: str | Path | None) -> Data:
-    own, vocab_size = tokenizer_path(tokenizer_from), r.config().vocab_size
-    name = (
-        "".join(c if c.isalnum() else "-" for c in r.corpus)
-        + f"-{vocab_size}"
-        + (f"-{r.corpus_max_bytes}" if r.corpus_max_bytes else "")
-    )
-    folder = runs / "data" / name
-    if own and (folder / "tokenizer.json").is_file() and Tokenizer.load(folder).sha256 == Tokenizer.load(own).sha256:
-        own = None  # the shared folder was made with this very tokenizer
-    elif own:
-        folder = folder.with_name(f"{name}-{Tokenizer.load(own).sha256[:8]}")
-    tokenizer, train, valid = shards.build(r.corpus, folder, vocab_size, r.corpus_max_bytes, own)
-    conversations = load_jsonl(r.conversations) if r.conversations else None
-
-    def make(shard: shards.Shard, seed: int, mixed: bool) -> shards.BatchSource:
-        if r.stage == "sft":
-            return SftLoader(tokenizer, shard, r.batch_size, r.seq_len, r.tasks, seed, conversations)
-        text = shards.Loader(shard, r.batch_size, r.seq_len, seed)
-        if not mixed:
-            return text
-        return MixedLoader(text, tokenizer, r.lookup_share, r.lookup_facts, seed, r.recall_steps * r.grad_accum)
-
-    loader = make(train, r.seed, mixed=bool(r.lookup_share or r.recall_steps))
-    return Data(tokenizer, loader, make(valid, VALIDATION_SEED, mixed=False), train.header["corpus_sha256"])
-
-
-def tokenizer_path(folder: str | Path | None) -> Path | None:
+def _tokenizer_path(folder: str | Path | None) -> Path | None:
     """The tokenizer.json of a run or checkpoint folder, if it has one."""
     if folder is None:
         return None
     folder = Path(folder)
-    return next(
-        (
-            p / "tokenizer.json"
-            for p in (folder, folder.parent, folder.parent.parent)
-            if (p / "tokenizer.json").is_file()
-        ),
-        None,
-    )
+    places = (p / "tokenizer.json" for p in (folder, folder.parent, folder.parent.parent))
+    return next((p for p in places if p.is_file()), None)

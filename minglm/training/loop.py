@@ -12,6 +12,7 @@ often the run is killed and resumed: the batch of a step depends on the step alo
 from __future__ import annotations
 
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from minglm import atomic
 from minglm.data import shards
 from minglm.errors import InputError
+from minglm.model.counts import StepCounts
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
 from minglm.quant.qat import FakeQuant
@@ -72,7 +74,7 @@ def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         raise InputError(f"{run_dir}: not empty and not a run of minglm; give another --run")
     if not resume:
         run_folder.set_aside(run_dir, "train")
-    if note.is_file():
+    if note.is_file() and checkpoint.find(run_dir):  # else nothing has been learnt under the other recipe
         theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
         changed = next((k for k in ours if ours[k] != theirs[k]), None)
         if changed:
@@ -93,7 +95,8 @@ class TrainingRun:
 
         first                        whether this process writes notes, logs and the progress bar
         load_latest, restore, save   where the state of a run comes from and goes to
-        open_data                    tokenizer, loaders, hash of the corpus
+        open_data                    tokenizer, loaders, and notes on the text
+        tell                         a line for the terminal, before the first step
         to_device, make_optimizer    the model as it is trained, and what updates it
         before_forward               called before each forward pass of an update
         all_ranks_agree              whether any process wants to stop
@@ -108,7 +111,8 @@ class TrainingRun:
         start = resumed or self._initial(init_from)
         memory.check(recipe, self.device.type, self.config)
         self.step = resumed.step if resumed else 0
-        self.tokenizer, self.loader, self.validation, self.corpus_sha256 = self.open_data(
+        self.resumes = resumed is not None
+        self.tokenizer, self.loader, self.validation, self.data_notes = self.open_data(
             init_from if not resumed else run_dir
         )
         torch.manual_seed(recipe.seed)
@@ -122,10 +126,18 @@ class TrainingRun:
         self.rounding = FakeQuant(self.model, Spec(recipe.qat, recipe.qat_group) if recipe.qat else None)
         self.forward = torch.compile(self.model) if recipe.compile else self.model
         self.write_notes(init_from, start)
+        if recipe.warmup_steps > recipe.steps:
+            warm, steps = recipe.warmup_steps, recipe.steps
+            self.tell(f"warmup_steps={warm}: above steps={steps}, so that lr is never reached; lower warmup_steps")
 
     # ------------------------------------------------------------------ hooks
 
     first = True
+
+    def tell(self, line: str) -> None:
+        """A line on stderr; an empty one is none."""
+        if line and self.first:
+            print(line, file=sys.stderr)
 
     def load_latest(self, path: str | Path) -> checkpoint.Checkpoint | None:
         """The newest whole checkpoint of a run or checkpoint folder; None where there is none."""
@@ -189,8 +201,9 @@ class TrainingRun:
         return start
 
     def open_data(self, tokenizer_from: str | Path | None) -> data.Data:
-        """Tokenizer, training loader, validation loader, hash of the corpus; a hook."""
-        return data.open_data(self.recipe, self.dir.parent, tokenizer_from)
+        """Tokenizer, loaders, and what versions.json says of the text; a hook."""
+        begun_on = data.note(self.dir) if self.resumes else None
+        return data.open_data(self.recipe, self.config, self.dir, tokenizer_from, begun_on, self.tell)
 
     def _new_model(self) -> Model:
         """The model with its first weights."""
@@ -214,7 +227,7 @@ class TrainingRun:
         atomic.write_json(self.dir / "config.json", self.config.to_hf())
         notes = {
             "machine": machine.describe(measure=False),
-            "corpus_sha256": self.corpus_sha256,
+            **self.data_notes,
             "tokenizer_sha256": self.tokenizer.sha256,
             "init_from": None if init_from is None else str(init_from),
             "init_step": start.step if start else None,
@@ -278,12 +291,14 @@ class TrainingRun:
         self.optimizer.zero_grad()
         self.rounding.on()
         parts: dict[str, float] = {}
-        counts = None
-        for i in range(r.grad_accum):
+        loads_of_step = None
+        batches = [self.loader.batch(self.step * r.grad_accum + i) for i in range(r.grad_accum)]
+        # Losses are divided by counts of the whole step: a mean of the passes' means would depend on the cut.
+        counts = StepCounts.of(((b.targets, b.doc_start) for b in batches), self.config.mtp_depth).to(self.device)
+        for i, batch in enumerate(batches):
             self.before_forward(last=i == r.grad_accum - 1)
-            batch = self.loader.batch(self.step * r.grad_accum + i)
-            loss, out = self.loss(batch)
-            (loss / r.grad_accum).backward()
+            loss, out = self.loss(batch, counts)
+            loss.backward()
             for name, value in (
                 ("loss", loss),
                 ("lm_loss", out.lm_loss),
@@ -292,19 +307,19 @@ class TrainingRun:
                 ("indexer_kl", out.indexer_kl),
             ):
                 if value is not None:
-                    parts[name] = parts.get(name, 0.0) + float(value.detach()) / r.grad_accum
+                    parts[name] = parts.get(name, 0.0) + float(value.detach())
             if out.expert_counts is not None:
-                counts = out.expert_counts if counts is None else counts + out.expert_counts
+                loads_of_step = out.expert_counts if loads_of_step is None else loads_of_step + out.expert_counts
         self.rounding.off()  # the update is the master weights'
         norm = float(self.optimizer.clip_grad_norm(r.clip))
         self._check_finite({**parts, "grad_norm": norm})
         scale = cosine_with_warmup(self.step, r.steps, r.warmup_steps, r.final_lr_fraction)
         self.optimizer.step(scale)
-        if counts is not None and r.mode != "warmup" and r.bias_rate:
-            self.model.update_router_bias(counts, r.bias_rate)
+        if loads_of_step is not None and r.mode != "warmup" and r.bias_rate:
+            self.model.update_router_bias(loads_of_step, r.bias_rate)
         self.step += 1
         took = time.perf_counter() - started
-        loads = None if counts is None else counts.tolist()
+        loads = None if loads_of_step is None else loads_of_step.tolist()
         entropy, peak = metrics.load_statistics(loads) if loads else (None, None)
         row = {
             "step": self.step,
@@ -318,17 +333,17 @@ class TrainingRun:
             "tokens_per_s": r.tokens_per_step / took,
             "mfu": r.tokens_per_step / took * self.flops_per_token() / self.peak,
         }
-        if self.step % r.val_every == 0 or self.step == r.steps:
+        if self.validation is not None and (self.step % r.val_every == 0 or self.step == r.steps):
             with self.rounding:
                 row["val_loss"] = self.validate()
         return row, loads
 
-    def loss(self, batch: shards.Batch):
-        """The stage's loss, weighted, and the model's output with its parts."""
+    def loss(self, batch: shards.Batch, counts: StepCounts):
+        """This forward pass's summand of the step's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
         mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.first_lesson
-        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp)
+        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp, counts=counts)
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss
@@ -343,8 +358,8 @@ class TrainingRun:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """LM loss on validation text, in nats per token, as a user would run the model:
-        sparse once there is an indexer."""
+        """LM loss on unseen text, in nats per token, as a user would run the model: sparse once there is an indexer."""
+        assert self.validation is not None
         self.model.eval()
         mode = "dense" if self.recipe.mode == "dense" else "sparse"
         total = count = 0.0
@@ -392,7 +407,7 @@ class TrainingRun:
         return {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed, "versions": machine.versions()}
 
     def last_metrics(self) -> dict:
-        """The last row of metrics.csv, with the last validation loss and the run's folder."""
+        """The last row of metrics.csv, with the last validation loss, what it was measured on, and the run's folder."""
         rows = metrics.read(self.dir / "metrics.csv")
         last_val = next((row["val_loss"] for row in reversed(rows) if row["val_loss"] is not None), None)
-        return {**rows[-1], "val_loss": last_val, "run_dir": str(self.dir)}
+        return {**rows[-1], "val_loss": last_val, "validation": self.data_notes["validation"], "run_dir": str(self.dir)}

@@ -6,6 +6,7 @@ Every key is a field below with its meaning, default and unit; `render` writes t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from minglm import datafiles
 from minglm.config import ModelConfig
 from minglm.data.tiny_world.documents import check_mixture
 from minglm.errors import InputError, nearest
-from minglm.settings import BaseSettings, nonzero, read_yaml, setting
+from minglm.settings import MOST_SEED, BaseSettings, nonzero, read_yaml, setting
 from minglm.sizes import NAMED_SIZES
 
 # Attention mode of the model and what each stage trains.
@@ -104,19 +105,14 @@ class Recipe(BaseSettings):
     val_every: int = setting(100, "validation loss every so many updates", "steps", 1)
     val_batches: int = setting(8, "batches in one validation", "batches", 1)
     checkpoint_every: int = setting(100, "checkpoint every so many updates", "steps", 1)
-    seed: int = setting(0, "of the initial weights and of the order of the data", "", 0)
+    seed: int = setting(0, "of the initial weights and of the order of the data", "", 0, MOST_SEED)
     compile: bool = setting(False, "torch.compile; off: whether it pays here has not been measured")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.stage not in STAGES:
             raise InputError(f"stage {self.stage!r}: not one of {', '.join(STAGES)}{nearest(self.stage, STAGES)}")
-        if self.stage == "sft" and not self.tasks:
-            raise InputError(
-                "tasks={}: stage sft needs something to teach; for example tasks: {lookup: 0.7, copy: 0.3}"
-            )
-        if self.stage != "sft" and self.tasks:
-            raise InputError(f"tasks={self.tasks!r}: only stage sft has tasks; remove the key or use stage: sft")
+        self._check_tasks()
         if self.corpus == TINY_WORLD:
             self._check_tiny_world()
         elif self.documents:
@@ -140,6 +136,27 @@ class Recipe(BaseSettings):
                 f"seq_len={self.seq_len}: longer than the model's max_position_embeddings="
                 f"{config.max_position_embeddings}; lower it or raise that in model_changes"
             )
+
+    def _check_tasks(self) -> None:
+        if self.stage == "sft" and not self.tasks:
+            raise InputError(
+                "tasks={}: stage sft needs something to teach; for example tasks: {lookup: 0.7, copy: 0.3}"
+            )
+        for task, share in self.tasks.items():
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < math.inf:
+                raise InputError(f"tasks={self.tasks!r}: the share of {task!r} must be a number of at least 0")
+        if self.conversations and not self.tasks.get("file"):
+            remedy = "add `file: 1` to tasks" if self.stage == "sft" else "use stage: sft with tasks: {file: 1}"
+            raise InputError(f"conversations={self.conversations!r}: would not be used; {remedy}, or leave them out")
+        if self.tasks.get("file") and not self.conversations:
+            raise InputError(f"tasks={self.tasks!r}: `file` needs conversations; add conversations: FILE.jsonl")
+        if self.stage == "sft" and (self.lookup_share or self.recall_steps):
+            key = "lookup_share" if self.lookup_share else "recall_steps"
+            raise InputError(
+                f"{key}={getattr(self, key)!r}: not of stage sft; use tasks: {{lookup: 1}} there, and {key}: 0"
+            )
+        if self.stage != "sft" and self.tasks:
+            raise InputError(f"tasks={self.tasks!r}: only stage sft has tasks; remove the key or use stage: sft")
 
     @property
     def first_lesson(self) -> int:

@@ -35,14 +35,25 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a name in data/models, or a Hugging Face config.json (default glm5)")
     parser.add_argument("--cluster", action="append", help="a name in data/clusters; with --size it may be repeated")
     parser.add_argument("--chips", type=int, help="chips of an instance (default: a node)")
-    parser.add_argument("--precision", help="bf16, fp8, w8a8, w4a8 or nvfp4 (default fp8)")
+    parser.add_argument(
+        "--precision",
+        help="bf16, fp8, w8a8, w4a8, nvfp4, mxfp4, or weights alone: awq, gptq, int4, w4a16, int8 (default fp8)",
+    )
     parser.add_argument("--kv", help="cache format: bf16 or fp8")
     parser.add_argument(
         "--tp", type=int, help="attention tensor-parallel width; the rest is attention data parallelism"
     )
+    parser.add_argument("--pp", type=int, help="pipeline stages of an instance (default 1)")
+    parser.add_argument("--gpu-memory-utilization", type=float, help="share of a chip that the engine takes")
+    parser.add_argument("--max-model-len", type=int, help="longest context served (default: the model's)")
+    parser.add_argument("--max-num-seqs", type=int, help="requests of a pass, which the engine keeps memory for")
+    parser.add_argument("--max-num-batched-tokens", type=int, help="prompt tokens of a pass, kept memory for")
     parser.add_argument("--num-speculative-tokens", type=int, help="draft tokens by multi-token prediction")
     parser.add_argument("--acceptance-length", type=float, help="mean tokens a step yields with drafts")
-    parser.add_argument("--stack", help="serving software, a name in data/serving/stacks.yaml")
+    parser.add_argument(
+        "--stack",
+        help="serving software, a name in data/serving/stacks.yaml, such as vllm (2025 on), vllm-v0 (2024), sglang",
+    )
     parser.add_argument("--prompt", type=float, help="prompt tokens")
     parser.add_argument("--output", type=float, help="output tokens")
     parser.add_argument("--cv", type=float, help="coefficient of variation of both lengths (default 0)")
@@ -84,8 +95,21 @@ SIZING = (
     *("chips", "precision", "kv", "num_speculative_tokens", "acceptance_length", "prompt", "output"),
     *("prefix_cache_hit_rate", "rate", "concurrency", "ttft", "tpot", "chip_hour_price", "mode", "seed"),
 )
+ENGINE = ("gpu_memory_utilization", "max_model_len", "max_num_seqs", "max_num_batched_tokens")
 SIMULATION = (
-    *("chips", "precision", "kv", "tp", "num_speculative_tokens", "acceptance_length", "stack", "prompt", "output"),
+    *(
+        "chips",
+        "precision",
+        "kv",
+        "tp",
+        "pp",
+        *ENGINE,
+        "num_speculative_tokens",
+        "acceptance_length",
+        "stack",
+        "prompt",
+        "output",
+    ),
     *("cv", "prefix_cache_hit_rate", "rate", "concurrency", "requests", "ttft", "tpot", "chip_hour_price"),
     *("token_price", "mode"),
 )
@@ -241,6 +265,23 @@ def _option_text(option: Option) -> str:
     )
 
 
+def _receipt_text(m: dict) -> str:
+    """The receipt of one chip, and what its cache holds."""
+    items = [f"{name} {size:.1f}" for name, size in m["receipt_gib"].items() if name not in ("chip", "usable", "cache")]
+    return (
+        f"{m['usable_gib']:.1f} GiB of {m['chip_gib']:.1f} usable a chip: {', '.join(items)}; "
+        f"cache {m['receipt_gib']['cache']:.1f} GiB at {m['kv_bytes_per_token']:,.0f} bytes a token = "
+        f"{m['kv_tokens_per_group']:,} tokens a group; {m['contexts_that_fit']:,} contexts of {m['context']:,.0f} fit"
+    )
+
+
+def _range(full: dict) -> str:
+    """The range that holds 80% of measured engines of the kind, where one is known."""
+    if "tpot_ms_low" not in full:
+        return ""
+    return f" (80% of measured engines: {full['tpot_ms_low']:.1f}-{full['tpot_ms_high']:.1f})"
+
+
 def _scenario_text(r: dict) -> str:
     m, sim, full = r["memory"]["decode"], r["simulated"], r["full_batch"]
     lines = [
@@ -248,10 +289,8 @@ def _scenario_text(r: dict) -> str:
         "",
         f"deployment   {r['deployment']['decode']}",
         f"prefill      {r['deployment']['prefill']}",
-        f"memory       {m['weights_gib']:.1f} GiB of weights in {m['usable_gib']:.1f} usable a chip; "
-        f"{m['kv_bytes_per_token']:,.0f} bytes of cache a token; "
-        f"{m['contexts_that_fit']:,} contexts of {m['context']:,.0f} fit",
-        f"full batch   {full['requests_per_group']} requests a group: TPOT {full['tpot_ms']:.1f} ms, "
+        f"memory       {_receipt_text(m)}",
+        f"full batch   {full['requests_per_group']} requests a group: TPOT {full['tpot_ms']:.1f} ms{_range(full)}, "
         f"{full['tokens_per_s_chip']:,.0f} tokens/s a chip; {full['time_goes_to']}",
         f"one prompt   prefill {r['one_prompt']['prefill_ms']:,.0f} ms; {r['one_prompt']['time_goes_to']}",
         f"simulated    {sim['finished']:,} requests in {sim['duration_s']:,.0f} s; mean batch "

@@ -10,6 +10,7 @@ from minglm.rl.policy import MODES
 from sim.base.fields import Field, Section
 from sim.base.units import parse
 from sim.rollout.lengths import EXPLAINED
+from sim.rollout.placement import FRAMEWORKS, PLACEMENTS
 from sim.scenario.fields import PRICES
 
 UNBOUNDED = 1e6  # a staleness bound that never binds
@@ -298,6 +299,13 @@ CASE = Section(
             "glm5: drop a group whose oldest token is more versions behind (τ)",
             ("tau", "version_gap", "max_version_gap"),
             low=0,
+        ),
+        Field("framework", "text", "whose habits hold where nothing is said", choices=tuple(FRAMEWORKS)),
+        Field(
+            "placement",
+            "text",
+            "which engine a sample goes to (default: the framework's, else its group's)",
+            choices=PLACEMENTS,
         ),
         Field("max_concurrent", "whole", "prompts in flight at most", low=0),
         Field("filter_keep", "ratio", "share of groups that a dynamic filter keeps", ("keep_share",)),

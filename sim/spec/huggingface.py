@@ -7,6 +7,7 @@ against `transformers` models built on the meta device. A family that is not her
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,18 @@ def _decoder(c: _Config, **extra) -> dict:
         tied=c.flag("tie_word_embeddings"),
         max_seq=c.int("max_position_embeddings", 4096),
     )
-    return base | extra
+    return base | _left_in_bf16(c.raw) | extra
+
+
+def _left_in_bf16(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What an FP8 checkpoint's `modules_to_not_convert` leaves as it was: attention, whole layers."""
+    names = (raw.get("quantization_config") or {}).get("modules_to_not_convert") or []
+    if not isinstance(names, list):
+        return {}
+    feed_forward = {re.match(r"model\.layers\.(\d+)\.(?!self_attn)", str(name)) for name in names}
+    skipped = {found[1] for found in feed_forward if found}
+    attention = not any("self_attn" in str(name) for name in names)
+    return {"fp8_attention": attention, "fp8_skipped_layers": len(skipped)}
 
 
 def _llama(c):

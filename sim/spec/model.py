@@ -81,6 +81,9 @@ class ModelSpec:
     window: int = 0  # sliding window in tokens …
     window_layers: int = 0  # … of this many layers
     max_seq: int = 4096
+    # ---- what the published FP8 checkpoint leaves in bf16
+    fp8_attention: bool = True  # False: attention
+    fp8_skipped_layers: int = 0  # whole layers
     source: str = ""
 
     # ------------------------------------------------------------------ checks

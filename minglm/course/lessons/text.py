@@ -11,8 +11,8 @@ from minglm.data import corpus
 from minglm.data.chat import encode_chat, lookup_chat
 from minglm.data.tiny_world.documents import MIXTURE
 from minglm.data.tiny_world.loader import TinyWorldLoader
-from minglm.training.data import VALIDATION_SEED
 from minglm.training.recipe import TINY_WORLD
+from minglm.training.tiny_world import VALIDATION_SEED
 
 FILLS = ("#cfe3f5", "#fbe3b5", "#c5ead9", "#f3d6e5")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from minglm.data.chat import Example, stack
+from minglm.data.chat import stack
+from minglm.data.conversations import Example
 from minglm.data.shards import Batch
 from minglm.data.tiny_world.conversations import KINDS_WITH_ANSWERS, conversation, encode
 from minglm.data.tiny_world.needles import needles

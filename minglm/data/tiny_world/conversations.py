@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 
-from minglm.data.chat import Example, encode_chat
+from minglm.data.chat import encode_chat
+from minglm.data.conversations import Example
 from minglm.data.tiny_world.documents import DOCUMENT_KINDS
 from minglm.data.tiny_world.grammar import Written, write
 from minglm.data.tiny_world.vocabulary import text_of, tokenizer

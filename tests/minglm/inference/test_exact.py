@@ -143,6 +143,23 @@ def test_drafts_after_an_abort_are_the_same(model, drafted, kept):
         assert drafts == drafts_from_scratch(model, [*r.prompt, *tokens], 2)
 
 
+@pytest.mark.parametrize("new", [1, 2, 3, 4, 5, 9, 13])
+def test_only_drafts_that_became_tokens_are_accepted_ones(model, new):
+    """Drafts that are always right, and an end in the middle of a round: a response is one token of the prefill, one of
+    each round, and the accepted drafts."""
+    want = generate(model, [[5, 6, 7]], 20).tokens[0]
+    engine = Engine(model, 1, 40, speculate=3)
+    engine.speculator._draft = lambda temperature, top_p, keys: torch.tensor([want[keys[0][1] :][:3]])
+    engine.submit(Request("a", [5, 6, 7], new, 0.0))
+    rounds = 0
+    while engine.running + engine.waiting:
+        before = engine.stats.drafted
+        engine.step()
+        rounds += engine.stats.drafted > before
+    assert rounds == -(-(new - 1) // 4) and engine.stats.decoded == new
+    assert engine.stats.accepted == new - 1 - rounds
+
+
 # ---------------------------------------------------------------------- caches under new weights
 
 
@@ -178,3 +195,27 @@ def test_a_kept_cache_of_other_tokens_is_not_used(model):
     while engine.running + engine.waiting:
         engine.step()
     assert other.tokens == generate(model, [[5, 6, 7, 9]], 8).tokens[0]
+
+
+def test_kept_caches_are_bounded_and_the_newest_stay(model):
+    engine = Engine(model, 2, 60, reuse_kv_cache=True)
+    for i in range(20):
+        engine.submit(Request(str(i), [5 + i, 6, 7], 20, 0.0))
+        engine.step()
+        engine.abort()
+    assert list(engine._swapped_out) == [str(i) for i in range(12, 20)]
+
+
+def test_a_push_in_the_middle_of_a_long_prompt_wastes_what_had_been_read(model):
+    """Two pieces of seven tokens were read under the old weights; only those are read twice."""
+    engine = Engine(copy.deepcopy(model), 2, 60, prefill_budget=7, recompute_kv_on_weight_sync=True)
+    engine.submit(Request("long", list(range(5, 29)), 3, 0.0))
+    engine.step()
+    engine.step()
+    other = strong_model(1)
+    engine.update_weights(other.state_dict(), 1)
+    tokens = []
+    while engine.running + engine.waiting:
+        tokens += [r.tokens for r in engine.step()]
+    assert tokens == generate(other, [list(range(5, 29))], 3).tokens
+    assert (engine.stats.prefilled, engine.stats.reprefilled) == (24 + 14, 14)

@@ -53,6 +53,15 @@ def test_prompt_and_answer_fill_the_positions_and_not_one_more(client, prompt_to
     assert str(MAX_MODEL_LEN) in longer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_longest_of_several_prompts_counts_wherever_it_stands(client, order):
+    prompts = [[5], [5] * (MAX_MODEL_LEN - 4)][::order]
+    assert ask(client, prompt=prompts, max_tokens=4).status_code == 200
+    assert ask(client, prompt=prompts, max_tokens=5).status_code == 400
+    assert ask(client, prompt=prompts).json()["usage"]["completion_tokens"] <= 8, "the default gives way"
+    assert ask(client, prompt=[5], seed=1, temperature=1).json()["usage"]["completion_tokens"] <= 16
+
+
 def test_an_answer_without_a_limit_takes_what_the_prompt_leaves(client):
     chat = {"messages": [{"role": "user", "content": "hello"}], "temperature": 1, "seed": 3, "stop": ["\x00"]}
     answer = client.post("/v1/chat/completions", json=chat, headers={"authorization": f"Bearer {KEY}"})
