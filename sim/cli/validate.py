@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
         from sim.validation import local_toy
 
         report = local_toy.compare(args.local or None)
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else local_toy.text(report))
+        print(json_text(report, indent=1) if args.json else local_toy.text(report))
         return 0
     if args.summary or args.coverage:
         return _left_out(args)
