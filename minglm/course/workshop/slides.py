@@ -15,6 +15,7 @@ from typing import Any
 from minglm import atomic, datafiles
 from minglm.course import assets
 from minglm.course.book import TARGET as BOOK
+from minglm.course.workshop import generator
 from minglm.errors import InputError
 
 FOLDER = datafiles.default_runs() / "workshop" / "slides"
@@ -62,7 +63,7 @@ def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -
     for path in chosen:
         if not path.is_file():
             raise InputError(f"{path}: no such notebook; give a path such as notebooks/learn/02_mla.ipynb")
-        book = nbformat.read(path, as_version=4)
+        book = nbformat.read(generator.runnable(path), as_version=4)
         with tempfile.TemporaryDirectory() as scratch:
             if execute:
                 os.environ.update(MINGLM_SMOKE="1", MINGLM_RUNS=str(Path(scratch) / "runs"))
