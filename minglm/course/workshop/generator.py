@@ -49,7 +49,7 @@ def place(source: Path, solved: bool, target: Path | None = None) -> Path:
 
 def runnable(notebook: Path) -> Path:
     """The notebook to execute for this one: itself or, where the learner still has to fill it in, its solution."""
-    return notebook.parents[1] / "workshop" / "solutions" / notebook.name if is_blank(notebook) else notebook
+    return TARGET / "solutions" / notebook.name if is_blank(notebook) else notebook
 
 
 def is_blank(notebook: Path) -> bool:

@@ -3,8 +3,10 @@
 import pytest
 
 torch = pytest.importorskip("torch")
-from minglm.course import build  # noqa: E402
-from minglm.course.workshop import generator  # noqa: E402
+from minglm.course.workshop import (
+    build,
+    generator,
+)
 from minglm.errors import InputError  # noqa: E402
 
 SHEETS = [path.stem for path in generator.sources() if path.stem.startswith("build_")]

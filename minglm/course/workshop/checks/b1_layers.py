@@ -97,7 +97,7 @@ def _turn(x, table, halves=False, back=False):
 # ---------------------------------------------------------------------- attention
 
 
-def _attend(q_nope, q_rope, latent, up_k, up_v, allowed, power=0.5, rope=True, masked=True, axis=-1, width=None):  # noqa: PLR0913  (the ways to be wrong)
+def _attend(q_nope, q_rope, latent, up_k, up_v, allowed, power=0.5, rope=True, masked=True, whole=True):  # noqa: PLR0913  (the ways to be wrong)
     """Head by head, query by query where it can be: slow and obvious."""
     L = up_k.shape[-1]
     c, k_rope = latent[..., :L], latent[..., L:]
@@ -106,16 +106,12 @@ def _attend(q_nope, q_rope, latent, up_k, up_v, allowed, power=0.5, rope=True, m
         scores = q_nope[:, :, h] @ (c @ up_k[h].T).mT
         if rope:
             scores = scores + q_rope[:, :, h] @ k_rope.mT
-        scores = scores / (width or q_nope.shape[-1] + q_rope.shape[-1]) ** power
+        scores = scores / (q_nope.shape[-1] + whole * q_rope.shape[-1]) ** power
         if masked:
             hide = ~(allowed if allowed.dim() == 2 else allowed[:, 0])
             scores = scores.masked_fill(hide, -torch.inf)
-        out.append(scores.softmax(axis) @ (c @ up_v[h].T))
+        out.append(scores.softmax(-1) @ (c @ up_v[h].T))
     return torch.stack(out, 2)
-
-
-def _narrow(q_nope, q_rope, *rest):
-    return _attend(q_nope, q_rope, *rest, width=q_nope.shape[-1])
 
 
 def _attention_cases():
@@ -157,7 +153,10 @@ _ATTENTION_MISTAKES = (
         partial(_attend, rope=False),
         "The rotary part is missing: add q_rope · latent[..., L:], the same rotary key for every head.",
     ),
-    Mistake(_narrow, "Divide by the square root of the whole width of a query, nope + rope, not of nope alone."),
+    Mistake(
+        partial(_attend, whole=False),
+        "Divide by the square root of the whole width of a query, nope + rope, not of nope alone.",
+    ),
     Mistake(
         partial(_attend, power=0),
         "The scores must be divided by the square root of nope + rope, or the softmax becomes too sharp.",
@@ -233,7 +232,8 @@ def _as_mla(change):
                 allowed = torch.ones(T, T).tril().bool()
             if change == "not causal":
                 allowed = torch.ones(T, T).bool()
-            out = _attend(q.nope, rope, latent, *module.up_projections(), allowed)
+            up_k, up_v = module.up_projections()
+            out = _attend(q.nope, rope, latent, up_k, up_v, allowed)
             return module.o_proj(out.flatten(-2))
 
     return Layer

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minglm.course.lessons import build as pictures
 from minglm.course.notebook import pick, show
 from minglm.course.workshop import check
+from minglm.course.workshop.build import pictures
 
 torch.manual_seed(0)
 # %% [markdown]
@@ -269,4 +269,4 @@ parts = {
 }
 show(*pictures.compared(parts, control=("RMSNorm", NoWeight)))
 # %% [markdown]
-# **Next:** [build 2](build_2_model.ipynb): the indexer, sparse attention, experts, and the whole model.
+# **Next:** the indexer, sparse attention, experts, and the whole model, in build 2.

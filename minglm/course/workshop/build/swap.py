@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
-from minglm.course.workshop import checking, generator
+from minglm.course.workshop import checking
 from minglm.errors import InputError, nearest
 from minglm.model.attention import MLA, ForwardContext, Query
 from minglm.model.cache import LatentCache
@@ -28,25 +28,6 @@ from minglm.model.moe import MoE, Router
 from minglm.model.sparse_attention import topk_mask
 
 CLOSE = 1e-5  # largest difference of logits of order 1 that rounding in fp32 may make
-
-
-def solved(sheet: str) -> dict[str, Any]:
-    """The names that a sheet's worked solution defines: its cells run in order, checks and pictures left out.
-
-    Raises:
-        InputError: no such sheet.
-
-    >>> sorted(name for name in solved("build_1_layers") if name.startswith("RMS"))
-    ['RMSNorm']
-    """
-    sheets = {path.stem: path for path in generator.sources()}
-    if sheet not in sheets:
-        raise InputError(f"sheet {sheet!r}: not one of them{nearest(sheet, sheets)}; see minglm/course/workshop")
-    space: dict[str, Any] = {"__name__": sheet}
-    for kind, text in generator.cells(sheets[sheet].read_text(encoding="utf-8"), sheet):
-        if kind == "code" and (generator.BEGIN in text or text.startswith(("import ", "from "))):
-            exec(compile(text, sheet, "exec"), space)
-    return space
 
 
 # ---------------------------------------------------------------------- translations

@@ -9,7 +9,7 @@ import torch
 
 from minglm import plots
 from minglm.config import ModelConfig
-from minglm.course.build import CLOSE, differences
+from minglm.course.workshop.build.swap import CLOSE, differences
 from minglm.model.layers import RMSNorm, SwiGLU, apply_rope, rope_table
 
 
