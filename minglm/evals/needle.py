@@ -20,6 +20,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from minglm.data.chat import lookup_example
+from minglm.data.synthetic_facts import SENTENCE
 from minglm.data.tiny_world import needles as tiny_world
 from minglm.data.tiny_world import vocabulary
 from minglm.errors import InputError
@@ -39,6 +40,7 @@ class Problem:
     expected: str
     name: str
     told: tuple[tuple[str, str], ...]
+    sentence: str  # of a fact, with {name} and {code}
     form: str = "plain"
 
     def is_right(self, answer: str) -> bool:
@@ -56,11 +58,11 @@ class Problem:
             return ""
         if self.form == "several":  # a rule gives two codes, in the order of the passage
             two = [code for _, code in self.told if code in [c for _, c in told[:2]]]
-            return f"The codes of {self.name} are {' and '.join(two)}."
+            return self.sentence.format(name=self.name, code=" and ".join(two))
         if self.form == "hop":
             friend, code = told[0]
-            return f"The friend of {self.name} is {friend}. The code of {friend} is {code}."
-        return f"The code of {self.name} is {told[0][1]}."
+            return f"The friend of {self.name} is {friend}. {self.sentence.format(name=friend, code=code)}"
+        return self.sentence.format(name=self.name, code=told[0][1])
 
 
 def is_tiny_world(tokenizer) -> bool:
@@ -93,11 +95,11 @@ def problems(  # noqa: PLR0913 (each is one axis of the test)
         place = rng.random() if depth is None else depth
         if is_tiny_world(tokenizer):
             n = tiny_world.needles(rng, length, facts, place, form, held_out=True, context=context)
-            out.append(Problem(n.prompt_ids, n.question, n.expected, n.name, n.told, form))
+            out.append(Problem(n.prompt_ids, n.question, n.expected, n.name, n.told, tiny_world.SENTENCE, form))
         elif form == "plain":
             numbers = np.random.default_rng(rng.getrandbits(64))
             e = lookup_example(numbers, tokenizer, length, place, True, filler, context, facts)
-            out.append(Problem(e.prompt_ids, e.question, e.expected, e.name, e.told))
+            out.append(Problem(e.prompt_ids, e.question, e.expected, e.name, e.told, SENTENCE))
         else:
             raise InputError(f"form {form!r}: only the tiny world has it; use plain for a model of another corpus")
     return out
@@ -137,40 +139,39 @@ def needle_test(  # noqa: PLR0913 (each is one axis of the test)
         (what each of `RULES` reaches on the same questions); counts, and a few examples.
     """
     cells = [(d, n) for d in depths for n in lengths]
-    bar = tqdm(total=2 * len(cells) * per_cell, desc="needle test", unit="question", disable=not progress)
     counts = dict.fromkeys(("with_context", "without_context", "name_right", "code_right"), 0)
     rules = dict.fromkeys(RULES, 0)
     table = [[0.0] * len(lengths) for _ in depths]
     examples: list[dict[str, Any]] = []
     shuffle = random.Random(seed)
-    for depth, length in cells:
-        for context in (True, False):
-            asked = problems(tokenizer, per_cell, length, facts, depth, form, seed, context, filler)
-            answers = answer(model, tokenizer, asked, mode)
-            hits = sum(p.is_right(a) for p, a in zip(asked, answers, strict=True))
-            counts["with_context" if context else "without_context"] += hits
-            bar.update(per_cell)
-            if not context:
-                continue
-            table[depths.index(depth)][lengths.index(length)] = hits / per_cell
-            counts["name_right"] += sum(p.name in a for p, a in zip(asked, answers, strict=True))
-            counts["code_right"] += sum(
-                dict(p.told).get(p.name, p.expected) in a for p, a in zip(asked, answers, strict=True)
-            )
-            for rule in RULES:
-                rules[rule] += sum(p.is_right(p.by_rule(rule, shuffle)) for p in asked)
-            if len(examples) < 4 and depth == depths[len(depths) // 2]:
-                examples.append(
-                    {
-                        "length": length,
-                        "depth": depth,
-                        "question": asked[0].question,
-                        "right": asked[0].expected,
-                        "answer": answers[0],
-                        "correct": asked[0].is_right(answers[0]),
-                    }
+    with tqdm(total=2 * len(cells) * per_cell, desc="needle test", unit="question", disable=not progress) as bar:
+        for depth, length in cells:
+            for context in (True, False):
+                asked = problems(tokenizer, per_cell, length, facts, depth, form, seed, context, filler)
+                answers = answer(model, tokenizer, asked, mode)
+                hits = sum(p.is_right(a) for p, a in zip(asked, answers, strict=True))
+                counts["with_context" if context else "without_context"] += hits
+                bar.update(per_cell)
+                if not context:
+                    continue
+                table[depths.index(depth)][lengths.index(length)] = hits / per_cell
+                counts["name_right"] += sum(p.name in a for p, a in zip(asked, answers, strict=True))
+                counts["code_right"] += sum(
+                    dict(p.told).get(p.name, p.expected) in a for p, a in zip(asked, answers, strict=True)
                 )
-    bar.close()
+                for rule in RULES:
+                    rules[rule] += sum(p.is_right(p.by_rule(rule, shuffle)) for p in asked)
+                if len(examples) < 4 and depth == depths[len(depths) // 2]:
+                    examples.append(
+                        {
+                            "length": length,
+                            "depth": depth,
+                            "question": asked[0].question,
+                            "right": asked[0].expected,
+                            "answer": answers[0],
+                            "correct": asked[0].is_right(answers[0]),
+                        }
+                    )
     total = len(cells) * per_cell
     return {
         "lengths": list(lengths),

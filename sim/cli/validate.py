@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from minglm import datafiles
+from minglm.runtime.terminal import json_text
 from sim.validation import figures
 
 TEXT = "how wrong are we? predict measured runs and show the error"
@@ -19,6 +19,8 @@ clustersim validate --serving --summary            (latencies of inference engin
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
 clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
+clustersim validate --html runs/errors.html        (the error page)
+clustersim validate --local                        (the toy's training here, from runs/probe/chip.yaml alone)
 clustersim validate --json
 clustersim validate --figure errors.html"""
 
@@ -36,6 +38,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--coverage", action="store_true", help="how often the 50%% and 80%% intervals hold a left-out row, by kind"
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", help="the error page: left-out errors by kind, chip and year, the ten worst, coverage"
+    )
+    parser.add_argument(
+        "--local",
+        metavar="CHIP",
+        nargs="?",
+        const="",
+        help="this machine's own toy training, predicted from minglm probe's chip file (default runs/probe/chip.yaml)",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument(
@@ -56,24 +68,35 @@ def main(args: argparse.Namespace) -> int:
 
         if args.summary:
             result = engine_rows.summary()
-            print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else engine_rows.summary_text(result))
+            print(json_text(result, indent=1) if args.json else engine_rows.summary_text(result))
             return compared(result)
         report = serving_validate.validate()
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
+        print(json_text(report, indent=1) if args.json else serving_validate.table_text(report))
         return compared(report)
     if args.rollouts:
         from sim.validation import rollout
 
         report = rollout.validate()
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout.table_text(report))
+        print(json_text(report, indent=1) if args.json else rollout.table_text(report))
         return compared(report)
+    if args.html:
+        from sim.report import errors
+
+        print(f"wrote {errors.write(Path(args.html))}")
+        return 0
+    if args.local is not None:
+        from sim.validation import local_toy
+
+        report = local_toy.compare(args.local or None)
+        print(json_text(report, indent=1) if args.json else local_toy.text(report))
+        return 0
     if args.summary or args.coverage:
         return _left_out(args)
     from sim.validation import training
 
     result = training.run(args.files or None, cross=args.cross)
     if args.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        print(json_text(result, indent=1))
     else:
         print(figures.format_table(result))
     if args.figure:
@@ -91,7 +114,7 @@ def _left_out(args: argparse.Namespace) -> int:
 
     result = summary.summary()
     if args.json:
-        print(json.dumps(result if args.summary else result["coverage"], indent=1, ensure_ascii=False))
+        print(json_text(result if args.summary else result["coverage"], indent=1))
     else:
         print(summary.summary_text(result) if args.summary else summary.coverage_text(result["coverage"]))
     return 0

@@ -3,10 +3,7 @@
 import pytest
 
 torch = pytest.importorskip("torch")
-from minglm.course.workshop import (
-    build,
-    generator,
-)
+from minglm.course.workshop import build, generator  # noqa: E402
 from minglm.errors import InputError  # noqa: E402
 
 SHEETS = [path.stem for path in generator.sources() if path.stem.startswith("build_")]
