@@ -195,7 +195,7 @@ def test_the_kl_is_that_of_the_formula_on_the_layers_own_attention(mode):
         for t in range(T):
             seen = torch.arange(t + 1)
             if mode == "sparse":
-                order = sorted(range(t + 1), key=lambda s: (-float(scores[0, t, s]), s))  # noqa: B023  (used here)
+                order = sorted(range(t + 1), key=lambda s: (-float(scores[0, t, s]), s))
                 seen = torch.tensor(order[:5])
             p = logits[:, t, seen].softmax(-1).mean(0)
             log_q = scores[0, t, seen].double().log_softmax(-1)
