@@ -85,7 +85,7 @@ def test_fp8_blocks_that_do_not_fit_are_written_multiplied_out(model, block, tmp
             high, wide = (n // blocks for n, blocks in zip(matrix.shape, scale.shape, strict=True))
             values = values.float() * scale.repeat_interleave(high, 0).repeat_interleave(wide, 1)
         assert torch.equal(values, matrix), theirs
-    assert found == {16: {True}, 24: {False}, 48: {True, False}, 128: {True, False}}[block]
+    assert found == ({False} if block == 24 else {True, False})
 
 
 @pytest.mark.parametrize("format", ["int4", "w4a8"])
