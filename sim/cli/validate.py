@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from minglm import datafiles
+from minglm.runtime.terminal import json_text
 from sim.validation import figures
 
 TEXT = "how wrong are we? predict measured runs and show the error"
@@ -56,16 +56,16 @@ def main(args: argparse.Namespace) -> int:
 
         if args.summary:
             result = engine_rows.summary()
-            print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else engine_rows.summary_text(result))
+            print(json_text(result, indent=1) if args.json else engine_rows.summary_text(result))
             return compared(result)
         report = serving_validate.validate()
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
+        print(json_text(report, indent=1) if args.json else serving_validate.table_text(report))
         return compared(report)
     if args.rollouts:
         from sim.validation import rollout
 
         report = rollout.validate()
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout.table_text(report))
+        print(json_text(report, indent=1) if args.json else rollout.table_text(report))
         return compared(report)
     if args.summary or args.coverage:
         return _left_out(args)
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
 
     result = training.run(args.files or None, cross=args.cross)
     if args.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        print(json_text(result, indent=1))
     else:
         print(figures.format_table(result))
     if args.figure:
@@ -91,7 +91,7 @@ def _left_out(args: argparse.Namespace) -> int:
 
     result = summary.summary()
     if args.json:
-        print(json.dumps(result if args.summary else result["coverage"], indent=1, ensure_ascii=False))
+        print(json_text(result if args.summary else result["coverage"], indent=1))
     else:
         print(summary.summary_text(result) if args.summary else summary.coverage_text(result["coverage"]))
     return 0

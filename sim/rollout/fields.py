@@ -316,7 +316,7 @@ CASE = Section(
         Field("strict", "bool", "async: wait for the oldest, so that max_staleness is a bound", ("strict_staleness",)),
         Field("steps", "whole", "steps to simulate", low=0),
         Field("warmup", "whole", "first steps left out", low=0),
-        Field("seed", "int", "of everything random", ("random_seed",)),
+        Field("seed", "int", "of everything random", ("random_seed",), low=0),
         Field(
             "published",
             "any",

@@ -6,7 +6,7 @@ Weights by tensor with its format and its sharding rule, what the engine keeps b
     >>> d = Deployment.of("glm5", "dgx_h200", chips=8, precision="fp8", kv="fp8", attention_tp=8)
     >>> m = chip_memory(d)
     >>> round(m.weights_bytes / 2**30, 1), round(m.kv_bytes_per_token)
-    (90.5, 61464)
+    (88.7, 61464)
 """
 
 from __future__ import annotations
