@@ -75,7 +75,9 @@ COMPUTED: dict[tuple[str, str], Callable[[], float] | None] = {
     ("reading_a_launch_article", "506 times"): lambda: 1000 * statistics.win_probability(4),
     ("reading_a_launch_article", "59,000 times"): lambda: statistics.votes_to_separate(4, power=0.8),
     ("reading_a_launch_article", "3.1"): lambda: 80.9 - 77.8,
-    ("reading_a_launch_article", "43.4"): lambda: next(float(c.value) for c in ledger.load() if c.id == "hle-opus"),
+    ("reading_a_launch_article", "43.4"): lambda: next(
+        float(str(c.value)) for c in ledger.load() if c.id == "hle-opus"
+    ),
     ("reading_a_launch_article", "3.6 points"): lambda: 196 * math.sqrt(0.778 * 0.222 / 500),
     ("reading_a_launch_article", "3.20"): lambda: float(price.PRICES["GLM-5, Z.ai"][1]),
     ("00_chips_and_rooflines", "50 percent"): SUPPOSED,
