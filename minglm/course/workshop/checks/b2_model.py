@@ -1,6 +1,7 @@
 """Checks of build 2: lightning indexer, choice of keys, sparse attention, router, experts, and the whole model."""
 
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from minglm.course.workshop.checks import drawn
 NANO = ModelConfig.named("nano")
 
 
-def _changed(kind, forward):
+def _changed(kind: Any, forward):
     """The model's own module of a kind, made as the learner's is, whose output goes through `forward`."""
 
     class Part(kind):
@@ -35,7 +36,8 @@ def _rope(T):
 
 
 def _indexer_weights():
-    return subject().layers[1].self_attn.indexer.state_dict()
+    indexer: Any = subject().layers[1].self_attn.indexer
+    return indexer.state_dict()
 
 
 def _reference_indexer(x, compressed):
@@ -152,7 +154,7 @@ def _sparse_cases():
 # ---------------------------------------------------------------------- router and experts
 
 
-def _moe():
+def _moe() -> Any:
     return subject().layers[1].mlp
 
 
@@ -174,8 +176,8 @@ def _route(x, weight, bias, counts, **wrong):
 def _use_router(answer):
     @torch.no_grad()
     def run(x, weight, bias, counts):
-        module = with_weights(answer, (NANO,), {"weight": weight, "e_score_correction_bias": bias})
-        if not isinstance(module, torch.nn.Module):
+        module: Any = with_weights(answer, (NANO,), {"weight": weight, "e_score_correction_bias": bias})
+        if not hasattr(module, "load_state_dict"):
             return module
         chosen, gates, scores = module(x)
         order = chosen.argsort(-1)
@@ -187,6 +189,8 @@ def _use_router(answer):
 
 def _as_router(wrong):
     class Wrong(torch.nn.Module):
+        e_score_correction_bias: torch.Tensor
+
         def __init__(self, config):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(config.n_routed_experts, config.hidden_size))
