@@ -122,6 +122,12 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
             f"{r['cost']['energy']['low'] / 1e6:,.3g}–{r['cost']['energy']['high'] / 1e6:,.3g}; "
             f"{r['cost']['energy']['basis']}",
         ),
+        (
+            "carbon",
+            f"{r['cost']['carbon']['value']:,.4g} t CO2",
+            f"{r['cost']['carbon']['low']:,.4g}–{r['cost']['carbon']['high']:,.4g}; "
+            f"{r['cost']['carbon']['basis']}: {r['cost']['carbon']['source']}",
+        ),
     ]
     for key, name in (("rent", "cost to rent"), ("own", "cost to own")):
         if key in r["cost"]:
