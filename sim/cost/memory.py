@@ -149,8 +149,8 @@ def checkpoint_bytes(plan: Plan, params: float) -> float:
     """Bytes of a checkpoint of `params` weights.
 
     Fully sharded (ZeRO-3) stacks keep fp32 weights alone beside two fp32 moments: 12 bytes a parameter. The others keep
-    bf16 weights too: 14. Moments that are narrower in memory are written in fp32 (Transformer Engine's FusedAdam); Muon,
-    which has one moment for most weights, is counted as Adam.
+    bf16 weights too: 14. Moments that are narrower in memory are written in fp32 (Transformer Engine's FusedAdam).
+    Muon, which has one moment for most weights, is counted as Adam.
     """
     return float(params) * (4 + 8 + (0 if plan.zero == 3 else WIDTH))
 
@@ -282,7 +282,7 @@ def _more_chips(plan: Plan) -> Iterator[tuple[str, Plan]]:
             wider = getattr(plan, width) * n
             if width == "tp" and wider > 8:
                 continue
-            changed = replace(least, **{width: wider}, **({"sp": True} if width == "tp" else {}))
+            changed = replace(least, tp=wider, sp=True) if width == "tp" else replace(least, pp=wider)
             words = f"chips={changed.num_chips} plan.{width}={wider} plan.dp={plan.dp} recompute=full micro_batch=1"
             words += f" plan.etp={plan.etp}" if plan.ep * plan.etp > 1 else ""
             yield words, changed
