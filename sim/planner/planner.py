@@ -20,7 +20,7 @@ from minglm.errors import InputError
 from sim.base.checks import check_finite, versions
 from sim.base.units import DAY_S, format_value
 from sim.cost import money
-from sim.cost.memory import check_fits
+from sim.cost.memory import check_fits, checkpoint_bytes
 from sim.planner.candidates import PlanCosts
 from sim.planner.explain import explain
 from sim.planner.question import Question, space_of
@@ -28,8 +28,7 @@ from sim.planner.search import Outcome, RankedPlan, search
 from sim.scenario.build import Run
 from sim.scenario.training import Scenario
 from sim.spec.phases import RunSegment, Throughput
-from sim.spec.plan import describe
-from sim.study.campaign import CHECKPOINT_BYTES_PER_PARAM
+from sim.spec.plan import Plan, describe
 from sim.study.monte_carlo import monte_carlo
 from sim.training.campaign import expected
 from sim.training.campaign_input import CampaignInput
@@ -78,7 +77,7 @@ def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
 # ------------------------------------------------------------------ what a plan comes to
 
 
-def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> float:
+def goodput(q: Question, plan: Plan, step_s: float, tokens_per_step: float) -> float:
     """Share of time that is first-time work, with the chip's failure rate (or Llama 3's) and asynchronous
     checkpoints.
     """
@@ -86,19 +85,21 @@ def goodput(q: Question, chips: int, step_s: float, tokens_per_step: float) -> f
     rate = q.cluster.chip.failures_per_chip_hour
     failures = FailureModel(24 * rate.value) if rate else FailureModel()
     saved = Checkpoint(
-        bytes=float(CHECKPOINT_BYTES_PER_PARAM * q.model.total_params(mtp=True)),
+        bytes=checkpoint_bytes(plan, q.model.total_params(mtp=True)),
         write_bytes_per_s=q.cluster.storage_bytes_per_s.value,
         read_bytes_per_s=q.cluster.storage_bytes_per_s.value,
         host_bytes_per_s=q.cluster.host_bytes_per_s.value,
     )
-    segment = RunSegment("training", round(q.tokens), Throughput(step_s, tokens_per_step, chips, 1, ""))
-    return expected(CampaignInput(segments=(segment,), cluster_chips=chips, failures=failures, checkpoint=saved))
+    segment = RunSegment("training", round(q.tokens), Throughput(step_s, tokens_per_step, plan.num_chips, 1, ""))
+    return expected(
+        CampaignInput(segments=(segment,), cluster_chips=plan.num_chips, failures=failures, checkpoint=saved)
+    )
 
 
 def row(q: Question, costs: PlanCosts, ranked_plan: RankedPlan) -> dict:
     """One plan with its time, memory, money and energy."""
     c, plan = ranked_plan.candidate, costs.plan(ranked_plan.candidate)
-    share = goodput(q, c.num_chips, ranked_plan.step_s, ranked_plan.tokens)
+    share = goodput(q, plan, ranked_plan.step_s, ranked_plan.tokens)
     days = q.tokens / ranked_plan.tokens_per_s / DAY_S / share
     hours = money.Range(days * 24, days * 24, days * 24, "h", "expected time with failures")
     price = money.costs(q.cluster, c.num_chips, hours, q.prices)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from minglm.errors import InputError, nearest
 from sim.base.fields import Field, Section, shorten
-from sim.base.figure import figure
+from sim.base.figure import Figure, figure
 from sim.base.units import whole
 from sim.spec.hardware import PRECISIONS
 from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES
@@ -201,6 +201,24 @@ def _figure(name: str, dimension: str, doc: str) -> Field:
     return Field(name, dimension, doc, read_value=lambda value, label: figure(value, dimension, label), schema={})
 
 
+MOST_CARBON = 3.0  # kg of CO2 a kWh; lignite and diesel emit 1.0 to 1.3
+
+
+def read_carbon(value: object, label: str) -> Figure:
+    """Kilograms of CO2 a kWh, from a number, a text such as '385 g/kWh', or a figure with its range.
+
+    Raises:
+        InputError: more than any electricity emits, as a figure in grams is.
+    """
+    read = figure(value, "carbon_per_kwh", label)
+    if read.high > MOST_CARBON:
+        raise InputError(
+            f"{label}: {read.value:g} kg of CO2 a kWh is more than any electricity emits (coal: about 1); where it "
+            f"is in grams, write {read.value / 1000:g} or '{read.value:g} g/kWh'"
+        )
+    return read
+
+
 PRICES = Section(
     "prices",
     (
@@ -213,7 +231,13 @@ PRICES = Section(
         Field("utilization", "ratio", "share of those years in use", high=1.0),
         Field("interest", "ratio", "a year", high=1.0),
         Field("staff_usd_per_year", "money", "of the whole cluster", high=1e15),
-        _figure("carbon_kg_per_kwh", "ratio", "of the electricity"),
+        Field(
+            "carbon_kg_per_kwh",
+            "carbon_per_kwh",
+            "kg of CO2 of a kWh of electricity, or a text such as 385 g/kWh",
+            read_value=read_carbon,
+            schema={},
+        ),
         _figure("storage_share", "ratio", "of the system's price, on top"),
     ),
 )

@@ -10,6 +10,7 @@ from typing import Any
 from minglm.errors import InputError
 from sim.base.figure import Figure
 from sim.cost.evaluate import in_closed_form
+from sim.cost.memory import checkpoint_bytes
 from sim.cost.stacks import Stack
 from sim.scenario.training import Scenario
 from sim.spec.hardware import Cluster
@@ -24,7 +25,6 @@ from sim.training.failures import FailureModel, Recovery, SlowServers
 
 MAX_FAILURES = 50_000  # a run with more is a job that does not run: it is refused in seconds
 GIVEN_RATE_RANGE = {"low": 0.6, "high": 1.7}  # of a failure rate that a scenario gives as one number (assumed)
-CHECKPOINT_BYTES_PER_PARAM = 14  # bf16 weights, fp32 master weights, two fp32 moments
 
 
 def corner(cluster: Cluster, good: bool) -> Cluster:
@@ -72,7 +72,7 @@ def campaign_input(s: Scenario, segments: tuple[RunSegment, ...], level: str | N
     storage = s.cluster.storage_bytes_per_s.value
     checkpoint = Checkpoint(
         kind=str(section.get("kind", "async")),
-        bytes=float(CHECKPOINT_BYTES_PER_PARAM * s.model.total_params(mtp=True)),
+        bytes=checkpoint_bytes(s.plan, s.model.total_params(mtp=True)),
         write_bytes_per_s=section.get("write", storage),
         read_bytes_per_s=section.get("read", storage),
         host_bytes_per_s=s.cluster.host_bytes_per_s.value,

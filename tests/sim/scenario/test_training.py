@@ -176,7 +176,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         (BOMB, "once aliases are expanded"),
         ("a: &a [*a]\n", ""),
         ("model: [\n", "not valid YAML"),
-        ("\tmodel: x", "not valid YAML"),
+        ("\tmodel: x", "indented with a tab"),
         ("", "is empty"),
         ("- 1\n- 2\n", "holds a list"),
         ("just text", "holds a str"),

@@ -3,12 +3,13 @@
 import random
 import statistics
 
+import numpy
 import pytest
 
 from minglm.errors import InputError
 from sim.base.distributions import Triangle, Values, distribution
 from sim.scenario.training import load_scenario, resolve
-from sim.study.monte_carlo import ERROR, FAILURES, fact_inputs, monte_carlo, outcome
+from sim.study.monte_carlo import ERROR, FAILURES, fact_inputs, interval, monte_carlo, outcome
 from sim.validation.coverage import kind_of, left_out_factors
 
 SMALL = {
@@ -58,6 +59,17 @@ def test_bad_distributions_are_one_line(given, words):
     with pytest.raises(InputError, match=words) as caught:
         distribution(given, "count", "tokens")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [2, 3, 21, 100])
+def test_an_interval_has_the_quantiles_between_the_two_nearest_values(count):
+    rng = random.Random(count)
+    values = [rng.lognormvariate(0.0, 1.0) for _ in range(count)]
+    got = interval(values)
+    for q in (5, 25, 50, 75, 95):
+        assert got[f"p{q}"] == pytest.approx(numpy.percentile(values, q))
+    assert got["mean"] == pytest.approx(statistics.fmean(values))
+    assert set(interval([3.0, 3.0]).values()) == {3.0}
 
 
 def test_same_answer_for_any_number_of_processes():
