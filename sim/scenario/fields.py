@@ -97,6 +97,13 @@ PLAN_OPTIONS = (
         high=MAX_WIDTH,
     ),
     Field("stages", "list", "layers of each chunk in model order", items="whole", low=0),
+    Field(
+        "mtp_before_head",
+        "whole",
+        "chunks between the one with the multi-token prediction layers and the last, which holds all heads; default 0",
+        low=0,
+        high=MAX_WIDTH,
+    ),
     Field("overlap_grad_reduce", "bool", "gradient reduction under the backward pass"),
     Field("overlap_param_gather", "bool", "parameter gather under compute"),
     Field("overlap_tp", "bool", "tensor-parallel collectives pipelined with matmuls"),
