@@ -13,6 +13,7 @@ from sim.cli._question import question_arguments, question_options
 from sim.cli._scenario import name_or_mapping
 from sim.cost.price_flags import add_price_flags, read_prices
 
+DRAWS = 256  # as every range of `clustersim run`
 TEXT = "find the best plan: all that fit in memory, ranked, with the Pareto front and the reasons"
 EXAMPLES = """clustersim plan --model gpt3_175b --cluster dgx_a100 --chips 64 --seq 2048 --batch 64
 clustersim plan --model glm5 --cluster atlas_800t_a2 --chips 100000 --batch-tokens 64M --seq 4096
@@ -23,15 +24,18 @@ clustersim plan --model llama3_70b --cluster dgx_h100 --chips 256 --schedules 1f
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    question_arguments(parser)
+    parser.add_argument(
+        "scenario", nargs="?", help="a scenario file whose question is asked with its plan left open; flags change it"
+    )
+    question_arguments(parser, model_required=False)
     parser.add_argument("--cluster", help="a name in data/clusters (default: the chip's usual one)")
     parser.add_argument("--chip", help="a name in data/chips")
     parser.add_argument("--chips", help="chips of the cluster; a plan may use fewer (default: the cluster's)")
-    parser.add_argument("--stack", help="software stack, as in data/stacks.yaml (default generic)")
+    parser.add_argument("--stack", help="software stack, as in data/stacks.yaml (default: by the chip's vendor)")
     add_price_flags(parser)
     parser.add_argument("--top-k", type=int, default=20, help="length of the ranked list (default 20)")
     parser.add_argument(
-        "--samples", type=int, help="Monte Carlo samples for the winner's interval (default: 500 with --out, else none)"
+        "--samples", type=int, help="draws for the winner's interval (default 256; 0: none)", default=DRAWS
     )
     parser.add_argument("--out", help="folder for plan.json, plans.csv and plan.html")
 
@@ -40,21 +44,27 @@ def main(args: argparse.Namespace) -> int:
     from sim.planner.planner import answer
     from sim.planner.question import question
     from sim.report.plan import write
+    from sim.scenario.file import without_plan
+    from sim.scenario.training import load_document
 
     if args.top_k < 1:
         raise InputError(f"--top-k {args.top_k}: must be at least 1; give for example 20")
+    if args.scenario is None and args.model is None:
+        raise InputError("neither a scenario nor --model is given; give one, such as --model glm5 --chip h100")
+    named = {name: name_or_mapping(getattr(args, name), f"--{name}") for name in ("model", "cluster", "chip")}
+    base = without_plan(load_document(args.scenario, [], **named, chips=args.chips)) if args.scenario else None
     plan_question = question(
-        name_or_mapping(args.model, "--model"),
-        name_or_mapping(args.cluster, "--cluster"),
+        named["model"],
+        named["cluster"],
         args.chips,
-        chip=name_or_mapping(args.chip, "--chip"),
+        chip=named["chip"],
         stack=args.stack,
         prices=read_prices(args),
+        base=base,
         **question_options(args),
     )
-    samples = args.samples if args.samples is not None else 500 if args.out else 0
     with progress_bar("groups of plans", quiet=args.json) as report:
-        result = answer(plan_question, args.top_k, report, samples=samples)
+        result = answer(plan_question, args.top_k, report, samples=args.samples)
     if args.out:
         write(result, Path(args.out))
     print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text(result))
@@ -80,23 +90,16 @@ def text(r: dict) -> str:
         f"{'recompute':14}{'chips':>8}{'step':>10}{'tok/s/chip':>12}{'MFU':>7}{'GiB':>8}{'days':>10}{total:>12}"
     )
     out = [
-        f"{q['model']} on at most {q['chips']:,} × {q['chip']} ({q['cluster']}), batch {q['batch']:,} × "
-        f"{q['seq']:,} tokens, {q['precision']}, {q['stack']}",
-        f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large, "
+        f"{q['model']} ({q['attention']} attention) on at most {q['chips']:,} × {q['chip']} ({q['cluster']}), batch "
+        f"{q['batch']:,} × {q['seq']:,} tokens, {q['precision']}, {q['stack']}",
+        f"{s['looked_at']:,} plans: {s['evaluated']:,} costed, {s['too_large']:,} too large, "
         f"{s['bounded']:,} skipped by a bound; {s['cpu_s']:.1f} s of CPU",
         "",
         *r["explanation"],
         "",
+        *winner(r),
+        "",
     ]
-    if "verified" in r:
-        v = r["verified"]
-        out += [
-            f"The winner's step is not simulated as events: {v['reason']}"
-            if "reason" in v
-            else f"Simulated as events the winner's step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} "
-            "from the closed form.",
-            "",
-        ]
     out += [
         f"ranked by {q['objective']}",
         head,
@@ -110,12 +113,6 @@ def text(r: dict) -> str:
     out += [line("", x) for x in shown] + (
         [f"    {len(front)} plans on the front; --json has all"] if len(front) > 12 else []
     )
-    for name, i in (r.get("uncertainty") or {}).get("intervals", {}).items():
-        if name in ("days", "rent_usd", "own_usd"):
-            kind = "money" if name.endswith("usd") else "count"
-            out.append(
-                f"{name.removesuffix('_usd')}: 90% of samples between {show(i['p5'], kind)} and {show(i['p95'], kind)}"
-            )
     out += [
         "",
         "best of each schedule",
@@ -126,3 +123,29 @@ def text(r: dict) -> str:
         *(f"  {a}" for a in r["assumptions"]),
     ]
     return "\n".join(out)
+
+
+def winner(r: dict) -> list[str]:
+    """The winner as `clustersim run` would answer it, with 90% of the draws beside each figure."""
+    w, sure = r["winner"], (r.get("uncertainty") or {}).get("intervals", {})
+
+    def line(label: str, key: str, words: str, kind: str) -> str:
+        span = ""
+        if key in sure:
+            low, high = (show(sure[key][end], kind) if kind else f"{sure[key][end]:.4g}" for end in ("p5", "p95"))
+            span = f"   90%: {low} to {high}"
+        return f"{label:16}{words}{span}"
+
+    out = [f"{'the plan':16}{w['plan']}, micro-batch {w['micro_batch']}, ZeRO {w['zero']}, recompute {w['recompute']}"]
+    if w["stages"]:
+        ahead = f"; MTP layers {w['mtp_before_head']} chunk before the heads" if w["mtp_before_head"] else ""
+        out.append(f"{'layers a chunk':16}{w['stages']}{ahead}")
+    out += [
+        line("step", "step_s", f"{w['step_s']:.4g} s as events, {r['verified']['difference']:+.1%} from the closed form", ""),
+        line("time", "days", f"{w['days']:.4g} days", ""),
+        line("energy", "energy_kwh", f"{w['energy_kwh'] / 1e6:.3g} GWh", "energy"),
+    ]
+    for key, label in (("rent_usd", "cost to rent"), ("own_usd", "cost to own")):
+        if key in w:
+            out.append(line(label, key, show(w[key], "money"), "money"))
+    return out

@@ -23,6 +23,7 @@ from sim.cost.operators import WIDTH
 from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack
 from sim.cost.step import data_parallel, stage_message_s
+from sim.cost.step_costs import ChunkCost, StepCosts
 from sim.planner.stages import Units, balanced
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
@@ -211,6 +212,7 @@ class PlanCosts:
         self.switches = switches
         self.known: dict[str, dict[Key, Any]] = defaultdict(dict)  # what `cached` methods have computed
         self.mtp = model.mtp_depth if workload.mtp else 0
+        self.dense_layers = model.dense_ffn_layers
         self.memory_capacity = cluster.chip.memory_bytes.value
         # settings that agree on a layer's cost share it
         settled = [tuple((k, s[k]) for k in LAYER_SWITCHES if k in s) for s in switches]
@@ -250,7 +252,7 @@ class PlanCosts:
         layers, start, chunks = c.stages or self._balanced(c, plan), 0, []
         last = len(layers) - 1
         for i, n in enumerate(layers):
-            dense = max(0, min(n, model.dense_ffn_layers - start)) if model.experts else n
+            dense = max(0, min(n, self.dense_layers - start)) if model.experts else n
             ahead = i - (last - c.mtp_before_head) if self.mtp and c.mtp_before_head else -1
             hops = (0 <= ahead < c.mtp_before_head, ahead > 0)
             chunks.append(
@@ -285,7 +287,7 @@ class PlanCosts:
         units = Units(
             seconds("dense"),
             seconds("moe") if self.model.experts else seconds("dense"),
-            self.model.dense_ffn_layers,
+            self.dense_layers,
             self.model.layers,
             tuple(fixed),
             c.mtp_before_head,
@@ -407,6 +409,18 @@ class PlanCosts:
             for base, expert in self.params(c)
         )
 
+    @cached(lambda costs, c: (c.tp, c.cp, c.ep, c.etp, c.pp, c.dp, c.zero, c.switches))
+    def least_states(self, c: Candidate) -> float:
+        """Bytes of states that the fullest of the candidate's ranks has at least: those of an average one."""
+        of_one = c._replace(pp=1, vpp=1, schedule="1f1b", mtp_before_head=0, stages=())
+        base, expert = self.params(of_one)[0]
+        plan = self.plan(c, bare=True)
+        return sum(
+            memory.state_bytes(
+                plan, self.stack, base / c.pp, expert / c.pp, plan.zero_shards, plan.expert_dp, c.zero
+            )
+        )
+
     def memory_bytes(self, c: Candidate) -> float:
         """Bytes on the fullest chip, as `sim.cost.memory.peak`."""
         layout, parts = self.layout(c), self.work(c).activations
@@ -447,6 +461,25 @@ class PlanCosts:
             else work.busy
         )
         return m * busy * self.straggler(c.num_chips) + self.stack.fixed_s
+
+    def step_costs(self, c: Candidate) -> StepCosts:
+        """What the events take, every chip at the speed of the expected slowest: as `sim.cost.step.build` of the
+        plan."""
+        slow, layout, once = self.straggler(c.num_chips), self.layout(c), self.data_parallel(c)
+        rows = [
+            tuple(ChunkCost(*(slow * seconds for seconds in chunk)) for chunk in row) for row in self.chunk_seconds(c)
+        ]
+        return StepCosts(
+            chunks=tuple(rows[kind] for kind in layout.ranks),
+            micro_batches=c.batch // (c.dp * c.micro_batch),
+            p2p_s=self.stage_message_s(c) if c.pp > 1 else 0.0,
+            p2p_bytes=0.0,  # no time depends on them
+            grad_reduce_s=once.grad_reduce_s,
+            param_gather_s=once.param_gather_s,
+            overlap_grad_reduce=once.overlap_grad_reduce,
+            optimizer_s=slow * once.optimizer_s,
+            fixed_s=self.stack.fixed_s,
+        )
 
     def estimate_s(self, c: Candidate) -> float:
         """What a search ranks by: `step_s`, and for interleaving what chunks that differ add."""

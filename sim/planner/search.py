@@ -138,7 +138,7 @@ def search(
     return out
 
 
-def _try_pipelines(  # noqa: PLR0913 (the search's state)
+def _try_pipelines(
     costs: PlanCosts, space: Space, chips: int, batch: int, layers: _Layers, ranking: _Ranking, out: Outcome
 ) -> None:
     """Every pipeline and number of replicas of these layers that a bound does not rule out."""
@@ -186,10 +186,12 @@ def _try_pipelines(  # noqa: PLR0913 (the search's state)
 
 
 def _try_one(costs: PlanCosts, c: Candidate, tokens: int, ranking: _Ranking, out: Outcome) -> None:
-    if ranking.beats(costs.lower_bound(c) / tokens, c.num_chips):
-        out.bounded += 1
-        return
-    need = costs.memory_bytes(c)
+    need = costs.least_states(c)
+    if need <= costs.memory_capacity:
+        if ranking.beats(costs.lower_bound(c) / tokens, c.num_chips):
+            out.bounded += 1
+            return
+        need = costs.memory_bytes(c)
     if need > costs.memory_capacity:
         out.too_large += 1
         excess = need - costs.memory_capacity

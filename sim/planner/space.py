@@ -140,14 +140,13 @@ def _switches(fixed: Mapping[str, object], axes: tuple[str, ...]) -> list[dict[s
 def default_space(  # noqa: PLR0913 (each is a part of the question)
     model: ModelSpec,
     cluster: Cluster,
-    chips: int,
     seq: int,
     batch: int,
     *,
     tolerance: float = 0.0,
-    schedules: tuple[str, ...] | None = None,
     fixed: Mapping[str, object] | None = None,
     mtp: bool = True,
+    unfused: bool = True,
 ) -> Space:
     """Every width that frameworks accept for this model on this machine.
 
@@ -156,7 +155,8 @@ def default_space(  # noqa: PLR0913 (each is a part of the question)
     tp. zero: 0, 1, 3; 2 is left out, as its reduction after every micro-batch is not priced (`zero=(0, 1, 2, 3)` adds
     it). `fixed` pins axes (`tp=8`) or other fields of `Plan`; a tuple or list of values searches those.
     """
-    fixed = dict(fixed or {})
+    fixed, chips = dict(fixed or {}), cluster.num_chips
+    schedules: tuple[str, ...] | None = None
     tp, pp = _tensor_widths(model, cluster, chips), _pipeline_widths(model, chips, mtp)
     depths = mtp and model.mtp_modules
     axes: dict[str, list[Any]] = {
@@ -167,7 +167,8 @@ def default_space(  # noqa: PLR0913 (each is a part of the question)
         "etp": sorted({1, *tp}) if model.experts else [1],
         "micro_batch": [m for m in (1, 2, 4, 8, 16) if m <= batch],
         "zero": [0, 1, 3],
-        "recompute": list(RECOMPUTE),
+        # without scores in memory there is nothing for "selective" to recompute
+        "recompute": [r for r in RECOMPUTE if r != "selective" or unfused],
         "mtp_before_head": [0, 1] if depths else [0],
     }
     known = (*axes, "dp", "vpp", "schedule", "stages")
@@ -241,7 +242,8 @@ def replicas(space: Space, batch: int, micro_batch: int, most: int, multiple: in
     if space.dp:
         for dp in space.dp:
             size = max(1, round(batch / (dp * micro_batch))) * dp * micro_batch
-            if dp <= most and dp % multiple == 0 and abs(size / batch - 1) <= space.tolerance:
+            near = space.tolerance or size == batch  # a pinned plan takes the nearest batch in tokens that divides
+            if dp <= most and dp % multiple == 0 and near:
                 options[dp] = size
         return sorted(options.items(), reverse=True)
     if batch % micro_batch == 0:

@@ -46,16 +46,20 @@ def balanced(units: Units, ranks: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 def _one_chunk_a_rank(units: Units) -> tuple[int, ...]:
-    low, high = 0.0, units.seconds(0, units.layers) + sum(units.fixed_s)
-    best = _filled(units, high)
-    for _ in range(40):  # to a trillionth of the step
+    mean = (units.seconds(0, units.layers) + sum(units.fixed_s)) / len(units.fixed_s)
+    one = max(units.layer_s, units.dense_s)
+    low, high, best = 0.0, max(mean, *units.fixed_s) + one, None
+    while best is None:  # as a rule the first: every chunk but the last can be filled to the mean
+        best = _filled(units, high)
+        low, high = (low, high) if best else (high, 2 * high)
+    low = max(low, mean - one)
+    for _ in range(20):  # to a millionth of a layer
         middle = (low + high) / 2
         stages = _filled(units, middle)
         if stages is None:
             low = middle
         else:
             high, best = middle, stages
-    assert best is not None  # all layers fit into what they take together
     return best
 
 
@@ -85,23 +89,26 @@ def _dealt(units: Units, ranks: Sequence[Sequence[int]]) -> tuple[int, ...]:
     stages = [0] * len(units.fixed_s)
     owners = list({tuple(sorted(chunks)): None for chunks in ranks})  # two ranks of DualPipe hold the same
     loads = [(sum(units.fixed_s[c] for c in chunks), -i) for i, chunks in enumerate(owners) if min(chunks) <= last]
-    heapq.heapify(loads)
+    thinnest = [[(units.fixed_s[c], -c) for c in chunks if c <= last] for chunks in owners]
+    for heap in (loads, *thinnest):
+        heapq.heapify(heap)
     for _ in range(units.layers):
-        load, i = heapq.heappop(loads)
-        chunks = [c for c in owners[-i] if c <= last]
-        chunk = min(chunks, key=lambda c: (units.fixed_s[c] + stages[c] * units.layer_s, -c))
-        dense = chunk == 0 and stages[0] < units.dense_layers
-        stages[chunk] += 1
-        heapq.heappush(loads, (load + (units.dense_s if dense else units.layer_s), i))
+        load, i = loads[0]
+        thin, c = thinnest[-i][0]
+        one = units.dense_s if not c and stages[0] < units.dense_layers else units.layer_s
+        stages[-c] += 1
+        heapq.heapreplace(thinnest[-i], (thin + units.layer_s, c))
+        heapq.heapreplace(loads, (load + one, i))
     return tuple(stages)
 
 
-def moved(stages: tuple[int, ...], empty: int) -> list[tuple[int, ...]]:
-    """All partitions that differ in one layer: from one chunk to another."""
+def moved(stages: tuple[int, ...], empty: int, distant: int) -> list[tuple[int, ...]]:
+    """All partitions that differ in one layer, from one chunk to another at most `distant` chunks away: from the last
+    chunks first, where the heads are."""
     last = len(stages) - empty
     out = []
-    for i in range(last):
-        for j in range(last):
+    for i in reversed(range(last)):
+        for j in range(max(0, i - distant), min(last, i + distant + 1)):
             if i != j and stages[i]:
                 out.append(tuple(n - (k == i) + (k == j) for k, n in enumerate(stages)))
     return out

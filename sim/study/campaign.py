@@ -177,6 +177,12 @@ def _key(segment: RunSegment, phases: Mapping[str, Phase]) -> tuple[str, Phase, 
     return segment.throughput.plan, phase, round(segment.throughput.tokens_per_step / phase.seq)
 
 
+def phase_keys(s: Scenario, segments: Sequence[RunSegment]) -> dict[str, tuple[str, Phase, int]]:
+    """Phase's name → plan, phase and batch of its last segment, where a growing batch has its full size."""
+    phases = {phase.name: phase for phase in _phases(s)}
+    return {segment.phase: _key(segment, phases) for segment in segments}
+
+
 def _with_step_s(segment: RunSegment, step_s: float) -> RunSegment:
     return replace(segment, throughput=replace(segment.throughput, step_s=step_s))
 
