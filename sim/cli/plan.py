@@ -143,7 +143,7 @@ def winner(r: dict) -> list[str]:
     out += [
         line("step", "step_s", f"{w['step_s']:.4g} s as events, {r['verified']['difference']:+.1%} from the closed form", ""),
         line("time", "days", f"{w['days']:.4g} days", ""),
-        line("energy", "energy_kwh", f"{w['energy_kwh'] / 1e6:.3g} GWh", "energy"),
+        line("energy", "energy_kwh", f"{w['energy_kwh']:,.4g} kWh", ""),
     ]
     for key, label in (("rent_usd", "cost to rent"), ("own_usd", "cost to own")):
         if key in w:

@@ -65,7 +65,7 @@ def cards(a: Answer) -> str:
         f"MFU {r['mfu']:.1%} of the chip's {escape(_precision(a))} peak, goodput {r['goodput']:.1%}</span></div>"
     )
     spare = (
-        f"{r['spares']:,} stay spare and are not paid for; a larger batch may use them"
+        f"{r['spares']:,} stay spare; a larger batch may use them"
         if r["spares"]
         else "none stays spare"
     )

@@ -26,8 +26,8 @@ from sim.cost.memory import check_fits
 from sim.planner import cache
 from sim.planner.candidates import PlanCosts
 from sim.planner.explain import explain
-from sim.planner.quick import narrowed, quick
 from sim.planner.question import Question, plain, read_question, space_of
+from sim.planner.quick import narrowed, quick
 from sim.planner.refine import FINALISTS, refine
 from sim.planner.search import Outcome, RankedPlan, search
 from sim.scenario.training import Scenario, resolve
@@ -289,7 +289,7 @@ def _told(
     q: Question, document: dict[str, Any], simulated: Simulated, lists: dict[str, Any], samples: int, cpu_s: float
 ) -> dict:
     """The answer as a dict: the winner's figures, then what the search has besides."""
-    winner, p = figures(simulated), simulated.point
+    winner = figures(simulated)
     result = {
         "question": q.to_dict(),
         "document": document,
@@ -301,13 +301,7 @@ def _told(
         **lists,
         "assumptions": [*q.stated, *assumptions(q)],
         "facts": facts(q),
-        "verified": {
-            "events_step_s": p.result.step_s,
-            "closed_form_step_s": p.closed_form_s,
-            "difference": p.result.step_s / p.closed_form_s - 1,
-            "bubble_fraction": p.result.bubble_fraction,
-            "events": p.result.events,
-        },
+        "verified": verified(simulated),
         "versions": versions(),
     }
     nothing = {"looked_at": 1, "evaluated": 1, "too_large": 0, "bounded": 0, "floor": 0.0, "best": 0.0, "stopped": False}
@@ -315,6 +309,18 @@ def _told(
     if samples:
         result["uncertainty"] = monte_carlo(simulated.scenario, samples, workers=1, simulated=simulated)
     return result
+
+
+def verified(simulated: Simulated) -> dict[str, float]:
+    """The step as events beside the closed form."""
+    p = simulated.point
+    return {
+        "events_step_s": p.result.step_s,
+        "closed_form_step_s": p.closed_form_s,
+        "difference": p.result.step_s / p.closed_form_s - 1,
+        "bubble_fraction": p.result.bubble_fraction,
+        "events": p.result.events,
+    }
 
 
 def front(q: Question, best: RankedPlan, costs: PlanCosts) -> list[tuple[RankedPlan, PlanCosts]]:

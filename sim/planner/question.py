@@ -111,6 +111,8 @@ def read_question(
         model = attended(load_model(values["model"]), values.get("attention"))
         machine, assumed = read_cluster(values)
         release, notes = resolve(values.get("stack"), machine.chip)
+    # one spelling of every amount: '100k' and 100000 are one question
+    document |= {k: values[k] for k in ("chips", "seq", "tokens", "global_batch", "global_tokens") if k in values}
     stated = list(notes) + ([f"nodes and network: {machine.name}"] if assumed else [])
     seq, options = values["seq"], values.get("options", {})
     if seq > model.max_seq:
@@ -154,7 +156,7 @@ def read_question(
     )
 
 
-class _nowhere:  # noqa: N801 (used as `located` is)
+class _nowhere:
     """Errors stay as they are: the question has no file."""
 
     def __enter__(self) -> None: ...
@@ -235,7 +237,7 @@ def question(  # noqa: PLR0913 (keywords, each a part of the question)
     }
     document: dict[str, Any] = {**(base or {}), **{k: v for k, v in said.items() if v is not None}}
     if prices:
-        document["prices"] = {**document.get("prices", {}), **prices}
+        document["prices"] = {**document.get("prices", {}), **{k: plain(v) for k, v in prices.items()}}
     document["options"] = {**(document.get("options") or {}), **(options or {})}
     choices: dict[str, Any] = {}
     given = dict(fixed or {})

@@ -137,7 +137,7 @@ def _switches(fixed: Mapping[str, object], axes: tuple[str, ...]) -> list[dict[s
     return out
 
 
-def default_space(  # noqa: PLR0913 (each is a part of the question)
+def default_space(
     model: ModelSpec,
     cluster: Cluster,
     seq: int,

@@ -17,8 +17,8 @@ from minglm.errors import InputError, nearest
 from sim.base.fields import located, shorten
 from sim.cost.stacks import Stack
 from sim.cost.stacks import resolve as resolve_stack
-from sim.scenario.defaults import with_defaults
 from sim.scenario.build import Run, RunSpec, build_plan, build_run, read_run
+from sim.scenario.defaults import with_defaults
 from sim.scenario.fields import ASSUMPTION, OPTIONS, PHASE, RUN, SCENARIO, WHAT_IF
 from sim.scenario.file import canonical_document, merge, read_scenario_document, set_path, set_value
 from sim.spec.hardware import Cluster

@@ -68,9 +68,9 @@ class Simulated:
         """The draw with the median number of days."""
         return self.draws[(len(self.draws) - 1) // 2]
 
-    def days(self, share: float) -> float:
-        """Days that this share of the draws stays below."""
-        return quantile([draw.days for draw in self.draws], share)
+    def share(self, figure: str, share: float) -> float:
+        """The value of a campaign's figure that this share of the draws stays below."""
+        return quantile(sorted(getattr(draw, figure) for draw in self.draws), share)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
