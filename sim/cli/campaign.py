@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from sim.spec.phases import describe as describe_phases
-    from sim.study.answer import campaign_draws, figures, point, Simulated
+    from sim.study.answer import Simulated, campaign_draws, figures, point
     from sim.study.campaign import campaign_input, campaign_segments
     from sim.study.projection import campaign_facts
     from sim.trace.perfetto import write_campaign

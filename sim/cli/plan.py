@@ -141,7 +141,12 @@ def winner(r: dict) -> list[str]:
         ahead = f"; MTP layers {w['mtp_before_head']} chunk before the heads" if w["mtp_before_head"] else ""
         out.append(f"{'layers a chunk':16}{w['stages']}{ahead}")
     out += [
-        line("step", "step_s", f"{w['step_s']:.4g} s as events, {r['verified']['difference']:+.1%} from the closed form", ""),
+        line(
+            "step",
+            "step_s",
+            f"{w['step_s']:.4g} s as events, {r['verified']['difference']:+.1%} from the closed form",
+            "",
+        ),
         line("time", "days", f"{w['days']:.4g} days", ""),
         line("energy", "energy_kwh", f"{w['energy_kwh']:,.4g} kWh", ""),
     ]

@@ -395,9 +395,7 @@ class LayerEstimator:
             join = self.compute(extra)
         return self.compute(first), self.compute(last), join
 
-    def shard_ends(
-        self, ends: tuple[LayerWork, LayerWork, LayerWork | None]
-    ) -> tuple[LayerCost, LayerCost, LayerCost]:
+    def shard_ends(self, ends: tuple[LayerWork, LayerWork, LayerWork | None]) -> tuple[LayerCost, LayerCost, LayerCost]:
         """`ends`, from their work. Every prediction depth has a head of its own pass and a layer with what joins it."""
         table = (self.padded_vocab * self.model.hidden / self.plan.tp, 0.0)
         first, head, join = self.apply_sharding(ends[0], table), self.apply_sharding(ends[1], table), ends[2]

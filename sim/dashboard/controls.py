@@ -7,6 +7,7 @@ the same functions as the command line, so that the page refuses what `clustersi
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -326,21 +327,19 @@ def question_of(values: Mapping[str, str], fixed: Mapping[str, object] | None = 
                 f"control {str(key)[:40]!r}: not known{nearest(str(key), BY_KEY)}; known: {', '.join(BY_KEY)}"
             )
     v = {c.key: str(values.get(c.key, "")).strip() or c.default for c in CONTROLS}
-    amounts = {}
+    amounts: dict[str, float | None] = {}
     for key in ("chips", "tokens", "batch", "seq"):
         c = BY_KEY[key]
         if not v[key]:
             amounts[key] = None
             continue
-        amounts[key] = parse(v[key], "count", c.label, low=1.0)
-        if key in ("chips", "seq") and amounts[key] != int(amounts[key]):
-            raise InputError(
-                f"{c.label}: {v[key]!r} is not a whole number; give for example {max(1, int(amounts[key])):,}"
-            )
-    if amounts["batch"] and amounts["batch"] < amounts["seq"]:
+        amounts[key] = amount = parse(v[key], "count", c.label, low=1.0)
+        if key in ("chips", "seq") and amount != int(amount):
+            raise InputError(f"{c.label}: {v[key]!r} is not a whole number; give for example {max(1, int(amount)):,}")
+    if (amounts["batch"] or math.inf) < (amounts["seq"] or 0):
         raise InputError(
             f"{BY_KEY['batch'].label}: {v['batch']} tokens is less than one sequence of {v['seq']}; give at least "
-            f"{show(amounts['seq'], 'count')}"
+            f"{show(amounts['seq'] or 0, 'count')}"
         )
     machine(v["machine"])  # refuses what is no machine
     kind, name = v["machine"].split(":", 1)

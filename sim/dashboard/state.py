@@ -4,8 +4,8 @@
     a.row["days"], a.interval("rent_usd"), a.mover("rent_usd")
 
 `answer` takes a good plan that is found at once, `searched` the one that `clustersim plan` finds. Of either the figures
-are those of every command (`sim.study.answer`) and the interval is Monte Carlo's (`sim.study.monte_carlo`); `command` is
-the line that gives the same figures in a terminal. No widget, no picture, no file.
+are those of every command (`sim.study.answer`) and the interval is Monte Carlo's (`sim.study.monte_carlo`); `command`
+is the line that gives the same figures in a terminal. No widget, no picture, no file.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ MAX_INLINE_OPS = 1500  # ops of a step that is simulated without asking
 
 @dataclass(frozen=True)
 class Answer:
-    """One set of controls answered. `row`: the figures of `sim.study.answer`; `sure`: Monte Carlo over the facts' ranges."""
+    """One set of controls answered. `row`: the figures of `sim.study.answer`; `sure`: Monte Carlo over the
+    facts' ranges."""
 
     values: Mapping[str, str]
     fixed: Mapping[str, object]

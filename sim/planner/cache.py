@@ -64,9 +64,7 @@ def write(name: str, out: Outcome) -> None:
     if out.stopped:
         return
     counts = {k: v for k, v in asdict(out).items() if k in ("evaluated", "too_large", "bounded", "floor")}
-    best = [
-        {"candidate": f.candidate._asdict(), "figures": [f.step_s, f.memory_bytes, f.tokens]} for f in out.best
-    ]
+    best = [{"candidate": f.candidate._asdict(), "figures": [f.step_s, f.memory_bytes, f.tokens]} for f in out.best]
     path = folder() / f"{name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

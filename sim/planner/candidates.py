@@ -416,9 +416,7 @@ class PlanCosts:
         base, expert = self.params(of_one)[0]
         plan = self.plan(c, bare=True)
         return sum(
-            memory.state_bytes(
-                plan, self.stack, base / c.pp, expert / c.pp, plan.zero_shards, plan.expert_dp, c.zero
-            )
+            memory.state_bytes(plan, self.stack, base / c.pp, expert / c.pp, plan.zero_shards, plan.expert_dp, c.zero)
         )
 
     def memory_bytes(self, c: Candidate) -> float:

@@ -5,9 +5,9 @@
     >>> answer(q, top_k=5)["winner"]["chips"] <= 64
     True
 
-Plans are searched (`sim.planner.search`), the best of them worked off as events do (`sim.planner.refine`). The winner is
-written into the question's document and answered as any scenario is (`sim.study.answer`): what is printed of it is what
-`clustersim run` prints of that document.
+Plans are searched (`sim.planner.search`), the best of them worked off as events do (`sim.planner.refine`). The winner
+is written into the question's document and answered as any scenario is (`sim.study.answer`): what is printed of it is
+what `clustersim run` prints of that document.
 """
 
 from __future__ import annotations
@@ -196,8 +196,8 @@ def row(q: Question, costs: PlanCosts, ranked_plan: RankedPlan, like: Scenario, 
     """A plan of a list with its time, memory, money and energy; days by Daly's formula, where the answer itself
     simulates campaigns.
 
-    like: a scenario of the question: its failures and checkpoints. held: chips that are paid (default: the cluster's, or
-    the plan's where cost is the aim).
+    like: a scenario of the question: its failures and checkpoints. held: chips that are paid (default: the cluster's,
+    or the plan's where cost is the aim).
     """
     c, plan = ranked_plan.candidate, costs.plan(ranked_plan.candidate)
     if held is None:
@@ -304,7 +304,15 @@ def _told(
         "verified": verified(simulated),
         "versions": versions(),
     }
-    nothing = {"looked_at": 1, "evaluated": 1, "too_large": 0, "bounded": 0, "floor": 0.0, "best": 0.0, "stopped": False}
+    nothing = {
+        "looked_at": 1,
+        "evaluated": 1,
+        "too_large": 0,
+        "bounded": 0,
+        "floor": 0.0,
+        "best": 0.0,
+        "stopped": False,
+    }
     result["search"] = {**nothing, **lists.get("search", {}), "cpu_s": cpu_s}
     if samples:
         result["uncertainty"] = monte_carlo(simulated.scenario, samples, workers=1, simulated=simulated)
@@ -393,8 +401,8 @@ def assumptions(q: Question) -> list[str]:
     out = [
         "plans are ranked by a step worked off operation by operation, every chip at the speed of the expected slowest",
         "cost counts the chips a plan uses" if q.objective == "cost" else "cost counts all chips, spares included",
-        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, GPipe, which has 1F1B's bubble and "
-        "needs more memory, and a vocabulary split over stages, which no listed stack offers",
+        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, GPipe, which has 1F1B's bubble "
+        "and needs more memory, and a vocabulary split over stages, which no listed stack offers",
     ]
     rate = q.cluster.chip.failures_per_chip_hour
     out.append(

@@ -43,9 +43,7 @@ NEAR = {"tp": 1, "cp": 1, "micro_batch": 1, "ep": 2}  # steps from the held valu
 APART = 1.3  # a start that is this many times as slow as the best one is not followed
 
 
-def quick(
-    q: Question, costs: PlanCosts | None = None, look_everywhere: bool = True
-) -> tuple[RankedPlan, PlanCosts]:
+def quick(q: Question, costs: PlanCosts | None = None, look_everywhere: bool = True) -> tuple[RankedPlan, PlanCosts]:
     """A plan that fits and is near the best, and the costs that priced it.
 
     Args:
@@ -107,9 +105,7 @@ def coarse(space: Space, q: Question) -> list[Space]:
 def narrowed(space: Space, ranked_plan: RankedPlan, axes: tuple[str, ...]) -> Space:
     """The space with every axis held at the found plan's value, except `axes`."""
     c = ranked_plan.candidate
-    held: dict[str, Any] = {
-        axis: (getattr(c, axis),) for axis in AXES
-    }
+    held: dict[str, Any] = {axis: (getattr(c, axis),) for axis in AXES}
     held |= {"pipelines": ((c.schedule, c.vpp),)}
     near: dict[str, Any] = {}
     for axis, steps in NEAR.items():

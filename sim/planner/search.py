@@ -1,9 +1,9 @@
 """Search the plans of a `Space`: memory by formula, time by estimate, subtrees skipped where a bound proves them worse.
 
-Widths that fix a layer's operators come first, those with the least work a token before the others. A pipeline of such
-layers is skipped when even perfectly equal stages would take longer than the last plan of the list that is kept, so the
-kept list is that of the full space; `tests/property/test_planner_search.py` compares it with brute force. Estimates rank;
-`sim.planner.refine` then works the best of them off as the events do.
+Widths that fix a layer's operators come first, those with the least work a token before the others. A pipeline of
+such layers is skipped when even perfectly equal stages would take longer than the last plan of the list that is kept,
+so the kept list is that of the full space; `tests/property/test_planner_search.py` compares it with brute force.
+Estimates rank; `sim.planner.refine` then works the best of them off as the events do.
 """
 
 from __future__ import annotations
@@ -145,9 +145,7 @@ def _try_pipelines(
     tp, cp, ep, etp, micro = layers.tp, layers.cp, layers.ep, layers.etp, layers.micro
     seq, fixed_s = costs.workload.seq, costs.stack.fixed_s
     multiple = ep * etp // math.gcd(ep * etp, tp * cp)
-    leaves = [
-        (z, s) for z in space.zero for s in range(len(space.switches)) if costs.layer_set[s] == layers.layer_set
-    ]
+    leaves = [(z, s) for z in space.zero for s in range(len(space.switches)) if costs.layer_set[s] == layers.layer_set]
     for pp in space.pp:
         most = chips // (tp * cp * pp)
         options = replicas(space, batch, micro, most, multiple) if most else []

@@ -119,6 +119,18 @@ def _pipelines(model: ModelSpec, schedules: tuple[str, ...] | None, pp: list[int
     return [(s, v) for s in names for v in (virtual if CHUNKS[s] is None else [CHUNKS[s] or 1])]
 
 
+def _with_chunks(pipelines: list[tuple[str, int]], virtual: list[int], any_schedule: bool) -> list[tuple[str, int]]:
+    """The pipelines with as many chunks a rank as `virtual` names; all where it names none."""
+    if not virtual:
+        return pipelines
+    free = [s for s in dict(pipelines) if CHUNKS[s] is None] or ["interleaved"] * any_schedule
+    out = [(s, v) for s, v in pipelines if CHUNKS[s] is not None and v in virtual]
+    out += [(s, v) for s in free for v in virtual if v > 1]
+    if not out:
+        raise InputError(f"vpp={virtual[0]}: no schedule of the search has so many chunks a rank; leave vpp out")
+    return out
+
+
 def _switches(fixed: Mapping[str, object], axes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Every setting of the further `Plan` fields that are pinned or searched."""
     out: list[dict[str, Any]] = [{}]
@@ -151,9 +163,10 @@ def default_space(
     """Every width that frameworks accept for this model on this machine.
 
     tp: divisors of a node's chips that divide the heads. pp: up to ten, powers of two, and what divides the layers with
-    or without the two ends counted; chunks need not hold as many layers. cp: powers of two with at least 2,048 tokens a chip. ep: divisors of the experts. etp: 1 or
-    tp. zero: 0, 1, 3; 2 is left out, as its reduction after every micro-batch is not priced (`zero=(0, 1, 2, 3)` adds
-    it). `fixed` pins axes (`tp=8`) or other fields of `Plan`; a tuple or list of values searches those.
+    or without the two ends counted; chunks need not hold as many layers. cp: powers of two with at least 2,048 tokens a
+    chip. ep: divisors of the experts. etp: 1 or tp. zero: 0, 1, 3; 2 is left out, as its reduction after every
+    micro-batch is not priced (`zero=(0, 1, 2, 3)` adds it). `fixed` pins axes (`tp=8`), dp, vpp, schedule, stages or
+    other fields of `Plan`; a tuple or list of values searches those.
     """
     fixed, chips = dict(fixed or {}), cluster.num_chips
     schedules: tuple[str, ...] | None = None
@@ -178,14 +191,8 @@ def default_space(
     dp, virtual = _values(fixed.pop("dp", ())), _values(fixed.pop("vpp", ()))
     if "schedule" in fixed:
         schedules = tuple(_values(fixed.pop("schedule")))
-    stages = tuple(fixed.pop("stages", None) or ())
-    pipelines = _pipelines(model, schedules, axes["pp"])
-    if virtual:
-        free = [s for s in dict(pipelines) if CHUNKS[s] is None]
-        pipelines = [(s, v) for s, v in pipelines if CHUNKS[s] is not None and v in virtual]
-        pipelines += [(s, v) for s in free or ["interleaved"] * (schedules is None) for v in virtual if v > 1]
-        if not pipelines:
-            raise InputError(f"vpp={virtual[0]}: no schedule of the search has so many chunks a rank; leave vpp out")
+    stages: tuple[int, ...] = tuple(_values(fixed.pop("stages", ())))
+    pipelines = _with_chunks(_pipelines(model, schedules, axes["pp"]), virtual, schedules is None)
     switches = _switches(fixed, known)
     space = Space(
         **{k: tuple(v) for k, v in axes.items()},
@@ -235,8 +242,9 @@ def has_shape(space: Space, model: ModelSpec, pp: int, schedule: str, vpp: int, 
 def replicas(space: Space, batch: int, micro_batch: int, most: int, multiple: int) -> list[tuple[int, int]]:
     """(dp, batch in sequences) to try, most replicas first: `dp` is a multiple of `multiple` and at most `most`.
 
-    A pinned dp takes the batch nearest to what is asked. An exact batch takes every dp that divides it. With a tolerance, the most replicas within each of `shares` of the
-    cluster whose micro-batches come out at a batch near enough are added.
+    A pinned dp takes the batch nearest to what is asked. An exact batch takes every dp that divides it. With a
+    tolerance, the most replicas within each of `shares` of the cluster whose micro-batches come out at a batch near
+    enough are added.
     """
     options = {}
     if space.dp:

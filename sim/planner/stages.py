@@ -1,9 +1,9 @@
 """How many layers each chunk of a pipeline holds, so that its busiest rank has as little to do as possible.
 
-Units in model order: the embedding, the layers (dense ones first), the layers of the prediction depths, the heads. What
-does not move between chunks (embedding, depths, heads) is a rank's fixed load; layers are what is dealt out. One chunk
-a rank: the smallest busiest load is found exactly, by bisection over what a rank may have. Several: layers go one by one
-to the rank with least to do, which is exact for equal layers, and there to its thinnest chunk.
+Units in model order: the embedding, the layers (dense ones first), the layers of the prediction depths, the heads.
+What does not move between chunks (embedding, depths, heads) is a rank's fixed load; layers are what is dealt out. One
+chunk a rank: the smallest busiest load is found exactly, by bisection over what a rank may have. Several: layers go one
+by one to the rank with least to do, which is exact for equal layers, and there to its thinnest chunk.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def _one_chunk_a_rank(units: Units) -> tuple[int, ...]:
 
 
 def _filled(units: Units, most_s: float) -> tuple[int, ...] | None:
-    """Chunks filled from the last on, none above `most_s` seconds: the first, whose activations wait longest, get least.
-    None where the layers do not fit.
+    """Chunks filled from the last on, none above `most_s` seconds: the first, whose activations wait longest, get
+    least. None where the layers do not fit.
     """
     if max(units.fixed_s) > most_s:
         return None

@@ -311,8 +311,8 @@ def _check_stages(plan: Plan, model: ModelSpec) -> None:
         behind = sum(plan.stages[n - ahead :]) if ahead and len(plan.stages) == n else 0
         if behind:
             raise InputError(
-                f"mtp_before_head={ahead}: {behind} layers of stages lie behind the prediction depths, which come after "
-                f"the last layer; use mtp_before_head=0 or end stages with {ahead} zeros"
+                f"mtp_before_head={ahead}: {behind} layers of stages lie behind the prediction depths, which come "
+                f"after the last layer; use mtp_before_head=0 or end stages with {ahead} zeros"
             )
         if len(plan.stages) != n:
             raise InputError(

@@ -3,8 +3,8 @@
     simulated = simulate(load_scenario("glm5_100k_910b"))
     figures(simulated)["days"]
 
-`run`, `plan`, `compare`, `sweep`, `campaign`, the page and the reports all print these figures. The step is simulated as
-events; the days are those of the median of several campaigns with failures; money and energy follow from chips and
+`run`, `plan`, `compare`, `sweep`, `campaign`, the page and the reports all print these figures. The step is simulated
+as events; the days are those of the median of several campaigns with failures; money and energy follow from chips and
 days. `outcome` is the same with facts at other values: what moves is scaled by the closed form, so that a draw costs a
 few milliseconds and the scenario's own facts give the scenario's own figures.
 """
@@ -171,9 +171,7 @@ def base_of(s: Scenario, simulated: Simulated | None = None) -> Base:
         InputError: the scenario cannot run.
     """
     simulated = simulated or simulate(s)
-    return Base(
-        simulated, _closed_s(s, s.cluster, simulated.segments), expected(campaign_input(s, simulated.segments))
-    )
+    return Base(simulated, _closed_s(s, s.cluster, simulated.segments), expected(campaign_input(s, simulated.segments)))
 
 
 def _closed_s(s: Scenario, cluster: Cluster, segments: Sequence[RunSegment]) -> dict[tuple, float]:
@@ -202,7 +200,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     for path, value in facts.items():
         cluster = changed(cluster, path, value)
     segments, step_s = base.simulated.segments, base.simulated.point.result.step_s * factor
-    keys, ratio = phase_keys(s, segments), dict.fromkeys(base.closed_s, factor)
+    keys, ratio = phase_keys(s, segments), {key: factor for key in base.closed_s}
     if not NOT_IN_STEP.issuperset(facts):
         there = _closed_s(s, cluster, segments)
         ratio = {key: factor * seconds / base.closed_s[key] for key, seconds in there.items()}

@@ -59,9 +59,7 @@ SMALL = {
 
 def estimate(costs, plan, load):
     """Closed form, and for interleaving what chunks that differ add: by the plain functions, one plan at a time."""
-    costed, _, seconds, slow = in_closed_form(
-        costs.model, costs.cluster, plan, load, costs.precision, costs.stack
-    )
+    costed, _, seconds, slow = in_closed_form(costs.model, costs.cluster, plan, load, costs.precision, costs.stack)
     if plan.schedule == "interleaved" and plan.pp > 1:
         rows, v = costed.costs.chunks, plan.vpp
         rounds = sum(max(r[k].forward_s + r[v - 1 - k].backward_s for r in rows) for k in range(v))
@@ -141,7 +139,7 @@ def small_space(name, chips, batch):
 
 @pytest.mark.parametrize("name, chips", [("dense", 4), ("dense", 8), ("experts", 4)])
 def test_the_answer_is_the_fastest_of_all_plans_as_events(name, chips):
-    """Search, estimates, bound and refinement together: no plan of a small space is faster when every one is simulated."""
+    """Search, estimates, bound and refinement together: no plan of a small space is faster when all are simulated."""
     batch = 16
     costs, space = small_space(name, chips, batch)
     found = refine(costs, search(costs, space, chips, batch, top_k=FINALISTS), "tokens", 1, pinned_stages=True)
@@ -159,7 +157,11 @@ def test_the_answer_is_the_fastest_of_all_plans_as_events(name, chips):
 @pytest.mark.parametrize("pp", [2, 3, 4])
 def test_stages_are_balanced_as_well_as_any_partition(pp):
     """Against every way to cut ten layers into stages."""
-    for dense, layer, fixed in ((0.5, 1.0, (0.3, 0.0, 0.0, 2.6)), (1.0, 1.0, (0.0, 0.0, 0.0, 0.0)), (0.2, 0.7, (0.1, 0, 0, 9.0))):
+    for dense, layer, fixed in (
+        (0.5, 1.0, (0.3, 0.0, 0.0, 2.6)),
+        (1.0, 1.0, (0.0, 0.0, 0.0, 0.0)),
+        (0.2, 0.7, (0.1, 0, 0, 9.0)),
+    ):
         ends = (fixed[0], *fixed[1 : pp - 1], fixed[3])
         units, ranks = Units(dense, layer, 3, 10, ends), [(r,) for r in range(pp)]
         cuts = [

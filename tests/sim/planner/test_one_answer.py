@@ -34,7 +34,9 @@ def generated(number):
         asked["objective"] = "cost"
     pins = {}
     if number % 3 == 1:
-        pins = rng.choice([{"tp": 2}, {"tp": 4, "recompute": "full"}, {"schedule": "1f1b"}, {"micro_batch": 1, "pp": 2}])
+        pins = rng.choice(
+            [{"tp": 2}, {"tp": 4, "recompute": "full"}, {"schedule": "1f1b"}, {"micro_batch": 1, "pp": 2}]
+        )
     return asked, pins
 
 
@@ -106,7 +108,11 @@ def test_explicit_and_automatic_are_one_path(number):
     document = complete(q.document)
     mine = figures(simulate(resolve(document)))
     assert complete(document) == document
-    widths = {**document["plan"], **document["options"], **{k: document[k] for k in ("schedule", "micro_batch", "recompute")}}
+    widths = {
+        **document["plan"],
+        **document["options"],
+        **{k: document[k] for k in ("schedule", "micro_batch", "recompute")},
+    }
     whole = {k: v for k, v in asked.items() if k not in ("batch", "batch_tokens")}
     again = question(**{**whole, "chips": document["chips"], "batch": document["global_batch"]}, fixed=widths)
     assert set(WIDTHS) <= set(widths) | {"etp"}

@@ -190,7 +190,9 @@ def test_command_and_library_agree(capsys, tmp_path):
     code, out, _ = call(capsys, *argv)
     assert code == 0 and a["winner"]["plan"] in out and "Pareto front" in out and "90%: " in out
     file = tmp_path / "asked.yaml"  # a file's question, its plan left open
-    file.write_text(json.dumps({"model": "llama3_8b", "cluster": "dgx_h100", "chips": 16, "seq": 4096, "plan": {"tp": 4}}))
+    file.write_text(
+        json.dumps({"model": "llama3_8b", "cluster": "dgx_h100", "chips": 16, "seq": 4096, "plan": {"tp": 4}})
+    )
     code, out, _ = call(capsys, str(file), "--batch", "32", "--top-k", "4", "--json", "--samples", "0")
     assert code == 0 and json.loads(out)["winner"] == a["winner"]
 
@@ -214,9 +216,10 @@ def test_replicas_divide_or_come_near():
 def test_without_mtp_is_faster():
     pinned = {"tp": 1, "ep": 64, "micro_batch": 1, "pp": 16, "recompute": "full", "zero": 1}
     a, b = (
-        find(question("deepseek_v3", "h800_deepseek", 2048, seq=4096, batch=15360, options={"mtp": mtp}, fixed=pinned), top_k=1)[
-            0
-        ].best[0]
+        find(
+            question("deepseek_v3", "h800_deepseek", 2048, seq=4096, batch=15360, options={"mtp": mtp}, fixed=pinned),
+            top_k=1,
+        )[0].best[0]
         for mtp in (True, False)
     )
     assert b.step_s < a.step_s

@@ -1,4 +1,4 @@
-"""The fast model of a step gives the events' figures: exactly where all is worked off, within 1% where it is extended."""
+"""The fast model of a step gives the events' figures: exactly where all is worked off, within 1% where extended."""
 
 import random
 
@@ -39,7 +39,9 @@ def cases(seed, few):
             chunks = CHUNKS[schedule] or rng.choice([2, 3])
             if ranks == 1 and schedule != "1f1b":
                 continue
-            m = ranks * rng.choice([2, 3, 5] if few else [9, 14, 21]) + (0 if schedule == "dualpipe" else rng.choice([0, 1]))
+            m = ranks * rng.choice([2, 3, 5] if few else [9, 14, 21]) + (
+                0 if schedule == "dualpipe" else rng.choice([0, 1])
+            )
             yield pytest.param(schedule, uneven_costs(rng, ranks, m, chunks), id=f"{schedule}-{ranks}-{m}")
 
 
