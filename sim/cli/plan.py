@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minglm.errors import InputError
 from sim.base.units import show
+from sim.cli import _inverse as inverse_questions
 from sim.cli._progress import progress_bar
 from sim.cli._question import question_arguments, question_options
 from sim.cli._scenario import name_or_mapping
@@ -37,6 +38,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", type=int, help="draws for the winner's interval (default 256; 0: none)", default=DRAWS
     )
+    parser.add_argument("--budget", help="dollars of rent: with --deadline, what they buy")
+    parser.add_argument("--deadline", help="such as '90 days': with --budget what both buy, alone the fewest chips")
+    parser.add_argument(
+        "--ask",
+        choices=("plan", "growth", "failures", "cheapest"),
+        default="plan",
+        help="growth: when another tenth of chips stops paying; failures: how much more often chips may fail until "
+        "--deadline is missed; cheapest: the cheapest of --chip a,b,c (default plan)",
+    )
+    parser.add_argument("--explain", action="store_true", help="also where the step's time goes, as clustersim explain")
     parser.add_argument("--out", help="folder for plan.json, plans.csv and plan.html")
 
 
@@ -52,23 +63,30 @@ def main(args: argparse.Namespace) -> int:
     if args.scenario is None and args.model is None:
         raise InputError("neither a scenario nor --model is given; give one, such as --model glm5 --chip h100")
     named = {name: name_or_mapping(getattr(args, name), f"--{name}") for name in ("model", "cluster", "chip")}
+    terms = {"stack": args.stack, "prices": read_prices(args), **question_options(args)}
+    if args.ask == "cheapest":
+        return inverse_questions.cheapest(args, named, terms)
     base = without_plan(load_document(args.scenario, [], **named, chips=args.chips)) if args.scenario else None
-    plan_question = question(
-        named["model"],
-        named["cluster"],
-        args.chips,
-        chip=named["chip"],
-        stack=args.stack,
-        prices=read_prices(args),
-        base=base,
-        **question_options(args),
-    )
+    plan_question = question(named["model"], named["cluster"], args.chips, chip=named["chip"], base=base, **terms)
+    if args.ask != "plan" or args.budget or args.deadline:
+        return inverse_questions.asked(args, plan_question)
     with progress_bar("groups of plans", quiet=args.json) as report:
         result = answer(plan_question, args.top_k, report, samples=args.samples)
     if args.out:
         write(result, Path(args.out))
+    if args.explain:
+        result["explain"] = _explained(result["document"])
     print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text(result))
     return 0
+
+
+def _explained(document: dict) -> dict:
+    from sim.scenario.training import resolve
+    from sim.study.answer import point
+    from sim.study.explain import step_tree
+
+    s = resolve(document)
+    return step_tree(s, point(s, jitter=None))
 
 
 def text(r: dict) -> str:
@@ -122,6 +140,10 @@ def text(r: dict) -> str:
         "assumptions",
         *(f"  {a}" for a in r["assumptions"]),
     ]
+    if "explain" in r:
+        from sim.study.explain import text as tree_text
+
+        out += ["", *tree_text(r["explain"])]
     return "\n".join(out)
 
 

@@ -409,15 +409,30 @@ class PlanCosts:
             for base, expert in self.params(c)
         )
 
-    @cached(lambda costs, c: (c.tp, c.cp, c.ep, c.etp, c.pp, c.dp, c.zero, c.switches))
-    def least_states(self, c: Candidate) -> float:
-        """Bytes of states that the fullest of the candidate's ranks has at least: those of an average one."""
-        of_one = c._replace(pp=1, vpp=1, schedule="1f1b", mtp_before_head=0, stages=())
-        base, expert = self.params(of_one)[0]
-        plan = self.plan(c, bare=True)
-        return sum(
-            memory.state_bytes(plan, self.stack, base / c.pp, expert / c.pp, plan.zero_shards, plan.expert_dp, c.zero)
+    @cached(lambda costs, c: (c.tp, c.cp, c.ep, c.etp, c.dp, c.zero, c.switches))
+    def whole_states(self, c: Candidate) -> float:
+        """Bytes of states of the whole model on one pipeline rank."""
+        base, expert = self.params(c._replace(pp=1, vpp=1, schedule="1f1b", mtp_before_head=0, stages=()))[0]
+        plan = self.plan(c._replace(pp=1, vpp=1, schedule="1f1b", mtp_before_head=0), bare=True)
+        return sum(memory.state_bytes(plan, self.stack, base, expert, plan.zero_shards, plan.expert_dp, c.zero))
+
+    def least_bytes(self, c: Candidate) -> float:
+        """Bytes on the fullest chip that no schedule of these layers and widths goes below, however the model is cut.
+
+        Rank r of P holds a share n_r of the model: its states, and the activations of the micro-batches in flight, at
+        least P − r of them (DualPipe: one). The fullest rank is emptiest where all are equally full.
+        """
+        parts, model = self.work(c).activations, self.model
+        kept = sum(
+            count * parts.kinds[kind][0]
+            for kind, count in (("dense", self.dense_layers), ("moe", model.moe_layers))
+            if count
         )
+        states, m = self.whole_states(c), max(1, c.batch // (c.dp * c.micro_batch))
+        if c.schedule.startswith("dualpipe"):
+            return (states + kept) / c.pp + memory.RUNTIME_BYTES
+        each = (states + kept * min(m, c.pp - rank) for rank in range(c.pp))
+        return 1.0 / sum(1.0 / max(one, 1.0) for one in each) + memory.RUNTIME_BYTES
 
     def memory_bytes(self, c: Candidate) -> float:
         """Bytes on the fullest chip, as `sim.cost.memory.peak`."""

@@ -15,7 +15,7 @@ from sim.planner.stages import moved
 from sim.training.fast_step import fast_step_s
 
 FINALISTS = 60  # plans that are worked off: estimates of interleaved, uneven pipelines are up to a tenth off
-MOVES = 150  # partitions that are tried for the best plan
+MOVES = 100  # partitions that are tried for the best plan
 DISTANT = 6  # a layer moves to a chunk no further than this: what is far has been balanced already
 
 

@@ -146,50 +146,63 @@ def _try_pipelines(
     seq, fixed_s = costs.workload.seq, costs.stack.fixed_s
     multiple = ep * etp // math.gcd(ep * etp, tp * cp)
     leaves = [(z, s) for z in space.zero for s in range(len(space.switches)) if costs.layer_set[s] == layers.layer_set]
+    model, names = costs.model, {schedule for schedule, _ in space.pipelines}
     for pp in space.pp:
         most = chips // (tp * cp * pp)
-        options = replicas(space, batch, micro, most, multiple) if most else []
-        for (schedule, vpp), (dp, size) in itertools.product(space.pipelines, options):
+        for dp, size in replicas(space, batch, micro, most, multiple) if most else []:
             m, used, tokens = size // (dp * micro), tp * cp * pp * dp, size * seq
-            if not enough_micro_batches(schedule, pp, m) or not has_shape(space, costs.model, pp, schedule, vpp, 0):
-                continue
-            least = layers.least_s(pp, schedule, vpp, m) * costs.straggler(used) + fixed_s
-            if ranking.beats(least / tokens, used):
-                out.bounded += 1
-                continue
-            for ahead in space.mtp_before_head:
-                if not has_shape(space, costs.model, pp, schedule, vpp, ahead):
+            slow, fitting = costs.straggler(used), {}
+            some = Candidate(tp, cp, ep, etp, micro, layers.recompute, pp, 1, "1f1b", dp, 0, size, 0)
+            for dual in {name.startswith("dualpipe") for name in names}:
+                of_kind = some._replace(schedule="dualpipe" if dual else "1f1b")
+                fitting[dual] = _fitting(costs, of_kind, leaves, ranking, out)
+            for schedule, vpp in space.pipelines:
+                enough = enough_micro_batches(schedule, pp, m)
+                if not enough or not has_shape(space, model, pp, schedule, vpp, 0):
                     continue
-                for zero, switch in leaves:
-                    if zero and dp * cp == 1:
-                        continue
-                    c = Candidate(
-                        tp,
-                        cp,
-                        ep,
-                        etp,
-                        micro,
-                        layers.recompute,
-                        pp,
-                        vpp,
-                        schedule,
-                        dp,
-                        zero,
-                        size,
-                        switch,
-                        ahead,
-                        space.stages,
-                    )
-                    _try_one(costs, c, tokens, ranking, out)
+                least = layers.least_s(pp, schedule, vpp, m) * slow + fixed_s
+                if ranking.beats(least / tokens, used):
+                    out.bounded += 1
+                    continue
+                for ahead, (zero, switch) in itertools.product(
+                    space.mtp_before_head, fitting[schedule.startswith("dualpipe")]
+                ):
+                    if has_shape(space, model, pp, schedule, vpp, ahead):
+                        c = some._replace(
+                            vpp=vpp,
+                            schedule=schedule,
+                            zero=zero,
+                            switches=switch,
+                            mtp_before_head=ahead,
+                            stages=space.stages,
+                        )
+                        _try_one(costs, c, tokens, ranking, out)
+
+
+def _fitting(
+    costs: PlanCosts, c: Candidate, leaves: list[tuple[int, int]], ranking: _Ranking, out: Outcome
+) -> list[tuple[int, int]]:
+    """The leaves (ZeRO, switches) that some pipeline may hold in memory."""
+    fits = []
+    for zero, switch in leaves:
+        if zero and c.dp * c.cp == 1:
+            continue
+        one = c._replace(zero=zero, switches=switch)
+        excess = costs.least_bytes(one) - costs.memory_capacity
+        if excess <= 0:
+            fits.append((zero, switch))
+            continue
+        out.too_large += 1
+        if not ranking.best and (out.nearest is None or excess < out.nearest[1]):
+            out.nearest = (one, excess)
+    return fits
 
 
 def _try_one(costs: PlanCosts, c: Candidate, tokens: int, ranking: _Ranking, out: Outcome) -> None:
-    need = costs.least_states(c)
-    if need <= costs.memory_capacity:
-        if ranking.beats(costs.lower_bound(c) / tokens, c.num_chips):
-            out.bounded += 1
-            return
-        need = costs.memory_bytes(c)
+    if ranking.beats(costs.lower_bound(c) / tokens, c.num_chips):
+        out.bounded += 1
+        return
+    need = costs.memory_bytes(c)
     if need > costs.memory_capacity:
         out.too_large += 1
         excess = need - costs.memory_capacity

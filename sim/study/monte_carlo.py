@@ -259,6 +259,17 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     }
 
 
+def draws(s: Scenario, samples: int, simulated: Simulated | None = None, seed: int = 0) -> list[dict[str, float]]:
+    """The outcomes themselves, with the facts' ranges drawn: for a share of them below some figure.
+
+    Raises:
+        InputError: the scenario cannot run.
+    """
+    base = base_of(s, simulated)
+    inputs = [*fact_inputs(s), Input(LUCK, (LUCK,), Values(base.luck))]
+    return [r for r in _chunk((s, inputs, seed, 0, samples, base)) if isinstance(r, dict)]
+
+
 def interval(values: Sequence[float]) -> dict[str, float]:
     """Quantiles (linear between the two nearest values) and the mean."""
     ordered = sorted(values)
