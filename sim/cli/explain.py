@@ -43,13 +43,14 @@ def main(args: argparse.Namespace) -> int:
         there = tree_of(other)
         rows = difference(there, tree)
         names = ("term", "theirs_s", "here_s", "more_s")
+        name = other.name if args.against != "auto" else "the plan found"
         result["against"] = {
-            "name": other.name if args.against != "auto" else "the plan found",
+            "name": name,
             "document": dict(other.document),
             "tree": there,
             "terms": [dict(zip(names, row, strict=True)) for row in rows],
         }
-        lines += ["", *_against(str(result["against"]["name"]), tree, there, rows)]
+        lines += ["", *_against(name, tree, there, rows)]
     print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else "\n".join(lines))
     return 0
 

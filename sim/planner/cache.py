@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from minglm import datafiles
-from sim.planner.candidates import Candidate
+from sim.planner.candidate import Candidate
 from sim.planner.question import Question
 from sim.planner.search import Outcome, RankedPlan
 

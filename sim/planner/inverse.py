@@ -143,7 +143,9 @@ def growth(q: Question, steps: int = 6) -> dict[str, Any]:
     for k in range(steps + 1):
         chips = round(q.cluster.num_chips * 1.1**k)
         row = figures(at_once(with_chips(q, chips)))
-        entry = {key: row[key] for key in ("plan", "step_s", "days", "rent_usd", "own_usd") if key in row}
+        entry: dict[str, Any] = {
+            key: row[key] for key in ("plan", "step_s", "days", "rent_usd", "own_usd") if key in row
+        }
         if rows:
             speedup = rows[-1]["days"] / row["days"] - 1
             entry["pays"] = speedup / (chips / rows[-1]["chips"] - 1)

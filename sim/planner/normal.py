@@ -181,12 +181,15 @@ def _knobs(s: Scenario, own_s: float) -> list[Cause]:
     def scaled(seconds: float) -> float:
         return own_s * seconds / closed
 
+    def of_rate(i: int, rate: float) -> Callable[[float], float]:
+        return lambda x: scaled(_closed(s, {("tiers", i, "bytes_per_s"): rate * x}))
+
     def part(name: str, plan: Plan) -> Cause:
         # a switch that is on for a share of the layers: the step lies between
         full = scaled(_closed(s, plan=plan))
         return Cause(name, "share of the layers", 0.0, 1.0, lambda x: own_s + x * (full - own_s))
 
-    off = {
+    off: dict[str, Any] = {
         name: False
         for name in ("overlap_grad_reduce", "overlap_param_gather", "overlap_tp", "overlap_p2p", "overlap_all_to_all")
     }
@@ -205,7 +208,7 @@ def _knobs(s: Scenario, own_s: float) -> list[Cause]:
                     "of its rate",
                     1.0,
                     most,
-                    lambda x, i=i, rate=rate: scaled(_closed(s, {("tiers", i, "bytes_per_s"): rate * x})),
+                    of_rate(i, rate),
                 )
             )
     if s.model.experts:
@@ -246,9 +249,7 @@ def _conventions(s: Scenario, own_s: float) -> list[Cause]:
         return Cause(name, "applied (1) or not (0)", 0.0, 1.0, lambda x: own_s / (1 + x * (ratio - 1)))
 
     out = [
-        counted(
-            "FLOPs counted without the causal half", s.model.train_flops_per_token(seq, causal=False, mtp=mtp) / own
-        ),
+        counted("FLOPs counted without the causal half", whole / own),
         counted("FLOPs counted with recomputation (hardware FLOPs)", 4 / 3),
         counted("FLOPs counted by 6 × active parameters", 6 * s.model.active_params() / own),
         counted("sparse peak (twice the dense one) in an MFU", 0.5),

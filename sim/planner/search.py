@@ -14,7 +14,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim.planner.candidates import Candidate, PlanCosts
+from sim.planner.candidate import Candidate
+from sim.planner.candidates import PlanCosts
 from sim.planner.space import Space, enough_micro_batches, has_shape, replicas
 
 OBJECTIVES = ("tokens", "time", "cost")

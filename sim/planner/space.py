@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minglm.errors import InputError, nearest
-from sim.planner.candidates import Candidate
+from sim.planner.candidate import Candidate
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES, Plan

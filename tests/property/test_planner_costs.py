@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from sim.cost.evaluate import in_closed_form
 from sim.cost.stacks import load_stack
-from sim.planner.candidates import Candidate, PlanCosts
+from sim.planner.candidate import Candidate
+from sim.planner.candidates import PlanCosts
 from sim.planner.refine import refined
 from sim.planner.search import RankedPlan
 from sim.spec.hardware import load_cluster
