@@ -127,7 +127,7 @@ def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, obj
     values = {
         "model": str(d["model"]),
         "machine": machine,
-        "chips": str(s.cluster_chips),
+        "chips": str(s.cluster.num_chips),
         "tokens": f"{s.tokens:g}",
         "batch": str(s.workload.tokens),
         "seq": str(s.workload.seq),

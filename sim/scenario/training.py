@@ -83,14 +83,9 @@ class Scenario:
         return self.run.stack
 
     @property
-    def cluster_chips(self) -> int:
-        """All chips there are; the plan may use fewer."""
-        return self.run.cluster.num_chips
-
-    @property
     def spares(self) -> int:
         """Chips of the cluster that the plan does not use."""
-        return self.cluster_chips - self.plan.num_chips
+        return self.cluster.num_chips - self.plan.num_chips
 
 
 # ------------------------------------------------------------------ resolving

@@ -84,12 +84,14 @@ def campaign_input(s: Scenario, segments: tuple[RunSegment, ...], level: str | N
     horizon = {} if s.horizon_s is None else {"horizon_s": s.horizon_s}
     return CampaignInput(
         segments=segments,
-        cluster_chips=s.cluster_chips,
+        cluster_chips=s.cluster.num_chips,
         failures=failure_model(s, level),
         checkpoint=checkpoint,
         recovery=Recovery(**recovery),
         slow=SlowServers() if failures.get("slow_servers", True) else None,
-        chips_per_server=min(s.cluster.chips_per_node, s.cluster_chips, *(x.throughput.num_chips for x in segments)),
+        chips_per_server=min(
+            s.cluster.chips_per_node, s.cluster.num_chips, *(x.throughput.num_chips for x in segments)
+        ),
         max_failures=MAX_FAILURES,
         **horizon,
     )
