@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 
+from minglm import atomic
 from sim.base.fields import Section
 from sim.rollout.fields import CASE
 from sim.scenario.fields import PHASE, RUN, SCENARIO
@@ -95,7 +96,10 @@ DATA = {
     "chips": "accelerators: dense peaks, memory, power, prices, measured matmuls, failure rate",
     "claims.yaml": "what one launch article says, claim by claim",
     "clusters": "nodes and networks, tier by tier from the inside out",
-    "fitted.yaml": "the one fitted scalar of each software release on each chip",
+    "fitted.yaml": "the long-run speed of each chip family, fitted on calibration rows",
+    "huggingface_defaults.json": "what a published config.json may leave out: the defaults of its class",
+    "left_out.yaml": "errors of measured runs with their software stack left out, by kind of question",
+    "measured": "measured kernels and collectives by shape and chip, with their licences",
     "models": "model shapes: Hugging Face `config.json`, or plain dimensions in YAML",
     "money.yaml": "what a cluster costs beside its chips: power, staff, overheads",
     "published_runs": "measured training runs, with a JSON Schema for your own",
@@ -103,7 +107,7 @@ DATA = {
     "reference": "recorded results of our own long runs and benches, with their seeds",
     "rollouts": "published rollout figures",
     "scenarios": "questions: model, cluster, plan, batch, tokens, prices, what-ifs, assumptions",
-    "serving": "published serving figures, and the constants of inference engines",
+    "serving": "published serving figures, measured engines, and the constants of inference engines",
     "stacks.yaml": "software releases for training: host time, fusion, overlap",
 }
 
@@ -152,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         if new != text:
             stale.append(page)
             if not check:
-                path.write_text(new, encoding="utf-8")
+                atomic.write_text(path, new)
     for page in stale:
         print(f"{page}: {'out of step; python docs/generate.py writes it' if check else 'written'}")
     return 1 if check and stale else 0

@@ -16,6 +16,13 @@ class InputError(ValueError):
     """What the user gave cannot be used. The message states the value, the rule and the remedy, in one line."""
 
 
+def one_line(text: str, longest: int = 200) -> str:
+    """Foreign `text` as one printable line of at most `longest` characters; what cannot be printed is escaped as in a
+    Python string (line ends, control signs, halves of surrogate pairs), what is cut off shows as "…"."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: longest + 1])
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean 'x'?)' for the known name closest to `word`, or '' when none is close."""
     match = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from minglm import atomic
+
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
@@ -174,7 +176,8 @@ def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[flo
         _draw_frame(ax, panel)
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=13)
-    fig.savefig(path, format="svg", metadata={"Date": None})
+    with atomic.beside(path) as place:
+        fig.savefig(place, format="svg", metadata={"Date": None})
     plt.close(fig)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 from pathlib import Path
 
+from minglm import atomic
 from minglm.errors import InputError
 
 TEXT = "make a run of a Hugging Face folder of type glm_moe_dsa, to train on or generate from"
@@ -31,8 +30,8 @@ def main(args: argparse.Namespace) -> int:
     model = import_hf(source)
     state = {"recipe": None, "imported_from": source.name}
     saved = checkpoint.save(run, 0, model.config, model.state_dict(), {}, state)
-    (run / "config.json").write_text(json.dumps(model.config.to_hf(), indent=1) + "\n", encoding="utf-8")
+    atomic.write_json(run / "config.json", model.config.to_hf())
     if (source / "tokenizer.json").is_file():
-        shutil.copy(source / "tokenizer.json", run / "tokenizer.json")
+        atomic.copy(source / "tokenizer.json", run / "tokenizer.json")
     print(f"{saved}: {model.config.num_params():,} parameters")
     return 0

@@ -19,17 +19,16 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.course import assets, book_reference
 from minglm.errors import InputError
 from minglm.runtime import run_folder
 
-TARGET = datafiles.default_runs() / "book"
 PARTS = {"learn": "Learn: build it", "scale": "Scale: simulate it", "plan": "Plan: decide with it"}
 SHEETS = "Workshop: exercises"
 
 
-def build(target: Path = TARGET, only: str | None = None) -> Path:
+def build(target: Path | None = None, only: str | None = None) -> Path:
     """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
 
     Args:
@@ -41,8 +40,13 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
         raise InputError(
             "the book is made from the repository's README and notebooks; run from a clone of the repository"
         )
+    target = target or datafiles.runs("book")
     run_folder.set_aside(target, "book")
-    run_folder.claim(target, "book")
+    with run_folder.writing(target, "book", "make book"):
+        return _build(target, only, root)
+
+
+def _build(target: Path, only: str | None, root: Path) -> Path:
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
         notebooks = [
@@ -52,7 +56,7 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
             (target / folder).mkdir()
             toc += [f"- caption: '{caption}'", "  chapters:"]
             for path in notebooks:
-                shutil.copy(path, target / folder / path.name)
+                atomic.copy(path, target / folder / path.name)
                 toc.append(f"  - file: {folder}/{path.stem}")
     sheets = [
         p
@@ -63,20 +67,20 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
         (target / "workshop" / "exercises").mkdir(parents=True)
         toc += [f"- caption: '{SHEETS}'", "  chapters:"]
         for path in sheets:
-            shutil.copy(path, target / "workshop" / "exercises" / path.name)
+            atomic.copy(path, target / "workshop" / "exercises" / path.name)
             toc.append(f"  - file: workshop/exercises/{path.stem}")
     if only is None or only == "docs":
         toc += book_reference.write(target, root)
-    (target / "_toc.yml").write_text("\n".join(toc) + "\n", encoding="utf-8")
-    (target / "_config.yml").write_text(assets.read("book.yaml"), encoding="utf-8")
+    atomic.write_text(target / "_toc.yml", "\n".join(toc) + "\n")
+    atomic.write_text(target / "_config.yml", assets.read("book.yaml"))
     (target / "_static").mkdir()
     # No page has formulas that need MathJax, and its default comes from the net: an empty script stands in.
-    (target / "_static" / "no_mathjax.js").write_text("", encoding="utf-8")
-    (target / "_static" / "print.css").write_text(assets.read("print.css"), encoding="utf-8")
+    atomic.write_text(target / "_static" / "no_mathjax.js", "")
+    atomic.write_text(target / "_static" / "print.css", assets.read("print.css"))
     figures = datafiles.data("figures")
     if figures.is_dir():
         shutil.copytree(figures, target / "data" / "figures")
-    (target / "intro.md").write_text(_intro((root / "README.md").read_text(encoding="utf-8"), target), encoding="utf-8")
+    atomic.write_text(target / "intro.md", _intro((root / "README.md").read_text(encoding="utf-8"), target))
     env = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook", "MINGLM_RUNS": str(target / "runs")}
     # the package has no __main__, and Scripts may not be on the path
     run = "from jupyter_book.cli.main import main; main()"
@@ -99,7 +103,7 @@ def _cut_off(html: Path) -> None:
             text,
         )
         if kept != text:
-            page.write_text(kept, encoding="utf-8")
+            atomic.write_text(page, kept)
 
 
 def setup(app) -> dict:
@@ -117,7 +121,7 @@ def _note_seconds(app, error) -> None:
     ran = {name: page["exec_data"] for name, page in app.env.nb_metadata.items() if page.get("exec_data")}
     seconds = {name: data["runtime"] for name, data in ran.items() if data["succeeded"]}
     noted = {"smoke": os.environ.get("MINGLM_SMOKE") == "1", "seconds": seconds}
-    (Path(app.srcdir) / "seconds.json").write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
+    atomic.write_json(Path(app.srcdir) / "seconds.json", noted)
 
 
 def _intro(readme: str, target: Path) -> str:
@@ -132,7 +136,7 @@ def _intro(readme: str, target: Path) -> str:
     return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)\)", kept, readme)
 
 
-def check(target: Path = TARGET) -> list[str]:
+def check(target: Path | None = None) -> list[str]:
     """What is wrong with a built book, one line each; an empty list means that nothing is.
 
     Looked at: every figure is there, links lead somewhere, the search knows words, nothing is loaded from elsewhere.
@@ -140,6 +144,7 @@ def check(target: Path = TARGET) -> list[str]:
     Raises:
         InputError: no book there.
     """
+    target = target or datafiles.runs("book")
     html = target / "_build" / "html"
     if not (html / "index.html").is_file():
         raise InputError(f"{html}: no book there; `make book` builds one")
@@ -197,13 +202,17 @@ def _faults_of_page(html: Path, page: Path) -> list[str]:
     return wrong
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Build the book unless `--check`, then look it over; exit code 1 where something is wrong."""
     if "--check" not in sys.argv[1:]:
         build()
     problems = check()
-    print(
-        "\n".join(problems)
-        if problems
-        else "every figure present, no broken link, search filled, nothing loaded from elsewhere"
-    )
-    sys.exit(1 if problems else 0)
+    whole = "every figure present, no broken link, search filled, nothing loaded from elsewhere"
+    print("\n".join(problems) if problems else whole)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

@@ -5,8 +5,9 @@ One page a room, so that a reader who knows the tree knows where to look.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+
+from minglm import atomic
 
 PACKAGES = ("minglm", "sim")
 # Pages in the order in which a newcomer wants them.
@@ -32,13 +33,13 @@ def write(target: Path, root: Path) -> list[str]:
     for name in DOCS:
         page = target / "docs" / f"{name}.md"
         page.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root / "docs" / f"{name}.md", page)
+        atomic.copy(root / "docs" / f"{name}.md", page)
         toc.append(f"  - file: docs/{name}")
     (target / "api").mkdir()
     for package in PACKAGES:
         for room in sorted(p.parent for p in (root / package).glob("*/__init__.py")):
             name = f"{package}_{room.name}"
-            (target / "api" / f"{name}.md").write_text(_room_page(package, room), encoding="utf-8")
+            atomic.write_text(target / "api" / f"{name}.md", _room_page(package, room))
             toc.append(f"  - file: api/{name}")
     return toc
 

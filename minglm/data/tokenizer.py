@@ -11,12 +11,19 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError
 
 # Order is identity: <|bos|> is 0 and <|eos|> is 1, as ModelConfig's defaults say.
 SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
+LONGEST_RUN = 256  # characters without a space, or of space, that are one piece at most
 _SAMPLE_BYTES = 3_000_000  # enough text for the merges of a small vocabulary; keeps training within seconds
+# How byte-level BPE writes each byte as a printable character (GPT-2's encoder.py): those that are printable stand for
+# themselves, the others follow from U+0100 on.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTE_OF = {chr(b): b for b in _PRINTABLE} | {
+    chr(0x100 + n): b for n, b in enumerate(b for b in range(256) if b not in set(_PRINTABLE))
+}
 
 
 class Tokenizer:
@@ -32,6 +39,8 @@ class Tokenizer:
         self.bos, self.eos, self.pad, self.system, self.user, self.assistant = (
             backend.token_to_id(t) for t in SPECIAL_TOKENS
         )
+        self._special = {i for i, t in backend.get_added_tokens_decoder().items() if t.special}
+        self._byte_level = type(backend.decoder).__name__ == "ByteLevel"
 
     @classmethod
     def train(
@@ -57,8 +66,10 @@ class Tokenizer:
             getattr(backend_module, m) for m in ("models", "pre_tokenizers", "decoders", "trainers")
         )
         backend = backend_module.Tokenizer(models.BPE())
+        # A run without a break (base64, a megabyte of letters) is cut first: merges cost the square of its length.
+        cut = pre.Split(backend_module.Regex(rf"\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}}"), "isolated")
         backend.pre_tokenizer = pre.Sequence(
-            [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
+            [cut, pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
         )
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
@@ -91,7 +102,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        atomic.write_text(path, self.to_json(), durable=True)
 
     def to_json(self) -> str:
         """The text of tokenizer.json."""
@@ -108,9 +119,16 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of `text`. Special tokens written out in the text are plain text unless `special`."""
+        """Token ids of `text`. Special tokens written out in the text are plain text unless `special`.
+
+        Raises:
+            InputError: half a character in it, which a shell makes of bytes that are no UTF-8.
+        """
         self._backend.encode_special_tokens = not special
-        return self._backend.encode(text).ids
+        try:
+            return self._backend.encode(text).ids
+        except TypeError:
+            raise InputError(f"text {ascii(text)[:60]}: is not Unicode (half a character); give UTF-8 text") from None
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Like `encode` for many texts at once, on all cores."""
@@ -124,6 +142,18 @@ class Tokenizer:
     def token(self, index: int) -> str:
         """The text of one token, special tokens by name."""
         return self._backend.decode([int(index)], skip_special_tokens=False)
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes that one token adds to the text; none for a special token or an id that is not in use.
+
+        Joined, the bytes of an answer's tokens decode to its text, also where a character is spread over several.
+        """
+        text = None if int(index) in self._special else self._backend.id_to_token(int(index))
+        if text is None:
+            return b""
+        if self._byte_level and all(c in _BYTE_OF for c in text):
+            return bytes(_BYTE_OF[c] for c in text)
+        return text.encode()
 
 
 def _tokenizers():

@@ -7,10 +7,10 @@ and with --eval loss, needle, mismatch and questions.
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
+from minglm import atomic
 from minglm.errors import InputError
 
 RECORDED = (
@@ -63,12 +63,7 @@ def record(report: dict[str, Any], path: Path) -> None:
             if tuple(reader.fieldnames or ()) != RECORDED:
                 raise InputError(f"{path}: not a file that --record wrote; give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, RECORDED, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*rows, row])
-    os.replace(partial, path)
+    atomic.write_csv(path, [*rows, row], RECORDED)
 
 
 def table(report: dict[str, Any]) -> str:

@@ -58,7 +58,8 @@ def generate(  # noqa: PLR0913  (settings, by keyword)
 
     Args:
         prompts: token lists of any lengths, or an int64 tensor (B, T).
-        temperature: 0 takes the likeliest token; above, samples from softmax(logits / temperature).
+        temperature: 0 (or below `sampling.GREEDY_BELOW`) takes the likeliest token;
+            above, samples from softmax(logits / temperature).
         top_p: sample among the fewest likeliest tokens that hold this much probability.
         seed: one for all (sequence i uses seed + i), or one for each sequence:
             a sequence's draws depend on its own only.

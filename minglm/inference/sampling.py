@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minglm.errors import InputError
 
+GREEDY_BELOW = 1e-5  # as in vLLM: a colder temperature decides alike, and its quotients would leave fp32
 _WORD = (1 << 64) - 1
 
 
@@ -42,8 +43,9 @@ def arrivals(keys: Sequence[tuple[int, int] | None], V: int) -> Tensor:
 
 def probabilities(logits: Tensor, temperature: Sequence[float], top_p: Sequence[float]) -> Tensor:
     """(N, V) → the distribution that is sampled from: softmax(logits / temperature) over the fewest likeliest tokens
-    that hold `top_p` of the probability. Temperature 0 stands for 1 here:
+    that hold `top_p` of the probability. A temperature below GREEDY_BELOW stands for 1 here:
     greedy decoding takes this distribution's mode."""
+    temperature = _with_greedy(temperature)
     if any(t not in (0, 1) for t in temperature):
         logits = logits / torch.tensor([t or 1.0 for t in temperature], device=logits.device).unsqueeze(-1)
     probs = logits.softmax(-1)
@@ -52,7 +54,8 @@ def probabilities(logits: Tensor, temperature: Sequence[float], top_p: Sequence[
     limit = torch.tensor(top_p, device=logits.device).unsqueeze(-1)
     ranked, order = probs.sort(dim=-1, descending=True, stable=True)
     ahead = ranked.cumsum(-1) - ranked  # what the likelier ones hold; the first has none ahead
-    kept = ranked.masked_fill_((ahead >= limit) & (limit < 1), 0.0)
+    # the likeliest stays, whatever fp32 makes of a top_p close to 0
+    kept = ranked.masked_fill_((ahead >= limit) & (limit < 1) & (ahead > 0), 0.0)
     return torch.zeros_like(probs).scatter_(-1, order, kept / kept.sum(-1, keepdim=True))
 
 
@@ -61,9 +64,10 @@ def choose(
 ) -> tuple[Tensor, Tensor]:
     """(N, V) fp32 logits → tokens (N,) int64 and their log-probabilities (N,) under the distribution sampled from.
 
-    Where the temperature is 0 the likeliest token is taken, and its log-probability is the model's own,
-    at temperature 1.
+    Where the temperature is below GREEDY_BELOW the likeliest token is taken, and its log-probability is the model's
+    own, at temperature 1.
     """
+    temperature = _with_greedy(temperature)
     if not any(temperature):
         tokens = logits.argmax(-1)
         return tokens, logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
@@ -73,6 +77,11 @@ def choose(
     )
     tokens = (probs / race).argmax(-1)
     return tokens, probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).log()
+
+
+def _with_greedy(temperature: Sequence[float]) -> list[float]:
+    """0 in place of every temperature that is taken as greedy."""
+    return [t if t >= GREEDY_BELOW else 0.0 for t in temperature]
 
 
 def check_sampling(temperature: float, top_p: float) -> None:

@@ -16,8 +16,6 @@ Activations are rounded by whoever runs the checkpoint; transformers on a CPU do
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from minglm import atomic
 from minglm.errors import InputError
 from minglm.interop.huggingface import hf_name, tensors_on_disk
 from minglm.model.model import Model
@@ -33,6 +32,7 @@ from minglm.quant.fp8 import Fp8
 from minglm.quant.int4 import Int4
 from minglm.quant.modules import PackedExperts, PackedLinear
 from minglm.quant.scheme import Scheme
+from minglm.runtime import run_folder
 
 
 def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
@@ -44,11 +44,8 @@ def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
     spec, folder = model.quantization, Path(folder)
     if not isinstance(spec, Spec):
         raise InputError("model is not quantised: use `minglm export-hf` for it")
-    if folder.exists() and any(
-        p.name not in ("config.json", "model.safetensors", "tokenizer.json") for p in folder.iterdir()
-    ):
-        raise InputError(f"{folder}: holds other files; give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.refuse_foreign(folder, "export")
+    run_folder.claim(folder, "export")
     dtype, layers = model.embed_tokens.weight.dtype, model.config.num_hidden_layers
     tensors: dict[str, Tensor] = {}
     kept: list[str] = []
@@ -66,12 +63,9 @@ def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
     config = {**model.config.to_hf(), "dtype": str(dtype).removeprefix("torch.")}
     if not plain:
         config["quantization_config"] = _config(spec, kept, layers)
-    partial = folder / "model.safetensors.partial"
-    save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, partial, {"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
-    partial = folder / "config.json.partial"
-    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "config.json")
+    with atomic.beside(folder / "model.safetensors") as place:
+        save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, place, {"format": "pt"})
+    atomic.write_json(folder / "config.json", config, indent=2)
     return folder
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from minglm import atomic
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from minglm.model.model import Model
+from minglm.runtime import run_folder
 
 _MTP_NAMES = {
     "enorm.weight": "enorm.weight",
@@ -62,11 +63,15 @@ def export_hf(model: Model, folder: str | Path) -> Path:
     """Write `config.json` and `model.safetensors` that transformers' `GlmMoeDsaForCausalLM.from_pretrained` loads.
 
     Each file appears under its name only when complete. Returns the folder.
+
+    Raises:
+        InputError: the model is quantised, or the folder holds something that is no export of ours.
     """
     if getattr(model, "quantization", None) is not None:
         raise InputError("the model is quantised: `minglm quantize RUN --hf DIR` writes it for transformers")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.refuse_foreign(folder, "export")
+    run_folder.claim(folder, "export")
     layers = model.config.num_hidden_layers
     tensors = {
         name: part.detach().contiguous().cpu()
@@ -74,12 +79,9 @@ def export_hf(model: Model, folder: str | Path) -> Path:
         for name, part in tensors_on_disk(hf_name(ours, layers), tensor)
     }
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    partial = folder / "model.safetensors.partial"
-    save_file({k: v.clone() for k, v in tensors.items()}, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
-    partial = folder / "config.json.partial"
-    partial.write_text(json.dumps({**model.config.to_hf(), "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "config.json")
+    with atomic.beside(folder / "model.safetensors") as place:
+        save_file({k: v.clone() for k, v in tensors.items()}, place, metadata={"format": "pt"})
+    atomic.write_json(folder / "config.json", {**model.config.to_hf(), "dtype": dtype}, indent=2)
     return folder
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from minglm import atomic
 from minglm.config import ModelConfig
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
@@ -51,13 +51,11 @@ def save(model: Model, tokenizer, folder: str | Path, made_from: str = "", extra
     if folder.exists() and not is_quantised(folder) and any(folder.iterdir()):
         raise InputError(f"{folder}: not empty and not a quantised checkpoint; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NOTE).unlink(missing_ok=True)
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
-    partial = folder / "model.safetensors.partial"
-    save_file(tensors, partial, {"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
+    with atomic.beside(folder / "model.safetensors") as place:
+        save_file(tensors, place, {"format": "pt"})
     tokenizer.save(folder / "tokenizer.json")
-    (folder / "config.json").write_text(json.dumps(model.config.to_hf(), indent=1) + "\n", encoding="utf-8")
+    atomic.write_json(folder / "config.json", model.config.to_hf())
     note = {
         "format": _FORMAT,
         "spec": dataclasses.asdict(spec),
@@ -66,9 +64,7 @@ def save(model: Model, tokenizer, folder: str | Path, made_from: str = "", extra
         "sha256": _sha256(folder / "model.safetensors"),
         **(extra or {}),
     }
-    partial = folder / f"{NOTE}.partial"
-    partial.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / NOTE)
+    atomic.write_json(folder / NOTE, note)
     return folder
 
 

@@ -23,9 +23,7 @@ Shapes: N sequences, T positions.
 from __future__ import annotations
 
 import csv
-import json
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +34,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from minglm import atomic
 from minglm.config import ModelConfig
 from minglm.errors import InputError
 from minglm.inference.generate import generate
@@ -308,19 +307,15 @@ def run(
         write_csv(folder / "figures.csv", figures)  # after every seed: a stopped run keeps what it has
         write_csv(folder / "training.csv", training)
     out = {**summary(figures), "settings": {k: v for k, v in asdict(settings).items() if k != "seed"}}
-    (folder / "summary.json").write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+    atomic.write_json(folder / "summary.json", out)
     return out
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
     """Whole file or none: written beside and moved into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".csv.tmp")
-    with open(beside, "w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    os.replace(beside, path)
+    rounded = ({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    atomic.write_csv(path, rounded, list(rows[0]))
 
 
 def read_csv(path: Path) -> list[Row]:

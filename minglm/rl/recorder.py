@@ -11,9 +11,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from minglm import atomic
 from minglm.rl.config import Settings
 from minglm.rl.data_source import Group, Sample
-from minglm.rl.log import COLUMNS, EVAL_COLUMNS, STALENESS_BINS, Journal, JsonLines, write_json
+from minglm.rl.log import COLUMNS, EVAL_COLUMNS, STALENESS_BINS, Journal, JsonLines
 from minglm.rl.messages import Progress, StepDone, WeightsLoaded, WeightsRefused
 from minglm.rl.rewards import RewardManager
 from minglm.training.metrics import CsvLog, read
@@ -362,7 +363,7 @@ class MetricsRecorder:
             "weight_sync_refusals": count.weight_sync_refusals,
             "solved": rewards.solved,
         }
-        write_json(self.dir / "summary.json", out)
+        atomic.write_json(self.dir / "summary.json", out)
         return out
 
     def close(self) -> None:

@@ -3,8 +3,12 @@
     >>> run("def f(x): return x + 1", "f", [((1,), 2), ((5,), 7)]).passed
     (True, False)
 
-The right answers stay in this process. The child (`sandbox_child.py`) is told the arguments only and sends back the
-`repr` of each value, so a program that forges its own verdict has to know the answers, which is what was asked of it.
+The right answers stay in this process. The child (`sandbox_child.py`) is told the arguments only and sends back each
+value, which is compared here (`minglm.rl.sandbox_values`), so a program that forges its own verdict has to know the
+answers, which is what was asked of it.
+
+A program can say all that it has seen: its arguments, and those of the calls to come, which lie in its process. Who
+shows its messages to a policy runs the tests that the policy must not know in another child.
 
 What is held, and by what
     Linux (x86-64, arm64), as any user, root included:
@@ -42,10 +46,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minglm.errors import InputError
+from minglm.errors import InputError, one_line
+from minglm.rl.sandbox_values import decode, encode, same
 
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 _AFTER_KILL_S = 5.0
+_MESSAGE_CHARS = 300
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ class Result:
     """What became of a program.
 
     outcome: "ran" (every call ended), "error" (it does not compile, or lacks the function), "timeout" (of either kind),
-    "output" (too much printed), "crashed" (the process died), "refused" (strict, and no fence); `message` in one line.
+    "output" (too much printed), "crashed" (the process died), "refused" (strict, and no fence). `message` is one
+    printable line of at most 300 characters, whatever the program wrote.
     """
 
     outcome: str
@@ -115,23 +122,31 @@ def run(
     strict: bool = False,
     audit_hook: bool = True,
 ) -> Result:
-    """Run `program`, call `function` on each test's arguments, and compare the `repr` of value and expectation.
+    """Run `program`, call `function` on each test's arguments, and compare value and expectation by value: 2 is 2.0, a
+    Counter is a dict, a namedtuple a tuple, nan is nan; a list is no tuple and True is not 1.
 
     Never raises for what the program does.
 
     Args:
-        tests: (arguments, expected) pairs of plain Python values.
+        tests: (arguments, expected) pairs of plain Python values: None, bools, numbers, str, bytes, and lists, tuples,
+            sets and dicts of them. What else is expected is compared by its `repr`.
         strict: do not run at all where the kernel does not fence the program in.
         audit_hook: False leaves the second fence out, to see what the kernel holds alone.
 
     Raises:
-        InputError: no tests, or a function name that is none.
+        InputError: no tests, an argument that is no plain value, or a function name that is none.
     """
     if not function.isidentifier():
         raise InputError(f"function {function!r}: must be a Python name; give the one that the program defines")
     if not tests:
         raise InputError(
             f"no tests for {function}: a program without a test cannot pass; give at least one (arguments, expected)"
+        )
+    calls = [encode(tuple(arguments)) for arguments, _ in tests]
+    if (odd := next((a for call in calls for a in call["tuple"] if '{"other": ' in json.dumps(a)), None)) is not None:
+        raise InputError(
+            f"argument {one_line(repr(decode(odd)), 80)}: no plain value; give numbers, texts, and lists, tuples, sets "
+            "and dicts of them"
         )
     started, failed = time.monotonic(), (False,) * len(tests)
     if len(program) > limits.program_chars or "\0" in program:
@@ -142,7 +157,7 @@ def run(
         {
             "program": program,
             "function": function,
-            "calls": [repr(tuple(a)) for a, _ in tests],
+            "calls": calls,
             "strict": strict,
             "audit_hook": audit_hook,
             "cpu_s": int(limits.cpu_s),
@@ -160,7 +175,8 @@ def run(
             f"strict: this machine does not fence a program in ({why}); leave strict out or use Linux",
             failed,
         )
-    return Result(outcome.kind, outcome.passed, outcome.message, output, time.monotonic() - started, held)
+    message = one_line(outcome.message, _MESSAGE_CHARS)
+    return Result(outcome.kind, outcome.passed, message, output, time.monotonic() - started, held)
 
 
 class _Outcome(NamedTuple):
@@ -179,7 +195,8 @@ def _rows(results: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
         except (ValueError, RecursionError):
             continue  # a program that found the pipe wrote this; it proves nothing
         if isinstance(row, dict):
-            held = row["held"] if isinstance(row.get("held"), dict) and not held else held
+            if isinstance(row.get("held"), dict) and not held:
+                held = {one_line(k, 40): one_line(str(v), 200) for k, v in row["held"].items()}
             rows.append(row)
     return rows, held
 
@@ -197,10 +214,7 @@ def _outcome(
     if broken is not None:
         return _Outcome("error", broken, (False,) * len(tests))
     calls = {r["call"]: r for r in reversed(rows) if isinstance(r.get("call"), int)}
-    passed = tuple(
-        i in calls and "error" not in calls[i] and calls[i].get("value") == repr(expected)
-        for i, (_, expected) in enumerate(tests)
-    )
+    passed = tuple(i in calls and _right(calls[i], expected) for i, (_, expected) in enumerate(tests))
     if stopped == "timeout":
         return _Outcome("timeout", f"stopped after {limits.time_s:g} s of waiting", passed)
     if stopped == "output":
@@ -214,9 +228,19 @@ def _outcome(
         return _Outcome("crashed", message, passed)
     for i, (arguments, expected) in enumerate(tests):
         if not passed[i]:
-            value = calls[i].get("error") or calls[i].get("value")
+            value = calls[i].get("error") or calls[i].get("shown")
             return _Outcome("ran", f"{function}{_call(arguments)} gave {value}, not {expected!r}", passed)
     return _Outcome("ran", "", passed)
+
+
+def _right(row: dict[str, Any], expected: object) -> bool:
+    """Whether a call's row holds the expected value; a row that the program wrote may hold anything."""
+    if "error" in row or "value" not in row:
+        return False
+    try:
+        return same(decode(row["value"]), expected)
+    except (TypeError, ValueError, RecursionError, AttributeError):
+        return False
 
 
 def _call(arguments: Sequence) -> str:

@@ -1,7 +1,7 @@
 """The inside of the sandbox: started as a script in a process of its own, never imported by the project.
 
 Reads one JSON request from stdin, locks itself in, runs the program, calls its function on each argument list and
-writes one JSON line per call. It is never told what the right answers are.
+writes one JSON line per call, with the value (`sandbox_values.encode`). It is never told what the right answers are.
 
 The order matters: everything this file needs is imported and read first, then the doors close, one after the other, and
 only then does foreign code run. Doors, from the strongest:
@@ -225,6 +225,15 @@ def audit_hook() -> None:
     sys.addaudithook(hook)
 
 
+def value_functions():
+    """`encode` and `decode` of sandbox_values.py, which lies beside this file: nothing here can import the project."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox_values.py")
+    space: dict = {"__name__": "sandbox_values"}
+    with open(path, encoding="utf-8") as file:
+        exec(compile(file.read(), path, "exec"), space)
+    return space["encode"], space["decode"]
+
+
 def main() -> None:
     """Read the request, lock the doors, run the program, write what came out."""
     request = json.loads(sys.stdin.buffer.read())
@@ -232,9 +241,8 @@ def main() -> None:
     os.dup2(2, 1)
     sys.stdin = io.StringIO("")
     os.close(0)
-    calls = [
-        eval(text, {"__builtins__": {}}, {"inf": math.inf, "nan": math.nan}) for text in request["calls"]
-    ]  # from the parent
+    encode, decode = value_functions()
+    calls = [decode(call) for call in request["calls"]]
     die_with_parent()
     held = {
         "rlimits": rlimits(request["cpu_s"], request["memory_bytes"]),
@@ -268,8 +276,12 @@ def main() -> None:
         return
     for i, arguments in enumerate(calls):
         try:
-            value = show(function(*arguments))  # type: ignore[operator] # whatever the program calls by that name
-            tell(call=i, value=value if type(value) is str and len(value) <= cut else "a value too long to compare")
+            value = function(*arguments)  # type: ignore[operator] # whatever the program calls by that name
+            text = show(value)
+            if type(text) is str and len(text) <= cut:
+                tell(call=i, value=encode(value), shown=text)
+            else:
+                tell(call=i, error="a value too long to compare")
         except BaseException as error:
             tell(call=i, error=failure(error))
 

@@ -68,25 +68,22 @@ class CodeEpisode(Episode):
                 f"episode of seed {self.problem.seed} has ended: it takes no further answer; start another"
             )
         self.turns += 1
-        problem = self.problem
-        # one child for both kinds of test: the hidden ones count only at the end
-        self.result = result = sandbox.run(text, "f", [*problem.tests, *problem.hidden], self.task.limits)
-        shown = result.passed[: len(problem.tests)]
-        if not all(shown) and self.turns < MAX_TURNS:
-            return observation(problem, result)
+        problem, limits = self.problem, self.task.limits
+        # A child of its own for each kind of test: a program can say in its observation whatever lies in its process.
+        self.result = shown = sandbox.run(text, "f", problem.tests, limits)
+        if not shown.ok and self.turns < MAX_TURNS:
+            return observation(problem, shown)
         self.done = True
-        self.reward = (1 - TURN_COST * (self.turns - 1)) * result.ok
+        if shown.ok:
+            self.result = hidden = sandbox.run(text, "f", problem.hidden, limits)
+            self.reward = (1 - TURN_COST * (self.turns - 1)) * hidden.ok
         return None
 
 
 def observation(problem: CodeProblem, result: Result) -> str:
-    """What the policy is told: the first thing wrong among the tests shown, never a hidden one."""
-    if result.outcome != "ran":
-        text = f"{result.outcome}: {result.message}"
-    else:
-        wrong = next(i for i, ok in enumerate(result.passed) if not ok)
-        assert wrong < len(problem.tests), "asked for an observation when all shown tests pass"
-        text = result.message
+    """What the policy is told: the first thing wrong in `result`, a run of the tests shown and of no other."""
+    assert len(result.passed) == len(problem.tests) and not result.ok
+    text = result.message if result.outcome == "ran" else f"{result.outcome}: {result.message}"
     text = "".join(c if " " <= c <= "~" else "?" for c in text)
     return text[:OBSERVATION_CHARS]
 

@@ -9,7 +9,6 @@ refused and the old weights stay.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from minglm import atomic
 from minglm.config import ModelConfig
 from minglm.inference.engine import Engine, Request
 from minglm.model.model import Model
@@ -160,11 +160,9 @@ def write_weights(path: Path, tensors: dict[str, torch.Tensor], version: int) ->
     """Write a weights file aside, then rename it into place."""
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(
-        {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary, {"version": str(version)}
-    )
-    os.replace(temporary, path)
+    whole = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+    with atomic.beside(path) as place:
+        save_file(whole, place, {"version": str(version)})
 
 
 def request_from(request: RolloutRequest, settings: Settings, stop: list[int]) -> Request:
@@ -174,7 +172,6 @@ def request_from(request: RolloutRequest, settings: Settings, stop: list[int]) -
         prompt=request.prompt,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
-        top_p=settings.top_p,
         seed=request.seed,
         stop=tuple(stop),
         tokens=list(request.tokens),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -17,11 +17,19 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from minglm.data.tokenizer import Tokenizer
+from minglm.errors import one_line
 from minglm.serving.completion import complete
 from minglm.serving.config import ServeSettings
 from minglm.serving.engine_thread import EngineThread
 from minglm.serving.middleware import BodyLimitMiddleware, error_response
-from minglm.serving.protocol import APIError, ChatCompletionRequest, CompletionRequest
+from minglm.serving.protocol import (
+    APIError,
+    ChatCompletionRequest,
+    CompletionRequest,
+    Message,
+    check_model,
+    unserved,
+)
 
 
 def make_app(engine_thread: EngineThread, tokenizer: Tokenizer, settings: ServeSettings) -> FastAPI:
@@ -73,8 +81,7 @@ def _add_routes(app: FastAPI, engine_thread: EngineThread, tokenizer: Tokenizer,
 
     @app.get("/v1/models/{model}", dependencies=[Depends(require_key)])
     async def one_model(model: str) -> dict[str, Any]:
-        if model != name:
-            raise APIError(404, f"model {model[:80]!r}: this server has {name!r}", "model")
+        check_model(model, name)
         return card
 
     @app.post("/v1/chat/completions", dependencies=[Depends(require_key)])
@@ -93,32 +100,41 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return error_response(_explain_validation(error.errors()[0]))
+        return error_response(_explain_validation(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> JSONResponse:
         return error_response(_explain_http(request, error))
 
 
-def _explain_validation(first: dict[str, Any]) -> APIError:
+def _explain_validation(errors: Sequence[dict[str, Any]]) -> APIError:
     """The first thing that pydantic found wrong with a body, as a sentence that names the parameter."""
+    # where a text or a list may stand and a list was sent, the text's error is beside the point
+    first = next((e for e in errors if not (e["loc"][-1] == "str" and isinstance(e.get("input"), list))), errors[0])
     kind, message = first["type"], first["msg"]
     if kind == "json_invalid":
         return APIError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', message)}")
     # the branches of a union are pydantic's names for types, no part of the path
-    path = [str(p) for p in first["loc"] if p not in ("body", "str", "list[str]", "list[int]")]
+    field, inner = first["loc"][1:2], first["loc"][2:]
+    path = [str(p) for p in (*field, *(p for p in inner if p != "str" and not str(p).startswith("list[")))]
     if not path and kind == "value_error":  # a rule of the whole request, in its own words
         return APIError(400, str(first["ctx"]["error"]))
     if not path:
         return APIError(400, "the body must be a JSON object, sent with the header content-type: application/json")
-    text = {"missing": "is needed", "extra_forbidden": "is not supported here"}.get(kind, message)
-    where = ".".join(path)
+    text = {"missing": "is needed", "extra_forbidden": "is not supported here; leave it out"}.get(kind, message)
+    if kind == "value_error":
+        text = str(first["ctx"]["error"])
+    in_message = path[0] == "messages" and len(path) > 2
+    neutral = unserved(*((Message,) if in_message else (ChatCompletionRequest, CompletionRequest)))
+    if (name := path[2] if in_message else path[0]) in neutral:
+        text = f"is not supported here; leave it out, or give {neutral[name]}"
+    where = one_line(".".join(path), 80)
     return APIError(400, f"{where}: {text}", where)
 
 
 def _explain_http(request: Request, error: HTTPException) -> APIError:
     """What the framework refuses by itself: unknown paths, wrong methods, bodies it cannot read."""
-    path = request.url.path[:80]
+    path = one_line(request.url.path, 80)
     text = {404: f"no such path {path}", 405: f"{request.method} is not for {path}"}.get(
         error.status_code, str(error.detail)
     )

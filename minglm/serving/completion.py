@@ -14,9 +14,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from minglm.data.tokenizer import Tokenizer
 from minglm.serving.config import ServeSettings
-from minglm.serving.detokenizer import StreamDetokenizer
+from minglm.serving.detokenizer import LogprobAligner, StreamDetokenizer
 from minglm.serving.engine_thread import EngineThread, RequestHandle
-from minglm.serving.protocol import APIError, ChatCompletionRequest, GenerationRequest
+from minglm.serving.protocol import APIError, ChatCompletionRequest, GenerationRequest, check_model
 from minglm.serving.responses import Choice, ResponseBuilder, TokenLogprob, usage
 
 T = TypeVar("T")
@@ -41,9 +41,10 @@ async def complete(
     """The answer to a request for completions of either kind.
 
     Raises:
-        APIError: 400 for what cannot be served, 429 when too much is in work, 499 when the client leaves,
-            500 or 503 when the engine fails.
+        APIError: 400 for what cannot be served, 404 for another model, 429 when too much is in work,
+            499 when the client leaves, 500 or 503 when the engine fails.
     """
+    check_model(body.model, settings.served_model_name)
     prompts = body.prompts(tokenizer)
     max_new_tokens = resolve_max_new_tokens(body, prompts, engine_thread.engine.model.config.vocab_size, settings)
     if engine_thread.stopped:
@@ -81,7 +82,8 @@ async def complete(
 def resolve_max_new_tokens(
     body: GenerationRequest, prompts: list[list[int]], vocab_size: int, settings: ServeSettings
 ) -> int:
-    """New tokens of each answer at most: what is asked for, or what the server gives and the longest prompt leaves.
+    """New tokens of each answer at most: what is asked for, or the endpoint's default as far as the server gives it and
+    the longest prompt leaves it.
 
     Raises:
         APIError: 400 for an empty prompt, a token outside the vocabulary, or more tokens than there is room for.
@@ -102,7 +104,7 @@ def resolve_max_new_tokens(
         )
     wanted = body.max_new_tokens
     if wanted is None:
-        return min(settings.max_tokens, available)
+        return min(settings.max_tokens, available, body.default_max_tokens or available)
     if wanted > settings.max_tokens:
         raise APIError(400, f"max_tokens={wanted:,}: this server gives at most {settings.max_tokens:,}", "max_tokens")
     if wanted > available:
@@ -149,7 +151,7 @@ class _Answer:
         async def forward(index: int) -> None:
             first = True
             async for text, logprobs, reason in self._pieces(index):
-                if text or reason or first:
+                if text or logprobs or reason or first:
                     await chunks.put(self.builder.chunk(index, text, reason, first, logprobs))
                     first = False
 
@@ -190,27 +192,25 @@ class _Answer:
     async def _pieces(self, index: int) -> AsyncIterator[Piece]:
         """Choice `index` as it comes."""
         handle, detokenizer = self.handles[index], StreamDetokenizer(self.tokenizer, self.body.stops)
+        aligner = LogprobAligner(self.tokenizer) if self.body.wants_logprobs else None
         while True:
             tokens, logprobs, reason = await handle.outputs.get()
             if reason == "failed":
                 why = handle.request.reason or self.engine_thread.failure or "the server is closing"
                 raise APIError(500, f"the engine gave up on this sequence: {why}")
             text = detokenizer.add(tokens, last=reason is not None)
-            self.completion_tokens[index] += len(tokens)
-            named = self._named(tokens, logprobs)
-            if detokenizer.stopped:
-                if reason is None:
-                    self.engine_thread.cancel(handle)
-                yield Piece(text, named, "stop")
+            self.completion_tokens[index] = len(detokenizer.tokens)
+            stopped = detokenizer.stopped
+            named = None
+            if aligner is not None:
+                aligner.add(tokens, logprobs)
+                named = aligner.leave(len(detokenizer.sent), stopped or reason is not None, stopped)
+            if stopped and reason is None:
+                self.engine_thread.cancel(handle)
+            if stopped or reason:
+                yield Piece(text, named, "stop" if stopped else "length" if reason == "timeout" else reason)
                 return
-            yield Piece(text, named, "length" if reason == "timeout" else reason)
-            if reason:
-                return
-
-    def _named(self, tokens: list[int], logprobs: list[float]) -> list[TokenLogprob] | None:
-        if not self.body.wants_logprobs:
-            return None
-        return [TokenLogprob(self.tokenizer.token(t), p) for t, p in zip(tokens, logprobs, strict=True)]
+            yield Piece(text, named, None)
 
     def _cancel(self) -> None:
         for handle in self.handles:

@@ -8,8 +8,16 @@ from dataclasses import dataclass, fields
 from minglm.errors import InputError
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-_COUNTS = ("port", "max_batch", "max_model_len", "max_tokens", "max_concurrent", "max_body")
-_SECONDS = ("timeout_s", "drain_s")
+_COUNTS = (
+    "port",
+    "max_batch",
+    "max_model_len",
+    "max_tokens",
+    "max_concurrent",
+    "max_body",
+    "max_connections_per_address",
+)
+_SECONDS = ("timeout_s", "drain_s", "header_timeout_s")
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,8 @@ class ServeSettings:
     max_body: int = 1 << 20  # bytes of a request's body
     timeout_s: float = 120.0  # an answer that takes longer ends with what it has (finish_reason "length")
     drain_s: float = 30.0  # after SIGTERM: time for running answers to end
+    header_timeout_s: float = 10.0  # from a connection's first byte, or its beginning, to the end of its headers
+    max_connections_per_address: int = 256  # open ones; then the one that has been silent longest gives way
     num_speculative_tokens: int = 0  # MTP drafts a step
     mode: str = "sparse"
 

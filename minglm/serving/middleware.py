@@ -45,7 +45,7 @@ class BodyLimitMiddleware:
             body = await asyncio.wait_for(self._body(receive), BODY_TIMEOUT_S)
         except TimeoutError:
             late = APIError(408, f"the body had not come after {BODY_TIMEOUT_S:.0f} s")
-            await error_response(late)(scope, receive, counted)
+            await error_response(late, close=True)(scope, receive, counted)
             return
         except APIError as error:
             await error_response(error, close=True)(scope, receive, counted)

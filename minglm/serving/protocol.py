@@ -1,40 +1,119 @@
 """The part of OpenAI's API that is served: requests checked by pydantic, errors in its shape.
 
-Source: OpenAI API reference, "Chat completions" and "Completions". What is not supported is refused by
-name, never ignored. What the server sends back is built in `minglm.serving.responses`.
+Source: OpenAI API reference, "Chat completions" and "Completions". Three rules for every field:
+
+- null is "not given";
+- what is served is taken in its JSON type, without conversions;
+- what is not served is taken at the value that asks for nothing (`Unserved`), and refused by name at any other.
+
+What the server sends back is built in `minglm.serving.responses`.
 """
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from minglm.data.tokenizer import Tokenizer
+from minglm.errors import one_line
 
 MAX_CHOICES = 64  # sequences that one request may ask for
+MESSAGE_CHARS = 400  # of an error: what the client wrote is repeated in part, on one line
 
 
 class APIError(Exception):
-    """An answer with an error in it: HTTP status, message, and the parameter at fault."""
+    """An answer with an error in it: HTTP status, message, the parameter at fault, and OpenAI's word for it.
 
-    def __init__(self, status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None):
-        super().__init__(message)
-        self.status, self.message, self.param, self.headers = status, message, param, headers or {}
+    Message and parameter may repeat what a client sent: they become one printable line.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+        code: str | None = None,
+    ):
+        self.message = one_line(message, MESSAGE_CHARS)
+        self.param = None if param is None else one_line(param, 80)
+        super().__init__(self.message)
+        self.status, self.headers, self.code = status, headers or {}, code
 
     def body(self) -> dict[str, Any]:
         """The JSON object that OpenAI's clients read."""
         kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}.get(
             self.status, "server_error" if self.status >= 500 else "invalid_request_error"
         )
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": None}}
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-class GenerationRequest(BaseModel):
+def check_model(name: str | None, served: str) -> None:
+    """Raises APIError 404 where a request names another model than the one that is here."""
+    if name not in (None, served):
+        raise APIError(404, f"model {name!r}: this server has {served!r}", "model", code="model_not_found")
+
+
+class _Object(BaseModel):
+    """A JSON object of a request: unknown fields refused, nothing converted, null dropped."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+def _is_false(value: bool) -> bool:
+    if value:
+        raise ValueError("Input should be false")
+    return value
+
+
+No = Annotated[bool, AfterValidator(_is_false)]
+NoText = Annotated[str, Field(max_length=0)]
+Zero = Annotated[float, Field(ge=0, le=0)]
+NoList = Annotated[list[Any], Field(max_length=0)]
+NoObject = Annotated[dict[str, Any], Field(max_length=0)]
+
+
+class Unserved:
+    """Marks a field that the API has and this server has not. `neutral`: the value that asks for nothing, in JSON."""
+
+    def __init__(self, neutral: str):
+        self.neutral = neutral
+
+
+def unserved(*models: type[BaseModel]) -> dict[str, str]:
+    """Field → neutral value, of the fields marked `Unserved`."""
+    return {
+        name: mark.neutral
+        for model in models
+        for name, field in model.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Unserved)
+    }
+
+
+class StreamOptions(_Object):
+    """How a stream ends; it is never padded."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False  # padding against eavesdroppers, which a client has to do without
+
+
+class TextFormat(_Object):
+    """Answers are plain text."""
+
+    type: Literal["text"]
+
+
+class GenerationRequest(_Object):
     """What chat and text completions have in common: sampling, length, number of choices, streaming."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
     temperature: float = Field(1.0, ge=0, le=2)
@@ -43,13 +122,48 @@ class GenerationRequest(BaseModel):
     n: int = Field(1, ge=1, le=16)
     stop: str | list[str] | None = None
     stream: bool = False
-    stream_options: dict[str, Any] | None = None
+    stream_options: StreamOptions = StreamOptions()
     max_tokens: int | None = Field(None, ge=1)
-    user: str | None = None  # taken and not used
-    # Known, and served at their neutral value only.
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
-    logit_bias: dict[str, Any] | None = Field(None, max_length=0)
+    default_max_tokens: ClassVar[int | None] = None  # where a request names none; None: what the server gives
+    # taken and not used: they change nothing of an answer
+    user: str | None = None
+    metadata: dict[str, str] = {}
+    store: bool = False
+    parallel_tool_calls: bool = True
+    prompt_cache_key: str = ""
+    safety_identifier: str = ""
+    presence_penalty: Annotated[Zero, Unserved("0")] = 0
+    frequency_penalty: Annotated[Zero, Unserved("0")] = 0
+    logit_bias: Annotated[NoObject, Unserved("{}")] = {}
+    tools: Annotated[NoList, Unserved("[]")] = []
+    functions: Annotated[NoList, Unserved("[]")] = []
+    tool_choice: Annotated[Literal["none", "auto"], Unserved('"none"')] = "none"
+    function_call: Annotated[Literal["none", "auto"], Unserved('"none"')] = "none"
+    response_format: Annotated[TextFormat, Unserved('{"type": "text"}')] = TextFormat(type="text")
+    service_tier: Annotated[Literal["auto", "default"], Unserved('"auto"')] = "auto"
+    modalities: Annotated[list[Literal["text"]], Unserved('["text"]')] = ["text"]
+    reasoning_effort: Annotated[Literal["none"], Unserved('"none"')] = "none"
+    verbosity: Annotated[Literal["medium"], Unserved('"medium"')] = "medium"
+    prompt_cache_retention: Annotated[Literal["in_memory"], Unserved('"in_memory"')] = "in_memory"
+    audio: Annotated[NoObject, Unserved("{}")] = {}
+    moderation: Annotated[NoObject, Unserved("{}")] = {}
+    prediction: Annotated[NoObject, Unserved("{}")] = {}
+    prompt_cache_options: Annotated[NoObject, Unserved("{}")] = {}
+    web_search_options: Annotated[NoObject, Unserved("{}")] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _characters_are_whole(cls, value: Any) -> Any:
+        """Raises APIError for text that JSON can write and UTF-8 cannot."""
+        for name, item in value.items() if isinstance(value, dict) else ():
+            try:
+                json.dumps([name, item], ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                half = "half of a surrogate pair (\\ud800 to \\udfff) is no character: send both halves or neither"
+                raise APIError(400, f"{one_line(name, 80)}: {half}", name) from None
+            except RecursionError:
+                raise APIError(400, f"{one_line(name, 80)}: nested too deep", name) from None
+        return value
 
     @field_validator("stop")
     @classmethod
@@ -59,11 +173,6 @@ class GenerationRequest(BaseModel):
             raise ValueError("at most 4 stop texts, none of them empty")
         return texts
 
-    @field_validator("presence_penalty", "frequency_penalty", mode="before")
-    @classmethod
-    def _neutral(cls, value: Any) -> Any:
-        return int(value) if value == 0 else value
-
     @property
     def stops(self) -> list[str]:
         """Stop texts; `stop` is always a list after validation."""
@@ -72,7 +181,7 @@ class GenerationRequest(BaseModel):
     @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with a chunk that counts the tokens."""
-        return bool((self.stream_options or {}).get("include_usage"))
+        return self.stream_options.include_usage
 
     @property
     @abstractmethod
@@ -89,19 +198,25 @@ class GenerationRequest(BaseModel):
         """Tokens of each prompt."""
 
 
-class TextPart(BaseModel):
+class TextPart(_Object):
     """A piece of a message's content."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
-    """One turn of a conversation."""
+class Message(_Object):
+    """One turn of a conversation. `developer` is OpenAI's newer word for `system`."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
-    name: str | None = None
+    name: str | None = None  # taken and not used
+    # what an assistant's message of an earlier answer may carry, sent back as it came
+    refusal: Annotated[NoText, Unserved('""')] = ""
+    tool_calls: Annotated[NoList, Unserved("[]")] = []
+    annotations: Annotated[NoList, Unserved("[]")] = []
+    function_call: Annotated[NoObject, Unserved("{}")] = {}
+    audio: Annotated[NoObject, Unserved("{}")] = {}
 
     @property
     def text(self) -> str:
@@ -115,7 +230,7 @@ class ChatCompletionRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: Annotated[Zero, Unserved("0")] = 0
 
     @model_validator(mode="after")
     def _last_is_not_the_assistant(self) -> ChatCompletionRequest:
@@ -138,7 +253,12 @@ class ChatCompletionRequest(GenerationRequest):
 
         <|bos|>, then a marker before each turn; an assistant's turn ends with <|eos|>.
         """
-        marker = {"system": tokenizer.system, "user": tokenizer.user, "assistant": tokenizer.assistant}
+        marker = {
+            "system": tokenizer.system,
+            "developer": tokenizer.system,
+            "user": tokenizer.user,
+            "assistant": tokenizer.assistant,
+        }
         ids = [tokenizer.bos]
         for m in self.messages:
             ids += [marker[m.role], *tokenizer.encode(m.text)]
@@ -150,11 +270,11 @@ class CompletionRequest(GenerationRequest):
     """POST /v1/completions. A prompt is a text or tokens; several of either may be given."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
-    max_tokens: int | None = Field(16, ge=1)
-    echo: Literal[False] = False
-    logprobs: Literal[0, 1] | None = None
-    best_of: Literal[1] | None = None
-    suffix: None = None
+    default_max_tokens: ClassVar[int | None] = 16  # as OpenAI's
+    logprobs: int | None = Field(None, ge=0, le=1)
+    echo: Annotated[No, Unserved("false")] = False
+    best_of: Annotated[int, Field(ge=1, le=1), Unserved("1")] = 1
+    suffix: Annotated[NoText, Unserved('""')] = ""
 
     @property
     def wants_logprobs(self) -> bool:

@@ -8,10 +8,15 @@ from typing import Any, NamedTuple
 
 
 class TokenLogprob(NamedTuple):
-    """Text of one token and its log-probability."""
+    """One token of an answer. Bytes that are no whole character show as U+FFFD in `token`; `data` has them as they are.
+
+    offset: index of the token's first character in the answer's text.
+    """
 
     token: str
     logprob: float
+    data: bytes
+    offset: int
 
 
 class Choice(NamedTuple):
@@ -80,13 +85,14 @@ class ResponseBuilder:
         if self.chat:
             return {
                 "content": [
-                    {"token": t, "logprob": p, "bytes": list(t.encode()), "top_logprobs": []} for t, p in logprobs
+                    {"token": t.token, "logprob": t.logprob, "bytes": list(t.data), "top_logprobs": []}
+                    for t in logprobs
                 ],
                 "refusal": None,
             }
         return {
-            "tokens": [t for t, _ in logprobs],
-            "token_logprobs": [p for _, p in logprobs],
+            "tokens": [t.token for t in logprobs],
+            "token_logprobs": [t.logprob for t in logprobs],
             "top_logprobs": None,
-            "text_offset": [],
+            "text_offset": [t.offset for t in logprobs],
         }

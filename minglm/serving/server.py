@@ -20,9 +20,11 @@ from minglm.inference.engine import Engine
 from minglm.inference.load import load_model
 from minglm.serving.app import make_app
 from minglm.serving.config import ServeSettings
+from minglm.serving.connections import connection_class, say_seldom
 from minglm.serving.engine_thread import EngineThread
 from minglm.serving.metrics import Metrics
 
+KEEP_ALIVE_S = 10  # an answered connection may stay silent for so long
 SWITCH_S = 0.0005
 DEFAULT_MODEL_LEN = 1024  # each place in the batch keeps a row of the cache: not all of a long model's positions
 
@@ -84,10 +86,13 @@ def serve(
         raise
     config = uvicorn.Config(
         app,
+        http=connection_class(settings),
+        ws="none",
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-        timeout_keep_alive=10,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        backlog=128,
         server_header=False,
         limit_concurrency=None,
         h11_max_incomplete_event_size=64 << 10,
@@ -108,11 +113,16 @@ def serve(
         # a drained server ends with 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-    asyncio.run(server.serve(sockets=[sock]))
+    asyncio.run(_serve(server, sock))
     if engine_thread.failure:
         report(f"the engine stopped: {engine_thread.failure}")
         return 1
     return 0
+
+
+async def _serve(server: uvicorn.Server, sock: socket.socket) -> None:
+    say_seldom()
+    await server.serve(sockets=[sock])
 
 
 def _stop_with_engine(server: uvicorn.Server, engine_thread: EngineThread) -> None:

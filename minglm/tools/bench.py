@@ -7,12 +7,11 @@ and ratio, target and met where there is a target. The runner adds the command t
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import time
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError, nearest
 from minglm.runtime import machine
 
@@ -49,7 +48,7 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
     benches = discover(folder)
     if only is not None and only not in benches:
         raise InputError(f"bench {only!r}: not one of {', '.join(benches)}{nearest(only, benches)}")
-    out = out or Path("runs/bench")
+    out = out or datafiles.runs("bench")
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
     for name, path in benches.items():
@@ -69,9 +68,7 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
         ]
         if show:
             print(table(own, f"{name} ({time.perf_counter() - started:.0f} s)"), flush=True)
-        temporary = out / f".{name}.json"
-        temporary.write_text(json.dumps(own, indent=1), encoding="utf-8")
-        os.replace(temporary, out / f"{name}.json")
+        atomic.write_json(out / f"{name}.json", own)
         rows += own
     return rows
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minglm import atomic
 from minglm.config import ModelConfig
 from minglm.errors import InputError
 
@@ -70,11 +71,10 @@ def save(
     for name, tensors in files.items():
         # clone: safetensors refuses tensors that share storage, and views would drag their base along
         try:
-            save_file(
-                {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()},
-                temporary / name,
-                {"format": "pt"},
-            )
+            with atomic.beside(temporary / name) as place:
+                save_file(
+                    {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, place, {"format": "pt"}
+                )
         except SafetensorError as err:  # a full disk, in the library's words
             shutil.rmtree(temporary, ignore_errors=True)
             raise OSError(
@@ -88,9 +88,9 @@ def begin(run_dir: Path, step: int) -> Path:
     """An empty folder to write a checkpoint in, until `commit` gives it its name."""
     folder = run_dir / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".writing_*"):  # a kill during an earlier save
+    for leftover in folder.glob(f"{atomic.PREFIX}*"):  # a kill during an earlier save
         shutil.rmtree(leftover, ignore_errors=True)
-    temporary = folder / f".writing_{step:08d}"
+    temporary = folder / f"{atomic.PREFIX}{step:08d}"
     temporary.mkdir()
     return temporary
 
@@ -113,15 +113,10 @@ def commit(
         "sha256": hashes,
         **(extra or {}),
     }
-    (temporary / "config.json").write_text(json.dumps(config.to_hf(), indent=1), encoding="utf-8")
-    (temporary / "state.json").write_text(_with_own_hash(state), encoding="utf-8")
-    for path in temporary.iterdir():
-        _flush(path)
-    if final.exists():  # same step again: the new one must win, the old one go
-        shutil.rmtree(final)
-    os.replace(temporary, final)
-    _flush(folder)
-    for old in sorted(folder.glob("step_*"))[:-keep]:
+    atomic.write_json(temporary / "config.json", config.to_hf())
+    atomic.write_text(temporary / "state.json", _with_own_hash(state))
+    atomic.publish(temporary, final)  # same step again: the new one wins, the old one goes
+    for old in _steps(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -146,7 +141,7 @@ def read(path: Path, tensors: bool = True) -> Checkpoint:
         config, step, hashes = ModelConfig.from_dict(state["config"]), int(state["step"]), dict(state["sha256"])
     except FileNotFoundError:
         raise InputError(f"{state_path}: missing; give a checkpoint folder or a run folder that holds one") from None
-    except (ValueError, KeyError, TypeError, InputError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, InputError) as err:
         raise InputError(f"{state_path}: damaged ({err}); use an earlier checkpoint") from None
     loaded = {}
     there = {p.name for p in path.glob("*.safetensors")}
@@ -179,7 +174,13 @@ def find(path: str | Path) -> list[Path]:
     path = Path(path)
     if (path / "state.json").is_file():
         return [path]
-    return sorted((path / "checkpoints").glob("step_*"), reverse=True)
+    return _steps(path / "checkpoints")[::-1]
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Our checkpoints, oldest first: by their exact names, for a copy that somebody keeps beside them is theirs."""
+    ours = {int(p.name[5:]): p for p in folder.glob("step_*") if re.fullmatch(r"step_\d{8,}", p.name)}
+    return [ours[step] for step in sorted(ours) if not ours[step].is_symlink()]
 
 
 def latest(path: str | Path, warn=None, tensors: bool = True) -> Checkpoint | None:
@@ -213,17 +214,3 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Force a file or folder to the disk; folders cannot be opened on Windows, where renaming is enough."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except (PermissionError, IsADirectoryError):
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

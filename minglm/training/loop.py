@@ -11,31 +11,32 @@ often the run is killed and resumed: the batch of a step depends on the step alo
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-import os
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from minglm import atomic
 from minglm.data import shards
-from minglm.data.chat import MixedLoader, SftLoader, load_jsonl
-from minglm.data.tokenizer import Tokenizer
+from minglm.data.tokenizer import SPECIAL_TOKENS
 from minglm.errors import InputError
+from minglm.model.counts import StepCounts
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
 from minglm.quant.qat import FakeQuant
 from minglm.runtime import device as devices
-from minglm.runtime import machine, run_folder
-from minglm.training import checkpoint, memory, metrics
+from minglm.runtime import machine, run_folder, run_lock
+from minglm.training import checkpoint, data, memory, metrics
 from minglm.training import recipe as recipes
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
 from minglm.training.process import Interrupted, deterministic, finish_step_on_sigint
 from minglm.training.recipe import Recipe
 
-VALIDATION_SEED = 10_007  # far from any run's own seed, so that no run validates on its training order
 LOAD_EVERY = 10  # steps between rows of expert_load.csv
 
 
@@ -64,31 +65,28 @@ def train(
     """
     run_dir = Path(run_dir)
     device = devices.resolve(device)
-    claim_run_folder(run_dir, recipe, resume)
-    with deterministic(compiled=recipe.compile):
+    with claimed(run_dir, recipe, resume), deterministic(compiled=recipe.compile):
         return TrainingRun(recipe, run_dir, init_from, device).loop(progress)
 
 
-def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
-    """Make the run folder this recipe's, or refuse: another recipe's run is never overwritten by accident."""
+@contextlib.contextmanager
+def claimed(run_dir: Path, recipe: Recipe, resume: bool) -> Iterator[None]:
+    """Make the run folder this recipe's and its only writer this process, or refuse: another recipe's run is never
+    overwritten by accident."""
     note = run_dir / "recipe.yaml"
-    if not note.is_file() and run_folder.is_foreign(run_dir, "train"):
-        raise InputError(f"{run_dir}: not empty and not a run of minglm; give another --run")
     if not resume:
         run_folder.set_aside(run_dir, "train")
-    if note.is_file():
-        theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
-        changed = next((k for k in ours if ours[k] != theirs[k]), None)
-        if changed:
-            raise InputError(
-                f"{run_dir}: made with {changed}={theirs[changed]!r}, now {changed}={ours[changed]!r}; use --overwrite "
-                "to start over or "
-                "another --run, with --init-from for its weights"
-            )
-    run_folder.claim(run_dir, "train")
-    temporary = run_dir / "recipe.yaml.tmp"
-    temporary.write_text(recipes.render(recipe), encoding="utf-8")
-    os.replace(temporary, note)
+    with run_folder.writing(run_dir, "train", "minglm train", note.name):
+        if note.is_file() and checkpoint.find(run_dir):  # else nothing has been learnt under the other recipe
+            theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
+            changed = next((k for k in ours if ours[k] != theirs[k]), None)
+            if changed:
+                raise InputError(
+                    f"{run_dir}: made with {changed}={theirs[changed]!r}, now {changed}={ours[changed]!r}; use "
+                    "--overwrite to start over or another --run, with --init-from for its weights"
+                )
+        atomic.write_text(note, recipes.render(recipe), durable=True)
+        yield
 
 
 class TrainingRun:
@@ -99,7 +97,8 @@ class TrainingRun:
 
         first                        whether this process writes notes, logs and the progress bar
         load_latest, restore, save   where the state of a run comes from and goes to
-        open_data                    tokenizer, loaders, hash of the corpus
+        open_data                    tokenizer, loaders, and notes on the text
+        tell                         a line for the terminal, before the first step
         to_device, make_optimizer    the model as it is trained, and what updates it
         before_forward               called before each forward pass of an update
         all_ranks_agree              whether any process wants to stop
@@ -110,11 +109,13 @@ class TrainingRun:
     def __init__(self, recipe: Recipe, run_dir: Path, init_from: str | Path | None, device: str | torch.device) -> None:
         self.recipe, self.dir, self.config = recipe, run_dir, recipe.config()
         self.device = torch.device(device)
+        self._newest = checkpoint.find(run_dir)[:1]
         resumed = self.load_latest(run_dir)
         start = resumed or self._initial(init_from)
         memory.check(recipe, self.device.type, self.config)
         self.step = resumed.step if resumed else 0
-        self.tokenizer, self.loader, self.validation, self.corpus_sha256 = self.open_data(
+        self.resumes = resumed is not None
+        self.tokenizer, self.loader, self.validation, self.data_notes = self.open_data(
             init_from if not resumed else run_dir
         )
         torch.manual_seed(recipe.seed)
@@ -128,10 +129,18 @@ class TrainingRun:
         self.rounding = FakeQuant(self.model, Spec(recipe.qat, recipe.qat_group) if recipe.qat else None)
         self.forward = torch.compile(self.model) if recipe.compile else self.model
         self.write_notes(init_from, start)
+        if recipe.warmup_steps > recipe.steps:
+            warm, steps = recipe.warmup_steps, recipe.steps
+            self.tell(f"warmup_steps={warm}: above steps={steps}, so that lr is never reached; lower warmup_steps")
 
     # ------------------------------------------------------------------ hooks
 
     first = True
+
+    def tell(self, line: str) -> None:
+        """A line on stderr; an empty one is none."""
+        if line and self.first:
+            print(line, file=sys.stderr)
 
     def load_latest(self, path: str | Path) -> checkpoint.Checkpoint | None:
         """The newest whole checkpoint of a run or checkpoint folder; None where there is none."""
@@ -194,39 +203,10 @@ class TrainingRun:
             )
         return start
 
-    def open_data(
-        self, tokenizer_from: str | Path | None
-    ) -> tuple[Tokenizer, shards.BatchSource, shards.BatchSource, str]:
-        """Tokenizer, training loader, validation loader, hash of the corpus; a hook."""
-        r = self.recipe
-        own = _tokenizer_path(tokenizer_from)
-        name = (
-            "".join(c if c.isalnum() else "-" for c in r.corpus)
-            + f"-{self.config.vocab_size}"
-            + (f"-{r.corpus_max_bytes}" if r.corpus_max_bytes else "")
-        )
-        folder = self.dir.parent / "data" / name
-        if (
-            own
-            and (folder / "tokenizer.json").is_file()
-            and Tokenizer.load(folder).sha256 == Tokenizer.load(own).sha256
-        ):
-            own = None  # the shared folder was made with this very tokenizer
-        elif own:
-            folder = folder.with_name(f"{name}-{Tokenizer.load(own).sha256[:8]}")
-        tokenizer, train, valid = shards.build(r.corpus, folder, self.config.vocab_size, r.corpus_max_bytes, own)
-        conversations = load_jsonl(r.conversations) if r.conversations else None
-
-        def make(shard: shards.Shard, seed: int, mixed: bool) -> shards.BatchSource:
-            if r.stage == "sft":
-                return SftLoader(tokenizer, shard, r.batch_size, r.seq_len, r.tasks, seed, conversations)
-            text = shards.Loader(shard, r.batch_size, r.seq_len, seed)
-            if not mixed:
-                return text
-            return MixedLoader(text, tokenizer, r.lookup_share, r.lookup_facts, seed, r.recall_steps * r.grad_accum)
-
-        loader = make(train, r.seed, mixed=bool(r.lookup_share or r.recall_steps))
-        return tokenizer, loader, make(valid, VALIDATION_SEED, mixed=False), train.header["corpus_sha256"]
+    def open_data(self, tokenizer_from: str | Path | None) -> data.Data:
+        """Tokenizer, loaders, and what versions.json says of the text; a hook."""
+        begun_on = data.note(self.dir) if self.resumes else None
+        return data.open_data(self.recipe, self.config, self.dir, tokenizer_from, begun_on, self.tell)
 
     def _learning(self) -> list[tuple[str, torch.Tensor]]:
         """Mark what this stage trains and return it by name."""
@@ -239,25 +219,38 @@ class TrainingRun:
     def write_notes(self, init_from: str | Path | None, start: checkpoint.Checkpoint | None) -> None:
         """Tokenizer, config and versions into the run folder; a hook."""
         self.tokenizer.save(self.dir / "tokenizer.json")
-        (self.dir / "config.json").write_text(json.dumps(self.config.to_hf(), indent=1) + "\n", encoding="utf-8")
+        atomic.write_json(self.dir / "config.json", self.config.to_hf())
         notes = {
             "machine": machine.describe(measure=False),
-            "corpus_sha256": self.corpus_sha256,
+            **self.data_notes,
             "tokenizer_sha256": self.tokenizer.sha256,
             "init_from": None if init_from is None else str(init_from),
             "init_step": start.step if start else None,
             "parameters": self.config.num_params(mtp=True),
             "active_parameters": self.config.num_active_params(),
         }
-        (self.dir / "versions.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+        atomic.write_json(self.dir / "versions.json", notes)
 
     # ------------------------------------------------------------------ the loop
 
     def loop(self, progress: bool) -> dict:
-        """Run the steps that are left; returns `last_metrics`."""
+        """Run the steps that are left; returns `last_metrics`.
+
+        Raises:
+            InputError: another writer is in the folder, or has gone on since this run was read from it.
+        """
+        with run_lock.hold(self.dir, "minglm train") if self.first else contextlib.nullcontext():
+            return self._loop(progress)
+
+    def _loop(self, progress: bool) -> dict:
         r = self.recipe
         if self.step >= r.steps:
             return self.last_metrics()
+        if checkpoint.find(self.dir)[:1] != self._newest:
+            raise InputError(
+                f"{self.dir}: another writer has gone on since step {self.step} was read here; make the run again, and "
+                "it goes on from there"
+            )
         log = self.open_log("metrics.csv", metrics.COLUMNS)
         load_log = self.open_log(
             "expert_load.csv", ("step", "layer", *(f"expert_{e}" for e in range(self.config.n_routed_experts)))
@@ -287,7 +280,7 @@ class TrainingRun:
                     if self.step % r.checkpoint_every == 0 or self.step == r.steps or stopping:
                         log.flush_to_disk()
                         load_log.flush_to_disk()
-                        self.save()
+                        self._newest = [self.save()]
                     if stopping and self.step < r.steps:
                         raise Interrupted(
                             f"{self.dir}: stopped after step {self.step} of {r.steps}, state saved; the same command "
@@ -306,12 +299,14 @@ class TrainingRun:
         self.optimizer.zero_grad()
         self.rounding.on()
         parts: dict[str, float] = {}
-        counts = None
-        for i in range(r.grad_accum):
+        loads_of_step = None
+        batches = [self.loader.batch(self.step * r.grad_accum + i) for i in range(r.grad_accum)]
+        # Losses are divided by counts of the whole step: a mean of the passes' means would depend on the cut.
+        counts = StepCounts.of(((b.targets, b.doc_start) for b in batches), self.config.mtp_depth).to(self.device)
+        for i, batch in enumerate(batches):
             self.before_forward(last=i == r.grad_accum - 1)
-            batch = self.loader.batch(self.step * r.grad_accum + i)
-            loss, out = self.loss(batch)
-            (loss / r.grad_accum).backward()
+            loss, out = self.loss(batch, counts)
+            loss.backward()
             for name, value in (
                 ("loss", loss),
                 ("lm_loss", out.lm_loss),
@@ -320,19 +315,19 @@ class TrainingRun:
                 ("indexer_kl", out.indexer_kl),
             ):
                 if value is not None:
-                    parts[name] = parts.get(name, 0.0) + float(value.detach()) / r.grad_accum
+                    parts[name] = parts.get(name, 0.0) + float(value.detach())
             if out.expert_counts is not None:
-                counts = out.expert_counts if counts is None else counts + out.expert_counts
+                loads_of_step = out.expert_counts if loads_of_step is None else loads_of_step + out.expert_counts
         self.rounding.off()  # the update is the master weights'
         norm = float(self.optimizer.clip_grad_norm(r.clip))
         self._check_finite({**parts, "grad_norm": norm})
         scale = cosine_with_warmup(self.step, r.steps, r.warmup_steps, r.final_lr_fraction)
         self.optimizer.step(scale)
-        if counts is not None and r.mode != "warmup" and r.bias_rate:
-            self.model.update_router_bias(counts, r.bias_rate)
+        if loads_of_step is not None and r.mode != "warmup" and r.bias_rate:
+            self.model.update_router_bias(loads_of_step, r.bias_rate)
         self.step += 1
         took = time.perf_counter() - started
-        loads = None if counts is None else counts.tolist()
+        loads = None if loads_of_step is None else loads_of_step.tolist()
         entropy, peak = metrics.load_statistics(loads) if loads else (None, None)
         row = {
             "step": self.step,
@@ -346,19 +341,21 @@ class TrainingRun:
             "tokens_per_s": r.tokens_per_step / took,
             "mfu": r.tokens_per_step / took * self.flops_per_token() / self.peak,
         }
-        if self.step % r.val_every == 0 or self.step == r.steps:
+        if self.validation is not None and (self.step % r.val_every == 0 or self.step == r.steps):
             with self.rounding:
                 row["val_loss"] = self.validate()
         return row, loads
 
-    def loss(self, batch: shards.Batch):
-        """The stage's loss, weighted, and the model's output with its parts."""
+    def loss(self, batch: shards.Batch, counts: StepCounts):
+        """This forward pass's summand of the step's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
-        mtp = (
-            r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.recall_steps
-        )  # the first lesson is about looking back
-        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp)
+        mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.first_lesson
+        words = r.pairs_words_at(self.step)
+        vocabulary = None if words is None else len(SPECIAL_TOKENS) + words
+        out = self.forward(
+            tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp, vocabulary=vocabulary, counts=counts
+        )
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss
@@ -373,8 +370,8 @@ class TrainingRun:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """LM loss on validation text, in nats per token, as a user would run the model:
-        sparse once there is an indexer."""
+        """LM loss on unseen text, in nats per token, as a user would run the model: sparse once there is an indexer."""
+        assert self.validation is not None
         self.model.eval()
         mode = "dense" if self.recipe.mode == "dense" else "sparse"
         total = count = 0.0
@@ -415,29 +412,19 @@ class TrainingRun:
         if r.mode == "warmup":  # forward of all, backward of the indexer's scores
             return c.train_flops_per_token(r.seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(r.seq_len)["indexer"]
         return c.train_flops_per_token(
-            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.recall_steps
+            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.first_lesson
         )
 
     def _notes(self) -> dict:
         return {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed, "versions": machine.versions()}
 
     def last_metrics(self) -> dict:
-        """The last row of metrics.csv, with the last validation loss and the run's folder."""
+        """The last row of metrics.csv, with the last validation loss, what it was measured on, and the run's folder."""
         rows = metrics.read(self.dir / "metrics.csv")
+        if not rows:
+            raise InputError(
+                f"{self.dir / 'metrics.csv'}: no row of it can be read; the weights are whole and can be used, "
+                "--overwrite trains again"
+            )
         last_val = next((row["val_loss"] for row in reversed(rows) if row["val_loss"] is not None), None)
-        return {**rows[-1], "val_loss": last_val, "run_dir": str(self.dir)}
-
-
-def _tokenizer_path(folder: str | Path | None) -> Path | None:
-    """The tokenizer.json of a run or checkpoint folder, if it has one."""
-    if folder is None:
-        return None
-    folder = Path(folder)
-    return next(
-        (
-            p / "tokenizer.json"
-            for p in (folder, folder.parent, folder.parent.parent)
-            if (p / "tokenizer.json").is_file()
-        ),
-        None,
-    )
+        return {**rows[-1], "val_loss": last_val, "validation": self.data_notes["validation"], "run_dir": str(self.dir)}

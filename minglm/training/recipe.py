@@ -6,13 +6,16 @@ Every key is a field below with its meaning, default and unit; `render` writes t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from minglm import datafiles
 from minglm.config import ModelConfig
+from minglm.data.tiny_world.documents import check_mixture
+from minglm.data.tiny_world.pairs import words_at
 from minglm.errors import InputError, nearest
-from minglm.settings import BaseSettings, nonzero, read_yaml, setting
+from minglm.settings import MOST_SEED, BaseSettings, nonzero, read_yaml, setting
 from minglm.sizes import NAMED_SIZES
 
 # Attention mode of the model and what each stage trains.
@@ -24,6 +27,7 @@ STAGES = {
     "sft": "sparse attention on conversations; the loss counts the assistant's words",
 }
 MODES = {"pretrain": "dense", "long_context": "dense", "dsa_warmup": "warmup", "sparse": "sparse", "sft": "sparse"}
+TINY_WORLD = "tiny_world"
 # Changes of the model's config that leave every weight's shape alone, so a later stage may make them.
 RESUMABLE_OVERRIDES = ("rope_theta", "max_position_embeddings", "index_topk", "mtp_depth")
 
@@ -39,7 +43,10 @@ class Recipe(BaseSettings):
     model_changes: dict = setting(
         {}, "config keys that differ from the named size; after pretrain only " + ", ".join(RESUMABLE_OVERRIDES)
     )
-    corpus: str = setting("stdlib", "text: stdlib, folder:PATH or hf:NAME")
+    corpus: str = setting("stdlib", "text: tiny_world (generated), stdlib, folder:PATH or hf:NAME")
+    documents: dict = setting(
+        {}, "tiny_world: share of each kind of document, e.g. {story: 0.5, codes: 0.5}; {} for the usual mixture"
+    )
     corpus_max_bytes: int | None = setting(None, "read about this much of the corpus; null for all", "bytes", 1)
     seq_len: int = setting(256, "sequence length", "tokens", 2)
     batch_size: int = setting(16, "sequences in one forward pass", "sequences", 1)
@@ -71,8 +78,17 @@ class Recipe(BaseSettings):
         "steps",
         0,
     )
+    pairs_words: int = setting(64, "tiny_world: words of the first lesson, pairs that come again", "words", 16)
+    pairs_steps: int = setting(
+        0, "tiny_world: updates at the start in which all rows are such pairs: looking back is learnt first", "steps", 0
+    )
+    pairs_grow_steps: int = setting(
+        0, "tiny_world: updates after them over which the words of the pairs grow to all of the language", "steps", 0
+    )
     tasks: dict = setting(
-        {}, "sft: share of each task of minglm.data.chat, e.g. {lookup: 0.7, copy: 0.3}; `file` for conversations"
+        {},
+        "sft: share of each task of minglm.data.chat, e.g. {lookup: 0.7, copy: 0.3}, or of minglm.data.tiny_world"
+        ".chats, e.g. {needles: 0.5, sums: 0.5}; `file` for conversations",
     )
     conversations: str | None = setting(None, "sft: your own JSON-lines file of conversations; null for none")
     qat: str | None = setting(
@@ -82,19 +98,20 @@ class Recipe(BaseSettings):
     val_every: int = setting(100, "validation loss every so many updates", "steps", 1)
     val_batches: int = setting(8, "batches in one validation", "batches", 1)
     checkpoint_every: int = setting(100, "checkpoint every so many updates", "steps", 1)
-    seed: int = setting(0, "of the initial weights and of the order of the data", "", 0)
+    seed: int = setting(0, "of the initial weights and of the order of the data", "", 0, MOST_SEED)
     compile: bool = setting(False, "torch.compile; off: whether it pays here has not been measured")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.stage not in STAGES:
             raise InputError(f"stage {self.stage!r}: not one of {', '.join(STAGES)}{nearest(self.stage, STAGES)}")
-        if self.stage == "sft" and not self.tasks:
+        self._check_tasks()
+        if self.corpus == TINY_WORLD:
+            self._check_tiny_world()
+        elif self.documents:
             raise InputError(
-                "tasks={}: stage sft needs something to teach; for example tasks: {lookup: 0.7, copy: 0.3}"
+                f"documents={self.documents!r}: corpus {self.corpus} has no kinds; remove the key or use {TINY_WORLD}"
             )
-        if self.stage != "sft" and self.tasks:
-            raise InputError(f"tasks={self.tasks!r}: only stage sft has tasks; remove the key or use stage: sft")
         if self.qat not in (None, "int4"):
             raise InputError(f"qat={self.qat!r}: only int4 is trained with its rounding; use qat: int4, or null")
         if self.model == "glm5":
@@ -107,6 +124,48 @@ class Recipe(BaseSettings):
                 f"seq_len={self.seq_len}: longer than the model's max_position_embeddings="
                 f"{config.max_position_embeddings}; lower it or raise that in model_changes"
             )
+
+    def _check_tasks(self) -> None:
+        if self.stage == "sft" and not self.tasks:
+            raise InputError(
+                "tasks={}: stage sft needs something to teach; for example tasks: {lookup: 0.7, copy: 0.3}"
+            )
+        for task, share in self.tasks.items():
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < math.inf:
+                raise InputError(f"tasks={self.tasks!r}: the share of {task!r} must be a number of at least 0")
+        if self.conversations and not self.tasks.get("file"):
+            remedy = "add `file: 1` to tasks" if self.stage == "sft" else "use stage: sft with tasks: {file: 1}"
+            raise InputError(f"conversations={self.conversations!r}: would not be used; {remedy}, or leave them out")
+        if self.tasks.get("file") and not self.conversations:
+            raise InputError(f"tasks={self.tasks!r}: `file` needs conversations; add conversations: FILE.jsonl")
+        if self.stage == "sft" and (self.lookup_share or self.recall_steps):
+            key = "lookup_share" if self.lookup_share else "recall_steps"
+            raise InputError(
+                f"{key}={getattr(self, key)!r}: not of stage sft; use tasks: {{lookup: 1}} there, and {key}: 0"
+            )
+        if self.stage != "sft" and self.tasks:
+            raise InputError(f"tasks={self.tasks!r}: only stage sft has tasks; remove the key or use stage: sft")
+
+    def pairs_words_at(self, step: int) -> int | None:
+        """Words of the pairs of an update (`minglm.data.tiny_world.pairs.words_at`); None where there are none."""
+        if not self.pairs_steps + self.pairs_grow_steps:
+            return None
+        return words_at(step, self.pairs_words, self.pairs_steps, self.pairs_grow_steps)
+
+    @property
+    def first_lesson(self) -> int:
+        """Updates at the start whose rows are about looking back alone; no other token is predicted in them."""
+        return max(self.recall_steps, self.pairs_steps + self.pairs_grow_steps)
+
+    def _check_tiny_world(self) -> None:
+        if self.documents:
+            check_mixture(self.documents)
+        for key in ("lookup_share", "recall_steps", "corpus_max_bytes"):
+            if getattr(self, key):
+                raise InputError(
+                    f"{key}={getattr(self, key)!r}: corpus {TINY_WORLD} is drawn by kinds of document; remove the key, "
+                    "or use documents: {codes: 0.5, story: 0.5}"
+                )
 
     def config(self) -> ModelConfig:
         """The model this recipe trains."""

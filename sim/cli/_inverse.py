@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minglm.errors import InputError
+from minglm.runtime.terminal import json_text
 from sim.base.units import parse, show
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _set(terms: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(args: argparse.Namespace, result: dict, words: Callable[[dict], str]) -> int:
-    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else words(result))
+    print(json_text(result, indent=1) if args.json else words(result))
     return 0
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from minglm.runtime.terminal import json_text
 from sim.cli._scenario import load, scenario_arguments
 
 TEXT = "where a step's time goes as a tree that adds up, the largest operators, and two plans term by term"
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
             "terms": [dict(zip(names, row, strict=True)) for row in rows],
         }
         lines += ["", *_against(name, tree, there, rows)]
-    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else "\n".join(lines))
+    print(json_text(result, indent=1) if args.json else "\n".join(lines))
     return 0
 
 

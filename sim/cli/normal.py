@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from minglm.errors import InputError
+from minglm.runtime.terminal import json_text
 from sim.base.units import parse
 from sim.cli._progress import elapsed
 from sim.cli._scenario import load, scenario_arguments
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     scenario = load(args)
     with elapsed("draws", quiet=args.json):
         result = normal(scenario, quantity, parse(value, kind, f"--measured {quantity}"))
-    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text(scenario.name, result))
+    print(json_text(result, indent=1) if args.json else text(scenario.name, result))
     return 0 if result["normal"] else 1
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from minglm.errors import InputError
+from minglm.runtime.arguments import COUNT, whole
+from minglm.runtime.terminal import json_text
 from sim.base.units import show
 from sim.cli import _inverse as inverse_questions
 from sim.cli._progress import progress_bar
@@ -34,9 +35,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chips", help="chips of the cluster; a plan may use fewer (default: the cluster's)")
     parser.add_argument("--stack", help="software stack, as in data/stacks.yaml (default: by the chip's vendor)")
     add_price_flags(parser)
-    parser.add_argument("--top-k", type=int, default=20, help="length of the ranked list (default 20)")
+    parser.add_argument("--top-k", type=COUNT, default=20, help="length of the ranked list (default 20)")
     parser.add_argument(
-        "--samples", type=int, help="draws for the winner's interval (default 256; 0: none)", default=DRAWS
+        "--samples", type=whole(0), help="draws for the winner's interval (default 256; 0: none)", default=DRAWS
     )
     parser.add_argument("--budget", help="dollars of rent: with --deadline, what they buy")
     parser.add_argument("--deadline", help="such as '90 days': with --budget what both buy, alone the fewest chips")
@@ -58,8 +59,6 @@ def main(args: argparse.Namespace) -> int:
     from sim.scenario.file import without_plan
     from sim.scenario.training import load_document
 
-    if args.top_k < 1:
-        raise InputError(f"--top-k {args.top_k}: must be at least 1; give for example 20")
     if args.scenario is None and args.model is None:
         raise InputError("neither a scenario nor --model is given; give one, such as --model glm5 --chip h100")
     named = {name: name_or_mapping(getattr(args, name), f"--{name}") for name in ("model", "cluster", "chip")}
@@ -76,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         write(result, Path(args.out))
     if args.explain:
         result["explain"] = _explained(result["document"])
-    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text(result))
+    print(json_text(result, indent=1) if args.json else text(result))
     return 0
 
 

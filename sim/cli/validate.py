@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
+from minglm.runtime.terminal import json_text
 from sim.validation import figures
 
 TEXT = "how wrong are we? predict measured runs and show the error"
@@ -16,8 +16,11 @@ EXAMPLES = f"""clustersim validate
 clustersim validate my_runs.yaml                   (schema: {datafiles.where("published_runs", "schema.json")})
 clustersim validate {datafiles.where("published_runs", "held_out", "megatron_bridge.yaml")}
 clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
+clustersim validate --serving --summary            (latencies of inference engines, by model, chip and engine)
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --plans                        (is the plan found as fast as people's?)
+clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
+clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
 clustersim validate --json
 clustersim validate --figure errors.html"""
 
@@ -37,6 +40,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         "run; exit code 1 when one is slower",
     )
     parser.add_argument("--only", help="with --plans: only names that contain this text")
+    parser.add_argument(
+        "--summary", action="store_true", help="errors with each software stack left out, by group, and the coverage"
+    )
+    parser.add_argument(
+        "--coverage", action="store_true", help="how often the 50%% and 80%% intervals hold a left-out row, by kind"
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument(
         "--figure", metavar="FILE", help="write the error table as a figure (.html, .svg, or .png with kaleido)"
@@ -53,22 +62,29 @@ def main(args: argparse.Namespace) -> int:
     if args.plans:
         return _plans(args)
     if args.serving:
+        from sim.validation import engine_rows
         from sim.validation import serving as serving_validate
 
+        if args.summary:
+            result = engine_rows.summary()
+            print(json_text(result, indent=1) if args.json else engine_rows.summary_text(result))
+            return compared(result)
         report = serving_validate.validate()
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
+        print(json_text(report, indent=1) if args.json else serving_validate.table_text(report))
         return compared(report)
     if args.rollouts:
         from sim.validation import rollout
 
         report = rollout.validate()
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout.table_text(report))
+        print(json_text(report, indent=1) if args.json else rollout.table_text(report))
         return compared(report)
+    if args.summary or args.coverage:
+        return _left_out(args)
     from sim.validation import training
 
     result = training.run(args.files or None, cross=args.cross)
     if args.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        print(json_text(result, indent=1))
     else:
         print(figures.format_table(result))
     if args.figure:
@@ -90,7 +106,7 @@ def _plans(args: argparse.Namespace) -> int:
     if not rows:
         raise InputError(f"--only {args.only!r}: no scenario or published run has it in its name; leave it out")
     if args.json:
-        print(json.dumps([row.to_dict() for row in rows], indent=1, ensure_ascii=False))
+        print(json_text([row.to_dict() for row in rows], indent=1))
         return 1 if any(row.slower for row in rows) else 0
     print(f"{'run':40}{'their plan':40}{'step':>10}{'best':>10}{'faster':>8}  the plan found")
     for row in rows:
@@ -109,6 +125,17 @@ def _plans(args: argparse.Namespace) -> int:
         + (f": {', '.join(slower)}" if slower else "")
     )
     return 1 if slower else 0
+
+
+def _left_out(args: argparse.Namespace) -> int:
+    from sim.validation import summary
+
+    result = summary.summary()
+    if args.json:
+        print(json_text(result if args.summary else result["coverage"], indent=1))
+    else:
+        print(summary.summary_text(result) if args.summary else summary.coverage_text(result["coverage"]))
+    return 0
 
 
 def compared(report: dict) -> int:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError
 from sim.base.checks import versions
 from sim.base.figure import Figure
@@ -34,7 +34,7 @@ MAX_UPLOAD = 2**20
 
 def folder() -> Path:
     """Where saved scenarios and reports lie."""
-    return datafiles.runs() / "planner"
+    return datafiles.runs("planner")
 
 
 def document(a: Answer, name: str = "") -> dict:
@@ -65,9 +65,7 @@ def save(a: Answer, name: str) -> Path:
     path = folder() / (slug(name) + SUFFIX)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text(a, name.strip()), encoding="utf-8")
-        temporary.replace(path)
+        atomic.write_text(path, text(a, name.strip()))
     except OSError as err:
         raise InputError(
             f"{path}: cannot be written ({err.strerror or err}); free the folder or set MINGLM_RUNS to another"
@@ -156,7 +154,7 @@ def load_upload(name: str, content: bytes) -> tuple[dict[str, str], dict[str, ob
 
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / (slug(Path(name).stem) + (".json" if name.endswith(".json") else SUFFIX))
-        path.write_bytes(content)
+        atomic.write_bytes(path, content)
         try:
             return load(path)
         except InputError as err:

@@ -13,27 +13,31 @@ import json
 import zipfile
 from pathlib import Path
 
-from minglm import __version__, datafiles
+from minglm import __version__, atomic, datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
 
 MINGLM = (
     "__init__.py",
+    "atomic.py",
     "config.py",
     "datafiles.py",
     "errors.py",
     "plots.py",
+    "settings.py",
     "course/__init__.py",
     "course/notebook.py",
     "runtime/__init__.py",
     "runtime/ray.py",
     "runtime/run_folder.py",
+    "runtime/run_lock.py",
     "rl/__init__.py",
     "rl/policy.py",
 )
 DATA = (
     "chips",
     "clusters",
+    "measured",
     "models",
     "published_runs",
     "scenarios",
@@ -41,6 +45,7 @@ DATA = (
     "money.yaml",
     "stacks.yaml",
     "fitted.yaml",
+    "left_out.yaml",
 )
 VERSION = __version__
 NAME = f"minglm-{VERSION}-py3-none-any.whl"
@@ -59,7 +64,7 @@ def sources() -> dict[str, bytes]:
         for p in (
             [place]
             if place.is_file()
-            else sorted(q for q in place.rglob("*") if q.suffix in (".yaml", ".json", ".csv"))
+            else sorted(q for q in place.rglob("*") if q.suffix in (".yaml", ".json", ".csv", ".gz"))
         ):
             inside = f"minglm/_data/{p.relative_to(datafiles.data()).as_posix()}"
             out[inside] = as_json(p) if p.suffix == ".yaml" else p.read_bytes()
@@ -91,7 +96,7 @@ def build(folder: Path) -> Path:
     path = folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        with atomic.opened(path, binary=True) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as z:
             for name, data in files.items():
                 z.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
     except OSError as err:

@@ -387,8 +387,8 @@ def open_page(values: Mapping[str, str] | None = None) -> Page:
     """Show the page in a notebook's cell.
 
     Args:
-        values: controls to start from, by key (`sim.dashboard.controls.CONTROLS`); the rest take their defaults. Without
-            them those of the address, where Voila hands it over.
+        values: controls to start from, by key (`sim.dashboard.controls.CONTROLS`); the rest take their defaults.
+            Without them those of the address, where Voila hands it over.
     Raises:
         InputError: the widgets are not installed, or a key that is no control.
     """

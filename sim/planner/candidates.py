@@ -383,7 +383,7 @@ class PlanCosts:
             if c.schedule.startswith("dualpipe") and c.pp > 1
             else work.busy
         )
-        return m * busy * self.straggler(c.num_chips) + self.stack.fixed_s
+        return m * busy * self.straggler(c.num_chips) + self.stack.overhead_s(c.num_chips)
 
     def step_costs(self, c: Candidate) -> StepCosts:
         """What the events take, every chip at the speed of the expected slowest: as `sim.cost.step.build` of the
@@ -401,7 +401,7 @@ class PlanCosts:
             param_gather_s=once.param_gather_s,
             overlap_grad_reduce=once.overlap_grad_reduce,
             optimizer_s=slow * once.optimizer_s,
-            fixed_s=self.stack.fixed_s,
+            fixed_s=self.stack.overhead_s(c.num_chips),
         )
 
     def estimate_s(self, c: Candidate) -> float:
@@ -421,7 +421,7 @@ class PlanCosts:
             once.param_gather_s,
             once.overlap_grad_reduce,
             once.optimizer_s,
-            self.stack.fixed_s,
+            self.stack.overhead_s(c.num_chips),
         )
         total = closed_form_step(work, parts, c.schedule, once.overlap_p2p, c.num_chips, self.stack).total_s
         return total if math.isfinite(total) else math.inf

@@ -212,7 +212,7 @@ def _knobs(s: Scenario, own_s: float) -> list[Cause]:
                 )
             )
     if s.model.experts:
-        mean = s.workload.imbalance or s.stack.imbalance
+        mean = s.stack.style(False, s.workload.imbalance, s.plan.ep).imbalance
         out.append(
             Cause(
                 "experts' imbalance",

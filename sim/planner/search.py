@@ -144,7 +144,7 @@ def _try_pipelines(
 ) -> None:
     """Every pipeline and number of replicas of these layers that a bound does not rule out."""
     tp, cp, ep, etp, micro = layers.tp, layers.cp, layers.ep, layers.etp, layers.micro
-    seq, fixed_s = costs.workload.seq, costs.stack.fixed_s
+    seq = costs.workload.seq
     multiple = ep * etp // math.gcd(ep * etp, tp * cp)
     leaves = [(z, s) for z in space.zero for s in range(len(space.switches)) if costs.layer_set[s] == layers.layer_set]
     model, names = costs.model, {schedule for schedule, _ in space.pipelines}
@@ -161,7 +161,7 @@ def _try_pipelines(
                 enough = enough_micro_batches(schedule, pp, m)
                 if not enough or not has_shape(space, model, pp, schedule, vpp, 0):
                     continue
-                least = layers.least_s(pp, schedule, vpp, m) * slow + fixed_s
+                least = layers.least_s(pp, schedule, vpp, m) * slow + costs.stack.overhead_s(used)
                 if ranking.beats(least / tokens, used):
                     out.bounded += 1
                     continue

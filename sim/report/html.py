@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from minglm import plots
+from minglm import atomic, plots
 
 
 @functools.cache
@@ -95,7 +95,5 @@ class Page:
             f'<p class="lead">{escape(self.lead)}</p><nav '
             f'aria-label="Sections">{nav}</nav>{"".join(self.body)}</main></body></html>'
         )
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        atomic.write_text(path, text)
         return path

@@ -6,12 +6,10 @@ simulator's error on measured runs.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from minglm import plots
+from minglm import atomic, plots
 from minglm.errors import InputError
 from sim.base.units import show
 from sim.report.html import Page, cards, table
@@ -46,11 +44,9 @@ def write(result: Mapping, folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "plan.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        with (folder / "plans.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ("list", *COLUMNS), extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({"list": name, **row} for name in ("ranked", "front") for row in result[name])
+        atomic.write_json(folder / "plan.json", result, ensure_ascii=False)
+        rows = ({"list": name, **row} for name in ("ranked", "front") for row in result[name])
+        atomic.write_csv(folder / "plans.csv", rows, ("list", *COLUMNS), extrasaction="ignore")
         return page(result).write(folder / "plan.html")
     except OSError as err:
         raise InputError(

@@ -6,11 +6,10 @@ projection).
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-from minglm import plots
+from minglm import atomic, datafiles, plots
 from minglm.errors import InputError
 from sim.base.units import show
 from sim.report.html import Page, cards, table
@@ -27,13 +26,11 @@ def save(result: dict, scenario, folder: Path | None = None) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    folder = folder or Path("runs") / slug(scenario.name)
+    folder = folder or datafiles.runs(slug(scenario.name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, value in (("config", scenario.document), ("versions", result["versions"]), ("metrics", result)):
-            temporary = folder / f"{name}.json.tmp"
-            temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-            temporary.replace(folder / f"{name}.json")
+            atomic.write_json(folder / f"{name}.json", value, ensure_ascii=False, default=str)
     except (OSError, ValueError) as err:
         raise InputError(
             f"{folder}: cannot be written ({getattr(err, 'strerror', None) or err}); give another folder with --out"
@@ -105,8 +102,7 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "time",
             f"{days['value']:.3g} days",
-            f"{days['low']:.3g}–{days['high']:.3g}, all uncertain inputs at their good or bad end; "
-            f"{show(r['tokens'], 'count')} tokens",
+            f"{days['low']:.3g}–{days['high']:.3g}, {r['ranges']}; {show(r['tokens'], 'count')} tokens",
         ),
         ("", f"{r['days_at_this_step']:.3g} days", "at this step and batch throughout, nothing ever failing"),
         (
@@ -304,10 +300,10 @@ def write_figure(fig, path: Path) -> Path:
     """A Plotly figure as .html (self-contained), or as .svg, .png, .pdf where kaleido is installed."""
     try:
         if path.suffix == ".html":
-            fig.write_html(path, include_plotlyjs=True)
+            atomic.write_text(path, fig.to_html(include_plotlyjs=True))
         elif path.suffix in (".svg", ".png", ".pdf"):
             try:
-                fig.write_image(path)
+                atomic.write_bytes(path, fig.to_image(path.suffix.removeprefix(".")))
             except (ImportError, ValueError, RuntimeError):
                 raise InputError(f"{path}: a {path.suffix} needs the package kaleido; give a .html file") from None
         else:

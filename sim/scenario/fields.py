@@ -132,7 +132,12 @@ STACK_OPTIONS = (
     Field("dropout", "bool", "dropout kernels run"),
     Field("node_limited", "whole", "most nodes a token's experts may lie on", low=0, high=MAX_WIDTH),
     Field("dedup", "bool", "one copy of a token per node crosses the network"),
-    Field("graphs", "bool", "whole layers captured in graphs: no launch cost"),
+    Field(
+        "graphs",
+        "text",
+        "captured in graphs, without launch cost; partial: all but the experts",
+        choices=("none", "partial", "full"),
+    ),
     Field("bf16_grads", "bool", "gradients reduced in bf16"),
     Field("accumulate_fused", "bool", "gradient accumulation inside the weight-gradient matmul"),
 )
@@ -315,7 +320,7 @@ SCENARIO = Section(
         Field("failures", "mapping", "of chips, and getting over them", section=FAILURES),
         Field("checkpoint", "mapping", "how state is saved", section=CHECKPOINT),
         Field("campaign", "mapping", "of the whole training as events", section=CAMPAIGN),
-        Field("seed", "int", "of everything random"),
+        Field("seed", "int", "of everything random", low=0),
         Field("what_if", "list", "changes whose effect is shown"),
         Field("assumptions", "list", "inputs that no source gives"),
         Field("notes", "text", "anything"),

@@ -76,6 +76,7 @@ def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True
         "days_at_this_step": total_tokens(s) / p.tokens_per_s / DAY_S,
         "tokens": total_tokens(s),
         "campaign": campaign_facts(main, segments) | {"draws": len(simulated.draws)},
+        "ranges": "all uncertain inputs at their good or bad end" if corners else f"90% of {sure['samples']} draws",
         "answer": figures(simulated),
         "tornado": sure["tornado"][:MOVERS],
         "cost": {k: r.to_dict() for k, r in cost.items()},

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from minglm import atomic
 from minglm.errors import InputError
 from sim.base import parallel_map
 from sim.scenario.file import set_path
@@ -185,7 +186,7 @@ def _open(path: Path, columns: list[str]) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists() or not path.stat().st_size
-        file = path.open("a", encoding="utf-8", newline="")
+        file = atomic.appending(path, newline="")
     except OSError as err:
         raise InputError(f"{path}: cannot be written ({err.strerror}); give another file with --out") from None
     if new:
@@ -210,4 +211,5 @@ def _write_parquet(rows: list[dict], columns: list[str], path: Path) -> None:
         numbers = all(isinstance(v, (int, float)) or v == "" for v in values)
         return [None if v == "" else float(v) for v in values] if numbers else [str(v) for v in values]
 
-    pyarrow.parquet.write_table(pyarrow.table({name: column(name) for name in columns}), path)
+    with atomic.beside(path) as place:
+        pyarrow.parquet.write_table(pyarrow.table({name: column(name) for name in columns}), place)

@@ -10,10 +10,10 @@ The encoding is in `sim/trace/chakra_node.py`, the nodes of a rank in `sim/trace
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from minglm import atomic
 from minglm.errors import InputError
 from sim.cost.step_costs import StepCosts
 from sim.trace import protobuf
@@ -75,12 +75,12 @@ def write(  # noqa: PLR0913 - what is simulated, and how it is written
         replica, even = simulated[copy], all_to_all or AllToAll()
         nodes = RankNodes(result, replica, rank, copy * ranks, costs, transfers, even, grad_bytes).build()
         encoded = protobuf.delimited([metadata, *(node.encode() for node in nodes)])
-        (folder / f"{prefix}.{number}.et").write_bytes(encoded)
+        atomic.write_bytes(folder / f"{prefix}.{number}.et", encoded)
         fold_map.append({"file": number, "replica": replica.index, "rank": rank})
     groups = {"0": list(range(files))}
     for rank in range(ranks):  # data-parallel and expert-parallel group of each pipeline rank
         groups[str(1 + rank)] = groups[str(1 + ranks + rank)] = list(range(rank, files, ranks))
-    (folder / f"{prefix}.json").write_text(json.dumps(groups), encoding="utf-8")
+    atomic.write_json(folder / f"{prefix}.json", groups, indent=None)
     folded = {
         "schema": SCHEMA,
         "schedule": schedule,
@@ -90,7 +90,7 @@ def write(  # noqa: PLR0913 - what is simulated, and how it is written
         "chips_per_rank": costs.chips_per_rank,
         "files": fold_map,
     }
-    (folder / f"{prefix}.fold.json").write_text(json.dumps(folded), encoding="utf-8")
+    atomic.write_json(folder / f"{prefix}.fold.json", folded, indent=None)
     return result
 
 

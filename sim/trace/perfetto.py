@@ -8,10 +8,10 @@ microseconds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from minglm import atomic
 from minglm.errors import InputError
 from sim.cost.step_costs import StepCosts
 from sim.training.campaign import CampaignResult
@@ -212,7 +212,7 @@ def write_campaign(result: CampaignResult, path: str | Path) -> None:
 
 def _write(events: list[dict], path: str | Path) -> None:
     try:
-        Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+        atomic.write_json(path, {"traceEvents": events, "displayTimeUnit": "ms"}, indent=None)
     except OSError as err:
         raise InputError(f"{path}: cannot be written ({err.strerror}); give a file in an existing folder") from None
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from minglm import __version__, datafiles
+from minglm import __version__, atomic, datafiles
 from minglm.datafiles import COURSE_NOTE as NOTE
 from minglm.errors import InputError
 
@@ -54,13 +54,11 @@ def copy(folder: Path) -> Copied:
                 kept.append(name)
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(new)
+                atomic.write_bytes(target, new)
                 written += 1
             if name not in kept:
                 before[name] = _hash(new)
-        (folder / NOTE).write_text(
-            json.dumps({"version": __version__, "files": before}, indent=1) + "\n", encoding="utf-8"
-        )
+        atomic.write_json(folder / NOTE, {"version": __version__, "files": before})
     except OSError as err:
         raise InputError(
             f"{err.filename or folder}: cannot be written ({err.strerror or err}); give another folder"

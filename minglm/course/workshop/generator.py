@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.course import assets
 from minglm.errors import InputError
 
@@ -123,5 +123,5 @@ def build(target: Path = TARGET, check_only: bool = False) -> list[Path]:
                 changed.append(path)
                 if not check_only:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(text, encoding="utf-8", newline="\n")
+                    atomic.write_text(path, text, newline="\n")
     return changed

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError
 from minglm.runtime import machine
 
@@ -156,9 +156,9 @@ def write(rows: list[dict], full: bool) -> Path:
     command = (
         "`minglm workshop timing --book --write` (or `--full --write`)" if full else "`minglm workshop timing --write`"
     )
-    path.write_text(
+    atomic.write_text(
+        path,
         f"# How long the notebooks take\n\nEvery notebook {mode}, one after the other, kernel start included. Made by\n"
         f"{command} on {machine.cpu_name()}, {os.cpu_count()} cores.\n\n{table(rows)}\n",
-        encoding="utf-8",
     )
     return path

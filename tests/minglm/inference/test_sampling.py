@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from minglm.errors import InputError
-from minglm.inference.sampling import arrivals, check_sampling, choose, probabilities
+from minglm.inference.sampling import arrivals, check_sampling, choose, key_of, probabilities
 
 SHARES = torch.tensor([0.5, 0.2, 0.2, 0.1])
 
@@ -39,6 +39,55 @@ def test_top_p_cuts_the_tail_and_temperature_sharpens():
     assert (draw(100, top_p=0.01)[0] == 0).all() and (draw(100, temperature=0.01)[0] == 0).all()
     hot = probabilities(SHARES.log()[None], [2.0], [1.0])
     torch.testing.assert_close(hot, (SHARES.sqrt() / SHARES.sqrt().sum())[None])
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-12, 1e-37, 1e-38, 1e-40, 1e-45, 1e-320])
+def test_temperatures_that_fp32_cannot_divide_by_are_greedy(temperature):
+    """Also beside a warm row: the quotients of the cold one are never formed."""
+    logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(2)) * 30
+    tokens, logprobs = choose(logits, [temperature, 1.0], [0.9, 1.0], [(1, 0), (2, 0)])
+    assert tokens[0] == logits[0].argmax() and logprobs.isfinite().all()
+    torch.testing.assert_close(logprobs[0], logits[0].log_softmax(-1).max())
+    assert torch.equal(choose(logits[:1], [temperature], [1.0], [(1, 0)])[0], tokens[:1])
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-4, 1e-3])
+def test_cold_temperatures_above_that_are_sampled_and_finite(temperature):
+    """The distribution in double precision; 1e-5 is where the quotients of usual logits still lie far inside fp32."""
+    logits = torch.tensor([[30.0, 30.0 - temperature, -40.0]])
+    want = (logits.double() / temperature).softmax(-1)
+    torch.testing.assert_close(probabilities(logits, [temperature], [1.0]).double(), want, rtol=0.3, atol=1e-6)
+    assert choose(logits, [temperature], [1.0], [(1, 0)])[1].isfinite().all()
+
+
+@pytest.mark.parametrize("top_p", [1e-9, 1e-40, 1e-320])
+def test_a_top_p_close_to_nothing_keeps_the_likeliest(top_p):
+    assert probabilities(SHARES.log()[None], [1.0], [top_p]).tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+def test_the_fewest_tokens_that_hold_top_p_and_not_one_more():
+    """Four equal ones: exactly half of the probability is held by two."""
+    even = torch.zeros(1, 4)
+    for top_p, kept in [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4)]:
+        want = torch.tensor([1 / kept] * kept + [0.0] * (4 - kept))
+        torch.testing.assert_close(probabilities(even, [1.0], [top_p])[0], want)
+
+
+def test_a_row_without_a_cut_keeps_its_farthest_tail_beside_one_with():
+    """fp32 sums to 1 long before the tail: there top_p = 1 must cut nothing."""
+    logits = torch.tensor([20.0] + [0.0] * 50).expand(2, 51)
+    both = probabilities(logits, [1.0, 1.0], [1.0, 0.5])
+    torch.testing.assert_close(both[0], logits[0].softmax(-1), rtol=1e-5, atol=0)
+    assert both[0].min() > 0 and both[1].tolist() == [1.0] + [0.0] * 50
+
+
+def test_keys_are_mixed_by_splitmix64():
+    """Its first output for state 0 is published (Vigna, splitmix64.c): e220a8397b1dcdaf, the finaliser of the golden
+    gamma. The seed that leads there at index 0 is found by inverting the multiplication, which is odd."""
+    gamma, word = 0x9E3779B97F4A7C15, 1 << 64
+    seed = (gamma - 0x632BE59BD9B4E019) * pow(gamma, -1, word) % word
+    assert key_of(seed, 0) == 0xE220A8397B1DCDAF >> 1
+    assert len({key_of(s, i) for s in range(-20, 20) for i in range(40)}) == 1600
 
 
 def test_rows_keep_their_own_settings():

@@ -232,6 +232,7 @@ BAD = {
     "difficulty": ([], "whole numbers of at least 1"),
     "over_sampling": (1, "at least 2|only april"),
     "temperature": (0, "at least 0.01"),
+    "top_p": (0.8, "must be 1.*lower temperature"),
     "objective": ("grop", "did you mean 'grpo'"),
     "objective_args": ({"hgh": 1}, "did you mean 'high'"),
 }
@@ -255,7 +256,7 @@ def test_runs_that_cannot_be_are_refused(warm, tmp_path):
         run(warm, tmp_path / "mine", updates=1, lr=0.5)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty and not an RL run"):
+    with pytest.raises(InputError, match="not empty, and carries no minglm-run.json"):
         run(warm, tmp_path / "other")
 
     class Mute(tasks.Task):

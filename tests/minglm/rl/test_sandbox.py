@@ -25,7 +25,7 @@ def attempt(program: str, tests=ONE, limits: Limits = QUICK, **more) -> Result:
     started = time.monotonic()
     result = run(program, "f", tests, limits, **more)
     assert time.monotonic() - started < LONGEST_S
-    assert "\n" not in result.message
+    assert result.message.isprintable() and len(result.message) <= 300
     return result
 
 
@@ -56,7 +56,67 @@ def test_values_are_compared_exactly_and_told_in_one_line():
 
 def test_arguments_of_every_plain_kind_arrive():
     values = [None, True, -3, 2.5, float("inf"), "a'\"\n", b"\x00\xff", [1, [2]], (1,), {"k": {1}}, 10**40]
+    values += [set(), frozenset({(1, 2)}), {}, {(1, "a"): [None]}, float("nan"), 1 + 2j, "\ud800", {frozenset({1}): 2}]
     assert attempt("def f(x): return x", [((v,), v) for v in values]).ok
+    kinds = [type(v).__name__ for v in values if not isinstance(v, frozenset)]
+    plain = [((v,), kind) for v, kind in zip([v for v in values if not isinstance(v, frozenset)], kinds, strict=True)]
+    assert attempt("def f(x): return type(x).__name__", plain).ok
+
+
+def test_what_is_no_plain_value_is_no_argument():
+    for odd in (range(3), {"a": object}, [{1: print}]):
+        with pytest.raises(InputError, match="no plain value"):
+            run("def f(x): return 1", "f", [((odd,), 1)])
+
+
+COLLECTIONS = "import collections, enum\nP = collections.namedtuple('P', 'x y')\nclass E(enum.IntEnum): A = 3\n"
+EQUAL = {
+    "a set in another order": ("{'b', 'a', 'c'}", {"c", "a", "b"}),
+    "a dict in another order": ("{2: 'b', 1: 'a'}", {1: "a", 2: "b"}),
+    "a Counter": ("collections.Counter('aab')", {"a": 2, "b": 1}),
+    "a defaultdict": ("collections.defaultdict(list, a=[1])", {"a": [1]}),
+    "an OrderedDict": ("collections.OrderedDict([(2, 1), (1, 2)])", {1: 2, 2: 1}),
+    "a namedtuple": ("P(1, 2)", (1, 2)),
+    "an enum of numbers": ("E.A", 3),
+    "an int for a float": ("2", 2.0),
+    "a float for an int": ("[2.0, {1.0: 3.0}]", [2, {1: 3}]),
+    "not a number": ("[float('nan'), {float('nan')}]", [float("nan"), {float("nan")}]),
+    "minus nothing": ("-0.0", 0.0),
+    "a frozen set": ("{frozenset({1}): 1}", {frozenset({1}): 1}),
+    "a set for a frozen one": ("{1, 2}", frozenset({2, 1})),
+    "half a character": ("chr(0xd800)", "\ud800"),
+    "a deque, by its text": ("collections.deque([1, 2])", __import__("collections").deque([1, 2])),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_values_are_compared_by_value_not_by_their_text(name):
+    text, expected = EQUAL[name]
+    result = attempt(f"{COLLECTIONS}def f(): return {text}", [((), expected)])
+    assert result.ok, result.message
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("True", 1),
+        ("[1, 2]", (1, 2)),
+        ("{1, 2}", {1, 2, 3}),
+        ("{'a': 2}", {"a": 2, "b": 0}),
+        ("'1'", 1),
+        ("b'a'", "a"),
+        ("2**53 + 1", 2.0**53),
+        ("0.1 + 0.2", 0.3),
+        ("float('nan')", None),
+        ("{True}", {1}),
+        ("[0]", []),
+        ("type('E', (), {'__eq__': lambda a, b: True, '__repr__': lambda a: '1'})()", 1),
+        ("type('L', (list,), {'__repr__': lambda a: '[1]'})()", [1]),
+    ],
+)
+def test_what_differs_in_value_does_not_pass(text, expected):
+    result = attempt(f"def f(): return {text}", [((), expected)])
+    assert result.passed == (False,) and result.outcome == "ran" and "gave" in result.message
 
 
 @pytest.mark.parametrize(
@@ -138,6 +198,47 @@ def f():
 
 def test_a_forged_result_needs_the_answer_and_garbage_does_no_harm():
     assert attempt(FORGED, [((), 1)]).passed == (False,)
+
+
+SAID = [
+    "a\\nb" * 2000,
+    "\\ud800",
+    "\\u202e\\u2028 \\x1b[31m\\x00\\x7f",
+    {"a": "\\n" * 50},
+    ["\\n"] * 900,
+    10**300,
+    None,
+    "",
+]
+
+
+@pytest.mark.parametrize("row", ["program", "error", "shown", "call", "held", "value"])
+@pytest.mark.parametrize("said", range(len(SAID)))
+def test_whatever_is_written_to_the_pipe_the_message_is_one_short_printable_line(row, said):
+    """A program that has found the results' descriptor writes rows of its own; `attempt` looks at the message."""
+    value = SAID[said] if not isinstance(SAID[said], str) else SAID[said].encode().decode("unicode_escape")
+    forged = {"program": {"program": value}, "held": {"held": {"seccomp": value}}}.get(row, {"call": 0, row: value})
+    program = (
+        f"import os, json\ndef f():\n for fd in range(3, 16):\n"
+        f"  try: os.write(fd, (json.dumps({forged!r}) + chr(10)).encode())\n  except OSError: pass\n return 5"
+    )
+    result = attempt(program, strict=FENCED)
+    assert result.passed == (False,) and str(result).encode() and all(v.isprintable() for v in result.held.values())
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "raise ValueError('a\\rb\\x1b[2J' + chr(0xd800) + 'x' * 5000)",
+        "def f(): raise ValueError('a\\x85b\\u2029' * 3000)",
+        "def f(): return chr(0xdfff) + '\\n' * 300",
+        f"def f(): return '{chr(0xD800)}'",
+        "class E(Exception):\n def __str__(self): return chr(0xd800) * 9\ndef f(): raise E",
+    ],
+)
+def test_what_a_program_says_is_escaped(program):
+    result = attempt(program)
+    assert result.passed == (False,) and result.message.encode()
 
 
 def test_the_right_answers_are_never_told_to_the_child(monkeypatch):

@@ -1,11 +1,13 @@
 """The agentic task, played by scripted policies: what is observed, what is counted, what is rewarded."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from minglm.rl import tasks_code
+from minglm.rl import sandbox, sandbox_values, tasks_code
 from minglm.rl.task_registry import TASKS, get
 from minglm.rl.tasks import prompt_ids, task_tokenizer
 from minglm.rl.tasks_code import CODE, MAX_TURNS, play
@@ -101,6 +103,44 @@ def test_observations_are_one_short_line_of_the_alphabet(said, words):
     episode = CODE.start(mend_problem())
     seen = episode.respond(said)
     assert words in seen and len(seen) <= tasks_code.OBSERVATION_CHARS and seen.isascii() and "\n" not in seen
+
+
+SPIES = {
+    "the checker's own list": (
+        "import sys\ndef f(x):\n frame, seen = sys._getframe(), []\n"
+        " while frame:\n  seen += [v for v in frame.f_locals.values() if type(v) is list]\n  frame = frame.f_back\n"
+        " return seen"
+    ),
+    "all that the collector knows": (
+        "import gc\ndef f(x): return [o for o in gc.get_objects() if type(o) is tuple and len(o) == 1]"
+    ),
+    "the calls that came": "seen = []\ndef f(x):\n seen.append(x)\n return seen",
+    "by its end": "import os\nseen = []\ndef f(x):\n seen.append(x)\n if len(seen) > 3: os._exit(x)\n return x",
+    "by its exception": "def f(x):\n import sys\n raise ValueError(sys._getframe(1).f_locals)",
+}
+
+
+@pytest.mark.parametrize("name", SPIES)
+def test_no_observation_can_tell_a_hidden_test(name, monkeypatch):
+    """Whatever a program finds in its process while it can still be observed, no hidden argument is there: the child
+    that is told them runs after the last observation."""
+    told = []
+    real = sandbox._child
+    monkeypatch.setattr(
+        sandbox, "_child", lambda request, *rest: told.append(json.loads(request)) or real(request, *rest)
+    )
+    for i in range(20):
+        p = CODE.problem(CODE.train_seed(i), 3)
+        told.clear()
+        episode = CODE.start(p)
+        observed = episode.respond(SPIES[name])
+        shown = [sandbox_values.encode(tuple(a)) for a, _ in p.tests]
+        assert observed is not None and [t["calls"] for t in told] == [shown]
+        if i < 2:
+            assert episode.respond(SPIES[name]) is not None and episode.respond(SPIES[name]) is None
+            assert all(t["calls"] == shown for t in told) and episode.reward == 0
+    assert CODE.start(p).respond(p.answer) is None
+    assert told[-1]["calls"] == [sandbox_values.encode(tuple(a)) for a, _ in p.hidden], "hidden tests decide at the end"
 
 
 def test_a_hostile_program_is_an_answer_like_any_other():

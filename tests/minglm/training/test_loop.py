@@ -130,7 +130,7 @@ def test_refusals_are_one_line(stages, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("do not delete")
     for resume in (True, False):
-        with pytest.raises(InputError, match="not a run of minglm"):
+        with pytest.raises(InputError, match="so this project did not make it"):
             train(ci, tmp_path / "mine", resume=resume, progress=False)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -139,8 +139,8 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     ci, calls = recipes.load("ci_pretrain"), []
     honest = TrainingRun.loss
 
-    def poisoned(self, batch):
-        loss, out = honest(self, batch)
+    def poisoned(self, batch, counts):
+        loss, out = honest(self, batch, counts)
         calls.append(1)
         if len(calls) == 7:
             out.mtp_loss = out.mtp_loss * float("nan")

@@ -52,8 +52,9 @@ def test_data_files_are_json_under_their_own_names(wheel):
             for n in names
             if n.endswith(".py")
         )
+        assert "minglm/_data/measured/matmul.csv.gz" in names
         for name in names:
-            if name.startswith("minglm/_data/") and not name.endswith(".csv"):
+            if name.startswith("minglm/_data/") and not name.endswith((".csv", ".csv.gz")):
                 json.loads(z.read(name))
 
 
@@ -123,7 +124,6 @@ def test_what_a_package_needs_is_followed_and_compiled_ones_are_refused():
 
 def test_no_npm_is_one_line(capsys, monkeypatch, tmp_path):
     pytest.importorskip("jupyterlite_core", reason="jupyterlite-core is missing: pip install -e '.[dev]'")
-    monkeypatch.setattr(lite, "CACHE", tmp_path)
     monkeypatch.setattr(lite.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="npm is not installed"):
         lite.fetch_pyodide(tmp_path)
