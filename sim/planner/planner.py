@@ -160,27 +160,36 @@ def solved(q: Question, progress: Callable[[int, int], None] | None = None) -> d
 
 
 def with_phase_plans(q: Question, document: dict[str, Any]) -> dict[str, Any]:
-    """The completed document with a plan for each of its phases that is longer than its own sequences."""
-    if document.get("phases") is None or document.get("plans"):
+    """The completed document with a further plan for each length of its phases, and for the first batch of one that
+    grows; those that it has of its own stay. The campaign takes for each stretch the one that finishes it soonest."""
+    if document.get("phases") is None:
         return document
-    plans = []
+    plans, asked_of = list(document.get("plans") or ()), set()
     for phase in resolve(document).phases:
-        if phase.seq == q.seq:
-            continue
-        asked = {k: v for k, v in q.document.items() if k not in ("phases", "plans", "global_batch")}
-        asked |= {"seq": phase.seq, "global_tokens": phase.batch_tokens, "attention": phase.attention}
-        asked = _without_layout(asked)
-        # a phase of few sequences takes what batch its replicas divide, up to a quarter off
-        one = read_question({**asked, "batch_tolerance": max(q.tolerance, 0.2)})
-        try:
-            best, costs = quick(one)
-        except InputError:
-            continue  # the campaign says which phase has no plan
-        plan = completed(one, costs, best)
-        own = {k: plan[k] for k in ("schedule", "micro_batch", "recompute")}
-        options = {k: plan["options"][k] for k in ("zero", "stages", "mtp_before_head") if k in plan["options"]}
-        plans.append({**plan["plan"], **own, "options": {"mtp_before_head": 0, **options}})
+        for batch in {phase.batch_tokens, phase.first_batch_tokens or phase.batch_tokens}:
+            asked = (phase.seq, batch, phase.attention)
+            if asked in asked_of or (phase.seq == q.seq and abs(batch / (q.batch * q.seq) - 1) < 0.3):
+                continue
+            asked_of.add(asked)
+            plan = _phase_plan(q, *asked)
+            plans += [plan] if plan else []
     return {**document, "plans": plans} if plans else document
+
+
+def _phase_plan(q: Question, seq: int, batch_tokens: float, attention: str) -> dict[str, Any] | None:
+    """A plan for sequences and a batch of another size, found at once; None where none fits."""
+    asked = {k: v for k, v in q.document.items() if k not in ("phases", "plans", "global_batch")}
+    asked = _without_layout({**asked, "seq": seq, "global_tokens": batch_tokens, "attention": attention})
+    # few long sequences take what batch their replicas divide, up to a fifth off
+    one = read_question({**asked, "batch_tolerance": max(q.tolerance, 0.2)})
+    try:
+        best, costs = quick(one)
+    except InputError:
+        return None  # the campaign says which phase has no plan
+    document = completed(one, costs, best)
+    own = {k: document[k] for k in ("schedule", "micro_batch", "recompute")}
+    options = {k: document["options"][k] for k in ("zero", "stages", "mtp_before_head") if k in document["options"]}
+    return {**document["plan"], **own, "options": {"mtp_before_head": 0, **options}}
 
 
 def _without_layout(document: dict[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 def without_plan(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document with an automatic plan: what its own plan brought along goes too."""
     layout = ("zero", "distributed_optimizer", "fsdp", "expert_tp", "recompute_layers", "stages", "mtp_before_head")
-    out = {k: v for k, v in document.items() if k not in ("schedule", "micro_batch", "recompute", "plans")}
+    out = {k: v for k, v in document.items() if k not in ("schedule", "micro_batch", "recompute")}
     out["options"] = {k: v for k, v in (document.get("options") or {}).items() if k not in layout}
     return {**out, "plan": {"auto": True}}
 
