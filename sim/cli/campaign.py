@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     segments = campaign_segments(s)
     inp = campaign_input(s, segments)
     with elapsed("campaigns", quiet=args.json):
-        simulated = Simulated(s, point(s), segments, campaign_draws(s, segments))
+        simulated = Simulated(s, point(s), segments, campaign_draws(s, segments, to_the_end=False))
     result = simulated.campaign
     if args.trace:
         write_campaign(run(inp, seed=result.seed), Path(args.trace))

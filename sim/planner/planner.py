@@ -322,6 +322,8 @@ def _told(
         "best": 0.0,
         "stopped": False,
     }
+    result["ranked"] = [winner, *result["ranked"][1:]]  # the first of the list is the answer itself
+    result["by_schedule"] = {**result["by_schedule"], winner["schedule"]: winner}
     result["search"] = {**nothing, **lists.get("search", {}), "cpu_s": cpu_s}
     if samples:
         result["uncertainty"] = monte_carlo(simulated.scenario, samples, workers=1, simulated=simulated)

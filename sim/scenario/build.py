@@ -161,7 +161,9 @@ def build_plan(spec: RunSpec, cluster_chips: int, stack: Stack, notes: list[str]
     """
     if not spec.plan:
         notes.append("plan: data parallelism alone")
-    widths, options = dict(spec.plan), spec.options
+    if spec.plan.get("auto"):
+        raise InputError("plan auto: what ran has a plan; give its widths, such as plan: {tp: 8, pp: 4}")
+    widths, options = {k: v for k, v in spec.plan.items() if k != "auto"}, spec.options
     if "dp" not in widths:
         inner = math.prod(_width(spec, name) for name in _PRODUCT)
         if cluster_chips < inner:

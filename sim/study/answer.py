@@ -91,11 +91,13 @@ def simulate(s: Scenario, recorder: Any = None) -> Simulated:
     return Simulated(s, p, segments, campaign_draws(s, segments))
 
 
-def campaign_draws(s: Scenario, segments: tuple[RunSegment, ...]) -> tuple[CampaignResult, ...]:
-    """Campaigns of the scenario's seeds, fewest days first."""
+def campaign_draws(
+    s: Scenario, segments: tuple[RunSegment, ...], to_the_end: bool = True
+) -> tuple[CampaignResult, ...]:
+    """Campaigns of the scenario's seeds, fewest days first. `to_the_end`: one that the horizon stops is refused."""
     inp = campaign_input(s, segments)
     first = run_campaign(inp, seed=s.seed, timeline=False)
-    if not first.finished and s.horizon_s is None:
+    if not first.finished and (to_the_end or s.horizon_s is None):
         raise InputError(
             f"{s.name}: the campaign does not finish within {first.days:,.0f} days "
             f"({first.tokens / max(total_tokens(s), 1):.1%} of the tokens); use more chips, fewer tokens or a lower "
@@ -214,7 +216,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     inp = campaign_input(replace(s, run=replace(s.run, cluster=cluster), failures=failures), scaled)
     goodput = expected(inp) * base.campaign_over_expected / luck
     days = sum(x.work_s for x in scaled) / 86400 / goodput if goodput else math.inf
-    if not facts and factor == luck == 1.0 and rate is None:
+    if NOT_IN_STEP.issuperset(facts) and factor == luck == 1.0 and rate is None:
         days = base.simulated.campaign.days  # to the last digit
     hours = money.Range(days * 24, days * 24, days * 24, "h", "")
     prices = {
