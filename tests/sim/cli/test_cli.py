@@ -120,7 +120,7 @@ def test_another_model_and_chips(capsys, in_tmp):
         (["run", "glm5_100k_910b", "--set", "plan.ep=7"], "does not divide the model's 256 experts"),
         (["run", "glm5_100k_910b", "--set", "x"], "must be key=value"),
         (["run", "glm5_100k_910b", "--set", "plan.dp=1.5"], "not a whole number"),
-        (["run", "glm5_100k_910b", "--seed", "x"], "invalid int"),
+        (["run", "glm5_100k_910b", "--seed", "x"], "must be a whole number"),
         (["run", "glm5_100k_910b", "--model", "nope.json"], "neither a known name"),
         (["run", "glm5_100k_910b", "--chip", "910x"], "not known"),
         (
