@@ -29,6 +29,7 @@ from minglm.quant.qat import FakeQuant
 from minglm.runtime import device as devices
 from minglm.runtime import machine, run_folder
 from minglm.training import checkpoint, memory, metrics
+from minglm.training import curriculum as curriculums
 from minglm.training import recipe as recipes
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
 from minglm.training.process import Interrupted, deterministic, finish_step_on_sigint
@@ -115,13 +116,15 @@ class TrainingRun:
             init_from if not resumed else run_dir
         )
         torch.manual_seed(recipe.seed)
-        self.model = self.to_device(Model(self.config))
+        self.model = self.to_device(self._new_model())
         self.named = self._learning()
         self.optimizer = self.make_optimizer(lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay)
+        self.curriculum = curriculums.of(recipe.curriculum, self.tokenizer, recipe.seed)
         if start:
             self.restore(start, optimizer=resumed is not None)
         if resumed:
             resumed.restore_rng()
+            self.curriculum.load_state_dict(resumed.state.get("curriculum", {}))
         self.rounding = FakeQuant(self.model, Spec(recipe.qat, recipe.qat_group) if recipe.qat else None)
         self.forward = torch.compile(self.model) if recipe.compile else self.model
         self.write_notes(init_from, start)
@@ -225,6 +228,14 @@ class TrainingRun:
         loader = make(train, r.seed, mixed=bool(r.lookup_share or r.recall_steps))
         return tokenizer, loader, make(valid, VALIDATION_SEED, mixed=False), train.header["corpus_sha256"]
 
+    def _new_model(self) -> Model:
+        """The model with its first weights."""
+        model = Model(self.config)
+        if self.recipe.embedding_std is not None:
+            with torch.no_grad():  # the same draw, wider
+                model.embed_tokens.weight.mul_(self.recipe.embedding_std / self.config.initializer_range)
+        return model
+
     def _learning(self) -> list[tuple[str, torch.Tensor]]:
         """Mark what this stage trains and return it by name."""
         indexer = {id(p) for p in self.model.indexer_parameters()}
@@ -303,12 +314,17 @@ class TrainingRun:
         self.optimizer.zero_grad()
         self.rounding.on()
         parts: dict[str, float] = {}
-        counts = None
-        for i in range(r.grad_accum):
-            self.before_forward(last=i == r.grad_accum - 1)
-            batch = self.loader.batch(self.step * r.grad_accum + i)
+        counts, lesson = None, not self.curriculum.over
+        passes = 1 if lesson else r.grad_accum
+        for i in range(passes):
+            self.before_forward(last=i == passes - 1)
+            batch = (
+                self.curriculum.batch(self.step)
+                if lesson
+                else self.loader.batch((self.step - self.curriculum.steps) * r.grad_accum + i)
+            )
             loss, out = self.loss(batch)
-            (loss / r.grad_accum).backward()
+            (loss / passes).backward()
             for name, value in (
                 ("loss", loss),
                 ("lm_loss", out.lm_loss),
@@ -317,31 +333,35 @@ class TrainingRun:
                 ("indexer_kl", out.indexer_kl),
             ):
                 if value is not None:
-                    parts[name] = parts.get(name, 0.0) + float(value.detach()) / r.grad_accum
+                    parts[name] = parts.get(name, 0.0) + float(value.detach()) / passes
             if out.expert_counts is not None:
                 counts = out.expert_counts if counts is None else counts + out.expert_counts
         self.rounding.off()  # the update is the master weights'
         norm = float(self.optimizer.clip_grad_norm(r.clip))
         self._check_finite({**parts, "grad_norm": norm})
-        scale = cosine_with_warmup(self.step, r.steps, r.warmup_steps, r.final_lr_fraction)
+        scale = self._lr_scale(lesson)
         self.optimizer.step(scale)
         if counts is not None and r.mode != "warmup" and r.bias_rate:
             self.model.update_router_bias(counts, r.bias_rate)
         self.step += 1
+        tokens = batch.tokens.numel() * passes
+        if lesson:
+            self.curriculum.learnt(self.step, parts["lm_loss"], tokens)
+        own_steps = self.step - self.curriculum.steps if self.curriculum.over else 0
         took = time.perf_counter() - started
         loads = None if counts is None else counts.tolist()
         entropy, peak = metrics.load_statistics(loads) if loads else (None, None)
         row = {
             "step": self.step,
-            "tokens": self.step * r.tokens_per_step,
+            "tokens": self.curriculum.tokens + own_steps * r.tokens_per_step,
             **parts,
             "load_entropy": entropy,
             "load_max_over_mean": peak,
-            "dropped_tokens": self._dropped(loads, len(batch.tokens) * r.grad_accum),
+            "dropped_tokens": self._dropped(loads, batch.tokens.shape[1], tokens),
             "grad_norm": norm,
             "lr": r.lr * scale,
-            "tokens_per_s": r.tokens_per_step / took,
-            "mfu": r.tokens_per_step / took * self.flops_per_token() / self.peak,
+            "tokens_per_s": tokens / took,
+            "mfu": tokens / took * self.flops_per_token(batch.tokens.shape[1], lesson) / self.peak,
         }
         if self.step % r.val_every == 0 or self.step == r.steps:
             with self.rounding:
@@ -352,9 +372,8 @@ class TrainingRun:
         """The stage's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
-        mtp = (
-            r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.recall_steps
-        )  # the first lesson is about looking back
+        own = self.step - self.curriculum.steps  # the first lessons are about looking back alone
+        mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.curriculum.over and own >= r.recall_steps
         out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp)
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
@@ -395,28 +414,42 @@ class TrainingRun:
                 f"go on from it with --run NEW --init-from {self.dir} --set lr={self.recipe.lr / 2:g}"
             )
 
-    def _dropped(self, loads: list[list[int]] | None, sequences: int) -> int | None:
-        """Tokens × K that entered the MoE layers less what the experts report to have processed:
-        0 if none was dropped."""
+    def _dropped(self, loads: list[list[int]] | None, T: int, tokens: int) -> int | None:
+        """Of `tokens` in sequences of T: tokens × K that entered the MoE layers less what the experts report to have
+        processed: 0 if none was dropped."""
         if loads is None:
             return None
-        K, T, moe = self.config.num_experts_per_tok, self.recipe.seq_len, self.config.num_moe_layers
-        entered = sequences * T * K * moe
+        K, moe = self.config.num_experts_per_tok, self.config.num_moe_layers
+        sequences, entered = tokens // T, tokens * K * moe
         if len(loads) > moe:  # the MTP layer sees one token fewer at each depth
             entered += sum(sequences * (T - d) * K for d in range(1, min(self.config.mtp_depth, T - 1) + 1))
         return entered - sum(map(sum, loads))
 
-    def flops_per_token(self) -> float:
-        """Model FLOPs for one token of this stage, the numerator of MFU."""
+    def flops_per_token(self, seq_len: int | None = None, lesson: bool = False) -> float:
+        """Model FLOPs for one token of this stage in sequences of `seq_len` (default: the recipe's), the numerator of
+        MFU; `lesson`: before the run's own batches."""
         c, r = self.config, self.recipe
+        seq_len = seq_len or r.seq_len
         if r.mode == "warmup":  # forward of all, backward of the indexer's scores
-            return c.train_flops_per_token(r.seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(r.seq_len)["indexer"]
-        return c.train_flops_per_token(
-            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.recall_steps
-        )
+            return c.train_flops_per_token(seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(seq_len)["indexer"]
+        mtp = r.mtp_weight > 0 and not lesson and self.step - self.curriculum.steps > r.recall_steps
+        return c.train_flops_per_token(seq_len, sparse=r.mode == "sparse", mtp=mtp)
+
+    def _lr_scale(self, lesson: bool) -> float:
+        """Factor of the learning rates: after the warm-up constant in lessons, then the cosine over the steps left."""
+        r, lessons = self.recipe, self.curriculum.steps
+        if lesson:
+            return min(1.0, (self.step + 1) / max(1, r.warmup_steps))
+        warmup = max(0, r.warmup_steps - lessons)
+        return cosine_with_warmup(self.step - lessons, r.steps - lessons, warmup, r.final_lr_fraction)
 
     def _notes(self) -> dict:
-        return {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed, "versions": machine.versions()}
+        return {
+            "recipe": self.recipe.to_dict(),
+            "seed": self.recipe.seed,
+            "versions": machine.versions(),
+            "curriculum": self.curriculum.state_dict(),
+        }
 
     def last_metrics(self) -> dict:
         """The last row of metrics.csv, with the last validation loss and the run's folder."""

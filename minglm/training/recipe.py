@@ -14,6 +14,7 @@ from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from minglm.settings import BaseSettings, nonzero, read_yaml, setting
 from minglm.sizes import NAMED_SIZES
+from minglm.training.curriculum import Lesson, check_lessons
 
 # Attention mode of the model and what each stage trains.
 STAGES = {
@@ -49,6 +50,14 @@ class Recipe(BaseSettings):
     adam_lr: float | None = setting(
         None, "peak learning rate of AdamW (embedding, head, norms, router); null for the same as lr", "", 0.0
     )
+    embedding_std: float | None = setting(
+        None,
+        "standard deviation of the embedding's first values; null for the model's initializer_range. Words that start "
+        "far apart (0.5) are told apart sooner, which is what looking back needs",
+        "",
+        0.0,
+        check=nonzero,
+    )
     warmup_steps: int = setting(30, "updates over which the learning rate rises", "steps", 0)
     final_lr_fraction: float = setting(
         0.1, "learning rate at the end of the cosine, as a part of the peak; 1 keeps it constant", "", 0.0, 1.0
@@ -70,6 +79,12 @@ class Recipe(BaseSettings):
         "updates at the start in which all rows are short lookups of one fact: looking back is learnt first",
         "steps",
         0,
+    )
+    curriculum: list = setting(
+        None,
+        "pretrain: lessons before the run's own rows, each with the keys of minglm.training.curriculum.Lesson, e.g. "
+        "[{words: 64}, {words: 256, seq_len: 64, pairs: [3, 8]}]; null for none",
+        check=check_lessons,
     )
     tasks: dict = setting(
         {}, "sft: share of each task of minglm.data.chat, e.g. {lookup: 0.7, copy: 0.3}; `file` for conversations"
@@ -95,16 +110,28 @@ class Recipe(BaseSettings):
             )
         if self.stage != "sft" and self.tasks:
             raise InputError(f"tasks={self.tasks!r}: only stage sft has tasks; remove the key or use stage: sft")
+        if self.stage != "pretrain" and (self.curriculum or self.embedding_std is not None):
+            raise InputError(
+                f"curriculum={self.curriculum!r}, embedding_std={self.embedding_std!r}: only stage pretrain begins "
+                "with new weights; remove the keys or use stage: pretrain"
+            )
         if self.qat not in (None, "int4"):
             raise InputError(f"qat={self.qat!r}: only int4 is trained with its rounding; use qat: int4, or null")
         if self.model == "glm5":
             raise InputError(
                 "model 'glm5': 744B parameters are for arithmetic and the simulator; train nano, mini or small"
             )
-        config = self.config()
-        if self.seq_len > config.max_position_embeddings:
+        lessons = sum(Lesson(**lesson).steps for lesson in self.curriculum)
+        if lessons >= self.steps:
             raise InputError(
-                f"seq_len={self.seq_len}: longer than the model's max_position_embeddings="
+                f"steps={self.steps}: the lessons of the curriculum may take {lessons} and leave none; raise steps, or "
+                "lower the lessons' own"
+            )
+        config = self.config()
+        longest = max([self.seq_len, *(Lesson(**lesson).seq_len for lesson in self.curriculum)])
+        if longest > config.max_position_embeddings:
+            raise InputError(
+                f"seq_len={longest}: longer than the model's max_position_embeddings="
                 f"{config.max_position_embeddings}; lower it or raise that in model_changes"
             )
 

@@ -1,0 +1,102 @@
+"""Rows of keys and values: the smallest task that needs looking back.
+
+A row draws a few pairs of words at random, then writes key, value, key, value, … with the keys in random order:
+
+    c G  a F  c G  b K  a F  c G  …
+
+Nothing but an earlier place of the same row says that G follows c. The loss counts the value of a key that has stood in
+the row before; all else is chance. (Multi-query associative recall: Arora et al. 2023, arXiv 2312.04927.)
+
+Shapes: B batch, T positions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from minglm.data.shards import IGNORE, Batch
+from minglm.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+GAP_SHARE = 0.5  # of the rows with `gap` that have one
+BEGIN = 0  # the first token of every row; the words are 1 … words
+
+
+class KeyValueRows:
+    """Rows of keys and values; `batch(step)` depends on (settings, seed, step) alone, as in `shards.Loader`.
+
+    Args:
+        words: how many words keys and values are drawn from; the vocabulary is one larger (`BEGIN`).
+        pairs: fewest and most pairs in a row, both possible.
+        key_tokens: fewest and most tokens of a key, both possible. value_tokens: of a value.
+        gap: True puts the same word, the last of the vocabulary, between every key and its value in half of the rows:
+            the place that has to answer then no longer holds the key.
+        repeated: False draws a new value each time a key comes, from the values of the row: the control. It shows the
+            same words as often, and nothing can be looked up.
+
+    Raises:
+        InputError: a size below 1, or fewer words than the pairs need.
+    """
+
+    def __init__(  # noqa: PLR0913 (each is one axis of the task)
+        self,
+        batch_size: int = 32,
+        seq_len: int = 64,
+        words: int = 64,
+        pairs: tuple[int, int] = (3, 8),
+        seed: int = 0,
+        repeated: bool = True,
+        key_tokens: tuple[int, int] = (1, 1),
+        value_tokens: int = 1,
+        gap: bool = False,
+    ) -> None:
+        if batch_size < 1 or seq_len < 4:
+            raise InputError(f"batch_size={batch_size}, seq_len={seq_len}: at least 1 and 4; give larger ones")
+        least, most = pairs
+        if not 1 <= least <= most:
+            raise InputError(f"pairs={pairs}: fewest and most pairs of a row, at least 1; use (3, 8)")
+        if not 1 <= key_tokens[0] <= key_tokens[1] or value_tokens < 1:
+            raise InputError(
+                f"key_tokens={key_tokens}, value_tokens={value_tokens}: fewest and most tokens of a key, at least 1; "
+                "use (1, 1) and 1"
+            )
+        needed = most * (key_tokens[1] + value_tokens) + gap
+        if words < needed:
+            raise InputError(f"words={words}: {most} pairs need {needed} different words; give more words")
+        self.batch_size, self.seq_len, self.words = batch_size, seq_len, words
+        self.pairs, self.seed, self.repeated = pairs, seed, repeated
+        self.key_tokens, self.value_tokens, self.gap = key_tokens, value_tokens, gap
+
+    def batch(self, step: int) -> Batch:
+        """The rows of one forward pass; targets are -100 but for values of keys that the row has shown before."""
+        import numpy as np
+        import torch
+
+        rng = np.random.default_rng([self.seed, step])
+        rows = [self._row(rng) for _ in range(self.batch_size)]
+        tokens = torch.tensor([row for row, _ in rows])  # (B, T+1)
+        counted = torch.tensor([again for _, again in rows])
+        targets = tokens.masked_fill(~counted, IGNORE)[:, 1:]
+        return Batch(tokens[:, :-1].contiguous(), targets.contiguous(), torch.zeros_like(targets))
+
+    def _row(self, rng: np.random.Generator) -> tuple[list[int], list[bool]]:
+        """Tokens (T+1) and which of them are values of a key seen before."""
+        count = int(rng.integers(self.pairs[0], self.pairs[1] + 1))
+        lengths = rng.integers(self.key_tokens[0], self.key_tokens[1] + 1, size=count).tolist()
+        words = iter(
+            (1 + rng.choice(self.words - self.gap, sum(lengths) + count * self.value_tokens, replace=False)).tolist()
+        )
+        keys = [[next(words) for _ in range(n)] for n in lengths]
+        values = [[next(words) for _ in range(self.value_tokens)] for _ in range(count)]
+        between = [self.words] if self.gap and rng.random() < GAP_SHARE else []
+        row, counted = [BEGIN], [False]
+        seen: set[int] = set()
+        while len(row) <= self.seq_len:
+            which = int(rng.integers(count))
+            value = values[which if self.repeated else int(rng.integers(count))]
+            row += keys[which] + between + value
+            counted += [False] * len(keys[which] + between) + [which in seen] * len(value)
+            seen.add(which)
+        return row[: self.seq_len + 1], counted[: self.seq_len + 1]

@@ -1,0 +1,103 @@
+"""The experiments about looking back: attention maps against the layer's own output, head scores by hand."""
+
+from unittest import mock
+
+import pytest
+import torch
+
+from minglm.config import ModelConfig
+from minglm.data.key_value import KeyValueRows
+from minglm.data.shards import Batch
+from minglm.evals import induction_heads
+from minglm.model.model import Model
+from minglm.tools import induction
+
+ROWS = KeyValueRows(4, 16, words=12, pairs=(2, 3))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = induction.tiny(ModelConfig.named("nano"), ROWS)
+    made = Model(config).eval()
+    with torch.no_grad():  # far from uniform attention, so that the comparison says something
+        for p in made.parameters():
+            if p.ndim > 1:
+                p.mul_(4)
+    return made
+
+
+def test_attention_maps_give_back_the_output_of_the_layer(model):
+    tokens = ROWS.batch(0).tokens
+    outputs, inputs = [], []
+
+    def remember(block, args, out):
+        inputs.append(args)
+        outputs.append(out[0])
+
+    handles = [layer.self_attn.register_forward_hook(remember) for layer in model.layers]
+    maps = induction_heads.attention(model, tokens)
+    for handle in handles:
+        handle.remove()
+    assert torch.allclose(maps.sum(-1), torch.ones(()))
+    for layer, attention, (x, ctx, *_), out in zip(model.layers, maps, inputs, outputs, strict=True):
+        block = layer.self_attn
+        values = block.expand(block.project(x, ctx)[1])[1]
+        attended = torch.einsum("bhts,bshv->bthv", attention, values)
+        assert torch.allclose(block.o_proj(attended.flatten(-2)), out, atol=1e-5)
+
+
+def test_head_scores_of_heads_made_by_hand():
+    #              0  1  2  3  4  5      keys 1, 2, 1: the value after the first 1 stands at place 2
+    tokens = torch.tensor([[0, 1, 7, 2, 8, 1]])
+    targets = torch.full((1, 6), -100)
+    targets[0, 5] = 7
+    previous = torch.zeros(6, 6)
+    previous[0, 0] = 1
+    previous[torch.arange(1, 6), torch.arange(5)] = 1
+    induct = torch.eye(6)
+    induct[5] = torch.tensor([0, 0, 0.75, 0.25, 0, 0])
+    maps = torch.stack([previous, induct])[None, None]  # one layer, one row, two heads
+    with mock.patch.object(induction_heads, "attention", lambda model, tokens: maps):
+        scores = induction_heads.head_scores(None, Batch(tokens, targets, torch.zeros_like(tokens)))
+    assert scores.previous.tolist() == [[1.0, 0.0]]
+    assert scores.induction.tolist() == [[0.0, 0.75]]
+    assert scores.chance == pytest.approx(1 / 6)
+    assert induction_heads.strongest(scores.induction, 1) == [(0, 1)]
+
+
+def test_without_any_head_a_place_knows_its_own_token_alone(model):
+    batch = ROWS.batch(0)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    heads = [(layer, head) for layer in range(3) for head in range(4)]
+    other = batch.tokens.clone()
+    other[:, :-1] = 5
+    with torch.no_grad():
+        assert not torch.allclose(model(batch.tokens).logits[:, -1], model(other).logits[:, -1])
+        with induction_heads.without_heads(model, heads):
+            assert torch.allclose(model(batch.tokens).logits[:, -1], model(other).logits[:, -1])
+    assert all(p.equal(before[n]) for n, p in model.named_parameters())
+
+
+def test_formed_is_the_first_step_whose_mean_of_three_is_low(model):
+    def formed(losses):
+        return induction.Training(model, losses).formed_at
+
+    assert formed([3.0, 0.4, 0.4, 0.4, 0.1]) == 4
+    assert formed([3.0, 0.4, 0.3, 2.0, 1.0]) is None
+    assert formed([0.1, 0.1]) is None
+
+
+def test_training_learns_and_is_the_same_again():
+    rows = KeyValueRows(16, 16, words=8, pairs=(1, 2))
+    config = induction.tiny(ModelConfig.named("nano"), rows)
+    trained = induction.train(config, rows, 60)
+    assert trained.losses[-1] < trained.losses[0] - 0.5
+    assert induction.train(config, rows, 3).losses == trained.losses[:3]
+
+
+def test_the_embedding_starts_as_wide_as_asked_and_the_rest_as_ever():
+    config = induction.tiny(ModelConfig.named("nano"), ROWS)
+    wide, usual = induction.train(config, ROWS, 0, 0.5).model, induction.train(config, ROWS, 0, None).model
+    assert torch.allclose(wide.embed_tokens.weight * 0.02 / 0.5, usual.embed_tokens.weight)
+    assert wide.lm_head.weight.equal(usual.lm_head.weight)
