@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any
 
 __version__ = "0.1.0"
 
@@ -41,7 +40,7 @@ _PUBLIC = {
 __all__ = [*_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str):  # unannotated, which means of any type: `typing` need not be loaded
     if name not in _PUBLIC:
         raise AttributeError(f"module 'minglm' has no attribute {name!r}")
     module, attribute = _PUBLIC[name]

@@ -1,8 +1,12 @@
-"""`python -m minglm`: the same as the `minglm` command."""
+"""The `minglm` command, and `python -m minglm`."""
 
 import sys
 
-from minglm.cli.main import main
+from minglm.runtime.interrupt import end_at_once_while_importing
+
+end_at_once_while_importing()
+
+from minglm.cli.main import main  # noqa: E402  (what takes time comes after)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Self
 from minglm import datafiles
 from minglm.errors import InputError, nearest
 
+MOST_SEED = 2**64 - 1  # what torch's generator takes
 _PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./ ")
 
 
@@ -201,6 +202,15 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise InputError(f"--set {text!r}: must be key=value; for example --set lr=0.01")
+    value = value.strip()
+    if "#" in value:  # which begins a comment in a file, and means nothing here
+        closing = {'"': '"', "'": "'", "[": "]", "{": "}"}.get(value[0])
+        if closing is None:
+            return key.strip(), value
+        if len(value) < 2 or not value.endswith(closing):
+            raise InputError(
+                f"--set {text!r}: nothing may follow the closing {closing}; leave out what stands behind it"
+            )
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:

@@ -18,7 +18,6 @@ Names are loaded when they are first asked for: `import sim` takes no time, and 
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 # public name → (module, its name there)
 _PUBLIC = {
@@ -41,7 +40,7 @@ _PUBLIC = {
 __all__ = [*_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str):  # unannotated, which means of any type: `typing` need not be loaded
     if name not in _PUBLIC:
         raise AttributeError(f"module 'sim' has no attribute {name!r}")
     module, attribute = _PUBLIC[name]

@@ -1,7 +1,12 @@
-"""`python -m sim` is `clustersim`."""
+"""The `clustersim` command, and `python -m sim`."""
 
 import sys
 
-from sim.cli.main import main
+from minglm.runtime.interrupt import end_at_once_while_importing
 
-sys.exit(main())
+end_at_once_while_importing()
+
+from sim.cli.main import main  # noqa: E402  (what takes time comes after)
+
+if __name__ == "__main__":
+    sys.exit(main())

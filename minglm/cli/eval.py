@@ -1,37 +1,50 @@
-"""`minglm eval`: pass@k on the small tasks, the needle test, and an arena of checkpoints."""
+"""`minglm eval`: the scorecard, pass@k on the small tasks, the needle test, and an arena of checkpoints."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-TEXT = "pass@k on small tasks, the needle test, or an arena between checkpoints, each with intervals"
-EXAMPLES = """minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --samples 8
-minglm eval needle --checkpoint runs/demo/sft --lengths 128 256 --per-cell 4
+from minglm.runtime.command_line import seed
+
+TEXT = "scorecard, pass@k on small tasks, needle test, or an arena between checkpoints, each with intervals"
+EXAMPLES = """minglm eval scorecard --checkpoint runs/demo/sft
+minglm eval pass --checkpoint runs/demo/sft --temperature 0.8 --samples 8
+minglm eval needle --checkpoint runs/demo/sft --facts 4 --lengths 256 512 --per-cell 4
 minglm eval arena runs/demo/sft runs/demo/sparse --votes 400"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     sub = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    p = sub.add_parser(
+        "scorecard", help="recall, skills, stories and unseen text of a tiny-world model, with baselines"
+    )
+    p.add_argument("--checkpoint", required=True, metavar="RUN")
+    p.add_argument("--problems", type=int, default=64, help="questions of each line (default 64)")
+    p.add_argument("--length", type=int, default=512, help="tokens of a recall passage (default 512)")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--json", action="store_true")
     p = sub.add_parser("pass", help="pass@k on copy, arithmetic, returns and lookup (a fact hidden in a passage)")
     p.add_argument("--checkpoint", required=True, metavar="RUN")
     p.add_argument("--problems", type=int, default=16, help="problems of each task")
     p.add_argument("--samples", type=int, default=8, help="answers to each problem")
     p.add_argument("--temperature", type=float, default=0.8)
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--seed", type=seed, default=1)
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("needle", help="is a hidden fact found, by length and depth")
     p.add_argument("--checkpoint", required=True, metavar="RUN")
     p.add_argument("--lengths", type=int, nargs="+", default=[128, 256])
     p.add_argument("--depths", type=float, nargs="+", default=[0.1, 0.5, 0.9])
     p.add_argument("--per-cell", type=int, default=4)
-    p.add_argument("--seed", type=int, default=7)
+    p.add_argument("--facts", type=int, default=4, help="facts in a passage (default 4)")
+    p.add_argument("--form", default="plain", help="plain; tiny world also: several, hop, absent (default plain)")
+    p.add_argument("--seed", type=seed, default=7)
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("arena", help="votes between checkpoints on the same problems, ratings with intervals")
     p.add_argument("checkpoints", nargs="+", metavar="RUN")
     p.add_argument("--votes", type=int, default=400)
     p.add_argument("--problems", type=int, default=16)
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--seed", type=seed, default=1)
     p.add_argument("--json", action="store_true")
 
 
@@ -40,14 +53,33 @@ def main(args: argparse.Namespace) -> int:
 
     from minglm.errors import InputError
 
-    for name in ("problems", "samples", "votes", "per_cell"):
+    for name in ("problems", "samples", "votes", "per_cell", "facts", "length"):
         if getattr(args, name, 1) < 1:
             raise InputError(
                 f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1; give a positive number"
             )
-    result = {"pass": _pass, "needle": _needle, "arena": _arena}[args.what](args)
+    result = {"scorecard": _scorecard, "pass": _pass, "needle": _needle, "arena": _arena}[args.what](args)
     print(json.dumps(result, indent=1) if args.json else result["table"])
     return 0
+
+
+def _scorecard(args: argparse.Namespace) -> dict:
+    import sys
+
+    from minglm.evals.scorecard import scorecard, table
+    from minglm.inference.load import load_model
+
+    model, tokenizer, _ = load_model(args.checkpoint)
+    result = scorecard(
+        args.checkpoint,
+        model,
+        tokenizer,
+        args.problems,
+        args.length,
+        args.seed,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    return {**result, "table": table(result)}
 
 
 def _pass(args: argparse.Namespace) -> dict:
@@ -73,16 +105,28 @@ def _needle(args: argparse.Namespace) -> dict:
     from minglm.inference.load import load_model
 
     model, tokenizer, _ = load_model(args.checkpoint)
-    result = needle_test(model, tokenizer, tuple(args.lengths), tuple(args.depths), args.per_cell, args.seed)
+    result = needle_test(
+        model,
+        tokenizer,
+        tuple(args.lengths),
+        tuple(args.depths),
+        args.per_cell,
+        args.seed,
+        facts=args.facts,
+        form=args.form,
+    )
     low, high = statistics.wilson(round(result["with_context"] * result["questions"]), result["questions"])
     lines = ["depth \\ length " + "".join(f"{n:>8}" for n in args.lengths)]
     lines += [
         f"{d:<15}" + "".join(f"{v:8.0%}" for v in row) for d, row in zip(args.depths, result["accuracy"], strict=True)
     ]
-    lines.append(
-        f"with the passage {result['with_context']:.0%} ({low:.0%} to {high:.0%}), without "
-        f"{result['without_context']:.0%}; {result['questions']} questions each"
-    )
+    rules = ", ".join(f"{name} {share:.0%}" for name, share in result["rules"].items())
+    lines += [
+        f"whole sentence right {result['with_context']:.0%} ({low:.0%} to {high:.0%}) of {result['questions']}, "
+        f"{result['facts']} fact{'s' * (result['facts'] > 1)} in a passage",
+        f"without the fact {result['without_context']:.0%}; rules that read no question: {rules}",
+        f"parts: name {result['name_right']:.0%}, code {result['code_right']:.0%}",
+    ]
     return {**result, "interval": [low, high], "table": "\n".join(lines)}
 
 

@@ -19,10 +19,11 @@ def main(args: argparse.Namespace) -> int:
 
     extras.require("train")
     from minglm.inference.load import load_model
+    from minglm.interop import hf_tokenizer
     from minglm.interop.huggingface import export_hf
 
     model, tokenizer, _ = load_model(args.run)
     folder = export_hf(model, Path(args.folder))
-    tokenizer.save(Path(folder) / "tokenizer.json")
-    print(f"{folder}: config.json, model.safetensors and tokenizer.json written")
+    hf_tokenizer.export_tokenizer(tokenizer, model.config, folder)
+    print(f"{folder}: config.json, model.safetensors, {', '.join(hf_tokenizer.FILES)} written")
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from minglm.runtime.command_line import seed
+
 TEXT = "continue a text, or answer with --chat"
 EXAMPLES = """minglm generate --checkpoint runs/demo/sft --chat --prompt "What is 2 + 3?"
 minglm generate --checkpoint runs/pretrain --prompt "def " --temperature 0.8 --seed 1"""
@@ -17,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=64, help="at most so many new tokens")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token each time")
     parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(
         "--mode", default="sparse", choices=("sparse", "dense"), help="how to attend; before dsa_warmup use dense"
     )

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{err}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"{stop or 'stopped'}", file=sys.stderr)
+        print(str(stop) or "stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has gone
         sys.stderr.close()

@@ -75,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
     from minglm.evals import quantization, quantization_report
     from minglm.inference.load import load_model
     from minglm.interop import compressed_tensors
+    from minglm.interop.hf_tokenizer import export_tokenizer
     from minglm.quant import checkpoint as quantised
     from minglm.quant.modules import pack
 
@@ -94,7 +95,7 @@ def main(args: argparse.Namespace) -> int:
     for target, plain in ((args.hf, False), (args.hf_plain, True)):
         if target:
             written.append(compressed_tensors.write(packed, target, plain))
-            tokenizer.save(Path(target) / "tokenizer.json")
+            export_tokenizer(tokenizer, model.config, target)
     report["written"] = [str(path) for path in written]
     if args.record:
         quantization_report.record(report, Path(args.record))

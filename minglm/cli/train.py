@@ -61,6 +61,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(row))
     else:
-        validation = "" if row["val_loss"] is None else f", validation loss {row['val_loss']:.3f}"
+        loss = row["val_loss"]
+        validation = f", {row['validation']}" if loss is None else f", validation loss {loss:.3f} ({row['validation']})"
         print(f"{run_dir}: {row['step']} steps, {row['tokens']:,} tokens, loss {row['loss']:.3f}{validation}")
     return 0

@@ -10,29 +10,22 @@ Shapes: B batch, T positions.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minglm.data import corpus
+from minglm.data.conversations import Example, is_validation
+from minglm.data.conversations import load_jsonl as load_jsonl
 from minglm.data.shards import IGNORE, Batch, Loader, Shard
-from minglm.data.synthetic_facts import draw_code, draw_name, find_code, statement
+from minglm.data.synthetic_facts import draw_code, draw_name, statement
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
 
+LOOKUP_LEAST = 96  # tokens of the shortest lookup in a row of conversations
 SHORT = 64  # tokens of one conversation while looking back is learnt first
-
-
-@dataclass(frozen=True)
-class Example:
-    """One conversation: (role, text) turns, roles alternating from "user"."""
-
-    task: str
-    messages: tuple[tuple[str, str], ...]
 
 
 # ---------------------------------------------------------------------- tasks in words
@@ -90,30 +83,6 @@ def examples(task: str, seed: int, n: int) -> list[Example]:
     return [TASKS[task](rng) for _ in range(n)]
 
 
-def load_jsonl(path: str | Path) -> list[Example]:
-    """Your own conversations: one JSON object a line, {"messages": [{"role": "user", "content": "…"}, …]}."""
-    out = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise InputError(f"{path}: cannot be read as text ({err}); give a JSON-lines file of conversations") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            messages = tuple((m["role"], m["content"]) for m in json.loads(line)["messages"])
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f'{path} line {number}: must be {{"messages": [{{"role": …, "content": …}}]}}; fix or remove it'
-            ) from None
-        if not messages or any(role not in ("system", "user", "assistant") for role, _ in messages):
-            raise InputError(f"{path} line {number}: roles must be system, user or assistant; fix or remove it")
-        out.append(Example("file", messages))
-    if not out:
-        raise InputError(f"{path}: no conversation in it; write one JSON object a line")
-    return out
-
-
 # ---------------------------------------------------------------------- tokens
 
 
@@ -131,18 +100,15 @@ def encode_chat(tokenizer: Tokenizer, messages: tuple[tuple[str, str], ...]) -> 
 
 @dataclass(frozen=True)
 class LookupExample:
-    """A needle in a passage. `prompt_ids` is exactly the length asked for and ends with <|assistant|>."""
+    """Facts in a passage and a question about one. `prompt_ids` is exactly the length asked for and ends with
+    <|assistant|>."""
 
     prompt_ids: list[int]
-    answer_ids: list[int]  # ends with <|eos|>
+    question: str
+    expected: str  # the whole answer
     name: str
     code: str
-    length_tokens: int
-    depth: float  # 0 the passage's beginning, 1 its end
-
-    def is_correct(self, generated: str) -> bool:
-        """Exact answer: the first code in the generated text is the right one."""
-        return find_code(generated) == self.code
+    told: tuple[tuple[str, str], ...]  # (name, code) in the order of the passage
 
 
 def lookup_example(
@@ -153,6 +119,7 @@ def lookup_example(
     held_out: bool,
     filler: np.ndarray | None = None,
     context: bool = True,
+    facts: int = 1,
 ) -> LookupExample:
     """A question whose answer stands at `depth` of a passage; the whole prompt has `length_tokens` tokens.
 
@@ -161,30 +128,30 @@ def lookup_example(
         filler: token ids to cut the passage from (a shard's `tokens`);
             default the topic texts of Python's documentation.
         context: False leaves the needle's sentence out: the control that shows what guessing reaches.
+        facts: facts in the passage; the others stand anywhere.
     """
-    name, code = draw_name(rng, held_out), draw_code(rng, held_out)
-    needle = tokenizer.encode(f"\n{statement(name, code)}\n") if context else []
-    question = tokenizer.encode(f"\nWhat is the code of {name}?")
-    room = length_tokens - len(needle) - len(question) - 3  # bos, user, assistant
+    codes: dict[str, str] = {}
+    while len(codes) < max(facts, 1):
+        codes[draw_name(rng, held_out)] = draw_code(rng, held_out)
+    name, code = next(iter(codes.items()))
+    question = f"What is the code of {name}?"
+    asked = tokenizer.encode(f"\n{question}")
+    stated = {n: tokenizer.encode(f"\n{statement(n, c)}\n") for n, c in codes.items() if context or n != name}
+    room = length_tokens - sum(map(len, stated.values())) - len(asked) - 3  # bos, user, assistant
     if room < 0 or not 0 <= depth <= 1:
         raise InputError(
-            f"length_tokens={length_tokens}, depth={depth}: the question alone needs {length_tokens - room} tokens and "
-            "depth lies in 0..1; ask for a longer passage"
+            f"length_tokens={length_tokens}, depth={depth}: facts and question alone need {length_tokens - room} "
+            "tokens and depth lies in 0..1; ask for a longer passage"
         )
     passage = _filler(rng, _default_filler(tokenizer) if filler is None else filler, room, tokenizer)
-    start = round(depth * room)
-    prompt = [
-        tokenizer.bos,
-        tokenizer.user,
-        *passage[:start],
-        *needle,
-        *passage[start:],
-        *question,
-        tokenizer.assistant,
-    ]
-    return LookupExample(
-        prompt, [*tokenizer.encode(statement(name, code)), tokenizer.eos], name, code, length_tokens, depth
-    )
+    places = {n: round(depth * room) if n == name else int(rng.integers(0, room + 1)) for n in stated}
+    prompt, start = [tokenizer.bos, tokenizer.user], 0
+    order = sorted(stated, key=lambda n: places[n])
+    for n in order:
+        prompt += [*passage[start : places[n]], *stated[n]]
+        start = places[n]
+    prompt += [*passage[start:], *asked, tokenizer.assistant]
+    return LookupExample(prompt, question, statement(name, code), name, code, tuple((n, codes[n]) for n in order))
 
 
 def _filler(rng: np.random.Generator, tokens: np.ndarray, length: int, tokenizer: Tokenizer) -> list[int]:
@@ -267,19 +234,26 @@ class SftLoader:
     """Rows of conversations packed to `seq_len`; `batch(step)` depends on (seed, step) alone, as in `shards.Loader`.
 
     Args:
-        tasks: task → share, e.g. {"lookup": 0.7, "copy": 0.1}. `lookup` hides its facts in a passage of `filler`; the
-            key `file` takes conversations from `conversations`.
+        filler: what `lookup` hides its facts in; None where that is not among the tasks.
+        tasks: task → share, e.g. {"lookup": 0.7, "copy": 0.1}; the key `file` takes conversations from
+            `conversations`.
+        validation: draw what training never shows: of the made tasks the examples that `is_validation` names, which
+            are left out otherwise. `filler` and `conversations` are the caller's to hold out.
+
+    Raises:
+        InputError: tasks that cannot be drawn, or a conversation of which nothing would be counted, with its line.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        filler: Shard,
+        filler: Shard | None,
         batch_size: int,
         seq_len: int,
         tasks: dict[str, float],
         seed: int = 0,
         conversations: list[Example] | None = None,
+        validation: bool = False,
     ) -> None:
         known = {*TASKS, "file"} if conversations else set(TASKS)
         for task in tasks:
@@ -289,11 +263,38 @@ class SftLoader:
             raise InputError(
                 f"tasks={tasks!r}: shares must be positive numbers; for example {{lookup: 0.7, copy: 0.3}}"
             )
-        self.tokenizer, self.filler = tokenizer, filler
+        self.tokenizer, self.passages = tokenizer, None if filler is None else filler.tokens
         self.batch_size, self.seq_len, self.seed = batch_size, seq_len, seed
+        if filler is None and tasks.get("lookup"):
+            raise InputError("tasks key 'lookup': hides its facts in text, and there is none; leave it out")
+        if tasks.get("lookup") and seq_len + 1 < LOOKUP_LEAST:
+            raise InputError(
+                f"seq_len={seq_len}: too short for the task 'lookup', of which a row would hold none; use at least "
+                f"{LOOKUP_LEAST - 1}, or leave the task out"
+            )
         total = sum(tasks.values())
         self.tasks, self.shares = list(tasks), [s / total for s in tasks.values()]
-        self.conversations = conversations or []
+        self.validation, self.cut = validation, 0
+        self.conversations = [self._encoded(e) for e in conversations or []] if tasks.get("file") else []
+
+    def _encoded(self, example: Example) -> tuple[list[int], list[bool]]:
+        """Ids of a conversation and which count; one longer than a row keeps its end, the answer."""
+        ids, counted = encode_chat(self.tokenizer, example.messages)
+        room = self.seq_len + 1
+        if not any(counted[-room:][1:]):
+            raise InputError(
+                f"{example.where or example.messages[-1]}: nothing of it would be learnt, as its last {room} tokens "
+                f"hold no word of the assistant; end it with the answer, raise seq_len={self.seq_len}, or remove it"
+            )
+        self.cut += len(ids) > room
+        return ids[-room:], counted[-room:]
+
+    def _made(self, rng: np.random.Generator, task: str) -> tuple[list[int], list[bool]]:
+        """A made example of this loader's side."""
+        while True:
+            messages = TASKS[task](rng).messages
+            if is_validation(messages) == self.validation:
+                return encode_chat(self.tokenizer, messages)
 
     def batch(self, step: int) -> Batch:
         """The rows of one forward pass."""
@@ -311,19 +312,16 @@ class SftLoader:
         while True:
             room = self.seq_len + 1 - used
             if task == "lookup":
-                if room < 96:
+                if room < LOOKUP_LEAST or self.passages is None:
                     break
-                part = lookup_chat(
-                    rng, self.tokenizer, self.filler.tokens, int(rng.integers(96, room + 1)) if used else room
-                )
+                length = int(rng.integers(LOOKUP_LEAST, room + 1)) if used else room
+                part = lookup_chat(rng, self.tokenizer, self.passages, length)
             elif task == "file":
-                part = encode_chat(
-                    self.tokenizer, self.conversations[int(rng.integers(0, len(self.conversations)))].messages
-                )
+                part = self.conversations[int(rng.integers(0, len(self.conversations)))]
             else:
-                part = encode_chat(self.tokenizer, TASKS[task](rng).messages)
+                part = self._made(rng, task)
             if len(part[0]) > room:
-                if not parts:  # one conversation longer than a row keeps its end, the answer
+                if not parts:  # one example longer than a row keeps its end, the answer
                     parts.append((part[0][-room:], part[1][-room:]))
                 break
             parts.append(part)
@@ -377,18 +375,23 @@ class MixedLoader:
         import numpy as np
         import torch
 
-        rng = np.random.default_rng([self.seed, 2, step])
+        rows = range(step * self.batch_size, (step + 1) * self.batch_size)
+        rngs = [np.random.default_rng([self.seed, 2, row]) for row in rows]  # of a row: batches may be cut anywhere
         if step < self.recall_steps:
-            return stack([self._short_row(rng) for _ in range(self.batch_size)], self.seq_len, self.tokenizer.pad)
+            return stack([self._short_row(rng) for rng in rngs], self.seq_len, self.tokenizer.pad)
         batch = self.base.batch(step)
-        # Spread evenly: the count of replaced rows follows the share exactly over the steps.
-        count = int((step + 1) * self.batch_size * self.share) - int(step * self.batch_size * self.share)
-        if not count:
+        # Spread evenly: the count of replaced rows follows the share exactly over the rows.
+        replaced = [int((row + 1) * self.share) > int(row * self.share) for row in rows]
+        if not any(replaced):
             return batch
         lookups = stack(
-            [[self._lookup(rng, self.seq_len + 1, self.facts)] for _ in range(count)], self.seq_len, self.tokenizer.pad
+            [[self._lookup(rng, self.seq_len + 1, self.facts)] for rng, new in zip(rngs, replaced, strict=True) if new],
+            self.seq_len,
+            self.tokenizer.pad,
         )
-        return Batch(*(torch.cat([new, old[count:]]) for new, old in zip(lookups, batch, strict=True)))
+        for old, new in zip(batch, lookups, strict=True):
+            old[torch.tensor(replaced)] = new
+        return batch
 
     def _lookup(self, rng: np.random.Generator, length: int, facts: int) -> tuple[list[int], list[bool]]:
         ids, counted = lookup_chat(rng, self.tokenizer, self.base.shard.tokens, length, facts)

@@ -30,7 +30,6 @@ class KeyValueRows:
     Args:
         words: how many words keys and values are drawn from; the vocabulary is one larger (`BEGIN`).
         pairs: fewest and most pairs in a row, both possible.
-        key_tokens: fewest and most tokens of a key, both possible. value_tokens: of a value.
         gap: True puts the same word, the last of the vocabulary, between every key and its value in half of the rows:
             the place that has to answer then no longer holds the key.
         repeated: False draws a new value each time a key comes, from the values of the row: the control. It shows the
@@ -40,7 +39,7 @@ class KeyValueRows:
         InputError: a size below 1, or fewer words than the pairs need.
     """
 
-    def __init__(  # noqa: PLR0913 (each is one axis of the task)
+    def __init__(
         self,
         batch_size: int = 32,
         seq_len: int = 64,
@@ -48,8 +47,6 @@ class KeyValueRows:
         pairs: tuple[int, int] = (3, 8),
         seed: int = 0,
         repeated: bool = True,
-        key_tokens: tuple[int, int] = (1, 1),
-        value_tokens: int = 1,
         gap: bool = False,
     ) -> None:
         if batch_size < 1 or seq_len < 4:
@@ -57,17 +54,11 @@ class KeyValueRows:
         least, most = pairs
         if not 1 <= least <= most:
             raise InputError(f"pairs={pairs}: fewest and most pairs of a row, at least 1; use (3, 8)")
-        if not 1 <= key_tokens[0] <= key_tokens[1] or value_tokens < 1:
-            raise InputError(
-                f"key_tokens={key_tokens}, value_tokens={value_tokens}: fewest and most tokens of a key, at least 1; "
-                "use (1, 1) and 1"
-            )
-        needed = most * (key_tokens[1] + value_tokens) + gap
+        needed = 2 * most + gap
         if words < needed:
             raise InputError(f"words={words}: {most} pairs need {needed} different words; give more words")
         self.batch_size, self.seq_len, self.words = batch_size, seq_len, words
-        self.pairs, self.seed, self.repeated = pairs, seed, repeated
-        self.key_tokens, self.value_tokens, self.gap = key_tokens, value_tokens, gap
+        self.pairs, self.seed, self.repeated, self.gap = pairs, seed, repeated, gap
 
     def batch(self, step: int) -> Batch:
         """The rows of one forward pass; targets are -100 but for values of keys that the row has shown before."""
@@ -84,19 +75,15 @@ class KeyValueRows:
     def _row(self, rng: np.random.Generator) -> tuple[list[int], list[bool]]:
         """Tokens (T+1) and which of them are values of a key seen before."""
         count = int(rng.integers(self.pairs[0], self.pairs[1] + 1))
-        lengths = rng.integers(self.key_tokens[0], self.key_tokens[1] + 1, size=count).tolist()
-        words = iter(
-            (1 + rng.choice(self.words - self.gap, sum(lengths) + count * self.value_tokens, replace=False)).tolist()
-        )
-        keys = [[next(words) for _ in range(n)] for n in lengths]
-        values = [[next(words) for _ in range(self.value_tokens)] for _ in range(count)]
+        words = (1 + rng.choice(self.words - self.gap, 2 * count, replace=False)).tolist()
+        keys, values = words[:count], words[count:]
         between = [self.words] if self.gap and rng.random() < GAP_SHARE else []
         row, counted = [BEGIN], [False]
         seen: set[int] = set()
         while len(row) <= self.seq_len:
             which = int(rng.integers(count))
             value = values[which if self.repeated else int(rng.integers(count))]
-            row += keys[which] + between + value
-            counted += [False] * len(keys[which] + between) + [which in seen] * len(value)
+            row += [keys[which], *between, value]
+            counted += [False] * (1 + len(between)) + [which in seen]
             seen.add(which)
         return row[: self.seq_len + 1], counted[: self.seq_len + 1]

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -131,45 +131,79 @@ def open_shard(path: Path) -> Shard:
     return Shard(path, tokens, offsets, header)
 
 
-def build(
-    source: str, folder: Path, vocab_size: int, max_bytes: int | None = None, tokenizer_path: Path | None = None
-) -> tuple[Tokenizer, Shard, Shard]:
-    """Corpus → tokenizer → train and validation shards in `folder`; reused when they already match.
+@dataclass(frozen=True)
+class Built:
+    """What `build` makes of a corpus, or finds made; unpacks into tokenizer, training and validation shard."""
 
-    Returns (tokenizer, train shard, validation shard). Writes tokenizer.json, corpus.json (the manifest),
-    train.bin/.json and validation.bin/.json. With `tokenizer_path` the given tokenizer is used instead of a new one.
+    tokenizer: Tokenizer
+    train: Shard
+    validation: Shard | None  # None: there is no unseen text
+    folder: Path
+    rule: str  # how the validation text was chosen
+    left_out: str = ""  # what of the source is not read, in one line; empty for nothing
+
+    def __iter__(self) -> Iterator[Tokenizer | Shard | None]:
+        return iter((self.tokenizer, self.train, self.validation))
+
+
+def build(
+    source: str, parent: Path, vocab_size: int, max_bytes: int | None = None, tokenizer_path: Path | None = None
+) -> Built:
+    """Corpus → tokenizer → train and validation shards in a folder under `parent`; reused when they are there.
+
+    The folder's name carries a hash of all names and texts, so that edited text, and other text of the same relative
+    path, is never taken for the old. It holds tokenizer.json, corpus.json (the manifest), train.bin/.json,
+    validation.bin/.json and, written last, done.json. With `tokenizer_path` the given tokenizer is used instead of a
+    new one.
     """
-    wanted = {
-        "source": source,
-        "vocab_size": vocab_size,
-        "max_bytes": max_bytes,
-        "tokenizer": Tokenizer.load(tokenizer_path).sha256 if tokenizer_path else None,
-    }
-    done = folder / "done.json"
-    if done.is_file():
-        if json.loads(done.read_text(encoding="utf-8")) != wanted:
-            raise InputError(f"{folder}: holds shards of another corpus or vocabulary; {_REMEDY}")
-        tokenizer = Tokenizer.load(folder)
-        return tokenizer, open_shard(folder / "train"), open_shard(folder / "validation")
     text = corpus_module.load(source, max_bytes)
-    train, valid = text.split()
+    key = hashlib.sha256(json.dumps([text.key, vocab_size, max_bytes]).encode()).hexdigest()[:12]
+    slug = "".join(c if c.isalnum() else "-" for c in source)[-48:].strip("-")
+    folder = parent / f"{slug}-{vocab_size}-{key}"
+    given = Tokenizer.load(tokenizer_path) if tokenizer_path else None
+    if given and not _made_with(folder, given):  # else the shared folder was made with this very tokenizer
+        folder = folder.with_name(f"{folder.name}-{given.sha256[:8]}")
+    if not (folder / "done.json").is_file():
+        _make(text, folder, vocab_size, given)
+    return replace(open_built(folder), left_out=text.left_out())
+
+
+def _made_with(folder: Path, tokenizer: Tokenizer) -> bool:
+    return (folder / "done.json").is_file() and Tokenizer.load(folder).sha256 == tokenizer.sha256
+
+
+def open_built(folder: Path) -> Built:
+    """The shards that `build` made in this folder; the corpus itself is not read.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    try:
+        done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+        rule, has_validation = str(done["validation"]), bool(done["has_validation"])
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise InputError(f"{folder / 'done.json'}: missing or damaged ({type(err).__name__}); {_REMEDY}") from None
+    validation = open_shard(folder / "validation") if has_validation else None
+    return Built(Tokenizer.load(folder), open_shard(folder / "train"), validation, folder, rule)
+
+
+def _make(text: corpus_module.Corpus, folder: Path, vocab_size: int, tokenizer: Tokenizer | None) -> None:
+    """Write what `build` promises."""
+    split = text.split()
     folder.mkdir(parents=True, exist_ok=True)
-    if tokenizer_path:
-        tokenizer = Tokenizer.load(tokenizer_path)
-    else:
+    if tokenizer is None:
         # A small vocabulary has no room for them: there a code word stays in pieces.
-        tokenizer = Tokenizer.train([d.text for d in train], vocab_size, whole=CODE_WORDS if vocab_size >= 1024 else ())
+        whole = CODE_WORDS if vocab_size >= 1024 else ()
+        tokenizer = Tokenizer.train([d.text for d in split.train], vocab_size, whole=whole)
     tokenizer.save(folder / "tokenizer.json")
     atomic.write_json(folder / "corpus.json", text.manifest())
-
-    def tokenized(name: str, documents: list[corpus_module.Document]) -> Shard:
-        ids = tokenizer.encode_batch([d.text for d in documents])
-        rows = ([tokenizer.bos, *row, tokenizer.eos] for row in ids)
-        return write(folder / name, rows, vocab_size, tokenizer.sha256, text.sha256)
-
-    shards = tokenized("train", train), tokenized("validation", valid)
-    atomic.write_json(done, wanted, indent=None, durable=True)
-    return tokenizer, *shards
+    for name, documents in (("train", split.train), ("validation", split.validation)):
+        if documents:
+            ids = tokenizer.encode_batch([d.text for d in documents])
+            rows = ([tokenizer.bos, *row, tokenizer.eos] for row in ids)
+            write(folder / name, rows, vocab_size, tokenizer.sha256, text.sha256)
+    done = {"validation": split.rule, "has_validation": bool(split.validation)}
+    atomic.write_json(folder / "done.json", done, indent=None, durable=True)
 
 
 class BatchSource(Protocol):

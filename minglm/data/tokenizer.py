@@ -16,6 +16,7 @@ from minglm.errors import InputError
 
 # Order is identity: <|bos|> is 0 and <|eos|> is 1, as ModelConfig's defaults say.
 SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
+LONGEST_RUN = 256  # characters without a space, or of space, that are one piece at most
 _SAMPLE_BYTES = 3_000_000  # enough text for the merges of a small vocabulary; keeps training within seconds
 # How byte-level BPE writes each byte as a printable character (GPT-2's encoder.py): those that are printable stand for
 # themselves, the others follow from U+0100 on.
@@ -65,8 +66,10 @@ class Tokenizer:
             getattr(backend_module, m) for m in ("models", "pre_tokenizers", "decoders", "trainers")
         )
         backend = backend_module.Tokenizer(models.BPE())
+        # A run without a break (base64, a megabyte of letters) is cut first: merges cost the square of its length.
+        cut = pre.Split(backend_module.Regex(rf"\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}}"), "isolated")
         backend.pre_tokenizer = pre.Sequence(
-            [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
+            [cut, pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
         )
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils import _pytree
 
-from minglm.data.shards import IGNORE
 from minglm.distributed.collectives import total
 from minglm.distributed.context_parallel import ContextParallel
 from minglm.distributed.expert_parallel import ExpertParallel, balance_share, split_experts
 from minglm.distributed.mesh import Mesh
 from minglm.distributed.tensor_parallel import split_heads
 from minglm.model.attention import ForwardContext
+from minglm.model.counts import StepCounts
 from minglm.model.decoder_layer import AuxLosses, DecoderLayer
 from minglm.model.layers import head_loss, to_float32
 from minglm.model.model import Model, Output
@@ -64,9 +64,6 @@ class ShardedLayer(nn.Module):
         them."""
         cp = _context_parallel(ctx)
         attended, kl, topk_indices = self.self_attn(self.input_layernorm(x), ctx, shared_topk)
-        if kl is not None:  # a mean over this process's queries
-            with torch.set_grad_enabled(ctx.indexer_grad):  # in "warmup" only this has a gradient
-                kl = kl * (x.shape[0] * x.shape[1] / (cp.batch * cp.length))
         x = x + attended
         x_norm = self.post_attention_layernorm(x)
         if not isinstance(self.mlp, MoE):
@@ -134,10 +131,13 @@ class ShardedModel(Model):
         doc_start: Tensor | None = None,
         mtp: bool = True,
         indexer_loss: bool = True,
+        vocabulary: int | None = None,
+        counts: StepCounts | None = None,
     ) -> Output:
         """As `Model.forward` with targets: the whole batch (B, T) in,
         the whole batch's losses and expert counts out."""
         self._check(tokens, targets, mode, doc_start, 0)
+        counts = counts or StepCounts.of([(targets, doc_start)], self.config.mtp_depth if mtp else 0)
         rows, cp = self.mesh.rows(len(tokens)), ContextParallel(self.mesh, *tokens.shape)
         here = slice(cp.offset, cp.offset + cp.own)
         ctx = ForwardContext(
@@ -148,19 +148,23 @@ class ShardedModel(Model):
             losses=True,
             indexer_loss=indexer_loss,
             indexer_grad=torch.is_grad_enabled(),
+            query_weights=_cut(self._query_weights(targets, doc_start, counts), rows, here),
             context_parallel=cp,
         )
         aux = AuxLosses()
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
             hidden, topk_indices = self.embed_tokens(tokens[rows, here]), None
             for layer in self.layers:
-                hidden, kl, balance, counts, topk_indices = layer(hidden, ctx, topk_indices)
-                aux.add(kl, balance, counts)
-            out = Output(lm_loss=_part(self.norm(hidden), self.lm_head.weight, targets, rows, here))
+                hidden, kl, balance, loads, topk_indices = layer(hidden, ctx, topk_indices)
+                aux.add(kl, balance, loads)
+            head = self.lm_head.weight[:vocabulary]
+            lm = head_loss(self.norm(hidden), head, targets[rows, here], counts.targets[0])
+            out = Output(lm_loss=lm)
             if mtp and self.mtp is not None:
-                out.mtp_loss = self._depths(self.mtp, tokens, targets, doc_start, hidden, ctx, aux)
+                out.mtp_loss = self._depths(self.mtp, tokens, targets, doc_start, counts, hidden, ctx, aux)
         out.indexer_kl = torch.stack(aux.kl).mean() if aux.kl else None
-        out.balance_loss = torch.stack(aux.balance).sum() if aux.balance else None
+        if aux.balance:
+            out.balance_loss = torch.stack(aux.balance).sum() * (len(tokens) / counts.rows)
         return self._of_all(out, aux.counts)
 
     def _depths(
@@ -169,6 +173,7 @@ class ShardedModel(Model):
         tokens: Tensor,
         targets: Tensor,
         doc_start: Tensor | None,
+        step: StepCounts,
         hidden: Tensor,
         ctx: ForwardContext,
         aux: AuxLosses,
@@ -180,18 +185,20 @@ class ShardedModel(Model):
         for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
             cp = whole.shorter(depth)
             start, end = whole.offset, whole.offset + cp.own
+            here = slice(start, end)
             part = replace(
                 ctx,
                 rope=ctx.rope[: cp.own],
                 context_parallel=cp,
                 doc_start=None if ctx.doc_start is None else ctx.doc_start[:, : cp.own],
+                query_weights=_cut(self._query_weights(targets, doc_start, step, depth), rows, here),
             )
             joined = module.join(hidden[:, : cp.own], self.embed_tokens(tokens[rows, start + depth : end + depth]))
             hidden, kl, balance, counts, _ = module.layer(joined, part)
             aux.add(kl, balance)
             all_counts = counts if all_counts is None else all_counts + counts
-            labels = shift_targets(targets, depth, doc_start)
-            losses.append(_part(module.norm(hidden), self.lm_head.weight, labels, rows, slice(start, end)))
+            labels = shift_targets(targets, depth, doc_start)[rows, here]
+            losses.append(head_loss(module.norm(hidden), self.lm_head.weight, labels, step.targets[depth]))
         aux.add(None, None, all_counts)
         return torch.stack(losses).mean() if losses else None
 
@@ -218,9 +225,6 @@ def _context_parallel(ctx: ForwardContext) -> ContextParallel:
     return ctx.context_parallel
 
 
-def _part(hidden: Tensor, weight: Tensor, targets: Tensor, rows: slice, here: slice) -> Tensor:
-    """This process's summand of the mean cross-entropy over all of `targets` (B, T); hidden (B', T',
-    C) is its own part."""
-    mine = targets[rows, here]
-    fraction = (mine != IGNORE).sum() / (targets != IGNORE).sum().clamp(min=1)
-    return head_loss(hidden, weight, mine) * fraction
+def _cut(weights: Tensor | None, rows: slice, here: slice) -> Tensor | None:
+    """This process's part of the queries' weights (B, T)."""
+    return None if weights is None else weights[rows, here]

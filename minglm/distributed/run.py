@@ -17,8 +17,6 @@ from typing import NoReturn
 import torch
 from torch.distributed import DistError
 
-from minglm.data.shards import BatchSource
-from minglm.data.tokenizer import Tokenizer
 from minglm.distributed import checkpoint
 from minglm.distributed.mesh import Mesh, PeerLost, destroy_process_group, exit_quietly, init_process_group
 from minglm.distributed.model import ShardedModel
@@ -29,6 +27,7 @@ from minglm.runtime import device as devices
 from minglm.runtime import machine
 from minglm.training import checkpoint as single
 from minglm.training import metrics, parallel_dims
+from minglm.training.data import Data
 from minglm.training.loop import TrainingRun, claim_run_folder
 from minglm.training.process import Interrupted, deterministic
 from minglm.training.recipe import Recipe
@@ -136,7 +135,7 @@ class ShardedRun(TrainingRun):
         """Verified once, by process 0; weights are read later, each process its own."""
         return self.mesh.on_rank_zero(lambda: single.latest(path, tensors=False))
 
-    def open_data(self, tokenizer_from: str | Path | None) -> tuple[Tokenizer, BatchSource, BatchSource, str]:
+    def open_data(self, tokenizer_from: str | Path | None) -> Data:
         """Process 0 makes the shards when there are none, the others find them there."""
         data = super().open_data(tokenizer_from) if self.first else None
         self.mesh.wait()

@@ -10,7 +10,8 @@ import re
 
 import numpy as np
 
-from minglm.data.chat import TASKS, Example, examples, lookup_example
+from minglm.data.chat import TASKS, examples, lookup_example
+from minglm.data.conversations import Example
 from minglm.data.synthetic_facts import find_code, statement
 from minglm.inference.generate import generate
 

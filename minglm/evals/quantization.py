@@ -15,6 +15,7 @@ from torch import Tensor
 from minglm.data import corpus, shards
 from minglm.data.chat import SftLoader
 from minglm.data.shards import IGNORE
+from minglm.errors import InputError
 from minglm.inference.generate import generate
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
@@ -79,7 +80,7 @@ def validation_batches(run: str | Path, tokenizer, config, count: int | None = N
     shard = _validation_shard(source, most, tokenizer)
     loader: SftLoader | shards.Loader
     if recipe and recipe.stage == "sft" and "file" not in recipe.tasks:
-        loader = SftLoader(tokenizer, shard, recipe.batch_size, recipe.seq_len, recipe.tasks, SEED)
+        loader = SftLoader(tokenizer, shard, recipe.batch_size, recipe.seq_len, recipe.tasks, SEED, validation=True)
     else:
         seq_len = min(recipe.seq_len if recipe else 256, config.max_position_embeddings)
         loader = shards.Loader(shard, recipe.batch_size if recipe else 8, seq_len, SEED)
@@ -88,7 +89,9 @@ def validation_batches(run: str | Path, tokenizer, config, count: int | None = N
 
 def _validation_shard(source: str, most: int | None, tokenizer) -> shards.Shard:
     """The corpus' held-out documents as one shard in memory."""
-    _, documents = corpus.load(source, most).split()
+    _, documents = split = corpus.load(source, most).split()
+    if not documents:
+        raise InputError(f"corpus {source}: {split.rule}; add text to it, or leave out --eval")
     rows = [[tokenizer.bos, *ids, tokenizer.eos] for ids in tokenizer.encode_batch([d.text for d in documents])]
     offsets = np.cumsum([0, *(len(r) for r in rows)])[:-1]
     return shards.Shard(Path(source), np.concatenate([np.asarray(r, dtype=np.int64) for r in rows]), offsets, {})

@@ -149,7 +149,7 @@ class Engine:
         self._chunked: Request | None = None  # being prefilled in pieces, in the spare row
         self._chunked_done = 0
         self._ids: set[str] = set()
-        self._seen: set[str] = set()  # waiting requests whose tokens were prefilled before a weight sync
+        self._seen: dict[str, int] = {}  # waiting request → its tokens that were read before a weight sync
         self._swapped_out: OrderedDict[str, _SwappedOut] = OrderedDict()
 
     @property
@@ -249,7 +249,9 @@ class Engine:
         if self.recompute_kv_on_weight_sync:
             again = list(self._rows) + ([self._chunked] if self._chunked else [])
             self._queue.extendleft(reversed(again))
-            self._seen.update(r.id for r in again)
+            self._seen.update({r.id: len(r.prompt) + len(r.tokens) for r in self._rows})
+            if self._chunked is not None:
+                self._seen[self._chunked.id] = self._chunked_done
             self._rows, self._chunked = [], None
             self._swapped_out.clear()
 
@@ -351,9 +353,7 @@ class Engine:
         return logits, hidden, routes
 
     def _count_reprefill(self, request: Request, length: int) -> None:
-        if request.tokens or request.id in self._seen:
-            self.stats.reprefilled += length
-            self._seen.discard(request.id)
+        self.stats.reprefilled += self._seen.pop(request.id, length if request.tokens else 0)
 
     def _start_decoding(
         self, batch: list[Request], logits: Tensor, hidden: Tensor, routes: list[Tensor] | None

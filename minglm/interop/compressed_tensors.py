@@ -25,6 +25,7 @@ from torch import Tensor
 
 from minglm import atomic
 from minglm.errors import InputError
+from minglm.interop import hf_tokenizer
 from minglm.interop.huggingface import hf_name, tensors_on_disk
 from minglm.model.model import Model
 from minglm.quant.formats import MODULES_TO_NOT_CONVERT, Spec
@@ -44,7 +45,7 @@ def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
     if not isinstance(spec, Spec):
         raise InputError("model is not quantised: use `minglm export-hf` for it")
     if folder.exists() and any(
-        p.name not in ("config.json", "model.safetensors", "tokenizer.json") for p in folder.iterdir()
+        p.name not in ("config.json", "model.safetensors", *hf_tokenizer.FILES) for p in folder.iterdir()
     ):
         raise InputError(f"{folder}: holds other files; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,7 @@ class ForwardContext:
     losses: bool = False  # whether balance losses are wanted
     indexer_loss: bool = False  # whether the indexer's KL is wanted
     indexer_grad: bool = False  # whether that KL is to be differentiated (in "warmup" nothing else is)
+    query_weights: Tensor | None = None  # (B, T) what each query's KL counts; None: alike, 1 in all
     context_parallel: ContextParallelGroup | None = None
 
     def all_latents(self, layer: int, latent: Tensor) -> Tensor:
@@ -191,12 +192,14 @@ class MLA(nn.Module):
         group = ctx.context_parallel
         if probs is not None and index.topk_indices is not None:
             p = probs if group is None else group.mean_heads(probs)
-            return topk_kl(index.q, index.k, index.w, index.topk_indices, p)
+            return topk_kl(index.q, index.k, index.w, index.topk_indices, p, ctx.query_weights)
         queries, (keys, _) = q.joined, self.expand(latent)
         if group is not None:
             queries, keys = group.all_heads(queries), group.all_heads(keys)
         with torch.set_grad_enabled(ctx.indexer_grad):
-            return dense_kl(index.q, index.k, index.w, queries, keys, self.scale, ctx.doc_start, ctx.offset)
+            return dense_kl(
+                index.q, index.k, index.w, queries, keys, self.scale, ctx.doc_start, ctx.offset, ctx.query_weights
+            )
 
     # ------------------------------------------------------------------ expanded
 

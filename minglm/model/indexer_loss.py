@@ -23,19 +23,20 @@ from minglm.model.workspace import (
 )
 
 
-def _kl_and_grad(index: Tensor, p: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ KL(p ‖ softmax(index)) over rows and its gradient softmax(index) − p; `seen` masks what does not exist."""
+def _kl_and_grad(index: Tensor, p: Tensor, seen: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ w·KL(p ‖ softmax(index)) over rows and its gradient w·(softmax(index) − p); `seen` masks what does not exist,
+    weights (n,)."""
     log_q = index.masked_fill(~seen, -torch.inf).log_softmax(-1)
-    kl = (torch.xlogy(p, p) - torch.where(p > 0, p * log_q, 0.0)).sum()
-    return kl, log_q.exp() - p
+    kl = (torch.xlogy(p, p) - torch.where(p > 0, p * log_q, 0.0)).sum(-1) @ weights
+    return kl, (log_q.exp() - p).mul_(weights.unsqueeze(-1))
 
 
 class _TopkKL(torch.autograd.Function):
-    """Mean over queries of the KL on the chosen set. The gradient is made in the forward pass:
+    """Weighted sum over queries of the KL on the chosen set. The gradient is made in the forward pass:
     the output is a scalar."""
 
     @staticmethod
-    def forward(ctx, q, k, w, topk_indices, p, wants):  # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k)
+    def forward(ctx, q, k, w, topk_indices, p, weights, wants):  # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k) (B,T)
         B, T, Hi, Di = q.shape
         n_keys, d_q, d_w = topk_indices.shape[-1], torch.empty_like(q), torch.empty_like(w)
 
@@ -46,7 +47,7 @@ class _TopkKL(torch.autograd.Function):
                 keys = gather_rows(k[b], index, space)
                 dots = torch.bmm(q[b, part], keys.transpose(1, 2), out=space("dots", n, Hi, n_keys)).relu_()
                 scores = torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1)
-                kl, d_index = _kl_and_grad(scores, p[b, part], topk_indices[b, part] >= 0)
+                kl, d_index = _kl_and_grad(scores, p[b, part], topk_indices[b, part] >= 0, weights[b, part])
                 total += kl
                 if not wants:
                     continue
@@ -60,20 +61,19 @@ class _TopkKL(torch.autograd.Function):
         chunks = query_chunks(B, T, n_keys * Di, chunk_budget(GATHER_FLOATS, k.device))
         total, d_k = (sum_in_order(parts) for parts in zip(*parallel_for(work, chunks, k.device), strict=True))
         ctx.save_for_backward(d_q, d_k, d_w)
-        ctx.queries = B * T
-        return total / (B * T)
+        return total
 
     @staticmethod
     def backward(ctx, grad):
-        return *(g * (grad / ctx.queries) for g in ctx.saved_tensors), None, None, None
+        return *(g * grad for g in ctx.saved_tensors), None, None, None, None
 
 
 class _DenseKL(torch.autograd.Function):
-    """Mean over queries of the KL on all visible keys, for the warm-up;
+    """Weighted sum over queries of the KL on all visible keys, for the warm-up;
     attention is formed a chunk of queries at a time."""
 
     @staticmethod
-    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, wants):  # noqa: PLR0913  (autograd's)
+    def forward(ctx, q, k, w, attn_q, attn_k, scale, doc_start, offset, weights, wants):  # noqa: PLR0913  (autograd's)
         # attn_q (B,T,H,D), attn_k (B,S,H,D)
         B, T, Hi, Di = q.shape
         total = to_float32(q.new_zeros(()))
@@ -84,7 +84,7 @@ class _DenseKL(torch.autograd.Function):
             attn = torch.matmul(attn_q[b, part].transpose(0, 1), attn_k[b, :end].permute(1, 2, 0)).mul_(scale)
             p = attn.masked_fill_(~seen, -torch.inf).softmax(-1).mean(0)  # (n, end)
             dots = (q[b, part].flatten(0, 1) @ k[b, :end].T).view(n, Hi, end).relu_()
-            kl, d_index = _kl_and_grad(torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1), p, seen)
+            kl, d_index = _kl_and_grad(torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1), p, seen, weights[b, part])
             total += kl
             if not wants:
                 continue
@@ -93,25 +93,31 @@ class _DenseKL(torch.autograd.Function):
             d_q[b, part] = (d_dots @ k[b, :end]).view(n, Hi, Di)
             d_k[b, :end] += d_dots.T @ q[b, part].flatten(0, 1)
         ctx.save_for_backward(d_q, d_k, d_w)
-        ctx.queries = B * T
-        return total / (B * T)
+        return total
 
     @staticmethod
     def backward(ctx, grad):
-        return *(g * (grad / ctx.queries) for g in ctx.saved_tensors), None, None, None, None, None, None
+        return *(g * grad for g in ctx.saved_tensors), None, None, None, None, None, None, None
 
 
-def topk_kl(q: Tensor, k: Tensor, w: Tensor, topk_indices: Tensor, p: Tensor) -> Tensor:
+def _weights(q: Tensor, weights: Tensor | None) -> Tensor:
+    """(B, T) in the computation's type; alike, and 1 in all, where none are given."""
+    B, T = q.shape[:2]
+    even = to_float32(q.new_full((B, T), 1 / (B * T)))
+    return even if weights is None else weights.to(even)
+
+
+def topk_kl(q: Tensor, k: Tensor, w: Tensor, topk_indices: Tensor, p: Tensor, weights: Tensor | None = None) -> Tensor:
     """Sparse-stage indexer loss: mean over queries of KL(p ‖ softmax(I)) over each query's chosen keys, in nats.
 
     q (B,T,Hi,Di), k (B,S,Di), w (B,T,Hi) from `Indexer`; choice and p (B,T,k) as `sparse_attention` returned it.
+    weights (B,T): what each query counts, in place of the mean's 1/(B·T).
     """
-    return _TopkKL.apply(
-        to_float32(q), to_float32(k), to_float32(w), topk_indices, to_float32(p), torch.is_grad_enabled()
-    )
+    parts = (to_float32(q), to_float32(k), to_float32(w), topk_indices, to_float32(p))
+    return _TopkKL.apply(*parts, _weights(q, weights), torch.is_grad_enabled())
 
 
-def dense_kl(
+def dense_kl(  # noqa: PLR0913  (the last three are options)
     q: Tensor,
     k: Tensor,
     w: Tensor,
@@ -120,6 +126,7 @@ def dense_kl(
     scale: float,
     doc_start: Tensor | None = None,
     offset: int = 0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Warm-up indexer loss: the same over every visible key, p being the dense attention of attn_q (B,T,H,D) to attn_k
     (B,S,H,D); the first query stands at position `offset`."""
@@ -132,5 +139,6 @@ def dense_kl(
         scale,
         doc_start,
         offset,
+        _weights(q, weights),
         torch.is_grad_enabled(),
     )

@@ -97,9 +97,8 @@ class _HeadLoss(torch.autograd.Function):
     with the gradient made in the same pass."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> Tensor:  # (N, C), (V, C), (N,)
+    def forward(ctx, hidden, weight, targets, count, wants):  # (N, C), (V, C), (N,), ()
         counted = targets != IGNORE
-        count = counted.sum().clamp(min=1)
         total = to_float32(hidden.new_zeros(()))
         grads = (torch.empty_like(hidden), torch.zeros_like(weight)) if wants else None
         for start in range(0, hidden.shape[0], HEAD_CHUNK):
@@ -127,13 +126,15 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         d_hidden, d_weight, count = ctx.saved_tensors
         scale = grad / count
-        return d_hidden * scale, d_weight * scale, None, None
+        return d_hidden * scale, d_weight * scale, None, None, None
 
 
-def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, count: Tensor | None = None) -> Tensor:
     """Mean cross-entropy in nats over the targets that are not -100; 0 when there are none.
 
     hidden (B, T, C), weight (V, C), targets (B, T) int64. At most `HEAD_CHUNK` rows of logits exist at a time.
+    count (): what the sum is divided by where these are only a part of the targets that a mean is taken over.
     """
     wants = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    return _HeadLoss.apply(hidden.flatten(0, -2), weight, targets.flatten(), wants)
+    count = (targets != IGNORE).sum() if count is None else count
+    return _HeadLoss.apply(hidden.flatten(0, -2), weight, targets.flatten(), count.clamp(min=1), wants)

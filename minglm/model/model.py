@@ -25,6 +25,7 @@ from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from minglm.model.attention import ForwardContext
 from minglm.model.cache import LatentCache
+from minglm.model.counts import StepCounts, counted_queries, query_weights
 from minglm.model.decoder_layer import AuxLosses, DecoderLayer
 from minglm.model.layers import RMSNorm, head_loss, rope_table
 from minglm.model.moe import Router
@@ -39,8 +40,9 @@ class Output:
 
     `balance_loss` sums over MoE layers (an even load gives 1 for each), as DeepSeek-V3's coefficient expects;
     `indexer_kl` is the mean over the layers that ran an indexer, in nats per query; `mtp_loss` the mean over depths.
-    All losses need targets. `expert_counts` has one row per MoE layer, then one for the MTP
-    layer when it ran (all depths together).
+    All losses need targets; where the counts of a step are given they are summands of the step's losses
+    (minglm/model/counts.py). `expert_counts` has one row per MoE layer, then one for the MTP layer when it ran (all
+    depths together).
     """
 
     logits: Tensor | None = None  # (B, T, V); None when targets were given
@@ -84,7 +86,7 @@ class Model(nn.Module):
             else:
                 nn.init.constant_(p, 0.0 if name.endswith("bias") else 1.0)
 
-    def forward(
+    def forward(  # noqa: PLR0913  (options, by keyword)
         self,
         tokens: Tensor,
         targets: Tensor | None = None,
@@ -95,6 +97,8 @@ class Model(nn.Module):
         mtp: bool = True,
         indexer_loss: bool = True,
         last_only: bool = False,
+        vocabulary: int | None = None,
+        counts: StepCounts | None = None,
     ) -> Output:
         """Run the model, or the next tokens of cached sequences.
 
@@ -108,6 +112,8 @@ class Model(nn.Module):
             mtp: compute the MTP loss too (needs targets; skipped with a cache).
             indexer_loss: False skips the indexer's KL.
             last_only: logits of the last position only, (B, 1, V).
+            vocabulary: the loss chooses among the first so many tokens only; None for all.
+            counts: of the whole optimiser step, where this is one of several forward passes of it; None: it is all.
 
         Raises:
             InputError: unknown mode, tokens outside the vocabulary, a sequence longer than max_position_embeddings.
@@ -115,6 +121,8 @@ class Model(nn.Module):
         offset = cache.length if cache is not None else 0
         self._check(tokens, targets, mode, doc_start, offset)
         T = tokens.shape[1]
+        if targets is not None and counts is None:
+            counts = StepCounts.of([(targets, doc_start)], self.config.mtp_depth if mtp else 0)
         ctx = ForwardContext(
             mode,
             self.rope_slice(offset, T, tokens.device),
@@ -124,6 +132,7 @@ class Model(nn.Module):
             losses=targets is not None,
             indexer_loss=indexer_loss and targets is not None,
             indexer_grad=torch.is_grad_enabled(),
+            query_weights=self._query_weights(targets, doc_start, counts),
         )
         aux = AuxLosses()
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode != "warmup"):
@@ -133,19 +142,36 @@ class Model(nn.Module):
             if cache is not None:
                 cache.advance(T)
             out = Output(hidden=hidden)
-            if targets is None:
+            if targets is None or counts is None:
                 out.logits = self.lm_head(self.norm(hidden[:, -1:] if last_only else hidden))
             else:
-                out.lm_loss = head_loss(self.norm(hidden), self.lm_head.weight, targets)
+                head = self.lm_head.weight[:vocabulary]
+                out.lm_loss = head_loss(self.norm(hidden), head, targets, counts.targets[0])
                 if mtp and self.mtp is not None and cache is None:
-                    out.mtp_loss = self._mtp_loss(tokens, targets, hidden, ctx, aux)
+                    out.mtp_loss = self._mtp_loss(tokens, targets, counts, hidden, ctx, aux)
         out.indexer_kl = torch.stack(aux.kl).mean() if aux.kl else None
-        out.balance_loss = torch.stack(aux.balance).sum() if aux.balance else None
+        if aux.balance and counts is not None:  # each a mean over the rows of this pass
+            out.balance_loss = torch.stack(aux.balance).sum() * (len(tokens) / counts.rows)
         out.expert_counts = torch.stack(aux.counts) if aux.counts else None
         return out
 
+    @staticmethod
+    def _query_weights(
+        targets: Tensor | None, doc_start: Tensor | None, counts: StepCounts | None, depth: int = 0
+    ) -> Tensor | None:
+        """(B, T − depth) what each query's KL counts in the step's mean."""
+        if targets is None or counts is None:
+            return None
+        return query_weights(counted_queries(targets, doc_start, depth), counts.queries[depth])
+
     def _mtp_loss(
-        self, tokens: Tensor, targets: Tensor, hidden: Tensor, ctx: ForwardContext, aux: AuxLosses
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        step: StepCounts,
+        hidden: Tensor,
+        ctx: ForwardContext,
+        aux: AuxLosses,
     ) -> Tensor | None:
         """Mean cross-entropy over depths; see minglm/model/mtp.py for what meets what."""
         module, losses, main = self.require_mtp(), [], aux.counts
@@ -154,9 +180,15 @@ class Model(nn.Module):
         for depth in range(1, min(self.config.mtp_depth, tokens.shape[1] - 1) + 1):
             positions = tokens.shape[1] - depth
             doc = ctx.doc_start
-            part = replace(ctx, rope=ctx.rope[:positions], doc_start=None if doc is None else doc[:, :positions])
+            part = replace(
+                ctx,
+                rope=ctx.rope[:positions],
+                doc_start=None if doc is None else doc[:, :positions],
+                query_weights=self._query_weights(targets, doc, step, depth),
+            )
             hidden = self.mtp_step(hidden[:, :positions], tokens[:, depth:], part, aux)
-            losses.append(head_loss(module.norm(hidden), self.lm_head.weight, shift_targets(targets, depth, doc)))
+            labels = shift_targets(targets, depth, doc)
+            losses.append(head_loss(module.norm(hidden), self.lm_head.weight, labels, step.targets[depth]))
         aux.counts = main + ([torch.stack(counts).sum(0)] if counts else [])
         return torch.stack(losses).mean() if losses else None
 

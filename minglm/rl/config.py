@@ -12,12 +12,27 @@ from pathlib import Path
 from minglm import datafiles
 from minglm.errors import InputError, nearest
 from minglm.rl.policy import MODES, Policy
-from minglm.settings import BaseSettings, nonzero, read_yaml, setting, whole_numbers
+from minglm.settings import MOST_SEED, BaseSettings, nonzero, read_yaml, setting, whole_numbers
 
 # As in minglm.rl.objectives, which needs torch; a test compares the two.
 OBJECTIVE_NAMES = ("grpo", "naive", "bypass", "decoupled_ppo", "tis", "icepop", "double_sided_mask", "cross_stage")
 CLIP_NAMES = ("low", "high", "tis_low", "tis_high", "beta", "mask_low", "mask_high", "average")
 SEED_ROOM = 1 << 20  # draws of one group's samples never meet those of the next
+
+
+def untruncated(value: float) -> float:
+    """A check: nothing is cut off the distribution that is sampled from.
+
+    The trainer's log-probabilities are of the whole softmax. Those of a rollout with top_p < 1 are renormalised over
+    the tokens kept: every ratio of the two would be off on fresh data, and which tokens are kept differs between
+    versions of the weights.
+    """
+    if value != 1:
+        raise ValueError(
+            "must be 1: the trainer's log-probabilities are of the whole distribution, and ratios would be off; "
+            "lower temperature instead"
+        )
+    return value
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,9 @@ class Settings(BaseSettings):
     # ---- rollout
     max_new_tokens: int = setting(128, "longest response", "tokens", 1)
     temperature: float = setting(1.0, "of sampling; the trainer divides by it too", "", 0.01)
-    top_p: float = setting(1.0, "sample among the likeliest tokens that hold this much probability", "", 0.01, 1.0)
+    top_p: float = setting(
+        1.0, "1: RL samples the whole distribution, which the trainer's log-probabilities are of", check=untruncated
+    )
     max_batch: int = setting(128, "sequences that one rollout worker decodes at once", "sequences", 1)
     rollout_workers: int = setting(1, "rollout processes", "processes", 1)
     reuse_kv_cache: bool = setting(
@@ -99,7 +116,7 @@ class Settings(BaseSettings):
     eval_every: int = setting(20, "held-out pass@1 every so many updates; 0 at start and end only", "updates", 0)
     eval_problems: int = setting(200, "held-out problems; 0 for none", "problems", 0)
     checkpoint_every: int = setting(10, "checkpoint every so many updates", "updates", 1)
-    seed: int = setting(0, "of the order of problems and of every draw", "", 0)
+    seed: int = setting(0, "of the order of problems and of every draw", "", 0, MOST_SEED)
     threads: int = setting(1, "threads of each process", "threads", 1)
     # ---- bounds
     stall_s: float = setting(120.0, "a worker that says nothing for so long is killed and started again", "s", 0.5)

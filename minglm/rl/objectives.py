@@ -311,6 +311,15 @@ def _clipped(ratio: Tensor, advantages: Tensor, clip: Clip) -> Tensor:
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip.low, 1 + clip.high) * advantages)
 
 
+def counted(mask: Tensor, average: str) -> float:
+    """What the loss of these rows (N, T) is divided by: tokens that count, or sequences with one.
+
+    A step that is cut into micro-batches gives each the weight `counted` of its own by that of all: the sum is then the
+    loss of the whole step, whatever the cut.
+    """
+    return float((mask if average == "token" else mask.any(1)).sum())
+
+
 def _average(values: Tensor, mask: Tensor, how: str) -> Tensor:
     values = torch.where(mask, values, 0.0)
     if how == "token":

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from minglm.errors import InputError
+from minglm.errors import InputError, one_line
 from minglm.rl.config import Settings
 from minglm.rl.data_source import Group, ProblemSource
 from minglm.rl.tasks import Problem
@@ -83,7 +83,7 @@ class RewardManager:
         try:
             reward = float(self.task.reward(problem, self.decode(tokens)))
         except Exception as err:
-            return 0.0, f"raised {type(err).__name__}: {' '.join(str(err).split())[:200]}"
+            return 0.0, f"raised {type(err).__name__}: {one_line(str(err))}"
         return reward, "" if math.isfinite(reward) else f"gave {reward}"
 
     def _failed(self, error: str) -> None:

@@ -5,8 +5,8 @@ Commands: Hello, Train, PublishWeights, Evaluate, SaveCheckpoint. Reports: Train
 EvaluationDone, CheckpointSaved.
 
 Indexer and MTP module are frozen, the router's balance bias too: RL moves what the rollout's log-probs depend on and
-nothing else. Groups are sorted by length and cut into micro-batches of padded rows; each token counts once, whatever
-its batch.
+nothing else. Groups are sorted by length and cut into micro-batches of padded rows; loss and gradient are the mean over
+the whole step's tokens, or sequences, however it is cut.
 
 Shapes: N sequences, T tokens (prompt and response), V vocabulary, K experts chosen.
 """
@@ -47,7 +47,7 @@ from minglm.rl.messages import (
     WeightsPublished,
     unexpected,
 )
-from minglm.rl.objectives import Clip, group_advantages, objective
+from minglm.rl.objectives import Clip, counted, group_advantages, objective
 from minglm.rl.policy import micro_batches
 from minglm.rl.worker import write_weights
 from minglm.training import checkpoint
@@ -255,27 +255,27 @@ class Trainer:
     def _optimiser_step(self, rows: list[Row]) -> dict[str, float]:
         s = self.settings
         micro = self._micro(rows)
-        counted = sum(float(m.mask.sum()) for m in micro)
+        clip, loss_of = Clip(**s.objective_args), objective(s.objective)
+        tokens = sum(counted(m.mask, "token") for m in micro)
+        divisor = sum(counted(m.mask, clip.average) for m in micro)
         self.optimizer.zero_grad()
         stats = WeightedStats()
-        clip, loss_of = Clip(**s.objective_args), objective(s.objective)
         for m in micro:
             logp, entropy = self.logprobs(m)
             # With one optimiser step for the batch, π_old is π before it: no second forward is needed.
             old = logp.detach() if s.minibatches == 1 else self._old(m)
             loss, figures = loss_of(logp, old, m.behaviour, m.advantages, m.mask, clip=clip, stale=m.stale)
-            share = float(m.mask.sum()) / max(counted, 1.0)
+            share = counted(m.mask, clip.average) / max(divisor, 1.0)
             if loss.requires_grad:
                 (loss * share).backward()
-            figures |= {
-                "loss": float(loss.detach()),
-                "entropy": float(entropy[m.mask].mean()) if bool(m.mask.any()) else 0.0,
-            }
-            for name, value in figures.items():
-                stats.add(name, value, share)
+            stats.add("loss", float(loss.detach()), share)
+            del figures["tokens"]  # a count; `StepDone` has the whole batch's
+            figures["entropy"] = float(entropy[m.mask].mean()) if bool(m.mask.any()) else 0.0
+            for name, value in figures.items():  # means over tokens
+                stats.add(name, value, counted(m.mask, "token") / max(tokens, 1.0))
             mismatch = (old - m.behaviour).abs()[m.mask & ~m.stale]  # of trainer and rollout on the very same weights
             if mismatch.numel():
-                stats.add("mismatch", float(mismatch.mean()), mismatch.numel() / max(counted, 1.0))
+                stats.add("mismatch", float(mismatch.mean()), mismatch.numel() / max(tokens, 1.0))
             self.heartbeat()
         norm = float(self.optimizer.clip_grad_norm(s.clip))
         if not math.isfinite(norm):
@@ -366,7 +366,6 @@ class Trainer:
                         prompt=prompt,
                         max_new_tokens=s.max_new_tokens,
                         temperature=temperature,
-                        top_p=s.top_p if temperature else 1.0,
                         seed=number,
                         stop=tuple(command.stop),
                     )

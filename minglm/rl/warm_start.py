@@ -23,7 +23,7 @@ from minglm.config import ModelConfig
 from minglm.data.chat import encode_chat, stack
 from minglm.errors import InputError
 from minglm.rl import task_registry, tasks
-from minglm.settings import BaseSettings, nonzero, setting, whole_numbers
+from minglm.settings import MOST_SEED, BaseSettings, nonzero, setting, whole_numbers
 
 # One token a character needs no wide vocabulary; what counts here is how many sequences a core decodes in a second.
 MODEL = dict(
@@ -76,7 +76,7 @@ class WarmStart(BaseSettings):
     )
     lr: float = setting(0.02, "peak learning rate of Muon", "", 0.0, check=nonzero)
     adam_lr: float = setting(0.005, "peak learning rate of AdamW", "", 0.0)
-    seed: int = setting(0, "of weights and problems", "", 0)
+    seed: int = setting(0, "of weights and problems", "", 0, MOST_SEED)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -172,7 +172,6 @@ def request_from(request: RolloutRequest, settings: Settings, stop: list[int]) -
         prompt=request.prompt,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
-        top_p=settings.top_p,
         seed=request.seed,
         stop=tuple(stop),
         tokens=list(request.tokens),

@@ -21,6 +21,17 @@ from minglm import __version__
 from minglm.errors import InputError, Parser, nearest
 
 
+def seed(text: str) -> int:
+    """The type of a --seed: what every random generator here takes.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else, which argparse makes one line of.
+    """
+    if not text.isdecimal() or len(text) > 20 or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: must be a whole number from 0 to 2^64 - 1; for example 0")
+    return int(text)
+
+
 class Command(Protocol):
     """What the module of a subcommand holds."""
 
@@ -99,7 +110,7 @@ class Program:
             print(f"error: {where}{err.strerror or err}; {remedy}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as stop:
-            print(f"{stop or 'stopped'}", file=sys.stderr)
+            print(str(stop) or "stopped", file=sys.stderr)
             return 130
 
     def execute(self, argv: list[str]) -> int:

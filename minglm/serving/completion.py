@@ -82,7 +82,8 @@ async def complete(
 def resolve_max_new_tokens(
     body: GenerationRequest, prompts: list[list[int]], vocab_size: int, settings: ServeSettings
 ) -> int:
-    """New tokens of each answer at most: what is asked for, or what the server gives and the longest prompt leaves.
+    """New tokens of each answer at most: what is asked for, or the endpoint's default as far as the server gives it and
+    the longest prompt leaves it.
 
     Raises:
         APIError: 400 for an empty prompt, a token outside the vocabulary, or more tokens than there is room for.
@@ -103,7 +104,7 @@ def resolve_max_new_tokens(
         )
     wanted = body.max_new_tokens
     if wanted is None:
-        return min(settings.max_tokens, available)
+        return min(settings.max_tokens, available, body.default_max_tokens or available)
     if wanted > settings.max_tokens:
         raise APIError(400, f"max_tokens={wanted:,}: this server gives at most {settings.max_tokens:,}", "max_tokens")
     if wanted > available:

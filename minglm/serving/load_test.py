@@ -296,8 +296,8 @@ def judge(result: dict, p99_factor: float = 8.0) -> list[str]:
         faults.append(
             f"p99 {result['p99_s']:.2f} s is more than {p99_factor:g} times the median {result['p50_s']:.2f} s"
         )
-    if result["rss_growth"] is not None and result["rss_growth"] > 0.05:
-        faults.append(f"memory grew by {result['rss_growth']:.1%} after the warm-up, more than 5%")
+    if result["rss_growth"] is not None and abs(result["rss_growth"]) > 0.05:
+        faults.append(f"memory changed by {result['rss_growth']:+.1%} after the warm-up, more than 5%")
     return faults
 
 
@@ -323,7 +323,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         with (
-            running(args.checkpoint) as (process, url),
+            running(args.checkpoint, "--max-connections-per-address", str(2 * args.clients + 16)) as (process, url),
             tqdm(
                 total=args.seconds,
                 unit="s",

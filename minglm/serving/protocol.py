@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -106,6 +106,12 @@ class StreamOptions(_Object):
     include_obfuscation: bool = False  # padding against eavesdroppers, which a client has to do without
 
 
+class TextFormat(_Object):
+    """Answers are plain text."""
+
+    type: Literal["text"]
+
+
 class GenerationRequest(_Object):
     """What chat and text completions have in common: sampling, length, number of choices, streaming."""
 
@@ -118,10 +124,32 @@ class GenerationRequest(_Object):
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     max_tokens: int | None = Field(None, ge=1)
-    user: str | None = None  # taken and not used
+    default_max_tokens: ClassVar[int | None] = None  # where a request names none; None: what the server gives
+    # taken and not used: they change nothing of an answer
+    user: str | None = None
+    metadata: dict[str, str] = {}
+    store: bool = False
+    parallel_tool_calls: bool = True
+    prompt_cache_key: str = ""
+    safety_identifier: str = ""
     presence_penalty: Annotated[Zero, Unserved("0")] = 0
     frequency_penalty: Annotated[Zero, Unserved("0")] = 0
     logit_bias: Annotated[NoObject, Unserved("{}")] = {}
+    tools: Annotated[NoList, Unserved("[]")] = []
+    functions: Annotated[NoList, Unserved("[]")] = []
+    tool_choice: Annotated[Literal["none", "auto"], Unserved('"none"')] = "none"
+    function_call: Annotated[Literal["none", "auto"], Unserved('"none"')] = "none"
+    response_format: Annotated[TextFormat, Unserved('{"type": "text"}')] = TextFormat(type="text")
+    service_tier: Annotated[Literal["auto", "default"], Unserved('"auto"')] = "auto"
+    modalities: Annotated[list[Literal["text"]], Unserved('["text"]')] = ["text"]
+    reasoning_effort: Annotated[Literal["none"], Unserved('"none"')] = "none"
+    verbosity: Annotated[Literal["medium"], Unserved('"medium"')] = "medium"
+    prompt_cache_retention: Annotated[Literal["in_memory"], Unserved('"in_memory"')] = "in_memory"
+    audio: Annotated[NoObject, Unserved("{}")] = {}
+    moderation: Annotated[NoObject, Unserved("{}")] = {}
+    prediction: Annotated[NoObject, Unserved("{}")] = {}
+    prompt_cache_options: Annotated[NoObject, Unserved("{}")] = {}
+    web_search_options: Annotated[NoObject, Unserved("{}")] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -196,40 +224,13 @@ class Message(_Object):
         return self.content if isinstance(self.content, str) else "".join(p.text for p in self.content)
 
 
-class TextFormat(_Object):
-    """Answers are plain text."""
-
-    type: Literal["text"]
-
-
 class ChatCompletionRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
-    # taken and not used: they change nothing of an answer
-    metadata: dict[str, str] = {}
-    store: bool = False
-    parallel_tool_calls: bool = True
-    prompt_cache_key: str = ""
-    safety_identifier: str = ""
     top_logprobs: Annotated[Zero, Unserved("0")] = 0
-    tools: Annotated[NoList, Unserved("[]")] = []
-    functions: Annotated[NoList, Unserved("[]")] = []
-    tool_choice: Annotated[Literal["none", "auto"], Unserved('"none"')] = "none"
-    function_call: Annotated[Literal["none", "auto"], Unserved('"none"')] = "none"
-    response_format: Annotated[TextFormat, Unserved('{"type": "text"}')] = TextFormat(type="text")
-    service_tier: Annotated[Literal["auto", "default"], Unserved('"auto"')] = "auto"
-    modalities: Annotated[list[Literal["text"]], Unserved('["text"]')] = ["text"]
-    reasoning_effort: Annotated[Literal["none"], Unserved('"none"')] = "none"
-    verbosity: Annotated[Literal["medium"], Unserved('"medium"')] = "medium"
-    prompt_cache_retention: Annotated[Literal["in_memory"], Unserved('"in_memory"')] = "in_memory"
-    audio: Annotated[NoObject, Unserved("{}")] = {}
-    moderation: Annotated[NoObject, Unserved("{}")] = {}
-    prediction: Annotated[NoObject, Unserved("{}")] = {}
-    prompt_cache_options: Annotated[NoObject, Unserved("{}")] = {}
-    web_search_options: Annotated[NoObject, Unserved("{}")] = {}
 
     @model_validator(mode="after")
     def _last_is_not_the_assistant(self) -> ChatCompletionRequest:
@@ -269,7 +270,7 @@ class CompletionRequest(GenerationRequest):
     """POST /v1/completions. A prompt is a text or tokens; several of either may be given."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
-    max_tokens: int | None = Field(16, ge=1)
+    default_max_tokens: ClassVar[int | None] = 16  # as OpenAI's
     logprobs: int | None = Field(None, ge=0, le=1)
     echo: Annotated[No, Unserved("false")] = False
     best_of: Annotated[int, Field(ge=1, le=1), Unserved("1")] = 1

@@ -29,6 +29,7 @@ from pathlib import Path
 from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser, nearest
 from minglm.runtime import ray
+from minglm.runtime.command_line import seed
 from minglm.training import metrics
 
 STEPS = 16
@@ -442,7 +443,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     p = Parser(prog="python -m minglm.tools.fault_injection", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--count", type=int, default=50, help="how many (default 50)")
-    p.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
+    p.add_argument("--seed", type=seed, default=0, help="of the random moments (default 0)")
     p.add_argument("--only", metavar="KIND", help=f"one kind alone: {', '.join(dict.fromkeys(KINDS))}")
     p.add_argument(
         "--out",

@@ -12,6 +12,7 @@ often the run is killed and resumed: the batch of a step depends on the step alo
 from __future__ import annotations
 
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -20,22 +21,20 @@ from tqdm import tqdm
 
 from minglm import atomic
 from minglm.data import shards
-from minglm.data.chat import MixedLoader, SftLoader, load_jsonl
-from minglm.data.tokenizer import Tokenizer
+from minglm.data.tokenizer import SPECIAL_TOKENS
 from minglm.errors import InputError
+from minglm.model.counts import StepCounts
 from minglm.model.model import Model
 from minglm.quant.formats import Spec
 from minglm.quant.qat import FakeQuant
 from minglm.runtime import device as devices
 from minglm.runtime import machine, run_folder
-from minglm.training import checkpoint, memory, metrics
-from minglm.training import curriculum as curriculums
+from minglm.training import checkpoint, data, memory, metrics
 from minglm.training import recipe as recipes
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
 from minglm.training.process import Interrupted, deterministic, finish_step_on_sigint
 from minglm.training.recipe import Recipe
 
-VALIDATION_SEED = 10_007  # far from any run's own seed, so that no run validates on its training order
 LOAD_EVERY = 10  # steps between rows of expert_load.csv
 
 
@@ -76,7 +75,7 @@ def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         raise InputError(f"{run_dir}: not empty and not a run of minglm; give another --run")
     if not resume:
         run_folder.set_aside(run_dir, "train")
-    if note.is_file():
+    if note.is_file() and checkpoint.find(run_dir):  # else nothing has been learnt under the other recipe
         theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
         changed = next((k for k in ours if ours[k] != theirs[k]), None)
         if changed:
@@ -97,7 +96,8 @@ class TrainingRun:
 
         first                        whether this process writes notes, logs and the progress bar
         load_latest, restore, save   where the state of a run comes from and goes to
-        open_data                    tokenizer, loaders, hash of the corpus
+        open_data                    tokenizer, loaders, and notes on the text
+        tell                         a line for the terminal, before the first step
         to_device, make_optimizer    the model as it is trained, and what updates it
         before_forward               called before each forward pass of an update
         all_ranks_agree              whether any process wants to stop
@@ -112,26 +112,33 @@ class TrainingRun:
         start = resumed or self._initial(init_from)
         memory.check(recipe, self.device.type, self.config)
         self.step = resumed.step if resumed else 0
-        self.tokenizer, self.loader, self.validation, self.corpus_sha256 = self.open_data(
+        self.resumes = resumed is not None
+        self.tokenizer, self.loader, self.validation, self.data_notes = self.open_data(
             init_from if not resumed else run_dir
         )
         torch.manual_seed(recipe.seed)
-        self.model = self.to_device(self._new_model())
+        self.model = self.to_device(Model(self.config))
         self.named = self._learning()
         self.optimizer = self.make_optimizer(lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay)
-        self.curriculum = curriculums.of(recipe.curriculum, self.tokenizer, recipe.seed)
         if start:
             self.restore(start, optimizer=resumed is not None)
         if resumed:
             resumed.restore_rng()
-            self.curriculum.load_state_dict(resumed.state.get("curriculum", {}))
         self.rounding = FakeQuant(self.model, Spec(recipe.qat, recipe.qat_group) if recipe.qat else None)
         self.forward = torch.compile(self.model) if recipe.compile else self.model
         self.write_notes(init_from, start)
+        if recipe.warmup_steps > recipe.steps:
+            warm, steps = recipe.warmup_steps, recipe.steps
+            self.tell(f"warmup_steps={warm}: above steps={steps}, so that lr is never reached; lower warmup_steps")
 
     # ------------------------------------------------------------------ hooks
 
     first = True
+
+    def tell(self, line: str) -> None:
+        """A line on stderr; an empty one is none."""
+        if line and self.first:
+            print(line, file=sys.stderr)
 
     def load_latest(self, path: str | Path) -> checkpoint.Checkpoint | None:
         """The newest whole checkpoint of a run or checkpoint folder; None where there is none."""
@@ -194,47 +201,10 @@ class TrainingRun:
             )
         return start
 
-    def open_data(
-        self, tokenizer_from: str | Path | None
-    ) -> tuple[Tokenizer, shards.BatchSource, shards.BatchSource, str]:
-        """Tokenizer, training loader, validation loader, hash of the corpus; a hook."""
-        r = self.recipe
-        own = _tokenizer_path(tokenizer_from)
-        name = (
-            "".join(c if c.isalnum() else "-" for c in r.corpus)
-            + f"-{self.config.vocab_size}"
-            + (f"-{r.corpus_max_bytes}" if r.corpus_max_bytes else "")
-        )
-        folder = self.dir.parent / "data" / name
-        if (
-            own
-            and (folder / "tokenizer.json").is_file()
-            and Tokenizer.load(folder).sha256 == Tokenizer.load(own).sha256
-        ):
-            own = None  # the shared folder was made with this very tokenizer
-        elif own:
-            folder = folder.with_name(f"{name}-{Tokenizer.load(own).sha256[:8]}")
-        tokenizer, train, valid = shards.build(r.corpus, folder, self.config.vocab_size, r.corpus_max_bytes, own)
-        conversations = load_jsonl(r.conversations) if r.conversations else None
-
-        def make(shard: shards.Shard, seed: int, mixed: bool) -> shards.BatchSource:
-            if r.stage == "sft":
-                return SftLoader(tokenizer, shard, r.batch_size, r.seq_len, r.tasks, seed, conversations)
-            text = shards.Loader(shard, r.batch_size, r.seq_len, seed)
-            if not mixed:
-                return text
-            return MixedLoader(text, tokenizer, r.lookup_share, r.lookup_facts, seed, r.recall_steps * r.grad_accum)
-
-        loader = make(train, r.seed, mixed=bool(r.lookup_share or r.recall_steps))
-        return tokenizer, loader, make(valid, VALIDATION_SEED, mixed=False), train.header["corpus_sha256"]
-
-    def _new_model(self) -> Model:
-        """The model with its first weights."""
-        model = Model(self.config)
-        if self.recipe.embedding_std is not None:
-            with torch.no_grad():  # the same draw, wider
-                model.embed_tokens.weight.mul_(self.recipe.embedding_std / self.config.initializer_range)
-        return model
+    def open_data(self, tokenizer_from: str | Path | None) -> data.Data:
+        """Tokenizer, loaders, and what versions.json says of the text; a hook."""
+        begun_on = data.note(self.dir) if self.resumes else None
+        return data.open_data(self.recipe, self.config, self.dir, tokenizer_from, begun_on, self.tell)
 
     def _learning(self) -> list[tuple[str, torch.Tensor]]:
         """Mark what this stage trains and return it by name."""
@@ -250,7 +220,7 @@ class TrainingRun:
         atomic.write_json(self.dir / "config.json", self.config.to_hf())
         notes = {
             "machine": machine.describe(measure=False),
-            "corpus_sha256": self.corpus_sha256,
+            **self.data_notes,
             "tokenizer_sha256": self.tokenizer.sha256,
             "init_from": None if init_from is None else str(init_from),
             "init_step": start.step if start else None,
@@ -314,17 +284,14 @@ class TrainingRun:
         self.optimizer.zero_grad()
         self.rounding.on()
         parts: dict[str, float] = {}
-        counts, lesson = None, not self.curriculum.over
-        passes = 1 if lesson else r.grad_accum
-        for i in range(passes):
-            self.before_forward(last=i == passes - 1)
-            batch = (
-                self.curriculum.batch(self.step)
-                if lesson
-                else self.loader.batch((self.step - self.curriculum.steps) * r.grad_accum + i)
-            )
-            loss, out = self.loss(batch)
-            (loss / passes).backward()
+        loads_of_step = None
+        batches = [self.loader.batch(self.step * r.grad_accum + i) for i in range(r.grad_accum)]
+        # Losses are divided by counts of the whole step: a mean of the passes' means would depend on the cut.
+        counts = StepCounts.of(((b.targets, b.doc_start) for b in batches), self.config.mtp_depth).to(self.device)
+        for i, batch in enumerate(batches):
+            self.before_forward(last=i == r.grad_accum - 1)
+            loss, out = self.loss(batch, counts)
+            loss.backward()
             for name, value in (
                 ("loss", loss),
                 ("lm_loss", out.lm_loss),
@@ -333,48 +300,47 @@ class TrainingRun:
                 ("indexer_kl", out.indexer_kl),
             ):
                 if value is not None:
-                    parts[name] = parts.get(name, 0.0) + float(value.detach()) / passes
+                    parts[name] = parts.get(name, 0.0) + float(value.detach())
             if out.expert_counts is not None:
-                counts = out.expert_counts if counts is None else counts + out.expert_counts
+                loads_of_step = out.expert_counts if loads_of_step is None else loads_of_step + out.expert_counts
         self.rounding.off()  # the update is the master weights'
         norm = float(self.optimizer.clip_grad_norm(r.clip))
         self._check_finite({**parts, "grad_norm": norm})
-        scale = self._lr_scale(lesson)
+        scale = cosine_with_warmup(self.step, r.steps, r.warmup_steps, r.final_lr_fraction)
         self.optimizer.step(scale)
-        if counts is not None and r.mode != "warmup" and r.bias_rate:
-            self.model.update_router_bias(counts, r.bias_rate)
+        if loads_of_step is not None and r.mode != "warmup" and r.bias_rate:
+            self.model.update_router_bias(loads_of_step, r.bias_rate)
         self.step += 1
-        tokens = batch.tokens.numel() * passes
-        if lesson:
-            self.curriculum.learnt(self.step, parts["lm_loss"], tokens)
-        own_steps = self.step - self.curriculum.steps if self.curriculum.over else 0
         took = time.perf_counter() - started
-        loads = None if counts is None else counts.tolist()
+        loads = None if loads_of_step is None else loads_of_step.tolist()
         entropy, peak = metrics.load_statistics(loads) if loads else (None, None)
         row = {
             "step": self.step,
-            "tokens": self.curriculum.tokens + own_steps * r.tokens_per_step,
+            "tokens": self.step * r.tokens_per_step,
             **parts,
             "load_entropy": entropy,
             "load_max_over_mean": peak,
-            "dropped_tokens": self._dropped(loads, batch.tokens.shape[1], tokens),
+            "dropped_tokens": self._dropped(loads, len(batch.tokens) * r.grad_accum),
             "grad_norm": norm,
             "lr": r.lr * scale,
-            "tokens_per_s": tokens / took,
-            "mfu": tokens / took * self.flops_per_token(batch.tokens.shape[1], lesson) / self.peak,
+            "tokens_per_s": r.tokens_per_step / took,
+            "mfu": r.tokens_per_step / took * self.flops_per_token() / self.peak,
         }
-        if self.step % r.val_every == 0 or self.step == r.steps:
+        if self.validation is not None and (self.step % r.val_every == 0 or self.step == r.steps):
             with self.rounding:
                 row["val_loss"] = self.validate()
         return row, loads
 
-    def loss(self, batch: shards.Batch):
-        """The stage's loss, weighted, and the model's output with its parts."""
+    def loss(self, batch: shards.Batch, counts: StepCounts):
+        """This forward pass's summand of the step's loss, weighted, and the model's output with its parts."""
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
-        own = self.step - self.curriculum.steps  # the first lessons are about looking back alone
-        mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.curriculum.over and own >= r.recall_steps
-        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp)
+        mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.first_lesson
+        words = r.pairs_words_at(self.step)
+        vocabulary = None if words is None else len(SPECIAL_TOKENS) + words
+        out = self.forward(
+            tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp, vocabulary=vocabulary, counts=counts
+        )
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss
@@ -389,8 +355,8 @@ class TrainingRun:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """LM loss on validation text, in nats per token, as a user would run the model:
-        sparse once there is an indexer."""
+        """LM loss on unseen text, in nats per token, as a user would run the model: sparse once there is an indexer."""
+        assert self.validation is not None
         self.model.eval()
         mode = "dense" if self.recipe.mode == "dense" else "sparse"
         total = count = 0.0
@@ -414,60 +380,31 @@ class TrainingRun:
                 f"go on from it with --run NEW --init-from {self.dir} --set lr={self.recipe.lr / 2:g}"
             )
 
-    def _dropped(self, loads: list[list[int]] | None, T: int, tokens: int) -> int | None:
-        """Of `tokens` in sequences of T: tokens × K that entered the MoE layers less what the experts report to have
-        processed: 0 if none was dropped."""
+    def _dropped(self, loads: list[list[int]] | None, sequences: int) -> int | None:
+        """Tokens × K that entered the MoE layers less what the experts report to have processed:
+        0 if none was dropped."""
         if loads is None:
             return None
-        K, moe = self.config.num_experts_per_tok, self.config.num_moe_layers
-        sequences, entered = tokens // T, tokens * K * moe
+        K, T, moe = self.config.num_experts_per_tok, self.recipe.seq_len, self.config.num_moe_layers
+        entered = sequences * T * K * moe
         if len(loads) > moe:  # the MTP layer sees one token fewer at each depth
             entered += sum(sequences * (T - d) * K for d in range(1, min(self.config.mtp_depth, T - 1) + 1))
         return entered - sum(map(sum, loads))
 
-    def flops_per_token(self, seq_len: int | None = None, lesson: bool = False) -> float:
-        """Model FLOPs for one token of this stage in sequences of `seq_len` (default: the recipe's), the numerator of
-        MFU; `lesson`: before the run's own batches."""
+    def flops_per_token(self) -> float:
+        """Model FLOPs for one token of this stage, the numerator of MFU."""
         c, r = self.config, self.recipe
-        seq_len = seq_len or r.seq_len
         if r.mode == "warmup":  # forward of all, backward of the indexer's scores
-            return c.train_flops_per_token(seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(seq_len)["indexer"]
-        mtp = r.mtp_weight > 0 and not lesson and self.step - self.curriculum.steps > r.recall_steps
-        return c.train_flops_per_token(seq_len, sparse=r.mode == "sparse", mtp=mtp)
-
-    def _lr_scale(self, lesson: bool) -> float:
-        """Factor of the learning rates: after the warm-up constant in lessons, then the cosine over the steps left."""
-        r, lessons = self.recipe, self.curriculum.steps
-        if lesson:
-            return min(1.0, (self.step + 1) / max(1, r.warmup_steps))
-        warmup = max(0, r.warmup_steps - lessons)
-        return cosine_with_warmup(self.step - lessons, r.steps - lessons, warmup, r.final_lr_fraction)
+            return c.train_flops_per_token(r.seq_len, sparse=False) / 3 + 3 * c.flops_breakdown(r.seq_len)["indexer"]
+        return c.train_flops_per_token(
+            r.seq_len, sparse=r.mode == "sparse", mtp=r.mtp_weight > 0 and self.step > r.first_lesson
+        )
 
     def _notes(self) -> dict:
-        return {
-            "recipe": self.recipe.to_dict(),
-            "seed": self.recipe.seed,
-            "versions": machine.versions(),
-            "curriculum": self.curriculum.state_dict(),
-        }
+        return {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed, "versions": machine.versions()}
 
     def last_metrics(self) -> dict:
-        """The last row of metrics.csv, with the last validation loss and the run's folder."""
+        """The last row of metrics.csv, with the last validation loss, what it was measured on, and the run's folder."""
         rows = metrics.read(self.dir / "metrics.csv")
         last_val = next((row["val_loss"] for row in reversed(rows) if row["val_loss"] is not None), None)
-        return {**rows[-1], "val_loss": last_val, "run_dir": str(self.dir)}
-
-
-def _tokenizer_path(folder: str | Path | None) -> Path | None:
-    """The tokenizer.json of a run or checkpoint folder, if it has one."""
-    if folder is None:
-        return None
-    folder = Path(folder)
-    return next(
-        (
-            p / "tokenizer.json"
-            for p in (folder, folder.parent, folder.parent.parent)
-            if (p / "tokenizer.json").is_file()
-        ),
-        None,
-    )
+        return {**rows[-1], "val_loss": last_val, "validation": self.data_notes["validation"], "run_dir": str(self.dir)}

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
-from minglm.training.curriculum import Lesson
 from minglm.training.recipe import Recipe
 
 KINDS = ("dp", "ep", "tp", "cp")
@@ -99,9 +98,6 @@ def check(dims: ParallelDims, recipe: Recipe, config: ModelConfig) -> None:
                 f"{flags}: {name}={total} does not split over {parts} processes; use a multiple of {parts}"
             )
 
-    for lesson in (Lesson(**values) for values in recipe.curriculum):
-        even(lesson.batch_size, "curriculum: batch_size", dims.dp * dims.ep, f"dp·ep={dims.dp * dims.ep}")
-        even(lesson.seq_len, "curriculum: seq_len", dims.cp, f"cp={dims.cp}")
     even(recipe.batch_size, "batch_size", dims.dp * dims.ep, f"dp·ep={dims.dp * dims.ep}")
     even(config.n_routed_experts, "n_routed_experts", dims.ep, f"ep={dims.ep}")
     even(config.num_attention_heads, "num_attention_heads", dims.tp, f"tp={dims.tp}")

@@ -6,15 +6,17 @@ Every key is a field below with its meaning, default and unit; `render` writes t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from minglm import datafiles
 from minglm.config import ModelConfig
+from minglm.data.tiny_world.documents import check_mixture
+from minglm.data.tiny_world.pairs import words_at
 from minglm.errors import InputError, nearest
-from minglm.settings import BaseSettings, nonzero, read_yaml, setting
+from minglm.settings import MOST_SEED, BaseSettings, nonzero, read_yaml, setting
 from minglm.sizes import NAMED_SIZES
-from minglm.training.curriculum import Lesson, check_lessons
 
 # Attention mode of the model and what each stage trains.
 STAGES = {
@@ -25,6 +27,7 @@ STAGES = {
     "sft": "sparse attention on conversations; the loss counts the assistant's words",
 }
 MODES = {"pretrain": "dense", "long_context": "dense", "dsa_warmup": "warmup", "sparse": "sparse", "sft": "sparse"}
+TINY_WORLD = "tiny_world"
 # Changes of the model's config that leave every weight's shape alone, so a later stage may make them.
 RESUMABLE_OVERRIDES = ("rope_theta", "max_position_embeddings", "index_topk", "mtp_depth")
 
@@ -40,7 +43,10 @@ class Recipe(BaseSettings):
     model_changes: dict = setting(
         {}, "config keys that differ from the named size; after pretrain only " + ", ".join(RESUMABLE_OVERRIDES)
     )
-    corpus: str = setting("stdlib", "text: stdlib, folder:PATH or hf:NAME")
+    corpus: str = setting("stdlib", "text: tiny_world (generated), stdlib, folder:PATH or hf:NAME")
+    documents: dict = setting(
+        {}, "tiny_world: share of each kind of document, e.g. {story: 0.5, codes: 0.5}; {} for the usual mixture"
+    )
     corpus_max_bytes: int | None = setting(None, "read about this much of the corpus; null for all", "bytes", 1)
     seq_len: int = setting(256, "sequence length", "tokens", 2)
     batch_size: int = setting(16, "sequences in one forward pass", "sequences", 1)
@@ -49,14 +55,6 @@ class Recipe(BaseSettings):
     lr: float = setting(0.005, "peak learning rate of Muon (matrices)", "", 0.0, check=nonzero)
     adam_lr: float | None = setting(
         None, "peak learning rate of AdamW (embedding, head, norms, router); null for the same as lr", "", 0.0
-    )
-    embedding_std: float | None = setting(
-        None,
-        "standard deviation of the embedding's first values; null for the model's initializer_range. Words that start "
-        "far apart (0.5) are told apart sooner, which is what looking back needs",
-        "",
-        0.0,
-        check=nonzero,
     )
     warmup_steps: int = setting(30, "updates over which the learning rate rises", "steps", 0)
     final_lr_fraction: float = setting(
@@ -80,14 +78,17 @@ class Recipe(BaseSettings):
         "steps",
         0,
     )
-    curriculum: list = setting(
-        None,
-        "pretrain: lessons before the run's own rows, each with the keys of minglm.training.curriculum.Lesson, e.g. "
-        "[{words: 64}, {words: 256, seq_len: 64, pairs: [3, 8]}]; null for none",
-        check=check_lessons,
+    pairs_words: int = setting(64, "tiny_world: words of the first lesson, pairs that come again", "words", 16)
+    pairs_steps: int = setting(
+        0, "tiny_world: updates at the start in which all rows are such pairs: looking back is learnt first", "steps", 0
+    )
+    pairs_grow_steps: int = setting(
+        0, "tiny_world: updates after them over which the words of the pairs grow to all of the language", "steps", 0
     )
     tasks: dict = setting(
-        {}, "sft: share of each task of minglm.data.chat, e.g. {lookup: 0.7, copy: 0.3}; `file` for conversations"
+        {},
+        "sft: share of each task of minglm.data.chat, e.g. {lookup: 0.7, copy: 0.3}, or of minglm.data.tiny_world"
+        ".chats, e.g. {needles: 0.5, sums: 0.5}; `file` for conversations",
     )
     conversations: str | None = setting(None, "sft: your own JSON-lines file of conversations; null for none")
     qat: str | None = setting(
@@ -97,23 +98,19 @@ class Recipe(BaseSettings):
     val_every: int = setting(100, "validation loss every so many updates", "steps", 1)
     val_batches: int = setting(8, "batches in one validation", "batches", 1)
     checkpoint_every: int = setting(100, "checkpoint every so many updates", "steps", 1)
-    seed: int = setting(0, "of the initial weights and of the order of the data", "", 0)
+    seed: int = setting(0, "of the initial weights and of the order of the data", "", 0, MOST_SEED)
     compile: bool = setting(False, "torch.compile; off: whether it pays here has not been measured")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.stage not in STAGES:
             raise InputError(f"stage {self.stage!r}: not one of {', '.join(STAGES)}{nearest(self.stage, STAGES)}")
-        if self.stage == "sft" and not self.tasks:
+        self._check_tasks()
+        if self.corpus == TINY_WORLD:
+            self._check_tiny_world()
+        elif self.documents:
             raise InputError(
-                "tasks={}: stage sft needs something to teach; for example tasks: {lookup: 0.7, copy: 0.3}"
-            )
-        if self.stage != "sft" and self.tasks:
-            raise InputError(f"tasks={self.tasks!r}: only stage sft has tasks; remove the key or use stage: sft")
-        if self.stage != "pretrain" and (self.curriculum or self.embedding_std is not None):
-            raise InputError(
-                f"curriculum={self.curriculum!r}, embedding_std={self.embedding_std!r}: only stage pretrain begins "
-                "with new weights; remove the keys or use stage: pretrain"
+                f"documents={self.documents!r}: corpus {self.corpus} has no kinds; remove the key or use {TINY_WORLD}"
             )
         if self.qat not in (None, "int4"):
             raise InputError(f"qat={self.qat!r}: only int4 is trained with its rounding; use qat: int4, or null")
@@ -121,19 +118,54 @@ class Recipe(BaseSettings):
             raise InputError(
                 "model 'glm5': 744B parameters are for arithmetic and the simulator; train nano, mini or small"
             )
-        lessons = sum(Lesson(**lesson).steps for lesson in self.curriculum)
-        if lessons >= self.steps:
-            raise InputError(
-                f"steps={self.steps}: the lessons of the curriculum may take {lessons} and leave none; raise steps, or "
-                "lower the lessons' own"
-            )
         config = self.config()
-        longest = max([self.seq_len, *(Lesson(**lesson).seq_len for lesson in self.curriculum)])
-        if longest > config.max_position_embeddings:
+        if self.seq_len > config.max_position_embeddings:
             raise InputError(
-                f"seq_len={longest}: longer than the model's max_position_embeddings="
+                f"seq_len={self.seq_len}: longer than the model's max_position_embeddings="
                 f"{config.max_position_embeddings}; lower it or raise that in model_changes"
             )
+
+    def _check_tasks(self) -> None:
+        if self.stage == "sft" and not self.tasks:
+            raise InputError(
+                "tasks={}: stage sft needs something to teach; for example tasks: {lookup: 0.7, copy: 0.3}"
+            )
+        for task, share in self.tasks.items():
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < math.inf:
+                raise InputError(f"tasks={self.tasks!r}: the share of {task!r} must be a number of at least 0")
+        if self.conversations and not self.tasks.get("file"):
+            remedy = "add `file: 1` to tasks" if self.stage == "sft" else "use stage: sft with tasks: {file: 1}"
+            raise InputError(f"conversations={self.conversations!r}: would not be used; {remedy}, or leave them out")
+        if self.tasks.get("file") and not self.conversations:
+            raise InputError(f"tasks={self.tasks!r}: `file` needs conversations; add conversations: FILE.jsonl")
+        if self.stage == "sft" and (self.lookup_share or self.recall_steps):
+            key = "lookup_share" if self.lookup_share else "recall_steps"
+            raise InputError(
+                f"{key}={getattr(self, key)!r}: not of stage sft; use tasks: {{lookup: 1}} there, and {key}: 0"
+            )
+        if self.stage != "sft" and self.tasks:
+            raise InputError(f"tasks={self.tasks!r}: only stage sft has tasks; remove the key or use stage: sft")
+
+    def pairs_words_at(self, step: int) -> int | None:
+        """Words of the pairs of an update (`minglm.data.tiny_world.pairs.words_at`); None where there are none."""
+        if not self.pairs_steps + self.pairs_grow_steps:
+            return None
+        return words_at(step, self.pairs_words, self.pairs_steps, self.pairs_grow_steps)
+
+    @property
+    def first_lesson(self) -> int:
+        """Updates at the start whose rows are about looking back alone; no other token is predicted in them."""
+        return max(self.recall_steps, self.pairs_steps + self.pairs_grow_steps)
+
+    def _check_tiny_world(self) -> None:
+        if self.documents:
+            check_mixture(self.documents)
+        for key in ("lookup_share", "recall_steps", "corpus_max_bytes"):
+            if getattr(self, key):
+                raise InputError(
+                    f"{key}={getattr(self, key)!r}: corpus {TINY_WORLD} is drawn by kinds of document; remove the key, "
+                    "or use documents: {codes: 0.5, story: 0.5}"
+                )
 
     def config(self) -> ModelConfig:
         """The model this recipe trains."""

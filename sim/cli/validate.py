@@ -16,6 +16,8 @@ clustersim validate my_runs.yaml                   (schema: {datafiles.where("pu
 clustersim validate {datafiles.where("published_runs", "held_out", "megatron_bridge.yaml")}
 clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
 clustersim validate --rollouts                     (speeds of published RL systems)
+clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
+clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
 clustersim validate --json
 clustersim validate --figure errors.html"""
 
@@ -27,6 +29,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rollouts", action="store_true", help="the published rollout rows instead (data/rollouts/published.yaml)"
+    )
+    parser.add_argument(
+        "--summary", action="store_true", help="errors with each software stack left out, by group, and the coverage"
+    )
+    parser.add_argument(
+        "--coverage", action="store_true", help="how often the 50%% and 80%% intervals hold a left-out row, by kind"
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument(
@@ -53,6 +61,8 @@ def main(args: argparse.Namespace) -> int:
         report = rollout.validate()
         print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout.table_text(report))
         return compared(report)
+    if args.summary or args.coverage:
+        return _left_out(args)
     from sim.validation import training
 
     result = training.run(args.files or None, cross=args.cross)
@@ -68,6 +78,17 @@ def main(args: argparse.Namespace) -> int:
 
             write_figure(figures.figure(result), Path(args.figure))
     return compared(result)
+
+
+def _left_out(args: argparse.Namespace) -> int:
+    from sim.validation import summary
+
+    result = summary.summary()
+    if args.json:
+        print(json.dumps(result if args.summary else result["coverage"], indent=1, ensure_ascii=False))
+    else:
+        print(summary.summary_text(result) if args.summary else summary.coverage_text(result["coverage"]))
+    return 0
 
 
 def compared(report: dict) -> int:

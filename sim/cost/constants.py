@@ -43,6 +43,15 @@ def table(names: list[str]) -> list[dict]:
                 "(arXiv 2307.08691, 2407.08608)",
             }
         )
+    for family, fit in (stacks.read_fitted().get("chips") or {}).items():
+        out.append(
+            {
+                "name": f"chip.sustained[{family}]",
+                "value": fit["value"],
+                "label": "fitted",
+                "source": "on " + ", ".join(map(str, fit["rows"])),
+            }
+        )
     default = {f.name: f.default for f in dataclasses.fields(stacks.Stack)}
     for name in names:
         try:

@@ -7,11 +7,11 @@ takes; the longer one counts. `sim.cost.step` puts layers together to stages and
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sim.cost import collectives
-from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, Style, embedding, norm, vocabulary
+from sim.cost.operators import WIDTH, Op, OperatorTrace, ParallelContext, Style, embedding, norm, vocabulary
 from sim.cost.operators_layer import record_layer
 from sim.cost.parameters import layer_params
 from sim.cost.recompute import RECOMPUTE, OperatorSeconds
@@ -162,21 +162,23 @@ class LayerEstimator:
         self.model, self.cluster, self.plan, self.workload, self.stack = model, cluster, plan, workload, stack
         self._same_stack, self._same_cluster = Same(stack), Same(cluster)
         self.kernels = stack.kernels(cluster.chip)
-        self.style: Style = stack.style(precision == "fp8", workload.imbalance)
+        self.style: Style = stack.style(precision == "fp8", workload.imbalance, plan.ep)
         stride = 1 if plan.etp <= 1 else plan.etp
-        ep = collectives.place(cluster, plan.ep, stride)
+        ep = collectives.place(cluster, plan.ep, stride, tables=True)
         inside = min(plan.ep, max(1, cluster.tiers[0].size // stride)) if plan.ep > 1 else 1
         self.ctx = ParallelContext(
             plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp, plan.ep / inside
         )
         self.groups = {
-            "tp": collectives.place(cluster, plan.tp),
-            "cp": collectives.place(cluster, plan.cp, plan.tp),
+            "tp": collectives.place(cluster, plan.tp, tables=True),
+            "cp": collectives.place(cluster, plan.cp, plan.tp, tables=True),
             "ep": ep,
-            "etp": collectives.place(cluster, plan.etp),
+            "etp": collectives.place(cluster, plan.etp, tables=True),
         }
-        self.shards = collectives.place(cluster, plan.zero_shards, plan.dp_stride() if plan.cp == 1 else plan.tp)
-        self.expert_shards = collectives.place(cluster, plan.expert_dp, plan.ep * plan.etp)
+        self.shards = collectives.place(
+            cluster, plan.zero_shards, plan.dp_stride() if plan.cp == 1 else plan.tp, tables=True
+        )
+        self.expert_shards = collectives.place(cluster, plan.expert_dp, plan.ep * plan.etp, tables=True)
 
     def switch(self, name: str) -> bool:
         """A switch of the plan, or the stack's default where the plan leaves it open."""
@@ -271,16 +273,19 @@ class LayerEstimator:
 
     def _host_time(self, trace: OperatorTrace, recompute: str) -> HostTime:
         stack = self.stack
-        if stack.graphs:
+        if stack.graphs == "full":
             return HostTime()
+        forward_ops, backward_ops, weight_ops = trace.forward, trace.backward_input, trace.backward_weight
+        if stack.graphs == "partial":  # attention, router and what prepares the dispatch are replayed
+            forward_ops, backward_ops, weight_ops = map(_experts_only, (forward_ops, backward_ops, weight_ops))
         issue = stack.scalar(self.cluster.chip, "host_op_s", stack.host_op_s)
         issue_backward, messages = issue * stack.host_backward, stack.host_message_s * len(trace.messages) / 2
-        forward = issue * sum(op.kernels for op in trace.forward) + messages
-        backward = issue_backward * sum(op.kernels for op in trace.backward_input) + messages
+        forward = issue * sum(op.kernels for op in forward_ops) + messages
+        backward = issue_backward * sum(op.kernels for op in backward_ops) + messages
         return HostTime(
             forward,
             backward + (forward if recompute == "full" else 0.0),
-            issue_backward * sum(op.kernels for op in trace.backward_weight),
+            issue_backward * sum(op.kernels for op in weight_ops),
             issue,
         )
 
@@ -358,7 +363,7 @@ class LayerEstimator:
     def variants(self, kind: str) -> Iterator[tuple[float, int, bool, bool]]:
         """(share of the layers, window, runs an indexer, host waits) of each variant of a kind of layer."""
         model = self.model
-        sync = kind == "moe" and self.stack.expert_sync
+        sync = kind == "moe" and self.stack.expert_sync and self.stack.graphs != "full"
         variants = [(1.0, 0, True)]
         if model.window_layers and self.workload.window:
             share = model.window_layers / model.layers
@@ -407,6 +412,11 @@ class LayerEstimator:
             )
             head = head.plus(one, self.model.mtp_depth)
         return first, head
+
+
+def _experts_only(ops: Sequence[Op]) -> list[Op]:
+    """The operators that partial graphs leave to the host: experts, and the permutations around them."""
+    return [op for op in ops if op.group in ("expert", "permutation") or op.name.startswith("experts")]
 
 
 def _longer(device_s: float, host_s: float, sharpness: float = 4.0) -> float:

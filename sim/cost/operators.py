@@ -20,11 +20,15 @@ ACCUMULATE = 4  # bytes of an accumulated gradient (fp32)
 
 
 class Op(NamedTuple):
-    """One kernel (or `batch` equal ones in one launch). `m·n·k` is set for matmuls; bytes are what must cross HBM."""
+    """One kernel (or `batch` equal ones in one launch). Bytes are what must cross HBM.
+
+    m, n, k: a matmul's sides; of attention its keys, the width of its values, the width of its scores, and `batch` is
+    heads × sequences.
+    """
 
     name: str
     group: str  # class for the breakdown: linear, attention, expert, vocabulary, elementwise, ...
-    kind: str  # matmul | attention | memory
+    kind: str  # matmul | attention | sparse (DSA's attention and scores) | memory
     flops: float
     bytes: float
     m: float = 0.0
@@ -179,7 +183,7 @@ class OperatorTrace:
             )
         if low:
             # each expert's rows are scaled on their own; the launches come from C++, half a Python-issued one each
-            casts = 0.5 * batch if batch > 1 else 1.0
+            casts = 2.0 if batch > 1 else 1.0
             self.forward.append(Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_in, kernels=casts))
             self.backward_input.append(
                 Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_out, kernels=casts, backward=True)
@@ -343,7 +347,7 @@ def vocabulary(trace: OperatorTrace, ctx: ParallelContext, hidden: float, vocab:
     # unfused: Megatron's vocabulary-parallel loss, an fp32 pass per step (max, subtract, exp, sum, divide).
     forward, backward = {"fused": (6.0, 6.0), "torch": (14.0, 18.0), "unfused": (38.0, 14.0)}[trace.style.loss]
     trace.memory(
-        "loss",
+        "loss" if trace.style.loss == "fused" else "loss passes",
         forward * T * n,
         backward * T * n,
         group="vocabulary",

@@ -44,7 +44,10 @@ def core_attention(
             visible = (window * (window + 1) / 2 + (S - window) * window) / S
         flops = 2.0 * b * rows * visible * heads * (qk + v)
         size = b * rows * (heads * (qk + v) + kv_heads * (qk + v)) * WIDTH
-        trace.forward.append(Op("flash", "attention", "attention", flops, size, m=min(S, 2 * visible), k=qk, slow=slow))
+        keys = min(S, 2 * visible)
+        trace.forward.append(
+            Op("flash", "attention", "attention", flops, size, m=keys, n=v, k=qk, batch=b * heads, slow=slow)
+        )
         # dQ, dK, dV, dP and the scores again: five matmuls for two.
         trace.backward_input.append(
             Op(
@@ -53,8 +56,10 @@ def core_attention(
                 "attention",
                 2.5 * flops,
                 2.5 * size,
-                m=min(S, 2 * visible),
+                m=keys,
+                n=v,
                 k=qk,
+                batch=b * heads,
                 kernels=3.0,
                 backward=True,
                 slow=slow,
@@ -173,13 +178,13 @@ def mla(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, indexer: b
         flops = 2.0 * T * read * H * (R + model.rope + R)
         gathered = T * read * (R + model.rope) * WIDTH
         trace.forward.append(
-            Op("sparse attention", "attention", "attention", flops, gathered + 2 * T * H * R * WIDTH, m=read, k=R)
+            Op("sparse attention", "attention", "sparse", flops, gathered + 2 * T * H * R * WIDTH, m=read, k=R)
         )
         trace.backward_input.append(
             Op(
                 "sparse attention.backward",
                 "attention",
-                "attention",
+                "sparse",
                 2.5 * flops,
                 3 * gathered + 5 * T * H * R * WIDTH,
                 m=read,
@@ -208,7 +213,5 @@ def _indexer(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, q_in:
     trace.linear("index w", "indexer", T, model.hidden, n, low=False, saved_input=0.0)
     visible = (ctx.seq + 1) / 2
     flops = 2.0 * T * visible * n * (d + 1)
-    trace.forward.append(
-        Op("index scores", "indexer", "attention", flops, T * n * d + 4.0 * T * visible, m=ctx.seq, k=d)
-    )
+    trace.forward.append(Op("index scores", "indexer", "sparse", flops, T * n * d + 4.0 * T * visible, m=ctx.seq, k=d))
     trace.memory("index top-k", 3 * 4.0 * T * visible, 0.0, group="indexer", kernels=2)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +21,9 @@ from typing import Any
 from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.base.documents import read_mapping
+from sim.cost import measured
 from sim.cost.kernels import Kernels
 from sim.cost.operators import Style
-from sim.cost.scales import expected
 from sim.spec.hardware import Chip
 
 # Attention kernels: (kernel, chip family or '') → share of the best bf16 matmul forward, backward, keys at half of it.
@@ -40,9 +42,15 @@ ATTENTION = {
     ("npu_fusion", ""): (0.62, 0.50, 800.0, "assumed"),
     ("sdpa", ""): (0.60, 0.50, 500.0, "assumed"),
     ("sdpa", "A100"): (0.74, 0.63, 500.0, "published"),
-    ("sdpa", "H100"): (0.55, 0.46, 450.0, "published"),
+    ("sdpa", "H100"): (0.50, 0.42, 450.0, "published"),  # scaled_dot_product_attention runs FlashAttention-2
 }
+# A long run slows attention less than matmuls: it draws less power. On one machine of eight B200 matmuls reach 0.71 of
+# short runs and attention 0.80 (measured: MooreThreads/SimuMax e691807, configs/system), so 0.71^0.65 = 0.80.
+ATTENTION_EXPONENT = 0.65
 _FAMILY = {"H800": "H100", "H200": "H100", "GH200": "H100", "A800": "A100"}
+
+
+GRAPHS = ("none", "partial", "full")
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Stack:
     dropout: bool = False
     accumulate_fused: bool = True
     fp8_passes: float = 2.0
+    fp8_kernel: str = "fp8"  # one scale a tensor (fp8), or a block of 128 (fp8_block)
     overlap_tp: bool = False
     overlap_p2p: bool = True  # with interleaving only
     overlap_grad_reduce: bool = True
@@ -68,11 +77,11 @@ class Stack:
     tp_hidden: float = 0.6  # share of TP collectives hidden when pipelined with matmuls
     wgrad_hidden: float = 0.8  # share hidden of those that run beside the weight-gradient matmul
     dp_hidden: float = 0.9
-    fsdp_hidden: float = 0.75  # the rest is what compute loses to communication kernels beside it
+    fsdp_hidden: float = 0.6  # the rest is what compute loses to communication kernels beside it
     all_to_all_hidden: float = 0.8
     dedup: bool = False  # expert rows cross the network once per node
     node_limited: float = 0.0
-    imbalance: float = 1.0
+    imbalance: float | None = None  # slowest rank's expert time / mean; None: as measured for a power law at this EP
     router_passes: float = 6.0
     grouped: str = "fused"  # fused | loop over experts
     expert_sync: bool = False  # the host waits for the experts' token counts in each layer: it cannot run ahead
@@ -80,15 +89,20 @@ class Stack:
     host_op_s: float = 50e-6  # host's time to issue one operator of the forward pass (framework, Python)
     host_backward: float = 0.5  # of the backward pass, as a share of that (autograd runs in C++)
     host_message_s: float = 60e-6  # host's time to issue one tensor- or expert-parallel collective
-    graphs: bool = False  # whole layers captured in graphs: host time vanishes
-    fixed_s: float = 10e-3  # per step: data, logging, gradient norm's sync
-    scale: float = 0.0  # kernel speed / modelled speed where none is fitted; 0: expected from the others
+    graphs: str = "none"  # captured in graphs: none | partial (all but the experts) | full: no host time there
+    fixed_s: float = 20e-3  # per step and host: data, logging, gradient norm's sync (see `overhead_s`)
+    scale: float = 0.0  # long-run speed of matmuls and attention / measured in short runs; 0: the chip's
     jitter: float = 0.01  # spread of compute speed between chips (standard deviation / mean)
     bf16_grads: bool = False
+    muon: str = "owned"  # who takes Newton–Schulz: a key of `sim.cost.optimizer.MUON_SHARES`
     labels: Mapping[str, str] = field(default_factory=dict)  # constant → label and source
     fitted: Mapping[str, Mapping] = field(default_factory=dict)  # chip → {name, value, rows}
 
-    def style(self, fp8: bool, imbalance: float | None = None, **changes: Any) -> Style:
+    def __post_init__(self) -> None:
+        if self.graphs not in GRAPHS:
+            raise InputError(f"graphs {self.graphs!r}: not one of {', '.join(GRAPHS)}; give none, partial or full")
+
+    def style(self, fp8: bool, imbalance: float | None = None, ep: int = 1, **changes: Any) -> Style:
         """How this stack runs a layer's operators; `changes` win."""
         values: dict[str, Any] = dict(
             attention="unfused" if self.attention == "unfused" else "flash",
@@ -102,9 +116,19 @@ class Stack:
             dedup=self.dedup,
             router_passes=self.router_passes,
             grouped=self.grouped,
-            imbalance=self.imbalance if imbalance is None else imbalance,
+            imbalance=self._imbalance(ep) if imbalance is None else imbalance,
         )
         return Style(**{**values, **changes})
+
+    def _imbalance(self, ep: int) -> float:
+        return measured.imbalance(ep) if self.imbalance is None else self.imbalance
+
+    def overhead_s(self, num_chips: int) -> float:
+        """Seconds of a step that nothing hides: every host's own work, waited for by all.
+
+        Each host takes a time of its own (exponential, mean `fixed_s`), so the slowest of N takes 1 + ln N of it.
+        """
+        return self.fixed_s * (1.0 + math.log(max(1.0, num_chips / 8)))
 
     def scalar(self, chip: Chip, name: str, default: float) -> float:
         """The fitted value called `name` for this chip, or for another bin of it (910B2 for 910B), else `default`."""
@@ -114,15 +138,19 @@ class Stack:
         return float(fit["value"]) if fit and fit.get("name") == name else default
 
     def kernels(self, chip: Chip) -> Kernels:
-        """Kernel times of this stack on a chip, fitted where a fit exists."""
+        """Kernel times of this stack on a chip, at the speed that the chip holds in a long run."""
         kernel = best_attention(chip) if self.attention in ("unfused", "auto") else self.attention
         forward, backward, half, _ = attention_shares(kernel, chip)
+        cores, held = 1.0 - self.comm_cores, self.scale or sustained(chip)[0]
         return _kernels(
             chip_key(chip),
             forward,
             backward,
             half,
-            self.scalar(chip, "scale", self.scale or default_scale(chip, self.name)) * (1.0 - self.comm_cores),
+            forward / attention_shares(best_attention(chip), chip)[0],
+            held * cores,
+            held**ATTENTION_EXPONENT * cores,
+            self.fp8_kernel,
         )
 
 
@@ -137,8 +165,8 @@ def chip_key(chip: Chip) -> tuple[str, int]:
 
 
 @functools.lru_cache(maxsize=512)
-def _kernels(key: tuple[str, int], forward: float, backward: float, half: float, scale: float) -> Kernels:
-    return Kernels(_CHIPS[key], forward, backward, half, scale=scale)
+def _kernels(key: tuple[str, int], *values: Any) -> Kernels:
+    return Kernels(_CHIPS[key], *values)
 
 
 def best_attention(chip: Chip) -> str:
@@ -172,27 +200,31 @@ def _read() -> dict[str, Any]:
 
 @functools.cache
 def read_fitted() -> dict[str, Any]:
-    """stack → chip → its fitted scalar; empty before the first fit."""
+    """`chips`: family → its long-run speed; `stacks`: stack → chip → a fitted constant. Empty before the first fit."""
     path = datafiles.data("fitted.yaml")  # written by `python -m sim.validation.fit --write`, which starts without it
-    return read_mapping(path).get("fitted") or {} if path.exists() else {}
+    return read_mapping(path) if path.exists() else {}
 
 
-def default_scale(chip: Chip, stack: str = "") -> float:
-    """Kernel speed / modelled speed expected of a stack without a fitted value on this chip (see
-    `sim/cost/scales.py`).
+def family_of(chip: Chip) -> str:
+    """Whose long-run speed is a chip's: the chip that was measured for it, a family of bins (910B), else its name."""
+    if chip.tables:
+        return chip.tables
+    return "ascend" if "910" in chip.name else chip.name
+
+
+def sustained(chip: Chip) -> tuple[float, str]:
+    """(speed of matmuls in a long run over short ones, where it comes from): power and clocks, not a product.
+
+    What the chip says itself, else what was fitted for its family on calibration rows, else the middle of all families.
     """
-    return _default_scale(chip.name, product_of(stack)[0])
-
-
-@functools.cache
-def _default_scale(chip_name: str, product: str) -> float:
-    fits = [
-        (chip, product_of(stack)[0], float(fit["value"]))
-        for stack, entry in read_fitted().items()
-        for chip, fit in entry.items()
-        if fit.get("name") == "scale"
-    ]
-    return expected(fits, chip_name, product)
+    if chip.sustained:
+        return chip.sustained.value, f"{chip.sustained.confidence}: {chip.sustained.source}"
+    fits, family = read_fitted().get("chips") or {}, family_of(chip)
+    if family in fits:
+        return float(fits[family]["value"]), "fitted on " + ", ".join(map(str, fits[family]["rows"]))
+    if not fits:
+        return 1.0, "assumed: nothing is fitted"
+    return statistics.median(float(fit["value"]) for fit in fits.values()), "assumed: the middle of the fitted chips"
 
 
 def list_stacks() -> list[str]:
@@ -231,7 +263,7 @@ def load_stack(name: str) -> Stack:
     values: dict[str, Any] = {
         word: value or {} if word in ("labels", "fitted") else value for word, value in entry.items()
     }
-    return Stack(**{**values, "name": key, "fitted": read_fitted().get(key) or {}})
+    return Stack(**{**values, "name": key, "fitted": (read_fitted().get("stacks") or {}).get(key) or {}})
 
 
 def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:
@@ -253,9 +285,9 @@ def resolve(name: str | None, chip: Chip) -> tuple[Stack, list[str]]:
             (family for family, words in _read()["families"].items() if any(word in key for word in words)), "generic"
         )
     )
-    # its defaults, not its scalar: that belongs to the release it was fitted on
+    # its habits, not its fitted constants: those belong to the release they were fitted on
     return dataclasses.replace(load_stack(chosen), name=key, fitted={}), [
-        f"software stack {str(name)[:60]!r} is not listed: taken as {chosen}, with the kernel speed expected of it"
+        f"software stack {str(name)[:60]!r} is not listed: taken as {chosen}"
     ]
 
 

@@ -119,7 +119,7 @@ def estimate(
         param_gather_s=gather_s,
         overlap_grad_reduce=estimator.switch("overlap_grad_reduce"),
         optimizer_s=optimizer_s,
-        fixed_s=stack.fixed_s,
+        fixed_s=stack.overhead_s(plan.num_chips),
         tokens=workload.tokens,
         replicas=plan.dp,
         chips_per_rank=plan.tp * plan.cp,
@@ -133,7 +133,7 @@ def stage_message_s(cluster: Cluster, size: float, tp: int, stride: int, sp: boo
     """Seconds to hand a micro-batch's `size` bytes of hidden states to the next pipeline stage, `stride` chips away."""
     seconds = collectives.p2p(cluster, size / tp, stride)  # tensor-parallel ranks send their slice each
     if tp > 1 and not sp:
-        seconds += collectives.time("all_gather", size, collectives.place(cluster, tp))
+        seconds += collectives.time("all_gather", size, collectives.place(cluster, tp, tables=True))
     return seconds
 
 
@@ -141,7 +141,7 @@ def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], 
     """(gradient reduction, parameter gather, optimiser step) of the slowest rank, in seconds."""
     plan, stack, cluster, model = estimator.plan, estimator.stack, estimator.cluster, estimator.model
     grad_width = WIDTH if stack.bf16_grads else 4
-    whole = collectives.place(cluster, plan.dp * plan.cp, plan.tp)
+    whole = collectives.place(cluster, plan.dp * plan.cp, plan.tp, tables=True)
     reduce_s = gather_s = optimizer_s = 0.0
     for base, expert in params:
         reduce = gather = 0.0
@@ -153,17 +153,19 @@ def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], 
                     reduce += collectives.time(
                         "all_reduce",
                         count / plan.zero_shards * grad_width,
-                        collectives.place(cluster, copies, plan.tp * plan.zero_shards),
+                        collectives.place(cluster, copies, plan.tp * plan.zero_shards, tables=True),
                     )
                 continue
             kind = "reduce_scatter" if plan.zero else "all_reduce"
-            reduce += collectives.time(kind, count * grad_width, levels)
+            share = collectives.CONSTANTS["gradient_share"][0] if collectives.leaves_node(cluster, levels) else 1.0
+            reduce += collectives.time(kind, count * grad_width, levels) / share
             if plan.zero:
                 gather += collectives.time("all_gather", count * WIDTH, levels)
         shards = plan.zero_shards if plan.zero else 1
         mine = base / shards + expert / (plan.expert_dp if plan.zero else 1)
         step = sum(
-            estimator.kernels.time(op) for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width)
+            estimator.kernels.time(op)
+            for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width, stack.muon)
         )
         if plan.offload:
             step = max(step, mine * 2 * 16 / cluster.host_bytes_per_s.value)

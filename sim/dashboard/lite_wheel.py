@@ -35,6 +35,7 @@ MINGLM = (
 DATA = (
     "chips",
     "clusters",
+    "measured",
     "models",
     "published_runs",
     "scenarios",
@@ -42,6 +43,7 @@ DATA = (
     "money.yaml",
     "stacks.yaml",
     "fitted.yaml",
+    "left_out.yaml",
 )
 VERSION = __version__
 NAME = f"minglm-{VERSION}-py3-none-any.whl"
@@ -60,7 +62,7 @@ def sources() -> dict[str, bytes]:
         for p in (
             [place]
             if place.is_file()
-            else sorted(q for q in place.rglob("*") if q.suffix in (".yaml", ".json", ".csv"))
+            else sorted(q for q in place.rglob("*") if q.suffix in (".yaml", ".json", ".csv", ".gz"))
         ):
             inside = f"minglm/_data/{p.relative_to(datafiles.data()).as_posix()}"
             out[inside] = as_json(p) if p.suffix == ".yaml" else p.read_bytes()

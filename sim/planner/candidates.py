@@ -366,7 +366,7 @@ class PlanCosts:
             if c.schedule.startswith("dualpipe") and c.pp > 1
             else work.busy
         )
-        return m * busy * self.straggler(c.num_chips) + self.stack.fixed_s
+        return m * busy * self.straggler(c.num_chips) + self.stack.overhead_s(c.num_chips)
 
     def step_s(self, c: Candidate) -> float:
         """Seconds of one step, as `sim.cost.evaluate.in_closed_form`."""
@@ -380,7 +380,7 @@ class PlanCosts:
             once.param_gather_s,
             once.overlap_grad_reduce,
             once.optimizer_s,
-            self.stack.fixed_s,
+            self.stack.overhead_s(c.num_chips),
         )
         total = closed_form_step(work, parts, c.schedule, once.overlap_p2p, c.num_chips, self.stack).total_s
         return total if math.isfinite(total) else math.inf

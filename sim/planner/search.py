@@ -107,7 +107,7 @@ def search(
                     used, tokens = tp * cp * pp * dp, size * seq
                     alone = dp * cp == 1
                     if ranking.beats(
-                        schedule, used, (m * least * costs.straggler(used) + costs.stack.fixed_s) / tokens
+                        schedule, used, (m * least * costs.straggler(used) + costs.stack.overhead_s(used)) / tokens
                     ):
                         out.bounded += sum(not (alone and z) for _, z, _ in leaves)
                         continue

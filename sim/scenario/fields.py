@@ -124,7 +124,12 @@ STACK_OPTIONS = (
     Field("dropout", "bool", "dropout kernels run"),
     Field("node_limited", "whole", "most nodes a token's experts may lie on", low=0, high=MAX_WIDTH),
     Field("dedup", "bool", "one copy of a token per node crosses the network"),
-    Field("graphs", "bool", "whole layers captured in graphs: no launch cost"),
+    Field(
+        "graphs",
+        "text",
+        "captured in graphs, without launch cost; partial: all but the experts",
+        choices=("none", "partial", "full"),
+    ),
     Field("bf16_grads", "bool", "gradients reduced in bf16"),
     Field("accumulate_fused", "bool", "gradient accumulation inside the weight-gradient matmul"),
 )

@@ -43,6 +43,8 @@ class Chip:
     max_matmul_flops_fp8: Figure | None = None
     matmul_points: tuple[tuple[int, int, int, float], ...] = ()  # measured (m, n, k, FLOP/s)
     matmul_source: str = ""
+    sustained: Figure | None = None  # speed of matmuls in a long run over short ones; None: fitted, or expected
+    tables: str = ""  # the chip of data/measured whose kernels and links stand for this one's
     failures_per_chip_hour: Figure | None = None
     denominators: tuple[tuple[str, float], ...] = ()  # peaks in use elsewhere for MFU: (who, FLOP/s)
     vendor: str = ""
@@ -75,6 +77,8 @@ class Tier:
     latency_s: Figure
     efficiency: Figure
     oversubscription: float = 1.0
+    sustained: Figure | None = None  # speed of matmuls in a long run over short ones; None: fitted, or expected
+    tables: str = ""  # the chip of data/measured whose collectives inside a node stand for this tier's
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ _CHIP = {
     "rent_usd_per_hour": "money_per_hour",
     "max_matmul_flops": "flops",
     "max_matmul_flops_fp8": "flops",
+    "sustained": "ratio",
     "failures_per_chip_hour": "per_hour",
 }
 _CHIP_KEYS = {
@@ -121,13 +126,24 @@ _CHIP_KEYS = {
     "peak_flops",
     "matmul_points",
     "matmul_source",
+    "tables",
     "denominators",
     "vendor",
     "notes",
     "aliases",
     "like",
 }
-_TIER_KEYS = {"name", "topology", "size", "bytes_per_s", "links", "latency_s", "efficiency", "oversubscription"}
+_TIER_KEYS = {
+    "name",
+    "topology",
+    "size",
+    "bytes_per_s",
+    "links",
+    "latency_s",
+    "efficiency",
+    "oversubscription",
+    "tables",
+}
 _CLUSTER = {
     "host_bytes_per_s": "bytes_per_s",
     "host_memory_bytes": "bytes",
@@ -201,7 +217,7 @@ def _chip_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
         values["denominators"] = tuple(
             (str(who), parse(v, "flops", f"{name}.denominators")) for who, v in raw["denominators"].items()
         )
-    values |= {key: str(raw[key]) for key in ("vendor", "notes", "matmul_source") if key in raw}
+    values |= {key: str(raw[key]) for key in ("vendor", "notes", "matmul_source", "tables") if key in raw}
     return values
 
 
@@ -260,6 +276,7 @@ def tier_from(raw: Mapping, name: str) -> Tier:
             f"{name}.efficiency",
         ),
         oversubscription=oversubscription,
+        tables=str(raw.get("tables", "")),
     )
 
 

@@ -13,7 +13,6 @@ Sample i depends on the seed and i alone, so the answer does not depend on the n
 
 from __future__ import annotations
 
-import functools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +36,7 @@ from sim.spec.plan import describe
 from sim.study.campaign import GIVEN_RATE_RANGE, campaign_input, total_tokens
 from sim.training.campaign import expected
 from sim.training.failures import RATES_PER_CHIP_DAY
-from sim.validation import training as validation
+from sim.validation.coverage import kind_of, left_out_factors
 
 ERROR, FAILURES = "simulator's own error", "failures per chip and day"
 MOVED = ("days", "rent_usd", "own_usd", "energy_kwh")
@@ -136,21 +135,9 @@ def fact_inputs(s: Scenario) -> list[Input]:
         low, mid, high = (RATES_PER_CHIP_DAY[k] for k in ("low", "mid", "high"))
     if low < high:
         out.append(Input(FAILURES, (FAILURES,), Triangle(low, min(max(mid, low), high), high)))
-    out.append(Input(ERROR, (ERROR,), Values(simulator_errors(s.cluster.chip.name))))
+    kind = kind_of(s.cluster.chip.name, s.plan.num_chips, s.workload.seq, s.model.experts, s.precision)
+    out.append(Input(ERROR, (ERROR,), Values(left_out_factors(kind))))
     return out
-
-
-@functools.cache
-def simulator_errors(chip: str) -> tuple[float, ...]:
-    """Real over simulated step time of every predicted run, of this chip where there are five such runs, else of
-    all."""
-    rows = [
-        (r["chip"], 1.0 + r["error"])
-        for r in validation.run(cross=False)["rows"]
-        if r["kind"] == "holdout" and r["error"] is not None and r["quantity"] not in ("memory_gib", "bubble")
-    ]
-    own = [e for c, e in rows if c == chip]
-    return tuple(sorted(own if len(own) >= 5 else [e for _, e in rows])) or (1.0,)
 
 
 def field_inputs(vary: Mapping[str, object]) -> list[Input]:

@@ -1,43 +1,53 @@
-"""Fit the one scalar of each (chip, software stack) on its `calibration` rows, and cross-validate.
+"""Fit the long-run speed of each chip family on its `calibration` rows, and predict every row with its stack left out.
 
     python -m sim.validation.fit            # print the fitted values beside those in data/fitted.yaml
-    python -m sim.validation.fit --write    # write them there
+    python -m sim.validation.fit --write    # write them there, and the left-out errors to data/left_out.yaml
     python -m sim.validation.fit --check    # exit 1 when they differ
 
-The scalar is `scale`: kernel speed over modelled speed. It is found by bisection on each row (the prediction grows with
-it) and the geometric mean over the stack's calibration rows is kept.
+The scalar is `sustained` (`sim.cost.stacks.sustained`): speed of matmuls in a long run over that of short ones. On each
+row it is found by bisection (the prediction grows with it); a family's is the median over its stacks of the median over
+a stack's rows, so that one bad row moves nothing. A chip that brings its own figure is not fitted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from minglm import atomic, datafiles
 from sim.base.row_kinds import CALIBRATION
-from sim.cost.scales import expected
-from sim.cost.stacks import Stack, product_of, read_fitted
+from sim.cost.stacks import Stack, family_of, read_fitted
 from sim.validation.predict import predict, speed_error
 from sim.validation.rows import MeasuredRow, read_rows
 
 LOW, HIGH = 0.2, 2.5
+UNMOVED = ("bubble", "memory_gib")  # quantities that no speed moves
+
+
+class IdealRow(NamedTuple):
+    """A row with the scalar at which it would be predicted exactly."""
+
+    row: MeasuredRow
+    family: str
+    scale: float
 
 
 def with_scale(row: MeasuredRow, value: float) -> Stack:
     """The row's stack with `value` as its scalar."""
-    return dataclasses.replace(row.run.stack, fitted={row.chip: {"name": "scale", "value": value, "rows": []}})
+    return dataclasses.replace(row.run.stack, scale=value)
 
 
 def ideal_scale(row: MeasuredRow) -> float | None:
     """The scalar at which this row would be predicted exactly; None for rows that it does not move (bubble, memory)."""
-    if row.quantity in ("bubble", "memory_gib"):
+    if row.quantity in UNMOVED:
         return None
     sign = -1.0 if row.quantity == "seconds_per_step" else 1.0
     low, high = LOW, HIGH
-    for _ in range(24):
+    for _ in range(18):
         middle = math.sqrt(low * high)
         if sign * speed_error(row, predict(row, with_scale(row, middle))) < 0:
             low = middle
@@ -46,93 +56,116 @@ def ideal_scale(row: MeasuredRow) -> float | None:
     return math.sqrt(low * high)
 
 
-def _geometric(values: list[float]) -> float:
-    return math.exp(sum(math.log(v) for v in values) / len(values))
-
-
-def fitted(rows: list[MeasuredRow]) -> dict[tuple[str, str], tuple[float, list[str]]]:
-    """(stack, chip) → (scalar, ids of the rows it was fitted on)."""
-    groups: dict[tuple[str, str], list[tuple[str, float]]] = {}
+def ideal_rows(rows: Iterable[MeasuredRow]) -> list[IdealRow]:
+    """The calibration rows of chips without a figure of their own, each with its scalar."""
+    out = []
     for row in rows:
-        scale = ideal_scale(row) if row.kind == CALIBRATION else None
-        if scale is not None:
-            groups.setdefault((row.run.stack.name, row.chip), []).append((row.id, scale))
-    return {key: (_geometric([s for _, s in some]), [name for name, _ in some]) for key, some in groups.items()}
+        chip = row.run.cluster.chip
+        if row.kind == CALIBRATION and not chip.sustained and (scale := ideal_scale(row)) is not None:
+            out.append(IdealRow(row, family_of(chip), scale))
+    return out
 
 
-def _error(row: MeasuredRow, value: float) -> float:
-    return abs(speed_error(row, predict(row, with_scale(row, value))))
+def middle(rows: Iterable[IdealRow]) -> float | None:
+    """The median over stacks of the median over a stack's rows; None without any."""
+    stacks: dict[str, list[float]] = {}
+    for one in rows:
+        stacks.setdefault(one.row.run.stack.name, []).append(one.scale)
+    return statistics.median(map(statistics.median, stacks.values())) if stacks else None
+
+
+def fitted(rows: Iterable[MeasuredRow]) -> dict[str, tuple[float, list[str]]]:
+    """Family → (scalar, ids of the rows it was fitted on)."""
+    some = ideal_rows(rows)
+    families = sorted({one.family for one in some})
+    out = {}
+    for family in families:
+        value = middle(one for one in some if one.family == family)
+        assert value is not None
+        out[family] = value, [one.row.id for one in some if one.family == family]
+    return out
+
+
+def left_out_scale(row: MeasuredRow, calibration: list[IdealRow], without: str) -> float:
+    """The scalar that a row gets when nothing of its `stack`, its `chip` family or the `row` itself was fitted.
+
+    0 for a chip with a figure of its own: nothing is fitted, so nothing can be left out.
+    """
+    chip = row.run.cluster.chip
+    if chip.sustained:
+        return 0.0
+    family = family_of(chip)
+    others = [one for one in calibration if not _leaves_out(one, row, family, without)]
+    value = middle(one for one in others if one.family == family)
+    if value is None:  # as an unknown chip: the middle of the other families
+        values = [middle(one for one in others if one.family == f) for f in {one.family for one in others}]
+        value = statistics.median([v for v in values if v is not None] or [1.0])
+    return value
+
+
+def _leaves_out(one: IdealRow, row: MeasuredRow, family: str, without: str) -> bool:
+    if without == "stack":
+        return one.row.run.stack.name == row.run.stack.name
+    return one.family == family if without == "chip" else one.row.id == row.id
 
 
 def cross_validate(rows: list[MeasuredRow]) -> dict[str, Any]:
-    """Mean absolute error of rows predicted without themselves, without their stack, without their chip.
+    """Mean absolute error of rows without themselves, without their stack, without their chip; and each row's.
 
-    Row left out: the scalar is refitted on the other rows of its (stack, chip); alone there, it is what
-    `sim.cost.scales` expects from the other pairs. Stack left out: that expectation without the pair. Chip left out:
-    without every pair of the chip.
+    Returns: leave_row_out, leave_stack_out, leave_chip_out (means), rows (their number), errors (id → predicted over
+    measured − 1 with its stack left out). Rows that no speed moves (memory, bubble) are not in it.
     """
-    scale: dict[str, float] = {}
-    pairs: dict[tuple[str, str], list[MeasuredRow]] = {}
-    for row in rows:
-        ideal = ideal_scale(row)
-        if ideal is not None:
-            scale[row.id] = ideal
-            pairs.setdefault((row.run.stack.name, row.chip), []).append(row)
-    centre = [
-        (chip, product_of(stack)[0], _geometric([scale[r.id] for r in some]), stack)
-        for (stack, chip), some in pairs.items()
-    ]
-    out: dict[str, list[float]] = {"leave_row_out": [], "leave_stack_out": [], "leave_chip_out": []}
-    for (stack, chip), some in pairs.items():
-        product = product_of(stack)[0]
-        without_stack = expected([(c, p, v) for c, p, v, s in centre if (s, c) != (stack, chip)], chip, product)
-        without_chip = expected([(c, p, v) for c, p, v, _ in centre if c != chip], chip, product)
-        for r in some:
-            others = [scale[o.id] for o in some if o is not r]
-            out["leave_row_out"].append(_error(r, _geometric(others) if others else without_stack))
-            out["leave_stack_out"].append(_error(r, without_stack))
-            out["leave_chip_out"].append(_error(r, without_chip))
-    return {**{key: (sum(v) / len(v) if v else None) for key, v in out.items()}, "rows": len(scale)}
+    moved = [row for row in rows if row.quantity not in UNMOVED]
+    calibration = ideal_rows(moved)
+    errors: dict[str, dict[str, float]] = {"row": {}, "stack": {}, "chip": {}}
+    known: dict[tuple[str, float], float] = {}
+    for row in moved:
+        for without, some in errors.items():
+            scale = left_out_scale(row, calibration, without)
+            if (row.id, scale) not in known:
+                known[row.id, scale] = speed_error(row, predict(row, with_scale(row, scale)))
+            some[row.id] = known[row.id, scale]
+    means = {
+        f"leave_{without}_out": sum(map(abs, some.values())) / len(some) if some else None
+        for without, some in errors.items()
+    }
+    return {**means, "rows": len(moved), "errors": errors["stack"]}
 
 
-def as_text(scalars: Mapping[tuple[str, str], tuple[float, list[str]]], kept: Mapping[str, Mapping[str, Any]]) -> str:
-    """The content of data/fitted.yaml; `kept` are entries of another kind (single-node data), left as they are."""
+def as_text(scalars: Mapping[str, tuple[float, list[str]]], stacks: Mapping[str, Mapping[str, Any]]) -> str:
+    """The content of data/fitted.yaml; `stacks` are constants fitted elsewhere (single-node data), left as they are."""
     lines = [
-        "# The one fitted scalar of each software stack on each chip: `scale` is kernel speed over modelled speed.",
+        "# Speed of matmuls in a long run over the short runs of data/measured (power, clocks), one a chip family.",
         "# Written by `python -m sim.validation.fit --write` from the rows marked `calibration`; do not edit by hand.",
-        "fitted:",
+        "chips:",
     ]
-    names = sorted({stack for stack, _ in scalars} | set(kept))
-    for name in names:
+    lines += [f"  {f}: {{value: {v:.4f}, rows: [{', '.join(ids)}]}}" for f, (v, ids) in sorted(scalars.items())]
+    lines.append("stacks:")
+    for name, chips in sorted(stacks.items()):
         lines.append(f"  {name}:")
-        for (stack, chip), (value, ids) in sorted(scalars.items()):
-            if stack == name:
-                lines.append(f"    {chip}: {{name: scale, value: {value:.4f}, rows: [{', '.join(ids)}]}}")
-        for chip, entry in (kept.get(name) or {}).items():
-            if (name, chip) not in scalars:
-                rows = ", ".join(map(str, entry["rows"]))
-                lines.append(f"    {chip}: {{name: {entry['name']}, value: {entry['value']}, rows: [{rows}]}}")
+        for chip, entry in chips.items():
+            rows = ", ".join(map(str, entry["rows"]))
+            lines.append(f"    {chip}: {{name: {entry['name']}, value: {entry['value']}, rows: [{rows}]}}")
     return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Fit, print, and with --write or --check write or compare. Returns 1 where --check finds a difference."""
     argv = sys.argv[1:] if argv is None else argv
-    scalars = fitted([row for row in read_rows() if isinstance(row, MeasuredRow)])
+    scalars = fitted(row for row in read_rows() if isinstance(row, MeasuredRow))
     have = read_fitted()
     differing = 0
-    for (stack, chip), (value, ids) in sorted(scalars.items()):
-        old = (have.get(stack) or {}).get(chip) or {}
+    for family, (value, ids) in sorted(scalars.items()):
+        old = (have.get("chips") or {}).get(family) or {}
         same = bool(old) and abs(float(old["value"]) / value - 1) < 2e-3
         differing += not same
         print(
-            f"{stack:36} {chip:10} scale {value:.4f}  on {', '.join(ids)}"
+            f"{family:10} sustained {value:.4f}  on {', '.join(ids)}"
             + ("" if same else f"   (file: {old.get('value')})")
         )
     if "--write" in argv:
-        kept = {s: {c: e for c, e in chips.items() if e.get("name") != "scale"} for s, chips in have.items()}
         path = datafiles.data("fitted.yaml")
-        atomic.write_text(path, as_text(scalars, {s: c for s, c in kept.items() if c}))
+        atomic.write_text(path, as_text(scalars, have.get("stacks") or {}))
         print(f"wrote {path}")
         return 0
     return 1 if "--check" in argv and differing else 0

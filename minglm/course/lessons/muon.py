@@ -44,7 +44,7 @@ def train(  # noqa: PLR0913 (a race: everything that both runners share is an ar
 
     Returns losses (per step, nats), seconds, `optimizer_s` of them in the optimiser, and the optimiser itself.
     """
-    _, shard, _ = shards.build("stdlib", folder, config.vocab_size, corpus_bytes)
+    shard = shards.build("stdlib", folder, config.vocab_size, corpus_bytes).train
     loader = shards.Loader(shard, batch_size, seq_len, seed)
     torch.manual_seed(seed)
     model = Model(config)

@@ -75,7 +75,7 @@ def test_held_out_share_and_draws():
 @pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
 def test_needle_has_the_length_and_depth_asked_for(tokenizer, filler, length, depth):
     e = chat.lookup_example(np.random.default_rng(3), tokenizer, length, depth, True, filler.tokens)
-    assert len(e.prompt_ids) == length and e.prompt_ids[-1] == tokenizer.assistant and e.answer_ids[-1] == tokenizer.eos
+    assert len(e.prompt_ids) == length and e.prompt_ids[-1] == tokenizer.assistant
     text = tokenizer.decode(e.prompt_ids)
     assert text.count(f"The code of {e.name} is {e.code}.") == 1 and text.endswith(f"What is the code of {e.name}?")
     needle = tokenizer.encode(f"\n{synthetic_facts.statement(e.name, e.code)}\n")
@@ -83,7 +83,14 @@ def test_needle_has_the_length_and_depth_asked_for(tokenizer, filler, length, de
     question = len(tokenizer.encode(f"\nWhat is the code of {e.name}?"))
     assert at - 2 == round(depth * (length - 3 - len(needle) - question))
     assert synthetic_facts.is_held_out(e.name) and synthetic_facts.is_held_out(e.code)
-    assert e.is_correct(tokenizer.decode(e.answer_ids)) and not e.is_correct("The code is 0.") and not e.is_correct("")
+    assert e.expected == synthetic_facts.statement(e.name, e.code) and e.told == ((e.name, e.code),)
+
+
+def test_several_facts_all_stand_in_the_passage_in_the_order_told(tokenizer, filler):
+    e = chat.lookup_example(np.random.default_rng(4), tokenizer, 333, 0.5, True, filler.tokens, facts=4)
+    text = tokenizer.decode(e.prompt_ids)
+    places = [text.index(synthetic_facts.statement(n, c)) for n, c in e.told]
+    assert len(places) == 4 and places == sorted(places) and (e.name, e.code) in e.told and len(e.prompt_ids) == 333
 
 
 def test_control_leaves_the_needle_out(tokenizer, filler):

@@ -1,14 +1,11 @@
 """Text sources: what is read, what is left out, and that the split by file never moves."""
 
+import random
+
 import pytest
 
 from minglm.data import corpus
 from minglm.errors import InputError
-
-
-@pytest.fixture(autouse=True)
-def _no_cache():
-    corpus.load.cache_clear()
 
 
 def test_standard_library_is_there_with_its_record():
@@ -24,11 +21,10 @@ def test_standard_library_is_there_with_its_record():
 
 def test_split_is_by_file_disjoint_and_stable(tmp_path):
     for i in range(200):
-        (tmp_path / f"{i}.txt").write_text(f"text {i}")
+        (tmp_path / f"{i}.txt").write_text(f"text {i:03d}")
     train, valid = corpus.load(f"folder:{tmp_path}").split()
     train_names, valid_names = {d.name for d in train}, {d.name for d in valid}
     assert not train_names & valid_names and len(train_names | valid_names) == 200 and 1 <= len(valid_names) <= 30
-    corpus.load.cache_clear()
     (tmp_path / "another.txt").write_text("more")
     (tmp_path / sorted(train_names)[0]).write_text("edited")
     _, again = corpus.load(f"folder:{tmp_path}").split()
@@ -47,13 +43,123 @@ def test_binary_unreadable_and_empty_files_are_left_out_and_named(tmp_path):
         "binary.txt": "not UTF-8 text",
         "nul.txt": "binary",
         "empty.txt": "empty",
+        "picture.png": "the ending .png is not read as text",
     }
+
+
+# What people have on their disks: bytes of a file beside good.txt → its text, or why it is left out.
+FILES = {
+    "plain.txt": (b"To be.\n", "To be.\n"),
+    "bom.txt": ("\ufeffTo be\n".encode(), "To be\n"),
+    "crlf.txt": (b"one\r\ntwo\r\n", "one\ntwo\n"),
+    "cr.txt": (b"one\rtwo\r", "one\ntwo\n"),
+    "crcrlf.txt": (b"one\r\r\ntwo", "one\n\ntwo"),
+    "UPPER.TXT": (b"hello", "hello"),
+    "separator.txt": ("a\u2028b".encode(), "a\u2028b"),
+    "utf16.txt": ("To be\n".encode("utf-16"), "not UTF-8 text: UTF-16"),
+    "latin1.txt": ("Grüße\n".encode("latin-1"), "not UTF-8 text: byte 0xfc at 2"),
+    "one_bad_byte.txt": (b"word " * 200_000 + b"\xff", "not UTF-8 text: byte 0xff at 1000000"),
+    "nul.txt": (b"a\0b", "binary: contains NUL"),
+    "only_a_bom.txt": ("\ufeff".encode(), "empty"),
+    "a.text": (b"hello", "the ending .text is not read as text"),
+    "b.log": (b"hello", "the ending .log is not read as text"),
+    ".hidden.txt": (b"hello", "hidden"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_as_people_have_them_are_read_or_named(name, tmp_path):
+    raw, expected = FILES[name]
+    (tmp_path / "good.txt").write_text("some text")
+    (tmp_path / name).write_bytes(raw)
+    found = corpus.load(f"folder:{tmp_path}")
+    texts = {d.name: d.text for d in found.documents}
+    if name in texts:
+        assert texts[name] == expected and not found.left_out()
+    else:
+        assert dict(found.skipped) == {name: expected}
+        assert f"1 left out: {name} ({expected})" in found.left_out() and "\n" not in found.left_out()
+    assert texts["good.txt"] == "some text"
+
+
+def test_many_left_out_are_told_in_one_line(tmp_path):
+    for i in range(9):
+        (tmp_path / f"{i}.dat").write_bytes(b"x")
+    with pytest.raises(InputError, match="9 left out: 0.dat .*and 6 more"):
+        corpus.load(f"folder:{tmp_path}")
+    assert corpus.load("stdlib").left_out() == "", "nothing that a user could do about"
+
+
+def test_a_file_for_a_folder_is_refused_and_the_remedy_works(tmp_path):
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(InputError, match="is a file, not a folder; put it into a folder of its own"):
+        corpus.load(f"folder:{tmp_path / 'a.txt'}")
+    assert corpus.load(f"folder:{tmp_path}").documents
+
+
+# ---------------------------------------------------------------------- unseen text
+
+
+def halves(folder):
+    split = corpus.load(f"folder:{folder}").split()
+    train, valid = ("\n".join(d.text for d in half) for half in split)
+    return split, train, valid
+
+
+@pytest.mark.parametrize("files", [1, 2, 3, 30])
+@pytest.mark.parametrize("line_ends", [True, False])
+def test_validation_is_unseen_text_however_few_the_files(files, line_ends, tmp_path):
+    rng = random.Random(files)
+    words = [f"w{n:09d}" for n in rng.sample(range(10**9), files * 400)]
+    for i in range(files):
+        lines = words[i * 400 : (i + 1) * 400]
+        (tmp_path / f"{i}.txt").write_text("\n".join(lines) if line_ends else " ".join(lines))
+    split, train, valid = halves(tmp_path)
+    assert valid and not {w for w in words if w in train} & {w for w in words if w in valid}
+    assert {w for w in words if w in train or w in valid} == set(words), "no word is cut in two or lost"
+    assert 0.01 < len(valid) / len(train) < 0.25 and "unseen" not in split.rule
+    places = {f["split"] for f in corpus.load(f"folder:{tmp_path}").manifest()["files"].values()}
+    assert places <= {"train", "validation", "train, its end validation"} and len(places) >= 1
+
+
+def test_equal_texts_are_on_one_side(tmp_path):
+    for i in range(300):
+        (tmp_path / f"{i}.txt").write_text(f"text number {i % 100:02d}")
+    _, train, valid = halves(tmp_path)
+    texts = {f"text number {i:02d}" for i in range(100)}
+    assert {t for t in texts if t in valid} and not {t for t in texts if t in train and t in valid}
+
+
+def test_a_corpus_too_short_to_part_says_so(tmp_path):
+    (tmp_path / "a.txt").write_text("word")
+    split, train, _ = halves(tmp_path)
+    assert not split.validation and train == "word" and split.rule.startswith("no unseen text")
+
+
+def test_one_chosen_document_that_is_most_of_the_text_is_cut_instead(tmp_path):
+    name = next(f"{i}.txt" for i in range(1000) if corpus.Document(f"{i}.txt", "").is_validation)
+    (tmp_path / name).write_text("word " * 10_000)
+    (tmp_path / "other-a.txt").write_text("small " * 100)
+    split, train, valid = halves(tmp_path)
+    assert split.rule == "the last tenth of each document" and 8 < len(train) / len(valid) < 10
+
+
+def test_the_key_is_of_names_texts_and_nothing_else(tmp_path):
+    def key(**files):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / f"{name}.txt").write_text(text)
+        return corpus.load(f"folder:{folder}").key
+
+    first = key(a="one", b="two")
+    assert key(a="one", b="two") == first
+    assert len({first, key(a="onet", b="wo"), key(a="one", c="two"), key(a="two", b="one"), key(a="one", b="twp")}) == 5
 
 
 def test_changed_text_changes_the_hash(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     before = corpus.load(f"folder:{tmp_path}").sha256
-    corpus.load.cache_clear()
     (tmp_path / "a.txt").write_text("two")
     assert corpus.load(f"folder:{tmp_path}").sha256 != before
 

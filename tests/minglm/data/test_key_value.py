@@ -30,25 +30,19 @@ def test_a_value_counts_when_the_key_has_stood_before(seq_len):
         assert all(tokens[tokens.index(tokens[p]) + 1] == targets[p] for p in asked)
 
 
-def test_keys_and_values_of_two_tokens_with_and_without_a_gap():
-    rows = KeyValueRows(40, 60, words=50, pairs=(2, 4), key_tokens=(2, 2), value_tokens=2, gap=True)
-    batch, with_gap = rows.batch(0), 0
+def test_half_of_the_rows_have_a_gap_that_holds_no_key():
+    batch, with_gap = KeyValueRows(40, 60, words=50, pairs=(2, 4), gap=True).batch(0), 0
     for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
-        gap = [50] if tokens[3] == 50 else []
+        gap = [50] if tokens[2] == 50 else []
         with_gap += len(gap)
-        stride, memory = 4 + len(gap), {}
+        stride, memory = 2 + len(gap), {}
         for start in range(1, 60 - stride, stride):
-            key, value = tuple(tokens[start : start + 2]), tokens[start + stride - 2 : start + stride]
-            assert tokens[start + 2 : start + stride - 2] == gap and memory.setdefault(key, value) == value
-            counted = value if tokens.index(key[0]) < start else [IGNORE] * 2
-            assert targets[start + stride - 3 : start + stride - 1] == counted
+            key, value = tokens[start], tokens[start + stride - 1]
+            assert tokens[start + 1 : start + stride - 1] == gap
+            assert targets[start + stride - 2] == (value if key in memory else IGNORE)
+            assert memory.setdefault(key, value) == value
+        assert 50 not in memory and 50 not in memory.values()
     assert 10 <= with_gap <= 30  # half of 40, three standard errors of 3.2
-
-
-def test_keys_differ_in_length_when_they_may():
-    tokens = KeyValueRows(60, 12, words=20, pairs=(1, 1), key_tokens=(1, 3)).batch(0).tokens.tolist()
-    periods = [next(p for p in range(2, 6) if row[1] == row[1 + p]) for row in tokens]  # key and value, then again
-    assert set(periods) == {2, 3, 4}
 
 
 def test_in_the_control_an_earlier_value_says_no_more_than_chance():
@@ -86,8 +80,6 @@ def test_a_batch_depends_on_seed_and_step_alone():
         ({"pairs": (0, 3)}, {"pairs": (3, 8)}),
         ({"words": 15}, {"words": 16}),
         ({"words": 16, "gap": True}, {"words": 17, "gap": True}),
-        ({"key_tokens": (0, 1)}, {"key_tokens": (1, 1)}),
-        ({"value_tokens": 0}, {"value_tokens": 1}),
     ],
 )
 def test_impossible_rows_are_refused_in_one_line(settings, remedy):

@@ -1,6 +1,7 @@
 """Token shards: what is written is what is read, damage is noticed, and a batch is a function of (seed, step)."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -97,17 +98,68 @@ def test_an_epoch_visits_every_window_once(shard):
         assert max(starts) + 17 <= len(shard)
 
 
-def test_build_is_reused_and_refuses_another_corpus(tmp_path):
-    source = tmp_path / "text"
-    source.mkdir()
-    for i in range(30):
-        (source / f"{i}.txt").write_text(f"document {i} with some words in it\n" * 10)
-    first = shards.build(f"folder:{source}", tmp_path / "data", 300)
-    written = (tmp_path / "data" / "train.bin").stat().st_mtime_ns
-    second = shards.build(f"folder:{source}", tmp_path / "data", 300)
-    assert (tmp_path / "data" / "train.bin").stat().st_mtime_ns == written
-    assert first[0].sha256 == second[0].sha256
-    manifest = json.loads((tmp_path / "data" / "corpus.json").read_text())
-    assert {f["split"] for f in manifest["files"].values()} == {"train", "validation"}
-    with pytest.raises(InputError, match="another corpus or vocabulary"):
-        shards.build(f"folder:{source}", tmp_path / "data", 310)
+def text_folder(path, word: str = "words", files: int = 30):
+    path.mkdir(parents=True)
+    for i in range(files):
+        (path / f"{i}.txt").write_text(f"document {i} with some {word} in it\n" * 10)
+    return path
+
+
+def test_build_is_reused_and_other_settings_are_another_folder(tmp_path):
+    source, parent = f"folder:{text_folder(tmp_path / 'text')}", tmp_path / "data"
+    first = shards.build(source, parent, 300)
+    written = (first.folder / "train.bin").stat().st_mtime_ns
+    again = shards.build(source, parent, 300)
+    assert again.folder == first.folder and (first.folder / "train.bin").stat().st_mtime_ns == written
+    tokenizer, train, validation = again
+    assert tokenizer.sha256 == first.tokenizer.sha256 and len(train) > len(validation) > 0
+    manifest = json.loads((first.folder / "corpus.json").read_text())
+    assert {f["split"] for f in manifest["files"].values()} <= {"train", "validation", "train, its end validation"}
+    assert manifest["validation"] == first.rule
+    assert (
+        len({first.folder, shards.build(source, parent, 310).folder, shards.build(source, parent, 300, 500).folder})
+        == 3
+    )
+
+
+def test_edited_text_is_read_again_even_with_its_size_and_time_kept(tmp_path):
+    folder, parent = text_folder(tmp_path / "text"), tmp_path / "data"
+    first = shards.build(f"folder:{folder}", parent, 300)
+    for path in folder.iterdir():
+        stat = path.stat()
+        path.write_text(path.read_text().replace("words", "sword"))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    second = shards.build(f"folder:{folder}", parent, 300)
+    assert second.folder != first.folder
+    assert "sword" in second.tokenizer.decode(second.train.tokens) and "sword" not in first.tokenizer.decode(
+        first.train.tokens
+    )
+    (folder / "7.txt").rename(folder / "seven.txt")  # the name decides which half a file is in
+    assert shards.build(f"folder:{folder}", parent, 300).folder != second.folder
+
+
+def test_one_relative_name_in_two_places_is_two_texts(tmp_path, monkeypatch):
+    decoded = []
+    for place, word in (("a", "apples"), ("b", "pears")):
+        text_folder(tmp_path / place / "text", word)
+        monkeypatch.chdir(tmp_path / place)
+        built = shards.build("folder:text", tmp_path / "data", 300)
+        decoded.append(built.tokenizer.decode(built.train.tokens))
+    assert "apples" in decoded[0] and "pears" in decoded[1] and "apples" not in decoded[1]
+
+
+def test_a_tokenizer_that_is_given_is_used_and_shares_the_folder_it_made(tmp_path):
+    source, parent = f"folder:{text_folder(tmp_path / 'text')}", tmp_path / "data"
+    first = shards.build(source, parent, 300)
+    assert shards.build(source, parent, 300, None, first.folder / "tokenizer.json").folder == first.folder
+    other = shards.build(f"folder:{text_folder(tmp_path / 'more', 'others')}", parent, 300)
+    own = shards.build(source, parent, 300, None, other.folder)
+    assert own.tokenizer.sha256 == other.tokenizer.sha256 and own.folder not in (first.folder, other.folder)
+
+
+def test_without_unseen_text_there_is_no_validation_shard(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("word")
+    for _ in range(2):  # made, and found
+        built = shards.build(f"folder:{tmp_path / 'text'}", tmp_path / "data", 300)
+        assert built.validation is None and built.rule.startswith("no unseen text") and len(built.train)

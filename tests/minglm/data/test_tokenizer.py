@@ -1,5 +1,8 @@
 """Byte-level BPE: round trip, determinism, single digits, special tokens."""
 
+import random
+import time
+
 import pytest
 
 from minglm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
@@ -34,6 +37,22 @@ def test_special_tokens_have_fixed_ids_and_are_not_made_from_text(tokenizer):
     assert tokenizer.encode("<|user|>", special=True) == [tokenizer.user]
     assert tokenizer.decode([tokenizer.user, *tokenizer.encode("hi")]) == "hi"
     assert tokenizer.decode([tokenizer.user], special=True) == "<|user|>"
+
+
+@pytest.mark.parametrize("piece", ["letters", "a", " ", "你好", "-", "12", "\n"])
+def test_a_run_without_a_break_trains_and_encodes_in_seconds(piece):
+    """Uncut, 1.5 MB of one word take minutes to train on and to encode: the cost grows with its square."""
+    rng = random.Random(0)
+    text = "".join(rng.choices("abcdefghij", k=200_000)) if piece == "letters" else piece * (200_000 // len(piece))
+    started = time.process_time()
+    tokenizer = Tokenizer.train([text], 320)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert time.process_time() - started < 20
+
+
+def test_ordinary_text_is_not_cut(tokenizer):
+    pieces = [p for p, _ in tokenizer._backend.pre_tokenizer.pre_tokenize_str("a " + "x" * 255 + " " * 9 + "y" * 257)]
+    assert [len(p) for p in pieces] == [1, 256, 9, 256, 1]
 
 
 def test_save_and_load(tokenizer, tmp_path):

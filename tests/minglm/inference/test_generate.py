@@ -105,6 +105,15 @@ def test_same_seed_same_text_other_seed_other_text(model):
     assert draw(3) == draw(3) != draw(50)
 
 
+@pytest.mark.parametrize("speculate", [0, 1])
+def test_one_seed_counts_on_over_the_sequences(model, speculate):
+    """Equal prompts get draws of their own: sequence i those of seed + i."""
+    how = dict(temperature=1.0, speculate=speculate)
+    together = generate(model, [[7, 9]] * 3, 12, seed=5, **how).tokens
+    assert together == generate(model, [[7, 9]] * 3, 12, seed=[5, 6, 7], **how).tokens
+    assert len(set(map(tuple, together))) == 3
+
+
 @pytest.mark.parametrize(
     ("prompts", "options", "says"),
     [

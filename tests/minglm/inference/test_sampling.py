@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from minglm.errors import InputError
-from minglm.inference.sampling import arrivals, check_sampling, choose, probabilities
+from minglm.inference.sampling import arrivals, check_sampling, choose, key_of, probabilities
 
 SHARES = torch.tensor([0.5, 0.2, 0.2, 0.1])
 
@@ -63,6 +63,31 @@ def test_cold_temperatures_above_that_are_sampled_and_finite(temperature):
 @pytest.mark.parametrize("top_p", [1e-9, 1e-40, 1e-320])
 def test_a_top_p_close_to_nothing_keeps_the_likeliest(top_p):
     assert probabilities(SHARES.log()[None], [1.0], [top_p]).tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+def test_the_fewest_tokens_that_hold_top_p_and_not_one_more():
+    """Four equal ones: exactly half of the probability is held by two."""
+    even = torch.zeros(1, 4)
+    for top_p, kept in [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4)]:
+        want = torch.tensor([1 / kept] * kept + [0.0] * (4 - kept))
+        torch.testing.assert_close(probabilities(even, [1.0], [top_p])[0], want)
+
+
+def test_a_row_without_a_cut_keeps_its_farthest_tail_beside_one_with():
+    """fp32 sums to 1 long before the tail: there top_p = 1 must cut nothing."""
+    logits = torch.tensor([20.0] + [0.0] * 50).expand(2, 51)
+    both = probabilities(logits, [1.0, 1.0], [1.0, 0.5])
+    torch.testing.assert_close(both[0], logits[0].softmax(-1), rtol=1e-5, atol=0)
+    assert both[0].min() > 0 and both[1].tolist() == [1.0] + [0.0] * 50
+
+
+def test_keys_are_mixed_by_splitmix64():
+    """Its first output for state 0 is published (Vigna, splitmix64.c): e220a8397b1dcdaf, the finaliser of the golden
+    gamma. The seed that leads there at index 0 is found by inverting the multiplication, which is odd."""
+    gamma, word = 0x9E3779B97F4A7C15, 1 << 64
+    seed = (gamma - 0x632BE59BD9B4E019) * pow(gamma, -1, word) % word
+    assert key_of(seed, 0) == 0xE220A8397B1DCDAF >> 1
+    assert len({key_of(s, i) for s in range(-20, 20) for i in range(40)}) == 1600
 
 
 def test_rows_keep_their_own_settings():

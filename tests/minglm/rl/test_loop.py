@@ -232,6 +232,7 @@ BAD = {
     "difficulty": ([], "whole numbers of at least 1"),
     "over_sampling": (1, "at least 2|only april"),
     "temperature": (0, "at least 0.01"),
+    "top_p": (0.8, "must be 1.*lower temperature"),
     "objective": ("grop", "did you mean 'grpo'"),
     "objective_args": ({"hgh": 1}, "did you mean 'high'"),
 }

@@ -171,3 +171,42 @@ def test_what_a_stranger_can_provoke_is_logged_once_a_second(caplog):
     assert sum("no room for another connection: Too many open files" in s for s in said) <= 1 + took
     assert sum("Invalid HTTP" in s for s in said) <= 1 + took
     assert any("another" in s for s in said), "other errors of the loop are shown as before"
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_client_that_reads_nothing_more_is_cut(reads, monkeypatch):
+    """asyncio says when a client's buffers are full and when they have room again; between the two there is a bound."""
+    import uvicorn
+    from uvicorn.server import ServerState
+
+    from minglm.serving import connections
+    from minglm.serving.config import ServeSettings
+
+    monkeypatch.setattr(connections, "UNREAD_S", 0.1)
+
+    class Transport(asyncio.Transport):
+        aborted = False
+
+        def get_extra_info(self, name, default=None):
+            return None
+
+        def is_closing(self):
+            return self.aborted
+
+        def abort(self):
+            self.aborted = True
+
+    async def scene():
+        config = uvicorn.Config(lambda *_: None, http=connections.connection_class(ServeSettings()), ws="none")
+        config.load()
+        transport = Transport()
+        connection = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})
+        connection.connection_made(transport)
+        connection.pause_writing()
+        if reads:
+            connection.resume_writing()
+        await asyncio.sleep(0.3)
+        assert transport.aborted is not reads
+        connection.connection_lost(OSError("gone"))
+
+    asyncio.run(scene())

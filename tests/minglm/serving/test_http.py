@@ -207,7 +207,13 @@ def test_ten_seconds_of_load(small_checkpoint):
 def test_load_is_judged():
     good = {"unexpected": {}, "measured": 100, "p50_s": 1.0, "p99_s": 3.0, "rss_growth": 0.01}
     assert load_test.judge(good) == []
-    for change in ({"unexpected": {"whole: 500": 1}}, {"measured": 0}, {"p99_s": 30.0}, {"rss_growth": 0.2}):
+    for change in (
+        {"unexpected": {"whole: 500": 1}},
+        {"measured": 0},
+        {"p99_s": 30.0},
+        {"rss_growth": 0.06},
+        {"rss_growth": -0.06},
+    ):
         assert len(load_test.judge({**good, **change})) == 1
 
 

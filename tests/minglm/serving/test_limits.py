@@ -1,5 +1,8 @@
 """Limits at their very edge, in one process: who may see what, and how many tokens fit."""
 
+import json
+import time
+
 import pytest
 
 from minglm.serving.config import ServeSettings
@@ -50,6 +53,15 @@ def test_prompt_and_answer_fill_the_positions_and_not_one_more(client, prompt_to
     assert str(MAX_MODEL_LEN) in longer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_longest_of_several_prompts_counts_wherever_it_stands(client, order):
+    prompts = [[5], [5] * (MAX_MODEL_LEN - 4)][::order]
+    assert ask(client, prompt=prompts, max_tokens=4).status_code == 200
+    assert ask(client, prompt=prompts, max_tokens=5).status_code == 400
+    assert ask(client, prompt=prompts).json()["usage"]["completion_tokens"] <= 8, "the default gives way"
+    assert ask(client, prompt=[5], seed=1, temperature=1).json()["usage"]["completion_tokens"] <= 16
+
+
 def test_an_answer_without_a_limit_takes_what_the_prompt_leaves(client):
     chat = {"messages": [{"role": "user", "content": "hello"}], "temperature": 1, "seed": 3, "stop": ["\x00"]}
     answer = client.post("/v1/chat/completions", json=chat, headers={"authorization": f"Bearer {KEY}"})
@@ -70,3 +82,43 @@ def test_the_ends_of_the_vocabulary(client, small_checkpoint, token, status):
     vocab_size = load_model(small_checkpoint)[0].config.vocab_size
     assert ask(client, prompt=[token], max_tokens=1).status_code == status
     assert ask(client, prompt=[vocab_size - 1 - token], max_tokens=1).status_code == status
+
+
+def test_an_answer_past_its_time_ends_with_what_it_has(small_checkpoint):
+    """OpenAI's API has no word for it: to its clients it is an answer that met a limit."""
+    from fastapi.testclient import TestClient
+
+    from minglm.serving.server import build
+
+    settings = ServeSettings(mode="dense", max_model_len=200, max_tokens=190, timeout_s=0.3)
+    thread, app = build(small_checkpoint, settings)
+    step = thread.engine.step
+    thread.engine.step = lambda: (time.sleep(0.02), step())[1]
+    with TestClient(app) as client:
+        for stream in (False, True):
+            body = {"prompt": "x", "max_tokens": 190, "stream": stream, "stream_options": {"include_usage": True}}
+            answer = client.post("/v1/completions", json={**body, "temperature": 0})
+            assert answer.status_code == 200 and '"finish_reason": "length"' in answer.text.replace('":"', '": "')
+            last = json.loads(answer.text.split("data: ")[-2]) if stream else answer.json()
+            assert last["usage"]["completion_tokens"] < 190
+
+
+def test_a_dead_engine_is_told_to_those_who_wait_and_to_those_who_come(small_checkpoint, monkeypatch):
+    from fastapi.testclient import TestClient
+
+    from minglm.serving.server import build
+
+    monkeypatch.setattr("threading.excepthook", lambda args: None)  # the error is shown there; here it is wanted
+    thread, app = build(small_checkpoint, ServeSettings(mode="dense"))
+
+    def fails():
+        raise RuntimeError("no more")
+
+    thread.engine.step = fails
+    with TestClient(app, raise_server_exceptions=False) as client:
+        waited = client.post("/v1/completions", json={"prompt": "x"})
+        assert waited.status_code == 500 and "gave up" in waited.json()["error"]["message"]
+        thread.join(60)
+        came = client.post("/v1/completions", json={"prompt": "x"})
+        assert came.status_code == 503 and "has stopped" in came.json()["error"]["message"]
+        assert client.get("/health").status_code == 503

@@ -98,9 +98,10 @@ def test_one_rule_for_what_is_not_served(client, path, name, neutral):
         assert error["message"].endswith(f"leave it out, or give {neutral}") and len(error["message"]) < 200
 
 
+@pytest.mark.parametrize("path", [CHAT, TEXT])
 @pytest.mark.parametrize("neutral", [dict(store=True), dict(metadata={"a": "b"}), dict(parallel_tool_calls=False)])
-def test_what_changes_no_answer_is_taken(client, neutral):
-    assert client.post(CHAT, json={**GOOD[CHAT], **neutral, "user": "u", "tool_choice": "auto"}).status_code == 200
+def test_what_changes_no_answer_is_taken(client, path, neutral):
+    assert client.post(path, json={**GOOD[path], **neutral, "user": "u", "tool_choice": "auto"}).status_code == 200
 
 
 def test_an_earlier_answer_is_taken_back_as_it_came(client):
@@ -207,6 +208,59 @@ def test_temperatures_near_zero_answer_as_zero_does(client, temperature):
         assert ask(temperature) == ask(0)
     else:  # sampled, and never a number that JSON cannot write
         assert ask(temperature)[0][0] == ask(0)[0][0]
+
+
+def test_settings_of_a_request_reach_the_sampler(client, small_checkpoint):
+    """Temperature, top_p, seed and number of choices: each choice is what `generate` says for seed + its number."""
+    from minglm.inference.generate import generate
+    from minglm.inference.load import load_model
+
+    model, tokenizer, _ = load_model(small_checkpoint)
+    prompts = [[tokenizer.bos, *tokenizer.encode(text)] for text in ("def ", "import os")]
+    ask = dict(max_tokens=15, temperature=0.9, top_p=0.7, seed=5, n=2)
+    body = client.post(TEXT, json={"prompt": ["def ", "import os"], **ask}).json()
+    want = generate(
+        model,
+        [prompts[0], prompts[0], prompts[1], prompts[1]],
+        15,
+        temperature=0.9,
+        top_p=0.7,
+        seed=[5, 6, 7, 8],
+        stop=(tokenizer.eos,),
+        mode="dense",
+    )
+    assert [c["text"] for c in body["choices"]] == [tokenizer.decode(t) for t in want.tokens]
+    assert [c["index"] for c in body["choices"]] == [0, 1, 2, 3]
+    counted = sum(len(t) + stopped for t, stopped in zip(want.tokens, want.stopped, strict=True))
+    assert body["usage"]["completion_tokens"] == counted
+    assert body["usage"]["prompt_tokens"] == sum(map(len, prompts)), "a prompt is counted once, not once a choice"
+
+
+def test_an_answer_ends_where_the_model_ends_it(client, small_checkpoint):
+    """The first seed whose answer ends by itself: the end token is counted and logged, and is no text."""
+    from minglm.inference.generate import generate
+    from minglm.inference.load import load_model
+
+    model, tokenizer, _ = load_model(small_checkpoint)
+    prompt = [tokenizer.bos, *tokenizer.encode("def ")]
+    seeds = list(range(200))
+    out = generate(model, [prompt] * 200, 40, temperature=1.5, seed=seeds, stop=(tokenizer.eos,), mode="dense")
+    seed = out.stopped.index(True)
+    (text, named), streamed, tokens = whole_and_streamed(
+        client, TEXT, temperature=1.5, max_tokens=40, seed=seed, logprobs=1
+    )
+    assert text == tokenizer.decode(out.tokens[seed]) and (text, named) == streamed
+    assert tokens == len(out.tokens[seed]) + 1 == len(named["tokens"]) and named["tokens"][-1] == "<|eos|>"
+    last = events(client, TEXT, temperature=1.5, max_tokens=40, seed=seed)[-1]["choices"][0]
+    assert last["finish_reason"] == "stop"
+
+
+def test_every_choice_of_a_stream_names_its_role_once(client):
+    chunks = [c for k in events(client, CHAT, n=3, seed=1, max_tokens=6, temperature=1) for c in k["choices"]]
+    for index in range(3):
+        own = [c for c in chunks if c["index"] == index]
+        assert [c["delta"].get("role") for c in own] == ["assistant"] + [None] * (len(own) - 1) and len(own) > 1
+        assert [bool(c["finish_reason"]) for c in own] == [False] * (len(own) - 1) + [True]
 
 
 @pytest.mark.slow

@@ -139,8 +139,8 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     ci, calls = recipes.load("ci_pretrain"), []
     honest = TrainingRun.loss
 
-    def poisoned(self, batch):
-        loss, out = honest(self, batch)
+    def poisoned(self, batch, counts):
+        loss, out = honest(self, batch, counts)
         calls.append(1)
         if len(calls) == 7:
             out.mtp_loss = out.mtp_loss * float("nan")

@@ -160,3 +160,15 @@ def test_optimizers_move_the_bytes_their_states_have():
     assert sum(op.bytes for op in adam) == 1e9 * (8 + 16 + 8 + 2)
     muon = optimizer_ops(1e9, "muon", LLAMA, 1, 1.0)
     assert sum(op.flops for op in muon) > 0 and not sum(op.flops for op in adam)
+
+
+def test_muon_takes_fixed_seconds_by_who_repeats_the_work():
+    def seconds(muon, shards):
+        ops = optimizer_ops(1e9 / shards, "muon", LLAMA, 1, shards, muon=muon)
+        return sum(op.flops for op in ops)
+
+    repeated, distributed, owned = (seconds(who, 32) for who in ("repeated", "distributed", "owned"))
+    # 632, 356 and 157 ms on 32 GB300
+    assert distributed / repeated == pytest.approx(356 / 632, rel=0.01)
+    assert owned / repeated == pytest.approx(157 / 632, rel=0.01)
+    assert seconds("owned", 1) == seconds("repeated", 1)  # nobody to share with

@@ -38,7 +38,7 @@ def test_shape_of_the_hand_over():
 
 def test_classes_add_up_to_the_busiest_rank():
     made = estimate(
-        GPT, DGX, Plan(tp=8, pp=8), Workload(64, 2048), stack=with_changes(load_stack("generic"), graphs=True)
+        GPT, DGX, Plan(tp=8, pp=8), Workload(64, 2048), stack=with_changes(load_stack("generic"), graphs="full")
     )
     busiest = max(sum(c.forward_s + c.backward_s for c in row) for row in made.costs.chunks)
     assert sum(made.classes.values()) == pytest.approx(busiest, rel=1e-6)
@@ -54,7 +54,7 @@ def test_only_dualpipe_is_given_communication_to_hide():
 
 
 def test_full_recomputation_adds_a_forward_to_the_backward():
-    graphs = with_changes(load_stack("generic"), graphs=True)
+    graphs = with_changes(load_stack("generic"), graphs="full")
     none, full = (
         build(GPT, DGX, Plan(tp=8, pp=8, recompute=r), Workload(64, 2048), stack=graphs).chunks[3][0]
         for r in ("none", "full")
@@ -96,10 +96,27 @@ def test_fp8_speeds_up_the_h100_and_not_the_a100():
 def test_small_layers_are_bound_by_their_host_and_graphs_free_them():
     small = load_model("gpt2")
     plan, work = Plan(dp=8, zero=1), Workload(8, 1024)
-    stack = load_stack("generic")
-    assert seconds(small, H100, plan, work, stack=with_changes(stack, graphs=True)) < 0.75 * seconds(
+    stack = with_changes(load_stack("generic"), fixed_s=0.0)
+    assert seconds(small, H100, plan, work, stack=with_changes(stack, graphs="full")) < 0.75 * seconds(
         small, H100, plan, work, stack=stack
     )
+
+
+def test_partial_graphs_leave_the_experts_to_the_host():
+    stack, plan, work = load_stack("megatron-bridge-25.11"), Plan(dp=8, ep=8, zero=1), Workload(8, 1024)
+    none, partial, full = (
+        seconds(load_model("qwen3_30b_a3b"), H100, plan, work, stack=with_changes(stack, graphs=g))
+        for g in ("none", "partial", "full")
+    )
+    assert full < partial < none
+
+
+def test_the_constant_of_a_step_is_the_slowest_hosts():
+    stack = load_stack("generic")
+    assert stack.overhead_s(8) == stack.fixed_s
+    # hosts that each take an exponential time: the largest of N has the mean H(N), here against 1 + ln N
+    harmonic = sum(1 / n for n in range(1, 1025))
+    assert stack.overhead_s(8 * 1024) == pytest.approx(stack.fixed_s * harmonic, rel=0.06)
 
 
 def test_zero_three_pays_for_its_gathers():

@@ -52,8 +52,9 @@ def test_data_files_are_json_under_their_own_names(wheel):
             for n in names
             if n.endswith(".py")
         )
+        assert "minglm/_data/measured/matmul.csv.gz" in names
         for name in names:
-            if name.startswith("minglm/_data/") and not name.endswith(".csv"):
+            if name.startswith("minglm/_data/") and not name.endswith((".csv", ".csv.gz")):
                 json.loads(z.read(name))
 
 

@@ -6,9 +6,10 @@ import statistics
 import pytest
 
 from minglm.errors import InputError
-from sim.base.distributions import Triangle, distribution
+from sim.base.distributions import Triangle, Values, distribution
 from sim.scenario.training import load_scenario, resolve
-from sim.study.monte_carlo import ERROR, FAILURES, fact_inputs, monte_carlo, outcome, simulator_errors
+from sim.study.monte_carlo import ERROR, FAILURES, fact_inputs, monte_carlo, outcome
+from sim.validation.coverage import kind_of, left_out_factors
 
 SMALL = {
     "name": "small",
@@ -109,9 +110,13 @@ def test_each_fact_moves_what_it_should():
             assert outcome(s, {one.path: 10 * one.dist.middle})["goodput"] < base["goodput"]
 
 
-def test_errors_are_those_of_predicted_runs():
-    errors = simulator_errors("no such chip")
-    assert len(errors) >= 20 and min(errors) < 1 < max(errors)
+def test_the_simulators_own_error_is_that_of_left_out_stacks_of_the_kind():
+    s = resolve(SMALL)
+    (error,) = [one for one in fact_inputs(s) if one.name == ERROR]
+    kind = kind_of(s.cluster.chip.name, s.plan.num_chips, s.workload.seq, s.model.experts, s.precision)
+    assert error.dist == Values(left_out_factors(kind)) and min(left_out_factors(kind)) < 1 < max(
+        left_out_factors(kind)
+    )
 
 
 def test_samples_that_cannot_run_are_counted():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from minglm.errors import InputError
 from sim.cost.stacks import load_stack, read_fitted
 from sim.validation import figures, fit, predict, training
-from sim.validation.rows import parse
+from sim.validation.rows import parse, read_rows
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +24,14 @@ def result():
 def test_errors_of_the_predicted_rows(result):
     assert result["count_holdout"] >= 30
     assert result["mape_holdout"] <= 0.08
-    assert result["worst_holdout"] <= 0.20
+    assert result["worst_holdout"] <= 0.25
 
 
 def test_the_recompute_papers_eight(result):
     eight = [r for r in result["rows"] if r["id"].startswith("recompute2022-")]
     assert len(eight) == 8
     assert sum(abs(r["error"]) for r in eight) / 8 <= 0.035
-    assert len({r["stack"] for r in eight}) == 1 and len(load_stack(eight[0]["stack"]).fitted) == 1
+    assert len({r["stack"] for r in eight}) == 1 and not load_stack(eight[0]["stack"]).fitted
 
 
 def test_published_memory(result):
@@ -38,15 +39,24 @@ def test_published_memory(result):
     assert rows and sum(abs(r["error"]) for r in rows) / len(rows) <= 0.08
 
 
-def test_no_more_is_fitted_than_one_scalar_a_stack_on_a_third_of_a_chips_rows(result):
+def test_no_more_is_fitted_than_one_scalar_a_chip_family_on_a_third_of_a_chips_rows(result):
     rows = [r for r in result["rows"] if r["kind"] in ("calibration", "holdout")]
     of_chip = collections.Counter(r["chip"] for r in rows)
     fitted = collections.Counter(r["chip"] for r in rows if r["kind"] == "calibration")
     for chip, count in fitted.items():
         assert count <= of_chip[chip] / 3, f"{chip}: {count} of {of_chip[chip]} rows are fitted"
-    for stack, chips in read_fitted().items():
-        for chip, found in chips.items():
-            assert set(found) == {"name", "value", "rows"}, (stack, chip)
+    assert all(set(found) == {"value", "rows"} for found in read_fitted()["chips"].values())
+    single_node = {"megatron-deepspeed-2023-vtrain"}  # its host time, on a table of its own
+    assert set(read_fitted()["stacks"]) == single_node
+    kept = {row for found in read_fitted()["chips"].values() for row in found["rows"]}
+    assert kept <= {r["id"] for r in rows if r["kind"] == "calibration"}
+
+
+def test_a_name_alone_moves_no_prediction():
+    row = next(r for r in read_rows() if r.id == "nemo-24.07-llama2-70b")
+    plain = dataclasses.replace(load_stack("megatron-bridge-25.09"), fitted={})
+    times = {predict.predict(row, dataclasses.replace(plain, name=name)) for name in ("a", "megatron-bridge-26.10")}
+    assert len(times) == 1
 
 
 def test_the_fitted_file_is_what_the_fit_gives():
@@ -56,7 +66,7 @@ def test_the_fitted_file_is_what_the_fit_gives():
 def test_cross_validation_refits_without_the_row_its_stack_or_its_chip(result):
     cross = result["cross_validated"]
     assert cross["rows"] >= 60
-    assert cross["leave_row_out"] <= 0.08 and cross["leave_stack_out"] <= 0.17 and cross["leave_chip_out"] <= 0.17
+    assert cross["leave_row_out"] <= 0.08 and cross["leave_stack_out"] <= 0.08 and cross["leave_chip_out"] <= 0.12
 
 
 def test_linearity_of_the_910b_cluster(result):

@@ -1,0 +1,155 @@
+"""The simulator's own error for a question of a kind: what it missed by where a whole software stack was left out.
+
+A question's kind is the first that fits of `KINDS`. Its interval is conformal: the quantiles of measured over simulated
+time of the rows of that kind, each predicted with its stack left out of every fit (`sim.validation.fit`); a kind with
+few rows takes all rows. `coverage` tells how often such an interval, made without a row's stack, holds the row.
+
+    python -m sim.validation.coverage --write    # data/left_out.yaml, which intervals are read from
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from minglm import atomic, datafiles
+from minglm.errors import InputError
+from sim.base.documents import read_mapping
+from sim.scenario.build import Run
+from sim.validation.fit import UNMOVED, cross_validate
+from sim.validation.rows import MeasuredRow, read_rows
+
+KINDS = ("ascend", "more than 4,096 chips", "long context", "moe", "fp8", "dense")
+FEW = 10  # rows under which a kind's own errors say too little
+LONG, MANY = 32_768, 4_096
+SHARES = (0.5, 0.8)
+
+
+class LeftOut(NamedTuple):
+    """A row predicted with its stack left out. factor: measured over simulated time."""
+
+    id: str
+    kind: str
+    stack: str
+    chip: str
+    factor: float
+
+
+def kind_of(chip: str, num_chips: int, seq: int, experts: int, precision: str) -> str:
+    """The kind of a question about training."""
+    if "910" in chip or "ascend" in chip.lower():
+        return KINDS[0]
+    if num_chips > MANY:
+        return KINDS[1]
+    if seq >= LONG:
+        return KINDS[2]
+    return KINDS[3] if experts else KINDS[4] if precision == "fp8" else KINDS[5]
+
+
+def kind_of_run(run: Run) -> str:
+    """The kind of a run: `kind_of` its chip, size, sequence, model and precision."""
+    return kind_of(run.cluster.chip.name, run.plan.num_chips, run.workload.seq, run.model.experts, run.precision)
+
+
+def left_out(rows: Iterable[MeasuredRow]) -> list[LeftOut]:
+    """Every row that a speed moves, predicted with its stack left out; one that cannot run is passed over."""
+    some = [row for row in rows if row.quantity not in UNMOVED]
+    out = []
+    for row, error in zip(some, map(cross_validate(some)["errors"].get, (r.id for r in some)), strict=True):
+        if error is None:
+            continue
+        ratio = 1.0 + error  # predicted over measured, in the row's unit
+        factor = 1.0 / ratio if row.quantity == "seconds_per_step" else ratio
+        out.append(LeftOut(row.id, kind_of_run(row.run), row.run.stack.name, row.chip, factor))
+    return out
+
+
+def all_rows() -> list[MeasuredRow]:
+    """The rows of data/published_runs and of its held_out folder."""
+    held = datafiles.catalogue("published_runs/held_out", ".yaml").values()
+    return [row for row in [*read_rows(), *read_rows(held)] if isinstance(row, MeasuredRow)]
+
+
+def interval(factors: Sequence[float], share: float) -> tuple[float, float]:
+    """(low, high) that hold `share` of further factors: conformal quantiles, half of the rest on either side."""
+    ordered, n = sorted(factors), len(factors)
+    if not n:
+        return 0.0, math.inf
+    outside = (1.0 - share) / 2
+    low, high = math.floor((n + 1) * outside), math.ceil((n + 1) * (1.0 - outside))
+    return ordered[max(low, 1) - 1], ordered[min(high, n) - 1]
+
+
+def of_kind(rows: Sequence[LeftOut], kind: str) -> list[float]:
+    """The factors of a kind, or of all kinds where it has fewer than `FEW`."""
+    own = [row.factor for row in rows if row.kind == kind]
+    return own if len(own) >= FEW else [row.factor for row in rows]
+
+
+def coverage(rows: Sequence[LeftOut]) -> dict[str, Any]:
+    """How often the 50% and the 80% interval hold a row whose stack they know nothing of, by kind and over all.
+
+    Returns: kind → rows, inside 50%, inside 80% (shares), width (mean of high/low − 1 of the 80% interval).
+    """
+    by_kind: dict[str, list[tuple[bool, bool, float]]] = {}
+    for row in rows:
+        known = of_kind([other for other in rows if other.stack != row.stack], row.kind)
+        half, most = (interval(known, share) for share in SHARES)
+        inside = [low <= row.factor <= high for low, high in (half, most)]
+        by_kind.setdefault(row.kind, []).append((inside[0], inside[1], most[1] / most[0] - 1.0))
+    by_kind["all"] = [one for some in by_kind.values() for one in some]
+    return {
+        kind: {
+            "rows": len(some),
+            "inside_50": sum(a for a, _, _ in some) / len(some),
+            "inside_80": sum(b for _, b, _ in some) / len(some),
+            "width_80": sum(w for _, _, w in some) / len(some),
+        }
+        for kind in (*KINDS, "all")
+        if (some := by_kind.get(kind))
+    }
+
+
+@functools.cache
+def left_out_factors(kind: str) -> tuple[float, ...]:
+    """Measured over simulated time of the left-out rows of a kind, from data/left_out.yaml: an answer's own error.
+
+    Raises:
+        InputError: a kind that there is not.
+    """
+    if kind not in KINDS:
+        raise InputError(f"kind {kind!r}: not one of {', '.join(KINDS)}")
+    table = read_mapping(datafiles.data("left_out.yaml"))
+    own = [float(v) for v in table.get(kind) or ()]
+    return tuple(own if len(own) >= FEW else [float(v) for some in table.values() for v in some or ()])
+
+
+def as_text(rows: Iterable[LeftOut]) -> str:
+    """The content of data/left_out.yaml."""
+    by_kind: Mapping[str, list[float]] = {kind: [] for kind in KINDS}
+    for row in rows:
+        by_kind[row.kind].append(row.factor)
+    lines = [
+        "# Measured over simulated step time of rows whose software stack was left out of every fit, by kind.",
+        "# Written by `python -m sim.validation.coverage --write`; do not edit by hand.",
+    ]
+    lines += [f"{kind}: [{', '.join(f'{v:.4f}' for v in sorted(some))}]" for kind, some in by_kind.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the coverage; with --write write the left-out errors."""
+    argv = sys.argv[1:] if argv is None else argv
+    rows = left_out(all_rows())
+    for kind, one in coverage(rows).items():
+        print(f"{kind:24} {one['rows']:4} rows  50%: {one['inside_50']:.0%}  80%: {one['inside_80']:.0%}")
+    if "--write" in argv:
+        atomic.write_text(datafiles.data("left_out.yaml"), as_text(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,278 @@
+"""The tiny world: texts agree with their state, probabilities with hand and simulation; what training never shows."""
+
+import math
+import random
+import re
+from collections import Counter
+
+import pytest
+import torch
+
+from minglm.data.shards import IGNORE
+from minglm.data.tiny_world import documents, floor, pairs, recall, residents, story
+from minglm.data.tiny_world.checking import check
+from minglm.data.tiny_world.grammar import KINDS, Reader, fits, write
+from minglm.data.tiny_world.held_out import is_held_out
+from minglm.data.tiny_world.lexicon import ADJECTIVES, ANIMALS, FAMILY, GIVEN
+from minglm.data.tiny_world.loader import TinyWorldLoader
+from minglm.data.tiny_world.vocabulary import text_of, token_ids, tokenizer
+from minglm.data.tokenizer import SPECIAL_TOKENS
+from minglm.errors import InputError
+
+ALL = documents.DOCUMENT_KINDS
+
+
+def drawn(kind, seed, held_out=None):
+    return write(ALL[kind], random.Random(f"test {seed}"), held_out)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_what_is_written_is_read_back_token_by_token_and_kind_by_kind(kind):
+    for seed in range(20):
+        written = drawn(kind, seed)
+        reader = Reader(ALL[kind])
+        assert all(reader.step(t) > 0 for t in written.tokens)
+        assert reader.may_end and reader.kinds == written.kinds
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_word_is_one_token_and_text_comes_back(kind):
+    written = drawn(kind, 3)
+    text, ids = text_of(written.tokens), token_ids()
+    assert tokenizer().encode(text) == [ids[t] for t in written.tokens]
+    assert tokenizer().decode(tokenizer().encode(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", " two  spaces", "a_b2x", "naïve 漢字\n\n  end", 'say "so" (now)\tthen', "2+2"])
+def test_any_other_text_encodes_and_comes_back(text):
+    assert tokenizer().decode(tokenizer().encode(text)) == text
+
+
+def test_probabilities_of_a_small_page_against_hand():
+    # 80% of the sums have two digits (first digit 1 to 9), 20% one (0 to 9); a page goes on with 85%.
+    page = [
+        "Sums",
+        "\n",
+        *"What is _ 2 + 3 ? _ 5 . What is _ 2 4 + 3 5 ? _ 4 + 5 = 9 , _ 2 + 3 + 0 = 5 : _ 5 9 . Done .".split(),
+    ]
+    nats = floor.score(page, {"sums": 1.0}).nats
+    two = 0.2 * 0.1 + 0.8 / 9
+    expected = {
+        5: two,
+        6: 0.2 * 0.1 / two,
+        7: 0.1,
+        12: 0.85,
+        15: two,
+        16: 0.8 / 9 / two * 0.1,
+        18: 1 / 9,
+        19: 0.1,
+        41: 0.15,
+    }
+    assert {i for i, n in enumerate(nats) if n > 1e-9} == set(expected)
+    for i, p in expected.items():
+        assert nats[i] == pytest.approx(-math.log(p)), page[i]
+
+
+@pytest.mark.parametrize("kind", ["story", "codes", "questions", "cards"])
+def test_the_first_tokens_come_as_often_as_their_probability_says(kind):
+    """The reader's distribution against a simulation: how often each token follows the commonest prefix."""
+    many = [tuple(drawn(kind, seed).tokens[:4]) for seed in range(4000)]
+    prefix = Counter(m[:3] for m in many).most_common(1)[0][0]
+    follow = Counter(m[3] for m in many if m[:3] == prefix)
+    total = sum(follow.values())
+    for token, count in follow.items():
+        reader = Reader(ALL[kind])
+        p = [reader.step(t) for t in (*prefix, token)][-1]
+        assert abs(count - total * p) < 5 * math.sqrt(total * p * (1 - p)) + 1, (token, count, total * p)
+
+
+def test_the_floor_is_no_higher_than_the_cost_under_any_other_mixture():
+    texts = [documents.draw(random.Random(f"{i}"), documents.MIXTURE, None)[1].tokens for i in range(300)]
+    own = sum(sum(floor.score(t).nats) for t in texts)
+    skewed = {k: v * (3 if k == "story" else 1) for k, v in documents.MIXTURE.items()}
+    assert own < sum(sum(floor.score(t, skewed).nats) for t in texts)
+
+
+def test_text_that_the_language_cannot_write_has_no_floor():
+    page = drawn("sums", 1).tokens
+    wrong = page.index("?") + 2  # the answer's first digit
+    page[wrong] = str((int(page[wrong]) + 1) % 10)
+    with pytest.raises(InputError, match="known for its own text only"):
+        floor.score(page)
+    with pytest.raises(InputError, match="before its end"):
+        floor.score(drawn("sums", 1).tokens[:-1])
+
+
+def world_of(text):
+    """An independent reading of a story: who is where and who has what, by regular expressions."""
+    where, lies, held, colour = {}, {}, {}, {}
+    for line in re.findall(r"[^.?]+[.?]", text.split("\n", 1)[1]):
+        line = line.strip()
+        if m := re.fullmatch(r"(\w+) and (\w+) are in the (\w+)\.", line):
+            where[m[1]] = where[m[2]] = m[3]
+        elif m := re.fullmatch(r"The (\w+) (\w+) is in the (\w+)\.", line):
+            lies[m[2]], colour[m[2]] = m[3], m[1]
+        elif m := re.fullmatch(r"The (\w+) is in the (\w+)\.", line):
+            yield lies.get(m[1]) == m[2]
+        elif m := re.fullmatch(r"(\w+) is in the (\w+)\.", line):
+            yield m[1] not in where or where[m[1]] == m[2]
+            where[m[1]] = m[2]
+        elif m := re.fullmatch(r"(\w+) goes to the (\w+)\.", line):
+            yield where[m[1]] != m[2]
+            where[m[1]] = m[2]
+        elif m := re.fullmatch(r"(\w+) takes the (\w+)\.", line):
+            yield lies.pop(m[2], None) == where[m[1]]
+            held[m[2]] = m[1]
+        elif m := re.fullmatch(r"(\w+) puts the (\w+) down\.", line):
+            yield held.pop(m[2], None) == m[1]
+            lies[m[2]] = where[m[1]]
+        elif m := re.fullmatch(r"(\w+) gives the (\w+) to (\w+)\.", line):
+            yield held[m[2]] == m[1] and where[m[1]] == where[m[3]]
+            held[m[2]] = m[3]
+        elif m := re.fullmatch(r"(\w+) has the (\w+)\.", line):
+            yield held[m[2]] == m[1]
+        elif m := re.fullmatch(r"(\w+) looks at the (\w+) (\w+)\.", line):
+            yield lies[m[3]] == where[m[1]] and colour[m[3]] == m[2]
+        elif m := re.fullmatch(r"The (\w+) is (\w+)\.", line):
+            yield colour[m[1]] == m[2]
+
+
+def test_stories_agree_with_their_state():
+    checks = [ok for seed in range(60) for ok in world_of(text_of(drawn("story", seed).tokens))]
+    assert len(checks) > 500 and all(checks)
+
+
+def test_a_sentence_may_be_grammar_without_being_true():
+    sentence = "Mira takes the lamp .".split()
+    assert fits(story.TEMPLATES, sentence) and fits(story.TEMPLATES, "Mira takes lamp the .".split()) is None
+    reader = Reader(story.STORY)
+    for token in "Story \n It is a".split(" "):
+        assert reader.step(token) > 0
+    assert reader.step("lamp") == 0
+
+
+def combinations(written):
+    """Held-out combinations that a document holds: full names and codes anywhere, sums and comparisons."""
+    text = text_of(written.tokens)
+    words = written.tokens
+    pairs = list(zip(words, words[1:], strict=False))
+    known = {(name, facts["family"]) for name, facts in residents.residents().items()}
+    names = [p for p in pairs if p[0] in GIVEN and p[1] in FAMILY and p not in known]
+    three = [f"name:{a} {b} {c}" for a, (b, c) in zip(words, pairs[1:], strict=False) if a in GIVEN and (b, c) in names]
+    two = [
+        f"name:{a} {b}"
+        for before, (a, b) in zip(["", *words], pairs, strict=False)
+        if (a, b) in names and before not in GIVEN
+    ]
+    codes = [f"code:{a} {b}" for a, b in pairs if a in ADJECTIVES and b in ANIMALS]
+    sums = [f"sum:{a} {b}" for a, b in re.findall(r"What is (\d\d)\+(\d\d)\?", text)]
+    return three + two + codes + sums
+
+
+def test_training_never_shows_a_held_out_combination_and_tests_show_nothing_else():
+    for kind in ("codes", "passage", "sums", "questions"):
+        training = [c for seed in range(60) for c in combinations(drawn(kind, seed, False))]
+        assert training and not any(map(is_held_out, training)), kind
+    for kind in ("codes", "sums"):
+        tests = [c for seed in range(20) for c in combinations(drawn(kind, seed, True))]
+        assert tests and all(map(is_held_out, tests)), kind
+    anything = [is_held_out(c) for seed in range(100) for c in combinations(drawn("codes", seed))]
+    assert 0.1 < sum(anything) / len(anything) < 0.3
+
+
+def test_answers_to_codes_are_the_facts_of_the_text():
+    for seed in range(80):
+        written = drawn("codes", seed)
+        text = text_of(written.tokens)
+        if text.startswith("Codes"):
+            facts, asked = text.split("Now tell me. ")
+            told = set(re.findall(r"The code of [^.?]+\.", facts))
+            answers = [text_of(written.tokens[a:b]) for a, b in written.answers]
+            unknown = [a for a in answers if a.startswith("I do not know ")]
+            assert set(answers) - set(unknown) == told and len(told) <= recall.MOST_FACTS
+            assert asked.count("?") == len(told) + len(unknown)
+            assert not any(f"The code of {a[14:-1]} is" in facts for a in unknown)
+
+
+def test_batches_follow_the_step_alone_and_the_floor_counts_what_the_batch_counts():
+    one, two = TinyWorldLoader(4, 96, seed=5), TinyWorldLoader(4, 96, seed=5)
+    one.batch(0)
+    assert all(torch.equal(a, b) for a, b in zip(one.batch(7), two.batch(7), strict=True))
+    assert not torch.equal(one.batch(7).tokens, TinyWorldLoader(4, 96, seed=6).batch(7).tokens)
+    valid = TinyWorldLoader(4, 96, seed=5, validation=True)
+    batch, known = valid.batch(0), valid.floor(0)
+    assert torch.equal(known.kinds >= 0, batch.targets != IGNORE)
+    assert 0.4 < float(known.nats[known.kinds >= 0].mean()) < 1.2
+    assert {KINDS[int(k)] for k in known.kinds[known.kinds >= 0].unique()} <= set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "says"),
+    [
+        ({"storys": 1.0}, "story"),
+        ({"story": -1.0}, "at least 0"),
+        ({}, "no kind of document"),
+        ({"story": "x"}, "number"),
+    ],
+)
+def test_impossible_mixtures_are_refused_in_one_line(mixture, says):
+    with pytest.raises(InputError, match=says) as err:
+        TinyWorldLoader(2, 64, mixture=mixture)
+    assert "\n" not in str(err.value)
+
+
+def test_checker_accepts_what_is_written_and_finds_what_is_swapped():
+    swapped = Counter()
+    for seed in range(40):
+        tokens = drawn("story", seed).tokens
+        whole = check(story.STORY, tokens)
+        assert whole.sentences == whole.grammatical == whole.consistent == len(drawn("story", seed).starts)
+        # another object in every "takes" sentence: grammar, and never true
+        other = [("violin" if b == "takes" else t) for b, t in zip(["", "", *tokens], tokens, strict=False)]
+        if "violin" not in tokens and "takes" in tokens:
+            said = check(story.STORY, other)
+            assert said.grammatical == said.sentences
+            swapped.update(consistent=said.consistent, sentences=said.sentences)
+        broken = check(story.STORY, [t for t in tokens if t != "the"])
+        assert broken.grammatical < broken.sentences
+    assert swapped["consistent"] < 0.9 * swapped["sentences"]
+
+
+def test_sentences_in_another_order_stay_grammar_and_lose_their_truth():
+    kept = total = 0
+    for seed in range(40):
+        written = drawn("story", seed)
+        bounds = [*written.starts, len(written.tokens)]
+        parts = [written.tokens[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        body = parts[1:-1]
+        random.Random(seed).shuffle(body)
+        said = check(story.STORY, [t for part in (parts[0], *body, parts[-1]) for t in part])
+        assert said.grammatical == said.sentences
+        kept, total = kept + said.consistent, total + said.sentences
+    assert kept < 0.6 * total
+
+
+def test_pairs_count_exactly_the_values_whose_key_came_before():
+    for seed in range(20):
+        ids, counted = pairs.stream(random.Random(seed), 64)
+        seen, expected = {}, [False]
+        for i in range(1, len(ids)):
+            expected.append(i % 2 == 0 and seen.get(ids[i - 1]) == ids[i])
+            if i % 2 == 0:
+                assert seen.setdefault(ids[i - 1], ids[i]) == ids[i]  # a key keeps its value
+        assert counted == expected and len(ids) == pairs.LENGTH + 1 and sum(counted) >= 15
+        assert all(len(SPECIAL_TOKENS) <= t < len(SPECIAL_TOKENS) + 64 for t in ids[1:])
+
+
+def test_pairs_come_first_then_documents():
+    base = TinyWorldLoader(2, 130, seed=3)
+    loader = pairs.PairsThenDocuments(base, 64, 2, 1)
+    for step in (0, 1, 2):
+        batch = loader.batch(step)
+        words = pairs.words_at(step, 64, 2, 1)
+        assert int(batch.tokens.max()) < len(SPECIAL_TOKENS) + words
+        assert 0.2 < float((batch.targets != IGNORE).float().mean()) < 0.5
+        assert sorted(set(batch.doc_start[0].tolist())) == [0, 65]  # two streams to a row, each alone
+    assert torch.equal(loader.batch(3).tokens, base.batch(3).tokens)
+    with pytest.raises(InputError, match="use 64"):
+        pairs.PairsThenDocuments(base, 8, 2, 1)

@@ -1,0 +1,185 @@
+"""One law for a step's loss: cut in whatever way the options allow, one optimiser step has one loss and one gradient.
+
+In fp64, where only a mistake can make a difference. Several processes: tests/minglm/distributed/test_distributed.py.
+"""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from minglm.config import ModelConfig  # noqa: E402
+from minglm.data import chat  # noqa: E402
+from minglm.data.shards import IGNORE  # noqa: E402
+from minglm.model.counts import StepCounts, counted_queries  # noqa: E402
+from minglm.model.model import Model  # noqa: E402
+from minglm.rl.config import Settings  # noqa: E402
+from minglm.rl.objectives import OBJECTIVES  # noqa: E402
+from minglm.rl.trainer import Row, Trainer  # noqa: E402
+from minglm.training.loop import TrainingRun  # noqa: E402
+from minglm.training.recipe import Recipe  # noqa: E402
+
+CUTS = ((8, 1), (4, 2), (2, 4), (1, 8))
+STAGES = {
+    "pretrain": {},
+    "pretrain with lookups": {"lookup_share": 0.4, "lookup_facts": 1},
+    "pretrain, recall": {"recall_steps": 1},
+    "dsa_warmup": {"lookup_share": 0.4, "lookup_facts": 1},
+    "sparse": {"lookup_share": 0.4, "lookup_facts": 1},
+    "sft": {"tasks": {"lookup": 0.3, "copy": 0.2, "arithmetic": 0.2, "file": 0.3}},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def exact():
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(1), torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_num_threads(threads), torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A small corpus, and conversations whose answers are of very unlike lengths."""
+    folder = tmp_path_factory.mktemp("law")
+    (folder / "text").mkdir()
+    for i in range(60):
+        (folder / "text" / f"{i}.txt").write_text(f"text {i} says so. " * (i + 3))
+    talks = [
+        {"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "well " * (1 + 9 * i)}]}
+        for i in range(6)
+    ]
+    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, talks)))
+    return folder
+
+
+def gradient(model) -> "torch.Tensor":
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def differs(a, b) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def one_step(texts, name: str, batch_size: int, grad_accum: int):
+    """Parts of the loss and gradient of the first step of a run that starts from the seeded weights."""
+    stage = name.partition(" ")[0].rstrip(",")
+    recipe = Recipe(
+        stage=stage,
+        model="nano",
+        model_changes={"mtp_depth": 2, "num_hidden_layers": 2, "initializer_range": 0.15},
+        corpus=f"folder:{texts / 'text'}",
+        conversations=str(texts / "talks.jsonl") if "file" in STAGES[name].get("tasks", {}) else None,
+        seq_len=96,
+        batch_size=batch_size,
+        grad_accum=grad_accum,
+        steps=2,
+        clip=1e9,
+        balance_weight=0.1,
+        **STAGES[name],
+    )
+    run = object.__new__(TrainingRun)
+    run.recipe, run.dir, run.config, run.device = recipe, texts / "run", recipe.config(), torch.device("cpu")
+    run.step, run.peak = 0, 1.0
+    run.resumes = False
+    run.tokenizer, run.loader, run.validation, _ = run.open_data(None)
+    torch.manual_seed(0)
+    run.model = run.forward = Model(run.config)
+    run.named = run._learning()
+    run.optimizer = run.make_optimizer(lr=0.01, adam_lr=None, weight_decay=0.0)
+    run.rounding = SimpleNamespace(on=lambda: None, off=lambda: None)
+    row, loads = run.one_step()
+    parts = {k: row[k] for k in ("loss", "lm_loss", "mtp_loss", "balance_loss", "indexer_kl", "grad_norm") if k in row}
+    return parts, gradient(run.model), loads
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_passes_of_a_step(texts, name):
+    parts, whole, loads = one_step(texts, name, *CUTS[0])
+    assert whole.norm() > 0
+    for cut in CUTS[1:]:
+        got, grad, theirs = one_step(texts, name, *cut)
+        assert got == pytest.approx(parts, rel=1e-9), cut
+        assert differs(grad, whole) < 1e-9, cut
+        assert theirs == loads, cut
+    _, other, _ = one_step(texts, name, 4, 1)
+    assert differs(other, whole) > 1e-3, "negative control: half of the rows are another step"
+
+
+def test_packed_rows_and_rows_of_their_own():
+    """Three conversations in one row, or each in a padded row: all that is a mean over tokens is the same, to the fp32
+    of the rotations, which stand at other positions."""
+    torch.manual_seed(0)
+    config = ModelConfig.named("nano", mtp_depth=2, num_hidden_layers=2, initializer_range=0.15)
+    lengths, generator = (40, 17, 30), torch.Generator().manual_seed(3)
+    parts = [
+        (torch.randint(10, 500, (n,), generator=generator).tolist(), [t > n // 3 for t in range(n)]) for n in lengths
+    ]
+    found = {}
+    for name, rows, seq_len in (
+        ("packed", [parts], 86),
+        ("packed with room", [parts], 100),
+        ("two and one", [parts[:2], parts[2:]], 70),
+        ("each alone", [[p] for p in parts], 60),
+    ):
+        batch = chat.stack(rows, seq_len, pad=2)
+        assert int(counted_queries(batch.targets, batch.doc_start).sum()) in (sum(lengths), sum(lengths) - 1)
+        torch.manual_seed(0)
+        model = Model(config)
+        out = model(batch.tokens, batch.targets, mode="sparse", doc_start=batch.doc_start)
+        (out.lm_loss + out.mtp_loss + out.indexer_kl).backward()
+        found[name] = (out.lm_loss, out.mtp_loss, out.indexer_kl, gradient(model))
+    *losses, grad = found.pop("packed with room")
+    assert all(float(x.detach()) > 0 for x in losses)
+    packed = found.pop("packed")  # its last token is only a target: one query fewer
+    assert packed[0].item() == pytest.approx(losses[0].item(), rel=1e-6)
+    for name, (*theirs, theirs_grad) in found.items():
+        assert [float(x.detach()) for x in theirs] == pytest.approx([float(x.detach()) for x in losses], rel=1e-6), name
+        assert differs(theirs_grad, grad) < 1e-5, name
+
+
+def test_counts_by_hand():
+    """Two documents in the first row, padding in the second; the third teaches nothing."""
+    targets = torch.tensor([[5, 6, IGNORE, 7, 8], [IGNORE, 9, IGNORE, IGNORE, IGNORE], [IGNORE] * 5])
+    start = torch.tensor([[0, 0, 0, 3, 3], [0, 0, 0, 3, 3], [0] * 5])
+    assert counted_queries(targets, start).tolist() == [[True] * 5, [True] * 3 + [False] * 2, [False] * 5]
+    assert counted_queries(targets, start, 1).tolist() == [
+        [True, True, False, True],
+        [True, True, False, False],
+        [False] * 4,
+    ]
+    counts = StepCounts.of([(targets[:1], start[:1]), (targets[1:], start[1:])], depths=1)
+    assert counts.targets.tolist() == [5, 3] and counts.queries.tolist() == [8, 5] and counts.rows == 3
+
+
+@pytest.mark.parametrize("average", ["token", "sequence"])
+@pytest.mark.parametrize("name", ["grpo", "icepop", "double_sided_mask"])
+def test_micro_batches_of_a_reinforcement_step(name, average):
+    assert name in OBJECTIVES
+    config = ModelConfig.named("nano", num_hidden_layers=2)
+    rows = []
+    for i, n in enumerate([3, 4, 5, 6, 40, 44, 48, 60]):
+        g = torch.Generator().manual_seed(i)
+        tokens = [0, 4, 20 + i, 5, *torch.randint(10, 400, (n,), generator=g).tolist()]
+        stale = [i == 1] * n  # a sequence that counts nothing
+        rows.append(Row(tokens, 4, [-6.2] * n, stale, 1.0 if i % 2 else -0.5, None))
+
+    def step(micro_tokens: int):
+        trainer = object.__new__(Trainer)
+        trainer.settings = Settings(
+            objective=name, objective_args={"average": average}, micro_tokens=micro_tokens, mask_off_policy=True
+        )
+        torch.manual_seed(0)
+        trainer.config, trainer.model, trainer.heartbeat = config, Model(config), lambda: None
+        trainer.optimizer = SimpleNamespace(zero_grad=lambda: None, clip_grad_norm=lambda limit: 0.0, step=lambda: None)
+        stats = trainer._optimiser_step(list(rows))
+        return gradient(trainer.model), stats
+
+    whole, stats = step(100_000)
+    assert whole.norm() > 0
+    for micro_tokens in (256, 64, 16):
+        grad, theirs = step(micro_tokens)
+        assert differs(grad, whole) < 1e-5
+        assert theirs == pytest.approx(stats, rel=1e-6, abs=1e-9)  # log-probabilities are fp32

@@ -1,0 +1,86 @@
+"""What a recipe trains on: the tiny world, its settings, and what is refused."""
+
+import pytest
+import torch
+
+from minglm.data.shards import IGNORE
+from minglm.data.tiny_world import vocabulary
+from minglm.data.tokenizer import SPECIAL_TOKENS
+from minglm.errors import InputError
+from minglm.model.model import Model
+from minglm.training.loop import train
+from minglm.training.recipe import Recipe
+from minglm.training.tiny_world import open_tiny_world
+
+SMALL = {"vocab_size": 800}
+
+
+def recipe(**changes):
+    return Recipe(model="nano", corpus="tiny_world", model_changes=SMALL, seq_len=64, batch_size=2, **changes)
+
+
+def test_training_and_validation_rows_are_of_the_kinds_asked_for(tmp_path):
+    _, train_rows, unseen, _ = open_tiny_world(recipe(documents={"sums": 1.0}), None)
+    sums, title = vocabulary.token_ids()["Sums"], 1
+    for loader in (train_rows, unseen):
+        batch = loader.batch(0)
+        assert (batch.tokens[:, title] == sums).all()
+    assert not torch.equal(train_rows.batch(0).tokens, unseen.batch(0).tokens)
+    assert not list(tmp_path.iterdir())  # nothing is written
+
+
+def test_conversations_count_answers_alone(tmp_path):
+    tokenizer, train_rows, *_ = open_tiny_world(recipe(stage="sft", tasks={"copy": 0.5, "needles": 0.5}), None)
+    batch = train_rows.batch(0)
+    assistant = tokenizer.assistant
+    for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
+        inside = False
+        for token, target in zip(tokens, targets, strict=True):
+            inside = (inside or token == assistant) and token != tokenizer.eos
+            assert (target != IGNORE) == inside or token in (tokenizer.pad, tokenizer.eos)
+
+
+def test_a_small_run_goes_through_pairs_and_documents_and_resumes(tmp_path):
+    whole = recipe(steps=6, pairs_steps=2, pairs_grow_steps=1, checkpoint_every=3, val_every=3, val_batches=1)
+    one = train(whole, tmp_path / "one", progress=False)
+    train(whole, tmp_path / "two", progress=False)
+    assert one["val_loss"] > 0 and (tmp_path / "one" / "tokenizer.json").is_file()
+    first, second = ((tmp_path / n / "metrics.csv").read_text().splitlines() for n in ("one", "two"))
+    assert [r.split(",")[:5] for r in first] == [r.split(",")[:5] for r in second]
+
+
+def test_the_loss_of_pairs_chooses_among_their_words_alone():
+    config = recipe().config()
+    model = Model(config)
+    tokens = torch.randint(6, 70, (2, 16))
+    targets = torch.randint(6, 70, (2, 16))
+    logits = model(tokens, mode="dense").logits[..., : len(SPECIAL_TOKENS) + 64]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss = model(tokens, targets, mode="dense", vocabulary=len(SPECIAL_TOKENS) + 64).lm_loss
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"documents": {"storys": 1}}, "did you mean 'story'"),
+        ({"lookup_share": 0.5}, "documents"),
+        ({"recall_steps": 5}, "documents"),
+        ({"stage": "sft", "tasks": {"lookup": 1}}, "tasks key 'lookup'"),
+        ({"pairs_words": 4}, "at least 16"),
+        ({"pairs_words": 5000, "pairs_steps": 3}, "words of the language"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path, changes, says):
+    with pytest.raises(InputError, match=says) as err:
+        open_tiny_world(recipe(**changes), None)
+    assert "\n" not in str(err.value)
+
+
+def test_a_vocabulary_too_small_names_one_that_fits(tmp_path):
+    small = Recipe(model="nano", corpus="tiny_world", seq_len=64, batch_size=2)
+    with pytest.raises(InputError, match="vocab_size: 800"):
+        open_tiny_world(small, None)
+    open_tiny_world(small.changed(model_changes=SMALL), None)
+    with pytest.raises(InputError, match="has no kinds"):
+        Recipe(documents={"story": 1.0})
