@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minglm.data.shards import Batch
 from minglm.model.attention import MLA
@@ -73,18 +73,31 @@ def head_scores(model: Model, batch: Batch) -> HeadScores:
 
 @contextlib.contextmanager
 def without_heads(model: Model, heads: list[tuple[int, int]]) -> Iterator[None]:
-    """Inside, the output of the heads (layer, head) is zero."""
-    before = {layer: model.layers[layer].self_attn.o_proj.weight.detach().clone() for layer, _ in heads}
+    """Inside, each of the heads (layer, head) puts out its mean over all places of the batch, the same everywhere.
+
+    So it can tell no place anything, and the layers after it still get what they are used to; zeros would not be that.
+    """
     width = model.config.v_head_dim
-    with torch.no_grad():
-        for layer, head in heads:
-            model.layers[layer].self_attn.o_proj.weight[:, head * width : (head + 1) * width] = 0
+
+    def flatten(layer: int):
+        def hook(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+            out = args[0].clone()  # (B, T, H·Dv)
+            for _, head in (place for place in heads if place[0] == layer):
+                part = out[..., head * width : (head + 1) * width]
+                part[:] = part.mean((0, 1))
+            return (out,)
+
+        return hook
+
+    handles = [
+        model.layers[layer].self_attn.o_proj.register_forward_pre_hook(flatten(layer))
+        for layer in {x for x, _ in heads}
+    ]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for layer, weight in before.items():
-                model.layers[layer].self_attn.o_proj.weight.copy_(weight)
+        for handle in handles:
+            handle.remove()
 
 
 def strongest(scores: Tensor, count: int) -> list[tuple[int, int]]:

@@ -8,8 +8,10 @@ step at which each formed. A training ends soon after it has formed, or at its l
 from __future__ import annotations
 
 import csv
+import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -54,12 +56,14 @@ def train(
     embedding_std: float | None = EMBEDDING_STD,
     seed: int = 0,
     extra_steps: int | None = None,
+    rates: float = 1.0,
 ) -> Training:
     """Train a new model on rows of keys and values with constant learning rates, dense attention and no MTP.
 
     Args:
         embedding_std: standard deviation of the embedding's first values; None for the model's own.
         seed: of the first weights. extra_steps: end this many steps after it has formed; None trains all `steps`.
+        rates: factor of both learning rates.
     """
     torch.manual_seed(seed)
     model = Model(config)
@@ -67,7 +71,7 @@ def train(
         with torch.no_grad():
             model.embed_tokens.weight.mul_(embedding_std / config.initializer_range)
     learning = [(n, p) for n, p in model.named_parameters() if ".indexer." not in n and not n.startswith("mtp.")]
-    optimizer = MuonAdamW(learning, config, lr=LR, adam_lr=ADAM_LR)
+    optimizer = MuonAdamW(learning, config, lr=rates * LR, adam_lr=rates * ADAM_LR)
     training = Training(model, [])
     for step in range(steps):
         batch = rows.batch(step)
@@ -98,45 +102,54 @@ def share_right(model: Model, batch: Batch) -> float:
     return float((guesses == batch.targets)[counted].float().mean())
 
 
-def tiny(config: ModelConfig, rows: KeyValueRows, **changes: int | float) -> ModelConfig:
-    """`config` with a vocabulary that holds the words of `rows`, and no MTP module."""
+def tiny(config: ModelConfig, rows: KeyValueRows, unused: int = 0) -> ModelConfig:
+    """`config` with a vocabulary of the words of `rows` and `unused` others, and no MTP module."""
     return ModelConfig.from_dict(
-        {**config.to_dict(), "vocab_size": rows.words + 1, "num_nextn_predict_layers": 0, **changes}
+        {**config.to_dict(), "vocab_size": rows.words + 1 + unused, "num_nextn_predict_layers": 0}
     )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train: how wide the embedding starts (None: as every matrix), the rows, and how many words that no row
-    uses are in the table."""
+    """One way to train. `embedding_std` None starts the embedding as every matrix; `unused` words of the table stand in
+    no row; `changes` are keys of the model's config; `rates` multiplies both learning rates."""
 
-    words: str
+    special: str
+    size: str = "nano"
     embedding_std: float | None = EMBEDDING_STD
     seq_len: int = 32
     batch_size: int = 32
-    active: int = 64
+    words: int = 32
     pairs: tuple[int, int] = (2, 4)
     unused: int = 0
     repeated: bool = True
+    gap: bool = False
+    rates: float = 1.0
+    changes: Mapping[str, int] = field(default_factory=dict)
 
 
 SETTINGS = {
-    "wide": Setting("embedding starts at 0.5"),
+    "wide": Setting("embedding starts at 0.5; the others differ in one thing from this one"),
     "narrow": Setting("embedding starts at 0.02, as every matrix", embedding_std=None),
     "wider": Setting("embedding starts at 2", embedding_std=2.0),
-    "long": Setting("rows of 128 tokens, 8 in a batch, 3 to 8 pairs", seq_len=128, batch_size=8, pairs=(3, 8)),
-    "many": Setting("512 words", active=512),
-    "unused": Setting("64 words in a table of 2,048", unused=1983),
     "control": Setting("no value is repeated", repeated=False),
+    "shallow": Setting("one layer", changes={"num_hidden_layers": 1, "first_k_dense_replace": 0}),
+    "two": Setting("two layers", changes={"num_hidden_layers": 2}),
+    "slow": Setting("a third of both learning rates", rates=1 / 3),
+    "gap": Setting("in half of the rows one same word stands between key and value", gap=True),
+    "long": Setting("rows of 128 tokens, 8 in a batch, 3 to 8 pairs", seq_len=128, batch_size=8, pairs=(3, 8)),
+    "many": Setting("256 words", words=256),
+    "unused": Setting("a table of 2,048 words, most in no row", unused=2015),
+    "mini": Setting("the demo's size, 64 words", size="mini", words=64),
 }
 
 
-def measure(name: str, seed: int, steps: int, size: str = "mini") -> list[dict]:
+def measure(name: str, seed: int, steps: int) -> list[dict]:
     """Train one setting; rows as in `COLUMNS`, `formed_at` None where it did not form."""
     s = SETTINGS[name]
-    rows = KeyValueRows(s.batch_size, s.seq_len, s.active, s.pairs, seed, s.repeated)
-    config = tiny(ModelConfig.named(size), rows, vocab_size=1 + s.active + s.unused)
-    training = train(config, rows, steps, s.embedding_std, seed, AFTER)
+    rows = KeyValueRows(s.batch_size, s.seq_len, s.words, s.pairs, seed, s.repeated, s.gap)
+    config = tiny(ModelConfig.named(s.size, **s.changes), rows, s.unused)
+    training = train(config, rows, steps, s.embedding_std, seed, AFTER, s.rates)
     return [
         {
             "setting": name,
@@ -177,7 +190,7 @@ def table(rows: list[dict]) -> str:
         cells = [
             f"{r['formed_at']}" if r["formed_at"] else f"no, {r['loss']:.2f} at {r['step']}" for r in ends.values()
         ]
-        lines.append(f"{name:<9}{'; '.join(cells):<64}{SETTINGS[name].words}")
+        lines.append(f"{name:<9}{'; '.join(cells):<64}{SETTINGS[name].special}")
     return "\n".join(lines)
 
 
@@ -187,7 +200,6 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--settings", default=",".join(SETTINGS), help=f"of {', '.join(SETTINGS)} (default all)")
     p.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     p.add_argument("--steps", type=int, default=400, help="at most (default 400)")
-    p.add_argument("--size", default="mini", help="named size of the model (default mini)")
     p.add_argument(
         "--out",
         type=Path,
@@ -200,7 +212,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.summary:
             print(table(read(args.summary)))
             return 0
-        names, seeds = args.settings.split(","), [int(s) for s in args.seeds.split(",")]
+        names = args.settings.split(",")
+        if not re.fullmatch(r"\d+(,\d+)*", args.seeds):
+            raise InputError(f"--seeds {args.seeds!r}: whole numbers with commas between; for example 0,1,2")
+        seeds = [int(s) for s in args.seeds.split(",")]
         for name in names:
             if name not in SETTINGS:
                 raise InputError(f"setting {name!r}: not one of {', '.join(SETTINGS)}{nearest(name, SETTINGS)}")
@@ -211,11 +226,11 @@ def main(argv: list[str] | None = None) -> int:
         for name in names:
             for seed in seeds:
                 rows = [r for r in rows if (r["setting"], r["seed"]) != (name, seed)]
-                rows += measure(name, seed, args.steps, args.size)
+                rows += measure(name, seed, args.steps)
                 rows.sort(key=lambda r: (list(SETTINGS).index(r["setting"]), r["seed"], r["step"]))
                 atomic.write_csv(args.out, rows, COLUMNS)
                 print(table([r for r in rows if r["setting"] == name]).splitlines()[-1], flush=True)
-    except (InputError, ValueError, OSError) as err:
+    except (InputError, OSError) as err:
         print(err, file=sys.stderr)
         return 2
     return 0

@@ -67,16 +67,21 @@ def test_head_scores_of_heads_made_by_hand():
 
 
 def test_without_any_head_a_place_knows_its_own_token_alone(model):
-    batch = ROWS.batch(0)
-    before = {n: p.clone() for n, p in model.named_parameters()}
+    tokens = ROWS.batch(0).tokens
+    tokens[:, -1] = 5  # rows that differ everywhere but here
     heads = [(layer, head) for layer in range(3) for head in range(4)]
-    other = batch.tokens.clone()
-    other[:, :-1] = 5
-    with torch.no_grad():
-        assert not torch.allclose(model(batch.tokens).logits[:, -1], model(other).logits[:, -1])
-        with induction_heads.without_heads(model, heads):
-            assert torch.allclose(model(batch.tokens).logits[:, -1], model(other).logits[:, -1])
-    assert all(p.equal(before[n]) for n, p in model.named_parameters())
+
+    def last():
+        with torch.no_grad():
+            return model(tokens).logits[:, -1]
+
+    before = last()
+    assert not torch.allclose(before[0], before[1], atol=1e-3)
+    with induction_heads.without_heads(model, heads):
+        assert torch.allclose(last(), last()[:1].expand(4, -1), atol=1e-4)
+    with induction_heads.without_heads(model, heads[:-1]):
+        assert not torch.allclose(last()[0], last()[1], atol=1e-3)
+    assert torch.equal(last(), before)
 
 
 def test_formed_is_the_first_step_whose_mean_of_three_is_low(model):
@@ -94,6 +99,49 @@ def test_training_learns_and_is_the_same_again():
     trained = induction.train(config, rows, 60)
     assert trained.losses[-1] < trained.losses[0] - 0.5
     assert induction.train(config, rows, 3).losses == trained.losses[:3]
+
+
+def test_the_record_is_whole_and_says_what_the_notebook_says():
+    rows = induction.read()
+    formed = {}
+    for row in rows:
+        assert row["setting"] in induction.SETTINGS
+        s = induction.SETTINGS[row["setting"]]
+        assert row["tokens"] == row["step"] * s.seq_len * s.batch_size
+        formed.setdefault(row["setting"], {})[row["seed"]] = row["formed_at"]
+    assert set(formed) == set(induction.SETTINGS) and all(set(seeds) == {0, 1, 2} for seeds in formed.values())
+    assert all(step for step in formed["wide"].values())
+    for name in ("control", "shallow"):
+        assert set(formed[name].values()) == {None}
+
+
+def test_a_recorded_run_can_be_made_again():
+    """The first rows of a seed, from the command's own function; other machines round differently."""
+    again = induction.measure("wide", 0, 10)
+    recorded = [r for r in induction.read() if (r["setting"], r["seed"]) == ("wide", 0)][: len(again)]
+    assert [r["step"] for r in again] == [5, 10] == [r["step"] for r in recorded]
+    assert [r["loss"] for r in again] == pytest.approx([r["loss"] for r in recorded], abs=0.02)
+
+
+def test_the_command_keeps_what_it_does_not_measure_and_refuses_in_one_line(tmp_path, capsys):
+    out = tmp_path / "induction.csv"
+    assert induction.main(["--settings", "wide", "--seeds", "0", "--steps", "6", "--out", str(out)]) == 0
+    assert induction.main(["--settings", "narrow", "--seeds", "1", "--steps", "6", "--out", str(out)]) == 0
+    assert [(r["setting"], r["seed"], r["step"]) for r in induction.read(out)] == [
+        *(("wide", 0, s) for s in (5, 6)),
+        *(("narrow", 1, s) for s in (5, 6)),
+    ]
+    assert "no, 3." in induction.table(induction.read(out))
+    capsys.readouterr()
+    for wrong, says in (
+        (["--settings", "wade"], "did you mean 'wide'"),
+        (["--steps", "0"], "at least 1"),
+        (["--seeds", "x"], "whole numbers"),
+        (["--summary", str(tmp_path / "none.csv")], "minglm.tools.induction"),
+    ):
+        assert induction.main([*wrong, "--out", str(out)]) == 2
+        told = capsys.readouterr().err
+        assert says in told and told.count("\n") == 1
 
 
 def test_the_embedding_starts_as_wide_as_asked_and_the_rest_as_ever():
