@@ -43,7 +43,7 @@ bench: $(STAMP)  ## performance ratios, side by side in one run; ONLY=name for o
 bench-gpu: $(STAMP) ## the accelerator's bench; says so and stops where there is none
 	$(BIN)/minglm bench --only gpu $(ARGS)
 
-drills: $(STAMP) ## 50 faults at random moments: kills, full disk, truncated shard, clock jumps; table in runs/fault_injection
+drills: $(STAMP) ## 40 faults at random moments: kills, disks, clocks, two writers; a table in runs/fault_injection
 	$(BIN)/python -m minglm.tools.fault_injection $(ARGS)
 
 soak: $(STAMP)   ## the long checks: 10,000 generated examples a file, 64 clients on the server for two minutes (needs runs/demo)
@@ -69,5 +69,5 @@ test-mindspore: $(STAMP) ## the MindSpore twin against the torch model; 2.8 GB i
 	$(BIN)/python tests/mindspore_twin/write_reference.py runs/mindspore-reference
 	PYTHONPATH=. .venv-mindspore/bin/python -m pytest -c /dev/null --rootdir=. -q tests/mindspore_twin $(ARGS)
 
-clean:           ## remove the virtual environment and all runs
-	rm -rf $(VENV) .venv-mindspore runs build *.egg-info
+clean:           ## remove the virtual environment and what was built; runs stay
+	rm -rf $(VENV) .venv-mindspore build *.egg-info

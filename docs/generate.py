@@ -97,6 +97,7 @@ DATA = {
     "claims.yaml": "what one launch article says, claim by claim",
     "clusters": "nodes and networks, tier by tier from the inside out",
     "fitted.yaml": "the long-run speed of each chip family, fitted on calibration rows",
+    "huggingface_defaults.json": "what a published config.json may leave out: the defaults of its class",
     "left_out.yaml": "errors of measured runs with their software stack left out, by kind of question",
     "measured": "measured kernels and collectives by shape and chip, with their licences",
     "models": "model shapes: Hugging Face `config.json`, or plain dimensions in YAML",
@@ -106,7 +107,7 @@ DATA = {
     "reference": "recorded results of our own long runs and benches, with their seeds",
     "rollouts": "published rollout figures",
     "scenarios": "questions: model, cluster, plan, batch, tokens, prices, what-ifs, assumptions",
-    "serving": "published serving figures, and the constants of inference engines",
+    "serving": "published serving figures, measured engines, and the constants of inference engines",
     "stacks.yaml": "software releases for training: host time, fusion, overlap",
 }
 

@@ -138,9 +138,15 @@ def flush(path: Path) -> None:
     except (PermissionError, IsADirectoryError):
         return
     try:
+        sync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync(handle: int) -> None:
+    """`os.fsync`, on a disk that has no such thing too."""
+    try:
         os.fsync(handle)
     except OSError as err:
         if err.errno not in _CANNOT_FLUSH:  # no room, or the disk is broken: the caller must hear of it
             raise
-    finally:
-        os.close(handle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from pathlib import Path
 
 from minglm.errors import InputError
@@ -63,16 +64,56 @@ def catalogue(folder: str | Path, *suffixes: str) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def runs() -> Path:
-    """Where runs are written: MINGLM_RUNS, else `default_runs()`."""
-    return Path(os.environ.get("MINGLM_RUNS") or default_runs())
+def runs(*parts: str) -> Path:
+    """A file or folder of the place where everything is written that is given no place of its own; it need not exist.
+
+    MINGLM_RUNS; without it `default_runs()`.
+
+    Raises:
+        InputError: that is the user's data folder, and it cannot be written.
+    """
+    own = os.environ.get("MINGLM_RUNS")
+    return (Path(own).expanduser() if own else default_runs()).joinpath(*parts)
 
 
 def default_runs() -> Path:
-    """runs/ of the checkout; in an installation that of the learner's course, for whatever runs inside it, else of the
-    current folder. It keeps what is made once and read by many (the demo, the workshop's checkpoints), so that a
-    notebook whose own runs go elsewhere still finds it."""
-    return (root() or course() or Path()) / "runs"
+    """runs/ of the checkout; in an installation that of the learner's course, for whatever runs inside it; else, and
+    where those belong to somebody else, the user's data folder, which is said once. Never inside the package.
+
+    What is made once and read by many (the demo, the workshop's checkpoints) is looked for here too, so that a notebook
+    whose own runs go elsewhere still finds it."""
+    project = root() or course()
+    if project is not None and _writable(project / "runs"):
+        return project / "runs"
+    if sys.platform == "emscripten":  # a browser keeps what lies in the current folder, and nothing else
+        return Path("runs")
+    place = user_data() / "runs"
+    if not _writable(place):
+        raise InputError(f"{place}: cannot be written; set MINGLM_RUNS to a folder that can")
+    _say_once(place)
+    return place
+
+
+@functools.cache
+def _say_once(place: Path) -> None:
+    print(f"runs are kept in {place}; MINGLM_RUNS names another folder", file=sys.stderr)
+
+
+def user_data() -> Path:
+    """The user's own data folder for this project, as each system wants it (the rules of platformdirs)."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "minglm"
+
+
+def _writable(folder: Path) -> bool:
+    """Whether it can be written, or made where it is not there yet."""
+    there = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def course() -> Path | None:

@@ -16,6 +16,7 @@ drift from the code. Torch-free; PyYAML is imported inside the functions that ne
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -212,9 +213,27 @@ def parse_override(text: str) -> tuple[str, Any]:
                 f"--set {text!r}: nothing may follow the closing {closing}; leave out what stands behind it"
             )
     try:
-        return key.strip(), yaml.safe_load(value)
+        return key.strip(), yaml.safe_load(uncommented(value))
     except yaml.YAMLError:
         raise InputError(f"--set {text!r}: the value is not readable as YAML; for example --set lr=0.01") from None
+
+
+def uncommented(text: str) -> str:
+    """A value from a command line, so that YAML reads all of it: where it would take a part as a comment, in quotes.
+
+    >>> uncommented("[1, 2]"), uncommented("texts #1")
+    ('[1, 2]', '"texts #1"')
+    """
+    if "#" not in text:
+        return text
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return text  # whoever reads it says so
+    read = text[: node.end_mark.index] if node else ""
+    return text if read.strip() == text.strip() else json.dumps(text, ensure_ascii=False)
 
 
 def to_yaml(value: Any) -> str:

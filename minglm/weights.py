@@ -65,13 +65,25 @@ def mla(C: int, H: int, q_lora: int, kv_lora: int, nope: int, rope: int, v_dim: 
     )
 
 
-def gqa(C: int, H: int, kv_heads: int, D: int, qkv_bias: bool = False, qk_norm: bool = False) -> tuple[Weight, ...]:
-    """Grouped-query attention with heads of width D; multi-head and multi-query are its ends."""
+def gqa(
+    C: int,
+    H: int,
+    kv_heads: int,
+    D: int,
+    qkv_bias: bool = False,
+    qk_norm: bool = False,
+    qk_norm_full: bool = False,
+) -> tuple[Weight, ...]:
+    """Grouped-query attention with heads of width D; multi-head and multi-query are its ends.
+
+    qk_norm: queries and keys are normalised, one weight a value of a head; qk_norm_full: one a value of all heads.
+    """
+    norms = (("q_norm", H * D if qk_norm_full else D), ("k_norm", kv_heads * D if qk_norm_full else D))
     widths = (("q_proj", H * D), ("k_proj", kv_heads * D), ("v_proj", kv_heads * D))
     return (
         *(Weight(name, (C, width), True) for name, width in widths),
         *(Weight(f"{name}.bias", (width,), True) for name, width in widths if qkv_bias),
-        *(Weight(name, (D,)) for name in ("q_norm", "k_norm") if qk_norm),
+        *(Weight(name, (width,)) for name, width in norms if qk_norm),
         Weight("o_proj", (H * D, C), True),
     )
 

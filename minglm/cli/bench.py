@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
+
+from minglm.runtime.terminal import json_text
 
 TEXT = "performance ratios, side by side in one run"
 EXAMPLES = "minglm bench\nminglm bench --list\nminglm bench --only training"
@@ -14,7 +15,7 @@ EXAMPLES = "minglm bench\nminglm bench --list\nminglm bench --only training"
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="NAME", help="one bench")
     parser.add_argument("--list", action="store_true", help="names of the benches")
-    parser.add_argument("--out", default="runs/bench", help="folder for the JSON files")
+    parser.add_argument("--out", type=Path, help="folder for the JSON files (default runs/bench)")
     parser.add_argument("--json", action="store_true")
 
 
@@ -24,12 +25,12 @@ def main(args: argparse.Namespace) -> int:
 
     names = bench.discover()  # first: without a clone there is nothing to measure, whatever is installed
     if args.list:
-        print("\n".join(names))
+        print(json_text(list(names)) if args.json else "\n".join(names))
         return 0
     extras.require("train")
-    rows = bench.run(args.only, Path(args.out), show=not args.json)
+    rows = bench.run(args.only, args.out, show=not args.json)
     if args.json:
-        print(json.dumps(rows, indent=1))
+        print(json_text(rows, indent=1))
     missed = [row["name"] for row in rows if row.get("met") is False]
     if missed:
         print(f"{len(missed)} of {len(rows)} below target: {'; '.join(missed)}", file=sys.stderr)

@@ -10,7 +10,7 @@ EXAMPLES = "minglm demo\nminglm demo --overwrite\nminglm demo --size nano --run 
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", default="runs/demo", help="folder for everything it makes (default runs/demo)")
+    parser.add_argument("--run", help="folder for everything it makes (default runs/demo)")
     parser.add_argument("--size", default="mini", help="mini (minutes) or nano (seconds, learns nothing much)")
     parser.add_argument(
         "--overwrite", action="store_true", help="start over; the old folder is moved to .trash-TIME-NAME beside it"
@@ -19,11 +19,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from minglm.runtime import extras
+    from minglm import datafiles
+    from minglm.runtime import extras, run_folder
 
     extras.require("train")
+    run_dir = Path(args.run) if args.run else datafiles.runs("demo")
+    run_folder.check(run_dir, "demo")
     from minglm.tools import demo
 
-    run_dir = Path(args.run)
     print(demo.report(run_dir, demo.run_demo(run_dir, args.size, args.overwrite, progress=not args.quiet)))
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+
+from minglm.runtime.terminal import json_text
 
 TEXT = "check this machine: versions, memory, measured speed"
 EXAMPLES = "minglm doctor\nminglm doctor --json"
@@ -20,5 +21,5 @@ def main(args: argparse.Namespace) -> int:
 
     checks = doctor.examine(measure=not args.quick)
     answer = doctor.as_json(checks)
-    print(json.dumps(answer, indent=1) if args.json else doctor.report(checks, sys.stdout.isatty()))
+    print(json_text(answer, indent=1) if args.json else doctor.report(checks, sys.stdout.isatty()))
     return 0 if answer["ready"] else 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from minglm.runtime.command_line import seed
+from minglm.runtime.arguments import COUNT, SEED, number
+from minglm.runtime.terminal import json_text
 
 TEXT = "scorecard, pass@k on small tasks, needle test, or an arena between checkpoints, each with intervals"
 EXAMPLES = """minglm eval scorecard --checkpoint runs/demo/sft
@@ -20,46 +21,38 @@ def add(parser: argparse.ArgumentParser) -> None:
         "scorecard", help="recall, skills, stories and unseen text of a tiny-world model, with baselines"
     )
     p.add_argument("--checkpoint", required=True, metavar="RUN")
-    p.add_argument("--problems", type=int, default=64, help="questions of each line (default 64)")
-    p.add_argument("--length", type=int, default=512, help="tokens of a recall passage (default 512)")
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--problems", type=COUNT, default=64, help="questions of each line (default 64)")
+    p.add_argument("--length", type=COUNT, default=512, help="tokens of a recall passage (default 512)")
+    p.add_argument("--seed", type=SEED, default=1)
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("pass", help="pass@k on copy, arithmetic, returns and lookup (a fact hidden in a passage)")
     p.add_argument("--checkpoint", required=True, metavar="RUN")
-    p.add_argument("--problems", type=int, default=16, help="problems of each task")
-    p.add_argument("--samples", type=int, default=8, help="answers to each problem")
-    p.add_argument("--temperature", type=float, default=0.8)
-    p.add_argument("--seed", type=seed, default=1)
+    p.add_argument("--problems", type=COUNT, default=16, help="problems of each task")
+    p.add_argument("--samples", type=COUNT, default=8, help="answers to each problem")
+    p.add_argument("--temperature", type=number(minimum=0), default=0.8)
+    p.add_argument("--seed", type=SEED, default=1)
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("needle", help="is a hidden fact found, by length and depth")
     p.add_argument("--checkpoint", required=True, metavar="RUN")
-    p.add_argument("--lengths", type=int, nargs="+", default=[128, 256])
-    p.add_argument("--depths", type=float, nargs="+", default=[0.1, 0.5, 0.9])
-    p.add_argument("--per-cell", type=int, default=4)
-    p.add_argument("--facts", type=int, default=4, help="facts in a passage (default 4)")
+    p.add_argument("--lengths", type=COUNT, nargs="+", default=[128, 256])
+    p.add_argument("--depths", type=number(minimum=0, maximum=1), nargs="+", default=[0.1, 0.5, 0.9])
+    p.add_argument("--per-cell", type=COUNT, default=4)
+    p.add_argument("--facts", type=COUNT, default=4, help="facts in a passage (default 4)")
     p.add_argument("--form", default="plain", help="plain; tiny world also: several, hop, absent (default plain)")
-    p.add_argument("--seed", type=seed, default=7)
+    p.add_argument("--seed", type=SEED, default=7)
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("arena", help="votes between checkpoints on the same problems, ratings with intervals")
     p.add_argument("checkpoints", nargs="+", metavar="RUN")
-    p.add_argument("--votes", type=int, default=400)
-    p.add_argument("--problems", type=int, default=16)
-    p.add_argument("--seed", type=seed, default=1)
+    p.add_argument("--votes", type=COUNT, default=400)
+    p.add_argument("--problems", type=COUNT, default=16)
+    p.add_argument("--seed", type=SEED, default=1)
     p.add_argument("--json", action="store_true")
 
 
 def main(args: argparse.Namespace) -> int:
-    import json
 
-    from minglm.errors import InputError
-
-    for name in ("problems", "samples", "votes", "per_cell", "facts", "length"):
-        if getattr(args, name, 1) < 1:
-            raise InputError(
-                f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1; give a positive number"
-            )
     result = {"scorecard": _scorecard, "pass": _pass, "needle": _needle, "arena": _arena}[args.what](args)
-    print(json.dumps(result, indent=1) if args.json else result["table"])
+    print(json_text(result, indent=1) if args.json else result["table"])
     return 0
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from minglm.runtime.command_line import seed
+from minglm.runtime.arguments import COUNT, SEED, number
+from minglm.runtime.terminal import json_text
 
 TEXT = "continue a text, or answer with --chat"
 EXAMPLES = """minglm generate --checkpoint runs/demo/sft --chat --prompt "What is 2 + 3?"
@@ -16,10 +16,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint folder")
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--chat", action="store_true", help="put the prompt as a user's turn (after stage sft)")
-    parser.add_argument("--tokens", type=int, default=64, help="at most so many new tokens")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token each time")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument("--tokens", type=COUNT, default=64, help="at most so many new tokens")
+    parser.add_argument(
+        "--temperature", type=number(minimum=0), default=0.0, help="0 takes the likeliest token each time"
+    )
+    parser.add_argument("--top-p", type=number(above=0, maximum=1), default=1.0)
+    parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument(
         "--mode", default="sparse", choices=("sparse", "dense"), help="how to attend; before dsa_warmup use dense"
     )
@@ -50,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     )
     text = tokenizer.decode(out.tokens[0])
     if args.json:
-        print(json.dumps({"prompt": args.prompt, "text": text, "tokens": out.tokens[0], "stopped": out.stopped[0]}))
+        print(json_text({"prompt": args.prompt, "text": text, "tokens": out.tokens[0], "stopped": out.stopped[0]}))
     else:
         print(text if args.chat else args.prompt + text)
     return 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
+from minglm.runtime import run_lock
+from minglm.runtime.arguments import COUNT
+from minglm.runtime.terminal import json_text
 
 TEXT = "teach a model to say that it does not know, measure before and after"
 EXAMPLES = """minglm hallucination
@@ -17,7 +20,7 @@ minglm hallucination --smoke --json"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", type=int, default=3, help="so many seeds, from 0 (default 3)")
+    parser.add_argument("--seeds", type=COUNT, default=3, help="so many seeds, from 0 (default 3)")
     parser.add_argument(
         "--run",
         metavar="FOLDER",
@@ -31,8 +34,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.seeds < 1:
-        raise InputError(f"--seeds {args.seeds}: must be at least 1; three show the spread")
     import torch
 
     from minglm.rl import abstention
@@ -42,11 +43,12 @@ def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # a model this small is slower on two
     settings = replace(abstention.Settings(), objective=args.objective)
     settings = settings.smoke() if args.smoke else settings
-    folder = Path(args.run or ("runs/smoke-hallucination" if args.smoke else "runs/hallucination"))
+    folder = Path(args.run or datafiles.runs("smoke-hallucination" if args.smoke else "hallucination"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise InputError(f"--run {folder}: cannot be written ({err.strerror}); give another folder") from None
-    out = abstention.run(range(args.seeds), folder, settings, lambda text: print(text, file=sys.stderr, flush=True))
-    print(json.dumps(out) if args.json else abstention.render(out) + f"\n\nwritten to {folder}")
+    with run_lock.hold(folder, "minglm hallucination"):
+        out = abstention.run(range(args.seeds), folder, settings, lambda text: print(text, file=sys.stderr, flush=True))
+    print(json_text(out) if args.json else abstention.render(out) + f"\n\nwritten to {folder}")
     return 0 if out["reached"] or args.smoke else 1

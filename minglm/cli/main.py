@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from minglm.errors import InputError
 from minglm.runtime.command_line import Program
 
 PROGRAM = Program(
@@ -25,21 +24,8 @@ PROGRAM = Program(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 1 for a disk that fills, which ends a run and is no bad input."""
-    try:
-        return PROGRAM.execute(list(sys.argv[1:] if argv is None else argv))
-    except InputError as err:
-        print(f"{err}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader, such as `head`, has gone
-        sys.stderr.close()
-        return 0
-    except (OSError, MemoryError) as err:
-        print(f"failed: {type(err).__name__}: {err}", file=sys.stderr)
-        return 1
+    """Run a command line; the exit code."""
+    return PROGRAM.run(argv)
 
 
 if __name__ == "__main__":

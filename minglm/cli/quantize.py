@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minglm.errors import InputError
+from minglm.runtime.arguments import COUNT
+from minglm.runtime.terminal import json_text
 
 if TYPE_CHECKING:  # --help needs no torch
     from minglm.data.tokenizer import Tokenizer
@@ -32,17 +33,19 @@ def add(p: argparse.ArgumentParser) -> None:
         "--out", required=True, metavar="DIR", help="folder to write; `minglm generate --checkpoint DIR` runs it"
     )
     p.add_argument(
-        "--group", type=int, help="int4, w4a8: inputs that share a scale (default 32, or what the run was trained with)"
+        "--group",
+        type=COUNT,
+        help="int4, w4a8: inputs that share a scale (default 32, or what the run was trained with)",
     )
     p.add_argument(
-        "--block", type=int, default=128, help="fp8: edge of a block that shares a scale (default 128, as published)"
+        "--block", type=COUNT, default=128, help="fp8: edge of a block that shares a scale (default 128, as published)"
     )
     p.add_argument("--weights-only", action="store_true", help="fp8, w4a8: leave activations as they are")
     p.add_argument(
         "--eval", action="store_true", help="validation loss, needle accuracy and rollout mismatch, before and after"
     )
     p.add_argument(
-        "--questions", type=int, default=4, help="with --eval: needle questions in each of 20 cells (default 4)"
+        "--questions", type=COUNT, default=4, help="with --eval: needle questions in each of 20 cells (default 4)"
     )
     p.add_argument(
         "--hf",
@@ -66,9 +69,7 @@ def main(args: argparse.Namespace) -> int:
     from minglm.quant.formats import Spec
     from minglm.runtime import extras
 
-    spec = Spec(args.format, args.group or 32, args.block, not args.weights_only)
-    if args.eval and args.questions < 1:
-        raise InputError(f"--questions {args.questions}: at least 1 in each cell; the default is 4")
+    spec = Spec(args.format, 32 if args.group is None else args.group, args.block, not args.weights_only)
     if args.record and not args.eval:
         raise InputError(f"--record {args.record}: there is nothing to record without --eval; add it")
     extras.require("train")
@@ -101,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
         quantization_report.record(report, Path(args.record))
         written.append(Path(args.record))
     if args.json:
-        print(json.dumps(report, indent=1))
+        print(json_text(report, indent=1))
     else:
         print(
             quantization_report.table(report), _kept(spec.format), *(f"{path}: written" for path in written), sep="\n"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from minglm import datafiles
 from minglm.errors import InputError
+from minglm.runtime.arguments import COUNT, SEED, number, whole
+from minglm.runtime.terminal import json_text
 
 TEXT = "reinforcement learning from verifiable rewards; five ways to overlap rollout and training"
 EXAMPLES = """minglm rl --mode april --over-sampling 64
@@ -16,16 +19,16 @@ minglm rl --mode async --max-staleness 2 --objective decoupled_ppo --run runs/rl
 minglm rl --task list --mode sync --updates 30 --init-from runs/my_model --json
 minglm rl --print-config"""
 # Flags that are keys of the settings; everything else goes through --set.
-FLAGS = {
+FLAGS: dict[str, Callable] = {
     "mode": str,
     "task": str,
     "objective": str,
-    "updates": int,
-    "max_staleness": float,
-    "over_sampling": int,
-    "seed": int,
-    "weight_sync_interval": int,
-    "filter_staleness_above": int,
+    "updates": COUNT,
+    "max_staleness": number(minimum=0),
+    "over_sampling": COUNT,
+    "seed": SEED,
+    "weight_sync_interval": COUNT,
+    "filter_staleness_above": whole(0),
     "difficulty": str,
 }
 
@@ -61,12 +64,12 @@ def add(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--address", help="of a Ray cluster; default a private one on this machine")
     p.add_argument("--print-config", action="store_true", help="print all settings, explained, and stop")
-    p.add_argument("--json", action="store_true", help="print the summary as JSON, nothing else on stdout")
+    p.add_argument("--json", action="store_true", help="print the summary (or the settings) as JSON, and nothing else")
 
 
 def main(args: argparse.Namespace) -> int:
     from minglm.rl import config as recipes
-    from minglm.runtime import extras
+    from minglm.runtime import extras, run_folder
     from minglm.settings import parse_override
 
     values = recipes.read(args.recipe)
@@ -77,27 +80,27 @@ def main(args: argparse.Namespace) -> int:
     values |= dict(parse_override(text) for text in args.set)
     chosen = recipes.Settings.from_dict(values)
     if args.print_config:
-        print(chosen.explained(), end="")
+        print(json_text(chosen.to_dict()) + "\n" if args.json else chosen.explained(), end="")
         return 0
     extras.require("train")
+    run_dir = Path(args.run) if args.run else datafiles.runs(f"rl_{Path(args.recipe).stem}_{chosen.mode}")
+    run_folder.check(run_dir, "rl", "rl.yaml")
     from minglm.rl import task_registry
     from minglm.rl.run import rl
     from minglm.rl.warm_start import for_recipe
-    from minglm.runtime import run_folder
     from minglm.training import checkpoint
 
     def show(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     task_registry.get(chosen.task, chosen.tail)
-    run_dir = Path(args.run) if args.run else Path("runs") / f"rl_{Path(args.recipe).stem}_{chosen.mode}"
     if args.overwrite:  # before the warm start, which takes minutes and may be for nothing
         run_folder.set_aside(run_dir, "rl")
     init_from = args.init_from
     if init_from is None and not checkpoint.find(run_dir):
         init_from = for_recipe(warm, chosen, run_dir.parent, show)
     summary = rl(chosen, run_dir, init_from, engine=args.engine, address=args.address, show=show)
-    print(json.dumps(summary) if args.json else _text(summary))
+    print(json_text(summary) if args.json else _text(summary))
     return 0
 
 

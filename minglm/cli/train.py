@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 from pathlib import Path
+
+from minglm.runtime.arguments import COUNT
+from minglm.runtime.terminal import json_text
 
 TEXT = "train one stage from a recipe; the same command resumes it"
 EXAMPLES = """minglm train pretrain
@@ -26,22 +29,27 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu", "mps"))
     for axis, text in (("dp", "rows"), ("ep", "experts"), ("tp", "heads"), ("cp", "the sequence")):
-        parser.add_argument(f"--{axis}", type=int, metavar="N", help=f"with torchrun: split {text} over N processes")
+        parser.add_argument(f"--{axis}", type=COUNT, metavar="N", help=f"with torchrun: split {text} over N processes")
     parser.add_argument("--print-config", action="store_true", help="print the recipe, every key explained, and stop")
-    parser.add_argument("--json", action="store_true", help="print the last row of metrics as JSON, no progress bar")
+    parser.add_argument(
+        "--json", action="store_true", help="print the last metrics (or the recipe) as JSON, no progress bar"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    from minglm.runtime import extras
+    from minglm import datafiles
+    from minglm.runtime import extras, run_folder
     from minglm.settings import parse_override
     from minglm.training import parallel_dims, recipe
 
     settings = recipe.load(args.recipe, dict(parse_override(text) for text in args.set))
     if args.print_config:
-        print(recipe.render(settings), end="")
+        print(json_text(settings.to_dict()) + "\n" if args.json else recipe.render(settings), end="")
         return 0
-    run_dir = Path(args.run) if args.run else Path("runs") / Path(args.recipe).stem
+    run_dir = Path(args.run) if args.run else datafiles.runs(Path(args.recipe).stem)
     extras.require("train")
+    if os.environ.get("RANK", "0") == "0":
+        run_folder.check(run_dir, "train", "recipe.yaml")
     parallel = {axis: getattr(args, axis) for axis in ("dp", "ep", "tp", "cp")}
     if parallel_dims.launched() or any(parallel.values()):
         from minglm.distributed.run import train as train_sharded
@@ -59,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
             device=args.device,
         )
     if args.json:
-        print(json.dumps(row))
+        print(json_text(row))
     else:
         loss = row["val_loss"]
         validation = f", {row['validation']}" if loss is None else f", validation loss {loss:.3f} ({row['validation']})"

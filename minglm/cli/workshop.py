@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from minglm import datafiles
+from minglm.runtime.arguments import COUNT
+from minglm.runtime.terminal import json_text
 
 TEXT = "for instructors: check the machine, build exercises and checkpoints, collect results, measure"
 EXAMPLES = """minglm workshop preflight
@@ -48,7 +51,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="put it into a Markdown file between its <!-- notebooks --> and <!-- /notebooks --> lines",
     )
     p = sub.add_parser("kernels", help="start so many kernels at once, each with a model, and measure their memory")
-    p.add_argument("--count", type=int, default=30)
+    p.add_argument("--count", type=COUNT, default=30)
     p.add_argument("--model", default="mini", help="named size that each kernel trains for a few steps")
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("slides", help="slides of a notebook, one file that opens offline")
@@ -67,15 +70,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _preflight(args: argparse.Namespace) -> int:
-    import json
-    import sys
 
     from minglm.course.workshop import preflight
 
     checks = preflight.examine()
     ready = all(c.state != "problem" for c in checks)
     print(
-        json.dumps(preflight.as_json(checks), indent=1) if args.json else preflight.report(checks, sys.stdout.isatty())
+        json_text(preflight.as_json(checks), indent=1) if args.json else preflight.report(checks, sys.stdout.isatty())
     )
     return 0 if ready else 1
 
@@ -92,14 +93,13 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _collect(args: argparse.Namespace) -> int:
-    import json
     from pathlib import Path
 
     from minglm.course.workshop import checking, results
 
     books = results.collect(Path(args.folder) if args.folder else None)
     keys = list(checking.all_exercises())
-    print(json.dumps(books, indent=1) if args.json else results.table(books, keys))
+    print(json_text(books, indent=1) if args.json else results.table(books, keys))
     return 0
 
 
@@ -108,21 +108,23 @@ def _checkpoints(args: argparse.Namespace) -> int:
 
     from minglm.course.workshop import checkpoints
 
-    folder = Path(args.out) if args.out else checkpoints.FOLDER
+    folder = Path(args.out) if args.out else checkpoints.kept()
     print(checkpoints.report(checkpoints.verify(folder) if args.verify else checkpoints.make(folder), folder))
     return 0
 
 
 def _timing(args: argparse.Namespace) -> int:
-    import json
 
-    from minglm.course import book
     from minglm.course.workshop import timing
 
-    rows = timing.from_book(book.TARGET, args.only) if args.book else timing.measure(full=args.full, only=args.only)
-    print(json.dumps(rows, indent=1) if args.json else timing.table(rows))
+    rows = (
+        timing.from_book(datafiles.runs("book"), args.only)
+        if args.book
+        else timing.measure(full=args.full, only=args.only)
+    )
+    print(json_text(rows, indent=1) if args.json else timing.table(rows))
     if args.write:
-        print(f"{timing.write(rows, args.full or args.book)}: written")
+        print(f"{timing.write(rows, args.full or args.book)}: written", file=sys.stderr)
     return 1 if any(r["error"] for r in rows) else 0
 
 
@@ -139,12 +141,11 @@ def _contents(args: argparse.Namespace) -> int:
 
 
 def _kernels(args: argparse.Namespace) -> int:
-    import json
 
     from minglm.course.workshop import kernels
 
     result = kernels.measure(args.count, args.model)
-    print(json.dumps(result, indent=1) if args.json else kernels.report(result))
+    print(json_text(result, indent=1) if args.json else kernels.report(result))
     return 0 if result["failed"] == 0 else 1
 
 
@@ -158,6 +159,6 @@ def _slides(args: argparse.Namespace) -> int:
     )
     if args.book:
         chosen = [slides.executed(path) for path in chosen]
-    for path in slides.export(chosen, Path(args.out) if args.out else slides.FOLDER, execute=not args.book):
+    for path in slides.export(chosen, Path(args.out) if args.out else None, execute=not args.book):
         print(path)
     return 0

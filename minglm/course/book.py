@@ -24,12 +24,11 @@ from minglm.course import assets, book_reference
 from minglm.errors import InputError
 from minglm.runtime import run_folder
 
-TARGET = datafiles.default_runs() / "book"
 PARTS = {"learn": "Learn: build it", "scale": "Scale: simulate it", "plan": "Plan: decide with it"}
 SHEETS = "Workshop: exercises"
 
 
-def build(target: Path = TARGET, only: str | None = None) -> Path:
+def build(target: Path | None = None, only: str | None = None) -> Path:
     """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
 
     Args:
@@ -41,8 +40,13 @@ def build(target: Path = TARGET, only: str | None = None) -> Path:
         raise InputError(
             "the book is made from the repository's README and notebooks; run from a clone of the repository"
         )
+    target = target or datafiles.runs("book")
     run_folder.set_aside(target, "book")
-    run_folder.claim(target, "book")
+    with run_folder.writing(target, "book", "make book"):
+        return _build(target, only, root)
+
+
+def _build(target: Path, only: str | None, root: Path) -> Path:
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
         notebooks = [
@@ -132,7 +136,7 @@ def _intro(readme: str, target: Path) -> str:
     return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)\)", kept, readme)
 
 
-def check(target: Path = TARGET) -> list[str]:
+def check(target: Path | None = None) -> list[str]:
     """What is wrong with a built book, one line each; an empty list means that nothing is.
 
     Looked at: every figure is there, links lead somewhere, the search knows words, nothing is loaded from elsewhere.
@@ -140,6 +144,7 @@ def check(target: Path = TARGET) -> list[str]:
     Raises:
         InputError: no book there.
     """
+    target = target or datafiles.runs("book")
     html = target / "_build" / "html"
     if not (html / "index.html").is_file():
         raise InputError(f"{html}: no book there; `make book` builds one")
@@ -197,13 +202,17 @@ def _faults_of_page(html: Path, page: Path) -> list[str]:
     return wrong
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Build the book unless `--check`, then look it over; exit code 1 where something is wrong."""
     if "--check" not in sys.argv[1:]:
         build()
     problems = check()
-    print(
-        "\n".join(problems)
-        if problems
-        else "every figure present, no broken link, search filled, nothing loaded from elsewhere"
-    )
-    sys.exit(1 if problems else 0)
+    whole = "every figure present, no broken link, search filled, nothing loaded from elsewhere"
+    print("\n".join(problems) if problems else whole)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

@@ -38,6 +38,6 @@ def show(fig, alt: str):
 
 def runs(name: str) -> Path:
     """The folder `runs/<name>` for what this notebook trains, beside the repository's own runs; smoke runs go apart."""
-    folder = datafiles.runs() / (f"smoke-{name}" if SMOKE else name)
+    folder = datafiles.runs(f"smoke-{name}" if SMOKE else name)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

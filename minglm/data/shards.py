@@ -21,6 +21,7 @@ from minglm.data import corpus as corpus_module
 from minglm.data.synthetic_facts import CODE_WORDS
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
+from minglm.runtime import run_lock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,7 @@ def write(
 ) -> Shard:
     """Write `path`.bin and `path`.json; each document is expected to carry its own <|bos|> and <|eos|>.
 
-    The header is written last, so a run killed in between finds no header and builds the shard again.
+    Both are written beside and renamed, the header last: who reads the old ones under a memory map keeps them whole.
     """
     import numpy as np
 
@@ -164,7 +165,9 @@ def build(
     if given and not _made_with(folder, given):  # else the shared folder was made with this very tokenizer
         folder = folder.with_name(f"{folder.name}-{given.sha256[:8]}")
     if not (folder / "done.json").is_file():
-        _make(text, folder, vocab_size, given)
+        with run_lock.hold(folder, "a run that makes these shards", wait=True):
+            if not (folder / "done.json").is_file():  # else the one that we waited for made them
+                _make(text, folder, vocab_size, given)
     return replace(open_built(folder), left_out=text.left_out())
 
 
@@ -190,7 +193,6 @@ def open_built(folder: Path) -> Built:
 def _make(text: corpus_module.Corpus, folder: Path, vocab_size: int, tokenizer: Tokenizer | None) -> None:
     """Write what `build` promises."""
     split = text.split()
-    folder.mkdir(parents=True, exist_ok=True)
     if tokenizer is None:
         # A small vocabulary has no room for them: there a code word stays in pieces.
         whole = CODE_WORDS if vocab_size >= 1024 else ()

@@ -119,9 +119,16 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of `text`. Special tokens written out in the text are plain text unless `special`."""
+        """Token ids of `text`. Special tokens written out in the text are plain text unless `special`.
+
+        Raises:
+            InputError: half a character in it, which a shell makes of bytes that are no UTF-8.
+        """
         self._backend.encode_special_tokens = not special
-        return self._backend.encode(text).ids
+        try:
+            return self._backend.encode(text).ids
+        except TypeError:
+            raise InputError(f"text {ascii(text)[:60]}: is not Unicode (half a character); give UTF-8 text") from None
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Like `encode` for many texts at once, on all cores."""

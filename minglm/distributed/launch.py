@@ -56,6 +56,7 @@ def start(processes: int, arguments: Sequence[str], module: str = "minglm") -> l
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                errors="replace",
             )
         )
     return out

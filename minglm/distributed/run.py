@@ -8,6 +8,7 @@ checkpoint. Run with gloo on CPU; on CUDA and Ascend not run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -28,7 +29,7 @@ from minglm.runtime import machine
 from minglm.training import checkpoint as single
 from minglm.training import metrics, parallel_dims
 from minglm.training.data import Data
-from minglm.training.loop import TrainingRun, claim_run_folder
+from minglm.training.loop import TrainingRun, claimed
 from minglm.training.process import Interrupted, deterministic
 from minglm.training.recipe import Recipe
 
@@ -60,6 +61,7 @@ def train(
         PeerLost: another process has gone, or did not answer in time.
     """
     first = os.environ.get("RANK", "0") == "0"
+    own = contextlib.ExitStack()  # process 0's hold on the folder
     try:
         if not parallel_dims.launched():
             flags = " ".join(f"--{kind} {n}" for kind, n in (parallel or {}).items() if n)
@@ -73,7 +75,7 @@ def train(
                 f"qat={recipe.qat}: rounding during training works in one process; leave out torchrun or qat"
             )
         mesh = init_process_group(dims, devices.resolve(device))
-        mesh.on_rank_zero(lambda: claim_run_folder(run_dir, recipe, resume))
+        mesh.on_rank_zero(lambda: own.enter_context(claimed(run_dir, recipe, resume)))
         with deterministic(), warnings.catch_warnings():
             # Nothing changes it in place.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
@@ -91,6 +93,8 @@ def train(
         if not isinstance(err, (DistError, PeerLost)) and not any(word in str(err).lower() for word in LOST):
             raise
         _end_lost(err, run_dir)
+    finally:
+        own.close()
     destroy_process_group()
     return row
 
@@ -137,9 +141,9 @@ class ShardedRun(TrainingRun):
 
     def open_data(self, tokenizer_from: str | Path | None) -> Data:
         """Process 0 makes the shards when there are none, the others find them there."""
-        data = super().open_data(tokenizer_from) if self.first else None
-        self.mesh.wait()
-        return data or super().open_data(tokenizer_from)
+        made: list[Data] = []
+        self.mesh.on_rank_zero(lambda: made.append(super(ShardedRun, self).open_data(tokenizer_from)))
+        return made[0] if made else super().open_data(tokenizer_from)
 
     def to_device(self, model: Model) -> ShardedModel:
         """Each process keeps its shards of the whole model."""

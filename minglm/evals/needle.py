@@ -137,40 +137,39 @@ def needle_test(  # noqa: PLR0913 (each is one axis of the test)
         (what each of `RULES` reaches on the same questions); counts, and a few examples.
     """
     cells = [(d, n) for d in depths for n in lengths]
-    bar = tqdm(total=2 * len(cells) * per_cell, desc="needle test", unit="question", disable=not progress)
     counts = dict.fromkeys(("with_context", "without_context", "name_right", "code_right"), 0)
     rules = dict.fromkeys(RULES, 0)
     table = [[0.0] * len(lengths) for _ in depths]
     examples: list[dict[str, Any]] = []
     shuffle = random.Random(seed)
-    for depth, length in cells:
-        for context in (True, False):
-            asked = problems(tokenizer, per_cell, length, facts, depth, form, seed, context, filler)
-            answers = answer(model, tokenizer, asked, mode)
-            hits = sum(p.is_right(a) for p, a in zip(asked, answers, strict=True))
-            counts["with_context" if context else "without_context"] += hits
-            bar.update(per_cell)
-            if not context:
-                continue
-            table[depths.index(depth)][lengths.index(length)] = hits / per_cell
-            counts["name_right"] += sum(p.name in a for p, a in zip(asked, answers, strict=True))
-            counts["code_right"] += sum(
-                dict(p.told).get(p.name, p.expected) in a for p, a in zip(asked, answers, strict=True)
-            )
-            for rule in RULES:
-                rules[rule] += sum(p.is_right(p.by_rule(rule, shuffle)) for p in asked)
-            if len(examples) < 4 and depth == depths[len(depths) // 2]:
-                examples.append(
-                    {
-                        "length": length,
-                        "depth": depth,
-                        "question": asked[0].question,
-                        "right": asked[0].expected,
-                        "answer": answers[0],
-                        "correct": asked[0].is_right(answers[0]),
-                    }
+    with tqdm(total=2 * len(cells) * per_cell, desc="needle test", unit="question", disable=not progress) as bar:
+        for depth, length in cells:
+            for context in (True, False):
+                asked = problems(tokenizer, per_cell, length, facts, depth, form, seed, context, filler)
+                answers = answer(model, tokenizer, asked, mode)
+                hits = sum(p.is_right(a) for p, a in zip(asked, answers, strict=True))
+                counts["with_context" if context else "without_context"] += hits
+                bar.update(per_cell)
+                if not context:
+                    continue
+                table[depths.index(depth)][lengths.index(length)] = hits / per_cell
+                counts["name_right"] += sum(p.name in a for p, a in zip(asked, answers, strict=True))
+                counts["code_right"] += sum(
+                    dict(p.told).get(p.name, p.expected) in a for p, a in zip(asked, answers, strict=True)
                 )
-    bar.close()
+                for rule in RULES:
+                    rules[rule] += sum(p.is_right(p.by_rule(rule, shuffle)) for p in asked)
+                if len(examples) < 4 and depth == depths[len(depths) // 2]:
+                    examples.append(
+                        {
+                            "length": length,
+                            "depth": depth,
+                            "question": asked[0].question,
+                            "right": asked[0].expected,
+                            "answer": answers[0],
+                            "correct": asked[0].is_right(answers[0]),
+                        }
+                    )
     total = len(cells) * per_cell
     return {
         "lengths": list(lengths),

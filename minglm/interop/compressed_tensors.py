@@ -25,7 +25,6 @@ from torch import Tensor
 
 from minglm import atomic
 from minglm.errors import InputError
-from minglm.interop import hf_tokenizer
 from minglm.interop.huggingface import hf_name, tensors_on_disk
 from minglm.model.model import Model
 from minglm.quant.formats import MODULES_TO_NOT_CONVERT, Spec
@@ -33,6 +32,7 @@ from minglm.quant.fp8 import Fp8
 from minglm.quant.int4 import Int4
 from minglm.quant.modules import PackedExperts, PackedLinear
 from minglm.quant.scheme import Scheme
+from minglm.runtime import run_folder
 
 
 def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
@@ -44,11 +44,8 @@ def write(model: Model, folder: str | Path, plain: bool = False) -> Path:
     spec, folder = model.quantization, Path(folder)
     if not isinstance(spec, Spec):
         raise InputError("model is not quantised: use `minglm export-hf` for it")
-    if folder.exists() and any(
-        p.name not in ("config.json", "model.safetensors", *hf_tokenizer.FILES) for p in folder.iterdir()
-    ):
-        raise InputError(f"{folder}: holds other files; give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.refuse_foreign(folder, "export")
+    run_folder.claim(folder, "export")
     dtype, layers = model.embed_tokens.weight.dtype, model.config.num_hidden_layers
     tensors: dict[str, Tensor] = {}
     kept: list[str] = []

@@ -23,6 +23,7 @@ from minglm import atomic
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from minglm.model.model import Model
+from minglm.runtime import run_folder
 
 _MTP_NAMES = {
     "enorm.weight": "enorm.weight",
@@ -62,11 +63,15 @@ def export_hf(model: Model, folder: str | Path) -> Path:
     """Write `config.json` and `model.safetensors` that transformers' `GlmMoeDsaForCausalLM.from_pretrained` loads.
 
     Each file appears under its name only when complete. Returns the folder.
+
+    Raises:
+        InputError: the model is quantised, or the folder holds something that is no export of ours.
     """
     if getattr(model, "quantization", None) is not None:
         raise InputError("the model is quantised: `minglm quantize RUN --hf DIR` writes it for transformers")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.refuse_foreign(folder, "export")
+    run_folder.claim(folder, "export")
     layers = model.config.num_hidden_layers
     tensors = {
         name: part.detach().contiguous().cpu()

@@ -51,7 +51,6 @@ def save(model: Model, tokenizer, folder: str | Path, made_from: str = "", extra
     if folder.exists() and not is_quantised(folder) and any(folder.iterdir()):
         raise InputError(f"{folder}: not empty and not a quantised checkpoint; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NOTE).unlink(missing_ok=True)
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     with atomic.beside(folder / "model.safetensors") as place:
         save_file(tensors, place, {"format": "pt"})

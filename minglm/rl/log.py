@@ -16,6 +16,8 @@ Times are seconds since the run began, kept across resumptions.
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 from minglm import atomic
@@ -93,12 +95,20 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """All whole lines of a JSON-lines file; none where it is missing."""
+    """All whole lines of a JSON-lines file; none where it is missing. What a disk damaged is left out, and said."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines() if text.endswith("\n") or not text else text.splitlines()[:-1]
-    return [json.loads(line) for line in lines if line.strip()]
+    rows, damaged = [], 0
+    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line end is torn
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        rows += [row] if isinstance(row, dict) else []
+        damaged += not isinstance(row, dict) and bool(line.strip())
+    if damaged:
+        print(f"{path}: {damaged} damaged line{'s' * (damaged > 1)} left out", file=sys.stderr)
+    return rows
 
 
 class Journal:
@@ -120,8 +130,8 @@ class Journal:
         """Begin the file of checkpoint `step`; files older than checkpoint `keep_from` go."""
         self._lines.close()
         self._lines = JsonLines(self._path(step))
-        for path in self.folder.glob("journal_*.jsonl"):
-            if int(path.stem.rpartition("_")[2]) < keep_from:
+        for number, path in _numbered(self.folder):
+            if number < keep_from:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -134,13 +144,18 @@ class Journal:
         final = folder / f"journal_{step:08d}.jsonl"
         text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
         atomic.write_text(final, text, durable=True)
-        for path in folder.glob("journal_*.jsonl"):
-            if path > final:
+        for number, path in _numbered(folder):
+            if number > step:
                 path.unlink(missing_ok=True)
         return cls(folder, step)
 
     @staticmethod
     def replay(folder: Path, step: int) -> list[dict]:
         """Lines written since the checkpoint of `step`."""
-        files = sorted(p for p in folder.glob("journal_*.jsonl") if int(p.stem.rpartition("_")[2]) >= step)
-        return [line for path in files for line in read_lines(path)]
+        return [line for number, path in _numbered(folder) if number >= step for line in read_lines(path)]
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """Our journals in order, by their exact names: another file beside them is somebody's own."""
+    names = ((re.fullmatch(r"journal_(\d{8,})\.jsonl", p.name), p) for p in folder.glob("journal_*.jsonl"))
+    return sorted((int(match[1]), path) for match, path in names if match)

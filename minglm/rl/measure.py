@@ -13,9 +13,7 @@ again.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -25,10 +23,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from minglm import atomic, datafiles
-from minglm.errors import InputError
+from minglm.errors import InputError, Parser
 from minglm.rl import config as recipes
 from minglm.rl.run import rl
 from minglm.rl.warm_start import for_recipe
+from minglm.runtime import run_folder
 from minglm.training import metrics
 
 Row: TypeAlias = dict[str, Any]
@@ -68,11 +67,9 @@ class Bench:
         if self.updates:
             changes["updates"] = self.updates
         settings = recipes.load(recipe, changes)
-        done = self.folder / name / "summary.json"
-        if done.is_file():
-            summary: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-            if summary["updates"] == settings.updates:
-                return summary
+        done = run_folder.result(self.folder / name / "summary.json")
+        if done is not None and done["updates"] == settings.updates:
+            return done
         start = warm_started(recipe, self.folder, self.show)
         return rl(settings, self.folder / name, start, overwrite=True, engine=engine, show=self.show)
 
@@ -258,23 +255,26 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Make a figure's runs and print what they say; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m minglm.rl.measure", description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(prog="python -m minglm.rl.measure", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=FIGURES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--updates", type=int, help="fewer or more than the figure's own")
-    parser.add_argument("--folder", type=Path, default=Path("runs/rl_measure"))
+    parser.add_argument("--folder", type=Path, help="where the runs are kept (default runs/rl_measure)")
     parser.add_argument("--record", action="store_true", help="write data/reference/rl_NAME.csv")
     args = parser.parse_args(argv)
     try:
         show = partial(print, file=sys.stderr, flush=True)
-        rows = FIGURES[args.what](Bench(args.folder, args.seeds, show, args.updates))
+        folder = args.folder or datafiles.runs("rl_measure")
+        rows = FIGURES[args.what](Bench(folder, args.seeds, show, args.updates))
     except InputError as err:
         print(err, file=sys.stderr)
         return 2
-    write(rows, (datafiles.data("reference") if args.record else args.folder) / f"rl_{args.what}.csv")
+    write(rows, (datafiles.data("reference") if args.record else folder) / f"rl_{args.what}.csv")
     print("\n".join(report(args.what, rows)))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

@@ -23,7 +23,6 @@ Times are medians of repetitions.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import json
@@ -44,7 +43,7 @@ import torch
 
 from minglm import atomic
 from minglm.data.tokenizer import Tokenizer
-from minglm.errors import InputError
+from minglm.errors import InputError, Parser
 from minglm.inference.engine import Engine, Request
 from minglm.inference.load import load_model
 from minglm.model.model import Model
@@ -250,7 +249,9 @@ def _interference(kind: str, init_from: str | Path, settings: Settings) -> Itera
     )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         arguments = [str(init_from), json.dumps(settings.to_dict()), folder]
-        with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, errors="replace"
+        ) as process:
             try:
                 assert process.stdout is not None, "stdout is a pipe"
                 process.stdout.readline()  # "on"
@@ -299,7 +300,7 @@ def _round_trip_s() -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and write the file; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m minglm.rl.profile", description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(prog="python -m minglm.rl.profile", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--init-from", required=True, help="run folder of the model")
     parser.add_argument(
         "--recipe", default="long_tail", help="RL recipe, for max_batch, samples_per_prompt and threads"
@@ -319,4 +320,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

@@ -27,6 +27,7 @@ from minglm.rl.transport import InlineWorker, LocalWorker
 from minglm.runtime import run_folder
 from minglm.training import checkpoint
 
+NOTE = "rl.yaml"
 ENGINES = ("local", "inline", "ray")
 # Between two starts of one run.
 MAY_CHANGE = ("updates", "eval_every", "checkpoint_every", "threads", "stall_s", "max_restarts")
@@ -61,10 +62,23 @@ def rl(
     task = task or task_registry.get(settings.task, settings.tail)
     if overwrite:
         run_folder.set_aside(run_dir, "rl")
+    launcher = _launcher(engine, address)
+    with run_folder.writing(run_dir, "rl", "minglm rl", NOTE):
+        return _run(settings, run_dir, init_from, launcher, task, show)
+
+
+def _run(
+    settings: Settings,
+    run_dir: Path,
+    init_from: str | Path | None,
+    launcher: Launcher,
+    task: RewardTask,
+    show: Callable[[str], None],
+) -> dict[str, Any]:
     resumes = bool(checkpoint.find(run_dir))
-    _claim(run_dir, settings)
+    _note(run_dir, settings)
     tokenizer = _tokenizer(run_dir, init_from, resumes)
-    supervisor = Supervisor(_launcher(engine, address), settings.stall_s, settings.max_restarts)
+    supervisor = Supervisor(launcher, settings.stall_s, settings.max_restarts)
     try:
         workers = _start(supervisor, settings, run_dir, init_from, tokenizer.eos)
         atomic.write_json(run_dir / "config.json", workers.ready.hf)
@@ -118,11 +132,9 @@ def _trainer_ready(supervisor: Supervisor, trainer: WorkerHandle) -> TrainerRead
     raise InputError(f"the trainer was not ready after {START_S:.0f} s: this machine is too busy; try again")
 
 
-def _claim(run_dir: Path, settings: Settings) -> None:
-    """Make the folder this run's, or refuse: another run is never overwritten by accident."""
-    note = run_dir / "rl.yaml"
-    if not note.is_file() and run_folder.is_foreign(run_dir, "rl"):
-        raise InputError(f"{run_dir}: not empty and not an RL run; give another --run")
+def _note(run_dir: Path, settings: Settings) -> None:
+    """Write what is run into the folder, or refuse: another run is never overwritten by accident."""
+    note = run_dir / NOTE
     if note.is_file():
         theirs, ours = Settings.from_dict(recipes.read(note)).to_dict(), settings.to_dict()
         changed = next((k for k in ours if ours[k] != theirs[k] and k not in MAY_CHANGE), None)
@@ -131,7 +143,6 @@ def _claim(run_dir: Path, settings: Settings) -> None:
                 f"{run_dir}: made with {changed}={theirs[changed]!r}, now {changed}={ours[changed]!r}; "
                 "use --overwrite to start over or another --run"
             )
-    run_folder.claim(run_dir, "rl")
     atomic.write_text(note, settings.explained(), durable=True)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -386,12 +387,20 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"version_{version:08d}.safetensors"
         write_weights(path, self.model.state_dict(), version)
-        for old in sorted(folder.glob("version_*.safetensors"))[:-KEEP_WEIGHTS]:
+        ours = (p for p in folder.glob("version_*.safetensors") if p.stem.removeprefix("version_").isdigit())
+        for old in sorted(ours)[:-KEEP_WEIGHTS]:
             old.unlink(missing_ok=True)
         return str(path)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint with the coordinator's state in it."""
+        """Write a checkpoint with the coordinator's state in it.
+
+        Raises:
+            EOFError: the coordinator has gone; whoever resumes the run owns the folder now.
+        """
+        coordinator = multiprocessing.parent_process()
+        if coordinator is not None and not coordinator.is_alive():
+            raise EOFError("the coordinator has gone")
         checkpoint.save(
             self.run_dir,
             self.updates,

@@ -23,6 +23,7 @@ from minglm.config import ModelConfig
 from minglm.data.chat import encode_chat, stack
 from minglm.errors import InputError
 from minglm.rl import task_registry, tasks
+from minglm.runtime import run_folder, run_lock
 from minglm.settings import MOST_SEED, BaseSettings, nonzero, setting, whole_numbers
 
 # One token a character needs no wide vocabulary; what counts here is how many sequences a core decodes in a second.
@@ -96,25 +97,34 @@ class WarmStart(BaseSettings):
 def warm_start(
     recipe: WarmStart, run_dir: str | Path, show: Callable[[str], None] = lambda line: None, threads: int = 1
 ) -> Path:
-    """Train it, or find it trained. Returns the run folder.
+    """Train it, or find it trained; while another process trains it, wait. Returns the run folder.
 
     Raises:
         InputError: the folder holds something else.
     """
+    from minglm.training import checkpoint  # draws torch, which the process that coordinates a run does without
+
+    run_dir = Path(run_dir)
+    note, wanted = run_dir / "warm.json", recipe.to_dict()
+    if not checkpoint.find(run_dir):
+        with run_lock.hold(run_dir, "a warm start", wait=True):
+            if not checkpoint.find(run_dir):  # else the one that we waited for made it
+                atomic.write_json(note, wanted, durable=True)
+                _train(recipe, run_dir, show, threads)
+    if run_folder.result(note) != wanted:
+        raise InputError(f"{run_dir}: holds another run; give another folder or delete it")
+    return run_dir
+
+
+def _train(recipe: WarmStart, run_dir: Path, show: Callable[[str], None], threads: int) -> None:
     import torch
 
-    # All of these draw torch; the process that coordinates a run reads WarmStart without it.
+    # All of these draw torch, too.
     from minglm.model.model import Model
     from minglm.training import checkpoint
     from minglm.training.optim import MuonAdamW, cosine_with_warmup
     from minglm.training.process import deterministic
 
-    run_dir = Path(run_dir)
-    note, wanted = run_dir / "warm.json", recipe.to_dict()
-    if checkpoint.find(run_dir):
-        if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != wanted:
-            raise InputError(f"{run_dir}: holds another run; give another folder or delete it")
-        return run_dir
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     tokenizer, config, started = tasks.task_tokenizer(), recipe.config(), time.perf_counter()
@@ -140,14 +150,11 @@ def warm_start(
                     )
     finally:
         torch.set_num_threads(threads_before)
-    run_dir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run_dir / "tokenizer.json")
     atomic.write_json(run_dir / "config.json", config.to_hf())
-    atomic.write_json(note, wanted, durable=True)
     checkpoint.save(
         run_dir, recipe.steps, config, model.state_dict(), optimizer.state_dict(), {"recipe": None, "seed": recipe.seed}
     )
-    return run_dir
 
 
 def for_recipe(warm: dict | None, settings, folder: Path, show: Callable[[str], None] = lambda line: None) -> Path:

@@ -1,16 +1,13 @@
-"""The frame of a console script: one file a subcommand, bad input in one line, exit codes.
+"""The frame of a console script: one file a subcommand, run under `minglm.runtime.terminal.guard`.
 
 A program is a package whose modules are its subcommands. Each satisfies `Command`; a module whose name begins with `_`
 is a helper. A new subcommand is a new file, and nothing else changes.
-
-Exit codes: 0 done, 1 it ran and the answer is a failure, 2 bad input, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -19,6 +16,7 @@ from typing import Protocol, cast
 
 from minglm import __version__
 from minglm.errors import InputError, Parser, nearest
+from minglm.runtime.terminal import check_text, guard
 
 
 def seed(text: str) -> int:
@@ -94,27 +92,11 @@ class Program:
 
     def run(self, argv: Sequence[str] | None = None) -> int:
         """Run a command line (the process's own without `argv`); returns the exit code."""
-        argv = list(sys.argv[1:] if argv is None else argv)
-        try:
-            return self.execute(argv)
-        except InputError as err:
-            print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
-            return 2
-        except BrokenPipeError:
-            # the reader (head, less) went away: not our failure
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        except OSError as err:
-            where = f"{err.filename}: " if err.filename else ""
-            remedy = "check the path, its permissions and the free space"
-            print(f"error: {where}{err.strerror or err}; {remedy}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt as stop:
-            print(str(stop) or "stopped", file=sys.stderr)
-            return 130
+        return guard(lambda: self.execute(list(sys.argv[1:] if argv is None else argv)))
 
     def execute(self, argv: list[str]) -> int:
         """Run a command line; raises InputError for bad input, and whatever the command raises."""
+        check_text(argv)
         first = next((a for a in argv if not a.startswith("-")), None)
         leads = first is not None and argv[0] == first
         known = self.commands()

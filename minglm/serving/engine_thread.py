@@ -63,7 +63,7 @@ class EngineThread(threading.Thread):
         # appended by handlers, taken by the thread
         self._inbox: deque[tuple[Literal["submit", "cancel"], RequestHandle]] = deque()
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = self._ended = False
 
     # ------------------------------------------------------------------ called by handlers
 
@@ -89,6 +89,8 @@ class EngineThread(threading.Thread):
         handle = RequestHandle(request, asyncio.get_running_loop(), time.monotonic() + timeout_s, final_only)
         self._inbox.append(("submit", handle))
         self._wake.set()
+        if self._ended:  # it ended since the caller looked
+            self._fail_inbox()
         return handle
 
     def cancel(self, handle: RequestHandle) -> None:
@@ -134,6 +136,16 @@ class EngineThread(threading.Thread):
             for handle in list(self._handles.values()):
                 handle.put(RequestOutput([], [], "failed"))
             self._handles.clear()
+            self._ended = True  # from here on who submits finds it, and before it is found below
+            self._fail_inbox()
+
+    def _fail_inbox(self) -> None:
+        """Answer those who were on their way in when the thread ended; either side may call it."""
+        with contextlib.suppress(IndexError):  # empty
+            while True:
+                command, handle = self._inbox.popleft()
+                if command == "submit":
+                    handle.put(RequestOutput([], [], "failed"))
 
     def _gather(self) -> None:
         """From rest, let those who come together begin together: one prefill takes about as long as sixteen at once."""

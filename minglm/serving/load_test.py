@@ -19,15 +19,15 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from minglm import atomic
+from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser
+from minglm.runtime import loopback
 
 if TYPE_CHECKING:
     import httpx
@@ -40,12 +40,14 @@ def running(checkpoint: str | Path, *arguments: str, wait_s: float = 90.0) -> It
     Raises:
         RuntimeError: it did not start within `wait_s` seconds; the message ends with what it printed.
     """
+    loopback.bypass_proxy()  # for whatever client the caller asks with
     errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # a pipe that nobody reads would fill and stop the server
     process = subprocess.Popen(
         [sys.executable, "-m", "minglm", "serve", "--checkpoint", str(checkpoint), "--port", "0", *arguments],
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
+        errors="replace",
     )
 
     def printed_errors() -> str:
@@ -95,7 +97,7 @@ def _wait_until_up(process: subprocess.Popen, printed_errors: Callable[[], str],
 
 def get_health(url: str, timeout_s: float = 10) -> dict:
     """What /health says of the server whose base URL is `url`."""
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=timeout_s) as answer:
+    with loopback.urlopen(url.removesuffix("/v1") + "/health", timeout=timeout_s) as answer:
         return json.load(answer)
 
 
@@ -257,7 +259,9 @@ async def load(
             await asyncio.sleep(min(1.0, seconds / 30))
 
     async with httpx.AsyncClient(
-        timeout=120, limits=httpx.Limits(max_connections=clients * 2, max_keepalive_connections=clients)
+        timeout=120,
+        limits=httpx.Limits(max_connections=clients * 2, max_keepalive_connections=clients),
+        trust_env=False,  # no proxy
     ) as http:
         watcher = asyncio.create_task(watch())
         senders = [Sender(http, url + "/chat/completions", random.Random(i), tokens) for i in range(clients)]
@@ -306,12 +310,14 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     p = Parser(prog="python -m minglm.serving.load_test", description=(__doc__ or "").splitlines()[0])
-    p.add_argument("--checkpoint", default="runs/demo/sft")
+    p.add_argument("--checkpoint", help="run folder (default runs/demo/sft)")
     p.add_argument("--clients", type=int, default=64)
     p.add_argument("--seconds", type=float, default=120.0)
-    p.add_argument("--out", default="runs/soak/serving.json")
+    p.add_argument("--out", help="JSON to write (default runs/soak/serving.json)")
     try:
         args = p.parse_args(argv)
+        args.checkpoint = args.checkpoint or datafiles.runs("demo", "sft")
+        args.out = args.out or datafiles.runs("soak", "serving.json")
         if not 1 <= args.clients <= 1000:
             raise InputError(f"--clients {args.clients}: 1 to 1,000 clients; the default is 64")
         if not 1 <= args.seconds <= 86_400:
@@ -347,4 +353,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

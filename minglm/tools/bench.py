@@ -48,7 +48,7 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
     benches = discover(folder)
     if only is not None and only not in benches:
         raise InputError(f"bench {only!r}: not one of {', '.join(benches)}{nearest(only, benches)}")
-    out = out or Path("runs/bench")
+    out = out or datafiles.runs("bench")
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
     for name, path in benches.items():

@@ -12,7 +12,6 @@ Steps, each skipped when its result is there, so a killed demo goes on where it 
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import sys
@@ -92,20 +91,22 @@ def run_demo(run_dir: Path, size: str = "mini", overwrite: bool = False, progres
     plan = SIZES[size]
     if overwrite:
         run_folder.set_aside(run_dir, "demo")
-    if run_folder.is_foreign(run_dir, "demo"):
-        raise InputError(f"{run_dir}: not empty and not a demo of minglm; give another --run")
-    run_folder.claim(run_dir, "demo")
+    with run_folder.writing(run_dir, "demo", "minglm demo"):
+        return _run_demo(run_dir, size, plan, progress)
+
+
+def _run_demo(run_dir: Path, size: str, plan: DemoSize, progress: bool) -> dict:
     size_there = _step(run_dir, "size", lambda: {"size": size})["size"]
     if size_there != size:
         raise InputError(
             f"{run_dir}: holds a demo of size {size_there!r}, not {size!r}; add --overwrite to start over, "
             "or use --run for another folder"
         )
-    if (run_dir / "demo.json").exists():
+    if (done := run_folder.result(run_dir / "demo.json")) is not None:
         print(
             f"{run_dir}: the demo is done; `--overwrite` starts over, `clustersim report {run_dir}` remakes the report"
         )
-        return json.loads((run_dir / "demo.json").read_text(encoding="utf-8"))
+        return done
 
     began = time.monotonic()
     previous: Path | None = None
@@ -159,12 +160,8 @@ def _say(number: int, steps: int, text: str, progress: bool) -> None:
 def _step(run_dir: Path, name: str, compute: Callable[[], dict]) -> dict:
     """The result in `<name>.json`, computed and written in one rename when it is not there (or was cut off)."""
     path = run_dir / f"{name}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        pass
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        print(f"{path}: not readable, made again", file=sys.stderr)
+    if (done := run_folder.result(path)) is not None:
+        return done
     value = compute()
     atomic.write_json(path, value, durable=True)
     return value

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from minglm.rl import config as recipes
 from minglm.rl.run import rl
 from minglm.rl.warm_start import WarmStart, warm_start
+from minglm.runtime import run_folder
 
 RECIPE = "long_tail"
 OVER_SAMPLING = 2  # APRIL starts this many times the groups of a batch
@@ -72,12 +72,12 @@ def rounds(run_dir: Path, size: str = "mini", progress: bool = True) -> dict[str
     }
     summaries = {}
     for mode, rules in modes.items():
-        done = run_dir / f"rl_{mode}" / "summary.json"
-        if done.is_file():
-            summaries[mode] = json.loads(done.read_text(encoding="utf-8"))
+        folder = run_dir / f"rl_{mode}"
+        if (done := run_folder.result(folder / "summary.json")) is not None:
+            summaries[mode] = done
             continue
         settings = recipes.Settings.from_dict(
             {**values, **rules, "mode": mode, "updates": plan.updates, "eval_problems": 0, "seed": 1}
         )
-        summaries[mode] = rl(settings, done.parent, start, show=show)
+        summaries[mode] = rl(settings, folder, start, show=show)
     return summaries

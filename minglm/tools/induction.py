@@ -8,7 +8,6 @@ step at which each formed. A training ends soon after it has formed, or at its l
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from minglm.data.key_value import KeyValueRows
 from minglm.data.shards import Batch
 from minglm.errors import InputError, Parser, nearest
 from minglm.model.model import Model
+from minglm.runtime.arguments import COUNT, SEED
 from minglm.training.optim import MuonAdamW
 
 COLUMNS = ("setting", "seed", "step", "tokens", "loss", "formed_at")
@@ -169,7 +169,7 @@ def read(path: Path | None = None) -> list[dict]:
     path = path or datafiles.data("reference", "induction.csv")
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return [
+            rows: list[dict] = [
                 {
                     "setting": row["setting"],
                     "loss": float(row["loss"]),
@@ -178,7 +178,10 @@ def read(path: Path | None = None) -> list[dict]:
                 }
                 for row in csv.DictReader(file)
             ]
-    except (OSError, ValueError, KeyError) as err:
+        if odd := next((row["setting"] for row in rows if row["setting"] not in SETTINGS), None):
+            raise ValueError(f"setting {odd!r} is none of {', '.join(SETTINGS)}")
+        return rows
+    except (OSError, ValueError, KeyError, TypeError) as err:
         raise InputError(f"{path}: cannot be read ({err}); make it with python -m minglm.tools.induction") from None
 
 
@@ -197,9 +200,9 @@ def table(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     p = Parser(prog="python -m minglm.tools.induction", description=(__doc__ or "").splitlines()[0])
-    p.add_argument("--settings", default=",".join(SETTINGS), help=f"of {', '.join(SETTINGS)} (default all)")
-    p.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
-    p.add_argument("--steps", type=int, default=400, help="at most (default 400)")
+    p.add_argument("--settings", nargs="+", default=list(SETTINGS), help=f"of {', '.join(SETTINGS)} (default all)")
+    p.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2], help="(default 0 1 2)")
+    p.add_argument("--steps", type=COUNT, default=400, help="at most (default 400)")
     p.add_argument(
         "--out",
         type=Path,
@@ -212,19 +215,13 @@ def main(argv: list[str] | None = None) -> int:
         if args.summary:
             print(table(read(args.summary)))
             return 0
-        names = args.settings.split(",")
-        if not re.fullmatch(r"\d+(,\d+)*", args.seeds):
-            raise InputError(f"--seeds {args.seeds!r}: whole numbers with commas between; for example 0,1,2")
-        seeds = [int(s) for s in args.seeds.split(",")]
-        for name in names:
+        for name in args.settings:
             if name not in SETTINGS:
                 raise InputError(f"setting {name!r}: not one of {', '.join(SETTINGS)}{nearest(name, SETTINGS)}")
-        if args.steps < 1:
-            raise InputError(f"--steps {args.steps}: at least 1; leave it out for 400")
         torch.set_num_threads(1)
         rows = read(args.out) if args.out.is_file() else []
-        for name in names:
-            for seed in seeds:
+        for name in args.settings:
+            for seed in args.seeds:
                 rows = [r for r in rows if (r["setting"], r["seed"]) != (name, seed)]
                 rows += measure(name, seed, args.steps)
                 rows.sort(key=lambda r: (list(SETTINGS).index(r["setting"]), r["seed"], r["step"]))

@@ -142,11 +142,9 @@ def table(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     p = Parser(prog="python -m minglm.tools.qat_vs_ptq", description=(__doc__ or "").splitlines()[0])
-    p.add_argument(
-        "base", nargs="?", default="runs/demo/sparse", help="run that stage sft starts from (default runs/demo/sparse)"
-    )
+    p.add_argument("base", nargs="?", help="run that stage sft starts from (default runs/demo/sparse)")
     p.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
-    p.add_argument("--runs", default="runs/quantization", help="where the runs are kept (default runs/quantization)")
+    p.add_argument("--runs", help="where the runs are kept (default runs/quantization)")
     p.add_argument(
         "--out",
         type=Path,
@@ -160,7 +158,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.summary:
             print(table(read(args.summary)))
             return 0
-        rows = compare(args.base, args.runs, [int(s) for s in args.seeds.split(",")], questions=args.questions)
+        base, kept = args.base or datafiles.runs("demo", "sparse"), args.runs or datafiles.runs("quantization")
+        rows = compare(base, kept, [int(s) for s in args.seeds.split(",")], questions=args.questions)
         write(rows, args.out)
         print(table(rows))
         print(f"{args.out}: written")
@@ -171,4 +170,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

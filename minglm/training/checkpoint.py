@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def commit(
     atomic.write_json(temporary / "config.json", config.to_hf())
     atomic.write_text(temporary / "state.json", _with_own_hash(state))
     atomic.publish(temporary, final)  # same step again: the new one wins, the old one goes
-    for old in sorted(folder.glob("step_*"))[:-keep]:
+    for old in _steps(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -140,7 +141,7 @@ def read(path: Path, tensors: bool = True) -> Checkpoint:
         config, step, hashes = ModelConfig.from_dict(state["config"]), int(state["step"]), dict(state["sha256"])
     except FileNotFoundError:
         raise InputError(f"{state_path}: missing; give a checkpoint folder or a run folder that holds one") from None
-    except (ValueError, KeyError, TypeError, InputError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, InputError) as err:
         raise InputError(f"{state_path}: damaged ({err}); use an earlier checkpoint") from None
     loaded = {}
     there = {p.name for p in path.glob("*.safetensors")}
@@ -173,7 +174,13 @@ def find(path: str | Path) -> list[Path]:
     path = Path(path)
     if (path / "state.json").is_file():
         return [path]
-    return sorted((path / "checkpoints").glob("step_*"), reverse=True)
+    return _steps(path / "checkpoints")[::-1]
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Our checkpoints, oldest first: by their exact names, for a copy that somebody keeps beside them is theirs."""
+    ours = {int(p.name[5:]): p for p in folder.glob("step_*") if re.fullmatch(r"step_\d{8,}", p.name)}
+    return [ours[step] for step in sorted(ours) if not ours[step].is_symlink()]
 
 
 def latest(path: str | Path, warn=None, tensors: bool = True) -> Checkpoint | None:

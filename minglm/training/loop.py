@@ -11,9 +11,11 @@ often the run is killed and resumed: the batch of a step depends on the step alo
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -28,7 +30,7 @@ from minglm.model.model import Model
 from minglm.quant.formats import Spec
 from minglm.quant.qat import FakeQuant
 from minglm.runtime import device as devices
-from minglm.runtime import machine, run_folder
+from minglm.runtime import machine, run_folder, run_lock
 from minglm.training import checkpoint, data, memory, metrics
 from minglm.training import recipe as recipes
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
@@ -63,29 +65,28 @@ def train(
     """
     run_dir = Path(run_dir)
     device = devices.resolve(device)
-    claim_run_folder(run_dir, recipe, resume)
-    with deterministic(compiled=recipe.compile):
+    with claimed(run_dir, recipe, resume), deterministic(compiled=recipe.compile):
         return TrainingRun(recipe, run_dir, init_from, device).loop(progress)
 
 
-def claim_run_folder(run_dir: Path, recipe: Recipe, resume: bool) -> None:
-    """Make the run folder this recipe's, or refuse: another recipe's run is never overwritten by accident."""
+@contextlib.contextmanager
+def claimed(run_dir: Path, recipe: Recipe, resume: bool) -> Iterator[None]:
+    """Make the run folder this recipe's and its only writer this process, or refuse: another recipe's run is never
+    overwritten by accident."""
     note = run_dir / "recipe.yaml"
-    if not note.is_file() and run_folder.is_foreign(run_dir, "train"):
-        raise InputError(f"{run_dir}: not empty and not a run of minglm; give another --run")
     if not resume:
         run_folder.set_aside(run_dir, "train")
-    if note.is_file() and checkpoint.find(run_dir):  # else nothing has been learnt under the other recipe
-        theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
-        changed = next((k for k in ours if ours[k] != theirs[k]), None)
-        if changed:
-            raise InputError(
-                f"{run_dir}: made with {changed}={theirs[changed]!r}, now {changed}={ours[changed]!r}; use --overwrite "
-                "to start over or "
-                "another --run, with --init-from for its weights"
-            )
-    run_folder.claim(run_dir, "train")
-    atomic.write_text(note, recipes.render(recipe), durable=True)
+    with run_folder.writing(run_dir, "train", "minglm train", note.name):
+        if note.is_file() and checkpoint.find(run_dir):  # else nothing has been learnt under the other recipe
+            theirs, ours = recipes.load(note).to_dict(), recipe.to_dict()
+            changed = next((k for k in ours if ours[k] != theirs[k]), None)
+            if changed:
+                raise InputError(
+                    f"{run_dir}: made with {changed}={theirs[changed]!r}, now {changed}={ours[changed]!r}; use "
+                    "--overwrite to start over or another --run, with --init-from for its weights"
+                )
+        atomic.write_text(note, recipes.render(recipe), durable=True)
+        yield
 
 
 class TrainingRun:
@@ -108,6 +109,7 @@ class TrainingRun:
     def __init__(self, recipe: Recipe, run_dir: Path, init_from: str | Path | None, device: str | torch.device) -> None:
         self.recipe, self.dir, self.config = recipe, run_dir, recipe.config()
         self.device = torch.device(device)
+        self._newest = checkpoint.find(run_dir)[:1]
         resumed = self.load_latest(run_dir)
         start = resumed or self._initial(init_from)
         memory.check(recipe, self.device.type, self.config)
@@ -232,10 +234,23 @@ class TrainingRun:
     # ------------------------------------------------------------------ the loop
 
     def loop(self, progress: bool) -> dict:
-        """Run the steps that are left; returns `last_metrics`."""
+        """Run the steps that are left; returns `last_metrics`.
+
+        Raises:
+            InputError: another writer is in the folder, or has gone on since this run was read from it.
+        """
+        with run_lock.hold(self.dir, "minglm train") if self.first else contextlib.nullcontext():
+            return self._loop(progress)
+
+    def _loop(self, progress: bool) -> dict:
         r = self.recipe
         if self.step >= r.steps:
             return self.last_metrics()
+        if checkpoint.find(self.dir)[:1] != self._newest:
+            raise InputError(
+                f"{self.dir}: another writer has gone on since step {self.step} was read here; make the run again, and "
+                "it goes on from there"
+            )
         log = self.open_log("metrics.csv", metrics.COLUMNS)
         load_log = self.open_log(
             "expert_load.csv", ("step", "layer", *(f"expert_{e}" for e in range(self.config.n_routed_experts)))
@@ -265,7 +280,7 @@ class TrainingRun:
                     if self.step % r.checkpoint_every == 0 or self.step == r.steps or stopping:
                         log.flush_to_disk()
                         load_log.flush_to_disk()
-                        self.save()
+                        self._newest = [self.save()]
                     if stopping and self.step < r.steps:
                         raise Interrupted(
                             f"{self.dir}: stopped after step {self.step} of {r.steps}, state saved; the same command "
@@ -406,5 +421,10 @@ class TrainingRun:
     def last_metrics(self) -> dict:
         """The last row of metrics.csv, with the last validation loss, what it was measured on, and the run's folder."""
         rows = metrics.read(self.dir / "metrics.csv")
+        if not rows:
+            raise InputError(
+                f"{self.dir / 'metrics.csv'}: no row of it can be read; the weights are whole and can be used, "
+                "--overwrite trains again"
+            )
         last_val = next((row["val_loss"] for row in reversed(rows) if row["val_loss"] is not None), None)
         return {**rows[-1], "val_loss": last_val, "validation": self.data_notes["validation"], "run_dir": str(self.dir)}

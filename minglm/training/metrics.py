@@ -6,13 +6,14 @@ Floats are written with `repr`, so that two runs can be compared bit for bit.
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import math
-import os
+import sys
 from pathlib import Path
 from typing import Protocol
 
 from minglm import atomic
+from minglm.errors import InputError
 
 # step … lr follow from recipe and seed alone; the last two depend on the machine's mood.
 COLUMNS = (
@@ -55,7 +56,10 @@ class CsvLog:
         """Open for appending rows with steps above `after_step`;
         later or torn rows of an earlier attempt are dropped."""
         self.path, self.columns = path, columns
-        kept = [row for row in read(path) if row["step"] <= after_step] if path.is_file() and after_step else []
+        rows, damaged = _parsed(path) if path.is_file() and after_step else ([], 0)
+        if damaged:
+            print(f"{path}: {damaged} damaged row{'s' * (damaged > 1)} left out", file=sys.stderr)
+        kept = [row for row in rows if row["step"] <= after_step]
         with atomic.opened(path, newline="", durable=True) as out:
             out.write(",".join(columns) + "\n")
             out.writelines(self._line(row) for row in kept)
@@ -71,7 +75,7 @@ class CsvLog:
 
     def flush_to_disk(self) -> None:
         """Before a checkpoint: rows must not be younger than what they are a record of."""
-        os.fsync(self._file.fileno())
+        atomic.sync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
@@ -79,18 +83,30 @@ class CsvLog:
 
 
 def read(path: str | Path) -> list[dict]:
-    """Rows of a CSV of numbers: int or float, None where empty. A torn last line is left out."""
-    with open(path, encoding="utf-8", newline="") as file:
+    """Rows of a CSV of numbers: int or float, None where empty. A torn last line, and what a disk damaged, are left
+    out.
+
+    Raises:
+        InputError: its first line names no step, so no row can be read.
+    """
+    return _parsed(path)[0]
+
+
+def _parsed(path: str | Path) -> tuple[list[dict], int]:
+    """The rows that can be read, and how many whole lines cannot."""
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
         text = file.read()
-    lines = text.splitlines()
-    if text and not text.endswith("\n"):
-        lines = lines[:-1]
-    rows = []
-    for row in csv.DictReader(lines):
-        if None in row or None in row.values():
-            continue
-        rows.append({k: _number(v) for k, v in row.items()})
-    return rows
+    lines = [line.rstrip("\r").split(",") for line in text.split("\n")[:-1]]  # what follows the last line end is torn
+    if not lines:
+        return [], 0
+    columns, rows = lines[0], []
+    if "step" not in columns:
+        raise InputError(f"{path}: damaged, its first line names no columns; move the file away and run the same again")
+    for cells in lines[1:]:
+        with contextlib.suppress(ValueError):  # too few or too many cells, or one that is no number
+            row = {name: _number(cell) for name, cell in zip(columns, cells, strict=True)}
+            rows += [row] if isinstance(row["step"], int) else []
+    return rows, len(lines) - 1 - len(rows)
 
 
 def _number(text: str) -> int | float | None:

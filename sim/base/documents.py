@@ -39,13 +39,23 @@ def read_document(path: str | Path) -> object:
         raise
     except (OSError, ValueError) as err:
         raise InputError(f"{path}: cannot be read ({getattr(err, 'strerror', None) or err}); check the path") from None
-    if b"\0" in data:
-        raise InputError(f"{path}: a binary file; give a text file in YAML or JSON")
+    return parse_text(decode_text(data, path, "YAML or JSON"), str(path))
+
+
+def decode_text(data: bytes, path: str | Path, formats: str) -> str:
+    """Text of a file in UTF-8, or in UTF-16 with its mark, as editors and spreadsheets on Windows save it.
+
+    Raises:
+        InputError: another encoding, or no text at all.
+    """
+    marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text; give a text file in YAML or JSON") from None
-    return parse_text(text, str(path))
+        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8 ({formats})") from None
+    if "\0" in text:
+        raise InputError(f"{path}: a binary file; give a text file in {formats}")
+    return text
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -89,6 +99,9 @@ def _yaml(text: str, where: str) -> object:
     try:
         return yaml.load(text, Loader=_loader(yaml))
     except yaml.YAMLError as err:
+        tab = next((n for n, line in enumerate(text.splitlines(), 1) if re.match(r" *\t", line)), 0)
+        if tab:
+            raise InputError(f"{where}: line {tab} is indented with a tab; YAML is indented with spaces") from None
         raise InputError(f"{where}: not valid YAML ({_one_line(err)}); check the indentation and quotes") from None
     except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as err:
         raise InputError(f"{where}: not valid YAML ({_one_line(err)}); check the values") from None

@@ -81,7 +81,10 @@ SI = {
     "ratio": "1",
     "count": "1",
 }
-_NUMBER = re.compile(r"^([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)$")
+_NUMBER = re.compile(r"^([+-]?(?:\d[\d_,.]*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)$")
+_THOUSANDS = re.compile(r"^[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?:[eE][+-]?\d+)?$")
+# Quantities that are whole, so that a comma before three digits can only part thousands.
+_WHOLE = ("count", "bytes", "money")
 
 
 def parse(raw: object, dimension: str, name: str = "value", *, low: float | None = 0.0, high: float = LARGEST) -> float:
@@ -103,7 +106,8 @@ def parse(raw: object, dimension: str, name: str = "value", *, low: float | None
     split = _number_and_unit(text, dimension)
     if split is None:
         raise InputError(f"{name}: {raw!r} is not a quantity; give a number with a unit such as {_example(dimension)}")
-    number, unit = split
+    digits, unit = split
+    number = _number(digits, unit, dimension, name, raw)
     if not unit:
         return _in_range(number, name, low, high, raw)
     if unit not in known and unit.replace("per ", "/").replace(" ", "") in known:
@@ -119,8 +123,42 @@ def parse(raw: object, dimension: str, name: str = "value", *, low: float | None
     return _in_range(number * known[unit], name, low, high, raw)
 
 
-def _number_and_unit(text: str, dimension: str) -> tuple[float, str] | None:
-    """('$3.5 M', 'money') → (3.5, '$ M'): the number, and its unit as the tables write it;
+def _number(digits: str, unit: str, dimension: str, name: str, raw: object) -> float:
+    """The number that `digits` write.
+
+    A point parts the decimals and commas part thousands. A comma that may be either is refused with both readings:
+    '5,57' is 5.57 in half of the world's spreadsheets, and '1,500 GB/s' may be 1500 or 1.5.
+
+    Raises:
+        InputError: not a number, or two readings.
+    """
+    plain = digits.replace("_", "")
+    if "," in plain:
+        commas, point = plain.count(","), "." in plain
+        sure = commas > 1 or point or (dimension in _WHOLE and unit in ("", *_MONEY))
+        if not (_THOUSANDS.match(plain) and sure):
+            decimal = plain.replace(".", "").replace(",", ".") if commas == 1 else ""
+            readings = [reading for reading in (decimal, plain.replace(",", "")) if _is_float(reading)]
+            shown = " or ".join(f"{reading}{' ' if unit else ''}{unit}" for reading in dict.fromkeys(readings))
+            raise InputError(
+                f"{name}: {raw!r} has a comma that may part decimals or thousands; write {shown or 'a decimal point'}"
+            )
+        plain = plain.replace(",", "")
+    if not _is_float(plain):
+        raise InputError(f"{name}: {raw!r} is not a quantity; give a number with a unit such as {_example(dimension)}")
+    return float(plain)
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number_and_unit(text: str, dimension: str) -> tuple[str, str] | None:
+    """('$3.5 M', 'money') → ('3.5', '$ M'): the digits, and the unit as the tables write it;
     None where there is no number.
     """
     money = dimension.startswith("money")
@@ -140,7 +178,7 @@ def _number_and_unit(text: str, dimension: str) -> tuple[float, str] | None:
         head = re.match(r"^([kKMB]?)\s*(\D+)$", unit)
         if head and head.group(1) and head.group(2) in _MONEY:
             unit = head.group(2) + " " + head.group(1)
-    return float(match.group(1).replace(",", "").replace("_", "")), unit
+    return match.group(1), unit
 
 
 def _in_range(value: float, name: str, low: float | None, high: float, raw: object) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from minglm.errors import InputError
+from minglm.settings import uncommented
 from sim.base.documents import parse_text
 from sim.base.units import parse
 
@@ -45,7 +46,7 @@ def question_options(args: argparse.Namespace) -> dict:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise InputError(f"--set {text!r}: must be KEY=VALUE, such as --set tp=8")
-        fixed[key.strip()] = parse_text(value, f"--set {key}")
+        fixed[key.strip()] = parse_text(uncommented(value), f"--set {key}")
     tolerance = (
         None if args.batch_tolerance is None else parse(args.batch_tolerance, "ratio", "--batch-tolerance", high=0.49)
     )

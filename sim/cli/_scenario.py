@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from minglm.runtime.arguments import SEED
 from sim.base.documents import parse_text
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -
     parser.add_argument("--cluster", help="another cluster: a name in data/clusters")
     parser.add_argument("--chip", help="another chip: a name in data/chips")
     parser.add_argument("--chips", help="another number of chips in the cluster")
-    parser.add_argument("--seed", type=int, help="seed of everything random")
+    parser.add_argument("--seed", type=SEED, help="seed of everything random")
     parser.add_argument(
         "--set",
         action="append",

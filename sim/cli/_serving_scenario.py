@@ -50,6 +50,11 @@ def _decode(args: argparse.Namespace, base: Mapping, model: ModelSource) -> dict
         precision=args.precision,
         kv=args.kv,
         attention_tp=args.tp,
+        pp=args.pp,
+        max_model_len=args.max_model_len,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        memory_share=args.gpu_memory_utilization,
         drafts=args.num_speculative_tokens,
         accept_length=args.acceptance_length,
         stack=args.stack,
@@ -65,7 +70,7 @@ def _attention_tp(decode: Mapping, model: ModelSource) -> int:
     from sim.spec.model_loader import load_model
 
     node = cluster_from(decode["cluster"]).chips_per_node
-    chips = decode.get("chips", node)
+    chips = decode.get("chips", node) // max(int(decode.get("pp", 1)), 1)
     return chips if 1 <= chips <= node and load_model(model).heads % chips == 0 else 1
 
 

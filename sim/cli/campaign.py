@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minglm.runtime.arguments import COUNT
+from minglm.runtime.terminal import json_text
 from sim.cli._scenario import load, scenario_arguments
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ clustersim campaign llama3_405b_16k_h100 --set checkpoint.kind=memory"""
 
 def add(parser: argparse.ArgumentParser) -> None:
     scenario_arguments(parser)
-    parser.add_argument("--seeds", type=int, help="campaigns for the 95%% interval (default: the scenario's, 20)")
+    parser.add_argument("--seeds", type=COUNT, help="campaigns for the 95%% interval (default: the scenario's, 20)")
     parser.add_argument("--horizon", help="stop after this time, such as '90 days'")
     parser.add_argument(
         "--trace", metavar="FILE", help="write the campaign's timeline as a Perfetto trace (Chrome JSON)"
@@ -55,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     facts["checkpoint"], facts["recovery"] = asdict(inp.checkpoint), asdict(inp.recovery)
     facts["failures_per_chip_day"] = inp.failures.per_chip_day
     if args.json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print(json_text(facts, indent=1))
     else:
         if s.phases:
             print(describe_phases(s.phases), end="\n\n")

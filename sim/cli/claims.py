@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from minglm.runtime.terminal import json_text
 
 TEXT = "every claim of the article: recomputed, traced to its sources, or marked as not to be known here"
 EXAMPLES = """clustersim claims
@@ -23,7 +24,7 @@ def main(args: argparse.Namespace) -> int:
     claim = args.claim or args.claim_id
     result = run(only=claim)
     if args.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        print(json_text(result, indent=1))
     else:
         print(format_one(result["claims"][0]) if claim else format_table(result))
     return 0 if result["all_follow"] else 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from minglm.errors import InputError
+from minglm.runtime.terminal import json_text
 from sim.base.units import show
 from sim.cli._progress import progress_bar
 from sim.cli._question import question_arguments, question_options
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     model = name_or_mapping(args.model, "--model")
     with progress_bar("chips", quiet=args.json) as report:
         result = compare(model, args.chips, names, baseline, report, **question_options(args))
-    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text(result, args))
+    print(json_text(result, indent=1) if args.json else text(result, args))
     return 0 if any("days" in r for r in result["rows"]) else 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import secrets
@@ -13,6 +12,8 @@ import tempfile
 from pathlib import Path
 
 from minglm import atomic, datafiles
+from minglm.runtime.arguments import whole
+from minglm.runtime.terminal import json_text
 
 TEXT = "open the planner page: move a slider, see time, cost, memory and what would change the answer"
 EXAMPLES = """clustersim dashboard
@@ -23,7 +24,7 @@ ONLY_NOTEBOOK = "notebook-only"  # tag of cells that the page leaves out
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=8866, help="port on this machine (default 8866)")
+    parser.add_argument("--port", type=whole(1, 65535), default=8866, help="port on this machine (default 8866)")
     parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
     parser.add_argument(
         "--no-token", action="store_true", help="no token: whoever can reach this machine's localhost can use the page"
@@ -90,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
     token = "" if args.no_token else secrets.token_hex(24)
     address = f"http://127.0.0.1:{args.port}/" + (f"?token={token}" if token else "")
     if args.json:
-        print(json.dumps({"address": address, "port": args.port, "token": token}), flush=True)
+        print(json_text({"address": address, "port": args.port, "token": token}), flush=True)
     else:
         print(f"the planner page: {address}\nstop with Ctrl-C", flush=True)
     with tempfile.TemporaryDirectory(prefix="planner-") as place:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from minglm.errors import InputError
+from minglm.runtime.arguments import COUNT
+from minglm.runtime.terminal import json_text
 from sim.base.units import show
 from sim.cli._progress import progress_bar
 from sim.cli._question import question_arguments, question_options
@@ -29,9 +29,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chips", help="chips of the cluster; a plan may use fewer (default: the cluster's)")
     parser.add_argument("--stack", help="software stack, as in data/stacks.yaml (default generic)")
     add_price_flags(parser)
-    parser.add_argument("--top-k", type=int, default=20, help="length of the ranked list (default 20)")
+    parser.add_argument("--top-k", type=COUNT, default=20, help="length of the ranked list (default 20)")
     parser.add_argument(
-        "--samples", type=int, help="Monte Carlo samples for the winner's interval (default: 500 with --out, else none)"
+        "--samples",
+        type=COUNT,
+        help="Monte Carlo samples for the winner's interval (default: 500 with --out, else none)",
     )
     parser.add_argument("--out", help="folder for plan.json, plans.csv and plan.html")
 
@@ -41,8 +43,6 @@ def main(args: argparse.Namespace) -> int:
     from sim.planner.question import question
     from sim.report.plan import write
 
-    if args.top_k < 1:
-        raise InputError(f"--top-k {args.top_k}: must be at least 1; give for example 20")
     plan_question = question(
         name_or_mapping(args.model, "--model"),
         name_or_mapping(args.cluster, "--cluster"),
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
         result = answer(plan_question, args.top_k, report, samples=samples)
     if args.out:
         write(result, Path(args.out))
-    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text(result))
+    print(json_text(result, indent=1) if args.json else text(result))
     return 0
 
 

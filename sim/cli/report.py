@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from minglm.errors import InputError
+from minglm.runtime.terminal import json_text
 
 TEXT = "write one self-contained HTML page for a run folder"
 EXAMPLES = """clustersim run glm5_100k_910b && clustersim report runs/glm5_100k_910b
@@ -39,5 +39,5 @@ def main(args: argparse.Namespace) -> int:
                 f"{folder}/metrics.json: not a projection; make it again with clustersim run SCENARIO --out {folder}"
             )
         page = write_page(metrics, folder / "report.html")
-    print(json.dumps({"report": str(page)}) if args.json else f"written: {page}")
+    print(json_text({"report": str(page)}) if args.json else f"written: {page}")
     return 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
+from minglm.runtime.arguments import SEED
+from minglm.runtime.terminal import json_text
+from minglm.settings import uncommented
 from sim.base.documents import parse_text
 
 TEXT = "rollouts of reinforcement learning: tokens/s, idle and tail, staleness, waste, best split, over-sampling, cost"
@@ -28,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key (YAML value); may be repeated"
     )
-    parser.add_argument("--seed", type=int, help="seed of the lengths")
+    parser.add_argument("--seed", type=SEED, help="seed of the lengths")
     parser.add_argument(
         "--questions", action="store_true", help="also the best split of the chips and the over-sampling that pays"
     )
@@ -53,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
         from sim.validation import local_runs
 
         report = local_runs.agree(args.run)
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else local_runs.table_text(report))
+        print(json_text(report, indent=1) if args.json else local_runs.table_text(report))
         return 0
     if not args.case:
         raise InputError(
@@ -69,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
         from sim.trace.rollout_timeline import figure
 
         write_figure(figure(simulate(replace(scenario.case, watch=24))), Path(args.figure))
-    print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else text(report))
+    print(json_text(report, indent=1) if args.json else text(report))
     return 0
 
 
@@ -81,7 +83,7 @@ def _changes(args: argparse.Namespace) -> dict:
         key, sign, value = item.partition("=")
         if not sign or not key.strip():
             raise InputError(f"--set {item!r}: must be key=value, such as --set max_staleness=2")
-        out |= canonical({key.strip(): parse_text(value, f"--set {key.strip()}")}, "--set")
+        out |= canonical({key.strip(): parse_text(uncommented(value), f"--set {key.strip()}")}, "--set")
     if args.mode:
         out["mode"] = args.mode
     if args.seed is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from minglm.runtime.terminal import json_text
 from sim.cli._progress import elapsed
 from sim.cli._scenario import load, scenario_arguments
 
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
         recorder.write(args.trace)
     folder = None if args.out == "none" else save(result, scenario, Path(args.out) if args.out else None)
     if args.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        print(json_text(result, indent=1))
     else:
         print(table_text(result))
         if folder:

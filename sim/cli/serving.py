@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from minglm.errors import InputError
+from minglm.runtime.arguments import COUNT, SEED, number, whole
+from minglm.runtime.terminal import json_text
 from sim.base.units import parse
 from sim.cli._serving_scenario import scenario_from
 from sim.cost.price_flags import CHIP_HOUR
@@ -34,24 +35,39 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="a name in data/models, or a Hugging Face config.json (default glm5)")
     parser.add_argument("--cluster", action="append", help="a name in data/clusters; with --size it may be repeated")
-    parser.add_argument("--chips", type=int, help="chips of an instance (default: a node)")
-    parser.add_argument("--precision", help="bf16, fp8, w8a8, w4a8 or nvfp4 (default fp8)")
+    parser.add_argument("--chips", type=COUNT, help="chips of an instance (default: a node)")
+    parser.add_argument(
+        "--precision",
+        help="bf16, fp8, w8a8, w4a8, nvfp4, mxfp4, or weights alone: awq, gptq, int4, w4a16, int8 (default fp8)",
+    )
     parser.add_argument("--kv", help="cache format: bf16 or fp8")
     parser.add_argument(
-        "--tp", type=int, help="attention tensor-parallel width; the rest is attention data parallelism"
+        "--tp", type=COUNT, help="attention tensor-parallel width; the rest is attention data parallelism"
     )
-    parser.add_argument("--num-speculative-tokens", type=int, help="draft tokens by multi-token prediction")
-    parser.add_argument("--acceptance-length", type=float, help="mean tokens a step yields with drafts")
-    parser.add_argument("--stack", help="serving software, a name in data/serving/stacks.yaml")
-    parser.add_argument("--prompt", type=float, help="prompt tokens")
-    parser.add_argument("--output", type=float, help="output tokens")
-    parser.add_argument("--cv", type=float, help="coefficient of variation of both lengths (default 0)")
-    parser.add_argument("--prefix-cache-hit-rate", type=float, help="share of the prompt found in a prefix cache")
-    parser.add_argument("--rate", type=float, help="requests per second (open loop)")
+    parser.add_argument("--pp", type=COUNT, help="pipeline stages of an instance (default 1)")
     parser.add_argument(
-        "--concurrency", type=int, help="requests in flight; each that ends is followed by another (closed loop)"
+        "--gpu-memory-utilization", type=number(minimum=0.05, maximum=1), help="share of a chip that the engine takes"
     )
-    parser.add_argument("--requests", type=int, help="requests to simulate (default 1000)")
+    parser.add_argument("--max-model-len", type=COUNT, help="longest context served (default: the model's)")
+    parser.add_argument("--max-num-seqs", type=COUNT, help="requests of a pass, which the engine keeps memory for")
+    parser.add_argument("--max-num-batched-tokens", type=COUNT, help="prompt tokens of a pass, kept memory for")
+    parser.add_argument("--num-speculative-tokens", type=whole(0), help="draft tokens by multi-token prediction")
+    parser.add_argument("--acceptance-length", type=number(minimum=1), help="mean tokens a step yields with drafts")
+    parser.add_argument(
+        "--stack",
+        help="serving software, a name in data/serving/stacks.yaml, such as vllm (2025 on), vllm-v0 (2024), sglang",
+    )
+    parser.add_argument("--prompt", type=number(minimum=1), help="prompt tokens")
+    parser.add_argument("--output", type=number(minimum=1), help="output tokens")
+    parser.add_argument("--cv", type=number(minimum=0), help="coefficient of variation of both lengths (default 0)")
+    parser.add_argument(
+        "--prefix-cache-hit-rate", type=number(minimum=0, maximum=1), help="share of the prompt found in a prefix cache"
+    )
+    parser.add_argument("--rate", type=number(above=0), help="requests per second (open loop)")
+    parser.add_argument(
+        "--concurrency", type=COUNT, help="requests in flight; each that ends is followed by another (closed loop)"
+    )
+    parser.add_argument("--requests", type=COUNT, help="requests to simulate (default 1000)")
     parser.add_argument("--ttft", help="time to first token wanted, such as 2s")
     parser.add_argument("--tpot", help="time per output token wanted, such as 50ms")
     parser.add_argument(
@@ -61,15 +77,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--ask", choices=("fits", "speed", "margin", "context"), help="answer one of the questions about the model"
     )
     parser.add_argument(
-        "--target-tps", type=float, help="tokens/s for one stream in --ask speed and margin (default 72.5)"
+        "--target-tps", type=number(above=0), help="tokens/s for one stream in --ask speed and margin (default 72.5)"
     )
-    parser.add_argument("--context", type=float, help="tokens of context in --ask speed and context")
+    parser.add_argument("--context", type=number(minimum=1), help="tokens of context in --ask speed and context")
     CHIP_HOUR.add_to(parser)
     parser.add_argument(
-        "--token-price", nargs=2, type=float, metavar=("INPUT", "OUTPUT"), help="dollars per million tokens"
+        "--token-price", nargs=2, type=number(minimum=0), metavar=("INPUT", "OUTPUT"), help="dollars per million tokens"
     )
     parser.add_argument("--mode", choices=("hybrid", "roofline"), help="how steps are timed (default hybrid)")
-    parser.add_argument("--seed", type=int, help="seed of arrivals and lengths")
+    parser.add_argument("--seed", type=SEED, help="seed of arrivals and lengths")
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
@@ -84,8 +100,21 @@ SIZING = (
     *("chips", "precision", "kv", "num_speculative_tokens", "acceptance_length", "prompt", "output"),
     *("prefix_cache_hit_rate", "rate", "concurrency", "ttft", "tpot", "chip_hour_price", "mode", "seed"),
 )
+ENGINE = ("gpu_memory_utilization", "max_model_len", "max_num_seqs", "max_num_batched_tokens")
 SIMULATION = (
-    *("chips", "precision", "kv", "tp", "num_speculative_tokens", "acceptance_length", "stack", "prompt", "output"),
+    *(
+        "chips",
+        "precision",
+        "kv",
+        "tp",
+        "pp",
+        *ENGINE,
+        "num_speculative_tokens",
+        "acceptance_length",
+        "stack",
+        "prompt",
+        "output",
+    ),
     *("cv", "prefix_cache_hit_rate", "rate", "concurrency", "requests", "ttft", "tpot", "chip_hour_price"),
     *("token_price", "mode"),
 )
@@ -128,7 +157,7 @@ def main(args: argparse.Namespace) -> int:
         changed = any(getattr(args, name) is not None for name in ("model", "cluster", *SIMULATION))
         result = run(scenario_from(args, rent) if changed or not args.scenario else args.scenario, seed=args.seed)
         text = _scenario_text(result)
-    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else text)
+    print(json_text(result, indent=1) if args.json else text)
     targets = result.get("target")
     return 1 if isinstance(targets, dict) and any(not t["met"] for t in targets.values()) else 0
 
@@ -241,6 +270,23 @@ def _option_text(option: Option) -> str:
     )
 
 
+def _receipt_text(m: dict) -> str:
+    """The receipt of one chip, and what its cache holds."""
+    items = [f"{name} {size:.1f}" for name, size in m["receipt_gib"].items() if name not in ("chip", "usable", "cache")]
+    return (
+        f"{m['usable_gib']:.1f} GiB of {m['chip_gib']:.1f} usable a chip: {', '.join(items)}; "
+        f"cache {m['receipt_gib']['cache']:.1f} GiB at {m['kv_bytes_per_token']:,.0f} bytes a token = "
+        f"{m['kv_tokens_per_group']:,} tokens a group; {m['contexts_that_fit']:,} contexts of {m['context']:,.0f} fit"
+    )
+
+
+def _range(full: dict) -> str:
+    """The range that holds 80% of measured engines of the kind, where one is known."""
+    if "tpot_ms_low" not in full:
+        return ""
+    return f" (80% of measured engines: {full['tpot_ms_low']:.1f}-{full['tpot_ms_high']:.1f})"
+
+
 def _scenario_text(r: dict) -> str:
     m, sim, full = r["memory"]["decode"], r["simulated"], r["full_batch"]
     lines = [
@@ -248,10 +294,8 @@ def _scenario_text(r: dict) -> str:
         "",
         f"deployment   {r['deployment']['decode']}",
         f"prefill      {r['deployment']['prefill']}",
-        f"memory       {m['weights_gib']:.1f} GiB of weights in {m['usable_gib']:.1f} usable a chip; "
-        f"{m['kv_bytes_per_token']:,.0f} bytes of cache a token; "
-        f"{m['contexts_that_fit']:,} contexts of {m['context']:,.0f} fit",
-        f"full batch   {full['requests_per_group']} requests a group: TPOT {full['tpot_ms']:.1f} ms, "
+        f"memory       {_receipt_text(m)}",
+        f"full batch   {full['requests_per_group']} requests a group: TPOT {full['tpot_ms']:.1f} ms{_range(full)}, "
         f"{full['tokens_per_s_chip']:,.0f} tokens/s a chip; {full['time_goes_to']}",
         f"one prompt   prefill {r['one_prompt']['prefill_ms']:,.0f} ms; {r['one_prompt']['time_goes_to']}",
         f"simulated    {sim['finished']:,} requests in {sim['duration_s']:,.0f} s; mean batch "

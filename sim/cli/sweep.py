@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from minglm import atomic
 from minglm.errors import InputError
+from minglm.runtime.arguments import COUNT
+from minglm.runtime.terminal import json_text
+from minglm.settings import uncommented
 from sim.base import parallel_map
 from sim.base.documents import parse_text
 from sim.base.units import show
@@ -33,7 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "repeated",
     )
     parser.add_argument(
-        "--samples", type=int, help="Monte Carlo with so many samples over the facts' ranges and --vary"
+        "--samples", type=COUNT, help="Monte Carlo with so many samples over the facts' ranges and --vary"
     )
     parser.add_argument(
         "--no-hardware-facts", action="store_true", help="with --samples: hold the hardware facts, draw --vary alone"
@@ -44,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="with --engine ray: the cluster (default: RAY_ADDRESS, else one on this machine)",
     )
-    parser.add_argument("--workers", type=int, help="processes (default: all cores)")
+    parser.add_argument("--workers", type=COUNT, help="processes (default: all cores)")
     parser.add_argument("--out", help="grid: the .csv (gone on with when it exists) or .parquet; Monte Carlo: a .json")
 
 
@@ -60,7 +62,7 @@ def varied_fields(args: argparse.Namespace) -> dict:
             raise InputError(f"--vary {text!r}: must be FIELD=VALUES, such as --vary plan.tp=[4,8]")
         if name in PRICES:
             name = f"prices.{name}"
-        values = parse_text(value, f"--vary {name}")
+        values = parse_text(uncommented(value), f"--vary {name}")
         fields[name] = values if isinstance(values, (list, dict)) else [values]
     return fields
 
@@ -69,11 +71,9 @@ def main(args: argparse.Namespace) -> int:
     parallel_map.check(args.engine)
     if args.ray_address and args.engine != "ray":
         raise InputError(f"--ray-address {args.ray_address}: needs --engine ray")
-    if args.workers is not None and args.workers < 1:
-        raise InputError(f"--workers {args.workers}: must be at least 1")
     result: dict | list[dict]
     result, table = _monte_carlo(args) if args.samples is not None else _grid(args)
-    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else table)
+    print(json_text(result, indent=1) if args.json else table)
     return 0
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from minglm.errors import InputError
+from minglm.runtime.terminal import json_text
 from sim.cli._scenario import load, scenario_arguments
 
 TEXT = "write one training step as a Perfetto trace, a timeline page or Chakra traces; name its critical path"
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
         "critical_path": path_facts(p),
         "sensitivity": {part: saved_s / p.result.step_s for part, saved_s in saved if saved_s > 0},
     }
-    print(json.dumps(answer, indent=1) if args.json else text(answer))
+    print(json_text(answer, indent=1) if args.json else text(answer))
     return 0
 
 
@@ -74,7 +74,7 @@ def _replay(args: argparse.Namespace) -> int:
     result = replay(args.replay)
     answer = {"step_s": result.step_s, "files": len(result.ends_us), "nodes": sum(map(len, result.ends_us))}
     words = f"replayed {answer['nodes']:,} nodes of {answer['files']} files: {answer['step_s']:.6f} s"
-    print(json.dumps(answer) if args.json else words)
+    print(json_text(answer) if args.json else words)
     return 0
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from minglm import datafiles
+from minglm.runtime.terminal import json_text
 from sim.validation import figures
 
 TEXT = "how wrong are we? predict measured runs and show the error"
@@ -15,6 +15,7 @@ EXAMPLES = f"""clustersim validate
 clustersim validate my_runs.yaml                   (schema: {datafiles.where("published_runs", "schema.json")})
 clustersim validate {datafiles.where("published_runs", "held_out", "megatron_bridge.yaml")}
 clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
+clustersim validate --serving --summary            (latencies of inference engines, by model, chip and engine)
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
 clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
@@ -50,16 +51,21 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     if args.serving:
+        from sim.validation import engine_rows
         from sim.validation import serving as serving_validate
 
+        if args.summary:
+            result = engine_rows.summary()
+            print(json_text(result, indent=1) if args.json else engine_rows.summary_text(result))
+            return compared(result)
         report = serving_validate.validate()
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else serving_validate.table_text(report))
+        print(json_text(report, indent=1) if args.json else serving_validate.table_text(report))
         return compared(report)
     if args.rollouts:
         from sim.validation import rollout
 
         report = rollout.validate()
-        print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else rollout.table_text(report))
+        print(json_text(report, indent=1) if args.json else rollout.table_text(report))
         return compared(report)
     if args.summary or args.coverage:
         return _left_out(args)
@@ -67,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
 
     result = training.run(args.files or None, cross=args.cross)
     if args.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        print(json_text(result, indent=1))
     else:
         print(figures.format_table(result))
     if args.figure:
@@ -85,7 +91,7 @@ def _left_out(args: argparse.Namespace) -> int:
 
     result = summary.summary()
     if args.json:
-        print(json.dumps(result if args.summary else result["coverage"], indent=1, ensure_ascii=False))
+        print(json_text(result if args.summary else result["coverage"], indent=1))
     else:
         print(summary.summary_text(result) if args.summary else summary.coverage_text(result["coverage"]))
     return 0

@@ -36,7 +36,7 @@ MAX_UPLOAD = 2**20
 
 def folder() -> Path:
     """Where saved scenarios and reports lie."""
-    return datafiles.runs() / "planner"
+    return datafiles.runs("planner")
 
 
 def document(a: Answer, name: str = "") -> dict:

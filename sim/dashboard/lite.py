@@ -8,7 +8,6 @@ file are those of the files that are served, and what is not served is not in th
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -22,13 +21,11 @@ from importlib import metadata
 from pathlib import Path
 
 from minglm import atomic, datafiles
-from minglm.errors import InputError
+from minglm.errors import InputError, Parser
 from minglm.runtime import run_folder
 from sim.dashboard import lite_wheel
 from sim.report.html import static_text
 
-CACHE = datafiles.default_runs() / ".lite"
-SITE = datafiles.default_runs() / "lite"
 PYODIDE = "314.0.6"
 CORE = ("pyodide.mjs", "pyodide.js", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "package.json")
 NOTEBOOKS = ("plan/planner.ipynb", "plan/compare_two_clusters.ipynb", "plan/write_the_report.ipynb")
@@ -47,7 +44,7 @@ CODE = "from sim.dashboard.page import open_page; page = open_page()"
 KERNEL = "@jupyterlite/pyodide-kernel-extension:kernel"
 
 
-def fetch_pyodide(cache: Path = CACHE) -> Path:
+def fetch_pyodide(cache: Path) -> Path:
     """The unpacked npm package, fetched once.
 
     Raises:
@@ -62,7 +59,11 @@ def fetch_pyodide(cache: Path = CACHE) -> Path:
             )
         place.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            ["npm", "pack", f"pyodide@{PYODIDE}", "--silent"], cwd=place, capture_output=True, text=True
+            ["npm", "pack", f"pyodide@{PYODIDE}", "--silent"],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            errors="replace",
         )
         if done.returncode:
             raise InputError(
@@ -93,7 +94,7 @@ def closure(lock: dict, names=THEIRS) -> dict[str, str]:
     return out
 
 
-def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
+def fetch_wheels(lock: dict, cache: Path) -> dict[str, Path]:
     """Name → wheel of everything the kernel and the page need, fetched once with pip."""
     place = cache / "wheels"
     place.mkdir(parents=True, exist_ok=True)
@@ -128,6 +129,7 @@ def fetch_wheels(lock: dict, cache: Path = CACHE) -> dict[str, Path]:
             ],
             capture_output=True,
             text=True,
+            errors="replace",
         )
         if done.returncode:
             raise InputError(
@@ -191,12 +193,14 @@ def lock_file(lock: dict, wheels: dict[str, Path], project: Path) -> dict:
     return {**lock, "packages": packages}
 
 
-def stage(cache: Path = CACHE) -> Path:
+def stage(cache: Path) -> Path:
     """The folder that JupyterLite builds from: Pyodide with its wheels, the notebooks and the settings."""
     package = fetch_pyodide(cache)
     lock = json.loads((package / "pyodide-lock.json").read_text(encoding="utf-8"))
     wheels, staged = fetch_wheels(lock, cache), cache / "stage"
-    shutil.rmtree(staged, ignore_errors=True)
+    run_folder.refuse_foreign(staged, "stage")
+    shutil.rmtree(staged, ignore_errors=True)  # of the cache, remade each time
+    run_folder.claim(staged, "stage")
     static = staged / "static" / "pyodide"
     static.mkdir(parents=True)
     project = lite_wheel.build(static)
@@ -242,8 +246,8 @@ def page(site: Path) -> Path:
     return path
 
 
-def build(site: Path = SITE, cache: Path = CACHE) -> Path:
-    """Build the site; returns planner.html.
+def build(site: Path | None = None) -> Path:
+    """Build the site (default runs/lite); returns planner.html.
 
     Raises:
         InputError: something to build from is missing, or JupyterLite refuses.
@@ -253,9 +257,14 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
         import jupyterlite_pyodide_kernel  # noqa: F401
     except ImportError as err:
         raise InputError(f"{err.name} is not installed; {datafiles.install_hint('dev')}, then build again") from None
-    staged = stage(cache)
+    site, staged = site or datafiles.runs("lite"), stage(datafiles.runs(".lite"))
     run_folder.set_aside(site, "site")
-    run_folder.claim(site, "site")
+    with run_folder.writing(site, "site", "make lite"):
+        _run_jupyterlite(staged, site)
+    return page(site)
+
+
+def _run_jupyterlite(staged: Path, site: Path) -> None:
     done = subprocess.run(
         [
             sys.executable,
@@ -281,36 +290,39 @@ def build(site: Path = SITE, cache: Path = CACHE) -> Path:
         cwd=staged,
         capture_output=True,
         text=True,
+        errors="replace",
     )
     if done.returncode or not (site / "jupyter-lite.json").is_file():
         raise InputError(
             f"JupyterLite did not build ({_last(done.stderr or done.stdout)}); run jupyter lite build in {staged} to "
             "see why"
         )
-    run_folder.claim(site, "site")
-    return page(site)
+    run_folder.claim(site, "site")  # it empties the folder first
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the site; the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sim.dashboard.lite",
         description="Build the planner page as a site that needs nothing but a browser.",
     )
-    parser.add_argument("--out", type=Path, default=SITE, help="folder of the site (default runs/lite)")
+    parser.add_argument("--out", type=Path, help="folder of the site (default runs/lite)")
     args = parser.parse_args(argv)
     try:
-        page_path = build(args.out.resolve())
+        site = (args.out or datafiles.runs("lite")).resolve()
+        page_path = build(site)
     except InputError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2
-    size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
+    size = sum(p.stat().st_size for p in site.rglob("*") if p.is_file())
     print(
-        f"{page_path}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {args.out} "
+        f"{page_path}: {size / 1e6:.0f} MB\nserve it: {sys.executable} -m http.server --bind 127.0.0.1 -d {site} "
         "8000, then open http://127.0.0.1:8000/planner.html"
     )
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

@@ -24,11 +24,13 @@ MINGLM = (
     "datafiles.py",
     "errors.py",
     "plots.py",
+    "settings.py",
     "course/__init__.py",
     "course/notebook.py",
     "runtime/__init__.py",
     "runtime/ray.py",
     "runtime/run_folder.py",
+    "runtime/run_lock.py",
     "rl/__init__.py",
     "rl/policy.py",
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from minglm import atomic, plots
+from minglm import atomic, datafiles, plots
 from minglm.errors import InputError
 from sim.base.units import show
 from sim.report.html import Page, cards, table
@@ -26,7 +26,7 @@ def save(result: dict, scenario, folder: Path | None = None) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    folder = folder or Path("runs") / slug(scenario.name)
+    folder = folder or datafiles.runs(slug(scenario.name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, value in (("config", scenario.document), ("versions", result["versions"]), ("metrics", result)):

@@ -11,6 +11,7 @@ from minglm.rl.policy import Policy
 from sim.rollout.build_lengths import build_lengths
 from sim.rollout.build_rates import build_engine_speed, update_seconds
 from sim.rollout.case import Case
+from sim.rollout.placement import FRAMEWORKS
 
 MAX_TRAJECTORIES = 20_000_000  # of a step
 MAX_ENGINES = 1_000_000
@@ -57,8 +58,17 @@ def build_case(values: Mapping[str, Any], notes: list[str]) -> Case:
         seed=values.get("seed", 0),
         chips_per_engine=layout.chips_per_engine,
         train_chips=0 if layout.colocated else layout.train_chips,
+        placement=_placement(values, notes),
         name=values.get("name", "rollouts"),
     ).check()
+
+
+def _placement(values: Mapping[str, Any], notes: list[str]) -> str:
+    """As given, as the framework does it, or by group."""
+    framework = FRAMEWORKS.get(values.get("framework", ""))
+    if framework and "placement" not in values:
+        notes.append(f"placement {framework.placement} ({framework.source})")
+    return values.get("placement", framework.placement if framework else "group")
 
 
 def _batch(values: Mapping[str, Any], notes: list[str]) -> tuple[int, int]:

@@ -53,6 +53,7 @@ class Case:
         1.0  # where both share a machine: an engine is so many times slower while the trainer works,
     )
     train_interference: float = 1.0  # and an update so many times slower while engines decode
+    placement: str = "sample"  # which engine a sample goes to: `sim.rollout.placement.PLACEMENTS`
     share_prompts: bool = False  # samples of a group admitted together prefill their prompt once, one call for all
 
     def train_seconds(self, rows: list[int]) -> float:

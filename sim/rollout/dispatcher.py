@@ -6,7 +6,6 @@ anew; the event planned before is then stale and is passed over (`Engine.timer`)
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from sim.rollout.case import Case
 from sim.rollout.collector import Collector
 from sim.rollout.engine import Engine, Trajectory
 from sim.rollout.group import Group
+from sim.rollout.placement import Placement
 
 
 class Dispatcher:
@@ -37,7 +37,7 @@ class Dispatcher:
         self.rollout_began = self.last_complete = 0.0
         self.group_done, self.drained = env.event(), env.event()
         self._rng = random.Random(case.seed)
-        self._loads = [(0, engine.id) for engine in engines]  # heap of (load, engine), stale entries skipped
+        self._placement = Placement(case.placement, engines, case.policy.prompts_per_batch)
         self._dirty: dict[int, Engine] = {}  # changed at this moment, to be planned
 
     # ---- submission
@@ -75,22 +75,12 @@ class Dispatcher:
         return group
 
     def _dispatch(self, trajectory: Trajectory) -> None:
-        """To the engine with the fewest requests, the first of equals."""
-        if len(self._loads) > 8 * len(self.engines) + 64:
-            self._loads = [(e.load, e.id) for e in self.engines]
-            heapq.heapify(self._loads)
-        loads, engines = self._loads, self.engines
-        while True:
-            load, i = loads[0]
-            engine = engines[i]
-            if engine.n + len(engine.queue) == load:
-                break
-            heapq.heappop(loads)
-        if i not in self._dirty:
+        """To the queue of the engine that the placement chooses."""
+        engine = self._placement.choose(trajectory.group)
+        if engine.id not in self._dirty:
             engine.advance(self.env.now)
-            self._dirty[i] = engine
+            self._dirty[engine.id] = engine
         engine.queue.append(trajectory)
-        heapq.heapreplace(loads, (load + 1, i))
 
     def _plan_changed(self) -> None:
         dirty, self._dirty = self._dirty, {}
@@ -120,8 +110,12 @@ class Dispatcher:
         ended = engine.fire(self.env.now)
         self.collector.count(engine.n - before)
         self._dirty[engine.id] = engine
-        complete = [self._ended(trajectory) for trajectory in ended]
-        heapq.heappush(self._loads, (engine.n + len(engine.queue), engine.id))
+        complete = [self._ended(trajectory) for trajectory in ended if trajectory.done >= trajectory.length]
+        self._placement.changed(engine)
+        if self.case.placement == "divided":
+            for trajectory in ended:
+                if trajectory.done < trajectory.length:
+                    self._dispatch(trajectory)
         any_complete = any(complete)
         if any_complete and (self.policy.continuous or self.rolling_out):
             self.refill()
@@ -207,7 +201,7 @@ class Dispatcher:
             self.collector.lost["surplus"] += unfinished.values()
         self.running_versions.clear()
         self.status.running, self.status.finished = 0, len(self.finished)
-        self._loads = [(0, engine.id) for engine in self.engines]
+        self._placement.reset()
 
     def slow_down(self, factor: float) -> None:
         """From now on every engine takes `factor` times its usual seconds: a trainer shares the machine, or no

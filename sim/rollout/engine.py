@@ -134,6 +134,7 @@ class Engine:
     __slots__ = (
         "blocked",
         "busy_s",
+        "chunk",
         "curve",
         "heap",
         "held",
@@ -175,7 +176,9 @@ class Engine:
         topk: float | None = None,
         share_prompts: bool = False,
         kv_offload_s: float = 0.0,
+        chunk: int | None = None,
     ):
+        self.chunk = chunk or 1 << 60  # tokens after which a request may go elsewhere, its cache with it
         self.topk = topk or math.inf  # context of the longest request from which on a step costs `beyond` more
         self.id, self.curve, self.prefill_s, self.prefill_fixed_s = id, curve, prefill_s, prefill_fixed_s
         self.kv_limit, self.max_running = kv_limit or math.inf, max_running or 1 << 60
@@ -273,7 +276,7 @@ class Engine:
         while heap and heap[0][0] <= self.target:
             _, serial, trajectory = heapq.heappop(heap)
             if serial == trajectory.admitted:
-                self._leave(trajectory, trajectory.length)
+                self._leave(trajectory, min(trajectory.length, trajectory.done + self.chunk))
                 ended.append(trajectory)
         self.blocked = False
         return ended
@@ -347,7 +350,8 @@ class Engine:
             trajectory.admitted = self.serial
             trajectory.origin = self.v - trajectory.done
             trajectory.first_mark = len(self.marks) - 1
-            heapq.heappush(self.heap, (trajectory.origin + trajectory.length, self.serial, trajectory))
+            until = min(trajectory.length, trajectory.done + self.chunk)
+            heapq.heappush(self.heap, (trajectory.origin + until, self.serial, trajectory))
             self.order.append((self.serial, trajectory))
             count += 1
         return count

@@ -10,6 +10,7 @@ from minglm.rl.policy import MODES
 from sim.base.fields import Field, Section
 from sim.base.units import parse
 from sim.rollout.lengths import EXPLAINED
+from sim.rollout.placement import FRAMEWORKS, PLACEMENTS
 from sim.scenario.fields import PRICES
 
 UNBOUNDED = 1e6  # a staleness bound that never binds
@@ -299,6 +300,13 @@ CASE = Section(
             ("tau", "version_gap", "max_version_gap"),
             low=0,
         ),
+        Field("framework", "text", "whose habits hold where nothing is said", choices=tuple(FRAMEWORKS)),
+        Field(
+            "placement",
+            "text",
+            "which engine a sample goes to (default: the framework's, else its group's)",
+            choices=PLACEMENTS,
+        ),
         Field("max_concurrent", "whole", "prompts in flight at most", low=0),
         Field("filter_keep", "ratio", "share of groups that a dynamic filter keeps", ("keep_share",)),
         Field("parts", "whole", "async: updates per weight sync that start as groups come", low=0),
@@ -308,7 +316,7 @@ CASE = Section(
         Field("strict", "bool", "async: wait for the oldest, so that max_staleness is a bound", ("strict_staleness",)),
         Field("steps", "whole", "steps to simulate", low=0),
         Field("warmup", "whole", "first steps left out", low=0),
-        Field("seed", "int", "of everything random", ("random_seed",)),
+        Field("seed", "int", "of everything random", ("random_seed",), low=0),
         Field(
             "published",
             "any",

@@ -11,14 +11,16 @@ class Group:
     Attributes:
         id: in the order of creation. version: of the weights when it was first submitted.
         kept: the dynamic filter will keep it. unfinished: samples that still run or wait.
+        engine: where its samples are placed together; None before the first.
     """
 
-    __slots__ = ("id", "kept", "samples", "unfinished", "version")
+    __slots__ = ("engine", "id", "kept", "samples", "unfinished", "version")
 
     def __init__(self, id: int, version: int, kept: bool) -> None:
         self.id, self.version, self.kept = id, version, kept
         self.samples: list[Trajectory] = []
         self.unfinished = 0
+        self.engine: int | None = None
 
     @property
     def oldest_version(self) -> int:

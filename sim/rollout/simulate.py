@@ -28,6 +28,7 @@ from sim.rollout.case import Case
 from sim.rollout.collector import Collector
 from sim.rollout.dispatcher import Dispatcher
 from sim.rollout.engine import Engine
+from sim.rollout.placement import DIVIDED_CHUNK
 from sim.rollout.result import Result
 from sim.rollout.trainer_process import TrainerProcess
 
@@ -43,10 +44,11 @@ def _engines(case: Case) -> list[Engine]:
             prefill_fixed_s=case.prefill_fixed_s,
             kv_limit=case.kv_limit,
             max_running=case.max_running,
-            reuse_kv_cache=case.reuse_kv_cache,
+            reuse_kv_cache=case.reuse_kv_cache or case.placement == "divided",
             topk=case.topk,
             share_prompts=case.share_prompts,
             kv_offload_s=case.kv_offload_s,
+            chunk=DIVIDED_CHUNK if case.placement == "divided" else None,
         )
         for i in range(case.engines)
     ]

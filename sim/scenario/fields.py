@@ -304,7 +304,7 @@ SCENARIO = Section(
         Field("failures", "mapping", "of chips, and getting over them", section=FAILURES),
         Field("checkpoint", "mapping", "how state is saved", section=CHECKPOINT),
         Field("campaign", "mapping", "of the whole training as events", section=CAMPAIGN),
-        Field("seed", "int", "of everything random"),
+        Field("seed", "int", "of everything random", low=0),
         Field("what_if", "list", "changes whose effect is shown"),
         Field("assumptions", "list", "inputs that no source gives"),
         Field("notes", "text", "anything"),

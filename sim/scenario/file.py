@@ -9,6 +9,7 @@ from typing import Any
 
 from minglm import datafiles
 from minglm.errors import InputError, nearest
+from minglm.settings import uncommented
 from sim.base.documents import parse_text, read_document
 from sim.base.fields import Section, shorten
 from sim.scenario.fields import SCENARIO
@@ -114,7 +115,7 @@ def set_value(document: Mapping[str, Any], text: str) -> dict[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise InputError(f"--set {text!r}: must be key=value, such as --set plan.tp=4")
-    return set_path(document, key.strip().split("."), parse_text(value, f"--set {key.strip()}"))
+    return set_path(document, key.strip().split("."), parse_text(uncommented(value), f"--set {key.strip()}"))
 
 
 def set_path(

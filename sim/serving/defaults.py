@@ -15,8 +15,6 @@ def default_stack(cluster: Cluster, tensor: bool) -> ServingStack:
         return load_stack("cloudmatrix-infer")
     if name.startswith("910"):
         return load_stack("ascend-a2")
-    if name.startswith("H800"):
-        return load_stack("deepseek-inhouse")
     return load_stack("sglang-tp" if tensor else "sglang-ep")
 
 

@@ -12,58 +12,27 @@ chips of the instance. MLA's latent is one head wide, so every chip of an attent
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from minglm.errors import InputError, nearest
+from sim.serving.engine_memory import ENGINES, LARGE_CHIP_BYTES, EngineMemory
+from sim.serving.formats import KV_FORMATS, Format, format_name, format_of
 from sim.serving.stacks import ServingStack, load_stack
 from sim.spec.hardware import Cluster, cluster_from
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
 
 
-@dataclass(frozen=True)
-class Format:
-    """Bytes of a stored weight (scales included) and the precision its matmuls run at."""
-
-    dense_bytes: float
-    expert_bytes: float
-    dense_compute: str
-    expert_compute: str
-    source: str
-
-
-# Embedding, head, router and norms stay in bf16 in every format, as in the published checkpoints.
-FORMATS = {
-    "bf16": Format(2.0, 2.0, "bf16", "bf16", "two bytes a weight"),
-    "fp8": Format(
-        1.0 + 4 / 16384,
-        1.0 + 4 / 16384,
-        "fp8",
-        "fp8",
-        "one byte, one fp32 scale per 128×128 block (DeepSeek-V3, GLM-5-FP8)",
-    ),
-    "w8a8": Format(1.0, 1.0, "int8", "int8", "INT8 weights and activations (CloudMatrix-Infer, GLM-5 report §5)"),
-    "w4a8": Format(
-        1.0,
-        0.5 + 2 / 256,
-        "int8",
-        "int8",
-        "attention and dense W8A8, experts W4A8 (GLM-5 report §5); a 16-bit scale per 256 weights assumed",
-    ),
-    "nvfp4": Format(
-        2.0, 0.5 + 1 / 16, "bf16", "fp4", "experts in NVFP4: a scale byte per 16 weights; the rest in bf16"
-    ),
-}
-KV_FORMATS = ("bf16", "fp8")
-MEMORY_SHARE = 0.9  # published: vLLM's default gpu_memory_utilization; the rest is activations, graphs, buffers
-
-
 @dataclass(frozen=True, eq=False)  # compared by identity: the rooflines of a deployment are kept with it
 class Deployment:
     """One serving instance.
 
+    pp: pipeline stages; an instance's chips are pp × the chips of a stage.
+    memory_share: of a chip that the engine takes; by default the engine's own. max_model_len: longest context served;
+    by default the model's. max_num_seqs, max_num_batched_tokens: of an engine's pass; by default the engine's own.
     accept_length: mean tokens that one decode step yields (1 without drafts).
     acceptance: chance that a draft token is right given the ones before it; used when accept_length is not given.
     """
@@ -78,11 +47,16 @@ class Deployment:
     acceptance: float = 0.7
     accept_length: float | None = None
     stack: ServingStack = field(default_factory=lambda: load_stack("generic"))
-    memory_share: float = MEMORY_SHARE
+    memory_share: float | None = None
     redundant_experts: int = 0
+    pp: int = 1
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stack", self.stack.for_chip(self.cluster.chip.name))
+        object.__setattr__(self, "precision", format_name(self.precision))
 
     @classmethod
     def of(
@@ -107,28 +81,29 @@ class Deployment:
             InputError: the first value that cannot.
         """
         self._check_numbers()
-        if not isinstance(self.precision, str) or self.precision not in FORMATS:
-            raise InputError(
-                f"precision {self.precision!r}: not one of {', '.join(FORMATS)}{nearest(str(self.precision), FORMATS)}"
-            )
         if self.kv not in KV_FORMATS:
             raise InputError(f"kv {self.kv!r}: not one of {', '.join(KV_FORMATS)}{nearest(str(self.kv), KV_FORMATS)}")
-        if self.chips % self.attention_tp:
+        if self.chips % self.pp or self.pp > self.model.layers:
             raise InputError(
-                f"attention_tp={self.attention_tp}: must divide chips={self.chips}; "
-                f"use for example {_largest_divisor(self.chips, self.attention_tp)}"
+                f"pp={self.pp}: must divide chips={self.chips} and not exceed the {self.model.layers} layers of "
+                f"{self.model.name}; use for example {_largest_divisor(self.chips, min(self.pp, self.model.layers))}"
             )
-        if self.model.heads % self.attention_tp:
-            raise InputError(
-                f"attention_tp={self.attention_tp}: must divide the {self.model.heads} heads of {self.model.name}; "
-                f"use for example {_largest_divisor(self.model.heads, self.attention_tp)}"
-            )
+        stage_chips = self.chips // self.pp
+        for what, count in (("chips of a stage", stage_chips), (f"heads of {self.model.name}", self.model.heads)):
+            if count % self.attention_tp:
+                raise InputError(
+                    f"attention_tp={self.attention_tp}: must divide the {count} {what}; "
+                    f"use for example {_largest_divisor(math.gcd(stage_chips, self.model.heads), self.attention_tp)}"
+                )
         if self.drafts and not self.model.mtp_modules:
             raise InputError(
                 f"drafts={self.drafts}: {self.model.name} has no multi-token-prediction module; use drafts: 0"
             )
         for name, least, most in (("acceptance", 0.0, 1.0), ("memory_share", 0.05, 1.0)):
-            if not _is_number(value := getattr(self, name)) or not least <= value <= most:
+            value = getattr(self, name)
+            if value is None and name == "memory_share":
+                continue
+            if not _is_number(value) or not least <= value <= most:
                 raise InputError(f"{name}={value!r}: must be between {least:g} and {most:g}")
         length = self.accept_length
         if length is not None and (not _is_number(length) or not 1 <= length <= self.drafts + 1):
@@ -143,14 +118,25 @@ class Deployment:
             ("attention_tp", 1, 100_000),
             ("drafts", 0, 16),
             ("redundant_experts", 0, 100_000),
+            ("pp", 1, 1000),
+            ("max_model_len", 1, 10**9),
+            ("max_num_seqs", 1, 10**6),
+            ("max_num_batched_tokens", 1, 10**7),
         ):
             value = getattr(self, name)
+            if value is None and name.startswith("max_"):
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise InputError(f"{name}={value!r}: must be a whole number from {least} to {most:,}")
 
     def with_changes(self, **fields: Any) -> Deployment:
         """The same deployment with some fields replaced, checked."""
         return replace(self, **fields).check()
+
+    @functools.cached_property
+    def stage(self) -> Deployment:
+        """The chips of one pipeline stage, with all the layers: what a token's time is made of."""
+        return replace(self, chips=self.chips // self.pp, pp=1)
 
     @functools.cached_property
     def rooflines(self) -> dict[str, Any]:
@@ -160,12 +146,49 @@ class Deployment:
     @property
     def format(self) -> Format:
         """Of the weights."""
-        return FORMATS[self.precision]
+        return format_of(self.precision, bool(self.model.experts))
+
+    @property
+    def engine(self) -> EngineMemory:
+        """How the software accounts for memory."""
+        return ENGINES[self.stack.engine]
+
+    @property
+    def usable_share(self) -> float:
+        """Share of a chip that the engine takes: `memory_share`, or the engine's default."""
+        if self.memory_share is not None:
+            return self.memory_share
+        return self.engine.default_share(self.cluster.chip.memory_bytes.value, self.attention_tp)
+
+    @property
+    def requests_of_a_pass(self) -> int:
+        """`max_num_seqs`: as given, or the engine's default on this chip."""
+        large = self.cluster.chip.memory_bytes.value >= LARGE_CHIP_BYTES
+        return self.max_num_seqs or self.engine.max_num_seqs[large]
+
+    @property
+    def attention_bytes(self) -> float:
+        """Bytes of a stored weight of attention."""
+        return self.format.dense_bytes if self._attention_quantised else 2.0
+
+    @property
+    def attention_compute(self) -> str:
+        """Precision of attention's projections."""
+        return self.format.dense_compute if self._attention_quantised else "bf16"
+
+    @property
+    def quantises_activations(self) -> bool:
+        """Products run in a low precision, so that activations are quantised before each."""
+        return self.format.dense_compute != "bf16" or self.format.expert_compute not in ("bf16",)
+
+    @property
+    def _attention_quantised(self) -> bool:
+        return self.precision != "fp8" or self.model.fp8_attention
 
     @property
     def groups(self) -> int:
-        """Attention groups: requests are spread over them."""
-        return self.chips // self.attention_tp
+        """Attention groups of a pipeline stage: requests are spread over them."""
+        return self.chips // self.pp // self.attention_tp
 
     @property
     def tensor_experts(self) -> bool:
@@ -182,6 +205,7 @@ class Deployment:
     def describe(self) -> str:
         """One line: model, formats, chips, cut, drafts, software."""
         tp = f"attention TP{self.attention_tp}×DP{self.groups}" if self.chips > 1 else "one chip"
+        tp += f"×PP{self.pp}" if self.pp > 1 else ""
         mtp = (
             f", {self.drafts} draft token{'s' if self.drafts > 1 else ''} ({self.tokens_per_step:.2f} a step)"
             if self.drafts

@@ -12,15 +12,18 @@ from dataclasses import replace
 
 from minglm.errors import InputError, nearest
 from sim.base.figure import Figure
-from sim.cost import collectives
+from sim.cost import collectives, measured
 from sim.cost.kernels import Kernels
 from sim.cost.operators import Op
 from sim.cost.operators_moe import expected_nodes
+from sim.serving.cache import index_row_bytes, kv_row_bytes
 from sim.serving.deployment import Deployment
-from sim.serving.memory import index_row_bytes, kv_row_bytes
 from sim.spec.hardware import Chip
 
 MODES = ("hybrid", "roofline")
+BLACKWELL = ("b200", "b300", "gb200", "gb300")
+GLM5_ATTENTION = (6144, 64, 2048, 512, 32, 128, 2048)  # the shape that data/measured/dsa_layer was measured with
+MEASURED_KERNEL_S = 2e-6  # a small kernel of the stacks whose grouped products were measured
 TABLE_BYTES = 128 * 8 * 7168.0  # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
 # name: (value, label, source)
 CONSTANTS = {
@@ -50,6 +53,23 @@ CONSTANTS = {
         "assumed",
         "keys at which prefill attention reaches half its share (as sim.cost.kernels)",
     ),
+    "grouped_s": (
+        30e-6,
+        "measured",
+        "start of a layer's grouped products with gating, sorting and activation: the constant term of T = start + "
+        "memory + compute over the expert tables of data/measured (H100, H200 26-33 us, Blackwell 17-31)",
+    ),
+    "small_kernel_blackwell": (
+        0.62,
+        "measured",
+        "seconds of a small kernel on Blackwell over Hopper's: the constant terms of bf16 and fp8 expert tables, 17-22 "
+        "against 30-33 us",
+    ),
+    "grouped_memory": (1.08, "measured", "seconds over the bytes' own in that sum (1.02 to 1.22 by chip and dtype)"),
+    "grouped_compute_bf16": (1.0, "measured", "seconds over the FLOPs' own at peak in that sum (0.9 to 1.1)"),
+    "grouped_compute_fp8": (1.3, "measured", "the same in fp8, one scale a tensor (1.2 Hopper, 1.5 Blackwell)"),
+    "grouped_compute_block": (2.5, "measured", "the same in block-scaled fp8 on Hopper; 1.6 on Blackwell"),
+    "grouped_compute_fp4": (1.6, "assumed", "as block-scaled fp8 on Blackwell"),
     "table_tiers": (
         0,
         "published",
@@ -70,15 +90,15 @@ class Roof:
         self.bandwidth = chip.memory_bytes_per_s.value
         self.bf16_peak = chip.peak("bf16").value
         self._kernels = {
-            # without the measured tables: the engines' shares were fitted on the generic curves
-            kind: Kernels(replace(_as_low(chip, kind, d.stack.get("matmul_share", 0.0)), tables=""))
+            kind: Kernels(_as_low(chip, kind, d.stack.get("matmul_share", 0.0)))
             for kind in ("bf16", "fp8", "int8", "fp4")
         }
         stack = d.stack
         self.decode_compute = self.bf16_peak * (stack["attention_compute"] if self.hybrid else 1.0)
         self.sparse_compute = self.bf16_peak * (stack["sparse_compute"] if self.hybrid else 1.0)
         self.decode_memory = self.bandwidth * (stack["attention_memory"] if self.hybrid else 1.0)
-        self.kernel_s = stack["small_kernel_s"] if self.hybrid else 0.0
+        faster = CONSTANTS["small_kernel_blackwell"][0] if chip.tables in BLACKWELL else 1.0
+        self.kernel_s = stack["small_kernel_s"] * faster if self.hybrid else 0.0
         self.floor_s = stack.get("matmul_floor_s", 0.0)
 
     def peak(self, kind: str) -> float:
@@ -92,8 +112,21 @@ class Roof:
         flops, size = 2.0 * m * n * k * batch, batch * (n * k * width + 2.0 * m * (n + k))
         if not self.hybrid:
             return max(flops / self.peak(kind), size / self.bandwidth)
-        time = self._kernels[kind].time(Op("matmul", "linear", "matmul", flops, size, m, n, k, batch, kind != "bf16"))
+        kernels, low = self._kernels[kind], kind != "bf16"
+        time = kernels.time(Op("matmul", "linear", "matmul", flops, size, m, n, k, batch, low))
+        native = 2.0 if kind == "bf16" else 1.0  # bytes of a weight in the tables: narrower ones are read faster
+        if width < native:
+            saved = batch * n * k * (native - width) / kernels.bandwidth
+            time = max(time - saved, flops / kernels.matmul_flops[low], size / kernels.bandwidth)
         return max(time, self.floor_s)
+
+    def grouped_compute(self, kind: str) -> float:
+        """Seconds of grouped products over their FLOPs at peak."""
+        blocks = kind == "fp8" and self.d.cluster.chip.vendor == "NVIDIA"
+        if blocks and self.d.cluster.chip.tables in BLACKWELL:
+            return CONSTANTS["grouped_compute_fp4"][0]
+        name = {"bf16": "bf16", "fp4": "fp4"}.get(kind, "block" if blocks else "fp8")
+        return CONSTANTS[f"grouped_compute_{name}"][0]
 
     def elementwise(self, size: float) -> float:
         """Seconds to move `size` bytes in elementwise kernels whose launches are counted elsewhere."""
@@ -125,10 +158,21 @@ def _as_low(chip: Chip, kind: str, share: float) -> Chip:
 # ------------------------------------------------------------------ the parts of a layer
 
 
+def small_kernels(d: Deployment, moe: bool) -> float:
+    """Small dependent kernels of a layer: norms with their residuals, rope, cache write and activation (5), and more.
+
+    A stack's count is of a layer of MLA with experts in low precision; a layer without one of these has fewer. The
+    grouped products' own (gating, sorting) are in `experts`.
+    """
+    counted = 5.0 + (4.0 if d.model.attention == "mla" else 0.0) + (4.0 if d.quantises_activations else 0.0)
+    counted += 2.0 if moe and d.model.shared_width else 0.0
+    return counted * d.stack["small_kernels"] / 15.0
+
+
 def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -> None:
     """One layer's matmuls around attention: MLA absorbed or expanded, or those of grouped-query attention."""
     d, m = roof.d, roof.d.model
-    w, kind, C = d.format.dense_bytes, d.format.dense_compute, m.hidden
+    w, kind, C = d.attention_bytes, d.attention_compute, m.hidden
     H = m.heads / d.attention_tp
     time = 0.0
     if m.attention == "mla":
@@ -146,6 +190,19 @@ def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -
         kv = max(m.kv_heads / d.attention_tp, 1.0)
         time += roof.matmul(T, (H + 2 * kv) * m.head_dim, C, w, kind) + roof.matmul(T, C, H * m.head_dim, w, kind)
     add(parts, "projections", time)
+
+
+def measured_decode_layer(roof: Roof, R: float, q: float, keys: float) -> float | None:
+    """Seconds of a whole attention layer of GLM-5 as measured (projections, indexer, top-k, sparse attention, output).
+
+    The q tokens of a request that verifies drafts count as so many requests. None for other shapes and chips.
+    """
+    d, m = roof.d, roof.d.model
+    shape = (m.hidden, m.heads, m.q_lora, m.kv_lora, m.index_heads, m.index_dim, m.index_topk)
+    if not roof.hybrid or shape != GLM5_ATTENTION or m.indexer_full_layers != m.layers:
+        return None
+    dtype = "fp8_block" if d.format.dense_compute == "fp8" else "bfloat16"
+    return measured.dsa_layer_s(d.cluster.chip.tables, "decode", dtype, min(d.attention_tp, 8), R * q, max(keys, 2.0))
 
 
 def add(parts: dict[str, float], name: str, time: float) -> None:
@@ -234,15 +291,20 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
         local, width, rows = busy, m.moe_ffn / d.chips, total * m.experts_per_token
     else:
         local, width = busy / d.chips, float(m.moe_ffn)
-    each = rows / max(local, 1e-9)  # rows per expert that is used here
     up = m.ffn_matrices - 1
-    time = roof.matmul(max(each, 1.0), up * width, m.hidden, w, kind, batch=local) + roof.matmul(
-        max(each, 1.0), m.hidden, width, w, kind, batch=local
-    )
-    time += roof.elementwise(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden) + roof.matmul(
-        T, E, m.hidden, 2.0, "bf16"
-    )
-    add(parts, "experts", time)
+    weights = local * (up + 1) * m.hidden * width
+    if roof.hybrid:
+        moved = weights * w + 2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden
+        compute = 2.0 * rows * (up + 1) * m.hidden * width / roof.peak(kind)
+        time = CONSTANTS["grouped_s"][0] * roof.kernel_s / MEASURED_KERNEL_S
+        time += CONSTANTS["grouped_memory"][0] * moved / roof.bandwidth + roof.grouped_compute(kind) * compute
+    else:
+        each = rows / max(local, 1e-9)  # rows per expert that is used here
+        time = roof.matmul(max(each, 1.0), up * width, m.hidden, w, kind, batch=local) + roof.matmul(
+            max(each, 1.0), m.hidden, width, w, kind, batch=local
+        )
+        time += roof.elementwise(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden)
+    add(parts, "experts", time + roof.matmul(T, E, m.hidden, 2.0, "bf16"))
     if m.shared_width and not _spread(d):
         w, kind = d.format.dense_bytes, d.format.dense_compute
         width = m.shared_width / d.attention_tp

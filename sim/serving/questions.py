@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from minglm.errors import InputError
+from sim.serving.cache import kv_bytes_per_token
 from sim.serving.calibration import error_band, fitted
 from sim.serving.defaults import cache_formats, default_stack, rent_of
 from sim.serving.deployment import Deployment
+from sim.serving.formats import format_name
 from sim.serving.margin import ACCEPT, ACCEPT_SOURCE, margins
-from sim.serving.memory import GIB, chip_memory, kv_bytes_per_token, shortfall, weight_bytes
+from sim.serving.memory import GIB, chip_memory, shortfall, weight_bytes
 from sim.serving.step_time import decode_step, describe_parts, prefill, tpot
 from sim.serving.workload import number
 from sim.spec.hardware import Cluster, cluster_from
@@ -60,7 +63,9 @@ def fits(
 
     Attention is cut over all chips of the instance, or over those of a node, whichever needs fewer chips.
     """
-    model, lengths = load_model(model), [int(number(c, "context", 1)) for c in contexts]
+    model = load_model(model)
+    lengths = _within(model, [int(number(c, "context", 1)) for c in contexts])
+    precision = format_name(precision)
     rows = [_fewest_chips(model, cluster_from(name), precision, kv, lengths) for name in nodes]
     total = sum(weight_bytes(model, precision, mtp=False).values())
     lacks = "".join(
@@ -73,24 +78,33 @@ def fits(
         for r in rows
         if r["chips"]
     ]
+    held = ", ".join(counts) if counts else "none of those asked holds it"
     per_token = kv_bytes_per_token(model, kv)
+    windows = f", and {model.window_layers} layers keep {model.window:,} tokens" if model.window_layers else ""
     return {
         "question": f"Which nodes hold {model.name} in {precision}?",
         "mode": "memory (counted)",
         "weights_gib": total / GIB,
         "kv_bytes_per_token": per_token,
-        "answer": f"{model.name} in {precision} is {total / GIB:.0f} GiB of weights; "
-        f"the fewest chips of each kind that hold it with a context of {lengths[0]:,} tokens: "
-        + ", ".join(counts)
-        + "."
-        + lacks,
+        "answer": f"{model.name} in {precision} is {_gib(total)} of weights; "
+        f"the fewest chips of each kind that hold it with a context of {lengths[0]:,} tokens: {held}." + lacks,
         "rows": rows,
         "assumptions": [
-            f"{100 * 0.9:.0f}% of memory usable (vLLM's default)",
-            f"cache in {kv}: {per_token:,.0f} bytes a token with indexer keys",
+            "memory as vLLM counts it: 90% of a chip, from which its profiling pass and runtime are taken too",
+            f"cache in {kv}: {per_token:,.0f} bytes a token with indexer keys{windows}",
             "chips of an instance divide the attention heads or fill whole nodes",
+            f"no context beyond the model's own {model.max_seq:,} tokens",
         ],
     }
+
+
+def _within(model: ModelSpec, lengths: list[int]) -> list[int]:
+    """The lengths that the model's positions allow, its own limit in the place of the first beyond it."""
+    return sorted({min(length, model.max_seq) for length in lengths})
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:,.0f} GiB" if size >= 10 * GIB else f"{size / GIB:.2g} GiB"
 
 
 def _fewest_chips(model: ModelSpec, cluster: Cluster, precision: str, kv: str, contexts: list[int]) -> dict[str, Any]:
@@ -102,7 +116,8 @@ def _fewest_chips(model: ModelSpec, cluster: Cluster, precision: str, kv: str, c
         tp = chips if model.heads % chips == 0 and chips <= cluster.chips_per_node else cluster.chips_per_node
         if chips % tp or model.heads % tp:
             continue
-        d = Deployment(model, cluster, chips, precision, kv, tp, stack=default_stack(cluster, tp == chips)).check()
+        stack = replace(default_stack(cluster, tp == chips), engine="vllm")
+        d = Deployment(model, cluster, chips, precision, kv, tp, stack=stack).check()
         missing_bytes = shortfall(d, contexts[0], 1)
         if missing_bytes <= 0:
             fitting = d
@@ -120,7 +135,9 @@ def _fewest_chips(model: ModelSpec, cluster: Cluster, precision: str, kv: str, c
         "attention_tp": fitting.attention_tp,
         "memory_gib_per_chip": m.capacity_bytes / GIB,
         "weights_gib_per_chip": m.weights_bytes / GIB,
-        "free_gib_per_chip": (m.usable_bytes - m.weights_bytes) / GIB,
+        "free_gib_per_chip": m.free_bytes / GIB,
+        "receipt_gib": {name: size / GIB for name, size in m.receipt().items()},
+        "longest_context": m.longest_context(),
         "kv_tokens": int(m.kv_tokens * fitting.groups),
         "contexts": {c: m.requests(c) * fitting.groups for c in contexts},
         "next_smaller": lacking,

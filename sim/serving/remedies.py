@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from minglm.errors import InputError
-from sim.serving.deployment import FORMATS, Deployment
+from sim.serving.deployment import Deployment
+from sim.serving.formats import FORMATS
 from sim.serving.memory import GIB, ChipMemory, chip_memory, shortfall
 from sim.spec.hardware import cluster_from, list_clusters
 
@@ -51,6 +52,7 @@ def _changes(d: Deployment) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     """Changes of the deployment by kind, mildest first: (words, fields)."""
     node, chip = d.cluster.chips_per_node, d.cluster.chip
     counts = sorted({math.ceil(d.chips * t / node) * node for t in (1.5, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256)})
+    chip_seqs = d.requests_of_a_pass
     by_memory = sorted((cluster_from(n).chip.memory_bytes.value, n) for n in list_clusters())
     return {
         "chips": [(f"{n} × {chip.name} instead of {d.chips}", {"chips": n}) for n in counts if n > d.chips],
@@ -65,6 +67,11 @@ def _changes(d: Deployment) -> dict[str, list[tuple[str, dict[str, Any]]]]:
             if size > chip.memory_bytes.value
         ],
         "kv": [] if d.kv == "fp8" else [("KV cache in fp8", {"kv": "fp8"})],
+        "max_num_seqs": [
+            (f"max_num_seqs {n} instead of {chip_seqs}", {"max_num_seqs": n})
+            for n in (512, 256, 128, 64, 32, 16)
+            if n < chip_seqs
+        ],
         "tp": [
             (f"attention_tp {t} instead of {d.attention_tp}", {"attention_tp": t})
             for t in (2, 4, 8, 16, 32, 64)
@@ -98,8 +105,8 @@ class _RemedySearch:
         if requests > 1 and 1 <= m.requests(context) < requests:
             fewer = m.requests(context)
             self._offer(f"{lead}{fewer} requests per attention group instead of {requests:g}", changes, context, fewer)
-        if requests and 1 <= int(m.kv_tokens / requests) < context:
-            shorter = int(m.kv_tokens / requests)
+        shorter = m.longest_context(requests) if requests else 0
+        if 1 <= shorter < context:
             self._offer(f"{lead}contexts of {shorter:,} tokens instead of {context:,.0f}", changes, shorter, requests)
 
     def _offer(self, text: str, changes: Mapping[str, Any], context: float, requests: float) -> bool:
@@ -132,9 +139,12 @@ def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> C
             "; ".join(f"({i}) {r.text}" for i, r in enumerate(remedies(d, context, requests), 1))
             or "no single change; combine them"
         )
-        usable = d.memory_share * d.cluster.chip.memory_bytes.value
+        m = chip_memory(d)
+        kept = " and ".join(f"{size / GIB:.1f} of {name}" for name, size in m.engine_parts.items())
+        kept = f", of which the engine keeps {kept} GiB" if kept else ""
         raise InputError(
             f"{d.model.name} in {d.precision} on {d.chips} × {d.cluster.chip.name}{need}: "
-            f"{missing_bytes / GIB:.1f} GiB a chip over the {usable / GIB:.1f} GiB usable; would fit: {fits}"
+            f"{missing_bytes / GIB:.1f} GiB a chip over the {m.usable_bytes / GIB:.1f} GiB usable{kept} "
+            f"({m.weights_bytes / GIB:.1f} of weights); would fit: {fits}"
         )
     return chip_memory(d)

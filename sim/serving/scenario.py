@@ -18,6 +18,7 @@ from sim.base.units import parse
 from sim.serving.calibration import fitted
 from sim.serving.defaults import default_stack, rent_of
 from sim.serving.deployment import Deployment
+from sim.serving.error import interval
 from sim.serving.memory import GIB, chip_memory
 from sim.serving.remedies import require_fit
 from sim.serving.simulate import Fleet, ServingResult, simulate
@@ -54,6 +55,10 @@ _DEPLOYMENT_KEYS = {
     "stack",
     "memory_share",
     "redundant_experts",
+    "pp",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
     *_FLEET_KEYS,
 }
 PARTS = {
@@ -146,7 +151,7 @@ def deployment(values: Mapping[str, Any], model: Any, mode: str = "hybrid") -> D
     cluster = cluster_from(fields.pop("cluster"))
     chips = fields.pop("chips", cluster.chips_per_node)
     tp, name = fields.get("attention_tp", 1), fields.pop("stack", None)
-    stack = load_stack(name) if name else default_stack(cluster, tp == chips)
+    stack = load_stack(name) if name else default_stack(cluster, tp == chips or fields.get("pp", 1) != 1)
     d = Deployment.of(model, cluster, chips, stack=stack, **fields)
     return fitted(d) if mode == "hybrid" else d
 
@@ -220,12 +225,21 @@ def _without_queues(
         "full_batch": {
             "requests_per_group": batch,
             "tpot_ms": 1e3 * step.total_s / decode.tokens_per_step,
+            **_interval(decode, 1e3 * step.total_s / decode.tokens_per_step, mode),
             "tokens_per_s_chip": step.tokens_per_s / decode.chips,
             "time_goes_to": describe_parts(step),
             "parts_ms": {k: 1e3 * v for k, v in step.parts.items()},
         },
         "one_prompt": {"prefill_ms": 1e3 * first.total_s, "time_goes_to": describe_parts(first)},
     }
+
+
+def _interval(d: Deployment, tpot_ms: float, mode: str) -> dict[str, float]:
+    """The range that holds 80% of measured engines of that kind (`sim.serving.error.interval`), around a TPOT."""
+    if mode != "hybrid":
+        return {}
+    low, high = interval(d.model)
+    return {"tpot_ms_low": tpot_ms * low, "tpot_ms_high": tpot_ms * high}
 
 
 def _fleet(s: Mapping[str, Any], decode: Deployment, fill: Deployment | None, max_batch: int, mode: str) -> Fleet:
@@ -249,7 +263,7 @@ def _memory(d: Deployment, context: float) -> dict[str, Any]:
         "chip_gib": m.capacity_bytes / GIB,
         "usable_gib": m.usable_bytes / GIB,
         "weights_gib": m.weights_bytes / GIB,
-        "parts_gib": {k: v / GIB for k, v in m.parts.items()},
+        "receipt_gib": {k: v / GIB for k, v in m.receipt().items()},
         "kv_bytes_per_token": m.kv_bytes_per_token,
         "kv_tokens_per_group": int(m.kv_tokens),
         "contexts_that_fit": m.requests(context) * d.groups,

@@ -42,6 +42,7 @@ _DIMENSIONS = {
     "imbalance": "ratio",
     "prefill_imbalance": "ratio",
     "host_s": "time",
+    "host_per_request_s": "time",
     "one_shot_s": "time",
     "two_batch": "count",
     "scale": "ratio",
@@ -50,7 +51,8 @@ _DIMENSIONS = {
 
 _AT_LEAST_ONE = ("imbalance", "prefill_imbalance")
 _SHARES = {name for name, kind in _DIMENSIONS.items() if kind == "ratio"} - {*_AT_LEAST_ONE, "scale"}
-_NOT_CONSTANTS = ("like", "name", "notes", "inherit_as", "chips", "ep_table")
+_NOT_CONSTANTS = ("like", "name", "notes", "inherit_as", "chips", "ep_table", "engine")
+_ENGINE_KINDS = ("vllm", "vllm-v0", "sglang")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class ServingStack:
     notes: str = ""
     # constants that differ on a chip, by the beginning of its name
     chips: tuple[tuple[str, tuple[tuple[str, Constant], ...]], ...] = ()
+    engine: str = "vllm"  # whose accounting of memory it follows (`sim.serving.engine_memory.ENGINES`)
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Constant]:
@@ -198,7 +201,17 @@ def _read(name: str, values: Mapping[str, Any], base: ServingStack | None) -> Se
         table_source,
         str(values.get("notes", start.notes)),
         tuple(chips.items()),
+        _read_engine(name, values.get("engine", start.engine)),
     )
+
+
+def _read_engine(name: str, engine: object) -> str:
+    if engine not in _ENGINE_KINDS:
+        raise InputError(
+            f"stack {name}.engine {engine!r}: not one of {', '.join(_ENGINE_KINDS)}"
+            f"{nearest(str(engine), _ENGINE_KINDS)}"
+        )
+    return str(engine)
 
 
 def _weakened(name: str, base: ServingStack, label: str) -> ServingStack:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from minglm.errors import InputError
+from sim.cost import collectives
 from sim.serving.deployment import Deployment
 from sim.serving.memory import chip_memory
 from sim.serving.operators import (
@@ -35,9 +36,11 @@ from sim.serving.operators import (
     dense_ffn,
     experts,
     head,
+    measured_decode_layer,
     prefill_all_to_all,
     prefill_attention,
     projections,
+    small_kernels,
 )
 
 __all__ = [
@@ -79,19 +82,26 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
     Raises:
         InputError: no requests, a negative context, or an unknown mode.
     """
-    roof = _roof(d, mode)
     if requests <= 0 or context < 0:
         raise InputError(
             f"requests={requests!r}, context={context!r}: a step needs more than 0 requests and a context of at least 0"
         )
+    if d.pp > 1:  # the requests travel in pp groups, one on each stage
+        return _through_stages(d, decode_step(d.stage, max(requests / d.pp, 1.0), context, mode), requests, mode)
+    roof = _roof(d, mode)
     m, stack, queries = d.model, d.stack, d.drafts + 1.0
     imbalance = stack["imbalance"] if roof.hybrid and not d.tensor_experts else 1.0
 
     def layer(R: float, q: float, moe: bool) -> _Layer:
         def attention(parts: dict[str, float]) -> None:
+            whole = measured_decode_layer(roof, R, q, context)
+            if whole is not None:
+                add(parts, "attention", whole)
+                return
+            projections(roof, R * q, True, parts)
             decode_attention(roof, R, q, context, parts)
 
-        return _layer(roof, R * q, moe, True, attention, imbalance, decode_all_to_all)
+        return _layer(roof, R * q, moe, attention, imbalance, decode_all_to_all)
 
     total: dict[str, float] = {}
     overlapped = False
@@ -110,7 +120,7 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
         joined = roof.matmul(requests, m.hidden, 2 * m.hidden, d.format.dense_bytes, d.format.dense_compute)
         add(total, "drafts", d.drafts * (sum(module.parts.values()) + module.message_s + joined))
     tokens = requests * d.groups * d.tokens_per_step
-    return _step(roof, total, tokens, overlapped)
+    return _step(roof, total, tokens, overlapped, requests=requests)
 
 
 def prefill(
@@ -121,21 +131,25 @@ def prefill(
     Raises:
         InputError: nothing new to prefill, or an unknown mode.
     """
-    roof = _roof(d, mode)
     new = prompt - cached
     if new <= 0 or cached < 0 or prompts <= 0:
         raise InputError(
             f"prompt={prompt:g}, cached={cached:g}, prompts={prompts:g}: needs more than 0 new tokens; "
             "cached must be less than prompt"
         )
+    if d.pp > 1:  # a prompt passes every stage; the stages behind it are free for the next one
+        one = prefill(d.stage, prompt, cached, max(prompts / d.pp, 1.0), mode)
+        return _through_stages(d, one, prompts * new, mode, prompts * new * d.groups)
+    roof = _roof(d, mode)
     m, stack = d.model, d.stack
     absorbed = bool(m.index_topk and prompt > m.index_topk)  # sparse attention reads latents
 
     def layer(T: float, moe: bool) -> _Layer:
         def attention(parts: dict[str, float]) -> None:
+            projections(roof, T, absorbed, parts)
             prefill_attention(roof, T, new, cached, parts)
 
-        return _layer(roof, T, moe, absorbed, attention, 1.0, prefill_all_to_all)
+        return _layer(roof, T, moe, attention, 1.0, prefill_all_to_all)
 
     T = prompts * new
     total: dict[str, float] = {}
@@ -151,6 +165,20 @@ def prefill(
     head(roof, prompts, total)
     uneven = roof.hybrid and not d.tensor_experts and d.chips > 1 and m.experts
     return _step(roof, total, T * d.groups, overlapped, stack.get("prefill_imbalance", 1.0) if uneven else 1.0)
+
+
+def _through_stages(
+    d: Deployment, stage: EngineStepTime, queries: float, mode: str, tokens: float | None = None
+) -> EngineStepTime:
+    """A step of `pp` stages from that of one group of requests through all layers: with the hops between stages.
+
+    queries: tokens of one attention group over all the groups in flight.
+    """
+    rate = collectives.place(d.cluster, d.chips)[-1].bytes_per_s
+    hop_s = (d.stack["one_shot_s"] if mode == "hybrid" else 0.0) + 2.0 * d.model.hidden * queries / d.pp / rate
+    parts = {**stage.parts, "stage hops": (d.pp - 1) * hop_s}
+    produced = queries * d.groups * d.tokens_per_step if tokens is None else tokens
+    return EngineStepTime(stage.total_s + parts["stage hops"], parts, produced, mode, stage.overlapped)
 
 
 def tpot(d: Deployment, requests: float, context: float, mode: str = "hybrid") -> float:
@@ -169,14 +197,12 @@ def _layer(
     roof: Roof,
     T: float,
     moe: bool,
-    absorbed: bool,
     attention: Callable[[dict[str, float]], None],
     imbalance: float,
     all_to_all: Callable[[Roof, float], float],
 ) -> _Layer:
-    """One layer with T query tokens per attention group; `attention` adds its own parts."""
+    """One layer with T query tokens per attention group; `attention` adds its parts, projections included."""
     d, parts = roof.d, dict[str, float]()
-    projections(roof, T, absorbed, parts)
     attention(parts)
     if moe:
         experts(roof, T, parts, imbalance)
@@ -184,7 +210,7 @@ def _layer(
         dense_ffn(roof, T, parts)
     add(parts, "all-reduce", all_reduce(roof, T) * (2.0 if not moe or d.tensor_experts else 1.0))
     passes = 2.0 * CONSTANTS["elementwise_passes"][0] * T * d.model.hidden / d.attention_tp
-    add(parts, "small kernels", roof.small(d.stack["small_kernels"]) + roof.elementwise(passes))
+    add(parts, "small kernels", roof.small(small_kernels(d, moe)) + roof.elementwise(passes))
     return _Layer(parts, all_to_all(roof, T) if moe else 0.0)
 
 
@@ -217,11 +243,17 @@ def _add_layers(total: dict[str, float], count: int, parts: Mapping[str, float])
 
 
 def _step(
-    roof: Roof, total: dict[str, float], tokens: float, overlapped: bool, imbalance: float = 1.0
+    roof: Roof,
+    total: dict[str, float],
+    tokens: float,
+    overlapped: bool,
+    imbalance: float = 1.0,
+    requests: float = 0.0,
 ) -> EngineStepTime:
-    """The step whose parts are `total`: with the host's time, and everything times the fitted scalar."""
+    """The step whose parts are `total`: with the host's time (of a step, and of each running request of a group), and
+    everything times the fitted scalar."""
     stack = roof.d.stack
-    add(total, "host", stack["host_s"] if roof.hybrid else 0.0)
+    add(total, "host", stack["host_s"] + requests * stack.get("host_per_request_s", 0.0) if roof.hybrid else 0.0)
     scale = (stack.get("scale", 1.0) if roof.hybrid else 1.0) * imbalance
     parts = {name: time * scale for name, time in total.items()}
     return EngineStepTime(sum(total.values()) * scale, parts, tokens, roof.mode, overlapped)

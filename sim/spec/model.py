@@ -76,11 +76,15 @@ class ModelSpec:
     ffn_bias: bool = False
     router_has_bias: bool = False
     qk_norm: bool = False
+    qk_norm_full: bool = False  # over all heads together (OLMo 2, MiniMax-M2), not over each
     sinks: bool = False  # GPT-OSS: one learned sink logit per head
     positions: int = 0  # learned position embeddings
     window: int = 0  # sliding window in tokens …
     window_layers: int = 0  # … of this many layers
     max_seq: int = 4096
+    # ---- what the published FP8 checkpoint leaves in bf16
+    fp8_attention: bool = True  # False: attention
+    fp8_skipped_layers: int = 0  # whole layers
     source: str = ""
 
     # ------------------------------------------------------------------ checks
@@ -177,7 +181,9 @@ class ModelSpec:
         if self.attention == "mla":
             out = weights.mla(self.hidden, self.heads, self.q_lora, self.kv_lora, self.nope, self.rope, self.v_dim)
         else:
-            out = weights.gqa(self.hidden, self.heads, self.kv_heads, self.head_dim, self.qkv_bias, self.qk_norm)
+            out = weights.gqa(
+                self.hidden, self.heads, self.kv_heads, self.head_dim, self.qkv_bias, self.qk_norm, self.qk_norm_full
+            )
         if self.out_bias:
             out += (Weight("o_proj.bias", (self.hidden,)),)
         return (*out, Weight("sinks", (self.heads,), True)) if self.sinks else out

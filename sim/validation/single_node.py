@@ -11,7 +11,6 @@ The stack's one scalar, the host's time per operator, is fitted on a random tent
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import random
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from minglm.errors import InputError
+from sim.base import spreadsheet
 from sim.cost.closed_form import step_time
 from sim.cost.stacks import Stack, load_stack
 from sim.cost.step import estimate
@@ -70,11 +70,7 @@ def read_table(path: str | Path) -> list[Iteration]:
     Raises:
         InputError: no such file, a missing column, or a line that is not numbers.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give a CSV of measured iterations") from None
+    lines, decimal = spreadsheet.read_table(path)
     if len(lines) < 2:
         raise InputError(f"{path}: holds no rows; the first line names the columns {', '.join(COLUMNS)}")
     have = [_column(c) for c in lines[0]]
@@ -84,12 +80,11 @@ def read_table(path: str | Path) -> list[Iteration]:
     columns = [have.index(c) for c in COLUMNS]
     runs, models = [], {}
     for number, line in enumerate(lines[1:], 2):
-        if not line:
-            continue
         try:
-            gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp = (int(float(line[i])) for i in columns[:-1])
-            seconds = float(line[columns[-1]]) / 1e3
-        except (ValueError, IndexError):
+            *sizes, milliseconds = (spreadsheet.cell_number(line[i], decimal, f"{path} line {number}") for i in columns)
+            gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp = (int(size) for size in sizes)
+            seconds = milliseconds / 1e3
+        except (IndexError, InputError):
             raise InputError(f"{path} line {number}: is not a line of numbers for {', '.join(COLUMNS)}") from None
         if (
             min(gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp, seconds) <= 0

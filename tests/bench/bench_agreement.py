@@ -27,6 +27,7 @@ MODES = {
 
 
 def run() -> list[dict]:
+    from minglm import datafiles
     from minglm.rl import config as recipes
     from minglm.rl import measure
     from minglm.rl.profile import profile
@@ -36,7 +37,7 @@ def run() -> list[dict]:
     def show(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    start = measure.warm_started("long_tail", Path("runs/rl_measure"), show)
+    start = measure.warm_started("long_tail", datafiles.runs("rl_measure"), show)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         runs = []

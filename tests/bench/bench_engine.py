@@ -11,10 +11,10 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from pathlib import Path
 
 import torch
 
+from minglm import datafiles
 from minglm.config import ModelConfig
 from minglm.inference.engine import Engine, Request
 from minglm.inference.generate import generate
@@ -22,7 +22,7 @@ from minglm.model.model import Model
 
 NAME = "engine"
 BATCH, REQUESTS, PROMPT, CAP = 32, 64, 32, 128
-TRAINED = Path(__file__).resolve().parents[2] / "runs" / "demo" / "sft"
+TRAINED = datafiles.runs("demo", "sft")
 
 
 def lengths(n: int) -> list[int]:

@@ -15,12 +15,13 @@ SPEED_TARGET, LIFT_TARGET, LIFT_SECONDS, ACCURACY_POINTS = 1.3, 20.0, 900.0, 2.0
 
 
 def run() -> list[dict]:
+    from minglm import datafiles
     from minglm.rl import measure
 
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for start in Path("runs/rl_measure").glob("rl_warm_*"):  # made once, by an earlier bench or measurement
+        for start in datafiles.runs("rl_measure").glob("rl_warm_*"):  # made once, by an earlier bench or measurement
             (folder / start.name).symlink_to(start.resolve())
         found = {r["mode"]: r for r in measure.speed(measure.Bench(folder, [0]))}
         sync = found["sync"]["trajectories_per_s"]
@@ -37,11 +38,11 @@ def run() -> list[dict]:
             )
         )
         for start in folder.glob("rl_warm_*"):
-            if not start.is_symlink() and not (Path("runs/rl_measure") / start.name).exists():
-                Path("runs/rl_measure").mkdir(parents=True, exist_ok=True)
+            if not start.is_symlink() and not (datafiles.runs("rl_measure") / start.name).exists():
+                datafiles.runs("rl_measure").mkdir(parents=True, exist_ok=True)
                 import shutil
 
-                shutil.copytree(start, Path("runs/rl_measure") / start.name)
+                shutil.copytree(start, datafiles.runs("rl_measure") / start.name)
     return rows + _recorded()
 
 

@@ -11,12 +11,12 @@ import re
 
 import pytest
 
-from minglm.course import book
+from minglm import datafiles
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("MINGLM_COURSE") != "1", reason="walked by make course-check, which builds the book first"
 )
-HTML = book.TARGET / "_build" / "html"
+HTML = datafiles.runs("book") / "_build" / "html"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def page(new_page):
 
 
 def _chapters() -> list[str]:
-    return re.findall(r"- file: (\S+)", (book.TARGET / "_toc.yml").read_text(encoding="utf-8"))
+    return re.findall(r"- file: (\S+)", (datafiles.runs("book") / "_toc.yml").read_text(encoding="utf-8"))
 
 
 def _kept(page, name: str) -> None:

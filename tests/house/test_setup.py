@@ -1,6 +1,7 @@
 """The project's own promises: light imports, one way to run the tests, environments in step, nothing of the workshop
 left in."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -154,3 +155,26 @@ def test_tests_of_a_group_stay_on_one_worker(tmp_path):
     )
     assert done.returncode == 0, done.stdout
     assert sorted(set(re.findall(r"ran on (\w+)", done.stdout))) in (["gw0"], ["gw1"]), done.stdout
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.12.0", "3.13.0", "3.14.0"])
+def test_every_pin_accepts_every_python_that_we_name(python):
+    """Debian 12 has 3.11.2. Read from what is installed; a pin that another version stands for is not judged here."""
+    from packaging.specifiers import SpecifierSet
+
+    pins = dict(
+        line.split(";")[0].strip().split("==")
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    judged, refused = 0, []
+    for name, version in pins.items():
+        try:
+            meta = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if meta["Version"] == version and (asked := meta.get("Requires-Python")):
+            judged += 1
+            if not SpecifierSet(asked).contains(python):
+                refused.append(f"{name}=={version} needs {asked}")
+    assert judged > 100 and not refused, refused

@@ -189,7 +189,7 @@ def test_with_the_extra_it_trains_and_keeps_runs_in_the_course(call, tmp_path):
     assert code == 0 and json.loads(out)["step"] == 2, err
     program = (
         "from minglm.course import notebook; from minglm.course.workshop import checkpoints; "
-        "print(notebook.runs('x')); print(checkpoints.DEMO)"
+        "print(notebook.runs('x')); print(checkpoints.demo())"
     )
     code, out, err = call("python", "-c", program, extras=True, cwd=learn)
     assert code == 0 and out.split() == [

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from minglm.runtime import run_folder
 from minglm.training import checkpoint, metrics
 
 CHILD = """
@@ -31,10 +32,14 @@ def train_and_kill(recipe, run_dir: Path, after_step: int, timeout_s: float = 30
     import torch
 
     log = run_dir / "metrics.csv"
-    log.unlink(missing_ok=True)
+    run_folder.set_aside(run_dir, "train")
     arguments = json.dumps([recipe.to_dict(), str(run_dir), torch.get_num_threads()])
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHILD, arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
     )
     deadline = time.monotonic() + timeout_s
     try:

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+from minglm.runtime import run_folder
 from minglm.training import metrics
 from minglm.training.loop import train
 
@@ -32,7 +33,7 @@ def watch(recipe, run_dir: Path, init_from: Path | None = None, resume: bool = F
 
     thread = threading.Thread(target=redraw, daemon=True)
     if not resume:
-        (run_dir / "metrics.csv").unlink(missing_ok=True)  # so that the old curve is not shown while the new run starts
+        run_folder.set_aside(run_dir, "train")  # now, so that the old curve is not shown while the new run starts
     thread.start()
     try:
         return train(recipe, run_dir, init_from=init_from, resume=resume, progress=False)

@@ -93,6 +93,10 @@ def check(key: str, answer: Callable, record: bool = True) -> None:
             "minglm/course/workshop/checks"
         )
     try:
+        if not callable(answer):
+            raise NotYet(
+                f"The check wants your function itself, not what it gives ({_short(answer)}): its name, no brackets."
+            )
         judge(exercises[key], answer)
     except NotYet as err:
         if record:
@@ -123,6 +127,11 @@ def judge(exercise: Exercise, answer: Callable) -> None:
     if isinstance(value, Exception):
         hint = "" if isinstance(value, NameError) else exercise.hint
         raise NotYet(f"For {_words(case)} {_stopped(value)} {hint}".rstrip())
+    if isinstance(right, Real) and not isinstance(value, Real) and not _is_tensor(value):
+        raise NotYet(
+            f"For {_words(case)} your answer is {_short(value)}, of type {type(value).__name__}; right is the number "
+            f"{_short(right)}. {exercise.hint}"
+        )
     shape, right_shape = _shape(value), _shape(right)
     if shape is not None and right_shape is not None and shape != right_shape:
         raise NotYet(f"The result has shape {shape}; it should have shape {right_shape}. {exercise.hint}")
@@ -149,7 +158,7 @@ def _refuse_blanks(answer: Callable, got: list) -> None:
     for value in got:
         if isinstance(value, NotImplementedError):
             blank = _blank(value)
-            if blank in (None, answer.__name__):
+            if blank is None or blank in _own_names(answer):
                 raise NotYet(
                     "This one is still to be written: replace the line `raise NotImplementedError()` by your answer."
                 )
@@ -161,13 +170,26 @@ def _refuse_blanks(answer: Callable, got: list) -> None:
         raise NotYet("Your function gives back nothing (None). Does it end with `return ...`?")
 
 
+def _own_names(answer: Callable) -> set[str]:
+    """Names of the frames in which an answer's own blank line may stand: a function, a partial, a module, an object."""
+    while isinstance(answer, partial):
+        answer = answer.func
+    own = getattr(answer, "__name__", None)
+    return {own} if own else {"__call__", "forward", "_forward_unimplemented"}
+
+
 def _call(function: Callable, args: tuple):
     """The function's result, or the exception it raised; what comes one by one (a generator, zip, map) as a list."""
     try:
         value = function(*args)
+        if inspect.iscoroutine(value):
+            value.close()
+            raise TypeError("it is async, and nobody waits for it; write def in place of async def")
         return list(value) if isinstance(value, Iterator) else value
     except Exception as err:
         return err
+    except SystemExit:  # would end the learner's kernel
+        return RuntimeError("it calls sys.exit; give the value back with return")
 
 
 def _names(function: Callable, count: int) -> list[str]:

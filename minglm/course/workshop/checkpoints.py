@@ -9,18 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 from minglm import atomic, datafiles
 from minglm.course import notebook
 from minglm.errors import InputError, nearest
+from minglm.runtime import run_folder, run_lock
 from minglm.training import recipe
 
-DEMO = datafiles.default_runs() / "demo"
-FOLDER = datafiles.default_runs() / "workshop" / "checkpoints"
 STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
 KEPT = ("pretrain", "long_context", "sparse", "sft")  # what notebooks start from
+
+
+def demo() -> Path:
+    """The demo's folder: where this process's runs are, or, when there is none, where runs are by default."""
+    return _made("demo")
+
+
+def kept() -> Path:
+    """The folder of the workshop's checkpoints, found in the same way."""
+    return _made("workshop", "checkpoints")
+
+
+def _made(*parts: str) -> Path:
+    own = datafiles.runs(*parts)
+    return own if own.exists() else datafiles.default_runs().joinpath(*parts)
 
 
 def start_from(stage: str) -> Path:
@@ -32,7 +45,7 @@ def start_from(stage: str) -> Path:
     if stage not in STAGES:
         raise InputError(f"stage {stage!r}: not one of {', '.join(STAGES)}{nearest(stage, STAGES)}")
     if not notebook.SMOKE:
-        for folder, word in ((DEMO, "trained by the demo"), (FOLDER, "the workshop's checkpoint")):
+        for folder, word in ((demo(), "trained by the demo"), (kept(), "the workshop's checkpoint")):
             if _whole(folder / stage):
                 print(f"starting from {datafiles.shown(folder / stage)}, {word}")
                 return folder / stage
@@ -63,40 +76,51 @@ def _whole(run: Path) -> bool:
     )
 
 
-def make(folder: Path = FOLDER, size: str = "mini", demo: Path | None = None) -> list[dict]:
+def make(folder: Path | None = None, size: str = "mini", source: Path | None = None) -> list[dict]:
     """Train the demo if it is not there, and keep weights and tokenizer of the stages in KEPT. Returns the manifest's
-    rows.
-    """
-    from minglm.tools.demo import run_demo  # both need torch, verifying does not
-    from minglm.training import checkpoint
+    rows. Older ones are set aside.
 
-    demo = DEMO if demo is None else demo
-    if not all(_whole(demo / stage) for stage in KEPT):
-        run_demo(demo, size)
+    Raises:
+        InputError: the folder holds something else.
+    """
+    from minglm.tools.demo import run_demo  # needs torch, verifying does not
+
+    folder, source = folder or datafiles.runs("workshop", "checkpoints"), source or demo()
+    run_folder.refuse_foreign(folder, "checkpoints")  # before the demo, which takes minutes
+    if not all(_whole(source / stage) for stage in KEPT):
+        run_demo(source, size)
+    run_folder.set_aside(folder, "checkpoints")
+    with run_folder.writing(folder, "checkpoints", "minglm workshop checkpoints"):
+        return _copy(source, folder)
+
+
+def _copy(demo_folder: Path, folder: Path) -> list[dict]:
+    from minglm.training import checkpoint  # needs torch, verifying does not
+
     for stage in KEPT:
-        source, target = checkpoint.latest(demo / stage), folder / stage
-        assert source is not None, f"{demo / stage} was found whole"
-        shutil.rmtree(target, ignore_errors=True)
+        source, target = checkpoint.latest(demo_folder / stage), folder / stage
+        assert source is not None, f"{demo_folder / stage} was found whole"
         target.mkdir(parents=True)
         checkpoint.save(
             target, source.step, source.config, source.model, {}, {"recipe": source.state["recipe"], "workshop": stage}
         )
-        atomic.copy(demo / stage / "tokenizer.json", target / "tokenizer.json")
+        atomic.copy(demo_folder / stage / "tokenizer.json", target / "tokenizer.json")
     rows = [
         {"file": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": _sha256(p)}
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != "manifest.json"
+        if p.is_file() and p.name not in ("manifest.json", run_folder.MANIFEST, *run_lock.NAMES)
     ]
     atomic.write_json(folder / "manifest.json", rows)
     return rows
 
 
-def verify(folder: Path = FOLDER) -> list[dict]:
+def verify(folder: Path | None = None) -> list[dict]:
     """The manifest's rows, after comparing every file with its hash.
 
     Raises:
         InputError: no manifest, or a file that is missing or altered.
     """
+    folder = folder or kept()
     try:
         rows = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

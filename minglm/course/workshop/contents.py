@@ -117,7 +117,10 @@ def write(path: Path) -> bool:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a Markdown file such as README.md")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text; give a Markdown file such as README.md") from None
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise InputError(f"{path}: the table's place is not marked; put the lines {BEGIN} and {END} where it belongs")
     new = f"{text[: text.index(BEGIN)]}{BEGIN}\n{table()}\n{text[text.index(END) :]}"

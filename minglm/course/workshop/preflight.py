@@ -166,7 +166,7 @@ def _results() -> Check:
 
 def _checkpoints() -> Check:
     try:
-        rows = checkpoints.verify(checkpoints.FOLDER)
+        rows = checkpoints.verify()
     except InputError as err:
         return Check(
             "checkpoints",

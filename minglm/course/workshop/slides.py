@@ -14,10 +14,8 @@ from typing import Any
 
 from minglm import atomic, datafiles
 from minglm.course import assets
-from minglm.course.book import TARGET as BOOK
 from minglm.errors import InputError
 
-FOLDER = datafiles.default_runs() / "workshop" / "slides"
 DEFAULT = (
     "learn/00_start_here",
     "learn/01_tokens_and_data",
@@ -38,41 +36,53 @@ def executed(notebook: Path) -> Path:
     Raises:
         InputError: that book does not hold it.
     """
-    run = BOOK / "_build" / "jupyter_execute" / notebook.parent.name / notebook.name
+    run = datafiles.runs("book") / "_build" / "jupyter_execute" / notebook.parent.name / notebook.name
     if not run.is_file():
         raise InputError(f"{run}: the book does not hold it; run `make book`, or leave --book out")
     return run
 
 
-def export(notebooks: list[Path], folder: Path = FOLDER, execute: bool = True) -> list[Path]:
+def export(notebooks: list[Path], folder: Path | None = None, execute: bool = True) -> list[Path]:
     """Write one HTML file for each notebook; runs them in smoke mode first, so that pictures are there.
 
     Args:
         execute: False takes the outputs that the notebooks have.
 
     Raises:
-        InputError: a notebook that is not there.
+        InputError: a notebook that is not there, is none, or stops.
     """
     import nbformat
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
 
     chosen = notebooks or [datafiles.notebooks(f"{name}.ipynb") for name in DEFAULT]
+    folder = folder or datafiles.runs("workshop", "slides")
     folder.mkdir(parents=True, exist_ok=True)
     out = []
     for path in chosen:
         if not path.is_file():
             raise InputError(f"{path}: no such notebook; give a path such as notebooks/learn/02_mla.ipynb")
-        book = nbformat.read(path, as_version=4)
+        try:
+            book = nbformat.read(path, as_version=4)
+            nbformat.validate(book)
+        except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError, AttributeError, KeyError):
+            raise InputError(f"{path}: not a notebook; give a .ipynb file") from None
         with tempfile.TemporaryDirectory() as scratch:
             if execute:
                 os.environ.update(MINGLM_SMOKE="1", MINGLM_RUNS=str(Path(scratch) / "runs"))
-                NotebookClient(
+                client = NotebookClient(
                     book,
                     timeout=600,
                     kernel_name="python3",
                     store_widget_state=False,
                     resources={"metadata": {"path": scratch}},
-                ).execute()
+                )
+                try:
+                    client.execute()
+                except CellExecutionError as err:
+                    raise InputError(
+                        f"{path}: a cell stops with {err.ename}: {err.evalue[:200]}; mend it first"
+                    ) from None
         target = folder / f"{path.stem}.slides.html"
         atomic.write_text(target, page(book))
         out.append(target)

@@ -86,13 +86,17 @@ def test_the_bias_balances_and_none_or_too_much_does_not():
 @pytest.mark.slow
 def test_a_training_process_that_cannot_start_is_reported_with_its_words(tmp_path):
     from minglm.course.lessons.killing import train_and_kill
+    from minglm.errors import InputError
     from minglm.training.recipe import Recipe
 
-    (tmp_path / "someone_elses.txt").write_text("not a run")
-    with pytest.raises(RuntimeError, match="not empty and not a run"):
-        train_and_kill(
-            Recipe(model="nano", seq_len=32, batch_size=2, steps=3, corpus_max_bytes=100_000), tmp_path, after_step=1
-        )
+    recipe = Recipe(model="nano", seq_len=32, batch_size=2, steps=3, corpus=str(tmp_path / "nowhere"))
+    with pytest.raises(RuntimeError, match="nowhere"):
+        train_and_kill(recipe, tmp_path / "run", after_step=1)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "metrics.csv").write_text("years")
+    with pytest.raises(InputError, match="carries no minglm-run.json"):
+        train_and_kill(recipe, tmp_path / "thesis", after_step=1)
+    assert (tmp_path / "thesis" / "metrics.csv").read_text() == "years"
 
 
 def test_progress_before_the_first_row_says_what_is_going_on(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from minglm import datafiles  # noqa: E402
-from minglm.course.workshop import NotYet, check, checking, generator, results  # noqa: E402
+from minglm.course.workshop import NotYet, check, checking, generator  # noqa: E402
 from minglm.errors import InputError  # noqa: E402
 
 EXERCISES = checking.all_exercises()
@@ -138,34 +138,6 @@ def test_in_a_real_kernel(source, solved, tmp_path, monkeypatch):
         )
     kept = json.loads((tmp_path / "ada.json").read_text(encoding="utf-8"))["exercises"]
     assert set(kept) == set(own) and all(k["right"] is solved for k in kept.values())
-
-
-def test_results_of_a_class_are_collected_and_show_where_it_is_stuck(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("MINGLM_RESULTS", str(tmp_path))
-    exercise = EXERCISES["00.loss_of_knowing_nothing"]
-    for name, answers in {
-        "Ada L.": [exercise.mistakes[0].answer, exercise.reference],
-        "Bob": [exercise.mistakes[0].answer],
-        "Cy": [exercise.mistakes[0].answer],
-    }.items():
-        monkeypatch.setenv("MINGLM_LEARNER", name)
-        for answer in answers:
-            try:
-                check(exercise.key, answer)
-            except NotYet:
-                pass
-    (tmp_path / "broken.json").write_text("{")
-    books = results.collect(tmp_path)
-    assert [b["learner"] for b in books] == ["Ada_L", "Bob", "Cy"]
-    ada = books[0]["exercises"][exercise.key]
-    assert ada["right"] and ada["attempts"] == 2 and ada["attempts_needed"] == 2
-    shown = results.table(books, list(EXERCISES))
-    assert "broken.json: not a result file" in capsys.readouterr().out
-    assert f"2  {exercise.key}  {exercise.mistakes[0].sentence}" in shown and shown.splitlines()[1].endswith(
-        f"1/{len(EXERCISES)}"
-    )
-    with pytest.raises(InputError, match="no results there"):
-        results.collect(tmp_path / "nowhere")
 
 
 def test_an_unknown_exercise_is_named_with_its_nearest():

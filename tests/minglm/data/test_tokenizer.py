@@ -62,6 +62,11 @@ def test_save_and_load(tokenizer, tmp_path):
     assert again.vocab_size == tokenizer.vocab_size <= 320
 
 
+def test_bytes_that_are_no_text_are_refused(tokenizer):
+    with pytest.raises(InputError, match=r"text 'a\\udcff': is not Unicode"):
+        tokenizer.encode(b"a\xff".decode("utf-8", "surrogateescape"))
+
+
 def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(InputError, match="use 262 or more"):
         Tokenizer.train(TEXTS, 100)

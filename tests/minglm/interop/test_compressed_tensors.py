@@ -71,7 +71,7 @@ def test_what_cannot_be_written_is_one_line(model, tmp_path, capsys):
         export_hf(packed, tmp_path / "y")
     (tmp_path / "z").mkdir()
     (tmp_path / "z" / "other.txt").write_text("x")
-    with pytest.raises(InputError, match="other files"):
+    with pytest.raises(InputError, match="carries no minglm-run.json"):
         write(packed, tmp_path / "z")
     assert main(["quantize", str(tmp_path / "none"), "--format", "fp8", "--out", str(tmp_path / "q")]) == 2
     assert "no checkpoint" in capsys.readouterr().err

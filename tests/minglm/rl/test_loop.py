@@ -256,7 +256,7 @@ def test_runs_that_cannot_be_are_refused(warm, tmp_path):
         run(warm, tmp_path / "mine", updates=1, lr=0.5)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty and not an RL run"):
+    with pytest.raises(InputError, match="not empty, and carries no minglm-run.json"):
         run(warm, tmp_path / "other")
 
     class Mute(tasks.Task):

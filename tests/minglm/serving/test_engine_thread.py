@@ -11,9 +11,9 @@ pytest.importorskip("prometheus_client")
 import torch
 
 from minglm.config import ModelConfig
-from minglm.inference.engine import Engine
+from minglm.inference.engine import Engine, Request
 from minglm.model.model import Model
-from minglm.serving.engine_thread import EngineThread
+from minglm.serving.engine_thread import EngineThread, RequestHandle
 from minglm.serving.metrics import Metrics
 
 LONGEST_S = 60  # only a hang takes so long
@@ -134,8 +134,9 @@ def test_a_dead_engine_leaves_nobody_waiting(monkeypatch):
     async def scene(thread):
         handles = [ask(thread, [5, 6], 100), ask(thread, [7], 100)]
         assert [(await rest(h))[1] for h in handles] == ["failed"] * 2
-        until(lambda: thread.stopped)
-        assert thread.failure == "RuntimeError: no more" and thread.load == 0
+        until(lambda: thread.stopped and thread.load == 0)
+        assert thread.failure == "RuntimeError: no more"
+        assert await rest(ask(thread, [5, 6], 3)) == ([], "failed"), "one who had looked before it died"
 
     thread = make_thread()
     step, steps = thread.engine.step, []
@@ -148,6 +149,32 @@ def test_a_dead_engine_leaves_nobody_waiting(monkeypatch):
 
     thread.engine.step = fails
     played(scene, thread)
+
+
+def test_who_is_on_the_way_in_when_the_engine_dies_is_told(monkeypatch):
+    """Submitted during its last step: neither running nor waiting, and answered all the same."""
+    monkeypatch.setattr("threading.excepthook", lambda args: None)
+
+    async def scene(thread):
+        ask(thread, [5, 6], 100)
+        assert (await asyncio.wait_for(late.get(), LONGEST_S)).finish_reason == "failed"
+        until(lambda: thread.load == 0)
+
+    thread, late = make_thread(), asyncio.Queue()
+
+    def fails():
+        handle = RequestHandle(Request("late", [5], 1), asyncio_loop[0], time.monotonic() + LONGEST_S, outputs=late)
+        thread._inbox.append(("submit", handle))
+        raise RuntimeError("no more")
+
+    asyncio_loop = []
+
+    async def with_loop(thread):
+        asyncio_loop.append(asyncio.get_running_loop())
+        await scene(thread)
+
+    thread.engine.step = fails
+    played(with_loop, thread)
 
 
 def test_closing_ends_what_runs():

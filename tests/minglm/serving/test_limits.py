@@ -122,3 +122,19 @@ def test_a_dead_engine_is_told_to_those_who_wait_and_to_those_who_come(small_che
         came = client.post("/v1/completions", json={"prompt": "x"})
         assert came.status_code == 503 and "has stopped" in came.json()["error"]["message"]
         assert client.get("/health").status_code == 503
+
+
+@pytest.mark.parametrize("prompts, n", [(6, 1), (2, 3), (1, 6), (3, 2)])
+def test_sequences_in_work_are_counted_over_prompts_and_answers(small_checkpoint, prompts, n):
+    """Exactly as many as the server takes, and one answer more for each prompt: refused, with the time to come back."""
+    from fastapi.testclient import TestClient
+
+    from minglm.serving.server import build
+
+    _, app = build(small_checkpoint, ServeSettings(mode="dense", max_concurrent=6))
+    with TestClient(app) as client:
+        body = {"prompt": ["a"] * prompts, "max_tokens": 1}
+        full = client.post("/v1/completions", json={**body, "n": n})
+        assert full.status_code == 200 and len(full.json()["choices"]) == 6
+        more = client.post("/v1/completions", json={**body, "n": n + 1})
+        assert more.status_code == 429 and more.headers["retry-after"] == "1"

@@ -1,4 +1,4 @@
-"""Three faults of the fifty (`make drills` does them all), and that a failed trial is told as failed."""
+"""Some faults of the forty (`make drills` does them all), and that a failed trial is told as failed."""
 
 import signal
 
@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("torch")
 from minglm.tools import fault_injection
+from minglm.tools.drills.processes import Failed
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,20 +28,26 @@ def test_a_killed_ray_actor_costs_nothing_that_was_finished(tmp_path):
     assert "killed at update" in row["what"] and "6 of 6 updates" in row["what"]
 
 
-def test_the_recorded_fifty_all_ended_well():
+@pytest.mark.parametrize("kind", ["network_disk", "mapped_reader", "two_writers"])
+def test_writers_beside_each_other_and_readers_beside_writers(tmp_path, kind):
+    (row,) = fault_injection.run(1, tmp_path / "out", seed=7, kinds=(kind,))
+    assert row["ok"], row["what"]
+
+
+def test_the_recorded_forty_all_ended_well():
     rows = fault_injection.read()
     assert (
-        len(rows) == 50
+        len(rows) == fault_injection.COUNT
         and all(r["ok"] == "True" for r in rows)
         and {r["kind"] for r in rows} == set(fault_injection.KINDS)
     )
-    assert sum(r["well"] for r in fault_injection.by_kind(rows)) == 50
+    assert sum(r["well"] for r in fault_injection.by_kind(rows)) == fault_injection.COUNT
 
 
 def test_a_trial_that_fails_says_so(tmp_path, monkeypatch):
-    def broken(self, run):
-        raise fault_injection.Failed("the losses differ")
+    def broken(shared, folder):
+        raise Failed("the losses differ")
 
-    monkeypatch.setattr(fault_injection.Faults, "trainer", broken)
+    monkeypatch.setitem(fault_injection.DRILLS, "trainer", broken)
     rows = fault_injection.run(1, tmp_path / "out", kinds=("trainer",))
     assert rows[0]["ok"] is False and rows[0]["what"] == "the losses differ"

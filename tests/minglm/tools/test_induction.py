@@ -132,15 +132,23 @@ def test_the_command_keeps_what_it_does_not_measure_and_refuses_in_one_line(tmp_
         *(("narrow", 1, s) for s in (5, 6)),
     ]
     assert "no, 3." in induction.table(induction.read(out))
+    (tmp_path / "odd.csv").write_text(out.read_text(encoding="utf-8").replace("narrow", "nowhere"), encoding="utf-8")
+    (tmp_path / "short.csv").write_text("setting,seed\nwide,0\n", encoding="utf-8")
     capsys.readouterr()
     for wrong, says in (
+        (["--summary", str(tmp_path / "odd.csv")], "'nowhere' is none of"),
+        (["--summary", str(tmp_path / "short.csv")], "cannot be read"),
         (["--settings", "wade"], "did you mean 'wide'"),
         (["--steps", "0"], "at least 1"),
-        (["--seeds", "x"], "whole numbers"),
+        (["--seeds", "x"], "whole number"),
         (["--summary", str(tmp_path / "none.csv")], "minglm.tools.induction"),
     ):
-        assert induction.main([*wrong, "--out", str(out)]) == 2
+        try:
+            code = induction.main([*wrong, "--out", str(out)])
+        except SystemExit as stopped:  # what the parser itself refuses
+            code = stopped.code
         told = capsys.readouterr().err
+        assert code == 2
         assert says in told and told.count("\n") == 1
 
 

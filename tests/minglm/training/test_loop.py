@@ -130,7 +130,7 @@ def test_refusals_are_one_line(stages, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("do not delete")
     for resume in (True, False):
-        with pytest.raises(InputError, match="not a run of minglm"):
+        with pytest.raises(InputError, match="so this project did not make it"):
             train(ci, tmp_path / "mine", resume=resume, progress=False)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 

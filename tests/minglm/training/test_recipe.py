@@ -91,6 +91,19 @@ def test_yaml_numbers_with_an_exponent_are_numbers(tmp_path):
 def test_changes_from_the_command_line():
     assert parse_override("lr=0.01") == ("lr", 0.01)
     assert parse_override("tasks={copy: 1}") == ("tasks", {"copy": 1})
+    for text, value in (
+        ("corpus=folder:notes #1", "folder:notes #1"),
+        ("corpus=folder:my#dir", "folder:my#dir"),
+        ("conversations=#talks.jsonl", "#talks.jsonl"),
+        ('corpus="folder:a #b"', "folder:a #b"),
+        ("model_changes={x: '#'}", {"x": "#"}),
+        ("lr=0.01 # a note", "0.01 # a note"),
+    ):
+        assert parse_override(text)[1] == value, text
+    with pytest.raises(InputError, match="nothing may follow the closing"):
+        parse_override('corpus="a" # b')
+    with pytest.raises(InputError, match="must be a number"):
+        Recipe.from_dict(dict([parse_override("lr=0.01 # a note")]))
     assert recipes.load("ci_pretrain", {"steps": 3}).steps == 3
     for bad in ("lr", "=3", "a={"):
         with pytest.raises(InputError, match="--set"):

@@ -19,6 +19,7 @@ def call(capsys, *argv):
 @pytest.fixture
 def in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINGLM_RUNS", str(tmp_path / "runs"))
     return tmp_path
 
 

@@ -124,7 +124,6 @@ def test_what_a_package_needs_is_followed_and_compiled_ones_are_refused():
 
 def test_no_npm_is_one_line(capsys, monkeypatch, tmp_path):
     pytest.importorskip("jupyterlite_core", reason="jupyterlite-core is missing: pip install -e '.[dev]'")
-    monkeypatch.setattr(lite, "CACHE", tmp_path)
     monkeypatch.setattr(lite.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="npm is not installed"):
         lite.fetch_pyodide(tmp_path)

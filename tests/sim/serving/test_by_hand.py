@@ -99,14 +99,17 @@ def wide(**constants) -> Deployment:
 
 @pytest.mark.parametrize("imbalance", [1.0, 1.3, 2.0])
 def test_the_busiest_chip_of_an_instance_sets_the_time_of_decoding_experts(imbalance):
-    """By FLOPs: 16,384 tokens a group × 32 groups × 8 experts / 32 chips, times the imbalance, three matmuls each."""
+    """By FLOPs: 16,384 tokens a group × 32 groups × 8 experts / 32 chips, times the imbalance, three matmuls each.
+
+    Block-scaled fp8 on Hopper takes 2.5 times its FLOPs' own time in the measured expert tables.
+    """
     T, d = 16384, wide(imbalance=imbalance)
     m = d.model
     pairs = T * m.experts_per_token * imbalance  # (token, expert) on that chip
     flops = m.moe_layers * pairs * 3 * 2 * m.hidden * m.moe_ffn
     bound = flops / d.cluster.chip.peak("fp8").value
     seconds = decode_step(d, T, 1024).parts["experts"]
-    assert bound < seconds < 2 * bound, seconds / bound
+    assert 2.5 * bound < seconds < 3.2 * bound, seconds / bound
 
 
 def test_experts_of_decoding_take_longer_by_the_imbalance_and_nothing_else_does():

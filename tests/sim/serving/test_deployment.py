@@ -4,16 +4,10 @@ import pytest
 
 from minglm.config import ModelConfig
 from minglm.errors import InputError
-from sim.serving.deployment import FORMATS, Deployment
-from sim.serving.memory import (
-    GIB,
-    chip_memory,
-    index_row_bytes,
-    kv_bytes_per_token,
-    kv_row_bytes,
-    shortfall,
-    weight_bytes,
-)
+from sim.serving.cache import index_row_bytes, kv_bytes_per_token, kv_row_bytes
+from sim.serving.deployment import Deployment
+from sim.serving.formats import FORMATS
+from sim.serving.memory import GIB, chip_memory, shortfall, weight_bytes
 from sim.serving.remedies import remedies, require_fit
 from sim.spec.model_loader import load_model
 
@@ -49,8 +43,10 @@ def test_chips_share_experts_and_groups_repeat_the_rest():
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=2, kv="fp8")
     whole, m = weight_bytes(d.model, "fp8", mtp=False), chip_memory(d)
     assert m.parts["experts"] == pytest.approx(whole["experts"] / 8)
-    assert m.parts["dense"] == pytest.approx(whole["dense"] / 2)
-    assert m.kv_tokens == pytest.approx((m.usable_bytes - m.weights_bytes) / 61_464)
+    latents = 78 * (6144 * 2048 + 6144 * 576) * (1 + 4 / 16384)  # on every chip: one head wide
+    indexers = 78 * (2048 * 32 * 128 + 6144 * 128 + 6144 * 32) * (1 + 4 / 16384)
+    assert m.parts["dense"] == pytest.approx((whole["dense"] + latents + indexers) / 2)
+    assert m.kv_tokens == pytest.approx(m.free_bytes / 61_464) and m.free_bytes < m.usable_bytes - m.weights_bytes
     assert chip_memory(d.with_changes(drafts=3)).kv_bytes_per_token == pytest.approx(
         61_464 * 79 / 78
     )  # the MTP layer keeps a cache too
@@ -86,7 +82,7 @@ def test_a_refusal_says_by_how_much_and_three_changes_that_fit():
     "bad, says",
     [
         ({"chips": 0}, "chips=0"),
-        ({"chips": 8, "attention_tp": 3}, "must divide chips=8"),
+        ({"chips": 8, "attention_tp": 3}, "must divide the 8 chips of a stage"),
         ({"chips": 8, "precision": "fp9"}, "did you mean 'fp8'"),
         ({"chips": 8, "kv": "int2"}, "kv 'int2'"),
         ({"chips": 8, "drafts": 17}, "drafts=17"),
@@ -108,4 +104,4 @@ def test_drafts_need_a_module_and_set_tokens_per_step():
     d = Deployment.of("glm5", "dgx_h200", chips=8, drafts=3, acceptance=0.7)
     assert d.tokens_per_step == pytest.approx(1 + 0.7 + 0.49 + 0.343)
     assert d.with_changes(accept_length=2.76).tokens_per_step == 2.76
-    assert set(FORMATS) == {"bf16", "fp8", "w8a8", "w4a8", "nvfp4"}
+    assert {"bf16", "fp8", "w8a8", "w4a8", "nvfp4", "mxfp4", "awq", "int8"} == set(FORMATS)

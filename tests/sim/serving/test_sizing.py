@@ -158,7 +158,7 @@ def test_a_long_context_in_bytes_time_and_money():
     assert long["kv_gib"]["bf16"] == pytest.approx(20.74, abs=0.01) and long["kv_gib"]["fp8"] == pytest.approx(
         11.61, abs=0.01
     )
-    assert long["fit_on_instance"] == 2
+    assert long["fit_on_instance"] == 3  # 37.7 GiB beside the weights of SGLang's 0.904 of a chip, 11.6 a context
     assert long["prefill_s"] > 40 * short["prefill_s"] and dense["prefill_s"] > long["prefill_s"]
     assert long["usd"] > short["usd"] and "indexer" in long["prefill_parts"]
     with pytest.raises(InputError, match="reads at most"):

@@ -37,7 +37,7 @@ def test_decode_at_large_batch_is_the_compute_roofline(model, context):
     bound = peak / flops_per_token(d, context)  # FLOPs by sim.spec.model, not by the operators of this module
     rates = [decode_step(d, batch, context, "roofline").tokens_per_s for batch in (1, 64, 4096, 10**6)]
     assert rates[-1] == pytest.approx(bound, rel=0.01)
-    assert all(r <= bound * 1.01 for r in rates) and rates == sorted(rates)
+    assert all(r <= bound * 1.01 for r in rates) and rates == pytest.approx(sorted(rates), rel=1e-12)
 
 
 def test_large_batch_approaches_the_roofline_from_memory_bound_decoding():
@@ -81,7 +81,7 @@ def test_a_cached_prefix_is_cheaper_and_longer_contexts_cost_more():
 
 def test_sparse_attention_stops_growing_where_dense_does_not():
     """Beyond index_topk keys the core attention of DSA reads no more; only the indexer grows."""
-    d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
+    d = Deployment.of("deepseek_v3_2", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
     short, long = decode_step(d, 8, 4096), decode_step(d, 8, 131072)
     assert long.parts["attention"] == pytest.approx(short.parts["attention"], rel=1e-9)
     assert long.parts["indexer"] > short.parts["indexer"]

@@ -115,7 +115,8 @@ EXERCISES = [
         "02.causal_attention",
         _reference_attention,
         lambda: [
-            (drawn(5, 2, 4), drawn(5, 2, 4, seed=1), drawn(5, 2, 4, seed=2)),
+            # the root of D is unlike D/2, 2, log2(D) and the number of heads
+            (drawn(5, 3, 6), drawn(5, 3, 6, seed=1), drawn(5, 3, 6, seed=2)),
             (drawn(1, 3, 8), drawn(1, 3, 8, seed=1), drawn(1, 3, 8, seed=2)),
         ],
         (

@@ -127,7 +127,7 @@ EXERCISES = [
     Exercise(
         "05.perplexity",
         lambda losses: math.prod(math.exp(x) ** (1 / len(losses)) for x in losses),
-        lambda: [([2.0, 4.0],), ([0.0],), ([1.0, 2.0, 6.0],)],
+        lambda: [([2.0, 4.0],), ([0.0],), ([0.5, 1.25, 2.0],)],
         (
             Mistake(
                 lambda x: sum(map(math.exp, x)) / len(x),

@@ -109,8 +109,9 @@ EXERCISES = [
         "06.residual",
         _residual,
         lambda: [
-            (drawn(5).softmax(-1), drawn(5, seed=1).softmax(-1)),
-            (drawn(3, seed=2).softmax(-1), drawn(3, seed=3).softmax(-1)),
+            # more than one token is left over, and not the same share of each
+            (drawn(9).softmax(-1), drawn(9, seed=1).softmax(-1)),
+            (drawn(6, seed=2).softmax(-1), drawn(6, seed=3).softmax(-1)),
         ],
         (
             Mistake(

@@ -101,7 +101,7 @@ EXERCISES = [
     Exercise(
         "07.per_head",
         _heads,
-        lambda: [(drawn(8, 6), 2), (drawn(9, 4, seed=1), 3)],
+        lambda: [(drawn(8, 6), 2), (drawn(9, 4, seed=1), 3), (drawn(12, 4, seed=2), 2), (drawn(4, 5) * 0, 2)],
         (
             Mistake(
                 lambda u, h: _orthogonalise(u, 5),

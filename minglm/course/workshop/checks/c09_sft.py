@@ -29,7 +29,13 @@ def _mean(losses, targets):
 
 def _loss_cases():
     t = drawn(6).new_tensor([5, IGNORE, 0, IGNORE, IGNORE, 2]).long()  # 0 is a token as any other
-    return [(drawn(6).abs(), t), (drawn(6).abs(), t * 0 + IGNORE), (drawn(6, seed=3).abs(), t.abs())]
+    one = (t * 0 + IGNORE).index_fill(0, t.new_tensor([4]), 7)  # a single target
+    return [
+        (drawn(6).abs(), t),
+        (drawn(6, seed=4).abs(), one),
+        (drawn(6).abs(), t * 0 + IGNORE),
+        (drawn(6, seed=3).abs(), t.abs()),
+    ]
 
 
 CHAT = ([0, 4, 11, 12, 5, 21, 22, 1], [False, False, False, False, False, True, True, True])

@@ -51,6 +51,9 @@ def _with_eps(eps):
     return lambda r: (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True, correction=0) + eps)
 
 
+SAMPLE_DEVIATION = (
+    "Your deviation divides by n − 1, as torch does by default and TRL with it; here it divides by n: say correction=0."
+)
 ROUNDING = (
     "Rounding: equal rewards of 0.9 may have a deviation of 6e-8, not 0, and dividing by that makes large advantages "
     "out of nothing. "
@@ -246,7 +249,24 @@ EXERCISES = [
             ),
             Mistake(
                 lambda r: _advantages(r) * ((r.shape[1] - 1) / r.shape[1]) ** 0.5,
-                "You divided by n − 1 in the deviation: say correction=0.",
+                SAMPLE_DEVIATION,
+            ),
+            Mistake(
+                _with_eps(1e-4),
+                "You add 1e-4 to the deviation, as TRL does. That makes each advantage a little smaller; here 1e-6 is "
+                "the most that may be added.",
+            ),
+            *(
+                Mistake(
+                    lambda r, eps=eps: (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + eps),
+                    SAMPLE_DEVIATION,
+                )
+                for eps in (1e-8, 1e-6, 1e-4)
+            ),
+            Mistake(
+                lambda r: (r - r.mean(1, keepdim=True)) * (r.shape[1] / (r.shape[1] - 1)),
+                "That is the leave-one-out form (RLOO): the reward minus the mean of the others. Here the mean is "
+                "that of the whole group, and the difference is divided by the group's deviation.",
             ),
             Mistake(
                 lambda r: r * 1.0,

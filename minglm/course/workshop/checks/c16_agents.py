@@ -64,6 +64,7 @@ def _reward(turns, most=3):
 
 
 OUTCOMES = [
+    ([(False, False), (False, False), (False, False), (True, True)],),  # the fourth turn is not played
     ([(True, True)],),
     ([(False, False), (True, True)],),
     ([(False, False), (False, False), (True, True)],),

@@ -33,7 +33,7 @@ MAPS = [
 
 
 def _look_back(tokens, last=True, before=False):
-    out = []
+    out: list[int | None] = []
     for place in range(len(tokens)):
         found = [p for p in range(place) if tokens[p] == tokens[place]]
         if not found:

@@ -1,0 +1,267 @@
+"""Does a sheet's checker notice every single fault? Plants one at a time in each solution and asks it.
+
+A fault changes one place of the solution: an operator, a comparison, a constant, a name, the order of two arguments, a
+term that is dropped. `python -m minglm.course.workshop.single_faults` lists those that the checker accepts. Such a
+fault is either equivalent, which EQUIVALENT says with its reason, or the exercise's cases are too symmetrical.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import ctypes
+import runpy
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from minglm import atomic
+from minglm.course.workshop import checking, generator
+from minglm.errors import InputError, Parser
+
+LIMIT_S = 4.0  # for one answer: a fault in a loop's end may never return
+_BINARY: dict[type, tuple[type, ...]] = {
+    ast.Add: (ast.Sub, ast.Mult),
+    ast.Sub: (ast.Add,),
+    ast.Mult: (ast.Div, ast.Add),
+    ast.Div: (ast.Mult, ast.FloorDiv),
+    ast.FloorDiv: (ast.Div, ast.Mult),
+    ast.Mod: (ast.FloorDiv, ast.Mult),
+    ast.Pow: (ast.Mult,),
+    ast.BitAnd: (ast.BitOr,),
+    ast.BitOr: (ast.BitAnd,),
+}
+_COMPARED: dict[type, tuple[type, ...]] = {
+    ast.Lt: (ast.LtE, ast.Gt),
+    ast.LtE: (ast.Lt, ast.GtE),
+    ast.Gt: (ast.GtE, ast.Lt),
+    ast.GtE: (ast.Gt, ast.LtE),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+}
+_CALLED = {
+    "min": "max",
+    "max": "min",
+    "sum": "mean",
+    "mean": "sum",
+    "argmax": "argmin",
+    "floor": "ceil",
+    "ceil": "floor",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planted fault: the exercise, the line as it then reads, and the text of the whole sheet's code."""
+
+    key: str
+    place: str
+    code: str
+
+
+def sheet(path: Path) -> ast.Module:
+    """The code of a sheet, solutions and all, without its checks."""
+    code = "\n".join(
+        text for kind, text in generator.cells(path.read_text(encoding="utf-8"), path.stem) if kind == "code"
+    )
+    tree = ast.parse(code)
+    tree.body = [node for node in tree.body if _checked(node) is None]
+    return tree
+
+
+def answers(path: Path) -> dict[str, str]:
+    """Exercise key → the expression that the sheet hands to its check."""
+    code = "\n".join(
+        text for kind, text in generator.cells(path.read_text(encoding="utf-8"), path.stem) if kind == "code"
+    )
+    found = [_checked(node) for node in ast.parse(code).body]
+    return dict(pair for pair in found if pair)
+
+
+def _checked(node: ast.stmt) -> tuple[str, str] | None:
+    call = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "check":
+        key = call.args[0]
+        assert isinstance(key, ast.Constant)
+        return str(key.value), ast.unparse(call.args[1])
+    return None
+
+
+def faults(path: Path) -> Iterator[Fault]:
+    """Every single fault of every solution of a sheet."""
+    tree = sheet(path)
+    for key, answer in answers(path).items():
+        used = _functions(tree, answer)
+        for name in used:
+            function = next(n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name == name)
+            names = _names(function)
+            for index, node in enumerate(ast.walk(function)):
+                for change in [*_changes(node), *_other_names(node, names)]:
+                    mutated = copy.deepcopy(tree)
+                    twin = next(n for n in mutated.body if getattr(n, "name", None) == name)
+                    target = next(n for i, n in enumerate(ast.walk(twin)) if i == index)
+                    before = ast.unparse(target)
+                    change(target)
+                    if ast.unparse(target) == before:
+                        continue
+                    code = ast.unparse(ast.fix_missing_locations(mutated))
+                    yield Fault(key, f"{name} {index}: {before} -> {ast.unparse(target)}"[:150], code)
+
+
+def _functions(tree: ast.Module, answer: str) -> list[str]:
+    """The sheet's own functions and classes that an answer uses, directly or not."""
+    defined = {n.name: n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    used: list[str] = []
+    waiting = [n.id for n in ast.walk(ast.parse(answer)) if isinstance(n, ast.Name)]
+    while waiting:
+        name = waiting.pop()
+        if name in defined and name not in used:
+            used.append(name)
+            waiting += [n.id for n in ast.walk(defined[name]) if isinstance(n, ast.Name)]
+    return used
+
+
+def _names(function: ast.AST) -> list[str]:
+    """A function's own names: its parameters and what it assigns."""
+    stored = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    return list(dict.fromkeys([n.arg for n in ast.walk(function) if isinstance(n, ast.arg)] + stored))
+
+
+def _other_names(node: ast.AST, names: list[str]) -> Iterator[Callable]:
+    """A name taken for another one of the function."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in names:
+        for other in names:
+            if other not in (node.id, "self"):
+                yield lambda target, other=other: setattr(target, "id", other)
+
+
+def _put(field: str, value: object) -> Callable:
+    return lambda target: setattr(target, field, value)
+
+
+def _into(field: str) -> Callable:
+    """The node becomes one of its parts: a term is dropped."""
+
+    def change(target):
+        part = getattr(target, field)
+        target.__class__ = part.__class__
+        target.__dict__ = dict(part.__dict__)
+
+    return change
+
+
+def _swap(first: int) -> Callable:
+    """Two arguments change places."""
+
+    def change(target):
+        target.args[first], target.args[first + 1] = target.args[first + 1], target.args[first]
+
+    return change
+
+
+def _changes(node: ast.AST) -> list[Callable]:
+    """What can go wrong at one place: each a function that changes a copy of the node."""
+    if isinstance(node, ast.Constant):
+        return _other_constants(node.value)
+    if isinstance(node, ast.Call):
+        return _other_calls(node)
+    if isinstance(node, ast.BinOp):
+        return [*(_put("op", kind()) for kind in _BINARY.get(type(node.op), ())), _into("left"), _into("right")]
+    if isinstance(node, ast.AugAssign):
+        return [_put("op", kind()) for kind in _BINARY.get(type(node.op), ())[:1]]
+    if isinstance(node, ast.UnaryOp):
+        return [_into("operand")]
+    if isinstance(node, ast.Compare):
+        return [_put("ops", [kind(), *node.ops[1:]]) for kind in _COMPARED.get(type(node.ops[0]), ())]
+    if isinstance(node, ast.BoolOp):
+        return [_put("op", ast.And() if isinstance(node.op, ast.Or) else ast.Or())]
+    return [_into("body"), _into("orelse")] if isinstance(node, ast.IfExp) else []
+
+
+def _other_constants(value: object) -> list[Callable]:
+    if isinstance(value, bool):
+        return [_put("value", not value)]
+    if isinstance(value, (int, float)):
+        return [_put("value", value + 1), _put("value", value * 2 if isinstance(value, float) else value - 1)]
+    return []
+
+
+def _other_calls(node: ast.Call) -> list[Callable]:
+    changes = [_swap(i) for i in range(len(node.args) - 1)]
+    if isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):
+        changes.append(lambda target: setattr(target.func, "id", _CALLED[target.func.id]))
+    if isinstance(node.func, ast.Attribute) and node.func.attr in _CALLED:
+        changes.append(lambda target: setattr(target.func, "attr", _CALLED[target.func.attr]))
+    return changes
+
+
+def accepted(fault: Fault, answer: str, limit_s: float = LIMIT_S) -> bool:
+    """Does the checker take the faulty sheet's answer for right? An answer that never ends is not."""
+    right: list[bool] = []
+
+    def ask() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            sheet_file = Path(folder) / "sheet.py"
+            atomic.write_text(sheet_file, f"{fault.code}\nANSWER = {answer}\n")
+            try:
+                checking.judge(checking.all_exercises()[fault.key], runpy.run_path(str(sheet_file))["ANSWER"])
+            except BaseException:
+                return
+        right.append(True)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive() and thread.ident is not None:  # a loop without end: else it would go on beside the next ones
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+    return bool(right)
+
+
+def survivors(path: Path) -> tuple[list[Fault], int]:
+    """The faults of a sheet that its checker accepts and EQUIVALENT does not name, and how many were tried.
+
+    Raises:
+        InputError: the solution itself is not accepted: then nothing would be shown by a fault that is not.
+    """
+    asked, planted = answers(path), list(faults(path))
+    for key, answer in asked.items():
+        if not accepted(Fault(key, "no fault", ast.unparse(sheet(path))), answer, limit_s=120):  # it loads torch, too
+            raise InputError(f"{key}: the sheet's own solution is not accepted; mend it first")
+    left = [f for f in planted if f"{f.key} {f.place}" not in EQUIVALENT and accepted(f, asked[f.key])]
+    return left, len(planted)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """List the faults that are accepted; exit code 1 where there is one."""
+    p = Parser(prog="python -m minglm.course.workshop.single_faults", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("sheets", nargs="*", help="beginnings of names, such as 02 (default: all)")
+    args: argparse.Namespace = p.parse_args(argv)
+    left = tried = 0
+    for path in generator.sources():
+        if args.sheets and not path.stem.startswith(tuple(args.sheets)):
+            continue
+        found, count = survivors(path)
+        left, tried = left + len(found), tried + count
+        for fault in found:
+            print(f"accepted: {fault.key} {fault.place}", flush=True)
+        print(f"{path.stem}: {count} faults, {len(found)} accepted", file=sys.stderr, flush=True)
+    print(f"{left} of {tried} single faults are accepted; {len(EQUIVALENT)} are equivalent")
+    return 1 if left else 0
+
+
+# Fault → why it gives the same value for every input that the exercise's text allows.
+EQUIVALENT: dict[str, str] = {}
+
+
+if __name__ == "__main__":
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))

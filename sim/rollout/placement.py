@@ -1,0 +1,91 @@
+"""Which engine a sample goes to, as frameworks decide it.
+
+    >>> PLACEMENTS
+    ('sample', 'group', 'shard', 'divided')
+
+* `sample`: each sample to the engine with the fewest requests (a router that knows every load).
+* `group`: all samples of a prompt to one engine, the one with the fewest requests then; they stay.
+* `shard`: a batch is cut into as many contiguous parts as there are engines before the first token, and never
+  rebalanced: an engine with long answers works on while the others wait.
+* `divided`: samples run in chunks of tokens and each chunk goes to the engine with the fewest requests, with its cache
+  from a pool that all engines share (Seer's divided rollout).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sim.rollout.engine import Engine
+from sim.rollout.group import Group
+
+PLACEMENTS = ("sample", "group", "shard", "divided")
+DIVIDED_CHUNK = 8192  # assumed: tokens of a chunk of divided rollout; Seer names chunks, not their size
+
+
+@dataclass(frozen=True)
+class Framework:
+    """What a framework does where a case does not say otherwise."""
+
+    placement: str
+    source: str
+    values: tuple[tuple[str, object], ...] = ()
+
+
+FRAMEWORKS = {
+    "verl": Framework("shard", "verl hybrid engine: a batch is split over data-parallel ranks (DataProto.chunk)"),
+    "slime": Framework("group", "SGLang's cache-aware router sends a prompt's samples to the engine with its prefix"),
+    "areal": Framework("sample", "AReaL: requests go to the server with the fewest tokens, by request"),
+    "openrlhf": Framework("shard", "OpenRLHF: prompts are cut over vLLM engines in contiguous parts"),
+    "seer": Framework("divided", "Seer (arXiv 2511.14617): divided rollout over a global cache pool"),
+    "rollpacker": Framework("group", "RollPacker (arXiv 2509.21009): tail batching over a router that keeps groups"),
+}
+
+
+class Placement:
+    """Chooses engines; keeps a heap of loads whose stale entries are passed over."""
+
+    def __init__(self, kind: str, engines: Sequence[Engine], prompts_per_batch: int) -> None:
+        self.kind, self.engines, self._prompts = kind, engines, prompts_per_batch
+        self._loads: list[tuple[int, int]] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Every engine is empty."""
+        self._loads = [(engine.load, engine.id) for engine in self.engines]
+        heapq.heapify(self._loads)
+
+    def changed(self, engine: Engine) -> None:
+        """The load of an engine fell."""
+        if self.kind != "shard":
+            heapq.heappush(self._loads, (engine.load, engine.id))
+
+    def choose(self, group: Group) -> Engine:
+        """The engine of the next sample of `group`. The caller puts one request into its queue."""
+        if self.kind == "shard":
+            count = len(self.engines)
+            return self.engines[group.id % self._prompts * count // self._prompts % count]
+        if self.kind == "group" and group.engine is not None:
+            engine = self.engines[group.engine]
+            heapq.heappush(self._loads, (engine.load + 1, engine.id))
+            return engine
+        engine = self._emptiest()
+        group.engine = engine.id
+        return engine
+
+    def _emptiest(self) -> Engine:
+        """The engine with the fewest requests, the first of equals."""
+        if len(self._loads) > 8 * len(self.engines) + 64:
+            self.reset()
+        loads, engines = self._loads, self.engines
+        while True:
+            load, i = loads[0]
+            engine = engines[i]
+            if engine.n + len(engine.queue) == load:
+                break
+            heapq.heappop(loads)
+            if not loads:
+                self.reset()
+        heapq.heapreplace(loads, (load + 1, i))
+        return engine

@@ -1,0 +1,77 @@
+"""A Hugging Face `config.json` as its family reads it: canonical names, and class defaults for what is absent."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from minglm import datafiles
+from minglm.errors import InputError
+from sim.base.documents import read_document
+from sim.base.units import whole
+
+_MISSING = object()
+
+
+@functools.cache
+def _class_defaults() -> Mapping[str, Mapping[str, Any]]:
+    document: Any = read_document(datafiles.data("huggingface_defaults.json"))
+    return document["defaults"]
+
+
+class Config:
+    """A config dict. A key that is absent has the default of the family's class, as `transformers` reads it.
+
+    A key that is present and null says "none": the family's function decides what follows.
+    """
+
+    def __init__(self, raw: Mapping, kind: str):
+        self.kind = kind
+        self.raw = {**_class_defaults().get(_SAME_CLASS.get(kind, kind), {}), **_under_canonical_names(raw, kind)}
+
+    def int(self, key: str, default: Any = _MISSING, *more: str) -> Any:
+        """The whole number of a key, or of one of `more`; the default where they are null or absent.
+
+        Raises:
+            InputError: no such key and no default, or not a whole number.
+        """
+        for k in (key, *more):
+            if self.raw.get(k) is not None:
+                return whole(self.raw[k], f"config.json {k}", low=0, high=10**9)
+        if default is _MISSING:
+            raise InputError(f"config.json of model_type {self.kind!r} has no {key!r}; give the complete config.json")
+        return default
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """The switch of a key; the default where it is null or absent."""
+        value = self.raw.get(key)
+        return default if value is None else bool(value)
+
+
+# Families whose class is another's.
+_SAME_CLASS = {"kimi_k2": "deepseek_v3", "kimi_k25_text": "deepseek_v3", "mistral3_text": "mistral"}
+# Other names of a key in published configs (transformers' attribute maps), by family; "" for all.
+_OTHER_NAMES = {
+    "gpt2": {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+        "intermediate_size": "n_inner",
+    },
+    "gpt_oss": {"experts_per_token": "num_experts_per_tok", "num_experts": "num_local_experts"},
+    "mixtral": {"num_experts": "num_local_experts"},
+    "minimax_m2": {"num_experts": "num_local_experts"},
+    "qwen3_moe": {"num_local_experts": "num_experts"},
+    "qwen3_vl_moe_text": {"num_local_experts": "num_experts"},
+    "deepseek_v3": {"num_local_experts": "n_routed_experts"},
+    "gemma3_text": {"_sliding_window_pattern": "sliding_window_pattern"},
+}
+
+
+def _under_canonical_names(raw: Mapping, kind: str) -> dict[str, Any]:
+    """The config with each key under the name that the family's function reads; the canonical name wins."""
+    names = _OTHER_NAMES.get(kind, {})
+    renamed = {names[key]: value for key, value in raw.items() if key in names and names[key] not in raw}
+    return {**raw, **renamed}

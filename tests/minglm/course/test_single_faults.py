@@ -1,0 +1,25 @@
+"""The tool that plants single faults in the sheets' solutions."""
+
+import pytest
+
+pytest.importorskip("torch")
+from minglm.course.workshop import generator, single_faults
+
+
+def test_solutions_are_accepted_and_their_faults_refused():
+    path = next(p for p in generator.sources() if p.stem.startswith("00"))
+    planted = list(single_faults.faults(path))
+    assert len(planted) > 40 and len({(f.key, f.place) for f in planted}) == len(planted)
+    assert single_faults.survivors(path) == ([], len(planted))
+
+
+def test_a_fault_changes_one_place():
+    path = next(p for p in generator.sources() if p.stem.startswith("02"))
+    places = [f.place for f in single_faults.faults(path)]
+    for words in ("D ** 0.5 -> D * 0.5", "1 -> 2", "heads -> layers"):
+        assert any(words in place for place in places), words
+
+
+def test_a_loop_without_end_is_no_right_answer():
+    fault = single_faults.Fault("00.loss_of_knowing_nothing", "", "def forever(V):\n    while True:\n        pass")
+    assert not single_faults.accepted(fault, "forever", limit_s=0.5)

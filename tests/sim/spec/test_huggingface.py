@@ -1,0 +1,107 @@
+"""Published configs are read as `transformers` reads them: absent keys, wrappers, families, and what is refused."""
+
+import json
+
+import pytest
+
+from minglm import datafiles
+from minglm.errors import InputError
+from sim.spec.huggingface import FAMILIES, SUPPORTED, from_hf
+
+DEFAULTS = json.loads(datafiles.data("huggingface_defaults.json").read_text())["defaults"]
+GEMMA3 = {"model_type": "gemma3_text", "hidden_size": 3840, "intermediate_size": 15360, "num_attention_heads": 16}
+GEMMA3 |= {"num_hidden_layers": 48, "num_key_value_heads": 8, "sliding_window": 1024}
+# What a published file holds, in billions of weights of its language model: counted by the publisher or by hand.
+PUBLISHED = [
+    ({"model_type": "gemma3", "text_config": GEMMA3, "vision_config": {}}, 11.766),  # Gemma 3 12B, sparse config
+    (
+        {
+            "model_type": "gemma3",
+            "text_config": {
+                "model_type": "gemma3_text",
+                "hidden_size": 2560,
+                "intermediate_size": 10240,
+                "num_hidden_layers": 34,
+                "sliding_window": 1024,
+            },
+        },
+        3.880,  # Gemma 3 4B: heads, key-value heads, width and vocabulary are the class's
+    ),
+    ({"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": 32064}}, 6.739),  # Llama 7B and pads
+    ({"model_type": "llava", "text_config": {"vocab_size": 32064}}, 6.739),  # the wrapper names the family
+    ({"model_type": "llama4", "text_config": {"model_type": "llama4_text"}}, 107.77),  # Llama 4 Scout is the default
+    ({"model_type": "minimax_m2"}, 228.7),
+    ({"model_type": "glm4_moe_lite", "first_k_dense_replace": 1}, 29.943),  # GLM-4.7-Flash
+    (
+        {
+            "model_type": "some_vl",
+            "tie_word_embeddings": True,  # outside, and it holds
+            "text_config": {
+                "model_type": "qwen3",
+                "hidden_size": 2560,
+                "intermediate_size": 9728,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 8,
+                "num_hidden_layers": 36,
+            },
+        },
+        4.022,
+    ),
+]
+
+
+@pytest.mark.parametrize("config, billions", PUBLISHED)
+def test_weights_of_published_configs(config, billions):
+    assert from_hf(config).total_params() / 1e9 == pytest.approx(billions, rel=2e-4)
+
+
+@pytest.mark.parametrize("family", DEFAULTS)
+def test_the_shipped_defaults_are_those_of_the_classes(family):
+    transformers = pytest.importorskip("transformers")
+    kind = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES[family]
+    classes = getattr(transformers, kind).__mro__
+    for key, value in DEFAULTS[family].items():
+        declared = next(one.__dict__[key] for one in classes if key in one.__dict__)
+        assert value == declared, key
+
+
+def test_every_claimed_family_has_defaults_or_shares_a_class():
+    assert set(DEFAULTS) <= set(FAMILIES)
+    assert set(FAMILIES) - set(DEFAULTS) == {"kimi_k2", "kimi_k25_text", "mistral3_text"}
+
+
+def test_null_says_none_where_absence_says_the_default():
+    base = {"model_type": "mistral"}
+    assert from_hf(base).window == 4096  # the class's
+    assert from_hf({**base, "sliding_window": None}).window_layers == 0
+    assert from_hf({"model_type": "llama", "num_attention_heads": 16, "num_key_value_heads": None}).kv_heads == 16
+
+
+def test_layer_types_say_which_layers_have_a_window():
+    kinds = ["sliding_attention"] * 3 + ["full_attention"]
+    spec = from_hf({"model_type": "olmo3", "num_hidden_layers": 8, "layer_types": kinds * 2})
+    assert (spec.window, spec.window_layers) == (4096, 6)
+
+
+@pytest.mark.parametrize(
+    "config, operator",
+    [
+        ({"model_type": "qwen3_next", "linear_num_key_heads": 16, "full_attention_interval": 4}, "gated delta rule"),
+        ({"model_type": "kimi_linear", "linear_attn_config": {"kda_layers": [1]}}, "linear attention"),
+        ({"model_type": "bamba", "mamba_d_state": 256}, "Mamba"),
+        ({"model_type": "new", "layer_types": ["linear_attention", "full_attention"]}, "linear attention"),
+    ],
+)
+def test_an_operator_that_is_not_modelled_is_named(config, operator):
+    with pytest.raises(InputError) as refusal:
+        from_hf(config)
+    assert operator in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_hints_stay_within_an_architecture():
+    with pytest.raises(InputError) as refusal:
+        from_hf({"model_type": "llama5_text"})
+    assert "did you mean" not in str(refusal.value)
+    with pytest.raises(InputError, match="did you mean 'qwen3_moe'"):
+        from_hf({"model_type": "Qwen3MoE"})
+    assert "qwen3_moe" in SUPPORTED
