@@ -25,7 +25,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--length", type=COUNT, default=512, help="tokens of a recall passage (default 512)")
     p.add_argument("--seed", type=SEED, default=1)
     p.add_argument("--json", action="store_true")
-    p = sub.add_parser("pass", help="pass@k on copy, arithmetic, returns and lookup (a fact hidden in a passage)")
+    p = sub.add_parser(
+        "pass", help="pass@k on the skills of the model's corpus and on lookup (a fact hidden in a passage)"
+    )
     p.add_argument("--checkpoint", required=True, metavar="RUN")
     p.add_argument("--problems", type=COUNT, default=16, help="problems of each task")
     p.add_argument("--samples", type=COUNT, default=8, help="answers to each problem")

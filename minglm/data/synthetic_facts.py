@@ -29,6 +29,7 @@ ANIMALS = tuple(
         "wombat"
     ).split()
 )
+SENTENCE = "The code of {name} is {code}."
 CODE_WORDS = ADJECTIVES + ANIMALS
 _SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 _CODE = re.compile(rf"\b({'|'.join(ADJECTIVES)}) ({'|'.join(ANIMALS)})\b")
@@ -63,4 +64,4 @@ def find_code(text: str) -> str | None:
 
 def statement(name: str, code: str) -> str:
     """The sentence in which training texts state a fact."""
-    return f"The code of {name} is {code}."
+    return SENTENCE.format(name=name, code=code)

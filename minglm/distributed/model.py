@@ -131,7 +131,6 @@ class ShardedModel(Model):
         doc_start: Tensor | None = None,
         mtp: bool = True,
         indexer_loss: bool = True,
-        vocabulary: int | None = None,
         counts: StepCounts | None = None,
     ) -> Output:
         """As `Model.forward` with targets: the whole batch (B, T) in,
@@ -157,8 +156,7 @@ class ShardedModel(Model):
             for layer in self.layers:
                 hidden, kl, balance, loads, topk_indices = layer(hidden, ctx, topk_indices)
                 aux.add(kl, balance, loads)
-            head = self.lm_head.weight[:vocabulary]
-            lm = head_loss(self.norm(hidden), head, targets[rows, here], counts.targets[0])
+            lm = head_loss(self.norm(hidden), self.lm_head.weight, targets[rows, here], counts.targets[0])
             out = Output(lm_loss=lm)
             if mtp and self.mtp is not None:
                 out.mtp_loss = self._depths(self.mtp, tokens, targets, doc_start, counts, hidden, ctx, aux)

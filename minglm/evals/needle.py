@@ -20,6 +20,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from minglm.data.chat import lookup_example
+from minglm.data.synthetic_facts import SENTENCE
 from minglm.data.tiny_world import needles as tiny_world
 from minglm.data.tiny_world import vocabulary
 from minglm.errors import InputError
@@ -39,6 +40,7 @@ class Problem:
     expected: str
     name: str
     told: tuple[tuple[str, str], ...]
+    sentence: str  # of a fact, with {name} and {code}
     form: str = "plain"
 
     def is_right(self, answer: str) -> bool:
@@ -56,11 +58,11 @@ class Problem:
             return ""
         if self.form == "several":  # a rule gives two codes, in the order of the passage
             two = [code for _, code in self.told if code in [c for _, c in told[:2]]]
-            return f"The codes of {self.name} are {' and '.join(two)}."
+            return self.sentence.format(name=self.name, code=" and ".join(two))
         if self.form == "hop":
             friend, code = told[0]
-            return f"The friend of {self.name} is {friend}. The code of {friend} is {code}."
-        return f"The code of {self.name} is {told[0][1]}."
+            return f"The friend of {self.name} is {friend}. {self.sentence.format(name=friend, code=code)}"
+        return self.sentence.format(name=self.name, code=told[0][1])
 
 
 def is_tiny_world(tokenizer) -> bool:
@@ -93,11 +95,11 @@ def problems(  # noqa: PLR0913 (each is one axis of the test)
         place = rng.random() if depth is None else depth
         if is_tiny_world(tokenizer):
             n = tiny_world.needles(rng, length, facts, place, form, held_out=True, context=context)
-            out.append(Problem(n.prompt_ids, n.question, n.expected, n.name, n.told, form))
+            out.append(Problem(n.prompt_ids, n.question, n.expected, n.name, n.told, tiny_world.SENTENCE, form))
         elif form == "plain":
             numbers = np.random.default_rng(rng.getrandbits(64))
             e = lookup_example(numbers, tokenizer, length, place, True, filler, context, facts)
-            out.append(Problem(e.prompt_ids, e.question, e.expected, e.name, e.told))
+            out.append(Problem(e.prompt_ids, e.question, e.expected, e.name, e.told, SENTENCE))
         else:
             raise InputError(f"form {form!r}: only the tiny world has it; use plain for a model of another corpus")
     return out

@@ -1,5 +1,5 @@
-"""Questions with answers that can be checked, asked of a chat model: the problems of `minglm.data.chat`, many tries
-each.
+"""Questions with answers that can be checked, asked of a chat model, many tries each: the skills of the tiny world for
+a model with its vocabulary (`minglm.evals.skills`), the problems of `minglm.data.chat` for another.
 
 Used by `minglm eval` and by the notebooks on fine-tuning and evaluation.
 """
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-
-from minglm.data.chat import TASKS, examples, lookup_example
+from minglm.data.chat import TASKS, examples
 from minglm.data.conversations import Example
-from minglm.data.synthetic_facts import find_code, statement
+from minglm.data.synthetic_facts import find_code
+from minglm.evals import needle, skills
 from minglm.inference.generate import generate
 
 ANSWER_TOKENS = 32
@@ -21,26 +20,25 @@ PASSAGE_TOKENS = 192
 
 
 def problems(per_task: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS) -> dict[str, list[Example]]:
-    """`per_task` problems of every task; a seed other than the training's gives problems it has most likely not
-    seen.
+    """`per_task` problems of every task; of the tiny world such as training never shows, else of another seed than
+    training's.
     """
-    return {
-        task: hidden_facts(per_task, seed, tokenizer, passage_tokens)
-        if task == "lookup"
-        else examples(task, 10_000 + seed, per_task)
-        for task in TASKS
-    }
+    if needle.is_tiny_world(tokenizer):
+        asked = {s: skills.problems(s, per_task, seed) for s, skill in skills.SKILLS.items() if skill.turns == 1}
+    else:
+        asked = {task: examples(task, 10_000 + seed, per_task) for task in TASKS}
+    return {**asked, "lookup": hidden_facts(per_task, seed, tokenizer, passage_tokens)}
 
 
-def hidden_facts(count: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS) -> list[Example]:
-    """Lookups as training asks them: one fact somewhere in a passage, `passage_tokens` long with its question; names
+def hidden_facts(
+    count: int, seed: int, tokenizer, passage_tokens: int = PASSAGE_TOKENS, facts: int = 1
+) -> list[Example]:
+    """Lookups as training asks them: a fact among `facts` in a passage, `passage_tokens` long with its question; names
     that training never shows.
     """
-    rng = np.random.default_rng([seed, passage_tokens])
-    drawn = [lookup_example(rng, tokenizer, passage_tokens, float(rng.random()), held_out=True) for _ in range(count)]
+    drawn = needle.problems(tokenizer, count, passage_tokens, facts, None, seed=seed)
     return [
-        Example("lookup", (("user", tokenizer.decode(e.prompt_ids[2:-1])), ("assistant", statement(e.name, e.code))))
-        for e in drawn
+        Example("lookup", (("user", tokenizer.decode(p.prompt_ids[2:-1])), ("assistant", p.expected))) for p in drawn
     ]
 
 
@@ -89,7 +87,12 @@ def what_counts(text: str) -> str:
 
 
 def is_right(problem: Example, answer: str) -> bool:
-    """Whether what counts in the answer is what counts in the expected one."""
+    """Whether the answer is right: a lookup and a skill of the tiny world as a whole, else what counts in it."""
+    expected = problem.messages[-1][1]
+    if problem.task == "lookup":
+        return answer.strip() == expected
+    if problem.task in skills.SKILLS:
+        return skills.is_right(problem.task, answer, expected)
     return what_counts(answer) == what_counts(problem.messages[-1][1])
 
 

@@ -151,7 +151,7 @@ def problems(skill: str, count: int, seed: int = 1) -> list[Example]:
     for _ in range(_DRAWS * count):
         example = conversation(entry.kind, rng, True, entry.turns)
         if entry.wanted(example):
-            out.setdefault(example.messages, example)
+            out.setdefault(example.messages, Example(skill, example.messages))
         if len(out) == count:
             break
     return list(out.values())

@@ -97,7 +97,6 @@ class Model(nn.Module):
         mtp: bool = True,
         indexer_loss: bool = True,
         last_only: bool = False,
-        vocabulary: int | None = None,
         counts: StepCounts | None = None,
     ) -> Output:
         """Run the model, or the next tokens of cached sequences.
@@ -112,7 +111,6 @@ class Model(nn.Module):
             mtp: compute the MTP loss too (needs targets; skipped with a cache).
             indexer_loss: False skips the indexer's KL.
             last_only: logits of the last position only, (B, 1, V).
-            vocabulary: the loss chooses among the first so many tokens only; None for all.
             counts: of the whole optimiser step, where this is one of several forward passes of it; None: it is all.
 
         Raises:
@@ -145,8 +143,7 @@ class Model(nn.Module):
             if targets is None or counts is None:
                 out.logits = self.lm_head(self.norm(hidden[:, -1:] if last_only else hidden))
             else:
-                head = self.lm_head.weight[:vocabulary]
-                out.lm_loss = head_loss(self.norm(hidden), head, targets, counts.targets[0])
+                out.lm_loss = head_loss(self.norm(hidden), self.lm_head.weight, targets, counts.targets[0])
                 if mtp and self.mtp is not None and cache is None:
                     out.mtp_loss = self._mtp_loss(tokens, targets, counts, hidden, ctx, aux)
         out.indexer_kl = torch.stack(aux.kl).mean() if aux.kl else None

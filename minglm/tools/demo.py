@@ -3,7 +3,8 @@
 Steps, each skipped when its result is there, so a killed demo goes on where it was:
 
     pretrain · long_context · dsa_warmup · sparse · sft     training stages (`data/recipes`), each a run folder
-    samples · needle · indexer_recall · cost_by_length      what the model does and what sparsity buys, one JSON each
+    samples · needle · scorecard                            what the model writes, finds and can do, one JSON each
+    indexer_recall · cost_by_length                         what sparsity chooses and what it buys
     rl_sync · rl_april                                      a round of reinforcement learning, twice
     (`minglm/tools/demo_rl.py`)
 
@@ -26,11 +27,12 @@ from tqdm.auto import tqdm
 
 from minglm import atomic
 from minglm.config import ModelConfig
-from minglm.data import corpus
+from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError, nearest
 from minglm.evals.indexer_recall import indexer_recall
 from minglm.evals.needle import needle_test
+from minglm.evals.scorecard import scorecard
 from minglm.inference.generate import generate
 from minglm.inference.load import model_of
 from minglm.model.attention import MLA, ForwardContext
@@ -40,9 +42,16 @@ from minglm.runtime import machine, run_folder
 from minglm.tools.demo_rl import rounds
 from minglm.training import metrics, recipe
 from minglm.training.loop import train
+from minglm.training.tiny_world import VALIDATION_SEED
 
 STAGES = ("pretrain", "long_context", "dsa_warmup", "sparse", "sft")
-PROMPTS = ("def ", "import os\n\ndef ", "class Error(Exception):\n", 'The "for" statement ')
+PROMPTS = ("Story\n", "Portrait\n", "Codes\n", "Sums\n")
+QUESTIONS = (
+    "What is 27+35?",
+    "Repeat: lamp plums violin.",
+    "Which is larger, 48 or 53?",
+    "We call Mira Tolen amber falcon. We call Odo Reed silver otter. Now tell me. What do we call Odo Reed?",
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,8 @@ class DemoSize:
     """How much a demo does: which recipes, and how thorough the tests at the end are. Lengths in tokens."""
 
     prefix: str  # of the recipes' names
+    facts: int  # in each passage of the needle test
+    problems: int  # of each line of the scorecard
     lengths: tuple[int, ...]  # of the needle test's passages
     depths: tuple[float, ...]  # of the needles in them, 0 the beginning and 1 the end
     per_cell: int  # needles of each length and depth
@@ -60,17 +71,21 @@ class DemoSize:
 
 SIZES = {
     "mini": DemoSize(
-        prefix="",
+        prefix="tiny_",
+        facts=4,
+        problems=48,
         lengths=(128, 256, 384, 512),
         depths=(0.1, 0.3, 0.5, 0.7, 0.9),
-        per_cell=16,
+        per_cell=12,
         map_tokens=192,
         cost_lengths=(256, 512, 1024, 2048, 4096, 8192),
         repeats=5,
     ),
     "nano": DemoSize(
-        prefix="ci_",
-        lengths=(96, 128),
+        prefix="ci_tiny_",
+        facts=2,
+        problems=3,
+        lengths=(128, 160),
         depths=(0.2, 0.8),
         per_cell=2,
         map_tokens=64,
@@ -111,7 +126,7 @@ def _run_demo(run_dir: Path, size: str, plan: DemoSize, progress: bool) -> dict:
     began = time.monotonic()
     previous: Path | None = None
     stages: dict[str, dict[str, Any]] = {}
-    steps = len(STAGES) + 5
+    steps = len(STAGES) + 6
     for number, stage in enumerate(STAGES, 1):
         settings = recipe.load(plan.prefix + stage)
         _say(number, steps, f"{stage}: {recipe.STAGES[stage]}", progress)
@@ -124,12 +139,19 @@ def _run_demo(run_dir: Path, size: str, plan: DemoSize, progress: bool) -> dict:
     samples = _step(run_dir, "samples", lambda: _samples(run_dir, model, tokenizer))
     _say(len(STAGES) + 2, steps, "needle test: unseen facts at every depth and length", progress)
     needle = _step(run_dir, "needle", lambda: _needle(plan, model, tokenizer, progress))
-    _say(len(STAGES) + 3, steps, "what the indexer chose, against where attention looked", progress)
+    _say(
+        len(STAGES) + 3,
+        steps,
+        "scorecard: recall, skills, stories, unseen text, each beside what needs no skill",
+        progress,
+    )
+    card = _step(run_dir, "scorecard", lambda: _scorecard(plan, run_dir, model, tokenizer))
+    _say(len(STAGES) + 4, steps, "what the indexer chose, against where attention looked", progress)
     _step(run_dir, "indexer_recall", lambda: _indexer_recall(plan, model, tokenizer))
-    _say(len(STAGES) + 4, steps, "cost of dense and sparse attention by length", progress)
+    _say(len(STAGES) + 5, steps, "cost of dense and sparse attention by length", progress)
     _step(run_dir, "cost_by_length", lambda: cost_by_length(config, plan.cost_lengths, plan.repeats, progress))
     _say(
-        len(STAGES) + 5, steps, "reinforcement learning with a long tail of answers: synchronous, then APRIL", progress
+        len(STAGES) + 6, steps, "reinforcement learning with a long tail of answers: synchronous, then APRIL", progress
     )
     rl = rounds(run_dir, size, progress)
 
@@ -142,6 +164,10 @@ def _run_demo(run_dir: Path, size: str, plan: DemoSize, progress: bool) -> dict:
         "ln_vocab": math.log(config.vocab_size),
         "needle_with_context": needle["with_context"],
         "needle_without_context": needle["without_context"],
+        "needle_facts": needle["facts"],
+        "needle_rules": needle["rules"],
+        "above_floor": card["floor"]["all"]["above"],
+        "next_token": {name: q["accuracy"] for name, q in card["counts"].items()},
         "rl_answers_per_s": {mode: s["trajectories_per_s"] for mode, s in rl.items()},
         "samples": len(samples["samples"]),
         "seconds": round(sum(s["seconds"] for s in stages.values()), 1),
@@ -193,28 +219,25 @@ def _samples(run_dir: Path, model: Model, tokenizer: Tokenizer) -> dict:
         ids = [tokenizer.bos, *tokenizer.encode(prompt)]
         answer = generate(base, [ids], 60, temperature=0.7, top_p=0.9, seed=seed, stop=(tokenizer.eos,))
         out.append({"kind": "continuation", "prompt": prompt, "text": tokenizer.decode(answer.tokens[0])})
-    for question in ("What is 12 + 30?", "Repeat: alpha beta"):
+    for question in QUESTIONS:
         ids = [tokenizer.bos, tokenizer.user, *tokenizer.encode(question), tokenizer.assistant]
-        answer = generate(model, [ids], 24, stop=(tokenizer.eos,))
+        answer = generate(model, [ids], 36, stop=(tokenizer.eos,))
         out.append({"kind": "chat", "prompt": question, "text": tokenizer.decode(answer.tokens[0])})
     return {"samples": out}
 
 
 def _needle(plan: DemoSize, model: Model, tokenizer: Tokenizer, progress: bool) -> dict:
-    return needle_test(model, tokenizer, plan.lengths, plan.depths, plan.per_cell, progress=progress)
+    return needle_test(model, tokenizer, plan.lengths, plan.depths, plan.per_cell, progress=progress, facts=plan.facts)
+
+
+def _scorecard(plan: DemoSize, run_dir: Path, model: Model, tokenizer: Tokenizer) -> dict:
+    return scorecard(run_dir / STAGES[-1], model, tokenizer, plan.problems, max(plan.lengths))
 
 
 def _indexer_recall(plan: DemoSize, model: Model, tokenizer: Tokenizer) -> dict:
-    """The map for one unseen passage: the beginning of a validation document long enough for it."""
-    _, unseen = corpus.load("stdlib").split()
-    for document in unseen:
-        ids = tokenizer.encode(document.text[:8000])
-        if len(ids) >= plan.map_tokens:
-            break
-    else:
-        raise InputError(f"no validation document has {plan.map_tokens} tokens: use a larger corpus")
-    ids = [tokenizer.bos, *ids][: plan.map_tokens]
-    return {**indexer_recall(model, torch.tensor(ids)), "document": document.name}
+    """The map for one unseen passage: the beginning of a long validation document."""
+    unseen = TinyWorldLoader(1, plan.map_tokens, VALIDATION_SEED, {"chronicle": 1.0}, validation=True)
+    return {**indexer_recall(model, unseen.batch(0).tokens[0]), "document": "an unseen chronicle"}
 
 
 def cost_by_length(config: ModelConfig, lengths: tuple[int, ...], repeats: int, progress: bool = True) -> dict:
@@ -268,8 +291,12 @@ def report(run_dir: Path, summary: dict) -> str:
         f"{run_dir}: {trained}, {tokens / 1e6:.2f}M tokens in {summary['seconds'] / 60:.1f} min of training; "
         f"validation loss {summary['stages']['sparse']['val_loss']:.3f} (ln V = {summary['ln_vocab']:.3f}), "
         f"chat loss {summary['stages']['sft']['last_loss']:.3f}\n"
-        f"needle: {summary['needle_with_context']:.0%} right with the context, "
-        f"{summary['needle_without_context']:.0%} without\n"
+        f"{summary['above_floor']:.3f} nats above the floor of its language; next token of unseen text right: "
+        + ", ".join(f"{name} {rate:.1%}" for name, rate in summary["next_token"].items())
+        + f"\nneedle, {summary['needle_facts']} facts: {summary['needle_with_context']:.0%} of the sentences right, "
+        f"{summary['needle_without_context']:.0%} without the fact, "
+        + ", ".join(f"{name} {rate:.0%}" for name, rate in summary["needle_rules"].items())
+        + "\n"
         f"reinforcement learning: {speeds}\n"
         f"next: clustersim report {run_dir}"
     )

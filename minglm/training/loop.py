@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from minglm import atomic
 from minglm.data import shards
-from minglm.data.tokenizer import SPECIAL_TOKENS
 from minglm.errors import InputError
 from minglm.model.counts import StepCounts
 from minglm.model.model import Model
@@ -119,7 +118,7 @@ class TrainingRun:
             init_from if not resumed else run_dir
         )
         torch.manual_seed(recipe.seed)
-        self.model = self.to_device(Model(self.config))
+        self.model = self.to_device(self._new_model())
         self.named = self._learning()
         self.optimizer = self.make_optimizer(lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay)
         if start:
@@ -207,6 +206,14 @@ class TrainingRun:
         """Tokenizer, loaders, and what versions.json says of the text; a hook."""
         begun_on = data.note(self.dir) if self.resumes else None
         return data.open_data(self.recipe, self.config, self.dir, tokenizer_from, begun_on, self.tell)
+
+    def _new_model(self) -> Model:
+        """The model with its first weights."""
+        model = Model(self.config)
+        if self.recipe.embedding_std is not None:
+            with torch.no_grad():  # the same draw, wider
+                model.embed_tokens.weight.mul_(self.recipe.embedding_std / self.config.initializer_range)
+        return model
 
     def _learning(self) -> list[tuple[str, torch.Tensor]]:
         """Mark what this stage trains and return it by name."""
@@ -351,11 +358,7 @@ class TrainingRun:
         r = self.recipe
         tokens, targets, doc_start = (t.to(self.device) for t in batch)
         mtp = r.mtp_weight > 0 and r.mode != "warmup" and self.step >= r.first_lesson
-        words = r.pairs_words_at(self.step)
-        vocabulary = None if words is None else len(SPECIAL_TOKENS) + words
-        out = self.forward(
-            tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp, vocabulary=vocabulary, counts=counts
-        )
+        out = self.forward(tokens, targets, mode=r.mode, doc_start=doc_start, mtp=mtp, counts=counts)
         if r.mode == "warmup":
             return r.indexer_weight * out.indexer_kl, out
         loss = out.lm_loss

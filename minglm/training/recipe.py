@@ -13,7 +13,6 @@ from pathlib import Path
 from minglm import datafiles
 from minglm.config import ModelConfig
 from minglm.data.tiny_world.documents import check_mixture
-from minglm.data.tiny_world.pairs import words_at
 from minglm.errors import InputError, nearest
 from minglm.settings import MOST_SEED, BaseSettings, nonzero, read_yaml, setting
 from minglm.sizes import NAMED_SIZES
@@ -56,6 +55,14 @@ class Recipe(BaseSettings):
     adam_lr: float | None = setting(
         None, "peak learning rate of AdamW (embedding, head, norms, router); null for the same as lr", "", 0.0
     )
+    embedding_std: float | None = setting(
+        None,
+        "standard deviation of the embedding's first values; null for the model's initializer_range. Words that start "
+        "far apart (0.5) are told apart sooner, which is what looking back needs",
+        "",
+        0.0,
+        check=nonzero,
+    )
     warmup_steps: int = setting(30, "updates over which the learning rate rises", "steps", 0)
     final_lr_fraction: float = setting(
         0.1, "learning rate at the end of the cosine, as a part of the peak; 1 keeps it constant", "", 0.0, 1.0
@@ -78,12 +85,12 @@ class Recipe(BaseSettings):
         "steps",
         0,
     )
-    pairs_words: int = setting(64, "tiny_world: words of the first lesson, pairs that come again", "words", 16)
+    pairs_words: int = setting(64, "tiny_world: words of the first lesson, keys and values that come again", "words", 1)
     pairs_steps: int = setting(
-        0, "tiny_world: updates at the start in which all rows are such pairs: looking back is learnt first", "steps", 0
+        0, "tiny_world: updates of that lesson, in which looking back is learnt before there is text", "steps", 0
     )
     pairs_grow_steps: int = setting(
-        0, "tiny_world: updates after them over which the words of the pairs grow to all of the language", "steps", 0
+        0, "tiny_world: updates after it in which half of the rows are pairs of more and more words", "steps", 0
     )
     tasks: dict = setting(
         {},
@@ -111,6 +118,11 @@ class Recipe(BaseSettings):
         elif self.documents:
             raise InputError(
                 f"documents={self.documents!r}: corpus {self.corpus} has no kinds; remove the key or use {TINY_WORLD}"
+            )
+        if self.stage != "pretrain" and (self.pairs_steps or self.pairs_grow_steps or self.embedding_std is not None):
+            raise InputError(
+                f"pairs_steps={self.pairs_steps}, pairs_grow_steps={self.pairs_grow_steps}, embedding_std="
+                f"{self.embedding_std}: only stage pretrain begins with new weights; remove the keys"
             )
         if self.qat not in (None, "int4"):
             raise InputError(f"qat={self.qat!r}: only int4 is trained with its rounding; use qat: int4, or null")
@@ -146,16 +158,10 @@ class Recipe(BaseSettings):
         if self.stage != "sft" and self.tasks:
             raise InputError(f"tasks={self.tasks!r}: only stage sft has tasks; remove the key or use stage: sft")
 
-    def pairs_words_at(self, step: int) -> int | None:
-        """Words of the pairs of an update (`minglm.data.tiny_world.pairs.words_at`); None where there are none."""
-        if not self.pairs_steps + self.pairs_grow_steps:
-            return None
-        return words_at(step, self.pairs_words, self.pairs_steps, self.pairs_grow_steps)
-
     @property
     def first_lesson(self) -> int:
         """Updates at the start whose rows are about looking back alone; no other token is predicted in them."""
-        return max(self.recall_steps, self.pairs_steps + self.pairs_grow_steps)
+        return max(self.recall_steps, self.pairs_steps)
 
     def _check_tiny_world(self) -> None:
         if self.documents:

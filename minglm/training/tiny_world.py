@@ -49,7 +49,7 @@ def open_tiny_world(
         if validation or not r.pairs_steps + r.pairs_grow_steps:
             return documents
         steps = (r.pairs_steps * r.grad_accum, r.pairs_grow_steps * r.grad_accum)
-        return PairsThenDocuments(documents, r.pairs_words, *steps)
+        return PairsThenDocuments(documents, r.pairs_words, *steps, r.seed)
 
     digest = hashlib.sha256("\n".join(vocabulary.words()).encode()).hexdigest()
     notes: dict[str, str | None] = {
@@ -57,6 +57,6 @@ def open_tiny_world(
         "corpus_sha256": digest,
         "train_sha256": None,
         "conversations_sha256": conversations.sha256(r.conversations) if r.conversations else None,
-        "validation": "rows of the tiny world whose names, facts and compositions training never makes, by their hash",
+        "validation": "documents of the tiny world that training does not draw, held-out combinations included",
     }
     return tokenizer, make(r.seed, False), make(VALIDATION_SEED, True), notes

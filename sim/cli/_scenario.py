@@ -21,7 +21,7 @@ def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -
         "--model", help="another model: a name, a Hugging Face config.json, a YAML of dimensions, or '{layers: 32, …}'"
     )
     parser.add_argument("--cluster", help="another cluster: a name in data/clusters")
-    parser.add_argument("--chip", help="another chip: a name in data/chips")
+    parser.add_argument("--chip", help="another chip: a name in data/chips, or a file such as minglm probe writes")
     parser.add_argument("--chips", help="another number of chips in the cluster")
     parser.add_argument("--seed", type=SEED, help="seed of everything random")
     parser.add_argument(

@@ -19,6 +19,8 @@ clustersim validate --serving --summary            (latencies of inference engin
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
 clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
+clustersim validate --html runs/errors.html        (the error page)
+clustersim validate --local                        (the toy's training here, from runs/probe/chip.yaml alone)
 clustersim validate --json
 clustersim validate --figure errors.html"""
 
@@ -36,6 +38,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--coverage", action="store_true", help="how often the 50%% and 80%% intervals hold a left-out row, by kind"
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", help="the error page: left-out errors by kind, chip and year, the ten worst, coverage"
+    )
+    parser.add_argument(
+        "--local",
+        metavar="CHIP",
+        nargs="?",
+        const="",
+        help="this machine's own toy training, predicted from minglm probe's chip file (default runs/probe/chip.yaml)",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument(
@@ -67,6 +79,17 @@ def main(args: argparse.Namespace) -> int:
         report = rollout.validate()
         print(json_text(report, indent=1) if args.json else rollout.table_text(report))
         return compared(report)
+    if args.html:
+        from sim.report import errors
+
+        print(f"wrote {errors.write(Path(args.html))}")
+        return 0
+    if args.local is not None:
+        from sim.validation import local_toy
+
+        report = local_toy.compare(args.local or None)
+        print(json_text(report, indent=1) if args.json else local_toy.text(report))
+        return 0
     if args.summary or args.coverage:
         return _left_out(args)
     from sim.validation import training

@@ -179,9 +179,11 @@ class Kernels:
 
     @functools.cached_property
     def _grids(self) -> dict[bool, measured.MatmulGrid | None]:
-        tables = self.chip.tables
-        if not tables:
-            return {False: None, True: None}
+        tables, chip = self.chip.tables, self.chip
+        if not tables:  # a probe's points fill a grid of their own
+            peak, bandwidth = chip.peak("bf16").value, chip.memory_bytes_per_s.value
+            own = measured.grid_of_points(chip.matmul_points, peak, bandwidth) if chip.matmul_points else None
+            return {False: own, True: own}
         wide = measured.matmul_grid(tables, "bfloat16")
         low = measured.matmul_grid(tables, self.fp8_kernel) if "fp8" in self.chip.peak_flops else None
         return {False: wide, True: low or wide}
@@ -236,7 +238,10 @@ class Kernels:
         memory = op.bytes / self.bandwidth
         if self._grids[op.low]:
             rows = max(op.m, 64.0) if op.batch > 1 else op.m  # grouped kernels pad each item to a tile
-            return max(self._measured_matmul(rows * share, op.n, op.k, op.low) * op.batch / share, memory)
+            times = op.flops / (
+                2.0 * op.m * op.n * op.k * op.batch
+            )  # products of this shape (Newton-Schulz takes many)
+            return max(self._measured_matmul(rows * share, op.n, op.k, op.low) * times * op.batch / share, memory)
         compute = op.flops / (self.matmul_flops[op.low] * tile_share(op.m, op.n, op.k, share, self.cores, self._fill))
         if self._points:
             compute *= self._correction(op.m, op.n, op.k)  # of the compute roof alone: bandwidth has its own
@@ -248,6 +253,8 @@ class Kernels:
         memory, tables, width = op.bytes / self.bandwidth, self.chip.tables, op.n or op.k
         heads = max(op.batch, 1.0)
         rate = measured.attention_flops_per_s(tables, op.m, heads, op.k, width) if tables else None
+        if rate is None and self.chip.attention_points:
+            return max(self._probed_attention(op, heads), memory)
         if rate is None:
             share = self.attention_backward if op.backward else self.attention_forward
             rate = self.matmul_flops[False] * share * op.m / (op.m + self.attention_half) * min(1.0, op.k / 128) ** 0.4
@@ -259,6 +266,16 @@ class Kernels:
                 longer = measured.backward_over_forward(_BACKWARD_OF.get(tables, "gb200"), op.m) or longer
             forward *= longer / 2.5  # its FLOPs are 2.5 times the forward's
         return max(forward, memory)
+
+    def _probed_attention(self, op: Op, heads: float) -> float:
+        """Seconds of attention from the chip's own points: inverse-distance weights in the logarithm of the shape."""
+        rate = ratio = weight = 0.0
+        for length, count, width, flops_per_s, longer in self.chip.attention_points:
+            away = [math.log(a / b) for a, b in ((op.m, length), (heads, count), (op.k, width))]
+            w = 1.0 / (sum(x * x for x in away) + 1e-3)
+            rate, ratio, weight = rate + w * math.log(flops_per_s), ratio + w * longer, weight + w
+        seconds = op.flops * op.slow / math.exp(rate / weight)
+        return seconds * (ratio / weight) / 2.5 if op.backward else seconds
 
     def _sparse(self, op: Op) -> float:
         """DSA's parts: sparse attention and the indexer's scores, at the rate that GLM-5's reach on this chip."""
@@ -275,7 +292,7 @@ class Kernels:
             time, started = self._matmul(op) / self.scale, bool(self._grids[op.low])
         elif op.kind in ("attention", "sparse"):
             attention = self._attention if op.kind == "attention" else self._sparse
-            time, started = attention(op) / self.attention_scale, bool(self.chip.tables)
+            time, started = attention(op) / self.attention_scale, bool(self.chip.tables or self.chip.attention_points)
         else:
             time, started = op.bytes / (self.bandwidth * SLOWER_PASSES.get(op.name, 1.0)), False
         return time if started else time + op.kernels * _c("kernel_s")

@@ -216,8 +216,12 @@ class LayerEstimator:
         comm, host = self._communication(trace, seconds), self._host_time(trace, recompute)
 
         # What is left of messages when the work beside them is done; it follows the weight gradient.
-        paced_weight = _longer(weight, host.weight_s)
-        layer = _longer(forward, host.forward_s) + _longer(backward, host.backward_s) + paced_weight
+        paced_weight = _longer(weight, host.weight_s, stack.host_norm)
+        layer = (
+            _longer(forward, host.forward_s, stack.host_norm)
+            + _longer(backward, host.backward_s, stack.host_norm)
+            + paced_weight
+        )
         left_tp = _after(comm.beside_weight_gradient_s, paced_weight, stack.wgrad_hidden)
         left_ep = _after(comm.beside_layer_s, layer, stack.all_to_all_hidden)
         for group, left in (("tp", left_tp), ("ep", left_ep)):
@@ -278,8 +282,12 @@ class LayerEstimator:
         forward_ops, backward_ops, weight_ops = trace.forward, trace.backward_input, trace.backward_weight
         if stack.graphs == "partial":  # attention, router and what prepares the dispatch are replayed
             forward_ops, backward_ops, weight_ops = map(_experts_only, (forward_ops, backward_ops, weight_ops))
-        issue = stack.scalar(self.cluster.chip, "host_op_s", stack.host_op_s)
-        issue_backward, messages = issue * stack.host_backward, stack.host_message_s * len(trace.messages) / 2
+        chip = self.cluster.chip
+        issue = stack.scalar(chip, "host_op_s", chip.host_op_s.value if chip.host_op_s else stack.host_op_s)
+        issue_backward, messages = (
+            issue * (chip.host_backward or stack.host_backward),
+            stack.host_message_s * len(trace.messages) / 2,
+        )
         forward = issue * sum(op.kernels for op in forward_ops) + messages
         backward = issue_backward * sum(op.kernels for op in backward_ops) + messages
         return HostTime(
@@ -294,16 +302,17 @@ class LayerEstimator:
     def apply_sharding(self, work: LayerWork, params: tuple[float, float] = (0.0, 0.0)) -> LayerCost:
         """The layer's cost under this plan's sharding of its weights (`params`: how many are on this chip)."""
         f, bi, bw, classes = work.forward_s, work.backward_input_s, work.backward_weight_s, work.classes
+        norm = self.stack.host_norm
         if self.plan.zero == 3 and self.plan.zero_shards > 1:
             by_class = dict(classes)
             f, bi, bw = self._sharded(work, params, by_class)
             classes = tuple(by_class.items())
         return LayerCost(
-            _longer(f, work.host_forward_s),
-            _longer(bi, work.host_backward_s),
+            _longer(f, work.host_forward_s, norm),
+            _longer(bi, work.host_backward_s, norm),
             bw,
-            _saved_by_hiding(f, work.host_forward_s, work.hideable_forward_s),
-            _saved_by_hiding(bi, work.host_backward_s, work.hideable_backward_s),
+            _saved_by_hiding(f, work.host_forward_s, work.hideable_forward_s, norm),
+            _saved_by_hiding(bi, work.host_backward_s, work.hideable_backward_s, norm),
             classes,
             work.saved,
         )
@@ -317,7 +326,7 @@ class LayerEstimator:
             gather += collectives.time("all_gather", count * WIDTH, levels)
             scatter += collectives.time("reduce_scatter", count * (WIDTH if self.stack.bf16_grads else 4), levels)
         hidden = self.stack.fsdp_hidden
-        both, paced = gather + scatter, _longer(bi, work.host_backward_s) + bw
+        both, paced = gather + scatter, _longer(bi, work.host_backward_s, self.stack.host_norm) + bw
         extra_f = gather - hidden * min(gather, f)
         extra_bi, extra_bw = (1.0 - hidden) * both, _after(both, paced, hidden)
         classes["dp communication"] = classes.get("dp communication", 0.0) + extra_f + extra_bi + extra_bw
@@ -419,18 +428,18 @@ def _experts_only(ops: Sequence[Op]) -> list[Op]:
     return [op for op in ops if op.group in ("expert", "permutation") or op.name.startswith("experts")]
 
 
-def _longer(device_s: float, host_s: float, sharpness: float = 4.0) -> float:
+def _longer(device_s: float, host_s: float, sharpness: float) -> float:
     """Device and host work side by side, each sometimes waiting for the other:
     a p-norm, close to the longer of the two.
     """
     return (device_s**sharpness + host_s**sharpness) ** (1.0 / sharpness) if host_s else device_s
 
 
-def _saved_by_hiding(device_s: float, host_s: float, hidden_s: float) -> float:
+def _saved_by_hiding(device_s: float, host_s: float, hidden_s: float, sharpness: float) -> float:
     """Seconds that hiding `hidden_s` of the device's work saves: nothing where the host sets the pace."""
     if not hidden_s:
         return 0.0
-    return _longer(device_s, host_s) - _longer(max(device_s - hidden_s, 0.0), host_s)
+    return _longer(device_s, host_s, sharpness) - _longer(max(device_s - hidden_s, 0.0), host_s, sharpness)
 
 
 def _after(messages_s: float, work_s: float, hidden: float) -> float:

@@ -175,6 +175,22 @@ def matmul_grid(chip: str, dtype: str) -> MatmulGrid | None:
     return MatmulGrid(lines.axis, n_axis, k_axis, cells, roofs, best)
 
 
+def grid_of_points(
+    points: Sequence[tuple[int, int, int, float]], flops_per_s: float, bytes_per_s: float
+) -> MatmulGrid | None:
+    """A grid from measured (m, n, k, FLOP/s), such as `minglm probe` makes; None where they fill no grid."""
+    axes = tuple(tuple(sorted({float(point[i]) for point in points})) for i in range(3))
+    known = {(float(m), float(n), float(k)): rate for m, n, k, rate in points}
+    if min(map(len, axes)) < 2 or len(known) != len(axes[0]) * len(axes[1]) * len(axes[2]):
+        return None
+    roofs, cells = (flops_per_s, bytes_per_s, 2.0), {}
+    for i, n in enumerate(axes[1]):
+        for j, k in enumerate(axes[2]):
+            line = ((2.0 * m * n * k / known[m, n, k], roofline(m, n, k, *roofs)) for m in axes[0])
+            cells[i, j] = tuple(math.log(seconds / roof) for seconds, roof in line)
+    return MatmulGrid(axes[0], axes[1], axes[2], cells, roofs, max(known.values()))
+
+
 # ------------------------------------------------------------------ attention
 
 

@@ -11,31 +11,37 @@ MUON_SHARES = {"repeated": 1.0, "distributed": 0.56, "owned": 0.25}
 
 
 def optimizer_ops(
-    params: float, kind: str, model, tp: int, shards: float, grad_bytes: int = ACCUMULATE, muon: str = "owned"
+    params: float,
+    kind: str,
+    side: float,
+    layers: int,
+    shards: float = 1.0,
+    grad_bytes: int = ACCUMULATE,
+    muon: str = "owned",
 ) -> list[Op]:
     """One optimiser step over `params` weights of this chip (already divided by the ZeRO shards).
 
     Adam reads and writes the fp32 weight and both moments, reads the gradient twice (norm, step) and writes the bf16
     weight. Muon keeps one moment and adds five Newton–Schulz iterations: for an r×c matrix (r ≤ c) 2·(2·r²c + r³) FLOPs
-    each, over the share of the rank's weights that `muon` says (`MUON_SHARES`); without the shapes at hand every matrix
-    is taken as hidden × (its count) with r = hidden/tp.
+    each, over the share of the rank's whole weights that `muon` says (`MUON_SHARES`; never less than a shard).
+
+    Args:
+        side: r, the shorter side of the matrices. layers: of this chip, for the launches.
     """
     if kind == "muon":
-        r = model.hidden / tp
-        whole = params * (max(shards, 1.0) * MUON_SHARES[muon] if shards > 1 else 1.0)
-        flops = 5 * 2 * (2 * r * whole + r * whole)
+        whole = params * max(1.0, shards * MUON_SHARES[muon])
         return [
             Op("muon", "optimizer", "memory", 0.0, params * (8 + 8 + 2 * grad_bytes + WIDTH + 8), kernels=8),
             Op(
                 "newton-schulz",
                 "optimizer",
                 "matmul",
-                flops,
+                5 * 2 * (2 * side * whole + side * whole),
                 5 * 6 * whole * WIDTH,
-                r,
-                max(whole / r, 1.0),
-                r,
-                kernels=15 * model.layers,
+                side,
+                max(whole / side, 1.0),
+                side,
+                kernels=15 * layers,
             ),
         ]
     size = params * (8 + 16 + 2 * grad_bytes + WIDTH)

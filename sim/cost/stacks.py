@@ -89,6 +89,7 @@ class Stack:
     host_op_s: float = 50e-6  # host's time to issue one operator of the forward pass (framework, Python)
     host_backward: float = 0.5  # of the backward pass, as a share of that (autograd runs in C++)
     host_message_s: float = 60e-6  # host's time to issue one tensor- or expert-parallel collective
+    host_norm: float = 4.0  # how host and device run side by side: a p-norm, 1 where the host waits for each operator
     graphs: str = "none"  # captured in graphs: none | partial (all but the experts) | full: no host time there
     fixed_s: float = 20e-3  # per step and host: data, logging, gradient norm's sync (see `overhead_s`)
     scale: float = 0.0  # long-run speed of matmuls and attention / measured in short runs; 0: the chip's

@@ -139,7 +139,7 @@ def stage_message_s(cluster: Cluster, size: float, tp: int, stride: int, sp: boo
 
 def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], ...]) -> tuple[float, float, float]:
     """(gradient reduction, parameter gather, optimiser step) of the slowest rank, in seconds."""
-    plan, stack, cluster, model = estimator.plan, estimator.stack, estimator.cluster, estimator.model
+    plan, stack, cluster = estimator.plan, estimator.stack, estimator.cluster
     grad_width = WIDTH if stack.bf16_grads else 4
     whole = collectives.place(cluster, plan.dp * plan.cp, plan.tp, tables=True)
     reduce_s = gather_s = optimizer_s = 0.0
@@ -163,16 +163,28 @@ def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], 
                 gather += collectives.time("all_gather", count * WIDTH, levels)
         shards = plan.zero_shards if plan.zero else 1
         mine = base / shards + expert / (plan.expert_dp if plan.zero else 1)
-        step = sum(
-            estimator.kernels.time(op)
-            for op in optimizer_ops(mine, plan.optimizer, model, plan.tp, shards, grad_width, stack.muon)
-        )
+        step = _optimizer_s(estimator, base, expert, grad_width)
         if plan.offload:
             step = max(step, mine * 2 * 16 / cluster.host_bytes_per_s.value)
         reduce_s, gather_s, optimizer_s = max(reduce_s, reduce), max(gather_s, gather), max(optimizer_s, step)
     if estimator.switch("overlap_param_gather"):
         gather_s *= 1.0 - stack.dp_hidden
     return reduce_s, gather_s, optimizer_s
+
+
+def _optimizer_s(estimator: LayerEstimator, base: float, expert: float, grad_width: int) -> float:
+    """Seconds of the optimiser over a rank's weights: those replicated over data parallelism, and its experts'."""
+    plan, model, muon = estimator.plan, estimator.model, estimator.stack.muon
+    shards, experts = (plan.zero_shards, plan.expert_dp) if plan.zero else (1, 1)
+    if plan.optimizer != "muon":
+        ops = optimizer_ops(base / shards + expert / experts, plan.optimizer, 1.0, model.layers, grad_bytes=grad_width)
+        return sum(map(estimator.kernels.time, ops))
+    layers, side = model.layers, model.hidden / plan.tp
+    ops = optimizer_ops(base / shards, "muon", side, layers, shards, grad_width, muon)
+    if expert:
+        side = min(model.hidden, model.moe_ffn / plan.etp)
+        ops += optimizer_ops(expert / experts, "muon", side, layers, experts, grad_width, muon)
+    return sum(map(estimator.kernels.time, ops))
 
 
 def build(

@@ -15,7 +15,7 @@ from pathlib import Path
 from minglm import datafiles, plots
 from minglm.config import ModelConfig
 from minglm.errors import InputError
-from sim.report import demo_rollouts
+from sim.report import demo_rollouts, demo_scorecard
 from sim.report import projection as report
 from sim.report.html import Page, cards, escape, table
 from sim.study.projection import project_file
@@ -56,8 +56,8 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
         InputError: the folder holds no finished demo.
     """
     demo = _read(run_dir, "demo")
-    needle, choice, cost, samples = (
-        _read(run_dir, name) for name in ("needle", "indexer_recall", "cost_by_length", "samples")
+    needle, choice, cost, samples, card = (
+        _read(run_dir, name) for name in ("needle", "indexer_recall", "cost_by_length", "samples", "scorecard")
     )
     metrics = {stage: rows_of(run_dir / stage / "metrics.csv") for stage in demo["stages"]}
     projection = project_file(scenario or datafiles.data("scenarios", "glm5_100k_910b.yaml"))
@@ -73,12 +73,13 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
         cards(
             [
                 (
-                    f"{demo['stages']['sparse']['val_loss']:.2f} nats",
-                    f"loss on unseen files after the sparse stage; knowing nothing is ln V = {demo['ln_vocab']:.2f}",
+                    f"{card['floor']['all']['above']:.2f} nats",
+                    f"above the floor of the language on unseen text; knowing nothing is "
+                    f"{demo['ln_vocab'] - card['floor']['all']['floor']:.2f} above it",
                 ),
                 (
-                    f"{needle['with_context']:.0%} vs {needle['without_context']:.0%}",
-                    "unseen needles found with the passage, and without it",
+                    f"{needle['with_context']:.0%} vs {max(needle['rules'].values()):.0%}",
+                    f"of whole sentences right among {needle['facts']} facts, and by a rule that reads no question",
                 ),
                 (
                     f"{demo['seconds'] / 60:.1f} min",
@@ -93,11 +94,12 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
         )
     )
     _sizes(page, toy, glm5)
-    _loss(page, demo, metrics)
+    _loss(page, demo, metrics, card)
     _experts(page, run_dir, metrics)
     _indexer(page, choice)
     _cost(page, cost)
-    _needle(page, needle)
+    demo_scorecard.needles(page, needle)
+    demo_scorecard.section(page, card)
     _samples(page, samples)
     demo_rollouts.section(page, run_dir)
     _projection(page, projection)
@@ -108,7 +110,7 @@ def build(run_dir: Path, scenario: Path | None = None) -> Path:
         "done; `minglm demo --overwrite` starts over. Settings, seeds and versions are in each stage's folder."
     )
     page.add(table(["package", "version"], sorted(demo["versions"].items())))
-    _picture(run_dir, demo, metrics, needle, projection)
+    _picture(run_dir, demo, metrics, needle, card, projection)
     return page.write(run_dir / "report.html")
 
 
@@ -131,7 +133,7 @@ def _sizes(page: Page, toy: ModelConfig, glm5: ModelConfig) -> None:
     page.add(table(["", "the toy, here", "GLM-5"], rows))
 
 
-def _loss(page: Page, demo: dict, metrics: dict) -> None:
+def _loss(page: Page, demo: dict, metrics: dict, card: dict) -> None:
     page.heading("It learned", "loss")
     fig = plots.figure("Training loss through all stages", "tokens seen (millions)", "loss (nats per token)")
     seen = 0.0
@@ -153,6 +155,14 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
         annotation_text=f"ln V = {demo['ln_vocab']:.2f}: knowing nothing",
         annotation_position="top right",
     )
+    floor = card["floor"]["all"]["floor"]
+    fig.add_hline(
+        y=floor,
+        line_dash="dot",
+        line_color="#555",
+        annotation_text=f"{floor:.2f}: the floor of the language",
+        annotation_position="bottom right",
+    )
     recorded = datafiles.data("reference", "demo_pretrain.csv")
     if demo["size"] == "mini" and recorded.exists():
         reference = rows_of(recorded)
@@ -171,8 +181,9 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
         fig,
         f"Loss against tokens for the five stages. It starts near ln V = {demo['ln_vocab']:.2f}. The first valley "
         "is a lesson of its own: "
-        "looking up one fact in a short passage. Then text begins, which the model has never seen, so the loss "
-        "leaps up before it falls. "
+        "pairs of words that come again, for looking back. Then text begins, which the model has never seen, so the "
+        "loss leaps up before it falls. The generator knows the probability of every token: nothing can do better than "
+        f"{floor:.2f} nats a token on such text, on average. "
         "The chat stage counts the assistant's words only, which is another and easier question."
         + (
             " The grey band is a recorded run of the same recipe: yours should lie close to it."
@@ -196,7 +207,7 @@ def _loss(page: Page, demo: dict, metrics: dict) -> None:
                 ]
                 for s, v in demo["stages"].items()
             ],
-            "Validation is on files that training never saw. The warm-up trains the indexer only, so its loss is "
+            "Validation is on texts that training never saw. The warm-up trains the indexer only, so its loss is "
             "that of a frozen model.",
         )
     )
@@ -346,37 +357,9 @@ def _cost(page: Page, cost: dict) -> None:
     )
 
 
-def _needle(page: Page, needle: dict) -> None:
-    page.heading("Does it use its context? The needle test", "needle")
-    page.figure(
-        plots.heatmap(
-            "Unseen needles found, by depth and length",
-            "prompt length (tokens)",
-            "depth of the needle (0 = beginning)",
-            [[100 * v for v in row] for row in needle["accuracy"]],
-            unit="% right",
-            x_labels=[str(n) for n in needle["lengths"]],
-            y_labels=[str(d) for d in needle["depths"]],
-            text=True,
-            zmin=0,
-            zmax=100,
-        ),
-        f"{needle['per_cell']} questions a cell about names and codes that training never showed. With the passage "
-        f"{needle['with_context']:.1%} of {needle['questions']} answers were exactly right; the same questions "
-        "without the needle: "
-        f"{needle['without_context']:.1%}.",
-    )
-    page.add(
-        table(
-            ["length", "depth", "question", "right", "the model said"],
-            [[e["length"], e["depth"], e["question"], e["right"], e["answer"][:80]] for e in needle["examples"]],
-        )
-    )
-
-
 def _samples(page: Page, samples: dict) -> None:
     page.heading("What it writes", "samples")
-    page.prose("A few million parameters and a few minutes give the shape of Python and English, not their sense.")
+    page.prose("Continuations of four titles by the model before chat training, then four questions to the chat model.")
     for sample in samples["samples"]:
         arrow = " → " if sample["kind"] == "chat" else ""
         text = re.sub("\n{3,}", "\n\n", sample["text"])
@@ -398,7 +381,7 @@ def _projection(page: Page, p: dict) -> None:
     )
 
 
-def _picture(run_dir: Path, demo: dict, metrics: dict, needle: dict, projection: dict) -> None:
+def _picture(run_dir: Path, demo: dict, metrics: dict, needle: dict, card: dict, projection: dict) -> None:
     """picture.svg, for the README: what was learnt, what was found, what the big one would take."""
     rows = metrics["pretrain"]
     batches = projection["batches"]
@@ -406,16 +389,17 @@ def _picture(run_dir: Path, demo: dict, metrics: dict, needle: dict, projection:
         run_dir / "picture.svg",
         [
             {
-                "title": "The toy: lookups first, then text",
+                "title": "The toy: looking back first, then text",
                 "x": "pre-training step",
                 "y": "loss (nats per token)",
                 "lines": [
                     ("training loss", [r["step"] for r in rows], [r["lm_loss"] for r in rows]),
                     ("ln V: knowing nothing", [1, rows[-1]["step"]], [demo["ln_vocab"]] * 2),
+                    ("the floor of the language", [1, rows[-1]["step"]], [card["floor"]["all"]["floor"]] * 2),
                 ],
             },
             {
-                "title": "…finds unseen needles (% right)",
+                "title": f"…finds 1 of {needle['facts']} unseen facts (% right)",
                 "x": "prompt length (tokens)",
                 "y": "depth (0 = beginning)",
                 "unit": "% right",

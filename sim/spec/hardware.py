@@ -42,6 +42,11 @@ class Chip:
     max_matmul_flops: Figure | None = None  # best measured bf16/fp16 matmul
     max_matmul_flops_fp8: Figure | None = None
     matmul_points: tuple[tuple[int, int, int, float], ...] = ()  # measured (m, n, k, FLOP/s)
+    attention_points: tuple[
+        tuple[int, int, int, float, float], ...
+    ] = ()  # length, heads, width, FLOP/s, backward/forward
+    host_op_s: Figure | None = None  # measured time to issue an operation of the forward pass under autograd
+    host_backward: float = 0.0  # of the backward pass, as a share of that; 0: the stack's
     matmul_source: str = ""
     sustained: Figure | None = None  # speed of matmuls in a long run over short ones; None: fitted, or expected
     tables: str = ""  # the chip of data/measured whose kernels and links stand for this one's
@@ -118,6 +123,7 @@ _CHIP = {
     "max_matmul_flops": "flops",
     "max_matmul_flops_fp8": "flops",
     "sustained": "ratio",
+    "host_op_s": "time",
     "failures_per_chip_hour": "per_hour",
 }
 _CHIP_KEYS = {
@@ -126,6 +132,8 @@ _CHIP_KEYS = {
     "peak_flops",
     "matmul_points",
     "matmul_source",
+    "attention_points",
+    "host_backward",
     "tables",
     "denominators",
     "vendor",
@@ -169,7 +177,7 @@ def chip_from(raw: str | Mapping | Chip, name: str = "chip") -> Chip:
     if isinstance(raw, Chip):
         return raw
     if isinstance(raw, str):
-        return load_chip(raw)
+        return _chip_of_file(raw) if raw.lower().endswith((".yaml", ".yml", ".json")) else load_chip(raw)
     if not isinstance(raw, Mapping):
         raise InputError(f"{name}: {raw!r} is not a chip; give a name from `data/chips` or a mapping of its figures")
     known_keys(raw, _CHIP_KEYS, name)
@@ -188,6 +196,14 @@ def chip_from(raw: str | Mapping | Chip, name: str = "chip") -> Chip:
             raise InputError(f"{name}: has no {key!r}; a chip needs peak_flops, memory_bytes and memory_bytes_per_s")
     values.setdefault("power_w", Figure(500.0, 300.0, 1000.0, "W", "not given: a common accelerator board", "assumed"))
     return Chip(**values)
+
+
+@functools.cache
+def _chip_of_file(path: str) -> Chip:
+    """The chip of a file in the format of data/chips, such as `minglm probe` writes."""
+    if not Path(path).is_file():
+        raise InputError(f"chip {path!r}: no such file; make one with minglm probe, or give a name from data/chips")
+    return chip_from({"name": Path(path).stem, **read_mapping(Path(path))}, path)
 
 
 def _chip_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -209,6 +225,10 @@ def _chip_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
             )
     if "matmul_points" in raw:
         values["matmul_points"] = _points(raw["matmul_points"], name)
+    if "attention_points" in raw:
+        values["attention_points"] = _attention_points(raw["attention_points"], name)
+    if "host_backward" in raw:
+        values["host_backward"] = parse(raw["host_backward"], "ratio", f"{name}.host_backward", low=0.0)
     if "denominators" in raw:
         if not isinstance(raw["denominators"], Mapping):
             raise InputError(
@@ -230,6 +250,20 @@ def _points(raw: object, name: str) -> tuple[tuple[int, int, int, float], ...]:
             )
         m, n, k = (whole(v, f"{name}.matmul_points[{i}]") for v in row[:3])
         points.append((m, n, k, parse(row[3], "flops", f"{name}.matmul_points[{i}]", low=1.0)))
+    return tuple(points)
+
+
+def _attention_points(raw: object, name: str) -> tuple[tuple[int, int, int, float, float], ...]:
+    points = []
+    for i, row in enumerate(raw if isinstance(raw, (list, tuple)) else [None]):
+        where = f"{name}.attention_points[{i}]"
+        if not isinstance(row, (list, tuple)) or len(row) != 5:
+            raise InputError(
+                f"{where}: {row!r} must be [length, heads, width, rate, backward over forward], such as "
+                "[4096, 32, 128, 150 TFLOPS, 3.0]"
+            )
+        length, heads, width = (whole(v, where) for v in row[:3])
+        points.append((length, heads, width, parse(row[3], "flops", where, low=1.0), parse(row[4], "ratio", where)))
     return tuple(points)
 
 
@@ -355,7 +389,8 @@ def cluster_for_chip(raw: str | Mapping | Chip) -> Cluster:
     of 8 on a switch with 200G a chip, whose every figure says that it is assumed.
     """
     chip = chip_from(raw)
-    stem = _find("chips", raw, "chip")[0] if isinstance(raw, str) else None
+    of_file = isinstance(raw, str) and raw.lower().endswith((".yaml", ".yml", ".json"))
+    stem = _find("chips", raw, "chip")[0] if isinstance(raw, str) and not of_file else None
     if isinstance(raw, Mapping) and "like" in raw:
         stem = _find("chips", str(raw["like"]), "chip")[0]
     if stem in USUAL_CLUSTER:

@@ -61,8 +61,10 @@ class UnsupportedRow:
 def read_rows(paths: Iterable[str | Path] | None = None) -> list[MeasuredRow | UnsupportedRow]:
     """Rows of YAML files in the schema; all of data/published_runs without `paths`.
 
+    A row that cannot be read is unsupported, with what is wrong with it; it does not stop the others.
+
     Raises:
-        InputError: a file that cannot be read, or what is wrong with its first bad row.
+        InputError: a file that cannot be read, or what is wrong with its first bad row where no row is good.
     """
     files = list(datafiles.catalogue("published_runs", ".yaml").values()) if paths is None else [Path(p) for p in paths]
     rows: list[MeasuredRow | UnsupportedRow] = []
@@ -73,8 +75,20 @@ def read_rows(paths: Iterable[str | Path] | None = None) -> list[MeasuredRow | U
             raise InputError(f"{file}: has no list 'rows'; see {datafiles.where('published_runs', 'schema.json')}")
         defaults = document.get("defaults") or {} if isinstance(document, Mapping) else {}
         defaults = ROW.canonical(defaults, f"{file}: defaults")
+        of_file: list[MeasuredRow | UnsupportedRow] = []
+        first, bad = None, 0
         for number, entry in enumerate(entries, 1):
-            rows.append(parse({**defaults, **_named(entry, number)} if isinstance(entry, Mapping) else entry, number))
+            try:
+                of_file.append(
+                    parse({**defaults, **_named(entry, number)} if isinstance(entry, Mapping) else entry, number)
+                )
+            except InputError as error:
+                first, bad = first or error, bad + 1
+                name = entry.get("id", entry.get("name")) if isinstance(entry, Mapping) else None
+                of_file.append(UnsupportedRow(str(name or f"row {number}"), f"cannot be read: {error}"))
+        if first and bad == len(of_file):
+            raise first
+        rows += of_file
     return rows
 
 

@@ -12,6 +12,7 @@ it again.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,4 +72,19 @@ def _entry(row: MeasuredRow | UnsupportedRow) -> dict[str, Any]:
         entry["error"] = speed_error(row, entry["predicted"])
     except InputError as error:
         entry |= {"kind": UNSUPPORTED, "reason": f"cannot be simulated: {error}"}
+    if "micro-batch 1" in row.run.defaults_used and entry["error"] is not None:
+        entry["assumptions"] += _other_micro_batches(row)
     return entry
+
+
+def _other_micro_batches(row: MeasuredRow) -> list[str]:
+    """What a row without a micro-batch would be at other ones, so that 1 is not taken in silence."""
+    shown = []
+    for micro in (2, 4):
+        plan = replace(row.run.plan, micro_batch=micro)
+        try:
+            other = predict(replace(row, run=replace(row.run, plan=plan)))
+        except InputError:
+            continue
+        shown.append(f"{micro}: {speed_error(row, other):+.0%}")
+    return [f"micro-batch not given: its error at {', '.join(shown)}; give micro_batch"] if shown else []

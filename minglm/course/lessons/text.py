@@ -9,6 +9,10 @@ import torch
 
 from minglm.data import corpus
 from minglm.data.chat import encode_chat, lookup_chat
+from minglm.data.tiny_world.documents import MIXTURE
+from minglm.data.tiny_world.loader import TinyWorldLoader
+from minglm.training.recipe import TINY_WORLD
+from minglm.training.tiny_world import VALIDATION_SEED
 
 FILLS = ("#cfe3f5", "#fbe3b5", "#c5ead9", "#f3d6e5")
 
@@ -38,10 +42,18 @@ def token_strip(text: str, tokenizers: dict) -> None:
     display(HTML("".join(rows)))
 
 
-def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
-    """`count` windows of `length` tokens from the files that `recipe`'s training holds back, spread over them;
-    (length,) each.
+def printable(text: str) -> str:
+    """`text` with □ for each control or undecodable character but line end and tab: an untrained model draws those,
+    and a terminal or browser would obey or swallow them.
     """
+    return "".join(c if c in "\n\t" or (c.isprintable() and c != "\ufffd") else "□" for c in text)
+
+
+def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
+    """`count` windows of `length` tokens from the texts that `recipe`'s training holds back; (length,) each."""
+    if recipe.corpus == TINY_WORLD:
+        rows = TinyWorldLoader(count, length, VALIDATION_SEED, recipe.documents or MIXTURE, validation=True)
+        return list(rows.batch(0).tokens)
     _, held_back = corpus.load(recipe.corpus, recipe.corpus_max_bytes).split()
     ids = [t for document in tokenizer.encode_batch([d.text for d in held_back]) for t in document]
     step = (len(ids) - length) // count

@@ -56,7 +56,7 @@ def start_from(stage: str) -> Path:
     for name in STAGES[: STAGES.index(stage) + 1]:
         run = base / name
         if not _whole(run):
-            watch(recipe.load(("ci_" if notebook.SMOKE else "") + name), run, init_from=previous, resume=True)
+            watch(recipe.load(("ci_tiny_" if notebook.SMOKE else "tiny_") + name), run, init_from=previous, resume=True)
         previous = run
     return base / stage
 

@@ -22,6 +22,7 @@ FORMS = {
     "hop": "the friend of a name; the friend has the code",
     "absent": "a name that the passage does not have",
 }
+SENTENCE = "We call {name} {code}."
 _ASK = "Now tell me ."
 _TRIES = 1000
 
@@ -58,9 +59,9 @@ def statement(name: str, code: str) -> str:
     """The sentence of a fact, which is also the right answer to a plain question.
 
     >>> statement("Mira Tolen", "amber falcon")
-    'The code of Mira Tolen is amber falcon.'
+    'We call Mira Tolen amber falcon.'
     """
-    return f"The code of {name} is {code}."
+    return SENTENCE.format(name=name, code=code)
 
 
 def draw_name(rng: random.Random, held_out: bool, words: int = 2) -> str:
@@ -113,19 +114,19 @@ def needles(
     name, friend = names[0], names[-1]
     others = list(zip(names[1:facts], codes[1:facts], strict=True))
     asked = [statement(name, codes[0])]
-    question, expected, shown = f"What is the code of {name}?", statement(name, codes[0]), name
+    question, expected, shown = f"What do we call {name}?", statement(name, codes[0]), name
     if form == "several":
         asked.append(statement(name, codes[facts]))
-        question = f"Name all codes of {name}."
+        question = f"Name all that we call {name}."
     elif form == "hop":
         asked.append(f"The friend of {friend} is {name}.")
-        question = f"What is the code of the friend of {friend}?"
+        question = f"What do we call the friend of {friend}?"
         expected, shown = f"The friend of {friend} is {name}. {expected}", friend
     elif form == "absent":
         stranger = draw_name(rng, held_out)
         while stranger in names:
             stranger = draw_name(rng, held_out)
-        question, expected, shown = f"What is the code of {stranger}?", f"I do not know {stranger}.", stranger
+        question, expected, shown = f"What do we call {stranger}?", f"I do not know {stranger}.", stranger
     others_text = [statement(n, c) for n, c in others]
     room = length_tokens - 3 - _tokens(" ".join([*asked, *others_text, _spoken(_ASK), question]))
     if room < 0:
@@ -138,7 +139,7 @@ def needles(
     told = _told(passage, {(name, codes[0]), *([(name, codes[facts])] if form == "several" else []), *others})
     if form == "several":
         both = [c for n, c in told if n == name] or [codes[0], codes[facts]]
-        expected = f"The codes of {name} are {both[0]} and {both[1]}."
+        expected = f"We call {name} {both[0]} and {both[1]}."
     text = " ".join([*passage, _spoken(_ASK)])
     length = _tokens(f"{text} {question}") + 3
     return Needles(text, question, expected, shown, told, form, depth, length)

@@ -1,76 +1,113 @@
-"""Pairs of words: the first lesson, in which looking back is learnt before there is any text.
+"""Keys and values: the first lessons, in which looking back is learnt before there is much text.
 
-A row is a stream of pairs, key and value, out of three to eight that are drawn anew for every 64 tokens; whenever a key
-comes again, its value is known to whoever looks back for it. The loss counts these values alone. With few words it is
-learnt within a few hundred steps, with many it is not; so the words grow once it is there.
+A row holds streams of pairs, key and value, out of a few that are drawn anew for each stream; whenever a key comes
+again, its value is known to whoever looks back for it. The loss counts these values alone. With few words and short
+streams this is learnt within a few hundred thousand tokens, with many words or long rows it is not. So there are two
+lessons:
+
+    first     few words, keys and values of one token, 32 tokens a stream
+    growing   words grow to all of the language, keys of one to three tokens, values of two; half of the rows are
+              documents already
+
+(Multi-query associative recall: Arora et al. 2023, arXiv 2312.04927.)
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from functools import cache
 
 from minglm.data.chat import stack
-from minglm.data.shards import Batch
+from minglm.data.shards import Batch, BatchSource
 from minglm.data.tiny_world.vocabulary import token_ids, tokenizer
 from minglm.errors import InputError
-
-LENGTH = 64  # tokens of one stream
-FEWEST, MOST = 3, 8  # pairs of a stream
 
 Part = tuple[list[int], list[bool]]
 
 
-def words_at(step: int, first: int, steps: int, grow_steps: int) -> int | None:
-    """Words that the pairs of a step are drawn from; None where the lesson is over.
+@dataclass(frozen=True)
+class Lesson:
+    """What the streams of a lesson look like; pairs and key_tokens are the fewest and the most."""
 
-    `first` words for `steps` steps, then all of the language by equal factors over `grow_steps`.
+    length: int  # tokens of a stream behind its <|bos|>
+    pairs: tuple[int, int]
+    key_tokens: tuple[int, int]
+    value_tokens: int
 
-    >>> [words_at(s, 64, 100, 100) for s in (0, 99, 150, 199, 200)]
-    [64, 64, 188, 528, None]
-    """
-    if step >= steps + grow_steps:
-        return None
-    every = len(token_ids())
-    grown = 0.0 if step < steps else (step - steps + 1) / (grow_steps + 1)
-    return round(first * (every / first) ** grown)
+    @property
+    def words(self) -> int:
+        """Different words that a stream needs at most."""
+        return self.pairs[1] * (self.key_tokens[1] + self.value_tokens)
 
 
-def stream(rng: random.Random, words: int, length: int = LENGTH) -> Part:
-    """One stream of `length` tokens after its <|bos|>, and which of its tokens the loss counts."""
-    first = min(token_ids().values())
-    pairs = rng.randint(FEWEST, MOST)
-    drawn = [first + w for w in rng.sample(range(words), 2 * pairs)]
+FIRST = Lesson(length=32, pairs=(2, 4), key_tokens=(1, 1), value_tokens=1)
+GROWING = Lesson(length=64, pairs=(2, 5), key_tokens=(1, 3), value_tokens=2)
+
+
+@cache
+def word_ids() -> tuple[int, ...]:
+    """Ids of the language's words in a shuffled order, always the same; a lesson of n words uses the first n."""
+    ids = list(token_ids().values())
+    random.Random("words of the pairs").shuffle(ids)
+    return tuple(ids)
+
+
+def stream(rng: random.Random, lesson: Lesson, words: int) -> Part:
+    """One stream with its <|bos|>, and which of its tokens the loss counts: values whose key came before."""
+    count = rng.randint(*lesson.pairs)
+    lengths = [rng.randint(*lesson.key_tokens) for _ in range(count)]
+    drawn = iter(rng.sample(word_ids()[:words], sum(lengths) + count * lesson.value_tokens))
+    keys = [[next(drawn) for _ in range(n)] for n in lengths]
+    values = [[next(drawn) for _ in range(lesson.value_tokens)] for _ in range(count)]
     ids, counted, seen = [tokenizer().bos], [False], set()
-    while len(ids) <= length:
-        key = rng.randrange(pairs)
-        ids += [drawn[key], drawn[pairs + key]]
-        counted += [False, key in seen]
-        seen.add(key)
-    return ids[: length + 1], counted[: length + 1]
+    while len(ids) <= lesson.length:
+        which = rng.randrange(count)
+        ids += keys[which] + values[which]
+        counted += [False] * len(keys[which]) + [which in seen] * lesson.value_tokens
+        seen.add(which)
+    return ids[: lesson.length + 1], counted[: lesson.length + 1]
 
 
 class PairsThenDocuments:
-    """Pairs in the first steps, then the batches of `base`; same contract as `minglm.data.shards.Loader`.
+    """Both lessons, then the batches of `base`; same contract as `minglm.data.shards.Loader`.
 
     Args:
-        base: documents. first, steps, grow_steps: as in `words_at`, in steps of one forward pass.
+        base: documents. words: of the first lesson. steps, grow_steps: of the two lessons, in forward passes.
+
+    Raises:
+        InputError: fewer words than a stream needs or more than the language has; rows too short for a stream.
     """
 
-    def __init__(self, base, first: int, steps: int, grow_steps: int) -> None:
-        if not 2 * MOST <= first <= len(token_ids()):
-            raise InputError(
-                f"pairs_words={first}: must be {2 * MOST} to {len(token_ids())}, the words of the language; use 64"
-            )
-        self.base, self.first, self.steps, self.grow_steps = base, first, steps, grow_steps
+    def __init__(self, base: BatchSource, words: int, steps: int, grow_steps: int, seed: int = 0) -> None:
+        least, most = max(FIRST.words, GROWING.words), len(word_ids())
+        if not least <= words <= most:
+            raise InputError(f"pairs_words={words}: must be {least} to {most}, the words of the language; use 64")
+        if base.seq_len < GROWING.length:
+            raise InputError(f"seq_len={base.seq_len}: pairs need rows of {GROWING.length} tokens; use that or more")
+        self.base, self.words, self.steps, self.grow_steps, self.seed = base, words, steps, grow_steps, seed
         self.batch_size, self.seq_len = base.batch_size, base.seq_len
 
+    def words_at(self, step: int) -> int:
+        """Words that the streams of a step are drawn from: all in the second half of the growing lesson."""
+        if step < self.steps:
+            return self.words
+        grown = min(1.0, 2 * (step - self.steps + 1) / self.grow_steps)
+        return round(self.words * (len(word_ids()) / self.words) ** grown)
+
     def batch(self, step: int) -> Batch:
-        """The rows of one forward pass: several streams to a row, each sees itself alone."""
-        words = words_at(step, self.first, self.steps, self.grow_steps)
-        if words is None:
-            return self.base.batch(step)
-        rng = random.Random(f"tiny world/pairs/{self.base.seed}/{step}")
-        length = min(LENGTH, self.seq_len)
-        count = max(1, (self.seq_len + 1) // (length + 1))
-        rows = [[stream(rng, words, length) for _ in range(count)] for _ in range(self.batch_size)]
-        return stack(rows, self.seq_len, tokenizer().pad)
+        """The rows of one forward pass: as many streams to a row as fit, each sees itself alone."""
+        import torch
+
+        if step >= self.steps + self.grow_steps:
+            return self.base.batch(step - self.steps)
+        rng = random.Random(f"tiny world/pairs/{self.seed}/{step}")
+        lesson = FIRST if step < self.steps else GROWING
+        count = (self.seq_len + 1) // (lesson.length + 1)
+        rows = [[stream(rng, lesson, self.words_at(step)) for _ in range(count)] for _ in range(self.batch_size)]
+        pairs = stack(rows, self.seq_len, tokenizer().pad)
+        if step < self.steps:
+            return pairs
+        half = self.batch_size // 2
+        documents = self.base.batch(step - self.steps)
+        return Batch(*(torch.cat([a[half:], b[:half]]) for a, b in zip(pairs, documents, strict=True)))

@@ -1,4 +1,8 @@
-"""Recall by key: several people, each with a code, then a question about each; the answer repeats the name.
+"""Recall by key: several people, each with a code name, then a question about each; the answer repeats the name.
+
+    We call Mira Tolen amber falcon. We call Odo silver otter. What do we call Odo? We call Odo silver otter.
+
+The code stands right behind the key, so looking one token back is enough to find it.
 
 A key has one to three tokens ("Mira", "Mira Tolen", "Mira Luna Tolen"), a value two ("amber falcon"); a fifth of the
 full names and of the codes never occurs in training. Two harder forms: a person with several codes, and a person whose
@@ -75,11 +79,11 @@ def _code_slots() -> tuple[Slot, Slot]:
 
 def _fact(length: int) -> Template:
     text, slots = _words(length)
-    return template(f"The code of {text} is {{adj}} {{ani}} .", *slots, *_code_slots(), effect=_note)
+    return template(f"We call {text} {{adj}} {{ani}} .", *slots, *_code_slots(), effect=_note)
 
 
 def _friend(length: int) -> Template:
-    """Somebody new who uses the code of somebody known."""
+    """Somebody new whose friend is somebody known."""
     text, slots = _words(length)
     of = Slot("of", lambda s, b: tuple(s["keys"]), tuple(GIVEN), "context")
     return template(f"The friend of {text} is {{of}} .", *slots, of, effect=_link)
@@ -87,7 +91,7 @@ def _friend(length: int) -> Template:
 
 PLAIN = {n: _fact(n) for n in KEY_LENGTHS}
 _MORE = template(
-    "The code of {key} is {adj} {ani} .",
+    "We call {key} {adj} {ani} .",
     Slot("key", lambda s, b: tuple(k for k, v in s["keys"].items() if len(v) < 3), GIVEN, "context"),
     *_code_slots(),
     effect=_note,
@@ -129,7 +133,7 @@ def _codes(count: int, key: str = "key") -> tuple[str, tuple[Slot, ...]]:
 
 _KEY, _KEY_AGAIN = Slot("key", _open_keys, GIVEN, "context"), _repeat("key2", "key")
 ASK = template(
-    f"What is the code of {{key}} ? {ANSWER} The code of {{key2}} is {_codes(1)[0]} .",
+    f"What do we call {{key}} ? {ANSWER} We call {{key2}} {_codes(1)[0]} .",
     _KEY,
     _KEY_AGAIN,
     *_codes(1)[1],
@@ -140,9 +144,8 @@ ASK = template(
 def _ask_several(count: int) -> Template:
     text, slots = _codes(count)
     key = Slot("key", lambda s, b: tuple(k for k in _open_keys(s, b) if len(s["keys"][k]) == count), GIVEN, "context")
-    verb, noun = ("is", "code") if count == 1 else ("are", "codes")
     return template(
-        f"Name all codes of {{key}} . {ANSWER} The {noun} of {{key2}} {verb} {text} .",
+        f"Name all that we call {{key}} . {ANSWER} We call {{key2}} {text} .",
         key,
         _KEY_AGAIN,
         *slots,
@@ -152,7 +155,7 @@ def _ask_several(count: int) -> Template:
 
 ASK_SEVERAL = {n: _ask_several(n) for n in (1, 2, 3)}
 ASK_ABSENT = template(
-    f"What is the code of {{a}} {{f}} ? {ANSWER} I do not know {{a2}} {{f2}} .",
+    f"What do we call {{a}} {{f}} ? {ANSWER} I do not know {{a2}} {{f2}} .",
     given("a"),
     _family(2),
     _repeat("a2", "a"),
@@ -161,9 +164,9 @@ ASK_ABSENT = template(
 )
 _OF = Slot("of", lambda s, b: (s["friends"][b["key"]],), GIVEN, "context")
 ASK_FRIEND = template(
-    "What is the code of the friend of {key} ? "
+    "What do we call the friend of {key} ? "
     + ANSWER
-    + " The friend of {key2} is {of} . The code of {of2} is "
+    + " The friend of {key2} is {of} . We call {of2} "
     + _codes(1, "of")[0]
     + " .",
     Slot("key", _open_friends, GIVEN, "context"),

@@ -36,7 +36,7 @@ def test_checkpoints_are_whole_hashed_and_usable(tiny, monkeypatch, tmp_path, ca
     assert run == folder / "sft" and "workshop's checkpoint" in capsys.readouterr().out
     model, tokenizer, _ = load_model(run)
     assert model.config.vocab_size >= tokenizer.vocab_size
-    row = train(load("ci_sft", {"steps": 1}), tmp_path / "next", init_from=folder / "sparse", progress=False)
+    row = train(load("ci_tiny_sft", {"steps": 1}), tmp_path / "next", init_from=folder / "sparse", progress=False)
     assert row["step"] == 1, "a stage can start from a checkpoint without optimiser state"
     weights = next((folder / "sft").rglob("model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
@@ -214,7 +214,8 @@ def test_eval_commands_on_a_tiny_model(tiny, capsys):
         main.main(["eval", "pass", "--checkpoint", str(folder / "sft"), "--problems", "1", "--samples", "2", "--json"])
         == 0
     )
-    assert set(json.loads(capsys.readouterr().out)["tasks"]) == {"lookup", "copy", "arithmetic", "returns"}
+    tasks = {"lookup", "copy", "reverse", "sums", "compare", "facts", "refusal", "cards"}
+    assert set(json.loads(capsys.readouterr().out)["tasks"]) == tasks
     assert (
         main.main(
             [

@@ -18,15 +18,15 @@ FORMS = tuple(tiny_world.FORMS)
 
 def reader(text):
     """Answers by regular expressions, from the passage alone."""
-    codes = re.findall(r"The code of ([\w ]+) is (\w+ \w+)\.", text)
+    codes = re.findall(r"We call ([\w ]+) (\w+ \w+)\.", text)
     friends = dict(re.findall(r"The friend of ([\w ]+) is ([\w ]+)\.", text))
-    if m := re.search(r"Name all codes of ([\w ]+)\.", text):
-        return f"The codes of {m[1]} are {' and '.join(c for n, c in codes if n == m[1])}."
-    if m := re.search(r"What is the code of the friend of ([\w ]+)\?", text):
+    if m := re.search(r"Name all that we call ([\w ]+)\.", text):
+        return f"We call {m[1]} {' and '.join(c for n, c in codes if n == m[1])}."
+    if m := re.search(r"What do we call the friend of ([\w ]+)\?", text):
         friend = friends.get(m[1])
-        return f"The friend of {m[1]} is {friend}. The code of {friend} is {dict(codes).get(friend)}."
-    name = re.search(r"What is the code of ([\w ]+)\?", text)[1]
-    return f"The code of {name} is {dict(codes)[name]}." if name in dict(codes) else f"I do not know {name}."
+        return f"The friend of {m[1]} is {friend}. We call {friend} {dict(codes).get(friend)}."
+    name = re.search(r"What do we call ([\w ]+)\?", text)[1]
+    return f"We call {name} {dict(codes)[name]}." if name in dict(codes) else f"I do not know {name}."
 
 
 def pretend(monkeypatch, says):
@@ -47,7 +47,7 @@ def test_a_reader_of_the_passage_is_right_and_needs_the_passage(monkeypatch, for
 
 
 def test_the_right_code_behind_another_name_is_wrong(monkeypatch):
-    pretend(monkeypatch, lambda text: re.sub(r"of [\w ]+ is", "of Mira is", reader(text)))
+    pretend(monkeypatch, lambda text: re.sub(r"call [\w ]+ (\w+ \w+)\.", r"call Mira \1.", reader(text)))
     result = needle.needle_test(None, TOKENIZER, (200,), (0.5,), 8, facts=4, progress=False)
     assert result["with_context"] == 0 and result["code_right"] == 1 and result["name_right"] == 0
 

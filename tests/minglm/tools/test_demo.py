@@ -14,7 +14,7 @@ from minglm.tools.demo import STAGES, run_demo
 
 pytestmark = pytest.mark.slow
 
-RESULTS = ("samples", "needle", "indexer_recall", "cost_by_length", "demo")
+RESULTS = ("samples", "needle", "scorecard", "indexer_recall", "cost_by_length", "demo")
 
 
 def _call(run, *more):

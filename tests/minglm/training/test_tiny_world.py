@@ -5,10 +5,8 @@ import torch
 
 from minglm.data.shards import IGNORE
 from minglm.data.tiny_world import vocabulary
-from minglm.data.tokenizer import SPECIAL_TOKENS
 from minglm.errors import InputError
-from minglm.model.model import Model
-from minglm.training.loop import train
+from minglm.training.loop import TrainingRun, claim_run_folder, train
 from minglm.training.recipe import Recipe
 from minglm.training.tiny_world import open_tiny_world
 
@@ -49,15 +47,15 @@ def test_a_small_run_goes_through_pairs_and_documents_and_resumes(tmp_path):
     assert [r.split(",")[:5] for r in first] == [r.split(",")[:5] for r in second]
 
 
-def test_the_loss_of_pairs_chooses_among_their_words_alone():
-    config = recipe().config()
-    model = Model(config)
-    tokens = torch.randint(6, 70, (2, 16))
-    targets = torch.randint(6, 70, (2, 16))
-    logits = model(tokens, mode="dense").logits[..., : len(SPECIAL_TOKENS) + 64]
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    loss = model(tokens, targets, mode="dense", vocabulary=len(SPECIAL_TOKENS) + 64).lm_loss
-    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
+def test_embedding_std_widens_the_same_draw(tmp_path):
+    def first(name, **changes):
+        folder = tmp_path / name
+        claim_run_folder(folder, recipe(steps=1, **changes), True)
+        run = TrainingRun(recipe(steps=1, **changes), folder, None, "cpu")
+        return run.model.embed_tokens.weight.detach()
+
+    narrow, wide = first("a"), first("b", embedding_std=0.5)
+    assert torch.allclose(wide, narrow * 25) and float(wide.std()) == pytest.approx(0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +65,8 @@ def test_the_loss_of_pairs_chooses_among_their_words_alone():
         ({"lookup_share": 0.5}, "documents"),
         ({"recall_steps": 5}, "documents"),
         ({"stage": "sft", "tasks": {"lookup": 1}}, "tasks key 'lookup'"),
-        ({"pairs_words": 4}, "at least 16"),
+        ({"pairs_words": 4, "pairs_steps": 3}, "use 64"),
+        ({"stage": "long_context", "embedding_std": 0.5}, "new weights"),
         ({"pairs_words": 5000, "pairs_steps": 3}, "words of the language"),
     ],
 )

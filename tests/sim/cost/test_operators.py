@@ -156,15 +156,15 @@ def test_parameters_of_a_layer_add_up_to_the_model():
 
 
 def test_optimizers_move_the_bytes_their_states_have():
-    adam = optimizer_ops(1e9, "adam", LLAMA, 1, 1.0)
+    adam = optimizer_ops(1e9, "adam", LLAMA.hidden, LLAMA.layers)
     assert sum(op.bytes for op in adam) == 1e9 * (8 + 16 + 8 + 2)
-    muon = optimizer_ops(1e9, "muon", LLAMA, 1, 1.0)
+    muon = optimizer_ops(1e9, "muon", LLAMA.hidden, LLAMA.layers)
     assert sum(op.flops for op in muon) > 0 and not sum(op.flops for op in adam)
 
 
 def test_muon_takes_fixed_seconds_by_who_repeats_the_work():
     def seconds(muon, shards):
-        ops = optimizer_ops(1e9 / shards, "muon", LLAMA, 1, shards, muon=muon)
+        ops = optimizer_ops(1e9 / shards, "muon", 1024.0, 4, shards, muon=muon)
         return sum(op.flops for op in ops)
 
     repeated, distributed, owned = (seconds(who, 32) for who in ("repeated", "distributed", "owned"))

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from minglm import datafiles
+from minglm.errors import InputError
 from sim.base.documents import read_document
-from sim.validation import rows
+from sim.validation import rows, training
+from sim.validation.rows import read_rows
 from sim.validation.schema import json_schema
 
 FOLDER = datafiles.data("published_runs")
@@ -53,3 +55,31 @@ def test_ids_are_unique_and_fits_are_few():
     assert all(sum(fits) <= max(1, len(fits) / 3) for fits in by_chip.values()), {
         k: (sum(v), len(v)) for k, v in by_chip.items()
     }
+
+
+def test_one_bad_row_does_not_stop_a_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    good = (
+        "  - {id: good, chip: h100, chips: 8, model: llama3_8b, plan: {dp: 8}, micro_batch: 1, global_batch: 64,\n"
+        "     seq: 8192,\n"
+        "     measured: {seconds_per_step: 5.0}}\n"
+    )
+    path.write_text(
+        "rows:\n" + good + "  - {id: bad, chip: h1000, chips: 8, model: llama3_8b, seq: 8192, measured: {mfu: 0.4}}\n"
+    )
+    rows = read_rows([path])
+    assert [row.id for row in rows] == ["good", "bad"] and rows[1].kind == "unsupported"
+    assert "h1000" in rows[1].reason
+    path.write_text("rows:\n  - {id: bad, chip: h1000, chips: 8, model: llama3_8b, seq: 8192, measured: {mfu: 0.4}}\n")
+    with pytest.raises(InputError, match="h1000"):
+        read_rows([path])
+
+
+def test_a_micro_batch_that_is_not_given_is_ranged(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "rows:\n  - {id: open, chip: h100, chips: 8, model: llama3_8b, plan: {dp: 8}, global_batch: 64, seq: 8192,\n"
+        "     measured: {seconds_per_step: 5.0}}\n"
+    )
+    (row,) = training.run([path])["rows"]
+    assert any(note.startswith("micro-batch not given") and "2:" in note for note in row["assumptions"])

@@ -1,0 +1,86 @@
+"""Left-out errors, their intervals, and how often they hold; the error page."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from minglm.cli.main import main as minglm_main
+from minglm.errors import InputError
+from sim.cli.main import main
+from sim.report import errors
+from sim.validation import coverage, summary
+from sim.validation.coverage import FEW, KINDS, LeftOut, interval, kind_of, left_out_factors
+
+
+def test_a_conformal_interval_holds_its_share_of_new_errors():
+    rng = random.Random(7)
+    held = 0
+    for _ in range(2000):
+        known = [rng.lognormvariate(0.0, 0.1) for _ in range(39)]
+        low, high = interval(known, 0.8)
+        held += low <= rng.lognormvariate(0.0, 0.1) <= high
+    assert held / 2000 == pytest.approx(0.8, abs=0.03)
+    assert interval([], 0.8)[1] == float("inf")
+
+
+def test_kinds_of_questions():
+    assert kind_of("910B2", 8192, 65536, 64, "bf16") == "ascend"
+    assert kind_of("H100", 16384, 65536, 0, "fp8") == "more than 4,096 chips"
+    assert kind_of("H100", 64, 65536, 64, "bf16") == "long context"
+    assert kind_of("H100", 64, 4096, 64, "fp8") == "moe"
+    assert [kind_of("H100", 64, 4096, 0, p) for p in ("fp8", "bf16")] == ["fp8", "dense"]
+
+
+def test_a_kind_with_few_rows_takes_all():
+    rows = [LeftOut(str(i), "dense", "a", "H100", 1.0 + i / 100) for i in range(FEW)]
+    rows.append(LeftOut("x", "moe", "b", "H100", 2.0))
+    assert len(coverage.of_kind(rows, "dense")) == FEW and len(coverage.of_kind(rows, "moe")) == FEW + 1
+
+
+@pytest.fixture(scope="module")
+def result():
+    return summary.summary()
+
+
+def test_the_targets_of_the_summary(result):
+    assert result["left_out"] <= 0.08
+    assert result["coverage"]["all"]["rows"] >= 250
+    assert 0.75 <= result["coverage"]["all"]["inside_80"] <= 0.90
+    assert result["coverage"]["all"]["inside_50"] < result["coverage"]["all"]["inside_80"]
+    assert result["seconds"] < 60
+    assert len(result["scalars"]) <= 4  # numbers that are fitted at all
+
+
+def test_the_stored_errors_are_those_of_the_rows():
+    rows = coverage.left_out(coverage.all_rows())
+    for kind in KINDS:
+        own = sorted(row.factor for row in rows if row.kind == kind)
+        if len(own) >= FEW:
+            assert left_out_factors(kind) == pytest.approx(own, abs=1e-3)
+    with pytest.raises(InputError, match="not one of"):
+        left_out_factors("quantum")
+
+
+def test_the_error_page_has_its_parts(tmp_path, capsys):
+    path = tmp_path / "errors.html"
+    assert main(["validate", "--html", str(path)]) == 0
+    page = path.read_text(encoding="utf-8")
+    for anchor in ("scatter", "kinds", "chips", "years", "worst", "coverage", "others"):
+        assert f'id="{anchor}"' in page
+    assert "believed to blame" in page and "vTrain" in page
+
+
+def test_years_are_read_from_releases():
+    assert errors.year_of("megatron-bridge-25.11") == "2025" and errors.year_of("llm-foundry-2023") == "2023"
+    assert errors.year_of("deepspeed") == "?"
+
+
+def test_the_catalogue_names_what_a_row_may_name(capsys):
+    assert main(["catalogue", "stacks", "--json"]) == 0
+    assert "megatron-bridge-25.11" in capsys.readouterr().out
+    assert main(["catalogue"]) == 0
+    shown = capsys.readouterr().out
+    assert "h100" in shown and "glm5" in shown and "recompute_modules" in shown
+    assert minglm_main(["probe", "--device", "none"]) == 2
