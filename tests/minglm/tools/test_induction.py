@@ -111,7 +111,7 @@ def test_the_record_is_whole_and_says_what_the_notebook_says():
         formed.setdefault(row["setting"], {})[row["seed"]] = row["formed_at"]
     assert set(formed) == set(induction.SETTINGS) and all(set(seeds) == {0, 1, 2} for seeds in formed.values())
     assert all(step for step in formed["wide"].values())
-    for name in ("control", "shallow"):
+    for name in ("control", "shallow", "long"):
         assert set(formed[name].values()) == {None}
 
 
