@@ -14,7 +14,8 @@ from minglm.course.workshop import check
 # `tokens` is a list of whole numbers. Give a list of the same length: for each place, the token that followed the **last earlier** place with the same token; `None` where the token has not stood before. A place may be read only if it is not later than the place that asks: nobody sees the future.
 # %%
 def look_back(tokens):
-    """list of ints -> list of ints or None; [5, 9, 5, 9, 5] -> [None, None, 9, 5, 9]"""
+    """list of ints -> list of ints or None;
+    [5, 9, 5, 9, 5] -> [None, None, 9, 5, 9]"""
     ### BEGIN SOLUTION
     out, followed = [], {}
     for place, token in enumerate(tokens):
@@ -39,7 +40,8 @@ check("22.look_back", look_back)
 # `attention` is a list of rows, one for each place that asks: its shares over all places (they sum to 1; later places have 0). Take the places whose token has stood before. For each add up the shares that it gives to places **right after** an earlier place with the same token. Give the mean over those places.
 # %%
 def induction_score(tokens, attention):
-    """list of n ints, n rows of n floats -> float; ([5, 9, 5], [[1, 0, 0], [0.5, 0.5, 0], [0.2, 0.7, 0.1]]) -> 0.7"""
+    """list of n ints, n rows of n floats -> float;
+    ([5, 9, 5], [[1, 0, 0], [0.5, 0.5, 0], [0.2, 0.7, 0.1]]) -> 0.7"""
     ### BEGIN SOLUTION
     scores = []
     for place, token in enumerate(tokens):
