@@ -63,6 +63,7 @@ BASE = {
     "minglm export-hf": (["{run}", "hf"], []),
     "minglm import-hf": (["hf", "r"], []),
     "minglm bench": ([], ["--only", "model"]),
+    "minglm probe": ([], ["--quick", "--device", "cpu", "--out", "probe"]),
     "minglm demo": ([], ["--size", "nano"]),
     "minglm lab": ([[]], []),
     "minglm course": (["c"], []),
@@ -92,6 +93,7 @@ BASE = {
     "clustersim validate": ([["nosuch.yaml"]], []),
     "clustersim trace": (["glm5_mini_smoke"], ["--out", "t.json"]),
     "clustersim claims": ([], []),
+    "clustersim catalogue": ([], []),
     "clustersim dashboard": ([], ["--port", "18866"]),
     "clustersim report": (["folder"], []),
 }
@@ -176,6 +178,9 @@ def light(monkeypatch):
     row = {"step": 1, "tokens": 1, "loss": 1.0, "val_loss": None}
     rl = {"run_dir": "r", "mode": "sync"}
     kernels = {"failed": 0}
+    from minglm.tools.probe import Size
+
+    tiny = Size((32, 64), ((64, 4), (64, 8)), 2**12, 0.01, 2, (2**12,))
     heavy = {
         "minglm.training.loop.train": lambda *a, **k: row,
         "minglm.rl.run.rl": lambda *a, **k: rl,
@@ -183,6 +188,8 @@ def light(monkeypatch):
         "minglm.rl.abstention.run": lambda *a, **k: {"reached": True},
         "minglm.rl.abstention.render": lambda out: "",
         "minglm.tools.bench.run": lambda *a, **k: [],
+        "minglm.tools.probe.CPU_QUICK": tiny,
+        "minglm.tools.probe.CPU": tiny,
         "minglm.tools.demo.run_demo": lambda *a, **k: {},
         "minglm.tools.demo.report": lambda *a, **k: "",
         "minglm.course.workshop.timing.measure": lambda *a, **k: [],
