@@ -26,7 +26,7 @@ def test_each_learn_notebook_has_two_to_four_exercises():
     counts = {}
     for key in EXERCISES:
         counts[key.split(".")[0]] = counts.get(key.split(".")[0], 0) + 1
-    assert set(counts) >= {f"{n:02d}" for n in range(22)}
+    assert set(counts) >= {f"{n:02d}" for n in range(23)}
     assert all(2 <= n <= (10 if key.startswith("build_") else 4) for key, n in counts.items()), counts
     for source in SOURCES:
         assert source.stem in learn, f"{source.stem}: an exercise sheet is named as its notebook in notebooks/learn"

@@ -73,4 +73,4 @@ def goodput(answers, ttft, tpot, seconds):
 # %%
 check("21.goodput", goodput)
 # %% [markdown]
-# That was the last sheet; solutions are in `notebooks/workshop/solutions/`. Go on with the simulator: [`scale/00_chips_and_rooflines`](../../scale/00_chips_and_rooflines.ipynb).
+# **Next:** [exercises 22](22_how_a_model_learns_to_look_back.ipynb).
