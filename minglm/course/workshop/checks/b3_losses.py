@@ -38,8 +38,8 @@ def _clipped(logp, logp_old, advantage, low, high, how="min", sign=-1):
     if how == "min" and sign == -1:
         rows = []
         for n, t in ((n, t) for n in range(len(logp)) for t in range(logp.shape[1])):
-            one = tuple(x[n : n + 1, t : t + 1] for x in (logp, logp_old, logp_old))
-            rows.append(grpo(*one, advantage[n : n + 1], torch.ones(1, 1), clip=Clip(low=low, high=high))[0])
+            new, old = (x[n : n + 1, t : t + 1] for x in (logp, logp_old))
+            rows.append(grpo(new, old, old, advantage[n : n + 1], torch.ones(1, 1), clip=Clip(low=low, high=high))[0])
         return torch.stack(rows).view_as(logp)
     r = logp_old.sub(logp).neg().exp()
     a = advantage[:, None]
