@@ -46,6 +46,7 @@ ABOUT = {
     ),
     "learn/build_1_layers": ("type the layers and MLA yourself; they run inside the real model", "00"),
     "learn/build_2_model": ("type the indexer, the experts and the whole model: the same logits", "build_1"),
+    "learn/build_3_losses": ("type SFT's masked loss and GRPO in full, three averages side by side", "build_2"),
     "scale/00_chips_and_rooflines": ("how fast a chip is, and why rarely as fast as its data sheet", "nothing"),
     "scale/01_the_network": ("links, rings and trees: when the message is small, latency rules", "scale/00"),
     "scale/02_plans_and_memory": ("how 744B fits, and why most plans do not", "scale/01"),

@@ -101,3 +101,21 @@ def test_the_learners_whole_model_gives_the_models_logits():
     with torch.no_grad():
         apart = (mine(tokens) - build.logits(model)["sparse"]).abs().max()
     assert float(apart) < build.CLOSE
+
+
+@pytest.mark.parametrize("how,theirs", [("grpo", "sequence"), ("dapo", "token")])
+def test_the_learners_policy_loss_is_minglms(how, theirs):
+    from minglm.rl.objectives import Clip, group_advantages, grpo
+
+    space = build.solved("build_3_losses")
+    g = torch.Generator().manual_seed(0)
+    logp, old = -torch.rand(6, 9, generator=g), -torch.rand(6, 9, generator=g)
+    mask = torch.arange(9)[None] < torch.tensor([9, 2, 5, 1, 7, 3])[:, None]
+    rewards = torch.tensor([[1.0, 0, 0], [0.2, 0.9, 0.1]])
+    A = space["advantages"](rewards, True)
+    assert torch.allclose(A, group_advantages(rewards), atol=1e-6)
+    mine, want = (logp.clone().requires_grad_() for _ in range(2))
+    loss = space["average"](space["clipped"](mine, old, A.flatten(), 0.2, 0.28), mask, how, 9)
+    ours, _ = grpo(want, old, old, A.flatten(), mask, clip=Clip(average=theirs))
+    loss.backward(), ours.backward()
+    assert torch.allclose(loss, ours, atol=1e-6) and torch.allclose(mine.grad, want.grad, atol=1e-6)

@@ -139,3 +139,31 @@ def balance_over_steps(router: Callable, steps: int = 80, tokens: int = 512) -> 
         plots.line(fig, range(1, steps + 1), values, words, i)
     last = {words: values[-1] for words, values in curves.items()}
     return fig, "Line chart. At the last step: " + ", ".join(f"{w}: {v:.2f}" for w, v in last.items()) + "."
+
+
+def clipped_by_ratio(low: float = 0.2, high: float = 0.28) -> tuple[Any, str]:
+    """min(r·A, clip(r)·A) over r, for an advantage of 1 and of −1."""
+    ratios = torch.linspace(0.4, 1.8, 141)
+    fig = plots.figure("What the clip leaves", "ratio π/π_old", "min(r·A, clip(r)·A)")
+    for i, A in enumerate((1.0, -1.0)):
+        values = torch.minimum(ratios * A, ratios.clamp(1 - low, 1 + high) * A)
+        plots.line(fig, ratios.tolist(), values.tolist(), f"advantage {A:+.0f}", i)
+    return fig, f"Line chart. With advantage +1 it is flat above {1 + high}; with −1 it is flat below {1 - low}."
+
+
+def weight_of_a_token(average: Callable, short: int = 10, long: int = 90) -> tuple[Any, str]:
+    """Gradient of one token's loss in a batch of a short and a long answer, by the learner's three averages."""
+    mask = torch.arange(long)[None] < torch.tensor([[short], [long]])
+    fig = plots.figure("What one token counts", "", "gradient of its loss")
+    labels, values = [], []
+    for how in ("grpo", "dapo", "dr_grpo"):
+        losses = torch.zeros(2, long, requires_grad=True)
+        try:
+            average(losses, mask, how, long).backward()
+        except NotImplementedError:
+            return fig, "An empty chart: `average` is still to be written."
+        if losses.grad is not None:
+            labels += [f"{how}, answer of {n}" for n in (short, long)]
+            values += [float(losses.grad[0, 0]), float(losses.grad[1, 0])]
+    plots.bars(fig, labels, values)
+    return fig, "Bar chart. " + ", ".join(f"{name}: {v:.4f}" for name, v in zip(labels, values, strict=True)) + "."

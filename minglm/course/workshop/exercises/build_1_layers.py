@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Build it yourself 1: a block, rotary position, and MLA
 #
-# In four notebooks you type a small GLM-5, part by part, with a check after each. This one gives you the layers and the attention. At the end your parts run inside `minglm`, in place of its own, and the logits must agree to 1e-5.
+# In three notebooks you type a small GLM-5 and its losses, part by part, with a check after each. This one gives you the layers and the attention. At the end your parts run inside `minglm`, in place of its own, and the logits must agree to 1e-5.
 #
 # **You will learn** to write RMSNorm, SwiGLU, a residual block, rotary position embedding (RoPE), and multi-head latent attention (MLA) in its expanded and its absorbed form.
 #
