@@ -29,8 +29,8 @@ def test_checkpoints_are_whole_hashed_and_usable(tiny, monkeypatch, tmp_path, ca
 
     folder, rows = tiny
     assert {r["file"].split("/")[0] for r in rows} == set(checkpoints.KEPT) and checkpoints.verify(folder) == rows
-    monkeypatch.setattr(checkpoints, "FOLDER", folder)
-    monkeypatch.setattr(checkpoints, "DEMO", tmp_path / "no_demo")
+    monkeypatch.setattr(checkpoints, "kept", lambda: folder)
+    monkeypatch.setattr(checkpoints, "demo", lambda: tmp_path / "no_demo")
     monkeypatch.setattr(notebook, "SMOKE", False)
     run = checkpoints.start_from("sft")
     assert run == folder / "sft" and "workshop's checkpoint" in capsys.readouterr().out
@@ -233,7 +233,7 @@ def test_eval_commands_on_a_tiny_model(tiny, capsys):
         )
         == 0
     )
-    assert "with the passage" in capsys.readouterr().out
+    assert "whole sentence right" in capsys.readouterr().out
     assert (
         main.main(["eval", "arena", str(folder / "sft"), str(folder / "sparse"), "--votes", "20", "--problems", "1"])
         == 0
