@@ -7,6 +7,8 @@ page.
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 
 from minglm import atomic
@@ -50,6 +52,50 @@ def figure(title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = Fal
             font=dict(size=11, color="#555"),
         )
     return fig
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Values 1, 2, 5, 10 … over up to three decades, powers of ten over more; from below `low` to above `high`."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    every = max(1, math.ceil((last - first) / 8))
+    mantissas = (1, 2, 5) if last - first <= 3 else (1,)
+    return [m * 10.0**e for e in range(first, last + 1, every) for m in mantissas]
+
+
+def label_log_axes(fig) -> None:
+    """Name the ticks of logarithmic axes in full (20, 50, 100), in place of Plotly's bare 2 and 5 between powers of
+    ten. Axes whose ticks or range are set already stay as they are.
+    """
+    for letter, axes in (("x", fig.select_xaxes()), ("y", fig.select_yaxes())):
+        for axis in axes:
+            if axis.type != "log" or axis.tickvals is not None or axis.dtick is not None:
+                continue
+            name = letter + axis.plotly_name.removeprefix(f"{letter}axis")
+            values = [
+                float(v)
+                for trace in fig.data
+                if (getattr(trace, f"{letter}axis", None) or letter) == name
+                for v in _values(trace, letter)
+                if isinstance(v, numbers.Real) and 0 < float(v) < math.inf
+            ]
+            if axis.range is not None:
+                values = [10.0**v for v in axis.range]
+            if values and max(values) > min(values):
+                ticks = _log_ticks(min(values), max(values))
+                axis.update(tickvals=ticks, ticktext=[_tick_text(v) for v in ticks])
+
+
+def _values(trace, letter: str) -> Sequence:
+    found = getattr(trace, letter, None)
+    return () if found is None else found
+
+
+def _tick_text(value: float) -> str:
+    if 1e-3 <= value < 1e7:
+        return f"{value:,.6g}" if value < 1e6 else f"{value:,.0f}"
+    power = math.floor(math.log10(value) + 1e-9)
+    head = round(value / 10.0**power)
+    return ("" if head == 1 else f"{head}·") + f"10<sup>{power}</sup>"
 
 
 def line(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
+
+from minglm.runtime.terminal import json_text
 
 TEXT = "measure this machine as a chip for the simulator"
 EXAMPLES = """minglm probe --quick                                (under 3 minutes)
@@ -44,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     if int(os.environ.get("RANK", "0")):
         return 0  # the first process tells
     if args.json:
-        print(json.dumps(result, indent=1))
+        print(json_text(result, indent=1))
         return 0
     best = {kind: max(row[3] for row in rows) / 1e12 for kind, rows in result["matmul"].items()}
     print(f"{result['name']} ({device}), {result['date']}")

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from minglm import datafiles
+from minglm.plots import label_log_axes
 
 SMOKE = os.environ.get("MINGLM_SMOKE") == "1"
 
@@ -32,8 +33,10 @@ def show(fig, alt: str):
         plotly.io.renderers.default != "plotly_mimetype+notebook"
     ):  # setting it again would store plotly.js again, 4.8 MB
         plotly.io.renderers.default = "plotly_mimetype+notebook"
+    label_log_axes(fig)
     fig.show(config={"displaylogo": False, "responsive": True})
-    display(Markdown(f"*{alt}*"))
+    words = alt.replace("$", "\\$")  # else Jupyter typesets what stands between two dollars
+    display(Markdown(f"*{words}*"))
 
 
 def runs(name: str) -> Path:

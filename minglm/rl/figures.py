@@ -38,8 +38,8 @@ def timeline(run_dir: str | Path, title: str, updates: int | None = None):
             fillcolor="#999999",
             opacity=0.35,
             line_width=0,
-            annotation_text="training" if i == 0 else None,
-            annotation_position="top left",
+            # Plotly writes "new text" where a position is given without a text
+            **({"annotation_text": "training", "annotation_position": "top left"} if i == 0 else {}),
         )
     return fig
 

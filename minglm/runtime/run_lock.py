@@ -233,7 +233,9 @@ def _machine() -> str:
     parts = []
     for path in ("/etc/machine-id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
-            parts.append(os.readlink(path) if path.startswith("/proc") else Path(path).read_text().strip())
+            parts.append(
+                os.readlink(path) if path.startswith("/proc") else Path(path).read_text(encoding="utf-8").strip()
+            )
     return "/".join(parts)
 
 

@@ -60,6 +60,12 @@ def _units() -> dict[str, dict[str, float]]:
         "money_per_hour": {m + "/" + h: f for m, f in _MONEY.items() for h in ("h", "hour")}
         | {m + "/chip-hour": f for m, f in _MONEY.items()},
         "money_per_kwh": {m + "/kWh": f for m, f in _MONEY.items()},
+        "carbon_per_kwh": {
+            mass + carbon + "/" + energy: m / e
+            for mass, m in {"kg": 1.0, "g": 1e-3, "t": 1e3}.items()
+            for carbon in ("", "CO2", "CO2e", "CO2eq")
+            for energy, e in {"kWh": 1.0, "MWh": 1e3}.items()
+        },
         "per_hour": {"/h": 1.0, "/hour": 1.0, "/day": 1 / 24, "/month": 1 / 730.0, "/year": 1 / 8760.0},
         "ratio": {"": 1.0, "%": 0.01},
         "count": _COUNT | {p + " tokens": f for p, f in _COUNT.items()} | {"tokens": 1.0},
@@ -77,6 +83,7 @@ SI = {
     "money": "USD",
     "money_per_hour": "USD/h",
     "money_per_kwh": "USD/kWh",
+    "carbon_per_kwh": "kg/kWh",
     "per_hour": "1/h",
     "ratio": "1",
     "count": "1",
@@ -207,6 +214,7 @@ def _example(dimension: str) -> str:
         "money": "'$16000'",
         "money_per_hour": "'$2/h'",
         "money_per_kwh": "'$0.08/kWh'",
+        "carbon_per_kwh": "0.385 or '385 g/kWh'",
         "per_hour": "'0.01/day'",
         "ratio": "'85%' or 0.85",
         "count": "'16M' or 100000",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from minglm.runtime.terminal import json_text
 
 TEXT = "names of stacks, chips, clusters, models and options"
 EXAMPLES = """clustersim catalogue
@@ -33,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     }
     shown = {args.kind: lists[args.kind]} if args.kind else lists
     if args.json:
-        print(json.dumps(shown, indent=1, ensure_ascii=False))
+        print(json_text(shown, indent=1))
         return 0
     for kind, names in shown.items():
         print(kind)

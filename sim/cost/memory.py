@@ -8,6 +8,7 @@ fragmentation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,7 +20,7 @@ from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack, load_stack
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
-from sim.spec.plan import Plan, Workload
+from sim.spec.plan import Plan, Workload, check
 
 # bytes that the runtime, the communicators and kernels' workspaces hold (assumed; NCCL and a CUDA context take 1-2 GiB)
 RUNTIME_BYTES = 1.5 * 2**30
@@ -144,6 +145,16 @@ def state_bytes(
     return weights, gradients, states
 
 
+def checkpoint_bytes(plan: Plan, params: float) -> float:
+    """Bytes of a checkpoint of `params` weights.
+
+    Fully sharded (ZeRO-3) stacks keep fp32 weights alone beside two fp32 moments: 12 bytes a parameter. The others keep
+    bf16 weights too: 14. Moments that are narrower in memory are written in fp32 (Transformer Engine's FusedAdam).
+    Muon, which has one moment for most weights, is counted as Adam.
+    """
+    return float(params) * (4 + 8 + (0 if plan.zero == 3 else WIDTH))
+
+
 def gathered_bytes(model: ModelSpec, plan: Plan, stack: Stack) -> float:
     """Buffers of ZeRO-3: two gathered layers (or the table) and one gradient."""
     grad = WIDTH if stack.bf16_grads or plan.precision_aware_optimizer else 4
@@ -184,6 +195,8 @@ def peak(
                         transient = max(transient, parts.kinds[kind][1])
             if chunk == 0:
                 kept += flights * parts.embedding
+            if plan.mtp_before_head and chunk == len(layers) - 1 - plan.mtp_before_head and workload.mtp:
+                kept += flights * model.mtp_depth * parts.kinds["moe" if model.experts else "dense"][0]
             if chunk == len(layers) - 1:
                 loss = parts.loss
                 kept += parts.head
@@ -213,17 +226,19 @@ def check_fits(
     need, capacity = peak(model, plan, workload, precision, stack), cluster.chip.memory_bytes.value
     if need.total_bytes <= capacity:
         return need
-    fits = [
-        words
-        for words, changed, work in _changes(plan, model, workload)
-        if peak(model, changed, work, precision, stack).total_bytes <= capacity
-    ][:3]
+
+    def fits(changed: Plan, work: Workload) -> bool:
+        try:
+            check(changed, model, work)
+        except InputError:
+            return False
+        return peak(model, changed, work, precision, stack).total_bytes <= capacity
+
+    found = [words for words, changed, work in _changes(plan, model, workload) if fits(changed, work)][:3]
+    if not found:
+        found = [words for words, changed in _more_chips(plan) if fits(changed, workload)][:1]
     excess = (need.total_bytes - capacity) / 2**30
-    remedy = (
-        " or ".join(fits)
-        if fits
-        else f"use more chips with a larger pp or tp, or a chip with more than {capacity / 2**30:.0f} GiB"
-    )
+    remedy = "set " + " or ".join(found) if found else f"use a chip with {math.ceil(need.total_bytes / 2**30)} GiB"
     raise InputError(
         f"the model needs {need.total_bytes / 2**30:.1f} GiB on the fullest chip, {excess:.1f} GiB over the "
         f"{capacity / 2**30:.1f} GiB "
@@ -235,31 +250,51 @@ Change = tuple[str, Plan, Workload]  # words, plan, workload
 
 
 def _changes(plan: Plan, model: ModelSpec, workload: Workload) -> Iterator[Change]:
-    """Single changes that save memory, mildest first."""
+    """Single changes that save memory, mildest first, as the keys of a scenario (`--set KEY=VALUE`)."""
     if plan.micro_batch > 1:
         yield "micro_batch=1", replace(plan, micro_batch=1), workload
     if plan.zero < 1 and plan.dp > 1:
-        yield "zero=1", replace(plan, zero=1), workload
+        yield "options.zero=1", replace(plan, zero=1), workload
     if plan.recompute != "full":
         yield "recompute=full", replace(plan, recompute="full", recompute_layers=None), workload
     if plan.zero < 3 and plan.dp > 1:
-        yield "zero=3", replace(plan, zero=3), workload
+        yield "options.zero=3", replace(plan, zero=3), workload
         if plan.recompute != "full":
-            yield "zero=3 with recompute=full", replace(plan, zero=3, recompute="full", recompute_layers=None), workload
+            yield (
+                "options.zero=3 recompute=full",
+                replace(plan, zero=3, recompute="full", recompute_layers=None),
+                workload,
+            )
     for words, changed in (*_wider_pipelines(plan, model), *_wider_tensors(plan, model)):
         if changed.tp * changed.cp * changed.dp % (changed.ep * changed.etp) == 0:
-            yield f"{words} with recompute=full", changed, workload
+            yield f"{words} recompute=full", changed, workload
     if not plan.offload:
-        yield "offload of the optimiser states", replace(plan, offload=True), workload
+        yield "options.optimizer_offload=true", replace(plan, offload=True), workload
     if plan.cp == 1 and plan.dp % 2 == 0 and workload.seq % 2 == 0:
-        yield f"cp=2, dp={plan.dp // 2}", replace(plan, cp=2, dp=plan.dp // 2), workload
+        yield f"plan.cp=2 plan.dp={plan.dp // 2}", replace(plan, cp=2, dp=plan.dp // 2), workload
+
+
+def _more_chips(plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """Wider tensor, data and pipeline parallelism on more chips, fewest first, everything recomputed and sharded."""
+    if plan.stages is not None:
+        return
+    least = replace(plan, recompute="full", recompute_layers=None, micro_batch=1)
+    for n in (2, 4, 8, 16, 32, 64, 128, 256):
+        for width in ("tp", "pp"):
+            wider = getattr(plan, width) * n
+            if width == "tp" and wider > 8:
+                continue
+            changed = replace(least, tp=wider, sp=True) if width == "tp" else replace(least, pp=wider)
+            words = f"chips={changed.num_chips} plan.{width}={wider} plan.dp={plan.dp} recompute=full micro_batch=1"
+            words += f" plan.etp={plan.etp}" if plan.ep * plan.etp > 1 else ""
+            yield words, changed
 
 
 def _wider_pipelines(plan: Plan, model: ModelSpec) -> Iterator[tuple[str, Plan]]:
     for n in (2, 4, 8, 16, 32, 64):
         if plan.dp % n == 0 and plan.pp * n * plan.vpp <= model.layers and plan.stages is None:
             pp, dp = plan.pp * n, plan.dp // n
-            yield f"pp={pp}, dp={dp}", replace(plan, pp=pp, dp=dp, recompute="full", recompute_layers=None)
+            yield f"plan.pp={pp} plan.dp={dp}", replace(plan, pp=pp, dp=dp, recompute="full", recompute_layers=None)
 
 
 def _wider_tensors(plan: Plan, model: ModelSpec) -> Iterator[tuple[str, Plan]]:
@@ -267,4 +302,7 @@ def _wider_tensors(plan: Plan, model: ModelSpec) -> Iterator[tuple[str, Plan]]:
         tp = plan.tp * n
         if plan.dp % n == 0 and tp <= 8 and model.heads % tp == 0 and model.kv_heads % tp == 0:
             dp = plan.dp // n
-            yield f"tp={tp}, dp={dp}", replace(plan, tp=tp, dp=dp, sp=True, recompute="full", recompute_layers=None)
+            yield (
+                f"plan.tp={tp} plan.dp={dp}",
+                replace(plan, tp=tp, dp=dp, sp=True, recompute="full", recompute_layers=None),
+            )

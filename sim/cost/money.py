@@ -70,9 +70,8 @@ class Range:
 def money() -> dict[str, Figure]:
     """Figures of `data/money.yaml`: carbon of electricity, network's and storage's share of a system."""
     document = read_mapping(datafiles.data("money.yaml"))
-    return {
-        k: figure(document[k], "ratio", f"money.{k}") for k in ("carbon_kg_per_kwh", "network_share", "storage_share")
-    }
+    dimensions = {"carbon_kg_per_kwh": "carbon_per_kwh", "network_share": "ratio", "storage_share": "ratio"}
+    return {k: figure(document[k], dimension, f"money.{k}") for k, dimension in dimensions.items()}
 
 
 def price_figure(prices: Mapping[str, object], key: str) -> Figure | None:

@@ -63,7 +63,7 @@ def table(rows: Sequence[Sequence[object]], *headings: str) -> str:
     """Rows as a Markdown table; columns that hold only numbers (or text that starts with one) stay left to Markdown."""
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     lines += ["| " + " | ".join(str(cell).replace("|", "∣") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
+    return "\n".join(lines).replace("$", "\\$")  # else Jupyter typesets what stands between two dollars
 
 
 # ------------------------------------------------------------------ facts

@@ -42,6 +42,10 @@ def _span(r: dict, dimension: str) -> str:
     return f"{show(r['low'], dimension)} – {show(r['high'], dimension)}"
 
 
+def _tonnes(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def rows(r: dict) -> list[tuple[str, str, str]]:
     """The main figures as (what, value, remark): the same in the terminal and on the page."""
     m, c, p, s, mem = r["model"], r["cluster"], r["plan"], r["step"], r["memory"]
@@ -102,8 +106,7 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "time",
             f"{days['value']:.3g} days",
-            f"{days['low']:.3g}–{days['high']:.3g}, all uncertain inputs at their good or bad end; "
-            f"{show(r['tokens'], 'count')} tokens",
+            f"{days['low']:.3g}–{days['high']:.3g}, {r['ranges']}; {show(r['tokens'], 'count')} tokens",
         ),
         ("", f"{r['days_at_this_step']:.3g} days", "at this step and batch throughout, nothing ever failing"),
         (
@@ -121,6 +124,12 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
             f"{r['cost']['energy']['value'] / 1e6:,.3g} GWh",
             f"{r['cost']['energy']['low'] / 1e6:,.3g}–{r['cost']['energy']['high'] / 1e6:,.3g}; "
             f"{r['cost']['energy']['basis']}",
+        ),
+        (
+            "carbon",
+            f"{_tonnes(r['cost']['carbon']['value'])} t CO2",
+            f"{_tonnes(r['cost']['carbon']['low'])}–{_tonnes(r['cost']['carbon']['high'])}; "
+            f"{r['cost']['carbon']['basis']}: {r['cost']['carbon']['source']}",
         ),
     ]
     for key, name in (("rent", "cost to rent"), ("own", "cost to own")):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from minglm.errors import InputError, nearest
 from sim.base.fields import Field, Section, shorten
-from sim.base.figure import figure
+from sim.base.figure import Figure, figure
 from sim.base.units import whole
 from sim.spec.hardware import PRECISIONS
 from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES
@@ -39,6 +39,7 @@ PLAN = Section(
         Field("ep", "whole", "expert parallelism", ("expert", "expert_parallel"), high=MAX_WIDTH),
         Field("etp", "whole", "tensor parallelism inside experts", ("expert_tensor_parallel",), high=MAX_WIDTH),
         Field("sp", "bool", "norms and residuals divided over tensor-parallel ranks", ("sequence_parallel",)),
+        Field("auto", "bool", "search what is not given; plan: auto, or auto as any field's value, says the same"),
     ),
     example="{tp: 8, pp: 4, dp: 2}",
 )
@@ -97,6 +98,13 @@ PLAN_OPTIONS = (
         high=MAX_WIDTH,
     ),
     Field("stages", "list", "layers of each chunk in model order", items="whole", low=0),
+    Field(
+        "mtp_before_head",
+        "whole",
+        "chunks between the one with the multi-token prediction layers and the last, which holds all heads; default 0",
+        low=0,
+        high=MAX_WIDTH,
+    ),
     Field("overlap_grad_reduce", "bool", "gradient reduction under the backward pass"),
     Field("overlap_param_gather", "bool", "parameter gather under compute"),
     Field("overlap_tp", "bool", "tensor-parallel collectives pipelined with matmuls"),
@@ -201,6 +209,24 @@ def _figure(name: str, dimension: str, doc: str) -> Field:
     return Field(name, dimension, doc, read_value=lambda value, label: figure(value, dimension, label), schema={})
 
 
+MOST_CARBON = 3.0  # kg of CO2 a kWh; lignite and diesel emit 1.0 to 1.3
+
+
+def read_carbon(value: object, label: str) -> Figure:
+    """Kilograms of CO2 a kWh, from a number, a text such as '385 g/kWh', or a figure with its range.
+
+    Raises:
+        InputError: more than any electricity emits, as a figure in grams is.
+    """
+    read = figure(value, "carbon_per_kwh", label)
+    if read.high > MOST_CARBON:
+        raise InputError(
+            f"{label}: {read.value:g} kg of CO2 a kWh is more than any electricity emits (coal: about 1); where it "
+            f"is in grams, write {read.value / 1000:g} or '{read.value:g} g/kWh'"
+        )
+    return read
+
+
 PRICES = Section(
     "prices",
     (
@@ -213,7 +239,13 @@ PRICES = Section(
         Field("utilization", "ratio", "share of those years in use", high=1.0),
         Field("interest", "ratio", "a year", high=1.0),
         Field("staff_usd_per_year", "money", "of the whole cluster", high=1e15),
-        _figure("carbon_kg_per_kwh", "ratio", "of the electricity"),
+        Field(
+            "carbon_kg_per_kwh",
+            "carbon_per_kwh",
+            "kg of CO2 of a kWh of electricity, or a text such as 385 g/kWh",
+            read_value=read_carbon,
+            schema={},
+        ),
         _figure("storage_share", "ratio", "of the system's price, on top"),
     ),
 )
@@ -296,7 +328,15 @@ SCENARIO = Section(
         *RUN_FIELDS,
         Field("attention", "text", "sparse (with the model's indexer) or dense", choices=("sparse", "dense")),
         Field("allow_oom", "bool", "show a plan that is over the memory estimate instead of refusing it"),
-        Field("tokens", "count", "of the whole training; default 1T", low=1.0),
+        Field("tokens", "count", "of the whole training; default 1T, or what the model's report says", low=1.0),
+        Field(
+            "objective",
+            "text",
+            "what an automatic plan is best at: tokens (throughput), time, or cost (chip-hours)",
+            ("goal",),
+            choices=("tokens", "time", "cost"),
+        ),
+        Field("batch_tolerance", "ratio", "share by which an automatic plan's batch may differ", high=0.49),
         Field("phases", "any", "glm5, or a list of phases"),
         Field("plans", "list", "further plans that a phase may choose"),
         Field("jitter", "mapping", "what makes chips uneven", section=JITTER),

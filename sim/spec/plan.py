@@ -92,6 +92,7 @@ class Plan:
     recompute_modules: tuple[str, ...] = ()  # small parts run again beside `recompute`; see RECOMPUTE_MODULES
     offload: bool = False  # optimiser states in host memory
     stages: tuple[int, ...] | None = None
+    mtp_before_head: int = 0  # chunks between the prediction depths' layers and the last chunk, which has all heads
     optimizer: str = "adam"
     overlap_grad_reduce: bool | None = None
     overlap_param_gather: bool | None = None
@@ -137,6 +138,11 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value is not True and value is not False:
                 raise InputError(f"plan {name}={value!r}: must be true or false; give {name}: true")
+        ahead = self.mtp_before_head
+        if isinstance(ahead, bool) or not isinstance(ahead, int) or not 0 <= ahead <= 10**6:
+            raise InputError(
+                f"plan mtp_before_head={ahead!r}: must be a number of chunks, 0 for with the head; give 0 or 1"
+            )
         if isinstance(self.hsdp, bool) or not isinstance(self.hsdp, int) or not 0 <= self.hsdp <= 10**7:
             raise InputError(f"plan hsdp={self.hsdp!r}: must be a number of ranks, or 0 for all; give hsdp: 0")
 
@@ -192,6 +198,16 @@ class Plan:
         if self.stages is not None:
             return self.stages
         n = self.pp if self.schedule == "dualpipe" else self.pp * self.vpp
+        if self.mtp_before_head:  # the chunks behind the prediction depths hold heads alone
+            units = layers + 1 + mtp
+            most = n - self.mtp_before_head
+            base, extra = divmod(units, most)
+            sizes = [base + (i < extra) for i in range(most)]
+            sizes[0], sizes[-1] = sizes[0] - 1, sizes[-1] - mtp
+            while min(sizes) < 0:  # a chunk thinner than what rides on it
+                sizes[sizes.index(min(sizes))] += 1
+                sizes[sizes.index(max(sizes))] -= 1
+            return (*sizes, *(0,) * self.mtp_before_head)
         if n == 1 or (layers % n == 0 and not mtp):
             return (layers // n,) * n
         base, extra = divmod(layers + 2 + mtp, n)
@@ -232,18 +248,23 @@ def check(plan: Plan, model: ModelSpec, workload: Workload, cluster_chips: int |
         InputError: one line.
     """
     if cluster_chips is not None and plan.num_chips > cluster_chips:
-        most = max(1, cluster_chips // (plan.tp * plan.cp * plan.pp))
+        inner = plan.tp * plan.cp * plan.pp
+        less = (
+            f"lower dp to {_smaller_dp(plan, workload, cluster_chips // inner)}"
+            if inner <= cluster_chips
+            else f"lower tp × cp × pp to at most {cluster_chips:,}"
+        )
         raise InputError(
             f"plan needs {plan.num_chips:,} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but "
-            f"there are {cluster_chips:,}; lower dp to {most} or add chips"
+            f"there are {cluster_chips:,}; {less} or give {plan.num_chips:,} chips"
         )
     if workload.seq < 1 or workload.global_batch < 1:
         raise InputError(f"global_batch={workload.global_batch}, seq={workload.seq}: both must be at least 1")
     _check_widths(plan, model, workload)
     _check_stages(plan, model)
-    per = plan.dp * plan.micro_batch
+    per, fewest = plan.dp * plan.micro_batch, _fewest_micro_batches(plan)
     if workload.global_batch % per:
-        near = max(per, round(workload.global_batch / per) * per)
+        near = max(fewest * per, round(workload.global_batch / per) * per)
         raise InputError(
             f"global_batch={workload.global_batch}: not a multiple of dp × micro_batch = {plan.dp} × "
             f"{plan.micro_batch} = {per}; "
@@ -252,29 +273,56 @@ def check(plan: Plan, model: ModelSpec, workload: Workload, cluster_chips: int |
     if plan.ep > 1 or plan.etp > 1:
         _check_experts(plan, model)
     m = plan.micro_batches(workload)
-    if plan.schedule == "interleaved" and plan.pp > 1 and m < plan.pp:
+    if m < fewest:
+        other = "a smaller pp" if plan.schedule == "interleaved" else "schedule zb-h1"
         raise InputError(
-            f"{m} micro-batches: interleaved 1F1B needs at least pp={plan.pp}; use global_batch={plan.pp * per} or a "
-            "smaller pp"
+            f"{m} micro-batches a replica: {plan.schedule} over pp={plan.pp} needs at least {fewest}; use "
+            f"global_batch={fewest * per} or {other}"
         )
-    if plan.schedule in ("dualpipe", "dualpipe-v") and m < 2 * plan.pp:
+    if plan.schedule == "dualpipe" and m % 2:
         raise InputError(
-            f"{m} micro-batches: {plan.schedule} needs at least 2 × pp = {2 * plan.pp}; use "
-            f"global_batch={2 * plan.pp * per} or 'zb-h1'"
+            f"{m} micro-batches: dualpipe sends half from each end; use global_batch={(m + 1) * per} or "
+            "schedule dualpipe-v"
         )
+
+
+def _fewest_micro_batches(plan: Plan) -> int:
+    """Micro-batches that the schedule needs to run at all."""
+    if plan.pp == 1:
+        return 1
+    return {"interleaved": plan.pp, "dualpipe": 2 * plan.pp, "dualpipe-v": 2 * plan.pp, "zb-v": 2 * plan.pp - 1}.get(
+        plan.schedule, 1
+    )
+
+
+def _smaller_dp(plan: Plan, workload: Workload, most: int) -> int:
+    """The largest dp of at most `most` that the batch and the experts divide over; `most` where there is none."""
+    batch, groups = workload.global_batch, plan.ep * plan.etp
+    return next(
+        (
+            dp
+            for dp in range(min(most, max(1, batch // plan.micro_batch)), 0, -1)
+            if batch % (dp * plan.micro_batch) == 0 and plan.tp * plan.cp * dp % groups == 0
+        ),
+        most,
+    )
+
+
+def _heads_divide(model: ModelSpec, tp: int) -> bool:
+    """Whether tensor-parallel ranks share queries' heads evenly, and keys' heads evenly or whole."""
+    kv = model.kv_heads if model.attention == "gqa" else tp
+    return model.heads % tp == 0 and (kv % tp == 0 or tp % kv == 0)
 
 
 def _check_widths(plan: Plan, model: ModelSpec, workload: Workload) -> None:
-    if model.heads % plan.tp:
-        raise InputError(
-            f"tp={plan.tp}: does not divide the model's {model.heads} attention heads; use "
-            f"tp={_divisor(model.heads, plan.tp)}"
+    if not _heads_divide(model, plan.tp):
+        right = next(tp for tp in range(min(plan.tp, model.heads), 0, -1) if _heads_divide(model, tp))
+        what = (
+            f"does not divide the model's {model.heads} attention heads"
+            if model.heads % plan.tp
+            else f"neither divides nor is divided by kv_heads={model.kv_heads}"
         )
-    if model.attention == "gqa" and model.kv_heads % plan.tp and plan.tp % model.kv_heads:
-        raise InputError(
-            f"tp={plan.tp}: neither divides nor is divided by kv_heads={model.kv_heads}; use "
-            f"tp={_divisor(model.kv_heads, plan.tp)}"
-        )
+        raise InputError(f"tp={plan.tp}: {what}; use tp={right}")
     if workload.seq % plan.cp:
         raise InputError(
             f"cp={plan.cp}: does not divide the sequence of {workload.seq}; use cp={_divisor(workload.seq, plan.cp)}"
@@ -288,14 +336,24 @@ def _check_stages(plan: Plan, model: ModelSpec) -> None:
             f"pp={plan.pp} × vpp={plan.vpp} = {n} chunks: more than the model's {model.layers} layers; use pp × vpp "
             f"of at most {model.layers}"
         )
+    ahead = plan.mtp_before_head
+    if ahead >= n and ahead:
+        raise InputError(f"mtp_before_head={ahead}: there are {n} chunks; use at most {n - 1}")
     if plan.stages is not None:
+        behind = sum(plan.stages[n - ahead :]) if ahead and len(plan.stages) == n else 0
+        if behind:
+            raise InputError(
+                f"mtp_before_head={ahead}: {behind} layers of stages lie behind the prediction depths, which come "
+                f"after the last layer; use mtp_before_head=0 or end stages with {ahead} zeros"
+            )
         if len(plan.stages) != n:
             raise InputError(
                 f"stages has {len(plan.stages)} entries: pp × vpp = {n} chunks need {n}; give one count per chunk"
             )
         if sum(plan.stages) != model.layers or min(plan.stages) < 0:
             raise InputError(
-                f"stages sum to {sum(plan.stages)}: must be the model's {model.layers} layers, none negative"
+                f"stages sum to {sum(plan.stages)}: must be the model's {model.layers} layers, none negative; give "
+                f"for example stages: {list(dataclasses.replace(plan, stages=None).chunk_layers(model.layers))}"
             )
 
 
@@ -304,15 +362,21 @@ def _check_experts(plan: Plan, model: ModelSpec) -> None:
         raise InputError(f"ep={plan.ep}, etp={plan.etp}: the model has no experts; use ep=1 and etp=1")
     if model.experts % plan.ep:
         raise InputError(
-            f"ep={plan.ep}: does not divide the model's {model.experts} experts; use "
-            f"ep={_divisor(model.experts, plan.ep)}"
+            f"ep={plan.ep}: does not divide the model's {model.experts} experts; use {_expert_widths(plan, model)}"
         )
     ranks = plan.tp * plan.cp * plan.dp
     if ranks % (plan.ep * plan.etp):
         raise InputError(
-            f"ep={plan.ep} × etp={plan.etp}: does not divide tp × cp × dp = {ranks}; use "
-            f"ep={_divisor(ranks // plan.etp or 1, plan.ep)}"
+            f"ep={plan.ep} × etp={plan.etp}: does not divide tp × cp × dp = {ranks}; use {_expert_widths(plan, model)}"
         )
+
+
+def _expert_widths(plan: Plan, model: ModelSpec) -> str:
+    """The nearest smaller widths that experts and ranks divide over: 'ep=4', or with an etp where its own does not."""
+    ranks = plan.tp * plan.cp * plan.dp
+    etp = plan.etp if ranks % plan.etp == 0 else _divisor(ranks, plan.etp)
+    ep = next(e for e in range(min(plan.ep, model.experts), 0, -1) if model.experts % e == 0 == ranks % (e * etp))
+    return f"ep={ep}" if etp == plan.etp else f"ep={ep} and etp={etp}"
 
 
 def _divisor(of: int, near: int) -> int:

@@ -98,7 +98,7 @@ def test_spelling():
             *(ROOT / "minglm" / "teaching").glob("*.py"),
         ]
     ]
-    assert codespell.main("--ignore-words-list=thn,ths,fro", *files) == 0
+    assert codespell.main("--ignore-words-list=thn,ths,fro,simpy,tolen,cann", *files) == 0
 
 
 def test_the_spelling_check_can_fail(tmp_path):
@@ -233,6 +233,7 @@ def test_files_are_read_as_utf8_everywhere():
             ):
                 if (
                     not any(k.arg == "encoding" for k in node.keywords)
+                    and ast.unparse(node.func.value) != "atomic"  # which writes UTF-8
                     and "/proc" not in ast.unparse(node)
                     and "/sys" not in ast.unparse(node)
                 ):

@@ -131,7 +131,7 @@ def model_diagram(config: ModelConfig, name: str = "GLM-5") -> str:
         body += _box(496 + i * (wide + 8), 158, wide, 40, (), fill)
         if i in (1, 4):
             body += _arrow((700, 232), (496 + i * (wide + 8) + wide / 2, 200))
-    body += _box(818, 158, 104, 40, ("shared",), ORANGE) + _arrow((790, 232), (860, 200))
+    body += _box(818, 158, 104, 40, ("shared",), ORANGE) + _arrow((870, 286), (870, 200))
     body += _text(
         648,
         150,

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from html import escape
 
+from minglm.plots import label_log_axes
+
 
 def slider(label: str, values: Sequence, draw: Callable, start=None, height: int = 400):
     """A slider over `values`. `draw(value)` returns a Plotly figure and a sentence; both are shown and follow the
@@ -30,6 +32,7 @@ def slider(label: str, values: Sequence, draw: Callable, start=None, height: int
 
     def redraw(change=None) -> None:
         figure, sentence = draw(control.value)
+        label_log_axes(figure)
         picture.outputs = (
             {
                 "output_type": "display_data",

@@ -12,10 +12,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from minglm.config import ModelConfig
 from minglm.errors import InputError
 from minglm.model.attention import ForwardContext
 from minglm.model.decoder_layer import AuxLosses
 from minglm.model.model import Model
+
+
+def weight_bytes_read(config: ModelConfig, tokens: int, bytes_per_weight: float = 2.0) -> float:
+    """Bytes of weights that one pass over `tokens` tokens reads, expected: each token chooses its K of E experts
+    independently and evenly, so E·(1 − (1 − K/E)^tokens) of a layer's experts are read. The embedding is looked up,
+    not read.
+    """
+    K, E = config.num_experts_per_tok, config.n_routed_experts
+    extra = (1.0 - (1.0 - K / E) ** tokens) - K / E  # share of the routed experts beyond those of one token
+    return bytes_per_weight * (config.num_active_params() + extra * config.params_breakdown()["routed_experts"])
 
 
 @torch.no_grad()

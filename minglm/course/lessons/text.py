@@ -42,6 +42,13 @@ def token_strip(text: str, tokenizers: dict) -> None:
     display(HTML("".join(rows)))
 
 
+def printable(text: str) -> str:
+    """`text` with □ for each control or undecodable character but line end and tab: an untrained model draws those,
+    and a terminal or browser would obey or swallow them.
+    """
+    return "".join(c if c in "\n\t" or (c.isprintable() and c != "\ufffd") else "□" for c in text)
+
+
 def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
     """`count` windows of `length` tokens from the texts that `recipe`'s training holds back; (length,) each."""
     if recipe.corpus == TINY_WORLD:

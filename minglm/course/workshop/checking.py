@@ -14,11 +14,12 @@ import inspect
 import itertools
 import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from minglm.course.workshop import results
 from minglm.errors import InputError, nearest
@@ -55,6 +56,8 @@ class Exercise:
         hint: said when the answer is wrong in a way nobody has listed.
         also: further demands: called with the learner's function, raises NotYet; where that function stops, so does it,
             with NotYet.
+        absolute: how far numbers near zero may differ; more where many roundings add up.
+        use: where the answer is a class: makes of it a function of a case's inputs (see `module_output`).
     """
 
     key: str
@@ -63,13 +66,15 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     hint: str
     also: Callable[[Callable], None] | None = None
+    use: Callable[[Callable], Callable] | None = None
+    absolute: float = 1e-6
 
 
 @lru_cache(maxsize=1)
 def all_exercises() -> dict[str, Exercise]:
     """Key → exercise, from every module in checks/ (each has a list EXERCISES)."""
     out: dict[str, Exercise] = {}
-    for path in sorted(FOLDER.glob("c[0-9]*.py")):
+    for path in sorted(FOLDER.glob("[bc][0-9]*.py")):
         for exercise in importlib.import_module(f"minglm.course.workshop.checks.{path.stem}").EXERCISES:
             if exercise.key in out:
                 raise InputError(f"exercise {exercise.key!r}: defined twice; give each its own key")
@@ -111,17 +116,24 @@ def judge(exercise: Exercise, answer: Callable) -> None:
     """Raise NotYet unless `answer` is right on every case and meets the further demands."""
     cases = list(exercise.cases())
     arguments = [copy.deepcopy(args) for args in cases]  # one by one: cases may share a tensor
-    got = [_call(answer, args) for args in arguments]
+    use, alike = exercise.use or (lambda answer: answer), partial(same, absolute=exercise.absolute)
+    got = [_call(use(answer), args) for args in arguments]
+    for value in got:
+        if isinstance(value, NotYet):
+            raise value
     want = [exercise.reference(*copy.deepcopy(args)) for args in cases]
-    wrong = [i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not same(a, b)]
+    wrong = [i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not alike(a, b)]
     if not wrong:
         if exercise.also is not None:
-            exercise.also(partial(attempt, answer))
+            exercise.also(partial(attempt, use(answer)))
         _refuse_changed_arguments(answer, cases, arguments)
         return
     _refuse_blanks(answer, got)
     for mistake in exercise.mistakes:
-        if all(same(value, _call(mistake.answer, copy.deepcopy(args))) for value, args in zip(got, cases, strict=True)):
+        if all(
+            alike(value, _call(use(mistake.answer), copy.deepcopy(args)))
+            for value, args in zip(got, cases, strict=True)
+        ):
             raise NotYet(mistake.sentence)
     case, value, right = (values[wrong[0]] for values in (cases, got, want))
     if isinstance(value, Exception):
@@ -136,9 +148,45 @@ def judge(exercise: Exercise, answer: Callable) -> None:
     if shape is not None and right_shape is not None and shape != right_shape:
         raise NotYet(f"The result has shape {shape}; it should have shape {right_shape}. {exercise.hint}")
     raise NotYet(
-        f"For {_words(case)} your answer is {_short(value)}; right is {_short(right)}{_where(value, right)}. "
+        f"For {_words(case)} your answer is {_short(value)}; right is {_short(right)}{_where(value, right, alike)}. "
         f"{exercise.hint}"
     )
+
+
+def misfit(module, weights: Mapping[str, Any]) -> str:
+    """Why a module cannot take weights of these names and shapes, in a sentence; empty where it can."""
+    own = module.state_dict()
+    if missing := weights.keys() - own.keys():
+        return (
+            f"`{type(module).__name__}` has no parameter `{min(missing)}`: weights move by name, so it needs "
+            f"{', '.join(f'`{name}`' for name in weights)}."
+        )
+    if extra := own.keys() - weights.keys():
+        return f"`{type(module).__name__}` has a parameter `{min(extra)}` that is not asked for: leave it out."
+    for name, tensor in weights.items():
+        if own[name].shape != tensor.shape:
+            return f"`{name}` has shape {tuple(own[name].shape)}; it should have shape {tuple(tensor.shape)}."
+    return ""
+
+
+def with_weights(answer: Callable, init: tuple, weights: Mapping[str, Any]):
+    """A learner's module made with `init` and given `weights` by name; what is made and is no module, as it is.
+
+    Raises:
+        NotYet: its parameters have other names or shapes.
+    """
+    module = answer(*init)
+    if hasattr(module, "load_state_dict"):
+        if fault := misfit(module, weights):
+            raise NotYet(fault)
+        module.load_state_dict(dict(weights))
+    return module
+
+
+def module_output(answer: Callable, init: tuple, weights: Mapping[str, Any], *inputs):
+    """What the module of `with_weights` gives for inputs."""
+    module = with_weights(answer, init, weights)
+    return module(*inputs) if hasattr(module, "load_state_dict") else module
 
 
 def _refuse_changed_arguments(answer: Callable, cases: list, arguments: list) -> None:
@@ -158,7 +206,7 @@ def _refuse_blanks(answer: Callable, got: list) -> None:
     for value in got:
         if isinstance(value, NotImplementedError):
             blank = _blank(value)
-            if blank is None or blank in _own_names(answer):
+            if blank is None or set(blank.split(".")) & _own_names(answer):
                 raise NotYet(
                     "This one is still to be written: replace the line `raise NotImplementedError()` by your answer."
                 )
@@ -203,8 +251,8 @@ def _names(function: Callable, count: int) -> list[str]:
 
 def _blank(err: NotImplementedError) -> str | None:
     """The function whose blank line raised it."""
-    frames = traceback.extract_tb(err.__traceback__)
-    return frames[-1].name if frames else None
+    frames = list(traceback.walk_tb(err.__traceback__))
+    return frames[-1][0].f_code.co_qualname.rpartition("<locals>.")[2] if frames else None
 
 
 def same(a, b, rel: float = 1e-4, absolute: float = 1e-6) -> bool:
@@ -222,7 +270,8 @@ def same(a, b, rel: float = 1e-4, absolute: float = 1e-6) -> bool:
             return False
         if a.shape != b.shape:
             return False
-        return bool(torch.allclose(a.double(), b.double(), rtol=rel, atol=absolute, equal_nan=True))
+        wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
+        return bool(torch.allclose(a.to(wide), b.to(wide), rtol=rel, atol=absolute, equal_nan=True))
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(same(x, y, rel, absolute) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict) and isinstance(b, dict):
@@ -255,15 +304,15 @@ def _stopped(err: Exception) -> str:
     return f"your function stopped with {type(err).__name__}: {first or 'no message'}."
 
 
-def _where(got, want) -> str:
+def _where(got, want, alike: Callable) -> str:
     """The first place at which tensors differ, alone or in a list: the few numbers shown may be the ones that agree."""
     path: list[int] = []
     while isinstance(got, (list, tuple)) and isinstance(want, (list, tuple)) and len(got) == len(want):
-        item = next(i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not same(a, b))
+        item = next(i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not alike(a, b))
         path, got, want = [*path, item], got[item], want[item]
     if not (_is_tensor(got) and _is_tensor(want)) or _shape(got) != _shape(want) or not _shape(want):
         return ""
-    index = next(i for i in itertools.product(*map(range, want.shape)) if not same(got[i], want[i]))
+    index = next(i for i in itertools.product(*map(range, want.shape)) if not alike(got[i], want[i]))
     return f"; the first difference is at {[*path, *index]}: {_short(got[index])}, not {_short(want[index])}"
 
 

@@ -1,6 +1,8 @@
 """What the notebooks lean on: pictures that carry the config's own numbers, a slider that redraws, experiments that can
 fail."""
 
+import json
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -19,6 +21,42 @@ def test_a_diagram_is_well_formed_and_shows_this_config(name):
         words = " ".join(ElementTree.fromstring(svg).itertext())
         assert str(config.kv_lora_rank) in words and str(config.qk_rope_head_dim) in words
     assert f"{config.index_topk:,}" in diagrams.model_diagram(config)
+
+
+def test_the_arrow_to_the_shared_expert_does_not_come_from_the_router():
+    """The router chooses among the routed experts; the shared one takes every token."""
+    svg = diagrams.model_diagram(ModelConfig.named("glm5"))
+    boxes = re.findall(
+        r'<rect x="(\d+)" y="(\d+)" width="(\d+)" height="(\d+)"[^>]*/>\s*(?=<text[^>]*>(router|shared)<)', svg
+    )
+    (x, y, w, h), (sx, sy, sw, sh) = ([int(v) for v in box[:4]] for box in boxes)
+    ends = [re.findall(r"[\d.]+", points) for points in re.findall(r'<polyline points="([^"]+)"', svg)]
+    into = [p for p in ends if sx <= float(p[-2]) <= sx + sw and sy + sh <= float(p[-1]) <= sy + sh + 4]
+    assert into, "an arrow leads to the shared expert"
+    assert not any(x <= float(p[0]) <= x + w and y <= float(p[1]) <= y + h for p in into)
+
+
+def test_a_pass_over_more_tokens_reads_more_experts():
+    """Against drawing the experts, and against the two ends: one token, and so many that all are read."""
+    from minglm.course.lessons.speculative import weight_bytes_read
+
+    glm5 = ModelConfig.named("glm5")
+    routed = 2.0 * glm5.params_breakdown()["routed_experts"]
+    active = 2.0 * glm5.num_active_params()
+    K, E = glm5.num_experts_per_tok, glm5.n_routed_experts
+    assert weight_bytes_read(glm5, 1) == pytest.approx(active)
+    assert weight_bytes_read(glm5, 100_000) == pytest.approx(active + routed * (1 - K / E))
+    torch.manual_seed(0)
+    drawn = [len(torch.rand(4, E).topk(K).indices.unique()) for _ in range(2000)]
+    expected = active + routed * (sum(drawn) / len(drawn) - K) / E
+    assert weight_bytes_read(glm5, 4) == pytest.approx(expected, rel=0.005)
+    assert weight_bytes_read(glm5, 4) / active == pytest.approx(2.56, abs=0.005)
+
+
+def test_control_characters_do_not_reach_the_page():
+    from minglm.course.lessons.text import printable
+
+    assert printable("a\tb\n\x1b[31m\x00\ufffd\x7f é 中") == "a\tb\n□[31m□□□ é 中"
 
 
 def test_a_moved_slider_redraws_picture_and_sentence():
@@ -105,3 +143,33 @@ def test_progress_before_the_first_row_says_what_is_going_on(tmp_path):
 
     strip = _Strip(Recipe(model="nano"), tmp_path, 0.0)
     assert "step 0 of" in str(strip) and "getting text and tokens ready" in strip._repr_html_()
+
+
+def test_a_logarithmic_axis_names_its_ticks_in_full():
+    from minglm.plots import figure, label_log_axes, line
+
+    fig = line(figure("", "x", "y", log_x=True, log_y=True), [16, 300], [1e-4, 2e9], "a")
+    label_log_axes(fig)
+    shown = dict(zip(fig.layout.xaxis.tickvals, fig.layout.xaxis.ticktext, strict=True))
+    assert shown[20] == "20" and shown[500] == "500" and min(shown) <= 16 and max(shown) >= 300
+    assert "10<sup>8</sup>" in fig.layout.yaxis.ticktext and len(fig.layout.yaxis.ticktext) <= 9
+    own = line(figure("", "x", "y", log_x=True), [2, 64], [1, 2], "a").update_xaxes(tickvals=[2, 64])
+    label_log_axes(own)
+    assert tuple(own.layout.xaxis.tickvals) == (2, 64) and own.layout.yaxis.tickvals is None
+
+
+def test_only_the_first_training_band_has_words(tmp_path):
+    from minglm.rl import figures
+
+    lines = [{"event": "update", "start_s": s, "end_s": s + 1.0} for s in (1.0, 3.0, 5.0)]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+    row = {"sample": 0, "segments": [[0.0, 1.0, 0]]}
+    (tmp_path / "trajectories.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    words = [a.text for a in figures.timeline(tmp_path, "title").layout.annotations]
+    assert words == ["training"]
+
+
+def test_dollars_in_a_table_are_not_typeset():
+    from sim.report.lessons import table
+
+    assert table([["$1", "$2"]], "a $", "b").splitlines()[2] == "| \\$1 | \\$2 |"

@@ -51,3 +51,37 @@ def test_own_prices_win_and_missing_ones_are_left_out():
     assert mine.chip.rent_usd_per_hour.value == 1.0 and "own" in costs(mine, 8, HOURS)
     for r in costs(mine, 8, HOURS).values():
         assert r.low <= r.value <= r.high and r.basis
+
+
+@pytest.mark.parametrize("goodput", [0.0, 0.8, 0.97, 1.0])
+def test_what_is_lost_is_the_part_without_first_time_work(goodput):
+    out = costs(load_cluster("atlas_800t_a2"), 100, HOURS, goodput=goodput)
+    for key in ("chip_hours", "rent", "own"):
+        whole, lost = out[key], out[f"failed_{key}"]
+        for end in ("value", "low", "high"):
+            assert getattr(lost, end) == pytest.approx(getattr(whole, end) * (1 - goodput))
+    assert out["failed_chip_hours"].value == pytest.approx(10_000 * (1 - goodput))
+    assert f"{1 - goodput:.1%}" in out["failed_rent"].basis
+
+
+def test_carbon_is_tonnes():
+    """8 chips with their hosts for 100, 80 and 150 h at 0.385 (0.3 to 0.5) kg a kWh; a tonne is 1,000 kg."""
+    cluster = load_cluster("dgx_h100")
+    given = {"carbon_kg_per_kwh": figure({"value": 0.385, "low": 0.3, "high": 0.5}, "ratio", "carbon")}
+    out = costs(cluster, 8, HOURS, given)
+    assert out["carbon"].unit == "t CO2"
+    assert out["carbon"].value == pytest.approx(8 * (0.7 + 0.575) * 1.2 * 100 * 0.385 / 1000)
+    assert out["carbon"].low == pytest.approx(out["energy"].low * 0.3 / 1000)
+    assert out["carbon"].high == pytest.approx(out["energy"].high * 0.5 / 1000)
+
+
+def test_cooling_is_what_pue_adds_to_the_machines():
+    out = costs(load_cluster("dgx_h100"), 8, HOURS)
+    assert out["cooling"].value == pytest.approx(8 * (0.7 + 0.575) * (1.2 - 1.0) * 100)
+
+
+def test_interest_and_utilisation_of_what_is_owned():
+    """$38,600 a chip over 4 years at 5% on half of it, in use 80% of the time."""
+    out = costs(load_cluster("atlas_800t_a2"), 10, HOURS, {"years": 4.0, "utilization": 0.8, "interest": 0.05})
+    per_year = 38_600 / 4 + 38_600 / 2 * 0.05
+    assert out["own_capital"].value == pytest.approx(10 * per_year / (HOURS_PER_YEAR * 0.8) * 100)

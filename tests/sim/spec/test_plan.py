@@ -54,8 +54,8 @@ def test_derived_widths():
         (dict(cp=3), "does not divide the sequence of 8192; use cp=2"),
         (dict(pp=2, stages=(63,)), "need 2"),
         (dict(pp=2, stages=(63, 62)), "sum to 125: must be the model's 126"),
-        (dict(pp=16, vpp=8, dp=2048), "interleaved 1F1B needs at least pp=16"),
-        (dict(pp=16, schedule="dualpipe", dp=256), "dualpipe needs at least 2 × pp = 32"),
+        (dict(pp=16, vpp=8, dp=2048), "interleaved over pp=16 needs at least 16; use global_batch=32768"),
+        (dict(pp=16, schedule="dualpipe", dp=256), "dualpipe over pp=16 needs at least 32"),
         (dict(dp=3), "not a multiple of dp × micro_batch"),
     ],
 )
@@ -65,15 +65,17 @@ def test_refusals_say_what_would_do(changes, words):
 
 
 def test_expert_widths_must_fit():
-    with pytest.raises(InputError, match="does not divide the model's 256 experts; use ep=32"):
+    with pytest.raises(InputError, match="does not divide the model's 256 experts; use ep=16"):
         check(Plan(ep=48, dp=48), DSV3, Workload(4800, 4096))
+    check(Plan(ep=16, dp=48), DSV3, Workload(4800, 4096))  # 32 divides the experts, not the 48 ranks
     with pytest.raises(InputError, match="does not divide tp × cp × dp = 32"):
         check(Plan(ep=64, dp=32), DSV3, Workload(3200, 4096))
 
 
 def test_a_plan_larger_than_the_inventory_says_the_largest_that_fits():
-    with pytest.raises(InputError, match="lower dp to 3"):
+    with pytest.raises(InputError, match="lower dp to 2 or give 128 chips"):
         check(Plan(tp=8, pp=4, dp=4), LLAMA, Workload(16, 8192), cluster_chips=100)
+    check(Plan(tp=8, pp=4, dp=2), LLAMA, Workload(16, 8192), cluster_chips=100)  # a batch of 16 does not divide by 3
 
 
 @pytest.mark.parametrize(

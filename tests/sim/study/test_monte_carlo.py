@@ -3,12 +3,14 @@
 import random
 import statistics
 
+import numpy
 import pytest
 
 from minglm.errors import InputError
 from sim.base.distributions import Triangle, Values, distribution
 from sim.scenario.training import load_scenario, resolve
-from sim.study.monte_carlo import ERROR, FAILURES, fact_inputs, monte_carlo, outcome
+from sim.study.answer import LUCK
+from sim.study.monte_carlo import ERROR, FAILURES, fact_inputs, interval, monte_carlo, outcome
 from sim.validation.coverage import kind_of, left_out_factors
 
 SMALL = {
@@ -60,6 +62,17 @@ def test_bad_distributions_are_one_line(given, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("count", [2, 3, 21, 100])
+def test_an_interval_has_the_quantiles_between_the_two_nearest_values(count):
+    rng = random.Random(count)
+    values = [rng.lognormvariate(0.0, 1.0) for _ in range(count)]
+    got = interval(values)
+    for q in (5, 25, 50, 75, 95):
+        assert got[f"p{q}"] == pytest.approx(numpy.percentile(values, q))
+    assert got["mean"] == pytest.approx(statistics.fmean(values))
+    assert set(interval([3.0, 3.0]).values()) == {3.0}
+
+
 def test_same_answer_for_any_number_of_processes():
     s = resolve(SMALL)
     one, two = (monte_carlo(s, 120, {"tokens": {"low": "1T", "mid": "1T", "high": "2T"}}, workers=w) for w in (1, 2))
@@ -86,7 +99,7 @@ def test_tornado_is_widest_first_and_names_every_fact():
     swings = [t["days_swing"] for t in r["tornado"]]
     assert swings == sorted(swings, reverse=True) and swings[0] > 0
     names = {t["name"] for t in r["tornado"]}
-    assert {ERROR, FAILURES} < names and names == {i.name for i in fact_inputs(s)}
+    assert {ERROR, FAILURES} < names and names == {LUCK, *(i.name for i in fact_inputs(s))}
     i = r["intervals"]["days"]
     assert i["p5"] < i["p50"] < i["p95"] and r["refused"] == 0
 

@@ -7,9 +7,10 @@ import pytest
 
 from minglm.errors import InputError
 from sim.cost.evaluate import scale_compute
+from sim.report.projection import table_text
 from sim.scenario.training import load_scenario, resolve
 from sim.spec.plan import describe
-from sim.study.campaign import campaign_segments, corner
+from sim.study.campaign import campaign_input, campaign_segments, corner
 from sim.study.projection import point, project, project_file
 from sim.training.jitter import Jitter
 from sim.training.step import simulate
@@ -148,3 +149,54 @@ def test_what_if_that_cannot_run_says_why():
         )
     )
     assert "does not divide" in r["what_if"][0]["reason"] and r["what_if"][1]["speed"] > 1
+
+
+@pytest.mark.parametrize(
+    "options, plan, each",
+    [
+        ({"fsdp": True}, {"dp": 8}, 12),  # fp32 weights and two moments
+        ({"zero": 1}, {"dp": 8}, 14),  # bf16 weights beside them
+        ({"zero": 1, "optimizer_offload": True}, {"dp": 8}, 14),  # moments in host memory are saved too
+        ({"zero": 1}, {"tp": 2, "pp": 4, "dp": 1}, 14),
+        ({"zero": 1, "precision_aware_optimizer": True}, {"dp": 8}, 14),  # bf16 moments are written in fp32
+    ],
+)
+def test_a_checkpoint_has_weights_and_optimiser_states(options, plan, each):
+    saved = {"kind": "sync", "interval": "30 min", "write": "2.2 GB/s", "read": "2.2 GB/s"}
+    s = resolve({**SMALL, "chips": 8, "recompute": "full", "options": options, "plan": plan, "checkpoint": saved})
+    checkpoint = campaign_input(s, campaign_segments(s)).checkpoint
+    params = 8_030_261_248  # Llama 3 8B: 96.4 GB under FSDP
+    assert checkpoint.bytes == pytest.approx(each * params)
+    assert checkpoint.stall_s(8) == pytest.approx(each * params / 2.2e9)  # the writer sets the pace
+
+
+def test_carbon_is_in_the_text():
+    result = project(resolve({**SMALL, "prices": {"carbon_kg_per_kwh": "385 g/kWh", "pue": 1.1}}), what_ifs=False)
+    tonnes = result["cost"]["energy"]["value"] * 0.385 / 1000
+    (line,) = [line for line in table_text(result).splitlines() if line.startswith("carbon")]
+    assert f"{tonnes:.3g} t CO2" in line and "0.385" in line
+
+
+@pytest.mark.parametrize(
+    "given, kilograms",
+    [
+        (0.385, 0.385),
+        ("0.385", 0.385),
+        ("0.385 kg/kWh", 0.385),
+        ("385 g/kWh", 0.385),
+        ("385 gCO2e/kWh", 0.385),
+        ("385 g CO2 per kWh", 0.385),
+        ("385 kg/MWh", 0.385),
+        ("0.385 t/MWh", 0.385),
+        ({"value": "385 g/kWh", "low": "300 g/kWh", "high": 0.5}, 0.385),
+    ],
+)
+def test_carbon_by_its_unit(given, kilograms):
+    s = resolve({**SMALL, "prices": {"carbon_kg_per_kwh": given}})
+    assert s.prices["carbon_kg_per_kwh"].value == pytest.approx(kilograms)
+
+
+@pytest.mark.parametrize("given", [385, "385", 450.0, {"value": 0.4, "low": 0.3, "high": 300}, 5])
+def test_grams_taken_for_kilograms_are_refused_with_both_readings(given):
+    with pytest.raises(InputError, match=r"more than any electricity emits.*write 0\.\d+ or '[\d.]+ g/kWh'"):
+        resolve({**SMALL, "prices": {"carbon_kg_per_kwh": given}})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from itertools import pairwise
 
+import numpy
 import pytest
 import simpy
 
 from minglm.errors import InputError
 from sim.base.units import DAY_S
 from sim.spec.phases import GLM5, Phase, RunSegment, Throughput, choose_plans, describe, run_segments
-from sim.training.campaign import expected, interval, run
+from sim.training.campaign import _quantiles, expected, interval, run
 from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import Checkpoint, daly
 from sim.training.failures import Failure, FailureModel, Recovery, SlowServers
@@ -309,3 +310,9 @@ def test_bad_input(make, words):
     with pytest.raises(InputError) as err:
         make()
     assert words in str(err.value) and "\n" not in str(err.value)
+
+
+@pytest.mark.parametrize("count", [2, 3, 40, 201])
+def test_a_95_percent_interval_lies_between_the_two_nearest_seeds(count):
+    values = [(k * 7919 % count) ** 1.5 for k in range(count)]
+    assert _quantiles(values) == pytest.approx(tuple(numpy.percentile(values, (2.5, 50, 97.5))))

@@ -168,3 +168,22 @@ def test_refusals_say_what_would_do(schedule, ranks, m, v, words):
     with pytest.raises(InputError) as err:
         schedules.orders(schedule, ranks, m, v)
     assert words in str(err.value) and "\n" not in str(err.value)
+
+
+@pytest.mark.parametrize("ranks, m, chunks", [(2, 4, 2), (4, 8, 2), (4, 16, 3), (8, 16, 4), (8, 8, 2)])
+def test_warm_up_of_interleaving_is_megatrons(ranks, m, chunks):
+    """(p − r − 1)·2 + (v − 1)·p forwards before the first forward that a backward follows (Megatron-LM)."""
+    for rank, order in enumerate(schedules.orders("interleaved", ranks, m, chunks)):
+        kinds = [op.kind for op in order]
+        warm_up = min((ranks - rank - 1) * 2 + (chunks - 1) * ranks, m * chunks)
+        assert kinds.index("B") == min(warm_up + 1, m * chunks)
+        assert kinds[warm_up : 2 * m * chunks - warm_up] == ["F", "B"] * (m * chunks - warm_up)
+        assert kinds[2 * m * chunks - warm_up :] == ["B"] * warm_up
+
+
+@pytest.mark.parametrize("ranks, m", [(2, 1), (4, 3), (4, 8), (8, 20)])
+def test_warm_up_of_1f1b_fills_the_pipeline_below(ranks, m):
+    for rank, order in enumerate(schedules.orders("1f1b", ranks, m)):
+        kinds = [op.kind for op in order]
+        warm_up = min(ranks - rank - 1, m)
+        assert kinds == ["F"] * warm_up + ["F", "B"] * (m - warm_up) + ["B"] * warm_up

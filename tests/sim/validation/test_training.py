@@ -215,3 +215,22 @@ def test_the_single_node_table():
     assert out["mape_holdout"] <= 0.08
     assert out["rotation"]["mean"] <= 0.08
     assert out["evaluation_s"] < 2.0 or os.environ.get("CI")
+
+
+def test_the_headline_error_counts_predicted_rows_alone():
+    rows = [
+        {"id": i, "kind": kind, "error": error, "stack": stack, "chip": chip}
+        for i, kind, error, stack, chip in (
+            ("a", "holdout", 0.1, "one", "x"),
+            ("b", "holdout", -0.3, "two", "x"),
+            ("c", "calibration", 0.9, "one", "x"),
+            ("d", "calibration", -0.7, "three", "y"),
+            ("e", "unsupported", None, "one", "x"),
+        )
+    ]
+    got = predict.scores(rows)
+    assert got["mape_holdout"] == pytest.approx(0.2) and got["mape_calibration"] == pytest.approx(0.8)
+    assert (got["count_holdout"], got["count_calibration"], got["count_unsupported"]) == (2, 2, 1)
+    assert (got["worst_holdout"], got["worst_row"]) == (0.3, "b")
+    assert got["by_stack"] == pytest.approx({"one": 0.1, "two": 0.3}) and got["by_chip"] == pytest.approx({"x": 0.2})
+    assert predict.scores(rows[2:])["mape_holdout"] is None

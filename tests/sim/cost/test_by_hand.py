@@ -1,0 +1,177 @@
+"""Operators, memory and the closed form against sums over single queries, matrices and micro-batches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sim.cost.closed_form import exposed_reduction, loads
+from sim.cost.memory import gathered_bytes, in_flight, state_bytes
+from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style
+from sim.cost.operators_attention import gqa, mla
+from sim.cost.optimizer import optimizer_ops
+from sim.cost.stacks import load_stack
+from sim.spec.model import ModelSpec
+from sim.spec.plan import Plan
+from sim.training.schedules import orders
+
+LLAMA = ModelSpec("llama", layers=4, hidden=1024, heads=16, kv_heads=4, head_dim=64, ffn=2816, vocab=1000)
+SPARSE = ModelSpec(
+    "sparse",
+    layers=4,
+    hidden=512,
+    heads=8,
+    kv_heads=8,
+    head_dim=48,
+    ffn=1024,
+    vocab=1000,
+    attention="mla",
+    q_lora=96,
+    kv_lora=64,
+    nope=32,
+    rope=16,
+    v_dim=24,
+    index_topk=40,
+    index_heads=6,
+    index_dim=20,
+    indexer_full_layers=4,
+)
+SEQ = 100
+
+
+def named(ops: list[Op], name: str) -> Op:
+    (op,) = [op for op in ops if op.name == name]
+    return op
+
+
+@pytest.fixture(scope="module")
+def sparse() -> OperatorTrace:
+    trace = OperatorTrace(Style())
+    mla(trace, ParallelContext(1, SEQ), SPARSE)
+    return trace
+
+
+def test_the_indexer_scores_every_visible_key_by_every_head(sparse):
+    # q·k is a multiply and an add for each of the head's values; the ReLU is weighed and added: two more
+    per_pair = 6 * (2 * 20 + 2)
+    assert named(sparse.forward, "index scores").flops == sum(per_pair * (query + 1) for query in range(SEQ))
+    assert named(sparse.forward, "index q").flops == 2 * SEQ * 96 * 6 * 20
+    assert named(sparse.forward, "index k").flops == 2 * SEQ * 512 * 20
+    assert named(sparse.forward, "index w").flops == 2 * SEQ * 512 * 6
+
+
+def test_sparse_attention_makes_scores_and_values_of_the_chosen_keys(sparse):
+    chosen = [min(query + 1, 40) for query in range(SEQ)]
+    scores, values = (sum(8 * keys * 2 * width for keys in chosen) for width in (64 + 16, 64))
+    one = named(sparse.forward, "sparse attention")
+    assert one.flops == pytest.approx(scores + values)
+    # bytes: a row of 80 bf16 values for each chosen key, queries in and values out of 8 heads
+    assert one.bytes == pytest.approx(sum(chosen) * 80 * 2 + 2 * SEQ * 8 * 64 * 2)
+    back = named(sparse.backward_input, "sparse attention.backward")
+    assert back.flops == pytest.approx(2.5 * one.flops)  # five products for two
+    assert named(sparse.forward, "absorb q").flops == 2 * SEQ * 8 * 32 * 64
+    assert named(sparse.forward, "absorb v").flops == 2 * SEQ * 8 * 64 * 24
+
+
+def test_as_many_keys_as_there_are_leave_attention_dense():
+    trace = OperatorTrace(Style())
+    mla(trace, ParallelContext(1, 40), SPARSE)
+    flash = named(trace.forward, "flash")
+    assert flash.flops == sum(8 * (query + 1) * 2 * (48 + 24) for query in range(40))
+    assert not [op for op in trace.forward if op.name == "sparse attention"]
+
+
+@pytest.mark.parametrize("window", [0, 1, 16, 100, 400])
+def test_a_window_limits_what_each_query_sees(window):
+    trace = OperatorTrace(Style())
+    gqa(trace, ParallelContext(2, SEQ), LLAMA, window)
+    seen = sum(min(query + 1, window or SEQ) for query in range(SEQ))
+    flash = named(trace.forward, "flash")
+    assert flash.flops == pytest.approx(2 * 16 * seen * (2 * 64 + 2 * 64))
+    assert named(trace.backward_input, "flash.backward").flops == pytest.approx(2.5 * flash.flops)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_bytes_of_a_linear_layer_and_its_gradients(fused):
+    trace = OperatorTrace(Style(accumulate_fused=fused))
+    trace.linear("one", "linear", 300, 64, 96)
+    rows, weight = 300 * (64 + 96) * 2, 64 * 96
+    assert named(trace.forward, "one").bytes == rows + 2 * weight
+    assert named(trace.backward_input, "one.dgrad").bytes == rows + 2 * weight
+    gradient = [(op.name, op.bytes, op.flops) for op in trace.backward_weight]
+    flops = 2 * 300 * weight
+    if fused:  # the fp32 sum is read and written inside the product
+        assert gradient == [("one.wgrad", rows + (4 + 4) * weight, flops)]
+    else:  # the product writes bf16; another kernel reads it, and reads and writes the fp32 sum
+        assert gradient == [("one.wgrad", rows + 2 * weight, flops), ("one.accumulate", (2 + 4 + 4) * weight, 0.0)]
+
+
+@pytest.mark.parametrize("side", [256, 1024])
+def test_newton_schulz_is_five_iterations_of_three_products(side):
+    count = 7
+    square = 2 * side**3  # X Xᵀ, A A, and (b A + c A²) X
+    ops = optimizer_ops(count * side**2, "muon", side, 4)
+    assert named(ops, "newton-schulz").flops == 5 * 3 * square * count
+    # fp32 weight and moment read and written, fp32 gradient read twice, the update written and read, bf16 weight
+    assert named(ops, "muon").bytes == count * side**2 * (8 + 8 + 2 * 4 + 8 + 2)
+
+
+@pytest.mark.parametrize(
+    "zero, each",  # bytes of weights, gradients and optimiser states a parameter, of 8 replicas
+    [(0, (2, 4, 12)), (1, (2, 4, 12 / 8)), (2, (2, 4 / 8, 12 / 8)), (3, (4 / 8, 4 / 8, 8 / 8))],
+)
+def test_states_of_adam_by_zero_stage(zero, each):
+    got = state_bytes(Plan(dp=8, zero=zero), load_stack("generic"), 1000.0, 0.0, 8, 1, zero)
+    assert got == pytest.approx(tuple(1000 * part for part in each))
+
+
+def test_experts_are_cut_by_their_own_replicas():
+    got = state_bytes(Plan(dp=8, zero=1), load_stack("generic"), 1000.0, 600.0, 8, 2, 1)
+    assert got == pytest.approx((3200.0, 6400.0, 12 * (1000 / 8 + 600 / 2)))
+
+
+def test_zero_three_gathers_the_layer_at_work_and_the_next_one():
+    layer = 1024 * 64 * (16 + 2 * 4) + 16 * 64 * 1024 + 3 * 1024 * 2816 + 2 * 1024
+    plan, stack = Plan(dp=8, zero=3), load_stack("generic")
+    assert gathered_bytes(LLAMA, plan, stack) == pytest.approx(2 * 2 * layer + 4 * layer, rel=1e-3)
+    wide = dataclasses.replace(LLAMA, vocab=128 * 1000)  # a table larger than any layer
+    assert gathered_bytes(wide, plan, stack) == (2 * 2 + 4) * 128_000 * 1024
+
+
+def most_held(schedule: str, ranks: int, micro_batches: int, chunks: int, rank: int) -> float:
+    """Most forwards without their backward that the rank's own order leaves open, in stages of a whole rank."""
+    held = most = 0
+    for op in orders(schedule, ranks, micro_batches, chunks)[rank]:
+        held += {"F": 1, "B": -1, "I": -1}.get(op.kind, 0)
+        most = max(most, held)
+    return most / chunks
+
+
+@pytest.mark.parametrize(
+    "schedule, chunks", [("gpipe", 1), ("1f1b", 1), ("zb-h1", 1), ("interleaved", 2), ("interleaved", 4)]
+)
+@pytest.mark.parametrize("ranks, m", [(2, 4), (4, 8), (4, 32), (8, 8)])
+def test_activations_held_are_those_of_the_schedules_order(schedule, chunks, ranks, m):
+    plan = Plan(pp=ranks, vpp=chunks, schedule=schedule)
+    for rank in range(ranks):
+        held = in_flight(plan, rank, m)
+        assert held[0] == pytest.approx(most_held(schedule, ranks, m, chunks, rank))
+
+
+@pytest.mark.parametrize("reduce", [0.001, 0.5, 1.7, 30.0])
+@pytest.mark.parametrize("hidden", [0.0, 0.5, 0.9])
+def test_a_reduction_never_hides_whole(reduce, hidden):
+    """What overlaps is a share of the last backward (1.7 s); the last of eight buckets has nothing to hide under."""
+    work = loads([1.0] * 4, [1.1] * 4, [0.6] * 4, [0.0] * 4, 1)
+    left = exposed_reduction(work, 16, reduce, 1.0, hidden)
+    assert left == pytest.approx(max(reduce - hidden * 1.7, reduce / 8 * (1 - hidden)))
+    assert left > 0 and (hidden or left == pytest.approx(reduce))
+
+
+def test_interleaving_hides_early_chunks_under_later_ones():
+    # two chunks: the first one's half has 4 micro-batches' backward of the second (0.85 s each) to hide under
+    work = loads([1.0] * 4, [1.1] * 4, [0.6] * 4, [0.0] * 4, 2)
+    early = 10 / 2 - 0.5 * 4 * 0.85
+    assert exposed_reduction(work, 16, 10.0, 1.0, 0.5) == pytest.approx(early + 10 / 2 - 0.5 * 0.85)
+    assert exposed_reduction(work, 2, 10.0, 1.0, 0.5) == pytest.approx(early + 0.5 * 2 * 0.85 + 10 / 2 - 0.5 * 0.85)

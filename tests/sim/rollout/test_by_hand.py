@@ -1,0 +1,103 @@
+"""One engine, one group and one trainer, second by second: what comes, what is pushed, what is too old."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from minglm.rl.policy import Policy
+from sim.rollout.engine import DecodeCurve, Engine, Trajectory
+from sim.rollout.group import Group
+from sim.rollout.lengths import Lengths
+from sim.rollout.simulate import Case, simulate
+
+STEADY = DecodeCurve(((1, 1.0), (8, 1.0)))  # a token of each request a second, however many run
+
+
+def start(engine: Engine, now: float, *samples: Trajectory) -> None:
+    engine.advance(now)
+    engine.queue.extend(samples)
+    assert engine.admit(now) == len(samples)
+
+
+def push(engine: Engine, now: float, version: int, pause_s: float = 0.0) -> None:
+    engine.advance(now)
+    engine.sync_weights(now, version, pause_s)
+
+
+def test_tokens_are_booked_on_the_versions_that_sampled_them():
+    engine, group = Engine(0, STEADY, reuse_kv_cache=True), Group(0, 0, True)
+    early, late, last = (Trajectory(group, 50, 0) for _ in range(3))
+    start(engine, 0.0, early)
+    push(engine, 3.0, 1)
+    start(engine, 5.0, late)
+    push(engine, 9.0, 2)
+    push(engine, 11.0, 3)
+    start(engine, 12.0, last)
+    engine.advance(14.0)
+    assert set(engine.abort(14.0)) == {early, late, last}
+    assert early.segments == [(0, 3), (1, 6), (2, 2), (3, 3)]
+    assert late.segments == [(1, 4), (2, 2), (3, 3)]  # none on version 0: it came when 1 was there
+    assert last.segments == [(3, 2)]
+
+
+def test_a_request_that_comes_back_keeps_its_old_tokens_and_books_new_ones_on_new_versions():
+    engine, group = Engine(0, STEADY, reuse_kv_cache=True), Group(0, 0, True)
+    one = Trajectory(group, 50, 0)
+    start(engine, 0.0, one)
+    engine.advance(4.0)
+    engine.abort(4.0)
+    push(engine, 6.0, 1)
+    start(engine, 6.0, one)
+    push(engine, 7.0, 2)
+    engine.advance(10.0)
+    engine.abort(10.0)
+    assert one.segments == [(0, 4), (1, 1), (2, 3)] and one.done == 8
+
+
+@pytest.mark.parametrize("running", [1, 2, 5])
+def test_a_push_reads_every_running_request_again_in_a_call_of_its_own(running):
+    engine, group = Engine(0, STEADY, prefill_s=0.01, prefill_fixed_s=0.5), Group(0, 0, True)
+    start(engine, 0.0, *(Trajectory(group, 50, 100) for _ in range(running)))
+    began = running * (0.5 + 0.01 * 100)  # the prompts' prefills, one after another
+    push(engine, began + 20.0, 1, pause_s=3.0)
+    # each has its prompt of 100 and 20 tokens of answer
+    assert engine.resume == pytest.approx(began + 20.0 + 3.0 + running * (0.5 + 0.01 * 120))
+    assert engine.reprefilled == running * 120
+    engine.advance(engine.resume + 7.0)
+    assert engine.v == pytest.approx(27.0)  # nothing was decoded in the meantime
+
+
+def test_a_push_that_keeps_the_caches_only_pauses():
+    engine, group = Engine(0, STEADY, prefill_s=0.01, prefill_fixed_s=0.5, reuse_kv_cache=True), Group(0, 0, True)
+    start(engine, 0.0, Trajectory(group, 50, 100))
+    push(engine, 21.5, 1, pause_s=3.0)
+    assert engine.resume == pytest.approx(24.5) and engine.reprefilled == 0
+
+
+def test_a_group_is_as_old_as_its_oldest_token():
+    group = Group(0, 7, True)
+    group.samples = [Trajectory(group, 9, 0) for _ in range(3)]
+    assert group.oldest_version == 7  # nothing sampled yet: when it was first submitted
+    group.samples[0].segments = [(4, 2), (6, 1)]
+    group.samples[1].segments = [(3, 5), (5, 1)]
+    assert group.oldest_version == 3  # one without tokens does not count
+
+
+@pytest.mark.parametrize("bound", [0, 1, 2])
+def test_no_trained_token_is_older_than_the_bound(bound):
+    """Answers of 3 to 60 tokens side by side while weights are pushed every few seconds: long ones span versions."""
+    case = Case(
+        Policy("glm5", 2, max_concurrent=6, weight_sync_interval=1, filter_staleness_above=bound),
+        2,
+        Lengths(groups=((3, 4), (5, 60), (8, 3), (30, 25), (4, 4), (12, 5))),
+        2,
+        STEADY,
+        reuse_kv_cache=True,
+        steps=30,
+    )
+    result = simulate(case)
+    free = simulate(replace(case, policy=replace(case.policy, filter_staleness_above=None)))
+    assert max(result.staleness.oldest) <= bound < max(free.staleness.oldest)
+    assert result.counts["too_stale"] > 0 == free.counts["too_stale"]
