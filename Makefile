@@ -9,7 +9,7 @@ MINGLM_TEST_WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(MINGLM_TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
 SEED   ?= $(shell date +%s)
 
-.PHONY: help demo test check lab bench bench-gpu drills soak course-check checkpoints book lite test-mindspore clean
+.PHONY: help demo test check lab bench bench-gpu drills soak mutants course-check checkpoints book lite test-mindspore clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
@@ -49,6 +49,9 @@ drills: $(STAMP) ## 40 faults at random moments: kills, disks, clocks, two write
 soak: $(STAMP)   ## the long checks: 10,000 generated examples a file, 64 clients on the server for two minutes (needs runs/demo)
 	MINGLM_SOAK=1 $(PYTEST) --timeout 14400 --hypothesis-seed=$(SEED) tests/property
 	$(BIN)/python -m minglm.serving.load_test --clients 64 --seconds 120 $(ARGS)
+
+mutants: $(STAMP) ## plant 122 single faults in a copy of the code, one at a time: does a test see each? ARGS=rl/ for a part
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
 
 course-check: $(STAMP) ## the whole book, every exercise both ways, the site, all walks in a browser
 	$(BIN)/python -m minglm.course.book

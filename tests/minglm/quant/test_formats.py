@@ -190,3 +190,14 @@ def test_fp8_activations_have_a_scale_for_each_tile_of_a_token():
     assert got[0, 3].item() == pytest.approx(2e-4, rel=2**-4) and got[1].tolist() == [0.0, 0.0, -1.0, 0.5, 2.0]
     far = fp8.round_activations(x, 5)
     assert far[0, 3].item() == 0, "negative control: one scale for the whole token loses it"
+
+
+@pytest.mark.parametrize("width", [1040, 1041, 2080, 4096, 6250])
+def test_pieces_are_short_enough_for_exact_sums(width, monkeypatch):
+    """127·127 times the inputs of a piece stays below 2^24, in as few equal pieces as there can be."""
+    seen, product = [], torch.bmm
+    monkeypatch.setattr(int8.torch, "bmm", lambda a, b: seen.append(a.shape) or product(a, b))
+    int8.grouped_product(torch.ones(1, 2 * width), torch.ones(1, 2 * width, dtype=torch.int8), torch.ones(1, 2))
+    [(pieces, _, inputs)] = seen
+    assert pieces * inputs == 2 * width and inputs * 127 * 127 < 2**24
+    assert all(width % n or (width // n) * 127 * 127 >= 2**24 for n in range(1, pieces // 2))

@@ -277,9 +277,9 @@ def test_sequences_that_count_nothing_are_no_part_of_the_average(name):
 
 
 def test_figures_of_the_log_by_hand():
-    """Ratios of the update 1.5, 0.5 and 1; of the data 0.5, 4 and 1. A counted-out token is far from all of them."""
+    """Ratios of the update 1.5, 0.5 and 1; of the data 0.1, 4 and 1. A counted-out token is far from all of them."""
     mu = torch.tensor([[-2.0, -2.0, -2.0, 5.0]], dtype=torch.float64)
-    old = mu + torch.tensor([[0.5, 4.0, 1.0, 1e6]], dtype=torch.float64).log()
+    old = mu + torch.tensor([[0.1, 4.0, 1.0, 1e6]], dtype=torch.float64).log()
     new = old + torch.tensor([[1.5, 0.5, 1.0, 1e6]], dtype=torch.float64).log()
     mask, stale = torch.tensor([[1, 1, 1, 0]]), torch.tensor([[1, 0, 0, 1]])
     A = torch.tensor([[1.0, 1.0, -1.0, 1.0]], dtype=torch.float64)
@@ -294,15 +294,17 @@ def test_figures_of_the_log_by_hand():
             weight_mean=(0.6 + 2.0 + 1.0) / 3,
             mask_frac=2 / 3,
             ppo_kl=-(math.log(1.5) + math.log(0.5)) / 3,
-            mismatch_kl=((0.5 - 1 - math.log(0.5)) + (4 - 1 - math.log(4))) / 3,
-            mismatch_max=math.log(4),
+            mismatch_kl=((0.1 - 1 - math.log(0.1)) + (4 - 1 - math.log(4))) / 3,
+            mismatch_max=math.log(10),
             stale_share=1 / 3,
         )
     )
-    _, stats = O.tis(new, old, mu, -A, mask, clip=clip, stale=stale)
-    assert stats["clip_frac"] == pytest.approx(1 / 3), "0.5 with a negative advantage, and 1.5 not"
+    for ratio, sign, off in ((1.5, 1, 1), (1.5, -1, 0), (0.5, 1, 0), (0.5, -1, 1), (1.0, 1, 0), (1.0, -1, 0)):
+        one = torch.tensor([[math.log(ratio)]])
+        figures = O.grpo(one, one * 0, one * 0, torch.tensor([float(sign)]), torch.ones(1, 1), clip=clip)[1]
+        assert figures["clip_frac"] == off, (ratio, sign)
     _, stats = O.icepop(new, old, mu, A, mask, clip=O.Clip(beta=2.5))
-    assert stats["weight_mean"] == pytest.approx(1.5 / 3) and stats["mask_frac"] == pytest.approx(1 / 3)
+    assert stats["weight_mean"] == pytest.approx(1 / 3) and stats["mask_frac"] == pytest.approx(2 / 3)
 
 
 def test_mismatch_kl_estimates_kl_of_behaviour_from_the_trainer():

@@ -1,0 +1,113 @@
+"""Plants one fault at a time in a copy of the code and runs the tests beside it: those that pass have not seen it.
+
+    python -m tests.mutants [PART]     the table of tests/mutants/planted.py; PART: a piece of a file name
+
+Exit code 1 where a fault lives. The process loads torch once and forks for each fault, so that one takes seconds.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.mutants.planted import PLANTED
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 120.0  # of one fault's tests; what loops without end is seen
+COPIED = ("minglm", "sim", "tests", "data", "pyproject.toml")
+
+
+def run_tests(folder: Path, tests: str, log: Path) -> int | None:
+    """pytest's exit code in a forked process that imports the copy; None where it took too long."""
+    child = os.fork()
+    if not child:
+        code = 70
+        with contextlib.suppress(BaseException):
+            os.setsid()
+            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(out, 1), os.dup2(out, 2)
+            os.chdir(folder)
+            for name in [n for n in sys.modules if n.partition(".")[0] in ("tests", "minglm", "sim")]:
+                del sys.modules[name]
+            sys.path[:] = [str(folder), *(p for p in sys.path if p not in ("", str(ROOT)))]
+            sys.dont_write_bytecode = True
+            import pytest
+
+            quiet = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line"]
+            code = int(pytest.main([*quiet, *tests.split()]))
+        os._exit(code)
+    end = time.monotonic() + LIMIT_S
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def copy_of_the_code(folder: Path) -> None:
+    """What the tests need, without what was built."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+
+
+def planted(part: str) -> int:
+    """Try the table; says which faults live, which rows no longer fit the code, and the score of each file."""
+    import hypothesis  # noqa: F401  (loaded once, as all that the forked processes need and no fault is in)
+    import numpy as np  # noqa: F401
+    import pytest  # noqa: F401
+    import safetensors.torch  # noqa: F401
+    import torch
+    import torch._dynamo
+    import yaml  # noqa: F401
+
+    torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
+    chosen = [fault for fault in PLANTED if part in fault.file]
+    lives, gone = Counter(), []
+    with tempfile.TemporaryDirectory() as place:
+        folder, log = Path(place), Path(place) / "log"
+        copy_of_the_code(folder)
+        for tests in dict.fromkeys(fault.tests for fault in chosen):
+            if run_tests(folder, tests, log) != 0:
+                print(f"{tests}: fails without a fault, so it shows nothing\n{log.read_text()[-2000:]}")
+                return 2
+        for fault in chosen:
+            path = folder / fault.file
+            whole = path.read_text(encoding="utf-8")
+            if whole.count(fault.old) != 1:
+                gone.append(fault)
+                print(f"{fault.file}: {fault.old!r} stands there {whole.count(fault.old)} times", flush=True)
+                continue
+            path.write_text(whole.replace(fault.old, fault.new), encoding="utf-8")
+            code = run_tests(folder, fault.tests, log)
+            path.write_text(whole, encoding="utf-8")
+            if code == 0:
+                lives[fault.file] += 1
+                print(f"{fault.file}: lives: {fault.old!r} -> {fault.new!r}", flush=True)
+    for file, count in Counter(fault.file for fault in chosen).items():
+        print(f"{file}: {count - lives[file]} of {count} seen")
+    print(f"{len(chosen) - sum(lives.values()) - len(gone)} of {len(chosen)} faults seen, {len(gone)} rows out of date")
+    return 1 if lives or gone else 0
+
+
+def main() -> int:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("part", nargs="?", default="")
+    args = p.parse_args()
+    return planted(args.part)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
