@@ -136,3 +136,88 @@ def test_hf_config_of_another_computation_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
         ModelConfig.from_hf(tmp_path)
+
+
+# ---------------------------------------------------------------------- which layers run an indexer
+
+
+@pytest.mark.parametrize(
+    ("keys", "want"),
+    [
+        ({}, "FFFFFFFFF"),
+        ({"index_topk_freq": 1}, "FFFFFFFFF"),
+        ({"index_topk_freq": 3}, "FFSSFSSFS"),  # offset 2: layers 0 and 1, then every third from 1
+        ({"index_topk_freq": 4, "index_skip_topk_offset": 3}, "FFFSSSFSS"),  # layers 0 to 2, then every fourth from 2
+        ({"index_topk_freq": 2, "index_skip_topk_offset": 0}, "SFSFSFSFS"),
+        ({"index_topk_pattern": "FSSFSFSSS"}, "FSSFSFSSS"),
+        ({"index_topk_pattern": "FSSFSFSSS", "index_topk_freq": 2}, "FSSFSFSSS"),  # the pattern goes before
+        ({"index_topk_pattern": ["full", "shared"] + ["full"] * 7}, "FSFFFFFFF"),
+    ],
+)
+def test_layers_with_an_indexer_by_frequency_and_pattern(keys, want):
+    """Written out by hand, and as transformers' own class reads the same keys where it is installed."""
+    raw = {k: v for k, v in ModelConfig.named("nano", num_hidden_layers=9).to_hf().items() if k != "indexer_types"}
+    letters = {"full": "F", "shared": "S"}
+    if want.startswith("S"):  # whose choice would it share?
+        with pytest.raises(InputError, match=r"indexer_types\[0\]"):
+            ModelConfig.from_hf({**raw, **keys})
+    else:
+        assert "".join(letters[k] for k in ModelConfig.from_hf({**raw, **keys}).indexer_types) == want
+    if (theirs := getattr(pytest.importorskip("transformers"), "GlmMoeDsaConfig", None)) is not None:
+        assert "".join(letters[k] for k in theirs(num_hidden_layers=9, **keys).indexer_types) == want
+
+
+# ---------------------------------------------------------------------- FLOPs
+
+
+@pytest.mark.parametrize("seq", [1, 15, 16, 17, 100])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_attention_flops_are_counted_key_by_key(seq, sparse):
+    """Every query adds what it reads: t + 1 keys, at most index_topk when sparse; the indexer scores all t + 1."""
+    config = ModelConfig.named("nano", indexer_types=("full", "shared", "full"), v_head_dim=20)
+    assert config.index_topk == 16
+    attention = indexer = 0
+    for t in range(seq):
+        for kind in config.indexer_types:
+            read = min(t + 1, 16) if sparse else t + 1
+            attention += 2 * config.num_attention_heads * (16 + 8) * read  # scores: widths nope and rope
+            attention += 2 * config.num_attention_heads * 20 * read  # values
+            if sparse and kind == "full":
+                indexer += (
+                    2 * config.index_n_heads * (config.index_head_dim + 1) * (t + 1)
+                )  # q·k, and the head's weight
+    got = config.flops_breakdown(seq, sparse)
+    assert got["attention"] * seq == pytest.approx(attention, rel=1e-12)
+    assert got["indexer"] * seq == pytest.approx(indexer, rel=1e-12)
+
+
+def test_training_flops_are_three_forwards_and_the_module_runs_once_for_each_depth():
+    """By hand from the weights of the built model: every matrix is 2 FLOPs a value, an expert only where it is
+    chosen, the module's own head matmul included."""
+    config = ModelConfig.named("nano", mtp_depth=2)
+    model, seq = built(config), 64
+
+    def matmul(module, prefix):
+        chosen = config.num_experts_per_tok / config.n_routed_experts
+        return sum(
+            p.numel() * (chosen if ".experts." in n and ".shared_experts." not in n else 1)
+            for n, p in module.named_parameters(prefix)
+            if p.ndim > 1 and "embed_tokens" not in n
+        )
+
+    main = sum(matmul(layer, f"layers.{i}") for i, layer in enumerate(model.layers)) + model.lm_head.weight.numel()
+    one = config.flops_breakdown(seq)
+    assert one["linear"] == pytest.approx(2 * main, rel=1e-12)
+    assert config.train_flops_per_token(seq) == pytest.approx(3 * sum(one.values()), rel=1e-12)
+    read = (one["attention"] + one["indexer"]) / config.num_hidden_layers
+    module = 2 * (matmul(model.mtp, "mtp") + model.lm_head.weight.numel()) + read
+    got = config.train_flops_per_token(seq, mtp=True) - config.train_flops_per_token(seq)
+    assert got == pytest.approx(3 * 2 * module, rel=1e-12)
+    without = ModelConfig.named("nano", num_nextn_predict_layers=0)
+    assert without.train_flops_per_token(seq, mtp=True) == without.train_flops_per_token(seq)
+
+
+def test_cache_bytes_by_hand():
+    config = ModelConfig.named("nano", indexer_types=("full", "shared", "full"))
+    assert config.kv_cache_bytes_per_token("fp32") == (16 + 8) * 4 * 3
+    assert config.indexer_cache_bytes_per_token("bf16") == 16 * 2 * 2, "a shared layer keeps no indexer keys"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from minglm.course.workshop import generator
+
 nbformat = pytest.importorskip("nbformat")
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(
@@ -54,7 +56,7 @@ def test_runs_in_smoke_mode_and_shows_its_figures(path, tmp_path, monkeypatch):
     monkeypatch.setenv("MINGLM_SMOKE", "1")
     monkeypatch.setenv("MINGLM_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
-    book = nbformat.read(path, as_version=4)
+    book = nbformat.read(generator.runnable(path), as_version=4)
     client = NotebookClient(
         book,
         timeout=600,

@@ -14,11 +14,12 @@ import inspect
 import itertools
 import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from minglm.course.workshop import results
 from minglm.errors import InputError, nearest
@@ -55,6 +56,7 @@ class Exercise:
         hint: said when the answer is wrong in a way nobody has listed.
         also: further demands: called with the learner's function, raises NotYet; where that function stops, so does it,
             with NotYet.
+        use: where the answer is a class: makes of it a function of a case's inputs (see `module_output`).
     """
 
     key: str
@@ -63,13 +65,14 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     hint: str
     also: Callable[[Callable], None] | None = None
+    use: Callable[[Callable], Callable] | None = None
 
 
 @lru_cache(maxsize=1)
 def all_exercises() -> dict[str, Exercise]:
     """Key → exercise, from every module in checks/ (each has a list EXERCISES)."""
     out: dict[str, Exercise] = {}
-    for path in sorted(FOLDER.glob("c[0-9]*.py")):
+    for path in sorted(FOLDER.glob("[bc][0-9]*.py")):
         for exercise in importlib.import_module(f"minglm.course.workshop.checks.{path.stem}").EXERCISES:
             if exercise.key in out:
                 raise InputError(f"exercise {exercise.key!r}: defined twice; give each its own key")
@@ -111,17 +114,23 @@ def judge(exercise: Exercise, answer: Callable) -> None:
     """Raise NotYet unless `answer` is right on every case and meets the further demands."""
     cases = list(exercise.cases())
     arguments = [copy.deepcopy(args) for args in cases]  # one by one: cases may share a tensor
-    got = [_call(answer, args) for args in arguments]
+    use = exercise.use or (lambda answer: answer)
+    got = [_call(use(answer), args) for args in arguments]
+    for value in got:
+        if isinstance(value, NotYet):
+            raise value
     want = [exercise.reference(*copy.deepcopy(args)) for args in cases]
     wrong = [i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not same(a, b)]
     if not wrong:
         if exercise.also is not None:
-            exercise.also(partial(attempt, answer))
+            exercise.also(partial(attempt, use(answer)))
         _refuse_changed_arguments(answer, cases, arguments)
         return
     _refuse_blanks(answer, got)
     for mistake in exercise.mistakes:
-        if all(same(value, _call(mistake.answer, copy.deepcopy(args))) for value, args in zip(got, cases, strict=True)):
+        if all(
+            same(value, _call(use(mistake.answer), copy.deepcopy(args))) for value, args in zip(got, cases, strict=True)
+        ):
             raise NotYet(mistake.sentence)
     case, value, right = (values[wrong[0]] for values in (cases, got, want))
     if isinstance(value, Exception):
@@ -141,6 +150,38 @@ def judge(exercise: Exercise, answer: Callable) -> None:
     )
 
 
+def misfit(module, weights: Mapping[str, Any]) -> str:
+    """Why a module cannot take weights of these names and shapes, in a sentence; empty where it can."""
+    own = module.state_dict()
+    if missing := weights.keys() - own.keys():
+        return (
+            f"`{type(module).__name__}` has no parameter `{min(missing)}`: weights move by name, so it needs "
+            f"{', '.join(f'`{name}`' for name in weights)}."
+        )
+    if extra := own.keys() - weights.keys():
+        return f"`{type(module).__name__}` has a parameter `{min(extra)}` that is not asked for: leave it out."
+    for name, tensor in weights.items():
+        if own[name].shape != tensor.shape:
+            return f"`{name}` has shape {tuple(own[name].shape)}; it should have shape {tuple(tensor.shape)}."
+    return ""
+
+
+def module_output(answer: Callable, init: tuple, weights: Mapping[str, Any], *inputs):
+    """What a learner's module gives: made with `init`, given `weights` by name, called with `inputs`. What is made
+    and is no module is given back as it is.
+
+    Raises:
+        NotYet: its parameters have other names or shapes.
+    """
+    module = answer(*init)
+    if not hasattr(module, "load_state_dict"):
+        return module
+    if fault := misfit(module, weights):
+        raise NotYet(fault)
+    module.load_state_dict(dict(weights))
+    return module(*inputs)
+
+
 def _refuse_changed_arguments(answer: Callable, cases: list, arguments: list) -> None:
     """A right function leaves what it was given as it was."""
     for before, after in zip(cases, arguments, strict=True):
@@ -158,7 +199,7 @@ def _refuse_blanks(answer: Callable, got: list) -> None:
     for value in got:
         if isinstance(value, NotImplementedError):
             blank = _blank(value)
-            if blank is None or blank in _own_names(answer):
+            if blank is None or set(blank.split(".")) & _own_names(answer):
                 raise NotYet(
                     "This one is still to be written: replace the line `raise NotImplementedError()` by your answer."
                 )
@@ -203,8 +244,8 @@ def _names(function: Callable, count: int) -> list[str]:
 
 def _blank(err: NotImplementedError) -> str | None:
     """The function whose blank line raised it."""
-    frames = traceback.extract_tb(err.__traceback__)
-    return frames[-1].name if frames else None
+    frames = list(traceback.walk_tb(err.__traceback__))
+    return frames[-1][0].f_code.co_qualname.rpartition("<locals>.")[2] if frames else None
 
 
 def same(a, b, rel: float = 1e-4, absolute: float = 1e-6) -> bool:
@@ -222,7 +263,8 @@ def same(a, b, rel: float = 1e-4, absolute: float = 1e-6) -> bool:
             return False
         if a.shape != b.shape:
             return False
-        return bool(torch.allclose(a.double(), b.double(), rtol=rel, atol=absolute, equal_nan=True))
+        wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
+        return bool(torch.allclose(a.to(wide), b.to(wide), rtol=rel, atol=absolute, equal_nan=True))
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(same(x, y, rel, absolute) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict) and isinstance(b, dict):

@@ -4,6 +4,9 @@ A source is a Python file in cells: `# %% [markdown]` opens text (each line behi
 between `### BEGIN SOLUTION` and `### END SOLUTION` is replaced by a line that raises NotImplementedError. The markers
 and the cell metadata are nbgrader's, so a course that grades with nbgrader can take the solutions as its source. The
 first cell of every sheet ends with how to work on it.
+
+A sheet NN_topic belongs to the notebook of that name in learn/ and its blank lies in workshop/exercises/; a sheet
+build_N_topic is a notebook of its own, and its blank lies in learn/.
 """
 
 from __future__ import annotations
@@ -25,7 +28,33 @@ BLANK = ("# YOUR CODE HERE", "raise NotImplementedError()")
 
 def sources() -> list[Path]:
     """The sources of all sheets, in the order of their numbers."""
-    return sorted(SOURCES.glob("[0-9]*.py"))
+    return [*sorted(SOURCES.glob("[0-9]*.py")), *sorted(SOURCES.glob("build_*.py"))]
+
+
+def prefix(stem: str) -> str:
+    """What the keys of a sheet's exercises begin with.
+
+    >>> prefix("02_mla"), prefix("build_1_layers")
+    ('02', 'build_1')
+    """
+    return "_".join(stem.split("_")[: 2 if stem.startswith("build_") else 1])
+
+
+def place(source: Path, solved: bool, target: Path | None = None) -> Path:
+    """Where a sheet's notebook lies, blank or solved, in notebooks/workshop or in `target` in its place."""
+    target = target or TARGET
+    blank = target.parent / "learn" if source.stem.startswith("build_") else target / "exercises"
+    return (target / "solutions" if solved else blank) / f"{source.stem}.ipynb"
+
+
+def runnable(notebook: Path) -> Path:
+    """The notebook to execute for this one: itself or, where the learner still has to fill it in, its solution."""
+    return TARGET / "solutions" / notebook.name if is_blank(notebook) else notebook
+
+
+def is_blank(notebook: Path) -> bool:
+    """Whether a notebook of the course stops at its first check until the learner has filled it in."""
+    return notebook.stem.startswith("build_") and notebook.parent.name == "learn"
 
 
 def cells(text: str, name: str = "source") -> list[tuple[str, str]]:
@@ -79,13 +108,13 @@ def notebook(source: Path, solved: bool) -> dict:
     """The notebook as a dictionary of nbformat 4.5, without outputs, the same bytes each time."""
     sheet = []
     for number, (kind, text) in enumerate(cells(source.read_text(encoding="utf-8"), source.name)):
-        text = f"{text}\n\n{assets.read('how_exercises_work.md').rstrip()}" if number == 0 else text
-        cell: dict[str, Any] = {"cell_type": kind, "id": f"{source.stem[:2]}-{number:02d}", "metadata": {}}
+        text = f"{text}\n\n{_how(source)}" if number == 0 else text
+        cell: dict[str, Any] = {"cell_type": kind, "id": f"{prefix(source.stem)}-{number:02d}", "metadata": {}}
         if kind == "code":
             cell |= {"execution_count": None, "outputs": []}
             key = re.search(r'^check\("([\w.]+)"', text, flags=re.M)
             if BEGIN in text:
-                cell["metadata"] = {"nbgrader": _grade(f"answer-{source.stem[:2]}-{number:02d}", solution=True)}
+                cell["metadata"] = {"nbgrader": _grade(f"answer-{prefix(source.stem)}-{number:02d}", solution=True)}
                 text = text if solved else blanked(text)
             elif key:
                 cell["metadata"] = {"nbgrader": _grade(key.group(1).replace(".", "-"), solution=False) | {"points": 1}}
@@ -97,6 +126,16 @@ def notebook(source: Path, solved: bool) -> dict:
         "nbformat": 4,
         "nbformat_minor": 5,
     }
+
+
+def _how(source: Path) -> str:
+    """How to work on a sheet, and where its solution lies."""
+    text = assets.read("how_exercises_work.md").rstrip()
+    return (
+        text.replace("`solutions` beside", "`workshop/solutions`, next to")
+        if source.stem.startswith("build_")
+        else text
+    )
 
 
 def _grade(name: str, solution: bool) -> dict:
@@ -116,9 +155,9 @@ def build(target: Path = TARGET, check_only: bool = False) -> list[Path]:
     """
     changed = []
     for source in sources():
-        for kind in ("exercises", "solutions"):
-            path = target / kind / f"{source.stem}.ipynb"
-            text = json.dumps(notebook(source, kind == "solutions"), indent=1, ensure_ascii=False) + "\n"
+        for solved in (False, True):
+            path = place(source, solved, target)
+            text = json.dumps(notebook(source, solved), indent=1, ensure_ascii=False) + "\n"
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
                 changed.append(path)
                 if not check_only:

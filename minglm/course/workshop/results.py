@@ -136,14 +136,14 @@ def table(books: list[dict], keys: list[str]) -> str:
     """Learners down, notebooks across: solved of all; below, the exercises on which the class is stuck."""
     notebooks = sorted({key.split(".")[0] for key in keys})
     width = max(len("learner"), *(_columns(b["learner"]) for b in books))
-    lines = ["  ".join([f"{'learner':<{width}}", *(f"{n:>5}" for n in notebooks), "  all"])]
+    lines = ["  ".join([f"{'learner':<{width}}", *(f"{n:>{max(5, len(n))}}" for n in notebooks), "  all"])]
     for book in books:
         cells, total = [], 0
         for n in notebooks:
             own = [k for k in keys if k.startswith(n + ".")]
             done = sum(bool(book["exercises"].get(k, {}).get("right")) for k in own)
             total += done
-            cells.append(f"{done}/{len(own)}".rjust(5))
+            cells.append(f"{done}/{len(own)}".rjust(max(5, len(n))))
         lines.append(
             "  ".join(
                 [book["learner"] + " " * (width - _columns(book["learner"])), *cells, f"{total}/{len(keys)}".rjust(5)]

@@ -14,6 +14,7 @@ from typing import Any
 
 from minglm import atomic, datafiles
 from minglm.course import assets
+from minglm.course.workshop import generator
 from minglm.errors import InputError
 
 DEFAULT = (
@@ -63,7 +64,7 @@ def export(notebooks: list[Path], folder: Path | None = None, execute: bool = Tr
         if not path.is_file():
             raise InputError(f"{path}: no such notebook; give a path such as notebooks/learn/02_mla.ipynb")
         try:
-            book = nbformat.read(path, as_version=4)
+            book = nbformat.read(generator.runnable(path), as_version=4)
             nbformat.validate(book)
         except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError, AttributeError, KeyError):
             raise InputError(f"{path}: not a notebook; give a .ipynb file") from None

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from minglm import atomic, datafiles
+from minglm.course.workshop import generator
 from minglm.errors import InputError
 from minglm.runtime import machine
 
@@ -42,7 +43,7 @@ def measure(full: bool = False, only: str | None = None) -> list[dict]:
         os.environ["MINGLM_RUNS"] = str(Path(folder) / "runs")
         os.environ["MINGLM_SMOKE"] = "0" if full else "1"
         for path in notebooks(only):
-            book = nbformat.read(path, as_version=4)
+            book = nbformat.read(generator.runnable(path), as_version=4)
             book.cells.append(nbformat.v4.new_code_cell(PEAK))
             begun, error = time.monotonic(), ""
             try:

@@ -17,22 +17,27 @@ COURSE = os.environ.get("MINGLM_COURSE") == "1"
 SAMPLE = SOURCES if COURSE else SOURCES[2:4]
 
 
+def _belongs(key: str, source) -> bool:
+    return key.split(".")[0] == generator.prefix(source.stem)
+
+
 def test_each_learn_notebook_has_two_to_four_exercises():
     learn = sorted(p.stem for p in datafiles.notebooks("learn").glob("*.ipynb"))
     counts = {}
     for key in EXERCISES:
         counts[key.split(".")[0]] = counts.get(key.split(".")[0], 0) + 1
-    assert set(counts) >= {f"{n:02d}" for n in range(22)} and all(2 <= n <= 4 for n in counts.values()), counts
+    assert set(counts) >= {f"{n:02d}" for n in range(22)}
+    assert all(2 <= n <= (10 if key.startswith("build_") else 4) for key, n in counts.items()), counts
     for source in SOURCES:
         assert source.stem in learn, f"{source.stem}: an exercise sheet is named as its notebook in notebooks/learn"
         asked = [line for line in source.read_text(encoding="utf-8").splitlines() if line.startswith('check("')]
-        assert {line.split('"')[1] for line in asked} == {k for k in EXERCISES if k.startswith(source.stem[:2])}
+        assert {line.split('"')[1] for line in asked} == {k for k in EXERCISES if _belongs(k, source)}
 
 
 @pytest.mark.parametrize("key", EXERCISES)
 def test_reference_passes_and_each_mistake_is_told_its_own_sentence(key):
     exercise = EXERCISES[key]
-    checking.judge(dataclasses.replace(exercise, also=None), exercise.reference)
+    checking.judge(dataclasses.replace(exercise, also=None, use=None), exercise.reference)
     assert len(exercise.mistakes) >= 2
     for mistake in exercise.mistakes:
         with pytest.raises(NotYet) as told:
@@ -76,16 +81,20 @@ def _run(source, solved: bool) -> list[str]:
 def test_solutions_pass_and_blanks_fail(source, tmp_path, monkeypatch):
     monkeypatch.setenv("MINGLM_RESULTS", str(tmp_path))
     assert _run(source, solved=True) == []
-    own = [k for k in EXERCISES if k.startswith(source.stem[:2])]
+    own = [k for k in EXERCISES if _belongs(k, source)]
     failed = _run(source, solved=False)
     assert len(failed) == len(own) and all("still to be written" in f for f in failed)
 
 
 def test_the_committed_notebooks_are_what_the_source_gives():
     assert [str(p) for p in generator.build(check_only=True)] == [], "run `minglm workshop build` and commit"
-    made = {f"{s.stem}.ipynb" for s in SOURCES}
-    for kind in ("exercises", "solutions"):
-        assert {p.name for p in (generator.TARGET / kind).glob("*.ipynb")} == made, "a sheet without a source"
+    for solved, folder, names in (
+        (False, generator.TARGET / "exercises", "*.ipynb"),
+        (False, datafiles.notebooks("learn"), "build_*.ipynb"),
+        (True, generator.TARGET / "solutions", "*.ipynb"),
+    ):
+        made = {p for s in SOURCES if (p := generator.place(s, solved)).parent == folder}
+        assert set(folder.glob(names)) == made, "a sheet without a source"
 
 
 def test_a_blank_holds_no_trace_of_its_solution_and_keeps_nbgrader_marks():
@@ -130,7 +139,7 @@ def test_in_a_real_kernel(source, solved, tmp_path, monkeypatch):
         resources={"metadata": {"path": str(tmp_path)}},
     ).execute()
     errors = [o for c in book.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
-    own = [k for k in EXERCISES if k.startswith(source.stem[:2])]
+    own = [k for k in EXERCISES if _belongs(k, source)]
     assert len(errors) == (0 if solved else len(own))
     for e in errors:
         assert e.ename == "NotYet" and len(e.traceback) == 1 and "Not yet." in e.traceback[0], (

@@ -210,3 +210,42 @@ def test_own_conversations(tokenizer, filler, tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match=says):
             chat.load_jsonl(path)
+
+
+def test_packing_by_hand():
+    """Two conversations and padding in a row of 9: each sees itself, padding sees padding, and nothing predicts the
+    first token of another conversation or padding."""
+    parts = [([1, 11, 12, 13], [False, False, True, True]), ([1, 21, 22], [True, True, True])]
+    tokens, targets, start = chat.stack([parts, [([1, 31], [False, True])]], 9, pad=7)
+    assert tokens.tolist() == [[1, 11, 12, 13, 1, 21, 22, 7, 7], [1, 31, 7, 7, 7, 7, 7, 7, 7]]
+    x = IGNORE
+    assert targets.tolist() == [[x, 12, 13, x, 21, 22, x, x, x], [31, x, x, x, x, x, x, x, x]]
+    assert start.tolist() == [[0, 0, 0, 0, 4, 4, 4, 7, 7], [0, 0, 2, 2, 2, 2, 2, 2, 2]]
+    tokens, targets, start = chat.stack([[([1, 2, 3, 4], [False, True, True, True])]], 3, pad=7)  # full to the end
+    assert (tokens.tolist(), targets.tolist(), start.tolist()) == ([[1, 2, 3]], [[2, 3, 4]], [[0, 0, 0]])
+
+
+@pytest.mark.parametrize("tasks", [{"copy": 0.5, "arithmetic": 0.5}, {"lookup": 1.0}])
+def test_rows_are_numbered_through_the_steps_and_none_comes_twice(tokenizer, filler, tasks):
+    """One step of 6 rows is three steps of 2; another seed has other rows."""
+    whole = chat.SftLoader(tokenizer, filler, 6, 128, tasks, seed=5)
+    parts = chat.SftLoader(tokenizer, filler, 2, 128, tasks, seed=5)
+    for step in range(3):
+        for one, *three in zip(whole.batch(step), *(parts.batch(3 * step + i) for i in range(3)), strict=True):
+            assert torch.equal(one, torch.cat(three))
+    rows = [tuple(r) for step in range(6) for r in whole.batch(step).tokens.tolist()]
+    assert len(set(rows)) == len(rows)
+    other = {tuple(r) for r in chat.SftLoader(tokenizer, filler, 6, 128, tasks, seed=6).batch(0).tokens.tolist()}
+    assert not other & set(rows)
+
+
+def test_the_mixed_loader_keeps_the_corpus_rows_that_it_does_not_replace(tokenizer, filler):
+    """Row n is replaced where n·share passes a whole number; every other row is the corpus loader's own."""
+    base, share = shards.Loader(filler, 4, 100, seed=2), 0.3
+    mixed = chat.MixedLoader(base, tokenizer, share, 2, seed=2)
+    for step in range(5):
+        got, own = mixed.batch(step), base.batch(step)
+        for i in range(4):
+            n = 4 * step + i
+            kept = all(torch.equal(a[i], b[i]) for a, b in zip(got, own, strict=True))
+            assert kept == (int((n + 1) * share) == int(n * share))

@@ -94,3 +94,19 @@ def test_the_halves_share_no_conversation(n):
     assert not {e.messages for e in train} & {e.messages for e in unseen}
     assert len(unseen) <= max(2, 0.4 * n)
     assert conversations.split(some[:1]) == (some[:1], [])
+
+
+def test_a_tenth_of_the_conversations_is_held_out_by_their_hash():
+    """The first 8 bytes of SHA-256 of the turns as JSON below a tenth of 2^64."""
+    import hashlib
+
+    talks = [conversations.Example("file", (("user", f"q{i}"), ("assistant", f"a{i}"))) for i in range(3000)]
+    train, unseen = conversations.split(talks)
+
+    def held(e):
+        text = json.dumps([list(m) for m in e.messages])
+        return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) * 10 < 2**64
+
+    assert unseen == [e for e in talks if held(e)] and train == [e for e in talks if not held(e)]
+    assert abs(len(unseen) - 300) < 4 * (3000 * 0.1 * 0.9) ** 0.5
+    assert [conversations.is_validation(e.messages) for e in talks] == [held(e) for e in talks]

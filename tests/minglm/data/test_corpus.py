@@ -218,3 +218,25 @@ def test_max_bytes_keeps_whole_documents():
     assert all(texts[d.name] == d.text for d in small.documents)
     train, valid = small.split()
     assert train and valid
+
+
+def test_the_share_held_out_is_one_in_twenty_by_the_names_hash():
+    """The first 8 bytes of SHA-256 below a twentieth of 2^64, document by document and in the mean of 4,000."""
+    import hashlib
+
+    documents = tuple(corpus.Document(f"{i}.txt", f"text number {i:05d}") for i in range(4000))
+    split = corpus.Corpus("folder:x", documents).split()
+    want = [d for d in documents if int(hashlib.sha256(d.name.encode()).hexdigest()[:16], 16) * 20 < 2**64]
+    assert split.validation == want and len(split.train) == 4000 - len(want)
+    assert abs(len(want) - 200) < 4 * (4000 * 0.05 * 0.95) ** 0.5
+    assert split.rule == f"{len(want)} of 4000 documents, by the hash of their names"
+
+
+@pytest.mark.parametrize("length", [10, 95, 1000])
+def test_the_cut_of_a_single_document_is_its_last_tenth(length):
+    """Without a space near: all but the last tenth, rounded down. With one: behind the first in the next twentieth."""
+    [train], [valid] = corpus.Corpus("folder:x", (corpus.Document("a.txt", "x" * length),)).split()
+    assert (len(train.text), len(valid.text)) == (length - length // 10, length // 10)
+    words = "abc " * 250
+    [train], [valid] = corpus.Corpus("folder:x", (corpus.Document("a.txt", words),)).split()
+    assert train.text + valid.text == words and (len(train.text), len(valid.text)) == (904, 96)

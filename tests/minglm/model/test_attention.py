@@ -122,3 +122,110 @@ def test_masking_what_was_not_chosen_equals_gathering_what_was(monkeypatch, docu
     )
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+# ---------------------------------------------------------------------- the indexer beside it
+
+
+def test_the_indexer_is_its_formula_step_by_step():
+    """Queries from the compressed query, keys from the input through a layer norm, rotary pairs turned by hand,
+    weights over sqrt(heads) and sqrt(width) (DeepSeek-V3.2-Exp, section 2.1, with the scales of its published code)."""
+    config = ModelConfig.named("nano", index_n_heads=3)
+    indexer = layer(config).indexer
+    torch.nn.init.normal_(indexer.k_norm.weight), torch.nn.init.normal_(indexer.k_norm.bias)
+    T, r, D = 9, config.qk_rope_head_dim, config.index_head_dim
+    x, compressed = torch.randn(2, T, config.hidden_size), torch.randn(2, T, config.q_lora_rank)
+    angles = torch.arange(T)[:, None] / 1e4 ** (torch.arange(0, r, 2) / r)
+
+    def turned(v):  # (…, D), position on axis 1
+        c, s = angles.cos(), angles.sin()
+        if v.ndim == 4:
+            c, s = c.unsqueeze(1), s.unsqueeze(1)
+        even, odd = v[..., 0:r:2], v[..., 1:r:2]
+        return torch.cat((torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2), v[..., r:]), -1)
+
+    key = x @ indexer.wk.weight.T
+    spread = (key - key.mean(-1, keepdim=True)).pow(2).mean(-1, keepdim=True)
+    key = (key - key.mean(-1, keepdim=True)) / (spread + indexer.k_norm.eps).sqrt()
+    q, k, w = indexer(x, compressed, rope_table(T, r, 1e4))
+    torch.testing.assert_close(q, turned((compressed @ indexer.wq_b.weight.T).view(2, T, 3, D)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(k, turned(key * indexer.k_norm.weight + indexer.k_norm.bias), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(w, x @ indexer.weights_proj.weight.T / 3**0.5 / D**0.5, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("mode", ["sparse", "warmup"])
+def test_the_indexers_graph_is_kept_only_for_a_kl_that_is_differentiated(mode, loss, grad):
+    """Memory of a graph that nobody reads; in the warm-up the KL has one although nothing around it has."""
+    mla, x = layer(), torch.randn(1, 40, CONFIG.hidden_size, requires_grad=True)
+    ctx = ForwardContext(mode, rope_table(40, mla.qk_rope_head_dim, 1e4), indexer_loss=loss, indexer_grad=grad)
+    with torch.set_grad_enabled(mode != "warmup"):
+        q, _ = mla.project(x, ctx)
+        index = mla.index(x, q, ctx)
+        out, kl, _ = mla(x, ctx)
+    assert {t.requires_grad for t in (index.q, index.k, index.w)} == {loss and grad}
+    assert out.requires_grad == (mode != "warmup") and (kl is not None) == loss
+    if loss:
+        assert kl.requires_grad == grad
+    if loss and grad:
+        kl.backward()
+        assert x.grad is None, "the KL moves nothing but the indexer"
+        moved = {n for n, p in mla.named_parameters() if p.grad is not None and bool(p.grad.any())}
+        assert moved == {n for n, _ in mla.named_parameters() if n.startswith("indexer.")}
+
+
+@pytest.mark.parametrize("mode", ["sparse", "warmup"])
+def test_the_kl_is_that_of_the_formula_on_the_layers_own_attention(mode):
+    """KL(p ‖ softmax(I)) query by query: p the mean over heads of the dense attention, in the sparse stage on the
+    chosen keys alone; the mean over queries, or the given weights."""
+    mla, T = layer(ModelConfig.named("nano", index_topk=5)), 24
+    x = torch.randn(1, T, CONFIG.hidden_size)
+    weights = torch.rand(1, T, dtype=torch.float64)
+    for given in (None, weights):
+        rope = rope_table(T, mla.qk_rope_head_dim, 1e4)
+        ctx = ForwardContext(mode, rope, indexer_loss=True, query_weights=None if given is None else given.float())
+        with torch.no_grad():
+            _, kl, _ = mla(x, ctx)
+            q, latent = mla.project(x, ctx)
+            index, keys = mla.index(x, q, ctx), mla.expand(latent)[0]
+            logits = torch.einsum("bthd,bshd->bhts", q.joined, keys)[0].double() / CONFIG.qk_head_dim**0.5
+            scores = torch.einsum("bth,bhts->bts", index.w, torch.einsum("bthd,bsd->bhts", index.q, index.k).relu())
+        total = 0.0
+        for t in range(T):
+            seen = torch.arange(t + 1)
+            if mode == "sparse":
+                order = sorted(range(t + 1), key=lambda s: (-float(scores[0, t, s]), s))
+                seen = torch.tensor(order[:5])
+            p = logits[:, t, seen].softmax(-1).mean(0)
+            log_q = scores[0, t, seen].double().log_softmax(-1)
+            total += float((p * (p.log() - log_q)).sum()) * (1 / T if given is None else float(given[0, t]))
+        assert float(kl) == pytest.approx(total, rel=1e-4)
+
+
+def test_decoding_folds_the_scales_into_the_matrices():
+    """What `AbsorbedLayer` multiplies out, against the layer's own steps: scaled absorbed queries, values through
+    o_proj, and the projections of the input with the indexer's weights scaled."""
+    from minglm.inference.absorbed import AbsorbedLayer
+    from minglm.model.model import Model
+
+    block = Model(CONFIG).layers[1]
+    mla = block.self_attn
+    for p in mla.parameters():
+        torch.nn.init.normal_(p, 0, 0.3)
+    with torch.no_grad():
+        folded = AbsorbedLayer(block)
+        x, compressed = torch.randn(1, 1, CONFIG.hidden_size), torch.randn(1, 1, CONFIG.q_lora_rank)
+        H, nope, L = CONFIG.num_attention_heads, CONFIG.qk_nope_head_dim, CONFIG.kv_lora_rank
+        q = (compressed @ mla.q_b_proj.weight.T).view(H, -1)
+        up = mla.kv_b_proj.weight.view(H, nope + CONFIG.v_head_dim, L)
+        scaled = q / (nope + CONFIG.qk_rope_head_dim) ** 0.5
+        want = torch.stack([torch.cat((scaled[h, :nope] @ up[h, :nope], scaled[h, nope:])) for h in range(H)])
+        torch.testing.assert_close((folded.w_q @ compressed.flatten()).view(H, -1), want, rtol=1e-4, atol=1e-4)
+        attended = torch.randn(H, L)
+        values = torch.cat([up[h, nope:] @ attended[h] for h in range(H)])
+        torch.testing.assert_close(folded.w_out @ attended.flatten(), mla.o_proj.weight @ values, rtol=1e-4, atol=1e-4)
+        ix = mla.indexer
+        parts = [mla.q_a_proj(x), mla.kv_a_proj_with_mqa(x), ix.wk(x)]
+        parts.append(ix.weights_proj(x) / ix.heads**0.5 / ix.width**0.5)
+        torch.testing.assert_close(folded.w_in @ x.flatten(), torch.cat(parts, -1).flatten(), rtol=1e-4, atol=1e-4)

@@ -151,3 +151,42 @@ def test_what_decides_by_rank_stays_in_high_precision(name):
         "mtp.layer.mlp.shared_experts.up_proj.weight",
     ):
         assert spec.scheme(rounded, "experts.weight" in rounded) is not None
+
+
+@pytest.mark.parametrize(("groups", "width"), [(1, 1040), (1, 2080), (2, 2080), (3, 1500), (5, 7)])
+def test_cut_groups_keep_their_own_scale(groups, width):
+    """Scales that differ a thousandfold, groups longer than 2^24 / 127² allows: whole numbers against Python's."""
+    g = torch.Generator().manual_seed(groups * width)
+    codes = torch.randint(-127, 128, (3, groups * width), generator=g, dtype=torch.int8)
+    scale = 10.0 ** torch.linspace(-2, 3, 3 * groups).view(3, groups)
+    x = torch.randn(2, groups * width, generator=g)
+    want = torch.zeros(2, 3, dtype=torch.float64)
+    for n in range(2):
+        step = float(x[n].abs().max()) / 127
+        whole = [round(v / step) for v in x[n].double().tolist()]
+        for o in range(3):
+            for k in range(groups):
+                part = slice(k * width, (k + 1) * width)
+                product = sum(a * b for a, b in zip(whole[part], codes[o, part].tolist(), strict=True))
+                want[n, o] += float(scale[o, k]) * product * step
+    got = int8.grouped_product(x, codes, scale)
+    assert torch.allclose(got.double(), want, rtol=1e-4, atol=1e-6 * float(want.abs().max()))
+
+
+def test_int8_rows_and_tokens_have_a_scale_each():
+    """max|row| / 127 by hand; a row of zeros has scale 1 and stays zero."""
+    w = torch.tensor([[1.0, -2.54, 0.5], [0.0, 0.0, 0.0], [127.0, 63.5, -1.0]])
+    codes, scale = Int8().quantize(w)
+    assert scale.flatten().tolist() == pytest.approx([0.02, 1.0, 1.0])
+    assert codes.tolist() == [[50, -127, 25], [0, 0, 0], [127, 64, -1]]  # 63.5 goes to the even one
+    assert torch.equal(Int8().dequantize(codes, scale), codes.float() * scale)
+
+
+def test_fp8_activations_have_a_scale_for_each_tile_of_a_token():
+    """A tile's largest value comes back exactly whatever stands beside it; the last tile is shorter."""
+    x = torch.tensor([[448.0, 1.0, 3e-4, 2e-4, 7e4], [0.0, 0.0, -1.0, 0.5, 2.0]])
+    got = fp8.round_activations(x, 2)
+    assert got[0, [0, 1, 2, 4]].tolist() == pytest.approx([448.0, 1.0, 3e-4, 7e4], rel=1e-6)
+    assert got[0, 3].item() == pytest.approx(2e-4, rel=2**-4) and got[1].tolist() == [0.0, 0.0, -1.0, 0.5, 2.0]
+    far = fp8.round_activations(x, 5)
+    assert far[0, 3].item() == 0, "negative control: one scale for the whole token loses it"

@@ -38,7 +38,7 @@ TOKENS = torch.randint(0, 512, (2, 40), generator=torch.Generator().manual_seed(
 
 def make(seed=0, **changes):
     torch.manual_seed(seed)
-    model = Model(ModelConfig.named("nano", initializer_range=0.1, **changes)).eval()
+    model = Model(ModelConfig.named("nano", **{"initializer_range": 0.1, **changes})).eval()
     for b in model.buffers():
         b.normal_(0, 0.1)
     return model
@@ -72,6 +72,39 @@ def test_training_and_inference_give_the_same_logits_bit_for_bit(variant, mode):
     with torch.no_grad():
         assert torch.equal(evaluate, packed(TOKENS, mode=mode).logits)
         assert not torch.equal(evaluate, model(TOKENS, mode=mode).logits), "rounding must change something"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Spec("fp8", block=24),
+        Spec("fp8", block=48),
+        Spec("fp8", block=16),
+        Spec("w4a8", group=16),
+        Spec("int4", group=8),
+    ],
+    ids=repr,
+)
+def test_training_rounds_every_matrix_to_the_bits_of_inference(spec):
+    """Blocks of 24 and 48 do not divide an expert's width of 32: gate and up must not share one."""
+    model = make(initializer_range=0.3)
+    packed = pack(copy.deepcopy(model), spec)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    rounded = set()
+    with FakeQuant(model, spec):
+        for name, module in packed.named_modules():
+            if isinstance(module, PackedLinear):
+                names = {"weight": module.weight}
+            elif isinstance(module, PackedExperts):
+                names = {"gate_up_proj": module.gate_up_proj, "down_proj": module.down_proj}
+            else:
+                continue
+            for own, want in names.items():
+                assert torch.equal(model.get_parameter(f"{name}.{own}"), want), name
+                rounded.add(f"{name}.{own}")
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, before[name]) != (name in rounded), name
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
 def test_so_do_the_losses_that_training_reports():

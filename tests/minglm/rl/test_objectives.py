@@ -255,3 +255,64 @@ def test_nothing_counted_is_a_loss_of_zero_that_can_be_differentiated():
         loss, stats = O.OBJECTIVES[name](new, old, mu, A, torch.zeros_like(mask))
         loss.backward()
         assert float(loss) == 0 and stats["tokens"] == 0 and not bool(new.grad.any())
+
+
+# ---------------------------------------------------------------------- averages and figures by hand
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sequences_that_count_nothing_are_no_part_of_the_average(name):
+    """Two tokens in the first sequence, none in the second, one in the third: fresh data, so that each is -A·1, or
+    -A·log π for the double-sided mask."""
+    logp = torch.tensor([[-1.0, -2.0], [-9.0, -9.0], [-0.5, -9.0]], dtype=torch.float64)
+    A = torch.tensor([3.0, 100.0, -5.0], dtype=torch.float64)
+    mask = torch.tensor([[1, 1], [0, 0], [1, 0]])
+    values = [[3.0, 3.0], [-5.0]] if name != "double_sided_mask" else [[-3.0, -6.0], [2.5]]
+    by_token = -sum(map(sum, values)) / 3
+    by_sequence = -sum(sum(v) / len(v) for v in values) / 2
+    for average, want, count in (("token", by_token, 3), ("sequence", by_sequence, 2)):
+        loss, _ = O.OBJECTIVES[name](logp, logp, logp, A, mask, clip=O.Clip(average=average))
+        assert float(loss) == pytest.approx(want, rel=1e-12)
+        assert O.counted(mask.bool(), average) == count
+
+
+def test_figures_of_the_log_by_hand():
+    """Ratios of the update 1.5, 0.5 and 1; of the data 0.5, 4 and 1. A counted-out token is far from all of them."""
+    mu = torch.tensor([[-2.0, -2.0, -2.0, 5.0]], dtype=torch.float64)
+    old = mu + torch.tensor([[0.5, 4.0, 1.0, 1e6]], dtype=torch.float64).log()
+    new = old + torch.tensor([[1.5, 0.5, 1.0, 1e6]], dtype=torch.float64).log()
+    mask, stale = torch.tensor([[1, 1, 1, 0]]), torch.tensor([[1, 0, 0, 1]])
+    A = torch.tensor([[1.0, 1.0, -1.0, 1.0]], dtype=torch.float64)
+    clip = O.Clip(low=0.2, high=0.28, tis_low=0.6, tis_high=2.0)
+    _, stats = O.tis(new, old, mu, A, mask, clip=clip, stale=stale)
+    assert stats == pytest.approx(
+        dict(
+            tokens=3,
+            ratio_mean=1.0,
+            ratio_max=1.5,
+            clip_frac=1 / 3,  # 1.5 with a positive advantage; 0.5 is clipped for a negative one alone
+            weight_mean=(0.6 + 2.0 + 1.0) / 3,
+            mask_frac=2 / 3,
+            ppo_kl=-(math.log(1.5) + math.log(0.5)) / 3,
+            mismatch_kl=((0.5 - 1 - math.log(0.5)) + (4 - 1 - math.log(4))) / 3,
+            mismatch_max=math.log(4),
+            stale_share=1 / 3,
+        )
+    )
+    _, stats = O.tis(new, old, mu, -A, mask, clip=clip, stale=stale)
+    assert stats["clip_frac"] == pytest.approx(1 / 3), "0.5 with a negative advantage, and 1.5 not"
+    _, stats = O.icepop(new, old, mu, A, mask, clip=O.Clip(beta=2.5))
+    assert stats["weight_mean"] == pytest.approx(1.5 / 3) and stats["mask_frac"] == pytest.approx(1 / 3)
+
+
+def test_mismatch_kl_estimates_kl_of_behaviour_from_the_trainer():
+    """Expected over every token of a 5-way μ it is Σ μ·log(μ/π_old) exactly, and not the other direction."""
+    g = torch.Generator().manual_seed(4)
+    mu, old = (torch.randn(5, generator=g, dtype=torch.float64).log_softmax(-1) for _ in range(2))
+    one = torch.ones(1, 1)
+    expected = sum(
+        float(mu[k].exp()) * O.grpo(*(t[k].view(1, 1) for t in (old, old, mu)), one[0], one)[1]["mismatch_kl"]
+        for k in range(5)
+    )
+    assert expected == pytest.approx(float((mu.exp() * (mu - old)).sum()), rel=1e-9)
+    assert abs(float((old.exp() * (old - mu)).sum()) - expected) > 0.01, "negative control: the directions differ"

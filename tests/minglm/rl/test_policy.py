@@ -145,3 +145,46 @@ def test_passes_hold_every_row_once_and_keep_the_limit(lengths, limit):
     parts = micro_batches(lengths, limit)
     assert sorted(n for part in parts for n in part) == sorted(lengths)
     assert all(len(part) * max(part) <= limit or len(part) == 1 for part in parts)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_weights_go_out_after_every_k_th_update(mode):
+    policy = Policy(mode, weight_sync_interval=3)
+    after = [n for n in range(1, 13) if policy.syncs_weights_after(n)]
+    assert after == ([3, 6, 9, 12] if mode == "glm5" else list(range(1, 13)))
+
+
+def test_what_is_too_stale_by_hand():
+    policy = Policy("glm5", filter_staleness_above=2)
+    assert [policy.too_stale(5, oldest) for oldest in (5, 4, 3, 2, 0)] == [False, False, False, True, True]
+    assert not Policy("glm5").too_stale(50, 0) and not Policy("async", filter_staleness_above=0).too_stale(50, 0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "want"),
+    [
+        (Policy("sync", 4), Status(), 4),
+        (Policy("sync", 4), Status(running=3), 4),  # a filter dropped one: a round more
+        (Policy("sync", 4), Status(running=3, finished=1), 0),
+        (Policy("one_step_off", 4), Status(finished=3), 4),
+        (Policy("april", 4, over_sampling=6), Status(running=1, finished=2), 6),
+        (Policy("april", 4, over_sampling=6), Status(running=4), 0),
+        (Policy("async", 4, max_staleness=1), Status(), 8),  # (1 + 0 + 1)·4
+        (Policy("async", 4, max_staleness=0.5), Status(version=2, accepted=8, running=1), 5),  # (0.5 + 2 + 1)·4 − 9
+        (Policy("async", 3, max_staleness=0.5), Status(), 4),  # 4.5, rounded down
+        (Policy("glm5", 4), Status(running=3, finished=2), 3),
+        (Policy("glm5", 4, max_concurrent=4), Status(running=3), 1),
+        (Policy("glm5", 4, max_concurrent=2), Status(running=3), 0),
+    ],
+)
+def test_how_many_groups_may_start_by_hand(policy, status, want):
+    assert policy.groups_to_submit(status) == want
+    assert not policy.batch_is_ready(Status(finished=policy.prompts_per_batch - 1))
+    assert policy.batch_is_ready(Status(finished=policy.prompts_per_batch))
+
+
+def test_partial_groups_come_back_in_the_order_they_went():
+    buffer = PartialBuffer()
+    buffer.put_back("ab")
+    buffer.put_back("c")
+    assert buffer.take(2) == ["a", "b"] and len(buffer) == 1 and buffer.take(5) == ["c"] and not buffer.take(1)

@@ -1,6 +1,8 @@
 """Checkpoints: complete or absent, damage noticed file by file, the last two kept."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,3 +94,28 @@ def test_config_beside_the_weights_is_hugging_face_readable(tmp_path):
 
 def test_nothing_is_pickled(tmp_path):
     assert {p.suffix for p in write(tmp_path, 1).iterdir()} == {".json", ".safetensors"}
+
+
+def test_everything_is_on_the_disk_before_the_folder_gets_its_name(tmp_path, monkeypatch):
+    """fsync of every file in it and of the folder itself, then the rename, then fsync of the folder above: in any other
+    order a power cut can leave a checkpoint that looks whole and is not."""
+    log, sync, replace = [], os.fsync, os.replace
+
+    def recorded_sync(handle):
+        log.append(("sync", os.fstat(handle).st_ino, os.fstat(handle).st_size))
+        sync(handle)
+
+    def recorded_replace(source, target):
+        inside = {p.stat().st_ino: p.stat().st_size for p in Path(source).iterdir()} if Path(source).is_dir() else None
+        log.append(("rename", Path(source).stat().st_ino, inside, Path(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_sync), monkeypatch.setattr(os, "replace", recorded_replace)
+    folder = write(tmp_path, 3)
+    at = next(i for i, entry in enumerate(log) if entry[0] == "rename" and entry[3] == folder)
+    _, itself, inside, _ = log[at]
+    before = {entry[1]: entry[2] for entry in log[:at] if entry[0] == "sync"}
+    assert len(inside) == len(list(folder.iterdir())) >= 3
+    assert inside.items() <= before.items(), "every file, at its full length"
+    assert itself in before, "and the folder, whose entries are their names"
+    assert folder.parent.stat().st_ino in {entry[1] for entry in log[at:] if entry[0] == "sync"}

@@ -184,3 +184,73 @@ def test_schedule():
     assert values[0] == pytest.approx(0.1) and values[9] == values[10] == pytest.approx(1.0)
     assert all(a >= b for a, b in pairwise(values[10:])) and 0.1 <= values[-1] < 0.11
     assert {cosine_with_warmup(s, 50, 0, 1.0) for s in range(50)} == {1.0}
+
+
+def reference_muon(p, grads, scales, lr, decay, momentum=0.95):
+    """Muon as K. Jordan writes it, in float64: momentum, Nesterov's look ahead, five steps, decoupled decay."""
+    p, buffer = p.double().clone(), torch.zeros_like(p, dtype=torch.float64)
+    for g, scale in zip((g.double() for g in grads), scales, strict=True):
+        buffer = momentum * buffer + (1 - momentum) * g
+        x = momentum * buffer + (1 - momentum) * g
+        x = x / (x.pow(2).sum().sqrt() + 1e-7)
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        p = p * (1 - lr * scale * decay) - lr * scale * 0.2 * math.sqrt(max(p.shape)) * x
+    return p
+
+
+def test_muon_over_several_steps_is_the_published_rule():
+    """Unlike one step, several tell Nesterov from plain momentum, and a schedule tells where the rate is used."""
+    torch.manual_seed(8)
+    start, scales = torch.randn(6, 10, dtype=torch.float64), (0.25, 1.0, 0.5, 0.75)
+    grads = [torch.randn(6, 10, dtype=torch.float64) for _ in scales]
+    p = torch.nn.Parameter(start.clone())
+    optimizer = MuonAdamW([("layers.0.self_attn.o_proj.weight", p)], CONFIG, lr=0.05, adam_lr=9.0, weight_decay=0.3)
+    for g, scale in zip(grads, scales, strict=True):
+        p.grad = g.clone()
+        optimizer.step(scale)
+    torch.testing.assert_close(p.detach(), reference_muon(start, grads, scales, 0.05, 0.3), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-9])
+def test_adamw_decays_matrices_and_embeddings_and_no_vector(size):
+    """Gradients as small as eps show where eps stands."""
+    torch.manual_seed(9)
+    names = {"embed_tokens.weight": (5, 4), "layers.0.input_layernorm.weight": (4,), "indexer.k_norm.bias": (4,)}
+    start = {n: torch.randn(s, dtype=torch.float64) for n, s in names.items()}
+    ours, theirs = ({n: torch.nn.Parameter(t.clone()) for n, t in start.items()} for _ in range(2))
+    a = MuonAdamW(ours.items(), CONFIG, lr=7.0, adam_lr=0.02, weight_decay=0.4)
+    assert not a.muon
+    groups = [{"params": [p], "weight_decay": 0.4 * (p.ndim > 1)} for p in theirs.values()]
+    b = torch.optim.AdamW(groups, lr=0.02, betas=(0.9, 0.95), eps=1e-8)
+    for scale in (0.5, 1.0, 0.25, 0.75):
+        for n in names:
+            ours[n].grad = size * torch.randn(names[n], dtype=torch.float64)
+            theirs[n].grad = ours[n].grad.clone()
+        for group in b.param_groups:
+            group["lr"] = 0.02 * scale
+        a.step(scale), b.step()
+    for n in names:
+        torch.testing.assert_close(ours[n], theirs[n], rtol=1e-12, atol=1e-12, msg=n)
+
+
+def test_clipping_is_by_the_joint_norm_and_leaves_small_gradients_alone():
+    p, q = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(2, 1))
+    optimizer = MuonAdamW([("a.norm.weight", p), ("layers.0.self_attn.o_proj.weight", q)], CONFIG)
+    for size, limit in ((1.0, 2.5), (1e-3, 1.0), (1.0, 13.01)):  # 3, 4 and 12 by hand: norm 13
+        p.grad, q.grad = torch.tensor([3.0 * size]), torch.tensor([[4.0 * size], [12.0 * size]])
+        before = [p.grad.clone(), q.grad.clone()]
+        assert float(optimizer.clip_grad_norm(limit)) == pytest.approx(13 * size)
+        after = limit / 13 if 13 * size > limit else 1.0
+        if after == 1.0:
+            assert torch.equal(p.grad, before[0]) and torch.equal(q.grad, before[1])
+        assert p.grad.tolist() == pytest.approx([3 * size * after], rel=1e-5)
+        assert q.grad.flatten().tolist() == pytest.approx([4 * size * after, 12 * size * after], rel=1e-5)
+
+
+def test_schedule_by_hand():
+    """Warm-up of 4 to the full rate, then a half cosine over the 8 left to a fifth: its middle is 0.6."""
+    got = [cosine_with_warmup(s, 12, 4, 0.2) for s in (0, 1, 3, 4, 8, 12, 30)]
+    assert got == pytest.approx([0.25, 0.5, 1.0, 1.0, 0.6, 0.2, 0.2])
+    assert cosine_with_warmup(6, 12, 4, 0.2) == pytest.approx(0.2 + 0.8 * (1 + math.sqrt(0.5)) / 2)

@@ -4,6 +4,7 @@ In fp64, where only a mistake can make a difference. Several processes: tests/mi
 """
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +13,12 @@ torch = pytest.importorskip("torch")
 
 from minglm.config import ModelConfig  # noqa: E402
 from minglm.data import chat  # noqa: E402
-from minglm.data.shards import IGNORE  # noqa: E402
+from minglm.data.shards import IGNORE, Batch  # noqa: E402
 from minglm.model.counts import StepCounts, counted_queries  # noqa: E402
 from minglm.model.model import Model  # noqa: E402
+from minglm.quant.formats import Spec  # noqa: E402
+from minglm.quant.int4 import Int4  # noqa: E402
+from minglm.quant.qat import FakeQuant  # noqa: E402
 from minglm.rl.config import Settings  # noqa: E402
 from minglm.rl.objectives import OBJECTIVES  # noqa: E402
 from minglm.rl.trainer import Row, Trainer  # noqa: E402
@@ -183,3 +187,124 @@ def test_micro_batches_of_a_reinforcement_step(name, average):
         grad, theirs = step(micro_tokens)
         assert differs(grad, whole) < 1e-5
         assert theirs == pytest.approx(stats, rel=1e-6, abs=1e-9)  # log-probabilities are fp32
+
+
+# ---------------------------------------------------------------------- what a step does with its recipe
+
+
+def test_each_part_of_the_loss_has_its_own_weight():
+    """Parts of 1, 10, 100 and 1000: every digit of the sum is one weight."""
+    out = SimpleNamespace(
+        lm_loss=torch.tensor(1.0),
+        mtp_loss=torch.tensor(10.0),
+        balance_loss=torch.tensor(100.0),
+        indexer_kl=torch.tensor(1000.0),
+    )
+    asked = []
+
+    def loss(first_lesson=0, **recipe):
+        weights = {"mtp_weight": 2.0, "balance_weight": 3.0, "indexer_weight": 5.0, "mode": "sparse", **recipe}
+        run = SimpleNamespace(
+            recipe=SimpleNamespace(**weights, first_lesson=first_lesson, pairs_words_at=lambda step: None),
+            device="cpu",
+            step=4,
+            forward=lambda *tensors, **how: asked.append((how["mode"], how["mtp"])) or out,
+        )
+        return float(TrainingRun.loss(run, (torch.zeros(1),) * 3, None)[0])
+
+    assert loss() == 5321
+    assert loss(mtp_weight=0.0) == 5301 and loss(balance_weight=0.0) == 5021 and loss(indexer_weight=0.0) == 321
+    assert loss(mode="warmup") == 5000, "the warm-up learns from the indexer's loss alone"
+    loss(mode="dense", first_lesson=5)
+    assert asked == [(m, x) for m, x in zip(["sparse"] * 4 + ["warmup", "dense"], [1, 0, 1, 1, 0, 0], strict=True)]
+    out.indexer_kl = None
+    assert loss() == 321
+
+
+@pytest.mark.parametrize("mode", ["dense", "warmup", "sparse"])
+def test_validation_is_the_mean_over_tokens_of_the_forward_that_a_user_runs(mode):
+    """Against the logits: summed in fp64 token by token, over batches that hold unlike numbers of targets."""
+    torch.manual_seed(0)
+    model = Model(ModelConfig.named("nano", num_hidden_layers=2, initializer_range=0.3))
+    start = torch.zeros(2, 48, dtype=torch.int64)
+    start[:, 30:] = 30
+    batches = []
+    for targets_left in (48, 7):
+        tokens, targets = torch.randint(0, 512, (2, 48)), torch.randint(0, 512, (2, 48))
+        targets[:, targets_left:] = IGNORE
+        batches.append((tokens, targets, start))
+    run = SimpleNamespace(
+        recipe=SimpleNamespace(mode=mode, val_batches=2),
+        model=model,
+        device="cpu",
+        validation=SimpleNamespace(batch=batches.__getitem__),
+    )
+    wants = {}
+    for how in ("dense", "sparse"):
+        nats = []
+        for tokens, targets, doc_start in batches:
+            with torch.no_grad():
+                logp = model(tokens, mode=how, doc_start=doc_start).logits.double().log_softmax(-1)
+            rows, places = (targets != IGNORE).nonzero(as_tuple=True)
+            nats += [-float(logp[b, t, targets[b, t]]) for b, t in zip(rows, places, strict=True)]
+        wants[how] = sum(nats) / len(nats)
+    assert wants["dense"] != pytest.approx(wants["sparse"], rel=1e-4), "negative control: the mode must matter"
+    got = TrainingRun.validate(run)
+    assert got == pytest.approx(wants["dense" if mode == "dense" else "sparse"], rel=1e-6)
+
+
+def test_a_step_has_the_rate_of_its_number_and_rounds_where_it_should(texts):
+    """Rates of steps far apart by the closed form; forward and validation see rounded weights, the update masters."""
+    recipe = Recipe(
+        stage="pretrain",
+        model="nano",
+        model_changes={"num_hidden_layers": 1, "first_k_dense_replace": 1, "num_nextn_predict_layers": 0},
+        corpus=f"folder:{texts / 'text'}",
+        seq_len=32,
+        batch_size=1,
+        steps=40,
+        warmup_steps=4,
+        lr=0.01,
+        final_lr_fraction=0.1,
+        val_every=1,
+        qat="int4",
+        qat_group=16,
+    )
+    run = object.__new__(TrainingRun)
+    run.recipe, run.dir, run.config, run.device = recipe, texts / "rate", recipe.config(), torch.device("cpu")
+    run.peak, run.resumes, run.validation = 1.0, False, object()
+    run.loader = SimpleNamespace(
+        batch=lambda i: asked.append(i) or (Batch(*(torch.randint(0, 99, (1, 32)),) * 2, zero))
+    )
+    zero, asked, seen = torch.zeros(1, 32, dtype=torch.int64), [], {}
+    torch.manual_seed(0)
+    run.model = Model(run.config)
+    run.named = run._learning()
+    matrix = run.model.layers[0].mlp.up_proj.weight
+    rounded = Int4(16).fake_quantize(matrix.detach())
+
+    def look(name, value):
+        seen[name] = matrix.detach().clone()
+        return value
+
+    forward = run.model.forward
+    run.forward = lambda *tensors, **how: look("forward", forward(*tensors, **how))
+    run.validate = lambda: look("validation", 1.5)
+    scales = []
+    run.optimizer = SimpleNamespace(
+        zero_grad=run.model.zero_grad,
+        clip_grad_norm=lambda limit: 1.0,
+        step=lambda scale: look("update", scales.append(scale)),
+    )
+    run.rounding = FakeQuant(run.model, Spec("int4", 16))
+    master = matrix.detach().clone()
+    assert not torch.equal(master, rounded)
+    for step in (0, 3, 4, 11, 22, 39):
+        run.step = step
+        row, _ = run.one_step()
+        want = (step + 1) / 4 if step < 4 else 0.1 + 0.9 * (1 + math.cos(math.pi * (step - 4) / 36)) / 2
+        assert row["lr"] == pytest.approx(0.01 * want) and scales[-1] == pytest.approx(want)
+        assert row["step"] == step + 1 and row["tokens"] == 32 * (step + 1) and row["val_loss"] == 1.5
+        assert torch.equal(seen["forward"], rounded) and torch.equal(seen["validation"], rounded)
+        assert torch.equal(seen["update"], master) and torch.equal(matrix.detach(), master)
+    assert asked == [0, 3, 4, 11, 22, 39], "the batch of a step is that of its number"

@@ -33,7 +33,8 @@ check("03.index_scores", index_scores)
 # `scores.topk(k, -1)` gives `.values` and `.indices`; `tensor.sort(-1).values` sorts rows.
 # %%
 def choose_keys(scores, k):
-    """scores: tensor (T, T), k: int -> tensor (T, k) of int64, rows sorted, -1 for empty places"""
+    """scores: tensor (T, T), k: int -> tensor (T, k) of int64, rows sorted, -1 for
+    empty places"""
     ### BEGIN SOLUTION
     future = torch.ones_like(scores).triu(1).bool()
     best = scores.masked_fill(future, -torch.inf).topk(k, -1)
@@ -60,7 +61,8 @@ check("03.captured", captured)
 # `p` (T, S) is the attention, the teacher; `scores` (T, S) are the indexer's. Give KL(*p* ‖ softmax(scores)): for each query the sum over keys of *p* · (log *p* − log softmax), averaged over queries. Use `log_softmax`. Where *p* is 0 the term is 0: `torch.xlogy(p, p)` is *p* · log *p* with 0 there.
 # %%
 def indexer_kl(p, scores):
-    """p (T, S), scores (T, S) -> the loss, one number; 0 when softmax(scores) equals p"""
+    """p (T, S), scores (T, S) -> the loss, one number;
+    0 when softmax(scores) equals p"""
     ### BEGIN SOLUTION
     return (torch.xlogy(p, p) - p * scores.log_softmax(-1)).sum(-1).mean()
     ### END SOLUTION

@@ -63,12 +63,17 @@ check("10.win_probability", win_probability)
 # then divide all by their sum. games(i, j) is wins[i][j] + wins[j][i].
 # %%
 def bradley_terry_step(strength, wins):
-    """strength a list of numbers, wins a list of lists, for any number of players -> list of strengths that add up to 1"""
+    """strength a list of numbers, wins a list of lists, for any number of players ->
+    list of strengths that add up to 1"""
     ### BEGIN SOLUTION
     players = range(len(strength))
     new = []
     for i in players:
-        weight = sum((wins[i][j] + wins[j][i]) / (strength[i] + strength[j]) for j in players if j != i)
+        weight = sum(
+            (wins[i][j] + wins[j][i]) / (strength[i] + strength[j])
+            for j in players
+            if j != i
+        )
         new.append(sum(wins[i]) / weight)
     return [v / sum(new) for v in new]
     ### END SOLUTION

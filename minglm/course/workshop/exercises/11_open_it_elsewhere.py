@@ -16,7 +16,8 @@ from minglm.course.workshop import check
 # In memory all experts lie in one tensor `gate_up` (E, 2·I, C): for each expert first the I rows of the gate projection, then the I rows of the up projection. On disk they are apart. Give the two matrices of expert `e`, each (I, C), as a pair (gate, up).
 # %%
 def take_apart(gate_up, e):
-    """gate_up a tensor (E, 2I, C), e a number -> a pair of tensors: gate (I, C), up (I, C)"""
+    """gate_up a tensor (E, 2I, C), e a number -> a pair of tensors: gate (I, C), up
+    (I, C)"""
     ### BEGIN SOLUTION
     gate, up = gate_up[e].chunk(2)
     return gate, up

@@ -46,6 +46,8 @@ check("12.advantages", advantages)
 #
 # > − Σ advantage · log *p*, over all tokens where `mask` is True, divided by the **number of these tokens**, in all answers together.
 #
+# This is the average of DAPO (arXiv 2503.14476): every token counts the same. GRPO's paper (arXiv 2402.03300) averages each answer over its own tokens first and then the answers; that is no mistake, but a token of a long answer counts less there. We ask for DAPO's.
+#
 # What `logp` holds where the mask is False means nothing: it may even be −∞.
 # %%
 def policy_loss(logp, advantage, mask):

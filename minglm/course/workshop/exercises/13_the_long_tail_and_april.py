@@ -30,7 +30,8 @@ check("13.waiting_share", waiting_share)
 # - `rest`: what each of the others still lacks, in the order of their indices. Nothing that was written is thrown away.
 # %%
 def april_round(todo, target):
-    """list of ints, int -> (int, list, list); ([9, 2, 5, 1], 2) -> (2, [1, 3], [7, 3])"""
+    """list of ints, int -> (int, list, list);
+    ([9, 2, 5, 1], 2) -> (2, [1, 3], [7, 3])"""
     ### BEGIN SOLUTION
     steps = sorted(todo)[target - 1]
     done = [i for i, n in enumerate(todo) if n <= steps]

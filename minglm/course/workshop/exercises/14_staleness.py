@@ -18,7 +18,8 @@ from minglm.course.workshop import check
 # A group is the answers to one problem. The trainer has made `version` updates; each uses `batch` groups. So far `started` groups have been started in all. A group may start only if it will be trained on at most `max_staleness` versions after the present one. Groups are trained on in the order of their start. So the first `(max_staleness + version + 1) * batch` groups may have started. How many new ones may start now? At least 0.
 # %%
 def may_start(version, batch, max_staleness, started):
-    """four ints -> an int; (version=0, batch=8, max_staleness=0, started=0) -> 8;  with max_staleness=1 -> 16"""
+    """four ints -> an int; (version=0, batch=8, max_staleness=0, started=0) -> 8;
+    with max_staleness=1 -> 16"""
     ### BEGIN SOLUTION
     return max(0, (max_staleness + version + 1) * batch - started)
     ### END SOLUTION
@@ -42,7 +43,8 @@ check("14.importance", importance)
 # One token with a weight of 50 counts as much as fifty others. `weight` is a float tensor of any shape. Truncated importance sampling (TIS) limits the weight: above `high` it is `high`. Small weights stay.
 # %%
 def truncated(weight, high):
-    """tensor, float -> tensor of the same shape; (torch.tensor([0.1, 1.5, 50.0]), high=2.0) -> [0.1, 1.5, 2.0]"""
+    """tensor, float -> tensor of the same shape;
+    (torch.tensor([0.1, 1.5, 50.0]), high=2.0) -> [0.1, 1.5, 2.0]"""
     ### BEGIN SOLUTION
     return weight.clamp(max=high)
     ### END SOLUTION
@@ -54,7 +56,8 @@ check("14.truncated", truncated)
 # IcePop, in GLM-5's report, does not trust a token whose weight is far from 1, large or small: the weight stays as it is from 1/β to β, both included, and is **0** outside. β is `beta`, and greater than 1; `weight` is a float tensor of any shape.
 # %%
 def icepop(weight, beta):
-    """tensor, float -> tensor of the same shape; (torch.tensor([0.1, 1.5, 50.0]), beta=2.0) -> [0.0, 1.5, 0.0]"""
+    """tensor, float -> tensor of the same shape;
+    (torch.tensor([0.1, 1.5, 50.0]), beta=2.0) -> [0.0, 1.5, 0.0]"""
     ### BEGIN SOLUTION
     inside = (weight >= 1 / beta) & (weight <= beta)
     return torch.where(inside, weight, 0.0)

@@ -31,7 +31,8 @@ check("15.hallucination_rate", hallucination_rate)
 # `answers` is a list of `(grade, confidence)`; a grade is `"correct"`, `"partial"` or `"incorrect"`. An answer whose confidence is **below** the threshold is withheld: it counts as abstained. Give the index, 100 · (correct − incorrect) / all answers, withheld ones too.
 # %%
 def index_with_threshold(answers, threshold):
-    """list of pairs, float -> a number; ([("correct", 0.9), ("incorrect", 0.4)], 0.5) -> 50.0"""
+    """list of pairs, float -> a number;
+    ([("correct", 0.9), ("incorrect", 0.4)], 0.5) -> 50.0"""
     ### BEGIN SOLUTION
     said = [grade for grade, confidence in answers if confidence >= threshold]
     return 100 * (said.count("correct") - said.count("incorrect")) / len(answers)

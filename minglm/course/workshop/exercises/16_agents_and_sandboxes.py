@@ -29,7 +29,8 @@ check("16.counted", counted)
 # A program was run on tests. `results` is a list of `(call, got, expected, shown)`. Give the text of the first test that is **shown** and went wrong, as `"f(1) gave 6, not 5"`. `got` and `expected` may be any values, None too; write them with `!r`, as in `f"{got!r}"`, so that the text `'5'` and the number `5` look different. If every shown test is right, give `""`: what a hidden test holds is never told.
 # %%
 def observation(results):
-    """list of (str, any, any, bool) -> a string; [("f(1)", 6, 5, True)] -> "f(1) gave 6, not 5" """
+    """list of (str, any, any, bool) -> a string;
+    [("f(1)", 6, 5, True)] -> "f(1) gave 6, not 5" """
     ### BEGIN SOLUTION
     for call, got, expected, shown in results:
         if shown and got != expected:

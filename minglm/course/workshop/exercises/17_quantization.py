@@ -18,7 +18,8 @@ from minglm.course.workshop import check
 # `weight.view(-1, group)` makes each group a row; `.abs().amax(1, keepdim=True)` gives the largest of each; `.view(-1)` at the end makes it 1-D again.
 # %%
 def round_int4(weight, group):
-    """weight: tensor (n,), group: int -> tensor (n,); [7.0, 1.2, 0.0, 0.0] and 2 -> [7.0, 1.0, 0.0, 0.0]"""
+    """weight: tensor (n,), group: int -> tensor (n,);
+    [7.0, 1.2, 0.0, 0.0] and 2 -> [7.0, 1.0, 0.0, 0.0]"""
     ### BEGIN SOLUTION
     groups = weight.view(-1, group)
     scale = groups.abs().amax(1, keepdim=True) / 7
@@ -33,7 +34,8 @@ check("17.round_int4", round_int4)
 # `codes` is a list of whole numbers from −7 to 7, an even number of them. Add 8 to each, so that it lies between 1 and 15, and put two neighbours into one byte: the first into the **low** four bits, the second into the high four. Give the bytes as a list of whole numbers. (`x << 4` moves x four bits up; `|` joins.)
 # %%
 def pack(codes):
-    """list of n ints -> list of n/2 ints; [-7, 7] -> [241], as 7 + 8 = 15 is high, -7 + 8 = 1 is low: 15 * 16 + 1"""
+    """list of n ints -> list of n/2 ints;
+    [-7, 7] -> [241], as 7 + 8 = 15 is high, -7 + 8 = 1 is low: 15 * 16 + 1"""
     ### BEGIN SOLUTION
     out = []
     for low, high in zip(codes[0::2], codes[1::2]):

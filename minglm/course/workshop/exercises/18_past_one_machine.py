@@ -16,7 +16,8 @@ from minglm.course.workshop import check
 # `chosen[i]` is the list of experts of token i. There are `experts` experts and `ep` processes; each owns `experts / ep`, a whole number. Give how many rows go to each process, a list of `ep` numbers (a row that stays at home counts too).
 # %%
 def rows_to_send(chosen, experts, ep):
-    """list of lists of ints, two ints -> list of ep ints; ([[0, 5], [1, 2]], 8, 2) -> [3, 1]"""
+    """list of lists of ints, two ints -> list of ep ints;
+    ([[0, 5], [1, 2]], 8, 2) -> [3, 1]"""
     ### BEGIN SOLUTION
     out = [0] * ep
     for token in chosen:

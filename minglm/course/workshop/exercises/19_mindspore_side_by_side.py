@@ -20,7 +20,8 @@ from minglm.course.workshop import check
 # `chosen` and `gates` are tensors of shape (N, K): the experts of each token, in no particular order, and their gates. Give a tensor (N, E): the gate in the column of its expert, zero elsewhere. `torch.zeros(N, E).scatter(1, columns, values)` writes values into columns, row by row; N is `chosen.shape[0]`.
 # %%
 def dense_gates(chosen, gates, E):
-    """chosen (N, K) int64, gates (N, K), E: int -> (N, E); [[2, 0]], [[0.7, 0.3]] and 4 -> [[0.3, 0.0, 0.7, 0.0]]"""
+    """chosen (N, K) int64, gates (N, K), E: int -> (N, E);
+    [[2, 0]], [[0.7, 0.3]] and 4 -> [[0.3, 0.0, 0.7, 0.0]]"""
     ### BEGIN SOLUTION
     return torch.zeros(len(chosen), E).scatter(1, chosen, gates)
     ### END SOLUTION
@@ -56,7 +57,8 @@ check("19.round_to_bits", round_to_bits)
 # `got` and `want` are tensors. They agree if they have the same shape and **every** element of `got` is within `absolute + relative · |want|` of its partner. A relative bound alone cannot be met at zero, an absolute one alone says nothing about small numbers. A NaN agrees with nothing, not even with another NaN. Give `True` or `False`.
 # %%
 def agree(got, want, relative=1e-3, absolute=1e-5):
-    """two tensors, two floats -> bool; [1.0, 2.0], [1.0005, 2.0] -> True; [1.0, 2.0], [1.0, 2.1] -> False"""
+    """two tensors, two floats -> bool; [1.0, 2.0], [1.0005, 2.0] -> True;
+    [1.0, 2.0], [1.0, 2.1] -> False"""
     ### BEGIN SOLUTION
     if got.shape != want.shape:
         return False

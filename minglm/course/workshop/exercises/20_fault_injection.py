@@ -18,7 +18,8 @@ from minglm.course.workshop import check
 # Give the step of the newest checkpoint that is committed and has every promised file with exactly the promised bytes (further files do no harm); 0 if there is none, which means: begin again. (The project compares hashes: a file of the right size may still hold wrong bytes.)
 # %%
 def resume_from(entries):
-    """[("step_8", {"model": 100}, {"model": 100}), ("step_12", {"model": 100}, {"model": 60})] -> 8"""
+    """[("step_8", {"model": 100}, {"model": 100}), ("step_12", {"model": 100},
+    {"model": 60})] -> 8"""
     ### BEGIN SOLUTION
     best = 0
     for name, promised, found in entries:

@@ -37,7 +37,8 @@ check("21.percentile", percentile)
 # Give, for each who enters, how many pages it takes; in order.
 # %%
 def admit(queue, free, page):
-    """list of pairs of ints, two ints -> list of ints; ([(100, 28), (10, 10)], 5, 64) -> [2, 1]"""
+    """list of pairs of ints, two ints -> list of ints;
+    ([(100, 28), (10, 10)], 5, 64) -> [2, 1]"""
     ### BEGIN SOLUTION
     out = []
     for prompt, new in queue:
@@ -58,7 +59,9 @@ check("21.admit", admit)
 # `answers` is a list of `(first, last, tokens)`: seconds from the question to the first and to the last token, and how many tokens there were (a single token has no further ones, so it keeps the second promise). All this happened in `seconds` seconds. Give the tokens per second of answers that kept both.
 # %%
 def goodput(answers, ttft, tpot, seconds):
-    """list of triples, three floats -> a number; ([(0.5, 10.5, 101), (3.0, 4.0, 50)], 1.0, 0.2, 20.0) -> 5.05: the second one began too late"""
+    """list of triples, three floats -> a number;
+    ([(0.5, 10.5, 101), (3.0, 4.0, 50)], 1.0, 0.2, 20.0) -> 5.05:
+    the second one began too late"""
     ### BEGIN SOLUTION
     kept = 0
     for first, last, tokens in answers:
