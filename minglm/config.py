@@ -350,8 +350,9 @@ class ModelConfig:
         """Forward FLOPs for one token of a causal sequence of `seq` tokens, averaged over its positions.
 
         A multiply-add counts as 2. `linear` is every matmul with a weight; `attention` is scores and values over the
-        keys that a query reads (all visible ones, or at most index_topk when `sparse`); `indexer` scores every visible
-        key.
+        keys that a query reads (all visible ones, or at most index_topk when `sparse`), at the widths of single heads:
+        model FLOPs. Gathered keys are read absorbed, which takes (2·kv_lora_rank + qk_rope_head_dim) / (qk_head_dim +
+        v_head_dim) times that, 2.1 for GLM-5. `indexer` scores every visible key.
         """
         if seq < 1:
             raise InputError(f"seq={seq}: a sequence has at least one token; give seq of 1 or more")

@@ -44,8 +44,14 @@ class Problem:
     form: str = "plain"
 
     def is_right(self, answer: str) -> bool:
-        """The whole sentence, name and code."""
-        return answer.strip() == self.expected
+        """The whole sentence, name and code; several codes in any order."""
+        return self._unordered(answer.strip()) == self._unordered(self.expected)
+
+    def _unordered(self, sentence: str) -> str | tuple[str, list[str]]:
+        start = self.sentence.format(name=self.name, code="").removesuffix(".")
+        if self.form != "several" or not sentence.startswith(start) or not sentence.endswith("."):
+            return sentence
+        return start, sorted(sentence.removeprefix(start).removesuffix(".").split(" and "))
 
     def by_rule(self, rule: str, rng: random.Random) -> str:
         """What a rule of `RULES` says, which reads no question; '' where the passage has no fact."""

@@ -24,6 +24,7 @@ from minglm.errors import InputError
 from minglm.evals import needle, next_token, skills
 from minglm.evals.statistics import wilson
 from minglm.inference.generate import generate
+from minglm.inference.load import load_model
 from minglm.training import checkpoint, recipe
 from minglm.training.tiny_world import VALIDATION_SEED, open_tiny_world
 
@@ -78,7 +79,8 @@ def scorecard(
             "train with corpus: tiny_world, or use `minglm eval pass`"
         )
     length = min(length, model.config.max_position_embeddings - needle.ANSWER_TOKENS)
-    trained = chain(run)
+    folders = chain(run)
+    trained = [recipe.load(folder / "recipe.yaml") for folder in folders]
     mode = "sparse" if any(r.mode != "dense" for r in trained) else "dense"
     rows: list[Row] = []
     say("recall: facts among others")
@@ -86,28 +88,33 @@ def scorecard(
     for skill in skills.SKILLS:
         say(f"skill: {skill}")
         rows += _skill(model, tokenizer, skill, count, seed, mode)
+    # Chat training bends a model away from plain text: that is asked of the stage before it.
+    text_stages = [(f, r) for f, r in zip(folders, trained, strict=True) if r.stage != "sft"]
+    reader = model
+    if text_stages and len(text_stages) < len(folders):
+        reader = load_model(text_stages[-1][0])[0]
     say("stories: grammar and state")
-    rows += _stories(model, tokenizer, count, seed, mode)
+    rows += _stories(reader, tokenizer, count, seed, mode)
     say("next tokens: floor and n-gram tables")
     return {
         "run": str(run),
         "mode": mode,
         "length": length,
         "rows": [r.to_dict() for r in rows],
-        **text_quality(model, trained, mode),
+        "text_run": str(text_stages[-1][0]) if text_stages else str(run),
+        **text_quality(reader, trained, mode),
     }
 
 
-def chain(run: str | Path) -> list[recipe.Recipe]:
-    """The recipes that made a run, the first stage first, as far as their folders are there."""
-    out: list[recipe.Recipe] = []
+def chain(run: str | Path) -> list[Path]:
+    """The run folders that made a run, each with its recipe, the first stage first, as far as they are there."""
+    out: list[Path] = []
     folder: Path | None = Path(run)
     while folder is not None and (found := checkpoint.latest(folder)) is not None:
         folder = found.path.parent.parent
-        note = folder / "recipe.yaml"
-        if not note.is_file():
+        if not (folder / "recipe.yaml").is_file():
             break
-        out.insert(0, recipe.load(note))
+        out.insert(0, folder)
         try:
             before = json.loads((folder / "versions.json").read_text(encoding="utf-8"))["init_from"]
         except (OSError, ValueError, KeyError):
@@ -221,7 +228,10 @@ def table(result: dict[str, Any]) -> str:
             f"{f'{low:.0%} to {high:.0%}':>12}  {row['total']:>5}  {beside}"
         )
         group = row["group"]
-    lines.append(f"recall passages of {result['length']} tokens, {result['mode']} attention; names and codes unseen")
+    lines.append(
+        f"recall passages of {result['length']} tokens, {result['mode']} attention; names and codes unseen; "
+        f"stories and unseen text by {result['text_run']}"
+    )
     if result["floor"]:
         lines += ["", "unseen text, nats a token      loss   floor   above   of the tokens"]
         lines += [

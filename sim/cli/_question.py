@@ -1,8 +1,9 @@
-"""What `plan` and `compare` share: the arguments of the training run that is planned."""
+"""What the commands that take a question in flags share: its arguments, and what they say to the one builder."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from minglm.errors import InputError
 from minglm.settings import uncommented
@@ -10,36 +11,41 @@ from sim.base.documents import parse_text
 from sim.base.units import parse
 
 
-def question_arguments(parser: argparse.ArgumentParser) -> None:
+def question_arguments(parser: argparse.ArgumentParser, model_required: bool = True) -> None:
     """Arguments of the training run that is planned: `compare` asks it of several chips."""
     parser.add_argument(
-        "--model", required=True, help="a name in data/models, a Hugging Face config.json, or '{layers: 32, …}'"
+        "--model",
+        required=model_required,
+        help="a name in data/models, a Hugging Face config.json, or '{layers: 32, …}'",
     )
     parser.add_argument("--seq", help="tokens of a sequence (default: 4096, or the model's if shorter)")
     parser.add_argument("--batch", help="sequences of a step, kept exactly")
-    parser.add_argument("--batch-tokens", help="tokens of a step, met within the tolerance (default 16M)")
+    parser.add_argument(
+        "--batch-tokens", help="tokens of a step, met within the tolerance (default 16M, or as the model's report says)"
+    )
     parser.add_argument(
         "--batch-tolerance", help="share by which the batch may differ (default: 0, or 2%% with --batch-tokens)"
     )
-    parser.add_argument("--tokens", default="1T", help="tokens of the whole run, for days and cost (default 1T)")
+    parser.add_argument("--tokens", help="tokens of the whole run (default 1T, or as the model's report says)")
+    parser.add_argument("--attention", help="dense | sparse (with the model's indexer; default dense)")
+    parser.add_argument("--phases", help="glm5: the phases of the GLM-5 report instead of one of --tokens")
     parser.add_argument(
-        "--objective",
-        default="tokens",
-        help="what the best plan is best at: tokens (throughput) | time | cost (default tokens)",
+        "--objective", help="what the best plan is best at: tokens (throughput) | time | cost (default tokens)"
     )
-    parser.add_argument("--precision", default="bf16", help="bf16 | fp16 | fp8 (default bf16)")
+    parser.add_argument("--precision", help="bf16 | fp16 | fp8 (default bf16)")
     parser.add_argument("--schedules", help="comma-separated, such as 1f1b,interleaved (default: all)")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="pin an axis (tp=8, ep=[8, 16]) or a plan field (optimizer=muon)",
+        help="pin a field of the plan (tp=8, stages=[…], optimizer=muon), search some of its values (ep=[8, 16]), or "
+        "change any key of a scenario (failures.level=high)",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
-def question_options(args: argparse.Namespace) -> dict:
+def question_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `sim.planner.question.question` that `question_arguments` hold, without the model."""
     fixed = {}
     for text in args.set:
@@ -57,6 +63,8 @@ def question_options(args: argparse.Namespace) -> dict:
         "batch_tokens": args.batch_tokens,
         "tolerance": tolerance,
         "tokens": args.tokens,
+        "attention": args.attention,
+        "phases": args.phases,
         "objective": args.objective,
         "precision": args.precision,
         "schedules": schedules,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minglm.runtime.arguments import SEED
@@ -34,12 +35,25 @@ def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
-def load(args: argparse.Namespace) -> Scenario:
-    """The scenario with the command line's changes."""
-    from sim.scenario.training import load_scenario
+def load_open(args: argparse.Namespace) -> dict[str, Any]:
+    """The scenario's document with the command line's changes; its plan may be automatic."""
+    from sim.scenario.training import load_document
 
     changes = {name: name_or_mapping(getattr(args, name), f"--{name}") for name in ("model", "cluster", "chip")}
-    return load_scenario(args.scenario, args.set, **changes, chips=args.chips, seed=args.seed)
+    return load_document(args.scenario, args.set, **changes, chips=args.chips, seed=args.seed)
+
+
+def load(args: argparse.Namespace) -> Scenario:
+    """The scenario with the command line's changes; an automatic plan is searched first."""
+    from sim.cli._progress import progress_bar
+    from sim.planner.planner import complete
+    from sim.scenario.training import resolve
+
+    document, name = load_open(args), args.scenario
+    if (document.get("plan") or {}).get("auto"):
+        with progress_bar("groups of plans", quiet=args.json) as report:
+            document = complete(document, Path(name).stem, report)
+    return resolve(document, Path(name).stem)
 
 
 def name_or_mapping(text: str | None, name: str) -> Any:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from minglm.runtime.arguments import COUNT
 from minglm.runtime.terminal import json_text
+from sim.cli._progress import elapsed
 from sim.cli._scenario import load, scenario_arguments
-
-if TYPE_CHECKING:
-    from sim.training.campaign_input import CampaignInput
 
 TEXT = "months of training: goodput, days, lost hours by cause, with intervals"
 EXAMPLES = """clustersim campaign glm5_100k_910b
@@ -26,7 +22,7 @@ clustersim campaign llama3_405b_16k_h100 --set checkpoint.kind=memory"""
 
 def add(parser: argparse.ArgumentParser) -> None:
     scenario_arguments(parser)
-    parser.add_argument("--seeds", type=COUNT, help="campaigns for the 95%% interval (default: the scenario's, 20)")
+    parser.add_argument("--seeds", type=COUNT, help="campaigns that are drawn (default: the scenario's, 20)")
     parser.add_argument("--horizon", help="stop after this time, such as '90 days'")
     parser.add_argument(
         "--trace", metavar="FILE", help="write the campaign's timeline as a Perfetto trace (Chrome JSON)"
@@ -35,6 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from sim.spec.phases import describe as describe_phases
+    from sim.study.answer import Simulated, campaign_draws, figures, point
     from sim.study.campaign import campaign_input, campaign_segments
     from sim.study.projection import campaign_facts
     from sim.trace.perfetto import write_campaign
@@ -47,13 +44,16 @@ def main(args: argparse.Namespace) -> int:
     s = load(args)
     segments = campaign_segments(s)
     inp = campaign_input(s, segments)
-    result = run(inp, seed=s.seed)
-    spread = _interval(inp, s.seeds, quiet=args.json)
+    with elapsed("campaigns", quiet=args.json):
+        simulated = Simulated(s, point(s), segments, campaign_draws(s, segments, to_the_end=False))
+    result = simulated.campaign
     if args.trace:
-        write_campaign(result, Path(args.trace))
-    facts = campaign_facts(result, segments)
-    facts["interval_95"] = {k: list(v) for k, v in spread.items()}
-    facts["seeds"], facts["name"], facts["cluster_chips"] = s.seeds, s.name, s.cluster_chips
+        write_campaign(run(inp, seed=result.seed), Path(args.trace))
+    facts = figures(simulated) | campaign_facts(result, segments)
+    facts["interval_80"] = {
+        k: [simulated.share(k, 0.1), simulated.share(k, 0.5), simulated.share(k, 0.9)] for k in ("days", "goodput")
+    }
+    facts["draws"], facts["name"], facts["cluster_chips"] = len(simulated.draws), s.name, s.cluster.num_chips
     facts["checkpoint"], facts["recovery"] = asdict(inp.checkpoint), asdict(inp.recovery)
     facts["failures_per_chip_day"] = inp.failures.per_chip_day
     if args.json:
@@ -65,30 +65,17 @@ def main(args: argparse.Namespace) -> int:
     return 0 if result.finished or s.horizon_s is not None else 1
 
 
-def _interval(inp: CampaignInput, seeds: int, quiet: bool) -> dict:
-    """95% intervals, with a bar on stderr when it takes more than two seconds."""
-    from tqdm import tqdm
-
-    from sim.training.campaign import interval
-
-    if quiet:
-        return interval(inp, seeds)
-
-    with tqdm(total=seeds, desc="campaigns", unit="seed", file=sys.stderr, leave=False, delay=2.0, disable=None) as bar:
-        return interval(inp, seeds, progress=bar.update)
-
-
 def text(f: dict) -> str:
     """The campaign as a table."""
-    low, mid, high = f["interval_95"]["days"]
-    g = f["interval_95"]["goodput"]
+    low, _, high = f["interval_80"]["days"]
+    g = f["interval_80"]["goodput"]
     mtbf = "never" if f["mtbf_hours"] is None or math.isinf(f["mtbf_hours"]) else f"{f['mtbf_hours'] * 60:,.0f} min"
     lines = [
         f["name"],
         "",
-        f"{'days':28}{f['days']:>10.2f}   95% of {f['seeds']} seeds: {low:.2f}–{high:.2f} (median {mid:.2f})",
+        f"{'days':28}{f['days']:>10.2f}   the median of {f['draws']} campaigns; 80%: {low:.2f}–{high:.2f}",
         f"{'days without any loss':28}{f['ideal_days']:>10.2f}",
-        f"{'goodput':28}{f['goodput']:>10.1%}   95%: {g[0]:.1%}–{g[2]:.1%}; Daly's formula without spares and slow "
+        f"{'goodput':28}{f['goodput']:>10.1%}   80%: {g[0]:.1%}–{g[2]:.1%}; Daly's formula without spares and slow "
         f"servers: {f['expected_goodput']:.1%}",
         f"{'interruptions':28}{f['interruptions']:>10,}   one per {mtbf} ({f['failures_per_chip_day'] * 1000:.3f} "
         "per 1,000 chips and day; a range of GPU clusters, none is published for Ascend)",

@@ -51,8 +51,8 @@ def main(args: argparse.Namespace) -> int:
 def text(result: dict, args: argparse.Namespace) -> str:
     """The table for a terminal. Money's range takes every price at its low, or at its high end."""
     lines = [
-        f"{args.model}, {args.tokens} tokens, at most {args.chips} of each chip; cost for the chips that the best "
-        "plan uses",
+        f"{args.model}, {show(result['tokens'], 'count')} tokens, {args.chips} of each chip; cost for all of them, "
+        "those that the best plan leaves as spares too",
         "",
         f"{'chip':10}{'plan':44}{'chips':>8}{'days':>8}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}"
         f"{'break-even':>13}",

@@ -23,6 +23,8 @@ PROGRAM = Program(
         "compare",
         "sweep",
         "campaign",
+        "explain",
+        "normal",
         "rollouts",
         "serving",
         "validate",

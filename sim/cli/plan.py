@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minglm.runtime.arguments import COUNT
+from minglm.errors import InputError
+from minglm.runtime.arguments import COUNT, whole
 from minglm.runtime.terminal import json_text
 from sim.base.units import show
+from sim.cli import _inverse as inverse_questions
 from sim.cli._progress import progress_bar
 from sim.cli._question import question_arguments, question_options
 from sim.cli._scenario import name_or_mapping
 from sim.cost.price_flags import add_price_flags, read_prices
 
+DRAWS = 256  # as every range of `clustersim run`
 TEXT = "find the best plan: all that fit in memory, ranked, with the Pareto front and the reasons"
 EXAMPLES = """clustersim plan --model gpt3_175b --cluster dgx_a100 --chips 64 --seq 2048 --batch 64
 clustersim plan --model glm5 --cluster atlas_800t_a2 --chips 100000 --batch-tokens 64M --seq 4096
@@ -23,18 +26,29 @@ clustersim plan --model llama3_70b --cluster dgx_h100 --chips 256 --schedules 1f
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    question_arguments(parser)
+    parser.add_argument(
+        "scenario", nargs="?", help="a scenario file whose question is asked with its plan left open; flags change it"
+    )
+    question_arguments(parser, model_required=False)
     parser.add_argument("--cluster", help="a name in data/clusters (default: the chip's usual one)")
     parser.add_argument("--chip", help="a name in data/chips")
     parser.add_argument("--chips", help="chips of the cluster; a plan may use fewer (default: the cluster's)")
-    parser.add_argument("--stack", help="software stack, as in data/stacks.yaml (default generic)")
+    parser.add_argument("--stack", help="software stack, as in data/stacks.yaml (default: by the chip's vendor)")
     add_price_flags(parser)
     parser.add_argument("--top-k", type=COUNT, default=20, help="length of the ranked list (default 20)")
     parser.add_argument(
-        "--samples",
-        type=COUNT,
-        help="Monte Carlo samples for the winner's interval (default: 500 with --out, else none)",
+        "--samples", type=whole(0), help="draws for the winner's interval (default 256; 0: none)", default=DRAWS
     )
+    parser.add_argument("--budget", help="dollars of rent: with --deadline, what they buy")
+    parser.add_argument("--deadline", help="such as '90 days': with --budget what both buy, alone the fewest chips")
+    parser.add_argument(
+        "--ask",
+        choices=("plan", "growth", "failures", "cheapest"),
+        default="plan",
+        help="growth: when another tenth of chips stops paying; failures: how much more often chips may fail until "
+        "--deadline is missed; cheapest: the cheapest of --chip a,b,c (default plan)",
+    )
+    parser.add_argument("--explain", action="store_true", help="also where the step's time goes, as clustersim explain")
     parser.add_argument("--out", help="folder for plan.json, plans.csv and plan.html")
 
 
@@ -42,23 +56,36 @@ def main(args: argparse.Namespace) -> int:
     from sim.planner.planner import answer
     from sim.planner.question import question
     from sim.report.plan import write
+    from sim.scenario.file import without_plan
+    from sim.scenario.training import load_document
 
-    plan_question = question(
-        name_or_mapping(args.model, "--model"),
-        name_or_mapping(args.cluster, "--cluster"),
-        args.chips,
-        chip=name_or_mapping(args.chip, "--chip"),
-        stack=args.stack,
-        prices=read_prices(args),
-        **question_options(args),
-    )
-    samples = args.samples if args.samples is not None else 500 if args.out else 0
+    if args.scenario is None and args.model is None:
+        raise InputError("neither a scenario nor --model is given; give one, such as --model glm5 --chip h100")
+    named = {name: name_or_mapping(getattr(args, name), f"--{name}") for name in ("model", "cluster", "chip")}
+    terms = {"stack": args.stack, "prices": read_prices(args), **question_options(args)}
+    if args.ask == "cheapest":
+        return inverse_questions.cheapest(args, named, terms)
+    base = without_plan(load_document(args.scenario, [], **named, chips=args.chips)) if args.scenario else None
+    plan_question = question(named["model"], named["cluster"], args.chips, chip=named["chip"], base=base, **terms)
+    if args.ask != "plan" or args.budget or args.deadline:
+        return inverse_questions.asked(args, plan_question)
     with progress_bar("groups of plans", quiet=args.json) as report:
-        result = answer(plan_question, args.top_k, report, samples=samples)
+        result = answer(plan_question, args.top_k, report, samples=args.samples)
     if args.out:
         write(result, Path(args.out))
+    if args.explain:
+        result["explain"] = _explained(result["document"])
     print(json_text(result, indent=1) if args.json else text(result))
     return 0
+
+
+def _explained(document: dict) -> dict:
+    from sim.scenario.training import resolve
+    from sim.study.answer import point
+    from sim.study.explain import step_tree
+
+    s = resolve(document)
+    return step_tree(s, point(s, jitter=None))
 
 
 def text(r: dict) -> str:
@@ -80,23 +107,16 @@ def text(r: dict) -> str:
         f"{'recompute':14}{'chips':>8}{'step':>10}{'tok/s/chip':>12}{'MFU':>7}{'GiB':>8}{'days':>10}{total:>12}"
     )
     out = [
-        f"{q['model']} on at most {q['chips']:,} × {q['chip']} ({q['cluster']}), batch {q['batch']:,} × "
-        f"{q['seq']:,} tokens, {q['precision']}, {q['stack']}",
-        f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large, "
+        f"{q['model']} ({q['attention']} attention) on at most {q['chips']:,} × {q['chip']} ({q['cluster']}), batch "
+        f"{q['batch']:,} × {q['seq']:,} tokens, {q['precision']}, {q['stack']}",
+        f"{s['looked_at']:,} plans: {s['evaluated']:,} costed, {s['too_large']:,} too large, "
         f"{s['bounded']:,} skipped by a bound; {s['cpu_s']:.1f} s of CPU",
         "",
         *r["explanation"],
         "",
+        *winner(r),
+        "",
     ]
-    if "verified" in r:
-        v = r["verified"]
-        out += [
-            f"The winner's step is not simulated as events: {v['reason']}"
-            if "reason" in v
-            else f"Simulated as events the winner's step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} "
-            "from the closed form.",
-            "",
-        ]
     out += [
         f"ranked by {q['objective']}",
         head,
@@ -110,12 +130,6 @@ def text(r: dict) -> str:
     out += [line("", x) for x in shown] + (
         [f"    {len(front)} plans on the front; --json has all"] if len(front) > 12 else []
     )
-    for name, i in (r.get("uncertainty") or {}).get("intervals", {}).items():
-        if name in ("days", "rent_usd", "own_usd"):
-            kind = "money" if name.endswith("usd") else "count"
-            out.append(
-                f"{name.removesuffix('_usd')}: 90% of samples between {show(i['p5'], kind)} and {show(i['p95'], kind)}"
-            )
     out += [
         "",
         "best of each schedule",
@@ -125,4 +139,39 @@ def text(r: dict) -> str:
         "assumptions",
         *(f"  {a}" for a in r["assumptions"]),
     ]
+    if "explain" in r:
+        from sim.study.explain import text as tree_text
+
+        out += ["", *tree_text(r["explain"])]
     return "\n".join(out)
+
+
+def winner(r: dict) -> list[str]:
+    """The winner as `clustersim run` would answer it, with 90% of the draws beside each figure."""
+    w, sure = r["winner"], (r.get("uncertainty") or {}).get("intervals", {})
+
+    def line(label: str, key: str, words: str, kind: str) -> str:
+        span = ""
+        if key in sure:
+            low, high = (show(sure[key][end], kind) if kind else f"{sure[key][end]:.4g}" for end in ("p5", "p95"))
+            span = f"   90%: {low} to {high}"
+        return f"{label:16}{words}{span}"
+
+    out = [f"{'the plan':16}{w['plan']}, micro-batch {w['micro_batch']}, ZeRO {w['zero']}, recompute {w['recompute']}"]
+    if w["stages"]:
+        ahead = f"; MTP layers {w['mtp_before_head']} chunk before the heads" if w["mtp_before_head"] else ""
+        out.append(f"{'layers a chunk':16}{w['stages']}{ahead}")
+    out += [
+        line(
+            "step",
+            "step_s",
+            f"{w['step_s']:.4g} s as events, {r['verified']['difference']:+.1%} from the closed form",
+            "",
+        ),
+        line("time", "days", f"{w['days']:.4g} days", ""),
+        line("energy", "energy_kwh", f"{w['energy_kwh']:,.4g} kWh", ""),
+    ]
+    for key, label in (("rent_usd", "cost to rent"), ("own_usd", "cost to own")):
+        if key in w:
+            out.append(line(label, key, show(w[key], "money"), "money"))
+    return out

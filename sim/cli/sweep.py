@@ -14,7 +14,7 @@ from sim.base import parallel_map
 from sim.base.documents import parse_text
 from sim.base.units import show
 from sim.cli._progress import progress_bar
-from sim.cli._scenario import load, scenario_arguments
+from sim.cli._scenario import load, load_open, scenario_arguments
 
 TEXT = "vary any field of a scenario: a grid, or Monte Carlo with intervals and a tornado"
 EXAMPLES = """clustersim sweep glm5_100k_910b --vary plan.tp=[4,8] --vary global_tokens=[32M,64M,128M] --out runs/tp.csv
@@ -106,9 +106,10 @@ def _monte_carlo(args: argparse.Namespace) -> tuple[dict, str]:
 
 
 def _grid(args: argparse.Namespace) -> tuple[list[dict], str]:
+    from sim.planner.planner import complete
     from sim.study.sweep import grid, sweep
 
-    fields, scenario = varied_fields(args), load(args)
+    fields, document = varied_fields(args), load_open(args)
     size = len(grid(fields))
     with progress_bar("points", quiet=args.json) as report:
         done = 0
@@ -119,13 +120,14 @@ def _grid(args: argparse.Namespace) -> tuple[list[dict], str]:
             report(done, size)
 
         rows = sweep(
-            scenario.document,
+            document,
             fields,
             Path(args.out) if args.out else None,
             engine=args.engine,
             workers=args.workers,
             progress=count,
             address=args.ray_address,
+            complete=complete,
         )
     return rows, _table(rows, list(fields))
 

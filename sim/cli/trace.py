@@ -37,7 +37,8 @@ def main(args: argparse.Namespace) -> int:
         raise InputError("clustersim trace: give a scenario, or --replay FOLDER; see clustersim trace --help")
     from sim.cost.evaluate import scale_compute
     from sim.report.projection import write_figure
-    from sim.study.projection import path_facts, point
+    from sim.study.answer import point
+    from sim.study.projection import path_facts
     from sim.trace import chakra
     from sim.trace.perfetto import StepTrace
     from sim.trace.timeline import figure

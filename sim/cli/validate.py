@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from minglm import datafiles
+from minglm.errors import InputError
 from minglm.runtime.terminal import json_text
 from sim.validation import figures
 
@@ -17,6 +18,7 @@ clustersim validate {datafiles.where("published_runs", "held_out", "megatron_bri
 clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
 clustersim validate --serving --summary            (latencies of inference engines, by model, chip and engine)
 clustersim validate --rollouts                     (speeds of published RL systems)
+clustersim validate --plans                        (is the plan found as fast as people's?)
 clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
 clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
 clustersim validate --html runs/errors.html        (the error page)
@@ -33,6 +35,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rollouts", action="store_true", help="the published rollout rows instead (data/rollouts/published.yaml)"
     )
+    parser.add_argument(
+        "--plans",
+        action="store_true",
+        help="is the plan found at least as fast as the one that people used? every shipped scenario and published "
+        "run; exit code 1 when one is slower",
+    )
+    parser.add_argument("--only", help="with --plans: only names that contain this text")
     parser.add_argument(
         "--summary", action="store_true", help="errors with each software stack left out, by group, and the coverage"
     )
@@ -62,6 +71,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.plans:
+        return _plans(args)
     if args.serving:
         from sim.validation import engine_rows
         from sim.validation import serving as serving_validate
@@ -82,7 +93,8 @@ def main(args: argparse.Namespace) -> int:
     if args.html:
         from sim.report import errors
 
-        print(f"wrote {errors.write(Path(args.html))}")
+        written = str(errors.write(Path(args.html)))
+        print(json_text({"written": written}) if args.json else f"wrote {written}")
         return 0
     if args.local is not None:
         from sim.validation import local_toy
@@ -107,6 +119,36 @@ def main(args: argparse.Namespace) -> int:
 
             write_figure(figures.figure(result), Path(args.figure))
     return compared(result)
+
+
+def _plans(args: argparse.Namespace) -> int:
+    from sim.cli._progress import progress_bar
+    from sim.planner.published import compare_all
+
+    with progress_bar("plans", quiet=args.json) as report:
+        rows = compare_all(report, lambda name: not args.only or args.only in name)
+    if not rows:
+        raise InputError(f"--only {args.only!r}: no scenario or published run has it in its name; leave it out")
+    if args.json:
+        print(json_text([row.to_dict() for row in rows], indent=1))
+        return 1 if any(row.slower for row in rows) else 0
+    print(f"{'run':40}{'their plan':40}{'step':>10}{'best':>10}{'faster':>8}  the plan found")
+    for row in rows:
+        if row.reason:
+            print(f"{row.name[:39]:40}{row.theirs[:39]:40}{row.reason[:90]}")
+            continue
+        gain = row.theirs_s / row.best_s - 1
+        mark = "SLOWER " if row.slower else ""
+        print(
+            f"{row.name[:39]:40}{row.theirs[:39]:40}{row.theirs_s:>9.4g}s{row.best_s:>9.4g}s{gain:>+8.1%}  "
+            f"{mark}{row.best}"
+        )
+    slower = [row.name for row in rows if row.slower]
+    print(
+        f"\n{sum(not row.reason for row in rows)} compared, {len(slower)} slower than the people's plan"
+        + (f": {', '.join(slower)}" if slower else "")
+    )
+    return 1 if slower else 0
 
 
 def _left_out(args: argparse.Namespace) -> int:

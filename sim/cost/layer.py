@@ -388,8 +388,8 @@ class LayerEstimator:
         block = 128 * self.plan.tp
         return -(-self.model.vocab // block) * block
 
-    def ends(self) -> tuple[LayerCost, LayerCost]:
-        """(embedding, head with loss; multi-token prediction included in the head)."""
+    def ends(self) -> tuple[LayerCost, LayerCost, LayerCost]:
+        """(embedding, heads with their losses, layers of the prediction depths)."""
         return self.shard_ends(self.end_work())
 
     def end_work(self) -> tuple[LayerWork, LayerWork, LayerWork | None]:
@@ -409,18 +409,15 @@ class LayerEstimator:
             join = self.compute(extra)
         return self.compute(first), self.compute(last), join
 
-    def shard_ends(self, ends: tuple[LayerWork, LayerWork, LayerWork | None]) -> tuple[LayerCost, LayerCost]:
-        """`ends`, from their work."""
+    def shard_ends(self, ends: tuple[LayerWork, LayerWork, LayerWork | None]) -> tuple[LayerCost, LayerCost, LayerCost]:
+        """`ends`, from their work. Every prediction depth has a head of its own pass and a layer with what joins it."""
         table = (self.padded_vocab * self.model.hidden / self.plan.tp, 0.0)
         first, head, join = self.apply_sharding(ends[0], table), self.apply_sharding(ends[1], table), ends[2]
-        if join is not None:
-            one = (
-                self.apply_sharding(join)
-                .plus(self.layer("moe" if self.model.experts else "dense", self.plan.recompute))
-                .plus(head)
-            )
-            head = head.plus(one, self.model.mtp_depth)
-        return first, head
+        if join is None:
+            return first, head, LayerCost()
+        depth = self.model.mtp_depth
+        one = self.apply_sharding(join).plus(self.layer("moe" if self.model.experts else "dense", self.plan.recompute))
+        return first, head.plus(head, depth), LayerCost().plus(one, depth)
 
 
 def _experts_only(ops: Sequence[Op]) -> list[Op]:

@@ -198,6 +198,8 @@ def peak(
                         transient = max(transient, parts.kinds[kind][1])
             if chunk == 0:
                 kept += flights * parts.embedding
+            if plan.mtp_before_head and chunk == len(layers) - 1 - plan.mtp_before_head and workload.mtp:
+                kept += flights * model.mtp_depth * parts.kinds["moe" if model.experts else "dense"][0]
             if chunk == len(layers) - 1:
                 loss = parts.loss
                 kept += parts.head

@@ -61,9 +61,11 @@ def rank_params(model: ModelSpec, plan: Plan, padded_vocab: float, mtp: bool = T
                 base += table + model.positions * model.hidden
             if chunk == last:
                 base += model.hidden + (0.0 if model.tied and plan.pp == 1 else table)
-                if model.mtp_modules and mtp:
-                    one = moe if model.experts else dense
-                    base += model.mtp_modules * (one[0] + 2 * model.hidden**2)
-                    expert += model.mtp_modules * one[1]
+            if chunk == last - plan.mtp_before_head and model.mtp_modules and mtp:
+                one = moe if model.experts else dense
+                base += model.mtp_modules * (one[0] + 2 * model.hidden**2)
+                expert += model.mtp_modules * one[1]
+                if plan.mtp_before_head:  # the depths' own embedding of the next tokens
+                    base += table
         out.append((base, expert))
     return tuple(out)

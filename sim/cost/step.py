@@ -62,7 +62,9 @@ def estimate(
         if full == "none" or plan.recompute_layers is None
         else {kind: estimator.layer(kind, "none") for kind in kinds}
     )
-    first, last = estimator.ends()
+    first, heads, depths = estimator.ends()
+    size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
+    p2p_s = stage_message_s(cluster, size, plan.tp, plan.pp_stride(), bool(plan.sp)) if plan.pp > 1 else 0.0
 
     layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
     starts = [sum(layers[:i]) for i in range(len(layers))]
@@ -76,7 +78,9 @@ def estimate(
             n_dense = max(0, min(n, model.dense_ffn_layers - starts[chunk])) if model.experts else n
             again = min(left, n)
             left -= again
-            key = (n_dense, n - n_dense, again, chunk == 0, chunk == len(layers) - 1)
+            mtp_here = chunk == len(layers) - 1 - plan.mtp_before_head
+            place = max(chunk - (len(layers) - 1 - plan.mtp_before_head), -1)  # among the chunks of heads and depths
+            key = (n_dense, n - n_dense, again, chunk == 0, place)
             if key not in known:
                 cost = LayerCost()
                 a_dense = min(again, n_dense)
@@ -87,8 +91,11 @@ def estimate(
                         cost = cost.plus(plain[kind], all_of - some)
                 if chunk == 0:
                     cost = cost.plus(first)
+                if mtp_here:
+                    cost = cost.plus(depths)
                 if chunk == len(layers) - 1:
-                    cost = cost.plus(last)
+                    cost = cost.plus(heads)
+                cost = cost.plus(extra_hop(plan, model, workload, p2p_s, chunk, len(layers)))
                 known[key] = cost
             cost = known[key]
             busy = busy.plus(cost)
@@ -107,9 +114,7 @@ def estimate(
             worst, classes = length, dict(busy.classes)
     params = rank_params(model, plan, estimator.padded_vocab, workload.mtp)
     reduce_s, gather_s, optimizer_s = data_parallel(estimator, params)
-    size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
     p2p_bytes = size / plan.tp if plan.tp > 1 else size  # tensor-parallel ranks send their slice each
-    p2p_s = stage_message_s(cluster, size, plan.tp, plan.pp_stride(), bool(plan.sp)) if plan.pp > 1 else 0.0
     costs = StepCosts(
         chunks=tuple(chunks),
         micro_batches=plan.micro_batches(workload),
@@ -125,8 +130,22 @@ def estimate(
         chips_per_rank=plan.tp * plan.cp,
     )
     saved = {kind: dict(cost.saved) for kind, cost in per_layer.items()}
-    saved["embedding"], saved["head"] = dict(first.saved), dict(last.saved)
+    saved["embedding"], saved["head"] = dict(first.saved), dict(heads.plus(depths).saved)
     return Estimate(costs, classes, params, saved, stack, estimator.kernels)
+
+
+def extra_hop(plan: Plan, model: ModelSpec, workload: Workload, p2p_s: float, chunk: int, chunks: int) -> LayerCost:
+    """What the streams of the prediction depths add on their way to a head that lies in a later chunk than their
+    layers.
+
+    Each depth is one more message a hop, which its sender waits for.
+    """
+    ahead, depth = plan.mtp_before_head, model.mtp_depth if workload.mtp and model.mtp_modules else 0
+    if not ahead or not depth or chunk < chunks - 1 - ahead:
+        return LayerCost()
+    forward, backward = depth * p2p_s * (chunk < chunks - 1), depth * p2p_s * (chunk > chunks - 1 - ahead)
+    classes = (("pipeline messages of prediction depths", forward + backward),)
+    return LayerCost(forward, backward, classes=classes)
 
 
 def stage_message_s(cluster: Cluster, size: float, tp: int, stride: int, sp: bool) -> float:

@@ -7,6 +7,7 @@ the same functions as the command line, so that the page refuses what `clustersi
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from minglm.errors import InputError, nearest
 from sim.base.figure import Figure, figure
 from sim.base.units import parse, show
 from sim.cost.money import DEFAULTS
+from sim.cost.stacks import list_stacks, load_stack
 from sim.planner.question import Question, question
+from sim.scenario.defaults import with_defaults
 from sim.spec.hardware import USUAL_CLUSTER, Cluster, cluster_for_chip, list_clusters, load_chip, load_cluster
 from sim.spec.model_loader import list_models, load_model
 
@@ -64,22 +67,39 @@ CONTROLS: tuple[Control, ...] = (
         "Training tokens",
         "tokens",
         "count",
-        "28.5T",
+        "",
         1e10,
         1e14,
-        "of the whole run; GLM-5's report says 28.5T",
+        "of the whole run",
     ),
     Control(
         "batch",
         "Batch",
         "tokens a step",
         "count",
-        "64M",
+        "",
         1e5,
         1e9,
-        "met within 2%, so that it divides over the replicas; GLM-5's recipe grows from 16M to 64M",
+        "met within 2%, so that it divides over the replicas; what is empty is as in every command",
     ),
     Control("seq", "Context", "tokens a sequence", "count", "4096", 512, 262_144, "length of a training sequence"),
+    Control(
+        "attention",
+        "Attention",
+        "kind",
+        "choice",
+        "dense",
+        help="dense, as models with an indexer are pre-trained, or sparse with their indexer",
+    ),
+    Control(
+        "phases",
+        "Phases",
+        "name",
+        "choice",
+        "one",
+        help="one of all tokens at one length, or those of the GLM-5 report, which set tokens, context and batch",
+    ),
+    Control("stack", "Software", "name", "choice", "", help="the framework release that trains; data/stacks.yaml"),
     Control("precision", "Precision", "number format", "choice", "bf16", help="of the matrix multiplications"),
     Control(
         "objective",
@@ -192,6 +212,12 @@ def choices(key: str) -> tuple[tuple[str, str], ...]:
         usual = [(f"{load_chip(c).name} in {load_cluster(n).name}", f"chip:{c}") for c, n in USUAL_CLUSTER.items()]
         rest = [c for c in list_clusters() if c not in USUAL_CLUSTER.values()]
         return tuple(usual + [(f"{load_cluster(c).chip.name} in {load_cluster(c).name}", f"cluster:{c}") for c in rest])
+    if key == "attention":
+        return (("dense", "dense"), ("sparse, with the model's indexer", "sparse"))
+    if key == "phases":
+        return (("one of all tokens", "one"), ("as the GLM-5 report", "glm5"))
+    if key == "stack":
+        return (("as in every command for this chip", ""), *((load_stack(n).title or n, n) for n in list_stacks()))
     if key == "precision":
         return tuple((p, p) for p in ("bf16", "fp8", "fp16"))
     if key == "objective":
@@ -214,8 +240,16 @@ def fact_of(key: str, at: Cluster) -> Figure | None:
     return getattr(at.chip, key) if key == "rent_usd_per_hour" else getattr(at, key)
 
 
-def default_words(control: Control, at: Cluster) -> str:
+def table_default(key: str, model: str, at: Cluster) -> str:
+    """What an empty tokens or batch means for this model, by the table of all commands."""
+    taken = with_defaults({"model": model, "cluster": at})
+    return str(taken[{"batch": "global_tokens"}.get(key, key)])
+
+
+def default_words(control: Control, at: Cluster, model: str = "glm5") -> str:
     """What an empty or untouched control means, in words."""
+    if not control.fact and control.kind != "choice" and not control.default:
+        return f"empty: {table_default(control.key, model, at)}"
     if not control.fact:
         label = (
             dict((v, n) for n, v in choices(control.key)).get(control.default, control.default)
@@ -273,7 +307,8 @@ def prices_of(values: Mapping[str, str]) -> dict[str, object]:
                     )
     for key, low, high in (("years", 0.01, 50.0), ("utilization", 0.01, 1.0), ("interest", 0.0, 1.0)):
         c, text = BY_KEY[key], str(values.get(key, "")).strip()
-        out[key] = parse(text or c.default, c.kind, c.label, low=low, high=high)
+        if text and text != c.default:
+            out[key] = parse(text, c.kind, c.label, low=low, high=high)
     return out
 
 
@@ -282,8 +317,7 @@ def question_of(values: Mapping[str, str], fixed: Mapping[str, object] | None = 
 
     Args:
         values: by control key; a missing or empty one takes its default.
-        fixed: widths of a plan to keep, as `sim.planner.question.question` takes them, with `schedule` for its pipeline
-            schedule.
+        fixed: fields of a plan to keep, as `sim.planner.question.question` takes them.
     Raises:
         InputError: one line that starts with the control's name.
     """
@@ -293,30 +327,35 @@ def question_of(values: Mapping[str, str], fixed: Mapping[str, object] | None = 
                 f"control {str(key)[:40]!r}: not known{nearest(str(key), BY_KEY)}; known: {', '.join(BY_KEY)}"
             )
     v = {c.key: str(values.get(c.key, "")).strip() or c.default for c in CONTROLS}
-    amounts = {}
+    amounts: dict[str, float | None] = {}
     for key in ("chips", "tokens", "batch", "seq"):
         c = BY_KEY[key]
-        amounts[key] = parse(v[key], "count", c.label, low=1.0)
-        if key in ("chips", "seq") and amounts[key] != int(amounts[key]):
-            raise InputError(
-                f"{c.label}: {v[key]!r} is not a whole number; give for example {max(1, int(amounts[key])):,}"
-            )
-    if amounts["batch"] < amounts["seq"]:
+        if not v[key]:
+            amounts[key] = None
+            continue
+        amounts[key] = amount = parse(v[key], "count", c.label, low=1.0)
+        if key in ("chips", "seq") and amount != int(amount):
+            raise InputError(f"{c.label}: {v[key]!r} is not a whole number; give for example {max(1, int(amount)):,}")
+    if (amounts["batch"] or math.inf) < (amounts["seq"] or 0):
         raise InputError(
             f"{BY_KEY['batch'].label}: {v['batch']} tokens is less than one sequence of {v['seq']}; give at least "
-            f"{show(amounts['seq'], 'count')}"
+            f"{show(amounts['seq'] or 0, 'count')}"
         )
-    pinned = {k: x for k, x in (fixed or {}).items() if k != "schedule"}
+    machine(v["machine"])  # refuses what is no machine
+    kind, name = v["machine"].split(":", 1)
     return question(
         v["model"],
-        machine(v["machine"]),
+        name if kind == "cluster" else None,
         amounts["chips"],
+        chip=name if kind == "chip" else None,
         seq=amounts["seq"],
         batch_tokens=amounts["batch"],
         tokens=amounts["tokens"],
+        attention=v["attention"],
+        phases=None if v["phases"] == "one" else v["phases"],
+        stack=v["stack"] or None,
         objective=v["objective"],
         precision=v["precision"],
         prices=prices_of(values),
-        fixed=pinned,
-        schedules=(str(fixed["schedule"]),) if fixed and "schedule" in fixed else None,
+        fixed=fixed,
     )

@@ -64,11 +64,7 @@ def cards(a: Answer) -> str:
         f"tokens/s</b><span>{r['tokens_per_s_per_chip']:.1f} a chip, "
         f"MFU {r['mfu']:.1%} of the chip's {escape(_precision(a))} peak, goodput {r['goodput']:.1%}</span></div>"
     )
-    spare = (
-        f"{r['spares']:,} stay spare and are not paid for; a larger batch may use them"
-        if r["spares"]
-        else "none stays spare"
-    )
+    spare = f"{r['spares']:,} stay spare; a larger batch may use them" if r["spares"] else "none stays spare"
     out.append(
         f'<div class="card"><span>Plan</span><b>{r["chips"]:,} chips used</b><span>{escape(str(r["plan"]))}, '
         f"micro-batch {r['micro_batch']}, ZeRO {r['zero']}, "

@@ -20,14 +20,12 @@ from sim.base.units import parse
 from sim.dashboard.controls import BY_KEY, CONTROLS
 from sim.dashboard.state import AXES, Answer, answer, assumptions, command, figure_words, sentence
 from sim.planner import planner
-from sim.planner.candidates import PlanCosts
-from sim.planner.question import space_of
+from sim.planner.question import plain
 from sim.report.html import escape
 from sim.report.plan import write
 from sim.report.projection import slug
 from sim.scenario.file import VERSION, read_scenario_document
 from sim.scenario.training import resolve
-from sim.spec.hardware import USUAL_CLUSTER
 from sim.study.monte_carlo import monte_carlo
 
 SUFFIX = ".yaml"
@@ -40,52 +38,14 @@ def folder() -> Path:
 
 
 def document(a: Answer, name: str = "") -> dict:
-    """The answer's plan as a scenario on the chips that it uses, with the controls beside it."""
-    r, q, s = a.row, a.question, a.scenario
-    kind, machine = (a.values.get("machine") or BY_KEY["machine"].default).split(":", 1)
-    plan = {k: r[k] for k in ("tp", "pp", "dp", "cp", "ep") if r[k] != 1 or k in ("tp", "pp", "dp")}
-    if s.model.experts:
-        plan["etp"] = r["etp"]
-    if r["vpp"] > 1:
-        plan["vpp"] = r["vpp"]
-    where = (
-        {"cluster": machine}
-        if kind == "cluster"
-        else {"cluster": USUAL_CLUSTER[machine], "chip": machine}
-        if machine in USUAL_CLUSTER
-        else {"chip": machine}
-    )
+    """The answer's scenario with the controls beside it."""
     return {
         "version": VERSION,
         "name": name or a.name,
         "question": f"How long does {a.name} take and what does it cost?",
-        "model": a.values.get("model") or BY_KEY["model"].default,
-        **where,
-        "chips": r["chips"],
-        "plan": plan,
-        "schedule": r["schedule"],
-        "micro_batch": r["micro_batch"],
-        "global_batch": r["global_batch"],
-        "seq": q.seq,
-        "precision": q.precision,
-        "recompute": r["recompute"],
-        "options": {"zero": r["zero"]},
-        "stack": q.stack.name,
-        "tokens": q.tokens,
-        "prices": {k: _price(v) for k, v in q.prices.items()},
+        **a.document,
+        "prices": {k: plain(v) for k, v in a.question.prices.items()},
         "planner": {"values": {k: v for k, v in a.values.items() if str(v).strip()}, "keep": dict(a.fixed)},
-    }
-
-
-def _price(value: object) -> object:
-    if not isinstance(value, Figure):
-        return value
-    return {
-        "value": value.value,
-        "low": value.low,
-        "high": value.high,
-        "source": value.source,
-        "confidence": value.confidence,
     }
 
 
@@ -165,10 +125,12 @@ def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, obj
     values = {
         "model": str(d["model"]),
         "machine": machine,
-        "chips": str(s.cluster_chips),
+        "chips": str(s.cluster.num_chips),
         "tokens": f"{s.tokens:g}",
         "batch": str(s.workload.tokens),
         "seq": str(s.workload.seq),
+        "attention": "sparse" if s.model.index_topk else "dense",
+        "stack": s.stack.name,
         "precision": s.precision,
     }
     for c in CONTROLS:
@@ -219,7 +181,7 @@ def result_of(a: Answer, samples: int = 500) -> dict:
     )
     return {
         "question": q.to_dict(),
-        "search": {"combinations": 1, "evaluated": 1, "too_large": 0, "bounded": 0, "cpu_s": 0.0},
+        "search": {"looked_at": 1, "evaluated": 1, "too_large": 0, "bounded": 0, "cpu_s": 0.0},
         "winner": dict(a.row),
         "ranked": [dict(a.row)],
         "front": [dict(a.row)],
@@ -238,15 +200,10 @@ def result_of(a: Answer, samples: int = 500) -> dict:
         "assumptions": [*(f"set on the page: {t}" for t in assumptions(a)), *q.stated, *planner.assumptions(q)],
         "facts": planner.facts(q),
         "versions": versions(),
-        "verified": planner.by_events(q, _costs(a), a.candidate),
-        "uncertainty": monte_carlo(a.scenario, samples, workers=1),
+        "verified": planner.verified(a.simulated),
+        "uncertainty": monte_carlo(a.scenario, samples, workers=1, simulated=a.simulated),
         "controls": dict(a.values),
     }
-
-
-def _costs(a: Answer) -> PlanCosts:
-    q = a.question
-    return PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space_of(q).switches)
 
 
 def report(a: Answer, samples: int = 500) -> dict[str, Path]:

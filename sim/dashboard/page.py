@@ -10,6 +10,7 @@ looking at every plan, and the report. A value that is refused leaves the last a
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -228,9 +229,11 @@ class Page:
             if self.fixed
             else "This plan was found at once: near the best, not proven to be it."
         )
+        yaml = files.link("this scenario as YAML", "scenario.yaml", state.yaml_text(self.answer), "application/yaml")
         return (
             f'<p class="note">{how} The same figures in a '
-            f"terminal:<br><code>{escape(state.command(self.answer))}</code></p>"
+            f"terminal:<br><code>{escape(state.command(self.answer))}</code><br>or from {yaml} with clustersim run; "
+            f'<a href="{escape(state.link(self.answer))}">a link to this question</a>.</p>'
         )
 
     def _put(self, key: str, fig, alt: str) -> None:
@@ -385,6 +388,7 @@ def open_page(values: Mapping[str, str] | None = None) -> Page:
 
     Args:
         values: controls to start from, by key (`sim.dashboard.controls.CONTROLS`); the rest take their defaults.
+            Without them those of the address, where Voila hands it over.
     Raises:
         InputError: the widgets are not installed, or a key that is no control.
     """
@@ -398,6 +402,6 @@ def open_page(values: Mapping[str, str] | None = None) -> Page:
     for key in values or {}:
         if key not in BY_KEY:
             raise InputError(f"control {key!r}: not known; known: {', '.join(BY_KEY)}")
-    page = Page(values)
+    page = Page(values if values is not None else state.from_link(os.environ.get("QUERY_STRING", "")) or None)
     display(page.widget)
     return page

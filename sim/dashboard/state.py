@@ -1,32 +1,35 @@
-"""What the planner page knows: from the controls' values to an answer, in closed form, in less than half a second.
+"""What the planner page knows: from the controls' values to an answer.
 
     a = answer({"model": "glm5", "machine": "chip:h100", "chips": "20k", "rent_usd_per_hour": "2-3"})
     a.row["days"], a.interval("rent_usd"), a.mover("rent_usd")
 
-The figures are the planner's (`sim.planner.planner.row`) and the interval is Monte Carlo's (`sim.study.monte_carlo`);
-`command` is the line that gives the same figures in a terminal. No widget, no picture, no file.
+`answer` takes a good plan that is found at once, `searched` the one that `clustersim plan` finds. Of either the figures
+are those of every command (`sim.study.answer`) and the interval is Monte Carlo's (`sim.study.monte_carlo`); `command`
+is the line that gives the same figures in a terminal. No widget, no picture, no file.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sim.base.units import parse, show
-from sim.cost.memory import peak
+from minglm.errors import InputError, nearest
+from sim.base.units import show
 from sim.cost.price_flags import price_words
 from sim.dashboard.controls import BY_KEY, CONTROLS, NAMES, question_of
 from sim.planner.candidates import PlanCosts
 from sim.planner.explain import parts
-from sim.planner.planner import find, row, scenario_of
-from sim.planner.question import Question
+from sim.planner.planner import completed, find, with_phase_plans
+from sim.planner.question import Question, plain
 from sim.planner.quick import quick
 from sim.planner.search import RankedPlan
-from sim.scenario.training import Scenario
+from sim.scenario.training import Scenario, resolve
+from sim.study.answer import Simulated, figures, simulate
 from sim.study.monte_carlo import monte_carlo
-from sim.training.evaluate import evaluate
 
 SAMPLES = 60  # of the interval that follows a slider; a report draws more
 RESULTS = (
@@ -51,22 +54,29 @@ MAX_INLINE_OPS = 1500  # ops of a step that is simulated without asking
 
 @dataclass(frozen=True)
 class Answer:
-    """One set of controls answered. `row`: the planner's figures; `sure`: Monte Carlo over the facts' ranges."""
+    """One set of controls answered. `row`: the figures of `sim.study.answer`; `sure`: Monte Carlo over the
+    facts' ranges."""
 
     values: Mapping[str, str]
     fixed: Mapping[str, object]
     question: Question
     candidate: RankedPlan
     row: Mapping[str, Any]
-    scenario: Scenario
+    document: Mapping[str, Any]  # the scenario as a file says it
+    simulated: Simulated
     sure: Mapping
     memory: Mapping[str, float]  # GiB by part, on the peak-memory rank
     parts: Mapping[str, float]  # seconds of a step by cause
 
     @property
+    def scenario(self) -> Scenario:
+        """What is answered, its plan written out."""
+        return self.simulated.scenario
+
+    @property
     def name(self) -> str:
         """Model, chips and their number."""
-        return f"{self.question.model.name} on {self.question.cluster_chips:,} × {self.question.cluster.chip.name}"
+        return f"{self.question.model.name} on {self.question.cluster.num_chips:,} × {self.question.cluster.chip.name}"
 
     @property
     def capacity_gib(self) -> float:
@@ -116,29 +126,30 @@ def answer(values: Mapping[str, str], fixed: Mapping[str, object] | None = None,
     return answered(values, fixed, q, candidate, costs, samples)
 
 
-_KNOWN: dict[tuple, PlanCosts] = {}  # costs of the last few machines: they depend on neither chips, batch nor prices
-_FOUND: dict[tuple, RankedPlan] = {}
+_KNOWN: dict[str, PlanCosts] = {}  # costs of the last few machines: they depend on neither chips, batch nor prices
+_FOUND: dict[str, RankedPlan] = {}
 
 
 def _plan(q: Question, fixed: Mapping[str, object]) -> tuple[RankedPlan, PlanCosts]:
     """The plan, from what was computed before where only chips, batch, tokens or prices have moved."""
-    about = (q.model, q.cluster.name, q.cluster.chip.name, q.seq, q.precision, q.stack.name, q.mtp)
-    exact = (*about, q.cluster_chips, q.batch, q.objective, tuple(sorted(fixed.items())))
-    candidate = _FOUND.get(exact)
-    if candidate is None:
-        if fixed:
-            out, costs = find(q, 1)
-            candidate = out.best[0]
-        else:
-            candidate, costs = quick(q, _KNOWN.get(about))
-            _remember(_KNOWN, about, costs, 4)
-        _remember(_FOUND, exact, candidate, 500)
+    pins = sorted(q.pinned.items(), key=str)
+    same = (q.model, replace(q.cluster, num_chips=1), replace(q.workload, global_batch=1), q.precision, q.stack, pins)
+    about = repr(same)
+    exact = repr((about, q.cluster.num_chips, q.batch, q.objective, q.tolerance))
+    candidate, costs = _FOUND.get(exact), _KNOWN.get(about)
+    if candidate is not None and costs is not None:
         return candidate, costs
-    # fresh costs where none are at hand: they only turn the candidate into a plan and a row
-    return candidate, _KNOWN.get(about) or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack)
+    if fixed:
+        out, costs = find(q, 1)
+        candidate = out.best[0]
+    else:
+        candidate, costs = quick(q, costs)
+    _remember(_KNOWN, about, costs, 4)
+    _remember(_FOUND, exact, candidate, 500)
+    return candidate, costs
 
 
-def _remember(store: dict, key: tuple, value: object, most: int) -> None:
+def _remember(store: dict, key: str, value: object, most: int) -> None:
     store[key] = value
     while len(store) > most:
         del store[next(iter(store))]
@@ -153,18 +164,21 @@ def answered(
     samples: int = SAMPLES,
 ) -> Answer:
     """The answer for one plan."""
-    scenario = scenario_of(q, costs, candidate)
-    need = peak(q.model, scenario.plan, scenario.workload, q.precision, q.stack).breakdown()
+    document = with_phase_plans(q, completed(q, costs, candidate))
+    simulated = simulate(resolve(document, "the page's question"))
+    s = simulated.scenario
+    need = simulated.point.memory.breakdown()
     return Answer(
         dict(values),
         dict(fixed),
         q,
         candidate,
-        row(q, costs, candidate),
-        scenario,
-        monte_carlo(scenario, samples, workers=1),
+        figures(simulated),
+        document,
+        simulated,
+        monte_carlo(s, samples, workers=1, simulated=simulated),
         {k: v / 2**30 for k, v in need.items()},
-        {k: max(v, 0.0) for k, v in parts(q, scenario.plan, scenario.workload).items()},
+        {k: max(v, 0.0) for k, v in parts(q, s.plan, s.workload).items()},
     )
 
 
@@ -177,13 +191,8 @@ def searched(values: Mapping[str, str], progress=None, samples: int = SAMPLES) -
 
 
 def simulated_step(a: Answer):
-    """The plan's step simulated as events (`sim.training.evaluate.Point`), for the timeline.
-
-    Raises:
-        InputError: more ops than are simulated.
-    """
-    s = a.scenario
-    return evaluate(s.model, s.cluster, s.plan, s.workload, s.precision, s.stack)
+    """The plan's step simulated as events (`sim.training.evaluate.Point`), for the timeline."""
+    return a.simulated.point
 
 
 # ------------------------------------------------------------------ in words
@@ -199,7 +208,7 @@ def sentence(a: Answer) -> str:
         if k in r
     ]
     cost = " or ".join(money) if money else f"no price of {a.question.cluster.chip.name} is known, so no cost"
-    used = f"{r['chips']:,} of {a.question.cluster_chips:,}" if r["spares"] else f"{a.question.cluster_chips:,}"
+    used = f"{r['chips']:,} of {a.question.cluster.num_chips:,}" if r["spares"] else f"{a.question.cluster.num_chips:,}"
     return (
         f"{a.question.model.name} on {used} × {a.question.cluster.chip.name}: {r['days']:.3g} days ({low:.3g} to "
         f"{high:.3g}), {cost}."
@@ -215,35 +224,48 @@ def figure_words(a: Answer, key: str, value: float | None = None) -> str:
 def command(a: Answer) -> str:
     """The line that gives the same figures in a terminal. A range of prices has no flag: its middle is given."""
     kind, name = a.values.get("machine", BY_KEY["machine"].default).split(":", 1)
-    q = a.question
-    words = [
-        "clustersim",
-        "plan",
-        "--model",
-        a.values.get("model") or BY_KEY["model"].default,
-        f"--{kind}" if kind == "cluster" else "--chip",
-        name,
-        "--chips",
-        str(q.cluster_chips),
-        "--seq",
-        str(q.seq),
-        "--batch-tokens",
-        f"{_batch_tokens(a):.15g}",
-        "--tokens",
-        f"{q.tokens:.15g}",
-        "--objective",
-        q.objective,
-        "--precision",
-        q.precision,
-    ]
+    q, d = a.question, a.document
+    words = ["clustersim", "plan", "--model", a.values.get("model") or BY_KEY["model"].default]
+    words += [f"--{kind}", name, "--chips", str(d["chips"]), "--seq", str(q.seq)]
+    words += ["--batch", str(d["global_batch"]), "--tokens", f"{q.tokens:.15g}", "--attention", str(d["attention"])]
+    if "phases" in d:
+        words += ["--phases", str(d["phases"])]
+    words += ["--objective", q.objective, "--precision", q.precision]
+    if d.get("stack"):
+        words += ["--stack", str(d["stack"])]
     words += price_words(q.prices)
-    for key in AXES:
-        words += ["--schedules", str(a.row[key])] if key == "schedule" else ["--set", f"{key}={a.row[key]}"]
+    fields = {**d["plan"], **{k: d[k] for k in ("schedule", "micro_batch", "recompute")}, **d["options"]}
+    for key, value in fields.items():
+        words += ["--set", f"{key}={json.dumps(value)}"]
     return shlex.join(words)
 
 
-def _batch_tokens(a: Answer) -> float:
-    return parse(a.values.get("batch") or BY_KEY["batch"].default, "count", "batch")
+def yaml_text(a: Answer) -> str:
+    """The answer's scenario as YAML, one key a line: `clustersim run` of it gives the same figures."""
+    return "".join(f"{key}: {json.dumps(_plain(value), ensure_ascii=False)}\n" for key, value in a.document.items())
+
+
+def _plain(value: object) -> object:
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else plain(value)
+
+
+def link(a: Answer) -> str:
+    """The question as the end of an address: the page opens with these controls."""
+    said = {k: v for k, v in a.values.items() if str(v).strip() and v != BY_KEY[k].default}
+    return "?" + urllib.parse.urlencode(said)
+
+
+def from_link(query: str) -> dict[str, str]:
+    """The controls' values of a `link`.
+
+    Raises:
+        InputError: a key that is no control.
+    """
+    values = dict(urllib.parse.parse_qsl(query.lstrip("?")))
+    for key in values:
+        if key not in BY_KEY:
+            raise InputError(f"link: control {key[:40]!r} is not known{nearest(key, BY_KEY)}; open the page without it")
+    return values
 
 
 def assumptions(a: Answer) -> list[str]:

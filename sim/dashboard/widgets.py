@@ -163,7 +163,7 @@ class Inputs:
         more = w.GridBox([f.widget for k, f in self.fields.items() if k not in QUESTION], layout=grid)
         fold = w.Accordion(
             [more],
-            titles=("More: precision, aim, buying, electricity",),
+            titles=("More: attention, phases, software, precision, aim, buying, electricity",),
             selected_index=None,
             layout=w.Layout(width="auto"),
         )
@@ -173,6 +173,8 @@ class Inputs:
     def _on(self, key: str) -> None:
         if key == "machine":
             self._other_machine()
+        elif key == "model":
+            self.describe()
         self._changed(key)
 
     def _other_machine(self) -> None:
@@ -191,7 +193,7 @@ class Inputs:
         fact."""
         at = machine(self.fields["machine"].text)
         for field in self.fields.values():
-            field.describe(default_words(field.control, at))
+            field.describe(default_words(field.control, at, self.fields["model"].text))
             fact = fact_of(field.control.key, at) if field.control.fact else None
             if field.control.fact:  # what an empty price means stands in its box
                 field.box.placeholder = (

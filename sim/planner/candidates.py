@@ -12,102 +12,31 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from sim.cost import memory
 from sim.cost.closed_form import Loads, loads, straggler
 from sim.cost.evaluate import closed_form_step
-from sim.cost.layer import LayerCost, LayerEstimator, LayerWork
+from sim.cost.layer import LayerCost, LayerEstimator
 from sim.cost.operators import WIDTH
 from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack
 from sim.cost.step import data_parallel, stage_message_s
+from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.planner.candidate import (
+    Candidate,
+    ChunkKind,
+    ChunkLayout,
+    DataParallelCosts,
+    PhaseSeconds,
+    SharedWork,
+    StepParts,
+)
+from sim.planner.stages import Units, balanced
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
-
-
-class Candidate(NamedTuple):
-    """A plan and its batch as a search enumerates them. `batch` in sequences; `switches` index `PlanCosts.switches`."""
-
-    tp: int
-    cp: int
-    ep: int
-    etp: int
-    micro_batch: int
-    recompute: str
-    pp: int
-    vpp: int
-    schedule: str
-    dp: int
-    zero: int
-    batch: int
-    switches: int = 0
-
-    @property
-    def num_chips(self) -> int:
-        """Chips that the plan uses."""
-        return self.tp * self.cp * self.pp * self.dp
-
-
-class SharedWork(NamedTuple):
-    """What candidates with equal layers on a chip share:
-    the work of each kind of layer and of the ends, activations.
-    """
-
-    estimator: LayerEstimator
-    kinds: dict[str, tuple[tuple[float, LayerWork], ...]]
-    ends: tuple[LayerWork, LayerWork, LayerWork | None]
-    activations: memory.SavedActivations
-
-
-class PhaseSeconds(NamedTuple):
-    """Seconds of one micro-batch: forward, input gradient, weight gradient, and the hideable parts of the first two."""
-
-    forward: float
-    backward: float
-    weight: float
-    hide_forward: float
-    hide_backward: float
-
-
-class DataParallelCosts(NamedTuple):
-    """What a step costs once: seconds of the gradient reduction, the parameter gather and the optimiser."""
-
-    grad_reduce_s: float
-    param_gather_s: float
-    optimizer_s: float
-    overlap_grad_reduce: bool
-    overlap_p2p: bool | None  # None: the stack's default
-
-
-class StepParts(NamedTuple):
-    """What `sim.cost.closed_form.step_time_of` asks beside the loads, as in `StepCosts`."""
-
-    micro_batches: int
-    p2p_s: float
-    grad_reduce_s: float
-    param_gather_s: float
-    overlap_grad_reduce: bool
-    optimizer_s: float
-    fixed_s: float
-
-
-@dataclass(frozen=True)
-class ChunkLayout:
-    """Where layers lie: pp × vpp chunks.
-
-    `ranks[r]` indexes `kinds`, each a tuple of chunks (dense, moe, first, last).
-    """
-
-    pp: int
-    vpp: int
-    schedule: str
-    ranks: tuple[int, ...]
-    kinds: tuple[tuple[tuple[int, int, bool, bool], ...], ...]
-    first_of: tuple[int, ...]  # the first rank of each kind: it holds most micro-batches in flight
-
 
 # ------------------------------------------------------------------ what a quantity depends on
 
@@ -139,10 +68,6 @@ def cached(
     return decorate
 
 
-def _layout_key(costs: PlanCosts, c: Candidate) -> Key:
-    return (c.pp, c.vpp, c.schedule)
-
-
 def _layer_key(costs: PlanCosts, c: Candidate) -> Key:
     paired = c.schedule.startswith("dualpipe")
     return (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, paired, costs.layer_set[c.switches])
@@ -154,12 +79,17 @@ def _sharded_layer_key(costs: PlanCosts, c: Candidate) -> Key:
     return _layer_key(costs, c)
 
 
+def _layout_key(costs: PlanCosts, c: Candidate) -> Key:
+    return (_layer_key(costs, c), c.pp, c.vpp, c.schedule, c.mtp_before_head, c.stages)
+
+
 def _loads_key(costs: PlanCosts, c: Candidate) -> Key:
-    return (_sharded_layer_key(costs, c), c.pp, c.vpp, c.schedule)
+    hops = costs.stage_message_s(c) if c.mtp_before_head and c.pp > 1 else 0.0
+    return (_sharded_layer_key(costs, c), c.pp, c.vpp, c.schedule, c.mtp_before_head, c.stages, hops)
 
 
 def _params_key(costs: PlanCosts, c: Candidate) -> Key:
-    return (c.tp, c.ep, c.etp, c.pp, c.vpp, c.schedule)
+    return (c.tp, c.ep, c.etp, c.pp, c.vpp, c.schedule, c.mtp_before_head, costs.layout(c).stages)
 
 
 def _message_key(costs: PlanCosts, c: Candidate) -> Key:
@@ -167,7 +97,7 @@ def _message_key(costs: PlanCosts, c: Candidate) -> Key:
 
 
 def _data_parallel_key(costs: PlanCosts, c: Candidate) -> Key:
-    return (c.tp, c.cp, c.ep, c.etp, c.pp, c.vpp, c.schedule, c.dp, c.zero, c.switches)
+    return (*_params_key(costs, c), c.cp, c.dp, c.zero, c.switches)
 
 
 class PlanCosts:
@@ -192,6 +122,7 @@ class PlanCosts:
         self.switches = switches
         self.known: dict[str, dict[Key, Any]] = defaultdict(dict)  # what `cached` methods have computed
         self.mtp = model.mtp_depth if workload.mtp else 0
+        self.dense_layers = model.dense_ffn_layers
         self.memory_capacity = cluster.chip.memory_bytes.value
         # settings that agree on a layer's cost share it
         settled = [tuple((k, s[k]) for k in LAYER_SWITCHES if k in s) for s in switches]
@@ -199,8 +130,8 @@ class PlanCosts:
 
     # ---------------------------------------------------------------- objects for people
 
-    def plan(self, c: Candidate, zero: int | None = None) -> Plan:
-        """The candidate as a plan. `zero`: another stage of ZeRO than its own."""
+    def plan(self, c: Candidate, zero: int | None = None, bare: bool = False) -> Plan:
+        """The candidate as a plan. `zero`: another stage of ZeRO than its own; `bare`: without its stages."""
         return Plan(
             tp=c.tp,
             pp=c.pp,
@@ -213,6 +144,8 @@ class PlanCosts:
             micro_batch=c.micro_batch,
             zero=c.zero if zero is None else zero,
             recompute=c.recompute,
+            mtp_before_head=c.mtp_before_head,
+            stages=None if bare or c.pp * c.vpp == 1 else self.layout(c).stages,
             **self.switches[c.switches],
         )
 
@@ -226,10 +159,15 @@ class PlanCosts:
     def layout(self, c: Candidate) -> ChunkLayout:
         """Which chunks each pipeline rank holds."""
         plan, model = Plan(pp=c.pp, vpp=c.vpp, schedule=c.schedule), self.model
-        layers, start, chunks = plan.chunk_layers(model.layers, self.mtp), 0, []
+        layers, start, chunks = c.stages or self._balanced(c, plan), 0, []
+        last = len(layers) - 1
         for i, n in enumerate(layers):
-            dense = max(0, min(n, model.dense_ffn_layers - start)) if model.experts else n
-            chunks.append((dense, n - dense, i == 0, i == len(layers) - 1))
+            dense = max(0, min(n, self.dense_layers - start)) if model.experts else n
+            ahead = i - (last - c.mtp_before_head) if self.mtp and c.mtp_before_head else -1
+            hops = (0 <= ahead < c.mtp_before_head, ahead > 0)
+            chunks.append(
+                ChunkKind(dense, n - dense, i == 0, bool(self.mtp) and i == last - c.mtp_before_head, i == last, hops)
+            )
             start += n
         ranks = [tuple(chunks[chunk] for chunk in plan.chunks_of_rank(r)) for r in range(c.pp)]
         kinds = tuple(dict.fromkeys(ranks))
@@ -237,13 +175,38 @@ class PlanCosts:
             c.pp,
             c.vpp,
             c.schedule,
+            tuple(layers),
             tuple(kinds.index(r) for r in ranks),
             kinds,
             tuple(ranks.index(k) for k in kinds),
         )
 
+    def _balanced(self, c: Candidate, plan: Plan) -> tuple[int, ...]:
+        """Layers of each chunk by what this candidate's layers take before their weights are sharded."""
+        parts, nothing = self.costs(c._replace(zero=0)), PhaseSeconds(0.0, 0.0, 0.0, 0.0, 0.0)
+        paired = c.schedule.startswith("dualpipe")
+
+        def seconds(name: str) -> float:
+            p = parts.get(name, nothing)
+            return p.forward + p.backward + p.weight - (p.hide_forward + p.hide_backward if paired else 0.0)
+
+        n = c.pp if c.schedule == "dualpipe" else c.pp * c.vpp
+        fixed = [0.0] * n
+        for chunk, name in ((0, "first"), (n - 1 - c.mtp_before_head, "depths"), (n - 1, "last")):
+            fixed[chunk] += seconds(name)
+        units = Units(
+            seconds("dense"),
+            seconds("moe") if self.model.experts else seconds("dense"),
+            self.dense_layers,
+            self.model.layers,
+            tuple(fixed),
+            c.mtp_before_head,
+        )
+        return balanced(units, [plan.chunks_of_rank(rank) for rank in range(c.pp)])
+
     def _estimator(self, c: Candidate, zero: int = 0) -> LayerEstimator:
-        return LayerEstimator(self.model, self.cluster, self.plan(c, zero), self.workload, self.precision, self.stack)
+        plan = self.plan(c, zero, bare=True)
+        return LayerEstimator(self.model, self.cluster, plan, self.workload, self.precision, self.stack)
 
     @cached(_layer_key)
     def work(self, c: Candidate) -> SharedWork:
@@ -259,46 +222,73 @@ class PlanCosts:
 
     @cached(_sharded_layer_key)
     def costs(self, c: Candidate) -> dict[str, PhaseSeconds]:
-        """Cost of each kind of layer and of the two ends ("first", "last") under the candidate's ZeRO."""
+        """Cost of each kind of layer and of the ends ("first", "depths", "last") under the candidate's ZeRO."""
         shared = self.work(c)
         estimator = self._estimator(c, 3) if c.zero == 3 and c.dp * c.cp > 1 else shared.estimator
         out = {}
         for kind, variants in shared.kinds.items():
             params = layer_params(self.model, kind, c.tp, c.ep, c.etp)
             out[kind] = _phase_seconds([(share, estimator.apply_sharding(work, params)) for share, work in variants])
-        for name, end in zip(("first", "last"), estimator.shard_ends(shared.ends), strict=True):
+        for name, end in zip(("first", "last", "depths"), estimator.shard_ends(shared.ends), strict=True):
             out[name] = _phase_seconds([(1.0, end)])
         return out
 
     @cached(_loads_key)
+    def chunk_seconds(self, c: Candidate) -> tuple[tuple[tuple[float, float, float, float, float], ...], ...]:
+        """(forward, input gradient, weight gradient, hideable forward and backward) of each chunk, per kind of rank."""
+        parts, layout, nothing = self.costs(c), self.layout(c), PhaseSeconds(0.0, 0.0, 0.0, 0.0, 0.0)
+        dense, moe, first, depths, last = (parts.get(k, nothing) for k in ("dense", "moe", "first", "depths", "last"))
+        hop = self.mtp * self.stage_message_s(c) if c.mtp_before_head and c.pp > 1 else 0.0
+        out = []
+        for chunks in layout.kinds:
+            row = []
+            for kind in chunks:
+                total = [kind.dense * d + kind.moe * m for d, m in zip(dense, moe, strict=True)]
+                for there, end in ((kind.first, first), (kind.depths, depths), (kind.last, last)):
+                    if there:
+                        total = [t + e for t, e in zip(total, end, strict=True)]
+                total[0] += hop * kind.hops[0]
+                total[1] += hop * kind.hops[1]
+                row.append((total[0], total[1], total[2], total[3], total[4]))
+            out.append(tuple(row))
+        return tuple(out)
+
+    @cached(_loads_key)
     def loads(self, c: Candidate) -> Loads:
         """What the pipeline's ranks do, for the closed form."""
-        parts, layout, nothing = self.costs(c), self.layout(c), PhaseSeconds(0.0, 0.0, 0.0, 0.0, 0.0)
-        dense, moe, first, last = (parts.get(k, nothing) for k in ("dense", "moe", "first", "last"))
-        paired, of_kind = c.schedule.startswith("dualpipe"), []
-        for chunks in layout.kinds:
-            f = b = w = hidden = 0.0
-            for n, m, head, tail in chunks:
-                chunk_f = n * dense.forward + m * moe.forward
-                chunk_b = n * dense.backward + m * moe.backward
-                chunk_w = n * dense.weight + m * moe.weight
-                hide_f = n * dense.hide_forward + m * moe.hide_forward
-                hide_b = n * dense.hide_backward + m * moe.hide_backward
-                for there, end in ((head, first), (tail, last)):
-                    if there:
-                        chunk_f, chunk_b, chunk_w = chunk_f + end[0], chunk_b + end[1], chunk_w + end[2]
-                        hide_f, hide_b = hide_f + end[3], hide_b + end[4]
-                f, b, w = f + chunk_f, b + chunk_b, w + chunk_w
-                if paired:
-                    hidden += min(hide_f + hide_b, chunk_f, chunk_b + chunk_w)
-            of_kind.append((f, b, w, hidden))
+        layout, paired, of_kind = self.layout(c), c.schedule.startswith("dualpipe"), []
+        for row in self.chunk_seconds(c):
+            hidden = sum(min(hf + hb, f, b + w) for f, b, w, hf, hb in row) if paired else 0.0
+            of_kind.append((sum(x[0] for x in row), sum(x[1] for x in row), sum(x[2] for x in row), hidden))
         forward, backward, weight, hide = zip(*(of_kind[k] for k in layout.ranks), strict=True)
         return loads(forward, backward, weight, hide, len(layout.kinds[0]))
+
+    @cached(_loads_key)
+    def uneven_s(self, c: Candidate) -> float:
+        """Seconds of a micro-batch that interleaving adds where chunks differ.
+
+        While one rank is at a thick chunk its neighbours are at theirs of the same round and wait. The closed form
+        counts each rank's own work alone.
+        """
+        if c.schedule != "interleaved" or c.pp == 1:
+            return 0.0
+        rows, v = self.chunk_seconds(c), c.vpp
+        rounds = sum(max(r[k][0] + r[v - 1 - k][1] + r[v - 1 - k][2] for r in rows) for k in range(v))
+        return max(rounds - self.loads(c).busy, 0.0)
 
     @cached(_params_key)
     def params(self, c: Candidate) -> tuple[tuple[float, float], ...]:
         """(replicated, expert) weights of each kind of rank of the candidate's layout."""
-        plan = Plan(tp=c.tp, pp=c.pp, ep=c.ep, etp=c.etp, vpp=c.vpp, schedule=c.schedule)
+        plan = Plan(
+            tp=c.tp,
+            pp=c.pp,
+            ep=c.ep,
+            etp=c.etp,
+            vpp=c.vpp,
+            schedule=c.schedule,
+            stages=self.layout(c).stages,
+            mtp_before_head=c.mtp_before_head,
+        )
         every = rank_params(self.model, plan, memory.padded(self.model.vocab, c.tp), self.workload.mtp)
         return tuple(every[rank] for rank in self.layout(c).first_of)
 
@@ -322,12 +312,37 @@ class PlanCosts:
     @cached(_data_parallel_key)
     def states(self, c: Candidate) -> tuple[float, ...]:
         """Weights, gradients, optimiser states and ZeRO-3's buffers of each kind of rank, in bytes."""
-        plan = self.plan(c)
+        plan = self.plan(c, bare=True)
         extra = memory.gathered_bytes(self.model, plan, self.stack) if c.zero == 3 else 0.0
         return tuple(
             sum(memory.state_bytes(plan, self.stack, base, expert, plan.zero_shards, plan.expert_dp, c.zero)) + extra
             for base, expert in self.params(c)
         )
+
+    @cached(lambda costs, c: (c.tp, c.cp, c.ep, c.etp, c.dp, c.zero, c.switches))
+    def whole_states(self, c: Candidate) -> float:
+        """Bytes of states of the whole model on one pipeline rank."""
+        base, expert = self.params(c._replace(pp=1, vpp=1, schedule="1f1b", mtp_before_head=0, stages=()))[0]
+        plan = self.plan(c._replace(pp=1, vpp=1, schedule="1f1b", mtp_before_head=0), bare=True)
+        return sum(memory.state_bytes(plan, self.stack, base, expert, plan.zero_shards, plan.expert_dp, c.zero))
+
+    def least_bytes(self, c: Candidate) -> float:
+        """Bytes on the fullest chip that no schedule of these layers and widths goes below, however the model is cut.
+
+        Rank r of P holds a share n_r of the model: its states, and the activations of the micro-batches in flight, at
+        least P − r of them (DualPipe: one). The fullest rank is emptiest where all are equally full.
+        """
+        parts, model = self.work(c).activations, self.model
+        kept = sum(
+            count * parts.kinds[kind][0]
+            for kind, count in (("dense", self.dense_layers), ("moe", model.moe_layers))
+            if count
+        )
+        states, m = self.whole_states(c), max(1, c.batch // (c.dp * c.micro_batch))
+        if c.schedule.startswith("dualpipe"):
+            return (states + kept) / c.pp + memory.RUNTIME_BYTES
+        each = (states + kept * min(m, c.pp - rank) for rank in range(c.pp))
+        return 1.0 / sum(1.0 / max(one, 1.0) for one in each) + memory.RUNTIME_BYTES
 
     def memory_bytes(self, c: Candidate) -> float:
         """Bytes on the fullest chip, as `sim.cost.memory.peak`."""
@@ -338,8 +353,10 @@ class PlanCosts:
             # a kind's first rank has the most in flight, so the others of its kind are no fuller
             flights = memory.in_flight(layout, rank, m)[0]
             per = transient = loss = head_kept = 0.0
-            for n, e, head, tail in chunks:
+            for n, e, head, depths, tail, _ in chunks:
                 per += n * dense[0] + e * moe[0]
+                if depths and c.mtp_before_head:
+                    per += self.mtp * (moe if self.model.experts else dense)[0]
                 if again:
                     transient = max(transient, dense[1] if n else 0.0, moe[1] if e else 0.0)
                 if head:
@@ -367,6 +384,30 @@ class PlanCosts:
             else work.busy
         )
         return m * busy * self.straggler(c.num_chips) + self.stack.overhead_s(c.num_chips)
+
+    def step_costs(self, c: Candidate) -> StepCosts:
+        """What the events take, every chip at the speed of the expected slowest: as `sim.cost.step.build` of the
+        plan."""
+        slow, layout, once = self.straggler(c.num_chips), self.layout(c), self.data_parallel(c)
+        rows = [
+            tuple(ChunkCost(*(slow * seconds for seconds in chunk)) for chunk in row) for row in self.chunk_seconds(c)
+        ]
+        return StepCosts(
+            chunks=tuple(rows[kind] for kind in layout.ranks),
+            micro_batches=c.batch // (c.dp * c.micro_batch),
+            p2p_s=self.stage_message_s(c) if c.pp > 1 else 0.0,
+            p2p_bytes=0.0,  # no time depends on them
+            grad_reduce_s=once.grad_reduce_s,
+            param_gather_s=once.param_gather_s,
+            overlap_grad_reduce=once.overlap_grad_reduce,
+            optimizer_s=slow * once.optimizer_s,
+            fixed_s=self.stack.overhead_s(c.num_chips),
+        )
+
+    def estimate_s(self, c: Candidate) -> float:
+        """What a search ranks by: `step_s`, and for interleaving what chunks that differ add."""
+        m = c.batch // (c.dp * c.micro_batch)
+        return self.step_s(c) + m * self.uneven_s(c) * self.straggler(c.num_chips)
 
     def step_s(self, c: Candidate) -> float:
         """Seconds of one step, as `sim.cost.evaluate.in_closed_form`."""

@@ -4,8 +4,8 @@ another.
     table = compare("glm5", chips=8192, batch_tokens="16M", tokens="1T")
 
 Each chip sits in its usual nodes and network (`sim.spec.hardware.USUAL_CLUSTER`) and gets the best plan that the search
-finds. A 910C
-is counted in dies, as frameworks see it: two are one package.
+finds; a row has the figures that `clustersim run` gives for it. A 910C is counted in dies, as frameworks see it: two
+are one package.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from minglm.errors import InputError
-from sim.planner.planner import find, row
+from sim.planner.planner import solved
 from sim.planner.question import ModelSource, question
+from sim.scenario.training import resolve
+from sim.study.answer import figures, simulate
 
 CHIPS = ("910b", "910c_die", "h800", "h100", "b200")
 
@@ -50,8 +52,7 @@ def compare(
         q = question(model, None, chips, chip=name, **terms)
         entry: dict[str, Any] = {"name": name, "chip": q.cluster.chip.name, "cluster": q.cluster.name}
         try:
-            out, costs = find(q, top_k=1)
-            entry |= row(q, costs, out.best[0])
+            entry |= figures(simulate(resolve(solved(q), q.cluster.chip.name)))
             notes += [f"{q.cluster.chip.name}: {text}" for text in q.stated]
         except InputError as err:
             entry["reason"] = str(err)
@@ -73,10 +74,11 @@ def compare(
         rows.append(entry)
         if progress:
             progress(i + 1, len(names))
+    tokens = q.tokens
     reference = next(r for r in rows if r["name"] == against)
     for r in rows:
         r["break_even_usd_per_hour"] = break_even(r, reference)
-    return {"rows": rows, "against": against, "notes": list(dict.fromkeys(notes))}
+    return {"rows": rows, "tokens": tokens, "against": against, "notes": list(dict.fromkeys(notes))}
 
 
 def break_even(one: Mapping[str, Any], reference: Mapping[str, Any]) -> float | None:

@@ -37,6 +37,7 @@ _WIDTHS = (
     ("micro_batch", "micro-batch"),
     ("zero", "ZeRO"),
     ("recompute", "recompute"),
+    ("mtp_before_head", "MTP layers' chunks before the head"),
     ("batch", "batch"),
     ("switches", "switches"),
 )
@@ -47,8 +48,7 @@ def explain(q: Question, costs: PlanCosts, first: RankedPlan, second: RankedPlan
     a, room = first.candidate, q.cluster.chip.memory_bytes.value
     lines = [
         f"{describe(costs.plan(a))} with micro-batch {a.micro_batch}, ZeRO {a.zero} and recompute {a.recompute} is "
-        "the best of "
-        f"{out.combinations:,} combinations: a step of {first.step_s:.3g} s, {first.tokens_per_s:,.0f} tokens/s on "
+        f"the best of {out.looked_at:,} plans: a step of {first.step_s:.3g} s, {first.tokens_per_s:,.0f} tokens/s on "
         f"{a.num_chips:,} chips."
     ]
     if second is not None:
@@ -80,15 +80,16 @@ def explain(q: Question, costs: PlanCosts, first: RankedPlan, second: RankedPlan
         if causes:
             lines.append("Of the runner-up's step, that means " + ", ".join(causes) + ".")
     lines.append(
-        f"It fills {first.memory_bytes / room:.0%} of a chip's memory; {out.too_large:,} combinations did not fit, "
-        f"{out.evaluated:,} were costed, "
-        f"{out.bounded:,} were skipped because even their busiest rank's own work takes longer than all that is kept."
+        f"It fills {first.memory_bytes / room:.0%} of a chip's memory; {out.too_large:,} plans did not fit, "
+        f"{out.evaluated:,} were costed, {out.bounded:,} pipelines were skipped because even equal stages would take "
+        "longer than all that is kept."
     )
-    if len(out.front) > 1:
-        few = out.front[0]
+    if out.floor:
         lines.append(
-            f"The fewest chips that fit are {few.num_chips:,}, {few.value('time') / first.value('time'):.3g} times as "
-            "slow; "
-            f"{len(out.front)} plans trade chips for time."
+            f"What may be missed: no plan with these layers' work can be more than "
+            f"{first.value(q.objective) / out.floor - 1:.0%} better, for that one would have no idle rank, no message "
+            "between stages and no gradient to reduce."
         )
+    if out.stopped:
+        lines.append("The search was interrupted: this is the best so far.")
     return lines

@@ -5,61 +5,71 @@
     >>> answer(q, top_k=5)["winner"]["chips"] <= 64
     True
 
-Plans are ranked in closed form (`sim.planner.search`); the winner is then simulated as events. Cost counts the chips
-that a plan uses, held for the expected time with failures and restarts (Daly's formula,
-`sim.training.campaign.expected`).
+Plans are searched (`sim.planner.search`), the best of them worked off as events do (`sim.planner.refine`). The winner
+is written into the question's document and answered as any scenario is (`sim.study.answer`): what is printed of it is
+what `clustersim run` prints of that document.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from minglm.errors import InputError
 from sim.base.checks import check_finite, versions
+from sim.base.pareto import Front
 from sim.base.units import DAY_S, format_value
 from sim.cost import money
-from sim.cost.memory import check_fits, checkpoint_bytes
+from sim.cost.memory import check_fits
+from sim.planner import cache
 from sim.planner.candidates import PlanCosts
 from sim.planner.explain import explain
-from sim.planner.question import Question, space_of
+from sim.planner.question import Question, plain, read_question, space_of
+from sim.planner.quick import narrowed, quick
+from sim.planner.refine import FINALISTS, refine
 from sim.planner.search import Outcome, RankedPlan, search
-from sim.scenario.build import Run
-from sim.scenario.training import Scenario
+from sim.scenario.training import Scenario, resolve
 from sim.spec.phases import RunSegment, Throughput
-from sim.spec.plan import Plan, describe
+from sim.spec.plan import describe
+from sim.study.answer import Simulated, figures, simulate
+from sim.study.campaign import campaign_input
 from sim.study.monte_carlo import monte_carlo
 from sim.training.campaign import expected
-from sim.training.campaign_input import CampaignInput
-from sim.training.checkpoints import Checkpoint
-from sim.training.evaluate import evaluate
-from sim.training.failures import FailureModel
+
+FRONT = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.03125)  # shares of the cluster that the front looks at
 
 
 def find(
     q: Question, top_k: int | None = 20, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Outcome, PlanCosts]:
-    """All plans of the question's space, ranked.
+    """The best plans of the question's space, in order.
 
     Raises:
         InputError: nothing fits; the nearest plan and what it lacks.
     """
     space = space_of(q)
     costs = PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
-    out = search(costs, space, q.cluster_chips, q.batch, q.objective, top_k, progress)
-    if not out.best:
-        raise InputError(_nothing(q, costs, out))
-    return out, costs
+    kept = None if top_k is None else max(FINALISTS, top_k)
+    key = cache.key(q, kept)
+    out = cache.read(key)
+    if out is None:
+        out = search(costs, space, q.cluster.num_chips, q.batch, q.objective, kept, progress)
+        if not out.best:
+            raise InputError(_nothing(q, costs, out))
+        out = refine(costs, out, q.objective, kept, pinned_stages=bool(space.stages))
+        cache.write(key, out)
+    return replace(out, best=out.best[:top_k]), costs
 
 
 def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
-    head = f"no plan of {out.combinations:,} fits {q.model.name} on {q.cluster_chips:,} × {q.cluster.chip.name}"
+    chips = q.cluster.num_chips
+    head = f"no plan fits {q.model.name} on {chips:,} × {q.cluster.chip.name}"
     if out.nearest is None:
         return (
-            f"no plan divides {q.model.name} and a batch of {q.batch:,} sequences over {q.cluster_chips:,} chips; "
-            "allow the batch to differ "
-            "(--batch-tokens or --batch-tolerance 2%), or pin fewer widths"
+            f"no plan divides {q.model.name} and a batch of {q.batch:,} sequences over {chips:,} chips; "
+            "allow the batch to differ (--batch-tokens or --batch-tolerance 2%), or pin fewer widths"
         )
     c, _ = out.nearest
     try:
@@ -67,43 +77,150 @@ def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
     except InputError as err:
         # the full search has tried the single changes that check_fits would name
         reason = str(err).split(";")[0]
-        return (
-            f"{head}; nearest is {describe(costs.plan(c))} recompute {c.recompute} ZeRO {c.zero}: {reason}; "
-            "add chips or offload the optimiser states"
+        return f"{head}; nearest is {describe(costs.plan(c))} recompute {c.recompute} ZeRO {c.zero}: {reason}; " + (
+            _remedy(q)
         )
     return head
+
+
+def _remedy(q: Question) -> str:
+    """The fewest chips, doubling what there are, on which a plan is found; else what else could help."""
+    for times in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
+        chips = q.cluster.num_chips * times
+        try:
+            quick(replace(q, cluster=replace(q.cluster, num_chips=chips)), look_everywhere=False)
+        except InputError:
+            continue
+        return f"give {chips:,} chips or more (--chips {chips})"
+    return "offload the optimiser states (--set optimizer_offload=true), or take a chip with more memory"
+
+
+# ------------------------------------------------------------------ a plan written into the question
+
+
+def completed(q: Question, costs: PlanCosts, ranked_plan: RankedPlan) -> dict[str, Any]:
+    """The question's document with this plan: a scenario that `sim.scenario.training.resolve` takes."""
+    c, plan = ranked_plan.candidate, costs.plan(ranked_plan.candidate)
+    document = {k: v for k, v in q.document.items() if k != "global_tokens"}
+    document["plan"] = {k: getattr(plan, k) for k in ("tp", "pp", "dp", "cp", "ep", "vpp")}
+    if q.model.experts:
+        document["plan"]["etp"] = plan.etp
+    if plan.sp != (plan.tp > 1):
+        document["plan"]["sp"] = plan.sp
+    document |= {k: getattr(plan, k) for k in ("schedule", "micro_batch", "recompute")}
+    document["global_batch"] = c.batch
+    options = dict(document.get("options") or {})
+    for alias in ("distributed_optimizer", "fsdp", "expert_tp", "recompute_layers"):
+        options.pop(alias, None)
+    options["zero"] = c.zero
+    if plan.stages is not None:
+        options["stages"] = list(plan.stages)
+    if plan.mtp_before_head:
+        options["mtp_before_head"] = plan.mtp_before_head
+    named = {"sp": "sequence_parallel", "offload": "optimizer_offload"}
+    for key, value in costs.switches[c.switches].items():
+        options[named.get(key, key)] = list(value) if isinstance(value, tuple) else value
+    document["options"] = options
+    if q.objective == "cost":  # chips that the plan does not use are not rented
+        document["chips"] = plan.num_chips
+    if "prices" in document:
+        document["prices"] = {k: plain(v) for k, v in document["prices"].items()}
+    return document
+
+
+def scenario_of(q: Question, costs: PlanCosts, ranked_plan: RankedPlan) -> Scenario:
+    """The plan as a scenario: what `clustersim run` makes of the completed question."""
+    return resolve(completed(q, costs, ranked_plan), _name(q))
+
+
+def _name(q: Question) -> str:
+    return str(q.document.get("name") or f"{q.model.name} on {q.cluster.num_chips:,} × {q.cluster.chip.name}")
+
+
+def complete(
+    document: Mapping[str, Any], name: str = "question", progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """The document with the best plan where it asks for one; a document with a whole plan as it is.
+
+    Phases of other lengths get plans of their own, found at once (`sim.planner.quick`); the campaign counts what
+    changing from one to the next costs.
+
+    Raises:
+        InputError: a value that is refused, or no plan fits.
+    """
+    return solved(read_question(document, name), progress)
+
+
+def solved(q: Question, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """The question's document with its best plan, as `complete`."""
+    if not q.is_open:
+        return dict(q.document)
+    out, costs = find(q, 1, progress)
+    return with_phase_plans(q, completed(q, costs, out.best[0]))
+
+
+def with_phase_plans(q: Question, document: dict[str, Any]) -> dict[str, Any]:
+    """The completed document with a further plan for each length of its phases, and for the first batch of one that
+    grows; those that it has of its own stay. The campaign takes for each stretch the one that finishes it soonest."""
+    if document.get("phases") is None:
+        return document
+    plans, asked_of = list(document.get("plans") or ()), set()
+    for phase in resolve(document).phases:
+        for batch in {phase.batch_tokens, phase.first_batch_tokens or phase.batch_tokens}:
+            asked = (phase.seq, batch, phase.attention)
+            if asked in asked_of or (phase.seq == q.seq and abs(batch / (q.batch * q.seq) - 1) < 0.3):
+                continue
+            asked_of.add(asked)
+            plan = _phase_plan(q, *asked)
+            plans += [plan] if plan else []
+    return {**document, "plans": plans} if plans else document
+
+
+def _phase_plan(q: Question, seq: int, batch_tokens: float, attention: str) -> dict[str, Any] | None:
+    """A plan for sequences and a batch of another size, found at once; None where none fits."""
+    asked = {k: v for k, v in q.document.items() if k not in ("phases", "plans", "global_batch")}
+    asked = _without_layout({**asked, "seq": seq, "global_tokens": batch_tokens, "attention": attention})
+    # few long sequences take what batch their replicas divide, up to a fifth off
+    one = read_question({**asked, "batch_tolerance": max(q.tolerance, 0.2)})
+    try:
+        best, costs = quick(one)
+    except InputError:
+        return None  # the campaign says which phase has no plan
+    document = completed(one, costs, best)
+    own = {k: document[k] for k in ("schedule", "micro_batch", "recompute")}
+    options = {k: document["options"][k] for k in ("zero", "stages", "mtp_before_head") if k in document["options"]}
+    return {**document["plan"], **own, "options": {"mtp_before_head": 0, **options}}
+
+
+def _without_layout(document: dict[str, Any]) -> dict[str, Any]:
+    options = {k: v for k, v in document["options"].items() if k not in ("stages", "zero", "mtp_before_head")}
+    out = {k: v for k, v in document.items() if k not in ("schedule", "micro_batch", "recompute")}
+    return {**out, "options": options, "plan": {"auto": True}}
 
 
 # ------------------------------------------------------------------ what a plan comes to
 
 
-def goodput(q: Question, plan: Plan, step_s: float, tokens_per_step: float) -> float:
-    """Share of time that is first-time work, with the chip's failure rate (or Llama 3's) and asynchronous
-    checkpoints.
+def row(q: Question, costs: PlanCosts, ranked_plan: RankedPlan, like: Scenario, held: int | None = None) -> dict:
+    """A plan of a list with its time, memory, money and energy; days by Daly's formula, where the answer itself
+    simulates campaigns.
+
+    like: a scenario of the question: its failures and checkpoints. held: chips that are paid (default: the cluster's,
+    or the plan's where cost is the aim).
     """
-
-    rate = q.cluster.chip.failures_per_chip_hour
-    failures = FailureModel(24 * rate.value) if rate else FailureModel()
-    saved = Checkpoint(
-        bytes=checkpoint_bytes(plan, q.model.total_params(mtp=True)),
-        write_bytes_per_s=q.cluster.storage_bytes_per_s.value,
-        read_bytes_per_s=q.cluster.storage_bytes_per_s.value,
-        host_bytes_per_s=q.cluster.host_bytes_per_s.value,
-    )
-    segment = RunSegment("training", round(q.tokens), Throughput(step_s, tokens_per_step, plan.num_chips, 1, ""))
-    return expected(
-        CampaignInput(segments=(segment,), cluster_chips=plan.num_chips, failures=failures, checkpoint=saved)
-    )
-
-
-def row(q: Question, costs: PlanCosts, ranked_plan: RankedPlan) -> dict:
-    """One plan with its time, memory, money and energy."""
     c, plan = ranked_plan.candidate, costs.plan(ranked_plan.candidate)
-    share = goodput(q, plan, ranked_plan.step_s, ranked_plan.tokens)
+    if held is None:
+        held = c.num_chips if q.objective == "cost" else q.cluster.num_chips
+    segment = RunSegment(
+        "training",
+        max(1, round(q.tokens / ranked_plan.tokens)),
+        Throughput(ranked_plan.step_s, ranked_plan.tokens, c.num_chips, c.dp, ""),
+    )
+    share = expected(campaign_input(replace(like, run=replace(like.run, cluster=q.cluster)), (segment,)))
     days = q.tokens / ranked_plan.tokens_per_s / DAY_S / share
     hours = money.Range(days * 24, days * 24, days * 24, "h", "expected time with failures")
-    price = money.costs(q.cluster, c.num_chips, hours, q.prices)
-    per_chip = q.model.train_flops_per_token(q.seq, mtp=q.mtp) * ranked_plan.tokens_per_s / c.num_chips
+    price = money.costs(q.cluster, held, hours, q.prices)
+    per_chip = q.model.train_flops_per_token(q.seq, mtp=q.workload.mtp) * ranked_plan.tokens_per_s / c.num_chips
     out = {
         "plan": describe(plan),
         **{
@@ -111,8 +228,10 @@ def row(q: Question, costs: PlanCosts, ranked_plan: RankedPlan) -> dict:
             for k in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
         },
         **costs.switches[c.switches],
+        "stages": list(plan.stages or ()),
+        "mtp_before_head": c.mtp_before_head,
         "chips": c.num_chips,
-        "spares": q.cluster_chips - c.num_chips,
+        "spares": q.cluster.num_chips - c.num_chips,
         "global_batch": c.batch,
         "tokens_per_step": ranked_plan.tokens,
         "micro_batches_per_replica": c.batch // (c.dp * c.micro_batch),
@@ -135,57 +254,126 @@ def answer(
     q: Question,
     top_k: int = 20,
     progress: Callable[[int, int], None] | None = None,
-    verify: bool = True,
     samples: int = 0,
 ) -> dict:
-    """The planner's whole answer, JSON-ready: winner, ranked list, Pareto front, the best of each schedule, reasons.
+    """The planner's whole answer, JSON-ready: winner, ranked list, front, the best of each schedule, reasons.
 
-    samples: Monte Carlo over the facts' ranges for the winner (`sim.study.monte_carlo`); 0 draws none.
+    The winner's figures are those of its scenario as events (`sim.study.answer`), the other rows are near them. A
+    question whose plan is given is answered for that plan.
+
+    samples: draws of the uncertain inputs for the winner's intervals (`sim.study.monte_carlo`); 0 draws none.
     """
     start = time.process_time()
+    if not q.is_open:
+        document = dict(q.document)
+        return _told(q, document, simulate(resolve(document, _name(q))), {}, samples, time.process_time() - start)
     out, costs = find(q, top_k, progress)
+    best = out.best[0]
+    document = with_phase_plans(q, completed(q, costs, best))
+    scenario = resolve(document, _name(q))
+    second = next((f for f in out.best[1:] if f.value(q.objective) > best.value(q.objective) * 1.0001), None)
     spent = time.process_time() - start
-    ranked = [row(q, costs, f) for f in out.best]
-    second = next((f for f in out.best[1:] if f.value(q.objective) > out.best[0].value(q.objective) * 1.0001), None)
-    result = {
-        "question": q.to_dict(),
+    lists = {
+        "ranked": [row(q, costs, f, scenario) for f in out.best],
+        "front": [row(q, of, f, scenario, f.num_chips) for f, of in front(q, best, costs)],
+        "by_schedule": {
+            f.candidate.schedule: row(q, costs, f, scenario)
+            for f in sorted(best_by_schedule(q, costs, best), key=lambda f: f.value(q.objective))
+        },
+        "explanation": explain(q, costs, best, second, out),
         "search": {
-            "combinations": out.combinations,
+            "looked_at": out.looked_at,
             "evaluated": out.evaluated,
             "too_large": out.too_large,
             "bounded": out.bounded,
-            "cpu_s": spent,
+            "floor": out.floor,
+            "best": best.value(q.objective),
+            "stopped": out.stopped,
         },
-        "winner": ranked[0],
-        "ranked": ranked,
-        "front": [row(q, costs, f) for f in out.front],
-        "by_schedule": {
-            name: row(q, costs, f) for name, f in sorted(out.by_schedule.items(), key=lambda i: i[1].value(q.objective))
-        },
-        "explanation": explain(q, costs, out.best[0], second, out),
+    }
+    return _told(q, document, simulate(scenario), lists, samples, spent)
+
+
+def _told(
+    q: Question, document: dict[str, Any], simulated: Simulated, lists: dict[str, Any], samples: int, cpu_s: float
+) -> dict:
+    """The answer as a dict: the winner's figures, then what the search has besides."""
+    winner = figures(simulated)
+    result = {
+        "question": q.to_dict(),
+        "document": document,
+        "winner": winner,
+        "ranked": [winner],
+        "front": [winner],
+        "by_schedule": {winner["schedule"]: winner},
+        "explanation": [f"{winner['plan']} is the question's own plan: every field of it is given."],
+        **lists,
         "assumptions": [*q.stated, *assumptions(q)],
         "facts": facts(q),
+        "verified": verified(simulated),
         "versions": versions(),
     }
-    if verify:
-        result["verified"] = by_events(q, costs, out.best[0])
+    nothing = {
+        "looked_at": 1,
+        "evaluated": 1,
+        "too_large": 0,
+        "bounded": 0,
+        "floor": 0.0,
+        "best": 0.0,
+        "stopped": False,
+    }
+    result["ranked"] = [winner, *result["ranked"][1:]]  # the first of the list is the answer itself
+    result["by_schedule"] = {**result["by_schedule"], winner["schedule"]: winner}
+    result["search"] = {**nothing, **lists.get("search", {}), "cpu_s": cpu_s}
     if samples:
-        result["uncertainty"] = monte_carlo(scenario_of(q, costs, out.best[0]), samples)
+        result["uncertainty"] = monte_carlo(simulated.scenario, samples, workers=1, simulated=simulated)
     return result
 
 
-def scenario_of(q: Question, costs: PlanCosts, ranked_plan: RankedPlan) -> Scenario:
-    """The plan as a scenario on just the chips that it uses:
-    for `sim.study.monte_carlo`, `sim.study.projection` and `sim.training.campaign`.
-    """
-    plan = costs.plan(ranked_plan.candidate)
-    cluster = replace(q.cluster, num_chips=plan.num_chips)
-    return Scenario(
-        f"{q.model.name} on {plan.num_chips:,} × {q.cluster.chip.name}",
-        Run(q.model, cluster, plan, costs.load(ranked_plan.candidate), q.precision, q.stack, q.stated),
-        q.tokens,
-        prices=q.prices,
-    )
+def verified(simulated: Simulated) -> dict[str, float]:
+    """The step as events beside the closed form."""
+    p = simulated.point
+    return {
+        "events_step_s": p.result.step_s,
+        "closed_form_step_s": p.closed_form_s,
+        "difference": p.result.step_s / p.closed_form_s - 1,
+        "bubble_fraction": p.result.bubble_fraction,
+        "events": p.result.events,
+    }
+
+
+def front(q: Question, best: RankedPlan, costs: PlanCosts) -> list[tuple[RankedPlan, PlanCosts]]:
+    """Plans that trade chips for time, few chips first: near the best of each share of the cluster, none of them both
+    slower and larger than another."""
+    found: list[tuple[RankedPlan, PlanCosts]] = [(best, costs)]
+    for share in FRONT[1:]:
+        chips = int(q.cluster.num_chips * share)
+        if chips:
+            try:
+                found.append(quick(replace(q, cluster=replace(q.cluster, num_chips=chips)), look_everywhere=False))
+            except InputError:
+                break  # fewer chips hold the model no better
+    kept: Front[tuple[RankedPlan, PlanCosts]] = Front()
+    for plan, of in found:
+        kept.add(plan.num_chips, plan.value("time"), (plan, of))
+    return list(kept.items)
+
+
+def best_by_schedule(q: Question, costs: PlanCosts, best: RankedPlan) -> list[RankedPlan]:
+    """The best plan of each pipeline schedule with the winner's layers: what the schedule itself brings."""
+    out = [best]
+    space = space_of(q)
+    for schedule in dict(space.pipelines):
+        if schedule == best.candidate.schedule:
+            continue
+        of_one = replace(
+            narrowed(space, best, ("pp", "mtp_before_head", "zero", "recompute")),
+            pipelines=tuple(p for p in space.pipelines if p[0] == schedule),
+        )
+        few = search(costs, of_one, q.cluster.num_chips, q.batch, q.objective, 5)
+        if few.best:
+            out += refine(costs, few, q.objective, 1, pinned_stages=True).best
+    return out
 
 
 def facts(q: Question) -> list[dict]:
@@ -222,10 +410,10 @@ def facts(q: Question) -> list[dict]:
 def assumptions(q: Question) -> list[str]:
     """What an answer rests on beside the question's own defaults."""
     out = [
-        "plans are ranked in closed form, every chip at the speed of the expected slowest",
-        "cost counts the chips a plan uses, not the rest of the cluster",
-        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, and GPipe, which has 1F1B's "
-        "bubble and needs more memory",
+        "plans are ranked by a step worked off operation by operation, every chip at the speed of the expected slowest",
+        "cost counts the chips a plan uses" if q.objective == "cost" else "cost counts all chips, spares included",
+        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, GPipe, which has 1F1B's bubble "
+        "and needs more memory, and a vocabulary split over stages, which no listed stack offers",
     ]
     rate = q.cluster.chip.failures_per_chip_hour
     out.append(
@@ -238,25 +426,3 @@ def assumptions(q: Question) -> list[str]:
             f"no system price of {q.cluster.chip.name} is known: no cost to own is given (--system-price sets one)"
         )
     return out
-
-
-def by_events(q: Question, costs: PlanCosts, ranked_plan: RankedPlan) -> dict:
-    """The plan's step simulated as events, beside the closed form that ranked it."""
-    try:
-        p = evaluate(
-            q.model,
-            q.cluster,
-            costs.plan(ranked_plan.candidate),
-            costs.load(ranked_plan.candidate),
-            q.precision,
-            q.stack,
-        )
-    except InputError as err:  # more ops than are simulated
-        return {"closed_form_step_s": ranked_plan.step_s, "reason": str(err)}
-    return {
-        "events_step_s": p.result.step_s,
-        "closed_form_step_s": ranked_plan.step_s,
-        "difference": p.result.step_s / ranked_plan.step_s - 1,
-        "bubble_fraction": p.result.bubble_fraction,
-        "events": p.result.events,
-    }

@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from minglm.errors import InputError
 from sim.planner.candidates import PlanCosts
-from sim.planner.planner import find
 from sim.planner.question import Question, space_of
+from sim.planner.refine import refine
 from sim.planner.search import RankedPlan, search
-from sim.planner.space import Space
+from sim.planner.space import AXES, Space
 
 # The coarse look: widths that published runs use. An axis without any of them keeps its first value.
 COARSE = {
@@ -25,39 +26,46 @@ COARSE = {
     "micro_batch": (1,),
     "zero": (1,),
     "recompute": ("none", "full"),
+    "mtp_before_head": (0, 1),
 }
 # Axes that depend on each other are varied together.
 TOGETHER = (
-    ("pp", "pipelines"),
+    ("pp", "pipelines", "mtp_before_head"),
     ("tp", "ep"),
     ("tp", "cp", "micro_batch"),
     ("recompute", "zero", "etp", "switches"),
     ("pp", "tp", "recompute"),
 )
 ROUNDS = 4
-COARSE_PIPELINES = (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("dualpipe-v", 2))
+COARSE_PIPELINES = (("1f1b", 1), ("interleaved", 2), ("interleaved", 5), ("zb-h1", 1), ("dualpipe-v", 2))
+FEW = 4  # plans of a look that are worked off
 NEAR = {"tp": 1, "cp": 1, "micro_batch": 1, "ep": 2}  # steps from the held value that are looked at
 APART = 1.3  # a start that is this many times as slow as the best one is not followed
 
 
-def quick(q: Question, costs: PlanCosts | None = None) -> tuple[RankedPlan, PlanCosts]:
+def quick(q: Question, costs: PlanCosts | None = None, look_everywhere: bool = True) -> tuple[RankedPlan, PlanCosts]:
     """A plan that fits and is near the best, and the costs that priced it.
 
-    costs: of an earlier question about the same model, machine, sequence, precision and stack: what it has computed is
-    used again. Raises:
-        InputError: nothing fits; the nearest plan and what it lacks.
+    Args:
+        costs: of an earlier question about the same model, machine, sequence, precision and stack: what it has computed
+            is used again.
+        look_everywhere: search the whole space where the coarse look finds nothing, which is slow.
+    Raises:
+        InputError: nothing fits.
     """
     space = space_of(q)
     shared = costs or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
 
     def best(some: Space) -> RankedPlan | None:
-        plans = search(shared, some, q.cluster_chips, q.batch, q.objective, 1).best
-        return plans[0] if plans else None
+        out = search(shared, some, q.cluster.num_chips, q.batch, q.objective, FEW)
+        return refine(shared, out, q.objective, 1, pinned_stages=True).best[0] if out.best else None
 
     starts = [plan for plan in map(best, coarse(space, q)) if plan is not None]
-    if not starts:  # rare: look everywhere; the refusal then names the nearest plan
-        out, searched = find(q, 1)
-        return out.best[0], searched
+    if not starts:  # rare
+        anywhere = best(space) if look_everywhere else None
+        if anywhere is None:
+            raise InputError(f"no plan fits {q.model.name} on {q.cluster.num_chips:,} × {q.cluster.chip.name}")
+        starts = [anywhere]
     first = min(f.value(q.objective) for f in starts)
     ends = []
     for top in starts:
@@ -67,7 +75,7 @@ def quick(q: Question, costs: PlanCosts | None = None) -> tuple[RankedPlan, Plan
         for axes in TOGETHER * ROUNDS:
             if seen.get(axes) is top:  # nothing has moved since these axes were last looked at
                 continue
-            other = best(around(space, top, axes))
+            other = best(narrowed(space, top, axes))
             if other is not None and other.value(q.objective) < top.value(q.objective):
                 top = other
             seen[axes] = top
@@ -94,12 +102,10 @@ def coarse(space: Space, q: Question) -> list[Space]:
     ]
 
 
-def around(space: Space, ranked_plan: RankedPlan, axes: tuple[str, ...]) -> Space:
+def narrowed(space: Space, ranked_plan: RankedPlan, axes: tuple[str, ...]) -> Space:
     """The space with every axis held at the found plan's value, except `axes`."""
     c = ranked_plan.candidate
-    held: dict[str, Any] = {
-        axis: (getattr(c, axis),) for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute")
-    }
+    held: dict[str, Any] = {axis: (getattr(c, axis),) for axis in AXES}
     held |= {"pipelines": ((c.schedule, c.vpp),)}
     near: dict[str, Any] = {}
     for axis, steps in NEAR.items():

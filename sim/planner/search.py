@@ -1,9 +1,9 @@
-"""Search all plans of a `Space`: memory by formula, time in closed form, subtrees skipped only where a bound proves
-them worse.
+"""Search the plans of a `Space`: memory by formula, time by estimate, subtrees skipped where a bound proves them worse.
 
-A subtree (same widths and batch, any recomputation, ZeRO and switches) is skipped when even its busiest rank's own work
-takes longer than both the last plan of the list that is kept and some plan on the front with no more chips. So the kept
-list and the front are those of the full space; `tests/property/test_planner_search.py` compares them with brute force.
+Widths that fix a layer's operators come first, those with the least work a token before the others. A pipeline of
+such layers is skipped when even perfectly equal stages would take longer than the last plan of the list that is kept,
+so the kept list is that of the full space; `tests/property/test_planner_search.py` compares it with brute force.
+Estimates rank; `sim.planner.refine` then works the best of them off as the events do.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from sim.base.pareto import Front
-from sim.planner.candidates import Candidate, PlanCosts
-from sim.planner.space import Space, enough_micro_batches, lies_evenly, replicas
+from sim.planner.candidate import Candidate
+from sim.planner.candidates import PlanCosts
+from sim.planner.space import Space, enough_micro_batches, has_shape, replicas
 
 OBJECTIVES = ("tokens", "time", "cost")
-Leaf = tuple[str, int, int]  # recompute, zero, index of the switches
 
 
 @dataclass(frozen=True)
 class RankedPlan:
-    """A plan that fits: its step in closed form and what it comes to."""
+    """A plan that fits: its step and what it comes to."""
 
     candidate: Candidate
     step_s: float
@@ -48,21 +47,57 @@ class RankedPlan:
 
 @dataclass
 class Outcome:
-    """Best plans first, the front from few chips to many, and what happened to every combination."""
+    """Best plans first, and what happened to the rest.
+
+    floor: no plan of the space has a smaller value of the objective, whatever its pipeline's idle time (0: not known).
+    """
 
     best: list[RankedPlan]
-    front: list[RankedPlan]
-    by_schedule: dict[str, RankedPlan]
     evaluated: int = 0  # fitted and costed
     too_large: int = 0  # refused by the memory formula
-    bounded: int = 0  # skipped by the bound
+    bounded: int = 0  # skipped by the bound: pipelines, or all plans of the same layers at once
     nearest: tuple[Candidate, float] | None = None  # when nothing fits: least memory over the limit, and by how much
-    work: list[str] = field(default_factory=list)
+    floor: float = 0.0
+    stopped: bool = False  # interrupted: the best so far
 
     @property
-    def combinations(self) -> int:
-        """All that were looked at, costed or not."""
+    def looked_at(self) -> int:
+        """Plans whose memory was computed, and pipelines that a bound skipped."""
         return self.evaluated + self.too_large + self.bounded
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Widths that fix a layer's operators, and the whole model's seconds of one micro-batch with them."""
+
+    tp: int
+    cp: int
+    ep: int
+    etp: int
+    micro: int
+    recompute: str
+    layer_set: int
+    forward_s: float
+    backward_s: float
+    work_s: float
+    hidden_s: float
+
+    def least_per_token(self, seq: int) -> float:
+        """Chip-seconds a token that no pipeline of these layers goes below."""
+        return (self.work_s - self.hidden_s) * self.tp * self.cp / (self.micro * seq)
+
+    def least_s(self, pp: int, schedule: str, vpp: int, m: int) -> float:
+        """Seconds of a pipeline with perfectly equal stages: no estimate of this shape is below."""
+        busy = self.work_s / pp
+        if pp == 1:
+            return m * busy
+        if schedule.startswith("dualpipe"):
+            return m * (self.work_s - self.hidden_s) / pp
+        if schedule == "zb-h1":
+            return m * busy + (pp - 1) * max(self.forward_s, self.backward_s) / pp
+        if schedule == "zb-v":
+            return m * busy + (pp - 1) * max(self.forward_s, self.backward_s) / (2 * pp)
+        return m * busy + (self.work_s - busy) / vpp
 
 
 def search(
@@ -79,146 +114,156 @@ def search(
     Args:
         costs: of the question; its `switches` must be the space's.
         top_k: length of the ranked list; None keeps every plan that fits and skips nothing.
-        progress: called with (groups done, groups).
+        progress: called with (groups done, groups). A KeyboardInterrupt ends the search with the best so far.
     """
-    model, seq = costs.model, costs.workload.seq
-    ranking, out = _Ranking(objective, top_k), Outcome([], [], {})
+    out, ranking = Outcome([]), _Ranking(objective, top_k)
     ordered = _groups(costs, space, chips)
-    leaves = [(r, z, s) for r in space.recompute for z in space.zero for s in range(len(space.switches))]
-    for done, (_, tp, cp, ep, etp, micro) in enumerate(ordered):
-        if progress:
-            progress(done, len(ordered))
-        multiple = ep * etp // math.gcd(ep * etp, tp * cp)
-        least_work = {
-            dual: _least_work(costs, space, tp, cp, ep, etp, micro, dual)
-            for dual in {s.startswith("dualpipe") for s, _ in space.pipelines}
-        }
-        for pp in space.pp:
-            most = chips // (tp * cp * pp)
-            options = replicas(space, batch, micro, most, multiple) if most else []
-            for schedule, vpp in space.pipelines if options else ():
-                if not lies_evenly(model, pp, schedule, vpp, costs.workload.mtp):
-                    continue
-                least = least_work[schedule.startswith("dualpipe")] / pp
-                for dp, size in options:
-                    m = size // (dp * micro)
-                    if not enough_micro_batches(schedule, pp, m):
-                        continue
-                    used, tokens = tp * cp * pp * dp, size * seq
-                    alone = dp * cp == 1
-                    if ranking.beats(
-                        schedule, used, (m * least * costs.straggler(used) + costs.stack.overhead_s(used)) / tokens
-                    ):
-                        out.bounded += sum(not (alone and z) for _, z, _ in leaves)
-                        continue
-                    widths = Candidate(tp, cp, ep, etp, micro, "none", pp, vpp, schedule, dp, 0, size)
-                    _try_leaves(costs, ranking, out, widths, leaves, tokens)
-    out.best, out.front, out.by_schedule = [f for *_, f in ranking.best], list(ranking.front.items), ranking.by_schedule
+    try:
+        for done, (least, layers) in enumerate(ordered):
+            if progress:
+                progress(done, len(ordered))
+            lowest = least if objective == "cost" else least / chips
+            if lowest * (1 - 1e-9) > ranking.worst:  # nothing that follows has less work a token
+                out.bounded += len(ordered) - done
+                break
+            _try_pipelines(costs, space, chips, batch, layers, ranking, out)
+    except KeyboardInterrupt:
+        if not ranking.best:
+            raise
+        out.stopped = True
+    if ordered:
+        out.floor = ordered[0][0] / (1 if objective == "cost" else chips)
+    out.best = [f for *_, f in ranking.best]
     if out.best:
         out.nearest = None
     return out
 
 
-def _try_leaves(
-    costs: PlanCosts, ranking: _Ranking, out: Outcome, widths: Candidate, leaves: list[Leaf], tokens: int
+def _try_pipelines(
+    costs: PlanCosts, space: Space, chips: int, batch: int, layers: _Layers, ranking: _Ranking, out: Outcome
 ) -> None:
-    """Cost every recomputation, ZeRO stage and switch of these widths and batch that a bound does not rule out."""
-    bound: dict[tuple[str, int], bool] = {}
-    alone = widths.dp * widths.cp == 1
-    for recompute, zero, switch in leaves:
-        if zero and alone:
+    """Every pipeline and number of replicas of these layers that a bound does not rule out."""
+    tp, cp, ep, etp, micro = layers.tp, layers.cp, layers.ep, layers.etp, layers.micro
+    seq = costs.workload.seq
+    multiple = ep * etp // math.gcd(ep * etp, tp * cp)
+    leaves = [(z, s) for z in space.zero for s in range(len(space.switches)) if costs.layer_set[s] == layers.layer_set]
+    model, names = costs.model, {schedule for schedule, _ in space.pipelines}
+    for pp in space.pp:
+        most = chips // (tp * cp * pp)
+        for dp, size in replicas(space, batch, micro, most, multiple) if most else []:
+            m, used, tokens = size // (dp * micro), tp * cp * pp * dp, size * seq
+            slow, fitting = costs.straggler(used), {}
+            some = Candidate(tp, cp, ep, etp, micro, layers.recompute, pp, 1, "1f1b", dp, 0, size, 0)
+            for dual in {name.startswith("dualpipe") for name in names}:
+                of_kind = some._replace(schedule="dualpipe" if dual else "1f1b")
+                fitting[dual] = _fitting(costs, of_kind, leaves, ranking, out)
+            for schedule, vpp in space.pipelines:
+                enough = enough_micro_batches(schedule, pp, m)
+                if not enough or not has_shape(space, model, pp, schedule, vpp, 0):
+                    continue
+                least = layers.least_s(pp, schedule, vpp, m) * slow + costs.stack.overhead_s(used)
+                if ranking.beats(least / tokens, used):
+                    out.bounded += 1
+                    continue
+                for ahead, (zero, switch) in itertools.product(
+                    space.mtp_before_head, fitting[schedule.startswith("dualpipe")]
+                ):
+                    if has_shape(space, model, pp, schedule, vpp, ahead):
+                        c = some._replace(
+                            vpp=vpp,
+                            schedule=schedule,
+                            zero=zero,
+                            switches=switch,
+                            mtp_before_head=ahead,
+                            stages=space.stages,
+                        )
+                        _try_one(costs, c, tokens, ranking, out)
+
+
+def _fitting(
+    costs: PlanCosts, c: Candidate, leaves: list[tuple[int, int]], ranking: _Ranking, out: Outcome
+) -> list[tuple[int, int]]:
+    """The leaves (ZeRO, switches) that some pipeline may hold in memory."""
+    fits = []
+    for zero, switch in leaves:
+        if zero and c.dp * c.cp == 1:
             continue
-        c = widths._replace(recompute=recompute, zero=zero, switches=switch)
-        key = (recompute, costs.layer_set[switch])
-        if key not in bound:
-            bound[key] = ranking.full and ranking.beats(c.schedule, c.num_chips, costs.lower_bound(c) / tokens)
-        if bound[key]:
-            out.bounded += 1
+        one = c._replace(zero=zero, switches=switch)
+        excess = costs.least_bytes(one) - costs.memory_capacity
+        if excess <= 0:
+            fits.append((zero, switch))
             continue
-        need = costs.memory_bytes(c)
-        if need > costs.memory_capacity:
-            out.too_large += 1
-            excess = need - costs.memory_capacity
-            if not ranking.best and (out.nearest is None or excess < out.nearest[1]):
-                out.nearest = (c, excess)
-            continue
-        seconds = costs.step_s(c)
-        out.evaluated += 1
-        if 0 < seconds < math.inf:
-            ranking.add(RankedPlan(c, seconds, need, tokens))
+        out.too_large += 1
+        if not ranking.best and (out.nearest is None or excess < out.nearest[1]):
+            out.nearest = (one, excess)
+    return fits
+
+
+def _try_one(costs: PlanCosts, c: Candidate, tokens: int, ranking: _Ranking, out: Outcome) -> None:
+    if ranking.beats(costs.lower_bound(c) / tokens, c.num_chips):
+        out.bounded += 1
+        return
+    need = costs.memory_bytes(c)
+    if need > costs.memory_capacity:
+        out.too_large += 1
+        excess = need - costs.memory_capacity
+        if not ranking.best and (out.nearest is None or excess < out.nearest[1]):
+            out.nearest = (c, excess)
+        return
+    seconds = costs.estimate_s(c)
+    out.evaluated += 1
+    if 0 < seconds < math.inf:
+        ranking.add(RankedPlan(c, seconds, need, tokens))
 
 
 class _Ranking:
-    """The best plans so far, the front, and the best of each schedule."""
+    """The best plans so far."""
 
     def __init__(self, objective: str, top_k: int | None) -> None:
         self.objective, self.top_k = objective, top_k
         self.best: list[tuple[float, Candidate, RankedPlan]] = []
-        self.front: Front[RankedPlan] = Front()
-        self.by_schedule: dict[str, RankedPlan] = {}
+        self.worst = math.inf  # value of the last plan that is kept, once the list is full
 
-    @property
-    def full(self) -> bool:
-        return self.top_k is not None and len(self.best) >= self.top_k
-
-    def beats(self, schedule: str, chips: int, seconds_per_token: float) -> bool:
-        """Whether a plan that is no faster than this would change nothing that is kept."""
-        if not self.full:
-            return False
-        each = seconds_per_token * (1 - 1e-9)
-        value = each * (chips if self.objective == "cost" else 1)
-        top = self.by_schedule.get(schedule)
-        return (
-            value > self.best[-1][0]
-            and top is not None
-            and top.value(self.objective) < value
-            and self.front.beats(chips, each)
-        )
+    def beats(self, seconds_per_token: float, chips: int) -> bool:
+        """Whether a plan that is no faster than this would not be kept."""
+        return seconds_per_token * (1 - 1e-9) * (chips if self.objective == "cost" else 1) > self.worst
 
     def add(self, ranked_plan: RankedPlan) -> None:
         value, c = ranked_plan.value(self.objective), ranked_plan.candidate
-        if not self.full or value < self.best[-1][0]:
-            bisect.insort(self.best, (value, c, ranked_plan), key=lambda b: b[:2])
-            if self.top_k is not None:
-                del self.best[self.top_k :]
-        self.front.add(c.num_chips, ranked_plan.value("time"), ranked_plan)
-        top = self.by_schedule.get(c.schedule)
-        if top is None or value < top.value(self.objective):
-            self.by_schedule[c.schedule] = ranked_plan
+        if value >= self.worst:
+            return
+        bisect.insort(self.best, (value, c, ranked_plan), key=lambda b: b[:2])
+        if self.top_k is not None:
+            del self.best[self.top_k :]
+            if len(self.best) == self.top_k:
+                self.worst = self.best[-1][0]
 
 
-def _groups(costs: PlanCosts, space: Space, chips: int) -> list[tuple[float, int, int, int, int, int]]:
-    """Widths that fix a layer's operators, most efficient first:
-    good plans are then known early and more is skipped.
+def _groups(costs: PlanCosts, space: Space, chips: int) -> list[tuple[float, _Layers]]:
+    """(chip-seconds a token that no plan of these layers goes below, layers), least work first: good plans are then
+    known early and more is skipped.
     """
     groups = []
+    dual = any(s.startswith("dualpipe") for s, _ in space.pipelines)
     for tp, cp, ep, etp in itertools.product(space.tp, space.cp, space.ep, space.etp):
-        if etp in (1, tp) and tp * cp <= chips and ep * etp <= chips:
-            for micro in space.micro_batch:
-                work = _least_work(costs, space, tp, cp, ep, etp, micro, False)
-                groups.append((work * tp * cp / micro, tp, cp, ep, etp, micro))
-    return sorted(groups)
+        if etp not in (1, tp) or tp * cp > chips or ep * etp > chips:
+            continue
+        for micro, recompute, switch in itertools.product(
+            space.micro_batch, space.recompute, sorted(set(costs.layer_set))
+        ):
+            layers = _layers(costs, dual, Candidate(tp, cp, ep, etp, micro, recompute, 1, 1, "", 1, 0, micro, switch))
+            groups.append((layers.least_per_token(costs.workload.seq), layers))
+    return sorted(groups, key=lambda g: g[0])
 
 
-def _least_work(costs: PlanCosts, space: Space, tp: int, cp: int, ep: int, etp: int, micro: int, dual: bool) -> float:
-    """Seconds of one micro-batch over all layers and ends that no plan of these widths goes below."""
-    model, least = costs.model, math.inf
-    for switch in {costs.layer_set.index(s) for s in costs.layer_set}:
-        for recompute in space.recompute:
-            parts = costs.costs(
-                Candidate(
-                    tp, cp, ep, etp, micro, recompute, 1, 1, "dualpipe-v" if dual else "1f1b", 1, 0, micro, switch
-                )
-            )
-            total = 0.0
-            for kind, count in (
-                ("dense", model.dense_ffn_layers),
-                ("moe", model.moe_layers),
-                ("first", 1),
-                ("last", 1),
-            ):
-                if count:
-                    f, b, w, hide_f, hide_b = parts[kind]
-                    total += count * (f + b + w - (hide_f + hide_b if dual else 0.0))
-            least = min(least, total)
-    return least
+def _layers(costs: PlanCosts, dual: bool, c: Candidate) -> _Layers:
+    model, forward, backward, work, hidden = costs.model, 0.0, 0.0, 0.0, 0.0
+    counts = {"dense": model.dense_ffn_layers, "moe": model.moe_layers, "first": 1, "depths": 1, "last": 1}
+    for paired in (False, True) if dual else (False,):
+        parts = costs.costs(c._replace(schedule="dualpipe-v" if paired else "1f1b"))
+        total = [sum(n * parts[kind][i] for kind, n in counts.items() if n) for i in range(5)]
+        if not paired:
+            forward, backward, work = total[0], total[1], sum(total[:3])
+        else:  # what pairing may save, beside what it changes in the layers
+            hidden = max(work - (sum(total[:3]) - total[3] - total[4]), 0.0)
+    return _Layers(c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, c.switches, forward, backward, work, hidden)

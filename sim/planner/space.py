@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from minglm.errors import InputError, nearest
-from sim.planner.candidates import Candidate
+from sim.planner.candidate import Candidate
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES, Plan
 from sim.training.schedules import CHUNKS
 
+VIRTUAL = (*range(2, 11), 12, 13, 16, 20)  # virtual stages of interleaving
 # Shares of the cluster that a plan may use, where the batch does not have to divide exactly.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
 FIXED = (
@@ -34,6 +35,9 @@ FIXED = (
     "overlap_all_to_all",
     "precision_aware_optimizer",
 )
+
+
+AXES = ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute", "mtp_before_head")
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,25 @@ class Space:
     recompute: tuple[str, ...]
     pipelines: tuple[tuple[str, int], ...]
     switches: tuple[Mapping[str, object], ...] = ({},)
+    mtp_before_head: tuple[int, ...] = (0,)
+    dp: tuple[int, ...] = ()  # (): whatever fills the chips
+    stages: tuple[int, ...] = ()  # (): balanced
     tolerance: float = 0.0
     shares: tuple[float, ...] = SHARES
 
     def __post_init__(self) -> None:
-        for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute", "pipelines", "switches"):
+        for axis in (*AXES, "pipelines", "switches"):
             if not getattr(self, axis):
                 raise InputError(f"search axis {axis} is empty: nothing to search; give at least one value")
         if not 0.0 <= self.tolerance < 0.5:
             raise InputError(
                 f"batch tolerance {self.tolerance:g}: must be a share from 0 to 0.5; give for example 0.02"
             )
+
+
+def _values(value: object) -> list[Any]:
+    """A pinned value as the list of one, a list of values as it is."""
+    return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
 def divisors(n: int) -> list[int]:
@@ -91,25 +103,32 @@ def _even_counts(model: ModelSpec, mtp: bool) -> set[int]:
 
 
 def _pipeline_widths(model: ModelSpec, chips: int, mtp: bool) -> list[int]:
-    """Powers of two, and what divides the layers."""
+    """Up to ten stages any number, then powers of two and what divides the layers."""
     even = _even_counts(model, mtp)
     most = min(model.layers, chips, 128)
-    return [p for p in range(1, most + 1) if p & (p - 1) == 0 or any(n % p == 0 for n in even)]
+    return [p for p in range(1, most + 1) if p <= 10 or p & (p - 1) == 0 or any(n % p == 0 for n in even)]
 
 
-def _pipelines(model: ModelSpec, schedules: tuple[str, ...] | None, pp: list[int], mtp: bool) -> list[tuple[str, int]]:
-    """(schedule, virtual stages) to try."""
+def _pipelines(model: ModelSpec, schedules: tuple[str, ...] | None, pp: list[int]) -> list[tuple[str, int]]:
+    """(schedule, virtual stages) to try; chunks need not come out equal."""
     names = tuple(schedules or (s for s in SCHEDULES if s != "gpipe"))  # gpipe: 1F1B's bubble with more memory
     for name in names:
         if name not in SCHEDULES:
             raise InputError(f"schedule {name!r}: not one of {', '.join(SCHEDULES)}{nearest(str(name), SCHEDULES)}")
-    even = _even_counts(model, mtp)
-    virtual = [
-        v
-        for v in range(2, 17)
-        if any(p > 1 and p * v <= model.layers and any(n % (p * v) == 0 for n in even) for p in pp)
-    ]
+    virtual = [v for v in VIRTUAL if any(p > 1 and p * v <= model.layers + 2 for p in pp)]
     return [(s, v) for s in names for v in (virtual if CHUNKS[s] is None else [CHUNKS[s] or 1])]
+
+
+def _with_chunks(pipelines: list[tuple[str, int]], virtual: list[int], any_schedule: bool) -> list[tuple[str, int]]:
+    """The pipelines with as many chunks a rank as `virtual` names; all where it names none."""
+    if not virtual:
+        return pipelines
+    free = [s for s in dict(pipelines) if CHUNKS[s] is None] or ["interleaved"] * any_schedule
+    out = [(s, v) for s, v in pipelines if CHUNKS[s] is not None and v in virtual]
+    out += [(s, v) for s in free for v in virtual if v > 1]
+    if not out:
+        raise InputError(f"vpp={virtual[0]}: no schedule of the search has so many chunks a rank; leave vpp out")
+    return out
 
 
 def _switches(fixed: Mapping[str, object], axes: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -130,27 +149,29 @@ def _switches(fixed: Mapping[str, object], axes: tuple[str, ...]) -> list[dict[s
     return out
 
 
-def default_space(  # noqa: PLR0913 (each is a part of the question)
+def default_space(
     model: ModelSpec,
     cluster: Cluster,
-    chips: int,
     seq: int,
     batch: int,
     *,
     tolerance: float = 0.0,
-    schedules: tuple[str, ...] | None = None,
     fixed: Mapping[str, object] | None = None,
     mtp: bool = True,
+    unfused: bool = True,
 ) -> Space:
     """Every width that frameworks accept for this model on this machine.
 
-    tp: divisors of a node's chips that divide the heads. pp: powers of two, and what divides the layers with or without
-    the two ends counted. cp: powers of two with at least 2,048 tokens a chip. ep: divisors of the experts. etp: 1 or
-    tp. zero: 0, 1, 3; 2 is left out, as its reduction after every micro-batch is not priced (`zero=(0, 1, 2, 3)` adds
-    it). `fixed` pins axes (`tp=8`) or other fields of `Plan`; a tuple or list of values searches those.
+    tp: divisors of a node's chips that divide the heads. pp: up to ten, powers of two, and what divides the layers with
+    or without the two ends counted; chunks need not hold as many layers. cp: powers of two with at least 2,048 tokens a
+    chip. ep: divisors of the experts. etp: 1 or tp. zero: 0, 1, 3; 2 is left out, as its reduction after every
+    micro-batch is not priced (`zero=(0, 1, 2, 3)` adds it). `fixed` pins axes (`tp=8`), dp, vpp, schedule, stages or
+    other fields of `Plan`; a tuple or list of values searches those.
     """
-    fixed = dict(fixed or {})
+    fixed, chips = dict(fixed or {}), cluster.num_chips
+    schedules: tuple[str, ...] | None = None
     tp, pp = _tensor_widths(model, cluster, chips), _pipeline_widths(model, chips, mtp)
+    depths = mtp and model.mtp_modules
     axes: dict[str, list[Any]] = {
         "tp": tp,
         "pp": pp,
@@ -159,25 +180,35 @@ def default_space(  # noqa: PLR0913 (each is a part of the question)
         "etp": sorted({1, *tp}) if model.experts else [1],
         "micro_batch": [m for m in (1, 2, 4, 8, 16) if m <= batch],
         "zero": [0, 1, 3],
-        "recompute": list(RECOMPUTE),
+        # without scores in memory there is nothing for "selective" to recompute
+        "recompute": [r for r in RECOMPUTE if r != "selective" or unfused],
+        "mtp_before_head": [0, 1] if depths else [0],
     }
+    known = (*axes, "dp", "vpp", "schedule", "stages")
     for axis in axes:
         if axis in fixed:
-            value = fixed.pop(axis)
-            axes[axis] = list(value) if isinstance(value, (tuple, list)) else [value]
-    pipelines = _pipelines(model, schedules, pp, mtp)
-    switches = _switches(fixed, tuple(axes))
+            axes[axis] = _values(fixed.pop(axis))
+    dp, virtual = _values(fixed.pop("dp", ())), _values(fixed.pop("vpp", ()))
+    if "schedule" in fixed:
+        schedules = tuple(_values(fixed.pop("schedule")))
+    stages: tuple[int, ...] = tuple(_values(fixed.pop("stages", ())))
+    pipelines = _with_chunks(_pipelines(model, schedules, axes["pp"]), virtual, schedules is None)
+    switches = _switches(fixed, known)
     space = Space(
         **{k: tuple(v) for k, v in axes.items()},
         pipelines=tuple(pipelines),
         switches=tuple(switches),
         tolerance=tolerance,
+        dp=tuple(dp),
+        stages=stages,
     )
-    for axis in ("tp", "pp", "cp", "ep", "etp", "micro_batch", "zero", "recompute"):
+    for axis in (*AXES, "dp"):
         for value in getattr(space, axis):
             Plan(**{axis: value})  # refuses what no plan takes
     for switch in switches:
         Plan(**switch)
+    if stages and sum(stages) != model.layers:
+        raise InputError(f"stages sum to {sum(stages)}: must be the model's {model.layers} layers; leave stages out")
     if not model.experts and (1 not in space.ep or 1 not in space.etp):
         raise InputError(
             f"ep={space.ep[0]}, etp={space.etp[0]}: {model.name} has no experts; give ep=1 and etp=1, or leave them out"
@@ -196,25 +227,33 @@ def default_space(  # noqa: PLR0913 (each is a part of the question)
     return space
 
 
-def lies_evenly(model: ModelSpec, pp: int, schedule: str, vpp: int, mtp: bool) -> bool:
-    """Whether a pipeline shape is searched: interleaving only where chunks come out equal, ends counted or not."""
+def has_shape(space: Space, model: ModelSpec, pp: int, schedule: str, vpp: int, mtp_before_head: int) -> bool:
+    """Whether a pipeline of this shape is searched: enough layers for its chunks, and as many as pinned stages say."""
+    n = pp if schedule == "dualpipe" else pp * vpp
+    if mtp_before_head >= n or (space.stages and len(space.stages) != n):
+        return False
+    if space.stages and mtp_before_head and sum(space.stages[n - mtp_before_head :]):
+        return False
     if pp == 1:
         return schedule == "1f1b"
-    n = pp if schedule == "dualpipe" else pp * vpp
-    if schedule == "dualpipe" and pp % 2:
-        return False
-    if schedule == "interleaved":
-        return n <= model.layers and any(k % n == 0 for k in _even_counts(model, mtp))
-    return n <= model.layers + 2
+    return n <= model.layers + 2 and not (schedule == "dualpipe" and pp % 2)
 
 
 def replicas(space: Space, batch: int, micro_batch: int, most: int, multiple: int) -> list[tuple[int, int]]:
     """(dp, batch in sequences) to try, most replicas first: `dp` is a multiple of `multiple` and at most `most`.
 
-    An exact batch takes every dp that divides it. With a tolerance, the most replicas within each of `shares` of the
-    cluster whose micro-batches come out at a batch near enough are added.
+    A pinned dp takes the batch nearest to what is asked. An exact batch takes every dp that divides it. With a
+    tolerance, the most replicas within each of `shares` of the cluster whose micro-batches come out at a batch near
+    enough are added.
     """
     options = {}
+    if space.dp:
+        for dp in space.dp:
+            size = max(1, round(batch / (dp * micro_batch))) * dp * micro_batch
+            near = space.tolerance or size == batch  # a pinned plan takes the nearest batch in tokens that divides
+            if dp <= most and dp % multiple == 0 and near:
+                options[dp] = size
+        return sorted(options.items(), reverse=True)
     if batch % micro_batch == 0:
         options = {d: batch for d in divisors(batch // micro_batch) if d <= most and d % multiple == 0}
     if space.tolerance:
@@ -244,15 +283,17 @@ def enough_micro_batches(schedule: str, pp: int, m: int) -> bool:
     return schedule != "zb-v" or m >= 2 * pp - 1
 
 
-def every(space: Space, model: ModelSpec, chips: int, batch: int, mtp: bool = True) -> Iterator[Candidate]:
+def every(space: Space, model: ModelSpec, chips: int, batch: int) -> Iterator[Candidate]:
     """All candidates, without any pruning or cost: what a search must not miss."""
     for tp, cp, ep, etp in itertools.product(space.tp, space.cp, space.ep, space.etp):
         if etp not in (1, tp):
             continue
         multiple = ep * etp // math.gcd(ep * etp, tp * cp)
-        for pp, (schedule, vpp), micro in itertools.product(space.pp, space.pipelines, space.micro_batch):
+        for pp, (schedule, vpp), micro, ahead in itertools.product(
+            space.pp, space.pipelines, space.micro_batch, space.mtp_before_head
+        ):
             most = chips // (tp * cp * pp)
-            if not most or not lies_evenly(model, pp, schedule, vpp, mtp):
+            if not most or not has_shape(space, model, pp, schedule, vpp, ahead):
                 continue
             for dp, size in replicas(space, batch, micro, most, multiple):
                 if not enough_micro_batches(schedule, pp, size // (dp * micro)):
@@ -261,4 +302,20 @@ def every(space: Space, model: ModelSpec, chips: int, batch: int, mtp: bool = Tr
                     space.recompute, space.zero, range(len(space.switches))
                 ):
                     if not zero or dp * cp > 1:
-                        yield Candidate(tp, cp, ep, etp, micro, recompute, pp, vpp, schedule, dp, zero, size, switch)
+                        yield Candidate(
+                            tp,
+                            cp,
+                            ep,
+                            etp,
+                            micro,
+                            recompute,
+                            pp,
+                            vpp,
+                            schedule,
+                            dp,
+                            zero,
+                            size,
+                            switch,
+                            ahead,
+                            space.stages,
+                        )

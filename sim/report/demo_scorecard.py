@@ -25,7 +25,7 @@ def section(page: Page, card: dict) -> None:
             ],
             f"Names, codes, sums and wordings that training never showed; recall in passages of {card['length']} "
             "tokens. An answer is right when all of it is. The last column is what simple rules reach on the same "
-            "questions.",
+            "questions. Stories and unseen text are those of the model before chat training.",
         )
     )
     parts = {name: part for name, part in card["floor"].items() if name != "all"}

@@ -96,9 +96,9 @@ def page(result: Mapping) -> Page:
             f"Simulated as events the step takes {v['events_step_s']:.3g} s, {v['difference']:+.1%} from the closed "
             "form that ranked it."
         )
-    if s["combinations"] > 1:
+    if s["looked_at"] > 1:
         document.prose(
-            f"{s['combinations']:,} combinations: {s['evaluated']:,} costed, {s['too_large']:,} too large for "
+            f"{s['looked_at']:,} plans: {s['evaluated']:,} costed, {s['too_large']:,} too large for "
             f"memory, {s['bounded']:,} skipped by a bound.",
             "note",
         )

@@ -106,8 +106,7 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "time",
             f"{days['value']:.3g} days",
-            f"{days['low']:.3g}–{days['high']:.3g}, all uncertain inputs at their good or bad end; "
-            f"{show(r['tokens'], 'count')} tokens",
+            f"{days['low']:.3g}–{days['high']:.3g}, {r['ranges']}; {show(r['tokens'], 'count')} tokens",
         ),
         ("", f"{r['days_at_this_step']:.3g} days", "at this step and batch throughout, nothing ever failing"),
         (

@@ -129,7 +129,7 @@ def build_run(spec: RunSpec, *, completed: bool = False) -> Run:
         notes.append(f"{cluster.num_chips} chips: the product of the plan")
     stack, stack_notes = resolve(spec.stack, spec.cluster.chip)
     notes += stack_notes
-    stack = _stack_with(stack, spec.options)
+    stack = stack_with(stack, spec.options)
     plan = build_plan(spec, cluster.num_chips, stack, notes)
     workload = _workload(spec, plan, seq, notes)
     if completed:
@@ -143,7 +143,8 @@ def _width(spec: RunSpec, name: str) -> int:
     return int(spec.plan.get(name, 1))
 
 
-def _stack_with(stack: Stack, options: Mapping[str, Any]) -> Stack:
+def stack_with(stack: Stack, options: Mapping[str, Any]) -> Stack:
+    """The stack with what `options` say of the software."""
     changes = {one.name: options[one.name] for one in STACK_OPTIONS if one.name in options}
     if changes.get("attention") == "flash":  # says no more than: not unfused
         changes.pop("attention")
@@ -160,7 +161,9 @@ def build_plan(spec: RunSpec, cluster_chips: int, stack: Stack, notes: list[str]
     """
     if not spec.plan:
         notes.append("plan: data parallelism alone")
-    widths, options = dict(spec.plan), spec.options
+    if spec.plan.get("auto"):
+        raise InputError("plan auto: what ran has a plan; give its widths, such as plan: {tp: 8, pp: 4}")
+    widths, options = {k: v for k, v in spec.plan.items() if k != "auto"}, spec.options
     if "dp" not in widths:
         inner = math.prod(_width(spec, name) for name in _PRODUCT)
         if cluster_chips < inner:
@@ -191,21 +194,30 @@ def build_plan(spec: RunSpec, cluster_chips: int, stack: Stack, notes: list[str]
     return Plan(**widths, schedule=schedule, micro_batch=spec.micro_batch or 1, recompute=recompute.kind, **switches)
 
 
+def plan_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under the names of `Plan`'s fields."""
+    out = {one.name: options[one.name] for one in PLAN_OPTIONS if one.name in options}
+    for name in _NOT_FIELDS:
+        out.pop(name, None)
+    if "optimizer_offload" in options:
+        out["offload"] = options["optimizer_offload"]
+    if "expert_tp" in options:
+        out["etp"] = options["expert_tp"]
+    if "sequence_parallel" in options:
+        out["sp"] = options["sequence_parallel"]
+    for name in ("stages", "recompute_modules"):
+        if name in out:
+            out[name] = tuple(out[name])
+    if options.get("fsdp"):
+        out["zero"] = 3
+    elif options.get("distributed_optimizer"):
+        out.setdefault("zero", 1)
+    return out
+
+
 def _plan_switches(spec: RunSpec, dp: int, stack: Stack, notes: list[str]) -> dict[str, Any]:
     """Options that are fields of `Plan`, ZeRO filled in."""
-    options = spec.options
-    switches = {one.name: options[one.name] for one in PLAN_OPTIONS if one.name in options}
-    for name in _NOT_FIELDS:
-        switches.pop(name, None)
-    if options.get("optimizer_offload"):
-        switches["offload"] = True
-    for name in ("stages", "recompute_modules"):
-        if name in switches:
-            switches[name] = tuple(switches[name])
-    if options.get("fsdp"):
-        switches["zero"] = 3
-    elif options.get("distributed_optimizer"):
-        switches.setdefault("zero", 1)
+    switches = {k: v for k, v in plan_options(spec.options).items() if k not in ("etp", "sp")}
     if "zero" not in switches:
         switches["zero"] = 0 if dp == 1 else 3 if stack.fsdp else 1
         if dp > 1:

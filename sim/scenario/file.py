@@ -24,12 +24,36 @@ def canonical_document(document: Mapping[str, Any], where: str, section: Section
         InputError: an unknown key, a key twice, or a value of a type that its field cannot have.
     """
     out = section.canonical(document, where)
+    if section is SCENARIO:
+        out = _open_plan(out)
     for key, value in out.items():
         one = section[key]
         one.check_type(value, f"{where}: {key}")
         if one.section is not None and value is not None:
             out[key] = canonical_document(value, f"{where}: {key}", one.section)
     return out
+
+
+def _open_plan(document: dict[str, Any]) -> dict[str, Any]:
+    """`auto` as the plan, or as the value of one of its fields, told by the plan's own field `auto`."""
+    out, found = dict(document), False
+    for key in ("schedule", "micro_batch", "recompute"):
+        if _is_auto(out.get(key)):
+            del out[key]
+            found = True
+    if _is_auto(out.get("plan")):
+        out["plan"], found = {}, True
+    for key in ("plan", "options"):
+        inner = out.get(key)
+        if isinstance(inner, Mapping) and any(_is_auto(v) for v in inner.values()):
+            out[key], found = {k: v for k, v in inner.items() if not _is_auto(v)}, True
+    if found and isinstance(out.get("plan") or {}, Mapping):
+        out["plan"] = {**(out.get("plan") or {}), "auto": True}
+    return out
+
+
+def _is_auto(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lower() == "auto"
 
 
 # ------------------------------------------------------------------ reading a file
@@ -110,6 +134,14 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return out
 
 
+def without_plan(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with an automatic plan: what its own plan brought along goes too."""
+    layout = ("zero", "distributed_optimizer", "fsdp", "expert_tp", "recompute_layers", "stages", "mtp_before_head")
+    out = {k: v for k, v in document.items() if k not in ("schedule", "micro_batch", "recompute")}
+    out["options"] = {k: v for k, v in (document.get("options") or {}).items() if k not in layout}
+    return {**out, "plan": {"auto": True}}
+
+
 def set_value(document: Mapping[str, Any], text: str) -> dict[str, Any]:
     """Apply one `--set key.sub=value`; the value is read as YAML. `resolve` refuses unknown keys."""
     key, sign, value = text.partition("=")
@@ -126,6 +158,8 @@ def set_path(
     key = (section.name_of(path[0]) if section else None) or path[0]
     if len(path) == 1:
         out[key] = value
+        if key == "plan" and section is SCENARIO and _is_auto(value):
+            return without_plan(out)
         if key in ("global_batch", "global_tokens"):
             out.pop("global_tokens" if key == "global_batch" else "global_batch", None)
         return out

@@ -18,6 +18,7 @@ from sim.base.fields import located, shorten
 from sim.cost.stacks import Stack
 from sim.cost.stacks import resolve as resolve_stack
 from sim.scenario.build import Run, RunSpec, build_plan, build_run, read_run
+from sim.scenario.defaults import with_defaults
 from sim.scenario.fields import ASSUMPTION, OPTIONS, PHASE, RUN, SCENARIO, WHAT_IF
 from sim.scenario.file import canonical_document, merge, read_scenario_document, set_path, set_value
 from sim.spec.hardware import Cluster
@@ -82,14 +83,9 @@ class Scenario:
         return self.run.stack
 
     @property
-    def cluster_chips(self) -> int:
-        """All chips there are; the plan may use fewer."""
-        return self.run.cluster.num_chips
-
-    @property
     def spares(self) -> int:
         """Chips of the cluster that the plan does not use."""
-        return self.cluster_chips - self.plan.num_chips
+        return self.cluster.num_chips - self.plan.num_chips
 
 
 # ------------------------------------------------------------------ resolving
@@ -97,15 +93,22 @@ class Scenario:
 
 def load_scenario(path: str | Path, changes: list[str] | None = None, **replaced: object) -> Scenario:
     """Read, change and resolve a scenario. `replaced`: top-level keys (None ones are left alone)."""
+    return resolve(load_document(path, changes, **replaced), Path(path).stem)
+
+
+def load_document(path: str | Path, changes: list[str] | None = None, **replaced: object) -> dict[str, Any]:
+    """A scenario file as a document, changed as `load_scenario` does; its plan may still be automatic."""
     document = read_scenario_document(path)
     if replaced.get("model") is not None and document.get("model") is not None:
         document = for_another_model(document, load_model(replaced["model"]))  # type: ignore[arg-type]  # refused there
     for key, value in replaced.items():
         if value is not None:
             document = set_path(document, [key], value)
+    if replaced.get("cluster") is not None and replaced.get("chip") is None:
+        document.pop("chip", None)  # the chip of the file's own cluster
     for text in changes or []:
         document = set_value(document, text)
-    return resolve(document, Path(path).stem)
+    return document
 
 
 def for_another_model(document: Mapping[str, Any], model: ModelSpec) -> dict[str, Any]:
@@ -133,12 +136,18 @@ def for_another_model(document: Mapping[str, Any], model: ModelSpec) -> dict[str
 def resolve(document: Mapping[str, Any], name: str = "scenario") -> Scenario:
     """From a mapping to a `Scenario`. Everything that can be wrong is refused here, before anything is computed."""
     document = canonical_document(document, name)
-    values = SCENARIO.read(document, name)
-    for key in ("model", "seq"):
-        if values.get(key) is None:
-            raise InputError(f"{name}: has no {key!r}; a scenario needs model, cluster or chip, chips, plan and seq")
+    if document.get("model") is None:
+        raise InputError(f"{name}: has no 'model'; a scenario needs model, cluster or chip, chips and plan")
+    if (document.get("plan") or {}).get("auto"):
+        raise InputError(
+            f"{name}: plan auto is completed by a command (clustersim run, plan, campaign, sweep) before it gets here; "
+            "from Python, by sim.planner.planner.complete(document)"
+        )
     with located(name):
-        values["model"] = _attended(load_model(values["model"]), values.get("attention"))
+        document = with_defaults(document)
+    values = SCENARIO.read(document, name)
+    with located(name):
+        values["model"] = attended(load_model(values["model"]), values.get("attention"))
         spec = replace(read_run(values), chips_assumed=False)  # without `chips`, all of the cluster
         run = build_run(spec)
         candidates = tuple(_candidate(one, document, spec) for one in values.get("plans") or ())
@@ -155,7 +164,7 @@ def resolve(document: Mapping[str, Any], name: str = "scenario") -> Scenario:
         name=values.get("name", name),
         question=values.get("question", ""),
         run=run,
-        tokens=values.get("tokens", 1e12),
+        tokens=values["tokens"],
         phases=_phases(values.get("phases"), name),
         candidates=candidates,
         jitter={"slow_factor": 1.0, **jitter} if "slow_share" in jitter else jitter,
@@ -172,8 +181,8 @@ def resolve(document: Mapping[str, Any], name: str = "scenario") -> Scenario:
     )
 
 
-def _attended(model: ModelSpec, attention: str | None) -> ModelSpec:
-    """The model as the scenario trains it: with its indexer, or dense."""
+def attended(model: ModelSpec, attention: str | None) -> ModelSpec:
+    """The model as a question trains it: with its indexer, or dense."""
     attention = attention or ("sparse" if model.index_topk else "dense")
     if attention == "sparse" and not model.index_topk:
         raise InputError(f"attention sparse: the model {model.name} has no indexer; use attention: dense")

@@ -10,7 +10,6 @@ grows from 16M to 64M tokens over the first 500B and stays (GLM-4.5 report §2.4
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -170,26 +169,29 @@ def run_segments(schedule: Sequence[Phase], throughput: Callable[[Phase, float],
 def choose_plans(
     schedule: Sequence[Phase], candidates: Sequence[Any], evaluate: Callable[[Any, Phase, float], Throughput]
 ) -> tuple[RunSegment, ...]:
-    """For each phase the candidate that finishes it soonest, tried at every batch of the phase.
+    """For each stretch of constant batch of each phase the candidate that finishes it soonest: while a batch grows, the
+    plan may change with it.
 
     evaluate(candidate, phase, batch_tokens) returns a `Throughput`, or raises InputError where the candidate cannot run
     that phase (does not fit memory, too few sequences, …). Raises InputError naming the reasons when none can.
     """
     out: list[RunSegment] = []
     for phase in schedule:
-        best, reasons = None, []
-        for candidate in candidates:
-            try:
-                tried = run_segments([phase], functools.partial(evaluate, candidate))
-            except InputError as err:
-                reasons.append(str(err))
-                continue
-            if best is None or sum(segment.work_s for segment in tried) < sum(segment.work_s for segment in best):
-                best = tried
-        if best is None:
-            raise InputError(
-                f"phase {phase.name!r}: none of {len(candidates)} candidate plans can run it; "
-                + (f"first reason: {reasons[0]}" if reasons else "give at least one candidate")
-            )
-        out += best
+        for tokens, batch in phase.batches():
+            best, reasons = None, []
+            for candidate in candidates:
+                try:
+                    throughput = evaluate(candidate, phase, batch)
+                except InputError as err:
+                    reasons.append(str(err))
+                    continue
+                tried = RunSegment(phase.name, max(1, round(tokens / throughput.tokens_per_step)), throughput)
+                if best is None or tried.work_s < best.work_s:
+                    best = tried
+            if best is None:
+                raise InputError(
+                    f"phase {phase.name!r}: none of {len(candidates)} candidate plans can run it; "
+                    + (f"first reason: {reasons[0]}" if reasons else "give at least one candidate")
+                )
+            out.append(best)
     return tuple(out)

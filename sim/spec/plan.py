@@ -92,6 +92,7 @@ class Plan:
     recompute_modules: tuple[str, ...] = ()  # small parts run again beside `recompute`; see RECOMPUTE_MODULES
     offload: bool = False  # optimiser states in host memory
     stages: tuple[int, ...] | None = None
+    mtp_before_head: int = 0  # chunks between the prediction depths' layers and the last chunk, which has all heads
     optimizer: str = "adam"
     overlap_grad_reduce: bool | None = None
     overlap_param_gather: bool | None = None
@@ -137,6 +138,11 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value is not True and value is not False:
                 raise InputError(f"plan {name}={value!r}: must be true or false; give {name}: true")
+        ahead = self.mtp_before_head
+        if isinstance(ahead, bool) or not isinstance(ahead, int) or not 0 <= ahead <= 10**6:
+            raise InputError(
+                f"plan mtp_before_head={ahead!r}: must be a number of chunks, 0 for with the head; give 0 or 1"
+            )
         if isinstance(self.hsdp, bool) or not isinstance(self.hsdp, int) or not 0 <= self.hsdp <= 10**7:
             raise InputError(f"plan hsdp={self.hsdp!r}: must be a number of ranks, or 0 for all; give hsdp: 0")
 
@@ -192,6 +198,16 @@ class Plan:
         if self.stages is not None:
             return self.stages
         n = self.pp if self.schedule == "dualpipe" else self.pp * self.vpp
+        if self.mtp_before_head:  # the chunks behind the prediction depths hold heads alone
+            units = layers + 1 + mtp
+            most = n - self.mtp_before_head
+            base, extra = divmod(units, most)
+            sizes = [base + (i < extra) for i in range(most)]
+            sizes[0], sizes[-1] = sizes[0] - 1, sizes[-1] - mtp
+            while min(sizes) < 0:  # a chunk thinner than what rides on it
+                sizes[sizes.index(min(sizes))] += 1
+                sizes[sizes.index(max(sizes))] -= 1
+            return (*sizes, *(0,) * self.mtp_before_head)
         if n == 1 or (layers % n == 0 and not mtp):
             return (layers // n,) * n
         base, extra = divmod(layers + 2 + mtp, n)
@@ -320,7 +336,16 @@ def _check_stages(plan: Plan, model: ModelSpec) -> None:
             f"pp={plan.pp} × vpp={plan.vpp} = {n} chunks: more than the model's {model.layers} layers; use pp × vpp "
             f"of at most {model.layers}"
         )
+    ahead = plan.mtp_before_head
+    if ahead >= n and ahead:
+        raise InputError(f"mtp_before_head={ahead}: there are {n} chunks; use at most {n - 1}")
     if plan.stages is not None:
+        behind = sum(plan.stages[n - ahead :]) if ahead and len(plan.stages) == n else 0
+        if behind:
+            raise InputError(
+                f"mtp_before_head={ahead}: {behind} layers of stages lie behind the prediction depths, which come "
+                f"after the last layer; use mtp_before_head=0 or end stages with {ahead} zeros"
+            )
         if len(plan.stages) != n:
             raise InputError(
                 f"stages has {len(plan.stages)} entries: pp × vpp = {n} chunks need {n}; give one count per chunk"

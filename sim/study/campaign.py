@@ -84,12 +84,14 @@ def campaign_input(s: Scenario, segments: tuple[RunSegment, ...], level: str | N
     horizon = {} if s.horizon_s is None else {"horizon_s": s.horizon_s}
     return CampaignInput(
         segments=segments,
-        cluster_chips=s.cluster_chips,
+        cluster_chips=s.cluster.num_chips,
         failures=failure_model(s, level),
         checkpoint=checkpoint,
         recovery=Recovery(**recovery),
         slow=SlowServers() if failures.get("slow_servers", True) else None,
-        chips_per_server=min(s.cluster.chips_per_node, s.cluster_chips, *(x.throughput.num_chips for x in segments)),
+        chips_per_server=min(
+            s.cluster.chips_per_node, s.cluster.num_chips, *(x.throughput.num_chips for x in segments)
+        ),
         max_failures=MAX_FAILURES,
         **horizon,
     )
@@ -100,7 +102,8 @@ class PhaseTimer:
 
     def __init__(self, scenario: Scenario, cluster: Cluster) -> None:
         self.scenario, self.cluster = scenario, cluster
-        self.plans = {describe(plan): plan for plan in (scenario.plan, *scenario.candidates)}
+        # of plans that read alike the first stays: the scenario's own
+        self.plans = {describe(plan): plan for plan in (*reversed(scenario.candidates), scenario.plan)}
         self.sparse_model = _sparse_model(scenario)
         self.closed_form_s = functools.cache(self._closed_form_s)
         self.simulated_s = functools.cache(self._simulated_s)
@@ -175,6 +178,12 @@ def _key(segment: RunSegment, phases: Mapping[str, Phase]) -> tuple[str, Phase, 
     """Plan, phase and batch of a segment: what its step depends on."""
     phase = phases[segment.phase]
     return segment.throughput.plan, phase, round(segment.throughput.tokens_per_step / phase.seq)
+
+
+def phase_keys(s: Scenario, segments: Sequence[RunSegment]) -> dict[str, tuple[str, Phase, int]]:
+    """Phase's name → plan, phase and batch of its last segment, where a growing batch has its full size."""
+    phases = {phase.name: phase for phase in _phases(s)}
+    return {segment.phase: _key(segment, phases) for segment in segments}
 
 
 def _with_step_s(segment: RunSegment, step_s: float) -> RunSegment:

@@ -7,13 +7,13 @@
 
 Each sample draws every uncertain figure of chip, network, power and price on its own (triangular between the fact
 files' low and high), a failure rate, and one of the errors that `clustersim validate` finds on runs it was not fitted
-on. The step is in closed form at the scenario's main batch; days and money follow with the expected goodput (Daly).
+on. The scenario's own figures are the middle (`sim.study.answer`); a draw moves each phase's step as the closed form
+moves, and the goodput as Daly's formula does.
 Sample i depends on the seed and i alone, so the answer does not depend on the number of processes.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,23 +22,18 @@ from typing import Any
 from minglm import plots
 from minglm.errors import InputError
 from sim.base import parallel_map
-from sim.base.checks import check_finite, versions
+from sim.base.checks import versions
 from sim.base.distributions import Normal, Triangle, Values, distribution
 from sim.base.figure import Figure
-from sim.base.units import DAY_S
 from sim.cost import money
-from sim.cost.evaluate import in_closed_form
-from sim.cost.memory import Memory
 from sim.scenario.file import set_path
 from sim.scenario.training import Scenario, resolve
-from sim.spec.phases import RunSegment, Throughput
 from sim.spec.plan import describe
-from sim.study.campaign import GIVEN_RATE_RANGE, campaign_input, total_tokens
-from sim.training.campaign import expected
+from sim.study.answer import ERROR, FAILURES, LUCK, Base, Simulated, base_of, outcome
+from sim.study.campaign import GIVEN_RATE_RANGE
 from sim.training.failures import RATES_PER_CHIP_DAY
 from sim.validation.coverage import kind_of, left_out_factors
 
-ERROR, FAILURES = "simulator's own error", "failures per chip and day"
 MOVED = ("days", "rent_usd", "own_usd", "energy_kwh")
 CHUNK = 50  # samples that a process takes at a time
 # the dimension of scenario fields that take units; all others are counts or ratios
@@ -153,88 +148,6 @@ def field_inputs(vary: Mapping[str, object]) -> list[Input]:
 # ------------------------------------------------------------------ one sample
 
 
-def _changed(part: Any, path: tuple, value: float) -> Any:
-    """A copy of a cluster (or of what is in it: dataclass, mapping or tuple) with the figure at `path` at `value`."""
-    if not path:
-        return replace(part, value=value)
-    key, rest = path[0], path[1:]
-    if isinstance(part, Mapping):
-        return {**part, key: _changed(part[key], rest, value)}
-    if isinstance(part, tuple):
-        return (*part[:key], _changed(part[key], rest, value), *part[key + 1 :])
-    return replace(part, **{key: _changed(getattr(part, key), rest, value)})
-
-
-# Facts that a step does not depend on: with these alone at other values it is not computed again.
-NOT_IN_STEP = {
-    ("chip", "rent_usd_per_hour"),
-    ("chip", "power_w"),
-    ("host_power_w",),
-    ("pue",),
-    ("electricity_usd_per_kwh",),
-    ("system_price_usd",),
-}
-
-
-@dataclass(frozen=True)
-class Base:
-    """The scenario with every fact at its middle: its step, and its memory, which no fact moves."""
-
-    step_s: float
-    need: Memory
-
-
-def base_of(s: Scenario) -> Base:
-    """What samples share: see `Base`.
-
-    Raises:
-        InputError: the scenario cannot run.
-    """
-    cluster = money.with_prices(s.cluster, s.prices)
-    _, need, seconds, _ = in_closed_form(s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.allow_oom)
-    return Base(seconds, need)
-
-
-def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base | None = None) -> dict[str, float]:
-    """The scenario's figures in closed form, with some facts at other values; `base` saves what they do not move."""
-    facts = dict(facts or {})
-    factor, rate = facts.pop((ERROR,), 1.0), facts.pop((FAILURES,), None)
-    cluster = money.with_prices(s.cluster, s.prices)
-    for path, value in facts.items():
-        cluster = _changed(cluster, path, value)
-    if base is not None and NOT_IN_STEP.issuperset(facts):
-        step_s = base.step_s * factor
-    else:
-        need = None if base is None else base.need
-        step_s = (
-            factor * in_closed_form(s.model, cluster, s.plan, s.workload, s.precision, s.stack, s.allow_oom, need)[2]
-        )
-    tokens = total_tokens(s)
-    failures = s.failures if rate is None else {**s.failures, "per_chip_day": rate}
-    # Goodput is a ratio: a segment of many steps has it, whatever their number.
-    segment = RunSegment(
-        "training", max(1, round(tokens)), Throughput(step_s, s.workload.tokens, s.plan.num_chips, s.plan.dp, "")
-    )
-    goodput = expected(campaign_input(replace(s, run=replace(s.run, cluster=cluster), failures=failures), (segment,)))
-    days = tokens * step_s / s.workload.tokens / DAY_S / goodput if goodput else math.inf
-    hours = money.Range(days * 24, days * 24, days * 24, "h", "")
-    prices = {
-        k: v for k, v in s.prices.items() if not isinstance(v, Figure) or k in ("carbon_kg_per_kwh", "storage_share")
-    }
-    paid = money.costs(cluster, s.cluster_chips, hours, prices)
-    out = {
-        "step_s": step_s,
-        "tokens_per_s": s.workload.tokens / step_s,
-        "goodput": goodput,
-        "days": days,
-        "energy_kwh": paid["energy"].value,
-        "carbon_t": paid["carbon"].value,
-    }
-    out |= {f"{k}_usd": paid[k].value for k in ("rent", "own") if k in paid}
-    check_finite(out)
-    return out
-
-
 def _outcome_at(s: Scenario, drawn: Sequence[tuple[Input, Any]], base: Base) -> dict[str, float]:
     """The outcome with these inputs at these values. `base` is the scenario's: of no use where a field of it
     changes."""
@@ -244,10 +157,11 @@ def _outcome_at(s: Scenario, drawn: Sequence[tuple[Input, Any]], base: Base) -> 
             key = one.path[-1]
             value = max(1, round(value)) if key in WHOLE and isinstance(value, float) else value
             document = set_path(s.document if document is None else document, list(one.path), value)
-    scenario = s if document is None else resolve(document, s.name)
-    return outcome(
-        scenario, {one.path: value for one, value in drawn if not one.field}, base if document is None else None
-    )
+    facts = {one.path: value for one, value in drawn if not one.field}
+    if document is None:
+        return outcome(s, facts, base)
+    # one campaign a sample: the base's own draws say how far a median lies from Daly's formula
+    return outcome(replace(resolve(document, s.name), seeds=1), facts)
 
 
 def _chunk(job: tuple) -> list[dict | str]:
@@ -278,6 +192,7 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
     address: str | None = None,
+    simulated: Simulated | None = None,
 ) -> dict:
     """Intervals of days, throughput, money, energy and carbon, and what moves them.
 
@@ -285,6 +200,7 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
         vary: scenario fields (dotted) as {low, mid, high}, {normal: [mean, sd]} or a list of equally likely values.
         facts: draw the facts' ranges and the simulator's error too.
         progress: called with the number of samples done since the last call.
+        simulated: the scenario as events, where it is known already.
     Returns:
         samples, refused (those that cannot run, with a reason), centre, intervals (p5, p25, p50, p75, p95, mean),
         tornado, inputs.
@@ -298,7 +214,9 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
         raise InputError(
             "nothing is uncertain: no field varies and facts are held; give --vary or leave the facts free"
         )
-    base = base_of(s)
+    base = base_of(s, simulated)
+    if facts:
+        inputs.append(Input(LUCK, (LUCK,), Values(base.luck)))
     jobs = [(s, inputs, seed, start, min(CHUNK, samples - start), base) for start in range(0, samples, CHUNK)]
     chunks: list[list[dict | str]] = [[] for _ in jobs]
     for i, rows in parallel_map.run(_chunk, jobs, engine, workers, address):
@@ -326,6 +244,17 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
         "name": s.name,
         "versions": versions(),
     }
+
+
+def draws(s: Scenario, samples: int, simulated: Simulated | None = None, seed: int = 0) -> list[dict[str, float]]:
+    """The outcomes themselves, with the facts' ranges drawn: for a share of them below some figure.
+
+    Raises:
+        InputError: the scenario cannot run.
+    """
+    base = base_of(s, simulated)
+    inputs = [*fact_inputs(s), Input(LUCK, (LUCK,), Values(base.luck))]
+    return [r for r in _chunk((s, inputs, seed, 0, samples, base)) if isinstance(r, dict)]
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:

@@ -1,18 +1,16 @@
 """From a scenario to a projection: memory, one step on the clock, throughput, MFU, days, money, what-ifs.
 
 `project(scenario)` returns a JSON-ready dict; nothing in it is measured here, and every input's range and source is
-carried along. Low and high take all uncertain inputs at their bad, or all at their good end together, so they bracket
-more than a 95% interval would; how wrong the simulator itself is stands in `clustersim validate`. Jitter is simulated
-in the one step that is shown; the campaign's steps take the expected slowest chip instead.
+carried along. Low and high hold 90% of `DRAWS` draws of every uncertain input and of the simulator's own error. Jitter
+is simulated in the one step that is shown; the campaign's steps take the expected slowest chip instead.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from minglm.errors import InputError
 from sim.base.checks import check_finite, versions
@@ -21,68 +19,47 @@ from sim.cost import money
 from sim.cost.evaluate import scale_compute
 from sim.scenario.file import merge
 from sim.scenario.training import Scenario, load_scenario, resolve
-from sim.spec.hardware import Cluster
 from sim.spec.model_loader import load_model
 from sim.spec.phases import RunSegment
 from sim.spec.plan import describe
-from sim.study.campaign import campaign_input, campaign_segments, corner, segments_on, total_tokens
+from sim.study.answer import figures, point, simulate
+from sim.study.campaign import campaign_input, corner, segments_on, total_tokens
+from sim.study.monte_carlo import monte_carlo
 from sim.training import step
 from sim.training.campaign import CampaignResult
 from sim.training.campaign import run as run_campaign
 from sim.training.critical_path import causes
-from sim.training.evaluate import Point, evaluate
+from sim.training.evaluate import Point
 from sim.training.sensitivity import step_sensitivity
 from sim.training.step import Recorder
 
-
-def point(s: Scenario, cluster: Cluster | None = None, **changes: Any) -> Point:
-    """The scenario's main plan and batch, simulated; `changes` replaces plan, workload, jitter, seed or recorder.
-
-    Raises:
-        InputError: the plan cannot run, or does not fit.
-    """
-    return evaluate(
-        s.model,
-        cluster or s.cluster,
-        changes.pop("plan", s.plan),
-        changes.pop("workload", s.workload),
-        s.precision,
-        s.stack,
-        jitter=changes.pop("jitter", s.jitter or None),
-        seed=changes.pop("seed", s.seed),
-        allow_oom=s.allow_oom,
-        **changes,
-    )
+DRAWS = 256  # of the uncertain inputs, for every range
+MOVERS = 8  # inputs that move the days most: how many are told
+DRAWN = {"chip_hours": "chip_hours", "energy": "energy_kwh", "carbon": "carbon_t", "rent": "rent_usd", "own": "own_usd"}
 
 
-def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True) -> dict:
+def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True, corners: bool = False) -> dict:
     """The whole answer to a scenario as a JSON-ready dict. Names end in their unit.
+
+    corners: ranges from the case in which every uncertain input is at its good end, and the one with all at the bad.
 
     Raises:
         InputError: the plan cannot run or does not fit, or the campaign does not end.
     """
-    p = point(s, recorder=recorder)
-    segments = campaign_segments(s)
-    main = run_campaign(campaign_input(s, segments), seed=s.seed, timeline=False)
-    if not main.finished:
-        raise InputError(
-            f"{s.name}: the campaign does not finish within {main.days:,.0f} days "
-            f"({main.tokens / max(total_tokens(s), 1):.1%} of the tokens); use more chips, fewer tokens or a lower "
-            "failure rate"
-        )
-    ends = {}
-    for level, good in (("low", True), ("high", False)):
-        there = segments_on(s, corner(s.cluster, good), segments)
-        ends[level] = run_campaign(campaign_input(s, there, level), seed=s.seed, timeline=False)
-    days = money.Range(
-        main.days,
-        min(ends["low"].days, main.days),
-        max(ends["high"].days, main.days),
-        "days",
-        "campaign with failures, checkpoints and restarts; range: all uncertain inputs at their good or bad end "
-        "together",
-    )
+    simulated = simulate(s, recorder)
+    p, segments, main = simulated.point, simulated.segments, simulated.campaign
+    sure = monte_carlo(s, DRAWS, seed=s.seed, workers=1, simulated=simulated)
+    low, high = (sure["intervals"]["days"][end] for end in ("p5", "p95"))
+    how = f"median campaign with failures; range: 90% of {sure['samples']} draws of every uncertain input and the "
+    how += "simulator's own error"
+    if corners:
+        low, high = (_corner_days(s, segments, good) for good in (True, False))
+        how = "median campaign with failures; range: all uncertain inputs at their good, and at their bad end together"
+    days = money.Range(main.days, min(low, main.days), max(high, main.days), "days", how)
     hours = days.times(24.0, "h", "wall-clock hours")
+    cost = money.costs(s.cluster, s.cluster.num_chips, hours, s.prices)
+    if not corners:
+        cost = {name: _drawn(r, sure["intervals"].get(DRAWN.get(name, ""))) for name, r in cost.items()}
     out = {
         "name": s.name,
         "question": s.question,
@@ -98,8 +75,11 @@ def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True
         "days": days.to_dict(),
         "days_at_this_step": total_tokens(s) / p.tokens_per_s / DAY_S,
         "tokens": total_tokens(s),
-        "campaign": campaign_facts(main, segments),
-        "cost": {k: r.to_dict() for k, r in money.costs(s.cluster, s.cluster_chips, hours, s.prices).items()},
+        "campaign": campaign_facts(main, segments) | {"draws": len(simulated.draws)},
+        "ranges": "all uncertain inputs at their good or bad end" if corners else f"90% of {sure['samples']} draws",
+        "answer": figures(simulated),
+        "tornado": sure["tornado"][:MOVERS],
+        "cost": {k: r.to_dict() for k, r in cost.items()},
         "currency": f"USD; prices in RMB converted at {RMB_PER_USD:g}",
         "batches": batch_facts(s),
         "what_if": what_if_facts(s, p) if what_ifs else [],
@@ -109,6 +89,18 @@ def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True
     }
     check_finite(out)
     return out
+
+
+def _corner_days(s: Scenario, segments: Sequence[RunSegment], good: bool) -> float:
+    there = segments_on(s, corner(s.cluster, good), segments)
+    return run_campaign(campaign_input(s, there, "low" if good else "high"), seed=s.seed, timeline=False).days
+
+
+def _drawn(r: money.Range, interval: Mapping[str, float] | None) -> money.Range:
+    """A cost with the 90% of draws as its range."""
+    if interval is None:
+        return r
+    return replace(r, low=min(interval["p5"], r.value), high=max(interval["p95"], r.value))
 
 
 def model_facts(s: Scenario) -> dict:
@@ -135,7 +127,7 @@ def cluster_facts(s: Scenario) -> dict:
     return {
         "name": c.name,
         "chip": c.chip.name,
-        "cluster_chips": s.cluster_chips,
+        "cluster_chips": s.cluster.num_chips,
         "used": s.plan.num_chips,
         "spares": s.spares,
         "chips_per_node": c.chips_per_node,

@@ -21,11 +21,9 @@ from typing import TextIO
 from minglm import atomic
 from minglm.errors import InputError
 from sim.base import parallel_map
-from sim.cost.memory import peak
 from sim.scenario.file import set_path
 from sim.scenario.training import resolve
-from sim.spec.plan import describe
-from sim.study.monte_carlo import outcome
+from sim.study.answer import figures, simulate
 
 OUTPUTS = (
     "plan",
@@ -42,6 +40,7 @@ OUTPUTS = (
     "own_usd",
     "reason",
 )
+Complete = Callable[[Mapping], Mapping]
 MAX_POINTS = 5_000_000  # of a grid; more is a typing error
 
 
@@ -69,21 +68,17 @@ def key(document: Mapping, changes: Mapping) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def point(job: tuple[Mapping, Mapping]) -> dict:
+def point(job: tuple[Mapping, Mapping, Complete | None]) -> dict:
     """One point of the grid: its figures, or the reason why it cannot run."""
-    document, changes = job
+    document, changes, complete = job
     row: dict = dict.fromkeys(OUTPUTS, "")
     try:
         for name, value in changes.items():
             document = set_path(document, name.split("."), value)
-        s = resolve(document, str(document.get("name", "scenario")))
-        row |= {
-            "plan": describe(s.plan),
-            "chips": s.plan.num_chips,
-            "spares": s.spares,
-            **outcome(s),
-            "memory_gib": peak(s.model, s.plan, s.workload, s.precision, s.stack).total_bytes / 2**30,
-        }
+        if complete is not None:
+            document = complete(document)
+        answer = figures(simulate(resolve(document, str(document.get("name", "scenario")))))
+        row |= {name: answer[name] for name in OUTPUTS if name in answer}
     except InputError as err:
         row["reason"] = " ".join(str(err).split())
     return row
@@ -97,6 +92,7 @@ def sweep(
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
     address: str | None = None,
+    complete: Complete | None = None,
 ) -> list[dict]:
     """Rows of the whole grid in its order: key, the varied fields, then OUTPUTS.
 
@@ -104,6 +100,7 @@ def sweep(
         path: a `.csv` that is gone on with, or a `.parquet` that is written at the end beside its `.csv` (needs
             pyarrow).
         progress: called with the number of points done since the last call (those found in the file first).
+        complete: writes the best plan into a document that leaves its plan open (`sim.planner.planner.complete`).
     Raises:
         InputError: an empty field, a file of another sweep, Parquet without pyarrow, or an engine that is not there.
     """
@@ -118,7 +115,7 @@ def sweep(
     if progress and done:
         progress(len(done))
     missing = [i for i, k in enumerate(keys) if k not in done]
-    jobs = [(document, points[i]) for i in missing]
+    jobs = [(document, points[i], complete) for i in missing]
     with table or contextlib.nullcontext():
         for job, outputs in parallel_map.run(point, jobs, engine, workers, address):
             i = missing[job]

@@ -159,3 +159,14 @@ def compile_programs(costs: StepCosts, schedule: str) -> tuple[list[Program], in
             )
         )
     return programs, size, chains
+
+
+def last_gradients(program: Program) -> list[int]:
+    """For each chunk of a rank, the index of the op after which its gradients are complete."""
+    last: dict[int, int] = {}
+    for k, op in enumerate(program.ops):
+        if op.kind in "BW":
+            last[op.chunk] = k
+        elif op.kind == "FB":
+            last[op.b_chunk] = k
+    return [last[c] for c in sorted(last)]

@@ -27,7 +27,7 @@ from sim.cost.step_costs import StepCosts
 from sim.training import gradients
 from sim.training.critical_path import Segment, critical_path
 from sim.training.jitter import Jitter, expert_load_imbalance, largest
-from sim.training.program import Program, compile_programs
+from sim.training.program import Program, compile_programs, last_gradients
 from sim.training.rank_process import Link, WaitCounter, rank_process
 from sim.training.replica import Replica
 
@@ -219,7 +219,7 @@ def _result(
     ends = [max(replica.ends[r][-1] for replica in simulated) for r in range(len(programs))]
     reduced = []
     for r, program in enumerate(programs):
-        last = _last_gradient(program)
+        last = last_gradients(program)
         windows = [
             [(replica.ends[r][k] - replica.seconds[r][k], replica.ends[r][k]) for k in last] for replica in simulated
         ]
@@ -254,14 +254,3 @@ def _result(
         programs=programs,
         slowest=slowest,
     )
-
-
-def _last_gradient(program: Program) -> list[int]:
-    """For each chunk of a rank, the index of the op after which its gradients are complete."""
-    last: dict[int, int] = {}
-    for k, op in enumerate(program.ops):
-        if op.kind in "BW":
-            last[op.chunk] = k
-        elif op.kind == "FB":
-            last[op.b_chunk] = k
-    return [last[c] for c in sorted(last)]

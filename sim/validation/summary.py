@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sim.cost.stacks import read_fitted
-from sim.validation.coverage import KINDS, LeftOut, all_rows, coverage, left_out
+from sim.validation.coverage import KINDS, LeftOut, all_left_out, coverage
 from sim.validation.rows import MeasuredRow, read_rows
 
 FEWEST = 3  # rows that make a group
@@ -30,7 +30,7 @@ def summary() -> dict[str, Any]:
     """
     begun = time.perf_counter()
     own = {row.id for row in read_rows() if isinstance(row, MeasuredRow)}
-    rows = left_out(all_rows())
+    rows = all_left_out()
     published, held = ([row for row in rows if (row.id in own) is ours] for ours in (True, False))
     return {
         "left_out": _mean(_errors(published)),

@@ -69,7 +69,8 @@ def _quick(values: dict) -> dict:
     apart = fast.value(q.objective) / best.value(q.objective)
     return {
         "name": (
-            f"{q.model.name} on {q.cluster_chips:,} {q.cluster.chip.name}, batch {BY_KEY['batch'].default}: step of "
+            f"{q.model.name} on {q.cluster.num_chips:,} {q.cluster.chip.name}, "
+            f"batch {BY_KEY['batch'].default}: step of "
             "the plan found at once over that of the proven best"
         ),
         "value": apart,

@@ -34,7 +34,7 @@ def run() -> list[dict]:
     costs = PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
     costs.memory_capacity = float("inf")
     start = time.process_time()
-    found = search(costs, space, q.cluster_chips, q.batch, top_k=None)
+    found = search(costs, space, q.cluster.num_chips, q.batch, top_k=None)
     spent = time.process_time() - start
     out.append(
         _row(

@@ -112,3 +112,13 @@ def test_the_estimates_of_kl_are_as_right_as_the_page_says():
     ratios = [q / p for p, q in zip(P3, Q3, strict=True)]
     assert min(_value(k1, {"r": r}) for r in ratios) < 0
     assert all(_value(f, {"r": r}) >= 0 for f in (k2, k3) for r in ratios)
+
+
+def test_the_reading_list_has_every_notebook_once_and_every_paper_that_they_cite():
+    text = (datafiles.root() / "docs" / "reading_list.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \|", text, flags=re.M)
+    books = [p for room in ("learn", "scale", "plan") for p in sorted((datafiles.notebooks() / room).glob("*.ipynb"))]
+    names = [f"{p.parent.name}/{p.stem}" for p in books if not p.stem.startswith("build_")]  # those say it in the text
+    assert sorted(rows) == sorted(names)
+    cited = {n for p in books for n in re.findall(r"arXiv (\d{4}\.\d{5})", p.read_text(encoding="utf-8"))}
+    assert len(cited) > 10 and cited <= set(re.findall(r"\d{4}\.\d{5}", text))

@@ -6,10 +6,14 @@ from hypothesis import strategies as st
 
 from sim.cost.evaluate import in_closed_form
 from sim.cost.stacks import load_stack
-from sim.planner.candidates import Candidate, PlanCosts
+from sim.planner.candidate import Candidate
+from sim.planner.candidates import PlanCosts
+from sim.planner.refine import refined
+from sim.planner.search import RankedPlan
 from sim.spec.hardware import load_cluster
 from sim.spec.model_loader import load_model
 from sim.spec.plan import RECOMPUTE, SCHEDULES, Workload, check
+from sim.training.evaluate import evaluate
 
 SWITCHES = (
     {},
@@ -55,9 +59,10 @@ def test_same_as_one_plan_at_a_time(data):
         pick(0, 1, 2, 3),
         dp * micro * pick(16, 33),
         data.draw(st.integers(0, len(SWITCHES) - 1)),
+        pick(0, 1) if costs.mtp and pp * vpp > 1 else 0,
     )
-    plan, load = costs.plan(c), costs.load(c)
     try:
+        plan, load = costs.plan(c), costs.load(c)
         check(plan, costs.model, load)
     except ValueError:
         assume(False)
@@ -67,3 +72,26 @@ def test_same_as_one_plan_at_a_time(data):
     assert costs.step_s(c) == pytest.approx(seconds, rel=1e-9)
     assert costs.memory_bytes(c) == pytest.approx(need.total_bytes, rel=1e-9)
     assert costs.lower_bound(c) <= seconds * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_the_fast_model_is_within_one_percent_of_the_events(data):
+    """Random plans, folded, no jitter: what a search ranks by is what the events give."""
+    costs = data.draw(st.sampled_from(COSTS))
+
+    def pick(*values):
+        return data.draw(st.sampled_from(values))
+
+    schedule, pp = pick(*SCHEDULES), pick(2, 4, 8)
+    vpp = pick(2, 3, 5) if schedule == "interleaved" else 2 if schedule in ("zb-v", "dualpipe", "dualpipe-v") else 1
+    dp, m = pick(8, 32), pick(16, 20, 33, 60)
+    ep, ahead = pick(1, 8) if costs.model.experts else 1, pick(0, 1) if costs.mtp else 0
+    c = Candidate(pick(2, 8), 1, ep, 1, 1, "none", pp, vpp, schedule, dp, 1, dp * m, 0, ahead)
+    try:
+        plan, load = costs.plan(c), costs.load(c)
+        check(plan, costs.model, load)
+        p = evaluate(costs.model, costs.cluster, plan, load, "bf16", costs.stack, allow_oom=True)
+    except ValueError:
+        assume(False)
+    assert refined(costs, RankedPlan(c, 1.0, 1.0, load.tokens)).step_s == pytest.approx(p.result.step_s, rel=0.01)

@@ -56,6 +56,7 @@ class Exercise:
         hint: said when the answer is wrong in a way nobody has listed.
         also: further demands: called with the learner's function, raises NotYet; where that function stops, so does it,
             with NotYet.
+        absolute: how far numbers near zero may differ; more where many roundings add up.
         use: where the answer is a class: makes of it a function of a case's inputs (see `module_output`).
     """
 
@@ -66,6 +67,7 @@ class Exercise:
     hint: str
     also: Callable[[Callable], None] | None = None
     use: Callable[[Callable], Callable] | None = None
+    absolute: float = 1e-6
 
 
 @lru_cache(maxsize=1)
@@ -114,13 +116,13 @@ def judge(exercise: Exercise, answer: Callable) -> None:
     """Raise NotYet unless `answer` is right on every case and meets the further demands."""
     cases = list(exercise.cases())
     arguments = [copy.deepcopy(args) for args in cases]  # one by one: cases may share a tensor
-    use = exercise.use or (lambda answer: answer)
+    use, alike = exercise.use or (lambda answer: answer), partial(same, absolute=exercise.absolute)
     got = [_call(use(answer), args) for args in arguments]
     for value in got:
         if isinstance(value, NotYet):
             raise value
     want = [exercise.reference(*copy.deepcopy(args)) for args in cases]
-    wrong = [i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not same(a, b)]
+    wrong = [i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not alike(a, b)]
     if not wrong:
         if exercise.also is not None:
             exercise.also(partial(attempt, use(answer)))
@@ -129,7 +131,8 @@ def judge(exercise: Exercise, answer: Callable) -> None:
     _refuse_blanks(answer, got)
     for mistake in exercise.mistakes:
         if all(
-            same(value, _call(use(mistake.answer), copy.deepcopy(args))) for value, args in zip(got, cases, strict=True)
+            alike(value, _call(use(mistake.answer), copy.deepcopy(args)))
+            for value, args in zip(got, cases, strict=True)
         ):
             raise NotYet(mistake.sentence)
     case, value, right = (values[wrong[0]] for values in (cases, got, want))
@@ -145,7 +148,7 @@ def judge(exercise: Exercise, answer: Callable) -> None:
     if shape is not None and right_shape is not None and shape != right_shape:
         raise NotYet(f"The result has shape {shape}; it should have shape {right_shape}. {exercise.hint}")
     raise NotYet(
-        f"For {_words(case)} your answer is {_short(value)}; right is {_short(right)}{_where(value, right)}. "
+        f"For {_words(case)} your answer is {_short(value)}; right is {_short(right)}{_where(value, right, alike)}. "
         f"{exercise.hint}"
     )
 
@@ -166,20 +169,24 @@ def misfit(module, weights: Mapping[str, Any]) -> str:
     return ""
 
 
-def module_output(answer: Callable, init: tuple, weights: Mapping[str, Any], *inputs):
-    """What a learner's module gives: made with `init`, given `weights` by name, called with `inputs`. What is made
-    and is no module is given back as it is.
+def with_weights(answer: Callable, init: tuple, weights: Mapping[str, Any]):
+    """A learner's module made with `init` and given `weights` by name; what is made and is no module, as it is.
 
     Raises:
         NotYet: its parameters have other names or shapes.
     """
     module = answer(*init)
-    if not hasattr(module, "load_state_dict"):
-        return module
-    if fault := misfit(module, weights):
-        raise NotYet(fault)
-    module.load_state_dict(dict(weights))
-    return module(*inputs)
+    if hasattr(module, "load_state_dict"):
+        if fault := misfit(module, weights):
+            raise NotYet(fault)
+        module.load_state_dict(dict(weights))
+    return module
+
+
+def module_output(answer: Callable, init: tuple, weights: Mapping[str, Any], *inputs):
+    """What the module of `with_weights` gives for inputs."""
+    module = with_weights(answer, init, weights)
+    return module(*inputs) if hasattr(module, "load_state_dict") else module
 
 
 def _refuse_changed_arguments(answer: Callable, cases: list, arguments: list) -> None:
@@ -297,15 +304,15 @@ def _stopped(err: Exception) -> str:
     return f"your function stopped with {type(err).__name__}: {first or 'no message'}."
 
 
-def _where(got, want) -> str:
+def _where(got, want, alike: Callable) -> str:
     """The first place at which tensors differ, alone or in a list: the few numbers shown may be the ones that agree."""
     path: list[int] = []
     while isinstance(got, (list, tuple)) and isinstance(want, (list, tuple)) and len(got) == len(want):
-        item = next(i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not same(a, b))
+        item = next(i for i, (a, b) in enumerate(zip(got, want, strict=True)) if not alike(a, b))
         path, got, want = [*path, item], got[item], want[item]
     if not (_is_tensor(got) and _is_tensor(want)) or _shape(got) != _shape(want) or not _shape(want):
         return ""
-    index = next(i for i in itertools.product(*map(range, want.shape)) if not same(got[i], want[i]))
+    index = next(i for i in itertools.product(*map(range, want.shape)) if not alike(got[i], want[i]))
     return f"; the first difference is at {[*path, *index]}: {_short(got[index])}, not {_short(want[index])}"
 
 

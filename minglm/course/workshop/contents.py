@@ -41,6 +41,7 @@ ABOUT = {
     "learn/20_fault_injection": ("kills, a full disk, a cut file: what is lost, and how to find out before", "05"),
     "learn/21_serving": ("continuous batching: why thirty readers do not wait thirty times as long", f"06, {DEMO}"),
     "learn/build_1_layers": ("type the layers and MLA yourself; they run inside the real model", "00"),
+    "learn/build_2_model": ("type the indexer, the experts and the whole model: the same logits", "build_1"),
     "scale/00_chips_and_rooflines": ("how fast a chip is, and why rarely as fast as its data sheet", "nothing"),
     "scale/01_the_network": ("links, rings and trees: when the message is small, latency rules", "scale/00"),
     "scale/02_plans_and_memory": ("how 744B fits, and why most plans do not", "scale/01"),

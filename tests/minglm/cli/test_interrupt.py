@@ -1,6 +1,7 @@
 """Ctrl-C at the worst moments of both commands: one word, exit code 130, no traceback."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -32,6 +33,8 @@ def run(package, arguments, path):
         capture_output=True,
         text=True,
         timeout=240,
+        # a shell that starts tests in the background has them ignore the interrupt, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(path), os.getcwd()])},
     )
 

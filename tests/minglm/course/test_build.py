@@ -10,6 +10,10 @@ SHEETS = [path.stem for path in generator.sources() if path.stem.startswith("bui
 SOLVED = {name: part for sheet in SHEETS for name, part in build.solved(sheet).items() if name in build.PARTS}
 
 
+def test_every_part_has_a_worked_solution():
+    assert set(SOLVED) == set(build.PARTS)
+
+
 @pytest.mark.parametrize("name", SOLVED)
 def test_each_part_alone_gives_the_models_logits(name):
     assert build.differences({name: SOLVED[name]})[name] < build.CLOSE
@@ -53,6 +57,21 @@ def test_a_part_that_is_wrong_by_a_thousandth_is_seen(name):
     assert build.differences({name: _scaled(SOLVED[name], 1.001)})[name] > 10 * build.CLOSE
 
 
+def test_an_indexer_or_router_that_chooses_otherwise_is_seen():
+    class OtherKeys(SOLVED["Indexer"]):
+        def forward(self, *args):
+            q, k, w = super().forward(*args)
+            return q, k, -w
+
+    class OtherExperts(SOLVED["Router"]):
+        def forward(self, x):
+            chosen, gates, scores = super().forward(x)
+            return (chosen + 1) % scores.shape[-1], gates, scores
+
+    for name, part in (("Indexer", OtherKeys), ("Router", OtherExperts)):
+        assert build.differences({name: part})[name] > 1000 * build.CLOSE
+
+
 def test_what_does_not_fit_is_said_in_one_line():
     class Renamed(torch.nn.Module):
         def __init__(self, width, eps):
@@ -72,3 +91,13 @@ def test_what_does_not_fit_is_said_in_one_line():
         build.swap(build.subject(), "RMSNorn", SOLVED["RMSNorm"])
     with pytest.raises(InputError, match="did you mean 'build_1_layers'"):
         build.solved("build_1_layer")
+
+
+def test_the_learners_whole_model_gives_the_models_logits():
+    model = build.subject()
+    mine = build.solved("build_2_model")["GLM"](model.config)
+    mine.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("mtp.")})
+    tokens = torch.randint(2, model.config.vocab_size, (2, 48), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        apart = (mine(tokens) - build.logits(model)["sparse"]).abs().max()
+    assert float(apart) < build.CLOSE

@@ -195,9 +195,9 @@ def test_make_lab_shows_the_whole_project_and_asks_nothing():
     [
         (["workshop", "build", "--check"], 0, "what their sources give"),
         (["workshop", "collect", "nowhere"], 2, "no results there"),
-        (["workshop", "kernels", "--count", "-1"], 2, "--count -1"),
+        (["workshop", "kernels", "--count", "-1"], 2, "--count: -1"),
         (["workshop", "preflite"], 2, "preflight"),
-        (["eval", "pass", "--checkpoint", "x", "--samples", "0"], 2, "--samples 0"),
+        (["eval", "pass", "--checkpoint", "x", "--samples", "0"], 2, "--samples: 0"),
         (["eval", "arena", "one"], 2, "two or more"),
     ],
 )

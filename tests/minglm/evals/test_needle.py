@@ -52,6 +52,15 @@ def test_the_right_code_behind_another_name_is_wrong(monkeypatch):
     assert result["with_context"] == 0 and result["code_right"] == 1 and result["name_right"] == 0
 
 
+def test_several_codes_count_in_any_order_and_only_all_of_them():
+    for p in needle.problems(TOKENIZER, 10, 220, 4, form="several"):
+        first, second = p.expected.removeprefix(f"We call {p.name} ").removesuffix(".").split(" and ")
+        assert p.is_right(f"We call {p.name} {second} and {first}.") and p.is_right(p.expected)
+        for wrong in (f"{first}", f"{first} and {first}", f"{first} and {second} and {first}"):
+            assert not p.is_right(f"We call {p.name} {wrong}.")
+        assert not p.is_right(f"We call Mira {first} and {second}.") and not p.is_right(f"{first} and {second}")
+
+
 def test_rules_reach_what_chance_says():
     asked = [p for n in (1, 2, 4, 8) for p in needle.problems(TOKENIZER, 150, 256, n, depth=None)]
     for n in (1, 2, 4, 8):

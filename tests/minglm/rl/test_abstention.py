@@ -198,4 +198,4 @@ def test_the_command_refuses_bad_input_in_one_line(capsys):
     assert main(["hallucination", "--seeds", "0"]) == 2
     assert main(["hallucination", "--objective", "grpoo"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 2 and "--seeds 0" in lines[0] and "did you mean 'grpo'" in lines[1]
+    assert len(lines) == 2 and "--seeds: 0" in lines[0] and "did you mean 'grpo'" in lines[1]

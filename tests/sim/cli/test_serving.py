@@ -115,7 +115,7 @@ def test_validate_serving(capsys):
         (["glm5_100k_910b"], "go to clustersim run"),
         (["--cluster", "dgx_h209"], "did you mean 'dgx_h200'"),
         (["--cluster", "dgx_h100", "--chips", "8"], "GiB a chip over"),
-        (["--prompt", "-3"], "prompt=-3"),
+        (["--prompt", "-3"], "--prompt: -3"),
         (["--tpot", "x"], "'x' is not a quantity"),
         (["--size", "--tpot", "1us"], "no deployment of glm5"),
         (["--size", "--concurrency", "3"], "give --rate"),
@@ -124,11 +124,11 @@ def test_validate_serving(capsys):
         (["--rate", "1", "--concurrency", "2"], "not both"),
         (["--ask", "weather"], "invalid choice"),
         (["--precision", "fp7"], "precision 'fp7'"),
-        (["--prefix-cache-hit-rate", "1.5"], "cached_share=1.5"),
-        (["--requests", "0"], "requests=0"),
+        (["--prefix-cache-hit-rate", "1.5"], "--prefix-cache-hit-rate: 1.5"),
+        (["--requests", "0"], "--requests: 0"),
         (["--chip-hour-price", "$-2/h"], "--chip-hour-price"),
         (["--acceptance-length", "9"], "yields 1 to 1"),
-        (["--chips", "0"], "chips=0"),
+        (["--chips", "0"], "--chips: 0"),
     ],
 )
 def test_bad_input_is_one_line_and_code_two(capsys, argv, says):

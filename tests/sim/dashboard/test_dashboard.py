@@ -129,6 +129,19 @@ def test_command_line_library_and_page_give_the_same_figures(budget, capsys):
     assert state.answer(budget.values, budget.kept).row == budget.row
 
 
+def test_a_link_and_a_file_carry_the_question(budget, tmp_path):
+    from sim.scenario.training import load_scenario
+    from sim.study.answer import figures, simulate
+
+    values = state.from_link(state.link(budget))
+    assert values == {"chips": "20k", "rent_usd_per_hour": "2-3"}  # the others are the page's defaults
+    path = tmp_path / "copied.yaml"
+    path.write_text(state.yaml_text(budget))
+    assert figures(simulate(load_scenario(path))) == budget.row
+    with pytest.raises(InputError, match="did you mean 'chips'"):
+        state.from_link("?chps=3")
+
+
 def test_a_quick_plan_is_real_and_never_better_than_the_proven_best():
     from sim.planner.planner import find
 

@@ -51,10 +51,12 @@ def test_answer_is_whole_and_consistent(gpt3):
     )
     assert [r["chips"] for r in a["front"]] == sorted(r["chips"] for r in a["front"])
     s = a["search"]
-    assert s["combinations"] == s["evaluated"] + s["too_large"] + s["bounded"]
+    assert s["looked_at"] == s["evaluated"] + s["too_large"] + s["bounded"]
     first = min(a["by_schedule"].values(), key=lambda r: r["step_s"])
     assert first["plan"] == a["winner"]["plan"]
-    assert a["winner"]["days"] == pytest.approx(3e11 / a["winner"]["tokens_per_s"] / 86400 / a["winner"]["goodput"])
+    # a run ends with its last step: 300B tokens are not a whole number of them
+    days = 3e11 / a["winner"]["tokens_per_s"] / 86400 / a["winner"]["goodput"]
+    assert a["winner"]["days"] == pytest.approx(days, rel=1e-3)
     assert a["winner"]["rent_usd"] == pytest.approx(a["winner"]["chip_hours"] * q.cluster.chip.rent_usd_per_hour.value)
 
 
@@ -116,7 +118,7 @@ def test_pinned_axes_and_fields_hold():
 
 
 def test_nothing_fits_names_the_nearest_and_what_it_lacks():
-    with pytest.raises(InputError, match=r"no plan of [\d,]+ fits .*; nearest is TP\d.* GiB over the .* GiB"):
+    with pytest.raises(InputError, match=r"no plan fits .*; nearest is TP\d.* GiB over the .* GiB.*--chips \d+"):
         find(question("glm5", "dgx_h100", 16, seq=4096, batch=16, fixed={"micro_batch": 1, "etp": 1}))
 
 
@@ -133,7 +135,7 @@ def test_nothing_divides():
         (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--objective", "speed"], "objective 'speed'"),
         (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--set", "tpp=8"], "did you mean"),
         (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--set", "tp"], "KEY=VALUE"),
-        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--set", "tp=0"], "whole number"),
+        (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--set", "tp=0"], "plan.tp: 0 is below 1"),
         (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--schedules", "2f2b"], "not one of"),
         (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--chips", "-4"], "chips"),
         (["--model", "gpt3_175b", "--cluster", "dgx_a100", "--batch", "64", "--batch-tokens", "4M"], "keep one"),
@@ -166,7 +168,7 @@ def test_cost_without_a_price_is_refused():
         question("llama3_8b", None, 8, chip=chip, objective="cost")
 
 
-def test_command_and_library_agree(capsys):
+def test_command_and_library_agree(capsys, tmp_path):
     argv = [
         "--model",
         "llama3_8b",
@@ -183,10 +185,16 @@ def test_command_and_library_agree(capsys):
     ]
     code, out, err = call(capsys, *argv, "--json")
     a, b = json.loads(out), answer(question("llama3_8b", "dgx_h100", 16, seq=4096, batch=32), top_k=4)
-    a["search"].pop("cpu_s"), b["search"].pop("cpu_s")
+    a["search"].pop("cpu_s"), b["search"].pop("cpu_s"), a.pop("uncertainty")
     assert code == 0 and not err and a == json.loads(json.dumps(b))
     code, out, _ = call(capsys, *argv)
-    assert code == 0 and a["winner"]["plan"] in out and "Pareto front" in out
+    assert code == 0 and a["winner"]["plan"] in out and "Pareto front" in out and "90%: " in out
+    file = tmp_path / "asked.yaml"  # a file's question, its plan left open
+    file.write_text(
+        json.dumps({"model": "llama3_8b", "cluster": "dgx_h100", "chips": 16, "seq": 4096, "plan": {"tp": 4}})
+    )
+    code, out, _ = call(capsys, str(file), "--batch", "32", "--top-k", "4", "--json", "--samples", "0")
+    assert code == 0 and json.loads(out)["winner"] == a["winner"]
 
 
 def test_front_keeps_what_nothing_beats():
@@ -198,7 +206,7 @@ def test_front_keeps_what_nothing_beats():
 
 
 def test_replicas_divide_or_come_near():
-    space = default_space(load_model("glm5"), load_cluster("atlas_800t_a2"), 100_000, 4096, 16384, tolerance=0.02)
+    space = default_space(load_model("glm5"), load_cluster("atlas_800t_a2"), 4096, 16384, tolerance=0.02)
     for dp, batch in replicas(space, 16384, 1, 781, 4):
         assert dp % 4 == 0 and dp <= 781 and batch % dp == 0 and abs(batch / 16384 - 1) <= 0.02
     assert max(d for d, _ in replicas(space, 16384, 1, 781, 4)) >= 760
@@ -208,9 +216,10 @@ def test_replicas_divide_or_come_near():
 def test_without_mtp_is_faster():
     pinned = {"tp": 1, "ep": 64, "micro_batch": 1, "pp": 16, "recompute": "full", "zero": 1}
     a, b = (
-        find(question("deepseek_v3", "h800_deepseek", 2048, seq=4096, batch=15360, mtp=mtp, fixed=pinned), top_k=1)[
-            0
-        ].best[0]
+        find(
+            question("deepseek_v3", "h800_deepseek", 2048, seq=4096, batch=15360, options={"mtp": mtp}, fixed=pinned),
+            top_k=1,
+        )[0].best[0]
         for mtp in (True, False)
     )
     assert b.step_s < a.step_s
@@ -240,7 +249,7 @@ def test_report_is_one_page_with_its_numbers(tmp_path, capsys):
         "--out",
         str(tmp_path / "r"),
     )
-    assert code == 0 and not err and "90% of samples" in out
+    assert code == 0 and not err and "90%: " in out
     a, html = json.loads((tmp_path / "r/plan.json").read_text()), (tmp_path / "r/plan.html").read_text()
     rows = list(csv.DictReader((tmp_path / "r/plans.csv").open()))
     assert len(rows) == len(a["ranked"]) + len(a["front"]) and float(rows[0]["step_s"]) == a["winner"]["step_s"]

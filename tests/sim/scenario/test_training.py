@@ -45,12 +45,12 @@ TRAINING = [
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
 def test_shipped_scenarios_resolve(path):
     s = load_scenario(path)
-    assert s.plan.num_chips <= s.cluster_chips and s.spares >= 0 and s.tokens > 0
+    assert s.plan.num_chips <= s.cluster.num_chips and s.spares >= 0 and s.tokens > 0
 
 
 def test_the_headline():
     s = load_scenario("glm5_100k_910b")
-    assert (s.cluster_chips, s.plan.num_chips, s.spares) == (100_000, 99_840, 160) and s.plan.num_chips == 128 * 780
+    assert (s.cluster.num_chips, s.plan.num_chips, s.spares) == (100_000, 99_840, 160) and s.plan.num_chips == 128 * 780
     assert s.plan.tp == 8 and s.plan.pp == 16 and s.model.experts % s.plan.ep == 0
     assert s.plan.micro_batches(s.workload) == 20 and abs(s.workload.tokens / 64e6 - 1) < 0.01
     assert {a["kind"] for a in s.assumptions} >= {"vendor claim", "third-party", "unknown", "assumed", "published"}

@@ -9,6 +9,7 @@ import pytest
 from minglm.errors import InputError
 from sim.base.distributions import Triangle, Values, distribution
 from sim.scenario.training import load_scenario, resolve
+from sim.study.answer import LUCK
 from sim.study.monte_carlo import ERROR, FAILURES, fact_inputs, interval, monte_carlo, outcome
 from sim.validation.coverage import kind_of, left_out_factors
 
@@ -98,7 +99,7 @@ def test_tornado_is_widest_first_and_names_every_fact():
     swings = [t["days_swing"] for t in r["tornado"]]
     assert swings == sorted(swings, reverse=True) and swings[0] > 0
     names = {t["name"] for t in r["tornado"]}
-    assert {ERROR, FAILURES} < names and names == {i.name for i in fact_inputs(s)}
+    assert {ERROR, FAILURES} < names and names == {LUCK, *(i.name for i in fact_inputs(s))}
     i = r["intervals"]["days"]
     assert i["p5"] < i["p50"] < i["p95"] and r["refused"] == 0
 

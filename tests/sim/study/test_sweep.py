@@ -141,7 +141,7 @@ def test_missing_packages_say_how_to_install(tmp_path, monkeypatch, module, word
         (["--vary", "plan.tp=[]"], "not a list of values"),
         ([], "1 to 5,000,000"),
         (["--vary", "plan.tp=[1]", "--engine", "rey"], "did you mean 'ray'"),
-        (["--vary", "plan.tp=[1]", "--workers", "0"], "--workers 0"),
+        (["--vary", "plan.tp=[1]", "--workers", "0"], "--workers: 0"),
         (["--samples", "1"], "samples=1"),
         (["--samples", "5", "--no-hardware-facts"], "nothing is uncertain"),
     ],

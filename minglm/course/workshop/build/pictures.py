@@ -10,6 +10,7 @@ import torch
 from minglm import plots
 from minglm.config import ModelConfig
 from minglm.course.workshop.build.swap import CLOSE, differences
+from minglm.model import moe
 from minglm.model.layers import RMSNorm, SwiGLU, apply_rope, rope_table
 
 
@@ -108,3 +109,33 @@ def multiplications_by_length(name: str = "glm5") -> tuple[Any, str]:
         fig,
         f"Line chart, both axes logarithmic. At {lengths[-1]:,} tokens expanded needs {ratio:.0f} times as many.",
     )
+
+
+@torch.no_grad()
+def balance_over_steps(router: Callable, steps: int = 80, tokens: int = 512) -> tuple[Any, str]:
+    """Load of the busiest expert over the mean, step by step, for tokens that resemble each other: with the bias moved
+    after each step and, as a control, left at zero. The router is the learner's, or minglm's while that is blank."""
+    config = ModelConfig.named("nano")
+
+    def imbalance(kind: Callable, rate: float) -> list[float]:
+        torch.manual_seed(0)
+        common = torch.randn(config.hidden_size)
+        gate = kind(config)
+        gate.weight.normal_(0.0, config.hidden_size**-0.5)
+        out = []
+        for _ in range(steps):
+            chosen = gate(0.5 * common + torch.randn(tokens, config.hidden_size))[0]
+            counts = torch.bincount(chosen.flatten(), minlength=config.n_routed_experts)
+            gate.move_bias(counts, rate)
+            out.append(float(counts.max() / counts.float().mean()))
+        return out
+
+    try:
+        curves = {"bias moved by 0.01": imbalance(router, 0.01), "control: no bias": imbalance(router, 0.0)}
+    except NotImplementedError:
+        curves = {"bias moved by 0.01": imbalance(moe.Router, 0.01), "control: no bias": imbalance(moe.Router, 0.0)}
+    fig = plots.figure("Load imbalance", "step", "busiest expert's load over the mean")
+    for i, (words, values) in enumerate(curves.items()):
+        plots.line(fig, range(1, steps + 1), values, words, i)
+    last = {words: values[-1] for words, values in curves.items()}
+    return fig, "Line chart. At the last step: " + ", ".join(f"{w}: {v:.2f}" for w, v in last.items()) + "."

@@ -351,5 +351,6 @@ EXERCISES = [
         ),
         "project, then expanded(...) with up_projections(), then o_proj of the heads side by side (flatten(-2)).",
         use=_use_mla,
+        absolute=1e-5,
     ),
 ]

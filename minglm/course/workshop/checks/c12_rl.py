@@ -288,9 +288,9 @@ EXERCISES = [
             ),
             Mistake(
                 _per_answer,
-                "You averaged each answer over its own tokens and then the answers. That is the average of GRPO's paper "
-                "and no error, but a token of a long answer counts less in it. This exercise asks for DAPO's: divide "
-                "once, by the number of all tokens where `mask` is True.",
+                "You averaged each answer over its own tokens and then the answers. That is the average of GRPO's "
+                "paper and no error, but a token of a long answer counts less in it. This exercise asks for DAPO's: "
+                "divide once, by the number of all tokens where `mask` is True.",
             ),
             Mistake(
                 _differ(lambda x, a, m: -(a[:, None] * x).mean()),

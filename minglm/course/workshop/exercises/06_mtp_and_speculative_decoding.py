@@ -18,7 +18,8 @@ from minglm.course.workshop import check
 def depth_targets(tokens, depth):
     """[1, 2, 3, 4], 1 -> [(2, 3), (3, 4)];  [1, 2, 3, 4], 2 -> [(3, 4)]"""
     ### BEGIN SOLUTION
-    return [(tokens[i + depth], tokens[i + depth + 1]) for i in range(len(tokens) - depth - 1)]
+    places = range(len(tokens) - depth - 1)
+    return [(tokens[i + depth], tokens[i + depth + 1]) for i in places]
     ### END SOLUTION
 # %%
 check("06.depth_targets", depth_targets)

@@ -28,7 +28,8 @@ check("08.wavelength", wavelength)
 # Build a prompt of exactly `length` tokens: filler, with the needle at `depth` (0 before all filler, 1 after it), and the question at the end. Take filler tokens from the front of `filler`. The needle stands after round(depth × number of filler tokens used) of them, with Python's `round`; after it the filler goes on where it stopped.
 # %%
 def needle_prompt(filler, needle, question, length, depth):
-    """filler, needle, question lists of tokens; depth from 0 to 1 -> list of exactly `length` tokens"""
+    """filler, needle, question lists of tokens;
+    depth from 0 to 1 -> list of exactly `length` tokens"""
     ### BEGIN SOLUTION
     room = length - len(needle) - len(question)
     at = round(depth * room)

@@ -43,7 +43,8 @@ check("09.packed_starts", packed_starts)
 # `losses` and `labels` (the targets of exercise 1) are tensors of the same length. Average the losses over the places whose label is not −100. If there is none, the loss is 0.
 # %%
 def counted_mean(losses, labels):
-    """losses (N,) floats, labels (N,) integers -> a number, not a tensor of shape (1,)"""
+    """losses (N,) floats, labels (N,) integers -> a number, not a tensor of shape
+    (1,)"""
     ### BEGIN SOLUTION
     keep = labels != -100
     return float(torch.where(keep, losses, 0).sum() / keep.sum().clamp(min=1))

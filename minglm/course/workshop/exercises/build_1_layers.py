@@ -269,4 +269,4 @@ parts = {
 }
 show(*pictures.compared(parts, control=("RMSNorm", NoWeight)))
 # %% [markdown]
-# **Next:** the indexer, sparse attention, experts, and the whole model, in build 2.
+# **Next:** [build 2](build_2_model.ipynb): the indexer, sparse attention, experts, and the whole model.

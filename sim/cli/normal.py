@@ -1,0 +1,68 @@
+"""`clustersim normal`: is my number normal?"""
+
+from __future__ import annotations
+
+import argparse
+
+from minglm.errors import InputError
+from minglm.runtime.terminal import json_text
+from sim.base.units import parse
+from sim.cli._progress import elapsed
+from sim.cli._scenario import load, scenario_arguments
+
+TEXT = "is my number normal? a measured speed beside its prediction, published runs like it, and what would explain it"
+EXAMPLES = """clustersim normal llama3_405b_16k_h100 --measured tflops=400
+clustersim normal glm5_100k_910b --measured step_s=5.2
+clustersim normal my.yaml --measured tokens_per_s_per_chip=140 --set recompute=full
+clustersim normal my.yaml --measured mfu=31% --json"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    scenario_arguments(parser)
+    parser.add_argument(
+        "--measured",
+        metavar="QUANTITY=VALUE",
+        required=True,
+        help="what was measured: step_s, tokens_per_s, tokens_per_s_per_chip, tflops (model FLOPs) or mfu",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    from sim.planner.normal import QUANTITIES, normal
+
+    quantity, sign, value = args.measured.partition("=")
+    quantity = quantity.strip()
+    if not sign or not value.strip():
+        raise InputError(f"--measured {args.measured!r}: must be QUANTITY=VALUE, such as {next(iter(QUANTITIES))}=4.1")
+    kind = {"step_s": "time", "mfu": "ratio"}.get(quantity, "count")
+    scenario = load(args)
+    with elapsed("draws", quiet=args.json):
+        result = normal(scenario, quantity, parse(value, kind, f"--measured {quantity}"))
+    print(json_text(result, indent=1) if args.json else text(scenario.name, result))
+    return 0 if result["normal"] else 1
+
+
+def text(name: str, r: dict) -> str:
+    """The answer for a terminal."""
+    low, high = r["interval"]
+    verdict = "inside" if r["normal"] else "outside"
+    lines = [
+        name,
+        "",
+        f"{'measured':16}{r['measured']:.4g} {r['quantity']}: a step of {r['step_s']['measured']:.4g} s",
+        f"{'predicted':16}{r['predicted']:.4g}, 90% of draws {low:.4g} to {high:.4g}; the measured figure is "
+        f"{verdict}, faster than {r['faster_than']:.0%} of the draws",
+        "",
+        f"{'published runs like it':36}{'chip':>8}{'measured':>12}{'predicted':>12}{'error':>8}  quantity",
+    ]
+    lines += [
+        f"{x['id'][:35]:36}{x['chip'][:8]:>8}{x['measured']:>12.4g}{x['predicted']:>12.4g}{x['error']:>+8.0%}  "
+        f"{x['quantity']} ({x['kind']})"
+        for x in r["nearest"]
+    ]
+    lines += ["", "what would explain the difference, alone", f"{'cause':56}{'needs':>10}{'at most':>10}  unit"]
+    for c in r["causes"]:
+        needs = f"{c['needs']:.3g}" if c["needs"] is not None else "-"
+        covers = "" if c["explains"] or c["covers"] <= 0 else f"   covers {c['covers']:.0%} of it"
+        lines.append(f"{c['name'][:55]:56}{needs:>10}{c['most']:>10.3g}  {c['unit']}{covers}")
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""A plan as a search enumerates it, and the parts of its cost that plans share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sim.cost import memory
+from sim.cost.layer import LayerEstimator, LayerWork
+
+
+class Candidate(NamedTuple):
+    """A plan and its batch as a search enumerates them. `batch` in sequences; `switches` index `PlanCosts.switches`.
+
+    Its pipeline is cut by `sim.planner.stages.balanced` unless `stages` says how.
+    """
+
+    tp: int
+    cp: int
+    ep: int
+    etp: int
+    micro_batch: int
+    recompute: str
+    pp: int
+    vpp: int
+    schedule: str
+    dp: int
+    zero: int
+    batch: int
+    switches: int = 0
+    mtp_before_head: int = 0
+    stages: tuple[int, ...] = ()  # (): balanced
+
+    @property
+    def num_chips(self) -> int:
+        """Chips that the plan uses."""
+        return self.tp * self.cp * self.pp * self.dp
+
+
+class SharedWork(NamedTuple):
+    """What candidates with equal layers on a chip share:
+    the work of each kind of layer and of the ends, activations.
+    """
+
+    estimator: LayerEstimator
+    kinds: dict[str, tuple[tuple[float, LayerWork], ...]]
+    ends: tuple[LayerWork, LayerWork, LayerWork | None]
+    activations: memory.SavedActivations
+
+
+class PhaseSeconds(NamedTuple):
+    """Seconds of one micro-batch: forward, input gradient, weight gradient, and the hideable parts of the first two."""
+
+    forward: float
+    backward: float
+    weight: float
+    hide_forward: float
+    hide_backward: float
+
+
+class DataParallelCosts(NamedTuple):
+    """What a step costs once: seconds of the gradient reduction, the parameter gather and the optimiser."""
+
+    grad_reduce_s: float
+    param_gather_s: float
+    optimizer_s: float
+    overlap_grad_reduce: bool
+    overlap_p2p: bool | None  # None: the stack's default
+
+
+class StepParts(NamedTuple):
+    """What `sim.cost.closed_form.step_time_of` asks beside the loads, as in `StepCosts`."""
+
+    micro_batches: int
+    p2p_s: float
+    grad_reduce_s: float
+    param_gather_s: float
+    overlap_grad_reduce: bool
+    optimizer_s: float
+    fixed_s: float
+
+
+class ChunkKind(NamedTuple):
+    """What a chunk holds. Chunks that are equal cost the same."""
+
+    dense: int
+    moe: int
+    first: bool
+    depths: bool
+    last: bool
+    hops: tuple[bool, bool] = (False, False)  # whether the depths' streams leave it forwards, and backwards
+
+
+@dataclass(frozen=True)
+class ChunkLayout:
+    """Where layers lie: pp × vpp chunks, `stages` layers in each.
+
+    `ranks[r]` indexes `kinds`, each a tuple of chunks.
+    """
+
+    pp: int
+    vpp: int
+    schedule: str
+    stages: tuple[int, ...]
+    ranks: tuple[int, ...]
+    kinds: tuple[tuple[ChunkKind, ...], ...]
+    first_of: tuple[int, ...]  # the first rank of each kind: it holds most micro-batches in flight

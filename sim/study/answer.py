@@ -1,0 +1,254 @@
+"""The one answer to a training question: step, throughput, memory, days, money and energy of a scenario.
+
+    simulated = simulate(load_scenario("glm5_100k_910b"))
+    figures(simulated)["days"]
+
+`run`, `plan`, `compare`, `sweep`, `campaign`, the page and the reports all print these figures. The step is simulated
+as events; the days are those of the median of several campaigns with failures; money and energy follow from chips and
+days. `outcome` is the same with facts at other values: what moves is scaled by the closed form, so that a draw costs a
+few milliseconds and the scenario's own facts give the scenario's own figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from minglm.errors import InputError
+from sim.base.checks import check_finite
+from sim.base.figure import Figure
+from sim.cost import money
+from sim.scenario.training import Scenario
+from sim.spec.hardware import Cluster
+from sim.spec.phases import RunSegment
+from sim.spec.plan import describe
+from sim.study.campaign import PhaseTimer, campaign_input, campaign_segments, phase_keys, total_tokens
+from sim.training.campaign import CampaignResult, expected
+from sim.training.campaign import run as run_campaign
+from sim.training.evaluate import Point, evaluate
+
+MOST_INTERRUPTIONS = 40_000  # of all draws together: a job that fails more often is drawn less often
+FEWEST_DRAWS = 3
+ERROR, FAILURES, LUCK = "simulator's own error", "failures per chip and day", "when failures come"
+
+
+def point(s: Scenario, cluster: Cluster | None = None, **changes: Any) -> Point:
+    """The scenario's main plan and batch, simulated; `changes` replaces plan, workload, jitter, seed or recorder.
+
+    Raises:
+        InputError: the plan cannot run, or does not fit.
+    """
+    return evaluate(
+        s.model,
+        cluster or s.cluster,
+        changes.pop("plan", s.plan),
+        changes.pop("workload", s.workload),
+        s.precision,
+        s.stack,
+        jitter=changes.pop("jitter", s.jitter or None),
+        seed=changes.pop("seed", s.seed),
+        allow_oom=s.allow_oom,
+        **changes,
+    )
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A scenario as events: one step, the whole run's segments, and campaigns with failures, fewest days first."""
+
+    scenario: Scenario
+    point: Point
+    segments: tuple[RunSegment, ...]
+    draws: tuple[CampaignResult, ...]
+
+    @property
+    def campaign(self) -> CampaignResult:
+        """The draw with the median number of days."""
+        return self.draws[(len(self.draws) - 1) // 2]
+
+    def share(self, figure: str, share: float) -> float:
+        """The value of a campaign's figure that this share of the draws stays below."""
+        return quantile(sorted(getattr(draw, figure) for draw in self.draws), share)
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """Of values in order, linear between the two nearest."""
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    return ordered[low] + (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]) * (place - low)
+
+
+def simulate(s: Scenario, recorder: Any = None) -> Simulated:
+    """The scenario's step and its campaigns; `recorder` is given the step.
+
+    Raises:
+        InputError: the plan cannot run or does not fit, or the campaign does not end.
+    """
+    p = point(s, recorder=recorder)
+    segments = campaign_segments(s)
+    return Simulated(s, p, segments, campaign_draws(s, segments))
+
+
+def campaign_draws(
+    s: Scenario, segments: tuple[RunSegment, ...], to_the_end: bool = True
+) -> tuple[CampaignResult, ...]:
+    """Campaigns of the scenario's seeds, fewest days first. `to_the_end`: one that the horizon stops is refused."""
+    inp = campaign_input(s, segments)
+    first = run_campaign(inp, seed=s.seed, timeline=False)
+    if not first.finished and (to_the_end or s.horizon_s is None):
+        raise InputError(
+            f"{s.name}: the campaign does not finish within {first.days:,.0f} days "
+            f"({first.tokens / max(total_tokens(s), 1):.1%} of the tokens); use more chips, fewer tokens or a lower "
+            "failure rate"
+        )
+    few = max(FEWEST_DRAWS, MOST_INTERRUPTIONS // max(first.interruptions, 1))
+    rest = (run_campaign(inp, seed=s.seed + k, timeline=False) for k in range(1, min(s.seeds, few)))
+    return tuple(sorted((first, *rest), key=lambda draw: draw.days))
+
+
+def figures(simulated: Simulated) -> dict[str, Any]:
+    """The answer, JSON-ready; names end in their unit. Chips that the plan leaves are spares, and are paid."""
+    s, p, main = simulated.scenario, simulated.point, simulated.campaign
+    plan, chips = s.plan, s.cluster.num_chips
+    hours = main.days * 24
+    paid = money.costs(s.cluster, chips, money.Range(hours, hours, hours, "h", ""), s.prices)
+    per_chip = s.model.train_flops_per_token(s.workload.seq, mtp=s.workload.mtp) * p.tokens_per_s / p.num_chips
+    out = {
+        "plan": describe(plan),
+        **{
+            k: getattr(plan, k)
+            for k in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
+        },
+        "stages": list(plan.stages or ()),
+        "mtp_before_head": plan.mtp_before_head,
+        "chips": plan.num_chips,
+        "spares": s.spares,
+        "global_batch": s.workload.global_batch,
+        "tokens_per_step": s.workload.tokens,
+        "micro_batches_per_replica": plan.micro_batches(s.workload),
+        "step_s": p.result.step_s,
+        "tokens_per_s": p.tokens_per_s,
+        "tokens_per_s_per_chip": p.tokens_per_s / p.num_chips,
+        "mfu": per_chip / s.cluster.chip.peak("fp8" if s.precision == "fp8" else "bf16").value,
+        "memory_gib": p.memory.total_bytes / 2**30,
+        "goodput": main.goodput,
+        "days": main.days,
+        "chip_hours": paid["chip_hours"].value,
+        "energy_kwh": paid["energy"].value,
+        "carbon_t": paid["carbon"].value,
+        **{f"{k}_usd": paid[k].value for k in ("rent", "own") if k in paid},
+    }
+    check_finite(out)
+    return out
+
+
+# ------------------------------------------------------------------ with facts at other values
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all draws of a scenario share: the scenario as events, and what the closed form says of each phase."""
+
+    simulated: Simulated
+    closed_s: Mapping[tuple, float]  # (plan, phase, batch) → seconds of a step in closed form
+    expected: float  # goodput after Daly's formula
+
+    @property
+    def luck(self) -> tuple[float, ...]:
+        """Days of each campaign over those of the median one."""
+        return tuple(draw.days / self.simulated.campaign.days for draw in self.simulated.draws)
+
+    @property
+    def campaign_over_expected(self) -> float:
+        """Days of the median campaign over those that Daly's formula gives: spares, slow servers, phase changes."""
+        return self.simulated.campaign.goodput / self.expected
+
+
+def base_of(s: Scenario, simulated: Simulated | None = None) -> Base:
+    """What draws share: see `Base`.
+
+    Raises:
+        InputError: the scenario cannot run.
+    """
+    simulated = simulated or simulate(s)
+    return Base(simulated, _closed_s(s, s.cluster, simulated.segments), expected(campaign_input(s, simulated.segments)))
+
+
+def _closed_s(s: Scenario, cluster: Cluster, segments: Sequence[RunSegment]) -> dict[tuple, float]:
+    """Seconds of a step of each phase's last batch on a cluster: a ramp's smaller batches move as it does."""
+    timer, keys = PhaseTimer(s, cluster), phase_keys(s, segments)
+    return {key: timer.closed_form_s(*key) for key in keys.values()}
+
+
+# Facts that a step does not depend on: with these alone at other values it is not computed again.
+NOT_IN_STEP = {
+    ("chip", "rent_usd_per_hour"),
+    ("chip", "power_w"),
+    ("host_power_w",),
+    ("pue",),
+    ("electricity_usd_per_kwh",),
+    ("system_price_usd",),
+}
+
+
+def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base | None = None) -> dict[str, float]:
+    """The scenario's figures with some facts at other values; `base` saves what they do not move."""
+    facts = dict(facts or {})
+    base = base or base_of(s)
+    factor, rate, luck = facts.pop((ERROR,), 1.0), facts.pop((FAILURES,), None), facts.pop((LUCK,), 1.0)
+    cluster = money.with_prices(s.cluster, s.prices)
+    for path, value in facts.items():
+        cluster = changed(cluster, path, value)
+    segments, step_s = base.simulated.segments, base.simulated.point.result.step_s * factor
+    keys, ratio = phase_keys(s, segments), {key: factor for key in base.closed_s}
+    if not NOT_IN_STEP.issuperset(facts):
+        there = _closed_s(s, cluster, segments)
+        ratio = {key: factor * seconds / base.closed_s[key] for key, seconds in there.items()}
+        step_s *= _main_ratio(s, ratio, keys, factor)
+    scaled = tuple(
+        replace(x, throughput=replace(x.throughput, step_s=x.throughput.step_s * ratio[keys[x.phase]]))
+        for x in segments
+    )
+    failures = s.failures if rate is None else {**s.failures, "per_chip_day": rate}
+    # Goodput is a ratio: a segment of many steps has it, whatever their number.
+    inp = campaign_input(replace(s, run=replace(s.run, cluster=cluster), failures=failures), scaled)
+    goodput = expected(inp) * base.campaign_over_expected / luck
+    days = sum(x.work_s for x in scaled) / 86400 / goodput if goodput else math.inf
+    if NOT_IN_STEP.issuperset(facts) and factor == luck == 1.0 and rate is None:
+        days = base.simulated.campaign.days  # to the last digit
+    hours = money.Range(days * 24, days * 24, days * 24, "h", "")
+    prices = {
+        k: v for k, v in s.prices.items() if not isinstance(v, Figure) or k in ("carbon_kg_per_kwh", "storage_share")
+    }
+    paid = money.costs(cluster, s.cluster.num_chips, hours, prices)
+    out = {
+        "step_s": step_s,
+        "tokens_per_s": s.workload.tokens / step_s,
+        "goodput": min(goodput, 1.0),
+        "days": days,
+        "energy_kwh": paid["energy"].value,
+        "carbon_t": paid["carbon"].value,
+    }
+    out |= {f"{k}_usd": paid[k].value for k in ("rent", "own") if k in paid}
+    check_finite(out)
+    return out
+
+
+def _main_ratio(s: Scenario, ratio: Mapping[tuple, float], keys: Mapping[str, tuple], factor: float) -> float:
+    """How the main plan's step moves: as that of the phase it is the plan of, else as the longest phase's."""
+    own = [key for key in keys.values() if key[0] == describe(s.plan) and key[1].seq == s.workload.seq]
+    return ratio[(own or list(keys.values()))[0]] / factor
+
+
+def changed(part: Any, path: tuple, value: float) -> Any:
+    """A copy of a cluster (or of what is in it: dataclass, mapping or tuple) with the figure at `path` at `value`."""
+    if not path:
+        return replace(part, value=value)
+    key, rest = path[0], path[1:]
+    if isinstance(part, Mapping):
+        return {**part, key: changed(part[key], rest, value)}
+    if isinstance(part, tuple):
+        return (*part[:key], changed(part[key], rest, value), *part[key + 1 :])
+    return replace(part, **{key: changed(getattr(part, key), rest, value)})

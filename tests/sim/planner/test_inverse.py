@@ -1,0 +1,154 @@
+"""Questions turned round: each answer, asked forwards again, comes out where it began; each remedy is accepted."""
+
+import json
+import re
+
+import pytest
+
+from minglm.errors import InputError
+from sim.base.units import DAY_S
+from sim.cli.main import main
+from sim.planner import inverse
+from sim.planner.normal import normal
+from sim.planner.planner import solved
+from sim.planner.published import best_plan, compared, step_s
+from sim.planner.question import question
+from sim.scenario.training import load_scenario, resolve
+from sim.study.answer import figures, point, simulate
+from sim.study.explain import difference, leaves, step_tree
+
+SMALL = dict(model="llama3_8b", chip="h100", chips=64, batch=64, tokens=20_000_000_000)
+
+
+@pytest.fixture(autouse=True)
+def own_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINGLM_RUNS", str(tmp_path))
+
+
+def test_a_budget_buys_what_it_pays_for():
+    q = question(**SMALL)
+    r = inverse.buys(q, 20_000.0, 5 * DAY_S)
+    assert r["chips"] * r["rent_usd_per_hour"] * 24 * 5 <= 20_000 < (r["chips"] + 8) * r["rent_usd_per_hour"] * 24 * 5
+    row = figures(inverse.at_once(inverse.with_chips(q, r["chips"])))
+    assert r["tokens"] == pytest.approx(row["tokens_per_s"] * row["goodput"] * 5 * DAY_S)
+    n = r["largest_active_parameters"]["20"]
+    assert 6 * n * 20 * n == pytest.approx(6 * q.model.active_params() * r["tokens"])
+
+
+def test_a_budget_that_is_too_small_names_one_that_is_not():
+    q = question("glm5", chip="h100", chips=4096)
+    with pytest.raises(InputError, match=r"too few to hold glm5; give at least --budget (\d+)") as caught:
+        inverse.buys(q, 1000.0, 30 * DAY_S)
+    enough = float(re.search(r"--budget (\d+)", str(caught.value)).group(1))
+    assert inverse.buys(q, enough, 30 * DAY_S)["tokens"] > 0
+
+
+def test_a_deadline_is_met_and_an_impossible_one_names_the_nearest():
+    q = question(**SMALL)
+    whole = figures(simulate(resolve(solved(q))))
+    r = inverse.within(q, 3 * whole["days"] * DAY_S)
+    assert r["days"] <= 3 * whole["days"] and 16 <= r["chips_needed"] < 64
+    with pytest.raises(InputError, match=r"give --deadline '(\d+) days'") as caught:
+        inverse.within(q, 0.5 * whole["days"] * DAY_S)
+    days = int(re.search(r"--deadline '(\d+) days'", str(caught.value)).group(1))
+    assert inverse.within(q, days * DAY_S)["days"] <= days
+
+
+def test_failures_may_grow_until_the_deadline():
+    s = load_scenario("llama3_405b_16k_h100")
+    simulated = simulate(s)
+    days = simulated.campaign.days
+    r = inverse.failures(s, simulated, 1.2 * days * DAY_S)
+    assert r["times"] > 1 and r["goodput_at_most"] == pytest.approx(simulated.campaign.goodput / 1.2)
+    with pytest.raises(InputError, match="already"):
+        inverse.failures(s, simulated, 0.9 * days * DAY_S)
+
+
+def test_more_chips_pay_less_and_less(capsys):
+    r = inverse.growth(question(**{**SMALL, "chips": 40}), steps=3)
+    assert [x["chips"] for x in r["rows"]] == [40, 44, 48, 53]
+    for a, b in zip(r["rows"], r["rows"][1:], strict=False):
+        assert b["pays"] == pytest.approx((a["days"] / b["days"] - 1) / (b["chips"] / a["chips"] - 1))
+
+
+def test_the_tree_adds_up_and_a_difference_does_too():
+    a, b = load_scenario("glm5_100k_910b"), load_scenario("glm5_100k_910b", ["schedule=1f1b"])
+    trees = [step_tree(s, point(s)) for s in (a, b)]
+
+    def check(node):
+        if node["parts"]:
+            assert sum(x["seconds"] for x in node["parts"]) == pytest.approx(node["seconds"], rel=1e-9, abs=1e-12)
+            for x in node["parts"]:
+                check(x)
+
+    for s, tree in zip((a, b), trees, strict=True):
+        check(tree)
+        assert tree["seconds"] == point(s).result.step_s
+        assert sum(leaves(tree).values()) == pytest.approx(tree["seconds"])
+    gap = trees[1]["seconds"] - trees[0]["seconds"]
+    assert sum(row[3] for row in difference(trees[1], trees[0])) == pytest.approx(gap)
+    by_name = {row[0]: row[3] for row in difference(trees[1], trees[0])}
+    assert by_name["pipeline bubble: the busiest rank idle"] > 0.8 * gap > 0  # a schedule changes the bubble, no work
+    assert by_name["expert"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_number_as_predicted_is_normal_and_half_of_it_is_not():
+    s = load_scenario("llama3_405b_16k_h100")
+    own = point(s).result.step_s
+    r = normal(s, "step_s", own, samples=40)
+    assert r["normal"] and 0.1 < r["faster_than"] < 0.9 and r["nearest"][0]["chip"] == "H100"
+    slow = normal(s, "step_s", 2 * own, samples=40)
+    assert not slow["normal"] and slow["faster_than"] == 0.0
+    clock = next(c for c in slow["causes"] if c["name"] == "clock of the chips")
+    # by hand: what is computed takes 1/x as long, the rest stays; x solves 2 = rest + compute / x
+    classes = point(s).estimate.classes
+    compute = sum(v for k, v in classes.items() if "communication" not in k) / sum(classes.values())
+    assert clock["explains"] == (compute / 0.5 + 1 - compute >= 2 * 0.95 + 0.05)
+    if clock["needs"]:
+        assert clock["needs"] == pytest.approx(compute / (1 + compute), abs=0.02)
+    masked = next(c for c in slow["causes"] if c["name"].startswith("padding"))
+    assert masked["needs"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_plan_found_is_no_slower_than_the_shipped_one():
+    run = load_scenario("glm5_100k_910b").run
+    theirs, _ = step_s(run)
+    assert theirs == pytest.approx(point(load_scenario("glm5_100k_910b")).result.step_s, rel=1e-9)
+    row = compared("glm5_mini_smoke", load_scenario("glm5_mini_smoke").run)
+    assert not row.reason and not row.slower
+
+
+@pytest.mark.slow
+def test_the_headline_is_at_most_three_seconds():
+    """100,000 910B, 64M tokens a step: forty plans tried by hand reached 3.61 s."""
+    run = load_scenario("glm5_100k_910b").run
+    best, _ = best_plan(run)
+    assert best.step_s / best.tokens * run.workload.tokens <= 3.0
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (
+            ["plan", "--model", "llama3_8b", "--chip", "h100", "--chips", "8", "--budget", "1000"],
+            "--deadline '90 days'",
+        ),
+        (["plan", "--model", "llama3_8b", "--ask", "cheapest", "--chip", "h100"], "needs several chips"),
+        (["plan", "--model", "llama3_8b", "--chip", "h100", "--ask", "failures"], "needs a deadline"),
+        (["normal", "glm5_mini_smoke", "--measured", "speed=3"], "not one of"),
+        (["normal", "glm5_mini_smoke", "--measured", "step_s"], "QUANTITY=VALUE"),
+        (["plan"], "neither a scenario nor --model"),
+    ],
+)
+def test_refusals_are_one_line(capsys, argv, words):
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and words in err
+
+
+def test_what_fits_nowhere_says_how_many_chips_would_do(capsys):
+    argv = ["plan", "--model", "llama3_70b", "--chip", "h100", "--chips", "4", "--batch", "64", "--samples", "0"]
+    assert main(argv) == 2
+    chips = re.search(r"\(--chips (\d+)\)", capsys.readouterr().err).group(1)
+    argv[argv.index("4")] = chips
+    assert main([*argv, "--json"]) == 0 and json.loads(capsys.readouterr().out)["winner"]["chips"] <= int(chips)
