@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minglm.errors import InputError
 from minglm.runtime.terminal import json_text
-from sim.cli._scenario import load, scenario_arguments
+from sim.cli._scenario import load, name_or_mapping, scenario_arguments
 
 TEXT = "write one training step as a Perfetto trace, a timeline page or Chakra traces; name its critical path"
 EXAMPLES = """clustersim trace glm5_100k_910b --out step.json            (open in ui.perfetto.dev)
@@ -23,8 +23,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeline", metavar="FILE", help="the step as a picture (.html)")
     parser.add_argument("--chakra", metavar="FOLDER", help="one execution trace per distinct rank")
     parser.add_argument(
-        "--replay", metavar="FOLDER", help="replay the Chakra traces in a folder instead of simulating a scenario"
+        "--replay",
+        metavar="FOLDER",
+        help="replay the Chakra traces in a folder instead of simulating a scenario; --cluster times what has no time",
     )
+    parser.add_argument("--prefix", metavar="NAME", help="of the traces to replay, where a folder has several")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -70,9 +73,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace) -> int:
+    from sim.spec.hardware import cluster_from
     from sim.trace.replay import replay
 
-    result = replay(args.replay)
+    cluster = cluster_from(name_or_mapping(args.cluster, "--cluster")) if args.cluster else None
+    result = replay(args.replay, args.prefix, cluster)
     answer = {"step_s": result.step_s, "files": len(result.ends_us), "nodes": sum(map(len, result.ends_us))}
     words = f"replayed {answer['nodes']:,} nodes of {answer['files']} files: {answer['step_s']:.6f} s"
     print(json_text(answer) if args.json else words)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from minglm.errors import InputError
-from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, embedding, vocabulary
+from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, embedding, loss_chunks, vocabulary
 from sim.cost.operators_layer import record_layer
 from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack, load_stack
@@ -26,7 +26,7 @@ from sim.spec.plan import Plan, Workload, check
 RUNTIME_BYTES = 1.5 * 2**30
 # bytes per logit at the peak of the loss: unfused holds bf16 logits, their fp32 copy, its log-softmax and the gradient;
 # fused writes the gradient over the logits
-LOGIT_BYTES = {"unfused": 14.0, "torch": 14.0, "fused": 4.0}
+LOGIT_BYTES = {"unfused": 14.0, "torch": 14.0, "fused": 4.0, "chunked": 14.0, "liger": 4.0}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,10 @@ def saved_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: S
     head, first = OperatorTrace(stack.style(False)), OperatorTrace(stack.style(False))
     vocabulary(head, ctx, model.hidden, vocab)
     embedding(first, ctx, model.hidden, vocab)
-    loss = ctx.tokens * vocab / plan.tp * LOGIT_BYTES[stack.loss]
+    chunks = loss_chunks(stack.loss, ctx.tokens, model.hidden, vocab / plan.tp)
+    loss = ctx.tokens / chunks * vocab / plan.tp * LOGIT_BYTES[stack.loss]
+    if chunks > 1:  # the gradient of the hidden states is collected chunk by chunk
+        loss += ctx.tokens * model.hidden * WIDTH
     if plan.sp:  # the head's gathered input and its gradient
         loss += 2 * ctx.tokens * model.hidden * WIDTH
     return SavedActivations(

@@ -12,6 +12,7 @@ DeepSeek-V3.2 for DSA; activation bytes after arXiv 2205.05198 eq. 1–6.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ class Style:
 
     attention: str = "flash"  # flash | unfused
     fusion: str = "fused"  # fused | eager | compiled
-    loss: str = "fused"  # fused | torch | unfused cross-entropy
+    loss: str = "fused"  # a key of LOSSES: how cross-entropy runs
     dropout: bool = False
     fp8: bool = False
     fp8_passes: float = 2.0  # extra memory passes (in bf16 widths) per fp8 operand for scaling and transposing
@@ -337,22 +338,53 @@ def dense_ffn(
     residual(trace, ctx, hidden)
 
 
+# Cross-entropy: bytes per logit forward and backward, launches of each pass. fused: bf16 read twice, written once, each
+# way. torch: cast to fp32, log-softmax, and back. unfused: Megatron's vocabulary-parallel loss, an fp32 pass per step
+# (max, subtract, exp, sum, divide). chunked: torch's, one chunk of tokens after the other from the projection to its
+# gradient. liger: the same with one kernel that writes the gradient over the logits in the forward pass.
+LOSSES = {
+    "fused": (6.0, 6.0, 3),
+    "torch": (14.0, 18.0, 12),
+    "unfused": (38.0, 14.0, 12),
+    "chunked": (14.0, 18.0, 12),
+    "liger": (6.0, 0.0, 3),
+}
+LOSS_CHUNKS = 8  # of `chunked`: what torchtune and torchtitan take by default
+
+
+def loss_chunks(loss: str, tokens: float, hidden: float, vocab: float) -> int:
+    """Chunks of tokens whose logits are there one after the other: 1, a fixed number, or Liger's.
+
+    Liger-Kernel (fused_linear_cross_entropy.py, arXiv 2410.10989 §3.2) makes a chunk's logits about as large as the
+    hidden states: the next power of two of T / ⌈V/C⌉ tokens.
+    """
+    if loss == "chunked":
+        return LOSS_CHUNKS
+    if loss != "liger":
+        return 1
+    rows = 2 ** math.ceil(math.log2(max(1, math.ceil(tokens / math.ceil(vocab / hidden)))))
+    return math.ceil(tokens / rows)
+
+
 def vocabulary(trace: OperatorTrace, ctx: ParallelContext, hidden: float, vocab: float) -> None:
     """Final norm, logits and cross-entropy; the logits never run in fp8."""
     T, n = ctx.tokens, vocab / ctx.tp
     norm(trace, ctx, hidden)
     sequence_parallel_gather(trace, ctx, hidden)
-    trace.linear("logits", "vocabulary", T, hidden, n, low=False, saved_input=ctx.tokens_sp * hidden * WIDTH)
-    # bytes per logit. fused: bf16 read twice, written once, each way. torch: cast to fp32, log-softmax, and back.
-    # unfused: Megatron's vocabulary-parallel loss, an fp32 pass per step (max, subtract, exp, sum, divide).
-    forward, backward = {"fused": (6.0, 6.0), "torch": (14.0, 18.0), "unfused": (38.0, 14.0)}[trace.style.loss]
+    chunks = loss_chunks(trace.style.loss, T, hidden, n)
+    kept = ctx.tokens_sp * hidden * WIDTH
+    # every chunk reads the table again, and adds to its gradient
+    trace.linear(
+        "logits", "vocabulary", T / chunks, hidden, n, batch=chunks, low=False, saved_input=kept, loop=chunks > 1
+    )
+    forward, backward, launches = LOSSES[trace.style.loss]
     trace.memory(
         "loss" if trace.style.loss == "fused" else "loss passes",
         forward * T * n,
         backward * T * n,
         group="vocabulary",
-        kernels=3 if trace.style.loss == "fused" else 12,
-        save=T * n * (WIDTH if trace.style.loss == "fused" else 4 + WIDTH),
+        kernels=launches * chunks,
+        save=T * n / chunks * (WIDTH if trace.style.loss in ("fused", "liger") else 4 + WIDTH),
         part="logits",
     )
 

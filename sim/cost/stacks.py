@@ -64,7 +64,7 @@ class Stack:
     fsdp: bool = False  # shards parameters when a row does not say
     early_stop: bool = False  # recomputation stops before the last matmul, whose output nothing needs
     fusion: str = "fused"  # fused | eager | compiled
-    loss: str = "fused"  # fused | torch | unfused
+    loss: str = "fused"  # a key of `sim.cost.operators.LOSSES`
     dropout: bool = False
     accumulate_fused: bool = True
     fp8_passes: float = 2.0

@@ -127,8 +127,20 @@ WORKLOAD_OPTIONS = (
 )
 STACK_OPTIONS = (
     Field("attention", "text", "flash, unfused, flash1, flash2, flash3, sdpa or npu_fusion"),
-    Field("fusion", "text", "fusion of small operators", choices=("fused", "eager", "compiled")),
-    Field("loss", "text", "cross-entropy", choices=("fused", "torch", "unfused")),
+    Field(
+        "fusion",
+        "text",
+        "fusion of small operators",
+        choices=("fused", "eager", "compiled"),
+        spellings={"inductor": "compiled", "torch.compile": "compiled", "compile": "compiled"},
+    ),
+    Field(
+        "loss",
+        "text",
+        "cross-entropy; chunked and liger hold the logits of one chunk of tokens at a time",
+        choices=("fused", "torch", "unfused", "chunked", "liger"),
+        spellings={"fused_linear": "liger", "liger_kernel": "liger", "eager": "torch"},
+    ),
     Field("dropout", "bool", "dropout kernels run"),
     Field("node_limited", "whole", "most nodes a token's experts may lie on", low=0, high=MAX_WIDTH),
     Field("dedup", "bool", "one copy of a token per node crosses the network"),

@@ -1,15 +1,18 @@
 """Replaying Chakra execution traces: when would these nodes have run, given who waits for whom?
 
-Compute and collective nodes take their recorded duration. Sends of a rank queue at its port. A receive ends when the
-matching send of another file has arrived, or, where that file is not there (its replica was folded away), after its own
-recorded duration. A collective starts when all members that are there have reached it, except an
-all-to-all, which like a step's takes its own time.
+Compute and collective nodes take their recorded duration; where none is recorded but bytes or operations are, as in
+traces made for other simulators, a cluster's fabric and chip time them, and without a cluster they are refused. Sends
+of a rank queue at its port. A receive ends when the matching send of another file has arrived, or, where that file is
+not there (its replica was folded away), after its own recorded duration. A collective starts when all members that are
+there have reached it, except an all-to-all, which like a step's takes its own time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +20,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from minglm.errors import InputError
+from sim.cost import collectives
+from sim.spec.hardware import Cluster
 from sim.trace.chakra import read
-from sim.trace.chakra_node import COLL, RECV, SEND, Node
+from sim.trace.chakra_node import COLL, COMP, RECV, SEND, Node
 
 _Message: TypeAlias = tuple[int, int, int, int]  # sending file, receiving file, tag, how many-th of these
 
@@ -36,28 +41,73 @@ class Replay:
         return self.step_us / 1e6
 
 
-def replay(folder: str | Path, prefix: str = "step") -> Replay:
+# Chakra's collective types (schema/protobuf/et_def.proto) as `sim.cost.collectives` names them; a reduce to one rank
+# takes what a broadcast from it does.
+_COLLECTIVES = {0: "all_reduce", 1: "broadcast", 2: "all_gather", 5: "broadcast", 6: "all_to_all", 7: "reduce_scatter"}
+_SCALAR = 64  # bytes; a norm or a flag, whose time a trace may leave at nothing
+
+
+def replay(folder: str | Path, prefix: str | None = None, cluster: Cluster | None = None) -> Replay:
     """Replay all `PREFIX.N.et` of a folder, N from 0.
 
+    Args:
+        prefix: may be left out where the folder has traces of one prefix.
+        cluster: times the nodes without a duration; file N stands for its chip N.
     Raises:
-        InputError: no file, a bad one, or traces that wait in a circle.
+        InputError: no file, a bad one, traces that wait in a circle, or nodes whose time is not known.
     """
     folder = Path(folder)
-    files: list[list[Node]] = []
-    while (folder / f"{prefix}.{len(files)}.et").exists():
-        files.append(read(folder / f"{prefix}.{len(files)}.et")[1])
-    if not files:
-        raise InputError(f"{folder / prefix}.0.et: no such file; give the folder and prefix of Chakra traces")
-    group_file = folder / f"{prefix}.json"
-    return run(files, json.loads(group_file.read_text(encoding="utf-8")) if group_file.exists() else {})
+    prefix = prefix or _only_prefix(folder)
+    numbers = sorted(n for name, n in _traces(folder) if name == prefix)
+    if numbers != list(range(len(numbers))) or not numbers:
+        missing = next(n for n in range(len(numbers) + 1) if n not in numbers)
+        raise InputError(f"{folder / prefix}.{missing}.et: no such file; give the folder and prefix of Chakra traces")
+    files = [read(folder / f"{prefix}.{n}.et")[1] for n in numbers]
+    result = run(files, _read_groups(folder / f"{prefix}.json"), cluster)
+    if not result.step_us:
+        raise InputError(
+            f"{folder / prefix}.N.et: no node has a duration, bytes or operations, so nothing takes time; give "
+            "traces that were timed"
+        )
+    return result
 
 
-def run(files: list[list[Node]], groups: Mapping[str, list[int]]) -> Replay:
-    """Replay the nodes of each file; `groups` are the communicators: name -> numbers of the files in it.
+def _traces(folder: Path) -> list[tuple[str, int]]:
+    """(prefix, number) of each trace in a folder."""
+    found = (re.fullmatch(r"(.+)\.(\d{1,9})\.et", path.name) for path in folder.glob("*.et"))
+    return [(match[1], int(match[2])) for match in found if match]
 
+
+def _only_prefix(folder: Path) -> str:
+    prefixes = sorted({name for name, _ in _traces(folder)})
+    if not prefixes:
+        raise InputError(f"{folder}: no PREFIX.N.et in it; give the folder of Chakra traces")
+    if len(prefixes) > 1:
+        raise InputError(f"{folder}: traces of {', '.join(prefixes[:5])}; give one of them as --prefix {prefixes[0]}")
+    return prefixes[0]
+
+
+def _read_groups(path: Path) -> dict[str, list[int]]:
+    """Communicator groups of a trace: name → numbers of files; empty where there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        groups = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): [int(member) for member in members] for name, members in groups.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise InputError(f"{path}: not communicator groups; it must be {{name: [numbers of files]}}") from None
+
+
+def run(files: list[list[Node]], groups: Mapping[str, list[int]], cluster: Cluster | None = None) -> Replay:
+    """Replay the nodes of each file.
+
+    Args:
+        groups: the communicators: name → numbers of the files in it; without any, all files are one.
+        cluster: times the nodes without a duration.
     Raises:
-        InputError: a node that depends on one that is not there, or nodes that never start.
+        InputError: a node that depends on one that is not there, nodes that never start, or whose time is not known.
     """
+    files = [[_timed(node, f, len(files), groups, cluster) for node in file] for f, file in enumerate(files)]
     replayer = _Replayer(files, groups)
     replayer.run()
     undone = sum(map(len, files)) - sum(map(len, replayer.ends))
@@ -67,6 +117,59 @@ def run(files: list[list[Node]], groups: Mapping[str, list[int]]) -> Replay:
             "write all files of one step together"
         )
     return Replay(max((max(ends.values()) for ends in replayer.ends if ends), default=0), replayer.ends)
+
+
+def _members(node: Node, files: int, groups: Mapping[str, list[int]]) -> list[int]:
+    """Numbers of the files that a collective brings together, those that were folded away left out."""
+    group = str(node.attrs.get("pg_name", ""))
+    if not groups or not group:
+        return list(range(files))
+    if group not in groups:
+        raise InputError(
+            f"node {node.id}: group {group[:40]!r} is not among the trace's {', '.join(sorted(groups)[:5])}; add it to "
+            "PREFIX.json"
+        )
+    return [member for member in groups[group] if member < files]
+
+
+def _timed(node: Node, file: int, files: int, groups: Mapping[str, list[int]], cluster: Cluster | None) -> Node:
+    """The node with a duration: its own, else what the cluster makes of its bytes and operations."""
+    size, operations = _amount(node, "comm_size"), _amount(node, "num_ops")
+    if node.type == COMP:
+        size = _amount(node, "tensor_size") or _amount(node, "tensor_bytes")
+    moves = (node.type in (COLL, SEND) and size > _SCALAR) or (node.type == COMP and (operations or size))
+    if node.duration_us or not moves:
+        return node
+    if cluster is None:
+        what = f"{operations:,.0f} operations" if operations else f"{size:,.0f} bytes"
+        raise InputError(
+            f"file {file}: node {node.id} {node.name[:40]!r} has {what} and no duration; give --cluster dgx_h100, or "
+            "another, to time it"
+        )
+    if node.type == COMP:
+        chip = cluster.chip
+        seconds = max(operations / chip.peak("bf16").value, size / chip.memory_bytes_per_s.value)
+    elif node.type == SEND:
+        seconds = collectives.p2p(cluster, size, max(1, abs(_whole(node, "comm_dst") - file)))
+    else:
+        kind = _COLLECTIVES.get(int(_amount(node, "comm_type")))
+        if kind is None:
+            raise InputError(
+                f"file {file}: node {node.id} is a collective of type {node.attrs.get('comm_type')}, which is not "
+                "timed; give it a duration"
+            )
+        members = _members(node, files, groups)
+        if len(members) < 2:
+            return node
+        stride = max(1, (max(members) - min(members)) // (len(members) - 1))
+        seconds = collectives.time(kind, size, collectives.place(cluster, len(members), stride))
+    return dataclasses.replace(node, duration_us=max(1, round(seconds * 1e6)))
+
+
+def _amount(node: Node, name: str) -> float:
+    """An attribute that is a number; 0 where it is missing or something else."""
+    value = node.attrs.get(name, 0)
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 class _Replayer:
@@ -150,7 +253,7 @@ class _Replayer:
     def _collective(self, now: int, f: int, node: Node) -> None:
         """The i-th collective of a group on one member meets the i-th on the others."""
         group = str(node.attrs.get("pg_name", ""))
-        members = [member for member in self.groups.get(group, [f]) if member < len(self.nodes)]
+        members = _members(node, len(self.nodes), self.groups)
         meeting = (group, self.collectives[group, f])
         self.collectives[group, f] += 1
         self.gathering[meeting].append((now, f, node.id))

@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 
 from sim.cost.closed_form import exposed_reduction, loads
-from sim.cost.memory import gathered_bytes, in_flight, state_bytes
-from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style
+from sim.cost.memory import gathered_bytes, in_flight, saved_activations, state_bytes
+from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style, vocabulary
 from sim.cost.operators_attention import gqa, mla
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.stacks import load_stack
 from sim.spec.model import ModelSpec
-from sim.spec.plan import Plan
+from sim.spec.plan import Plan, Workload
 from sim.training.schedules import orders
 
 LLAMA = ModelSpec("llama", layers=4, hidden=1024, heads=16, kv_heads=4, head_dim=64, ffn=2816, vocab=1000)
@@ -175,3 +175,22 @@ def test_interleaving_hides_early_chunks_under_later_ones():
     early = 10 / 2 - 0.5 * 4 * 0.85
     assert exposed_reduction(work, 16, 10.0, 1.0, 0.5) == pytest.approx(early + 10 / 2 - 0.5 * 0.85)
     assert exposed_reduction(work, 2, 10.0, 1.0, 0.5) == pytest.approx(early + 0.5 * 2 * 0.85 + 10 / 2 - 0.5 * 0.85)
+
+
+@pytest.mark.parametrize("loss, chunks", [("torch", 1), ("fused", 1), ("chunked", 8), ("liger", 32)])
+def test_a_chunked_loss_does_the_same_products_and_holds_one_chunk_of_logits(loss, chunks):
+    """Llama 3 8B at 8,192 tokens: Liger cuts ⌈128,256/4,096⌉ = 32 chunks of 256."""
+    tokens, hidden, vocab = 8192, 4096, 128_256
+    trace = OperatorTrace(Style(loss=loss))
+    vocabulary(trace, ParallelContext(1, tokens), hidden, vocab)
+    logits, gradient = named(trace.forward, "logits"), named(trace.backward_weight, "logits.wgrad")
+    assert logits.flops == gradient.flops == 2 * tokens * hidden * vocab
+    # each chunk reads the table; hidden states and logits cross memory once
+    assert logits.bytes == chunks * 2 * hidden * vocab + 2 * tokens * (hidden + vocab)
+    assert logits.kernels == chunks
+    model = ModelSpec("llama3", 32, hidden, 32, 8, 128, 14336, vocab)
+    stack = dataclasses.replace(load_stack("generic"), loss=loss)
+    peak = saved_activations(model, Plan(dp=8), Workload(8, tokens), stack).loss
+    each = {"torch": 14, "fused": 4, "chunked": 14, "liger": 4}[loss]
+    collected = 2 * tokens * hidden if chunks > 1 else 0
+    assert peak == tokens / chunks * vocab * each + collected

@@ -4,7 +4,9 @@ import pytest
 
 from minglm.errors import InputError
 from sim.base.fields import Field, Section
+from sim.cost.evaluate import in_closed_form
 from sim.scenario.fields import OPTIONS, PLAN, RUN, SCENARIO, SCHEDULE_SPELLINGS
+from sim.scenario.file import set_value
 from sim.scenario.training import resolve
 from sim.validation.fields import ROW
 from sim.validation.rows import parse
@@ -138,3 +140,29 @@ def test_refusals_name_the_key(make, words):
     with pytest.raises((InputError, ValueError)) as caught:
         make()
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+ENUMERATED = [
+    *((f"options.{one.name}", "frobnicated") for one in OPTIONS.fields if one.kind == "text"),
+    ("schedule", "frobnicated"),
+    ("precision", "frobnicated"),
+    ("recompute", "frobnicated"),
+    ("checkpoint.kind", "frobnicated"),
+    ("failures.level", "frobnicated"),
+]
+
+
+@pytest.mark.parametrize("key, value", ENUMERATED)
+def test_a_text_that_no_option_knows_is_refused_in_one_line(key, value):
+    from sim.study.projection import project
+
+    with pytest.raises(InputError, match="frobnicated") as caught:
+        project(resolve(set_value({**BASE, "tokens": "1B"}, f"{key}={value}")), what_ifs=False)
+    assert "\n" not in str(caught.value) and "not one of" in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", ["fused", "torch", "unfused", "chunked", "liger", "fused_linear"])
+@pytest.mark.parametrize("fusion", ["fused", "eager", "compiled", "inductor"])
+def test_every_loss_and_fusion_runs(loss, fusion):
+    s = resolve({**BASE, "options": {"zero": 1, "loss": loss, "fusion": fusion}})
+    assert in_closed_form(s.model, s.cluster, s.plan, s.workload, s.precision, s.stack, True)[2] > 0

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
+from sim.cli.main import main
 from sim.cost.step_costs import ChunkCost, StepCosts
+from sim.spec.hardware import load_cluster
 from sim.trace import protobuf
 from sim.trace.chakra import read, write
 from sim.trace.chakra_node import COLL, COMP, RECV, SEND, Node
@@ -197,3 +199,119 @@ def test_bad_files(tmp_path):
         write(costs(), "1f1b", tmp_path, all_to_all=AllToAll(1.0, 3, (1.0, 1.0)))
     with pytest.raises(InputError, match="4096"):
         write(costs(), "1f1b", tmp_path, replicas=1025, jitter=Jitter(noise=0.1))
+
+
+def save(folder, *files: list[Node], prefix="all_reduce"):
+    folder.mkdir(exist_ok=True)
+    for number, nodes in enumerate(files):
+        encoded = protobuf.delimited([protobuf.field(1, "0.0.4"), *(node.encode() for node in nodes)])
+        (folder / f"{prefix}.{number}.et").write_bytes(encoded)
+
+
+def collective(kind=0, size=1 << 20, us=0, **attrs) -> Node:
+    return Node(0, "collective", COLL, duration_us=us, attrs={"comm_type": kind, "comm_size": size, **attrs})
+
+
+@pytest.mark.parametrize("prefix", ["all_reduce", "step", "llama.7b.trace", "chakra_trace"])
+def test_a_prefix_of_any_name_is_found(tmp_path, prefix):
+    save(tmp_path, [collective(us=70)], [collective(us=70)], prefix=prefix)
+    assert replay(tmp_path).step_us == replay(tmp_path, prefix).step_us == 70
+
+
+def test_several_prefixes_are_told_apart(tmp_path, capsys):
+    save(tmp_path, [collective(us=70)], prefix="a")
+    save(tmp_path, [collective(us=90)], prefix="b")
+    with pytest.raises(InputError, match="traces of a, b; give one of them as --prefix a"):
+        replay(tmp_path)
+    assert main(["trace", "--replay", str(tmp_path), "--prefix", "b"]) == 0
+    assert "0.000090 s" in capsys.readouterr().out
+
+
+def test_a_missing_number_is_not_passed_over(tmp_path):
+    save(tmp_path, *[[collective(us=70)]] * 3)
+    (tmp_path / "all_reduce.1.et").unlink()
+    with pytest.raises(InputError, match=r"all_reduce\.1\.et: no such file"):
+        replay(tmp_path)
+
+
+def textbook(kind: int, size: float, n: int) -> float:
+    """Seconds without latency on NVLink of an H100: a ring sends (n − 1)/n of the buffer, an all-reduce twice."""
+    passes = {0: 2.0, 2: 1.0, 6: 1.0, 7: 1.0}[kind]
+    return passes * size * (n - 1) / n / (450e9 * 0.81)
+
+
+@pytest.mark.parametrize("kind", [0, 2, 6, 7])
+@pytest.mark.parametrize("n", [2, 8])
+def test_a_collective_without_duration_takes_what_the_fabric_gives(tmp_path, kind, n):
+    size = 1 << 30
+    save(tmp_path, *[[collective(kind, size)]] * n)
+    seconds = replay(tmp_path, cluster=load_cluster("dgx_h100")).step_s
+    assert seconds == pytest.approx(textbook(kind, size, n), rel=0.25)
+    save(tmp_path, *[[collective(kind, 2 * size)]] * n)
+    assert replay(tmp_path, cluster=load_cluster("dgx_h100")).step_s == pytest.approx(2 * seconds, rel=0.02)
+
+
+def test_a_group_over_the_network_is_slower_than_one_inside_a_node(tmp_path):
+    save(tmp_path, *[[collective(size=1 << 30, pg_name=str(f % 2))] for f in range(16)])
+    groups = {"0": list(range(0, 16, 2)), "1": list(range(1, 16, 2))}
+    (tmp_path / "all_reduce.json").write_text(json.dumps(groups))
+    apart = replay(tmp_path, cluster=load_cluster("dgx_h100")).step_us
+    groups = {"0": list(range(8)), "1": list(range(8, 16))}
+    save(tmp_path, *[[collective(size=1 << 30, pg_name=str(f // 8))] for f in range(16)])
+    (tmp_path / "all_reduce.json").write_text(json.dumps(groups))
+    assert apart > 1.5 * replay(tmp_path, cluster=load_cluster("dgx_h100")).step_us
+
+
+def test_compute_and_sends_without_duration(tmp_path):
+    """1e12 operations at 989.4 TFLOPS; 1 GiB read at 3.35 TB/s; then 1 GiB to the neighbour over NVLink."""
+    ops = Node(0, "matmul", COMP, attrs={"num_ops": 10**12, "tensor_size": 1 << 20})
+    read_ = Node(1, "norm", COMP, [0], attrs={"num_ops": 1, "tensor_size": 1 << 30})
+    sent = {"comm_size": 1 << 30, "comm_src": 0, "comm_dst": 1, "comm_tag": 3}
+    save(tmp_path, [ops, read_, Node(2, "send", SEND, [1], attrs=sent)], [Node(0, "receive", RECV, attrs=sent)])
+    expected = 1e12 / 989.4e12 + 2**30 / 3.35e12 + 2**30 / (450e9 * 0.81)
+    assert replay(tmp_path, cluster=load_cluster("dgx_h100")).step_s == pytest.approx(expected, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        collective(),
+        Node(0, "matmul", COMP, attrs={"num_ops": 10**12}),
+        Node(0, "send", SEND, attrs={"comm_size": 1 << 20, "comm_src": 0, "comm_dst": 1, "comm_tag": 0}),
+    ],
+    ids=["collective", "compute", "send"],
+)
+def test_work_without_a_time_is_refused_and_the_remedy_works(tmp_path, capsys, node):
+    other = Node(0, "receive", RECV, attrs=node.attrs) if node.type == SEND else node
+    save(tmp_path, [node], [other])
+    assert main(["trace", "--replay", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "no duration; give --cluster dgx_h100" in error
+    assert main(["trace", "--replay", str(tmp_path), "--cluster", "dgx_h100"]) == 0
+    assert "0.000000" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "nodes, words",
+    [
+        ([Node(0, "nothing", COMP)], "nothing takes time"),
+        ([], "nothing takes time"),
+        ([collective(3)], "type 3, which is not timed"),
+        ([Node(1, "matmul", COMP, [7], duration_us=3)], "depends on 7, which is not there"),
+        ([collective(us=3, pg_name="9")], "group '9' is not among"),
+    ],
+)
+def test_what_cannot_be_replayed_is_one_line(tmp_path, nodes, words):
+    save(tmp_path, nodes, nodes)
+    (tmp_path / "all_reduce.json").write_text('{"0": [0, 1]}')
+    with pytest.raises(InputError, match=words) as caught:
+        replay(tmp_path, cluster=load_cluster("dgx_h100"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"0": 3}', '{"0": ["x"]}'])
+def test_groups_that_are_none_are_refused(tmp_path, text):
+    save(tmp_path, [collective(us=3)])
+    (tmp_path / "all_reduce.json").write_text(text)
+    with pytest.raises(InputError, match="not communicator groups"):
+        replay(tmp_path)
