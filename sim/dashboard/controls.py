@@ -357,5 +357,5 @@ def question_of(values: Mapping[str, str], fixed: Mapping[str, object] | None = 
         objective=v["objective"],
         precision=v["precision"],
         prices=prices_of(values),
-        fixed=fixed,
+        fixed={k: x for k, x in (fixed or {}).items() if x not in ([], (), None)},
     )

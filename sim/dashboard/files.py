@@ -140,6 +140,7 @@ def _from_scenario(d: Mapping, name: str) -> tuple[dict[str, str], dict[str, obj
         elif price is not None and c.key in BY_KEY:
             values[c.key] = f"{parse(price, c.kind, c.label):g}"
     fixed = {k: getattr(s.plan, k) for k in AXES}
+    fixed["stages"] = list(s.plan.stages or ())
     answer(values, fixed, samples=2)
     return values, fixed
 

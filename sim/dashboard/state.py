@@ -48,6 +48,9 @@ AXES = (
     "zero",
     "recompute",
     "schedule",
+    "vpp",
+    "mtp_before_head",
+    "stages",
 )  # what a kept plan keeps; replicas follow the chips
 MAX_INLINE_OPS = 1500  # ops of a step that is simulated without asking
 
