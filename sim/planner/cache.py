@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
-from minglm import datafiles
+import sim
+from minglm import atomic, datafiles
 from sim.planner.candidate import Candidate
 from sim.planner.question import Question
 from sim.planner.search import Outcome, RankedPlan
@@ -30,7 +30,7 @@ def folder() -> Path:
 @functools.cache
 def _program() -> str:
     """Digest of the sources and facts that a search depends on."""
-    digest, here = hashlib.sha256(), Path(__file__).resolve().parents[1]
+    digest, here = hashlib.sha256(), Path(sim.__path__[0])
     places = [here / name for name in SOURCES] + [datafiles.data(name) for name in FACTS]
     for place in places:
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
@@ -68,8 +68,6 @@ def write(name: str, out: Outcome) -> None:
     path = folder() / f"{name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"best": best, **counts}), encoding="utf-8")
-        temporary.replace(path)
+        atomic.write_json(path, {"best": best, **counts})
     except OSError:
         pass
