@@ -1,8 +1,8 @@
 """Build it yourself: the learner types the model in notebooks/learn/build_*, and the parts run inside minglm.
 
-    swap.py         a part in place of minglm's, and the logits compared
-    solutions.py    the worked solutions as Python objects
-    pictures.py     what the notebooks show
+swap.py         a part in place of minglm's, and the logits compared
+solutions.py    the worked solutions as Python objects
+pictures.py     what the notebooks show
 """
 
 from minglm.course.workshop.build.solutions import solved
