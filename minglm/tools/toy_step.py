@@ -45,4 +45,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from minglm.runtime.terminal import guard
+
+    sys.exit(guard(main))
