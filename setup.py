@@ -15,7 +15,8 @@ setup(
         "sim": ["py.typed"],
         "sim.report": ["static/*"],
         "sim.dashboard": ["static/*"],
-        "minglm._data": [f"**/*.{kind}" for kind in ("yaml", "json", "csv", "md", "gz")] + ["measured/*"],
+        "minglm._data": [f"**/*.{kind}" for kind in ("yaml", "json", "csv", "md", "gz")]
+        + ["**/NOTICE", "**/LICENSE*", "**/SHA256SUMS"],
         "minglm._notebooks": [f"**/*.{kind}" for kind in ("ipynb", "json", "md")],
     },
     exclude_package_data={"minglm._notebooks": ["**/.ipynb_checkpoints/*"]},

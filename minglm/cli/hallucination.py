@@ -34,6 +34,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from minglm.runtime import extras
+
+    extras.require("train")
     import torch
 
     from minglm.rl import abstention

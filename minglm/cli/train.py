@@ -46,8 +46,8 @@ def main(args: argparse.Namespace) -> int:
     if args.print_config:
         print(json_text(settings.to_dict()) + "\n" if args.json else recipe.render(settings), end="")
         return 0
-    run_dir = Path(args.run) if args.run else datafiles.runs(Path(args.recipe).stem)
     extras.require("train")
+    run_dir = Path(args.run) if args.run else datafiles.runs(Path(args.recipe).stem)
     if os.environ.get("RANK", "0") == "0":
         run_folder.check(run_dir, "train", "recipe.yaml")
     parallel = {axis: getattr(args, axis) for axis in ("dp", "ep", "tp", "cp")}

@@ -79,9 +79,8 @@ def finish(running: Sequence[subprocess.Popen], limit_s: float = LIMIT_S) -> str
         kill(running)
     for rank, (p, (_, err)) in enumerate(zip(running, outputs, strict=True)):
         if p.returncode:
-            raise RuntimeError(
-                f"process {rank} ended with {p.returncode}: {(err.strip().splitlines() or ['(nothing printed)'])[-1]}"
-            )
+            last = (err.strip().splitlines() or ["(nothing printed)"])[-1].removeprefix("error: ")
+            raise RuntimeError(f"process {rank} ended with {p.returncode}: {last}")
     return outputs[0][0]
 
 

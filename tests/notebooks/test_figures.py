@@ -18,6 +18,7 @@ from minglm.config import ModelConfig  # noqa: E402
 from minglm.evals import statistics  # noqa: E402
 from minglm.rl.config import load as load_rl  # noqa: E402
 from minglm.rl.config import read as read_rl  # noqa: E402
+from minglm.tools.induction import EMBEDDING_STD  # noqa: E402
 from minglm.training.optim import NS_FAST  # noqa: E402
 from minglm.training.recipe import Recipe  # noqa: E402
 from sim.claims import ledger, price  # noqa: E402
@@ -67,6 +68,9 @@ COMPUTED: dict[tuple[str, str], Callable[[], float] | None] = {
     ("18_past_one_machine", "0.3"): lambda: Recipe().mtp_weight,
     ("18_past_one_machine", "1.3"): lambda: 1 + Recipe().mtp_weight,
     ("18_past_one_machine", "8.1"): lambda: 1.3 * math.log(512),
+    ("22_how_a_model_learns_to_look_back", "0.02"): lambda: ModelConfig().initializer_range,
+    ("22_how_a_model_learns_to_look_back", "0.5"): lambda: EMBEDDING_STD,
+    ("build_2_model", "744 billion"): lambda: GLM5.num_params(),
     ("compare_two_clusters", "989 TFLOPS"): lambda: load_chip("h100").peak("bf16").value / 1e12,
     ("compare_two_clusters", "90%"): lambda: 0.95 - 0.05,  # p5 to p95 of the samples
     ("write_the_report", "90%"): lambda: 0.95 - 0.05,
