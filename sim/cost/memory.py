@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from minglm.errors import InputError
+from sim.cost.chunks import chunks_by_rank
 from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, embedding, loss_chunks, vocabulary
 from sim.cost.operators_layer import record_layer
 from sim.cost.parameters import layer_params, rank_params
@@ -172,35 +173,26 @@ def peak(
     """Memory of the fullest chip of a plan."""
     stack = stack if isinstance(stack, Stack) else load_stack(stack or "generic")
     params = rank_params(model, plan, padded(model.vocab, plan.tp), workload.mtp)
-    layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
-    starts = [sum(layers[:i]) for i in range(len(layers))]
     parts = saved_activations(model, plan, workload, stack)
     m = max(1, plan.micro_batches(workload))
     worst: Memory | None = None
-    for rank in range(plan.pp):
+    for rank, chunks in enumerate(chunks_by_rank(model, plan, workload.mtp)):
         weights, gradients, states = state_bytes(
             plan, stack, *params[rank], plan.zero_shards, plan.expert_dp, plan.zero
         )
         kept = transient = loss = 0.0
         held = in_flight(plan, rank, m)
-        left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
-        for chunk, flights in zip(plan.chunks_of_rank(rank), held, strict=False):  # GPipe holds one figure for all
-            n = layers[chunk]
-            n_dense = max(0, min(n, model.dense_ffn_layers - starts[chunk])) if model.experts else n
-            again = min(left, n)
-            left -= again
-            for kind, count in (("dense", n_dense), ("moe", n - n_dense)):
-                if count:
-                    some = min(again, count)
-                    again -= some
-                    kept += flights * (some * parts.kinds[kind][0] + (count - some) * parts.kinds[kind][1])
+        for chunk, flights in zip(chunks, held, strict=False):  # GPipe holds one figure for all
+            for kind, again, others in chunk.layers():
+                if again or others:
+                    kept += flights * (again * parts.kinds[kind][0] + others * parts.kinds[kind][1])
                     if plan.recompute != "none":
                         transient = max(transient, parts.kinds[kind][1])
-            if chunk == 0:
+            if chunk.is_first:
                 kept += flights * parts.embedding
-            if plan.mtp_before_head and chunk == len(layers) - 1 - plan.mtp_before_head and workload.mtp:
+            if plan.mtp_before_head and chunk.tail == 0 and workload.mtp:
                 kept += flights * model.mtp_depth * parts.kinds["moe" if model.experts else "dense"][0]
-            if chunk == len(layers) - 1:
+            if chunk.is_last:
                 loss = parts.loss
                 kept += parts.head
         buffers = max(transient, loss)  # the loss is over before the first layer is run again

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from minglm.weights import Weight, matmul_params
+from sim.cost.chunks import chunks_by_rank
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan
 
@@ -42,26 +43,20 @@ def _on_chip(weight: Weight, model: ModelSpec, tp: int) -> float:
 
 def rank_params(model: ModelSpec, plan: Plan, padded_vocab: float, mtp: bool = True) -> tuple[tuple[float, float], ...]:
     """Weights on one chip of each pipeline rank: (replicated over data parallelism, expert weights)."""
-    layers, out = plan.chunk_layers(model.layers, model.mtp_depth if mtp else 0), []
+    out = []
     dense = layer_params(model, "dense", plan.tp, plan.ep, plan.etp) if model.dense_ffn_layers else (0.0, 0.0)
     moe = layer_params(model, "moe", plan.tp, plan.ep, plan.etp) if model.experts else (0.0, 0.0)
     table = padded_vocab * model.hidden / plan.tp
-    last = len(layers) - 1
-    starts = [sum(layers[:i]) for i in range(len(layers))]
-    for rank in range(plan.pp):
+    for held in chunks_by_rank(model, plan, mtp):
         base = expert = 0.0
-        for chunk in plan.chunks_of_rank(rank):
-            n_dense = (
-                max(0, min(layers[chunk], model.dense_ffn_layers - starts[chunk])) if model.experts else layers[chunk]
-            )
-            n_moe = layers[chunk] - n_dense
-            base += n_dense * dense[0] + n_moe * moe[0]
-            expert += n_dense * dense[1] + n_moe * moe[1]
-            if chunk == 0:
+        for chunk in held:
+            base += chunk.dense * dense[0] + chunk.moe * moe[0]
+            expert += chunk.dense * dense[1] + chunk.moe * moe[1]
+            if chunk.is_first:
                 base += table + model.positions * model.hidden
-            if chunk == last:
+            if chunk.is_last:
                 base += model.hidden + (0.0 if model.tied and plan.pp == 1 else table)
-            if chunk == last - plan.mtp_before_head and model.mtp_modules and mtp:
+            if chunk.tail == 0 and model.mtp_modules and mtp:
                 one = moe if model.experts else dense
                 base += model.mtp_modules * (one[0] + 2 * model.hidden**2)
                 expert += model.mtp_modules * one[1]

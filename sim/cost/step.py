@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sim.cost import collectives
+from sim.cost.chunks import Chunk, chunks_by_rank
 from sim.cost.kernels import Kernels
 from sim.cost.layer import LayerCost, LayerEstimator
 from sim.cost.operators import WIDTH
@@ -66,38 +67,26 @@ def estimate(
     size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
     p2p_s = stage_message_s(cluster, size, plan.tp, plan.pp_stride(), bool(plan.sp)) if plan.pp > 1 else 0.0
 
-    layers = plan.chunk_layers(model.layers, model.mtp_depth if workload.mtp else 0)
-    starts = [sum(layers[:i]) for i in range(len(layers))]
     chunks, classes, worst = [], {}, -1.0
-    known: dict[tuple, LayerCost] = {}
-    for rank in range(plan.pp):
+    known: dict[Chunk, LayerCost] = {}
+    for held in chunks_by_rank(model, plan, workload.mtp):
         row, busy = [], LayerCost()
-        left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
-        for chunk in plan.chunks_of_rank(rank):
-            n = layers[chunk]
-            n_dense = max(0, min(n, model.dense_ffn_layers - starts[chunk])) if model.experts else n
-            again = min(left, n)
-            left -= again
-            mtp_here = chunk == len(layers) - 1 - plan.mtp_before_head
-            place = max(chunk - (len(layers) - 1 - plan.mtp_before_head), -1)  # among the chunks of heads and depths
-            key = (n_dense, n - n_dense, again, chunk == 0, place)
-            if key not in known:
+        for chunk in held:
+            if chunk not in known:
                 cost = LayerCost()
-                a_dense = min(again, n_dense)
-                for kind, some, all_of in (("dense", a_dense, n_dense), ("moe", again - a_dense, n - n_dense)):
-                    if some:
-                        cost = cost.plus(per_layer[kind], some)
-                    if all_of - some:
-                        cost = cost.plus(plain[kind], all_of - some)
-                if chunk == 0:
+                for kind, again, others in chunk.layers():
+                    if again:
+                        cost = cost.plus(per_layer[kind], again)
+                    if others:
+                        cost = cost.plus(plain[kind], others)
+                if chunk.is_first:
                     cost = cost.plus(first)
-                if mtp_here:
+                if chunk.tail == 0:
                     cost = cost.plus(depths)
-                if chunk == len(layers) - 1:
+                if chunk.is_last:
                     cost = cost.plus(heads)
-                cost = cost.plus(extra_hop(plan, model, workload, p2p_s, chunk, len(layers)))
-                known[key] = cost
-            cost = known[key]
+                known[chunk] = cost.plus(extra_hop(plan, model, workload, p2p_s, chunk))
+            cost = known[chunk]
             busy = busy.plus(cost)
             row.append(
                 ChunkCost(
@@ -134,16 +123,16 @@ def estimate(
     return Estimate(costs, classes, params, saved, stack, estimator.kernels)
 
 
-def extra_hop(plan: Plan, model: ModelSpec, workload: Workload, p2p_s: float, chunk: int, chunks: int) -> LayerCost:
+def extra_hop(plan: Plan, model: ModelSpec, workload: Workload, p2p_s: float, chunk: Chunk) -> LayerCost:
     """What the streams of the prediction depths add on their way to a head that lies in a later chunk than their
     layers.
 
     Each depth is one more message a hop, which its sender waits for.
     """
-    ahead, depth = plan.mtp_before_head, model.mtp_depth if workload.mtp and model.mtp_modules else 0
-    if not ahead or not depth or chunk < chunks - 1 - ahead:
+    depth = model.mtp_depth if workload.mtp and model.mtp_modules else 0
+    if not plan.mtp_before_head or not depth or chunk.tail < 0:
         return LayerCost()
-    forward, backward = depth * p2p_s * (chunk < chunks - 1), depth * p2p_s * (chunk > chunks - 1 - ahead)
+    forward, backward = depth * p2p_s * (not chunk.is_last), depth * p2p_s * (chunk.tail > 0)
     classes = (("pipeline messages of prediction depths", forward + backward),)
     return LayerCost(forward, backward, classes=classes)
 

@@ -21,7 +21,6 @@ from minglm.errors import InputError
 from sim.base.checks import check_finite, versions
 from sim.base.pareto import Front
 from sim.base.units import DAY_S, format_value
-from sim.cost import money
 from sim.cost.memory import check_fits
 from sim.planner import cache
 from sim.planner.candidates import PlanCosts
@@ -33,7 +32,7 @@ from sim.planner.search import Outcome, RankedPlan, search
 from sim.scenario.training import Scenario, resolve
 from sim.spec.phases import RunSegment, Throughput
 from sim.spec.plan import describe
-from sim.study.answer import Simulated, figures, simulate
+from sim.study.answer import Simulated, figures, paid_for, plan_figures, simulate
 from sim.study.campaign import campaign_input
 from sim.study.monte_carlo import monte_carlo
 from sim.training.campaign import expected
@@ -216,36 +215,13 @@ def row(q: Question, costs: PlanCosts, ranked_plan: RankedPlan, like: Scenario, 
         max(1, round(q.tokens / ranked_plan.tokens)),
         Throughput(ranked_plan.step_s, ranked_plan.tokens, c.num_chips, c.dp, ""),
     )
+    workload = replace(q.workload, global_batch=c.batch)
+    run = replace(like.run, cluster=q.cluster, plan=plan, workload=workload)
     share = expected(campaign_input(replace(like, run=replace(like.run, cluster=q.cluster)), (segment,)))
     days = q.tokens / ranked_plan.tokens_per_s / DAY_S / share
-    hours = money.Range(days * 24, days * 24, days * 24, "h", "expected time with failures")
-    price = money.costs(q.cluster, held, hours, q.prices)
-    per_chip = q.model.train_flops_per_token(q.seq, mtp=q.workload.mtp) * ranked_plan.tokens_per_s / c.num_chips
-    out = {
-        "plan": describe(plan),
-        **{
-            k: getattr(c, k)
-            for k in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
-        },
-        **costs.switches[c.switches],
-        "stages": list(plan.stages or ()),
-        "mtp_before_head": c.mtp_before_head,
-        "chips": c.num_chips,
-        "spares": q.cluster.num_chips - c.num_chips,
-        "global_batch": c.batch,
-        "tokens_per_step": ranked_plan.tokens,
-        "micro_batches_per_replica": c.batch // (c.dp * c.micro_batch),
-        "step_s": ranked_plan.step_s,
-        "tokens_per_s": ranked_plan.tokens_per_s,
-        "tokens_per_s_per_chip": ranked_plan.tokens_per_s / c.num_chips,
-        "mfu": per_chip / q.cluster.chip.peak("fp8" if q.precision == "fp8" else "bf16").value,
-        "memory_gib": ranked_plan.memory_bytes / 2**30,
-        "goodput": share,
-        "days": days,
-        "chip_hours": price["chip_hours"].value,
-        "energy_kwh": price["energy"].value,
-        **{f"{k}_usd": price[k].value for k in ("rent", "own") if k in price},
-    }
+    paid = paid_for(q.cluster, held, days, q.prices)
+    out = plan_figures(run, ranked_plan.step_s, ranked_plan.memory_bytes, share, days, paid)
+    out.update(costs.switches[c.switches])
     check_finite(out)
     return out
 

@@ -31,12 +31,10 @@ from sim.scenario.training import attended
 from sim.spec.hardware import Chip, Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
-from sim.spec.plan import Workload
+from sim.spec.plan import WIDTHS, Workload
 
 ModelSource = str | Path | Mapping[str, Any] | ModelConfig | ModelSpec
 BATCH_TOLERANCE = 0.02  # of a batch in tokens, as replicas rarely divide it
-# A plan of a question is complete with these; what else a plan has is off, or as the software has it.
-WIDTHS = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
 _KEYS = ("schedule", "micro_batch", "recompute")  # of a document's first level; the rest of WIDTHS is in plan, options
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from minglm.errors import InputError, nearest
-from sim.serving.engine_memory import ENGINES, LARGE_CHIP_BYTES, EngineMemory
+from sim.serving.engine_memory import ENGINES, EngineMemory, is_large
 from sim.serving.formats import KV_FORMATS, Format, format_name, format_of
 from sim.serving.stacks import ServingStack, load_stack
 from sim.spec.hardware import Cluster, cluster_from
@@ -163,8 +163,7 @@ class Deployment:
     @property
     def requests_of_a_pass(self) -> int:
         """`max_num_seqs`: as given, or the engine's default on this chip."""
-        large = self.cluster.chip.memory_bytes.value >= LARGE_CHIP_BYTES
-        return self.max_num_seqs or self.engine.max_num_seqs[large]
+        return self.max_num_seqs or self.engine.max_num_seqs[is_large(self.cluster.chip.memory_bytes.value)]
 
     @property
     def attention_bytes(self) -> float:

@@ -25,6 +25,11 @@ RUNTIME_BYTES = {  # (large chip, several chips)
 }
 
 
+def is_large(capacity_bytes: float) -> bool:
+    """Whether engines take their defaults for large chips."""
+    return capacity_bytes >= LARGE_CHIP_BYTES
+
+
 @dataclass(frozen=True)
 class EngineMemory:
     """How one engine accounts for a chip's memory.
@@ -49,7 +54,7 @@ class EngineMemory:
         """
         if self.share is not None:
             return self.share
-        tokens = self.max_num_batched_tokens[capacity_bytes >= LARGE_CHIP_BYTES]
+        tokens = self.max_num_batched_tokens[is_large(capacity_bytes)]
         reserve = 1.5 * MIB * tokens + 512 * MIB + GIB * tp / 8  # published: SGLang's server_args, 2025
         return max(0.5, 1.0 - reserve / capacity_bytes)
 

@@ -19,7 +19,7 @@ from minglm import weights
 from minglm.weights import Weight, total_params
 from sim.serving.cache import BLOCK_TOKENS, cache_ways, kv_bytes_per_token, request_bytes
 from sim.serving.deployment import Deployment
-from sim.serving.engine_memory import GIB, LARGE_CHIP_BYTES, RUNTIME_BYTES, pass_tokens, profile_bytes
+from sim.serving.engine_memory import GIB, RUNTIME_BYTES, is_large, pass_tokens, profile_bytes
 from sim.serving.formats import Format, format_of
 from sim.spec.model import ModelSpec
 
@@ -188,7 +188,7 @@ def chip_memory(d: Deployment) -> ChipMemory:
     slots = 1.0 + d.redundant_experts / m.experts if m.experts else 1.0
     parts = weight_bytes(m, d.precision, d.drafts > 0, d.attention_tp, stage_chips / slots, d.pp)
     capacity = d.cluster.chip.memory_bytes.value
-    large = capacity >= LARGE_CHIP_BYTES
+    large = is_large(capacity)
     engine_parts = {}
     if engine.activations_inside:
         tokens = pass_tokens(engine, large, d.max_num_batched_tokens, d.max_model_len or m.max_seq)

@@ -21,6 +21,7 @@ from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.base.documents import read_document
 from sim.base.units import parse
+from sim.serving.engine_memory import ENGINES
 
 LABELS = ("measured", "published", "fitted", "assumed")
 _DIMENSIONS = {
@@ -52,7 +53,6 @@ _DIMENSIONS = {
 _AT_LEAST_ONE = ("imbalance", "prefill_imbalance")
 _SHARES = {name for name, kind in _DIMENSIONS.items() if kind == "ratio"} - {*_AT_LEAST_ONE, "scale"}
 _NOT_CONSTANTS = ("like", "name", "notes", "inherit_as", "chips", "ep_table", "engine")
-_ENGINE_KINDS = ("vllm", "vllm-v0", "sglang")
 
 
 @dataclass(frozen=True)
@@ -206,10 +206,9 @@ def _read(name: str, values: Mapping[str, Any], base: ServingStack | None) -> Se
 
 
 def _read_engine(name: str, engine: object) -> str:
-    if engine not in _ENGINE_KINDS:
+    if engine not in ENGINES:
         raise InputError(
-            f"stack {name}.engine {engine!r}: not one of {', '.join(_ENGINE_KINDS)}"
-            f"{nearest(str(engine), _ENGINE_KINDS)}"
+            f"stack {name}.engine {engine!r}: not one of {', '.join(ENGINES)}{nearest(str(engine), ENGINES)}"
         )
     return str(engine)
 

@@ -63,6 +63,10 @@ class Workload:
         return self.global_batch * self.seq
 
 
+# A plan is complete with these; what else it has is off, or as the software has it.
+WIDTHS = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
+
+
 @dataclass(frozen=True)
 class Plan:
     """Widths of each kind of parallelism and the switches that change time or memory.

@@ -19,11 +19,13 @@ from typing import Any
 from minglm.errors import InputError
 from sim.base.checks import check_finite
 from sim.base.figure import Figure
+from sim.base.quantiles import quantile
 from sim.cost import money
+from sim.scenario.build import Run
 from sim.scenario.training import Scenario
 from sim.spec.hardware import Cluster
 from sim.spec.phases import RunSegment
-from sim.spec.plan import describe
+from sim.spec.plan import WIDTHS, describe
 from sim.study.campaign import PhaseTimer, campaign_input, campaign_segments, phase_keys, total_tokens
 from sim.training.campaign import CampaignResult, expected
 from sim.training.campaign import run as run_campaign
@@ -73,13 +75,6 @@ class Simulated:
         return quantile(sorted(getattr(draw, figure) for draw in self.draws), share)
 
 
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """Of values in order, linear between the two nearest."""
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    return ordered[low] + (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]) * (place - low)
-
-
 def simulate(s: Scenario, recorder: Any = None) -> Simulated:
     """The scenario's step and its campaigns; `recorder` is given the step.
 
@@ -111,37 +106,47 @@ def campaign_draws(
 def figures(simulated: Simulated) -> dict[str, Any]:
     """The answer, JSON-ready; names end in their unit. Chips that the plan leaves are spares, and are paid."""
     s, p, main = simulated.scenario, simulated.point, simulated.campaign
-    plan, chips = s.plan, s.cluster.num_chips
-    hours = main.days * 24
-    paid = money.costs(s.cluster, chips, money.Range(hours, hours, hours, "h", ""), s.prices)
-    per_chip = s.model.train_flops_per_token(s.workload.seq, mtp=s.workload.mtp) * p.tokens_per_s / p.num_chips
-    out = {
+    paid = paid_for(s.cluster, s.cluster.num_chips, main.days, s.prices)
+    out = plan_figures(s.run, p.result.step_s, p.memory.total_bytes, main.goodput, main.days, paid)
+    out["carbon_t"] = paid["carbon"].value
+    check_finite(out)
+    return out
+
+
+def paid_for(cluster: Cluster, chips: int, days: float, prices: Mapping[str, object]) -> dict[str, money.Range]:
+    """Money, energy and carbon of so many chips held for so many days."""
+    hours = days * 24
+    return money.costs(cluster, chips, money.Range(hours, hours, hours, "h", ""), prices)
+
+
+def plan_figures(
+    run: Run, step_s: float, memory_bytes: float, goodput: float, days: float, paid: Mapping[str, money.Range]
+) -> dict[str, Any]:
+    """What a plan comes to, JSON-ready; names end in their unit."""
+    plan, workload, chip = run.plan, run.workload, run.cluster.chip
+    tokens_per_s = workload.tokens / step_s
+    per_chip = run.model.train_flops_per_token(workload.seq, mtp=workload.mtp) * tokens_per_s / plan.num_chips
+    return {
         "plan": describe(plan),
-        **{
-            k: getattr(plan, k)
-            for k in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
-        },
+        **{k: getattr(plan, k) for k in WIDTHS},
         "stages": list(plan.stages or ()),
         "mtp_before_head": plan.mtp_before_head,
         "chips": plan.num_chips,
-        "spares": s.spares,
-        "global_batch": s.workload.global_batch,
-        "tokens_per_step": s.workload.tokens,
-        "micro_batches_per_replica": plan.micro_batches(s.workload),
-        "step_s": p.result.step_s,
-        "tokens_per_s": p.tokens_per_s,
-        "tokens_per_s_per_chip": p.tokens_per_s / p.num_chips,
-        "mfu": per_chip / s.cluster.chip.peak("fp8" if s.precision == "fp8" else "bf16").value,
-        "memory_gib": p.memory.total_bytes / 2**30,
-        "goodput": main.goodput,
-        "days": main.days,
+        "spares": run.cluster.num_chips - plan.num_chips,
+        "global_batch": workload.global_batch,
+        "tokens_per_step": workload.tokens,
+        "micro_batches_per_replica": plan.micro_batches(workload),
+        "step_s": step_s,
+        "tokens_per_s": tokens_per_s,
+        "tokens_per_s_per_chip": tokens_per_s / plan.num_chips,
+        "mfu": per_chip / chip.peak("fp8" if run.precision == "fp8" else "bf16").value,
+        "memory_gib": memory_bytes / 2**30,
+        "goodput": goodput,
+        "days": days,
         "chip_hours": paid["chip_hours"].value,
         "energy_kwh": paid["energy"].value,
-        "carbon_t": paid["carbon"].value,
         **{f"{k}_usd": paid[k].value for k in ("rent", "own") if k in paid},
     }
-    check_finite(out)
-    return out
 
 
 # ------------------------------------------------------------------ with facts at other values

@@ -10,9 +10,11 @@ step; operators are split as the cost model has them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sim.cost.chunks import chunks_by_rank
 from sim.cost.layer import LayerCost, LayerEstimator
 from sim.cost.operators import Op
 from sim.scenario.training import Scenario
@@ -71,26 +73,14 @@ def _classes_of_a_rank(s: Scenario, p: Point) -> dict[str, float]:
 
 def _pieces(s: Scenario) -> list[tuple[LayerCost, float]]:
     """Cost of each kind of layer and of the ends, with how many of them the model has."""
-    estimator, model, plan = _estimator(s), s.model, s.plan
-    layers = plan.chunk_layers(model.layers, model.mtp_depth if s.workload.mtp else 0)
-    starts = [sum(layers[:i]) for i in range(len(layers))]
-    counts: dict[tuple[str, str], float] = {}
+    estimator, plan = _estimator(s), s.plan
+    counts: Counter[tuple[str, str]] = Counter()
     ranks = plan.pp // 2 if plan.schedule == "dualpipe" else plan.pp  # DualPipe's other half holds the same chunks
-    for rank in range(ranks):
-        left = plan.recompute_layers if plan.recompute_layers is not None else 10**9
-        for chunk in plan.chunks_of_rank(rank):
-            n = layers[chunk]
-            dense = max(0, min(n, model.dense_ffn_layers - starts[chunk])) if model.experts else n
-            again = min(left, n)
-            left -= again
-            for kind, count in (("dense", dense), ("moe", n - dense)):
-                some = min(again, count)
-                again -= some
-                for recompute, number in ((plan.recompute, some), ("none", count - some)):
-                    if number:
-                        key = (kind, recompute)
-                        counts[key] = counts.get(key, 0.0) + number
-    out = [(estimator.layer(kind, recompute), n) for (kind, recompute), n in counts.items()]
+    for chunk in (c for held in chunks_by_rank(s.model, plan, s.workload.mtp)[:ranks] for c in held):
+        for kind, again, others in chunk.layers():
+            counts[kind, plan.recompute] += again
+            counts[kind, "none"] += others
+    out = [(estimator.layer(kind, recompute), n) for (kind, recompute), n in counts.items() if n]
     return out + [(end, 1.0) for end in estimator.ends()]
 
 

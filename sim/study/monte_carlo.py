@@ -25,6 +25,7 @@ from sim.base import parallel_map
 from sim.base.checks import versions
 from sim.base.distributions import Normal, Triangle, Values, distribution
 from sim.base.figure import Figure
+from sim.base.quantiles import quantile
 from sim.cost import money
 from sim.scenario.file import set_path
 from sim.scenario.training import Scenario, resolve
@@ -260,20 +261,8 @@ def draws(s: Scenario, samples: int, simulated: Simulated | None = None, seed: i
 def interval(values: Sequence[float]) -> dict[str, float]:
     """Quantiles (linear between the two nearest values) and the mean."""
     ordered = sorted(values)
-
-    def quantile(q: float) -> float:
-        x = q * (len(ordered) - 1)
-        low = int(x)
-        return ordered[low] + (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]) * (x - low)
-
-    return {
-        "p5": quantile(0.05),
-        "p25": quantile(0.25),
-        "p50": quantile(0.5),
-        "p75": quantile(0.75),
-        "p95": quantile(0.95),
-        "mean": sum(ordered) / len(ordered),
-    }
+    points = {f"p{percent}": quantile(ordered, percent / 100) for percent in (5, 25, 50, 75, 95)}
+    return {**points, "mean": sum(ordered) / len(ordered)}
 
 
 def tornado(s: Scenario, inputs: Sequence[Input], base: Base | None = None) -> list[dict]:

@@ -21,7 +21,7 @@ from sim.scenario.file import merge
 from sim.scenario.training import Scenario, load_scenario, resolve
 from sim.spec.model_loader import load_model
 from sim.spec.phases import RunSegment
-from sim.spec.plan import describe
+from sim.spec.plan import WIDTHS, describe
 from sim.study.answer import figures, point, simulate
 from sim.study.campaign import campaign_input, corner, segments_on, total_tokens
 from sim.study.monte_carlo import monte_carlo
@@ -155,10 +155,7 @@ def plan_facts(s: Scenario, p: Point) -> dict:
     plan = s.plan
     return {
         "text": describe(plan),
-        **{
-            k: getattr(plan, k)
-            for k in ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
-        },
+        **{k: getattr(plan, k) for k in WIDTHS},
         "chips": plan.num_chips,
         "micro_batches_per_replica": plan.micro_batches(s.workload),
         "global_batch": s.workload.global_batch,

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from minglm.errors import InputError
+from sim.base.quantiles import quantile
 from sim.base.units import DAY_S
 from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import expected_goodput
@@ -166,10 +167,4 @@ def interval(
 def _quantiles(values: list[float]) -> tuple[float, float, float]:
     """2.5%, median and 97.5%."""
     ordered = sorted(values)
-
-    def quantile(q: float) -> float:
-        place = q * (len(ordered) - 1)
-        low = int(place)
-        return ordered[low] + (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]) * (place - low)
-
-    return quantile(0.025), quantile(0.5), quantile(0.975)
+    return quantile(ordered, 0.025), quantile(ordered, 0.5), quantile(ordered, 0.975)

@@ -9,8 +9,9 @@ import pytest
 from sim.cli.main import main
 from sim.dashboard import state
 from sim.planner.planner import answer, complete
-from sim.planner.question import WIDTHS, question
+from sim.planner.question import question
 from sim.scenario.training import resolve
+from sim.spec.plan import WIDTHS
 from sim.study.answer import figures, simulate
 
 FIGURES = ("plan", "step_s", "tokens_per_s", "memory_gib", "days", "goodput", "energy_kwh", "rent_usd", "own_usd")
