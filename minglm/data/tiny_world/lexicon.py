@@ -46,19 +46,6 @@ OBJECTS = tuple(
     ).split()
 )
 COLOURS = tuple("black blue brown green grey orange pink purple red white yellow".split())
-ADJECTIVES = tuple(
-    (
-        "amber azure brisk calm crimson dusty earthy fuzzy gentle golden hollow icy jolly keen lively lunar mellow "
-        "misty noble oaken pale proud plush rapid rustic shiny silver solar sturdy tidy velvet witty"
-    ).split()
-)
-ANIMALS = tuple(
-    (
-        "badger beetle bison canary cobra condor cougar donkey dolphin falcon ferret gecko giraffe heron hornet iguana "
-        "jackal koala lemur lobster magpie marten otter panther parrot pelican puffin raven salmon sparrow walrus "
-        "wombat"
-    ).split()
-)
 PETS = tuple("cat dog goat goose hamster hen horse pony rabbit sheep snail tortoise".split())
 FOODS = tuple("bread cake carrots cheese cherries honey nuts pears plums rice soup tomatoes".split())
 WORKPLACES = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from minglm.data.synthetic_facts import ADJECTIVES, ANIMALS
 from minglm.data.tiny_world.grammar import Slot
-from minglm.data.tiny_world.lexicon import ADJECTIVES, ANIMALS, DIGITS, FAMILY, GIVEN, MEN, WOMEN
+from minglm.data.tiny_world.lexicon import DIGITS, FAMILY, GIVEN, MEN, WOMEN
 
 PRONOUN = {**dict.fromkeys(WOMEN, "She"), **dict.fromkeys(MEN, "He")}
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from minglm.data.synthetic_facts import ADJECTIVES, ANIMALS
 from minglm.data.tiny_world import story
 from minglm.data.tiny_world.grammar import write
 from minglm.data.tiny_world.held_out import is_held_out
-from minglm.data.tiny_world.lexicon import ADJECTIVES, ANIMALS, FAMILY, GIVEN
+from minglm.data.tiny_world.lexicon import FAMILY, GIVEN
 from minglm.data.tiny_world.vocabulary import text_of, tokenizer
 from minglm.errors import InputError
 

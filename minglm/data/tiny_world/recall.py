@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from minglm.data.synthetic_facts import ADJECTIVES, ANIMALS
 from minglm.data.tiny_world import story
 from minglm.data.tiny_world.grammar import ANSWER, Rules, Slot, State, Template, Values, template
-from minglm.data.tiny_world.lexicon import ADJECTIVES, ANIMALS, FAMILY, GIVEN
+from minglm.data.tiny_world.lexicon import FAMILY, GIVEN
 from minglm.data.tiny_world.names import adjective, animal, given
 
 MOST_FACTS = 8

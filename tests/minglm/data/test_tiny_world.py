@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from minglm.data.shards import IGNORE
+from minglm.data.synthetic_facts import ADJECTIVES, ANIMALS
 from minglm.data.tiny_world import documents, floor, pairs, recall, residents, story
 from minglm.data.tiny_world.checking import check
 from minglm.data.tiny_world.grammar import KINDS, Reader, fits, write
 from minglm.data.tiny_world.held_out import is_held_out
-from minglm.data.tiny_world.lexicon import ADJECTIVES, ANIMALS, FAMILY, GIVEN
+from minglm.data.tiny_world.lexicon import FAMILY, GIVEN
 from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.data.tiny_world.vocabulary import text_of, token_ids, tokenizer
 from minglm.errors import InputError
