@@ -21,6 +21,7 @@ DOCUMENT_KINDS: dict[str, Rules] = {
     "copy": exercises.COPY,
     "reverse": exercises.REVERSE,
     "sums": exercises.SUMS,
+    "columns": exercises.COLUMNS,
     "compare": exercises.COMPARE,
     "lists": exercises.COUNT,
     "code": exercises.CODE,
@@ -28,20 +29,21 @@ DOCUMENT_KINDS: dict[str, Rules] = {
 }
 # Shares of the documents; a story is eight times as long as a page of words.
 MIXTURE = {
-    "story": 0.1,
-    "portrait": 0.08,
-    "questions": 0.12,
-    "codes": 0.2,
+    "story": 0.12,
+    "portrait": 0.07,
+    "questions": 0.1,
+    "codes": 0.17,
     "passage": 0.06,
     "chronicle": 0.02,
-    "chat": 0.06,
-    "copy": 0.06,
-    "reverse": 0.06,
+    "chat": 0.07,
+    "copy": 0.04,
+    "reverse": 0.05,
     "sums": 0.1,
-    "compare": 0.04,
-    "lists": 0.03,
-    "code": 0.04,
-    "cards": 0.03,
+    "columns": 0.15,
+    "compare": 0.03,
+    "lists": 0.01,
+    "code": 0.02,
+    "cards": 0.04,
 }
 
 

@@ -1,7 +1,8 @@
-"""Stories: people in rooms take, carry, give and put down things; now and then somebody asks where something is.
+"""Stories: people in a room take, give and put down things, and go on together; now and then somebody asks a question.
 
-The state is who is where, who holds what, where the rest lies and of which colour it is. Every sentence agrees with it,
-so a sampled story can be checked sentence by sentence.
+The state is where they are, who holds what, what lies there and of which colour each thing is. Every sentence agrees
+with it, so a sampled story can be checked sentence by sentence. All are in one room, so that what a sentence may say
+follows from one thing said before and not from a comparison of two places.
 """
 
 from __future__ import annotations
@@ -43,7 +44,15 @@ def _without(words: tuple[str, ...], left_out: tuple[str, ...]) -> tuple[str, ..
 
 
 def _elsewhere(state: State, bound: Values) -> tuple[str, ...]:
-    return _without(ROOMS, (state["at"][bound["who"]],))
+    return _without(ROOMS, tuple(set(state["at"].values())))
+
+
+def _here(state: State, bound: Values) -> list[str]:
+    return sorted(set(state["at"].values()))
+
+
+def _new_colours(state: State, bound: Values) -> tuple[str, ...]:
+    return _without(COLOURS, tuple(state["colour"].values()))
 
 
 def _within_reach(state: State, who: str) -> list[str]:
@@ -108,8 +117,10 @@ def _place(state: State, bound: Values) -> None:
 
 
 def _go(state: State, bound: Values) -> None:
-    state["at"][bound["who"]] = bound["room"]
-    _act(state, bound)
+    for kind in ("at", "lies"):
+        state[kind] = dict.fromkeys(state[kind], bound["room"])
+    state["last"] = None
+    state["told"] += 1
 
 
 def _take(state: State, bound: Values) -> None:
@@ -156,20 +167,20 @@ _PAIR = template(
     _ANY_ROOM,
     effect=_arrive,
 )
-_THIRD = template("{a} is in the {room} .", Slot("a", _strangers, GIVEN), _ANY_ROOM, effect=_arrive)
+_THIRD = template("{a} is in the {room} .", Slot("a", _strangers, GIVEN), _slot("room", _here, ROOMS), effect=_arrive)
 _OBJECT = template(
     "The {colour} {thing} is in the {room} .",
-    Slot("colour", lambda s, b: COLOURS, COLOURS),
+    Slot("colour", _new_colours, COLOURS),
     Slot(
         "thing",
         lambda s, b: _without(OBJECTS, tuple(s["colour"])),
         OBJECTS,
         combination=lambda s, b, v: f"colour:{b['colour']} {v}",
     ),
-    _slot("room", lambda s, b: sorted(set(s["at"].values())), ROOMS),
+    _slot("room", _here, ROOMS),
     effect=_place,
 )
-_GO = template("{who} goes to the {room} .", _WHO, _slot("room", _elsewhere, ROOMS, "grammar"), effect=_go)
+_GO = template("They carry everything to the {room} .", _slot("room", _elsewhere, ROOMS, "grammar"), effect=_go)
 _TAKE = template("{who} takes the {thing} .", _TAKER, _REACHED, effect=_take)
 _PUT = template("{who} puts the {thing} down .", _HOLDER, _HELD, effect=_put)
 _GIVE = template("{who} gives the {thing} to {b} .", _GIVER, _HELD, _GETTER, effect=_give)
@@ -222,7 +233,7 @@ def opening(state: State) -> Template | None:
 
 def actions(state: State) -> list[tuple[float, Template]]:
     """What may happen or be asked in a state, with weights that sum to one."""
-    moves = [(3.0, _GO), (0.6, WHERE_IS), (0.6, WHICH_COLOUR)]
+    moves = [(1.0, _GO), (0.6, WHERE_IS), (0.6, WHICH_COLOUR)]
     if any(_within_reach(state, p) for p in state["at"]):
         moves += [(4.0, _TAKE), (0.7, _LOOK)]
     if state["held"]:
