@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
             rows = [r for r in rows if r["seed"] != seed] + measure(seed, args.runs, args.size, args.problems)
             rows.sort(key=lambda r: r["seed"])
             atomic.write_csv(args.out, rows, COLUMNS)
-        print(table(rows))
+        print(table(read(args.out)))
     except (InputError, OSError) as err:
         print(err, file=sys.stderr)
         return 2
