@@ -15,19 +15,18 @@ from pathlib import Path
 
 from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser, nearest
+from minglm.evals.scorecard import scorecard
+from minglm.inference.load import model_of
 from minglm.runtime.arguments import COUNT, SEED
+from minglm.tools.demo import SIZES, STAGES
+from minglm.training import recipe
+from minglm.training.loop import train
 
 COLUMNS = ("seed", "group", "name", "value", "low", "high", "questions", "rule", "rule_value")
 
 
 def measure(seed: int, runs: Path, size: str = "mini", problems: int = 64) -> list[dict]:
     """Train what is not trained yet and answer the scorecard; rows of the CSV."""
-    from minglm.evals.scorecard import scorecard
-    from minglm.inference.load import model_of
-    from minglm.tools.demo import SIZES, STAGES
-    from minglm.training import recipe
-    from minglm.training.loop import train
-
     previous: Path | None = None
     for stage in STAGES:
         settings = dataclasses.replace(recipe.load(SIZES[size].prefix + stage), seed=seed)
@@ -103,13 +102,11 @@ def table(rows: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    from minglm.tools.demo import SIZES
-
     p = Parser(prog="python -m minglm.tools.demo_seeds", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2], help="(default 0 1 2)")
     p.add_argument("--size", default="mini", help=f"of {', '.join(SIZES)} (default mini)")
     p.add_argument("--problems", type=COUNT, default=64, help="questions of each line (default 64)")
-    p.add_argument("--runs", type=Path, default=Path("runs/seeds"), help="folder of the runs (default runs/seeds)")
+    p.add_argument("--runs", type=Path, default=datafiles.runs("seeds"), help="(default runs/seeds)")
     p.add_argument(
         "--out",
         type=Path,

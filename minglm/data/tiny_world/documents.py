@@ -29,21 +29,21 @@ DOCUMENT_KINDS: dict[str, Rules] = {
 }
 # Shares of the documents; a story is eight times as long as a page of words.
 MIXTURE = {
-    "story": 0.12,
-    "portrait": 0.07,
-    "questions": 0.1,
-    "codes": 0.17,
-    "passage": 0.06,
-    "chronicle": 0.02,
-    "chat": 0.07,
-    "copy": 0.04,
-    "reverse": 0.05,
-    "sums": 0.1,
-    "columns": 0.15,
+    "story": 0.25,
+    "portrait": 0.09,
+    "questions": 0.14,
+    "codes": 0.16,
+    "passage": 0.05,
+    "chronicle": 0.01,
+    "chat": 0.05,
+    "copy": 0.03,
+    "reverse": 0.04,
+    "sums": 0.06,
+    "columns": 0.1,
     "compare": 0.03,
     "lists": 0.01,
     "code": 0.02,
-    "cards": 0.04,
+    "cards": 0.03,
 }
 
 

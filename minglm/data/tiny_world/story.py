@@ -2,7 +2,8 @@
 
 The state is where they are, who holds what, what lies there and of which colour each thing is. Every sentence agrees
 with it, so a sampled story can be checked sentence by sentence. All are in one room, so that what a sentence may say
-follows from one thing said before and not from a comparison of two places.
+follows from one thing said before and not from a comparison of two places; and all stories are about the same eight
+people and sixteen things, which come often enough to be told apart from all other words within minutes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from minglm.data.tiny_world.grammar import ANSWER, Rules, Slot, State, Template, Values, template
-from minglm.data.tiny_world.lexicon import COLOURS, DAYPARTS, GIVEN, MOODS, OBJECTS, ROOMS, TOWNS, WEATHER
+from minglm.data.tiny_world.lexicon import CAST, COLOURS, DAYPARTS, MOODS, PROPS, ROOMS, TOWNS, WEATHER
 from minglm.data.tiny_world.names import PRONOUN
 
 PEOPLE, THINGS = 3, 3
@@ -35,7 +36,7 @@ def _others(state: State, bound: Values) -> list[str]:
 
 
 def _strangers(state: State, bound: Values) -> tuple[str, ...]:
-    return _without(GIVEN, (*state["at"], *(bound[k] for k in ("a",) if k in bound)))
+    return _without(CAST, (*state["at"], *(bound[k] for k in ("a",) if k in bound)))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -71,16 +72,16 @@ def _slot(name: str, values, anything, kind: str = "context") -> Slot:
     return Slot(name, values, anything, kind)
 
 
-_WHO = _slot("who", _people, GIVEN)
-_TAKER = _slot("who", lambda s, b: [p for p in s["at"] if _within_reach(s, p)], GIVEN)
-_HOLDER = _slot("who", lambda s, b: _holders(s), GIVEN)
-_GIVER = _slot("who", lambda s, b: [p for p in _holders(s) if _others(s, {"who": p})], GIVEN)
-_GETTER = _slot("b", _others, GIVEN)
-_REACHED = _slot("thing", lambda s, b: _within_reach(s, b["who"]), OBJECTS)
-_HELD = _slot("thing", _in_hand, OBJECTS)
-_LYING = _slot("thing", lambda s, b: list(s["lies"]), OBJECTS)
-_CARRIED = _slot("thing", lambda s, b: list(s["held"]), OBJECTS)
-_KNOWN = _slot("thing", lambda s, b: list(s["colour"]), OBJECTS)
+_WHO = _slot("who", _people, CAST)
+_TAKER = _slot("who", lambda s, b: [p for p in s["at"] if _within_reach(s, p)], CAST)
+_HOLDER = _slot("who", lambda s, b: _holders(s), CAST)
+_GIVER = _slot("who", lambda s, b: [p for p in _holders(s) if _others(s, {"who": p})], CAST)
+_GETTER = _slot("b", _others, CAST)
+_REACHED = _slot("thing", lambda s, b: _within_reach(s, b["who"]), PROPS)
+_HELD = _slot("thing", _in_hand, PROPS)
+_LYING = _slot("thing", lambda s, b: list(s["lies"]), PROPS)
+_CARRIED = _slot("thing", lambda s, b: list(s["held"]), PROPS)
+_KNOWN = _slot("thing", lambda s, b: list(s["colour"]), PROPS)
 _PRONOUN = Slot("pronoun", lambda s, b: (PRONOUN[s["last"]],), ("She", "He"), "world")
 
 
@@ -89,11 +90,11 @@ def _same(name: str, of: str, anything, kind: str = "context") -> Slot:
     return Slot(name, lambda s, b: (b[of],), anything, kind)
 
 
-_THING_AGAIN, _WHO_AGAIN = _same("thing2", "thing", OBJECTS), _same("who2", "who", GIVEN)
+_THING_AGAIN, _WHO_AGAIN = _same("thing2", "thing", PROPS), _same("who2", "who", CAST)
 _ITS_ROOM = _slot("room", lambda s, b: (s["lies"][b["thing"]],), ROOMS)
 _THEIR_ROOM = _slot("room", lambda s, b: (s["at"][b["who"]],), ROOMS)
 _ITS_COLOUR = _slot("colour", lambda s, b: (s["colour"][b["thing"]],), COLOURS)
-_ITS_HOLDER = _slot("who", lambda s, b: (s["held"][b["thing"]],), GIVEN)
+_ITS_HOLDER = _slot("who", lambda s, b: (s["held"][b["thing"]],), CAST)
 
 
 # ---------------------------------------------------------------------- what a sentence changes
@@ -162,19 +163,19 @@ _SETTING = template(
 )
 _PAIR = template(
     "{a} and {b} are in the {room} .",
-    Slot("a", _strangers, GIVEN),
-    Slot("b", _strangers, GIVEN),
+    Slot("a", _strangers, CAST),
+    Slot("b", _strangers, CAST),
     _ANY_ROOM,
     effect=_arrive,
 )
-_THIRD = template("{a} is in the {room} .", Slot("a", _strangers, GIVEN), _slot("room", _here, ROOMS), effect=_arrive)
+_THIRD = template("{a} is in the {room} .", Slot("a", _strangers, CAST), _slot("room", _here, ROOMS), effect=_arrive)
 _OBJECT = template(
     "The {colour} {thing} is in the {room} .",
     Slot("colour", _new_colours, COLOURS),
     Slot(
         "thing",
-        lambda s, b: _without(OBJECTS, tuple(s["colour"])),
-        OBJECTS,
+        lambda s, b: _without(PROPS, tuple(s["colour"])),
+        PROPS,
         combination=lambda s, b, v: f"colour:{b['colour']} {v}",
     ),
     _slot("room", _here, ROOMS),
@@ -191,7 +192,7 @@ _LOOK = template(
     Slot(
         "thing2",
         lambda s, b: [t for t in _within_reach(s, b["who"]) if s["colour"][t] == b["colour"]],
-        OBJECTS,
+        PROPS,
         "context",
     ),
     effect=_act,
