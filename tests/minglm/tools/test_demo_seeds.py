@@ -3,6 +3,7 @@
 import pytest
 
 pytest.importorskip("torch")
+from minglm import datafiles
 from minglm.evals.scorecard import Row
 from minglm.tools import demo_seeds
 
@@ -44,6 +45,24 @@ def test_seeds_that_are_not_measured_now_are_kept(tmp_path, monkeypatch, capsys)
     assert asked == [(1, "nano", 2), (0, "nano", 2)]
     assert [r["seed"] for r in demo_seeds.read(tmp_path / "card.csv")] == [0] * 5 + [1] * 5
     assert "seed 0   seed 1" in capsys.readouterr().out
+
+
+def test_the_figures_of_the_readme_are_those_of_the_record():
+    """Each claim of README's paragraph, put together from the recorded rows of seed 0."""
+    row = {r["name"]: r for r in demo_seeds.read() if r["seed"] == 0}
+    text = " ".join((datafiles.root() / "README.md").read_text(encoding="utf-8").split())
+    next_token, facts = row["next token right"], row["4 facts"]
+    for claim in (
+        f"{row['all']['value']:.2f} nats above the floor",
+        f"next token right in {next_token['value']:.0%} ({next_token['rule_value']:.0%} by",
+        f"whole sentence right in {facts['value']:.0%}, {facts['rule_value']:.0%} by the best rule",
+        f"sums with a carry {row['sums, carry']['value']:.0%}, three words copied {row['copy']['value']:.0%}",
+        f"dialogues of two turns {row['dialogue']['value']:.0%}, cards {row['cards']['value']:.0%}",
+        f"four facts in 1,024 tokens {row['4 facts, 1,024 tokens']['value']:.0%}",
+        f"agree with its own story {row['… and true to the story']['value']:.0%}",
+        f"two codes of one name {row['4 facts, several']['value']:.0%}",
+    ):
+        assert claim in text, claim
 
 
 @pytest.mark.parametrize(
