@@ -326,7 +326,9 @@ def front(q: Question, best: RankedPlan, costs: PlanCosts) -> list[tuple[RankedP
         chips = int(q.cluster.num_chips * share)
         if chips:
             try:
-                found.append(quick(replace(q, cluster=replace(q.cluster, num_chips=chips)), look_everywhere=False))
+                found.append(
+                    quick(replace(q, cluster=replace(q.cluster, num_chips=chips)), costs, look_everywhere=False)
+                )
             except InputError:
                 break  # fewer chips hold the model no better
     kept: Front[tuple[RankedPlan, PlanCosts]] = Front()
