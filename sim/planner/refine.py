@@ -30,11 +30,13 @@ def refined(costs: PlanCosts, plan: RankedPlan) -> RankedPlan:
 
 def refine(costs: PlanCosts, out: Outcome, objective: str, top_k: int | None, pinned_stages: bool = False) -> Outcome:
     """The outcome with its first plans worked off and put in order, `top_k` of them."""
-    finalists = [refined(costs, plan) for plan in out.best[: max(FINALISTS, top_k or 0)]]
+    estimated = out.best[: max(FINALISTS, top_k or 0)]
+    finalists = [refined(costs, plan) for plan in estimated]
+    too_high = max((a.step_s / b.step_s - 1 for a, b in zip(estimated, finalists, strict=True)), default=0.0)
     finalists.sort(key=lambda f: (f.value(objective), f.candidate))
     if finalists and not pinned_stages and not out.stopped:
         finalists[0] = polished(costs, finalists[0])
-    return replace(out, best=finalists if top_k is None else finalists[:top_k])
+    return replace(out, best=finalists if top_k is None else finalists[:top_k], too_high=max(too_high, 0.0))
 
 
 def polished(costs: PlanCosts, best: RankedPlan, moves: int = MOVES) -> RankedPlan:
@@ -64,6 +66,6 @@ def polished(costs: PlanCosts, best: RankedPlan, moves: int = MOVES) -> RankedPl
 
 
 def _at_least_s(costs: PlanCosts, c: Candidate) -> float:
-    """Seconds that the candidate's step does not go below: its busiest rank without a pause, and what a step has once."""
+    """Seconds that the candidate's step does not go below: its busiest rank without a pause, and what comes once."""
     once = costs.data_parallel(c)
     return costs.lower_bound(c) + once.param_gather_s + once.optimizer_s

@@ -20,7 +20,8 @@ from sim.planner.candidates import PlanCosts
 from sim.planner.space import Space, enough_micro_batches, has_shape, replicas
 from sim.spec.model import ModelSpec
 
-OBJECTIVES = ("tokens", "time", "cost")
+OBJECTIVES = ("tokens", "time", "cost", "energy")
+PER_CHIP = ("cost", "energy")  # what goes with the chips that a plan uses, each as long as it runs
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,17 @@ class RankedPlan:
         return self.candidate.num_chips
 
     def value(self, objective: str) -> float:
-        """Smaller is better: seconds a token, or chip-seconds a token where cost counts."""
-        return self.step_s / self.tokens * (self.num_chips if objective == "cost" else 1)
+        """Smaller is better: seconds a token, or chip-seconds a token where cost or energy counts."""
+        return self.step_s / self.tokens * (self.num_chips if objective in PER_CHIP else 1)
 
 
 @dataclass
 class Outcome:
     """Best plans first, and what happened to the rest.
 
-    floor: no plan of the space has a smaller value of the objective, whatever its pipeline's idle time (0: not known).
+    floor: no plan of the space has a smaller value of the objective, with equal stages and the least that reduction,
+    gather and optimiser take (0: not known). beyond: nor has any plan outside of `best`, by its estimate (0: there is
+    none). too_high: the most by which the estimate of a plan that was worked off was above its step.
     """
 
     best: list[RankedPlan]
@@ -60,6 +63,8 @@ class Outcome:
     bounded: int = 0  # skipped by the bound: pipelines, or all plans of the same layers at once
     nearest: tuple[Candidate, float] | None = None  # when nothing fits: least memory over the limit, and by how much
     floor: float = 0.0
+    beyond: float = 0.0
+    too_high: float = 0.0
     stopped: bool = False  # interrupted: the best so far
 
     @property
@@ -141,9 +146,10 @@ def search(
         if not ranking.best:
             raise
         out.stopped = True
-        out.floor = min(out.floor, widths[done].least)
+        out.floor = out.beyond = min(out.floor, widths[done].least)
     out.floor = min(out.floor, ranking.worst)
-    out.floor = 0.0 if math.isinf(out.floor) else out.floor
+    out.beyond = min(out.beyond or math.inf, ranking.worst)
+    out.floor, out.beyond = (0.0 if math.isinf(least) else least for least in (out.floor, out.beyond))
     out.best = [f for *_, f in ranking.best]
     if out.best:
         out.nearest = None
@@ -173,7 +179,7 @@ def _try_pipelines(costs: PlanCosts, space: Space, width: _Width, ranking: _Rank
         for zero, switch in fitting[dual]:
             c = some._replace(vpp=vpp, schedule=schedule, zero=zero, switches=switch, stages=space.stages)
             bound = least + costs.least_once_s(c, math.inf if dual else (layers.work_s - layers.forward_s) / pp * slow)
-            out.floor = min(out.floor, bound / tokens * (c.num_chips if ranking.objective == "cost" else 1))
+            out.floor = min(out.floor, bound / tokens * (c.num_chips if ranking.objective in PER_CHIP else 1))
             if ranking.beats(bound / tokens, c.num_chips):
                 out.bounded += 1
                 continue
@@ -233,7 +239,7 @@ class _Ranking:
 
     def beats(self, seconds_per_token: float, chips: int) -> bool:
         """Whether a plan that is no faster than this would not be kept."""
-        return seconds_per_token * (1 - 1e-9) * (chips if self.objective == "cost" else 1) > self.worst
+        return seconds_per_token * (1 - 1e-9) * (chips if self.objective in PER_CHIP else 1) > self.worst
 
     def add(self, ranked_plan: RankedPlan) -> None:
         value, c = ranked_plan.value(self.objective), ranked_plan.candidate
@@ -269,7 +275,7 @@ def _widths(costs: PlanCosts, space: Space, chips: int, batch: int, objective: s
                     fixed[used] = (costs.straggler(used), costs.stack.overhead_s(used))
                 slow, overhead = fixed[used]
                 least = (per_batch.least_s(size // (dp * micro)) * slow + overhead) / (size * seq)
-                out.append(_Width(least * (used if objective == "cost" else 1), len(out), layers, pp, dp, size))
+                out.append(_Width(least * (used if objective in PER_CHIP else 1), len(out), layers, pp, dp, size))
     return sorted(out)
 
 
