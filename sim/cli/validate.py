@@ -74,9 +74,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.plans:
         return _plans(args)
-    for name in ("only", "out"):
-        if getattr(args, name) is not None:
-            raise InputError(f"--{name}: belongs to --plans; add --plans, or leave it out")
+    _check_flags(args)
     if args.serving:
         from sim.validation import engine_rows
         from sim.validation import serving as serving_validate
@@ -123,6 +121,12 @@ def main(args: argparse.Namespace) -> int:
 
             write_figure(figures.figure(result), Path(args.figure))
     return compared(result)
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    for name in ("only", "out"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name}: belongs to --plans; add --plans, or leave it out")
 
 
 def _plans(args: argparse.Namespace) -> int:
