@@ -136,7 +136,7 @@ def search(
     done = 0
     try:
         for done, width in enumerate(widths):
-            if progress and done % 64 == 0:
+            if progress and done % 8 == 0:
                 progress(done, len(widths))
             if width.least * (1 - 1e-9) > ranking.worst:  # nor is anything that follows
                 out.bounded += len(space.pipelines) * (len(widths) - done)
