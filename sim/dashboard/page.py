@@ -388,6 +388,16 @@ def open_page(values: Mapping[str, str] | None = None) -> Page:
     for key in values or {}:
         if key not in BY_KEY:
             raise InputError(f"control {key!r}: not known; known: {', '.join(BY_KEY)}")
-    page = Page(values if values is not None else state.from_link(os.environ.get("QUERY_STRING", "")) or None)
+    page = Page(values) if values is not None else _linked(os.environ.get("QUERY_STRING", ""))
     display(page.widget)
     return page
+
+
+def _linked(query: str) -> Page:
+    """The page with the controls of an address; one that is refused leaves the defaults, and says why."""
+    try:
+        return Page(state.from_link(query) or None)
+    except InputError as err:
+        page = Page()
+        page.error.value = pictures.error(str(err))
+        return page

@@ -139,6 +139,7 @@ def test_a_link_and_a_file_carry_the_question(budget, tmp_path):
     path = tmp_path / "copied.yaml"
     path.write_text(state.yaml_text(budget))
     assert figures(simulate(load_scenario(path))) == budget.row
+    assert state.from_link("token=ca545&chips=20k&voila-theme=light") == {"chips": "20k"}  # as the server's address is
     with pytest.raises(InputError, match="did you mean 'chips'"):
         state.from_link("?chps=3")
 
@@ -262,6 +263,24 @@ def opened():
 
 def set_(page, key, text):
     page.inputs.fields[key].box.value = text
+
+
+@pytest.mark.parametrize(
+    "query, words, chips",
+    [
+        ("token=ca545&model=llama3_8b&machine=chip%3Ah100&chips=64&tokens=1T&batch=4M", "", "64"),
+        ("token=ca545", "", controls.DEFAULT["chips"]),
+        ("chps=3", "did you mean &#x27;chips&#x27;", controls.DEFAULT["chips"]),
+        ("chips=many", "How many chips", controls.DEFAULT["chips"]),
+    ],
+)
+def test_the_page_opens_from_any_address(query, words, chips, monkeypatch):
+    from sim.dashboard.page import open_page
+
+    monkeypatch.setenv("QUERY_STRING", query)
+    page = open_page()
+    assert page.inputs.fields["chips"].text == chips and page.answer.row["days"] > 0
+    assert words in page.error.value if words else not page.error.value
 
 
 def test_a_slider_writes_the_text_and_the_answer_follows(opened):
