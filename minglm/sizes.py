@@ -103,5 +103,5 @@ NAMED_SIZES: dict[str, dict[str, Any]] = {
         rope_theta=100_000.0,
     ),
     # GLM-5, 744B-A40B: the defaults of the class
-    "glm5": dict(),
+    "glm5": dict(mtp_normed_hidden=True),
 }
