@@ -12,7 +12,7 @@
 from collections import Counter
 
 from minglm.course.notebook import pick, show
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import text
 
 # %%

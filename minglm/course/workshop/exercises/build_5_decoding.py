@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from minglm.course.notebook import pick, show
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import decoding, solved
 
 first, second = solved("build_1_layers"), solved("build_2_model")

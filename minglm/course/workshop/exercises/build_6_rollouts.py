@@ -10,7 +10,7 @@
 import torch
 
 from minglm.course.notebook import pick, show
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import rollouts, solved
 
 GLM, MLA = solved("build_2_model")["GLM"], solved("build_1_layers")["MLA"]
