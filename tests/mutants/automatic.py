@@ -118,7 +118,7 @@ def _changed(node: ast.AST, which: int) -> None:
     elif isinstance(node, ast.UnaryOp):
         node.op, node.operand = ast.Not(), ast.UnaryOp(ast.Not(), node.operand)  # twice: as it is without one
     elif isinstance(node, ast.Constant):
-        node.value = node.value + 1 if isinstance(node.value, int) else node.value * 2
+        node.value = node.value + 1 if isinstance(node.value, int) else node.value * 2 or 1.0
     elif isinstance(node, ast.Name):
         node.id = _SWAPPED[node.id]
 
