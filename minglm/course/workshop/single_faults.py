@@ -196,9 +196,9 @@ def _other_constants(value: object) -> list[Callable]:
 
 
 def _other_calls(node: ast.Call) -> list[Callable]:
+    if isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):  # whose arguments have no order
+        return [lambda target: setattr(target.func, "id", _CALLED[target.func.id])]
     changes = [_swap(i) for i in range(len(node.args) - 1)]
-    if isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):
-        changes.append(lambda target: setattr(target.func, "id", _CALLED[target.func.id]))
     if isinstance(node.func, ast.Attribute) and node.func.attr in _CALLED:
         changes.append(lambda target: setattr(target.func, "attr", _CALLED[target.func.attr]))
     return changes
