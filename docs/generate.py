@@ -135,6 +135,8 @@ GALLERY = {
     "launch": "Launches of other tools (`clustersim import-args`)",
     "scenario": "Scenarios from many editors",
     "rows": "Measured runs",
+    "predicted": "Measured runs, predicted",
+    "campaign": "Campaigns and checkpoints",
     "table": "Tables from spreadsheets",
     "serving": "Serving scenarios",
     "rollouts": "Rollout cases",

@@ -104,7 +104,34 @@ def trace(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"step_us": replay(path, cluster=cluster).step_us}
 
 
-READERS = {f.__name__: f for f in (model, toy, table, scenario, rows, serving, rollouts, launch, trace)}
+def predicted(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What the simulator says of each measured row, by its id."""
+    from sim.validation import training
+
+    return {row["id"]: row["predicted"] for row in training.run([path])["rows"]}
+
+
+def campaign(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """As `clustersim campaign FILE --json`: medians of its draws, and the checkpoint."""
+    from sim.scenario.training import load_scenario
+    from sim.study.answer import Simulated, campaign_draws, point
+    from sim.study.campaign import campaign_input, campaign_segments
+
+    s = load_scenario(path)
+    segments = campaign_segments(s)
+    draws = Simulated(s, point(s), segments, campaign_draws(s, segments, to_the_end=False))
+    saved = campaign_input(s, segments).checkpoint
+    return {
+        "days": draws.share("days", 0.5),
+        "interruptions": draws.share("interruptions", 0.5),
+        "checkpoint_tb": saved.bytes / 1e12,
+        "checkpoint_s": saved.bytes / saved.write_bytes_per_s,
+    }
+
+
+READERS = {
+    f.__name__: f for f in (model, toy, table, scenario, rows, serving, rollouts, launch, trace, predicted, campaign)
+}
 
 
 def read(entry: Mapping[str, Any]) -> dict[str, Any]:

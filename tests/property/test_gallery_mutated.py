@@ -13,7 +13,7 @@ from minglm.errors import InputError
 from tests.gallery.read import HERE, READERS, entries
 
 ENTRIES = entries()
-LIGHT = [e for e in ENTRIES if e["reader"] not in ("trace", "serving")] + [e for e in ENTRIES if e["reader"] == "trace"]
+LIGHT = [e for e in ENTRIES if e["reader"] != "campaign"]  # a damaged one may last years; it is read as a scenario is
 PIECES = [b"", b"0", b"-1", b"1e999", b"nan", b"null", b"true", b'"', b"'", b"{", b"]", b":", b",", b"\n", b"\t", b"\r"]
 PIECES += [
     b"\x00",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from minglm.errors import InputError
+from minglm.errors import InputError, one_line
 from sim.base.fields import shorten
 from sim.base.units import parse, whole
 
@@ -112,13 +112,13 @@ class Arguments:
         if text not in table:
             raise InputError(
                 f"{self.label(name)} {shorten(text)}: not simulated; use one of {', '.join(table)}, or leave it out "
-                f"with --ignore {name}"
+                f"with --ignore {one_line(name, 60)}"
             )
         return table[text]
 
     def label(self, name: str) -> str:
         """How a message names an argument."""
-        return f"{self.where}: {self.dash}{name}"
+        return f"{self.where}: {self.dash}{one_line(name, 60)}"
 
     def _plain(self, name: str, value: Any) -> Any:
         """A single value; what a shell would have put in is refused."""
@@ -149,5 +149,5 @@ class Arguments:
             else:
                 raise InputError(
                     f"{self.label(name)} {shorten(self.values[name])}: changes time or memory, and no scenario key "
-                    f"says it; leave it out with --ignore {name} where that does no harm"
+                    f"says it; leave it out with --ignore {one_line(name, 60)} where that does no harm"
                 )
