@@ -25,7 +25,7 @@ from sim.cost.memory import check_fits
 from sim.planner import cache
 from sim.planner.candidates import PlanCosts
 from sim.planner.explain import explain
-from sim.planner.question import Question, plain, read_question, space_of
+from sim.planner.question import OPTION_OF, Question, plain, read_question, space_of
 from sim.planner.quick import narrowed, quick
 from sim.planner.refine import FINALISTS, refine
 from sim.planner.search import PER_CHIP, Outcome, RankedPlan, search
@@ -138,9 +138,8 @@ def completed(q: Question, costs: PlanCosts, ranked_plan: RankedPlan) -> dict[st
         options["stages"] = list(plan.stages)
     if plan.mtp_before_head:
         options["mtp_before_head"] = plan.mtp_before_head
-    named = {"sp": "sequence_parallel", "offload": "optimizer_offload"}
     for key, value in costs.switches[c.switches].items():
-        options[named.get(key, key)] = list(value) if isinstance(value, tuple) else value
+        options[OPTION_OF.get(key, key)] = list(value) if isinstance(value, tuple) else value
     document["options"] = options
     if q.objective in PER_CHIP:  # chips that the plan does not use are not held
         document["chips"] = plan.num_chips

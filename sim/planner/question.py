@@ -35,6 +35,7 @@ from sim.spec.plan import WIDTHS, Workload
 
 ModelSource = str | Path | Mapping[str, Any] | ModelConfig | ModelSpec
 BATCH_TOLERANCE = 0.02  # of a batch in tokens, as replicas rarely divide it
+OPTION_OF = {"sp": "sequence_parallel", "offload": "optimizer_offload"}  # fields of `Plan` → a document's options
 _KEYS = ("schedule", "micro_batch", "recompute")  # of a document's first level; the rest of WIDTHS is in plan, options
 
 
@@ -257,9 +258,9 @@ def read_pins(document: Mapping[str, Any]) -> set[str]:
 
 def _pin(document: dict[str, Any], choices: dict[str, Any], key: str, value: object) -> None:
     """Write a pinned field of the plan where a file would have it; several values are choices of the search."""
-    key = {"offload": "optimizer_offload"}.get(key, key)
+    key = OPTION_OF.get(key, key)
     if isinstance(value, (list, tuple)) and key not in ("stages", "recompute_modules"):
-        choices[key] = list(value)
+        choices[{v: k for k, v in OPTION_OF.items()}.get(key, key)] = list(value)
     elif key in PLAN:
         document["plan"] = {**(document.get("plan") or {}), key: value}
     elif key in _KEYS:

@@ -60,7 +60,7 @@ def opened(page, address: dict):
     """The page with its pictures drawn."""
     page.goto(address["address"], timeout=240_000, wait_until="commit")
     page.wait_for_selector(ANSWER, timeout=240_000)
-    page.wait_for_selector(".js-plotly-plot .barlayer .point", state="attached", timeout=60_000)
+    page.wait_for_selector(".bars .bar b", state="attached", timeout=60_000)
     return page
 
 
@@ -87,10 +87,9 @@ def until(page, words: str, selector: str = ANSWER) -> None:
 
 
 def drawn(page) -> list[int]:
-    """Bars drawn in each figure."""
+    """Bars drawn in each picture."""
     return page.evaluate(
-        "() => [...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelectorAll('.barlayer "
-        ".point').length)"
+        "() => [...document.querySelectorAll('.planner .bars')].map(p => p.querySelectorAll('.bar b').length)"
     )
 
 
@@ -98,7 +97,7 @@ def test_without_the_token_nothing_is_shown(browser, address):
     page = browser.new_page()
     page.goto(address["address"].split("?")[0], timeout=240_000, wait_until="commit")
     page.wait_for_timeout(1000)
-    assert page.locator(ANSWER).count() == 0 and page.locator(".js-plotly-plot").count() == 0
+    assert page.locator(ANSWER).count() == 0 and page.locator(".bars").count() == 0
     page.close()
 
 
@@ -106,7 +105,7 @@ def test_opening_the_page_changes_no_control(desk):
     until(desk, "20,000 × H100")
     assert (
         desk.get_by_label("How many chips").first.input_value() == "20,000"
-        and desk.get_by_label("Training tokens").first.input_value() == "28.5T"
+        and desk.get_by_label("Training tokens").first.input_value() == ""  # the model's own
     )
 
 
@@ -130,6 +129,73 @@ def test_an_arrow_key_on_a_slider_moves_answer_and_pictures(desk):
         "([s, w]) => document.querySelector(s).innerText != w", arg=[ANSWER, before], timeout=120_000
     )
     assert all(n >= 1 for n in drawn(desk)), drawn(desk)
+
+
+MOVED = {
+    "How many chips": [
+        "19,000",
+        "17,000",
+        "12,000",
+        "24,000",
+        "20,000",
+        "9,000",
+        "18,000",
+        "16,000",
+        "15,000",
+        "20,000",
+    ],
+    "Batch, tokens": ["15M", "18M", "24M", "32M", "48M", "12M", "20M", "28M", "40M", "64M"],
+    "Rent of a chip": ["2", "3", "4", "1.5", "2.5", "3.5", "2-3", "1-2", "5", "2-4"],
+}
+
+
+@pytest.mark.parametrize("label", MOVED)
+def test_pictures_follow_every_move_under_load(desk, label):
+    """Ten moves with both cores busy: the pictures on the page are those of the sentence's own answer."""
+    from sim.dashboard import state, svg
+
+    key = {"How many chips": "chips", "Batch, tokens": "batch", "Rent of a chip": "rent_usd_per_hour"}[label]
+    desk.get_by_role("button", name="All controls to their defaults").click()
+    until(desk, state.sentence(state.answer({}))[:60])
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        for text in MOVED[label]:
+            typed(desk, label, text)
+            a = state.answer({key: text})
+            until(desk, state.sentence(a))
+            for picture, alt in (svg.memory(a), svg.step(a), svg.tornado(a, "rent_usd")):
+                desk.wait_for_function(
+                    "w => [...document.querySelectorAll('.bars')].some(p => p.getAttribute('aria-label') == w)",
+                    arg=alt,
+                    timeout=60_000,
+                )
+                assert picture.count("<b ") in drawn(desk)
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+
+
+def test_what_comes_to_the_browser_is_small(new_page, address):
+    """No library in a frame: the pictures are text."""
+    page, frames = new_page(1280, 900), []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(len(frame))))
+    opened(page, address)
+    assert frames and max(frames) < 1_000_000 and sum(frames) < 2_000_000
+    page.close()
+
+
+def test_an_address_carries_the_question(new_page, address):
+    from sim.dashboard import state
+
+    page = new_page(1280, 900)
+    asked = {"model": "llama3_8b", "chips": "64", "tokens": "1T", "batch": "4M"}
+    a = state.answer(asked)
+    page.goto(address["address"] + "&" + state.link(a).lstrip("?"), timeout=240_000, wait_until="commit")
+    page.wait_for_selector(ANSWER, timeout=240_000)
+    assert page.locator(ANSWER).inner_text() == state.sentence(a)
+    assert page.get_by_label("How many chips").first.input_value() == "64"
+    page.close()
 
 
 def test_a_bad_value_is_one_kind_line_and_the_answer_stays(desk):
@@ -208,7 +274,7 @@ def test_the_report_comes_as_files(desk):
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(phone):
     wide = phone.evaluate(
         "() => Math.max(...[...document.querySelectorAll('.planner-page .planner-field, .planner-page .card, "
-        ".planner-page .js-plotly-plot')].map(e => e.getBoundingClientRect().right))"
+        ".planner-page .bars')].map(e => e.getBoundingClientRect().right))"
     )
     assert wide <= 390 and phone.evaluate("() => document.documentElement.scrollWidth") <= 390
     assert (

@@ -41,7 +41,7 @@ def test_the_site_answers_in_the_browser_alone(site, new_page):
     inside = page.frame_locator("#page")
     inside.locator(ANSWER).wait_for(timeout=300_000)
     assert inside.locator(ANSWER).inner_text() == state.sentence(state.answer({}))
-    inside.locator(".js-plotly-plot .barlayer .point").first.wait_for(state="attached", timeout=60_000)
+    inside.locator(".bars .bar b").first.wait_for(state="attached", timeout=60_000)
     page.wait_for_timeout(4000)  # the page goes to its top and hides the shell around it
     assert inside.locator(ANSWER).is_visible() and not inside.locator(".jp-CodeConsole-input").first.is_visible()
     box = inside.get_by_label("Rent of a chip").first

@@ -117,6 +117,19 @@ def test_pinned_axes_and_fields_hold():
     )
 
 
+def test_switches_are_searched_under_either_name():
+    """A field of the plan and the document's option for it: one question, and the best of both settings."""
+    asked = dict(seq=4096, batch=64, schedules=("1f1b",))
+
+    def best(**fixed):
+        return find(question("llama3_8b", "dgx_h100", 16, **asked, fixed={"micro_batch": 1, **fixed}), 1)[0].best[0]
+
+    for plain, option in (("offload", "optimizer_offload"), ("sp", "sequence_parallel")):
+        both = [best(**{name: [False, True]}) for name in (plain, option)]
+        each = [best(**{name: on}) for name in (plain, option) for on in (False, True)]
+        assert both[0].step_s == both[1].step_s == min(one.step_s for one in each)
+
+
 def test_nothing_fits_names_the_nearest_and_what_it_lacks():
     with pytest.raises(InputError, match=r"no plan fits .*; nearest is TP\d.* GiB over the .* GiB.*--chips \d+"):
         find(question("glm5", "dgx_h100", 16, seq=4096, batch=16, fixed={"micro_batch": 1, "etp": 1}))
