@@ -189,6 +189,7 @@ _SIM_COMMANDS = (
     "serving",
     "validate",
     "trace",
+    "import-args",
     "claims",
     "dashboard",
     "report",
