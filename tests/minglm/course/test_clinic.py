@@ -21,7 +21,7 @@ def _spread(pairs):
 
 # Fault → what must hold of its log and not of the healthy one.
 MARKS = {
-    "rate too high": lambda log: log.loss[0] < 7 and max(log.loss[1:30]) > 8,
+    "rate too high": lambda log: log.loss[0] < 7 and max(log.loss[1:14]) > 8,
     "gradients add up": lambda log: _mean(log.norm[-10:]) > 3 * _mean(log.norm[:10]),
     "targets not moved": lambda log: log.loss[-1] < 0.5 and log.unseen[-1][1] < 0.5,
     "two batches again": lambda log: log.loss[-1] < 1.0 and log.unseen[-1][1] > log.loss[-1] + 2,
