@@ -59,7 +59,8 @@ class Indexer(nn.Module):
         q = self.wq_b(compressed).unflatten(-1, (self.heads, self.width))
         k = self.k_norm(self.wk(x)).unsqueeze(2)
         r = self.rope
-        q, k = (torch.cat((apply_rope(t[..., :r], table), t[..., r:]), -1) for t in (q, k))
+        q = torch.cat((apply_rope(q[..., :r], table), q[..., r:]), -1)
+        k = torch.cat((apply_rope(k[..., :r], table), k[..., r:]), -1)
         return q, k.squeeze(2), self.weights_proj(x) * (self.heads * self.width) ** -0.5
         ### END SOLUTION
 # %%
@@ -90,7 +91,8 @@ def select(scores, k):
     """scores (B, T, T), k <= T -> (B, T, k) int64"""
     ### BEGIN SOLUTION
     future = torch.ones_like(scores).triu(1).bool()
-    values, index = scores.masked_fill(future, -torch.inf).sort(descending=True, stable=True)
+    seen = scores.masked_fill(future, -torch.inf)
+    values, index = seen.sort(descending=True, stable=True)
     return index[..., :k].masked_fill(values[..., :k] == -torch.inf, -1)
     ### END SOLUTION
 # %%
@@ -288,6 +290,7 @@ show(*pictures.compared(parts, control=("Router", BiasInGates)))
 # The same `GLM`, with `ModelConfig.named("glm5")`, is the model of 744 billion parameters: only the widths differ. On the `meta` device it takes no memory, but it can be counted.
 # %%
 config = ModelConfig.named("glm5")
-print(f"{config.num_params() / 1e9:.0f}B parameters, {config.num_active_params() / 1e9:.0f}B active")
+whole, active = config.num_params() / 1e9, config.num_active_params() / 1e9
+print(f"{whole:.0f}B parameters, {active:.0f}B active")
 # %% [markdown]
 # **Next:** [build 3](build_3_losses.ipynb): the losses after pre-training.

@@ -92,7 +92,7 @@ check("build_3.k3", k3)
 # In GRPO a token of a long answer counts less than one of a short answer; in DAPO and Dr. GRPO all count alike.
 # %%
 def average(losses, mask, how, length):
-    """losses (N, T), mask (N, T) bool with a True in each row, how a name, length int -> scalar"""
+    """losses (N, T), mask (N, T) bool, a True in each row, length int -> scalar"""
     ### BEGIN SOLUTION
     losses = losses.where(mask, 0.0)
     if how == "grpo":
