@@ -134,6 +134,7 @@ GALLERY = {
     "toy": "Configs for the toy (`minglm import-hf`)",
     "launch": "Launches of other tools (`clustersim import-args`)",
     "scenario": "Scenarios from many editors",
+    "memory": "Memory",
     "rows": "Measured runs",
     "predicted": "Measured runs, predicted",
     "campaign": "Campaigns and checkpoints",

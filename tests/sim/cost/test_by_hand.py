@@ -6,12 +6,17 @@ import dataclasses
 
 import pytest
 
-from sim.cost.closed_form import exposed_reduction, loads
+from minglm.errors import InputError
+from sim.base.figure import figure
+from sim.cost.closed_form import exposed_reduction, loads, step_time
+from sim.cost.layer import LayerEstimator
 from sim.cost.memory import gathered_bytes, in_flight, peak, saved_activations, state_bytes
 from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style, residual, vocabulary
 from sim.cost.operators_attention import gqa, mla
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.stacks import load_stack
+from sim.cost.step import estimate
+from sim.spec.hardware import load_cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
 from sim.training.schedules import orders
@@ -247,3 +252,28 @@ def test_the_memory_is_the_sum_of_its_parts():
     parts = need.breakdown()
     assert need.total_bytes == pytest.approx(sum(parts.values())) and min(parts.values()) >= 0
     assert parts["weights"] > 0 and parts["activations"] > 0
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_offloaded_activations_leave_two_layers_and_wait_for_a_slow_host(recompute):
+    """A host link so slow that copies are all there is: out and back once for each layer's kept bytes."""
+    work, base = Workload(8, 4096), Plan(dp=8, recompute=recompute)
+    away, stack = dataclasses.replace(base, activation_offload=True), load_stack("generic")
+    near, far = (peak(LLAMA, plan, work, "bf16", stack) for plan in (base, away))
+    saved = LayerEstimator(LLAMA, load_cluster("dgx_h100"), base, work, "bf16", stack).layer("dense", "none").saved
+    layer = 4096 * LLAMA.hidden * 2 if recompute == "full" else sum(size for _, size in saved)
+    assert near.activations - far.activations == pytest.approx((LLAMA.layers - 2) * layer)
+
+    def seconds(plan, gb_per_s):
+        cluster = load_cluster("dgx_h100")
+        cluster = dataclasses.replace(cluster, host_bytes_per_s=figure(f"{gb_per_s} GB/s", "bytes_per_s", "host"))
+        return step_time(estimate(LLAMA, cluster, plan, work, "bf16", stack).costs, "1f1b").total_s
+
+    assert seconds(away, 1e6) == pytest.approx(seconds(base, 1e6))  # copies hide under the passes
+    slow, slower = seconds(away, 0.01), seconds(away, 0.005)
+    assert slower - slow == pytest.approx(2 * LLAMA.layers * layer * (1 / 5e6 - 1 / 1e7), rel=1e-6)
+
+
+def test_offloading_with_a_recomputation_in_between_is_refused():
+    with pytest.raises(InputError, match="set recompute=full"):
+        Plan(recompute="selective", activation_offload=True)
