@@ -211,6 +211,8 @@ _MINGLM_COMMANDS = (
     "quantize",
     "rl",
     "serve",
+    "exercise",
+    *(f"exercise {what}" for what in ("list", "check", "hint")),
     "workshop",
     *(
         f"workshop {what}"
