@@ -138,6 +138,8 @@ def test_stages_add_the_hops_between_them():
     d = Deployment.of("llama3_8b", "dgx_h100", chips=2, pp=2, precision="bf16", kv="bf16")
     step = decode_step(d, 4, 1000)
     assert step.total_s == pytest.approx(sum(step.parts.values())) and step.parts["stage hops"] > 0
+    wire = decode_step(d, 4, 1000, "roofline").parts["stage hops"]  # without what starting a message takes
+    assert 0 < wire < step.parts["stage hops"]
 
 
 def test_flops_of_a_token_by_hand():
