@@ -67,6 +67,12 @@ CONSTANTS = {
     ),
     "grouped_memory": (1.08, "measured", "seconds over the bytes' own in that sum (1.02 to 1.22 by chip and dtype)"),
     "grouped_compute_bf16": (1.0, "measured", "seconds over the FLOPs' own at peak in that sum (0.9 to 1.1)"),
+    "grouped_compute_w4a16": (
+        3.0,
+        "fitted",
+        "the same with four-bit weights that are widened on the way to bf16 (Marlin and its like): first tokens of the "
+        "H200 rows of GPT-OSS-120B in data/serving/engines.csv.gz (2.1 to 4 by engine and width)",
+    ),
     "grouped_compute_fp8": (1.3, "measured", "the same in fp8, one scale a tensor (1.2 Hopper, 1.5 Blackwell)"),
     "grouped_compute_block": (2.5, "measured", "the same in block-scaled fp8 on Hopper; 1.6 on Blackwell"),
     "grouped_compute_fp4": (1.6, "assumed", "as block-scaled fp8 on Blackwell"),
@@ -120,13 +126,41 @@ class Roof:
             time = max(time - saved, flops / kernels.matmul_flops[low], size / kernels.bandwidth)
         return max(time, self.floor_s)
 
+    def cache_memory(self, attention: str) -> float:
+        """Bytes per second at which decode attention reads a cache."""
+        share = self.d.stack.get("fp8_cache_memory", 0.0)
+        if not self.hybrid or not share or self.d.kv != "fp8" or attention == "mla":
+            return self.decode_memory
+        return self.bandwidth * (self.d.stack["attention_memory"] if self.d.cluster.chip.tables in BLACKWELL else share)
+
+    @property
+    def expert_compute(self) -> str:
+        """Precision of the grouped products: Blackwell multiplies four-bit experts as they are, with fp8 activations."""
+        d = self.d
+        native = d.cluster.chip.tables in BLACKWELL and d.format.expert_width_multiple > 1
+        return "fp8" if native else d.format.expert_compute
+
     def grouped_compute(self, kind: str) -> float:
         """Seconds of grouped products over their FLOPs at peak."""
         blocks = kind == "fp8" and self.d.cluster.chip.vendor == "NVIDIA"
         if blocks and self.d.cluster.chip.tables in BLACKWELL:
             return CONSTANTS["grouped_compute_fp4"][0]
+        if kind == "bf16" and self.d.format.expert_bytes < 2:
+            return CONSTANTS["grouped_compute_w4a16"][0]
         name = {"bf16": "bf16", "fp4": "fp4"}.get(kind, "block" if blocks else "fp8")
         return CONSTANTS[f"grouped_compute_{name}"][0]
+
+    def padded_rows(self, rows: float, experts: float, kind: str) -> float:
+        """Rows of the grouped products, each expert's filled up to whole blocks where the software does that.
+
+        That of block-scaled fp8 on Hopper (`expert_block_rows`): half a block more for each expert that is used.
+        """
+        block = self.d.stack.get("expert_block_rows", 0.0)
+        chip = self.d.cluster.chip
+        if not block or kind != "fp8" or chip.vendor != "NVIDIA" or chip.tables in BLACKWELL:
+            return rows
+        each = rows / max(experts, 1.0)
+        return rows + experts * (block - each if each < 1.0 else block / 2 if each > block else block - each)
 
     def elementwise(self, size: float) -> float:
         """Seconds to move `size` bytes in elementwise kernels whose launches are counted elsewhere."""
@@ -167,6 +201,18 @@ def small_kernels(d: Deployment, moe: bool) -> float:
     counted = 5.0 + (4.0 if d.model.attention == "mla" else 0.0) + (4.0 if d.quantises_activations else 0.0)
     counted += 2.0 if moe and d.model.shared_width else 0.0
     return counted * d.stack["small_kernels"] / 15.0
+
+
+def operators_issued(d: Deployment) -> float:
+    """Kernels that the host issues one by one in a step without graphs: those of every layer, and the head's.
+
+    Of a layer: the small ones, four matmuls and the core attention, two all-reduces where attention is cut; two matmuls
+    more with MLA; of experts the gate, its top-k, sorting (3), two grouped products and a sum.
+    """
+    m = d.model
+    attention = 7.0 + (3.0 if m.attention == "mla" else 0.0) + (2.0 if d.attention_tp > 1 else 0.0)
+    moe, dense = (m.layers - m.dense_ffn_layers), m.dense_ffn_layers
+    return moe * (attention + small_kernels(d, True) + 6.0) + dense * (attention + small_kernels(d, False)) + 10.0
 
 
 def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -> None:
@@ -227,7 +273,7 @@ def decode_attention(roof: Roof, R: float, q: float, keys: float, parts: dict[st
     # Each query of a sparse step has its own selection, so its rows are gathered for it alone, up to the whole cache.
     size = R * row * (min(q * read, keys) if sparse else read)
     rate = roof.sparse_compute if sparse else roof.decode_compute
-    add(parts, "attention", max(flops / rate, size / roof.decode_memory) + roof.small(2))
+    add(parts, "attention", max(flops / rate, size / roof.cache_memory(m.attention)) + roof.small(2))
     if sparse and m.index_heads:
         share, dims = m.indexer_full_layers / m.layers, m.index_heads * m.index_dim
         w, kind = d.format.dense_bytes, d.format.dense_compute
@@ -286,7 +332,7 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
     E = m.experts
     busy = (E + d.redundant_experts) * (1.0 - (1.0 - m.experts_per_token / E) ** total)  # experts that anybody chose
     rows = total * _chosen(d) / d.chips * imbalance  # token-expert pairs on the busiest chip
-    w, kind = d.format.expert_bytes, d.format.expert_compute
+    w, kind = d.format.expert_bytes, roof.expert_compute
     if d.tensor_experts:  # every chip holds a slice of each expert
         local, width, rows = busy, m.moe_ffn / d.chips, total * m.experts_per_token
     else:
@@ -295,7 +341,8 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
     weights = local * (up + 1) * m.hidden * width
     if roof.hybrid:
         moved = weights * w + 2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden
-        compute = 2.0 * rows * (up + 1) * m.hidden * width / roof.peak(kind)
+        padded = roof.padded_rows(rows, local, kind)
+        compute = 2.0 * padded * (up + 1) * m.hidden * width / roof.peak(kind)
         time = CONSTANTS["grouped_s"][0] * roof.kernel_s / MEASURED_KERNEL_S
         time += CONSTANTS["grouped_memory"][0] * moved / roof.bandwidth + roof.grouped_compute(kind) * compute
     else:
@@ -368,9 +415,18 @@ def decode_all_to_all(roof: Roof, T: float) -> float:
     table = d.stack.ep_latency(d.chips)
     if table and {level.tier.name for level in levels} <= _TABLE_TIERS:
         floor, x = d.stack["ep_floor_s"], values / TABLE_BYTES
-        return sum(floor + max(t - floor, 0.0) * x * (sent if i == 0 else 1.0) for i, t in enumerate(table))
+        sparse = sum(floor + max(t - floor, 0.0) * x * (sent if i == 0 else 1.0) for i, t in enumerate(table))
+        return min(sparse, _gathered(d, T)) if len(levels) == 1 else sparse
     dedup = _dedup(d, levels)
     return sum(collectives.time("all_to_all", values * b, levels, dedup=dedup) for b in (sent, 2.0))
+
+
+def _gathered(d: Deployment, T: float) -> float:
+    """Dispatch and combine inside one fast domain as an all-gather and a reduce-scatter of all tokens in bf16, each in
+    one shot: what engines run in a node where nobody chose a kernel for expert parallelism."""
+    level = collectives.place(d.cluster, d.chips)[0]
+    size = 2.0 * T * d.groups * d.model.hidden * (1.0 - 1.0 / d.chips)
+    return 2.0 * (d.stack["one_shot_s"] + size / level.bytes_per_s)
 
 
 def _dedup(d: Deployment, levels) -> float:

@@ -45,6 +45,11 @@ _DIMENSIONS = {
     "host_s": "time",
     "host_per_request_s": "time",
     "one_shot_s": "time",
+    "eager_op_s": "time",
+    "front_s": "time",
+    "first_token_steps": "count",
+    "expert_block_rows": "count",
+    "fp8_cache_memory": "ratio",
     "two_batch": "count",
     "scale": "ratio",
 }
