@@ -74,12 +74,12 @@ def main(args: argparse.Namespace) -> int:
     if args.plans:
         return _plans(args)
     if args.serving:
-        from sim.validation import engine_rows
+        from sim.validation import engine_summary
         from sim.validation import serving as serving_validate
 
         if args.summary:
-            result = engine_rows.summary()
-            print(json_text(result, indent=1) if args.json else engine_rows.summary_text(result))
+            result = engine_summary.summary()
+            print(json_text(result, indent=1) if args.json else engine_summary.summary_text(result))
             return compared(result)
         report = serving_validate.validate()
         print(json_text(report, indent=1) if args.json else serving_validate.table_text(report))

@@ -18,6 +18,7 @@ from sim.cost.operators import Op
 from sim.cost.operators_moe import expected_nodes
 from sim.serving.cache import index_row_bytes, kv_row_bytes
 from sim.serving.deployment import Deployment
+from sim.serving.formats import FORMATS
 from sim.spec.hardware import Chip
 
 MODES = ("hybrid", "roofline")
@@ -68,13 +69,13 @@ CONSTANTS = {
     "grouped_memory": (1.08, "measured", "seconds over the bytes' own in that sum (1.02 to 1.22 by chip and dtype)"),
     "grouped_compute_bf16": (1.0, "measured", "seconds over the FLOPs' own at peak in that sum (0.9 to 1.1)"),
     "grouped_compute_w4a16": (
-        3.0,
+        4.0,
         "fitted",
         "the same with four-bit weights that are widened on the way to bf16 (Marlin and its like): first tokens of the "
-        "H200 rows of GPT-OSS-120B in data/serving/engines.csv.gz (2.1 to 4 by engine and width)",
+        "H200 rows of GPT-OSS-120B in data/serving/engines.csv.gz (2.1 to 5 by engine and width)",
     ),
     "grouped_compute_fp8": (1.3, "measured", "the same in fp8, one scale a tensor (1.2 Hopper, 1.5 Blackwell)"),
-    "grouped_compute_block": (2.5, "measured", "the same in block-scaled fp8 on Hopper; 1.6 on Blackwell"),
+    "grouped_compute_block": (2.5, "measured", "the same in block-scaled fp8, where a stack names no figure of its own (2.2 to 5.3 by chip and kernel)"),
     "grouped_compute_fp4": (1.6, "assumed", "as block-scaled fp8 on Blackwell"),
     "table_tiers": (
         0,
@@ -142,13 +143,12 @@ class Roof:
 
     def grouped_compute(self, kind: str) -> float:
         """Seconds of grouped products over their FLOPs at peak."""
-        blocks = kind == "fp8" and self.d.cluster.chip.vendor == "NVIDIA"
-        if blocks and self.d.cluster.chip.tables in BLACKWELL:
-            return CONSTANTS["grouped_compute_fp4"][0]
         if kind == "bf16" and self.d.format.expert_bytes < 2:
             return CONSTANTS["grouped_compute_w4a16"][0]
-        name = {"bf16": "bf16", "fp4": "fp4"}.get(kind, "block" if blocks else "fp8")
-        return CONSTANTS[f"grouped_compute_{name}"][0]
+        chip, scaled = self.d.cluster.chip, self.d.format is FORMATS["fp8"]
+        name = {"bf16": "bf16", "fp4": "fp4"}.get(kind, "block" if scaled and chip.vendor == "NVIDIA" else "fp8")
+        known = CONSTANTS[f"grouped_compute_{name}"][0]
+        return self.d.stack.get(f"grouped_compute_{name}", known)
 
     def padded_rows(self, rows: float, experts: float, kind: str) -> float:
         """Rows of the grouped products, each expert's filled up to whole blocks where the software does that.

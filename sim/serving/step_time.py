@@ -255,8 +255,8 @@ def _step(
     everything times the fitted scalar."""
     stack = roof.d.stack
     add(total, "host", stack["host_s"] + requests * stack.get("host_per_request_s", 0.0) if roof.hybrid else 0.0)
-    issue_s = stack.get("eager_op_s", 0.0) * operators_issued(roof.d) if roof.hybrid else 0.0
-    if issue_s > sum(total.values()):  # without graphs the chip waits for the host, which issues one kernel at a time
+    issue_s = stack.get("eager_op_s" if requests else "prefill_op_s", 0.0) * operators_issued(roof.d)
+    if roof.hybrid and issue_s > sum(total.values()):  # without graphs the chip waits for the host's next kernel
         add(total, "eager issue", issue_s - sum(total.values()))
     scale = (stack.get("scale", 1.0) if roof.hybrid else 1.0) * imbalance
     parts = {name: time * scale for name, time in total.items()}

@@ -139,9 +139,9 @@ class Layout(NamedTuple):
 
 @functools.cache
 def load() -> tuple[EngineRow, ...]:
-    """The rows of the shipped table."""
+    """The rows of the shipped table, each once (the source dumps some runs again and again)."""
     text = gzip.decompress(datafiles.data("serving", "engines.csv.gz").read_bytes()).decode("utf-8")
-    return tuple(
+    rows = (
         EngineRow(
             model=r["model"],
             chip=r["chip"],
@@ -162,6 +162,7 @@ def load() -> tuple[EngineRow, ...]:
         )
         for r in csv.DictReader(io.StringIO(text))
     )
+    return tuple(dict.fromkeys(rows))
 
 
 @functools.cache
@@ -176,6 +177,17 @@ def _contradicted() -> frozenset[EngineRow]:
         for r in some
         if any(o.concurrency <= r.concurrency and 0.75 * o.tpot_ms > r.tpot_ms for o in some)
     )
+
+
+@functools.cache
+def _repeated() -> frozenset[EngineRow]:
+    """Rows that stand in the source before, under another name of the model's shape or with its widths multiplied."""
+    seen, again = set(), set()
+    for r in load():
+        figures = (r.chip, r.engine, r.precision, r.mode, r.prompt, r.output, r.running, r.layout, r.ttft_ms, r.tpot_ms)
+        one = (MODELS.get(r.model, r.model), *figures)
+        (again if one in seen else seen).add(r if one in seen else one)
+    return frozenset(again)
 
 
 @functools.cache
@@ -195,8 +207,12 @@ def _unsupported(row: EngineRow) -> str:
         return "seconds to the first token: a queue before a full cache"
     if row.output < SHORTEST_OUTPUT:
         return "short outputs: the running batch is not known"
-    if row.harness == "aiconfigurator" and row.in_flight not in (0, row.concurrency):
+    if row.mode == "disagg" and not row.in_flight:
+        return "the requests in flight are not printed, so that the batch may be what was planned"
+    if row.mode == "agg" and row.harness == "aiconfigurator" and row.in_flight not in (0, row.concurrency):
         return "the batch and the requests in flight that are printed contradict each other"
+    if row in _repeated():
+        return "the same run under another name or with multiplied widths"
     if row in _contradicted():
         return "faster than the same deployment with fewer requests: drafts that are not printed"
     memory = chip_memory(deployment_of(row))
@@ -250,8 +266,13 @@ def predict_ms(row: EngineRow) -> float:
 
 
 def first_token_compared(row: EngineRow) -> bool:
-    """Whether a row's TTFT is a prompt's own time: one harness, prompts that seldom wait for each other."""
+    """Whether a row's TTFT is a prompt's own time: one harness, prompts that seldom wait for each other.
+
+    TensorRT-LLM's recipes with attention DP let a prompt wait for those of other groups (up to 60 steps): not compared.
+    """
     if use_of(row)[0] == "unsupported" or row.mode != "agg" or row.harness != "inferencemax" or math.isnan(row.ttft_ms):
+        return False
+    if row.engine == "trtllm" and row.layout.groups > 1:
         return False
     busy_s = (row.running - 1.0) * prefill(deployment_of(row), row.mean_prompt, 0, 1).total_s
     return busy_s <= IDLE_PREFILL * row.mean_output * _step_s(row)

@@ -74,7 +74,7 @@ def lines(rows: Iterator[Row]) -> Iterator[tuple[str, ...]]:
             r["isl"],
             r["osl"],
             str(int(float(batch))),
-            _found(r"silicon_concurrency=(\d+)", origin) if not side else "",
+            _found(r"silicon_concurrency=(\d+)", origin),
             *map(str, widths),
             str(round(float(r["silicon_ttft_ms"]), 2)) if r["silicon_ttft_ms"] else "",
             str(round(float(r["silicon_tpot_ms"]), 3)),
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     if len(argv) != 1:
         print("usage: python -m sim.validation.engine_rows_rebuild FOLDER_OF_THE_SOURCE", file=sys.stderr)
         return 2
-    from sim.validation import engine_rows  # reads the table, so only once it is there
+    from sim.validation import engine_summary  # reads the table, so only once it is there
 
     place = datafiles.data("serving")
     try:
@@ -106,8 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     atomic.write_bytes(place / "engines.csv.gz", gzip.compress(text.encode(), 9, mtime=0))
-    atomic.write_text(place / "intervals.yaml", interval_text(engine_rows.measured_intervals()))
-    print(f"{len(text.splitlines()) - 1} rows, {len(engine_rows.measured_intervals())} intervals")
+    atomic.write_text(place / "intervals.yaml", interval_text(engine_summary.measured_intervals()))
+    print(f"{len(text.splitlines()) - 1} rows, {len(engine_summary.measured_intervals())} intervals")
     return 0
 
 

@@ -8,36 +8,73 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sim.validation.engine_rows import EngineRow, load, predict_ms, predict_ttft_ms, use_of
+from sim.validation.engine_rows import (
+    EngineRow,
+    first_token_compared,
+    load,
+    predict_ms,
+    predict_ttft_ms,
+    use_of,
+)
 
 LEAST_GROUP = 5  # rows from which a group's error counts as one
 
 
+def _bracket(value: float, edges: tuple[int, ...]) -> str:
+    """'up to 16' of the first edge that holds the value."""
+    return next((f"up to {edge:,}" for edge in edges if value <= edge), f"over {edges[-1]:,}")
+
+
+# What rows are told apart by: name → its text for a row.
+BY: dict[str, Callable[[EngineRow], str]] = {
+    "chip": lambda row: row.chip,
+    "engine": lambda row: row.engine,
+    "model": lambda row: row.model,
+    "kind": lambda row: row.kind,
+    "mode": lambda row: row.mode,
+    "chips": lambda row: f"{row.layout.chips:2} chips",
+    "cut": lambda row: "attention DP" if row.layout.groups > 1 else "EP" if row.ep > 1 else "TP",
+    "batch": lambda row: _bracket(row.running, (4, 16, 64)),
+    "context": lambda row: _bracket(row.prompt + row.output / 2, (2048, 6144)),
+}
+
+
 def summary() -> dict[str, Any]:
-    """Errors of every supported row by use, by model, chip, engine and by group; coverage of the left-out intervals."""
+    """Errors of every supported row by use, by what `BY` tells apart and by group; coverage of the left-out intervals.
+
+    Returns: rows, unsupported (reason → rows), all, by_use, by_… (name → rows, mean, median, bias), groups, coverage, and
+    ttft with all, by_use and by_engine of the rows whose prompts seldom wait.
+    """
     compared = [(row, predict_ms(row) / row.tpot_ms) for row in load() if use_of(row)[0] != "unsupported"]
+    first = [(row, predict_ttft_ms(row) / row.ttft_ms) for row in load() if first_token_compared(row)]
     reasons = Counter(reason for row in load() if (reason := use_of(row)[1]))
     return {
         "rows": len(compared),
         "unsupported": dict(reasons),
-        "all": _errors(ratio for _, ratio in compared),
-        "by_use": {use: _errors(q for r, q in compared if use_of(r)[0] == use) for use in ("calibration", "holdout")},
-        **{
-            f"by_{key}": {
-                name: _errors(q for r, q in compared if getattr(r, key) == name)
-                for name in sorted({getattr(r, key) for r, _ in compared})
-            }
-            for key in ("model", "chip", "engine", "kind")
-        },
+        **_split(compared, BY),
         "groups": [
             {"group": " · ".join(group), **_errors(q for r, q in compared if r.group == group)}
             for group in sorted({r.group for r, _ in compared})
         ],
         "coverage": coverage(compared),
+        "ttft": _split(first, {"engine": BY["engine"]}),
     }
+
+
+def _split(
+    compared: Sequence[tuple[EngineRow, float]], by: Mapping[str, Callable[[EngineRow], str]]
+) -> dict[str, Any]:
+    """Errors of all, by use, and by each of `by`."""
+    parts: dict[str, Any] = {"all": _errors(ratio for _, ratio in compared)}
+    for name, text in {"use": lambda row: use_of(row)[0], **by}.items():
+        of: dict[str, list[float]] = defaultdict(list)
+        for row, ratio in compared:
+            of[text(row)].append(ratio)
+        parts[f"by_{name}"] = {one: _errors(of[one]) for one in sorted(of)}
+    return parts
 
 
 def _errors(ratios: Iterable[float]) -> dict[str, float]:
@@ -126,13 +163,19 @@ def summary_text(result: dict[str, Any]) -> str:
     def line(name: str, e: dict[str, float]) -> str:
         return f"  {name:<52} {e['rows']:>5} {e['mean']:>7.1%} {e['median']:>7.1%} {e['bias']:>+7.1%}"
 
+    def lines_of(part: dict[str, Any]) -> list[str]:
+        return [line("all", part["all"]), *(line(use, e) for use, e in part["by_use"].items())]
+
     head = f"  {'':<52} {'rows':>5} {'mean':>7} {'median':>7} {'bias':>7}"
     lines = ["TPOT of inference engines, predicted against measured (data/serving/engines.csv.gz)", head]
-    lines += [line("all", result["all"]), *(line(use, e) for use, e in result["by_use"].items())]
-    for key in ("chip", "engine", "model", "kind"):
+    lines += lines_of(result)
+    for key in BY:
         lines += ["", f"by {key}", *(line(name, e) for name, e in result[f"by_{key}"].items())]
     worst = sorted((g for g in result["groups"] if g["rows"] >= LEAST_GROUP), key=lambda g: -g["mean"])[:8]
     lines += ["", "worst groups", *(line(g["group"], g) for g in worst), ""]
+    first = result["ttft"]
+    lines += ["TTFT where prompts seldom wait for each other", head, *lines_of(first)]
+    lines += [*(line(name, e) for name, e in first["by_engine"].items()), ""]
     lines.append("intervals from the other groups of a kind: rows inside the 50% and the 80% interval, high / low")
     for kind, c in result["coverage"].items():
         lines.append(
