@@ -68,7 +68,11 @@ def _rates(
 
     if framework is None:
         return rates_with({})
-    own = {"stack": framework.engine} if not options["stack"] and cluster_of(values["cluster"]).chip.vendor == "NVIDIA" else {}
+    own = (
+        {"stack": framework.engine}
+        if not options["stack"] and cluster_of(values["cluster"]).chip.vendor == "NVIDIA"
+        else {}
+    )
     share = framework.memory_share
     if share is None or not colocated or options["memory_share"]:
         return rates_with(own)

@@ -37,17 +37,17 @@ class Framework:
 FRAMEWORKS = {
     "verl": Framework(
         "shard",
-        "vllm",
+        "vllm-sync",
         "verl hybrid engine: a batch is split over data-parallel ranks (DataProto.chunk); vLLM with "
         "gpu_memory_utilization of 0.7 and 0.8 in its recipes (0.5 by default)",
         0.7,
     ),
     "slime": Framework("group", "sglang", "SGLang's cache-aware router sends a prompt's samples where its prefix is"),
     "areal": Framework("sample", "sglang", "AReaL: requests go to the server with the fewest tokens, by request"),
-    "openrlhf": Framework("shard", "vllm", "OpenRLHF: prompts are cut over vLLM engines in contiguous parts"),
-    "seer": Framework("divided", "vllm", "Seer (arXiv 2511.14617): divided rollout over a global cache pool", 0.7),
+    "openrlhf": Framework("shard", "vllm-sync", "OpenRLHF: prompts are cut over vLLM engines in contiguous parts"),
+    "seer": Framework("divided", "vllm-sync", "Seer (arXiv 2511.14617): divided rollout over a global cache pool", 0.7),
     "rollpacker": Framework(
-        "group", "vllm", "RollPacker (arXiv 2509.21009): tail batching over a router that keeps groups"
+        "group", "vllm-sync", "RollPacker (arXiv 2509.21009): tail batching over a router that keeps groups"
     ),
 }
 

@@ -75,7 +75,11 @@ CONSTANTS = {
         "H200 rows of GPT-OSS-120B in data/serving/engines.csv.gz (2.1 to 5 by engine and width)",
     ),
     "grouped_compute_fp8": (1.3, "measured", "the same in fp8, one scale a tensor (1.2 Hopper, 1.5 Blackwell)"),
-    "grouped_compute_block": (2.5, "measured", "the same in block-scaled fp8, where a stack names no figure of its own (2.2 to 5.3 by chip and kernel)"),
+    "grouped_compute_block": (
+        2.5,
+        "measured",
+        "the same in block-scaled fp8, where a stack names no figure of its own (2.2 to 5.3 by chip and kernel)",
+    ),
     "grouped_compute_fp4": (1.6, "assumed", "as block-scaled fp8 on Blackwell"),
     "table_tiers": (
         0,
@@ -136,7 +140,7 @@ class Roof:
 
     @property
     def expert_compute(self) -> str:
-        """Precision of the grouped products: Blackwell multiplies four-bit experts as they are, with fp8 activations."""
+        """Precision of the grouped products: Blackwell multiplies four-bit experts as they are, by fp8 activations."""
         d = self.d
         native = d.cluster.chip.tables in BLACKWELL and d.format.expert_width_multiple > 1
         return "fp8" if native else d.format.expert_compute
@@ -416,7 +420,8 @@ def decode_all_to_all(roof: Roof, T: float) -> float:
     if table and {level.tier.name for level in levels} <= _TABLE_TIERS:
         floor, x = d.stack["ep_floor_s"], values / TABLE_BYTES
         sparse = sum(floor + max(t - floor, 0.0) * x * (sent if i == 0 else 1.0) for i, t in enumerate(table))
-        return min(sparse, _gathered(d, T)) if len(levels) == 1 else sparse
+        gathers = d.stack.get("gather_tokens", 0.0) and len(levels) == 1
+        return min(sparse, _gathered(d, T)) if gathers else sparse
     dedup = _dedup(d, levels)
     return sum(collectives.time("all_to_all", values * b, levels, dedup=dedup) for b in (sent, 2.0))
 

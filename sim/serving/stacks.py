@@ -54,6 +54,7 @@ _DIMENSIONS = {
     "grouped_compute_block": "ratio",
     "grouped_compute_bf16": "ratio",
     "two_batch": "count",
+    "gather_tokens": "count",
     "scale": "ratio",
 }
 

@@ -7,7 +7,7 @@ compares.
 
     >>> rows = load()
     >>> len(rows), use_of(rows[0])[0] in ("calibration", "holdout", "unsupported")
-    (2186, True)
+    (1920, True)
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ SHORTEST_OUTPUT = 400  # with fewer tokens out, how many requests ran at once is
 # InferenceMAX draws prompts and outputs from 0.8 of the nominal length to all of it (RANDOM_RANGE_RATIO in its README),
 # and sends ten times as many requests as run at once, the first of them together.
 MEAN_LENGTH, WAVES = 0.9, 10
-# Prompts that its recipe for Llama-3.1-70B on TensorRT-LLM lets wait for each other (batch_wait_timeout_iters, of steps)
+# Steps that its recipe for Llama-3.1-70B on TensorRT-LLM lets a prompt wait for others (batch_wait_timeout_iters)
 BATCH_WAIT_STEPS = 20
 IDLE_PREFILL = 0.25  # share of the time in which prompts are read, up to which a prompt seldom waits for another
 
@@ -182,11 +182,14 @@ def _contradicted() -> frozenset[EngineRow]:
 @functools.cache
 def _repeated() -> frozenset[EngineRow]:
     """Rows that stand in the source before, under another name of the model's shape or with its widths multiplied."""
-    seen, again = set(), set()
+    seen: set[tuple[object, ...]] = set()
+    again: set[EngineRow] = set()
     for r in load():
         figures = (r.chip, r.engine, r.precision, r.mode, r.prompt, r.output, r.running, r.layout, r.ttft_ms, r.tpot_ms)
         one = (MODELS.get(r.model, r.model), *figures)
-        (again if one in seen else seen).add(r if one in seen else one)
+        if one in seen:
+            again.add(r)
+        seen.add(one)
     return frozenset(again)
 
 

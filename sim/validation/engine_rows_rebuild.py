@@ -1,4 +1,4 @@
-"""The table of measured engines and the intervals made of it, remade: `python -m sim.validation.engine_rows_rebuild FOLDER`.
+"""The table of measured engines and the intervals, remade: `python -m sim.validation.engine_rows_rebuild FOLDER`.
 
 FOLDER holds `SOURCE` of ai-dynamo/aiconfigurator 095f58a51 (`data/serving/NOTICE`), checked against its sha256. Closed
 loops on one deployment are kept whole (mode `agg`); of disaggregated ones (`disagg`) those whose decoding batch is
@@ -19,6 +19,7 @@ from minglm import atomic, datafiles
 from minglm.errors import InputError
 from sim.cost.measured_rebuild import read_source
 from sim.serving.error import interval_text
+from sim.validation.engine_summary import measured_intervals
 
 SOURCE = "aic_silicon_sample.csv.gz"
 SHA256 = "0c710de6d49c96f24299b00fa71264da8df9b3d137f263d26e2e51a040374e3b"
@@ -97,8 +98,6 @@ def main(argv: list[str] | None = None) -> int:
     if len(argv) != 1:
         print("usage: python -m sim.validation.engine_rows_rebuild FOLDER_OF_THE_SOURCE", file=sys.stderr)
         return 2
-    from sim.validation import engine_summary  # reads the table, so only once it is there
-
     place = datafiles.data("serving")
     try:
         text = table_text(read_source(Path(argv[0]), SOURCE, SHA256))
@@ -106,8 +105,9 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     atomic.write_bytes(place / "engines.csv.gz", gzip.compress(text.encode(), 9, mtime=0))
-    atomic.write_text(place / "intervals.yaml", interval_text(engine_summary.measured_intervals()))
-    print(f"{len(text.splitlines()) - 1} rows, {len(engine_summary.measured_intervals())} intervals")
+    intervals = measured_intervals()  # reads the table that was just written
+    atomic.write_text(place / "intervals.yaml", interval_text(intervals))
+    print(f"{len(text.splitlines()) - 1} rows, {len(intervals)} intervals")
     return 0
 
 

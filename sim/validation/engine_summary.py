@@ -1,6 +1,6 @@
 """What the simulator misses of measured engines: TPOT and TTFT by whole groups, and how often the intervals hold.
 
-Rows, uses and predictions: `sim.validation.engine_rows`. An interval of a group is made of the other groups of its kind.
+Rows, uses and predictions: `sim.validation.engine_rows`. A group's interval is made of the other groups of its kind.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ BY: dict[str, Callable[[EngineRow], str]] = {
 def summary() -> dict[str, Any]:
     """Errors of every supported row by use, by what `BY` tells apart and by group; coverage of the left-out intervals.
 
-    Returns: rows, unsupported (reason → rows), all, by_use, by_… (name → rows, mean, median, bias), groups, coverage, and
-    ttft with all, by_use and by_engine of the rows whose prompts seldom wait.
+    Returns: rows, unsupported (reason → rows), all, by_use, by_… (name → rows, mean, median, bias), groups, coverage,
+    and ttft with all, by_use and by_engine of the rows whose prompts seldom wait.
     """
     compared = [(row, predict_ms(row) / row.tpot_ms) for row in load() if use_of(row)[0] != "unsupported"]
     first = [(row, predict_ttft_ms(row) / row.ttft_ms) for row in load() if first_token_compared(row)]
@@ -64,9 +64,7 @@ def summary() -> dict[str, Any]:
     }
 
 
-def _split(
-    compared: Sequence[tuple[EngineRow, float]], by: Mapping[str, Callable[[EngineRow], str]]
-) -> dict[str, Any]:
+def _split(compared: Sequence[tuple[EngineRow, float]], by: Mapping[str, Callable[[EngineRow], str]]) -> dict[str, Any]:
     """Errors of all, by use, and by each of `by`."""
     parts: dict[str, Any] = {"all": _errors(ratio for _, ratio in compared)}
     for name, text in {"use": lambda row: use_of(row)[0], **by}.items():

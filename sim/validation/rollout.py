@@ -18,7 +18,7 @@ from minglm import datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
 from sim.base.row_kinds import row_kind
-from sim.rollout.metrics import quantity
+from sim.rollout.metrics import IN_POINTS, quantity
 from sim.rollout.scenario import baseline, canonical, read
 from sim.rollout.simulate import simulate
 from sim.validation.predict import scores
@@ -95,13 +95,13 @@ def fitted(family: str) -> tuple[str, float, str] | None:
 
 
 def error_of(name: str, measured: float | list[float], predicted: float) -> float:
-    """Points for a gain, relative otherwise; against a range, the distance to its nearer end."""
+    """Points for a gain and a share, relative otherwise; against a range, the distance to its nearer end."""
     if isinstance(measured, list):
         low, high = measured
         if low <= predicted <= high:
             return 0.0
         measured = low if predicted < low else high
-    return predicted - measured if name == "gain" else predicted / measured - 1.0
+    return predicted - measured if name in IN_POINTS else predicted / measured - 1.0
 
 
 def validate() -> dict[str, Any]:
@@ -168,7 +168,7 @@ def table_text(report: Mapping[str, Any], assumptions: bool = True) -> str:
     ):
         lines.append(f"{title}\n  {'row':36} {'quantity':20} {'published':>10} {'predicted':>10} {'error':>10}  aim")
         for e in (e for e in report["rows"] if e["kind"] == kind):
-            gain = e["quantity"] == "gain"
+            gain = e["quantity"] in IN_POINTS
 
             def shown(x, gain=gain) -> str:
                 return (

@@ -136,8 +136,8 @@ def test_the_shipped_intervals_are_those_of_the_rows():
 
 
 SOURCE_LINE = (
-    "db; silicon_concurrency=256; measured=2026-01-28T06:18:44Z,trtllm,1.1,deepseek-ai/DeepSeek-R1,h200_sxm,,{mode},1024,"
-    "8192,{batch},8.0,,8.0,{decode},5180.248964850034,30.398513386321937"
+    "db; silicon_concurrency=256; measured=2026-01-28T06:18:44Z,trtllm,1.1,deepseek-ai/DeepSeek-R1,h200_sxm,,{mode},"
+    "1024,8192,{batch},8.0,,8.0,{decode},5180.248964850034,30.398513386321937"
 )
 SOURCE_HEAD = (
     "silicon_data_source,backend,backend_version,model_path,system,precision,mode,isl,osl,batch_size,tp_size,"
@@ -161,7 +161,12 @@ def test_the_table_is_made_of_the_source():
         ("disagg", "64", "4", "1", "4"),
     ]
     first = made[0]
-    assert (first["model"], first["chip"], first["precision"], first["in_flight"]) == ("DeepSeek-R1", "h200", "bf16", "256")
+    assert (first["model"], first["chip"], first["precision"], first["in_flight"]) == (
+        "DeepSeek-R1",
+        "h200",
+        "bf16",
+        "256",
+    )
     assert (first["ttft_ms"], first["tpot_ms"], first["date"]) == ("5180.25", "30.399", "2026-01-28")
 
 

@@ -23,6 +23,8 @@ from minglm.course.workshop.build import pictures, solved
 first = solved("build_1_layers")
 RMSNorm, SwiGLU, block = first["RMSNorm"], first["SwiGLU"], first["block"]
 rope_table, apply_rope, MLA = first["rope_table"], first["apply_rope"], first["MLA"]
+
+
 # %% [markdown]
 # ## 1. The lightning indexer
 #
@@ -62,8 +64,12 @@ class Indexer(nn.Module):
         q, k = (torch.cat((apply_rope(t[..., :r], table), t[..., r:]), -1) for t in (q, k))
         return q, k.squeeze(2), self.weights_proj(x) * (self.heads * self.width) ** -0.5
         ### END SOLUTION
+
+
 # %%
 check("build_2.indexer", Indexer)
+
+
 # %%
 def index_scores(q, k, w):
     """q (B, T, Hi, Di), k (B, S, Di), w (B, T, Hi) -> I (B, T, S)"""
@@ -71,8 +77,12 @@ def index_scores(q, k, w):
     dots = torch.einsum("bthd,bsd->bths", q, k).relu()
     return torch.einsum("bth,bths->bts", w, dots)
     ### END SOLUTION
+
+
 # %%
 check("build_2.index_scores", index_scores)
+
+
 # %% [markdown]
 # ## 2. Choose, causally
 #
@@ -93,8 +103,12 @@ def select(scores, k):
     values, index = scores.masked_fill(future, -torch.inf).sort(descending=True, stable=True)
     return index[..., :k].masked_fill(values[..., :k] == -torch.inf, -1)
     ### END SOLUTION
+
+
 # %%
 check("build_2.select", select)
+
+
 # %% [markdown]
 # ## 3. Attention over the chosen keys
 #
@@ -114,8 +128,12 @@ def sparse(q_nope, q_rope, latent, up_k, up_v, chosen):
     mixed = torch.einsum("bthk,btkl->bthl", weights, keys[..., :L])
     return torch.einsum("bthl,hvl->bthv", mixed, up_v)
     ### END SOLUTION
+
+
 # %%
 check("build_2.sparse", sparse)
+
+
 # %% [markdown]
 # ## 4. The router and its bias
 #
@@ -148,10 +166,14 @@ class Router(nn.Module):
         load = counts.float()
         self.e_score_correction_bias += rate * torch.sign(load.mean() - load)
         ### END SOLUTION
+
+
 # %%
 check("build_2.router", Router)
 # %%
 show(*pictures.balance_over_steps(Router))
+
+
 # %% [markdown]
 # ## 5. The experts
 #
@@ -194,8 +216,12 @@ class MoE(nn.Module):
         counts = torch.bincount(chosen.flatten(), minlength=scores.shape[-1])
         return out.view_as(x), counts
         ### END SOLUTION
+
+
 # %%
 check("build_2.moe", MoE)
+
+
 # %% [markdown]
 # ## 6. The model
 #
@@ -250,8 +276,7 @@ class GLM(nn.Module):
         C, V = config.hidden_size, config.vocab_size
         self.embed_tokens = nn.Embedding(V, C)
         self.layers = nn.ModuleList(
-            Layer(config, i >= config.first_k_dense_replace, attention)
-            for i in range(config.num_hidden_layers)
+            Layer(config, i >= config.first_k_dense_replace, attention) for i in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(C, config.rms_norm_eps)
         self.lm_head = nn.Linear(C, V, bias=False)
@@ -268,8 +293,12 @@ class GLM(nn.Module):
             x = layer(x, table)
         return self.lm_head(self.norm(x))
         ### END SOLUTION
+
+
 # %%
 check("build_2.glm", GLM)
+
+
 # %% [markdown]
 # ## 7. Inside the real model
 #
