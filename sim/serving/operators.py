@@ -1,4 +1,4 @@
-"""The parts of one layer while serving, on one chip: projections, attention, indexer, experts, messages.
+"""The parts of one layer while serving, on one chip: projections, attention, indexer, experts; messages are in `sim.serving.messages`.
 
 Each function adds seconds to `parts`. `Roof` times operators on the chip of a deployment, as `hybrid` (kernel curves,
 published shares, measured latencies) or as `roofline` (peaks alone); `sim.serving.step_time` puts layers into steps.
@@ -12,20 +12,19 @@ from dataclasses import replace
 
 from minglm.errors import InputError, nearest
 from sim.base.figure import Figure
-from sim.cost import collectives, measured
+from sim.cost import measured
 from sim.cost.kernels import Kernels
 from sim.cost.operators import Op
-from sim.cost.operators_moe import expected_nodes
 from sim.serving.cache import index_row_bytes, kv_row_bytes
 from sim.serving.deployment import Deployment
 from sim.serving.formats import FORMATS
+from sim.serving.messages import copies_sent, shared_apart
 from sim.spec.hardware import Chip
 
 MODES = ("hybrid", "roofline")
 BLACKWELL = ("b200", "b300", "gb200", "gb300")
 GLM5_ATTENTION = (6144, 64, 2048, 512, 32, 128, 2048)  # the shape that data/measured/dsa_layer was measured with
 MEASURED_KERNEL_S = 2e-6  # a small kernel of the stacks whose grouped products were measured
-TABLE_BYTES = 128 * 8 * 7168.0  # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
 # name: (value, label, source)
 CONSTANTS = {
     "indexer_kernels": (
@@ -87,7 +86,6 @@ CONSTANTS = {
         "an ep_table holds where the group spans the tiers it was measured on: NVLink and InfiniBand, or UB",
     ),
 }
-_TABLE_TIERS = {"nvlink", "infiniband", "ub"}
 
 
 class Roof:
@@ -335,7 +333,7 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
     total = T * d.groups  # tokens of the instance
     E = m.experts
     busy = (E + d.redundant_experts) * (1.0 - (1.0 - m.experts_per_token / E) ** total)  # experts that anybody chose
-    rows = total * _chosen(d) / d.chips * imbalance  # token-expert pairs on the busiest chip
+    rows = total * copies_sent(d) / d.chips * imbalance  # token-expert pairs on the busiest chip
     w, kind = d.format.expert_bytes, roof.expert_compute
     if d.tensor_experts:  # every chip holds a slice of each expert
         local, width, rows = busy, m.moe_ffn / d.chips, total * m.experts_per_token
@@ -356,20 +354,10 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
         )
         time += roof.elementwise(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden)
     add(parts, "experts", time + roof.matmul(T, E, m.hidden, 2.0, "bf16"))
-    if m.shared_width and not _spread(d):
+    if m.shared_width and not shared_apart(d):
         w, kind = d.format.dense_bytes, d.format.dense_compute
         width = m.shared_width / d.attention_tp
         add(parts, "experts", roof.matmul(T, up * width, m.hidden, w, kind) + roof.matmul(T, m.hidden, width, w, kind))
-
-
-def _spread(d: Deployment) -> bool:
-    """The shared expert lives on chips of its own, reached like a routed one (CloudMatrix-Infer)."""
-    return bool(d.stack.get("shared_spread", 0.0)) and not d.tensor_experts
-
-
-def _chosen(d: Deployment) -> float:
-    """Copies of a token that the all-to-all sends out."""
-    return d.model.experts_per_token + (d.model.shared_experts if _spread(d) else 0)
 
 
 def dense_ffn(roof: Roof, T: float, parts: dict[str, float]) -> None:
@@ -384,88 +372,3 @@ def head(roof: Roof, T: float, parts: dict[str, float]) -> None:
     """The output projection to the vocabulary, for T tokens."""
     d, m = roof.d, roof.d.model
     add(parts, "head", roof.matmul(T, m.vocab / d.attention_tp, m.hidden, 2.0, "bf16") + roof.small(3))
-
-
-# ------------------------------------------------------------------ messages
-
-
-def all_reduce(roof: Roof, T: float) -> float:
-    """One all-reduce of [T, C] in an attention group: the faster of the collective and of one shot (all read all)."""
-    d, size = roof.d, 2.0 * T * roof.d.model.hidden
-    if d.attention_tp == 1:
-        return 0.0
-    levels = collectives.place(d.cluster, d.attention_tp)
-    n, rate = d.attention_tp, min(level.bytes_per_s for level in levels)
-    if not roof.hybrid:
-        return 2.0 * size * (n - 1) / n / max(level.tier.bytes_per_s.value for level in levels)
-    return min(collectives.time("all_reduce", size, levels), d.stack["one_shot_s"] + size * (n - 1) / rate)
-
-
-def _line_rate(d: Deployment) -> float:
-    levels = collectives.place(d.cluster, d.chips)
-    return max(level.tier.bytes_per_s.value for level in levels)
-
-
-def decode_all_to_all(roof: Roof, T: float) -> float:
-    """Dispatch and combine of one layer, T tokens per attention group split over its chips."""
-    d, m = roof.d, roof.d.model
-    if d.tensor_experts or d.chips == 1:
-        return 0.0
-    values = T / d.attention_tp * _chosen(d) * m.hidden
-    sent = 1.0 if d.format.dense_bytes < 2 else 2.0
-    if not roof.hybrid:
-        return values * (sent + 2.0) * (1 - 1 / d.chips) / _line_rate(d)
-    levels = collectives.place(d.cluster, d.chips)
-    table = d.stack.ep_latency(d.chips)
-    if table and {level.tier.name for level in levels} <= _TABLE_TIERS:
-        floor, x = d.stack["ep_floor_s"], values / TABLE_BYTES
-        sparse = sum(floor + max(t - floor, 0.0) * x * (sent if i == 0 else 1.0) for i, t in enumerate(table))
-        gathers = d.stack.get("gather_tokens", 0.0) and len(levels) == 1
-        return min(sparse, _gathered(d, T)) if gathers else sparse
-    dedup = _dedup(d, levels)
-    return sum(collectives.time("all_to_all", values * b, levels, dedup=dedup) for b in (sent, 2.0))
-
-
-def _gathered(d: Deployment, T: float) -> float:
-    """Dispatch and combine inside one fast domain as an all-gather and a reduce-scatter of all tokens in bf16, each in
-    one shot: what engines run in a node where nobody chose a kernel for expert parallelism."""
-    level = collectives.place(d.cluster, d.chips)[0]
-    size = 2.0 * T * d.groups * d.model.hidden * (1.0 - 1.0 / d.chips)
-    return 2.0 * (d.stack["one_shot_s"] + size / level.bytes_per_s)
-
-
-def _dedup(d: Deployment, levels) -> float:
-    """Copies of a token that cross nodes when a node gets one copy / copies without that."""
-    inside = collectives.members_inside(levels)
-    nodes = max(1.0, d.chips / inside)
-    if nodes <= 1:
-        return 1.0
-    chosen = d.model.experts_per_token
-    limit = d.stack.get("prefill_node_limit", 4.0) or nodes
-    remote = expected_nodes(nodes, chosen, min(limit, nodes)) * (nodes - 1) / nodes
-    return min(1.0, remote / (chosen * (nodes - 1) / nodes))
-
-
-def prefill_all_to_all(roof: Roof, T: float) -> float:
-    """Dispatch and combine of one layer while prefilling, by the kernels made for bandwidth."""
-    d, m = roof.d, roof.d.model
-    if d.tensor_experts or d.chips == 1:
-        return 0.0
-    tokens = T / d.attention_tp
-    sent = 1.0 if d.format.dense_bytes < 2 else 2.0
-    levels = collectives.place(d.cluster, d.chips)
-    nodes = max(1.0, d.chips / collectives.members_inside(levels))
-    rate = d.stack.get("prefill_ep_bytes_per_s", 0.0) if roof.hybrid else _line_rate(d)
-    names = {level.tier.name for level in levels}
-    if rate and names <= _TABLE_TIERS and (nodes > 1 or "ub" in names):
-        limit = d.stack.get("prefill_node_limit", 4.0)
-        copies = (
-            expected_nodes(nodes, m.experts_per_token, min(limit, nodes))
-            if limit
-            else m.experts_per_token * (1 - 1 / d.chips)
-        )
-        return tokens * copies * m.hidden * (sent + 2.0) / rate
-    values = tokens * m.experts_per_token * m.hidden
-    if not roof.hybrid:
-        return values * (sent + 2.0) * (1 - 1 / d.chips) / _line_rate(d)
-    return sum(collectives.time("all_to_all", values * b, levels, dedup=_dedup(d, levels)) for b in (sent, 2.0))
