@@ -9,7 +9,7 @@ MINGLM_TEST_WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(MINGLM_TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
 SEED   ?= $(shell date +%s)
 
-.PHONY: help demo test check lab bench bench-gpu drills soak mutants course-check checkpoints book lite test-mindspore clean
+.PHONY: help demo test check lab bench bench-gpu drills soak mutants course-check checkpoints book lite lock-check test-mindspore clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
@@ -65,6 +65,10 @@ book: $(STAMP)   ## executed HTML book of the notebooks, in runs/book
 
 lite: $(STAMP)   ## the planner page as a site for a browser with nothing installed, in runs/lite
 	$(BIN)/python -m sim.dashboard.lite
+
+lock-check: $(STAMP) ## the pins, resolved for Python 3.11.2 to 3.14 on Linux, macOS and Windows (asks the package registry)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	MINGLM_LOCK=1 $(BIN)/python -m pytest -s tests/house/test_lock.py $(ARGS)
 
 test-mindspore: $(STAMP) ## the MindSpore twin against the torch model; 2.8 GB into .venv-mindspore (Python 3.11 or older)
 	test -x .venv-mindspore/bin/python || $(PYTHON) -m venv .venv-mindspore

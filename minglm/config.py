@@ -17,42 +17,18 @@ Sources: GLM-5 report (arXiv 2602.15763, §2.1 and App. A); DeepSeek-V3.2 (DSA);
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minglm import weights
+from minglm import config_file, weights
 from minglm.errors import InputError, nearest
 from minglm.sizes import NAMED_SIZES
 from minglm.weights import Weight, matmul_params, swiglu, total_params
 
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
-
-# Keys of a Hugging Face config.json that say nothing about the computation.
-_HF_BOOKKEEPING = frozenset(
-    """
-    architectures model_type transformers_version dtype torch_dtype use_cache _name_or_path
-    quantization_config auto_map head_dim qk_head_dim layer_types output_router_logits ep_size
-    attention_dropout pretraining_tp topk_method moe_layer_freq num_key_value_heads rope_interleave
-    indexer_rope_interleave chunk_size_feed_forward id2label label2id is_encoder_decoder
-    output_attentions output_hidden_states return_dict problem_type rope_scaling rope_theta
-    num_experts num_local_experts index_share_for_mtp_iteration use_index_cache
-    """.split()
-)
-# Keys whose value we support only at one setting: anything else would silently compute another model.
-_HF_FIXED = {
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "n_group": 1,
-    "topk_group": 1,
-    "tie_word_embeddings": False,
-    "scoring_func": "sigmoid",
-    "norm_topk_prob": True,
-}
 
 _POSITIVE = tuple(
     """
@@ -101,6 +77,8 @@ class ModelConfig:
     # ---- multi-token prediction: `num_nextn_predict_layers` stored modules, applied `mtp_depth` times
     num_nextn_predict_layers: int = 1
     mtp_depth: int = 3  # depths that share the module's parameters (GLM-5 report §2.1)
+    # the module reads hidden states after a norm (the final one, then its own), as published checkpoints expect
+    mtp_normed_hidden: bool = False
     # ---- the rest
     max_position_embeddings: int = 202752
     rope_theta: float = 1_000_000.0
@@ -160,6 +138,9 @@ class ModelConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
                 raise InputError(f"{name}={value!r}: must be a positive finite number; leave it out for the default")
+            object.__setattr__(self, name, float(value))  # a whole number too: readers of the file tell them apart
+        if not isinstance(self.mtp_normed_hidden, bool):
+            raise InputError(f"mtp_normed_hidden={self.mtp_normed_hidden!r}: must be true or false")
 
     def _check_indexers(self) -> None:
         if len(self.indexer_types) != self.num_hidden_layers:
@@ -200,49 +181,13 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, source: str | Path | dict[str, Any]) -> ModelConfig:
-        """Read a Hugging Face `config.json` of type `glm_moe_dsa` (a path, a folder, or the parsed dict)."""
-        raw = _read_hf(source)
-        if not isinstance(raw, dict) or raw.get("model_type") != "glm_moe_dsa":
-            kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
-            raise InputError(
-                f"model_type={kind!r}: ModelConfig reads 'glm_moe_dsa' only; the simulator's `clustersim run --model` "
-                "reads more families"
-            )
-        for key, only in _HF_FIXED.items():
-            if (value := raw.pop(key, only)) not in (only, None):
-                raise InputError(
-                    f"config.json has {key}={value!r}: only {key}={only!r} is supported; use a config with that value"
-                )
-        rope: Any = raw.pop("rope_parameters", None) or {}
-        if rope.get("rope_type", "default") != "default":
-            raise InputError(
-                f"rope_type={rope['rope_type']!r}: only 'default' rotary position is supported; "
-                "use a config without scaling"
-            )
-        values: dict[str, Any] = {"rope_theta": float(rope.get("rope_theta", raw.get("rope_theta", 1e6)))}
-        known = {f.name for f in dataclasses.fields(cls)}
-        kinds = raw.pop("mlp_layer_types", None)
-        if kinds is not None:
-            dense = kinds.index("sparse") if "sparse" in kinds else len(kinds)
-            if "dense" in kinds[dense:]:
-                raise InputError(
-                    "mlp_layer_types: dense layers must come first (first_k_dense_replace); other orders are not "
-                    "supported"
-                )
-            raw["first_k_dense_replace"] = dense
-        types = _hf_indexer_types(raw, raw.get("num_hidden_layers", cls.num_hidden_layers))
-        raw["indexer_types"] = raw.get("indexer_types") or types
-        # A checkpoint that transformers wrote has no MTP module and does not mention one.
-        values["num_nextn_predict_layers"] = raw.pop("num_nextn_predict_layers", 0) or 0
-        for key, value in raw.items():
-            if key in known:
-                values[key] = value
-            elif key not in _HF_BOOKKEEPING:
-                raise InputError(
-                    f"config.json key {key!r}: not a key of glm_moe_dsa{nearest(key, known)}; remove it if it is a "
-                    "comment"
-                )
-        return cls.from_dict(values)
+        """Read a Hugging Face `config.json` of type `glm_moe_dsa` (a path, a folder, or the parsed dict).
+
+        Raises:
+            InputError: it cannot be read, or would be another computation (`minglm.config_file`).
+        """
+        defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+        return cls.from_dict(config_file.fields_of(config_file.read_json(source), defaults))
 
     def to_hf(self) -> dict[str, Any]:
         """The `config.json` that transformers' `GlmMoeDsaConfig` reads, as a dict."""
@@ -254,11 +199,9 @@ class ModelConfig:
         return out | {
             "model_type": "glm_moe_dsa",
             "architectures": ["GlmMoeDsaForCausalLM"],
-            **_HF_FIXED,
+            **config_file.FIXED,
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
             "num_key_value_heads": self.num_attention_heads,
-            "rope_interleave": True,
-            "indexer_rope_interleave": True,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -410,31 +353,6 @@ class ModelConfig:
     def indexer_cache_bytes_per_token(self, dtype: str = "bf16") -> int:
         """Bytes of indexer keys for one token over the layers that run an indexer."""
         return self.index_head_dim * _width(dtype) * self.num_full_indexers
-
-
-def _read_hf(source: str | Path | dict[str, Any]) -> Any:
-    """The contents of a config.json: a copy, for keys are taken out of it."""
-    if isinstance(source, dict):
-        return dict(source)
-    path = Path(source)
-    path = path / "config.json" if path.is_dir() else path
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give a config.json or the folder that holds it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise InputError(f"{path}: not valid JSON ({err}); give a Hugging Face config.json") from None
-
-
-def _hf_indexer_types(raw: dict[str, Any], layers: int) -> tuple[str, ...]:
-    """Which layers run an indexer, from the keys that say it by a pattern or a frequency;
-    they are taken out of `raw`.
-    """
-    pattern, every = raw.pop("index_topk_pattern", None), max(raw.pop("index_topk_freq", 1) or 1, 1)
-    offset = raw.pop("index_skip_topk_offset", 2)
-    if pattern is not None:
-        return tuple({"F": "full", "S": "shared"}.get(letter, letter) for letter in pattern)
-    return tuple("shared" if max(i - offset + 1, 0) % every else "full" for i in range(layers))
 
 
 def _width(dtype: str) -> int:

@@ -33,5 +33,7 @@ def main(args: argparse.Namespace) -> int:
     atomic.write_json(run / "config.json", model.config.to_hf())
     if (source / "tokenizer.json").is_file():
         atomic.copy(source / "tokenizer.json", run / "tokenizer.json")
+    else:
+        print(f"{source}: no tokenizer.json; to generate or train on text, put the model's at {run / 'tokenizer.json'}")
     print(f"{saved}: {model.config.num_params():,} parameters")
     return 0

@@ -191,7 +191,10 @@ class ShardedModel(Model):
                 doc_start=None if ctx.doc_start is None else ctx.doc_start[:, : cp.own],
                 query_weights=_cut(self._query_weights(targets, doc_start, step, depth), rows, here),
             )
-            joined = module.join(hidden[:, : cp.own], self.embed_tokens(tokens[rows, start + depth : end + depth]))
+            hidden = hidden[:, : cp.own]
+            if self.config.mtp_normed_hidden:  # as `Model.mtp_reads`
+                hidden = (self.norm if depth == 1 else module.norm)(hidden)
+            joined = module.join(hidden, self.embed_tokens(tokens[rows, start + depth : end + depth]))
             hidden, kl, balance, counts, _ = module.layer(joined, part)
             aux.add(kl, balance)
             all_counts = counts if all_counts is None else all_counts + counts

@@ -58,7 +58,8 @@ class Speculator:
     def __init__(self, decoder: Decoder, drafts: int, rows: int):
         like, C = decoder.cache.latent, decoder.model.config.hidden_size
         self.decoder, self.n = decoder, drafts
-        # What the module has not read yet: up to n + 1 hidden states of each sequence, and the tokens that follow them.
+        # What the module has not read yet: up to n + 1 hidden states of each sequence, as `mtp_reads` gives them, and
+        # the tokens that follow them.
         self.hidden = torch.zeros(rows, drafts + 1, C, dtype=like.dtype, device=like.device)
         self.tokens = torch.zeros(rows, drafts + 1, dtype=torch.int64, device=like.device)
         self.start, self.last = [0] * rows, [0] * rows  # position of the first of them; index of the last true one
@@ -85,11 +86,12 @@ class Speculator:
             device=hidden.device,
         )
         ctx = ForwardContext(mode, model.rope_slice(cache.length, longest, hidden.device), cache.length, cache=cache)
-        model.mtp_step(hidden, tokens, ctx, AuxLosses())
+        model.mtp_step(model.mtp_reads(hidden, 1), tokens, ctx, AuxLosses())
 
+    @torch.inference_mode()
     def begin(self, row: int, position: int, hidden: Tensor, token: int) -> None:
         """The model has read up to `position`, with `hidden` (C,) there, and `token` was chosen to follow."""
-        self.hidden[row, 0], self.tokens[row, 0] = hidden, token
+        self.hidden[row, 0], self.tokens[row, 0] = self.decoder.model.mtp_reads(hidden, 1), token
         self.start[row], self.last[row] = position, 0
 
     def read(self, row: int) -> tuple[Tensor, Tensor, int, int]:
@@ -126,7 +128,8 @@ class Speculator:
         chosen = chosen.view(B, n + 1)
         right = (chosen[:, :n] == drafts).long().cumprod(-1).sum(-1).tolist()
         assert self.decoder.hidden is not None  # of this step
-        self.hidden[:B], self.tokens[:B] = self.decoder.hidden.view(B, n + 1, -1), chosen
+        self.hidden[:B] = self.decoder.model.mtp_reads(self.decoder.hidden.view(B, n + 1, -1), 1)
+        self.tokens[:B] = chosen
         self.start[:B], self.last[:B] = positions, right
         return chosen, logprobs.view(B, n + 1), right
 
@@ -138,7 +141,8 @@ class Speculator:
         for j in range(self.n):
             if j:
                 positions = [s + a + j for s, a in zip(self.start[:B], self.last[:B], strict=True)]
-                hidden = decoder.mtp_step(hidden[:, None], drafts[-1][:, None], positions)[:, 0]
+                reads = decoder.model.mtp_reads(hidden, j + 1)
+                hidden = decoder.mtp_step(reads[:, None], drafts[-1][:, None], positions)[:, 0]
             logits = decoder.logits(hidden, norm).float()
             drafts.append(choose(logits, temperature, top_p, [(seed, index + j) for seed, index in keys])[0])
         return torch.stack(drafts, 1)

@@ -115,6 +115,10 @@ class _Checkpoint:
                 ) from None
         self.unused = set(self.where)
 
+    def is_empty(self, name: str) -> bool:
+        """Whether the tensor holds no number."""
+        return 0 in self.where[name][1].get_slice(name).get_shape()
+
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """One tensor, checked against the shape the config calls for."""
         path = next(iter(self.where.values()))[0] if self.where else Path("model.safetensors")
@@ -161,6 +165,8 @@ def import_hf(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
             tensor = torch.stack([torch.cat(flat[i : i + per_expert]) for i in range(0, len(flat), per_expert)])
         state[ours] = tensor.to(torch.float32 if ours.endswith("e_score_correction_bias") else dtype).clone()
     checkpoint.unused -= {f"model.layers.{layers}.{name}" for name in _MTP_REPEATS}
+    if not config.n_shared_experts:  # transformers writes one of no width
+        checkpoint.unused -= {name for name in checkpoint.unused if checkpoint.is_empty(name)}
     if checkpoint.unused:
         name = min(checkpoint.unused)
         raise InputError(

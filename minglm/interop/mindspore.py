@@ -388,6 +388,8 @@ class Model(nn.Cell):
         depths = min(self.depths, tokens.shape[1] - 1)
         for depth in range(1, depths + 1):
             keep = tokens.shape[1] - depth
+            if self.config.mtp_normed_hidden:
+                x = (self.norm if depth == 1 else self.mtp.norm)(x)
             x, kl_i, balance_i, _ = self.mtp(
                 x[:, :keep], self.embed_tokens(tokens[:, depth:]), self.cos[:keep], self.sin[:keep], mode
             )

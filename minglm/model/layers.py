@@ -87,7 +87,10 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
     x is (B, T, D) or (B, T, H, D); table is (T, D/2). transformers writes the turned pairs in another order, which no
     dot product notices.
     """
-    pairs = torch.view_as_complex(to_float32(x).unflatten(-1, (-1, 2)).contiguous())
+    real = to_float32(x).unflatten(-1, (-1, 2)).contiguous()
+    if real.storage_offset() % 2:  # a slice of one row that begins at an odd place counts as contiguous
+        real = real.clone()
+    pairs = torch.view_as_complex(real)
     turned = pairs * (table if x.dim() == 3 else table[:, None])
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 

@@ -183,14 +183,24 @@ class Model(nn.Module):
                 doc_start=None if doc is None else doc[:, :positions],
                 query_weights=self._query_weights(targets, doc, step, depth),
             )
-            hidden = self.mtp_step(hidden[:, :positions], tokens[:, depth:], part, aux)
+            hidden = self.mtp_step(self.mtp_reads(hidden[:, :positions], depth), tokens[:, depth:], part, aux)
             labels = shift_targets(targets, depth, doc)
             losses.append(head_loss(module.norm(hidden), self.lm_head.weight, labels, step.targets[depth]))
         aux.counts = main + ([torch.stack(counts).sum(0)] if counts else [])
         return torch.stack(losses).mean() if losses else None
 
+    def mtp_reads(self, hidden: Tensor, depth: int) -> Tensor:
+        """What the module reads at a depth (1: the first) of the hidden states (…, C) of the depth before.
+
+        With `mtp_normed_hidden` they go through a norm first: the final one before depth 1, after that the module's
+        own before the shared head, as inference engines run the published layer.
+        """
+        if not self.config.mtp_normed_hidden:
+            return hidden
+        return (self.norm if depth == 1 else self.require_mtp().norm)(hidden)
+
     def mtp_step(self, hidden: Tensor, tokens: Tensor, ctx: ForwardContext, aux: AuxLosses) -> Tensor:
-        """One depth: hidden (B,T,C) of the depth before and the tokens (B,T) it joins → hidden (B,T,C) of this
+        """One depth: hidden (B,T,C) as `mtp_reads` gives it and the tokens (B,T) it joins → hidden (B,T,C) of this
         depth."""
         module = self.require_mtp()
         return module.layer(module.join(hidden, self.embed_tokens(tokens)), ctx, aux)[0]

@@ -67,8 +67,9 @@ class Program:
         """The module of a subcommand."""
         return cast(Command, importlib.import_module(f"{self.package}.{name.replace('-', '_')}"))
 
-    def parser(self, only: str | None = None) -> Parser:
-        """The parser; with `only` no other subcommand is loaded, so that the others cost nothing."""
+    def parser(self, only: str | None = None, list_alone: bool = False) -> Parser:
+        """The parser; with `only` no other subcommand is loaded, so that the others cost nothing. With `list_alone` the
+        subcommands are named without their arguments, which is all that the program's own --help shows."""
         parser = Parser(
             prog=self.name,
             description=self.description,
@@ -86,7 +87,8 @@ class Program:
                 formatter_class=argparse.RawDescriptionHelpFormatter,
                 epilog="examples:\n" + "\n".join("  " + line for line in command.EXAMPLES.splitlines()),
             )
-            command.add(child)
+            if not list_alone:
+                command.add(child)
             child.set_defaults(main=command.main)
         return parser
 
@@ -104,7 +106,8 @@ class Program:
             raise InputError(
                 f"{self.name}: no command {first[:40]!r}{nearest(first, known)}; commands: {', '.join(known)}"
             )
-        parser = self.parser(first if leads else None)
+        list_alone = not argv or argv[0] in ("-h", "--help", "--version")
+        parser = self.parser(first if leads else None, list_alone)
         args = parser.parse_args(argv)
         if args.command is None:
             parser.print_help()

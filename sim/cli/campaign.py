@@ -51,7 +51,8 @@ def main(args: argparse.Namespace) -> int:
         write_campaign(run(inp, seed=result.seed), Path(args.trace))
     facts = figures(simulated) | campaign_facts(result, segments)
     facts["interval_80"] = {
-        k: [simulated.share(k, 0.1), simulated.share(k, 0.5), simulated.share(k, 0.9)] for k in ("days", "goodput")
+        k: [simulated.share(k, 0.1), simulated.share(k, 0.5), simulated.share(k, 0.9)]
+        for k in ("days", "goodput", "interruptions")
     }
     facts["draws"], facts["name"], facts["cluster_chips"] = len(simulated.draws), s.name, s.cluster.num_chips
     facts["checkpoint"], facts["recovery"] = asdict(inp.checkpoint), asdict(inp.recovery)
@@ -68,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
 def text(f: dict) -> str:
     """The campaign as a table."""
     low, _, high = f["interval_80"]["days"]
-    g = f["interval_80"]["goodput"]
+    g, (fewest, usual, most) = f["interval_80"]["goodput"], f["interval_80"]["interruptions"]
     mtbf = "never" if f["mtbf_hours"] is None or math.isinf(f["mtbf_hours"]) else f"{f['mtbf_hours'] * 60:,.0f} min"
     lines = [
         f["name"],
@@ -77,8 +78,9 @@ def text(f: dict) -> str:
         f"{'days without any loss':28}{f['ideal_days']:>10.2f}",
         f"{'goodput':28}{f['goodput']:>10.1%}   80%: {g[0]:.1%}–{g[2]:.1%}; Daly's formula without spares and slow "
         f"servers: {f['expected_goodput']:.1%}",
-        f"{'interruptions':28}{f['interruptions']:>10,}   one per {mtbf} ({f['failures_per_chip_day'] * 1000:.3f} "
-        "per 1,000 chips and day; a range of GPU clusters, none is published for Ascend)",
+        f"{'interruptions':28}{usual:>10,.0f}   80%: {fewest:,.0f}–{most:,.0f}; one per {mtbf} "
+        f"({f['failures_per_chip_day'] * 1000:.3f} per 1,000 chips and day; a range of GPU clusters, none is published "
+        "for Ascend)",
         f"{'checkpoint every':28}{(f['checkpoint_interval_s'] or 0):>9.0f}s   {f['checkpoint']['kind']}, "
         f"{f['checkpoint']['bytes'] / 1e12:.1f} TB",
         f"{'chip-hours held':28}{f['chip_hours']:>10,.0f}   {f['cluster_chips']:,} chips, spares included",

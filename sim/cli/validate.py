@@ -9,7 +9,6 @@ from pathlib import Path
 from minglm import datafiles
 from minglm.errors import InputError
 from minglm.runtime.terminal import json_text
-from sim.validation import figures
 
 TEXT = "how wrong are we? predict measured runs and show the error"
 EXAMPLES = f"""clustersim validate
@@ -111,7 +110,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if args.summary or args.coverage:
         return _left_out(args)
-    from sim.validation import training
+    from sim.validation import figures, training
 
     result = training.run(args.files or None, cross=args.cross)
     if args.json:

@@ -268,7 +268,7 @@ CASE = Section(
             "weight_sync",
             "time",
             "seconds of a weight sync from trainer to engines",
-            ("weight_sync_s", "weight_sync_seconds", "sync_s"),
+            ("weight_sync_s", "weight_sync_seconds", "sync_s", "push", "push_s"),
         ),
         Field(
             "overhead", "time", "seconds of a step beside rollout, training and weight sync", ("overhead_s", "other_s")

@@ -64,7 +64,17 @@ _DEPLOYMENT_KEYS = {
 PARTS = {
     "decode": _DEPLOYMENT_KEYS,
     "prefill": _DEPLOYMENT_KEYS,
-    "workload": {"rate", "concurrency", "requests", "prompt", "output", "cached_share", "arrivals", "warmup"},
+    "workload": {
+        "rate",
+        "concurrency",
+        "users",
+        "requests",
+        "prompt",
+        "output",
+        "cached_share",
+        "arrivals",
+        "warmup",
+    },
     "target": {"ttft", "tpot"},
     "prices": {"rent", "input", "cached_input", "output", "utilisation"},
 }
@@ -198,9 +208,11 @@ def run(
 
 
 def _workload(values: Mapping[str, Any]) -> ServingWorkload:
+    if values.get("users") is not None and values.get("concurrency") is not None:
+        raise InputError("workload: users and concurrency name the same; keep concurrency")
     return ServingWorkload(
         rate_per_s=values.get("rate"),
-        concurrency=values.get("concurrency"),
+        concurrency=values.get("concurrency", values.get("users")),
         requests=int(number(values.get("requests", 1000), "requests", 1, 1e6)),
         prompt=RequestLengths.of(values.get("prompt", 1024), "prompt"),
         output=RequestLengths.of(values.get("output", 256), "output"),

@@ -93,10 +93,15 @@ def campaign_draws(
     inp = campaign_input(s, segments)
     first = run_campaign(inp, seed=s.seed, timeline=False)
     if not first.finished and (to_the_end or s.horizon_s is None):
+        done = first.tokens / max(total_tokens(s), 1)
+        remedy = "use more chips, fewer tokens or a lower failure rate"
+        if s.horizon_s is not None:
+            remedy = (
+                f"set campaign.horizon='{math.ceil(first.days / max(done, 1e-3) * 1.1):.0f} days', or ask clustersim "
+                "campaign what happens until then"
+            )
         raise InputError(
-            f"{s.name}: the campaign does not finish within {first.days:,.0f} days "
-            f"({first.tokens / max(total_tokens(s), 1):.1%} of the tokens); use more chips, fewer tokens or a lower "
-            "failure rate"
+            f"{s.name}: the campaign does not finish within {first.days:,.0f} days ({done:.1%} of the tokens); {remedy}"
         )
     few = max(FEWEST_DRAWS, MOST_INTERRUPTIONS // max(first.interruptions, 1))
     rest = (run_campaign(inp, seed=s.seed + k, timeline=False) for k in range(1, min(s.seeds, few)))

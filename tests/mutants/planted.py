@@ -198,12 +198,14 @@ _TABLE: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("            kept.append(name)\n", ""),
         ('("weight_shape", torch.tensor(matrix,', '("weight_shape", torch.tensor(matrix[::-1],'),
     ],
-    ("config.py", CONFIG): [
+    ("config_file.py", CONFIG): [
         # index_topk_freq read off by one
         ("max(i - offset + 1, 0) % every", "max(i - offset, 0) % every"),
         ('raw.pop("index_skip_topk_offset", 2)', 'raw.pop("index_skip_topk_offset", 1)'),
         # index_topk_pattern ignored
         ("    if pattern is not None:\n", "    if False:\n"),
+    ],
+    ("config.py", CONFIG): [
         # sparse attention's first k queries counted with k keys
         ("(k * (k + 1) / 2 + (seq - k) * k) / seq", "float(k)"),
         ("(k * (k + 1) / 2 + (seq - k) * k) / seq", "(k * (k - 1) / 2 + (seq - k) * k) / seq"),

@@ -27,6 +27,8 @@ VARIANTS = {
     "shared-indexer": {"indexer_types": ("full", "shared", "full")},
     "wide-values": {"v_head_dim": 32, "index_topk": 5},
     "one-key": {"index_topk": 1},
+    "no-shared-expert": {"n_shared_experts": 0},
+    "odd-latent": {"kv_lora_rank": 17},
 }
 
 

@@ -38,7 +38,8 @@ def lookahead(model: Model, tokens: Tensor, depths: int, mode: str = "sparse") -
     rope, hidden, logits = model.rope_slice(0, T, tokens.device), out.hidden, [out.logits[0]]
     for depth in range(1, depths + 1):
         keep = T - depth
-        hidden = model.mtp_step(hidden[:, :keep], tokens[:, depth:], ForwardContext(mode, rope[:keep]), AuxLosses())
+        reads = model.mtp_reads(hidden[:, :keep], depth)
+        hidden = model.mtp_step(reads, tokens[:, depth:], ForwardContext(mode, rope[:keep]), AuxLosses())
         logits.append(_guess(model, hidden)[0])
     return logits
 
@@ -104,7 +105,8 @@ def _draft(model: Model, hidden: Tensor, text: list[int], drafts: int, mode: str
     rope = model.rope_slice(0, hidden.shape[1], hidden.device)
     for depth in range(1, drafts + 1):
         follows = torch.tensor([(text + guesses)[depth:]])
-        hidden = model.mtp_step(hidden, follows, ForwardContext(mode, rope), AuxLosses())
+        reads = model.mtp_reads(hidden, depth)
+        hidden = model.mtp_step(reads, follows, ForwardContext(mode, rope), AuxLosses())
         guesses.append(int(_guess(model, hidden[:, -1]).argmax(-1)))
     return guesses
 

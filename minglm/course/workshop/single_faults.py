@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
-import ctypes
+import multiprocessing
+import os
 import runpy
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ from minglm import atomic
 from minglm.course.workshop import checking, generator
 from minglm.errors import InputError, Parser
 
-LIMIT_S = 4.0  # for one answer: a fault in a loop's end may never return
+LIMIT_S = 20.0  # for one answer: a fault in a loop's end may never return
+MEMORY_BYTES = 12 * 2**30  # of addresses, of which torch alone takes some
 _BINARY: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub, ast.Mult),
     ast.Sub: (ast.Add,),
@@ -195,34 +196,39 @@ def _other_constants(value: object) -> list[Callable]:
 
 
 def _other_calls(node: ast.Call) -> list[Callable]:
+    if isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):  # whose arguments have no order
+        return [lambda target: setattr(target.func, "id", _CALLED[target.func.id])]
     changes = [_swap(i) for i in range(len(node.args) - 1)]
-    if isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):
-        changes.append(lambda target: setattr(target.func, "id", _CALLED[target.func.id]))
     if isinstance(node.func, ast.Attribute) and node.func.attr in _CALLED:
         changes.append(lambda target: setattr(target.func, "attr", _CALLED[target.func.attr]))
     return changes
 
 
 def accepted(fault: Fault, answer: str, limit_s: float = LIMIT_S) -> bool:
-    """Does the checker take the faulty sheet's answer for right? An answer that never ends is not."""
-    right: list[bool] = []
+    """Does the checker take the faulty sheet's answer for right? Asked in a process of its own: an answer that never
+    ends is none, and one that takes all memory takes nobody else's."""
 
     def ask() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            sheet_file = Path(folder) / "sheet.py"
-            atomic.write_text(sheet_file, f"{fault.code}\nANSWER = {answer}\n")
-            try:
-                checking.judge(checking.all_exercises()[fault.key], runpy.run_path(str(sheet_file))["ANSWER"])
-            except BaseException:
-                return
-        right.append(True)
+        import resource  # POSIX alone has it
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if thread.is_alive() and thread.ident is not None:  # a loop without end: else it would go on beside the next ones
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-    return bool(right)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                sheet_file = Path(folder) / "sheet.py"
+                atomic.write_text(sheet_file, f"{fault.code}\nANSWER = {answer}\n")
+                checking.judge(checking.all_exercises()[fault.key], runpy.run_path(str(sheet_file))["ANSWER"])
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=ask, daemon=True)
+    process.start()
+    process.join(limit_s)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode == 0
 
 
 def survivors(path: Path) -> tuple[list[Fault], int]:
@@ -231,6 +237,9 @@ def survivors(path: Path) -> tuple[list[Fault], int]:
     Raises:
         InputError: the solution itself is not accepted: then nothing would be shown by a fault that is not.
     """
+    import torch
+
+    torch.set_num_threads(1)  # a pool of threads does not outlive a fork
     asked, planted = answers(path), list(faults(path))
     for key, answer in asked.items():
         if not accepted(Fault(key, "no fault", ast.unparse(sheet(path))), answer, limit_s=120):  # it loads torch, too

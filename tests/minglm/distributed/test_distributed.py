@@ -32,7 +32,7 @@ PLANS = {
     4: [{"dp": 2, "ep": 2}, {"ep": 2, "cp": 2}, {"ep": 2, "tp": 2}, {"tp": 2, "cp": 2}],
 }
 MODES = ("dense", "warmup", "sparse")
-CONFIG = ModelConfig.named("nano", mtp_depth=2, num_hidden_layers=2)
+CONFIG = ModelConfig.named("nano", mtp_depth=2, num_hidden_layers=2, mtp_normed_hidden=True)
 
 
 def batch(step: int):
@@ -52,6 +52,8 @@ def curve(mode: str, passes: int, mesh=None, reshard: bool = False) -> list[list
 
     torch.manual_seed(0)
     model = Model(CONFIG)
+    for norm in (model.norm, model.mtp.norm):  # what the module reads goes through them: not 1, or it would not show
+        torch.nn.init.uniform_(norm.weight, 0.3, 3.0)
     if mesh is not None:
         from minglm.distributed.model import ShardedModel
         from minglm.distributed.optim import ShardedMuonAdamW

@@ -116,6 +116,35 @@ def test_the_module_reads_what_training_showed_it(periodic):
     assert drafts[:, 0].tolist() == want.tolist()
 
 
+def test_drafts_of_a_published_module_come_from_normed_states(model):
+    """Two drafts against depths 1 and 2 by hand, with norms that are not 1."""
+    from minglm.model.attention import ForwardContext
+    from minglm.model.decoder_layer import AuxLosses
+
+    torch.manual_seed(0)
+    model = Model(ModelConfig.named("nano", initializer_range=0.1, mtp_normed_hidden=True)).eval()
+    for norm in (model.norm, model.mtp.norm):
+        torch.nn.init.uniform_(norm.weight, 0.2, 3.0)
+    row = [5, 6, 7, 8, 9, 10, 11]
+    cache = LatentCache(model.config, 1, 20, mtp=True)
+    logits, hidden = prefill(model, cache, [row])
+    speculator, first = Speculator(Decoder(model, cache), 2, 1), int(logits.argmax())
+    speculator.prefill(cache.rows(0, 1), [row], hidden)
+    speculator.begin(0, 6, hidden[0, 6], first)
+    with torch.inference_mode():  # as in a step
+        drafts = speculator._draft([0.0], [1.0], [(0, 1)])[0].tolist()
+    text = [*row, first]
+    with torch.no_grad():
+        state = model.norm(hidden)
+        for depth in (1, 2):
+            ctx = ForwardContext("sparse", model.rope_slice(0, 7, hidden.device))
+            joined = model.mtp.join(state, model.embed_tokens(torch.tensor([text[depth:]])))
+            state = model.mtp.norm(model.mtp.layer(joined, ctx, AuxLosses())[0])
+            text.append(int(model.lm_head(state[:, -1]).argmax()))
+    assert drafts == text[-2:]
+    assert generate(model, [row], 8, speculate=2).tokens == generate(model, [row], 8).tokens
+
+
 def test_refusals(model):
     with pytest.raises(InputError, match="speculate=-2"):
         generate(model, PROMPTS, 4, speculate=-2)

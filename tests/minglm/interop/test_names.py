@@ -100,3 +100,17 @@ def test_int4_words_hold_eight_codes_low_nibble_first(model, format, tmp_path):
         codes = torch.stack([(words >> 4 * i) & 15 for i in range(8)], -1).flatten(-2) - 8
         assert disk[f"{at}.weight_shape"].tolist() == list(want.shape) == list(codes.shape)
         assert torch.equal(codes.float() * disk[f"{at}.weight_scale"].float().repeat_interleave(16, -1), want)
+
+
+def test_an_import_without_a_tokenizer_says_where_one_belongs_and_that_works(model, tmp_path, capsys):
+    from minglm.cli.main import main
+    from minglm.data.tokenizer import Tokenizer
+
+    export_hf(model, tmp_path / "hf")
+    run = tmp_path / "run"
+    assert main(["import-hf", str(tmp_path / "hf"), str(run)]) == 0
+    assert str(run / "tokenizer.json") in capsys.readouterr().out
+    text = ["generate", "--checkpoint", str(run), "--prompt", "a", "--tokens", "2"]
+    assert main(text) == 2 and "tokenizer.json" in capsys.readouterr().err
+    Tokenizer.train(["a b a b"], 300).save(run / "tokenizer.json")
+    assert main(text) == 0

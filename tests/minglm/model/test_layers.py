@@ -73,3 +73,11 @@ def test_head_loss_with_nothing_to_predict_is_zero():
     loss = head_loss(hidden, torch.randn(11, 8), torch.full((1, 4), IGNORE))
     loss.backward()
     assert loss.item() == 0 and hidden.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("odd", [1, 15, 17])
+def test_rope_of_a_single_token_that_begins_at_an_odd_place(odd):
+    """One row of a slice counts as contiguous, wherever it begins."""
+    table, x = rope_table(3, 8, 1e4), torch.randn(1, 1, odd + 8)
+    part = x[..., odd:]
+    assert torch.equal(apply_rope(part, table[2:]), apply_rope(part.clone(), table[2:]))

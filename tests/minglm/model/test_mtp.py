@@ -98,3 +98,30 @@ def test_counts_have_a_row_for_the_mtp_layer():
     assert counts.shape == (config.num_moe_layers + 1, config.n_routed_experts)
     assert counts.sum(-1).tolist() == [20 * 2, 20 * 2, (18 + 16) * 2]
     assert model(tokens, tokens, mtp=False).expert_counts.shape[0] == config.num_moe_layers
+
+
+def test_a_published_module_reads_normed_states_at_every_depth():
+    """By hand: the final norm before depth 1, the norm before the shared head before depth 2. Norm weights are not 1,
+    so that a norm that is left out or taken twice is another loss."""
+    torch.manual_seed(0)
+    model = Model(ModelConfig.named("nano", mtp_depth=2, initializer_range=0.1, mtp_normed_hidden=True))
+    for norm in (model.norm, model.mtp.norm):
+        torch.nn.init.uniform_(norm.weight, 0.2, 3.0)
+    tokens = torch.randint(0, 512, (2, 10))
+    out = model(tokens, tokens, mode="dense")
+
+    def normed(x, weight):
+        return x * (x.pow(2).mean(-1, keepdim=True) + model.config.rms_norm_eps).rsqrt() * weight
+
+    from minglm.model.attention import ForwardContext
+    from minglm.model.decoder_layer import AuxLosses
+
+    state, losses = normed(out.hidden, model.norm.weight), []
+    for d in (1, 2):
+        keep = 10 - d
+        pair = (normed(model.embed_tokens(tokens[:, d:]), model.mtp.enorm.weight), normed(state[:, :keep], 1.0))
+        joined = torch.cat(pair, -1) @ model.mtp.eh_proj.weight.T
+        ctx = ForwardContext("dense", model.rope_slice(0, keep, tokens.device))
+        state = normed(model.mtp.layer(joined, ctx, AuxLosses())[0], model.mtp.norm.weight)
+        losses.append(F.cross_entropy((state @ model.lm_head.weight.T).flatten(0, 1), tokens[:, d:].flatten()))
+    torch.testing.assert_close(out.mtp_loss, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)

@@ -66,6 +66,8 @@ def _pairs():
         (one([1.0, 3.0]), one([3.0, 1.0])),
         (one([1.0] * 999 + [1.02]), one([1.0] * 1000)),
         (one([-1.0]), one([-1.0005])),
+        (one([1.0]), one([1.0015])),  # beyond the bound that holds when none is given
+        (one([0.0, 2.0]), one([0.0, 2.0]), 1e-3, 0.0),  # equal is within a bound of nothing
         (one([1.0, -1.0]), one([1.0, 1.0])),
         # bounds of the caller's own; relative to want, not to got; both added up, not either
         (one([1.0]), one([1.05]), 0.1),

@@ -48,8 +48,8 @@ def episode_reward(turns, most=3):
     """list of pairs of bools, int -> a number; [(False, False), (True, True)] -> 0.9"""
     ### BEGIN SOLUTION
     for number, (shown, hidden) in enumerate(turns[:most]):
-        if shown or number == most - 1:
-            return float(shown and hidden) * (1 - 0.1 * number)
+        if shown:
+            return float(hidden) * (1 - 0.1 * number)
     return 0.0
     ### END SOLUTION
 # %%

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Build it yourself 1: a block, rotary position, and MLA
 #
-# In three notebooks you type a small GLM-5 and its losses, part by part, with a check after each. This one gives you the layers and the attention. At the end your parts run inside `minglm`, in place of its own, and the logits must agree to 1e-5.
+# In seven notebooks you type a small GLM-5 and what trains and runs it, part by part, with a check after each. The one before, [build 0](build_0_tokenizer.ipynb), is the tokenizer; this one gives you the layers and the attention. At the end your parts run inside `minglm`, in place of its own, and the logits must agree to 1e-5.
 #
 # **You will learn** to write RMSNorm, SwiGLU, a residual block, rotary position embedding (RoPE), and multi-head latent attention (MLA) in its expanded and its absorbed form.
 #

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Build it yourself 2: the indexer, experts, and the whole model
 #
-# The second of three notebooks in which you type a small GLM-5. Here attention becomes sparse, the feed-forward becomes a mixture of experts, and the parts become a model whose logits agree with `minglm`'s to 1e-5.
+# The third of the notebooks in which you type a small GLM-5. Here attention becomes sparse, the feed-forward becomes a mixture of experts, and the parts become a model whose logits agree with `minglm`'s to 1e-5.
 #
 # **You will learn** to write the lightning indexer, its choice of keys, attention over chosen keys, a router whose bias balances the load, the experts, and the model around them.
 #

@@ -127,3 +127,5 @@ check("build_3.average", average)
 show(*pictures.weight_of_a_token(average))
 # %% [markdown]
 # The bars are the gradient that one token gets, in a batch with one short and one long answer. With `minglm.rl.objectives.grpo` the whole can be compared: `average="sequence"` is GRPO's, `average="token"` DAPO's; a test does that with the worked solution.
+#
+# **Next:** [build 4](build_4_training.ipynb): the optimisers and the loop.
