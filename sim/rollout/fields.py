@@ -321,8 +321,8 @@ CASE = Section(
         Field(
             "published",
             "any",
-            "what was measured: seconds of a step, or a mapping of step_s, rollout_s, speedup, gain, tokens_per_s, "
-            "tokens_per_s_per_chip",
+            "what was measured: seconds of a step, or a mapping of step_s, rollout_s, speedup, gain, tail_share, "
+            "tokens_per_s, tokens_per_s_per_chip",
             ("measured",),
             read_value=_published,
         ),

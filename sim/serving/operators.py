@@ -1,7 +1,8 @@
-"""The parts of one layer while serving, on one chip: projections, attention, indexer, experts; messages are in `sim.serving.messages`.
+"""The parts of one layer while serving, on one chip: projections, attention, indexer, experts.
 
 Each function adds seconds to `parts`. `Roof` times operators on the chip of a deployment, as `hybrid` (kernel curves,
-published shares, measured latencies) or as `roofline` (peaks alone); `sim.serving.step_time` puts layers into steps.
+published shares, measured latencies) or as `roofline` (peaks alone). Messages are in `sim.serving.messages`;
+`sim.serving.step_time` puts layers into steps.
 
 Symbols: T query tokens of one attention group, R requests of it, C hidden, H heads, E experts, K chosen.
 """

@@ -18,7 +18,9 @@ from minglm import datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
 from sim.base.row_kinds import row_kind
+from sim.rollout.case import Case
 from sim.rollout.metrics import IN_POINTS, quantity
+from sim.rollout.result import Result
 from sim.rollout.scenario import baseline, canonical, read
 from sim.rollout.simulate import simulate
 from sim.validation.predict import scores
@@ -55,6 +57,12 @@ def _values(row: Mapping[str, Any], scalar: tuple[str, float] | None) -> dict[st
     return values
 
 
+@functools.lru_cache(maxsize=64)
+def _simulated(case: Case) -> Result:
+    """The result of a case; several rows are quantities of one."""
+    return simulate(case)
+
+
 def predict(row: Mapping[str, Any], scalar: tuple[str, float] | None = None) -> float:
     """The row's quantity, with a value for the family's scalar."""
     values = read(_values(row, scalar)).values
@@ -64,7 +72,7 @@ def predict(row: Mapping[str, Any], scalar: tuple[str, float] | None = None) -> 
     total = 0.0
     for seed in range(seeds):
         one = read({**values, "seed": seed})
-        total += quantity(name, simulate(one.case), simulate(baseline(one).case) if needs else None)
+        total += quantity(name, _simulated(one.case), _simulated(baseline(one).case) if needs else None)
     return total / seeds
 
 
