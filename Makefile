@@ -53,8 +53,9 @@ soak: $(STAMP)   ## the long checks: 10,000 generated examples a file, 64 client
 mutants: $(STAMP) ## plant 122 single faults in a copy of the code, one at a time: does a test see each? ARGS=rl/ for a part
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
 
-course-check: $(STAMP) ## the whole book, every exercise both ways, the site, all walks in a browser
+course-check: $(STAMP) ## the whole book, every exercise both ways, single faults of its solution, the site, all walks in a browser
 	$(BIN)/python -m minglm.course.book
+	$(BIN)/python -m minglm.course.workshop.single_faults
 	MINGLM_COURSE=1 $(BIN)/python -m pytest tests/minglm/course/test_workshop_exercises.py tests/minglm/course/test_workshop_kit.py tests/browser $(ARGS)
 
 checkpoints: $(STAMP) ## small results that any notebook can start from, with their hashes

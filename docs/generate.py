@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from minglm import atomic
+from sim.base.documents import parse_text
 from sim.base.fields import Section
 from sim.rollout.fields import CASE
 from sim.scenario.fields import PHASE, RUN, SCENARIO
@@ -128,9 +129,48 @@ def key_tables() -> str:
     return "\n".join(f"## {title}\n\n{section.markdown()}" for title, section in sections)
 
 
+GALLERY = {
+    "model": "Configs of models, for the simulator",
+    "toy": "Configs for the toy (`minglm import-hf`)",
+    "launch": "Launches of other tools (`clustersim import-args`)",
+    "scenario": "Scenarios from many editors",
+    "rows": "Measured runs",
+    "predicted": "Measured runs, predicted",
+    "campaign": "Campaigns and checkpoints",
+    "table": "Tables from spreadsheets",
+    "serving": "Serving scenarios",
+    "rollouts": "Rollout cases",
+    "trace": "Traces",
+}
+
+
+def gallery() -> str:
+    """A table of the gallery's inputs for each kind of file."""
+    entries = parse_text((ROOT / "tests/gallery/index.yaml").read_text(encoding="utf-8"), "tests/gallery/index.yaml")
+    out = [f"{len(entries)} inputs.\n"]  # type: ignore[arg-type]  # a list
+    for reader, title in GALLERY.items():
+        out.append(f"\n## {title}\n\n| what | file | right | source |\n|---|---|---|---|")
+        for one in entries:  # type: ignore[attr-defined]
+            if one["reader"] != reader:
+                continue
+            right = ", ".join(f"{k} {_shown(v)}" for k, v in one["right"].items() if k != "within")
+            said = one["right"].get("refused")
+            cells = (one["what"], f"`{one['file']}`", f"refused: {said}" if said else right, one["source"])
+            out.append("| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |")
+    return "\n".join(out) + "\n"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if whole else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 PAGES = {
     "docs/architecture.md": ("tree", tree),
     "docs/keys.md": ("keys", key_tables),
+    "docs/what_we_read.md": ("gallery", gallery),
     "data/rollouts/README.md": ("keys", CASE.markdown),
     "data/README.md": ("files", data_table),
 }

@@ -102,6 +102,6 @@ NAMED_SIZES: dict[str, dict[str, Any]] = {
         max_position_embeddings=8192,
         rope_theta=100_000.0,
     ),
-    # GLM-5, 744B-A40B: the defaults of the class
-    "glm5": dict(),
+    # GLM-5, 744B-A40B: the defaults of the class, and how its published module is run
+    "glm5": dict(mtp_normed_hidden=True),
 }

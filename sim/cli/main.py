@@ -29,6 +29,7 @@ PROGRAM = Program(
         "serving",
         "validate",
         "trace",
+        "import-args",
         "claims",
         "dashboard",
         "report",

@@ -7,7 +7,9 @@ against `transformers` models built on the meta device. A family that is not her
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def from_hf(config: Mapping | str | Path, name: str | None = None) -> ModelSpec:
     source = str(raw.pop("source", "config.json"))
     title = str(raw.pop("name", name or raw.get("_name_or_path") or raw.get("model_type", "config.json")))
     kind = raw.get("model_type")
-    if isinstance(raw.get("text_config"), Mapping) and kind not in SUPPORTED:
+    if kind not in SUPPORTED:
         raw, kind = _language_model(raw)
     if kind == "glm_moe_dsa":
         return dataclasses.replace(from_config(ModelConfig.from_hf(raw), title), source=source)
@@ -50,16 +52,23 @@ def from_hf(config: Mapping | str | Path, name: str | None = None) -> ModelSpec:
 
 
 # Wrappers around a language model whose `text_config` does not name its family.
-_TEXT_OF = {"llava": "llama", "llava_next": "llama", "kimi_k25": "kimi_k25_text", "mistral3": "mistral3_text"}
+_TEXT_OF = {"llava": "llama", "llava_next": "llama", "llava_llama": "llama", "kimi_k25": "kimi_k25_text"}
+_WRAPPED_IN = ("text_config", "llm_config", "language_config")  # what InternVL and DeepSeek-VL call it
 # What stands outside a wrapper's `text_config` and holds for it where it says nothing itself.
 _OUTSIDE = ("tie_word_embeddings", "quantization_config")
 
 
 def _language_model(raw: Mapping[str, Any]) -> tuple[dict[str, Any], object]:
-    """(config, family) of the language model in a vision wrapper."""
-    text = dict(raw["text_config"])
+    """(config, family) of the language model in a vision wrapper, or of one whose keys stand beside the wrapper's."""
+    kind = raw.get("model_type")
+    family = next((f for f in (_TEXT_OF.get(str(kind)), f"{kind}_text") if f in FAMILIES), None)
+    inner = next((raw[key] for key in _WRAPPED_IN if isinstance(raw.get(key), Mapping)), None)
+    if inner is None:
+        flat = family is not None and raw.get("hidden_size") is not None
+        return dict(raw), family if flat else kind
+    text = dict(inner)
     text |= {key: raw[key] for key in _OUTSIDE if key in raw and key not in text}
-    return text, text.get("model_type", _TEXT_OF.get(str(raw.get("model_type"))))
+    return text, text.get("model_type", family)
 
 
 # Operators that the simulator does not have: a key of the config that gives one away, and its name.
@@ -88,11 +97,17 @@ def _refusal(raw: Mapping[str, Any], kind: object) -> str:
         )
     typed = str(kind).lower()
     same = [name for name in SUPPORTED if name.replace("_", "") == typed.replace("-", "").replace("_", "")]
-    close = [name for name in SUPPORTED if _digits(name) == _digits(typed) and name[:3] == typed[:3]]
-    hint = nearest(typed, same or close) if kind else ""
+    hint = nearest(typed, same or [name for name in SUPPORTED if _alike(name, typed)]) if kind else ""
     return f"model_type {kind!r}: not a supported family{hint}; supported: {', '.join(SUPPORTED)}; or {dimensions}"
 
 
-def _digits(name: str) -> str:
-    """'llama4_text' → '4': a hint never leads to another generation."""
-    return "".join(c for c in name if c.isdigit())
+def _alike(name: str, typed: str) -> bool:
+    """Whether one is a slip of the other: as many words, the same numbers, and each word nearly the same.
+
+    So a hint never leads to another generation, nor from experts, vision or anything a word says to a model without.
+    """
+    ours, theirs = (re.findall(r"[a-z]+|\d+", text) for text in (name, typed))
+    return len(ours) == len(theirs) and all(
+        a == b or (a.isalpha() and b.isalpha() and SequenceMatcher(None, a, b).ratio() >= 0.75)
+        for a, b in zip(ours, theirs, strict=True)
+    )

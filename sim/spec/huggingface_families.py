@@ -214,6 +214,46 @@ def _glm4(c):
     return _decoder(c, qkv_bias=c.flag("attention_bias"), norms_per_layer=4)
 
 
+def _dots1(c):
+    first = c.int("max_window_layers", 0)
+    window = c.int("sliding_window", 0)
+    return _decoder(
+        c,
+        qkv_bias=c.flag("attention_bias"),
+        out_bias=c.flag("attention_bias"),
+        qk_norm=True,
+        experts=c.int("n_routed_experts", 0),
+        experts_per_token=c.int("num_experts_per_tok", 0),
+        shared_experts=c.int("n_shared_experts", 0),
+        moe_ffn=c.int("moe_intermediate_size"),
+        dense_layers=c.int("first_k_dense_replace", 0),
+        router_bias=True,
+        window=window,
+        window_layers=max(c.int("num_hidden_layers") - first, 0) if window else 0,
+    )
+
+
+def _starcoder2(c):
+    bias, window = c.flag("use_bias", True), c.int("sliding_window", 0)
+    return _decoder(
+        c,
+        gated_ffn=False,
+        norm="layer",
+        qkv_bias=bias,
+        out_bias=bias,
+        ffn_bias=bias,
+        window=window,
+        window_layers=c.int("num_hidden_layers") if window else 0,
+    )
+
+
+def _internlm2(c):
+    bias = c.flag("bias")
+    return _decoder(
+        c, qkv_bias=bias, out_bias=bias, kv_heads=c.int("num_key_value_heads", c.int("num_attention_heads"))
+    )
+
+
 def _smollm3(c):
     return _llama(c)
 
@@ -351,6 +391,10 @@ FAMILIES: dict[str, Callable[[Config], dict]] = {
     "qwen3_vl_moe_text": _qwen3_moe,
     "olmo2": _olmo2,
     "olmo3": _olmo3,
+    "granite": _llama,
+    "dots1": _dots1,
+    "starcoder2": _starcoder2,
+    "internlm2": _internlm2,
     "smollm3": _smollm3,
     "seed_oss": _seed_oss,
     "ernie4_5": _ernie4_5,

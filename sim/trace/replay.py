@@ -81,7 +81,11 @@ def _traces(folder: Path) -> list[tuple[str, int]]:
 def _only_prefix(folder: Path) -> str:
     prefixes = sorted({name for name, _ in _traces(folder)})
     if not prefixes:
-        raise InputError(f"{folder}: no PREFIX.N.et in it; give the folder of Chakra traces")
+        profile = next((path for path in folder.glob("*.json*") if path.suffix in (".json", ".gz")), None)
+        remedy = "give the folder of Chakra traces"
+        if profile is not None:  # PyTorch's profiler, its execution trace observer
+            remedy = f"make them of {profile.name} with chakra_converter (mlcommons/chakra), and give their folder"
+        raise InputError(f"{folder}: no PREFIX.N.et in it; {remedy}")
     if len(prefixes) > 1:
         raise InputError(f"{folder}: traces of {', '.join(prefixes[:5])}; give one of them as --prefix {prefixes[0]}")
     return prefixes[0]

@@ -189,6 +189,7 @@ _SIM_COMMANDS = (
     "serving",
     "validate",
     "trace",
+    "import-args",
     "claims",
     "dashboard",
     "report",
@@ -210,6 +211,8 @@ _MINGLM_COMMANDS = (
     "quantize",
     "rl",
     "serve",
+    "exercise",
+    *(f"exercise {what}" for what in ("list", "check", "hint")),
     "workshop",
     *(
         f"workshop {what}"

@@ -44,6 +44,20 @@ def test_links_lead_somewhere(page):
     assert not missing, missing
 
 
+def test_every_law_has_its_test():
+    """docs/laws.md names tests that exist, and every file of generated tests that states laws is in it."""
+    text = (ROOT / "docs" / "laws.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|") and "::" in line]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+    assert len(rows) >= 25 and len(named) >= len(rows)
+    for row in rows:
+        assert re.search(r"`tests/[\w/]+\.py::test_\w+`", row), row
+    for path, test in named:
+        assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path} has no {test}"
+    of_laws = re.findall(r"def (test_\w+)", (ROOT / "tests/property/test_laws.py").read_text(encoding="utf-8"))
+    assert not set(of_laws) - {test for _, test in named}
+
+
 def test_every_room_and_how_to_is_reached_from_the_first_pages():
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):

@@ -35,9 +35,10 @@ FORBIDDEN = {
 SAFE_YAML = ("SafeLoader", "_loader(yaml)")
 EVAL = {
     "minglm/course/workshop/build/solutions.py",
+    "minglm/course/workshop/runner.py",
     "minglm/rl/sandbox_child.py",
     "minglm/rl/tasks_code.py",
-}  # the sandbox's inside, and text that we made ourselves
+}  # the sandbox's inside, text that we made ourselves, and what a learner asks to have checked on the own machine
 
 
 def _calls(path: Path):

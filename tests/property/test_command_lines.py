@@ -76,6 +76,9 @@ BASE = {
     "minglm quantize": (["{run}"], ["--format", "fp8", "--out", "q"]),
     "minglm rl": (["sum"], ["--init-from", "{run}", "--run", "r", "--updates", "1"]),
     "minglm serve": ([], ["--checkpoint", "{run}"]),
+    "minglm exercise list": ([], []),
+    "minglm exercise check": (["plan_planner.signed"], []),
+    "minglm exercise hint": (["plan_planner.signed"], []),
     "minglm workshop preflight": ([], []),
     "minglm workshop build": ([], ["--check"]),
     "minglm workshop collect": (["folder"], []),
@@ -97,6 +100,7 @@ BASE = {
     "clustersim explain": (["glm5_mini_smoke"], []),
     "clustersim normal": (["glm5_mini_smoke"], ["--measured", "step_s=1"]),
     "clustersim catalogue": ([], []),
+    "clustersim import-args": (["launch.sh"], ["--chips", "8"]),
     "clustersim dashboard": ([], ["--port", "18866"]),
     "clustersim report": (["folder"], []),
 }
@@ -173,6 +177,7 @@ def place(tmp_path, monkeypatch):
         "list.yaml": b"- 1\n- 2\n",
         "utf16.yaml": "steps: 1".encode("utf-16"),
         "twice.yaml": b"steps: 1\nsteps: 2\n",
+        "launch.sh": b"python train.py --num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 64",
     }.items():
         (tmp_path / name).write_bytes(content)
     monkeypatch.chdir(tmp_path)

@@ -6,9 +6,9 @@
     checking.py       runs a check and says in one sentence what is wrong
     generator.py      writes notebooks/workshop/exercises (blanked) and notebooks/workshop/solutions
 
-A notebook needs one name from here: `check("02.causal_attention", my_function)`.
+A notebook needs two names from here: `check("02.causal_attention", my_function)` and `hint("02.causal_attention")`.
 """
 
-from minglm.course.workshop.checking import NotYet, check
+from minglm.course.workshop.checking import NotYet, check, hint
 
-__all__ = ["NotYet", "check"]
+__all__ = ["NotYet", "check", "hint"]

@@ -56,6 +56,7 @@ class Exercise:
         hint: said when the answer is wrong in a way nobody has listed.
         also: further demands: called with the learner's function, raises NotYet; where that function stops, so does it,
             with NotYet.
+        hints: three steps, each saying more than the one before; without them see `steps`.
         absolute: how far numbers near zero may differ; more where many roundings add up.
         use: where the answer is a class: makes of it a function of a case's inputs (see `module_output`).
     """
@@ -68,18 +69,49 @@ class Exercise:
     also: Callable[[Callable], None] | None = None
     use: Callable[[Callable], Callable] | None = None
     absolute: float = 1e-6
+    hints: tuple[str, ...] = ()
+
+    def steps(self) -> tuple[str, ...]:
+        """Its hints: its own or, where it has none, what is often wrong, how it is done, and where it is solved."""
+        solved = "A worked solution stands in the folder workshop/solutions."
+        return self.hints or (f"Often wrong: {self.mistakes[0].sentence}", self.hint, solved)
 
 
 @lru_cache(maxsize=1)
 def all_exercises() -> dict[str, Exercise]:
     """Key → exercise, from every module in checks/ (each has a list EXERCISES)."""
     out: dict[str, Exercise] = {}
-    for path in sorted(FOLDER.glob("[bc][0-9]*.py")):
+    for path in sorted(FOLDER.glob("[bcps][0-9]*.py")):
         for exercise in importlib.import_module(f"minglm.course.workshop.checks.{path.stem}").EXERCISES:
             if exercise.key in out:
                 raise InputError(f"exercise {exercise.key!r}: defined twice; give each its own key")
             out[exercise.key] = exercise
     return out
+
+
+_HINTS: dict[str, int] = {}  # key → hints given in this kernel
+
+
+def find(key: str) -> Exercise:
+    """The exercise of a key.
+
+    Raises:
+        InputError: no such exercise.
+    """
+    exercises = all_exercises()
+    if key not in exercises:
+        raise InputError(
+            f"exercise {key!r}: not a known one{nearest(key, exercises)}; `minglm exercise list` names them all"
+        )
+    return exercises[key]
+
+
+def hint(key: str) -> None:
+    """Print the next of an exercise's three hints; after the last it is printed again."""
+    steps = find(key).steps()
+    given = min(_HINTS.get(key, 0), len(steps) - 1)
+    _HINTS[key] = given + 1
+    print(f"{key}, hint {given + 1} of {len(steps)}: {steps[given]}")
 
 
 def check(key: str, answer: Callable, record: bool = True) -> None:
@@ -91,18 +123,13 @@ def check(key: str, answer: Callable, record: bool = True) -> None:
     Raises:
         NotYet: it is not right, with the reason. InputError: no such exercise.
     """
-    exercises = all_exercises()
-    if key not in exercises:
-        raise InputError(
-            f"exercise {key!r}: not a known one{nearest(key, exercises)}; the keys stand in "
-            "minglm/course/workshop/checks"
-        )
+    exercise = find(key)
     try:
         if not callable(answer):
             raise NotYet(
                 f"The check wants your function itself, not what it gives ({_short(answer)}): its name, no brackets."
             )
-        judge(exercises[key], answer)
+        judge(exercise, answer)
     except NotYet as err:
         if record:
             results.record(key, False, str(err))

@@ -6,7 +6,8 @@ and the cell metadata are nbgrader's, so a course that grades with nbgrader can 
 first cell of every sheet ends with how to work on it.
 
 A sheet NN_topic belongs to the notebook of that name in learn/ and its blank lies in workshop/exercises/; a sheet
-build_N_topic is a notebook of its own, and its blank lies in learn/.
+build_N_topic is a notebook of its own, and its blank lies in learn/. A sheet scale_NN_topic or plan_topic belongs to a
+notebook of that room, and its blank lies beside those of learn/.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ BLANK = ("# YOUR CODE HERE", "raise NotImplementedError()")
 
 def sources() -> list[Path]:
     """The sources of all sheets, in the order of their numbers."""
-    return [*sorted(SOURCES.glob("[0-9]*.py")), *sorted(SOURCES.glob("build_*.py"))]
+    return [path for start in ("[0-9]", "build_", "scale_", "plan_") for path in sorted(SOURCES.glob(f"{start}*.py"))]
 
 
 def prefix(stem: str) -> str:
     """What the keys of a sheet's exercises begin with.
 
-    >>> prefix("02_mla"), prefix("build_1_layers")
-    ('02', 'build_1')
+    >>> prefix("02_mla"), prefix("build_1_layers"), prefix("plan_planner")
+    ('02', 'build_1', 'plan_planner')
     """
-    return "_".join(stem.split("_")[: 2 if stem.startswith("build_") else 1])
+    return "_".join(stem.split("_")[: 2 if stem.startswith(("build_", "scale_", "plan_")) else 1])
 
 
 def place(source: Path, solved: bool, target: Path | None = None) -> Path:
@@ -106,13 +107,15 @@ def blanked(code: str) -> str:
 
 def notebook(source: Path, solved: bool) -> dict:
     """The notebook as a dictionary of nbformat 4.5, without outputs, the same bytes each time."""
-    sheet = []
+    sheet, levels = [], difficulties(source)
     for number, (kind, text) in enumerate(cells(source.read_text(encoding="utf-8"), source.name)):
         text = f"{text}\n\n{_how(source)}" if number == 0 else text
         cell: dict[str, Any] = {"cell_type": kind, "id": f"{prefix(source.stem)}-{number:02d}", "metadata": {}}
         if kind == "code":
             cell |= {"execution_count": None, "outputs": []}
             key = re.search(r'^check\("([\w.]+)"', text, flags=re.M)
+            if key and text.endswith(")"):
+                text += f"  # difficulty {levels[key.group(1)]} of 5"
             if BEGIN in text:
                 cell["metadata"] = {"nbgrader": _grade(f"answer-{prefix(source.stem)}-{number:02d}", solution=True)}
                 text = text if solved else blanked(text)
@@ -126,6 +129,21 @@ def notebook(source: Path, solved: bool) -> dict:
         "nbformat": 4,
         "nbformat_minor": 5,
     }
+
+
+def difficulties(source: Path) -> dict[str, int]:
+    """Key → how hard an exercise is, from 1 to 5: by the lines of its worked solution, 1 to 2, 5, 9, 14, and more."""
+    out, lines = {}, 0
+    for kind, text in cells(source.read_text(encoding="utf-8"), source.name):
+        if kind != "code":
+            continue
+        inside = False
+        for line in text.splitlines():
+            inside = line.strip() == BEGIN or (inside and line.strip() != END)
+            lines += inside and line.strip() not in ("", BEGIN)
+        if key := re.search(r'^check\("([\w.]+)"', text, flags=re.M):
+            out[key.group(1)], lines = 1 + sum(lines > limit for limit in (2, 5, 9, 14)), 0
+    return out
 
 
 def _how(source: Path) -> str:

@@ -2,7 +2,8 @@
 
 A fault changes one place of the solution: an operator, a comparison, a constant, a name, the order of two arguments, a
 term that is dropped. `python -m minglm.course.workshop.single_faults` lists those that the checker accepts. Such a
-fault is either equivalent, which EQUIVALENT says with its reason, or the exercise's cases are too symmetrical.
+fault is either equivalent, which assets/equivalent_faults.yaml says with its reason, or the exercise's cases are too
+symmetrical.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import functools
 import multiprocessing
 import os
 import runpy
@@ -18,6 +20,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from minglm import atomic
 from minglm.course.workshop import checking, generator
@@ -211,7 +215,8 @@ def accepted(fault: Fault, answer: str, limit_s: float = LIMIT_S) -> bool:
     def ask() -> None:
         import resource  # POSIX alone has it
 
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1), os.dup2(nowhere, 2)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         try:
             with tempfile.TemporaryDirectory() as folder:
@@ -231,8 +236,15 @@ def accepted(fault: Fault, answer: str, limit_s: float = LIMIT_S) -> bool:
     return process.exitcode == 0
 
 
+@functools.cache
+def equivalent() -> dict[str, str]:
+    """Fault → why it gives the same value for every input that the exercise's text allows."""
+    text = (Path(__file__).parents[1] / "assets" / "equivalent_faults.yaml").read_text(encoding="utf-8")
+    return {fault: group["why"] for group in yaml.safe_load(text) for fault in group["faults"]}
+
+
 def survivors(path: Path) -> tuple[list[Fault], int]:
-    """The faults of a sheet that its checker accepts and EQUIVALENT does not name, and how many were tried.
+    """The faults of a sheet that its checker accepts and `equivalent` does not name, and how many were tried.
 
     Raises:
         InputError: the solution itself is not accepted: then nothing would be shown by a fault that is not.
@@ -244,30 +256,26 @@ def survivors(path: Path) -> tuple[list[Fault], int]:
     for key, answer in asked.items():
         if not accepted(Fault(key, "no fault", ast.unparse(sheet(path))), answer, limit_s=120):  # it loads torch, too
             raise InputError(f"{key}: the sheet's own solution is not accepted; mend it first")
-    left = [f for f in planted if f"{f.key} {f.place}" not in EQUIVALENT and accepted(f, asked[f.key])]
+    left = [f for f in planted if f"{f.key} {f.place}" not in equivalent() and accepted(f, asked[f.key])]
     return left, len(planted)
 
 
 def main(argv: list[str] | None = None) -> int:
     """List the faults that are accepted; exit code 1 where there is one."""
     p = Parser(prog="python -m minglm.course.workshop.single_faults", description=(__doc__ or "").splitlines()[0])
-    p.add_argument("sheets", nargs="*", help="beginnings of names, such as 02 (default: all)")
+    p.add_argument("sheets", nargs="*", help="beginnings of names, such as 02 or build_1 (default: all exercises)")
     args: argparse.Namespace = p.parse_args(argv)
     left = tried = 0
     for path in generator.sources():
-        if args.sheets and not path.stem.startswith(tuple(args.sheets)):
+        if not path.stem.startswith(tuple(args.sheets or "0123456789")):
             continue
         found, count = survivors(path)
         left, tried = left + len(found), tried + count
         for fault in found:
             print(f"accepted: {fault.key} {fault.place}", flush=True)
         print(f"{path.stem}: {count} faults, {len(found)} accepted", file=sys.stderr, flush=True)
-    print(f"{left} of {tried} single faults are accepted; {len(EQUIVALENT)} are equivalent")
+    print(f"{left} of {tried} single faults are accepted; {len(equivalent())} are equivalent")
     return 1 if left else 0
-
-
-# Fault → why it gives the same value for every input that the exercise's text allows.
-EQUIVALENT: dict[str, str] = {}
 
 
 if __name__ == "__main__":

@@ -98,10 +98,10 @@ def test_a_wrong_loop_leaves_the_band(fault):
 # ---------------------------------------------------------------------- decoding
 
 
-@pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
-def test_the_learners_tokens_are_the_models_own(sampled):
+@pytest.mark.parametrize("how", [None, {"temperature": 0.8, "top_p": 0.9}], ids=["greedy", "sampled"])
+def test_the_learners_tokens_are_the_models_own(how):
     whole, mine = solved("build_2_model"), solved("build_5_decoding")
-    assert decoding.agreement(whole["GLM"], mine["decode"], 32, sampled) == 1.0
+    assert decoding.agreement(whole["GLM"], mine["decode"], 32, how) == 1.0
 
 
 def test_a_decoder_that_forgets_the_past_is_seen():
@@ -110,7 +110,7 @@ def test_a_decoder_that_forgets_the_past_is_seen():
     def forgetful(model, start, count):
         return mine["decode"](model, start[:, -1:], count)
 
-    assert decoding.agreement(whole["GLM"], forgetful, 8, False) < 0.5
+    assert decoding.agreement(whole["GLM"], forgetful, 8) < 0.5
 
 
 def test_the_learners_module_drafts_as_the_models_own():

@@ -6,6 +6,7 @@ pytest.importorskip("torch")
 from minglm.course.workshop import generator, single_faults
 
 
+@pytest.mark.slow
 def test_solutions_are_accepted_and_their_faults_refused():
     path = next(p for p in generator.sources() if p.stem.startswith("00"))
     planted = list(single_faults.faults(path))
@@ -23,3 +24,10 @@ def test_a_fault_changes_one_place():
 def test_a_loop_without_end_is_no_right_answer():
     fault = single_faults.Fault("00.loss_of_knowing_nothing", "", "def forever(V):\n    while True:\n        pass")
     assert not single_faults.accepted(fault, "forever", limit_s=0.5)
+
+
+@pytest.mark.slow
+def test_every_fault_called_equivalent_is_one_that_can_be_planted():
+    sheets = [p for p in generator.sources() if p.stem[:2].isdigit()]
+    planted = {f"{f.key} {f.place}" for p in sheets for f in single_faults.faults(p)}
+    assert len(planted) > 2000 and not set(single_faults.equivalent()) - planted

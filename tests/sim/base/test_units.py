@@ -3,7 +3,7 @@
 import pytest
 
 from minglm.errors import InputError
-from sim.base.units import RMB_PER_USD, parse, show, whole
+from sim.base.units import RMB_PER_USD, UNITS, parse, show, whole
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,55 @@ def test_show_and_parse_agree():
         (5400.0, "time"),
     ]:
         assert parse(show(value, dimension), dimension) == pytest.approx(value, rel=1e-3)
+
+
+SI = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18, "m": 1e-3}
+IEC = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}
+COUNTS = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+BASES = {  # what stands behind the prefix, in SI
+    "bytes": {"B": 1},
+    "bytes_per_s": {"B/s": 1, "bps": 1 / 8, "bit/s": 1 / 8, "b/s": 1 / 8},
+    "flops": {"FLOPS": 1, "FLOP/s": 1, "Flops": 1, "OPS": 1},
+    "power": {"W": 1},
+    "energy": {"J": 1, "Wh": 60 * 60},
+    "carbon_per_kwh": {f"g{gas}/{per}": 1e-3 / kwh for gas in ("", "CO2", "CO2e", "CO2eq") for per, kwh in
+                       (("kWh", 1), ("MWh", 1000))},
+}  # fmt: skip
+HOURS = {"h": 1, "hour": 1, "chip-hour": 1, "day": 24, "month": 365 * 24 / 12, "year": 365 * 24}
+SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400}
+SECONDS |= {"week": 7 * 86400, "weeks": 7 * 86400, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3}
+DOLLARS = {"$": 1, "USD": 1, "RMB": 1 / 7.2, "CNY": 1 / 7.2, "¥": 1 / 7.2}
+
+
+def by_hand(dimension: str, unit: str) -> float:
+    """What a unit is worth, from its parts."""
+    if dimension == "time":
+        return SECONDS[unit]
+    if dimension == "ratio":
+        return {"": 1, "%": 0.01}[unit]
+    if dimension == "count":
+        return COUNTS[unit.removesuffix("tokens").strip()]
+    if dimension == "per_hour":
+        return 1 / HOURS[unit.removeprefix("/")]
+    if dimension.startswith("money"):
+        coin, slash, per = unit.partition("/")
+        coin, _, scale = coin.partition(" ")
+        return DOLLARS[coin] * COUNTS[scale] / (HOURS[per] if slash and per != "kWh" else 1)
+    if dimension == "carbon_per_kwh" and unit.startswith("t"):
+        return 1e6 * BASES[dimension]["g" + unit[1:]]
+    base = max((b for b in BASES[dimension] if unit.endswith(b)), key=len)
+    return (SI | IEC)[unit.removesuffix(base)] * BASES[dimension][base]
+
+
+@pytest.mark.parametrize("dimension", UNITS)
+def test_every_unit_is_worth_its_parts(dimension):
+    for unit, factor in UNITS[dimension].items():
+        assert factor == pytest.approx(by_hand(dimension, unit), rel=1e-12), unit
+
+
+@pytest.mark.parametrize(
+    "text, says", [("2.5", "give for example 2"), ("0", "give 1 or more"), ("0.4", "for example 1")]
+)
+def test_whole_numbers_name_one_that_is_taken(text, says):
+    with pytest.raises(InputError, match=says):
+        whole(text, "field")

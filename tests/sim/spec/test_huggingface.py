@@ -67,7 +67,7 @@ def test_the_shipped_defaults_are_those_of_the_classes(family):
 
 def test_every_claimed_family_has_defaults_or_shares_a_class():
     assert set(DEFAULTS) <= set(FAMILIES)
-    assert set(FAMILIES) - set(DEFAULTS) == {"kimi_k2", "kimi_k25_text", "mistral3_text"}
+    assert set(FAMILIES) - set(DEFAULTS) == {"kimi_k2", "kimi_k25_text", "mistral3_text", "internlm2"}
 
 
 def test_null_says_none_where_absence_says_the_default():
@@ -105,3 +105,34 @@ def test_hints_stay_within_an_architecture():
     with pytest.raises(InputError, match="did you mean 'qwen3_moe'"):
         from_hf({"model_type": "Qwen3MoE"})
     assert "qwen3_moe" in SUPPORTED
+
+
+@pytest.mark.parametrize("kind", ["gpt_bigcode", "minimax", "gemma3n_text", "ernie4_5_moe", "qwen2_audio", "olmo4"])
+def test_no_hint_leads_to_another_model(kind):
+    with pytest.raises(InputError) as refusal:
+        from_hf({"model_type": kind, "hidden_size": 64})
+    assert "did you mean" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("typed, meant", [("lama", "llama"), ("qwen3-moe", "qwen3_moe"), ("deepsek_v3", "deepseek_v3")])
+def test_a_slip_is_hinted(typed, meant):
+    with pytest.raises(InputError, match=f"did you mean '{meant}'"):
+        from_hf({"model_type": typed, "hidden_size": 64})
+
+
+QWEN_VL = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
+QWEN_VL |= {"num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "qwen2_5_vl", "vision_config": {"depth": 32}, **QWEN_VL},  # as first published: side by side
+        {"model_type": "qwen2_vl", "vision_config": {}, **QWEN_VL},
+        {"model_type": "qwen2_5_vl", "text_config": QWEN_VL},  # the wrapper names the family
+        {"model_type": "internvl_chat", "llm_config": {"model_type": "qwen2", **QWEN_VL}},
+        {"model_type": "deepseek_vl_v2", "language_config": {"model_type": "qwen2", **QWEN_VL}},
+    ],
+)
+def test_a_language_model_beside_or_inside_a_wrapper_of_any_name(config):
+    assert from_hf(config).total_params() / 1e9 == pytest.approx(7.616, rel=1e-4)

@@ -6,7 +6,7 @@ Shapes: B batch, P prompt positions, V vocabulary.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from minglm.inference.sampling import arrivals
 from minglm.model.model import Model
 
 PROMPTS, LENGTH, SEED = 4, 20, 3
-SAMPLED = dict(temperature=0.8, top_p=0.9)
 
 
 def learners_model(make: Callable[[ModelConfig], nn.Module], model: Model | None = None) -> nn.Module:
@@ -40,21 +39,23 @@ def numbers(vocab_size: int, seed: int = SEED) -> Callable[[int], Tensor]:
     return lambda i: arrivals([(seed + row, i) for row in range(PROMPTS)], vocab_size)
 
 
-def agreement(make: Callable[[ModelConfig], nn.Module], decode: Callable, count: int, sampled: bool) -> float:
+def agreement(
+    make: Callable[[ModelConfig], nn.Module], decode: Callable, count: int, how: Mapping[str, Any] | None = None
+) -> float:
     """Share of tokens at which the learner's decoding agrees with `minglm.inference.generate`, before the first
-    difference of each sequence."""
+    difference of each sequence: greedy, or sampled as `how` says (temperature, top_p)."""
     model, mine = subject(), learners_model(make)
     start, V = prompts(model.config.vocab_size), model.config.vocab_size
-    how: dict[str, Any] = SAMPLED if sampled else {}
+    how = dict(how or {})
     want = generate(model, start, count, seed=SEED, **how).tokens
-    got = decode(mine, start, count, **how, **({"numbers": numbers(V)} if sampled else {})).tolist()
+    got = decode(mine, start, count, **how, **({"numbers": numbers(V)} if how else {})).tolist()
     same = 0
     for a, b in zip(got, want, strict=True):
         same += next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), count)
     return same / (count * PROMPTS)
 
 
-def beside_the_models_own(make: Callable, decode: Callable, count: int) -> tuple[Any, str]:
+def beside_the_models_own(make: Callable, decode: Callable, count: int, how: Mapping[str, Any]) -> tuple[Any, str]:
     """`agreement` as bars: greedy, sampled, and a control whose queries all stand at position 0."""
     fig = plots.figure("Tokens before the first difference", "", "% of minglm's own", height=320)
 
@@ -69,9 +70,9 @@ def beside_the_models_own(make: Callable, decode: Callable, count: int) -> tuple
 
     try:
         values = {
-            "greedy": agreement(make, decode, count, False),
-            "sampled": agreement(make, decode, count, True),
-            "control: no past": agreement(make, forgetful, count, False),
+            "greedy": agreement(make, decode, count),
+            "sampled": agreement(make, decode, count, how),
+            "control: no past": agreement(make, forgetful, count),
         }
     except NotImplementedError:
         return fig, "An empty chart: a part is still to be written."

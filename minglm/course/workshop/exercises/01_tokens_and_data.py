@@ -7,7 +7,7 @@
 # %%
 from collections import Counter
 
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 
 
 # %% [markdown]

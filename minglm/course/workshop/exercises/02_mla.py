@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 
 
 # %% [markdown]

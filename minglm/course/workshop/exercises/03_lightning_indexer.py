@@ -9,7 +9,7 @@
 # %%
 import torch
 
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 
 
 # %% [markdown]

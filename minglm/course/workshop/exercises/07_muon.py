@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 
 FAST = (3.4445, -4.7750, 2.0315)
 # %% [markdown]

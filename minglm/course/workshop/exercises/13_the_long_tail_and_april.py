@@ -5,7 +5,7 @@
 #
 # **Time:** 30 minutes. **You need:** [`13_the_long_tail_and_april`](../../learn/13_the_long_tail_and_april.ipynb).
 # %%
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 
 
 # %% [markdown]

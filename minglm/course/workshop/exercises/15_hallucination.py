@@ -5,7 +5,7 @@
 #
 # **Time:** 30 minutes. **You need:** [`15_hallucination`](../../learn/15_hallucination.ipynb).
 # %%
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 
 
 # %% [markdown]

@@ -5,7 +5,7 @@
 #
 # **Time:** 30 minutes. **You need:** [`16_agents_and_sandboxes`](../../learn/16_agents_and_sandboxes.ipynb).
 # %%
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 
 
 # %% [markdown]

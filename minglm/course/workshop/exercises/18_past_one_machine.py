@@ -5,7 +5,7 @@
 #
 # **Time:** 30 minutes. **You need:** [`18_past_one_machine`](../../learn/18_past_one_machine.ipynb).
 # %%
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 
 
 # %% [markdown]

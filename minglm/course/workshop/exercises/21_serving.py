@@ -5,7 +5,7 @@
 #
 # **Time:** 30 minutes. **You need:** [`21_serving`](../../learn/21_serving.ipynb).
 # %%
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 
 
 # %% [markdown]

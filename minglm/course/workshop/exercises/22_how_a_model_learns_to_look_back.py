@@ -5,7 +5,7 @@
 #
 # **Time:** 20 minutes. **You need:** [`22_how_a_model_learns_to_look_back`](../../learn/22_how_a_model_learns_to_look_back.ipynb).
 # %%
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 
 
 # %% [markdown]

@@ -12,7 +12,7 @@
 from collections import Counter
 
 from minglm.course.notebook import pick, show
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import text
 
 # %%
@@ -25,7 +25,7 @@ print(f"{sum(map(len, corpus)):,} characters, {len(words):,} different pieces")
 #
 # ## 1. Count pairs
 #
-# For every two neighbouring symbols: how often do they stand side by side in the whole corpus? A piece that stands there 50 times counts 50 times.
+# For every two neighbouring symbols: how often do they stand side by side in the whole corpus? A piece that stands there n times counts n times.
 # %%
 def count_pairs(words):
     """words {tuple of symbols: how often} -> {(left, right): how often}"""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minglm.course.notebook import pick, show
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import pictures
 
 torch.manual_seed(0)

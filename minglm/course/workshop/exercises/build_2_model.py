@@ -17,7 +17,7 @@ from torch import nn
 
 from minglm.config import ModelConfig
 from minglm.course.notebook import show
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import pictures, solved
 
 first = solved("build_1_layers")

@@ -12,7 +12,7 @@
 import torch
 
 from minglm.course.notebook import show
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import pictures
 
 torch.manual_seed(0)

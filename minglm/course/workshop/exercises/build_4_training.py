@@ -15,7 +15,7 @@ import torch
 
 from minglm.course.curves import beside_the_band
 from minglm.course.notebook import pick, show
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import solved, training
 from minglm.training.optim import split_rule, uses_muon
 

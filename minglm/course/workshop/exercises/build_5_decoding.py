@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from minglm.course.notebook import pick, show
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import decoding, solved
 
 first, second = solved("build_1_layers"), solved("build_2_model")
@@ -211,6 +211,7 @@ show(*decoding.tokens_per_call(kept, trials=pick(4000, 200)))
 #
 # Four prompts of `minglm`'s model, with its weights in yours: greedy, and sampled at temperature 0.8 and top-p 0.9 with the same numbers E. Each bar is the share of tokens that agree. As a control, a decoder that turns every new query as if it stood at position 0.
 # %%
-show(*decoding.beside_the_models_own(GLM, decode, count=pick(48, 12)))
+how = dict(temperature=0.8, top_p=0.9)
+show(*decoding.beside_the_models_own(GLM, decode, pick(48, 12), how))
 # %% [markdown]
 # **Next:** [build 6](build_6_rollouts.ipynb): many answers at once, and what is learnt from them.

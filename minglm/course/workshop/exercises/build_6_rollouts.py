@@ -10,7 +10,7 @@
 import torch
 
 from minglm.course.notebook import pick, show
-from minglm.course.workshop import check
+from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import rollouts, solved
 
 GLM, MLA = solved("build_2_model")["GLM"], solved("build_1_layers")["MLA"]
@@ -22,7 +22,7 @@ average, Optimizer, clip = third["average"], fourth["Optimizer"], fourth["clip"]
 #
 # Requests stand in a line; `left[i]` is how many tokens request i still has to write. `places` of them run at once. In each tick every running request writes one token. A request that has written its last one gives its place to the next in line, which starts with the **next** tick. The round ends with the first tick after which at least `target` requests are complete.
 #
-# <details style="margin-bottom:1em"><summary><b>Predict first:</b> four requests of 1, 1, 1 and 20 tokens, two places, all must be complete. How many ticks?</summary>
+# <details style="margin-bottom:1em"><summary><b>Predict first:</b> how many ticks for four requests of 1, 1, 1 and 20 tokens on two places, all to be complete?</summary>
 #
 # With the line 1, 1, 1, 20: the first two in tick 1, the next two start in tick 2, so 21. Most of that time one place is empty. With a target of three: 2 ticks, and the long one has written a single token.
 #
@@ -163,4 +163,4 @@ show(*rollouts.rewards_and_lengths(curves))
 #
 # You have now written every part of the way from bytes to a policy: about 300 lines. The tests of this project run these very solutions inside `minglm`, one at a time: logits within 1e-5, the loss curve in its band, decoding token by token, the policy's answers, the gradient of the losses.
 #
-# **Next:** [`05_train_it`](05_train_it.ipynb) for the same at more length, or [`scale/00`](../scale/00_chips_and_rooflines.ipynb) for what it costs on 100,000 chips.
+# **Next:** [`05_train_it`](05_train_it.ipynb) for the same at more length, or `scale/00_chips_and_rooflines` for what it costs on a cluster.

@@ -1,0 +1,1 @@
+torchrun --nproc_per_node 8 train.py --num-layers 30 --hidden-size 2048 --num-attention-heads 16 --seq-length 2048 --hierarchical-context-parallel-sizes 2 4 --micro-batch-size 1 --global-batch-size 256

@@ -1,0 +1,143 @@
+"""What the product makes of an input of the gallery, as figures by name: one function a kind of file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+
+
+def entries() -> list[dict[str, Any]]:
+    """The index."""
+    return yaml.safe_load((HERE / "index.yaml").read_text(encoding="utf-8"))
+
+
+def _spec(spec) -> dict[str, Any]:
+    return {"weights_b": spec.total_params() / 1e9} | {k: getattr(spec, k) for k in spec.__dataclass_fields__}
+
+
+def model(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    from sim.spec.model_loader import load_model
+
+    return _spec(load_model(path))
+
+
+def toy(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    from minglm.config import ModelConfig
+
+    return ModelConfig.from_hf(path).to_dict()
+
+
+def table(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    from sim.validation.single_node import read_table
+
+    runs = read_table(path)
+    first = runs[0]
+    return {"rows": len(runs), "gpus": first.plan.num_chips, "hidden": first.model.hidden, "seconds": first.seconds}
+
+
+def _scenario(scenario) -> dict[str, Any]:
+    stack, plan, work = scenario.stack, scenario.plan, scenario.workload
+    carbon = scenario.prices.get("carbon_kg_per_kwh")
+    named = {k: getattr(plan, k) for k in plan.__dataclass_fields__} | {"optimizer_offload": plan.offload}
+    named |= {"loss": stack.loss, "fusion": stack.fusion, "dedup": stack.dedup, "dropout": stack.dropout}
+    return {
+        **_spec(scenario.model),
+        **named,
+        "stages": list(plan.stages or ()),
+        "chips": scenario.cluster.num_chips,
+        "global_batch": work.global_batch,
+        "seq": work.seq,
+        "tokens": scenario.tokens,
+        "precision": scenario.precision,
+        "carbon": getattr(carbon, "value", carbon),
+    }
+
+
+def scenario(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    from sim.scenario.training import load_scenario
+
+    return _scenario(load_scenario(path))
+
+
+def rows(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    from sim.validation.rows import read_rows
+
+    (row,) = read_rows([path])
+    return {"id": row.id, "seconds": row.measured}
+
+
+def serving(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    from sim.serving import scenario as serving_scenario
+
+    work = serving_scenario._workload(serving_scenario.load(path)["workload"])
+    return {"concurrency": work.concurrency}
+
+
+def rollouts(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    from sim.rollout.scenario import load
+
+    return dict(load(path))
+
+
+def launch(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """As `clustersim import-args FILE --out X` and `clustersim run X` read it."""
+    from sim.base.documents import parse_text
+    from sim.scenario.launch.read import as_yaml, read_launch, scenario_of
+    from sim.scenario.training import resolve
+
+    found = read_launch(path, defined=entry.get("define", ()), ignore=entry.get("ignore", ()))
+    said = {"model": entry.get("model"), "chips": entry.get("chips"), "changes": entry.get("set", ())}
+    document = scenario_of(found, "gallery", **said)
+    return _scenario(resolve(parse_text(as_yaml(document, found), "gallery"), "gallery"))
+
+
+def trace(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    from sim.spec.hardware import load_cluster
+    from sim.trace.replay import replay
+
+    cluster = load_cluster(entry["cluster"]) if "cluster" in entry else None
+    return {"step_us": replay(path, cluster=cluster).step_us}
+
+
+def predicted(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What the simulator says of each measured row, by its id."""
+    from sim.validation import training
+
+    return {row["id"]: row["predicted"] for row in training.run([path])["rows"]}
+
+
+def campaign(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """As `clustersim campaign FILE --json`: medians of its draws, and the checkpoint."""
+    from sim.scenario.training import load_scenario
+    from sim.study.answer import Simulated, campaign_draws, point
+    from sim.study.campaign import campaign_input, campaign_segments
+
+    s = load_scenario(path)
+    segments = campaign_segments(s)
+    draws = Simulated(s, point(s), segments, campaign_draws(s, segments, to_the_end=False))
+    saved = campaign_input(s, segments).checkpoint
+    return {
+        "days": draws.share("days", 0.5),
+        "interruptions": draws.share("interruptions", 0.5),
+        "checkpoint_tb": saved.bytes / 1e12,
+        "checkpoint_s": saved.bytes / saved.write_bytes_per_s,
+    }
+
+
+READERS = {
+    f.__name__: f for f in (model, toy, table, scenario, rows, serving, rollouts, launch, trace, predicted, campaign)
+}
+
+
+def read(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of an entry's input.
+
+    Raises:
+        InputError: the product refuses it.
+    """
+    return READERS[entry["reader"]](HERE / "inputs" / entry["file"], entry)

@@ -1,0 +1,154 @@
+"""Every small change of an operator or a number in the core files, a sample of which is tried: `--automatic`.
+
+A change is one node of the syntax tree: a comparison at its border or turned round, + for −, × for ÷, `and` for `or`, a
+`not` that goes, `min` for `max`, a whole number one larger, a fraction twice as large. What only words a message, an
+annotation or a default text is left alone.
+"""
+
+import ast
+import copy
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.mutants.planted import Planted
+
+_COMPARE = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+_COMPARE |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
+_BINARY = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
+_BINARY |= {ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult}
+_SWAPPED = {"min": "max", "max": "min", "floor": "ceil", "ceil": "floor", "any": "all", "all": "any"}
+
+# The core, and what is run for a change in it. Tests of the file's own room: a change that only a golden output or
+# a notebook would notice counts as not seen.
+CORE = {
+    "minglm/config.py": "tests/minglm/test_config.py",
+    "minglm/config_file.py": "tests/minglm/test_config.py tests/minglm/test_config_file.py",
+    "minglm/model/attention.py": "tests/minglm/model/test_attention.py",
+    "minglm/model/indexer.py": "tests/minglm/model/test_attention.py",
+    "minglm/model/layers.py": "tests/minglm/model/test_layers.py",
+    "minglm/model/moe.py": "tests/minglm/model/test_moe.py",
+    "minglm/model/mtp.py": "tests/minglm/model/test_mtp.py",
+    "minglm/training/optim.py": "tests/minglm/training/test_optim.py",
+    "minglm/training/checkpoint.py": "tests/minglm/training/test_checkpoint.py",
+    "minglm/rl/policy.py": "tests/minglm/rl/test_policy.py",
+    "minglm/rl/objectives.py": "tests/minglm/rl/test_objectives.py",
+    "minglm/quant/fp8.py": "tests/minglm/quant/test_formats.py",
+    "minglm/quant/int4.py": "tests/minglm/quant/test_formats.py",
+    "minglm/quant/int8.py": "tests/minglm/quant/test_formats.py",
+    "minglm/inference/sampling.py": "tests/minglm/inference/test_sampling.py",
+    "sim/base/units.py": "tests/sim/base",
+    "sim/base/spreadsheet.py": "tests/sim/base",
+    "sim/cost/closed_form.py": "tests/sim/cost/test_closed_form.py tests/sim/cost/test_by_hand.py",
+    "sim/cost/collectives.py": "tests/sim/cost/test_collectives.py",
+    "sim/cost/kernels.py": "tests/sim/cost/test_kernels.py",
+    "sim/cost/memory.py": "tests/sim/cost/test_by_hand.py tests/sim/cost/test_step.py",
+    "sim/cost/money.py": "tests/sim/cost/test_money.py",
+    "sim/cost/operators.py": "tests/sim/cost/test_operators.py tests/sim/cost/test_by_hand.py",
+    "sim/cost/operators_attention.py": "tests/sim/cost/test_operators.py tests/sim/cost/test_by_hand.py",
+    "sim/rollout/engine.py": "tests/sim/rollout/test_by_hand.py tests/sim/rollout/test_simulate.py",
+    "sim/rollout/lengths.py": "tests/sim/rollout",
+    "sim/scenario/launch/megatron.py": "tests/sim/scenario/test_launch.py tests/gallery",
+    "sim/scenario/launch/shell.py": "tests/sim/scenario/test_launch.py tests/gallery",
+    "sim/scenario/launch/torchtitan.py": "tests/sim/scenario/test_launch.py tests/gallery",
+    "sim/serving/step_time.py": "tests/sim/serving/test_step_time.py tests/sim/serving/test_by_hand.py",
+    "sim/serving/workload.py": "tests/sim/serving/test_by_hand.py tests/sim/serving/test_simulate.py",
+    "sim/spec/huggingface_families.py": "tests/sim/spec tests/gallery",
+    "sim/spec/model.py": "tests/sim/spec",
+    "sim/spec/plan.py": "tests/sim/spec/test_plan.py",
+    "sim/training/checkpoints.py": "tests/sim/training/test_checkpoints.py tests/sim/training/test_campaign.py",
+    "sim/training/failures.py": "tests/sim/training/test_failures.py tests/sim/training/test_campaign.py",
+    "sim/training/schedules.py": "tests/sim/training/test_schedules.py",
+}
+
+
+class Change(NamedTuple):
+    """One change: its line, what it is in words, and the whole file with it."""
+
+    line: int
+    words: str
+    text: str
+
+
+def _skipped(node: ast.AST) -> set[int]:
+    """Nodes in which nothing is changed: messages, annotations, decorators."""
+    out: set[int] = set()
+    for n in ast.walk(node):
+        parts: list[ast.AST | None] = []
+        if isinstance(n, ast.Raise | ast.JoinedStr | ast.Assert):
+            parts = [n]
+        elif isinstance(n, ast.AnnAssign):
+            parts = [n.annotation]
+        elif isinstance(n, ast.arg):
+            parts = [n.annotation]
+        elif isinstance(n, ast.FunctionDef):
+            parts = [n.returns, *n.decorator_list]
+        for part in parts:
+            if part is not None:
+                out |= {id(x) for x in ast.walk(part)}
+    return out
+
+
+def _sites(tree: ast.Module) -> Iterator[tuple[int, int]]:
+    """(number of the node in walking order, which of its operators) of every place that can change."""
+    skipped = _skipped(tree)
+    for number, node in enumerate(ast.walk(tree)):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Compare):
+            yield from ((number, k) for k, op in enumerate(node.ops) if type(op) in _COMPARE)
+        elif (isinstance(node, ast.BinOp) and type(node.op) in _BINARY) or isinstance(node, ast.BoolOp):
+            yield number, 0
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            yield number, 0
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value != 1e-12:
+            yield number, 0
+        elif isinstance(node, ast.Name) and node.id in _SWAPPED:
+            yield number, 0
+
+
+def _changed(node: ast.AST, which: int) -> None:
+    """Change the node in place."""
+    if isinstance(node, ast.Compare):
+        node.ops[which] = _COMPARE[type(node.ops[which])]()
+    elif isinstance(node, ast.BinOp):
+        node.op = _BINARY[type(node.op)]()
+    elif isinstance(node, ast.BoolOp):
+        node.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+    elif isinstance(node, ast.UnaryOp):
+        node.op, node.operand = ast.Not(), ast.UnaryOp(ast.Not(), node.operand)  # twice: as it is without one
+    elif isinstance(node, ast.Constant):
+        node.value = node.value + 1 if isinstance(node.value, int) else node.value * 2 or 1.0
+    elif isinstance(node, ast.Name):
+        node.id = _SWAPPED[node.id]
+
+
+def changes(source: str) -> list[tuple[int, int]]:
+    """Every place of a file that can change."""
+    return list(_sites(ast.parse(source)))
+
+
+def change(source: str, site: tuple[int, int]) -> Change:
+    """The file with the change at a place."""
+    tree = ast.parse(source)
+    changed = copy.deepcopy(tree)
+    before, after = (next(n for i, n in enumerate(ast.walk(t)) if i == site[0]) for t in (tree, changed))
+    old = ast.unparse(before)
+    _changed(after, site[1])
+    return Change(getattr(before, "lineno", 0), f"{old[:60]} -> {ast.unparse(after)[:60]}", ast.unparse(changed))
+
+
+def sample(part: str, each: int, seed: int, read) -> list[tuple[Planted, Change]]:
+    """`each` changes of every core file whose name holds `part`, the same ones for a seed.
+
+    read: path → text. `old` and `new` of a fault are the whole file.
+    """
+    out = []
+    for file, tests in CORE.items():
+        if part in file:
+            source = read(file)
+            sites = changes(source)
+            for site in sorted(random.Random(f"{seed} {file}").sample(sites, min(each, len(sites)))):
+                made = change(source, site)
+                out.append((Planted(file, source, made.text, tests), made))
+    return out

@@ -1,0 +1,150 @@
+"""Launches of other tools: what a shell would pass, what each argument becomes, and remedies that work.
+
+Whole files with their right values are in tests/gallery; here are the parts, and the command.
+"""
+
+import pytest
+import yaml
+
+from minglm.errors import InputError
+from sim.cli.main import main
+from sim.scenario.launch.deepspeed import read as deepspeed
+from sim.scenario.launch.megatron import read as megatron
+from sim.scenario.launch.mindformers import read as mindformers
+from sim.scenario.launch.shell import flags
+from sim.scenario.launch.torchtitan import read as torchtitan
+from tests.gallery.read import HERE
+
+LAUNCHES = HERE / "inputs" / "launches"
+
+
+@pytest.mark.parametrize(
+    "script, passed",
+    [
+        ("python a.py --x 1 --y_z=2 --flag", {"x": "1", "y-z": "2", "flag": True}),
+        ("A=3\nB=$((A * 4 - 2))\nrun --n ${B}", {"n": "10"}),
+        ("ARGS=(--a 1\n  --b 2  # why\n)\nARGS+=(--c 3)\nrun ${ARGS[@]}", {"a": "1", "b": "2", "c": "3"}),
+        ('O="--a 1"\nO="$O --b 2"\nrun $O --a 5', {"a": "5", "b": "2"}),  # the last one wins, as in argparse
+        ("run --a ${N:-7} --b ${M} && echo --c 1", {"a": "7", "b": "${M}", "c": "1"}),
+        ("H=$(hostname -I | cut -d' ' -f1)\nrun --m $H --n 4", {"n": "4"}),
+        ("run --a 1 \\\n  --b 2 3 \\\n  --c '0,1'", {"a": "1", "b": ["2", "3"], "c": "0,1"}),
+        ("run --a 1 > log.txt 2>&1 --b 2", {"a": "1", "b": "2"}),
+        ("ARGS=(--only 1)", {"only": "1"}),  # a file of arguments that runs nothing
+        ("#SBATCH --gres=gpu:a100:4\n#SBATCH --nodes 2\nsrun x --a 1", {"a": "1", "sbatch-gpus-per-node": "4"}),
+        ("run --a $((1/0)) --b 2", {"b": "2"}),
+    ],
+)
+def test_a_script_passes_what_a_shell_would(script, passed):
+    found = flags(script, "run.sh")
+    assert {k: found.get(k) for k in passed} == passed
+
+
+def test_variables_from_outside_go_before_the_scripts_own():
+    assert flags("N=1\nrun --n $N", "run.sh", {"N": "4"})["n"] == "4"
+
+
+def test_variables_that_double_without_end_are_refused():
+    script = "A=" + "x" * 100 + "\n" + "A=$A$A\n" * 30 + "run --a $A"
+    with pytest.raises(InputError, match="grows beyond"):
+        flags(script, "run.sh")
+
+
+GPT = {"num-layers": "12", "hidden-size": "768", "num-attention-heads": "12", "seq-length": "1024", "bf16": True}
+GPT |= {"max-position-embeddings": "1024", "vocab-size": "50257"}
+
+
+@pytest.mark.parametrize(
+    "more, path, value",
+    [
+        ({}, "model.vocab", 50304),  # up to a multiple of 128
+        ({"tensor-model-parallel-size": "8"}, "model.vocab", 51200),  # of 128 × 8
+        ({"make-vocab-size-divisible-by": "1"}, "model.vocab", 50257),
+        ({}, "model.positions", 1024),
+        ({"position-embedding-type": "rope"}, "model.positions", None),
+        ({"num-query-groups": "4"}, "model.kv_heads", None),  # counts only with --group-query-attention
+        ({"num-query-groups": "4", "group-query-attention": True}, "model.kv_heads", 4),
+        ({}, "model.qkv_bias", True),
+        ({"disable-bias-linear": True}, "model.qkv_bias", False),
+        ({"disable-bias-linear": True, "add-qkv-bias": True}, "model.qkv_bias", True),
+        ({}, "model.tied", True),
+        ({"untie-embeddings-and-output-weights": True}, "model.tied", False),
+        ({"window-size": "127,0"}, "model.window", 128),  # so many before a token, and itself
+        ({"num-experts": "8", "tensor-model-parallel-size": "4"}, "plan.etp", 4),
+        ({"num-experts": "8"}, "model.experts_per_token", 2),
+        ({"sequence-parallel": True}, "plan.sp", False),  # one rank has nothing to divide over
+        ({"tensor-model-parallel-size": "2", "sequence-parallel": True}, "plan.sp", True),
+        ({}, "options.zero", 0),
+        ({"use-distributed-optimizer": True}, "options.zero", 1),
+        ({"use-torch-fsdp2": True}, "options.zero", 3),
+        ({"use-megatron-fsdp": True, "data-parallel-sharding-strategy": "optim_grads"}, "options.zero", 2),
+        ({}, "options.dropout", True),  # Megatron's default is 0.1
+        ({"attention-dropout": "0", "hidden-dropout": "0.0"}, "options.dropout", False),
+        ({"attention-dropout": "0", "hidden-dropout": "0.1"}, "options.dropout", True),
+        ({"no-gradient-accumulation-fusion": True}, "options.accumulate_fused", False),
+        ({"fp8-format": "hybrid"}, "run.precision", "fp8"),
+        ({"recompute-activations": True}, "run.recompute", "selective"),
+        ({"recompute-granularity": "full", "recompute-method": "uniform"}, "run.recompute", "full"),
+        (
+            {"recompute-granularity": "selective", "recompute-modules": ["moe_act", "layernorm"]},
+            "run.recompute",
+            "none",
+        ),
+        ({"recompute-granularity": "selective", "recompute-modules": "core_attn"}, "run.recompute", "selective"),
+        ({"nnodes": "3", "nproc-per-node": "4"}, "chips", 12),
+    ],
+)
+def test_megatrons_defaults_are_its_own(more, path, value):
+    launch = megatron(GPT | more, "run.sh")
+    whole = {"model": launch.run["model"], "plan": launch.plan, "options": launch.options, "run": launch.run}
+    at = whole | {"chips": launch.chips}
+    for key in path.split("."):
+        at = at.get(key)
+    assert at == value
+
+
+@pytest.mark.parametrize("layout, chunks, ahead", [("Et|t|t|tL", [1, 1, 1, 1], 0), ("E|(t|)*3tmL", [0, 1, 1, 1, 1], 0)])
+def test_a_pipeline_layout_is_counted(layout, chunks, ahead):
+    from sim.scenario.launch.megatron import _layout, Arguments  # noqa: I001
+
+    assert _layout(layout, Arguments({}, "x")) == (chunks, ahead)
+
+
+@pytest.mark.parametrize(
+    "read, values",
+    [
+        (megatron, GPT | {"hybrid-layer-ratio": "0.5"}),
+        (deepspeed, {"zero_optimization": {"stage": 2, "new_overlap_mode": True}}),
+        (torchtitan, {"parallelism": {"spiral_parallel_degree": 2}}),
+        (mindformers, {"parallel_config": {"model_parallel": 2, "sequence_stage": 4}}),
+    ],
+)
+def test_what_matters_and_is_not_known_is_refused_and_can_be_passed_over(read, values):
+    with pytest.raises(InputError, match="changes time or memory.*--ignore") as refusal:
+        read(values, "mine")
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_command_writes_what_run_reads_and_says_what_became_of_each_argument(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = str(LAUNCHES / "megatron_one_line.sh")
+    assert main(["import-args", source, "--out", "mine.yaml"]) == 0
+    text = (tmp_path / "mine.yaml").read_text()
+    given = {w.partition("=")[0].lstrip("-") for w in open(source).read().split() if w.startswith("--")}
+    assert {g for g in given if f"--{g.replace('_', '-')}" not in text} == set()  # none is passed over
+    assert yaml.safe_load(text)["plan"] == {"tp": 2, "pp": 1, "sp": True, "dp": 8}
+    assert main(["run", "mine.yaml"]) == 0
+    assert "TP2 PP1 DP8" in capsys.readouterr().out
+
+
+def test_remedies_of_refusals_work(tmp_path, capsys):
+    source = str(LAUNCHES / "megatron_mixtral.sh")
+    out = ["--out", str(tmp_path / "x.yaml")]
+    assert main(["import-args", source, *out]) == 2 and "--define NNODES=" in capsys.readouterr().err
+    first = ["import-args", source, *out, "--define", "NNODES=4"]
+    assert main(first) == 2 and "--ignore moe-expert-capacity-factor" in capsys.readouterr().err
+    assert main([*first, "--ignore", "moe-expert-capacity-factor"]) == 0
+    plain = str(LAUNCHES / "deepspeed_auto.json")
+    assert main(["import-args", plain, *out]) == 2 and "--model llama3_8b" in capsys.readouterr().err
+    more = ["--model", "llama3_8b", "--set", "seq=4096"]
+    assert main(["import-args", plain, *out, *more]) == 2 and "--chips 8" in capsys.readouterr().err
+    assert main(["import-args", plain, *out, *more, "--chips", "8"]) == 0
