@@ -23,6 +23,8 @@ from minglm.course.workshop.build import pictures, solved
 first = solved("build_1_layers")
 RMSNorm, SwiGLU, block = first["RMSNorm"], first["SwiGLU"], first["block"]
 rope_table, apply_rope, MLA = first["rope_table"], first["apply_rope"], first["MLA"]
+
+
 # %% [markdown]
 # ## 1. The lightning indexer
 #
@@ -63,8 +65,12 @@ class Indexer(nn.Module):
         k = torch.cat((apply_rope(k[..., :r], table), k[..., r:]), -1)
         return q, k.squeeze(2), self.weights_proj(x) * (self.heads * self.width) ** -0.5
         ### END SOLUTION
+
+
 # %%
 check("build_2.indexer", Indexer)
+
+
 # %%
 def index_scores(q, k, w):
     """q (B, T, Hi, Di), k (B, S, Di), w (B, T, Hi) -> I (B, T, S)"""
@@ -72,8 +78,12 @@ def index_scores(q, k, w):
     dots = torch.einsum("bthd,bsd->bths", q, k).relu()
     return torch.einsum("bth,bths->bts", w, dots)
     ### END SOLUTION
+
+
 # %%
 check("build_2.index_scores", index_scores)
+
+
 # %% [markdown]
 # ## 2. Choose, causally
 #
@@ -95,8 +105,12 @@ def select(scores, k):
     values, index = seen.sort(descending=True, stable=True)
     return index[..., :k].masked_fill(values[..., :k] == -torch.inf, -1)
     ### END SOLUTION
+
+
 # %%
 check("build_2.select", select)
+
+
 # %% [markdown]
 # ## 3. Attention over the chosen keys
 #
@@ -116,8 +130,12 @@ def sparse(q_nope, q_rope, latent, up_k, up_v, chosen):
     mixed = torch.einsum("bthk,btkl->bthl", weights, keys[..., :L])
     return torch.einsum("bthl,hvl->bthv", mixed, up_v)
     ### END SOLUTION
+
+
 # %%
 check("build_2.sparse", sparse)
+
+
 # %% [markdown]
 # ## 4. The router and its bias
 #
@@ -150,10 +168,14 @@ class Router(nn.Module):
         load = counts.float()
         self.e_score_correction_bias += rate * torch.sign(load.mean() - load)
         ### END SOLUTION
+
+
 # %%
 check("build_2.router", Router)
 # %%
 show(*pictures.balance_over_steps(Router))
+
+
 # %% [markdown]
 # ## 5. The experts
 #
@@ -196,8 +218,12 @@ class MoE(nn.Module):
         counts = torch.bincount(chosen.flatten(), minlength=scores.shape[-1])
         return out.view_as(x), counts
         ### END SOLUTION
+
+
 # %%
 check("build_2.moe", MoE)
+
+
 # %% [markdown]
 # ## 6. The model
 #
@@ -252,8 +278,7 @@ class GLM(nn.Module):
         C, V = config.hidden_size, config.vocab_size
         self.embed_tokens = nn.Embedding(V, C)
         self.layers = nn.ModuleList(
-            Layer(config, i >= config.first_k_dense_replace, attention)
-            for i in range(config.num_hidden_layers)
+            Layer(config, i >= config.first_k_dense_replace, attention) for i in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(C, config.rms_norm_eps)
         self.lm_head = nn.Linear(C, V, bias=False)
@@ -270,8 +295,12 @@ class GLM(nn.Module):
             x = layer(x, table)
         return self.lm_head(self.norm(x))
         ### END SOLUTION
+
+
 # %%
 check("build_2.glm", GLM)
+
+
 # %% [markdown]
 # ## 7. Inside the real model
 #
