@@ -22,12 +22,18 @@ def pick(full, smoke):
 
 
 def show(fig, alt: str):
-    """Display a Plotly figure with a text alternative below it, in JupyterLab and in exported HTML alike.
+    """Display a Plotly figure, or a picture in HTML, with a text alternative below it, in JupyterLab and in exported
+    HTML alike.
 
     Plotly's default renderer leaves exported HTML without any plot and without an error, so the renderer is named here.
     """
+    from IPython.display import HTML, Markdown, display
+
+    words = alt.replace("$", "\\$")  # else Jupyter typesets what stands between two dollars
+    if isinstance(fig, str):
+        display(HTML(fig), Markdown(f"*{words}*"))
+        return
     import plotly.io
-    from IPython.display import Markdown, display
 
     if (
         plotly.io.renderers.default != "plotly_mimetype+notebook"
@@ -35,7 +41,6 @@ def show(fig, alt: str):
         plotly.io.renderers.default = "plotly_mimetype+notebook"
     label_log_axes(fig)
     fig.show(config={"displaylogo": False, "responsive": True})
-    words = alt.replace("$", "\\$")  # else Jupyter typesets what stands between two dollars
     display(Markdown(f"*{words}*"))
 
 

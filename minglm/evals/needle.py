@@ -27,7 +27,7 @@ from minglm.errors import InputError
 from minglm.inference.generate import generate
 
 ANSWER_TOKENS = 36  # the longest right answer (two sentences of a name of three words each) with room to spare
-CELL_BATCH = 32
+CELL_BATCH, CELL_TOKENS = 32, 16_384  # prompts together at most, and their tokens: long ones need memory
 RULES = ("first fact", "last fact", "random fact")
 
 
@@ -114,8 +114,10 @@ def problems(  # noqa: PLR0913 (each is one axis of the test)
 def answer(model, tokenizer, questions: Sequence[Problem], mode: str = "sparse") -> list[str]:
     """The model's answers, greedy."""
     out: list[str] = []
-    for start in range(0, len(questions), CELL_BATCH):
-        part = [q.prompt_ids for q in questions[start : start + CELL_BATCH]]
+    longest = max((len(q.prompt_ids) for q in questions), default=1)
+    together = max(1, min(CELL_BATCH, CELL_TOKENS // longest))
+    for start in range(0, len(questions), together):
+        part = [q.prompt_ids for q in questions[start : start + together]]
         made = generate(model, part, ANSWER_TOKENS, stop=(tokenizer.eos,), mode=mode)
         out += [tokenizer.decode(ids).strip() for ids in made.tokens]
     return out

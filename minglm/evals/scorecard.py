@@ -6,6 +6,7 @@ the language and n-gram tables of the run's own training text. `minglm eval scor
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from minglm.training import checkpoint, recipe
 from minglm.training.tiny_world import VALIDATION_SEED, open_tiny_world
 
 RECALL = (("plain", 1), ("plain", 2), ("plain", 4), ("plain", 8), ("several", 4), ("hop", 4), ("absent", 4))
+LONG_FACTS = 4  # in a passage of twice the length
 STORY_TOKENS = 160
 TEXT_STAGES = ("pretrain", "long_context", "sparse")
 COUNTED_TOKENS = 2_000_000  # of a stage's training text, that n-gram tables are counted on at most
@@ -67,7 +69,8 @@ def scorecard(
     """Everything that can be said of a run, as plain data.
 
     Args:
-        run: folder of the run, for its recipes. count: questions of each line. length: tokens of a recall passage.
+        run: folder of the run, for its recipes. count: questions of each line. length: tokens of a recall passage;
+            four facts are also asked for in one twice as long, as far as the model's positions go.
         say: called with a line before each part.
 
     Raises:
@@ -78,13 +81,17 @@ def scorecard(
             f"{run}: its vocabulary is not the tiny world's, whose skills the scorecard asks for; "
             "train with corpus: tiny_world, or use `minglm eval pass`"
         )
-    length = min(length, model.config.max_position_embeddings - needle.ANSWER_TOKENS)
+    most = model.config.max_position_embeddings - needle.ANSWER_TOKENS
+    length, twice = min(length, most), min(2 * length, most)
     folders = chain(run)
     trained = [recipe.load(folder / "recipe.yaml") for folder in folders]
     mode = "sparse" if any(r.mode != "dense" for r in trained) else "dense"
     rows: list[Row] = []
     say("recall: facts among others")
     rows += [_recall(model, tokenizer, form, facts, count, length, seed, mode) for form, facts in RECALL]
+    if twice > length:
+        long = _recall(model, tokenizer, "plain", LONG_FACTS, count, twice, seed, mode)
+        rows.append(dataclasses.replace(long, name=f"{long.name}, {twice:,} tokens"))
     for skill in skills.SKILLS:
         say(f"skill: {skill}")
         rows += _skill(model, tokenizer, skill, count, seed, mode)

@@ -5,7 +5,7 @@
     compare           the larger or smaller of two numbers
     facts             a resident's job, town, pet, food or colour, in a wording that training never used for it
     refusal           a full name that training never showed: one does not know them
-    dialogue          who has what, and a second question that leaves out what is understood; both right
+    dialogue          who gets what, and a second question that leaves out what is understood; both right
     cards             a sentence as JSON
 
 An answer is right when all of it is. A rule sees the question too, but does something that needs no skill.
@@ -64,12 +64,12 @@ def commonest(kind: str) -> str:
     return Counter(conversation(kind, rng, False, 1).messages[1][1] for _ in range(2000)).most_common(1)[0][0]
 
 
-def _holders(question: str) -> list[str]:
-    return re.findall(r"(\w+) has the \w+\.", question)
+def _gifts(question: str) -> list[str]:
+    return re.findall(r"We give \w+ (\w+)\.", question)
 
 
-def _asked_thing(question: str) -> str:
-    return re.findall(r"the (\w+)\?", question)[-1]
+def _asked_person(question: str) -> str:
+    return re.findall(r"(\w+)\?", question)[-1]
 
 
 def _resident(question: str) -> str:
@@ -107,7 +107,7 @@ SKILLS: dict[str, Skill] = {
         {"the words as they stand": lambda q: " ".join(_words(q)) + "."},
         lambda e: len(_words(e.messages[0][1])) == 3,
     ),
-    "sums": Skill("sums", {"adding without a carry": _no_carry}, lambda e: ":" in e.messages[1][1]),
+    "sums": Skill("sums", {"adding without a carry": _no_carry}, lambda e: len(_numbers(e.messages[0][1])[0]) == 2),
     "compare": Skill(
         "compare",
         {
@@ -128,8 +128,8 @@ SKILLS: dict[str, Skill] = {
     "dialogue": Skill(
         "chat",
         {
-            "the first person": lambda q: f"{_holders(q)[0]} has the {_asked_thing(q)}.",
-            "the last person": lambda q: f"{_holders(q)[-1]} has the {_asked_thing(q)}.",
+            "the first thing": lambda q: f"We give {_asked_person(q)} {_gifts(q)[0]}.",
+            "the last thing": lambda q: f"We give {_asked_person(q)} {_gifts(q)[-1]}.",
         },
         lambda e: len(e.messages) == 4,
         turns=2,

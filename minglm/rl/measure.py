@@ -6,6 +6,8 @@
     python -m minglm.rl.measure lift       held-out pass@1 before and after the recipe `sum`, and the seconds it took
     python -m minglm.rl.measure staleness  naive against corrected use of stale data over η (max_staleness), inline, so
                                            that every batch is exactly η versions old
+    python -m minglm.rl.measure control    what the recipe `sum` adds beside ways that train nothing: colder samples, a
+                                           vote, greedy answers; on problems of two kinds, and on longer ones
 
 Rows go to data/reference/rl_NAME.csv with --record, else to runs/rl_measure. A run that is there already is not run
 again.
@@ -62,15 +64,17 @@ class Bench:
     show: Show = lambda line: None
     updates: int | None = None  # fewer or more than the recipe's own
 
-    def run(self, recipe: str, name: str, engine: str = "local", **changes: Any) -> dict[str, Any]:
-        """One run, if it is not there already; its summary."""
+    def run(
+        self, recipe: str, name: str, engine: str = "local", start: Path | None = None, **changes: Any
+    ) -> dict[str, Any]:
+        """One run, if it is not there already; its summary. `start`: other than the recipe's own warm start."""
         if self.updates:
             changes["updates"] = self.updates
         settings = recipes.load(recipe, changes)
         done = run_folder.result(self.folder / name / "summary.json")
         if done is not None and done["updates"] == settings.updates:
             return done
-        start = warm_started(recipe, self.folder, self.show)
+        start = start or warm_started(recipe, self.folder, self.show)
         return rl(settings, self.folder / name, start, overwrite=True, engine=engine, show=self.show)
 
 
@@ -154,11 +158,29 @@ def staleness(bench: Bench) -> list[Row]:
     return rows
 
 
+def control(bench: Bench) -> list[Row]:
+    """What the recipe `sum` adds beside ways of answering that train nothing (`minglm.rl.control`)."""
+    from minglm.rl import control as ways  # torch, which reading the recorded rows does not need
+
+    rows: list[Row] = []
+    start = warm_started("sum", bench.folder, bench.show)
+    for seed in bench.seeds:
+        for kind, changes in ways.KINDS.items():
+            name = f"control_{kind}_{seed}"
+            bench.run("sum", name, mode="sync", seed=seed, eval_every=0, eval_problems=8, start=start, **changes)
+            found = ways.rows(start, bench.folder / name, recipes.load("sum", changes))
+            rows += [{"kind": kind, "seed": seed, **row} for row in found]
+    return rows
+
+
 def report(name: str, rows: list[Row]) -> list[str]:
     """What the rows say, a line for each comparison."""
-    return {"speed": _report_speed, "accuracy": _report_accuracy, "lift": _report_lift}.get(name, _report_staleness)(
-        rows
-    )
+    return {
+        "speed": _report_speed,
+        "accuracy": _report_accuracy,
+        "lift": _report_lift,
+        "control": _report_control,
+    }.get(name, _report_staleness)(rows)
 
 
 def _against_sync(rows: list[Row], mode: str) -> tuple[list[Row], str]:
@@ -199,6 +221,15 @@ def _report_lift(rows: list[Row]) -> list[str]:
         f"in {r['seconds']:.0f} s"
         for r in rows
     ]
+
+
+def _report_control(rows: list[Row]) -> list[str]:
+    seeds = sorted({r["seed"] for r in rows})
+    lines = [f"right by seed {', '.join(map(str, seeds))}"]
+    for kind, problems, way in dict.fromkeys((r["kind"], r["problems"], r["way"]) for r in rows):
+        own = {r["seed"]: r["right"] for r in rows if (r["kind"], r["problems"], r["way"]) == (kind, problems, way)}
+        lines.append(f"{kind}, {problems:10}  {way:35}" + "".join(f"{own[s]:7.1%}" for s in seeds if s in own))
+    return lines
 
 
 def _report_staleness(rows: list[Row]) -> list[str]:
@@ -250,6 +281,7 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
     "accuracy": accuracy,
     "lift": lift,
     "staleness": staleness,
+    "control": control,
 }
 
 

@@ -51,6 +51,8 @@ QUESTIONS = (
     "Repeat: lamp plums violin.",
     "Which is larger, 48 or 53?",
     "We call Mira Tolen amber falcon. We call Odo Reed silver otter. Now tell me. What do we call Odo Reed?",
+    "We give Ada plums. We give Odo soup. We give Mira bread. What do we give Odo?",
+    "Write as a card: the red lamp of Mira is in the kitchen.",
 )
 
 
@@ -61,6 +63,7 @@ class DemoSize:
     prefix: str  # of the recipes' names
     facts: int  # in each passage of the needle test
     problems: int  # of each line of the scorecard
+    card_length: int  # of its passages; four facts are asked for in longer ones too
     lengths: tuple[int, ...]  # of the needle test's passages
     depths: tuple[float, ...]  # of the needles in them, 0 the beginning and 1 the end
     per_cell: int  # needles of each length and depth
@@ -74,9 +77,10 @@ SIZES = {
         prefix="tiny_",
         facts=4,
         problems=48,
-        lengths=(128, 256, 384, 512),
+        card_length=512,
+        lengths=(128, 256, 512, 1024),
         depths=(0.1, 0.3, 0.5, 0.7, 0.9),
-        per_cell=12,
+        per_cell=8,
         map_tokens=192,
         cost_lengths=(256, 512, 1024, 2048, 4096, 8192),
         repeats=5,
@@ -85,6 +89,7 @@ SIZES = {
         prefix="ci_tiny_",
         facts=2,
         problems=3,
+        card_length=160,
         lengths=(128, 160),
         depths=(0.2, 0.8),
         per_cell=2,
@@ -231,7 +236,7 @@ def _needle(plan: DemoSize, model: Model, tokenizer: Tokenizer, progress: bool) 
 
 
 def _scorecard(plan: DemoSize, run_dir: Path, model: Model, tokenizer: Tokenizer) -> dict:
-    return scorecard(run_dir / STAGES[-1], model, tokenizer, plan.problems, max(plan.lengths))
+    return scorecard(run_dir / STAGES[-1], model, tokenizer, plan.problems, plan.card_length)
 
 
 def _indexer_recall(plan: DemoSize, model: Model, tokenizer: Tokenizer) -> dict:

@@ -30,7 +30,7 @@ def question_arguments(parser: argparse.ArgumentParser, model_required: bool = T
     parser.add_argument("--attention", help="dense | sparse (with the model's indexer; default dense)")
     parser.add_argument("--phases", help="glm5: the phases of the GLM-5 report instead of one of --tokens")
     parser.add_argument(
-        "--objective", help="what the best plan is best at: tokens (throughput) | time | cost (default tokens)"
+        "--objective", help="what the best plan is best at: tokens (throughput) | time | cost | energy (default tokens)"
     )
     parser.add_argument("--precision", help="bf16 | fp16 | fp8 (default bf16)")
     parser.add_argument("--schedules", help="comma-separated, such as 1f1b,interleaved (default: all)")

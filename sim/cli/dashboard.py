@@ -43,7 +43,7 @@ def check(port: int) -> None:
 
     if not 1 <= port <= 65535:
         raise InputError(f"--port {port}: must be 1 to 65535; give for example 8866")
-    for package in ("voila", "ipywidgets", "anywidget"):
+    for package in ("voila", "ipywidgets"):
         try:
             __import__(package)
         except ImportError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from minglm.errors import InputError
@@ -69,14 +70,21 @@ def main(args: argparse.Namespace) -> int:
     plan_question = question(named["model"], named["cluster"], args.chips, chip=named["chip"], base=base, **terms)
     if args.ask != "plan" or args.budget or args.deadline:
         return inverse_questions.asked(args, plan_question)
-    with progress_bar("groups of plans", quiet=args.json) as report:
-        result = answer(plan_question, args.top_k, report, samples=args.samples)
+    with progress_bar("widths", quiet=args.json) as report:
+        result = answer(plan_question, args.top_k, report, args.samples, None if args.json else _first)
     if args.out:
         write(result, Path(args.out))
     if args.explain:
         result["explain"] = _explained(result["document"])
     print(json_text(result, indent=1) if args.json else text(result))
     return 0
+
+
+def _first(plan: str, step_s: float) -> None:
+    """A good plan, on a terminal before the search has proven the best."""
+    if sys.stderr.isatty():
+        words = f"a good plan: {plan}, {step_s:.4g} s a step; Ctrl-C ends the search with the best so far"
+        print(words, file=sys.stderr)
 
 
 def _explained(document: dict) -> dict:
@@ -110,7 +118,7 @@ def text(r: dict) -> str:
         f"{q['model']} ({q['attention']} attention) on at most {q['chips']:,} × {q['chip']} ({q['cluster']}), batch "
         f"{q['batch']:,} × {q['seq']:,} tokens, {q['precision']}, {q['stack']}",
         f"{s['looked_at']:,} plans: {s['evaluated']:,} costed, {s['too_large']:,} too large, "
-        f"{s['bounded']:,} skipped by a bound; {s['cpu_s']:.1f} s of CPU",
+        f"{s['bounded']:,} skipped by a bound; {s['cpu_s']:.1f} s of CPU" + (", from the cache" if s["cached"] else ""),
         "",
         *r["explanation"],
         "",

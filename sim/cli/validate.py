@@ -18,7 +18,7 @@ clustersim validate measured.csv                   (single-node iterations: GPUs
 clustersim validate --serving --summary            (latencies of inference engines, by model, chip and engine)
 clustersim validate --rollouts                     (speeds of published RL systems)
 clustersim validate --rollouts --summary           (their errors by family, framework and quantity; coverage)
-clustersim validate --plans                        (is the plan found as fast as people's?)
+clustersim validate --plans                        (is the plan found as fast as people's? minutes; --only NAME)
 clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
 clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
 clustersim validate --html runs/errors.html        (the error page)
@@ -42,6 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "run; exit code 1 when one is slower",
     )
     parser.add_argument("--only", help="with --plans: only names that contain this text")
+    parser.add_argument("--out", metavar="FILE", help="with --plans: also a CSV file")
     parser.add_argument(
         "--summary",
         action="store_true",
@@ -75,6 +76,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.plans:
         return _plans(args)
+    _check_flags(args)
     if args.serving:
         from sim.validation import engine_summary
         from sim.validation import serving as serving_validate
@@ -127,14 +129,22 @@ def main(args: argparse.Namespace) -> int:
     return compared(result)
 
 
+def _check_flags(args: argparse.Namespace) -> None:
+    for name in ("only", "out"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name}: belongs to --plans; add --plans, or leave it out")
+
+
 def _plans(args: argparse.Namespace) -> int:
     from sim.cli._progress import progress_bar
-    from sim.planner.published import compare_all
+    from sim.planner.published import compare_all, write
 
     with progress_bar("plans", quiet=args.json) as report:
         rows = compare_all(report, lambda name: not args.only or args.only in name)
     if not rows:
         raise InputError(f"--only {args.only!r}: no scenario or published run has it in its name; leave it out")
+    if args.out:
+        write(rows, Path(args.out))
     if args.json:
         print(json_text([row.to_dict() for row in rows], indent=1))
         return 1 if any(row.slower for row in rows) else 0

@@ -224,10 +224,15 @@ def step_time_of(
 
 def exposed_reduction(work: Loads, m: int, reduce: float, slow: float, dp_hidden: float) -> float:
     """Seconds of a gradient reduction of `reduce` seconds that stay visible after the last backward passes."""
-    v = work.chunks
-    chunk = work.last_backward * slow / v
+    return exposed_behind(work.last_backward * slow, work.ranks, work.chunks, m, reduce, dp_hidden)
+
+
+def exposed_behind(backward_s: float, ranks: int, v: int, m: int, reduce: float, dp_hidden: float) -> float:
+    """`exposed_reduction` behind a rank whose v chunks take `backward_s` for the backward of one micro-batch: the
+    shorter, the more is visible."""
+    chunk = backward_s / v
     # interleaving finishes a chunk's gradients P micro-batches of backwards before the next chunk's
     early, last = reduce * (v - 1) / v, reduce / v
-    waiting = max(early - dp_hidden * (v - 1) * min(work.ranks, m) * chunk, 0.0)
+    waiting = max(early - dp_hidden * (v - 1) * min(ranks, m) * chunk, 0.0)
     buckets = 8  # the last bucket has nothing to hide under
     return max(waiting + last - dp_hidden * chunk, last / buckets * (1 - dp_hidden))

@@ -107,7 +107,7 @@ CONTROLS: tuple[Control, ...] = (
         "aim",
         "choice",
         "tokens",
-        help="shortest time, or lowest cost (fewest chip-hours)",
+        help="shortest time, lowest cost (fewest chip-hours), or least energy (the same chips, needing no price)",
     ),
     Control(
         "rent_usd_per_hour",
@@ -196,7 +196,7 @@ FIRST = (
     "llama3_70b",
     "llama3_8b",
 )
-NAMES = {"tokens": "shortest time", "cost": "lowest cost"}
+NAMES = {"tokens": "shortest time", "cost": "lowest cost", "energy": "least energy"}
 
 
 # ------------------------------------------------------------------ what can be chosen

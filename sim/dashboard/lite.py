@@ -32,8 +32,6 @@ NOTEBOOKS = ("plan/planner.ipynb", "plan/compare_two_clusters.ipynb", "plan/writ
 # Wheels that Pyodide does not list, of the versions installed here: name → what it needs, and what it is imported as.
 OURS = {
     "plotly": (("narwhals", "packaging"), "plotly"),
-    "anywidget": (("ipywidgets", "psygnal", "typing-extensions"), "anywidget"),
-    "psygnal": ((), "psygnal"),
     "ipywidgets": (("comm", "ipython", "traitlets"), "ipywidgets"),
     "comm": (("traitlets",), "comm"),
     "simpy": ((), "simpy"),
@@ -188,7 +186,7 @@ def lock_file(lock: dict, wheels: dict[str, Path], project: Path) -> dict:
             packages[name] = entry(name, path, old["depends"], old["imports"], old["version"])
     packages["minglm"] = {
         **entry("minglm", project, (), ("sim", "minglm"), lite_wheel.VERSION),
-        "depends": ["plotly", "anywidget", "ipywidgets", "simpy", "tqdm"],
+        "depends": ["plotly", "ipywidgets", "simpy", "tqdm"],
     }
     return {**lock, "packages": packages}
 

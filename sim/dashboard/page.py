@@ -17,8 +17,7 @@ from collections.abc import Callable, Mapping
 from minglm import datafiles
 from minglm.errors import InputError
 from sim.dashboard import figures as pictures
-from sim.dashboard import files, state
-from sim.dashboard import svg as strips
+from sim.dashboard import files, state, svg
 from sim.dashboard.controls import BY_KEY, DEFAULT
 from sim.dashboard.serving import Serving
 from sim.dashboard.widgets import Inputs
@@ -48,9 +47,6 @@ class Page:
             ),
         )
         self.top, self.error, self.cards, self.plan_note = text(), text(), text(), text()
-        # A figure becomes a widget with its first drawing: a page that connects later asks for the state that it was
-        # made with.
-        self.figures: dict[str, object] = {}
         self.alts = {k: text() for k in ("memory", "step", "timeline", "tornado", "versus")}
         self.search = button(
             "Look at every plan (seconds to a minute)", "Search the whole space of plans; the best is then kept"
@@ -86,7 +82,7 @@ class Page:
         )
         self.reset = button("All controls to their defaults", "")
         self.links = text()
-        self.strips = {k: text() for k in ("timeline", "versus")}
+        self.pictures = {k: text() for k in self.alts}
         self.serving = Serving(lambda: self.inputs.values["model"], self._guard, pictures.block)
         self._wire()
         self._compare_options()
@@ -105,7 +101,7 @@ class Page:
 
         def picture(key: str, *more):
             return w.VBox(
-                [*more, self.figures.get(key) or self.strips[key], self.alts[key]],
+                [*more, self.pictures[key], self.alts[key]],
                 layout=w.Layout(min_width="0", width="auto", overflow="visible"),
             )
 
@@ -215,7 +211,7 @@ class Page:
         self._tornado()
         if not same_step:
             for key in ("memory", "step"):
-                self._put(key, *getattr(pictures, key)(answer))
+                self._put(key, *getattr(svg, key)(answer))
             small = answer.simulated_ops <= state.MAX_INLINE_OPS
             self.simulate.layout.display = "none" if small else ""
             self._timeline() if small else self._no_timeline()
@@ -236,17 +232,8 @@ class Page:
             f'<a href="{escape(state.link(self.answer))}">a link to this question</a>.</p>'
         )
 
-    def _put(self, key: str, fig, alt: str) -> None:
-        fig.update_layout(meta={"alt": alt})
-        drawn = pictures.padded(key, fig)
-        if key in self.figures:
-            pictures.fill(self.figures[key], drawn)
-        else:
-            self.figures[key] = pictures.widget(drawn)
-        self.alts[key].value = pictures.block(f'<p class="note">{escape(alt)}</p>' if alt else "")
-
-    def _strip(self, key: str, picture: str, alt: str) -> None:
-        self.strips[key].value = pictures.block(picture)
+    def _put(self, key: str, picture: str, alt: str) -> None:
+        self.pictures[key].value = pictures.block(picture)
         self.alts[key].value = pictures.block(f'<p class="note">{escape(alt)}</p>' if alt else "")
 
     def _metrics(self) -> None:
@@ -263,13 +250,13 @@ class Page:
 
     def _tornado(self) -> None:
         if self.metric.value:
-            self._put("tornado", *pictures.tornado(self.answer, self.metric.value))
+            self._put("tornado", *svg.tornado(self.answer, self.metric.value))
 
     def _timeline(self) -> None:
-        self._strip("timeline", *strips.timeline(self.answer, state.simulated_step(self.answer)))
+        self._put("timeline", *svg.timeline(self.answer, state.simulated_step(self.answer)))
 
     def _no_timeline(self) -> None:
-        self._strip(
+        self._put(
             "timeline",
             "",
             f"A step of {self.answer.simulated_ops:,} ops is not simulated at every move: press the button to see "
@@ -357,12 +344,12 @@ class Page:
             self.versus_words.value = pictures.block(
                 '<p class="note">A and B are the same: save one scenario, then change a control.</p>'
             )
-            self._strip("versus", "", "")
+            self._put("versus", "", "")
             return
         names = [f"{a.name}" if box.value == NOW else box.value for box, a in ((self.a, first), (self.b, second))]
         words, compared = pictures.versus_words(first, second), pictures.versus_table(first, second, names)
         self.versus_words.value = pictures.block(f'<p class="said" role="status">{escape(words)}</p>{compared}')
-        self._strip("versus", *strips.versus(first, second, names))
+        self._put("versus", *svg.versus(first, second, names))
 
     def _export(self) -> None:
         self.export.disabled = True
@@ -393,7 +380,6 @@ def open_page(values: Mapping[str, str] | None = None) -> Page:
         InputError: the widgets are not installed, or a key that is no control.
     """
     try:
-        import anywidget  # noqa: F401
         import ipywidgets  # noqa: F401
     except ImportError as err:
         raise InputError(f"{err.name} is missing: the page needs widgets; {datafiles.install_hint('lab')}") from None
@@ -402,6 +388,16 @@ def open_page(values: Mapping[str, str] | None = None) -> Page:
     for key in values or {}:
         if key not in BY_KEY:
             raise InputError(f"control {key!r}: not known; known: {', '.join(BY_KEY)}")
-    page = Page(values if values is not None else state.from_link(os.environ.get("QUERY_STRING", "")) or None)
+    page = Page(values) if values is not None else _linked(os.environ.get("QUERY_STRING", ""))
     display(page.widget)
     return page
+
+
+def _linked(query: str) -> Page:
+    """The page with the controls of an address; one that is refused leaves the defaults, and says why."""
+    try:
+        return Page(state.from_link(query) or None)
+    except InputError as err:
+        page = Page()
+        page.error.value = pictures.error(str(err))
+        return page

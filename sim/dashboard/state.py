@@ -258,13 +258,17 @@ def link(a: Answer) -> str:
     return "?" + urllib.parse.urlencode(said)
 
 
+SERVERS_OWN = ("token", "voila-template", "voila-theme")  # what an address says to the server
+
+
 def from_link(query: str) -> dict[str, str]:
-    """The controls' values of a `link`.
+    """The controls' values of a `link`; what an address says to the server is not the page's.
 
     Raises:
         InputError: a key that is no control.
     """
-    values = dict(urllib.parse.parse_qsl(query.lstrip("?")))
+    said = urllib.parse.parse_qsl(query.lstrip("?"))
+    values = {key: value for key, value in said if key not in SERVERS_OWN}
     for key in values:
         if key not in BY_KEY:
             raise InputError(f"link: control {key[:40]!r} is not known{nearest(key, BY_KEY)}; open the page without it")

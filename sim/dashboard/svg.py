@@ -1,8 +1,10 @@
-"""Two of the page's pictures as plain HTML and SVG, which follow every change in every browser: a step's timeline, and
-B against A.
+"""The page's pictures as plain HTML and SVG, each made whole from an answer: memory, the step's parts, what moves a
+result, a step's timeline, and B against A.
 
-Colours are those of `minglm.plots`; the height of a bar is the second cue beside its colour. Each returns (HTML, alt
-text).
+A picture is a few kilobytes of text in an ordinary HTML widget, so it follows every change in every browser, however
+busy the machine. (As Plotly widgets each brought the library along, 15 MB in all, and on half of the fresh loads of a
+busy machine some never heard of a change again.) Colours are those of `minglm.plots`; a figure stands beside every bar,
+so that no colour is needed to read it. Each function returns (HTML, alt text).
 """
 
 from __future__ import annotations
@@ -11,13 +13,104 @@ from collections.abc import Sequence
 
 from minglm.plots import COLOURS
 from sim.base.units import show
-from sim.dashboard.figures import versus as versus_figure
-from sim.dashboard.state import Answer
-from sim.report.html import escape
+from sim.dashboard.figures import block
+from sim.dashboard.state import Answer, figure_words
+from sim.report.html import escape, static_text
 from sim.trace.timeline import STYLES, bars
 
 ROW = 26  # height of a pipeline rank, in pixels
 TALL = {"F": 1.0, "B": 0.7, "I": 0.7, "W": 0.45, "FB": 0.85}
+
+
+def _picture(head: str, alt: str, inner: str, legend: str = "") -> tuple[str, str]:
+    bars = f'<div class="bars" role="img" aria-label="{escape(alt)}">{inner}</div>'
+    return f'<p class="head">{escape(head)}</p>{bars}{legend}', alt
+
+
+def alone(picture: str, alt: str) -> tuple[str, str]:
+    """A picture with its style, to show outside of the page."""
+    return f"<style>{static_text('sim.dashboard', 'page.css')}</style>{block(picture)}", alt
+
+
+def memory(a: Answer) -> tuple[str, str]:
+    """The memory of the peak-memory rank as one bar of its parts, with the chip's capacity as a dashed line."""
+    total = sum(a.memory.values())
+    end = 1.05 * max(a.capacity_gib, total)
+    parts = [(k, v, COLOURS[i % 8]) for i, (k, v) in enumerate(a.memory.items()) if v >= 0.05]
+    inner, at = [], 0.0
+    for part, gib, colour in parts:
+        inner.append(
+            f'<b title="{escape(part)}: {gib:.1f} GiB" style="left:{100 * at / end:.2f}%;'
+            f'width:{100 * gib / end:.2f}%;background:{colour}"></b>'
+        )
+        at += gib
+    line = f'<u style="left:{100 * a.capacity_gib / end:.2f}%"></u>'
+    legend = "".join(
+        f'<span class="key"><i style="background:{colour};height:12px"></i>{escape(part)} {gib:.1f}</span>'
+        for part, gib, colour in parts
+    )
+    listed = ", ".join(f"{part} {gib:.1f}" for part, gib, _ in parts)
+    return _picture(
+        f"Memory of the peak-memory rank: {total:.1f} of {a.capacity_gib:.0f} GiB",
+        f"Memory of the peak-memory rank in GiB: {listed}; {total:.1f} of {a.capacity_gib:.0f}.",
+        f'<div class="bar tall"><div>{"".join(inner)}{line}</div></div>',
+        f'<div>{legend}<span class="key">dashed: capacity {a.capacity_gib:.0f} GiB</span></div>',
+    )
+
+
+def step(a: Answer) -> tuple[str, str]:
+    """Where a step's time goes on the busiest rank, in closed form."""
+    total = sum(a.parts.values()) or 1.0
+    shown = sorted(((k, v / total) for k, v in a.parts.items() if v / total >= 0.005), key=lambda p: -p[1])
+    most = max((share for _, share in shown), default=1.0)
+    inner = "".join(
+        f'<div class="bar"><span>{escape(k)}: {share:.1%}</span><div><b style="left:0;width:{100 * share / most:.1f}%;'
+        f'background:{COLOURS[0]}"></b></div></div>'
+        for k, share in shown
+    )
+    took = show(a.row["step_s"], "time")
+    alt = f"A step takes {took}: " + ", ".join(f"{k} {share:.0%}" for k, share in shown) + "."
+    return _picture(f"Where a step of {took} goes", alt, inner)
+
+
+def tornado(a: Answer, key: str, most: int = 8) -> tuple[str, str]:
+    """What moves a result: each input alone at its 5% and 95% point."""
+    rows = [r for r in a.sure["tornado"] if f"low_{key}" in r and f"high_{key}" in r]
+    rows = sorted(rows, key=lambda r: -abs(r[f"high_{key}"] - r[f"low_{key}"]))[:most]
+    label = {k: n for k, n, _ in a.results}[key]
+    ends = [r[f"{end}_{key}"] for r in rows for end in ("low", "high")]
+    centre = a.row[key]
+    least, greatest = min([centre, *ends]), max([centre, *ends])
+    wide = (greatest - least) or 1.0
+
+    def bar(value: float, colour: str) -> str:
+        left, right = sorted((value, centre))
+        return (
+            f'<b style="left:{100 * (left - least) / wide:.1f}%;width:{100 * (right - left) / wide:.1f}%;'
+            f'background:{colour}"></b>'
+        )
+
+    line = f'<u style="left:{100 * (centre - least) / wide:.1f}%"></u>'
+    inner = "".join(
+        f'<div class="bar"><span>{escape(r["name"])}: {escape(figure_words(a, key, r[f"low_{key}"]))} to '
+        f"{escape(figure_words(a, key, r[f'high_{key}']))}</span><div>{bar(r[f'low_{key}'], COLOURS[0])}"
+        f"{bar(r[f'high_{key}'], COLOURS[1])}{line}</div></div>"
+        for r in rows
+    )
+    legend = "".join(
+        f'<span class="key"><i style="background:{colour};height:12px"></i>{words}</span>'
+        for colour, words in ((COLOURS[0], "at its low end (5%)"), (COLOURS[1], "at its high end (95%)"))
+    )
+    top = a.mover(key)
+    alt = (
+        f"{label} with one input at a time at its 5% and 95% point: {top['name']} moves it most, from "
+        f"{figure_words(a, key, top['low'])} to {figure_words(a, key, top['high'])}."
+        if top
+        else f"No input with a range moves {label.lower()}."
+    )
+    return _picture(
+        f"What moves {label.lower()}, now {figure_words(a, key)}", alt, inner, f"<div>{legend}</div>" if rows else ""
+    )
 
 
 def timeline(a: Answer, point) -> tuple[str, str]:
@@ -67,5 +160,6 @@ def versus(first: Answer, second: Answer, names: Sequence[str]) -> tuple[str, st
             f'<i style="left:{100 * low / most:.1f}%;width:{100 * (high - low) / most:.1f}%"></i><u '
             f'style="left:{100 / most:.1f}%"></u></div></div>'
         )
-    alt = versus_figure(first, second, names)[1]
+    listed = ", ".join(f"{label.lower()} {second.row[k] / first.row[k]:.2f} times" for k, label in both)
+    alt = f"B ({names[1]}) against A ({names[0]}): {listed}. Lines: B's 90% interval; dashed: equal."
     return f'<div class="versus" role="img" aria-label="{escape(alt)}">{"".join(rows)}</div>', alt

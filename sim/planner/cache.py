@@ -1,7 +1,7 @@
-"""What a search found, kept on disk: the same question a second time is answered at once.
+"""What a search found and what was answered, kept on disk: the same question a second time is answered at once.
 
-A file holds the ranked list of one question. Its name is a digest of the question and of all that an answer depends on,
-the simulator's own sources included, so an old file is never read by a newer program.
+A file holds the ranked list of one question, or one whole answer. Its name is a digest of the question and of all that
+an answer depends on, the simulator's own sources included, so an old file is never read by a newer program.
 """
 
 from __future__ import annotations
@@ -18,8 +18,18 @@ from sim.planner.candidate import Candidate
 from sim.planner.question import Question
 from sim.planner.search import Outcome, RankedPlan
 
-SOURCES = ("base", "spec", "cost", "scenario", "training", "planner")
-FACTS = ("chips", "clusters", "models", "stacks.yaml", "fitted.yaml", "measured")
+SOURCES = ("base", "spec", "cost", "scenario", "training", "study", "validation", "planner")
+FACTS = (
+    "chips",
+    "clusters",
+    "models",
+    "measured",
+    "published_runs",
+    *("stacks.yaml", "fitted.yaml", "money.yaml", "left_out.yaml", "huggingface_defaults.json"),
+)
+
+
+COUNTS = ("evaluated", "too_large", "bounded", "floor", "beyond", "too_high")
 
 
 def folder() -> Path:
@@ -63,11 +73,35 @@ def write(name: str, out: Outcome) -> None:
     """Keep what was found; a folder that cannot be written keeps nothing. A search that was stopped is not kept."""
     if out.stopped:
         return
-    counts = {k: v for k, v in asdict(out).items() if k in ("evaluated", "too_large", "bounded", "floor")}
+    counts = {k: v for k, v in asdict(out).items() if k in COUNTS}
     best = [{"candidate": f.candidate._asdict(), "figures": [f.step_s, f.memory_bytes, f.tokens]} for f in out.best]
     path = folder() / f"{name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(path, {"best": best, **counts})
+    except OSError:
+        pass
+
+
+def answer_key(q: Question, top_k: int, samples: int) -> str:
+    """Names a whole answer: the question with its prices, phases and failures, the length of its list, its draws."""
+    about = [key(q, top_k), repr(q.document), repr(q.prices), repr(q.stated), samples]
+    return "answer-" + hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
+
+
+def read_answer(name: str) -> dict | None:
+    """The answer that was given before, or None."""
+    try:
+        held = json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return held if isinstance(held, dict) and isinstance(held.get("search"), dict) else None
+
+
+def write_answer(name: str, answer: dict) -> None:
+    """Keep an answer; a folder that cannot be written keeps nothing."""
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        atomic.write_json(folder() / f"{name}.json", answer)
     except OSError:
         pass

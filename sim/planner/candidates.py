@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from sim.cost import memory
-from sim.cost.closed_form import Loads, loads, straggler
+from sim.cost.closed_form import Loads, exposed_behind, loads, straggler
 from sim.cost.evaluate import closed_form_step
 from sim.cost.layer import LayerCost, LayerEstimator
 from sim.cost.operators import WIDTH
@@ -299,6 +299,32 @@ class PlanCosts:
         reduce_s, gather_s, optimizer_s = data_parallel(estimator, tuple(dict.fromkeys(self.params(c))))
         hidden = estimator.switch("overlap_grad_reduce")
         return DataParallelCosts(reduce_s, gather_s, optimizer_s, hidden, estimator.plan.overlap_p2p)
+
+    @cached(lambda costs, c: (c.tp, c.ep, c.etp))
+    def whole_params(self, c: Candidate) -> tuple[float, float]:
+        """(replicated, expert) weights of the whole model on one pipeline rank."""
+        return self.params(c._replace(pp=1, vpp=1, schedule="1f1b", mtp_before_head=0, stages=()))[0]
+
+    @cached(lambda costs, c: (c.tp, c.cp, c.ep, c.etp, c.pp, c.dp, c.zero, c.switches))
+    def least_data_parallel(self, c: Candidate) -> DataParallelCosts:
+        """Of `data_parallel`, what no cut of the model goes below: one rank has at least its share of the replicated
+        weights, one (perhaps another) at least its share of the experts'."""
+        base, expert = self.whole_params(c)
+        estimator = self._estimator(c._replace(pp=1, vpp=1, schedule="1f1b", mtp_before_head=0), c.zero)
+        shares = ((base / c.pp, 0.0), (0.0, expert / c.pp)) if expert else ((base / c.pp, 0.0),)
+        reduce_s, gather_s, optimizer_s = data_parallel(estimator, shares)
+        hidden = estimator.switch("overlap_grad_reduce")
+        return DataParallelCosts(reduce_s, gather_s, optimizer_s, hidden, estimator.plan.overlap_p2p)
+
+    def least_once_s(self, c: Candidate, backward_s: float) -> float:
+        """Seconds of a step beside its pipeline that no cut of the model goes below. `backward_s`: no rank's backward
+        of a micro-batch is longer on average."""
+        once = self.least_data_parallel(c)
+        reduce = once.grad_reduce_s
+        if once.overlap_grad_reduce and reduce > 0:
+            m = c.batch // (c.dp * c.micro_batch)
+            reduce = exposed_behind(backward_s, c.pp, c.vpp, m, reduce, self.stack.dp_hidden)
+        return reduce + once.param_gather_s + once.optimizer_s
 
     @cached(_message_key)
     def stage_message_s(self, c: Candidate) -> float:

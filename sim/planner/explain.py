@@ -54,7 +54,7 @@ def explain(q: Question, costs: PlanCosts, first: RankedPlan, second: RankedPlan
     if second is not None:
         b = second.candidate
         gain = second.value(q.objective) / first.value(q.objective) - 1
-        what = "cheaper" if q.objective == "cost" else "faster"
+        what = {"cost": "cheaper", "energy": "more frugal"}.get(q.objective, "faster")
         apart = ", ".join(
             f"{name} {getattr(a, k)} instead of {getattr(b, k)}"
             for k, name in _WIDTHS
@@ -84,12 +84,25 @@ def explain(q: Question, costs: PlanCosts, first: RankedPlan, second: RankedPlan
         f"{out.evaluated:,} were costed, {out.bounded:,} pipelines were skipped because even equal stages would take "
         "longer than all that is kept."
     )
-    if out.floor:
-        lines.append(
-            f"What may be missed: no plan with these layers' work can be more than "
-            f"{first.value(q.objective) / out.floor - 1:.0%} better, for that one would have no idle rank, no message "
-            "between stages and no gradient to reduce."
-        )
     if out.stopped:
         lines.append("The search was interrupted: this is the best so far.")
+    return lines + missed(first.value(q.objective), out)
+
+
+def missed(value: float, out: Outcome) -> list[str]:
+    """What a better plan than the one with this value could still gain, in sentences."""
+    lines = []
+    if out.beyond:
+        beyond = out.beyond / value - 1
+        lines.append(
+            f"Beyond the plans that were worked off, no estimate is less than {abs(beyond):.1%} "
+            f"{'above' if beyond >= 0 else 'below'} the winner's step, and of those worked off none was estimated more "
+            f"than {out.too_high:.1%} too high"
+            + (": nothing better is missed unless an estimate is further off." if beyond > out.too_high else ".")
+        )
+    if out.floor:
+        lines.append(
+            f"What may be missed at most: {max(value / out.floor - 1, 0):.1%}. Perfectly equal stages, their "
+            "pipeline's ramp, and the least of reduction, gather and optimiser take so long for every plan that fits."
+        )
     return lines

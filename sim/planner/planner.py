@@ -28,7 +28,7 @@ from sim.planner.explain import explain
 from sim.planner.question import Question, plain, read_question, space_of
 from sim.planner.quick import narrowed, quick
 from sim.planner.refine import FINALISTS, refine
-from sim.planner.search import Outcome, RankedPlan, search
+from sim.planner.search import PER_CHIP, Outcome, RankedPlan, search
 from sim.scenario.training import Scenario, resolve
 from sim.spec.phases import RunSegment, Throughput
 from sim.spec.plan import describe
@@ -41,10 +41,16 @@ FRONT = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.03125)  # shares of the c
 
 
 def find(
-    q: Question, top_k: int | None = 20, progress: Callable[[int, int], None] | None = None
+    q: Question,
+    top_k: int | None = 20,
+    progress: Callable[[int, int], None] | None = None,
+    first: Callable[[str, float], None] | None = None,
 ) -> tuple[Outcome, PlanCosts]:
     """The best plans of the question's space, in order.
 
+    Args:
+        progress: called with (done, total). A KeyboardInterrupt ends the search with the best so far.
+        first: called with a good plan and the seconds of its step, before the search that proves the best.
     Raises:
         InputError: nothing fits; the nearest plan and what it lacks.
     """
@@ -54,12 +60,28 @@ def find(
     key = cache.key(q, kept)
     out = cache.read(key)
     if out is None:
-        out = search(costs, space, q.cluster.num_chips, q.batch, q.objective, kept, progress)
+        good = _good(q, costs, first) if first else None
+        try:
+            out = search(costs, space, q.cluster.num_chips, q.batch, q.objective, kept, progress)
+        except KeyboardInterrupt:
+            if good is None:
+                raise
+            out = Outcome([good], evaluated=1, stopped=True)
         if not out.best:
             raise InputError(_nothing(q, costs, out))
         out = refine(costs, out, q.objective, kept, pinned_stages=bool(space.stages))
         cache.write(key, out)
     return replace(out, best=out.best[:top_k]), costs
+
+
+def _good(q: Question, costs: PlanCosts, first: Callable[[str, float], None]) -> RankedPlan | None:
+    """A plan found at once, told; None where a coarse look finds none."""
+    try:
+        good = quick(q, costs, look_everywhere=False)[0]
+    except InputError:
+        return None
+    first(describe(costs.plan(good.candidate)), good.step_s)
+    return good
 
 
 def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
@@ -120,7 +142,7 @@ def completed(q: Question, costs: PlanCosts, ranked_plan: RankedPlan) -> dict[st
     for key, value in costs.switches[c.switches].items():
         options[named.get(key, key)] = list(value) if isinstance(value, tuple) else value
     document["options"] = options
-    if q.objective == "cost":  # chips that the plan does not use are not rented
+    if q.objective in PER_CHIP:  # chips that the plan does not use are not held
         document["chips"] = plan.num_chips
     if "prices" in document:
         document["prices"] = {k: plain(v) for k, v in document["prices"].items()}
@@ -200,16 +222,23 @@ def _without_layout(document: dict[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------ what a plan comes to
 
 
-def row(q: Question, costs: PlanCosts, ranked_plan: RankedPlan, like: Scenario, held: int | None = None) -> dict:
+def row(
+    q: Question,
+    costs: PlanCosts,
+    ranked_plan: RankedPlan,
+    like: Scenario,
+    held: int | None = None,
+    longer: float = 1.0,
+) -> dict:
     """A plan of a list with its time, memory, money and energy; days by Daly's formula, where the answer itself
-    simulates campaigns.
+    simulates campaigns of all phases.
 
     like: a scenario of the question: its failures and checkpoints. held: chips that are paid (default: the cluster's,
-    or the plan's where cost is the aim).
+    or the plan's where cost is the aim). longer: days are multiplied by this.
     """
     c, plan = ranked_plan.candidate, costs.plan(ranked_plan.candidate)
     if held is None:
-        held = c.num_chips if q.objective == "cost" else q.cluster.num_chips
+        held = c.num_chips if q.objective in PER_CHIP else q.cluster.num_chips
     segment = RunSegment(
         "training",
         max(1, round(q.tokens / ranked_plan.tokens)),
@@ -218,7 +247,7 @@ def row(q: Question, costs: PlanCosts, ranked_plan: RankedPlan, like: Scenario, 
     workload = replace(q.workload, global_batch=c.batch)
     run = replace(like.run, cluster=q.cluster, plan=plan, workload=workload)
     share = expected(campaign_input(replace(like, run=replace(like.run, cluster=q.cluster)), (segment,)))
-    days = q.tokens / ranked_plan.tokens_per_s / DAY_S / share
+    days = q.tokens / ranked_plan.tokens_per_s / DAY_S / share * longer
     paid = paid_for(q.cluster, held, days, q.prices)
     out = plan_figures(run, ranked_plan.step_s, ranked_plan.memory_bytes, share, days, paid)
     out.update(costs.switches[c.switches])
@@ -231,6 +260,7 @@ def answer(
     top_k: int = 20,
     progress: Callable[[int, int], None] | None = None,
     samples: int = 0,
+    first: Callable[[str, float], None] | None = None,
 ) -> dict:
     """The planner's whole answer, JSON-ready: winner, ranked list, front, the best of each schedule, reasons.
 
@@ -238,22 +268,44 @@ def answer(
     question whose plan is given is answered for that plan.
 
     samples: draws of the uncertain inputs for the winner's intervals (`sim.study.monte_carlo`); 0 draws none.
+    progress, first: as in `find`. An answer that was given before is read from the disk (`sim.planner.cache`).
     """
     start = time.process_time()
+    key = cache.answer_key(q, top_k, samples)
+    known = cache.read_answer(key)
+    if known is not None:
+        known["search"] |= {"cpu_s": time.process_time() - start, "cached": True}
+        return known
+    result = _answered(q, top_k, progress, samples, first, start)
+    if not result["search"]["stopped"]:
+        cache.write_answer(key, result)
+    return result
+
+
+def _answered(
+    q: Question,
+    top_k: int,
+    progress: Callable[[int, int], None] | None,
+    samples: int,
+    first: Callable[[str, float], None] | None,
+    start: float,
+) -> dict:
     if not q.is_open:
         document = dict(q.document)
         return _told(q, document, simulate(resolve(document, _name(q))), {}, samples, time.process_time() - start)
-    out, costs = find(q, top_k, progress)
+    out, costs = find(q, top_k, progress, first)
     best = out.best[0]
     document = with_phase_plans(q, completed(q, costs, best))
     scenario = resolve(document, _name(q))
+    simulated = simulate(scenario)
+    longer = simulated.campaign.days / row(q, costs, best, scenario)["days"]
     second = next((f for f in out.best[1:] if f.value(q.objective) > best.value(q.objective) * 1.0001), None)
     spent = time.process_time() - start
     lists = {
-        "ranked": [row(q, costs, f, scenario) for f in out.best],
-        "front": [row(q, of, f, scenario, f.num_chips) for f, of in front(q, best, costs)],
+        "ranked": [row(q, costs, f, scenario, longer=longer) for f in out.best],
+        "front": [row(q, of, f, scenario, f.num_chips, longer) for f, of in front(q, best, costs)],
         "by_schedule": {
-            f.candidate.schedule: row(q, costs, f, scenario)
+            f.candidate.schedule: row(q, costs, f, scenario, longer=longer)
             for f in sorted(best_by_schedule(q, costs, best), key=lambda f: f.value(q.objective))
         },
         "explanation": explain(q, costs, best, second, out),
@@ -265,9 +317,10 @@ def answer(
             "floor": out.floor,
             "best": best.value(q.objective),
             "stopped": out.stopped,
+            "cached": False,
         },
     }
-    return _told(q, document, simulate(scenario), lists, samples, spent)
+    return _told(q, document, simulated, lists, samples, spent)
 
 
 def _told(
@@ -297,6 +350,7 @@ def _told(
         "floor": 0.0,
         "best": 0.0,
         "stopped": False,
+        "cached": False,
     }
     result["ranked"] = [winner, *result["ranked"][1:]]  # the first of the list is the answer itself
     result["by_schedule"] = {**result["by_schedule"], winner["schedule"]: winner}
@@ -326,7 +380,9 @@ def front(q: Question, best: RankedPlan, costs: PlanCosts) -> list[tuple[RankedP
         chips = int(q.cluster.num_chips * share)
         if chips:
             try:
-                found.append(quick(replace(q, cluster=replace(q.cluster, num_chips=chips)), look_everywhere=False))
+                found.append(
+                    quick(replace(q, cluster=replace(q.cluster, num_chips=chips)), costs, look_everywhere=False)
+                )
             except InputError:
                 break  # fewer chips hold the model no better
     kept: Front[tuple[RankedPlan, PlanCosts]] = Front()
@@ -387,7 +443,10 @@ def assumptions(q: Question) -> list[str]:
     """What an answer rests on beside the question's own defaults."""
     out = [
         "plans are ranked by a step worked off operation by operation, every chip at the speed of the expected slowest",
-        "cost counts the chips a plan uses" if q.objective == "cost" else "cost counts all chips, spares included",
+        "cost and energy count the chips a plan uses"
+        if q.objective in PER_CHIP
+        else "cost counts all chips, spares included; in the front of time and chips, those that a plan uses",
+        "days of the other plans: by Daly's formula, times what phases and failures make of the winner's",
         "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, GPipe, which has 1F1B's bubble "
         "and needs more memory, and a vocabulary split over stages, which no listed stack offers",
     ]

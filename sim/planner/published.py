@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import InputError
 from sim.cost.evaluate import in_closed_form, scale_compute
 from sim.planner.candidates import PlanCosts
@@ -87,10 +88,13 @@ def best_plan(run: Run, room: float = 0.0) -> tuple[RankedPlan, PlanCosts]:
 
 
 def runs() -> list[tuple[str, Run]]:
-    """Name and run of every shipped training scenario and of every published row that can be predicted."""
+    """Name and run of every shipped training scenario and of every published row that can be predicted, those that
+    nothing is fitted on included."""
     names = [n for n in datafiles.catalogue("scenarios", ".yaml") if not n.startswith(SERVED)]
     out = [(f"scenario {name}", load_scenario(name).run) for name in names]
-    return out + [(row.id, row.run) for row in read_rows() if isinstance(row, MeasuredRow)]
+    held_out = sorted(datafiles.data("published_runs", "held_out").glob("*.yaml"))
+    rows = read_rows() + read_rows(held_out)
+    return out + [(row.id, row.run) for row in rows if isinstance(row, MeasuredRow)]
 
 
 def compared(name: str, run: Run) -> Compared:
@@ -102,6 +106,29 @@ def compared(name: str, run: Run) -> Compared:
         return Compared(name, describe(run.plan), reason=str(err))
     per_step = best.tokens / run.workload.tokens  # a batch that differs within the tolerance
     return Compared(name, describe(run.plan), theirs_s, describe(costs.plan(best.candidate)), best.step_s / per_step)
+
+
+COLUMNS = ("name", "their_plan", "their_step_s", "best_plan", "best_step_s", "faster", "reason")
+
+
+def write(rows: list[Compared], path: Path) -> None:
+    """The comparisons as CSV."""
+    atomic.write_csv(
+        path,
+        [
+            {
+                "name": row.name,
+                "their_plan": row.theirs,
+                "their_step_s": f"{row.theirs_s:.6g}",
+                "best_plan": row.best,
+                "best_step_s": f"{row.best_s:.6g}",
+                "faster": f"{row.theirs_s / row.best_s - 1:.4f}" if row.best_s else "",
+                "reason": row.reason,
+            }
+            for row in rows
+        ],
+        COLUMNS,
+    )
 
 
 def compare_all(

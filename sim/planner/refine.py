@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sim.planner.candidate import Candidate
 from sim.planner.candidates import PlanCosts
 from sim.planner.search import Outcome, RankedPlan
 from sim.planner.stages import moved
@@ -21,16 +22,21 @@ DISTANT = 6  # a layer moves to a chunk no further than this: what is far has be
 
 def refined(costs: PlanCosts, plan: RankedPlan) -> RankedPlan:
     """The plan with its step worked off as the events do."""
-    return replace(plan, step_s=fast_step_s(costs.step_costs(plan.candidate), plan.candidate.schedule))
+    known, c = costs.known["events_s"], plan.candidate  # near plans are looked at many times
+    if (c,) not in known:
+        known[(c,)] = fast_step_s(costs.step_costs(c), c.schedule)
+    return replace(plan, step_s=known[(c,)])
 
 
 def refine(costs: PlanCosts, out: Outcome, objective: str, top_k: int | None, pinned_stages: bool = False) -> Outcome:
     """The outcome with its first plans worked off and put in order, `top_k` of them."""
-    finalists = [refined(costs, plan) for plan in out.best[: max(FINALISTS, top_k or 0)]]
+    estimated = out.best[: max(FINALISTS, top_k or 0)]
+    finalists = [refined(costs, plan) for plan in estimated]
+    too_high = max((a.step_s / b.step_s - 1 for a, b in zip(estimated, finalists, strict=True)), default=0.0)
     finalists.sort(key=lambda f: (f.value(objective), f.candidate))
     if finalists and not pinned_stages and not out.stopped:
         finalists[0] = polished(costs, finalists[0])
-    return replace(out, best=finalists if top_k is None else finalists[:top_k])
+    return replace(out, best=finalists if top_k is None else finalists[:top_k], too_high=max(too_high, 0.0))
 
 
 def polished(costs: PlanCosts, best: RankedPlan, moves: int = MOVES) -> RankedPlan:
@@ -50,10 +56,16 @@ def polished(costs: PlanCosts, best: RankedPlan, moves: int = MOVES) -> RankedPl
             tried.add(other)
             candidate = c._replace(stages=other)
             need = costs.memory_bytes(candidate)
-            if need > costs.memory_capacity:
+            if need > costs.memory_capacity or _at_least_s(costs, candidate) >= best.step_s:
                 continue
             trial = refined(costs, replace(best, candidate=candidate, memory_bytes=need))
             if trial.step_s < best.step_s * (1 - 1e-9):
                 best, stages, improved = trial, other, True
                 break
     return best
+
+
+def _at_least_s(costs: PlanCosts, c: Candidate) -> float:
+    """Seconds that the candidate's step does not go below: its busiest rank without a pause, and what comes once."""
+    once = costs.data_parallel(c)
+    return costs.lower_bound(c) + once.param_gather_s + once.optimizer_s

@@ -13,12 +13,15 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sim.planner.candidate import Candidate
 from sim.planner.candidates import PlanCosts
 from sim.planner.space import Space, enough_micro_batches, has_shape, replicas
+from sim.spec.model import ModelSpec
 
-OBJECTIVES = ("tokens", "time", "cost")
+OBJECTIVES = ("tokens", "time", "cost", "energy")
+PER_CHIP = ("cost", "energy")  # what goes with the chips that a plan uses, each as long as it runs
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,17 @@ class RankedPlan:
         return self.candidate.num_chips
 
     def value(self, objective: str) -> float:
-        """Smaller is better: seconds a token, or chip-seconds a token where cost counts."""
-        return self.step_s / self.tokens * (self.num_chips if objective == "cost" else 1)
+        """Smaller is better: seconds a token, or chip-seconds a token where cost or energy counts."""
+        return self.step_s / self.tokens * (self.num_chips if objective in PER_CHIP else 1)
 
 
 @dataclass
 class Outcome:
     """Best plans first, and what happened to the rest.
 
-    floor: no plan of the space has a smaller value of the objective, whatever its pipeline's idle time (0: not known).
+    floor: no plan of the space has a smaller value of the objective, with equal stages and the least that reduction,
+    gather and optimiser take (0: not known). beyond: nor has any plan outside of `best`, by its estimate (0: there is
+    none). too_high: the most by which the estimate of a plan that was worked off was above its step.
     """
 
     best: list[RankedPlan]
@@ -58,6 +63,8 @@ class Outcome:
     bounded: int = 0  # skipped by the bound: pipelines, or all plans of the same layers at once
     nearest: tuple[Candidate, float] | None = None  # when nothing fits: least memory over the limit, and by how much
     floor: float = 0.0
+    beyond: float = 0.0
+    too_high: float = 0.0
     stopped: bool = False  # interrupted: the best so far
 
     @property
@@ -82,10 +89,6 @@ class _Layers:
     work_s: float
     hidden_s: float
 
-    def least_per_token(self, seq: int) -> float:
-        """Chip-seconds a token that no pipeline of these layers goes below."""
-        return (self.work_s - self.hidden_s) * self.tp * self.cp / (self.micro * seq)
-
     def least_s(self, pp: int, schedule: str, vpp: int, m: int) -> float:
         """Seconds of a pipeline with perfectly equal stages: no estimate of this shape is below."""
         busy = self.work_s / pp
@@ -98,6 +101,18 @@ class _Layers:
         if schedule == "zb-v":
             return m * busy + (pp - 1) * max(self.forward_s, self.backward_s) / (2 * pp)
         return m * busy + (self.work_s - busy) / vpp
+
+
+class _Width(NamedTuple):
+    """Layers, a pipeline's depth and its replicas: all that the number of micro-batches depends on. `least`: no plan of
+    it has a smaller value of the objective."""
+
+    least: float
+    order: int
+    layers: _Layers
+    pp: int
+    dp: int
+    batch: int
 
 
 def search(
@@ -114,70 +129,68 @@ def search(
     Args:
         costs: of the question; its `switches` must be the space's.
         top_k: length of the ranked list; None keeps every plan that fits and skips nothing.
-        progress: called with (groups done, groups). A KeyboardInterrupt ends the search with the best so far.
+        progress: called with (widths done, widths). A KeyboardInterrupt ends the search with the best so far.
     """
-    out, ranking = Outcome([]), _Ranking(objective, top_k)
-    ordered = _groups(costs, space, chips)
+    out, ranking = Outcome([], floor=math.inf), _Ranking(objective, top_k)
+    widths = _widths(costs, space, chips, batch, objective)
+    done = 0
     try:
-        for done, (least, layers) in enumerate(ordered):
-            if progress:
-                progress(done, len(ordered))
-            lowest = least if objective == "cost" else least / chips
-            if lowest * (1 - 1e-9) > ranking.worst:  # nothing that follows has less work a token
-                out.bounded += len(ordered) - done
+        for done, width in enumerate(widths):
+            if progress and done % 8 == 0:
+                progress(done, len(widths))
+            if width.least * (1 - 1e-9) > ranking.worst:  # nor is anything that follows
+                out.bounded += len(space.pipelines) * (len(widths) - done)
                 break
-            _try_pipelines(costs, space, chips, batch, layers, ranking, out)
+            _try_pipelines(costs, space, width, ranking, out)
     except KeyboardInterrupt:
         if not ranking.best:
             raise
         out.stopped = True
-    if ordered:
-        out.floor = ordered[0][0] / (1 if objective == "cost" else chips)
+        out.floor = out.beyond = min(out.floor, widths[done].least)
+    out.floor = min(out.floor, ranking.worst)
+    out.beyond = min(out.beyond or math.inf, ranking.worst)
+    out.floor, out.beyond = (0.0 if math.isinf(least) else least for least in (out.floor, out.beyond))
     out.best = [f for *_, f in ranking.best]
     if out.best:
         out.nearest = None
     return out
 
 
-def _try_pipelines(
-    costs: PlanCosts, space: Space, chips: int, batch: int, layers: _Layers, ranking: _Ranking, out: Outcome
-) -> None:
-    """Every pipeline and number of replicas of these layers that a bound does not rule out."""
-    tp, cp, ep, etp, micro = layers.tp, layers.cp, layers.ep, layers.etp, layers.micro
-    seq = costs.workload.seq
-    multiple = ep * etp // math.gcd(ep * etp, tp * cp)
-    leaves = [(z, s) for z in space.zero for s in range(len(space.switches)) if costs.layer_set[s] == layers.layer_set]
-    model, names = costs.model, {schedule for schedule, _ in space.pipelines}
-    for pp in space.pp:
-        most = chips // (tp * cp * pp)
-        for dp, size in replicas(space, batch, micro, most, multiple) if most else []:
-            m, used, tokens = size // (dp * micro), tp * cp * pp * dp, size * seq
-            slow, fitting = costs.straggler(used), {}
-            some = Candidate(tp, cp, ep, etp, micro, layers.recompute, pp, 1, "1f1b", dp, 0, size, 0)
-            for dual in {name.startswith("dualpipe") for name in names}:
-                of_kind = some._replace(schedule="dualpipe" if dual else "1f1b")
-                fitting[dual] = _fitting(costs, of_kind, leaves, ranking, out)
-            for schedule, vpp in space.pipelines:
-                enough = enough_micro_batches(schedule, pp, m)
-                if not enough or not has_shape(space, model, pp, schedule, vpp, 0):
-                    continue
-                least = layers.least_s(pp, schedule, vpp, m) * slow + costs.stack.overhead_s(used)
-                if ranking.beats(least / tokens, used):
-                    out.bounded += 1
-                    continue
-                for ahead, (zero, switch) in itertools.product(
-                    space.mtp_before_head, fitting[schedule.startswith("dualpipe")]
-                ):
-                    if has_shape(space, model, pp, schedule, vpp, ahead):
-                        c = some._replace(
-                            vpp=vpp,
-                            schedule=schedule,
-                            zero=zero,
-                            switches=switch,
-                            mtp_before_head=ahead,
-                            stages=space.stages,
-                        )
-                        _try_one(costs, c, tokens, ranking, out)
+def _try_pipelines(costs: PlanCosts, space: Space, width: _Width, ranking: _Ranking, out: Outcome) -> None:
+    """Every pipeline of these layers, depth and replicas that a bound does not rule out."""
+    _, _, layers, pp, dp, size = width
+    m, tokens = size // (dp * layers.micro), size * costs.workload.seq
+    some = Candidate(
+        layers.tp, layers.cp, layers.ep, layers.etp, layers.micro, layers.recompute, pp, 1, "1f1b", dp, 0, size, 0
+    )
+    slow, fixed = costs.straggler(some.num_chips), costs.stack.overhead_s(some.num_chips)
+    fitting: dict[bool, list[tuple[int, int]]] = {}
+    for schedule, vpp in space.pipelines:
+        if not enough_micro_batches(schedule, pp, m) or not has_shape(space, costs.model, pp, schedule, vpp, 0):
+            continue
+        least = layers.least_s(pp, schedule, vpp, m) * slow + fixed
+        if ranking.beats(least / tokens, some.num_chips):
+            out.bounded += 1
+            continue
+        dual = schedule.startswith("dualpipe")
+        if dual not in fitting:
+            of_kind = some._replace(schedule="dualpipe" if dual else "1f1b")
+            fitting[dual] = _fitting(costs, of_kind, _leaves(costs, space, layers), ranking, out)
+        for zero, switch in fitting[dual]:
+            c = some._replace(vpp=vpp, schedule=schedule, zero=zero, switches=switch, stages=space.stages)
+            bound = least + costs.least_once_s(c, math.inf if dual else (layers.work_s - layers.forward_s) / pp * slow)
+            out.floor = min(out.floor, bound / tokens * (c.num_chips if ranking.objective in PER_CHIP else 1))
+            if ranking.beats(bound / tokens, c.num_chips):
+                out.bounded += 1
+                continue
+            for ahead in space.mtp_before_head:
+                if has_shape(space, costs.model, pp, schedule, vpp, ahead):
+                    _try_one(costs, c._replace(mtp_before_head=ahead), tokens, ranking, out)
+
+
+def _leaves(costs: PlanCosts, space: Space, layers: _Layers) -> list[tuple[int, int]]:
+    """(ZeRO, switches) that leave these layers as they are."""
+    return [(z, s) for z in space.zero for s in range(len(space.switches)) if costs.layer_set[s] == layers.layer_set]
 
 
 def _fitting(
@@ -226,7 +239,7 @@ class _Ranking:
 
     def beats(self, seconds_per_token: float, chips: int) -> bool:
         """Whether a plan that is no faster than this would not be kept."""
-        return seconds_per_token * (1 - 1e-9) * (chips if self.objective == "cost" else 1) > self.worst
+        return seconds_per_token * (1 - 1e-9) * (chips if self.objective in PER_CHIP else 1) > self.worst
 
     def add(self, ranked_plan: RankedPlan) -> None:
         value, c = ranked_plan.value(self.objective), ranked_plan.candidate
@@ -239,10 +252,52 @@ class _Ranking:
                 self.worst = self.best[-1][0]
 
 
-def _groups(costs: PlanCosts, space: Space, chips: int) -> list[tuple[float, _Layers]]:
-    """(chip-seconds a token that no plan of these layers goes below, layers), least work first: good plans are then
-    known early and more is skipped.
-    """
+def _widths(costs: PlanCosts, space: Space, chips: int, batch: int, objective: str) -> list[_Width]:
+    """All layers, depths and replicas of the space, those with the least bound first: good plans are known early, and
+    the first bound above the list that is kept ends the search."""
+    out: list[_Width] = []
+    known: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+    seq, fixed = costs.workload.seq, {}
+    for layers in _groups(costs, space, chips):
+        each, micro = layers.tp * layers.cp, layers.micro
+        multiple = layers.ep * layers.etp // math.gcd(layers.ep * layers.etp, each)
+        for pp in space.pp:
+            most = chips // (each * pp)
+            if not most:
+                continue
+            asked = (micro, most, multiple)
+            if asked not in known:
+                known[asked] = replicas(space, batch, *asked)
+            per_batch = _Bound(layers, space, costs.model, pp)
+            for dp, size in known[asked]:
+                used = each * pp * dp
+                if used not in fixed:
+                    fixed[used] = (costs.straggler(used), costs.stack.overhead_s(used))
+                slow, overhead = fixed[used]
+                least = (per_batch.least_s(size // (dp * micro)) * slow + overhead) / (size * seq)
+                out.append(_Width(least * (used if objective in PER_CHIP else 1), len(out), layers, pp, dp, size))
+    return sorted(out)
+
+
+class _Bound:
+    """Seconds that no pipeline of some layers and depth goes below, by its number of micro-batches."""
+
+    def __init__(self, layers: _Layers, space: Space, model: ModelSpec, pp: int) -> None:
+        self.pp, self.busy = pp, layers.work_s / pp
+        shaped = [(s, v) for s, v in space.pipelines if has_shape(space, model, pp, s, v, 0)]
+        ramps = [(s, layers.least_s(pp, s, v, 0)) for s, v in shaped if not s.startswith("dualpipe")]
+        self.ramp = min((ramp for _, ramp in ramps), default=math.inf)
+        dual = any(s.startswith("dualpipe") for s, _ in shaped)
+        self.paired = (layers.work_s - layers.hidden_s) / pp if dual else math.inf
+
+    def least_s(self, m: int) -> float:
+        """Of m micro-batches; infinite where no pipeline has this shape."""
+        least = m * self.busy + self.ramp
+        return min(least, m * self.paired) if m >= 2 * self.pp or self.pp == 1 else least
+
+
+def _groups(costs: PlanCosts, space: Space, chips: int) -> list[_Layers]:
+    """All layers of the space."""
     groups = []
     dual = any(s.startswith("dualpipe") for s, _ in space.pipelines)
     for tp, cp, ep, etp in itertools.product(space.tp, space.cp, space.ep, space.etp):
@@ -251,9 +306,9 @@ def _groups(costs: PlanCosts, space: Space, chips: int) -> list[tuple[float, _La
         for micro, recompute, switch in itertools.product(
             space.micro_batch, space.recompute, sorted(set(costs.layer_set))
         ):
-            layers = _layers(costs, dual, Candidate(tp, cp, ep, etp, micro, recompute, 1, 1, "", 1, 0, micro, switch))
-            groups.append((layers.least_per_token(costs.workload.seq), layers))
-    return sorted(groups, key=lambda g: g[0])
+            c = Candidate(tp, cp, ep, etp, micro, recompute, 1, 1, "", 1, 0, micro, switch)
+            groups.append(_layers(costs, dual, c))
+    return groups
 
 
 def _layers(costs: PlanCosts, dual: bool, c: Candidate) -> _Layers:

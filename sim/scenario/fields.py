@@ -344,9 +344,9 @@ SCENARIO = Section(
         Field(
             "objective",
             "text",
-            "what an automatic plan is best at: tokens (throughput), time, or cost (chip-hours)",
+            "what an automatic plan is best at: tokens (throughput), time, cost (chip-hours) or energy",
             ("goal",),
-            choices=("tokens", "time", "cost"),
+            choices=("tokens", "time", "cost", "energy"),
         ),
         Field("batch_tolerance", "ratio", "share by which an automatic plan's batch may differ", high=0.49),
         Field("phases", "any", "glm5, or a list of phases"),

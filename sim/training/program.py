@@ -7,6 +7,7 @@ it waits for on the way back. A slot holds the time of arrival once it is known.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field, fields
 
@@ -95,11 +96,29 @@ def cost_table(costs: StepCosts, schedule: str) -> tuple[tuple[ChunkCost, ...], 
     return costs.chunks
 
 
-def compile_programs(costs: StepCosts, schedule: str) -> tuple[list[Program], int, list[schedules.Chain]]:
-    """Programs of all ranks, the number of slots, and the chains. Raises InputError for costs or schedule."""
-    validate(costs)
-    table = cost_table(costs, schedule)
-    P, m, v = len(table), costs.micro_batches, len(table[0])
+KEPT = 40_000  # forwards of a step whose wiring is kept for the next of the same shape: about 20 MB
+
+
+@dataclass(frozen=True, slots=True)
+class _Wiring:
+    """What programs of one schedule have in common, whatever the work costs: never changed once made."""
+
+    ops: list[list[Op]]
+    rows: list[list[tuple[int, int, int, bool, int, bool]]]
+    pieces: list[
+        list[tuple[str, int, int]]
+    ]  # (kind, chunk, chunk of the backward) of each op: equal ones cost the same
+    size: int
+    chains: list[schedules.Chain]
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_wiring(schedule: str, P: int, m: int, v: int) -> _Wiring:
+    return _wiring(schedule, P, m, v)
+
+
+def _wiring(schedule: str, P: int, m: int, v: int) -> _Wiring:
+    """Slots of every op of P ranks with v chunks each, m micro-batches."""
     orders = schedules.orders(schedule, P, m, v)
     chains = schedules.chains(schedule, P, m, v)
     position: dict[tuple[int, int], tuple[int, int]] = {}  # (rank, chunk) -> (chain, stage)
@@ -124,41 +143,54 @@ def compile_programs(costs: StepCosts, schedule: str) -> tuple[list[Program], in
         c, s = position[rank, chunk]
         return slot(c, s, i, True), slot(c, s - 1, i, True) if s else 0, bool(s) and chains[c].stages[s - 1][0] != rank
 
-    programs = []
+    wired: list[list[tuple[int, int, int, bool, int, bool]]] = []
     for rank, order in enumerate(orders):
-        rows, work = [], []
+        rows = []
         for op in order:
-            cost = table[rank][op.chunk]
-            F, Fm = cost.forward_s - cost.forward_comm_s, cost.forward_comm_s
             if op.kind == "F":
                 need, out, far = forward(rank, op.chunk, op.micro_batch)
                 rows.append((need, 0, out, far, 0, False))
-                work.append(Work(F, Fm))
             elif op.kind == "W":
                 rows.append((0, 0, 0, False, 0, False))
-                work.append(Work(backward_s=cost.backward_weight_s))
             elif op.kind == "FB":
-                back = table[rank][op.b_chunk]
                 need, out, far = forward(rank, op.chunk, op.micro_batch)
                 need2, out2, far2 = backward(rank, op.b_chunk, op.b_micro_batch)
                 rows.append((need, need2, out, far, out2, far2))
-                work.append(Work(F, Fm, back.backward_s - back.backward_comm_s, back.backward_comm_s))
             else:
                 need, out, far = backward(rank, op.chunk, op.micro_batch)
                 rows.append((need, 0, out, far, 0, False))
-                whole = cost.backward_s if op.kind == "B" else cost.backward_input_s
-                work.append(Work(backward_s=whole - cost.backward_comm_s, backward_comm_s=cost.backward_comm_s))
-        seconds = {w: w.seconds() for w in set(work)}
-        programs.append(
-            Program(
-                order,
-                rows,
-                work,
-                [seconds[w] for w in work],
-                any(w.forward_comm_s or w.backward_comm_s for w in seconds),
-            )
-        )
-    return programs, size, chains
+        wired.append(rows)
+    one: dict[tuple[str, int, int], tuple[str, int, int]] = {}  # equal pieces are one object
+    pieces = [[one.setdefault(p, p) for p in ((op.kind, op.chunk, op.b_chunk) for op in order)] for order in orders]
+    return _Wiring(orders, wired, pieces, size, chains)
+
+
+def _work(kind: str, cost: ChunkCost, back: ChunkCost) -> Work:
+    """One piece of work of a chunk; `back` is the chunk whose backward runs beside a forward (FB)."""
+    F, Fm = cost.forward_s - cost.forward_comm_s, cost.forward_comm_s
+    if kind == "F":
+        return Work(F, Fm)
+    if kind == "W":
+        return Work(backward_s=cost.backward_weight_s)
+    if kind == "FB":
+        return Work(F, Fm, back.backward_s - back.backward_comm_s, back.backward_comm_s)
+    whole = cost.backward_s if kind == "B" else cost.backward_input_s
+    return Work(backward_s=whole - cost.backward_comm_s, backward_comm_s=cost.backward_comm_s)
+
+
+def compile_programs(costs: StepCosts, schedule: str) -> tuple[list[Program], int, list[schedules.Chain]]:
+    """Programs of all ranks, the number of slots, and the chains. Raises InputError for costs or schedule."""
+    validate(costs)
+    table = cost_table(costs, schedule)
+    P, m, v = len(table), costs.micro_batches, len(table[0])
+    wiring = (_kept_wiring if P * m * v <= KEPT else _wiring)(schedule, P, m, v)
+    programs = []
+    for chunks, ops, rows, pieces in zip(table, wiring.ops, wiring.rows, wiring.pieces, strict=True):
+        of = {piece: _work(piece[0], chunks[piece[1]], chunks[piece[2]]) for piece in set(pieces)}
+        seconds = {piece: work.seconds() for piece, work in of.items()}
+        hideable = any(w.forward_comm_s or w.backward_comm_s for w in of.values())
+        programs.append(Program(ops, rows, [of[p] for p in pieces], [seconds[p] for p in pieces], hideable))
+    return programs, wiring.size, wiring.chains
 
 
 def last_gradients(program: Program) -> list[int]:

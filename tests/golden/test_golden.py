@@ -35,7 +35,7 @@ MASK = "<masked>"
 VOLATILE = (
     r"(run|plan)_\w+\.versions\.[^.]+",  # of Python and of packages
     r"run_\w+\.step\.wall_s",  # of simulating
-    r"plan_\w+\.(.*\.)?cpu_s",  # of a search
+    r"plan_\w+\.(.*\.)?(cpu_s|cached)",  # of a search
     r"claims\.seconds",  # of recomputing the claims
     # of the toy: what a clock said
     r"toy_(curves|weights)\.(printed\[\d+\]|files\..*\.csv)\.(tokens_per_s|mfu)(\[\d+\])?",

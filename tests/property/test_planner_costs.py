@@ -13,6 +13,7 @@ from sim.planner.search import RankedPlan
 from sim.spec.hardware import load_cluster
 from sim.spec.model_loader import load_model
 from sim.spec.plan import RECOMPUTE, SCHEDULES, Workload, check
+from sim.training import schedules
 from sim.training.evaluate import evaluate
 
 SWITCHES = (
@@ -59,11 +60,12 @@ def test_same_as_one_plan_at_a_time(data):
         pick(0, 1, 2, 3),
         dp * micro * pick(16, 33),
         data.draw(st.integers(0, len(SWITCHES) - 1)),
-        pick(0, 1) if costs.mtp and pp * vpp > 1 else 0,
+        pick(0, 1) if costs.mtp and pp * (1 if schedule == "dualpipe" else vpp) > 1 else 0,
     )
     try:
         plan, load = costs.plan(c), costs.load(c)
         check(plan, costs.model, load)
+        schedules.check(c.schedule, c.pp, plan.micro_batches(load), plan.vpp)
     except ValueError:
         assume(False)
     _, need, seconds, _ = in_closed_form(

@@ -13,9 +13,7 @@ import torch
 
 from minglm.course.notebook import SMOKE, runs
 from minglm.errors import InputError
-from minglm.inference.generate import generate
-from minglm.inference.load import load_model
-from minglm.rl import measure, objectives, task_registry, tasks
+from minglm.rl import control, measure, objectives, task_registry
 from minglm.rl.config import load
 from minglm.rl.policy import PartialBuffer
 from minglm.rl.run import rl
@@ -53,18 +51,10 @@ def reinforce(name: str, recipe: str, warm: Path, engine: str = "local", **chang
 
 def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tuple[str, str, bool]]:
     """n held-out problems of the recipe's task put to a run's model: (prompt, what it wrote, whether it is right)."""
-    settings = load(recipe)
+    settings = load(recipe, {"max_new_tokens": TINY["max_new_tokens"]} if SMOKE else {})
     task = task_registry.get(settings.task, settings.tail)
-    problems = [task.problem(task.heldout_seed(i), settings.difficulty[0]) for i in range(n)]
-    model, tokenizer, _ = load_model(run)
-    out = generate(
-        model.eval(),
-        [tasks.prompt_ids(tokenizer, p) for p in problems],
-        40 if SMOKE else settings.max_new_tokens,
-        temperature=temperature,
-        stop=(tokenizer.eos,),
-    )
-    completions = [tokenizer.decode(t) for t in out.tokens]
+    problems = control.held_out(settings, n)
+    completions = control.answers(run, settings, problems, temperature)
     return [(p.prompt, text, task.reward(p, text) == 1.0) for p, text in zip(problems, completions, strict=True)]
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import yaml
 
-from minglm import atomic
+from minglm import atomic, datafiles
 from minglm.course.workshop import checking, generator
 from minglm.errors import InputError, Parser
 
@@ -239,7 +239,8 @@ def accepted(fault: Fault, answer: str, limit_s: float = LIMIT_S) -> bool:
 @functools.cache
 def equivalent() -> dict[str, str]:
     """Fault → why it gives the same value for every input that the exercise's text allows."""
-    text = (Path(__file__).parents[1] / "assets" / "equivalent_faults.yaml").read_text(encoding="utf-8")
+    assets = datafiles.package("minglm") / "course" / "assets"
+    text = (assets / "equivalent_faults.yaml").read_text(encoding="utf-8")
     return {fault: group["why"] for group in yaml.safe_load(text) for fault in group["faults"]}
 
 

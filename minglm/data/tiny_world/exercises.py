@@ -3,7 +3,9 @@
 Each kind is a page of several exercises. What is asked follows a hash (`minglm.data.tiny_world.held_out`), so a fifth
 of the word lists, sums, comparisons and coloured things never occurs in training.
 
-A sum is worked digit by digit, units first, as at school: "What is 27+35? 7+5=12, 2+3+1=6: 62."
+A sum is worked column by column, units first, as at school: "What is 27+35? 7+5+0=12, 2+3+1=06: 62." What is added
+last is carried into the column; of the two digits behind the sign the first is carried on, the second stays. Both
+columns have one form, so that there is one table to learn, and pages of single columns teach it.
 """
 
 from __future__ import annotations
@@ -94,12 +96,12 @@ def _copied(name: str, of: str) -> Slot:
     return Slot(name, lambda s, b: (b[of],), DIGITS, "context")
 
 
-def _worked(name: str, value: Callable[[Values], int], largest: int) -> Slot:
-    """A number that follows from those before it, digit by digit."""
+def _worked(name: str, value: Callable[[Values], int], largest: int, digits: int = 1) -> Slot:
+    """A number of at least `digits` digits that follows from those before it, digit by digit."""
     return Slot(
         name,
-        lambda s, b: (" ".join(str(value(b))),),
-        [" ".join(str(n)) for n in range(largest + 1)],
+        lambda s, b: (" ".join(f"{value(b):0{digits}}"),),
+        [" ".join(f"{n:0{digits}}") for n in range(largest + 1)],
         "arithmetic",
     )
 
@@ -122,27 +124,38 @@ def _sum_key(state: State, bound: Values, value: str) -> str:
 
 
 SUM = template(
-    f"What is {GAP} {{a}} {{b}} + {{c}} {{d}} ? {ANSWER} {GAP} {{b2}} + {{d2}} = {{units}} , "
+    f"What is {GAP} {{a}} {{b}} + {{c}} {{d}} ? {ANSWER} {GAP} {{b2}} + {{d2}} + 0 = {{units}} , "
     f"{GAP} {{a2}} + {{c2}} + {{carry}} = {{tens}} : {GAP} {{sum}} .",
     digit("a", 1),
     digit("b"),
     digit("c", 1),
     Slot("d", lambda s, b: DIGITS, DIGITS, combination=_sum_key),
     *(_copied(f"{n}2", n) for n in "abcd"),
-    _worked("units", _units, 18),
+    _worked("units", _units, 18, digits=2),
     Slot("carry", lambda s, b: (str(_units(b) // 10),), ("0", "1"), "arithmetic"),
-    _worked("tens", _tens, 19),
+    _worked("tens", _tens, 19, digits=2),
     _worked("sum", lambda b: number(b, "a", "b") + number(b, "c", "d"), 198),
     effect=_count,
 )
 SMALL_SUM = template(
-    f"What is {GAP} {{b}} + {{d}} ? {ANSWER} {GAP} {{units}} .",
+    f"What is {GAP} {{b}} + {{d}} ? {ANSWER} {GAP} {{b2}} + {{d2}} + 0 = {{units}} : {GAP} {{sum}} .",
     digit("b"),
     digit("d"),
-    _worked("units", _units, 18),
+    *(_copied(f"{n}2", n) for n in "bd"),
+    _worked("units", _units, 18, digits=2),
+    _worked("sum", _units, 18),
     effect=_count,
 )
-SUMS = _page("Sums", [(0.8, SUM), (0.2, SMALL_SUM)])
+COLUMN = template(
+    f"{GAP} {{b}} + {{d}} + {{c}} = {{column}} .",
+    digit("b"),
+    digit("d"),
+    Slot("c", lambda s, b: ("0", "1"), ("0", "1")),
+    _worked("column", lambda b: _units(b) + int(b["c"]), 19, digits=2),
+    effect=_count,
+)
+SUMS = _page("Sums", [(0.9, SUM), (0.1, SMALL_SUM)])
+COLUMNS = _page("Columns", [(1.0, COLUMN)])
 
 
 def _compared(word: str, best: Callable[[int, int], int]) -> Template:
@@ -213,13 +226,12 @@ def _field(name: str, of: str, anything: tuple[str, ...]) -> Slot:
 
 CARD = template(
     "Write as a card : the {colour} {thing} of {who} is in the {room} . "
-    + ANSWER
-    + " _{ "
-    + " , ".join(
-        f'_" {JOIN} {key} " : _" {JOIN} {{{slot}}} "'
+    + f'{ANSWER} _{{" '
+    + ' ",_" '.join(
+        f'{JOIN} {key} ":_" {JOIN} {{{slot}}}'
         for key, slot in (("thing", "thing2"), ("colour", "colour2"), ("owner", "who2"), ("room", "room2"))
-    ).replace('_" ', '" ', 1)
-    + " }",
+    )
+    + ' "}',
     Slot("colour", lambda s, b: COLOURS, COLOURS),
     Slot("thing", lambda s, b: OBJECTS, OBJECTS, combination=lambda s, b, v: f"colour:{b['colour']} {v}"),
     Slot("who", lambda s, b: GIVEN, GIVEN),
@@ -232,41 +244,44 @@ CARD = template(
 )
 CARDS = _page("Cards", [(1.0, CARD)])
 
-# ---------------------------------------------------------------------- who has what, in turns
+# ---------------------------------------------------------------------- who gets what, in turns
 
 
 def _take_turns(length: int) -> Template:
-    """Who has which thing; then a question, and a second one that leaves out what is understood."""
+    """Who gets what; then a question, and a second one that leaves out what is understood.
+
+    The thing stands right behind the person, as a code behind its name (`minglm.data.tiny_world.recall`).
+    """
     things, people = tuple(f"w{i}" for i in range(length)), tuple(f"p{i}" for i in range(length))
 
     def person(i: int) -> Slot:
         return Slot(f"p{i}", lambda s, b: _others(tuple(b[f"p{j}"] for j in range(i)), GIVEN), GIVEN)
 
-    def holder(state: State, bound: Values) -> tuple[str]:
-        return (next(bound[p] for w, p in zip(things, people, strict=True) if bound[w] == bound["q"]),)
+    def gift(state: State, bound: Values) -> tuple[str]:
+        return (next(bound[w] for w, p in zip(things, people, strict=True) if bound[p] == bound["q"]),)
 
     def remember(state: State, bound: Values) -> None:
-        state.update(done=2, has={bound[w]: bound[p] for w, p in zip(things, people, strict=True)}, asked=bound["q"])
+        state.update(done=2, gets={bound[p]: bound[w] for w, p in zip(things, people, strict=True)}, asked=bound["q"])
 
     return template(
-        " ".join(f"{{p{i}}} has the {{w{i}}} ." for i in range(length))
-        + f" Who has the {{q}} ? {ANSWER} {{a}} has the {{q2}} .",
+        " ".join(f"We give {{p{i}}} {{w{i}}} ." for i in range(length))
+        + f" What do we give {{q}} ? {ANSWER} We give {{q2}} {{a}} .",
         *(person(i) for i in range(length)),
-        *_list_slots(length, "turns", OBJECTS),
-        Slot("q", lambda s, b: tuple(b[w] for w in things), OBJECTS, "context"),
-        Slot("a", holder, GIVEN, "context"),
-        Slot("q2", lambda s, b: (b["q"],), OBJECTS, "context"),
+        *_list_slots(length, "turns", FOODS),
+        Slot("q", lambda s, b: tuple(b[p] for p in people), GIVEN, "context"),
+        Slot("q2", lambda s, b: (b["q"],), GIVEN, "context"),
+        Slot("a", gift, FOODS, "context"),
         effect=remember,
     )
 
 
-TURNS = {n: _take_turns(n) for n in (2, 3)}
+TURNS = {n: _take_turns(n) for n in (2, 3, 4)}
 AND = template(
-    f"And the {{q}} ? {ANSWER} {{a}} has the {{q2}} .",
-    Slot("q", lambda s, b: tuple(t for t in s["has"] if t != s["asked"]), OBJECTS, "context"),
-    Slot("a", lambda s, b: (s["has"][b["q"]],), GIVEN, "context"),
-    Slot("q2", lambda s, b: (b["q"],), OBJECTS, "context"),
-    effect=lambda s, b: s.update(has=None),
+    f"And {{q}} ? {ANSWER} We give {{q2}} {{a}} .",
+    Slot("q", lambda s, b: tuple(p for p in s["gets"] if p != s["asked"]), GIVEN, "context"),
+    Slot("q2", lambda s, b: (b["q"],), GIVEN, "context"),
+    Slot("a", lambda s, b: (s["gets"][b["q"]],), FOODS, "context"),
+    effect=lambda s, b: s.update(gets=None),
 )
 _CHAT_TITLE = template("Chat \\n", effect=lambda s, b: s.update(done=1))
 _CHAT_END = template("Done .", effect=lambda s, b: s.update(done=-1))
@@ -277,10 +292,10 @@ def _chat_moves(state: State) -> list[tuple[float, Template]]:
         return []
     if state["done"] == 0:
         return [(1.0, _CHAT_TITLE)]
-    if state["has"]:
+    if state["gets"]:
         return [(1.0, AND)]
     again = [(1 / len(TURNS), t) for t in TURNS.values()]
     return again if state["done"] == 1 else [*((w * _GO_ON, t) for w, t in again), (1 - _GO_ON, _CHAT_END)]
 
 
-CHAT = Rules("Chat", lambda: {"done": 0, "has": None}, _chat_moves, (_CHAT_TITLE, *TURNS.values(), AND, _CHAT_END))
+CHAT = Rules("Chat", lambda: {"done": 0, "gets": None}, _chat_moves, (_CHAT_TITLE, *TURNS.values(), AND, _CHAT_END))

@@ -33,7 +33,7 @@ def score(tokens: Sequence[str], mixture: Mapping[str, float] = MIXTURE, whole: 
     Raises:
         InputError: the language cannot write these tokens.
 
-    >>> page = ["Sums", "\\n", *"What is _ 2 + 3 ? _ 5 . Done .".split(" ")]
+    >>> page = ["Sums", "\\n", *"What is _ 2 + 3 ? _ 2 + 3 + 0 = 0 5 : _ 5 . Done .".split(" ")]
     >>> round(score(page, {"sums": 1.0}).nats[7], 3)  # the second summand, one digit of ten
     2.303
     """

@@ -45,6 +45,9 @@ OBJECTS = tuple(
         "vase violin wallet watch wheel whistle"
     ).split()
 )
+# Who and what the stories are about.
+CAST = tuple("Ada Mira Nora Zoe Felix Hugo Odo Theo".split())
+PROPS = tuple("ball bell book coin drum flute hat key kite lamp letter map rope sword vase violin".split())
 COLOURS = tuple("black blue brown green grey orange pink purple red white yellow".split())
 PETS = tuple("cat dog goat goose hamster hen horse pony rabbit sheep snail tortoise".split())
 FOODS = tuple("bread cake carrots cheese cherries honey nuts pears plums rice soup tomatoes".split())

@@ -65,11 +65,11 @@ def tokenizer() -> Tokenizer:
     backend.normalizer = normalizers.Sequence(
         [
             normalizers.Prepend(" "),
-            normalizers.Replace("\n", "\n "),
+            normalizers.Replace(tokenizers.Regex(r"\n(?=.)"), "\n "),
             normalizers.Replace(after_a_sign, f"{JOINER} "),
         ]
     )
-    parts = tokenizers.Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s")
+    parts = tokenizers.Regex(r' ?\{"|": "|", "|"\}| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s')
     backend.pre_tokenizer = pre.Sequence([pre.Split(parts, "isolated"), byte_level])
     backend.decoder = decoders.Sequence(
         [

@@ -49,28 +49,53 @@ def test_any_other_text_encodes_and_comes_back(text):
 
 
 def test_probabilities_of_a_small_page_against_hand():
-    # 80% of the sums have two digits (first digit 1 to 9), 20% one (0 to 9); a page goes on with 85%.
+    # 90% of the sums have two digits (first digit 1 to 9), 10% one (0 to 9); a page goes on with 85%.
     page = [
         "Sums",
         "\n",
-        *"What is _ 2 + 3 ? _ 5 . What is _ 2 4 + 3 5 ? _ 4 + 5 = 9 , _ 2 + 3 + 0 = 5 : _ 5 9 . Done .".split(),
+        *"What is _ 2 + 3 ? _ 2 + 3 + 0 = 0 5 : _ 5 .".split(),
+        *"What is _ 2 4 + 3 5 ? _ 4 + 5 + 0 = 0 9 , _ 2 + 3 + 0 = 0 5 : _ 5 9 . Done .".split(),
     ]
     nats = floor.score(page, {"sums": 1.0}).nats
-    two = 0.2 * 0.1 + 0.8 / 9
+    two = 0.1 * 0.1 + 0.9 / 9
     expected = {
         5: two,
-        6: 0.2 * 0.1 / two,
+        6: 0.1 * 0.1 / two,
         7: 0.1,
-        12: 0.85,
-        15: two,
-        16: 0.8 / 9 / two * 0.1,
-        18: 1 / 9,
-        19: 0.1,
-        41: 0.15,
+        22: 0.85,
+        25: two,
+        26: 0.9 / 9 / two * 0.1,
+        28: 1 / 9,
+        29: 0.1,
+        55: 0.15,
     }
     assert {i for i, n in enumerate(nats) if n > 1e-9} == set(expected)
     for i, p in expected.items():
         assert nats[i] == pytest.approx(-math.log(p)), page[i]
+
+
+def test_columns_add_up_and_the_sum_is_read_off_them():
+    """By plain arithmetic on the text: every column of a page, carried on into the next, gives the sum."""
+    seen = 0
+    for seed in range(30):
+        for a, b, c, two in re.findall(r"(\d)\+(\d)\+(\d)=(\d\d)", text_of(drawn("columns", seed).tokens)):
+            assert int(a) + int(b) + int(c) == int(two) and c in "01"
+            seen += 1
+        worked = r"What is (\d)(\d)\+(\d)(\d)\? (\d)\+(\d)\+0=(\d)(\d), (\d)\+(\d)\+(\d)=(\d)(\d): (\d+)\."
+        for m in re.findall(worked, text_of(drawn("sums", seed).tokens)):
+            a, b, c, d, b2, d2, carry, units, a2, c2, carried, hundreds, tens = map(int, m[:13])
+            assert (b2, d2, a2, c2, carried) == (b, d, a, c, carry)
+            assert 10 * carry + units == b + d and 10 * hundreds + tens == a + c + carry
+            assert int(m[13]) == 10 * a + b + 10 * c + d
+            seen += 1
+    assert seen > 200
+
+
+def test_a_prompt_that_ends_with_a_line_is_the_beginning_of_the_page():
+    for kind in ALL:
+        written = drawn(kind, 1)
+        title = written.tokens[: written.tokens.index("\n") + 1]
+        assert tokenizer().encode(text_of(title)) == [token_ids()[t] for t in title]
 
 
 @pytest.mark.parametrize("kind", ["story", "codes", "questions", "cards"])
@@ -117,9 +142,9 @@ def world_of(text):
         elif m := re.fullmatch(r"(\w+) is in the (\w+)\.", line):
             yield m[1] not in where or where[m[1]] == m[2]
             where[m[1]] = m[2]
-        elif m := re.fullmatch(r"(\w+) goes to the (\w+)\.", line):
-            yield where[m[1]] != m[2]
-            where[m[1]] = m[2]
+        elif m := re.fullmatch(r"They carry everything to the (\w+)\.", line):
+            yield set(where.values()) != {m[1]}
+            where, lies = dict.fromkeys(where, m[1]), dict.fromkeys(lies, m[1])
         elif m := re.fullmatch(r"(\w+) takes the (\w+)\.", line):
             yield lies.pop(m[2], None) == where[m[1]]
             held[m[2]] = m[1]

@@ -28,8 +28,12 @@ def test_every_line_stands_beside_its_rules(runs, capsys):
     command = ["eval", "scorecard", "--checkpoint", str(runs / "chat"), "--problems", "2", "--length", "160", "--json"]
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
-    groups = [row["group"] for row in result["rows"]]
-    assert groups.count("recall") == len(scorecard.RECALL) and {"skill", "stories"} <= set(groups)
+    groups, names = [row["group"] for row in result["rows"]], [row["name"] for row in result["rows"]]
+    assert (
+        groups.count("recall") == len(scorecard.RECALL) + 1
+        and "4 facts, 320 tokens" in names
+        and {"skill", "stories"} <= set(groups)
+    )
     for row in result["rows"]:
         assert row["rules"] and all(0 <= share <= 1 for share in row["rules"].values())
         assert row["interval"] == list(wilson(row["right"], row["total"]))
