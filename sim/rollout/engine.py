@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from minglm.errors import InputError
 
+WATERMARK = 0.01  # published: vLLM admits a request while this share of the cache stays free; nothing else is held back
 FULL, SELECTION = -1.0, -2.0  # what happens next where it is no request's end: the cache is full; selection sets in
 
 
@@ -325,7 +326,7 @@ class Engine:
         while queue and self.n < self.max_running:
             trajectory = queue[0]
             need = trajectory.prompt + trajectory.done
-            if self.n and self.kv + need + 1 > self.kv_limit:  # as vLLM: no room is held for what is yet to come
+            if self.n and self.kv + need > (1.0 - WATERMARK) * self.kv_limit:
                 break
             queue.popleft()
             kept = trajectory.done and self.reuse_kv_cache and trajectory.admitted >= 0
