@@ -50,7 +50,7 @@ soak: $(STAMP)   ## the long checks: 10,000 generated examples a file, 64 client
 	MINGLM_SOAK=1 $(PYTEST) --timeout 14400 --hypothesis-seed=$(SEED) tests/property
 	$(BIN)/python -m minglm.serving.load_test --clients 64 --seconds 120 $(ARGS)
 
-mutants: $(STAMP) ## plant 122 single faults in a copy of the code, one at a time: does a test see each? ARGS=rl/ for a part
+mutants: $(STAMP) ## plant 122 single faults in a copy of the code, one at a time: does a test see each? ARGS=rl/ for a part, --automatic for a sample
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
 
 course-check: $(STAMP) ## the whole book, every exercise both ways, single faults of its solution, the site, all walks in a browser

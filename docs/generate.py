@@ -7,8 +7,10 @@ python docs/generate.py --check    # exit 1 when a page is out of step
 from __future__ import annotations
 
 import ast
+import csv
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 from minglm import atomic
@@ -134,6 +136,7 @@ GALLERY = {
     "toy": "Configs for the toy (`minglm import-hf`)",
     "launch": "Launches of other tools (`clustersim import-args`)",
     "scenario": "Scenarios from many editors",
+    "memory": "Memory",
     "rows": "Measured runs",
     "predicted": "Measured runs, predicted",
     "campaign": "Campaigns and checkpoints",
@@ -160,6 +163,26 @@ def gallery() -> str:
     return "\n".join(out) + "\n"
 
 
+def mutation_score() -> str:
+    """Changes seen by file, then those that live, with the reason where one was judged."""
+    with (ROOT / "tests/mutants/log.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (ROOT / "tests/mutants/judged.csv").open(encoding="utf-8", newline="") as file:
+        why = {(one["file"], one["change"]): one["why"] for one in csv.DictReader(file)}
+    seen, tried = Counter(r["file"] for r in rows if r["seen"] == "yes"), Counter(r["file"] for r in rows)
+    share = sum(seen.values()) / len(rows)
+    out = [f"{sum(seen.values())} of {len(rows)} seen ({share:.0%}).\n", "| file | seen | tried |", "|---|---|---|"]
+    out += [f"| `{file}` | {seen[file]} | {count} |" for file, count in tried.items()]
+    out += ["\n## What lives\n", "| file | line | change | why |", "|---|---|---|---|"]
+    for row in rows:
+        if row["seen"] == "no":
+            change = row["change"].replace("|", "\\|")
+            out.append(
+                f"| `{row['file']}` | {row['line']} | `{change}` | {why.get((row['file'], row['change']), '')} |"
+            )
+    return "\n".join(out) + "\n"
+
+
 def _shown(value: object) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
@@ -171,6 +194,7 @@ PAGES = {
     "docs/architecture.md": ("tree", tree),
     "docs/keys.md": ("keys", key_tables),
     "docs/what_we_read.md": ("gallery", gallery),
+    "docs/mutation_score.md": ("score", mutation_score),
     "data/rollouts/README.md": ("keys", CASE.markdown),
     "data/README.md": ("files", data_table),
 }

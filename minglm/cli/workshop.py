@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from minglm import datafiles
 from minglm.runtime.arguments import COUNT
@@ -17,6 +18,7 @@ minglm workshop collect runs/workshop/results
 minglm workshop timing --write
 minglm workshop kernels --count 30
 minglm workshop slides
+minglm workshop wheelhouse
 minglm workshop contents"""
 
 
@@ -54,6 +56,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--count", type=COUNT, default=30)
     p.add_argument("--model", default="mini", help="named size that each kernel trains for a few steps")
     p.add_argument("--json", action="store_true")
+    p = sub.add_parser("wheelhouse", help="download every package of the course, for laptops without a network")
+    p.add_argument("--out", type=Path, help="folder (default runs/wheelhouse)")
+    p.add_argument(
+        "--extras", default="train,lab,dist", help="extras of pyproject.toml, with commas (default train,lab,dist)"
+    )
+    p.add_argument("--platform", help="of the laptops, as pip calls it, such as win_amd64 (default this machine's)")
+    p.add_argument("--python", help="version on the laptops, such as 3.12 (default this one)")
     p = sub.add_parser("slides", help="slides of a notebook, one file that opens offline")
     p.add_argument("notebooks", nargs="*", help="notebooks (default: learn/00 to 05 and scale/04, the half day)")
     p.add_argument("--all", action="store_true", help="every notebook of the course")
@@ -93,8 +102,6 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _collect(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from minglm.course.workshop import checking, results
 
     books = results.collect(Path(args.folder) if args.folder else None)
@@ -104,8 +111,6 @@ def _collect(args: argparse.Namespace) -> int:
 
 
 def _checkpoints(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from minglm.course.workshop import checkpoints
 
     folder = Path(args.out) if args.out else checkpoints.kept()
@@ -129,8 +134,6 @@ def _timing(args: argparse.Namespace) -> int:
 
 
 def _contents(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from minglm.course.workshop import contents
 
     if args.write:
@@ -149,9 +152,18 @@ def _kernels(args: argparse.Namespace) -> int:
     return 0 if result["failed"] == 0 else 1
 
 
-def _slides(args: argparse.Namespace) -> int:
-    from pathlib import Path
+def _wheelhouse(args: argparse.Namespace) -> int:
+    from minglm.course.workshop import wheelhouse
 
+    folder = args.out or datafiles.runs("wheelhouse")
+    extras = [e.strip() for e in args.extras.split(",") if e.strip()]
+    files = wheelhouse.build(folder, extras, args.platform, args.python)
+    size = sum(f.stat().st_size for f in files)
+    print(f"{datafiles.shown(folder)}: {len(files)} packages, {size / 1e6:,.0f} MB, complete without a network")
+    return 0
+
+
+def _slides(args: argparse.Namespace) -> int:
     from minglm.course.workshop import slides, timing
 
     chosen = [Path(n) for n in args.notebooks] or (

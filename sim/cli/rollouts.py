@@ -12,6 +12,7 @@ from minglm.runtime.arguments import SEED
 from minglm.runtime.terminal import json_text
 from minglm.settings import uncommented
 from sim.base.documents import parse_text
+from sim.rollout.metrics import IN_POINTS
 
 TEXT = "rollouts of reinforcement learning: tokens/s, idle and tail, staleness, waste, best split, over-sampling, cost"
 EXAMPLES = f"""clustersim rollouts rollouts_glm5_100k            (a few minutes; --downscale: seconds)
@@ -107,7 +108,7 @@ def text(report: dict) -> str:
         f"idle         {r['idle_share']:.1%} of the chips' time (engines {r['rollout_idle']:.1%}, trainer "
         f"{r['trainer_idle']:.1%})",
         (
-            f"tail         {r['tail_share']:.1%} of the rollout time with under a tenth of the most requests; "
+            f"tail         {r['tail_share']:.1%} of the rollout time for the last tenth of the trajectories; "
             if r["mode"] not in ("async", "glm5")
             else "batch        "
         )
@@ -146,7 +147,7 @@ def text(report: dict) -> str:
     if report["compared"]:
         lines += ["", f"{'quantity':24} {'published':>12} {'predicted':>12} {'error':>10}"]
         for c in report["compared"]:
-            shown = f"{100 * c['error']:+.1f} pts" if c["quantity"] == "gain" else f"{100 * c['error']:+.1f}%"
+            shown = f"{100 * c['error']:+.1f} pts" if c["quantity"] in IN_POINTS else f"{100 * c['error']:+.1f}%"
             lines.append(f"{c['quantity']:24} {c['published']:>12,.4g} {c['predicted']:>12,.4g} {shown:>10}")
     lines += [f"note         {n}" for n in report["notes"]] + [f"assumed      {a}" for a in report["assumed"]]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ clustersim validate {datafiles.where("published_runs", "held_out", "megatron_bri
 clustersim validate measured.csv                   (single-node iterations: GPUs, batch, sizes, ms)
 clustersim validate --serving --summary            (latencies of inference engines, by model, chip and engine)
 clustersim validate --rollouts                     (speeds of published RL systems)
+clustersim validate --rollouts --summary           (their errors by family, framework and quantity; coverage)
 clustersim validate --plans                        (is the plan found as fast as people's? minutes; --only NAME)
 clustersim validate --summary                      (each stack predicted without its own rows; worst groups)
 clustersim validate --coverage                     (how often the 50% and 80% intervals hold)
@@ -43,7 +44,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", help="with --plans: only names that contain this text")
     parser.add_argument("--out", metavar="FILE", help="with --plans: also a CSV file")
     parser.add_argument(
-        "--summary", action="store_true", help="errors with each software stack left out, by group, and the coverage"
+        "--summary",
+        action="store_true",
+        help="errors by group with groups left out, and the coverage; with --serving or --rollouts those of their rows",
     )
     parser.add_argument(
         "--coverage", action="store_true", help="how often the 50%% and 80%% intervals hold a left-out row, by kind"
@@ -75,19 +78,23 @@ def main(args: argparse.Namespace) -> int:
         return _plans(args)
     _check_flags(args)
     if args.serving:
-        from sim.validation import engine_rows
+        from sim.validation import engine_summary
         from sim.validation import serving as serving_validate
 
         if args.summary:
-            result = engine_rows.summary()
-            print(json_text(result, indent=1) if args.json else engine_rows.summary_text(result))
+            result = engine_summary.summary()
+            print(json_text(result, indent=1) if args.json else engine_summary.summary_text(result))
             return compared(result)
         report = serving_validate.validate()
         print(json_text(report, indent=1) if args.json else serving_validate.table_text(report))
         return compared(report)
     if args.rollouts:
-        from sim.validation import rollout
+        from sim.validation import rollout, rollout_summary
 
+        if args.summary:
+            result = rollout_summary.summary()
+            print(json_text(result, indent=1) if args.json else rollout_summary.summary_text(result))
+            return compared(result)
         report = rollout.validate()
         print(json_text(report, indent=1) if args.json else rollout.table_text(report))
         return compared(report)

@@ -47,12 +47,21 @@ def _chip(name: str) -> str:
 
 
 def _rows(folder: Path, name: str) -> Iterator[Row]:
+    return read_source(folder, name, SOURCES[name])
+
+
+def read_source(folder: Path, name: str, sha256: str) -> Iterator[Row]:
+    """Rows of a published table, plain or gzipped.
+
+    Raises:
+        InputError: no such file, or another content than the one of this sha256.
+    """
     path = folder / name
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give the folder that holds {', '.join(SOURCES)}")
+        raise InputError(f"{path}: no such file; give the folder that holds {name}")
     content = path.read_bytes()
-    if SOURCES[name] != hashlib.sha256(content).hexdigest():
-        raise InputError(f"{path}: its sha256 is not the one that the tables were made from; see SOURCES")
+    if sha256 != hashlib.sha256(content).hexdigest():
+        raise InputError(f"{path}: its sha256 is not {sha256}, that of the table which the data were made from")
     text = gzip.decompress(content) if name.endswith(".gz") else content
     return iter(csv.DictReader(io.StringIO(text.decode("utf-8"))))
 

@@ -9,12 +9,12 @@ fragmentation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from minglm.errors import InputError
-from sim.cost.chunks import chunks_by_rank
+from sim.cost.chunks import Chunk, chunks_by_rank
 from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, embedding, loss_chunks, vocabulary
 from sim.cost.operators_layer import record_layer
 from sim.cost.parameters import layer_params, rank_params
@@ -180,14 +180,9 @@ def peak(
         weights, gradients, states = state_bytes(
             plan, stack, *params[rank], plan.zero_shards, plan.expert_dp, plan.zero
         )
-        kept = transient = loss = 0.0
-        held = in_flight(plan, rank, m)
-        for chunk, flights in zip(chunks, held, strict=False):  # GPipe holds one figure for all
-            for kind, again, others in chunk.layers():
-                if again or others:
-                    kept += flights * (again * parts.kinds[kind][0] + others * parts.kinds[kind][1])
-                    if plan.recompute != "none":
-                        transient = max(transient, parts.kinds[kind][1])
+        loss, held = 0.0, in_flight(plan, rank, m)
+        kept, transient = _layers_keep(plan, parts, chunks, held)
+        for chunk, flights in zip(chunks, held, strict=False):
             if chunk.is_first:
                 kept += flights * parts.embedding
             if plan.mtp_before_head and chunk.tail == 0 and workload.mtp:
@@ -203,6 +198,23 @@ def peak(
             worst = rank_memory
     assert worst is not None  # a plan has at least one rank
     return worst
+
+
+def _layers_keep(
+    plan: Plan, parts: SavedActivations, chunks: Sequence[Chunk], held: Sequence[float]
+) -> tuple[float, float]:
+    """(bytes that a rank's layers keep on the chip, the most that one of them is run again with)."""
+    kept = transient = largest = 0.0
+    for chunk, flights in zip(chunks, held, strict=False):  # GPipe holds one figure for all
+        for kind, again, others in chunk.layers():
+            short, whole = parts.kinds.get(kind, (0.0, 0.0))
+            kept += flights * (again * short + others * whole)
+            largest = max(largest, short * bool(again), whole * bool(others))
+            if (again or others) and plan.recompute != "none":
+                transient = max(transient, whole)
+    if plan.activation_offload:  # one layer's goes out or comes in while the next is at work
+        kept = min(kept, 2 * largest)
+    return kept, transient
 
 
 def check_fits(

@@ -63,6 +63,10 @@ def estimate(
         if full == "none" or plan.recompute_layers is None
         else {kind: estimator.layer(kind, "none") for kind in kinds}
     )
+    if plan.activation_offload:
+        kept_input = estimator.ctx.tokens_sp * model.hidden * WIDTH
+        per_layer = {k: offloaded(c, kept_input if full == "full" else None, cluster) for k, c in per_layer.items()}
+        plain = {k: offloaded(c, None, cluster) for k, c in plain.items()} if full == "full" else per_layer
     first, heads, depths = estimator.ends()
     size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
     p2p_s = stage_message_s(cluster, size, plan.tp, plan.pp_stride(), bool(plan.sp)) if plan.pp > 1 else 0.0
@@ -121,6 +125,17 @@ def estimate(
     saved = {kind: dict(cost.saved) for kind, cost in per_layer.items()}
     saved["embedding"], saved["head"] = dict(first.saved), dict(heads.plus(depths).saved)
     return Estimate(costs, classes, params, saved, stack, estimator.kernels)
+
+
+def offloaded(cost: LayerCost, kept: float | None, cluster: Cluster) -> LayerCost:
+    """A layer whose `kept` bytes (None: all that it saves) go to host memory beside its forward pass and come back
+    beside its backward pass; what takes longer than the pass is waited for.
+    """
+    kept = sum(size for _, size in cost.saved) if kept is None else kept
+    copy_s = kept / cluster.host_bytes_per_s.value
+    out = max(copy_s - cost.forward_s, 0.0)
+    back = max(copy_s - cost.backward_input_s - cost.backward_weight_s, 0.0)
+    return cost.plus(LayerCost(out, back, classes=(("activation offload", out + back),) if out + back else ()))
 
 
 def extra_hop(plan: Plan, model: ModelSpec, workload: Workload, p2p_s: float, chunk: Chunk) -> LayerCost:

@@ -29,7 +29,7 @@ def build_case(values: Mapping[str, Any], notes: list[str]) -> Case:
     prompts, samples = _batch(values, notes)
     lengths = build_lengths(values, notes)
     layout = _layout(values, mode, notes)
-    speed = build_engine_speed(values, lengths, layout.chips_per_engine, notes)
+    speed = build_engine_speed(values, lengths, layout.chips_per_engine, layout.colocated, notes)
     train_s_per_token, train_fixed_s = update_seconds(values, layout.trainer_chips, lengths)
     large = prompts * samples > LARGE
     steps = values.get("steps", 3 if large else 4 if mode == "sync" else 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from sim.base.fields import shorten
 from sim.base.units import parse, whole
 from sim.rollout.engine import DecodeCurve
 from sim.rollout.lengths import Lengths
-from sim.rollout.rates import engine_rates, train_seconds_per_token
+from sim.rollout.placement import FRAMEWORKS
+from sim.rollout.rates import EngineRates, cluster_of, engine_rates, train_seconds_per_token
 
 _SERVING = ("precision", "kv", "drafts", "accept_length", "stack", "memory_share")  # of a deployment, by the same names
 _UNMEASURED_PROMPT = 256  # tokens, where a case names none
@@ -27,7 +29,7 @@ class EngineSpeed:
 
 
 def build_engine_speed(
-    values: Mapping[str, Any], lengths: Lengths, chips_per_engine: int, notes: list[str]
+    values: Mapping[str, Any], lengths: Lengths, chips_per_engine: int, colocated: bool, notes: list[str]
 ) -> EngineSpeed:
     """Speeds that the case gives, the rest from the rooflines of its chip and model.
 
@@ -41,9 +43,7 @@ def build_engine_speed(
     else:
         if "cluster" not in values or "model" not in values:
             raise InputError("no decode rate; give decode (tokens/s of a request), or a chip and a model")
-        options = {"attention_tp": values.get("tp"), **{name: values.get(name) for name in _SERVING}}
-        prompt = lengths.prompt or _UNMEASURED_PROMPT
-        rates = engine_rates(values["model"], values["cluster"], chips_per_engine, lengths.mean(), prompt, options)
+        rates = _rates(values, lengths, chips_per_engine, colocated, notes)
         curve = rates.curve
         prefill_s = prefill_s or rates.prefill_s_per_token
         kv_limit = kv_limit or rates.kv_limit
@@ -52,6 +52,36 @@ def build_engine_speed(
     if not scale > 0:
         raise InputError(f"decode_scale={scale:g}: must be above 0")
     return EngineSpeed(curve.times(scale) if scale != 1.0 else curve, prefill_s, kv_limit)
+
+
+def _rates(
+    values: Mapping[str, Any], lengths: Lengths, chips_per_engine: int, colocated: bool, notes: list[str]
+) -> EngineRates:
+    """From chip and model; what is not said of the software is the framework's."""
+    options = {"attention_tp": values.get("tp"), **{name: values.get(name) for name in _SERVING}}
+    prompt = lengths.prompt or _UNMEASURED_PROMPT
+    framework = FRAMEWORKS.get(values.get("framework", ""))
+
+    def rates_with(more: Mapping[str, Any]) -> EngineRates:
+        told = {**options, **more}
+        return engine_rates(values["model"], values["cluster"], chips_per_engine, lengths.mean(), prompt, told)
+
+    if framework is None:
+        return rates_with({})
+    own = (
+        {"stack": framework.engine}
+        if not options["stack"] and cluster_of(values["cluster"]).chip.vendor == "NVIDIA"
+        else {}
+    )
+    share = framework.memory_share
+    if share is None or not colocated or options["memory_share"]:
+        return rates_with(own)
+    with contextlib.suppress(InputError):  # a model too large for the framework's default is run with more memory
+        rates = rates_with({**own, "memory_share": share})
+        if rates.kv_limit >= lengths.longest + prompt:
+            notes.append(f"memory_share {share:g} ({values['framework']}'s default; a trainer keeps the rest)")
+            return rates
+    return rates_with(own)
 
 
 def decode_curve(raw: Any, values: Mapping[str, Any]) -> DecodeCurve:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from sim.rollout.engine import Engine
 from sim.rollout.group import Group
 from sim.rollout.result import Result, Staleness, Step, Throughput, Utilisation, Waste
 
-TAIL = 0.1  # the tail: time while fewer than this share of the most trajectories in flight were still running
+TAIL = 0.1  # the tail of a rollout phase: its last share of trajectories to end (Seer, arXiv 2511.14617)
 LOSSES = ("filtered", "too_stale", "surplus")  # why a complete group is not trained
 
 
@@ -45,7 +46,8 @@ class Collector:
         self.lost: dict[str, list[Group]] = {reason: [] for reason in LOSSES}
         self.trained_groups = 0
         self._watched: list[list[tuple[float, int]]] = [[(0.0, 0)] for _ in range(min(case.watch, len(engines)))]
-        self._peak, self._last_change = 0, 0.0
+        self._last_change = 0.0
+        self._ends: list[float] = []  # of trajectories of this rollout phase
         self._tail_s = self._active_s = self._running_s = 0.0
         self._begin = Totals()
         self._restart_staleness()
@@ -64,12 +66,20 @@ class Collector:
             if self.in_flight:
                 self._active_s += dt
                 self._running_s += dt * self.in_flight
-                if self.in_flight < TAIL * self._peak:
-                    self._tail_s += dt
             self._last_change = now
         self.in_flight += change
-        if self.in_flight > self._peak:
-            self._peak = self.in_flight
+
+    def ended(self, count: int) -> None:
+        """Book trajectories that end now."""
+        self._ends += [self.env.now] * count
+
+    def end_rollout(self, began: float, last: float) -> None:
+        """A rollout phase is over: its time, and the time in which only its last trajectories were still to end."""
+        self.rollout_spans.append((began, last))
+        if self._ends:
+            before_tail = max(1, math.ceil((1.0 - TAIL) * len(self._ends)))
+            self._tail_s += max(0.0, last - self._ends[before_tail - 1])
+            self._ends = []
 
     def watch(self, engine: Engine) -> None:
         """Remember how many requests an engine runs, if it is one of those for the picture."""
@@ -208,7 +218,7 @@ class Collector:
             idle_share=idle_share,
             rollout_idle=rollout_idle,
             trainer_idle=trainer_idle,
-            tail_share=(end.tail_s - begin.tail_s) / active_s if active_s else 0.0,
+            tail_share=(end.tail_s - begin.tail_s) / rollout_s if rollout_s else 0.0,
             mean_running=(end.running_s - begin.running_s) / active_s / case.engines if active_s else 0.0,
         )
 

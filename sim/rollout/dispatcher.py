@@ -111,6 +111,8 @@ class Dispatcher:
         self.collector.count(engine.n - before)
         self._dirty[engine.id] = engine
         complete = [self._ended(trajectory) for trajectory in ended if trajectory.done >= trajectory.length]
+        if self.rolling_out:
+            self.collector.ended(len(complete))
         self._placement.changed(engine)
         if self.case.placement == "divided":
             for trajectory in ended:
@@ -178,7 +180,7 @@ class Dispatcher:
     def end_rollout(self) -> None:
         """A rollout phase ends. What still runs is stopped: april keeps the parts for the next phase, the others lose
         what a filter's refill began."""
-        self.collector.rollout_spans.append((self.rollout_began, self.last_complete))
+        self.collector.end_rollout(self.rollout_began, self.last_complete)
         if self.running:
             self._abort()
         self.rolling_out = False

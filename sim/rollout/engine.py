@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 
 from minglm.errors import InputError
 
-AHEAD = 256  # tokens of growth that must fit for every running request before another is admitted (assumed)
 FULL, SELECTION = -1.0, -2.0  # what happens next where it is no request's end: the cache is full; selection sets in
 
 
@@ -326,7 +325,7 @@ class Engine:
         while queue and self.n < self.max_running:
             trajectory = queue[0]
             need = trajectory.prompt + trajectory.done
-            if self.n and self.kv + need + AHEAD * (self.n + 1) > self.kv_limit:
+            if self.n and self.kv + need + 1 > self.kv_limit:  # as vLLM: no room is held for what is yet to come
                 break
             queue.popleft()
             kept = trajectory.done and self.reuse_kv_cache and trajectory.admitted >= 0

@@ -8,9 +8,12 @@ from sim.rollout.result import Result
 from sim.rollout.scenario import RolloutScenario, baseline
 from sim.rollout.simulate import simulate
 
+IN_POINTS = ("gain", "tail_share")  # quantities whose error is a difference
+
 
 def compare(case: RolloutScenario, result: Result | None = None) -> list[dict[str, Any]]:
-    """Published figures beside predicted ones: quantity, published, predicted, error (relative; gains in points)."""
+    """Published figures beside predicted ones: quantity, published, predicted, error (relative; of gains and shares in
+    points)."""
     if not case.published:
         return []
     result = result or simulate(case.case)
@@ -22,7 +25,7 @@ def compare(case: RolloutScenario, result: Result | None = None) -> list[dict[st
         predicted = quantity(name, result, base)
         if name == "gain" and published > 3:
             published /= 100.0  # percent
-        error = predicted - published if name == "gain" else predicted / published - 1.0
+        error = predicted - published if name in IN_POINTS else predicted / published - 1.0
         rows.append({"quantity": name, "published": published, "predicted": predicted, "error": error})
     return rows
 
@@ -31,6 +34,8 @@ def quantity(name: str, result: Result, base: Result | None = None) -> float:
     """One figure of a result, against a baseline where it is a ratio."""
     if name in ("step_s", "rollout_s", "tokens_per_s", "trained_tokens_per_s"):
         return float(getattr(result.throughput, name))
+    if name == "tail_share":
+        return result.utilisation.tail_share
     if name == "tokens_per_s_per_chip":
         return result.throughput.tokens_per_s / result.chips
     assert base is not None, f"{name} is a ratio: it needs a baseline"

@@ -29,17 +29,26 @@ class Framework:
     """What a framework does where a case does not say otherwise."""
 
     placement: str
+    engine: str  # the serving software on NVIDIA chips
     source: str
-    values: tuple[tuple[str, object], ...] = ()
+    memory_share: float | None = None  # of a chip, for weights and cache while a trainer lives on it too
 
 
 FRAMEWORKS = {
-    "verl": Framework("shard", "verl hybrid engine: a batch is split over data-parallel ranks (DataProto.chunk)"),
-    "slime": Framework("group", "SGLang's cache-aware router sends a prompt's samples to the engine with its prefix"),
-    "areal": Framework("sample", "AReaL: requests go to the server with the fewest tokens, by request"),
-    "openrlhf": Framework("shard", "OpenRLHF: prompts are cut over vLLM engines in contiguous parts"),
-    "seer": Framework("divided", "Seer (arXiv 2511.14617): divided rollout over a global cache pool"),
-    "rollpacker": Framework("group", "RollPacker (arXiv 2509.21009): tail batching over a router that keeps groups"),
+    "verl": Framework(
+        "shard",
+        "vllm-sync",
+        "verl hybrid engine: a batch is split over data-parallel ranks (DataProto.chunk); vLLM with "
+        "gpu_memory_utilization of 0.7 and 0.8 in its recipes (0.5 by default)",
+        0.7,
+    ),
+    "slime": Framework("group", "sglang", "SGLang's cache-aware router sends a prompt's samples where its prefix is"),
+    "areal": Framework("sample", "sglang", "AReaL: requests go to the server with the fewest tokens, by request"),
+    "openrlhf": Framework("shard", "vllm-sync", "OpenRLHF: prompts are cut over vLLM engines in contiguous parts"),
+    "seer": Framework("divided", "vllm-sync", "Seer (arXiv 2511.14617): divided rollout over a global cache pool", 0.7),
+    "rollpacker": Framework(
+        "group", "vllm-sync", "RollPacker (arXiv 2509.21009): tail batching over a router that keeps groups"
+    ),
 }
 
 

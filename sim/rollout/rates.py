@@ -21,7 +21,7 @@ from sim.serving.defaults import default_stack
 from sim.serving.deployment import Deployment
 from sim.serving.memory import chip_memory
 from sim.serving.remedies import require_fit
-from sim.serving.stacks import load_stack
+from sim.serving.stacks import ServingStack, load_stack
 from sim.serving.step_time import decode_step, prefill
 from sim.spec.hardware import Cluster, cluster_from, list_clusters
 from sim.spec.model import ModelSpec
@@ -87,7 +87,7 @@ def engine_rates(
             spec,
             place,
             chips,
-            stack=load_stack(stack) if stack else default_stack(place, tp == chips),
+            stack=load_stack(stack) if stack else _default_stack(place, tp == chips),
             attention_tp=tp,
             **values,
         )
@@ -112,6 +112,11 @@ def engine_rates(
         chip_memory(d).kv_tokens * d.groups,
         d.describe(),
     )
+
+
+def _default_stack(place: Cluster, tensor: bool) -> ServingStack:
+    """Where none is named: as for an endpoint, but in a node of GPUs the vLLM that RL frameworks run."""
+    return load_stack("vllm-sync") if tensor and place.chip.vendor == "NVIDIA" else default_stack(place, tensor)
 
 
 def _width(spec: ModelSpec, chips: int, node: int) -> int:

@@ -40,7 +40,7 @@ class Utilisation:
     idle_share: float  # of all chips
     rollout_idle: float  # engines without a request (colocated: of the rollout phase)
     trainer_idle: float  # separate trainer without work
-    tail_share: float  # of the time with anything running, time with fewer than a tenth of the most
+    tail_share: float  # of the rollout phases, time in which only their last tenth of trajectories was still to end
     mean_running: float  # requests in an engine, while any runs
 
 

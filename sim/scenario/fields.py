@@ -91,6 +91,11 @@ PLAN_OPTIONS = (
     Field("optimizer", "text", "optimizer", choices=OPTIMIZERS),
     Field("optimizer_offload", "bool", "optimiser states in host memory"),
     Field(
+        "activation_offload",
+        "bool",
+        "what layers keep for their backward pass (with recompute: full, their inputs) waits in host memory",
+    ),
+    Field(
         "recompute_layers",
         "whole",
         "layers of each pipeline rank that are recomputed; default: all",

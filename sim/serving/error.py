@@ -9,6 +9,7 @@ True
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from minglm import datafiles
@@ -32,6 +33,16 @@ def _intervals() -> dict[str, tuple[float, float]]:
 def interval(model: ModelSpec) -> tuple[float, float]:
     """(low, high) of measured over predicted seconds of a decode step, for a model of that kind.
 
-    Source: `sim.validation.engine_rows.measured_intervals` over data/serving/engines.csv.gz.
+    Source: `sim.validation.engine_summary.measured_intervals` over data/serving/engines.csv.gz.
     """
     return _intervals()[kind_of(model)]
+
+
+def interval_text(intervals: Mapping[str, tuple[float, float]]) -> str:
+    """The content of data/serving/intervals.yaml, which `interval` reads."""
+    head = (
+        "# Measured over predicted seconds of a decode step: the range that holds 80% of the supported rows of "
+        "engines.csv.gz, each\n# group of model, chip and engine with the same weight. Made by `python -m "
+        "sim.validation.engine_rows_rebuild`; do not edit.\nintervals:\n"
+    )
+    return head + "".join(f'  "{kind}": [{low:.3f}, {high:.3f}]\n' for kind, (low, high) in sorted(intervals.items()))

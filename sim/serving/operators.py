@@ -1,7 +1,8 @@
-"""The parts of one layer while serving, on one chip: projections, attention, indexer, experts, messages.
+"""The parts of one layer while serving, on one chip: projections, attention, indexer, experts.
 
 Each function adds seconds to `parts`. `Roof` times operators on the chip of a deployment, as `hybrid` (kernel curves,
-published shares, measured latencies) or as `roofline` (peaks alone); `sim.serving.step_time` puts layers into steps.
+published shares, measured latencies) or as `roofline` (peaks alone). Messages are in `sim.serving.messages`;
+`sim.serving.step_time` puts layers into steps.
 
 Symbols: T query tokens of one attention group, R requests of it, C hidden, H heads, E experts, K chosen.
 """
@@ -12,19 +13,19 @@ from dataclasses import replace
 
 from minglm.errors import InputError, nearest
 from sim.base.figure import Figure
-from sim.cost import collectives, measured
+from sim.cost import measured
 from sim.cost.kernels import Kernels
 from sim.cost.operators import Op
-from sim.cost.operators_moe import expected_nodes
 from sim.serving.cache import index_row_bytes, kv_row_bytes
 from sim.serving.deployment import Deployment
+from sim.serving.formats import FORMATS
+from sim.serving.messages import copies_sent, shared_apart
 from sim.spec.hardware import Chip
 
 MODES = ("hybrid", "roofline")
 BLACKWELL = ("b200", "b300", "gb200", "gb300")
 GLM5_ATTENTION = (6144, 64, 2048, 512, 32, 128, 2048)  # the shape that data/measured/dsa_layer was measured with
 MEASURED_KERNEL_S = 2e-6  # a small kernel of the stacks whose grouped products were measured
-TABLE_BYTES = 128 * 8 * 7168.0  # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
 # name: (value, label, source)
 CONSTANTS = {
     "indexer_kernels": (
@@ -67,8 +68,18 @@ CONSTANTS = {
     ),
     "grouped_memory": (1.08, "measured", "seconds over the bytes' own in that sum (1.02 to 1.22 by chip and dtype)"),
     "grouped_compute_bf16": (1.0, "measured", "seconds over the FLOPs' own at peak in that sum (0.9 to 1.1)"),
+    "grouped_compute_w4a16": (
+        4.0,
+        "fitted",
+        "the same with four-bit weights that are widened on the way to bf16 (Marlin and its like): first tokens of the "
+        "H200 rows of GPT-OSS-120B in data/serving/engines.csv.gz (2.1 to 5 by engine and width)",
+    ),
     "grouped_compute_fp8": (1.3, "measured", "the same in fp8, one scale a tensor (1.2 Hopper, 1.5 Blackwell)"),
-    "grouped_compute_block": (2.5, "measured", "the same in block-scaled fp8 on Hopper; 1.6 on Blackwell"),
+    "grouped_compute_block": (
+        2.5,
+        "measured",
+        "the same in block-scaled fp8, where a stack names no figure of its own (2.2 to 5.3 by chip and kernel)",
+    ),
     "grouped_compute_fp4": (1.6, "assumed", "as block-scaled fp8 on Blackwell"),
     "table_tiers": (
         0,
@@ -76,7 +87,6 @@ CONSTANTS = {
         "an ep_table holds where the group spans the tiers it was measured on: NVLink and InfiniBand, or UB",
     ),
 }
-_TABLE_TIERS = {"nvlink", "infiniband", "ub"}
 
 
 class Roof:
@@ -120,13 +130,40 @@ class Roof:
             time = max(time - saved, flops / kernels.matmul_flops[low], size / kernels.bandwidth)
         return max(time, self.floor_s)
 
+    def cache_memory(self, attention: str) -> float:
+        """Bytes per second at which decode attention reads a cache."""
+        share = self.d.stack.get("fp8_cache_memory", 0.0)
+        if not self.hybrid or not share or self.d.kv != "fp8" or attention == "mla":
+            return self.decode_memory
+        return self.bandwidth * (self.d.stack["attention_memory"] if self.d.cluster.chip.tables in BLACKWELL else share)
+
+    @property
+    def expert_compute(self) -> str:
+        """Precision of the grouped products: Blackwell multiplies four-bit experts as they are, by fp8 activations."""
+        d = self.d
+        native = d.cluster.chip.tables in BLACKWELL and d.format.expert_width_multiple > 1
+        return "fp8" if native else d.format.expert_compute
+
     def grouped_compute(self, kind: str) -> float:
         """Seconds of grouped products over their FLOPs at peak."""
-        blocks = kind == "fp8" and self.d.cluster.chip.vendor == "NVIDIA"
-        if blocks and self.d.cluster.chip.tables in BLACKWELL:
-            return CONSTANTS["grouped_compute_fp4"][0]
-        name = {"bf16": "bf16", "fp4": "fp4"}.get(kind, "block" if blocks else "fp8")
-        return CONSTANTS[f"grouped_compute_{name}"][0]
+        if kind == "bf16" and self.d.format.expert_bytes < 2:
+            return CONSTANTS["grouped_compute_w4a16"][0]
+        chip, scaled = self.d.cluster.chip, self.d.format is FORMATS["fp8"]
+        name = {"bf16": "bf16", "fp4": "fp4"}.get(kind, "block" if scaled and chip.vendor == "NVIDIA" else "fp8")
+        known = CONSTANTS[f"grouped_compute_{name}"][0]
+        return self.d.stack.get(f"grouped_compute_{name}", known)
+
+    def padded_rows(self, rows: float, experts: float, kind: str) -> float:
+        """Rows of the grouped products, each expert's filled up to whole blocks where the software does that.
+
+        That of block-scaled fp8 on Hopper (`expert_block_rows`): half a block more for each expert that is used.
+        """
+        block = self.d.stack.get("expert_block_rows", 0.0)
+        chip = self.d.cluster.chip
+        if not block or kind != "fp8" or chip.vendor != "NVIDIA" or chip.tables in BLACKWELL:
+            return rows
+        each = rows / max(experts, 1.0)
+        return rows + experts * (block - each if each < 1.0 else block / 2 if each > block else block - each)
 
     def elementwise(self, size: float) -> float:
         """Seconds to move `size` bytes in elementwise kernels whose launches are counted elsewhere."""
@@ -167,6 +204,18 @@ def small_kernels(d: Deployment, moe: bool) -> float:
     counted = 5.0 + (4.0 if d.model.attention == "mla" else 0.0) + (4.0 if d.quantises_activations else 0.0)
     counted += 2.0 if moe and d.model.shared_width else 0.0
     return counted * d.stack["small_kernels"] / 15.0
+
+
+def operators_issued(d: Deployment) -> float:
+    """Kernels that the host issues one by one in a step without graphs: those of every layer, and the head's.
+
+    Of a layer: the small ones, four matmuls and the core attention, two all-reduces where attention is cut; two matmuls
+    more with MLA; of experts the gate, its top-k, sorting (3), two grouped products and a sum.
+    """
+    m = d.model
+    attention = 7.0 + (3.0 if m.attention == "mla" else 0.0) + (2.0 if d.attention_tp > 1 else 0.0)
+    moe, dense = (m.layers - m.dense_ffn_layers), m.dense_ffn_layers
+    return moe * (attention + small_kernels(d, True) + 6.0) + dense * (attention + small_kernels(d, False)) + 10.0
 
 
 def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -> None:
@@ -227,7 +276,7 @@ def decode_attention(roof: Roof, R: float, q: float, keys: float, parts: dict[st
     # Each query of a sparse step has its own selection, so its rows are gathered for it alone, up to the whole cache.
     size = R * row * (min(q * read, keys) if sparse else read)
     rate = roof.sparse_compute if sparse else roof.decode_compute
-    add(parts, "attention", max(flops / rate, size / roof.decode_memory) + roof.small(2))
+    add(parts, "attention", max(flops / rate, size / roof.cache_memory(m.attention)) + roof.small(2))
     if sparse and m.index_heads:
         share, dims = m.indexer_full_layers / m.layers, m.index_heads * m.index_dim
         w, kind = d.format.dense_bytes, d.format.dense_compute
@@ -285,8 +334,8 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
     total = T * d.groups  # tokens of the instance
     E = m.experts
     busy = (E + d.redundant_experts) * (1.0 - (1.0 - m.experts_per_token / E) ** total)  # experts that anybody chose
-    rows = total * _chosen(d) / d.chips * imbalance  # token-expert pairs on the busiest chip
-    w, kind = d.format.expert_bytes, d.format.expert_compute
+    rows = total * copies_sent(d) / d.chips * imbalance  # token-expert pairs on the busiest chip
+    w, kind = d.format.expert_bytes, roof.expert_compute
     if d.tensor_experts:  # every chip holds a slice of each expert
         local, width, rows = busy, m.moe_ffn / d.chips, total * m.experts_per_token
     else:
@@ -295,7 +344,8 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
     weights = local * (up + 1) * m.hidden * width
     if roof.hybrid:
         moved = weights * w + 2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden
-        compute = 2.0 * rows * (up + 1) * m.hidden * width / roof.peak(kind)
+        padded = roof.padded_rows(rows, local, kind)
+        compute = 2.0 * padded * (up + 1) * m.hidden * width / roof.peak(kind)
         time = CONSTANTS["grouped_s"][0] * roof.kernel_s / MEASURED_KERNEL_S
         time += CONSTANTS["grouped_memory"][0] * moved / roof.bandwidth + roof.grouped_compute(kind) * compute
     else:
@@ -305,20 +355,10 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
         )
         time += roof.elementwise(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden)
     add(parts, "experts", time + roof.matmul(T, E, m.hidden, 2.0, "bf16"))
-    if m.shared_width and not _spread(d):
+    if m.shared_width and not shared_apart(d):
         w, kind = d.format.dense_bytes, d.format.dense_compute
         width = m.shared_width / d.attention_tp
         add(parts, "experts", roof.matmul(T, up * width, m.hidden, w, kind) + roof.matmul(T, m.hidden, width, w, kind))
-
-
-def _spread(d: Deployment) -> bool:
-    """The shared expert lives on chips of its own, reached like a routed one (CloudMatrix-Infer)."""
-    return bool(d.stack.get("shared_spread", 0.0)) and not d.tensor_experts
-
-
-def _chosen(d: Deployment) -> float:
-    """Copies of a token that the all-to-all sends out."""
-    return d.model.experts_per_token + (d.model.shared_experts if _spread(d) else 0)
 
 
 def dense_ffn(roof: Roof, T: float, parts: dict[str, float]) -> None:
@@ -333,78 +373,3 @@ def head(roof: Roof, T: float, parts: dict[str, float]) -> None:
     """The output projection to the vocabulary, for T tokens."""
     d, m = roof.d, roof.d.model
     add(parts, "head", roof.matmul(T, m.vocab / d.attention_tp, m.hidden, 2.0, "bf16") + roof.small(3))
-
-
-# ------------------------------------------------------------------ messages
-
-
-def all_reduce(roof: Roof, T: float) -> float:
-    """One all-reduce of [T, C] in an attention group: the faster of the collective and of one shot (all read all)."""
-    d, size = roof.d, 2.0 * T * roof.d.model.hidden
-    if d.attention_tp == 1:
-        return 0.0
-    levels = collectives.place(d.cluster, d.attention_tp)
-    n, rate = d.attention_tp, min(level.bytes_per_s for level in levels)
-    if not roof.hybrid:
-        return 2.0 * size * (n - 1) / n / max(level.tier.bytes_per_s.value for level in levels)
-    return min(collectives.time("all_reduce", size, levels), d.stack["one_shot_s"] + size * (n - 1) / rate)
-
-
-def _line_rate(d: Deployment) -> float:
-    levels = collectives.place(d.cluster, d.chips)
-    return max(level.tier.bytes_per_s.value for level in levels)
-
-
-def decode_all_to_all(roof: Roof, T: float) -> float:
-    """Dispatch and combine of one layer, T tokens per attention group split over its chips."""
-    d, m = roof.d, roof.d.model
-    if d.tensor_experts or d.chips == 1:
-        return 0.0
-    values = T / d.attention_tp * _chosen(d) * m.hidden
-    sent = 1.0 if d.format.dense_bytes < 2 else 2.0
-    if not roof.hybrid:
-        return values * (sent + 2.0) * (1 - 1 / d.chips) / _line_rate(d)
-    levels = collectives.place(d.cluster, d.chips)
-    table = d.stack.ep_latency(d.chips)
-    if table and {level.tier.name for level in levels} <= _TABLE_TIERS:
-        floor, x = d.stack["ep_floor_s"], values / TABLE_BYTES
-        return sum(floor + max(t - floor, 0.0) * x * (sent if i == 0 else 1.0) for i, t in enumerate(table))
-    dedup = _dedup(d, levels)
-    return sum(collectives.time("all_to_all", values * b, levels, dedup=dedup) for b in (sent, 2.0))
-
-
-def _dedup(d: Deployment, levels) -> float:
-    """Copies of a token that cross nodes when a node gets one copy / copies without that."""
-    inside = collectives.members_inside(levels)
-    nodes = max(1.0, d.chips / inside)
-    if nodes <= 1:
-        return 1.0
-    chosen = d.model.experts_per_token
-    limit = d.stack.get("prefill_node_limit", 4.0) or nodes
-    remote = expected_nodes(nodes, chosen, min(limit, nodes)) * (nodes - 1) / nodes
-    return min(1.0, remote / (chosen * (nodes - 1) / nodes))
-
-
-def prefill_all_to_all(roof: Roof, T: float) -> float:
-    """Dispatch and combine of one layer while prefilling, by the kernels made for bandwidth."""
-    d, m = roof.d, roof.d.model
-    if d.tensor_experts or d.chips == 1:
-        return 0.0
-    tokens = T / d.attention_tp
-    sent = 1.0 if d.format.dense_bytes < 2 else 2.0
-    levels = collectives.place(d.cluster, d.chips)
-    nodes = max(1.0, d.chips / collectives.members_inside(levels))
-    rate = d.stack.get("prefill_ep_bytes_per_s", 0.0) if roof.hybrid else _line_rate(d)
-    names = {level.tier.name for level in levels}
-    if rate and names <= _TABLE_TIERS and (nodes > 1 or "ub" in names):
-        limit = d.stack.get("prefill_node_limit", 4.0)
-        copies = (
-            expected_nodes(nodes, m.experts_per_token, min(limit, nodes))
-            if limit
-            else m.experts_per_token * (1 - 1 / d.chips)
-        )
-        return tokens * copies * m.hidden * (sent + 2.0) / rate
-    values = tokens * m.experts_per_token * m.hidden
-    if not roof.hybrid:
-        return values * (sent + 2.0) * (1 - 1 / d.chips) / _line_rate(d)
-    return sum(collectives.time("all_to_all", values * b, levels, dedup=_dedup(d, levels)) for b in (sent, 2.0))

@@ -45,12 +45,21 @@ _DIMENSIONS = {
     "host_s": "time",
     "host_per_request_s": "time",
     "one_shot_s": "time",
+    "eager_op_s": "time",
+    "prefill_op_s": "time",
+    "front_s": "time",
+    "first_token_steps": "count",
+    "expert_block_rows": "count",
+    "fp8_cache_memory": "ratio",
+    "grouped_compute_block": "ratio",
+    "grouped_compute_bf16": "ratio",
     "two_batch": "count",
+    "gather_tokens": "count",
     "scale": "ratio",
 }
 
 
-_AT_LEAST_ONE = ("imbalance", "prefill_imbalance")
+_AT_LEAST_ONE = ("imbalance", "prefill_imbalance", "grouped_compute_block", "grouped_compute_bf16")
 _SHARES = {name for name, kind in _DIMENSIONS.items() if kind == "ratio"} - {*_AT_LEAST_ONE, "scale"}
 _NOT_CONSTANTS = ("like", "name", "notes", "inherit_as", "chips", "ep_table", "engine")
 

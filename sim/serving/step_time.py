@@ -25,19 +25,18 @@ from minglm.errors import InputError
 from sim.cost import collectives
 from sim.serving.deployment import Deployment
 from sim.serving.memory import chip_memory
+from sim.serving.messages import all_reduce, decode_all_to_all, prefill_all_to_all
 from sim.serving.operators import (
     CONSTANTS,
     MODES,
     Roof,
     add,
-    all_reduce,
-    decode_all_to_all,
     decode_attention,
     dense_ffn,
     experts,
     head,
     measured_decode_layer,
-    prefill_all_to_all,
+    operators_issued,
     prefill_attention,
     projections,
     small_kernels,
@@ -199,7 +198,7 @@ def _layer(
     moe: bool,
     attention: Callable[[dict[str, float]], None],
     imbalance: float,
-    all_to_all: Callable[[Roof, float], float],
+    all_to_all: Callable[[Deployment, float, bool], float],
 ) -> _Layer:
     """One layer with T query tokens per attention group; `attention` adds its parts, projections included."""
     d, parts = roof.d, dict[str, float]()
@@ -208,10 +207,10 @@ def _layer(
         experts(roof, T, parts, imbalance)
     else:
         dense_ffn(roof, T, parts)
-    add(parts, "all-reduce", all_reduce(roof, T) * (2.0 if not moe or d.tensor_experts else 1.0))
+    add(parts, "all-reduce", all_reduce(d, T, roof.hybrid) * (2.0 if not moe or d.tensor_experts else 1.0))
     passes = 2.0 * CONSTANTS["elementwise_passes"][0] * T * d.model.hidden / d.attention_tp
     add(parts, "small kernels", roof.small(small_kernels(d, moe)) + roof.elementwise(passes))
-    return _Layer(parts, all_to_all(roof, T) if moe else 0.0)
+    return _Layer(parts, all_to_all(d, T, roof.hybrid) if moe else 0.0)
 
 
 def _two_micro_batches(whole: _Layer, half: _Layer, share: float, slowed: float = 1.0) -> tuple[_Layer, bool]:
@@ -254,6 +253,9 @@ def _step(
     everything times the fitted scalar."""
     stack = roof.d.stack
     add(total, "host", stack["host_s"] + requests * stack.get("host_per_request_s", 0.0) if roof.hybrid else 0.0)
+    issue_s = stack.get("eager_op_s" if requests else "prefill_op_s", 0.0) * operators_issued(roof.d)
+    if roof.hybrid and issue_s > sum(total.values()):  # without graphs the chip waits for the host's next kernel
+        add(total, "eager issue", issue_s - sum(total.values()))
     scale = (stack.get("scale", 1.0) if roof.hybrid else 1.0) * imbalance
     parts = {name: time * scale for name, time in total.items()}
     return EngineStepTime(sum(total.values()) * scale, parts, tokens, roof.mode, overlapped)

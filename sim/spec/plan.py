@@ -36,6 +36,7 @@ RECOMPUTE_MODULES = {
 SWITCHES = (
     "sp",
     "offload",
+    "activation_offload",
     "overlap_grad_reduce",
     "overlap_param_gather",
     "overlap_tp",
@@ -95,6 +96,7 @@ class Plan:
     recompute_layers: int | None = None
     recompute_modules: tuple[str, ...] = ()  # small parts run again beside `recompute`; see RECOMPUTE_MODULES
     offload: bool = False  # optimiser states in host memory
+    activation_offload: bool = False  # what a layer keeps for its backward pass waits in host memory
     stages: tuple[int, ...] | None = None
     mtp_before_head: int = 0  # chunks between the prediction depths' layers and the last chunk, which has all heads
     optimizer: str = "adam"
@@ -142,6 +144,10 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value is not True and value is not False:
                 raise InputError(f"plan {name}={value!r}: must be true or false; give {name}: true")
+        if self.activation_offload and self.recompute not in ("none", "full"):
+            raise InputError(
+                f"plan activation_offload: with recompute={self.recompute} is not simulated; set recompute=full"
+            )
         ahead = self.mtp_before_head
         if isinstance(ahead, bool) or not isinstance(ahead, int) or not 0 <= ahead <= 10**6:
             raise InputError(

@@ -1,12 +1,13 @@
-"""Measured inference engines against the model: TPOT of 1,970 closed loops on seven chips, by whole groups.
+"""Measured inference engines against the model: rows of closed loops on seven chips, and what is predicted of each.
 
 Rows of `data/serving/engines.csv.gz` (ai-dynamo/aiconfigurator 095f58a51, Apache-2.0): a closed loop of `concurrency`
 requests on one deployment. Groups of one (model, chip, engine) are calibration (H200: the engines' constants in
-`data/serving/stacks.yaml` come from them), holdout, or unsupported with a reason.
+`data/serving/stacks.yaml` come from them), holdout, or unsupported with a reason; `sim.validation.engine_summary`
+compares.
 
     >>> rows = load()
     >>> len(rows), use_of(rows[0])[0] in ("calibration", "holdout", "unsupported")
-    (1970, True)
+    (1920, True)
 """
 
 from __future__ import annotations
@@ -16,15 +17,14 @@ import functools
 import gzip
 import io
 import math
-import statistics
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from minglm import datafiles
 from sim.serving.deployment import Deployment
 from sim.serving.error import kind_of
+from sim.serving.memory import chip_memory
 from sim.serving.step_time import decode_step, prefill
 from sim.spec.hardware import cluster_from
 from sim.spec.model_loader import load_model
@@ -51,31 +51,44 @@ CLUSTERS = {
     "gb200": "gb200_nvl72",
     "gb300": "gb300_nvl72",
 }
+HOPPER = ("h100", "h200")
 STACKS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm"}
 PRECISIONS = {"fp4": "nvfp4", "int4": "awq"}
+NODE = 8  # chips of a machine
 LONGEST_QUEUE_MS = 3000.0  # a first token after seconds is a queue before a full cache: no kernel is measured by it
 SHORTEST_OUTPUT = 400  # with fewer tokens out, how many requests ran at once is not known from the concurrency
-LEAST_GROUP = 5  # rows from which a group's error counts as one
+# InferenceMAX draws prompts and outputs from 0.8 of the nominal length to all of it (RANDOM_RANGE_RATIO in its README),
+# and sends ten times as many requests as run at once, the first of them together.
+MEAN_LENGTH, WAVES = 0.9, 10
+# Steps that its recipe for Llama-3.1-70B on TensorRT-LLM lets a prompt wait for others (batch_wait_timeout_iters)
+BATCH_WAIT_STEPS = 20
+IDLE_PREFILL = 0.25  # share of the time in which prompts are read, up to which a prompt seldom waits for another
 
 
 @dataclass(frozen=True)
 class EngineRow:
-    """One measured closed loop. Lengths in tokens, latencies in milliseconds."""
+    """One measured closed loop. Lengths in tokens, latencies in milliseconds.
+
+    concurrency: requests of one attention group, as the source counts a batch. in_flight: of the client, 0 where it is
+    not printed. mode: agg, or disagg (decoding has chips of its own; the widths are theirs).
+    """
 
     model: str
     chip: str
     engine: str
     version: str
     precision: str
+    mode: str
     prompt: int
     output: int
     concurrency: int
+    in_flight: int
     tp: int
     dp: int
     ep: int
     ttft_ms: float
     tpot_ms: float
-    drafts: bool
+    harness: str
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -87,30 +100,69 @@ class EngineRow:
         """Of question, for the interval: dense, or mixture of experts with grouped-query or latent attention."""
         return kind_of(load_model(MODELS[self.model]))
 
+    @property
+    def mean_prompt(self) -> float:
+        """Tokens, as the harness draws them."""
+        return self.prompt * (MEAN_LENGTH if self.harness == "inferencemax" else 1.0)
+
+    @property
+    def mean_output(self) -> float:
+        """Tokens, as the harness draws them."""
+        return self.output * (MEAN_LENGTH if self.harness == "inferencemax" else 1.0)
+
+    @property
+    def running(self) -> float:
+        """Requests of one attention group: `concurrency`, or its share of them where that is the client's."""
+        shared = self.in_flight == self.concurrency and self.mode == "agg"
+        return max(self.concurrency / (self.layout.groups if shared else 1), 1.0)
+
+    @property
+    def layout(self) -> Layout:
+        """The chips, with widths undone that the source multiplied with each other.
+
+        A machine of 8 with TP8 and EP8 stands in the source as 64 wide (and of 4 as 16), as does one of attention DP.
+        """
+        width, root = self.tp * self.dp, math.isqrt(self.tp * self.dp)
+        if width <= NODE and not (self.ep == width * width and self.dp > 1):
+            return Layout(width, self.dp)
+        if root * root == width and self.ep in (root, width):
+            return Layout(root, root if self.dp > 1 else 1)
+        return Layout(width, self.dp)
+
+
+class Layout(NamedTuple):
+    """Chips of a deployment and the attention groups that they form."""
+
+    chips: int
+    groups: int
+
 
 @functools.cache
 def load() -> tuple[EngineRow, ...]:
-    """The rows of the shipped table."""
+    """The rows of the shipped table, each once (the source dumps some runs again and again)."""
     text = gzip.decompress(datafiles.data("serving", "engines.csv.gz").read_bytes()).decode("utf-8")
-    return tuple(
+    rows = (
         EngineRow(
             model=r["model"],
             chip=r["chip"],
             engine=r["engine"],
             version=r["version"],
             precision=r["precision"],
+            mode=r["mode"],
             prompt=int(r["prompt"]),
             output=int(r["output"]),
             concurrency=int(r["concurrency"]),
+            in_flight=int(r["in_flight"] or 0),
             tp=int(r["tp"]),
             dp=int(r["dp"]),
             ep=int(r["ep"]),
             ttft_ms=float(r["ttft_ms"] or "nan"),
             tpot_ms=float(r["tpot_ms"]),
-            drafts=r["drafts"] == "1",
+            harness=r["harness"],
         )
         for r in csv.DictReader(io.StringIO(text))
     )
+    return tuple(dict.fromkeys(rows))
 
 
 @functools.cache
@@ -118,7 +170,7 @@ def _contradicted() -> frozenset[EngineRow]:
     """Rows at least a quarter faster than the same deployment with no more requests: drafts that nobody printed."""
     alike: dict[tuple[object, ...], list[EngineRow]] = defaultdict(list)
     for r in load():
-        alike[(*r.group, r.precision, r.tp, r.dp, r.ep, r.prompt, r.output)].append(r)
+        alike[(*r.group, r.precision, r.mode, r.tp, r.dp, r.ep, r.prompt, r.output)].append(r)
     return frozenset(
         r
         for some in alike.values()
@@ -127,188 +179,121 @@ def _contradicted() -> frozenset[EngineRow]:
     )
 
 
+@functools.cache
+def _repeated() -> frozenset[EngineRow]:
+    """Rows that stand in the source before, under another name of the model's shape or with its widths multiplied."""
+    seen: set[tuple[object, ...]] = set()
+    again: set[EngineRow] = set()
+    for r in load():
+        figures = (r.chip, r.engine, r.precision, r.mode, r.prompt, r.output, r.running, r.layout, r.ttft_ms, r.tpot_ms)
+        one = (MODELS.get(r.model, r.model), *figures)
+        if one in seen:
+            again.add(r)
+        seen.add(one)
+    return frozenset(again)
+
+
+@functools.cache
 def use_of(row: EngineRow) -> tuple[str, str]:
     """(use, reason) of a row: calibration, holdout, or unsupported and why."""
+    reason = _unsupported(row)
+    return ("unsupported", reason) if reason else ("calibration" if row.chip in ("h200",) else "holdout", "")
+
+
+def _unsupported(row: EngineRow) -> str:
+    """Why a row is not compared; '' for one that is."""
     if row.model not in MODELS:
-        return "unsupported", "linear attention is not modelled"
-    if row.drafts:
-        return "unsupported", "drafts whose acceptance is not printed"
-    if row.tp * row.dp > 8:
-        return "unsupported", "more chips than the machine has: the source multiplies its widths"
-    if row.ttft_ms > LONGEST_QUEUE_MS:
-        return "unsupported", "seconds to the first token: a queue before a full cache"
+        return "linear attention is not modelled"
+    if row.mode == "agg" and row.layout.chips > NODE:
+        return "more chips than a machine has: the source multiplies its widths"
+    if row.mode == "agg" and row.ttft_ms > LONGEST_QUEUE_MS:
+        return "seconds to the first token: a queue before a full cache"
     if row.output < SHORTEST_OUTPUT:
-        return "unsupported", "short outputs: the running batch is not known"
+        return "short outputs: the running batch is not known"
+    if row.mode == "disagg" and not row.in_flight:
+        return "the requests in flight are not printed, so that the batch may be what was planned"
+    if row.mode == "agg" and row.harness == "aiconfigurator" and row.in_flight not in (0, row.concurrency):
+        return "the batch and the requests in flight that are printed contradict each other"
+    if row in _repeated():
+        return "the same run under another name or with multiplied widths"
     if row in _contradicted():
-        return "unsupported", "faster than the same deployment with fewer requests: drafts that are not printed"
-    return ("calibration" if row.chip == "h200" else "holdout"), ""
+        return "faster than the same deployment with fewer requests: drafts that are not printed"
+    memory = chip_memory(deployment_of(row))
+    return "weights larger than the chips that are printed" if memory.weights_bytes > memory.capacity_bytes else ""
 
 
 def cache_format(row: EngineRow) -> str:
-    """Of the key-value cache, which the source does not print: as the engines' recipes of the time set it."""
+    """Of the key-value cache, which the source does not print: as InferenceMAX's recipes set it.
+
+    SGLang on Hopper and without latent attention, and GPT-OSS on Hopper, are started without an fp8 cache.
+    """
     spec = load_model(MODELS[row.model])
-    if row.precision == "bf16" or (row.engine == "sglang" and spec.attention != "mla"):
+    if row.precision == "bf16" or (row.engine == "sglang" and (spec.attention != "mla" or row.chip in HOPPER)):
         return "bf16"
     if row.model == "gpt-oss-120b":
-        return "bf16" if row.chip in ("h100", "h200") else "fp8"
+        return "bf16" if row.chip in HOPPER else "fp8"
     return "fp8"
 
 
 @functools.cache
-def _deployment(model: str, chip: str, engine: str, precision: str, kv: str, tp: int, dp: int) -> Deployment:
+def _deployment(model: str, chip: str, engine: str, precision: str, kv: str, layout: Layout) -> Deployment:
     stored = "mxfp4" if model == "gpt-oss-120b" else PRECISIONS.get(precision, precision)
     return Deployment.of(
         MODELS[model],
         cluster_from(CLUSTERS[chip]),
-        tp * dp,
+        layout.chips,
         stack=STACKS[engine],
         precision=stored,
         kv=kv,
-        attention_tp=tp,
+        attention_tp=layout.chips // layout.groups,
     )
 
 
 def deployment_of(row: EngineRow) -> Deployment:
     """The deployment of a row."""
-    return _deployment(row.model, row.chip, row.engine, row.precision, cache_format(row), row.tp, row.dp)
+    return _deployment(row.model, row.chip, row.engine, row.precision, cache_format(row), row.layout)
+
+
+def _step_s(row: EngineRow) -> float:
+    return decode_step(deployment_of(row), row.running, row.mean_prompt + row.mean_output / 2).total_s
 
 
 def predict_ms(row: EngineRow) -> float:
     """TPOT in milliseconds of the closed loop in its steady state.
 
-    A step decodes the running batch; while a request's tokens come, the prompts of all others are prefilled once each.
+    A step decodes the running batch; while a request's tokens come, the prompts of all others are prefilled once each,
+    unless other chips do that.
+    """
+    prefill_s = prefill(deployment_of(row), row.mean_prompt, 0, 1).total_s if row.mode == "agg" else 0.0
+    return 1e3 * (_step_s(row) + (row.running - 1.0) * prefill_s / row.mean_output)
+
+
+def first_token_compared(row: EngineRow) -> bool:
+    """Whether a row's TTFT is a prompt's own time: one harness, prompts that seldom wait for each other.
+
+    TensorRT-LLM's recipes with attention DP let a prompt wait for those of other groups (up to 60 steps): not compared.
+    """
+    if use_of(row)[0] == "unsupported" or row.mode != "agg" or row.harness != "inferencemax" or math.isnan(row.ttft_ms):
+        return False
+    if row.engine == "trtllm" and row.layout.groups > 1:
+        return False
+    busy_s = (row.running - 1.0) * prefill(deployment_of(row), row.mean_prompt, 0, 1).total_s
+    return busy_s <= IDLE_PREFILL * row.mean_output * _step_s(row)
+
+
+def predict_ttft_ms(row: EngineRow) -> float:
+    """TTFT in milliseconds: the way to the engine, steps that run first, the prompt, and the first wave of requests.
+
+    All requests in flight arrive together once in `WAVES`: then a prompt waits for those before it, and for those of
+    its own pass (`max_num_batched_tokens`).
     """
     d = deployment_of(row)
-    running = max(row.concurrency / row.dp, 1.0)
-    step_s = decode_step(d, running, row.prompt + row.output / 2).total_s
-    prefill_s = prefill(d, row.prompt, 0, 1).total_s
-    return 1e3 * (step_s + (running - 1.0) * prefill_s / row.output)
-
-
-# ------------------------------------------------------------------ errors, groups, intervals
-
-
-def summary() -> dict[str, Any]:
-    """Errors of every supported row by use, by model, chip, engine and by group; coverage of the left-out intervals."""
-    compared = [(row, predict_ms(row) / row.tpot_ms) for row in load() if use_of(row)[0] != "unsupported"]
-    reasons = Counter(reason for row in load() if (reason := use_of(row)[1]))
-    return {
-        "rows": len(compared),
-        "unsupported": dict(reasons),
-        "all": _errors(ratio for _, ratio in compared),
-        "by_use": {use: _errors(q for r, q in compared if use_of(r)[0] == use) for use in ("calibration", "holdout")},
-        **{
-            f"by_{key}": {
-                name: _errors(q for r, q in compared if getattr(r, key) == name)
-                for name in sorted({getattr(r, key) for r, _ in compared})
-            }
-            for key in ("model", "chip", "engine", "kind")
-        },
-        "groups": [
-            {"group": " · ".join(group), **_errors(q for r, q in compared if r.group == group)}
-            for group in sorted({r.group for r, _ in compared})
-        ],
-        "coverage": coverage(compared),
-    }
-
-
-def _errors(ratios: Iterable[float]) -> dict[str, float]:
-    """Of predicted over measured: rows, mean and median of the absolute relative error, median ratio less one."""
-    some = list(ratios)
-    if not some:
-        return {"rows": 0, "mean": math.nan, "median": math.nan, "bias": math.nan}
-    off = [abs(q - 1.0) for q in some]
-    return {
-        "rows": len(some),
-        "mean": statistics.mean(off),
-        "median": statistics.median(off),
-        "bias": statistics.median(some) - 1.0,
-    }
-
-
-def coverage(compared: Sequence[tuple[EngineRow, float]]) -> dict[str, dict[str, float]]:
-    """How many rows lie in the interval that the other groups of their kind give, by kind and level.
-
-    The interval of a group: quantiles of measured over predicted among the rows of all other groups of its kind, each
-    group with the same weight, around the prediction.
-    """
-    by_group: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    kinds: dict[tuple[str, str, str], str] = {}
-    for row, ratio in compared:
-        by_group[row.group].append(1.0 / ratio)
-        kinds[row.group] = row.kind
-    result: dict[str, dict[str, float]] = {}
-    for kind in sorted(set(kinds.values())):
-        groups = [g for g in by_group if kinds[g] == kind]
-        inside, total, widths = {50: 0, 80: 0}, 0, []
-        for group in groups:
-            others = [by_group[g] for g in groups if g != group]
-            total += len(by_group[group])
-            for level in inside:
-                low, high = weighted_quantiles(others, (0.5 - level / 200, 0.5 + level / 200))
-                inside[level] += sum(low <= truth <= high for truth in by_group[group])
-                if level == 80:
-                    widths.append(high / low)
-        result[kind] = {
-            "rows": total,
-            "within_50": inside[50] / total,
-            "within_80": inside[80] / total,
-            "high_over_low_80": statistics.median(widths),
-        }
-    return result
-
-
-def weighted_quantiles(groups: Sequence[Sequence[float]], shares: Sequence[float]) -> list[float]:
-    """Quantiles of the values of several groups, each group with the same weight; (1, 1) of nothing."""
-    weighted = sorted((value, 1.0 / len(group)) for group in groups for value in group)
-    if not weighted:
-        return [1.0 for _ in shares]
-    total, found = sum(w for _, w in weighted), []
-    for share in shares:
-        below = 0.0
-        quantile = weighted[-1][0]
-        for value, weight in weighted:
-            below += weight
-            if below >= share * total:
-                quantile = value
-                break
-        found.append(quantile)
-    return found
-
-
-def measured_intervals() -> dict[str, tuple[float, float]]:
-    """(low, high) of measured over predicted seconds that holds 80% of the supported rows, by kind.
-
-    `data/serving/intervals.yaml` keeps them, so that an answer need not predict every row; a test compares.
-    """
-    by_kind: dict[str, dict[tuple[str, str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in load():
-        if use_of(row)[0] != "unsupported":
-            by_kind[row.kind][row.group].append(row.tpot_ms / predict_ms(row))
-    result = {}
-    for kind, groups in by_kind.items():
-        low, high = weighted_quantiles(list(groups.values()), (0.1, 0.9))
-        result[kind] = (low, high)
-    return result
-
-
-def summary_text(result: dict[str, Any]) -> str:
-    """The summary as tables."""
-
-    def line(name: str, e: dict[str, float]) -> str:
-        return f"  {name:<52} {e['rows']:>5} {e['mean']:>7.1%} {e['median']:>7.1%} {e['bias']:>+7.1%}"
-
-    head = f"  {'':<52} {'rows':>5} {'mean':>7} {'median':>7} {'bias':>7}"
-    lines = ["TPOT of inference engines, predicted against measured (data/serving/engines.csv.gz)", head]
-    lines += [line("all", result["all"]), *(line(use, e) for use, e in result["by_use"].items())]
-    for key in ("chip", "engine", "model", "kind"):
-        lines += ["", f"by {key}", *(line(name, e) for name, e in result[f"by_{key}"].items())]
-    worst = sorted((g for g in result["groups"] if g["rows"] >= LEAST_GROUP), key=lambda g: -g["mean"])[:8]
-    lines += ["", "worst groups", *(line(g["group"], g) for g in worst), ""]
-    lines.append("intervals from the other groups of a kind: rows inside the 50% and the 80% interval, high / low")
-    for kind, c in result["coverage"].items():
-        lines.append(
-            f"  {kind:<52} {c['rows']:>5} {c['within_50']:>7.0%} {c['within_80']:>7.0%} {c['high_over_low_80']:>7.2f}"
-        )
-    lines += ["", "not compared", *(f"  {n:>5}  {why}" for why, n in result["unsupported"].items())]
-    return "\n".join(lines)
+    alone_s = prefill(d, row.mean_prompt, 0, 1).total_s
+    budget = d.engine.max_num_batched_tokens[1]
+    together = max(1, int(budget // row.mean_prompt))
+    requests = max(1, round(row.running))
+    wave_s = alone_s * sum(together * math.ceil(k / together) for k in range(1, requests + 1)) / requests
+    steps = d.stack["first_token_steps"]
+    if row.engine == "trtllm" and row.model == "Llama-3.1-70B" and row.prompt == row.output and row.tp < NODE:
+        steps += BATCH_WAIT_STEPS * (1.0 - 1.0 / WAVES)
+    return 1e3 * (d.stack["front_s"] + steps * _step_s(row) + alone_s + (wave_s - alone_s) / WAVES)

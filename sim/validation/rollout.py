@@ -18,7 +18,9 @@ from minglm import datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_document
 from sim.base.row_kinds import row_kind
-from sim.rollout.metrics import quantity
+from sim.rollout.case import Case
+from sim.rollout.metrics import IN_POINTS, quantity
+from sim.rollout.result import Result
 from sim.rollout.scenario import baseline, canonical, read
 from sim.rollout.simulate import simulate
 from sim.validation.predict import scores
@@ -55,6 +57,12 @@ def _values(row: Mapping[str, Any], scalar: tuple[str, float] | None) -> dict[st
     return values
 
 
+@functools.lru_cache(maxsize=64)
+def _simulated(case: Case) -> Result:
+    """The result of a case; several rows are quantities of one."""
+    return simulate(case)
+
+
 def predict(row: Mapping[str, Any], scalar: tuple[str, float] | None = None) -> float:
     """The row's quantity, with a value for the family's scalar."""
     values = read(_values(row, scalar)).values
@@ -64,7 +72,7 @@ def predict(row: Mapping[str, Any], scalar: tuple[str, float] | None = None) -> 
     total = 0.0
     for seed in range(seeds):
         one = read({**values, "seed": seed})
-        total += quantity(name, simulate(one.case), simulate(baseline(one).case) if needs else None)
+        total += quantity(name, _simulated(one.case), _simulated(baseline(one).case) if needs else None)
     return total / seeds
 
 
@@ -95,13 +103,13 @@ def fitted(family: str) -> tuple[str, float, str] | None:
 
 
 def error_of(name: str, measured: float | list[float], predicted: float) -> float:
-    """Points for a gain, relative otherwise; against a range, the distance to its nearer end."""
+    """Points for a gain and a share, relative otherwise; against a range, the distance to its nearer end."""
     if isinstance(measured, list):
         low, high = measured
         if low <= predicted <= high:
             return 0.0
         measured = low if predicted < low else high
-    return predicted - measured if name == "gain" else predicted / measured - 1.0
+    return predicted - measured if name in IN_POINTS else predicted / measured - 1.0
 
 
 def validate() -> dict[str, Any]:
@@ -168,7 +176,7 @@ def table_text(report: Mapping[str, Any], assumptions: bool = True) -> str:
     ):
         lines.append(f"{title}\n  {'row':36} {'quantity':20} {'published':>10} {'predicted':>10} {'error':>10}  aim")
         for e in (e for e in report["rows"] if e["kind"] == kind):
-            gain = e["quantity"] == "gain"
+            gain = e["quantity"] in IN_POINTS
 
             def shown(x, gain=gain) -> str:
                 return (

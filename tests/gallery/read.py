@@ -64,6 +64,15 @@ def scenario(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     return _scenario(load_scenario(path))
 
 
+def memory(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """GiB of the fullest chip."""
+    from sim.cost.memory import peak
+    from sim.scenario.training import load_scenario
+
+    s = load_scenario(path)
+    return {"memory_gib": peak(s.model, s.plan, s.workload, s.precision, s.stack).total_bytes / 2**30}
+
+
 def rows(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     from sim.validation.rows import read_rows
 
@@ -129,9 +138,8 @@ def campaign(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-READERS = {
-    f.__name__: f for f in (model, toy, table, scenario, rows, serving, rollouts, launch, trace, predicted, campaign)
-}
+KINDS = (model, toy, table, scenario, memory, rows, serving, rollouts, launch, trace, predicted, campaign)
+READERS = {f.__name__: f for f in KINDS}
 
 
 def read(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -216,7 +216,17 @@ _MINGLM_COMMANDS = (
     "workshop",
     *(
         f"workshop {what}"
-        for what in ("preflight", "build", "collect", "checkpoints", "timing", "contents", "kernels", "slides")
+        for what in (
+            "preflight",
+            "build",
+            "collect",
+            "checkpoints",
+            "timing",
+            "contents",
+            "kernels",
+            "wheelhouse",
+            "slides",
+        )
     ),
 )
 HELP = [

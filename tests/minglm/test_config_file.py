@@ -90,3 +90,14 @@ def test_published_checkpoints_have_normed_states_for_the_module_and_ours_say_so
     assert ModelConfig.from_hf(ModelConfig.named("nano").to_hf()).mtp_normed_hidden is False
     with pytest.raises(InputError, match="mtp_normed_hidden"):
         ModelConfig.named("nano", mtp_normed_hidden=1)
+
+
+@pytest.mark.parametrize("kinds, dense", [("DSS", 1), ("DDS", 2), ("SSS", 0), ("DDD", 3)])
+def test_dense_layers_are_counted_where_the_kinds_are_listed(kinds, dense):
+    listed = [{"D": "dense", "S": "sparse"}[k] for k in kinds]
+    assert ModelConfig.from_hf(raw(mlp_layer_types=listed)).first_k_dense_replace == dense
+
+
+def test_dense_layers_after_experts_are_refused():
+    with pytest.raises(InputError, match="dense layers must come first"):
+        ModelConfig.from_hf(raw(mlp_layer_types=["dense", "sparse", "dense"]))

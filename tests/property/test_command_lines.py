@@ -8,6 +8,7 @@ values are read and checked before it.
 import argparse
 import json
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -85,6 +86,7 @@ BASE = {
     "minglm workshop checkpoints": ([], ["--verify"]),
     "minglm workshop timing": ([], ["--only", "00_start_here"]),
     "minglm workshop contents": ([], []),
+    "minglm workshop wheelhouse": ([], []),
     "minglm workshop kernels": ([], ["--count", "1"]),
     "minglm workshop slides": ([["nosuch.ipynb"]], []),
     "clustersim run": (["glm5_mini_smoke"], ["--no-what-if", "--out", "none"]),
@@ -211,6 +213,7 @@ def light(monkeypatch):
         "minglm.course.workshop.timing.write": lambda *a, **k: "timing.md",
         "minglm.course.workshop.checkpoints.make": lambda *a, **k: {},
         "minglm.course.workshop.checkpoints.report": lambda *a, **k: "",
+        "minglm.course.workshop.wheelhouse._pip": lambda arguments: subprocess.CompletedProcess([], 0, "", ""),
         "minglm.course.workshop.kernels.measure": lambda *a, **k: kernels,
         "minglm.course.workshop.kernels.report": lambda *a, **k: "",
         "minglm.serving.server.serve": lambda *a, **k: 0,

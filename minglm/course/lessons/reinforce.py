@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from minglm.course.lessons.live import Lines
 from minglm.course.notebook import SMOKE, runs
 from minglm.errors import InputError
 from minglm.rl import control, measure, objectives, task_registry
@@ -38,7 +39,7 @@ def start(recipe: str) -> Path:
             WarmStart(task="sum", tail=0.5, steps=3, batch_size=2, seq_len=64, longest=40, model=TINY_MODEL),
             runs("rl") / "warm",
         )
-    return measure.warm_started(recipe, runs("rl"), print)
+    return measure.warm_started(recipe, runs("rl"), Lines("supervised warm start", "loss"))
 
 
 def reinforce(name: str, recipe: str, warm: Path, engine: str = "local", **changes) -> tuple[Path, dict]:
@@ -46,7 +47,9 @@ def reinforce(name: str, recipe: str, warm: Path, engine: str = "local", **chang
     run_dir = runs("rl") / name
     tiny = {**TINY, "over_sampling": 4} if changes.get("mode") == "april" else TINY
     settings = load(recipe, {**changes, **(tiny if SMOKE else {})})
-    return run_dir, rl(settings, run_dir, warm, overwrite=True, engine=engine, show=print)
+    return run_dir, rl(
+        settings, run_dir, warm, overwrite=True, engine=engine, show=Lines(name, "reward", settings.updates)
+    )
 
 
 def asked(run: Path, recipe: str, n: int, temperature: float = 1.0) -> list[tuple[str, str, bool]]:

@@ -18,7 +18,10 @@ BEGIN, END = "<!-- notebooks -->", "<!-- /notebooks -->"
 DEMO = datafiles.hint("`make demo`", "`minglm demo`")
 # Notebook → what it shows in one sentence, and what to read before it.
 ABOUT = {
-    "learn/00_start_here": ("one configuration object for a toy and for 744B; your first model trains", "nothing"),
+    "learn/00_start_here": (
+        "one configuration for a toy and for 744B; your first model trains, and you change it",
+        "nothing",
+    ),
     "learn/01_tokens_and_data": ("bytes to tokens to batches, with document boundaries", "00"),
     "learn/02_mla": ("why a cached latent is 57 times smaller than keys and values", "00"),
     "learn/03_lightning_indexer": ("which keys to read; break causality, then repair it", "02"),
@@ -44,6 +47,7 @@ ABOUT = {
         "induction: the step at which it forms, and the heads that do it",
         "02",
     ),
+    "learn/23_debug_clinic": ("eight broken runs, four curves each: find the cause", "05"),
     "learn/build_0_tokenizer": ("type byte-pair encoding; the same merges as the library learns", "00"),
     "learn/build_1_layers": ("type the layers and MLA yourself; they run inside the real model", "00"),
     "learn/build_2_model": ("type the indexer, the experts and the whole model: the same logits", "build_1"),

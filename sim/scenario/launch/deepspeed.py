@@ -74,14 +74,15 @@ def read(document: Mapping[str, Any], where: str) -> Launch:
 
 def _recompute(a: Arguments, out: Launch) -> None:
     """Activation checkpointing is switched on in the model's code; here only how."""
-    for key in ("partition_activations", "cpu_checkpointing"):
-        if a.flag(f"activation_checkpointing.{key}", becomes="nothing"):
-            raise InputError(
-                f"{a.label('activation_checkpointing.' + key)}: is not simulated; leave it out with --ignore "
-                f"activation_checkpointing.{key}"
-            )
+    if a.flag("activation_checkpointing.partition_activations", becomes="nothing"):
+        name = "activation_checkpointing.partition_activations"
+        raise InputError(f"{a.label(name)}: is not simulated; leave it out with --ignore {name}")
+    offload = a.flag("activation_checkpointing.cpu_checkpointing", becomes="options.activation_offload")
     for key in ("contiguous_memory_optimization", "number_checkpoints", "synchronize_checkpoint_boundary", "profile"):
         a.raw(f"activation_checkpointing.{key}", becomes="nothing: how, not whether")
+    if offload:
+        out.options["activation_offload"], out.run["recompute"] = True, "full"
+        return
     out.notes.append("recomputation is in the model's code: none (--set recompute=full says another)")
 
 

@@ -21,7 +21,7 @@ IGNORED = re.compile(
     r"moe-grouped-gemm|moe-use-legacy|moe-per-layer|attention-softmax|use-mcore|transformer-impl|no-load|no-save|"
     r"no-create|no-(bias|masked|rope|persist)|no-async|no-barrier|no-check|no-strict|no-ckpt|override|finetune|"
     r"auto-detect|start-weight|end-weight|empty-unused|check-|num-dataset|reset-|eod-|create-attention|initial-loss|"
-    r"loss-scale|hysteresis|fp16-lm|fp8-(amax|margin|interval|param|recipe)|ddp|async-save|use-checkpoint|use-persistent|"
+    r"loss-scale|hysteresis|fp16-lm|fp8-(amax|margin|interval|recipe)|ddp|async-save|use-checkpoint|use-persistent|"
     r"use-dist-ckpt|use-rotary|use-tp-pp|no-initialization|delay|align-|enable-|node-rank|master|rdzv|standalone|"
     r"local-rank|max-restarts|tee|redirects|mtp-loss|qk-clip|muon-|sequence-parallel-comm|nccl|high-priority|"
     r"deterministic|inference|position-embedding-interp|use-cpu-init|cross-entropy-fusion-impl|te-rng|calculate|data$|"
@@ -204,6 +204,8 @@ def _batch(a: Arguments, out: Launch) -> None:
     out.samples = a.whole("train-samples", becomes="tokens", low=1)
     bf16, fp16 = a.flag("bf16", becomes="precision"), a.flag("fp16", becomes="precision")
     eight = a.text("fp8-format", "fp8", becomes="precision") if a.values.get("fp8") is not True else "hybrid"
+    if a.flag("fp8-param-gather", "fp8-param", becomes="nothing: weights are gathered and kept in bf16"):
+        out.notes.append("weights that are gathered and kept in fp8 are left out: they are in bf16")
     out.run["precision"] = "fp8" if eight else "bf16" if bf16 else "fp16" if fp16 else None
     if out.run["precision"] is None:
         out.notes.append("precision bf16: neither --bf16 nor --fp16 is given")

@@ -18,9 +18,9 @@ IGNORED = re.compile(
     r"parallel_config\.(vocab_emb|gradient_aggregation|mem_coeff|reduce_scatter|use_ring|ulysses|seq_split)|"
     r"recompute_config\.(mp_comm|recompute_slice|parallel_opt|select_comm|.*exclude)|"
     r"moe_config\.(aux|z_loss|balance|update_step|first_|routing|enable_|use_|comp_|save_|fp32|norm|capacity|expert_bias|"
-    r"moe_shared_expert_overlap|group_wise|callback|return_)|"
+    r"moe_shared_expert_overlap|expert_group_size|topk_|n_group|routed_scaling|group_wise|callback|return_)|"
     r"model\.(arch|model_config\.(type|rms|bos|eos|pad|ignore|softmax|layernorm|rotary|use_past|checkpoint|repetition|"
-    r"max_decode|top|do_sample|block_size|num_blocks|is_dynamic|extend|theta|fine_grain|param_init|input_sliced|"
+    r"mtp_loss|layernorm_compute|max_decode|top|do_sample|block_size|num_blocks|is_dynamic|extend|theta|fine_grain|param_init|input_sliced|"
     r"embedding_init|compute_dtype|rope|use_ring|use_flash|use_attn|qkv_concat|batch_size|max_pos|init|return|"
     r"use_contiguous|use_gmm|use_fused|enable_fa|scaling|router|attention_dropout|hidden_act|norm_topk|auto_map))|version|"
     r"parallel\.enable_parallel_optimizer$|moe_config\.num_experts_chosen$)"
@@ -153,6 +153,9 @@ def _experts(a: Arguments, out: Launch) -> None:
     dense = a.whole("moe_config.first_k_dense_replace", becomes="model.dense_layers")
     if not experts or experts == 1 or "model" not in out.run:
         return
+    if a.has("moe_config.capacity_factor"):
+        a.raw("moe_config.capacity_factor", becomes="nothing: no token is dropped")
+        out.notes.append("the experts' capacity factor is left out: no token is dropped")
     model = out.run["model"]
     model.update(experts=experts, experts_per_token=top or 1, moe_ffn=width or model["ffn"])
     if shared:

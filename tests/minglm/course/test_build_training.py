@@ -78,7 +78,7 @@ def test_the_learners_curve_lies_in_the_band_and_adamw_alone_does_not():
     lines = training.own_curve(_model(), solved("build_4_training")["train"], training.STEPS)
     band = curves.band("build")
     assert len(band.outside(lines["mine"])) <= 2  # of 15 points, each 99%
-    assert len(band.outside(lines["control: AdamW alone"])) >= 5
+    assert len(band.outside(lines["control: AdamW alone"])) >= 3
 
 
 @pytest.mark.parametrize("fault", ["a tenth of the rate", "targets not moved"])

@@ -145,6 +145,43 @@ def test_progress_before_the_first_row_says_what_is_going_on(tmp_path):
     assert "step 0 of" in str(strip) and "getting text and tokens ready" in strip._repr_html_()
 
 
+def test_lines_of_a_run_become_one_box_with_a_curve(capsys, monkeypatch):
+    from minglm.course.lessons import live
+
+    shown = []
+
+    class Handle:
+        def update(self, box):
+            shown.append(box._repr_html_())
+
+    monkeypatch.setattr(live, "_in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda box, display_id: shown.append(box._repr_html_()) or Handle())
+    box = live.Lines("mine", "reward", 4)
+    assert "mine: starting" in shown[-1]  # something stands there before the first update ends
+    for line in (
+        "update 1: reward 0.250, 3.0 trajectories/s",
+        "update 1: held-out pass@1 20.0%, greedy <30%>",
+        "update 2: reward 0.750, 3.0 trajectories/s",
+    ):
+        box(line)
+    assert box.points == [(1.0, 0.25), (2.0, 0.75)] and len(shown) == 4 and capsys.readouterr().out == ""
+    assert "update 2: reward 0.750" in shown[-1] and "update 1: reward" not in shown[-1] and "&lt;30%&gt;" in shown[-1]
+    x = [float(p.split(",")[0]) for p in shown[-1].split('points="')[1].split('"')[0].split()]
+    assert x == [live.WIDTH / 4, live.WIDTH / 2]
+
+    late = live.Lines("warm", "loss")
+    assert len(shown) == 4
+    late("warm start: step 50 of 400, loss 2.345, 3 s")
+    assert late.end == 400 and late.points == [(50.0, 2.345)] and len(shown) == 5
+
+
+def test_outside_a_notebook_lines_are_printed(capsys):
+    from minglm.course.lessons.live import Lines
+
+    Lines("mine", "reward", 2)("update 1: reward 0.250")
+    assert capsys.readouterr().out == "update 1: reward 0.250\n"
+
+
 def test_a_logarithmic_axis_names_its_ticks_in_full():
     from minglm.plots import figure, label_log_axes, line
 

@@ -121,3 +121,11 @@ def test_arrivals_depend_on_seed_and_index_only():
 def test_settings_out_of_range_are_refused(temperature, top_p):
     with pytest.raises(InputError, match="temperature|top_p"):
         check_sampling(temperature, top_p)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 1e-6])
+def test_the_borders_of_top_p(top_p):
+    check_sampling(0.0, top_p)
+    for bad in (0.0, 1.0 + 1e-6, -top_p, float("nan")):
+        with pytest.raises(InputError):
+            check_sampling(1.0, bad)

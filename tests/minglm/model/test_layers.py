@@ -81,3 +81,14 @@ def test_rope_of_a_single_token_that_begins_at_an_odd_place(odd):
     table, x = rope_table(3, 8, 1e4), torch.randn(1, 1, odd + 8)
     part = x[..., odd:]
     assert torch.equal(apply_rope(part, table[2:]), apply_rope(part.clone(), table[2:]))
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.5])
+def test_rms_norm_without_gradients_is_the_formula_too(eps):
+    """Decoding takes another path than training."""
+    norm, x = RMSNorm(8, eps), torch.randn(3, 8)
+    torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
+    want = x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * norm.weight
+    with torch.no_grad():
+        torch.testing.assert_close(norm(x), want)
+    torch.testing.assert_close(norm(x), want)

@@ -201,3 +201,20 @@ def test_pieces_are_short_enough_for_exact_sums(width, monkeypatch):
     [(pieces, _, inputs)] = seen
     assert pieces * inputs == 2 * width and inputs * 127 * 127 < 2**24
     assert all(width % n or (width // n) * 127 * 127 >= 2**24 for n in range(1, pieces // 2))
+
+
+def test_a_stack_of_experts_is_each_of_them_in_fp8():
+    stack = torch.randn(3, 12, 20)
+    stack[1] *= 50.0
+    codes, scales = fp8.encode(stack, 8)
+    for i, matrix in enumerate(stack):
+        one, scale = fp8.encode(matrix, 8)
+        assert torch.equal(codes[i].float(), one.float()) and torch.equal(scales[i], scale)
+
+
+@pytest.mark.parametrize(
+    "width, fits", [(24, "8 or 4 or 2"), (96, "32 or 16 or 8"), (20, "4 or 2"), (7, "another model")]
+)
+def test_groups_that_do_not_divide_name_those_that_do(width, fits):
+    with pytest.raises(InputError, match=f"use {fits}$"):
+        int4.check_group(18, width)

@@ -6,12 +6,17 @@ import dataclasses
 
 import pytest
 
-from sim.cost.closed_form import exposed_reduction, loads
-from sim.cost.memory import gathered_bytes, in_flight, saved_activations, state_bytes
-from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style, vocabulary
+from minglm.errors import InputError
+from sim.base.figure import figure
+from sim.cost.closed_form import exposed_reduction, loads, step_time
+from sim.cost.layer import LayerEstimator
+from sim.cost.memory import gathered_bytes, in_flight, peak, saved_activations, state_bytes
+from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style, residual, vocabulary
 from sim.cost.operators_attention import gqa, mla
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.stacks import load_stack
+from sim.cost.step import estimate
+from sim.spec.hardware import load_cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
 from sim.training.schedules import orders
@@ -194,3 +199,81 @@ def test_a_chunked_loss_does_the_same_products_and_holds_one_chunk_of_logits(los
     each = {"torch": 14, "fused": 4, "chunked": 14, "liger": 4}[loss]
     collected = 2 * tokens * hidden if chunks > 1 else 0
     assert peak == tokens / chunks * vocab * each + collected
+
+
+def both_ways(trace: OperatorTrace, name: str) -> tuple[float, float]:
+    """Bytes of a kernel forward and backward."""
+    return tuple(
+        sum(op.bytes for op in ops if op.name.startswith(name)) for ops in (trace.forward, trace.backward_input)
+    )
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4, 16])
+def test_rotary_position_turns_queries_and_keys(kv_heads):
+    """Bytes grow with heads of both: as many as a model of 16 + kv heads, whatever the kernel reads of each."""
+
+    def size(kv):
+        trace = OperatorTrace(Style())
+        gqa(trace, ParallelContext(1, SEQ), dataclasses.replace(LLAMA, kv_heads=kv))
+        return both_ways(trace, "rope")
+
+    for got, full in zip(size(kv_heads), size(16), strict=True):
+        assert got / full == pytest.approx((16 + kv_heads) / 32)
+
+
+def test_dropout_reads_and_writes_a_byte_of_mask_for_each_value():
+    """Forward the mask is written; backward it is read, and the residual's gradient passes once more."""
+    made = {}
+    for dropout in (False, True):
+        trace = OperatorTrace(Style(dropout=dropout))
+        residual(trace, ParallelContext(1, SEQ), 64)
+        made[dropout] = trace
+    values = SEQ * 64
+    more = [a - b for a, b in zip(both_ways(made[True], "residual"), both_ways(made[False], "residual"), strict=True)]
+    assert more == pytest.approx([values, values + 2 * values])
+    assert sum(made[True].saved.values()) - sum(made[False].saved.values()) == pytest.approx(values)
+
+
+def test_dense_latent_attention_keeps_its_latent_for_the_backward_pass():
+    """The input of the matrix that makes keys and values of it: kv_lora values of 2 bytes for each token."""
+    trace = OperatorTrace(Style())
+    mla(trace, ParallelContext(1, SEQ), dataclasses.replace(SPARSE, index_topk=0, index_heads=0, index_dim=0))
+    half = OperatorTrace(Style())
+    mla(
+        half, ParallelContext(1, SEQ), dataclasses.replace(SPARSE, kv_lora=32, index_topk=0, index_heads=0, index_dim=0)
+    )
+    kept = sum(trace.saved.values()) - sum(half.saved.values())
+    assert kept >= SEQ * 32 * 2 and kept <= 3 * SEQ * 32 * 2  # once as the matrix's input; norms of it beside
+
+
+def test_the_memory_is_the_sum_of_its_parts():
+    plan, work = Plan(dp=2, zero=1), Workload(4, SEQ)
+    need = peak(LLAMA, plan, work, "bf16", load_stack("generic"))
+    parts = need.breakdown()
+    assert need.total_bytes == pytest.approx(sum(parts.values())) and min(parts.values()) >= 0
+    assert parts["weights"] > 0 and parts["activations"] > 0
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_offloaded_activations_leave_two_layers_and_wait_for_a_slow_host(recompute):
+    """A host link so slow that copies are all there is: out and back once for each layer's kept bytes."""
+    work, base = Workload(8, 4096), Plan(dp=8, recompute=recompute)
+    away, stack = dataclasses.replace(base, activation_offload=True), load_stack("generic")
+    near, far = (peak(LLAMA, plan, work, "bf16", stack) for plan in (base, away))
+    saved = LayerEstimator(LLAMA, load_cluster("dgx_h100"), base, work, "bf16", stack).layer("dense", "none").saved
+    layer = 4096 * LLAMA.hidden * 2 if recompute == "full" else sum(size for _, size in saved)
+    assert near.activations - far.activations == pytest.approx((LLAMA.layers - 2) * layer)
+
+    def seconds(plan, gb_per_s):
+        cluster = load_cluster("dgx_h100")
+        cluster = dataclasses.replace(cluster, host_bytes_per_s=figure(f"{gb_per_s} GB/s", "bytes_per_s", "host"))
+        return step_time(estimate(LLAMA, cluster, plan, work, "bf16", stack).costs, "1f1b").total_s
+
+    assert seconds(away, 1e6) == pytest.approx(seconds(base, 1e6))  # copies hide under the passes
+    slow, slower = seconds(away, 0.01), seconds(away, 0.005)
+    assert slower - slow == pytest.approx(2 * LLAMA.layers * layer * (1 / 5e6 - 1 / 1e7), rel=1e-6)
+
+
+def test_offloading_with_a_recomputation_in_between_is_refused():
+    with pytest.raises(InputError, match="set recompute=full"):
+        Plan(recompute="selective", activation_offload=True)

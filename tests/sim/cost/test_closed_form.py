@@ -108,3 +108,19 @@ def test_the_slowest_of_many_chips_is_slower():
     # expected maximum of n normals: 1.4236 for 8, 3.2 for 1,000 (tables)
     assert straggler(8, 1.0) - 1 == pytest.approx(1.4236, rel=0.01)
     assert straggler(1000, 1.0) - 1 == pytest.approx(3.2414, rel=0.01)
+
+
+def test_two_ranks_by_hand():
+    """Two ranks, m micro-batches: each is busy m times, and waits once for the other's forward and backward."""
+    for m in (1, 2, 7):
+        time, idle = pipeline_time(costs(2, m))
+        assert time == pytest.approx((m + 1) * (F + B + W)) and idle == pytest.approx(F + B + W)
+        assert pipeline_time(costs(1, m)) == pytest.approx((m * (F + B + W), 0.0))
+
+
+@pytest.mark.parametrize("schedule, v", [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zb-h1", 1), ("zb-v", 2)])
+def test_a_slower_chip_stretches_everything_alike(schedule, v):
+    """Without messages there is nothing but compute, so the whole time scales."""
+    for m in (4, 12):
+        once, slow = (pipeline_time(costs(4, m, v), schedule, slow=s) for s in (1.0, 1.7))
+        assert slow == pytest.approx([1.7 * x for x in once])

@@ -133,3 +133,12 @@ def test_a_ring_has_one_hop_less_than_ranks_and_only_one_of_each_node_leaves_it(
     assert outer.fan * (inner.fan - 1) + outer.fan - 1 == 4095
     empty = time("broadcast", 1e-9, (inner, outer), algorithm="ring")
     assert empty == pytest.approx(hops + CONSTANTS["launch_s"][0], rel=1e-6)
+
+
+@pytest.mark.parametrize("cluster, n", [("dgx_a100", 8), ("dgx_a100", 32), ("dgx_h100", 64), ("atlas_800t_a2", 16)])
+@pytest.mark.parametrize("algorithm", ["ring", "hierarchical", "auto"])
+def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(cluster, n, algorithm):
+    """Of a large buffer, over one tier and over two."""
+    levels, size = place(load_cluster(cluster), n), 4e9
+    both = time("reduce_scatter", size, levels, algorithm) + time("all_gather", size, levels, algorithm)
+    assert time("all_reduce", size, levels, algorithm) == pytest.approx(both, rel=0.02)

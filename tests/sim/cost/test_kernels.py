@@ -102,3 +102,33 @@ def test_attention_kernels_are_chosen_by_vendor_and_unknown_ones_refused():
     assert attention_shares("flash3", H100)[3] == "published"
     with pytest.raises(InputError, match="did you mean 'flash2'"):
         attention_shares("flash22", A100)
+
+
+@pytest.mark.parametrize("chip", ["a100", "h100", "b200", "910b", "mi300x"])
+def test_streaming_kernels_reach_a_part_of_the_memorys_rate(chip):
+    one = load_chip(chip)
+    assert 0.6 < Kernels(one).bandwidth / one.memory_bytes_per_s.value < 1.0
+
+
+def test_a_single_wave_of_the_best_tile_loses_nothing():
+    assert tile_share(256, 128, 8192, 1.0, 1, 0.0) == pytest.approx(1.0)
+    assert tile_share(256, 128 * 7, 8192, 1.0, 7, 0.0) == pytest.approx(1.0)
+    assert tile_share(256, 128, 8192, 3.0, 3, 0.0) == pytest.approx(1.0)  # three in one launch
+
+
+def test_attention_without_a_table_reaches_half_of_its_share_at_its_half():
+    """Keys at which half is reached; a long sequence comes near the whole; narrow heads are slower."""
+    chip = dataclasses.replace(A100, tables="", attention_points=())
+    kernels = Kernels(chip)
+    half = kernels.attention_half
+
+    def rate(m, width=128, backward=False):
+        op = Op("x", "attention", "attention", 1e15, 0.0, m, width, width, 1.0, False, 1.0, backward)
+        return op.flops / kernels._attention(op)
+
+    assert rate(half) == pytest.approx(0.5 * kernels.attention_forward * kernels.matmul_flops[False])
+    assert rate(3 * half) == pytest.approx(1.5 * rate(half))
+    assert rate(half, backward=True) / rate(half) == pytest.approx(
+        kernels.attention_backward / kernels.attention_forward
+    )
+    assert rate(half, width=64) == pytest.approx(rate(half) * 0.5**0.4)

@@ -85,3 +85,14 @@ def test_interest_and_utilisation_of_what_is_owned():
     out = costs(load_cluster("atlas_800t_a2"), 10, HOURS, {"years": 4.0, "utilization": 0.8, "interest": 0.05})
     per_year = 38_600 / 4 + 38_600 / 2 * 0.05
     assert out["own_capital"].value == pytest.approx(10 * per_year / (HOURS_PER_YEAR * 0.8) * 100)
+
+
+def test_capital_is_a_level_payment_at_each_end_of_the_range():
+    """Price over the years, and interest on half of it, for the hours held; low with low, high with high."""
+    cluster = load_cluster("dgx_h100")
+    system = cluster.system_price_usd
+    prices = {"years": 4.0, "utilization": 0.8, "interest": 0.1}
+    out = costs(cluster, 16, HOURS, prices)["own_capital"]
+    share = (1 / 4 + 0.1 / 2) / HOURS_PER_YEAR / 0.8
+    wanted = [16 * p * share * h for p, h in ((system.value, 100), (system.low, 80), (system.high, 150))]
+    assert [out.value, out.low, out.high] == pytest.approx(wanted)

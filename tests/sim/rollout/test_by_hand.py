@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -101,3 +102,9 @@ def test_no_trained_token_is_older_than_the_bound(bound):
     free = simulate(replace(case, policy=replace(case.policy, filter_staleness_above=None)))
     assert max(result.staleness.oldest) <= bound < max(free.staleness.oldest)
     assert result.counts["too_stale"] > 0 == free.counts["too_stale"]
+
+
+@pytest.mark.parametrize("share, z", [(0.9, 1.2815515655446004), (0.99, 2.3263478740408408)])
+def test_a_median_and_a_percentile_make_the_log_normal_through_both(share, z):
+    lengths = Lengths.lognormal(median=1000, percentile=(share, 3000))
+    assert lengths.sigma == pytest.approx(math.log(3) / z)

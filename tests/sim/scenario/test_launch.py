@@ -11,6 +11,7 @@ from sim.cli.main import main
 from sim.scenario.launch.deepspeed import read as deepspeed
 from sim.scenario.launch.megatron import read as megatron
 from sim.scenario.launch.mindformers import read as mindformers
+from sim.scenario.launch.read import scenario_of
 from sim.scenario.launch.shell import flags
 from sim.scenario.launch.torchtitan import read as torchtitan
 from tests.gallery.read import HERE
@@ -61,6 +62,9 @@ GPT |= {"max-position-embeddings": "1024", "vocab-size": "50257"}
         ({"make-vocab-size-divisible-by": "1"}, "model.vocab", 50257),
         ({}, "model.positions", 1024),
         ({"position-embedding-type": "rope"}, "model.positions", None),
+        ({}, "model.norm", "layer"),
+        ({"normalization": "RMSNorm"}, "model.norm", "rms"),
+        ({"optimizer": "muon"}, "options.optimizer", "muon"),
         ({"num-query-groups": "4"}, "model.kv_heads", None),  # counts only with --group-query-attention
         ({"num-query-groups": "4", "group-query-attention": True}, "model.kv_heads", 4),
         ({}, "model.qkv_bias", True),
@@ -100,6 +104,42 @@ def test_megatrons_defaults_are_its_own(more, path, value):
     for key in path.split("."):
         at = at.get(key)
     assert at == value
+
+
+TITAN = {"model": {"name": "llama3", "flavor": "8B"}, "training": {"local_batch_size": 8, "seq_len": 8192}}
+
+
+@pytest.mark.parametrize(
+    "parallelism, plan, micro, schedule",
+    [
+        ({}, {"tp": 1, "pp": 1}, 8, None),
+        ({"expert_parallel_degree": 4, "context_parallel_degree": 2}, {"tp": 1, "pp": 1, "ep": 4, "cp": 2}, 8, None),
+        ({"pipeline_parallel_degree": 4}, {"tp": 1, "pp": 4, "vpp": 2}, 1, "interleaved"),  # torchtitan's defaults
+        ({"pipeline_parallel_degree": 4, "pipeline_parallel_schedule": "1F1B"}, {"tp": 1, "pp": 4}, 1, "1f1b"),
+        ({"pipeline_parallel_degree": 4, "pipeline_parallel_microbatch_size": 2}, {"tp": 1, "pp": 4, "vpp": 2}, 2,
+         "interleaved"),
+    ],
+)  # fmt: skip
+def test_torchtitans_pipelines(parallelism, plan, micro, schedule):
+    launch = torchtitan(TITAN | {"parallelism": parallelism}, "job.toml")
+    assert launch.plan == plan and launch.run["micro_batch"] == micro and launch.run.get("schedule") == schedule
+    assert launch.run["local_batch"] == 8 and launch.options["zero"] == 3
+
+
+@pytest.mark.parametrize(
+    "mode, recompute",
+    [
+        ({"mode": "none"}, "none"),
+        ({"mode": "full"}, "full"),
+        ({"mode": "selective", "selective_ac_option": "op"}, "selective_ops"),
+        ({"mode": "selective", "selective_ac_option": "1"}, "full"),
+        ({"mode": "selective", "selective_ac_option": "2"}, {"kind": "full", "layers": 16}),  # every second of 32
+        ({"mode": "selective", "selective_ac_option": 4}, {"kind": "full", "layers": 8}),
+    ],
+)
+def test_torchtitans_checkpointing(mode, recompute):
+    launch = torchtitan(TITAN | {"activation_checkpoint": mode}, "job.toml")
+    assert scenario_of(launch, "job", chips=8)["recompute"] == recompute
 
 
 @pytest.mark.parametrize("layout, chunks, ahead", [("Et|t|t|tL", [1, 1, 1, 1], 0), ("E|(t|)*3tmL", [0, 1, 1, 1, 1], 0)])

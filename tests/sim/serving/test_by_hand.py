@@ -5,8 +5,8 @@ import pytest
 from sim.serving.deployment import Deployment
 from sim.serving.memory import chip_memory
 from sim.serving.simulate import Fleet, simulate
-from sim.serving.step_time import decode_step, prefill
-from sim.serving.workload import ServingWorkload
+from sim.serving.step_time import decode_step, flops_per_token, prefill
+from sim.serving.workload import RequestLengths, ServingWorkload
 
 
 class Fixed:
@@ -131,3 +131,25 @@ def test_chips_that_share_each_expert_have_no_imbalance():
 def test_imbalance_while_prefilling_stretches_the_whole_step():
     even, uneven = (prefill(wide(prefill_imbalance=x), 4096, prompts=4) for x in (1.0, 1.5))
     assert uneven.total_s == pytest.approx(1.5 * even.total_s) and uneven.tokens == even.tokens == 4 * 4096 * 32
+
+
+def test_stages_add_the_hops_between_them():
+    """A slower network takes its longer hops, and nothing else of a step of dense layers on one chip a stage."""
+    d = Deployment.of("llama3_8b", "dgx_h100", chips=2, pp=2, precision="bf16", kv="bf16")
+    step = decode_step(d, 4, 1000)
+    assert step.total_s == pytest.approx(sum(step.parts.values())) and step.parts["stage hops"] > 0
+    wire = decode_step(d, 4, 1000, "roofline").parts["stage hops"]  # without what starting a message takes
+    assert 0 < wire < step.parts["stage hops"]
+
+
+def test_flops_of_a_token_by_hand():
+    """GLM-5 with 10,000 tokens behind: absorbed attention over 2,048 chosen keys, the indexer over all of them."""
+    m, context = D.model, 10_000
+    attention = m.layers * m.heads * 2048 * 2 * (512 + 64 + 512)  # scores over latent and position, values over latent
+    indexer = m.indexer_full_layers * 32 * context * 2 * (128 + 1)
+    linear = m.flops_breakdown(1, sparse=True)["linear"]
+    assert flops_per_token(D, context) == pytest.approx(linear + attention + indexer)
+
+
+def test_lengths_between_two_bounds_have_their_middle_as_mean():
+    assert RequestLengths.of({"low": 100, "high": 300}).mean == 200

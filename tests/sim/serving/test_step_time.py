@@ -6,7 +6,7 @@ import pytest
 
 from minglm.errors import InputError
 from sim.serving.deployment import Deployment
-from sim.serving.operators import Roof, decode_all_to_all
+from sim.serving.messages import decode_all_to_all
 from sim.serving.stacks import list_stacks, load_stack
 from sim.serving.step_time import decode_step, flops_per_token, largest_batch, prefill, tpot
 from sim.spec.hardware import chip_from, cluster_from
@@ -52,8 +52,8 @@ def test_large_batch_approaches_the_roofline_from_memory_bound_decoding():
 @pytest.mark.parametrize("width, dispatch, combine", [(8, 77, 114), (128, 192, 369), (256, 194, 360)])
 def test_all_to_all_of_the_measured_message_takes_the_measured_time(width, dispatch, combine):
     d = Deployment.of("deepseek_v3", "h800_deepseek", chips=width, stack="deepseek-inhouse")
-    assert decode_all_to_all(Roof(d, "hybrid"), 128) == pytest.approx((dispatch + combine) * 1e-6, rel=1e-6)
-    assert decode_all_to_all(Roof(d, "hybrid"), 1) == pytest.approx(2 * 30e-6, rel=0.1)  # the floor
+    assert decode_all_to_all(d, 128, True) == pytest.approx((dispatch + combine) * 1e-6, rel=1e-6)
+    assert decode_all_to_all(d, 1, True) == pytest.approx(2 * 30e-6, rel=0.1)  # the floor
 
 
 def test_latency_between_two_widths_lies_between():

@@ -136,3 +136,23 @@ QWEN_VL |= {"num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings
 )
 def test_a_language_model_beside_or_inside_a_wrapper_of_any_name(config):
     assert from_hf(config).total_params() / 1e9 == pytest.approx(7.616, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "keys, windowed",
+    [
+        ({"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 21}, 7),
+        ({"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 21}, 0),  # as Qwen2.5 says it
+        ({"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 28}, 0),
+        ({"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 30}, 0),
+    ],
+)
+def test_qwens_windows_begin_after_their_first_full_layers(keys, windowed):
+    spec = from_hf({"model_type": "qwen2", **QWEN_VL, **keys})
+    assert spec.window_layers == windowed and (spec.window == 4096 or not windowed)
+
+
+@pytest.mark.parametrize("layers, full", [(62, 10), (48, 8), (34, 5), (7, 1), (5, 0)])
+def test_every_sixth_layer_of_gemma_3_sees_all(layers, full):
+    spec = from_hf({"model_type": "gemma3_text", "num_hidden_layers": layers})
+    assert layers - spec.window_layers == full

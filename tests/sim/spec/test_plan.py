@@ -97,3 +97,24 @@ def test_values_out_of_range_are_refused(given, words):
 def test_unknown_keys_name_the_nearest():
     with pytest.raises(InputError, match="did you mean 'micro_batch'"):
         Plan.from_dict({"micro_batchs": 2})
+
+
+def test_every_layout_holds_every_layer_once():
+    for mtp in (0, 1, 2):
+        for n in range(1, 17):
+            for layers in range(n, 100, 3):
+                chunks = Plan(pp=n).chunk_layers(layers, mtp)
+                assert len(chunks) == n and sum(chunks) == layers and min(chunks) >= 0, (layers, n, mtp)
+                inner = chunks[1:-1]
+                assert not inner or max(inner) - min(inner) <= 1, (layers, n, mtp)
+
+
+def test_what_is_left_over_goes_to_the_middle():
+    # 33 layers, embedding and head are 35 units over 4: 8 each and 3 more, the first three
+    assert Plan(pp=4).chunk_layers(33) == (8, 9, 9, 7)
+    assert Plan(pp=5).chunk_layers(31) == (5, 7, 7, 7, 5)  # 33 units: 6 each and 3 more, the middle three
+
+
+def test_a_plan_of_too_many_replicas_is_told_how_many_fit():
+    with pytest.raises(InputError, match="lower dp to 1"):
+        check(Plan(tp=8, dp=2), LLAMA, Workload(2, 4096), 8)

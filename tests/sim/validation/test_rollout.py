@@ -7,7 +7,8 @@ import pytest
 from minglm.errors import InputError
 from sim.cli import main
 from sim.rollout.scenario import canonical
-from sim.validation import rollout
+from sim.validation import rollout, rollout_summary
+from sim.validation.rollout_summary import Compared
 
 WHOLE = rollout.document()
 
@@ -59,6 +60,7 @@ def test_the_fit_hits_its_row_and_the_others_are_predicted(one_family):
 def test_errors_are_points_for_gains_and_distances_for_ranges():
     assert rollout.error_of("gain", 0.3, 0.25) == pytest.approx(-0.05)
     assert rollout.error_of("step_s", 100, 110) == pytest.approx(0.1)
+    assert rollout.error_of("tail_share", 0.4, 0.5) == pytest.approx(0.1)
     assert rollout.error_of("gain", [0.08, 0.11], 0.1) == 0 and rollout.error_of(
         "gain", [0.08, 0.11], 0.15
     ) == pytest.approx(0.04)
@@ -70,3 +72,32 @@ def test_command(one_family, capsys):
     assert "Holdout rows" in out and "Calibration rows" in out and "235B DAPO" in out
     assert main.main(["validate", "--rollouts", "--json"]) == 0
     assert {"rows", "mape_holdout", "worst_holdout", "count_calibration"} <= set(json.loads(capsys.readouterr().out))
+
+
+def test_the_summary_tells_families_apart_and_leaves_each_out(one_family, capsys):
+    assert main.main(["validate", "--rollouts", "--summary", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"] == report["all"]["rows"] == 2 and report["by_framework"]["verl"]["rows"] == 2
+    assert report["by_family"]["cann-235b"]["worst"] == report["all"]["worst"]
+    # without its own scalar a time is taken as the rooflines have it, which are too fast for that machine
+    assert report["left_out"]["mean"] > report["all"]["mean"] and report["left_out"]["worst"] < 0
+    assert main.main(["validate", "--rollouts", "--summary"]) == 0
+    assert "family left out" in capsys.readouterr().out
+
+
+def test_a_family_left_out_takes_the_share_of_the_cap_that_others_have(monkeypatch):
+    assert rollout_summary.borrowed("seer") is None
+    assert rollout_summary.borrowed("cann-235b") == ("decode_scale", 1.0)
+    found = {"april-grpo": 8192.0, "verl-7b": 7168.0, "areal": 1.0, "areal-interrupt": 6912.0}
+    monkeypatch.setattr(rollout, "fitted", lambda name: ("mean", found[name], "row"))
+    # 8,192 of 16,384, 7,168 of 28,672 and 6,912 of 27,648 tokens: 1/2, 1/4, 1/4
+    assert rollout_summary.borrowed("areal") == ("mean", pytest.approx(27648 * (1 / 32) ** (1 / 3)))
+
+
+def test_coverage_by_hand():
+    rows = [Compared(f"a{i}", "a", 0.0, factor) for i, factor in enumerate((0.8, 0.9, 1.0, 1.1, 1.2))]
+    rows += [Compared("b", "b", 0.0, 1.0), Compared("b-out", "b", 0.0, 3.0), Compared("b-share", "b", 0.1, None)]
+    c = rollout_summary.coverage(rows)
+    assert c["rows"] == 7  # a share has no ratio
+    # of family b, 1.0 lies within 0.8 to 1.2 and 3.0 does not; of a, those from 1.0 on lie within 1.0 to 3.0
+    assert c["inside_80"] == pytest.approx(4 / 7)

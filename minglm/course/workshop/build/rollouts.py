@@ -139,7 +139,7 @@ def side_by_side(make: Callable, optimizer: Callable, log_probs: Callable, updat
 
 def rewards_and_lengths(curves: Mapping[str, Mapping[str, list[float]]], over: int = 5) -> tuple[Any, str]:
     """Rewards over the updates, each a mean of the last `over`, and in words the lengths."""
-    fig = plots.figure("Reward of the learner's policy", "update", "mean reward (share of answers with the letter)")
+    fig = plots.figure("Reward of the learner's policy", "update", "mean reward")
     if not curves:
         return fig, "An empty chart: a part is still to be written."
     words = []

@@ -70,7 +70,7 @@ check("build_0.merge", merge)
 # `count` times: take the most frequent pair, give it the next free symbol (256 for the first merge), and replace it in all pieces. Where several pairs are equally frequent, take the smallest one: `(3, 9)` before `(4, 1)`. Stop early when no pair is left.
 # %%
 def learn(words, count):
-    """words as above, count int -> list of pairs, in the order in which they were merged"""
+    """words as above, count int -> list of pairs, in the order of their merging"""
     ### BEGIN SOLUTION
     words, merges = dict(words), []
     for new in range(256, 256 + count):

@@ -18,6 +18,8 @@ from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import pictures
 
 torch.manual_seed(0)
+
+
 # %% [markdown]
 # ## 1. RMSNorm
 #
@@ -47,8 +49,12 @@ class RMSNorm(nn.Module):
         mean_square = x.square().mean(-1, keepdim=True)
         return x * torch.rsqrt(mean_square + self.eps) * self.weight
         ### END SOLUTION
+
+
 # %%
 check("build_1.rms_norm", RMSNorm)
+
+
 # %% [markdown]
 # ## 2. SwiGLU
 #
@@ -72,6 +78,8 @@ class SwiGLU(nn.Module):
         ### BEGIN SOLUTION
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         ### END SOLUTION
+
+
 # %%
 check("build_1.swiglu", SwiGLU)
 # %% [markdown]
@@ -80,6 +88,8 @@ check("build_1.swiglu", SwiGLU)
 # A layer is two blocks, attention and feed-forward. Each one **adds** to what came in, and reads it through a norm (pre-norm). The picture shows why the addition matters: how much of the gradient reaches the first of many layers, with the addition and, as a control, without it.
 # %%
 show(*pictures.residual_gradients(depth=pick(32, 8), norm=RMSNorm, layer=SwiGLU))
+
+
 # %% [markdown]
 # `norm` and `layer` are modules or functions. Write the block.
 # %%
@@ -88,8 +98,12 @@ def block(x, norm, layer):
     ### BEGIN SOLUTION
     return x + layer(norm(x))
     ### END SOLUTION
+
+
 # %%
 check("build_1.block", block)
+
+
 # %% [markdown]
 # ## 4. Rotary position
 #
@@ -115,8 +129,12 @@ def rope_table(positions, width, theta):
     angle = positions.float()[:, None] * theta ** (-pairs / width)
     return torch.polar(torch.ones_like(angle), angle)
     ### END SOLUTION
+
+
 # %%
 check("build_1.rope_table", rope_table)
+
+
 # %% [markdown]
 # Now turn. `torch.view_as_complex` sees the last axis, of width 2, as a complex number (its input must be contiguous), `torch.view_as_real` is the way back, and `unflatten(-1, (-1, 2))` cuts an axis into pairs.
 # %%
@@ -126,10 +144,14 @@ def apply_rope(x, table):
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * table[:, None]).flatten(-2)
     ### END SOLUTION
+
+
 # %%
 check("build_1.apply_rope", apply_rope)
 # %%
 show(*pictures.scores_by_distance(rope_table, apply_rope))
+
+
 # %% [markdown]
 # ## 5. MLA, expanded
 #
@@ -156,6 +178,8 @@ def expanded(q_nope, q_rope, latent, up_k, up_v, allowed):
     weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
     return torch.einsum("bhts,bshv->bthv", weights, values)
     ### END SOLUTION
+
+
 # %%
 check("build_1.expanded", expanded)
 # %% [markdown]
@@ -168,6 +192,8 @@ check("build_1.expanded", expanded)
 # So carry the **query** into the latent space once, attend to the latents themselves, and bring only the mixed latent back with `up_v`. Same values, no key ever built. The picture counts multiplications of one layer of GLM-5 for one query, by the length of the cache.
 # %%
 show(*pictures.multiplications_by_length())
+
+
 # %%
 def absorbed(q_nope, q_rope, latent, up_k, up_v, allowed):
     """Arguments and result as in `expanded`."""
@@ -181,8 +207,12 @@ def absorbed(q_nope, q_rope, latent, up_k, up_v, allowed):
     mixed = torch.einsum("bhts,bsl->bthl", weights, latent[..., :L])
     return torch.einsum("bthl,hvl->bthv", mixed, up_v)
     ### END SOLUTION
+
+
 # %%
 check("build_1.absorbed", absorbed)
+
+
 # %% [markdown]
 # ## 7. The attention layer
 #
@@ -248,8 +278,12 @@ class MLA(nn.Module):
         out = expanded(q_nope, q_rope, latent, *self.up_projections(), allowed)
         return self.o_proj(out.flatten(-2))
         ### END SOLUTION
+
+
 # %%
 check("build_1.mla", MLA)
+
+
 # %% [markdown]
 # ## 8. Inside the real model
 #

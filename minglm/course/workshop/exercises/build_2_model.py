@@ -23,6 +23,8 @@ from minglm.course.workshop.build import pictures, solved
 first = solved("build_1_layers")
 RMSNorm, SwiGLU, block = first["RMSNorm"], first["SwiGLU"], first["block"]
 rope_table, apply_rope, MLA = first["rope_table"], first["apply_rope"], first["MLA"]
+
+
 # %% [markdown]
 # ## 1. The lightning indexer
 #
@@ -59,11 +61,16 @@ class Indexer(nn.Module):
         q = self.wq_b(compressed).unflatten(-1, (self.heads, self.width))
         k = self.k_norm(self.wk(x)).unsqueeze(2)
         r = self.rope
-        q, k = (torch.cat((apply_rope(t[..., :r], table), t[..., r:]), -1) for t in (q, k))
+        q = torch.cat((apply_rope(q[..., :r], table), q[..., r:]), -1)
+        k = torch.cat((apply_rope(k[..., :r], table), k[..., r:]), -1)
         return q, k.squeeze(2), self.weights_proj(x) * (self.heads * self.width) ** -0.5
         ### END SOLUTION
+
+
 # %%
 check("build_2.indexer", Indexer)
+
+
 # %%
 def index_scores(q, k, w):
     """q (B, T, Hi, Di), k (B, S, Di), w (B, T, Hi) -> I (B, T, S)"""
@@ -71,8 +78,12 @@ def index_scores(q, k, w):
     dots = torch.einsum("bthd,bsd->bths", q, k).relu()
     return torch.einsum("bth,bths->bts", w, dots)
     ### END SOLUTION
+
+
 # %%
 check("build_2.index_scores", index_scores)
+
+
 # %% [markdown]
 # ## 2. Choose, causally
 #
@@ -90,11 +101,16 @@ def select(scores, k):
     """scores (B, T, T), k <= T -> (B, T, k) int64"""
     ### BEGIN SOLUTION
     future = torch.ones_like(scores).triu(1).bool()
-    values, index = scores.masked_fill(future, -torch.inf).sort(descending=True, stable=True)
+    seen = scores.masked_fill(future, -torch.inf)
+    values, index = seen.sort(descending=True, stable=True)
     return index[..., :k].masked_fill(values[..., :k] == -torch.inf, -1)
     ### END SOLUTION
+
+
 # %%
 check("build_2.select", select)
+
+
 # %% [markdown]
 # ## 3. Attention over the chosen keys
 #
@@ -114,8 +130,12 @@ def sparse(q_nope, q_rope, latent, up_k, up_v, chosen):
     mixed = torch.einsum("bthk,btkl->bthl", weights, keys[..., :L])
     return torch.einsum("bthl,hvl->bthv", mixed, up_v)
     ### END SOLUTION
+
+
 # %%
 check("build_2.sparse", sparse)
+
+
 # %% [markdown]
 # ## 4. The router and its bias
 #
@@ -148,10 +168,14 @@ class Router(nn.Module):
         load = counts.float()
         self.e_score_correction_bias += rate * torch.sign(load.mean() - load)
         ### END SOLUTION
+
+
 # %%
 check("build_2.router", Router)
 # %%
 show(*pictures.balance_over_steps(Router))
+
+
 # %% [markdown]
 # ## 5. The experts
 #
@@ -194,8 +218,12 @@ class MoE(nn.Module):
         counts = torch.bincount(chosen.flatten(), minlength=scores.shape[-1])
         return out.view_as(x), counts
         ### END SOLUTION
+
+
 # %%
 check("build_2.moe", MoE)
+
+
 # %% [markdown]
 # ## 6. The model
 #
@@ -250,8 +278,7 @@ class GLM(nn.Module):
         C, V = config.hidden_size, config.vocab_size
         self.embed_tokens = nn.Embedding(V, C)
         self.layers = nn.ModuleList(
-            Layer(config, i >= config.first_k_dense_replace, attention)
-            for i in range(config.num_hidden_layers)
+            Layer(config, i >= config.first_k_dense_replace, attention) for i in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(C, config.rms_norm_eps)
         self.lm_head = nn.Linear(C, V, bias=False)
@@ -268,8 +295,12 @@ class GLM(nn.Module):
             x = layer(x, table)
         return self.lm_head(self.norm(x))
         ### END SOLUTION
+
+
 # %%
 check("build_2.glm", GLM)
+
+
 # %% [markdown]
 # ## 7. Inside the real model
 #
@@ -288,6 +319,7 @@ show(*pictures.compared(parts, control=("Router", BiasInGates)))
 # The same `GLM`, with `ModelConfig.named("glm5")`, is the model of 744 billion parameters: only the widths differ. On the `meta` device it takes no memory, but it can be counted.
 # %%
 config = ModelConfig.named("glm5")
-print(f"{config.num_params() / 1e9:.0f}B parameters, {config.num_active_params() / 1e9:.0f}B active")
+whole, active = config.num_params() / 1e9, config.num_active_params() / 1e9
+print(f"{whole:.0f}B parameters, {active:.0f}B active")
 # %% [markdown]
 # **Next:** [build 3](build_3_losses.ipynb): the losses after pre-training.

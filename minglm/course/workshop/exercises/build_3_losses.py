@@ -16,6 +16,8 @@ from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import pictures
 
 torch.manual_seed(0)
+
+
 # %% [markdown]
 # ## 1. SFT: only the answer counts
 #
@@ -27,8 +29,12 @@ def sft_loss(logits, targets, mask):
     logp = logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return -logp[mask].mean()
     ### END SOLUTION
+
+
 # %%
 check("build_3.sft_loss", sft_loss)
+
+
 # %% [markdown]
 # ## 2. Advantages of a group
 #
@@ -49,6 +55,8 @@ def advantages(rewards, divide):
     spread = rewards.std(1, keepdim=True, correction=0)
     return torch.where(spread > 1e-6, centred / spread.clamp(min=1e-6), 0.0)
     ### END SOLUTION
+
+
 # %%
 check("build_3.advantages", advantages)
 # %% [markdown]
@@ -57,6 +65,8 @@ check("build_3.advantages", advantages)
 # *r* = π/π_old, from log-probabilities. The loss of a token is −min( *r*·A, clip(*r*)·A ), with clip(*r*) between 1 − low and 1 + high. The picture shows what the minimum does: it takes the gradient away only where the policy has **already** moved far in the direction that the advantage asks for.
 # %%
 show(*pictures.clipped_by_ratio())
+
+
 # %%
 def clipped(logp, logp_old, advantage, low, high):
     """logp and logp_old (N, T), advantage (N,) -> loss of each token (N, T)"""
@@ -65,8 +75,12 @@ def clipped(logp, logp_old, advantage, low, high):
     A = advantage[:, None]
     return -torch.minimum(ratio * A, ratio.clamp(1 - low, 1 + high) * A)
     ### END SOLUTION
+
+
 # %%
 check("build_3.clipped", clipped)
+
+
 # %% [markdown]
 # ## 4. KL to a reference
 #
@@ -78,8 +92,12 @@ def k3(logp, logp_ref):
     d = logp_ref - logp
     return d.exp() - 1 - d
     ### END SOLUTION
+
+
 # %%
 check("build_3.k3", k3)
+
+
 # %% [markdown]
 # ## 5. Three ways to average
 #
@@ -92,7 +110,7 @@ check("build_3.k3", k3)
 # In GRPO a token of a long answer counts less than one of a short answer; in DAPO and Dr. GRPO all count alike.
 # %%
 def average(losses, mask, how, length):
-    """losses (N, T), mask (N, T) bool with a True in each row, how a name, length int -> scalar"""
+    """losses (N, T), mask (N, T) bool, a True in each row, length int -> scalar"""
     ### BEGIN SOLUTION
     losses = losses.where(mask, 0.0)
     if how == "grpo":
@@ -101,6 +119,8 @@ def average(losses, mask, how, length):
         return losses.sum() / mask.sum()
     return losses.sum() / (len(losses) * length)
     ### END SOLUTION
+
+
 # %%
 check("build_3.average", average)
 # %%

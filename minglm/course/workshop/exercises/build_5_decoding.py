@@ -30,7 +30,8 @@ def select(scores, k):
     ### BEGIN SOLUTION
     T, S = scores.shape[1:]
     future = torch.ones_like(scores).triu(1 + S - T).bool()
-    values, index = scores.masked_fill(future, -torch.inf).sort(descending=True, stable=True)
+    seen = scores.masked_fill(future, -torch.inf)
+    values, index = seen.sort(descending=True, stable=True)
     return index[..., :k].masked_fill(values[..., :k] == -torch.inf, -1)
     ### END SOLUTION
 # %%
@@ -57,7 +58,8 @@ def attend(attn, x, table, past):
     if past is not None:
         latent = torch.cat((past[0], latent), 1)
         keys = torch.cat((past[1], keys), 1)
-    chosen = select(index_scores(q, keys, w), min(attn.config.index_topk, keys.shape[1]))
+    k = min(attn.config.index_topk, keys.shape[1])
+    chosen = select(index_scores(q, keys, w), k)
     out = sparse(q_nope, q_rope, latent, *attn.up_projections(), chosen)
     return attn.o_proj(out.flatten(-2)), (latent, keys)
     ### END SOLUTION
@@ -141,7 +143,8 @@ check("build_5.decode", decode)
 # %% [markdown]
 # What does the cache save? Below, multiplications and additions for each further token: reading the whole text again, and with the cache.
 # %%
-show(*decoding.work_by_length(continued, GLM, lengths=pick((16, 32, 64, 128, 256), (8, 16))))
+lengths = pick((16, 32, 64, 128, 256), (8, 16))
+show(*decoding.work_by_length(continued, GLM, lengths))
 # %% [markdown]
 # ## 7. Multi-token prediction
 #
@@ -174,7 +177,7 @@ check("build_5.mtp", MTP)
 # What is right for it? With `targets[i]` the token after position i, depth d (1, 2, …) predicts `targets[i + d]` at position i; the last d positions have none. A target in another document does not count: `doc_start[i]` says where the document of position i begins, and two positions are in one document when theirs are equal.
 # %%
 def labels(targets, doc_start, depth):
-    """targets, doc_start (B, T) int64 -> (B, T - depth), -100 where the document ends"""
+    """targets, doc_start (B, T) int64 -> (B, T - depth), -100 in other documents"""
     ### BEGIN SOLUTION
     other = doc_start[:, depth:] != doc_start[:, : targets.shape[1] - depth]
     return targets[:, depth:].masked_fill(other, -100)

@@ -31,7 +31,10 @@ def choose(plans, deadline, budget, sure):
         good = sum(days <= deadline and dollars <= budget for days, dollars in draws)
         return good >= sure * len(draws) - 1e-9
 
-    safe = {n: sum(d for _, d in draws) / len(draws) for n, draws in plans.items() if meets(draws)}
+    safe = {}
+    for name, draws in plans.items():
+        if meets(draws):
+            safe[name] = sum(dollars for _, dollars in draws) / len(draws)
     return min(safe, key=safe.get) if safe else None
     ### END SOLUTION
 # %%

@@ -73,7 +73,7 @@ check("scale_01.crossing", crossing)
 def slow_down(n, left):
     """int >= 2, 0 < left <= 1 -> factor"""
     ### BEGIN SOLUTION
-    # In the ring's first round nobody waits for the slow link yet; it sends in every one of the 2(n - 1) rounds.
+    # Its rank sends in every one of the rounds, and is never idle.
     return 1 / left
     ### END SOLUTION
 # %%

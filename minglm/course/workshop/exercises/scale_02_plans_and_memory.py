@@ -42,16 +42,19 @@ check("scale_02.in_flight", in_flight)
 # %% [markdown]
 # ## 3. The receipt
 #
-# A pipeline of `ranks` ranks under 1F1B. Rank r holds `layers[r]` layers; a layer has `layer_params` parameters on this rank and keeps `layer_bytes` for each micro-batch in flight. The first rank has the embedding and the last the head, `vocab_params` each (with one rank, both). The last rank also needs `logits_bytes` once. Give for each rank a dict with "weights", "gradients", "optimiser", "activations", "logits" and "total", all bytes.
+# A pipeline of `ranks` ranks under 1F1B, with m micro-batches. Rank r holds `layers[r]` layers; a layer has `layer_params` parameters on this rank and keeps `layer_bytes` for each micro-batch in flight. The first rank has the embedding and the last the head, `vocab_params` each (with one rank, both). The last rank also needs `logits_bytes` once. Give for each rank a dict with "weights", "gradients", "optimiser", "activations", "logits" and "total", all bytes.
 # %%
-def receipt(layers, layer_params, vocab_params, layer_bytes, logits_bytes, micro_batches, zero, dp):
+def receipt(
+    layers, layer_params, vocab_params, layer_bytes, logits_bytes, m, zero, dp
+):
     """layers list of ints, the rest numbers -> list of dicts, one a rank"""
     ### BEGIN SOLUTION
     ranks, out = len(layers), []
     for r, count in enumerate(layers):
         ends = (r == 0) + (r == ranks - 1)
-        weights, gradients, optimiser = states(count * layer_params + ends * vocab_params, zero, dp)
-        held = in_flight("1f1b", r, ranks, micro_batches)
+        params = count * layer_params + ends * vocab_params
+        weights, gradients, optimiser = states(params, zero, dp)
+        held = in_flight("1f1b", r, ranks, m)
         parts = {
             "weights": weights,
             "gradients": gradients,

@@ -105,6 +105,7 @@ for m in (4, 8, 16):
     for name, schedule in (("1F1B", one_f_one_b), ("ZB-H1", zero_bubble)):
         try:
             orders = [schedule(r, 4, m) for r in range(4)]
-            print(f"{m:2} micro-batches, {name:5}: bubble {bubble(orders, times, 0.0):.1%}")
+            idle = bubble(orders, times, 0.0)
+            print(f"{m:2} micro-batches, {name:5}: bubble {idle:.1%}")
         except NotImplementedError:
             print(f"{m:2} micro-batches, {name:5}: still to be written")

@@ -76,7 +76,10 @@ check("scale_05.replay", replay)
 def best(candidates, log, hours, save, restart):
     """list of hours -> one of them"""
     ### BEGIN SOLUTION
-    return max(candidates, key=lambda every: (replay(log, hours, every, save, restart), every))
+    def worth(every):
+        return replay(log, hours, every, save, restart), every
+
+    return max(candidates, key=worth)
     ### END SOLUTION
 # %%
 check("scale_05.best", best)

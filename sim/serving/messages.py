@@ -1,0 +1,107 @@
+"""What the chips of an instance send each other in a layer: all-reduces of attention groups, messages of experts.
+
+Each function gives seconds, `hybrid` (measured latencies, links with their efficiency) or at line rate alone.
+
+Symbols: T query tokens of one attention group, C hidden, K experts chosen.
+"""
+
+from __future__ import annotations
+
+from sim.cost import collectives
+from sim.cost.operators_moe import expected_nodes
+from sim.serving.deployment import Deployment
+
+TABLE_BYTES = 128 * 8 * 7168.0  # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
+_TABLE_TIERS = {"nvlink", "infiniband", "ub"}
+
+
+def shared_apart(d: Deployment) -> bool:
+    """The shared expert lives on chips of its own, reached like a routed one (CloudMatrix-Infer)."""
+    return bool(d.stack.get("shared_spread", 0.0)) and not d.tensor_experts
+
+
+def copies_sent(d: Deployment) -> float:
+    """Copies of a token that the all-to-all sends out."""
+    return d.model.experts_per_token + (d.model.shared_experts if shared_apart(d) else 0)
+
+
+def all_reduce(d: Deployment, T: float, hybrid: bool) -> float:
+    """One all-reduce of [T, C] in an attention group: the faster of the collective and of one shot (all read all)."""
+    size = 2.0 * T * d.model.hidden
+    if d.attention_tp == 1:
+        return 0.0
+    levels = collectives.place(d.cluster, d.attention_tp)
+    n, rate = d.attention_tp, min(level.bytes_per_s for level in levels)
+    if not hybrid:
+        return 2.0 * size * (n - 1) / n / max(level.tier.bytes_per_s.value for level in levels)
+    return min(collectives.time("all_reduce", size, levels), d.stack["one_shot_s"] + size * (n - 1) / rate)
+
+
+def _line_rate(d: Deployment) -> float:
+    levels = collectives.place(d.cluster, d.chips)
+    return max(level.tier.bytes_per_s.value for level in levels)
+
+
+def decode_all_to_all(d: Deployment, T: float, hybrid: bool) -> float:
+    """Dispatch and combine of one layer, T tokens per attention group split over its chips."""
+    m = d.model
+    if d.tensor_experts or d.chips == 1:
+        return 0.0
+    values = T / d.attention_tp * copies_sent(d) * m.hidden
+    sent = 1.0 if d.format.dense_bytes < 2 else 2.0
+    if not hybrid:
+        return values * (sent + 2.0) * (1 - 1 / d.chips) / _line_rate(d)
+    levels = collectives.place(d.cluster, d.chips)
+    table = d.stack.ep_latency(d.chips)
+    if table and {level.tier.name for level in levels} <= _TABLE_TIERS:
+        floor, x = d.stack["ep_floor_s"], values / TABLE_BYTES
+        sparse = sum(floor + max(t - floor, 0.0) * x * (sent if i == 0 else 1.0) for i, t in enumerate(table))
+        gathers = d.stack.get("gather_tokens", 0.0) and len(levels) == 1
+        return min(sparse, _gathered(d, T)) if gathers else sparse
+    dedup = _dedup(d, levels)
+    return sum(collectives.time("all_to_all", values * b, levels, dedup=dedup) for b in (sent, 2.0))
+
+
+def _gathered(d: Deployment, T: float) -> float:
+    """Dispatch and combine inside one fast domain as an all-gather and a reduce-scatter of all tokens in bf16, each in
+    one shot: what engines run in a node where nobody chose a kernel for expert parallelism."""
+    level = collectives.place(d.cluster, d.chips)[0]
+    size = 2.0 * T * d.groups * d.model.hidden * (1.0 - 1.0 / d.chips)
+    return 2.0 * (d.stack["one_shot_s"] + size / level.bytes_per_s)
+
+
+def _dedup(d: Deployment, levels) -> float:
+    """Copies of a token that cross nodes when a node gets one copy / copies without that."""
+    inside = collectives.members_inside(levels)
+    nodes = max(1.0, d.chips / inside)
+    if nodes <= 1:
+        return 1.0
+    chosen = d.model.experts_per_token
+    limit = d.stack.get("prefill_node_limit", 4.0) or nodes
+    remote = expected_nodes(nodes, chosen, min(limit, nodes)) * (nodes - 1) / nodes
+    return min(1.0, remote / (chosen * (nodes - 1) / nodes))
+
+
+def prefill_all_to_all(d: Deployment, T: float, hybrid: bool) -> float:
+    """Dispatch and combine of one layer while prefilling, by the kernels made for bandwidth."""
+    m = d.model
+    if d.tensor_experts or d.chips == 1:
+        return 0.0
+    tokens = T / d.attention_tp
+    sent = 1.0 if d.format.dense_bytes < 2 else 2.0
+    levels = collectives.place(d.cluster, d.chips)
+    nodes = max(1.0, d.chips / collectives.members_inside(levels))
+    rate = d.stack.get("prefill_ep_bytes_per_s", 0.0) if hybrid else _line_rate(d)
+    names = {level.tier.name for level in levels}
+    if rate and names <= _TABLE_TIERS and (nodes > 1 or "ub" in names):
+        limit = d.stack.get("prefill_node_limit", 4.0)
+        copies = (
+            expected_nodes(nodes, m.experts_per_token, min(limit, nodes))
+            if limit
+            else m.experts_per_token * (1 - 1 / d.chips)
+        )
+        return tokens * copies * m.hidden * (sent + 2.0) / rate
+    values = tokens * m.experts_per_token * m.hidden
+    if not hybrid:
+        return values * (sent + 2.0) * (1 - 1 / d.chips) / _line_rate(d)
+    return sum(collectives.time("all_to_all", values * b, levels, dedup=_dedup(d, levels)) for b in (sent, 2.0))
