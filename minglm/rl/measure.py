@@ -228,7 +228,7 @@ def _report_control(rows: list[Row]) -> list[str]:
     lines = [f"right by seed {', '.join(map(str, seeds))}"]
     for kind, problems, way in dict.fromkeys((r["kind"], r["problems"], r["way"]) for r in rows):
         own = {r["seed"]: r["right"] for r in rows if (r["kind"], r["problems"], r["way"]) == (kind, problems, way)}
-        lines.append(f"{kind}, {problems:10}  {way:35}" + "".join(f"{own[s]:7.1%}" for s in seeds if s in own))
+        lines.append(f"{kind}, {problems:10}  {way:38}" + "".join(f"{own[s]:7.1%}" for s in seeds if s in own))
     return lines
 
 
