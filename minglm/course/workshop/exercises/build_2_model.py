@@ -278,7 +278,8 @@ class GLM(nn.Module):
         C, V = config.hidden_size, config.vocab_size
         self.embed_tokens = nn.Embedding(V, C)
         self.layers = nn.ModuleList(
-            Layer(config, i >= config.first_k_dense_replace, attention) for i in range(config.num_hidden_layers)
+            Layer(config, i >= config.first_k_dense_replace, attention)
+            for i in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(C, config.rms_norm_eps)
         self.lm_head = nn.Linear(C, V, bias=False)
