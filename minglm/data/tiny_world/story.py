@@ -124,19 +124,29 @@ def _go(state: State, bound: Values) -> None:
     state["told"] += 1
 
 
+def _must_know(state: State, thing: str, *people: str) -> None:
+    """A sentence of a model's own may be about what its story does not have: KeyError, before anything is changed."""
+    for known, name in ((state["colour"], thing), *((state["at"], person) for person in people)):
+        if name not in known:
+            raise KeyError(name)
+
+
 def _take(state: State, bound: Values) -> None:
+    _must_know(state, bound["thing"], bound["who"])
     state["lies"].pop(bound["thing"], None)
     state["held"][bound["thing"]] = bound["who"]
     _act(state, bound)
 
 
 def _put(state: State, bound: Values) -> None:
+    _must_know(state, bound["thing"], bound["who"])
     state["held"].pop(bound["thing"], None)
     state["lies"][bound["thing"]] = state["at"][bound["who"]]
     _act(state, bound)
 
 
 def _give(state: State, bound: Values) -> None:
+    _must_know(state, bound["thing"], bound["who"], bound["b"])
     state["held"][bound["thing"]] = bound["b"]
     _act(state, bound)
 

@@ -310,3 +310,32 @@ def test_pairs_come_first_then_half_then_documents_alone():
         pairs.PairsThenDocuments(base, 8, 2, 1)
     with pytest.raises(InputError, match="rows of 64"):
         pairs.PairsThenDocuments(TinyWorldLoader(2, 32), 64, 2, 1)
+
+
+def test_a_story_about_what_it_does_not_have_is_judged_and_breaks_nothing():
+    """A model's story takes, puts down and gives things that nobody placed: untrue, and what follows is judged too."""
+    names, things, places = story.CAST, story.PROPS, story.ROOMS
+    rng = random.Random(0)
+
+    def sentence() -> str:
+        who, other, thing, place = rng.choice(names), rng.choice(names), rng.choice(things), rng.choice(places)
+        return rng.choice(
+            (
+                f"{who} and {other} are in the {place} .",
+                f"{who} is in the {place} .",
+                f"The {rng.choice(story.COLOURS)} {thing} is in the {place} .",
+                f"They carry everything to the {place} .",
+                f"{who} takes the {thing} .",
+                f"{who} puts the {thing} down .",
+                f"{who} gives the {thing} to {other} .",
+                f"{who} looks at the {rng.choice(story.COLOURS)} {thing} .",
+                "She is calm .",
+            )
+        )
+
+    for seed in range(300):
+        tokens = list(drawn("story", seed).tokens)
+        ends = [i + 1 for i, token in enumerate(tokens) if token == "."]
+        text = tokens[: ends[rng.randrange(4, len(ends))]] + " ".join(sentence() for _ in range(8)).split()
+        judged = check(story.STORY, text)
+        assert judged.consistent <= judged.grammatical <= judged.sentences, text
