@@ -8,7 +8,7 @@ import torch
 from minglm.config import ModelConfig
 from minglm.course.workshop.build.swap import subject
 from minglm.course.workshop.checking import Exercise, Mistake, module_output, with_weights
-from minglm.course.workshop.checks import drawn
+from minglm.course.workshop.checks import drawn, places_in_any_order
 
 NANO = ModelConfig.named("nano")
 
@@ -104,16 +104,6 @@ def _choose(scores, k, order="falling", future="hidden", empty=-1):
             queries.append((ranked[:k] + [empty] * k)[:k])
         out.append(queries)
     return torch.tensor(out)
-
-
-def _use_select(answer):
-    """Places come in any order."""
-
-    def run(scores, k):
-        out = answer(scores, k)
-        return out.sort(-1).values if torch.is_tensor(out) else out
-
-    return run
 
 
 def _select_cases():
@@ -331,7 +321,7 @@ EXERCISES = [
             Mistake(partial(_choose, empty=0), "A place that nothing fills holds -1; 0 is a position."),
         ),
         "Hide the future with minus infinity, sort, keep k, and put -1 where the score is minus infinity.",
-        use=_use_select,
+        use=places_in_any_order,
     ),
     Exercise(
         "build_2.sparse",

@@ -8,7 +8,7 @@ import torch
 from minglm.course.workshop.build import decoding, solved
 from minglm.course.workshop.build.swap import subject
 from minglm.course.workshop.checking import Exercise, Mistake, module_output
-from minglm.course.workshop.checks import drawn
+from minglm.course.workshop.checks import drawn, places_in_any_order
 from minglm.inference import sampling
 from minglm.inference.generate import generate
 from minglm.model.attention import ForwardContext
@@ -37,16 +37,6 @@ def _choose(scores, k, at_zero=False, empty=-1, future=False):
             queries.append((ranked[:k] + [empty] * k)[:k])
         out.append(queries)
     return torch.tensor(out)
-
-
-def _sorted(answer):
-    """Places come in any order."""
-
-    def run(scores, k):
-        out = answer(scores, k)
-        return out.sort(-1).values if torch.is_tensor(out) else out
-
-    return run
 
 
 # ---------------------------------------------------------------------- attention and model
@@ -292,7 +282,7 @@ EXERCISES = [
             Mistake(partial(_choose, empty=0), "A place that nothing fills holds -1; 0 is a position."),
         ),
         "As select of build 2, with triu(1 + S - T) in place of triu(1).",
-        use=_sorted,
+        use=places_in_any_order,
     ),
     Exercise(
         "build_5.attend",
