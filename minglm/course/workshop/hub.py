@@ -335,7 +335,7 @@ def run(hub: Path, accounts: bool, names: tuple[str, ...] = NOTEBOOKS) -> Log:
     try:
         if accounts:
             _accounts(scratch, make=True)
-        with output.open("w", encoding="utf-8") as file:
+        with atomic.appending(output) as file:
             begun = time.monotonic()
             process = subprocess.Popen(
                 [str(hub / "bin" / "jupyterhub"), "-f", str(config)], cwd=scratch, stdout=file, stderr=file
