@@ -114,13 +114,6 @@ def grade(cluster: Mapping[str, Any], name: str = "design", task: Task = TASK) -
     result = projection.project(scenario, what_ifs=False)
     days, rent = result["days"], result["cost"]["rent"]
     weights, tokens = float(result["model"]["active_params"]), float(result["tokens"])
-    faults = []
-    if scenario.cluster.num_chips > task.most_chips:
-        faults.append(f"{scenario.cluster.num_chips:,} chips: at most {task.most_chips:,}")
-    if days["high"] > task.deadline_days:
-        faults.append(f"{days['high']:.1f} days in the worst of 20 draws: at most {task.deadline_days:g}")
-    if rent["high"] > task.budget_usd:
-        faults.append(f"${rent['high'] / 1e6:.2f}M in the worst of 20 draws: at most ${task.budget_usd / 1e6:g}M")
     return Grade(
         name,
         (days["value"], days["low"], days["high"]),
@@ -130,8 +123,25 @@ def grade(cluster: Mapping[str, Any], name: str = "design", task: Task = TASK) -
         {law: fit.loss(weights, tokens) for law, fit in scaling_law.published().items()},
         result["memory"]["share"],
         result["answer"]["mfu"],
-        tuple(faults),
+        held_against(task, scenario.cluster.num_chips, days["high"], rent["high"]),
     )
+
+
+def held_against(task: Task, chips: int, days: float, rent_usd: float) -> tuple[str, ...]:
+    """What keeps a design from passing; `days` and `rent_usd` are those that 19 of 20 draws do not exceed.
+
+    >>> held_against(Task(1e6, 10, 8), 8, 11, 2e6)
+    ('11.0 days in the worst of 20 draws: at most 10', '$2.00M in the worst of 20 draws: at most $1M')
+    """
+    rules = (
+        (chips > task.most_chips, f"{chips:,} chips: at most {task.most_chips:,}"),
+        (days > task.deadline_days, f"{days:.1f} days in the worst of 20 draws: at most {task.deadline_days:g}"),
+        (
+            rent_usd > task.budget_usd,
+            f"${rent_usd / 1e6:.2f}M in the worst of 20 draws: at most ${task.budget_usd / 1e6:g}M",
+        ),
+    )
+    return tuple(text for broken, text in rules if broken)
 
 
 def table(grades: list[Grade]) -> str:

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 Planned = tuple[Row, Callable[[], Row]]  # what names a row, and the training that fills it
 
 
-def _add(path: Path, columns: tuple[str, ...], keys: tuple[str, ...], runs: Iterable[Planned]) -> None:
+def add_rows(path: Path, columns: tuple[str, ...], keys: tuple[str, ...], runs: Iterable[Planned]) -> None:
     """Write each run's row as it comes; one whose `keys` the file holds is left out."""
     rows: list[Row] = []
     if path.is_file():
@@ -87,7 +87,7 @@ def record(lab: str, path: Path | None = None) -> Path:
         raise InputError(f"laboratory {lab!r}: not one of {', '.join(LABS)}{nearest(lab, LABS)}")
     default, columns, keys, runs = LABS[lab]
     path = path or default()
-    _add(path, columns, keys, runs())
+    add_rows(path, columns, keys, runs())
     return path
 
 

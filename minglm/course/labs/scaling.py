@@ -151,11 +151,12 @@ def fit_many(points: Sequence[Run], counts: Tensor) -> list[Law]:
         if not math.isfinite(float(error[s, index])):
             raise InputError("the runs follow no law of this form; are N and D those of their losses?")
         alpha, beta = grid[index]
-        fine = torch.logspace(-math.log10(step), math.log10(step), 15, dtype=torch.float64)
-        near = torch.cartesian_prod(alpha * fine, beta * fine).clamp(*EXPONENTS)
-        values, errors = _solve(_design(n / n_mid, d / d_mid, *near.T), y, weight[s : s + 1])
-        chosen = int(errors[0].argmin())
-        (e, a, b), (alpha, beta) = values[0, chosen], near[chosen]
+        for reach in (step, step ** (1 / 6)):  # twice finer, around the best so far
+            fine = torch.logspace(-math.log10(reach), math.log10(reach), 13, dtype=torch.float64)
+            near = torch.cartesian_prod(alpha * fine, beta * fine).clamp(*EXPONENTS)
+            values, errors = _solve(_design(n / n_mid, d / d_mid, *near.T), y, weight[s : s + 1])
+            chosen = int(errors[0].argmin())
+            (e, a, b), (alpha, beta) = values[0, chosen], near[chosen]
         mean_error = (float(errors[0, chosen]) / float(counts[s].sum())) ** 0.5
         out.append(
             Law(float(e), float(a * n_mid**alpha), float(b * d_mid**beta), float(alpha), float(beta), mean_error)
@@ -215,8 +216,9 @@ def curves(points: Sequence[Run], law: Law, unseen: Sequence[Run] = ()) -> tuple
     floor = points[0].floor
     plots.line(fig, [tokens[0], tokens[-1]], [floor, floor], "floor of the language", 7)
     return fig, (
-        f"Line chart, horizontal axis logarithmic. {len(points)} runs of {len(sizes)} sizes; the law misses a run by "
-        f"{law.error:.1%} on average and puts E at {law.E:.2f}, where the language's own floor is {floor:.2f}."
+        f"Line chart, horizontal axis logarithmic. {len(points)} runs of {len({p.weights for p in points})} sizes; "
+        f"the law misses a run by {law.error:.1%} on average and puts E at {law.E:.2f}, where the language's own floor "
+        f"is {floor:.2f}."
     )
 
 

@@ -118,12 +118,16 @@ class Result:
 
 
 def read(path: str | Path) -> Entry:
-    """An entry from a YAML file, or one of `data/recipes/speedrun` by its name.
+    """An entry from a YAML file, or one of `data/recipes/speedrun` by its name; of a capstone's design its part `toy`.
 
     Raises:
         InputError: no such file, or a key or value that breaks a rule.
     """
-    return Entry.from_dict(read_yaml(path, folder(), "speedrun entry"))
+    values = read_yaml(path, folder(), "speedrun entry")
+    toy_part = values.get("toy", values)
+    if not isinstance(toy_part, dict):
+        raise InputError(f"{path}: toy: {toy_part!r}: must be a mapping such as {{hidden_size: 32}}")
+    return Entry.from_dict(toy_part)
 
 
 def folder() -> Path:
