@@ -250,9 +250,10 @@ class Section:
                 out[name] = one.read(value, f"{start}{dot}{self._as_written(name, raw)}")
         return out
 
-    def _as_written(self, name: str, raw: Mapping[Any, Any]) -> str:
+    def _as_written(self, name: str, raw: object) -> str:
         """The field's name, and the other name that stands in the file: that one its writer looks for."""
-        written = next(str(key).strip() for key in raw if self.name_of(key) == name)
+        keys = raw if isinstance(raw, Mapping) else ()
+        written = next((str(key).strip() for key in keys if self.name_of(key) == name), name)
         same = written.lower().replace("-", "_").replace(" ", "_") == name.lower()
         return name if same else f"{name} ({written})"
 
