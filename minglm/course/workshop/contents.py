@@ -69,7 +69,7 @@ ABOUT = {
     "scale/06_how_wrong_are_we": ("the simulator against runs that others measured", "scale/04"),
     "scale/07_rollouts_at_scale": ("3,000 engines, half a million trajectories, five ways to overlap", "learn/13"),
     "scale/08_your_laptop_as_a_cluster_of_one": ("the simulator against the step you just ran", "scale/00"),
-    "plan/capstone": ("a model, its text and a cluster under a budget: graded, and a speedrun", "learn/24, plan/planner"),
+    "plan/capstone": ("a model, its text and a cluster under a budget; and a speedrun", "learn/24, plan/planner"),
     "plan/planner": ("a budget question, answered in controls", "nothing"),
     "plan/compare_two_clusters": ("which cluster is cheaper, and how sure that is", "nothing"),
     "plan/reading_a_launch_article": ("the claims of one article: computed, traced, or marked unknown", "nothing"),
