@@ -24,6 +24,11 @@ from sim.cost.operators import (
 from sim.spec.model import ModelSpec
 
 
+# Bytes a value of the experts' output, forward and backward, where a bias is added: the matmul of a group knows one bias a
+# launch, so frameworks add b·p expert by expert in fp32, put the pieces together and cast back.
+BIAS_BYTES = (28.0, 36.0)
+
+
 def expected_nodes(nodes: float, chosen: float, limit: float) -> float:
     """Distinct nodes that one token's `chosen` experts lie on, experts spread evenly over `nodes`, at most `limit`."""
     if nodes <= 1:
@@ -104,6 +109,9 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         kernels=4,
         save=local * K * row,
     )
+    if model.ffn_bias:
+        values = rows_worst * C
+        trace.memory("expert bias", BIAS_BYTES[0] * values, BIAS_BYTES[1] * values, group="permutation", kernels=2)
     if model.shared_width:
         ffn = model.shared_width
         sequence_parallel_gather(trace, ctx, C)
