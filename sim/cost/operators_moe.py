@@ -99,7 +99,8 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
     trace.linear(
         "experts up", "expert", each, C, width * (2 if gated else 1), batch=experts, loop=style.grouped == "loop"
     )
-    activation(trace, rows_worst, width, gated)
+    if style.grouped != "joined":
+        activation(trace, rows_worst, width, gated)
     trace.linear("experts down", "expert", each, width, C, batch=experts, loop=style.grouped == "loop")
     trace.memory(
         "unpermute",
@@ -109,7 +110,7 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         kernels=4,
         save=local * K * row,
     )
-    if model.ffn_bias:
+    if model.ffn_bias and style.grouped != "joined":
         values = rows_worst * C
         trace.memory("expert bias", BIAS_BYTES[0] * values, BIAS_BYTES[1] * values, group="permutation", kernels=2)
     if model.shared_width:

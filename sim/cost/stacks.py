@@ -116,7 +116,7 @@ class Stack:
             node_limited=self.node_limited,
             dedup=self.dedup,
             router_passes=self.router_passes,
-            grouped=self.grouped,
+            grouped="joined" if self.graphs == "full" and fp8 else self.grouped,
             imbalance=self._imbalance(ep) if imbalance is None else imbalance,
         )
         return Style(**{**values, **changes})
