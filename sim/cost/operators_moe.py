@@ -29,11 +29,12 @@ from sim.spec.model import ModelSpec
 BIAS_BYTES = (28.0, 36.0)
 
 
-def expected_nodes(nodes: float, chosen: float, limit: float) -> float:
-    """Distinct nodes that one token's `chosen` experts lie on, experts spread evenly over `nodes`, at most `limit`."""
-    if nodes <= 1:
+def expected_places(places: float, chosen: float, limit: float = 0.0) -> float:
+    """Distinct nodes (or chips) that one token's `chosen` experts lie on, experts spread evenly over `places`, at most
+    `limit` of them."""
+    if places <= 1:
         return 1.0
-    distinct = nodes * (1.0 - (1.0 - 1.0 / nodes) ** chosen)
+    distinct = places * (1.0 - (1.0 - 1.0 / places) ** chosen)
     return min(distinct, limit) if limit else distinct
 
 
@@ -69,14 +70,16 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         save=0.0,
     )
     nodes = max(ctx.nodes, 1.0)
-    dedup = 1.0
-    if style.dedup and nodes > 1:
+    copies, dedup = float(K), 1.0
+    if style.dedup and ctx.ep > 1:
         limit = style.node_limited
         if model.groups_per_token and model.router_groups > 1:  # groups lie on whole nodes, or several on one
             limit = min(limit or nodes, model.groups_per_token * max(1.0, nodes / model.router_groups))
-        dedup = expected_nodes(nodes, K, limit) / K
+        reach = min(limit or nodes, nodes) / nodes * ctx.ep
+        copies = min(expected_places(reach, K), float(K))  # one a chip, not one an expert
+        dedup = min(expected_places(nodes, K, limit), copies) / copies if nodes > 1 else 1.0
     if ctx.ep > 1:
-        sent = local * K * row * style.imbalance
+        sent = local * copies * row * style.imbalance
         for name, phase in (
             ("dispatch", "forward"),
             ("combine", "forward"),

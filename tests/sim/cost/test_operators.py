@@ -8,7 +8,7 @@ import pytest
 
 from sim.cost.operators import OperatorTrace, ParallelContext, Style, vocabulary
 from sim.cost.operators_layer import record_layer
-from sim.cost.operators_moe import expected_nodes, moe_ffn
+from sim.cost.operators_moe import expected_places, moe_ffn
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.parameters import layer_params
 from sim.spec.model import ModelSpec
@@ -119,9 +119,9 @@ def test_imbalance_stretches_the_experts_and_the_all_to_all():
 
 
 def test_node_limit_bounds_the_copies_that_cross_the_network():
-    assert expected_nodes(1, 8, 0) == 1.0
-    assert expected_nodes(8, 8, 0) == pytest.approx(8 * (1 - (7 / 8) ** 8))
-    assert expected_nodes(8, 8, 4) == 4
+    assert expected_places(1, 8, 0) == 1.0
+    assert expected_places(8, 8, 0) == pytest.approx(8 * (1 - (7 / 8) ** 8))
+    assert expected_places(8, 8, 4) == 4
     trace = OperatorTrace(Style(dedup=True))
     moe_ffn(trace, ParallelContext(1, 4096, ep=64, nodes=8), load_model("deepseek_v3"))
     assert {m.dedup for m in trace.messages if m.group == "ep"} == {4 / 8}  # groups of DeepSeek-V3: at most 4 nodes
