@@ -183,8 +183,9 @@ class OperatorTrace:
                 )
             )
         if low:
-            # each expert's rows are scaled on their own; the launches come from C++, half a Python-issued one each
-            casts = 2.0 if batch > 1 else 1.0
+            # where experts are a loop, each one's rows are scaled on their own: launches from C++, half a Python-issued
+            # one each
+            casts = 1.0 + 0.5 * batch if loop else 2.0 if batch > 1 else 1.0
             self.forward.append(Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_in, kernels=casts))
             self.backward_input.append(
                 Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_out, kernels=casts, backward=True)
