@@ -188,8 +188,8 @@ def resampled(points: Sequence[Run], count: int = 200, seed: int = 0) -> list[La
 def interval(values: Sequence[float], level: float = 0.9) -> tuple[float, float]:
     """The middle `level` of the values.
 
-    >>> interval([float(i) for i in range(101)])
-    (5.0, 95.0)
+    >>> interval([float(i) for i in range(101)], 0.5)
+    (25.0, 75.0)
     """
     t = torch.tensor(values, dtype=torch.float64)
     low, high = torch.quantile(t, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
