@@ -3,10 +3,11 @@
 Beside each such path stands the readable one, which gives the same values (a test compares them; the tolerance is
 rounding where sums are taken in another order). `MINGLM_FAST=0` takes the readable ones everywhere.
 
-    what                                 fast                                       readable
-    attention of packed rows             document by document (`documents`)         every row under a mask
-    indexer's choice, warm-up KL         keys of the query's document only          all earlier keys, then a mask
-    Muon's Newton–Schulz iteration       fused products, in parts that fit a cache  the formula (`training.optim`)
+    what                            fast                                             readable
+    attention of packed rows        document by document (`documents`)               every row under a mask
+    indexer's choice, warm-up KL    keys of the query's document only                all earlier keys, then a mask
+    Muon's Newton–Schulz iteration  fused products in parts that fit a cache         the formula
+    threads of a single sequence    one, or all while they win (`ThreadChoice`)      all
 """
 
 from __future__ import annotations
