@@ -7,6 +7,8 @@ rounding where sums are taken in another order). `MINGLM_FAST=0` takes the reada
     attention of packed rows        document by document (`documents`)               every row under a mask
     indexer's choice, warm-up KL    keys of the query's document only                all earlier keys, then a mask
     Muon's Newton–Schulz iteration  fused products in parts that fit a cache         the formula
+    codes of four or eight bits     read from a table                                taken apart, converted
+    W4A8                            one product of all groups                        a product for each group
     threads of a single sequence    one, or all while they win (`ThreadChoice`)      all
 """
 
