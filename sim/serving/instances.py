@@ -1,8 +1,8 @@
 """Instances of a serving fleet as SimPy processes: prompts that are prefilled together, steps of a running batch.
 
 A decode instance goes from change to change: while nobody comes or goes, its next steps are one event, their time the
-sum of steps whose context grows by a token each (straight between the first and the last, over a few percent of
-growth). An arrival ends the run of steps at the end of the step that it falls into.
+sum of steps whose context grows by a token each (straight between the first and the last, over a fifth of growth at
+most). An arrival ends the run of steps at the end of the step that it falls into.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import simpy
 from sim.serving.clock import Clock
 
 Events = Generator[simpy.Event, Any, None]  # what a SimPy process yields
-GROWTH = 0.05  # of the mean context within one run of steps: a step's time bends less than 0.1% from a straight line
+GROWTH = 0.2  # of the mean context within one run of steps: a step's time bends less than 0.2% from a straight line
 LEAST_RUN = 16  # steps of a run all the same
 
 
@@ -269,7 +269,13 @@ class DecodeInstance(Instance):
             yield self.env.timeout(first_s)
         else:
             wake, end = self.sleep(), self.env.timeout(seconds(steps))
-            yield wake | end
+
+            def done(_: simpy.Event) -> None:
+                if not wake.triggered:
+                    wake.succeed()
+
+            end.callbacks.append(done)
+            yield wake
             if not end.processed:  # somebody came: to the end of this step, or of the steps until the engine looks
                 passed = self.env.now - began
                 low, high = 1, steps

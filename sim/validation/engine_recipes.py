@@ -5,10 +5,7 @@ Settings of the scripts in SemiAnalysisAI/InferenceX, commits 1fc5d73c, 0a919c5f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sim.validation.engine_rows import EngineRow
+from sim.validation.engine_row import EngineRow
 
 HOPPER = ("h100", "h200")
 POLLS_BELOW, POLLS_FROM = 10, 30  # SGLang's --scheduler-recv-interval for few requests in flight, and from 16 on

@@ -172,7 +172,8 @@ def test_the_table_of_step_times_agrees_with_the_steps():
 
 
 def test_runs_of_steps_are_the_steps_one_by_one(monkeypatch):
-    """Steps that nobody comes or goes in are one event; with runs of one step the same requests, within 0.2%."""
+    """Steps that nobody comes or goes in are one event; with runs of one step the same requests, within half a percent:
+    an arrival may fall into the step before or after, which moves its first token by a step."""
     d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
     lengths = dict(prompt=RequestLengths(2000, 0.6), output=RequestLengths(200, 0.6))
     work = ServingWorkload(rate_per_s=3.0, requests=150, **lengths)
@@ -182,7 +183,7 @@ def test_runs_of_steps_are_the_steps_one_by_one(monkeypatch):
     steps = simulate(Fleet(decode=d), work, seed=2)
     assert steps.steps == pytest.approx(runs.steps, rel=2e-3) and steps.mean_batch > 4
     for ours, exact in ((runs.ttft_s, steps.ttft_s), (runs.tpot_s, steps.tpot_s), (runs.e2e_s, steps.e2e_s)):
-        assert ours["mean"] == pytest.approx(exact["mean"], rel=2e-3)
+        assert ours["mean"] == pytest.approx(exact["mean"], rel=5e-3)
         assert ours["p95"] == pytest.approx(exact["p95"], rel=1e-2)
     clock = Fixed(prefill=0.05, step=0.02)  # with times that do not bend: the same to the digit
     fixed = simulate(Fleet(decode=d), work, seed=2, clocks=(clock, clock))

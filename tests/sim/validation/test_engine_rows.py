@@ -12,9 +12,8 @@ from sim.serving.step_time import decode_step, prefill
 from sim.spec.model_loader import load_model
 from sim.validation import engine_rows_rebuild, engine_summary
 from sim.validation.engine_recipes import poll_steps, waited_steps
+from sim.validation.engine_row import MODELS, EngineRow
 from sim.validation.engine_rows import (
-    MODELS,
-    EngineRow,
     deployment_of,
     first_token_compared,
     load,
