@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from minglm import datafiles
+from minglm.errors import InputError
 from minglm.runtime.arguments import COUNT
 from minglm.runtime.terminal import json_text
 
@@ -167,6 +168,8 @@ def _wheelhouse(args: argparse.Namespace) -> int:
 def _slides(args: argparse.Namespace) -> int:
     from minglm.course.workshop import deck, slides, timing
 
+    if args.deck and (args.notebooks or args.all or args.book):
+        raise InputError("--deck: makes its own slides; leave notebooks, --all and --book out")
     if args.deck:
         print(deck.write(Path(args.out) if args.out else datafiles.runs("workshop", "slides")))
         return 0

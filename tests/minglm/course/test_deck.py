@@ -55,6 +55,17 @@ def test_a_deck_that_cannot_be_made_is_refused(text, message):
         deck.page(text, PROJECTION)
 
 
+def test_the_command_makes_the_deck_or_slides_of_notebooks(tmp_path, monkeypatch, capsys):
+    from minglm.cli import main
+
+    monkeypatch.setattr(deck, "project", lambda: PROJECTION)
+    assert main.main(["workshop", "slides", "--deck", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip().endswith("half_day.deck.html")
+    assert (tmp_path / "half_day.deck.html").stat().st_size > 1e6  # plotly is inside
+    assert main.main(["workshop", "slides", "--deck", "--all"]) == 2
+    assert "leave notebooks, --all and --book out" in capsys.readouterr().err
+
+
 def test_text_is_not_taken_for_html():
     page = deck.page("# A <b>\n- x < y and `a<b`\n> n\n", PROJECTION)
     assert "A &lt;b&gt;" in page and "x &lt; y and <code>a&lt;b</code>" in page
