@@ -201,7 +201,7 @@ def result_of(a: Answer, samples: int = 500) -> dict:
         "assumptions": [*(f"set on the page: {t}" for t in assumptions(a)), *q.stated, *planner.assumptions(q)],
         "facts": planner.facts(q),
         "versions": versions(),
-        "verified": planner.verified(a.simulated),
+        "verified": planner.verified(a.as_events),
         "uncertainty": monte_carlo(a.scenario, samples, workers=1, simulated=a.simulated),
         "controls": dict(a.values),
     }

@@ -11,19 +11,21 @@ looking at every plan, and the report. A value that is refused leaves the last a
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 
 from minglm import datafiles
 from minglm.errors import InputError
 from sim.dashboard import figures as pictures
 from sim.dashboard import files, state, svg
-from sim.dashboard.controls import BY_KEY, DEFAULT
+from sim.dashboard.background import Background, can_wait
+from sim.dashboard.controls import BY_KEY, DEFAULT, question_of
+from sim.dashboard.first_look import first_look
 from sim.dashboard.serving import Serving
 from sim.dashboard.widgets import Inputs
 from sim.report.html import escape, static_text
 
 NOW = "what is shown now"
+FIRST_LOOK = '<p class="note">A first look; the plan and its interval are being worked out.</p>'
 
 
 class Page:
@@ -34,7 +36,8 @@ class Page:
 
         self.fixed: dict[str, object] = {}
         self.kept: dict[str, state.Answer] = {}  # saved on this page or loaded: name → answer
-        self.seconds = 0.0
+        self.work = Background()
+        self._asked: tuple[dict[str, str], dict[str, object]] = ({}, {})
         self._quiet = False  # while options change by themselves
         self.inputs = Inputs(self._changed)
         wide = w.Layout(width="auto", min_width="0")
@@ -177,20 +180,56 @@ class Page:
         if key == "model":
             self.serving.follow()
 
-    def _show(self, values: Mapping[str, str], fixed: Mapping[str, object] | None = None, move: bool = False) -> None:
-        """Answer and draw; on a refusal everything that is shown stays."""
-        start = time.perf_counter()
+    def _show(
+        self,
+        values: Mapping[str, str],
+        fixed: Mapping[str, object] | None = None,
+        move: bool = False,
+        wait: bool = False,
+    ) -> None:
+        """A first look at once, and the full answer when it is there; `wait`: for the full answer. On a refusal
+        everything that is shown stays."""
+        kept = dict(self.fixed if fixed is None else fixed)
+        self._asked = (dict(values), kept)
+        if wait or not can_wait():
+            self.work.drop()
+            self._finish(self._full(values, kept), move)
+            return
         try:
-            answer = state.answer(values, self.fixed if fixed is None else fixed)
+            question_of(values, kept)
         except InputError as err:
+            self.work.drop()
             self.error.value = pictures.error(str(err))
             return
-        if fixed is not None:
-            self.fixed = dict(fixed)
+        with self.work.lock:
+            try:
+                look = first_look(values, kept, self.answer)
+                self._finish(look, move)
+            except InputError:  # the full answer says why, or finds what a glance does not
+                self.error.value = pictures.waiting("No plan is known at a glance; every plan is being looked at.")
+        self.work.start(lambda check: self._full(values, kept, check), lambda full: self._finish(full, move))
+
+    def _full(
+        self, values: Mapping[str, str], fixed: Mapping[str, object], check: Callable[[], None] | None = None
+    ) -> state.Answer | InputError:
+        try:
+            return state.answer(values, fixed, check=check)
+        except InputError as err:
+            return err
+
+    def _finish(self, answer: state.Answer | InputError, move: bool) -> None:
+        if isinstance(answer, InputError):
+            self.error.value = pictures.error(str(answer))
+            return
+        self.fixed = dict(answer.fixed)
         if move:
-            self.inputs.show(values)
+            self.inputs.show(answer.values)
         self._draw(answer, self.answer)
-        self.seconds = time.perf_counter() - start
+
+    def settle(self) -> None:
+        """Wait for the full answer where a first look is shown."""
+        if self.work.busy:
+            self._show(*self._asked, wait=True)
 
     def _draw(self, answer: state.Answer, before: state.Answer | None) -> None:
         """Show an answer; what was drawn `before` and has not changed stays."""
@@ -199,10 +238,12 @@ class Page:
             before is not None
             and before.question.model == answer.question.model
             and before.candidate == answer.candidate
+            and before.is_first_look == answer.is_first_look
             and (before.question.cluster.chip.name, before.question.cluster.name, before.question.precision)
             == (answer.question.cluster.chip.name, answer.question.cluster.name, answer.question.precision)
         )
-        self.top.value = pictures.block(f'<p class="said"><b>{escape(state.sentence(answer))}</b></p>', live=True)
+        said = f'<p class="said"><b>{escape(state.sentence(answer))}</b></p>'
+        self.top.value = pictures.block(said + (FIRST_LOOK if answer.is_first_look else ""), live=True)
         self.cards.value = pictures.cards(answer)
         self.plan_note.value = pictures.block(self._plan_words())
         self.release.layout.display = "" if self.fixed else "none"
@@ -212,9 +253,12 @@ class Page:
         if not same_step:
             for key in ("memory", "step"):
                 self._put(key, *getattr(svg, key)(answer))
-            small = answer.simulated_ops <= state.MAX_INLINE_OPS
-            self.simulate.layout.display = "none" if small else ""
-            self._timeline() if small else self._no_timeline()
+            if answer.is_first_look:
+                self._put("timeline", "", "The step is being simulated.")
+            else:
+                small = answer.simulated_ops <= state.MAX_INLINE_OPS
+                self.simulate.layout.display = "none" if small else ""
+                self._timeline() if small else self._no_timeline()
         if NOW in (self.a.value, self.b.value):
             self._versus()
 
@@ -264,21 +308,33 @@ class Page:
         )
 
     def _guard(self, act: Callable[[], object]) -> None:
-        """Do what a button asks; a refusal is one line on the page."""
+        """Do what a button asks, of the full answer; a refusal is one line on the page."""
         self.error.value = ""
+        self.settle()
         try:
             act()
         except InputError as err:
             self.error.value = pictures.error(str(err))
 
     def _follow(self, act: Callable[[], object]) -> None:
-        """As `_guard`, of a control that a person changed, not the page itself."""
+        """Draw what follows a control that a person changed, not the page itself; a first look is enough."""
         if not self._quiet:
-            self._guard(act)
+            act()
+
+    def open_link(self, query: str) -> None:
+        """Ask what an address says (`sim.dashboard.state.link`); what is refused leaves the defaults, and says why."""
+        try:
+            values = state.from_link(query)
+        except InputError as err:
+            self.error.value = pictures.error(str(err))
+            return
+        if values:
+            self._show({**DEFAULT, **values}, {}, move=True)
 
     # ---------------------------------------------------------------- the longer things
 
     def _search(self) -> None:
+        self.work.drop()
         self.search.disabled, self.bar.layout.display = True, ""
 
         def progress(done: int, of: int) -> None:
@@ -328,7 +384,7 @@ class Page:
             self._loaded(*files.load_upload(one["name"], bytes(one["content"])))
 
     def _loaded(self, values: Mapping[str, str], fixed: Mapping[str, object], name: str) -> None:
-        self._show({**values}, fixed, move=True)
+        self._show({**values}, fixed, move=True, wait=True)
         if not self.error.value:
             self.kept[name] = self.answer
             self._compare_options()
@@ -388,16 +444,17 @@ def open_page(values: Mapping[str, str] | None = None) -> Page:
     for key in values or {}:
         if key not in BY_KEY:
             raise InputError(f"control {key!r}: not known; known: {', '.join(BY_KEY)}")
-    page = Page(values) if values is not None else _linked(os.environ.get("QUERY_STRING", ""))
+    page = Page(values)
+    if values is None:
+        page.open_link(_query())
     display(page.widget)
     return page
 
 
-def _linked(query: str) -> Page:
-    """The page with the controls of an address; one that is refused leaves the defaults, and says why."""
-    try:
-        return Page(state.from_link(query) or None)
-    except InputError as err:
-        page = Page()
-        page.error.value = pictures.error(str(err))
-        return page
+def _query() -> str:
+    """What the address says. A kernel that Voila has started ahead builds its page before anyone asks, and waits."""
+    if os.environ.get("VOILA_PREHEAT") == "True":
+        from voila.utils import get_query_string
+
+        return get_query_string() or ""
+    return os.environ.get("QUERY_STRING", "")

@@ -179,9 +179,10 @@ def solved(q: Question, progress: Callable[[int, int], None] | None = None) -> d
     return with_phase_plans(q, completed(q, costs, out.best[0]))
 
 
-def with_phase_plans(q: Question, document: dict[str, Any]) -> dict[str, Any]:
+def with_phase_plans(q: Question, document: dict[str, Any], check: Callable[[], None] | None = None) -> dict[str, Any]:
     """The completed document with a further plan for each length of its phases, and for the first batch of one that
-    grows; those that it has of its own stay. The campaign takes for each stretch the one that finishes it soonest."""
+    grows; those that it has of its own stay. The campaign takes for each stretch the one that finishes it soonest.
+    check: as in `sim.planner.quick.quick`."""
     if document.get("phases") is None:
         return document
     plans, asked_of = list(document.get("plans") or ()), set()
@@ -191,19 +192,21 @@ def with_phase_plans(q: Question, document: dict[str, Any]) -> dict[str, Any]:
             if asked in asked_of or (phase.seq == q.seq and abs(batch / (q.batch * q.seq) - 1) < 0.3):
                 continue
             asked_of.add(asked)
-            plan = _phase_plan(q, *asked)
+            plan = _phase_plan(q, *asked, check)
             plans += [plan] if plan else []
     return {**document, "plans": plans} if plans else document
 
 
-def _phase_plan(q: Question, seq: int, batch_tokens: float, attention: str) -> dict[str, Any] | None:
+def _phase_plan(
+    q: Question, seq: int, batch_tokens: float, attention: str, check: Callable[[], None] | None
+) -> dict[str, Any] | None:
     """A plan for sequences and a batch of another size, found at once; None where none fits."""
     asked = {k: v for k, v in q.document.items() if k not in ("phases", "plans", "global_batch")}
     asked = _without_layout({**asked, "seq": seq, "global_tokens": batch_tokens, "attention": attention})
     # few long sequences take what batch their replicas divide, up to a fifth off
     one = read_question({**asked, "batch_tolerance": max(q.tolerance, 0.2)})
     try:
-        best, costs = quick(one)
+        best, costs = quick(one, check=check)
     except InputError:
         return None  # the campaign says which phase has no plan
     document = completed(one, costs, best)
