@@ -20,9 +20,11 @@ from sim.dashboard import files, state, svg
 from sim.dashboard.background import Background, can_wait
 from sim.dashboard.controls import BY_KEY, DEFAULT, question_of
 from sim.dashboard.first_look import first_look
+from sim.dashboard.inverse import Inverse
+from sim.dashboard.layout import lay_out
 from sim.dashboard.serving import Serving
 from sim.dashboard.widgets import Inputs
-from sim.report.html import escape, static_text
+from sim.report.html import escape
 
 NOW = "what is shown now"
 FIRST_LOOK = '<p class="note">A first look; the plan and its interval are being worked out.</p>'
@@ -87,6 +89,7 @@ class Page:
         self.links = text()
         self.pictures = {k: text() for k in self.alts}
         self.serving = Serving(lambda: self.inputs.values["model"], self._guard, pictures.block)
+        self.inverse = Inverse(lambda: self.inputs.values, self._guard, pictures.block)
         self._wire()
         self._compare_options()
         self.answer = state.answer(self.inputs.values if values is None else dict(values))
@@ -94,68 +97,7 @@ class Page:
         if values is not None:
             self.inputs.show(values)
         self._versus()
-        self.widget = self._lay_out(w)
-
-    # ---------------------------------------------------------------- layout
-
-    def _lay_out(self, w):
-        def head(words: str, level: int = 2):
-            return w.HTML(f'<h{level} style="margin:.9rem 0 .1rem;font-size:1.15rem">{escape(words)}</h{level}>')
-
-        def picture(key: str, *more):
-            return w.VBox(
-                [*more, self.pictures[key], self.alts[key]],
-                layout=w.Layout(min_width="0", width="auto", overflow="visible"),
-            )
-
-        auto = w.Layout(width="auto", overflow="visible")
-        pair = w.Layout(
-            grid_template_columns="repeat(auto-fit, minmax(min(100%, 24rem), 1fr))",
-            grid_gap="0.4rem 1.2rem",
-            width="auto",
-        )
-        top = w.VBox([self.top, self.error], layout=auto)
-        top.add_class("planner-top")
-        row = w.Layout(flex_flow="row wrap", width="auto")
-        page = w.VBox(
-            [
-                w.HTML(f"<style>{static_text('sim.dashboard', 'page.css')}</style>"),
-                top,
-                head("What you ask"),
-                self.inputs.widget,
-                w.Box([self.reset], layout=row),
-                head("The answer"),
-                self.cards,
-                self.plan_note,
-                w.Box([self.search, self.release, self.bar], layout=row),
-                head("What would change the answer"),
-                picture("tornado", self.metric),
-                head("Memory and the step"),
-                w.GridBox([picture("memory"), picture("step")], layout=pair),
-                picture("timeline", self.simulate),
-                head("Compare two"),
-                w.HTML(
-                    pictures.block(
-                        "<p class=note>Save what is shown, change a control (another chip, say), and see B against "
-                        "A.</p>"
-                    )
-                ),
-                w.GridBox([self.name, w.Box([self.save_button], layout=row)], layout=pair),
-                self.files,
-                w.GridBox([self.a, self.b], layout=pair),
-                self.versus_words,
-                picture("versus"),
-                head("What serving it would earn"),
-                self.serving.widget,
-                head("Files and the report"),
-                w.GridBox([self.upload, self.open], layout=pair),
-                w.Box([self.export], layout=row),
-                self.links,
-            ],
-            layout=auto,
-        )
-        page.add_class("planner-page")
-        return page
+        self.widget = lay_out(self)
 
     def _wire(self) -> None:
         self.search.on_click(lambda _: self._search())
