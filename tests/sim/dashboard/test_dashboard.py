@@ -398,7 +398,7 @@ def test_a_first_look_comes_at_once_and_the_full_answer_follows():
     page, drawn = Page(SMALL), []
     draw, page._draw = page._draw, lambda answer, before: (drawn.append(answer), draw(answer, before))
     for chips in ("72", "80", "96"):
-        live(lambda: set_(page, "chips", chips))
+        live(lambda chips=chips: set_(page, "chips", chips))
         assert page.answer.is_first_look and page.answer.values["chips"] == chips and "first look" in page.top.value
         assert html.unescape(page.top.value).count(state.sentence(page.answer)) == 1
         assert svg.memory(page.answer)[0] in page.pictures["memory"].value

@@ -142,8 +142,24 @@ def test_a_number_as_predicted_is_normal_and_half_of_it_is_not():
     assert clock["explains"] == (compute / 0.5 + 1 - compute >= 2 * 0.95 + 0.05)
     if clock["needs"]:
         assert clock["needs"] == pytest.approx(compute / (1 + compute), abs=0.02)
-    masked = next(c for c in slow["causes"] if c["name"].startswith("padding"))
+    assert not any("counted" in c["name"] or "peak" in c["name"] for c in slow["causes"])  # a clock counts nothing
+
+
+def test_a_way_of_counting_explains_what_it_changes_and_nothing_else():
+    s = load_scenario("llama3_405b_16k_h100")
+    p = point(s).result
+    tokens = normal(s, "tokens_per_s", 0.5 * p.tokens_per_s, samples=40)["causes"]
+    masked = next(c for c in tokens if c["name"].startswith("padding"))
     assert masked["needs"] == pytest.approx(0.5, abs=1e-6)
+    assert not any("FLOPs" in c["name"] or "peak" in c["name"] for c in tokens)
+    own = normal(s, "mfu", 0.3, samples=40)["predicted"]
+    for factor, name in ((4 / 3, "FLOPs counted with recomputation"), (0.5, "sparse peak")):
+        r = normal(s, "mfu", factor * own, samples=40)
+        explained = {c["name"]: c for c in r["causes"] if c["explains"]}
+        assert not r["normal"] and next(c for n, c in explained.items() if n.startswith(name))["needs"] == 1.0
+        assert not r["above_peak"]
+    assert not any(c["name"].startswith("sparse") for c in normal(s, "tflops", 100.0, samples=40)["causes"])
+    assert normal(s, "mfu", 1.2, samples=40)["above_peak"]
 
 
 def test_the_plan_found_is_no_slower_than_the_shipped_one():
@@ -180,6 +196,8 @@ def test_the_headline_is_at_most_three_seconds():
         (["plan", "--model", "llama3_8b", "--chip", "h100", "--ask", "failures"], "needs a deadline"),
         (["normal", "glm5_mini_smoke", "--measured", "speed=3"], "not one of"),
         (["normal", "glm5_mini_smoke", "--measured", "step_s"], "QUANTITY=VALUE"),
+        (["normal", "glm5_mini_smoke", "--measured", "tokens_per_s=-3"], "must be more than 0"),
+        (["normal", "glm5_mini_smoke", "--measured", "step_s=0"], "must be more than 0"),
         (["plan"], "neither a scenario nor --model"),
     ],
 )
