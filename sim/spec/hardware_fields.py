@@ -18,18 +18,17 @@ CHIP = {
     "host_op_s": "time",
     "failures_per_chip_hour": "per_hour",
 }
+CHIP_TEXTS = ("vendor", "notes", "matmul_source", "tables", "family", "attention", "attention_as", "cluster")
 CHIP_KEYS = {
     *CHIP,
     "name",
     "peak_flops",
     "matmul_points",
-    "matmul_source",
     "attention_points",
     "host_backward",
-    "tables",
     "denominators",
-    "vendor",
-    "notes",
+    "cores",
+    *CHIP_TEXTS,
     "aliases",
     "like",
 }
