@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
 def _question(args: argparse.Namespace, chip: str | None = None, cluster: str | None = None) -> Question:
     """What the flags ask, of this machine."""
     from sim.planner.question import question
-    from sim.scenario.file import without_plan
+    from sim.scenario.file import with_open_plan
     from sim.scenario.training import load_document
 
     values = {"model": args.model, "cluster": cluster, "chip": chip}
@@ -97,7 +97,7 @@ def _question(args: argparse.Namespace, chip: str | None = None, cluster: str | 
     terms = {"stack": args.stack, "prices": read_prices(args), **question_options(args)}
     if args.ask == "cheapest" and args.deadline is None and terms["objective"] is None:
         terms["objective"] = "cost"
-    base = without_plan(load_document(args.scenario, [], **named, chips=args.chips)) if args.scenario else None
+    base = with_open_plan(load_document(args.scenario, [], **named, chips=args.chips)) if args.scenario else None
     return question(named["model"], named["cluster"], args.chips, chip=named["chip"], base=base, **terms)
 
 

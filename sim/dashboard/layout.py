@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sim.dashboard import figures as pictures
 from sim.report.html import escape, static_text
 
-if TYPE_CHECKING:
-    from sim.dashboard.page import Page
 
-
-def lay_out(page: Page) -> Any:
-    """The page's widgets in their order, as one widget."""
+def lay_out(page: Any) -> Any:
+    """The widgets of a `sim.dashboard.page.Page` in their order, as one widget."""
     import ipywidgets as w
 
     def head(words: str, level: int = 2):
