@@ -58,7 +58,7 @@ def test_extended_is_within_one_percent_of_the_events(schedule, costs):
 
 @pytest.mark.parametrize("layers", [(20, 20, 21, 19), (20, 21, 21, 18), (21, 20, 20, 19)])
 def test_near_equal_chunks_of_two_ranks_are_not_extended_too_soon(layers):
-    """80 layers over two ranks of two chunks, 60 micro-batches: extended from 12 and 24 the step came out over 1% short;
+    """80 layers over two ranks of two chunks, 60 micro-batches: extended from 12 and 24 the step was over 1% short;
     a search preferred it to a plan that is faster as events, and of its cuts the one with the larger error."""
     head = {3: 1.9}
     chunks = [ChunkCost(n + head.get(i, 0.0), 1.5 * (n + head.get(i, 0.0)), n, 0.0, 0.0) for i, n in enumerate(layers)]
