@@ -211,11 +211,13 @@ class Page:
             if self.fixed
             else "This plan was found at once: near the best, not proven to be it."
         )
-        yaml = files.link("this scenario as YAML", "scenario.yaml", state.yaml_text(self.answer), "application/yaml")
+        text = state.yaml_text(self.answer)
+        yaml = files.link("download it", "scenario.yaml", text, "application/yaml")
         return (
-            f'<p class="note">{how} The same figures in a '
-            f"terminal:<br><code>{escape(state.command(self.answer))}</code><br>or from {yaml} with clustersim run; "
-            f'<a href="{escape(state.link(self.answer))}">a link to this question</a>.</p>'
+            f'<p class="note">{how} The same figures in a terminal; a click selects all of it:<br>'
+            f"<code>{escape(state.command(self.answer))}</code></p>"
+            f'<details class="note"><summary>Copy as YAML, for clustersim run</summary><pre>{escape(text)}</pre>{yaml}'
+            f'</details><p class="note"><a href="{escape(state.link(self.answer))}">A link to this question</a></p>'
         )
 
     def _put(self, key: str, picture: str, alt: str) -> None:

@@ -346,6 +346,8 @@ def test_pictures_are_small_and_follow_every_control(opened):
         assert not opened.error.value
         a = opened.answer
         assert html.unescape(opened.top.value).count(state.sentence(a)) == 1
+        copied = html.unescape(opened.plan_note.value)
+        assert state.yaml_text(a) in copied and state.command(a) in copied and state.link(a) in copied
         want = {"memory": svg.memory(a), "step": svg.step(a), "tornado": svg.tornado(a, opened.metric.value)}
         for name, (picture, _) in want.items():
             assert picture in opened.pictures[name].value, (key, name)
