@@ -39,6 +39,7 @@ class Page:
         self.fixed: dict[str, object] = {}
         self.kept: dict[str, state.Answer] = {}  # saved on this page or loaded: name → answer
         self.work = Background()
+        self._refusal = ""
         self._asked: tuple[dict[str, str], dict[str, object]] = ({}, {})
         self._quiet = False  # while options change by themselves
         self.inputs = Inputs(self._changed)
@@ -131,25 +132,28 @@ class Page:
     ) -> None:
         """A first look at once, and the full answer when it is there; `wait`: for the full answer. On a refusal
         everything that is shown stays."""
-        kept = dict(self.fixed if fixed is None else fixed)
-        self._asked = (dict(values), kept)
-        if wait or not can_wait():
-            self.work.drop()
-            self._finish(self._full(values, kept), move)
-            return
+        kept, self._refusal = dict(self.fixed if fixed is None else fixed), ""
+        at_once = wait or not can_wait()
         try:
             question_of(values, kept)
-        except InputError as err:
-            self.work.drop()
-            self.error.value = pictures.error(str(err))
+        except InputError as err:  # what is under way goes on
+            self._refusal = self.error.value = pictures.error(str(err))
             return
-        with self.work.lock:
-            try:
-                look = first_look(values, kept, self.answer)
-                self._finish(look, move)
-            except InputError:  # the full answer says why, or finds what a glance does not
-                self.error.value = pictures.waiting("No plan is known at a glance; every plan is being looked at.")
-        self.work.start(lambda check: self._full(values, kept, check), lambda full: self._finish(full, move))
+        self.work.drop()
+        if at_once:
+            self._finish(self._full(values, kept), move)
+            return
+        self._asked = (dict(values), kept)
+        try:
+            self._finish(first_look(values, kept, self.answer), move)
+        except InputError:  # the full answer says why, or finds what a glance does not
+            self.error.value = pictures.waiting("No plan is known at a glance; a longer look is under way.")
+        self.work.start(lambda check: self._full(values, kept, check), lambda full: self._finish_later(full, move))
+
+    def _finish_later(self, answer: state.Answer | InputError, move: bool) -> None:
+        self._finish(answer, move)
+        if self._refusal:  # of a newer move
+            self.error.value = self._refusal
 
     def _full(
         self, values: Mapping[str, str], fixed: Mapping[str, object], check: Callable[[], None] | None = None

@@ -418,6 +418,8 @@ def test_a_button_waits_for_the_full_answer_and_a_refusal_leaves_the_last(opened
     assert "How many chips" in opened.error.value and not opened.answer.is_first_look and not opened.work.busy
     live(lambda: set_(opened, "chips", "72"))
     assert opened.answer.is_first_look
+    live(lambda: set_(opened, "chips", "many"))
+    assert opened.work.busy and "How many chips" in opened.error.value  # the first look is still followed up
     opened.name.value = "of 72"
     opened.save_button.click()
     assert opened.kept["of 72"].row == state.answer({**SMALL, "chips": "72"}).row
