@@ -137,7 +137,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 def with_open_plan(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document's question: one whose plan is open already keeps the fields that it pins, a whole plan goes."""
     read = canonical_document(document, "scenario")
-    return read if (read.get("plan") or {}).get("auto") else without_plan(document)
+    return read if (read.get("plan") or {}).get("auto") else without_plan(read)
 
 
 def without_plan(document: Mapping[str, Any]) -> dict[str, Any]:
