@@ -173,7 +173,9 @@ class Kernels:
             grid = self._grids[low]
             assert grid is not None
             seconds = grid.over_roofline(m, n, k) * measured.roofline(m, n, k, *self._roofs[low])
-            self._times[key] = max(seconds, 2.0 * m * n * k / self.matmul_flops[low])
+            # no long run is faster than the largest of the short ones, which their power limit slowed already
+            held = min(self.matmul_flops[low], grid.held * self.clock / self.scale)
+            self._times[key] = max(seconds, 2.0 * m * n * k / held)
         return self._times[key]
 
     @functools.cached_property

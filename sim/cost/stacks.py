@@ -78,7 +78,7 @@ class Stack:
     dp_hidden: float = 0.9
     fsdp_hidden: float = 0.6  # the rest is what compute loses to communication kernels beside it
     all_to_all_hidden: float = 0.8
-    dedup: bool = False  # expert rows cross the network once per node
+    dedup: bool = False  # expert rows go once to a node, and once to a chip
     node_limited: float = 0.0
     imbalance: float | None = None  # slowest rank's expert time / mean; None: as measured for a power law at this EP
     router_passes: float = 6.0
@@ -115,7 +115,8 @@ class Stack:
             node_limited=self.node_limited,
             dedup=self.dedup,
             router_passes=self.router_passes,
-            grouped=self.grouped,
+            # a whole iteration is captured where one kernel runs the experts without a host that counts tokens
+            grouped="joined" if self.graphs == "full" and fp8 else self.grouped,
             imbalance=self._imbalance(ep) if imbalance is None else imbalance,
         )
         return Style(**{**values, **changes})
