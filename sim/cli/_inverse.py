@@ -3,110 +3,109 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minglm import atomic
 from minglm.errors import InputError
 from minglm.runtime.terminal import json_text
-from sim.base.units import parse, show
 
 if TYPE_CHECKING:
     from sim.planner.question import Question
 
+SEVERAL = ("cheapest", "break-even")  # questions about more than one machine
+
+
+def is_inverse(args: argparse.Namespace) -> bool:
+    """Whether anything but the best plan is asked for."""
+    return args.ask != "plan" or args.budget is not None or args.deadline is not None
+
 
 def asked(args: argparse.Namespace, q: Question) -> int:
     """Answer what --ask, --budget and --deadline ask of a question."""
-    from sim.planner import inverse
+    from sim.planner import inverse, inverse_words
     from sim.planner.planner import solved
     from sim.scenario.training import resolve
     from sim.study.answer import simulate
 
-    deadline = None if args.deadline is None else parse(args.deadline, "time", "--deadline", low=60.0)
-    budget = None if args.budget is None else parse(args.budget, "money", "--budget", low=1.0)
+    budget, deadline = _terms(args)
     if args.ask == "growth":
-        return _told(args, inverse.growth(q), growth_text)
+        return _told(args, inverse.growth(q), inverse_words.growth_text)
     if deadline is None:
-        raise InputError(f"--{'budget' if budget else 'ask ' + args.ask}: needs a deadline; give --deadline '90 days'")
+        raise InputError(f"--{'budget' if budget else 'ask ' + args.ask}: needs a deadline; add --deadline '90 days'")
     if args.ask == "failures":
         simulated = simulate(resolve(solved(q)))
-        return _told(args, inverse.failures(simulated.scenario, simulated, deadline), failures_text)
+        return _told(args, inverse.failures(simulated.scenario, simulated, deadline), inverse_words.failures_text)
     if budget is not None:
-        return _told(args, inverse.buys(q, budget, deadline), buys_text)
-    return _told(args, inverse.within(q, deadline), within_text)
+        return _told(args, inverse.buys(q, budget, deadline), inverse_words.buys_text)
+    return _told(args, inverse.within(q, deadline), inverse_words.within_text)
 
 
-def cheapest(args: argparse.Namespace, named: dict[str, Any], terms: dict[str, Any]) -> int:
-    """The cheapest of the chips that --chip names."""
+def _terms(args: argparse.Namespace) -> tuple[float | None, float | None]:
+    """--budget and --deadline, read; one that --ask has no use for is refused."""
+    unused = {"growth": ("budget", "deadline"), "break-even": ("budget", "deadline")}.get(args.ask, ())
+    for name in unused if args.ask != "plan" else ():
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name}: --ask {args.ask} does not use it; leave it out")
+    if args.ask in ("failures", "cheapest") and args.budget is not None:
+        raise InputError(f"--budget: --ask {args.ask} does not use it; leave it out, or leave out --ask")
     from sim.planner import inverse
 
-    names = [n.strip() for n in str(args.chip or "").split(",") if n.strip()]
-    if len(names) < 2:
-        raise InputError("--ask cheapest: needs several chips; give for example --chip h100,b200,910b")
-    deadline = None if args.deadline is None else parse(args.deadline, "time", "--deadline", low=60.0)
-    machines = [{"chip": name, "chips": args.chips or 8192} for name in names]
-    rows = inverse.cheapest(named["model"], machines, deadline, **{"objective": "cost", **_set(terms)})
-    return _told(args, {"rows": rows}, cheapest_text)
+    return (
+        None if args.budget is None else inverse.budget_usd(args.budget, "--budget"),
+        None if args.deadline is None else inverse.deadline_s(args.deadline, "--deadline"),
+    )
 
 
-def _set(terms: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in terms.items() if v is not None}
+def machines(args: argparse.Namespace, asked_of: Callable[..., Question]) -> int:
+    """Answer a question about several machines: all that --chip and --cluster name, separated by commas.
+
+    asked_of: the question on one machine, with its chip and cluster as keywords.
+    """
+    from sim.planner import inverse, inverse_words
+
+    _, deadline = _terms(args)
+    chips, clusters = (
+        [n.strip() for n in str(getattr(args, key) or "").split(",") if n.strip()] for key in ("chip", "cluster")
+    )
+    named = [*({"chip": n} for n in chips), *({"cluster": n} for n in clusters)]
+    if len(chips) and len(clusters) == 1:  # one kind of node with several chips in it
+        named = [{"chip": n, "cluster": clusters[0]} for n in chips]
+    twice = next((a for a, b in itertools.combinations(named, 2) if a == b), None)
+    if twice is not None:
+        raise InputError(f"--ask {args.ask}: {next(iter(twice.values()))!r} is named twice; name each machine once")
+    least, most = (2, 2) if args.ask == "break-even" else (2, len(named))
+    if not least <= len(named) <= most:
+        raise InputError(
+            f"--ask {args.ask}: needs {'two' if most == 2 else 'several'} chips or clusters; give for example "
+            f"--chip h100,910b{'' if args.ask == 'break-even' else ',b200'}"
+        )
+    questions = [asked_of(**machine) for machine in named]
+    if args.ask == "break-even":
+        return _told(args, inverse.break_even(*questions), inverse_words.break_even_text)
+    return _told(args, {"rows": inverse.cheapest(questions, deadline)}, inverse_words.cheapest_text)
 
 
-def _told(args: argparse.Namespace, result: dict, words: Callable[[dict], str]) -> int:
+def _told(args: argparse.Namespace, result: dict[str, Any], words: Callable[[dict], str]) -> int:
+    if args.out:
+        _write(result, Path(args.out))
     print(json_text(result, indent=1) if args.json else words(result))
     return 0
 
 
-def buys_text(r: dict) -> str:
-    """What a budget and a deadline buy."""
-    lines = [
-        f"{show(r['budget_usd'], 'money')} in {r['deadline_days']:.4g} days at ${r['rent_usd_per_hour']:.2f} "
-        "a chip-hour",
-        f"{'chips':24}{r['chips']:,}, {r['plan']}, a step of {r['step_s']:.4g} s, goodput {r['goodput']:.1%}",
-        f"{'tokens of this model':24}{show(r['tokens'], 'count')}"
-        + ("" if r["enough_for_all_tokens"] else ", fewer than the question's"),
-    ]
-    for ratio, n in r["largest_active_parameters"].items():
-        lines.append(f"{'largest model':24}{show(n, 'count')} active parameters at {ratio} tokens a parameter")
-    return "\n".join(lines)
+def _write(result: dict[str, Any], folder: Path) -> None:
+    """answer.json, and answer.csv with its rows."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(folder / "answer.json", result)
+        rows = result.get("rows", [result])
+        columns = tuple(dict.fromkeys(key for row in rows for key, value in row.items() if _is_cell(value)))
+        atomic.write_csv(folder / "answer.csv", [{key: row.get(key, "") for key in columns} for row in rows], columns)
+    except OSError as err:
+        raise InputError(f"--out {folder}: cannot be written ({err.strerror or err}); give another folder") from None
 
 
-def within_text(r: dict) -> str:
-    """The fewest chips for a deadline."""
-    rent = f", {show(r['rent_usd'], 'money')} to rent" if "rent_usd" in r else ""
-    return f"{r['chips_needed']:,} chips: {r['plan']}, {r['days']:.4g} days{rent}"
-
-
-def growth_text(r: dict) -> str:
-    """The curve of more chips."""
-    lines = [f"{'chips':>10}{'days':>9}{'rent':>11}{'pays':>8}  plan"]
-    for x in r["rows"]:
-        rent = show(x["rent_usd"], "money") if "rent_usd" in x else "-"
-        pays = f"{x['pays']:.0%}" if "pays" in x else ""
-        lines.append(f"{x['chips']:>10,}{x['days']:>9.4g}{rent:>11}{pays:>8}  {x['plan']}")
-    stop = (
-        f"from {r['stops_at']:,} chips a further tenth shortens the run by less than half of itself"
-        if r["stops_at"]
-        else "a further tenth still shortens the run by more than half of itself"
-    )
-    return "\n".join([*lines, "", stop])
-
-
-def failures_text(r: dict) -> str:
-    """How often chips may fail."""
-    return (
-        f"chips may fail {r['times']:.3g} times as often: {1000 * r['per_chip_day_at_most']:.3g} per 1,000 chips and "
-        f"day instead of {1000 * r['per_chip_day']:.3g}; goodput is then {r['goodput_at_most']:.1%}"
-    )
-
-
-def cheapest_text(r: dict) -> str:
-    """Machines, cheapest first."""
-    lines = [f"{'chip':12}{'chips':>9}{'days':>9}{'rent':>11}  plan"]
-    for x in r["rows"]:
-        if "days" in x:
-            rent = show(x["rent_usd"], "money") if "rent_usd" in x else "-"
-            lines.append(f"{x['chip']:12}{x['chips']:>9,}{x['days']:>9.4g}{rent:>11}  {x['plan']}")
-        if "reason" in x:
-            lines.append(f"{x['chip']:12}{x['reason']}")
-    return "\n".join(lines)
+def _is_cell(value: object) -> bool:
+    return not isinstance(value, (dict, list))

@@ -31,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from sim.spec.phases import describe as describe_phases
-    from sim.study.answer import Simulated, campaign_draws, figures, point
+    from sim.study.answer import campaign_draws, figures, point, simulated_with
     from sim.study.campaign import campaign_input, campaign_segments
     from sim.study.projection import campaign_facts
     from sim.trace.perfetto import write_campaign
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     segments = campaign_segments(s)
     inp = campaign_input(s, segments)
     with elapsed("campaigns", quiet=args.json):
-        simulated = Simulated(s, point(s), segments, campaign_draws(s, segments, to_the_end=False))
+        simulated = simulated_with(s, point(s), segments, campaign_draws(s, segments, to_the_end=False))
     result = simulated.campaign
     if args.trace:
         write_campaign(run(inp, seed=result.seed), Path(args.trace))

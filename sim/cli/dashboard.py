@@ -20,6 +20,13 @@ EXAMPLES = """clustersim dashboard
 clustersim dashboard --port 8900 --no-browser
 clustersim dashboard --json                        (address, port and token on the first line)"""
 TEMPLATE = "planner"
+# What the browser loads of all that is installed: the widgets alone, by any of their names.
+WIDGETS = [
+    "@jupyter-widgets/jupyterlab-manager",
+    "@voila-dashboards/widgets-manager8",
+    "@voila-dashboards/widgets-manager7",
+]
+REFILL_S = 3  # after a page is opened, until the next is built: its own first moves come first
 ONLY_NOTEBOOK = "notebook-only"  # tag of cells that the page leaves out
 
 
@@ -104,6 +111,9 @@ def main(args: argparse.Namespace) -> int:
             f"--template={local_template(Path(place))}",
             "--theme=light",
             "--show_tracebacks=False",
+            "--preheat_kernel=True",  # a page is built before it is asked for, and the next one a little later
+            f"--VoilaKernelManager.fill_delay={REFILL_S}",
+            f"--VoilaConfiguration.extension_allowlist={WIDGETS!r}",
             "--Voila.log_level=ERROR",
             "--Application.log_level=ERROR",
             f"--TagRemovePreprocessor.remove_cell_tags={ONLY_NOTEBOOK}",

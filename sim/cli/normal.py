@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from minglm.errors import InputError
 from minglm.runtime.terminal import json_text
@@ -37,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     kind = {"step_s": "time", "mfu": "ratio"}.get(quantity, "count")
     scenario = load(args)
     with elapsed("draws", quiet=args.json):
-        result = normal(scenario, quantity, parse(value, kind, f"--measured {quantity}"))
+        result = normal(scenario, quantity, parse(value, kind, f"--measured {quantity}", low=-math.inf))
     print(json_text(result, indent=1) if args.json else text(scenario.name, result))
     return 0 if result["normal"] else 1
 
@@ -52,6 +53,7 @@ def text(name: str, r: dict) -> str:
         f"{'measured':16}{r['measured']:.4g} {r['quantity']}: a step of {r['step_s']['measured']:.4g} s",
         f"{'predicted':16}{r['predicted']:.4g}, 90% of draws {low:.4g} to {high:.4g}; the measured figure is "
         f"{verdict}, faster than {r['faster_than']:.0%} of the draws",
+        *(["more than the chip's peak: no run is that fast, FLOPs or tokens were counted otherwise"] * r["above_peak"]),
         "",
         f"{'published runs like it':36}{'chip':>8}{'measured':>12}{'predicted':>12}{'error':>8}  quantity",
     ]

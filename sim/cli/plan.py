@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minglm.errors import InputError
 from minglm.runtime.arguments import COUNT, whole
@@ -16,6 +18,9 @@ from sim.cli._question import question_arguments, question_options
 from sim.cli._scenario import name_or_mapping
 from sim.cost.price_flags import add_price_flags, read_prices
 
+if TYPE_CHECKING:
+    from sim.planner.question import Question
+
 DRAWS = 256  # as every range of `clustersim run`
 TEXT = "find the best plan: all that fit in memory, ranked, with the Pareto front and the reasons"
 EXAMPLES = """clustersim plan --model gpt3_175b --cluster dgx_a100 --chips 64 --seq 2048 --batch 64
@@ -23,7 +28,10 @@ clustersim plan --model glm5 --cluster atlas_800t_a2 --chips 100000 --batch-toke
 clustersim plan --model llama3_405b --cluster dgx_h100 --chips 16384 --seq 8192 --batch 2048 --objective cost \
 --tokens 15.6T
 clustersim plan --model llama3_70b --chip h100 --chips 512 --set tp=8 --set optimizer=muon --json
-clustersim plan --model llama3_70b --cluster dgx_h100 --chips 256 --schedules 1f1b,interleaved --out runs/plan_70b"""
+clustersim plan --model llama3_70b --cluster dgx_h100 --chips 256 --schedules 1f1b,interleaved --out runs/plan_70b
+clustersim plan --model llama3_70b --chip h100 --budget 20M --deadline '90 days'
+clustersim plan --model llama3_70b --chips 2048 --ask cheapest --chip h100,b200,910b --deadline '60 days'
+clustersim plan --model llama3_70b --chips 1024 --ask break-even --chip 910b,h100"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -44,31 +52,29 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deadline", help="such as '90 days': with --budget what both buy, alone the fewest chips")
     parser.add_argument(
         "--ask",
-        choices=("plan", "growth", "failures", "cheapest"),
+        choices=("plan", "growth", "failures", "cheapest", "break-even"),
         default="plan",
         help="growth: when another tenth of chips stops paying; failures: how much more often chips may fail until "
-        "--deadline is missed; cheapest: the cheapest of --chip a,b,c (default plan)",
+        "--deadline is missed; cheapest: the cheapest of --chip a,b,c or --cluster a,b,c, with --deadline each with "
+        "the fewest chips that keep it; break-even: the price of a chip-hour at which --chip a,b cost the same "
+        "(default plan)",
     )
     parser.add_argument("--explain", action="store_true", help="also where the step's time goes, as clustersim explain")
-    parser.add_argument("--out", help="folder for plan.json, plans.csv and plan.html")
+    parser.add_argument(
+        "--out", help="folder for plan.json, plans.csv and plan.html, or for answer.json and answer.csv of --ask"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     from sim.planner.planner import answer
-    from sim.planner.question import question
     from sim.report.plan import write
-    from sim.scenario.file import without_plan
-    from sim.scenario.training import load_document
 
     if args.scenario is None and args.model is None:
         raise InputError("neither a scenario nor --model is given; give one, such as --model glm5 --chip h100")
-    named = {name: name_or_mapping(getattr(args, name), f"--{name}") for name in ("model", "cluster", "chip")}
-    terms = {"stack": args.stack, "prices": read_prices(args), **question_options(args)}
-    if args.ask == "cheapest":
-        return inverse_questions.cheapest(args, named, terms)
-    base = without_plan(load_document(args.scenario, [], **named, chips=args.chips)) if args.scenario else None
-    plan_question = question(named["model"], named["cluster"], args.chips, chip=named["chip"], base=base, **terms)
-    if args.ask != "plan" or args.budget or args.deadline:
+    if args.ask in inverse_questions.SEVERAL:
+        return inverse_questions.machines(args, functools.partial(_question, args))
+    plan_question = _question(args, args.chip, args.cluster)
+    if inverse_questions.is_inverse(args):
         return inverse_questions.asked(args, plan_question)
     with progress_bar("widths", quiet=args.json) as report:
         result = answer(plan_question, args.top_k, report, args.samples, None if args.json else _first)
@@ -78,6 +84,21 @@ def main(args: argparse.Namespace) -> int:
         result["explain"] = _explained(result["document"])
     print(json_text(result, indent=1) if args.json else text(result))
     return 0
+
+
+def _question(args: argparse.Namespace, chip: str | None = None, cluster: str | None = None) -> Question:
+    """What the flags ask, of this machine."""
+    from sim.planner.question import question
+    from sim.scenario.file import with_open_plan
+    from sim.scenario.training import load_document
+
+    values = {"model": args.model, "cluster": cluster, "chip": chip}
+    named = {name: name_or_mapping(value, f"--{name}") for name, value in values.items()}
+    terms = {"stack": args.stack, "prices": read_prices(args), **question_options(args)}
+    if args.ask == "cheapest" and args.deadline is None and terms["objective"] is None:
+        terms["objective"] = "cost"
+    base = with_open_plan(load_document(args.scenario, [], **named, chips=args.chips)) if args.scenario else None
+    return question(named["model"], named["cluster"], args.chips, chip=named["chip"], base=base, **terms)
 
 
 def _first(plan: str, step_s: float) -> None:

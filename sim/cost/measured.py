@@ -369,6 +369,7 @@ def _nccl_curves(chip: str, collective: str) -> Curves | None:
     return _curves(table("nccl", chip), lambda key: key[1] if key[0] == collective else None)
 
 
+@functools.lru_cache(1 << 16)  # a Monte Carlo asks for the same sizes at every draw, a search for every plan
 def nccl_s(chip: str, collective: str, members: float, size: float) -> float | None:
     """Seconds of a collective inside a node, `size` bytes as in `sim.cost.collectives.time`; None where not measured.
 

@@ -22,6 +22,11 @@ def error(text: str) -> str:
     return block(f'<div class="error" role="alert"><b>Not changed.</b> {escape(text)}</div>') if text else ""
 
 
+def waiting(text: str) -> str:
+    """What the page is busy with."""
+    return block(f'<p class="note" role="status">{escape(text)}</p>')
+
+
 # ------------------------------------------------------------------ cards
 
 

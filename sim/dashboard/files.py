@@ -19,7 +19,9 @@ from sim.base.figure import Figure
 from sim.base.units import parse
 from sim.dashboard.controls import BY_KEY, CONTROLS
 from sim.dashboard.state import AXES, Answer, answer, assumptions, command, figure_words, sentence
-from sim.planner import planner
+from sim.planner.assumptions import assumptions as planner_assumptions
+from sim.planner.assumptions import facts
+from sim.planner.planner import verified
 from sim.planner.question import plain
 from sim.report.html import escape
 from sim.report.plan import write
@@ -198,10 +200,10 @@ def result_of(a: Answer, samples: int = 500) -> dict:
             f"The plan is {how}.",
             f"The same figures in a terminal: {command(a)}",
         ],
-        "assumptions": [*(f"set on the page: {t}" for t in assumptions(a)), *q.stated, *planner.assumptions(q)],
-        "facts": planner.facts(q),
+        "assumptions": [*(f"set on the page: {t}" for t in assumptions(a)), *q.stated, *planner_assumptions(q)],
+        "facts": facts(q),
         "versions": versions(),
-        "verified": planner.verified(a.simulated),
+        "verified": verified(a.as_events),
         "uncertainty": monte_carlo(a.scenario, samples, workers=1, simulated=a.simulated),
         "controls": dict(a.values),
     }

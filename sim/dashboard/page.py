@@ -11,19 +11,23 @@ looking at every plan, and the report. A value that is refused leaves the last a
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 
 from minglm import datafiles
 from minglm.errors import InputError
 from sim.dashboard import figures as pictures
 from sim.dashboard import files, state, svg
-from sim.dashboard.controls import BY_KEY, DEFAULT
+from sim.dashboard.background import Background, can_wait
+from sim.dashboard.controls import BY_KEY, DEFAULT, question_of
+from sim.dashboard.first_look import first_look
+from sim.dashboard.inverse import Inverse
+from sim.dashboard.layout import lay_out
 from sim.dashboard.serving import Serving
 from sim.dashboard.widgets import Inputs
-from sim.report.html import escape, static_text
+from sim.report.html import escape
 
 NOW = "what is shown now"
+FIRST_LOOK = '<p class="note">A first look; the plan and its interval are being worked out.</p>'
 
 
 class Page:
@@ -34,7 +38,9 @@ class Page:
 
         self.fixed: dict[str, object] = {}
         self.kept: dict[str, state.Answer] = {}  # saved on this page or loaded: name → answer
-        self.seconds = 0.0
+        self.work = Background()
+        self._refusal = ""
+        self._asked: tuple[dict[str, str], dict[str, object]] = ({}, {})
         self._quiet = False  # while options change by themselves
         self.inputs = Inputs(self._changed)
         wide = w.Layout(width="auto", min_width="0")
@@ -84,6 +90,7 @@ class Page:
         self.links = text()
         self.pictures = {k: text() for k in self.alts}
         self.serving = Serving(lambda: self.inputs.values["model"], self._guard, pictures.block)
+        self.inverse = Inverse(lambda: self.inputs.values, self._guard, pictures.block)
         self._wire()
         self._compare_options()
         self.answer = state.answer(self.inputs.values if values is None else dict(values))
@@ -91,68 +98,7 @@ class Page:
         if values is not None:
             self.inputs.show(values)
         self._versus()
-        self.widget = self._lay_out(w)
-
-    # ---------------------------------------------------------------- layout
-
-    def _lay_out(self, w):
-        def head(words: str, level: int = 2):
-            return w.HTML(f'<h{level} style="margin:.9rem 0 .1rem;font-size:1.15rem">{escape(words)}</h{level}>')
-
-        def picture(key: str, *more):
-            return w.VBox(
-                [*more, self.pictures[key], self.alts[key]],
-                layout=w.Layout(min_width="0", width="auto", overflow="visible"),
-            )
-
-        auto = w.Layout(width="auto", overflow="visible")
-        pair = w.Layout(
-            grid_template_columns="repeat(auto-fit, minmax(min(100%, 24rem), 1fr))",
-            grid_gap="0.4rem 1.2rem",
-            width="auto",
-        )
-        top = w.VBox([self.top, self.error], layout=auto)
-        top.add_class("planner-top")
-        row = w.Layout(flex_flow="row wrap", width="auto")
-        page = w.VBox(
-            [
-                w.HTML(f"<style>{static_text('sim.dashboard', 'page.css')}</style>"),
-                top,
-                head("What you ask"),
-                self.inputs.widget,
-                w.Box([self.reset], layout=row),
-                head("The answer"),
-                self.cards,
-                self.plan_note,
-                w.Box([self.search, self.release, self.bar], layout=row),
-                head("What would change the answer"),
-                picture("tornado", self.metric),
-                head("Memory and the step"),
-                w.GridBox([picture("memory"), picture("step")], layout=pair),
-                picture("timeline", self.simulate),
-                head("Compare two"),
-                w.HTML(
-                    pictures.block(
-                        "<p class=note>Save what is shown, change a control (another chip, say), and see B against "
-                        "A.</p>"
-                    )
-                ),
-                w.GridBox([self.name, w.Box([self.save_button], layout=row)], layout=pair),
-                self.files,
-                w.GridBox([self.a, self.b], layout=pair),
-                self.versus_words,
-                picture("versus"),
-                head("What serving it would earn"),
-                self.serving.widget,
-                head("Files and the report"),
-                w.GridBox([self.upload, self.open], layout=pair),
-                w.Box([self.export], layout=row),
-                self.links,
-            ],
-            layout=auto,
-        )
-        page.add_class("planner-page")
-        return page
+        self.widget = lay_out(self)
 
     def _wire(self) -> None:
         self.search.on_click(lambda _: self._search())
@@ -177,20 +123,59 @@ class Page:
         if key == "model":
             self.serving.follow()
 
-    def _show(self, values: Mapping[str, str], fixed: Mapping[str, object] | None = None, move: bool = False) -> None:
-        """Answer and draw; on a refusal everything that is shown stays."""
-        start = time.perf_counter()
+    def _show(
+        self,
+        values: Mapping[str, str],
+        fixed: Mapping[str, object] | None = None,
+        move: bool = False,
+        wait: bool = False,
+    ) -> None:
+        """A first look at once, and the full answer when it is there; `wait`: for the full answer. On a refusal
+        everything that is shown stays."""
+        kept, self._refusal = dict(self.fixed if fixed is None else fixed), ""
+        at_once = wait or not can_wait()
         try:
-            answer = state.answer(values, self.fixed if fixed is None else fixed)
-        except InputError as err:
-            self.error.value = pictures.error(str(err))
+            question_of(values, kept)
+        except InputError as err:  # what is under way goes on
+            self._refusal = self.error.value = pictures.error(str(err))
             return
-        if fixed is not None:
-            self.fixed = dict(fixed)
+        self.work.drop()
+        if at_once:
+            self._finish(self._full(values, kept), move)
+            return
+        self._asked = (dict(values), kept)
+        try:
+            self._finish(first_look(values, kept, self.answer), move)
+        except InputError:  # the full answer says why, or finds what a glance does not
+            self.error.value = pictures.waiting("No plan is known at a glance; a longer look is under way.")
+        self.work.start(lambda check: self._full(values, kept, check), lambda full: self._finish_later(full, move))
+
+    def _finish_later(self, answer: state.Answer | InputError, move: bool) -> None:
+        self._finish(answer, move)
+        if self._refusal:  # of a newer move
+            self.error.value = self._refusal
+
+    def _full(
+        self, values: Mapping[str, str], fixed: Mapping[str, object], check: Callable[[], None] | None = None
+    ) -> state.Answer | InputError:
+        try:
+            return state.answer(values, fixed, check=check)
+        except InputError as err:
+            return err
+
+    def _finish(self, answer: state.Answer | InputError, move: bool) -> None:
+        if isinstance(answer, InputError):
+            self.error.value = pictures.error(str(answer))
+            return
+        self.fixed = dict(answer.fixed)
         if move:
-            self.inputs.show(values)
+            self.inputs.show(answer.values)
         self._draw(answer, self.answer)
-        self.seconds = time.perf_counter() - start
+
+    def settle(self) -> None:
+        """Wait for the full answer where a first look is shown."""
+        if self.work.busy:
+            self._show(*self._asked, wait=True)
 
     def _draw(self, answer: state.Answer, before: state.Answer | None) -> None:
         """Show an answer; what was drawn `before` and has not changed stays."""
@@ -199,10 +184,12 @@ class Page:
             before is not None
             and before.question.model == answer.question.model
             and before.candidate == answer.candidate
+            and before.is_first_look == answer.is_first_look
             and (before.question.cluster.chip.name, before.question.cluster.name, before.question.precision)
             == (answer.question.cluster.chip.name, answer.question.cluster.name, answer.question.precision)
         )
-        self.top.value = pictures.block(f'<p class="said"><b>{escape(state.sentence(answer))}</b></p>', live=True)
+        said = f'<p class="said"><b>{escape(state.sentence(answer))}</b></p>'
+        self.top.value = pictures.block(said + (FIRST_LOOK if answer.is_first_look else ""), live=True)
         self.cards.value = pictures.cards(answer)
         self.plan_note.value = pictures.block(self._plan_words())
         self.release.layout.display = "" if self.fixed else "none"
@@ -212,9 +199,12 @@ class Page:
         if not same_step:
             for key in ("memory", "step"):
                 self._put(key, *getattr(svg, key)(answer))
-            small = answer.simulated_ops <= state.MAX_INLINE_OPS
-            self.simulate.layout.display = "none" if small else ""
-            self._timeline() if small else self._no_timeline()
+            if answer.is_first_look:
+                self._put("timeline", "", "The step is being simulated.")
+            else:
+                small = answer.simulated_ops <= state.MAX_INLINE_OPS
+                self.simulate.layout.display = "none" if small else ""
+                self._timeline() if small else self._no_timeline()
         if NOW in (self.a.value, self.b.value):
             self._versus()
 
@@ -225,11 +215,13 @@ class Page:
             if self.fixed
             else "This plan was found at once: near the best, not proven to be it."
         )
-        yaml = files.link("this scenario as YAML", "scenario.yaml", state.yaml_text(self.answer), "application/yaml")
+        text = state.yaml_text(self.answer)
+        yaml = files.link("download it", "scenario.yaml", text, "application/yaml")
         return (
-            f'<p class="note">{how} The same figures in a '
-            f"terminal:<br><code>{escape(state.command(self.answer))}</code><br>or from {yaml} with clustersim run; "
-            f'<a href="{escape(state.link(self.answer))}">a link to this question</a>.</p>'
+            f'<p class="note">{how} The same figures in a terminal; a click selects all of it:<br>'
+            f"<code>{escape(state.command(self.answer))}</code></p>"
+            f'<details class="note"><summary>Copy as YAML, for clustersim run</summary><pre>{escape(text)}</pre>{yaml}'
+            f'</details><p class="note"><a href="{escape(state.link(self.answer))}">A link to this question</a></p>'
         )
 
     def _put(self, key: str, picture: str, alt: str) -> None:
@@ -264,21 +256,33 @@ class Page:
         )
 
     def _guard(self, act: Callable[[], object]) -> None:
-        """Do what a button asks; a refusal is one line on the page."""
+        """Do what a button asks, of the full answer; a refusal is one line on the page."""
         self.error.value = ""
+        self.settle()
         try:
             act()
         except InputError as err:
             self.error.value = pictures.error(str(err))
 
     def _follow(self, act: Callable[[], object]) -> None:
-        """As `_guard`, of a control that a person changed, not the page itself."""
+        """Draw what follows a control that a person changed, not the page itself; a first look is enough."""
         if not self._quiet:
-            self._guard(act)
+            act()
+
+    def open_link(self, query: str) -> None:
+        """Ask what an address says (`sim.dashboard.state.link`); what is refused leaves the defaults, and says why."""
+        try:
+            values = state.from_link(query)
+        except InputError as err:
+            self.error.value = pictures.error(str(err))
+            return
+        if values:
+            self._show({**DEFAULT, **values}, {}, move=True)
 
     # ---------------------------------------------------------------- the longer things
 
     def _search(self) -> None:
+        self.work.drop()
         self.search.disabled, self.bar.layout.display = True, ""
 
         def progress(done: int, of: int) -> None:
@@ -328,7 +332,7 @@ class Page:
             self._loaded(*files.load_upload(one["name"], bytes(one["content"])))
 
     def _loaded(self, values: Mapping[str, str], fixed: Mapping[str, object], name: str) -> None:
-        self._show({**values}, fixed, move=True)
+        self._show({**values}, fixed, move=True, wait=True)
         if not self.error.value:
             self.kept[name] = self.answer
             self._compare_options()
@@ -388,16 +392,17 @@ def open_page(values: Mapping[str, str] | None = None) -> Page:
     for key in values or {}:
         if key not in BY_KEY:
             raise InputError(f"control {key!r}: not known; known: {', '.join(BY_KEY)}")
-    page = Page(values) if values is not None else _linked(os.environ.get("QUERY_STRING", ""))
+    page = Page(values)
+    if values is None:
+        page.open_link(_query())
     display(page.widget)
     return page
 
 
-def _linked(query: str) -> Page:
-    """The page with the controls of an address; one that is refused leaves the defaults, and says why."""
-    try:
-        return Page(state.from_link(query) or None)
-    except InputError as err:
-        page = Page()
-        page.error.value = pictures.error(str(err))
-        return page
+def _query() -> str:
+    """What the address says. A kernel that Voila has started ahead builds its page before anyone asks, and waits."""
+    if os.environ.get("VOILA_PREHEAT") == "True":
+        from voila.utils import get_query_string
+
+        return get_query_string() or ""
+    return os.environ.get("QUERY_STRING", "")

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import shlex
 import urllib.parse
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from minglm.errors import InputError, nearest
@@ -24,12 +24,13 @@ from sim.dashboard.controls import BY_KEY, CONTROLS, NAMES, question_of
 from sim.planner.candidates import PlanCosts
 from sim.planner.explain import parts
 from sim.planner.planner import completed, find, with_phase_plans
-from sim.planner.question import Question, plain
+from sim.planner.question import Question, plain, space_of
 from sim.planner.quick import quick
 from sim.planner.search import RankedPlan
 from sim.scenario.training import Scenario, resolve
-from sim.study.answer import Simulated, figures, simulate
+from sim.study.answer import Outlook, Simulated, figures, simulate
 from sim.study.monte_carlo import monte_carlo
+from sim.training.evaluate import Point
 
 SAMPLES = 60  # of the interval that follows a slider; a report draws more
 RESULTS = (
@@ -66,10 +67,21 @@ class Answer:
     candidate: RankedPlan
     row: Mapping[str, Any]
     document: Mapping[str, Any]  # the scenario as a file says it
-    simulated: Simulated
+    simulated: Outlook
     sure: Mapping
     memory: Mapping[str, float]  # GiB by part, on the peak-memory rank
     parts: Mapping[str, float]  # seconds of a step by cause
+
+    @property
+    def is_first_look(self) -> bool:
+        """Whether the full answer is still to come (`sim.dashboard.first_look`)."""
+        return not isinstance(self.simulated, Simulated)
+
+    @property
+    def as_events(self) -> Simulated:
+        """The full answer's step and campaigns."""
+        assert isinstance(self.simulated, Simulated), "a first look has no events"
+        return self.simulated
 
     @property
     def scenario(self) -> Scenario:
@@ -117,38 +129,54 @@ class Answer:
         return 3 * p.pp * p.vpp * p.micro_batches(self.scenario.workload)
 
 
-def answer(values: Mapping[str, str], fixed: Mapping[str, object] | None = None, samples: int = SAMPLES) -> Answer:
+def answer(
+    values: Mapping[str, str],
+    fixed: Mapping[str, object] | None = None,
+    samples: int = SAMPLES,
+    check: Callable[[], None] | None = None,
+) -> Answer:
     """The answer to the controls; with `fixed` for that plan, else for a good plan that is found at once.
 
+    check: called now and then; what it raises ends the work.
     Raises:
         InputError: a control's value is refused, or no plan fits.
     """
     fixed = dict(fixed or {})
     q = question_of(values, fixed)
-    candidate, costs = _plan(q, fixed)
-    return answered(values, fixed, q, candidate, costs, samples)
+    candidate, costs = _plan(q, fixed, check)
+    return answered(values, fixed, q, candidate, costs, samples, check=check)
 
 
+PRICES = ("system_price_usd", "electricity_usd_per_kwh", "pue")  # no step depends on them
 _KNOWN: dict[str, PlanCosts] = {}  # costs of the last few machines: they depend on neither chips, batch nor prices
 _FOUND: dict[str, RankedPlan] = {}
 
 
-def _plan(q: Question, fixed: Mapping[str, object]) -> tuple[RankedPlan, PlanCosts]:
-    """The plan, from what was computed before where only chips, batch, tokens or prices have moved."""
+def _about(q: Question) -> str:
+    """What the costs of a question's plans depend on."""
     pins = sorted(q.pinned.items(), key=str)
-    same = (q.model, replace(q.cluster, num_chips=1), replace(q.workload, global_batch=1), q.precision, q.stack, pins)
-    about = repr(same)
-    exact = repr((about, q.cluster.num_chips, q.batch, q.objective, q.tolerance))
-    candidate, costs = _FOUND.get(exact), _KNOWN.get(about)
-    if candidate is not None and costs is not None:
-        return candidate, costs
-    if fixed:
-        out, costs = find(q, 1)
-        candidate = out.best[0]
-    else:
-        candidate, costs = quick(q, costs)
+    chip = replace(q.cluster.chip, rent_usd_per_hour=None)
+    machine = [getattr(q.cluster, f.name) for f in fields(q.cluster) if f.name not in ("num_chips", "chip", *PRICES)]
+    return repr((q.model, chip, machine, replace(q.workload, global_batch=1), q.precision, q.stack, pins))
+
+
+def known_costs(q: Question) -> PlanCosts:
+    """Costs of the question's plans, with what was computed before where only chips, batch, tokens or prices moved."""
+    about = _about(q)
+    costs = _KNOWN.get(about) or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space_of(q).switches)
     _remember(_KNOWN, about, costs, 4)
-    _remember(_FOUND, exact, candidate, 500)
+    return costs
+
+
+def _plan(
+    q: Question, fixed: Mapping[str, object], check: Callable[[], None] | None = None
+) -> tuple[RankedPlan, PlanCosts]:
+    """The plan, from what was found before where only tokens or prices have moved."""
+    exact = repr((_about(q), q.cluster.num_chips, q.batch, q.objective, q.tolerance))
+    candidate, costs = _FOUND.get(exact), known_costs(q)
+    if candidate is None:
+        candidate = find(q, 1)[0].best[0] if fixed else quick(q, costs, check=check)[0]
+        _remember(_FOUND, exact, candidate, 500)
     return candidate, costs
 
 
@@ -158,19 +186,23 @@ def _remember(store: dict, key: str, value: object, most: int) -> None:
         del store[next(iter(store))]
 
 
-def answered(
+def answered(  # noqa: PLR0913 - the question, its plan, and how it is simulated
     values: Mapping[str, str],
     fixed: Mapping[str, object],
     q: Question,
     candidate: RankedPlan,
     costs: PlanCosts,
     samples: int = SAMPLES,
+    document: dict[str, Any] | None = None,
+    simulated_as: Callable[[Scenario], Outlook] = simulate,
+    check: Callable[[], None] | None = None,
 ) -> Answer:
-    """The answer for one plan."""
-    document = with_phase_plans(q, completed(q, costs, candidate))
-    simulated = simulate(resolve(document, "the page's question"))
+    """The answer for one plan. document: the scenario with the plan in it, where it is known."""
+    if document is None:
+        document = with_phase_plans(q, completed(q, costs, candidate), check)
+    simulated = simulated_as(resolve(document, "the page's question"))
     s = simulated.scenario
-    need = simulated.point.memory.breakdown()
+    need = simulated.memory.breakdown()
     return Answer(
         dict(values),
         dict(fixed),
@@ -179,7 +211,7 @@ def answered(
         figures(simulated),
         document,
         simulated,
-        monte_carlo(s, samples, workers=1, simulated=simulated),
+        monte_carlo(s, samples, workers=1, simulated=simulated, progress=lambda _: check() if check else None),
         {k: v / 2**30 for k, v in need.items()},
         {k: max(v, 0.0) for k, v in parts(q, s.plan, s.workload).items()},
     )
@@ -193,9 +225,9 @@ def searched(values: Mapping[str, str], progress=None, samples: int = SAMPLES) -
     return replace(a, fixed=a.kept)
 
 
-def simulated_step(a: Answer):
-    """The plan's step simulated as events (`sim.training.evaluate.Point`), for the timeline."""
-    return a.simulated.point
+def simulated_step(a: Answer) -> Point:
+    """The plan's step simulated as events, for the timeline."""
+    return a.as_events.point
 
 
 # ------------------------------------------------------------------ in words

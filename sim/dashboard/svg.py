@@ -9,7 +9,8 @@ so that no colour is needed to read it. Each function returns (HTML, alt text).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from minglm.plots import COLOURS
 from sim.base.units import show
@@ -163,3 +164,32 @@ def versus(first: Answer, second: Answer, names: Sequence[str]) -> tuple[str, st
     listed = ", ".join(f"{label.lower()} {second.row[k] / first.row[k]:.2f} times" for k, label in both)
     alt = f"B ({names[1]}) against A ({names[0]}): {listed}. Lines: B's 90% interval; dashed: equal."
     return f'<div class="versus" role="img" aria-label="{escape(alt)}">{"".join(rows)}</div>', alt
+
+
+def curve(growth: Mapping[str, Any]) -> tuple[str, str]:
+    """Days over chips (`sim.planner.inverse.growth`), each point with its figures; beside it the line of chips that all
+    pay, which is the control."""
+    rows = growth["rows"]
+    first, high = rows[0], max(row["days"] for row in rows)
+    wide, tall = 600.0, 160.0
+    span = max(rows[-1]["chips"] - first["chips"], 1)
+
+    def place(chips: float, days: float) -> str:
+        return f"{8 + (wide - 16) * (chips - first['chips']) / span:.1f},{8 + (tall - 16) * (1 - days / high):.1f}"
+
+    ideal = " ".join(place(row["chips"], first["days"] * first["chips"] / row["chips"]) for row in rows)
+    places = [place(row["chips"], row["days"]) for row in rows]
+    points, listed = "", []
+    for row, at in zip(rows, places, strict=True):
+        x, y = at.split(",")
+        words = f"{row['chips']:,} chips: {row['days']:.4g} days"
+        points += f'<circle cx="{x}" cy="{y}" r="4" fill="{COLOURS[0]}"><title>{words}</title></circle>'
+        listed.append(words)
+    alt = f"Days over chips: {'; '.join(listed)}. Dashed: if every chip added paid in full."
+    drawn = (
+        f'<svg class="curve" role="img" aria-label="{escape(alt)}" viewBox="0 0 {wide:g} {tall:g}" width="100%">'
+        f'<polyline points="{ideal}" fill="none" stroke="#4a5361" stroke-dasharray="6 4"/>'
+        f'<polyline points="{" ".join(places)}" fill="none" stroke="{COLOURS[0]}" stroke-width="2"/>{points}</svg>'
+    )
+    head = f"Days on {first['chips']:,} to {rows[-1]['chips']:,} chips; dashed: if each paid in full"
+    return f'<p class="head">{head}</p>{drawn}', alt

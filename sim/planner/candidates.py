@@ -8,12 +8,11 @@ under (tp, cp, ep, etp, micro-batch, recompute), the layout under (pp, vpp, sche
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from sim.cost import memory
 from sim.cost.closed_form import Loads, exposed_behind, loads, straggler
@@ -33,71 +32,22 @@ from sim.planner.candidate import (
     SharedWork,
     StepParts,
 )
+from sim.planner.shared import (
+    LAYER_SWITCHES,
+    Key,
+    cached,
+    data_parallel_key,
+    layer_key,
+    layout_key,
+    loads_key,
+    message_key,
+    params_key,
+    sharded_layer_key,
+)
 from sim.planner.stages import Units, balanced
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
-
-# ------------------------------------------------------------------ what a quantity depends on
-
-Value = TypeVar("Value")
-Key = tuple[object, ...]
-LAYER_SWITCHES = ("sp", "overlap_tp", "overlap_all_to_all", "recompute_modules")  # those that change a layer's cost
-
-
-def cached(
-    key: Callable[[PlanCosts, Candidate], Key],
-) -> Callable[[Callable[[PlanCosts, Candidate], Value]], Callable[[PlanCosts, Candidate], Value]]:
-    """A method of `PlanCosts` that is computed once for all candidates with the same `key`."""
-
-    def decorate(compute: Callable[[PlanCosts, Candidate], Value]) -> Callable[[PlanCosts, Candidate], Value]:
-        name = compute.__name__
-
-        @functools.wraps(compute)
-        def method(self: PlanCosts, c: Candidate) -> Value:
-            known = self.known[name]
-            of = key(self, c)
-            try:
-                return known[of]  # one hash: this runs some ten times a plan
-            except KeyError:
-                value = known[of] = compute(self, c)
-            return value
-
-        return method
-
-    return decorate
-
-
-def _layer_key(costs: PlanCosts, c: Candidate) -> Key:
-    paired = c.schedule.startswith("dualpipe")
-    return (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, paired, costs.layer_set[c.switches])
-
-
-def _sharded_layer_key(costs: PlanCosts, c: Candidate) -> Key:
-    if c.zero == 3 and c.dp * c.cp > 1:
-        return (*_layer_key(costs, c), c.dp, costs.switches[c.switches].get("hsdp", 0))
-    return _layer_key(costs, c)
-
-
-def _layout_key(costs: PlanCosts, c: Candidate) -> Key:
-    return (_layer_key(costs, c), c.pp, c.vpp, c.schedule, c.mtp_before_head, c.stages)
-
-
-def _loads_key(costs: PlanCosts, c: Candidate) -> Key:
-    hops = costs.stage_message_s(c) if c.mtp_before_head and c.pp > 1 else 0.0
-    return (_sharded_layer_key(costs, c), c.pp, c.vpp, c.schedule, c.mtp_before_head, c.stages, hops)
-
-
-def _params_key(costs: PlanCosts, c: Candidate) -> Key:
-    return (c.tp, c.ep, c.etp, c.pp, c.vpp, c.schedule, c.mtp_before_head, costs.layout(c).stages)
-
-
-def _message_key(costs: PlanCosts, c: Candidate) -> Key:
-    return (c.tp, c.cp, c.dp, c.micro_batch, costs.layer_set[c.switches])
-
-
-def _data_parallel_key(costs: PlanCosts, c: Candidate) -> Key:
-    return (*_params_key(costs, c), c.cp, c.dp, c.zero, c.switches)
 
 
 class PlanCosts:
@@ -155,7 +105,7 @@ class PlanCosts:
 
     # ---------------------------------------------------------------- shared parts
 
-    @cached(_layout_key)
+    @cached(layout_key)
     def layout(self, c: Candidate) -> ChunkLayout:
         """Which chunks each pipeline rank holds."""
         plan, model = Plan(pp=c.pp, vpp=c.vpp, schedule=c.schedule), self.model
@@ -208,7 +158,7 @@ class PlanCosts:
         plan = self.plan(c, zero, bare=True)
         return LayerEstimator(self.model, self.cluster, plan, self.workload, self.precision, self.stack)
 
-    @cached(_layer_key)
+    @cached(layer_key)
     def work(self, c: Candidate) -> SharedWork:
         """Work of the candidate's layers before their weights are sharded, and the activations they keep."""
         estimator, model = self._estimator(c), self.model
@@ -220,7 +170,7 @@ class PlanCosts:
             memory.saved_activations(model, estimator.plan, self.workload, self.stack),
         )
 
-    @cached(_sharded_layer_key)
+    @cached(sharded_layer_key)
     def costs(self, c: Candidate) -> dict[str, PhaseSeconds]:
         """Cost of each kind of layer and of the ends ("first", "depths", "last") under the candidate's ZeRO."""
         shared = self.work(c)
@@ -233,7 +183,7 @@ class PlanCosts:
             out[name] = _phase_seconds([(1.0, end)])
         return out
 
-    @cached(_loads_key)
+    @cached(loads_key)
     def chunk_seconds(self, c: Candidate) -> tuple[tuple[tuple[float, float, float, float, float], ...], ...]:
         """(forward, input gradient, weight gradient, hideable forward and backward) of each chunk, per kind of rank."""
         parts, layout, nothing = self.costs(c), self.layout(c), PhaseSeconds(0.0, 0.0, 0.0, 0.0, 0.0)
@@ -253,7 +203,7 @@ class PlanCosts:
             out.append(tuple(row))
         return tuple(out)
 
-    @cached(_loads_key)
+    @cached(loads_key)
     def loads(self, c: Candidate) -> Loads:
         """What the pipeline's ranks do, for the closed form."""
         layout, paired, of_kind = self.layout(c), c.schedule.startswith("dualpipe"), []
@@ -263,7 +213,7 @@ class PlanCosts:
         forward, backward, weight, hide = zip(*(of_kind[k] for k in layout.ranks), strict=True)
         return loads(forward, backward, weight, hide, len(layout.kinds[0]))
 
-    @cached(_loads_key)
+    @cached(loads_key)
     def uneven_s(self, c: Candidate) -> float:
         """Seconds of a micro-batch that interleaving adds where chunks differ.
 
@@ -276,7 +226,7 @@ class PlanCosts:
         rounds = sum(max(r[k][0] + r[v - 1 - k][1] + r[v - 1 - k][2] for r in rows) for k in range(v))
         return max(rounds - self.loads(c).busy, 0.0)
 
-    @cached(_params_key)
+    @cached(params_key)
     def params(self, c: Candidate) -> tuple[tuple[float, float], ...]:
         """(replicated, expert) weights of each kind of rank of the candidate's layout."""
         plan = Plan(
@@ -292,7 +242,7 @@ class PlanCosts:
         every = rank_params(self.model, plan, memory.padded(self.model.vocab, c.tp), self.workload.mtp)
         return tuple(every[rank] for rank in self.layout(c).first_of)
 
-    @cached(_data_parallel_key)
+    @cached(data_parallel_key)
     def data_parallel(self, c: Candidate) -> DataParallelCosts:
         """Gradient reduction, parameter gather and optimiser of the slowest rank."""
         estimator = self._estimator(c, c.zero)
@@ -326,7 +276,7 @@ class PlanCosts:
             reduce = exposed_behind(backward_s, c.pp, c.vpp, m, reduce, self.stack.dp_hidden)
         return reduce + once.param_gather_s + once.optimizer_s
 
-    @cached(_message_key)
+    @cached(message_key)
     def stage_message_s(self, c: Candidate) -> float:
         """Seconds of one message between pipeline stages."""
         size = c.micro_batch * self.workload.seq / c.cp * self.model.hidden * WIDTH
@@ -335,7 +285,7 @@ class PlanCosts:
 
     # ---------------------------------------------------------------- memory
 
-    @cached(_data_parallel_key)
+    @cached(data_parallel_key)
     def states(self, c: Candidate) -> tuple[float, ...]:
         """Weights, gradients, optimiser states and ZeRO-3's buffers of each kind of rank, in bytes."""
         plan = self.plan(c, bare=True)

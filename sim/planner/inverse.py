@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from minglm.errors import InputError
-from sim.base.units import DAY_S, show
+from sim.base.units import DAY_S, parse, show
 from sim.cost import money
-from sim.planner.planner import completed, find, solved
-from sim.planner.question import Question, question, read_question
+from sim.planner.planner import completed, solved
+from sim.planner.question import Question, read_question
 from sim.planner.quick import quick
 from sim.scenario.training import Scenario, resolve
 from sim.study.answer import Simulated, figures, simulate
@@ -23,7 +23,35 @@ from sim.study.campaign import campaign_input
 from sim.training.campaign import expected
 
 TOKENS_PER_PARAMETER = (20.0, 712.0)  # Chinchilla's rule of thumb, and GLM-5's 28.5T for 40B active parameters
-STOPS_PAYING = 0.5  # of the chips added: below this share of them a further tenth shortens the run
+STOPS_PAYING = 0.5  # of the chips added: less than this share of them shortens the run
+SHORTEST_S = 60.0  # of deadlines
+CERTAIN = 5  # tenths that do not pay end a curve
+MOST_TENTHS = 12  # of a curve: 3.1 times the chips
+
+
+def budget_usd(text: str, name: str) -> float:
+    """Dollars: '$1.5M', '1.5M', '20k' or '20,000'.
+
+    Raises:
+        InputError: no amount, or less than a dollar.
+    """
+    entered = str(text).strip()
+    amount = parse(entered if "$" in entered else "$" + entered, "money", name)
+    if amount < 1:
+        raise InputError(f"{name}: {entered!r} is less than a dollar; give for example $1M")
+    return amount
+
+
+def deadline_s(text: str, name: str) -> float:
+    """Seconds: '90 days', '36 h'.
+
+    Raises:
+        InputError: no duration, or less than a minute.
+    """
+    seconds = parse(text, "time", name)
+    if seconds < SHORTEST_S:
+        raise InputError(f"{name}: {str(text).strip()!r} is less than a minute; give for example '90 days'")
+    return seconds
 
 
 def with_chips(q: Question, chips: int) -> Question:
@@ -37,15 +65,25 @@ def at_once(q: Question) -> Simulated:
     return simulate(resolve(completed(q, costs, best)))
 
 
-def rent_of(q: Question) -> float:
-    """Dollars of a chip-hour.
+def _days(seconds: float) -> str:
+    """Seconds in words: days, or hours below two."""
+    return f"{seconds / DAY_S:.3g} days" if seconds >= 2 * DAY_S else f"{seconds / 3600:.3g} hours"
+
+
+def _enough(days: float) -> str:
+    """A deadline that so many days keep."""
+    return f"{math.ceil(days)} days" if days > 2 else f"{math.ceil(days * 24)} h"
+
+
+def rent_of(q: Question, asked: str) -> float:
+    """Dollars of a chip-hour. asked: what needs it, for the refusal.
 
     Raises:
         InputError: none is known.
     """
     rent = money.with_prices(q.cluster, q.prices).chip.rent_usd_per_hour
     if rent is None:
-        raise InputError(f"budget: no rent of {q.cluster.chip.name} is known; give one with --chip-hour-price '$2/h'")
+        raise InputError(f"{asked}: no rent of {q.cluster.chip.name} is known; give one with --chip-hour-price '$2/h'")
     return rent.value
 
 
@@ -59,7 +97,7 @@ def buys(q: Question, budget_usd: float, deadline_s: float) -> dict[str, Any]:
     Raises:
         InputError: a budget that rents less than the smallest cluster that holds the model; the nearest that does.
     """
-    rent, days = rent_of(q), deadline_s / DAY_S
+    rent, days = rent_of(q, "budget"), deadline_s / DAY_S
     chips = int(budget_usd / (rent * deadline_s / 3600))
     node = max(1, q.cluster.chips_per_node)
     chips = chips // node * node if chips >= node else chips
@@ -70,11 +108,11 @@ def buys(q: Question, budget_usd: float, deadline_s: float) -> dict[str, Any]:
         s = at_once(asked)
     except InputError:
         least = fewest_chips(q, start=max(chips, 1))
-        need = least * rent * deadline_s / 3600
+        need, minutes = least * rent * deadline_s / 3600, math.floor(budget_usd / (least * rent) * 60)
+        sooner = f" or at most --deadline '{minutes} min'" if minutes else ""
         raise InputError(
-            f"budget {show(budget_usd, 'money')} for {days:.3g} days rents {chips:,} × {q.cluster.chip.name} at "
-            f"${rent:.2f}/h: too few to hold {q.model.name}; give at least --budget {math.ceil(need)} or --deadline "
-            f"'{budget_usd / (least * rent * 24):.2f} days'"
+            f"budget {show(budget_usd, 'money')} for {_days(deadline_s)} rents {chips:,} × {q.cluster.chip.name} at "
+            f"${rent:.2f}/h: too few to hold {q.model.name}; give at least --budget {math.ceil(need)}{sooner}"
         ) from None
     row = figures(s)
     tokens = row["tokens_per_s"] * row["goodput"] * deadline_s
@@ -85,6 +123,7 @@ def buys(q: Question, budget_usd: float, deadline_s: float) -> dict[str, Any]:
         "rent_usd_per_hour": rent,
         "chips": chips,
         "plan": row["plan"],
+        "chips_of_plan": row["chips"],
         "step_s": row["step_s"],
         "goodput": row["goodput"],
         "tokens": tokens,
@@ -118,8 +157,8 @@ def within(q: Question, deadline_s: float) -> dict[str, Any]:
     whole = figures(simulate(resolve(solved(q))))
     if whole["days"] * DAY_S > deadline_s:
         raise InputError(
-            f"deadline of {deadline_s / DAY_S:.3g} days: {q.cluster.num_chips:,} × {q.cluster.chip.name} need "
-            f"{whole['days']:.4g}; give --deadline '{math.ceil(whole['days'])} days', more chips or fewer tokens"
+            f"deadline of {_days(deadline_s)}: {q.cluster.num_chips:,} × {q.cluster.chip.name} need "
+            f"{_days(whole['days'] * DAY_S)}; give --deadline '{_enough(whole['days'])}', more chips or fewer tokens"
         )
     low, high, best = 1, q.cluster.num_chips, whole
     while high - low > max(1, high // 20):
@@ -136,22 +175,40 @@ def within(q: Question, deadline_s: float) -> dict[str, Any]:
     return {"chips_needed": high, **best}
 
 
-def growth(q: Question, steps: int = 6) -> dict[str, Any]:
+def growth(q: Question, most: int = MOST_TENTHS) -> dict[str, Any]:
     """The question on more and more chips, a tenth more each time: days, money, and the share of the added chips that
-    shortens the run. `stops_at`: the first number from which a further tenth brings less than half of itself."""
+    shortens the run.
+
+    `stops_at`: the first number beyond which no larger one of the curve brings half of what its chips add (None: the
+    curve does not end so). Widths divide few numbers of chips well, so a single tenth says little.
+    """
     rows: list[dict[str, Any]] = []
-    for k in range(steps + 1):
+    for k in range(most + 1):
         chips = round(q.cluster.num_chips * 1.1**k)
+        if rows and chips == rows[-1]["chips"]:
+            continue
         row = figures(at_once(with_chips(q, chips)))
         entry: dict[str, Any] = {
-            key: row[key] for key in ("plan", "step_s", "days", "rent_usd", "own_usd") if key in row
+            key: row[key] for key in ("chips", "plan", "step_s", "days", "rent_usd", "own_usd") if key in row
         }
-        if rows:
-            speedup = rows[-1]["days"] / row["days"] - 1
-            entry["pays"] = speedup / (chips / rows[-1]["chips"] - 1)
-        rows.append({"chips": chips, **entry})
-    stops = next((a["chips"] for a, b in zip(rows, rows[1:], strict=False) if b["pays"] < STOPS_PAYING), None)
-    return {"rows": rows, "stops_at": stops}
+        entry["chips"] = chips
+        rows.append({**entry, **({"pays": _pays(rows[-1], entry)} if rows else {})})
+        if stops_at(rows, CERTAIN) is not None:
+            break
+    return {"rows": rows, "stops_at": stops_at(rows, 1)}
+
+
+def _pays(few: Mapping[str, Any], many: Mapping[str, Any]) -> float:
+    """Share of the chips between two rows that shortens the run."""
+    return float((few["days"] / many["days"] - 1) / (many["chips"] / few["chips"] - 1))
+
+
+def stops_at(rows: Sequence[Mapping[str, Any]], later: int = 1) -> int | None:
+    """Chips of the first row that at least `later` rows follow, none of which pays."""
+    for i in range(len(rows) - later):
+        if all(_pays(rows[i], row) < STOPS_PAYING for row in rows[i + 1 :]):
+            return int(rows[i]["chips"])
+    return None
 
 
 def failures(s: Scenario, simulated: Simulated, deadline_s: float) -> dict[str, float]:
@@ -164,8 +221,8 @@ def failures(s: Scenario, simulated: Simulated, deadline_s: float) -> dict[str, 
     main, inp = simulated.campaign, campaign_input(s, simulated.segments)
     if main.days * DAY_S > deadline_s:
         raise InputError(
-            f"deadline of {deadline_s / DAY_S:.3g} days: the run takes {main.days:.4g} already; give --deadline "
-            f"'{math.ceil(main.days)} days' or more"
+            f"deadline of {_days(deadline_s)}: the run takes {_days(main.days * DAY_S)} already; give --deadline "
+            f"'{_enough(main.days)}' or more"
         )
     own, wanted = expected(inp), main.goodput * main.days * DAY_S / deadline_s
 
@@ -183,23 +240,43 @@ def failures(s: Scenario, simulated: Simulated, deadline_s: float) -> dict[str, 
     return {"times": low, "per_chip_day": rate, "per_chip_day_at_most": rate * low, "goodput_at_most": wanted}
 
 
-def cheapest(
-    model: Any, machines: Sequence[Mapping[str, Any]], deadline_s: float | None = None, **terms: Any
-) -> list[dict[str, Any]]:
-    """The question on each of several clusters ({"chip": …, "cluster": …, "chips": …}), cheapest to rent first; those
-    that miss the deadline, fit nothing or have no price come last with the reason."""
+def cheapest(questions: Sequence[Question], deadline_s: float | None = None) -> list[dict[str, Any]]:
+    """The same run on each of several machines, cheapest to rent first; those that miss the deadline, fit nothing or
+    have no price come last with the reason.
+
+    With a deadline each takes the fewest of its chips that keep it, without one the plan that the question's aim finds.
+
+    Raises:
+        InputError: none of them answers; the first reason.
+    """
     rows = []
-    for machine in machines:
-        row: dict[str, Any] = dict(machine)
+    for q in questions:
+        row: dict[str, Any] = {"chip": q.cluster.chip.name, "cluster": q.cluster.name}
         try:
-            q = question(model, machine.get("cluster"), machine.get("chips"), chip=machine.get("chip"), **terms)
-            out, costs = find(q, 1)
-            row |= figures(simulate(resolve(completed(q, costs, out.best[0]))))
+            row |= within(q, deadline_s) if deadline_s else figures(simulate(resolve(solved(q))))
             if "rent_usd" not in row:
-                row["reason"] = f"no rent of {q.cluster.chip.name} is known"
-            elif deadline_s is not None and row["days"] * DAY_S > deadline_s:
-                row["reason"] = f"takes {row['days']:.4g} days"
+                row["reason"] = f"no rent of {q.cluster.chip.name} is known, so no cost to rent"
         except InputError as err:
             row["reason"] = str(err)
         rows.append(row)
+    if all("reason" in row for row in rows):
+        raise InputError(f"cheapest: none of the {len(rows)} machines answers; {rows[0]['reason']}")
     return sorted(rows, key=lambda r: ("reason" in r, r.get("rent_usd", math.inf)))
+
+
+def break_even(q: Question, other: Question) -> dict[str, Any]:
+    """The rent of a chip-hour at which the question's run costs what it does on another machine, and the other way.
+
+    Raises:
+        InputError: a machine that does not hold the model, or has no price.
+    """
+    rents = [rent_of(one, "break-even") for one in (q, other)]
+    mine, theirs = (
+        {"chip": one.cluster.chip.name, "rent_usd_per_hour": rent, **figures(simulate(resolve(solved(one))))}
+        for one, rent in zip((q, other), rents, strict=True)
+    )
+    return {
+        "rows": [mine, theirs],
+        "break_even_usd_per_hour": theirs["rent_usd"] / mine["chip_hours"],
+        "other_break_even_usd_per_hour": mine["rent_usd"] / theirs["chip_hours"],
+    }

@@ -43,6 +43,7 @@ class Cause:
     own: float
     most: float
     step_s: Callable[[float], float]
+    is_counting: bool = False  # another way to count: it holds or not, and changes the number, not the run
 
 
 def normal(s: Scenario, quantity: str, measured: float, samples: int = DRAWS) -> dict[str, Any]:
@@ -69,7 +70,8 @@ def normal(s: Scenario, quantity: str, measured: float, samples: int = DRAWS) ->
         "normal": span["p5"] <= step_s <= span["p95"],
         "step_s": {"measured": step_s, "predicted": own, "p5": span["p5"], "p95": span["p95"]},
         "nearest": nearest_rows(s),
-        "causes": causes(s, step_s, own),
+        "above_peak": _figure_of(s, "mfu", step_s) > 1.0,
+        "causes": causes(s, quantity, step_s, own, (span["p5"], span["p95"])),
     }
 
 
@@ -142,11 +144,14 @@ def nearest_rows(s: Scenario, most: int = 5) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------ what would explain it
 
 
-def causes(s: Scenario, wanted_s: float, own_s: float) -> list[dict[str, Any]]:
+def causes(
+    s: Scenario, quantity: str, wanted_s: float, own_s: float, span: tuple[float, float]
+) -> list[dict[str, Any]]:
     """Every knob alone, with the size at which it explains the measured step; those that reach it first, the smallest
-    turn (as a share of what the knob can do) before the others."""
+    turn (as a share of what the knob can do) before the others. Another way of counting explains a figure that it puts
+    inside of what is predicted (`span`, in seconds of a step)."""
     out = []
-    for cause in _knobs(s, own_s):
+    for cause in (*_knobs(s, own_s), *_countings(s, quantity, own_s)):
         try:
             reach = cause.step_s(cause.most)
         except InputError:
@@ -154,7 +159,11 @@ def causes(s: Scenario, wanted_s: float, own_s: float) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"name": cause.name, "unit": cause.unit, "most": cause.most, "step_s_at_most": reach}
         towards = (reach - own_s) * (wanted_s - own_s) > 0
         entry["explains"] = towards and abs(reach - own_s) >= abs(wanted_s - own_s) * (1 - EXPLAINS)
-        entry["needs"] = _needed(cause, own_s, wanted_s) if entry["explains"] else None
+        if cause.is_counting:
+            entry["explains"] = towards and span[0] <= wanted_s * own_s / reach <= span[1]
+            entry["needs"] = cause.most if entry["explains"] else None
+        else:
+            entry["needs"] = _needed(cause, own_s, wanted_s) if entry["explains"] else None
         entry["turn"] = (
             abs(entry["needs"] - cause.own) / abs(cause.most - cause.own) if entry["needs"] is not None else math.inf
         )
@@ -226,7 +235,6 @@ def _knobs(s: Scenario, own_s: float) -> list[Cause]:
         *out,
         Cause("clock of the chips", "of the rate assumed", 1.0, 0.5, lambda x: _slower(s, own_s, x)),
         Cause("clock of the chips, faster", "of the rate assumed", 1.0, 1.5, lambda x: _slower(s, own_s, x)),
-        *_conventions(s, own_s),
     ]
 
 
@@ -239,26 +247,32 @@ def _slower(s: Scenario, own_s: float, clock: float) -> float:
     return own_s * (1 - compute) + own_s * compute / clock
 
 
-def _conventions(s: Scenario, own_s: float) -> list[Cause]:
-    """Figures that count otherwise: they do not change the run, only the number."""
+def _countings(s: Scenario, quantity: str, own_s: float) -> list[Cause]:
+    """Other ways to count that a figure may have come from: FLOPs for TFLOPS and MFU, the peak for an MFU, tokens for
+    all but a step's time."""
     seq, mtp = s.workload.seq, s.workload.mtp
     own = s.model.train_flops_per_token(seq, mtp=mtp)
     whole = s.model.train_flops_per_token(seq, causal=False, mtp=mtp)
 
     def counted(name: str, ratio: float) -> Cause:
-        return Cause(name, "applied (1) or not (0)", 0.0, 1.0, lambda x: own_s / (1 + x * (ratio - 1)))
+        return Cause(
+            name, "applied (1) or not (0)", 0.0, 1.0, lambda x: own_s / (1 + x * (ratio - 1)), is_counting=True
+        )
 
-    out = [
-        counted("FLOPs counted without the causal half", whole / own),
-        counted("FLOPs counted with recomputation (hardware FLOPs)", 4 / 3),
-        counted("FLOPs counted by 6 × active parameters", 6 * s.model.active_params() / own),
-        counted("sparse peak (twice the dense one) in an MFU", 0.5),
-    ]
-    if mtp and s.model.mtp_modules:
-        out.append(counted("MTP not counted", s.model.train_flops_per_token(seq, mtp=False) / own))
-    out.append(
-        Cause("padding or masked tokens not counted", "of the tokens", 0.0, 0.75, lambda x: own_s / max(1 - x, 1e-9))
-    )
+    out = []
+    if quantity in ("tflops", "mfu"):
+        out = [
+            counted("FLOPs counted without the causal half", whole / own),
+            counted("FLOPs counted with recomputation (hardware FLOPs)", 4 / 3),
+            counted("FLOPs counted by 6 × active parameters", 6 * s.model.active_params() / own),
+        ]
+        if mtp and s.model.mtp_modules:
+            out.append(counted("MTP not counted", s.model.train_flops_per_token(seq, mtp=False) / own))
+    if quantity == "mfu":
+        out.append(counted("sparse peak (twice the dense one)", 0.5))
+    if quantity != "step_s":
+        name = "padding or masked tokens not counted"
+        out.append(Cause(name, "of the tokens", 0.0, 0.75, lambda x: own_s / max(1 - x, 1e-9)))
     return out
 
 

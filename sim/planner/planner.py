@@ -20,9 +20,10 @@ from typing import Any
 from minglm.errors import InputError
 from sim.base.checks import check_finite, versions
 from sim.base.pareto import Front
-from sim.base.units import DAY_S, format_value
+from sim.base.units import DAY_S
 from sim.cost.memory import check_fits
 from sim.planner import cache
+from sim.planner.assumptions import assumptions, facts
 from sim.planner.candidates import PlanCosts
 from sim.planner.explain import explain
 from sim.planner.question import OPTION_OF, Question, plain, read_question, space_of
@@ -179,9 +180,10 @@ def solved(q: Question, progress: Callable[[int, int], None] | None = None) -> d
     return with_phase_plans(q, completed(q, costs, out.best[0]))
 
 
-def with_phase_plans(q: Question, document: dict[str, Any]) -> dict[str, Any]:
+def with_phase_plans(q: Question, document: dict[str, Any], check: Callable[[], None] | None = None) -> dict[str, Any]:
     """The completed document with a further plan for each length of its phases, and for the first batch of one that
-    grows; those that it has of its own stay. The campaign takes for each stretch the one that finishes it soonest."""
+    grows; those that it has of its own stay. The campaign takes for each stretch the one that finishes it soonest.
+    check: as in `sim.planner.quick.quick`."""
     if document.get("phases") is None:
         return document
     plans, asked_of = list(document.get("plans") or ()), set()
@@ -191,19 +193,21 @@ def with_phase_plans(q: Question, document: dict[str, Any]) -> dict[str, Any]:
             if asked in asked_of or (phase.seq == q.seq and abs(batch / (q.batch * q.seq) - 1) < 0.3):
                 continue
             asked_of.add(asked)
-            plan = _phase_plan(q, *asked)
+            plan = _phase_plan(q, *asked, check)
             plans += [plan] if plan else []
     return {**document, "plans": plans} if plans else document
 
 
-def _phase_plan(q: Question, seq: int, batch_tokens: float, attention: str) -> dict[str, Any] | None:
+def _phase_plan(
+    q: Question, seq: int, batch_tokens: float, attention: str, check: Callable[[], None] | None
+) -> dict[str, Any] | None:
     """A plan for sequences and a batch of another size, found at once; None where none fits."""
     asked = {k: v for k, v in q.document.items() if k not in ("phases", "plans", "global_batch")}
     asked = _without_layout({**asked, "seq": seq, "global_tokens": batch_tokens, "attention": attention})
     # few long sequences take what batch their replicas divide, up to a fifth off
     one = read_question({**asked, "batch_tolerance": max(q.tolerance, 0.2)})
     try:
-        best, costs = quick(one)
+        best, costs = quick(one, check=check)
     except InputError:
         return None  # the campaign says which phase has no plan
     document = completed(one, costs, best)
@@ -404,59 +408,4 @@ def best_by_schedule(q: Question, costs: PlanCosts, best: RankedPlan) -> list[Ra
         few = search(costs, of_one, q.cluster.num_chips, q.batch, q.objective, 5)
         if few.best:
             out += refine(costs, few, q.objective, 1, pinned_stages=True).best
-    return out
-
-
-def facts(q: Question) -> list[dict]:
-    """The machine's figures with range, strength and source, as a report shows them."""
-    c, chip = q.cluster, q.cluster.chip
-    listed = [
-        ("peak of the chip", chip.peak("fp8" if q.precision == "fp8" else "bf16")),
-        ("memory bandwidth", chip.memory_bytes_per_s),
-        ("power of the chip", chip.power_w),
-        ("rent of a chip", chip.rent_usd_per_hour),
-        ("failures of a chip", chip.failures_per_chip_hour),
-        ("price with the system", c.system_price_usd),
-        ("PUE", c.pue),
-        ("electricity", c.electricity_usd_per_kwh),
-    ]
-    listed += [
-        (f"{t.name} {what}", f)
-        for t in c.tiers
-        for what, f in (("rate", t.bytes_per_s), ("efficiency", t.efficiency), ("latency", t.latency_s))
-    ]
-    return [
-        {
-            "name": name,
-            "value": format_value(f.value, f.unit),
-            "range": "" if f.certain else f"{format_value(f.low, f.unit)} – {format_value(f.high, f.unit)}",
-            "strength": f.confidence,
-            "source": f.source,
-        }
-        for name, f in listed
-        if f is not None
-    ]
-
-
-def assumptions(q: Question) -> list[str]:
-    """What an answer rests on beside the question's own defaults."""
-    out = [
-        "plans are ranked by a step worked off operation by operation, every chip at the speed of the expected slowest",
-        "cost and energy count the chips a plan uses"
-        if q.objective in PER_CHIP
-        else "cost counts all chips, spares included; in the front of time and chips, those that a plan uses",
-        "days of the other plans: by Daly's formula, times what phases and failures make of the winner's",
-        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, GPipe, which has 1F1B's bubble "
-        "and needs more memory, and a vocabulary split over stages, which no listed stack offers",
-    ]
-    rate = q.cluster.chip.failures_per_chip_hour
-    out.append(
-        f"failures: {rate.source}" if rate else "failures per chip as in Llama 3's table: none is known for this chip"
-    )
-    if q.cluster.chip.rent_usd_per_hour is None:
-        out.append(f"no rent of {q.cluster.chip.name} is known: no cost to rent is given (--chip-hour-price sets one)")
-    if q.cluster.system_price_usd is None:
-        out.append(
-            f"no system price of {q.cluster.chip.name} is known: no cost to own is given (--system-price sets one)"
-        )
     return out

@@ -234,7 +234,9 @@ def question(  # noqa: PLR0913 (keywords, each a part of the question)
         "attention": attention,
         "phases": phases,
     }
-    document: dict[str, Any] = {**(base or {}), **{k: v for k, v in said.items() if v is not None}}
+    other_batch = {"global_batch"} if batch_tokens is not None else {"global_tokens"} if batch is not None else set()
+    document: dict[str, Any] = {k: v for k, v in (base or {}).items() if k not in other_batch}
+    document |= {k: v for k, v in said.items() if v is not None}
     if prices:
         document["prices"] = {**document.get("prices", {}), **{k: plain(v) for k, v in prices.items()}}
     document["options"] = {**(document.get("options") or {}), **(options or {})}

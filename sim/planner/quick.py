@@ -8,6 +8,7 @@ not proven is that it is the best.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -43,13 +44,19 @@ NEAR = {"tp": 1, "cp": 1, "micro_batch": 1, "ep": 2}  # steps from the held valu
 APART = 1.3  # a start that is this many times as slow as the best one is not followed
 
 
-def quick(q: Question, costs: PlanCosts | None = None, look_everywhere: bool = True) -> tuple[RankedPlan, PlanCosts]:
+def quick(
+    q: Question,
+    costs: PlanCosts | None = None,
+    look_everywhere: bool = True,
+    check: Callable[[], None] | None = None,
+) -> tuple[RankedPlan, PlanCosts]:
     """A plan that fits and is near the best, and the costs that priced it.
 
     Args:
         costs: of an earlier question about the same model, machine, sequence, precision and stack: what it has computed
             is used again.
         look_everywhere: search the whole space where the coarse look finds nothing, which is slow.
+        check: called before each look; what it raises ends the search.
     Raises:
         InputError: nothing fits.
     """
@@ -57,6 +64,8 @@ def quick(q: Question, costs: PlanCosts | None = None, look_everywhere: bool = T
     shared = costs or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
 
     def best(some: Space) -> RankedPlan | None:
+        if check:
+            check()
         out = search(shared, some, q.cluster.num_chips, q.batch, q.objective, FEW)
         return refine(shared, out, q.objective, 1, pinned_stages=True).best[0] if out.best else None
 

@@ -134,6 +134,12 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return out
 
 
+def with_open_plan(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document's question: one whose plan is open already keeps the fields that it pins, a whole plan goes."""
+    read = canonical_document(document, "scenario")
+    return read if (read.get("plan") or {}).get("auto") else without_plan(read)
+
+
 def without_plan(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document with an automatic plan: what its own plan brought along goes too."""
     layout = ("zero", "distributed_optimizer", "fsdp", "expert_tp", "recompute_layers", "stages", "mtp_before_head")

@@ -22,6 +22,17 @@ from minglm.errors import InputError, nearest
 from sim.base.documents import read_mapping
 from sim.base.figure import Figure, figure, known_keys
 from sim.base.units import parse, whole
+from sim.spec.hardware_fields import (
+    CHIP,
+    CHIP_KEYS,
+    CHIP_TEXTS,
+    CLUSTER,
+    CLUSTER_DEFAULTS,
+    CLUSTER_KEYS,
+    TIER_KEYS,
+    attention_points,
+    matmul_points,
+)
 
 PRECISIONS = ("bf16", "fp16", "fp8", "int8", "fp4", "fp32")
 TOPOLOGIES = ("mesh", "switch", "rail", "clos")
@@ -119,62 +130,6 @@ class Cluster:
 
 # ------------------------------------------------------------------ reading
 
-_CHIP = {
-    "memory_bytes": "bytes",
-    "memory_bytes_per_s": "bytes_per_s",
-    "power_w": "power",
-    "price_usd": "money",
-    "rent_usd_per_hour": "money_per_hour",
-    "max_matmul_flops": "flops",
-    "max_matmul_flops_fp8": "flops",
-    "sustained": "ratio",
-    "host_op_s": "time",
-    "failures_per_chip_hour": "per_hour",
-}
-_CHIP_TEXTS = ("vendor", "notes", "matmul_source", "tables", "family", "attention", "attention_as", "cluster")
-_CHIP_KEYS = {
-    *_CHIP,
-    "name",
-    "peak_flops",
-    "matmul_points",
-    "attention_points",
-    "host_backward",
-    "denominators",
-    "cores",
-    *_CHIP_TEXTS,
-    "aliases",
-    "like",
-}
-_TIER_KEYS = {
-    "name",
-    "topology",
-    "size",
-    "bytes_per_s",
-    "links",
-    "latency_s",
-    "efficiency",
-    "oversubscription",
-    "tables",
-}
-_CLUSTER = {
-    "host_bytes_per_s": "bytes_per_s",
-    "host_memory_bytes": "bytes",
-    "storage_bytes_per_s": "bytes_per_s",
-    "host_power_w": "power",
-    "pue": "ratio",
-    "electricity_usd_per_kwh": "money_per_kwh",
-    "system_price_usd": "money",
-}
-_CLUSTER_KEYS = {*_CLUSTER, "name", "chip", "chips_per_node", "tiers", "chips", "notes", "aliases", "like"}
-_CLUSTER_DEFAULTS = {
-    "host_bytes_per_s": "25 GB/s",
-    "host_memory_bytes": "128 GiB",
-    "storage_bytes_per_s": "100 GB/s",
-    "host_power_w": "250 W",
-    "pue": 1.2,
-    "electricity_usd_per_kwh": "$0.08/kWh",
-}
-
 
 def chip_from(raw: str | Mapping | Chip, name: str = "chip") -> Chip:
     """A chip by name, or from a mapping. `like: NAME` in a mapping starts from that chip and changes some figures."""
@@ -184,7 +139,7 @@ def chip_from(raw: str | Mapping | Chip, name: str = "chip") -> Chip:
         return _chip_of_file(raw) if raw.lower().endswith((".yaml", ".yml", ".json")) else load_chip(raw)
     if not isinstance(raw, Mapping):
         raise InputError(f"{name}: {raw!r} is not a chip; give a name from `data/chips` or a mapping of its figures")
-    known_keys(raw, _CHIP_KEYS, name)
+    known_keys(raw, CHIP_KEYS, name)
     base = load_chip(str(raw["like"])) if "like" in raw else None
     values = _chip_values(raw, name)
     values["name"] = str(raw.get("name", f"{base.name} (changed)" if base else "unnamed chip"))
@@ -213,9 +168,7 @@ def _chip_of_file(path: str) -> Chip:
 def _chip_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Fields of a `Chip` that a mapping gives, checked, in SI units."""
     values: dict[str, Any] = {
-        key: figure(raw[key], dimension, f"{name}.{key}")
-        for key, dimension in _CHIP.items()
-        if raw.get(key) is not None
+        key: figure(raw[key], dimension, f"{name}.{key}") for key, dimension in CHIP.items() if raw.get(key) is not None
     }
     if "peak_flops" in raw:
         peaks = raw["peak_flops"]
@@ -228,9 +181,9 @@ def _chip_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
                 f"{name}.peak_flops: needs bf16 or fp16 at least; give the dense bf16 peak such as '312 TFLOPS'"
             )
     if "matmul_points" in raw:
-        values["matmul_points"] = _points(raw["matmul_points"], name)
+        values["matmul_points"] = matmul_points(raw["matmul_points"], name)
     if "attention_points" in raw:
-        values["attention_points"] = _attention_points(raw["attention_points"], name)
+        values["attention_points"] = attention_points(raw["attention_points"], name)
     if "host_backward" in raw:
         values["host_backward"] = parse(raw["host_backward"], "ratio", f"{name}.host_backward", low=0.0)
     if "denominators" in raw:
@@ -243,41 +196,15 @@ def _chip_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
         )
     if "cores" in raw:
         values["cores"] = whole(raw["cores"], f"{name}.cores", 1)
-    values |= {key: str(raw[key]) for key in _CHIP_TEXTS if key in raw}
+    values |= {key: str(raw[key]) for key in CHIP_TEXTS if key in raw}
     return values
-
-
-def _points(raw: object, name: str) -> tuple[tuple[int, int, int, float], ...]:
-    points = []
-    for i, row in enumerate(raw if isinstance(raw, (list, tuple)) else [None]):
-        if not isinstance(row, (list, tuple)) or len(row) != 4:
-            raise InputError(
-                f"{name}.matmul_points[{i}]: {row!r} must be [m, n, k, rate], such as [640, 8192, 8192, 220 TFLOPS]"
-            )
-        m, n, k = (whole(v, f"{name}.matmul_points[{i}]") for v in row[:3])
-        points.append((m, n, k, parse(row[3], "flops", f"{name}.matmul_points[{i}]", low=1.0)))
-    return tuple(points)
-
-
-def _attention_points(raw: object, name: str) -> tuple[tuple[int, int, int, float, float], ...]:
-    points = []
-    for i, row in enumerate(raw if isinstance(raw, (list, tuple)) else [None]):
-        where = f"{name}.attention_points[{i}]"
-        if not isinstance(row, (list, tuple)) or len(row) != 5:
-            raise InputError(
-                f"{where}: {row!r} must be [length, heads, width, rate, backward over forward], such as "
-                "[4096, 32, 128, 150 TFLOPS, 3.0]"
-            )
-        length, heads, width = (whole(v, where) for v in row[:3])
-        points.append((length, heads, width, parse(row[3], "flops", where, low=1.0), parse(row[4], "ratio", where)))
-    return tuple(points)
 
 
 def tier_from(raw: Mapping, name: str) -> Tier:
     """A tier from a mapping; `size` may be left out for the outermost, which then joins any number of chips."""
     if not isinstance(raw, Mapping):
         raise InputError(f"{name}: {raw!r} is not a tier; give name, topology, size, bytes_per_s")
-    known_keys(raw, _TIER_KEYS, name)
+    known_keys(raw, TIER_KEYS, name)
     topology = raw.get("topology", "switch")
     if topology not in TOPOLOGIES:
         raise InputError(
@@ -336,7 +263,7 @@ def cluster_from(raw: str | Mapping | Cluster, name: str = "cluster") -> Cluster
         raise InputError(
             f"{name}: {raw!r} is not a cluster; give a name from `data/clusters` or a mapping of its figures"
         )
-    known_keys(raw, _CLUSTER_KEYS, name)
+    known_keys(raw, CLUSTER_KEYS, name)
     base = load_cluster(str(raw["like"])) if "like" in raw else None
     values = _cluster_values(raw, name)
     values["name"] = str(raw.get("name", f"{base.name} (changed)" if base else "unnamed cluster"))
@@ -351,10 +278,10 @@ def cluster_from(raw: str | Mapping | Cluster, name: str = "cluster") -> Cluster
     if "num_chips" not in values:
         outer = values["tiers"][-1].size
         values["num_chips"] = outer if outer < EVERYTHING else values["chips_per_node"]
-    for key, default in _CLUSTER_DEFAULTS.items():
+    for key, default in CLUSTER_DEFAULTS.items():
         values.setdefault(
             key,
-            replace(figure(default, _CLUSTER[key], f"{name}.{key}"), source="default for a cluster that does not say"),
+            replace(figure(default, CLUSTER[key], f"{name}.{key}"), source="default for a cluster that does not say"),
         )
     return Cluster(**values)
 
@@ -375,7 +302,7 @@ def _cluster_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
         values["tiers"] = tuple(tier_from(t, f"{name}.tiers[{i}]") for i, t in enumerate(tiers))
         if any(a.size > b.size for a, b in itertools.pairwise(values["tiers"])):
             raise InputError(f"{name}.tiers: sizes must grow from the inner tier to the outer; order them inner first")
-    for key, dimension in _CLUSTER.items():
+    for key, dimension in CLUSTER.items():
         if raw.get(key) is not None:
             values[key] = figure(raw[key], dimension, f"{name}.{key}")
     if "pue" in values and values["pue"].low < 1:

@@ -12,7 +12,7 @@ few milliseconds and the scenario's own facts give the scenario's own figures.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from sim.base.checks import check_finite
 from sim.base.figure import Figure
 from sim.base.quantiles import quantile
 from sim.cost import money
+from sim.cost.evaluate import in_closed_form, scale_compute
+from sim.cost.memory import Memory
 from sim.scenario.build import Run
 from sim.scenario.training import Scenario
 from sim.spec.hardware import Cluster
@@ -30,6 +32,7 @@ from sim.study.campaign import PhaseTimer, campaign_input, campaign_segments, ph
 from sim.training.campaign import CampaignResult, expected
 from sim.training.campaign import run as run_campaign
 from sim.training.evaluate import Point, evaluate
+from sim.training.fast_step import fast_step_s
 
 MOST_INTERRUPTIONS = 40_000  # of all draws together: a job that fails more often is drawn less often
 FEWEST_DRAWS = 3
@@ -57,11 +60,12 @@ def point(s: Scenario, cluster: Cluster | None = None, **changes: Any) -> Point:
 
 
 @dataclass(frozen=True)
-class Simulated:
-    """A scenario as events: one step, the whole run's segments, and campaigns with failures, fewest days first."""
+class Outlook:
+    """A scenario's step, the whole run's segments, and campaigns with failures, fewest days first."""
 
     scenario: Scenario
-    point: Point
+    step_s: float
+    memory: Memory
     segments: tuple[RunSegment, ...]
     draws: tuple[CampaignResult, ...]
 
@@ -75,6 +79,13 @@ class Simulated:
         return quantile(sorted(getattr(draw, figure) for draw in self.draws), share)
 
 
+@dataclass(frozen=True)
+class Simulated(Outlook):
+    """A scenario as events: `point` is its step."""
+
+    point: Point
+
+
 def simulate(s: Scenario, recorder: Any = None) -> Simulated:
     """The scenario's step and its campaigns; `recorder` is given the step.
 
@@ -83,7 +94,27 @@ def simulate(s: Scenario, recorder: Any = None) -> Simulated:
     """
     p = point(s, recorder=recorder)
     segments = campaign_segments(s)
-    return Simulated(s, p, segments, campaign_draws(s, segments))
+    return simulated_with(s, p, segments, campaign_draws(s, segments))
+
+
+def simulated_with(
+    s: Scenario, p: Point, segments: tuple[RunSegment, ...], draws: tuple[CampaignResult, ...]
+) -> Simulated:
+    """What was simulated, as one."""
+    return Simulated(s, p.result.step_s, p.memory, segments, draws, p)
+
+
+def glance(s: Scenario) -> Outlook:
+    """As `simulate`, in a fraction of the time: steps by the fast model of the planner's search, one campaign.
+
+    Raises:
+        InputError: as `simulate`.
+    """
+    arguments = (s.model, s.cluster, s.plan, s.workload, s.precision, s.stack)
+    costed, need, _, slow = in_closed_form(*arguments, s.allow_oom)
+    step_s = fast_step_s(scale_compute(costed.costs, slow), s.plan.schedule)
+    segments = campaign_segments(s, fast=True)
+    return Outlook(s, step_s, need, segments, campaign_draws(replace(s, seeds=1), segments))
 
 
 def campaign_draws(
@@ -108,11 +139,11 @@ def campaign_draws(
     return tuple(sorted((first, *rest), key=lambda draw: draw.days))
 
 
-def figures(simulated: Simulated) -> dict[str, Any]:
+def figures(simulated: Outlook) -> dict[str, Any]:
     """The answer, JSON-ready; names end in their unit. Chips that the plan leaves are spares, and are paid."""
-    s, p, main = simulated.scenario, simulated.point, simulated.campaign
+    s, main = simulated.scenario, simulated.campaign
     paid = paid_for(s.cluster, s.cluster.num_chips, main.days, s.prices)
-    out = plan_figures(s.run, p.result.step_s, p.memory.total_bytes, main.goodput, main.days, paid)
+    out = plan_figures(s.run, simulated.step_s, simulated.memory.total_bytes, main.goodput, main.days, paid)
     out["carbon_t"] = paid["carbon"].value
     check_finite(out)
     return out
@@ -161,7 +192,7 @@ def plan_figures(
 class Base:
     """What all draws of a scenario share: the scenario as events, and what the closed form says of each phase."""
 
-    simulated: Simulated
+    simulated: Outlook
     closed_s: Mapping[tuple, float]  # (plan, phase, batch) → seconds of a step in closed form
     expected: float  # goodput after Daly's formula
 
@@ -176,19 +207,19 @@ class Base:
         return self.simulated.campaign.goodput / self.expected
 
 
-def base_of(s: Scenario, simulated: Simulated | None = None) -> Base:
+def base_of(s: Scenario, simulated: Outlook | None = None) -> Base:
     """What draws share: see `Base`.
 
     Raises:
         InputError: the scenario cannot run.
     """
     simulated = simulated or simulate(s)
-    return Base(simulated, _closed_s(s, s.cluster, simulated.segments), expected(campaign_input(s, simulated.segments)))
+    return Base(simulated, _closed_s(s, s.cluster, simulated), expected(campaign_input(s, simulated.segments)))
 
 
-def _closed_s(s: Scenario, cluster: Cluster, segments: Sequence[RunSegment]) -> dict[tuple, float]:
+def _closed_s(s: Scenario, cluster: Cluster, simulated: Outlook) -> dict[tuple, float]:
     """Seconds of a step of each phase's last batch on a cluster: a ramp's smaller batches move as it does."""
-    timer, keys = PhaseTimer(s, cluster), phase_keys(s, segments)
+    timer, keys = PhaseTimer(s, cluster, simulated.memory), phase_keys(s, simulated.segments)
     return {key: timer.closed_form_s(*key) for key in keys.values()}
 
 
@@ -211,10 +242,10 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     cluster = money.with_prices(s.cluster, s.prices)
     for path, value in facts.items():
         cluster = changed(cluster, path, value)
-    segments, step_s = base.simulated.segments, base.simulated.point.result.step_s * factor
+    segments, step_s = base.simulated.segments, base.simulated.step_s * factor
     keys, ratio = phase_keys(s, segments), {key: factor for key in base.closed_s}
     if not NOT_IN_STEP.issuperset(facts):
-        there = _closed_s(s, cluster, segments)
+        there = _closed_s(s, cluster, base.simulated)
         ratio = {key: factor * seconds / base.closed_s[key] for key, seconds in there.items()}
         step_s *= _main_ratio(s, ratio, keys, factor)
     scaled = tuple(

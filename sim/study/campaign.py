@@ -9,8 +9,8 @@ from typing import Any
 
 from minglm.errors import InputError
 from sim.base.figure import Figure
-from sim.cost.evaluate import in_closed_form
-from sim.cost.memory import checkpoint_bytes
+from sim.cost.evaluate import in_closed_form, scale_compute
+from sim.cost.memory import Memory, checkpoint_bytes
 from sim.cost.stacks import Stack
 from sim.scenario.training import Scenario
 from sim.spec.hardware import Cluster
@@ -22,6 +22,7 @@ from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import Checkpoint
 from sim.training.evaluate import evaluate
 from sim.training.failures import FailureModel, Recovery, SlowServers
+from sim.training.fast_step import fast_step_s
 
 MAX_FAILURES = 50_000  # a run with more is a job that does not run: it is refused in seconds
 GIVEN_RATE_RANGE = {"low": 0.6, "high": 1.7}  # of a failure rate that a scenario gives as one number (assumed)
@@ -100,8 +101,9 @@ def campaign_input(s: Scenario, segments: tuple[RunSegment, ...], level: str | N
 class PhaseTimer:
     """How long a step of a phase takes with each plan of a scenario, on one cluster."""
 
-    def __init__(self, scenario: Scenario, cluster: Cluster) -> None:
-        self.scenario, self.cluster = scenario, cluster
+    def __init__(self, scenario: Scenario, cluster: Cluster, need: Memory | None = None) -> None:
+        """need: of a plan that is known to fit, as all do then: their memory is not counted again."""
+        self.scenario, self.cluster, self.need = scenario, cluster, need
         # of plans that read alike the first stays: the scenario's own
         self.plans = {describe(plan): plan for plan in (*reversed(scenario.candidates), scenario.plan)}
         self.sparse_model = _sparse_model(scenario)
@@ -127,11 +129,17 @@ class PhaseTimer:
         return Throughput(step_s, batch * phase.seq, plan.num_chips, plan.dp, plan_name)
 
     def _closed_form_s(self, plan_name: str, phase: Phase, batch: int) -> float:
-        return in_closed_form(*self._arguments(plan_name, phase, batch), self.scenario.allow_oom)[2]
+        return in_closed_form(*self._arguments(plan_name, phase, batch), self.scenario.allow_oom, self.need)[2]
 
     def _simulated_s(self, plan_name: str, phase: Phase, batch: int) -> float:
         arguments = self._arguments(plan_name, phase, batch)
         return evaluate(*arguments, allow_oom=self.scenario.allow_oom).result.step_s
+
+    def fast_s(self, plan_name: str, phase: Phase, batch: int) -> float:
+        """As `simulated_s`, by the planner's fast model."""
+        plan = self.plans[plan_name]
+        costed, _, _, slow = in_closed_form(*self._arguments(plan_name, phase, batch), self.scenario.allow_oom)
+        return fast_step_s(scale_compute(costed.costs, slow), plan.schedule)
 
     def _arguments(
         self, plan_name: str, phase: Phase, batch: int
@@ -142,15 +150,15 @@ class PhaseTimer:
         return model, self.cluster, self.plans[plan_name], workload, s.precision, s.stack
 
 
-def campaign_segments(s: Scenario) -> tuple[RunSegment, ...]:
+def campaign_segments(s: Scenario, fast: bool = False) -> tuple[RunSegment, ...]:
     """The segments of the scenario's run: each phase with the plan that finishes it soonest.
 
     Without phases it is one, with the main plan for all tokens. Plans are chosen in closed form; the chosen ones are
-    simulated as events.
+    simulated as events, or with `fast` worked off by the planner's fast model.
     """
     timer, phases = PhaseTimer(s, s.cluster), {phase.name: phase for phase in _phases(s)}
     return tuple(
-        _with_step_s(segment, timer.simulated_s(*_key(segment, phases)))
+        _with_step_s(segment, (timer.fast_s if fast else timer.simulated_s)(*_key(segment, phases)))
         for segment in choose_plans(_phases(s), list(timer.plans), timer.throughput)
     )
 

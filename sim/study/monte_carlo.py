@@ -30,7 +30,7 @@ from sim.cost import money
 from sim.scenario.file import set_path
 from sim.scenario.training import Scenario, resolve
 from sim.spec.plan import describe
-from sim.study.answer import ERROR, FAILURES, LUCK, Base, Simulated, base_of, outcome
+from sim.study.answer import ERROR, FAILURES, LUCK, Base, Outlook, base_of, outcome
 from sim.study.campaign import GIVEN_RATE_RANGE
 from sim.training.failures import RATES_PER_CHIP_DAY
 from sim.validation.coverage import kind_of, left_out_factors
@@ -193,7 +193,7 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
     address: str | None = None,
-    simulated: Simulated | None = None,
+    simulated: Outlook | None = None,
 ) -> dict:
     """Intervals of days, throughput, money, energy and carbon, and what moves them.
 
@@ -247,7 +247,7 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     }
 
 
-def draws(s: Scenario, samples: int, simulated: Simulated | None = None, seed: int = 0) -> list[dict[str, float]]:
+def draws(s: Scenario, samples: int, simulated: Outlook | None = None, seed: int = 0) -> list[dict[str, float]]:
     """The outcomes themselves, with the facts' ranges drawn: for a share of them below some figure.
 
     Raises:

@@ -176,6 +176,37 @@ def test_pictures_follow_every_move_under_load(desk, label):
             one.wait()
 
 
+def test_a_first_look_is_shown_before_the_full_answer(desk):
+    """What a control says at once is said to be a first look; the full answer takes its place by itself."""
+    from sim.dashboard import state
+
+    desk.get_by_role("button", name="All controls to their defaults").click()
+    until(desk, state.sentence(state.answer({})))
+    typed(desk, "How many chips", "13,000")
+    desk.wait_for_function(
+        "() => { const top = document.querySelector('.planner-top').innerText;"
+        " return top.includes('13,000') && top.includes('first look'); }",
+        polling=20,
+        timeout=60_000,
+    )
+    until(desk, state.sentence(state.answer({"chips": "13,000"})))
+    assert "first look" not in desk.locator(".planner-top").inner_text()
+    typed(desk, "How many chips", "20,000")
+    until(desk, state.sentence(state.answer({})))
+
+
+def test_the_question_turned_round_is_answered_on_the_page(desk):
+    """The page's figures are the library's, and the command beside them asks the same."""
+    from sim.dashboard import inverse
+
+    desk.get_by_label("Turned round").select_option("When do more chips stop paying?")
+    desk.get_by_role("button", name="Answer it").click()
+    desk.wait_for_selector("svg.curve", timeout=240_000)
+    words = inverse.answered({}, {**inverse.DEFAULT, "asked": "growth"})[1]
+    assert desk.locator("pre[role=status]").inner_text().strip() == words.strip()
+    assert "--ask growth" in desk.locator("code", has_text="--ask growth").inner_text()
+
+
 def test_what_comes_to_the_browser_is_small(new_page, address):
     """No library in a frame: the pictures are text."""
     page, frames = new_page(1280, 900), []

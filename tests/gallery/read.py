@@ -124,12 +124,12 @@ def predicted(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 def campaign(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     """As `clustersim campaign FILE --json`: medians of its draws, and the checkpoint."""
     from sim.scenario.training import load_scenario
-    from sim.study.answer import Simulated, campaign_draws, point
+    from sim.study.answer import campaign_draws, point, simulated_with
     from sim.study.campaign import campaign_input, campaign_segments
 
     s = load_scenario(path)
     segments = campaign_segments(s)
-    draws = Simulated(s, point(s), segments, campaign_draws(s, segments, to_the_end=False))
+    draws = simulated_with(s, point(s), segments, campaign_draws(s, segments, to_the_end=False))
     saved = campaign_input(s, segments).checkpoint
     return {
         "days": draws.share("days", 0.5),

@@ -346,6 +346,8 @@ def test_pictures_are_small_and_follow_every_control(opened):
         assert not opened.error.value
         a = opened.answer
         assert html.unescape(opened.top.value).count(state.sentence(a)) == 1
+        copied = html.unescape(opened.plan_note.value)
+        assert state.yaml_text(a) in copied and state.command(a) in copied and state.link(a) in copied
         want = {"memory": svg.memory(a), "step": svg.step(a), "tornado": svg.tornado(a, opened.metric.value)}
         for name, (picture, _) in want.items():
             assert picture in opened.pictures[name].value, (key, name)
@@ -377,6 +379,115 @@ def test_looking_at_every_plan_keeps_the_best(opened):
     )
     opened._release()
     assert opened.fixed == {} and "found at once" in opened.plan_note.value
+
+
+def live(act):
+    """What `act` does while an event loop runs, as in a notebook's kernel or Voila's."""
+    import asyncio
+
+    async def inside():
+        return act()
+
+    return asyncio.run(inside())
+
+
+def test_a_first_look_comes_at_once_and_the_full_answer_follows():
+    """Moves of a slider are followed by first looks; of their full answers the last alone is worked out."""
+    import time
+
+    from sim.dashboard.page import Page
+
+    page, drawn = Page(SMALL), []
+    draw, page._draw = page._draw, lambda answer, before: (drawn.append(answer), draw(answer, before))
+    for chips in ("72", "80", "96"):
+        live(lambda chips=chips: set_(page, "chips", chips))
+        assert page.answer.is_first_look and page.answer.values["chips"] == chips and "first look" in page.top.value
+        assert html.unescape(page.top.value).count(state.sentence(page.answer)) == 1
+        assert svg.memory(page.answer)[0] in page.pictures["memory"].value
+    deadline = time.monotonic() + 60
+    while page.work.busy and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not page.answer.is_first_look and page.answer.row == state.answer({**SMALL, "chips": "96"}).row
+    assert "first look" not in page.top.value and page.alts["timeline"].value.count("One step of one replica") == 1
+    assert [a.values["chips"] for a in drawn if not a.is_first_look] == ["96"]
+
+
+def test_a_button_waits_for_the_full_answer_and_a_refusal_leaves_the_last(opened):
+    set_(opened, "chips", "64")
+    live(lambda: set_(opened, "chips", "many"))
+    assert "How many chips" in opened.error.value and not opened.answer.is_first_look and not opened.work.busy
+    live(lambda: set_(opened, "chips", "72"))
+    assert opened.answer.is_first_look
+    live(lambda: set_(opened, "chips", "many"))
+    assert opened.work.busy and "How many chips" in opened.error.value  # the first look is still followed up
+    opened.name.value = "of 72"
+    opened.save_button.click()
+    assert opened.kept["of 72"].row == state.answer({**SMALL, "chips": "72"}).row
+    set_(opened, "chips", "64")
+
+
+@pytest.mark.parametrize("change", [{"chips": "96"}, {"rent_usd_per_hour": "3"}, {"machine": "chip:910b"}])
+def test_a_first_look_is_near_what_follows(change):
+    """Half as long to twice as long; the same chip-hours at another price are the same days."""
+    from sim.dashboard.first_look import first_look
+
+    before = state.answer(SMALL)
+    look, full = first_look({**SMALL, **change}, None, before), state.answer({**SMALL, **change})
+    assert look.is_first_look and 0.5 < look.row["days"] / full.row["days"] < 2
+    if "rent_usd_per_hour" in change:
+        assert look.row["days"] == pytest.approx(full.row["days"], rel=0.02)
+
+
+# ------------------------------------------------------------------ the question turned round
+
+TURNED = {
+    "buys": {"budget": "20k", "deadline": "5 days"},
+    "within": {"deadline": "2 days"},
+    "growth": {},
+    "failures": {"deadline": "30 days"},
+    "cheapest": {"deadline": "2 days", "others": "b200"},
+    "break-even": {"others": "910b"},
+}
+FEW_TOKENS = {**SMALL, "tokens": "20B", "batch": "500k"}
+
+
+@pytest.mark.parametrize("kind", TURNED)
+def test_the_question_turned_round_says_what_the_command_prints(opened, kind, capsys):
+    from sim.dashboard import inverse
+
+    opened.inputs.show(FEW_TOKENS)
+    section = opened.inverse
+    section.boxes["asked"].value = kind
+    for key, text in TURNED[kind].items():
+        section.boxes[key].value = text
+        assert section.fields[key].layout.display == ""
+    section.button.click()
+    assert not opened.error.value
+    line = inverse.command(opened.inputs.values, section.asked)
+    assert clustersim(shlex.split(line)[1:]) == 0
+    said = capsys.readouterr().out.strip()
+    shown = html.unescape(re.search(r"<pre[^>]*>(.*?)</pre>", section.answer.value, re.S).group(1))
+    assert shown.strip() == said and html.escape(line) in section.answer.value
+    assert ("<polyline" in section.answer.value) == (kind == "growth")
+
+
+@pytest.mark.parametrize(
+    "kind, fields, words",
+    [
+        ("buys", {"budget": "much"}, "Budget"),
+        ("buys", {"budget": "0"}, "less than a dollar"),
+        ("within", {"deadline": ""}, "Deadline: is empty"),
+        ("within", {"deadline": "1 min"}, "give --deadline"),
+        ("break-even", {"others": " , "}, "none is named"),
+        ("cheapest", {"others": "h1000"}, "did you mean"),
+    ],
+)
+def test_what_cannot_be_turned_round_is_one_line(opened, kind, fields, words):
+    from sim.dashboard import inverse
+
+    with pytest.raises(InputError) as caught:
+        inverse.answered(FEW_TOKENS, {**inverse.DEFAULT, "asked": kind, **fields})
+    assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 # ------------------------------------------------------------------ the command

@@ -48,10 +48,10 @@ def test_a_deadline_is_met_and_an_impossible_one_names_the_nearest():
     whole = figures(simulate(resolve(solved(q))))
     r = inverse.within(q, 3 * whole["days"] * DAY_S)
     assert r["days"] <= 3 * whole["days"] and 16 <= r["chips_needed"] < 64
-    with pytest.raises(InputError, match=r"give --deadline '(\d+) days'") as caught:
+    with pytest.raises(InputError, match=r"give --deadline '(\d+) h'") as caught:
         inverse.within(q, 0.5 * whole["days"] * DAY_S)
-    days = int(re.search(r"--deadline '(\d+) days'", str(caught.value)).group(1))
-    assert inverse.within(q, days * DAY_S)["days"] <= days
+    remedy = inverse.deadline_s(re.search(r"--deadline '(\d+ h)'", str(caught.value)).group(1), "--deadline")
+    assert inverse.within(q, remedy)["days"] * DAY_S <= remedy
 
 
 def test_failures_may_grow_until_the_deadline():
@@ -65,10 +65,46 @@ def test_failures_may_grow_until_the_deadline():
 
 
 def test_more_chips_pay_less_and_less(capsys):
-    r = inverse.growth(question(**{**SMALL, "chips": 40}), steps=3)
+    r = inverse.growth(question(**{**SMALL, "chips": 40}), most=3)
     assert [x["chips"] for x in r["rows"]] == [40, 44, 48, 53]
     for a, b in zip(r["rows"], r["rows"][1:], strict=False):
         assert b["pays"] == pytest.approx((a["days"] / b["days"] - 1) / (b["chips"] / a["chips"] - 1))
+
+
+def test_where_more_chips_stop_paying():
+    """By hand: days that halve with twice the chips pay in full; days that stay pay nothing."""
+
+    def rows(*days):
+        return [{"chips": round(100 * 1.1**k), "days": d} for k, d in enumerate(days)]
+
+    assert inverse.stops_at(rows(*(100 / 1.1**k for k in range(6)))) is None
+    assert inverse.stops_at(rows(10.0, 10.0, 10.0)) == 100
+    assert inverse.stops_at(rows(10.0, 9.0, 8.2, 8.2, 8.2)) == 121
+    assert inverse.stops_at(rows(10.0, 10.0, 8.0, 8.0)) == 121  # a single tenth that brings nothing is not the end
+    assert inverse.stops_at(rows(10.0, 9.0, 9.0), 2) is None
+
+
+def test_the_cheapest_keeps_the_deadline_with_the_fewest_chips_of_each():
+    """Without a deadline few chips are cheapest; with one each machine takes as many as it must, and no more."""
+    h100, b200 = (question(**{**SMALL, "chip": chip}) for chip in ("h100", "b200"))
+    rows = inverse.cheapest([h100, b200], 1 * DAY_S)
+    assert [r["rent_usd"] for r in rows] == sorted(r["rent_usd"] for r in rows)
+    for r, q in zip(sorted(rows, key=lambda r: r["chip"]), (b200, h100), strict=True):
+        assert r["days"] <= 1 and r == {"chip": r["chip"], "cluster": q.cluster.name, **inverse.within(q, DAY_S)}
+    with pytest.raises(InputError, match=r"none of the 2 machines answers; .*give --deadline '(\d+ h)'") as caught:
+        inverse.cheapest([h100, b200], 3600.0)
+    hours = re.search(r"--deadline '(\d+) h'", str(caught.value)).group(1)
+    assert inverse.cheapest([h100, b200], 3600.0 * int(hours))[0]["days"] * 24 <= int(hours)
+
+
+def test_at_the_break_even_price_both_cost_the_same():
+    h100, b200 = (question(**{**SMALL, "chip": chip}) for chip in ("h100", "b200"))
+    r = inverse.break_even(b200, h100)
+    at = {"rent_usd_per_hour": f"${r['break_even_usd_per_hour']!r}/h"}
+    dearer = figures(simulate(resolve(solved(question(**{**SMALL, "chip": "b200", "prices": at})))))
+    assert dearer["rent_usd"] == pytest.approx(r["rows"][1]["rent_usd"], rel=1e-9)
+    other = inverse.break_even(h100, b200)
+    assert other["break_even_usd_per_hour"] == r["other_break_even_usd_per_hour"]
 
 
 def test_the_tree_adds_up_and_a_difference_does_too():
@@ -106,8 +142,24 @@ def test_a_number_as_predicted_is_normal_and_half_of_it_is_not():
     assert clock["explains"] == (compute / 0.5 + 1 - compute >= 2 * 0.95 + 0.05)
     if clock["needs"]:
         assert clock["needs"] == pytest.approx(compute / (1 + compute), abs=0.02)
-    masked = next(c for c in slow["causes"] if c["name"].startswith("padding"))
+    assert not any("counted" in c["name"] or "peak" in c["name"] for c in slow["causes"])  # a clock counts nothing
+
+
+def test_a_way_of_counting_explains_what_it_changes_and_nothing_else():
+    s = load_scenario("llama3_405b_16k_h100")
+    p = point(s).result
+    tokens = normal(s, "tokens_per_s", 0.5 * p.tokens_per_s, samples=40)["causes"]
+    masked = next(c for c in tokens if c["name"].startswith("padding"))
     assert masked["needs"] == pytest.approx(0.5, abs=1e-6)
+    assert not any("FLOPs" in c["name"] or "peak" in c["name"] for c in tokens)
+    own = normal(s, "mfu", 0.3, samples=40)["predicted"]
+    for factor, name in ((4 / 3, "FLOPs counted with recomputation"), (0.5, "sparse peak")):
+        r = normal(s, "mfu", factor * own, samples=40)
+        explained = {c["name"]: c for c in r["causes"] if c["explains"]}
+        assert not r["normal"] and next(c for n, c in explained.items() if n.startswith(name))["needs"] == 1.0
+        assert not r["above_peak"]
+    assert not any(c["name"].startswith("sparse") for c in normal(s, "tflops", 100.0, samples=40)["causes"])
+    assert normal(s, "mfu", 1.2, samples=40)["above_peak"]
 
 
 def test_the_plan_found_is_no_slower_than_the_shipped_one():
@@ -134,9 +186,18 @@ def test_the_headline_is_at_most_three_seconds():
             "--deadline '90 days'",
         ),
         (["plan", "--model", "llama3_8b", "--ask", "cheapest", "--chip", "h100"], "needs several chips"),
+        (["plan", "--model", "llama3_8b", "--ask", "cheapest", "--chip", "h100,h100"], "named twice"),
+        (["plan", "--model", "llama3_8b", "--ask", "cheapest", "--chip", "h100,h1000"], "did you mean 'h100'"),
+        (["plan", "--model", "llama3_8b", "--ask", "break-even", "--chip", "h100,b200,910b"], "needs two"),
+        (["plan", "--model", "llama3_8b", "--ask", "break-even", "--chip", "h100,910c_die"], "no rent of 910C-die"),
+        (["plan", "--model", "llama3_8b", "--chip", "h100", "--ask", "growth", "--budget", "1M"], "does not use it"),
+        (["plan", "--model", "llama3_8b", "--chip", "h100", "--budget", "0", "--deadline", "9 days"], "than a dollar"),
+        (["plan", "--model", "llama3_8b", "--chip", "h100", "--deadline", "0 days"], "than a minute"),
         (["plan", "--model", "llama3_8b", "--chip", "h100", "--ask", "failures"], "needs a deadline"),
         (["normal", "glm5_mini_smoke", "--measured", "speed=3"], "not one of"),
         (["normal", "glm5_mini_smoke", "--measured", "step_s"], "QUANTITY=VALUE"),
+        (["normal", "glm5_mini_smoke", "--measured", "tokens_per_s=-3"], "must be more than 0"),
+        (["normal", "glm5_mini_smoke", "--measured", "step_s=0"], "must be more than 0"),
         (["plan"], "neither a scenario nor --model"),
     ],
 )

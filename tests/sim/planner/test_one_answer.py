@@ -120,6 +120,20 @@ def test_explicit_and_automatic_are_one_path(number):
     assert answer(again, 1)["winner"] == mine
 
 
+@pytest.mark.parametrize("plan", [{"auto": True, "tp": 2}, {"tp": 2, "pp": "auto"}, "auto"])
+def test_plan_of_a_file_keeps_what_the_file_pins(plan, tmp_path, capsys):
+    """`clustersim plan FILE` opened a plan that was open already, and lost its pins: it answered another question."""
+    file = tmp_path / "asked.yaml"
+    asked = {"model": "llama3_8b", "chip": "a100_40", "chips": 16, "seq": 2048, "global_batch": 32, "tokens": 1e9}
+    file.write_text(json.dumps({**asked, "recompute": "full", "plan": plan}))
+    run = told(capsys, "run", str(file), "--out", str(tmp_path / "run"), "--no-what-if")["answer"]
+    found = told(capsys, "plan", str(file), "--samples", "0")["winner"]
+    assert {k: found.get(k) for k in FIGURES} == {k: run.get(k) for k in FIGURES} and found["recompute"] == "full"
+    assert plan == "auto" or found["tp"] == 2
+    fewer = told(capsys, "plan", str(file), "--samples", "0", "--batch-tokens", "32k")["winner"]
+    assert fewer["tokens_per_step"] == pytest.approx(32_000, rel=0.03)
+
+
 def test_one_spelling_is_one_chip_everywhere():
     for spelling in ("910b", "910B", "Ascend 910B", "ascend-910b"):
         q = question("glm5", chip=spelling, chips=1000)
