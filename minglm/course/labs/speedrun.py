@@ -140,9 +140,9 @@ def entries() -> list[Entry]:
     return [read(path) for path in datafiles.catalogue(folder(), ".yaml").values()]
 
 
-def run(entry: Entry, seed: int = 0, judged_by: int = JUDGED_BY) -> Result:
-    """Train one entry once, with all the FLOPs."""
-    steps = entry.steps()
+def run(entry: Entry, seed: int = 0, judged_by: int = JUDGED_BY, most_steps: int | None = None) -> Result:
+    """Train one entry once, with all the FLOPs, or with those of `most_steps` steps for a first look."""
+    steps = min(entry.steps(), most_steps or entry.steps())
     rows = TinyWorldLoader(entry.batch_size, entry.seq_len, seed, entry.documents or MIXTURE)
     trained = toy.train(entry.config(), map(rows.batch, range(steps)), steps, entry.setting(), seed)
     loss = toy.unseen_loss(trained.model, judged_by)

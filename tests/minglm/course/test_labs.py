@@ -192,6 +192,11 @@ def test_an_entry_spends_its_flops_and_not_more():
         speedrun.Entry.from_dict({"lrr": 1})
 
 
+def test_a_first_look_takes_fewer_steps():
+    entry = speedrun.Entry(hidden_size=16, intermediate_size=40, moe_intermediate_size=8)
+    assert speedrun.run(entry, most_steps=2).steps == 2
+
+
 def test_the_leaderboard_is_of_the_entries_with_seed_commit_and_curve():
     places = speedrun.standings()
     entries = {e.name: e for e in speedrun.entries()}
