@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from minglm.config import ModelConfig
 from minglm.model.documents import documents, spans
 from minglm.model.layers import LATENT_EPS, apply_rope, to_float32
+from minglm.model.switch import fast
 from minglm.model.threads import parallel_for
 from minglm.model.topk import fold_factor, topk_lowest
 from minglm.model.workspace import SCORE_FLOATS, Workspace, chunk_budget
 
+# A block of scores that stays in a core's second cache, all heads of it: queries at a time, and keys at a time.
+QUERIES, KEYS = 64, 2048
 CANDIDATES = 15 << 10  # places where a chunk's best keys may be: over 128 KiB, the C library maps fresh memory for them
 
 
@@ -45,11 +48,30 @@ def index_scores(q: Tensor, k: Tensor, w: Tensor, space: Workspace | None = None
     in `space` when it is given."""
     n, Hi, S = q.shape[0], q.shape[1], k.shape[0]
     space = space or Workspace(w)
+    if S > KEYS and q.dtype == w.dtype and _in_blocks(q):
+        scores, weights, queries = space("scores", n, S), w.unsqueeze(1), q.flatten(0, 1)
+        for start in range(0, S, KEYS):
+            keys = k[start : start + KEYS]
+            dots = torch.mm(queries, keys.T, out=space("dots", n * Hi, len(keys))).relu_().view(n, Hi, -1)
+            scores[:, start : start + KEYS] = torch.bmm(weights, dots, out=space("block", n, 1, len(keys))).squeeze(1)
+        return scores
     if q.dtype == w.dtype:
         dots = torch.mm(q.flatten(0, 1), k.T, out=space("dots", n * Hi, S))
     else:  # half precision: the sum over heads stays in fp32
         dots = to_float32(q.flatten(0, 1) @ k.T)
     return torch.bmm(w.unsqueeze(1), dots.view(n, Hi, S).relu_(), out=space("scores", n, 1, S)).squeeze(1)
+
+
+def _in_blocks(q: Tensor) -> bool:
+    return q.device.type == "cpu" and fast()
+
+
+def _queries_at_a_time(q: Tensor, Hi: int, S: int, topk: int) -> int:
+    """Queries of a chunk that see S keys."""
+    if _in_blocks(q):
+        return max(1, min(QUERIES, 2 * SCORE_FLOATS // S))
+    fitting = chunk_budget(SCORE_FLOATS, q.device) // (Hi * S)
+    return max(1, min(fitting, chunk_budget(CANDIDATES, q.device) // (fold_factor(S, topk + 1) * (topk + 1))))
 
 
 def causal_mask(T: int, offset: int, end: int, doc_start: Tensor | None, device) -> Tensor:
@@ -89,12 +111,7 @@ def select_topk(
             topk_indices[b, first:early] = torch.where(seen, every, -1)
         start = early
         while start < end:
-            S_now = offset + start + 1 - first
-            n = min(
-                chunk_budget(SCORE_FLOATS, q.device) // (Hi * S_now),
-                chunk_budget(CANDIDATES, q.device) // (fold_factor(S_now, topk + 1) * (topk + 1)),
-            )
-            stop = min(end, start + max(1, n))
+            stop = min(end, start + _queries_at_a_time(q, Hi, offset + start + 1 - first, topk))
             parts.append((b, slice(start, stop), first))
             start = stop
 
