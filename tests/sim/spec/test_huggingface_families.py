@@ -147,9 +147,16 @@ def test_what_a_family_has_and_the_simulator_has_not_is_said(config, words):
     assert words in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("garbage", ["x", [1], {"a": 1}, 1.5, True])
+@pytest.mark.parametrize("kind", [["llama"], {"a": 1}, 1, None, [["global"], 2]])
+def test_a_model_type_that_is_no_text_is_refused(kind):
+    with pytest.raises(InputError, match="not a supported family"):
+        from_hf({"model_type": kind, "hidden_size": 64})
+
+
+@pytest.mark.parametrize("garbage", ["x", [1], [[1]], {"a": 1}, 1.5, True, 3])
 @pytest.mark.parametrize(
-    "key", ["quantization_config", "attn_config", "ffn_config", "sliding_window_pattern", "layer_types"]
+    "key",
+    ["quantization_config", "attn_config", "ffn_config", "sliding_window_pattern", "layer_types", "mlp_only_layers"],
 )
 @pytest.mark.parametrize("family", ["dbrx", "mpt", "exaone4", "cohere2", "granitemoehybrid", "qwen3_moe"])
 def test_no_key_of_another_type_is_a_traceback(family, key, garbage):
