@@ -17,8 +17,8 @@ from sim.spec.huggingface_dense import llama, mistral, qwen2, qwen3
 
 def _mixtral(c):
     return mistral(c) | dict(
-        experts=c.int("num_local_experts", 8),
-        experts_per_token=c.int("num_experts_per_tok", 2),
+        experts=c.int("num_local_experts"),
+        experts_per_token=c.int("num_experts_per_tok"),
         moe_ffn=c.int("intermediate_size"),
     )
 
@@ -68,7 +68,7 @@ def _gpt_oss(c):
         router_has_bias=True,
         sinks=True,
         window=c.int("sliding_window", 0),
-        window_layers=windowed(c, (layers + 1) // 2),
+        window_layers=windowed(c, (layers + 1) // 2) if c.int("sliding_window", 0) else 0,
     )
 
 

@@ -113,7 +113,27 @@ def test_no_window_is_no_window(family):
     if family == "granitemoehybrid":
         needs["layer_types"] = ["attention"] * 32
     spec = from_hf({"model_type": family, **needs, "sliding_window": None})
-    assert spec.window_layers == {"llama4_text": 36, "gpt_neo": 12}.get(family, 0) or not spec.window
+    assert spec.window_layers == {"llama4_text": 36, "gpt_neo": 12}.get(family, 0)
+    assert bool(spec.window) == (spec.window_layers > 0)
+
+
+@pytest.mark.parametrize(
+    "keys, window, layers",
+    [
+        ({}, 8192, 36),  # three layers of four attend within chunks
+        ({"no_rope_layer_interval": 0}, 8192, 48),  # none attends to all
+        ({"no_rope_layer_interval": 6}, 8192, 40),
+        ({"attention_chunk_size": None}, 0, 0),
+    ],
+)
+def test_chunks_of_llama_4(keys, window, layers):
+    spec = from_hf({"model_type": "llama4_text", **keys})
+    assert (spec.window, spec.window_layers) == (window, layers)
+
+
+def test_qwens_windows_begin_at_once_where_nothing_says_when():
+    spec = from_hf({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": None})
+    assert spec.window_layers == spec.layers == 32
 
 
 def test_lists_of_one_value_a_layer_are_that_value_and_others_are_refused():
