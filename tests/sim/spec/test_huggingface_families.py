@@ -131,6 +131,17 @@ def test_chunks_of_llama_4(keys, window, layers):
     assert (spec.window, spec.window_layers) == (window, layers)
 
 
+@pytest.mark.parametrize("step, only, dense", [(1, [], 0), (2, [], 3), (3, [], 4), (2, [1], 4), (1, [0, 3], 2)])
+def test_experts_in_every_step_of_qwen(step, only, dense):
+    """Of five layers the second and fourth have experts at a step of two, the third at a step of three."""
+    raw = {"model_type": "qwen2_moe", "num_hidden_layers": 5, "decoder_sparse_step": step, "mlp_only_layers": only}
+    assert from_hf(raw).dense_layers == dense
+
+
+def test_a_window_that_is_used_and_null_is_none():
+    assert from_hf({"model_type": "qwen3", "use_sliding_window": True, "sliding_window": None}).window_layers == 0
+
+
 def test_qwens_windows_begin_at_once_where_nothing_says_when():
     spec = from_hf({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": None})
     assert spec.window_layers == spec.layers == 32
