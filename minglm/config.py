@@ -143,6 +143,11 @@ class ModelConfig:
             raise InputError(f"mtp_normed_hidden={self.mtp_normed_hidden!r}: must be true or false")
 
     def _check_indexers(self) -> None:
+        if not isinstance(self.indexer_types, tuple):
+            raise InputError(
+                f"indexer_types={self.indexer_types!r}: must list 'full' or 'shared' for each layer; leave it out for "
+                "'full' everywhere"
+            )
         if len(self.indexer_types) != self.num_hidden_layers:
             raise InputError(
                 f"indexer_types has {len(self.indexer_types)} entries: it needs one for each of the "

@@ -147,6 +147,10 @@ def _dense_layers(raw: dict[str, Any]) -> dict[str, int]:
     kinds = raw.pop("mlp_layer_types", None)
     if kinds is None:
         return {}
+    if not isinstance(kinds, list) or not all(kind in ("dense", "sparse") for kind in kinds):
+        raise InputError(
+            f"mlp_layer_types={kinds!r}: must say 'dense' or 'sparse' of each layer; leave it out for the default"
+        )
     dense = kinds.index("sparse") if "sparse" in kinds else len(kinds)
     if "dense" in kinds[dense:]:
         raise InputError(
@@ -157,8 +161,14 @@ def _dense_layers(raw: dict[str, Any]) -> dict[str, int]:
 
 def _indexer_types(raw: dict[str, Any], layers: int) -> tuple[str, ...]:
     """Which layers run an indexer, from the keys that say it by a pattern or a frequency; they are taken out."""
-    pattern, every = raw.pop("index_topk_pattern", None), max(raw.pop("index_topk_freq", 1) or 1, 1)
+    pattern, every = raw.pop("index_topk_pattern", None), raw.pop("index_topk_freq", 1) or 1
     offset = raw.pop("index_skip_topk_offset", 2)
+    for name, value in (("num_hidden_layers", layers), ("index_topk_freq", every), ("index_skip_topk_offset", offset)):
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 100_000:
+            raise InputError(f"{name}={value!r}: must be a whole number of layers; give for example 1")
+    every = max(every, 1)
     if pattern is not None:
+        if not isinstance(pattern, (str, list)) or not all(isinstance(letter, str) for letter in pattern):
+            raise InputError(f"index_topk_pattern={pattern!r}: must be letters; give for example {'F' * 3!r}")
         return tuple({"F": "full", "S": "shared"}.get(letter, letter) for letter in pattern)
     return tuple("shared" if max(i - offset + 1, 0) % every else "full" for i in range(layers))

@@ -272,13 +272,18 @@ def _option_text(option: Option) -> str:
     )
 
 
+def _contexts(m: dict) -> str:
+    many = m["contexts_that_fit"]
+    return f"{many:,} context{'' if many == 1 else 's'} of {m['context']:,.0f} fit{'s' if many == 1 else ''}"
+
+
 def _receipt_text(m: dict) -> str:
     """The receipt of one chip, and what its cache holds."""
     items = [f"{name} {size:.1f}" for name, size in m["receipt_gib"].items() if name not in ("chip", "usable", "cache")]
     return (
         f"{m['usable_gib']:.1f} GiB of {m['chip_gib']:.1f} usable a chip: {', '.join(items)}; "
         f"cache {m['receipt_gib']['cache']:.1f} GiB at {m['kv_bytes_per_token']:,.0f} bytes a token = "
-        f"{m['kv_tokens_per_group']:,} tokens a group; {m['contexts_that_fit']:,} contexts of {m['context']:,.0f} fit"
+        f"{m['kv_tokens_per_group']:,} tokens a group; {_contexts(m)}"
     )
 
 

@@ -126,8 +126,14 @@ def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> C
     """What a chip holds, when `requests` contexts of `context` tokens fit into each attention group.
 
     Raises:
-        InputError: by how many GiB a chip is over, and changes that would fit.
+        InputError: longer than the `max_model_len` that was given; or by how many GiB a chip is over, and changes that
+            would fit.
     """
+    if d.max_model_len and context > d.max_model_len:
+        raise InputError(
+            f"max_model_len={d.max_model_len:,}: requests of {context:,.0f} tokens, prompt and answer together, are "
+            f"longer; give max_model_len: {math.ceil(context)} or shorter requests"
+        )
     missing_bytes = shortfall(d, context, requests)
     if missing_bytes > 0:
         need = (
@@ -140,8 +146,8 @@ def require_fit(d: Deployment, context: float = 0.0, requests: float = 0.0) -> C
             or "no single change; combine them"
         )
         m = chip_memory(d)
-        kept = " and ".join(f"{size / GIB:.1f} of {name}" for name, size in m.engine_parts.items())
-        kept = f", of which the engine keeps {kept} GiB" if kept else ""
+        kept = " and ".join(f"{size / GIB:.1f} GiB of {name}" for name, size in m.engine_parts.items())
+        kept = f", of which the engine keeps {kept}" if kept else ""
         raise InputError(
             f"{d.model.name} in {d.precision} on {d.chips} × {d.cluster.chip.name}{need}: "
             f"{missing_bytes / GIB:.1f} GiB a chip over the {m.usable_bytes / GIB:.1f} GiB usable{kept} "

@@ -42,13 +42,13 @@ def from_hf(config: Mapping | str | Path, name: str | None = None) -> ModelSpec:
     source = str(raw.pop("source", "config.json"))
     title = str(raw.pop("name", name or raw.get("_name_or_path") or raw.get("model_type", "config.json")))
     kind = raw.get("model_type")
-    if kind not in SUPPORTED:
+    if not (isinstance(kind, str) and kind in SUPPORTED):
         raw, kind = _language_model(raw)
     if kind == "glm_moe_dsa":
         return dataclasses.replace(from_config(ModelConfig.from_hf(raw), title), source=source)
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(_refusal(raw, kind))
-    return ModelSpec(name=title, source=source, **FAMILIES[kind](Config(raw, str(kind)))).check()
+    return ModelSpec(name=title, source=source, **FAMILIES[kind](Config(raw, kind))).check()
 
 
 # Wrappers around a language model whose `text_config` does not name its family.

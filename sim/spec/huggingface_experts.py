@@ -17,8 +17,8 @@ from sim.spec.huggingface_dense import llama, mistral, qwen2, qwen3
 
 def _mixtral(c):
     return mistral(c) | dict(
-        experts=c.int("num_local_experts", 8),
-        experts_per_token=c.int("num_experts_per_tok", 2),
+        experts=c.int("num_local_experts"),
+        experts_per_token=c.int("num_experts_per_tok"),
         moe_ffn=c.int("intermediate_size"),
     )
 
@@ -26,7 +26,10 @@ def _mixtral(c):
 def _sparse_layers(c) -> int:
     """Number of dense layers under Qwen's `decoder_sparse_step` and `mlp_only_layers`."""
     layers, step = c.int("num_hidden_layers"), max(c.int("decoder_sparse_step", 1), 1)
-    only = set(c.raw.get("mlp_only_layers") or ())
+    listed = c.raw.get("mlp_only_layers") or []
+    if not isinstance(listed, list):
+        raise InputError(f"config.json mlp_only_layers={listed!r}: must be a list of layers; give for example [0]")
+    only = {layer for layer in listed if isinstance(layer, int)}
     return sum(i in only or (i + 1) % step != 0 for i in range(min(layers, 100_000)))
 
 
@@ -65,7 +68,7 @@ def _gpt_oss(c):
         router_has_bias=True,
         sinks=True,
         window=c.int("sliding_window", 0),
-        window_layers=windowed(c, (layers + 1) // 2),
+        window_layers=windowed(c, (layers + 1) // 2) if c.int("sliding_window", 0) else 0,
     )
 
 

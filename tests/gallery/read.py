@@ -88,6 +88,14 @@ def serving(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"concurrency": work.concurrency}
 
 
+def served(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """As `clustersim serving FILE`: what the cache of one attention group holds."""
+    from sim.serving.scenario import run
+
+    memory = run(path)["memory"]["decode"]
+    return {"cache_tokens": memory["kv_tokens_per_group"], "contexts": memory["contexts_that_fit"]}
+
+
 def rollouts(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     from sim.rollout.scenario import load
 
@@ -139,7 +147,7 @@ def campaign(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-KINDS = (model, toy, table, scenario, memory, rows, serving, rollouts, launch, trace, predicted, campaign)
+KINDS = (model, toy, table, scenario, memory, rows, serving, served, rollouts, launch, trace, predicted, campaign)
 READERS = {f.__name__: f for f in KINDS}
 
 

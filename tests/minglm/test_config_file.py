@@ -101,3 +101,15 @@ def test_dense_layers_are_counted_where_the_kinds_are_listed(kinds, dense):
 def test_dense_layers_after_experts_are_refused():
     with pytest.raises(InputError, match="dense layers must come first"):
         ModelConfig.from_hf(raw(mlp_layer_types=["dense", "sparse", "dense"]))
+
+
+ODD = [1.5, float("nan"), True, "x", [1], [["a"]], {"a": 1}]
+LISTED = ["indexer_types", "mlp_layer_types", "index_topk_pattern", "index_topk_freq", "index_skip_topk_offset"]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize("key", [*LISTED, "num_hidden_layers", "rope_scaling", "n_routed_experts"])
+def test_a_key_of_another_type_is_one_line(key, odd):
+    with pytest.raises(InputError) as refusal:
+        ModelConfig.from_hf(raw(index_topk_freq=2) | {key: odd})
+    assert "\n" not in str(refusal.value)

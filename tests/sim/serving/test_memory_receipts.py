@@ -11,6 +11,7 @@ from minglm.errors import InputError
 from sim.serving.deployment import Deployment
 from sim.serving.memory import GIB, chip_memory, shortfall
 from sim.serving.questions import fits
+from sim.serving.remedies import require_fit
 from sim.serving.scenario import run
 from sim.serving.stacks import load_stack
 from sim.spec.hardware import cluster_from
@@ -234,6 +235,14 @@ def test_whole_prompts_of_29000_do_not_fit_24_gb_but_chunks_do():
     whole = deployment({**LOGS["Llama-3-8B on 24 GB, contexts of 20,000"][0], "max_model_len": 29_000})
     assert shortfall(whole, 29_000, 1) > 0  # refused in issue 10517
     assert shortfall(whole.with_changes(max_num_batched_tokens=2048), 29_000, 1) == 0
+
+
+def test_requests_longer_than_the_engines_limit_are_refused_with_one_that_takes_them():
+    d = deployment({**LOGS["Llama-3-8B on 24 GB, contexts of 20,000"][0], "max_model_len": 20_000})
+    assert require_fit(d, 20_000, 1).requests(20_000) >= 1
+    with pytest.raises(InputError, match="max_model_len: 20001 or shorter"):
+        require_fit(d, 20_000.5, 1)
+    require_fit(d.with_changes(max_model_len=20_001), 20_000.5, 1)
 
 
 def test_gpt_oss_on_one_h100():

@@ -113,7 +113,38 @@ def test_no_window_is_no_window(family):
     if family == "granitemoehybrid":
         needs["layer_types"] = ["attention"] * 32
     spec = from_hf({"model_type": family, **needs, "sliding_window": None})
-    assert spec.window_layers == {"llama4_text": 36, "gpt_neo": 12}.get(family, 0) or not spec.window
+    assert spec.window_layers == {"llama4_text": 36, "gpt_neo": 12}.get(family, 0)
+    assert bool(spec.window) == (spec.window_layers > 0)
+
+
+@pytest.mark.parametrize(
+    "keys, window, layers",
+    [
+        ({}, 8192, 36),  # three layers of four attend within chunks
+        ({"no_rope_layer_interval": 0}, 8192, 48),  # none attends to all
+        ({"no_rope_layer_interval": 6}, 8192, 40),
+        ({"attention_chunk_size": None}, 0, 0),
+    ],
+)
+def test_chunks_of_llama_4(keys, window, layers):
+    spec = from_hf({"model_type": "llama4_text", **keys})
+    assert (spec.window, spec.window_layers) == (window, layers)
+
+
+@pytest.mark.parametrize("step, only, dense", [(1, [], 0), (2, [], 3), (3, [], 4), (2, [1], 4), (1, [0, 3], 2)])
+def test_experts_in_every_step_of_qwen(step, only, dense):
+    """Of five layers the second and fourth have experts at a step of two, the third at a step of three."""
+    raw = {"model_type": "qwen2_moe", "num_hidden_layers": 5, "decoder_sparse_step": step, "mlp_only_layers": only}
+    assert from_hf(raw).dense_layers == dense
+
+
+def test_a_window_that_is_used_and_null_is_none():
+    assert from_hf({"model_type": "qwen3", "use_sliding_window": True, "sliding_window": None}).window_layers == 0
+
+
+def test_qwens_windows_begin_at_once_where_nothing_says_when():
+    spec = from_hf({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": None})
+    assert spec.window_layers == spec.layers == 32
 
 
 def test_lists_of_one_value_a_layer_are_that_value_and_others_are_refused():
@@ -147,9 +178,16 @@ def test_what_a_family_has_and_the_simulator_has_not_is_said(config, words):
     assert words in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("garbage", ["x", [1], {"a": 1}, 1.5, True])
+@pytest.mark.parametrize("kind", [["llama"], {"a": 1}, 1, None, [["global"], 2]])
+def test_a_model_type_that_is_no_text_is_refused(kind):
+    with pytest.raises(InputError, match="not a supported family"):
+        from_hf({"model_type": kind, "hidden_size": 64})
+
+
+@pytest.mark.parametrize("garbage", ["x", [1], [[1]], {"a": 1}, 1.5, True, 3])
 @pytest.mark.parametrize(
-    "key", ["quantization_config", "attn_config", "ffn_config", "sliding_window_pattern", "layer_types"]
+    "key",
+    ["quantization_config", "attn_config", "ffn_config", "sliding_window_pattern", "layer_types", "mlp_only_layers"],
 )
 @pytest.mark.parametrize("family", ["dbrx", "mpt", "exaone4", "cohere2", "granitemoehybrid", "qwen3_moe"])
 def test_no_key_of_another_type_is_a_traceback(family, key, garbage):
