@@ -92,12 +92,13 @@ def read_lines(path: str | Path) -> list[Iteration | Unreadable]:
     lines, decimal = spreadsheet.read_table(path)
     if len(lines) < 2:
         raise InputError(f"{path}: holds no rows; the first line names the columns {', '.join(COLUMNS)}")
-    have = [_column(c) for c in lines[0]]
-    missing = [c for c in COLUMNS if c not in have and not (c == "gpus" and "nodes" in have)]
+    titles = [[_column(c) for c in line] for line in lines[:10]]  # what a sheet says above its table is passed over
+    first = next((i for i, line in enumerate(titles) if not _missing(line)), 0)
+    have, missing = titles[first], _missing(titles[first])
     if missing:
         raise InputError(f"{path}: has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
     out: list[Iteration | Unreadable] = []
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines[first + 1 :], first + 2):
         cells = {name: cell.strip() for name, cell in zip(have, line, strict=False) if cell.strip()}
         try:
             out.append(_iteration(cells, decimal, f"{path} line {number}"))
@@ -108,19 +109,27 @@ def read_lines(path: str | Path) -> list[Iteration | Unreadable]:
     return out
 
 
-def _iteration(cells: dict[str, str], decimal: str, where: str) -> Iteration:
-    def number(name: str, otherwise: float | None = None) -> float:
-        if name not in cells and otherwise is not None:
-            return otherwise
-        try:
-            return spreadsheet.cell_number(cells[name], decimal, where)
-        except (KeyError, InputError):
-            raise InputError(f"{where}: is not a line of numbers for {', '.join(COLUMNS)}") from None
+def _missing(have: list[str]) -> list[str]:
+    """The columns that a first line lacks."""
+    return [c for c in COLUMNS if c not in have and not (c == "gpus" and "nodes" in have)]
 
-    nodes = number("nodes", 1) * number("gpus per node", 8)
-    gpus = int(number("gpus", nodes if "nodes" in cells else None))
-    batch, micro, hidden, heads, layers, seq, tp, dp, pp = (int(number(c)) for c in COLUMNS[1:-1])
-    seconds, vocabulary = number(COLUMNS[-1]) / 1e3, int(number("vocabulary", VOCABULARY))
+
+def _iteration(cells: dict[str, str], decimal: str, where: str) -> Iteration:
+    def whole(name: str, otherwise: int | None = None) -> int:
+        if name in cells:
+            return spreadsheet.cell_whole(cells[name], decimal, f"{where}: {name}")
+        if otherwise is None:
+            raise InputError(f"{where}: is not a line of numbers for {', '.join(COLUMNS)}")
+        return otherwise
+
+    nodes = whole("nodes", 1) * whole("gpus per node", 8)
+    gpus = whole("gpus", nodes if "nodes" in cells else None)
+    batch, micro, hidden, heads, layers, seq, tp, dp, pp = (whole(c) for c in COLUMNS[1:-1])
+    time_column = COLUMNS[-1]
+    if time_column not in cells:
+        raise InputError(f"{where}: is not a line of numbers for {', '.join(COLUMNS)}")
+    seconds = spreadsheet.cell_number(cells[time_column], decimal, f"{where}: {time_column}") / 1e3
+    vocabulary = whole("vocabulary", VOCABULARY)
     if (
         min(gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp, seconds, vocabulary) <= 0
         or tp * dp * pp != gpus
