@@ -108,6 +108,7 @@ class Kernels:
     scale: float = 1.0  # matmul speed / modelled speed
     attention_scale: float = 1.0  # attention speed / modelled speed
     fp8_kernel: str = "fp8"  # one scale a tensor (fp8) or a block (fp8_block)
+    long_run: bool = False  # a training step: no faster than what a power limit leaves of the tables' matmuls
 
     @functools.cached_property
     def matmul_flops(self) -> dict[bool, float]:
@@ -174,8 +175,8 @@ class Kernels:
             assert grid is not None
             seconds = grid.over_roofline(m, n, k) * measured.roofline(m, n, k, *self._roofs[low])
             # no long run is faster than the largest of the short ones, which their power limit slowed already
-            held = min(self.matmul_flops[low], grid.held * self.clock / self.scale)
-            self._times[key] = max(seconds, 2.0 * m * n * k / held)
+            held = grid.held * self.clock / self.scale if self.long_run else self.matmul_flops[low]
+            self._times[key] = max(seconds, 2.0 * m * n * k / min(held, self.matmul_flops[low]))
         return self._times[key]
 
     @functools.cached_property

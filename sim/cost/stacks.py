@@ -152,6 +152,7 @@ class Stack:
             held * cores,
             held**ATTENTION_EXPONENT * cores,
             self.fp8_kernel,
+            True,
         )
 
 
