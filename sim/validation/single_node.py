@@ -73,19 +73,21 @@ def read_table(path: str | Path) -> list[Iteration]:
     lines, decimal = spreadsheet.read_table(path)
     if len(lines) < 2:
         raise InputError(f"{path}: holds no rows; the first line names the columns {', '.join(COLUMNS)}")
-    have = [_column(c) for c in lines[0]]
+    titles = [[_column(c) for c in line] for line in lines[:10]]  # what a sheet says above its table is passed over
+    first = next((i for i, line in enumerate(titles) if all(c in line for c in COLUMNS)), 0)
+    have = titles[first]
     missing = [c for c in COLUMNS if c not in have]
     if missing:
         raise InputError(f"{path}: has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
     columns = [have.index(c) for c in COLUMNS]
     runs, models = [], {}
-    for number, line in enumerate(lines[1:], 2):
-        try:
-            *sizes, milliseconds = (spreadsheet.cell_number(line[i], decimal, f"{path} line {number}") for i in columns)
-            gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp = (int(size) for size in sizes)
-            seconds = milliseconds / 1e3
-        except (IndexError, InputError):
-            raise InputError(f"{path} line {number}: is not a line of numbers for {', '.join(COLUMNS)}") from None
+    for number, line in enumerate(lines[first + 1 :], first + 2):
+        if len(line) <= max(columns):
+            raise InputError(f"{path} line {number}: is not a line of numbers for {', '.join(COLUMNS)}")
+        cells = [(line[i], f"{path} line {number}: {name}") for i, name in zip(columns, COLUMNS, strict=True)]
+        sizes = [spreadsheet.cell_whole(cell, decimal, where) for cell, where in cells[:-1]]
+        gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp = sizes
+        seconds = spreadsheet.cell_number(cells[-1][0], decimal, cells[-1][1]) / 1e3
         if (
             min(gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp, seconds) <= 0
             or tp * dp * pp != gpus
