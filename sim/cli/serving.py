@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from minglm.errors import InputError
@@ -23,7 +24,10 @@ EXAMPLES = """clustersim serving serving_glm5_h200
 clustersim serving --model glm5 --cluster dgx_h200 --tp 8 --kv fp8 --num-speculative-tokens 3 \
 --acceptance-length 2.76 --concurrency 16 --prompt 8192 --output 1024
 clustersim serving --model glm5 --ask fits                (also: speed, margin, context)
+clustersim serving --model qwen3_235b_a22b --ask fits --cluster dgx_h100 --chips 4 --kv bf16 --stack vllm-0.19 \
+--context 65536 --concurrency 4
 clustersim serving --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024
+clustersim serving --model llama3_70b --chips 4 --precision fp8 --stack vllm --load-curve --ttft 1s --tpot 30ms
 clustersim serving --size --model deepseek_v3 --cluster h800_deepseek --rate 180 --prompt 4300 --output 1190 \
 --prefix-cache-hit-rate 0.563
 clustersim serving serving_deepseek_h800 --json"""
@@ -55,7 +59,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--acceptance-length", type=number(minimum=1), help="mean tokens a step yields with drafts")
     parser.add_argument(
         "--stack",
-        help="serving software, a name in data/serving/stacks.yaml, such as vllm (2025 on), vllm-v0 (2024), sglang",
+        help="serving software, a name in data/serving/stacks.yaml, such as vllm, sglang; vllm of a release: vllm-0.19",
     )
     parser.add_argument("--prompt", type=number(minimum=1, counted=True), help="prompt tokens")
     parser.add_argument("--output", type=number(minimum=1, counted=True), help="output tokens")
@@ -72,6 +76,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tpot", help="time per output token wanted, such as 50ms")
     parser.add_argument(
         "--size", action="store_true", help="find the smallest and the cheapest deployment that meet --ttft and --tpot"
+    )
+    parser.add_argument(
+        "--load-curve",
+        action="store_true",
+        help="latencies and throughput at rates up to the capacity, and the goodput under --ttft and --tpot",
     )
     parser.add_argument(
         "--ask", choices=("fits", "speed", "margin", "context"), help="answer one of the questions about the model"
@@ -91,10 +100,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
+ENGINE = ("gpu_memory_utilization", "max_model_len", "max_num_seqs", "max_num_batched_tokens")
+# With one of these --ask fits answers for one deployment, without for every kind of node.
+HELD = ("chips", "tp", "pp", "stack", *ENGINE, "num_speculative_tokens", "context", "concurrency")
 # What each question reads beside the model, the cluster and --json; the rest is refused rather than left unread.
 QUESTIONS = {
     "speed": ("target_tps", "context", "chips", "precision", "kv", "mode"),
-    "fits": ("precision", "kv"),
+    "fits": ("precision", "kv", *HELD),
     "margin": ("target_tps", "chip_hour_price", "seed", "token_price", "prompt", "output", "mode"),
     "context": ("context", "output", "chips", "precision", "chip_hour_price", "token_price", "mode"),
 }
@@ -102,7 +114,6 @@ SIZING = (
     *("chips", "precision", "kv", "num_speculative_tokens", "acceptance_length", "prompt", "output"),
     *("prefix_cache_hit_rate", "rate", "concurrency", "ttft", "tpot", "chip_hour_price", "mode", "seed"),
 )
-ENGINE = ("gpu_memory_utilization", "max_model_len", "max_num_seqs", "max_num_batched_tokens")
 SIMULATION = (
     *(
         "chips",
@@ -127,10 +138,15 @@ def _check_read(args: argparse.Namespace) -> None:
     """Refuse a flag that this question would not read."""
     if args.ask and args.size:
         raise InputError("--ask and --size are two questions; keep one")
+    if args.load_curve and (args.ask or args.size):
+        raise InputError(f"--load-curve and {'--ask' if args.ask else '--size'} are two questions; keep one")
     if args.ask:
         read, question = QUESTIONS[args.ask], f"--ask {args.ask}"
     elif args.size:
         read, question = SIZING, "--size"
+    elif args.load_curve:  # it chooses rates and requests itself
+        chosen = ("rate", "concurrency", "requests", "token_price", "chip_hour_price")
+        read, question = ("scenario", *(n for n in SIMULATION if n not in chosen), "seed"), "--load-curve"
     else:
         read, question = ("scenario", *SIMULATION, "seed"), "a simulation (without --ask)"
     unread = [name for name in OPTIONS if getattr(args, name) is not None and name not in read]
@@ -155,6 +171,8 @@ def main(args: argparse.Namespace) -> int:
         text = _answer_text(result)
     elif args.size:
         result, text = _size(args, rent)
+    elif args.load_curve:
+        result, text = _load_curve(args)
     else:
         changed = any(getattr(args, name) is not None for name in ("model", "cluster", *SIMULATION))
         result = run(scenario_from(args, rent) if changed or not args.scenario else args.scenario, seed=args.seed)
@@ -167,6 +185,8 @@ def main(args: argparse.Namespace) -> int:
 def _ask(args: argparse.Namespace, rent: float | None) -> dict:
     from sim.serving.questions import ask
 
+    if args.ask == "fits" and any(getattr(args, name) is not None for name in HELD):
+        return _held(args)
     prices = tuple(args.token_price) if args.token_price else None
     values = {
         "target_tps": args.target_tps,
@@ -189,12 +209,54 @@ def _ask(args: argparse.Namespace, rent: float | None) -> dict:
     return ask(args.ask, **options)
 
 
+def _held(args: argparse.Namespace) -> dict:
+    """What one deployment holds, built as a simulation would build it."""
+    from sim.serving.holding import holding
+    from sim.serving.scenario import deployment
+
+    document = scenario_from(args, None)
+    d = deployment(document["decode"], document["model"])
+    if args.stack is None:  # as without a deployment: vLLM's way of counting
+        d = d.with_changes(stack=replace(d.stack, name="vllm", engine="vllm"))
+    return holding(d, args.context, args.concurrency)
+
+
 def _answer_text(r: dict) -> str:
     lines = [r["question"], "", r["answer"], "", f"mode: {r['mode']}"]
     if r.get("evidence"):
         lines.append(f"measured elsewhere: {r['evidence']}")
     lines += [f"assumed: {a}" for a in r["assumptions"]]
     return "\n".join(lines)
+
+
+def _load_curve(args: argparse.Namespace) -> tuple[dict, str]:
+    from sim.serving.load_curve import load_curve
+    from sim.serving.scenario import fleet_and_work
+
+    document = scenario_from(args, None)
+    fleet, work = fleet_and_work(document)
+    limits = {name: parse(v, "time", f"--{name}", low=1e-9) for name, v in (document.get("target") or {}).items()}
+    result = load_curve(fleet, work, limits.get("ttft"), limits.get("tpot"), args.seed or 0)
+    result = {"deployment": fleet.decode.describe(), "target": None, **result, "mode": fleet.mode}
+    lines = [
+        result["deployment"],
+        f"capacity     {result['capacity_per_s']:.3g} requests/s with full batches",
+        "     load  requests/s   TTFT p50     p95 s   TPOT p50    p95 ms   output tokens/s   batch   kept",
+    ]
+    for r in result["rows"]:
+        kept = "" if r["kept"] is None else f"{r['kept']:>7.0%}"
+        lines.append(
+            f"{r['load']:>9.0%} {r['rate_per_s']:>11.3g} {r['ttft_p50_s']:>10.3f} {r['ttft_p95_s']:>9.3f} "
+            f"{1e3 * r['tpot_p50_s']:>10.1f} {1e3 * r['tpot_p95_s']:>9.1f} {r['output_tokens_per_s']:>17,.0f} "
+            f"{r['mean_batch']:>7.1f}{kept}"
+        )
+    if result["goodput_per_s"] is not None:
+        asked = " and ".join(f"{name.upper()} {limit:g} s" for name, limit in limits.items())
+        lines.append(
+            f"goodput      {result['goodput_per_s']:.3g} requests/s, the largest rate at which "
+            f"{result['kept_share']:.0%} of them keep {asked}"
+        )
+    return result, "\n".join([*lines, f"mode         {result['mode']}"])
 
 
 def _target(args: argparse.Namespace) -> Target:

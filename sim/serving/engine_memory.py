@@ -77,7 +77,7 @@ ENGINES = {
         (2048, 8192),
         _runtime(1.2, 2.6),
         expert_workspace=True,
-        source="where nobody says which release runs: between the two below, on the side of less room",
+        source="no release said, so between 0.8 to 0.16 and 0.17 on, on the side of less room",
     ),
     "vllm-2026": EngineMemory(
         0.9,

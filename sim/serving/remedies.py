@@ -10,9 +10,11 @@ from typing import Any
 
 from minglm.errors import InputError
 from sim.serving.deployment import Deployment
-from sim.serving.formats import FORMATS
+from sim.serving.formats import format_of
 from sim.serving.memory import GIB, ChipMemory, chip_memory, shortfall
 from sim.spec.hardware import cluster_from, list_clusters
+
+WORTH = 0.9  # of the bytes: a format that saves less is no remedy
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,18 @@ def remedies(d: Deployment, context: float = 0.0, requests: float = 0.0, most: i
 
 def _changes(d: Deployment) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     """Changes of the deployment by kind, mildest first: (words, fields)."""
-    node, chip = d.cluster.chips_per_node, d.cluster.chip
-    counts = sorted({math.ceil(d.chips * t / node) * node for t in (1.5, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256)})
+    chip = d.cluster.chip
     chip_seqs = d.requests_of_a_pass
     by_memory = sorted((cluster_from(n).chip.memory_bytes.value, n) for n in list_clusters())
     return {
-        "chips": [(f"{n} × {chip.name} instead of {d.chips}", {"chips": n}) for n in counts if n > d.chips],
+        "chips": _more_chips(d),
+        "memory_share": [("gpu_memory_utilization 0.95", {"memory_share": 0.95})]
+        if d.engine.activations_inside and d.usable_share < 0.95
+        else [],
         "precision": [
             (f"precision {f} instead of {d.precision}", {"precision": f})
-            for f in ("fp8", "w8a8", "w4a8")
-            if FORMATS[f].expert_bytes < d.format.expert_bytes
+            for f in _narrower(d)
+            if format_of(f, bool(d.model.experts)).expert_bytes < WORTH * d.format.expert_bytes
         ],
         "chip": [
             (f"{d.chips} × {cluster_from(n).chip.name} ({size / GIB:.0f} GiB)", {"cluster": cluster_from(n)})
@@ -78,6 +82,25 @@ def _changes(d: Deployment) -> dict[str, list[tuple[str, dict[str, Any]]]]:
             if t > d.attention_tp
         ],
     }
+
+
+def _more_chips(d: Deployment) -> list[tuple[str, dict[str, Any]]]:
+    """More chips: in the node with attention over all of them where it was, then whole nodes."""
+    node, name = d.cluster.chips_per_node, d.cluster.chip.name
+    inside = [
+        (f"{n} × {name} instead of {d.chips}", {"chips": n, "attention_tp": n // d.pp})
+        for n in (d.chips * 2**i for i in range(1, 8))
+        if n < node and d.groups == 1
+    ]
+    counts = sorted({math.ceil(d.chips * t / node) * node for t in (1.5, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256)})
+    return inside + [(f"{n} × {name} instead of {d.chips}", {"chips": n}) for n in counts if n > d.chips]
+
+
+def _narrower(d: Deployment) -> tuple[str, ...]:
+    """Formats of narrower weights that the chip's software runs, widest first."""
+    if d.cluster.chip.vendor == "NVIDIA":
+        return ("fp8", "awq")
+    return ("w8a8", "w4a8") if "int8" in d.cluster.chip.peak_flops else ("fp8",)
 
 
 class _RemedySearch:
@@ -104,7 +127,8 @@ class _RemedySearch:
         lead, requests, context = text + " and " if text else "", self.requests, self.context
         if requests > 1 and 1 <= m.requests(context) < requests:
             fewer = m.requests(context)
-            self._offer(f"{lead}{fewer} requests per attention group instead of {requests:g}", changes, context, fewer)
+            some = f"{fewer} request{'s' if fewer > 1 else ''} per attention group instead of {requests:g}"
+            self._offer(lead + some, changes, context, fewer)
         shorter = m.longest_context(requests) if requests else 0
         if 1 <= shorter < context:
             self._offer(f"{lead}contexts of {shorter:,} tokens instead of {context:,.0f}", changes, shorter, requests)

@@ -207,6 +207,21 @@ def run(
     return result
 
 
+def fleet_and_work(scenario: Mapping[str, Any]) -> tuple[Fleet, ServingWorkload]:
+    """The instances and the requests of a scenario.
+
+    Raises:
+        InputError: bad input, or a deployment that does not fit (with changes that would).
+    """
+    s = load(scenario)
+    mode, work = s.get("mode", "hybrid"), _workload(s["workload"])
+    decode = deployment(s["decode"], s["model"], mode)
+    fill = deployment(s["prefill"], s["model"], mode) if s.get("prefill") else None
+    max_batch = int(number(s["decode"].get("max_batch", 256), "max_batch", 1))
+    require_fit(decode, RequestLengths.of(work.prompt).mean + RequestLengths.of(work.output).mean, 1)
+    return _fleet(s, decode, fill, max_batch, mode), work
+
+
 def _workload(values: Mapping[str, Any]) -> ServingWorkload:
     if values.get("users") is not None and values.get("concurrency") is not None:
         raise InputError("workload: users and concurrency name the same; keep concurrency")
