@@ -31,8 +31,8 @@ _NOBODY = "Nobody"
 
 
 def start() -> State:
-    """Nobody and nothing yet. `opened`: sentences of the opening that are over; `moved`: (person, thing) of the taking or giving
-    that the story is still about; `last`: who acted, as long as "he" or "she" is understood."""
+    """Nobody and nothing yet. `opened`: sentences of the opening that are over; `moved`: (person, thing) of the taking
+    or giving that the story is still about; `last`: who acted, as long as "he" or "she" is understood."""
     return {"told": 0, "opened": 0, "people": [], "room": None, "colour": {}, "has": {}, "moved": None, "last": None}
 
 
@@ -168,9 +168,7 @@ _SETTING = template(
     Slot("town", lambda s, b: TOWNS, TOWNS),
     effect=_told,
 )
-_PAIR = template(
-    "{a} and {b} are in the {room} .", _somebody("a", 0), _somebody("b", 1), _ANY_ROOM, effect=_arrive
-)
+_PAIR = template("{a} and {b} are in the {room} .", _somebody("a", 0), _somebody("b", 1), _ANY_ROOM, effect=_arrive)
 _THIRD = template("{a} is in the {room} .", _somebody("a", 2), _ROOM, effect=_arrive)
 
 
@@ -205,7 +203,15 @@ WHICH_COLOUR = template(
 _END_LINE = template("The end .", effect=_finish)
 QUESTIONS = (WHERE_LIES, WHO_HAS, WHERE_IS, WHICH_COLOUR)
 TEMPLATES = (_TITLE, _SETTING, _PAIR, _THIRD, _OBJECT, _GO, _TAKE, _PUT, _GIVE, _SEE, _MOOD, *QUESTIONS, _END_LINE)
-_ALWAYS = ((1.0, _GO), (2.5, _TAKE), (1.0, _SEE), (0.8, WHERE_LIES), (1.0, WHO_HAS), (0.6, WHERE_IS), (1.0, WHICH_COLOUR))
+_ALWAYS = (
+    (1.0, _GO),
+    (2.5, _TAKE),
+    (1.0, _SEE),
+    (0.8, WHERE_LIES),
+    (1.0, WHO_HAS),
+    (0.6, WHERE_IS),
+    (1.0, WHICH_COLOUR),
+)
 
 
 def opening(state: State) -> Template | None:
