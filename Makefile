@@ -9,7 +9,7 @@ MINGLM_TEST_WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(MINGLM_TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
 SEED   ?= $(shell date +%s)
 
-.PHONY: help demo test check lab bench bench-gpu drills soak mutants course-check checkpoints book lite lock-check test-mindspore clean
+.PHONY: help demo test check lab bench bench-gpu drills soak mutants course-check hub-check checkpoints book lite lock-check test-mindspore clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
@@ -58,6 +58,12 @@ course-check: $(STAMP) ## the whole book, every exercise both ways, single fault
 	$(BIN)/python -m minglm.course.workshop.single_faults
 	MINGLM_COURSE=1 $(BIN)/python -m pytest tests/minglm/course/test_workshop_exercises.py tests/minglm/course/test_workshop_kit.py tests/browser $(ARGS)
 
+hub-check: $(STAMP) ## three learners on a real JupyterHub: copies, three notebooks, memory; needs npm (asks the package registries)
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js, whose package registry has the hub's proxy"; exit 2; }
+	test -x .venv-hub/bin/jupyterhub || { $(PYTHON) -m venv .venv-hub && .venv-hub/bin/python -m pip install --quiet --disable-pip-version-check "jupyterhub==6.*" "jupyterlab==4.*"; }
+	test -x .venv-hub/node_modules/.bin/configurable-http-proxy || npm install --silent --prefix .venv-hub "configurable-http-proxy@5"
+	$(BIN)/python -m minglm.course.workshop.hub --hub .venv-hub $(ARGS)
+
 checkpoints: $(STAMP) ## small results that any notebook can start from, with their hashes
 	$(BIN)/minglm workshop checkpoints $(ARGS)
 
@@ -78,4 +84,4 @@ test-mindspore: $(STAMP) ## the MindSpore twin against the torch model; 2.8 GB i
 	PYTHONPATH=. .venv-mindspore/bin/python -m pytest -c /dev/null --rootdir=. -q tests/mindspore_twin $(ARGS)
 
 clean:           ## remove the virtual environment and what was built; runs stay
-	rm -rf $(VENV) .venv-mindspore build *.egg-info
+	rm -rf $(VENV) .venv-mindspore .venv-hub build *.egg-info

@@ -1,4 +1,4 @@
-"""Write what the docs take from the code: the tree of the architecture page, the keys of files, the table of data/.
+"""Write what docs and data take from the code: the tree of the architecture page, keys, tables, the rows' JSON Schema.
 
 python docs/generate.py            # writes them
 python docs/generate.py --check    # exit 1 when a page is out of step
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import json
 import re
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ from sim.rollout.fields import CASE
 from sim.scenario.fields import PHASE, RUN, SCENARIO
 from sim.spec.dimensions import DIMENSIONS
 from sim.validation.fields import MEASURED, ROW
+from sim.validation.schema import json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 # The order in which a reader meets the rooms: top first.
@@ -35,10 +37,16 @@ LISTED_AS_ONE = ("minglm/course/workshop/checks", "minglm/course/workshop/exerci
 
 
 def first_sentence(path: Path) -> str:
-    """The first sentence of a module's docstring, on one line."""
-    text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
-    sentence = re.split(r"(?<=[.!?])\s|\s{2,}|:\s{2,}", text, maxsplit=1)[0]
-    return sentence.rstrip(".:") or "?"
+    """The first sentence of a module's docstring, on one line; a question with the sentence that answers it."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    if not text:
+        raise SystemExit(f"{path.relative_to(ROOT)}: has no docstring; the tree needs its first sentence")
+    sentences = [
+        sentence
+        for paragraph in text.split("\n\n")
+        for sentence in re.split(r"(?<!et al\.)(?<=[.!?])\s", " ".join(paragraph.split()))
+    ]
+    return " ".join(sentences[: 2 if sentences[0].endswith("?") else 1]).rstrip(".:")
 
 
 def folder_lines(folder: Path, indent: str = "") -> list[str]:
@@ -221,6 +229,12 @@ def main(argv: list[str] | None = None) -> int:
             stale.append(page)
             if not check:
                 atomic.write_text(path, new)
+    schema = ROOT / "data/published_runs/schema.json"
+    new = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    if new != schema.read_text(encoding="utf-8"):
+        stale.append(schema.relative_to(ROOT).as_posix())
+        if not check:
+            atomic.write_text(schema, new)
     for page in stale:
         print(f"{page}: {'out of step; python docs/generate.py writes it' if check else 'written'}")
     return 1 if check and stale else 0

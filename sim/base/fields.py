@@ -247,8 +247,15 @@ class Section:
                 one.check_type(value, f"{start}{dot}{name}")
                 out[name] = one.section.read(value, where, f"{dot}{name}")
             else:
-                out[name] = one.read(value, f"{start}{dot}{name}")
+                out[name] = one.read(value, f"{start}{dot}{self._as_written(name, raw)}")
         return out
+
+    def _as_written(self, name: str, raw: object) -> str:
+        """The field's name, and the other name that stands in the file: that one its writer looks for."""
+        keys = raw if isinstance(raw, Mapping) else ()
+        written = next((str(key).strip() for key in keys if self.name_of(key) == name), name)
+        same = written.lower().replace("-", "_").replace(" ", "_") == name.lower()
+        return name if same else f"{name} ({written})"
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of the mapping: every name that the reader takes, and no other."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 
 from minglm.errors import InputError, nearest
+from sim.base.numbers import TwoReadingsError, leading_number, number
 
 RMB_PER_USD = 7.2  # the rate that the collected prices were converted at; a constant, not a quote
 DAY_S = 86400.0
@@ -20,23 +22,25 @@ LARGEST = 1e30  # no quantity of a cluster is larger; what is, is a typing error
 
 _BINARY = {"": 1.0, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
-_COUNT = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+_COUNT = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12} | {
+    p: f for p, f in _BINARY.items() if p
+}
+_YEAR_H = 8760.0
 _TIME = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "µs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "sec": 1.0,
-    "min": 60.0,
-    "h": 3600.0,
-    "hour": 3600.0,
-    "hours": 3600.0,
-    "d": DAY_S,
-    "day": DAY_S,
-    "days": DAY_S,
-    "week": 604800.0,
-    "weeks": 604800.0,
+    unit: seconds
+    for units, seconds in {
+        "ns": 1e-9,
+        "us μs": 1e-6,
+        "ms": 1e-3,
+        "s sec secs second seconds": 1.0,
+        "min mins minute minutes": 60.0,
+        "h hr hrs hour hours": 3600.0,
+        "d day days": DAY_S,
+        "week weeks": 7 * DAY_S,
+        "month months": _YEAR_H / 12 * 3600.0,
+        "year years": _YEAR_H * 3600.0,
+    }.items()
+    for unit in units.split()
 }
 _MONEY = {"$": 1.0, "USD": 1.0, "RMB": 1 / RMB_PER_USD, "CNY": 1 / RMB_PER_USD, "¥": 1 / RMB_PER_USD}
 _SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
@@ -46,8 +50,11 @@ def _units() -> dict[str, dict[str, float]]:
     size = {p + "B": f for p, f in _DECIMAL.items()} | {p + "B": f for p, f in _BINARY.items()}
     rate = {u + "/s": f for u, f in size.items()}
     for prefix, factor in _DECIMAL.items():
+        rate[prefix + "Bps"] = factor
         rate[prefix + "bps"] = rate[prefix + "bit/s"] = rate[prefix + "b/s"] = factor / 8
-    flops = {p + u: f for p, f in _DECIMAL.items() for u in ("FLOPS", "FLOP/s", "Flops", "OPS")}
+    flops = {
+        p + u: f for p, f in _DECIMAL.items() for u in ("FLOPS", "FLOPs", "FLOP/s", "Flops", "flops", "flop/s", "OPS")
+    }
     money = {m + (" " + s if s else ""): f * g for m, f in _MONEY.items() for s, g in _SCALES.items()}
     return {
         "bytes": size,
@@ -59,14 +66,21 @@ def _units() -> dict[str, dict[str, float]]:
         "money": money,
         "money_per_hour": {m + "/" + h: f for m, f in _MONEY.items() for h in ("h", "hour")}
         | {m + "/chip-hour": f for m, f in _MONEY.items()},
-        "money_per_kwh": {m + "/kWh": f for m, f in _MONEY.items()},
+        "money_per_kwh": {m + per: f / kwh for m, f in _MONEY.items() for per, kwh in (("/kWh", 1.0), ("/MWh", 1e3))},
         "carbon_per_kwh": {
             mass + carbon + "/" + energy: m / e
             for mass, m in {"kg": 1.0, "g": 1e-3, "t": 1e3}.items()
             for carbon in ("", "CO2", "CO2e", "CO2eq")
             for energy, e in {"kWh": 1.0, "MWh": 1e3}.items()
         },
-        "per_hour": {"/h": 1.0, "/hour": 1.0, "/day": 1 / 24, "/month": 1 / 730.0, "/year": 1 / 8760.0},
+        "per_hour": {
+            "/h": 1.0,
+            "/hour": 1.0,
+            "/d": 1 / 24,
+            "/day": 1 / 24,
+            "/month": 12 / _YEAR_H,
+            "/year": 1 / _YEAR_H,
+        },
         "ratio": {"": 1.0, "%": 0.01},
         "count": _COUNT | {p + " tokens": f for p, f in _COUNT.items()} | {"tokens": 1.0},
     }
@@ -88,8 +102,6 @@ SI = {
     "ratio": "1",
     "count": "1",
 }
-_NUMBER = re.compile(r"^([+-]?(?:\d[\d_,.]*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)$")
-_THOUSANDS = re.compile(r"^[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?:[eE][+-]?\d+)?$")
 # Quantities that are whole, so that a comma before three digits can only part thousands.
 _WHOLE = ("count", "bytes", "money")
 
@@ -105,7 +117,7 @@ def parse(raw: object, dimension: str, name: str = "value", *, low: float | None
         raise InputError(f"{name}: {raw!r} is not a quantity; give a number with a unit such as {_example(dimension)}")
     if isinstance(raw, (int, float)):
         return _in_range(raw, name, low, high, raw)
-    text = str(raw).strip()
+    text = unicodedata.normalize("NFKC", str(raw)).strip()  # full-width digits, either micro sign, narrow spaces
     if len(text) > 60:
         raise InputError(
             f"{name}: a quantity of {len(text)} characters; give a number with a unit such as {_example(dimension)}"
@@ -114,54 +126,51 @@ def parse(raw: object, dimension: str, name: str = "value", *, low: float | None
     if split is None:
         raise InputError(f"{name}: {raw!r} is not a quantity; give a number with a unit such as {_example(dimension)}")
     digits, unit = split
-    number = _number(digits, unit, dimension, name, raw)
-    if not unit:
-        return _in_range(number, name, low, high, raw)
-    if unit not in known and unit.replace("per ", "/").replace(" ", "") in known:
-        unit = unit.replace("per ", "/").replace(" ", "")
-    if unit not in known:
-        other = next((d for d, table in UNITS.items() if unit in table and unit), None)
-        why = (
-            f"'{unit}' measures {other.replace('_', ' ')}, not {dimension.replace('_', ' ')}"
-            if other
-            else f"'{unit}' is not a known unit{nearest(unit, known)}"
-        )
-        raise InputError(f"{name}: {raw!r}: {why}; give for example {_example(dimension)}")
-    return _in_range(number * known[unit], name, low, high, raw)
-
-
-def _number(digits: str, unit: str, dimension: str, name: str, raw: object) -> float:
-    """The number that `digits` write.
-
-    A point parts the decimals and commas part thousands. A comma that may be either is refused with both readings:
-    '5,57' is 5.57 in half of the world's spreadsheets, and '1,500 GB/s' may be 1500 or 1.5.
-
-    Raises:
-        InputError: not a number, or two readings.
-    """
-    plain = digits.replace("_", "")
-    if "," in plain:
-        commas, point = plain.count(","), "." in plain
-        sure = commas > 1 or point or (dimension in _WHOLE and unit in ("", *_MONEY))
-        if not (_THOUSANDS.match(plain) and sure):
-            decimal = plain.replace(".", "").replace(",", ".") if commas == 1 else ""
-            readings = [reading for reading in (decimal, plain.replace(",", "")) if _is_float(reading)]
-            shown = " or ".join(f"{reading}{' ' if unit else ''}{unit}" for reading in dict.fromkeys(readings))
-            raise InputError(
-                f"{name}: {raw!r} has a comma that may part decimals or thousands; write {shown or 'a decimal point'}"
-            )
-        plain = plain.replace(",", "")
-    if not _is_float(plain):
-        raise InputError(f"{name}: {raw!r} is not a quantity; give a number with a unit such as {_example(dimension)}")
-    return float(plain)
-
-
-def _is_float(text: str) -> bool:
+    unit = _canonical(unit, known)
+    if unit and unit not in known:
+        raise InputError(f"{name}: {raw!r}: {_unknown(unit, dimension)}; give for example {_example(dimension)}")
     try:
-        float(text)
+        value = number(digits, whole=dimension in _WHOLE and unit in ("", *_MONEY))
+    except TwoReadingsError as two:
+        shown = " or ".join(f"{reading}{' ' if unit else ''}{unit}" for reading in dict.fromkeys(two.readings))
+        sign = "comma" if "," in digits else "point"
+        raise InputError(f"{name}: {raw!r} has a {sign} that may part decimals or thousands; write {shown}") from None
     except ValueError:
-        return False
-    return True
+        raise InputError(
+            f"{name}: {raw!r} is not a quantity; give a number with a unit such as {_example(dimension)}"
+        ) from None
+    return _in_range(value * known.get(unit, 1.0), name, low, high, raw)
+
+
+# Other words for a unit, where they can mean nothing else.
+_WORDS = {"thousand": "k", "million": "M", "billion": "B", "trillion": "T", "bn": "B"}
+_PER_HOUR = re.compile(r"/(?:[A-Za-z]{3,11}-)?(?:h|hr|hour)$")  # of a chip, whatever it is called: /GPU-hour
+
+
+def _canonical(unit: str, known: dict[str, float]) -> str:
+    """A unit as the tables write it, where it is one of them in other words; else as it was."""
+    if unit in known:
+        return unit
+    words = " ".join(_WORDS.get(word, word) for word in unit.split())
+    close = words.replace("per ", "/").replace(" ", "")
+    for spelling in (words, close, _PER_HOUR.sub("/h", close)):
+        if spelling in known:
+            return spelling
+    return unit
+
+
+def _unknown(unit: str, dimension: str) -> str:
+    """Why a unit is not one of its dimension. A hint differs from it in capitals only, or begins alike."""
+    other = next((d for d, table in UNITS.items() if unit in table), None)
+    if other:
+        return f"'{unit}' measures {other.replace('_', ' ')}, not {dimension.replace('_', ' ')}"
+    known = UNITS[dimension]
+    same = {known[k]: k for k in reversed(known) if k.casefold() == unit.casefold()}  # one spelling a size
+    if same:
+        return f"'{unit}' is not a known unit (did you mean {' or '.join(map(repr, same.values()))}?)"
+    hint = nearest(unit, [k for k in known if k[:1] == unit[:1]])
+    coins = f"; money is in {', '.join(_MONEY)}" if dimension.startswith("money") and not hint else ""
+    return f"'{unit}' is not a known unit{hint}{coins}"
 
 
 def _number_and_unit(text: str, dimension: str) -> tuple[str, str] | None:
@@ -175,17 +184,17 @@ def _number_and_unit(text: str, dimension: str) -> tuple[str, str] | None:
             if text.startswith(symbol):
                 prefix, text = symbol, text[len(symbol) :].strip()
                 break
-    match = _NUMBER.match(text)
-    if not match:
+    found = leading_number(text)
+    if not found:
         return None
-    unit = match.group(2).strip()
+    digits, unit = found
     if prefix:
         unit = prefix + (unit if unit.startswith("/") else (" " + unit if unit else ""))
     elif money and unit:
         head = re.match(r"^([kKMB]?)\s*(\D+)$", unit)
         if head and head.group(1) and head.group(2) in _MONEY:
             unit = head.group(2) + " " + head.group(1)
-    return match.group(1), unit
+    return digits, unit
 
 
 def _in_range(value: float, name: str, low: float | None, high: float, raw: object) -> float:

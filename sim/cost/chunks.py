@@ -4,7 +4,7 @@
 >>> from sim.spec.plan import Plan
 >>> first, last = chunks_by_rank(load_model("deepseek_v3"), Plan(pp=2, recompute="full", recompute_layers=4))
 >>> first[0].layers(), first[0].is_first, last[0].is_last
-((('dense', 3, 0), ('moe', 1, 27)), True, True)
+((('dense', 3, 0), ('moe', 1, 28)), True, True)
 """
 
 from __future__ import annotations

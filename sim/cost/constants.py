@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sim.cost import collectives, kernels, memory, operators_attention, stacks
+from sim.cost import collectives, kernels, measured, memory, operators, operators_attention, operators_moe, stacks
 
 
 def table(names: list[str]) -> list[dict]:
@@ -17,22 +17,34 @@ def table(names: list[str]) -> list[dict]:
             {"name": f"{where}.{key}", "value": value, "label": label, "source": source}
             for key, (value, label, source) in constants.items()
         ]
-    out.append(
-        {
-            "name": "attention.sink_slowdown",
-            "value": operators_attention.SINK_SLOWDOWN,
-            "label": "assumed",
-            "source": "no measured kernel for attention with learned sinks is at hand",
-        }
-    )
-    out.append(
-        {
-            "name": "memory.runtime_bytes",
-            "value": memory.RUNTIME_BYTES,
-            "label": "assumed",
-            "source": "runtime, communicators and workspaces; NCCL and a CUDA context take 1-2 GiB",
-        }
-    )
+    for name, value, source in (
+        (
+            "attention.sink_slowdown",
+            operators_attention.SINK_SLOWDOWN,
+            "no measured kernel for attention with learned sinks is at hand",
+        ),
+        (
+            "kernel.held_quantile",
+            measured.HELD_QUANTILE,
+            "share of the largest short matmuls that are slower than what a long run holds; range 0.5 to 0.9",
+        ),
+        (
+            "experts.bias_bytes",
+            "/".join(f"{x:.0f}" for x in operators_moe.BIAS_BYTES),
+            "bytes a value of the experts' output that adding a bias moves, forward/backward: passes counted by hand",
+        ),
+        (
+            "experts.cast_launch",
+            operators.CAST_LAUNCH,
+            "host time to quantise one expert's rows over an operator's issued from Python; range 0.2 to 1",
+        ),
+        (
+            "memory.runtime_bytes",
+            memory.RUNTIME_BYTES,
+            "runtime, communicators and workspaces; NCCL and a CUDA context take 1-2 GiB",
+        ),
+    ):
+        out.append({"name": name, "value": value, "label": "assumed", "source": source})
     for (kernel, family), (forward, backward, half, label) in stacks.ATTENTION.items():
         out.append(
             {

@@ -60,45 +60,12 @@ _SLOWER = (("permute", 0.75), ("unpermute", 0.75), ("loss", 0.48))
 SLOWER_PASSES = {name + end: share for end in ("", ".backward") for name, share in _SLOWER}
 # Tile sizes and the share of the core's rate each reaches (assumed; CUTLASS profiles show this order).
 TILES = ((256, 128, 1.0), (128, 256, 1.0), (128, 128, 0.95), (128, 64, 0.80), (64, 128, 0.80), (64, 64, 0.62))
-# Cores that tiles are spread over (published by the makers). A chip not listed is taken as 128 cores, marked assumed.
-CORES = {
-    "A100": 108,
-    "A800": 108,
-    "H100": 132,
-    "H800": 132,
-    "H200": 132,
-    "H20": 78,
-    "GH200": 132,
-    "B200": 148,
-    "GB200": 148,
-    "B300": 160,
-    "GB300": 160,
-    "MI300X": 304,
-    "MI325X": 304,
-    "V100": 80,
-    "A10": 72,
-    "L40": 142,
-    "910B1": 24,
-    "910B2": 24,
-    "910B3": 20,
-    "910B4": 20,
-    "910A": 32,
-    "910C": 24,
-}
+# Cores that tiles are spread over where a chip does not say.
 DEFAULT_CORES = 128
 
 
 def _c(name: str) -> float:
     return CONSTANTS[name][0]
-
-
-def cores_of(chip: Chip) -> tuple[int, str]:
-    """Cores of a chip by the longest listed name found in its name, and the label of that figure."""
-    name = chip.name.upper().replace("-", "").replace("_", "")
-    matches = [key for key in CORES if key in name]
-    if matches:
-        return CORES[max(matches, key=len)], "published"
-    return DEFAULT_CORES, "assumed"
 
 
 @functools.lru_cache(maxsize=65536)
@@ -165,7 +132,7 @@ class Kernels:
     @functools.cached_property
     def cores(self) -> int:
         """Cores that run matmul tiles."""
-        return cores_of(self.chip)[0]
+        return self.chip.cores or DEFAULT_CORES
 
     @functools.cached_property
     def _fill(self) -> float:
@@ -206,7 +173,9 @@ class Kernels:
             grid = self._grids[low]
             assert grid is not None
             seconds = grid.over_roofline(m, n, k) * measured.roofline(m, n, k, *self._roofs[low])
-            self._times[key] = max(seconds, 2.0 * m * n * k / self.matmul_flops[low])
+            # no long run is faster than the largest of the short ones, which their power limit slowed already
+            held = min(self.matmul_flops[low], grid.held * self.clock / self.scale)
+            self._times[key] = max(seconds, 2.0 * m * n * k / held)
         return self._times[key]
 
     @functools.cached_property

@@ -236,8 +236,9 @@ class LayerEstimator:
             again += comm.forward_s
         forward_s, backward_s = forward + comm.forward_s, backward + comm.backward_s + again
         if sync and host.forward_s:
-            # no running ahead: each operator takes the longer of its device and its host time
-            late = sum(max(host.per_op_s * op.kernels - self.kernels.time(op), 0.0) for op in trace.forward)
+            # no running ahead: each operator that no graph replays takes the longer of its device and its host time
+            issued = _experts_only(trace.forward) if stack.graphs == "partial" else trace.forward
+            late = sum(max(host.per_op_s * op.kernels - self.kernels.time(op), 0.0) for op in issued)
             forward_s, backward_s = forward_s + late, backward_s + (late if recompute == "full" else 0.0)
         return LayerWork(
             forward_s,

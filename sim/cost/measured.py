@@ -105,6 +105,7 @@ class MatmulGrid:
     cells: Mapping[tuple[int, int], tuple[float, ...]]  # (index of n, index of k) → over m
     roofs: tuple[float, float, float]
     best: float  # FLOP/s of the fastest shape
+    held: float = math.inf  # FLOP/s that three in four of the largest shapes stay below: what a power limit leaves
 
     def over_roofline(self, m: float, n: float, k: float) -> float:
         """Measured seconds over `roofline`'s; beyond the grid that of its edge."""
@@ -132,6 +133,9 @@ class MatmulGrid:
 # the product is next to nothing (n = 128): the excess over half of the bf16 time there. It is taken out, so that a step
 # may count its own casts; at least this share of the time is the product's (assumed).
 LEAST_MATMUL = 0.35
+# Sides from which a product runs long enough for its power limit to slow it, and the share of such shapes that are
+# slower than the rate taken for it (assumed).
+LARGE, HELD_QUANTILE = 8192, 0.75
 
 
 # Dense bf16 peak and memory bandwidth of the boards that were measured (data sheets): the roofline under the ratios.
@@ -156,7 +160,7 @@ def matmul_grid(chip: str, dtype: str) -> MatmulGrid | None:
     width = 2.0 if dtype == "bfloat16" else 1.0
     n_axis, k_axis = (tuple(sorted({float(key[i]) for key in some})) for i in (0, 1))
     flops_per_s, bytes_per_s = ROOFS[chip]
-    cells, best = {}, 0.0
+    cells, best, large = {}, 0.0, []
     roofs = (flops_per_s * 2.0 / width, bytes_per_s, width)
     narrow = {} if dtype == "bfloat16" else {key[2]: v for key, v in lines.lines.items() if key[:2] == (dtype, "128")}
     wide = {key[2]: v for key, v in lines.lines.items() if key[:2] == ("bfloat16", "128")}
@@ -169,10 +173,14 @@ def matmul_grid(chip: str, dtype: str) -> MatmulGrid | None:
                     quantizing = max(narrow[k][i] - 0.5 * wide[k][i], 0.0) * 1e-6
                     seconds = max(seconds - quantizing, seconds * LEAST_MATMUL)
                 last = math.log(seconds / roofline(m, float(n), float(k), *roofs))
-                best = max(best, 2.0 * m * float(n) * float(k) / seconds)
+                rate = 2.0 * m * float(n) * float(k) / seconds
+                best = max(best, rate)
+                if min(m, float(n), float(k)) >= LARGE:
+                    large.append(rate)
             line.append(last)
         cells[n_axis.index(float(n)), k_axis.index(float(k))] = tuple(line)
-    return MatmulGrid(lines.axis, n_axis, k_axis, cells, roofs, best)
+    held = sorted(large)[int(HELD_QUANTILE * (len(large) - 1))] if large else math.inf
+    return MatmulGrid(lines.axis, n_axis, k_axis, cells, roofs, best, held)
 
 
 def grid_of_points(

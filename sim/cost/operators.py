@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 WIDTH = 2  # bytes of an activation or weight in bf16/fp16
 ACCUMULATE = 4  # bytes of an accumulated gradient (fp32)
+# Host time to quantise one expert's rows where experts are a loop, over that of an operator issued from Python: a few
+# launches from C++ (assumed, range 0.2 to 1).
+CAST_LAUNCH = 0.5
 
 
 class Op(NamedTuple):
@@ -67,9 +70,9 @@ class Style:
     fp8_passes: float = 2.0  # extra memory passes (in bf16 widths) per fp8 operand for scaling and transposing
     accumulate_fused: bool = True  # gradient accumulation inside the weight-gradient matmul
     node_limited: float = 0.0  # most nodes a token's experts may lie on (0: no limit)
-    dedup: bool = False  # one copy per node crosses the network (DeepEP style)
+    dedup: bool = False  # one copy a node crosses the network, one a chip its links (DeepEP style)
     imbalance: float = 1.0  # slowest rank's tokens / mean tokens in expert layers
-    grouped: str = "fused"  # expert matmuls: fused (one grouped kernel) | loop (one per expert)
+    grouped: str = "fused"  # expert matmuls: fused (one grouped kernel) | joined (activation inside) | loop
     router_passes: float = 6.0  # memory passes over tokens × experts (softmax/sigmoid, top-k, losses) in fp32
 
 
@@ -183,8 +186,7 @@ class OperatorTrace:
                 )
             )
         if low:
-            # each expert's rows are scaled on their own; the launches come from C++, half a Python-issued one each
-            casts = 2.0 if batch > 1 else 1.0
+            casts = 1.0 + CAST_LAUNCH * batch if loop else 2.0 if batch > 1 else 1.0
             self.forward.append(Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_in, kernels=casts))
             self.backward_input.append(
                 Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_out, kernels=casts, backward=True)

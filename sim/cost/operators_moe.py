@@ -23,12 +23,17 @@ from sim.cost.operators import (
 )
 from sim.spec.model import ModelSpec
 
+# Bytes a value of the experts' output, forward and backward, where experts have biases: Megatron-Core adds b·p expert
+# by expert in fp32, puts the pieces together and casts back (TEGroupedMLP; counted by hand, no measurement).
+BIAS_BYTES = (28.0, 36.0)
 
-def expected_nodes(nodes: float, chosen: float, limit: float) -> float:
-    """Distinct nodes that one token's `chosen` experts lie on, experts spread evenly over `nodes`, at most `limit`."""
-    if nodes <= 1:
+
+def expected_places(places: float, chosen: float, limit: float = 0.0) -> float:
+    """Distinct nodes (or chips) that one token's `chosen` experts lie on, experts spread evenly over `places`, at most
+    `limit` of them."""
+    if places <= 1:
         return 1.0
-    distinct = nodes * (1.0 - (1.0 - 1.0 / nodes) ** chosen)
+    distinct = places * (1.0 - (1.0 - 1.0 / places) ** chosen)
     return min(distinct, limit) if limit else distinct
 
 
@@ -64,14 +69,16 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         save=0.0,
     )
     nodes = max(ctx.nodes, 1.0)
-    dedup = 1.0
-    if style.dedup and nodes > 1:
+    copies, dedup = float(K), 1.0
+    if style.dedup and ctx.ep > 1:
         limit = style.node_limited
         if model.groups_per_token and model.router_groups > 1:  # groups lie on whole nodes, or several on one
             limit = min(limit or nodes, model.groups_per_token * max(1.0, nodes / model.router_groups))
-        dedup = expected_nodes(nodes, K, limit) / K
+        reach = min(limit or nodes, nodes) / nodes * ctx.ep
+        copies = min(expected_places(reach, K), float(K))  # one a chip, not one an expert
+        dedup = min(expected_places(nodes, K, limit), copies) / copies if nodes > 1 else 1.0
     if ctx.ep > 1:
-        sent = local * K * row * style.imbalance
+        sent = local * copies * row * style.imbalance
         for name, phase in (
             ("dispatch", "forward"),
             ("combine", "forward"),
@@ -94,7 +101,8 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
     trace.linear(
         "experts up", "expert", each, C, width * (2 if gated else 1), batch=experts, loop=style.grouped == "loop"
     )
-    activation(trace, rows_worst, width, gated)
+    if style.grouped != "joined":
+        activation(trace, rows_worst, width, gated)
     trace.linear("experts down", "expert", each, width, C, batch=experts, loop=style.grouped == "loop")
     trace.memory(
         "unpermute",
@@ -104,6 +112,9 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         kernels=4,
         save=local * K * row,
     )
+    if model.ffn_bias and style.grouped != "joined":
+        values = rows_worst * C
+        trace.memory("expert bias", BIAS_BYTES[0] * values, BIAS_BYTES[1] * values, group="permutation", kernels=2)
     if model.shared_width:
         ffn = model.shared_width
         sequence_parallel_gather(trace, ctx, C)

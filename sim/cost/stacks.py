@@ -31,23 +31,22 @@ from sim.spec.hardware import Chip
 # FlashAttention-3 on H100 (arXiv 2407.08608 Fig. 5-6); cuDNN's is of FlashAttention-3's class. The rest is assumed.
 ATTENTION = {
     ("flash1", ""): (0.40, 0.35, 400.0, "assumed"),
-    ("flash1", "A100"): (0.42, 0.36, 400.0, "published"),
-    ("flash1", "H100"): (0.27, 0.23, 400.0, "assumed"),  # the same kernel, no faster units used
+    ("flash1", "a100"): (0.42, 0.36, 400.0, "published"),
+    ("flash1", "h100"): (0.27, 0.23, 400.0, "assumed"),  # the same kernel, no faster units used
     ("flash2", ""): (0.65, 0.55, 500.0, "assumed"),
-    ("flash2", "A100"): (0.74, 0.63, 500.0, "published"),
-    ("flash2", "H100"): (0.50, 0.42, 450.0, "published"),
+    ("flash2", "a100"): (0.74, 0.63, 500.0, "published"),
+    ("flash2", "h100"): (0.50, 0.42, 450.0, "published"),
     ("flash3", ""): (0.80, 0.65, 900.0, "assumed"),
-    ("flash3", "H100"): (0.86, 0.72, 950.0, "published"),
-    ("flash3", "A100"): (0.74, 0.63, 500.0, "published"),
+    ("flash3", "h100"): (0.86, 0.72, 950.0, "published"),
+    ("flash3", "a100"): (0.74, 0.63, 500.0, "published"),
     ("npu_fusion", ""): (0.62, 0.50, 800.0, "assumed"),
     ("sdpa", ""): (0.60, 0.50, 500.0, "assumed"),
-    ("sdpa", "A100"): (0.74, 0.63, 500.0, "published"),
-    ("sdpa", "H100"): (0.50, 0.42, 450.0, "published"),  # scaled_dot_product_attention runs FlashAttention-2
+    ("sdpa", "a100"): (0.74, 0.63, 500.0, "published"),
+    ("sdpa", "h100"): (0.50, 0.42, 450.0, "published"),  # scaled_dot_product_attention runs FlashAttention-2
 }
 # A long run slows attention less than matmuls: it draws less power. On one machine of eight B200 matmuls reach 0.71 of
 # short runs and attention 0.80 (measured: MooreThreads/SimuMax e691807, configs/system), so 0.71^0.65 = 0.80.
 ATTENTION_EXPONENT = 0.65
-_FAMILY = {"H800": "H100", "H200": "H100", "GH200": "H100", "A800": "A100"}
 
 
 GRAPHS = ("none", "partial", "full")
@@ -79,7 +78,7 @@ class Stack:
     dp_hidden: float = 0.9
     fsdp_hidden: float = 0.6  # the rest is what compute loses to communication kernels beside it
     all_to_all_hidden: float = 0.8
-    dedup: bool = False  # expert rows cross the network once per node
+    dedup: bool = False  # expert rows go once to a node, and once to a chip
     node_limited: float = 0.0
     imbalance: float | None = None  # slowest rank's expert time / mean; None: as measured for a power law at this EP
     router_passes: float = 6.0
@@ -116,7 +115,8 @@ class Stack:
             node_limited=self.node_limited,
             dedup=self.dedup,
             router_passes=self.router_passes,
-            grouped=self.grouped,
+            # a whole iteration is captured where one kernel runs the experts without a host that counts tokens
+            grouped="joined" if self.graphs == "full" and fp8 else self.grouped,
             imbalance=self._imbalance(ep) if imbalance is None else imbalance,
         )
         return Style(**{**values, **changes})
@@ -140,7 +140,7 @@ class Stack:
 
     def kernels(self, chip: Chip) -> Kernels:
         """Kernel times of this stack on a chip, at the speed that the chip holds in a long run."""
-        kernel = best_attention(chip) if self.attention in ("unfused", "auto") else self.attention
+        kernel = chip.attention if self.attention in ("unfused", "auto") else self.attention
         forward, backward, half, _ = attention_shares(kernel, chip)
         cores, held = 1.0 - self.comm_cores, self.scale or sustained(chip)[0]
         return _kernels(
@@ -148,7 +148,7 @@ class Stack:
             forward,
             backward,
             half,
-            forward / attention_shares(best_attention(chip), chip)[0],
+            forward / attention_shares(chip.attention, chip)[0],
             held * cores,
             held**ATTENTION_EXPONENT * cores,
             self.fp8_kernel,
@@ -170,16 +170,6 @@ def _kernels(key: tuple[str, int], *values: Any) -> Kernels:
     return Kernels(_CHIPS[key], *values)
 
 
-def best_attention(chip: Chip) -> str:
-    """The attention kernel that current stacks use: the vendor's fused one on Ascend, flash2 on A100, flash3 later."""
-    name = chip.name.upper()
-    if "huawei" in chip.vendor.lower() or "910" in name or "950" in name:
-        return "npu_fusion"
-    if any(new in name for new in ("H100", "H200", "H800", "H20", "GH200", "B200", "B300", "B100")):
-        return "flash3"
-    return "flash2"
-
-
 def attention_shares(kernel: str, chip: Chip) -> tuple[float, float, float, str]:
     """(forward share, backward share, keys at half, label) of an attention kernel on a chip."""
     kernels = sorted({k for k, _ in ATTENTION})
@@ -187,11 +177,7 @@ def attention_shares(kernel: str, chip: Chip) -> tuple[float, float, float, str]
         raise InputError(
             f"attention kernel {kernel!r}: not one of {', '.join(kernels)}, unfused{nearest(kernel, kernels)}"
         )
-    name = chip.name.upper()
-    for family in ("A100", "H100", *_FAMILY):
-        if family in name and (kernel, _FAMILY.get(family, family)) in ATTENTION:
-            return ATTENTION[kernel, _FAMILY.get(family, family)]
-    return ATTENTION[kernel, ""]
+    return ATTENTION.get((kernel, chip.attention_as), ATTENTION[kernel, ""])
 
 
 @functools.cache
@@ -207,10 +193,8 @@ def read_fitted() -> dict[str, Any]:
 
 
 def family_of(chip: Chip) -> str:
-    """Whose long-run speed is a chip's: the chip that was measured for it, a family of bins (910B), else its name."""
-    if chip.tables:
-        return chip.tables
-    return "ascend" if "910" in chip.name else chip.name
+    """Whose long-run speed is a chip's: the chip that was measured for it, its family, else its name."""
+    return chip.tables or chip.family or chip.name
 
 
 def sustained(chip: Chip) -> tuple[float, str]:

@@ -19,7 +19,7 @@ from sim.cost.money import DEFAULTS
 from sim.cost.stacks import list_stacks, load_stack
 from sim.planner.question import Question, question
 from sim.scenario.defaults import with_defaults
-from sim.spec.hardware import USUAL_CLUSTER, Cluster, cluster_for_chip, list_clusters, load_chip, load_cluster
+from sim.spec.hardware import Cluster, cluster_for_chip, list_clusters, load_chip, load_cluster, usual_clusters
 from sim.spec.model_loader import list_models, load_model
 
 
@@ -209,8 +209,9 @@ def choices(key: str) -> tuple[tuple[str, str], ...]:
         names = [*FIRST, *(n for n in list_models() if n not in FIRST and n not in ("nano", "mini", "small"))]
         return tuple((f"{n} ({show(load_model(n).total_params(), 'count')} parameters)", n) for n in names)
     if key == "machine":
-        usual = [(f"{load_chip(c).name} in {load_cluster(n).name}", f"chip:{c}") for c, n in USUAL_CLUSTER.items()]
-        rest = [c for c in list_clusters() if c not in USUAL_CLUSTER.values()]
+        homes = usual_clusters()
+        usual = [(f"{load_chip(c).name} in {load_cluster(n).name}", f"chip:{c}") for c, n in homes.items()]
+        rest = [c for c in list_clusters() if c not in homes.values()]
         return tuple(usual + [(f"{load_cluster(c).chip.name} in {load_cluster(c).name}", f"cluster:{c}") for c in rest])
     if key == "attention":
         return (("dense", "dense"), ("sparse, with the model's indexer", "sparse"))

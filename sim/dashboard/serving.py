@@ -18,7 +18,7 @@ from sim.report.html import escape, table
 from sim.serving.margin import ACCEPT, margin
 from sim.serving.options import Option, Target
 from sim.serving.sizing import size
-from sim.spec.hardware import USUAL_CLUSTER, load_cluster
+from sim.spec.hardware import load_chip, load_cluster
 
 PROMPT, OUTPUT, TTFT_S = 8192, 1024, 5.0
 DEFAULT = {"machine": "chip:h200", "speed": "wide", "input": "1.00", "output": "3.20", "rent": ""}
@@ -34,7 +34,7 @@ def places() -> tuple[tuple[str, str], ...]:
     return tuple(
         (label, v)
         for label, v in choices("machine")
-        if v.startswith("cluster:") or machine(v) == load_cluster(USUAL_CLUSTER[v.split(":", 1)[1]])
+        if v.startswith("cluster:") or machine(v) == load_cluster(load_chip(v.split(":", 1)[1]).cluster)
     )
 
 
@@ -115,7 +115,7 @@ def command(model: str, place: str, price_in: str, price_out: str, rent: str = "
         "--model",
         model,
         "--cluster",
-        name if kind == "cluster" else USUAL_CLUSTER[name],
+        name if kind == "cluster" else load_chip(name).cluster,
         "--token-price",
         f"{parse(price_in, 'money', 'Input price'):g}",
         f"{parse(price_out, 'money', 'Output price'):g}",

@@ -3,9 +3,9 @@ another.
 
     table = compare("glm5", chips=8192, batch_tokens="16M", tokens="1T")
 
-Each chip sits in its usual nodes and network (`sim.spec.hardware.USUAL_CLUSTER`) and gets the best plan that the search
-finds; a row has the figures that `clustersim run` gives for it. A 910C is counted in dies, as frameworks see it: two
-are one package.
+Each chip sits in its usual nodes and network (`cluster` in its file of data/chips) and gets the best plan that the
+search finds; a row has the figures that `clustersim run` gives for it. A 910C is counted in dies, as frameworks see it:
+two are one package.
 """
 
 from __future__ import annotations

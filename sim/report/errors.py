@@ -33,7 +33,7 @@ def believed(run: Run) -> tuple[str, str]:
     model, plan = run.model, run.plan
     if model.sinks:
         return "attention with learned sinks: no measured kernel", "a timing of that kernel by length and heads"
-    if "910" in run.cluster.chip.name:
+    if run.cluster.chip.family == "ascend":
         return "no table of Ascend's kernels and HCCL", "minglm probe on one node"
     if model.experts:
         return "dispatcher, launches and the spread of tokens over experts", "a trace of ten steps with expert loads"

@@ -132,6 +132,8 @@ def build_run(spec: RunSpec, *, completed: bool = False) -> Run:
     stack = stack_with(stack, spec.options)
     plan = build_plan(spec, cluster.num_chips, stack, notes)
     workload = _workload(spec, plan, seq, notes)
+    if plan.num_chips > cluster.num_chips:
+        check(plan, spec.model, workload, cluster.num_chips)
     if completed:
         plan = _fitting(spec, plan, workload, precision, stack, notes)
     else:

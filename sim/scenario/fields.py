@@ -148,7 +148,7 @@ STACK_OPTIONS = (
     ),
     Field("dropout", "bool", "dropout kernels run"),
     Field("node_limited", "whole", "most nodes a token's experts may lie on", low=0, high=MAX_WIDTH),
-    Field("dedup", "bool", "one copy of a token per node crosses the network"),
+    Field("dedup", "bool", "one copy of a token goes to a node, one to a chip"),
     Field(
         "graphs",
         "text",

@@ -10,11 +10,8 @@ from sim.spec.hardware import Cluster
 
 def default_stack(cluster: Cluster, tensor: bool) -> ServingStack:
     """The software assumed where none is named: by maker and by whether experts need an all-to-all."""
-    name = cluster.chip.name.upper()
-    if name.startswith("910C"):
-        return load_stack("cloudmatrix-infer")
-    if name.startswith("910"):
-        return load_stack("ascend-a2")
+    if cluster.chip.family == "ascend":
+        return load_stack("cloudmatrix-infer" if cluster.chip.cluster == "cloudmatrix384" else "ascend-a2")
     return load_stack("sglang-tp" if tensor else "sglang-ep")
 
 

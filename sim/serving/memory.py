@@ -68,7 +68,7 @@ def weight_bytes(
     shared += model.hidden if model.shared_gate and model.shared_width else 0
     scores = [w for w in model.router_weights() if w.name != "e_score_correction_bias"]  # a buffer of the balance rule
     router = total_params(scores) if model.experts else 0
-    norms = model.norms_per_layer * model.hidden * (2 if model.norm == "layer" else 1)
+    norms = model.norms_per_layer * model.norm_params()
     experts = model.experts * _expert_values(model, stored) / expert_ways if model.experts else 0.0
 
     modules = model.mtp_modules if mtp else 0

@@ -8,7 +8,7 @@ Symbols: T query tokens of one attention group, C hidden, K experts chosen.
 from __future__ import annotations
 
 from sim.cost import collectives
-from sim.cost.operators_moe import expected_nodes
+from sim.cost.operators_moe import expected_places
 from sim.serving.deployment import Deployment
 
 TABLE_BYTES = 128 * 8 * 7168.0  # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
@@ -78,7 +78,7 @@ def _dedup(d: Deployment, levels) -> float:
         return 1.0
     chosen = d.model.experts_per_token
     limit = d.stack.get("prefill_node_limit", 4.0) or nodes
-    remote = expected_nodes(nodes, chosen, min(limit, nodes)) * (nodes - 1) / nodes
+    remote = expected_places(nodes, chosen, min(limit, nodes)) * (nodes - 1) / nodes
     return min(1.0, remote / (chosen * (nodes - 1) / nodes))
 
 
@@ -96,7 +96,7 @@ def prefill_all_to_all(d: Deployment, T: float, hybrid: bool) -> float:
     if rate and names <= _TABLE_TIERS and (nodes > 1 or "ub" in names):
         limit = d.stack.get("prefill_node_limit", 4.0)
         copies = (
-            expected_nodes(nodes, m.experts_per_token, min(limit, nodes))
+            expected_places(nodes, m.experts_per_token, min(limit, nodes))
             if limit
             else m.experts_per_token * (1 - 1 / d.chips)
         )

@@ -84,7 +84,7 @@ DIMENSIONS = Section(
             "mtp_num_layers",
         ),
         _width("mtp_depth", "how often they are applied in training; default: mtp_modules"),
-        Field("norm", "text", "kind of norm", choices=("rms", "layer")),
+        Field("norm", "text", "kind of norm", choices=("rms", "layer", "bare")),
         _width("norms_per_layer", "norms of a layer"),
         _switch("qkv_bias", "bias in the query, key and value projections"),
         _switch("out_bias", "bias in the output projection"),

@@ -50,6 +50,11 @@ class Chip:
     matmul_source: str = ""
     sustained: Figure | None = None  # speed of matmuls in a long run over short ones; None: fitted, or expected
     tables: str = ""  # the chip of data/measured whose kernels and links stand for this one's
+    family: str = ""  # whose long-run speed is this chip's where no `tables` say so, such as "ascend"
+    cores: int = 0  # that matmul tiles are spread over; 0: not published, 128 are assumed
+    attention: str = "flash2"  # the attention kernel that current stacks use on it
+    attention_as: str = ""  # the chip whose measured shares of that kernel hold for this one; "": those of any chip
+    cluster: str = ""  # the file of data/clusters with the nodes it usually sits in
     failures_per_chip_hour: Figure | None = None
     denominators: tuple[tuple[str, float], ...] = ()  # peaks in use elsewhere for MFU: (who, FLOP/s)
     vendor: str = ""
@@ -126,18 +131,17 @@ _CHIP = {
     "host_op_s": "time",
     "failures_per_chip_hour": "per_hour",
 }
+_CHIP_TEXTS = ("vendor", "notes", "matmul_source", "tables", "family", "attention", "attention_as", "cluster")
 _CHIP_KEYS = {
     *_CHIP,
     "name",
     "peak_flops",
     "matmul_points",
-    "matmul_source",
     "attention_points",
     "host_backward",
-    "tables",
     "denominators",
-    "vendor",
-    "notes",
+    "cores",
+    *_CHIP_TEXTS,
     "aliases",
     "like",
 }
@@ -237,7 +241,9 @@ def _chip_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
         values["denominators"] = tuple(
             (str(who), parse(v, "flops", f"{name}.denominators")) for who, v in raw["denominators"].items()
         )
-    values |= {key: str(raw[key]) for key in ("vendor", "notes", "matmul_source", "tables") if key in raw}
+    if "cores" in raw:
+        values["cores"] = whole(raw["cores"], f"{name}.cores", 1)
+    values |= {key: str(raw[key]) for key in _CHIP_TEXTS if key in raw}
     return values
 
 
@@ -385,16 +391,12 @@ def _cluster_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
 def cluster_for_chip(raw: str | Mapping | Chip) -> Cluster:
     """The usual nodes and network of a chip, for a row or scenario that names a chip only.
 
-    The first of `data/clusters` with this chip (or, for a changed chip, the chip it is `like`); otherwise a common node
-    of 8 on a switch with 200G a chip, whose every figure says that it is assumed.
+    Those that its `cluster` names (a changed chip has the one of the chip it is `like`); otherwise a common node of 8
+    on a switch with 200G a chip, whose every figure says that it is assumed.
     """
     chip = chip_from(raw)
-    of_file = isinstance(raw, str) and raw.lower().endswith((".yaml", ".yml", ".json"))
-    stem = _find("chips", raw, "chip")[0] if isinstance(raw, str) and not of_file else None
-    if isinstance(raw, Mapping) and "like" in raw:
-        stem = _find("chips", str(raw["like"]), "chip")[0]
-    if stem in USUAL_CLUSTER:
-        return replace(load_cluster(USUAL_CLUSTER[stem]), chip=chip)
+    if chip.cluster:
+        return replace(load_cluster(chip.cluster), chip=chip)
     assumed = {
         "confidence": "assumed",
         "source": "no cluster is named: a common node of 8 on a switch with 200G a chip",
@@ -422,27 +424,9 @@ def cluster_for_chip(raw: str | Mapping | Chip) -> Cluster:
     )
 
 
-# The nodes a chip usually sits in; a chip that is not here gets an assumed network.
-USUAL_CLUSTER = {
-    "910b": "atlas_800t_a2",
-    "910b1": "atlas_900_a2_podc",
-    "910b2": "atlas_900_a2_podc",
-    "910b3": "atlas_800t_a2",
-    "910b4": "atlas_800t_a2",
-    "910c": "cloudmatrix384",
-    "910c_die": "cloudmatrix384",
-    "a100_80": "dgx_a100",
-    "a100_40": "dgx_a100_40",
-    "h100": "dgx_h100",
-    "h800": "h800_deepseek",
-    "h20": "h20_node",
-    "h200": "dgx_h200",
-    "b200": "dgx_b200",
-    "gb200": "gb200_nvl72",
-    "gb300": "gb300_nvl72",
-    "b300": "dgx_b300",
-    "mi300x": "mi300x",
-}
+def usual_clusters() -> dict[str, str]:
+    """Chip → cluster, of the chips in data/chips that say which nodes they usually sit in."""
+    return {name: cluster for name in list_chips() if (cluster := load_chip(name).cluster)}
 
 
 # ------------------------------------------------------------------ by name

@@ -53,7 +53,8 @@ def from_hf(config: Mapping | str | Path, name: str | None = None) -> ModelSpec:
 
 # Wrappers around a language model whose `text_config` does not name its family.
 _TEXT_OF = {"llava": "llama", "llava_next": "llama", "llava_llama": "llama", "kimi_k25": "kimi_k25_text"}
-_WRAPPED_IN = ("text_config", "llm_config", "language_config")  # what InternVL and DeepSeek-VL call it
+# what InternVL and DeepSeek-VL call it; Omni models have their language model two wrappers deep
+_WRAPPED_IN = ("text_config", "llm_config", "language_config", "thinker_config")
 # What stands outside a wrapper's `text_config` and holds for it where it says nothing itself.
 _OUTSIDE = ("tie_word_embeddings", "quantization_config")
 
@@ -68,6 +69,8 @@ def _language_model(raw: Mapping[str, Any]) -> tuple[dict[str, Any], object]:
         return dict(raw), family if flat else kind
     text = dict(inner)
     text |= {key: raw[key] for key in _OUTSIDE if key in raw and key not in text}
+    if any(isinstance(text.get(key), Mapping) for key in _WRAPPED_IN):
+        return _language_model(text)
     return text, text.get("model_type", family)
 
 
@@ -75,21 +78,51 @@ def _language_model(raw: Mapping[str, Any]) -> tuple[dict[str, Any], object]:
 _OPERATORS = {
     "linear_num_key_heads": "linear attention (gated delta rule)",
     "linear_attn_config": "linear attention",
+    "linear_head_dim": "linear attention",
+    "attn_type_list": "linear attention (lightning attention)",
+    "lambda_std_dev": "differential attention",
     "mamba_d_state": "state-space layers (Mamba)",
     "ssm_state_size": "state-space layers (Mamba)",
     "mamba_num_heads": "state-space layers (Mamba)",
+    "state_size": "state-space layers (Mamba)",
+    "hybrid_override_pattern": "state-space layers (Mamba)",
+    "ssm_cfg": "state-space layers (Mamba)",
     "num_memory_heads": "memory layers",
     "block_types": "recurrent layers",
+    "attention_hidden_size": "recurrent layers (RWKV)",
+    "chunkwise_kernel": "recurrent layers (xLSTM)",
+    "conv_L_cache": "layers of short convolutions",
+    "altup_num_inputs": "several streams (AltUp) and embeddings by layer",
+    "hidden_size_per_layer_input": "embeddings by layer",
+    "hc_mult": "several streams (hyper-connections) and compressed attention",
+    "zero_expert_num": "experts that do nothing, and two attentions a layer",
+    "block_configs": "layers of different widths",
+    "ffn_multipliers": "layers of different widths",
+    "cross_attention_layers": "cross-attention layers",
+    "cla_share_factor": "keys and values shared by layers",
+    "blocksparse_block_size": "block-sparse attention",
+    "index_block_size": "block-sparse attention",
+    "hybrid_layer_pattern": "windowed layers with heads of their own",
+    "global_head_dim": "windowed layers with heads of their own",
+}
+# The same, given away by an entry of one of the lists that say what each layer is.
+_LISTS = ("layer_types", "layers_block_type", "hybrid_override_pattern")
+_LISTED = {
+    "linear_attention": "linear attention",
+    "mamba": "state-space layers (Mamba)",
+    "mamba2": "state-space layers (Mamba)",
+    "hybrid": "state-space layers (Mamba)",
+    "conv": "layers of short convolutions",
+    "recurrent": "recurrent layers",
 }
 
 
 def _refusal(raw: Mapping[str, Any], kind: object) -> str:
     """Why a family is not read: its operator by name where the config gives it away."""
     dimensions = "give plain dimensions (layers, hidden, heads, kv_heads, ffn, vocab, experts …)"
-    kinds = raw.get("layer_types")
+    kinds = [kind for key in _LISTS if isinstance(raw.get(key), list) for kind in raw[key]]
     operator = next((name for key, name in _OPERATORS.items() if raw.get(key) is not None), None)
-    if operator is None and isinstance(kinds, list) and "linear_attention" in kinds:
-        operator = "linear attention"
+    operator = operator or next((name for kind, name in _LISTED.items() if kind in kinds), None)
     if operator:
         return (
             f"model_type {kind!r}: has {operator}, which the simulator does not model; {dimensions} of a decoder "

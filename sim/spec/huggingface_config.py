@@ -28,7 +28,8 @@ class Config:
 
     def __init__(self, raw: Mapping, kind: str):
         self.kind = kind
-        self.raw = {**_class_defaults().get(_SAME_CLASS.get(kind, kind), {}), **_under_canonical_names(raw, kind)}
+        defaults = _class_defaults().get(_SAME_CLASS.get(kind, kind), {})
+        self.raw = {**_under_canonical_names(defaults, kind), **_under_canonical_names(raw, kind)}
 
     def int(self, key: str, default: Any = _MISSING, *more: str) -> Any:
         """The whole number of a key, or of one of `more`; the default where they are null or absent.
@@ -43,6 +44,11 @@ class Config:
             raise InputError(f"config.json of model_type {self.kind!r} has no {key!r}; give the complete config.json")
         return default
 
+    def part(self, key: str) -> Config:
+        """The mapping that stands under a key, read alike; empty where it is absent."""
+        inner = self.raw.get(key)
+        return Config(inner if isinstance(inner, Mapping) else {}, f"{self.kind} {key}")
+
     def flag(self, key: str, default: bool = False) -> bool:
         """The switch of a key; the default where it is null or absent."""
         value = self.raw.get(key)
@@ -50,7 +56,13 @@ class Config:
 
 
 # Families whose class is another's.
-_SAME_CLASS = {"kimi_k2": "deepseek_v3", "kimi_k25_text": "deepseek_v3", "mistral3_text": "mistral"}
+_SAME_CLASS = {
+    "kimi_k2": "deepseek_v3",
+    "kimi_k25_text": "deepseek_v3",
+    "mistral3_text": "mistral",
+    "qwen2_5_omni_text": "qwen2",
+    "qwen3_omni_moe_text": "qwen3_moe",
+}
 # Other names of a key in published configs (transformers' attribute maps), by family; "" for all.
 _OTHER_NAMES = {
     "gpt2": {
@@ -60,6 +72,36 @@ _OTHER_NAMES = {
         "max_position_embeddings": "n_positions",
         "intermediate_size": "n_inner",
     },
+    "gptj": {
+        "n_embd": "hidden_size",
+        "n_head": "num_attention_heads",
+        "n_layer": "num_hidden_layers",
+        "n_positions": "max_position_embeddings",
+        "n_inner": "intermediate_size",
+    },
+    "gpt_bigcode": {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+        "intermediate_size": "n_inner",
+    },
+    "bloom": {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embed": "hidden_size"},
+    "gpt_neo": {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"},
+    "falcon": {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_head_kv": "num_kv_heads"},
+    "mpt": {
+        "d_model": "hidden_size",
+        "n_heads": "num_attention_heads",
+        "n_layers": "num_hidden_layers",
+        "max_seq_len": "max_position_embeddings",
+    },
+    "dbrx": {
+        "d_model": "hidden_size",
+        "n_heads": "num_attention_heads",
+        "n_layers": "num_hidden_layers",
+        "max_seq_len": "max_position_embeddings",
+    },
+    "qwen3_omni_moe_text": {"num_local_experts": "num_experts"},
     "gpt_oss": {"experts_per_token": "num_experts_per_tok", "num_experts": "num_local_experts"},
     "mixtral": {"num_experts": "num_local_experts"},
     "minimax_m2": {"num_experts": "num_local_experts"},

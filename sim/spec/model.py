@@ -69,7 +69,7 @@ class ModelSpec:
     mtp_modules: int = 0  # stored modules
     mtp_depth: int = 0  # how often they are applied in training
     # ---- small parts that exact counts need
-    norm: str = "rms"  # "rms" (C values) | "layer" (2C)
+    norm: str = "rms"  # "rms" (C values) | "layer" (2C) | "bare" (no weights)
     norms_per_layer: int = 2
     qkv_bias: bool = False
     out_bias: bool = False
@@ -79,6 +79,7 @@ class ModelSpec:
     qk_norm_full: bool = False  # over all heads together (OLMo 2, MiniMax-M2), not over each
     sinks: bool = False  # GPT-OSS: one learned sink logit per head
     positions: int = 0  # learned position embeddings
+    extra_params: int = 0  # weights of still smaller parts: a bias of the head, a norm after the embedding
     window: int = 0  # sliding window in tokens …
     window_layers: int = 0  # … of this many layers
     max_seq: int = 4096
@@ -210,6 +211,10 @@ class ModelSpec:
         """Values of one lightning indexer's matrices."""
         return matmul_params(self.indexer_weights())
 
+    def norm_params(self) -> int:
+        """Weights of one norm of the stream."""
+        return self.hidden * {"rms": 1, "layer": 2, "bare": 0}[self.norm]
+
     def expert_params(self) -> int:
         """Weights of one routed expert (biases included where the family has them)."""
         return total_params(self.ffn_weights(self.moe_ffn, self.ffn_bias))
@@ -222,7 +227,7 @@ class ModelSpec:
         shared = total_params(self.ffn_weights(self.shared_width))
         shared += C if self.shared_gate and self.shared_width else 0
         balance = E * self.router_bias
-        router, norm = total_params(self.router_weights()) - balance, C * (2 if self.norm == "layer" else 1)
+        router, norm = total_params(self.router_weights()) - balance, self.norm_params()
         parts = {
             "embedding": self.vocab * C,
             "positions": self.positions * C,
@@ -233,7 +238,7 @@ class ModelSpec:
             "shared_experts": self.moe_layers * shared,
             "router": self.moe_layers * router,
             "router_bias": self.moe_layers * balance,
-            "norms": self.layers * self.norms_per_layer * norm,
+            "norms": self.layers * self.norms_per_layer * norm + self.extra_params,
             "head": 0 if self.tied else self.vocab * C,
             "final_norm": norm,
         }

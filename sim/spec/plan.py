@@ -201,9 +201,10 @@ class Plan:
     def chunk_layers(self, layers: int, mtp: int = 0) -> tuple[int, ...]:
         """Layers of each chunk in model order, `mtp` prediction depths riding on the last.
 
-        Counts that divide are split evenly. Otherwise the embedding, the head and each MTP depth count as a layer, as
-        published layouts do (Llama 3: first and last stage one lighter; DeepSeek-V3 recipes: `Et|(tt|)*30mL`), and what
-        is still left over goes to the middle.
+        Counts that divide are split evenly. Otherwise the embedding and the head count as a layer and each MTP depth as
+        two, its layer and its own pass of the head, as published layouts do (Llama 3: first and last stage one lighter;
+        DeepSeek-V3 recipes: `Et|(tt|)*30mL`, `Et*4|(t*4|)*14tmL`). What is still left over goes to the middle; a single
+        layer to the first chunk, whose embedding weighs little.
         """
         if self.stages is not None:
             return self.stages
@@ -220,13 +221,13 @@ class Plan:
             return (*sizes, *(0,) * self.mtp_before_head)
         if n == 1 or (layers % n == 0 and not mtp):
             return (layers // n,) * n
-        base, extra = divmod(layers + 2 + mtp, n)
+        base, extra = divmod(layers + 2 + 2 * mtp, n)
         out = [base] * n
-        first = (n - extra) // 2
+        first = (n - extra) // 2 if extra > 1 else 0
         for i in range(first, first + extra):
             out[i] += 1
         owed = 0
-        for end, units in ((0, 1), (n - 1, 1 + mtp)):
+        for end, units in ((0, 1), (n - 1, 1 + 2 * mtp)):
             taken = min(units, out[end])
             out[end] -= taken
             owed += units - taken

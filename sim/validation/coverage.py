@@ -19,6 +19,7 @@ from minglm import atomic, datafiles
 from minglm.errors import InputError
 from sim.base.documents import read_mapping
 from sim.scenario.build import Run
+from sim.spec.hardware import Chip
 from sim.validation.fit import UNMOVED, cross_validate
 from sim.validation.rows import MeasuredRow, read_rows
 
@@ -38,9 +39,9 @@ class LeftOut(NamedTuple):
     factor: float
 
 
-def kind_of(chip: str, num_chips: int, seq: int, experts: int, precision: str) -> str:
+def kind_of(chip: Chip, num_chips: int, seq: int, experts: int, precision: str) -> str:
     """The kind of a question about training."""
-    if "910" in chip or "ascend" in chip.lower():
+    if chip.family == KINDS[0]:
         return KINDS[0]
     if num_chips > MANY:
         return KINDS[1]
@@ -51,7 +52,7 @@ def kind_of(chip: str, num_chips: int, seq: int, experts: int, precision: str) -
 
 def kind_of_run(run: Run) -> str:
     """The kind of a run: `kind_of` its chip, size, sequence, model and precision."""
-    return kind_of(run.cluster.chip.name, run.plan.num_chips, run.workload.seq, run.model.experts, run.precision)
+    return kind_of(run.cluster.chip, run.plan.num_chips, run.workload.seq, run.model.experts, run.precision)
 
 
 def left_out(rows: Iterable[MeasuredRow]) -> list[LeftOut]:

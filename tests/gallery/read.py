@@ -17,7 +17,8 @@ def entries() -> list[dict[str, Any]]:
 
 
 def _spec(spec) -> dict[str, Any]:
-    return {"weights_b": spec.total_params() / 1e9} | {k: getattr(spec, k) for k in spec.__dataclass_fields__}
+    counted = {"weights_b": spec.total_params() / 1e9, "active_b": spec.active_params() / 1e9}
+    return counted | {k: getattr(spec, k) for k in spec.__dataclass_fields__}
 
 
 def model(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,3 +97,12 @@ def test_the_fast_model_is_within_one_percent_of_the_events(data):
     except ValueError:
         assume(False)
     assert refined(costs, RankedPlan(c, 1.0, 1.0, load.tokens)).step_s == pytest.approx(p.result.step_s, rel=0.01)
+
+
+def test_a_delay_that_shows_late_is_seen():
+    """Two uneven ranks under zb-v: the ramp's slack hides a delay for 21 micro-batches, then each one shows it."""
+    costs = COSTS[1]
+    c = Candidate(2, 1, 1, 1, 1, "none", 2, 2, "zb-v", 8, 1, 8 * 60, 0, 1)
+    plan, load = costs.plan(c), costs.load(c)
+    p = evaluate(costs.model, costs.cluster, plan, load, "bf16", costs.stack, allow_oom=True)
+    assert refined(costs, RankedPlan(c, 1.0, 1.0, load.tokens)).step_s == pytest.approx(p.result.step_s, rel=1e-9)

@@ -46,7 +46,7 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
     if count < 1:
         raise InputError(f"--count {count}: must be at least 1; 30 is a class")
     try:
-        import psutil
+        import psutil  # noqa: F401  (weigh needs it)
         from jupyter_client.manager import KernelManager
         from jupyter_client.provisioning.local_provisioner import LocalProvisioner
     except ImportError as err:
@@ -69,7 +69,7 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
                 reply = client.get_shell_msg(timeout=timeout_s)
             failed += reply["content"]["status"] != "ok"
         ready = time.monotonic()
-        weights = [_weigh(psutil.Process(cast(LocalProvisioner, m.provisioner).pid)) for m in managers]
+        weights = [weigh(cast(int, cast(LocalProvisioner, m.provisioner).pid)) for m in managers]
         used = free_before - machine.available_memory_bytes()
         for client in clients:
             client.stop_channels()
@@ -92,9 +92,9 @@ def measure(count: int = 30, model: str = "mini", steps: int = 2, timeout_s: flo
     }
 
 
-def _weigh(process) -> tuple[int, int]:
-    """(resident, proportional) bytes; where the system does not tell proportional memory, resident stands in."""
-    rollup = Path(f"/proc/{process.pid}/smaps_rollup")
+def weigh(pid: int) -> tuple[int, int]:
+    """(resident, proportional) bytes of a process; where the system does not tell the second, the first stands in."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup")
     try:
         lines = {
             k: int(v.split()[0]) * 1024
@@ -102,7 +102,9 @@ def _weigh(process) -> tuple[int, int]:
         }
         return lines["Rss"], lines["Pss"]
     except (OSError, KeyError, ValueError):
-        resident = process.memory_info().rss
+        import psutil
+
+        resident = psutil.Process(pid).memory_info().rss
         return resident, resident
 
 

@@ -36,6 +36,87 @@ def test_parses(text, dimension, value):
 
 
 @pytest.mark.parametrize(
+    "text, dimension, value",
+    [
+        ("1 000 000", "count", 1e6),
+        ("1\u00a0000\u202f000", "count", 1e6),  # as spreadsheets part thousands in French
+        ("1'000'000", "count", 1e6),  # in Swiss German
+        ("1.000.000", "count", 1e6),  # in German
+        ("1,000,000", "count", 1e6),
+        ("1.234,5 s", "time", 1234.5),
+        ("1,234.5 s", "time", 1234.5),
+        ("1.000,50 $", "money", 1000.5),
+        ("0,08", "money_per_kwh", 0.08),  # nobody parts thousands after a nought
+        ("15 trillion tokens", "count", 15e12),
+        ("$1.5 million", "money", 1.5e6),
+        ("128Ki", "count", 131072.0),
+        ("50 GBps", "bytes_per_s", 50e9),
+        ("989 Tflops", "flops", 989e12),
+        ("$2/GPU-hour", "money_per_hour", 2.0),
+        ("$2 per chip-hr", "money_per_hour", 2.0),
+        ("$80/MWh", "money_per_kwh", 0.08),
+        ("5 \u00b5s", "time", 5e-6),  # the micro sign
+        ("5 \u03bcs", "time", 5e-6),  # the Greek letter
+        ("\uff11\uff12", "count", 12.0),  # full-width digits
+        ("0.024/d", "per_hour", 0.001),
+        ("1.500 T", "count", 1.5e12),
+        ("2.500 s", "time", 2.5),
+    ],
+)
+def test_what_reads_one_way_is_read(text, dimension, value):
+    assert parse(text, dimension) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text, dimension, readings",
+    [
+        ("5,57", "time", ("5.57", "557")),
+        ("$2,50/h", "money_per_hour", ("2.50 $/h", "250 $/h")),
+        ("1,5T", "count", ("1.5 T", "15 T")),
+        ("1,500 GB/s", "bytes_per_s", ("1.500 GB/s", "1500 GB/s")),
+        ("1.024", "count", ("1.0240", "1024")),
+        ("$1.500", "money", ("1.5 $", "1500 $")),
+    ],
+)
+def test_what_reads_two_ways_is_refused_with_both_and_each_is_taken(text, dimension, readings):
+    with pytest.raises(InputError) as refusal:
+        parse(text, dimension)
+    assert str(refusal.value).endswith("write " + " or ".join(readings))
+    values = [parse(reading, dimension) for reading in readings]
+    assert values[0] < values[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["12,34,567", "1.23.456", "1 00", "10 0000", "1,234.5.6", "01.000.000", "5 5 s", "1.5,00"]
+)
+def test_parts_that_are_no_thousands_are_not_guessed(text):
+    with pytest.raises(InputError):
+        parse(text, "time")
+
+
+@pytest.mark.parametrize(
+    "text, dimension, hint",
+    [
+        ("400 gbps", "bytes_per_s", "'Gbps' or 'GBps'"),  # a hint never changes a size without a word
+        ("80 gib", "bytes", "'GiB'"),
+        ("989 tflops", "flops", "'TFLOPS'"),
+        ("1.5t", "count", "'T'"),
+        ("0.7kw", "power", "'kW'"),
+    ],
+)
+def test_a_hint_differs_in_capitals_only(text, dimension, hint):
+    with pytest.raises(InputError, match=f"did you mean {hint}"):
+        parse(text, dimension)
+
+
+@pytest.mark.parametrize("text", ["2 €/h", "2,50 €/h", "3 ct/h"])
+def test_money_without_a_rate_says_which_money_is_known(text):
+    with pytest.raises(InputError, match="money is in .*USD") as refusal:
+        parse(text, "money_per_hour")
+    assert "did you mean" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
     "text, dimension, words",
     [
         ("64 GiB", "time", "measures bytes, not time"),
@@ -82,18 +163,28 @@ def test_show_and_parse_agree():
 SI = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18, "m": 1e-3}
 IEC = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}
 COUNTS = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+KIBI = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}
 BASES = {  # what stands behind the prefix, in SI
     "bytes": {"B": 1},
-    "bytes_per_s": {"B/s": 1, "bps": 1 / 8, "bit/s": 1 / 8, "b/s": 1 / 8},
-    "flops": {"FLOPS": 1, "FLOP/s": 1, "Flops": 1, "OPS": 1},
+    "bytes_per_s": {"B/s": 1, "Bps": 1, "bps": 1 / 8, "bit/s": 1 / 8, "b/s": 1 / 8},
+    "flops": dict.fromkeys(("FLOPS", "FLOPs", "FLOP/s", "Flops", "flops", "flop/s", "OPS"), 1),
     "power": {"W": 1},
     "energy": {"J": 1, "Wh": 60 * 60},
     "carbon_per_kwh": {f"g{gas}/{per}": 1e-3 / kwh for gas in ("", "CO2", "CO2e", "CO2eq") for per, kwh in
                        (("kWh", 1), ("MWh", 1000))},
 }  # fmt: skip
-HOURS = {"h": 1, "hour": 1, "chip-hour": 1, "day": 24, "month": 365 * 24 / 12, "year": 365 * 24}
+HOURS = {"h": 1, "hour": 1, "chip-hour": 1, "d": 24, "day": 24, "month": 365 * 24 / 12, "year": 365 * 24}
 SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400}
-SECONDS |= {"week": 7 * 86400, "weeks": 7 * 86400, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3}
+SECONDS |= {"week": 7 * 86400, "weeks": 7 * 86400, "ns": 1e-9, "us": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3}
+SECONDS |= {
+    "hr": 3600,
+    "hrs": 3600,
+    "month": 730 * 3600,
+    "months": 730 * 3600,
+    "year": 8760 * 3600,
+    "years": 8760 * 3600,
+}
+SECONDS |= dict.fromkeys(("secs", "second", "seconds"), 1) | dict.fromkeys(("mins", "minute", "minutes"), 60)
 DOLLARS = {"$": 1, "USD": 1, "RMB": 1 / 7.2, "CNY": 1 / 7.2, "¥": 1 / 7.2}
 
 
@@ -104,13 +195,13 @@ def by_hand(dimension: str, unit: str) -> float:
     if dimension == "ratio":
         return {"": 1, "%": 0.01}[unit]
     if dimension == "count":
-        return COUNTS[unit.removesuffix("tokens").strip()]
+        return (COUNTS | KIBI)[unit.removesuffix("tokens").strip()]
     if dimension == "per_hour":
         return 1 / HOURS[unit.removeprefix("/")]
     if dimension.startswith("money"):
         coin, slash, per = unit.partition("/")
         coin, _, scale = coin.partition(" ")
-        return DOLLARS[coin] * COUNTS[scale] / (HOURS[per] if slash and per != "kWh" else 1)
+        return DOLLARS[coin] * COUNTS[scale] / ({**HOURS, "kWh": 1, "MWh": 1000}[per] if slash else 1)
     if dimension == "carbon_per_kwh" and unit.startswith("t"):
         return 1e6 * BASES[dimension]["g" + unit[1:]]
     base = max((b for b in BASES[dimension] if unit.endswith(b)), key=len)

@@ -8,9 +8,9 @@ import pytest
 
 from minglm.errors import InputError
 from sim.base.figure import Figure
-from sim.cost.kernels import CONSTANTS, Kernels, cores_of, tile_share
+from sim.cost.kernels import CONSTANTS, DEFAULT_CORES, Kernels, tile_share
 from sim.cost.operators import Op
-from sim.cost.stacks import attention_shares, best_attention
+from sim.cost.stacks import attention_shares
 from sim.spec.hardware import chip_from, load_chip
 
 A100, H100, B2 = load_chip("a100"), load_chip("h100"), load_chip("910B2")
@@ -61,7 +61,7 @@ def test_an_unknown_chip_has_its_own_figures_and_says_what_is_assumed():
     chip = chip_from(
         {"name": "Novel X1", "peak_flops": "500 TFLOPS", "memory_bytes": "96 GB", "memory_bytes_per_s": "3 TB/s"}
     )
-    assert cores_of(chip)[1] == "assumed" and cores_of(A100) == (108, "published") and cores_of(B2) == (24, "published")
+    assert Kernels(chip).cores == DEFAULT_CORES and Kernels(A100).cores == 108 and Kernels(B2).cores == 24
     op = matmul(16384, 16384, 16384)
     assert op.flops / Kernels(chip).time(op) == pytest.approx(500e12 * CONSTANTS["max_matmul_share"][0], rel=0.06)
 
@@ -98,7 +98,7 @@ def test_every_constant_is_labelled():
 
 
 def test_attention_kernels_are_chosen_by_vendor_and_unknown_ones_refused():
-    assert best_attention(B2) == "npu_fusion" and best_attention(H100) == "flash3" and best_attention(A100) == "flash2"
+    assert (B2.attention, H100.attention, A100.attention) == ("npu_fusion", "flash3", "flash2")
     assert attention_shares("flash3", H100)[3] == "published"
     with pytest.raises(InputError, match="did you mean 'flash2'"):
         attention_shares("flash22", A100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 
 import pytest
@@ -161,6 +162,17 @@ def test_a_long_run_never_beats_a_short_one_and_less_power_lowers_the_clock():
     h100 = load_chip("h100")
     assert Kernels(h100).time(op) >= matmul_grid("h100", "bfloat16").seconds(4096, 4096, 4096) * (1 - 1e-9)
     assert Kernels(h100, scale=0.8).time(op) == pytest.approx(Kernels(h100).time(op) / 0.8)
+
+
+@pytest.mark.parametrize("chip, dtype", [("gb200", "fp8"), ("gb300", "fp8"), ("h100", "bfloat16")])
+def test_a_long_run_holds_what_the_largest_short_ones_hold(chip, dtype):
+    """Three in four products of 8,192 and more a side are slower than the rate that no long run passes."""
+    grid = matmul_grid(chip, dtype)
+    sides = [[x for x in axis if x >= 8192] for axis in (grid.m_axis, grid.n_axis, grid.k_axis)]
+    rates = [2 * m * n * k / grid.seconds(m, n, k) for m, n, k in itertools.product(*sides)]
+    assert len(rates) > 50 and sum(rate <= grid.held for rate in rates) / len(rates) == pytest.approx(0.75, abs=0.02)
+    op = Op("x", "linear", "matmul", 2.0 * 8192 * 28672 * 8192, 0.0, 8192, 28672, 8192, low=dtype == "fp8")
+    assert op.flops / Kernels(load_chip(chip)).time(op) <= grid.held * (1 + 1e-9)
 
 
 def test_fp8_matmuls_are_without_the_quantization_that_was_timed_with_them():

@@ -8,7 +8,7 @@ import pytest
 
 from sim.cost.operators import OperatorTrace, ParallelContext, Style, vocabulary
 from sim.cost.operators_layer import record_layer
-from sim.cost.operators_moe import expected_nodes, moe_ffn
+from sim.cost.operators_moe import expected_places, moe_ffn
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.parameters import layer_params
 from sim.spec.model import ModelSpec
@@ -119,12 +119,55 @@ def test_imbalance_stretches_the_experts_and_the_all_to_all():
 
 
 def test_node_limit_bounds_the_copies_that_cross_the_network():
-    assert expected_nodes(1, 8, 0) == 1.0
-    assert expected_nodes(8, 8, 0) == pytest.approx(8 * (1 - (7 / 8) ** 8))
-    assert expected_nodes(8, 8, 4) == 4
+    assert expected_places(1, 8, 0) == 1.0
+    assert expected_places(8, 8, 0) == pytest.approx(8 * (1 - (7 / 8) ** 8))
+    assert expected_places(8, 8, 4) == 4
     trace = OperatorTrace(Style(dedup=True))
     moe_ffn(trace, ParallelContext(1, 4096, ep=64, nodes=8), load_model("deepseek_v3"))
-    assert {m.dedup for m in trace.messages if m.group == "ep"} == {4 / 8}  # groups of DeepSeek-V3: at most 4 nodes
+    # groups of DeepSeek-V3: at most 4 nodes, 32 chips, of which 8 experts fall on 7.2
+    chips = 32 * (1 - (31 / 32) ** 8)
+    sent = [m for m in trace.messages if m.group == "ep"]
+    assert [m.dedup for m in sent] == pytest.approx([4 / chips] * 4)
+    assert [m.bytes for m in sent] == pytest.approx([4096 * chips * 7168 * 2] * 4)
+
+
+def test_a_copying_dispatcher_sends_one_copy_a_chip():
+    """Eight of 128 experts on 8 chips lie on 8 (1 − (7/8)^8) = 5.25 of them; the plain all-to-all sends all eight."""
+    sent = {}
+    for dedup in (False, True):
+        trace = OperatorTrace(Style(dedup=dedup))
+        moe_ffn(trace, ParallelContext(1, 1024, ep=8), load_model("qwen3_30b_a3b"))
+        sent[dedup] = [m.bytes for m in trace.messages if m.group == "ep"]
+    assert sent[False] == [1024 * 8 * 2048 * 2] * 4
+    assert sent[True] == pytest.approx([1024 * 8 * (1 - (7 / 8) ** 8) * 2048 * 2] * 4)
+
+
+def test_biases_of_experts_pass_their_output_through_fp32():
+    """b·p is written in fp32, added, the pieces put together, cast back: 4 + 10 + 8 + 6 bytes a value forward."""
+    trace = OperatorTrace(Style())
+    moe_ffn(trace, ParallelContext(1, 1024), load_model("gpt_oss_120b"))
+    (bias,) = [op for op in trace.forward if op.name == "expert bias"]
+    assert bias.bytes == (4 + (2 + 4 + 4) + (4 + 4) + (4 + 2)) * 1024 * 4 * 2880
+    plain = OperatorTrace(Style())
+    moe_ffn(plain, ParallelContext(1, 1024), load_model("qwen3_30b_a3b"))
+    assert not [op for op in plain.forward if op.name == "expert bias"]
+
+
+def test_fp8_experts_in_a_loop_are_quantised_one_by_one():
+    """16 experts a chip: half an operator's host time for each, beside one for all; one kernel needs two."""
+    for grouped, casts in (("loop", 1 + 16 / 2), ("fused", 2)):
+        trace = OperatorTrace(Style(fp8=True, grouped=grouped))
+        moe_ffn(trace, ParallelContext(1, 1024, ep=8), load_model("qwen3_30b_a3b"))
+        assert [op.kernels for op in trace.forward if op.name == "experts up.cast"] == [casts]
+
+
+def test_joined_experts_need_no_pass_for_activation_and_bias():
+    names = {}
+    for grouped in ("fused", "joined"):
+        trace = OperatorTrace(Style(fp8=True, grouped=grouped))
+        moe_ffn(trace, ParallelContext(1, 1024, ep=8), load_model("gpt_oss_120b"))
+        names[grouped] = {op.name for op in trace.forward}
+    assert names["fused"] - names["joined"] == {"activation", "expert bias"}
 
 
 def test_sparse_attention_costs_less_than_dense_at_long_sequences_only():

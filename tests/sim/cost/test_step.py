@@ -8,6 +8,7 @@ import pytest
 
 from minglm.errors import InputError
 from sim.cost.closed_form import step_time
+from sim.cost.layer import LayerEstimator
 from sim.cost.stacks import list_stacks, load_stack, resolve, with_changes
 from sim.cost.step import build, estimate
 from sim.spec.hardware import load_cluster
@@ -109,6 +110,19 @@ def test_partial_graphs_leave_the_experts_to_the_host():
         for g in ("none", "partial", "full")
     )
     assert full < partial < none
+
+
+def test_what_a_partial_graph_replays_waits_for_nobody():
+    """Where the host waits for token counts, each operator that it issues takes the longer of device and host time; a
+    replayed one its device time."""
+    stack = with_changes(load_stack("megatron-bridge-25.11"), graphs="partial")
+    plan, model = Plan(dp=8, ep=8, zero=1), load_model("qwen3_30b_a3b")
+    layer = LayerEstimator(model, H100, plan, Workload(8, 1024), "bf16", stack)
+    trace = layer.trace("moe")
+    issued = [op for op in trace.forward if op.group in ("expert", "permutation")]
+    late = sum(max(stack.host_op_s * op.kernels - layer.kernels.time(op), 0.0) for op in issued)
+    waits, runs_ahead = (layer.compute(trace, sync=sync).forward_s for sync in (True, False))
+    assert waits - runs_ahead == pytest.approx(late) and late > 0
 
 
 def test_the_constant_of_a_step_is_the_slowest_hosts():

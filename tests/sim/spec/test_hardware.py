@@ -6,6 +6,9 @@ import pytest
 
 from minglm.errors import InputError
 from sim.base.figure import CONFIDENCE, Figure
+from sim.cost.operators import Op
+from sim.cost.stacks import load_stack
+from sim.serving.defaults import default_stack
 from sim.spec import hardware
 from sim.spec.hardware import (
     chip_from,
@@ -128,3 +131,20 @@ def test_bad_chip_is_refused_in_words(bad, words):
     with pytest.raises(InputError) as caught:
         chip_from(bad)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list_chips())
+def test_a_name_changes_no_figure(name):
+    """A chip that differs from another in its name alone has its nodes, its kernels' times and its software."""
+    chip, renamed = load_chip(name), chip_from({"like": name, "name": "Nobody's Chip"})
+    assert renamed == dataclasses.replace(chip, name="Nobody's Chip")
+    here, there = cluster_for_chip(name), cluster_for_chip({"like": name, "name": "Nobody's Chip"})
+    assert dataclasses.replace(there, name=here.name, chip=chip) == here
+    for stack in ("megatron-lm-2024", "fsdp"):
+        kernels = [load_stack(stack).kernels(c) for c in (chip, renamed)]
+        for op in (
+            Op("m", "linear", "matmul", 2.0 * 4096**3, 6.0 * 4096**2, 4096, 4096, 4096),
+            Op("a", "attention", "attention", 1e12, 1e6, m=4096, k=128),
+        ):
+            assert kernels[0].time(op) == kernels[1].time(op)
+    assert len({default_stack(c, tensor=True).name for c in (here, there)}) == 1

@@ -67,7 +67,14 @@ def test_the_shipped_defaults_are_those_of_the_classes(family):
 
 def test_every_claimed_family_has_defaults_or_shares_a_class():
     assert set(DEFAULTS) <= set(FAMILIES)
-    assert set(FAMILIES) - set(DEFAULTS) == {"kimi_k2", "kimi_k25_text", "mistral3_text", "internlm2"}
+    assert set(FAMILIES) - set(DEFAULTS) == {
+        "kimi_k2",
+        "kimi_k25_text",
+        "mistral3_text",
+        "internlm2",
+        "qwen2_5_omni_text",
+        "qwen3_omni_moe_text",
+    }
 
 
 def test_null_says_none_where_absence_says_the_default():
@@ -107,7 +114,9 @@ def test_hints_stay_within_an_architecture():
     assert "qwen3_moe" in SUPPORTED
 
 
-@pytest.mark.parametrize("kind", ["gpt_bigcode", "minimax", "gemma3n_text", "ernie4_5_moe", "qwen2_audio", "olmo4"])
+@pytest.mark.parametrize(
+    "kind", ["minimax", "gemma3n_text", "ernie4_5_vl_moe", "qwen2_audio", "olmo4", "falcon_h1", "glm6"]
+)
 def test_no_hint_leads_to_another_model(kind):
     with pytest.raises(InputError) as refusal:
         from_hf({"model_type": kind, "hidden_size": 64})

@@ -19,6 +19,8 @@ def test_llama3s_first_and_last_stage_are_one_layer_lighter():
 def test_deepseeks_recipe_layout_comes_out():
     # Megatron-Bridge writes it as Et|(tt|)*30mL: embedding and one layer, thirty pairs, MTP and loss alone
     assert Plan(pp=8, vpp=4).chunk_layers(61, 1) == (1, *[2] * 30, 0)
+    # and Et*4|(t*4|)*14tmL: fifteen chunks of four, one layer beside MTP and both heads
+    assert Plan(pp=16).chunk_layers(61, 1) == Plan(pp=4, vpp=4).chunk_layers(61, 1) == (*[4] * 15, 1)
 
 
 def test_counts_that_divide_are_even_and_bloom_counts_embedding_and_head_as_layers():

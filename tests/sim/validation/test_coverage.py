@@ -10,6 +10,7 @@ from minglm.cli.main import main as minglm_main
 from minglm.errors import InputError
 from sim.cli.main import main
 from sim.report import errors
+from sim.spec.hardware import load_chip
 from sim.validation import coverage, summary
 from sim.validation.coverage import FEW, KINDS, LeftOut, interval, kind_of, left_out_factors
 
@@ -26,11 +27,11 @@ def test_a_conformal_interval_holds_its_share_of_new_errors():
 
 
 def test_kinds_of_questions():
-    assert kind_of("910B2", 8192, 65536, 64, "bf16") == "ascend"
-    assert kind_of("H100", 16384, 65536, 0, "fp8") == "more than 4,096 chips"
-    assert kind_of("H100", 64, 65536, 64, "bf16") == "long context"
-    assert kind_of("H100", 64, 4096, 64, "fp8") == "moe"
-    assert [kind_of("H100", 64, 4096, 0, p) for p in ("fp8", "bf16")] == ["fp8", "dense"]
+    assert kind_of(load_chip("910B2"), 8192, 65536, 64, "bf16") == "ascend"
+    assert kind_of(load_chip("H100"), 16384, 65536, 0, "fp8") == "more than 4,096 chips"
+    assert kind_of(load_chip("H100"), 64, 65536, 64, "bf16") == "long context"
+    assert kind_of(load_chip("H100"), 64, 4096, 64, "fp8") == "moe"
+    assert [kind_of(load_chip("H100"), 64, 4096, 0, p) for p in ("fp8", "bf16")] == ["fp8", "dense"]
 
 
 def test_a_kind_with_few_rows_takes_all():

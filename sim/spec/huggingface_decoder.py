@@ -1,0 +1,66 @@
+"""What the families of Hugging Face configs share: a Llama-like decoder, its windows, what FP8 leaves in bf16."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sim.spec.huggingface_config import Config
+
+
+def decoder(c: Config, **extra) -> dict[str, Any]:
+    """Fields of `ModelSpec` that Llama-like families share, with `extra` in place of them or beside them."""
+    heads, hidden = c.int("num_attention_heads"), c.int("hidden_size")
+    base = dict(
+        layers=c.int("num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=c.int("num_key_value_heads", heads),
+        head_dim=c.int("head_dim", hidden // max(heads, 1)),
+        ffn=c.int("intermediate_size", 0),
+        vocab=c.int("vocab_size"),
+        tied=c.flag("tie_word_embeddings"),
+        max_seq=c.int("max_position_embeddings", 4096),
+    )
+    return base | _left_in_bf16(c.raw) | extra
+
+
+def _left_in_bf16(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What an FP8 checkpoint's `modules_to_not_convert` leaves as it was: attention, whole layers."""
+    quantized = raw.get("quantization_config")
+    names = quantized.get("modules_to_not_convert") if isinstance(quantized, Mapping) else None
+    if not isinstance(names, list):
+        return {}
+    feed_forward = {re.match(r"model\.layers\.(\d+)\.(?!self_attn)", str(name)) for name in names}
+    skipped = {found[1] for found in feed_forward if found}
+    attention = not any("self_attn" in str(name) for name in names)
+    return {"fp8_attention": attention, "fp8_skipped_layers": len(skipped)}
+
+
+def windowed(c: Config, otherwise: int) -> int:
+    """Layers with a sliding window: as `layer_types` lists them, or `otherwise` where it is absent."""
+    kinds = c.raw.get("layer_types")
+    if not isinstance(kinds, list):
+        return otherwise
+    return sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds)
+
+
+def pattern(c: Config) -> int:
+    """Layers of a period of `sliding_window_pattern`, written as a number or as "LLLG"; 0 where there is none."""
+    written = c.raw.get("sliding_window_pattern")
+    if isinstance(written, str) and not written.isdigit():
+        return len(written)
+    return c.int("sliding_window_pattern", 0)
+
+
+def windows(c: Config, every: int, otherwise: int = 0) -> dict[str, Any]:
+    """`window` and `window_layers` of a family whose every `every`-th layer sees all, unless `layer_types` says.
+
+    Args:
+        every: 0: the window, where there is one, holds for `otherwise` layers.
+    """
+    window, layers = c.int("sliding_window", 0), c.int("num_hidden_layers")
+    if not window:
+        return {}
+    return {"window": window, "window_layers": windowed(c, layers - layers // every if every else otherwise)}

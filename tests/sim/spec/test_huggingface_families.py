@@ -1,0 +1,147 @@
+"""Counts of every family equal the model that `transformers` builds, switches of the family thrown one by one."""
+
+import pytest
+
+from minglm.errors import InputError
+from sim.spec.huggingface import from_hf
+
+PLAIN = {"hidden_size": 96, "num_attention_heads": 6, "num_hidden_layers": 5, "vocab_size": 257}
+GROUPED = PLAIN | {"num_key_value_heads": 2, "intermediate_size": 160, "max_position_embeddings": 64}
+WIDE = GROUPED | {"head_dim": 24}  # heads wider together than the stream
+GPT = {"n_embd": 96, "n_head": 6, "n_layer": 5, "vocab_size": 257}
+MPT = {"d_model": 96, "n_heads": 6, "n_layers": 5, "vocab_size": 257}
+LATENT = GROUPED | {"num_key_value_heads": 6, "kv_lora_rank": 16, "q_lora_rank": 24, "qk_nope_head_dim": 8}
+LATENT |= {"qk_rope_head_dim": 4}
+OPT = PLAIN | {"ffn_dim": 160, "max_position_embeddings": 64, "word_embed_proj_dim": 96}
+SMALL_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2}
+ERNIE = GROUPED | {"moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": 32}
+BIASED = {"attention_bias": True}
+CASES = {
+    "glm": [WIDE, WIDE | {"attention_bias": False}],
+    "ministral3": [WIDE],
+    "olmo": [GROUPED, GROUPED | BIASED | {"tie_word_embeddings": True}],
+    "internlm3": [WIDE],
+    "phi": [GROUPED],
+    "cohere": [GROUPED, GROUPED | BIASED | {"use_qk_norm": True, "tie_word_embeddings": False}],
+    "cohere2": [GROUPED, GROUPED | {"sliding_window_pattern": 2}],
+    "cwm": [WIDE, WIDE | {"num_hidden_layers": 8}, WIDE | {"num_hidden_layers": 6}],
+    "exaone4": [GROUPED, GROUPED | {"sliding_window_pattern": 3}],
+    "arcee": [WIDE, WIDE | BIASED | {"mlp_bias": True}],
+    "apertus": [GROUPED],
+    "nemotron": [WIDE, WIDE | BIASED | {"mlp_bias": True}],
+    "helium": [GROUPED | {"head_dim": 16}],
+    "iquestcoder": [WIDE],
+    "hunyuan_v1_dense": [WIDE, WIDE | BIASED],
+    "stablelm": [
+        GROUPED,
+        GROUPED | {"use_qkv_bias": True, "qk_layernorm": True},
+        GROUPED | {"use_parallel_residual": True},
+    ],
+    "opt": [OPT, OPT | {"enable_bias": False}],
+    "bloom": [{"hidden_size": 96, "n_head": 6, "n_layer": 5, "vocab_size": 257}],
+    "falcon": [
+        PLAIN,
+        PLAIN | {"new_decoder_architecture": True, "num_kv_heads": 2},
+        PLAIN | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1, "bias": True},
+        PLAIN | {"multi_query": False, "parallel_attn": False, "alibi": True, "bias": True},
+    ],
+    "gptj": [GPT | {"rotary_dim": 8}, GPT | {"rotary_dim": 8, "n_inner": 100}],
+    "gpt_bigcode": [GPT | {"n_positions": 64}, GPT | {"n_positions": 64, "multi_query": False}],
+    "mpt": [MPT],
+    "gpt_neo": [
+        {"hidden_size": 96, "num_heads": 6, "num_layers": 4, "vocab_size": 257, "max_position_embeddings": 64}
+        | {"attention_types": [[["global", "local"], 2]]},
+    ],
+    "minicpm3": [LATENT],
+    "youtu": [LATENT | {"v_head_dim": 12}],
+    "solar_open": [WIDE | {"n_routed_experts": 8, "moe_intermediate_size": 32, "num_experts_per_tok": 2}],
+    "phimoe": [
+        GROUPED | {"num_local_experts": 4},
+        GROUPED | BIASED | {"num_local_experts": 4, "lm_head_bias": True},
+    ],
+    "olmoe": [GROUPED | SMALL_EXPERTS],
+    "flex_olmo": [GROUPED | SMALL_EXPERTS],
+    "granitemoe": [
+        GROUPED | {"num_local_experts": 4},
+        GROUPED | BIASED | {"num_local_experts": 4, "tie_word_embeddings": True},
+    ],
+    "granitemoeshared": [
+        GROUPED | {"num_local_experts": 4, "shared_intermediate_size": 48},
+        GROUPED | {"num_local_experts": 0, "shared_intermediate_size": 48},
+    ],
+    "ernie4_5_moe": [
+        ERNIE | {"moe_layer_start_index": 1, "moe_layer_end_index": 4},
+        ERNIE | {"moe_layer_start_index": 1, "moe_layer_end_index": 3, "tie_word_embeddings": False},
+        ERNIE | {"moe_layer_start_index": 2, "moe_layer_interval": 2, "moe_num_shared_experts": 0},
+    ],
+    "hunyuan_v1_moe": [WIDE | {"num_experts": 4, "moe_topk": 2}],
+    "exaone_moe": [GROUPED | SMALL_EXPERTS | {"moe_intermediate_size": 32}],
+    "hy_v3": [WIDE | SMALL_EXPERTS | {"moe_intermediate_size": 32}],
+    "dbrx": [
+        MPT
+        | {
+            "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4},
+            "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 96},
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("family, config", [(family, config) for family, all_of in CASES.items() for config in all_of])
+def test_count_and_windows_are_those_of_the_class(family, config):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    raw = {"model_type": family, **config}
+    spec = from_hf(raw)
+    theirs = transformers.AutoConfig.for_model(**raw)
+    if (getattr(theirs, "pad_token_id", None) or 0) >= theirs.vocab_size:
+        theirs.pad_token_id = None
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(theirs)
+    built = sum(p.numel() for name, p in model.named_parameters() if "e_score_correction_bias" not in name)
+    assert spec.total_params() - spec.params()["router_bias"] == built
+    kinds = getattr(theirs, "layer_types", None) or getattr(theirs, "attention_layers", None) or []
+    assert spec.window_layers == sum(kind in ("sliding_attention", "local") for kind in kinds)
+
+
+def test_lists_of_one_value_a_layer_are_that_value_and_others_are_refused():
+    raw = {"model_type": "hunyuan_v1_moe", **WIDE, "num_experts": 4, "moe_topk": [2] * 5, "num_shared_expert": [1] * 5}
+    assert from_hf(raw).experts_per_token == 2
+    with pytest.raises(InputError, match="moe_topk: differs by layer"):
+        from_hf(raw | {"moe_topk": [2, 2, 2, 2, 3]})
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ({"model_type": "hunyuan_v1_moe", **WIDE, "use_cla": True}, "shared by layers"),
+        ({"model_type": "phi", **GROUPED, "qk_layernorm": True}, "qk_layernorm"),
+        ({"model_type": "opt", **OPT, "word_embed_proj_dim": 48}, "word_embed_proj_dim"),
+        ({"model_type": "ernie4_5_moe", **ERNIE, "use_bias": True}, "use_bias"),
+        ({"model_type": "granitemoehybrid", **GROUPED, "layer_types": ["mamba", "attention"]}, "Mamba"),
+        ({"model_type": "granitemoehybrid", **GROUPED}, "Mamba"),
+        ({"model_type": "rwkv", "attention_hidden_size": 64}, "RWKV"),
+        ({"model_type": "zaya", "layer_types": ["hybrid"]}, "Mamba"),
+        (
+            {"model_type": "mllama", "text_config": {"model_type": "x", "cross_attention_layers": [3]}},
+            "cross-attention",
+        ),
+        ({"model_type": "openelm", "ffn_multipliers": [1.0, 2.0]}, "different widths"),
+    ],
+)
+def test_what_a_family_has_and_the_simulator_has_not_is_said(config, words):
+    with pytest.raises(InputError) as refusal:
+        from_hf(config)
+    assert words in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("garbage", ["x", [1], {"a": 1}, 1.5, True])
+@pytest.mark.parametrize(
+    "key", ["quantization_config", "attn_config", "ffn_config", "sliding_window_pattern", "layer_types"]
+)
+@pytest.mark.parametrize("family", ["dbrx", "mpt", "exaone4", "cohere2", "granitemoehybrid", "qwen3_moe"])
+def test_no_key_of_another_type_is_a_traceback(family, key, garbage):
+    try:
+        from_hf({"model_type": family, key: garbage})
+    except InputError as refusal:
+        assert "\n" not in str(refusal)
