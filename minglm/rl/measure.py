@@ -179,8 +179,8 @@ def control(bench: Bench) -> list[Row]:
 def abstention(bench: Bench) -> list[Row]:
     """Declining with and without the rows that hold the test's facts (`minglm.rl.abstention_control`); `updates`: steps
     of reinforcement."""
-    from minglm.rl import abstention_control
-    from minglm.rl.abstention import Settings
+    from minglm.rl import abstention_control  # torch, which reading the recorded rows does not need
+    from minglm.rl.abstention import Settings  # the same
 
     rows: list[Row] = []
     for seed in bench.seeds:

@@ -26,8 +26,9 @@ def with_topk(model: Model, k: int) -> Model:
 
 
 def captured(model: Model, passages: list[Tensor]) -> list[dict]:
-    """`indexer_recall`'s shares per layer, averaged over passages, with what k keys drawn at random would capture and, as
-    `rule`, what the best of the rules captures that read no query (`minglm.evals.choosers`; one for all layers).
+    """`indexer_recall`'s shares per layer, averaged over passages, with what k keys drawn at random would capture.
+
+    `rule` is what the best of the rules captures that read no query (`minglm.evals.choosers`; one for all layers).
 
     All ways to choose are judged by the same dense attention. A random choice of k among v visible keys captures k/v of
     the attention on average, whatever it looks like.
