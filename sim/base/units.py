@@ -14,7 +14,7 @@ import re
 import unicodedata
 
 from minglm.errors import InputError, nearest
-from sim.base.numbers import TwoReadingsError, leading_number, number
+from minglm.numbers import TwoReadingsError, leading_number, number
 
 RMB_PER_USD = 7.2  # the rate that the collected prices were converted at; a constant, not a quote
 DAY_S = 86400.0

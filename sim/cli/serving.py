@@ -57,8 +57,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--stack",
         help="serving software, a name in data/serving/stacks.yaml, such as vllm (2025 on), vllm-v0 (2024), sglang",
     )
-    parser.add_argument("--prompt", type=number(minimum=1), help="prompt tokens")
-    parser.add_argument("--output", type=number(minimum=1), help="output tokens")
+    parser.add_argument("--prompt", type=number(minimum=1, counted=True), help="prompt tokens")
+    parser.add_argument("--output", type=number(minimum=1, counted=True), help="output tokens")
     parser.add_argument("--cv", type=number(minimum=0), help="coefficient of variation of both lengths (default 0)")
     parser.add_argument(
         "--prefix-cache-hit-rate", type=number(minimum=0, maximum=1), help="share of the prompt found in a prefix cache"
@@ -79,7 +79,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target-tps", type=number(above=0), help="tokens/s for one stream in --ask speed and margin (default 72.5)"
     )
-    parser.add_argument("--context", type=number(minimum=1), help="tokens of context in --ask speed and context")
+    parser.add_argument(
+        "--context", type=number(minimum=1, counted=True), help="tokens of context in --ask speed and context"
+    )
     CHIP_HOUR.add_to(parser)
     parser.add_argument(
         "--token-price", nargs=2, type=number(minimum=0), metavar=("INPUT", "OUTPUT"), help="dollars per million tokens"

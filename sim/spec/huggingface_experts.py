@@ -194,25 +194,23 @@ def _phimoe(c):
     bias, head = c.flag("attention_bias"), base["vocab"] if c.flag("lm_head_bias") else 0
     return (
         base
-        | _whole_experts(c, "num_local_experts", 16)
+        | _whole_experts(c, "num_local_experts")
         | dict(norm="layer", qkv_bias=bias, out_bias=bias, extra_params=head)
     )
 
 
-def _whole_experts(c, key, number):
+def _whole_experts(c, key):
     """Experts in every layer, as wide as `intermediate_size` says."""
     return dict(
-        experts=c.int(key, number),
-        experts_per_token=c.int("num_experts_per_tok", 2),
+        experts=c.int(key),
+        experts_per_token=c.int("num_experts_per_tok"),
         moe_ffn=c.int("intermediate_size"),
     )
 
 
 def _olmoe(c):
     bias = c.flag("attention_bias")
-    return decoder(c, qkv_bias=bias, out_bias=bias, qk_norm=True, qk_norm_full=True) | _whole_experts(
-        c, "num_experts", 64
-    )
+    return decoder(c, qkv_bias=bias, out_bias=bias, qk_norm=True, qk_norm_full=True) | _whole_experts(c, "num_experts")
 
 
 def _granitemoe(c):
@@ -221,7 +219,7 @@ def _granitemoe(c):
     shared, base = c.int("shared_intermediate_size", 0), llama(c)
     if not c.int("num_local_experts", 0):
         return base | dict(ffn=shared or c.int("intermediate_size"))
-    return base | _whole_experts(c, "num_local_experts", 8) | dict(shared_experts=1 if shared else 0, shared_ffn=shared)
+    return base | _whole_experts(c, "num_local_experts") | dict(shared_experts=1 if shared else 0, shared_ffn=shared)
 
 
 def _granitemoehybrid(c):
@@ -236,8 +234,8 @@ def _granitemoehybrid(c):
 
 def _ernie4_5_moe(c):
     """Experts in every `moe_layer_interval`-th layer from `moe_layer_start_index` to `…_end_index` (-1: the last)."""
-    layers, step = c.int("num_hidden_layers"), max(c.int("moe_layer_interval", 1), 1)
-    first, last = c.int("moe_layer_start_index", 1), c.raw.get("moe_layer_end_index", -1)
+    layers, step = c.int("num_hidden_layers"), max(c.int("moe_layer_interval"), 1)
+    first, last = c.int("moe_layer_start_index"), c.raw.get("moe_layer_end_index")
     last = layers - 1 if last in (None, -1) else c.int("moe_layer_end_index")
     sparse = sum((i + 1) % step == 0 and first <= i <= last for i in range(min(layers, 100_000)))
     if c.flag("use_bias"):

@@ -78,6 +78,9 @@ def prepare() -> None:
     import torch._dynamo
     import yaml  # noqa: F401
 
+    with contextlib.suppress(ImportError):
+        import transformers  # noqa: F401
+
     torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from minglm.errors import InputError
-from sim.spec.huggingface import from_hf
+from sim.spec.huggingface import FAMILIES, from_hf
 
 PLAIN = {"hidden_size": 96, "num_attention_heads": 6, "num_hidden_layers": 5, "vocab_size": 257}
 GROUPED = PLAIN | {"num_key_value_heads": 2, "intermediate_size": 160, "max_position_embeddings": 64}
@@ -102,6 +102,18 @@ def test_count_and_windows_are_those_of_the_class(family, config):
     assert spec.total_params() - spec.params()["router_bias"] == built
     kinds = getattr(theirs, "layer_types", None) or getattr(theirs, "attention_layers", None) or []
     assert spec.window_layers == sum(kind in ("sliding_attention", "local") for kind in kinds)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_no_window_is_no_window(family):
+    """A window of null, as many published configs say it; a family whose window has another key keeps its own."""
+    needs = {"intermediate_size": 64, "max_position_embeddings": 64, "vocab_size": 99, "hidden_size": 96}
+    needs |= {"num_hidden_layers": 2, "num_attention_heads": 6} if family == "internlm2" else {}
+    needs |= {"num_experts_per_tok": 6} if family == "deepseek_v2" else {}
+    if family == "granitemoehybrid":
+        needs["layer_types"] = ["attention"] * 32
+    spec = from_hf({"model_type": family, **needs, "sliding_window": None})
+    assert spec.window_layers == {"llama4_text": 36, "gpt_neo": 12}.get(family, 0) or not spec.window
 
 
 def test_lists_of_one_value_a_layer_are_that_value_and_others_are_refused():
