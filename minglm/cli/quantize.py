@@ -23,7 +23,7 @@ EXAMPLES = """minglm quantize runs/demo/sft --format int4 --out runs/int4 --eval
 minglm quantize runs/demo/sft --format fp8 --out runs/fp8 --hf runs/fp8-hf
 minglm quantize runs/demo/sft --format w4a8 --out runs/w4a8 --eval --record data/reference/quantize_demo.csv
 minglm generate --checkpoint runs/int4 --chat --prompt "What is 2 + 3?"
-minglm train sft --init-from runs/demo/sparse --run runs/qat --set qat=int4    # then quantize runs/qat"""
+minglm train tiny_sft --init-from runs/demo/sparse --run runs/qat --set qat=int4    # then quantize runs/qat"""
 
 
 def add(p: argparse.ArgumentParser) -> None:

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 from pathlib import Path
 
+from minglm import numbers
 from minglm.errors import InputError
 from sim.base.documents import MAX_BYTES, decode_text
-from sim.base.units import parse
+from sim.base.units import whole
 
-_SEPARATORS = (";", "\t", ",")
+_SEPARATORS = (";", "\t", ",", "|")
+_COMMA_DECIMAL = re.compile(r"[+-]?\d[\d. ]*,\d+")
+_POINT_DECIMAL = re.compile(r"[+-]?(?:0|\d[\d,]*)\.(?:\d{1,2}|\d{4,})")  # not three digits: those may be thousands
 
 
 def read_table(path: str | Path) -> tuple[list[list[str]], str]:
@@ -38,30 +43,56 @@ def read_table(path: str | Path) -> tuple[list[list[str]], str]:
 def read_lines(data: bytes, path: str | Path) -> tuple[list[list[str]], str]:
     """(lines of cells, decimal mark) of a table's bytes.
 
-    The separator is the one of `;`, tab and `,` that parts the first line into most cells. A table of semicolons or
-    tabs may write decimals with a comma: then the mark is a comma.
+    The separator is the one that a first line `sep=;` names, as Excel writes it, or the one of `;`, tab, `,` and `|`
+    that parts the first line into most cells. The mark is a comma where a cell of the table writes a decimal with one
+    and none with a point.
     """
     text = decode_text(data, path, "a table of comma-, semicolon- or tab-separated values")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    named = re.match(r"\s*sep=(.)\n", text, re.I)
+    if named:
+        text = text[named.end() :]
     first = next((line for line in text.split("\n") if line.strip()), "")
-    separator = max(_SEPARATORS, key=lambda s: len(next(csv.reader([first], delimiter=s), [])))
+    separator = named[1] if named else max(_SEPARATORS, key=lambda s: len(next(csv.reader([first], delimiter=s), [])))
     try:
         lines = list(csv.reader(io.StringIO(text), delimiter=separator))
-    except csv.Error as error:
+    except (csv.Error, ValueError, TypeError) as error:
         raise InputError(f"{path}: is not a table ({error}); check its quotes") from None
     lines = [[cell.strip() for cell in line] for line in lines]
-    return [line for line in lines if any(line)], "." if separator == "," else ","
+    cells = [cell for line in lines for cell in line]
+    commas = separator != "," and any(_COMMA_DECIMAL.fullmatch(cell) for cell in cells)
+    points = any(_POINT_DECIMAL.fullmatch(cell) for cell in cells)
+    return [line for line in lines if any(line)], "," if commas and not points else "."
 
 
 def cell_number(cell: str, decimal: str, where: str) -> float:
-    """The number of a cell. With a decimal comma '4321,5' is 4321.5 and '1.234,5' is 1234.5; a point stays a point.
+    """The number of a cell. With a decimal comma '4321,5' is 4321.5, '1.234,5' is 1234.5 and '4.096' is 4096.
 
     Raises:
         InputError: not a number, or a comma with two readings.
     """
     text = cell.replace("\u00a0", "").replace("\u202f", "").replace(" ", "")
-    if decimal == "," and text.count(",") == 1:
-        whole, part = text.split(",")
-        if "." not in part:
-            text = whole.replace(".", "") + "." + part
-    return parse(text, "ratio", where, low=None)
+    if decimal == "," and re.fullmatch(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?", text):
+        text = text.replace(".", "")
+    if decimal == "," and text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    found = numbers.leading_number(text)
+    try:
+        value = numbers.number(found[0]) if found and not found[1] else math.nan
+    except numbers.TwoReadingsError as two:
+        both = " or ".join(two.readings)
+        raise InputError(f"{where}: {cell!r} has a comma that may part decimals or thousands; write {both}") from None
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{where}: {cell[:40]!r} is not a number; give one without a unit, for example 4321.5")
+    return value
+
+
+def cell_whole(cell: str, decimal: str, where: str) -> int:
+    """The whole number of a cell; '4.096' of a table without decimal commas is refused with both readings.
+
+    Raises:
+        InputError: not a whole number, or one of two readings.
+    """
+    return whole(cell_number(cell, decimal, where) if decimal == "," else cell, where, low=-(10**15))

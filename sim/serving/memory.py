@@ -19,7 +19,7 @@ from minglm import weights
 from minglm.weights import Weight, total_params
 from sim.serving.cache import BLOCK_TOKENS, cache_ways, kv_bytes_per_token, request_bytes
 from sim.serving.deployment import Deployment
-from sim.serving.engine_memory import GIB, RUNTIME_BYTES, is_large, pass_tokens, profile_bytes
+from sim.serving.engine_memory import GIB, is_large, pass_tokens, profile_bytes, workspace_bytes
 from sim.serving.formats import Format, format_of
 from sim.spec.model import ModelSpec
 
@@ -195,8 +195,11 @@ def chip_memory(d: Deployment) -> ChipMemory:
         ways = stage_chips if d.tensor_experts else 1
         engine_parts = {
             "activations": profile_bytes(engine, m, tokens, d.requests_of_a_pass, d.attention_tp, ways),
-            "runtime": RUNTIME_BYTES[large, d.chips > 1],
+            "runtime": engine.runtime_bytes[large, stage_chips > 1],
         }
+        workspace = workspace_bytes(engine, m, tokens, ways) if d.precision != "mxfp4" else 0.0
+        if workspace:  # kernels for MXFP4 keep none
+            engine_parts["expert workspace"] = workspace
     layers = (math.ceil(m.layers / d.pp) + (d.drafts > 0)) / m.layers
     return ChipMemory(
         m,

@@ -206,16 +206,23 @@ def small_kernels(d: Deployment, moe: bool) -> float:
     return counted * d.stack["small_kernels"] / 15.0
 
 
-def operators_issued(d: Deployment) -> float:
+def operators_issued(d: Deployment, ahead: bool = False) -> float:
     """Kernels that the host issues one by one in a step without graphs: those of every layer, and the head's.
 
     Of a layer: the small ones, four matmuls and the core attention, two all-reduces where attention is cut; two matmuls
-    more with MLA; of experts the gate, its top-k, sorting (3), two grouped products and a sum.
+    more with MLA; of experts the gate, its top-k, sorting (3), two grouped products and a sum. ahead: with those that
+    prepare a pass over prompts while the steps before it run (`prefill_mla_ops`, `prefill_expert_ops` a layer).
     """
-    m = d.model
+    m, stack = d.model, d.stack
     attention = 7.0 + (3.0 if m.attention == "mla" else 0.0) + (2.0 if d.attention_tp > 1 else 0.0)
+    more = 0.0
+    if ahead:
+        attention += stack.get("prefill_mla_ops", 0.0) if m.attention == "mla" else 0.0
+        more = stack.get("prefill_expert_ops", 0.0)
     moe, dense = (m.layers - m.dense_ffn_layers), m.dense_ffn_layers
-    return moe * (attention + small_kernels(d, True) + 6.0) + dense * (attention + small_kernels(d, False)) + 10.0
+    return (
+        moe * (attention + small_kernels(d, True) + 6.0 + more) + dense * (attention + small_kernels(d, False)) + 10.0
+    )
 
 
 def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -> None:

@@ -11,6 +11,7 @@ from sim.base.figure import Figure
 from sim.serving.calibration import fitted, rows
 from sim.serving.defaults import rent_of
 from sim.serving.deployment import Deployment
+from sim.serving.first_token import front_s, prepared_s, steps_before
 from sim.serving.memory import chip_memory, shortfall
 from sim.serving.step_time import EngineStepTime, decode_step, largest_batch, prefill, tpot
 from sim.serving.workload import number
@@ -122,6 +123,10 @@ def evaluate(
         if not batch:
             return "TPOT too slow while prefilling"
         step = decode_step(d, batch, target.context, mode)
+        if mode == "hybrid":  # the running batch's steps come before a first token, too
+            ttft_s += steps_before(d.stack) * step.total_s
+            if ttft_s > target.ttft_s:
+                return "TTFT too slow"
     else:
         batch = min(largest_batch(d, target.context, target.tpot_s, mode), fitting)
         step = decode_step(d, batch, target.context, mode)
@@ -181,9 +186,11 @@ def _option(  # noqa: PLR0913 (a private second half of `evaluate`)
 def ttft(d: Deployment, target: Target, prompts: int, mode: str) -> float:
     """Seconds to the first token when batches of `prompts` prompts follow each other.
 
-    That is half a running batch, then one's own.
+    That is the host's part, half a running batch, then one's own.
     """
-    return 1.5 * prefill(d, target.prompt, target.prompt * target.cached_share, prompts, mode).total_s
+    own_s = prefill(d, target.prompt, target.prompt * target.cached_share, prompts, mode).total_s
+    host_s = front_s(d.stack, target.prompt) + prepared_s(d, own_s) if mode == "hybrid" else 0.0
+    return host_s + 1.5 * own_s
 
 
 def prefill_rate(d: Deployment, target: Target, mode: str) -> tuple[float, float]:

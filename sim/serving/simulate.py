@@ -3,7 +3,8 @@
 A request waits for a prefill, gets its first token when the prefill ends (TTFT), moves its cache to a decode instance
 and then receives tokens step by step with whoever else is in the batch (TPOT). Without prefill instances the decode
 instances prefill too, a chunk in each step. Step times come from `sim.serving.step_time`, through a table; a test may
-pass a clock with fixed times instead. Seeded and deterministic: the same inputs give the same numbers.
+pass a clock with fixed times instead. Around them stands what the host adds to a first token
+(`sim.serving.first_token`). Seeded and deterministic: the same inputs give the same numbers.
 
     >>> from sim.serving.deployment import Deployment
     >>> d = Deployment.of("glm5", "dgx_h200", chips=8, kv="fp8", attention_tp=8, stack="sglang-tp")
@@ -17,23 +18,22 @@ admitted when the cache has room for all of its final context; a step yields the
 
 from __future__ import annotations
 
-import heapq
+import gc
 import math
 import random
-from collections import deque
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import simpy
 
 from sim.serving.clock import Clock, RooflineClock
 from sim.serving.deployment import Deployment
+from sim.serving.first_token import front_s, steps_back
+from sim.serving.instances import Busy, DecodeInstance, Events, LeastLoaded, Limits, PrefillInstance, Request
 from sim.serving.memory import chip_memory
 from sim.serving.remedies import require_fit
 from sim.serving.workload import RequestLengths, ServingWorkload, number, percentiles
-
-Events = Generator[simpy.Event, Any, None]  # what a SimPy process yields
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,6 @@ class Fleet:
         return self.decode.chips * self.decode_instances + (
             self.prefill.chips * self.prefill_instances if self.prefill else 0
         )
-
-
-@dataclass
-class Request:
-    """One request; times in seconds since the start of the simulation, lengths in tokens."""
-
-    id: int
-    prompt: int
-    output: int
-    cached: int  # of the prompt
-    arrive: float
-    start: float = 0.0
-    first: float = 0.0
-    finish: float = 0.0
-    left: int = 0  # prompt tokens still to prefill (chunked)
 
 
 @dataclass(frozen=True)
@@ -101,7 +86,8 @@ class ServingResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the single requests, JSON-ready."""
-        return {k: v for k, v in asdict(self).items() if k != "requests"}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "requests"}
+        return {name: dict(v) if isinstance(v, Mapping) else v for name, v in values.items()}
 
 
 def simulate(
@@ -140,264 +126,116 @@ class _Simulation:
     def __init__(self, fleet: Fleet, work: ServingWorkload, seed: int, clocks: tuple[Clock, Clock] | None):
         self.fleet, self.work, self.rng = fleet, work, random.Random(seed)
         self.prompt, self.output = RequestLengths.of(work.prompt, "prompt"), RequestLengths.of(work.output, "output")
-        self.env = simpy.Environment()
-        decode_clock, prefill_clock = clocks or (
-            RooflineClock(fleet.decode, fleet.mode),
-            RooflineClock(fleet.prefill or fleet.decode, fleet.mode),
-        )
-        memory = chip_memory(fleet.decode)
+        self.env, self.busy = simpy.Environment(), Busy()
+        decode, measured = fleet.decode, clocks is not None or fleet.mode != "hybrid"
+        # the host's share of a first token; fixed clocks and rooflines know none
+        self.entrance = None if measured else (fleet.prefill or decode).stack
+        both = clocks or (RooflineClock(decode, fleet.mode), RooflineClock(fleet.prefill or decode, fleet.mode))
+        memory = chip_memory(decode)
         self.longest = int(memory.kv_tokens) if clocks is None else 10**9  # tokens of one request at most
-        kv_tokens = memory.kv_tokens * fleet.decode.groups if clocks is None else math.inf
-        self.decoders = [
-            _DecodeInstance(self, decode_clock, prefill_clock, kv_tokens) for _ in range(fleet.decode_instances)
-        ]
-        self.prefillers = (
-            [_PrefillInstance(self, fleet.prefill, prefill_clock) for _ in range(fleet.prefill_instances)]
-            if fleet.prefill
-            else []
+        limits = Limits(
+            fleet.max_batch * decode.groups,
+            fleet.chunk_tokens * decode.groups,
+            memory.kv_tokens * decode.groups if clocks is None else math.inf,
         )
-        self.busy = {"prefill": 0.0, "decode": 0.0}
-        self.steps = self.batch_sum = 0
+        polls, back = (1, 0.0) if measured else (int(decode.stack["poll_steps"]), steps_back(decode.stack))
+        self.decoders = [
+            DecodeInstance(self.env, self.busy, self._leave, both, limits, polls, back)
+            for _ in range(fleet.decode_instances)
+        ]
+        self._decoding = LeastLoaded(self.decoders, lambda instance: instance.requests)
+        self._entrances: LeastLoaded[Any] = self._decoding
+        self.prefillers: list[PrefillInstance] = []
+        if fleet.prefill:
+            kv_bytes = memory.kv_bytes_per_token
+            if decode.model.attention != "mla":  # a latent is whole on each chip, heads are cut
+                kv_bytes *= decode.attention_tp
+            self.transfer_s = kv_bytes / fleet.transfer_bytes_per_s  # of a token's cache
+            tokens = fleet.prefill_batch_tokens * fleet.prefill.groups
+            self.prefillers = [
+                PrefillInstance(self.env, self.busy, self._leave, both[1], tokens, self._transfer)
+                for _ in range(fleet.prefill_instances)
+            ]
+            self._entrances = LeastLoaded(self.prefillers, lambda instance: instance.queued_tokens)
         self.done: list[Request] = []
         self.submitted = 0
-        self.in_system, self.area, self._changed_at = 0, 0.0, 0.0
 
     def run(self) -> None:
         """Until every request has finished."""
         for instance in (*self.prefillers, *self.decoders):
             self.env.process(instance.process())
         self.env.process(self._source())
-        self.env.run()
+        collecting = gc.isenabled()
+        gc.disable()  # requests live as long as the run: collecting them again and again is quadratic
+        try:
+            self.env.run()
+        finally:
+            if collecting:
+                gc.enable()
 
     def _source(self) -> Events:
+        """Requests to the engines' queues, in the order in which they get there."""
         if self.work.rate_per_s is None:
             for _ in range(min(self.work.concurrency or 0, self.work.requests)):
                 self._submit()
             return
-        gap = 1.0 / self.work.rate_per_s
+        gap, now = 1.0 / self.work.rate_per_s, 0.0
+        coming = []
         for _ in range(self.work.requests):
-            yield self.env.timeout(self.rng.expovariate(1.0 / gap) if self.work.arrivals == "poisson" else gap)
-            self._submit()
+            now += self.rng.expovariate(1.0 / gap) if self.work.arrivals == "poisson" else gap
+            request = self._draw(now)
+            coming.append((now + self._front_s(request), request.id, request))
+        for at, _, request in sorted(coming):
+            yield self.env.timeout(at - self.env.now)
+            self._enqueue(request)
 
-    def _submit(self) -> None:
-        """A new request, to the instance with the fewest prompt tokens before it."""
+    def _draw(self, now: float) -> Request:
         prompt = self.prompt.draw(self.rng, self.longest - 1)
         output = self.output.draw(self.rng, max(1, self.longest - prompt))
         cached = min(int(prompt * self.work.cached_share), prompt - 1)
-        request = Request(self.submitted, prompt, output, cached, self.env.now, left=prompt - cached)
         self.submitted += 1
-        self.change_in_system(+1)
-        entrances: Sequence[_Instance] = self.prefillers or self.decoders
-        min(entrances, key=lambda instance: instance.queued_tokens).enqueue(request)
+        return Request(self.submitted - 1, prompt, output, cached, now, left=prompt - cached)
 
-    def finish(self, request: Request) -> None:
-        """The request's last token is out; in a closed loop the next one follows."""
-        request.finish = self.env.now
+    def _front_s(self, request: Request) -> float:
+        return front_s(self.entrance, request.prompt) if self.entrance else 0.0
+
+    def _submit(self) -> None:
+        """A new request of a closed loop: over the host to an engine's queue."""
+        request = self._draw(self.env.now)
+        after(self.env, self._front_s(request), lambda: self._enqueue(request))
+
+    def _enqueue(self, request: Request) -> None:
+        """To the prefill instance with the fewest prompt tokens before it, or the instance with the fewest requests."""
+        self._entrances.take().enqueue(request)
+
+    def _transfer(self, request: Request) -> None:
+        """The request's cache moves to the decode instance with the fewest requests, which then has it."""
+        after(self.env, request.prompt * self.transfer_s, lambda: self._decoding.take().receive(request))
+
+    def _leave(self, request: Request) -> None:
+        """The request's last token is on its way; in a closed loop the next request follows it."""
+        request.finish = self.env.now + request.back_s
         self.done.append(request)
-        self.change_in_system(-1)
         if self.work.concurrency and self.submitted < self.work.requests:
+            after(self.env, request.back_s, self._follow)
+
+    def _follow(self) -> None:
+        if self.submitted < self.work.requests:
             self._submit()
 
-    def transfer(self, request: Request, seconds: float) -> None:
-        """The request's cache moves to the decode instance with the fewest requests; it is there after `seconds`."""
-        arrival = self.env.timeout(seconds, request)
-        arrival.callbacks.append(
-            lambda event: min(self.decoders, key=lambda instance: instance.requests).receive(event.value)
-        )
 
-    def change_in_system(self, change: int) -> None:
-        """Count requests over time, for their average."""
-        now = self.env.now
-        self.area += self.in_system * (now - self._changed_at)
-        self._changed_at, self.in_system = now, self.in_system + change
-
-
-class _Instance:
-    """What prefill and decode instances have in common: a queue of prompts, and sleep while there is nothing to do."""
-
-    def __init__(self, simulation: _Simulation):
-        self.simulation, self.env = simulation, simulation.env
-        self.queue: deque[Request] = deque()
-        self.queued_tokens = 0  # prompt tokens queued or being prefilled
-        self._wake = self.env.event()
-
-    def enqueue(self, request: Request) -> None:
-        """A prompt to prefill."""
-        self.queued_tokens += request.left
-        self.queue.append(request)
-        self.ring()
-
-    def ring(self) -> None:
-        """Wake the instance up, if it sleeps."""
-        if not self._wake.triggered:
-            self._wake.succeed()
-
-    def sleep(self) -> simpy.Event:
-        """The event to wait for until somebody rings."""
-        self._wake = self.env.event()
-        return self._wake
-
-    def process(self) -> Events:
-        """The instance's life as a SimPy process."""
-        raise NotImplementedError
-
-
-class _PrefillInstance(_Instance):
-    """Prefills as many queued prompts together as `prefill_batch_tokens` allows, then hands their caches on."""
-
-    def __init__(self, simulation: _Simulation, deployment: Deployment, clock: Clock):
-        super().__init__(simulation)
-        fleet = simulation.fleet
-        self.clock = clock
-        self.batch_tokens = fleet.prefill_batch_tokens * deployment.groups
-        kv_bytes = chip_memory(fleet.decode).kv_bytes_per_token
-        if fleet.decode.model.attention != "mla":  # a latent is whole on each chip, heads are cut
-            kv_bytes *= fleet.decode.attention_tp
-        self.kv_bytes_per_token, self.transfer_bytes_per_s = kv_bytes, fleet.transfer_bytes_per_s
-
-    def process(self) -> Events:
-        """Batch after batch."""
-        simulation, queue = self.simulation, self.queue
-        while True:
-            while not queue:
-                yield self.sleep()
-            batch = [queue.popleft()]
-            tokens = batch[0].left
-            while queue and tokens + queue[0].left <= self.batch_tokens:
-                batch.append(queue.popleft())
-                tokens += batch[-1].left
-            for request in batch:
-                request.start = self.env.now
-            n = len(batch)
-            time = self.clock.prefill_s(n, sum(r.prompt for r in batch) / n, sum(r.cached for r in batch) / n)
-            simulation.busy["prefill"] += time
-            yield self.env.timeout(time)
-            self.queued_tokens -= tokens
-            for request in batch:
-                request.first, request.left = self.env.now, 0
-                if request.output == 1:
-                    simulation.finish(request)
-                else:
-                    simulation.transfer(request, request.prompt * self.kv_bytes_per_token / self.transfer_bytes_per_s)
-
-
-class _DecodeInstance(_Instance):
-    """Steps of a running batch. Without prefill instances, a chunk of the queued prompts goes before each step."""
-
-    def __init__(self, simulation: _Simulation, decode_clock: Clock, prefill_clock: Clock, kv_tokens: float):
-        super().__init__(simulation)
-        fleet = simulation.fleet
-        self.decode_clock, self.prefill_clock, self.kv_tokens = decode_clock, prefill_clock, kv_tokens
-        self.tokens_per_step = decode_clock.tokens_per_step
-        self.max_requests = fleet.max_batch * fleet.decode.groups
-        self.chunk_tokens = fleet.chunk_tokens * fleet.decode.groups
-        self.ready: deque[Request] = deque()  # prefilled elsewhere, their caches here
-        self.filling: deque[Request] = deque()  # admitted, prompt not finished
-        self.due: list[tuple[int, int, Request]] = []  # heap of (step at which it ends, id, request)
-        self.requests = 0  # ready or being decoded
-        self.active = 0  # being decoded
-        self.context = 0.0  # cached tokens of the active ones
-        self.reserved = 0  # tokens of the admitted ones at their end
-        self.step = 0
-
-    def receive(self, request: Request) -> None:
-        """A request whose prompt was prefilled elsewhere."""
-        self.requests += 1
-        self.ready.append(request)
-        self.ring()
-
-    def process(self) -> Events:
-        """Step after step: admit, prefill a chunk, decode a step, let go who is done."""
-        while True:
-            self._admit()
-            if not self.active and not self.filling:
-                yield self.sleep()
-                continue
-            prefill_s, prefilled = self._prefill_chunk() if self.filling else (0.0, [])
-            decoded, decode_s = self.active, self._decode() if self.active else 0.0
-            yield self.env.timeout(prefill_s + decode_s)
-            if decoded:
-                self._finish_step(decoded)
-            for request in prefilled:
-                request.first = self.env.now
-                if request.output == 1:
-                    self.reserved -= request.prompt + request.output
-                    self.simulation.finish(request)
-                else:
-                    self.requests += 1
-                    self._start_decoding(request)
-
-    def _fits(self, request: Request) -> bool:
-        """A place in the batch, and room in the cache for all of the request's final context."""
-        return (
-            self.active + len(self.filling) < self.max_requests
-            and self.reserved + request.prompt + request.output <= self.kv_tokens
-        )
-
-    def _admit(self) -> None:
-        while self.ready and self._fits(self.ready[0]):
-            request = self.ready.popleft()
-            self.reserved += request.prompt + request.output
-            self._start_decoding(request)
-        while self.queue and self._fits(self.queue[0]):
-            request = self.queue.popleft()
-            self.reserved += request.prompt + request.output
-            request.start = self.env.now
-            self.filling.append(request)
-
-    def _start_decoding(self, request: Request) -> None:
-        self.active, self.context = self.active + 1, self.context + request.prompt
-        heapq.heappush(self.due, (self.step + _steps(request, self.tokens_per_step), request.id, request))
-
-    def _prefill_chunk(self) -> tuple[float, list[Request]]:
-        """Seconds of the next chunk of prompts, and the requests whose prompt it ends."""
-        tokens = count = prompt_tokens = cached_tokens = 0
-        finished = []
-        while self.filling and tokens < self.chunk_tokens:
-            request = self.filling[0]
-            new = min(request.left, self.chunk_tokens - tokens)
-            past = request.prompt - request.left
-            request.left -= new
-            tokens, count = tokens + new, count + 1
-            prompt_tokens, cached_tokens = prompt_tokens + past + new, cached_tokens + past
-            if request.left:
-                break
-            finished.append(self.filling.popleft())
-        time = self.prefill_clock.prefill_s(count, prompt_tokens / count, cached_tokens / count)
-        self.simulation.busy["prefill"] += time
-        self.queued_tokens -= tokens
-        return time, finished
-
-    def _decode(self) -> float:
-        """Seconds of the step of what is active now."""
-        simulation = self.simulation
-        time = self.decode_clock.decode_s(self.active, self.context / self.active)
-        simulation.busy["decode"] += time
-        simulation.steps += 1
-        simulation.batch_sum += self.active
-        return time
-
-    def _finish_step(self, decoded: int) -> None:
-        self.step += 1
-        self.context += decoded * self.tokens_per_step
-        while self.due and self.due[0][0] <= self.step:
-            request = heapq.heappop(self.due)[2]
-            self.active -= 1
-            self.reserved -= request.prompt + request.output
-            self.context -= request.prompt + _steps(request, self.tokens_per_step) * self.tokens_per_step
-            self.requests -= 1
-            self.simulation.finish(request)
-
-
-def _steps(request: Request, tokens_per_step: float) -> int:
-    """Decode steps that a request needs after its first token."""
-    return max(1, math.ceil((request.output - 1) / tokens_per_step - 1e-9))
+def after(env: simpy.Environment, seconds: float, act: Callable[[], None]) -> None:
+    """Do something after so many seconds, at once where that is none."""
+    if seconds <= 0.0:
+        act()
+        return
+    event = env.timeout(seconds)
+    event.callbacks.append(lambda _: act())
 
 
 def _summary(simulation: _Simulation, warmup: float) -> ServingResult:
-    fleet, done = simulation.fleet, sorted(simulation.done, key=lambda r: r.id)
+    fleet, busy, done = simulation.fleet, simulation.busy, sorted(simulation.done, key=lambda r: r.id)
     end = max(r.finish for r in done)
-    simulation.change_in_system(0)
     begin = done[0].arrive
     measured = done[int(len(done) * warmup) :] or done
     duration = max(end - begin, 1e-12)
@@ -410,8 +248,8 @@ def _summary(simulation: _Simulation, warmup: float) -> ServingResult:
     span = max(until - since, 1e-12)
     out, inp = sum(r.output for r in steady) / span, sum(r.prompt for r in steady) / span
     prefills = fleet.prefill_instances if fleet.prefill else fleet.decode_instances
-    decode_busy = simulation.busy["decode"] / duration / fleet.decode_instances
-    prefill_busy = simulation.busy["prefill"] / duration / prefills
+    decode_busy = busy.seconds["decode"] / duration / fleet.decode_instances
+    prefill_busy = busy.seconds["prefill"] / duration / prefills
     quarter = max(1, len(done) // 4)
     waits = [r.start - r.arrive for r in done]
     early, late = sum(waits[:quarter]) / quarter, sum(waits[-quarter:]) / quarter
@@ -429,10 +267,20 @@ def _summary(simulation: _Simulation, warmup: float) -> ServingResult:
         chips=fleet.chips,
         prefill_busy=prefill_busy,
         decode_busy=decode_busy,
-        mean_in_system=simulation.area / duration,
-        mean_batch=simulation.batch_sum / max(simulation.steps, 1),
-        steps=simulation.steps,
+        mean_in_system=_in_system(done) / duration,
+        mean_batch=busy.batch_sum / max(busy.steps, 1),
+        steps=busy.steps,
         saturated=saturated,
         mode=fleet.mode,
         requests=done,
     )
+
+
+def _in_system(done: list[Request]) -> float:
+    """Requests in the system over time: the area under their number, request-seconds."""
+    changes = sorted([(r.arrive, 1) for r in done] + [(r.finish, -1) for r in done])
+    inside, area, before = 0, 0.0, changes[0][0]
+    for at, change in changes:
+        area += inside * (at - before)
+        inside, before = inside + change, at
+    return area

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.base.documents import read_document
 from sim.base.units import parse
-from sim.serving.engine_memory import ENGINES
+from sim.serving.engine_memory import ENGINES, VLLM_RELEASES
 
 LABELS = ("measured", "published", "fitted", "assumed")
 _DIMENSIONS = {
@@ -48,7 +49,11 @@ _DIMENSIONS = {
     "eager_op_s": "time",
     "prefill_op_s": "time",
     "front_s": "time",
+    "front_token_s": "time",
     "first_token_steps": "count",
+    "poll_steps": "count",
+    "prefill_mla_ops": "count",
+    "prefill_expert_ops": "count",
     "expert_block_rows": "count",
     "fp8_cache_memory": "ratio",
     "grouped_compute_block": "ratio",
@@ -59,6 +64,7 @@ _DIMENSIONS = {
 }
 
 
+RELEASE = re.compile(r"vllm[-@ ]v?(?P<major>\d{1,2})\.(?P<minor>\d{1,3})(\.[\w.]+)?")  # vllm-0.19, vllm-v0.10.2
 _AT_LEAST_ONE = ("imbalance", "prefill_imbalance", "grouped_compute_block", "grouped_compute_bf16")
 _SHARES = {name for name, kind in _DIMENSIONS.items() if kind == "ratio"} - {*_AT_LEAST_ONE, "scale"}
 _NOT_CONSTANTS = ("like", "name", "notes", "inherit_as", "chips", "ep_table", "engine")
@@ -160,9 +166,22 @@ def load_stack(stack: str | Mapping[str, Any] | ServingStack) -> ServingStack:
         return _read(str(stack.get("name", base + " (changed)")), stack, load_stack(base))
     known = _document()
     name = str(stack).strip().lower()
+    release = RELEASE.fullmatch(name)
+    if release and name not in known:
+        return _released(name, int(release["major"]), int(release["minor"]))
     if name not in known:
-        raise InputError(f"stack {str(stack)[:60]!r}: not one of {', '.join(known)}{nearest(name, known)}")
+        raise InputError(
+            f"stack {str(stack)[:60]!r}: not one of {', '.join(known)}, or vllm of a release, such as vllm-0.19"
+            f"{nearest(name, known)}"
+        )
     return _load(name)
+
+
+def _released(name: str, major: int, minor: int) -> ServingStack:
+    """vLLM of one release: it counts memory as that release does."""
+    engine = next(how for since, how in VLLM_RELEASES if major > 0 or minor >= since)
+    base = _load("vllm-v0" if engine == "vllm-v0" else "vllm")
+    return replace(base, name=name, engine=engine, notes=f"{base.notes}; memory as release {major}.{minor} counts it")
 
 
 def list_stacks() -> list[str]:

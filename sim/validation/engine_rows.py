@@ -18,31 +18,16 @@ import gzip
 import io
 import math
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from minglm import datafiles
 from sim.serving.deployment import Deployment
-from sim.serving.error import kind_of
+from sim.serving.first_token import together_s, unqueued_s
 from sim.serving.memory import chip_memory
 from sim.serving.step_time import decode_step, prefill
 from sim.spec.hardware import cluster_from
-from sim.spec.model_loader import load_model
+from sim.validation.engine_recipes import cache_format, pass_tokens, poll_steps, waited_steps
+from sim.validation.engine_row import MODELS, NODE, EngineRow, Layout
 
-MODELS = {
-    "Qwen3-235B-A22B-FP8": "qwen3_235b_a22b",
-    "Qwen3-32B": "qwen3_32b",
-    "Qwen3-32B-NVFP4": "qwen3_32b",
-    "DeepSeek-R1": "deepseek_v3",
-    "DeepSeek-V3": "deepseek_v3",
-    "DeepSeek-R1-NVFP4": "deepseek_v3",
-    "Llama-3.1-70B": "llama3_70b",
-    "Llama-3.1-8B-Instruct": "llama3_8b",
-    "Llama-3.1-8B-Instruct-FP8": "llama3_8b",
-    "Kimi-K2.5": "kimi_k2",
-    "gpt-oss-120b": "gpt_oss_120b",
-    "GLM-5": "glm5",
-}
 CLUSTERS = {
     "h100": "dgx_h100",
     "h200": "dgx_h200",
@@ -51,90 +36,12 @@ CLUSTERS = {
     "gb200": "gb200_nvl72",
     "gb300": "gb300_nvl72",
 }
-HOPPER = ("h100", "h200")
 STACKS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm"}
 PRECISIONS = {"fp4": "nvfp4", "int4": "awq"}
-NODE = 8  # chips of a machine
 LONGEST_QUEUE_MS = 3000.0  # a first token after seconds is a queue before a full cache: no kernel is measured by it
 SHORTEST_OUTPUT = 400  # with fewer tokens out, how many requests ran at once is not known from the concurrency
-# InferenceMAX draws prompts and outputs from 0.8 of the nominal length to all of it (RANDOM_RANGE_RATIO in its README),
-# and sends ten times as many requests as run at once, the first of them together.
-MEAN_LENGTH, WAVES = 0.9, 10
-# Steps that its recipe for Llama-3.1-70B on TensorRT-LLM lets a prompt wait for others (batch_wait_timeout_iters)
-BATCH_WAIT_STEPS = 20
+WAVES = 10  # InferenceMAX sends ten times as many requests as run at once, the first of them together
 IDLE_PREFILL = 0.25  # share of the time in which prompts are read, up to which a prompt seldom waits for another
-
-
-@dataclass(frozen=True)
-class EngineRow:
-    """One measured closed loop. Lengths in tokens, latencies in milliseconds.
-
-    concurrency: requests of one attention group, as the source counts a batch. in_flight: of the client, 0 where it is
-    not printed. mode: agg, or disagg (decoding has chips of its own; the widths are theirs).
-    """
-
-    model: str
-    chip: str
-    engine: str
-    version: str
-    precision: str
-    mode: str
-    prompt: int
-    output: int
-    concurrency: int
-    in_flight: int
-    tp: int
-    dp: int
-    ep: int
-    ttft_ms: float
-    tpot_ms: float
-    harness: str
-
-    @property
-    def group(self) -> tuple[str, str, str]:
-        """(model, chip, engine): what is calibrated, held out or left out whole."""
-        return self.model, self.chip, self.engine
-
-    @property
-    def kind(self) -> str:
-        """Of question, for the interval: dense, or mixture of experts with grouped-query or latent attention."""
-        return kind_of(load_model(MODELS[self.model]))
-
-    @property
-    def mean_prompt(self) -> float:
-        """Tokens, as the harness draws them."""
-        return self.prompt * (MEAN_LENGTH if self.harness == "inferencemax" else 1.0)
-
-    @property
-    def mean_output(self) -> float:
-        """Tokens, as the harness draws them."""
-        return self.output * (MEAN_LENGTH if self.harness == "inferencemax" else 1.0)
-
-    @property
-    def running(self) -> float:
-        """Requests of one attention group: `concurrency`, or its share of them where that is the client's."""
-        shared = self.in_flight == self.concurrency and self.mode == "agg"
-        return max(self.concurrency / (self.layout.groups if shared else 1), 1.0)
-
-    @property
-    def layout(self) -> Layout:
-        """The chips, with widths undone that the source multiplied with each other.
-
-        A machine of 8 with TP8 and EP8 stands in the source as 64 wide (and of 4 as 16), as does one of attention DP.
-        """
-        width, root = self.tp * self.dp, math.isqrt(self.tp * self.dp)
-        if width <= NODE and not (self.ep == width * width and self.dp > 1):
-            return Layout(width, self.dp)
-        if root * root == width and self.ep in (root, width):
-            return Layout(root, root if self.dp > 1 else 1)
-        return Layout(width, self.dp)
-
-
-class Layout(NamedTuple):
-    """Chips of a deployment and the attention groups that they form."""
-
-    chips: int
-    groups: int
 
 
 @functools.cache
@@ -167,10 +74,14 @@ def load() -> tuple[EngineRow, ...]:
 
 @functools.cache
 def _contradicted() -> frozenset[EngineRow]:
-    """Rows at least a quarter faster than the same deployment with no more requests: drafts that nobody printed."""
+    """Rows at least a quarter faster than the same chips, cut alike, with no more requests: unprinted drafts.
+
+    Spreading experts whole instead of sliced over the same chips is no other cut here: it cannot save a quarter.
+    """
     alike: dict[tuple[object, ...], list[EngineRow]] = defaultdict(list)
     for r in load():
-        alike[(*r.group, r.precision, r.mode, r.tp, r.dp, r.ep, r.prompt, r.output)].append(r)
+        shape = MODELS.get(r.model, r.model)
+        alike[shape, r.chip, r.engine, r.precision, r.mode, r.layout, r.prompt, r.output].append(r)
     return frozenset(
         r
         for some in alike.values()
@@ -181,12 +92,13 @@ def _contradicted() -> frozenset[EngineRow]:
 
 @functools.cache
 def _repeated() -> frozenset[EngineRow]:
-    """Rows that stand in the source before, under another name of the model's shape or with its widths multiplied."""
+    """Rows whose latencies stand in the source before: under another name of the shape, or under other widths."""
     seen: set[tuple[object, ...]] = set()
     again: set[EngineRow] = set()
     for r in load():
-        figures = (r.chip, r.engine, r.precision, r.mode, r.prompt, r.output, r.running, r.layout, r.ttft_ms, r.tpot_ms)
-        one = (MODELS.get(r.model, r.model), *figures)
+        latencies = tuple(f"{ms:.3g}" for ms in (r.ttft_ms, r.tpot_ms))
+        deployed = (MODELS.get(r.model, r.model), r.chip, r.engine, r.precision, r.mode, r.layout.chips)
+        one = (*deployed, r.prompt, r.output, r.in_flight or r.concurrency, *latencies)
         if one in seen:
             again.add(r)
         seen.add(one)
@@ -220,19 +132,6 @@ def _unsupported(row: EngineRow) -> str:
         return "faster than the same deployment with fewer requests: drafts that are not printed"
     memory = chip_memory(deployment_of(row))
     return "weights larger than the chips that are printed" if memory.weights_bytes > memory.capacity_bytes else ""
-
-
-def cache_format(row: EngineRow) -> str:
-    """Of the key-value cache, which the source does not print: as InferenceMAX's recipes set it.
-
-    SGLang on Hopper and without latent attention, and GPT-OSS on Hopper, are started without an fp8 cache.
-    """
-    spec = load_model(MODELS[row.model])
-    if row.precision == "bf16" or (row.engine == "sglang" and (spec.attention != "mla" or row.chip in HOPPER)):
-        return "bf16"
-    if row.model == "gpt-oss-120b":
-        return "bf16" if row.chip in HOPPER else "fp8"
-    return "fp8"
 
 
 @functools.cache
@@ -282,18 +181,13 @@ def first_token_compared(row: EngineRow) -> bool:
 
 
 def predict_ttft_ms(row: EngineRow) -> float:
-    """TTFT in milliseconds: the way to the engine, steps that run first, the prompt, and the first wave of requests.
+    """TTFT in milliseconds: that of a prompt that waits for no other (`sim.serving.first_token`), and the first wave.
 
     All requests in flight arrive together once in `WAVES`: then a prompt waits for those before it, and for those of
-    its own pass (`max_num_batched_tokens`).
+    its own pass.
     """
-    d = deployment_of(row)
-    alone_s = prefill(d, row.mean_prompt, 0, 1).total_s
-    budget = d.engine.max_num_batched_tokens[1]
-    together = max(1, int(budget // row.mean_prompt))
-    requests = max(1, round(row.running))
-    wave_s = alone_s * sum(together * math.ceil(k / together) for k in range(1, requests + 1)) / requests
-    steps = d.stack["first_token_steps"]
-    if row.engine == "trtllm" and row.model == "Llama-3.1-70B" and row.prompt == row.output and row.tp < NODE:
-        steps += BATCH_WAIT_STEPS * (1.0 - 1.0 / WAVES)
-    return 1e3 * (d.stack["front_s"] + steps * _step_s(row) + alone_s + (wave_s - alone_s) / WAVES)
+    d, requests, step_s = deployment_of(row), max(1, round(row.running)), _step_s(row)
+    d = d.with_changes(stack=d.stack.with_changes("published", "recipe of the row", poll_steps=poll_steps(row)))
+    alone_s = unqueued_s(d, row.mean_prompt, step_s) + waited_steps(row) * (1.0 - 1.0 / WAVES) * step_s
+    wave_s = together_s(d, row.mean_prompt, requests, pass_tokens(row))
+    return 1e3 * (alone_s + (wave_s - prefill(d, row.mean_prompt, 0, 1).total_s) / WAVES)

@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from sim.validation.engine_row import EngineRow
 from sim.validation.engine_rows import (
-    EngineRow,
     first_token_compared,
     load,
     predict_ms,

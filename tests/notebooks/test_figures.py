@@ -83,11 +83,12 @@ COMPUTED: dict[tuple[str, str], Callable[[], float] | None] = {
         float(str(c.value)) for c in ledger.load() if c.id == "hle-opus"
     ),
     ("reading_a_launch_article", "3.6 points"): lambda: 196 * math.sqrt(0.778 * 0.222 / 500),
+    ("reading_a_launch_article", "846 GB"): lambda: 6 * 141e9,  # H200, data sheet
     ("reading_a_launch_article", "38,400"): lambda: 8 * load_chip("h200").memory_bytes_per_s.value / 1e9,
     ("reading_a_launch_article", "3.20"): lambda: float(price.PRICES["GLM-5, Z.ai"][1]),
     ("00_chips_and_rooflines", "1.6"): lambda: load_chip("910b").memory_bytes_per_s.value / 1e12,
-    ("00_chips_and_rooflines", "96 percent"): lambda: (
-        GLM5.params_breakdown()["routed_experts"] / GLM5.num_params(mtp=True)
+    ("00_chips_and_rooflines", "97 percent"): lambda: (
+        GLM5.params_breakdown()["routed_experts"] * 76 / 75 / GLM5.num_params(mtp=True)  # 75 layers and a module
     ),
     ("01_the_network", "4,095"): lambda: 4096 - 1,
     ("02_plans_and_memory", "744 billion"): lambda: GLM5.num_params(),

@@ -54,9 +54,10 @@ def read(values: dict[str, Any], where: str) -> Launch:
 
 
 def _chips(a: Arguments, out: Launch) -> None:
-    nodes = a.whole("nnodes", "num-nodes", "sbatch-nodes", becomes="chips", low=1)
+    # the last one that is given holds: what the launcher says before what the job asked for
+    nodes = a.whole("sbatch-nodes", "num-nodes", "nnodes", becomes="chips", low=1)
     each = a.whole(
-        "nproc-per-node", "num-gpus", "sbatch-gpus-per-node", "sbatch-ntasks-per-node", becomes="chips", low=1
+        "sbatch-ntasks-per-node", "sbatch-gpus-per-node", "num-gpus", "nproc-per-node", becomes="chips", low=1
     )
     if each:
         out.chips = (nodes or 1) * each

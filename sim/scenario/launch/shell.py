@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minglm.errors import InputError
+from sim.scenario.launch import slurm
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=(.*)", re.S)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?:\[[@*]\])?(?::?[-=]([^}]*))?\}|(\w+))")
@@ -32,11 +33,12 @@ def flags(text: str, where: str, defined: Mapping[str, str] | None = None) -> di
     Raises:
         InputError: quotes that do not close, or variables that grow without bound.
     """
-    script = _Script(dict(defined or {}), where)
+    wanted = slurm.asked(text)
+    script = _Script(dict(defined or {}), slurm.variables(wanted), where)
     words = script.read(text)
     if not any(w.startswith("--") for w in words):
         words = [w for array in script.arrays for w in array]
-    return {**_scheduler(text), **_pairs(words)}
+    return {**{f"sbatch-{name}": value for name, value in wanted.items()}, **_pairs(words)}
 
 
 def _pairs(words: list[str]) -> dict[str, Any]:
@@ -61,19 +63,10 @@ def _pairs(words: list[str]) -> dict[str, Any]:
     return {k: v for k, v in out.items() if k}
 
 
-def _scheduler(text: str) -> dict[str, str]:
-    """What `#SBATCH` lines ask for."""
-    found = re.findall(r"^#SBATCH\s+--(nodes|gpus-per-node|ntasks-per-node|gres)[= ](\S+)", text, re.M)
-    out = {f"sbatch-{name}": value for name, value in found}
-    if "sbatch-gres" in out:
-        out["sbatch-gpus-per-node"] = out.pop("sbatch-gres").rpartition(":")[2]
-    return out
-
-
 class _Script:
-    def __init__(self, variables: dict[str, str], where: str) -> None:
-        self.variables, self.where = variables, where
-        self.fixed = frozenset(variables)  # given from outside: a script's own value does not count
+    def __init__(self, defined: dict[str, str], job: Mapping[str, str], where: str) -> None:
+        self.variables, self.where = {**job, **defined}, where
+        self.fixed = frozenset(defined)  # given from outside: a script's own value does not count
         self.arrays: list[list[str]] = []
         self.held: list[str] = []  # texts of `$(…)`
 

@@ -4,7 +4,7 @@ import pytest
 
 from minglm.errors import InputError
 from sim.base.documents import decode_text, read_document
-from sim.base.spreadsheet import cell_number, read_lines
+from sim.base.spreadsheet import cell_number, cell_whole, read_lines
 from sim.base.units import parse, whole
 
 HEAD, ROW = ["# GPUs", "iteration time (ms)"], ["8", "4321.5"]
@@ -18,6 +18,40 @@ def test_every_dialect_is_one_table(separator, decimal, end, encoding):
     lines, mark = read_lines(text.encode(encoding), "t.csv")
     assert lines[0] == HEAD and len(lines) == 2
     assert [cell_number(cell, mark, "t.csv") for cell in lines[1]] == [8.0, 4321.5]
+
+
+@pytest.mark.parametrize(
+    "text, mark",
+    [
+        ("a;b\n1;4321,5\n", ","),
+        ("a;b\n1.024;4321,5\n", ","),
+        ("a;b\n1;4321.5\n", "."),
+        ("a;b\n1,024;4321.5\n", "."),  # thousands by a comma beside decimals by a point
+        ("a;b\n4.096;8\n", "."),
+        ("a|b\n1|2,5\n", ","),
+        ("sep=;\na,b;c\n1;2,5\n", ","),  # as Excel names its separator
+        ("a,b\n1,2\n", "."),
+    ],
+)
+def test_the_decimal_mark_is_what_the_table_shows(text, mark):
+    lines, found = read_lines(text.encode(), "t.csv")
+    assert found == mark and len(lines) == 2 and all(len(line) == 2 for line in lines)
+
+
+def test_cells_of_a_table_with_decimal_commas():
+    assert cell_whole("4.096", ",", "t") == 4096 and cell_number("1.500", ",", "t") == 1500.0
+    assert cell_number("1.234.567,8", ",", "t") == 1234567.8 and cell_number("-0,5", ",", "t") == -0.5
+    assert cell_number("4.096", ".", "t") == 4.096 and cell_whole("4096", ".", "t") == 4096
+    with pytest.raises(InputError, match="write 4.0960 or 4096"):
+        cell_whole("4.096", ".", "t line 2: hidden size")
+    with pytest.raises(InputError, match="not a whole number"):
+        cell_whole("8,5", ",", "t")  # half a chip is not eight
+
+
+@pytest.mark.parametrize("cell", ["", "Sum", "4321.5 ms", "50%", "1e999", "nan", "1,2,3"])
+def test_a_cell_that_is_no_number_is_named(cell):
+    with pytest.raises(InputError, match="t line 3: gpus: .* is not a number; give one without a unit"):
+        cell_number(cell, ".", "t line 3: gpus")
 
 
 def test_quoted_separators_and_grouped_thousands():

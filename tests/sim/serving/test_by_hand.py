@@ -63,8 +63,9 @@ def test_a_prompt_that_comes_while_another_decodes_holds_it_up_once():
 
 
 def in_flight(requests) -> int:
-    """Most requests between their admission and their end at one moment."""
-    changes = sorted([(r.start, +1) for r in requests] + [(r.finish, -1) for r in requests])
+    """Most requests between their admission and their end in the engine at one moment."""
+    ends = [(round(r.finish - r.back_s, 9), -1) for r in requests]
+    changes = sorted([(round(r.start, 9), +1) for r in requests] + ends)
     count = most = 0
     for _, change in changes:  # at equal times an end comes first
         count += change

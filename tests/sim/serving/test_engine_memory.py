@@ -13,6 +13,7 @@ from sim.serving.engine_memory import (
     is_large,
     pass_tokens,
     profile_bytes,
+    workspace_bytes,
 )
 from sim.serving.memory import chip_memory
 from sim.spec.model import ModelSpec
@@ -79,20 +80,37 @@ def test_the_profile_is_the_larger_of_pass_and_sampler():
 
 
 @pytest.mark.parametrize(
-    "cluster, chips, tp, runtime",
-    [("dgx_h100", 8, 8, 3.3), ("dgx_h100", 1, 1, 1.7), ("pcie_4090", 8, 8, 0.25), ("pcie_4090", 1, 1, 0.2)],
+    "stack, cluster, chips, tp, runtime",
+    [
+        ("vllm", "dgx_h100", 8, 8, 2.6),
+        ("vllm", "dgx_h100", 1, 1, 1.2),
+        ("vllm-0.19", "dgx_h100", 8, 8, 2.1),
+        ("vllm-0.19", "dgx_h100", 1, 1, 0.25),
+        ("vllm-v0", "dgx_h100", 8, 8, 3.3),
+        ("vllm", "pcie_4090", 8, 8, 0.25),
+        ("vllm", "pcie_4090", 1, 1, 0.2),
+    ],
 )
-def test_the_runtime_by_size_and_number_of_chips(cluster, chips, tp, runtime):
+def test_the_runtime_by_release_size_and_number_of_chips(stack, cluster, chips, tp, runtime):
     cards = {"like": "dgx_a100", "chip": {"name": "CARD-24", "peak_flops": {"bf16": "71 TFLOPS"}}}
     cards["chip"] |= {"memory_bytes": "24 GiB", "memory_bytes_per_s": "936 GB/s"}
     where = cards if cluster == "pcie_4090" else cluster
     from sim.spec.hardware import cluster_from
 
-    d = Deployment.of(DENSE, cluster_from(where), chips, attention_tp=tp, precision="bf16", kv="bf16", stack="vllm")
+    d = Deployment.of(DENSE, cluster_from(where), chips, attention_tp=tp, precision="bf16", kv="bf16", stack=stack)
     m = chip_memory(d)
     assert m.engine_parts["runtime"] == pytest.approx(runtime * GIB)
     assert m.free_bytes == pytest.approx(0.9 * m.capacity_bytes - m.weights_bytes - sum(m.engine_parts.values()))
     assert is_large(m.capacity_bytes) == (cluster == "dgx_h100")
+
+
+def test_rows_that_expert_kernels_keep():
+    """Each token's copies, as wide as the model and as gate and up, in two bytes; the pass counts them once."""
+    newest, older = ENGINES["vllm-2026"], ENGINES["vllm-2025"]
+    assert workspace_bytes(newest, EXPERTS, 2048, 4) == 2 * 2048 * 2 * (1024 + 2 * 704 / 4)
+    assert workspace_bytes(older, EXPERTS, 2048, 4) == workspace_bytes(newest, DENSE, 2048, 4) == 0
+    dense_layer = ACTIVATION_COPIES * 2 * 2048 * (2 * 1024 + 3 * 2816)
+    assert profile_bytes(newest, EXPERTS, 2048, 16, 1, 1) == pytest.approx(dense_layer)
 
 
 def test_a_token_of_the_cache():

@@ -12,6 +12,7 @@ from sim.serving.deployment import Deployment
 from sim.serving.memory import GIB, chip_memory, shortfall
 from sim.serving.questions import fits
 from sim.serving.scenario import run
+from sim.serving.stacks import load_stack
 from sim.spec.hardware import cluster_from
 from sim.spec.model_loader import load_model
 
@@ -87,6 +88,123 @@ LOGS = {
         "vllm-project/recipes pull 893",
     ),
 }
+LLM_D = "llm-d-incubation/llm-d-planner 2d557dca and 875a4fd6, docs/accuracy: vLLM 0.15 to 0.19 on H100 at 0.95"
+BEFORE = "llm-d/llm-d-benchmark 25933486, config_explorer/empirical-vllm-memory-results.md: vLLM on H100 at 0.90"
+# name: (model, chips, fields, GiB of weights, of the profiling pass, of cache; tokens of cache), at a known release
+RELEASES = {
+    "Llama-3.1-8B, 0.19": (
+        "llama3_8b",
+        1,
+        dict(stack="vllm-0.19", memory_share=0.95),
+        14.99,
+        1.89,
+        58.11,
+        476_016,
+        LLM_D,
+    ),
+    "Llama-3.1-8B, two, 0.19": (
+        "llama3_8b",
+        2,
+        dict(stack="vllm-0.19", memory_share=0.95),
+        7.51,
+        1.89,
+        75.23 - 7.51 - 1.89 - 2.07,
+        None,
+        LLM_D,
+    ),
+    "Llama-3.1-8B, four, 0.19": (
+        "llama3_8b",
+        4,
+        dict(stack="vllm-0.19", memory_share=0.95),
+        3.77,
+        1.89,
+        75.23 - 3.77 - 1.89 - 2.13,
+        None,
+        LLM_D,
+    ),
+    "Llama-3.1-8B with an fp8 cache, 0.19": (
+        "llama3_8b",
+        1,
+        dict(stack="vllm-0.19", memory_share=0.95, kv="fp8"),
+        14.99,
+        1.89,
+        58.11,
+        952_032,
+        LLM_D,
+    ),
+    "Qwen3-8B, 0.19": (
+        "qwen3_8b",
+        1,
+        dict(stack="vllm-0.19", memory_share=0.95),
+        15.27,
+        2.21,
+        75.23 - 15.27 - 2.21 - 0.25,
+        None,
+        LLM_D,
+    ),
+    "Qwen3-30B-A3B, 0.19": (
+        "qwen3_30b_a3b",
+        1,
+        dict(stack="vllm-0.19", memory_share=0.95),
+        56.9,
+        2.68,
+        75.23 - 56.9 - 2.68 - 0.27,
+        None,
+        LLM_D,
+    ),
+    "Llama-3.1-8B, before 0.17": ("llama3_8b", 1, dict(stack="vllm-0.15"), 14.99, 4.76, 51.38, None, BEFORE),
+    "Llama-3.3-70B FP8, two": (
+        "llama3_70b",
+        2,
+        dict(stack="vllm-0.15", precision="fp8"),
+        33.88,
+        4.84,
+        32.0,
+        None,
+        BEFORE,
+    ),
+    "Qwen3-32B": ("qwen3_32b", 1, dict(stack="vllm-0.15"), 61.03, 5.64, 4.45, None, BEFORE),
+    "gpt-oss-120b at 0.95": (
+        "gpt_oss_120b",
+        1,
+        dict(stack="vllm-0.15", precision="mxfp4", memory_share=0.95),
+        64.38,
+        7.38,
+        3.33,
+        None,
+        BEFORE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_a_receipt_of_a_known_release_within_5_percent(name):
+    model, chips, fields, weights, peak, cache, tokens, _ = RELEASES[name]
+    fields = {"precision": "bf16", "kv": "bf16", **fields}
+    m = chip_memory(Deployment.of(model, "dgx_h100", chips, attention_tp=chips, **fields))
+    assert m.weights_bytes / GIB == pytest.approx(weights, rel=0.01)
+    kept = m.engine_parts["activations"] + m.engine_parts.get("expert workspace", 0.0)
+    assert kept / GIB == pytest.approx(peak, rel=0.03)
+    assert m.cache_bytes / GIB == pytest.approx(cache, rel=0.05)
+    if tokens:
+        assert m.kv_tokens == pytest.approx(tokens, rel=0.005)
+
+
+def test_a_70b_model_in_fp8_leaves_an_h100_nothing():
+    """−1.44 GiB in the log of BEFORE."""
+    m = chip_memory(Deployment.of("llama3_70b", "dgx_h100", 1, stack="vllm-0.15", precision="fp8", kv="bf16"))
+    assert m.free_bytes / GIB == pytest.approx(-1.44, abs=0.25) and m.requests(16_000) == 0
+
+
+def test_without_a_release_the_receipt_lies_between_those_of_the_releases():
+    def room(stack, share=0.95):
+        fields = dict(stack=stack, precision="bf16", kv="bf16", memory_share=share)
+        return chip_memory(Deployment.of("qwen3_8b", "dgx_h100", 1, **fields)).cache_bytes
+
+    assert room("vllm-0.10.2") < room("vllm") < room("vllm-v0.17.0") == room("vllm@0.19.1")
+    assert load_stack("vllm-0.6.3").engine == "vllm-v0" and load_stack("vllm-1.0").engine == "vllm-2026"
+    with pytest.raises(InputError, match="vllm-0.19"):
+        load_stack("vllm-0.x")
 
 
 def deployment(fields):

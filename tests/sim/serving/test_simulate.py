@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 
 from minglm.errors import InputError
+from sim.serving import instances
 from sim.serving.clock import RooflineClock
 from sim.serving.deployment import Deployment
+from sim.serving.first_token import together_s, unqueued_s
 from sim.serving.simulate import Fleet, simulate
 from sim.serving.step_time import decode_step, prefill
 from sim.serving.workload import RequestLengths, ServingWorkload, percentiles
@@ -167,6 +169,62 @@ def test_the_table_of_step_times_agrees_with_the_steps():
         assert clock.decode_s(active, context) == pytest.approx(decode_step(d, active, context).total_s, rel=0.03)
     for n, prompt, cached in ((1, 1000, 0), (2, 3000, 1500), (4, 8192, 0)):
         assert clock.prefill_s(n, prompt, cached) == pytest.approx(prefill(d, prompt, cached, n).total_s, rel=0.06)
+
+
+def test_runs_of_steps_are_the_steps_one_by_one(monkeypatch):
+    """Steps that nobody comes or goes in are one event; with runs of one step the same requests, within half a percent:
+    an arrival may fall into the step before or after, which moves its first token by a step."""
+    d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
+    lengths = dict(prompt=RequestLengths(2000, 0.6), output=RequestLengths(200, 0.6))
+    work = ServingWorkload(rate_per_s=3.0, requests=150, **lengths)
+    runs = simulate(Fleet(decode=d), work, seed=2)
+    monkeypatch.setattr(instances, "LEAST_RUN", 1)
+    monkeypatch.setattr(instances, "GROWTH", 0.0)
+    steps = simulate(Fleet(decode=d), work, seed=2)
+    assert steps.steps == pytest.approx(runs.steps, rel=2e-3) and steps.mean_batch > 4
+    for ours, exact in ((runs.ttft_s, steps.ttft_s), (runs.tpot_s, steps.tpot_s), (runs.e2e_s, steps.e2e_s)):
+        assert ours["mean"] == pytest.approx(exact["mean"], rel=5e-3)
+        assert ours["p95"] == pytest.approx(exact["p95"], rel=1e-2)
+    clock = Fixed(prefill=0.05, step=0.02)  # with times that do not bend: the same to the digit
+    fixed = simulate(Fleet(decode=d), work, seed=2, clocks=(clock, clock))
+    monkeypatch.undo()
+    again = simulate(Fleet(decode=d), work, seed=2, clocks=(clock, clock))
+    assert [(q.first, q.finish) for q in again.requests] == [
+        (pytest.approx(q.first), pytest.approx(q.finish)) for q in fixed.requests
+    ]
+
+
+def test_requests_spread_over_the_instances():
+    d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
+    work = ServingWorkload(concurrency=32, requests=64, prompt=500, output=200)
+    one, eight = (simulate(Fleet(decode=d, decode_instances=n), work) for n in (1, 8))
+    assert eight.mean_batch == pytest.approx(4, rel=0.15) and one.mean_batch == pytest.approx(32, rel=0.15)
+
+
+def test_a_first_token_waits_for_the_host_and_for_steps_as_the_law_says():
+    """Alone: host, its pass, and the steps back; the closed form of `first_token` has half a step more."""
+    d = Deployment.of("llama3_70b", "dgx_h200", chips=8, attention_tp=8, precision="fp8", stack="vllm")
+    alone = simulate(Fleet(decode=d), ServingWorkload(concurrency=1, requests=10, prompt=4000, output=100))
+    step_s = decode_step(d, 1, 4050).total_s
+    by_hand = 4000 * 8e-6 + prefill(d, 4000).total_s + 3.0 * step_s
+    assert alone.ttft_s["mean"] == pytest.approx(by_hand, rel=0.01)
+    # a busy engine with prompts that seldom meet: half a step until it looks, one that is shared, three back
+    busy = simulate(Fleet(decode=d), ServingWorkload(rate_per_s=2.0, requests=600, prompt=1000, output=300), seed=1)
+    at_work = decode_step(d, max(1.0, busy.mean_batch), 1150).total_s
+    assert busy.ttft_s["p50"] == pytest.approx(unqueued_s(d, 1000, at_work), rel=0.1)
+    slow = d.with_changes(stack=d.stack.with_changes(poll_steps=30))
+    polled = simulate(
+        Fleet(decode=slow), ServingWorkload(rate_per_s=2.0, requests=600, prompt=1000, output=300), seed=1
+    )
+    later = polled.ttft_s["mean"] - busy.ttft_s["mean"]
+    assert later == pytest.approx(14.5 * at_work, rel=0.35)  # half of 29 steps more between two looks
+
+
+def test_a_wave_of_prompts_waits_as_the_sum_of_their_passes():
+    d = Deployment.of("llama3_70b", "dgx_h200", chips=8, attention_tp=8, precision="fp8", stack="vllm")
+    wave = simulate(Fleet(decode=d), ServingWorkload(concurrency=16, requests=16, prompt=2048, output=400))
+    host_s = 2048 * 8e-6 + 3.0 * decode_step(d, 12, 2048).total_s
+    assert wave.ttft_s["mean"] == pytest.approx(host_s + together_s(d, 2048, 16, 8192), rel=0.12)
 
 
 def test_overload_is_called_saturated():

@@ -146,8 +146,20 @@ def test_margin_is_arithmetic_and_its_interval_holds_the_likely_case():
     assert margin(most=8, rent=4.0)["rows"][0]["likely"] < row["likely"]
 
 
+def test_a_million_tokens_cost_their_chip_seconds_at_half_of_the_full_rate(chat):
+    """An option's chip-seconds are at 80% of its throughput; a bill's at the share used over a day, half of it."""
+    option = chat.cheapest
+    usd = margin("glm5", option.decode.cluster, option=option, rent=2.0, samples=100)["usd_per_million"]
+    assert usd["input"] == pytest.approx(1e6 * option.chip_seconds_input * 0.8 / 0.5 * 2.0 / 3600)
+    assert usd["output"] == pytest.approx(1e6 * option.chip_seconds_output * 0.8 / 0.5 * 2.0 / 3600)
+
+
 def test_fast_streams_on_one_node_leave_less_than_slow_ones_on_many():
     r = margins(samples=200)
+    assert [case["assumptions"][0].split("; ")[1].split(",")[0] for case in r["cases"].values()] == [
+        "TPOT 50 ms",  # 20 tokens/s
+        "TPOT 14 ms",  # 72.5
+    ]
     slow, fast = (case["rows"][0]["likely"] for case in r["cases"].values())
     assert fast < slow
 
