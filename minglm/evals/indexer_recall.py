@@ -1,8 +1,8 @@
 """Which positions the indexer chose, against where attention looks: the picture behind DeepSeek Sparse Attention.
 
-`captured` is the share of the (dense, head-averaged) attention that falls on a query's k keys. Three ways to choose the
-keys are compared: the indexer's own choice, the k most recent keys, and the k best possible ones (an oracle that has
-seen the attention).
+`captured` is the share of the (dense, head-averaged) attention that falls on a query's k keys. Compared are the
+indexer's own choice, the k best possible keys (an oracle that has seen the attention), and rules that read no query
+(`minglm.evals.choosers`), the k most recent keys among them.
 
 Shapes: T positions of one passage, k chosen keys.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from minglm.evals.choosers import by_rule, top
 from minglm.model.attention import MLA
 from minglm.model.indexer import causal_mask, index_scores
 from minglm.model.layers import apply_rope
@@ -26,8 +27,8 @@ def indexer_recall(model, tokens: Tensor, keep_layer: int | None = None, mode: s
         keep_layer: the layer whose maps are returned; None takes the middle one.
         mode: "sparse", or "dense" to judge several indexers by the very same attention.
 
-    Returns: `layers` (per layer: indexer, recent, best: mean share of attention captured by queries that see more than
-        k keys), and `attention`, `chosen`: (T, T) lists of the kept layer.
+    Returns: `layers` (per layer: indexer, recent, best, and `rules` by name: mean share of attention captured by
+        queries that see more than k keys), and `attention`, `chosen`: (T, T) lists of the kept layer.
     """
     seen_by: dict[int, Tensor] = {}
     rope: list[Tensor] = []
@@ -48,26 +49,27 @@ def indexer_recall(model, tokens: Tensor, keep_layer: int | None = None, mode: s
     out = {"index_topk": k, "positions": T, "layer": kept, "layers": []}
     mask = causal_mask(T, 0, T, None, tokens.device)
     late = torch.arange(T) >= k  # queries that have to choose
-    recent = mask & (torch.arange(T) > torch.arange(T)[:, None] - k)
+
+    def share(attention: Tensor, which: Tensor) -> float:
+        return float((attention * which)[late].sum(-1).mean())
+
     for block in blocks:
         attention, scores = _attention_and_scores(block, seen_by[block.layer], rope[0], mask)
-        chosen = _top(scores, k) & mask
-        share = {"indexer": chosen, "recent": recent, "best": _top(attention, k)}
+        chosen = top(scores, k) & mask
+        rules = {name: share(attention, which) for name, which in by_rule(attention, scores, mask, k).items()}
         out["layers"].append(
             {
                 "layer": block.layer,
-                **{name: float((attention * which)[late].sum(-1).mean()) for name, which in share.items()},
+                "indexer": share(attention, chosen),
+                "recent": rules["recent"],
+                "best": share(attention, top(attention, k)),
+                "rules": rules,
             }
         )
         if block.layer == kept:
             out["attention"] = [[round(float(v), 5) for v in row] for row in attention]
             out["chosen"] = chosen.int().tolist()
     return out
-
-
-def _top(scores: Tensor, k: int) -> Tensor:
-    """(T, S) bool, True at the k largest of each row."""
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, scores.topk(k, -1).indices, True)
 
 
 def _attention_and_scores(block: MLA, x: Tensor, rope: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@
                                            that every batch is exactly η versions old
     python -m minglm.rl.measure control    what the recipe `sum` adds beside ways that train nothing: colder samples, a
                                            vote, greedy answers; on problems of two kinds, and on longer ones
+    python -m minglm.rl.measure abstention what "I do not know" costs in known facts that no supervised row holds any
+                                           more, beside a threshold and rows without a reward
 
 Rows go to data/reference/rl_NAME.csv with --record, else to runs/rl_measure. A run that is there already is not run
 again.
@@ -38,6 +40,7 @@ Show: TypeAlias = Callable[[str], None]
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided 95% t quantiles by number of seeds
 SPEED_MODES: dict[str, dict[str, Any]] = {"sync": {}, "april": {"over_sampling": 16}, "async": {"max_staleness": 2.0}}
 STALENESS_BOUNDS = (0, 2, 8)
+_SHARES = ("right", "declined", "answered")
 USES = {"naive": "naive", "corrected": "decoupled_ppo"}
 
 
@@ -173,6 +176,20 @@ def control(bench: Bench) -> list[Row]:
     return rows
 
 
+def abstention(bench: Bench) -> list[Row]:
+    """Declining with and without the rows that hold the test's facts (`minglm.rl.abstention_control`); `updates`: steps
+    of reinforcement."""
+    from minglm.rl import abstention_control  # torch, which reading the recorded rows does not need
+    from minglm.rl.abstention import Settings  # the same
+
+    rows: list[Row] = []
+    for seed in bench.seeds:
+        bench.show(f"seed {seed}: five ways from one start")
+        settings = Settings(seed=seed)
+        rows += abstention_control.rows(replace(settings, rl_steps=bench.updates or settings.rl_steps))
+    return rows
+
+
 def report(name: str, rows: list[Row]) -> list[str]:
     """What the rows say, a line for each comparison."""
     return {
@@ -180,6 +197,7 @@ def report(name: str, rows: list[Row]) -> list[str]:
         "accuracy": _report_accuracy,
         "lift": _report_lift,
         "control": _report_control,
+        "abstention": _report_abstention,
     }.get(name, _report_staleness)(rows)
 
 
@@ -229,6 +247,16 @@ def _report_control(rows: list[Row]) -> list[str]:
     for kind, problems, way in dict.fromkeys((r["kind"], r["problems"], r["way"]) for r in rows):
         own = {r["seed"]: r["right"] for r in rows if (r["kind"], r["problems"], r["way"]) == (kind, problems, way)}
         lines.append(f"{kind}, {problems:10}  {way:38}" + "".join(f"{own[s]:7.1%}" for s in seeds if s in own))
+    return lines
+
+
+def _report_abstention(rows: list[Row]) -> list[str]:
+    seeds = sorted({r["seed"] for r in rows})
+    lines = [f"by seed {', '.join(map(str, seeds))}: right, declined, and right where it may not decline"]
+    for way, kind in dict.fromkeys((r["way"], r["questions"]) for r in rows):
+        own = {r["seed"]: r for r in rows if (r["way"], r["questions"]) == (way, kind)}
+        columns = ("  ".join(f"{own[s][what]:4.0%}" for s in seeds if s in own) for what in _SHARES)
+        lines.append(f"{way:38} {kind:15}" + "   |   ".join(columns))
     return lines
 
 
@@ -282,6 +310,7 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
     "lift": lift,
     "staleness": staleness,
     "control": control,
+    "abstention": abstention,
 }
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser, nearest
+from minglm.evals import parts
 from minglm.evals.scorecard import scorecard
-from minglm.inference.load import model_of
+from minglm.inference.load import load_model, model_of
 from minglm.runtime.arguments import COUNT, SEED
 from minglm.tools.demo import SIZES, STAGES
 from minglm.training import recipe
@@ -35,7 +36,10 @@ def measure(seed: int, runs: Path, size: str = "mini", problems: int = 64) -> li
     assert previous is not None
     model, tokenizer, _ = model_of(previous)
     card = scorecard(previous, model, tokenizer, problems, SIZES[size].card_length)
-    return [{"seed": seed, **row} for row in _rows(card)]
+    reader = load_model(runs / f"seed_{seed}" / STAGES[-2])[0]  # the last one that read text
+    beside = parts.rows(model, reader, tokenizer, min(problems, parts.TEXTS), SIZES[size].card_length)
+    rounded = ({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in beside)
+    return [{"seed": seed, **row} for row in (*_rows(card), *rounded)]
 
 
 def _rows(card: dict) -> Iterator[dict]:

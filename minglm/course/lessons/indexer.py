@@ -28,10 +28,14 @@ def with_topk(model: Model, k: int) -> Model:
 def captured(model: Model, passages: list[Tensor]) -> list[dict]:
     """`indexer_recall`'s shares per layer, averaged over passages, with what k keys drawn at random would capture.
 
+    `rule` is what the best of the rules captures that read no query (`minglm.evals.choosers`; one for all layers).
+
     All ways to choose are judged by the same dense attention. A random choice of k among v visible keys captures k/v of
     the attention on average, whatever it looks like.
     """
     maps = [indexer_recall(model, tokens, mode="dense")["layers"] for tokens in passages]
+    names = maps[0][0]["rules"]
+    best = max(names, key=lambda name: sum(row["rules"][name] for rows in maps for row in rows))
     k = model.config.index_topk
     visible = torch.arange(k, len(passages[0])) + 1
     random = float((k / visible).mean())
@@ -39,6 +43,7 @@ def captured(model: Model, passages: list[Tensor]) -> list[dict]:
         {
             "layer": rows[0]["layer"],
             "random": random,
+            "rule": sum(row["rules"][best] for row in rows) / len(rows),
             **{name: sum(row[name] for row in rows) / len(rows) for name in ("recent", "indexer", "best")},
         }
         for rows in zip(*maps, strict=True)

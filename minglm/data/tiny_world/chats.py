@@ -9,7 +9,7 @@ from minglm.data.chat import stack
 from minglm.data.conversations import Example
 from minglm.data.shards import Batch
 from minglm.data.tiny_world.conversations import KINDS_WITH_ANSWERS, conversation, encode
-from minglm.data.tiny_world.needles import needles
+from minglm.data.tiny_world.needles import Needles, needles, statement
 from minglm.data.tiny_world.vocabulary import tokenizer
 from minglm.errors import InputError, nearest
 
@@ -17,6 +17,7 @@ TASKS = (*KINDS_WITH_ANSWERS, "needles")
 _FORM_WEIGHTS = {"plain": 0.7, "several": 0.1, "hop": 0.1, "absent": 0.1}
 _MOST_TURNS = 4
 _LEAST_PASSAGE = 64  # tokens
+_TURN = 24  # tokens of another question about a passage with its answer, at most
 
 Part = tuple[list[int], list[bool]]
 
@@ -76,14 +77,29 @@ class TinyWorldChats:
         if task == "needles":
             if room < 2 * _LEAST_PASSAGE:
                 return None
-            length = rng.randint(_LEAST_PASSAGE, room - 48)  # the answer follows the prompt
+            turns = rng.randint(1, _MOST_TURNS)
+            most = room - 48 - _TURN * (turns - 1)  # the answers follow the prompt
+            if most < _LEAST_PASSAGE:
+                turns, most = 1, room - 48
+            # Long ones come more often: looking far back is what takes longest to learn.
+            length = max(rng.randint(_LEAST_PASSAGE, most) for _ in range(2))
             facts = min(rng.randint(1, 8), max(1, (length - 40) // 16))
             form = rng.choices(list(_FORM_WEIGHTS), list(_FORM_WEIGHTS.values()))[0]
             try:
                 problem = needles(rng, length, facts, rng.random(), form if facts > 1 else "plain", held_out=False)
             except InputError:  # long names left no room: fewer facts always have some
                 problem = needles(rng, length, 1, rng.random(), "plain", held_out=False)
-            return encode(Example("needles", problem.messages))
+            return encode(Example("needles", problem.messages + _more_questions(problem, rng, turns - 1)))
         if task == "file":
             return encode(rng.choice(self.conversations))
         return encode(conversation(task, rng, None if self.validation else False, rng.randint(1, _MOST_TURNS)))
+
+
+def _more_questions(problem: Needles, rng: random.Random, count: int) -> tuple[tuple[str, str], ...]:
+    """Turns that ask for `count` other facts of a passage: a row that is read once teaches as often as it is asked."""
+    others = [fact for fact in problem.told if fact[0] != problem.name]
+    rng.shuffle(others)
+    turns: list[tuple[str, str]] = []
+    for name, code in others[:count]:
+        turns += [("user", f"What do we call {name}?"), ("assistant", statement(name, code))]
+    return tuple(turns)

@@ -45,9 +45,14 @@ OBJECTS = tuple(
         "vase violin wallet watch wheel whistle"
     ).split()
 )
-# Who and what the stories are about.
-CAST = tuple("Ada Mira Nora Zoe Felix Hugo Odo Theo".split())
-PROPS = tuple("ball bell book coin drum flute hat key kite lamp letter map rope sword vase violin".split())
+# Who and what the stories are about: one of each group in a story, so that nobody has to be told from those there.
+CASTS = (("Ada", "Felix", "Nora"), ("Hugo", "Mira", "Odo"), ("Theo", "Vera", "Zoe"))
+PROP_GROUPS = tuple(
+    tuple(group.split())
+    for group in ("ball bell book coin drum", "flute hat key kite lamp", "letter map rope sword vase violin")
+)
+CAST = tuple(name for group in CASTS for name in group)
+PROPS = tuple(thing for group in PROP_GROUPS for thing in group)
 COLOURS = tuple("black blue brown green grey orange pink purple red white yellow".split())
 PETS = tuple("cat dog goat goose hamster hen horse pony rabbit sheep snail tortoise".split())
 FOODS = tuple("bread cake carrots cheese cherries honey nuts pears plums rice soup tomatoes".split())

@@ -78,7 +78,9 @@ def test_the_learners_curve_lies_in_the_band_and_adamw_alone_does_not():
     lines = training.own_curve(_model(), solved("build_4_training")["train"], training.STEPS)
     band = curves.band("build")
     assert len(band.outside(lines["mine"])) <= 2  # of 15 points, each 99%
-    assert len(band.outside(lines["control: AdamW alone"])) >= 3
+    assert len(band.outside(lines["control: AdamW alone"])) >= 2
+    mine, control = (curves.windows(line) for line in lines.values())  # on the same text, so the pairs tell more
+    assert all(c > m + 0.1 for m, c in zip(mine[1:], control[1:], strict=True))
 
 
 @pytest.mark.parametrize("fault", ["a tenth of the rate", "targets not moved"])

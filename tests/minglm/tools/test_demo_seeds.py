@@ -48,19 +48,34 @@ def test_seeds_that_are_not_measured_now_are_kept(tmp_path, monkeypatch, capsys)
 
 
 def test_the_figures_of_the_readme_are_those_of_the_record():
-    """Each claim of README's paragraph, put together from the recorded rows of seed 0."""
-    row = {r["name"]: r for r in demo_seeds.read() if r["seed"] == 0}
+    """Each claim of README's paragraph, put together from the recorded rows: seed 0, then the range of all seeds."""
+    rows = demo_seeds.read()
+    row = {r["name"]: r for r in rows if r["seed"] == 0}
     text = " ".join((datafiles.root() / "README.md").read_text(encoding="utf-8").split())
+
+    def of(name):
+        return f"{row[name]['value']:.0%}"
+
+    def over_seeds(name):
+        values = [r["value"] for r in rows if r["name"] == name]
+        assert len(values) == 3
+        return f"{min(values):.0%} to {max(values):.0%}".replace("% to", " to")
+
     next_token, facts = row["next token right"], row["4 facts"]
     for claim in (
         f"{row['all']['value']:.2f} nats above the floor",
-        f"next token right in {next_token['value']:.0%} ({next_token['rule_value']:.0%} by",
-        f"whole sentence right in {facts['value']:.0%}, {facts['rule_value']:.0%} by the best rule",
-        f"sums with a carry {row['sums, carry']['value']:.0%}, three words copied {row['copy']['value']:.0%}",
-        f"dialogues of two turns {row['dialogue']['value']:.0%}",
-        f"cards {row['cards']['value']:.0%}, four facts in 1,024 tokens {row['4 facts, 1,024 tokens']['value']:.0%}",
-        f"agree with its own story {row['… and true to the story']['value']:.0%}",
-        f"two codes of one name {row['4 facts, several']['value']:.0%}",
+        f"next token right in {of('next token right')} ({next_token['rule_value']:.0%} by",
+        f"whole sentence right in {of('4 facts')}, {facts['rule_value']:.0%} by the best rule",
+        f"sums with a carry {of('sums, carry')}, three words copied {of('copy')}",
+        f"dialogues of two turns {of('dialogue')}, cards {of('cards')}",
+        f"four facts in 1,024 tokens {of('4 facts, 1,024 tokens')}",
+        f"agree with its own story {of('… and true to the story')}",
+        f"strangers refused {of('refusal')}, two codes of one name {of('4 facts, several')}",
+        f"A line is {facts['questions']} questions",
+        f"Over three seeds: four facts {over_seeds('4 facts')}",
+        f"in 1,024 tokens {over_seeds('4 facts, 1,024 tokens')}",
+        f"sums with a carry {over_seeds('sums, carry')}, cards {over_seeds('cards')}",
+        f"true to the story {over_seeds('… and true to the story')}",
     ):
         assert claim in text, claim
 
@@ -89,6 +104,9 @@ def test_a_seed_is_trained_through_all_stages_and_is_not_trained_twice(tmp_path,
     stages = sorted(path.name for path in (tmp_path / "seed_3").iterdir())
     assert stages == ["dsa_warmup", "long_context", "pretrain", "sft", "sparse"]
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    beside = [row for row in rows if row["group"] in ("attention captured", "drafts right")]
+    assert len(beside) == 3 and all(0 <= row[key] <= 1 for row in beside for key in ("value", "rule_value"))
     monkeypatch.setattr(demo_seeds, "scorecard", lambda *args: CARD)
+    monkeypatch.setattr(demo_seeds.parts, "rows", lambda *args: [])
     assert len(demo_seeds.measure(3, tmp_path, "nano", 2)) == 5
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}

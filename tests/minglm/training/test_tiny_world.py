@@ -1,10 +1,13 @@
 """What a recipe trains on: the tiny world, its settings, and what is refused."""
 
+import re
+
 import pytest
 import torch
 
 from minglm.data.shards import IGNORE
 from minglm.data.tiny_world import vocabulary
+from minglm.data.tiny_world.chats import TinyWorldChats
 from minglm.errors import InputError
 from minglm.training.loop import TrainingRun, train
 from minglm.training.recipe import Recipe
@@ -36,6 +39,29 @@ def test_conversations_count_answers_alone(tmp_path):
         for token, target in zip(tokens, targets, strict=True):
             inside = (inside or token == assistant) and token != tokenizer.eos
             assert (target != IGNORE) == inside or token in (tokenizer.pad, tokenizer.eos)
+
+
+def test_a_passage_is_asked_for_several_of_its_facts_and_each_answer_stands_in_it():
+    """Read with regular expressions: a plain question's answer is the sentence of the passage, and none comes twice."""
+    chats, t = TinyWorldChats(1, 320, {"needles": 1.0}, seed=3), vocabulary.tokenizer()
+    turns = []
+    for step in range(40):
+        tokens, _, start = (x[0] for x in chats.batch(step))
+        assert len(tokens) == 320
+        for first in start.unique().tolist():
+            words = [i for i in tokens[start == first].tolist() if i not in (t.bos, t.eos, t.pad)]
+            cuts = [i for i, w in enumerate(words) if w in (t.user, t.assistant)]
+            said = [t.decode(words[a + 1 : b]) for a, b in zip(cuts, [*cuts[1:], None], strict=False)]
+            questions, answers = said[::2], said[1::2]
+            if not answers or len(answers) < len(questions):
+                continue  # padding, or cut off where the row ends
+            told = questions[0].split("Now tell me.")[0]
+            assert len(set(answers)) == len(answers)
+            for question, answer in zip(questions, answers, strict=True):
+                if (name := re.search(r"What do we call ((?:[A-Z]\w+ ?)+)\?$", question)) and "know" not in answer:
+                    assert answer.startswith(f"We call {name[1]} ") and answer in told
+            turns.append(len(answers))
+    assert set(turns) == {1, 2, 3, 4} and len(turns) > 30
 
 
 def test_a_small_run_goes_through_pairs_and_documents_and_resumes(tmp_path):
