@@ -132,7 +132,8 @@ def test_no_traceback_and_nothing_negative(document):
     if result is not None:
         check_finite(result)
         assert result["step"]["step_s"] > 0 and 0 <= result["step"]["bubble_fraction"] < 1
-        assert all(0 < m["mfu"] < 1 for m in result["mfu"]), result["mfu"]
+        own, *others = result["mfu"]  # an fp8 step may do more than its chip could in bf16
+        assert 0 < own["mfu"] < 1 and all(0 < m["mfu"] for m in others), result["mfu"]
         assert 0 < result["campaign"]["goodput"] <= 1 + 1e-9
         assert result["days"]["low"] <= result["days"]["value"] <= result["days"]["high"]
 
