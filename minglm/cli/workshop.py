@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from minglm import datafiles
+from minglm.errors import InputError
 from minglm.runtime.arguments import COUNT
 from minglm.runtime.terminal import json_text
 
@@ -71,6 +72,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with the full-length results of the book built last, in seconds; default runs each in smoke mode",
     )
+    p.add_argument("--deck", action="store_true", help="the half day as slides proper, with notes for the speaker")
     p.add_argument("--out", help="folder (default runs/workshop/slides)")
 
 
@@ -164,8 +166,13 @@ def _wheelhouse(args: argparse.Namespace) -> int:
 
 
 def _slides(args: argparse.Namespace) -> int:
-    from minglm.course.workshop import slides, timing
+    from minglm.course.workshop import deck, slides, timing
 
+    if args.deck and (args.notebooks or args.all or args.book):
+        raise InputError("--deck: makes its own slides; leave notebooks, --all and --book out")
+    if args.deck:
+        print(deck.write(Path(args.out) if args.out else datafiles.runs("workshop", "slides")))
+        return 0
     chosen = [Path(n) for n in args.notebooks] or (
         timing.notebooks() if args.all else [datafiles.notebooks(f"{n}.ipynb") for n in slides.DEFAULT]
     )

@@ -28,6 +28,7 @@ from minglm.errors import InputError
 from minglm.inference.absorbed import AbsorbedLayer, column_split
 from minglm.inference.rotary import RotaryMatrices
 from minglm.inference.single_token import SingleTokenDecoder
+from minglm.inference.thread_choice import ThreadChoice
 from minglm.model.attention import MLA
 from minglm.model.cache import LatentCache
 from minglm.model.indexer import Indexer
@@ -146,6 +147,7 @@ class Decoder:
         self.eye_q = torch.eye(config.kv_lora_rank + self.rotary.width, dtype=like.dtype, device=like.device)
         self.eye_index = torch.eye(config.index_head_dim, dtype=like.dtype, device=like.device)
         self.fits_single = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
+        self.thread_choice = ThreadChoice()  # of single tokens
         self.flat = [store.view(-1, store.shape[-1]) for store in cache.latent]
         self.refresh()
 
@@ -169,7 +171,8 @@ class Decoder:
             self.routes = []
         if tokens.numel() == 1 and self.fits_single:
             single = self._single()
-            logits = single.step(int(tokens.item()), positions[0], self.routes)
+            token = int(tokens.item())
+            logits = self.thread_choice.run(lambda: single.step(token, positions[0], self.routes))
             self.hidden = single.hidden.clone().unsqueeze(0)
             return logits.view(1, 1, -1)
         step = StepPositions(self, positions, tokens.shape[1])
@@ -207,7 +210,7 @@ class Decoder:
         joined = self.model.require_mtp().join(hidden, self.model.embed_tokens(tokens))
         if tokens.numel() == 1 and self.fits_single:
             single = self._single()
-            single.mtp_step(joined.view(-1), positions[0])
+            self.thread_choice.follow(lambda: single.mtp_step(joined.view(-1), positions[0]))
             return single.hidden.clone().view_as(hidden)
         assert self.absorbed_mtp is not None  # the model has the module
         step = StepPositions(self, positions, tokens.shape[1])

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -33,32 +33,12 @@ from torch import Tensor
 from minglm.errors import InputError
 from minglm.inference.decoder import Decoder
 from minglm.inference.prefill import prefill
-from minglm.inference.sampling import check_sampling, choose
+from minglm.inference.request import Request
+from minglm.inference.sampling import choose
 from minglm.inference.speculative import Speculator, check_speculate
 from minglm.model.cache import LatentCache
 from minglm.model.model import Model
 from minglm.model.moe import Router
-
-
-@dataclass
-class Request:
-    """A prompt to continue, and what has come of it so far. One given back in with tokens goes on from there."""
-
-    id: str
-    prompt: list[int]
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[int, ...] = ()  # a stop token ends the response and is part of it: the policy chose it
-    tokens: list[int] = field(default_factory=list)  # the response so far
-    # Log-probability of each response token under the distribution it was sampled from, temperature and top_p applied;
-    # at temperature 0 the model's own, at temperature 1.
-    logprobs: list[float] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)  # weight version that each response token was sampled with
-    # For each response token, the experts chosen at the position that predicted it, int16 (MoE layers, K).
-    routes: list[Tensor] | None = None
-    reason: str = ""  # "stop" or "length" when done, "abort" when given back
 
 
 @dataclass
@@ -170,7 +150,9 @@ class Engine:
         Raises:
             InputError: it cannot run; the message says why, and the engine is as before.
         """
-        self._check(request)
+        if request.id in self._ids:
+            raise InputError(f"request {request.id!r}: one of this id is already here; give every request its own id")
+        request.check(self.model.config, self.max_len)
         if self.record_routes and request.routes is None:
             request.routes = []
         request.reason = ""
@@ -453,37 +435,3 @@ class Engine:
         if self.speculator is not None and swapped.drafts is not None:
             self.speculator.write(row, swapped.drafts)
         return True
-
-    def _check(self, r: Request) -> None:
-        who, V = f"request {r.id!r}", self.model.config.vocab_size
-        if r.id in self._ids:
-            raise InputError(f"{who}: one of this id is already here; give every request its own id")
-        if not r.prompt:
-            raise InputError(f"{who}: the prompt is empty; start it with bos_token_id={self.model.config.bos_token_id}")
-        for token in (*r.prompt, *r.tokens):
-            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < V:
-                raise InputError(
-                    f"{who} holds token {token!r}: the vocabulary is 0 to {V - 1}; use the tokenizer this model was "
-                    f"made with"
-                )
-        if isinstance(r.max_new_tokens, bool) or not isinstance(r.max_new_tokens, int) or r.max_new_tokens < 1:
-            raise InputError(f"{who}: max_new_tokens={r.max_new_tokens!r}; must be a whole number of at least 1")
-        if (total := len(r.prompt) + r.max_new_tokens) > self.max_len:
-            raise InputError(
-                f"{who}: prompt of {len(r.prompt)} and max_new_tokens={r.max_new_tokens} are {total} positions, more "
-                f"than "
-                f"max_len={self.max_len}; shorten one of them or make the engine with max_len={total}"
-            )
-        if isinstance(r.seed, bool) or not isinstance(r.seed, int):
-            raise InputError(f"{who}: seed={r.seed!r}; must be a whole number")
-        try:
-            check_sampling(r.temperature, r.top_p)
-        except InputError as err:
-            raise InputError(f"{who}: {err}") from None
-        if not len(r.tokens) == len(r.logprobs) == len(r.versions):
-            raise InputError(
-                f"{who}: {len(r.tokens)} tokens, {len(r.logprobs)} logprobs and {len(r.versions)} versions; "
-                "each response token needs one of both"
-            )
-        if len(r.tokens) >= r.max_new_tokens or (r.tokens and r.tokens[-1] in r.stop):
-            raise InputError(f"{who}: already complete with {len(r.tokens)} tokens; submit unfinished ones only")

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from minglm.errors import InputError
 from minglm.inference.decoder import Decoder
-from minglm.inference.engine import Engine, Request
+from minglm.inference.engine import Engine
 from minglm.inference.prefill import prefill
+from minglm.inference.request import Request
 from minglm.inference.sampling import check_sampling, choose
 from minglm.model.cache import LatentCache
 from minglm.model.model import Model

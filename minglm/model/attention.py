@@ -15,6 +15,7 @@ width, R = L + rope, Q width of the compressed query, C hidden, Hi/Di indexer he
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from minglm.config import ModelConfig
 from minglm.model.cache import LatentCache
+from minglm.model.documents import Document, attention_by_document, documents
 from minglm.model.indexer import Indexer, causal_mask, select_topk
 from minglm.model.indexer_loss import dense_kl, topk_kl
 from minglm.model.layers import LATENT_EPS, RMSNorm, apply_rope
@@ -77,6 +79,11 @@ class ForwardContext:
         if self.cache is not None:
             return self.cache.append_index_key(layer, keys)
         return keys if self.context_parallel is None else self.context_parallel.keys(keys, heads=False)
+
+    @cached_property
+    def documents(self) -> list[Document] | None:
+        """The documents that the queries' rows are made of; None: go by the mask."""
+        return None if self.offset else documents(self.doc_start)
 
     def causal_mask(self, T: int, S: int, device: torch.device) -> Tensor:
         """Which keys each query may see: (T, S) bool, or (B, 1, T, S) where documents differ."""
@@ -219,16 +226,15 @@ class MLA(nn.Module):
         heads = (q.joined, *self.expand(latent))
         T, S, width = heads[0].shape[1], latent.shape[1], max(heads[0].shape[3], self.v_head_dim)
         query, key, value = (F.pad(t, (0, width - t.shape[-1])) if t.shape[-1] < width else t for t in heads)
-        if mask is None and (ctx.doc_start is not None or ctx.offset):
-            mask = ctx.causal_mask(T, S, latent.device)
-        out = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=self.scale,
-        )
+        query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+        if mask is None and ctx.documents is not None and S == T:
+            out = attention_by_document(query, key, value, ctx.documents, self.scale)
+        else:
+            if mask is None and (ctx.doc_start is not None or ctx.offset):
+                mask = ctx.causal_mask(T, S, latent.device)
+            out = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=mask is None, scale=self.scale
+            )
         return out.transpose(1, 2)[..., : self.v_head_dim]
 
     # ------------------------------------------------------------------ absorbed

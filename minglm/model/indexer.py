@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
+from minglm.model.documents import documents, spans
 from minglm.model.layers import LATENT_EPS, apply_rope, to_float32
 from minglm.model.threads import parallel_for
 from minglm.model.topk import fold_factor, topk_lowest
@@ -75,31 +76,39 @@ def select_topk(
     if S <= topk:
         return None
     topk_indices = torch.empty(B, T, topk, dtype=torch.int64, device=q.device)
-    early = max(0, min(T, topk - offset))  # these see at most topk keys: all of them
-    for b in range(B if early else 0):
-        seen = causal_mask(early, offset, topk, None if doc_start is None else doc_start[b, :early], q.device)
-        topk_indices[b, :early] = torch.where(seen, torch.arange(topk, device=q.device), -1)
-    parts, start = [], early
-    while start < T:
-        S_now = offset + start + 1
-        n = min(
-            chunk_budget(SCORE_FLOATS, q.device) // (Hi * S_now),
-            chunk_budget(CANDIDATES, q.device) // (fold_factor(S_now, topk + 1) * (topk + 1)),
-        )
-        stop = min(T, start + max(1, n))
-        parts += [(b, slice(start, stop)) for b in range(B)]
-        start = stop
+    parts: list[tuple[int, slice, int]] = []  # row, its queries, the first key that any of them sees
+    whole = None if offset else documents(doc_start)
+    hidden = doc_start if whole is None else None  # what a mask must still hide
+    for b, first, end in spans(whole, B, T):
+        early = max(first, min(end, first + topk - offset))  # the queries before it see at most topk keys: all of them
+        if early > first:
+            seen = causal_mask(
+                early - first, offset, topk, None if hidden is None else hidden[b, first:early], q.device
+            )
+            every = torch.arange(first, first + topk, device=q.device)
+            topk_indices[b, first:early] = torch.where(seen, every, -1)
+        start = early
+        while start < end:
+            S_now = offset + start + 1 - first
+            n = min(
+                chunk_budget(SCORE_FLOATS, q.device) // (Hi * S_now),
+                chunk_budget(CANDIDATES, q.device) // (fold_factor(S_now, topk + 1) * (topk + 1)),
+            )
+            stop = min(end, start + max(1, n))
+            parts.append((b, slice(start, stop), first))
+            start = stop
 
     def work(share):
         space = Workspace(w)
-        for b, part in share:
+        for b, part, key in share:
             first, n, end = offset + part.start, part.stop - part.start, offset + part.stop  # no query sees past end
-            scores = index_scores(q[b, part], k[b, :end], w[b, part], space)
-            if doc_start is None:  # only the chunk's own keys can lie in a query's future
-                scores[:, first:].masked_fill_(~causal_mask(n, 0, n, None, q.device), -torch.inf)
+            scores = index_scores(q[b, part], k[b, key:end], w[b, part], space)
+            if hidden is None:  # only the chunk's own keys can lie in a query's future
+                scores[:, first - key :].masked_fill_(~causal_mask(n, 0, n, None, q.device), -torch.inf)
             else:
-                scores.masked_fill_(~causal_mask(n, first, end, doc_start[b, part], q.device), -torch.inf)
-            topk_indices[b, part] = topk_lowest(scores, topk)
+                scores.masked_fill_(~causal_mask(n, first, end, hidden[b, part], q.device), -torch.inf)
+            chosen = topk_lowest(scores, topk)
+            topk_indices[b, part] = chosen + key if key else chosen  # none is empty: these see more than topk keys
 
     parallel_for(work, parts, q.device)
     return topk_indices

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from minglm.model.documents import documents, spans
 from minglm.model.indexer import causal_mask
 from minglm.model.layers import to_float32
 from minglm.model.threads import parallel_for
@@ -78,20 +79,34 @@ class _DenseKL(torch.autograd.Function):
         B, T, Hi, Di = q.shape
         total = to_float32(q.new_zeros(()))
         d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(w)
-        for b, part in query_chunks(B, T, k.shape[1] * (Hi + attn_q.shape[2]), chunk_budget(SCORE_FLOATS, k.device)):
-            end, n = offset + part.stop, part.stop - part.start
-            seen = causal_mask(n, offset + part.start, end, None if doc_start is None else doc_start[b, part], q.device)
-            attn = torch.matmul(attn_q[b, part].transpose(0, 1), attn_k[b, :end].permute(1, 2, 0)).mul_(scale)
-            p = attn.masked_fill_(~seen, -torch.inf).softmax(-1).mean(0)  # (n, end)
-            dots = (q[b, part].flatten(0, 1) @ k[b, :end].T).view(n, Hi, end).relu_()
-            kl, d_index = _kl_and_grad(torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1), p, seen, weights[b, part])
-            total += kl
-            if not wants:
-                continue
-            torch.bmm(dots, d_index.unsqueeze(-1), out=d_w[b, part].unsqueeze(-1))
-            d_dots = (w[b, part].unsqueeze(-1) * d_index.unsqueeze(1)).mul_(dots > 0).flatten(0, 1)
-            d_q[b, part] = (d_dots @ k[b, :end]).view(n, Hi, Di)
-            d_k[b, :end] += d_dots.T @ q[b, part].flatten(0, 1)
+        whole = None if offset else documents(doc_start)
+        hidden = doc_start if whole is None else None  # what a mask must still hide
+        for b, first, stop in spans(whole, B, T):
+            keys = k.shape[1] if whole is None else stop - first
+            for _, queries in query_chunks(
+                1, stop - first, keys * (Hi + attn_q.shape[2]), chunk_budget(SCORE_FLOATS, k.device)
+            ):
+                part = slice(first + queries.start, first + queries.stop)
+                seen_keys, n = slice(first, offset + part.stop), part.stop - part.start
+                seen = causal_mask(
+                    n,
+                    offset + queries.start,
+                    offset + queries.stop,
+                    None if hidden is None else hidden[b, part],
+                    q.device,
+                )
+                attn = torch.matmul(attn_q[b, part].transpose(0, 1), attn_k[b, seen_keys].permute(1, 2, 0)).mul_(scale)
+                p = attn.masked_fill_(~seen, -torch.inf).softmax(-1).mean(0)  # (n, keys)
+                dots = (q[b, part].flatten(0, 1) @ k[b, seen_keys].T).view(n, Hi, -1).relu_()
+                scores = torch.bmm(w[b, part].unsqueeze(1), dots).squeeze(1)
+                kl, d_index = _kl_and_grad(scores, p, seen, weights[b, part])
+                total += kl
+                if not wants:
+                    continue
+                torch.bmm(dots, d_index.unsqueeze(-1), out=d_w[b, part].unsqueeze(-1))
+                d_dots = (w[b, part].unsqueeze(-1) * d_index.unsqueeze(1)).mul_(dots > 0).flatten(0, 1)
+                d_q[b, part] = (d_dots @ k[b, seen_keys]).view(n, Hi, Di)
+                d_k[b, seen_keys] += d_dots.T @ q[b, part].flatten(0, 1)
         ctx.save_for_backward(d_q, d_k, d_w)
         return total
 

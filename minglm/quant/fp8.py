@@ -12,6 +12,7 @@ Shapes: … leading axes (experts), O outputs, I inputs; the last block of a row
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from minglm.errors import InputError
 from minglm.model.layers import to_float32
+from minglm.model.switch import fast
 
 LARGEST = 448.0  # of float8_e4m3fn
 
@@ -38,7 +40,23 @@ def encode(weight: Tensor, block: int) -> tuple[Tensor, Tensor]:
 def expand(values: Tensor, scale: Tensor, block: int) -> Tensor:
     """float8 (…, O, I) and its scales → fp32 (…, O, I)."""
     rows, width = values.shape[-2:]
-    return values.float() * _spread(scale, rows, width, block)
+    return decode(values) * _spread(scale, rows, width, block)
+
+
+def decode(values: Tensor) -> Tensor:
+    """float8 → the same numbers in fp32. On a CPU a table of the 256 of them is read three times as fast as torch
+    converts."""
+    if values.dtype != torch.float8_e4m3fn or values.device.type != "cpu" or not fast():
+        return values.float()
+    codes = values.contiguous().view(torch.uint8).flatten().to(torch.int32)
+    return _table().index_select(0, codes).view(values.shape)
+
+
+@functools.cache
+def _table() -> Tensor:
+    """(256,) fp32: the number of each code."""
+    with torch.inference_mode(False):
+        return torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
 
 
 def _spread(scale: Tensor, rows: int, width: int, block: int) -> Tensor:
@@ -51,7 +69,7 @@ def round_activations(x: Tensor, tile: int) -> Tensor:
     tiles = F.pad(to_float32(x), (0, -width % tile)).unflatten(-1, (-1, tile))
     scale = tiles.abs().amax(-1, keepdim=True) / LARGEST
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    rounded = (tiles / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).to(scale.dtype) * scale
+    rounded = decode((tiles / scale).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn)).to(scale.dtype) * scale
     return rounded.flatten(-2)[..., :width].to(x.dtype)
 
 
@@ -86,8 +104,14 @@ class Fp8:
         blocks = (math.ceil(rows / self.block), math.ceil(width / self.block))
         return {"values": ((rows, width), torch.float8_e4m3fn), "scale_inv": (blocks, torch.float32)}
 
+    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x (…, I) as `product` takes it, (…, I)."""
+        return (round_activations(x, self.block) if self.fp8_inputs else x,)
+
+    def product(self, inputs: tuple[Tensor, ...], values: Tensor, scale_inv: Tensor) -> Tensor:
+        """inputs (…, I) → (…, O)."""
+        return F.linear(inputs[0], self.dequantize(values, scale_inv).to(inputs[0].dtype))
+
     def linear(self, x: Tensor, values: Tensor, scale_inv: Tensor) -> Tensor:
         """x (…, I) → (…, O)."""
-        if self.fp8_inputs:
-            x = round_activations(x, self.block)
-        return F.linear(x, self.dequantize(values, scale_inv).to(x.dtype))
+        return self.product(self.inputs(x), values, scale_inv)

@@ -11,6 +11,7 @@ Shapes: … leading axes (experts), O outputs, I inputs, G = I/group groups.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.errors import InputError
+from minglm.model.switch import fast
 from minglm.quant import int8
 
 LARGEST = 7  # −8 is left out: a symmetric range has no shift, so zero stays zero
@@ -54,6 +56,13 @@ def unpack(packed: Tensor) -> Tensor:
     return torch.stack((packed & 15, packed >> 4), -1).flatten(-2).to(torch.int8) - _SHIFT
 
 
+@functools.cache
+def _pairs() -> Tensor:
+    """(256, 2) fp32: the two codes in each byte. Reading a table is one pass where taking a byte apart is five."""
+    with torch.inference_mode(False):
+        return unpack(torch.arange(256, dtype=torch.uint8).unsqueeze(-1)).float()
+
+
 def check_group(group: int, width: int) -> None:
     """InputError unless `group` inputs can share a scale in rows of `width`."""
     if isinstance(group, bool) or not isinstance(group, int) or group < 2 or group % 2 or width % group:
@@ -80,7 +89,11 @@ class Int4:
 
     def dequantize(self, packed: Tensor, scale: Tensor) -> Tensor:
         """→ (…, O, I) fp32."""
-        return expand(unpack(packed), scale)
+        if packed.device.type != "cpu" or not fast():
+            return expand(unpack(packed), scale)
+        codes = F.embedding(packed.to(torch.int32), _pairs()).flatten(-2)  # (…, O, I) fp32
+        groups = codes.unflatten(-1, (scale.shape[-1], -1))
+        return groups.mul_(scale.float().unsqueeze(-1)).flatten(-2)
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
         """The weight that inference will see, (…, O, I) fp32: what training multiplies by."""
@@ -91,8 +104,23 @@ class Int4:
         check_group(self.group, width)
         return {"packed": ((rows, width // 2), torch.uint8), "scale": ((rows, width // self.group), torch.bfloat16)}
 
+    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x (…, I) as `product` takes it: itself, or whole numbers (…, I) and scales (…, 1)."""
+        return int8.encode(x) if self.int8_inputs else (x,)
+
+    def product(self, inputs: tuple[Tensor, ...], packed: Tensor, scale: Tensor) -> Tensor:
+        """inputs (…, I) → (…, O).
+
+        W4A8: an integer unit sums each group and then scales. A whole number times a weight is exact in fp32 as well
+        (7 + 3 + 8 bits), so on a CPU all groups are one product, which differs by the rounding of its sums alone.
+        """
+        if not self.int8_inputs:
+            return F.linear(inputs[0], self.dequantize(packed, scale).to(inputs[0].dtype))
+        whole, x_scale = inputs
+        if packed.device.type == "cpu" and fast():
+            return F.linear(whole, self.dequantize(packed, scale).to(whole.dtype)) * x_scale
+        return int8.grouped_sums(whole, unpack(packed), scale) * x_scale
+
     def linear(self, x: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
         """x (…, I) → (…, O)."""
-        if not self.int8_inputs:
-            return F.linear(x, self.dequantize(packed, scale).to(x.dtype))
-        return int8.grouped_product(x, unpack(packed), scale)
+        return self.product(self.inputs(x), packed, scale).to(x.dtype)

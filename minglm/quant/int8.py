@@ -39,13 +39,18 @@ def grouped_product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     cut, which changes nothing: their pieces share the scale.
     """
     whole, x_scale = encode(x)
+    return (grouped_sums(whole, codes, scale) * x_scale).to(x.dtype)
+
+
+def grouped_sums(whole: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """The same of whole numbers (…, I), before the scales of their tokens."""
     G = scale.shape[-1]
     width = codes.shape[-1] // G
     pieces = next(p for p in range(1, width + 1) if width % p == 0 and (width // p) * LARGEST**2 < EXACT)
     left = whole.reshape(-1, G * pieces, width // pieces).transpose(0, 1)  # (G, N, width)
     right = codes.to(whole.dtype).view(-1, G * pieces, width // pieces).permute(1, 2, 0)  # (G, width, O)
     sums = torch.bmm(left, right) * scale.to(whole.dtype).repeat_interleave(pieces, -1).T.unsqueeze(1)
-    return (sums.sum(0).view(*x.shape[:-1], -1) * x_scale).to(x.dtype)
+    return sums.sum(0).view(*whole.shape[:-1], -1)
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,16 @@ class Int8:
         """Shape and dtype of each part of a matrix (rows, width)."""
         return {"codes": ((rows, width), torch.int8), "scale": ((rows, 1), torch.float32)}
 
+    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x (…, I) as `product` takes it: itself, or whole numbers (…, I) and scales (…, 1)."""
+        return encode(x) if self.int8_inputs else (x,)
+
+    def product(self, inputs: tuple[Tensor, ...], codes: Tensor, scale: Tensor) -> Tensor:
+        """inputs (…, I) → (…, O)."""
+        if not self.int8_inputs:
+            return F.linear(inputs[0], self.dequantize(codes, scale).to(inputs[0].dtype))
+        return grouped_sums(inputs[0], codes, scale) * inputs[1]
+
     def linear(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         """x (…, I) → (…, O)."""
-        if not self.int8_inputs:
-            return F.linear(x, self.dequantize(codes, scale).to(x.dtype))
-        return grouped_product(x, codes, scale)
+        return self.product(self.inputs(x), codes, scale).to(x.dtype)

@@ -102,13 +102,16 @@ class PackedExperts(nn.Module):
                 x, self.gate_up_proj.to(x.dtype), self.down_proj.to(x.dtype), gates.to(x.dtype), chosen
             )
             return out, counts
-        out = torch.zeros_like(x)
+        out, inputs = torch.zeros_like(x), self.scheme.inputs(x)  # rounded once for all experts that read them
+        order = torch.argsort(chosen.flatten(), stable=True)  # slots (token·K + choice) by expert
+        slots = order.split(counts.tolist())
         for e in counts.nonzero().flatten().tolist():
-            token, place = (chosen == e).nonzero(as_tuple=True)
+            token = slots[e] // chosen.shape[1]
             gate, up, down = (self.one_expert(stack, e) for stack in self.STACKS)
-            rows = x[token]
-            hidden = F.silu(self.scheme.linear(rows, *gate)) * self.scheme.linear(rows, *up)
-            out.index_add_(0, token, self.scheme.linear(hidden, *down) * gates[token, place].to(x.dtype).unsqueeze(-1))
+            rows = tuple(part.index_select(0, token) for part in inputs)
+            hidden = (F.silu(self.scheme.product(rows, *gate)) * self.scheme.product(rows, *up)).to(x.dtype)
+            gated = self.scheme.linear(hidden, *down) * gates.flatten()[slots[e]].to(x.dtype).unsqueeze(-1)
+            out.index_add_(0, token, gated)
         return out, counts
 
     def one_expert(self, stack: str, expert: int) -> list[Tensor]:

@@ -5,7 +5,9 @@ tensors named by `parts`, and share these calls:
     dequantize(*parts)       parts → (…, O, I) fp32
     fake_quantize(weight)    (…, O, I) → the same as inference will see it
     shapes(rows, width)      shape and dtype of each part of a matrix
-    linear(x, *parts)        x (…, I) → (…, O)
+    linear(x, *parts)        x (…, I) → (…, O), in two steps:
+    inputs(x)                x as a product takes it, rounded where the format rounds activations
+    product(inputs, *parts)  → (…, O); one call of `inputs` serves every matrix that reads x
 """
 
 from __future__ import annotations

@@ -44,8 +44,9 @@ import torch
 from minglm import atomic
 from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError, Parser
-from minglm.inference.engine import Engine, Request
+from minglm.inference.engine import Engine
 from minglm.inference.load import load_model
+from minglm.inference.request import Request
 from minglm.model.model import Model
 from minglm.rl.config import Settings, load
 from minglm.rl.messages import Abort, StepDone, Train, TrainGroup, TrainSample, UpdateWeights, to_wire

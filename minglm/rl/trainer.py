@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from minglm.errors import InputError
-from minglm.inference.engine import Engine, Request
+from minglm.inference.engine import Engine
+from minglm.inference.request import Request
 from minglm.model.model import Model
 from minglm.model.moe import Router
 from minglm.rl.config import Settings

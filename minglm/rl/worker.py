@@ -18,7 +18,8 @@ import torch
 
 from minglm import atomic
 from minglm.config import ModelConfig
-from minglm.inference.engine import Engine, Request
+from minglm.inference.engine import Engine
+from minglm.inference.request import Request
 from minglm.model.model import Model
 from minglm.rl.config import Settings
 from minglm.rl.messages import (

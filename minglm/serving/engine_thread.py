@@ -16,7 +16,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from minglm.inference.engine import Engine, Request
+from minglm.inference.engine import Engine
+from minglm.inference.request import Request
 from minglm.serving.metrics import Metrics
 
 QUIET_S = 0.002  # an engine at rest starts when nobody has come for so long,

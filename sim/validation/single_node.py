@@ -1,26 +1,30 @@
-"""A table of measured iteration times of GPT models on one node, checked in closed form.
+"""A table of measured iteration times of GPT models on one node or several, checked in closed form.
 
 Columns (as in VIA-Research/vTrain's public data): # GPUs, global batch, micro batch, hidden size, attention heads,
-# layers, sequence length, tensor parallelism, data parallelism, pipeline parallelism, iteration time (ms).
+# layers, sequence length, tensor parallelism, data parallelism, pipeline parallelism, iteration time (ms). Instead of
+# GPUs: nodes, and GPUs per node (8 without). Besides, where they are: network (line rate of a GPU's port between nodes:
+`200 Gbps`, a bare number is Gb/s; 200 without), stack (what trained), vocabulary.
 
 Not in the file, so assumed: vocabulary of 51,200 (padded), A100-SXM4-80GB behind 300 GB/s NVLink, fp16, full
 recomputation, 1F1B, gradients reduced after the last backward, learned positions, unfused attention.
 
-The stack's one scalar, the host's time per operator, is fitted on a random tenth of the rows; the rest is predicted.
+The stack's one scalar, the host's time per operator, is fitted on a random tenth of the rows without a stack of their
+own; the rest is predicted. A line that cannot be read is shown with the reason and does not stop the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 import time
 from pathlib import Path
 from typing import Any
 
 from minglm.errors import InputError
-from sim.base import spreadsheet
+from sim.base import spreadsheet, units
 from sim.cost.closed_form import step_time
-from sim.cost.stacks import Stack, load_stack
+from sim.cost.stacks import Stack, load_stack, resolve
 from sim.cost.step import estimate
 from sim.spec.hardware import Cluster, load_cluster
 from sim.spec.model import ModelSpec
@@ -52,12 +56,22 @@ ASSUMPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Iteration:
-    """One line of the table: what was trained and the seconds that it took."""
+    """One line of the table: what was trained, where, and the seconds that it took."""
 
     model: ModelSpec
     plan: Plan
     workload: Workload
     seconds: float
+    cluster: Cluster
+    stack: str = ""  # its own; empty: `STACK`
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """A line of the table that is no run, and why."""
+
+    line: int
+    reason: str
 
 
 def _column(name: str) -> str:
@@ -65,69 +79,114 @@ def _column(name: str) -> str:
 
 
 def read_table(path: str | Path) -> list[Iteration]:
-    """Runs of a CSV with these columns, in any order.
+    """Runs of a CSV with these columns, in any order; lines that cannot be read are passed over.
 
     Raises:
-        InputError: no such file, a missing column, or a line that is not numbers.
+        InputError: no such file, a missing column, or what is wrong with the first line where none can be read.
     """
+    return [run for run in read_lines(path) if isinstance(run, Iteration)]
+
+
+def read_lines(path: str | Path) -> list[Iteration | Unreadable]:
+    """The lines of a CSV with these columns, in their order. Raises as `read_table`."""
     lines, decimal = spreadsheet.read_table(path)
     if len(lines) < 2:
         raise InputError(f"{path}: holds no rows; the first line names the columns {', '.join(COLUMNS)}")
     titles = [[_column(c) for c in line] for line in lines[:10]]  # what a sheet says above its table is passed over
-    first = next((i for i, line in enumerate(titles) if all(c in line for c in COLUMNS)), 0)
-    have = titles[first]
-    missing = [c for c in COLUMNS if c not in have]
+    first = next((i for i, line in enumerate(titles) if not _missing(line)), 0)
+    have, missing = titles[first], _missing(titles[first])
     if missing:
         raise InputError(f"{path}: has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
-    columns = [have.index(c) for c in COLUMNS]
-    runs, models = [], {}
+    out: list[Iteration | Unreadable] = []
     for number, line in enumerate(lines[first + 1 :], first + 2):
-        if len(line) <= max(columns):
-            raise InputError(f"{path} line {number}: is not a line of numbers for {', '.join(COLUMNS)}")
-        cells = [(line[i], f"{path} line {number}: {name}") for i, name in zip(columns, COLUMNS, strict=True)]
-        sizes = [spreadsheet.cell_whole(cell, decimal, where) for cell, where in cells[:-1]]
-        gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp = sizes
-        seconds = spreadsheet.cell_number(cells[-1][0], decimal, cells[-1][1]) / 1e3
-        if (
-            min(gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp, seconds) <= 0
-            or tp * dp * pp != gpus
-            or batch % (dp * micro)
-        ):
-            raise InputError(
-                f"{path} line {number}: needs positive values with tensor × data × pipeline = GPUs and a batch that "
-                "is a multiple of data × micro batch"
-            )
-        key = (layers, hidden, heads, seq)
-        if key not in models:
-            models[key] = ModelSpec(
-                name="GPT",
-                layers=layers,
-                hidden=hidden,
-                heads=heads,
-                kv_heads=heads,
-                head_dim=hidden // heads,
-                ffn=4 * hidden,
-                vocab=VOCABULARY,
-                gated_ffn=False,
-                tied=True,
-                norm="layer",
-                positions=seq,
-                max_seq=seq,
-            ).check()
-        runs.append(
-            Iteration(
-                models[key],
-                Plan(tp=tp, dp=dp, pp=pp, micro_batch=micro, sp=False, recompute="full"),
-                Workload(batch, seq),
-                seconds,
-            )
+        cells = {name: cell.strip() for name, cell in zip(have, line, strict=False) if cell.strip()}
+        try:
+            out.append(_iteration(cells, decimal, f"{path} line {number}"))
+        except InputError as error:
+            out.append(Unreadable(number, str(error)))
+    if all(isinstance(one, Unreadable) for one in out):
+        raise InputError(next(one.reason for one in out if isinstance(one, Unreadable)))
+    return out
+
+
+def _missing(have: list[str]) -> list[str]:
+    """The columns that a first line lacks."""
+    return [c for c in COLUMNS if c not in have and not (c == "gpus" and "nodes" in have)]
+
+
+def _iteration(cells: dict[str, str], decimal: str, where: str) -> Iteration:
+    def whole(name: str, otherwise: int | None = None) -> int:
+        if name in cells:
+            return spreadsheet.cell_whole(cells[name], decimal, f"{where}: {name}")
+        if otherwise is None:
+            raise InputError(f"{where}: is not a line of numbers for {', '.join(COLUMNS)}")
+        return otherwise
+
+    nodes = whole("nodes", 1) * whole("gpus per node", 8)
+    gpus = whole("gpus", nodes if "nodes" in cells else None)
+    batch, micro, hidden, heads, layers, seq, tp, dp, pp = (whole(c) for c in COLUMNS[1:-1])
+    time_column = COLUMNS[-1]
+    if time_column not in cells:
+        raise InputError(f"{where}: is not a line of numbers for {', '.join(COLUMNS)}")
+    seconds = spreadsheet.cell_number(cells[time_column], decimal, f"{where}: {time_column}") / 1e3
+    vocabulary = whole("vocabulary", VOCABULARY)
+    if (
+        min(gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp, seconds, vocabulary) <= 0
+        or tp * dp * pp != gpus
+        or batch % (dp * micro)
+    ):
+        raise InputError(
+            f"{where}: needs positive values with tensor × data × pipeline = GPUs and a batch that is a multiple of "
+            "data × micro batch"
         )
-    return runs
+    rate = cells.get("network")
+    if rate and rate.replace(".", "", 1).isdigit():
+        rate += " Gbps"
+    return Iteration(
+        _gpt(layers, hidden, heads, seq, vocabulary),
+        Plan(tp=tp, dp=dp, pp=pp, micro_batch=micro, sp=False, recompute="full"),
+        Workload(batch, seq),
+        seconds,
+        _cluster(units.parse(rate, "bytes_per_s", f"{where}: network") if rate else None),
+        cells.get("stack", ""),
+    )
 
 
-def seconds_of(iteration: Iteration, cluster: Cluster, stack: Stack) -> float:
-    """Seconds of the iteration as the simulator has them, in closed form."""
-    costs = estimate(iteration.model, cluster, iteration.plan, iteration.workload, "fp16", stack).costs
+@functools.cache
+def _gpt(layers: int, hidden: int, heads: int, seq: int, vocabulary: int) -> ModelSpec:
+    return ModelSpec(
+        name="GPT",
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=hidden // heads,
+        ffn=4 * hidden,
+        vocab=vocabulary,
+        gated_ffn=False,
+        tied=True,
+        norm="layer",
+        positions=seq,
+        max_seq=seq,
+    ).check()
+
+
+@functools.cache
+def _cluster(bytes_per_s: float | None) -> Cluster:
+    """DGX A100, with this line rate of a GPU's port between nodes."""
+    cluster = load_cluster("dgx_a100")
+    if bytes_per_s is None:
+        return cluster
+    *inner, outer = cluster.tiers
+    rate = dataclasses.replace(outer.bytes_per_s, value=bytes_per_s, low=bytes_per_s, high=bytes_per_s)
+    return dataclasses.replace(cluster, tiers=(*inner, dataclasses.replace(outer, bytes_per_s=rate)))
+
+
+def seconds_of(iteration: Iteration, stack: Stack) -> float:
+    """Seconds of the iteration as the simulator has them, in closed form. `stack`: of a line without its own."""
+    if iteration.stack:
+        stack = resolve(iteration.stack, iteration.cluster.chip)[0]
+    costs = estimate(iteration.model, iteration.cluster, iteration.plan, iteration.workload, "fp16", stack).costs
     return step_time(costs, iteration.plan.schedule).total_s
 
 
@@ -136,17 +195,17 @@ def with_host(stack: Stack, chip: str, value: float) -> Stack:
     return dataclasses.replace(stack, fitted={chip: {"name": "host_op_s", "value": value, "rows": []}})
 
 
-def mean_error(runs: list[Iteration], cluster: Cluster, stack: Stack) -> float:
+def mean_error(runs: list[Iteration], stack: Stack) -> float:
     """Mean absolute relative error over `runs`."""
-    return sum(abs(seconds_of(r, cluster, stack) / r.seconds - 1) for r in runs) / len(runs)
+    return sum(abs(seconds_of(r, stack) / r.seconds - 1) for r in runs) / len(runs)
 
 
-def fit_host(runs: list[Iteration], cluster: Cluster, stack: Stack, low: float = 20e-6, high: float = 200e-6) -> float:
+def fit_host(runs: list[Iteration], stack: Stack, low: float = 20e-6, high: float = 200e-6) -> float:
     """Host time per operator with the least mean absolute error on `runs` (golden section)."""
     ratio = (5**0.5 - 1) / 2
 
     def error(value: float) -> float:
-        return mean_error(runs, cluster, with_host(stack, cluster.chip.name, value))
+        return mean_error(runs, with_host(stack, runs[0].cluster.chip.name, value))
 
     c, d = high - ratio * (high - low), low + ratio * (high - low)
     at_c, at_d = error(c), error(d)
@@ -168,31 +227,24 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
     Returns the dict of `sim.validation.training.run` with, besides, host_op_s, evaluation_s (all rows once in closed
     form), by_tensor_parallel and rotation (lowest and highest error of ten).
     """
-    runs, cluster, stack = read_table(path), load_cluster("dgx_a100"), load_stack(STACK)
-    order = list(range(len(runs)))
+    lines, cluster, stack = read_lines(path), _cluster(None), load_stack(STACK)
+    runs = [run for run in lines if isinstance(run, Iteration)]
+    order = [i for i, run in enumerate(runs) if not run.stack]
     random.Random(seed).shuffle(order)
-    folds = [order[i::10] for i in range(10)] if len(runs) >= 20 else [order]
+    folds = [order[i::10] for i in range(10)] if len(order) >= 20 else [order]
     rotation = []
     if fit and len(folds) == 10:
         for fold in folds:
-            value = fit_host([runs[i] for i in fold], cluster, stack)
+            value = fit_host([runs[i] for i in fold], stack)
             chosen = set(fold)
-            rotation.append(
-                (
-                    value,
-                    mean_error(
-                        [r for i, r in enumerate(runs) if i not in chosen],
-                        cluster,
-                        with_host(stack, cluster.chip.name, value),
-                    ),
-                )
-            )
+            others = [runs[i] for i in order if i not in chosen]
+            rotation.append((value, mean_error(others, with_host(stack, cluster.chip.name, value))))
         value = rotation[0][0]
     else:
         value = stack.scalar(cluster.chip, "host_op_s", stack.host_op_s)
     used = with_host(stack, cluster.chip.name, value)
     start = time.perf_counter()
-    predicted = [seconds_of(r, cluster, used) for r in runs]
+    predicted = [seconds_of(r, used) for r in runs]
     evaluation = time.perf_counter() - start
     fitted = set(folds[0]) if rotation else set()
     rows: list[dict[str, Any]] = []
@@ -212,12 +264,30 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
                 "error": seconds / r.seconds - 1,
                 "assumptions": list(ASSUMPTIONS),
                 "chip": cluster.chip.name,
-                "stack": STACK,
+                "stack": r.stack or STACK,
                 "reason": "",
                 "source": str(path),
                 "tp": r.plan.tp,
             }
         )
+    unread = [one for one in lines if isinstance(one, Unreadable)]
+    rows += [
+        {
+            "id": f"line {one.line}",
+            "kind": "unsupported",
+            "quantity": "",
+            "measured": 0.0,
+            "predicted": None,
+            "error": None,
+            "assumptions": [],
+            "chip": "",
+            "stack": "",
+            "reason": one.reason,
+            "source": str(path),
+            "tp": 0,
+        }
+        for one in unread
+    ]
     result = {
         "rows": rows,
         **scores(rows),
@@ -227,9 +297,10 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
         "cross_validated": None,
         "rotation": None,
     }
+    scored = rows[: len(runs)]
     result["by_tensor_parallel"] = {
-        tp: sum(abs(r["error"]) for r in rows if r["tp"] == tp) / sum(r["tp"] == tp for r in rows)
-        for tp in sorted({r["tp"] for r in rows})
+        tp: sum(abs(r["error"]) for r in scored if r["tp"] == tp) / sum(r["tp"] == tp for r in scored)
+        for tp in sorted({r["tp"] for r in scored})
     }
     if rotation:
         errors = [e for _, e in rotation]
@@ -245,7 +316,7 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
 def summary(result: dict) -> str:
     """The outcome of a table in a few lines (it is too long to print whole)."""
     text = [
-        f"{len(result['rows'])} measured iterations; assumed: {'; '.join(ASSUMPTIONS)}",
+        f"{len(result['rows']) - result['count_unsupported']} measured iterations; assumed: {'; '.join(ASSUMPTIONS)}",
         f"mean absolute error, {result['count_holdout']} holdout rows: {100 * result['mape_holdout']:.2f}%   worst: "
         f"{100 * result['worst_holdout']:.1f}% ({result['worst_row']})",
         f"one scalar: host time per operator {1e6 * result['host_op_s']:.1f} µs, on {result['count_calibration']} rows "
@@ -260,6 +331,7 @@ def summary(result: dict) -> str:
             f"each tenth fitted in turn: {100 * r['mean']:.2f}% on the other nine "
             f"({100 * r['low']:.2f} to {100 * r['high']:.2f}%)"
         )
+    text += [f"not read: {row['reason']}" for row in result["rows"] if row["kind"] == "unsupported"]
     return "\n".join(text)
 
 

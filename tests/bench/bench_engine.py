@@ -16,8 +16,9 @@ import torch
 
 from minglm import datafiles
 from minglm.config import ModelConfig
-from minglm.inference.engine import Engine, Request
+from minglm.inference.engine import Engine
 from minglm.inference.generate import generate
+from minglm.inference.request import Request
 from minglm.model.model import Model
 
 NAME = "engine"

@@ -21,8 +21,9 @@ def run() -> list[dict]:
     import httpx
     import torch
 
-    from minglm.inference.engine import Engine, Request
+    from minglm.inference.engine import Engine
     from minglm.inference.load import load_model
+    from minglm.inference.request import Request
     from minglm.serving import load_test
     from minglm.training import recipe
     from minglm.training.loop import train

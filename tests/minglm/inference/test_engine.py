@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from minglm.config import ModelConfig
 from minglm.errors import InputError
-from minglm.inference.engine import Engine, Request
+from minglm.inference.engine import Engine
 from minglm.inference.generate import generate
+from minglm.inference.request import Request
 from minglm.model.model import Model
 
 PROMPTS = [list(range(5, 29)), [7, 9], list(range(100, 117)), [3] * 20, [7, 9], [400, 2, 77]]

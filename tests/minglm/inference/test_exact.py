@@ -11,9 +11,10 @@ import torch
 
 from minglm.config import ModelConfig
 from minglm.inference.decoder import Decoder
-from minglm.inference.engine import Engine, Request
+from minglm.inference.engine import Engine
 from minglm.inference.generate import generate
 from minglm.inference.prefill import prefill
+from minglm.inference.request import Request
 from minglm.inference.sampling import choose
 from minglm.inference.speculative import Speculator
 from minglm.model.attention import ForwardContext

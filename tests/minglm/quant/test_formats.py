@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
+from minglm.model.switch import VARIABLE
 from minglm.quant import fp8, int4, int8
 from minglm.quant.formats import FORMATS, Spec
 from minglm.quant.fp8 import Fp8
@@ -218,3 +219,30 @@ def test_a_stack_of_experts_is_each_of_them_in_fp8():
 def test_groups_that_do_not_divide_name_those_that_do(width, fits):
     with pytest.raises(InputError, match=f"use {fits}$"):
         int4.check_group(18, width)
+
+
+def test_codes_read_from_a_table_are_the_codes_taken_apart(monkeypatch):
+    values = torch.arange(256, dtype=torch.uint8).view(2, 128).view(torch.float8_e4m3fn)
+    packed = torch.arange(256, dtype=torch.uint8).view(4, 64)
+    scale = torch.rand(4, 8).bfloat16()
+    results = []
+    for value in ("1", "0"):
+        monkeypatch.setenv(VARIABLE, value)
+        results.append((fp8.decode(values), fp8.decode(values.T), Int4(16).dequantize(packed, scale)))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours.nan_to_num(nan=-1e9), theirs.nan_to_num(nan=-1e9))
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_one_product_of_all_groups_is_the_groups_sum(rows, monkeypatch):
+    torch.manual_seed(3)
+    scheme = Int4(32, int8_inputs=True)
+    parts, x = scheme.quantize(torch.randn(48, 256)), torch.randn(rows, 256)
+    results = []
+    for value in ("1", "0"):
+        monkeypatch.setenv(VARIABLE, value)
+        results.append(scheme.linear(x, *parts))
+    whole, x_scale = int8.encode(x)
+    exact = whole.double() @ scheme.dequantize(*parts).double().T * x_scale.double()
+    for got in results:
+        assert (got - exact).abs().max() < 2e-6 * exact.abs().max()

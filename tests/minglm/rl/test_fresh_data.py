@@ -6,7 +6,8 @@ torch = pytest.importorskip("torch")
 
 from minglm.config import ModelConfig  # noqa: E402
 from minglm.errors import InputError  # noqa: E402
-from minglm.inference.engine import Engine, Request  # noqa: E402
+from minglm.inference.engine import Engine  # noqa: E402
+from minglm.inference.request import Request  # noqa: E402
 from minglm.model.model import Model  # noqa: E402
 from minglm.rl.config import Settings  # noqa: E402
 from minglm.rl.messages import RolloutRequest  # noqa: E402

@@ -11,7 +11,8 @@ pytest.importorskip("prometheus_client")
 import torch
 
 from minglm.config import ModelConfig
-from minglm.inference.engine import Engine, Request
+from minglm.inference.engine import Engine
+from minglm.inference.request import Request
 from minglm.model.model import Model
 from minglm.serving.engine_thread import EngineThread, RequestHandle
 from minglm.serving.metrics import Metrics

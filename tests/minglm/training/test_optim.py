@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from minglm.config import ModelConfig
+from minglm.model.switch import VARIABLE
 from minglm.training.optim import (
     NS_EXACT,
     MuonAdamW,
@@ -54,6 +55,19 @@ def test_batched_equals_one_by_one_and_zero_stays_zero():
     m = torch.randn(7, 24, 40)
     assert torch.allclose(orthogonalize(m), torch.stack([orthogonalize(x) for x in m]), atol=1e-5)
     assert not orthogonalize(torch.zeros(3, 4)).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (70, 64, 96), (70, 96, 64), (9, 16, 640)])
+def test_the_iteration_in_parts_is_the_formula(shape, monkeypatch):
+    torch.manual_seed(5)
+    m = torch.randn(shape, dtype=torch.float64)
+    before = m.clone()
+    results = []
+    for value in ("1", "0"):
+        monkeypatch.setenv(VARIABLE, value)
+        results.append(orthogonalize(m))
+    assert torch.allclose(*results, atol=1e-11) and torch.equal(m, before)
+    assert orthogonalize(m.transpose(1, 2)).shape == m.transpose(1, 2).shape
 
 
 def test_scale_of_the_gradient_does_not_matter():

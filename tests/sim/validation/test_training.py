@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from minglm.errors import InputError
+from sim.cost.closed_form import step_time
 from sim.cost.stacks import load_stack, read_fitted
-from sim.validation import figures, fit, predict, training
+from sim.cost.step import estimate
+from sim.spec.hardware import load_cluster
+from sim.spec.plan import Plan, Workload
+from sim.validation import figures, fit, predict, single_node, training
 from sim.validation.rows import parse, read_rows
 
 
@@ -215,6 +219,38 @@ def test_the_single_node_table():
     assert out["mape_holdout"] <= 0.08
     assert out["rotation"]["mean"] <= 0.08
     assert out["evaluation_s"] < 2.0 or os.environ.get("CI")
+
+
+def test_a_row_whose_plan_needs_more_chips_than_it_names_is_not_scored():
+    row = {"id": "x", "chip": "h100", "chips": 63, "model": "llama2_70b", "plan": {"tp": 8, "pp": 4, "dp": 2}}
+    with pytest.raises(InputError, match="plan needs 64 chips .* there are 63; lower dp to 1 or give 64 chips"):
+        parse({**row, "global_batch": 128, "seq": 4096, "measured": {"seconds_per_step": 9.0}})
+
+
+def test_a_table_of_several_nodes_names_network_and_stack_and_survives_a_bad_line(tmp_path):
+    """Nodes × 8 GPUs; a port of 100 Gbps is DGX A100 with that tier; a line with its own stack is costed under it."""
+    table = tmp_path / "nodes.csv"
+    table.write_text(
+        "nodes,global batch,micro batch,hidden size,attention heads,# layers,sequence length,tensor parallelism,"
+        "data parallelism,pipeline parallelism,iteration time (ms),network,stack\n"
+        "4,64,1,4096,32,24,2048,4,4,2,4000,200 Gbps,\n"
+        "4,64,1,4096,32,24,2048,4,4,2,4000,25,\n"
+        "4,64,1,4096,32,24,2048,4,5,2,4000,,\n"
+        "4,64,1,4096,32,24,2048,4,4,2,4000,,Megatron-LM 2024\n"
+    )
+    out = training.run([table])
+    fast, slow, modern, bad = out["rows"]
+    assert (bad["kind"], out["count_unsupported"], out["count_holdout"]) == ("unsupported", 1, 3)
+    assert "line 4: needs positive values with tensor × data × pipeline = GPUs" in bad["reason"]
+    assert slow["predicted"] > 1.1 * fast["predicted"] and modern["predicted"] < fast["predicted"]
+    assert modern["stack"] == "Megatron-LM 2024"
+    cluster, stack = load_cluster("dgx_a100"), load_stack(single_node.STACK)
+    nvlink, ib = cluster.tiers
+    port = dataclasses.replace(ib, bytes_per_s=dataclasses.replace(ib.bytes_per_s, value=25e9 / 8))
+    model = single_node.read_table(table)[0].model
+    plan = Plan(tp=4, dp=4, pp=2, sp=False, recompute="full")
+    costs = estimate(model, dataclasses.replace(cluster, tiers=(nvlink, port)), plan, Workload(64, 2048), "fp16", stack)
+    assert slow["predicted"] == pytest.approx(step_time(costs.costs, "1f1b").total_s)
 
 
 def test_the_headline_error_counts_predicted_rows_alone():

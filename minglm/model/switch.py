@@ -1,0 +1,33 @@
+"""One switch for every path that is faster than it is easy to read.
+
+Beside each such path stands the readable one, which gives the same values (a test compares them; the tolerance is
+rounding where sums are taken in another order). `MINGLM_FAST=0` takes the readable ones everywhere.
+
+    what                            fast                                             readable
+    attention of packed rows        document by document (`documents`)               every row under a mask
+    indexer's choice, warm-up KL    keys of the query's document only                all earlier keys, then a mask
+    Muon's Newton–Schulz iteration  fused products in parts that fit a cache         the formula
+    codes of four or eight bits     read from a table                                taken apart, converted
+    W4A8                            one product of all groups                        a product for each group
+    threads of a single sequence    one, or all while they win (`ThreadChoice`)      all
+"""
+
+from __future__ import annotations
+
+import os
+
+from minglm.errors import InputError
+
+VARIABLE = "MINGLM_FAST"
+
+
+def fast() -> bool:
+    """Whether the fast paths are to be taken; asked at every call, so a test may turn them off and on.
+
+    Raises:
+        InputError: the variable holds neither 0 nor 1.
+    """
+    value = os.environ.get(VARIABLE, "1")
+    if value not in ("0", "1"):
+        raise InputError(f"{VARIABLE}={value!r}: must be 1 (fast paths, the default) or 0 (readable ones)")
+    return value == "1"

@@ -1,0 +1,227 @@
+"""The laboratories: a planted law is found again, planted copies are found, an entry spends its FLOPs and no more."""
+
+import math
+import random
+from itertools import product
+
+import pytest
+
+pytest.importorskip("torch")
+import torch
+
+from minglm.course.labs import cleaning, record, scaling, speedrun, text, toy
+from minglm.data.shards import IGNORE
+from minglm.data.tiny_world.loader import TinyWorldLoader
+from minglm.data.tiny_world.vocabulary import token_ids, tokenizer
+from minglm.errors import InputError
+from minglm.evals import scaling_law
+from minglm.evals.scaling_law import Law
+
+TRUE = Law(0.9, 700.0, 900.0, 0.7, 0.6)
+
+
+def _planted(law=TRUE, noise=0.0):
+    rng = random.Random(0)
+    return [
+        scaling.Run(0.03, 0, 0, n, d, law.loss(n, d) * (1 + noise * rng.gauss(0, 1)), 0.9)
+        for n, d in product((20_000, 40_000, 80_000, 160_000), (20_000, 80_000, 320_000))
+    ]
+
+
+def test_a_planted_law_is_found_again():
+    found = scaling.fit(_planted())
+    for name in ("E", "alpha", "beta"):
+        assert getattr(found, name) == pytest.approx(getattr(TRUE, name), rel=0.02), name
+    assert found.error < 1e-4
+    assert found.loss(500_000, 1e6) == pytest.approx(TRUE.loss(500_000, 1e6), rel=1e-3)
+
+
+def test_noise_widens_the_interval():
+    wide, narrow = (
+        scaling.interval([x.loss(1e6, 1e7) for x in scaling.resampled(_planted(noise=noise), 20)])
+        for noise in (0.02, 0.0)
+    )
+    assert wide[1] - wide[0] > narrow[1] - narrow[0]
+    assert narrow[0] - 0.01 <= TRUE.loss(1e6, 1e7) <= narrow[1] + 0.01
+
+
+def test_shuffled_sizes_fit_worse_and_a_term_that_explains_nothing_is_zero():
+    points = _planted()
+    assert min(scaling.fit(scaling.shuffled(points, s)).error for s in range(5)) > 10 * scaling.fit(points).error
+    blind = [scaling.Run(0.03, 0, 0, p.weights, p.tokens, 0.9 + 900 / p.tokens**0.6, 0.9) for p in points]
+    law = scaling.fit(blind)
+    assert law.A / 20_000**law.alpha < 1e-3 and law.beta == pytest.approx(0.6, rel=0.02)
+    with pytest.raises(InputError, match="5 runs: five numbers"):
+        scaling.fit(points[:5])
+
+
+@pytest.mark.parametrize("flops", [1e10, 1e18, 5.76e23])
+@pytest.mark.parametrize("law", [TRUE, *scaling_law.published().values()], ids=["planted", *scaling_law.published()])
+def test_the_best_split_is_where_no_other_size_is_better(law, flops):
+    n, d = law.best_split(flops)
+    assert 6 * n * d == pytest.approx(flops)
+    best = law.loss(n, d)
+    for factor in (0.5, 0.9, 0.99, 1.01, 1.1, 2.0):
+        assert law.loss(n * factor, d / factor) > best
+
+
+def test_published_laws_give_the_exponents_of_their_papers():
+    """a = beta / (alpha + beta): 0.46 in Hoffmann's table 2 (third approach), 0.5126 in Besiroglu's."""
+    assert scaling_law.law("hoffmann_2022_unrounded").share == pytest.approx(0.46, abs=0.005)
+    assert scaling_law.law("besiroglu_2024").share == pytest.approx(0.5126, abs=0.0001)
+    with pytest.raises(InputError, match="did you mean 'besiroglu_2024'"):
+        scaling_law.law("besiroglu")
+
+
+def test_recorded_runs_are_the_grid_and_their_weights_those_of_the_model():
+    points, unseen = scaling.runs()
+    assert {(p.width, p.steps) for p in points} == set(product(scaling.WIDTHS, scaling.STEPS))
+    assert [(p.width, p.steps) for p in unseen] == [scaling.LARGEST]
+    for p in points:
+        model = scaling.config(p.width)
+        C = model.hidden_size
+        moe = 3 * 3 * C * model.moe_intermediate_size + C * 8  # two experts, the shared one, the router
+        q = C * model.q_lora_rank + model.q_lora_rank * 4 * model.qk_head_dim
+        kv = C * (model.kv_lora_rank + model.qk_rope_head_dim)
+        kv += model.kv_lora_rank * 4 * (model.qk_nope_head_dim + model.v_head_dim)
+        attention = q + kv + 4 * model.v_head_dim * C
+        assert p.weights == 3 * attention + 3 * C * model.intermediate_size + 2 * moe + 800 * C
+        assert p.tokens == p.steps * scaling.ROWS * scaling.LENGTH and p.loss > p.floor
+
+
+# ---------------------------------------------------------------- text
+
+
+def test_a_hash_finds_equal_copies_and_minhash_the_others():
+    crawl = text.with_copies(300, 0)
+    assert sum(p.damage == "copy" for p in crawl) == 180
+    once, near = text.exact(crawl), text.near(crawl)
+    assert len({p.tokens for p in once}) == len(once)
+    assert text.judged(crawl, near)[1] > text.judged(crawl, once)[1] + 0.2
+    assert text.judged(crawl, near)[0] > 0.85  # the language repeats a short page now and then
+    kept = [text.shingles(p.tokens) for p in near]
+    for page in crawl:  # nothing is gone without something like it: compared with every page, without MinHash
+        pieces = text.shingles(page.tokens)
+        assert max(text.jaccard(pieces, other) for other in kept) >= text.ALIKE
+
+
+def test_minhash_agrees_as_often_as_the_pieces_do():
+    a, b = set(range(0, 600)), set(range(200, 800))
+    agree = [x == y for s in range(40) for x, y in zip(text.signature(a, s), text.signature(b, s), strict=True)]
+    rate, true = sum(agree) / len(agree), text.jaccard(a, b)
+    assert true == 0.5 and abs(rate - true) < 4 * math.sqrt(true * (1 - true) / len(agree))
+
+
+def test_precision_and_recall_by_hand():
+    pages = [text.Page(("a",)), text.Page(("b",), "junk"), text.Page(("c",), "junk"), text.Page(("d",))]
+    assert text.judged(pages, [pages[0], pages[2]]) == (0.5, 0.5)
+    assert text.judged(pages, pages) == (0.0, 0.0)
+
+
+def test_a_filter_finds_shuffled_words_and_chance_does_not():
+    crawl = text.with_junk(200, 1)
+    kept = text.filtered(crawl, 1)
+    precision, recall = text.judged(crawl, kept)
+    chance = text.judged(crawl, text.dropped_at_random(crawl, len(kept), 0))
+    assert precision > 0.85 and recall > 0.8 and abs(chance[0] - 0.5) < 0.15
+
+
+def test_batches_hold_whole_pages_with_targets_inside_them_only():
+    pages = text.pages(6, 0)
+    ids, tok = token_ids(), tokenizer()
+    batch = next(text.batches(pages, 2, 400, 0))
+    flat = batch.tokens[0].tolist()
+    first = flat[1 : flat.index(tok.eos)]
+    assert flat[0] == tok.bos and any(first == [ids[t] for t in p.tokens] for p in pages)
+    for r, t in product(range(2), range(399)):
+        if batch.tokens[r, t + 1] == tok.bos:
+            assert batch.targets[r, t] == IGNORE  # what begins a page cannot be known from the one before
+        else:
+            assert batch.targets[r, t] == batch.tokens[r, t + 1]
+        assert batch.tokens[r, batch.doc_start[r, t]] == tok.bos
+    with pytest.raises(InputError, match="no page is left"):
+        next(text.batches([], 1, 8, 0))
+
+
+def test_a_paired_difference_has_students_interval():
+    mean, low, high = cleaning.paired([1.0, 2.0, 4.0], [1.0, 1.0, 1.0])
+    assert mean == pytest.approx(4 / 3)
+    half = 4.303 * math.sqrt(7 / 3) / math.sqrt(3)  # differences 0, 1, 3: variance 7/3
+    assert (low, high) == pytest.approx((4 / 3 - half, 4 / 3 + half), rel=1e-3)
+    with pytest.raises(InputError, match="1 seeds"):
+        cleaning.paired([1.0], [1.0])
+
+
+def test_recorded_effects_are_of_every_text_and_seed():
+    for experiment, texts in cleaning.EXPERIMENTS.items():
+        found = cleaning.effects(experiment)
+        assert found[0].text == cleaning.FIRST[experiment] and found[0].difference == 0
+        assert all(e.low <= e.difference <= e.high and e.loss > toy.floor() for e in found)
+        assert callable(texts)
+    with pytest.raises(InputError, match="not one of copies, junk, mixture"):
+        cleaning.effects("none")
+
+
+# ---------------------------------------------------------------- the speedrun
+
+
+def test_an_untrained_model_knows_nothing():
+    torch.manual_seed(0)
+    model = toy.Model(toy.config())
+    assert toy.unseen_loss(model) == pytest.approx(math.log(toy.VOCABULARY), abs=0.1) and toy.floor() < 1.5
+    with pytest.raises(InputError, match="steps=0"):
+        toy.train(toy.config(), [], 0, toy.Setting())
+
+
+def test_two_trainings_of_one_seed_are_one_and_the_setting_matters():
+    rows = TinyWorldLoader(2, 16)
+    runs = [
+        toy.train(toy.config(), map(rows.batch, range(3)), 3, toy.Setting(muon=m)).losses for m in (True, True, False)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_an_entry_spends_its_flops_and_not_more():
+    for entry in speedrun.entries():
+        model = entry.config()
+        step = 3 * sum(model.flops_breakdown(entry.seq_len, sparse=False).values()) * entry.batch_size * entry.seq_len
+        assert entry.steps() * step <= speedrun.FLOPS < (entry.steps() + 1) * step
+    with pytest.raises(InputError, match="take a smaller batch or model"):
+        speedrun.Entry(hidden_size=512, batch_size=512).steps()
+    with pytest.raises(InputError, match="did you mean 'lr'"):
+        speedrun.Entry.from_dict({"lrr": 1})
+
+
+def test_the_leaderboard_is_of_the_entries_with_seed_commit_and_curve():
+    places = speedrun.standings()
+    entries = {e.name: e for e in speedrun.entries()}
+    assert [p.entry for p in places] == list(entries)
+    for p in places:
+        assert p.steps == entries[p.entry].steps() and p.low <= p.above <= p.high
+        assert 10 <= len(p.curve) <= speedrun.POINTS and p.curve[0] > p.curve[-1]
+    board = speedrun.table(places)
+    best = min(places, key=lambda p: p.above)
+    assert board.count("record") == 1 and f"| {best.entry} | {best.above:.3f}" in board
+
+
+def test_a_design_file_serves_both_halves(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: x\ncluster: {}\ntoy: {name: y, hidden_size: 32}\n", encoding="utf-8")
+    assert speedrun.read(path) == speedrun.Entry(name="y", hidden_size=32)
+    path.write_text("toy: 3\n", encoding="utf-8")
+    with pytest.raises(InputError, match="must be a mapping"):
+        speedrun.read(path)
+
+
+def test_a_recording_goes_on_where_it_stopped(tmp_path):
+    path, trained = tmp_path / "out.csv", []
+
+    def planned(names):
+        for name in names:
+            yield {"name": name}, lambda name=name: trained.append(name) or {"loss": len(name)}
+
+    record.add_rows(path, ("name", "loss"), ("name",), planned("ab"))
+    record.add_rows(path, ("name", "loss"), ("name",), planned("abc"))
+    assert trained == ["a", "b", "c"] and path.read_text(encoding="utf-8").split() == ["name,loss", "a,1", "b,1", "c,1"]
+    with pytest.raises(InputError, match="did you mean 'scaling'"):
+        record.record("scalin")
