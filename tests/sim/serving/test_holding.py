@@ -5,7 +5,7 @@ import json
 import pytest
 
 from minglm.errors import InputError
-from sim.__main__ import main
+from sim.cli.main import main
 from sim.serving.deployment import Deployment
 from sim.serving.holding import holding
 from sim.serving.memory import GIB, chip_memory

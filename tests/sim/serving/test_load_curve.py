@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sim.__main__ import main
+from sim.cli.main import main
 from sim.serving.deployment import Deployment
 from sim.serving.load_curve import KEPT, capacity_per_s, load_curve
 from sim.serving.simulate import Fleet
