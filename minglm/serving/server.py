@@ -67,6 +67,9 @@ def listen(settings: ServeSettings) -> socket.socket:
         raise InputError(
             f"{settings.host}:{settings.port}: {err.strerror or err}; choose another with --port (0 takes a free one)"
         ) from None
+    except (TypeError, UnicodeError):  # a text that no encoding of host names takes
+        sock.close()
+        raise InputError(f"host {settings.host!r}: is not an address; give one such as 127.0.0.1") from None
     return sock
 
 

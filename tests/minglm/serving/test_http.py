@@ -16,6 +16,7 @@ import pytest
 from minglm.errors import InputError
 from minglm.serving import load_test
 from minglm.serving.config import ServeSettings
+from minglm.serving.server import listen
 
 pytestmark = pytest.mark.slow
 
@@ -240,6 +241,13 @@ def test_kill_and_restart_on_the_same_port_and_drain(small_checkpoint):
         taken.listen()
         with load_test.running(small_checkpoint, "--port", str(taken.getsockname()[1])):
             pass
+
+
+@pytest.mark.parametrize("host", ["é\u2028", "127.0.0.1\0", "a..b"])
+def test_a_host_that_is_no_address_is_refused_in_one_line(host):
+    with pytest.raises(InputError) as caught:
+        listen(ServeSettings(host=host, port=0, api_key="0" * 16))
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(("host", host))
 
 
 @pytest.mark.parametrize(
