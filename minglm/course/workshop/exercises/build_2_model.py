@@ -317,7 +317,7 @@ class BiasInGates(Router):
 parts = {"Indexer": Indexer, "sparse": sparse, "Router": Router, "MoE": MoE}
 show(*pictures.compared(parts, control=("Router", BiasInGates)))
 # %% [markdown]
-# The same `GLM`, with `ModelConfig.named("glm5")`, is the model of 744 billion parameters: only the widths differ. On the `meta` device it takes no memory, but it can be counted.
+# The same `GLM`, with `ModelConfig.named("glm5")`, is the model of 744 billion parameters: only the numbers in the configuration differ (widths, layers, experts). The configuration can count its parameters without making them.
 # %%
 config = ModelConfig.named("glm5")
 whole, active = config.num_params() / 1e9, config.num_active_params() / 1e9

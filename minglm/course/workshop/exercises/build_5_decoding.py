@@ -148,7 +148,7 @@ show(*decoding.work_by_length(continued, GLM, lengths))
 # %% [markdown]
 # ## 7. Multi-token prediction
 #
-# One more layer guesses the token **after** the next (DeepSeek-V3 §2.2). At position i it joins what the model knew there, `hidden` (before the last norm), with the embedding of the next token, which in training is known and in decoding was just chosen:
+# One more layer guesses the token **after** the next (DeepSeek-V3 §2.2). At position i it joins what the model knew there, `hidden` (before the last norm; GLM-5's published module reads it after that norm), with the embedding of the next token, which in training is known and in decoding was just chosen:
 #
 # > eh_proj( [ enorm(embedding) ; hnorm(hidden) ] ), then a layer; before the model's own head comes `norm`
 #

@@ -159,7 +159,7 @@ make = rollouts.policy(lambda config: GLM(config, attention=MLA))
 curves = rollouts.side_by_side(make, Optimizer, log_probs, update, updates=pick(40, 2))
 show(*rollouts.rewards_and_lengths(curves))
 # %% [markdown]
-# Read it with care: one task, one seed, a policy of a few thousand words' worth of experience. What can be seen on such a scale is whether an update works at all (against the control) and how it treats length. Which of the three is "better" needs seeds and intervals, as in [`10_evaluation`](10_evaluation.ipynb).
+# Read it with care: one task, one seed, a policy that has written a few thousand short answers. What can be seen on such a scale is whether an update works at all (against the control) and how it treats length. Which of the three is "better" needs seeds and intervals, as in [`10_evaluation`](10_evaluation.ipynb).
 #
 # You have now written every part of the way from bytes to a policy: about 300 lines. The tests of this project run these very solutions inside `minglm`, one at a time: logits within 1e-5, the loss curve in its band, decoding token by token, the policy's answers, the gradient of the losses.
 #
