@@ -36,7 +36,7 @@ EXPLAINS = 0.05  # of the step: a cause that comes this near explains the figure
 
 @dataclass(frozen=True)
 class Cause:
-    """A knob: `step_s(x)` is the step with it at x; it goes from `own` to `most`."""
+    """A knob: `step_s(x)` is the step (or the time of a token) with it at x; it goes from `own` to `most`."""
 
     name: str
     unit: str
@@ -71,7 +71,7 @@ def normal(s: Scenario, quantity: str, measured: float, samples: int = DRAWS) ->
         "step_s": {"measured": step_s, "predicted": own, "p5": span["p5"], "p95": span["p95"]},
         "nearest": nearest_rows(s),
         "above_peak": _figure_of(s, "mfu", step_s) > 1.0,
-        "causes": causes(s, quantity, step_s, own, (span["p5"], span["p95"])),
+        "causes": ranked([*_knobs(s, own), *_countings(s, quantity, own)], step_s, own, (span["p5"], span["p95"])),
     }
 
 
@@ -144,14 +144,12 @@ def nearest_rows(s: Scenario, most: int = 5) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------ what would explain it
 
 
-def causes(
-    s: Scenario, quantity: str, wanted_s: float, own_s: float, span: tuple[float, float]
-) -> list[dict[str, Any]]:
-    """Every knob alone, with the size at which it explains the measured step; those that reach it first, the smallest
+def ranked(causes: list[Cause], wanted_s: float, own_s: float, span: tuple[float, float]) -> list[dict[str, Any]]:
+    """Every knob alone, with the size at which it explains the measured seconds; those that reach it first, the least
     turn (as a share of what the knob can do) before the others. Another way of counting explains a figure that it puts
-    inside of what is predicted (`span`, in seconds of a step)."""
+    inside of what is predicted (`span`, in seconds)."""
     out = []
-    for cause in (*_knobs(s, own_s), *_countings(s, quantity, own_s)):
+    for cause in causes:
         try:
             reach = cause.step_s(cause.most)
         except InputError:
