@@ -269,7 +269,14 @@ def show(value: float, dimension: str) -> str:
     for prefix, factor in scale:
         if abs(value) >= factor:
             return f"{lead}{value / factor:.4g}{'' if dimension in ('money', 'count') else ' '}{prefix}{suffix}"
-    return f"{lead}{value:.4g}{(' ' + suffix) if suffix else ''}"
+    return f"{lead}{_digits(value, dimension)}{(' ' + suffix) if suffix else ''}"
+
+
+def _digits(value: float, dimension: str) -> str:
+    """Four digits; no three decimals where nothing follows: they would read as thousands where a point parts those."""
+    text = f"{value:.4g}"
+    parts = dimension in ("money", "count") and abs(value) >= 1 and text[-4:-3] == "."
+    return f"{value:.2f}" if parts else text
 
 
 def format_value(value: float, unit: str) -> str:

@@ -14,6 +14,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from minglm.runtime import loopback
+
 PLOTLY = "application/vnd.plotly.v1+json"
 Json = Any
 
@@ -46,7 +48,7 @@ class Client:
         if data is not None:
             request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, data, timeout=self.timeout_s) as answer:
+            with loopback.urlopen(request, data, timeout=self.timeout_s) as answer:
                 text = answer.read().decode()
         except urllib.error.HTTPError as err:
             raise Refused(err.code, err.read().decode(errors="replace")) from None
