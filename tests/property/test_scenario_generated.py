@@ -16,7 +16,7 @@ from sim.study.campaign import campaign_input, campaign_segments
 from sim.study.projection import point, project
 from sim.training import campaign
 
-RUN = settings(max_examples=300, suppress_health_check=list(HealthCheck))
+RUN = settings(max_examples=120, suppress_health_check=list(HealthCheck))
 FEW = settings(RUN, max_examples=50)
 
 WIDTH = st.sampled_from([1, 1, 2, 2, 4, 8, 3, 16])
