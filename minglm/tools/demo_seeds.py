@@ -7,6 +7,7 @@ the best rule that needs no skill. A call goes on where the last one was killed,
 
 from __future__ import annotations
 
+import argparse
 import csv
 import dataclasses
 import sys
@@ -14,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minglm import atomic, datafiles
-from minglm.errors import InputError, Parser, nearest
+from minglm.errors import InputError, nearest
 from minglm.evals import parts
 from minglm.evals.scorecard import scorecard
 from minglm.inference.load import load_model, model_of
 from minglm.runtime.arguments import COUNT, SEED
+from minglm.tools import recorder
 from minglm.tools.demo import SIZES, STAGES
 from minglm.training import recipe
 from minglm.training.loop import train
@@ -106,38 +108,24 @@ def table(rows: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    p = Parser(prog="python -m minglm.tools.demo_seeds", description=(__doc__ or "").splitlines()[0])
+    p = recorder.parser("minglm.tools.demo_seeds", __doc__)
     p.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2], help="(default 0 1 2)")
     p.add_argument("--size", default="mini", help=f"of {', '.join(SIZES)} (default mini)")
     p.add_argument("--problems", type=COUNT, default=64, help="questions of each line (default 64)")
     p.add_argument("--runs", type=Path, default=datafiles.runs("seeds"), help="(default runs/seeds)")
-    p.add_argument(
-        "--out",
-        type=Path,
-        default=datafiles.data("reference", "scorecard.csv"),
-        help="CSV to write, seeds that are not measured now are kept (default data/reference/scorecard.csv)",
-    )
-    p.add_argument("--summary", type=Path, metavar="CSV", help="print the summary of a CSV and stop")
-    try:
-        args = p.parse_args(argv)
-        if args.summary:
-            print(table(read(args.summary)))
-            return 0
-        if args.size not in SIZES:
-            raise InputError(f"--size {args.size!r}: not one of {', '.join(SIZES)}{nearest(args.size, SIZES)}")
-        rows = read(args.out) if args.out.is_file() else []
-        for seed in args.seeds:
-            rows = [r for r in rows if r["seed"] != seed] + measure(seed, args.runs, args.size, args.problems)
-            rows.sort(key=lambda r: r["seed"])
-            atomic.write_csv(args.out, rows, COLUMNS)
-        print(table(read(args.out)))
-    except (InputError, OSError) as err:
-        print(err, file=sys.stderr)
-        return 2
-    return 0
+    return recorder.run(p, argv, "scorecard.csv", read, table, _record)
+
+
+def _record(args: argparse.Namespace) -> None:
+    if args.size not in SIZES:
+        raise InputError(f"--size {args.size!r}: not one of {', '.join(SIZES)}{nearest(args.size, SIZES)}")
+    rows = read(args.out) if args.out.is_file() else []
+    for seed in args.seeds:
+        rows = [r for r in rows if r["seed"] != seed] + measure(seed, args.runs, args.size, args.problems)
+        rows.sort(key=lambda r: r["seed"])
+        atomic.write_csv(args.out, rows, COLUMNS)
+    print(table(read(args.out)))
 
 
 if __name__ == "__main__":
-    from minglm.runtime.terminal import guard
-
-    sys.exit(guard(main))
+    sys.exit(main())

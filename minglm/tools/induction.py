@@ -7,6 +7,7 @@ step at which each formed. A training ends soon after it has formed, or at its l
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 from collections.abc import Mapping
@@ -19,9 +20,10 @@ from minglm import atomic, datafiles
 from minglm.config import ModelConfig
 from minglm.data.key_value import KeyValueRows
 from minglm.data.shards import Batch
-from minglm.errors import InputError, Parser, nearest
+from minglm.errors import InputError, nearest
 from minglm.model.model import Model
 from minglm.runtime.arguments import COUNT, SEED
+from minglm.tools import recorder
 from minglm.training.optim import MuonAdamW
 
 COLUMNS = ("setting", "seed", "step", "tokens", "loss", "formed_at")
@@ -199,41 +201,27 @@ def table(rows: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    p = Parser(prog="python -m minglm.tools.induction", description=(__doc__ or "").splitlines()[0])
+    p = recorder.parser("minglm.tools.induction", __doc__)
     p.add_argument("--settings", nargs="+", default=list(SETTINGS), help=f"of {', '.join(SETTINGS)} (default all)")
     p.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2], help="(default 0 1 2)")
     p.add_argument("--steps", type=COUNT, default=400, help="at most (default 400)")
-    p.add_argument(
-        "--out",
-        type=Path,
-        default=datafiles.data("reference", "induction.csv"),
-        help="CSV to write, settings that are not measured now are kept (default data/reference/induction.csv)",
-    )
-    p.add_argument("--summary", type=Path, metavar="CSV", help="print the summary of a CSV and stop")
-    try:
-        args = p.parse_args(argv)
-        if args.summary:
-            print(table(read(args.summary)))
-            return 0
-        for name in args.settings:
-            if name not in SETTINGS:
-                raise InputError(f"setting {name!r}: not one of {', '.join(SETTINGS)}{nearest(name, SETTINGS)}")
-        torch.set_num_threads(1)
-        rows = read(args.out) if args.out.is_file() else []
-        for name in args.settings:
-            for seed in args.seeds:
-                rows = [r for r in rows if (r["setting"], r["seed"]) != (name, seed)]
-                rows += measure(name, seed, args.steps)
-                rows.sort(key=lambda r: (list(SETTINGS).index(r["setting"]), r["seed"], r["step"]))
-                atomic.write_csv(args.out, rows, COLUMNS)
-                print(table([r for r in rows if r["setting"] == name]).splitlines()[-1], flush=True)
-    except (InputError, OSError) as err:
-        print(err, file=sys.stderr)
-        return 2
-    return 0
+    return recorder.run(p, argv, "induction.csv", read, table, _record)
+
+
+def _record(args: argparse.Namespace) -> None:
+    for name in args.settings:
+        if name not in SETTINGS:
+            raise InputError(f"setting {name!r}: not one of {', '.join(SETTINGS)}{nearest(name, SETTINGS)}")
+    torch.set_num_threads(1)
+    rows = read(args.out) if args.out.is_file() else []
+    for name in args.settings:
+        for seed in args.seeds:
+            rows = [r for r in rows if (r["setting"], r["seed"]) != (name, seed)]
+            rows += measure(name, seed, args.steps)
+            rows.sort(key=lambda r: (list(SETTINGS).index(r["setting"]), r["seed"], r["step"]))
+            atomic.write_csv(args.out, rows, COLUMNS)
+            print(table([r for r in rows if r["setting"] == name]).splitlines()[-1], flush=True)
 
 
 if __name__ == "__main__":
-    from minglm.runtime.terminal import guard
-
-    sys.exit(guard(main))
+    sys.exit(main())

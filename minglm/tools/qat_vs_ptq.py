@@ -8,6 +8,7 @@ means and spread.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import csv
 import statistics
@@ -15,12 +16,14 @@ import sys
 from pathlib import Path
 
 from minglm import atomic, datafiles
-from minglm.errors import InputError, Parser
+from minglm.errors import InputError
 from minglm.evals import quantization
 from minglm.evals.needle import needle_test
 from minglm.inference.load import load_model
 from minglm.quant.formats import Spec
 from minglm.quant.modules import pack
+from minglm.runtime.arguments import COUNT, SEED
+from minglm.tools import recorder
 from minglm.tools.demo import SIZES
 from minglm.training import recipe as recipes
 from minglm.training.loop import train
@@ -141,35 +144,21 @@ def table(rows: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    p = Parser(prog="python -m minglm.tools.qat_vs_ptq", description=(__doc__ or "").splitlines()[0])
+    p = recorder.parser("minglm.tools.qat_vs_ptq", __doc__)
     p.add_argument("base", nargs="?", help="run that stage sft starts from (default runs/demo/sparse)")
-    p.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
+    p.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2], help="(default 0 1 2)")
     p.add_argument("--runs", help="where the runs are kept (default runs/quantization)")
-    p.add_argument(
-        "--out",
-        type=Path,
-        default=datafiles.data("reference", "quantization.csv"),
-        help="CSV to write (default data/reference/quantization.csv)",
-    )
-    p.add_argument("--questions", type=int, default=4, help="needle questions in each of 20 cells (default 4)")
-    p.add_argument("--summary", type=Path, metavar="CSV", help="print the summary of a CSV and stop")
-    try:
-        args = p.parse_args(argv)
-        if args.summary:
-            print(table(read(args.summary)))
-            return 0
-        base, kept = args.base or datafiles.runs("demo", "sparse"), args.runs or datafiles.runs("quantization")
-        rows = compare(base, kept, [int(s) for s in args.seeds.split(",")], questions=args.questions)
-        write(rows, args.out)
-        print(table(rows))
-        print(f"{args.out}: written")
-    except (InputError, ValueError, OSError) as err:
-        print(err, file=sys.stderr)
-        return 2
-    return 0
+    p.add_argument("--questions", type=COUNT, default=4, help="needle questions in each of 20 cells (default 4)")
+    return recorder.run(p, argv, "quantization.csv", read, table, _record)
+
+
+def _record(args: argparse.Namespace) -> None:
+    base, kept = args.base or datafiles.runs("demo", "sparse"), args.runs or datafiles.runs("quantization")
+    rows = compare(base, kept, args.seeds, questions=args.questions)
+    write(rows, args.out)
+    print(table(rows))
+    print(f"{args.out}: written")
 
 
 if __name__ == "__main__":
-    from minglm.runtime.terminal import guard
-
-    sys.exit(guard(main))
+    sys.exit(main())
