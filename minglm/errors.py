@@ -12,8 +12,18 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 
+LONGEST = 1000  # characters of a message: a value may be a whole file
+
+
 class InputError(ValueError):
-    """What the user gave cannot be used. The message states the value, the rule and the remedy, in one line."""
+    """What the user gave cannot be used. The message states the value, the rule and the remedy, in one line.
+
+    Of a message longer than `LONGEST` the middle is left out: what was given begins it, the remedy ends it.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}")
 
 
 def one_line(text: str, longest: int = 200) -> str:
