@@ -11,7 +11,6 @@ import difflib
 from collections.abc import Iterable
 from typing import NoReturn
 
-
 LONGEST = 1000  # characters of a message: a value may be a whole file
 
 
