@@ -1,7 +1,7 @@
 """How many examples a file of generated tests gets: what its tests say in `make test`, 10,000 in all in `make soak`.
 
 A soak ends with a table of what was really tried (file, tests, examples, failures, seconds), kept as
-`runs/soak/generated.csv`; that of the last whole run lies in `data/reference/last_runs`.
+`runs/soak/generated.csv`. What the last one found, file by file, is in `data/reference/last_runs/soak_generated.csv`.
 """
 
 import csv
