@@ -16,8 +16,8 @@ from sim.study.campaign import campaign_input, campaign_segments
 from sim.study.projection import point, project
 from sim.training import campaign
 
-RUN = settings(max_examples=120, suppress_health_check=list(HealthCheck))
-FEW = settings(RUN, max_examples=50)
+RUN = settings(max_examples=50, suppress_health_check=list(HealthCheck))
+FEW = settings(RUN, max_examples=30)
 
 WIDTH = st.sampled_from([1, 1, 2, 2, 4, 8, 3, 16])
 ODD = st.one_of(
