@@ -36,6 +36,10 @@ def run(paths: Iterable[str | Path] | None = None, cross: bool | None = None) ->
     paths = None if paths is None else list(paths)
     tables = [p for p in paths or [] if str(p).lower().endswith(".csv")]
     if tables:
+        if paths and len(paths) > 1:
+            raise InputError(
+                f"{tables[0]}: a table is compared alone, {len(paths)} files are given; give this one only"
+            )
         return run_csv(tables[0])
     rows = read_rows(paths)
     measured = [row for row in rows if isinstance(row, MeasuredRow)]

@@ -270,3 +270,13 @@ def test_the_headline_error_counts_predicted_rows_alone():
     assert (got["worst_holdout"], got["worst_row"]) == (0.3, "b")
     assert got["by_stack"] == pytest.approx({"one": 0.1, "two": 0.3}) and got["by_chip"] == pytest.approx({"x": 0.2})
     assert predict.scores(rows[2:])["mape_holdout"] is None
+
+
+def test_a_table_beside_other_files_is_refused_and_alone_is_read(tmp_path):
+    tables = [str(tmp_path / name) for name in ("one.csv", "two.csv")]
+    for path in tables:
+        Path(path).write_text("gpus\n8\n", encoding="utf-8")
+    with pytest.raises(InputError, match="not with 1 more; give this one only"):
+        training.run(tables)
+    with pytest.raises(InputError, match="has no column"):  # read, and found to be another table
+        training.run(tables[:1])
