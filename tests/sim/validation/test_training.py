@@ -276,7 +276,7 @@ def test_a_table_beside_other_files_is_refused_and_alone_is_read(tmp_path):
     tables = [str(tmp_path / name) for name in ("one.csv", "two.csv")]
     for path in tables:
         Path(path).write_text("gpus\n8\n", encoding="utf-8")
-    with pytest.raises(InputError, match="not with 1 more; give this one only"):
+    with pytest.raises(InputError, match="2 files are given; give this one only"):
         training.run(tables)
     with pytest.raises(InputError, match="has no column"):  # read, and found to be another table
         training.run(tables[:1])
