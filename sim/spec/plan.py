@@ -214,7 +214,8 @@ class Plan:
             most = n - self.mtp_before_head
             base, extra = divmod(units, most)
             sizes = [base + (i < extra) for i in range(most)]
-            sizes[0], sizes[-1] = sizes[0] - 1, sizes[-1] - mtp
+            sizes[0] -= 1
+            sizes[-1] -= mtp  # the same chunk where there is one
             while min(sizes) < 0:  # a chunk thinner than what rides on it
                 sizes[sizes.index(min(sizes))] += 1
                 sizes[sizes.index(max(sizes))] -= 1
@@ -231,8 +232,11 @@ class Plan:
             taken = min(units, out[end])
             out[end] -= taken
             owed += units - taken
-        for i in sorted(range(n), key=lambda i: -out[i])[:owed]:
-            out[i] -= 1
+        while owed:  # what rides on an end weighs more than its chunk: the fullest give a layer each
+            for i in sorted(range(n), key=lambda i: -out[i])[:owed]:
+                if out[i]:
+                    out[i] -= 1
+                    owed -= 1
         return tuple(out)
 
     def chunks_of_rank(self, rank: int) -> tuple[int, ...]:

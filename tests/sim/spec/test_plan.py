@@ -120,3 +120,14 @@ def test_what_is_left_over_goes_to_the_middle():
 def test_a_plan_of_too_many_replicas_is_told_how_many_fit():
     with pytest.raises(InputError, match="lower dp to 1"):
         check(Plan(tp=8, dp=2), LLAMA, Workload(2, 4096), 8)
+
+
+def test_no_chunk_has_fewer_than_no_layers():
+    """Small models with deep prediction modules, whose last chunk holds more than its share before any layer."""
+    for layers in range(1, 9):
+        for pp in range(1, layers + 1):
+            for depth in range(4):
+                for ahead in range(min(pp, 2)):
+                    dealt = Plan(pp=pp, mtp_before_head=ahead).chunk_layers(layers, depth)
+                    assert min(dealt) >= 0 and sum(dealt) == layers and len(dealt) == pp, (layers, pp, depth, ahead)
+    assert Plan(pp=2).chunk_layers(3, 3) == (3, 0)  # by hand: a last chunk with three depths and the head has no room
