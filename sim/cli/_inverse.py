@@ -46,7 +46,7 @@ def asked(args: argparse.Namespace, q: Question) -> int:
 def _terms(args: argparse.Namespace) -> tuple[float | None, float | None]:
     """--budget and --deadline, read; one that --ask has no use for is refused."""
     unused = {"growth": ("budget", "deadline"), "break-even": ("budget", "deadline")}.get(args.ask, ())
-    for name in unused if args.ask != "plan" else ():
+    for name in unused:
         if getattr(args, name) is not None:
             raise InputError(f"--{name}: --ask {args.ask} does not use it; leave it out")
     if args.ask in ("failures", "cheapest") and args.budget is not None:

@@ -71,12 +71,10 @@ def _serving(args: argparse.Namespace) -> dict:
     scenario = load_serving(args.scenario)
     if args.model is not None:
         scenario["model"] = args.model
-    for name in ("cluster", "chips"):
-        if getattr(args, name) is not None:
-            scenario["decode"] = {
-                **scenario["decode"],
-                name: whole(args.chips, "--chips") if name == "chips" else args.cluster,
-            }
+    if args.cluster is not None:
+        scenario["decode"] = {**scenario["decode"], "cluster": args.cluster}
+    if args.chips is not None:
+        scenario["decode"] = {**scenario["decode"], "chips": whole(args.chips, "--chips")}
     for change in args.set:
         scenario = set_value(scenario, change)
     return scenario

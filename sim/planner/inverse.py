@@ -14,6 +14,7 @@ from typing import Any
 from minglm.errors import InputError
 from sim.base.units import DAY_S, parse, show
 from sim.cost import money
+from sim.planner.inverse_words import days as days_words
 from sim.planner.planner import completed, solved
 from sim.planner.question import Question, read_question
 from sim.planner.quick import quick
@@ -65,11 +66,6 @@ def at_once(q: Question) -> Simulated:
     return simulate(resolve(completed(q, costs, best)))
 
 
-def _days(seconds: float) -> str:
-    """Seconds in words: days, or hours below two."""
-    return f"{seconds / DAY_S:.3g} days" if seconds >= 2 * DAY_S else f"{seconds / 3600:.3g} hours"
-
-
 def _enough(days: float) -> str:
     """A deadline that so many days keep."""
     return f"{math.ceil(days)} days" if days > 2 else f"{math.ceil(days * 24)} h"
@@ -111,8 +107,9 @@ def buys(q: Question, budget_usd: float, deadline_s: float) -> dict[str, Any]:
         need, minutes = least * rent * deadline_s / 3600, math.floor(budget_usd / (least * rent) * 60)
         sooner = f" or at most --deadline '{minutes} min'" if minutes else ""
         raise InputError(
-            f"budget {show(budget_usd, 'money')} for {_days(deadline_s)} rents {chips:,} × {q.cluster.chip.name} at "
-            f"${rent:.2f}/h: too few to hold {q.model.name}; give at least --budget {math.ceil(need)}{sooner}"
+            f"budget {show(budget_usd, 'money')} for {days_words(deadline_s / DAY_S, 3)} rents {chips:,} × "
+            f"{q.cluster.chip.name} at ${rent:.2f}/h: too few to hold {q.model.name}; "
+            f"give at least --budget {math.ceil(need)}{sooner}"
         ) from None
     row = figures(s)
     tokens = row["tokens_per_s"] * row["goodput"] * deadline_s
@@ -157,8 +154,8 @@ def within(q: Question, deadline_s: float) -> dict[str, Any]:
     whole = figures(simulate(resolve(solved(q))))
     if whole["days"] * DAY_S > deadline_s:
         raise InputError(
-            f"deadline of {_days(deadline_s)}: {q.cluster.num_chips:,} × {q.cluster.chip.name} need "
-            f"{_days(whole['days'] * DAY_S)}; give --deadline '{_enough(whole['days'])}', more chips or fewer tokens"
+            f"deadline of {days_words(deadline_s / DAY_S, 3)}: {q.cluster.num_chips:,} × {q.cluster.chip.name} need "
+            f"{days_words(whole['days'], 3)}; give --deadline '{_enough(whole['days'])}', more chips or fewer tokens"
         )
     low, high, best = 1, q.cluster.num_chips, whole
     while high - low > max(1, high // 20):
@@ -221,8 +218,8 @@ def failures(s: Scenario, simulated: Simulated, deadline_s: float) -> dict[str, 
     main, inp = simulated.campaign, campaign_input(s, simulated.segments)
     if main.days * DAY_S > deadline_s:
         raise InputError(
-            f"deadline of {_days(deadline_s)}: the run takes {_days(main.days * DAY_S)} already; give --deadline "
-            f"'{_enough(main.days)}' or more"
+            f"deadline of {days_words(deadline_s / DAY_S, 3)}: the run takes {days_words(main.days, 3)} already; give "
+            f"--deadline '{_enough(main.days)}' or more"
         )
     own, wanted = expected(inp), main.goodput * main.days * DAY_S / deadline_s
 

@@ -85,6 +85,6 @@ def break_even_text(r: dict) -> str:
     )
 
 
-def days(count: float) -> str:
-    """Days in words, hours below two."""
-    return f"{count:.4g} days" if count >= 2 else f"{count * 24:.3g} hours"
+def days(count: float, digits: int = 4) -> str:
+    """Days in words, to so many digits; hours below two."""
+    return f"{count:.{digits}g} days" if count >= 2 else f"{count * 24:.3g} hours"

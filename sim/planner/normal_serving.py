@@ -112,20 +112,25 @@ def nearest_rows(d: Deployment, at: Load, most: int = 5) -> list[dict[str, Any]]
         unlike = bool(other.model.experts) != bool(d.model.experts)
         return sum(abs(math.log(a / b)) for a, b in pairs) + 3.0 * (row.chip != chip) + 1.0 * unlike
 
-    rows = [row for row in load() if use_of(row)[0] != "unsupported"]
-    return [
-        {
-            "id": f"{row.model} {row.precision} on {deployment_of(row).chips}, {row.engine}, "
-            f"{row.running:.0f} in flight",
-            "chip": row.chip,
-            "measured": row.tpot_ms / 1e3,
-            "predicted": predict_ms(row) / 1e3,
-            "error": predict_ms(row) / row.tpot_ms - 1.0,
-            "quantity": "tpot",
-            "kind": use_of(row)[0],
-        }
-        for row in sorted(rows, key=lambda row: (apart(row), row.tpot_ms))[:most]
-    ]
+    kinds = ((row, use_of(row)[0]) for row in load())
+    rows = [(row, kind) for row, kind in kinds if kind != "unsupported"]
+    nearest = sorted(rows, key=lambda pair: (apart(pair[0]), pair[0].tpot_ms))[:most]
+    return [_compared(row, kind) for row, kind in nearest]
+
+
+def _compared(row: EngineRow, kind: str) -> dict[str, Any]:
+    """A measured engine beside its prediction."""
+    predicted_ms = predict_ms(row)
+    chips = deployment_of(row).chips
+    return {
+        "id": f"{row.model} {row.precision} on {chips}, {row.engine}, {row.running:.0f} in flight",
+        "chip": row.chip,
+        "measured": row.tpot_ms / 1e3,
+        "predicted": predicted_ms / 1e3,
+        "error": predicted_ms / row.tpot_ms - 1.0,
+        "quantity": "tpot",
+        "kind": kind,
+    }
 
 
 def _knobs(d: Deployment, at: Load, own: float) -> list[Cause]:

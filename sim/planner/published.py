@@ -14,7 +14,6 @@ from typing import Any
 
 from minglm import atomic, datafiles
 from minglm.errors import InputError
-from sim.cost.evaluate import in_closed_form, scale_compute
 from sim.planner.candidates import PlanCosts
 from sim.planner.refine import FINALISTS, refine
 from sim.planner.search import RankedPlan, search
@@ -22,7 +21,7 @@ from sim.planner.space import FIXED, default_space
 from sim.scenario.build import Run
 from sim.scenario.training import load_scenario
 from sim.spec.plan import describe
-from sim.training.fast_step import fast_step_s
+from sim.training.evaluate import worked_off
 from sim.validation.rows import MeasuredRow, read_rows
 
 SLOWER = 1e-6  # of the step: two ways to add the same seconds differ by rounding
@@ -53,10 +52,9 @@ class Compared:
 
 def step_s(run: Run) -> tuple[float, float]:
     """(seconds of a step of the run's own plan as events give them, bytes on its fullest chip)."""
-    costed, need, _, slow = in_closed_form(
-        run.model, run.cluster, run.plan, run.workload, run.precision, run.stack, allow_oom=True
-    )
-    return fast_step_s(scale_compute(costed.costs, slow), run.plan.schedule), need.total_bytes
+    arguments = (run.model, run.cluster, run.plan, run.workload, run.precision, run.stack)
+    seconds, need = worked_off(*arguments, allow_oom=True)
+    return seconds, need.total_bytes
 
 
 def best_plan(run: Run, room: float = 0.0) -> tuple[RankedPlan, PlanCosts]:

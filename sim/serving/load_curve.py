@@ -15,6 +15,7 @@ from sim.serving.step_time import decode_step, prefill
 from sim.serving.workload import RequestLengths, ServingWorkload
 
 LOADS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)  # shares of the capacity
+WARMUP = 0.3  # share of the requests that fill the fleet and are not counted
 KEPT = 0.95  # assumed: share of requests that must keep a target
 TURNS = 6  # times that the requests of a point stay one after the other
 MOST = 20_000  # requests of a point
@@ -61,7 +62,7 @@ def load_curve(
         rate = load * capacity
         requests = int(min(MOST, max(200, TURNS * rate * stay_s)))
         at_rate = replace(work, rate_per_s=rate, concurrency=None, requests=requests)
-        result = simulate(fleet, at_rate, seed, warmup=0.3)
+        result = simulate(fleet, at_rate, seed, warmup=WARMUP)
         kept = _kept(result, ttft_s, tpot_s)
         rows.append({"load": load, "rate_per_s": rate, **_figures(result), "kept": kept})
         if kept is not None and kept >= KEPT:
@@ -90,7 +91,7 @@ def _kept(result: ServingResult, ttft_s: float | None, tpot_s: float | None) -> 
     """Share of the requests after the warm-up that kept the limits; None without any."""
     if ttft_s is None and tpot_s is None:
         return None
-    counted = result.requests[int(0.3 * len(result.requests)) :]
+    counted = result.requests[int(WARMUP * len(result.requests)) :]
 
     def keeps(first_s: float, each_s: float) -> bool:
         return (ttft_s is None or first_s <= ttft_s) and (tpot_s is None or each_s <= tpot_s)

@@ -175,11 +175,7 @@ def run(
         InputError: bad input, or a deployment that does not fit (with changes that would).
     """
     s = load(scenario)
-    mode = s.get("mode", "hybrid")
-    work = _workload(s["workload"])
-    decode = deployment(s["decode"], s["model"], mode)
-    fill = deployment(s["prefill"], s["model"], mode) if s.get("prefill") else None
-    max_batch = int(number(s["decode"].get("max_batch", 256), "max_batch", 1))
+    mode, work, decode, fill, max_batch = _parts(s)
     result: dict[str, Any] = {
         "name": s["name"],
         "question": s.get("question", ""),
@@ -214,12 +210,17 @@ def fleet_and_work(scenario: Mapping[str, Any]) -> tuple[Fleet, ServingWorkload]
         InputError: bad input, or a deployment that does not fit (with changes that would).
     """
     s = load(scenario)
+    mode, work, decode, fill, max_batch = _parts(s)
+    require_fit(decode, RequestLengths.of(work.prompt).mean + RequestLengths.of(work.output).mean, 1)
+    return _fleet(s, decode, fill, max_batch, mode), work
+
+
+def _parts(s: Mapping[str, Any]) -> tuple[str, ServingWorkload, Deployment, Deployment | None, int]:
+    """(mode, workload, deployment that decodes, one that reads prompts if it is another, largest batch)."""
     mode, work = s.get("mode", "hybrid"), _workload(s["workload"])
     decode = deployment(s["decode"], s["model"], mode)
     fill = deployment(s["prefill"], s["model"], mode) if s.get("prefill") else None
-    max_batch = int(number(s["decode"].get("max_batch", 256), "max_batch", 1))
-    require_fit(decode, RequestLengths.of(work.prompt).mean + RequestLengths.of(work.output).mean, 1)
-    return _fleet(s, decode, fill, max_batch, mode), work
+    return mode, work, decode, fill, int(number(s["decode"].get("max_batch", 256), "max_batch", 1))
 
 
 def _workload(values: Mapping[str, Any]) -> ServingWorkload:

@@ -11,7 +11,7 @@ from typing import Any
 
 from minglm.errors import InputError
 from sim.spec.huggingface_config import Config
-from sim.spec.huggingface_decoder import decoder, pattern, windowed, windows
+from sim.spec.huggingface_decoder import decoder, pattern, windows
 
 
 def llama(c: Config) -> dict[str, Any]:
@@ -107,8 +107,7 @@ def _olmo2(c):
 
 
 def _olmo3(c):
-    layers, window = c.int("num_hidden_layers"), c.int("sliding_window", 0)
-    return _olmo2(c) | dict(window=window, window_layers=windowed(c, layers - layers // 4) if window else 0)
+    return _olmo2(c) | windows(c, 4)
 
 
 def _glm4(c):
@@ -116,22 +115,13 @@ def _glm4(c):
 
 
 def _starcoder2(c):
-    bias, window = c.flag("use_bias", True), c.int("sliding_window", 0)
-    return decoder(
-        c,
-        gated_ffn=False,
-        norm="layer",
-        qkv_bias=bias,
-        out_bias=bias,
-        ffn_bias=bias,
-        window=window,
-        window_layers=c.int("num_hidden_layers") if window else 0,
-    )
+    bias = c.flag("use_bias", True)
+    return mistral(c) | dict(gated_ffn=False, norm="layer", qkv_bias=bias, out_bias=bias, ffn_bias=bias)
 
 
 def _internlm2(c):
     bias = c.flag("bias")
-    return decoder(c, qkv_bias=bias, out_bias=bias, kv_heads=c.int("num_key_value_heads", c.int("num_attention_heads")))
+    return decoder(c, qkv_bias=bias, out_bias=bias)
 
 
 def _seed_oss(c):
@@ -145,31 +135,17 @@ def _ernie4_5(c):
     return decoder(c, qkv_bias=bias, out_bias=bias, ffn_bias=bias)
 
 
-def _phi3(c):
-    window = c.int("sliding_window", 0)
-    return decoder(c, window=window, window_layers=c.int("num_hidden_layers") if window else 0)
-
-
 def _gemma(c):
     return decoder(c, tied=c.flag("tie_word_embeddings", True), head_dim=c.int("head_dim", 256))
 
 
 def _gemma2(c):
-    window, layers = c.int("sliding_window", 0), c.int("num_hidden_layers")
-    return _gemma(c) | dict(
-        norms_per_layer=4, window=window, window_layers=windowed(c, (layers + 1) // 2) if window else 0
-    )
+    return _gemma(c) | dict(norms_per_layer=4) | windows(c, 0, (c.int("num_hidden_layers") + 1) // 2)
 
 
 def _gemma3(c):
-    every = c.int("sliding_window_pattern", 6)
-    layers = c.int("num_hidden_layers")
-    return _gemma(c) | dict(
-        norms_per_layer=4,
-        qk_norm=True,
-        window=c.int("sliding_window", 0),
-        window_layers=windowed(c, layers - layers // max(every, 1)) if c.int("sliding_window", 0) else 0,
-    )
+    every = max(c.int("sliding_window_pattern", 6), 1)
+    return _gemma(c) | dict(norms_per_layer=4, qk_norm=True) | windows(c, every)
 
 
 def _cohere(c):
@@ -351,7 +327,7 @@ DENSE: dict[str, Callable[[Config], dict[str, Any]]] = {
     "seed_oss": _seed_oss,
     "ernie4_5": _ernie4_5,
     "phi": _phi,
-    "phi3": _phi3,
+    "phi3": mistral,
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,

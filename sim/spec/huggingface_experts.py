@@ -16,11 +16,7 @@ from sim.spec.huggingface_dense import llama, mistral, qwen2, qwen3
 
 
 def _mixtral(c):
-    return mistral(c) | dict(
-        experts=c.int("num_local_experts"),
-        experts_per_token=c.int("num_experts_per_tok"),
-        moe_ffn=c.int("intermediate_size"),
-    )
+    return mistral(c) | _whole_experts(c, "num_local_experts")
 
 
 def _sparse_layers(c) -> int:
@@ -56,7 +52,6 @@ def _qwen3_moe(c):
 
 
 def _gpt_oss(c):
-    layers = c.int("num_hidden_layers")
     return decoder(
         c,
         experts=c.int("num_local_experts"),
@@ -67,9 +62,7 @@ def _gpt_oss(c):
         ffn_bias=True,
         router_has_bias=True,
         sinks=True,
-        window=c.int("sliding_window", 0),
-        window_layers=windowed(c, (layers + 1) // 2) if c.int("sliding_window", 0) else 0,
-    )
+    ) | windows(c, 0, (c.int("num_hidden_layers") + 1) // 2)
 
 
 def _llama4(c):
@@ -96,15 +89,8 @@ def _llama4(c):
 
 
 def _minimax_m2(c):
-    return decoder(
-        c,
-        experts=c.int("num_local_experts"),
-        experts_per_token=c.int("num_experts_per_tok"),
-        moe_ffn=c.int("intermediate_size"),
-        router_bias=True,
-        qk_norm=True,
-        qk_norm_full=True,
-    )
+    base = decoder(c, router_bias=True, qk_norm=True, qk_norm_full=True)
+    return base | _whole_experts(c, "num_local_experts")
 
 
 def _dots1(c):
@@ -167,11 +153,14 @@ def _deepseek_v32(c):
     )
 
 
-def _glm4_moe_lite(c):
+def _listed_dense(c) -> int:
+    """Number of dense layers as `mlp_layer_types` lists them; without any key one, as the classes do."""
     kinds = c.raw.get("mlp_layer_types")
-    # without either key the class lists one dense layer, then experts
-    first = kinds.count("dense") if isinstance(kinds, list) else c.int("first_k_dense_replace", 1)
-    return _deepseek(c) | dict(router_bias=True, dense_layers=first)
+    return kinds.count("dense") if isinstance(kinds, list) else c.int("first_k_dense_replace", 1)
+
+
+def _glm4_moe_lite(c):
+    return _deepseek(c) | dict(router_bias=True, dense_layers=_listed_dense(c))
 
 
 def _glm4_moe(c):
@@ -286,8 +275,6 @@ def _hunyuan_moe(c):
 
 
 def _exaone_moe(c):
-    kinds = c.raw.get("mlp_layer_types")
-    first = kinds.count("dense") if isinstance(kinds, list) else c.int("first_k_dense_replace", 1)
     return decoder(
         c,
         qk_norm=True,
@@ -295,7 +282,7 @@ def _exaone_moe(c):
         experts_per_token=c.int("num_experts_per_tok"),
         shared_experts=c.int("num_shared_experts", 0),
         moe_ffn=c.int("moe_intermediate_size"),
-        dense_layers=first,
+        dense_layers=_listed_dense(c),
         router_bias=True,
     ) | windows(c, pattern(c))
 

@@ -21,7 +21,6 @@ from sim.base.checks import check_finite
 from sim.base.figure import Figure
 from sim.base.quantiles import quantile
 from sim.cost import money
-from sim.cost.evaluate import in_closed_form, scale_compute
 from sim.cost.memory import Memory
 from sim.scenario.build import Run
 from sim.scenario.training import Scenario
@@ -31,8 +30,7 @@ from sim.spec.plan import WIDTHS, describe
 from sim.study.campaign import PhaseTimer, campaign_input, campaign_segments, phase_keys, total_tokens
 from sim.training.campaign import CampaignResult, expected
 from sim.training.campaign import run as run_campaign
-from sim.training.evaluate import Point, evaluate
-from sim.training.fast_step import fast_step_s
+from sim.training.evaluate import Point, evaluate, worked_off
 
 MOST_INTERRUPTIONS = 40_000  # of all draws together: a job that fails more often is drawn less often
 FEWEST_DRAWS = 3
@@ -110,9 +108,7 @@ def glance(s: Scenario) -> Outlook:
     Raises:
         InputError: as `simulate`.
     """
-    arguments = (s.model, s.cluster, s.plan, s.workload, s.precision, s.stack)
-    costed, need, _, slow = in_closed_form(*arguments, s.allow_oom)
-    step_s = fast_step_s(scale_compute(costed.costs, slow), s.plan.schedule)
+    step_s, need = worked_off(s.model, s.cluster, s.plan, s.workload, s.precision, s.stack, s.allow_oom)
     segments = campaign_segments(s, fast=True)
     return Outlook(s, step_s, need, segments, campaign_draws(replace(s, seeds=1), segments))
 

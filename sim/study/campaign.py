@@ -9,7 +9,7 @@ from typing import Any
 
 from minglm.errors import InputError
 from sim.base.figure import Figure
-from sim.cost.evaluate import in_closed_form, scale_compute
+from sim.cost.evaluate import in_closed_form
 from sim.cost.memory import Memory, checkpoint_bytes
 from sim.cost.stacks import Stack
 from sim.scenario.training import Scenario
@@ -20,9 +20,8 @@ from sim.spec.phases import Phase, RunSegment, Throughput, choose_plans
 from sim.spec.plan import Plan, Workload, describe
 from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import Checkpoint
-from sim.training.evaluate import evaluate
+from sim.training.evaluate import evaluate, worked_off
 from sim.training.failures import FailureModel, Recovery, SlowServers
-from sim.training.fast_step import fast_step_s
 
 MAX_FAILURES = 50_000  # a run with more is a job that does not run: it is refused in seconds
 GIVEN_RATE_RANGE = {"low": 0.6, "high": 1.7}  # of a failure rate that a scenario gives as one number (assumed)
@@ -137,9 +136,7 @@ class PhaseTimer:
 
     def fast_s(self, plan_name: str, phase: Phase, batch: int) -> float:
         """As `simulated_s`, by the planner's fast model."""
-        plan = self.plans[plan_name]
-        costed, _, _, slow = in_closed_form(*self._arguments(plan_name, phase, batch), self.scenario.allow_oom)
-        return fast_step_s(scale_compute(costed.costs, slow), plan.schedule)
+        return worked_off(*self._arguments(plan_name, phase, batch), self.scenario.allow_oom)[0]
 
     def _arguments(
         self, plan_name: str, phase: Phase, batch: int

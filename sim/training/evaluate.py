@@ -15,6 +15,7 @@ from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
 from sim.training import step
+from sim.training.fast_step import fast_step_s
 from sim.training.jitter import Jitter
 
 MAX_SIMULATED_OPS = 20_000_000  # in one step; a headline step with noise on every replica has one million
@@ -84,3 +85,21 @@ def evaluate(  # noqa: PLR0913 - the plan's six facts, and how it is simulated
         ep_group_replicas=min(group, plan.dp),
     )
     return Point(estimate, need, result, closed_form_s, straggler, plan.num_chips)
+
+
+def worked_off(
+    model: ModelSpec,
+    cluster: Cluster,
+    plan: Plan,
+    workload: Workload,
+    precision: str,
+    stack: Stack | str,
+    allow_oom: bool = False,
+) -> tuple[float, memory.Memory]:
+    """(seconds of a step, memory) of `evaluate` without jitter, in a fraction of its time (`fast_step_s`).
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    costed, need, _, straggler = in_closed_form(model, cluster, plan, workload, precision, stack, allow_oom)
+    return fast_step_s(scale_compute(costed.costs, straggler), plan.schedule), need
