@@ -305,6 +305,8 @@ def test_figures_of_the_log_by_hand():
         assert figures["clip_frac"] == off, (ratio, sign)
     _, stats = O.icepop(new, old, mu, A, mask, clip=O.Clip(beta=2.5))
     assert stats["weight_mean"] == pytest.approx(1 / 3) and stats["mask_frac"] == pytest.approx(2 / 3)
+    _, stats = O.grpo(new, old, mu, A, mask, clip=clip)  # no weights, nothing dropped, no age known
+    assert (stats["weight_mean"], stats["mask_frac"], stats["stale_share"]) == (1.0, 0.0, 0.0)
 
 
 def test_mismatch_kl_estimates_kl_of_behaviour_from_the_trainer():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 
 import pytest
 
@@ -10,7 +12,7 @@ from minglm.errors import InputError
 from sim.base.figure import figure
 from sim.cost.closed_form import exposed_reduction, loads, step_time
 from sim.cost.layer import LayerEstimator
-from sim.cost.memory import gathered_bytes, in_flight, peak, saved_activations, state_bytes
+from sim.cost.memory import _changes, check_fits, gathered_bytes, in_flight, peak, saved_activations, state_bytes
 from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style, residual, vocabulary
 from sim.cost.operators_attention import gqa, mla
 from sim.cost.optimizer import optimizer_ops
@@ -277,3 +279,52 @@ def test_offloaded_activations_leave_two_layers_and_wait_for_a_slow_host(recompu
 def test_offloading_with_a_recomputation_in_between_is_refused():
     with pytest.raises(InputError, match="set recompute=full"):
         Plan(recompute="selective", activation_offload=True)
+
+
+SHARDED = ["options.zero=1", "recompute=full", "options.zero=3", "options.zero=3 recompute=full"]
+OFFLOAD = "options.optimizer_offload=true"
+
+
+@pytest.mark.parametrize(
+    "plan, seq, offered",
+    [
+        # 4 layers: two or four stages; 16 query heads share 4 of keys: tp 2 and 4; 8 does not divide the 4
+        (
+            dict(tp=1, pp=1, dp=8, micro_batch=2, zero=0, recompute="none"),
+            4096,
+            ["micro_batch=1", *SHARDED]
+            + [f"plan.{w} recompute=full" for w in ("pp=2 plan.dp=4", "pp=4 plan.dp=2", "tp=2 plan.dp=4", "tp=4 plan.dp=2")]
+            + [OFFLOAD, "plan.cp=2 plan.dp=4"],
+        ),
+        # an odd sequence is not cut in two, nor are 9 replicas
+        (dict(tp=4, pp=4, dp=2, micro_batch=1, zero=1, recompute="full"), 4095, ["options.zero=3", OFFLOAD]),
+        (dict(tp=1, pp=1, dp=9, micro_batch=1, zero=3, recompute="full"), 4096, [OFFLOAD]),
+        # chunks count as stages do: 2 ranks of 2 chunks hold one layer each
+        (
+            dict(tp=2, pp=2, vpp=2, dp=2, micro_batch=1, zero=3, recompute="full", offload=True),
+            4096,
+            ["plan.tp=4 plan.dp=1 recompute=full", "plan.cp=2 plan.dp=1"],
+        ),
+        (dict(tp=1, pp=1, dp=1, micro_batch=1, zero=0, recompute="none", cp=2), 4096, ["recompute=full", OFFLOAD]),
+    ],
+)  # fmt: skip
+def test_changes_that_save_memory_keep_the_chips_and_cut_what_can_be_cut(plan, seq, offered):
+    plan, work = Plan(**plan), Workload(seq=seq, global_batch=64)
+    found = list(_changes(plan, LLAMA, work))
+    assert [words for words, _, _ in found] == offered
+    assert {changed.num_chips for _, changed, _ in found} == {plan.num_chips}
+    assert {w for _, _, w in found} <= {work}
+
+
+def test_what_is_missing_is_said_in_gib():
+    """What is needed, what is over and what the card has, of one just too small and one of 0.5 GiB."""
+    plan, work = Plan(micro_batch=1, zero=0, recompute="full", offload=True), Workload(seq=16384, global_batch=1)
+    need = peak(LLAMA, plan, work).total_bytes
+    for gib in (need / 2**30 - 0.25, 0.5):
+        chip = dataclasses.replace(load_cluster("dgx_h100").chip, memory_bytes=figure(gib * 2**30, "bytes", "memory"))
+        cluster = dataclasses.replace(load_cluster("dgx_h100"), chip=chip, num_chips=1)
+        with pytest.raises(InputError) as refusal:
+            check_fits(LLAMA, cluster, plan, work)
+        numbers = [float(x) for x in re.findall(r"([\d.]+) GiB", str(refusal.value))]
+        assert numbers[:3] == pytest.approx([need / 2**30, need / 2**30 - gib, gib], abs=0.051)
+        assert numbers[3:] in ([], [math.ceil(need / 2**30)])

@@ -108,3 +108,17 @@ def test_no_trained_token_is_older_than_the_bound(bound):
 def test_a_median_and_a_percentile_make_the_log_normal_through_both(share, z):
     lengths = Lengths.lognormal(median=1000, percentile=(share, 3000))
     assert lengths.sigma == pytest.approx(math.log(3) / z)
+
+
+@pytest.mark.parametrize("keys", [1, 2, 4, 5, 9])
+@pytest.mark.parametrize("length", [1, 3, 5])
+def test_a_step_is_longer_from_the_first_one_with_more_keys_than_are_read(keys, length):
+    """Alone after a prompt of 10: so many tokens a second each until the selection sets in, then 1.5 s each."""
+    engine, group = Engine(0, DecodeCurve(((1, 1.0),), beyond=((1, 0.5),)), topk=10 + keys), Group(0, 0, True)
+    start(engine, 0.0, Trajectory(group, length, 10))
+    now, ended = 0.0, []
+    while not ended:
+        now = engine.next_event(now)
+        engine.advance(now)
+        ended = engine.fire(now)
+    assert now == pytest.approx(length + 0.5 * max(0, length - keys))

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sim.rollout.metrics import quantity, rollout_rate
+from sim.rollout.metrics import compare, quantity, rollout_rate
 
 
 def result(tokens: float, rollout_s: float, steps: int, chips: int = 16):
@@ -45,3 +45,32 @@ def test_a_ratio_needs_its_baseline():
     assert rollout_rate(BASE) == 6000 / 30
     with pytest.raises(AssertionError, match="needs a baseline"):
         quantity("speedup", FAST)
+
+
+def test_errors_are_relative_and_those_of_gains_and_shares_a_difference(monkeypatch):
+    """The baseline is simulated once, for the ratios alone; a published gain of 120 is 120%, of 1.2 and 3 themselves."""
+    asked = []
+    monkeypatch.setattr("sim.rollout.metrics.simulate", lambda case: asked.append(case) or BASE)
+    monkeypatch.setattr("sim.rollout.metrics.baseline", lambda case: SimpleNamespace(case="the baseline"))
+
+    def errors(published):
+        asked.clear()
+        rows = compare(SimpleNamespace(published=published, case="itself"), FAST)
+        assert [row["quantity"] for row in rows] == list(published)
+        return {row["quantity"]: row["error"] for row in rows}
+
+    plain = errors({"step_s": 10.0, "tokens_per_s_per_chip": 25.0, "tail_share": 0.5})
+    assert plain == pytest.approx({"step_s": -0.2, "tokens_per_s_per_chip": 0.25, "tail_share": -0.2}) and not asked
+    ratios = errors({"speedup": 2.0, "rollout_speedup": 2.0, "gain": 120.0})
+    assert ratios == pytest.approx({"speedup": 0.25, "rollout_speedup": 0.25, "gain": 0.3}) and len(asked) == 1
+    assert errors({"gain": 1.2}) == pytest.approx({"gain": 0.3}) and asked == ["the baseline"]
+    assert errors({"gain": 3.0}) == pytest.approx({"gain": -1.5}) and errors({"gain": 3.5})["gain"] > 1.4
+    for name in ("speedup", "rollout_speedup"):
+        assert errors({name: 2.5}) == pytest.approx({name: 0.0}) and asked == ["the baseline"]
+    assert compare(SimpleNamespace(published={}, case="itself")) == []
+
+
+def test_a_rollout_nobody_ran_yet_is_simulated_once(monkeypatch):
+    monkeypatch.setattr("sim.rollout.metrics.simulate", lambda case: FAST)
+    (row,) = compare(SimpleNamespace(published={"rollout_s": 5.0}, case="itself"))
+    assert (row["predicted"], row["published"], row["error"]) == pytest.approx((4.0, 5.0, -0.2))

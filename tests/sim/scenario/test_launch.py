@@ -126,6 +126,16 @@ def test_torchtitans_pipelines(parallelism, plan, micro, schedule):
     assert launch.run["local_batch"] == 8 and launch.options["zero"] == 3
 
 
+@pytest.mark.parametrize("pipeline", [{}, {"pipeline_parallel_degree": 4, "pipeline_parallel_microbatch_size": 1}])
+def test_torchtitan_with_one_of_everything(pipeline):
+    one = {"training": {"local_batch_size": 1, "seq_len": 1, "steps": 1}}
+    one["parallelism"] = {"pipeline_parallel_layers_per_stage": 1, "tensor_parallel_degree": 1, **pipeline}
+    launch = torchtitan(TITAN | one, "job.toml")
+    run = launch.run
+    assert (run["micro_batch"], run["local_batch"], run["seq"], launch.steps) == (1, 1, 1, 1)
+    assert run.get("layers_per_stage") == (1 if pipeline else None)
+
+
 @pytest.mark.parametrize(
     "mode, recompute",
     [

@@ -141,6 +141,11 @@ def test_stages_add_the_hops_between_them():
     assert step.total_s == pytest.approx(sum(step.parts.values())) and step.parts["stage hops"] > 0
     wire = decode_step(d, 4, 1000, "roofline").parts["stage hops"]  # without what starting a message takes
     assert 0 < wire < step.parts["stage hops"]
+    # two tokens a stage of 4,096 values of two bytes over the node's links; the engine adds its time to start a message
+    tier = d.cluster.tiers[0]
+    rate = tier.bytes_per_s.value * tier.efficiency.value
+    assert wire == pytest.approx(2 * 4096 * 2 / rate)
+    assert step.parts["stage hops"] == pytest.approx(wire + d.stack["one_shot_s"])
 
 
 def test_flops_of_a_token_by_hand():
