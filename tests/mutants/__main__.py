@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.mutants.automatic import sample
+from tests.mutants.automatic import CORE, sample
 from tests.mutants.planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
@@ -117,11 +117,16 @@ def automatic(part: str, each: int, seed: int, log_file: Path | None) -> int:
 
 
 def write_log(path: Path, rows: list[tuple[str, int, str, bool]], seed: int) -> None:
-    """The log as CSV: a line for each change, in the order of the files."""
+    """The log as CSV: a line for each change, in the order of the files; files not tried now keep their lines."""
+    tried, kept = {row[0] for row in rows}, []
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            kept = [row for row in list(csv.reader(file))[1:] if row[1] not in tried and row[1] in CORE]
+    kept += [[str(seed), name, str(line), words, "yes" if seen else "no"] for name, line, words, seen in rows]
     with path.open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(("seed", "file", "line", "change", "seen"))
-        out.writerows((seed, name, line, words, "yes" if seen else "no") for name, line, words, seen in rows)
+        out.writerows(sorted(kept, key=lambda row: row[1]))
 
 
 def planted(part: str) -> int:
