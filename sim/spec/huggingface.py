@@ -121,7 +121,7 @@ def _refusal(raw: Mapping[str, Any], kind: object) -> str:
     """Why a family is not read: its operator by name where the config gives it away."""
     dimensions = "give plain dimensions (layers, hidden, heads, kv_heads, ffn, vocab, experts …)"
     kinds = [kind for key in _LISTS if isinstance(raw.get(key), list) for kind in raw[key]]
-    operator = next((name for key, name in _OPERATORS.items() if raw.get(key) is not None), None)
+    operator = next((name for key, name in _OPERATORS.items() if raw.get(key)), None)  # a width of 0: without it
     operator = operator or next((name for kind, name in _LISTED.items() if kind in kinds), None)
     if operator:
         return (

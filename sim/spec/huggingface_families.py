@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from sim.spec.huggingface_dense import DENSE
 from sim.spec.huggingface_experts import EXPERTS
+from sim.spec.huggingface_variants import VARIANTS
 
-FAMILIES = DENSE | EXPERTS
+FAMILIES = DENSE | EXPERTS | VARIANTS

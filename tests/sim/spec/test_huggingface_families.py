@@ -77,6 +77,40 @@ CASES = {
     "hunyuan_v1_moe": [WIDE | {"num_experts": 4, "moe_topk": 2}],
     "exaone_moe": [GROUPED | SMALL_EXPERTS | {"moe_intermediate_size": 32}],
     "hy_v3": [WIDE | SMALL_EXPERTS | {"moe_intermediate_size": 32}],
+    "bitnet": [GROUPED, GROUPED | {"tie_word_embeddings": True}],
+    "hyperclovax": [WIDE, WIDE | BIASED | {"mlp_bias": True, "use_post_norm": False}],
+    "jais2": [GROUPED | {"head_dim": 16}, GROUPED | {"head_dim": 16, "attention_bias": False, "mlp_bias": False}],
+    "nanochat": [GROUPED, GROUPED | {"attention_bias": True}],
+    "vaultgemma": [WIDE, WIDE | {"num_hidden_layers": 4}],
+    "persimmon": [PLAIN | {"intermediate_size": 160}, PLAIN | {"intermediate_size": 160, "qk_layernorm": False}],
+    "granite_swa": [GROUPED, GROUPED | BIASED | {"mlp_bias": True, "num_hidden_layers": 8}],
+    "granitemoe_swa": [
+        GROUPED | {"num_local_experts": 4},
+        GROUPED | {"num_local_experts": 4, "shared_intermediate_size": 48, "num_hidden_layers": 9},
+    ],
+    "mellum": [
+        WIDE | SMALL_EXPERTS | {"moe_intermediate_size": 32},
+        WIDE
+        | {"num_local_experts": 8, "moe_intermediate_size": 32, "num_experts_per_tok": 2, "attention_bias": True}
+        | {"mlp_layer_types": ["dense", *["sparse"] * 4]}
+        | {"layer_types": [*["sliding_attention"] * 3, "full_attention", "sliding_attention"]},
+    ],
+    "axk1": [
+        LATENT | {"v_head_dim": 12, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 32},
+        LATENT
+        | {"v_head_dim": 12, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 32}
+        | {"mlp_layer_types": ["dense", "dense", *["sparse"] * 3]},
+    ],
+    "aria_text": [GROUPED | {"moe_num_experts": 4}, GROUPED | {"moe_num_experts": 4, "moe_num_shared_experts": 1}],
+    "kolibri1": [
+        WIDE | SMALL_EXPERTS | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 48},
+        WIDE | SMALL_EXPERTS | {"moe_intermediate_size": 32, "layer_types": ["full_attention"] * 5},
+    ],
+    "flint": [
+        WIDE | SMALL_EXPERTS | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 48},
+        WIDE | SMALL_EXPERTS | {"moe_intermediate_size": 32, "mlp_only_layers": [1], "num_hidden_layers": 8},
+        WIDE | SMALL_EXPERTS | {"moe_intermediate_size": 32, "mlp_only_layers": []},
+    ],
     "dbrx": [
         MPT
         | {
