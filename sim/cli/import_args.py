@@ -8,19 +8,20 @@ from pathlib import Path
 from minglm.runtime.arguments import COUNT
 from minglm.runtime.terminal import json_text
 
-TEXT = "a launch of Megatron, MindFormers, DeepSpeed or torchtitan as a scenario, every argument accounted for"
+TEXT = "a launch of Megatron, NeMo, MindFormers, DeepSpeed, torchtitan or a Trainer as a scenario, nothing left unsaid"
 EXAMPLES = """clustersim import-args pretrain_gpt.sh --out mine.yaml        (then: clustersim run mine.yaml)
 clustersim import-args pretrain_gpt.sh --define NNODES=16 --cluster dgx_h200
 clustersim import-args finetune_llama3_8b.yaml               (MindFormers)
 clustersim import-args ds_config.json --model llama3_8b --set seq=4096
-clustersim import-args llama3_70b.toml --chips 256 --json    (torchtitan)"""
+clustersim import-args llama3_70b.toml --chips 256 --json    (torchtitan)
+clustersim import-args llama3_full_sft.yaml --chips 8        (LLaMA-Factory, Axolotl)"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="a launch script, or a file of arguments")
     parser.add_argument(
         "--format",
-        choices=("megatron", "mindformers", "deepspeed", "torchtitan"),
+        choices=("megatron", "mindformers", "deepspeed", "torchtitan", "nemo", "trainer"),
         help="whose arguments they are (default: by the file)",
     )
     parser.add_argument("--model", help="where the file names none: a name, a Hugging Face config.json, a YAML")

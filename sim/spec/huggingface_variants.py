@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from sim.spec.huggingface_config import Config
@@ -21,7 +21,9 @@ def _listed_windows(c: Config, full: Callable[[int], bool]) -> dict[str, Any]:
 
 def _bitnet(c):
     """Llama with a norm of the attention's and of the feed-forward's inner values."""
-    return llama(c) | dict(extra_params=c.int("num_hidden_layers") * (c.int("hidden_size") + c.int("intermediate_size")))
+    return llama(c) | dict(
+        extra_params=c.int("num_hidden_layers") * (c.int("hidden_size") + c.int("intermediate_size"))
+    )
 
 
 def _hyperclovax(c):
@@ -118,7 +120,7 @@ def _flint(c):
     )
 
 
-VARIANTS: Mapping[str, Callable[[Config], dict[str, Any]]] = {
+VARIANTS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "bitnet": _bitnet,
     "hyperclovax": _hyperclovax,
     "jais2": _jais2,

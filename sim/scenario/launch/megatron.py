@@ -26,7 +26,8 @@ IGNORED = re.compile(
     r"local-rank|max-restarts|tee|redirects|mtp-loss|qk-clip|muon-|sequence-parallel-comm|nccl|high-priority|"
     r"deterministic|inference|position-embedding-interp|use-cpu-init|cross-entropy-fusion-impl|te-rng|calculate|data$|"
     r"train-sync|config-logger|kill-|disable-straggler|result-|record-|timing|barrier|decoupled|skip-train|"
-    r"num-layers-at|accumulate-allreduce|make-vocab|main-params|exp-avg-sq|hidden-dropout-|moe-layer-recompute-)"
+    r"num-layers-at|accumulate-allreduce|make-vocab|main-params|exp-avg-sq|hidden-dropout-|moe-layer-recompute-|"
+    r"fsdp-double-buffer|use-nccl-ub)"
 )
 _OUTSIDE = {  # of the model or the method: nothing here says what they would cost
     "encoder-num-layers": "an encoder",
@@ -256,7 +257,9 @@ def _switches(a: Arguments, out: Launch) -> None:
         "optimizer", table={"adam": "adam", "muon": "muon", "dist_muon": "muon"}, becomes="options.optimizer"
     )
     a.choice("moe-token-dispatcher-type", table={"alltoall": None, "flex": None}, becomes="options.dedup")
-    if a.flag("moe-enable-deepep", becomes="options.dedup"):
+    backends = {"deepep": True, "hybridep": True}  # one copy of a token a node
+    once = a.choice("moe-flex-dispatcher-backend", table=backends, becomes="options.dedup")
+    if a.flag("moe-enable-deepep", becomes="options.dedup") or once:
         o["dedup"] = True
     _stages(a, out)
     out.options = {k: v for k, v in o.items() if v is not None}

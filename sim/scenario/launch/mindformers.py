@@ -22,7 +22,7 @@ IGNORED = re.compile(
     r"model\.(arch|model_config\.(type|rms|bos|eos|pad|ignore|softmax|layernorm|rotary|use_past|checkpoint|repetition|"
     r"mtp_loss|layernorm_compute|max_decode|top|do_sample|block_size|num_blocks|is_dynamic|extend|theta|fine_grain|param_init|input_sliced|"
     r"embedding_init|compute_dtype|rope|use_ring|use_flash|use_attn|qkv_concat|batch_size|max_pos|init|return|"
-    r"use_contiguous|use_gmm|use_fused|enable_fa|scaling|router|attention_dropout|hidden_act|norm_topk|auto_map))|version|"
+    r"use_contiguous|use_gmm|use_fused|moe_grouped_gemm|moe_token_drop|moe_router|moe_aux|norm_topk|params_dtype|enable_fa|scaling|router|attention_dropout|hidden_act|norm_topk|auto_map))|version|"
     r"parallel\.enable_parallel_optimizer$|moe_config\.num_experts_chosen$)"
 )
 
@@ -101,7 +101,7 @@ def _model(a: Arguments, out: Launch) -> None:
         m["ffn"] = _llama_ffn(m["hidden"], multiple or 256, factor)
     m["qkv_bias"] = a.flag(p + "qkv_has_bias", becomes="model.qkv_bias")
     m["qk_norm"] = a.flag(p + "qk_norm", p + "use_qk_norm", becomes="model.qk_norm")
-    out.run["seq"] = a.whole(p + "seq_length", becomes="seq", low=1)
+    out.run["seq"] = a.whole("train_dataset.data_loader.config.seq_length", p + "seq_length", becomes="seq", low=1)
     m["max_seq"] = out.run["seq"]
     if m["kv_lora"]:
         m.pop("kv_heads"), m.pop("head_dim")
@@ -141,16 +141,17 @@ def _stages(offset: Any, layers: int, chunks: int, a: Arguments) -> list[int]:
 
 
 def _experts(a: Arguments, out: Launch) -> None:
-    experts = a.whole("moe_config.expert_num", becomes="model.experts")
-    top = a.whole("moe_config.num_experts_chosen", becomes="model.experts_per_token", low=1)
-    shared = a.whole("moe_config.shared_expert_num", becomes="model.shared_experts")
+    p = "model.model_config."
+    experts = a.whole("moe_config.expert_num", p + "num_experts", p + "n_routed_experts", becomes="model.experts")
+    top = a.whole("moe_config.num_experts_chosen", p + "num_experts_per_tok", becomes="model.experts_per_token", low=1)
+    shared = a.whole("moe_config.shared_expert_num", p + "n_shared_experts", becomes="model.shared_experts")
     width = a.whole(
         "moe_config.moe_intermediate_size",
-        "model.model_config.moe_intermediate_size",
+        p + "moe_intermediate_size",
         becomes="model.moe_ffn",
         low=1,
     )
-    dense = a.whole("moe_config.first_k_dense_replace", becomes="model.dense_layers")
+    dense = a.whole("moe_config.first_k_dense_replace", p + "first_k_dense_replace", becomes="model.dense_layers")
     if not experts or experts == 1 or "model" not in out.run:
         return
     if a.has("moe_config.capacity_factor"):

@@ -17,12 +17,12 @@ from minglm.errors import InputError, nearest
 from sim.base.documents import MAX_BYTES, decode_text, parse_text
 from sim.base.fields import shorten
 from sim.scenario.file import set_value
-from sim.scenario.launch import deepspeed, megatron, mindformers, torchtitan
+from sim.scenario.launch import deepspeed, megatron, mindformers, nemo, torchtitan, trainer
 from sim.scenario.launch.arguments import Launch
 from sim.scenario.launch.shell import flags
 from sim.scenario.training import resolve
 
-FORMATS = ("megatron", "mindformers", "deepspeed", "torchtitan")
+FORMATS = ("megatron", "mindformers", "deepspeed", "torchtitan", "nemo", "trainer")
 
 
 def read_launch(
@@ -55,9 +55,11 @@ def read_launch(
             raise InputError(f"{where}: holds no keys and values; give a {format} configuration")
         values = deepspeed.flat(document)
         kept = {k: v for k, v in values.items() if k not in passed}
-        launch = {"deepspeed": deepspeed, "torchtitan": torchtitan, "mindformers": mindformers}[format].read(
-            kept, where
-        )
+        if format == "trainer":
+            launch = trainer.read(kept, where, Path(path).parent)
+        else:
+            readers = {"deepspeed": deepspeed, "torchtitan": torchtitan, "mindformers": mindformers, "nemo": nemo}
+            launch = readers[format].read(kept, where)
     unknown = passed - {n.replace("_", "-") for n in values} - set(values)
     if unknown and {n.replace("-", "_") for n in unknown} - set(values):
         name = min(unknown)
@@ -88,11 +90,11 @@ def _format(path: str, text: str) -> str:
     if suffix == ".json":
         return "deepspeed"
     if suffix in (".yaml", ".yml"):
-        return (
-            "mindformers"
-            if re.search(r"^(parallel_config|runner_config|moe_config|run_mode) *:", text, re.M)
-            else "megatron"
-        )
+        if re.search(r"^(parallel_config|runner_config|moe_config|run_mode) *:", text, re.M):
+            return "mindformers"
+        document = parse_text(text, Path(path).name)
+        keys = document if isinstance(document, Mapping) else {}
+        return "nemo" if nemo.known(keys) else "trainer" if trainer.known(keys) else "megatron"
     if re.search(r"--[A-Za-z]", text):
         return "megatron"
     raise InputError(f"{path}: no launch that is known by its name or contents; give --format {', '.join(FORMATS)}")

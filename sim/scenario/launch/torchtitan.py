@@ -142,7 +142,8 @@ def _switches(a: Arguments, out: Launch) -> None:
                 f"{a.label('activation_checkpoint.selective_ac_option')} {option!r}: op, or every how many layers"
             )
     compiled = a.flag("compile.enable", "training.compile", becomes="options.fusion")
-    out.options["fusion"] = "compiled" if compiled else "eager"
+    parts = a.raw("compile.components", becomes="options.fusion") or ("model",)  # the loss alone may be compiled
+    out.options["fusion"] = "compiled" if compiled and "model" in parts else "eager"
     if a.flag(
         "parallelism.enable_async_tensor_parallel",
         "experimental.enable_async_tensor_parallel",
