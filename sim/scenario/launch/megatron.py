@@ -257,8 +257,8 @@ def _switches(a: Arguments, out: Launch) -> None:
         "optimizer", table={"adam": "adam", "muon": "muon", "dist_muon": "muon"}, becomes="options.optimizer"
     )
     a.choice("moe-token-dispatcher-type", table={"alltoall": None, "flex": None}, becomes="options.dedup")
-    backends = {"deepep": True, "hybridep": True}  # one copy of a token a node
-    once = a.choice("moe-flex-dispatcher-backend", table=backends, becomes="options.dedup")
+    copies = {"deepep": True, "hybridep": True}  # one of a token a node
+    once = a.choice("moe-flex-dispatcher-backend", table=copies, becomes="options.dedup")
     if a.flag("moe-enable-deepep", becomes="options.dedup") or once:
         o["dedup"] = True
     _stages(a, out)

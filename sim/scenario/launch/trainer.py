@@ -174,14 +174,8 @@ def _switches(a: Arguments, out: Launch) -> None:
     out.run["recompute"] = "full" if again else "none"
     if a.flag("enable_liger_kernel", "use_liger_kernel", "liger_fused_linear_cross_entropy", becomes="options.loss"):
         out.options["loss"] = "liger"
-    kinds: dict[str, Any] = {
-        "flash": "flash",
-        "fa2": "flash",
-        "fa3": "flash",
-        "flash_attention_2": "flash",
-        "eager": "unfused",
-    }
-    kinds |= dict.fromkeys(("sdpa", "auto", "disabled", "flex", "xformers"))
+    kinds: dict[str, Any] = dict.fromkeys(("sdpa", "auto", "disabled", "flex", "xformers")) | {"eager": "unfused"}
+    kinds |= dict.fromkeys(("flash", "fa2", "fa3", "flash_attention_2"), "flash")
     kind = a.choice("attention", "attn_implementation", "flash_attn", table=kinds, becomes="options.attention")
     if a.flag("flash_attention", becomes="options.attention") or kind:
         out.options["attention"] = kind or "flash"

@@ -48,7 +48,7 @@ def test_a_ratio_needs_its_baseline():
 
 
 def test_errors_are_relative_and_those_of_gains_and_shares_a_difference(monkeypatch):
-    """The baseline is simulated once, for the ratios alone; a published gain of 120 is 120%, of 1.2 and 3 themselves."""
+    """The baseline is simulated once and for ratios alone; a gain of 120 is 120%, of 1.2 and 3 itself."""
     asked = []
     monkeypatch.setattr("sim.rollout.metrics.simulate", lambda case: asked.append(case) or BASE)
     monkeypatch.setattr("sim.rollout.metrics.baseline", lambda case: SimpleNamespace(case="the baseline"))
