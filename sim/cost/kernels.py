@@ -91,7 +91,6 @@ def tile_share(m: float, n: float, k: float, batch: float, cores: int, fill: flo
 
 # Power of the boards whose kernels were measured, W (data sheets).
 MEASURED_AT_W = {"a100": 400.0, "h100": 700.0, "h200": 700.0, "b200": 1000.0, "b300": 1100.0}
-_BLACKWELL = ("b200", "b300", "gb200", "gb300")
 # Chips of data/measured whose attention backward stands for another's.
 _BACKWARD_OF = {"a100": "a100", "h100": "h200", "h200": "h200"}
 
@@ -142,7 +141,7 @@ class Kernels:
     @functools.cached_property
     def bandwidth(self) -> float:
         """Bytes per second of memory that kernels reach."""
-        share = _c("memory_share_blackwell" if self.chip.tables in _BLACKWELL else "memory_share")
+        share = _c("memory_share_blackwell" if self.chip.family == "blackwell" else "memory_share")
         return self.chip.memory_bytes_per_s.value * share
 
     @functools.cached_property

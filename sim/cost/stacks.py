@@ -96,7 +96,7 @@ class Stack:
     bf16_grads: bool = False
     muon: str = "owned"  # who takes Newton–Schulz: a key of `sim.cost.optimizer.MUON_SHARES`
     labels: Mapping[str, str] = field(default_factory=dict)  # constant → label and source
-    fitted: Mapping[str, Mapping] = field(default_factory=dict)  # chip → {name, value, rows}
+    fitted: Mapping[str, Mapping] = field(default_factory=dict)  # family of chips → {name, value, rows}
 
     def __post_init__(self) -> None:
         if self.graphs not in GRAPHS:
@@ -132,10 +132,8 @@ class Stack:
         return self.fixed_s * (1.0 + math.log(max(1.0, num_chips / 8)))
 
     def scalar(self, chip: Chip, name: str, default: float) -> float:
-        """The fitted value called `name` for this chip, or for another bin of it (910B2 for 910B), else `default`."""
-        bin_of = chip.name.rstrip("0123456789")
-        bins = [f for other, f in self.fitted.items() if len(bin_of) >= 4 and other.rstrip("0123456789") == bin_of]
-        fit = self.fitted.get(chip.name) or (bins[0] if bins else None)
+        """The fitted value called `name` for chips of this one's family, else `default`."""
+        fit = self.fitted.get(family_of(chip))
         return float(fit["value"]) if fit and fit.get("name") == name else default
 
     def kernels(self, chip: Chip) -> Kernels:
@@ -188,14 +186,14 @@ def _read() -> dict[str, Any]:
 
 @functools.cache
 def read_fitted() -> dict[str, Any]:
-    """`chips`: family → its long-run speed; `stacks`: stack → chip → a fitted constant. Empty before the first fit."""
+    """`chips`: family → its long-run speed; `stacks`: stack → family → a fitted constant. Empty before a fit."""
     path = datafiles.data("fitted.yaml")  # written by `python -m sim.validation.fit --write`, which starts without it
     return read_mapping(path) if path.exists() else {}
 
 
 def family_of(chip: Chip) -> str:
-    """Whose long-run speed is a chip's: the chip that was measured for it, its family, else its name."""
-    return chip.tables or chip.family or chip.name
+    """Whose long-run speed is a chip's: the chip that was measured for it, its family, else itself."""
+    return chip.tables or chip.family or chip.file or chip.name
 
 
 def sustained(chip: Chip) -> tuple[float, str]:

@@ -117,7 +117,8 @@ def nearest_rows(s: Scenario, most: int = 5) -> list[dict[str, Any]]:
                 (run.workload.seq, s.workload.seq),
             )
         )
-        apart += 3.0 * (row.chip != s.cluster.chip.name) + 1.0 * (bool(run.model.experts) != bool(s.model.experts))
+        apart += 3.0 * (run.cluster.chip.file != s.cluster.chip.file)
+        apart += 1.0 * (bool(run.model.experts) != bool(s.model.experts))
         found.append((apart, row.id, row))
     out = []
     for apart, name, row in sorted(found, key=lambda f: f[:2])[:most]:

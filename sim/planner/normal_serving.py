@@ -99,7 +99,7 @@ def normal(scenario: Mapping[str, Any], measured_s: float) -> dict[str, Any]:
 
 def nearest_rows(d: Deployment, at: Load, most: int = 5) -> list[dict[str, Any]]:
     """Measured engines most like the deployment: same chip and kind of model first, then by size, load and length."""
-    chip = d.cluster.chip.tables or d.cluster.chip.name.lower()
+    chip = d.cluster.chip.file
 
     def apart(row: EngineRow) -> float:
         other = deployment_of(row)

@@ -20,6 +20,7 @@ from sim.serving.simulate import Fleet, simulate
 from sim.serving.stacks import load_stack
 from sim.serving.step_time import EngineStepTime, decode_step, largest_batch, prefill, tpot
 from sim.serving.workload import ServingWorkload
+from sim.spec.hardware import Chip, cluster_from
 
 Row = Mapping[str, Any]
 Prediction = tuple[float, dict[str, float]]  # figure in the unit of the row's `measured`, and details
@@ -71,14 +72,20 @@ def check_rows(published: Iterable[Row]) -> None:
             )
 
 
+def chip_of(row: Row) -> Chip:
+    """The chip of a row's deployment."""
+    return cluster_from(row["deployment"]["cluster"]).chip
+
+
 @functools.lru_cache(maxsize=64)
 def fitted_scale(chip: str, stack: str) -> tuple[float, str] | None:
     """(time factor, row id) fitted for this chip and stack, or None: by bisection, for a limit moves the batch too.
 
-    `chip` is a name as in the rows or of a die or bin of it ('910C-die' is a 910C).
+    Args:
+        chip: its file in data/chips (`Chip.file`).
     """
     for row in rows():
-        if row["use"] == "calibration" and row["deployment"]["stack"] == stack and chip.upper().startswith(row["chip"]):
+        if row["use"] == "calibration" and row["deployment"]["stack"] == stack and chip == chip_of(row).file:
             low, high = 0.2, 5.0
             for _ in range(50):
                 middle = math.sqrt(low * high)
@@ -93,7 +100,7 @@ def fitted_scale(chip: str, stack: str) -> tuple[float, str] | None:
 
 def fitted(d: Deployment) -> Deployment:
     """The deployment with the scalar of its chip and stack, where one is fitted."""
-    scalar = fitted_scale(d.cluster.chip.name, d.stack.name)
+    scalar = fitted_scale(d.cluster.chip.file, d.stack.name)
     if not scalar or "scale" in dict(d.stack.constants):
         return d
     scale, row_id = scalar
@@ -125,7 +132,7 @@ def predict(row: Row, scale: float | None = None) -> Prediction:
     if kind not in _PREDICTIONS:
         raise InputError(f"serving row {row['id']!r}: kind {kind!r} is not known")
     if scale is None:
-        scalar = fitted_scale(row["chip"], row["deployment"]["stack"])
+        scalar = fitted_scale(chip_of(row).file, row["deployment"]["stack"])
         scale = scalar[0] if scalar else 1.0
     return _PREDICTIONS[kind](row, _deployment(row["deployment"], row.get("stack"), scale), row.get("per", 1))
 

@@ -55,7 +55,7 @@ class Deployment:
     max_num_batched_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stack", self.stack.for_chip(self.cluster.chip.name))
+        object.__setattr__(self, "stack", self.stack.for_chip(self.cluster.chip))
         object.__setattr__(self, "precision", format_name(self.precision))
 
     @classmethod

@@ -23,7 +23,7 @@ from sim.serving.messages import copies_sent, shared_apart
 from sim.spec.hardware import Chip
 
 MODES = ("hybrid", "roofline")
-BLACKWELL = ("b200", "b300", "gb200", "gb300")
+BLACKWELL = "blackwell"  # `Chip.family`
 GLM5_ATTENTION = (6144, 64, 2048, 512, 32, 128, 2048)  # the shape that data/measured/dsa_layer was measured with
 MEASURED_KERNEL_S = 2e-6  # a small kernel of the stacks whose grouped products were measured
 # name: (value, label, source)
@@ -107,7 +107,7 @@ class Roof:
         self.decode_compute = self.bf16_peak * (stack["attention_compute"] if self.hybrid else 1.0)
         self.sparse_compute = self.bf16_peak * (stack["sparse_compute"] if self.hybrid else 1.0)
         self.decode_memory = self.bandwidth * (stack["attention_memory"] if self.hybrid else 1.0)
-        faster = CONSTANTS["small_kernel_blackwell"][0] if chip.tables in BLACKWELL else 1.0
+        faster = CONSTANTS["small_kernel_blackwell"][0] if chip.family == BLACKWELL else 1.0
         self.kernel_s = stack["small_kernel_s"] * faster if self.hybrid else 0.0
         self.floor_s = stack.get("matmul_floor_s", 0.0)
 
@@ -135,13 +135,13 @@ class Roof:
         share = self.d.stack.get("fp8_cache_memory", 0.0)
         if not self.hybrid or not share or self.d.kv != "fp8" or attention == "mla":
             return self.decode_memory
-        return self.bandwidth * (self.d.stack["attention_memory"] if self.d.cluster.chip.tables in BLACKWELL else share)
+        return self.bandwidth * (self.d.stack["attention_memory"] if self.d.cluster.chip.family == BLACKWELL else share)
 
     @property
     def expert_compute(self) -> str:
         """Precision of the grouped products: Blackwell multiplies four-bit experts as they are, by fp8 activations."""
         d = self.d
-        native = d.cluster.chip.tables in BLACKWELL and d.format.expert_width_multiple > 1
+        native = d.cluster.chip.family == BLACKWELL and d.format.expert_width_multiple > 1
         return "fp8" if native else d.format.expert_compute
 
     def grouped_compute(self, kind: str) -> float:
@@ -160,7 +160,7 @@ class Roof:
         """
         block = self.d.stack.get("expert_block_rows", 0.0)
         chip = self.d.cluster.chip
-        if not block or kind != "fp8" or chip.vendor != "NVIDIA" or chip.tables in BLACKWELL:
+        if not block or kind != "fp8" or chip.vendor != "NVIDIA" or chip.family == BLACKWELL:
             return rows
         each = rows / max(experts, 1.0)
         return rows + experts * (block - each if each < 1.0 else block / 2 if each > block else block - each)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.base.figure import Figure
-from sim.serving.calibration import fitted, rows
+from sim.serving.calibration import chip_of, fitted, rows
 from sim.serving.defaults import rent_of
 from sim.serving.deployment import Deployment
 from sim.serving.first_token import front_s, prepared_s, steps_before
 from sim.serving.memory import chip_memory, shortfall
 from sim.serving.step_time import EngineStepTime, decode_step, largest_batch, prefill, tpot
 from sim.serving.workload import number
+from sim.spec.hardware import Chip
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
 
@@ -149,7 +150,7 @@ def _option(  # noqa: PLR0913 (a private second half of `evaluate`)
     """Rates, instances for the target's load, and money of a deployment that meets the target."""
     decode_rate, row_id = step.tokens_per_s / d.chips, ""
     if mode == "hybrid" and not shared and d.chips >= MEASURED_FROM:
-        published = measured(d.model, d.cluster.chip.name, target.context, target.tpot_s)
+        published = measured(d.model, d.cluster.chip, target.context, target.tpot_s)
         if published:
             decode_rate, row_id = published
     prefill_rate_chip = prefill_tokens_per_s / d.chips
@@ -208,7 +209,7 @@ def prefill_rate(d: Deployment, target: Target, mode: str) -> tuple[float, float
     return tokens_per_s, ttft_s
 
 
-def measured(model: ModelSpec, chip: str, context: float, limit_s: float) -> tuple[float, str] | None:
+def measured(model: ModelSpec, chip: Chip, context: float, limit_s: float) -> tuple[float, str] | None:
     """(output tokens/s per chip, row id) of the fastest published decode row of this model and chip, if there is one.
 
     Its context is within a tenth of `context`, and it kept a TPOT of `limit_s`.
@@ -217,7 +218,7 @@ def measured(model: ModelSpec, chip: str, context: float, limit_s: float) -> tup
     for row in rows():
         if (
             row["kind"] != "decode"
-            or not chip.upper().startswith(row["chip"])
+            or _speeds(chip_of(row)) != _speeds(chip)
             or load_model(row["deployment"]["model"]).name != model.name
         ):
             continue
@@ -227,6 +228,11 @@ def measured(model: ModelSpec, chip: str, context: float, limit_s: float) -> tup
             if best is None or rate > best[0]:
                 best = (rate, row["id"])
     return best
+
+
+def _speeds(chip: Chip) -> tuple:
+    """What a published rate of a chip depends on: a changed chip has none, one with another name or price has."""
+    return chip.file, chip.peak_flops, chip.memory_bytes, chip.memory_bytes_per_s
 
 
 def _shared_batch(d: Deployment, target: Target, fill_s: float, most: int, mode: str) -> tuple[int, float]:

@@ -23,6 +23,7 @@ from minglm.errors import InputError, nearest
 from sim.base.documents import read_document
 from sim.base.units import parse
 from sim.serving.engine_memory import ENGINES, VLLM_RELEASES
+from sim.spec.hardware import Chip
 
 LABELS = ("measured", "published", "fitted", "assumed")
 _DIMENSIONS = {
@@ -89,7 +90,7 @@ class ServingStack:
     ep_label: str = "assumed"
     ep_source: str = ""
     notes: str = ""
-    # constants that differ on a chip, by the beginning of its name
+    # constants that differ on a family of chips (`Chip.family`), or on those with one chip's tables (`Chip.tables`)
     chips: tuple[tuple[str, tuple[tuple[str, Constant], ...]], ...] = ()
     engine: str = "vllm"  # whose accounting of memory it follows (`sim.serving.engine_memory.ENGINES`)
 
@@ -116,12 +117,14 @@ class ServingStack:
             self, constants=tuple(kept + [(k, Constant(float(v), label, source)) for k, v in values.items()])
         )
 
-    def for_chip(self, chip: str) -> ServingStack:
+    def for_chip(self, chip: Chip) -> ServingStack:
         """The stack as it runs on `chip`: its own constants there, where the file gives some."""
         if not self.chips:
             return self
-        own = {name: c for prefix, some in self.chips if chip.upper().startswith(prefix.upper()) for name, c in some}
-        return replace(self, constants=tuple(sorted((dict(self.constants) | own).items())), chips=())
+        chips, constants = dict(self.chips), dict(self.constants)
+        for key in (chip.family, chip.tables):
+            constants |= dict(chips.get(key, ()))
+        return replace(self, constants=tuple(sorted(constants.items())), chips=())
 
     def ep_latency(self, width: int) -> tuple[float, float] | None:
         """(dispatch, combine) seconds of the table's message, interpolated in log(width); None without a table."""
@@ -216,7 +219,9 @@ def _read(name: str, values: Mapping[str, Any], base: ServingStack | None) -> Se
     table, table_label, table_source = start.ep_table, start.ep_label, start.ep_source
     for key, given in values.items():
         if key == "chips":
-            chips |= {prefix: _read(f"{name}.chips.{prefix}", own, None).constants for prefix, own in given.items()}
+            for chip, own in given.items():
+                changed = dict(_read(f"{name}.chips.{chip}", own, None).constants)
+                chips[chip] = tuple((dict(chips.get(chip, ())) | changed).items())
         elif key == "ep_table":
             table, table_label, table_source = _read_ep_table(name, given)
         elif key not in _NOT_CONSTANTS:

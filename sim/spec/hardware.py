@@ -61,13 +61,14 @@ class Chip:
     matmul_source: str = ""
     sustained: Figure | None = None  # speed of matmuls in a long run over short ones; None: fitted, or expected
     tables: str = ""  # the chip of data/measured whose kernels and links stand for this one's
-    family: str = ""  # whose long-run speed is this chip's where no `tables` say so, such as "ascend"
+    family: str = ""  # of chips with alike kernels: "ascend", "blackwell"; its long-run speed where no `tables` say so
     cores: int = 0  # that matmul tiles are spread over; 0: not published, 128 are assumed
     attention: str = "flash2"  # the attention kernel that current stacks use on it
     attention_as: str = ""  # the chip whose measured shares of that kernel hold for this one; "": those of any chip
     cluster: str = ""  # the file of data/clusters with the nodes it usually sits in
     failures_per_chip_hour: Figure | None = None
     denominators: tuple[tuple[str, float], ...] = ()  # peaks in use elsewhere for MFU: (who, FLOP/s)
+    file: str = ""  # of data/chips, that it was read from or is `like`: what was fitted on that chip holds for this one
     vendor: str = ""
     notes: str = ""
 
@@ -390,7 +391,7 @@ def _find(folder: str, name: str, what: str) -> tuple[str, Path]:
 @functools.cache
 def _load_chip(stem: str) -> Chip:
     values = read_mapping(datafiles.data("chips", f"{stem}.yaml"))
-    return chip_from({"name": stem, **values}, f"chips/{stem}")
+    return replace(chip_from({"name": stem, **values}, f"chips/{stem}"), file=stem)
 
 
 @functools.cache

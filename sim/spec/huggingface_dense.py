@@ -15,22 +15,21 @@ from sim.spec.huggingface_decoder import decoder, pattern, windows
 
 
 def llama(c: Config) -> dict[str, Any]:
-    """Llama, and what only scales its values otherwise (Granite, SmolLM3)."""
+    """Llama, and what only scales its values otherwise (Granite)."""
     bias, mlp = c.flag("attention_bias"), c.flag("mlp_bias")
     return decoder(c, qkv_bias=bias, out_bias=bias, ffn_bias=mlp)
 
 
 def mistral(c: Config) -> dict[str, Any]:
-    """Mistral: a window in every layer, where there is one."""
-    window = c.int("sliding_window", 0)
-    return decoder(c, window=window, window_layers=c.int("num_hidden_layers") if window else 0)
+    """Mistral: a window in every layer, where there is one, unless the file lists its layers."""
+    return decoder(c) | windows(c, 0, c.int("num_hidden_layers"))
 
 
 def _window_qwen(c, base):
-    if c.flag("use_sliding_window") and c.int("sliding_window", 0):
-        first = c.int("max_window_layers", 0)
-        base |= dict(window=c.int("sliding_window"), window_layers=max(base["layers"] - first, 0))
-    return base
+    """A window from the `max_window_layers`-th layer on, where it is switched on."""
+    if not c.flag("use_sliding_window"):
+        return base
+    return base | windows(c, 0, max(base["layers"] - c.int("max_window_layers", 0), 0))
 
 
 def qwen2(c: Config) -> dict[str, Any]:
@@ -50,6 +49,14 @@ def qwen3(c: Config) -> dict[str, Any]:
             out_bias=c.flag("attention_bias"),
         ),
     )
+
+
+def _smollm3(c):
+    """Llama; where windows are switched on, the layers without positions have one: one in four, unless listed."""
+    layers = c.int("num_hidden_layers")
+    listed, every = c.raw.get("no_rope_layers"), c.int("no_rope_layer_interval", 4)
+    bare = listed.count(0) if isinstance(listed, list) else layers // every if every else 0
+    return llama(c) | (windows(c, 0, bare) if c.flag("use_sliding_window") else {})
 
 
 def _gpt2(c):
@@ -323,7 +330,7 @@ DENSE: dict[str, Callable[[Config], dict[str, Any]]] = {
     "starcoder2": _starcoder2,
     "internlm2": _internlm2,
     "internlm3": _internlm3,
-    "smollm3": llama,
+    "smollm3": _smollm3,
     "seed_oss": _seed_oss,
     "ernie4_5": _ernie4_5,
     "phi": _phi,

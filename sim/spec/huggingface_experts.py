@@ -30,15 +30,22 @@ def _sparse_layers(c) -> int:
 
 
 def _qwen2_moe(c):
-    return qwen2(c) | dict(
-        experts=c.int("num_experts", 60),
-        experts_per_token=c.int("num_experts_per_tok", 4),
-        moe_ffn=c.int("moe_intermediate_size"),
-        shared_experts=1,
-        shared_ffn=c.int("shared_expert_intermediate_size", 0),
-        shared_gate=True,
-        dense_layers=_sparse_layers(c),
-        qkv_bias=c.flag("qkv_bias", True),
+    """Where windows are switched on, every second of the first `max_window_layers` has one."""
+    first = min(c.int("max_window_layers", 0), c.int("num_hidden_layers"))
+    window = windows(c, 0, (first + 1) // 2) if c.flag("use_sliding_window") else {}
+    return (
+        qwen2(c)
+        | window
+        | dict(
+            experts=c.int("num_experts", 60),
+            experts_per_token=c.int("num_experts_per_tok", 4),
+            moe_ffn=c.int("moe_intermediate_size"),
+            shared_experts=1,
+            shared_ffn=c.int("shared_expert_intermediate_size", 0),
+            shared_gate=True,
+            dense_layers=_sparse_layers(c),
+            qkv_bias=c.flag("qkv_bias", True),
+        )
     )
 
 
@@ -94,8 +101,7 @@ def _minimax_m2(c):
 
 
 def _dots1(c):
-    first = c.int("max_window_layers", 0)
-    window = c.int("sliding_window", 0)
+    layers = c.int("num_hidden_layers")
     return decoder(
         c,
         qkv_bias=c.flag("attention_bias"),
@@ -107,9 +113,7 @@ def _dots1(c):
         moe_ffn=c.int("moe_intermediate_size"),
         dense_layers=c.int("first_k_dense_replace", 0),
         router_bias=True,
-        window=window,
-        window_layers=max(c.int("num_hidden_layers") - first, 0) if window else 0,
-    )
+    ) | windows(c, 0, max(layers - c.int("max_window_layers", 0), 0))
 
 
 def _deepseek(c):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sim.serving.calibration import GROUPS, Row, fitted_scale, predict, rows
+from sim.serving.calibration import GROUPS, Row, chip_of, fitted_scale, predict, rows
 from sim.serving.operators import CONSTANTS
 from sim.serving.stacks import LABELS, load_stack
 
@@ -118,7 +118,7 @@ def _scalars() -> list[dict[str, Any]]:
     for row in rows():
         if row["use"] == "calibration":
             chip, stack = row["chip"], row["deployment"]["stack"]
-            scalar = fitted_scale(chip, stack)
+            scalar = fitted_scale(chip_of(row).file, stack)
             assert scalar is not None, f"{row['id']} is a calibration row of {chip} with {stack}"
             scalars.append({"chip": chip, "stack": stack, "scale": scalar[0], "row": scalar[1]})
     return scalars

@@ -24,9 +24,9 @@ from typing import Any
 from minglm.errors import InputError
 from sim.base import spreadsheet, units
 from sim.cost.closed_form import step_time
-from sim.cost.stacks import Stack, load_stack, resolve
+from sim.cost.stacks import Stack, family_of, load_stack, resolve
 from sim.cost.step import estimate
-from sim.spec.hardware import Cluster, load_cluster
+from sim.spec.hardware import Chip, Cluster, load_cluster
 from sim.spec.model import ModelSpec
 from sim.spec.plan import Plan, Workload
 from sim.validation.predict import scores
@@ -190,9 +190,9 @@ def seconds_of(iteration: Iteration, stack: Stack) -> float:
     return step_time(costs, iteration.plan.schedule).total_s
 
 
-def with_host(stack: Stack, chip: str, value: float) -> Stack:
-    """The stack with `value` as the host's seconds per operator on `chip`."""
-    return dataclasses.replace(stack, fitted={chip: {"name": "host_op_s", "value": value, "rows": []}})
+def with_host(stack: Stack, chip: Chip, value: float) -> Stack:
+    """The stack with `value` as the host's seconds per operator on chips of this family."""
+    return dataclasses.replace(stack, fitted={family_of(chip): {"name": "host_op_s", "value": value, "rows": []}})
 
 
 def mean_error(runs: list[Iteration], stack: Stack) -> float:
@@ -205,7 +205,7 @@ def fit_host(runs: list[Iteration], stack: Stack, low: float = 20e-6, high: floa
     ratio = (5**0.5 - 1) / 2
 
     def error(value: float) -> float:
-        return mean_error(runs, with_host(stack, runs[0].cluster.chip.name, value))
+        return mean_error(runs, with_host(stack, runs[0].cluster.chip, value))
 
     c, d = high - ratio * (high - low), low + ratio * (high - low)
     at_c, at_d = error(c), error(d)
@@ -238,11 +238,11 @@ def run_csv(path: str | Path, seed: int = 0, fit: bool = True) -> dict:
             value = fit_host([runs[i] for i in fold], stack)
             chosen = set(fold)
             others = [runs[i] for i in order if i not in chosen]
-            rotation.append((value, mean_error(others, with_host(stack, cluster.chip.name, value))))
+            rotation.append((value, mean_error(others, with_host(stack, cluster.chip, value))))
         value = rotation[0][0]
     else:
         value = stack.scalar(cluster.chip, "host_op_s", stack.host_op_s)
-    used = with_host(stack, cluster.chip.name, value)
+    used = with_host(stack, cluster.chip, value)
     start = time.perf_counter()
     predicted = [seconds_of(r, used) for r in runs]
     evaluation = time.perf_counter() - start

@@ -75,9 +75,9 @@ def test_a_published_row_is_used_where_it_applies():
     assert seen and {o.measured_row for o in seen} == {"cm384-decode-50ms-2k"}
     assert all(o.decode_tokens_per_s_chip == 2360 / 2 for o in seen)
     row = next(r for r in rows() if r["id"] == "cm384-decode-15ms")
-    rate, name = measured(seen[0].decode.model, "910C-die", row["context"], 0.0150)
+    rate, name = measured(seen[0].decode.model, seen[0].decode.cluster.chip, row["context"], 0.0150)
     assert (rate, name) == (538 / 2, "cm384-decode-15ms")
-    assert measured(seen[0].decode.model, "910C-die", 50_000, 0.05) is None
+    assert measured(seen[0].decode.model, seen[0].decode.cluster.chip, 50_000, 0.05) is None
 
 
 def test_no_feasible_size_says_what_comes_nearest():

@@ -1,14 +1,21 @@
 """Every figure of every chip and cluster has a range, a unit, a source and a confidence; an unknown name is refused."""
 
 import dataclasses
+import math
 
 import pytest
 
 from minglm.errors import InputError
 from sim.base.figure import CONFIDENCE, Figure
 from sim.cost.operators import Op
-from sim.cost.stacks import load_stack
+from sim.cost.stacks import list_stacks, load_stack
+from sim.serving.calibration import chip_of, fitted
+from sim.serving.calibration import rows as published_rows
 from sim.serving.defaults import default_stack
+from sim.serving.deployment import Deployment
+from sim.serving.options import measured as published_rate
+from sim.serving.stacks import list_stacks as list_serving_stacks
+from sim.serving.step_time import decode_step
 from sim.spec import hardware
 from sim.spec.hardware import (
     chip_from,
@@ -19,6 +26,7 @@ from sim.spec.hardware import (
     load_chip,
     load_cluster,
 )
+from sim.spec.model_loader import load_model
 
 
 def figures(thing):
@@ -148,3 +156,16 @@ def test_a_name_changes_no_figure(name):
         ):
             assert kernels[0].time(op) == kernels[1].time(op)
     assert len({default_stack(c, tensor=True).name for c in (here, there)}) == 1
+    for stack in list_serving_stacks():  # shares of the roofs, and what was fitted for the chip with that software
+        one, other = (fitted(Deployment.of("deepseek_v3", c, chips=16, stack=stack)) for c in (here, there))
+        assert one.stack == other.stack
+        assert decode_step(one, 16, 4096.0) == decode_step(other, 16, 4096.0)
+    for row in published_rows():
+        if row["kind"] == "decode":
+            rates = [
+                published_rate(load_model(row["deployment"]["model"]), c, row["context"], math.inf)
+                for c in (chip, renamed)
+            ]
+            assert rates[0] == rates[1] and (rates[0] is not None or chip_of(row).file != chip.file)
+    for stack in map(load_stack, list_stacks()):
+        assert stack.scalar(chip, "host_op_s", 0.0) == stack.scalar(renamed, "host_op_s", 0.0)

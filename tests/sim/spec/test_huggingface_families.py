@@ -138,6 +138,28 @@ def test_count_and_windows_are_those_of_the_class(family, config):
     assert spec.window_layers == sum(kind in ("sliding_attention", "local") for kind in kinds)
 
 
+# Families whose files may say which layers have a window: in transformers, by the class that it names for such files
+# (Ministral for Mistral), or in the engines that serve them.
+IN_EVERY_LAYER = ("mistral", "ministral3", "phi3", "starcoder2", "mixtral", "phimoe")
+IN_LISTED_LAYERS = ("ministral", "qwen2", "qwen3", "qwen2_moe", "qwen2_vl_text", "smollm3", "olmo3", "dots1", "cohere2")
+LISTED = ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+SWITCHED_ON = WIDE | {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 2}
+SWITCHED_ON |= {"num_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+@pytest.mark.parametrize("family", (*IN_EVERY_LAYER, *IN_LISTED_LAYERS))
+def test_windows_are_the_class_s_own_and_those_that_the_file_lists(family):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoConfig.for_model(family, **SWITCHED_ON)
+    plain = from_hf({"model_type": family, **SWITCHED_ON})
+    every = family in IN_EVERY_LAYER
+    assert every == (getattr(theirs, "layer_types", None) is None)
+    assert plain.window_layers == (5 if every else theirs.layer_types.count("sliding_attention"))
+    listed = from_hf({"model_type": family, **SWITCHED_ON, "layer_types": LISTED})
+    assert (listed.window, listed.window_layers) == (theirs.sliding_window, 3)
+    assert from_hf({"model_type": family, **SWITCHED_ON, "layer_types": ["full_attention"] * 5}).window_layers == 0
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_no_window_is_no_window(family):
     """A window of null, as many published configs say it; a family whose window has another key keeps its own."""

@@ -78,11 +78,11 @@ def test_published_rates_are_batch_over_tpot():
 
 def test_fitted_applies_to_that_chip_and_stack_only():
     cm = Deployment.of("deepseek_v3", "cloudmatrix384", chips=320, precision="w8a8", stack="cloudmatrix-infer")
-    assert fitted(cm).stack["scale"] == fitted_scale("910C-die", "cloudmatrix-infer")[0]
+    assert fitted(cm).stack["scale"] == fitted_scale("910c_die", "cloudmatrix-infer")[0]
     assert fitted(fitted(cm)).stack["scale"] == fitted(cm).stack["scale"]
     other = Deployment.of("deepseek_v3", "dgx_h200", chips=16, stack="sglang-ep")
-    assert fitted(other) is other and fitted_scale("H200", "sglang-ep") is None
-    assert fitted_scale("910B3", "cloudmatrix-infer") is None
+    assert fitted(other) is other and fitted_scale("h200", "sglang-ep") is None
+    assert fitted_scale("910b3", "cloudmatrix-infer") is None
 
 
 def test_the_band_spans_the_decode_errors(report):
