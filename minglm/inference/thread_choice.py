@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 
-from minglm.model.switch import fast
+from minglm.runtime.switch import fast
 
 Result = TypeVar("Result")
 

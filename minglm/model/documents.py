@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from minglm.model.layers import to_float32
-from minglm.model.switch import fast
 from minglm.model.threads import parallel_for
+from minglm.runtime.switch import fast
 
 LONG = 256  # tokens from which a document's operations are split inside instead of being one thread's own
 

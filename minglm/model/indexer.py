@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from minglm.config import ModelConfig
 from minglm.model.documents import documents, spans
 from minglm.model.layers import LATENT_EPS, apply_rope, to_float32
-from minglm.model.switch import fast
 from minglm.model.threads import parallel_for
 from minglm.model.topk import fold_factor, topk_lowest
 from minglm.model.workspace import SCORE_FLOATS, Workspace, chunk_budget
+from minglm.runtime.switch import fast
 
 # A block of scores that stays in a core's second cache, all heads of it: queries at a time, and keys at a time.
 QUERIES, KEYS = 64, 2048

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from minglm.errors import InputError
 from minglm.model.layers import to_float32
-from minglm.model.switch import fast
+from minglm.runtime.switch import fast
 
 LARGEST = 448.0  # of float8_e4m3fn
 

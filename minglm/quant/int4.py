@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.errors import InputError
-from minglm.model.switch import fast
 from minglm.quant import int8
+from minglm.runtime.switch import fast
 
 LARGEST = 7  # −8 is left out: a symmetric range has no shift, so zero stays zero
 _SHIFT = 8  # stored as an unsigned nibble

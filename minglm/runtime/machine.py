@@ -50,6 +50,23 @@ def matmul_flops_per_s(dtype: str = "fp32", device: str = "cpu", seconds: float 
     return best
 
 
+@lru_cache(maxsize=1)
+def memory_bytes_per_s(seconds: float = 0.3) -> float:
+    """Measured rate of main memory, bytes/s read and written by copies larger than a cache: the best repetition."""
+    import torch
+
+    source = torch.zeros(32 * 2**20, dtype=torch.float32)
+    target, best, until = torch.empty_like(source), 0.0, time.perf_counter() + seconds
+    target.copy_(source)  # the pages are there now
+    while True:
+        began = time.perf_counter()
+        target.copy_(source)
+        ended = time.perf_counter()
+        best = max(best, 2 * source.nbytes / (ended - began))
+        if ended > until:
+            return best
+
+
 def _synchronise(device: str) -> None:
     import torch
 

@@ -1,7 +1,8 @@
 """Runs the measurements in tests/bench: prints a table and writes runs/bench/<name>.json.
 
 A bench is a module `tests/bench/bench_*.py` with `NAME: str` and `run() -> list[dict]`; a row has name, value, unit,
-and ratio, target and met where there is a target. The runner adds the command that repeats it and the machine.
+and ratio, target and met where there is a target; one that answers a line of `tests/bench/targets.csv` carries what
+`minglm.tools.bench_summary.answer` makes. The runner adds the command that repeats it and the machine.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from minglm import atomic, datafiles
 from minglm.errors import InputError, nearest
 from minglm.runtime import machine
+from minglm.tools import bench_summary
 
 ROW_KEYS = ("name", "value", "unit", "ratio", "target", "met", "command", "machine")
 
@@ -60,17 +62,37 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
             raise InputError(f"{path}: cannot be imported; a bench is a Python file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        described = machine.describe()
+        described = {**machine.describe(), "memory_gb_per_s": round(machine.memory_bytes_per_s() / 1e9, 1)}
         described["load_before"] = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+        described["date"] = time.strftime("%Y-%m-%d", time.gmtime())
         own = [
             {key: row.get(key) for key in ROW_KEYS} | row | {"command": f"make bench ONLY={name}", "machine": described}
             for row in module.run()
         ]
+        described["bench_s"] = round(time.perf_counter() - started, 1)
         if show:
-            print(table(own, f"{name} ({time.perf_counter() - started:.0f} s)"), flush=True)
+            print(table(own, f"{name} ({described['bench_s']:.0f} s)"), flush=True)
         atomic.write_json(out / f"{name}.json", own)
         rows += own
     return rows
+
+
+def summary(out: Path | None = None, folder: Path | None = None, only: str | None = None) -> tuple[list[dict], str]:
+    """The one table (`minglm.tools.bench_summary`) from the results in `out`: its rows, and as text.
+
+    Args:
+        out: where the results lie (default runs/bench). folder: of the benches. only: one bench's lines.
+    Raises:
+        InputError: no such folder of results.
+    """
+    out = out or datafiles.runs("bench")
+    if not out.is_dir():
+        raise InputError(f"{out}: no results there; run minglm bench first, or name their folder with --out")
+    folder = folder or next(iter(discover().values())).parent
+    targets = [t for t in bench_summary.read_targets(folder) if only in (None, t.measured_by)]
+    rows = bench_summary.read_rows(out)
+    lines = bench_summary.summarise(targets, rows)
+    return lines, bench_summary.table(lines, rows)
 
 
 def table(rows: list[dict], title: str = "") -> str:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from minglm.config import ModelConfig
-from minglm.model.switch import fast
 from minglm.model.threads import parallel_for
+from minglm.runtime.switch import fast
 
 CACHED_FLOATS = 1 << 17  # numbers of a part of Muon's iteration: half a core's second cache
 # A quintic that pushes singular values in (0, 1] quickly to about [0.7, 1.2], not exactly to 1: fast beats exact here.

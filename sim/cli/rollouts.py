@@ -12,7 +12,6 @@ from minglm.runtime.arguments import SEED
 from minglm.runtime.terminal import json_text
 from minglm.settings import uncommented
 from sim.base.documents import parse_text
-from sim.rollout.metrics import IN_POINTS
 
 TEXT = "rollouts of reinforcement learning: tokens/s, idle and tail, staleness, waste, best split, over-sampling, cost"
 EXAMPLES = f"""clustersim rollouts rollouts_glm5_100k            (a few minutes; --downscale: seconds)
@@ -93,6 +92,8 @@ def _changes(args: argparse.Namespace) -> dict:
 
 
 def text(report: dict) -> str:
+    from sim.rollout.metrics import IN_POINTS
+
     r = report["result"]
     total = sum(r["staleness"].values()) or 1
     stale = ", ".join(f"{k}: {n / total:.0%}" for k, n in r["staleness"].items())

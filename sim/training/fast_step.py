@@ -1,9 +1,9 @@
 """One step of one replica without an event queue: the fast model that a plan search asks hundreds of times.
 
 `sim.training.step.simulate` plays a step as SimPy processes. Where nothing is random and replicas are alike, the same
-step is a list of operations, each of which starts when its rank is free and its inputs have arrived; working them off
-in any order that respects this gives the same times. Long steps repeat themselves: beyond `EXACT` micro-batches the
-time of one more group of micro-batches is measured on two shorter steps and the rest is extended from them.
+step is a list of operations to work off (`sim/training/work_off.py`). Long steps repeat themselves: beyond `EXACT`
+micro-batches the time of one more group of micro-batches is measured on two shorter steps and the rest is extended from
+them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from sim.cost.step_costs import StepCosts
 from sim.training import gradients
-from sim.training.program import Program, compile_programs, last_gradients
+from sim.training.program import compile_programs, last_gradients
 from sim.training.schedules import group_size
+from sim.training.work_off import work_off
 
 EXACT = 6  # micro-batches for each pipeline rank that are always worked off; what is beyond may be extended
 # And at least so many: the slack of a ramp hides a small delay of every micro-batch until it is used up. A delay that
@@ -42,41 +43,10 @@ def fast_step_s(costs: StepCosts, schedule: str = "1f1b") -> float:
 
 def _worked_off(costs: StepCosts, schedule: str) -> float:
     programs, size, _ = compile_programs(costs, schedule)
-    ends = _ends(programs, size, costs.p2p_s)
+    ends, _, _ = work_off(programs, [program.seconds for program in programs], size, costs.p2p_s)
     reduced = 0.0
     for program, times in zip(programs, ends, strict=True):
         windows = [(times[k] - program.seconds[k], times[k]) for k in last_gradients(program)]
         end = gradients.reduction_end([windows], times[-1], costs.grad_reduce_s, costs.overlap_grad_reduce)
         reduced = max(reduced, end)
     return reduced + costs.optimizer_s + costs.param_gather_s + costs.fixed_s
-
-
-def _ends(programs: list[Program], size: int, p2p_s: float) -> list[list[float]]:
-    """When each op of each rank ends, seconds."""
-    arrived: list[float | None] = [0.0] + [None] * (size - 1)
-    ends: list[list[float]] = [[] for _ in programs]
-    free = [0.0] * len(programs)  # when each rank's port is free again
-    waiting: dict[int, int] = {}  # slot → the rank that stands before it
-    ready = list(range(len(programs)))
-    while ready:
-        rank = ready.pop()
-        program, done = programs[rank], ends[rank]
-        rows, seconds = program.rows, program.seconds
-        now, port = done[-1] if done else 0.0, free[rank]
-        for k in range(len(done), len(rows)):
-            need, need2, out, far, out2, far2 = rows[k]
-            start, second = arrived[need], arrived[need2]
-            if start is None or second is None:
-                waiting[need if start is None else need2] = rank
-                break
-            now = max(now, start, second) + seconds[k]
-            done.append(now)
-            for slot, sent in ((out, far), (out2, far2)):
-                if slot:
-                    if sent:
-                        port = max(port, now) + p2p_s
-                    arrived[slot] = port if sent else now
-                    if slot in waiting:
-                        ready.append(waiting.pop(slot))
-        free[rank] = port
-    return ends

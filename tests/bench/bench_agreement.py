@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from minglm.tools.bench_summary import answer
+
 NAME = "agreement"
 STEP_TARGET, GAIN_TARGET = 10.0, 10.0  # % of a step; points of gain over synchronous
 UPDATES = 60
@@ -68,6 +70,7 @@ def run() -> list[dict]:
                 target=f"<= {STEP_TARGET:g}",
                 met=abs(error) <= STEP_TARGET,
             )
+            | answer(f"simulated against real RL, {r['mode']}: error of a step", abs(error))
         )
     for g in report["gains"]:
         error = 100 * g["error"]
@@ -81,4 +84,6 @@ def run() -> list[dict]:
                 met=abs(error) <= GAIN_TARGET,
             )
         )
+    worst = max(abs(100 * g["error"]) for g in report["gains"])
+    rows[-1] |= answer("simulated against real RL, worst error of a gain", worst)
     return rows

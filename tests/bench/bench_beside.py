@@ -58,7 +58,7 @@ def decoded(tokens: int = 96) -> dict[str, float]:
     from minglm.inference.decoder import Decoder
     from minglm.model.cache import LatentCache
     from minglm.model.model import Model
-    from minglm.model.switch import VARIABLE
+    from minglm.runtime.switch import VARIABLE
 
     torch.manual_seed(0)
     model = Model(ModelConfig.named("bench")).eval()

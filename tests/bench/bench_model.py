@@ -14,6 +14,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -24,12 +25,13 @@ from minglm.model import attention as mla_module
 from minglm.model.cache import LatentCache
 from minglm.model.model import Model
 from minglm.runtime import machine
+from minglm.tools.bench_summary import answer
 
 NAME = "model"
 CPU_TIME = bool(os.environ.get("MINGLM_BENCH_CPU_TIME"))
 clock = time.process_time if CPU_TIME else time.perf_counter
 CONFIG = ModelConfig.named("bench", num_nextn_predict_layers=0)
-PROMPT, NEW = 128, 128
+PROMPT, NEW, REPEATS = 128, 128, 3
 
 
 def timed(work) -> float:
@@ -38,15 +40,20 @@ def timed(work) -> float:
     return clock() - start
 
 
-def alternate(works: dict, repeats: int) -> dict[str, float]:
-    """Median seconds of each, after one warm-up of each, repetitions interleaved."""
-    seconds = {name: [] for name in works}
+def alternate(works: dict, repeats: int = REPEATS) -> dict[str, list[float]]:
+    """Seconds of each repetition of each, after one warm-up of each, repetitions interleaved."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
             took = timed(work)
             if turn:
                 seconds[name].append(took)
-    return {name: statistics.median(s) for name, s in seconds.items()}
+    return seconds
+
+
+def per_second(seconds: dict[str, list[float]], count: Callable[[str], float]) -> dict[str, float]:
+    """Median rate of each: `count(name)` of something over its seconds."""
+    return {name: count(name) / statistics.median(s) for name, s in seconds.items()}
 
 
 class Theirs:
@@ -159,9 +166,10 @@ def training(ours: Model, theirs: Theirs) -> list[dict]:
     for B, T, target in ((8, 512, 2.0), (2, 2048, 4.0)):
         hf, name = theirs.best(lambda m, B=B, T=T: their_step(m, B, T))
         took = alternate(
-            {"ours": our_step(ours, B, T), "kl": our_step(ours, B, T, kl=True), "hf": their_step(hf, B, T)}, 2
+            {"ours": our_step(ours, B, T), "kl": our_step(ours, B, T, kl=True), "hf": their_step(hf, B, T)}
         )
-        rate = {k: B * T / s for k, s in took.items()}
+        rate = per_second(took, lambda _, tokens=B * T: tokens)
+        mfus = [100 * B * T / s * CONFIG.train_flops_per_token(T) / peak for s in took["ours"]]
         rows += [
             row(
                 f"train step {B}x{T}",
@@ -171,13 +179,19 @@ def training(ours: Model, theirs: Theirs) -> list[dict]:
                 target,
                 f"transformers: {name}",
             ),
-            row(f"train step {B}x{T} with the indexer's KL", rate["kl"], "tokens/s", rate["kl"] / rate["hf"]),
+            row(f"train step {B}x{T} with the indexer's KL", rate["kl"], "tokens/s", rate["kl"] / rate["hf"])
+            | answer(
+                f"train {B}x{T} with the indexer's KL, speed over the plain step",
+                100 * rate["kl"] / rate["ours"],
+                [100 * a / b for a, b in zip(took["ours"], took["kl"], strict=True)],
+            ),
             row(f"train step {B}x{T}, transformers ({name})", rate["hf"], "tokens/s"),
             row(
                 f"train step {B}x{T} MFU of measured matmul peak {peak / 1e9:.0f} GFLOP/s",
-                100 * rate["ours"] * CONFIG.train_flops_per_token(T) / peak,
+                statistics.median(mfus),
                 "%",
-            ),
+            )
+            | answer(f"train {B}x{T}: share of the matmul peak", statistics.median(mfus), mfus),
         ]
     return rows
 
@@ -185,8 +199,8 @@ def training(ours: Model, theirs: Theirs) -> list[dict]:
 def prefilling(ours: Model, theirs: Theirs) -> list[dict]:
     ours.eval()
     hf, name = theirs.best(lambda m: their_prefill(m.eval(), 2048))
-    took = alternate({"ours": our_prefill(ours, 8192), "hf": their_prefill(hf.eval(), 8192)}, 2)
-    rate = {k: 8192 / s for k, s in took.items()}
+    took = alternate({"ours": our_prefill(ours, 8192), "hf": their_prefill(hf.eval(), 8192)})
+    rate = per_second(took, lambda _: 8192)
     return [
         row("prefill 8192", rate["ours"], "tokens/s", rate["ours"] / rate["hf"], 8, f"aim 20; transformers: {name}"),
         row(f"prefill 8192, transformers ({name})", rate["hf"], "tokens/s"),
@@ -200,8 +214,7 @@ def decoding(ours: Model, theirs: Theirs) -> list[dict]:
         hf, names[B] = theirs.best(lambda m, B=B: their_decode(m.eval(), B, 16), every)
         works[f"hf {B}"] = their_decode(hf.eval(), B, NEW)
         works[f"ours {B}"] = lambda B=B: generate(ours, tokens(B, PROMPT), NEW)
-    took = alternate(works, 2)
-    rate = {k: int(k.split()[1]) * NEW / s for k, s in took.items()}
+    rate = per_second(alternate(works), lambda name: int(name.split()[1]) * NEW)
     return [
         row(
             "greedy decode, 1 sequence",
@@ -247,11 +260,11 @@ def growth(ours: Model) -> list[dict]:
         for T in (4096, 8192, 16384, 32768):
             work, runs = our_prefill(ours, T), []
             work()
-            for _ in range(3 if T < 16384 else 1):
+            for _ in range(REPEATS):
                 spent[0] = 0.0
                 total = timed(work)
                 runs.append((total, spent[0]))
-            total, indexer = sorted(runs)[(len(runs) - 1) // 2]
+            total, indexer = sorted(runs)[len(runs) // 2]
             rest[T] = total - indexer
             rows += [
                 row(f"prefill {T}: total", total, "s"),
@@ -260,6 +273,9 @@ def growth(ours: Model) -> list[dict]:
             ]
     finally:
         mla_module.select_topk = real
+    shares, seconds = [100 * part / whole for whole, part in runs], [whole for whole, _ in runs]
+    rows[-3] |= answer("prefill 32768: seconds", total, seconds)
+    rows[-2] |= answer("prefill 32768: the indexer's share", statistics.median(shares), shares)
     grew = rest[32768] / rest[4096]
     return [
         *rows,

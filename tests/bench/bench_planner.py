@@ -6,10 +6,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import statistics
 import tempfile
 import time
 
 from minglm import datafiles
+from minglm.tools.bench_summary import answer
 from sim.cost.evaluate import in_closed_form
 from sim.planner.candidates import PlanCosts
 from sim.planner.planner import find, scenario_of, verified
@@ -85,7 +87,10 @@ def _run() -> list[dict]:
 
     q = question("glm5", "atlas_800t_a2", 100_000, seq=4096, batch_tokens="64M", stack="MindSpeed-LLM 2026-06")
     spent, outcome, costs = _searched(q)
-    out.append(_row(f"GLM-5 on 100,000 910B, {outcome.looked_at:,} plans", spent, "s of CPU", "under 20 s", spent < 20))
+    out.append(
+        _row(f"GLM-5 on 100,000 910B, {outcome.looked_at:,} plans", spent, "s of CPU", "under 20 s", spent < 20)
+        | answer("headline search", spent)
+    )
     out.append(_events("GLM-5 on 100,000 910B", q, costs, outcome))
 
     rows = {
@@ -118,18 +123,21 @@ def _run() -> list[dict]:
         )
         out.append(_events(name, q, costs, outcome))
 
-    samples = 10_000
-    start = time.perf_counter()
-    monte_carlo(load_scenario("glm5_100k_910b"), samples, workers=min(2, os.cpu_count() or 1))
-    spent = time.perf_counter() - start
+    samples, spent, scenario = 10_000, [], load_scenario("glm5_100k_910b")
+    for seed in range(3):
+        start = time.perf_counter()
+        monte_carlo(scenario, samples, seed=seed, workers=min(2, os.cpu_count() or 1))
+        spent.append(time.perf_counter() - start)
+    median = statistics.median(spent)
     out.append(
         _row(
             f"Monte Carlo, {samples:,} samples of GLM-5 on 100,000 910B, 2 processes",
-            spent,
+            median,
             "s",
-            "under 60 s",
-            spent < 60,
+            "<= 8 s",
+            median <= 8,
         )
+        | answer("10,000 Monte Carlo draws", median, spent)
     )
     return out
 

@@ -10,6 +10,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from minglm.tools.bench_summary import answer
+
 NAME = "rl"
 SPEED_TARGET, LIFT_TARGET, LIFT_SECONDS, ACCURACY_POINTS = 1.3, 20.0, 900.0, 2.0
 
@@ -60,6 +62,8 @@ def _speed(rows: list[dict], when: str) -> list[dict]:
                 met=None if goal is None else r["ratio"] >= goal,
             )
         )
+        if r["mode"] == "april":
+            out[-1] |= answer("RL: april's useful trajectories/s over sync", r["ratio"])
     return out
 
 

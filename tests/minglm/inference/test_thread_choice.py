@@ -8,7 +8,7 @@ from minglm.inference.decoder import Decoder
 from minglm.inference.thread_choice import FIRST_TRIAL, WINS, ThreadChoice
 from minglm.model.cache import LatentCache
 from minglm.model.model import Model
-from minglm.model.switch import VARIABLE
+from minglm.runtime.switch import VARIABLE
 
 
 class Machine:

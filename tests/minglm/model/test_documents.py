@@ -10,7 +10,7 @@ from minglm.errors import InputError
 from minglm.model.documents import LONG, Document, attention_by_document, documents
 from minglm.model.indexer import causal_mask, select_topk
 from minglm.model.model import Model
-from minglm.model.switch import VARIABLE, fast
+from minglm.runtime.switch import VARIABLE, fast
 
 
 def starts(*rows: tuple[int, ...]) -> torch.Tensor:

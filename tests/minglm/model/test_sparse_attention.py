@@ -11,7 +11,7 @@ from minglm.model.indexer import Indexer, index_scores, select_topk
 from minglm.model.indexer_loss import dense_kl, topk_kl
 from minglm.model.layers import rope_table
 from minglm.model.sparse_attention import masked_reference, sparse_attention
-from minglm.model.switch import VARIABLE
+from minglm.runtime.switch import VARIABLE
 
 B, T, H, R, L, Hi, Di, k = 2, 40, 3, 10, 6, 2, 4, 5
 NOPE, DV = 5, 7

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from minglm.model.switch import VARIABLE
 from minglm.quant import fp8, int4, int8
 from minglm.quant.formats import FORMATS, Spec
 from minglm.quant.fp8 import Fp8
 from minglm.quant.int4 import Int4
 from minglm.quant.int8 import Int8
+from minglm.runtime.switch import VARIABLE
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minglm.config import ModelConfig
-from minglm.model.switch import VARIABLE
+from minglm.runtime.switch import VARIABLE
 from minglm.training.optim import (
     NS_EXACT,
     MuonAdamW,

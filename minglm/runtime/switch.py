@@ -10,6 +10,7 @@ rounding where sums are taken in another order). `MINGLM_FAST=0` takes the reada
     Muon's Newton–Schulz iteration  fused products in parts that fit a cache         the formula
     codes of four or eight bits     read from a table                                taken apart, converted
     W4A8                            one product of all groups                        a product for each group
+    a step with jitter, simulated    operations worked off (`sim.training.work_off`)  events of SimPy
     threads of a single sequence    one, or all while they win (`ThreadChoice`)      all
 """
 
