@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     extras.require("train")
     import torch
 
-    from minglm.rl import abstention
+    from minglm.rl import abstention, abstention_summary
     from minglm.rl.objectives import objective
 
     objective(args.objective)  # a wrong name is told before minutes of training
@@ -53,5 +53,5 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(f"--run {folder}: cannot be written ({err.strerror}); give another folder") from None
     with run_lock.hold(folder, "minglm hallucination"):
         out = abstention.run(range(args.seeds), folder, settings, lambda text: print(text, file=sys.stderr, flush=True))
-    print(json_text(out) if args.json else abstention.render(out) + f"\n\nwritten to {folder}")
+    print(json_text(out) if args.json else abstention_summary.render(out) + f"\n\nwritten to {folder}")
     return 0 if out["reached"] or args.smoke else 1

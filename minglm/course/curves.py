@@ -16,11 +16,12 @@ from typing import Any
 
 from minglm import datafiles, plots
 from minglm.errors import InputError, nearest
+from minglm.evals.statistics import t_quantile
 
 EVERY = 10  # steps that a row averages over
 # A further seed lies inside with a probability of 99% at each point, if seeds are normally distributed: the prediction
-# interval from five, t(0.995, 4 degrees of freedom) = 4.604.
-T_995 = 4.604
+# interval from as many as were recorded.
+CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def band(run: str, path: Path | None = None) -> Band:
     for r in mine:
         values = [float(v) for key, v in r.items() if key.startswith("seed_")]
         middle, spread = statistics.mean(values), statistics.stdev(values)
-        reach = T_995 * spread * (1 + 1 / len(values)) ** 0.5
+        reach = t_quantile(len(values) - 1, CONFIDENCE) * spread * (1 + 1 / len(values)) ** 0.5
         steps.append(int(r["step"]))
         mean.append(middle)
         low.append(middle - reach)

@@ -71,7 +71,16 @@ def law(key: str) -> Law:
     Raises:
         InputError: no such key.
     """
+    return Law(**_entry(key)["values"])
+
+
+def name(key: str) -> str:
+    """What a legend calls a published law; InputError where there is none of that key."""
+    return _entry(key)["name"]
+
+
+def _entry(key: str) -> dict:
     laws = _published()
     if key not in laws:
         raise InputError(f"law {key!r}: not one of {', '.join(laws)}{nearest(key, laws)}; see data/scaling_laws.yaml")
-    return Law(**laws[key]["values"])
+    return laws[key]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import TypedDict, TypeVar
@@ -78,6 +79,48 @@ def wilson(right: float, total: int, z: float = Z95) -> tuple[float, float]:
         z * math.sqrt(p * (1 - p) / total + square / (4 * total)) / (1 + square),
     )
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+# ------------------------------------------------------------------ means
+
+
+def t_quantile(freedom: int, confidence: float = 0.95) -> float:
+    """Student's t of a two-sided interval with `freedom` degrees of freedom, by halving the angle atan(t/√freedom).
+
+    The finite series of the two-sided probability: Abramowitz and Stegun 26.7.3 (odd) and 26.7.4 (even).
+
+    >>> round(t_quantile(2), 3), round(t_quantile(9), 3)
+    (4.303, 2.262)
+
+    Raises:
+        InputError: less than one degree of freedom.
+    """
+    if freedom < 1:
+        raise InputError(f"{freedom} degrees of freedom: a spread needs two values or more; give more seeds")
+
+    def inside(angle: float) -> float:
+        odd, cosine = freedom % 2, math.cos(angle)
+        term = total = (cosine if freedom > 1 else 0.0) if odd else 1.0
+        for k in range(3 if odd else 2, freedom, 2):
+            term *= cosine * cosine * (k - 1) / k
+            total += term
+        return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """(mean, half width of its t-interval).
+
+    Raises:
+        InputError: fewer than two values.
+    """
+    half = t_quantile(len(values) - 1, confidence) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.fmean(values), half
 
 
 # ------------------------------------------------------------------ votes and gaps

@@ -22,11 +22,10 @@ Shapes: N sequences, T positions.
 
 from __future__ import annotations
 
-import csv
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,6 +39,7 @@ from minglm.errors import InputError
 from minglm.inference.generate import generate
 from minglm.model.model import Model
 from minglm.rl import abstention_world as hw
+from minglm.rl.abstention_summary import THRESHOLDS, summary
 from minglm.rl.abstention_world import Counts, Question, World
 from minglm.rl.objectives import Clip, group_advantages, objective
 from minglm.training.optim import MuonAdamW
@@ -51,7 +51,6 @@ SAID_UNKNOWN = {
     "careful": 0.005,
 }  # share of supervised answers that are "unknown", by prompt
 REPLAYED = ("taught", "asked")
-THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 
 
 @dataclass(frozen=True)
@@ -128,18 +127,34 @@ def supervised_loss(
     return -logps[mask].mean()
 
 
-def supervise(model: Model, world: World, settings: Settings, say: Callable[[str], None]) -> None:
-    """Memorise the taught facts."""
-    rng, facts = random.Random(f"sft {settings.seed}"), world.pick("known")
-    optimizer = MuonAdamW(model.named_parameters(), model.config, lr=settings.sft_lr, weight_decay=0.0)
-    for step in range(settings.sft_steps):
-        loss = supervised_loss(model, facts, settings.sft_batch, rng, settings.unknown_times)
+def supervised_steps(
+    model: Model,
+    facts: list[Question],
+    rows: int,
+    rng: random.Random,
+    lr: float,
+    shares: Sequence[float],
+    unknown_times: float,
+) -> Iterator[float]:
+    """The loss of each step of `rows` supervised rows, at every share of the learning rate `lr` one after the other."""
+    optimizer = MuonAdamW(model.named_parameters(), model.config, lr=lr, weight_decay=0.0)
+    for share in shares:
+        loss = supervised_loss(model, facts, rows, rng, unknown_times)
         optimizer.zero_grad()
         loss.backward()
         optimizer.clip_grad_norm(1.0)
-        optimizer.step(min(1, (step + 1) / 20) * (1 - 0.95 * step / settings.sft_steps))
-        if (step + 1) % max(1, settings.sft_steps // 4) == 0:
-            say(f"supervised {step + 1}: loss {float(loss.detach()):.3f}")
+        optimizer.step(share)
+        yield float(loss.detach())
+
+
+def supervise(model: Model, world: World, settings: Settings, say: Callable[[str], None]) -> None:
+    """Memorise the taught facts."""
+    steps, rng, facts = settings.sft_steps, random.Random(f"sft {settings.seed}"), world.pick("known")
+    shares = [min(1, (step + 1) / 20) * (1 - 0.95 * step / steps) for step in range(steps)]
+    losses = supervised_steps(model, facts, settings.sft_batch, rng, settings.sft_lr, shares, settings.unknown_times)
+    for step, loss in enumerate(losses, 1):
+        if step % max(1, steps // 4) == 0:
+            say(f"supervised {step}: loss {loss:.3f}")
 
 
 # ---------------------------------------------------------------------- reinforcement
@@ -270,8 +285,6 @@ def measure(model: Model, questions: list[Question], stage: str, seed: int) -> l
 
 # ---------------------------------------------------------------------- the experiment
 
-TARGET_RATE, ALLOWED_LOSS = 0.34, 0.05  # the article's figure; accuracy on known facts may fall by so much
-
 
 def run_seed(settings: Settings, say: Callable[[str], None] = print) -> tuple[list[Row], list[Row], Model]:
     """One seed: (rows of figures before and after, rows of the training log, the model)."""
@@ -325,127 +338,3 @@ def write_csv(path: Path, rows: list[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rounded = ({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     atomic.write_csv(path, rounded, list(rows[0]))
-
-
-def read_csv(path: Path) -> list[Row]:
-    """Rows of a file of `write_csv`, numbers as numbers."""
-
-    def value(text: str):
-        for kind in (int, float):
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-        return text
-
-    with open(path, encoding="utf-8", newline="") as file:
-        return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def find(
-    figures: list[Row], stage: str, prompt: str = "plain", questions: str = "all", threshold: float = 0.0
-) -> list[Row]:
-    """The rows of one setting, a row per seed."""
-    return [
-        r
-        for r in figures
-        if (r["stage"], r["prompt"], r["questions"], r["threshold"]) == (stage, prompt, questions, threshold)
-    ]
-
-
-def pooled(rows: Sequence[dict]) -> Counts:
-    """Counts of several rows together."""
-    return sum((Counts(r["correct"], r["partial"], r["incorrect"], r["abstained"]) for r in rows), Counts())
-
-
-def summary(figures: list[Row]) -> dict:
-    """Per seed before and after, and how the pooled figure moves with definition, prompt and threshold."""
-    seeds = []
-    for before, after, known, known_after in zip(
-        find(figures, "before"),
-        find(figures, "after"),
-        find(figures, "before", questions="known"),
-        find(figures, "after", questions="known"),
-        strict=True,
-    ):
-        seeds.append(
-            {
-                "seed": before["seed"],
-                "rate_before": before["hallucination_rate"],
-                "rate_after": after["hallucination_rate"],
-                "known_before": known["accuracy"],
-                "known_after": known_after["accuracy"],
-                "index_before": before["index"],
-                "index_after": after["index"],
-            }
-        )
-    stages = ("before", "after")
-    return {
-        "reached": all(
-            s["rate_after"] <= TARGET_RATE and s["known_before"] - s["known_after"] <= ALLOWED_LOSS for s in seeds
-        ),
-        "seeds": seeds,
-        "definitions": {stage: pooled(find(figures, stage)).definitions() for stage in stages},
-        "questions": {
-            stage: {
-                kind: pooled(find(figures, stage, questions=kind)).hallucination_rate for kind in ("all", *hw.KINDS)
-            }
-            for stage in stages
-        },
-        "prompts": {
-            stage: {
-                p: {
-                    "rate": pooled(find(figures, stage, p)).hallucination_rate,
-                    "known": pooled(find(figures, stage, p, "known")).accuracy,
-                }
-                for p in hw.PROMPTS
-            }
-            for stage in stages
-        },
-        "thresholds": {
-            stage: [
-                {
-                    "threshold": t,
-                    "rate": pooled(find(figures, stage, threshold=t)).hallucination_rate,
-                    "known": pooled(find(figures, stage, questions="known", threshold=t)).accuracy,
-                    "index": pooled(find(figures, stage, threshold=t)).index,
-                }
-                for t in THRESHOLDS
-            ]
-            for stage in stages
-        },
-    }
-
-
-def render(out: dict) -> str:
-    """The summary in words and tables."""
-    lines = [
-        "seed   hallucination rate     right on known facts    index",
-        "       before    after       before    after        before  after",
-    ]
-    for s in out["seeds"]:
-        lines.append(
-            f"{s['seed']:<6} {s['rate_before']:6.1%}   {s['rate_after']:6.1%}       {s['known_before']:6.1%}   "
-            f"{s['known_after']:6.1%}"
-            f"       {s['index_before']:6.1f} {s['index_after']:6.1f}"
-        )
-    lines += ["", f"{'the same answers, other definitions':38} before   after"]
-    lines += [
-        f"  {name:36} {out['definitions']['before'][name]:6.1%}  {out['definitions']['after'][name]:6.1%}"
-        for name in out["definitions"]["before"]
-    ]
-    lines += ["", f"{'other prompts: rate, right on known':38} before           after"]
-    lines += [
-        f"  {p:36} "
-        + "   ".join(
-            f"{out['prompts'][stage][p]['rate']:6.1%} {out['prompts'][stage][p]['known']:6.1%}"
-            for stage in ("before", "after")
-        )
-        for p in hw.PROMPTS
-    ]
-    lines += ["", f"{'answers below a confidence withheld':38} before           after"]
-    lines += [
-        f"  below {a['threshold']:<30} {a['rate']:6.1%} {a['known']:6.1%}   {b['rate']:6.1%} {b['known']:6.1%}"
-        for a, b in zip(out["thresholds"]["before"], out["thresholds"]["after"], strict=True)
-    ]
-    return "\n".join(lines)

@@ -20,7 +20,6 @@ from minglm.model.model import Model
 from minglm.rl import abstention as h
 from minglm.rl import abstention_world as hw
 from minglm.rl.abstention_world import Question, World
-from minglm.training.optim import MuonAdamW
 
 THRESHOLD = 0.9
 WAYS = (
@@ -57,12 +56,9 @@ def rows(settings: h.Settings) -> list[dict[str, Any]]:
 def _rows_alone(model: Model, world: World, settings: h.Settings) -> None:
     """As many steps as with a reward, the supervised rows only."""
     rng, facts = random.Random(f"rows {settings.seed}"), h.replayed(world, settings)
-    optimizer = MuonAdamW(model.named_parameters(), model.config, lr=settings.rl_lr, weight_decay=0.0)
-    for step in range(settings.rl_steps):
-        optimizer.zero_grad()
-        h.supervised_loss(model, facts, settings.replay, rng, settings.unknown_times).backward()
-        optimizer.clip_grad_norm(1.0)
-        optimizer.step(min(1, (step + 1) / 10))
+    shares = [min(1, (step + 1) / 10) for step in range(settings.rl_steps)]
+    for _ in h.supervised_steps(model, facts, settings.replay, rng, settings.rl_lr, shares, settings.unknown_times):
+        pass
 
 
 def _shares(model: Model, test: list[Question], threshold: float) -> list[dict[str, Any]]:

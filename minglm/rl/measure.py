@@ -17,7 +17,6 @@ again.
 
 from __future__ import annotations
 
-import csv
 import statistics
 import sys
 from collections.abc import Callable
@@ -28,6 +27,8 @@ from typing import Any, TypeAlias
 
 from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser
+from minglm.evals.statistics import mean_interval
+from minglm.records import numbers, read_rows
 from minglm.rl import config as recipes
 from minglm.rl.run import rl
 from minglm.rl.warm_start import for_recipe
@@ -37,7 +38,6 @@ from minglm.training import metrics
 Row: TypeAlias = dict[str, Any]
 Show: TypeAlias = Callable[[str], None]
 
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided 95% t quantiles by number of seeds
 SPEED_MODES: dict[str, dict[str, Any]] = {"sync": {}, "april": {"over_sampling": 16}, "async": {"max_staleness": 2.0}}
 STALENESS_BOUNDS = (0, 2, 8)
 _SHARES = ("right", "declined", "answered")
@@ -46,9 +46,7 @@ USES = {"naive": "naive", "corrected": "decoupled_ppo"}
 
 def interval(values: list[float]) -> tuple[float, float]:
     """(mean, half width of the 95% t-interval; 0 for a single value)."""
-    if len(values) < 2:
-        return statistics.fmean(values), 0.0
-    return statistics.fmean(values), T_95.get(len(values), 2.0) * statistics.stdev(values) / len(values) ** 0.5
+    return mean_interval(values) if len(values) > 1 else (statistics.fmean(values), 0.0)
 
 
 def warm_started(recipe: str, folder: Path, show: Show) -> Path:
@@ -293,15 +291,7 @@ def write(rows: list[Row], path: Path) -> None:
 
 def read(name: str) -> list[Row]:
     """The recorded rows of data/reference/rl_NAME.csv, numbers as numbers."""
-
-    def value(text: str) -> int | float | str:
-        try:
-            return float(text) if "." in text else int(text)
-        except ValueError:
-            return text
-
-    with open(datafiles.data("reference", f"rl_{name}.csv"), encoding="utf-8", newline="") as file:
-        return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return read_rows(datafiles.data("reference", f"rl_{name}.csv"), numbers, "minglm.rl.measure")
 
 
 FIGURES: dict[str, Callable[[Bench], list[Row]]] = {

@@ -8,7 +8,6 @@ the best rule that needs no skill. A call goes on where the last one was killed,
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from minglm.errors import InputError, nearest
 from minglm.evals import parts
 from minglm.evals.scorecard import scorecard
 from minglm.inference.load import load_model, model_of
+from minglm.records import read_rows
 from minglm.runtime.arguments import COUNT, SEED
 from minglm.tools import recorder
 from minglm.tools.demo import SIZES, STAGES
@@ -74,20 +74,16 @@ def _rows(card: dict) -> Iterator[dict]:
 
 def read(path: Path | None = None) -> list[dict]:
     """The rows of a CSV that this command wrote (default: the recorded one), numbers as numbers or None."""
-    path = path or datafiles.data("reference", "scorecard.csv")
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [
-                {
-                    **{key: row[key] for key in ("group", "name", "rule")},
-                    **{key: float(row[key]) if row[key] else None for key in ("value", "low", "high", "rule_value")},
-                    "seed": int(row["seed"]),
-                    "questions": int(row["questions"]) if row["questions"] else None,
-                }
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise InputError(f"{path}: cannot be read ({err}); make it with python -m minglm.tools.demo_seeds") from None
+    return read_rows(path or datafiles.data("reference", "scorecard.csv"), _row, "minglm.tools.demo_seeds")
+
+
+def _row(line: dict[str, str]) -> dict:
+    return {
+        **{key: line[key] for key in ("group", "name", "rule")},
+        **{key: float(line[key]) if line[key] else None for key in ("value", "low", "high", "rule_value")},
+        "seed": int(line["seed"]),
+        "questions": int(line["questions"]) if line["questions"] else None,
+    }
 
 
 def table(rows: list[dict]) -> str:

@@ -8,7 +8,6 @@ step at which each formed. A training ends soon after it has formed, or at its l
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from minglm.data.key_value import KeyValueRows
 from minglm.data.shards import Batch
 from minglm.errors import InputError, nearest
 from minglm.model.model import Model
+from minglm.records import read_rows
 from minglm.runtime.arguments import COUNT, SEED
 from minglm.tools import recorder
 from minglm.training.optim import MuonAdamW
@@ -168,23 +168,18 @@ def measure(name: str, seed: int, steps: int) -> list[dict]:
 
 def read(path: Path | None = None) -> list[dict]:
     """The rows of a CSV that this command wrote (default: the recorded one), numbers as numbers."""
-    path = path or datafiles.data("reference", "induction.csv")
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows: list[dict] = [
-                {
-                    "setting": row["setting"],
-                    "loss": float(row["loss"]),
-                    "formed_at": int(row["formed_at"]) if row["formed_at"] else None,
-                    **{key: int(row[key]) for key in ("seed", "step", "tokens")},
-                }
-                for row in csv.DictReader(file)
-            ]
-        if odd := next((row["setting"] for row in rows if row["setting"] not in SETTINGS), None):
-            raise ValueError(f"setting {odd!r} is none of {', '.join(SETTINGS)}")
-        return rows
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise InputError(f"{path}: cannot be read ({err}); make it with python -m minglm.tools.induction") from None
+    return read_rows(path or datafiles.data("reference", "induction.csv"), _row, "minglm.tools.induction")
+
+
+def _row(line: dict[str, str]) -> dict:
+    if line["setting"] not in SETTINGS:
+        raise ValueError(f"setting {line['setting']!r} is none of {', '.join(SETTINGS)}")
+    return {
+        "setting": line["setting"],
+        "loss": float(line["loss"]),
+        "formed_at": int(line["formed_at"]) if line["formed_at"] else None,
+        **{key: int(line[key]) for key in ("seed", "step", "tokens")},
+    }
 
 
 def table(rows: list[dict]) -> str:

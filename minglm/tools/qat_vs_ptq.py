@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import statistics
 import sys
 from pathlib import Path
 
 from minglm import atomic, datafiles
-from minglm.errors import InputError
 from minglm.evals import quantization
 from minglm.evals.needle import needle_test
 from minglm.inference.load import load_model
 from minglm.quant.formats import Spec
 from minglm.quant.modules import pack
+from minglm.records import read_rows
 from minglm.runtime.arguments import COUNT, SEED
 from minglm.tools import recorder
 from minglm.tools.demo import SIZES
@@ -94,15 +93,12 @@ def write(rows: list[dict], path: Path) -> None:
 
 def read(path: Path | None = None) -> list[dict]:
     """The rows of a CSV that `write` made (default: the recorded one), numbers as numbers."""
-    path = path or datafiles.data("reference", "quantization.csv")
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [
-            {k: v if k in ("training", "format") else (float(v) if v else None) for k, v in row.items()} for row in rows
-        ]
-    except (OSError, ValueError) as err:
-        raise InputError(f"{path}: cannot be read ({err}); make it with python -m minglm.tools.qat_vs_ptq") from None
+    return read_rows(path or datafiles.data("reference", "quantization.csv"), _row, "minglm.tools.qat_vs_ptq")
+
+
+def _row(line: dict[str, str]) -> dict:
+    values: dict = {c: float(line[c]) if line[c] else None for c in COLUMNS if c not in ("training", "format")}
+    return {"training": line["training"], "format": line["format"]} | values | {"seed": int(line["seed"])}
 
 
 def summary(rows: list[dict]) -> list[dict]:
@@ -154,7 +150,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _record(args: argparse.Namespace) -> None:
     base, kept = args.base or datafiles.runs("demo", "sparse"), args.runs or datafiles.runs("quantization")
-    rows = compare(base, kept, args.seeds, questions=args.questions)
+    others = [r for r in read(args.out) if r["seed"] not in args.seeds] if args.out.is_file() else []
+    rows = sorted(others + compare(base, kept, args.seeds, questions=args.questions), key=lambda r: r["seed"])
     write(rows, args.out)
     print(table(rows))
     print(f"{args.out}: written")

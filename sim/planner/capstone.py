@@ -71,9 +71,7 @@ class Grade:
 
 def scaling_law_name() -> str:
     """The law that ranks, as tables show it."""
-    laws = scaling_law.published()
-    ranking = scaling_law.law(LAW)
-    return next(name for name, law in laws.items() if law == ranking)
+    return scaling_law.name(LAW)
 
 
 def folder() -> Path:

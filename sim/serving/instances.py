@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import heapq
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Busy:
         self.steps = self.batch_sum = 0
 
 
-class Instance:
+class Instance(ABC):
     """What prefill and decode instances have in common: a queue of prompts, and sleep while there is nothing to do."""
 
     def __init__(self, env: simpy.Environment, busy: Busy, finish: Callable[[Request], None]):
@@ -85,9 +86,9 @@ class Instance:
         self._wake = self.env.event()
         return self._wake
 
+    @abstractmethod
     def process(self) -> Events:
         """The instance's life as a SimPy process."""
-        raise NotImplementedError
 
 
 class PrefillInstance(Instance):

@@ -203,7 +203,7 @@ def light(monkeypatch):
         "minglm.rl.run.rl": lambda *a, **k: rl,
         "minglm.rl.warm_start.for_recipe": lambda *a, **k: "r",
         "minglm.rl.abstention.run": lambda *a, **k: {"reached": True},
-        "minglm.rl.abstention.render": lambda out: "",
+        "minglm.rl.abstention_summary.render": lambda out: "",
         "minglm.tools.bench.run": lambda *a, **k: [],
         "minglm.tools.probe.CPU_QUICK": tiny,
         "minglm.tools.probe.CPU": tiny,

@@ -6,7 +6,6 @@ makes it again. Every text is trained on for the same number of steps from the s
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ from minglm import datafiles, plots
 from minglm.course.labs import text, toy
 from minglm.data.tiny_world.documents import MIXTURE
 from minglm.errors import InputError
+from minglm.evals.statistics import mean_interval
+from minglm.records import read_rows
 
 SEEDS, STEPS, ROWS, LENGTH = (0, 1, 2), 100, 8, 64
 RATE = 0.02
 CRAWL = 1500  # pages
 COLUMNS = ("experiment", "text", "seed", "pages", "loss", "floor")
-T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262}  # of Student's t, by degrees of freedom
 Pages = list[text.Page]
 
 _SHORT = {kind: share for kind, share in MIXTURE.items() if kind != "story"}
@@ -93,12 +93,12 @@ def paired(mine: list[float], first: list[float]) -> tuple[float, float, float]:
     >>> paired([1.0, 2.0, 3.0], [0.0, 1.0, 2.0])
     (1.0, 1.0, 1.0)
     """
-    differences = [a - b for a, b in zip(mine, first, strict=True)]
-    mean = statistics.mean(differences)
-    if len(differences) - 1 not in T_975:
-        raise InputError(f"{len(differences)} seeds: no quantile for them; give {', '.join(str(n + 1) for n in T_975)}")
-    reach = T_975[len(differences) - 1] * statistics.stdev(differences) / len(differences) ** 0.5
-    return mean, mean - reach, mean + reach
+    mean, half = mean_interval([a - b for a, b in zip(mine, first, strict=True)])
+    return mean, mean - half, mean + half
+
+
+def _row(line: dict[str, str]) -> tuple[str, str, int, float]:
+    return line["experiment"], line["text"], int(line["seed"]), float(line["loss"])
 
 
 def effects(experiment: str, path: Path | None = None) -> list[Effect]:
@@ -107,15 +107,10 @@ def effects(experiment: str, path: Path | None = None) -> list[Effect]:
     Raises:
         InputError: no such file or experiment.
     """
-    path = path or recorded()
     losses: dict[str, dict[int, float]] = {}
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row["experiment"] == experiment:
-                    losses.setdefault(row["text"], {})[int(row["seed"])] = float(row["loss"])
-    except (OSError, KeyError, ValueError) as err:
-        raise InputError(f"{path}: cannot be read ({err}); make it with python -m minglm.course.labs.record") from None
+    for name, title, seed, loss in read_rows(path or recorded(), _row, "minglm.course.labs.record"):
+        if name == experiment:
+            losses.setdefault(title, {})[seed] = loss
     if not losses:
         raise InputError(f"experiment {experiment!r}: not one of {', '.join(EXPERIMENTS)}")
     first = losses[FIRST[experiment]]

@@ -11,7 +11,6 @@ Shapes: R runs, G pairs of exponents, S resamples.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from minglm.config import ModelConfig
 from minglm.course.labs import toy
 from minglm.errors import InputError
 from minglm.evals.scaling_law import Law
+from minglm.records import read_rows
 
 WIDTHS, STEPS = (16, 24, 32, 48, 64), (40, 80, 160, 320)
 RATE, TOO_SMALL = 0.03, 0.01  # learning rate of the runs, and of the control: it is too small for the narrow models
@@ -79,13 +79,7 @@ def runs(path: Path | None = None, lr: float = RATE) -> tuple[list[Run], list[Ru
     Raises:
         InputError: no such file, or a row that is none.
     """
-    path = path or recorded()
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [_run(row) for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError) as err:
-        raise InputError(f"{path}: cannot be read ({err}); make it with python -m minglm.course.labs.record") from None
-    mine = [r for r in rows if r.lr == lr]
+    mine = [r for r in read_rows(path or recorded(), _run, "minglm.course.labs.record") if r.lr == lr]
     return [r for r in mine if r.width != LARGEST[0]], [r for r in mine if r.width == LARGEST[0]]
 
 

@@ -9,11 +9,10 @@ You may choose by the text that `toy.unseen_loss` reads; an entry is judged by a
 
 from __future__ import annotations
 
-import csv
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from minglm.course.labs import toy
 from minglm.data.tiny_world.documents import MIXTURE
 from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.errors import InputError, Parser
+from minglm.records import read_rows
 from minglm.settings import BaseSettings, nonzero, read_yaml, setting
 
 FLOPS = 3e10  # training FLOPs of every entry; about ten seconds on one core
@@ -180,6 +180,15 @@ def recorded() -> Path:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """A recorded training: nats above the floor, updates, and its curve, means of equal parts of the run."""
+
+    above: float
+    steps: int
+    curve: list[float]
+
+
+@dataclass(frozen=True)
 class Standing:
     """An entry on the leaderboard: nats above the floor, mean over its seeds, the least and the most of them."""
 
@@ -197,22 +206,21 @@ def standings(path: Path | None = None) -> list[Standing]:
     Raises:
         InputError: no such file, or a row that is none.
     """
-    path = path or recorded()
-    runs: dict[str, list[dict[str, str]]] = {}
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for line in csv.DictReader(file):
-                runs.setdefault(line["entry"], []).append(line)
-        return [standing(name, lines) for name, lines in runs.items()]
-    except (OSError, KeyError, ValueError) as err:
-        raise InputError(f"{path}: cannot be read ({err}); make it with python -m minglm.course.labs.record") from None
+    seeds: dict[str, list[Recorded]] = {}
+    for name, one in read_rows(path or recorded(), _recorded, "minglm.course.labs.record"):
+        seeds.setdefault(name, []).append(one)
+    return [standing(name, some) for name, some in seeds.items()]
 
 
-def standing(name: str, lines: Sequence[dict[str, Any]]) -> Standing:
-    """Rows of one entry as its place on the leaderboard."""
-    above = [float(line["loss"]) - float(line["floor"]) for line in lines]
-    curve = [float(x) for x in str(lines[0]["curve"]).split()]
-    return Standing(name, statistics.mean(above), min(above), max(above), int(lines[0]["steps"]), curve)
+def _recorded(line: Mapping[str, Any]) -> tuple[str, Recorded]:
+    curve = [float(x) for x in line["curve"].split()]
+    return line["entry"], Recorded(float(line["loss"]) - float(line["floor"]), int(line["steps"]), curve)
+
+
+def standing(name: str, seeds: Sequence[Recorded]) -> Standing:
+    """The recorded trainings of one entry as its place on the leaderboard."""
+    above = [one.above for one in seeds]
+    return Standing(name, statistics.mean(above), min(above), max(above), seeds[0].steps, seeds[0].curve)
 
 
 def table(places: Sequence[Standing]) -> str:
@@ -257,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(row(entry, run(entry, seed)))
             print(f"seed {seed}: {rows[-1]['loss'] - rows[-1]['floor']:.3f} above the floor", flush=True)
         before = [p for p in places if p.entry == entry.name]
-        mine = standing(entry.name, rows)
+        mine = standing(entry.name, [_recorded(line)[1] for line in rows])
         if before:
             same = abs(mine.above - before[0].above) <= CLOSE
             print(f"recorded: {before[0].above:.3f}; {'reproduced' if same else 'not reproduced'}")

@@ -148,7 +148,7 @@ def test_a_paired_difference_has_students_interval():
     assert mean == pytest.approx(4 / 3)
     half = 4.303 * math.sqrt(7 / 3) / math.sqrt(3)  # differences 0, 1, 3: variance 7/3
     assert (low, high) == pytest.approx((4 / 3 - half, 4 / 3 + half), rel=1e-3)
-    with pytest.raises(InputError, match="1 seeds"):
+    with pytest.raises(InputError, match="0 degrees of freedom"):
         cleaning.paired([1.0], [1.0])
 
 

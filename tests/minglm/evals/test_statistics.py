@@ -142,3 +142,18 @@ def test_lookups_of_pass_at_k_hide_their_fact_in_a_passage(small_checkpoint):
         assert user.count(fact) == 1 and user.endswith("?") and passk.is_right(e, fact)
         assert 100 <= len(tokenizer.encode(user)) <= 170
     assert [e.messages for e in asked] != [e.messages for e in passk.hidden_facts(3, 2, tokenizer, 160)]
+
+
+@pytest.mark.parametrize(
+    "freedom, quantile", [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042)]
+)
+def test_students_quantile_is_that_of_printed_tables(freedom, quantile):
+    assert statistics.t_quantile(freedom) == pytest.approx(quantile, abs=5e-4)
+
+
+def test_an_interval_of_means_needs_two_values_and_tends_to_the_normal_one():
+    assert statistics.t_quantile(4, 0.99) == pytest.approx(4.604, abs=5e-4)
+    assert statistics.t_quantile(4000) == pytest.approx(statistics.Z95, rel=1e-3)
+    assert statistics.mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.303 / 3**0.5), rel=1e-4)
+    with pytest.raises(InputError, match="0 degrees of freedom"):
+        statistics.mean_interval([1.0])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from minglm import datafiles
 from minglm.errors import InputError
 from minglm.rl import abstention as h
+from minglm.rl import abstention_summary as figures_of
 from minglm.rl import abstention_world as hw
 from minglm.rl.abstention_world import Counts, World
 
@@ -116,8 +117,8 @@ def small():
 @pytest.mark.slow
 def test_the_small_run_learns_facts_and_then_to_decline(small):
     figures, training, _ = small
-    before, after = h.find(figures, "before")[0], h.find(figures, "after")[0]
-    assert h.find(figures, "before", questions="known")[0]["accuracy"] > 0.9
+    before, after = figures_of.find(figures, "before")[0], figures_of.find(figures, "after")[0]
+    assert figures_of.find(figures, "before", questions="known")[0]["accuracy"] > 0.9
     assert after["abstained"] > before["abstained"] + 2
     assert after["hallucination_rate"] < before["hallucination_rate"] - 0.1
     early, late = (
@@ -133,7 +134,7 @@ def test_the_small_run_learns_facts_and_then_to_decline(small):
 @pytest.mark.slow
 def test_a_threshold_only_takes_answers_back(small):
     figures, _, model = small
-    rows = [h.find(figures, "after", threshold=t)[0] for t in h.THRESHOLDS]
+    rows = [figures_of.find(figures, "after", threshold=t)[0] for t in figures_of.THRESHOLDS]
     for a, b in pairwise(rows):
         assert b["abstained"] >= a["abstained"] and b["correct"] <= a["correct"] and b["incorrect"] <= a["incorrect"]
     world = World.make(0, 16, 60)
@@ -151,10 +152,12 @@ def test_run_writes_what_it_returns(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(out)) and [
         s["seed"] for s in out["seeds"]
     ] == [0, 1]
-    figures = h.read_csv(tmp_path / "figures.csv")
-    assert h.summary(figures)["seeds"][1]["rate_after"] == pytest.approx(out["seeds"][1]["rate_after"], abs=1e-4)
-    assert len(h.read_csv(tmp_path / "training.csv")) == 4
-    assert "AA-Omniscience" in h.render(out)
+    figures = figures_of.read_csv(tmp_path / "figures.csv")
+    assert figures_of.summary(figures)["seeds"][1]["rate_after"] == pytest.approx(
+        out["seeds"][1]["rate_after"], abs=1e-4
+    )
+    assert len(figures_of.read_csv(tmp_path / "training.csv")) == 4
+    assert "AA-Omniscience" in figures_of.render(out)
     again = h.run([1], tmp_path / "b", tiny, say=lambda text: None)
     assert again["seeds"][0] == out["seeds"][1], "a seed gives the same figures alone and after another"
 
@@ -163,14 +166,14 @@ def test_run_writes_what_it_returns(tmp_path):
 
 
 def test_the_recorded_run_reaches_the_claim_and_adds_up():
-    figures = h.read_csv(RECORD)
-    out = h.summary(figures)
+    figures = figures_of.read_csv(RECORD)
+    out = figures_of.summary(figures)
     assert len(out["seeds"]) >= 3 and out["reached"]
     for s in out["seeds"]:
-        assert 0.8 <= s["rate_before"] <= 0.95 and s["rate_after"] <= h.TARGET_RATE
-        assert s["known_before"] - s["known_after"] <= h.ALLOWED_LOSS
+        assert 0.8 <= s["rate_before"] <= 0.95 and s["rate_after"] <= figures_of.TARGET_RATE
+        assert s["known_before"] - s["known_after"] <= figures_of.ALLOWED_LOSS
     for row in figures:
-        c = h.pooled([row])
+        c = figures_of.pooled([row])
         assert (row["accuracy"], row["index"]) == (
             pytest.approx(c.accuracy, abs=1e-5),
             pytest.approx(c.index, abs=1e-4),

@@ -12,7 +12,7 @@ from minglm.rl.profile import line_fit
 
 def test_interval_is_the_t_interval_of_the_mean():
     mean, half = measure.interval([1.0, 2.0, 3.0])
-    assert mean == 2.0 and half == pytest.approx(4.30 / 3**0.5)
+    assert mean == 2.0 and half == pytest.approx(4.303 / 3**0.5, rel=1e-4)
     assert measure.interval([5.0]) == (5.0, 0.0)
 
 
