@@ -138,3 +138,24 @@ def test_means_are_weighted_and_maxima_are_not():
         stats.add("mean", value, weight), stats.add("ratio_max", value, weight)
     stats.add("ratio_max", 2.0, 5.0)
     assert stats.means() == {"mean": 2.5, "ratio_max": 3.0}
+
+
+def test_replayed_routes_are_those_of_the_positions_that_predicted_the_response(monkeypatch):
+    """Row by row and layer by layer; what the rollout did not record is -1: the router's own choice."""
+    seen = []
+    monkeypatch.setattr(module, "_Replay", lambda router, topk: seen.append(topk) or router.forward)
+    trainer = make(routing_replay=True)
+    trainer.config = ModelConfig.named("nano", num_hidden_layers=4, first_k_dense_replace=1)
+    trainer.model = Model(trainer.config)
+    layers, K = 3, trainer.config.num_experts_per_tok
+    routes = [[[100 * t + 10 * layer + k for k in range(K)] for layer in range(layers)] for t in range(2)]
+    rows = [
+        Row([1, 2, 3, 4, 5], 3, [-1.0] * 2, [False] * 2, 1.0, routes),
+        Row([1, 2, 3, 4], 2, [-1.0] * 2, [False] * 2, 1.0, None),
+    ]
+    with trainer._replayed(trainer._pad(rows)):
+        assert len(seen) == layers
+    for layer, forced in enumerate(seen):
+        forced = forced.reshape(2, 4, K)
+        assert (forced[1] == -1).all() and (forced[0, :2] == -1).all()  # tokens 3 and 4 are predicted at 2 and 3
+        assert forced[0, 2:].tolist() == [routes[0][layer], routes[1][layer]]

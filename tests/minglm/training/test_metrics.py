@@ -1,5 +1,7 @@
 """A table of a run that a kill or a disk damaged: what can be read is read, the rest is said."""
 
+import math
+
 import pytest
 
 from minglm.errors import InputError
@@ -60,3 +62,13 @@ def test_damaged_lines_of_a_journal_are_left_out(tmp_path, capsys):
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"a": 1}\n\xff\xfe\n[1]\n\n{"a": 2}\n{"a": 3')
     assert read_lines(path) == [{"a": 1}, {"a": 2}] and "2 damaged lines" in capsys.readouterr().err
+
+
+def test_statistics_of_the_experts_load_by_hand():
+    """Shares 1/2, 1/4, 1/4: entropy 1.5 ln 2 over ln 3, peak 1.5. A layer without tokens is no part of the means."""
+    of_three = 1.5 * math.log(2) / math.log(3)
+    assert metrics.load_statistics([[2, 1, 1]]) == pytest.approx((of_three, 1.5))
+    assert metrics.load_statistics([[2, 1, 1], [0, 0, 0], [5, 5, 5]]) == pytest.approx(((of_three + 1) / 2, 1.25))
+    assert metrics.load_statistics([[7, 0]]) == pytest.approx((0.0, 2.0))
+    assert metrics.load_statistics([[1, 3]]) == pytest.approx((2 - 0.75 * math.log2(3), 1.5))
+    assert metrics.load_statistics([[4]]) == (1.0, 1.0) and metrics.load_statistics([]) == (0.0, 0.0)

@@ -1,5 +1,6 @@
 """Recipes: files in step with the code, values checked, errors kind."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -70,6 +71,13 @@ def test_bad_values_are_one_line(values, says):
     with pytest.raises(InputError) as caught:
         recipes.Recipe.from_dict(values)
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [math.inf, math.nan, -0.1, True, "1"])
+def test_a_share_of_a_task_is_a_number(share):
+    with pytest.raises(InputError, match="must be a number of at least 0"):
+        recipes.load("ci_sft").changed(tasks={"lookup": 1.0, "copy": share})
+    assert recipes.load("ci_sft").changed(tasks={"lookup": 1.0, "copy": 0}).tasks["copy"] == 0
 
 
 def test_files_that_are_not_recipes(tmp_path):

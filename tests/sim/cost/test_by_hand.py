@@ -12,7 +12,17 @@ from minglm.errors import InputError
 from sim.base.figure import figure
 from sim.cost.closed_form import exposed_reduction, loads, step_time
 from sim.cost.layer import LayerEstimator
-from sim.cost.memory import _changes, check_fits, gathered_bytes, in_flight, peak, saved_activations, state_bytes
+from sim.cost.memory import (
+    _changes,
+    _more_chips,
+    check_fits,
+    gathered_bytes,
+    in_flight,
+    layer_activations,
+    peak,
+    saved_activations,
+    state_bytes,
+)
 from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style, residual, vocabulary
 from sim.cost.operators_attention import gqa, mla
 from sim.cost.optimizer import optimizer_ops
@@ -329,3 +339,35 @@ def test_what_is_missing_is_said_in_gib():
         numbers = [float(x) for x in re.findall(r"([\d.]+) GiB", str(refusal.value))]
         assert numbers[:3] == pytest.approx([need / 2**30, need / 2**30 - gib, gib], abs=0.051)
         assert numbers[3:] in ([], [math.ceil(need / 2**30)])
+
+
+def test_more_chips_are_offered_in_doublings_of_tensor_and_pipeline_parallelism():
+    """Tensor parallelism up to 8; with experts their own width is said; a plan with stages of its own gets none."""
+    words = [w for w, _ in _more_chips(Plan(tp=2, pp=2, dp=3))]
+    rest = "plan.dp=3 recompute=full micro_batch=1"
+    wider = [(2, 24), (4, 48)]
+    right = [
+        line
+        for n, chips in wider
+        for line in (f"chips={chips} plan.tp={2 * n} {rest}", f"chips={chips} plan.pp={2 * n} {rest}")
+    ]
+    right += [f"chips={12 * n} plan.pp={2 * n} {rest}" for n in (8, 16, 32, 64, 128, 256)]
+    assert words == right
+    experts = [w for w, _ in _more_chips(Plan(tp=8, pp=1, dp=8, ep=8, etp=1))]
+    assert experts[0] == "chips=128 plan.pp=2 plan.dp=8 recompute=full micro_batch=1 plan.etp=1"
+    for words, changed in _more_chips(Plan(tp=1, pp=1, dp=2)):
+        assert f"chips={changed.num_chips} " in words and changed.micro_batch == 1 and changed.recompute == "full"
+    assert list(_more_chips(Plan(pp=2, stages=(3, 1)))) == []
+
+
+def test_without_recomputation_no_layer_is_run_again():
+    """Both kinds of layers hold what they saved, in every micro-batch in flight, and nothing beside it."""
+    plan = {again: Plan(pp=2, micro_batch=1, recompute=again) for again in ("none", "full")}
+    work, stack = Workload(seq=4096, global_batch=8), load_stack("generic")
+    need = {again: peak(LLAMA, plan[again], work) for again in plan}
+    _, whole = layer_activations(LLAMA, plan["none"], work, stack, "dense")
+    short, again = layer_activations(LLAMA, plan["full"], work, stack, "dense")
+    assert short < whole == again
+    held = 2 * in_flight(plan["none"], 0, 8)[0]  # layers of a stage, times micro-batches
+    assert need["none"].activations - need["full"].activations == pytest.approx(held * (whole - short))
+    assert need["full"].buffers - need["none"].buffers == pytest.approx(whole)  # the layer that is run again

@@ -348,3 +348,16 @@ def test_who_works_beside_another_is_slower():
     assert simulate(replace(alone, decode_interference=2.0, train_interference=2.0)).seconds == pytest.approx(
         simulate(alone).seconds
     )
+
+
+def test_the_trainer_works_one_span_after_another_and_stops_with_its_last_step():
+    """Nothing is submitted that no step trains on; spans are as long as the steps say and never overlap."""
+    result = simulate(CASE)
+    assert result.counts["submitted"] == result.counts["trained"] == 4 * 16 * 4
+    trained = [(a, b) for kind, a, b in result.trainer_spans if kind == "train"]
+    pushed = [(a, b) for kind, a, b in result.trainer_spans if kind == "weight_sync"]
+    assert [b - a for a, b in trained] == pytest.approx([step.train_s for step in result.steps])
+    assert [b - a for a, b in pushed] == pytest.approx([CASE.weight_sync_s] * len(pushed)) and pushed
+    ends = sorted(trained + pushed)
+    assert all(b <= c + 1e-9 for (_, b), (c, _) in zip(ends, ends[1:], strict=False))
+    assert [b for _, b in trained] == pytest.approx([step.end_s - step.weight_sync_s for step in result.steps])

@@ -4,6 +4,7 @@ import pytest
 
 from sim.serving.deployment import Deployment
 from sim.serving.memory import chip_memory
+from sim.serving.operators import Roof
 from sim.serving.simulate import Fleet, simulate
 from sim.serving.step_time import decode_step, flops_per_token, prefill
 from sim.serving.workload import RequestLengths, ServingWorkload
@@ -95,7 +96,7 @@ def test_a_decode_instance_of_its_own_admits_by_the_whole_context_too():
 
 def wide(**constants) -> Deployment:
     d = Deployment.of("deepseek_v3", "h800_deepseek", chips=32, precision="fp8", stack="deepseek-inhouse")
-    return d.with_changes(stack=d.stack.with_changes(two_batch=0, **constants))
+    return d.with_changes(stack=d.stack.with_changes(**{"two_batch": 0} | constants))
 
 
 @pytest.mark.parametrize("imbalance", [1.0, 1.3, 2.0])
@@ -159,3 +160,31 @@ def test_flops_of_a_token_by_hand():
 
 def test_lengths_between_two_bounds_have_their_middle_as_mean():
     assert RequestLengths.of({"low": 100, "high": 300}).mean == 200
+
+
+def test_two_batches_hide_messages_where_the_engine_does_it_and_in_the_bound():
+    """An engine that runs one batch pays its messages whole; the bound assumes the better way."""
+    for two_batch in (0, 1):
+        d = wide(two_batch=two_batch)
+        for mode, hidden in (("hybrid", bool(two_batch)), ("roofline", True)):
+            assert prefill(d, 4096, prompts=2, mode=mode).overlapped is hidden
+            assert decode_step(d, 16384, 1024, mode).overlapped is hidden  # large: halves of it fill the chip
+
+
+def test_prompts_through_stages_are_counted_once():
+    """Three prompts of 500 new tokens on two stages: 1,500 tokens, not those of each stage."""
+    d = Deployment.of("llama3_8b", "dgx_h100", chips=2, pp=2, precision="bf16", kv="bf16")
+    assert prefill(d, 800, cached=300, prompts=3).tokens == 1500
+    assert decode_step(d, 6, 800).tokens == 6
+
+
+def test_a_draft_joins_the_stream_and_the_token_before_its_layer(monkeypatch):
+    """The module's first product takes two hidden states of a request to one."""
+    shapes, whole = [], Roof.matmul
+    monkeypatch.setattr(Roof, "matmul", lambda self, *a, **k: shapes.append(a[:3]) or whole(self, *a, **k))
+    d = wide()
+    decode_step(d, 32, 4096)
+    hidden = d.model.hidden
+    assert (32, hidden, 2 * hidden) not in shapes
+    decode_step(d.with_changes(drafts=1), 32, 4096)
+    assert shapes.count((32, hidden, 2 * hidden)) == 1
